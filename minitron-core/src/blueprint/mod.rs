@@ -1,0 +1,176 @@
+//! A family's description of one model: dims, tensors and block options. Data only.
+//!
+//! ```text
+//! dims      hidden 64      mlp.3 172      kv_heads.3 4      heads.3 8 (partition kv_heads.3)      depth 5
+//! tensors   q_proj [ heads.3 x8 | hidden ]     k_proj [ kv_heads.3 x8 | hidden ]     o_proj [ hidden | heads.3 x8 ]
+//! ```
+//!
+//! An architecture plugin writes it, [`Blueprint::check`] compares it with the file, and everything further right
+//! (model, groups, plans, views, parameter counts) follows from it without knowing a single tensor name.
+
+mod dim;
+mod model_folder;
+mod options;
+mod part;
+mod table;
+
+pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, dim_of_layer, split_dim};
+pub use model_folder::{Evidence, ModelFolder};
+pub use options::{Activation, NormKind, NormPlace, Options, Output, Positions, Rotary, RotaryScaling};
+pub use part::{Part, Role, Side, Slot, TensorSpec, units};
+pub use table::{Table, fixed};
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::checkpoint::{Config, TensorInfo, TensorSource};
+use crate::error::{Error, Result};
+
+/// Target or actual size per kind of dim: `hidden`, `mlp`, `heads`, `kv_heads`, `depth`.
+pub type Sizes = BTreeMap<String, usize>;
+
+/// Everything that is known of a model besides its weights.
+#[derive(Debug, Clone)]
+pub struct Blueprint {
+    /// Tag of the architecture plugin that wrote it.
+    pub architecture: String,
+    /// The configuration it was written from.
+    pub config: Config,
+    /// Named sizes, by name.
+    pub dims: BTreeMap<String, Dim>,
+    /// Every tensor of the model, layer after layer.
+    pub tensors: Vec<TensorSpec>,
+    /// How a block computes.
+    pub options: Options,
+    /// Entries that a student's config must state although the source may leave them to defaults.
+    pub pinned: Vec<(String, serde_json::Value)>,
+    /// `hidden = heads x head_dim` always, where the family has no config key for `head_dim`.
+    pub hidden_follows_heads: bool,
+    index: HashMap<(Role, Slot, Option<usize>), usize>,
+}
+
+impl Blueprint {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// `Internal` when two tensors have one role or a part names no dim: the architecture plugin is at fault.
+    pub fn new(architecture: &str, config: &Config, dims: Vec<Dim>, tensors: Vec<TensorSpec>, options: Options) -> Result<Self> {
+        let dims: BTreeMap<String, Dim> = dims.into_iter().map(|dim| (dim.name.clone(), dim)).collect();
+        let mut index = HashMap::new();
+        for (idx, tensor) in tensors.iter().enumerate() {
+            for part in tensor.sides.iter().flat_map(|side| &side.0) {
+                if let Part::Units { dim, .. } = part
+                    && !dims.contains_key(dim)
+                {
+                    return Err(Error::Internal(format!("`{}` names the unknown dim `{dim}`", tensor.name())));
+                }
+            }
+            if tensor.role != Role::Carried && index.insert((tensor.role, tensor.slot, tensor.layer), idx).is_some() {
+                return Err(Error::Internal(format!("`{}` has the role of another tensor", tensor.name())));
+            }
+        }
+        Ok(Blueprint {
+            architecture: architecture.to_owned(),
+            config: config.clone(),
+            dims,
+            tensors,
+            options,
+            pinned: Vec::new(),
+            hidden_follows_heads: false,
+            index,
+        })
+    }
+
+    /// The tensor with a role, where the model has one.
+    pub fn find(&self, role: Role, slot: Slot, layer: Option<usize>) -> Option<&TensorSpec> {
+        self.index.get(&(role, slot, layer)).and_then(|&idx| self.tensors.get(idx))
+    }
+
+    /// Size of a dim by full name.
+    pub fn dim(&self, name: &str) -> Result<&Dim> {
+        self.dims.get(name).ok_or_else(|| Error::unknown("dim", name, self.dims.keys().map(String::as_str)))
+    }
+
+    /// Size of the first dim of a kind (`mlp` stands for `mlp.0`); zero where there is none.
+    pub fn size(&self, kind: &str) -> usize {
+        let find = |name: &str| self.dims.get(name).map(|dim| dim.size);
+        find(kind).or_else(|| find(&dim_of_layer(kind, 0))).unwrap_or(0)
+    }
+
+    /// Number of layers.
+    pub fn n_layers(&self) -> usize {
+        self.size(DEPTH)
+    }
+
+    /// The size of every kind of dim.
+    pub fn sizes(&self) -> Sizes {
+        self.dims.values().map(|dim| (split_dim(&dim.name).0.to_owned(), dim.size)).collect()
+    }
+
+    /// Compares every declared tensor with the source, before anything is allocated.
+    ///
+    /// Returns the names in the source that the family does not know: they are not carried over.
+    ///
+    /// # Errors
+    /// `Checkpoint` for the first tensor that is missing, of another shape, or not of a floating-point type.
+    pub fn check(&self, source: &dyn TensorSource) -> Result<Vec<String>> {
+        for tensor in &self.tensors {
+            let name = tensor.name();
+            let Some(found) = source.info(&name) else {
+                let message = format!("tensor `{name}` is missing; `{}` of this config needs it", self.architecture);
+                return Err(self.config_dir_error(message));
+            };
+            self.check_tensor(tensor, &name, &found)?;
+        }
+        let known: std::collections::HashSet<String> = self.tensors.iter().map(TensorSpec::name).collect();
+        let alias = |name: &str| self.tensors.iter().any(|t| t.aliases.iter().any(|a| a == name));
+        Ok(source.names().into_iter().filter(|name| !known.contains(name) && !alias(name)).collect())
+    }
+
+    fn check_tensor(&self, tensor: &TensorSpec, name: &str, found: &TensorInfo) -> Result<()> {
+        use safetensors::Dtype::{BF16, F16, F32};
+        let expected: Vec<usize> = tensor.sides.iter().map(|side| side.len(|dim| self.dims.get(dim).map(|d| d.size))).collect();
+        if expected != found.shape {
+            let message = format!(
+                "tensor `{name}`: expected shape {expected:?} by config.json, got {:?}; the config belongs to other weights",
+                found.shape
+            );
+            return Err(self.config_dir_error(message));
+        }
+        if !matches!(found.dtype, F32 | F16 | BF16) {
+            let message = format!("tensor `{name}`: expected f32, f16 or bf16, got {:?}", found.dtype);
+            return Err(self.config_dir_error(message));
+        }
+        Ok(())
+    }
+
+    fn config_dir_error(&self, message: String) -> Error {
+        let path = self.config.path();
+        Error::checkpoint(path.parent().unwrap_or(path), message)
+    }
+
+    /// Number of parameters at these sizes, ties counted once; kinds left out keep their size.
+    pub fn n_params_at(&self, sizes: &Sizes) -> u64 {
+        self.count(sizes, |_| true)
+    }
+
+    /// The same without embeddings and output head: what the papers' ratios are about on small models.
+    pub fn n_non_embedding_at(&self, sizes: &Sizes) -> u64 {
+        self.count(sizes, |tensor| !tensor.role.is_vocabulary())
+    }
+
+    /// Number of parameters of this very model.
+    pub fn n_params(&self) -> u64 {
+        self.n_params_at(&Sizes::new())
+    }
+
+    /// Layers are alike, so layer 0 stands for all of them.
+    fn count(&self, sizes: &Sizes, counts: impl Fn(&TensorSpec) -> bool) -> u64 {
+        let size_of = |dim: &str| sizes.get(split_dim(dim).0).copied().or_else(|| self.dims.get(dim).map(|d| d.size));
+        let n_layers = sizes.get(DEPTH).copied().unwrap_or(self.n_layers()) as u64;
+        let volume = |tensor: &TensorSpec| tensor.sides.iter().map(|side| side.len(size_of) as u64).product::<u64>();
+        let sum = |layer: Option<usize>| -> u64 {
+            self.tensors.iter().filter(|t| t.layer == layer && counts(t)).map(volume).sum()
+        };
+        sum(None) + n_layers * sum(Some(0))
+    }
+}

@@ -1,0 +1,85 @@
+//! The vocabulary in which an architecture writes its tensors down, one line each.
+
+use super::part::{Part, Role, Side, Slot, TensorSpec};
+
+/// A side that no axis prunes.
+pub fn fixed(n: usize) -> Side {
+    Side(vec![Part::Fixed(n)])
+}
+
+/// Collects tensor specs; `prefix` goes before every name.
+#[derive(Debug, Default)]
+pub struct Table {
+    prefix: String,
+    layer: Option<usize>,
+    tensors: Vec<TensorSpec>,
+}
+
+impl Table {
+    /// An empty table; `prefix` is for example `transformer.`.
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Table { prefix: prefix.into(), ..Table::default() }
+    }
+
+    /// Rows from here on belong to this layer, or to none.
+    pub fn layer(&mut self, layer: Option<usize>) -> &mut Self {
+        self.layer = layer;
+        self
+    }
+
+    /// Any tensor, by its whole name without prefix.
+    pub fn tensor(&mut self, name: &str, role: Role, slot: Slot, sides: Vec<Side>) -> &mut Self {
+        let template = format!("{}{name}", self.prefix);
+        let spec = TensorSpec { template, layer: self.layer, role, slot, sides, transposed: false, aliases: Vec::new() };
+        self.tensors.push(spec);
+        self
+    }
+
+    /// `name.weight` [out | in], and `name.bias` [out] where `bias`.
+    pub fn linear(&mut self, name: &str, role: Role, out: Side, input: Side, bias: bool) -> &mut Self {
+        self.tensor(&format!("{name}.weight"), role, Slot::Weight, vec![out.clone(), input]);
+        if bias {
+            self.tensor(&format!("{name}.bias"), role, Slot::Bias, vec![out]);
+        }
+        self
+    }
+
+    /// `name.weight` [in | out] and `name.bias` [out]: GPT-2's Conv1D.
+    pub fn conv1d(&mut self, name: &str, role: Role, out: Side, input: Side) -> &mut Self {
+        self.tensor(&format!("{name}.weight"), role, Slot::Weight, vec![input, out.clone()]);
+        if let Some(last) = self.tensors.last_mut() {
+            last.transposed = true;
+        }
+        self.tensor(&format!("{name}.bias"), role, Slot::Bias, vec![out])
+    }
+
+    /// A gain, and a bias where `bias`, under the suffixes that this file uses.
+    pub fn norm(&mut self, name: &str, role: Role, over: Side, suffixes: (&str, Option<&str>)) -> &mut Self {
+        self.tensor(&format!("{name}.{}", suffixes.0), role, Slot::Weight, vec![over.clone()]);
+        if let Some(bias) = suffixes.1 {
+            self.tensor(&format!("{name}.{bias}"), role, Slot::Bias, vec![over]);
+        }
+        self
+    }
+
+    /// Other whole names under which the last row may lie in the file.
+    pub fn also_known_as(&mut self, names: &[&str]) -> &mut Self {
+        if let Some(last) = self.tensors.last_mut() {
+            last.aliases.extend(names.iter().map(|&name| name.to_owned()));
+        }
+        self
+    }
+
+    /// A row whose name takes no prefix.
+    pub fn unprefixed(&mut self, write: impl FnOnce(&mut Table)) -> &mut Self {
+        let prefix = std::mem::take(&mut self.prefix);
+        write(self);
+        self.prefix = prefix;
+        self
+    }
+
+    /// The rows.
+    pub fn finish(self) -> Vec<TensorSpec> {
+        self.tensors
+    }
+}

@@ -1,0 +1,92 @@
+//! Scores by `metric/dim`, and their file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tch::Tensor;
+
+use super::observation::to_vec;
+use crate::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
+use crate::error::{Error, IoContext, Result};
+use crate::registry::PluginSpec;
+
+/// One score per unit for each scored dim, by `metric/dim`; f32, higher = keep.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Scores {
+    /// For example `activation/mlp.3`.
+    pub by_name: BTreeMap<String, Vec<f32>>,
+}
+
+/// A metric as a user states it: its plugin, and the label under which its scores are kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stated {
+    /// The part before `/`: the tag, or `as=LABEL`.
+    pub label: String,
+    /// The plugin, without `as`.
+    pub spec: PluginSpec,
+}
+
+impl Stated {
+    /// Splits `as=LABEL` off.
+    pub fn new(mut spec: PluginSpec) -> Result<Self> {
+        let label = match spec.take("as") {
+            None => spec.tag.clone(),
+            Some(serde_json::Value::String(label)) if !label.is_empty() && !label.contains('/') => label,
+            Some(other) => return Err(Error::Recipe(format!("`as={other}`: expected a word without `/`"))),
+        };
+        Ok(Stated { label, spec })
+    }
+}
+
+impl Scores {
+    /// The scores of a dim: by the named metric, or by the one metric that scored it.
+    ///
+    /// # Errors
+    /// `Recipe` when no metric, or more than one, scored the dim.
+    pub fn of(&self, dim: &str, metric: Option<&str>) -> Result<&[f32]> {
+        let mut found = self.by_name.iter().filter(|(name, _)| {
+            name.split_once('/').is_some_and(|(label, of)| of == dim && metric.is_none_or(|wanted| wanted == label))
+        });
+        match (found.next(), found.next()) {
+            (Some((_, scores)), None) => Ok(scores),
+            (None, _) => Err(Error::Recipe(format!(
+                "the scores hold nothing for `{dim}`; score it first (known: {})",
+                self.by_name.keys().cloned().collect::<Vec<_>>().join(", ")
+            ))),
+            (Some((a, _)), Some((b, _))) => {
+                Err(Error::Recipe(format!("`{dim}` is scored by both `{a}` and `{b}`; say which with --by LABEL")))
+            }
+        }
+    }
+
+    /// Writes a safetensors file, whole or not at all.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut source = MemorySource::default();
+        for (name, scores) in &self.by_name {
+            source.insert(name.as_str(), &Tensor::f_from_slice(scores)?)?;
+        }
+        let part = path.with_extension("part");
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent).at_path(parent)?;
+        }
+        write_tensors(&part, &source)?;
+        std::fs::rename(&part, path).at_path(path)
+    }
+
+    /// Reads the file back.
+    pub fn load(path: &Path) -> Result<Self> {
+        if !path.is_file() {
+            return Err(Error::checkpoint(path, "no such scores file; `minitron score` writes one"));
+        }
+        let reader = Reader::open_file(path)?;
+        let mut scores = Scores::default();
+        for name in reader.names() {
+            let values: Vec<f32> = to_vec(&reader.read(&name)?)?.into_iter().map(|v| v as f32).collect();
+            if let Some(idx) = values.iter().position(|v| !v.is_finite()) {
+                return Err(Error::checkpoint(path, format!("`{name}`: score {idx} is {}", values[idx])));
+            }
+            scores.by_name.insert(name, values);
+        }
+        Ok(scores)
+    }
+}

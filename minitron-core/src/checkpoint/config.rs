@@ -1,0 +1,143 @@
+//! `config.json`: an ordered JSON object with getters that name the key they miss.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, IoContext, Result};
+
+/// A model's `config.json`; the order and the unknown keys survive a round trip.
+#[derive(Debug, Clone)]
+pub struct Config {
+    path: PathBuf,
+    object: Map<String, Value>,
+}
+
+impl Config {
+    /// Reads a file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::checkpoint(path, "no such file; a model folder needs config.json with a `model_type`")
+            }
+            std::io::ErrorKind::InvalidData => Error::checkpoint(path, "not UTF-8 text; expected a JSON object"),
+            _ => Error::io(path, e),
+        })?;
+        let value = serde_json::from_str(&text).map_err(|e| Error::checkpoint(path, format!("not valid JSON: {e}")))?;
+        Self::from_value(path, value)
+    }
+
+    /// Wraps an object; `path` is what errors will name.
+    pub fn from_value(path: &Path, value: Value) -> Result<Self> {
+        match value {
+            Value::Object(object) => Ok(Config { path: path.to_path_buf(), object }),
+            _ => Err(Error::checkpoint(path, "expected a JSON object at the top")),
+        }
+    }
+
+    /// The file this came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An error that names this file.
+    pub fn error(&self, message: impl Into<String>) -> Error {
+        Error::checkpoint(&self.path, message)
+    }
+
+    /// A value; `null` counts as absent, as it does in `transformers`.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.object.get(key).filter(|v| !v.is_null())
+    }
+
+    /// The family's name.
+    pub fn model_type(&self) -> Result<&str> {
+        self.get("model_type").and_then(Value::as_str).ok_or_else(|| self.error("no `model_type`; expected a string"))
+    }
+
+    fn typed<'a, T>(&'a self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(v) => read(v).map(Some).ok_or_else(|| self.error(format!("`{key}`: expected {what}, got {v}"))),
+        }
+    }
+
+    /// A size: a positive integer below 2^31, so that products of sizes stay within 64 bits.
+    pub fn size(&self, key: &str) -> Result<usize> {
+        self.size_opt(key)?.ok_or_else(|| self.error(format!("no `{key}`; expected a positive integer")))
+    }
+
+    /// A size, or `default` where the key is absent.
+    pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.size_opt(key)?.unwrap_or(default))
+    }
+
+    /// A size, where given.
+    pub fn size_opt(&self, key: &str) -> Result<Option<usize>> {
+        self.typed(key, "a positive integer below 2^31", |v| {
+            v.as_u64().filter(|n| (1..1 << 31).contains(n)).map(|n| n as usize)
+        })
+    }
+
+    /// A finite number, or `default`.
+    pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.typed(key, "a number", Value::as_f64)?.unwrap_or(default))
+    }
+
+    /// A flag, or `default`.
+    pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
+    }
+
+    /// A word, or `default`.
+    pub fn word_or<'a>(&'a self, key: &str, default: &'a str) -> Result<&'a str> {
+        Ok(self.typed(key, "a string", Value::as_str)?.unwrap_or(default))
+    }
+
+    /// A nested object, where given, with the same getters.
+    pub fn nested(&self, key: &str) -> Result<Option<Config>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(Config { path: self.path.clone(), object: object.clone() })),
+            Some(v) => Err(self.error(format!("`{key}`: expected an object, got {v}"))),
+        }
+    }
+
+    /// Token ids under a key, which may hold one id or a list.
+    pub fn token_ids(&self, key: &str) -> Vec<u32> {
+        let as_id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+        match self.get(key) {
+            Some(Value::Array(list)) => list.iter().filter_map(as_id).collect(),
+            Some(v) => as_id(v).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Replaces or adds a value, in place of the old one.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.object.insert(key.to_owned(), value.into());
+    }
+
+    /// Whether the key is there at all, `null` included.
+    pub fn mentions(&self, key: &str) -> bool {
+        self.object.contains_key(key)
+    }
+
+    /// The object, for hashing and reports.
+    pub fn to_value(&self) -> Value {
+        Value::Object(self.object.clone())
+    }
+
+    /// The text to write.
+    pub fn to_json(&self) -> Result<String> {
+        let mut text = serde_json::to_string_pretty(&self.object)
+            .map_err(|e| Error::Internal(format!("config.json cannot be written: {e}")))?;
+        text.push('\n');
+        Ok(text)
+    }
+
+    /// Writes the file.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, self.to_json()?).at_path(path)
+    }
+}

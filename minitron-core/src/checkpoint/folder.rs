@@ -1,0 +1,110 @@
+//! Output folders that appear whole or not at all: written beside their place, synced, then renamed.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, IoContext, Result};
+
+/// A folder being written under a temporary name; [`OutputDir::commit`] gives it its place.
+///
+/// Dropped without commit, it removes what it wrote and leaves the place as it was.
+#[derive(Debug)]
+pub struct OutputDir {
+    target: PathBuf,
+    part: PathBuf,
+    replaced: PathBuf,
+    committed: bool,
+}
+
+impl OutputDir {
+    /// Starts a folder at `target`.
+    ///
+    /// # Errors
+    /// `Recipe` when `target` exists and `force` is not set.
+    pub fn create(target: &Path, force: bool) -> Result<Self> {
+        Self::refuse_existing(target, force)?;
+        let name = target
+            .file_name()
+            .ok_or_else(|| Error::Recipe(format!("`{}` cannot name an output folder", target.display())))?
+            .to_string_lossy()
+            .into_owned();
+        let parent = parent_of(target);
+        fs::create_dir_all(&parent).at_path(&parent)?;
+        let part = parent.join(format!(".{name}.part"));
+        let replaced = parent.join(format!(".{name}.old"));
+        if part.exists() {
+            fs::remove_dir_all(&part).at_path(&part)?;
+        }
+        fs::create_dir(&part).at_path(&part)?;
+        Ok(OutputDir { target: target.to_path_buf(), part, replaced, committed: false })
+    }
+
+    /// The check of [`OutputDir::create`] alone, for failing before any work is done.
+    pub fn refuse_existing(target: &Path, force: bool) -> Result<()> {
+        if !force && target.symlink_metadata().is_ok() {
+            let message = format!("the output `{}` exists; give another name or --force to replace it", target.display());
+            return Err(Error::Recipe(message));
+        }
+        Ok(())
+    }
+
+    /// Where to write meanwhile.
+    pub fn path(&self) -> &Path {
+        &self.part
+    }
+
+    /// Syncs every file, then puts the folder in its place; a folder there before is removed last.
+    pub fn commit(mut self) -> Result<()> {
+        sync_tree(&self.part)?;
+        if self.replaced.exists() {
+            fs::remove_dir_all(&self.replaced).at_path(&self.replaced)?;
+        }
+        let had_old = self.target.symlink_metadata().is_ok();
+        if had_old {
+            fs::rename(&self.target, &self.replaced).at_path(&self.target)?;
+        }
+        fs::rename(&self.part, &self.target).at_path(&self.target)?;
+        self.committed = true;
+        sync_dir(&parent_of(&self.target))?;
+        if had_old {
+            remove_any(&self.replaced)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for OutputDir {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = fs::remove_dir_all(&self.part);
+        }
+    }
+}
+
+fn remove_any(path: &Path) -> Result<()> {
+    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.at_path(path)
+}
+
+fn parent_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn sync_tree(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).at_path(dir)? {
+        let path = entry.at_path(dir)?.path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            File::open(&path).and_then(|f| f.sync_all()).at_path(&path)?;
+        }
+    }
+    sync_dir(dir)
+}
+
+/// Makes a folder's entries durable.
+pub fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|f| f.sync_all()).at_path(dir)
+}

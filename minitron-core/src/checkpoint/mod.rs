@@ -1,0 +1,48 @@
+//! Model folders on disk: `config.json` and safetensors in, the same out.
+//!
+//! Everything further right sees a [`TensorSource`]: names, shapes and a way to read one tensor at a time.
+
+mod config;
+mod folder;
+mod reader;
+mod source;
+mod writer;
+
+pub use config::Config;
+pub use folder::{OutputDir, sync_dir};
+pub use reader::Reader;
+pub use source::{MemorySource, TensorInfo, TensorSource, kind_of};
+pub use writer::{MAX_SHARD_BYTES, write_model, write_tensors};
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// A model folder, opened: its configuration and its tensors by memory map.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The folder.
+    pub dir: PathBuf,
+    /// `config.json`.
+    pub config: Config,
+    /// `model.safetensors`, or the shards that the index names.
+    pub tensors: Reader,
+}
+
+impl Checkpoint {
+    /// Opens a folder; no tensor is read yet.
+    ///
+    /// # Errors
+    /// `Checkpoint` when the folder, its config or its weights are missing or malformed.
+    pub fn open(dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            return Err(Error::checkpoint(
+                dir,
+                "no such model folder; expected one with config.json and model.safetensors, or a hub id `org/name`",
+            ));
+        }
+        let config = Config::load(&dir.join("config.json"))?;
+        let tensors = Reader::open(dir)?;
+        Ok(Checkpoint { dir: dir.to_path_buf(), config, tensors })
+    }
+}

@@ -1,0 +1,23 @@
+use std::fmt::Debug;
+
+use crate::blueprint::{Blueprint, Evidence};
+use crate::checkpoint::Config;
+use crate::error::Result;
+
+/// A family of transformers: the only place that knows its tensor names and config keys.
+///
+/// # Law
+/// The blueprint declares every weight that the family's `transformers` class has, with the sides it is stored with;
+/// the forward pass built from it equals that class within 1e-4 (max absolute, f32). `blueprint` is a function of its
+/// argument alone.
+#[typetag::serde(tag = "type")]
+pub trait Architecture: Debug + Send + Sync {
+    /// Whether a config belongs to this family, usually by `model_type`.
+    fn recognises(&self, config: &Config) -> bool;
+
+    /// Describes the model: dims, tensors, options.
+    ///
+    /// # Errors
+    /// `Checkpoint` for a missing key, a value out of range, or an option of the family that is not supported.
+    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint>;
+}

@@ -1,0 +1,37 @@
+//! The rooms of minitron: everything but the strategies.
+//!
+//! Data flows one way, and each room looks left only:
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`error`] | errors by blame |
+//! | [`checkpoint`] | model folders in and out, [`TensorSource`](checkpoint::TensorSource) |
+//! | [`blueprint`] | a family's description of one model: dims, tensors, options |
+//! | [`model`] | the transformer built from a blueprint, with taps |
+//! | [`data`] | text to tokens to windows, in a deterministic order |
+//! | [`calibrate`] | one forward pass, observations, scores |
+//! | [`plan`] | groups, rankings, legal sizes, plans |
+//! | [`prune`] | plans to index lists, and the pruned view of a source |
+//! | [`train`] | objective, optimiser, schedule, loop, resume |
+//! | [`evaluate`] | row-chunked losses over held-out windows, generation |
+//! | [`pipeline`] | the jobs behind the commands, recipes, run folders |
+//! | [`contract`] | the plugin traits, one file each |
+//! | [`registry`] | one lookup for all plugins |
+
+pub mod blueprint;
+pub mod calibrate;
+pub mod checkpoint;
+pub mod contract;
+pub mod data;
+pub mod error;
+pub mod evaluate;
+pub mod model;
+pub mod pipeline;
+pub mod plan;
+pub mod prune;
+pub mod registry;
+pub mod train;
+
+// For `plugin!` in crates that depend on this one alone.
+#[doc(hidden)]
+pub use {inventory, schemars, serde_json, typetag};

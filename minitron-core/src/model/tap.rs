@@ -1,0 +1,47 @@
+//! Places inside the model where activations can be read.
+
+use tch::Tensor;
+
+use crate::error::Result;
+
+/// A place to observe, by layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Site {
+    /// Residual stream before the layer, [B, T, E].
+    BlockInput(usize),
+    /// What attention reads: the norm's output in pre-norm families, [B, T, E].
+    AttentionInput(usize),
+    /// Input of the attention's output projection, heads in order, [B, T, H·K].
+    AttentionHeads(usize),
+    /// What the MLP reads: the norm's output in pre-norm families, [B, T, E].
+    MlpInput(usize),
+    /// The activated projection before its non-linearity, [B, T, F].
+    MlpPreActivation(usize),
+    /// Input of the MLP's second projection, [B, T, F].
+    MlpNeurons(usize),
+    /// Residual stream after the layer, [B, T, E].
+    BlockOutput(usize),
+}
+
+/// Something that looks on during a forward pass.
+pub trait Tap {
+    /// Whether this site is wanted; asked before every [`Tap::see`].
+    fn wants(&self, site: Site) -> bool;
+
+    /// Shown the site's activations, in forward order.
+    fn see(&mut self, site: Site, x: &Tensor) -> Result<()>;
+}
+
+/// Looks at nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoTap;
+
+impl Tap for NoTap {
+    fn wants(&self, _site: Site) -> bool {
+        false
+    }
+
+    fn see(&mut self, _site: Site, _x: &Tensor) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! What a plugin says of itself.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::contract::{Allocator, Architecture, Axis, Corpus, Evaluator, Importance, LogitLoss};
+
+/// The contract that a plugin fulfils.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// [`Architecture`]
+    Architecture,
+    /// [`Axis`]
+    Axis,
+    /// [`Importance`]
+    Importance,
+    /// [`Allocator`]
+    Allocator,
+    /// [`LogitLoss`]
+    Loss,
+    /// [`Evaluator`]
+    Evaluator,
+    /// [`Corpus`]
+    Corpus,
+}
+
+impl Kind {
+    /// All kinds, in the order of the flow.
+    pub const ALL: &[Kind] = &[
+        Kind::Architecture,
+        Kind::Axis,
+        Kind::Importance,
+        Kind::Allocator,
+        Kind::Loss,
+        Kind::Evaluator,
+        Kind::Corpus,
+    ];
+
+    /// Name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Architecture => "architecture",
+            Kind::Axis => "axis",
+            Kind::Importance => "importance",
+            Kind::Allocator => "allocator",
+            Kind::Loss => "loss",
+            Kind::Evaluator => "evaluator",
+            Kind::Corpus => "corpus",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A constructor from `{"type": tag, ...parameters}`, made in the plugin's own binary.
+pub type BuildFn<C> = fn(Value) -> serde_json::Result<Box<C>>;
+
+/// The constructor, by contract.
+#[derive(Debug, Clone, Copy)]
+pub enum Build {
+    /// Builds an [`Architecture`].
+    Architecture(BuildFn<dyn Architecture>),
+    /// Builds an [`Axis`].
+    Axis(BuildFn<dyn Axis>),
+    /// Builds an [`Importance`].
+    Importance(BuildFn<dyn Importance>),
+    /// Builds an [`Allocator`].
+    Allocator(BuildFn<dyn Allocator>),
+    /// Builds a [`LogitLoss`].
+    LogitLoss(BuildFn<dyn LogitLoss>),
+    /// Builds an [`Evaluator`].
+    Evaluator(BuildFn<dyn Evaluator>),
+    /// Builds a [`Corpus`].
+    Corpus(BuildFn<dyn Corpus>),
+}
+
+/// A registered plugin. Made by [`plugin!`](crate::plugin).
+#[derive(Debug)]
+pub struct Descriptor {
+    /// Its contract.
+    pub kind: Kind,
+    /// Its public name: the struct's name in snake_case.
+    pub tag: &'static str,
+    /// One line.
+    pub summary: &'static str,
+    /// Paper and section, or the work it comes from.
+    pub source: &'static str,
+    /// Crate and version.
+    pub origin: &'static str,
+    /// JSON Schema of its parameters.
+    pub schema: fn() -> schemars::Schema,
+    /// Parameters with all defaults.
+    pub example: fn() -> Value,
+    /// Its constructor.
+    pub build: Build,
+}
+
+inventory::collect!(Descriptor);
+
+/// Ties a contract's trait to its [`Kind`] and constructor.
+pub trait Contract {
+    /// The kind.
+    const KIND: Kind;
+    /// The constructor in a descriptor of that kind.
+    fn builder(descriptor: &Descriptor) -> Option<BuildFn<Self>>;
+}
+
+macro_rules! contract {
+    ($contract:ident, $kind:ident) => {
+        impl Contract for dyn $contract {
+            const KIND: Kind = Kind::$kind;
+            fn builder(descriptor: &Descriptor) -> Option<BuildFn<Self>> {
+                match descriptor.build {
+                    Build::$contract(build) => Some(build),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+contract!(Architecture, Architecture);
+contract!(Axis, Axis);
+contract!(Importance, Importance);
+contract!(Allocator, Allocator);
+contract!(LogitLoss, Loss);
+contract!(Evaluator, Evaluator);
+contract!(Corpus, Corpus);
+
+/// Registers a plugin with the crate it stands in.
+///
+/// ```ignore
+/// minitron_core::plugin! {
+///     Importance for Activation { tag: "activation", summary: "…", source: "arXiv 2407.14679 §2.2" }
+/// }
+/// ```
+/// The struct needs `Default`, `Serialize` and `schemars::JsonSchema`, and its contract implemented under
+/// `#[typetag::serde(name = "activation")]` with the same tag.
+#[macro_export]
+macro_rules! plugin {
+    ($contract:ident for $plugin:ident { tag: $tag:literal, summary: $summary:literal, source: $source:literal $(,)? }) => {
+        $crate::inventory::submit! {
+            $crate::registry::Descriptor {
+                kind: <dyn $crate::contract::$contract as $crate::registry::Contract>::KIND,
+                tag: $tag,
+                summary: $summary,
+                source: $source,
+                origin: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")),
+                schema: || $crate::schemars::schema_for!($plugin),
+                example: || $crate::serde_json::to_value(<$plugin>::default()).unwrap_or_default(),
+                build: $crate::registry::Build::$contract(|value| {
+                    $crate::serde_json::from_value::<Box<dyn $crate::contract::$contract>>(value)
+                }),
+            }
+        }
+    };
+}

@@ -1,0 +1,116 @@
+//! One lookup for all plugins: descriptors in, built plugins out.
+//!
+//! Descriptors are fed by `inventory` from linked crates. Nothing looks a plugin up in any other way, so that an unknown
+//! tag, a stray parameter or two plugins of one name are answered alike everywhere.
+
+mod descriptor;
+mod spec;
+
+pub use descriptor::{Build, Contract, Descriptor, Kind};
+pub use spec::PluginSpec;
+
+use serde_json::Value;
+
+use crate::checkpoint::Config;
+use crate::contract::{Architecture, Corpus};
+use crate::error::{Error, Result};
+
+/// All plugins that this process knows, sorted by kind and tag.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    descriptors: Vec<&'static Descriptor>,
+}
+
+impl Registry {
+    /// Collects the linked plugins.
+    ///
+    /// # Errors
+    /// `Plugin` when two of one kind share a tag, naming both origins.
+    pub fn linked() -> Result<Self> {
+        let mut descriptors: Vec<&'static Descriptor> = inventory::iter::<Descriptor>.into_iter().collect();
+        descriptors.sort_by_key(|d| (d.kind, d.tag));
+        for pair in descriptors.windows(2) {
+            if let [a, b] = pair
+                && (a.kind, a.tag) == (b.kind, b.tag)
+            {
+                return Err(Error::Plugin {
+                    tag: a.tag.to_owned(),
+                    origin: b.origin.to_owned(),
+                    message: format!("another {} plugin of that tag comes from {}; rename one", a.kind, a.origin),
+                });
+            }
+        }
+        Ok(Registry { descriptors })
+    }
+
+    /// All descriptors.
+    pub fn descriptors(&self) -> &[&'static Descriptor] {
+        &self.descriptors
+    }
+
+    /// The descriptors of one kind.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &'static Descriptor> + '_ {
+        self.descriptors.iter().copied().filter(move |d| d.kind == kind)
+    }
+
+    /// A descriptor by kind and tag.
+    ///
+    /// # Errors
+    /// `Recipe` listing the known tags.
+    pub fn find(&self, kind: Kind, tag: &str) -> Result<&'static Descriptor> {
+        self.of_kind(kind)
+            .find(|d| d.tag == tag)
+            .ok_or_else(|| Error::unknown(&format!("{kind} plugin"), tag, self.of_kind(kind).map(|d| d.tag)))
+    }
+
+    /// Builds a plugin from its tag and parameters.
+    ///
+    /// # Errors
+    /// `Recipe` for an unknown tag, a stray or missing parameter, or a value out of range.
+    pub fn build<C: Contract + ?Sized>(&self, spec: &PluginSpec) -> Result<Box<C>> {
+        let descriptor = self.find(C::KIND, &spec.tag)?;
+        let mut object = spec.params.clone();
+        object.insert("type".to_owned(), Value::from(spec.tag.as_str()));
+        let build = C::builder(descriptor)
+            .ok_or_else(|| Error::Internal(format!("descriptor of `{}` is not of kind {}", spec.tag, C::KIND)))?;
+        build(Value::Object(object)).map_err(|e| Error::Recipe(format!("{} `{}`: {e}", C::KIND, spec.tag)))
+    }
+
+    /// The family of a config.
+    ///
+    /// # Errors
+    /// `Checkpoint` listing the supported families.
+    pub fn architecture_for(&self, config: &Config) -> Result<Box<dyn Architecture>> {
+        for descriptor in self.of_kind(Kind::Architecture) {
+            let architecture = self.build::<dyn Architecture>(&PluginSpec::bare(descriptor.tag))?;
+            if architecture.recognises(config) {
+                return Ok(architecture);
+            }
+        }
+        let known: Vec<&str> = self.of_kind(Kind::Architecture).map(|d| d.tag).collect();
+        let model_type = config.model_type()?;
+        Err(config.error(format!("model_type `{model_type}` is not supported; supported: {}", known.join(", "))))
+    }
+
+    /// The corpus that reads a file, by its ending.
+    ///
+    /// # Errors
+    /// `Recipe` listing the known endings.
+    pub fn corpus_for(&self, path: &std::path::Path) -> Result<Box<dyn Corpus>> {
+        let name = path.to_string_lossy();
+        let mut known = Vec::new();
+        for descriptor in self.of_kind(Kind::Corpus) {
+            let spec = PluginSpec::bare(descriptor.tag).with("path", name.as_ref());
+            let example = (descriptor.example)();
+            if example.get("path").is_none() {
+                continue;
+            }
+            let corpus = self.build::<dyn Corpus>(&spec)?;
+            if corpus.extensions().iter().any(|ext| name.ends_with(&format!(".{ext}"))) {
+                return Ok(corpus);
+            }
+            known.extend(corpus.extensions());
+        }
+        Err(Error::Recipe(format!("`{name}`: no corpus reads such files; known endings: .{}", known.join(", ."))))
+    }
+}

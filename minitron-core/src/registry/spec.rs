@@ -1,0 +1,73 @@
+//! A plugin as it is named: `activation:batch=l2,seq=mean`, or `{ type = "activation", batch = "l2" }`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// Tag and parameters of a plugin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PluginSpec {
+    /// Public name.
+    #[serde(rename = "type")]
+    pub tag: String,
+    /// Parameters; absent ones take their defaults.
+    #[serde(flatten)]
+    pub params: Map<String, Value>,
+}
+
+impl PluginSpec {
+    /// A plugin with all defaults.
+    pub fn bare(tag: &str) -> Self {
+        PluginSpec { tag: tag.to_owned(), params: Map::new() }
+    }
+
+    /// The same with one more parameter.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.params.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Takes out a parameter that belongs to the engine rather than the plugin (`as`, `weight`).
+    pub fn take(&mut self, key: &str) -> Option<Value> {
+        self.params.shift_remove(key)
+    }
+}
+
+impl FromStr for PluginSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (tag, rest) = text.split_once(':').unwrap_or((text, ""));
+        let mut spec = PluginSpec::bare(tag.trim());
+        for pair in rest.split(',').filter(|pair| !pair.trim().is_empty()) {
+            let (key, value) = pair.split_once('=').ok_or_else(|| {
+                Error::Recipe(format!("`{text}`: expected `name` or `name:key=value,key=value`, got `{pair}`"))
+            })?;
+            let (key, value) = (key.trim(), value.trim());
+            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            if spec.params.insert(key.to_owned(), value).is_some() {
+                return Err(Error::Recipe(format!("`{text}`: `{key}` is given twice")));
+            }
+        }
+        if spec.tag.is_empty() {
+            return Err(Error::Recipe(format!("`{text}`: expected a plugin's name before the colon")));
+        }
+        Ok(spec)
+    }
+}
+
+impl fmt::Display for PluginSpec {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.tag)?;
+        for (idx, (key, value)) in self.params.iter().enumerate() {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            write!(f, "{}{key}={text}", if idx == 0 { ':' } else { ',' })?;
+        }
+        Ok(())
+    }
+}
