@@ -23,12 +23,15 @@ pub mod calibrate;
 pub mod checkpoint;
 pub mod contract;
 pub mod data;
+pub mod digest;
 pub mod error;
 pub mod evaluate;
 pub mod model;
 pub mod pipeline;
 pub mod plan;
+pub mod progress;
 pub mod prune;
+pub mod random;
 pub mod registry;
 pub mod train;
 

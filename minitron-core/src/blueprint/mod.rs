@@ -9,12 +9,14 @@
 //! (model, groups, plans, views, parameter counts) follows from it without knowing a single tensor name.
 
 mod dim;
+mod group;
 mod model_folder;
 mod options;
 mod part;
 mod table;
 
 pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, dim_of_layer, split_dim};
+pub use group::PruneGroup;
 pub use model_folder::{Evidence, ModelFolder};
 pub use options::{Activation, NormKind, NormPlace, Options, Output, Positions, Rotary, RotaryScaling};
 pub use part::{Part, Role, Side, Slot, TensorSpec, units};

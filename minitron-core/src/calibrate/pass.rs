@@ -11,8 +11,8 @@ use crate::contract::{Importance, Scorer};
 use crate::data::Windows;
 use crate::error::{Error, Result};
 use crate::model::{Tap, Transformer};
-use crate::pipeline::Progress;
-use crate::plan::PruneGroup;
+use crate::progress::Progress;
+use crate::blueprint::PruneGroup;
 
 /// A metric to compute, under the label its scores are kept by.
 #[derive(Debug)]

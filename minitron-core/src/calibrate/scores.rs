@@ -59,6 +59,11 @@ impl Scores {
         }
     }
 
+    /// Whether some metric scored the dim.
+    pub fn covers(&self, dim: &str) -> bool {
+        self.by_name.keys().any(|name| name.split_once('/').is_some_and(|(_, of)| of == dim))
+    }
+
     /// Writes a safetensors file, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut source = MemorySource::default();

@@ -1,7 +1,7 @@
 use std::fmt::Debug;
 
 use crate::blueprint::Blueprint;
-use crate::plan::PruneGroup;
+use crate::blueprint::PruneGroup;
 
 /// What can be removed: the groups of interchangeable units of a model.
 ///

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use crate::data::{Tokenizer, Windows};
 use crate::error::Result;
 use crate::model::Transformer;
-use crate::pipeline::Progress;
+use crate::progress::Progress;
 
 /// Named results.
 pub type Measurements = BTreeMap<String, f64>;

@@ -3,7 +3,7 @@ use std::fmt::Debug;
 
 use crate::calibrate::{Observation, Site};
 use crate::error::Result;
-use crate::plan::PruneGroup;
+use crate::blueprint::PruneGroup;
 
 /// A metric: how much each unit of a group matters, from what a calibration pass shows.
 ///

@@ -9,11 +9,13 @@ mod cache;
 mod fresh;
 mod layers;
 mod rope;
+mod rows;
 mod tap;
 mod weights;
 
 pub use cache::Cache;
 pub use fresh::fresh_weights;
+pub use rows::row_chunks;
 pub use tap::{NoTap, Site, Tap};
 pub use weights::Parameter;
 

@@ -49,7 +49,7 @@ impl<'a> Weights<'a> {
         let laid_out = if spec.transposed { stored.f_transpose(0, 1)? } else { stored };
         let tensor = laid_out.f_to_device(self.options.device)?.f_to_kind(self.options.kind)?.f_contiguous()?;
         // Training changes tensors in place: never the source's own memory.
-        let tensor = if self.options.trainable { tensor.f_copy()?.f_set_requires_grad(true)? } else { tensor };
+        let tensor = if self.options.trainable { tensor.f_detach_copy()?.f_set_requires_grad(true)? } else { tensor };
         self.parameters.push(Parameter {
             name,
             tensor: tensor.shallow_clone(),

@@ -92,18 +92,21 @@ impl Registry {
         Err(config.error(format!("model_type `{model_type}` is not supported; supported: {}", known.join(", "))))
     }
 
-    /// The corpus that reads a file, by its ending.
+    /// The corpus that reads a file, by its ending; of `params`, it gets those that it has.
     ///
     /// # Errors
     /// `Recipe` listing the known endings.
-    pub fn corpus_for(&self, path: &std::path::Path) -> Result<Box<dyn Corpus>> {
+    pub fn corpus_for(&self, path: &std::path::Path, params: &[(&'static str, String)]) -> Result<Box<dyn Corpus>> {
         let name = path.to_string_lossy();
-        let mut known = Vec::new();
+        let mut known: Vec<&str> = Vec::new();
         for descriptor in self.of_kind(Kind::Corpus) {
-            let spec = PluginSpec::bare(descriptor.tag).with("path", name.as_ref());
+            let mut spec = PluginSpec::bare(descriptor.tag).with("path", name.as_ref());
             let example = (descriptor.example)();
             if example.get("path").is_none() {
                 continue;
+            }
+            for (key, value) in params.iter().filter(|(key, _)| example.get(key).is_some()) {
+                spec = spec.with(key, value.as_str());
             }
             let corpus = self.build::<dyn Corpus>(&spec)?;
             if corpus.extensions().iter().any(|ext| name.ends_with(&format!(".{ext}"))) {

@@ -1,0 +1,53 @@
+//! What an axis gives: interchangeable units that can be removed one by one.
+
+use super::dim::split_dim;
+use super::{Blueprint, Part};
+
+/// The units of one dim, as metrics and plans see them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PruneGroup {
+    /// Full name of the dim: `mlp.3`.
+    pub dim: String,
+    /// Layer it belongs to, for dims of a layer.
+    pub layer: Option<usize>,
+    /// Number of units.
+    pub n_units: usize,
+    /// Activation channels of one unit: `head_dim` for heads, 1 elsewhere.
+    pub block: usize,
+    /// The units fall into this many runs of equal length, and as many stay in each (grouped queries). 1 elsewhere.
+    pub n_parts: usize,
+}
+
+impl PruneGroup {
+    /// The groups of every dim of a kind, as the blueprint states them.
+    pub fn of_kind(blueprint: &Blueprint, kind: &str) -> Vec<PruneGroup> {
+        let mut groups: Vec<PruneGroup> = blueprint
+            .dims
+            .values()
+            .filter(|dim| split_dim(&dim.name).0 == kind)
+            .map(|dim| PruneGroup {
+                dim: dim.name.clone(),
+                layer: split_dim(&dim.name).1,
+                n_units: dim.size,
+                block: block_of(blueprint, &dim.name),
+                n_parts: dim.partition.as_ref().and_then(|by| blueprint.dims.get(by)).map_or(1, |by| by.size),
+            })
+            .collect();
+        groups.sort_by_key(|group| group.layer);
+        groups
+    }
+
+    /// `mlp` of `mlp.3`.
+    pub fn kind(&self) -> &str {
+        split_dim(&self.dim).0
+    }
+}
+
+fn block_of(blueprint: &Blueprint, name: &str) -> usize {
+    let parts = blueprint.tensors.iter().flat_map(|tensor| &tensor.sides).flat_map(|side| &side.0);
+    let block = |part: &Part| match part {
+        Part::Units { dim, block } if dim == name => Some(*block),
+        _ => None,
+    };
+    parts.into_iter().find_map(block).unwrap_or(1)
+}

@@ -1,0 +1,13 @@
+//! Documents to tokens to windows, in a deterministic order.
+
+mod order;
+mod spec;
+mod targets;
+mod tokenizer;
+mod windows;
+
+pub use order::Order;
+pub use spec::{DataSpec, Reading, files_of};
+pub use targets::{Targets, Task};
+pub use tokenizer::Tokenizer;
+pub use windows::Windows;

@@ -1,0 +1,57 @@
+//! The order in which training visits windows.
+
+use crate::random::SplitMix;
+
+/// Epoch after epoch, each a permutation of all windows that follows from the seed and the epoch alone, so that a
+/// position in it is all that a resumed run needs.
+#[derive(Debug)]
+pub struct Order {
+    seed: u64,
+    epoch: u64,
+    permutation: Vec<usize>,
+}
+
+impl Order {
+    /// An order over `n_windows` windows.
+    pub fn new(n_windows: usize, seed: u64) -> Self {
+        let mut order = Order { seed, epoch: 0, permutation: (0..n_windows).collect() };
+        order.shuffle();
+        order
+    }
+
+    fn shuffle(&mut self) {
+        let mut random = SplitMix::new(self.seed.wrapping_add(self.epoch.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        self.permutation.sort_unstable();
+        for last in (1..self.permutation.len()).rev() {
+            self.permutation.swap(last, random.below(last + 1));
+        }
+    }
+
+    /// The window at a position counted from the start of training.
+    pub fn at(&mut self, position: u64) -> usize {
+        let n = self.permutation.len().max(1) as u64;
+        if position / n != self.epoch {
+            self.epoch = position / n;
+            self.shuffle();
+        }
+        self.permutation.get((position % n) as usize).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_epoch_visits_every_window_once_and_any_position_can_be_entered() {
+        let mut order = Order::new(10, 7);
+        let two_epochs: Vec<usize> = (0..20).map(|position| order.at(position)).collect();
+        for epoch in two_epochs.chunks(10) {
+            let mut sorted = epoch.to_vec();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..10).collect::<Vec<_>>());
+        }
+        assert_ne!(two_epochs[..10], two_epochs[10..]);
+        assert_eq!(Order::new(10, 7).at(13), two_epochs[13]);
+    }
+}

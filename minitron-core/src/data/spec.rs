@@ -1,0 +1,197 @@
+//! Data as people name it: a file, a range of its documents, or a corpus plugin.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::tokenizer::Tokenizer;
+use super::windows::Windows;
+use crate::contract::{Corpus, Document};
+use crate::error::{Error, Result};
+use crate::registry::{Kind, PluginSpec, Registry};
+
+/// `FILE`, `FILE#a..b` (documents a to b, negative from the end, as in Python), or `corpus:key=value`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DataSpec {
+    /// The file or the corpus plugin.
+    pub name: String,
+    /// Documents, where not all.
+    pub range: Option<(Option<i64>, Option<i64>)>,
+}
+
+impl FromStr for DataSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, range) = match text.rsplit_once('#') {
+            Some((name, range)) if range.contains("..") && !Path::new(text).exists() => (name, Some(range)),
+            _ => (text, None),
+        };
+        let range = range.map(parse_range).transpose()?;
+        if name.is_empty() {
+            return Err(Error::Recipe(format!("`{text}`: expected a data file")));
+        }
+        Ok(DataSpec { name: name.to_owned(), range })
+    }
+}
+
+fn parse_range(text: &str) -> Result<(Option<i64>, Option<i64>)> {
+    let bound = |word: &str| match word.trim() {
+        "" => Ok(None),
+        word => word.parse::<i64>().map(Some).map_err(|_| {
+            Error::Recipe(format!("`#{text}`: expected a range of documents such as #..-100, #-100.. or #0..50"))
+        }),
+    };
+    let (from, to) = text.split_once("..").unwrap_or((text, ""));
+    Ok((bound(from)?, bound(to)?))
+}
+
+impl TryFrom<String> for DataSpec {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<DataSpec> for String {
+    fn from(spec: DataSpec) -> String {
+        spec.to_string()
+    }
+}
+
+impl std::fmt::Display for DataSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some((from, to)) = self.range {
+            let bound = |b: Option<i64>| b.map_or(String::new(), |b| b.to_string());
+            write!(f, "#{}..{}", bound(from), bound(to))?;
+        }
+        Ok(())
+    }
+}
+
+impl DataSpec {
+    /// The corpus behind the name: the file's, by its ending, or the named plugin's.
+    ///
+    /// # Errors
+    /// `Recipe` for an ending that no corpus reads, `Data` for a file that is not there.
+    pub fn corpus(&self, registry: &Registry, reading: &Reading) -> Result<Box<dyn Corpus>> {
+        let path = Path::new(&self.name);
+        let tag = self.name.split(':').next().unwrap_or_default();
+        if !path.exists() && registry.of_kind(Kind::Corpus).any(|d| d.tag == tag) {
+            return registry.build::<dyn Corpus>(&self.name.parse::<PluginSpec>()?);
+        }
+        let corpus = registry.corpus_for(path, &reading.params())?;
+        if !path.is_file() {
+            return Err(Error::Data(format!("`{}`: no such file", path.display())));
+        }
+        Ok(corpus)
+    }
+
+    /// The name with a relative file path taken from `dir`.
+    #[must_use]
+    pub fn relative_to(&self, dir: &Path, registry: &Registry) -> Self {
+        let tag = self.name.split(':').next().unwrap_or_default();
+        if registry.of_kind(Kind::Corpus).any(|d| d.tag == tag) {
+            return self.clone();
+        }
+        DataSpec { name: dir.join(&self.name).to_string_lossy().into_owned(), range: self.range }
+    }
+}
+
+/// How files are read and cut.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// Field of JSON lines, column of Parquet files.
+    pub field: Option<String>,
+    /// Element type of `.bin` files.
+    pub token_type: Option<String>,
+    /// Tokens per window.
+    pub seq_len: usize,
+    /// At most so many windows, the first ones.
+    pub max_windows: Option<usize>,
+    /// Seed of generated corpora.
+    pub seed: u64,
+}
+
+impl Reading {
+    fn params(&self) -> Vec<(&'static str, String)> {
+        let pair = |key, value: &Option<String>| value.clone().map(|value| (key, value));
+        [pair("field", &self.field), pair("token_type", &self.token_type)].into_iter().flatten().collect()
+    }
+
+    /// Reads, tokenises, joins and cuts.
+    ///
+    /// # Errors
+    /// `Data` when there is less than one window, or a token lies outside the vocabulary.
+    pub fn windows(&self, specs: &[DataSpec], tokenizer: &Tokenizer, registry: &Registry) -> Result<Windows> {
+        if self.seq_len < 2 {
+            return Err(Error::Recipe(format!("seq_len: expected at least 2 tokens, got {}", self.seq_len)));
+        }
+        let wanted = self.max_windows.map(|n| n.saturating_mul(self.seq_len));
+        let mut tokens: Vec<u32> = Vec::new();
+        for spec in specs {
+            let corpus = spec.corpus(registry, self)?;
+            let named = |e: Error| match e {
+                Error::Data(message) if !message.contains(&spec.name) => Error::Data(format!("`{}`: {message}", spec.name)),
+                other => other,
+            };
+            for document in self.documents(spec, corpus.as_ref()).map_err(named)? {
+                tokenizer.append(&document.map_err(named)?, &mut tokens).map_err(named)?;
+                if wanted.is_some_and(|wanted| tokens.len() >= wanted) {
+                    break;
+                }
+            }
+            if wanted.is_some_and(|wanted| tokens.len() >= wanted) {
+                break;
+            }
+        }
+        let names: Vec<String> = specs.iter().map(DataSpec::to_string).collect();
+        Windows::cut(tokens, self.seq_len, self.max_windows, tokenizer, &names.join(", "))
+    }
+
+    fn documents<'c>(&self, spec: &DataSpec, corpus: &'c dyn Corpus) -> Result<crate::contract::Documents<'c>> {
+        let all = corpus.documents(self.seed)?;
+        let Some((from, to)) = spec.range else { return Ok(all) };
+        let counts_from_end = [from, to].into_iter().flatten().any(|bound| bound < 0);
+        if !counts_from_end {
+            let skip = from.unwrap_or(0) as usize;
+            let take = to.map_or(usize::MAX, |to| (to as usize).saturating_sub(skip));
+            return Ok(Box::new(all.skip(skip).take(take)));
+        }
+        let all: Vec<Document> = all.collect::<Result<_>>()?;
+        let place = |bound: i64| match bound {
+            0.. => (bound as usize).min(all.len()),
+            _ => all.len().saturating_sub(bound.unsigned_abs() as usize),
+        };
+        let (from, to) = (from.map_or(0, place), to.map_or(all.len(), place));
+        let chosen: Vec<Document> = all.into_iter().take(to).skip(from).collect();
+        Ok(Box::new(chosen.into_iter().map(Ok)))
+    }
+}
+
+/// Files behind a list of data, for hashing.
+pub fn files_of(specs: &[DataSpec], registry: &Registry, reading: &Reading) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for spec in specs {
+        files.extend(spec.corpus(registry, reading)?.files());
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_read_like_slices() {
+        let spec: DataSpec = "a.jsonl#..-100".parse().unwrap();
+        assert_eq!((spec.name.as_str(), spec.range), ("a.jsonl", Some((None, Some(-100)))));
+        assert_eq!(spec.to_string(), "a.jsonl#..-100");
+        assert_eq!("a.txt".parse::<DataSpec>().unwrap().range, None);
+        assert_eq!("dir#1/a.txt".parse::<DataSpec>().unwrap().name, "dir#1/a.txt");
+        assert!("a.jsonl#x..".parse::<DataSpec>().is_err());
+    }
+}

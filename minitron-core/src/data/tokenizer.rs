@@ -1,0 +1,132 @@
+//! The model's own tokenizer.json.
+
+use std::path::Path;
+
+use crate::checkpoint::Config;
+use crate::contract::Document;
+use crate::error::{Error, Result};
+
+/// Text to token ids and back, with the ids that windows need.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: Option<tokenizers::Tokenizer>,
+    vocab: usize,
+    eos: Option<u32>,
+    /// `[CLS]` and `[SEP]` of encoders.
+    pub brackets: Option<(u32, u32)>,
+    /// `[MASK]` of encoders.
+    pub mask: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Loads the tokenizer of a model folder; `causal` models get an end-of-sequence token after each document,
+    /// others brackets around each window.
+    ///
+    /// A folder without tokenizer.json serves token files only.
+    ///
+    /// # Errors
+    /// `Checkpoint` when the file is malformed, or its vocabulary exceeds the model's.
+    pub fn load(dir: &Path, config: &Config, vocab: usize, causal: bool) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        let mut tokenizer = Tokenizer { inner: None, vocab, eos: None, brackets: None, mask: None };
+        if path.is_file() {
+            let mut inner = tokenizers::Tokenizer::from_file(&path)
+                .map_err(|e| Error::checkpoint(&path, format!("not a tokenizer that can be read: {e}")))?;
+            // Sentence encoders ship with both set; windows are cut here.
+            inner.with_truncation(None).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
+            inner.with_padding(None);
+            check_vocabulary(&inner, vocab, &path)?;
+            tokenizer.inner = Some(inner);
+        }
+        if causal {
+            tokenizer.eos = tokenizer.end_of_sequence(dir, config);
+        } else {
+            let id = |token: &str| tokenizer.inner.as_ref().and_then(|inner| inner.token_to_id(token));
+            tokenizer.brackets = id("[CLS]").or(id("<s>")).zip(id("[SEP]").or(id("</s>")));
+            tokenizer.mask = id("[MASK]").or(id("<mask>"));
+        }
+        Ok(tokenizer)
+    }
+
+    fn end_of_sequence(&self, dir: &Path, config: &Config) -> Option<u32> {
+        let in_vocab = |id: &u32| (*id as usize) < self.vocab;
+        let optional = |file: &str| Config::load(&dir.join(file)).ok();
+        let from_ids = |config: &Config| config.token_ids("eos_token_id").into_iter().find(in_vocab);
+        let from_token = |config: Config| {
+            let content = match config.get("eos_token")? {
+                serde_json::Value::Object(token) => token.get("content")?.as_str()?.to_owned(),
+                token => token.as_str()?.to_owned(),
+            };
+            self.inner.as_ref()?.token_to_id(&content).filter(in_vocab)
+        };
+        from_ids(config)
+            .or_else(|| optional("generation_config.json").as_ref().and_then(from_ids))
+            .or_else(|| optional("tokenizer_config.json").and_then(from_token))
+    }
+
+    /// The end-of-sequence token, where the model has one.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Token ids of a text, without special tokens.
+    ///
+    /// # Errors
+    /// `Data` when the folder has no tokenizer or a token lies outside the model's vocabulary.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let inner = self.inner.as_ref().ok_or_else(|| {
+            Error::Data("the model folder has no tokenizer.json; add it, or give token files (.npy, .bin)".into())
+        })?;
+        let encoding =
+            inner.encode_fast(text, false).map_err(|e| Error::Data(format!("the tokenizer refuses the text: {e}")))?;
+        let ids = encoding.get_ids().to_vec();
+        self.check(&ids)?;
+        Ok(ids)
+    }
+
+    /// Text of token ids, special tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let inner = self.inner.as_ref().ok_or_else(|| Error::Data("the model folder has no tokenizer.json".into()))?;
+        inner.decode(ids, true).map_err(|e| Error::Data(format!("the tokenizer cannot decode: {e}")))
+    }
+
+    /// Appends a document's tokens, and the end-of-sequence token after a text.
+    pub(super) fn append(&self, document: &Document, tokens: &mut Vec<u32>) -> Result<()> {
+        match document {
+            Document::Text(text) => {
+                tokens.extend(self.encode(text)?);
+                tokens.extend(self.eos);
+            }
+            Document::Tokens(ids) => {
+                self.check(ids)?;
+                tokens.extend(ids);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<()> {
+        match ids.iter().find(|&&id| id as usize >= self.vocab) {
+            None => Ok(()),
+            Some(id) => Err(Error::Data(format!(
+                "token {id} lies outside the model's vocabulary of {}; the tokenizer or token file belongs to another model",
+                self.vocab
+            ))),
+        }
+    }
+}
+
+/// Added tokens may lie beyond (they are refused when they occur); the tokenizer's own vocabulary may not.
+fn check_vocabulary(inner: &tokenizers::Tokenizer, vocab: usize, path: &Path) -> Result<()> {
+    let largest = inner.get_vocab(false).into_iter().max_by_key(|(_, id)| *id);
+    match largest {
+        Some((token, id)) if id as usize >= vocab => Err(Error::checkpoint(
+            path,
+            format!(
+                "token `{token}` has id {id}, the model's vocabulary ends at {}; the tokenizer belongs to another model",
+                vocab.saturating_sub(1)
+            ),
+        )),
+        _ => Ok(()),
+    }
+}

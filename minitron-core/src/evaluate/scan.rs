@@ -1,0 +1,56 @@
+//! Every prediction over held-out windows, a chunk of rows at a time.
+
+use tch::Tensor;
+
+use crate::contract::Subject;
+use crate::data::Task;
+use crate::error::{Error, Result};
+use crate::model::{NoTap, row_chunks};
+
+/// Some rows of predictions. N rows, V vocab.
+#[derive(Debug)]
+pub struct RowChunk {
+    /// The model's logits [N, V].
+    pub student_nv: Tensor,
+    /// The teacher's.
+    pub teacher_nv: Option<Tensor>,
+    /// Right answers [N].
+    pub labels_n: Tensor,
+}
+
+/// Shows every prediction of the subject's windows once, in order: next tokens for causal models, 15 % masked positions
+/// (fixed by the subject's seed) for encoders with a head.
+///
+/// # Errors
+/// `Data` when the subject has no windows, or the model no head.
+pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>) -> Result<()> {
+    let _no_grad = tch::no_grad_guard();
+    let model = subject.model;
+    let windows = subject.windows.ok_or_else(|| Error::Data("no held-out text is given (--data)".into()))?;
+    windows.check_fits(&model.blueprint.options)?;
+    let task = Task::of(model.is_causal(), subject.tokenizer.and_then(|t| t.mask), subject.seed)?;
+    subject.progress.start("eval", windows.n_tokens() as u64);
+    for start in (0..windows.len()).step_by(subject.batch_size.max(1)) {
+        let chosen: Vec<usize> = (start..(start + subject.batch_size.max(1)).min(windows.len())).collect();
+        let targets = task.batch(windows, &chosen, model.device)?;
+        let hidden_ne = targets.rows(&model.hidden(&targets.ids_bt, &mut NoTap, None)?)?;
+        let teacher_ne = match subject.teacher {
+            Some(teacher) => Some(targets.rows(&teacher.hidden(&targets.ids_bt, &mut NoTap, None)?)?),
+            None => None,
+        };
+        for (start, len) in row_chunks(targets.n_rows(), model.blueprint.options.vocab) {
+            let teacher_nv = match (subject.teacher, &teacher_ne) {
+                (Some(teacher), Some(rows)) => Some(teacher.logits(&rows.f_narrow(0, start, len)?)?),
+                _ => None,
+            };
+            see(&RowChunk {
+                student_nv: model.logits(&hidden_ne.f_narrow(0, start, len)?)?,
+                teacher_nv,
+                labels_n: targets.labels_n.f_narrow(0, start, len)?,
+            })?;
+        }
+        subject.progress.advance((chosen.len() * windows.width()) as u64, "");
+    }
+    subject.progress.finish();
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! What every job shares: plugins, machine, progress.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind};
+
+use crate::blueprint::{Blueprint, ModelFolder, PruneGroup, Sizes};
+use crate::checkpoint::TensorSource;
+use crate::contract::Axis;
+use crate::data::Tokenizer;
+use crate::error::Result;
+use crate::model::{LoadOptions, Transformer};
+use crate::progress::Progress;
+use crate::registry::{Kind as PluginKind, PluginSpec, Registry};
+
+/// Which strategies are taken where nobody names one. This crate names no plugin, so whoever links some says.
+pub trait Defaults: std::fmt::Debug + Send + Sync {
+    /// Metrics of a calibration pass.
+    fn metrics(&self) -> Vec<PluginSpec>;
+    /// Losses of a distillation.
+    fn distillation_losses(&self) -> Vec<PluginSpec>;
+    /// Losses of training without a teacher.
+    fn training_losses(&self) -> Vec<PluginSpec>;
+    /// The allocator for what was asked.
+    fn allocator(&self, wanted: &Wanted) -> PluginSpec;
+    /// What is measured on held-out text.
+    fn evaluators(&self, blueprint: &Blueprint, has_teacher: bool) -> Vec<PluginSpec>;
+    /// The evaluator that reads a task file.
+    fn task(&self, path: &Path) -> Result<PluginSpec>;
+}
+
+/// A student's size, as asked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wanted {
+    /// Sizes by kind; with a budget, these are held.
+    pub sizes: Sizes,
+    /// For example `4B+-5%`.
+    pub params: Option<String>,
+    /// Share of the parameters to keep.
+    pub ratio: Option<f64>,
+    /// Whether `ratio` leaves embeddings and output head out on both sides.
+    pub non_embedding: bool,
+}
+
+/// What every job shares.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// All plugins.
+    pub registry: &'a Registry,
+    /// Strategies where none is named.
+    pub defaults: &'a dyn Defaults,
+    /// Where models compute.
+    pub device: Device,
+    /// The type they compute in.
+    pub kind: Kind,
+    /// Of everything that is drawn.
+    pub seed: u64,
+    /// Whether outputs may be replaced.
+    pub force: bool,
+    /// Where to report.
+    pub progress: &'a dyn Progress,
+    /// From a MODEL (folder or hub id) to its folder.
+    pub resolve: &'a dyn Fn(&str) -> Result<PathBuf>,
+}
+
+impl Context<'_> {
+    /// Opens a model folder and says what of it is not understood.
+    pub fn open(&self, model: &str) -> Result<ModelFolder> {
+        let folder = ModelFolder::open(&(self.resolve)(model)?, self.registry)?;
+        if let [first, ..] = folder.unknown_tensors.as_slice() {
+            let (n, architecture) = (folder.unknown_tensors.len(), &folder.blueprint.architecture);
+            let message = format!("{model}: {n} tensors are unknown to `{architecture}` and left out, `{first}` first");
+            self.progress.warn(&message);
+        }
+        Ok(folder)
+    }
+
+    /// Loads weights onto the device.
+    pub fn load(&self, source: &dyn TensorSource, blueprint: &Blueprint, trainable: bool) -> Result<Transformer> {
+        Transformer::load(source, blueprint, LoadOptions { device: self.device, kind: self.kind, trainable })
+    }
+
+    /// The model's own tokenizer.
+    pub fn tokenizer(&self, folder: &ModelFolder) -> Result<Tokenizer> {
+        let options = &folder.blueprint.options;
+        Tokenizer::load(&folder.checkpoint.dir, &folder.checkpoint.config, options.vocab, options.causal)
+    }
+
+    /// The axes: those named, or all there are.
+    pub fn axes(&self, named: &[PluginSpec]) -> Result<Vec<Box<dyn Axis>>> {
+        if named.is_empty() {
+            let all = self.registry.of_kind(PluginKind::Axis);
+            return all.map(|d| self.registry.build::<dyn Axis>(&PluginSpec::bare(d.tag))).collect();
+        }
+        named.iter().map(|spec| self.registry.build::<dyn Axis>(spec)).collect()
+    }
+
+    /// The groups of all axes.
+    ///
+    /// # Errors
+    /// `Plugin` when a group breaks the law: its dim is unknown or it has another number of units.
+    pub fn groups(&self, axes: &[Box<dyn Axis>], blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
+        let groups: Vec<PruneGroup> = axes.iter().flat_map(|axis| axis.groups(blueprint)).collect();
+        for (idx, group) in groups.iter().enumerate() {
+            let found = blueprint.dims.get(&group.dim).map(|dim| dim.size);
+            let twice = groups.iter().take(idx).any(|other| other.dim == group.dim);
+            if found != Some(group.n_units) || twice {
+                let message = format!("group `{}` of {} units; the model has {found:?}, each dim once", group.dim, group.n_units);
+                return Err(crate::error::Error::Plugin { tag: group.kind().into(), origin: "axis".into(), message });
+            }
+        }
+        Ok(groups)
+    }
+}
+
+/// The longest window used where none is stated.
+const SEQ_LEN: usize = 512;
+
+/// The window length asked for, or the default that the model has positions for.
+pub(super) fn seq_len_or_default(asked: Option<usize>, blueprint: &Blueprint, tokenizer: &Tokenizer) -> usize {
+    let brackets = if tokenizer.brackets.is_some() { 2 } else { 0 };
+    asked.unwrap_or_else(|| blueprint.options.max_positions.saturating_sub(brackets).min(SEQ_LEN))
+}

@@ -1,0 +1,206 @@
+//! `eval`: held-out loss, divergence from a teacher, tasks.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::context::{Context, seq_len_or_default};
+use crate::blueprint::{HIDDEN, ModelFolder, Sizes};
+use crate::contract::{Evaluator, Measurements, Subject};
+use crate::data::{DataSpec, Reading, Tokenizer, Windows};
+use crate::error::{Error, Result};
+use crate::model::Transformer;
+use crate::plan::Plan;
+use crate::registry::PluginSpec;
+
+/// Options of `eval`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalOptions {
+    /// The model.
+    pub model: String,
+    /// Held-out text.
+    pub data: Vec<DataSpec>,
+    /// What it is compared with.
+    pub teacher: Option<String>,
+    /// Task files, `NAME=FILE`.
+    pub tasks: Vec<TaskFile>,
+    /// Evaluators of the held-out text; the defaults where empty.
+    pub evaluators: Vec<PluginSpec>,
+    /// At most so many windows, the first ones.
+    pub samples: Option<usize>,
+    /// Tokens per window.
+    pub seq_len: Option<usize>,
+    /// Windows per forward pass.
+    pub batch_size: usize,
+    /// Field of JSON lines, column of Parquet files.
+    pub field: Option<String>,
+    /// Element type of `.bin` files.
+    pub token_type: Option<String>,
+}
+
+impl Default for EvalOptions {
+    fn default() -> Self {
+        EvalOptions {
+            model: String::new(),
+            data: Vec::new(),
+            teacher: None,
+            tasks: Vec::new(),
+            evaluators: Vec::new(),
+            samples: None,
+            seq_len: None,
+            batch_size: 8,
+            field: None,
+            token_type: None,
+        }
+    }
+}
+
+/// `NAME=FILE`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TaskFile {
+    /// Key in the result.
+    pub name: String,
+    /// Its questions.
+    pub path: PathBuf,
+}
+
+impl FromStr for TaskFile {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once('=') {
+            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+                Ok(TaskFile { name: name.to_owned(), path: PathBuf::from(path) })
+            }
+            _ => Err(Error::Recipe(format!("expected NAME=FILE, got `{text}`"))),
+        }
+    }
+}
+
+impl TryFrom<String> for TaskFile {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<TaskFile> for String {
+    fn from(task: TaskFile) -> String {
+        format!("{}={}", task.name, task.path.display())
+    }
+}
+
+/// Evaluates a model.
+pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
+    if options.data.is_empty() && options.tasks.is_empty() {
+        return Err(Error::Recipe("nothing to evaluate on; give data or a task".into()));
+    }
+    let folder = context.open(&options.model)?;
+    let teacher_folder = options.teacher.as_deref().map(|teacher| context.open(teacher)).transpose()?;
+    let tasks = tasks(context, options)?;
+    let tokenizer = context.tokenizer(&folder)?;
+    let windows = windows(context, options, &folder, &tokenizer)?;
+    let has_teacher = teacher_folder.is_some();
+    let measures: Vec<Box<dyn Evaluator>> = match &windows {
+        None => Vec::new(),
+        Some(_) if options.evaluators.is_empty() => {
+            let specs = context.defaults.evaluators(&folder.blueprint, has_teacher);
+            specs.iter().map(|spec| context.registry.build(spec)).collect::<Result<_>>()?
+        }
+        Some(_) => options.evaluators.iter().map(|spec| context.registry.build(spec)).collect::<Result<_>>()?,
+    };
+    check_vocabularies(&folder, teacher_folder.as_ref())?;
+    let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.blueprint, false);
+    let model = load(&folder)?;
+    let teacher: Option<Transformer> = teacher_folder.as_ref().map(load).transpose()?;
+    let kept_hidden = kept_hidden(&folder.checkpoint.dir);
+    let subject = Subject {
+        model: &model,
+        teacher: teacher.as_ref(),
+        kept_hidden: kept_hidden.as_deref(),
+        windows: windows.as_ref(),
+        tokenizer: Some(&tokenizer),
+        batch_size: options.batch_size,
+        seed: context.seed,
+        progress: context.progress,
+    };
+
+    let mut report = Map::new();
+    report.insert("architecture".into(), json!(folder.blueprint.architecture));
+    report.insert("n_params".into(), json!(folder.blueprint.n_params()));
+    report.insert("n_non_embedding".into(), json!(folder.blueprint.n_non_embedding_at(&Sizes::new())));
+    for evaluator in measures {
+        insert(&mut report, checked(evaluator.evaluate(&subject)?)?);
+    }
+    let mut by_task = Map::new();
+    for (name, evaluator) in tasks {
+        let mut results = Map::new();
+        insert(&mut results, checked(evaluator.evaluate(&subject).map_err(|e| e.at(format!("task {name}")))?)?);
+        by_task.insert(name, Value::Object(results));
+    }
+    report.insert("tasks".into(), Value::Object(by_task));
+    Ok(Value::Object(report))
+}
+
+/// Counts are whole numbers in the report.
+fn insert(report: &mut Map<String, Value>, measured: Measurements) {
+    for (key, value) in measured {
+        let value = if key.starts_with("n_") { json!(value as u64) } else { json!(value) };
+        report.insert(key, value);
+    }
+}
+
+fn checked(measured: Measurements) -> Result<Measurements> {
+    match measured.iter().find(|(_, value)| !value.is_finite()) {
+        None => Ok(measured),
+        Some((key, value)) => Err(Error::Data(format!("`{key}` came out as {value}; the model's outputs overflow"))),
+    }
+}
+
+fn tasks(context: &Context, options: &EvalOptions) -> Result<Vec<(String, Box<dyn Evaluator>)>> {
+    let mut tasks = Vec::new();
+    for TaskFile { name, path } in &options.tasks {
+        let spec = context.defaults.task(path).map_err(|e| e.at(format!("task {name}")))?;
+        tasks.push((name.clone(), context.registry.build::<dyn Evaluator>(&spec)?));
+    }
+    Ok(tasks)
+}
+
+fn windows(
+    context: &Context,
+    options: &EvalOptions,
+    folder: &ModelFolder,
+    tokenizer: &Tokenizer,
+) -> Result<Option<Windows>> {
+    if options.data.is_empty() {
+        return Ok(None);
+    }
+    let reading = Reading {
+        field: options.field.clone(),
+        token_type: options.token_type.clone(),
+        seq_len: seq_len_or_default(options.seq_len, &folder.blueprint, tokenizer),
+        max_windows: options.samples,
+        seed: context.seed,
+    };
+    let windows = reading.windows(&options.data, tokenizer, context.registry)?;
+    windows.check_fits(&folder.blueprint.options)?;
+    Ok(Some(windows))
+}
+
+fn check_vocabularies(folder: &ModelFolder, teacher: Option<&ModelFolder>) -> Result<()> {
+    let ours = folder.blueprint.options.vocab;
+    match teacher.map(|teacher| teacher.blueprint.options.vocab) {
+        Some(theirs) if theirs != ours => Err(Error::Recipe(format!(
+            "the teacher's vocabulary has {theirs} tokens, the model's {ours}; they must share one to be compared"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Residual channels that a pruned folder kept, by its plan.json.
+fn kept_hidden(dir: &Path) -> Option<Vec<usize>> {
+    Plan::load(&dir.join("plan.json")).ok()?.kept.remove(HIDDEN)
+}

@@ -1,0 +1,26 @@
+//! The jobs behind the commands, and recipes that string them together.
+//!
+//! A job is options (serde: the same on the command line and in a recipe) and a function that leaves its artefact and
+//! returns what to tell. [`run`] is the one screen that a recipe's stages pass through.
+
+mod context;
+mod eval;
+mod generate;
+mod inspect;
+mod prune;
+mod recipe;
+mod run;
+mod run_dir;
+mod score;
+mod train;
+
+pub use context::{Context, Defaults, Wanted};
+pub use eval::{EvalOptions, TaskFile, eval};
+pub use generate::{GenerateOptions, generate};
+pub use inspect::{InspectOptions, inspect};
+pub use prune::{PruneOptions, prune};
+pub use recipe::{Recipe, Stage, StageOptions};
+pub use run::run;
+pub use run_dir::RunDir;
+pub use score::{ScoreOptions, score};
+pub use train::{DistillOptions, Setup, TrainOptions, distill, train};

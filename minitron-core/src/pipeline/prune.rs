@@ -1,0 +1,140 @@
+//! `prune`: rank, plan, slice, write.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::context::{Context, Wanted};
+use super::score::scores_path;
+use crate::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, MLP, Sizes};
+use crate::calibrate::Scores;
+use crate::checkpoint::{MAX_SHARD_BYTES, OutputDir, write_model};
+use crate::contract::Allocator;
+use crate::error::{Error, IoContext, Result};
+use crate::plan::{Plan, Rankings, Space};
+use crate::prune::Student;
+use crate::registry::PluginSpec;
+
+/// Options of `prune`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PruneOptions {
+    /// The model.
+    pub model: String,
+    /// Its scores.
+    pub scores: Option<String>,
+    /// Residual channels to keep.
+    pub hidden: Option<usize>,
+    /// Neurons to keep in each layer.
+    pub mlp: Option<usize>,
+    /// Query heads to keep in each layer.
+    pub heads: Option<usize>,
+    /// Layers to keep.
+    pub layers: Option<usize>,
+    /// A budget, for example `4B+-5%`.
+    pub params: Option<String>,
+    /// Share of the parameters to keep.
+    pub ratio: Option<f64>,
+    /// Whether `ratio` leaves embeddings and output head out.
+    pub non_embedding: bool,
+    /// Another allocator than the sizes, budget or ratio above ask for.
+    pub allocator: Option<PluginSpec>,
+    /// A finished plan.
+    pub plan: Option<PathBuf>,
+    /// Axes with parameters of their own; all with defaults where empty.
+    pub axes: Vec<PluginSpec>,
+    /// Which metric decides, by kind of dim; needed where two scored it. The empty key stands for all kinds.
+    pub by: BTreeMap<String, String>,
+}
+
+impl PruneOptions {
+    fn wanted(&self) -> Wanted {
+        let sizes = [(HIDDEN, self.hidden), (MLP, self.mlp), (HEADS, self.heads), (DEPTH, self.layers)];
+        let sizes: Sizes = sizes.into_iter().filter_map(|(kind, size)| Some((kind.to_owned(), size?))).collect();
+        Wanted { sizes, params: self.params.clone(), ratio: self.ratio, non_embedding: self.non_embedding }
+    }
+
+    /// Exactly one way to say how large the student shall be.
+    fn check(&self) -> Result<()> {
+        let wanted = self.wanted();
+        let ways = [
+            self.plan.is_some(),
+            self.allocator.is_some(),
+            self.params.is_some(),
+            self.ratio.is_some(),
+            !wanted.sizes.is_empty() && self.params.is_none() && self.ratio.is_none(),
+        ];
+        if ways.iter().filter(|&&way| way).count() != 1 {
+            return Err(Error::Recipe(
+                "say once how large the student shall be: sizes (hidden, mlp, heads, layers), params or ratio \
+                 (sizes beside them are held), allocator, or plan"
+                    .into(),
+            ));
+        }
+        if self.plan.is_none() && self.scores.is_none() {
+            return Err(Error::Recipe("scores: needed to rank by; `minitron score` writes them".into()));
+        }
+        Ok(())
+    }
+}
+
+/// Prunes a model into a folder; with `dry_run`, only plans.
+pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: bool) -> Result<Value> {
+    options.check()?;
+    if !dry_run {
+        OutputDir::refuse_existing(out, context.force)?;
+    }
+    let folder = context.open(&options.model)?;
+    let plan = plan(context, options, &folder.blueprint)?;
+    let student = Student::new(&folder.checkpoint.tensors, &folder.blueprint, &plan, context.registry)?;
+    let mut report = json!({
+        "architecture": folder.blueprint.architecture,
+        "n_params": student.blueprint.n_params(),
+        "n_params_source": folder.blueprint.n_params(),
+        "n_non_embedding": folder.blueprint.n_non_embedding_at(&plan.sizes()),
+        "n_non_embedding_source": folder.blueprint.n_non_embedding_at(&Sizes::new()),
+        "sizes": plan.sizes(),
+        "sizes_source": folder.blueprint.sizes(),
+    });
+    if dry_run {
+        report["kept"] = json!(plan.kept);
+        return Ok(report);
+    }
+    let output = OutputDir::create(out, context.force)?;
+    let companions = Some(folder.checkpoint.dir.as_path());
+    write_model(output.path(), &student.config, &student.view, companions, MAX_SHARD_BYTES)?;
+    write_plan(&output.path().join("plan.json"), &plan, &report)?;
+    output.commit()?;
+    report["out"] = json!(out);
+    Ok(report)
+}
+
+fn plan(context: &Context, options: &PruneOptions, blueprint: &Blueprint) -> Result<Plan> {
+    let axes = context.axes(&options.axes)?;
+    let space = Space::new(blueprint, &axes);
+    if let Some(path) = &options.plan {
+        return Plan::load(path)?.checked(&space, blueprint);
+    }
+    let path = scores_path(options.scores.as_deref().unwrap_or_default())?;
+    let groups = context.groups(&axes, blueprint)?;
+    let rankings = Rankings::new(&Scores::load(&path)?, &groups, &options.by)?;
+    let spec = options.allocator.clone().unwrap_or_else(|| context.defaults.allocator(&options.wanted()));
+    let allocator = context.registry.build::<dyn Allocator>(&spec)?;
+    let best = allocator.allocate(&space, &rankings, blueprint)?.into_iter().next();
+    let broken = |message: String| Error::Plugin { tag: spec.tag.clone(), origin: "allocator".into(), message };
+    let plan = best.ok_or_else(|| broken("gave no plan".into()))?;
+    match plan.checked(&space, blueprint) {
+        Err(Error::Plan(message)) => Err(broken(message)),
+        other => other,
+    }
+}
+
+fn write_plan(path: &Path, plan: &Plan, report: &Value) -> Result<()> {
+    let mut value = json!({ "kept": plan.kept });
+    for key in ["sizes", "sizes_source", "n_params", "n_params_source"] {
+        value[key] = report[key].clone();
+    }
+    std::fs::write(path, format!("{value:#}\n")).at_path(path)
+}

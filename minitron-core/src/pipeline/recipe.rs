@@ -1,0 +1,170 @@
+//! A recipe: named stages, each a job with its options.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions, TrainOptions};
+use crate::error::{Error, IoContext, Result};
+
+/// A recipe, read and checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// The file.
+    pub path: PathBuf,
+    /// Seed of everything that is drawn, unless the command line gives one.
+    pub seed: Option<u64>,
+    /// In order; each may name earlier ones.
+    pub stages: Vec<Stage>,
+}
+
+/// One stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Stage {
+    /// Its folder's name, and how later stages refer to it.
+    pub name: String,
+    /// The job.
+    #[serde(flatten)]
+    pub options: StageOptions,
+}
+
+/// The job of a stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant)]
+pub enum StageOptions {
+    /// Calibration pass.
+    Score(ScoreOptions),
+    /// Planning and slicing.
+    Prune(PruneOptions),
+    /// Training without a teacher.
+    Train(TrainOptions),
+    /// Training with one.
+    Distill(DistillOptions),
+    /// Measurements.
+    Eval(EvalOptions),
+    /// Sample text.
+    Generate(GenerateOptions),
+}
+
+const JOBS: [&str; 6] = ["score", "prune", "train", "distill", "eval", "generate"];
+
+impl StageOptions {
+    /// The word after `do`.
+    pub fn job(&self) -> &'static str {
+        match self {
+            StageOptions::Score(_) => "score",
+            StageOptions::Prune(_) => "prune",
+            StageOptions::Train(_) => "train",
+            StageOptions::Distill(_) => "distill",
+            StageOptions::Eval(_) => "eval",
+            StageOptions::Generate(_) => "generate",
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads a TOML file.
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::parse(&std::fs::read_to_string(path).at_path(path)?, path)
+    }
+
+    /// Reads TOML text; relative paths in it start at the folder of `path`.
+    ///
+    /// # Errors
+    /// `Recipe` with the stage and key at fault, and the known ones.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let in_file = |message: String| Error::Recipe(format!("{}: {message}", path.display()));
+        let value: Value = toml::from_str(text).map_err(|e| in_file(e.to_string().trim_end().to_owned()))?;
+        let Value::Object(mut object) = value else { return Err(in_file("expected a table".into())) };
+        let seed = match object.shift_remove("seed") {
+            None => None,
+            Some(seed) => Some(seed.as_u64().ok_or_else(|| in_file(format!("seed: expected a whole number, got {seed}")))?),
+        };
+        let Some(Value::Array(raw)) = object.shift_remove("stages") else {
+            return Err(in_file("expected [[stages]], each with `name` and `do`".into()));
+        };
+        if let Some(key) = object.keys().next() {
+            return Err(in_file(format!("unknown key `{key}`; known: seed, stages")));
+        }
+        let mut stages: Vec<Stage> = Vec::new();
+        for (idx, stage) in raw.into_iter().enumerate() {
+            let stage = parse_stage(stage, idx).map_err(|e| e.at(path.display().to_string()))?;
+            if stages.iter().any(|other| other.name == stage.name) {
+                return Err(in_file(format!("two stages are called `{}`", stage.name)));
+            }
+            stages.push(stage);
+        }
+        if stages.is_empty() {
+            return Err(in_file("no stages; expected at least one".into()));
+        }
+        Ok(Recipe { path: path.to_path_buf(), seed, stages })
+    }
+}
+
+fn parse_stage(value: Value, idx: usize) -> Result<Stage> {
+    let wrong = |message: &str| Error::Recipe(format!("stages[{idx}]: {message}"));
+    let Value::Object(mut object) = value else { return Err(wrong("expected a table")) };
+    let mut word = |key: &str| match object.shift_remove(key) {
+        Some(Value::String(word)) => Ok(word),
+        _ => Err(wrong(&format!("expected `{key} = \"…\"`"))),
+    };
+    let (name, job) = (word("name")?, word("do")?);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) || name == "run.json" {
+        return Err(wrong(&format!("name: expected letters, digits, `-`, `_`, got `{name}`")));
+    }
+    let options = match job.as_str() {
+        "score" => parse_options(object).map(StageOptions::Score),
+        "prune" => parse_options(object).map(StageOptions::Prune),
+        "train" => parse_options(object).map(StageOptions::Train),
+        "distill" => parse_options(object).map(StageOptions::Distill),
+        "eval" => parse_options(object).map(StageOptions::Eval),
+        "generate" => parse_options(object).map(StageOptions::Generate),
+        other => Err(Error::unknown("stage", other, JOBS)),
+    };
+    let options = options.map_err(|e| e.at(format!("stages[{idx}] ({name})")))?;
+    Ok(Stage { name, options })
+}
+
+/// serde's own check of unknown keys does not go together with shared options, so it is done here for all jobs.
+fn parse_options<T: DeserializeOwned + Serialize + Default>(object: Map<String, Value>) -> Result<T> {
+    let known = serde_json::to_value(T::default()).unwrap_or_default();
+    let known: Vec<&str> = known.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
+    if let Some(key) = object.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(Error::unknown("option", key, known));
+    }
+    serde_json::from_value(Value::Object(object)).map_err(|e| Error::Recipe(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Recipe> {
+        Recipe::parse(text, Path::new("r.toml"))
+    }
+
+    #[test]
+    fn a_recipe_reads_and_says_what_is_wrong_where() {
+        let good = "[[stages]]\nname = \"a\"\ndo = \"train\"\nconfig = \"c.json\"\ndata = [\"x.txt#..-3\"]\ntokens = \"2M\"\n";
+        let recipe = parse(good).unwrap();
+        let StageOptions::Train(options) = &recipe.stages[0].options else { panic!("not a train stage") };
+        assert_eq!(options.setup.tokens.0, 2_000_000);
+        for (bad, says) in [
+            ("", "expected [[stages]]"),
+            ("stages = []", "no stages"),
+            ("x = 1\nstages = []", "unknown key `x`"),
+            ("[[stages]]\nname = \"a\"", "expected `do"),
+            ("[[stages]]\nname = \"../a\"\ndo = \"eval\"", "expected letters"),
+            ("[[stages]]\nname = \"a\"\ndo = \"evil\"", "known: score, prune"),
+            ("[[stages]]\nname = \"a\"\ndo = \"score\"\nbatch = 1", "stages[0] (a): recipe: no option is called `batch`"),
+            ("[[stages]]\nname = \"a\"\ndo = \"distill\"\ntokens = -1", "stages[0] (a)"),
+        ] {
+            let error = parse(bad).unwrap_err();
+            assert!(error.is_usage() && error.to_string().contains(says), "{bad}: {error}");
+        }
+    }
+}

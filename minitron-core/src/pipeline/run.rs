@@ -1,0 +1,211 @@
+//! `run`: a recipe's stages in order, those left out whose inputs did not change.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::recipe::{Recipe, Stage, StageOptions};
+use super::run_dir::{RunDir, StageRecord};
+use super::{distill, eval, generate, prune, score, train};
+use crate::data::{DataSpec, Reading};
+use crate::digest;
+use crate::error::{IoContext, Result};
+
+/// Runs a recipe into a folder; with `resume`, an interrupted training goes on at its last checkpoint.
+pub fn run(context: &Context, recipe: &Recipe, out: &Path, resume: bool) -> Result<Value> {
+    let mut run_dir = RunDir::open(out, context.force)?;
+    run_dir.record.minitron = env!("CARGO_PKG_VERSION").to_owned();
+    run_dir.record.recipe = recipe.path.display().to_string();
+    run_dir.record.seed = context.seed;
+    run_dir.record.device = format!("{:?}", context.device).to_lowercase();
+    run_dir.record.dtype = format!("{:?}", context.kind).to_lowercase();
+    let names: Vec<&str> = recipe.stages.iter().map(|stage| stage.name.as_str()).collect();
+    run_dir.record.stages.retain(|stage| names.contains(&stage.name.as_str()));
+    // Each stage owns its folder.
+    let context = Context { force: true, ..*context };
+    for (idx, stage) in recipe.stages.iter().enumerate() {
+        let place = format!("stages[{idx}] ({})", stage.name);
+        run_stage(&context, recipe, stage, &mut run_dir, resume).map_err(|e| e.at(place))?;
+    }
+    Ok(run_dir.to_value())
+}
+
+fn run_stage(context: &Context, recipe: &Recipe, stage: &Stage, run_dir: &mut RunDir, resume: bool) -> Result<()> {
+    let mut inputs = Inputs { context, recipe_dir: parent(&recipe.path), run_dir, digests: BTreeMap::new() };
+    let options = inputs.resolve(&stage.options)?;
+    let inputs = digest::of_text(&json!([stage, inputs.digests, context.seed, format!("{:?}", context.kind)]).to_string());
+    let dir = run_dir.stage(&stage.name);
+    let earlier = run_dir.find(&stage.name).filter(|earlier| earlier.inputs == inputs);
+    if earlier.is_some_and(|earlier| earlier.result.is_some()) && dir.join(artefact(&options)).is_file() {
+        context.progress.warn(&format!("{}: unchanged, skipped", stage.name));
+        return Ok(());
+    }
+    let resume = resume && earlier.is_some();
+    let mut record = StageRecord {
+        name: stage.name.clone(),
+        job: stage.options.job().to_owned(),
+        inputs,
+        result: None,
+        seconds: 0.0,
+        options: serde_json::to_value(&stage.options).unwrap_or_default(),
+    };
+    run_dir.put(record.clone())?;
+    context.progress.warn(&format!("{}: {}", stage.name, record.job));
+    let begin = Instant::now();
+    let result = match &options {
+        StageOptions::Score(options) => score(context, options, &dir.join("scores.safetensors")),
+        StageOptions::Prune(options) => prune(context, options, &dir, false),
+        StageOptions::Train(options) => train(context, options, &dir, resume),
+        StageOptions::Distill(options) => distill(context, options, &dir, resume),
+        StageOptions::Eval(options) => eval(context, options).and_then(|result| save_result(&dir, result)),
+        StageOptions::Generate(options) => generate(context, options).and_then(|result| save_result(&dir, result)),
+    }?;
+    record.seconds = begin.elapsed().as_secs_f64();
+    record.result = Some(result);
+    run_dir.put(record)
+}
+
+/// The file that shows a stage is done.
+fn artefact(options: &StageOptions) -> &'static str {
+    match options {
+        StageOptions::Score(_) => "scores.safetensors",
+        StageOptions::Prune(_) | StageOptions::Train(_) | StageOptions::Distill(_) => "config.json",
+        StageOptions::Eval(_) | StageOptions::Generate(_) => "result.json",
+    }
+}
+
+fn save_result(dir: &Path, result: Value) -> Result<Value> {
+    std::fs::create_dir_all(dir).at_path(dir)?;
+    let path = dir.join("result.json");
+    std::fs::write(&path, format!("{result:#}\n")).at_path(&path)?;
+    Ok(result)
+}
+
+fn parent(path: &Path) -> PathBuf {
+    path.parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// Puts real places for what a stage names, and remembers a digest of each.
+struct Inputs<'a, 'c> {
+    context: &'a Context<'c>,
+    recipe_dir: PathBuf,
+    run_dir: &'a RunDir,
+    digests: BTreeMap<String, String>,
+}
+
+impl Inputs<'_, '_> {
+    fn resolve(&mut self, options: &StageOptions) -> Result<StageOptions> {
+        let mut options = options.clone();
+        match &mut options {
+            StageOptions::Score(o) => {
+                self.model(&mut o.model)?;
+                self.data(&mut o.data, &o.field, &o.token_type)?;
+            }
+            StageOptions::Prune(o) => {
+                self.model(&mut o.model)?;
+                if let Some(scores) = &mut o.scores {
+                    let path = self.place(scores);
+                    *scores = path.display().to_string();
+                }
+                if let Some(plan) = &mut o.plan {
+                    *plan = self.recipe_dir.join(&*plan);
+                    self.file(plan)?;
+                }
+            }
+            StageOptions::Train(o) => {
+                if let Some(config) = &mut o.config {
+                    *config = self.config(config)?;
+                }
+                if let Some(model) = &mut o.model {
+                    self.model(model)?;
+                }
+                self.data(&mut o.setup.data, &o.setup.field, &o.setup.token_type)?;
+            }
+            StageOptions::Distill(o) => {
+                self.model(&mut o.teacher)?;
+                self.model(&mut o.student)?;
+                self.data(&mut o.setup.data, &o.setup.field, &o.setup.token_type)?;
+            }
+            StageOptions::Eval(o) => {
+                self.model(&mut o.model)?;
+                if let Some(teacher) = &mut o.teacher {
+                    self.model(teacher)?;
+                }
+                for task in &mut o.tasks {
+                    task.path = self.recipe_dir.join(&task.path);
+                    self.file(&task.path)?;
+                }
+                self.data(&mut o.data, &o.field, &o.token_type)?;
+            }
+            StageOptions::Generate(o) => self.model(&mut o.model)?,
+        }
+        Ok(options)
+    }
+
+    /// An earlier stage's folder, remembered by what that stage was made from; else a path from the recipe's folder.
+    fn place(&mut self, name: &str) -> PathBuf {
+        match self.run_dir.find(name) {
+            Some(stage) => {
+                self.digests.insert(name.to_owned(), stage.inputs.clone());
+                self.run_dir.stage(name)
+            }
+            None => self.recipe_dir.join(name),
+        }
+    }
+
+    fn model(&mut self, model: &mut String) -> Result<()> {
+        let place = self.place(model);
+        if self.digests.contains_key(model.as_str()) || place.is_dir() {
+            *model = place.display().to_string();
+        }
+        if self.run_dir.find(model).is_none() && !model.starts_with(&*self.run_dir.stage("").to_string_lossy()) {
+            let dir = (self.context.resolve)(model)?;
+            let mut names: Vec<PathBuf> =
+                std::fs::read_dir(&dir).at_path(&dir)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            names.sort();
+            for path in names.iter().filter(|path| is_weight_or_config(path)) {
+                self.file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn config(&mut self, config: &Path) -> Result<PathBuf> {
+        let place = self.place(&config.to_string_lossy());
+        let file = if place.is_dir() { place.join("config.json") } else { place };
+        self.file(&file)?;
+        Ok(file)
+    }
+
+    fn data(&mut self, data: &mut [DataSpec], field: &Option<String>, token_type: &Option<String>) -> Result<()> {
+        let reading = Reading {
+            field: field.clone(),
+            token_type: token_type.clone(),
+            seq_len: 2,
+            max_windows: None,
+            seed: self.context.seed,
+        };
+        for spec in data.iter_mut() {
+            *spec = spec.relative_to(&self.recipe_dir, self.context.registry);
+            for file in spec.corpus(self.context.registry, &reading)?.files() {
+                self.file(&file)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path) -> Result<()> {
+        if !self.digests.contains_key(&*path.to_string_lossy()) {
+            self.digests.insert(path.display().to_string(), digest::of_file(path)?);
+        }
+        Ok(())
+    }
+}
+
+fn is_weight_or_config(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    path.is_file() && (name.ends_with(".safetensors") || name == "config.json" || name == "tokenizer.json")
+}

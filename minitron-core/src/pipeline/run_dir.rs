@@ -1,0 +1,96 @@
+//! The folder of a run: one folder a stage, and run.json with versions, inputs and results.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::checkpoint::OutputDir;
+use crate::error::{Error, IoContext, Result};
+
+const RECORD: &str = "run.json";
+
+/// What run.json says of a stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct StageRecord {
+    pub name: String,
+    #[serde(rename = "do")]
+    pub job: String,
+    /// Digest of everything that the result follows from.
+    pub inputs: String,
+    /// Absent while the stage runs, and after an interruption.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    #[serde(default)]
+    pub seconds: f64,
+    #[serde(default)]
+    pub options: Value,
+}
+
+/// run.json.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub minitron: String,
+    pub recipe: String,
+    pub seed: u64,
+    pub device: String,
+    pub dtype: String,
+    pub stages: Vec<StageRecord>,
+}
+
+/// A run's folder.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    pub(super) record: Record,
+}
+
+impl RunDir {
+    /// Opens or starts a run. A folder that holds no run is refused unless `force`, which replaces any.
+    pub fn open(path: &Path, force: bool) -> Result<Self> {
+        let file = path.join(RECORD);
+        if force && path.exists() {
+            fs::remove_dir_all(path).at_path(path)?;
+        }
+        if !file.is_file() {
+            OutputDir::refuse_existing(path, force)?;
+            fs::create_dir_all(path).at_path(path)?;
+            return Ok(RunDir { path: path.to_path_buf(), record: Record::default() });
+        }
+        let text = fs::read_to_string(&file).at_path(&file)?;
+        let record = serde_json::from_str(&text)
+            .map_err(|e| Error::Recipe(format!("{}: not a run's record ({e}); --force starts over", file.display())))?;
+        Ok(RunDir { path: path.to_path_buf(), record })
+    }
+
+    /// A stage's folder.
+    pub fn stage(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&StageRecord> {
+        self.record.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// Replaces or adds a stage's record and writes run.json, whole or not at all.
+    pub(super) fn put(&mut self, stage: StageRecord) -> Result<()> {
+        match self.record.stages.iter_mut().find(|other| other.name == stage.name) {
+            Some(place) => *place = stage,
+            None => self.record.stages.push(stage),
+        }
+        self.save()
+    }
+
+    pub(super) fn save(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.record).map_err(|e| Error::Internal(format!("run.json: {e}")))?;
+        let (file, part) = (self.path.join(RECORD), self.path.join(".run.json.part"));
+        fs::write(&part, text + "\n").at_path(&part)?;
+        fs::rename(&part, &file).at_path(&file)
+    }
+
+    /// run.json as it stands.
+    pub fn to_value(&self) -> Value {
+        serde_json::to_value(&self.record).unwrap_or_default()
+    }
+}

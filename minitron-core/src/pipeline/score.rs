@@ -1,0 +1,122 @@
+//! `score`: one calibration pass, all metrics at once.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::context::{Context, seq_len_or_default};
+use crate::calibrate::{Metric, Pass, Scores, Stated};
+use crate::checkpoint::OutputDir;
+use crate::contract::Importance;
+use crate::data::{DataSpec, Reading};
+use crate::error::{Error, Result};
+use crate::registry::PluginSpec;
+
+/// Options of `score`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScoreOptions {
+    /// The model.
+    pub model: String,
+    /// Calibration text.
+    pub data: Vec<DataSpec>,
+    /// Metrics; the defaults where empty.
+    pub metrics: Vec<PluginSpec>,
+    /// Windows used, the first ones.
+    pub samples: usize,
+    /// Tokens per window.
+    pub seq_len: Option<usize>,
+    /// Windows per forward pass.
+    pub batch_size: usize,
+    /// Field of JSON lines, column of Parquet files.
+    pub field: Option<String>,
+    /// Element type of `.bin` files.
+    pub token_type: Option<String>,
+}
+
+impl Default for ScoreOptions {
+    fn default() -> Self {
+        ScoreOptions {
+            model: String::new(),
+            data: Vec::new(),
+            metrics: Vec::new(),
+            samples: 1024,
+            seq_len: None,
+            batch_size: 8,
+            field: None,
+            token_type: None,
+        }
+    }
+}
+
+/// Scores a model and writes the file.
+pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Value> {
+    OutputDir::refuse_existing(out, context.force)?;
+    let metrics = metrics(context, &options.metrics)?;
+    let folder = context.open(&options.model)?;
+    let groups = context.groups(&context.axes(&[])?, &folder.blueprint)?;
+    let mut pass = Pass::new(&metrics, &groups)?;
+    let tokenizer = context.tokenizer(&folder)?;
+    let reading = Reading {
+        field: options.field.clone(),
+        token_type: options.token_type.clone(),
+        seq_len: seq_len_or_default(options.seq_len, &folder.blueprint, &tokenizer),
+        max_windows: Some(options.samples),
+        seed: context.seed,
+    };
+    let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
+    windows.check_fits(&folder.blueprint.options)?;
+    let model = context.load(&folder.checkpoint.tensors, &folder.blueprint, false)?;
+    let begin = std::time::Instant::now();
+    pass.run(&model, &windows, options.batch_size, context.progress)?;
+    let scores = pass.finish()?;
+    scores.save(out)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    Ok(summary(&scores, out, windows.len(), windows.n_tokens(), seconds))
+}
+
+fn metrics(context: &Context, named: &[PluginSpec]) -> Result<Vec<Metric>> {
+    let specs = if named.is_empty() { context.defaults.metrics() } else { named.to_vec() };
+    let mut metrics = Vec::new();
+    for (idx, spec) in specs.into_iter().enumerate() {
+        let stated = Stated::new(spec)?;
+        let importance = context
+            .registry
+            .build::<dyn Importance>(&stated.spec)
+            .map_err(|e| if named.is_empty() { e } else { e.at(format!("metrics[{idx}]")) })?;
+        metrics.push(Metric { label: stated.label, importance });
+    }
+    Ok(metrics)
+}
+
+fn summary(scores: &Scores, out: &Path, n_samples: usize, n_tokens: usize, seconds: f64) -> Value {
+    let rows: Vec<Value> = scores
+        .by_name
+        .iter()
+        .map(|(name, values)| {
+            let min = values.iter().copied().fold(f32::INFINITY, f32::min);
+            let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            json!({ "name": name, "n_units": values.len(), "min": min, "max": max })
+        })
+        .collect();
+    json!({
+        "out": out,
+        "n_samples": n_samples,
+        "n_tokens": n_tokens,
+        "seconds": seconds,
+        "tokens_per_second": n_tokens as f64 / seconds.max(1e-9),
+        "scores": rows,
+    })
+}
+
+/// Loads a scores file, given itself or the folder of a stage that wrote it.
+pub(super) fn scores_path(path: &str) -> Result<PathBuf> {
+    let path = Path::new(path);
+    let inside = path.join("scores.safetensors");
+    let found = if path.is_dir() { inside } else { path.to_path_buf() };
+    if found.is_file() {
+        return Ok(found);
+    }
+    Err(Error::checkpoint(found, "no such scores file; `minitron score` writes one"))
+}

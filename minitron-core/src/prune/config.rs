@@ -1,0 +1,35 @@
+//! The student's `config.json`: the teacher's with each dim's key replaced.
+
+use crate::blueprint::{Blueprint, split_dim};
+use crate::checkpoint::Config;
+use crate::plan::Plan;
+
+/// Keys that `transformers` keeps one entry per layer under.
+const PER_LAYER_LISTS: &[&str] = &["layer_types"];
+
+/// The config at the plan's sizes; everything else stays as it is.
+pub fn student_config(blueprint: &Blueprint, plan: &Plan) -> Config {
+    let mut config = blueprint.config.clone();
+    for (key, value) in &blueprint.pinned {
+        config.set(key, value.clone());
+    }
+    let sizes = plan.sizes();
+    for dim in blueprint.dims.values() {
+        if let Some(&size) = sizes.get(split_dim(&dim.name).0) {
+            for key in &dim.config_keys {
+                // A key that the source leaves to the family's default is added only where the size changed.
+                if config.mentions(key) || size != dim.size {
+                    config.set(key, size);
+                }
+            }
+        }
+    }
+    for key in PER_LAYER_LISTS {
+        if let Some(serde_json::Value::Array(list)) = config.get(key).cloned() {
+            let layers = super::source_layers(blueprint, plan);
+            let kept: Vec<_> = layers.iter().filter_map(|&layer_idx| list.get(layer_idx).cloned()).collect();
+            config.set(key, kept);
+        }
+    }
+    config
+}

@@ -1,0 +1,17 @@
+//! Training: one loop for distillation and for cross entropy.
+//!
+//! Each step runs the student's blocks once, then the head and the loss in row chunks: every chunk's gradient is taken
+//! at once and its logits freed, and what reaches the last hidden state flows back through the blocks at the end.
+
+mod objective;
+mod optimizer;
+mod resume;
+mod run;
+mod schedule;
+mod settings;
+
+pub use objective::{Objective, Term};
+pub use optimizer::{AdamW, AdamWSettings};
+pub use run::{Outcome, Trainer};
+pub use schedule::Schedule;
+pub use settings::TrainSettings;

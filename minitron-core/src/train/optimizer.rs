@@ -1,0 +1,171 @@
+//! AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101): weight decay apart from the adaptive step.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::checkpoint::{MemorySource, TensorSource};
+use crate::error::{Error, Result};
+use crate::model::Parameter;
+
+/// Elements handled at a time: in-place operations over such a block stay in the cache.
+const BLOCK: i64 = 1 << 18;
+
+/// Constants of the update.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamWSettings {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decay of matrices and tables towards zero; gains and biases are left alone.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWSettings {
+    fn default() -> Self {
+        AdamWSettings { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }
+    }
+}
+
+/// Moments and masters, f32 whatever the model computes in.
+///
+/// ```text
+/// m ← β1·m + (1 − β1)·g        v ← β2·v + (1 − β2)·g²
+/// w ← w·(1 − lr·λ) − lr · (m / (1 − β1ᵗ)) / (sqrt(v / (1 − β2ᵗ)) + ε)
+/// ```
+#[derive(Debug)]
+pub struct AdamW {
+    settings: AdamWSettings,
+    n_steps: u64,
+    states: Vec<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    name: String,
+    /// The model's own tensor.
+    weight: Tensor,
+    /// The same in f32, where the model computes in less.
+    master: Option<Tensor>,
+    m: Tensor,
+    v: Tensor,
+    decays: bool,
+}
+
+impl AdamW {
+    /// Moments at zero for every parameter that takes gradients.
+    pub fn new(parameters: &[Parameter], settings: AdamWSettings) -> Result<Self> {
+        let mut states = Vec::with_capacity(parameters.len());
+        for parameter in parameters {
+            let weight = parameter.tensor.shallow_clone();
+            let options = (Kind::Float, weight.device());
+            let master = match weight.f_kind()? {
+                Kind::Float => None,
+                _ => Some(weight.f_detach()?.f_to_kind(Kind::Float)?),
+            };
+            let zeros = || Tensor::f_zeros(weight.size(), options);
+            let (m, v) = (zeros()?, zeros()?);
+            states.push(State { name: parameter.name.clone(), weight, master, m, v, decays: parameter.decays });
+        }
+        Ok(AdamW { settings, n_steps: 0, states })
+    }
+
+    /// Global L2 norm of all gradients.
+    pub fn gradient_norm(&self) -> Result<f64> {
+        let mut sum = 0.0;
+        for state in &self.states {
+            let gradient = state.weight.f_grad()?;
+            if gradient.defined() {
+                let norm = gradient.f_detach()?.f_to_kind(Kind::Float)?.f_norm()?.f_double_value(&[])?;
+                sum += norm * norm;
+            }
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// One update from gradients times `gradient_scale`; the gradients are cleared.
+    pub fn step(&mut self, lr: f64, gradient_scale: f64) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        self.n_steps += 1;
+        for state in &mut self.states {
+            let gradient = state.weight.f_grad()?;
+            if !gradient.defined() {
+                continue;
+            }
+            let gradient = gradient.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1i64])?;
+            update(state, &gradient, self.settings, self.n_steps, lr, gradient_scale)?;
+            if let Some(master) = &state.master {
+                state.weight.f_detach()?.f_copy_(master)?;
+            }
+            state.weight.f_grad()?.f_zero_()?;
+        }
+        Ok(())
+    }
+
+    /// Moments, and masters where there are any.
+    pub fn to_source(&self) -> Result<MemorySource> {
+        let mut source = MemorySource::default();
+        for state in &self.states {
+            source.insert(format!("m/{}", state.name), &state.m)?;
+            source.insert(format!("v/{}", state.name), &state.v)?;
+            let weight = state.master.as_ref().unwrap_or(&state.weight);
+            source.insert(format!("w/{}", state.name), weight)?;
+        }
+        Ok(source)
+    }
+
+    /// Takes moments, masters and weights back.
+    ///
+    /// # Errors
+    /// `Recipe` when they belong to a model of other shapes.
+    pub fn restore(&mut self, source: &dyn TensorSource, n_steps: u64) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        self.n_steps = n_steps;
+        for state in &mut self.states {
+            let read = |part: &str, like: &Tensor| -> Result<Tensor> {
+                let name = format!("{part}/{}", state.name);
+                let shape: Vec<usize> = like.size().iter().map(|&side| side as usize).collect();
+                match source.info(&name) {
+                    Some(info) if info.shape == shape => Ok(source.read(&name)?.f_to_device(like.device())?),
+                    _ => Err(Error::Recipe(format!(
+                        "resume: the saved state has no `{name}` of shape {shape:?}; it belongs to another student"
+                    ))),
+                }
+            };
+            let (m, v, w) = (read("m", &state.m)?, read("v", &state.v)?, read("w", &state.weight)?);
+            state.m.f_copy_(&m)?;
+            state.v.f_copy_(&v)?;
+            state.weight.f_detach()?.f_copy_(&w)?;
+            if let Some(master) = &mut state.master {
+                master.f_copy_(&w)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn update(state: &mut State, g: &Tensor, s: AdamWSettings, n_steps: u64, lr: f64, gradient_scale: f64) -> Result<()> {
+    let correction1 = 1.0 - s.beta1.powf(n_steps as f64);
+    let correction2 = 1.0 - s.beta2.powf(n_steps as f64);
+    let weight = state.master.as_ref().unwrap_or(&state.weight).f_detach()?.f_view([-1i64])?;
+    let (m, v) = (state.m.f_view([-1i64])?, state.v.f_view([-1i64])?);
+    let n = g.numel() as i64;
+    for start in (0..n).step_by(BLOCK as usize) {
+        let len = BLOCK.min(n - start);
+        let block = |t: &Tensor| t.f_narrow(0, start, len);
+        let g = block(g)?.f_mul_scalar(gradient_scale)?;
+        let (mut w, mut m, mut v) = (block(&weight)?, block(&m)?, block(&v)?);
+        m.f_lerp_(&g, 1.0 - s.beta1)?;
+        v.f_lerp_(&g.f_square()?, 1.0 - s.beta2)?;
+        let denominator = v.f_div_scalar(correction2)?.f_sqrt_()?.f_add_scalar_(s.eps)?;
+        if state.decays {
+            w.f_mul_scalar_(1.0 - lr * s.weight_decay)?;
+        }
+        let step = m.f_div(&denominator)?.f_mul_scalar_(lr / correction1)?;
+        w.f_sub_(&step)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The state a run continues from: weights, moments, step; written whole or not at all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::AdamW;
+use crate::checkpoint::{OutputDir, Reader, write_tensors};
+use crate::error::{Error, IoContext, Result};
+
+const DIR: &str = "checkpoint";
+const STATE: &str = "state.json";
+const TENSORS: &str = "state.safetensors";
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// Steps done.
+    pub step: u64,
+    /// Tokens seen.
+    pub n_tokens: u64,
+    /// Digest of all that decides the result: settings, losses, data, models.
+    pub identity: serde_json::Value,
+    /// Bytes of metrics.jsonl at this step; later ones are cut off on resume.
+    pub metrics_len: u64,
+}
+
+/// The folder of a run's state.
+pub(super) fn dir(out_dir: &Path) -> PathBuf {
+    out_dir.join(DIR)
+}
+
+pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
+    let output = OutputDir::create(&dir(out_dir), true)?;
+    write_tensors(&output.path().join(TENSORS), &optimizer.to_source()?)?;
+    let text = serde_json::to_string_pretty(state).map_err(|e| Error::Internal(format!("state: {e}")))?;
+    let path = output.path().join(STATE);
+    fs::write(&path, text).at_path(&path)?;
+    output.commit()
+}
+
+/// Restores the optimiser and its weights; `None` where there is nothing to resume.
+///
+/// # Errors
+/// `Recipe` naming what differs from the interrupted run.
+pub(super) fn load(out_dir: &Path, identity: &serde_json::Value, optimizer: &mut AdamW) -> Result<Option<State>> {
+    let path = dir(out_dir).join(STATE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).at_path(&path)?;
+    let state: State = serde_json::from_str(&text).map_err(|e| Error::checkpoint(&path, format!("unreadable: {e}")))?;
+    if &state.identity != identity {
+        let differing = differing_keys(&state.identity, identity).join(", ");
+        let message = format!("resume: {} was written with other settings ({differing}); use the same, or --force", path.display());
+        return Err(Error::Recipe(message));
+    }
+    optimizer.restore(&Reader::open_file(&dir(out_dir).join(TENSORS))?, state.step)?;
+    Ok(Some(state))
+}
+
+fn differing_keys(old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
+    match (old.as_object(), new.as_object()) {
+        (Some(old), Some(new)) => new.iter().filter(|(key, value)| old.get(*key) != Some(value)).map(|(key, _)| key.clone()).collect(),
+        _ => vec!["all".into()],
+    }
+}

@@ -1,0 +1,96 @@
+use minitron_core::blueprint::{
+    Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Side, Slot, Table, fixed,
+};
+use minitron_core::checkpoint::Config;
+use minitron_core::contract::Architecture;
+use minitron_core::error::Result;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Keys, Shape, activation, is_type, only};
+
+/// GPT-2: queries, keys and values in one transposed matrix, learned positions.
+#[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gpt2 {}
+
+const KEYS: Keys = Keys {
+    hidden: "n_embd",
+    mlp: "n_inner",
+    heads: "n_head",
+    kv_heads: None,
+    head_dim: None,
+    depth: "n_layer",
+    positions: "n_positions",
+};
+
+const AFFINE: (&str, Option<&str>) = ("weight", Some("bias"));
+
+#[typetag::serde(name = "gpt2")]
+impl Architecture for Gpt2 {
+    fn recognises(&self, config: &Config) -> bool {
+        is_type(config, "gpt2")
+    }
+
+    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+        let config = evidence.config;
+        only(config, "scale_attn_weights", true)?;
+        only(config, "scale_attn_by_inverse_layer_idx", false)?;
+        only(config, "reorder_and_upcast_attn", false)?;
+        only(config, "add_cross_attention", false)?;
+        let shape = Shape::read(config, &KEYS, Some(4 * config.size("n_embd")?), Some(1024))?;
+        let tied = config.flag_or("tie_word_embeddings", true)?;
+
+        // Saved from the bare model, names have no prefix; the published GPT-2 is such a file.
+        let is_prefixed = evidence.has("transformer.wte.weight", true);
+        let mut table = Table::new(if is_prefixed { "transformer." } else { "" });
+        table.tensor("wte.weight", Role::TokenEmbedding, Slot::Weight, vec![fixed(shape.vocab), shape.stream()]);
+        if tied {
+            table.also_known_as(&["lm_head.weight"]);
+        }
+        let position_sides = vec![fixed(shape.max_positions), shape.stream()];
+        table.tensor("wpe.weight", Role::PositionEmbedding, Slot::Weight, position_sides);
+        for layer_idx in 0..shape.n_layers {
+            let (stream, neurons, heads) = (shape.stream(), shape.neurons(layer_idx), shape.queries(layer_idx));
+            let fused = Side([heads.0.clone(), heads.0.clone(), heads.0.clone()].concat());
+            table
+                .layer(Some(layer_idx))
+                .norm("h.{l}.ln_1", Role::AttentionNorm, shape.stream(), AFFINE)
+                .conv1d("h.{l}.attn.c_attn", Role::QueryKeyValue, fused, stream.clone())
+                .conv1d("h.{l}.attn.c_proj", Role::AttentionOutput, stream.clone(), heads)
+                .norm("h.{l}.ln_2", Role::MlpNorm, shape.stream(), AFFINE)
+                .conv1d("h.{l}.mlp.c_fc", Role::Up, neurons.clone(), stream.clone())
+                .conv1d("h.{l}.mlp.c_proj", Role::Down, stream, neurons);
+        }
+        table.layer(None).norm("ln_f", Role::FinalNorm, shape.stream(), AFFINE);
+        if !tied {
+            table.unprefixed(|t| _ = t.linear("lm_head", Role::Head, fixed(shape.vocab), shape.stream(), false));
+        }
+
+        let options = Options {
+            norm: NormKind::Layer,
+            norm_eps: config.number_or("layer_norm_epsilon", 1e-5)?,
+            norm_place: NormPlace::Pre,
+            activation: activation(config, "activation_function", "gelu_new")?,
+            positions: Positions::Learned,
+            causal: true,
+            head_dim: shape.head_dim,
+            max_positions: shape.max_positions,
+            vocab: shape.vocab,
+            tied,
+            output: Output::Logits,
+            initializer_range: config.number_or("initializer_range", 0.02)?,
+        };
+        let mut blueprint = Blueprint::new("gpt2", config, shape.dims(&KEYS), table.finish(), options)?;
+        blueprint.hidden_follows_heads = true;
+        Ok(blueprint)
+    }
+}
+
+minitron_core::plugin! {
+    Architecture for Gpt2 {
+        tag: "gpt2",
+        summary: "GPT-2 in all sizes, with or without the prefix of its language model",
+        source: "Radford et al. 2019, Language Models are Unsupervised Multitask Learners",
+    }
+}

@@ -1,0 +1,240 @@
+//! Token ids, already made.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek as _};
+use std::iter;
+use std::path::PathBuf;
+
+use minitron_core::contract::{Corpus, Document, Documents};
+use minitron_core::error::{Error, IoContext as _, Result};
+use npyz::{DType, Deserialize as Element, NpyFile, TypeChar};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Width of one id in a `.bin` file.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenType {
+    /// Two bytes.
+    #[default]
+    U16,
+    /// Four bytes.
+    U32,
+}
+
+/// A file of token ids as one document; an empty one holds none.
+#[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tokens {
+    /// A `.npy` file with a 1-D array of integers, or a `.bin` file of bare little-endian ids.
+    pub path: PathBuf,
+    /// How wide the ids of a `.bin` file are; a `.npy` file says it itself.
+    #[serde(default)]
+    pub token_type: TokenType,
+}
+
+#[typetag::serde(name = "tokens")]
+impl Corpus for Tokens {
+    fn extensions(&self) -> &'static [&'static str] {
+        &["npy", "bin"]
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
+    fn documents(&self, _seed: u64) -> Result<Documents<'_>> {
+        let file = super::open(&self.path)?;
+        let is_npy = self.path.extension().is_some_and(|extension| extension == "npy");
+        let tokens = if is_npy { self.read_npy(file)? } else { self.read_bin(file)? };
+        if tokens.is_empty() {
+            return Ok(Box::new(iter::empty()));
+        }
+        Ok(Box::new(iter::once(Ok(Document::Tokens(tokens)))))
+    }
+}
+
+impl Tokens {
+    fn read_bin(&self, mut file: File) -> Result<Vec<u32>> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|e| super::read_error(&self.path, e))?;
+        let (tokens, rest): (Vec<u32>, &[u8]) = match self.token_type {
+            TokenType::U16 => {
+                let (pairs, rest) = bytes.as_chunks::<2>();
+                (pairs.iter().map(|pair| u32::from(u16::from_le_bytes(*pair))).collect(), rest)
+            }
+            TokenType::U32 => {
+                let (quads, rest) = bytes.as_chunks::<4>();
+                (quads.iter().map(|quad| u32::from_le_bytes(*quad)).collect(), rest)
+            }
+        };
+        if rest.is_empty() {
+            return Ok(tokens);
+        }
+        let width = if self.token_type == TokenType::U16 { 2 } else { 4 };
+        let size = bytes.len();
+        Err(self.bad(format!(
+            "expected little-endian ids of {width} bytes each, got {size} bytes, which is no multiple of it; choose the \
+             right `--token-type`, or copy the file again"
+        )))
+    }
+
+    fn read_npy(&self, mut file: File) -> Result<Vec<u32>> {
+        self.check_shape(&mut file)?;
+        file.rewind().at_path(&self.path)?;
+        let damaged = |e| self.bad(format!("expected a .npy file with a 1-D array of integers, got a bad header: {e}"));
+        let npy = NpyFile::new(BufReader::new(file)).map_err(damaged)?;
+        let dtype = npy.dtype();
+        let kind = match &dtype {
+            DType::Plain(element) => (element.type_char(), element.size_field()),
+            _ => (TypeChar::Object, 0),
+        };
+        match kind {
+            (TypeChar::Uint, 1) => self.values::<u8>(npy),
+            (TypeChar::Uint, 2) => self.values::<u16>(npy),
+            (TypeChar::Uint, 4) => self.values::<u32>(npy),
+            (TypeChar::Uint, 8) => self.values::<u64>(npy),
+            (TypeChar::Int, 1) => self.values::<i8>(npy),
+            (TypeChar::Int, 2) => self.values::<i16>(npy),
+            (TypeChar::Int, 4) => self.values::<i32>(npy),
+            (TypeChar::Int, 8) => self.values::<i64>(npy),
+            _ => {
+                let found = dtype.descr();
+                Err(self
+                    .bad(format!("expected token ids of an integer type, got {found}; save them as uint16 or uint32")))
+            }
+        }
+    }
+
+    /// Refuses what is not one-dimensional before `npyz` multiplies the sizes, which could overflow.
+    fn check_shape(&self, file: &mut File) -> Result<()> {
+        // The header of a plain 1-D array fits many times over; a longer one describes something else.
+        const HEADER_LIMIT: u64 = 1024;
+        let mut head = Vec::new();
+        file.take(HEADER_LIMIT).read_to_end(&mut head).map_err(|e| super::read_error(&self.path, e))?;
+        if !head.starts_with(b"\x93NUMPY") {
+            return Err(
+                self.bad("expected a .npy file, got one that does not begin as such; save it with `numpy.save`")
+            );
+        }
+        let head = String::from_utf8_lossy(&head);
+        let shape = head.split_once("'shape'").and_then(|(_, rest)| rest.split_once('('));
+        let Some((shape, _)) = shape.and_then(|(_, rest)| rest.split_once(')')) else {
+            return Err(self.bad("expected a 1-D array of integers, got a header without its shape; save it again"));
+        };
+        let n_dims = shape.split(',').filter(|size| !size.trim().is_empty()).count();
+        if n_dims != 1 {
+            let advice = "flatten it with `.reshape(-1)` before saving";
+            return Err(self.bad(format!("expected a 1-D array, got {n_dims} dimensions of shape ({shape}); {advice}")));
+        }
+        Ok(())
+    }
+
+    fn values<T>(&self, npy: NpyFile<BufReader<File>>) -> Result<Vec<u32>>
+    where
+        T: Element + TryInto<u32> + Display + Copy,
+    {
+        let expected = npy.len();
+        let unfit = |e| self.bad(format!("expected token ids of an integer type: {e}"));
+        let mut tokens = Vec::new();
+        for value in npy.data::<T>().map_err(unfit)? {
+            let idx = tokens.len();
+            let value = value.map_err(|e| match e.raw_os_error() {
+                Some(_) => Error::io(&self.path, e),
+                None => self.bad(format!("expected {expected} ids, got {idx} before the end; copy the file again")),
+            })?;
+            tokens.push(value.try_into().map_err(|_| {
+                self.bad(format!("expected ids from 0 to {}, got {value} at index {idx}; mend the array", u32::MAX))
+            })?);
+        }
+        Ok(tokens)
+    }
+
+    fn bad(&self, message: impl Display) -> Error {
+        super::bad(&self.path, message)
+    }
+}
+
+minitron_core::plugin! {
+    Corpus for Tokens {
+        tag: "tokens",
+        summary: "token ids: a 1-D integer array (.npy) or bare little-endian u16 or u32 (.bin)",
+        source: "NumPy enhancement proposal 1 (NEP 1)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use npyz::WriterBuilder as _;
+
+    use super::*;
+
+    fn read(name: &str, bytes: &[u8], token_type: TokenType) -> Result<Vec<Document>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        Tokens { path, token_type }.documents(0)?.collect()
+    }
+
+    fn npy<T: npyz::AutoSerialize + Copy>(values: &[T], shape: &[u64]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut bytes).begin_nd().unwrap();
+        writer.extend(values.iter().copied()).unwrap();
+        writer.finish().unwrap();
+        bytes
+    }
+
+    fn error(name: &str, bytes: &[u8]) -> String {
+        read(name, bytes, TokenType::U16).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn integer_arrays_of_any_width_are_one_document() {
+        let expected = [Document::Tokens(vec![1, 2, 200])];
+        let files = [
+            npy(&[1_u8, 2, 200], &[3]),
+            npy(&[1_u16, 2, 200], &[3]),
+            npy(&[1_u32, 2, 200], &[3]),
+            npy(&[1_i32, 2, 200], &[3]),
+            npy(&[1_i64, 2, 200], &[3]),
+        ];
+        for bytes in files {
+            assert_eq!(read("a.npy", &bytes, TokenType::U16).unwrap(), expected);
+        }
+        assert_eq!(read("a.npy", &npy::<u16>(&[], &[0]), TokenType::U16).unwrap(), []);
+    }
+
+    #[test]
+    fn bare_ids_take_their_width_from_the_parameter() {
+        let bytes = [1, 0, 2, 0, 255, 255, 0, 1];
+        assert_eq!(read("a.bin", &bytes, TokenType::U16).unwrap(), [Document::Tokens(vec![1, 2, 65535, 256])]);
+        assert_eq!(read("a.bin", &bytes, TokenType::U32).unwrap(), [Document::Tokens(vec![0x0002_0001, 0x0100_ffff])]);
+        assert_eq!(read("a.bin", b"", TokenType::U16).unwrap(), []);
+        assert!(error("a.bin", &[1, 2, 3]).contains("got 3 bytes, which is no multiple"));
+        let odd = read("a.bin", &[0; 6], TokenType::U32).unwrap_err().to_string();
+        assert!(odd.contains("ids of 4 bytes each, got 6 bytes"), "{odd}");
+    }
+
+    #[test]
+    fn arrays_that_hold_no_ids_are_refused() {
+        assert!(error("a.npy", &npy(&[1_i64, -7], &[2])).contains("got -7 at index 1"));
+        assert!(error("a.npy", &npy(&[1_i64 << 32], &[1])).contains("got 4294967296 at index 0"));
+        assert!(error("a.npy", &npy(&[1.0_f32], &[1])).contains("got '<f4'; save them as"));
+        assert!(error("a.npy", &npy(&[1_u16, 2, 3, 4], &[2, 2])).contains("got 2 dimensions of shape (2"));
+        assert!(error("a.npy", b"PK\x03\x04").contains("numpy.save"));
+        let whole = npy(&[1_u16, 2, 3], &[3]);
+        assert!(error("a.npy", &whole[..whole.len() - 1]).contains("expected 3 ids, got 2 before the end"));
+        assert!(error("a.npy", &whole[..30]).contains("without its shape"));
+        assert!(error("a.npy", &whole[..126]).contains("bad header"));
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_an_error_not_a_panic() {
+        let mut bytes = npy(&[1_u16], &[1]);
+        let huge = b"'shape': (9223372036854775807, 9223372036854775807)";
+        let at = bytes.windows(8).position(|window| window == b"'shape':").unwrap();
+        bytes[at..at + huge.len()].copy_from_slice(huge);
+        assert!(error("a.npy", &bytes).contains("2 dimensions"));
+    }
+}

@@ -1,0 +1,274 @@
+"""Writes tests/golden/fixtures: tiny random models with what PyTorch and `transformers` compute from them.
+
+    .deps/venv/bin/python tests/golden/make.py [CASE ...]
+
+fixtures/CASE/                  a model folder as `save_pretrained` writes it
+fixtures/CASE/expected.safetensors
+    input_ids                           [2, T] i64
+    logits | last_hidden_state          [2, T, V | E] f32
+    activation.SEQ.BATCH/mlp.L          [F] f64, heads.L [H], hidden [E]
+    block_influence/depth               [layers] f64
+fixtures/losses.safetensors     rows of logits, losses and gradients
+fixtures/adamw.safetensors      a parameter after each of five steps
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers as hf
+from safetensors.torch import load_file, save_file
+
+sys.dont_write_bytecode = True  # leave the folder as it is
+sys.path.insert(0, str(Path(__file__).parents[1] / "interop"))
+import reference  # noqa: E402
+
+FIXTURES = Path(__file__).parent / "fixtures"
+VOCAB = 96
+
+
+# --- scores --------------------------------------------------------------------------------------------------------
+
+AGGREGATIONS = {
+    "mean": lambda x, axis: x.abs().mean(axis),
+    "l2": lambda x, axis: x.square().sum(axis).sqrt(),
+    "var": lambda x, axis: x.var(axis, correction=0),
+}
+
+
+class Sites:
+    """Records, in f64, what flows through a layer: `heads`, `neurons`, `reads` (two a layer), `before`, `after`."""
+
+    def __init__(self, model):
+        self.seen = {}
+        base = model.base_model
+        self.layers = getattr(base, "layers", None) or getattr(base, "h", None) or base.encoder.layer
+        self.hooks = [hook for idx, layer in enumerate(self.layers) for hook in self.watch(idx, layer)]
+
+    def watch(self, idx, layer):
+        self.block(layer, (idx, "before"), (idx, "after"))
+        match type(layer).__name__:
+            case "BertLayer":
+                yield self.input(layer.attention.output.dense, (idx, "heads"))
+                yield self.input(layer.output.dense, (idx, "neurons"))
+                yield self.input(layer.attention.self.query, (idx, "reads", 0))
+                yield self.input(layer.intermediate.dense, (idx, "reads", 1))
+            case "GPT2Block":
+                yield self.input(layer.attn.c_proj, (idx, "heads"))
+                yield self.input(layer.mlp.c_proj, (idx, "neurons"))
+                yield self.output(layer.ln_1, (idx, "reads", 0))
+                yield self.output(layer.ln_2, (idx, "reads", 1))
+            case _:
+                yield self.input(layer.self_attn.o_proj, (idx, "heads"))
+                yield self.input(layer.mlp.down_proj, (idx, "neurons"))
+                yield self.output(layer.input_layernorm, (idx, "reads", 0))
+                yield self.output(layer.post_attention_layernorm, (idx, "reads", 1))
+
+    def keep(self, key, x):
+        self.seen[key] = (x[0] if isinstance(x, tuple) else x).detach().double()
+
+    def input(self, module, key):
+        return module.register_forward_pre_hook(lambda _, args: self.keep(key, args[0]))
+
+    def output(self, module, key):
+        return module.register_forward_hook(lambda _, args, out: self.keep(key, out))
+
+    def block(self, module, before, after):
+        self.input(module, before)
+        self.output(module, after)
+
+
+def scores(sites, n_heads):
+    n_layers = len(sites.layers)
+    units = {}
+    for idx in range(n_layers):
+        heads = sites.seen[idx, "heads"]
+        units[f"heads.{idx}"] = [heads.unflatten(-1, (n_heads, -1)).norm(dim=-1)]
+        units[f"mlp.{idx}"] = [sites.seen[idx, "neurons"]]
+    units["hidden"] = [sites.seen[idx, "reads", norm] for idx in range(n_layers) for norm in (0, 1)]
+    result = {}
+    for seq, over_tokens in AGGREGATIONS.items():
+        for batch, over_samples in AGGREGATIONS.items():
+            for dim, places in units.items():
+                total = sum(over_samples(over_tokens(x, 1), 0) for x in places)
+                result[f"activation.{seq}.{batch}/{dim}"] = total.contiguous()
+    influence = [
+        1 - F.cosine_similarity(sites.seen[idx, "before"], sites.seen[idx, "after"], dim=-1).mean()
+        for idx in range(n_layers)
+    ]
+    result["block_influence/depth"] = torch.stack(influence)
+    return result
+
+
+# --- models --------------------------------------------------------------------------------------------------------
+
+
+def randomise(model, generator, std=0.25):
+    """Weights far from their initial values, so that every one of them shows in the output."""
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        is_gain = parameter.dim() == 1 and name.endswith("weight") and "Nemotron" not in type(model).__name__
+        parameter.data = 1 + 0.2 * noise if is_gain else std * noise
+    model.tie_weights()
+    return model.eval()
+
+
+def llama(**changes):
+    config = dict(hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4)
+    config |= dict(vocab_size=VOCAB, num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2)
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**config | changes))
+
+
+def nemotron(**changes):
+    config = dict(hidden_size=32, intermediate_size=72, num_hidden_layers=2, num_attention_heads=4)
+    config |= dict(vocab_size=VOCAB, num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2)
+    return hf.NemotronForCausalLM(hf.NemotronConfig(**config | changes))
+
+
+def gpt2(**changes):
+    config = dict(n_embd=32, n_layer=2, n_head=4, n_positions=48, vocab_size=VOCAB, bos_token_id=1, eos_token_id=2)
+    return hf.GPT2LMHeadModel(hf.GPT2Config(**config | changes))
+
+
+def bert(cls=hf.BertModel, arguments={}, **changes):
+    config = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    config |= dict(vocab_size=VOCAB, max_position_embeddings=48)
+    return cls(hf.BertConfig(**config | changes), **arguments)
+
+
+def gpt2_without_prefix(tensors):
+    """As the first published files are: the bare model's names, and the causal masks among the weights."""
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    mask = torch.ones(48, 48, dtype=torch.uint8).tril().view(1, 1, 48, 48)
+    return tensors | {f"h.{layer}.attn.bias": mask.clone() for layer in range(2)}
+
+
+def bert_in_old_spelling(tensors):
+    """As the first published files are: gamma and beta, and the positions 0, 1, 2 ... among the weights."""
+
+    def old(name):
+        return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+    tensors = {old(name): tensor for name, tensor in tensors.items()}
+    return tensors | {"bert.embeddings.position_ids": torch.arange(48).view(1, -1)}
+
+
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+LLAMA3 |= dict(rope_theta=10000.0, original_max_position_embeddings=64)
+LINEAR = dict(rope_type="linear", factor=4.0, rope_theta=10000.0)
+EIGHT_HEADS_OF_6 = dict(num_attention_heads=8, num_key_value_heads=4, head_dim=6)
+
+# name: (model, keyword arguments of `write`)
+CASES = {
+    "llama_tied": lambda: (llama(tie_word_embeddings=True), {}),
+    "llama_untied": lambda: (llama(num_hidden_layers=3), {}),
+    "llama_mha_biases": lambda: (llama(num_key_value_heads=4, attention_bias=True, mlp_bias=True), {}),
+    "llama_rope_llama3": lambda: (llama(rope_parameters=LLAMA3, max_position_embeddings=256), {"n_tokens": 100}),
+    "llama_rope_linear": lambda: (llama(rope_parameters=LINEAR, max_position_embeddings=128), {"n_tokens": 60}),
+    "llama_rope_old_keys": lambda: (
+        llama(rope_parameters=LLAMA3, max_position_embeddings=256),
+        {"config": old_rope_keys, "n_tokens": 80},
+    ),
+    "llama_head_dim": lambda: (llama(**EIGHT_HEADS_OF_6), {}),
+    "llama_bf16_sharded": lambda: (llama().to(torch.bfloat16), {"max_shard_size": "20KB"}),
+    "nemotron_untied": lambda: (nemotron(), {}),
+    "nemotron_tied": lambda: (nemotron(tie_word_embeddings=True, attention_bias=True, mlp_bias=True), {}),
+    "gpt2_gelu_new": lambda: (gpt2(), {}),
+    "gpt2_gelu": lambda: (gpt2(activation_function="gelu", n_inner=72), {}),
+    "gpt2_untied": lambda: (gpt2(tie_word_embeddings=False), {}),
+    "gpt2_no_prefix": lambda: (gpt2(), {"tensors": gpt2_without_prefix}),
+    "bert_pooler": lambda: (bert(), {}),
+    "bert_no_pooler": lambda: (bert(arguments={"add_pooling_layer": False}), {}),
+    "bert_masked_lm": lambda: (bert(hf.BertForMaskedLM), {}),
+    "bert_masked_lm_untied": lambda: (bert(hf.BertForMaskedLM, tie_word_embeddings=False), {}),
+    "bert_pretraining": lambda: (bert(hf.BertForPreTraining), {}),
+    "bert_old_names": lambda: (bert(hf.BertForPreTraining), {"tensors": bert_in_old_spelling}),
+}
+
+
+def old_rope_keys(config):
+    """`rope_theta` and `rope_scaling`, as written before version 5."""
+    parameters = config.pop("rope_parameters")
+    config["rope_theta"] = parameters.pop("rope_theta")
+    config["rope_scaling"] = parameters
+    return config
+
+
+def write(name, model, seed, n_tokens=24, config=None, tensors=None, max_shard_size="5GB"):
+    generator = torch.Generator().manual_seed(seed)
+    dtype = model.dtype
+    randomise(model.float(), generator).to(dtype)
+    folder = FIXTURES / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if tensors is not None:
+        path = folder / "model.safetensors"
+        save_file(tensors(load_file(path)), path, metadata={"format": "pt"})
+    if config is not None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(config(json.loads(path.read_text())), indent=2) + "\n")
+    # From the files, in f32: what a reader of the folder has to reproduce.
+    model = reference.load(folder)
+    input_ids = torch.randint(3, VOCAB, (2, n_tokens), generator=generator)
+    sites = Sites(model)
+    expected = {"input_ids": input_ids} | reference.outputs(model, input_ids)
+    expected |= scores(sites, model.config.num_attention_heads)
+    save_file(expected, folder / "expected.safetensors")
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def write_losses():
+    generator = torch.Generator().manual_seed(1)
+    student, teacher = (4 * torch.randn(9, 50, generator=generator) for _ in range(2))
+    teacher[0] = student[0]  # no divergence
+    teacher[1] *= 20  # probabilities that vanish in f32
+    labels = torch.randint(50, (9,), generator=generator)
+    student.requires_grad_(True)
+    kl = F.kl_div(student.double().log_softmax(-1), teacher.double().log_softmax(-1), reduction="none", log_target=True)
+    losses = {"forward_kl": kl.sum(-1), "cross_entropy": F.cross_entropy(student.double(), labels, reduction="none")}
+    result = {"student_logits": student.detach(), "teacher_logits": teacher, "labels": labels}
+    for name, loss in losses.items():
+        (gradient,) = torch.autograd.grad(loss.mean(), student)
+        result |= {name: loss.detach().float(), f"{name}.gradient": gradient}
+    save_file(result, FIXTURES / "losses.safetensors")
+
+
+def write_adamw():
+    """`parameter.0` before, `gradient.K` and `parameter.K` at step K = 1 to 5."""
+    generator = torch.Generator().manual_seed(2)
+    parameter = torch.nn.Parameter(torch.randn(4, 3, generator=generator))
+    optimizer = torch.optim.AdamW([parameter], lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, foreach=False)
+    result = {"parameter.0": parameter.detach().clone()}
+    for step in range(1, 6):
+        parameter.grad = torch.randn(4, 3, generator=generator)
+        optimizer.step()
+        result |= {f"gradient.{step}": parameter.grad.clone(), f"parameter.{step}": parameter.detach().clone()}
+    save_file(result, FIXTURES / "adamw.safetensors")
+
+
+def main():
+    torch.set_num_threads(1)
+    hf.utils.logging.disable_progress_bar()
+    wanted = sys.argv[1:] or [*CASES, "losses", "adamw"]
+    unknown = set(wanted) - {*CASES, "losses", "adamw"}
+    if unknown:
+        sys.exit(f"make: no case is called {', '.join(sorted(unknown))}; known: {', '.join(CASES)}, losses, adamw")
+    FIXTURES.mkdir(exist_ok=True)
+    for seed, (name, case) in enumerate(CASES.items(), start=100):
+        if name in wanted:
+            model, arguments = case()
+            write(name, model, seed, **arguments)
+    if "losses" in wanted:
+        write_losses()
+    if "adamw" in wanted:
+        write_adamw()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The outputs of a model folder according to `transformers`, on the CPU in f32.
+
+    reference.py logits MODEL_DIR IDS.safetensors OUT.safetensors
+
+IDS holds `input_ids` [B, T] i64. OUT gets `logits`, or `last_hidden_state` where the folder's class has no head.
+Fails when the folder does not load in full: a key that is missing, unexpected, or of another shape.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+# Buffers that older versions saved; models make them anew.
+BUFFERS = ("attn.bias", "attn.masked_bias", "rotary_emb.inv_freq", "embeddings.position_ids")
+
+
+class NotWhole(Exception):
+    """The folder and the class it names do not fit."""
+
+
+def names(model_dir):
+    """Every tensor name in the folder."""
+    index = Path(model_dir) / "model.safetensors.index.json"
+    if index.exists():
+        return set(json.loads(index.read_text())["weight_map"])
+    with safe_open(Path(model_dir) / "model.safetensors", "pt") as file:
+        return set(file.keys())
+
+
+def class_of(config, held):
+    """The class that has a place for all tensors held, and its extra arguments."""
+    if not config.architectures:
+        raise NotWhole("config.json: expected `architectures` to name a class, got nothing")
+    name = config.architectures[0]
+    if config.model_type == "bert" and "cls.seq_relationship.weight" in held:
+        name = "BertForPreTraining"
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise NotWhole(f"config.json: `architectures` names {name}, which transformers does not have")
+    has_pooler = any(key.endswith("pooler.dense.weight") for key in held)
+    return found, {"add_pooling_layer": False} if name == "BertModel" and not has_pooler else {}
+
+
+def load(model_dir, attention="eager"):
+    """The model in evaluation mode, or NotWhole."""
+    config = transformers.AutoConfig.from_pretrained(model_dir, local_files_only=True)
+    found, extra = class_of(config, names(model_dir))
+    model, info = found.from_pretrained(
+        model_dir,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        local_files_only=True,
+        output_loading_info=True,
+        **extra,
+    )
+    # Every list counts, whatever a later version calls it.
+    faults = {what: sorted(map(str, keys)) for what, keys in info.items() if keys}
+    faults["unexpected_keys"] = [k for k in faults.get("unexpected_keys", []) if not k.endswith(BUFFERS)]
+    faults = {what: keys for what, keys in faults.items() if keys}
+    if faults:
+        raise NotWhole(f"{model_dir}: {found.__name__} does not load it in full: {faults}")
+    return model.eval()
+
+
+@torch.no_grad()
+def outputs(model, input_ids):
+    """`logits` [B, T, V], or `last_hidden_state` [B, T, E]."""
+    result = model(input_ids=input_ids)
+    for key in ("logits", "prediction_logits"):
+        if getattr(result, key, None) is not None:
+            return {"logits": result[key].float().contiguous()}
+    return {"last_hidden_state": result.last_hidden_state.float().contiguous()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["logits"])
+    parser.add_argument("model_dir")
+    parser.add_argument("ids")
+    parser.add_argument("out")
+    parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager")
+    args = parser.parse_args()
+    try:
+        model = load(args.model_dir, args.attention)
+    except NotWhole as error:
+        sys.exit(f"reference: {error}")
+    save_file(outputs(model, load_file(args.ids)["input_ids"]), args.out)
+
+
+if __name__ == "__main__":
+    main()
