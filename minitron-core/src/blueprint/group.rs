@@ -10,6 +10,8 @@ pub struct PruneGroup {
     pub dim: String,
     /// Layer it belongs to, for dims of a layer.
     pub layer: Option<usize>,
+    /// Layers of the model.
+    pub n_layers: usize,
     /// Number of units.
     pub n_units: usize,
     /// Activation channels of one unit: `head_dim` for heads, 1 elsewhere.
@@ -28,6 +30,7 @@ impl PruneGroup {
             .map(|dim| PruneGroup {
                 dim: dim.name.clone(),
                 layer: split_dim(&dim.name).1,
+                n_layers: blueprint.n_layers(),
                 n_units: dim.size,
                 block: block_of(blueprint, &dim.name),
                 n_parts: dim.partition.as_ref().and_then(|by| blueprint.dims.get(by)).map_or(1, |by| by.size),

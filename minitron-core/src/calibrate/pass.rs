@@ -75,7 +75,7 @@ impl Pass {
         for start in (0..windows.len()).step_by(batch_size.max(1)) {
             let end = (start + batch_size.max(1)).min(windows.len());
             let ids_bt = windows.batch(start..end, model.device)?;
-            model.hidden(&ids_bt, self, None)?;
+            let _ = model.hidden(&ids_bt, self, None)?;
             progress.advance(ids_bt.numel() as u64, "");
         }
         progress.finish();

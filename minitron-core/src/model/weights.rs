@@ -102,7 +102,7 @@ impl<'a> Weights<'a> {
         if self.options.trainable {
             let blueprint = self.blueprint;
             for spec in blueprint.tensors.iter().filter(|spec| spec.role == Role::Carried) {
-                self.read(spec)?;
+                let _ = self.read(spec)?;
             }
         }
         Ok(self.parameters)

@@ -46,7 +46,7 @@ impl Ranking {
     /// `Plan` when `n` is more than there are, or not divisible by the parts.
     pub fn best(&self, n: usize) -> Result<Vec<usize>> {
         let n_units: usize = self.parts.iter().map(Vec::len).sum();
-        if n > n_units || n % self.parts.len() != 0 {
+        if n > n_units || !n.is_multiple_of(self.parts.len()) {
             let message = format!("cannot keep {n} of {n_units} units in {} equal parts", self.parts.len());
             return Err(Error::Plan(message));
         }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     fn heads(n_parts: usize) -> PruneGroup {
-        PruneGroup { dim: "heads.0".into(), layer: Some(0), n_units: 6, block: 8, n_parts }
+        PruneGroup { dim: "heads.0".into(), layer: Some(0), n_layers: 1, n_units: 6, block: 8, n_parts }
     }
 
     #[test]

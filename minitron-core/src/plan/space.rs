@@ -38,7 +38,7 @@ impl AxisSizes {
     }
 
     fn check(&self, size: usize) -> Result<()> {
-        if size == self.full || (size > 0 && size < self.full && size % self.step == 0) {
+        if size == self.full || (size > 0 && size < self.full && size.is_multiple_of(self.step)) {
             return Ok(());
         }
         let rule = if self.step > 1 { format!(" multiple of {}", self.step) } else { " size".to_owned() };

@@ -100,7 +100,7 @@ impl AdamW {
             if let Some(master) = &state.master {
                 state.weight.f_detach()?.f_copy_(master)?;
             }
-            state.weight.f_grad()?.f_zero_()?;
+            let _ = state.weight.f_grad()?.f_zero_()?;
         }
         Ok(())
     }
@@ -158,14 +158,14 @@ fn update(state: &mut State, g: &Tensor, s: AdamWSettings, n_steps: u64, lr: f64
         let block = |t: &Tensor| t.f_narrow(0, start, len);
         let g = block(g)?.f_mul_scalar(gradient_scale)?;
         let (mut w, mut m, mut v) = (block(&weight)?, block(&m)?, block(&v)?);
-        m.f_lerp_(&g, 1.0 - s.beta1)?;
-        v.f_lerp_(&g.f_square()?, 1.0 - s.beta2)?;
+        let _ = m.f_lerp_(&g, 1.0 - s.beta1)?;
+        let _ = v.f_lerp_(&g.f_square()?, 1.0 - s.beta2)?;
         let denominator = v.f_div_scalar(correction2)?.f_sqrt_()?.f_add_scalar_(s.eps)?;
         if state.decays {
-            w.f_mul_scalar_(1.0 - lr * s.weight_decay)?;
+            let _ = w.f_mul_scalar_(1.0 - lr * s.weight_decay)?;
         }
         let step = m.f_div(&denominator)?.f_mul_scalar_(lr / correction1)?;
-        w.f_sub_(&step)?;
+        let _ = w.f_sub_(&step)?;
     }
     Ok(())
 }

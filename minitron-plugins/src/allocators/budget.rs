@@ -1,0 +1,51 @@
+use minitron_core::blueprint::{Blueprint, Sizes};
+use minitron_core::contract::Allocator;
+use minitron_core::error::{Error, Result};
+use minitron_core::plan::{Plan, Rankings, Space, Target, parse_budget};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::shapes::{Goal, best_shapes};
+
+/// A number of parameters: of all legal shapes within the tolerance, the one whose axes shrink most evenly.
+///
+/// Depth stays unless it is held at another size or named in `free`: at one size, width pruning keeps more quality
+/// (arXiv 2407.14679, best practice 4).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// For example `4B+-5%`.
+    pub params: String,
+    /// Sizes held, by kind.
+    pub hold: Sizes,
+    /// Axes that may shrink; all that were scored but depth where empty.
+    pub free: Vec<String>,
+    /// Plans given, best first.
+    pub n_plans: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget { params: "4B+-5%".into(), hold: Sizes::new(), free: Vec::new(), n_plans: 1 }
+    }
+}
+
+minitron_core::plugin! {
+    Allocator for Budget {
+        tag: "budget",
+        summary: "the most balanced shape within a number of parameters",
+        source: "arXiv 2407.14679, section 4 (candidates within 5 % of a budget)",
+    }
+}
+
+#[typetag::serde(name = "budget")]
+impl Allocator for Budget {
+    fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>> {
+        let Target::Params { n_params, tolerance } = parse_budget(&self.params)? else {
+            return Err(Error::Internal("a budget is a number of parameters".into()));
+        };
+        let goal = Goal { n_params, tolerance, non_embedding: false, hold: &self.hold, free: &self.free };
+        let shapes = best_shapes(&goal, space, rankings, blueprint, self.n_plans)?;
+        shapes.iter().map(|sizes| space.plan(sizes, rankings, blueprint)).collect()
+    }
+}

@@ -1,0 +1,6 @@
+//! How much of each axis stays.
+
+mod budget;
+mod fixed;
+mod ratio;
+mod shapes;

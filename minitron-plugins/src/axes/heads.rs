@@ -1,0 +1,31 @@
+use minitron_core::blueprint::{Blueprint, HEADS, PruneGroup};
+use minitron_core::contract::Axis;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Query heads of each layer; equally many stay for every key/value head, which all stay. Where each query head has keys and values of its own, the whole head.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Heads {
+    /// Student sizes are multiples of this; the family's rule where not given.
+    pub multiple_of: Option<usize>,
+}
+
+minitron_core::plugin! {
+    Axis for Heads {
+        tag: "heads",
+        summary: "query heads of each layer, equally many per key/value head",
+        source: "arXiv 2407.14679, section 2.1",
+    }
+}
+
+#[typetag::serde(name = "heads")]
+impl Axis for Heads {
+    fn groups(&self, blueprint: &Blueprint) -> Vec<PruneGroup> {
+        PruneGroup::of_kind(blueprint, HEADS)
+    }
+
+    fn multiple_of(&self) -> Option<usize> {
+        self.multiple_of
+    }
+}

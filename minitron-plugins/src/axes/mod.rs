@@ -1,0 +1,6 @@
+//! What can be removed. Data out; no tensors here.
+
+mod depth;
+mod heads;
+mod hidden;
+mod mlp;

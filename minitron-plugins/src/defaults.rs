@@ -1,0 +1,55 @@
+//! Which strategies are taken where nobody names one: the papers' best practice.
+
+use std::path::Path;
+
+use minitron_core::blueprint::{Blueprint, Output};
+use minitron_core::error::Result;
+use minitron_core::pipeline::{Defaults, Wanted};
+use minitron_core::registry::PluginSpec;
+
+use crate::evaluators::tag_of_task;
+
+/// The built-in choice.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BuiltIn;
+
+impl Defaults for BuiltIn {
+    fn metrics(&self) -> Vec<PluginSpec> {
+        vec![PluginSpec::bare("activation"), PluginSpec::bare("block_influence")]
+    }
+
+    fn distillation_losses(&self) -> Vec<PluginSpec> {
+        vec![PluginSpec::bare("forward_kl")]
+    }
+
+    fn training_losses(&self) -> Vec<PluginSpec> {
+        vec![PluginSpec::bare("cross_entropy")]
+    }
+
+    fn allocator(&self, wanted: &Wanted) -> PluginSpec {
+        let sizes = serde_json::to_value(&wanted.sizes).unwrap_or_default();
+        match (&wanted.params, wanted.ratio) {
+            (Some(params), _) => PluginSpec::bare("budget").with("params", params.as_str()).with("hold", sizes),
+            (None, Some(ratio)) => PluginSpec::bare("ratio")
+                .with("ratio", ratio)
+                .with("non_embedding", wanted.non_embedding)
+                .with("hold", sizes),
+            (None, None) => PluginSpec::bare("fixed").with("sizes", sizes),
+        }
+    }
+
+    fn evaluators(&self, blueprint: &Blueprint, has_teacher: bool) -> Vec<PluginSpec> {
+        let mut specs = Vec::new();
+        if blueprint.options.output == Output::Logits {
+            specs.push(PluginSpec::bare("perplexity"));
+        }
+        if !blueprint.options.causal && has_teacher {
+            specs.push(PluginSpec::bare("hidden_cosine"));
+        }
+        specs
+    }
+
+    fn task(&self, path: &Path) -> Result<PluginSpec> {
+        Ok(PluginSpec::bare(tag_of_task(path)?).with("path", path.to_string_lossy().as_ref()))
+    }
+}

@@ -1,0 +1,95 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use minitron_core::contract::{Evaluator, Measurements, Subject};
+use minitron_core::data::Tokenizer;
+use minitron_core::error::{Error, Result};
+use minitron_core::evaluate::{Sampling, generate};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{records, text};
+
+/// Share of prompts whose greedy continuation is the expected one, token for token (`exact_match`).
+///
+/// A record holds `prompt_ids` and `completion_ids`, or `prompt` and `completion`, or `context` and `target` (a word
+/// that follows after a space). A closing end-of-sequence token is part of a completion: the model has to stop there.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExactMatch {
+    /// The `.jsonl` file.
+    pub path: PathBuf,
+}
+
+minitron_core::plugin! {
+    Evaluator for ExactMatch {
+        tag: "exact_match",
+        summary: "share of prompts continued exactly as expected",
+        source: "greedy decoding against a reference; no paper",
+    }
+}
+
+/// A prompt and what must follow it.
+struct Question {
+    prompt: Vec<u32>,
+    expected: Vec<u32>,
+}
+
+#[typetag::serde(name = "exact_match")]
+impl Evaluator for ExactMatch {
+    fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
+        let tokenizer = subject.tokenizer.ok_or_else(|| Error::Data("exact_match needs the model's tokenizer".into()))?;
+        let mut by_shape: BTreeMap<(usize, usize), Vec<Question>> = BTreeMap::new();
+        let mut n_questions = 0u64;
+        for (place, record) in records(&self.path)? {
+            let question = question(&record, &place, tokenizer)?;
+            by_shape.entry((question.prompt.len(), question.expected.len())).or_default().push(question);
+            n_questions += 1;
+        }
+        let mut n_right = 0u64;
+        subject.progress.start("exact match", n_questions);
+        for ((_, n_expected), questions) in by_shape {
+            for batch in questions.chunks(subject.batch_size.max(1) * 8) {
+                let prompts: Vec<Vec<u32>> = batch.iter().map(|question| question.prompt.clone()).collect();
+                // No end token: it is compared like any other.
+                let sampling = Sampling { max_new_tokens: n_expected, ..Sampling::default() };
+                let found = generate(subject.model, &prompts, None, &sampling)?;
+                n_right += batch.iter().zip(&found).filter(|(question, found)| question.expected == **found).count() as u64;
+                subject.progress.advance(batch.len() as u64, "");
+            }
+        }
+        subject.progress.finish();
+        Ok(Measurements::from([
+            ("exact_match".to_owned(), n_right as f64 / n_questions as f64),
+            ("n_questions".to_owned(), n_questions as f64),
+        ]))
+    }
+}
+
+fn question(record: &Map<String, Value>, place: &str, tokenizer: &Tokenizer) -> Result<Question> {
+    let question = if record.contains_key("prompt_ids") && record.contains_key("completion_ids") {
+        Question { prompt: ids(record, "prompt_ids", place)?, expected: ids(record, "completion_ids", place)? }
+    } else if record.contains_key("target") {
+        let target = format!(" {}", text(record, &["target"], place)?);
+        Question {
+            prompt: tokenizer.encode(text(record, &["context", "prompt"], place)?)?,
+            expected: tokenizer.encode(&target)?,
+        }
+    } else {
+        Question {
+            prompt: tokenizer.encode(text(record, &["prompt"], place)?)?,
+            expected: tokenizer.encode(text(record, &["completion"], place)?)?,
+        }
+    };
+    if question.prompt.is_empty() || question.expected.is_empty() {
+        return Err(Error::Data(format!("{place}: expected at least one token in the prompt and in what follows")));
+    }
+    Ok(question)
+}
+
+fn ids(record: &Map<String, Value>, key: &str, place: &str) -> Result<Vec<u32>> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let list = record.get(key).and_then(Value::as_array).map(|list| list.iter().map(id).collect::<Option<Vec<u32>>>());
+    list.flatten().ok_or_else(|| Error::Data(format!("{place}: expected a list of token ids under `{key}`")))
+}

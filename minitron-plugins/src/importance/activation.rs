@@ -1,0 +1,188 @@
+use std::any::Any;
+use std::collections::BTreeMap;
+
+use minitron_core::blueprint::{HEADS, HIDDEN, MLP, PruneGroup};
+use minitron_core::calibrate::{Observation, SequenceStat, Site};
+use minitron_core::contract::{Importance, Scorer};
+use minitron_core::error::{Error, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Size of a unit's activations over the calibration windows (arXiv 2407.14679, section 2.2).
+///
+/// Per token: |activation| of a neuron (the input of the second projection, or with `site=pre` the pre-activation), the
+/// L2 norm over `head_dim` of a head's output, and a residual channel as attention and the MLP read it. `seq` reduces
+/// the tokens of each window, `batch` the windows; a residual channel's score is the sum over all its norms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Activation {
+    /// Over windows.
+    pub batch: SequenceStat,
+    /// Over the tokens of a window.
+    pub seq: SequenceStat,
+    /// Where neurons are read.
+    pub site: NeuronSite,
+}
+
+/// Where neurons are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NeuronSite {
+    /// Input of the MLP's second projection: act(gate)·up where there is a gate.
+    Post,
+    /// The activated projection before its non-linearity.
+    Pre,
+}
+
+impl Default for Activation {
+    fn default() -> Self {
+        Activation { batch: SequenceStat::L2, seq: SequenceStat::Mean, site: NeuronSite::Post }
+    }
+}
+
+minitron_core::plugin! {
+    Importance for Activation {
+        tag: "activation",
+        summary: "size of activations of neurons, heads and residual channels",
+        source: "arXiv 2407.14679, section 2.2",
+    }
+}
+
+#[typetag::serde(name = "activation")]
+impl Importance for Activation {
+    fn watch(&self, group: &PruneGroup) -> Vec<Site> {
+        match (group.kind(), group.layer) {
+            (MLP, Some(layer_idx)) if self.site == NeuronSite::Pre => vec![Site::MlpPreActivation(layer_idx)],
+            (MLP, Some(layer_idx)) => vec![Site::MlpNeurons(layer_idx)],
+            (HEADS, Some(layer_idx)) => vec![Site::AttentionHeads(layer_idx)],
+            (HIDDEN, None) => {
+                (0..group.n_layers).flat_map(|layer| [Site::AttentionInput(layer), Site::MlpInput(layer)]).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
+        Ok(Box::new(ActivationScorer {
+            metric: self.clone(),
+            block: group.block,
+            n_units: group.n_units,
+            by_site: BTreeMap::new(),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct ActivationScorer {
+    metric: Activation,
+    block: usize,
+    n_units: usize,
+    /// Per site and unit, over windows.
+    by_site: BTreeMap<Site, Vec<Moments>>,
+}
+
+impl Scorer for ActivationScorer {
+    fn observe(&mut self, observation: &Observation) -> Result<()> {
+        let stat_bu = observation.per_window(self.metric.seq, self.block)?;
+        let moments = self.by_site.entry(observation.site).or_insert_with(|| vec![Moments::default(); self.n_units]);
+        for stat_u in stat_bu.chunks(self.n_units.max(1)) {
+            for (moment, &value) in moments.iter_mut().zip(stat_u) {
+                moment.add(value);
+            }
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, other: &dyn Scorer) -> Result<()> {
+        let other = other.as_any().downcast_ref::<Self>();
+        let other = other.ok_or_else(|| Error::Internal("merged a scorer of another metric".into()))?;
+        for (site, theirs) in &other.by_site {
+            let ours = self.by_site.entry(*site).or_insert_with(|| vec![Moments::default(); self.n_units]);
+            for (ours, theirs) in ours.iter_mut().zip(theirs) {
+                ours.merge(theirs);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<Vec<f32>> {
+        let mut scores_u = vec![0.0; self.n_units];
+        for moments in self.by_site.values() {
+            for (score, moment) in scores_u.iter_mut().zip(moments) {
+                *score += moment.reduce(self.metric.batch);
+            }
+        }
+        Ok(scores_u.into_iter().map(|score| score as f32).collect())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// What all three reductions over windows need, in f64: the order of windows does not show in f32.
+#[derive(Debug, Clone, Copy, Default)]
+struct Moments {
+    n: f64,
+    mean: f64,
+    /// Sum of squared deviations from the mean.
+    m2: f64,
+    sum_abs: f64,
+    sum_squares: f64,
+}
+
+impl Moments {
+    fn add(&mut self, x: f64) {
+        self.n += 1.0;
+        let delta = x - self.mean;
+        self.mean += delta / self.n;
+        self.m2 += delta * (x - self.mean);
+        self.sum_abs += x.abs();
+        self.sum_squares += x * x;
+    }
+
+    /// Chan, Golub & LeVeque's pairwise update.
+    fn merge(&mut self, other: &Moments) {
+        let n = self.n + other.n;
+        if n == 0.0 {
+            return;
+        }
+        let delta = other.mean - self.mean;
+        self.mean += delta * other.n / n;
+        self.m2 += other.m2 + delta * delta * self.n * other.n / n;
+        self.n = n;
+        self.sum_abs += other.sum_abs;
+        self.sum_squares += other.sum_squares;
+    }
+
+    fn reduce(&self, stat: SequenceStat) -> f64 {
+        match stat {
+            SequenceStat::Mean => self.sum_abs / self.n.max(1.0),
+            SequenceStat::L2 => self.sum_squares.sqrt(),
+            SequenceStat::Var => self.m2 / self.n.max(1.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_halves_are_the_whole() {
+        let values = [0.5, -3.0, 2.0, 7.5, 0.0, 1.25];
+        let of = |values: &[f64]| {
+            let mut moments = Moments::default();
+            values.iter().for_each(|&x| moments.add(x));
+            moments
+        };
+        let (mut left, whole) = (of(&values[..2]), of(&values));
+        left.merge(&of(&values[2..]));
+        for stat in [SequenceStat::Mean, SequenceStat::L2, SequenceStat::Var] {
+            assert!((left.reduce(stat) - whole.reduce(stat)).abs() < 1e-12);
+        }
+        let mean = values.iter().sum::<f64>() / 6.0;
+        let var = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 6.0;
+        assert!((whole.reduce(SequenceStat::Var) - var).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,4 @@
+//! Metrics: how much each unit matters.
+
+mod activation;
+mod block_influence;

@@ -1,0 +1,35 @@
+use minitron_core::contract::LogitLoss;
+use minitron_core::error::Result;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Reduction, Tensor};
+
+/// −log softmax(student)\[label\], in nats: the language-model loss.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CrossEntropy {}
+
+minitron_core::plugin! {
+    LogitLoss for CrossEntropy {
+        tag: "cross_entropy",
+        summary: "negative log-likelihood of the next token",
+        source: "arXiv 2407.14679, section 3 (L_CLM)",
+    }
+}
+
+#[typetag::serde(name = "cross_entropy")]
+impl LogitLoss for CrossEntropy {
+    fn needs_teacher(&self) -> bool {
+        false
+    }
+
+    fn rows(&self, student_nv: &Tensor, _teacher_nv: Option<&Tensor>, labels_n: &Tensor) -> Result<Tensor> {
+        negative_log_likelihood(student_nv, labels_n)
+    }
+}
+
+/// [N] from logits [N, V] and labels [N], in f32.
+pub(crate) fn negative_log_likelihood(logits_nv: &Tensor, labels_n: &Tensor) -> Result<Tensor> {
+    let logits_nv = logits_nv.f_to_kind(Kind::Float)?;
+    Ok(logits_nv.f_cross_entropy_loss(labels_n, None::<Tensor>, Reduction::None, -100, 0.0)?)
+}
