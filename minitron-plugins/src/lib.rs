@@ -4,12 +4,14 @@ mod allocators;
 mod architectures;
 mod axes;
 mod corpora;
+mod dynamic;
 mod defaults;
 mod evaluators;
 mod importance;
 mod losses;
 
 pub use defaults::BuiltIn;
+pub use dynamic::make_cuda_visible;
 
 /// Keeps this crate linked: registration happens at start, in code that nobody calls by name.
 pub fn link() {}

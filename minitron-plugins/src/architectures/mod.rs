@@ -171,7 +171,7 @@ fn rotary(config: &Config, shape: &Shape, partial: f64) -> Result<Rotary> {
     };
     let partial = number("partial_rotary_factor", Some(partial))?;
     let n_rotated = (shape.head_dim as f64 * partial) as usize;
-    if partial > 1.0 || n_rotated == 0 || n_rotated % 2 != 0 {
+    if partial > 1.0 || n_rotated == 0 || !n_rotated.is_multiple_of(2) {
         return Err(config.error(format!(
             "the rotary embedding turns {n_rotated} of {} channels of a head (`head_dim` x `partial_rotary_factor`); \
              expected an even number from 2 to all of them",

@@ -1,0 +1,348 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use minitron_core::data::DataSpec;
+use minitron_core::pipeline::TaskFile;
+use minitron_core::plan::Count;
+use minitron_core::registry::PluginSpec;
+
+/// Compress language models by structured pruning and knowledge distillation.
+#[derive(Debug, Parser)]
+#[command(name = "minitron", version, max_term_width = 120)]
+pub struct Arguments {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Where models compute: auto, cpu, cuda or cuda:N
+    #[arg(long, global = true, default_value = "auto")]
+    pub device: String,
+    /// What models compute in: f32, bf16 or f16
+    #[arg(long, global = true, default_value = "f32")]
+    pub dtype: String,
+    /// CPU threads [default: all cores]
+    #[arg(long, global = true)]
+    pub threads: Option<u16>,
+    /// Seed of everything that is drawn [default: 0, or the recipe's]
+    #[arg(long, global = true)]
+    pub seed: Option<u64>,
+    /// One JSON object on stdout instead of a table
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress on stderr
+    #[arg(long, global = true)]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Sizes, parameters, memory and legal pruned sizes of a model
+    Inspect(Inspect),
+    /// What is registered
+    Plugins {
+        /// list or show
+        #[command(subcommand)]
+        command: Plugins,
+    },
+    /// Held-out loss and perplexity, KL to a teacher, tasks
+    Eval(Eval),
+    /// One calibration pass: a score for every neuron, head, channel and layer
+    Score(Score),
+    /// Rank, plan, slice, write
+    Prune(Box<Prune>),
+    /// Train from random weights, or go on with a model
+    Train(Train),
+    /// Retrain a student to give its teacher's distribution
+    Distill(Distill),
+    /// Continue a prompt
+    Generate(Generate),
+    /// The stages of a recipe, those left out whose inputs did not change
+    Run(Run),
+    /// The whole job on a bundled grammar of stories: train, score, prune, distil, evaluate
+    Demo(Demo),
+}
+
+/// `inspect`
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Folder or hub id (org/name[@revision])
+    pub model: String,
+    /// Tokens per sequence of the key/value cache [default: the model's positions]
+    #[arg(long)]
+    pub seq_len: Option<usize>,
+    /// Sequences of the key/value cache
+    #[arg(long, default_value_t = 1)]
+    pub batch_size: usize,
+}
+
+/// `plugins`
+#[derive(Debug, Subcommand)]
+pub enum Plugins {
+    /// All plugins by kind
+    List,
+    /// One plugin: parameters, defaults, example, source
+    Show {
+        /// KIND/NAME, for example importance/activation
+        name: String,
+    },
+}
+
+/// How files are read.
+#[derive(Debug, Args)]
+pub struct Files {
+    /// Field of JSON lines, column of Parquet files [default: text]
+    #[arg(long)]
+    pub field: Option<String>,
+    /// Element type of .bin files: u16 or u32 [default: u16]
+    #[arg(long)]
+    pub token_type: Option<String>,
+}
+
+/// `eval`
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Folder or hub id
+    pub model: String,
+    /// Held-out text: FILE, or FILE#a..b for some of its documents
+    #[arg(long, num_args = 1..)]
+    pub data: Vec<DataSpec>,
+    /// Compare with this model
+    #[arg(long)]
+    pub teacher: Option<String>,
+    /// A task file, NAME=FILE
+    #[arg(long = "task")]
+    pub tasks: Vec<TaskFile>,
+    /// What to measure on the text [default: what suits the model]
+    #[arg(long = "evaluator")]
+    pub evaluators: Vec<PluginSpec>,
+    /// At most so many windows
+    #[arg(long)]
+    pub samples: Option<usize>,
+    /// Tokens per window [default: the model's positions, at most 512]
+    #[arg(long)]
+    pub seq_len: Option<usize>,
+    /// Windows per forward pass
+    #[arg(long, default_value_t = 8)]
+    pub batch_size: usize,
+    #[command(flatten)]
+    pub files: Files,
+}
+
+/// `score`
+#[derive(Debug, Args)]
+pub struct Score {
+    /// Folder or hub id
+    pub model: String,
+    /// Calibration text: FILE, or FILE#a..b for some of its documents
+    #[arg(long, num_args = 1.., required = true)]
+    pub data: Vec<DataSpec>,
+    /// Where the scores go
+    #[arg(long)]
+    pub out: PathBuf,
+    /// A metric, `name:key=value,as=LABEL` [default: activation, block_influence]
+    #[arg(long = "metric")]
+    pub metrics: Vec<PluginSpec>,
+    /// Windows used
+    #[arg(long, default_value_t = 1024)]
+    pub samples: usize,
+    /// Tokens per window [default: the model's positions, at most 512]
+    #[arg(long)]
+    pub seq_len: Option<usize>,
+    /// Windows per forward pass
+    #[arg(long, default_value_t = 8)]
+    pub batch_size: usize,
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub files: Files,
+}
+
+/// `prune`
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Folder or hub id
+    pub model: String,
+    /// Its scores
+    #[arg(long)]
+    pub scores: Option<String>,
+    /// Where the student goes
+    #[arg(long, required_unless_present = "dry_run")]
+    pub out: Option<PathBuf>,
+    /// Residual channels to keep
+    #[arg(long)]
+    pub hidden: Option<usize>,
+    /// Neurons to keep in each layer
+    #[arg(long)]
+    pub mlp: Option<usize>,
+    /// Query heads to keep in each layer
+    #[arg(long)]
+    pub heads: Option<usize>,
+    /// Layers to keep
+    #[arg(long)]
+    pub layers: Option<usize>,
+    /// Parameters to end with, `4B` or `4B+-5%`; sizes beside it are held
+    #[arg(long)]
+    pub params: Option<String>,
+    /// Share of all parameters to keep; sizes beside it are held
+    #[arg(long)]
+    pub ratio: Option<f64>,
+    /// `--ratio` leaves embeddings and output head out
+    #[arg(long, requires = "ratio")]
+    pub non_embedding: bool,
+    /// Another allocator, `name:key=value`
+    #[arg(long)]
+    pub allocator: Option<PluginSpec>,
+    /// A finished plan.json
+    #[arg(long)]
+    pub plan: Option<PathBuf>,
+    /// An axis with parameters of its own, `mlp:multiple_of=64` [default: all axes]
+    #[arg(long = "axis")]
+    pub axes: Vec<PluginSpec>,
+    /// Which metric decides where two scored an axis: LABEL, or KIND=LABEL
+    #[arg(long = "by")]
+    pub by: Vec<String>,
+    /// Plan only
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What `train` and `distill` have in common.
+#[derive(Debug, Args)]
+pub struct Training {
+    /// Training text: FILE, or FILE#a..b for some of its documents
+    #[arg(long, num_args = 1.., required = true)]
+    pub data: Vec<DataSpec>,
+    /// Tokens to train on, for example 5M
+    #[arg(long)]
+    pub tokens: Count,
+    /// Folder of the model, metrics.jsonl and checkpoint/
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Go on at the last checkpoint in the output folder
+    #[arg(long)]
+    pub resume: bool,
+    /// Tokens per window [default: the model's positions, at most 512]
+    #[arg(long)]
+    pub seq_len: Option<usize>,
+    /// Windows per forward pass
+    #[arg(long, default_value_t = 8)]
+    pub batch_size: usize,
+    /// Forward passes per step
+    #[arg(long, default_value_t = 1)]
+    pub accumulate: usize,
+    /// Highest learning rate
+    #[arg(long, default_value_t = 1e-3)]
+    pub lr: f64,
+    /// Last learning rate [default: a tenth of the highest]
+    #[arg(long)]
+    pub min_lr: Option<f64>,
+    /// Warm-up steps [default: a twentieth of all]
+    #[arg(long)]
+    pub warmup: Option<u64>,
+    /// Largest gradient norm
+    #[arg(long, default_value_t = 1.0)]
+    pub clip: f64,
+    /// Decay of matrices and tables
+    #[arg(long, default_value_t = 0.1)]
+    pub weight_decay: f64,
+    /// A loss, `name:key=value,weight=0.5`
+    #[arg(long = "loss")]
+    pub losses: Vec<PluginSpec>,
+    /// Steps between checkpoints [default: a tenth of the run]
+    #[arg(long)]
+    pub checkpoint_every: Option<u64>,
+    /// Stop after this step; --resume goes on
+    #[arg(long)]
+    pub stop_after: Option<u64>,
+    /// Replace an existing output
+    #[arg(long, conflicts_with = "resume")]
+    pub force: bool,
+    #[command(flatten)]
+    pub files: Files,
+}
+
+/// `train`
+#[derive(Debug, Args)]
+pub struct Train {
+    /// A model to go on with: folder or hub id
+    #[arg(required_unless_present = "config", conflicts_with = "config")]
+    pub model: Option<String>,
+    /// A config.json to start from random weights; the tokenizer beside it is used
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub training: Training,
+}
+
+/// `distill`
+#[derive(Debug, Args)]
+pub struct Distill {
+    /// The original: folder or hub id
+    #[arg(long)]
+    pub teacher: String,
+    /// What learns from it: folder or hub id
+    #[arg(long)]
+    pub student: String,
+    #[command(flatten)]
+    pub training: Training,
+}
+
+/// `generate`
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// Folder or hub id
+    pub model: String,
+    /// Text to continue
+    #[arg(long, default_value = "")]
+    pub prompt: String,
+    /// At most so many new tokens
+    #[arg(long, default_value_t = 100)]
+    pub max_new_tokens: usize,
+    /// 0 takes the likeliest token, more draws
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Draw from the k likeliest only; 0 means all
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+}
+
+/// `run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The recipe
+    pub recipe: PathBuf,
+    /// One folder a stage, and run.json; an existing run is continued
+    #[arg(long)]
+    pub out: PathBuf,
+    /// An interrupted training goes on at its last checkpoint
+    #[arg(long)]
+    pub resume: bool,
+    /// Start over, replacing the folder
+    #[arg(long, conflicts_with = "resume")]
+    pub force: bool,
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// As with `run`
+    #[arg(long, default_value = "minitron-demo")]
+    pub out: PathBuf,
+    /// Start over, replacing the folder
+    #[arg(long)]
+    pub force: bool,
+}

@@ -1,0 +1,23 @@
+use minitron_core::error::Result;
+use minitron_core::pipeline::{EvalOptions, eval};
+
+use crate::args::{Common, Eval};
+use crate::output;
+use crate::settings::with_context;
+
+pub fn run(common: &Common, args: &Eval) -> Result<()> {
+    let options = EvalOptions {
+        model: args.model.clone(),
+        data: args.data.clone(),
+        teacher: args.teacher.clone(),
+        tasks: args.tasks.clone(),
+        evaluators: args.evaluators.clone(),
+        samples: args.samples,
+        seq_len: args.seq_len,
+        batch_size: args.batch_size,
+        field: args.files.field.clone(),
+        token_type: args.files.token_type.clone(),
+    };
+    let report = with_context(common, false, None, |context| eval(context, &options))?;
+    output::show(common.json, &report, output::facts_table)
+}

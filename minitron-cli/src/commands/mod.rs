@@ -1,0 +1,33 @@
+//! One file per command: flags to options, a job, its result.
+
+mod demo;
+mod distill;
+mod eval;
+mod generate;
+mod inspect;
+mod plugins;
+mod prune;
+mod run;
+mod score;
+mod train;
+
+use minitron_core::error::Result;
+
+use crate::args::{Arguments, Command};
+
+/// Runs the command.
+pub fn dispatch(arguments: &Arguments) -> Result<()> {
+    let common = &arguments.common;
+    match &arguments.command {
+        Command::Inspect(args) => inspect::run(common, args),
+        Command::Plugins { command } => plugins::run(common, command),
+        Command::Eval(args) => eval::run(common, args),
+        Command::Score(args) => score::run(common, args),
+        Command::Prune(args) => prune::run(common, args),
+        Command::Train(args) => train::run(common, args),
+        Command::Distill(args) => distill::run(common, args),
+        Command::Generate(args) => generate::run(common, args),
+        Command::Run(args) => run::run(common, args),
+        Command::Demo(args) => demo::run(common, args),
+    }
+}

@@ -1,0 +1,38 @@
+use std::collections::BTreeMap;
+
+use minitron_core::error::Result;
+use minitron_core::pipeline::{PruneOptions, prune};
+
+use crate::args::{Common, Prune};
+use crate::output;
+use crate::settings::with_context;
+
+pub fn run(common: &Common, args: &Prune) -> Result<()> {
+    let options = PruneOptions {
+        model: args.model.clone(),
+        scores: args.scores.clone(),
+        hidden: args.hidden,
+        mlp: args.mlp,
+        heads: args.heads,
+        layers: args.layers,
+        params: args.params.clone(),
+        ratio: args.ratio,
+        non_embedding: args.non_embedding,
+        allocator: args.allocator.clone(),
+        plan: args.plan.clone(),
+        axes: args.axes.clone(),
+        by: by(&args.by),
+    };
+    let out = args.out.clone().unwrap_or_default();
+    let report = with_context(common, args.force, None, |context| prune(context, &options, &out, args.dry_run))?;
+    output::show(common.json, &report, output::plan_table)
+}
+
+/// `KIND=LABEL` for one axis, `LABEL` for all.
+fn by(words: &[String]) -> BTreeMap<String, String> {
+    let pair = |word: &String| match word.split_once('=') {
+        Some((kind, label)) => (kind.to_owned(), label.to_owned()),
+        None => (String::new(), word.clone()),
+    };
+    words.iter().map(pair).collect()
+}

@@ -1,0 +1,13 @@
+use minitron_core::error::Result;
+use minitron_core::pipeline::{Recipe, run as run_recipe};
+
+use crate::args::{Common, Run};
+use crate::output;
+use crate::settings::with_context;
+
+pub fn run(common: &Common, args: &Run) -> Result<()> {
+    let recipe = Recipe::load(&args.recipe)?;
+    let report =
+        with_context(common, args.force, recipe.seed, |context| run_recipe(context, &recipe, &args.out, args.resume))?;
+    output::show(common.json, &report, output::run_table)
+}

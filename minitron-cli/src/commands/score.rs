@@ -1,0 +1,21 @@
+use minitron_core::error::Result;
+use minitron_core::pipeline::{ScoreOptions, score};
+
+use crate::args::{Common, Score};
+use crate::output;
+use crate::settings::with_context;
+
+pub fn run(common: &Common, args: &Score) -> Result<()> {
+    let options = ScoreOptions {
+        model: args.model.clone(),
+        data: args.data.clone(),
+        metrics: args.metrics.clone(),
+        samples: args.samples,
+        seq_len: args.seq_len,
+        batch_size: args.batch_size,
+        field: args.files.field.clone(),
+        token_type: args.files.token_type.clone(),
+    };
+    let report = with_context(common, args.force, None, |context| score(context, &options, &args.out))?;
+    output::show(common.json, &report, output::scores_table)
+}

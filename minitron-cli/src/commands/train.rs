@@ -1,0 +1,35 @@
+use minitron_core::error::Result;
+use minitron_core::pipeline::{Setup, TrainOptions, train};
+
+use crate::args::{Common, Train, Training};
+use crate::output;
+use crate::settings::with_context;
+
+pub fn run(common: &Common, args: &Train) -> Result<()> {
+    let options =
+        TrainOptions { config: args.config.clone(), model: args.model.clone(), setup: setup(&args.training) };
+    let Training { out, resume, force, .. } = &args.training;
+    let report = with_context(common, *force, None, |context| train(context, &options, out, *resume))?;
+    output::show(common.json, &report, output::facts_table)
+}
+
+/// What `train` and `distill` share.
+pub fn setup(args: &Training) -> Setup {
+    Setup {
+        data: args.data.clone(),
+        tokens: args.tokens,
+        seq_len: args.seq_len,
+        batch_size: args.batch_size,
+        accumulate: args.accumulate,
+        lr: args.lr,
+        min_lr: args.min_lr,
+        warmup: args.warmup,
+        clip: args.clip,
+        weight_decay: args.weight_decay,
+        losses: args.losses.clone(),
+        checkpoint_every: args.checkpoint_every,
+        stop_after: args.stop_after,
+        field: args.files.field.clone(),
+        token_type: args.files.token_type.clone(),
+    }
+}

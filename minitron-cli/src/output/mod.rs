@@ -1,0 +1,31 @@
+//! The only place that prints: results on stdout, everything else on stderr.
+
+mod progress;
+mod tables;
+
+pub use progress::Bar;
+pub use tables::{
+    facts_table, generated_text, inspect_table, plan_table, plugin_table, plugins_table, run_table, scores_table,
+};
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use minitron_core::error::{Error, Result};
+use serde_json::Value;
+
+/// Prints a result: JSON, or the table drawn from it. A reader that has gone away is no error.
+pub fn show(json: bool, report: &Value, draw: impl FnOnce(&Value) -> String) -> Result<()> {
+    let text = if json { report.to_string() } else { draw(report) };
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("stdout", e)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints an error and gives its exit code: 2 for a wrong request, 1 for a failed run.
+pub fn fail(error: &Error) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "error: {error}");
+    ExitCode::from(if error.is_usage() { 2 } else { 1 })
+}

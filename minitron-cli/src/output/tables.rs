@@ -1,0 +1,223 @@
+//! Tables from the same objects that `--json` prints.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::Value;
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    if !header.is_empty() {
+        table.set_header(header);
+    }
+    table
+}
+
+/// Numbers under each other: every column but the first to the right.
+fn right_aligned(mut table: Table) -> String {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (idx, digit) in digits.chars().enumerate() {
+        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn bytes(n: u64) -> String {
+    let mut size = n as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if size < 1024.0 {
+            return if unit == "B" { format!("{size} B") } else { format!("{size:.1} {unit}") };
+        }
+        size /= 1024.0;
+    }
+    format!("{size:.1} TiB")
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Number(n) => match (n.as_u64(), n.as_f64()) {
+            (Some(n), _) => grouped(n),
+            (None, Some(x)) if x != 0.0 && (x.abs() < 1e-3 || x.abs() >= 1e6) => format!("{x:.3e}"),
+            (None, Some(x)) => format!("{x:.4}"),
+            _ => n.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    value.as_object().into_iter().flatten()
+}
+
+/// Plain facts, nested ones with their path.
+pub fn facts_table(report: &Value) -> String {
+    fn add(table: &mut Table, prefix: &str, value: &Value) {
+        for (key, value) in entries(value) {
+            match value {
+                Value::Object(_) => add(table, &format!("{prefix}{key}."), value),
+                _ => _ = table.add_row([format!("{prefix}{key}"), word(value)]),
+            }
+        }
+    }
+    let mut table = table(&[]);
+    add(&mut table, "", report);
+    right_aligned(table)
+}
+
+/// `inspect`
+pub fn inspect_table(report: &Value) -> String {
+    let mut table = table(&["", "", "legal pruned sizes"]);
+    table.add_row(["architecture".into(), word(&report["architecture"]), String::new()]);
+    table.add_row(["parameters".into(), word(&report["n_params"]), String::new()]);
+    table.add_row(["  without embeddings".into(), word(&report["n_non_embedding"]), String::new()]);
+    for (kind, size) in entries(&report["dims"]) {
+        let legal = &report["legal_sizes"][if kind == "layers" { "depth" } else { kind.as_str() }];
+        let mut rule = match legal["multiple_of"].as_u64() {
+            Some(1) => "any".to_owned(),
+            Some(step) => format!("multiples of {step}"),
+            None => String::new(),
+        };
+        if let (Some(head_dim), "hidden") = (report["hidden_per_head"].as_u64(), kind.as_str()) {
+            rule = format!("heads x {head_dim}");
+        }
+        table.add_row([kind.clone(), word(size), rule]);
+    }
+    let memory = &report["memory"];
+    let weights = bytes(memory["weights_bytes"].as_u64().unwrap_or(0));
+    table.add_row(["weights".into(), format!("{weights} ({})", word(&memory["dtype"])), String::new()]);
+    let shape = format!("KV cache (16 bit), {} x {} tokens", word(&memory["batch_size"]), word(&memory["seq_len"]));
+    table.add_row([shape, bytes(memory["kv_cache_bytes"].as_u64().unwrap_or(0)), String::new()]);
+    if let Some(column) = table.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+/// `plugins list`
+pub fn plugins_table(report: &Value) -> String {
+    let mut table = table(&["kind", "name", "summary"]);
+    for plugin in report["plugins"].as_array().into_iter().flatten() {
+        table.add_row([word(&plugin["kind"]), word(&plugin["name"]), word(&plugin["summary"])]);
+    }
+    table.to_string()
+}
+
+/// `plugins show`
+pub fn plugin_table(plugin: &Value) -> String {
+    let mut text = format!("{}/{}: {}\n\n", word(&plugin["kind"]), word(&plugin["name"]), word(&plugin["summary"]));
+    text += &format!("{}\n\n", word(&plugin["description"]));
+    let mut table = table(&["parameter", "default", "meaning"]);
+    for (name, schema) in entries(&plugin["schema"]["properties"]) {
+        table.add_row([name.clone(), plugin["defaults"][name].to_string(), word(&schema["description"])]);
+    }
+    if !table.is_empty() {
+        text += &format!("{table}\n\n");
+    }
+    text + &format!("example  {}\nsource   {}\norigin   {}", word(&plugin["example"]), word(&plugin["source"]), word(&plugin["origin"]))
+}
+
+/// `score`: one line per metric and kind.
+pub fn scores_table(report: &Value) -> String {
+    let mut kinds: BTreeMap<String, (usize, u64, f64, f64)> = BTreeMap::new();
+    for score in report["scores"].as_array().into_iter().flatten() {
+        let name = word(&score["name"]);
+        let kind = name.rsplit_once('.').map_or(name.clone(), |(kind, _)| format!("{kind}.*"));
+        let entry = kinds.entry(kind).or_insert((0, 0, f64::INFINITY, f64::NEG_INFINITY));
+        entry.0 += 1;
+        entry.1 += score["n_units"].as_u64().unwrap_or(0);
+        entry.2 = entry.2.min(score["min"].as_f64().unwrap_or(f64::NAN));
+        entry.3 = entry.3.max(score["max"].as_f64().unwrap_or(f64::NAN));
+    }
+    let mut table = table(&["scores", "groups", "units", "min", "max"]);
+    for (kind, (n_groups, n_units, min, max)) in kinds {
+        table.add_row([kind, n_groups.to_string(), grouped(n_units), format!("{min:.4}"), format!("{max:.4}")]);
+    }
+    let speed = format!(
+        "{} windows, {} tokens, {:.0} tokens/s -> {}",
+        word(&report["n_samples"]),
+        word(&report["n_tokens"]),
+        report["tokens_per_second"].as_f64().unwrap_or(0.0),
+        word(&report["out"])
+    );
+    format!("{}\n{speed}", right_aligned(table))
+}
+
+/// `prune`: sizes before and after.
+pub fn plan_table(report: &Value) -> String {
+    let mut table = table(&["", "source", "student", "kept"]);
+    let mut row = |name: &str, from: &Value, to: &Value| {
+        let share = to.as_f64().unwrap_or(0.0) / from.as_f64().unwrap_or(1.0) * 100.0;
+        table.add_row([name.to_owned(), word(from), word(to), format!("{share:.1} %")]);
+    };
+    for (kind, to) in entries(&report["sizes"]) {
+        row(kind, &report["sizes_source"][kind], to);
+    }
+    row("parameters", &report["n_params_source"], &report["n_params"]);
+    row("  without embeddings", &report["n_non_embedding_source"], &report["n_non_embedding"]);
+    right_aligned(table)
+}
+
+/// `generate`
+pub fn generated_text(report: &Value) -> String {
+    word(&report["text"])
+}
+
+/// `run`: a line per evaluated model, and what was generated.
+pub fn run_table(report: &Value) -> String {
+    let stages = || report["stages"].as_array().into_iter().flatten();
+    let of_job = |job: &'static str| stages().filter(move |stage| stage["do"] == job);
+    let mut columns: Vec<String> = Vec::new();
+    for stage in of_job("eval") {
+        for (key, _) in measured(&stage["result"]) {
+            if !columns.contains(&key) {
+                columns.push(key);
+            }
+        }
+    }
+    let mut header = vec!["model".to_owned()];
+    header.extend(columns.iter().map(|column| column.replace('_', " ")));
+    let mut evaluated = table(&header.iter().map(String::as_str).collect::<Vec<_>>());
+    for stage in of_job("eval") {
+        let values: BTreeMap<String, Value> = measured(&stage["result"]).collect();
+        let mut row = vec![word(&stage["options"]["model"])];
+        row.extend(columns.iter().map(|column| values.get(column).map_or("-".into(), word)));
+        evaluated.add_row(row);
+    }
+    let mut timed = table(&["stage", "job", "seconds", "tokens/s"]);
+    for stage in stages() {
+        let rate = stage["result"]["tokens_per_second"].as_f64().map_or(String::new(), |rate| format!("{rate:.0}"));
+        timed.add_row([word(&stage["name"]), word(&stage["do"]), format!("{:.1}", stage["seconds"].as_f64().unwrap_or(0.0)), rate]);
+    }
+    let mut parts = vec![right_aligned(timed)];
+    if !evaluated.is_empty() {
+        parts.push(right_aligned(evaluated));
+    }
+    for stage in of_job("generate") {
+        parts.push(format!("{}: {}", word(&stage["options"]["model"]), word(&stage["result"]["text"])));
+    }
+    parts.join("\n\n")
+}
+
+/// An evaluation's numbers, those of tasks with the task's name.
+fn measured(result: &Value) -> impl Iterator<Item = (String, Value)> {
+    let own = entries(result).filter(|(_, value)| value.is_number()).map(|(key, value)| (key.clone(), value.clone()));
+    let tasks = entries(&result["tasks"]).flat_map(|(name, task)| {
+        entries(task).filter(|(key, _)| !key.starts_with("n_")).map(move |(key, value)| (format!("{name} {key}"), value.clone()))
+    });
+    own.chain(tasks)
+}
