@@ -1,1 +1,143 @@
-//! x
+//! What tests and benches share: where things are, tiny models, running the command line and the reference.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use minitron_core::blueprint::{Blueprint, ModelFolder};
+use minitron_core::checkpoint::{Config, MAX_SHARD_BYTES, write_model};
+use minitron_core::error::Result;
+use minitron_core::model::{LoadOptions, NoTap, Transformer, fresh_weights};
+use minitron_core::registry::Registry;
+use serde_json::Value;
+use tch::Tensor;
+
+/// The repository.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A folder of the golden script.
+pub fn fixture(name: &str) -> PathBuf {
+    root().join("tests/golden/fixtures").join(name)
+}
+
+/// All folders of the golden script, sorted.
+pub fn fixtures() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join("tests/golden/fixtures")).into_iter().flatten().flatten();
+    let mut dirs: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    dirs.sort();
+    dirs
+}
+
+/// A file or folder of the data that may lie beside the repository; says so where it does not.
+pub fn shared(relative: &str) -> Option<PathBuf> {
+    let path = root().join("../shared/data").join(relative);
+    if !path.exists() {
+        // Tests go on without it, but not silently.
+        std::io::Write::write_all(&mut std::io::stderr(), format!("absent, not tested: {relative}\n").as_bytes()).ok();
+        return None;
+    }
+    path.canonicalize().ok()
+}
+
+/// The plugins that are linked.
+pub fn registry() -> Registry {
+    minitron_plugins::link();
+    Registry::linked().unwrap_or_else(|e| unreachable!("{e}"))
+}
+
+/// Writes an untrained model of a config into `dir`; weights are spread so that logits differ.
+pub fn write_tiny(dir: &Path, config: &Value, seed: u64) -> Result<()> {
+    let mut config = config.clone();
+    if config.get("initializer_range").is_none() {
+        config["initializer_range"] = Value::from(0.3);
+    }
+    let config = Config::from_value(&dir.join("config.json"), config)?;
+    let blueprint = Blueprint::from_config(&config, &registry())?;
+    std::fs::create_dir_all(dir).unwrap_or_default();
+    write_model(dir, &config, &fresh_weights(&blueprint, seed)?, None, MAX_SHARD_BYTES)
+}
+
+/// A small Llama with grouped queries.
+pub fn tiny_llama() -> Value {
+    serde_json::json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 61,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": false, "hidden_act": "silu"
+    })
+}
+
+/// A small GPT-2.
+pub fn tiny_gpt2() -> Value {
+    serde_json::json!({
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_inner": 48, "n_layer": 3,
+        "n_head": 4, "vocab_size": 61, "n_positions": 64, "activation_function": "gelu_new"
+    })
+}
+
+/// A small BERT with a masked-language head.
+pub fn tiny_bert() -> Value {
+    serde_json::json!({
+        "model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 61, "max_position_embeddings": 64,
+        "type_vocab_size": 2, "hidden_act": "gelu"
+    })
+}
+
+/// A small Nemotron with grouped queries and partial rotation.
+pub fn tiny_nemotron() -> Value {
+    serde_json::json!({
+        "model_type": "nemotron", "architectures": ["NemotronForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 61,
+        "max_position_embeddings": 64, "partial_rotary_factor": 0.5, "tie_word_embeddings": false
+    })
+}
+
+/// One small config per family.
+pub fn families() -> [Value; 4] {
+    [tiny_llama(), tiny_gpt2(), tiny_bert(), tiny_nemotron()]
+}
+
+/// Opens and loads a folder in f32.
+pub fn load(dir: &Path) -> Result<(ModelFolder, Transformer)> {
+    let folder = ModelFolder::open(dir, &registry())?;
+    let model = Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, LoadOptions::default())?;
+    Ok((folder, model))
+}
+
+/// Logits, or the last hidden state of a model without a head, of ids [B, T].
+pub fn forward(model: &Transformer, ids_bt: &Tensor) -> Result<Tensor> {
+    let _no_grad = tch::no_grad_guard();
+    let hidden = model.hidden(ids_bt, &mut NoTap, None)?;
+    if model.has_head() { model.logits(&hidden) } else { Ok(hidden) }
+}
+
+/// Ids [B, T] below `vocab`, the same for the same seed.
+pub fn some_ids(n_batch: i64, n_tokens: i64, vocab: i64, seed: i64) -> Result<Tensor> {
+    tch::manual_seed(seed);
+    Ok(Tensor::f_randint(vocab, [n_batch, n_tokens], (tch::Kind::Int64, tch::Device::Cpu))?)
+}
+
+/// Largest absolute difference.
+pub fn max_difference(a: &Tensor, b: &Tensor) -> Result<f64> {
+    let (a, b) = (a.f_to_kind(tch::Kind::Double)?, b.f_to_kind(tch::Kind::Double)?);
+    Ok(a.f_sub(&b)?.f_abs()?.f_max()?.f_double_value(&[])?)
+}
+
+/// The built command line.
+pub fn binary() -> PathBuf {
+    // target/release/deps/index-… is what runs; the binary lies two folders up.
+    let exe = std::env::current_exe().unwrap_or_default();
+    exe.ancestors().nth(2).unwrap_or(Path::new(".")).join("minitron")
+}
+
+/// Runs the command line from the repository's root.
+pub fn minitron(args: &[&str]) -> std::io::Result<Output> {
+    Command::new(binary()).args(args).current_dir(root()).output()
+}
+
+/// The Python of the interop tests, where it was set up (`make test` does).
+pub fn python() -> Option<PathBuf> {
+    let python = root().join(".deps/venv/bin/python");
+    python.exists().then_some(python)
+}

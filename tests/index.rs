@@ -1,0 +1,17 @@
+//! The one test binary: each test binary links libtorch, and an index says what belongs where.
+
+/// Every registered plugin: its example, its round trip, its law.
+mod contract;
+/// Against PyTorch and transformers, from committed fixtures.
+mod golden;
+/// Statements that hold without PyTorch.
+mod laws;
+
+/// The command line as a user meets it: results, exit codes, error texts.
+mod cli;
+/// Against transformers as it is installed, on our folders.
+mod interop;
+/// One test per kind of damaged input.
+mod malformed;
+/// The invariants of ARCHITECTURE.md that can be read off the sources.
+mod tidy;
