@@ -47,6 +47,8 @@ pub struct Blueprint {
     pub pinned: Vec<(String, serde_json::Value)>,
     /// `hidden = heads x head_dim` always, where the family has no config key for `head_dim`.
     pub hidden_follows_heads: bool,
+    /// `hidden` must be a multiple of `heads`, where the family's config class insists on it whatever `head_dim` says.
+    pub heads_divide_hidden: bool,
     index: HashMap<(Role, Slot, Option<usize>), usize>,
 }
 
@@ -78,6 +80,7 @@ impl Blueprint {
             options,
             pinned: Vec::new(),
             hidden_follows_heads: false,
+            heads_divide_hidden: false,
             index,
         })
     }
@@ -113,7 +116,8 @@ impl Blueprint {
     /// Returns the names in the source that the family does not know: they are not carried over.
     ///
     /// # Errors
-    /// `Checkpoint` for the first tensor that is missing, of another shape, or not of a floating-point type.
+    /// `Checkpoint` for the first tensor that is missing, of another shape, not of a floating-point type, or stored twice
+    /// with different values although it is tied.
     pub fn check(&self, source: &dyn TensorSource) -> Result<Vec<String>> {
         for tensor in &self.tensors {
             let name = tensor.name();
@@ -122,6 +126,7 @@ impl Blueprint {
                 return Err(self.config_dir_error(message));
             };
             self.check_tensor(tensor, &name, &found)?;
+            self.check_ties(tensor, &name, source)?;
         }
         let known: std::collections::HashSet<String> = self.tensors.iter().map(TensorSpec::name).collect();
         let alias = |name: &str| self.tensors.iter().any(|t| t.aliases.iter().any(|a| a == name));
@@ -141,6 +146,21 @@ impl Blueprint {
         if !matches!(found.dtype, F32 | F16 | BF16) {
             let message = format!("tensor `{name}`: expected f32, f16 or bf16, got {:?}", found.dtype);
             return Err(self.config_dir_error(message));
+        }
+        Ok(())
+    }
+
+    /// A tied tensor that the file holds twice must hold the same both times: `transformers` would use both.
+    fn check_ties(&self, tensor: &TensorSpec, name: &str, source: &dyn TensorSource) -> Result<()> {
+        for alias in tensor.aliases.iter().filter(|alias| source.info(alias).is_some()) {
+            let (one, other) = (source.read(name)?, source.read(alias)?);
+            if one.size() != other.size() || !one.f_equal(&other)? {
+                let message = format!(
+                    "config.json ties `{alias}` to `{name}`, the file holds different values for them; \
+                     set tie_word_embeddings to false, or leave `{alias}` out"
+                );
+                return Err(self.config_dir_error(message));
+            }
         }
         Ok(())
     }

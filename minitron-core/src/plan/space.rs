@@ -62,6 +62,8 @@ pub struct Space {
     pub axes: Vec<AxisSizes>,
     /// `hidden = heads x head_dim` always; the value is `head_dim`.
     pub hidden_per_head: Option<usize>,
+    /// `hidden` must be a multiple of `heads`.
+    pub heads_divide_hidden: bool,
 }
 
 impl Space {
@@ -80,7 +82,7 @@ impl Space {
                 axis.step = head_dim;
             }
         }
-        Space { axes: found, hidden_per_head }
+        Space { axes: found, hidden_per_head, heads_divide_hidden: blueprint.heads_divide_hidden }
     }
 
     /// The axis of a kind.
@@ -114,6 +116,7 @@ impl Space {
             axis.check(size)?;
         }
         self.check_tie(&sizes)?;
+        self.check_divides(&sizes)?;
         Ok(sizes)
     }
 
@@ -132,6 +135,30 @@ impl Space {
             heads * head_dim,
             (hidden / head_dim).max(1),
             (hidden / head_dim).max(1) * head_dim
+        )))
+    }
+
+    fn check_divides(&self, sizes: &Sizes) -> Result<()> {
+        let (true, Some(&hidden), Some(&heads)) = (self.heads_divide_hidden, sizes.get(HIDDEN), sizes.get(HEADS)) else {
+            return Ok(());
+        };
+        if hidden.is_multiple_of(heads.max(1)) || *sizes == self.full() {
+            return Ok(());
+        }
+        let (by_hidden, by_heads) = (self.axis(HIDDEN)?, self.axis(HEADS)?);
+        let mut hiddens = by_hidden.legal();
+        hiddens.retain(|hidden| hidden.is_multiple_of(heads));
+        hiddens.sort_by_key(|&other| other.abs_diff(hidden));
+        let mut all_heads = by_heads.legal();
+        all_heads.retain(|&heads| hidden.is_multiple_of(heads));
+        all_heads.sort_by_key(|&other| other.abs_diff(heads));
+        hiddens.truncate(2);
+        all_heads.truncate(2);
+        Err(Error::Plan(format!(
+            "hidden {hidden} with {heads} heads: this family's config class wants hidden to be a multiple of heads; \
+             nearest: hidden {} with {heads} heads, or heads {} with hidden {hidden}",
+            words(&hiddens),
+            words(&all_heads)
         )))
     }
 

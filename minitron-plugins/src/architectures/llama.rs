@@ -81,6 +81,8 @@ impl Architecture for Llama {
         let mut blueprint = Blueprint::new("llama", config, shape.dims(&KEYS), table.finish(), options)?;
         // Left out, it would be derived from the student's own width.
         blueprint.pinned.push(("head_dim".to_owned(), shape.head_dim.into()));
+        // LlamaConfig refuses other widths even where head_dim is stated.
+        blueprint.heads_divide_hidden = true;
         Ok(blueprint)
     }
 }
