@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use minitron_core::data::DataSpec;
+use minitron_core::data::{DataSpec, Pack};
 use minitron_core::pipeline::TaskFile;
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
@@ -106,6 +106,9 @@ pub struct Files {
     /// Element type of .bin files: u16 or u32 [default: u16]
     #[arg(long)]
     pub token_type: Option<String>,
+    /// How documents become windows: stream (joined, cut at --seq-len) or documents (one window each)
+    #[arg(long, default_value = "stream")]
+    pub pack: Pack,
 }
 
 /// `eval`

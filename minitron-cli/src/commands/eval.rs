@@ -17,6 +17,7 @@ pub fn run(common: &Common, args: &Eval) -> Result<()> {
         batch_size: args.batch_size,
         field: args.files.field.clone(),
         token_type: args.files.token_type.clone(),
+        pack: args.files.pack,
     };
     let report = with_context(common, false, None, |context| eval(context, &options))?;
     output::show(common.json, &report, output::facts_table)

@@ -15,6 +15,7 @@ pub fn run(common: &Common, args: &Score) -> Result<()> {
         batch_size: args.batch_size,
         field: args.files.field.clone(),
         token_type: args.files.token_type.clone(),
+        pack: args.files.pack,
     };
     let report = with_context(common, args.force, None, |context| score(context, &options, &args.out))?;
     output::show(common.json, &report, output::scores_table)

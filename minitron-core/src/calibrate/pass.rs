@@ -72,9 +72,8 @@ impl Pass {
     pub fn run(&mut self, model: &Transformer, windows: &Windows, batch_size: usize, progress: &dyn Progress) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         progress.start("score", windows.n_tokens() as u64);
-        for start in (0..windows.len()).step_by(batch_size.max(1)) {
-            let end = (start + batch_size.max(1)).min(windows.len());
-            let ids_bt = windows.batch(start..end, model.device)?;
+        for batch in windows.batches(batch_size) {
+            let ids_bt = windows.batch(batch, model.device)?;
             let _ = model.hidden(&ids_bt, self, None)?;
             progress.advance(ids_bt.numel() as u64, "");
         }

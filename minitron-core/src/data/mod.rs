@@ -7,7 +7,7 @@ mod tokenizer;
 mod windows;
 
 pub use order::Order;
-pub use spec::{DataSpec, Reading, files_of};
+pub use spec::{DataSpec, Pack, Reading, files_of};
 pub use targets::{Targets, Task};
 pub use tokenizer::Tokenizer;
 pub use windows::Windows;

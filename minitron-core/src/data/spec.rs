@@ -114,6 +114,30 @@ pub struct Reading {
     pub max_windows: Option<usize>,
     /// Seed of generated corpora.
     pub seed: u64,
+    /// How documents become windows.
+    pub pack: Pack,
+}
+
+/// How documents become windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pack {
+    /// All documents in one stream, cut into windows of one length without overlap.
+    #[default]
+    Stream,
+    /// Each document a window of its own, cut at that length: for short records that each begin at the first position.
+    Documents,
+}
+
+impl FromStr for Pack {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "stream" => Ok(Pack::Stream),
+            "documents" => Ok(Pack::Documents),
+            other => Err(Error::unknown("way to pack", other, ["stream", "documents"])),
+        }
+    }
 }
 
 impl Reading {
@@ -132,6 +156,7 @@ impl Reading {
         }
         let wanted = self.max_windows.map(|n| n.saturating_mul(self.seq_len));
         let mut tokens: Vec<u32> = Vec::new();
+        let mut ends = Vec::new();
         for spec in specs {
             let corpus = spec.corpus(registry, self)?;
             let named = |e: Error| match e {
@@ -140,16 +165,23 @@ impl Reading {
             };
             for document in self.documents(spec, corpus.as_ref()).map_err(named)? {
                 tokenizer.append(&document.map_err(named)?, &mut tokens).map_err(named)?;
-                if wanted.is_some_and(|wanted| tokens.len() >= wanted) {
+                ends.push(tokens.len());
+                if wanted.is_some_and(|wanted| tokens.len() >= wanted) && self.pack == Pack::Stream {
                     break;
                 }
             }
-            if wanted.is_some_and(|wanted| tokens.len() >= wanted) {
+            if wanted.is_some_and(|wanted| tokens.len() >= wanted) && self.pack == Pack::Stream {
                 break;
             }
         }
-        let names: Vec<String> = specs.iter().map(DataSpec::to_string).collect();
-        Windows::cut(tokens, self.seq_len, self.max_windows, tokenizer, &names.join(", "))
+        let names = specs.iter().map(DataSpec::to_string).collect::<Vec<_>>().join(", ");
+        if self.pack == Pack::Stream {
+            return Windows::cut(tokens, self.seq_len, self.max_windows, tokenizer, &names);
+        }
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let document = |(from, &to): (usize, &usize)| tokens.get(from..to).unwrap_or_default().to_vec();
+        let documents = starts.zip(&ends).map(document).collect();
+        Windows::of_documents(documents, self.seq_len, self.max_windows, tokenizer, &names)
     }
 
     fn documents<'c>(&self, spec: &DataSpec, corpus: &'c dyn Corpus) -> Result<crate::contract::Documents<'c>> {

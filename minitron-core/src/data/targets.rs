@@ -39,6 +39,17 @@ impl Task {
         let ids_bt = windows.batch(chosen.iter().copied(), device)?;
         let (_, n_tokens) = ids_bt.size2()?;
         match self {
+            Task::NextToken if !alike(windows, chosen) => {
+                let width = n_tokens as usize;
+                let rows_of = |(row, &window): (usize, &usize)| {
+                    let n_rows = windows.window(window).len().saturating_sub(1);
+                    (0..n_rows).map(move |position| (row * width + position) as i64)
+                };
+                let rows: Vec<i64> = chosen.iter().enumerate().flat_map(rows_of).collect();
+                let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
+                let labels_n = ids_bt.f_reshape([-1i64])?.f_index_select(0, &rows.f_add_scalar(1)?)?;
+                Ok(Targets { ids_bt, labels_n, rows: Some(rows) })
+            }
             Task::NextToken => {
                 let labels_n = ids_bt.f_narrow(1, 1, n_tokens - 1)?.f_reshape([-1i64])?;
                 Ok(Targets { ids_bt, labels_n, rows: None })
@@ -55,13 +66,20 @@ impl Task {
     }
 }
 
+/// Whether all windows have one length, so that no position is mere filling.
+fn alike(windows: &Windows, chosen: &[usize]) -> bool {
+    let mut lengths = chosen.iter().map(|&window| windows.window(window).len());
+    let first = lengths.next();
+    lengths.all(|length| Some(length) == first)
+}
+
 /// Positions in the flattened batch; at least one per window.
 fn masked_rows(windows: &Windows, chosen: &[usize], seed: u64) -> Vec<i64> {
-    let width = windows.width();
-    let n_inner = width.saturating_sub(windows.n_brackets());
+    let width = chosen.iter().map(|&window| windows.window(window).len()).max().unwrap_or(0);
     let first = windows.n_brackets() / 2;
     let mut rows = Vec::new();
     for (row, &window) in chosen.iter().enumerate() {
+        let n_inner = windows.window(window).len().saturating_sub(windows.n_brackets());
         let mut random = SplitMix::new(seed ^ (window as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93));
         let mut positions: Vec<usize> = (0..n_inner).collect();
         let n_masked = ((n_inner as f64 * MASKED_SHARE).round() as usize).max(1);

@@ -6,10 +6,12 @@ use super::tokenizer::Tokenizer;
 use crate::blueprint::Options;
 use crate::error::{Error, Result};
 
-/// Windows of equal length. An encoder's carry its brackets.
+/// Windows of one length, or one per document. An encoder's carry its brackets.
 #[derive(Debug)]
 pub struct Windows {
     tokens: Vec<u32>,
+    /// Where each window begins, and the end of the last.
+    bounds: Vec<usize>,
     width: usize,
     n_brackets: usize,
     /// Digest of the tokens, for telling data apart.
@@ -49,13 +51,69 @@ impl Windows {
                 (tokens.chunks(seq_len).flat_map(bracketed).collect(), seq_len + 2, 2)
             }
         };
+        let bounds = (0..=tokens.len()).step_by(width).collect();
         let digest = crate::digest::of_tokens(&tokens);
-        Ok(Windows { tokens, width, n_brackets, digest })
+        Ok(Windows { tokens, bounds, width, n_brackets, digest })
+    }
+
+    /// One window per document, cut at `seq_len` tokens, shorter ones first so that batches are of a kind; documents of
+    /// a single token are left out.
+    ///
+    /// # Errors
+    /// `Data` when none is left.
+    pub fn of_documents(
+        mut documents: Vec<Vec<u32>>,
+        seq_len: usize,
+        max_windows: Option<usize>,
+        tokenizer: &Tokenizer,
+        name: &str,
+    ) -> Result<Self> {
+        documents.retain(|document| document.len() > 1);
+        documents.truncate(max_windows.unwrap_or(usize::MAX));
+        documents.iter_mut().for_each(|document| document.truncate(seq_len));
+        documents.sort_by_key(Vec::len);
+        let Some(longest) = documents.last().map(Vec::len) else {
+            return Err(Error::Data(format!("{name}: no document of two tokens or more in it")));
+        };
+        let n_brackets = if tokenizer.brackets.is_some() { 2 } else { 0 };
+        let (mut tokens, mut bounds) = (Vec::new(), vec![0]);
+        for document in documents {
+            tokens.extend(tokenizer.brackets.map(|(cls, _)| cls));
+            tokens.extend(document);
+            tokens.extend(tokenizer.brackets.map(|(_, sep)| sep));
+            bounds.push(tokens.len());
+        }
+        let digest = crate::digest::of_tokens(&tokens);
+        Ok(Windows { tokens, bounds, width: longest + n_brackets, n_brackets, digest })
     }
 
     /// Number of windows.
     pub fn len(&self) -> usize {
-        self.tokens.len() / self.width.max(1)
+        self.bounds.len().saturating_sub(1)
+    }
+
+    /// Tokens of a window, brackets included.
+    pub fn window(&self, window: usize) -> &[u32] {
+        let bounds = self.bounds.get(window).zip(self.bounds.get(window + 1));
+        bounds.and_then(|(&from, &to)| self.tokens.get(from..to)).unwrap_or_default()
+    }
+
+    /// Runs of at most `batch_size` windows of one length, in order.
+    pub fn batches(&self, batch_size: usize) -> Vec<std::ops::Range<usize>> {
+        let mut batches: Vec<std::ops::Range<usize>> = Vec::new();
+        for window in 0..self.len() {
+            let alike = |start: usize| self.window(start).len() == self.window(window).len();
+            match batches.last_mut() {
+                Some(last) if last.len() < batch_size.max(1) && alike(last.start) => last.end += 1,
+                _ => batches.push(window..window + 1),
+            }
+        }
+        batches
+    }
+
+    /// Mean tokens per window, rounded up.
+    pub fn mean_width(&self) -> usize {
+        self.tokens.len().div_ceil(self.len().max(1))
     }
 
     /// Whether there are none.
@@ -63,7 +121,7 @@ impl Windows {
         self.tokens.is_empty()
     }
 
-    /// Tokens per window, brackets included.
+    /// Tokens of the longest window, brackets included.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -96,18 +154,16 @@ impl Windows {
         Err(Error::Recipe(format!("seq_len: {found} is longer than the model's positions allow; at most {longest}")))
     }
 
-    /// Token ids [B, T] of the given windows.
+    /// Token ids [B, T] of the given windows; shorter ones are filled up with token 0 on the right.
     pub fn batch(&self, windows: impl IntoIterator<Item = usize>, device: Device) -> Result<Tensor> {
-        let mut ids: Vec<i64> = Vec::new();
-        let mut n_batch = 0i64;
-        for window in windows {
-            let from = window * self.width;
-            let slice = self.tokens.get(from..from + self.width);
-            let slice = slice.ok_or_else(|| Error::Internal(format!("window {window} of {}", self.len())))?;
-            ids.extend(slice.iter().map(|&id| i64::from(id)));
-            n_batch += 1;
-        }
-        let ids_bt = Tensor::f_from_slice(&ids)?.f_view([n_batch, self.width as i64])?;
+        let chosen: Vec<&[u32]> = windows.into_iter().map(|window| self.window(window)).collect();
+        let width = chosen.iter().map(|window| window.len()).max().unwrap_or(0);
+        let padded = |window: &&[u32]| {
+            let fill = std::iter::repeat_n(0, width - window.len());
+            window.iter().map(|&id| i64::from(id)).chain(fill).collect::<Vec<_>>()
+        };
+        let ids: Vec<i64> = chosen.iter().flat_map(padded).collect();
+        let ids_bt = Tensor::f_from_slice(&ids)?.f_view([chosen.len() as i64, width as i64])?;
         Ok(ids_bt.f_to_kind(Kind::Int64)?.f_to_device(device)?)
     }
 }

@@ -30,8 +30,8 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
     windows.check_fits(&model.blueprint.options)?;
     let task = Task::of(model.is_causal(), subject.tokenizer.and_then(|t| t.mask), subject.seed)?;
     subject.progress.start("eval", windows.n_tokens() as u64);
-    for start in (0..windows.len()).step_by(subject.batch_size.max(1)) {
-        let chosen: Vec<usize> = (start..(start + subject.batch_size.max(1)).min(windows.len())).collect();
+    for batch in windows.batches(subject.batch_size) {
+        let chosen: Vec<usize> = batch.collect();
         let targets = task.batch(windows, &chosen, model.device)?;
         let hidden_ne = targets.rows(&model.hidden(&targets.ids_bt, &mut NoTap, None)?)?;
         let teacher_ne = match subject.teacher {
@@ -49,7 +49,7 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
                 labels_n: targets.labels_n.f_narrow(0, start, len)?,
             })?;
         }
-        subject.progress.advance((chosen.len() * windows.width()) as u64, "");
+        subject.progress.advance(targets.ids_bt.numel() as u64, "");
     }
     subject.progress.finish();
     Ok(())

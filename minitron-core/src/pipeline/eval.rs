@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::context::{Context, seq_len_or_default};
 use crate::blueprint::{HIDDEN, ModelFolder, Sizes};
 use crate::contract::{Evaluator, Measurements, Subject};
-use crate::data::{DataSpec, Reading, Tokenizer, Windows};
+use crate::data::{DataSpec, Pack, Reading, Tokenizer, Windows};
 use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::plan::Plan;
@@ -39,6 +39,8 @@ pub struct EvalOptions {
     pub field: Option<String>,
     /// Element type of `.bin` files.
     pub token_type: Option<String>,
+    /// How documents become windows.
+    pub pack: Pack,
 }
 
 impl Default for EvalOptions {
@@ -54,6 +56,7 @@ impl Default for EvalOptions {
             batch_size: 8,
             field: None,
             token_type: None,
+            pack: Pack::Stream,
         }
     }
 }
@@ -184,6 +187,7 @@ fn windows(
         seq_len: seq_len_or_default(options.seq_len, &folder.blueprint, tokenizer),
         max_windows: options.samples,
         seed: context.seed,
+        pack: options.pack,
     };
     let windows = reading.windows(&options.data, tokenizer, context.registry)?;
     windows.check_fits(&folder.blueprint.options)?;

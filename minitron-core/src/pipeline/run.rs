@@ -10,7 +10,7 @@ use super::context::Context;
 use super::recipe::{Recipe, Stage, StageOptions};
 use super::run_dir::{RunDir, StageRecord};
 use super::{distill, eval, generate, prune, score, train};
-use crate::data::{DataSpec, Reading};
+use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
 use crate::error::{IoContext, Result};
 
@@ -187,6 +187,7 @@ impl Inputs<'_, '_> {
             seq_len: 2,
             max_windows: None,
             seed: self.context.seed,
+            pack: Pack::Stream,
         };
         for spec in data.iter_mut() {
             *spec = spec.relative_to(&self.recipe_dir, self.context.registry);

@@ -9,7 +9,7 @@ use super::context::{Context, seq_len_or_default};
 use crate::calibrate::{Metric, Pass, Scores, Stated};
 use crate::checkpoint::OutputDir;
 use crate::contract::Importance;
-use crate::data::{DataSpec, Reading};
+use crate::data::{DataSpec, Pack, Reading};
 use crate::error::{Error, Result};
 use crate::registry::PluginSpec;
 
@@ -33,6 +33,8 @@ pub struct ScoreOptions {
     pub field: Option<String>,
     /// Element type of `.bin` files.
     pub token_type: Option<String>,
+    /// How documents become windows.
+    pub pack: Pack,
 }
 
 impl Default for ScoreOptions {
@@ -46,6 +48,7 @@ impl Default for ScoreOptions {
             batch_size: 8,
             field: None,
             token_type: None,
+            pack: Pack::Stream,
         }
     }
 }
@@ -64,6 +67,7 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
         seq_len: seq_len_or_default(options.seq_len, &folder.blueprint, &tokenizer),
         max_windows: Some(options.samples),
         seed: context.seed,
+        pack: options.pack,
     };
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
     windows.check_fits(&folder.blueprint.options)?;

@@ -10,7 +10,7 @@ use super::context::{Context, seq_len_or_default};
 use crate::blueprint::{Blueprint, ModelFolder};
 use crate::checkpoint::{Config, MAX_SHARD_BYTES, OutputDir, TensorSource, sync_dir, write_model};
 use crate::contract::LogitLoss;
-use crate::data::{DataSpec, Reading, Task, Tokenizer};
+use crate::data::{DataSpec, Pack, Reading, Task, Tokenizer};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::model::{Transformer, fresh_weights};
@@ -52,6 +52,8 @@ pub struct Setup {
     pub field: Option<String>,
     /// Element type of `.bin` files.
     pub token_type: Option<String>,
+    /// How documents become windows.
+    pub pack: Pack,
 }
 
 impl Default for Setup {
@@ -73,6 +75,7 @@ impl Default for Setup {
             stop_after: None,
             field: None,
             token_type: None,
+            pack: Pack::Stream,
         }
     }
 }
@@ -194,6 +197,7 @@ fn run(
         seq_len: seq_len_or_default(setup.seq_len, &start.blueprint, &tokenizer),
         max_windows: None,
         seed: context.seed,
+        pack: setup.pack,
     };
     let windows = reading.windows(&setup.data, &tokenizer, context.registry)?;
     let teacher_model = match &teacher {

@@ -81,8 +81,8 @@ impl Trainer<'_> {
     pub fn run(&self, resume: bool) -> Result<Outcome> {
         self.settings.check()?;
         self.check_models()?;
-        let schedule = self.settings.schedule(self.windows.width());
-        let per_step = self.settings.tokens_per_step(self.windows.width());
+        let schedule = self.settings.schedule(self.windows.mean_width());
+        let per_step = self.settings.tokens_per_step(self.windows.mean_width());
         let mut optimizer = AdamW::new(self.student.parameters(), self.settings.adamw)?;
         let identity = json!({ "settings": self.settings, "inputs": self.identity });
         let resumed = if resume { resume::load(self.out_dir, &identity, &mut optimizer)? } else { None };

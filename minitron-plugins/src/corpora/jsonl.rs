@@ -17,7 +17,7 @@ use serde_json::Value;
 pub struct Jsonl {
     /// The file; `.gz` and `.zst` are decompressed on the way.
     pub path: PathBuf,
-    /// The field that holds the text.
+    /// The field that holds the text, or a list of token ids; `a+b` joins two as they are.
     #[serde(default = "super::default_field")]
     pub field: String,
 }
@@ -79,10 +79,12 @@ impl Jsonl {
             let message = format!("{expected}, got {}; put one object on each line", kind_of(&value));
             return Err(self.line_error(line_number, message));
         };
-        match object.get_mut(field.as_str()) {
-            Some(Value::String(text)) => Ok(Document::Text(std::mem::take(text))),
-            found => {
-                let found = found.map_or("none of that name", |value| kind_of(value));
+        let parts: Vec<Option<Document>> = field.split('+').map(|field| object.get_mut(field).and_then(part)).collect();
+        match parts.into_iter().reduce(join).flatten() {
+            Some(document) => Ok(document),
+            None => {
+                let found = field.split('+').map(|field| object.get(field)).find(|found| found.is_none_or(not_a_part));
+                let found = found.flatten().map_or("none of that name", |value| kind_of(value));
                 let fields: Vec<String> = object.keys().map(|key| format!("`{key}`")).collect();
                 let fields = if fields.is_empty() { "none".to_owned() } else { fields.join(", ") };
                 let message = format!("{expected}, got {found}; its fields: {fields}; choose one with `--field`");
@@ -93,6 +95,28 @@ impl Jsonl {
 
     fn line_error(&self, line_number: usize, message: String) -> Error {
         super::bad(&self.path, format!("line {line_number}: {message}"))
+    }
+}
+
+/// A text, or a list of token ids.
+fn part(value: &mut Value) -> Option<Document> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Value::String(text) => Some(Document::Text(std::mem::take(text))),
+        Value::Array(list) => list.iter().map(id).collect::<Option<Vec<u32>>>().map(Document::Tokens),
+        _ => None,
+    }
+}
+
+fn not_a_part(value: &Value) -> bool {
+    !(value.is_string() || value.is_array())
+}
+
+fn join(first: Option<Document>, second: Option<Document>) -> Option<Document> {
+    match (first?, second?) {
+        (Document::Text(a), Document::Text(b)) => Some(Document::Text(a + &b)),
+        (Document::Tokens(a), Document::Tokens(b)) => Some(Document::Tokens([a, b].concat())),
+        _ => None,
     }
 }
 

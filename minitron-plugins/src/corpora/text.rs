@@ -20,7 +20,7 @@ pub struct Text {
 #[typetag::serde(name = "text")]
 impl Corpus for Text {
     fn extensions(&self) -> &'static [&'static str] {
-        &["txt"]
+        &["txt", "tokens"]
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -30,9 +30,8 @@ impl Evaluator for HiddenCosine {
         windows.check_fits(&subject.model.blueprint.options)?;
         let (mut n_tokens, mut n_windows, mut by_token, mut pooled) = (0.0, 0.0, 0.0, 0.0);
         subject.progress.start("eval", windows.n_tokens() as u64);
-        for start in (0..windows.len()).step_by(subject.batch_size.max(1)) {
-            let end = (start + subject.batch_size.max(1)).min(windows.len());
-            let ids_bt = windows.batch(start..end, subject.model.device)?;
+        for batch in windows.batches(subject.batch_size) {
+            let ids_bt = windows.batch(batch, subject.model.device)?;
             let ours_bte = subject.model.hidden(&ids_bt, &mut NoTap, None)?.f_to_kind(Kind::Float)?;
             let theirs_bte = kept(&teacher.hidden(&ids_bt, &mut NoTap, None)?, subject.kept_hidden)?;
             let cosine_bt = Tensor::f_cosine_similarity(&checked(&ours_bte, &theirs_bte)?, &theirs_bte, -1, 1e-12)?;
