@@ -1,1 +1,838 @@
+#![allow(clippy::unwrap_used)] // Set-up of tests: what fails here is the test's own fault.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use minitron::{add_demo_tokenizer, tiny_gpt2, tiny_llama, with_context, with_demo_vocabulary, write_tiny};
+use minitron_core::blueprint::ModelFolder;
+use minitron_core::checkpoint::{
+    Checkpoint, Config, MemorySource, OutputDir, Reader, TensorSource, write_model, write_tensors,
+};
+use minitron_core::error::{Error, Result};
+use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::pipeline::{PruneOptions, ScoreOptions, Setup, TrainOptions, eval, prune, score, train};
+use minitron_core::plan::Count;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tch::Tensor;
+use tempfile::TempDir;
+
+/// A folder with a model, a text and room for outputs.
+struct Desk {
+    dir: TempDir,
+}
+
+impl Desk {
+    fn new(config: &Value) -> Self {
+        let desk = Desk { dir: tempfile::tempdir().unwrap() };
+        write_tiny(&desk.model(), &with_demo_vocabulary(config.clone()), 1).unwrap();
+        add_demo_tokenizer(&desk.model()).unwrap();
+        fs::write(desk.at("text.txt"), minitron::some_text()).unwrap();
+        desk
+    }
+
+    fn llama() -> Self {
+        Self::new(&tiny_llama())
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn model(&self) -> PathBuf {
+        self.at("model")
+    }
+
+    fn weights(&self) -> PathBuf {
+        self.model().join("model.safetensors")
+    }
+
+    /// Replaces the weights by the given bytes.
+    fn with_weights(self, bytes: &[u8]) -> Self {
+        fs::write(self.weights(), bytes).unwrap();
+        self
+    }
+
+    /// Writes the weights anew, some tensors changed or left out.
+    fn with_tensors(self, change: impl Fn(&str, Tensor) -> Option<Tensor>) -> Self {
+        let reader = Reader::open_file(&self.weights()).unwrap();
+        let mut source = MemorySource::default();
+        for name in reader.names() {
+            if let Some(tensor) = change(&name, reader.read(&name).unwrap()) {
+                source.insert(name, &tensor).unwrap();
+            }
+        }
+        drop(reader);
+        fs::remove_file(self.weights()).unwrap();
+        write_tensors(&self.weights(), &source).unwrap();
+        self
+    }
+
+    fn with_config(self, key: &str, value: Value) -> Self {
+        let path = self.model().join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config[key] = value;
+        fs::write(path, config.to_string()).unwrap();
+        self
+    }
+
+    /// Splits the weights into small shards with an index, and changes the index.
+    fn sharded(self, change: impl Fn(&mut Value)) -> Self {
+        let opened = Checkpoint::open(&self.model()).unwrap();
+        let sharded = self.at("sharded");
+        fs::create_dir(&sharded).unwrap();
+        write_model(&sharded, &opened.config, &opened.tensors, Some(&self.model()), 40_000).unwrap();
+        drop(opened);
+        fs::remove_dir_all(self.model()).unwrap();
+        fs::rename(sharded, self.model()).unwrap();
+        let path = self.model().join("model.safetensors.index.json");
+        let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut index);
+        fs::write(path, index.to_string()).unwrap();
+        self
+    }
+
+    fn score_options(&self) -> ScoreOptions {
+        ScoreOptions {
+            model: self.model().display().to_string(),
+            data: vec![self.at("text.txt").display().to_string().parse().unwrap()],
+            samples: 4,
+            seq_len: Some(16),
+            ..ScoreOptions::default()
+        }
+    }
+
+    /// Scores the model, into `scores.safetensors`.
+    fn scored(self) -> Self {
+        with_context(false, |context| score(context, &self.score_options(), &self.at("scores.safetensors"))).unwrap();
+        self
+    }
+
+    fn prune_options(&self) -> PruneOptions {
+        PruneOptions {
+            model: self.model().display().to_string(),
+            scores: Some(self.at("scores.safetensors").display().to_string()),
+            ..PruneOptions::default()
+        }
+    }
+
+    fn train_options(&self) -> TrainOptions {
+        TrainOptions {
+            model: Some(self.model().display().to_string()),
+            setup: Setup {
+                data: vec![self.at("text.txt").display().to_string().parse().unwrap()],
+                tokens: Count(256),
+                seq_len: Some(16),
+                batch_size: 2,
+                checkpoint_every: Some(2),
+                ..Setup::default()
+            },
+            ..TrainOptions::default()
+        }
+    }
+
+    /// All files and folders, so that a refused job can be seen to have left nothing.
+    fn listing(&self) -> Vec<PathBuf> {
+        fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    walk(&path, found);
+                }
+                found.push(path);
+            }
+        }
+        let mut found = Vec::new();
+        walk(self.dir.path(), &mut found);
+        found.sort();
+        found
+    }
+
+    /// Runs a job that must fail, and checks blame, text, and that nothing was written.
+    fn refuses<T>(&self, blame: &str, says: &[&str], job: impl FnOnce() -> Result<T>) -> String {
+        let before = self.listing();
+        let error = match job() {
+            Ok(_) => panic!("expected an error that says {says:?}"),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        assert_eq!(blame_of(&error), blame, "{text}");
+        assert!(!text.ends_with('.') && !text.contains('\n'), "{text:?}");
+        for words in says {
+            assert!(text.contains(words), "expected `{words}` in `{text}`");
+        }
+        assert_eq!(self.listing(), before, "{text}");
+        text
+    }
+
+    /// The model is refused on opening, and by every job before it writes.
+    fn refuses_model(&self, blame: &str, says: &[&str]) {
+        let opened = self.refuses(blame, says, || open(&self.model()));
+        let scored = self.refuses(blame, says, || {
+            with_context(false, |context| score(context, &self.score_options(), &self.at("s.safetensors")))
+        });
+        let trained = self.refuses(blame, says, || {
+            with_context(false, |context| train(context, &self.train_options(), &self.at("out"), false))
+        });
+        assert!(opened == scored && scored == trained, "{opened}\n{scored}\n{trained}");
+    }
+
+    fn refuses_prune(&self, blame: &str, says: &[&str], change: impl FnOnce(&mut PruneOptions)) {
+        let mut options = self.prune_options();
+        change(&mut options);
+        self.refuses(blame, says, || with_context(false, |context| prune(context, &options, &self.at("out"), false)));
+    }
+
+    fn refuses_data(&self, blame: &str, says: &[&str], name: &str) {
+        let data = vec![self.at(name).display().to_string().parse().unwrap()];
+        let options = ScoreOptions { data: data.clone(), ..self.score_options() };
+        self.refuses(blame, says, || {
+            with_context(false, |context| score(context, &options, &self.at("s.safetensors")))
+        });
+        let mut options = self.train_options();
+        options.setup.data = data;
+        self.refuses(blame, says, || with_context(false, |context| train(context, &options, &self.at("out"), false)));
+    }
+}
+
+fn open(dir: &Path) -> Result<ModelFolder> {
+    ModelFolder::open(dir, &minitron::registry())
+}
+
+fn blame_of(error: &Error) -> &'static str {
+    match error {
+        Error::Recipe(_) => "recipe",
+        Error::Checkpoint { .. } => "checkpoint",
+        Error::Plan(_) => "plan",
+        Error::Plugin { .. } => "plugin",
+        Error::Data(_) => "data",
+        Error::Torch { .. } => "torch",
+        Error::Io { .. } => "io",
+        Error::At { source, .. } => blame_of(source),
+        _ => "internal",
+    }
+}
+
+fn header(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u64).to_le_bytes(), bytes].concat()
+}
+
+// --- weights ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let desk = Desk::llama();
+    fs::remove_dir_all(desk.model()).unwrap();
+    desk.refuses_model("checkpoint", &["no such model folder", "config.json and model.safetensors"]);
+}
+
+#[test]
+fn a_folder_without_weights_says_which_files_it_needs() {
+    let desk = Desk::llama();
+    fs::remove_file(desk.weights()).unwrap();
+    desk.refuses_model("checkpoint", &["expected model.safetensors or model.safetensors.index.json", "transformers"]);
+}
+
+#[test]
+fn weights_cut_off_inside_the_header_are_called_cut_off() {
+    let bytes = fs::read(Desk::llama().weights()).unwrap();
+    for keep in [0, 5, 8, 100] {
+        let says = ["model.safetensors: not a whole safetensors file", "copy it again"];
+        Desk::llama().with_weights(&bytes[..keep]).refuses_model("checkpoint", &says);
+    }
+}
+
+#[test]
+fn weights_cut_off_inside_the_data_are_called_cut_off() {
+    let bytes = fs::read(Desk::llama().weights()).unwrap();
+    for keep in [bytes.len() / 2, bytes.len() - 1] {
+        let says = ["model.safetensors: not a whole safetensors file", "copy it again"];
+        Desk::llama().with_weights(&bytes[..keep]).refuses_model("checkpoint", &says);
+    }
+}
+
+#[test]
+fn a_header_of_garbage_is_refused() {
+    for garbage in
+        [&b"\xff\xfe\x00garbage"[..], b"[1, 2]", b"{\"a\": 3}", b"{\"a\": {\"dtype\": \"F32\", \"shape\": [-1]}}"]
+    {
+        let desk = Desk::llama().with_weights(&header(garbage));
+        desk.refuses_model("checkpoint", &["model.safetensors: not a whole safetensors file"]);
+    }
+}
+
+#[test]
+fn a_header_longer_than_the_file_is_refused_without_allocating_it() {
+    for length in [1u64 << 20, 1 << 40, u64::MAX] {
+        let desk = Desk::llama().with_weights(&[&length.to_le_bytes()[..], &[b'{'; 64]].concat());
+        desk.refuses_model("checkpoint", &["model.safetensors: not a whole safetensors file"]);
+    }
+}
+
+#[test]
+fn a_shape_whose_product_overflows_is_refused() {
+    let info = json!({ "a": { "dtype": "F32", "shape": [1u64 << 40, 1u64 << 40], "data_offsets": [0, 4] } });
+    let desk = Desk::llama().with_weights(&[header(info.to_string().as_bytes()), vec![0; 4]].concat());
+    desk.refuses_model("checkpoint", &["model.safetensors: not a whole safetensors file"]);
+}
+
+#[test]
+fn an_absent_shard_is_named() {
+    let desk = Desk::llama().sharded(|_| ());
+    open(&desk.model()).unwrap();
+    let shard = fs::read_dir(desk.model()).unwrap().map(|entry| entry.unwrap().path());
+    fs::remove_file(shard.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).max().unwrap()).unwrap();
+    let says = ["model.safetensors.index.json", "names the shard `model-0000", "fetch the missing file"];
+    desk.refuses_model("checkpoint", &says);
+}
+
+#[test]
+fn a_shard_outside_the_folder_is_refused() {
+    for outside in ["../x.safetensors", "/etc/passwd", "a/../../x", "sub/x.safetensors", "..", ".", ""] {
+        let desk = Desk::llama().sharded(|index| index["weight_map"]["lm_head.weight"] = json!(outside));
+        // What the name points to exists, so that only the rule can refuse it.
+        fs::write(desk.at("x.safetensors"), "").unwrap();
+        let says = ["index.json", &format!("`{outside}`, which is not a plain file name inside the folder")];
+        desk.refuses_model("checkpoint", &says);
+    }
+}
+
+#[test]
+fn a_tensor_that_its_shard_does_not_hold_is_named() {
+    let desk = Desk::llama().sharded(|index| {
+        let shard = index["weight_map"]["lm_head.weight"].clone();
+        index["weight_map"]["model.extra.weight"] = shard;
+    });
+    desk.refuses_model("checkpoint", &["index.json", "`model.extra.weight` in ", "which does not hold it"]);
+}
+
+#[test]
+fn an_index_without_a_map_is_refused() {
+    let desk = Desk::llama().sharded(|index| *index = json!({ "weight_map": ["a"] }));
+    desk.refuses_model("checkpoint", &["index.json", "expected an object with `weight_map`"]);
+}
+
+#[test]
+fn a_tensor_of_another_shape_is_named_with_both_shapes() {
+    let desk = Desk::llama().with_tensors(|name, tensor| match name {
+        "model.layers.1.mlp.up_proj.weight" => Some(tensor.narrow(0, 0, 47)),
+        _ => Some(tensor),
+    });
+    let says = ["`model.layers.1.mlp.up_proj.weight`", "expected shape [48, 32] by config.json, got [47, 32]"];
+    desk.refuses_model("checkpoint", &says);
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let desk = Desk::llama().with_tensors(|name, tensor| (name != "model.norm.weight").then_some(tensor));
+    desk.refuses_model("checkpoint", &["tensor `model.norm.weight` is missing; `llama` of this config needs it"]);
+}
+
+#[test]
+fn a_tensor_of_integers_is_refused() {
+    let desk = Desk::llama().with_tensors(|name, tensor| match name {
+        "model.norm.weight" => Some(tensor.to_kind(tch::Kind::Int64)),
+        _ => Some(tensor),
+    });
+    desk.refuses_model("checkpoint", &["tensor `model.norm.weight`: expected f32, f16 or bf16, got I64"]);
+}
+
+#[test]
+fn weights_that_are_not_finite_are_found_out_by_scoring() {
+    let desk = Desk::llama().with_tensors(|name, tensor| match name {
+        "model.layers.1.mlp.up_proj.weight" => Some(tensor * f64::NAN),
+        _ => Some(tensor),
+    });
+    desk.refuses("plugin", &["`activation`", "as NaN", "its weights are not finite"], || {
+        with_context(false, |context| score(context, &desk.score_options(), &desk.at("s.safetensors")))
+    });
+}
+
+#[test]
+fn weights_that_are_not_finite_are_found_out_by_evaluating() {
+    let desk = Desk::llama().with_tensors(|name, tensor| match name {
+        "model.layers.1.mlp.up_proj.weight" => Some(tensor * f64::NAN),
+        _ => Some(tensor),
+    });
+    let ScoreOptions { model, data, seq_len, .. } = desk.score_options();
+    let options = minitron_core::pipeline::EvalOptions { model, data, seq_len, ..Default::default() };
+    desk.refuses("data", &["`loss` came out as NaN"], || with_context(false, |context| eval(context, &options)));
+}
+
+// --- config.json -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn an_unsupported_family_lists_the_supported_ones() {
+    let desk = Desk::llama().with_config("model_type", json!("mamba"));
+    let says = ["config.json", "model_type `mamba` is not supported; supported: bert, gpt2, llama, nemotron"];
+    desk.refuses_model("checkpoint", &says);
+    let desk = Desk::llama().with_config("model_type", Value::Null);
+    desk.refuses_model("checkpoint", &["config.json: no `model_type`; expected a string"]);
+}
+
+#[test]
+fn a_missing_config_is_named() {
+    let desk = Desk::llama();
+    fs::remove_file(desk.model().join("config.json")).unwrap();
+    desk.refuses_model("checkpoint", &["config.json: no such file", "`model_type`"]);
+}
+
+#[test]
+fn a_config_that_is_no_object_is_refused() {
+    for (text, says) in [
+        (&b""[..], "not valid JSON"),
+        (b"{\"model_type\": ", "not valid JSON"),
+        (b"\xff\xfe{}", "not UTF-8 text"),
+        (b"[]", "expected a JSON object at the top"),
+        (b"{}", "no `model_type`; expected a string"),
+    ] {
+        let desk = Desk::llama();
+        fs::write(desk.model().join("config.json"), text).unwrap();
+        desk.refuses_model("checkpoint", &["config.json", says]);
+    }
+}
+
+#[test]
+fn a_config_nested_without_end_is_refused() {
+    let desk = Desk::llama();
+    fs::write(desk.model().join("config.json"), "[".repeat(1 << 20)).unwrap();
+    desk.refuses_model("checkpoint", &["config.json: not valid JSON"]);
+}
+
+#[test]
+fn absurd_sizes_in_a_config_are_refused_without_allocating() {
+    let keys =
+        ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "head_dim"];
+    for key in keys {
+        for absurd in [json!(0), json!(-8), json!(8.5), json!(1u64 << 31), json!(1e300), json!("8"), json!([8])] {
+            let says = ["config.json", &format!("`{key}`: expected a positive integer below 2^31, got {absurd}")];
+            Desk::llama().with_config(key, absurd.clone()).refuses_model("checkpoint", &says);
+        }
+        // Thinkable, but not what the file holds.
+        Desk::llama().with_config(key, json!((1u64 << 31) - 1)).refuses_model("checkpoint", &[]);
+    }
+}
+
+#[test]
+fn absurd_sizes_are_refused_before_random_weights_are_made() {
+    for (key, size) in [("hidden_size", 1 << 30), ("intermediate_size", (1u64 << 31) - 1), ("head_dim", (1 << 31) - 2)]
+    {
+        let desk = Desk::llama().with_config(key, json!(size));
+        let mut options = desk.train_options();
+        options.model = None;
+        options.config = Some(desk.model().join("config.json"));
+        desk.refuses("checkpoint", &["config.json", "parameters"], || {
+            with_context(false, |context| train(context, &options, &desk.at("out"), false))
+        });
+    }
+}
+
+#[test]
+fn heads_that_do_not_share_keys_evenly_are_refused() {
+    let desk = Desk::llama().with_config("num_key_value_heads", json!(3));
+    desk.refuses_model("checkpoint", &["config.json", "num_attention_heads", "num_key_value_heads"]);
+}
+
+#[test]
+fn an_unknown_activation_function_lists_the_known_ones() {
+    let desk = Desk::llama().with_config("hidden_act", json!("tanhshrink"));
+    desk.refuses_model("checkpoint", &["tanhshrink", "silu"]);
+}
+
+#[test]
+fn a_tied_head_stored_with_other_values_is_refused() {
+    let desk = Desk::llama().with_config("tie_word_embeddings", json!(true));
+    desk.refuses_model("checkpoint", &["ties `lm_head.weight` to `model.embed_tokens.weight`", "tie_word_embeddings"]);
+}
+
+// --- text ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_tokenizer_that_exceeds_the_vocabulary_is_refused() {
+    let desk = Desk { dir: tempfile::tempdir().unwrap() };
+    write_tiny(&desk.model(), &tiny_llama(), 1).unwrap();
+    add_demo_tokenizer(&desk.model()).unwrap();
+    fs::write(desk.at("text.txt"), minitron::some_text()).unwrap();
+    let says = ["tokenizer.json: token `", "has id 511, the model's vocabulary ends at 60", "belongs to another model"];
+    desk.refuses_data("checkpoint", &says, "text.txt");
+}
+
+#[test]
+fn a_tokenizer_that_cannot_be_read_is_named() {
+    let desk = Desk::llama();
+    fs::write(desk.model().join("tokenizer.json"), "{\"model\": 3}").unwrap();
+    desk.refuses_data("checkpoint", &["tokenizer.json: not a tokenizer that can be read"], "text.txt");
+}
+
+#[test]
+fn text_without_a_tokenizer_says_what_to_add() {
+    let desk = Desk::llama();
+    fs::remove_file(desk.model().join("tokenizer.json")).unwrap();
+    desk.refuses_data("data", &["no tokenizer.json; add it, or give token files (.npy, .bin)"], "text.txt");
+}
+
+#[test]
+fn token_files_beyond_the_vocabulary_are_refused() {
+    let desk = Desk::llama();
+    fs::write(desk.at("ids.bin"), [1u16, 600].repeat(64).iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>())
+        .unwrap();
+    desk.refuses_data("data", &["ids.bin", "token 600 lies outside the model's vocabulary of 512"], "ids.bin");
+}
+
+#[test]
+fn an_empty_file_is_refused() {
+    let desk = Desk::llama();
+    for name in ["empty.txt", "empty.jsonl"] {
+        fs::write(desk.at(name), "").unwrap();
+        desk.refuses_data("data", &[name, "no text in it"], name);
+    }
+}
+
+#[test]
+fn a_file_shorter_than_one_window_says_how_long_it_is() {
+    let desk = Desk::llama();
+    fs::write(desk.at("short.txt"), "One").unwrap();
+    desk.refuses_data("data", &["short.txt", "shorter than one window of 16", "--seq-len"], "short.txt");
+}
+
+#[test]
+fn an_unknown_ending_lists_the_known_ones() {
+    let desk = Desk::llama();
+    fs::write(desk.at("text.docx"), "One day").unwrap();
+    desk.refuses_data("recipe", &["text.docx", "known endings: ", ".jsonl", ".txt", ".parquet"], "text.docx");
+}
+
+#[test]
+fn a_missing_data_file_is_named() {
+    Desk::llama().refuses_data("data", &["absent.txt`: no such file"], "absent.txt");
+}
+
+#[test]
+fn a_bad_line_is_named_by_its_number() {
+    let desk = Desk::llama();
+    fs::write(desk.at("a.jsonl"), "{\"text\": \"One day\"}\n{\"text\": \n").unwrap();
+    desk.refuses_data("data", &["a.jsonl: line 2: expected an object with a string field `text`"], "a.jsonl");
+    fs::write(desk.at("b.jsonl"), "{\"body\": \"One day\"}\n").unwrap();
+    desk.refuses_data("data", &["b.jsonl: line 1", "its fields: `body`; choose one with `--field`"], "b.jsonl");
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused() {
+    let desk = Desk::llama();
+    fs::write(desk.at("latin.txt"), b"caf\xe9").unwrap();
+    desk.refuses_data("data", &["latin.txt", "expected UTF-8 text"], "latin.txt");
+}
+
+#[test]
+fn windows_beyond_the_positions_say_how_long_they_may_be() {
+    let desk = Desk::llama();
+    let options = ScoreOptions { seq_len: Some(65), ..desk.score_options() };
+    desk.refuses("recipe", &["seq_len: 65 is longer than the model's positions allow; at most 64"], || {
+        with_context(false, |context| score(context, &options, &desk.at("s.safetensors")))
+    });
+    let mut options = desk.train_options();
+    options.setup.seq_len = Some(65);
+    desk.refuses("recipe", &["seq_len: 65", "at most 64"], || {
+        with_context(false, |context| train(context, &options, &desk.at("out"), false))
+    });
+}
+
+// --- sizes, scores, plans --------------------------------------------------------------------------------------------
+
+#[test]
+fn illegal_sizes_name_the_nearest_legal_ones() {
+    let desk = Desk::llama().scored();
+    desk.refuses_prune("plan", &["mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: 28, 32"], |o| {
+        o.mlp = Some(30);
+    });
+    desk.refuses_prune("plan", &["hidden: 12 is not legal, expected a multiple of 8 up to 32; nearest: 8, 16"], |o| {
+        o.hidden = Some(12);
+    });
+    desk.refuses_prune("plan", &["depth: 4 is not legal, expected a size up to 3; nearest: 3"], |o| o.layers = Some(4));
+    desk.refuses_prune("plan", &["depth: 0 is not legal", "nearest: 1"], |o| o.layers = Some(0));
+    desk.refuses_prune("plan", &["mlp: 0 is not legal", "nearest: 4"], |o| o.mlp = Some(0));
+}
+
+#[test]
+fn illegal_heads_under_grouped_queries_name_the_nearest_legal_ones() {
+    let desk = Desk::llama().scored();
+    desk.refuses_prune("plan", &["heads: 3 is not legal, expected a multiple of 2 up to 4; nearest: 2, 4"], |o| {
+        o.heads = Some(3);
+    });
+    desk.refuses_prune("plan", &["heads: 1 is not legal", "nearest: 2"], |o| o.heads = Some(1));
+}
+
+#[test]
+fn widths_that_a_family_cannot_express_name_the_nearest_ones() {
+    let desk = Desk::new(&tiny_gpt2()).scored();
+    desk.refuses_prune("plan", &["hidden: 20 is not legal, expected a multiple of 8 up to 32; nearest: 16, 24"], |o| {
+        o.hidden = Some(20);
+    });
+    let says = ["hidden 16 with 3 heads", "no head_dim", "nearest: hidden 24 with 3 heads, or 2 heads with hidden 16"];
+    desk.refuses_prune("plan", &says, |o| (o.hidden, o.heads) = (Some(16), Some(3)));
+}
+
+#[test]
+fn a_ratio_out_of_range_is_refused() {
+    let desk = Desk::llama().scored();
+    for ratio in [0.0, -0.5, 1.5, f64::NAN, f64::INFINITY] {
+        desk.refuses_prune("recipe", &["ratio", "expected a share above 0, at most 1"], |o| o.ratio = Some(ratio));
+    }
+}
+
+#[test]
+fn a_budget_that_cannot_be_reached_names_the_nearest() {
+    let desk = Desk::llama().scored();
+    desk.refuses_prune("plan", &["10 parameters within 5.0 % cannot be reached; nearest: "], |o| {
+        o.params = Some("10".into());
+    });
+    desk.refuses_prune("plan", &["cannot be reached; nearest: "], |o| o.params = Some("4B".into()));
+    desk.refuses_prune("recipe", &["expected a number such as 4B, 4.19B, 350M or 4096, got `many`"], |o| {
+        o.params = Some("many".into());
+    });
+}
+
+#[test]
+fn a_size_is_said_once() {
+    let desk = Desk::llama().scored();
+    desk.refuses_prune("recipe", &["say once how large the student shall be"], |_| ());
+    desk.refuses_prune("recipe", &["say once"], |o| (o.ratio, o.params) = (Some(0.5), Some("10k".into())));
+    desk.refuses_prune("recipe", &["scores: needed to rank by"], |o| (o.scores, o.mlp) = (None, Some(24)));
+}
+
+#[test]
+fn scores_of_another_model_are_refused() {
+    let mut wide = tiny_llama();
+    wide["intermediate_size"] = json!(64);
+    let (desk, other) = (Desk::llama(), Desk::new(&wide).scored());
+    desk.refuses_prune("recipe", &["`mlp.0` has 48 units, the scores hold 64", "score this one"], |o| {
+        o.scores = Some(other.at("scores.safetensors").display().to_string());
+        o.mlp = Some(24);
+    });
+}
+
+#[test]
+fn scores_that_hold_nothing_for_an_axis_say_so() {
+    let desk = Desk::llama();
+    let metrics = vec!["block_influence".parse().unwrap()];
+    let options = ScoreOptions { metrics, ..desk.score_options() };
+    with_context(false, |context| score(context, &options, &desk.at("scores.safetensors"))).unwrap();
+    desk.refuses_prune("recipe", &["`mlp.0` is to shrink to 24, but the scores hold nothing for it"], |o| {
+        o.mlp = Some(24);
+    });
+}
+
+#[test]
+fn a_scores_file_that_is_none_is_refused() {
+    let desk = Desk::llama();
+    desk.refuses_prune("checkpoint", &["no such scores file; `minitron score` writes one"], |o| o.mlp = Some(24));
+    fs::write(desk.at("scores.safetensors"), "scores").unwrap();
+    desk.refuses_prune("checkpoint", &["scores.safetensors: not a whole safetensors file"], |o| o.mlp = Some(24));
+    let mut source = MemorySource::default();
+    source.insert("activation/mlp.0", &Tensor::from_slice(&[f32::NAN; 48])).unwrap();
+    write_tensors(&desk.at("scores.safetensors"), &source).unwrap();
+    desk.refuses_prune("checkpoint", &["scores.safetensors: `activation/mlp.0`: score 0 is NaN"], |o| o.mlp = Some(24));
+}
+
+#[test]
+fn a_plan_that_does_not_fit_the_model_is_refused() {
+    let desk = Desk::llama();
+    let with_plan = |blame: &str, says: &[&str], text: &str| {
+        fs::write(desk.at("plan.json"), text).unwrap();
+        desk.refuses_prune(blame, says, |o| (o.plan, o.scores) = (Some(desk.at("plan.json")), None));
+    };
+    let kept = |kept: Value| json!({ "kept": kept }).to_string();
+    let in_order = &["`hidden`: expected units below 32, ascending, each once"];
+    with_plan("plan", in_order, &kept(json!({ "hidden": [0, 1, 2, 3, 4, 5, 6, 32] })));
+    with_plan("plan", in_order, &kept(json!({ "hidden": [0, 1, 2, 3, 4, 5, 7, 6] })));
+    with_plan("plan", in_order, &kept(json!({ "hidden": [0, 0, 2, 3, 4, 5, 6, 7] })));
+    let one_width = &["keeps ", "another layer ", "one width for all layers"];
+    with_plan("plan", one_width, &kept(json!({ "mlp.0": [0, 1, 2, 3] })));
+    let per_head = &["`heads.0`: expected equally many query heads per key/value head, got [2, 0]"];
+    with_plan("plan", per_head, &kept(json!({ "heads.0": [0, 1], "heads.1": [0, 2], "heads.2": [0, 2] })));
+    with_plan("plan", &["hidden: 4 is not legal", "nearest: 8"], &kept(json!({ "hidden": [0, 1, 2, 3] })));
+    with_plan("plan", &["depth: 0 is not legal", "nearest: 1"], &kept(json!({ "depth": [] })));
+    with_plan("recipe", &["no dim is called `mlp.7`; known: depth, "], &kept(json!({ "mlp.7": [0] })));
+    with_plan("recipe", &["no axis of this model is called `kv_heads`"], &kept(json!({ "kv_heads.0": [0, 1] })));
+    with_plan("recipe", &["plan.json: expected {\"kept\": {dim: [units]}}"], &kept(json!({ "hidden": [-1] })));
+    with_plan("recipe", &["plan.json: expected {\"kept\""], "{\"kept\": ");
+}
+
+#[test]
+fn a_missing_plan_is_named() {
+    let desk = Desk::llama();
+    desk.refuses_prune("io", &["absent.json"], |o| (o.plan, o.scores) = (Some(desk.at("absent.json")), None));
+}
+
+// --- outputs ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn outputs_that_exist_are_kept_unless_forced() {
+    let desk = Desk::llama().scored();
+    let out = desk.at("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("mine"), "mine").unwrap();
+    let says = ["the output `", "exists; give another name or --force to replace it"];
+    let scores = desk.at("scores.safetensors");
+    desk.refuses("recipe", &says, || with_context(false, |context| score(context, &desk.score_options(), &scores)));
+    desk.refuses_prune("recipe", &says, |o| o.mlp = Some(24));
+    desk.refuses("recipe", &says, || with_context(false, |context| train(context, &desk.train_options(), &out, false)));
+    assert_eq!(fs::read_to_string(out.join("mine")).unwrap(), "mine");
+
+    let options = PruneOptions { mlp: Some(24), ..desk.prune_options() };
+    with_context(true, |context| prune(context, &options, &out, false)).unwrap();
+    assert!(open(&out).is_ok() && !out.join("mine").exists());
+    with_context(true, |context| train(context, &desk.train_options(), &out, false)).unwrap();
+    assert_eq!(open(&out).unwrap().blueprint.size("mlp"), 48);
+    with_context(true, |context| score(context, &desk.score_options(), &scores)).unwrap();
+}
+
+#[test]
+fn a_forced_output_stays_when_the_job_is_refused() {
+    let desk = Desk::llama().scored();
+    let out = desk.at("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("mine"), "mine").unwrap();
+    let options = PruneOptions { mlp: Some(30), ..desk.prune_options() };
+    desk.refuses("plan", &["mlp: 30"], || with_context(true, |context| prune(context, &options, &out, false)));
+    let mut options = desk.train_options();
+    options.setup.data = vec![desk.at("absent.txt").display().to_string().parse().unwrap()];
+    desk.refuses("data", &["absent.txt"], || with_context(true, |context| train(context, &options, &out, false)));
+    let mut options = desk.train_options();
+    options.setup.seq_len = Some(65);
+    desk.refuses("recipe", &["seq_len: 65"], || with_context(true, |context| train(context, &options, &out, false)));
+}
+
+#[test]
+fn a_writer_that_gives_up_leaves_nothing() {
+    let desk = Desk::llama();
+    let before = desk.listing();
+    let output = OutputDir::create(&desk.at("out"), false).unwrap();
+    fs::write(output.path().join("config.json"), "{}").unwrap();
+    drop(output);
+    assert_eq!(desk.listing(), before);
+}
+
+#[test]
+fn what_a_killed_writer_leaves_is_not_taken_for_a_model_and_is_replaced_later() {
+    let desk = Desk::llama().scored();
+    let opened = Checkpoint::open(&desk.model()).unwrap();
+    let output = OutputDir::create(&desk.at("out"), false).unwrap();
+    let part = output.path().to_path_buf();
+    write_model(&part, &opened.config, &opened.tensors, None, 1 << 40).unwrap();
+    // A killed process runs no destructor.
+    std::mem::forget(output);
+    assert!(part.is_dir() && part.file_name().unwrap().to_string_lossy().starts_with('.'));
+    let error = open(&desk.at("out")).unwrap_err().to_string();
+    assert!(error.contains("no such model folder"), "{error}");
+    let options = PruneOptions { mlp: Some(24), ..desk.prune_options() };
+    with_context(false, |context| prune(context, &options, &desk.at("out"), false)).unwrap();
+    assert_eq!(open(&desk.at("out")).unwrap().blueprint.size("mlp"), 24);
+    assert!(!part.exists());
+}
+
+#[test]
+fn an_interrupted_training_is_not_taken_for_a_model() {
+    let desk = Desk::llama();
+    let mut options = desk.train_options();
+    options.setup.stop_after = Some(2);
+    with_context(false, |context| train(context, &options, &desk.at("out"), false)).unwrap();
+    let error = open(&desk.at("out")).unwrap_err().to_string();
+    assert!(error.contains("config.json: no such file"), "{error}");
+}
+
+#[test]
+fn resuming_with_other_settings_names_what_differs() {
+    let desk = Desk::llama();
+    let mut options = desk.train_options();
+    options.setup.stop_after = Some(2);
+    with_context(false, |context| train(context, &options, &desk.at("out"), false)).unwrap();
+    let resume = |options: &TrainOptions, says: &[&str]| {
+        desk.refuses("recipe", says, || with_context(false, |context| train(context, options, &desk.at("out"), true)));
+    };
+    let mut other = options.clone();
+    other.setup.lr = 5e-4;
+    resume(&other, &["resume: ", "state.json was written with other settings (settings.lr)", "use the same"]);
+    let mut other = options.clone();
+    other.setup.batch_size = 1;
+    resume(&other, &["(settings.batch_size)"]);
+    let mut other = options.clone();
+    fs::write(desk.at("other.txt"), minitron::some_text().replace("cat", "cow")).unwrap();
+    other.setup.data = vec![desk.at("other.txt").display().to_string().parse().unwrap()];
+    resume(&other, &["(inputs.data)"]);
+    options.setup.stop_after = None;
+    with_context(false, |context| train(context, &options, &desk.at("out"), true)).unwrap();
+    assert!(open(&desk.at("out")).is_ok());
+}
+
+#[test]
+fn settings_that_cannot_be_meant_are_refused() {
+    let desk = Desk::llama();
+    let cases: [(&str, fn(&mut Setup)); 7] = [
+        ("tokens: expected at least 1", |s| s.tokens = Count(0)),
+        ("batch_size and accumulate: expected at least 1", |s| s.batch_size = 0),
+        ("lr: expected a positive number", |s| s.lr = f64::NAN),
+        ("clip: expected a positive number", |s| s.clip = -1.0),
+        ("min_lr: expected 0 to lr", |s| s.min_lr = Some(1.0)),
+        ("seq_len: expected at least 2 tokens, got 1", |s| s.seq_len = Some(1)),
+        ("no loss plugin is called `kl`; known: cross_entropy, forward_kl", |s| s.losses = vec!["kl".parse().unwrap()]),
+    ];
+    for (says, change) in cases {
+        let mut options = desk.train_options();
+        change(&mut options.setup);
+        desk.refuses("recipe", &[says], || {
+            with_context(false, |context| train(context, &options, &desk.at("out"), false))
+        });
+    }
+}
+
+// --- random damage ---------------------------------------------------------------------------------------------------
+
+/// Opens, checks and loads whatever lies there; an error is fine, a panic is not.
+fn open_and_load(dir: &Path) {
+    if let Ok(folder) = open(dir) {
+        let _ = Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, LoadOptions::default());
+    }
+}
+
+fn damaged(bytes: &[u8], damage: &[(usize, u8)], keep: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for (place, byte) in damage {
+        let len = bytes.len();
+        bytes[place % len] = *byte;
+    }
+    bytes.truncate(bytes.len() - keep % 3);
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_weights_never_panic(damage in prop::collection::vec((0usize..2500, any::<u8>()), 1..6), cut in 0usize..4) {
+        let desk = Desk::llama();
+        let bytes = damaged(&fs::read(desk.weights()).unwrap(), &damage, cut);
+        open_and_load(&desk.with_weights(&bytes).model());
+    }
+
+    #[test]
+    fn damaged_configs_never_panic(damage in prop::collection::vec((any::<usize>(), b' '..b'~'), 1..6), cut in 0usize..4) {
+        let desk = Desk::llama();
+        let path = desk.model().join("config.json");
+        fs::write(&path, damaged(&fs::read(&path).unwrap(), &damage, cut)).unwrap();
+        open_and_load(&desk.model());
+    }
+
+    #[test]
+    fn numbers_put_into_configs_never_panic(at in 0usize..12, number in prop_oneof![
+        any::<i64>().prop_map(Value::from), (-2i64..70).prop_map(Value::from), any::<f64>().prop_map(|x| json!(x)),
+    ]) {
+        for config in minitron::families() {
+            let mut config = with_demo_vocabulary(config);
+            let keys: Vec<String> = config.as_object().unwrap().keys().cloned().collect();
+            config[keys[at % keys.len()].as_str()] = number.clone();
+            let config = Config::from_value(Path::new("config.json"), config).unwrap();
+            let _ = minitron_core::blueprint::Blueprint::from_config(&config, &minitron::registry());
+        }
+    }
+}

@@ -13,7 +13,12 @@ use crate::args::Common;
 use crate::output::Bar;
 
 /// Builds the shared context and hands it to a command.
-pub fn with_context<T>(common: &Common, force: bool, seed: Option<u64>, job: impl FnOnce(&Context) -> Result<T>) -> Result<T> {
+pub fn with_context<T>(
+    common: &Common,
+    force: bool,
+    seed: Option<u64>,
+    job: impl FnOnce(&Context) -> Result<T>,
+) -> Result<T> {
     minitron_plugins::make_cuda_visible();
     if let Some(threads) = common.threads {
         if threads == 0 {
@@ -90,12 +95,15 @@ fn cached(repo: &Repo) -> Option<PathBuf> {
 
 fn download(repo: Repo, model: &str, bar: &Bar) -> Result<PathBuf> {
     let failed = |e: &dyn std::fmt::Display| {
-        Error::Data(format!("`{model}` is no folder here, and the hub did not give it: {e}; check the name and the network"))
+        Error::Data(format!(
+            "`{model}` is no folder here, and the hub did not give it: {e}; check the name and the network"
+        ))
     };
     let api: ApiRepo = ApiBuilder::from_env().build().map_err(|e| failed(&e))?.repo(repo);
     let info = api.info().map_err(|e| failed(&e))?;
     let wanted = |name: &str| {
-        !name.contains('/') && [".json", ".safetensors", ".model", ".txt", ".jinja"].iter().any(|end| name.ends_with(end))
+        !name.contains('/')
+            && [".json", ".safetensors", ".model", ".txt", ".jinja"].iter().any(|end| name.ends_with(end))
     };
     let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).filter(|name| wanted(name)).collect();
     bar.note(&format!("{model}: fetching {} files from the hub", names.len()));

@@ -7,6 +7,8 @@ use minitron_core::blueprint::{Blueprint, ModelFolder};
 use minitron_core::checkpoint::{Config, MAX_SHARD_BYTES, write_model};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, NoTap, Transformer, fresh_weights};
+use minitron_core::pipeline::Context;
+use minitron_core::progress::Silent;
 use minitron_core::registry::Registry;
 use serde_json::Value;
 use tch::Tensor;
@@ -140,4 +142,42 @@ pub fn minitron(args: &[&str]) -> std::io::Result<Output> {
 pub fn python() -> Option<PathBuf> {
     let python = root().join(".deps/venv/bin/python");
     python.exists().then_some(python)
+}
+
+/// The built-in plugins on the CPU in f32, as the command line sets them up; MODELs are folders.
+pub fn with_context<T>(force: bool, job: impl FnOnce(&Context) -> T) -> T {
+    let registry = registry();
+    let resolve = |model: &str| Ok(PathBuf::from(model));
+    job(&Context {
+        registry: &registry,
+        defaults: &minitron_plugins::BuiltIn,
+        device: tch::Device::Cpu,
+        kind: tch::Kind::Float,
+        seed: 0,
+        force,
+        progress: &Silent,
+        resolve: &resolve,
+    })
+}
+
+/// A config with the vocabulary of the demo's tokenizer.
+pub fn with_demo_vocabulary(mut config: Value) -> Value {
+    config["vocab_size"] = Value::from(512);
+    config["eos_token_id"] = Value::from(0);
+    config
+}
+
+/// Puts the demo's tokenizer into a model folder.
+pub fn add_demo_tokenizer(dir: &Path) -> std::io::Result<()> {
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(root().join("examples/demo").join(name), dir.join(name))?;
+    }
+    Ok(())
+}
+
+/// A few kilobytes of text that repeats itself with variations.
+pub fn some_text() -> String {
+    let (who, what) = (["the cat", "a dog", "my friend"], ["saw", "liked", "found", "lost"]);
+    let sentence = |i: usize| format!("One day, {} {} a ball near house {}. ", who[i % 3], what[i % 4], i % 7);
+    (0..120).map(sentence).collect()
 }

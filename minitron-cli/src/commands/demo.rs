@@ -27,6 +27,7 @@ pub fn run(common: &Common, args: &Demo) -> Result<()> {
         fs::write(&path, text).at_path(&path)?;
     }
     let recipe = Recipe::load(&recipes.join("demo.toml"))?;
-    let report = with_context(common, args.force, recipe.seed, |context| run_recipe(context, &recipe, &args.out, true))?;
+    let report =
+        with_context(common, args.force, recipe.seed, |context| run_recipe(context, &recipe, &args.out, true))?;
     output::show(common.json, &report, output::run_table)
 }

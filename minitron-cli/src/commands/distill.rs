@@ -7,11 +7,8 @@ use crate::output;
 use crate::settings::with_context;
 
 pub fn run(common: &Common, args: &Distill) -> Result<()> {
-    let options = DistillOptions {
-        teacher: args.teacher.clone(),
-        student: args.student.clone(),
-        setup: setup(&args.training),
-    };
+    let options =
+        DistillOptions { teacher: args.teacher.clone(), student: args.student.clone(), setup: setup(&args.training) };
     let Training { out, resume, force, .. } = &args.training;
     let report = with_context(common, *force, None, |context| distill(context, &options, out, *resume))?;
     output::show(common.json, &report, output::facts_table)

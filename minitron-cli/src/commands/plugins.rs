@@ -15,11 +15,12 @@ pub fn run(common: &Common, command: &Plugins) -> Result<()> {
             output::show(common.json, &json!({ "plugins": rows }), output::plugins_table)
         }
         Plugins::Show { name } => {
-            let (kind, tag) = name
-                .split_once('/')
-                .ok_or_else(|| Error::Recipe(format!("expected KIND/NAME, for example importance/activation, got `{name}`")))?;
+            let (kind, tag) = name.split_once('/').ok_or_else(|| {
+                Error::Recipe(format!("expected KIND/NAME, for example importance/activation, got `{name}`"))
+            })?;
             let known = Kind::ALL.iter().map(|kind| kind.name());
-            let kind = *Kind::ALL.iter().find(|k| k.name() == kind).ok_or_else(|| Error::unknown("kind", kind, known))?;
+            let kind =
+                *Kind::ALL.iter().find(|k| k.name() == kind).ok_or_else(|| Error::unknown("kind", kind, known))?;
             output::show(common.json, &details(registry.find(kind, tag)?), output::plugin_table)
         }
     }
@@ -38,10 +39,7 @@ fn details(descriptor: &Descriptor) -> Value {
     let mut details = row(descriptor);
     let schema = (descriptor.schema)().to_value();
     let example = (descriptor.example)();
-    let spec = PluginSpec {
-        tag: descriptor.tag.to_owned(),
-        params: example.as_object().cloned().unwrap_or_default(),
-    };
+    let spec = PluginSpec { tag: descriptor.tag.to_owned(), params: example.as_object().cloned().unwrap_or_default() };
     details["source"] = json!(descriptor.source);
     details["description"] = schema.get("description").cloned().unwrap_or_default();
     details["defaults"] = example;

@@ -6,8 +6,7 @@ use crate::output;
 use crate::settings::with_context;
 
 pub fn run(common: &Common, args: &Train) -> Result<()> {
-    let options =
-        TrainOptions { config: args.config.clone(), model: args.model.clone(), setup: setup(&args.training) };
+    let options = TrainOptions { config: args.config.clone(), model: args.model.clone(), setup: setup(&args.training) };
     let Training { out, resume, force, .. } = &args.training;
     let report = with_context(common, *force, None, |context| train(context, &options, out, *resume))?;
     output::show(common.json, &report, output::facts_table)

@@ -136,7 +136,12 @@ pub fn plugin_table(plugin: &Value) -> String {
     if !table.is_empty() {
         text += &format!("{table}\n\n");
     }
-    text + &format!("example  {}\nsource   {}\norigin   {}", word(&plugin["example"]), word(&plugin["source"]), word(&plugin["origin"]))
+    text + &format!(
+        "example  {}\nsource   {}\norigin   {}",
+        word(&plugin["example"]),
+        word(&plugin["source"]),
+        word(&plugin["origin"])
+    )
 }
 
 /// `score`: one line per metric and kind.
@@ -209,7 +214,12 @@ pub fn run_table(report: &Value) -> String {
     let mut timed = table(&["stage", "job", "seconds", "tokens/s"]);
     for stage in stages() {
         let rate = stage["result"]["tokens_per_second"].as_f64().map_or(String::new(), |rate| format!("{rate:.0}"));
-        timed.add_row([word(&stage["name"]), word(&stage["do"]), format!("{:.1}", stage["seconds"].as_f64().unwrap_or(0.0)), rate]);
+        timed.add_row([
+            word(&stage["name"]),
+            word(&stage["do"]),
+            format!("{:.1}", stage["seconds"].as_f64().unwrap_or(0.0)),
+            rate,
+        ]);
     }
     let mut parts = vec![right_aligned(timed)];
     if !evaluated.is_empty() {
@@ -225,7 +235,9 @@ pub fn run_table(report: &Value) -> String {
 fn measured(result: &Value) -> impl Iterator<Item = (String, Value)> {
     let own = entries(result).filter(|(_, value)| value.is_number()).map(|(key, value)| (key.clone(), value.clone()));
     let tasks = entries(&result["tasks"]).flat_map(|(name, task)| {
-        entries(task).filter(|(key, _)| !key.starts_with("n_")).map(move |(key, value)| (format!("{name} {key}"), value.clone()))
+        entries(task)
+            .filter(|(key, _)| !key.starts_with("n_"))
+            .map(move |(key, value)| (format!("{name} {key}"), value.clone()))
     });
     own.chain(tasks)
 }

@@ -57,7 +57,13 @@ impl Blueprint {
     ///
     /// # Errors
     /// `Internal` when two tensors have one role or a part names no dim: the architecture plugin is at fault.
-    pub fn new(architecture: &str, config: &Config, dims: Vec<Dim>, tensors: Vec<TensorSpec>, options: Options) -> Result<Self> {
+    pub fn new(
+        architecture: &str,
+        config: &Config,
+        dims: Vec<Dim>,
+        tensors: Vec<TensorSpec>,
+        options: Options,
+    ) -> Result<Self> {
         let dims: BTreeMap<String, Dim> = dims.into_iter().map(|dim| (dim.name.clone(), dim)).collect();
         let mut index = HashMap::new();
         for (idx, tensor) in tensors.iter().enumerate() {
@@ -135,7 +141,8 @@ impl Blueprint {
 
     fn check_tensor(&self, tensor: &TensorSpec, name: &str, found: &TensorInfo) -> Result<()> {
         use safetensors::Dtype::{BF16, F16, F32};
-        let expected: Vec<usize> = tensor.sides.iter().map(|side| side.len(|dim| self.dims.get(dim).map(|d| d.size))).collect();
+        let expected: Vec<usize> =
+            tensor.sides.iter().map(|side| side.len(|dim| self.dims.get(dim).map(|d| d.size))).collect();
         if expected != found.shape {
             let message = format!(
                 "tensor `{name}`: expected shape {expected:?} by config.json, got {:?}; the config belongs to other weights",

@@ -30,7 +30,8 @@ impl Table {
     /// Any tensor, by its whole name without prefix.
     pub fn tensor(&mut self, name: &str, role: Role, slot: Slot, sides: Vec<Side>) -> &mut Self {
         let template = format!("{}{name}", self.prefix);
-        let spec = TensorSpec { template, layer: self.layer, role, slot, sides, transposed: false, aliases: Vec::new() };
+        let spec =
+            TensorSpec { template, layer: self.layer, role, slot, sides, transposed: false, aliases: Vec::new() };
         self.tensors.push(spec);
         self
     }

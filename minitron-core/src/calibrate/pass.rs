@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use tch::Tensor;
 
+use super::Site;
 use super::observation::Observation;
 use super::scores::Scores;
-use super::Site;
+use crate::blueprint::PruneGroup;
 use crate::contract::{Importance, Scorer};
 use crate::data::Windows;
 use crate::error::{Error, Result};
 use crate::model::{Tap, Transformer};
 use crate::progress::Progress;
-use crate::blueprint::PruneGroup;
 
 /// A metric to compute, under the label its scores are kept by.
 #[derive(Debug)]
@@ -69,7 +69,13 @@ impl Pass {
     }
 
     /// Runs the model over all windows, `batch_size` at a time, without its head.
-    pub fn run(&mut self, model: &Transformer, windows: &Windows, batch_size: usize, progress: &dyn Progress) -> Result<()> {
+    pub fn run(
+        &mut self,
+        model: &Transformer,
+        windows: &Windows,
+        batch_size: usize,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         progress.start("score", windows.n_tokens() as u64);
         for batch in windows.batches(batch_size) {

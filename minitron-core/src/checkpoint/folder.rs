@@ -42,7 +42,8 @@ impl OutputDir {
     /// The check of [`OutputDir::create`] alone, for failing before any work is done.
     pub fn refuse_existing(target: &Path, force: bool) -> Result<()> {
         if !force && target.symlink_metadata().is_ok() {
-            let message = format!("the output `{}` exists; give another name or --force to replace it", target.display());
+            let message =
+                format!("the output `{}` exists; give another name or --force to replace it", target.display());
             return Err(Error::Recipe(message));
         }
         Ok(())

@@ -173,9 +173,10 @@ impl TensorSource for Reader {
         let kind = kind_of(entry.info.dtype).ok_or_else(|| {
             Error::checkpoint(&file.path, format!("tensor `{name}` has unsupported type {:?}", entry.info.dtype))
         })?;
-        let bytes = file.map.get(entry.start..entry.end).ok_or_else(|| {
-            Error::checkpoint(&file.path, format!("tensor `{name}` lies beyond the end of the file"))
-        })?;
+        let bytes = file
+            .map
+            .get(entry.start..entry.end)
+            .ok_or_else(|| Error::checkpoint(&file.path, format!("tensor `{name}` lies beyond the end of the file")))?;
         let shape: Vec<i64> = entry.info.shape.iter().map(|&side| side as i64).collect();
         let tensor = Tensor::f_from_data_size(bytes, &shape, kind)?;
         release_pages(&file.map, entry.start, bytes.len());

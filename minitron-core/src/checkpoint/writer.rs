@@ -117,7 +117,10 @@ fn write_file(path: &Path, source: &dyn TensorSource, names: &[String]) -> Resul
     let mut table = Vec::with_capacity(entries.len());
     for (name, info, n_bytes) in &entries {
         let end = offset + *n_bytes as usize;
-        table.push(((*name).clone(), RawInfo { dtype: info.dtype, shape: info.shape.clone(), data_offsets: (offset, end) }));
+        table.push((
+            (*name).clone(),
+            RawInfo { dtype: info.dtype, shape: info.shape.clone(), data_offsets: (offset, end) },
+        ));
         offset = end;
     }
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);

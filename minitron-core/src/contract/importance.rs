@@ -1,9 +1,9 @@
 use std::any::Any;
 use std::fmt::Debug;
 
+use crate::blueprint::PruneGroup;
 use crate::calibrate::{Observation, Site};
 use crate::error::Result;
-use crate::blueprint::PruneGroup;
 
 /// A metric: how much each unit of a group matters, from what a calibration pass shows.
 ///

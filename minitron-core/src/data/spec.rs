@@ -160,7 +160,9 @@ impl Reading {
         for spec in specs {
             let corpus = spec.corpus(registry, self)?;
             let named = |e: Error| match e {
-                Error::Data(message) if !message.contains(&spec.name) => Error::Data(format!("`{}`: {message}", spec.name)),
+                Error::Data(message) if !message.contains(&spec.name) => {
+                    Error::Data(format!("`{}`: {message}", spec.name))
+                }
                 other => other,
             };
             for document in self.documents(spec, corpus.as_ref()).map_err(named)? {

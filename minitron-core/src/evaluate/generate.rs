@@ -46,7 +46,8 @@ pub fn generate(
         return Err(Error::Data("an encoder cannot generate; give a causal language model".into()));
     }
     let flat: Vec<i64> = prompts.iter().flatten().map(|&id| i64::from(id)).collect();
-    let mut input = Tensor::f_from_slice(&flat)?.f_view([prompts.len() as i64, n_prompt as i64])?.f_to_device(model.device)?;
+    let mut input =
+        Tensor::f_from_slice(&flat)?.f_view([prompts.len() as i64, n_prompt as i64])?.f_to_device(model.device)?;
     let mut cache = Cache::new(model.blueprint.n_layers());
     let mut random = SplitMix::new(sampling.seed);
     let mut outputs: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];

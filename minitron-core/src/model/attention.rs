@@ -82,7 +82,8 @@ impl Attention {
             None,
             self.n_heads != self.n_kv_heads,
         )?;
-        let context_btc = context_bhtk.f_transpose(1, 2)?.f_reshape([n_batch, n_tokens, self.n_heads * self.head_dim])?;
+        let context_btc =
+            context_bhtk.f_transpose(1, 2)?.f_reshape([n_batch, n_tokens, self.n_heads * self.head_dim])?;
         if tap.wants(Site::AttentionHeads(self.layer_idx)) {
             tap.see(Site::AttentionHeads(self.layer_idx), &context_btc)?;
         }

@@ -2,21 +2,33 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::blueprint::{Blueprint, NormKind, Role, Slot};
+use crate::blueprint::{Blueprint, NormKind, Role, Slot, TensorSpec};
 use crate::checkpoint::MemorySource;
 use crate::error::Result;
 
+/// 400 GB of f32; a config that says more would only make us allocate.
+const MAX_PARAMS: u64 = 100_000_000_000;
+
 /// N(0, `initializer_range`²) for matrices and tables, as `transformers` initialises these families; the same for the same
 /// seed. f32.
+///
+/// # Errors
+/// `Checkpoint` when the config describes more than any memory holds.
 pub fn fresh_weights(blueprint: &Blueprint, seed: u64) -> Result<MemorySource> {
+    let shape_of = |spec: &TensorSpec| -> Vec<i64> {
+        let size_of = |dim: &str| blueprint.dims.get(dim).map(|d| d.size);
+        spec.sides.iter().map(|side| side.len(size_of) as i64).collect()
+    };
+    let n_elements = |spec| shape_of(spec).iter().fold(1u64, |n, &side| n.saturating_mul(side.unsigned_abs()));
+    let n_params = blueprint.tensors.iter().map(n_elements).fold(0u64, u64::saturating_add);
+    if n_params > MAX_PARAMS {
+        let message = format!("describes {n_params} parameters, more than can be made in memory; correct its sizes");
+        return Err(blueprint.config.error(message));
+    }
     tch::manual_seed(seed as i64);
     let mut source = MemorySource::default();
     for spec in &blueprint.tensors {
-        let shape: Vec<i64> = spec
-            .sides
-            .iter()
-            .map(|side| side.len(|dim| blueprint.dims.get(dim).map(|d| d.size)) as i64)
-            .collect();
+        let shape = shape_of(spec);
         let options = (Kind::Float, Device::Cpu);
         let is_norm = matches!(
             spec.role,

@@ -75,8 +75,9 @@ impl Transformer {
     pub fn load(source: &dyn TensorSource, blueprint: &Blueprint, options: LoadOptions) -> Result<Self> {
         let mut weights = Weights::new(source, blueprint, options);
         let token_table_ve = weights.required(Role::TokenEmbedding, Slot::Weight, None)?;
-        let blocks =
-            (0..blueprint.n_layers()).map(|layer_idx| Block::load(&mut weights, layer_idx)).collect::<Result<Vec<_>>>()?;
+        let blocks = (0..blueprint.n_layers())
+            .map(|layer_idx| Block::load(&mut weights, layer_idx))
+            .collect::<Result<Vec<_>>>()?;
         let transform = match weights.linear_opt(Role::HeadTransform, None)? {
             Some(linear) => Some((linear, weights.norm(Role::HeadNorm, None)?)),
             None => None,

@@ -38,7 +38,8 @@ impl RopeTable {
     }
 
     pub fn at(&self, start: i64, n_tokens: i64) -> Result<Rope> {
-        let row = |t: &Tensor| -> Result<Tensor> { Ok(t.f_narrow(0, start, n_tokens)?.f_unsqueeze(0)?.f_unsqueeze(2)?) };
+        let row =
+            |t: &Tensor| -> Result<Tensor> { Ok(t.f_narrow(0, start, n_tokens)?.f_unsqueeze(0)?.f_unsqueeze(2)?) };
         Ok(Rope { cos: row(&self.cos_tr)?, sin: row(&self.sin_tr)?, n_rotated: self.n_rotated })
     }
 }

@@ -67,7 +67,10 @@ impl<'a> Weights<'a> {
 
     pub(super) fn required(&mut self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
         self.optional(role, slot, layer)?.ok_or_else(|| {
-            Error::Internal(format!("`{}` declares no {role:?} {slot:?} in layer {layer:?}", self.blueprint.architecture))
+            Error::Internal(format!(
+                "`{}` declares no {role:?} {slot:?} in layer {layer:?}",
+                self.blueprint.architecture
+            ))
         })
     }
 

@@ -105,7 +105,8 @@ impl Context<'_> {
             let found = blueprint.dims.get(&group.dim).map(|dim| dim.size);
             let twice = groups.iter().take(idx).any(|other| other.dim == group.dim);
             if found != Some(group.n_units) || twice {
-                let message = format!("group `{}` of {} units; the model has {found:?}, each dim once", group.dim, group.n_units);
+                let message =
+                    format!("group `{}` of {} units; the model has {found:?}, each dim once", group.dim, group.n_units);
                 return Err(crate::error::Error::Plugin { tag: group.kind().into(), origin: "axis".into(), message });
             }
         }

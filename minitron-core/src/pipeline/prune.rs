@@ -73,6 +73,10 @@ impl PruneOptions {
                     .into(),
             ));
         }
+        // Checked here as well as by the allocator: JSON, in which it gets its parameters, has no NaN.
+        if let Some(ratio) = self.ratio.filter(|ratio| !(*ratio > 0.0 && *ratio <= 1.0)) {
+            return Err(Error::Recipe(format!("ratio: expected a share above 0, at most 1, got {ratio}")));
+        }
         if self.plan.is_none() && self.scores.is_none() {
             return Err(Error::Recipe("scores: needed to rank by; `minitron score` writes them".into()));
         }

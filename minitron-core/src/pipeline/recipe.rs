@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions, TrainOptions};
@@ -81,7 +81,9 @@ impl Recipe {
         let Value::Object(mut object) = value else { return Err(in_file("expected a table".into())) };
         let seed = match object.shift_remove("seed") {
             None => None,
-            Some(seed) => Some(seed.as_u64().ok_or_else(|| in_file(format!("seed: expected a whole number, got {seed}")))?),
+            Some(seed) => {
+                Some(seed.as_u64().ok_or_else(|| in_file(format!("seed: expected a whole number, got {seed}")))?)
+            }
         };
         let Some(Value::Array(raw)) = object.shift_remove("stages") else {
             return Err(in_file("expected [[stages]], each with `name` and `do`".into()));
@@ -149,7 +151,8 @@ mod tests {
 
     #[test]
     fn a_recipe_reads_and_says_what_is_wrong_where() {
-        let good = "[[stages]]\nname = \"a\"\ndo = \"train\"\nconfig = \"c.json\"\ndata = [\"x.txt#..-3\"]\ntokens = \"2M\"\n";
+        let good =
+            "[[stages]]\nname = \"a\"\ndo = \"train\"\nconfig = \"c.json\"\ndata = [\"x.txt#..-3\"]\ntokens = \"2M\"\n";
         let recipe = parse(good).unwrap();
         let StageOptions::Train(options) = &recipe.stages[0].options else { panic!("not a train stage") };
         assert_eq!(options.setup.tokens.0, 2_000_000);
@@ -160,7 +163,10 @@ mod tests {
             ("[[stages]]\nname = \"a\"", "expected `do"),
             ("[[stages]]\nname = \"../a\"\ndo = \"eval\"", "expected letters"),
             ("[[stages]]\nname = \"a\"\ndo = \"evil\"", "known: score, prune"),
-            ("[[stages]]\nname = \"a\"\ndo = \"score\"\nbatch = 1", "stages[0] (a): recipe: no option is called `batch`"),
+            (
+                "[[stages]]\nname = \"a\"\ndo = \"score\"\nbatch = 1",
+                "stages[0] (a): recipe: no option is called `batch`",
+            ),
             ("[[stages]]\nname = \"a\"\ndo = \"distill\"\ntokens = -1", "stages[0] (a)"),
         ] {
             let error = parse(bad).unwrap_err();

@@ -36,7 +36,8 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path, resume: bool) -> Resu
 fn run_stage(context: &Context, recipe: &Recipe, stage: &Stage, run_dir: &mut RunDir, resume: bool) -> Result<()> {
     let mut inputs = Inputs { context, recipe_dir: parent(&recipe.path), run_dir, digests: BTreeMap::new() };
     let options = inputs.resolve(&stage.options)?;
-    let inputs = digest::of_text(&json!([stage, inputs.digests, context.seed, format!("{:?}", context.kind)]).to_string());
+    let inputs =
+        digest::of_text(&json!([stage, inputs.digests, context.seed, format!("{:?}", context.kind)]).to_string());
     let dir = run_dir.stage(&stage.name);
     let earlier = run_dir.find(&stage.name).filter(|earlier| earlier.inputs == inputs);
     if earlier.is_some_and(|earlier| earlier.result.is_some()) && dir.join(artefact(&options)).is_file() {

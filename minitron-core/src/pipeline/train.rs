@@ -244,7 +244,11 @@ fn objective(context: &Context, losses: &[PluginSpec]) -> Result<Objective> {
             None => 1.0,
             Some(value) => match value.as_f64().filter(|w| w.is_finite() && *w > 0.0) {
                 Some(weight) => weight,
-                None => return Err(Error::Recipe(format!("losses[{idx}]: weight: expected a positive number, got {value}"))),
+                None => {
+                    return Err(Error::Recipe(format!(
+                        "losses[{idx}]: weight: expected a positive number, got {value}"
+                    )));
+                }
             },
         };
         let loss = context.registry.build::<dyn LogitLoss>(&spec).map_err(|e| e.at(format!("losses[{idx}]")))?;
@@ -272,8 +276,11 @@ fn write_student(start: &Start, student: &Transformer, out_dir: &Path) -> Result
         fs::copy(&plan, output.path().join("plan.json")).at_path(&plan)?;
     }
     output.commit()?;
-    let mut names: Vec<_> =
-        fs::read_dir(&staged).at_path(&staged)?.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>().at_path(&staged)?;
+    let mut names: Vec<_> = fs::read_dir(&staged)
+        .at_path(&staged)?
+        .map(|e| e.map(|e| e.file_name()))
+        .collect::<Result<_, _>>()
+        .at_path(&staged)?;
     names.sort_by_key(|name| name == "config.json");
     for name in names {
         let target = out_dir.join(&name);

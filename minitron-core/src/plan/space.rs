@@ -121,8 +121,7 @@ impl Space {
     }
 
     fn check_tie(&self, sizes: &Sizes) -> Result<()> {
-        let (Some(head_dim), Some(&hidden), Some(&heads)) =
-            (self.hidden_per_head, sizes.get(HIDDEN), sizes.get(HEADS))
+        let (Some(head_dim), Some(&hidden), Some(&heads)) = (self.hidden_per_head, sizes.get(HIDDEN), sizes.get(HEADS))
         else {
             return Ok(());
         };
@@ -139,7 +138,8 @@ impl Space {
     }
 
     fn check_divides(&self, sizes: &Sizes) -> Result<()> {
-        let (true, Some(&hidden), Some(&heads)) = (self.heads_divide_hidden, sizes.get(HIDDEN), sizes.get(HEADS)) else {
+        let (true, Some(&hidden), Some(&heads)) = (self.heads_divide_hidden, sizes.get(HIDDEN), sizes.get(HEADS))
+        else {
             return Ok(());
         };
         if hidden.is_multiple_of(heads.max(1)) || *sizes == self.full() {

@@ -102,12 +102,7 @@ impl<'a> Student<'a> {
     ///
     /// # Errors
     /// `Plan` when the student's config does not describe the pruned tensors: no config of the family can.
-    pub fn new(
-        source: &'a dyn TensorSource,
-        blueprint: &Blueprint,
-        plan: &Plan,
-        registry: &Registry,
-    ) -> Result<Self> {
+    pub fn new(source: &'a dyn TensorSource, blueprint: &Blueprint, plan: &Plan, registry: &Registry) -> Result<Self> {
         let config = student_config(blueprint, plan);
         let view = PrunedView::new(source, blueprint, plan)?;
         let student = registry.architecture_for(&config)?.blueprint(&Evidence::of(&config, &view))?;

@@ -29,15 +29,8 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of the flow.
-    pub const ALL: &[Kind] = &[
-        Kind::Architecture,
-        Kind::Axis,
-        Kind::Importance,
-        Kind::Allocator,
-        Kind::Loss,
-        Kind::Evaluator,
-        Kind::Corpus,
-    ];
+    pub const ALL: &[Kind] =
+        &[Kind::Architecture, Kind::Axis, Kind::Importance, Kind::Allocator, Kind::Loss, Kind::Evaluator, Kind::Corpus];
 
     /// Name on the command line.
     pub fn name(self) -> &'static str {

@@ -89,7 +89,8 @@ impl Objective {
         for (term, sum) in self.terms.iter().zip(sums) {
             let loss_n = term.loss.rows(student_nv, teacher_nv, labels_n)?;
             if loss_n.size() != labels_n.size() {
-                let message = format!("expected one loss for each of {:?} rows, got {:?}", labels_n.size(), loss_n.size());
+                let message =
+                    format!("expected one loss for each of {:?} rows, got {:?}", labels_n.size(), loss_n.size());
                 return Err(Error::Plugin { tag: term.label.clone(), origin: "loss".into(), message });
             }
             let summed = loss_n.f_sum(tch::Kind::Float)?;

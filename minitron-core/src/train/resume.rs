@@ -53,16 +53,26 @@ pub(super) fn load(out_dir: &Path, identity: &serde_json::Value, optimizer: &mut
     let state: State = serde_json::from_str(&text).map_err(|e| Error::checkpoint(&path, format!("unreadable: {e}")))?;
     if &state.identity != identity {
         let differing = differing_keys(&state.identity, identity).join(", ");
-        let message = format!("resume: {} was written with other settings ({differing}); use the same, or --force", path.display());
+        let message = format!(
+            "resume: {} was written with other settings ({differing}); use the same, or --force",
+            path.display()
+        );
         return Err(Error::Recipe(message));
     }
     optimizer.restore(&Reader::open_file(&dir(out_dir).join(TENSORS))?, state.step)?;
     Ok(Some(state))
 }
 
+/// Paths of the values that differ: `settings.lr`.
 fn differing_keys(old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
-    match (old.as_object(), new.as_object()) {
-        (Some(old), Some(new)) => new.iter().filter(|(key, value)| old.get(*key) != Some(value)).map(|(key, _)| key.clone()).collect(),
-        _ => vec!["all".into()],
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return Vec::new() };
+    let mut keys = Vec::new();
+    for (key, value) in new.iter().filter(|(key, value)| old.get(*key) != Some(value)) {
+        let inner = old.get(key).map_or_else(Vec::new, |old| differing_keys(old, value));
+        if inner.is_empty() {
+            keys.push(key.clone());
+        }
+        keys.extend(inner.into_iter().map(|inner| format!("{key}.{inner}")));
     }
+    keys
 }

@@ -135,7 +135,8 @@ impl Trainer<'_> {
         self.windows.check_fits(&teacher.blueprint.options)?;
         let (ours, theirs) = (self.student.blueprint.options.vocab, teacher.blueprint.options.vocab);
         if ours != theirs {
-            let message = format!("the teacher's vocabulary has {theirs} tokens, the student's {ours}; they must share one");
+            let message =
+                format!("the teacher's vocabulary has {theirs} tokens, the student's {ours}; they must share one");
             return Err(Error::Recipe(message));
         }
         Ok(())
@@ -157,7 +158,8 @@ impl Trainer<'_> {
         let loss: f64 = self.objective.terms.iter().zip(&terms).map(|(term, mean)| term.weight * mean).sum();
         let norm = optimizer.gradient_norm()?;
         if !(loss.is_finite() && norm.is_finite()) {
-            let message = format!("training diverged at step {step} (loss {loss}, gradient norm {norm}); try a lower lr");
+            let message =
+                format!("training diverged at step {step} (loss {loss}, gradient norm {norm}); try a lower lr");
             return Err(Error::Data(message));
         }
         let scale = if norm > self.settings.clip { self.settings.clip / norm } else { 1.0 };

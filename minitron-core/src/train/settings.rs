@@ -60,7 +60,11 @@ impl TrainSettings {
             s if s.clip.is_nan() || s.clip <= 0.0 => wrong("clip: expected a positive number"),
             s if s.min_lr.is_some_and(|lr| !(0.0..=s.lr).contains(&lr)) => wrong("min_lr: expected 0 to lr"),
             s if !(in_unit(s.adamw.beta1) && in_unit(s.adamw.beta2)) => wrong("beta1, beta2: expected 0 to 1"),
-            s if s.adamw.eps.is_nan() || s.adamw.eps <= 0.0 || s.adamw.weight_decay.is_nan() || s.adamw.weight_decay < 0.0 => {
+            s if s.adamw.eps.is_nan()
+                || s.adamw.eps <= 0.0
+                || s.adamw.weight_decay.is_nan()
+                || s.adamw.weight_decay < 0.0 =>
+            {
                 wrong("eps: expected a positive number; weight_decay: expected at least 0")
             }
             _ => Ok(()),

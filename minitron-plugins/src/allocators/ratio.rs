@@ -44,8 +44,7 @@ impl Allocator for Ratio {
             return Err(Error::Recipe(format!("ratio: expected a share above 0, at most 1, got {}", self.ratio)));
         }
         let full = Sizes::new();
-        let whole =
-            if self.non_embedding { blueprint.n_non_embedding_at(&full) } else { blueprint.n_params_at(&full) };
+        let whole = if self.non_embedding { blueprint.n_non_embedding_at(&full) } else { blueprint.n_params_at(&full) };
         let goal = Goal {
             n_params: (whole as f64 * self.ratio).round() as u64,
             tolerance: self.tolerance,

@@ -76,9 +76,8 @@ fn free_axes(goal: &Goal, space: &Space, rankings: &Rankings) -> Result<Vec<Axis
     for kind in goal.free.iter().chain(goal.hold.keys()) {
         space.axis(kind)?;
     }
-    let scored = |kind: &str| {
-        rankings.by_dim.contains_key(kind) || rankings.by_dim.contains_key(&dim_of_layer(kind, 0))
-    };
+    let scored =
+        |kind: &str| rankings.by_dim.contains_key(kind) || rankings.by_dim.contains_key(&dim_of_layer(kind, 0));
     let may_shrink = |axis: &&AxisSizes| match goal.free {
         [] => axis.kind != DEPTH && scored(&axis.kind),
         named => named.contains(&axis.kind),
@@ -123,10 +122,8 @@ fn with_mlp(sizes: Sizes, mlp: Option<&AxisSizes>, target: u64, count: &dyn Fn(&
 }
 
 fn imbalance(sizes: &Sizes, free: &[AxisSizes], n_params: u64, target: u64) -> f64 {
-    let shares: Vec<f64> = free
-        .iter()
-        .filter_map(|axis| Some((*sizes.get(&axis.kind)? as f64 / axis.full.max(1) as f64).ln()))
-        .collect();
+    let shares: Vec<f64> =
+        free.iter().filter_map(|axis| Some((*sizes.get(&axis.kind)? as f64 / axis.full.max(1) as f64).ln())).collect();
     let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
     let spread: f64 = shares.iter().map(|share| (share - mean).powi(2)).sum();
     spread + (n_params as f64 / target.max(1) as f64).ln().powi(2)

@@ -39,7 +39,8 @@ struct Question {
 #[typetag::serde(name = "exact_match")]
 impl Evaluator for ExactMatch {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
-        let tokenizer = subject.tokenizer.ok_or_else(|| Error::Data("exact_match needs the model's tokenizer".into()))?;
+        let tokenizer =
+            subject.tokenizer.ok_or_else(|| Error::Data("exact_match needs the model's tokenizer".into()))?;
         let mut by_shape: BTreeMap<(usize, usize), Vec<Question>> = BTreeMap::new();
         let mut n_questions = 0u64;
         for (place, record) in records(&self.path)? {
@@ -55,7 +56,8 @@ impl Evaluator for ExactMatch {
                 // No end token: it is compared like any other.
                 let sampling = Sampling { max_new_tokens: n_expected, ..Sampling::default() };
                 let found = generate(subject.model, &prompts, None, &sampling)?;
-                n_right += batch.iter().zip(&found).filter(|(question, found)| question.expected == **found).count() as u64;
+                n_right +=
+                    batch.iter().zip(&found).filter(|(question, found)| question.expected == **found).count() as u64;
                 subject.progress.advance(batch.len() as u64, "");
             }
         }

@@ -24,7 +24,8 @@ minitron_core::plugin! {
 impl Evaluator for HiddenCosine {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
         let _no_grad = tch::no_grad_guard();
-        let lacking = |what: &str| Error::Data(format!("hidden_cosine compares with a teacher on text; no {what} is given"));
+        let lacking =
+            |what: &str| Error::Data(format!("hidden_cosine compares with a teacher on text; no {what} is given"));
         let teacher = subject.teacher.ok_or_else(|| lacking("teacher"))?;
         let windows = subject.windows.ok_or_else(|| lacking("data"))?;
         windows.check_fits(&subject.model.blueprint.options)?;

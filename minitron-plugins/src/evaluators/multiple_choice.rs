@@ -96,7 +96,8 @@ fn likelihoods(model: &Transformer, tokenizer: &Tokenizer, question: &Question) 
         ids.iter().map(|&id| i64::from(id)).chain(std::iter::repeat_n(0, pad)).collect::<Vec<_>>()
     };
     let flat: Vec<i64> = sequences.iter().flat_map(|(_, ids)| padded(ids)).collect();
-    let ids_bt = Tensor::f_from_slice(&flat)?.f_view([sequences.len() as i64, width as i64])?.f_to_device(model.device)?;
+    let ids_bt =
+        Tensor::f_from_slice(&flat)?.f_view([sequences.len() as i64, width as i64])?.f_to_device(model.device)?;
     let hidden_bte = model.hidden(&ids_bt, &mut NoTap, None)?;
     let mut scores = Vec::new();
     for (row, (n_context, ids)) in sequences.iter().enumerate() {
@@ -128,6 +129,7 @@ fn question(record: &Map<String, Value>, place: &str) -> Result<Question> {
         }
         (None, _) => None,
     };
-    let gold = gold.ok_or_else(|| wrong(format!("expected the right choice's index under `gold` or `label`, got {answer:?}")))?;
+    let gold = gold
+        .ok_or_else(|| wrong(format!("expected the right choice's index under `gold` or `label`, got {answer:?}")))?;
     Ok(Question { context, choices, gold })
 }

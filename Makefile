@@ -1,0 +1,32 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+.PHONY: demo test build libtorch python check bench clean
+
+# A user's own LIBTORCH is taken as it is.
+LIBTORCH_FLAVOUR := $(if $(CUDA),cuda,cpu)
+
+demo: build  ## train, halve, distil and compare a small model: under five minutes after the build
+	target/release/minitron demo --out out/demo
+
+test: build python  ## every test
+	cargo test --release --workspace
+
+build: libtorch
+	cargo build --release --workspace
+
+libtorch:  ## libtorch 2.11.0 into .deps/; CUDA=1 for the CUDA build
+	@if [ -z "$$LIBTORCH" ]; then tools/libtorch.sh $(LIBTORCH_FLAVOUR); fi
+
+python:  ## transformers, for the interop tests
+	@tools/venv.sh
+
+check: libtorch  ## what CI asks besides the tests
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+
+bench: build  ## the kernels
+	cargo bench --bench kernels
+
+clean:
+	cargo clean
+	rm -rf out
