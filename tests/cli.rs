@@ -1,1 +1,544 @@
+#![allow(clippy::unwrap_used)] // Set-up of tests: what fails here is the test's own fault.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use minitron::{add_demo_tokenizer, minitron, tiny_llama, with_demo_vocabulary};
+use minitron_core::checkpoint::{Reader, TensorSource};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A folder with a config, a tokenizer and texts to work in; `@` at the beginning of an argument stands for it.
+struct Desk {
+    dir: TempDir,
+}
+
+/// What a command left.
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Desk { dir: tempfile::tempdir().unwrap() };
+        let config = with_demo_vocabulary(tiny_llama());
+        fs::write(desk.at("config.json"), config.to_string()).unwrap();
+        add_demo_tokenizer(desk.dir.path()).unwrap();
+        fs::write(desk.at("text.txt"), minitron::some_text()).unwrap();
+        let lines = (0..40).map(|i| json!({ "text": format!("One day, the cat saw house {i}.") }).to_string());
+        fs::write(desk.at("text.jsonl"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+        desk
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let in_desk = |arg: &&str| match arg.split_once('@') {
+            Some((before, name)) => format!("{before}{}", self.at(name).display()),
+            None => (*arg).to_owned(),
+        };
+        let args: Vec<String> = args.iter().map(in_desk).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let output = minitron(&args).unwrap();
+        // Temporary names would make every run's texts differ.
+        let text = |bytes: &[u8]| {
+            String::from_utf8(bytes.to_vec()).unwrap().replace(&self.dir.path().display().to_string(), "DIR")
+        };
+        Ran { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// Runs a command that succeeds, with `--json`: one object, on one line, and nothing else on stdout.
+    fn json(&self, args: &[&str]) -> Value {
+        let ran = self.run(&[args, &["--json", "--quiet"]].concat());
+        assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.stderr);
+        assert_eq!(ran.stderr, "", "{args:?}: --quiet");
+        assert_eq!(ran.stdout.lines().count(), 1, "{args:?}: {}", ran.stdout);
+        let value: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert!(value.is_object(), "{value}");
+        value
+    }
+
+    /// Runs a command that fails, and gives its text.
+    fn error(&self, code: i32, args: &[&str]) -> String {
+        let ran = self.run(args);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(code), ""), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.starts_with("error: "), "{args:?}: {}", ran.stderr);
+        without_plugins(ran.stderr.trim_end())
+    }
+
+    fn value(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.at(name)).unwrap()).unwrap()
+    }
+
+    /// A trained model in `teacher`.
+    fn with_teacher(self) -> Self {
+        self.json(&[&["train", "--config", "@config.json", "--out", "@teacher", "--tokens", "1k"], TRAINING].concat());
+        self
+    }
+}
+
+/// Short windows and few of them, since only the way is tested.
+const TRAINING: &[&str] = &["--data", "@text.txt", "--seq-len", "32", "--batch-size", "4"];
+
+/// Lists of plugins cut short: a new plugin is to change no test.
+fn without_plugins(text: &str) -> String {
+    for list in ["known: activation, ", "supported: bert, "] {
+        if let Some((before, _)) = text.split_once(list) {
+            return format!("{before}{list}…");
+        }
+    }
+    text.to_owned()
+}
+
+fn assert_keys(value: &Value, keys: &[&str]) {
+    for key in keys {
+        assert!(value.get(key).is_some(), "expected `{key}` in {value}");
+    }
+}
+
+// --- the whole job ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_whole_job_from_a_config_to_a_distilled_student() {
+    let desk = Desk::new();
+    let args = &["train", "--config", "@config.json", "--out", "@teacher", "--tokens", "8k", "--lr", "5e-3"];
+    let trained = desk.json(&[args, TRAINING].concat());
+    assert_keys(&trained, &["out", "n_params", "n_steps", "n_tokens", "loss", "tokens_per_second", "complete"]);
+    assert_eq!((&trained["complete"], &trained["n_tokens"]), (&json!(true), &json!(8064)));
+    let metrics = fs::read_to_string(desk.at("teacher/metrics.jsonl")).unwrap();
+    let metrics: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(metrics.len(), 63);
+    assert_keys(
+        &metrics[0],
+        &["step", "n_tokens", "loss", "lr", "grad_norm", "tokens_per_second", "loss/cross_entropy"],
+    );
+    let (first, last) = (metrics[0]["loss"].as_f64().unwrap(), metrics[62]["loss"].as_f64().unwrap());
+    assert!(last < 0.7 * first, "{first} {last}");
+    assert!(desk.at("teacher/checkpoint").is_dir() && desk.at("teacher/tokenizer.json").is_file());
+
+    let args =
+        &["score", "@teacher", "--data", "@text.txt", "--out", "@s.safetensors", "--seq-len", "32", "--samples", "8"];
+    let scored = desk.json(args);
+    assert_eq!((&scored["n_samples"], &scored["n_tokens"]), (&json!(8), &json!(256)));
+    let scores = Reader::open_file(&desk.at("s.safetensors")).unwrap();
+    let mut expected = BTreeMap::from([("activation/hidden".to_owned(), 32), ("block_influence/depth".to_owned(), 3)]);
+    for layer in 0..3 {
+        expected.insert(format!("activation/mlp.{layer}"), 48);
+        expected.insert(format!("activation/heads.{layer}"), 4);
+    }
+    let found: BTreeMap<String, usize> = scores
+        .names()
+        .into_iter()
+        .map(|name| {
+            let info = scores.info(&name).unwrap();
+            assert_eq!(format!("{:?}", info.dtype), "F32");
+            (name, info.shape[0])
+        })
+        .collect();
+    assert_eq!(found, expected);
+
+    let sizes = ["--hidden", "16", "--mlp", "24", "--heads", "2", "--layers", "2"];
+    let prune = [&["prune", "@teacher", "--scores", "@s.safetensors"], &sizes[..]].concat();
+    let planned = desk.json(&[&prune[..], &["--dry-run"]].concat());
+    assert_keys(&planned, &["n_params", "n_params_source", "sizes", "sizes_source", "kept"]);
+    assert!(!desk.at("pruned").exists());
+    let pruned = desk.json(&[&prune[..], &["--out", "@pruned"]].concat());
+    assert_eq!(pruned["n_params"], planned["n_params"]);
+    let plan = desk.value("pruned/plan.json");
+    assert_eq!(plan["kept"], planned["kept"]);
+    let n_kept = |dim: &str| plan["kept"][dim].as_array().map(Vec::len);
+    for (dim, n) in [("hidden", 16), ("mlp.0", 24), ("mlp.2", 24), ("heads.0", 2), ("heads.2", 2), ("depth", 2)] {
+        assert_eq!(n_kept(dim), Some(n), "{dim}");
+    }
+    assert_eq!(desk.json(&["inspect", "@pruned"])["n_params"], pruned["n_params"]);
+    // The same plan gives the same student.
+    desk.json(&["prune", "@teacher", "--plan", "@pruned/plan.json", "--out", "@again"]);
+    let weights = |dir: &str| fs::read(desk.at(dir).join("model.safetensors")).unwrap();
+    assert_eq!(weights("pruned"), weights("again"));
+
+    let args = &["distill", "--teacher", "@teacher", "--student", "@pruned", "--out", "@student", "--tokens", "4k"];
+    let distilled = desk.json(&[args, TRAINING, &["--lr", "5e-3"]].concat());
+    assert_eq!((&distilled["complete"], &distilled["n_params"]), (&json!(true), &pruned["n_params"]));
+    assert_eq!(desk.value("student/plan.json"), plan);
+
+    let question = json!({ "context": "One day, the cat saw a", "choices": ["ball", "xylophone"], "gold": 0 });
+    fs::write(desk.at("task.jsonl"), question.to_string()).unwrap();
+    let eval = |model: &str| {
+        let args = ["--data", "@text.txt", "--seq-len", "32", "--teacher", "@teacher", "--task", "balls=@task.jsonl"];
+        desk.json(&[&["eval", model], &args[..]].concat())
+    };
+    let (teacher, before, after) = (eval("@teacher"), eval("@pruned"), eval("@student"));
+    assert_keys(&after, &["architecture", "n_params", "loss", "perplexity", "n_tokens", "kl_to_teacher", "tasks"]);
+    assert_keys(&after["tasks"]["balls"], &["acc", "acc_norm", "n_questions"]);
+    let number = |report: &Value, key: &str| report[key].as_f64().unwrap();
+    assert!(number(&teacher, "kl_to_teacher").abs() < 1e-6, "{teacher}");
+    assert!((number(&teacher, "loss").exp() - number(&teacher, "perplexity")).abs() < 1e-6);
+    for key in ["loss", "kl_to_teacher"] {
+        assert!(number(&after, key) < number(&before, key), "{key}: {before} {after}");
+    }
+
+    let args = ["generate", "@student", "--prompt", "One day,", "--max-new-tokens", "5"];
+    let generated = desk.json(&args);
+    assert_keys(&generated, &["prompt", "text", "completion", "n_prompt_tokens", "n_new_tokens"]);
+    assert!(generated["text"].as_str().unwrap().starts_with("One day,"));
+    assert_eq!(desk.run(&args).stdout.trim_end(), generated["text"].as_str().unwrap().trim_end());
+}
+
+#[test]
+fn a_resumed_training_writes_the_same_weights() {
+    let desk = Desk::new();
+    let train = |out: &str, more: &[&str]| {
+        desk.json(&[&["train", "--config", "@config.json", "--out", out, "--tokens", "1k"], TRAINING, more].concat())
+    };
+    train("@whole", &[]);
+    let part = train("@parts", &["--stop-after", "3"]);
+    assert_eq!((&part["complete"], &part["n_steps"]), (&json!(false), &json!(3)));
+    assert!(!desk.at("parts/config.json").exists());
+    assert_eq!(train("@parts", &["--resume"])["complete"], json!(true));
+    let weights = |dir: &str| fs::read(desk.at(dir).join("model.safetensors")).unwrap();
+    assert!(weights("whole") == weights("parts"));
+    let steps = |dir: &str| {
+        let text = fs::read_to_string(desk.at(dir).join("metrics.jsonl")).unwrap();
+        let step = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            json!([line["step"], line["loss"], line["lr"]])
+        };
+        text.lines().map(step).collect::<Vec<_>>()
+    };
+    assert_eq!(steps("whole"), steps("parts"));
+}
+
+#[test]
+fn an_output_that_exists_needs_force() {
+    let desk = Desk::new().with_teacher();
+    let train = [&["train", "--config", "@config.json", "--out", "@teacher", "--tokens", "500"], TRAINING].concat();
+    insta::assert_snapshot!(
+        desk.error(2, &train),
+        @"error: recipe: the output `DIR/teacher` exists; give another name or --force to replace it"
+    );
+    desk.json(&[&train[..], &["--force"]].concat());
+}
+
+// --- recipes ---------------------------------------------------------------------------------------------------------
+
+const RECIPE: &str = r#"
+[[stages]]
+name = "teacher"
+do = "train"
+config = "config.json"
+data = ["text.txt"]
+tokens = "1k"
+seq_len = 32
+
+[[stages]]
+name = "scores"
+do = "score"
+model = "teacher"
+data = ["text.jsonl#..-5"]
+samples = 8
+seq_len = 16
+
+[[stages]]
+name = "pruned"
+do = "prune"
+model = "teacher"
+scores = "scores"
+ratio = 0.5
+
+[[stages]]
+name = "distilled"
+do = "distill"
+teacher = "teacher"
+student = "pruned"
+data = ["text.txt"]
+tokens = 500
+seq_len = 32
+
+[[stages]]
+name = "eval-teacher"
+do = "eval"
+model = "teacher"
+data = ["text.jsonl#-5.."]
+seq_len = 16
+
+[[stages]]
+name = "eval-distilled"
+do = "eval"
+model = "distilled"
+teacher = "teacher"
+data = ["text.jsonl#-5.."]
+seq_len = 16
+
+[[stages]]
+name = "say"
+do = "generate"
+model = "distilled"
+prompt = "One day,"
+max_new_tokens = 4
+"#;
+
+/// Digest and time of every stage: the time tells whether it ran again.
+fn records(desk: &Desk) -> BTreeMap<String, Value> {
+    let stages = desk.value("run/run.json")["stages"].as_array().unwrap().clone();
+    stages.into_iter().map(|stage| (stage["name"].as_str().unwrap().to_owned(), stage)).collect()
+}
+
+#[test]
+fn a_recipe_runs_its_stages_once_and_again_only_what_changed() {
+    let desk = Desk::new();
+    let run = |text: &str| {
+        fs::write(desk.at("recipe.toml"), text).unwrap();
+        desk.json(&["run", "@recipe.toml", "--out", "@run"])
+    };
+    let report = run(RECIPE);
+    assert_keys(&report, &["minitron", "recipe", "seed", "device", "dtype", "stages"]);
+    let first = records(&desk);
+    assert_eq!(first.len(), 7);
+    for (name, stage) in &first {
+        assert_keys(stage, &["name", "do", "inputs", "result", "seconds", "options"]);
+        assert!(desk.at("run").join(name).is_dir(), "{name}");
+    }
+    assert_keys(&first["eval-distilled"]["result"], &["loss", "perplexity", "kl_to_teacher"]);
+
+    // Unchanged: not a byte of the record differs.
+    let record = fs::read(desk.at("run/run.json")).unwrap();
+    assert_eq!(run(RECIPE), report);
+    assert_eq!(fs::read(desk.at("run/run.json")).unwrap(), record);
+    let skipped = desk.run(&["run", "@recipe.toml", "--out", "@run"]);
+    assert_eq!(skipped.stderr.matches(": unchanged, skipped").count(), 7, "{}", skipped.stderr);
+
+    // Another option: that stage and what follows from it.
+    run(&RECIPE.replace("samples = 8", "samples = 7"));
+    let second = records(&desk);
+    for (name, stage) in &second {
+        let follows = !["teacher", "eval-teacher"].contains(&name.as_str());
+        assert_eq!(stage != &first[name], follows, "{name}");
+        assert_eq!(stage["inputs"] != first[name]["inputs"], follows, "{name}");
+    }
+
+    // Another text: what read it and what follows.
+    let text = fs::read_to_string(desk.at("text.jsonl")).unwrap();
+    fs::write(desk.at("text.jsonl"), text.replace("cat", "dog")).unwrap();
+    run(&RECIPE.replace("samples = 8", "samples = 7"));
+    let third = records(&desk);
+    assert_eq!(third["teacher"], second["teacher"]);
+    assert_ne!(third["scores"]["inputs"], second["scores"]["inputs"]);
+    assert_ne!(third["eval-teacher"]["result"], second["eval-teacher"]["result"]);
+
+    // A lost artefact is made anew.
+    fs::remove_file(desk.at("run/pruned/config.json")).unwrap();
+    run(&RECIPE.replace("samples = 8", "samples = 7"));
+    assert!(desk.at("run/pruned/config.json").is_file());
+    assert_eq!(records(&desk)["teacher"], third["teacher"]);
+}
+
+#[test]
+fn a_failed_stage_is_named_and_runs_again_later() {
+    let desk = Desk::new();
+    let stages: Vec<&str> = RECIPE.split("[[stages]]").take(4).collect();
+    let recipe = stages.join("[[stages]]");
+    fs::write(desk.at("recipe.toml"), recipe.replace("ratio = 0.5", "mlp = 30")).unwrap();
+    let ran = desk.run(&["run", "@recipe.toml", "--out", "@run", "--quiet"]);
+    assert_eq!(ran.code, Some(2));
+    insta::assert_snapshot!(
+        ran.stderr.trim_end(),
+        @"error: stages[2] (pruned): plan: mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: 28, 32"
+    );
+    assert!(records(&desk)["pruned"].get("result").is_none() && !desk.at("run/pruned").exists());
+    fs::write(desk.at("recipe.toml"), &recipe).unwrap();
+    desk.json(&["run", "@recipe.toml", "--out", "@run"]);
+    assert_keys(&records(&desk)["pruned"], &["result"]);
+}
+
+#[test]
+fn a_folder_that_holds_no_run_is_not_written_into() {
+    let desk = Desk::new();
+    fs::write(desk.at("recipe.toml"), RECIPE).unwrap();
+    fs::create_dir(desk.at("mine")).unwrap();
+    insta::assert_snapshot!(
+        desk.error(2, &["run", "@recipe.toml", "--out", "@mine"]),
+        @"error: recipe: the output `DIR/mine` exists; give another name or --force to replace it"
+    );
+    assert_eq!(fs::read_dir(desk.at("mine")).unwrap().count(), 0);
+}
+
+#[test]
+fn recipes_say_where_they_are_wrong() {
+    let desk = Desk::new();
+    let error = |text: &str| {
+        fs::write(desk.at("recipe.toml"), text).unwrap();
+        let error = desk.error(2, &["run", "@recipe.toml", "--out", "@run"]);
+        assert!(!desk.at("run").exists());
+        error
+    };
+    insta::assert_snapshot!(error(&RECIPE.replace("do = \"score\"", "do = \"scare\"")), @"");
+    insta::assert_snapshot!(error(&RECIPE.replace("samples", "sample")), @"");
+    insta::assert_snapshot!(error(&RECIPE.replace("\"scores\"", "\"teacher\"")), @"");
+    insta::assert_snapshot!(error("seed = -1\nstages = []"), @"");
+    insta::assert_snapshot!(error("[[stages]\n"), @"");
+}
+
+// --- what can be asked -----------------------------------------------------------------------------------------------
+
+#[test]
+fn inspect_describes_a_model() {
+    let desk = Desk::new().with_teacher();
+    let report = desk.json(&["inspect", "@teacher", "--seq-len", "10", "--batch-size", "3"]);
+    assert_keys(&report, &["architecture", "n_params", "dims", "memory", "legal_sizes"]);
+    let dims = json!({
+        "hidden": 32, "mlp": 48, "heads": 4, "kv_heads": 2, "head_dim": 8, "layers": 3, "vocab": 512
+    });
+    assert_eq!((&report["architecture"], &report["dims"]), (&json!("llama"), &dims));
+    let embeddings = 2 * 512 * 32;
+    let layer = 32 * 32 * 2 + 2 * 16 * 32 + 3 * 32 * 48 + 2 * 32;
+    assert_eq!(report["n_params"], json!(embeddings + 3 * layer + 32));
+    assert_eq!(report["memory"]["weights_bytes"], json!(4 * (embeddings + 3 * layer + 32)));
+    // Keys and values, two bytes, layers, heads, channels, tokens, sequences.
+    assert_eq!(report["memory"]["kv_cache_bytes"], json!(2 * 2 * 3 * 2 * 8 * 10 * 3));
+    let table = desk.run(&["inspect", "@teacher"]);
+    assert!(table.code == Some(0) && table.stdout.contains("llama") && table.stdout.contains("multiples of 4"));
+}
+
+#[test]
+fn plugins_are_listed_and_shown() {
+    let desk = Desk::new();
+    let list = desk.json(&["plugins", "list"]);
+    let plugins = list["plugins"].as_array().unwrap();
+    for plugin in plugins {
+        assert_keys(plugin, &["kind", "name", "summary", "origin"]);
+        let name = format!("{}/{}", plugin["kind"].as_str().unwrap(), plugin["name"].as_str().unwrap());
+        let shown = desk.json(&["plugins", "show", &name]);
+        assert_keys(&shown, &["kind", "name", "summary", "origin", "source", "defaults", "example", "schema"]);
+        assert!(shown["example"].as_str().unwrap().starts_with(plugin["name"].as_str().unwrap()));
+    }
+    let has = |kind: &str, name: &str| plugins.iter().any(|p| p["kind"] == kind && p["name"] == name);
+    for (kind, name) in [
+        ("architecture", "llama"),
+        ("architecture", "gpt2"),
+        ("architecture", "bert"),
+        ("architecture", "nemotron"),
+        ("axis", "mlp"),
+        ("axis", "heads"),
+        ("axis", "hidden"),
+        ("axis", "depth"),
+        ("importance", "activation"),
+        ("importance", "block_influence"),
+        ("allocator", "fixed"),
+        ("allocator", "budget"),
+        ("allocator", "ratio"),
+        ("loss", "forward_kl"),
+        ("loss", "cross_entropy"),
+        ("evaluator", "perplexity"),
+        ("evaluator", "multiple_choice"),
+        ("corpus", "text"),
+        ("corpus", "jsonl"),
+        ("corpus", "parquet"),
+        ("corpus", "tokens"),
+        ("corpus", "stories"),
+    ] {
+        assert!(has(kind, name), "{kind}/{name} is not registered");
+    }
+    assert!(desk.run(&["plugins", "list"]).stdout.contains("block_influence"));
+    assert!(desk.run(&["plugins", "show", "importance/activation"]).stdout.contains("arXiv 2407.14679"));
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let desk = Desk::new();
+    let help = desk.run(&["--help"]);
+    assert_eq!(help.code, Some(0));
+    let commands = [
+        "inspect",
+        "plugins",
+        "plugins list",
+        "plugins show",
+        "eval",
+        "score",
+        "prune",
+        "train",
+        "distill",
+        "generate",
+        "run",
+        "demo",
+    ];
+    for command in commands {
+        let ran = desk.run(&[&command.split(' ').collect::<Vec<_>>()[..], &["--help"]].concat());
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{command}");
+        assert!(ran.stdout.contains(&format!("Usage: minitron {command}")), "{}", ran.stdout);
+        for common in ["--device", "--dtype", "--threads", "--seed", "--json", "--quiet"] {
+            assert!(ran.stdout.contains(common), "{command}: {common}");
+        }
+        let first = command.split(' ').next().unwrap();
+        assert!(help.stdout.lines().any(|line| line.trim_start().starts_with(first)), "{first}");
+    }
+    assert!(desk.run(&["--version"]).stdout.starts_with("minitron "));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    for args in [&["plugins", "list"][..], &["plugins", "list", "--json"], &["--help"]] {
+        let mut command = Command::new(minitron::binary());
+        let mut child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // Dropped before the first byte is read.
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{args:?}");
+    }
+}
+
+// --- errors ----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn wrong_requests_are_answered_with_code_2() {
+    let desk = Desk::new().with_teacher();
+    let error = |args: &[&str]| desk.error(2, args);
+    insta::assert_snapshot!(error(&["plugins", "show", "importance/activaton"]), @"");
+    insta::assert_snapshot!(error(&["plugins", "show", "metric/activation"]), @"");
+    insta::assert_snapshot!(error(&["plugins", "show", "activation"]), @"");
+    insta::assert_snapshot!(error(&["eval", "@teacher"]), @"");
+    insta::assert_snapshot!(error(&["--device", "gpu", "inspect", "@teacher"]), @"");
+    insta::assert_snapshot!(error(&["--dtype", "int8", "inspect", "@teacher"]), @"");
+    insta::assert_snapshot!(error(&["--threads", "0", "inspect", "@teacher"]), @"");
+    insta::assert_snapshot!(error(&["prune", "@teacher", "--out", "@o", "--mlp", "24"]), @"");
+    insta::assert_snapshot!(error(&["prune", "@teacher", "--out", "@o"]), @"");
+    let score = ["score", "@teacher", "--data", "@text.txt", "--out", "@o", "--metric"];
+    let score = |metric: &str| error(&[&score[..], &[metric]].concat());
+    insta::assert_snapshot!(score("activaton"), @"");
+    insta::assert_snapshot!(score("activation:batch=l3"), @"");
+    insta::assert_snapshot!(score("activation:bach=l2"), @"");
+    insta::assert_snapshot!(score("activation:batch"), @"");
+    insta::assert_snapshot!(score("block_influence:x=1"), @"");
+    insta::assert_snapshot!(error(&["train", "@teacher", "--data", "@a", "--out", "@o", "--tokens", "many"]), @"");
+    insta::assert_snapshot!(error(&["eval", "@teacher", "--data", "@text.txt#1..x"]), @"");
+    insta::assert_snapshot!(error(&["frobnicate"]), @"");
+    assert!(!desk.at("o").exists());
+}
+
+#[test]
+fn failed_runs_are_answered_with_code_1() {
+    let desk = Desk::new().with_teacher();
+    let error = |args: &[&str]| desk.error(1, args);
+    insta::assert_snapshot!(error(&["inspect", "@absent"]), @"");
+    insta::assert_snapshot!(error(&["inspect", "@"]), @"");
+    insta::assert_snapshot!(error(&["score", "@teacher", "--data", "@absent.txt", "--out", "@o"]), @"");
+    insta::assert_snapshot!(error(&["prune", "@teacher", "--scores", "@text.txt", "--mlp", "24", "--out", "@o"]), @"");
+    insta::assert_snapshot!(error(&["prune", "@teacher", "--scores", "@absent", "--mlp", "24", "--out", "@o"]), @"");
+    insta::assert_snapshot!(error(&["run", "@absent.toml", "--out", "@o"]), @"");
+    let config = fs::read_to_string(desk.at("teacher/config.json")).unwrap();
+    fs::write(desk.at("teacher/config.json"), config.replace("\"llama\"", "\"mamba\"")).unwrap();
+    insta::assert_snapshot!(error(&["generate", "@teacher"]), @"");
+    fs::write(desk.at("teacher/config.json"), config.replace("48", "52")).unwrap();
+    insta::assert_snapshot!(error(&["generate", "@teacher"]), @"");
+    fs::write(desk.at("teacher/config.json"), &config).unwrap();
+    let weights = fs::read(desk.at("teacher/model.safetensors")).unwrap();
+    fs::write(desk.at("teacher/model.safetensors"), &weights[..weights.len() / 2]).unwrap();
+    insta::assert_snapshot!(error(&["inspect", "@teacher"]), @"");
+    assert!(!desk.at("o").exists());
+}

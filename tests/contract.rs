@@ -1,1 +1,394 @@
+//! Every registered plugin: its example, its round trip, its law. A new plugin is met here without being named.
 
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use minitron::{axes, config, families, groups, random_weights, registry, root, some_windows, tiny_bert, tiny_llama};
+use minitron_core::blueprint::{Blueprint, ModelFolder};
+use minitron_core::calibrate::{Metric, Pass, Scores};
+use minitron_core::checkpoint::{MAX_SHARD_BYTES, write_model};
+use minitron_core::contract::{Allocator, Axis, Corpus, Document, Evaluator, LogitLoss, Measurements, Subject};
+use minitron_core::data::Tokenizer;
+use minitron_core::error::Result;
+use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::plan::{Rankings, Space};
+use minitron_core::progress::Silent;
+use minitron_core::random::SplitMix;
+use minitron_core::registry::{Build, Contract, Descriptor, Kind, PluginSpec};
+use serde_json::{Value, json};
+use tch::{Kind as Element, Tensor};
+
+/// What users rely on: a tag that goes missing here breaks recipes.
+const BUILT_IN: [(Kind, &[&str]); 7] = [
+    (Kind::Architecture, &["bert", "gpt2", "llama", "nemotron"]),
+    (Kind::Axis, &["depth", "heads", "hidden", "mlp"]),
+    (Kind::Importance, &["activation", "block_influence"]),
+    (Kind::Allocator, &["budget", "fixed", "ratio"]),
+    (Kind::Loss, &["cross_entropy", "forward_kl"]),
+    (Kind::Evaluator, &["exact_match", "hidden_cosine", "multiple_choice", "perplexity"]),
+    (Kind::Corpus, &["jsonl", "parquet", "stories", "text", "tokens"]),
+];
+
+#[test]
+fn the_built_ins_are_all_there() {
+    let registry = registry();
+    for (kind, tags) in BUILT_IN {
+        let found: Vec<&str> = registry.of_kind(kind).map(|descriptor| descriptor.tag).collect();
+        let missing: Vec<&&str> = tags.iter().filter(|tag| !found.contains(tag)).collect();
+        assert!(missing.is_empty(), "{kind}: {missing:?} vanished; there are {found:?}");
+    }
+    assert_eq!(Kind::ALL.len(), BUILT_IN.len());
+}
+
+#[test]
+fn every_plugin_says_what_it_is() {
+    for plugin in registry().descriptors() {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let is_snake = plugin.tag.chars().all(plain) && plugin.tag.starts_with(|c: char| c.is_ascii_lowercase());
+        assert!(is_snake && !plugin.tag.contains("__"), "`{}` is not snake_case", plugin.tag);
+        assert!(!plugin.summary.is_empty() && !plugin.summary.contains('\n'), "{}: {}", plugin.tag, plugin.summary);
+        assert!(!plugin.source.is_empty(), "`{}` does not say where it comes from", plugin.tag);
+        assert!(plugin.origin.split_once(' ').is_some(), "{}: {}", plugin.tag, plugin.origin);
+    }
+}
+
+/// `{"type": tag, ...example}`.
+fn tagged(plugin: &Descriptor) -> Value {
+    let mut value = (plugin.example)();
+    value["type"] = plugin.tag.into();
+    value
+}
+
+/// Builds a plugin and writes it down again, through its own binary's typetag.
+fn rewritten(plugin: &Descriptor, value: Value) -> serde_json::Result<Value> {
+    match plugin.build {
+        Build::Architecture(build) => serde_json::to_value(build(value)?),
+        Build::Axis(build) => serde_json::to_value(build(value)?),
+        Build::Importance(build) => serde_json::to_value(build(value)?),
+        Build::Allocator(build) => serde_json::to_value(build(value)?),
+        Build::LogitLoss(build) => serde_json::to_value(build(value)?),
+        Build::Evaluator(build) => serde_json::to_value(build(value)?),
+        Build::Corpus(build) => serde_json::to_value(build(value)?),
+    }
+}
+
+#[test]
+fn every_example_builds_and_is_written_as_it_was_read() {
+    for plugin in registry().descriptors() {
+        let value = tagged(plugin);
+        assert_eq!(rewritten(plugin, value.clone()).unwrap(), value, "{} `{}`", plugin.kind, plugin.tag);
+    }
+}
+
+#[test]
+fn every_plugin_refuses_a_stray_key_by_name() {
+    for plugin in registry().descriptors() {
+        let mut value = tagged(plugin);
+        value["stray_key"] = 1.into();
+        let error = rewritten(plugin, value).unwrap_err().to_string();
+        assert!(error.contains("stray_key"), "{} `{}`: {error}", plugin.kind, plugin.tag);
+    }
+}
+
+#[test]
+fn every_parameter_is_described() {
+    for plugin in registry().descriptors() {
+        let schema = (plugin.schema)().to_value();
+        let example = (plugin.example)();
+        let known = schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+        let keys: HashSet<&String> = example.as_object().unwrap().keys().collect();
+        assert_eq!(known.keys().collect::<HashSet<_>>(), keys, "{} `{}`", plugin.kind, plugin.tag);
+        for (key, of) in &known {
+            let description = of.get("description").and_then(Value::as_str).unwrap_or_default();
+            assert!(!description.is_empty(), "{} `{}`: `{key}` has no description", plugin.kind, plugin.tag);
+        }
+        let description = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+        assert!(!description.is_empty(), "{} `{}` has no description", plugin.kind, plugin.tag);
+    }
+}
+
+#[test]
+fn an_unknown_tag_is_answered_with_the_known_ones() {
+    for (kind, tags) in BUILT_IN {
+        let error = registry().find(kind, "activaton").unwrap_err();
+        let text = error.to_string();
+        assert!(
+            error.is_usage() && text.contains(&format!("no {kind} plugin is called `activaton`; known: ")),
+            "{text}"
+        );
+        assert!(tags.iter().all(|tag| text.contains(tag)), "{text}");
+    }
+}
+
+// --- laws ----------------------------------------------------------------------------------------------------------
+
+fn all<C: Contract + ?Sized>() -> Result<Vec<(&'static Descriptor, Box<C>)>> {
+    let registry = registry();
+    let build = |plugin: &'static Descriptor| Ok((plugin, registry.build(&PluginSpec::bare(plugin.tag))?));
+    registry.of_kind(C::KIND).map(build).collect()
+}
+
+fn model(value: &Value, seed: u64) -> Result<(Blueprint, Transformer)> {
+    let blueprint = Blueprint::from_config(&config(value)?, &registry())?;
+    let model = Transformer::load(&random_weights(&blueprint, seed)?, &blueprint, LoadOptions::default())?;
+    Ok((blueprint, model))
+}
+
+#[test]
+fn a_family_recognises_its_own_configs_alone_and_describes_them_alike_each_time() {
+    for value in families() {
+        let config = config(&value).unwrap();
+        let recognised = all::<dyn minitron_core::contract::Architecture>().unwrap();
+        let tags: Vec<&str> =
+            recognised.iter().filter(|(_, family)| family.recognises(&config)).map(|(plugin, _)| plugin.tag).collect();
+        assert_eq!(tags, [value["model_type"].as_str().unwrap()]);
+        let [one, two] = [(); 2].map(|()| Blueprint::from_config(&config, &registry()).unwrap());
+        assert_eq!((&one.tensors, &one.dims, &one.options), (&two.tensors, &two.dims, &two.options));
+    }
+}
+
+#[test]
+fn every_axis_names_dims_of_the_model_once_with_all_their_units() {
+    for value in families() {
+        let blueprint = Blueprint::from_config(&config(&value).unwrap(), &registry()).unwrap();
+        let mut seen = HashSet::new();
+        for (plugin, axis) in all::<dyn Axis>().unwrap() {
+            let groups = axis.groups(&blueprint);
+            assert!(!groups.is_empty(), "`{}` finds nothing in {}", plugin.tag, blueprint.architecture);
+            for group in groups {
+                assert_eq!(blueprint.dim(&group.dim).unwrap().size, group.n_units, "{}", group.dim);
+                assert!(group.n_parts > 0 && group.n_units.is_multiple_of(group.n_parts) && group.block > 0);
+                assert!(seen.insert(group.dim.clone()), "`{}` is named twice", group.dim);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_metric_gives_each_unit_one_finite_score() {
+    for value in families() {
+        let (blueprint, model) = model(&value, 1).unwrap();
+        let groups = groups(&blueprint).unwrap();
+        for (plugin, importance) in all().unwrap() {
+            let metric = Metric { label: plugin.tag.to_owned(), importance };
+            let mut pass = Pass::new(&[metric], &groups).unwrap();
+            pass.run(&model, &some_windows(4, 10, 61, 2).unwrap(), 3, &Silent).unwrap();
+            let scores = pass.finish().unwrap();
+            assert!(!scores.by_name.is_empty());
+            for (name, scores) in &scores.by_name {
+                let group = groups.iter().find(|group| name.ends_with(&format!("/{}", group.dim))).unwrap();
+                assert!(scores.len() == group.n_units && scores.iter().all(|score| score.is_finite()), "{name}");
+                assert!(scores.iter().any(|score| *score != scores[0]), "{name} tells no units apart");
+            }
+        }
+    }
+}
+
+/// Parameters that a tiny model can meet, where the example is for large ones.
+fn for_tiny(tag: &str, blueprint: &Blueprint) -> PluginSpec {
+    let spec = PluginSpec::bare(tag);
+    match tag {
+        "budget" => spec.with("params", format!("{}+-5%", blueprint.n_params() * 7 / 10)).with("n_plans", 3),
+        "fixed" => spec.with("sizes", json!({ "mlp": 24, "depth": 2 })),
+        _ => spec,
+    }
+}
+
+#[test]
+fn every_allocator_gives_legal_plans() {
+    for value in families() {
+        let blueprint = Blueprint::from_config(&config(&value).unwrap(), &registry()).unwrap();
+        let groups = groups(&blueprint).unwrap();
+        let mut random = SplitMix::new(3);
+        let mut scores = Scores::default();
+        for group in &groups {
+            let values = (0..group.n_units).map(|_| random.unit() as f32).collect();
+            scores.by_name.insert(format!("random/{}", group.dim), values);
+        }
+        let rankings = Rankings::new(&scores, &groups, &BTreeMap::new()).unwrap();
+        let space = Space::new(&blueprint, &axes(&registry()).unwrap());
+        for plugin in registry().of_kind(Kind::Allocator) {
+            let allocator = registry().build::<dyn Allocator>(&for_tiny(plugin.tag, &blueprint)).unwrap();
+            let plans = allocator.allocate(&space, &rankings, &blueprint).unwrap();
+            assert!(!plans.is_empty(), "{}", plugin.tag);
+            for plan in &plans {
+                assert_eq!(&plan.clone().checked(&space, &blueprint).unwrap(), plan, "{}", plugin.tag);
+                assert!(blueprint.n_params_at(&plan.sizes()) < blueprint.n_params(), "{}", plugin.tag);
+            }
+            assert_eq!(allocator.allocate(&space, &rankings, &blueprint).unwrap(), plans, "{}", plugin.tag);
+        }
+    }
+}
+
+/// Logits [N, V] with rows of very different size.
+fn logits(seed: u64) -> Tensor {
+    let mut random = SplitMix::new(seed);
+    let row = |n: i32| f64::from(n).exp2();
+    let values: Vec<f32> = (0..6 * 11).map(|i| (row(i / 11) * (2.0 * random.unit() - 1.0)) as f32).collect();
+    Tensor::from_slice(&values).view([6, 11])
+}
+
+#[test]
+fn every_loss_is_finite_and_of_its_own_row_alone() {
+    let (student_nv, teacher_nv) = (logits(4), logits(5));
+    let labels_n = Tensor::from_slice(&[0i64, 10, 3, 3, 7, 1]);
+    for (plugin, loss) in all::<dyn LogitLoss>().unwrap() {
+        let student_nv = student_nv.copy().set_requires_grad(true);
+        let teacher = loss.needs_teacher().then_some(&teacher_nv);
+        let loss_n = loss.rows(&student_nv, teacher, &labels_n).unwrap();
+        assert_eq!(loss_n.size(), [6], "{}", plugin.tag);
+        assert!(bool::try_from(loss_n.isfinite().all()).unwrap(), "{}", plugin.tag);
+        loss_n.sum(Element::Float).backward();
+        assert!(bool::try_from(student_nv.grad().isfinite().all()).unwrap(), "{}", plugin.tag);
+        for row in 0..6 {
+            let one = |x: &Tensor| x.narrow(0, row, 1);
+            let alone = loss.rows(&one(&student_nv), teacher.map(one).as_ref(), &one(&labels_n)).unwrap();
+            let (alone, among) = (alone.double_value(&[0]), loss_n.double_value(&[row]));
+            assert!((alone - among).abs() <= 1e-6 * among.abs().max(1.0), "{}: row {row}", plugin.tag);
+        }
+    }
+}
+
+/// A task file whose records serve every evaluator that reads one.
+fn task_file(dir: &Path) -> std::path::PathBuf {
+    let record = |prompt: &str, completion: &str| {
+        json!({
+            "prompt": prompt, "completion": completion, "context": prompt, "choices": ["a red ball.", "sad", "home"],
+            "gold": 1
+        })
+    };
+    let records = [record("Once upon a time", " there was a"), record("Mia saw a", " dog")];
+    let lines = records.map(|record| record.to_string());
+    let path = dir.join("task.jsonl");
+    std::fs::write(&path, lines.join("\n")).unwrap_or_default();
+    path
+}
+
+fn assert_same(tag: &str, one: &Measurements, other: &Measurements) {
+    assert!(!one.is_empty(), "{tag}");
+    assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>(), "{tag}");
+    for (name, value) in one {
+        let is_rate = name.contains("per_second") || name.ends_with("_s");
+        let difference = (value - other[name]).abs();
+        assert!(
+            value.is_finite() && (is_rate || difference <= 1e-5 * value.abs()),
+            "{tag}: {name} {value} {}",
+            other[name]
+        );
+    }
+}
+
+#[test]
+fn every_evaluator_gives_finite_values_whatever_the_batch_size() {
+    let demo = root().join("examples/demo");
+    let dir = tempfile::tempdir().unwrap();
+    let mut value = tiny_llama();
+    value["vocab_size"] = 512.into();
+    let ((blueprint, model), (_, teacher)) = (model(&value, 6).unwrap(), self::model(&value, 7).unwrap());
+    let tokenizer = Tokenizer::load(&demo, &blueprint.config, 512, true).unwrap();
+    let windows = some_windows(7, 12, 512, 8).unwrap();
+    let path = task_file(dir.path());
+    for plugin in registry().of_kind(Kind::Evaluator) {
+        let mut spec = PluginSpec::bare(plugin.tag);
+        if (plugin.example)().get("path").is_some() {
+            spec = spec.with("path", path.to_string_lossy().as_ref());
+        }
+        let evaluator = registry().build::<dyn Evaluator>(&spec).unwrap();
+        let measure = |batch_size| {
+            let subject = Subject {
+                model: &model,
+                teacher: Some(&teacher),
+                kept_hidden: None,
+                windows: Some(&windows),
+                tokenizer: Some(&tokenizer),
+                batch_size,
+                seed: 1,
+                progress: &Silent,
+            };
+            evaluator.evaluate(&subject).unwrap()
+        };
+        assert_same(plugin.tag, &measure(8), &measure(8));
+        assert_same(plugin.tag, &measure(3), &measure(1));
+        assert_same(plugin.tag, &measure(3), &measure(8));
+    }
+}
+
+#[test]
+fn an_evaluator_without_what_it_measures_on_says_so() {
+    let (_, model) = model(&tiny_bert(), 9).unwrap();
+    for (plugin, evaluator) in all::<dyn Evaluator>().unwrap() {
+        let subject = Subject {
+            model: &model,
+            teacher: None,
+            kept_hidden: None,
+            windows: None,
+            tokenizer: None,
+            batch_size: 1,
+            seed: 1,
+            progress: &Silent,
+        };
+        let error = evaluator.evaluate(&subject).unwrap_err();
+        assert!(matches!(error, minitron_core::error::Error::Data(_)), "{}: {error}", plugin.tag);
+    }
+}
+
+/// One column `text` of the rows "one" and "two": a page, its metadata, their length.
+const PARQUET: &[u8] = b"PAR1\x15\x00\x15\x1c\x15\x1c,\x15\x04\x15\x00\x15\x06\x15\x06\x00\x00\x03\x00\x00\x00one\x03\
+    \x00\x00\x00two\x15\x02\x19,H\x01m\x15\x02\x00\x15\x0c%\x00\x18\x04text%\x00\x00\x16\x04\x19\x1c\x19\x1c&\x08\x1c\
+    \x15\x0c\x19\x15\x00\x19\x18\x04text\x15\x00\x16\x04\x16>\x16>&\x08\x00\x00\x16>\x16\x04\x00\x00>\x00\x00\x00PAR1";
+
+/// Bytes that a corpus of this ending reads.
+fn sample(extension: &str) -> Option<&'static [u8]> {
+    Some(match extension {
+        "txt" => b"one two",
+        "jsonl" => b"{\"text\": \"one\"}\n{\"text\": \"two\"}\n",
+        "parquet" => PARQUET,
+        "bin" => &[1, 0, 2, 0],
+        _ => return None,
+    })
+}
+
+#[test]
+fn every_corpus_gives_the_same_documents_twice_and_names_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for plugin in registry().of_kind(Kind::Corpus) {
+        let bare = registry().build::<dyn Corpus>(&PluginSpec::bare(plugin.tag)).ok();
+        let mut spec = PluginSpec::bare(plugin.tag);
+        let mut files = Vec::new();
+        if (plugin.example)().get("path").is_some() {
+            // A file corpus does not build without its file, so each kind of file is tried.
+            assert!(bare.is_none(), "`{}` reads a file, and takes none", plugin.tag);
+            let extensions = registry().build::<dyn Corpus>(&spec.clone().with("path", "x")).unwrap().extensions();
+            let found = extensions.iter().find_map(|extension| Some((extension, sample(extension)?)));
+            let (extension, bytes) = found.unwrap_or_else(|| panic!("no sample for `{}`: {extensions:?}", plugin.tag));
+            let path = dir.path().join(format!("sample.{extension}"));
+            std::fs::write(&path, bytes).unwrap();
+            spec = spec.with("path", path.to_string_lossy().as_ref());
+            let by_ending = registry().corpus_for(&path, &[]).unwrap();
+            assert_eq!(serde_json::to_value(&by_ending).unwrap()["type"], plugin.tag);
+            files.push(path);
+        }
+        let corpus = registry().build::<dyn Corpus>(&spec).unwrap();
+        assert_eq!(corpus.files(), files, "{}", plugin.tag);
+        let read =
+            |corpus: &dyn Corpus| corpus.documents(3).unwrap().take(50).collect::<Result<Vec<Document>>>().unwrap();
+        let documents = read(corpus.as_ref());
+        assert!(!documents.is_empty(), "{}", plugin.tag);
+        assert_eq!(read(corpus.as_ref()), documents, "{}", plugin.tag);
+        let again = registry().build::<dyn Corpus>(&spec).unwrap();
+        assert_eq!(read(again.as_ref()), documents, "{}", plugin.tag);
+    }
+}
+
+#[test]
+fn every_family_is_written_and_read_back_whole() {
+    for value in families() {
+        let config = config(&value).unwrap();
+        let blueprint = Blueprint::from_config(&config, &registry()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        write_model(dir.path(), &config, &random_weights(&blueprint, 10).unwrap(), None, MAX_SHARD_BYTES).unwrap();
+        let folder = ModelFolder::open(dir.path(), &registry()).unwrap();
+        assert!(folder.unknown_tensors.is_empty());
+        assert_eq!(folder.blueprint.tensors, blueprint.tensors, "{}", blueprint.architecture);
+    }
+}

@@ -1,1 +1,165 @@
+//! Against PyTorch and transformers: what golden/make.py computed, from the files that lie in golden/fixtures.
 
+use std::path::Path;
+
+use minitron::{axes, fixture, fixtures, forward, groups, load, max_difference, random_weights, registry, windows};
+use minitron_core::blueprint::Blueprint;
+use minitron_core::calibrate::{Metric, Pass};
+use minitron_core::checkpoint::{Reader, TensorSource};
+use minitron_core::contract::LogitLoss;
+use minitron_core::error::{Error, Result};
+use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::progress::Silent;
+use minitron_core::registry::PluginSpec;
+use minitron_core::train::{AdamW, AdamWSettings};
+use tch::{Kind, Tensor};
+
+/// Logits and hidden states, max absolute: both sides sum in f32 in their own order, over values of up to some tens.
+const OUTPUTS: f64 = 1e-4;
+/// Scores, relative to the largest of their dim: units are compared with each other, and a variance near zero keeps the
+/// absolute error of the large activations around it.
+const SCORES: f64 = 1e-4;
+/// Losses and their gradients, absolute below 1 and relative above: the fixture computes in f64, the plugins in f32.
+const LOSSES: f64 = 1e-5;
+/// Parameters of order 1 after five steps in f32.
+const PARAMETERS: f64 = 1e-6;
+
+fn expected(dir: &Path) -> Result<Reader> {
+    Reader::open_file(&dir.join("expected.safetensors"))
+}
+
+fn name(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[test]
+fn the_fixtures_cover_every_family() {
+    let names: Vec<String> = fixtures().iter().map(|dir| name(dir)).collect();
+    assert!(names.len() >= 20, "{names:?}");
+    for family in registry().of_kind(minitron_core::registry::Kind::Architecture) {
+        assert!(names.iter().any(|name| name.starts_with(family.tag)), "no fixture of `{}`", family.tag);
+    }
+}
+
+#[test]
+fn logits_and_hidden_states_are_those_of_transformers() {
+    for dir in fixtures() {
+        let expected = expected(&dir).unwrap();
+        let (_, model) = load(&dir).unwrap();
+        let output = if model.has_head() { "logits" } else { "last_hidden_state" };
+        let found = forward(&model, &expected.read("input_ids").unwrap()).unwrap();
+        let difference = max_difference(&found, &expected.read(output).unwrap()).unwrap();
+        assert!(difference <= OUTPUTS, "{}: {output} differ by {difference:e}", name(&dir));
+    }
+}
+
+/// All nine aggregations and the influence of blocks, under the fixtures' labels.
+fn metrics() -> Result<Vec<Metric>> {
+    let registry = registry();
+    let metric = |label: String, spec: PluginSpec| Ok::<_, Error>(Metric { label, importance: registry.build(&spec)? });
+    let mut metrics = vec![metric("block_influence".into(), PluginSpec::bare("block_influence"))?];
+    for seq in ["mean", "l2", "var"] {
+        for batch in ["mean", "l2", "var"] {
+            let spec = PluginSpec::bare("activation").with("seq", seq).with("batch", batch);
+            metrics.push(metric(format!("activation.{seq}.{batch}"), spec)?);
+        }
+    }
+    Ok(metrics)
+}
+
+#[test]
+fn scores_are_those_of_hooks_in_pytorch() {
+    for dir in fixtures() {
+        let expected = expected(&dir).unwrap();
+        let (folder, model) = load(&dir).unwrap();
+        let ids_bt = expected.read("input_ids").unwrap();
+        let ids = Vec::<i64>::try_from(&ids_bt.reshape([-1])).unwrap();
+        let windows = windows(ids.iter().map(|&id| id as u32).collect(), ids_bt.size()[1] as usize).unwrap();
+        let mut pass = Pass::new(&metrics().unwrap(), &groups(&folder.blueprint).unwrap()).unwrap();
+        pass.run(&model, &windows, 2, &Silent).unwrap();
+        let scores = pass.finish().unwrap().by_name;
+
+        let names: Vec<String> = expected.names().into_iter().filter(|name| name.contains('/')).collect();
+        assert_eq!(names, scores.keys().cloned().collect::<Vec<_>>(), "{}", name(&dir));
+        for (score, values) in &scores {
+            let wanted = expected.read(score).unwrap();
+            let largest = wanted.abs().max().double_value(&[]);
+            let difference = max_difference(&Tensor::from_slice(values), &wanted).unwrap() / largest;
+            assert!(difference <= SCORES, "{}: `{score}` differs by {difference:e}", name(&dir));
+        }
+    }
+}
+
+/// Largest of |a − b| / max(1, |b|).
+fn scaled_difference(a: &Tensor, b: &Tensor) -> f64 {
+    ((a - b).abs() / b.abs().clamp_min(1.0)).max().double_value(&[])
+}
+
+#[test]
+fn losses_and_their_gradients_are_those_of_pytorch() {
+    let fixture = Reader::open_file(&fixture("losses.safetensors")).unwrap();
+    let read = |name: &str| fixture.read(name).unwrap();
+    let (teacher_nv, labels_n) = (read("teacher_logits"), read("labels"));
+    for tag in ["forward_kl", "cross_entropy"] {
+        let loss = registry().build::<dyn LogitLoss>(&PluginSpec::bare(tag)).unwrap();
+        let student_nv = read("student_logits").copy().set_requires_grad(true);
+        let loss_n = loss.rows(&student_nv, Some(&teacher_nv), &labels_n).unwrap();
+        loss_n.mean(Kind::Float).backward();
+        let value = scaled_difference(&loss_n.detach(), &read(tag));
+        assert!(value <= LOSSES, "{tag}: {value:e}");
+        let gradient = scaled_difference(&student_nv.grad(), &read(&format!("{tag}.gradient")));
+        assert!(gradient <= LOSSES, "gradient of {tag}: {gradient:e}");
+    }
+}
+
+#[test]
+fn five_steps_of_adamw_are_those_of_pytorch() {
+    let fixture = Reader::open_file(&fixture("adamw.safetensors")).unwrap();
+    // A model whose token table has the fixture's shape: the optimiser takes a model's parameters, nothing less.
+    let config = serde_json::json!({
+        "model_type": "llama", "hidden_size": 3, "intermediate_size": 1, "num_hidden_layers": 1, "vocab_size": 4,
+        "num_attention_heads": 1, "head_dim": 2, "max_position_embeddings": 4, "tie_word_embeddings": true
+    });
+    let blueprint = Blueprint::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
+    let options = LoadOptions { trainable: true, ..LoadOptions::default() };
+    let model = Transformer::load(&random_weights(&blueprint, 0).unwrap(), &blueprint, options).unwrap();
+    let table = &model.parameters()[0];
+    assert!(table.decays && table.tensor.size() == [4, 3]);
+    tch::no_grad(|| table.tensor.detach().copy_(&fixture.read("parameter.0").unwrap()));
+
+    let settings = AdamWSettings { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
+    let mut optimizer = AdamW::new(model.parameters(), settings).unwrap();
+    for step in 1..=5 {
+        let gradient = fixture.read(&format!("gradient.{step}")).unwrap();
+        // d/dw of sum(w · g) is g.
+        (&table.tensor * gradient).sum(Kind::Float).backward();
+        optimizer.step(1e-2, 1.0).unwrap();
+        let expected = fixture.read(&format!("parameter.{step}")).unwrap();
+        let difference = max_difference(&table.tensor.detach(), &expected).unwrap();
+        assert!(difference <= PARAMETERS, "step {step}: {difference:e}");
+    }
+}
+
+#[test]
+fn keeping_every_unit_of_a_fixture_gives_back_its_tensors_and_its_config() {
+    use minitron_core::plan::{Plan, Space};
+    use minitron_core::prune::Student;
+
+    for dir in fixtures() {
+        let (folder, _) = load(&dir).unwrap();
+        let source = &folder.checkpoint.tensors;
+        let space = Space::new(&folder.blueprint, &axes(&registry()).unwrap());
+        let plan = Plan::default().checked(&space, &folder.blueprint).unwrap();
+        let student = Student::new(source, &folder.blueprint, &plan, &registry()).unwrap();
+        assert_eq!(student.config.to_json().unwrap(), folder.checkpoint.config.to_json().unwrap(), "{}", name(&dir));
+        for spec in &folder.blueprint.tensors {
+            let tensor = spec.name();
+            assert_eq!(student.view.info(&tensor), source.info(&tensor), "{}: {tensor}", name(&dir));
+            assert!(
+                student.view.read(&tensor).unwrap().equal(&source.read(&tensor).unwrap()),
+                "{}: {tensor}",
+                name(&dir)
+            );
+        }
+    }
+}

@@ -1,1 +1,156 @@
+#![allow(clippy::unwrap_used)] // Set-up of tests: what fails here is the test's own fault.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use minitron::{fixtures, forward, load, max_difference, python, root, shared, some_ids, with_context};
+use minitron_core::blueprint::{HIDDEN, Sizes};
+use minitron_core::checkpoint::{Checkpoint, MemorySource, Reader, TensorSource, write_model, write_tensors};
+use minitron_core::pipeline::{PruneOptions, ScoreOptions, prune, score};
+use minitron_core::plan::Space;
+
+/// f32 on both sides, summed in another order.
+const TOLERANCE: f64 = 1e-4;
+
+/// Fixtures of the golden script, and the real models beside the repository.
+fn models() -> Vec<PathBuf> {
+    let mut models = fixtures();
+    assert!(models.len() > 15, "fixtures are missing");
+    for name in ["stories260K", "capp-gpt", "all-MiniLM-L6-v2-f16", "prose-llama", "prose-nemotron"] {
+        models.extend(shared(&format!("models/{name}")));
+    }
+    models
+}
+
+/// About half of every axis, as far as the family can express it.
+fn smaller_sizes(space: &Space) -> Sizes {
+    let mut sizes = Sizes::new();
+    for axis in space.axes.iter().filter(|axis| axis.kind != HIDDEN) {
+        sizes.insert(axis.kind.clone(), axis.nearest((axis.full / 2).max(1))[0]);
+    }
+    let hidden = space.axis(HIDDEN).unwrap();
+    for size in hidden.legal().into_iter().rev().filter(|&size| size < hidden.full) {
+        let mut with_hidden = sizes.clone();
+        with_hidden.insert(HIDDEN.to_owned(), size);
+        if let Ok(complete) = space.complete(&with_hidden) {
+            return complete;
+        }
+    }
+    panic!("no legal shape with a smaller hidden size in {space:?}");
+}
+
+/// Scores a model on random tokens and prunes all its axes.
+fn prune_everything(model: &Path, work: &Path) -> PathBuf {
+    let (folder, _) = load(model).unwrap();
+    let options = &folder.blueprint.options;
+    let ids = some_ids(4, 12, options.vocab as i64, 5).unwrap();
+    let tokens = work.join("ids.bin");
+    let ids: Vec<i64> = Vec::try_from(ids.view([-1])).unwrap();
+    fs::write(&tokens, ids.iter().flat_map(|&id| (id as u16).to_le_bytes()).collect::<Vec<_>>()).unwrap();
+    let scoring = ScoreOptions {
+        model: model.display().to_string(),
+        data: vec![tokens.display().to_string().parse().unwrap()],
+        seq_len: Some(12),
+        ..ScoreOptions::default()
+    };
+    let out = work.join("pruned");
+    with_context(false, |context| {
+        let scores = work.join("scores.safetensors");
+        score(context, &scoring, &scores).unwrap();
+        let sizes = smaller_sizes(&Space::new(&folder.blueprint, &context.axes(&[]).unwrap()));
+        assert_eq!(sizes.len(), 4, "{sizes:?}");
+        let pruning = PruneOptions {
+            model: scoring.model.clone(),
+            scores: Some(scores.display().to_string()),
+            hidden: sizes.get("hidden").copied(),
+            mlp: sizes.get("mlp").copied(),
+            heads: sizes.get("heads").copied(),
+            layers: sizes.get("depth").copied(),
+            ..PruneOptions::default()
+        };
+        prune(context, &pruning, &out, false).unwrap();
+    });
+    let pruned = Checkpoint::open(&out).unwrap();
+    for spec in &load(&out).unwrap().0.blueprint.tensors {
+        // A student's layers are renamed, its types are not changed.
+        let (was, is) = (folder.checkpoint.tensors.info(&spec.name()), pruned.tensors.info(&spec.name()));
+        assert_eq!(was.unwrap().dtype, is.unwrap().dtype, "{}: {}", model.display(), spec.name());
+    }
+    out
+}
+
+/// The same model in several files with an index.
+fn shard(model: &Path, out: PathBuf) -> PathBuf {
+    let opened = Checkpoint::open(model).unwrap();
+    let n_bytes: u64 = opened.tensors.names().iter().filter_map(|name| opened.tensors.info(name)?.n_bytes()).sum();
+    fs::create_dir(&out).unwrap();
+    write_model(&out, &opened.config, &opened.tensors, Some(model), n_bytes / 3).unwrap();
+    assert!(out.join("model.safetensors.index.json").is_file() && !out.join("model.safetensors").exists());
+    out
+}
+
+/// One comparison: a folder, and files for its input and for what `transformers` makes of it.
+struct Comparison {
+    model: PathBuf,
+    ids: PathBuf,
+    out: PathBuf,
+}
+
+impl Comparison {
+    fn new(model: PathBuf, work: &Path, name: &str) -> Self {
+        let options = load(&model).unwrap().0.blueprint.options;
+        let mut source = MemorySource::default();
+        let n_tokens = options.max_positions.min(24) as i64;
+        source.insert("input_ids", &some_ids(2, n_tokens, options.vocab as i64, 7).unwrap()).unwrap();
+        let ids = work.join(format!("{name}.ids.safetensors"));
+        write_tensors(&ids, &source).unwrap();
+        Comparison { model, ids, out: work.join(format!("{name}.out.safetensors")) }
+    }
+
+    /// Largest difference between our outputs and those of `transformers`.
+    fn difference(&self) -> f64 {
+        let expected = Reader::open_file(&self.out).unwrap();
+        let [name] = expected.names().try_into().unwrap();
+        let (_, model) = load(&self.model).unwrap();
+        assert_eq!(model.has_head(), name == "logits", "{}", self.model.display());
+        let ids = Reader::open_file(&self.ids).unwrap().read("input_ids").unwrap();
+        let (ours, theirs) = (forward(&model, &ids).unwrap(), expected.read(&name).unwrap());
+        assert_eq!(ours.size(), theirs.size(), "{}", self.model.display());
+        max_difference(&ours, &theirs).unwrap()
+    }
+}
+
+/// One Python process for all: importing `transformers` takes longer than everything else.
+#[test]
+fn models_and_their_pruned_students_give_the_outputs_of_transformers() {
+    let Some(python) = python() else {
+        eprintln!("absent, not tested: the Python of `make test`");
+        return;
+    };
+    let work = tempfile::tempdir().unwrap();
+    let mut comparisons = Vec::new();
+    for model in models() {
+        let name = model.file_name().unwrap().to_string_lossy().into_owned();
+        let dir = work.path().join(&name);
+        fs::create_dir(&dir).unwrap();
+        let pruned = prune_everything(&model, &dir);
+        let sharded = shard(&pruned, dir.join("sharded"));
+        comparisons.push(Comparison::new(model, &dir, "whole"));
+        comparisons.push(Comparison::new(pruned, &dir, "pruned"));
+        comparisons.push(Comparison::new(sharded, &dir, "sharded"));
+    }
+    let mut command = Command::new(python);
+    command.env("HF_HUB_OFFLINE", "1").env("PYTHONDONTWRITEBYTECODE", "1").env("TRANSFORMERS_VERBOSITY", "error");
+    command.arg(root().join("tests/interop/reference.py")).arg("logits");
+    for Comparison { model, ids, out } in &comparisons {
+        command.args([model, ids, out]);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let differences: Vec<(f64, &Path)> = comparisons.iter().map(|c| (c.difference(), c.model.as_path())).collect();
+    // A difference that is no number is no agreement either.
+    let apart: Vec<_> =
+        differences.iter().filter(|(difference, _)| difference.is_nan() || *difference > TOLERANCE).collect();
+    assert!(apart.is_empty(), "{apart:#?}");
+}

@@ -1,1 +1,64 @@
+//! Statements that hold without PyTorch, on tiny models of every family.
 
+/// Continuations with and without the key/value cache.
+mod generation;
+/// For any input that a generator can think of.
+mod properties;
+/// What plans and views do to a model.
+mod pruning;
+/// What scores may and may not depend on.
+mod scoring;
+/// The loop, the objective, resuming.
+mod training;
+
+use minitron::{config, random_weights, registry};
+use minitron_core::blueprint::Blueprint;
+use minitron_core::checkpoint::{MemorySource, TensorSource};
+use minitron_core::error::Result;
+use minitron_core::model::{LoadOptions, Transformer};
+use serde_json::Value;
+use tch::Tensor;
+
+/// A model in memory.
+struct Model {
+    blueprint: Blueprint,
+    source: MemorySource,
+}
+
+impl Model {
+    fn new(value: &Value, seed: u64) -> Result<Self> {
+        let blueprint = Blueprint::from_config(&config(value)?, &registry())?;
+        let source = random_weights(&blueprint, seed)?;
+        Ok(Model { blueprint, source })
+    }
+
+    fn family(&self) -> &str {
+        &self.blueprint.architecture
+    }
+
+    fn load(&self) -> Result<Transformer> {
+        load(&self.source, &self.blueprint)
+    }
+
+    fn trainable(&self) -> Result<Transformer> {
+        let options = LoadOptions { trainable: true, ..LoadOptions::default() };
+        Transformer::load(&self.source, &self.blueprint, options)
+    }
+}
+
+fn load(source: &dyn TensorSource, blueprint: &Blueprint) -> Result<Transformer> {
+    Transformer::load(source, blueprint, LoadOptions::default())
+}
+
+/// Largest difference, relative to the largest of `b`.
+fn relative(a: &Tensor, b: &Tensor) -> f64 {
+    (a - b).abs().max().double_value(&[]) / b.abs().max().double_value(&[])
+}
+
+/// The same for scores.
+fn relative_scores(a: &[f32], b: &[f32]) -> f64 {
+    relative(&Tensor::from_slice(a), &Tensor::from_slice(b))
+}
+
+/// f32 sums taken in another order, relative to the largest value.
+const REORDERED: f64 = 1e-5;

@@ -1,1 +1,495 @@
+#![allow(clippy::unwrap_used)] // A source file that cannot be read fails the test, as it should.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use minitron::root;
+
+const CRATES: [&str; 3] = ["minitron-core", "minitron-plugins", "minitron-cli"];
+
+/// One source file: its path from the repository, its lines, and the same without tests, comments' texts left empty.
+struct Source {
+    path: String,
+    lines: Vec<String>,
+    code: Vec<String>,
+}
+
+impl Source {
+    fn read(path: &Path) -> Self {
+        let text = fs::read_to_string(path).unwrap();
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let before_tests = lines.iter().take_while(|line| line.trim() != "#[cfg(test)]");
+        let code = before_tests.map(|line| without_comment(line).to_owned()).collect();
+        let path = path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
+        Source { path, lines, code }
+    }
+
+    fn is_in(&self, folder: &str) -> bool {
+        self.path.starts_with(folder)
+    }
+
+    fn stem(&self) -> &str {
+        self.path.rsplit('/').next().unwrap().trim_end_matches(".rs")
+    }
+
+    /// `path:line: text` of every code line that a rule objects to.
+    fn objections<'a>(&'a self, objects: impl Fn(&str) -> bool + 'a) -> impl Iterator<Item = String> + 'a {
+        let numbered = self.code.iter().enumerate().filter(move |(_, line)| objects(line));
+        numbered.map(|(idx, line)| format!("{}:{}: {}", self.path, idx + 1, line.trim()))
+    }
+}
+
+/// Everything before `//` that is not inside a string.
+fn without_comment(line: &str) -> &str {
+    let places = line.match_indices("//").map(|(at, _)| at);
+    let outside = |at: &usize| line[..*at].matches('"').count().is_multiple_of(2);
+    places.into_iter().find(outside).map_or(line, |at| &line[..at])
+}
+
+/// The string literals of a line.
+fn literals(line: &str) -> impl Iterator<Item = &str> {
+    line.split('"').skip(1).step_by(2)
+}
+
+/// A line without its string literals.
+fn outside_strings(line: &str) -> String {
+    line.split('"').step_by(2).collect::<Vec<_>>().join("\"\"")
+}
+
+/// Files below a folder, sorted, build outputs and what git ignores left out.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    const IGNORED: [&str; 5] = [".git", "target", ".deps", "out", "runs"];
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if !(IGNORED.contains(&name.as_str()) || name == "__pycache__") {
+                found.extend(files(&path));
+            }
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    let paths = files(&root().join(folder)).into_iter().filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    let sources: Vec<Source> = paths.map(|path| Source::read(&path)).collect();
+    assert!(!sources.is_empty(), "no sources in {folder}");
+    sources
+}
+
+fn of_all_crates() -> Vec<Source> {
+    CRATES.iter().flat_map(|name| sources(&format!("{name}/src"))).collect()
+}
+
+fn assert_none(objections: impl IntoIterator<Item = String>, rule: &str) {
+    let objections: Vec<String> = objections.into_iter().collect();
+    assert!(objections.is_empty(), "{rule}:\n{}", objections.join("\n"));
+}
+
+/// Whether `word` stands in the text as a word of its own.
+fn has_word(text: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word)
+        .any(|(at, _)| !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part))
+}
+
+/// Names that follow a prefix: `after(line, ".f_")` of `x.f_add(y)` is `add`.
+fn after<'a>(line: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+    line.match_indices(prefix).map(move |(at, _)| {
+        let rest = &line[at + prefix.len()..];
+        rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap()
+    })
+}
+
+/// Files that register a plugin, with the plugin's contract, struct and tag.
+fn plugins() -> Vec<(Source, String, String, String)> {
+    let mut found = Vec::new();
+    for source in sources("minitron-plugins/src") {
+        let code = source.code.join("\n");
+        let Some((_, registration)) = code.split_once("plugin! {") else { continue };
+        assert_eq!(code.matches("plugin! {").count(), 1, "{}: one plugin a file", source.path);
+        let mut words = registration.split_whitespace();
+        let (contract, plugin) = (words.next().unwrap().to_owned(), words.nth(1).unwrap().to_owned());
+        let tag = registration.split("tag: \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        found.push((source, contract, plugin, tag));
+    }
+    assert!(found.len() > 15, "the pattern that finds plugins misses them");
+    found
+}
+
+#[test]
+fn core_names_no_concrete_plugin() {
+    let tags: Vec<String> = plugins()
+        .into_iter()
+        // An axis is called as the dim it prunes, which is core's word.
+        .filter(|(_, contract, ..)| contract != "Axis")
+        .map(|(.., tag)| tag)
+        .collect();
+    let core = sources("minitron-core/src");
+    // Before a colon it is a key of some JSON.
+    let is_named = |line: &str, tag: &str| line.replace(&format!("\"{tag}\":"), "").contains(&format!("\"{tag}\""));
+    let names_tag = |line: &str| tags.iter().any(|tag| is_named(line, tag));
+    assert_none(core.iter().flat_map(|source| source.objections(names_tag)), "core names a plugin's tag");
+    let manifest = fs::read_to_string(root().join("minitron-core/Cargo.toml")).unwrap();
+    for name in ["minitron-plugins", "minitron-cli", "clap", "anyhow", "libloading"] {
+        let depends = manifest.lines().any(|line| line.starts_with(name));
+        assert!(!depends, "minitron-core depends on {name}");
+    }
+}
+
+#[test]
+fn dependencies_point_from_cli_to_plugins_to_core() {
+    let manifest = fs::read_to_string(root().join("minitron-plugins/Cargo.toml")).unwrap();
+    for name in ["minitron-cli", "clap", "anyhow"] {
+        assert!(!manifest.lines().any(|line| line.starts_with(name)), "minitron-plugins depends on {name}");
+    }
+}
+
+#[test]
+fn tensor_names_stand_in_architectures_alone() {
+    const NAMES: [&str; 23] = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+        "embed_tokens",
+        "lm_head",
+        "c_attn",
+        "c_proj",
+        "c_fc",
+        "wte",
+        "wpe",
+        "ln_f",
+        "ln_1",
+        "ln_2",
+        "attention.self",
+        "LayerNorm",
+        "input_layernorm",
+        "word_embeddings",
+        "pooler.dense",
+        "cls.predictions",
+    ];
+    let is_name = |literal: &str| {
+        NAMES.iter().any(|name| has_word(literal, name)) || literal.ends_with(".weight") || literal.ends_with(".bias")
+    };
+    let elsewhere = |source: &&Source| {
+        // The table writes `{name}.weight`; the name itself comes from the architecture.
+        !source.is_in("minitron-plugins/src/architectures/") && source.path != "minitron-core/src/blueprint/table.rs"
+    };
+    let all = of_all_crates();
+    let objections = all.iter().filter(elsewhere).flat_map(|s| s.objections(|line| literals(line).any(is_name)));
+    assert_none(objections, "a tensor's name outside architectures/");
+}
+
+#[test]
+fn one_function_slices_weights() {
+    // The one function, then what picks from activations: predicted rows, and a teacher's channels that a student kept.
+    const ALLOWED: [&str; 3] = [
+        "minitron-core/src/prune/view.rs",
+        "minitron-core/src/data/targets.rs",
+        "minitron-plugins/src/evaluators/hidden_cosine.rs",
+    ];
+    let all = of_all_crates();
+    let slices = |line: &str| line.contains("index_select") || line.contains(".f_gather(") || line.contains(".f_take(");
+    let elsewhere = all.iter().filter(|source| !ALLOWED.contains(&source.path.as_str()));
+    assert_none(elsewhere.flat_map(|source| source.objections(slices)), "rows or channels are picked elsewhere");
+    let view = all.iter().find(|source| source.path == ALLOWED[0]).unwrap();
+    assert_eq!(view.objections(slices).count(), 1);
+    let narrows = |line: &str| [".f_narrow(", ".f_slice(", ".f_select("].iter().any(|call| line.contains(call));
+    let readers = all.iter().filter(|source| {
+        source.is_in("minitron-core/src/checkpoint/")
+            || source.is_in("minitron-core/src/prune/")
+            || source.is_in("minitron-core/src/blueprint/")
+    });
+    assert_none(readers.flat_map(|source| source.objections(narrows)), "weights are sliced elsewhere");
+}
+
+#[test]
+fn axes_touch_no_tensors() {
+    let axes = sources("minitron-plugins/src/axes");
+    assert_none(axes.iter().flat_map(|s| s.objections(|line| has_word(line, "tch"))), "an axis is data");
+}
+
+#[test]
+fn nothing_mutates_a_tensor_source() {
+    let mut n_impls = 0;
+    for source in of_all_crates() {
+        let mut inside = false;
+        for (idx, line) in source.code.iter().enumerate() {
+            if line.contains("TensorSource for ") || line.contains("trait TensorSource") {
+                inside = true;
+                n_impls += 1;
+            }
+            assert!(!(inside && line.contains("&mut self")), "{}:{}: {line}", source.path, idx + 1);
+            inside &= line != "}";
+        }
+        let by_mut =
+            source.objections(|line| line.contains("&mut dyn TensorSource") || line.contains("mut impl TensorSource"));
+        assert_none(by_mut, "a tensor source is borrowed to be changed");
+    }
+    assert!(n_impls >= 4, "the pattern that finds implementations misses them");
+}
+
+#[test]
+fn plugins_are_looked_up_in_the_registry_alone() {
+    let all = of_all_crates();
+    let elsewhere = all.iter().filter(|source| !source.is_in("minitron-core/src/registry/"));
+    let objects = |line: &str| {
+        // lib.rs hands the crates on to the macro.
+        let is_export = line.trim_start().starts_with("pub use {inventory");
+        let is_attribute = line.trim_start().starts_with("#[typetag::serde(");
+        has_word(line, "inventory") && !is_export || has_word(line, "typetag") && !is_attribute && !is_export
+    };
+    assert_none(elsewhere.flat_map(|source| source.objections(objects)), "a lookup past the registry");
+}
+
+#[test]
+fn every_plugin_file_is_called_as_its_tag_and_its_struct() {
+    for (source, _, plugin, tag) in plugins() {
+        assert_eq!(source.stem(), tag, "{}", source.path);
+        let mut snake = String::new();
+        for (idx, c) in plugin.chars().enumerate() {
+            if c.is_uppercase() && idx > 0 {
+                snake.push('_');
+            }
+            snake.extend(c.to_lowercase());
+        }
+        assert_eq!(snake, tag, "{}: struct {plugin}", source.path);
+        let attribute = format!("#[typetag::serde(name = \"{tag}\")]");
+        assert!(source.code.iter().any(|line| line.trim() == attribute), "{}: expected {attribute}", source.path);
+    }
+}
+
+#[test]
+fn tensors_are_never_asked_in_a_way_that_panics() {
+    // Beyond those in use: what one would reach for next.
+    const KNOWN: [&str; 33] = [
+        "matmul",
+        "bmm",
+        "addmm",
+        "cat",
+        "stack",
+        "gather",
+        "scatter",
+        "masked_fill",
+        "embedding",
+        "softmax",
+        "log_softmax",
+        "unsqueeze",
+        "squeeze",
+        "permute",
+        "expand",
+        "expand_as",
+        "repeat_interleave",
+        "cumsum",
+        "triu",
+        "tril",
+        "outer",
+        "sigmoid",
+        "argsort",
+        "where_self",
+        "to_kind",
+        "to_device",
+        "double_value",
+        "int64_value",
+        "index_add",
+        "flip",
+        "movedim",
+        "to_dense",
+        "nan_to_num",
+    ];
+    // Also methods of numbers, iterators, maps or of our own types; with a receiver that is a tensor, the operators among
+    // them are caught by clippy, and the others have other arguments than the tensor's (below).
+    const AMBIGUOUS: [&str; 23] = [
+        "abs",
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "neg",
+        "max",
+        "min",
+        "sqrt",
+        "exp",
+        "sin",
+        "cos",
+        "log",
+        "pow",
+        "floor",
+        "round",
+        "sum",
+        "transpose",
+        "flatten",
+        "kind",
+        "backward",
+        "linear",
+        "norm",
+    ];
+    let all = of_all_crates();
+    let lines = || all.iter().flat_map(|source| &source.code);
+    let mut names: Vec<&str> = lines().flat_map(|line| after(line, ".f_")).chain(KNOWN).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.retain(|name| !AMBIGUOUS.contains(name));
+    assert!(names.len() > 60, "the pattern that finds tensor calls misses them");
+    let panics = |line: &str| {
+        let line = outside_strings(line);
+        let is_call = |name: &&str| line.contains(&format!(".{name}("));
+        // An Option's transpose and an iterator's sum and flatten take no arguments.
+        let by_arguments = [".transpose(", ".sum(", ".flatten("]
+            .iter()
+            .any(|call| line.match_indices(call).any(|(at, _)| !line[at + call.len()..].starts_with(')')));
+        let constructs = after(&line, "Tensor::").any(|name| {
+            let is_function = name.starts_with(|c: char| c.is_ascii_lowercase());
+            is_function && !name.starts_with("f_") && name != "new"
+        });
+        names.iter().any(|name| is_call(&name)) || by_arguments || constructs
+    };
+    let objections = all.iter().flat_map(|source| source.objections(panics));
+    assert_none(objections, "a tensor call that panics; take its f_ form and `?`");
+}
+
+#[test]
+fn nothing_unwraps_or_panics_outside_tests() {
+    const PANICS: [&str; 8] =
+        [".unwrap()", ".unwrap_err()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "unreachable!(", "assert!("];
+    let all = of_all_crates();
+    let panics = |line: &str| PANICS.iter().any(|call| line.contains(call));
+    assert_none(all.iter().flat_map(|source| source.objections(panics)), "a panic");
+}
+
+#[test]
+fn unsafe_stands_where_it_must_and_says_why_it_is_sound() {
+    for source in of_all_crates() {
+        let allowed =
+            source.path == "minitron-core/src/checkpoint/reader.rs" || source.is_in("minitron-plugins/src/dynamic/");
+        for (idx, line) in source.code.iter().enumerate().filter(|(_, line)| has_word(line, "unsafe")) {
+            assert!(allowed, "{}:{}: {line}", source.path, idx + 1);
+            let before = source.lines[..idx].iter().rev();
+            let mut comment = before.take_while(|line| line.trim_start().starts_with("//"));
+            assert!(comment.any(|line| line.contains("// SAFETY:")), "{}:{}: no // SAFETY:", source.path, idx + 1);
+        }
+    }
+}
+
+#[test]
+fn the_output_room_alone_prints() {
+    const PRINTS: [&str; 7] = ["println!", "eprintln!", "print!", "eprint!", "dbg!", "stdout()", "stderr()"];
+    let all = of_all_crates();
+    let elsewhere = all.iter().filter(|source| !source.is_in("minitron-cli/src/output/"));
+    let prints = |line: &str| PRINTS.iter().any(|call| line.contains(call));
+    assert_none(elsewhere.flat_map(|source| source.objections(prints)), "printing outside output/");
+}
+
+#[test]
+fn rooms_look_left() {
+    // The order of lib.rs, small shared things first.
+    const ROOMS: [&str; 14] = [
+        "error",
+        "progress",
+        "random",
+        "digest",
+        "checkpoint",
+        "blueprint",
+        "model",
+        "data",
+        "calibrate",
+        "plan",
+        "prune",
+        "train",
+        "evaluate",
+        "pipeline",
+    ];
+    // Contracts speak of what plugins are given, and rooms ask plugins through contracts found in the registry.
+    const ACROSS: [&str; 2] = ["contract", "registry"];
+    let place = |room: &str| ROOMS.iter().position(|other| *other == room);
+    let mut objections = Vec::new();
+    for source in sources("minitron-core/src") {
+        let room =
+            source.path.trim_start_matches("minitron-core/src/").trim_end_matches(".rs").split('/').next().unwrap();
+        if room == "lib" {
+            continue;
+        }
+        let is_across = ACROSS.contains(&room);
+        assert!(is_across || place(room).is_some(), "{room} has no place in the order of rooms");
+        for (idx, line) in source.code.iter().enumerate() {
+            for seen in after(line, "crate::").filter(|seen| !ACROSS.contains(seen) && !line.contains("$crate")) {
+                // What all rooms share, the contracts share too; nothing below the jobs sees a job.
+                let limit = if is_across { place("pipeline") } else { place(room).map(|own| own + 1) };
+                if seen != "plugin" && place(seen) >= limit {
+                    objections.push(format!("{}:{}: {room} looks at {seen}", source.path, idx + 1));
+                }
+            }
+        }
+    }
+    assert_none(objections, "a room looks right");
+    let map = fs::read_to_string(root().join("minitron-core/src/lib.rs")).unwrap();
+    let documented: Vec<&str> = map.lines().filter_map(|line| line.strip_prefix("//! | [`")).collect();
+    let documented: Vec<&str> = documented.iter().filter_map(|line| line.split('`').next()).collect();
+    let rooms: Vec<&str> = documented.iter().copied().filter(|room| !ACROSS.contains(room)).collect();
+    let in_order: Vec<&str> = ROOMS.iter().copied().filter(|room| documented.contains(room)).collect();
+    assert_eq!(rooms, in_order, "the map of lib.rs has another order");
+}
+
+#[test]
+fn files_fit_on_a_few_screens() {
+    for source in sources("minitron-core/src") {
+        assert!(source.code.len() <= 400, "{}: {} lines, at most 400", source.path, source.code.len());
+    }
+    for (source, ..) in plugins() {
+        assert!(source.code.len() <= 200, "{}: {} lines before its tests, at most 200", source.path, source.code.len());
+    }
+}
+
+#[test]
+fn functions_fit_on_a_screen_or_say_why_not() {
+    let mut lengths = Vec::new();
+    for source in of_all_crates() {
+        let indent = |line: &str| line.len() - line.trim_start().len();
+        for (start, line) in source.code.iter().enumerate() {
+            let is_function = has_word(line, "fn") && !line.trim_end().ends_with(';') && !line.contains("|");
+            let first = line.trim_start().split(' ').next().unwrap();
+            if !is_function || !["fn", "pub", "pub(super)", "pub(crate)", "async", "unsafe", "const"].contains(&first) {
+                continue;
+            }
+            // rustfmt closes a body at the indentation of its `fn`.
+            let close = format!("{}}}", " ".repeat(indent(line)));
+            let length = match line.contains('}') {
+                true => 1,
+                false => source.code[start..].iter().position(|line| *line == close).map_or(1, |n| n + 1),
+            };
+            lengths.push(length);
+            let before = source.lines[..start].iter().rev();
+            let mut comment = before.take_while(|line| line.trim_start().starts_with(['/', '#']));
+            let says_why = comment.any(|line| line.contains("Long because"));
+            assert!(length <= 60 || says_why, "{}:{}: {length} lines, at most 60", source.path, start + 1);
+        }
+    }
+    lengths.sort_unstable();
+    assert!(lengths.len() > 300, "the pattern that finds functions misses them");
+    let ninetieth = lengths[lengths.len() * 9 / 10];
+    assert!(ninetieth <= 28, "90 % of functions should have at most 28 lines, got {ninetieth}");
+}
+
+#[test]
+fn no_file_names_a_place_on_somebodys_machine() {
+    // Put together here, so that this file does not name one.
+    let places: Vec<String> = ["work", "root", "home", "Users"].iter().map(|top| format!("/{top}/")).collect();
+    for path in files(&root()) {
+        let bytes = fs::read(&path).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        for place in &places {
+            let is_absolute =
+                |(at, _): (usize, &str)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || "._-/}$)".contains(c));
+            assert!(!text.match_indices(place.as_str()).any(is_absolute), "{} names {place}", path.display());
+        }
+    }
+}

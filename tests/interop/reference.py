@@ -1,6 +1,6 @@
 """The outputs of a model folder according to `transformers`, on the CPU in f32.
 
-    reference.py logits MODEL_DIR IDS.safetensors OUT.safetensors
+    reference.py logits MODEL_DIR IDS.safetensors OUT.safetensors [MODEL_DIR IDS OUT]...
 
 IDS holds `input_ids` [B, T] i64. OUT gets `logits`, or `last_hidden_state` where the folder's class has no head.
 Fails when the folder does not load in full: a key that is missing, unexpected, or of another shape.
@@ -81,16 +81,17 @@ def outputs(model, input_ids):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["logits"])
-    parser.add_argument("model_dir")
-    parser.add_argument("ids")
-    parser.add_argument("out")
+    parser.add_argument("jobs", nargs="+", metavar="MODEL_DIR IDS OUT", help="one or more triples")
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager")
     args = parser.parse_args()
-    try:
-        model = load(args.model_dir, args.attention)
-    except NotWhole as error:
-        sys.exit(f"reference: {error}")
-    save_file(outputs(model, load_file(args.ids)["input_ids"]), args.out)
+    if len(args.jobs) % 3:
+        parser.error(f"expected MODEL_DIR IDS OUT, once or more, got {len(args.jobs)} words")
+    for model_dir, ids, out in zip(*[iter(args.jobs)] * 3):
+        try:
+            model = load(model_dir, args.attention)
+        except NotWhole as error:
+            sys.exit(f"reference: {error}")
+        save_file(outputs(model, load_file(ids)["input_ids"]), out)
 
 
 if __name__ == "__main__":

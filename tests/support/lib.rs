@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use minitron_core::blueprint::{Blueprint, ModelFolder};
-use minitron_core::checkpoint::{Config, MAX_SHARD_BYTES, write_model};
+use minitron_core::blueprint::{Blueprint, ModelFolder, PruneGroup, Role, Slot};
+use minitron_core::checkpoint::{Config, MAX_SHARD_BYTES, MemorySource, write_model};
+use minitron_core::contract::Axis;
+use minitron_core::data::{Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, NoTap, Transformer, fresh_weights};
 use minitron_core::pipeline::Context;
 use minitron_core::progress::Silent;
-use minitron_core::registry::Registry;
+use minitron_core::random::SplitMix;
+use minitron_core::registry::{Kind, PluginSpec, Registry};
 use serde_json::Value;
 use tch::Tensor;
 
@@ -180,4 +183,50 @@ pub fn some_text() -> String {
     let (who, what) = (["the cat", "a dog", "my friend"], ["saw", "liked", "found", "lost"]);
     let sentence = |i: usize| format!("One day, {} {} a ball near house {}. ", who[i % 3], what[i % 4], i % 7);
     (0..120).map(sentence).collect()
+}
+
+/// A config that lies in no folder.
+pub fn config(value: &Value) -> Result<Config> {
+    Config::from_value(Path::new("config.json"), value.clone())
+}
+
+/// Weights that show in the output one and all: no zero biases, no unit gains. From our own generator, since libtorch's is
+/// shared by all threads.
+pub fn random_weights(blueprint: &Blueprint, seed: u64) -> Result<MemorySource> {
+    let mut random = SplitMix::new(seed);
+    let mut source = MemorySource::default();
+    for spec in &blueprint.tensors {
+        let len = |dim: &str| blueprint.dims.get(dim).map(|dim| dim.size);
+        let shape: Vec<i64> = spec.sides.iter().map(|side| side.len(len) as i64).collect();
+        let is_gain = spec.sides.len() == 1 && spec.slot == Slot::Weight;
+        let spread = if spec.role == Role::TokenEmbedding { 1.0 } else { 0.4 };
+        let centre = f64::from(u8::from(is_gain));
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|_| (centre + spread * (2.0 * random.unit() - 1.0)) as f32).collect();
+        source.insert(spec.name(), &Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?)?;
+    }
+    Ok(source)
+}
+
+/// Every linked axis with its defaults.
+pub fn axes(registry: &Registry) -> Result<Vec<Box<dyn Axis>>> {
+    registry.of_kind(Kind::Axis).map(|descriptor| registry.build(&PluginSpec::bare(descriptor.tag))).collect()
+}
+
+/// Everything that can be pruned.
+pub fn groups(blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
+    Ok(axes(&registry())?.iter().flat_map(|axis| axis.groups(blueprint)).collect())
+}
+
+/// Windows of given tokens, without brackets.
+pub fn windows(tokens: Vec<u32>, width: usize) -> Result<Windows> {
+    let none = config(&serde_json::json!({}))?;
+    let tokenizer = Tokenizer::load(Path::new(""), &none, usize::MAX, true)?;
+    Windows::cut(tokens, width, None, &tokenizer, "tokens")
+}
+
+/// Windows of tokens below `vocab`, the same for the same seed.
+pub fn some_windows(n_windows: usize, width: usize, vocab: usize, seed: u64) -> Result<Windows> {
+    let mut random = SplitMix::new(seed);
+    windows((0..n_windows * width).map(|_| random.below(vocab) as u32).collect(), width)
 }

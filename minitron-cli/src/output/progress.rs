@@ -50,7 +50,7 @@ impl Bar {
 impl Progress for Bar {
     fn start(&self, what: &str, total: u64) {
         let bar = if self.quiet || !self.terminal { ProgressBar::hidden() } else { ProgressBar::new(total) };
-        let template = "{prefix:>8} {wide_bar} {human_pos}/{human_len}  {per_sec}  ETA {eta}  {msg}";
+        let template = "{prefix} {wide_bar} {human_pos}/{human_len}  {per_sec}  ETA {eta}  {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }

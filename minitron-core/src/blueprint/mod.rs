@@ -49,6 +49,8 @@ pub struct Blueprint {
     pub hidden_follows_heads: bool,
     /// `hidden` must be a multiple of `heads`, where the family's config class insists on it whatever `head_dim` says.
     pub heads_divide_hidden: bool,
+    /// Endings of names under which older files hold buffers beside the weights: nothing is lost with them.
+    pub buffers: &'static [&'static str],
     index: HashMap<(Role, Slot, Option<usize>), usize>,
 }
 
@@ -87,6 +89,7 @@ impl Blueprint {
             pinned: Vec::new(),
             hidden_follows_heads: false,
             heads_divide_hidden: false,
+            buffers: &[],
             index,
         })
     }
@@ -135,8 +138,10 @@ impl Blueprint {
             self.check_ties(tensor, &name, source)?;
         }
         let known: std::collections::HashSet<String> = self.tensors.iter().map(TensorSpec::name).collect();
-        let alias = |name: &str| self.tensors.iter().any(|t| t.aliases.iter().any(|a| a == name));
-        Ok(source.names().into_iter().filter(|name| !known.contains(name) && !alias(name)).collect())
+        let aliases: std::collections::HashSet<&String> = self.tensors.iter().flat_map(|t| &t.aliases).collect();
+        let is_buffer = |name: &String| self.buffers.iter().any(|ending| name.ends_with(ending));
+        let unknown = |name: &String| !known.contains(name) && !aliases.contains(name) && !is_buffer(name);
+        Ok(source.names().into_iter().filter(unknown).collect())
     }
 
     fn check_tensor(&self, tensor: &TensorSpec, name: &str, found: &TensorInfo) -> Result<()> {

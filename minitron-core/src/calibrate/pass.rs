@@ -77,7 +77,7 @@ impl Pass {
         progress: &dyn Progress,
     ) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        progress.start("score", windows.n_tokens() as u64);
+        progress.start("score, tokens", windows.n_tokens() as u64);
         for batch in windows.batches(batch_size) {
             let ids_bt = windows.batch(batch, model.device)?;
             let _ = model.hidden(&ids_bt, self, None)?;

@@ -118,11 +118,6 @@ impl Config {
         self.object.insert(key.to_owned(), value.into());
     }
 
-    /// Whether the key is there at all, `null` included.
-    pub fn mentions(&self, key: &str) -> bool {
-        self.object.contains_key(key)
-    }
-
     /// The object, for hashing and reports.
     pub fn to_value(&self) -> Value {
         Value::Object(self.object.clone())

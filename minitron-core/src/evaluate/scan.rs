@@ -29,7 +29,7 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
     let windows = subject.windows.ok_or_else(|| Error::Data("no held-out text is given (--data)".into()))?;
     windows.check_fits(&model.blueprint.options)?;
     let task = Task::of(model.is_causal(), subject.tokenizer.and_then(|t| t.mask), subject.seed)?;
-    subject.progress.start("eval", windows.n_tokens() as u64);
+    subject.progress.start("eval, tokens", windows.n_tokens() as u64);
     for batch in windows.batches(subject.batch_size) {
         let chosen: Vec<usize> = batch.collect();
         let targets = task.batch(windows, &chosen, model.device)?;

@@ -1,10 +1,13 @@
 //! Weights of a model that has not been trained: norms at identity, biases zero, the rest normal.
 
+use std::f64::consts::TAU;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::blueprint::{Blueprint, NormKind, Role, Slot, TensorSpec};
 use crate::checkpoint::MemorySource;
 use crate::error::Result;
+use crate::random::SplitMix;
 
 /// 400 GB of f32; a config that says more would only make us allocate.
 const MAX_PARAMS: u64 = 100_000_000_000;
@@ -25,7 +28,7 @@ pub fn fresh_weights(blueprint: &Blueprint, seed: u64) -> Result<MemorySource> {
         let message = format!("describes {n_params} parameters, more than can be made in memory; correct its sizes");
         return Err(blueprint.config.error(message));
     }
-    tch::manual_seed(seed as i64);
+    let mut random = SplitMix::new(seed);
     let mut source = MemorySource::default();
     for spec in &blueprint.tensors {
         let shape = shape_of(spec);
@@ -38,9 +41,23 @@ pub fn fresh_weights(blueprint: &Blueprint, seed: u64) -> Result<MemorySource> {
             Slot::Bias => Tensor::f_zeros(&shape, options)?,
             Slot::Weight if is_norm && blueprint.options.norm == NormKind::Layer1p => Tensor::f_zeros(&shape, options)?,
             Slot::Weight if is_norm => Tensor::f_ones(&shape, options)?,
-            Slot::Weight => Tensor::f_randn(&shape, options)?.f_mul_scalar(blueprint.options.initializer_range)?,
+            Slot::Weight => normal(&mut random, &shape, blueprint.options.initializer_range)?,
         };
         source.insert(spec.name(), &tensor)?;
     }
     Ok(source)
+}
+
+/// N(0, std²) by Box and Muller's transform; our own draws, since libtorch's generator is one for the whole process.
+fn normal(random: &mut SplitMix, shape: &[i64], std: f64) -> Result<Tensor> {
+    let n = shape.iter().product::<i64>().max(0) as usize;
+    let mut values = Vec::with_capacity(n.next_multiple_of(2));
+    while values.len() < n {
+        let radius = std * (-2.0 * (1.0 - random.unit()).ln()).sqrt();
+        let angle = TAU * random.unit();
+        values.push((radius * angle.cos()) as f32);
+        values.push((radius * angle.sin()) as f32);
+    }
+    values.truncate(n);
+    Ok(Tensor::f_from_slice(&values)?.f_view(shape)?)
 }

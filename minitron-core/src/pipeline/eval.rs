@@ -115,6 +115,10 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
         }
         Some(_) => options.evaluators.iter().map(|spec| context.registry.build(spec)).collect::<Result<_>>()?,
     };
+    if measures.is_empty() && windows.is_some() {
+        let message = "an encoder without a head has no loss of its own; give a teacher to compare hidden states with";
+        return Err(Error::Recipe(message.into()));
+    }
     check_vocabularies(&folder, teacher_folder.as_ref())?;
     let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.blueprint, false);
     let model = load(&folder)?;

@@ -10,7 +10,7 @@ use super::context::{Context, seq_len_or_default};
 use crate::blueprint::{Blueprint, ModelFolder};
 use crate::checkpoint::{Config, MAX_SHARD_BYTES, OutputDir, TensorSource, sync_dir, write_model};
 use crate::contract::LogitLoss;
-use crate::data::{DataSpec, Pack, Reading, Task, Tokenizer};
+use crate::data::{DataSpec, Pack, Reading, Task, Tokenizer, Windows};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::model::{Transformer, fresh_weights};
@@ -191,15 +191,7 @@ fn run(
     let settings = setup.settings(context.seed);
     settings.check()?;
     let objective = objective(context, losses)?;
-    let reading = Reading {
-        field: setup.field.clone(),
-        token_type: setup.token_type.clone(),
-        seq_len: seq_len_or_default(setup.seq_len, &start.blueprint, &tokenizer),
-        max_windows: None,
-        seed: context.seed,
-        pack: setup.pack,
-    };
-    let windows = reading.windows(&setup.data, &tokenizer, context.registry)?;
+    let windows = windows(context, setup, &start, &tokenizer)?;
     let teacher_model = match &teacher {
         Some(folder) if objective.needs_teacher() => {
             Some(context.load(&folder.checkpoint.tensors, &folder.blueprint, false)?)
@@ -207,10 +199,7 @@ fn run(
         _ => None,
     };
     let student = context.load(start.source.as_ref(), &start.blueprint, true)?;
-    if !out.resume && out.dir.exists() {
-        clear(out.dir)?;
-    }
-    let outcome = Trainer {
+    let trainer = Trainer {
         student: &student,
         teacher: teacher_model.as_ref(),
         windows: &windows,
@@ -228,12 +217,29 @@ fn run(
         checkpoint_every: setup.checkpoint_every,
         stop_after: setup.stop_after,
         progress: context.progress,
+    };
+    trainer.check()?;
+    // Nothing that was there goes before all that can be refused was.
+    if !out.resume && out.dir.exists() {
+        clear(out.dir)?;
     }
-    .run(out.resume)?;
+    let outcome = trainer.run(out.resume)?;
     if outcome.is_complete() {
         write_student(&start, &student, out.dir)?;
     }
     Ok(summary(&outcome, &start.blueprint, out.dir))
+}
+
+fn windows(context: &Context, setup: &Setup, start: &Start, tokenizer: &Tokenizer) -> Result<Windows> {
+    let reading = Reading {
+        field: setup.field.clone(),
+        token_type: setup.token_type.clone(),
+        seq_len: seq_len_or_default(setup.seq_len, &start.blueprint, tokenizer),
+        max_windows: None,
+        seed: context.seed,
+        pack: setup.pack,
+    };
+    reading.windows(&setup.data, tokenizer, context.registry)
 }
 
 fn objective(context: &Context, losses: &[PluginSpec]) -> Result<Objective> {
@@ -260,7 +266,7 @@ fn objective(context: &Context, losses: &[PluginSpec]) -> Result<Objective> {
     Ok(Objective { terms })
 }
 
-/// `--force` over an earlier run: its files go, nothing else.
+/// `--force`: what lies at the output goes.
 fn clear(dir: &Path) -> Result<()> {
     if dir.is_dir() { fs::remove_dir_all(dir).at_path(dir) } else { fs::remove_file(dir).at_path(dir) }
 }

@@ -79,8 +79,7 @@ impl Trainer<'_> {
     /// # Errors
     /// `Data` when the loss stops being finite; `Recipe` when the checkpoint belongs to another run.
     pub fn run(&self, resume: bool) -> Result<Outcome> {
-        self.settings.check()?;
-        self.check_models()?;
+        self.check()?;
         let schedule = self.settings.schedule(self.windows.mean_width());
         let per_step = self.settings.tokens_per_step(self.windows.mean_width());
         let mut optimizer = AdamW::new(self.student.parameters(), self.settings.adamw)?;
@@ -94,7 +93,7 @@ impl Trainer<'_> {
         let mut order = Order::new(self.windows.len(), self.settings.seed);
         let mut recent = Vec::new();
         let mut clock = Clock::new();
-        self.progress.start("train", schedule.n_steps.saturating_mul(per_step));
+        self.progress.start("train, tokens", schedule.n_steps.saturating_mul(per_step));
         self.progress.advance(first.saturating_mul(per_step), "");
         for step in first + 1..=last {
             let lr = schedule.at(step);
@@ -121,7 +120,12 @@ impl Trainer<'_> {
         })
     }
 
-    fn check_models(&self) -> Result<()> {
+    /// Refuses what cannot be trained, before anything is written.
+    ///
+    /// # Errors
+    /// `Recipe` for settings, windows or models that do not go together, `Data` for a student without a head.
+    pub fn check(&self) -> Result<()> {
+        self.settings.check()?;
         self.windows.check_fits(&self.student.blueprint.options)?;
         if !self.student.has_head() {
             return Err(Error::Data("the student has no language-model head, so there are no logits to train".into()));

@@ -108,6 +108,7 @@ impl Architecture for Bert {
         };
         let mut blueprint = Blueprint::new("bert", config, shape.dims(&KEYS), table.finish(), options)?;
         blueprint.hidden_follows_heads = true;
+        blueprint.buffers = &["embeddings.position_ids"];
         Ok(blueprint)
     }
 }

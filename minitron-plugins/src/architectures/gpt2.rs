@@ -83,6 +83,7 @@ impl Architecture for Gpt2 {
         };
         let mut blueprint = Blueprint::new("gpt2", config, shape.dims(&KEYS), table.finish(), options)?;
         blueprint.hidden_follows_heads = true;
+        blueprint.buffers = &[".attn.bias", ".attn.masked_bias"];
         Ok(blueprint)
     }
 }

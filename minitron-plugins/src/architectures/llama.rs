@@ -83,6 +83,7 @@ impl Architecture for Llama {
         blueprint.pinned.push(("head_dim".to_owned(), shape.head_dim.into()));
         // LlamaConfig refuses other widths even where head_dim is stated.
         blueprint.heads_divide_hidden = true;
+        blueprint.buffers = &["rotary_emb.inv_freq"];
         Ok(blueprint)
     }
 }

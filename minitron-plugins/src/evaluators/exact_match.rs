@@ -49,7 +49,7 @@ impl Evaluator for ExactMatch {
             n_questions += 1;
         }
         let mut n_right = 0u64;
-        subject.progress.start("exact match", n_questions);
+        subject.progress.start("exact match, questions", n_questions);
         for ((_, n_expected), questions) in by_shape {
             for batch in questions.chunks(subject.batch_size.max(1) * 8) {
                 let prompts: Vec<Vec<u32>> = batch.iter().map(|question| question.prompt.clone()).collect();

@@ -30,7 +30,7 @@ impl Evaluator for HiddenCosine {
         let windows = subject.windows.ok_or_else(|| lacking("data"))?;
         windows.check_fits(&subject.model.blueprint.options)?;
         let (mut n_tokens, mut n_windows, mut by_token, mut pooled) = (0.0, 0.0, 0.0, 0.0);
-        subject.progress.start("eval", windows.n_tokens() as u64);
+        subject.progress.start("eval, tokens", windows.n_tokens() as u64);
         for batch in windows.batches(subject.batch_size) {
             let ids_bt = windows.batch(batch, subject.model.device)?;
             let ours_bte = subject.model.hidden(&ids_bt, &mut NoTap, None)?.f_to_kind(Kind::Float)?;

@@ -49,7 +49,7 @@ impl Evaluator for MultipleChoice {
         let questions =
             records(&self.path)?.iter().map(|(place, record)| question(record, place)).collect::<Result<Vec<_>>>()?;
         let (mut n_right, mut n_right_norm) = (0.0, 0.0);
-        subject.progress.start("multiple choice", questions.len() as u64);
+        subject.progress.start("multiple choice, questions", questions.len() as u64);
         for question in &questions {
             let scores = likelihoods(subject.model, tokenizer, question)?;
             let normed = scores.iter().zip(&question.choices).map(|(score, choice)| score / choice.len().max(1) as f64);

@@ -1,0 +1,331 @@
+//! What plans and views do to a model.
+
+use std::collections::BTreeMap;
+
+use minitron::{axes, families, forward, groups, registry, some_ids, tiny_gpt2, tiny_llama, tiny_nemotron};
+use minitron_core::blueprint::{
+    Blueprint, DEPTH, HEADS, KV_HEADS, MLP, ModelFolder, Part, PruneGroup, Role, Side, Sizes, split_dim,
+};
+use minitron_core::calibrate::{Metric, Pass, Scores};
+use minitron_core::checkpoint::{MAX_SHARD_BYTES, MemorySource, Reader, TensorSource, write_model};
+use minitron_core::error::Result;
+use minitron_core::model::Transformer;
+use minitron_core::plan::{Plan, Ranking, Rankings, Space};
+use minitron_core::progress::Silent;
+use minitron_core::prune::{PrunedView, Student};
+use minitron_core::random::SplitMix;
+use minitron_core::registry::PluginSpec;
+use tch::Tensor;
+
+use super::{Model, REORDERED, load, relative};
+
+/// The units of each dim in a new order: position → unit.
+type Permutation = BTreeMap<String, Vec<usize>>;
+
+fn positions(side: &Side, blueprint: &Blueprint, permutation: &Permutation) -> Vec<i64> {
+    let mut positions = Vec::new();
+    for part in &side.0 {
+        let start = positions.len();
+        match part {
+            Part::Fixed(n) => positions.extend((start..start + n).map(|position| position as i64)),
+            Part::Units { dim, block } => {
+                let order = permutation.get(dim).cloned().unwrap_or_else(|| (0..blueprint.dims[dim].size).collect());
+                let unit = |unit: usize| (start + unit * block..start + (unit + 1) * block).map(|p| p as i64);
+                positions.extend(order.into_iter().flat_map(unit));
+            }
+        }
+    }
+    positions
+}
+
+fn permuted(model: &Model, permutation: &Permutation, only: Option<Role>) -> Result<MemorySource> {
+    let mut source = MemorySource::default();
+    for spec in &model.blueprint.tensors {
+        let mut tensor = model.source.read(&spec.name())?;
+        if only.is_none_or(|role| role == spec.role) {
+            for (side, of) in spec.sides.iter().enumerate() {
+                let positions = Tensor::f_from_slice(&positions(of, &model.blueprint, permutation))?;
+                tensor = tensor.f_index_select(side as i64, &positions)?;
+            }
+        }
+        source.insert(spec.name(), &tensor)?;
+    }
+    Ok(source)
+}
+
+fn shuffled(n: usize, random: &mut SplitMix) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    for last in (1..n).rev() {
+        order.swap(last, random.below(last + 1));
+    }
+    // Never the identity.
+    if order.is_sorted() { order.into_iter().rev().collect() } else { order }
+}
+
+/// Query heads stay with their key/value head: they move inside its run, or the whole run moves.
+fn a_permutation(blueprint: &Blueprint, name: &str, random: &mut SplitMix) -> Permutation {
+    let dim = &blueprint.dims[name];
+    let (kind, layer) = split_dim(name);
+    let heads = layer.map(|layer| format!("{HEADS}.{layer}"));
+    let runs = |order: &[usize], per: usize| order.iter().flat_map(|&run| run * per..(run + 1) * per).collect();
+    match (&dim.partition, heads) {
+        (Some(by), _) => {
+            let per = dim.size / blueprint.dims[by].size;
+            let inside = shuffled(per, random);
+            let order = (0..dim.size / per).flat_map(|run| inside.iter().map(move |unit| run * per + unit));
+            Permutation::from([(name.to_owned(), order.collect())])
+        }
+        (None, Some(heads)) if kind == KV_HEADS => {
+            let order = shuffled(dim.size, random);
+            let queries = runs(&order, blueprint.dims[&heads].size / dim.size);
+            Permutation::from([(heads, queries), (name.to_owned(), order)])
+        }
+        _ => Permutation::from([(name.to_owned(), shuffled(dim.size, random))]),
+    }
+}
+
+#[test]
+fn permuting_the_units_of_any_dim_leaves_the_logits_equal() {
+    let mut random = SplitMix::new(1);
+    for config in families() {
+        let model = Model::new(&config, 2).unwrap();
+        let ids_bt = some_ids(2, 12, 61, 3).unwrap();
+        let whole = forward(&model.load().unwrap(), &ids_bt).unwrap();
+        for name in model.blueprint.dims.keys().filter(|name| *name != DEPTH) {
+            let permutation = a_permutation(&model.blueprint, name, &mut random);
+            let source = permuted(&model, &permutation, None).unwrap();
+            let found = forward(&load(&source, &model.blueprint).unwrap(), &ids_bt).unwrap();
+            let difference = relative(&found, &whole);
+            assert!(difference <= REORDERED, "{} {name}: {difference:e}", model.family());
+        }
+        // The law is not empty: one tensor alone does change them.
+        let permutation = a_permutation(&model.blueprint, "mlp.0", &mut random);
+        let source = permuted(&model, &permutation, Some(Role::Down)).unwrap();
+        let found = forward(&load(&source, &model.blueprint).unwrap(), &ids_bt).unwrap();
+        assert!(relative(&found, &whole) > 0.01, "{}", model.family());
+    }
+}
+
+fn space(blueprint: &Blueprint) -> Space {
+    Space::new(blueprint, &axes(&registry()).unwrap())
+}
+
+#[test]
+fn keeping_every_unit_is_the_identity_byte_for_byte() {
+    for config in families() {
+        let model = Model::new(&config, 4).unwrap();
+        let plan = Plan::default().checked(&space(&model.blueprint), &model.blueprint).unwrap();
+        let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+        let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write_model(before.path(), &model.blueprint.config, &model.source, None, MAX_SHARD_BYTES).unwrap();
+        write_model(after.path(), &student.config, &student.view, None, MAX_SHARD_BYTES).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            let read = |dir: &tempfile::TempDir| std::fs::read(dir.path().join(file)).unwrap();
+            assert!(read(&before) == read(&after), "{}: {file} differs", model.family());
+        }
+    }
+}
+
+#[test]
+fn keeping_every_unit_adds_no_key_to_a_config_that_leaves_defaults_out() {
+    for mut config in [tiny_llama(), tiny_nemotron()] {
+        let object = config.as_object_mut().unwrap();
+        for key in ["head_dim", "num_key_value_heads"] {
+            object.remove(key);
+        }
+        let model = Model::new(&config, 5).unwrap();
+        let plan = Plan::default().checked(&space(&model.blueprint), &model.blueprint).unwrap();
+        let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+        assert_eq!(student.config.to_json().unwrap(), model.blueprint.config.to_json().unwrap());
+    }
+}
+
+#[test]
+fn a_width_that_the_config_leaves_to_its_default_stays_when_the_stream_shrinks() {
+    let mut config = tiny_gpt2();
+    config.as_object_mut().unwrap().remove("n_inner");
+    let model = Model::new(&config, 16).unwrap();
+    let sizes = Sizes::from([("hidden".to_owned(), 16)]);
+    let rankings = random_rankings(&model.blueprint, 17).unwrap();
+    let plan = space(&model.blueprint).plan(&sizes, &rankings, &model.blueprint).unwrap();
+    let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+    assert_eq!(student.config.get("n_inner"), Some(&128.into()));
+}
+
+/// A model without some units, whether or not a config could say so: each layer has its own dims.
+fn without(model: &Model, source: &MemorySource, kept: Plan) -> Result<Transformer> {
+    let view = PrunedView::new(source, &model.blueprint, &kept)?;
+    let mut blueprint = model.blueprint.clone();
+    for (name, kept) in &kept.kept {
+        if let Some(dim) = blueprint.dims.get_mut(name) {
+            dim.size = kept.len();
+        }
+    }
+    load(&view, &blueprint)
+}
+
+/// Zeroes the given units of a dim on one side of every tensor of these roles.
+fn zeroed(
+    model: &Model,
+    roles: &[Role],
+    of_outputs: bool,
+    dead: &BTreeMap<String, Vec<usize>>,
+) -> Result<MemorySource> {
+    let mut source = MemorySource::default();
+    for spec in &model.blueprint.tensors {
+        let tensor = model.source.read(&spec.name())?.copy();
+        if roles.contains(&spec.role) {
+            // Stored [out | in], or the other way round; a bias has its outputs alone.
+            let side = usize::from(spec.sides.len() > 1 && spec.transposed == of_outputs);
+            let is_bias_of_inputs = spec.sides.len() == 1 && !of_outputs;
+            let mut start = 0;
+            for (idx, part) in spec.sides[side].0.iter().enumerate().filter(|_| !is_bias_of_inputs) {
+                let Part::Units { dim, block } = part else { continue };
+                // Queries, keys and values in a row: without its values, a head says nothing.
+                let is_asked = spec.role != Role::QueryKeyValue || idx == 2;
+                for unit in dead.get(dim).into_iter().flatten().filter(|_| is_asked) {
+                    let from = (start + unit * block) as i64;
+                    let _ = tensor.f_narrow(side as i64, from, *block as i64)?.f_zero_()?;
+                }
+                start += model.blueprint.dims[dim].size * block;
+            }
+        }
+        source.insert(spec.name(), &tensor)?;
+    }
+    Ok(source)
+}
+
+fn activation_scores(model: &Transformer, groups: &[PruneGroup]) -> Result<Scores> {
+    let importance = registry().build(&PluginSpec::bare("activation"))?;
+    let mut pass = Pass::new(&[Metric { label: "activation".into(), importance }], groups)?;
+    pass.run(model, &minitron::some_windows(6, 12, 61, 5)?, 4, &Silent)?;
+    pass.finish()
+}
+
+#[test]
+fn dead_neurons_are_ranked_last_and_removing_them_changes_nothing() {
+    for config in families() {
+        let model = Model::new(&config, 6).unwrap();
+        let dead = BTreeMap::from([
+            ("mlp.0".to_owned(), vec![0, 7, 20, 47]),
+            ("mlp.1".to_owned(), vec![1, 2, 3, 4]),
+            ("mlp.2".to_owned(), vec![10, 20, 30, 40]),
+        ]);
+        let source = zeroed(&model, &[Role::Gate, Role::Up], true, &dead).unwrap();
+        let whole = load(&source, &model.blueprint).unwrap();
+        let groups = PruneGroup::of_kind(&model.blueprint, MLP);
+        let scores = activation_scores(&whole, &groups).unwrap();
+        let rankings = Rankings::new(&scores, &groups, &BTreeMap::new()).unwrap();
+        for (dim, dead) in &dead {
+            let mut last: Vec<usize> = rankings.by_dim[dim].order().skip(44).collect();
+            last.sort_unstable();
+            assert_eq!(&last, dead, "{} {dim}", model.family());
+        }
+        let wanted = Sizes::from([(MLP.to_owned(), 44)]);
+        let plan = space(&model.blueprint).plan(&wanted, &rankings, &model.blueprint).unwrap();
+        let student = Student::new(&source, &model.blueprint, &plan, &registry()).unwrap();
+        let ids_bt = some_ids(2, 12, 61, 7).unwrap();
+        let pruned = forward(&load(&student.view, &student.blueprint).unwrap(), &ids_bt).unwrap();
+        let difference = relative(&pruned, &forward(&whole, &ids_bt).unwrap());
+        assert!(difference <= REORDERED, "{}: {difference:e}", model.family());
+    }
+}
+
+#[test]
+fn a_dead_head_is_ranked_last_and_removing_it_changes_nothing() {
+    for mut config in families() {
+        // Here every query head has values of its own; grouped ones are dead only together.
+        if config.get("num_key_value_heads").is_some() {
+            config["num_key_value_heads"] = 4.into();
+        }
+        let model = Model::new(&config, 8).unwrap();
+        let dead = BTreeMap::from([("heads.1".to_owned(), vec![2])]);
+        let source = zeroed(&model, &[Role::Value, Role::QueryKeyValue], true, &dead).unwrap();
+        let whole = load(&source, &model.blueprint).unwrap();
+        let groups = PruneGroup::of_kind(&model.blueprint, HEADS);
+        let scores = activation_scores(&whole, &groups).unwrap();
+        let ranking = Ranking::new(&groups[1], scores.of("heads.1", None).unwrap()).unwrap();
+        assert_eq!(ranking.order().last(), Some(2), "{}", model.family());
+        let kept = Plan { kept: BTreeMap::from([("heads.1".to_owned(), ranking.best(3).unwrap())]) };
+        let ids_bt = some_ids(2, 12, 61, 9).unwrap();
+        let pruned = forward(&without(&model, &source, kept).unwrap(), &ids_bt).unwrap();
+        let difference = relative(&pruned, &forward(&whole, &ids_bt).unwrap());
+        assert!(difference <= REORDERED, "{}: {difference:e}", model.family());
+    }
+}
+
+#[test]
+fn removing_a_head_that_nothing_reads_from_each_group_changes_nothing() {
+    for config in [tiny_llama(), tiny_nemotron()] {
+        let model = Model::new(&config, 10).unwrap();
+        let dead = BTreeMap::from([("heads.2".to_owned(), vec![0, 3])]);
+        let source = zeroed(&model, &[Role::AttentionOutput], false, &dead).unwrap();
+        let ids_bt = some_ids(2, 12, 61, 11).unwrap();
+        let whole = forward(&load(&source, &model.blueprint).unwrap(), &ids_bt).unwrap();
+        let kept = Plan { kept: BTreeMap::from([("heads.2".to_owned(), vec![1, 2])]) };
+        let pruned = forward(&without(&model, &source, kept).unwrap(), &ids_bt).unwrap();
+        assert!(relative(&pruned, &whole) <= REORDERED, "{}", model.family());
+        let other = Plan { kept: BTreeMap::from([("heads.2".to_owned(), vec![0, 3])]) };
+        let other = forward(&without(&model, &source, other).unwrap(), &ids_bt).unwrap();
+        assert!(relative(&other, &whole) > 0.01, "{}", model.family());
+    }
+}
+
+/// Scores from a generator, for every group.
+pub(super) fn random_rankings(blueprint: &Blueprint, seed: u64) -> Result<Rankings> {
+    let mut random = SplitMix::new(seed);
+    let groups = groups(blueprint)?;
+    let mut scores = Scores::default();
+    for group in &groups {
+        let values = (0..group.n_units).map(|_| random.unit() as f32).collect();
+        scores.by_name.insert(format!("random/{}", group.dim), values);
+    }
+    Rankings::new(&scores, &groups, &BTreeMap::new())
+}
+
+fn half_on_every_axis(blueprint: &Blueprint, seed: u64) -> Result<Plan> {
+    let sizes = [("hidden", 16), ("heads", 2), ("mlp", 20), ("depth", 2)];
+    let sizes = sizes.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect();
+    space(blueprint).plan(&sizes, &random_rankings(blueprint, seed)?, blueprint)
+}
+
+#[test]
+fn a_pruned_folder_loads_as_its_view_does_and_has_the_predicted_parameters() {
+    for config in families() {
+        let model = Model::new(&config, 12).unwrap();
+        let plan = half_on_every_axis(&model.blueprint, 13).unwrap();
+        let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        write_model(dir.path(), &student.config, &student.view, None, MAX_SHARD_BYTES).unwrap();
+
+        let folder = ModelFolder::open(dir.path(), &registry()).unwrap();
+        assert!(folder.unknown_tensors.is_empty());
+        let written = load(&folder.checkpoint.tensors, &folder.blueprint).unwrap();
+        let viewed = load(&student.view, &student.blueprint).unwrap();
+        for (written, viewed) in written.parameters().iter().zip(viewed.parameters()) {
+            assert!(written.name == viewed.name && written.tensor.equal(&viewed.tensor), "{}", written.name);
+        }
+        let ids_bt = some_ids(2, 12, 61, 14).unwrap();
+        assert!(forward(&written, &ids_bt).unwrap().equal(&forward(&viewed, &ids_bt).unwrap()), "{}", model.family());
+
+        let reader = Reader::open(dir.path()).unwrap();
+        let n_written: u64 = reader.names().iter().map(|name| reader.info(name).unwrap().n_elements().unwrap()).sum();
+        assert_eq!(model.blueprint.n_params_at(&plan.sizes()), n_written, "{}", model.family());
+        assert_eq!(folder.blueprint.n_params(), n_written, "{}", model.family());
+        assert!(n_written < model.blueprint.n_params());
+    }
+}
+
+#[test]
+fn every_key_value_head_keeps_as_many_queries_and_the_best_of_them() {
+    for config in [tiny_llama(), tiny_nemotron()] {
+        let model = Model::new(&config, 15).unwrap();
+        let group = &PruneGroup::of_kind(&model.blueprint, HEADS)[0];
+        // The second group holds the two best of all, and still gives one up.
+        let ranking = Ranking::new(group, &[0.1, 0.2, 0.9, 0.8]).unwrap();
+        assert_eq!(ranking.best(2).unwrap(), [1, 2]);
+        let unequal = Plan { kept: BTreeMap::from([("heads.0".to_owned(), vec![2, 3])]) };
+        let error = unequal.checked(&space(&model.blueprint), &model.blueprint).unwrap_err().to_string();
+        assert!(error.contains("equally many query heads per key/value head"), "{error}");
+    }
+}

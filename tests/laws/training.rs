@@ -1,0 +1,224 @@
+//! The loop, the objective, resuming.
+
+use std::path::Path;
+
+use minitron::{registry, some_windows, tiny_bert, tiny_llama};
+use minitron_core::data::{Targets, Task, Windows};
+use minitron_core::error::{Error, Result};
+use minitron_core::model::{NoTap, Transformer, row_chunks};
+use minitron_core::progress::Silent;
+use minitron_core::registry::PluginSpec;
+use minitron_core::train::{Objective, Outcome, Term, TrainSettings, Trainer};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+use super::{Model, REORDERED, relative};
+
+fn objective() -> Result<Objective> {
+    let term = |tag: &str, weight| {
+        Ok::<_, Error>(Term { label: tag.to_owned(), weight, loss: registry().build(&PluginSpec::bare(tag))? })
+    };
+    Ok(Objective { terms: vec![term("forward_kl", 0.7)?, term("cross_entropy", 0.3)?] })
+}
+
+/// Takes the gradients away and returns them.
+fn take_gradients(model: &Transformer) -> Vec<(String, Tensor)> {
+    let take = |tensor: &Tensor| {
+        let gradient = tensor.grad().copy();
+        let _ = tensor.grad().zero_();
+        gradient
+    };
+    let defined = model.parameters().iter().filter(|parameter| parameter.tensor.grad().defined());
+    defined.map(|parameter| (parameter.name.clone(), take(&parameter.tensor))).collect()
+}
+
+fn assert_same_gradients(found: &[(String, Tensor)], expected: &[(String, Tensor)]) {
+    assert_eq!(found.len(), expected.len());
+    // Of the whole gradient: single parameters may have none to speak of (a bias on keys).
+    let largest = expected.iter().map(|(_, g)| g.abs().max().double_value(&[])).fold(0.0, f64::max);
+    for ((name, found), (other, expected)) in found.iter().zip(expected) {
+        assert_eq!(name, other);
+        let difference = (found - expected).abs().max().double_value(&[]) / largest;
+        assert!(difference <= REORDERED, "{name}: {difference:e}");
+    }
+}
+
+/// The unchunked loss, as the formula says it.
+fn direct(student: &Transformer, teacher: &Transformer, targets: &Targets, objective: &Objective) -> Result<Vec<f64>> {
+    let logits =
+        |model: &Transformer| model.logits(&targets.rows(&model.hidden(&targets.ids_bt, &mut NoTap, None)?)?);
+    let teacher_nv = tch::no_grad(|| logits(teacher))?;
+    let student_nv = logits(student)?;
+    let mut total = Tensor::f_zeros([1], (Kind::Float, Device::Cpu))?;
+    let mut means = Vec::new();
+    for term in &objective.terms {
+        let mean = term.loss.rows(&student_nv, Some(&teacher_nv), &targets.labels_n)?.f_mean(Kind::Float)?;
+        means.push(mean.f_double_value(&[])?);
+        total = total.f_add(&mean.f_mul_scalar(term.weight)?)?;
+    }
+    total.f_sum(Kind::Float)?.f_backward()?;
+    Ok(means)
+}
+
+#[test]
+fn a_loss_in_row_chunks_is_the_loss_and_so_is_its_gradient() {
+    let objective = objective().unwrap();
+    for (mut config, task) in [(tiny_llama(), Task::NextToken), (tiny_bert(), Task::Masked { mask: 4, seed: 1 })] {
+        config["vocab_size"] = (1 << 17).into();
+        config["num_hidden_layers"] = 1.into();
+        let (student, teacher) = (Model::new(&config, 40).unwrap(), Model::new(&config, 41).unwrap().load().unwrap());
+        let student = student.trainable().unwrap();
+        // 15 % of an encoder's positions give rows, all but one of a decoder's.
+        let windows = some_windows(if student.is_causal() { 5 } else { 24 }, 32, 1 << 17, 2).unwrap();
+        let chosen: Vec<usize> = (0..windows.len()).collect();
+        let targets = task.batch(&windows, &chosen, Device::Cpu).unwrap();
+        assert!(row_chunks(targets.n_rows(), 1 << 17).count() > 1);
+
+        let chunked = objective.backward(&student, Some(&teacher), &targets, 1.0).unwrap();
+        let gradients = take_gradients(&student);
+        let whole = direct(&student, &teacher, &targets, &objective).unwrap();
+        for (chunked, whole) in chunked.iter().zip(&whole) {
+            assert!((chunked - whole).abs() <= REORDERED * whole.abs(), "{chunked} {whole}");
+        }
+        assert_same_gradients(&gradients, &take_gradients(&student));
+    }
+}
+
+#[test]
+fn two_passes_of_four_are_one_of_eight() {
+    let objective = objective().unwrap();
+    let model = Model::new(&tiny_llama(), 42).unwrap();
+    let teacher = Model::new(&tiny_llama(), 43).unwrap().load().unwrap();
+    let student = model.trainable().unwrap();
+    let windows = some_windows(8, 16, 61, 3).unwrap();
+    let backward = |chosen: &[usize], scale| {
+        let targets = Task::NextToken.batch(&windows, chosen, Device::Cpu).unwrap();
+        objective.backward(&student, Some(&teacher), &targets, scale).unwrap()
+    };
+    backward(&[0, 1, 2, 3], 0.5);
+    backward(&[4, 5, 6, 7], 0.5);
+    let accumulated = take_gradients(&student);
+    backward(&[0, 1, 2, 3, 4, 5, 6, 7], 1.0);
+    assert_same_gradients(&accumulated, &take_gradients(&student));
+
+    let settings = |batch_size, accumulate| TrainSettings { batch_size, accumulate, ..settings() };
+    let losses = |settings: TrainSettings| {
+        let dir = tempfile::tempdir().unwrap();
+        Run { settings, ..Run::new(&model, &teacher, &windows, dir.path()) }.go(None, false).unwrap();
+        column(dir.path(), "loss")
+    };
+    let (halves, whole) = (losses(settings(4, 2)), losses(settings(8, 1)));
+    assert_eq!(halves.len(), whole.len());
+    for (halves, whole) in halves.iter().zip(&whole) {
+        assert!((halves - whole).abs() <= REORDERED * whole.abs(), "{halves} {whole}");
+    }
+}
+
+fn settings() -> TrainSettings {
+    TrainSettings { n_tokens: 8 * 16 * 9, batch_size: 4, accumulate: 2, lr: 3e-3, seed: 7, ..TrainSettings::default() }
+}
+
+struct Run<'a> {
+    student: Transformer,
+    teacher: &'a Transformer,
+    windows: &'a Windows,
+    settings: TrainSettings,
+    out_dir: &'a Path,
+}
+
+impl<'a> Run<'a> {
+    fn new(student: &Model, teacher: &'a Transformer, windows: &'a Windows, out_dir: &'a Path) -> Self {
+        Run { student: student.trainable().unwrap(), teacher, windows, settings: settings(), out_dir }
+    }
+
+    fn go(&self, stop_after: Option<u64>, resume: bool) -> Result<Outcome> {
+        let trainer = Trainer {
+            student: &self.student,
+            teacher: Some(self.teacher),
+            windows: self.windows,
+            task: Task::of(self.student.is_causal(), Some(4), 1)?,
+            objective: &objective()?,
+            settings: &self.settings,
+            identity: Value::from(self.windows.digest()),
+            out_dir: self.out_dir,
+            checkpoint_every: None,
+            stop_after,
+            progress: &Silent,
+        };
+        trainer.run(resume)
+    }
+}
+
+/// A number of every line of metrics.jsonl.
+fn column(out_dir: &Path, key: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(out_dir.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()[key].as_f64().unwrap()).collect()
+}
+
+fn assert_same_run(a: &Run, b: &Run) {
+    for (a, b) in a.student.parameters().iter().zip(b.student.parameters()) {
+        assert!(a.name == b.name && a.tensor.detach().equal(&b.tensor.detach()), "{} differs", a.name);
+    }
+    for key in ["step", "n_tokens", "loss", "lr", "grad_norm", "loss/forward_kl", "loss/cross_entropy"] {
+        assert_eq!(column(a.out_dir, key), column(b.out_dir, key), "{key}");
+    }
+}
+
+#[test]
+fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
+    for config in [tiny_llama(), tiny_bert()] {
+        let model = Model::new(&config, 44).unwrap();
+        let teacher = Model::new(&config, 45).unwrap().load().unwrap();
+        // Epochs end inside steps.
+        let windows = some_windows(11, 16, 61, 4).unwrap();
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let whole = Run::new(&model, &teacher, &windows, one.path());
+        assert!(whole.go(None, false).unwrap().is_complete());
+
+        let halted = Run::new(&model, &teacher, &windows, two.path()).go(Some(4), false).unwrap();
+        assert_eq!((halted.n_steps, halted.n_planned, halted.is_complete()), (4, 9, false));
+        // As after a kill between checkpoints: lines of steps that will be done again.
+        let metrics = two.path().join("metrics.jsonl");
+        let text = std::fs::read_to_string(&metrics).unwrap() + "{\"step\":5,\"loss\":1";
+        std::fs::write(&metrics, text).unwrap();
+        let resumed = Run::new(&model, &teacher, &windows, two.path());
+        assert!(resumed.go(None, true).unwrap().is_complete());
+        assert_same_run(&whole, &resumed);
+
+        let first =
+            relative(&whole.student.parameters()[0].tensor.detach(), &model.load().unwrap().parameters()[0].tensor);
+        assert!(first > 1e-3, "nothing was trained");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
+    let model = Model::new(&tiny_llama(), 46).unwrap();
+    let teacher = Model::new(&tiny_llama(), 47).unwrap().load().unwrap();
+    let windows = some_windows(11, 16, 61, 5).unwrap();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let run = |dir: usize, seed| {
+        let run = Run {
+            settings: TrainSettings { seed, ..settings() },
+            ..Run::new(&model, &teacher, &windows, dirs[dir].path())
+        };
+        run.go(None, false).unwrap();
+        run
+    };
+    assert_same_run(&run(0, 7), &run(1, 7));
+    run(2, 8);
+    assert_ne!(column(dirs[0].path(), "loss"), column(dirs[2].path(), "loss"));
+}
+
+#[test]
+fn a_run_with_other_settings_is_not_resumed() {
+    let model = Model::new(&tiny_llama(), 48).unwrap();
+    let teacher = model.load().unwrap();
+    let windows = some_windows(11, 16, 61, 6).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    Run::new(&model, &teacher, &windows, dir.path()).go(Some(2), false).unwrap();
+    let other = TrainSettings { lr: 1e-4, ..settings() };
+    let other = Run { settings: other, ..Run::new(&model, &teacher, &windows, dir.path()) };
+    let error = other.go(None, true).unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("other settings"), "{error}");
+}
