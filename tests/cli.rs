@@ -377,11 +377,32 @@ fn recipes_say_where_they_are_wrong() {
         assert!(!desk.at("run").exists());
         error
     };
-    insta::assert_snapshot!(error(&RECIPE.replace("do = \"score\"", "do = \"scare\"")), @"");
-    insta::assert_snapshot!(error(&RECIPE.replace("samples", "sample")), @"");
-    insta::assert_snapshot!(error(&RECIPE.replace("\"scores\"", "\"teacher\"")), @"");
-    insta::assert_snapshot!(error("seed = -1\nstages = []"), @"");
-    insta::assert_snapshot!(error("[[stages]\n"), @"");
+    insta::assert_snapshot!(
+        error(&RECIPE.replace("do = \"score\"", "do = \"scare\"")),
+        @"error: DIR/recipe.toml: stages[1] (scores): recipe: no stage is called `scare`; known: score, prune, train, distill, eval, generate"
+    );
+    insta::assert_snapshot!(
+        error(&RECIPE.replace("samples", "sample")),
+        @"error: DIR/recipe.toml: stages[1] (scores): recipe: no option is called `sample`; known: model, data, metrics, samples, seq_len, batch_size, field, token_type, pack"
+    );
+    insta::assert_snapshot!(
+        error(&RECIPE.replace("\"scores\"", "\"teacher\"")),
+        @"error: recipe: DIR/recipe.toml: two stages are called `teacher`"
+    );
+    insta::assert_snapshot!(
+        error("seed = -1\nstages = []"),
+        @"error: recipe: DIR/recipe.toml: seed: expected a whole number, got -1"
+    );
+    insta::assert_snapshot!(
+        error("[[stages]\n"),
+        @r"
+        error: recipe: DIR/recipe.toml: TOML parse error at line 1, column 10
+          |
+        1 | [[stages]
+          |          ^
+        unclosed array table, expected `]`
+        "
+    );
 }
 
 // --- what can be asked -----------------------------------------------------------------------------------------------
@@ -499,25 +520,94 @@ fn a_reader_that_goes_away_is_no_error() {
 fn wrong_requests_are_answered_with_code_2() {
     let desk = Desk::new().with_teacher();
     let error = |args: &[&str]| desk.error(2, args);
-    insta::assert_snapshot!(error(&["plugins", "show", "importance/activaton"]), @"");
-    insta::assert_snapshot!(error(&["plugins", "show", "metric/activation"]), @"");
-    insta::assert_snapshot!(error(&["plugins", "show", "activation"]), @"");
-    insta::assert_snapshot!(error(&["eval", "@teacher"]), @"");
-    insta::assert_snapshot!(error(&["--device", "gpu", "inspect", "@teacher"]), @"");
-    insta::assert_snapshot!(error(&["--dtype", "int8", "inspect", "@teacher"]), @"");
-    insta::assert_snapshot!(error(&["--threads", "0", "inspect", "@teacher"]), @"");
-    insta::assert_snapshot!(error(&["prune", "@teacher", "--out", "@o", "--mlp", "24"]), @"");
-    insta::assert_snapshot!(error(&["prune", "@teacher", "--out", "@o"]), @"");
+    insta::assert_snapshot!(
+        error(&["plugins", "show", "importance/activaton"]),
+        @"error: recipe: no importance plugin is called `activaton`; known: activation, …"
+    );
+    insta::assert_snapshot!(
+        error(&["plugins", "show", "metric/activation"]),
+        @"error: recipe: no kind is called `metric`; known: architecture, axis, importance, allocator, loss, evaluator, corpus"
+    );
+    insta::assert_snapshot!(
+        error(&["plugins", "show", "activation"]),
+        @"error: recipe: expected KIND/NAME, for example importance/activation, got `activation`"
+    );
+    insta::assert_snapshot!(
+        error(&["eval", "@teacher"]),
+        @"error: recipe: nothing to evaluate on; give data or a task"
+    );
+    insta::assert_snapshot!(
+        error(&["--device", "gpu", "inspect", "@teacher"]),
+        @"error: recipe: --device: expected auto, cpu, cuda or cuda:N, got `gpu`"
+    );
+    insta::assert_snapshot!(
+        error(&["--dtype", "int8", "inspect", "@teacher"]),
+        @"error: recipe: --dtype: expected f32, bf16 or f16, got `int8`"
+    );
+    insta::assert_snapshot!(
+        error(&["--threads", "0", "inspect", "@teacher"]),
+        @"error: recipe: --threads: expected at least 1"
+    );
+    insta::assert_snapshot!(
+        error(&["prune", "@teacher", "--out", "@o", "--mlp", "24"]),
+        @"error: recipe: scores: needed to rank by; `minitron score` writes them"
+    );
+    insta::assert_snapshot!(
+        error(&["prune", "@teacher", "--out", "@o"]),
+        @"error: recipe: say once how large the student shall be: sizes (hidden, mlp, heads, layers), params or ratio (sizes beside them are held), allocator, or plan"
+    );
     let score = ["score", "@teacher", "--data", "@text.txt", "--out", "@o", "--metric"];
     let score = |metric: &str| error(&[&score[..], &[metric]].concat());
-    insta::assert_snapshot!(score("activaton"), @"");
-    insta::assert_snapshot!(score("activation:batch=l3"), @"");
-    insta::assert_snapshot!(score("activation:bach=l2"), @"");
-    insta::assert_snapshot!(score("activation:batch"), @"");
-    insta::assert_snapshot!(score("block_influence:x=1"), @"");
-    insta::assert_snapshot!(error(&["train", "@teacher", "--data", "@a", "--out", "@o", "--tokens", "many"]), @"");
-    insta::assert_snapshot!(error(&["eval", "@teacher", "--data", "@text.txt#1..x"]), @"");
-    insta::assert_snapshot!(error(&["frobnicate"]), @"");
+    insta::assert_snapshot!(
+        score("activaton"),
+        @"error: metrics[0]: recipe: no importance plugin is called `activaton`; known: activation, …"
+    );
+    insta::assert_snapshot!(
+        score("activation:batch=l3"),
+        @"error: metrics[0]: recipe: importance `activation`: unknown variant `l3`, expected one of `mean`, `l2`, `var`"
+    );
+    insta::assert_snapshot!(
+        score("activation:bach=l2"),
+        @"error: metrics[0]: recipe: importance `activation`: unknown field `bach`, expected one of `batch`, `seq`, `site`"
+    );
+    insta::assert_snapshot!(
+        score("activation:batch"),
+        @r"
+        error: invalid value 'activation:batch' for '--metric <METRICS>': recipe: `activation:batch`: expected `name` or `name:key=value,key=value`, got `batch`
+
+        For more information, try '--help'.
+        "
+    );
+    insta::assert_snapshot!(
+        score("block_influence:x=1"),
+        @"error: metrics[0]: recipe: importance `block_influence`: unknown field `x`, there are no fields"
+    );
+    insta::assert_snapshot!(
+        error(&["train", "@teacher", "--data", "@a", "--out", "@o", "--tokens", "many"]),
+        @r"
+        error: invalid value 'many' for '--tokens <TOKENS>': recipe: expected a number such as 4B, 4.19B, 350M or 4096, got `many`
+
+        For more information, try '--help'.
+        "
+    );
+    insta::assert_snapshot!(
+        error(&["eval", "@teacher", "--data", "@text.txt#1..x"]),
+        @r"
+        error: invalid value 'DIR/text.txt#1..x' for '--data <DATA>...': recipe: `#1..x`: expected a range of documents such as #..-100, #-100.. or #0..50
+
+        For more information, try '--help'.
+        "
+    );
+    insta::assert_snapshot!(
+        error(&["frobnicate"]),
+        @r"
+        error: unrecognized subcommand 'frobnicate'
+
+        Usage: minitron [OPTIONS] <COMMAND>
+
+        For more information, try '--help'.
+        "
+    );
     assert!(!desk.at("o").exists());
 }
 
@@ -525,20 +615,47 @@ fn wrong_requests_are_answered_with_code_2() {
 fn failed_runs_are_answered_with_code_1() {
     let desk = Desk::new().with_teacher();
     let error = |args: &[&str]| desk.error(1, args);
-    insta::assert_snapshot!(error(&["inspect", "@absent"]), @"");
-    insta::assert_snapshot!(error(&["inspect", "@"]), @"");
-    insta::assert_snapshot!(error(&["score", "@teacher", "--data", "@absent.txt", "--out", "@o"]), @"");
-    insta::assert_snapshot!(error(&["prune", "@teacher", "--scores", "@text.txt", "--mlp", "24", "--out", "@o"]), @"");
-    insta::assert_snapshot!(error(&["prune", "@teacher", "--scores", "@absent", "--mlp", "24", "--out", "@o"]), @"");
-    insta::assert_snapshot!(error(&["run", "@absent.toml", "--out", "@o"]), @"");
+    insta::assert_snapshot!(
+        error(&["inspect", "@absent"]),
+        @"error: checkpoint: DIR/absent: no such model folder; expected one with config.json and model.safetensors, or a hub id `org/name`"
+    );
+    insta::assert_snapshot!(
+        error(&["inspect", "@"]),
+        @"error: checkpoint: DIR/: no weights; expected model.safetensors or model.safetensors.index.json (pytorch_model.bin is not read: load and save it once with `transformers`)"
+    );
+    insta::assert_snapshot!(
+        error(&["score", "@teacher", "--data", "@absent.txt", "--out", "@o"]),
+        @"error: data: `DIR/absent.txt`: no such file"
+    );
+    insta::assert_snapshot!(
+        error(&["prune", "@teacher", "--scores", "@text.txt", "--mlp", "24", "--out", "@o"]),
+        @"error: checkpoint: DIR/text.txt: not a whole safetensors file (header too large); it may be cut off: fetch or copy it again"
+    );
+    insta::assert_snapshot!(
+        error(&["prune", "@teacher", "--scores", "@absent", "--mlp", "24", "--out", "@o"]),
+        @"error: checkpoint: DIR/absent: no such scores file; `minitron score` writes one"
+    );
+    insta::assert_snapshot!(
+        error(&["run", "@absent.toml", "--out", "@o"]),
+        @"error: DIR/absent.toml: No such file or directory (os error 2)"
+    );
     let config = fs::read_to_string(desk.at("teacher/config.json")).unwrap();
     fs::write(desk.at("teacher/config.json"), config.replace("\"llama\"", "\"mamba\"")).unwrap();
-    insta::assert_snapshot!(error(&["generate", "@teacher"]), @"");
+    insta::assert_snapshot!(
+        error(&["generate", "@teacher"]),
+        @"error: checkpoint: DIR/teacher/config.json: model_type `mamba` is not supported; supported: bert, …"
+    );
     fs::write(desk.at("teacher/config.json"), config.replace("48", "52")).unwrap();
-    insta::assert_snapshot!(error(&["generate", "@teacher"]), @"");
+    insta::assert_snapshot!(
+        error(&["generate", "@teacher"]),
+        @"error: checkpoint: DIR/teacher: tensor `model.layers.0.mlp.gate_proj.weight`: expected shape [52, 32] by config.json, got [48, 32]; the config belongs to other weights"
+    );
     fs::write(desk.at("teacher/config.json"), &config).unwrap();
     let weights = fs::read(desk.at("teacher/model.safetensors")).unwrap();
     fs::write(desk.at("teacher/model.safetensors"), &weights[..weights.len() / 2]).unwrap();
-    insta::assert_snapshot!(error(&["inspect", "@teacher"]), @"");
+    insta::assert_snapshot!(
+        error(&["inspect", "@teacher"]),
+        @"error: checkpoint: DIR/teacher/model.safetensors: not a whole safetensors file (incomplete metadata, file not fully covered); it may be cut off: fetch or copy it again"
+    );
     assert!(!desk.at("o").exists());
 }

@@ -768,7 +768,8 @@ fn resuming_with_other_settings_names_what_differs() {
 #[test]
 fn settings_that_cannot_be_meant_are_refused() {
     let desk = Desk::llama();
-    let cases: [(&str, fn(&mut Setup)); 7] = [
+    type Change = fn(&mut Setup);
+    let cases: [(&str, Change); 7] = [
         ("tokens: expected at least 1", |s| s.tokens = Count(0)),
         ("batch_size and accumulate: expected at least 1", |s| s.batch_size = 0),
         ("lr: expected a positive number", |s| s.lr = f64::NAN),

@@ -351,7 +351,7 @@ fn tensors_are_never_asked_in_a_way_that_panics() {
             let is_function = name.starts_with(|c: char| c.is_ascii_lowercase());
             is_function && !name.starts_with("f_") && name != "new"
         });
-        names.iter().any(|name| is_call(&name)) || by_arguments || constructs
+        names.iter().any(is_call) || by_arguments || constructs
     };
     let objections = all.iter().flat_map(|source| source.objections(panics));
     assert_none(objections, "a tensor call that panics; take its f_ form and `?`");
