@@ -201,10 +201,11 @@ impl Blueprint {
     fn count(&self, sizes: &Sizes, counts: impl Fn(&TensorSpec) -> bool) -> u64 {
         let size_of = |dim: &str| sizes.get(split_dim(dim).0).copied().or_else(|| self.dims.get(dim).map(|d| d.size));
         let n_layers = sizes.get(DEPTH).copied().unwrap_or(self.n_layers()) as u64;
-        let volume = |tensor: &TensorSpec| tensor.sides.iter().map(|side| side.len(size_of) as u64).product::<u64>();
+        let volume =
+            |tensor: &TensorSpec| tensor.sides.iter().fold(1u64, |n, side| n.saturating_mul(side.len(size_of) as u64));
         let sum = |layer: Option<usize>| -> u64 {
-            self.tensors.iter().filter(|t| t.layer == layer && counts(t)).map(volume).sum()
+            self.tensors.iter().filter(|t| t.layer == layer && counts(t)).map(volume).fold(0, u64::saturating_add)
         };
-        sum(None) + n_layers * sum(Some(0))
+        sum(None).saturating_add(n_layers.saturating_mul(sum(Some(0))))
     }
 }

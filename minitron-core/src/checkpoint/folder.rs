@@ -49,6 +49,18 @@ impl OutputDir {
         Ok(())
     }
 
+    /// Refuses an output that is, or holds, one of the job's own inputs: replacing it would destroy them.
+    pub fn refuse_inputs<'p>(target: &Path, inputs: impl IntoIterator<Item = &'p Path>) -> Result<()> {
+        let Ok(target) = target.canonicalize() else { return Ok(()) };
+        for input in inputs {
+            if input.canonicalize().is_ok_and(|input| input.starts_with(&target)) {
+                let message = format!("the output `{}` holds the input `{}`", target.display(), input.display());
+                return Err(Error::Recipe(format!("{message}; give another name for the output")));
+            }
+        }
+        Ok(())
+    }
+
     /// Where to write meanwhile.
     pub fn path(&self) -> &Path {
         &self.part

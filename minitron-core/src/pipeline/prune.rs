@@ -91,6 +91,11 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
         OutputDir::refuse_existing(out, context.force)?;
     }
     let folder = context.open(&options.model)?;
+    let inputs =
+        [Some(folder.checkpoint.dir.as_path()), options.plan.as_deref(), options.scores.as_deref().map(Path::new)];
+    if !dry_run {
+        OutputDir::refuse_inputs(out, inputs.into_iter().flatten())?;
+    }
     let plan = plan(context, options, &folder.blueprint)?;
     let student = Student::new(&folder.checkpoint.tensors, &folder.blueprint, &plan, context.registry)?;
     let mut report = json!({

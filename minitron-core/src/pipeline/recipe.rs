@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions, TrainOptions};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 
 /// A recipe, read and checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +68,12 @@ impl StageOptions {
 impl Recipe {
     /// Reads a TOML file.
     pub fn load(path: &Path) -> Result<Self> {
-        Self::parse(&std::fs::read_to_string(path).at_path(path)?, path)
+        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::Recipe(format!("{}: no such recipe", path.display())),
+            std::io::ErrorKind::InvalidData => Error::Recipe(format!("{}: not UTF-8 text", path.display())),
+            _ => Error::io(path, e),
+        })?;
+        Self::parse(&text, path)
     }
 
     /// Reads TOML text; relative paths in it start at the folder of `path`.

@@ -58,6 +58,7 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     OutputDir::refuse_existing(out, context.force)?;
     let metrics = metrics(context, &options.metrics)?;
     let folder = context.open(&options.model)?;
+    OutputDir::refuse_inputs(out, [folder.checkpoint.dir.as_path()])?;
     let groups = context.groups(&context.axes(&[])?, &folder.blueprint)?;
     let mut pass = Pass::new(&metrics, &groups)?;
     let tokenizer = context.tokenizer(&folder)?;

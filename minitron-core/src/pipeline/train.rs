@@ -186,6 +186,8 @@ fn run(
     if !out.resume {
         OutputDir::refuse_existing(out.dir, context.force)?;
     }
+    let teacher_dir = teacher.as_ref().map(|teacher| teacher.checkpoint.dir.as_path());
+    OutputDir::refuse_inputs(out.dir, teacher_dir.into_iter().chain([start.dir.as_path()]))?;
     let options = &start.blueprint.options;
     let tokenizer = Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?;
     let settings = setup.settings(context.seed);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::space::Space;
 use crate::blueprint::{Blueprint, Sizes, split_dim};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 
 /// Kept units per dim, ascending, in the source's numbering. Every prunable dim is there, whole or not; the entry of a
 /// layer that `depth` drops has no effect.
@@ -20,7 +20,10 @@ pub struct Plan {
 impl Plan {
     /// Reads `plan.json`; keys besides `kept` are for people.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).at_path(path)?;
+        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::Recipe(format!("{}: no such plan", path.display())),
+            _ => Error::io(path, e),
+        })?;
         serde_json::from_str(&text)
             .map_err(|e| Error::Recipe(format!("{}: expected {{\"kept\": {{dim: [units]}}}}: {e}", path.display())))
     }
