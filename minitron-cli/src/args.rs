@@ -75,7 +75,7 @@ pub enum Command {
 /// `inspect`
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// Folder or hub id (org/name[@revision])
+    /// Folder or hub id: org/name or org/name@revision
     pub model: String,
     /// Tokens per sequence of the key/value cache [default: the model's positions]
     #[arg(long)]

@@ -36,7 +36,7 @@ impl Table {
         self
     }
 
-    /// `name.weight` [out | in], and `name.bias` [out] where `bias`.
+    /// `name.weight` [out | in], and `name.bias` \[out\] where `bias`.
     pub fn linear(&mut self, name: &str, role: Role, out: Side, input: Side, bias: bool) -> &mut Self {
         self.tensor(&format!("{name}.weight"), role, Slot::Weight, vec![out.clone(), input]);
         if bias {
@@ -45,7 +45,7 @@ impl Table {
         self
     }
 
-    /// `name.weight` [in | out] and `name.bias` [out]: GPT-2's Conv1D.
+    /// `name.weight` [in | out] and `name.bias` \[out\]: GPT-2's Conv1D.
     pub fn conv1d(&mut self, name: &str, role: Role, out: Side, input: Side) -> &mut Self {
         self.tensor(&format!("{name}.weight"), role, Slot::Weight, vec![input, out.clone()]);
         if let Some(last) = self.tensors.last_mut() {

@@ -16,6 +16,6 @@ pub trait LogitLoss: Debug + Send + Sync {
     /// Whether `teacher_nv` is needed; where no loss needs it, the teacher does not run.
     fn needs_teacher(&self) -> bool;
 
-    /// `loss_n` in nats (or the loss's own unit) from raw logits [N, V] and next tokens [N].
+    /// `loss_n` in nats (or the loss's own unit) from raw logits [N, V] and next tokens \[N\].
     fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, labels_n: &Tensor) -> Result<Tensor>;
 }

@@ -28,7 +28,7 @@ pub enum Task {
 pub struct Targets {
     /// Inputs [B, T].
     pub ids_bt: Tensor,
-    /// Answers [N].
+    /// Answers \[N\].
     pub labels_n: Tensor,
     rows: Option<Tensor>,
 }

@@ -14,7 +14,7 @@ pub struct RowChunk {
     pub student_nv: Tensor,
     /// The teacher's.
     pub teacher_nv: Option<Tensor>,
-    /// Right answers [N].
+    /// Right answers \[N\].
     pub labels_n: Tensor,
 }
 

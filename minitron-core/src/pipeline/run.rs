@@ -14,10 +14,12 @@ use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
 use crate::error::{IoContext, Result};
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Runs a recipe into a folder; with `resume`, an interrupted training goes on at its last checkpoint.
 pub fn run(context: &Context, recipe: &Recipe, out: &Path, resume: bool) -> Result<Value> {
     let mut run_dir = RunDir::open(out, context.force)?;
-    run_dir.record.minitron = env!("CARGO_PKG_VERSION").to_owned();
+    run_dir.record.minitron = VERSION.to_owned();
     run_dir.record.recipe = recipe.path.display().to_string();
     run_dir.record.seed = context.seed;
     run_dir.record.device = format!("{:?}", context.device).to_lowercase();
@@ -36,8 +38,9 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path, resume: bool) -> Resu
 fn run_stage(context: &Context, recipe: &Recipe, stage: &Stage, run_dir: &mut RunDir, resume: bool) -> Result<()> {
     let mut inputs = Inputs { context, recipe_dir: parent(&recipe.path), run_dir, digests: BTreeMap::new() };
     let options = inputs.resolve(&stage.options)?;
-    let inputs =
-        digest::of_text(&json!([stage, inputs.digests, context.seed, format!("{:?}", context.kind)]).to_string());
+    let inputs = digest::of_text(
+        &json!([VERSION, stage, inputs.digests, context.seed, format!("{:?}", context.kind)]).to_string(),
+    );
     let dir = run_dir.stage(&stage.name);
     let earlier = run_dir.find(&stage.name).filter(|earlier| earlier.inputs == inputs);
     if earlier.is_some_and(|earlier| earlier.result.is_some()) && dir.join(artefact(&options)).is_file() {
@@ -109,6 +112,9 @@ impl Inputs<'_, '_> {
                 self.model(&mut o.model)?;
                 if let Some(scores) = &mut o.scores {
                     let path = self.place(scores);
+                    if !self.digests.contains_key(scores.as_str()) {
+                        self.file(&super::score::scores_path(&path.to_string_lossy())?)?;
+                    }
                     *scores = path.display().to_string();
                 }
                 if let Some(plan) = &mut o.plan {
