@@ -614,6 +614,10 @@ fn wrong_requests_are_answered_with_code_2() {
 #[test]
 fn failed_runs_are_answered_with_code_1() {
     let desk = Desk::new().with_teacher();
+    insta::assert_snapshot!(
+        desk.error(2, &["run", "@absent.toml", "--out", "@o"]),
+        @"error: recipe: DIR/absent.toml: no such recipe"
+    );
     let error = |args: &[&str]| desk.error(1, args);
     insta::assert_snapshot!(
         error(&["inspect", "@absent"]),
@@ -634,10 +638,6 @@ fn failed_runs_are_answered_with_code_1() {
     insta::assert_snapshot!(
         error(&["prune", "@teacher", "--scores", "@absent", "--mlp", "24", "--out", "@o"]),
         @"error: checkpoint: DIR/absent: no such scores file; `minitron score` writes one"
-    );
-    insta::assert_snapshot!(
-        error(&["run", "@absent.toml", "--out", "@o"]),
-        @"error: DIR/absent.toml: No such file or directory (os error 2)"
     );
     let config = fs::read_to_string(desk.at("teacher/config.json")).unwrap();
     fs::write(desk.at("teacher/config.json"), config.replace("\"llama\"", "\"mamba\"")).unwrap();

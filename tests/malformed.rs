@@ -661,7 +661,9 @@ fn a_plan_that_does_not_fit_the_model_is_refused() {
 #[test]
 fn a_missing_plan_is_named() {
     let desk = Desk::llama();
-    desk.refuses_prune("io", &["absent.json"], |o| (o.plan, o.scores) = (Some(desk.at("absent.json")), None));
+    desk.refuses_prune("recipe", &["absent.json: no such plan"], |o| {
+        (o.plan, o.scores) = (Some(desk.at("absent.json")), None)
+    });
 }
 
 // --- outputs ---------------------------------------------------------------------------------------------------------
@@ -672,6 +674,8 @@ fn outputs_that_exist_are_kept_unless_forced() {
     let out = desk.at("out");
     fs::create_dir(&out).unwrap();
     fs::write(out.join("mine"), "mine").unwrap();
+    // What marks a folder as one that a command wrote.
+    fs::write(out.join("result.json"), "{}").unwrap();
     let says = ["the output `", "exists; give another name or --force to replace it"];
     let scores = desk.at("scores.safetensors");
     desk.refuses("recipe", &says, || with_context(false, |context| score(context, &desk.score_options(), &scores)));
@@ -688,11 +692,31 @@ fn outputs_that_exist_are_kept_unless_forced() {
 }
 
 #[test]
+fn a_folder_of_other_files_is_not_replaced_even_by_force() {
+    let desk = Desk::llama().scored();
+    let out = desk.at("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("mine"), "mine").unwrap();
+    let says = ["--force does not replace it"];
+    let options = PruneOptions { mlp: Some(24), ..desk.prune_options() };
+    desk.refuses("recipe", &says, || with_context(true, |context| prune(context, &options, &out, false)));
+    desk.refuses("recipe", &says, || with_context(true, |context| train(context, &desk.train_options(), &out, false)));
+    // Nor does --resume write beside what is no training.
+    let says = ["exists; give another name"];
+    desk.refuses("recipe", &says, || with_context(false, |context| train(context, &desk.train_options(), &out, true)));
+    let says = ["a folder or a file of the model"];
+    let weights = desk.model().join("model.safetensors");
+    desk.refuses("recipe", &says, || with_context(true, |context| score(context, &desk.score_options(), &weights)));
+}
+
+#[test]
 fn a_forced_output_stays_when_the_job_is_refused() {
     let desk = Desk::llama().scored();
     let out = desk.at("out");
     fs::create_dir(&out).unwrap();
     fs::write(out.join("mine"), "mine").unwrap();
+    // What marks a folder as one that a command wrote.
+    fs::write(out.join("result.json"), "{}").unwrap();
     let options = PruneOptions { mlp: Some(30), ..desk.prune_options() };
     desk.refuses("plan", &["mlp: 30"], || with_context(true, |context| prune(context, &options, &out, false)));
     let mut options = desk.train_options();

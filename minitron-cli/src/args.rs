@@ -331,7 +331,7 @@ pub struct Run {
     /// One folder a stage, and run.json; an existing run is continued
     #[arg(long)]
     pub out: PathBuf,
-    /// An interrupted training goes on at its last checkpoint
+    /// What an existing run is given anyway: an interrupted training goes on at its last checkpoint
     #[arg(long)]
     pub resume: bool,
     /// Start over, replacing the folder

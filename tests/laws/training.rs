@@ -145,7 +145,7 @@ impl<'a> Run<'a> {
             stop_after,
             progress: &Silent,
         };
-        trainer.run(resume)
+        trainer.run(resume).map(|(outcome, _)| outcome)
     }
 }
 

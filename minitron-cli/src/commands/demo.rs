@@ -1,7 +1,7 @@
 use std::fs;
 
 use minitron_core::error::{IoContext, Result};
-use minitron_core::pipeline::{Recipe, run as run_recipe};
+use minitron_core::pipeline::{Recipe, RunDir, run as run_recipe};
 
 use crate::args::{Common, Demo};
 use crate::output;
@@ -16,8 +16,9 @@ const FILES: [(&str, &str); 4] = [
 ];
 
 pub fn run(common: &Common, args: &Demo) -> Result<()> {
+    RunDir::open(&args.out, args.force)?;
     // The recipe as it lies in the repository, with the folder of its model beside it.
-    let source = args.out.with_extension("source");
+    let source = args.out.join("source");
     let (recipes, model) = (source.join("recipes"), source.join("demo"));
     for dir in [&recipes, &model] {
         fs::create_dir_all(dir).at_path(dir)?;
@@ -27,7 +28,6 @@ pub fn run(common: &Common, args: &Demo) -> Result<()> {
         fs::write(&path, text).at_path(&path)?;
     }
     let recipe = Recipe::load(&recipes.join("demo.toml"))?;
-    let report =
-        with_context(common, args.force, recipe.seed, |context| run_recipe(context, &recipe, &args.out, true))?;
+    let report = with_context(common, false, recipe.seed, |context| run_recipe(context, &recipe, &args.out))?;
     output::show(common.json, &report, output::run_table)
 }

@@ -70,7 +70,8 @@ impl Scores {
         for (name, scores) in &self.by_name {
             source.insert(name.as_str(), &Tensor::f_from_slice(scores)?)?;
         }
-        let part = path.with_extension("part");
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let part = path.with_file_name(format!(".{name}.part"));
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).at_path(parent)?;
         }

@@ -40,11 +40,18 @@ impl OutputDir {
     }
 
     /// The check of [`OutputDir::create`] alone, for failing before any work is done.
+    ///
+    /// # Errors
+    /// `Recipe` when `target` exists and `force` is not set, or it is a folder that no command wrote.
     pub fn refuse_existing(target: &Path, force: bool) -> Result<()> {
         if !force && target.symlink_metadata().is_ok() {
             let message =
                 format!("the output `{}` exists; give another name or --force to replace it", target.display());
             return Err(Error::Recipe(message));
+        }
+        if target.is_dir() && !is_ours(target)? {
+            let message = format!("`{}` holds files, but no model or run", target.display());
+            return Err(Error::Recipe(format!("{message}; --force does not replace it, remove it yourself")));
         }
         Ok(())
     }
@@ -92,6 +99,17 @@ impl Drop for OutputDir {
             let _ = fs::remove_dir_all(&self.part);
         }
     }
+}
+
+/// Files of which every folder that a command writes has at least one, models aside.
+const MARKS: [&str; 6] = ["scores.safetensors", "plan.json", "metrics.jsonl", "run.json", "state.json", "result.json"];
+
+/// Whether a folder is empty or was written by a command.
+fn is_ours(dir: &Path) -> Result<bool> {
+    let is_empty = fs::read_dir(dir).at_path(dir)?.next().is_none();
+    let is_model = dir.join("config.json").is_file()
+        && ["model.safetensors", "model.safetensors.index.json"].iter().any(|weights| dir.join(weights).is_file());
+    Ok(is_empty || is_model || MARKS.iter().any(|mark| dir.join(mark).is_file()))
 }
 
 fn remove_any(path: &Path) -> Result<()> {

@@ -20,7 +20,9 @@ impl Order {
     }
 
     fn shuffle(&mut self) {
-        let mut random = SplitMix::new(self.seed.wrapping_add(self.epoch.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        // Hashed apart: seeds that differ by a multiple of the generator's own step would give shifted streams.
+        let seed = SplitMix::new(self.seed).bits() ^ SplitMix::new(!self.epoch).bits();
+        let mut random = SplitMix::new(seed);
         self.permutation.sort_unstable();
         for last in (1..self.permutation.len()).rev() {
             self.permutation.swap(last, random.below(last + 1));
@@ -53,5 +55,16 @@ mod tests {
         }
         assert_ne!(two_epochs[..10], two_epochs[10..]);
         assert_eq!(Order::new(10, 7).at(13), two_epochs[13]);
+    }
+
+    #[test]
+    fn epochs_are_shuffled_independently() {
+        let n = 1000;
+        let mut order = Order::new(n, 0);
+        let positions: Vec<usize> = (0..2 * n as u64).map(|position| order.at(position)).collect();
+        for shift in 0..3 {
+            let alike = |i: &usize| positions[*i].abs_diff(positions[n + (*i + shift) % n]) <= 1;
+            assert!((0..n).filter(alike).count() < 20, "epochs follow each other at a distance of {shift}");
+        }
     }
 }

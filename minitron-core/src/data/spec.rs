@@ -154,6 +154,9 @@ impl Reading {
         if self.seq_len < 2 {
             return Err(Error::Recipe(format!("seq_len: expected at least 2 tokens, got {}", self.seq_len)));
         }
+        if self.max_windows == Some(0) {
+            return Err(Error::Recipe("samples: expected at least 1".into()));
+        }
         let wanted = self.max_windows.map(|n| n.saturating_mul(self.seq_len));
         let mut tokens: Vec<u32> = Vec::new();
         let mut ends = Vec::new();

@@ -105,7 +105,11 @@ impl Tokenizer {
         Ok(())
     }
 
-    fn check(&self, ids: &[u32]) -> Result<()> {
+    /// Refuses ids outside the model's vocabulary.
+    ///
+    /// # Errors
+    /// `Data` naming the first.
+    pub fn check(&self, ids: &[u32]) -> Result<()> {
         match ids.iter().find(|&&id| id as usize >= self.vocab) {
             None => Ok(()),
             Some(id) => Err(Error::Data(format!(

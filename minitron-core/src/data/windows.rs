@@ -51,8 +51,8 @@ impl Windows {
                 (tokens.chunks(seq_len).flat_map(bracketed).collect(), seq_len + 2, 2)
             }
         };
-        let bounds = (0..=tokens.len()).step_by(width).collect();
-        let digest = crate::digest::of_tokens(&tokens);
+        let bounds: Vec<usize> = (0..=tokens.len()).step_by(width).collect();
+        let digest = digest_of(&tokens, &bounds);
         Ok(Windows { tokens, bounds, width, n_brackets, digest })
     }
 
@@ -83,7 +83,7 @@ impl Windows {
             tokens.extend(tokenizer.brackets.map(|(_, sep)| sep));
             bounds.push(tokens.len());
         }
-        let digest = crate::digest::of_tokens(&tokens);
+        let digest = digest_of(&tokens, &bounds);
         Ok(Windows { tokens, bounds, width: longest + n_brackets, n_brackets, digest })
     }
 
@@ -166,4 +166,11 @@ impl Windows {
         let ids_bt = Tensor::f_from_slice(&ids)?.f_view([chosen.len() as i64, width as i64])?;
         Ok(ids_bt.f_to_kind(Kind::Int64)?.f_to_device(device)?)
     }
+}
+
+/// Of tokens and cuts.
+fn digest_of(tokens: &[u32], bounds: &[usize]) -> String {
+    let bounds: Vec<u32> = bounds.iter().map(|&bound| bound as u32).collect();
+    let (tokens, bounds) = (crate::digest::of_tokens(tokens), crate::digest::of_tokens(&bounds));
+    crate::digest::of_text(&(tokens + &bounds))
 }

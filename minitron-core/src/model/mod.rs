@@ -19,9 +19,11 @@ pub use rows::row_chunks;
 pub use tap::{NoTap, Site, Tap};
 pub use weights::Parameter;
 
+use std::collections::BTreeMap;
+
 use tch::{Device, Kind, Tensor};
 
-use crate::blueprint::{Blueprint, NormPlace, Output, Positions, Role, Slot};
+use crate::blueprint::{Blueprint, Output, Positions, Role, Slot};
 use crate::checkpoint::{MemorySource, TensorSource};
 use crate::error::{Error, Result};
 use block::Block;
@@ -186,21 +188,17 @@ impl Transformer {
         self.blueprint.options.causal
     }
 
-    /// Whether norms follow the sum rather than precede the branch.
-    pub fn is_post_norm(&self) -> bool {
-        self.blueprint.options.norm_place == NormPlace::Post
-    }
-
     /// The trained weights, ties once; tensors share memory with the model.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
-    /// The weights as they are stored: names, layout and type of the source.
-    pub fn to_source(&self) -> Result<MemorySource> {
+    /// The weights as they are stored: names, layout and type of the source; `masters` go before the model's own where the
+    /// model computes in less than they hold.
+    pub fn to_source(&self, masters: &BTreeMap<String, Tensor>) -> Result<MemorySource> {
         let mut source = MemorySource::default();
         for parameter in &self.parameters {
-            source.insert(parameter.name.as_str(), &parameter.stored()?)?;
+            source.insert(parameter.name.as_str(), &parameter.stored(masters.get(&parameter.name))?)?;
         }
         Ok(source)
     }

@@ -22,9 +22,9 @@ pub struct Parameter {
 }
 
 impl Parameter {
-    /// In the source's layout and type, detached.
-    pub fn stored(&self) -> Result<Tensor> {
-        let tensor = self.tensor.f_detach()?.f_to_kind(self.stored_kind)?;
+    /// In the source's layout and type, detached; from a more exact copy where there is one.
+    pub fn stored(&self, master: Option<&Tensor>) -> Result<Tensor> {
+        let tensor = master.unwrap_or(&self.tensor).f_detach()?.f_to_kind(self.stored_kind)?;
         let tensor = if self.transposed { tensor.f_transpose(0, 1)? } else { tensor };
         Ok(tensor.f_contiguous()?)
     }

@@ -123,7 +123,7 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.blueprint, false);
     let model = load(&folder)?;
     let teacher: Option<Transformer> = teacher_folder.as_ref().map(load).transpose()?;
-    let kept_hidden = kept_hidden(&folder.checkpoint.dir);
+    let kept_hidden = teacher_folder.as_ref().and_then(|teacher| kept_hidden(&folder.checkpoint.dir, teacher));
     let subject = Subject {
         model: &model,
         teacher: teacher.as_ref(),
@@ -208,7 +208,14 @@ fn check_vocabularies(folder: &ModelFolder, teacher: Option<&ModelFolder>) -> Re
     }
 }
 
-/// Residual channels that a pruned folder kept, by its plan.json.
-fn kept_hidden(dir: &Path) -> Option<Vec<usize>> {
-    Plan::load(&dir.join("plan.json")).ok()?.kept.remove(HIDDEN)
+/// Residual channels that a pruned folder kept of this teacher, by its plan.json; none where it was pruned from another.
+fn kept_hidden(dir: &Path, teacher: &ModelFolder) -> Option<Vec<usize>> {
+    let path = dir.join("plan.json");
+    let saved: Value = serde_json::from_str(&std::fs::read_to_string(&path).ok()?).ok()?;
+    let from_teacher = saved["n_params_source"].as_u64() == Some(teacher.blueprint.n_params())
+        && saved["sizes_source"][HIDDEN].as_u64() == Some(teacher.blueprint.size(HIDDEN) as u64);
+    if !from_teacher {
+        return None;
+    }
+    Plan::load(&path).ok()?.kept.remove(HIDDEN)
 }

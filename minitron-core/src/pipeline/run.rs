@@ -13,11 +13,12 @@ use super::{distill, eval, generate, prune, score, train};
 use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
 use crate::error::{IoContext, Result};
+use crate::train::has_state;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Runs a recipe into a folder; with `resume`, an interrupted training goes on at its last checkpoint.
-pub fn run(context: &Context, recipe: &Recipe, out: &Path, resume: bool) -> Result<Value> {
+/// Runs a recipe into a folder; an interrupted training goes on at its last checkpoint.
+pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
     let mut run_dir = RunDir::open(out, context.force)?;
     run_dir.record.minitron = VERSION.to_owned();
     run_dir.record.recipe = recipe.path.display().to_string();
@@ -28,26 +29,42 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path, resume: bool) -> Resu
     run_dir.record.stages.retain(|stage| names.contains(&stage.name.as_str()));
     // Each stage owns its folder.
     let context = Context { force: true, ..*context };
+    let mut known = BTreeMap::new();
     for (idx, stage) in recipe.stages.iter().enumerate() {
         let place = format!("stages[{idx}] ({})", stage.name);
-        run_stage(&context, recipe, stage, &mut run_dir, resume).map_err(|e| e.at(place))?;
+        let earlier = names.get(..idx).unwrap_or_default();
+        let mut inputs = Inputs {
+            context: &context,
+            recipe_dir: parent(&recipe.path),
+            run_dir: &run_dir,
+            earlier,
+            known: &mut known,
+            digests: Vec::new(),
+        };
+        let resolved = inputs.resolve(&stage.options).map_err(|e| e.at(&place))?;
+        let inputs = digest::of_text(
+            &json!([VERSION, stage, inputs.digests, context.seed, format!("{:?}", context.kind)]).to_string(),
+        );
+        run_stage(&context, stage, &resolved, inputs, &mut run_dir).map_err(|e| e.at(place))?;
     }
     Ok(run_dir.to_value())
 }
 
-fn run_stage(context: &Context, recipe: &Recipe, stage: &Stage, run_dir: &mut RunDir, resume: bool) -> Result<()> {
-    let mut inputs = Inputs { context, recipe_dir: parent(&recipe.path), run_dir, digests: BTreeMap::new() };
-    let options = inputs.resolve(&stage.options)?;
-    let inputs = digest::of_text(
-        &json!([VERSION, stage, inputs.digests, context.seed, format!("{:?}", context.kind)]).to_string(),
-    );
+fn run_stage(
+    context: &Context,
+    stage: &Stage,
+    options: &StageOptions,
+    inputs: String,
+    run_dir: &mut RunDir,
+) -> Result<()> {
     let dir = run_dir.stage(&stage.name);
     let earlier = run_dir.find(&stage.name).filter(|earlier| earlier.inputs == inputs);
-    if earlier.is_some_and(|earlier| earlier.result.is_some()) && dir.join(artefact(&options)).is_file() {
+    if earlier.is_some_and(|earlier| earlier.result.is_some()) && dir.join(artefact(options)).is_file() {
         context.progress.warn(&format!("{}: unchanged, skipped", stage.name));
         return Ok(());
     }
-    let resume = resume && earlier.is_some();
+    // The state of a training that was interrupted with the very same inputs.
+    let resume = earlier.is_some() && has_state(&dir);
     let mut record = StageRecord {
         name: stage.name.clone(),
         job: stage.options.job().to_owned(),
@@ -59,7 +76,7 @@ fn run_stage(context: &Context, recipe: &Recipe, stage: &Stage, run_dir: &mut Ru
     run_dir.put(record.clone())?;
     context.progress.warn(&format!("{}: {}", stage.name, record.job));
     let begin = Instant::now();
-    let result = match &options {
+    let result = match options {
         StageOptions::Score(options) => score(context, options, &dir.join("scores.safetensors")),
         StageOptions::Prune(options) => prune(context, options, &dir, false),
         StageOptions::Train(options) => train(context, options, &dir, resume),
@@ -97,7 +114,12 @@ struct Inputs<'a, 'c> {
     context: &'a Context<'c>,
     recipe_dir: PathBuf,
     run_dir: &'a RunDir,
-    digests: BTreeMap<String, String>,
+    /// Stages that may be named.
+    earlier: &'a [&'a str],
+    /// Files hashed for other stages.
+    known: &'a mut BTreeMap<PathBuf, String>,
+    /// What the result follows from besides the options, in the order of the options.
+    digests: Vec<String>,
 }
 
 impl Inputs<'_, '_> {
@@ -111,8 +133,8 @@ impl Inputs<'_, '_> {
             StageOptions::Prune(o) => {
                 self.model(&mut o.model)?;
                 if let Some(scores) = &mut o.scores {
-                    let path = self.place(scores);
-                    if !self.digests.contains_key(scores.as_str()) {
+                    let (path, is_stage) = self.place(scores);
+                    if !is_stage {
                         self.file(&super::score::scores_path(&path.to_string_lossy())?)?;
                     }
                     *scores = path.display().to_string();
@@ -153,37 +175,43 @@ impl Inputs<'_, '_> {
     }
 
     /// An earlier stage's folder, remembered by what that stage was made from; else a path from the recipe's folder.
-    fn place(&mut self, name: &str) -> PathBuf {
-        match self.run_dir.find(name) {
+    fn place(&mut self, name: &str) -> (PathBuf, bool) {
+        match self.run_dir.find(name).filter(|_| self.earlier.contains(&name)) {
             Some(stage) => {
-                self.digests.insert(name.to_owned(), stage.inputs.clone());
-                self.run_dir.stage(name)
+                self.digests.push(stage.inputs.clone());
+                (self.run_dir.stage(name), true)
             }
-            None => self.recipe_dir.join(name),
+            None => (self.recipe_dir.join(name), false),
         }
     }
 
     fn model(&mut self, model: &mut String) -> Result<()> {
-        let place = self.place(model);
-        if self.digests.contains_key(model.as_str()) || place.is_dir() {
+        let (place, is_stage) = self.place(model);
+        if is_stage || place.is_dir() {
             *model = place.display().to_string();
         }
-        if self.run_dir.find(model).is_none() && !model.starts_with(&*self.run_dir.stage("").to_string_lossy()) {
-            let dir = (self.context.resolve)(model)?;
-            let mut names: Vec<PathBuf> =
-                std::fs::read_dir(&dir).at_path(&dir)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-            names.sort();
-            for path in names.iter().filter(|path| is_weight_or_config(path)) {
-                self.file(path)?;
-            }
+        if is_stage {
+            return Ok(());
         }
-        Ok(())
+        self.folder(&(self.context.resolve)(model)?)
+    }
+
+    /// Weights, config and tokenizer.
+    fn folder(&mut self, dir: &Path) -> Result<()> {
+        let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        paths.sort();
+        paths.iter().filter(|path| is_weight_or_config(path)).try_for_each(|path| self.file(path))
     }
 
     fn config(&mut self, config: &Path) -> Result<PathBuf> {
-        let place = self.place(&config.to_string_lossy());
+        let (place, is_stage) = self.place(&config.to_string_lossy());
         let file = if place.is_dir() { place.join("config.json") } else { place };
         self.file(&file)?;
+        if !is_stage {
+            // The tokenizer beside it decides as much.
+            self.folder(&parent(&file))?;
+        }
         Ok(file)
     }
 
@@ -206,14 +234,17 @@ impl Inputs<'_, '_> {
     }
 
     fn file(&mut self, path: &Path) -> Result<()> {
-        if !self.digests.contains_key(&*path.to_string_lossy()) {
-            self.digests.insert(path.display().to_string(), digest::of_file(path)?);
-        }
+        let digest = match self.known.get(path) {
+            Some(digest) => digest.clone(),
+            None => digest::of_file(path)?,
+        };
+        self.known.insert(path.to_path_buf(), digest.clone());
+        self.digests.push(digest);
         Ok(())
     }
 }
 
 fn is_weight_or_config(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    path.is_file() && (name.ends_with(".safetensors") || name == "config.json" || name == "tokenizer.json")
+    path.is_file() && (name.ends_with(".safetensors") || name.ends_with(".json"))
 }

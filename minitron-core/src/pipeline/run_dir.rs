@@ -51,12 +51,15 @@ impl RunDir {
     pub fn open(path: &Path, force: bool) -> Result<Self> {
         let file = path.join(RECORD);
         if force && path.exists() {
+            OutputDir::refuse_existing(path, true)?;
             fs::remove_dir_all(path).at_path(path)?;
         }
         if !file.is_file() {
             OutputDir::refuse_existing(path, force)?;
             fs::create_dir_all(path).at_path(path)?;
-            return Ok(RunDir { path: path.to_path_buf(), record: Record::default() });
+            let run_dir = RunDir { path: path.to_path_buf(), record: Record::default() };
+            run_dir.save()?;
+            return Ok(run_dir);
         }
         let text = fs::read_to_string(&file).at_path(&file)?;
         let record = serde_json::from_str(&text)
@@ -86,6 +89,7 @@ impl RunDir {
         let text = serde_json::to_string_pretty(&self.record).map_err(|e| Error::Internal(format!("run.json: {e}")))?;
         let (file, part) = (self.path.join(RECORD), self.path.join(".run.json.part"));
         fs::write(&part, text + "\n").at_path(&part)?;
+        fs::File::open(&part).and_then(|f| f.sync_all()).at_path(&part)?;
         fs::rename(&part, &file).at_path(&file)
     }
 

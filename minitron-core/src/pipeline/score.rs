@@ -9,7 +9,7 @@ use super::context::{Context, seq_len_or_default};
 use crate::calibrate::{Metric, Pass, Scores, Stated};
 use crate::checkpoint::OutputDir;
 use crate::contract::Importance;
-use crate::data::{DataSpec, Pack, Reading};
+use crate::data::{DataSpec, Pack, Reading, files_of};
 use crate::error::{Error, Result};
 use crate::registry::PluginSpec;
 
@@ -58,7 +58,7 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     OutputDir::refuse_existing(out, context.force)?;
     let metrics = metrics(context, &options.metrics)?;
     let folder = context.open(&options.model)?;
-    OutputDir::refuse_inputs(out, [folder.checkpoint.dir.as_path()])?;
+    refuse_out(out, &folder.checkpoint.dir)?;
     let groups = context.groups(&context.axes(&[])?, &folder.blueprint)?;
     let mut pass = Pass::new(&metrics, &groups)?;
     let tokenizer = context.tokenizer(&folder)?;
@@ -70,6 +70,8 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
         seed: context.seed,
         pack: options.pack,
     };
+    let files = files_of(&options.data, context.registry, &reading)?;
+    OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
     windows.check_fits(&folder.blueprint.options)?;
     let model = context.load(&folder.checkpoint.tensors, &folder.blueprint, false)?;
@@ -79,6 +81,19 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     scores.save(out)?;
     let seconds = begin.elapsed().as_secs_f64();
     Ok(summary(&scores, out, windows.len(), windows.n_tokens(), seconds))
+}
+
+/// Scores must not take the place of a folder, nor of a file of the model.
+fn refuse_out(out: &Path, model_dir: &Path) -> Result<()> {
+    OutputDir::refuse_inputs(out, [model_dir])?;
+    let inside =
+        |out: &Path| out.canonicalize().ok()?.parent().map(|dir| model_dir.canonicalize().is_ok_and(|m| m == dir));
+    if out.is_dir() || inside(out) == Some(true) {
+        let message =
+            format!("`{}` is a folder or a file of the model; name another file for the scores", out.display());
+        return Err(Error::Recipe(message));
+    }
+    Ok(())
 }
 
 fn metrics(context: &Context, named: &[PluginSpec]) -> Result<Vec<Metric>> {

@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 
 use super::context::{Context, seq_len_or_default};
 use crate::blueprint::{Blueprint, ModelFolder};
-use crate::checkpoint::{Config, MAX_SHARD_BYTES, OutputDir, TensorSource, sync_dir, write_model};
+use crate::checkpoint::{Config, MAX_SHARD_BYTES, MemorySource, OutputDir, TensorSource, sync_dir, write_model};
 use crate::contract::LogitLoss;
-use crate::data::{DataSpec, Pack, Reading, Task, Tokenizer, Windows};
+use crate::data::{DataSpec, Pack, Reading, Task, Tokenizer, Windows, files_of};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::model::{Transformer, fresh_weights};
 use crate::plan::Count;
 use crate::registry::PluginSpec;
-use crate::train::{AdamWSettings, Objective, Outcome, Term, TrainSettings, Trainer};
+use crate::train::{AdamWSettings, Masters, Objective, Outcome, Term, TrainSettings, Trainer, has_state};
 
 /// What `train` and `distill` have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +81,17 @@ impl Default for Setup {
 }
 
 impl Setup {
+    fn reading(&self, seq_len: usize, seed: u64) -> Reading {
+        Reading {
+            field: self.field.clone(),
+            token_type: self.token_type.clone(),
+            seq_len,
+            max_windows: None,
+            seed,
+            pack: self.pack,
+        }
+    }
+
     fn settings(&self, seed: u64) -> TrainSettings {
         TrainSettings {
             n_tokens: self.tokens.0,
@@ -158,12 +169,21 @@ struct Start {
     config: Config,
     blueprint: Blueprint,
     source: Box<dyn TensorSource>,
+    /// Weight files; none where the weights are fresh.
+    files: Vec<PathBuf>,
 }
 
 impl Start {
     fn folder(folder: ModelFolder) -> Self {
         let ModelFolder { checkpoint, blueprint, .. } = folder;
-        Start { dir: checkpoint.dir, config: checkpoint.config, blueprint, source: Box::new(checkpoint.tensors) }
+        let files = checkpoint.tensors.paths().map(Path::to_path_buf).collect();
+        Start { dir: checkpoint.dir, config: checkpoint.config, blueprint, source: Box::new(checkpoint.tensors), files }
+    }
+
+    /// Of everything that training starts from.
+    fn digest(&self, seed: u64) -> Result<String> {
+        let digest = digest_of(&self.config, self.files.iter().map(PathBuf::as_path))?;
+        Ok(if self.files.is_empty() { digest::of_text(&format!("{digest} {seed}")) } else { digest })
     }
 
     fn fresh(context: &Context, path: &Path) -> Result<Self> {
@@ -171,23 +191,37 @@ impl Start {
         let blueprint = Blueprint::from_config(&config, context.registry)?;
         let source = Box::new(fresh_weights(&blueprint, context.seed)?);
         let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
-        Ok(Start { dir, config, blueprint, source })
+        Ok(Start { dir, config, blueprint, source, files: Vec::new() })
     }
+}
+
+fn digest_of<'p>(config: &Config, files: impl IntoIterator<Item = &'p Path>) -> Result<String> {
+    let mut text = config.to_json()?;
+    for file in files {
+        text += &digest::of_file(file)?;
+    }
+    Ok(digest::of_text(&text))
+}
+
+/// Whether a folder is absent, or holds a training's state or its beginnings and nothing else's model.
+fn can_resume(dir: &Path) -> Result<bool> {
+    if !dir.exists() || has_state(dir) {
+        return Ok(true);
+    }
+    let is_own = |name: &str| ["metrics.jsonl", ".checkpoint.part"].contains(&name);
+    let names = fs::read_dir(dir).at_path(dir)?.filter_map(|entry| Some(entry.ok()?.file_name()));
+    Ok(names.into_iter().all(|name| is_own(&name.to_string_lossy())))
 }
 
 fn run(
     context: &Context,
     setup: &Setup,
-    start: Start,
+    mut start: Start,
     teacher: Option<ModelFolder>,
     losses: &[PluginSpec],
     out: Output,
 ) -> Result<Value> {
-    if !out.resume {
-        OutputDir::refuse_existing(out.dir, context.force)?;
-    }
-    let teacher_dir = teacher.as_ref().map(|teacher| teacher.checkpoint.dir.as_path());
-    OutputDir::refuse_inputs(out.dir, teacher_dir.into_iter().chain([start.dir.as_path()]))?;
+    refuse(context, setup, &start, teacher.as_ref(), &out)?;
     let options = &start.blueprint.options;
     let tokenizer = Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?;
     let settings = setup.settings(context.seed);
@@ -201,6 +235,9 @@ fn run(
         _ => None,
     };
     let student = context.load(start.source.as_ref(), &start.blueprint, true)?;
+    let student_digest = start.digest(context.seed)?;
+    // Fresh weights would stay in memory beside the model's own.
+    start.source = Box::new(MemorySource::default());
     let trainer = Trainer {
         student: &student,
         teacher: teacher_model.as_ref(),
@@ -211,8 +248,8 @@ fn run(
         identity: json!({
             "data": windows.digest(),
             "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "student": digest::of_text(&start.config.to_json()?),
-            "teacher": teacher.map(|t| t.checkpoint.config.to_json().map(|c| digest::of_text(&c))).transpose()?,
+            "student": student_digest,
+            "teacher": teacher.as_ref().map(|t| digest_of(&t.checkpoint.config, t.checkpoint.tensors.paths())).transpose()?,
             "dtype": format!("{:?}", context.kind),
         }),
         out_dir: out.dir,
@@ -225,23 +262,30 @@ fn run(
     if !out.resume && out.dir.exists() {
         clear(out.dir)?;
     }
-    let outcome = trainer.run(out.resume)?;
+    let (outcome, masters) = trainer.run(out.resume)?;
     if outcome.is_complete() {
-        write_student(&start, &student, out.dir)?;
+        write_student(&start, &student, &masters, out.dir)?;
     }
     Ok(summary(&outcome, &start.blueprint, out.dir))
 }
 
+/// What can be refused by looking at places alone, before any work.
+fn refuse(context: &Context, setup: &Setup, start: &Start, teacher: Option<&ModelFolder>, out: &Output) -> Result<()> {
+    if !(out.resume && can_resume(out.dir)?) {
+        OutputDir::refuse_existing(out.dir, context.force)?;
+    }
+    if context.kind == tch::Kind::Half {
+        return Err(Error::Recipe("dtype: f16 gradients underflow without scaling; train in bf16 or f32".into()));
+    }
+    let teacher_dir = teacher.map(|teacher| teacher.checkpoint.dir.as_path());
+    OutputDir::refuse_inputs(out.dir, teacher_dir.into_iter().chain([start.dir.as_path()]))?;
+    let files = files_of(&setup.data, context.registry, &setup.reading(2, context.seed))?;
+    OutputDir::refuse_inputs(out.dir, files.iter().map(PathBuf::as_path))
+}
+
 fn windows(context: &Context, setup: &Setup, start: &Start, tokenizer: &Tokenizer) -> Result<Windows> {
-    let reading = Reading {
-        field: setup.field.clone(),
-        token_type: setup.token_type.clone(),
-        seq_len: seq_len_or_default(setup.seq_len, &start.blueprint, tokenizer),
-        max_windows: None,
-        seed: context.seed,
-        pack: setup.pack,
-    };
-    reading.windows(&setup.data, tokenizer, context.registry)
+    let seq_len = seq_len_or_default(setup.seq_len, &start.blueprint, tokenizer);
+    setup.reading(seq_len, context.seed).windows(&setup.data, tokenizer, context.registry)
 }
 
 fn objective(context: &Context, losses: &[PluginSpec]) -> Result<Objective> {
@@ -268,6 +312,21 @@ fn objective(context: &Context, losses: &[PluginSpec]) -> Result<Objective> {
     Ok(Objective { terms })
 }
 
+/// Takes an earlier model of this run away, config.json first: old shards must not stand beside new ones.
+fn remove_model(out_dir: &Path) -> Result<()> {
+    let mut stale = vec![out_dir.join("config.json")];
+    let entries = fs::read_dir(out_dir).at_path(out_dir)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_weights = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
+    };
+    stale.extend(entries.filter(is_weights));
+    for path in stale.iter().filter(|path| path.is_file()) {
+        fs::remove_file(path).at_path(path)?;
+    }
+    Ok(())
+}
+
 /// `--force`: what lies at the output goes.
 fn clear(dir: &Path) -> Result<()> {
     if dir.is_dir() { fs::remove_dir_all(dir).at_path(dir) } else { fs::remove_file(dir).at_path(dir) }
@@ -275,12 +334,12 @@ fn clear(dir: &Path) -> Result<()> {
 
 /// Writes the model beside the metrics: whole in a folder of its own first, then file by file with config.json last, so
 /// that a folder that has one has everything.
-fn write_student(start: &Start, student: &Transformer, out_dir: &Path) -> Result<()> {
+fn write_student(start: &Start, student: &Transformer, masters: &Masters, out_dir: &Path) -> Result<()> {
     let staged = out_dir.join("model");
     let output = OutputDir::create(&staged, true)?;
-    write_model(output.path(), &start.config, &student.to_source()?, Some(&start.dir), MAX_SHARD_BYTES)?;
+    write_model(output.path(), &start.config, &student.to_source(masters)?, Some(&start.dir), MAX_SHARD_BYTES)?;
     let plan = start.dir.join("plan.json");
-    if plan.is_file() {
+    if plan.is_file() && !start.files.is_empty() {
         fs::copy(&plan, output.path().join("plan.json")).at_path(&plan)?;
     }
     output.commit()?;
@@ -290,6 +349,7 @@ fn write_student(start: &Start, student: &Transformer, out_dir: &Path) -> Result
         .collect::<Result<_, _>>()
         .at_path(&staged)?;
     names.sort_by_key(|name| name == "config.json");
+    remove_model(out_dir)?;
     for name in names {
         let target = out_dir.join(&name);
         if target.is_dir() {

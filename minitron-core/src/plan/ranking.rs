@@ -76,8 +76,16 @@ impl Rankings {
     /// `Recipe` when two metrics scored a dim and none was chosen, or scores belong to another model.
     pub fn new(scores: &Scores, groups: &[PruneGroup], by: &BTreeMap<String, String>) -> Result<Self> {
         let mut rankings = Rankings::default();
+        if let Some(kind) = by.keys().find(|kind| !kind.is_empty() && groups.iter().all(|group| group.kind() != *kind))
+        {
+            let mut known: Vec<&str> = groups.iter().map(PruneGroup::kind).collect();
+            known.dedup();
+            return Err(Error::unknown("axis of this model", kind, known));
+        }
         for group in groups {
-            let metric = by.get(group.kind()).or_else(|| by.get("")).map(String::as_str);
+            // One label for all axes decides where it scored.
+            let for_all = by.get("").filter(|label| scores.by_name.contains_key(&format!("{label}/{}", group.dim)));
+            let metric = by.get(group.kind()).or(for_all).map(String::as_str);
             if metric.is_some() || scores.covers(&group.dim) {
                 let ranking = Ranking::new(group, scores.of(&group.dim, metric)?)?;
                 rankings.by_dim.insert(group.dim.clone(), ranking);

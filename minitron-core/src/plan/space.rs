@@ -37,7 +37,11 @@ impl AxisSizes {
         near
     }
 
-    fn check(&self, size: usize) -> Result<()> {
+    /// Refuses an illegal size.
+    ///
+    /// # Errors
+    /// `Plan` naming the nearest legal sizes.
+    pub fn check(&self, size: usize) -> Result<()> {
         if size == self.full || (size > 0 && size < self.full && size.is_multiple_of(self.step)) {
             return Ok(());
         }
@@ -73,7 +77,8 @@ impl Space {
         for axis in axes {
             let Some(group) = axis.groups(blueprint).into_iter().next() else { continue };
             let own = blueprint.dims.get(&group.dim).map_or(1, |dim| dim.multiple_of);
-            let step = axis.multiple_of().unwrap_or(own).max(1).next_multiple_of(group.n_parts.max(1));
+            let step =
+                axis.multiple_of().unwrap_or(own).clamp(1, group.n_units.max(1)).next_multiple_of(group.n_parts.max(1));
             found.push(AxisSizes { kind: group.kind().to_owned(), full: group.n_units, step: step.min(group.n_units) });
         }
         let hidden_per_head = blueprint.hidden_follows_heads.then_some(blueprint.options.head_dim);

@@ -6,21 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Share or number of parameters to end with.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    /// So many parameters, give or take a share of them.
-    Params {
-        /// Wanted number.
-        n_params: u64,
-        /// Largest relative deviation.
-        tolerance: f64,
-    },
-    /// Such a share of the source's parameters.
-    Ratio(f64),
-    /// Such a share of the parameters outside embeddings and output head.
-    NonEmbeddingRatio(f64),
+/// So many parameters, give or take a share of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target {
+    /// Wanted number.
+    pub n_params: u64,
+    /// Largest relative deviation.
+    pub tolerance: f64,
 }
 
 /// Deviation that is accepted where none is stated.
@@ -130,7 +122,7 @@ pub fn parse_budget(text: &str) -> Result<Target> {
     if n_params == 0 {
         return Err(Error::Recipe("a budget of 0 parameters leaves no model; expected for example 4B+-5%".into()));
     }
-    Ok(Target::Params { n_params, tolerance })
+    Ok(Target { n_params, tolerance })
 }
 
 #[cfg(test)]
@@ -150,8 +142,8 @@ mod tests {
 
     #[test]
     fn budgets_carry_a_tolerance() {
-        assert_eq!(parse_budget("4B+-5%").unwrap(), Target::Params { n_params: 4_000_000_000, tolerance: 0.05 });
-        assert_eq!(parse_budget("120k±1%").unwrap(), Target::Params { n_params: 120_000, tolerance: 0.01 });
+        assert_eq!(parse_budget("4B+-5%").unwrap(), Target { n_params: 4_000_000_000, tolerance: 0.05 });
+        assert_eq!(parse_budget("120k±1%").unwrap(), Target { n_params: 120_000, tolerance: 0.01 });
         for bad in ["4B+-5", "4B+-x%", "0", "+-5%", "4B+-500%"] {
             assert!(parse_budget(bad).is_err(), "{bad}");
         }

@@ -11,7 +11,8 @@ mod schedule;
 mod settings;
 
 pub use objective::{Objective, Term};
-pub use optimizer::{AdamW, AdamWSettings};
+pub use optimizer::{AdamW, AdamWSettings, Masters};
+pub use resume::has_state;
 pub use run::{Outcome, Trainer};
 pub use schedule::Schedule;
 pub use settings::TrainSettings;

@@ -1,5 +1,7 @@
 //! AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101): weight decay apart from the adaptive step.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -29,6 +31,9 @@ impl Default for AdamWSettings {
         AdamWSettings { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }
     }
 }
+
+/// Weights in f32 by name, where the model computes in less.
+pub type Masters = BTreeMap<String, Tensor>;
 
 /// Moments and masters, f32 whatever the model computes in.
 ///
@@ -103,6 +108,12 @@ impl AdamW {
             let _ = state.weight.f_grad()?.f_zero_()?;
         }
         Ok(())
+    }
+
+    /// What a trained model is written from, where it computes in less than f32.
+    pub fn masters(&self) -> Masters {
+        let master = |state: &State| Some((state.name.clone(), state.master.as_ref()?.shallow_clone()));
+        self.states.iter().filter_map(master).collect()
     }
 
     /// Moments, and masters where there are any.

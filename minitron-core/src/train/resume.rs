@@ -40,13 +40,22 @@ pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW) -> Result<(
     output.commit()
 }
 
+/// Whether an earlier run left a state in `out_dir`; one that was being replaced when the process ended counts.
+pub fn has_state(out_dir: &Path) -> bool {
+    let replaced = out_dir.join(format!(".{DIR}.old"));
+    if !dir(out_dir).exists() && replaced.join(STATE).is_file() {
+        return fs::rename(&replaced, dir(out_dir)).is_ok();
+    }
+    dir(out_dir).join(STATE).is_file()
+}
+
 /// Restores the optimiser and its weights; `None` where there is nothing to resume.
 ///
 /// # Errors
 /// `Recipe` naming what differs from the interrupted run.
 pub(super) fn load(out_dir: &Path, identity: &serde_json::Value, optimizer: &mut AdamW) -> Result<Option<State>> {
     let path = dir(out_dir).join(STATE);
-    if !path.is_file() {
+    if !has_state(out_dir) {
         return Ok(None);
     }
     let text = fs::read_to_string(&path).at_path(&path)?;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::objective::Objective;
-use super::optimizer::AdamW;
+use super::optimizer::{AdamW, Masters};
 use super::resume::{self, State};
 use super::settings::TrainSettings;
 use crate::data::{Order, Task, Windows};
@@ -54,8 +54,8 @@ pub struct Outcome {
     pub n_planned: u64,
     /// Tokens seen, earlier runs included.
     pub n_tokens: u64,
-    /// Mean loss of the last tenth of this run's steps.
-    pub loss: f64,
+    /// Mean loss of the last tenth of this run's steps; none where nothing was left to do.
+    pub loss: Option<f64>,
     /// Rate of this run, the first step left out.
     pub tokens_per_second: f64,
 }
@@ -78,7 +78,7 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// `Data` when the loss stops being finite; `Recipe` when the checkpoint belongs to another run.
-    pub fn run(&self, resume: bool) -> Result<Outcome> {
+    pub fn run(&self, resume: bool) -> Result<(Outcome, Masters)> {
         self.check()?;
         let schedule = self.settings.schedule(self.windows.mean_width());
         let per_step = self.settings.tokens_per_step(self.windows.mean_width());
@@ -111,13 +111,14 @@ impl Trainer<'_> {
         self.progress.finish();
         let tail = recent.len().div_ceil(10).max(1);
         let tail = recent.get(recent.len().saturating_sub(tail)..).unwrap_or_default();
-        Ok(Outcome {
+        let outcome = Outcome {
             n_steps: last.max(first),
             n_planned: schedule.n_steps,
             n_tokens: last.max(first) * per_step,
-            loss: tail.iter().sum::<f64>() / tail.len().max(1) as f64,
+            loss: (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64),
             tokens_per_second: clock.rate(),
-        })
+        };
+        Ok((outcome, optimizer.masters()))
     }
 
     /// Refuses what cannot be trained, before anything is written.
@@ -130,6 +131,11 @@ impl Trainer<'_> {
         if !self.student.has_head() {
             return Err(Error::Data("the student has no language-model head, so there are no logits to train".into()));
         }
+        if self.task != Task::NextToken && self.windows.n_tokens() != self.windows.len() * self.windows.width() {
+            return Err(Error::Recipe(
+                "pack: an encoder sees what fills shorter windows up; train it on a stream".into(),
+            ));
+        }
         let Some(teacher) = self.teacher else {
             if self.objective.needs_teacher() {
                 return Err(Error::Recipe("a loss compares with a teacher, and none is given".into()));
@@ -137,6 +143,11 @@ impl Trainer<'_> {
             return Ok(());
         };
         self.windows.check_fits(&teacher.blueprint.options)?;
+        if !teacher.has_head() {
+            return Err(Error::Data(
+                "the teacher has no language-model head, so there are no logits to learn from".into(),
+            ));
+        }
         let (ours, theirs) = (self.student.blueprint.options.vocab, teacher.blueprint.options.vocab);
         if ours != theirs {
             let message =
@@ -202,7 +213,8 @@ impl Metrics {
         fs::create_dir_all(out_dir).at_path(out_dir)?;
         let path = out_dir.join(METRICS);
         let file = OpenOptions::new().create(true).append(true).open(&path).at_path(&path)?;
-        file.set_len(keep).at_path(&path)?;
+        let found = file.metadata().at_path(&path)?.len();
+        file.set_len(keep.min(found)).at_path(&path)?;
         Ok(Metrics { path, file })
     }
 

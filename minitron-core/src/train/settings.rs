@@ -6,6 +6,8 @@ use super::optimizer::AdamWSettings;
 use super::schedule::Schedule;
 use crate::error::{Error, Result};
 
+const MAX_WINDOWS_PER_STEP: usize = 1 << 20;
+
 /// Everything that decides the result besides models, data and losses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {
@@ -56,6 +58,9 @@ impl TrainSettings {
         match self {
             s if s.n_tokens == 0 => wrong("tokens: expected at least 1"),
             s if s.batch_size == 0 || s.accumulate == 0 => wrong("batch_size and accumulate: expected at least 1"),
+            s if s.batch_size.saturating_mul(s.accumulate) > MAX_WINDOWS_PER_STEP => {
+                wrong("batch_size times accumulate: expected at most 1048576 windows per step")
+            }
             s if !(s.lr.is_finite() && s.lr > 0.0) => wrong("lr: expected a positive number"),
             s if s.clip.is_nan() || s.clip <= 0.0 => wrong("clip: expected a positive number"),
             s if s.min_lr.is_some_and(|lr| !(0.0..=s.lr).contains(&lr)) => wrong("min_lr: expected 0 to lr"),

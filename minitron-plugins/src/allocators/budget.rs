@@ -1,6 +1,6 @@
 use minitron_core::blueprint::{Blueprint, Sizes};
 use minitron_core::contract::Allocator;
-use minitron_core::error::{Error, Result};
+use minitron_core::error::Result;
 use minitron_core::plan::{Plan, Rankings, Space, Target, parse_budget};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,9 +41,7 @@ minitron_core::plugin! {
 #[typetag::serde(name = "budget")]
 impl Allocator for Budget {
     fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>> {
-        let Target::Params { n_params, tolerance } = parse_budget(&self.params)? else {
-            return Err(Error::Internal("a budget is a number of parameters".into()));
-        };
+        let Target { n_params, tolerance } = parse_budget(&self.params)?;
         let goal = Goal { n_params, tolerance, non_embedding: false, hold: &self.hold, free: &self.free };
         let shapes = best_shapes(&goal, space, rankings, blueprint, self.n_plans)?;
         shapes.iter().map(|sizes| space.plan(sizes, rankings, blueprint)).collect()

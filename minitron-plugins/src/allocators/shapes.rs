@@ -47,9 +47,12 @@ pub(super) fn best_shapes(
     };
     let mut shapes = Vec::new();
     for mut sizes in combinations(&enumerated, &held) {
-        follow_tie(&mut sizes, space);
+        follow_tie(&mut sizes, goal.hold, space);
         for sizes in with_mlp(sizes, solved.first().copied(), goal.n_params, &count) {
             let Ok(sizes) = space.complete(&sizes) else { continue };
+            if goal.hold.iter().any(|(kind, held)| sizes.get(kind) != Some(held)) {
+                continue;
+            }
             let n_params = count(&sizes);
             let imbalance = imbalance(&sizes, &free, n_params, goal.n_params);
             shapes.push(Shape { sizes, n_params, imbalance });
@@ -73,8 +76,11 @@ pub(super) fn best_shapes(
 }
 
 fn free_axes(goal: &Goal, space: &Space, rankings: &Rankings) -> Result<Vec<AxisSizes>> {
-    for kind in goal.free.iter().chain(goal.hold.keys()) {
+    for kind in goal.free {
         space.axis(kind)?;
+    }
+    for (kind, &size) in goal.hold {
+        space.axis(kind)?.check(size)?;
     }
     let scored =
         |kind: &str| rankings.by_dim.contains_key(kind) || rankings.by_dim.contains_key(&dim_of_layer(kind, 0));
@@ -100,9 +106,13 @@ fn combinations(axes: &[&AxisSizes], held: &Sizes) -> Vec<Sizes> {
     })
 }
 
-/// Where hidden = heads x head_dim, a combination that does not keep it is of no use; completing from heads does.
-fn follow_tie(sizes: &mut Sizes, space: &Space) {
-    if let (Some(head_dim), Some(&heads)) = (space.hidden_per_head, sizes.get(HEADS)) {
+/// Where hidden = heads x head_dim, a combination that does not keep it is of no use: the one follows the other, heads a
+/// hidden width that is held.
+fn follow_tie(sizes: &mut Sizes, hold: &Sizes, space: &Space) {
+    let Some(head_dim) = space.hidden_per_head else { return };
+    if let Some(&hidden) = hold.get(HIDDEN) {
+        sizes.insert(HEADS.to_owned(), hidden / head_dim);
+    } else if let Some(&heads) = sizes.get(HEADS) {
         sizes.insert(HIDDEN.to_owned(), heads * head_dim);
     }
 }

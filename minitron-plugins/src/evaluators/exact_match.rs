@@ -51,7 +51,7 @@ impl Evaluator for ExactMatch {
         let mut n_right = 0u64;
         subject.progress.start("exact match, questions", n_questions);
         for ((_, n_expected), questions) in by_shape {
-            for batch in questions.chunks(subject.batch_size.max(1) * 8) {
+            for batch in questions.chunks(subject.batch_size.clamp(1, 1 << 16) * 8) {
                 let prompts: Vec<Vec<u32>> = batch.iter().map(|question| question.prompt.clone()).collect();
                 // No end token: it is compared like any other.
                 let sampling = Sampling { max_new_tokens: n_expected, ..Sampling::default() };
@@ -71,7 +71,12 @@ impl Evaluator for ExactMatch {
 
 fn question(record: &Map<String, Value>, place: &str, tokenizer: &Tokenizer) -> Result<Question> {
     let question = if record.contains_key("prompt_ids") && record.contains_key("completion_ids") {
-        Question { prompt: ids(record, "prompt_ids", place)?, expected: ids(record, "completion_ids", place)? }
+        let ids = |key: &str| {
+            let ids = ids(record, key, place)?;
+            tokenizer.check(&ids).map_err(|e| e.at(place))?;
+            Ok::<_, Error>(ids)
+        };
+        Question { prompt: ids("prompt_ids")?, expected: ids("completion_ids")? }
     } else if record.contains_key("target") {
         let target = format!(" {}", text(record, &["target"], place)?);
         Question {

@@ -48,7 +48,7 @@ impl Evaluator for HiddenCosine {
         Ok(Measurements::from([
             ("hidden_cosine".to_owned(), by_token / n_tokens),
             ("pooled_cosine".to_owned(), pooled / n_windows),
-            ("n_tokens".to_owned(), n_tokens),
+            ("n_positions".to_owned(), n_tokens),
         ]))
     }
 }
