@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{records, text};
+use super::{parted, records, text};
 
 /// Share of prompts whose greedy continuation is the expected one, token for token (`exact_match`).
 ///
@@ -78,11 +78,9 @@ fn question(record: &Map<String, Value>, place: &str, tokenizer: &Tokenizer) -> 
         };
         Question { prompt: ids("prompt_ids")?, expected: ids("completion_ids")? }
     } else if record.contains_key("target") {
-        let target = format!(" {}", text(record, &["target"], place)?);
-        Question {
-            prompt: tokenizer.encode(text(record, &["context", "prompt"], place)?)?,
-            expected: tokenizer.encode(&target)?,
-        }
+        let context = text(record, &["context", "prompt"], place)?;
+        let (prompt, expected) = parted(tokenizer, context, text(record, &["target"], place)?)?;
+        Question { prompt, expected }
     } else {
         Question {
             prompt: tokenizer.encode(text(record, &["prompt"], place)?)?,

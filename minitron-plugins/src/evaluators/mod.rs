@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+use minitron_core::data::Tokenizer;
 use minitron_core::error::{Error, Result};
 use serde_json::{Map, Value};
 
@@ -52,6 +53,16 @@ pub(crate) fn tag_of_task(path: &Path) -> Result<&'static str> {
          `completion`, or `context` and `target` (exact match)",
         path.display()
     )))
+}
+
+/// Ids of a context and of what follows it after a space. Both are tokenised together, since many tokenizers mark the
+/// beginning of a text with a space of their own, and parted where they leave the context's own ids.
+fn parted(tokenizer: &Tokenizer, context: &str, continuation: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+    let alone = tokenizer.encode(context)?;
+    let mut whole = tokenizer.encode(&format!("{context} {continuation}"))?;
+    let n_common = alone.iter().zip(&whole).take_while(|(a, b)| a == b).count();
+    let rest = whole.split_off(n_common);
+    Ok((whole, rest))
 }
 
 /// A string field.

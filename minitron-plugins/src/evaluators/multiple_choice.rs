@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
-use super::{records, text};
+use super::{parted, records, text};
 use crate::losses::cross_entropy::negative_log_likelihood;
 
 /// Accuracy of choosing by likelihood: a choice's score is its summed log-likelihood after the context (`acc`), or the
@@ -76,13 +76,12 @@ fn best(scores: impl Iterator<Item = f64>) -> usize {
 /// Summed log-likelihood of each choice, all in one right-padded batch: later positions do not reach earlier ones.
 fn likelihoods(model: &Transformer, tokenizer: &Tokenizer, question: &Question) -> Result<Vec<f64>> {
     let max_len = model.blueprint.options.max_positions;
-    let mut context = tokenizer.encode(&question.context)?;
-    if context.is_empty() {
-        context.extend(tokenizer.eos());
-    }
     let mut sequences = Vec::new();
     for choice in &question.choices {
-        let continuation = tokenizer.encode(&format!(" {choice}"))?;
+        let (mut context, continuation) = parted(tokenizer, &question.context, choice)?;
+        if context.is_empty() {
+            context.extend(tokenizer.eos());
+        }
         let room = max_len.saturating_sub(continuation.len());
         let tail = context.get(context.len().saturating_sub(room)..).unwrap_or_default();
         if tail.is_empty() || continuation.is_empty() {
