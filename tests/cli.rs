@@ -612,6 +612,22 @@ fn wrong_requests_are_answered_with_code_2() {
 }
 
 #[test]
+fn starting_a_run_over_never_removes_what_its_recipe_names() {
+    let desk = Desk::new().with_teacher();
+    let recipe =
+        "[[stages]]\nname = \"say\"\ndo = \"generate\"\nmodel = \"MODEL\"\nmax_new_tokens = 1\nprompt = \"A\"\n";
+    fs::write(desk.at("recipe.toml"), recipe.replace("MODEL", "teacher")).unwrap();
+    desk.json(&["run", "@recipe.toml", "--out", "@run"]);
+    fs::rename(desk.at("teacher"), desk.at("run/mine")).unwrap();
+    fs::write(desk.at("recipe.toml"), recipe.replace("MODEL", "run/mine")).unwrap();
+    let error = desk.error(2, &["run", "@recipe.toml", "--out", "@run", "--force"]);
+    assert!(error.contains("holds the input") && desk.at("run/mine/model.safetensors").is_file(), "{error}");
+    fs::rename(desk.at("recipe.toml"), desk.at("run/recipe.toml")).unwrap();
+    desk.error(2, &["run", "@run/recipe.toml", "--out", "@run", "--force"]);
+    assert!(desk.at("run/recipe.toml").is_file());
+}
+
+#[test]
 fn failed_runs_are_answered_with_code_1() {
     let desk = Desk::new().with_teacher();
     insta::assert_snapshot!(

@@ -43,6 +43,7 @@ fn the_fixtures_cover_every_family() {
 
 #[test]
 fn logits_and_hidden_states_are_those_of_transformers() {
+    let mut worst = 0.0_f64;
     for dir in fixtures() {
         let expected = expected(&dir).unwrap();
         let (_, model) = load(&dir).unwrap();
@@ -50,7 +51,9 @@ fn logits_and_hidden_states_are_those_of_transformers() {
         let found = forward(&model, &expected.read("input_ids").unwrap()).unwrap();
         let difference = max_difference(&found, &expected.read(output).unwrap()).unwrap();
         assert!(difference <= OUTPUTS, "{}: {output} differ by {difference:e}", name(&dir));
+        worst = worst.max(difference);
     }
+    println!("worst difference of outputs, fixtures: {worst:e}");
 }
 
 /// All nine aggregations and the influence of blocks, under the fixtures' labels.
@@ -69,6 +72,7 @@ fn metrics() -> Result<Vec<Metric>> {
 
 #[test]
 fn scores_are_those_of_hooks_in_pytorch() {
+    let mut worst = 0.0_f64;
     for dir in fixtures() {
         let expected = expected(&dir).unwrap();
         let (folder, model) = load(&dir).unwrap();
@@ -86,8 +90,10 @@ fn scores_are_those_of_hooks_in_pytorch() {
             let largest = wanted.abs().max().double_value(&[]);
             let difference = max_difference(&Tensor::from_slice(values), &wanted).unwrap() / largest;
             assert!(difference <= SCORES, "{}: `{score}` differs by {difference:e}", name(&dir));
+            worst = worst.max(difference);
         }
     }
+    println!("worst relative difference of scores: {worst:e}");
 }
 
 /// Largest of |a − b| / max(1, |b|).
@@ -105,10 +111,11 @@ fn losses_and_their_gradients_are_those_of_pytorch() {
         let student_nv = read("student_logits").copy().set_requires_grad(true);
         let loss_n = loss.rows(&student_nv, Some(&teacher_nv), &labels_n).unwrap();
         loss_n.mean(Kind::Float).backward();
-        let value = scaled_difference(&loss_n.detach(), &read(tag));
+        let value: f64 = scaled_difference(&loss_n.detach(), &read(tag));
         assert!(value <= LOSSES, "{tag}: {value:e}");
         let gradient = scaled_difference(&student_nv.grad(), &read(&format!("{tag}.gradient")));
         assert!(gradient <= LOSSES, "gradient of {tag}: {gradient:e}");
+        println!("{tag}: values differ by {value:e}, gradients by {gradient:e}");
     }
 }
 

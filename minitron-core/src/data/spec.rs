@@ -95,7 +95,9 @@ impl DataSpec {
     pub fn relative_to(&self, dir: &Path, registry: &Registry) -> Self {
         let tag = self.name.split(':').next().unwrap_or_default();
         if registry.of_kind(Kind::Corpus).any(|d| d.tag == tag) {
-            return self.clone();
+            let spec = self.name.parse::<PluginSpec>().map(|spec| spec.relative_to(dir).to_string());
+            // A spec that does not read is answered where it is built.
+            return DataSpec { name: spec.unwrap_or_else(|_| self.name.clone()), range: self.range };
         }
         DataSpec { name: dir.join(&self.name).to_string_lossy().into_owned(), range: self.range }
     }

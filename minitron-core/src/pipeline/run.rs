@@ -10,6 +10,7 @@ use super::context::Context;
 use super::recipe::{Recipe, Stage, StageOptions};
 use super::run_dir::{RunDir, StageRecord};
 use super::{distill, eval, generate, prune, score, train};
+use crate::checkpoint::OutputDir;
 use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
 use crate::error::{IoContext, Result};
@@ -19,6 +20,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Runs a recipe into a folder; an interrupted training goes on at its last checkpoint.
 pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
+    if context.force {
+        refuse_own_inputs(recipe, out)?;
+    }
     let mut run_dir = RunDir::open(out, context.force)?;
     run_dir.record.minitron = VERSION.to_owned();
     run_dir.record.recipe = recipe.path.display().to_string();
@@ -48,6 +52,25 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
         run_stage(&context, stage, &resolved, inputs, &mut run_dir).map_err(|e| e.at(place))?;
     }
     Ok(run_dir.to_value())
+}
+
+/// Starting over removes the folder: nothing that the recipe names may lie in it.
+fn refuse_own_inputs(recipe: &Recipe, out: &Path) -> Result<()> {
+    fn words(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::String(word) => found.push(word.split('#').next().unwrap_or_default().to_owned()),
+            Value::Array(list) => list.iter().for_each(|value| words(value, found)),
+            Value::Object(object) => object.values().for_each(|value| words(value, found)),
+            _ => {}
+        }
+    }
+    let mut named = Vec::new();
+    words(&serde_json::to_value(&recipe.stages).unwrap_or_default(), &mut named);
+    let dir = parent(&recipe.path);
+    let task = |word: &String| word.split_once('=').map(|(_, path)| dir.join(path));
+    let paths: Vec<PathBuf> = named.iter().flat_map(|word| [Some(dir.join(word)), task(word)]).flatten().collect();
+    let inputs = paths.iter().filter(|path| path.is_file() || path.join("config.json").is_file());
+    OutputDir::refuse_inputs(out, inputs.map(PathBuf::as_path).chain([recipe.path.as_path()]))
 }
 
 fn run_stage(
@@ -162,6 +185,12 @@ impl Inputs<'_, '_> {
                 self.model(&mut o.model)?;
                 if let Some(teacher) = &mut o.teacher {
                     self.model(teacher)?;
+                }
+                for spec in &mut o.evaluators {
+                    *spec = spec.clone().relative_to(&self.recipe_dir);
+                    if let Some(path) = spec.path() {
+                        self.file(&path)?;
+                    }
                 }
                 for task in &mut o.tasks {
                     task.path = self.recipe_dir.join(&task.path);

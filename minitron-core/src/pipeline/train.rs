@@ -336,6 +336,10 @@ fn clear(dir: &Path) -> Result<()> {
 /// that a folder that has one has everything.
 fn write_student(start: &Start, student: &Transformer, masters: &Masters, out_dir: &Path) -> Result<()> {
     let staged = out_dir.join("model");
+    if staged.exists() {
+        // Half moved out when an earlier process ended.
+        fs::remove_dir_all(&staged).at_path(&staged)?;
+    }
     let output = OutputDir::create(&staged, true)?;
     write_model(output.path(), &start.config, &student.to_source(masters)?, Some(&start.dir), MAX_SHARD_BYTES)?;
     let plan = start.dir.join("plan.json");

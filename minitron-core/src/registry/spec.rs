@@ -1,6 +1,7 @@
 //! A plugin as it is named: `activation:batch=l2,seq=mean`, or `{ type = "activation", batch = "l2" }`.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,20 @@ impl PluginSpec {
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.params.insert(key.to_owned(), value.into());
         self
+    }
+
+    /// The file that the plugin reads, where it has a `path`.
+    pub fn path(&self) -> Option<PathBuf> {
+        self.params.get("path").and_then(Value::as_str).map(PathBuf::from)
+    }
+
+    /// The same with a relative `path` taken from `dir`.
+    #[must_use]
+    pub fn relative_to(self, dir: &Path) -> Self {
+        match self.path() {
+            Some(path) => self.with("path", dir.join(path).to_string_lossy().as_ref()),
+            None => self,
+        }
     }
 
     /// Takes out a parameter that belongs to the engine rather than the plugin (`as`, `weight`).
