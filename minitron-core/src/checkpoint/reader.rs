@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
@@ -166,20 +167,29 @@ impl TensorSource for Reader {
         self.entries.get(name).map(|entry| entry.info.clone())
     }
 
-    fn read(&self, name: &str) -> Result<Tensor> {
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
         let missing = || Error::Internal(format!("no tensor `{name}`; names are checked against the blueprint first"));
         let entry = self.entries.get(name).ok_or_else(missing)?;
         let file = self.files.get(entry.file).ok_or_else(missing)?;
         let kind = kind_of(entry.info.dtype).ok_or_else(|| {
             Error::checkpoint(&file.path, format!("tensor `{name}` has unsupported type {:?}", entry.info.dtype))
         })?;
+        let mut shape: Vec<i64> = entry.info.shape.iter().map(|&side| side as i64).collect();
+        let n_rows = entry.info.shape.first().copied().unwrap_or(1);
+        if rows.start > rows.end || rows.end > n_rows {
+            return Err(Error::Internal(format!("rows {rows:?} of tensor `{name}`, which has {n_rows}")));
+        }
+        if let Some(first) = shape.first_mut() {
+            *first = rows.len() as i64;
+        }
+        let row_bytes = (entry.end - entry.start) / n_rows.max(1);
+        let (start, end) = (entry.start + rows.start * row_bytes, entry.start + rows.end * row_bytes);
         let bytes = file
             .map
-            .get(entry.start..entry.end)
+            .get(start..end)
             .ok_or_else(|| Error::checkpoint(&file.path, format!("tensor `{name}` lies beyond the end of the file")))?;
-        let shape: Vec<i64> = entry.info.shape.iter().map(|&side| side as i64).collect();
         let tensor = Tensor::f_from_data_size(bytes, &shape, kind)?;
-        release_pages(&file.map, entry.start, bytes.len());
+        release_pages(&file.map, start, bytes.len());
         Ok(tensor)
     }
 }

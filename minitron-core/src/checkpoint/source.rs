@@ -1,6 +1,7 @@
 //! The one interface through which tensors are read, whether from files, a pruned view or memory.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use safetensors::Dtype;
 use tch::{Device, Kind, Tensor};
@@ -36,8 +37,15 @@ pub trait TensorSource {
     /// Type and shape; `None` for an unknown name. Costs no read.
     fn info(&self, name: &str) -> Option<TensorInfo>;
 
-    /// The tensor on the CPU, contiguous, in its stored type.
-    fn read(&self, name: &str) -> Result<Tensor>;
+    /// Some rows (positions along the first side) on the CPU, contiguous, in the stored type: how anything larger than
+    /// memory is read.
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor>;
+
+    /// The whole tensor, likewise.
+    fn read(&self, name: &str) -> Result<Tensor> {
+        let n_rows = self.info(name).and_then(|info| info.shape.first().copied()).unwrap_or(1);
+        self.read_rows(name, 0..n_rows)
+    }
 }
 
 /// libtorch's name for a stored type; `None` for types that no weight has.
@@ -102,9 +110,10 @@ impl TensorSource for MemorySource {
         })
     }
 
-    fn read(&self, name: &str) -> Result<Tensor> {
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
         match self.tensors.get(name) {
-            Some(tensor) => Ok(tensor.shallow_clone()),
+            Some(tensor) if tensor.dim() == 0 => Ok(tensor.shallow_clone()),
+            Some(tensor) => Ok(tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?),
             None => Err(Error::Internal(format!("no tensor `{name}` in memory"))),
         }
     }

@@ -2,17 +2,26 @@
 
 use tch::Tensor;
 
+use super::LoadOptions;
 use super::attention::Attention;
 use super::cache::LayerCache;
 use super::layers::{Linear, Norm, activate};
 use super::rope::Rope;
 use super::tap::{Site, Tap};
 use super::weights::Weights;
-use crate::blueprint::{Activation, NormPlace, Role};
+use crate::blueprint::{Activation, Blueprint, NormPlace, Role};
+use crate::checkpoint::TensorSource;
 use crate::error::Result;
 
+/// One layer, which can be loaded and run on its own.
+///
+/// ```text
+/// pre-norm    m = x + attention(norm(x))            y = m + mlp(norm(m))
+/// post-norm   m = norm(x + attention(x))            y = norm(m + mlp(m))
+/// ```
+/// Both are `m = settle_attention(attention_sum(x))`, `y = settle_mlp(mlp_sum(m))`.
 #[derive(Debug)]
-pub(super) struct Block {
+pub struct Block {
     layer_idx: usize,
     norm_place: NormPlace,
     attention_norm: Norm,
@@ -31,7 +40,17 @@ struct Mlp {
 }
 
 impl Block {
-    pub fn load(weights: &mut Weights, layer_idx: usize) -> Result<Self> {
+    /// Reads the weights of one layer.
+    pub fn open(
+        source: &dyn TensorSource,
+        blueprint: &Blueprint,
+        layer_idx: usize,
+        options: LoadOptions,
+    ) -> Result<Self> {
+        Self::load(&mut Weights::new(source, blueprint, options), layer_idx)
+    }
+
+    pub(super) fn load(weights: &mut Weights, layer_idx: usize) -> Result<Self> {
         let layer = Some(layer_idx);
         Ok(Block {
             layer_idx,
@@ -57,22 +76,52 @@ impl Block {
         tap: &mut dyn Tap,
         cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
+        let middle_bte = self.settle_attention(self.attention_sum(x_bte, rope, tap, cache)?)?;
+        self.settle_mlp(self.mlp_sum(&middle_bte, tap)?)
+    }
+
+    /// The residual stream with attention's output added.
+    pub fn attention_sum(
+        &self,
+        x_bte: &Tensor,
+        rope: Option<&Rope>,
+        tap: &mut dyn Tap,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Tensor> {
+        let input_bte = self.before(&self.attention_norm, x_bte)?;
+        show(tap, Site::AttentionInput(self.layer_idx), &input_bte)?;
+        Ok(x_bte.f_add(&self.attention.forward(&input_bte, rope, tap, cache)?)?)
+    }
+
+    /// What comes between that sum and the MLP's part of the layer.
+    pub fn settle_attention(&self, sum_bte: Tensor) -> Result<Tensor> {
+        self.after(&self.attention_norm, sum_bte)
+    }
+
+    /// The residual stream between the two parts with the MLP's output added.
+    pub fn mlp_sum(&self, middle_bte: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
+        show(tap, Site::BlockMiddle(self.layer_idx), middle_bte)?;
+        let input_bte = self.before(&self.mlp_norm, middle_bte)?;
+        show(tap, Site::MlpInput(self.layer_idx), &input_bte)?;
+        Ok(middle_bte.f_add(&self.mlp.forward(&input_bte, tap)?)?)
+    }
+
+    /// What comes between that sum and the next layer.
+    pub fn settle_mlp(&self, sum_bte: Tensor) -> Result<Tensor> {
+        self.after(&self.mlp_norm, sum_bte)
+    }
+
+    fn before(&self, norm: &Norm, x_bte: &Tensor) -> Result<Tensor> {
         match self.norm_place {
-            NormPlace::Pre => {
-                let normed = self.attention_norm.forward(x_bte)?;
-                show(tap, Site::AttentionInput(self.layer_idx), &normed)?;
-                let middle_bte = x_bte.f_add(&self.attention.forward(&normed, rope, tap, cache)?)?;
-                let normed = self.mlp_norm.forward(&middle_bte)?;
-                show(tap, Site::MlpInput(self.layer_idx), &normed)?;
-                Ok(middle_bte.f_add(&self.mlp.forward(&normed, tap)?)?)
-            }
-            NormPlace::Post => {
-                show(tap, Site::AttentionInput(self.layer_idx), x_bte)?;
-                let sum = x_bte.f_add(&self.attention.forward(x_bte, rope, tap, cache)?)?;
-                let middle_bte = self.attention_norm.forward(&sum)?;
-                show(tap, Site::MlpInput(self.layer_idx), &middle_bte)?;
-                self.mlp_norm.forward(&middle_bte.f_add(&self.mlp.forward(&middle_bte, tap)?)?)
-            }
+            NormPlace::Pre => norm.forward(x_bte),
+            NormPlace::Post => Ok(x_bte.shallow_clone()),
+        }
+    }
+
+    fn after(&self, norm: &Norm, sum_bte: Tensor) -> Result<Tensor> {
+        match self.norm_place {
+            NormPlace::Pre => Ok(sum_bte),
+            NormPlace::Post => norm.forward(&sum_bte),
         }
     }
 }

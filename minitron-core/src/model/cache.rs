@@ -11,8 +11,9 @@ pub struct Cache {
     len: i64,
 }
 
+/// Keys and values of one layer.
 #[derive(Debug, Default)]
-pub(super) struct LayerCache {
+pub struct LayerCache {
     entries: Option<(Tensor, Tensor)>,
 }
 

@@ -16,8 +16,9 @@ pub(super) struct RopeTable {
     n_rotated: i64,
 }
 
-/// The table over one sequence, [1, T, 1, R/2].
-pub(super) struct Rope {
+/// The rotation of one sequence's positions: cos and sin [1, T, 1, R/2].
+#[derive(Debug)]
+pub struct Rope {
     cos: Tensor,
     sin: Tensor,
     n_rotated: i64,

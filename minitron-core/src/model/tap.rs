@@ -13,6 +13,8 @@ pub enum Site {
     AttentionInput(usize),
     /// Input of the attention's output projection, heads in order, [B, T, H·K].
     AttentionHeads(usize),
+    /// Residual stream between the layer's attention and its MLP, [B, T, E].
+    BlockMiddle(usize),
     /// What the MLP reads: the norm's output in pre-norm families, [B, T, E].
     MlpInput(usize),
     /// The activated projection before its non-linearity, [B, T, F].

@@ -33,7 +33,7 @@ impl Parameter {
 pub(super) struct Weights<'a> {
     source: &'a dyn TensorSource,
     pub(super) blueprint: &'a Blueprint,
-    options: LoadOptions,
+    pub(super) options: LoadOptions,
     parameters: Vec<Parameter>,
 }
 

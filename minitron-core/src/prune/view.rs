@@ -1,6 +1,7 @@
 //! A pruned model as a view over the whole one: slices on read, the source stays as it is.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use tch::Tensor;
 
@@ -69,9 +70,21 @@ impl TensorSource for PrunedView<'_> {
         self.entries.get(name).map(|entry| entry.info.clone())
     }
 
-    fn read(&self, name: &str) -> Result<Tensor> {
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
         let entry = self.entries.get(name).ok_or_else(|| Error::Internal(format!("no tensor `{name}` in the view")))?;
-        slice(&self.source.read(&entry.source_name)?, &entry.kept)
+        let mut kept = entry.kept.clone();
+        // The source's rows from the first kept to the last one, and of those the kept ones.
+        let span = match kept.first_mut() {
+            Some(Some(first)) => {
+                let wanted = first.get(rows).unwrap_or_default().to_vec();
+                let from = wanted.first().copied().unwrap_or(0);
+                let to = wanted.last().map_or(from, |last| last + 1);
+                *first = wanted.into_iter().map(|row| row - from).collect();
+                from..to
+            }
+            _ => rows,
+        };
+        slice(&self.source.read_rows(&entry.source_name, span)?, &kept)
     }
 }
 

@@ -1,0 +1,193 @@
+//! What stands around the layers: embeddings before, the final norm and the head after.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tch::{Device, Kind, Tensor};
+
+use super::LoadOptions;
+use super::layers::{Linear, Norm, activate};
+use super::rope::{Rope, RopeTable};
+use super::weights::Weights;
+use crate::blueprint::{Blueprint, Output, Positions, Role, Slot};
+use crate::checkpoint::TensorSource;
+use crate::error::{Error, Result};
+
+/// Embeddings, rotary table, final norm and head.
+#[derive(Debug)]
+pub struct Frame {
+    architecture: String,
+    max_positions: usize,
+    tokens: TokenTable,
+    position_table: Option<Tensor>,
+    type_table: Option<Tensor>,
+    embedding_norm: Option<Norm>,
+    rope: Option<RopeTable>,
+    final_norm: Option<Norm>,
+    head: Head,
+}
+
+/// The token table, or those of its rows that some text needs.
+#[derive(Debug)]
+struct TokenTable {
+    table_ve: Tensor,
+    rows: Option<HashMap<i64, i64>>,
+}
+
+#[derive(Debug)]
+struct Head {
+    transform: Option<(Linear, Norm)>,
+    projection: Option<Linear>,
+    activation: crate::blueprint::Activation,
+}
+
+impl Frame {
+    /// Reads what stands around the layers, without them: of the token table the rows of `tokens`, and the head only
+    /// where it is asked for.
+    pub fn open(
+        source: &dyn TensorSource,
+        blueprint: &Blueprint,
+        options: LoadOptions,
+        tokens: &BTreeSet<u32>,
+        with_head: bool,
+    ) -> Result<Self> {
+        let mut weights = Weights::new(source, blueprint, options);
+        let spec = blueprint.find(Role::TokenEmbedding, Slot::Weight, None);
+        let name = spec.map(crate::blueprint::TensorSpec::name).unwrap_or_default();
+        let mut rows = Vec::with_capacity(tokens.len());
+        for &token in tokens {
+            rows.push(source.read_rows(&name, token as usize..token as usize + 1)?);
+        }
+        let table_ve = Tensor::f_cat(&rows, 0)?.f_to_device(options.device)?.f_to_kind(options.kind)?;
+        let places = tokens.iter().enumerate().map(|(row, &token)| (i64::from(token), row as i64));
+        let tokens = TokenTable { table_ve, rows: Some(places.collect()) };
+        let whole = match with_head && blueprint.options.tied {
+            true => Some(weights.required(Role::TokenEmbedding, Slot::Weight, None)?),
+            false => None,
+        };
+        let head = if with_head { Head::load(&mut weights, whole.as_ref())? } else { Head::none(blueprint) };
+        Self::around(&mut weights, tokens, head)
+    }
+
+    /// The head is read after the layers, so that parameters come in the order of the forward pass.
+    pub(super) fn load(weights: &mut Weights, table_ve: Tensor) -> Result<Self> {
+        let head = Head::load(weights, Some(&table_ve))?;
+        Self::around(weights, TokenTable { table_ve, rows: None }, head)
+    }
+
+    fn around(weights: &mut Weights, tokens: TokenTable, head: Head) -> Result<Self> {
+        let (options, place) = (&weights.blueprint.options, weights.options);
+        let rope = match &options.positions {
+            Positions::Rotary(rotary) => Some(RopeTable::new(rotary, options.max_positions, place.device, place.kind)?),
+            Positions::Learned => None,
+        };
+        Ok(Frame {
+            architecture: weights.blueprint.architecture.clone(),
+            max_positions: options.max_positions,
+            tokens,
+            position_table: weights.optional(Role::PositionEmbedding, Slot::Weight, None)?,
+            type_table: weights.optional(Role::TypeEmbedding, Slot::Weight, None)?,
+            embedding_norm: weights.norm_opt(Role::EmbeddingNorm, None)?,
+            rope,
+            final_norm: weights.norm_opt(Role::FinalNorm, None)?,
+            head,
+        })
+    }
+
+    /// What enters the first layer, [B, T, E], of token ids [B, T] at positions from `start` on.
+    ///
+    /// # Errors
+    /// `Data` when the sequence is longer than the model's positions, or a token's row was left out.
+    pub fn embed(&self, ids_bt: &Tensor, start: i64) -> Result<Tensor> {
+        let (_, n_tokens) = ids_bt.size2()?;
+        let max = self.max_positions as i64;
+        if start + n_tokens > max {
+            let message = format!("a sequence of {} tokens; this model has {max} positions", start + n_tokens);
+            return Err(Error::Data(message));
+        }
+        let rows_bt = self.tokens.rows_of(ids_bt)?;
+        let mut x_bte = Tensor::f_embedding(&self.tokens.table_ve, &rows_bt, -1, false, false)?;
+        if let Some(table) = &self.position_table {
+            x_bte = x_bte.f_add(&table.f_narrow(0, start, n_tokens)?)?;
+        }
+        if let Some(table) = &self.type_table {
+            x_bte = x_bte.f_add(&table.f_select(0, 0)?)?;
+        }
+        match &self.embedding_norm {
+            Some(norm) => norm.forward(&x_bte),
+            None => Ok(x_bte),
+        }
+    }
+
+    /// The rotation of `n_tokens` positions from `start` on, where the family rotates.
+    pub fn rope(&self, start: i64, n_tokens: i64) -> Result<Option<Rope>> {
+        self.rope.as_ref().map(|table| table.at(start, n_tokens)).transpose()
+    }
+
+    /// The last hidden state of what leaves the last layer.
+    pub fn finish(&self, x_bte: Tensor) -> Result<Tensor> {
+        match &self.final_norm {
+            Some(norm) => norm.forward(&x_bte),
+            None => Ok(x_bte),
+        }
+    }
+
+    /// Logits [.., V] of hidden states [.., E].
+    ///
+    /// # Errors
+    /// `Data` for an encoder without a head.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let Some(projection) = &self.head.projection else {
+            let message = format!("this `{}` model has no language-model head", self.architecture);
+            return Err(Error::Data(message));
+        };
+        match &self.head.transform {
+            Some((dense, norm)) => {
+                let activated = activate(&dense.forward(hidden)?, self.head.activation)?;
+                projection.forward(&norm.forward(&activated)?)
+            }
+            None => projection.forward(hidden),
+        }
+    }
+
+    /// Whether [`Frame::logits`] works.
+    pub fn has_head(&self) -> bool {
+        self.head.projection.is_some()
+    }
+}
+
+impl TokenTable {
+    fn rows_of(&self, ids_bt: &Tensor) -> Result<Tensor> {
+        let Some(rows) = &self.rows else { return Ok(ids_bt.shallow_clone()) };
+        let ids = Vec::<i64>::try_from(ids_bt.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
+        let missing = |id: i64| Error::Internal(format!("token {id} is not among those announced"));
+        let found: Vec<i64> =
+            ids.into_iter().map(|id| rows.get(&id).copied().ok_or_else(|| missing(id))).collect::<Result<_>>()?;
+        Ok(Tensor::f_from_slice(&found)?
+            .f_view(ids_bt.size().as_slice())?
+            .f_to_kind(Kind::Int64)?
+            .f_to_device(ids_bt.device())?)
+    }
+}
+
+impl Head {
+    fn none(blueprint: &Blueprint) -> Self {
+        Head { transform: None, projection: None, activation: blueprint.options.activation }
+    }
+
+    fn load(weights: &mut Weights, table_ve: Option<&Tensor>) -> Result<Self> {
+        let blueprint = weights.blueprint;
+        let transform = match weights.linear_opt(Role::HeadTransform, None)? {
+            Some(linear) => Some((linear, weights.norm(Role::HeadNorm, None)?)),
+            None => None,
+        };
+        let projection = match (blueprint.options.output, table_ve) {
+            (Output::Hidden, _) => None,
+            (Output::Logits, Some(table_ve)) if blueprint.options.tied => Some(Linear {
+                weight_oi: table_ve.shallow_clone(),
+                bias_o: weights.optional(Role::Head, Slot::Bias, None)?,
+            }),
+            (Output::Logits, _) => Some(weights.linear(Role::Head, None)?),
+        };
+        Ok(Head { transform, projection, activation: blueprint.options.activation })
+    }
+}
