@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use minitron_core::data::{DataSpec, Pack};
 use minitron_core::pipeline::TaskFile;
-use minitron_core::plan::Count;
+use minitron_core::plan::{Bytes, Count};
 use minitron_core::registry::PluginSpec;
 
 /// Compress language models by structured pruning and knowledge distillation.
@@ -164,6 +164,15 @@ pub struct Score {
     /// Windows per forward pass
     #[arg(long, default_value_t = 8)]
     pub batch_size: usize,
+    /// Store scores of so many resamples of the windows too, for plans that say how close their calls were
+    #[arg(long, default_value_t = 0)]
+    pub bootstrap: usize,
+    /// Hold one layer at a time; an interrupted scoring goes on at the layer it had reached
+    #[arg(long)]
+    pub stream: bool,
+    /// Most resident memory, for example 2GiB; batches shrink to keep it
+    #[arg(long)]
+    pub max_memory: Option<Bytes>,
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,

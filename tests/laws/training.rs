@@ -16,7 +16,11 @@ use super::{Model, REORDERED, relative};
 
 fn objective() -> Result<Objective> {
     let term = |tag: &str, weight| {
-        Ok::<_, Error>(Term { label: tag.to_owned(), weight, loss: registry().build(&PluginSpec::bare(tag))? })
+        Ok::<_, Error>(Term {
+            label: tag.to_owned(),
+            weight,
+            loss: registry().build::<dyn LogitLoss>(&PluginSpec::bare(tag))?.into(),
+        })
     };
     Ok(Objective { terms: vec![term("forward_kl", 0.7)?, term("cross_entropy", 0.3)?] })
 }

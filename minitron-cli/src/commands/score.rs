@@ -16,6 +16,9 @@ pub fn run(common: &Common, args: &Score) -> Result<()> {
         field: args.files.field.clone(),
         token_type: args.files.token_type.clone(),
         pack: args.files.pack,
+        bootstrap: args.bootstrap,
+        stream: args.stream,
+        max_memory: args.max_memory,
     };
     let report = with_context(common, args.force, None, |context| score(context, &options, &args.out))?;
     output::show(common.json, &report, output::scores_table)

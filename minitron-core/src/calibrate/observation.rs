@@ -1,14 +1,106 @@
-//! What a scorer is shown: one site of one batch, with per-window statistics computed once for all metrics.
+//! What a scorer is shown.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::Site;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// One thing that a metric asked for.
+#[derive(Debug)]
+pub enum Observation<'a> {
+    /// One site of one batch.
+    Activations(Activations<'a>),
+    /// Some weights of some units.
+    Weights(Weights<'a>),
+    /// Some predictions of the model without some layers.
+    Ablated(Ablated<'a>),
+    /// A measurement of the model without some layers.
+    Measured(Measured),
+}
+
+impl<'a> Observation<'a> {
+    fn name(&self) -> &'static str {
+        match self {
+            Observation::Activations(_) => "activations",
+            Observation::Weights(_) => "weights",
+            Observation::Ablated(_) => "predictions of an ablated model",
+            Observation::Measured(_) => "a measurement of an ablated model",
+        }
+    }
+
+    fn wrong<T>(&self, asked: &str) -> Result<T> {
+        Err(Error::Internal(format!("a scorer that asked for {asked} was shown {}", self.name())))
+    }
+
+    /// The activations, for a scorer that asked for sites.
+    pub fn activations(&self) -> Result<&Activations<'a>> {
+        match self {
+            Observation::Activations(seen) => Ok(seen),
+            _ => self.wrong("activations"),
+        }
+    }
+
+    /// The weights, for a scorer that asked for weights or gradients.
+    pub fn weights(&self) -> Result<&Weights<'a>> {
+        match self {
+            Observation::Weights(seen) => Ok(seen),
+            _ => self.wrong("weights"),
+        }
+    }
+
+    /// The predictions, for a scorer that asked for ablations.
+    pub fn ablated(&self) -> Result<&Ablated<'a>> {
+        match self {
+            Observation::Ablated(seen) => Ok(seen),
+            _ => self.wrong("ablations"),
+        }
+    }
+
+    /// The measurement, for a scorer that asked for measurements.
+    pub fn measured(&self) -> Result<&Measured> {
+        match self {
+            Observation::Measured(seen) => Ok(seen),
+            _ => self.wrong("measurements"),
+        }
+    }
+}
+
+/// Weights that carry some of a group's units: of one tensor or a part of one. U units, I numbers of each.
+#[derive(Debug)]
+pub struct Weights<'a> {
+    /// Which units.
+    pub units: Range<usize>,
+    /// Their weights [U, I], f32.
+    pub weight_ui: &'a Tensor,
+    /// The loss's gradient, likewise, where it was asked for.
+    pub gradient_ui: Option<&'a Tensor>,
+}
+
+/// Some predictions without some layers. N rows, V vocab.
+#[derive(Debug)]
+pub struct Ablated<'a> {
+    /// The layers left out.
+    pub layers: Range<usize>,
+    /// Logits [N, V].
+    pub logits_nv: &'a Tensor,
+    /// Right answers \[N\].
+    pub labels_n: &'a Tensor,
+}
+
+/// A measurement without some layers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// The layers left out.
+    pub layers: Range<usize>,
+    /// What was measured.
+    pub value: f64,
+}
 
 /// How a window's tokens become one number per unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -22,20 +114,32 @@ pub enum SequenceStat {
     Var,
 }
 
-/// One site of one batch. B batch, T tokens, U units, C = U · block channels.
+/// One site of one batch, with per-window statistics computed once for all metrics. B batch, T tokens, U units,
+/// C = U · block channels.
 #[derive(Debug)]
-pub struct Observation<'a> {
-    /// Where it was read.
+pub struct Activations<'a> {
+    /// Where they were read.
     pub site: Site,
-    /// Activations, [B, T, C].
+    /// [B, T, C].
     pub x_btc: &'a Tensor,
+    /// The other end of [`Site::Across`], [B, T, C].
+    pub before_btc: Option<&'a Tensor>,
     stats: RefCell<HashMap<(SequenceStat, usize), Vec<f64>>>,
 }
 
-impl<'a> Observation<'a> {
-    /// Wraps a site's activations.
+impl<'a> Activations<'a> {
+    /// Of one site.
     pub fn new(site: Site, x_btc: &'a Tensor) -> Self {
-        Observation { site, x_btc, stats: RefCell::default() }
+        Self::beside(site, x_btc, None)
+    }
+
+    pub(super) fn beside(site: Site, x_btc: &'a Tensor, before_btc: Option<&'a Tensor>) -> Self {
+        Activations { site, x_btc, before_btc, stats: RefCell::default() }
+    }
+
+    /// Of both ends of a run of layers.
+    pub fn across(first: usize, span: usize, before_btc: &'a Tensor, after_btc: &'a Tensor) -> Self {
+        Self::beside(Site::Across { first, span }, after_btc, Some(before_btc))
     }
 
     /// The statistic of each window and unit, [B, U] row-major in f64; units of several channels enter as the L2 norm over

@@ -1,18 +1,18 @@
-//! The pass itself: feeds every scorer of every metric, and checks their law.
+//! Who is shown what: the scorers of all metrics over all groups, and the check of their law.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use tch::Tensor;
 
 use super::Site;
-use super::observation::Observation;
+use super::observation::{Ablated, Activations, Measured, Observation, Weights};
 use super::scores::Scores;
 use crate::blueprint::PruneGroup;
-use crate::contract::{Importance, Scorer};
-use crate::data::Windows;
+use crate::contract::{Evaluator, Importance, LogitLoss, Need, Scorer};
 use crate::error::{Error, Result};
-use crate::model::{Tap, Transformer};
-use crate::progress::Progress;
+use crate::model::Tap;
+use crate::random::SplitMix;
 
 /// A metric to compute, under the label its scores are kept by.
 #[derive(Debug)]
@@ -23,68 +23,206 @@ pub struct Metric {
     pub importance: Box<dyn Importance>,
 }
 
-/// All scorers of one pass.
+/// All scorers of one scoring. What they need is shown to them by [`Pass::run`] or [`Pass::stream`] (sites, ablations),
+/// [`Pass::weigh`] (weights, gradients) and [`Pass::measure`] (measurements).
 #[derive(Debug)]
 pub struct Pass {
+    metrics: Vec<Metric>,
     watchers: Vec<Watcher>,
     by_site: HashMap<Site, Vec<usize>>,
+    /// Index of the first window of the batch under way.
+    pub(super) first_window: usize,
 }
 
 #[derive(Debug)]
 struct Watcher {
-    label: String,
+    metric: usize,
     group: PruneGroup,
+    need: Need,
     scorer: Box<dyn Scorer>,
+    /// The same over every n-th window alone, for resampling.
+    folds: Vec<Box<dyn Scorer>>,
 }
 
 impl Pass {
-    /// A scorer for every group that a metric watches.
+    /// A scorer for every group that a metric scores; with `n_folds` above 0, those of activations are ready for
+    /// [`Pass::replicates`].
     ///
     /// # Errors
     /// `Recipe` when two metrics would write one score, or one scores nothing at all.
-    pub fn new(metrics: &[Metric], groups: &[PruneGroup]) -> Result<Self> {
-        let mut pass = Pass { watchers: Vec::new(), by_site: HashMap::new() };
+    pub fn new(metrics: Vec<Metric>, groups: &[PruneGroup], n_folds: usize) -> Result<Self> {
+        let mut pass = Pass { metrics: Vec::new(), watchers: Vec::new(), by_site: HashMap::new(), first_window: 0 };
         for metric in metrics {
-            if pass.watchers.iter().any(|w| w.label == metric.label) {
+            if pass.metrics.iter().any(|other| other.label == metric.label) {
                 let message = format!("two metrics are called `{}`; tell them apart with as=LABEL", metric.label);
                 return Err(Error::Recipe(message));
             }
             let before = pass.watchers.len();
             for group in groups {
-                let sites = metric.importance.watch(group);
-                if sites.is_empty() {
-                    continue;
+                if let Some(need) = metric.importance.need(group) {
+                    pass.watch(&metric, group, need, n_folds)?;
                 }
-                for site in sites {
-                    pass.by_site.entry(site).or_default().push(pass.watchers.len());
-                }
-                let scorer = metric.importance.scorer(group)?;
-                pass.watchers.push(Watcher { label: metric.label.clone(), group: group.clone(), scorer });
             }
             if pass.watchers.len() == before {
                 return Err(Error::Recipe(format!("metric `{}` scores no axis of this model", metric.label)));
             }
+            pass.metrics.push(metric);
         }
         Ok(pass)
     }
 
-    /// Runs the model over all windows, `batch_size` at a time, without its head.
-    pub fn run(
-        &mut self,
-        model: &Transformer,
-        windows: &Windows,
-        batch_size: usize,
-        progress: &dyn Progress,
-    ) -> Result<()> {
-        let _no_grad = tch::no_grad_guard();
-        progress.start("score, tokens", windows.n_tokens() as u64);
-        for batch in windows.batches(batch_size) {
-            let ids_bt = windows.batch(batch, model.device)?;
-            let _ = model.hidden(&ids_bt, self, None)?;
-            progress.advance(ids_bt.numel() as u64, "");
+    fn watch(&mut self, metric: &Metric, group: &PruneGroup, need: Need, n_folds: usize) -> Result<()> {
+        let scorer = || metric.importance.scorer(group).map_err(|e| e.at(format!("metric `{}`", metric.label)));
+        let mut folds = Vec::new();
+        if let Need::Sites(sites) = &need {
+            for &site in sites {
+                self.by_site.entry(site).or_default().push(self.watchers.len());
+            }
+            if !sites.is_empty() {
+                folds = (0..n_folds).map(|_| scorer()).collect::<Result<_>>()?;
+            }
         }
-        progress.finish();
+        let watcher = Watcher { metric: self.metrics.len(), group: group.clone(), need, scorer: scorer()?, folds };
+        self.watchers.push(watcher);
         Ok(())
+    }
+
+    /// Whether some metric looks at activations.
+    pub fn wants_sites(&self) -> bool {
+        !self.by_site.is_empty()
+    }
+
+    /// Most layers between two ends of the residual stream that are looked at together.
+    pub(super) fn longest_reach(&self) -> usize {
+        let span = |site: &Site| if let Site::Across { span, .. } = site { *span } else { 1 };
+        self.by_site.keys().map(span).max().unwrap_or(1)
+    }
+
+    /// Lengths of the runs of layers that some metric wants removed from the calibration pass.
+    pub fn ablation_spans(&self) -> BTreeSet<usize> {
+        let span = |watcher: &Watcher| if let Need::Ablations { span } = watcher.need { Some(span) } else { None };
+        self.watchers.iter().filter_map(span).collect()
+    }
+
+    /// The loss whose gradient is wanted.
+    ///
+    /// # Errors
+    /// `Recipe` when two metrics want the gradients of different losses.
+    pub fn gradient_loss(&self) -> Result<Option<Arc<dyn LogitLoss>>> {
+        let mut found: Option<&Arc<dyn LogitLoss>> = None;
+        for watcher in &self.watchers {
+            let Need::Gradients(loss) = &watcher.need else { continue };
+            if found.is_some_and(|found| format!("{found:?}") != format!("{loss:?}")) {
+                return Err(Error::Recipe(
+                    "two metrics ask for gradients of different losses; score one by one".into(),
+                ));
+            }
+            found = Some(loss);
+        }
+        Ok(found.cloned())
+    }
+
+    /// Memory of all scorers at the end, roughly: each keeps a handful of numbers per unit and site.
+    pub fn state_bytes(&self) -> u64 {
+        let sites = |watcher: &Watcher| if let Need::Sites(sites) = &watcher.need { sites.len().max(1) } else { 1 };
+        let one = |watcher: &Watcher| 40 * watcher.group.n_units * sites(watcher) * (1 + watcher.folds.len());
+        self.watchers.iter().map(|watcher| one(watcher) as u64).sum()
+    }
+
+    /// Whether some metric looks at weights.
+    pub fn wants_weights(&self) -> bool {
+        !self.weighed_groups().is_empty()
+    }
+
+    /// The measurements wanted: layers in a run, what measures, which value.
+    pub(super) fn measurements(&self) -> Vec<(usize, &dyn Evaluator, &'static str, usize)> {
+        let mut wanted = Vec::new();
+        for (idx, watcher) in self.watchers.iter().enumerate() {
+            if let Need::Measurements { span, evaluator, name } = &watcher.need {
+                wanted.push((*span, evaluator.as_ref(), *name, idx));
+            }
+        }
+        wanted
+    }
+
+    /// Whether [`Pass::measure`] has something to do, and with it a whole model in memory.
+    pub fn wants_measurements(&self) -> bool {
+        !self.measurements().is_empty()
+    }
+
+    /// Groups whose weights are wanted, and whether a gradient beside them.
+    pub(super) fn weighed_groups(&self) -> Vec<(usize, PruneGroup, bool)> {
+        let wants = |(idx, watcher): (usize, &Watcher)| match watcher.need {
+            Need::Weights => Some((idx, watcher.group.clone(), false)),
+            Need::Gradients(_) => Some((idx, watcher.group.clone(), true)),
+            _ => None,
+        };
+        self.watchers.iter().enumerate().filter_map(wants).collect()
+    }
+
+    pub(super) fn show_weights(&mut self, watcher: usize, weights: Weights) -> Result<()> {
+        self.show(watcher, &Observation::Weights(weights))
+    }
+
+    pub(super) fn show_measurement(&mut self, watcher: usize, measured: Measured) -> Result<()> {
+        self.show(watcher, &Observation::Measured(measured))
+    }
+
+    /// To every metric that asked for runs of that length.
+    pub(super) fn show_ablated(&mut self, ablated: Ablated) -> Result<()> {
+        let n_layers = ablated.layers.len();
+        let observation = Observation::Ablated(ablated);
+        for watcher in &mut self.watchers {
+            if matches!(watcher.need, Need::Ablations { span } if span == n_layers) {
+                watcher.scorer.observe(&observation)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, watcher: usize, observation: &Observation) -> Result<()> {
+        match self.watchers.get_mut(watcher) {
+            Some(watcher) => watcher.scorer.observe(observation),
+            None => Ok(()),
+        }
+    }
+
+    /// To every metric that watches the site; to the folds window by window.
+    pub(super) fn show_activations(&mut self, seen: Activations) -> Result<()> {
+        let Some(watching) = self.by_site.get(&seen.site) else { return Ok(()) };
+        let (site, mut alone) = (seen.site, Vec::new());
+        let has_folds = |&idx: &usize| self.watchers.get(idx).is_some_and(|watcher| !watcher.folds.is_empty());
+        if watching.iter().any(has_folds) {
+            alone = split(&seen)?;
+        }
+        let observation = Observation::Activations(seen);
+        for &idx in watching {
+            let Some(watcher) = self.watchers.get_mut(idx) else { continue };
+            watcher.scorer.observe(&observation)?;
+            let n_folds = watcher.folds.len();
+            for (row, (x_btc, before_btc)) in alone.iter().enumerate().filter(|_| n_folds > 0) {
+                let seen = Activations::beside(site, x_btc, before_btc.as_ref());
+                if let Some(fold) = watcher.folds.get_mut((self.first_window + row) % n_folds) {
+                    fold.observe(&Observation::Activations(seen))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What all scorers saw so far, in a fixed order.
+    pub(super) fn state(&self) -> Vec<Vec<f64>> {
+        self.scorers().map(|scorer| scorer.state()).collect()
+    }
+
+    fn scorers(&self) -> impl Iterator<Item = &dyn Scorer> {
+        self.watchers.iter().flat_map(|w| std::iter::once(&w.scorer).chain(&w.folds)).map(Box::as_ref)
+    }
+
+    /// Takes in a state of a pass of the same metrics and groups.
+    pub(super) fn absorb(&mut self, state: &[Vec<f64>]) -> Result<()> {
+        let scorers = self.watchers.iter_mut().flat_map(|w| std::iter::once(&mut w.scorer).chain(&mut w.folds));
+        scorers.zip(state).try_for_each(|(scorer, state)| scorer.absorb(state))
     }
 
     /// The scores, each checked: one finite number per unit.
@@ -92,25 +230,77 @@ impl Pass {
     /// # Errors
     /// `Plugin` naming the metric that broke its law.
     pub fn finish(&self) -> Result<Scores> {
-        let mut by_name = BTreeMap::new();
-        for Watcher { label, group, scorer } in &self.watchers {
-            let scores = scorer.finish()?;
-            let broken = |message: String| Error::Plugin { tag: label.clone(), origin: "importance".into(), message };
-            if scores.len() != group.n_units {
-                let message = format!("scored {} of {} units of `{}`", scores.len(), group.n_units, group.dim);
-                return Err(broken(message));
-            }
-            if let Some(unit) = scores.iter().position(|score| !score.is_finite()) {
-                let message = format!(
-                    "scored unit {unit} of `{}` as {}; the model's activations overflow or its weights are not finite",
-                    group.dim, scores[unit]
-                );
-                return Err(broken(message));
-            }
-            by_name.insert(format!("{label}/{}", group.dim), scores);
+        let mut scores = Scores::default();
+        for watcher in &self.watchers {
+            let values = self.checked(watcher, watcher.scorer.as_ref())?;
+            scores.by_name.insert(self.name(watcher), values);
         }
-        Ok(Scores { by_name })
+        Ok(scores)
     }
+
+    /// Scores from `n` resamples of the windows with replacement, by `metric/dim`, for metrics of activations.
+    ///
+    /// A fold of every `n_folds`-th window is what is drawn; with as many folds as windows, the windows themselves.
+    pub fn replicates(&self, n: usize, seed: u64) -> Result<BTreeMap<String, Vec<Vec<f32>>>> {
+        let mut replicates = BTreeMap::new();
+        for watcher in self.watchers.iter().filter(|watcher| !watcher.folds.is_empty()) {
+            let states: Vec<Vec<f64>> = watcher.folds.iter().map(|fold| fold.state()).collect();
+            let mut drawn = Vec::with_capacity(n);
+            for replicate in 0..n {
+                // One draw for all groups, so that they stay together.
+                let mut random = SplitMix::new(seed ^ (replicate as u64 + 1).wrapping_mul(0x9E6C_63D0_876A_3F6B));
+                let mut scorer = self.fresh(watcher)?;
+                for _ in 0..states.len() {
+                    scorer.absorb(states.get(random.below(states.len())).map_or(&[][..], Vec::as_slice))?;
+                }
+                drawn.push(self.checked(watcher, scorer.as_ref())?);
+            }
+            replicates.insert(self.name(watcher), drawn);
+        }
+        Ok(replicates)
+    }
+
+    fn fresh(&self, watcher: &Watcher) -> Result<Box<dyn Scorer>> {
+        let metric = self.metrics.get(watcher.metric);
+        metric.ok_or_else(|| Error::Internal("a watcher without its metric".into()))?.importance.scorer(&watcher.group)
+    }
+
+    fn label(&self, watcher: &Watcher) -> &str {
+        self.metrics.get(watcher.metric).map_or("", |metric| metric.label.as_str())
+    }
+
+    fn name(&self, watcher: &Watcher) -> String {
+        format!("{}/{}", self.label(watcher), watcher.group.dim)
+    }
+
+    fn checked(&self, watcher: &Watcher, scorer: &dyn Scorer) -> Result<Vec<f32>> {
+        let (scores, group) = (scorer.finish()?, &watcher.group);
+        let broken = |message: String| Error::Plugin {
+            tag: self.label(watcher).to_owned(),
+            origin: "importance".into(),
+            message,
+        };
+        if scores.len() != group.n_units {
+            let message = format!("scored {} of {} units of `{}`", scores.len(), group.n_units, group.dim);
+            return Err(broken(message));
+        }
+        if let Some(unit) = scores.iter().position(|score| !score.is_finite()) {
+            let message = format!(
+                "scored unit {unit} of `{}` as {}; the model's activations overflow or its weights are not finite",
+                group.dim, scores[unit]
+            );
+            return Err(broken(message));
+        }
+        Ok(scores)
+    }
+}
+
+/// The windows of a batch one by one.
+fn split(seen: &Activations) -> Result<Vec<(Tensor, Option<Tensor>)>> {
+    let n_windows = seen.x_btc.size().first().copied().unwrap_or(0);
+    let one = |x: &Tensor, row: i64| -> Result<Tensor> { Ok(x.f_narrow(0, row, 1)?) };
+    let pair = |row| -> Result<_> { Ok((one(seen.x_btc, row)?, seen.before_btc.map(|x| one(x, row)).transpose()?)) };
+    (0..n_windows).map(pair).collect()
 }
 
 impl Tap for Pass {
@@ -119,12 +309,6 @@ impl Tap for Pass {
     }
 
     fn see(&mut self, site: Site, x: &Tensor) -> Result<()> {
-        let observation = Observation::new(site, x);
-        for &idx in self.by_site.get(&site).into_iter().flatten() {
-            if let Some(watcher) = self.watchers.get_mut(idx) {
-                watcher.scorer.observe(&observation)?;
-            }
-        }
-        Ok(())
+        self.show_activations(Activations::new(site, x))
     }
 }

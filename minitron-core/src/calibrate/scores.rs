@@ -15,7 +15,12 @@ use crate::registry::PluginSpec;
 pub struct Scores {
     /// For example `activation/mlp.3`.
     pub by_name: BTreeMap<String, Vec<f32>>,
+    /// Scores from resampled windows, one list per resample, under the same names; empty where none were asked for.
+    pub replicates: BTreeMap<String, Vec<Vec<f32>>>,
 }
+
+/// Ending of the tensors that hold replicates, [N, U].
+const BOOTSTRAP: &str = "@bootstrap";
 
 /// A metric as a user states it: its plugin, and the label under which its scores are kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +75,10 @@ impl Scores {
         for (name, scores) in &self.by_name {
             source.insert(name.as_str(), &Tensor::f_from_slice(scores)?)?;
         }
+        for (name, replicates) in &self.replicates {
+            let tensor = Tensor::f_from_slice(&replicates.concat())?.f_view([replicates.len() as i64, -1])?;
+            source.insert(format!("{name}{BOOTSTRAP}"), &tensor)?;
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let part = path.with_file_name(format!(".{name}.part"));
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -91,7 +100,13 @@ impl Scores {
             if let Some(idx) = values.iter().position(|v| !v.is_finite()) {
                 return Err(Error::checkpoint(path, format!("`{name}`: score {idx} is {}", values[idx])));
             }
-            scores.by_name.insert(name, values);
+            let Some(base) = name.strip_suffix(BOOTSTRAP) else {
+                scores.by_name.insert(name, values);
+                continue;
+            };
+            let n = reader.info(&name).and_then(|info| info.shape.first().copied()).unwrap_or(1);
+            let each = (values.len() / n.max(1)).max(1);
+            scores.replicates.insert(base.to_owned(), values.chunks(each).map(<[f32]>::to_vec).collect());
         }
         Ok(scores)
     }

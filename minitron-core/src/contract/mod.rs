@@ -16,5 +16,5 @@ pub use architecture::Architecture;
 pub use axis::Axis;
 pub use corpus::{Corpus, Document, Documents};
 pub use evaluator::{Evaluator, Measurements, Subject};
-pub use importance::{Importance, Scorer};
+pub use importance::{Importance, Need, Scorer};
 pub use loss::LogitLoss;

@@ -24,6 +24,8 @@ pub use tap::{NoTap, Site, Tap};
 pub use weights::Parameter;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
@@ -40,9 +42,9 @@ pub struct Transformer {
     /// Where the weights are.
     pub device: Device,
     /// What stands around the layers.
-    pub frame: Frame,
+    pub frame: Rc<Frame>,
     /// The layers.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<Rc<Block>>,
     parameters: Vec<Parameter>,
 }
 
@@ -69,12 +71,12 @@ impl Transformer {
         let mut weights = Weights::new(source, blueprint, options);
         let token_table_ve = weights.required(Role::TokenEmbedding, Slot::Weight, None)?;
         let blocks = (0..blueprint.n_layers())
-            .map(|layer_idx| Block::load(&mut weights, layer_idx))
+            .map(|layer_idx| Block::load(&mut weights, layer_idx).map(Rc::new))
             .collect::<Result<Vec<_>>>()?;
         Ok(Transformer {
             blueprint: blueprint.clone(),
             device: options.device,
-            frame: Frame::load(&mut weights, token_table_ve)?,
+            frame: Rc::new(Frame::load(&mut weights, token_table_ve)?),
             blocks,
             parameters: weights.finish()?,
         })
@@ -116,6 +118,25 @@ impl Transformer {
     /// Whether [`Transformer::logits`] works.
     pub fn has_head(&self) -> bool {
         self.frame.has_head()
+    }
+
+    /// The same model without some of its layers; weights are shared.
+    #[must_use]
+    pub fn without(&self, layers: Range<usize>) -> Transformer {
+        let stays = |layer_idx: &usize| !layers.contains(layer_idx);
+        Transformer {
+            blueprint: self.blueprint.clone(),
+            device: self.device,
+            frame: Rc::clone(&self.frame),
+            blocks: self
+                .blocks
+                .iter()
+                .enumerate()
+                .filter(|(idx, _)| stays(idx))
+                .map(|(_, block)| Rc::clone(block))
+                .collect(),
+            parameters: Vec::new(),
+        }
     }
 
     /// Whether positions see only earlier ones.

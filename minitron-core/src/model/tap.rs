@@ -23,6 +23,14 @@ pub enum Site {
     MlpNeurons(usize),
     /// Residual stream after the layer, [B, T, E].
     BlockOutput(usize),
+    /// Residual stream after layer `first + span − 1`, beside the one before layer `first`; a calibration pass alone
+    /// shows it.
+    Across {
+        /// First layer of the run.
+        first: usize,
+        /// Layers in the run.
+        span: usize,
+    },
 }
 
 /// Something that looks on during a forward pass.

@@ -22,6 +22,14 @@ pub struct Parameter {
 }
 
 impl Parameter {
+    /// The gradient in the source's layout, in the type computed in; zero where nothing depends on this weight.
+    pub fn gradient(&self) -> Result<Tensor> {
+        let gradient = self.tensor.f_grad()?;
+        let gradient = if gradient.defined() { gradient } else { self.tensor.f_detach()?.f_zeros_like()? };
+        let gradient = if self.transposed { gradient.f_transpose(0, 1)? } else { gradient };
+        Ok(gradient.f_contiguous()?)
+    }
+
     /// In the source's layout and type, detached; from a more exact copy where there is one.
     pub fn stored(&self, master: Option<&Tensor>) -> Result<Tensor> {
         let tensor = master.unwrap_or(&self.tensor).f_detach()?.f_to_kind(self.stored_kind)?;

@@ -12,6 +12,7 @@ mod recipe;
 mod run;
 mod run_dir;
 mod score;
+mod scoring;
 mod train;
 
 pub use context::{Context, Defaults, Wanted};

@@ -6,11 +6,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::context::{Context, seq_len_or_default};
+use super::scoring::Scoring;
+use crate::blueprint::ModelFolder;
 use crate::calibrate::{Metric, Pass, Scores, Stated};
 use crate::checkpoint::OutputDir;
 use crate::contract::Importance;
-use crate::data::{DataSpec, Pack, Reading, files_of};
-use crate::error::{Error, Result};
+use crate::data::{DataSpec, Pack, Reading, Windows, files_of};
+use crate::digest;
+use crate::error::{Error, IoContext, Result};
+use crate::plan::Bytes;
 use crate::registry::PluginSpec;
 
 /// Options of `score`.
@@ -35,6 +39,12 @@ pub struct ScoreOptions {
     pub token_type: Option<String>,
     /// How documents become windows.
     pub pack: Pack,
+    /// Resamples of the windows that scores are stored for, so that a plan can say how close its calls were.
+    pub bootstrap: usize,
+    /// Whether one layer's weights are held at a time instead of the whole model.
+    pub stream: bool,
+    /// Most resident memory, for example `2GiB`.
+    pub max_memory: Option<Bytes>,
 }
 
 impl Default for ScoreOptions {
@@ -49,6 +59,9 @@ impl Default for ScoreOptions {
             field: None,
             token_type: None,
             pack: Pack::Stream,
+            bootstrap: 0,
+            stream: false,
+            max_memory: None,
         }
     }
 }
@@ -60,7 +73,6 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let folder = context.open(&options.model)?;
     refuse_out(out, &folder.checkpoint.dir)?;
     let groups = context.groups(&context.axes(&[])?, &folder.blueprint)?;
-    let mut pass = Pass::new(&metrics, &groups)?;
     let tokenizer = context.tokenizer(&folder)?;
     let reading = Reading {
         field: options.field.clone(),
@@ -74,13 +86,45 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
     windows.check_fits(&folder.blueprint.options)?;
-    let model = context.load(&folder.checkpoint.tensors, &folder.blueprint, false)?;
+    let n_folds = if options.bootstrap == 0 { 0 } else { windows.len().min(MAX_FOLDS) };
+    let mut pass = Pass::new(metrics, &groups, n_folds)?;
+    let scoring = Scoring {
+        context,
+        source: &folder.checkpoint.tensors,
+        blueprint: &folder.blueprint,
+        tokenizer: &tokenizer,
+        windows: &windows,
+        batch_size: options.batch_size.max(1),
+        max_memory: options.max_memory.map(|bytes| bytes.0),
+    };
     let begin = std::time::Instant::now();
-    pass.run(&model, &windows, options.batch_size, context.progress)?;
-    let scores = pass.finish()?;
+    if options.stream {
+        scoring.streamed(&mut pass, out, &fingerprint(context, options, &folder, &windows)?)?;
+    } else {
+        scoring.in_memory(&mut pass)?;
+    }
+    let mut scores = pass.finish()?;
+    scores.replicates = pass.replicates(options.bootstrap, context.seed)?;
     scores.save(out)?;
     let seconds = begin.elapsed().as_secs_f64();
     Ok(summary(&scores, out, windows.len(), windows.n_tokens(), seconds))
+}
+
+/// Folds that resamples are drawn from: enough for survival shares of a few per cent.
+const MAX_FOLDS: usize = 64;
+
+/// Of all that the scores follow from; weights by their files' sizes and times, since hashing them takes longer than a layer.
+fn fingerprint(context: &Context, options: &ScoreOptions, folder: &ModelFolder, windows: &Windows) -> Result<String> {
+    let mut weights = Vec::new();
+    for path in folder.checkpoint.tensors.paths() {
+        let about = std::fs::metadata(path).at_path(path)?;
+        let changed = about.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        weights.push(json!([path, about.len(), changed.map(|since| since.as_nanos().to_string())]));
+    }
+    let how =
+        json!([options.metrics, options.batch_size, options.bootstrap, format!("{:?}", context.kind), context.seed]);
+    let what = json!([env!("CARGO_PKG_VERSION"), folder.checkpoint.config.to_value(), weights, windows.digest(), how]);
+    Ok(digest::of_text(&what.to_string()))
 }
 
 /// Scores must not take the place of a folder, nor of a file of the model.
@@ -96,7 +140,7 @@ fn refuse_out(out: &Path, model_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn metrics(context: &Context, named: &[PluginSpec]) -> Result<Vec<Metric>> {
+pub(super) fn metrics(context: &Context, named: &[PluginSpec]) -> Result<Vec<Metric>> {
     let specs = if named.is_empty() { context.defaults.metrics() } else { named.to_vec() };
     let mut metrics = Vec::new();
     for (idx, spec) in specs.into_iter().enumerate() {

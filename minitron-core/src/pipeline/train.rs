@@ -307,7 +307,7 @@ fn objective(context: &Context, losses: &[PluginSpec]) -> Result<Objective> {
         if terms.iter().any(|term: &Term| term.label == spec.tag) {
             return Err(Error::Recipe(format!("losses[{idx}]: `{}` is given twice", spec.tag)));
         }
-        terms.push(Term { label: spec.tag, weight, loss });
+        terms.push(Term { label: spec.tag, weight, loss: loss.into() });
     }
     Ok(Objective { terms })
 }

@@ -3,6 +3,7 @@
 //! Each step runs the student's blocks once, then the head and the loss in row chunks: every chunk's gradient is taken
 //! at once and its logits freed, and what reaches the last hidden state flows back through the blocks at the end.
 
+mod gradient;
 mod objective;
 mod optimizer;
 mod resume;
@@ -10,6 +11,7 @@ mod run;
 mod schedule;
 mod settings;
 
+pub use gradient::mean_gradient;
 pub use objective::{Objective, Term};
 pub use optimizer::{AdamW, AdamWSettings, Masters};
 pub use resume::has_state;

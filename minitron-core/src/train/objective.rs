@@ -1,5 +1,7 @@
 //! A weighted sum of logit losses, and its gradient in row chunks.
 
+use std::sync::Arc;
+
 use tch::Tensor;
 
 use crate::contract::LogitLoss;
@@ -15,7 +17,7 @@ pub struct Term {
     /// Factor in the sum.
     pub weight: f64,
     /// The plugin.
-    pub loss: Box<dyn LogitLoss>,
+    pub loss: Arc<dyn LogitLoss>,
 }
 
 /// `sum of weight · mean over rows of loss`. N rows, E embed, V vocab.

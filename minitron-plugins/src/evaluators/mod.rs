@@ -2,7 +2,7 @@
 
 mod exact_match;
 mod hidden_cosine;
-mod multiple_choice;
+pub(crate) mod multiple_choice;
 mod perplexity;
 
 use std::fs::File;

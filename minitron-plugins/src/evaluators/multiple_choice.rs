@@ -22,6 +22,8 @@ use crate::losses::cross_entropy::negative_log_likelihood;
 pub struct MultipleChoice {
     /// The `.jsonl` file.
     pub path: PathBuf,
+    /// Questions asked, the first ones; all where 0.
+    pub questions: usize,
 }
 
 minitron_core::plugin! {
@@ -46,8 +48,10 @@ impl Evaluator for MultipleChoice {
         if !subject.model.is_causal() {
             return Err(Error::Data("multiple_choice needs a causal language model, this one is an encoder".into()));
         }
-        let questions =
-            records(&self.path)?.iter().map(|(place, record)| question(record, place)).collect::<Result<Vec<_>>>()?;
+        let asked = if self.questions == 0 { usize::MAX } else { self.questions };
+        let records = records(&self.path)?;
+        let questions = records.iter().take(asked).map(|(place, record)| question(record, place));
+        let questions = questions.collect::<Result<Vec<_>>>()?;
         let (mut n_right, mut n_right_norm) = (0.0, 0.0);
         subject.progress.start("multiple choice, questions", questions.len() as u64);
         for question in &questions {

@@ -1,12 +1,11 @@
-use std::any::Any;
-use std::collections::BTreeMap;
-
-use minitron_core::blueprint::{HEADS, HIDDEN, MLP, PruneGroup};
+use minitron_core::blueprint::{HEADS, HIDDEN, KV_HEADS, MLP, PruneGroup};
 use minitron_core::calibrate::{Observation, SequenceStat, Site};
-use minitron_core::contract::{Importance, Scorer};
-use minitron_core::error::{Error, Result};
+use minitron_core::contract::{Importance, Need, Scorer};
+use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::check_len;
 
 /// Size of a unit's activations over the calibration windows (arXiv 2407.14679, section 2.2).
 ///
@@ -50,25 +49,36 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "activation")]
 impl Importance for Activation {
-    fn watch(&self, group: &PruneGroup) -> Vec<Site> {
+    fn need(&self, group: &PruneGroup) -> Option<Need> {
+        let sites = self.sites(group);
+        (!sites.is_empty()).then_some(Need::Sites(sites))
+    }
+
+    fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
+        let sites = self.sites(group);
+        let n_moments = sites.len() * group.n_units;
+        let moments = vec![Moments::default(); n_moments];
+        Ok(Box::new(ActivationScorer {
+            metric: self.clone(),
+            block: group.block,
+            n_units: group.n_units,
+            sites,
+            moments,
+        }))
+    }
+}
+
+impl Activation {
+    fn sites(&self, group: &PruneGroup) -> Vec<Site> {
         match (group.kind(), group.layer) {
             (MLP, Some(layer_idx)) if self.site == NeuronSite::Pre => vec![Site::MlpPreActivation(layer_idx)],
             (MLP, Some(layer_idx)) => vec![Site::MlpNeurons(layer_idx)],
-            (HEADS, Some(layer_idx)) => vec![Site::AttentionHeads(layer_idx)],
+            (HEADS | KV_HEADS, Some(layer_idx)) => vec![Site::AttentionHeads(layer_idx)],
             (HIDDEN, None) => {
                 (0..group.n_layers).flat_map(|layer| [Site::AttentionInput(layer), Site::MlpInput(layer)]).collect()
             }
             _ => Vec::new(),
         }
-    }
-
-    fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(ActivationScorer {
-            metric: self.clone(),
-            block: group.block,
-            n_units: group.n_units,
-            by_site: BTreeMap::new(),
-        }))
     }
 }
 
@@ -77,29 +87,34 @@ struct ActivationScorer {
     metric: Activation,
     block: usize,
     n_units: usize,
-    /// Per site and unit, over windows.
-    by_site: BTreeMap<Site, Vec<Moments>>,
+    sites: Vec<Site>,
+    /// Over windows, site after site, unit after unit.
+    moments: Vec<Moments>,
 }
 
 impl Scorer for ActivationScorer {
     fn observe(&mut self, observation: &Observation) -> Result<()> {
-        let stat_bu = observation.per_window(self.metric.seq, self.block)?;
-        let moments = self.by_site.entry(observation.site).or_insert_with(|| vec![Moments::default(); self.n_units]);
+        let seen = observation.activations()?;
+        let stat_bu = seen.per_window(self.metric.seq, self.block)?;
+        let place = self.sites.iter().position(|site| *site == seen.site).unwrap_or(0);
+        let moments_u = self.moments.chunks_mut(self.n_units.max(1)).nth(place).unwrap_or_default();
         for stat_u in stat_bu.chunks(self.n_units.max(1)) {
-            for (moment, &value) in moments.iter_mut().zip(stat_u) {
+            for (moment, &value) in moments_u.iter_mut().zip(stat_u) {
                 moment.add(value);
             }
         }
         Ok(())
     }
 
-    fn merge(&mut self, other: &dyn Scorer) -> Result<()> {
-        let other = other.as_any().downcast_ref::<Self>();
-        let other = other.ok_or_else(|| Error::Internal("merged a scorer of another metric".into()))?;
-        for (site, theirs) in &other.by_site {
-            let ours = self.by_site.entry(*site).or_insert_with(|| vec![Moments::default(); self.n_units]);
-            for (ours, theirs) in ours.iter_mut().zip(theirs) {
-                ours.merge(theirs);
+    fn state(&self) -> Vec<f64> {
+        self.moments.iter().flat_map(|m| [m.n, m.mean, m.m2, m.sum_abs, m.sum_squares]).collect()
+    }
+
+    fn absorb(&mut self, state: &[f64]) -> Result<()> {
+        check_len(state, 5 * self.moments.len())?;
+        for (ours, theirs) in self.moments.iter_mut().zip(state.chunks_exact(5)) {
+            if let [n, mean, m2, sum_abs, sum_squares] = *theirs {
+                ours.merge(&Moments { n, mean, m2, sum_abs, sum_squares });
             }
         }
         Ok(())
@@ -107,16 +122,12 @@ impl Scorer for ActivationScorer {
 
     fn finish(&self) -> Result<Vec<f32>> {
         let mut scores_u = vec![0.0; self.n_units];
-        for moments in self.by_site.values() {
-            for (score, moment) in scores_u.iter_mut().zip(moments) {
+        for moments_u in self.moments.chunks(self.n_units.max(1)) {
+            for (score, moment) in scores_u.iter_mut().zip(moments_u) {
                 *score += moment.reduce(self.metric.batch);
             }
         }
         Ok(scores_u.into_iter().map(|score| score as f32).collect())
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

@@ -1,0 +1,191 @@
+//! Where a streamed pass keeps what it is not working on: activations of all batches before one layer, and what the
+//! scorers saw so far.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+use super::walk::{Calibration, Flow, Route};
+use crate::blueprint::{Blueprint, HIDDEN};
+use crate::checkpoint::TensorSource;
+use crate::data::Task;
+use crate::error::{Error, IoContext, Result};
+use crate::model::{Frame, LoadOptions};
+
+/// A model that is read one layer at a time.
+#[derive(Clone, Copy)]
+pub struct Streamed<'a> {
+    /// Its tensors.
+    pub source: &'a dyn TensorSource,
+    /// Its description.
+    pub blueprint: &'a Blueprint,
+    /// Where and in what it computes.
+    pub options: LoadOptions,
+    /// Where activations wait.
+    pub spill: &'a Spill,
+}
+
+impl Streamed<'_> {
+    /// Embeddings of the tokens that occur, a rotary table as long as the windows, the head where something is predicted.
+    pub(super) fn frame(&self, input: &Calibration, route: &Route) -> Result<Frame> {
+        let mut tokens: BTreeSet<u32> = BTreeSet::new();
+        for window in 0..input.windows.len() {
+            tokens.extend(input.windows.window(window));
+        }
+        if let Some(Task::Masked { mask, .. }) = input.task {
+            tokens.insert(mask);
+        }
+        let mut blueprint = self.blueprint.clone();
+        if matches!(blueprint.options.positions, crate::blueprint::Positions::Rotary(_)) {
+            blueprint.options.max_positions = input.windows.width();
+        }
+        Frame::open(self.source, &blueprint, self.options, &tokens, route.predicts())
+    }
+
+    pub(super) fn n_embed(&self) -> i64 {
+        self.blueprint.size(HIDDEN) as i64
+    }
+}
+
+/// How far a pass has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    /// Ways through the model that are behind it.
+    pub route: usize,
+    /// Layer that all batches have reached on the way under way; none before the embeddings.
+    pub layer: Option<usize>,
+}
+
+/// What stands in `progress.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    inputs: String,
+    mark: Mark,
+    /// Numbers per scorer in the state file.
+    lens: Vec<usize>,
+}
+
+/// A folder beside the scores that holds a streamed pass under way; removed when it is done.
+#[derive(Debug)]
+pub struct Spill {
+    dir: PathBuf,
+    inputs: String,
+}
+
+const PROGRESS: &str = "progress.json";
+
+impl Spill {
+    /// Opens the folder, or makes it; what another pass left in it is thrown away.
+    ///
+    /// `inputs` is a digest of all that the scores follow from.
+    pub fn open(dir: &Path, inputs: String) -> Result<Self> {
+        let spill = Spill { dir: dir.to_path_buf(), inputs };
+        if dir.exists() && spill.record().is_none() {
+            fs::remove_dir_all(dir).at_path(dir)?;
+        }
+        fs::create_dir_all(dir).at_path(dir)?;
+        Ok(spill)
+    }
+
+    /// Layer at which an earlier run of the same pass stopped.
+    pub fn reached(&self) -> Option<usize> {
+        self.record().and_then(|record| record.mark.layer)
+    }
+
+    fn record(&self) -> Option<Record> {
+        let text = fs::read_to_string(self.dir.join(PROGRESS)).ok()?;
+        let record: Record = serde_json::from_str(&text).ok()?;
+        (record.inputs == self.inputs).then_some(record)
+    }
+
+    /// How far the pass had come, and what its scorers had seen.
+    pub(super) fn resume(&self) -> Result<(Mark, Vec<Vec<f64>>)> {
+        let Some(record) = self.record() else { return Ok((Mark::default(), Vec::new())) };
+        let path = self.state_path(&record.mark);
+        let bytes = fs::read(&path).at_path(&path)?;
+        let mut numbers = bytes.chunks_exact(8).map(|chunk| f64::from_le_bytes(chunk.try_into().unwrap_or_default()));
+        let state: Vec<Vec<f64>> = record.lens.iter().map(|&len| numbers.by_ref().take(len).collect()).collect();
+        if state.iter().map(Vec::len).ne(record.lens.iter().copied()) {
+            let message = "cut off; remove the folder and score again";
+            return Err(Error::checkpoint(path, message));
+        }
+        Ok((record.mark, state))
+    }
+
+    fn state_path(&self, mark: &Mark) -> PathBuf {
+        self.dir.join(format!("state-{}-{}", mark.route, mark.layer.map_or(0, |layer| layer + 1)))
+    }
+
+    fn layer_dir(&self, mark: &Mark, layer_idx: usize) -> PathBuf {
+        self.dir.join(format!("layer-{}-{layer_idx}", mark.route))
+    }
+
+    /// Makes a mark the one to go on from, then frees what lies behind it.
+    pub(super) fn commit(&self, mark: Mark, state: &[Vec<f64>]) -> Result<()> {
+        let path = self.state_path(&mark);
+        let bytes: Vec<u8> = state.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
+        fs::write(&path, bytes).at_path(&path)?;
+        let before = self.record();
+        let record = Record { inputs: self.inputs.clone(), mark, lens: state.iter().map(Vec::len).collect() };
+        let part = self.dir.join(".progress.part");
+        let text = serde_json::to_string(&record).map_err(|e| Error::Internal(format!("progress: {e}")))?;
+        fs::write(&part, text).at_path(&part)?;
+        fs::rename(&part, self.dir.join(PROGRESS)).at_path(&part)?;
+        if let Some(Record { mark: old, .. }) = before {
+            let path = self.state_path(&old);
+            fs::remove_file(&path).at_path(&path)?;
+            let dir = self.layer_dir(&old, old.layer.unwrap_or(0));
+            if dir.exists() {
+                fs::remove_dir_all(&dir).at_path(&dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a batch's streams down as they stand before a layer.
+    pub(super) fn put(&self, mark: &Mark, layer_idx: usize, number: usize, flow: &Flow) -> Result<()> {
+        let dir = self.layer_dir(mark, layer_idx);
+        fs::create_dir_all(&dir).at_path(&dir)?;
+        let path = dir.join(number.to_string());
+        let mut file = fs::File::create(&path).at_path(&path)?;
+        for tensor in flow.recent.iter().chain(flow.ablated.iter().map(|(_, x_bte)| x_bte)) {
+            let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
+            let mut bytes = vec![0; tensor.numel() * tensor.f_kind()?.elt_size_in_bytes()];
+            tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+            std::io::Write::write_all(&mut file, &bytes).at_path(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Reads them back.
+    pub(super) fn take(
+        &self,
+        mark: &Mark,
+        layer_idx: usize,
+        number: usize,
+        route: &Route,
+        shape: &[i64],
+        options: LoadOptions,
+    ) -> Result<Flow> {
+        let path = self.layer_dir(mark, layer_idx).join(number.to_string());
+        let mut file = fs::File::open(&path).at_path(&path)?;
+        let n_bytes = shape.iter().product::<i64>() as usize * options.kind.elt_size_in_bytes();
+        let mut bytes = vec![0; n_bytes];
+        let mut next = || -> Result<Tensor> {
+            std::io::Read::read_exact(&mut file, &mut bytes).at_path(&path)?;
+            Ok(Tensor::f_from_data_size(&bytes, shape, options.kind)?.f_to_device(options.device)?)
+        };
+        let (n_recent, runs) = route.n_streams(layer_idx);
+        let recent = (0..n_recent).map(|_| next()).collect::<Result<_>>()?;
+        let ablated = runs.into_iter().map(|run| Ok((run, next()?))).collect::<Result<_>>()?;
+        Ok(Flow { recent, ablated })
+    }
+
+    /// The pass is done.
+    pub(super) fn remove(&self) -> Result<()> {
+        fs::remove_dir_all(&self.dir).at_path(&self.dir)
+    }
+}

@@ -1,0 +1,148 @@
+//! Weights and gradients of coupled groups, a bounded piece at a time, and measurements of ablated models.
+
+use std::ops::Range;
+
+use tch::{Kind, Tensor};
+
+use super::observation::{Measured, Weights};
+use super::pass::Pass;
+use crate::blueprint::{Blueprint, DEPTH, Part, PruneGroup, TensorSpec};
+use crate::checkpoint::TensorSource;
+use crate::contract::Subject;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+
+/// Elements looked at together.
+const PIECE: usize = 1 << 24;
+
+/// A run of a tensor's rows that carries units of a group.
+struct Piece {
+    name: String,
+    rows: Range<usize>,
+    units: Range<usize>,
+    /// Side with the units, where they begin on it (within `rows` for the first side), positions of one.
+    place: Option<(i64, i64, i64)>,
+}
+
+impl Pass {
+    /// Shows every weight to the metrics that asked for weights; with `gradients`, under the same names, to those that
+    /// asked for gradients too.
+    pub fn weigh(
+        &mut self,
+        source: &dyn TensorSource,
+        gradients: Option<&dyn TensorSource>,
+        blueprint: &Blueprint,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let wanted = self.weighed_groups();
+        progress.start("weigh, groups", wanted.len() as u64);
+        for (watcher, group, with_gradient) in wanted {
+            for piece in pieces(blueprint, &group) {
+                let weight_ui = piece.read(source)?;
+                let gradient_ui = match (with_gradient, gradients) {
+                    (true, Some(gradients)) => Some(piece.read(gradients)?),
+                    (true, None) => return Err(Error::Internal("no gradients for a metric that needs them".into())),
+                    (false, _) => None,
+                };
+                let (units, gradient_ui) = (piece.units.clone(), gradient_ui.as_ref());
+                self.show_weights(watcher, Weights { units, weight_ui: &weight_ui, gradient_ui })?;
+            }
+            progress.advance(1, "");
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    /// Measures the model without each run of layers, for the metrics that asked for it.
+    pub fn measure(&mut self, subject: &Subject) -> Result<()> {
+        let mut seen = Vec::new();
+        for (span, evaluator, name, watcher) in self.measurements() {
+            for first in 0..=subject.model.blueprint.n_layers().saturating_sub(span) {
+                let layers = first..first + span;
+                let without = subject.model.without(layers.clone());
+                let measured = evaluator.evaluate(&Subject { model: &without, ..*subject })?;
+                let value = *measured.get(name).ok_or_else(|| {
+                    Error::unknown("measurement of this task", name, measured.keys().map(String::as_str))
+                })?;
+                seen.push((watcher, Measured { layers, value }));
+            }
+        }
+        seen.into_iter().try_for_each(|(watcher, measured)| self.show_measurement(watcher, measured))
+    }
+}
+
+impl Piece {
+    /// [U, I] in f32.
+    fn read(&self, source: &dyn TensorSource) -> Result<Tensor> {
+        let rows = source.read_rows(&self.name, self.rows.clone())?.f_to_kind(Kind::Float)?;
+        let n_units = self.units.len() as i64;
+        let Some((side, start, block)) = self.place else { return Ok(rows.f_reshape([1, -1])?) };
+        let part = rows.f_narrow(side, start, n_units * block)?;
+        if side == 0 {
+            return Ok(part.f_reshape([n_units, -1])?);
+        }
+        let n_rows = self.rows.len() as i64;
+        Ok(part.f_reshape([n_rows, n_units, block])?.f_transpose(0, 1)?.f_reshape([n_units, -1])?)
+    }
+}
+
+/// Everything that carries units of the group; a layer's units are all its tensors.
+fn pieces(blueprint: &Blueprint, group: &PruneGroup) -> Vec<Piece> {
+    let of_depth = group.kind() == DEPTH;
+    let pieces_of =
+        |spec: &TensorSpec| if of_depth { whole(blueprint, spec) } else { carrying(blueprint, group, spec) };
+    blueprint.tensors.iter().flat_map(pieces_of).collect()
+}
+
+fn sides_of(blueprint: &Blueprint, spec: &TensorSpec) -> Vec<usize> {
+    spec.sides.iter().map(|side| side.len(|dim| blueprint.dims.get(dim).map(|d| d.size))).collect()
+}
+
+fn chunks(n: usize, elements_each: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = (PIECE / elements_each.max(1)).max(1);
+    (0..n).step_by(step).map(move |from| from..(from + step).min(n))
+}
+
+fn whole(blueprint: &Blueprint, spec: &TensorSpec) -> Vec<Piece> {
+    let Some(layer_idx) = spec.layer else { return Vec::new() };
+    let sides = sides_of(blueprint, spec);
+    let (n_rows, row) = (sides.first().copied().unwrap_or(1), sides.iter().skip(1).product());
+    let piece = |rows| Piece { name: spec.name(), rows, units: layer_idx..layer_idx + 1, place: None };
+    chunks(n_rows, row).map(piece).collect()
+}
+
+fn carrying(blueprint: &Blueprint, group: &PruneGroup, spec: &TensorSpec) -> Vec<Piece> {
+    let sides = sides_of(blueprint, spec);
+    let row: usize = sides.iter().skip(1).product();
+    let mut found = Vec::new();
+    for (side_idx, side) in spec.sides.iter().enumerate() {
+        let mut start = 0;
+        for part in &side.0 {
+            let alone = crate::blueprint::Side(vec![part.clone()]);
+            let len = alone.len(|dim| blueprint.dims.get(dim).map(|d| d.size));
+            if let Part::Units { dim, block } = part
+                && *dim == group.dim
+            {
+                let (name, n_units) = (spec.name(), len / block.max(&1));
+                if side_idx == 0 {
+                    found.extend(chunks(n_units, row * block).map(|units| Piece {
+                        name: name.clone(),
+                        rows: start + units.start * block..start + units.end * block,
+                        units,
+                        place: Some((0, 0, *block as i64)),
+                    }));
+                } else {
+                    let n_rows = sides.first().copied().unwrap_or(1);
+                    found.extend(chunks(n_rows, row).map(|rows| Piece {
+                        name: name.clone(),
+                        rows,
+                        units: 0..n_units,
+                        place: Some((1, start as i64, *block as i64)),
+                    }));
+                }
+            }
+            start += len;
+        }
+    }
+    found
+}
