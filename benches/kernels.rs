@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench stops at the first error")]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use minitron_core::calibrate::{Observation, SequenceStat, Site};
+use minitron_core::calibrate::{Activations, SequenceStat, Site};
 use minitron_core::contract::LogitLoss;
 use minitron_core::registry::PluginSpec;
 use tch::{Device, Kind, Tensor};
@@ -41,7 +41,7 @@ fn statistics(criterion: &mut Criterion) {
         ("mean of heads", SequenceStat::Mean, 64),
     ] {
         group.bench_function(name, |bencher| {
-            bencher.iter(|| Observation::new(Site::MlpNeurons(0), &x_btc).per_window(stat, block).unwrap());
+            bencher.iter(|| Activations::new(Site::MlpNeurons(0), &x_btc).per_window(stat, block).unwrap());
         });
     }
     group.finish();

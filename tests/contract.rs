@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use minitron::{axes, config, families, groups, random_weights, registry, root, some_windows, tiny_bert, tiny_llama};
+use minitron::{
+    axes, config, families, groups, random_weights, registry, root, score, some_windows, tiny_bert, tiny_llama,
+};
 use minitron_core::blueprint::{Blueprint, ModelFolder};
 use minitron_core::calibrate::{Metric, Pass, Scores};
 use minitron_core::checkpoint::{MAX_SHARD_BYTES, write_model};
 use minitron_core::contract::{Allocator, Axis, Corpus, Document, Evaluator, LogitLoss, Measurements, Subject};
-use minitron_core::data::Tokenizer;
+use minitron_core::data::{Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::plan::{Rankings, Space};
@@ -22,7 +24,10 @@ use tch::{Kind as Element, Tensor};
 const BUILT_IN: [(Kind, &[&str]); 7] = [
     (Kind::Architecture, &["bert", "gpt2", "llama", "nemotron"]),
     (Kind::Axis, &["depth", "heads", "hidden", "mlp"]),
-    (Kind::Importance, &["activation", "block_influence"]),
+    (
+        Kind::Importance,
+        &["activation", "block_influence", "magnitude", "perplexity", "random", "task_accuracy", "taylor"],
+    ),
     (Kind::Allocator, &["budget", "fixed", "ratio"]),
     (Kind::Loss, &["cross_entropy", "forward_kl"]),
     (Kind::Evaluator, &["exact_match", "hidden_cosine", "multiple_choice", "perplexity"]),
@@ -167,19 +172,62 @@ fn every_axis_names_dims_of_the_model_once_with_all_their_units() {
 #[test]
 fn every_metric_gives_each_unit_one_finite_score() {
     for value in families() {
-        let (blueprint, model) = model(&value, 1).unwrap();
+        let blueprint = Blueprint::from_config(&config(&value).unwrap(), &registry()).unwrap();
+        let source = random_weights(&blueprint, 1).unwrap();
         let groups = groups(&blueprint).unwrap();
-        for (plugin, importance) in all().unwrap() {
+        // A metric of a task file has a test of its own.
+        for (plugin, importance) in all().unwrap().into_iter().filter(|(plugin, _)| reads_no_file(plugin)) {
             let metric = Metric { label: plugin.tag.to_owned(), importance };
-            let mut pass = Pass::new(&[metric], &groups).unwrap();
-            pass.run(&model, &some_windows(4, 10, 61, 2).unwrap(), 3, &Silent).unwrap();
-            let scores = pass.finish().unwrap();
+            let scores = score(&source, &blueprint, vec![metric], &some_windows(4, 10, 61, 2).unwrap(), 3).unwrap();
             assert!(!scores.by_name.is_empty());
             for (name, scores) in &scores.by_name {
                 let group = groups.iter().find(|group| name.ends_with(&format!("/{}", group.dim))).unwrap();
                 assert!(scores.len() == group.n_units && scores.iter().all(|score| score.is_finite()), "{name}");
                 assert!(scores.iter().any(|score| *score != scores[0]), "{name} tells no units apart");
             }
+        }
+    }
+}
+
+fn reads_no_file(plugin: &Descriptor) -> bool {
+    (plugin.example)().get("path").is_none()
+}
+
+#[test]
+fn a_metric_of_a_task_is_the_tasks_error_without_each_layer() {
+    let demo = root().join("examples/demo");
+    let dir = tempfile::tempdir().unwrap();
+    let mut value = tiny_llama();
+    value["vocab_size"] = 512.into();
+    let (blueprint, model) = model(&value, 6).unwrap();
+    let tokenizer = Tokenizer::load(&demo, &blueprint.config, 512, true).unwrap();
+    let windows = some_windows(2, 12, 512, 8).unwrap();
+    let path = task_file(dir.path());
+    fn subject<'a>(model: &'a Transformer, windows: &'a Windows, tokenizer: &'a Tokenizer) -> Subject<'a> {
+        let (windows, tokenizer) = (Some(windows), Some(tokenizer));
+        Subject {
+            model,
+            teacher: None,
+            kept_hidden: None,
+            windows,
+            tokenizer,
+            batch_size: 2,
+            seed: 0,
+            progress: &Silent,
+        }
+    }
+    let choice = PluginSpec::bare("multiple_choice").with("path", path.to_string_lossy().as_ref());
+    let choice = registry().build::<dyn Evaluator>(&choice).unwrap();
+    for plugin in registry().of_kind(Kind::Importance).filter(|plugin| !reads_no_file(plugin)) {
+        let spec = PluginSpec::bare(plugin.tag).with("path", path.to_string_lossy().as_ref());
+        let metric = Metric { label: plugin.tag.into(), importance: registry().build(&spec).unwrap() };
+        let mut pass = Pass::new(vec![metric], &groups(&blueprint).unwrap(), 0).unwrap();
+        pass.measure(&subject(&model, &windows, &tokenizer)).unwrap();
+        let scores = pass.finish().unwrap();
+        for (layer, score) in scores.by_name[&format!("{}/depth", plugin.tag)].iter().enumerate() {
+            let without = model.without(layer..layer + 1);
+            let accuracy = choice.evaluate(&subject(&without, &windows, &tokenizer)).unwrap()["acc"];
+            assert_eq!(*score, (1.0 - accuracy) as f32, "layer {layer}");
         }
     }
 }

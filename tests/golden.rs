@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use minitron::{axes, fixture, fixtures, forward, groups, load, max_difference, random_weights, registry, windows};
+use minitron::{
+    axes, calibration, fixture, fixtures, forward, groups, load, max_difference, random_weights, registry, windows,
+};
 use minitron_core::blueprint::Blueprint;
 use minitron_core::calibrate::{Metric, Pass};
 use minitron_core::checkpoint::{Reader, TensorSource};
 use minitron_core::contract::LogitLoss;
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
-use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
 use minitron_core::train::{AdamW, AdamWSettings};
 use tch::{Kind, Tensor};
@@ -79,8 +80,8 @@ fn scores_are_those_of_hooks_in_pytorch() {
         let ids_bt = expected.read("input_ids").unwrap();
         let ids = Vec::<i64>::try_from(&ids_bt.reshape([-1])).unwrap();
         let windows = windows(ids.iter().map(|&id| id as u32).collect(), ids_bt.size()[1] as usize).unwrap();
-        let mut pass = Pass::new(&metrics().unwrap(), &groups(&folder.blueprint).unwrap()).unwrap();
-        pass.run(&model, &windows, 2, &Silent).unwrap();
+        let mut pass = Pass::new(metrics().unwrap(), &groups(&folder.blueprint).unwrap(), 0).unwrap();
+        pass.run(&model, &calibration(&folder.blueprint, &windows, 2).unwrap()).unwrap();
         let scores = pass.finish().unwrap().by_name;
 
         let names: Vec<String> = expected.names().into_iter().filter(|name| name.contains('/')).collect();

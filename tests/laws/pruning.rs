@@ -11,7 +11,6 @@ use minitron_core::checkpoint::{MAX_SHARD_BYTES, MemorySource, Reader, TensorSou
 use minitron_core::error::Result;
 use minitron_core::model::Transformer;
 use minitron_core::plan::{Plan, Ranking, Rankings, Space};
-use minitron_core::progress::Silent;
 use minitron_core::prune::{PrunedView, Student};
 use minitron_core::random::SplitMix;
 use minitron_core::registry::PluginSpec;
@@ -197,8 +196,8 @@ fn zeroed(
 
 fn activation_scores(model: &Transformer, groups: &[PruneGroup]) -> Result<Scores> {
     let importance = registry().build(&PluginSpec::bare("activation"))?;
-    let mut pass = Pass::new(&[Metric { label: "activation".into(), importance }], groups)?;
-    pass.run(model, &minitron::some_windows(6, 12, 61, 5)?, 4, &Silent)?;
+    let mut pass = Pass::new(vec![Metric { label: "activation".into(), importance }], groups, 0)?;
+    pass.run(model, &minitron::calibration(&model.blueprint, &minitron::some_windows(6, 12, 61, 5)?, 4)?)?;
     pass.finish()
 }
 

@@ -1,19 +1,29 @@
-//! What scores may and may not depend on.
+//! What scores may and may not depend on, and what they are.
 
-use minitron::{families, groups, registry, some_windows};
-use minitron_core::calibrate::{Metric, Observation, Pass, Scores, Site};
-use minitron_core::contract::{Importance, Scorer};
-use minitron_core::error::Result;
-use minitron_core::model::{Tap, Transformer};
+use std::cell::Cell;
+use std::ops::Range;
+
+use minitron::{calibration, families, groups, metric, registry, score, some_windows, tiny_bert, tiny_llama};
+use minitron_core::blueprint::{DEPTH, Role};
+use minitron_core::calibrate::{Metric, Pass, Scores, Spill, Streamed};
+use minitron_core::checkpoint::{MemorySource, TensorInfo, TensorSource};
+use minitron_core::contract::Importance;
+use minitron_core::error::{Error, Result};
+use minitron_core::model::LoadOptions;
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Kind, PluginSpec};
-use tch::{Device, Tensor};
+use tch::{Reduction, Tensor};
 
-use super::{Model, REORDERED, relative_scores};
+use super::{Model, REORDERED, load, relative_scores};
 
-/// Every metric at its defaults, and the nine aggregations.
+/// Every metric at its defaults that reads no task file, runs of layers, and the nine aggregations.
 fn specs() -> Vec<PluginSpec> {
-    let mut specs: Vec<PluginSpec> = registry().of_kind(Kind::Importance).map(|d| PluginSpec::bare(d.tag)).collect();
+    let reads_text = |tag: &&str| *tag != "task_accuracy";
+    let mut specs: Vec<PluginSpec> =
+        registry().of_kind(Kind::Importance).map(|d| d.tag).filter(reads_text).map(PluginSpec::bare).collect();
+    for tag in ["block_influence", "perplexity"] {
+        specs.push(PluginSpec::bare(tag).with("span", 2));
+    }
     for seq in ["mean", "l2", "var"] {
         for batch in ["mean", "l2", "var"] {
             specs.push(PluginSpec::bare("activation").with("seq", seq).with("batch", batch));
@@ -22,81 +32,309 @@ fn specs() -> Vec<PluginSpec> {
     specs
 }
 
-fn scores(model: &Transformer, batch_size: usize) -> Result<Scores> {
-    let build = |spec: &PluginSpec| Ok(Metric { label: spec.to_string(), importance: registry().build(spec)? });
-    // The defaults of `activation` are among the nine, under another name.
-    let metrics = specs().iter().map(build).collect::<Result<Vec<_>>>()?;
-    let mut pass = Pass::new(&metrics, &groups(&model.blueprint)?)?;
-    pass.run(model, &some_windows(12, 10, 61, 1)?, batch_size, &Silent)?;
-    pass.finish()
+fn metrics(keep: impl Fn(&PluginSpec) -> bool) -> Result<Vec<Metric>> {
+    specs().iter().filter(|spec| keep(spec)).map(|spec| metric(&spec.to_string())).collect()
+}
+
+fn assert_same(one: &Scores, other: &Scores, what: &str) {
+    assert_eq!(one.by_name.keys().collect::<Vec<_>>(), other.by_name.keys().collect::<Vec<_>>());
+    assert!(!one.by_name.is_empty());
+    for (name, values) in &one.by_name {
+        let difference = relative_scores(&other.by_name[name], values);
+        assert!(difference <= REORDERED, "{name}, {what}: {difference:e}");
+    }
 }
 
 #[test]
 fn scores_do_not_depend_on_the_batch_size() {
+    let windows = some_windows(12, 10, 61, 1).unwrap();
     for config in families() {
-        let model = Model::new(&config, 20).unwrap().load().unwrap();
-        let one_by_one = scores(&model, 1).unwrap();
+        let model = Model::new(&config, 20).unwrap();
+        let by = |size| score(&model.source, &model.blueprint, metrics(|_| true).unwrap(), &windows, size).unwrap();
+        let one_by_one = by(1);
         for batch_size in [3, 8] {
-            let batched = scores(&model, batch_size).unwrap();
-            assert_eq!(one_by_one.by_name.len(), batched.by_name.len());
-            for (name, values) in &one_by_one.by_name {
-                let difference = relative_scores(&batched.by_name[name], values);
-                assert!(difference <= REORDERED, "{name} by {batch_size}: {difference:e}");
-            }
+            assert_same(&one_by_one, &by(batch_size), &format!("{} by {batch_size}", model.family()));
         }
     }
 }
 
-/// One scorer, outside a pass.
-struct Watching<'a> {
-    sites: &'a [Site],
-    scorer: Box<dyn Scorer>,
-}
-
-impl Tap for Watching<'_> {
-    fn wants(&self, site: Site) -> bool {
-        self.sites.contains(&site)
-    }
-
-    fn see(&mut self, site: Site, x: &Tensor) -> Result<()> {
-        self.scorer.observe(&Observation::new(site, x))
-    }
+fn looks(spec: &PluginSpec) -> bool {
+    ["activation", "block_influence", "perplexity"].contains(&spec.tag.as_str())
 }
 
 #[test]
-fn two_merged_halves_are_the_whole() {
-    let windows = some_windows(6, 10, 61, 2).unwrap();
+fn what_two_passes_saw_adds_up() {
+    let (whole, halves) = (some_windows(6, 10, 61, 2).unwrap(), [0..20, 20..60]);
+    let tokens: Vec<u32> = (0..6).flat_map(|window| whole.window(window).to_vec()).collect();
     for config in families() {
-        let model = Model::new(&config, 21).unwrap().load().unwrap();
-        for spec in specs() {
-            let importance = registry().build::<dyn Importance>(&spec).unwrap();
-            for group in groups(&model.blueprint).unwrap() {
-                let sites = importance.watch(&group);
-                if sites.is_empty() {
-                    continue;
-                }
-                let over = |range: std::ops::Range<usize>| {
-                    let mut watching = Watching { sites: &sites, scorer: importance.scorer(&group).unwrap() };
-                    let ids_bt = windows.batch(range, Device::Cpu).unwrap();
-                    let _ = tch::no_grad(|| model.hidden(&ids_bt, &mut watching, None)).unwrap();
-                    watching.scorer
-                };
-                let mut left = over(0..2);
-                left.merge(over(2..6).as_ref()).unwrap();
-                let (merged, whole) = (left.finish().unwrap(), over(0..6).finish().unwrap());
-                let difference = relative_scores(&merged, &whole);
-                assert!(difference <= REORDERED, "{spec} {}: {difference:e}", group.dim);
-            }
+        let model = Model::new(&config, 21).unwrap();
+        let loaded = model.load().unwrap();
+        let over = |windows| {
+            let mut pass = Pass::new(metrics(looks).unwrap(), &groups(&model.blueprint).unwrap(), 0).unwrap();
+            // Which positions of an encoder are masked follows from a window's number.
+            let task = calibration(&model.blueprint, windows, 4).unwrap();
+            pass.run(&loaded, &task).unwrap();
+            pass
+        };
+        if !model.blueprint.options.causal {
+            continue;
         }
+        let [left, right] =
+            halves.clone().map(|part: Range<usize>| minitron::windows(tokens[part].to_vec(), 10).unwrap());
+        let (mut left, right) = (over(&left), over(&right));
+        left.absorb(&right.state()).unwrap();
+        assert_same(&left.finish().unwrap(), &over(&whole).finish().unwrap(), model.family());
     }
 }
 
 #[test]
-fn scorers_of_two_metrics_do_not_merge() {
-    let model = Model::new(&minitron::tiny_llama(), 22).unwrap();
+fn a_state_of_another_metric_is_refused() {
+    let model = Model::new(&tiny_llama(), 22).unwrap();
     let groups = groups(&model.blueprint).unwrap();
-    let depth = groups.iter().find(|group| group.kind() == "depth").unwrap();
+    let depth = groups.iter().find(|group| group.kind() == DEPTH).unwrap();
     let scorer = |tag: &str| registry().build::<dyn Importance>(&PluginSpec::bare(tag)).unwrap().scorer(depth).unwrap();
-    let error = scorer("activation").merge(scorer("block_influence").as_ref()).unwrap_err().to_string();
-    assert!(error.contains("another metric"), "{error}");
+    let error = scorer("magnitude").absorb(&scorer("block_influence").state()).unwrap_err().to_string();
+    assert!(error.contains("of another metric"), "{error}");
+}
+
+/// A source that gives out after some reads, as when the program is killed.
+struct Failing<'a> {
+    source: &'a MemorySource,
+    left: Cell<usize>,
+}
+
+impl TensorSource for Failing<'_> {
+    fn names(&self) -> Vec<String> {
+        self.source.names()
+    }
+
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        self.source.info(name)
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
+        // Single rows are the tokens' embeddings.
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(usize::from(rows.len() > 1)));
+        if left == 0 { Err(Error::Data("killed".into())) } else { self.source.read_rows(name, rows) }
+    }
+}
+
+#[test]
+fn streamed_scores_are_those_in_memory_also_after_an_interruption_anywhere() {
+    let windows = some_windows(7, 10, 61, 3).unwrap();
+    let streams = |spec: &PluginSpec| spec.tag != "taylor";
+    for config in families() {
+        let model = Model::new(&config, 23).unwrap();
+        let whole = score(&model.source, &model.blueprint, metrics(streams).unwrap(), &windows, 3).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (mut n_attempts, mut reached) = (0, Vec::new());
+        let streamed = loop {
+            let spill = Spill::open(&dir.path().join("spill"), "same".into()).unwrap();
+            reached.extend(spill.reached());
+            // Enough for what stands around the layers and one layer, never for all of them.
+            let of = |layer| model.blueprint.tensors.iter().filter(|spec| spec.layer == layer).count();
+            let source = Failing { source: &model.source, left: Cell::new(of(None) + of(Some(0)) + 3) };
+            let options = LoadOptions::default();
+            let from = Streamed { source: &source, blueprint: &model.blueprint, options, spill: &spill };
+            let mut pass = Pass::new(metrics(streams).unwrap(), &groups(&model.blueprint).unwrap(), 0).unwrap();
+            let done = pass.stream(&from, &calibration(&model.blueprint, &windows, 3).unwrap());
+            n_attempts += 1;
+            assert!(n_attempts < 20, "{}: never done", model.family());
+            if done.is_ok() {
+                pass.weigh(&model.source, None, &model.blueprint, &Silent).unwrap();
+                break pass.finish().unwrap();
+            }
+        };
+        assert!(n_attempts > 1 && reached.iter().any(|&layer| layer > 0), "{}: never interrupted", model.family());
+        assert_same(&whole, &streamed, model.family());
+        assert!(!dir.path().join("spill").exists(), "the spilled activations stay behind");
+    }
+}
+
+#[test]
+fn a_spill_of_other_inputs_is_not_gone_on_from() {
+    let model = Model::new(&tiny_llama(), 24).unwrap();
+    let windows = some_windows(4, 10, 61, 3).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("spill");
+    let spill = Spill::open(&place, "one".into()).unwrap();
+    let source = Failing { source: &model.source, left: Cell::new(13) };
+    let options = LoadOptions::default();
+    let from = Streamed { source: &source, blueprint: &model.blueprint, options, spill: &spill };
+    let mut pass = Pass::new(metrics(looks).unwrap(), &groups(&model.blueprint).unwrap(), 0).unwrap();
+    assert!(pass.stream(&from, &calibration(&model.blueprint, &windows, 2).unwrap()).is_err());
+    assert!(Spill::open(&place, "one".into()).unwrap().reached().is_some());
+    assert_eq!(Spill::open(&place, "two".into()).unwrap().reached(), None);
+}
+
+#[test]
+fn a_layers_perplexity_score_is_the_loss_of_the_model_without_it() {
+    let windows = some_windows(5, 12, 61, 4).unwrap();
+    for config in [tiny_llama(), tiny_bert()] {
+        let model = Model::new(&config, 25).unwrap();
+        let loaded = model.load().unwrap();
+        let specs = ["perplexity", "perplexity:span=2"].map(|spec| metric(spec).unwrap());
+        let scores = score(&model.source, &model.blueprint, specs.into(), &windows, 2).unwrap();
+        let input = calibration(&model.blueprint, &windows, 2).unwrap();
+        let loss_without = |layers: Range<usize>| {
+            let without = loaded.without(layers);
+            let (mut sum, mut n) = (0.0, 0.0);
+            for batch in windows.batches(5) {
+                let targets =
+                    input.task.unwrap().batch(&windows, &batch.collect::<Vec<_>>(), tch::Device::Cpu).unwrap();
+                let rows = tch::no_grad(|| {
+                    let hidden = without.hidden(&targets.ids_bt, &mut minitron_core::model::NoTap, None).unwrap();
+                    without.logits(&targets.rows(&hidden).unwrap()).unwrap()
+                });
+                let loss = rows.cross_entropy_loss(&targets.labels_n, None::<Tensor>, Reduction::Sum, -100, 0.0);
+                sum += loss.double_value(&[]);
+                n += targets.n_rows() as f64;
+            }
+            (sum / n) as f32
+        };
+        let single: Vec<f32> = (0..3).map(|layer| loss_without(layer..layer + 1)).collect();
+        assert!(relative_scores(&scores.by_name["perplexity/depth"], &single) <= REORDERED, "{}", model.family());
+        let (first, last) = (loss_without(0..2), loss_without(1..3));
+        let pairs = [first, first.min(last), last];
+        assert!(relative_scores(&scores.by_name["perplexity:span=2/depth"], &pairs) <= REORDERED, "{}", model.family());
+    }
+}
+
+#[test]
+fn magnitude_is_the_norm_of_all_that_goes_with_a_unit() {
+    for config in families() {
+        let model = Model::new(&config, 26).unwrap();
+        let windows = some_windows(1, 4, 61, 4).unwrap();
+        let specs = ["magnitude", "magnitude:norm=l1"].map(|spec| metric(spec).unwrap());
+        let scores = score(&model.source, &model.blueprint, specs.into(), &windows, 1).unwrap();
+        // Neuron 5 of layer 1, by the roles of its tensors.
+        let (mut squares, mut sum) = (0.0, 0.0);
+        for spec in model.blueprint.tensors.iter().filter(|spec| spec.layer == Some(1)) {
+            let weight = model.source.read(&spec.name()).unwrap();
+            let of_output = matches!(spec.role, Role::Gate | Role::Up);
+            if !of_output && spec.role != Role::Down || spec.role == Role::Down && spec.sides.len() == 1 {
+                continue;
+            }
+            let side = i64::from(spec.sides.len() > 1 && of_output == spec.transposed);
+            let row = weight.select(side, 5).to_kind(tch::Kind::Double);
+            squares += row.square().sum(tch::Kind::Double).double_value(&[]);
+            sum += row.abs().sum(tch::Kind::Double).double_value(&[]);
+        }
+        let close = |score: f32, expected: f64| (f64::from(score) - expected).abs() <= 1e-5 * expected;
+        assert!(close(scores.by_name["magnitude/mlp.1"][5], squares.sqrt()), "{}", model.family());
+        assert!(close(scores.by_name["magnitude:norm=l1/mlp.1"][5], sum), "{}", model.family());
+        // All heads, and all neurons, together are the whole of their tensors.
+        let layer: f64 = f64::from(scores.by_name["magnitude/depth"][1]).powi(2);
+        let mut expected = 0.0;
+        for spec in model.blueprint.tensors.iter().filter(|spec| spec.layer == Some(1)) {
+            let weight = model.source.read(&spec.name()).unwrap().to_kind(tch::Kind::Double);
+            expected += weight.square().sum(tch::Kind::Double).double_value(&[]);
+        }
+        assert!((layer - expected).abs() <= 1e-5 * expected, "{}", model.family());
+    }
+}
+
+/// The model's weights with those that carry one unit scaled: what the loss's slope is taken of.
+fn scaled(model: &Model, dim: &str, unit: usize, factor: f64) -> MemorySource {
+    let mut source = MemorySource::default();
+    for spec in &model.blueprint.tensors {
+        let tensor = model.source.read(&spec.name()).unwrap().copy();
+        for (side, of) in spec.sides.iter().enumerate() {
+            let mut start = 0;
+            for part in &of.0 {
+                let minitron_core::blueprint::Part::Units { dim: name, block } = part else { continue };
+                if name == dim {
+                    let mut piece = tensor.narrow(side as i64, (start + unit * block) as i64, *block as i64);
+                    let _ = piece.g_mul_scalar_(factor);
+                }
+                start += model.blueprint.dims[name].size * block;
+            }
+        }
+        source.insert(spec.name(), &tensor).unwrap();
+    }
+    source
+}
+
+#[test]
+fn taylor_per_unit_is_the_slope_of_the_loss_as_the_unit_fades() {
+    let windows = some_windows(4, 12, 61, 6).unwrap();
+    for config in families() {
+        let model = Model::new(&config, 27).unwrap();
+        let scores =
+            score(&model.source, &model.blueprint, vec![metric("taylor:per=unit").unwrap()], &windows, 3).unwrap();
+        let input = calibration(&model.blueprint, &windows, 4).unwrap();
+        let loss = |source: &MemorySource| {
+            let loaded = load(source, &model.blueprint).unwrap();
+            let targets = input.task.unwrap().batch(&windows, &[0, 1, 2, 3], tch::Device::Cpu).unwrap();
+            tch::no_grad(|| {
+                let hidden = loaded.hidden(&targets.ids_bt, &mut minitron_core::model::NoTap, None).unwrap();
+                let logits = loaded.logits(&targets.rows(&hidden).unwrap()).unwrap();
+                let logits = logits.to_kind(tch::Kind::Double);
+                logits
+                    .cross_entropy_loss(&targets.labels_n, None::<Tensor>, Reduction::Mean, -100, 0.0)
+                    .double_value(&[])
+            })
+        };
+        let mut checked = 0;
+        for (dim, unit) in [("mlp.1", 7), ("mlp.0", 3), ("heads.1", 2), ("hidden", 4)] {
+            const STEP: f64 = 0.02;
+            let [up, down] = [1.0 + STEP, 1.0 - STEP].map(|factor| loss(&scaled(&model, dim, unit, factor)));
+            let slope = ((up - down) / (2.0 * STEP)).abs();
+            let score = f64::from(scores.by_name[&format!("taylor:per=unit/{dim}")][unit]);
+            // A coupled unit's tensors multiply, so the slope is of their product: second order in the step.
+            assert!((score - slope).abs() <= 0.03 * slope.max(0.01), "{} {dim}: {score} {slope}", model.family());
+            checked += usize::from(slope > 1e-3);
+        }
+        assert!(checked >= 2, "{}: nothing to see", model.family());
+    }
+}
+
+#[test]
+fn random_scores_follow_from_seed_and_dim_alone() {
+    let windows = some_windows(2, 4, 61, 4).unwrap();
+    let of = |seed: u64, spec: &str| {
+        let model = Model::new(&tiny_llama(), seed).unwrap();
+        let metric = Metric { label: "random".into(), importance: metric(spec).unwrap().importance };
+        score(&model.source, &model.blueprint, vec![metric], &windows, 1).unwrap()
+    };
+    let one = of(1, "random");
+    assert_eq!(one, of(2, "random"));
+    assert_ne!(one, of(1, "random:seed=1"));
+    assert_ne!(one.by_name["random/mlp.0"], one.by_name["random/mlp.1"]);
+}
+
+#[test]
+fn resamples_spread_around_the_score_and_are_drawn_together() {
+    let windows = some_windows(16, 10, 61, 7).unwrap();
+    let model = Model::new(&tiny_llama(), 28).unwrap();
+    // A mean over windows, whose expectation over resamples it is itself.
+    let specs = ["activation:batch=mean", "block_influence", "magnitude"].map(|spec| metric(spec).unwrap());
+    let mut pass = Pass::new(specs.into(), &groups(&model.blueprint).unwrap(), 16).unwrap();
+    pass.run(&model.load().unwrap(), &calibration(&model.blueprint, &windows, 5).unwrap()).unwrap();
+    let (scores, replicates) = (pass.finish().unwrap(), pass.replicates(200, 1).unwrap());
+    assert_eq!(replicates, pass.replicates(200, 1).unwrap());
+    assert_ne!(replicates, pass.replicates(200, 2).unwrap());
+    assert!(!replicates.keys().any(|name| name.starts_with("magnitude")), "weights have no samples");
+    for (name, drawn) in &replicates {
+        for (unit, &score) in scores.by_name[name].iter().enumerate() {
+            let values: Vec<f32> = drawn.iter().map(|scores| scores[unit]).collect();
+            let mean = values.iter().sum::<f32>() / 200.0;
+            assert!((mean - score).abs() <= 0.1 * score.abs(), "{name} {unit}: {mean} {score}");
+            assert!(values.iter().any(|value| *value != score), "{name} {unit}");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let scores = Scores { replicates, ..scores };
+    scores.save(&dir.path().join("s.safetensors")).unwrap();
+    assert_eq!(Scores::load(&dir.path().join("s.safetensors")).unwrap(), scores);
+}
+
+#[test]
+fn a_run_of_layers_longer_than_the_model_is_refused() {
+    let model = Model::new(&tiny_llama(), 29).unwrap();
+    for spec in ["block_influence:span=3", "perplexity:span=0", "task_accuracy:span=9"] {
+        let error = Pass::new(vec![metric(spec).unwrap()], &groups(&model.blueprint).unwrap(), 0).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains("span: expected 1 to 2"), "{error}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use minitron::{registry, some_windows, tiny_bert, tiny_llama};
+use minitron_core::contract::LogitLoss;
 use minitron_core::data::{Targets, Task, Windows};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{NoTap, Transformer, row_chunks};

@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use minitron_core::blueprint::{Blueprint, ModelFolder, PruneGroup, Role, Slot};
-use minitron_core::checkpoint::{Config, MAX_SHARD_BYTES, MemorySource, write_model};
+use minitron_core::calibrate::{Calibration, Metric, Pass, Scores};
+use minitron_core::checkpoint::{Config, MAX_SHARD_BYTES, MemorySource, TensorSource, write_model};
 use minitron_core::contract::Axis;
-use minitron_core::data::{Tokenizer, Windows};
+use minitron_core::data::{Task, Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, NoTap, Transformer, fresh_weights};
 use minitron_core::pipeline::Context;
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Kind, PluginSpec, Registry};
+use minitron_core::train::mean_gradient;
 use serde_json::Value;
 use tch::Tensor;
 
@@ -229,4 +231,39 @@ pub fn windows(tokens: Vec<u32>, width: usize) -> Result<Windows> {
 pub fn some_windows(n_windows: usize, width: usize, vocab: usize, seed: u64) -> Result<Windows> {
     let mut random = SplitMix::new(seed);
     windows((0..n_windows * width).map(|_| random.below(vocab) as u32).collect(), width)
+}
+
+/// What a pass over some windows takes; an encoder's mask is its last token but one.
+pub fn calibration<'a>(blueprint: &Blueprint, windows: &'a Windows, batch_size: usize) -> Result<Calibration<'a>> {
+    let mask = blueprint.options.vocab.checked_sub(2).map(|id| id as u32);
+    let task = Some(Task::of(blueprint.options.causal, mask, 0)?);
+    Ok(Calibration { windows, task, batch_size, progress: &Silent })
+}
+
+/// Scores by every metric that needs no task file, as the command line takes them.
+pub fn score(
+    source: &dyn TensorSource,
+    blueprint: &Blueprint,
+    metrics: Vec<Metric>,
+    windows: &Windows,
+    batch_size: usize,
+) -> Result<Scores> {
+    let input = calibration(blueprint, windows, batch_size)?;
+    let mut pass = Pass::new(metrics, &groups(blueprint)?, 0)?;
+    pass.run(&Transformer::load(source, blueprint, LoadOptions::default())?, &input)?;
+    let gradients = match pass.gradient_loss()? {
+        Some(loss) => {
+            let options = LoadOptions { trainable: true, ..LoadOptions::default() };
+            Some(mean_gradient(&Transformer::load(source, blueprint, options)?, loss, &input)?)
+        }
+        None => None,
+    };
+    let gradients = gradients.as_ref().map(|gradients| gradients as &dyn TensorSource);
+    pass.weigh(source, gradients, blueprint, &Silent)?;
+    pass.finish()
+}
+
+/// A metric under the name it is written with.
+pub fn metric(spec: &str) -> Result<Metric> {
+    Ok(Metric { label: spec.to_owned(), importance: registry().build(&spec.parse()?)? })
 }

@@ -211,7 +211,7 @@ impl Pass {
     }
 
     /// What all scorers saw so far, in a fixed order.
-    pub(super) fn state(&self) -> Vec<Vec<f64>> {
+    pub fn state(&self) -> Vec<Vec<f64>> {
         self.scorers().map(|scorer| scorer.state()).collect()
     }
 
@@ -219,8 +219,8 @@ impl Pass {
         self.watchers.iter().flat_map(|w| std::iter::once(&w.scorer).chain(&w.folds)).map(Box::as_ref)
     }
 
-    /// Takes in a state of a pass of the same metrics and groups.
-    pub(super) fn absorb(&mut self, state: &[Vec<f64>]) -> Result<()> {
+    /// Takes in a state of a pass of the same metrics and groups (an earlier run, another machine).
+    pub fn absorb(&mut self, state: &[Vec<f64>]) -> Result<()> {
         let scorers = self.watchers.iter_mut().flat_map(|w| std::iter::once(&mut w.scorer).chain(&mut w.folds));
         scorers.zip(state).try_for_each(|(scorer, state)| scorer.absorb(state))
     }

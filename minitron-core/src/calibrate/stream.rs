@@ -137,8 +137,8 @@ impl Spill {
         if let Some(Record { mark: old, .. }) = before {
             let path = self.state_path(&old);
             fs::remove_file(&path).at_path(&path)?;
-            let dir = self.layer_dir(&old, old.layer.unwrap_or(0));
-            if dir.exists() {
+            // Before a mark's first layer there is nothing but what the next mark is about.
+            if let Some(dir) = old.layer.map(|layer_idx| self.layer_dir(&old, layer_idx)).filter(|dir| dir.exists()) {
                 fs::remove_dir_all(&dir).at_path(&dir)?;
             }
         }
