@@ -109,7 +109,7 @@ impl Pass {
             }
             by_name.insert(format!("{label}/{}", group.dim), scores);
         }
-        Ok(Scores { by_name })
+        Ok(Scores { by_name, ..Scores::default() })
     }
 }
 

@@ -15,7 +15,12 @@ use crate::registry::PluginSpec;
 pub struct Scores {
     /// For example `activation/mlp.3`.
     pub by_name: BTreeMap<String, Vec<f32>>,
+    /// Scores of the same units over resampled windows, by `metric/dim`; `metric/dim@bootstrap` [replicates, U] in the file.
+    pub replicates: BTreeMap<String, Vec<Vec<f32>>>,
 }
+
+/// Marks the replicates of a score.
+const BOOTSTRAP: &str = "@bootstrap";
 
 /// A metric as a user states it: its plugin, and the label under which its scores are kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +75,10 @@ impl Scores {
         for (name, scores) in &self.by_name {
             source.insert(name.as_str(), &Tensor::f_from_slice(scores)?)?;
         }
+        for (name, replicates) in self.replicates.iter().filter(|(_, replicates)| !replicates.is_empty()) {
+            let flat = Tensor::f_from_slice(&replicates.concat())?;
+            source.insert(format!("{name}{BOOTSTRAP}"), &flat.f_view([replicates.len() as i64, -1])?)?;
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let part = path.with_file_name(format!(".{name}.part"));
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -91,7 +100,14 @@ impl Scores {
             if let Some(idx) = values.iter().position(|v| !v.is_finite()) {
                 return Err(Error::checkpoint(path, format!("`{name}`: score {idx} is {}", values[idx])));
             }
-            scores.by_name.insert(name, values);
+            match name.strip_suffix(BOOTSTRAP) {
+                Some(of) => {
+                    let n_units = reader.info(&name).and_then(|info| info.shape.last().copied()).unwrap_or(1);
+                    let replicates = values.chunks(n_units.max(1)).map(<[f32]>::to_vec).collect();
+                    scores.replicates.insert(of.to_owned(), replicates);
+                }
+                None => _ = scores.by_name.insert(name, values),
+            }
         }
         Ok(scores)
     }

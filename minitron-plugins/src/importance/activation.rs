@@ -1,7 +1,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 
-use minitron_core::blueprint::{HEADS, HIDDEN, MLP, PruneGroup};
+use minitron_core::blueprint::{HEADS, HIDDEN, KV_HEADS, MLP, PruneGroup};
 use minitron_core::calibrate::{Observation, SequenceStat, Site};
 use minitron_core::contract::{Importance, Scorer};
 use minitron_core::error::{Error, Result};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Size of a unit's activations over the calibration windows (arXiv 2407.14679, section 2.2).
 ///
 /// Per token: |activation| of a neuron (the input of the second projection, or with `site=pre` the pre-activation), the
-/// L2 norm over `head_dim` of a head's output, and a residual channel as attention and the MLP read it. `seq` reduces
+/// L2 norm over `head_dim` of a head's output (of a key/value head: over all its queries'), and a residual channel as attention and the MLP read it. `seq` reduces
 /// the tokens of each window, `batch` the windows; a residual channel's score is the sum over all its norms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -54,7 +54,7 @@ impl Importance for Activation {
         match (group.kind(), group.layer) {
             (MLP, Some(layer_idx)) if self.site == NeuronSite::Pre => vec![Site::MlpPreActivation(layer_idx)],
             (MLP, Some(layer_idx)) => vec![Site::MlpNeurons(layer_idx)],
-            (HEADS, Some(layer_idx)) => vec![Site::AttentionHeads(layer_idx)],
+            (HEADS | KV_HEADS, Some(layer_idx)) => vec![Site::AttentionHeads(layer_idx)],
             (HIDDEN, None) => {
                 (0..group.n_layers).flat_map(|layer| [Site::AttentionInput(layer), Site::MlpInput(layer)]).collect()
             }
