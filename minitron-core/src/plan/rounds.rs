@@ -16,31 +16,29 @@ pub fn schedule(full: &Sizes, target: &Sizes, round: usize, n_rounds: usize, spa
     if round >= n_rounds {
         return target;
     }
-    let share = round as f64 / n_rounds as f64;
-    let between = |kind: &str, size: usize| {
-        let from = full.get(kind).copied().unwrap_or(size) as f64;
-        from + (size as f64 - from) * share
-    };
+    let between = |from: f64, to: f64| from + (to - from) * round as f64 / n_rounds as f64;
+    let wish = |kind: &str, last: usize| between(full.get(kind).copied().unwrap_or(last) as f64, last as f64);
     let mut sizes = Sizes::new();
-    for (kind, &size) in target.iter().filter(|(kind, _)| ![HEADS, HIDDEN].contains(&kind.as_str())) {
-        sizes.extend(nearest(space, kind, size, between(kind, size), &sizes).first().map(|&s| (kind.clone(), s)));
+    for (kind, &last) in target.iter().filter(|(kind, _)| ![HEADS, HIDDEN].contains(&kind.as_str())) {
+        let nearest = nearest(space, kind, last, wish(kind, last), &sizes).into_iter().next();
+        sizes.extend(nearest.map(|size| (kind.clone(), size)));
     }
-    let per_kv_head = |sizes: &Sizes| {
-        let heads = sizes.get(HEADS).copied().unwrap_or(0) as f64;
-        sizes.get(KV_HEADS).map_or(heads, |&kv_heads| heads / kv_heads.max(1) as f64)
-    };
-    let kv_heads = sizes.get(KV_HEADS).copied().unwrap_or(1);
-    let (whole, last) = (per_kv_head(full), per_kv_head(&target));
-    let heads = (whole + (last - whole) * share) * kv_heads as f64;
-    let least = (last * kv_heads as f64).round() as usize;
-    let hidden = target.get(HIDDEN).copied();
-    let options = |kind: &str, least: Option<usize>, wish: f64| match least.filter(|_| target.contains_key(kind)) {
-        Some(least) => nearest(space, kind, least, wish, &sizes).into_iter().map(Some).collect(),
+    let hidden = target.get(HIDDEN).map(|&last| (last, wish(HIDDEN, last)));
+    let kv_heads = sizes.get(KV_HEADS).copied().unwrap_or(1) as f64;
+    let heads = heads_per_kv_head(&target).map(|last| {
+        let wish = between(heads_per_kv_head(full).unwrap_or(last), last);
+        ((last * kv_heads).round() as usize, wish * kv_heads)
+    });
+    let options = |kind: &str, of: Option<(usize, f64)>| match of {
+        Some((least, wish)) => nearest(space, kind, least, wish, &sizes).into_iter().map(Some).collect(),
         None => vec![None],
     };
-    let heads = options(HEADS, Some(least), heads);
-    let hiddens = options(HIDDEN, hidden, hidden.map_or(0.0, |hidden| between(HIDDEN, hidden)));
-    nearest_pair(&hiddens, &heads, &sizes, space).unwrap_or(target)
+    nearest_pair(&options(HIDDEN, hidden), &options(HEADS, heads), &sizes, space).unwrap_or(target)
+}
+
+fn heads_per_kv_head(sizes: &Sizes) -> Option<f64> {
+    let kv_heads = sizes.get(KV_HEADS).copied().unwrap_or(1).max(1);
+    sizes.get(HEADS).map(|&heads| heads as f64 / kv_heads as f64)
 }
 
 /// Legal sizes from `least` on, nearest to the wish first, the larger of two as near.
