@@ -1,6 +1,6 @@
 //! What scores may and may not depend on.
 
-use minitron::{families, groups, registry, some_windows};
+use minitron::{families, groups, registry, some_windows, tiny_llama, tiny_nemotron};
 use minitron_core::calibrate::{Metric, Observation, Pass, Scores, Site};
 use minitron_core::contract::{Importance, Scorer};
 use minitron_core::error::Result;
@@ -99,4 +99,19 @@ fn scorers_of_two_metrics_do_not_merge() {
     let scorer = |tag: &str| registry().build::<dyn Importance>(&PluginSpec::bare(tag)).unwrap().scorer(depth).unwrap();
     let error = scorer("activation").merge(scorer("block_influence").as_ref()).unwrap_err().to_string();
     assert!(error.contains("another metric"), "{error}");
+}
+
+#[test]
+fn a_key_value_head_is_as_large_as_its_query_heads_together() {
+    for config in [tiny_llama(), tiny_nemotron()] {
+        let model = Model::new(&config, 24).unwrap();
+        let scores = scores(&model.load().unwrap(), 4).unwrap();
+        let label = PluginSpec::bare("activation").with("seq", "l2").with("batch", "l2").to_string();
+        for layer in 0..3 {
+            let of = |kind: &str| scores.of(&format!("{kind}.{layer}"), Some(&label)).unwrap();
+            // Over squares, the norm of a whole is that of its parts' norms.
+            let together: Vec<f32> = of("heads").chunks(2).map(|own| own[0].hypot(own[1])).collect();
+            assert!(relative_scores(of("kv_heads"), &together) <= REORDERED, "{} {layer}", model.family());
+        }
+    }
 }

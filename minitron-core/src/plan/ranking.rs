@@ -45,8 +45,13 @@ impl Ranking {
 
     /// The same units under other scores, one per unit.
     pub fn with_scores(&self, scores: &[f32]) -> Self {
-        let parts = ordered(scores, self.parts.len());
-        Ranking { scores: scores.to_vec(), parts, replicates: Vec::new(), ..self.clone() }
+        Ranking {
+            metric: self.metric.clone(),
+            scores: scores.to_vec(),
+            replicates: Vec::new(),
+            contiguous: self.contiguous,
+            parts: ordered(scores, self.parts.len()),
+        }
     }
 
     /// The best `n`, ascending; equally many of each part.
