@@ -206,6 +206,10 @@ fn of_part(ranking: &Ranking, order: &[usize], kept: &[usize]) -> Option<Explain
 fn of_blocks(ranking: &Ranking, kept: &[usize]) -> Option<Explained> {
     let runs = ranking.runs(ranking.scores.len() - kept.len());
     let [(removed, b), (next, a), ..] = runs.as_slice() else { return None };
+    // An allocator may have chosen in its own way.
+    if kept.iter().any(|unit| removed.contains(unit)) {
+        return None;
+    }
     let of = |run: &Range<usize>, sum: f64| BlockScore { first: run.start, last: run.end - 1, sum };
     let margin = margin(*a, *b);
     let in_one = |unit: &usize| removed.contains(unit) != next.contains(unit);

@@ -118,10 +118,10 @@ impl Shape {
 /// Largest step that still leaves some dozens of sizes.
 const MAX_STEP: usize = 256;
 
-/// Divisibility of a width's student sizes, so that matrix units run full: the largest power of two at most a 32nd of the
+/// Divisibility of a width's student sizes, so that matrix units run full: the largest power of two at most a 64th of the
 /// width, at least `least`, at most 256. All shapes of arXiv 2407.14679 and 2408.11796 keep it.
 fn even_step(full: usize, least: usize) -> usize {
-    let power = (full / 32).checked_ilog2().map_or(1, |log| 1 << log);
+    let power = (full / 64).checked_ilog2().map_or(1, |log| 1 << log);
     power.clamp(least, MAX_STEP)
 }
 
