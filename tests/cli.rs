@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use minitron::{add_demo_tokenizer, minitron, tiny_llama, with_demo_vocabulary};
+use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{Reader, TensorSource};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -131,6 +132,7 @@ fn the_whole_job_from_a_config_to_a_distilled_student() {
     for layer in 0..3 {
         expected.insert(format!("activation/mlp.{layer}"), 48);
         expected.insert(format!("activation/heads.{layer}"), 4);
+        expected.insert(format!("activation/kv_heads.{layer}"), 2);
     }
     let found: BTreeMap<String, usize> = scores
         .names()
@@ -212,6 +214,63 @@ fn a_resumed_training_writes_the_same_weights() {
         text.lines().map(step).collect::<Vec<_>>()
     };
     assert_eq!(steps("whole"), steps("parts"));
+}
+
+#[test]
+fn a_student_is_pruned_by_key_value_heads_or_to_fit_a_memory() {
+    let desk = Desk::new().with_teacher();
+    let score =
+        ["score", "@teacher", "--data", "@text.txt", "--out", "@s.safetensors", "--seq-len", "32", "--samples", "8"];
+    desk.json(&score);
+    let prune = |more: &[&str]| desk.json(&[&["prune", "@teacher", "--scores", "@s.safetensors"], more].concat());
+
+    let by_heads = prune(&["--kv-heads", "1", "--out", "@one"]);
+    assert_eq!((&by_heads["sizes"]["kv_heads"], &by_heads["sizes"]["heads"]), (&json!(1), &json!(2)));
+    let config = desk.value("one/config.json");
+    assert_eq!((&config["num_key_value_heads"], &config["num_attention_heads"]), (&json!(1), &json!(2)));
+    let plan = desk.value("one/plan.json");
+    let kept = plan["kept"]["kv_heads.1"][0].as_u64().unwrap();
+    assert_eq!(plan["kept"]["heads.1"], json!([2 * kept, 2 * kept + 1]));
+    let why = &plan["explained"]["kv_heads.1"];
+    assert_keys(why, &["metric", "last_kept", "first_dropped", "margin", "near_tie", "borderline"]);
+    assert_eq!((&why["metric"], &why["last_kept"]["unit"]), (&json!("activation"), &json!(kept)));
+    assert!(plan["explained"].get("mlp.1").is_none() && by_heads.get("explained").is_none());
+    let eval = desk.json(&["eval", "@one", "--data", "@text.txt", "--seq-len", "32"]);
+    assert!(eval["loss"].as_f64().unwrap().is_finite());
+
+    let to_fit = prune(&["--memory", "150kB", "--kv-seq-len", "16", "--kv-batch-size", "2", "--out", "@fits"]);
+    let memory = &desk.json(&["inspect", "@fits", "--seq-len", "16", "--batch-size", "2"])["memory"];
+    let n_bytes = memory["weights_bytes"].as_u64().unwrap() + memory["kv_cache_bytes"].as_u64().unwrap();
+    assert!(n_bytes <= 150_000 && n_bytes > 142_500, "{memory}");
+    assert_eq!((&to_fit["sizes"]["kv_heads"], &to_fit["sizes"]["depth"]), (&json!(2), &json!(3)));
+
+    let error = |args: &[&str]| desk.error(2, &[&["prune", "@teacher", "--scores", "@s.safetensors"], args].concat());
+    insta::assert_snapshot!(
+        error(&["--memory", "8Gib", "--out", "@o"]),
+        @"error: recipe: expected a size such as 8GiB, 5GB or 4096, got `8Gib`"
+    );
+    insta::assert_snapshot!(
+        error(&["--mlp", "24", "--bootstrap", "20", "--out", "@o"]),
+        @"error: recipe: bootstrap: expected 20 replicates of `activation/mlp.0`, the scores hold 0; run `minitron score --bootstrap 20`"
+    );
+    insta::assert_snapshot!(
+        error(&["--kv-heads", "1", "--heads", "4", "--out", "@o"]),
+        @"error: plan: heads: 4 is not legal, expected a size up to 2; nearest: 2 (with 1 kv_heads)"
+    );
+    assert!(!desk.at("o").exists());
+}
+
+#[test]
+fn a_near_tie_is_told_in_one_line() {
+    let desk = Desk::new().with_teacher();
+    let neurons: Vec<f32> = (0..48).map(|unit| if unit == 24 { 23.001 } else { unit as f32 }).collect();
+    let by_name = (0..3).map(|layer| (format!("own/mlp.{layer}"), neurons.clone())).collect();
+    let scores = Scores { by_name, ..Scores::default() };
+    scores.save(&desk.at("s.safetensors")).unwrap();
+    let ran = desk.run(&["prune", "@teacher", "--scores", "@s.safetensors", "--mlp", "24", "--dry-run"]);
+    assert_eq!(ran.stdout.lines().last(), Some("near ties (margin below 1 %): mlp.0, mlp.1, mlp.2"), "{}", ran.stderr);
+    let ran = desk.run(&["prune", "@teacher", "--scores", "@s.safetensors", "--mlp", "20", "--dry-run"]);
+    assert!(!ran.stdout.contains("near ties"), "{}", ran.stdout);
 }
 
 #[test]
@@ -448,11 +507,13 @@ fn plugins_are_listed_and_shown() {
         ("axis", "heads"),
         ("axis", "hidden"),
         ("axis", "depth"),
+        ("axis", "kv_heads"),
         ("importance", "activation"),
         ("importance", "block_influence"),
         ("allocator", "fixed"),
         ("allocator", "budget"),
         ("allocator", "ratio"),
+        ("allocator", "memory"),
         ("loss", "forward_kl"),
         ("loss", "cross_entropy"),
         ("evaluator", "perplexity"),
@@ -554,7 +615,7 @@ fn wrong_requests_are_answered_with_code_2() {
     );
     insta::assert_snapshot!(
         error(&["prune", "@teacher", "--out", "@o"]),
-        @"error: recipe: say once how large the student shall be: sizes (hidden, mlp, heads, layers), params or ratio (sizes beside them are held), allocator, or plan"
+        @"error: recipe: say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, layers), params, ratio or memory (sizes beside them are held), allocator, or plan"
     );
     let score = ["score", "@teacher", "--data", "@text.txt", "--out", "@o", "--metric"];
     let score = |metric: &str| error(&[&score[..], &[metric]].concat());

@@ -82,7 +82,9 @@ fn scores_are_those_of_hooks_in_pytorch() {
         let windows = windows(ids.iter().map(|&id| id as u32).collect(), ids_bt.size()[1] as usize).unwrap();
         let mut pass = Pass::new(metrics().unwrap(), &groups(&folder.blueprint).unwrap(), 0).unwrap();
         pass.run(&model, &calibration(&folder.blueprint, &windows, 2).unwrap()).unwrap();
-        let scores = pass.finish().unwrap().by_name;
+        let mut scores = pass.finish().unwrap().by_name;
+        // A law ties key/value heads to their queries (`laws/scoring.rs`).
+        scores.retain(|name, _| !name.contains("/kv_heads."));
 
         let names: Vec<String> = expected.names().into_iter().filter(|name| name.contains('/')).collect();
         assert_eq!(names, scores.keys().cloned().collect::<Vec<_>>(), "{}", name(&dir));

@@ -12,6 +12,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::pipeline::{PruneOptions, ScoreOptions, Setup, TrainOptions, eval, prune, score, train};
 use minitron_core::plan::Count;
+use minitron_core::registry::PluginSpec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tch::Tensor;
@@ -653,9 +654,15 @@ fn a_plan_that_does_not_fit_the_model_is_refused() {
     with_plan("plan", &["hidden: 4 is not legal", "nearest: 8"], &kept(json!({ "hidden": [0, 1, 2, 3] })));
     with_plan("plan", &["depth: 0 is not legal", "nearest: 1"], &kept(json!({ "depth": [] })));
     with_plan("recipe", &["no dim is called `mlp.7`; known: depth, "], &kept(json!({ "mlp.7": [0] })));
-    with_plan("recipe", &["no axis of this model is called `kv_heads`"], &kept(json!({ "kv_heads.0": [0, 1] })));
+    with_plan("plan", one_width, &kept(json!({ "kv_heads.0": [1] })));
+    let of_no_group = &["`heads.0`: unit 1 belongs to none of the key/value heads that stay ([1])"];
+    with_plan("plan", of_no_group, &kept(json!({ "kv_heads.0": [1], "heads.0": [1, 2] })));
     with_plan("recipe", &["plan.json: expected {\"kept\": {dim: [units]}}"], &kept(json!({ "hidden": [-1] })));
     with_plan("recipe", &["plan.json: expected {\"kept\""], "{\"kept\": ");
+    fs::write(desk.at("plan.json"), kept(json!({ "hidden": [0, 1, 2, 3, 4, 5, 6, 7] }))).unwrap();
+    desk.refuses_prune("recipe", &["no axis of this model is called `hidden`; known: mlp"], |o| {
+        (o.plan, o.scores, o.axes) = (Some(desk.at("plan.json")), None, vec![PluginSpec::bare("mlp")]);
+    });
 }
 
 #[test]

@@ -63,10 +63,12 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        // In a second worktree, `.git` is a file.
+        if IGNORED.contains(&name.as_str()) || name == "__pycache__" {
+            continue;
+        }
         if path.is_dir() {
-            if !(IGNORED.contains(&name.as_str()) || name == "__pycache__") {
-                found.extend(files(&path));
-            }
+            found.extend(files(&path));
         } else {
             found.push(path);
         }

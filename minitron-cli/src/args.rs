@@ -200,6 +200,9 @@ pub struct Prune {
     /// Query heads to keep in each layer
     #[arg(long)]
     pub heads: Option<usize>,
+    /// Key/value heads to keep in each layer, each with its query heads
+    #[arg(long)]
+    pub kv_heads: Option<usize>,
     /// Layers to keep
     #[arg(long)]
     pub layers: Option<usize>,
@@ -212,6 +215,15 @@ pub struct Prune {
     /// `--ratio` leaves embeddings and output head out
     #[arg(long, requires = "ratio")]
     pub non_embedding: bool,
+    /// Most that weights and key/value cache may take, `8GiB`; sizes beside it are held
+    #[arg(long)]
+    pub memory: Option<String>,
+    /// Tokens per sequence of the key/value cache, as `inspect --seq-len` [default: the model's positions]
+    #[arg(long, requires = "memory")]
+    pub kv_seq_len: Option<usize>,
+    /// Sequences of the key/value cache, as `inspect --batch-size` [default: 1]
+    #[arg(long, requires = "memory")]
+    pub kv_batch_size: Option<usize>,
     /// Another allocator, `name:key=value`
     #[arg(long)]
     pub allocator: Option<PluginSpec>,
@@ -224,6 +236,9 @@ pub struct Prune {
     /// Which metric decides where two scored an axis: LABEL, or KIND=LABEL
     #[arg(long = "by")]
     pub by: Vec<String>,
+    /// Replicates that `score --bootstrap` left and that must be there, to say which units survive resampling
+    #[arg(long)]
+    pub bootstrap: Option<usize>,
     /// Plan only
     #[arg(long)]
     pub dry_run: bool,

@@ -28,13 +28,19 @@ impl Defaults for BuiltIn {
 
     fn allocator(&self, wanted: &Wanted) -> PluginSpec {
         let sizes = serde_json::to_value(&wanted.sizes).unwrap_or_default();
-        match (&wanted.params, wanted.ratio) {
-            (Some(params), _) => PluginSpec::bare("budget").with("params", params.as_str()).with("hold", sizes),
-            (None, Some(ratio)) => PluginSpec::bare("ratio")
+        match (&wanted.params, wanted.ratio, &wanted.memory) {
+            (Some(params), ..) => PluginSpec::bare("budget").with("params", params.as_str()).with("hold", sizes),
+            (None, None, Some(memory)) => PluginSpec::bare("memory")
+                .with("memory", memory.as_str())
+                .with("seq_len", wanted.seq_len)
+                .with("batch_size", wanted.batch_size.unwrap_or(1))
+                .with("bytes_per_param", wanted.bytes_per_param)
+                .with("hold", sizes),
+            (None, Some(ratio), _) => PluginSpec::bare("ratio")
                 .with("ratio", ratio)
                 .with("non_embedding", wanted.non_embedding)
                 .with("hold", sizes),
-            (None, None) => PluginSpec::bare("fixed").with("sizes", sizes),
+            (None, None, None) => PluginSpec::bare("fixed").with("sizes", sizes),
         }
     }
 

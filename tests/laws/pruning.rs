@@ -328,3 +328,65 @@ fn every_key_value_head_keeps_as_many_queries_and_the_best_of_them() {
         assert!(error.contains("equally many query heads per key/value head"), "{error}");
     }
 }
+
+#[test]
+fn a_dead_key_value_head_is_ranked_last_and_goes_with_its_queries_unnoticed() {
+    for config in [tiny_llama(), tiny_nemotron()] {
+        let model = Model::new(&config, 20).unwrap();
+        let dead = (0..3).map(|layer| (format!("kv_heads.{layer}"), vec![layer % 2])).collect();
+        let source = zeroed(&model, &[Role::Value], true, &dead).unwrap();
+        let whole = load(&source, &model.blueprint).unwrap();
+        let groups = groups(&model.blueprint).unwrap();
+        let scores = activation_scores(&whole, &groups).unwrap();
+        let rankings = Rankings::new(&scores, &groups, &BTreeMap::new()).unwrap();
+        let wanted = Sizes::from([(KV_HEADS.to_owned(), 1)]);
+        let plan = space(&model.blueprint).plan(&wanted, &rankings, &model.blueprint).unwrap();
+        for layer in 0..3 {
+            let alive = 1 - layer % 2;
+            assert_eq!(plan.kept[&format!("kv_heads.{layer}")], [alive]);
+            assert_eq!(plan.kept[&format!("heads.{layer}")], [2 * alive, 2 * alive + 1]);
+        }
+        let student = Student::new(&source, &model.blueprint, &plan, &registry()).unwrap();
+        assert_eq!(student.config.get("num_key_value_heads"), Some(&1.into()));
+        let ids_bt = some_ids(2, 12, 61, 21).unwrap();
+        let pruned = forward(&load(&student.view, &student.blueprint).unwrap(), &ids_bt).unwrap();
+        let difference = relative(&pruned, &forward(&whole, &ids_bt).unwrap());
+        assert!(difference <= REORDERED, "{}: {difference:e}", model.family());
+    }
+}
+
+/// Names, types, shapes and bytes of every tensor.
+fn contents(source: &dyn TensorSource) -> Vec<String> {
+    let of = |name: String| format!("{name} {:?} {:?}", source.info(&name), Vec::<f32>::try_from(flat(source, &name)));
+    source.names().into_iter().map(of).collect()
+}
+
+fn flat(source: &dyn TensorSource, name: &str) -> Tensor {
+    source.read(name).unwrap().flatten(0, -1)
+}
+
+#[test]
+fn pruning_twice_is_pruning_once_by_the_composed_plan_byte_for_byte() {
+    let sizes = |pairs: &[(&str, usize)]| pairs.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect::<Sizes>();
+    let widths =
+        [sizes(&[("hidden", 16), ("heads", 2), ("mlp", 40)]), sizes(&[("hidden", 8), ("heads", 1), ("mlp", 20)])];
+    let groups = [sizes(&[("kv_heads", 1), ("depth", 2)]), sizes(&[("heads", 1), ("mlp", 44), ("depth", 1)])];
+    let layers = [sizes(&[("depth", 2), ("mlp", 40)]), sizes(&[("mlp", 32), ("depth", 1)])];
+    for (idx, config) in families().into_iter().enumerate() {
+        let model = Model::new(&config, 30).unwrap();
+        let is_grouped = model.blueprint.size(KV_HEADS) > 0;
+        for [first, second] in [&widths, &groups, &layers].into_iter().filter(|steps| is_grouped || *steps != &groups) {
+            let of = |blueprint: &Blueprint, wanted: &Sizes, seed: u64| {
+                space(blueprint).plan(wanted, &random_rankings(blueprint, seed).unwrap(), blueprint).unwrap()
+            };
+            let one = of(&model.blueprint, first, 31 + idx as u64);
+            let once = Student::new(&model.source, &model.blueprint, &one, &registry()).unwrap();
+            let two = of(&once.blueprint, second, 41 + idx as u64);
+            let twice = Student::new(&once.view, &once.blueprint, &two, &registry()).unwrap();
+            let both = one.compose(&two, &model.blueprint).checked(&space(&model.blueprint), &model.blueprint).unwrap();
+            let direct = Student::new(&model.source, &model.blueprint, &both, &registry()).unwrap();
+            assert_eq!(direct.config.to_json().unwrap(), twice.config.to_json().unwrap(), "{}", model.family());
+            assert!(contents(&direct.view) == contents(&twice.view), "{} {first:?} {second:?}", model.family());
+        }
+    }
+}

@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use minitron::{calibration, families, groups, metric, registry, score, some_windows, tiny_bert, tiny_llama};
+use minitron::{
+    calibration, families, groups, metric, registry, score, some_windows, tiny_bert, tiny_llama, tiny_nemotron,
+};
 use minitron_core::blueprint::{DEPTH, Role};
 use minitron_core::calibrate::{Metric, Pass, Scores, Spill, Streamed};
 use minitron_core::checkpoint::{MemorySource, TensorInfo, TensorSource};
@@ -336,5 +338,21 @@ fn a_run_of_layers_longer_than_the_model_is_refused() {
     for spec in ["block_influence:span=3", "perplexity:span=0", "task_accuracy:span=9"] {
         let error = Pass::new(vec![metric(spec).unwrap()], &groups(&model.blueprint).unwrap(), 0).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains("span: expected 1 to 2"), "{error}");
+    }
+}
+
+#[test]
+fn a_key_value_head_is_as_large_as_its_query_heads_together() {
+    for config in [tiny_llama(), tiny_nemotron()] {
+        let model = Model::new(&config, 24).unwrap();
+        let label = "activation:seq=l2,batch=l2";
+        let windows = some_windows(12, 10, 61, 1).unwrap();
+        let scores = score(&model.source, &model.blueprint, vec![metric(label).unwrap()], &windows, 4).unwrap();
+        for layer in 0..3 {
+            let of = |kind: &str| scores.of(&format!("{kind}.{layer}"), Some(label)).unwrap();
+            // Over squares, the norm of a whole is that of its parts' norms.
+            let together: Vec<f32> = of("heads").chunks(2).map(|own| own[0].hypot(own[1])).collect();
+            assert!(relative_scores(of("kv_heads"), &together) <= REORDERED, "{} {layer}", model.family());
+        }
     }
 }

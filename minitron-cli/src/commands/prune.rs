@@ -14,14 +14,19 @@ pub fn run(common: &Common, args: &Prune) -> Result<()> {
         hidden: args.hidden,
         mlp: args.mlp,
         heads: args.heads,
+        kv_heads: args.kv_heads,
         layers: args.layers,
         params: args.params.clone(),
         ratio: args.ratio,
         non_embedding: args.non_embedding,
+        memory: args.memory.clone(),
+        kv_seq_len: args.kv_seq_len,
+        kv_batch_size: args.kv_batch_size,
         allocator: args.allocator.clone(),
         plan: args.plan.clone(),
         axes: args.axes.clone(),
         by: by(&args.by),
+        bootstrap: args.bootstrap,
     };
     let out = args.out.clone().unwrap_or_default();
     let report = with_context(common, args.force, None, |context| prune(context, &options, &out, args.dry_run))?;

@@ -182,7 +182,18 @@ pub fn plan_table(report: &Value) -> String {
     }
     row("parameters", &report["n_params_source"], &report["n_params"]);
     row("  without embeddings", &report["n_non_embedding_source"], &report["n_non_embedding"]);
-    right_aligned(table)
+    right_aligned(table) + &near_ties(&report["near_ties"])
+}
+
+/// One line: how many dims a few calibration windows more might have cut elsewhere.
+fn near_ties(report: &Value) -> String {
+    let dims: Vec<String> = report.as_array().into_iter().flatten().map(word).collect();
+    let (listed, more) = dims.split_at(dims.len().min(6));
+    match more.len() {
+        _ if dims.is_empty() => String::new(),
+        0 => format!("\nnear ties (margin below 1 %): {}", listed.join(", ")),
+        n => format!("\nnear ties (margin below 1 %): {} and {n} more", listed.join(", ")),
+    }
 }
 
 /// `generate`

@@ -14,10 +14,12 @@ pub struct PruneGroup {
     pub n_layers: usize,
     /// Number of units.
     pub n_units: usize,
-    /// Activation channels of one unit: `head_dim` for heads, 1 elsewhere.
+    /// Activation channels of one unit: `head_dim` for heads, those of all its queries for a key/value head, 1 elsewhere.
     pub block: usize,
     /// The units fall into this many runs of equal length, and as many stay in each (grouped queries). 1 elsewhere.
     pub n_parts: usize,
+    /// What goes is one run of units, the one with the lowest sum of scores; else unit by unit.
+    pub contiguous: bool,
 }
 
 impl PruneGroup {
@@ -34,6 +36,7 @@ impl PruneGroup {
                 n_units: dim.size,
                 block: block_of(blueprint, &dim.name),
                 n_parts: dim.partition.as_ref().and_then(|by| blueprint.dims.get(by)).map_or(1, |by| by.size),
+                contiguous: false,
             })
             .collect();
         groups.sort_by_key(|group| group.layer);
@@ -46,7 +49,14 @@ impl PruneGroup {
     }
 }
 
+/// A unit that carries units of another dim, as a key/value head its queries, is seen through theirs.
 fn block_of(blueprint: &Blueprint, name: &str) -> usize {
+    let own = part_len(blueprint, name);
+    let n_units = blueprint.dims.get(name).map_or(1, |dim| dim.size.max(1));
+    blueprint.carried_by(name).map_or(own, |carried| part_len(blueprint, &carried.name) * (carried.size / n_units))
+}
+
+fn part_len(blueprint: &Blueprint, name: &str) -> usize {
     let parts = blueprint.tensors.iter().flat_map(|tensor| &tensor.sides).flat_map(|side| &side.0);
     let block = |part: &Part| match part {
         Part::Units { dim, block } if dim == name => Some(*block),

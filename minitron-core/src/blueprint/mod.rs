@@ -104,6 +104,11 @@ impl Blueprint {
         self.dims.get(name).ok_or_else(|| Error::unknown("dim", name, self.dims.keys().map(String::as_str)))
     }
 
+    /// The dim that a dim partitions: the query heads of `kv_heads.3` are `heads.3`.
+    pub fn carried_by(&self, name: &str) -> Option<&Dim> {
+        self.dims.values().find(|dim| dim.partition.as_deref() == Some(name))
+    }
+
     /// Size of the first dim of a kind (`mlp` stands for `mlp.0`); zero where there is none.
     pub fn size(&self, kind: &str) -> usize {
         let find = |name: &str| self.dims.get(name).map(|dim| dim.size);
@@ -195,6 +200,18 @@ impl Blueprint {
     /// Number of parameters of this very model.
     pub fn n_params(&self) -> u64 {
         self.n_params_at(&Sizes::new())
+    }
+
+    /// Bytes of the key/value cache at these sizes, two per element (f16 or bf16); 0 for encoders.
+    pub fn kv_cache_bytes_at(&self, sizes: &Sizes, seq_len: usize, batch_size: usize) -> u64 {
+        if !self.options.causal {
+            return 0;
+        }
+        let size = |kind: &str| sizes.get(kind).copied().unwrap_or_else(|| self.size(kind));
+        let kv_heads = if self.size(KV_HEADS) == 0 { size(HEADS) } else { size(KV_HEADS) };
+        [2, 2, size(DEPTH), kv_heads, self.options.head_dim, seq_len, batch_size]
+            .into_iter()
+            .fold(1u64, |product, n| product.saturating_mul(n as u64))
     }
 
     /// Layers are alike, so layer 0 stands for all of them.

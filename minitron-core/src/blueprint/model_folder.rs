@@ -58,6 +58,12 @@ impl ModelFolder {
         let unknown_tensors = blueprint.check(&checkpoint.tensors)?;
         Ok(ModelFolder { checkpoint, blueprint, unknown_tensors })
     }
+
+    /// Stored bytes of the weights that the family knows.
+    pub fn n_bytes(&self) -> u64 {
+        let n_bytes = |name: String| self.checkpoint.tensors.info(&name)?.n_bytes();
+        self.blueprint.tensors.iter().filter_map(|tensor| n_bytes(tensor.name())).sum()
+    }
 }
 
 impl Blueprint {

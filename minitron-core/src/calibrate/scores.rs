@@ -15,11 +15,11 @@ use crate::registry::PluginSpec;
 pub struct Scores {
     /// For example `activation/mlp.3`.
     pub by_name: BTreeMap<String, Vec<f32>>,
-    /// Scores from resampled windows, one list per resample, under the same names; empty where none were asked for.
+    /// Scores of the same units over resampled windows, by `metric/dim`; `metric/dim@bootstrap` [replicates, U] in the file.
     pub replicates: BTreeMap<String, Vec<Vec<f32>>>,
 }
 
-/// Ending of the tensors that hold replicates, [N, U].
+/// Marks the replicates of a score.
 const BOOTSTRAP: &str = "@bootstrap";
 
 /// A metric as a user states it: its plugin, and the label under which its scores are kept.
@@ -75,9 +75,9 @@ impl Scores {
         for (name, scores) in &self.by_name {
             source.insert(name.as_str(), &Tensor::f_from_slice(scores)?)?;
         }
-        for (name, replicates) in &self.replicates {
-            let tensor = Tensor::f_from_slice(&replicates.concat())?.f_view([replicates.len() as i64, -1])?;
-            source.insert(format!("{name}{BOOTSTRAP}"), &tensor)?;
+        for (name, replicates) in self.replicates.iter().filter(|(_, replicates)| !replicates.is_empty()) {
+            let flat = Tensor::f_from_slice(&replicates.concat())?;
+            source.insert(format!("{name}{BOOTSTRAP}"), &flat.f_view([replicates.len() as i64, -1])?)?;
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let part = path.with_file_name(format!(".{name}.part"));
@@ -100,13 +100,14 @@ impl Scores {
             if let Some(idx) = values.iter().position(|v| !v.is_finite()) {
                 return Err(Error::checkpoint(path, format!("`{name}`: score {idx} is {}", values[idx])));
             }
-            let Some(base) = name.strip_suffix(BOOTSTRAP) else {
-                scores.by_name.insert(name, values);
-                continue;
-            };
-            let n = reader.info(&name).and_then(|info| info.shape.first().copied()).unwrap_or(1);
-            let each = (values.len() / n.max(1)).max(1);
-            scores.replicates.insert(base.to_owned(), values.chunks(each).map(<[f32]>::to_vec).collect());
+            match name.strip_suffix(BOOTSTRAP) {
+                Some(of) => {
+                    let n_units = reader.info(&name).and_then(|info| info.shape.last().copied()).unwrap_or(1);
+                    let replicates = values.chunks(n_units.max(1)).map(<[f32]>::to_vec).collect();
+                    scores.replicates.insert(of.to_owned(), replicates);
+                }
+                None => _ = scores.by_name.insert(name, values),
+            }
         }
         Ok(scores)
     }

@@ -40,6 +40,14 @@ pub struct Wanted {
     pub ratio: Option<f64>,
     /// Whether `ratio` leaves embeddings and output head out on both sides.
     pub non_embedding: bool,
+    /// Most bytes that weights and key/value cache may take, for example `8GiB`.
+    pub memory: Option<String>,
+    /// Tokens per sequence of that cache; the model's positions where not given.
+    pub seq_len: Option<usize>,
+    /// Sequences of that cache; 1 where not given.
+    pub batch_size: Option<usize>,
+    /// Stored bytes of one of the source's parameters.
+    pub bytes_per_param: f64,
 }
 
 /// What every job shares.

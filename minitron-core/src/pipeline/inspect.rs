@@ -25,7 +25,6 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
     let folder = context.open(&options.model)?;
     let blueprint = &folder.blueprint;
     let source = &folder.checkpoint.tensors;
-    let n_bytes: u64 = blueprint.tensors.iter().filter_map(|t| source.info(&t.name())?.n_bytes()).sum();
     let stored = blueprint.tensors.first().and_then(|t| source.info(&t.name()));
     let space = Space::new(blueprint, &context.axes(&[])?);
     let legal: serde_json::Map<String, Value> = space
@@ -40,9 +39,9 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
         "n_non_embedding": blueprint.n_non_embedding_at(&Sizes::new()),
         "dims": dims(blueprint),
         "memory": {
-            "weights_bytes": n_bytes,
+            "weights_bytes": folder.n_bytes(),
             "dtype": stored.map(|info| format!("{:?}", info.dtype).to_lowercase()),
-            "kv_cache_bytes": kv_cache_bytes(blueprint, seq_len, options.batch_size),
+            "kv_cache_bytes": blueprint.kv_cache_bytes_at(&Sizes::new(), seq_len, options.batch_size),
             "seq_len": seq_len,
             "batch_size": options.batch_size,
         },
@@ -65,15 +64,4 @@ fn dims(blueprint: &Blueprint) -> Value {
         "layers": blueprint.size(DEPTH),
         "vocab": blueprint.options.vocab,
     })
-}
-
-/// Keys and values in two bytes per element (f16 or bf16), 0 for encoders.
-fn kv_cache_bytes(blueprint: &Blueprint, seq_len: usize, batch_size: usize) -> u64 {
-    if !blueprint.options.causal {
-        return 0;
-    }
-    let kv_heads = if blueprint.size(KV_HEADS) == 0 { blueprint.size(HEADS) } else { blueprint.size(KV_HEADS) };
-    [2, 2, blueprint.n_layers(), kv_heads, blueprint.options.head_dim, seq_len, batch_size]
-        .into_iter()
-        .fold(1u64, |product, n| product.saturating_mul(n as u64))
 }

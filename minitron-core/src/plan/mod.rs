@@ -1,11 +1,15 @@
-//! From scores to a plan: rankings, legal sizes, kept units. Integers only; nothing here runs a model.
+//! From scores to a plan: rankings, legal sizes, kept units, and why these. Nothing here runs a model.
 
+mod explain;
 mod ranking;
+mod rounds;
 mod saved;
 mod space;
 mod target;
 
+pub use explain::{BlockScore, Borderline, Cut, Explained, UnitScore};
 pub use ranking::{Ranking, Rankings};
+pub use rounds::schedule;
 pub use saved::Plan;
-pub use space::{AxisSizes, Space};
+pub use space::{AxisSizes, Queries, Space};
 pub use target::{Bytes, Count, Target, parse_budget, parse_bytes, parse_count};

@@ -1,6 +1,7 @@
 //! Units of a dim, best first.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::blueprint::PruneGroup;
 use crate::calibrate::Scores;
@@ -9,8 +10,16 @@ use crate::error::{Error, Result};
 /// The order of one dim's units: by score, highest first, ties by the lower index.
 ///
 /// Where the units fall into parts (query heads of one key/value head), each part has its own order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Ranking {
+    /// The metric that decides, where one is named.
+    pub metric: String,
+    /// What it said.
+    pub scores: Vec<f32>,
+    /// What it said over resampled windows, where that was asked.
+    pub replicates: Vec<Vec<f32>>,
+    /// What goes is one run of units.
+    pub contiguous: bool,
     parts: Vec<Vec<usize>>,
 }
 
@@ -29,15 +38,20 @@ impl Ranking {
             );
             return Err(Error::Recipe(message));
         }
-        let n_parts = group.n_parts.max(1);
-        let per_part = group.n_units / n_parts;
-        let order = |part: usize| {
-            let mut units: Vec<usize> = (part * per_part..(part + 1) * per_part).collect();
-            // A stable sort keeps the lower index first among equals.
-            units.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-            units
-        };
-        Ok(Ranking { parts: (0..n_parts).map(order).collect() })
+        let parts = ordered(scores, group.n_parts.max(1));
+        let (scores, contiguous) = (scores.to_vec(), group.contiguous);
+        Ok(Ranking { metric: String::new(), scores, replicates: Vec::new(), contiguous, parts })
+    }
+
+    /// The same units under other scores, one per unit.
+    pub fn with_scores(&self, scores: &[f32]) -> Self {
+        Ranking {
+            metric: self.metric.clone(),
+            scores: scores.to_vec(),
+            replicates: Vec::new(),
+            contiguous: self.contiguous,
+            parts: ordered(scores, self.parts.len()),
+        }
     }
 
     /// The best `n`, ascending; equally many of each part.
@@ -45,15 +59,45 @@ impl Ranking {
     /// # Errors
     /// `Plan` when `n` is more than there are, or not divisible by the parts.
     pub fn best(&self, n: usize) -> Result<Vec<usize>> {
-        let n_units: usize = self.parts.iter().map(Vec::len).sum();
-        if n > n_units || !n.is_multiple_of(self.parts.len()) {
-            let message = format!("cannot keep {n} of {n_units} units in {} equal parts", self.parts.len());
+        self.best_of_parts(n, &(0..self.parts.len()).collect::<Vec<_>>())
+    }
+
+    /// The same out of some of the parts: query heads of the key/value heads that stay.
+    ///
+    /// Of a contiguous group, the run that goes is the one with the lowest sum of scores, the earliest among equals.
+    ///
+    /// # Errors
+    /// `Plan` when `n` is more than they hold, or not divisible by their number.
+    pub fn best_of_parts(&self, n: usize, parts: &[usize]) -> Result<Vec<usize>> {
+        let chosen: Vec<&Vec<usize>> = parts.iter().filter_map(|&part| self.parts.get(part)).collect();
+        let n_units: usize = chosen.iter().map(|part| part.len()).sum();
+        if n > n_units || !n.is_multiple_of(chosen.len().max(1)) {
+            let message = format!("cannot keep {n} of {n_units} units in {} equal parts", chosen.len());
             return Err(Error::Plan(message));
         }
-        let per_part = n / self.parts.len();
-        let mut kept: Vec<usize> = self.parts.iter().flat_map(|part| part.iter().take(per_part)).copied().collect();
+        if self.contiguous {
+            let gone = self.runs(n_units - n).into_iter().next().map_or(0..0, |(run, _)| run);
+            return Ok((0..n_units).filter(|unit| !gone.contains(unit)).collect());
+        }
+        let per_part = n / chosen.len().max(1);
+        let mut kept: Vec<usize> = chosen.iter().flat_map(|part| part.iter().take(per_part)).copied().collect();
         kept.sort_unstable();
         Ok(kept)
+    }
+
+    /// Every run of so many units with its sum of scores, lowest first, the earlier one among equals.
+    pub fn runs(&self, len: usize) -> Vec<(Range<usize>, f64)> {
+        let sum = |scores: &[f32]| scores.iter().map(|&score| f64::from(score)).sum::<f64>();
+        let windows = self.scores.windows(len.max(1)).take(if len == 0 { 0 } else { usize::MAX });
+        let mut runs: Vec<_> = windows.enumerate().map(|(start, run)| (start..start + len, sum(run))).collect();
+        // A stable sort keeps the earlier run first among equals.
+        runs.sort_by(|(_, a), (_, b)| a.total_cmp(b));
+        runs
+    }
+
+    /// The units of each part, best first.
+    pub fn parts(&self) -> &[Vec<usize>] {
+        &self.parts
     }
 
     /// All units, best first, part after part.
@@ -62,8 +106,19 @@ impl Ranking {
     }
 }
 
+fn ordered(scores: &[f32], n_parts: usize) -> Vec<Vec<usize>> {
+    let per_part = scores.len() / n_parts.max(1);
+    let order = |part: usize| {
+        let mut units: Vec<usize> = (part * per_part..(part + 1) * per_part).collect();
+        // A stable sort keeps the lower index first among equals.
+        units.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        units
+    };
+    (0..n_parts).map(order).collect()
+}
+
 /// Rankings by dim; dims that were not scored have none and keep their size.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rankings {
     /// For example `mlp.3`.
     pub by_dim: BTreeMap<String, Ranking>,
@@ -87,11 +142,35 @@ impl Rankings {
             let for_all = by.get("").filter(|label| scores.by_name.contains_key(&format!("{label}/{}", group.dim)));
             let metric = by.get(group.kind()).or(for_all).map(String::as_str);
             if metric.is_some() || scores.covers(&group.dim) {
-                let ranking = Ranking::new(group, scores.of(&group.dim, metric)?)?;
+                let mut ranking = Ranking::new(group, scores.of(&group.dim, metric)?)?;
+                let name = name_of(scores, &group.dim, metric);
+                ranking.replicates = replicates(scores, name, group)?;
+                ranking.metric = name.split_once('/').map_or("", |(label, _)| label).to_owned();
                 rankings.by_dim.insert(group.dim.clone(), ranking);
             }
         }
         Ok(rankings)
+    }
+}
+
+/// `metric/dim` of the scores that decide, once [`Scores::of`] has found them.
+fn name_of<'a>(scores: &'a Scores, dim: &str, metric: Option<&str>) -> &'a str {
+    let decides = |name: &&String| {
+        name.split_once('/').is_some_and(|(label, of)| of == dim && metric.is_none_or(|wanted| wanted == label))
+    };
+    scores.by_name.keys().find(decides).map_or("", String::as_str)
+}
+
+fn replicates(scores: &Scores, name: &str, group: &PruneGroup) -> Result<Vec<Vec<f32>>> {
+    let replicates = scores.replicates.get(name).cloned().unwrap_or_default();
+    match replicates.iter().find(|replicate| replicate.len() != group.n_units) {
+        None => Ok(replicates),
+        Some(other) => {
+            let (expected, got) = (group.n_units, other.len());
+            let message =
+                format!("the replicates of `{name}`: expected {expected} units each, got {got}; score it again");
+            Err(Error::Recipe(message))
+        }
     }
 }
 
@@ -100,7 +179,15 @@ mod tests {
     use super::*;
 
     fn heads(n_parts: usize) -> PruneGroup {
-        PruneGroup { dim: "heads.0".into(), layer: Some(0), n_layers: 1, n_units: 6, block: 8, n_parts }
+        PruneGroup {
+            dim: "heads.0".into(),
+            layer: Some(0),
+            n_layers: 1,
+            n_units: 6,
+            block: 8,
+            n_parts,
+            contiguous: false,
+        }
     }
 
     #[test]
@@ -116,5 +203,24 @@ mod tests {
         assert_eq!(ranking.best(2).unwrap(), [0, 5]);
         assert!(ranking.best(3).is_err());
         assert!(ranking.best(8).is_err());
+    }
+    #[test]
+    fn some_parts_alone_keep_equally_many() {
+        let ranking = Ranking::new(&heads(3), &[1.0, 2.0, 9.0, 8.0, 3.0, 4.0]).unwrap();
+        assert_eq!(ranking.best_of_parts(2, &[0, 2]).unwrap(), [1, 5]);
+        assert_eq!(ranking.best_of_parts(4, &[0, 2]).unwrap(), [0, 1, 4, 5]);
+        assert!(ranking.best_of_parts(3, &[0, 2]).is_err() && ranking.best_of_parts(6, &[0, 2]).is_err());
+    }
+
+    #[test]
+    fn a_contiguous_group_loses_the_run_with_the_lowest_sum_the_earliest_among_equals() {
+        let group = PruneGroup { dim: "depth".into(), layer: None, block: 1, contiguous: true, ..heads(1) };
+        let ranking = Ranking::new(&group, &[9.0, 1.0, 8.0, 3.0, 4.0, 9.0]).unwrap();
+        // The single worst layer is 1, the worst pair 3 and 4.
+        assert_eq!(ranking.best(5).unwrap(), [0, 2, 3, 4, 5]);
+        assert_eq!(ranking.best(4).unwrap(), [0, 1, 2, 5]);
+        assert_eq!(ranking.best(6).unwrap(), [0, 1, 2, 3, 4, 5]);
+        let level = Ranking::new(&group, &[2.0, 1.0, 1.0, 2.0, 1.0, 1.0]).unwrap();
+        assert_eq!(level.best(4).unwrap(), [0, 3, 4, 5]);
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::space::Space;
-use crate::blueprint::{Blueprint, Sizes, split_dim};
+use crate::blueprint::{Blueprint, Dim, Sizes, split_dim};
 use crate::error::{Error, Result};
 
 /// Kept units per dim, ascending, in the source's numbering. Every prunable dim is there, whole or not; the entry of a
@@ -33,6 +33,24 @@ impl Plan {
         self.kept.iter().map(|(dim, kept)| (split_dim(dim).0.to_owned(), kept.len())).collect()
     }
 
+    /// The runs of a dim's units that stay as a whole or in part; one run where no other dim partitions it.
+    pub(super) fn parts_of(&self, dim: &Dim, blueprint: &Blueprint) -> Parts {
+        let by = dim.partition.as_ref().and_then(|by| blueprint.dims.get(by));
+        let n_parts = by.map_or(1, |by| by.size.max(1));
+        let kept = by.and_then(|by| self.kept.get(&by.name)).cloned();
+        Parts { kept: kept.unwrap_or_else(|| (0..n_parts).collect()), per_part: dim.size / n_parts }
+    }
+
+    /// Dims left out stay whole, query heads inside the key/value heads that stay.
+    fn complete(&mut self, space: &Space, blueprint: &Blueprint) -> Result<()> {
+        for dim in blueprint.dims.values().filter(|dim| space.axis(split_dim(&dim.name).0).is_ok()) {
+            let parts = self.parts_of(dim, blueprint);
+            let kept = self.kept.entry(dim.name.clone()).or_insert_with(|| parts.units());
+            parts.check(&dim.name, kept)?;
+        }
+        Ok(())
+    }
+
     /// Completes a plan from elsewhere with whole dims, and checks it against a model.
     ///
     /// # Errors
@@ -46,14 +64,8 @@ impl Plan {
                 let message = format!("`{name}`: expected units below {}, ascending, each once", dim.size);
                 return Err(Error::Plan(message));
             }
-            let n_parts = dim.partition.as_ref().and_then(|by| blueprint.dims.get(by)).map_or(1, |by| by.size);
-            check_parts(name, kept, dim.size / n_parts.max(1), n_parts)?;
         }
-        for dim in blueprint.dims.values() {
-            if space.axis(split_dim(&dim.name).0).is_ok() {
-                self.kept.entry(dim.name.clone()).or_insert_with(|| (0..dim.size).collect());
-            }
-        }
+        self.complete(space, blueprint)?;
         let sizes = self.sizes();
         for (name, kept) in &self.kept {
             let common = sizes.get(split_dim(name).0).copied().unwrap_or(0);
@@ -70,16 +82,34 @@ impl Plan {
     }
 }
 
-fn check_parts(name: &str, kept: &[usize], per_part: usize, n_parts: usize) -> Result<()> {
-    let mut counts = vec![0usize; n_parts];
-    for &unit in kept {
-        if let Some(count) = counts.get_mut(unit / per_part.max(1)) {
-            *count += 1;
+/// The runs of a dim's units that another dim's kept units leave: the query heads of each key/value head.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// Runs that stay.
+    pub kept: Vec<usize>,
+    /// Units of each.
+    pub per_part: usize,
+}
+
+impl Parts {
+    /// All units of the runs that stay.
+    pub fn units(&self) -> Vec<usize> {
+        self.kept.iter().flat_map(|part| part * self.per_part..(part + 1) * self.per_part).collect()
+    }
+
+    fn check(&self, name: &str, kept: &[usize]) -> Result<()> {
+        let part = |unit: usize| unit / self.per_part.max(1);
+        if let Some(unit) = kept.iter().find(|&&unit| !self.kept.contains(&part(unit))) {
+            let parts = &self.kept;
+            let message = format!("`{name}`: unit {unit} belongs to none of the key/value heads that stay ({parts:?})");
+            return Err(Error::Plan(message));
         }
+        let count = |own: &usize| kept.iter().filter(|&&unit| part(unit) == *own).count();
+        let counts: Vec<usize> = self.kept.iter().map(count).collect();
+        if counts.windows(2).any(|pair| pair[0] != pair[1]) {
+            let message = format!("`{name}`: expected equally many query heads per key/value head, got {counts:?}");
+            return Err(Error::Plan(message));
+        }
+        Ok(())
     }
-    if counts.windows(2).any(|pair| pair[0] != pair[1]) {
-        let message = format!("`{name}`: expected equally many query heads per key/value head, got {counts:?}");
-        return Err(Error::Plan(message));
-    }
-    Ok(())
 }

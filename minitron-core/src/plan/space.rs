@@ -1,16 +1,16 @@
 //! The sizes a student may have.
 
-use crate::blueprint::{Blueprint, HEADS, HIDDEN, Sizes, split_dim};
+use crate::blueprint::{Blueprint, Dim, HEADS, HIDDEN, KV_HEADS, Sizes, split_dim};
 use crate::contract::Axis;
 use crate::error::{Error, Result};
 
-use super::Plan;
 use super::ranking::Rankings;
+use super::saved::{Parts, Plan};
 
 /// The legal sizes of one kind of dim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AxisSizes {
-    /// `hidden`, `mlp`, `heads`, `depth`.
+    /// `hidden`, `mlp`, `heads`, `kv_heads`, `depth`.
     pub kind: String,
     /// Size of the source.
     pub full: usize,
@@ -68,26 +68,66 @@ pub struct Space {
     pub hidden_per_head: Option<usize>,
     /// `hidden` must be a multiple of `heads`.
     pub heads_divide_hidden: bool,
+    /// Where queries share keys and values and whole groups may go.
+    pub queries: Option<Queries>,
+}
+
+/// How query heads follow their key/value heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queries {
+    /// Query heads of one key/value head.
+    pub per_kv_head: usize,
+    /// Divisibility of all of them, besides that by the key/value heads.
+    pub multiple_of: usize,
 }
 
 impl Space {
     /// The space of a model under the given axes.
     pub fn new(blueprint: &Blueprint, axes: &[Box<dyn Axis>]) -> Self {
+        let rule = |kind: &str, n_units: usize, asked: Option<usize>| {
+            let own =
+                blueprint.dims.values().find(|dim| split_dim(&dim.name).0 == kind).map_or(1, |dim| dim.multiple_of);
+            asked.unwrap_or(own).clamp(1, n_units.max(1))
+        };
         let mut found: Vec<AxisSizes> = Vec::new();
+        let mut queries = None;
         for axis in axes {
             let Some(group) = axis.groups(blueprint).into_iter().next() else { continue };
-            let own = blueprint.dims.get(&group.dim).map_or(1, |dim| dim.multiple_of);
-            let step =
-                axis.multiple_of().unwrap_or(own).clamp(1, group.n_units.max(1)).next_multiple_of(group.n_parts.max(1));
-            found.push(AxisSizes { kind: group.kind().to_owned(), full: group.n_units, step: step.min(group.n_units) });
+            let (kind, full) = (group.kind().to_owned(), group.n_units);
+            let multiple_of = rule(&kind, full, axis.multiple_of());
+            if group.n_parts > 1 {
+                queries = Some(Queries { per_kv_head: full / group.n_parts, multiple_of });
+            }
+            found.push(AxisSizes { kind, full, step: common_multiple(multiple_of, group.n_parts).min(full) });
         }
-        let hidden_per_head = blueprint.hidden_follows_heads.then_some(blueprint.options.head_dim);
-        if let Some(head_dim) = hidden_per_head {
-            for axis in found.iter_mut().filter(|axis| axis.kind == HIDDEN) {
+        let mut space = Space {
+            axes: found,
+            hidden_per_head: blueprint.hidden_follows_heads.then_some(blueprint.options.head_dim),
+            heads_divide_hidden: blueprint.heads_divide_hidden,
+            queries: None,
+        };
+        space.tie_widths();
+        space.tie_queries(queries, blueprint);
+        space
+    }
+
+    fn tie_widths(&mut self) {
+        if let Some(head_dim) = self.hidden_per_head {
+            for axis in self.axes.iter_mut().filter(|axis| axis.kind == HIDDEN) {
                 axis.step = head_dim;
             }
         }
-        Space { axes: found, hidden_per_head, heads_divide_hidden: blueprint.heads_divide_hidden }
+    }
+
+    /// A key/value head takes its queries along, whether or not queries are an axis of their own.
+    fn tie_queries(&mut self, queries: Option<Queries>, blueprint: &Blueprint) {
+        let Some(kv_heads) = self.axes.iter().find(|axis| axis.kind == KV_HEADS).map(|axis| axis.full) else { return };
+        let full = blueprint.size(HEADS);
+        if self.axis(HEADS).is_err() {
+            self.axes.push(AxisSizes { kind: HEADS.to_owned(), full, step: kv_heads });
+        }
+        let all = Queries { per_kv_head: full / kv_heads.max(1), multiple_of: 1 };
+        self.queries = Some(queries.unwrap_or(all));
     }
 
     /// The axis of a kind.
@@ -99,15 +139,28 @@ impl Space {
         find.ok_or_else(|| Error::unknown("axis of this model", kind, self.axes.iter().map(|a| a.kind.as_str())))
     }
 
+    /// The same beside other sizes: fewer key/value heads leave fewer query heads, equally many for each.
+    ///
+    /// # Errors
+    /// `Recipe` listing the axes of this model.
+    pub fn axis_beside(&self, kind: &str, sizes: &Sizes) -> Result<AxisSizes> {
+        let mut axis = self.axis(kind)?.clone();
+        if let (HEADS, Some(queries), Some(&kv_heads)) = (kind, self.queries, sizes.get(KV_HEADS)) {
+            axis.full = kv_heads.saturating_mul(queries.per_kv_head).min(axis.full);
+            axis.step = common_multiple(queries.multiple_of, kv_heads).min(axis.full);
+        }
+        Ok(axis)
+    }
+
     /// Completes and checks sizes: kinds left out keep their size, except that `hidden` and `heads` follow each other
-    /// where the family ties them.
+    /// where the family ties them, and that query heads go with their key/value heads.
     ///
     /// # Errors
     /// `Plan` naming the nearest legal sizes.
     pub fn complete(&self, wanted: &Sizes) -> Result<Sizes> {
         let mut sizes = wanted.clone();
         for (kind, &size) in wanted {
-            self.axis(kind)?.check(size)?;
+            self.check_size(kind, size, wanted)?;
         }
         if let Some(head_dim) = self.hidden_per_head {
             match (wanted.get(HIDDEN), wanted.get(HEADS)) {
@@ -117,12 +170,23 @@ impl Space {
             }
         }
         for axis in &self.axes {
-            let size = *sizes.entry(axis.kind.clone()).or_insert(axis.full);
-            axis.check(size)?;
+            let full = self.axis_beside(&axis.kind, &sizes)?.full;
+            let size = *sizes.entry(axis.kind.clone()).or_insert(full);
+            self.check_size(&axis.kind, size, &sizes)?;
         }
         self.check_tie(&sizes)?;
         self.check_divides(&sizes)?;
         Ok(sizes)
+    }
+
+    fn check_size(&self, kind: &str, size: usize, beside: &Sizes) -> Result<()> {
+        let whole = self.axis(kind)?;
+        let axis = self.axis_beside(kind, beside)?;
+        let kv_heads = beside.get(KV_HEADS).copied().unwrap_or(0);
+        axis.check(size).map_err(|e| match e {
+            Error::Plan(message) if axis != *whole => Error::Plan(format!("{message} (with {kv_heads} kv_heads)")),
+            other => other,
+        })
     }
 
     fn check_tie(&self, sizes: &Sizes) -> Result<()> {
@@ -150,7 +214,7 @@ impl Space {
         if hidden.is_multiple_of(heads.max(1)) || *sizes == self.full() {
             return Ok(());
         }
-        let (by_hidden, by_heads) = (self.axis(HIDDEN)?, self.axis(HEADS)?);
+        let (by_hidden, by_heads) = (self.axis(HIDDEN)?, self.axis_beside(HEADS, sizes)?);
         let mut hiddens = by_hidden.legal();
         hiddens.retain(|hidden| hidden.is_multiple_of(heads));
         hiddens.sort_by_key(|&other| other.abs_diff(hidden));
@@ -174,18 +238,14 @@ impl Space {
     pub fn plan(&self, wanted: &Sizes, rankings: &Rankings, blueprint: &Blueprint) -> Result<Plan> {
         let sizes = self.complete(wanted)?;
         let mut plan = Plan::default();
-        for dim in blueprint.dims.values() {
-            let kind = split_dim(&dim.name).0;
-            let Some(&size) = sizes.get(kind) else { continue };
-            let kept = match rankings.by_dim.get(&dim.name) {
-                Some(ranking) => ranking.best(size)?,
-                None if size == dim.size => (0..size).collect(),
-                None => {
-                    let message = format!("`{}` is to shrink to {size}, but the scores hold nothing for it", dim.name);
-                    return Err(Error::Recipe(format!("{message}; score it with a metric that covers {kind}")));
+        // First what no other dim decides: query heads are taken inside the key/value heads that stay.
+        for partitioned in [false, true] {
+            for dim in blueprint.dims.values().filter(|dim| dim.partition.is_some() == partitioned) {
+                if let Some(&size) = sizes.get(split_dim(&dim.name).0) {
+                    let kept = kept_units(dim, size, rankings, &plan.parts_of(dim, blueprint))?;
+                    plan.kept.insert(dim.name.clone(), kept);
                 }
-            };
-            plan.kept.insert(dim.name.clone(), kept);
+            }
         }
         Ok(plan)
     }
@@ -194,6 +254,29 @@ impl Space {
     pub fn full(&self) -> Sizes {
         self.axes.iter().map(|axis| (axis.kind.clone(), axis.full)).collect()
     }
+}
+
+fn kept_units(dim: &Dim, size: usize, rankings: &Rankings, parts: &Parts) -> Result<Vec<usize>> {
+    let whole = parts.units();
+    match rankings.by_dim.get(&dim.name) {
+        _ if size == whole.len() => Ok(whole),
+        Some(ranking) => ranking.best_of_parts(size, &parts.kept),
+        None => {
+            let message = format!("`{}` is to shrink to {size}, but the scores hold nothing for it", dim.name);
+            let kind = split_dim(&dim.name).0;
+            Err(Error::Recipe(format!("{message}; score it with a metric that covers {kind}")))
+        }
+    }
+}
+
+/// Lowest number that both divide.
+fn common_multiple(a: usize, b: usize) -> usize {
+    let (a, b) = (a.max(1), b.max(1));
+    let (mut divisor, mut rest) = (a, b);
+    while rest != 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    a.saturating_mul(b / divisor)
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ use minitron_core::plan::{Plan, Rankings, Space, Target, parse_budget};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::shapes::{Goal, best_shapes};
+use super::shapes::{Goal, plans};
 
 /// A number of parameters: of all legal shapes within the tolerance, the one whose axes shrink most evenly.
 ///
-/// Depth stays unless it is held at another size or named in `free`: at one size, width pruning keeps more quality
-/// (arXiv 2407.14679, best practice 4).
+/// Depth and key/value heads stay unless they are held at another size or named in `free`: at one size, width pruning keeps
+/// more quality (arXiv 2407.14679, best practice 4).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
@@ -18,7 +18,7 @@ pub struct Budget {
     pub params: String,
     /// Sizes held, by kind.
     pub hold: Sizes,
-    /// Axes that may shrink; all that were scored but depth where empty.
+    /// Axes that may shrink; all that were scored but depth and kv_heads where empty.
     pub free: Vec<String>,
     /// Plans given, best first.
     pub n_plans: usize,
@@ -42,8 +42,15 @@ minitron_core::plugin! {
 impl Allocator for Budget {
     fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>> {
         let Target { n_params, tolerance } = parse_budget(&self.params)?;
-        let goal = Goal { n_params, tolerance, non_embedding: false, hold: &self.hold, free: &self.free };
-        let shapes = best_shapes(&goal, space, rankings, blueprint, self.n_plans)?;
-        shapes.iter().map(|sizes| space.plan(sizes, rankings, blueprint)).collect()
+        let goal = Goal {
+            cost: &|sizes| blueprint.n_params_at(sizes),
+            unit: "parameters",
+            target: n_params,
+            tolerance,
+            is_ceiling: false,
+            hold: &self.hold,
+            free: &self.free,
+        };
+        plans(&goal, space, rankings, blueprint, self.n_plans)
     }
 }

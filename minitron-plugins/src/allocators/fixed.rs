@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fixed {
-    /// Size by kind: hidden, mlp, heads, depth.
+    /// Size by kind: hidden, mlp, heads, kv_heads, depth.
     pub sizes: Sizes,
 }
 

@@ -2,5 +2,6 @@
 
 mod budget;
 mod fixed;
+mod memory;
 mod ratio;
 mod shapes;

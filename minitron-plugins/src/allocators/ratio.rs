@@ -5,7 +5,7 @@ use minitron_core::plan::{Plan, Rankings, Space};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::shapes::{Goal, best_shapes};
+use super::shapes::{Goal, plans};
 
 /// A share of the parameters to keep: the budget of that many, chosen likewise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,7 +19,7 @@ pub struct Ratio {
     pub tolerance: f64,
     /// Sizes held, by kind.
     pub hold: Sizes,
-    /// Axes that may shrink; all that were scored but depth where empty.
+    /// Axes that may shrink; all that were scored but depth and kv_heads where empty.
     pub free: Vec<String>,
 }
 
@@ -43,16 +43,19 @@ impl Allocator for Ratio {
         if !(self.ratio > 0.0 && self.ratio <= 1.0) {
             return Err(Error::Recipe(format!("ratio: expected a share above 0, at most 1, got {}", self.ratio)));
         }
-        let full = Sizes::new();
-        let whole = if self.non_embedding { blueprint.n_non_embedding_at(&full) } else { blueprint.n_params_at(&full) };
+        let cost = |sizes: &Sizes| match self.non_embedding {
+            true => blueprint.n_non_embedding_at(sizes),
+            false => blueprint.n_params_at(sizes),
+        };
         let goal = Goal {
-            n_params: (whole as f64 * self.ratio).round() as u64,
+            cost: &cost,
+            unit: "parameters",
+            target: (cost(&Sizes::new()) as f64 * self.ratio).round() as u64,
             tolerance: self.tolerance,
-            non_embedding: self.non_embedding,
+            is_ceiling: false,
             hold: &self.hold,
             free: &self.free,
         };
-        let shapes = best_shapes(&goal, space, rankings, blueprint, 1)?;
-        shapes.iter().map(|sizes| space.plan(sizes, rankings, blueprint)).collect()
+        plans(&goal, space, rankings, blueprint, 1)
     }
 }

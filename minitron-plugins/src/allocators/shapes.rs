@@ -1,18 +1,27 @@
-//! The grid of legal shapes near a number of parameters, most balanced first.
+//! The grid of legal shapes near a cost, most balanced first.
 
-use minitron_core::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, MLP, Sizes, dim_of_layer};
+use minitron_core::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes, dim_of_layer};
 use minitron_core::error::{Error, Result};
-use minitron_core::plan::{AxisSizes, Rankings, Space};
+use minitron_core::plan::{AxisSizes, Plan, Rankings, Space};
 
 /// What a shape has to meet.
-#[derive(Debug)]
 pub(super) struct Goal<'a> {
-    pub n_params: u64,
+    /// What a shape costs: never falls with a size, and is linear in the MLP's width.
+    pub cost: &'a dyn Fn(&Sizes) -> u64,
+    /// What costs are counted in, for messages.
+    pub unit: &'a str,
+    pub target: u64,
+    /// Largest relative deviation.
     pub tolerance: f64,
-    pub non_embedding: bool,
+    /// Never above the target; below the tolerance only where nothing lies within it.
+    pub is_ceiling: bool,
     pub hold: &'a Sizes,
     pub free: &'a [String],
 }
+
+/// Axes that only shrink where they are held or freed by name: at one size, width pruning keeps more than dropping layers
+/// (arXiv 2407.14679, best practice 4), and key/value heads stay under grouped queries.
+const ON_REQUEST: [&str; 2] = [DEPTH, KV_HEADS];
 
 /// Sizes tried along an axis other than the MLP's; more are thinned out evenly.
 const MAX_PER_AXIS: usize = 128;
@@ -20,59 +29,85 @@ const MAX_PER_AXIS: usize = 128;
 #[derive(Debug)]
 struct Shape {
     sizes: Sizes,
-    n_params: u64,
+    cost: u64,
     imbalance: f64,
+}
+
+/// Plans of the best shapes.
+///
+/// # Errors
+/// As [`best_shapes`], and where an axis that shrinks has no scores.
+pub(super) fn plans(
+    goal: &Goal,
+    space: &Space,
+    rankings: &Rankings,
+    blueprint: &Blueprint,
+    n_plans: usize,
+) -> Result<Vec<Plan>> {
+    let shapes = best_shapes(goal, space, rankings, n_plans)?;
+    shapes.iter().map(|sizes| space.plan(sizes, rankings, blueprint)).collect()
 }
 
 /// The shapes within the tolerance, most balanced first: the sum over free axes of (log kept share − their mean)², plus
 /// the squared log deviation from the target.
 ///
-/// The MLP's width is solved for, since the count is linear in it; the other axes are enumerated.
+/// The MLP's width is solved for, since the cost is linear in it; the other axes are enumerated.
 ///
 /// # Errors
-/// `Plan` naming the nearest count that can be reached.
-pub(super) fn best_shapes(
-    goal: &Goal,
-    space: &Space,
-    rankings: &Rankings,
-    blueprint: &Blueprint,
-    n_best: usize,
-) -> Result<Vec<Sizes>> {
+/// `Plan` naming the nearest cost that can be reached.
+fn best_shapes(goal: &Goal, space: &Space, rankings: &Rankings, n_best: usize) -> Result<Vec<Sizes>> {
     let free = free_axes(goal, space, rankings)?;
-    let held = Sizes::from_iter(goal.hold.iter().map(|(kind, &size)| (kind.clone(), size)));
-    let (solved, enumerated): (Vec<&AxisSizes>, Vec<&AxisSizes>) = free.iter().partition(|axis| axis.kind == MLP);
-    let count = |sizes: &Sizes| match goal.non_embedding {
-        true => blueprint.n_non_embedding_at(sizes),
-        false => blueprint.n_params_at(sizes),
+    let mut shapes = legal_shapes(goal, space, &free);
+    let Some(nearest) = shapes.iter().min_by(|a, b| goal.deviation(a).total_cmp(&goal.deviation(b))) else {
+        return Err(Error::Plan("no legal shape holds the sizes given".into()));
     };
-    let mut shapes = Vec::new();
-    for mut sizes in combinations(&enumerated, &held) {
-        follow_tie(&mut sizes, goal.hold, space);
-        for sizes in with_mlp(sizes, solved.first().copied(), goal.n_params, &count) {
-            let Ok(sizes) = space.complete(&sizes) else { continue };
-            if goal.hold.iter().any(|(kind, held)| sizes.get(kind) != Some(held)) {
-                continue;
-            }
-            let n_params = count(&sizes);
-            let imbalance = imbalance(&sizes, &free, n_params, goal.n_params);
-            shapes.push(Shape { sizes, n_params, imbalance });
-        }
+    if goal.is_ceiling && nearest.cost > goal.target || !goal.is_ceiling && goal.deviation(nearest) > goal.tolerance {
+        return Err(goal.unreachable(nearest));
     }
-    let deviation = |shape: &Shape| (shape.n_params as f64 / goal.n_params.max(1) as f64 - 1.0).abs();
-    let nearest = shapes.iter().min_by(|a, b| deviation(a).total_cmp(&deviation(b)));
-    let Some(nearest) = nearest else { return Err(Error::Plan("no legal shape holds the sizes given".into())) };
-    if deviation(nearest) > goal.tolerance {
-        return Err(Error::Plan(format!(
-            "{} parameters within {:.1} % cannot be reached; nearest: {} ({}); widen the tolerance or free another axis",
-            goal.n_params,
-            goal.tolerance * 100.0,
-            nearest.n_params,
-            words(&nearest.sizes)
-        )));
-    }
-    shapes.retain(|shape| deviation(shape) <= goal.tolerance);
+    let tolerance = goal.tolerance.max(goal.deviation(nearest)).min(1.0);
+    shapes.retain(|shape| goal.deviation(shape) <= tolerance);
     shapes.sort_by(|a, b| a.imbalance.total_cmp(&b.imbalance).then_with(|| a.sizes.cmp(&b.sizes)));
     Ok(shapes.into_iter().take(n_best.max(1)).map(|shape| shape.sizes).collect())
+}
+
+/// Around every combination of the enumerated axes, the shapes that the family allows and the held sizes agree with.
+fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<Shape> {
+    let (solved, enumerated): (Vec<&AxisSizes>, Vec<&AxisSizes>) = free.iter().partition(|axis| axis.kind == MLP);
+    let mut shapes = Vec::new();
+    for mut sizes in combinations(&enumerated, goal.hold, space) {
+        follow_tie(&mut sizes, goal.hold, space);
+        for sizes in with_mlp(sizes, solved.first().copied(), goal) {
+            let Ok(sizes) = space.complete(&sizes) else { continue };
+            if goal.hold.iter().all(|(kind, held)| sizes.get(kind) == Some(held)) {
+                let cost = (goal.cost)(&sizes);
+                let imbalance = imbalance(&sizes, free, cost, goal.target);
+                shapes.push(Shape { sizes, cost, imbalance });
+            }
+        }
+    }
+    shapes
+}
+
+impl Goal<'_> {
+    /// Relative; what breaks a ceiling is farther than anything below it.
+    fn deviation(&self, shape: &Shape) -> f64 {
+        let relative = shape.cost as f64 / self.target.max(1) as f64 - 1.0;
+        if self.is_ceiling && relative > 0.0 { 1.0 + relative } else { relative.abs() }
+    }
+
+    fn unreachable(&self, nearest: &Shape) -> Error {
+        let (target, unit) = (self.target, self.unit);
+        let wanted = match self.is_ceiling {
+            true => format!("at most {target} {unit}"),
+            false => format!("{target} {unit} within {:.1} %", self.tolerance * 100.0),
+        };
+        let next = if self.is_ceiling { "allow more" } else { "widen the tolerance" };
+        Error::Plan(format!(
+            "{wanted} cannot be reached; nearest: {} ({}); {next} or free another axis",
+            nearest.cost,
+            words(&nearest.sizes)
+        ))
+    }
 }
 
 fn free_axes(goal: &Goal, space: &Space, rankings: &Rankings) -> Result<Vec<AxisSizes>> {
@@ -80,29 +115,33 @@ fn free_axes(goal: &Goal, space: &Space, rankings: &Rankings) -> Result<Vec<Axis
         space.axis(kind)?;
     }
     for (kind, &size) in goal.hold {
-        space.axis(kind)?.check(size)?;
+        space.axis_beside(kind, goal.hold)?.check(size)?;
     }
     let scored =
         |kind: &str| rankings.by_dim.contains_key(kind) || rankings.by_dim.contains_key(&dim_of_layer(kind, 0));
     let may_shrink = |axis: &&AxisSizes| match goal.free {
-        [] => axis.kind != DEPTH && scored(&axis.kind),
+        [] => !ON_REQUEST.contains(&axis.kind.as_str()) && scored(&axis.kind),
         named => named.contains(&axis.kind),
     };
     Ok(space.axes.iter().filter(|axis| !goal.hold.contains_key(&axis.kind)).filter(may_shrink).cloned().collect())
 }
 
-/// Every combination of legal sizes, added to the held ones.
-fn combinations(axes: &[&AxisSizes], held: &Sizes) -> Vec<Sizes> {
+/// Every combination of legal sizes, added to the held ones. Key/value heads first: they say which query heads are legal.
+fn combinations(axes: &[&AxisSizes], held: &Sizes, space: &Space) -> Vec<Sizes> {
+    let mut axes = axes.to_vec();
+    axes.sort_by_key(|axis| axis.kind != KV_HEADS);
     axes.iter().fold(vec![held.clone()], |shapes, axis| {
-        let legal = axis.legal();
-        let stride = legal.len().div_ceil(MAX_PER_AXIS).max(1);
-        let sizes: Vec<usize> = legal.iter().rev().step_by(stride).copied().collect();
-        let with = |shape: &Sizes, size: usize| {
-            let mut shape = shape.clone();
-            shape.insert(axis.kind.clone(), size);
-            shape
+        let with_axis = |shape: &Sizes| {
+            let legal = space.axis_beside(&axis.kind, shape).map(|axis| axis.legal()).unwrap_or_default();
+            let stride = legal.len().div_ceil(MAX_PER_AXIS).max(1);
+            let with = |size: &usize| {
+                let mut shape = shape.clone();
+                shape.insert(axis.kind.clone(), *size);
+                shape
+            };
+            legal.iter().rev().step_by(stride).map(with).collect::<Vec<_>>()
         };
-        shapes.iter().flat_map(|shape| sizes.iter().map(|&size| with(shape, size)).collect::<Vec<_>>()).collect()
+        shapes.iter().flat_map(with_axis).collect()
     })
 }
 
@@ -118,25 +157,25 @@ fn follow_tie(sizes: &mut Sizes, hold: &Sizes, space: &Space) {
 }
 
 /// The legal MLP widths on both sides of the one that meets the target.
-fn with_mlp(sizes: Sizes, mlp: Option<&AxisSizes>, target: u64, count: &dyn Fn(&Sizes) -> u64) -> Vec<Sizes> {
+fn with_mlp(sizes: Sizes, mlp: Option<&AxisSizes>, goal: &Goal) -> Vec<Sizes> {
     let Some(axis) = mlp else { return vec![sizes] };
     let at = |size: usize| {
         let mut sizes = sizes.clone();
         sizes.insert(MLP.to_owned(), size);
         sizes
     };
-    let (none, full) = (count(&at(0)) as f64, count(&at(axis.full)) as f64);
+    let (none, full) = ((goal.cost)(&at(0)) as f64, (goal.cost)(&at(axis.full)) as f64);
     let slope = (full - none) / axis.full.max(1) as f64;
-    let exact = ((target as f64 - none) / slope.max(1e-9)).clamp(1.0, axis.full as f64);
+    let exact = ((goal.target as f64 - none) / slope.max(1e-9)).clamp(1.0, axis.full as f64);
     axis.nearest(exact.round() as usize).into_iter().map(at).collect()
 }
 
-fn imbalance(sizes: &Sizes, free: &[AxisSizes], n_params: u64, target: u64) -> f64 {
+fn imbalance(sizes: &Sizes, free: &[AxisSizes], cost: u64, target: u64) -> f64 {
     let shares: Vec<f64> =
         free.iter().filter_map(|axis| Some((*sizes.get(&axis.kind)? as f64 / axis.full.max(1) as f64).ln())).collect();
     let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
     let spread: f64 = shares.iter().map(|share| (share - mean).powi(2)).sum();
-    spread + (n_params as f64 / target.max(1) as f64).ln().powi(2)
+    spread + (cost as f64 / target.max(1) as f64).ln().powi(2)
 }
 
 fn words(sizes: &Sizes) -> String {

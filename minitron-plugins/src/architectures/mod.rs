@@ -74,16 +74,16 @@ impl Shape {
     /// Every named size, layer after layer.
     fn dims(&self, keys: &Keys) -> Vec<Dim> {
         let mut dims = vec![
-            Dim::new(HIDDEN, self.hidden, &[keys.hidden]).multiple_of(8),
+            Dim::new(HIDDEN, self.hidden, &[keys.hidden]).multiple_of(even_step(self.hidden, 8)),
             Dim::new(DEPTH, self.n_layers, &[keys.depth]),
         ];
         for layer_idx in 0..self.n_layers {
             let of_layer = |kind| dim_of_layer(kind, layer_idx);
-            dims.push(Dim::new(of_layer(MLP), self.mlp, &[keys.mlp]).multiple_of(4));
+            dims.push(Dim::new(of_layer(MLP), self.mlp, &[keys.mlp]).multiple_of(even_step(self.mlp, 4)));
             let kv_keys: Vec<&str> = keys.kv_heads.into_iter().collect();
             if self.is_grouped() {
                 let heads = Dim::new(of_layer(HEADS), self.n_heads, &[keys.heads]);
-                dims.push(heads.multiple_of(self.n_kv_heads).partition(of_layer(KV_HEADS)));
+                dims.push(heads.partition(of_layer(KV_HEADS)));
                 dims.push(Dim::new(of_layer(KV_HEADS), self.n_kv_heads, &kv_keys));
             } else {
                 let all_keys = [&[keys.heads], kv_keys.as_slice()].concat();
@@ -113,6 +113,16 @@ impl Shape {
         let kind = if self.is_grouped() { KV_HEADS } else { HEADS };
         units(dim_of_layer(kind, layer_idx), self.head_dim)
     }
+}
+
+/// Largest step that still leaves some dozens of sizes.
+const MAX_STEP: usize = 256;
+
+/// Divisibility of a width's student sizes, so that matrix units run full: the largest power of two at most a 64th of the
+/// width, at least `least`, at most 256. All shapes of arXiv 2407.14679 and 2408.11796 keep it.
+fn even_step(full: usize, least: usize) -> usize {
+    let power = (full / 64).checked_ilog2().map_or(1, |log| 1 << log);
+    power.clamp(least, MAX_STEP)
 }
 
 /// Four projections under the names that Llama gave them.

@@ -3,4 +3,5 @@
 mod depth;
 mod heads;
 mod hidden;
+mod kv_heads;
 mod mlp;

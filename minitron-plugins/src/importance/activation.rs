@@ -10,7 +10,7 @@ use super::check_len;
 /// Size of a unit's activations over the calibration windows (arXiv 2407.14679, section 2.2).
 ///
 /// Per token: |activation| of a neuron (the input of the second projection, or with `site=pre` the pre-activation), the
-/// L2 norm over `head_dim` of a head's output, and a residual channel as attention and the MLP read it. `seq` reduces
+/// L2 norm over `head_dim` of a head's output (of a key/value head: over all its queries'), and a residual channel as attention and the MLP read it. `seq` reduces
 /// the tokens of each window, `batch` the windows; a residual channel's score is the sum over all its norms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
