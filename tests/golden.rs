@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use minitron::{
-    axes, calibration, fixture, fixtures, forward, groups, load, max_difference, random_weights, registry, windows,
+    axes, calibration, fixture, fixtures, forward, groups, load, max_difference, metric, random_weights, registry,
+    score, windows,
 };
 use minitron_core::blueprint::Blueprint;
 use minitron_core::calibrate::{Metric, Pass};
@@ -97,6 +98,28 @@ fn scores_are_those_of_hooks_in_pytorch() {
         }
     }
     println!("worst relative difference of scores: {worst:e}");
+}
+
+#[test]
+fn scores_of_weights_gradients_and_ablations_are_those_of_pytorch() {
+    let mut n_checked = 0;
+    for dir in fixtures() {
+        let Ok(wanted) = Reader::open_file(&dir.join("metrics.safetensors")) else { continue };
+        let (folder, _) = load(&dir).unwrap();
+        let ids_bt = expected(&dir).unwrap().read("input_ids").unwrap();
+        let ids = Vec::<i64>::try_from(&ids_bt.reshape([-1])).unwrap();
+        let windows = windows(ids.iter().map(|&id| id as u32).collect(), ids_bt.size()[1] as usize).unwrap();
+        let specs = ["magnitude", "taylor", "perplexity"].map(|tag| metric(tag).unwrap());
+        let scores = score(&folder.checkpoint.tensors, &folder.blueprint, specs.into(), &windows, 1).unwrap();
+        for name in wanted.names() {
+            let wanted = wanted.read(&name).unwrap();
+            let found = Tensor::from_slice(&scores.by_name[&name]);
+            let difference = max_difference(&found, &wanted).unwrap() / wanted.abs().max().double_value(&[]);
+            assert!(difference <= SCORES, "{}: `{name}` differs by {difference:e}", self::name(&dir));
+            n_checked += 1;
+        }
+    }
+    assert!(n_checked >= 30, "only {n_checked} scores have a counterpart");
 }
 
 /// Largest of |a − b| / max(1, |b|).

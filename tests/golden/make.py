@@ -8,6 +8,9 @@ fixtures/CASE/expected.safetensors
     logits | last_hidden_state          [2, T, V | E] f32
     activation.SEQ.BATCH/mlp.L          [F] f64, heads.L [H], hidden [E]
     block_influence/depth               [layers] f64
+fixtures/CASE/metrics.safetensors, for some cases: scores that need weights, gradients or a model without a layer
+    magnitude/DIM, taylor/DIM           [F], [H], [E], [layers] f64
+    perplexity/depth                    [layers] f64
 fixtures/losses.safetensors     rows of logits, losses and gradients
 fixtures/adamw.safetensors      a parameter after each of five steps
 """
@@ -220,6 +223,69 @@ def write(name, model, seed, n_tokens=24, config=None, tensors=None, max_shard_s
     save_file(expected, folder / "expected.safetensors")
 
 
+# --- scores of weights, gradients and ablations --------------------------------------------------------------------
+
+# Per layer: what goes with a neuron and with a query head, as (name, axis); GPT-2 stores [in, out].
+COUPLED = {
+    "llama": {
+        "mlp": [("mlp.gate_proj.weight", 0), ("mlp.up_proj.weight", 0), ("mlp.down_proj.weight", 1)],
+        "heads": [("self_attn.q_proj.weight", 0), ("self_attn.o_proj.weight", 1)],
+    },
+    "nemotron": {
+        "mlp": [("mlp.up_proj.weight", 0), ("mlp.down_proj.weight", 1)],
+        "heads": [("self_attn.q_proj.weight", 0), ("self_attn.o_proj.weight", 1)],
+    },
+    "gpt2": {
+        "mlp": [("mlp.c_fc.weight", 1), ("mlp.c_fc.bias", 0), ("mlp.c_proj.weight", 0)],
+        "heads": [("attn.c_attn.weight", 1), ("attn.c_attn.bias", 0), ("attn.c_proj.weight", 0)],
+    },
+}
+
+
+def per_unit(values, axis, n_units, n_parts):
+    """Sums over all but the units of one axis; a fused matrix holds queries, keys and values of all heads in a row."""
+    values = values.movedim(axis, 0).flatten(1) if values.dim() > 1 else values[:, None]
+    total = values.sum(1)
+    return total.unflatten(0, (n_parts, n_units, -1)).sum((0, 2))
+
+
+def next_token_loss(model, input_ids):
+    return F.cross_entropy(model(input_ids).logits[:, :-1].flatten(0, 1).double(), input_ids[:, 1:].flatten())
+
+
+def write_metrics(name):
+    folder = FIXTURES / name
+    model = reference.load(folder)
+    input_ids = load_file(folder / "expected.safetensors")["input_ids"]
+    next_token_loss(model, input_ids).backward()
+    base = model.base_model
+    layers = getattr(base, "layers", None) or base.h
+    n_heads = model.config.num_attention_heads
+    squares, products = ({}, {})
+    for kind, coupled in COUPLED[model.config.model_type].items():
+        for idx, layer in enumerate(layers):
+            weights = dict(layer.named_parameters())
+            n_units = n_heads if kind == "heads" else weights[coupled[-1][0]].shape[coupled[-1][1]]
+            for target, value in ((squares, lambda w: w.square()), (products, lambda w: (w * w.grad).abs())):
+                terms = [per_unit(value(weights[key]), axis, n_units, 3 if "c_attn" in key else 1) for key, axis in coupled]
+                target[f"{kind}.{idx}"] = sum(terms).detach().double()
+    result = {f"magnitude/{dim}": total.sqrt() for dim, total in squares.items()}
+    result |= {f"taylor/{dim}": total for dim, total in products.items()}
+    depth = [sum((p * p.grad).abs().sum() for p in layer.parameters()).detach().double() for layer in layers]
+    result["taylor/depth"] = torch.stack(depth)
+    losses = []
+    for idx in range(len(layers)):
+        # The layer's place is taken by what gives its input back.
+        hook = layers[idx].register_forward_hook(
+            lambda _, args, out: (args[0], *out[1:]) if isinstance(out, tuple) else args[0]
+        )
+        with torch.no_grad():
+            losses.append(next_token_loss(model, input_ids))
+        hook.remove()
+    result["perplexity/depth"] = torch.stack(losses)
+    save_file({key: value.contiguous() for key, value in result.items()}, folder / "metrics.safetensors")
+
+
 # --- training ------------------------------------------------------------------------------------------------------
 
 
@@ -255,15 +321,18 @@ def write_adamw():
 def main():
     torch.set_num_threads(1)
     hf.utils.logging.disable_progress_bar()
-    wanted = sys.argv[1:] or [*CASES, "losses", "adamw"]
-    unknown = set(wanted) - {*CASES, "losses", "adamw"}
+    wanted = sys.argv[1:] or [*CASES, "metrics", "losses", "adamw"]
+    unknown = set(wanted) - {*CASES, "metrics", "losses", "adamw"}
     if unknown:
-        sys.exit(f"make: no case is called {', '.join(sorted(unknown))}; known: {', '.join(CASES)}, losses, adamw")
+        sys.exit(f"make: no case is called {', '.join(sorted(unknown))}; known: {', '.join(CASES)}, metrics, losses, adamw")
     FIXTURES.mkdir(exist_ok=True)
     for seed, (name, case) in enumerate(CASES.items(), start=100):
         if name in wanted:
             model, arguments = case()
             write(name, model, seed, **arguments)
+    if "metrics" in wanted:
+        for name in ("llama_untied", "nemotron_untied", "gpt2_gelu"):
+            write_metrics(name)
     if "losses" in wanted:
         write_losses()
     if "adamw" in wanted:
