@@ -7,7 +7,7 @@ use minitron_core::blueprint::{
     Blueprint, DEPTH, HEADS, KV_HEADS, MLP, ModelFolder, Part, PruneGroup, Role, Side, Sizes, split_dim,
 };
 use minitron_core::calibrate::{Metric, Pass, Scores};
-use minitron_core::checkpoint::{MAX_SHARD_BYTES, MemorySource, Reader, TensorSource, write_model};
+use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
 use minitron_core::model::Transformer;
 use minitron_core::plan::{Plan, Ranking, Rankings, Space};
@@ -117,8 +117,8 @@ fn keeping_every_unit_is_the_identity_byte_for_byte() {
         let plan = Plan::default().checked(&space(&model.blueprint), &model.blueprint).unwrap();
         let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
         let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        write_model(before.path(), &model.blueprint.config, &model.source, None, MAX_SHARD_BYTES).unwrap();
-        write_model(after.path(), &student.config, &student.view, None, MAX_SHARD_BYTES).unwrap();
+        write_model(before.path(), &model.blueprint.config, &model.source, None, WriteOptions::default()).unwrap();
+        write_model(after.path(), &student.config, &student.view, None, WriteOptions::default()).unwrap();
         for file in ["config.json", "model.safetensors"] {
             let read = |dir: &tempfile::TempDir| std::fs::read(dir.path().join(file)).unwrap();
             assert!(read(&before) == read(&after), "{}: {file} differs", model.family());
@@ -296,7 +296,7 @@ fn a_pruned_folder_loads_as_its_view_does_and_has_the_predicted_parameters() {
         let plan = half_on_every_axis(&model.blueprint, 13).unwrap();
         let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        write_model(dir.path(), &student.config, &student.view, None, MAX_SHARD_BYTES).unwrap();
+        write_model(dir.path(), &student.config, &student.view, None, WriteOptions::default()).unwrap();
 
         let folder = ModelFolder::open(dir.path(), &registry()).unwrap();
         assert!(folder.unknown_tensors.is_empty());

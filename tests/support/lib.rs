@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use minitron_core::blueprint::{Blueprint, ModelFolder, PruneGroup, Role, Slot};
-use minitron_core::checkpoint::{Config, MAX_SHARD_BYTES, MemorySource, write_model};
+use minitron_core::checkpoint::{Config, MemorySource, WriteOptions, write_model};
 use minitron_core::contract::Axis;
 use minitron_core::data::{Tokenizer, Windows};
 use minitron_core::error::Result;
@@ -60,7 +60,7 @@ pub fn write_tiny(dir: &Path, config: &Value, seed: u64) -> Result<()> {
     let config = Config::from_value(&dir.join("config.json"), config)?;
     let blueprint = Blueprint::from_config(&config, &registry())?;
     std::fs::create_dir_all(dir).unwrap_or_default();
-    write_model(dir, &config, &fresh_weights(&blueprint, seed)?, None, MAX_SHARD_BYTES)
+    write_model(dir, &config, &fresh_weights(&blueprint, seed)?, None, WriteOptions::default())
 }
 
 /// A small Llama with grouped queries.

@@ -10,9 +10,9 @@ mod writer;
 
 pub use config::Config;
 pub use folder::{OutputDir, sync_dir};
-pub use reader::Reader;
+pub use reader::{PIECE_BYTES, Reader};
 pub use source::{MemorySource, TensorInfo, TensorSource, kind_of};
-pub use writer::{MAX_SHARD_BYTES, write_model, write_tensors};
+pub use writer::{WriteOptions, write_model, write_tensors};
 
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,7 @@ use super::context::{Context, Wanted};
 use super::score::scores_path;
 use crate::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, MLP, Sizes};
 use crate::calibrate::Scores;
-use crate::checkpoint::{MAX_SHARD_BYTES, OutputDir, write_model};
+use crate::checkpoint::{OutputDir, WriteOptions, write_model};
 use crate::contract::Allocator;
 use crate::error::{Error, IoContext, Result};
 use crate::plan::{Plan, Rankings, Space};
@@ -113,7 +113,7 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     }
     let output = OutputDir::create(out, context.force)?;
     let companions = Some(folder.checkpoint.dir.as_path());
-    write_model(output.path(), &student.config, &student.view, companions, MAX_SHARD_BYTES)?;
+    write_model(output.path(), &student.config, &student.view, companions, WriteOptions::default())?;
     write_plan(&output.path().join("plan.json"), &plan, &report)?;
     output.commit()?;
     report["out"] = json!(out);
