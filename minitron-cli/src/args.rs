@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use minitron_core::data::{DataSpec, Pack};
 use minitron_core::pipeline::TaskFile;
-use minitron_core::plan::Count;
+use minitron_core::plan::{Bytes, Count};
 use minitron_core::registry::PluginSpec;
 
 /// Compress language models by structured pruning and knowledge distillation.
@@ -215,6 +215,9 @@ pub struct Prune {
     /// Which metric decides where two scored an axis: LABEL, or KIND=LABEL
     #[arg(long = "by")]
     pub by: Vec<String>,
+    /// Memory that the process may take, `1GiB`: rows are copied in smaller chunks to keep it
+    #[arg(long)]
+    pub max_memory: Option<Bytes>,
     /// Plan only
     #[arg(long)]
     pub dry_run: bool,

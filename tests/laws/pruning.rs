@@ -127,6 +127,25 @@ fn keeping_every_unit_is_the_identity_byte_for_byte() {
 }
 
 #[test]
+fn chunks_of_any_size_write_the_same_bytes() {
+    for config in families() {
+        let model = Model::new(&config, 4).unwrap();
+        let plan = half_on_every_axis(&model.blueprint, 5).unwrap();
+        let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+        let write = |chunk_bytes| {
+            let dir = tempfile::tempdir().unwrap();
+            let options = WriteOptions { chunk_bytes, ..WriteOptions::default() };
+            write_model(dir.path(), &student.config, &student.view, None, options).unwrap();
+            std::fs::read(dir.path().join("model.safetensors")).unwrap()
+        };
+        let whole = write(usize::MAX);
+        for chunk_bytes in [0, 1, 7, 100, 4096] {
+            assert!(write(chunk_bytes) == whole, "{}: chunks of {chunk_bytes} bytes", model.family());
+        }
+    }
+}
+
+#[test]
 fn keeping_every_unit_adds_no_key_to_a_config_that_leaves_defaults_out() {
     for mut config in [tiny_llama(), tiny_nemotron()] {
         let object = config.as_object_mut().unwrap();

@@ -29,6 +29,11 @@ pub struct Checkpoint {
     pub tensors: Reader,
 }
 
+/// Whether a folder holds weights, or a table that says where they are.
+pub fn has_weights(dir: &Path) -> bool {
+    [reader::SINGLE, reader::INDEX].iter().any(|name| dir.join(name).exists())
+}
+
 impl Checkpoint {
     /// Opens a folder; no tensor is read yet.
     ///

@@ -10,7 +10,7 @@ use safetensors::tensor::{Metadata, TensorInfo as RawInfo};
 use serde_json::json;
 
 use super::config::Config;
-use super::reader::{INDEX, SINGLE};
+use super::reader::{INDEX, PIECE_BYTES, SINGLE};
 use super::source::{TensorInfo, TensorSource};
 use crate::error::{Error, IoContext, Result};
 
@@ -26,6 +26,29 @@ pub struct WriteOptions {
 impl Default for WriteOptions {
     fn default() -> Self {
         WriteOptions { max_shard_bytes: 5_000_000_000, chunk_bytes: 16 << 20 }
+    }
+}
+
+/// Taken beside the chunks: pages that the kernel maps around the ones read, index lists, a thread.
+const ROOM_BESIDE: u64 = 24 << 20;
+
+impl WriteOptions {
+    /// The largest chunks, up to the usual ones, that `source` is copied with in so many bytes of memory.
+    ///
+    /// # Errors
+    /// The bytes needed where the longest row does not fit.
+    pub fn within(n_bytes: u64, source: &dyn TensorSource) -> Result<Self, u64> {
+        let row_bytes =
+            |info: TensorInfo| info.n_bytes().map(|n| n / info.shape.first().map_or(1, |&n| n.max(1) as u64));
+        let longest = source.names().iter().filter_map(|name| row_bytes(source.info(name)?)).max().unwrap_or(0);
+        let piece = longest.max(PIECE_BYTES as u64);
+        let beside = ROOM_BESIDE.saturating_add(piece);
+        let chunk_bytes = n_bytes.saturating_sub(beside) / 2;
+        if chunk_bytes < piece {
+            return Err(beside.saturating_add(piece.saturating_mul(2)));
+        }
+        let usual = WriteOptions::default();
+        Ok(WriteOptions { chunk_bytes: usual.chunk_bytes.min(chunk_bytes as usize), ..usual })
     }
 }
 
@@ -165,10 +188,14 @@ fn stream(
 ) -> Result<std::io::Result<()>> {
     let (full, to_write) = sync_channel(0);
     let (written, empty) = sync_channel(1);
-    let _ = written.send(Vec::new());
+    // Of their full size at once: a buffer that grows is there twice meanwhile.
+    let all_bytes = entries.iter().fold(0, |n: u64, (.., n_bytes)| n.saturating_add(*n_bytes));
+    let buffer = || Vec::with_capacity(chunk_bytes.min(all_bytes as usize));
+    let _ = written.send(buffer());
+    let bytes = buffer();
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || write_chunks(out, &to_write, &written));
-        let read = Chunks { full, empty, bytes: Vec::new(), chunk_bytes }.fill(source, entries);
+        let read = Chunks { full, empty, bytes, chunk_bytes }.fill(source, entries);
         let wrote = writer.join().map_err(|_| Error::Internal("the thread that writes ended early".into()))?;
         read.map(|()| wrote)
     })
@@ -235,7 +262,8 @@ fn copy_companions(from: &Path, to: &Path) -> Result<()> {
     for name in COMPANIONS {
         let source = from.join(name);
         if source.is_file() {
-            fs::copy(&source, to.join(name)).at_path(&source)?;
+            let target = to.join(name);
+            fs::copy(&source, &target).at_path(&target)?;
         }
     }
     let pooling = Path::new("1_Pooling").join("config.json");
@@ -245,4 +273,84 @@ fn copy_companions(from: &Path, to: &Path) -> Result<()> {
         fs::copy(from.join(&pooling), to.join(&pooling)).at_path(&dir)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, ErrorKind};
+
+    use tch::{Device, Kind, Tensor};
+
+    use super::*;
+    use crate::checkpoint::MemorySource;
+
+    /// Takes so many bytes, then fails as a full disk does.
+    struct Full(usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn some_source() -> MemorySource {
+        let mut source = MemorySource::default();
+        for name in ["a", "b", "c"] {
+            source.insert(name, &Tensor::ones([10, 4], (Kind::Float, Device::Cpu))).unwrap();
+        }
+        source
+    }
+
+    #[test]
+    fn a_disk_that_fills_up_ends_writing_with_its_error() {
+        let (source, names) = (some_source(), ["a", "b", "c"].map(str::to_owned));
+        let (_, entries) = lay_out(&source, &names).unwrap();
+        for chunk_bytes in [1, 16, 100, 1 << 20] {
+            for room in [0, 16, 200, 479] {
+                let error = stream(Full(room), &source, &entries, chunk_bytes).unwrap().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::StorageFull, "{chunk_bytes} {room}");
+            }
+            stream(Full(480), &source, &entries, chunk_bytes).unwrap().unwrap();
+        }
+    }
+
+    /// Announces a tensor that it does not give out.
+    struct Broken(MemorySource);
+
+    impl TensorSource for Broken {
+        fn names(&self) -> Vec<String> {
+            self.0.names()
+        }
+
+        fn info(&self, name: &str) -> Option<TensorInfo> {
+            self.0.info(name)
+        }
+
+        fn read_rows(&self, name: &str, rows: std::ops::Range<usize>) -> Result<Tensor> {
+            if name == "b" { Err(Error::Data("unreadable".into())) } else { self.0.read_rows(name, rows) }
+        }
+    }
+
+    #[test]
+    fn a_source_that_fails_ends_writing_with_its_error() {
+        let (source, names) = (Broken(some_source()), ["a", "b", "c"].map(str::to_owned));
+        let (_, entries) = lay_out(&source, &names).unwrap();
+        for chunk_bytes in [1, 100, 1 << 20] {
+            let error = stream(Full(1000), &source, &entries, chunk_bytes).unwrap_err();
+            assert_eq!(error.to_string(), "data: unreadable");
+        }
+    }
+
+    #[test]
+    fn memory_decides_about_chunks_up_to_the_usual_ones() {
+        let source = some_source();
+        let least = WriteOptions::within(0, &source).unwrap_err();
+        assert_eq!(WriteOptions::within(least, &source).unwrap().chunk_bytes, PIECE_BYTES);
+        assert_eq!(WriteOptions::within(u64::MAX, &source), Ok(WriteOptions::default()));
+    }
 }
