@@ -30,7 +30,7 @@ impl Default for WriteOptions {
 }
 
 /// Taken beside the chunks: pages that the kernel maps around the ones read, index lists, a thread.
-const ROOM_BESIDE: u64 = 12 << 20;
+const ROOM_BESIDE: u64 = 24 << 20;
 
 impl WriteOptions {
     /// The largest chunks, up to the usual ones, that `source` is copied with in so many bytes of memory.
