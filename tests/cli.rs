@@ -486,6 +486,66 @@ fn inspect_describes_a_model() {
 }
 
 #[test]
+fn inspect_describes_a_config_without_weights() {
+    let desk = Desk::new();
+    let config = json!({
+        "model_type": "nemotron", "hidden_size": 6144, "intermediate_size": 24576, "num_hidden_layers": 32,
+        "num_attention_heads": 48, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 256000,
+        "max_position_embeddings": 4096, "tie_word_embeddings": false, "torch_dtype": "bfloat16"
+    });
+    fs::create_dir(desk.at("nemotron")).unwrap();
+    fs::write(desk.at("nemotron/config.json"), config.to_string()).unwrap();
+    let report = desk.json(&["inspect", "@nemotron"]);
+    // Nemotron-4 15B.
+    assert_eq!(report["n_params"], json!(15_628_775_424_u64));
+    assert_eq!(report["dims"]["vocab"], json!(256_000));
+    assert_eq!(report["memory"]["weights_bytes"], json!(2 * 15_628_775_424_u64));
+    assert_eq!(report["memory"]["dtype"], json!("bf16"));
+    assert_eq!(report["legal_sizes"]["hidden"]["multiple_of"], json!(8));
+    let table = desk.run(&["inspect", "@nemotron"]);
+    assert!(table.code == Some(0) && table.stderr.contains("no weights"), "{}", table.stderr);
+}
+
+#[test]
+fn memory_that_pruning_cannot_keep_to_is_refused_before_it_starts() {
+    let desk = Desk::new().with_teacher();
+    desk.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--out", "@s"]);
+    let prune = ["prune", "@teacher", "--scores", "@s", "--mlp", "24", "--out", "@student", "--max-memory"];
+    let ran = desk.run(&[&prune[..], &["8MiB"]].concat());
+    assert_eq!(ran.code, Some(2));
+    assert!(!desk.at("student").exists());
+    let needed = ran.stderr.split("needs ").nth(1).unwrap().split(' ').next().unwrap();
+    assert!(ran.stderr.contains("8MiB were given") && ran.stderr.contains(&format!("give {needed} or more")));
+    // What it asks for, with room for another run's other pages, is enough.
+    let needed: u64 = needed.trim_end_matches("MiB").parse().unwrap();
+    desk.json(&[&prune[..], &[&format!("{}MiB", needed + 16)]].concat());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_cannot_be_written_to_its_end_is_named_and_the_output_before_stays() {
+    let desk = Desk::new().with_teacher();
+    desk.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--out", "@s"]);
+    desk.json(&["prune", "@teacher", "--scores", "@s", "--mlp", "24", "--out", "@student"]);
+    let before = fs::read(desk.at("student/model.safetensors")).unwrap();
+    // A limit on the size of files ends a write as a full disk does: 16 blocks of 512 bytes or 1 KiB.
+    let limited = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\""])
+        .arg(minitron::binary())
+        .args(["prune".as_ref(), desk.at("teacher").as_os_str(), "--scores".as_ref(), desk.at("s").as_os_str()])
+        .args(["--mlp", "32", "--force", "--quiet", "--out"])
+        .arg(desk.at("student"))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(limited.stderr).unwrap();
+    assert_eq!(limited.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("model.safetensors: File too large"), "{stderr}");
+    assert!(fs::read(desk.at("student/model.safetensors")).unwrap() == before);
+    let names: Vec<_> = fs::read_dir(desk.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!names.iter().any(|name| name.to_string_lossy().contains(".part")), "{names:?}");
+}
+
+#[test]
 fn plugins_are_listed_and_shown() {
     let desk = Desk::new();
     let list = desk.json(&["plugins", "list"]);
@@ -701,7 +761,7 @@ fn failed_runs_are_answered_with_code_1() {
         @"error: checkpoint: DIR/absent: no such model folder; expected one with config.json and model.safetensors, or a hub id `org/name`"
     );
     insta::assert_snapshot!(
-        error(&["inspect", "@"]),
+        error(&["generate", "@"]),
         @"error: checkpoint: DIR/: no weights; expected model.safetensors or model.safetensors.index.json (pytorch_model.bin is not read: load and save it once with `transformers`)"
     );
     insta::assert_snapshot!(

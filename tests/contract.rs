@@ -8,7 +8,7 @@ use minitron::{
 };
 use minitron_core::blueprint::{Blueprint, ModelFolder};
 use minitron_core::calibrate::{Metric, Pass, Scores};
-use minitron_core::checkpoint::{MAX_SHARD_BYTES, write_model};
+use minitron_core::checkpoint::{WriteOptions, write_model};
 use minitron_core::contract::{Allocator, Axis, Corpus, Document, Evaluator, LogitLoss, Measurements, Subject};
 use minitron_core::data::{Tokenizer, Windows};
 use minitron_core::error::Result;
@@ -444,7 +444,8 @@ fn every_family_is_written_and_read_back_whole() {
         let config = config(&value).unwrap();
         let blueprint = Blueprint::from_config(&config, &registry()).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        write_model(dir.path(), &config, &random_weights(&blueprint, 10).unwrap(), None, MAX_SHARD_BYTES).unwrap();
+        write_model(dir.path(), &config, &random_weights(&blueprint, 10).unwrap(), None, WriteOptions::default())
+            .unwrap();
         let folder = ModelFolder::open(dir.path(), &registry()).unwrap();
         assert!(folder.unknown_tensors.is_empty());
         assert_eq!(folder.blueprint.tensors, blueprint.tensors, "{}", blueprint.architecture);

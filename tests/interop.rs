@@ -6,7 +6,9 @@ use std::process::Command;
 
 use minitron::{fixtures, forward, load, max_difference, python, root, shared, some_ids, with_context};
 use minitron_core::blueprint::{HIDDEN, Sizes};
-use minitron_core::checkpoint::{Checkpoint, MemorySource, Reader, TensorSource, write_model, write_tensors};
+use minitron_core::checkpoint::{
+    Checkpoint, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
+};
 use minitron_core::pipeline::{PruneOptions, ScoreOptions, prune, score};
 use minitron_core::plan::Space;
 
@@ -85,7 +87,14 @@ fn shard(model: &Path, out: PathBuf) -> PathBuf {
     let opened = Checkpoint::open(model).unwrap();
     let n_bytes: u64 = opened.tensors.names().iter().filter_map(|name| opened.tensors.info(name)?.n_bytes()).sum();
     fs::create_dir(&out).unwrap();
-    write_model(&out, &opened.config, &opened.tensors, Some(model), n_bytes / 3).unwrap();
+    write_model(
+        &out,
+        &opened.config,
+        &opened.tensors,
+        Some(model),
+        WriteOptions { max_shard_bytes: n_bytes / 3, ..WriteOptions::default() },
+    )
+    .unwrap();
     assert!(out.join("model.safetensors.index.json").is_file() && !out.join("model.safetensors").exists());
     out
 }

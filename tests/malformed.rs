@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use minitron::{add_demo_tokenizer, tiny_gpt2, tiny_llama, with_context, with_demo_vocabulary, write_tiny};
 use minitron_core::blueprint::ModelFolder;
 use minitron_core::checkpoint::{
-    Checkpoint, Config, MemorySource, OutputDir, Reader, TensorSource, write_model, write_tensors,
+    Checkpoint, Config, MemorySource, OutputDir, Reader, TensorSource, WriteOptions, write_model, write_tensors,
 };
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
@@ -82,7 +82,14 @@ impl Desk {
         let opened = Checkpoint::open(&self.model()).unwrap();
         let sharded = self.at("sharded");
         fs::create_dir(&sharded).unwrap();
-        write_model(&sharded, &opened.config, &opened.tensors, Some(&self.model()), 40_000).unwrap();
+        write_model(
+            &sharded,
+            &opened.config,
+            &opened.tensors,
+            Some(&self.model()),
+            WriteOptions { max_shard_bytes: 40_000, ..WriteOptions::default() },
+        )
+        .unwrap();
         drop(opened);
         fs::remove_dir_all(self.model()).unwrap();
         fs::rename(sharded, self.model()).unwrap();
@@ -750,7 +757,14 @@ fn what_a_killed_writer_leaves_is_not_taken_for_a_model_and_is_replaced_later() 
     let opened = Checkpoint::open(&desk.model()).unwrap();
     let output = OutputDir::create(&desk.at("out"), false).unwrap();
     let part = output.path().to_path_buf();
-    write_model(&part, &opened.config, &opened.tensors, None, 1 << 40).unwrap();
+    write_model(
+        &part,
+        &opened.config,
+        &opened.tensors,
+        None,
+        WriteOptions { max_shard_bytes: 1 << 40, ..WriteOptions::default() },
+    )
+    .unwrap();
     // A killed process runs no destructor.
     std::mem::forget(output);
     assert!(part.is_dir() && part.file_name().unwrap().to_string_lossy().starts_with('.'));

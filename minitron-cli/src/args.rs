@@ -239,6 +239,9 @@ pub struct Prune {
     /// Replicates that `score --bootstrap` left and that must be there, to say which units survive resampling
     #[arg(long)]
     pub bootstrap: Option<usize>,
+    /// Memory that the process may take, `1GiB`: rows are copied in smaller chunks to keep it
+    #[arg(long)]
+    pub max_memory: Option<Bytes>,
     /// Plan only
     #[arg(long)]
     pub dry_run: bool,

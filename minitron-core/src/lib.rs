@@ -26,6 +26,7 @@ pub mod data;
 pub mod digest;
 pub mod error;
 pub mod evaluate;
+pub mod memory;
 pub mod model;
 pub mod pipeline;
 pub mod plan;

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use minitron::{axes, config, families, registry};
+use minitron::{axes, config, families, random_weights, registry};
 use minitron_core::blueprint::{Blueprint, Sizes};
+use minitron_core::checkpoint::{Reader, TensorSource, write_tensors};
 use minitron_core::data::DataSpec;
 use minitron_core::error::Error;
 use minitron_core::pipeline::Recipe;
 use minitron_core::plan::{Plan, Space};
-use minitron_core::prune::side_indices;
+use minitron_core::prune::{PrunedView, side_indices, source_layers};
 use minitron_core::registry::PluginSpec;
 use proptest::prelude::*;
 use serde_json::Value;
+use tch::Tensor;
 
 use super::pruning::random_rankings;
 
@@ -50,6 +52,49 @@ proptest! {
                 }
                 None => prop_assert_eq!(side.len(before), side.len(after)),
             }
+        }
+    }
+
+    #[test]
+    fn rows_of_a_source_are_rows_of_its_tensors((blueprint, plan) in any_plan(), ends: [prop::sample::Index; 2]) {
+        let memory = random_weights(&blueprint, 3).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("all.safetensors");
+        write_tensors(&path, &memory).unwrap();
+        let reader = Reader::open_file(&path).unwrap();
+        let view = PrunedView::new(&reader, &blueprint, &plan).unwrap();
+        for source in [&memory as &dyn TensorSource, &reader, &view] {
+            for name in source.names() {
+                let whole = source.read(&name).unwrap();
+                let n_rows = whole.size()[0] as usize;
+                let [a, b] = ends.map(|end| end.index(n_rows + 1));
+                let rows = a.min(b)..a.max(b);
+                let wanted = whole.narrow(0, rows.start as i64, rows.len() as i64);
+                prop_assert!(source.read_rows(&name, rows.clone()).unwrap().equal(&wanted), "{}", name);
+                let mut bytes = vec![9];
+                source.append_rows(&name, rows, &mut bytes).unwrap();
+                let mut expected = vec![9; 1 + 4 * wanted.numel()];
+                wanted.contiguous().copy_data_u8(&mut expected[1..], wanted.numel());
+                prop_assert!(bytes == expected, "{}", name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_view_holds_the_kept_positions_of_every_side((blueprint, plan) in any_plan()) {
+        let source = random_weights(&blueprint, 4).unwrap();
+        let layers = source_layers(&blueprint, &plan);
+        let view = PrunedView::new(&source, &blueprint, &plan).unwrap();
+        for spec in blueprint.tensors.iter().filter(|spec| spec.layer.is_none_or(|layer| layers.contains(&layer))) {
+            let mut wanted = source.read(&spec.name()).unwrap();
+            for (side, parts) in spec.sides.iter().enumerate() {
+                if let Some(kept) = side_indices(parts, &blueprint, &plan) {
+                    let kept: Vec<i64> = kept.into_iter().map(|position| position as i64).collect();
+                    wanted = wanted.index_select(side as i64, &Tensor::from_slice(&kept));
+                }
+            }
+            let name = spec.name_at(spec.layer.and_then(|layer| layers.iter().position(|&kept| kept == layer)));
+            prop_assert!(view.read(&name).unwrap().equal(&wanted), "{}", name);
         }
     }
 

@@ -7,7 +7,7 @@ use minitron_core::blueprint::{
     Blueprint, DEPTH, HEADS, KV_HEADS, MLP, ModelFolder, Part, PruneGroup, Role, Side, Sizes, split_dim,
 };
 use minitron_core::calibrate::{Metric, Pass, Scores};
-use minitron_core::checkpoint::{MAX_SHARD_BYTES, MemorySource, Reader, TensorSource, write_model};
+use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
 use minitron_core::model::Transformer;
 use minitron_core::plan::{Plan, Ranking, Rankings, Space};
@@ -116,11 +116,30 @@ fn keeping_every_unit_is_the_identity_byte_for_byte() {
         let plan = Plan::default().checked(&space(&model.blueprint), &model.blueprint).unwrap();
         let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
         let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        write_model(before.path(), &model.blueprint.config, &model.source, None, MAX_SHARD_BYTES).unwrap();
-        write_model(after.path(), &student.config, &student.view, None, MAX_SHARD_BYTES).unwrap();
+        write_model(before.path(), &model.blueprint.config, &model.source, None, WriteOptions::default()).unwrap();
+        write_model(after.path(), &student.config, &student.view, None, WriteOptions::default()).unwrap();
         for file in ["config.json", "model.safetensors"] {
             let read = |dir: &tempfile::TempDir| std::fs::read(dir.path().join(file)).unwrap();
             assert!(read(&before) == read(&after), "{}: {file} differs", model.family());
+        }
+    }
+}
+
+#[test]
+fn chunks_of_any_size_write_the_same_bytes() {
+    for config in families() {
+        let model = Model::new(&config, 4).unwrap();
+        let plan = half_on_every_axis(&model.blueprint, 5).unwrap();
+        let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+        let write = |chunk_bytes| {
+            let dir = tempfile::tempdir().unwrap();
+            let options = WriteOptions { chunk_bytes, ..WriteOptions::default() };
+            write_model(dir.path(), &student.config, &student.view, None, options).unwrap();
+            std::fs::read(dir.path().join("model.safetensors")).unwrap()
+        };
+        let whole = write(usize::MAX);
+        for chunk_bytes in [0, 1, 7, 100, 4096] {
+            assert!(write(chunk_bytes) == whole, "{}: chunks of {chunk_bytes} bytes", model.family());
         }
     }
 }
@@ -295,7 +314,7 @@ fn a_pruned_folder_loads_as_its_view_does_and_has_the_predicted_parameters() {
         let plan = half_on_every_axis(&model.blueprint, 13).unwrap();
         let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        write_model(dir.path(), &student.config, &student.view, None, MAX_SHARD_BYTES).unwrap();
+        write_model(dir.path(), &student.config, &student.view, None, WriteOptions::default()).unwrap();
 
         let folder = ModelFolder::open(dir.path(), &registry()).unwrap();
         assert!(folder.unknown_tensors.is_empty());

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use minitron_core::blueprint::{Blueprint, ModelFolder, PruneGroup, Role, Slot};
 use minitron_core::calibrate::{Calibration, Metric, Pass, Scores};
-use minitron_core::checkpoint::{Config, MAX_SHARD_BYTES, MemorySource, TensorSource, write_model};
+use minitron_core::checkpoint::{Config, MemorySource, TensorSource, WriteOptions, write_model};
 use minitron_core::contract::Axis;
 use minitron_core::data::{Task, Tokenizer, Windows};
 use minitron_core::error::Result;
@@ -62,7 +62,7 @@ pub fn write_tiny(dir: &Path, config: &Value, seed: u64) -> Result<()> {
     let config = Config::from_value(&dir.join("config.json"), config)?;
     let blueprint = Blueprint::from_config(&config, &registry())?;
     std::fs::create_dir_all(dir).unwrap_or_default();
-    write_model(dir, &config, &fresh_weights(&blueprint, seed)?, None, MAX_SHARD_BYTES)
+    write_model(dir, &config, &fresh_weights(&blueprint, seed)?, None, WriteOptions::default())
 }
 
 /// A small Llama with grouped queries.

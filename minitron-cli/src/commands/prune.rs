@@ -27,6 +27,7 @@ pub fn run(common: &Common, args: &Prune) -> Result<()> {
         axes: args.axes.clone(),
         by: by(&args.by),
         bootstrap: args.bootstrap,
+        max_memory: args.max_memory,
     };
     let out = args.out.clone().unwrap_or_default();
     let report = with_context(common, args.force, None, |context| prune(context, &options, &out, args.dry_run))?;

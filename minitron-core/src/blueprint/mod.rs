@@ -24,7 +24,7 @@ pub use table::{Table, fixed};
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::checkpoint::{Config, TensorInfo, TensorSource};
+use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource};
 use crate::error::{Error, Result};
 
 /// Target or actual size per kind of dim: `hidden`, `mlp`, `heads`, `kv_heads`, `depth`.
@@ -170,8 +170,7 @@ impl Blueprint {
     /// A tied tensor that the file holds twice must hold the same both times: `transformers` would use both.
     fn check_ties(&self, tensor: &TensorSpec, name: &str, source: &dyn TensorSource) -> Result<()> {
         for alias in tensor.aliases.iter().filter(|alias| source.info(alias).is_some()) {
-            let (one, other) = (source.read(name)?, source.read(alias)?);
-            if one.size() != other.size() || !one.f_equal(&other)? {
+            if !same_values(source, name, alias)? {
                 let message = format!(
                     "config.json ties `{alias}` to `{name}`, the file holds different values for them; \
                      set tie_word_embeddings to false, or leave `{alias}` out"
@@ -225,4 +224,22 @@ impl Blueprint {
         };
         sum(None).saturating_add(n_layers.saturating_mul(sum(Some(0))))
     }
+}
+
+/// Compares two tensors in pieces: embedding tables can be larger than what else is in memory.
+fn same_values(source: &dyn TensorSource, one: &str, other: &str) -> Result<bool> {
+    let (Some(info), Some(other_info)) = (source.info(one), source.info(other)) else { return Ok(false) };
+    if info.shape != other_info.shape {
+        return Ok(false);
+    }
+    let n_rows = info.shape.first().copied().unwrap_or(1);
+    let row_bytes = info.n_bytes().unwrap_or(0) as usize / n_rows.max(1);
+    let step = (PIECE_BYTES / row_bytes.max(1)).max(1);
+    for start in (0..n_rows).step_by(step) {
+        let rows = start..n_rows.min(start + step);
+        if !source.read_rows(one, rows.clone())?.f_equal(&source.read_rows(other, rows)?)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -10,9 +10,9 @@ mod writer;
 
 pub use config::Config;
 pub use folder::{OutputDir, sync_dir};
-pub use reader::Reader;
+pub use reader::{PIECE_BYTES, Reader};
 pub use source::{MemorySource, TensorInfo, TensorSource, kind_of};
-pub use writer::{MAX_SHARD_BYTES, write_model, write_tensors};
+pub use writer::{WriteOptions, write_model, write_tensors};
 
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,11 @@ pub struct Checkpoint {
     pub config: Config,
     /// `model.safetensors`, or the shards that the index names.
     pub tensors: Reader,
+}
+
+/// Whether a folder holds weights, or a table that says where they are.
+pub fn has_weights(dir: &Path) -> bool {
+    [reader::SINGLE, reader::INDEX].iter().any(|name| dir.join(name).exists())
 }
 
 impl Checkpoint {

@@ -18,6 +18,9 @@ pub const SINGLE: &str = "model.safetensors";
 /// Name of the table of shards.
 pub const INDEX: &str = "model.safetensors.index.json";
 
+/// Mapped pages count as resident until they are released, so copies go in pieces; these also stay in the cache.
+pub const PIECE_BYTES: usize = 1 << 20;
+
 /// The tensors of one file or of all shards of a folder.
 #[derive(Debug)]
 pub struct Reader {
@@ -37,6 +40,14 @@ struct Entry {
     info: TensorInfo,
     start: usize,
     end: usize,
+}
+
+/// Rows of a tensor in the map, not yet touched.
+struct Stored<'a> {
+    file: &'a MappedFile,
+    info: &'a TensorInfo,
+    start: usize,
+    bytes: &'a [u8],
 }
 
 #[derive(Deserialize)]
@@ -119,6 +130,22 @@ impl Reader {
         Ok(())
     }
 
+    /// Where rows of a tensor lie.
+    fn stored(&self, name: &str, rows: Range<usize>) -> Result<Stored<'_>> {
+        let missing = || Error::Internal(format!("no tensor `{name}`; names are checked against the blueprint first"));
+        let entry = self.entries.get(name).ok_or_else(missing)?;
+        let file = self.files.get(entry.file).ok_or_else(missing)?;
+        let n_rows = entry.info.shape.first().copied().unwrap_or(1);
+        if rows.start > rows.end || rows.end > n_rows {
+            return Err(Error::Internal(format!("rows {rows:?} of tensor `{name}`, which has {n_rows}")));
+        }
+        let row_bytes = (entry.end - entry.start) / n_rows.max(1);
+        let (start, end) = (entry.start + rows.start * row_bytes, entry.start + rows.end * row_bytes);
+        let beyond = || Error::checkpoint(&file.path, format!("tensor `{name}` lies beyond the end of the file"));
+        let bytes = file.map.get(start..end).ok_or_else(beyond)?;
+        Ok(Stored { file, info: &entry.info, start, bytes })
+    }
+
     /// The weight files, for hashing.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())
@@ -151,11 +178,17 @@ fn map_file(path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(&file) }.at_path(path)
 }
 
-/// Tells the kernel that the pages of a range that was just copied may leave memory.
+/// The kernel maps whole blocks around a page that is touched; none is larger than this.
+const MAPPED_AROUND: usize = 2 << 20;
+
+/// Tells the kernel that a range that was just copied may leave memory, with what was mapped around it.
 #[allow(unsafe_code)]
 fn release_pages(map: &Mmap, start: usize, len: usize) {
+    let base = map.as_ptr() as usize;
+    let from = ((base + start) / MAPPED_AROUND * MAPPED_AROUND).saturating_sub(base);
+    let to = ((base + start + len).next_multiple_of(MAPPED_AROUND) - base).min(map.len());
     // SAFETY: the map is a read-only file mapping, so dropped pages are read from the file again when touched.
-    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
+    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from) };
 }
 
 impl TensorSource for Reader {
@@ -168,28 +201,29 @@ impl TensorSource for Reader {
     }
 
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
-        let missing = || Error::Internal(format!("no tensor `{name}`; names are checked against the blueprint first"));
-        let entry = self.entries.get(name).ok_or_else(missing)?;
-        let file = self.files.get(entry.file).ok_or_else(missing)?;
-        let kind = kind_of(entry.info.dtype).ok_or_else(|| {
-            Error::checkpoint(&file.path, format!("tensor `{name}` has unsupported type {:?}", entry.info.dtype))
+        let n_rows = rows.len();
+        let stored = self.stored(name, rows)?;
+        let kind = kind_of(stored.info.dtype).ok_or_else(|| {
+            let message = format!("tensor `{name}` has unsupported type {:?}", stored.info.dtype);
+            Error::checkpoint(&stored.file.path, message)
         })?;
-        let mut shape: Vec<i64> = entry.info.shape.iter().map(|&side| side as i64).collect();
-        let n_rows = entry.info.shape.first().copied().unwrap_or(1);
-        if rows.start > rows.end || rows.end > n_rows {
-            return Err(Error::Internal(format!("rows {rows:?} of tensor `{name}`, which has {n_rows}")));
-        }
+        let mut shape: Vec<i64> = stored.info.shape.iter().map(|&side| side as i64).collect();
         if let Some(first) = shape.first_mut() {
-            *first = rows.len() as i64;
+            *first = n_rows as i64;
         }
-        let row_bytes = (entry.end - entry.start) / n_rows.max(1);
-        let (start, end) = (entry.start + rows.start * row_bytes, entry.start + rows.end * row_bytes);
-        let bytes = file
-            .map
-            .get(start..end)
-            .ok_or_else(|| Error::checkpoint(&file.path, format!("tensor `{name}` lies beyond the end of the file")))?;
-        let tensor = Tensor::f_from_data_size(bytes, &shape, kind)?;
-        release_pages(&file.map, start, bytes.len());
+        let tensor = Tensor::f_from_data_size(stored.bytes, &shape, kind)?;
+        release_pages(&stored.file.map, stored.start, stored.bytes.len());
         Ok(tensor)
+    }
+
+    fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
+        let stored = self.stored(name, rows)?;
+        let mut start = stored.start;
+        for piece in stored.bytes.chunks(PIECE_BYTES) {
+            bytes.extend_from_slice(piece);
+            release_pages(&stored.file.map, start, piece.len());
+            start += piece.len();
+        }
+        Ok(())
     }
 }

@@ -46,6 +46,16 @@ pub trait TensorSource {
         let n_rows = self.info(name).and_then(|info| info.shape.first().copied()).unwrap_or(1);
         self.read_rows(name, 0..n_rows)
     }
+
+    /// Appends the same rows as they are stored, row by row: what is copied from file to file never becomes a tensor.
+    fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
+        let tensor = self.read_rows(name, rows)?.f_contiguous()?;
+        let start = bytes.len();
+        bytes.resize(start + tensor.numel() * tensor.f_kind()?.elt_size_in_bytes(), 0);
+        // safetensors and our machines are little-endian.
+        let added = bytes.get_mut(start..).unwrap_or_default();
+        Ok(tensor.f_copy_data_u8(added, tensor.numel())?)
+    }
 }
 
 /// libtorch's name for a stored type; `None` for types that no weight has.

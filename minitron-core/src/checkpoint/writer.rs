@@ -1,21 +1,56 @@
-//! Writes safetensors as a stream: the header from shapes alone, then one tensor at a time.
+//! Writes safetensors as a stream: the header from shapes alone, then rows in chunks; reading and writing overlap.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use safetensors::tensor::{Metadata, TensorInfo as RawInfo};
 use serde_json::json;
-use tch::Tensor;
 
 use super::config::Config;
-use super::reader::{INDEX, SINGLE};
+use super::reader::{INDEX, PIECE_BYTES, SINGLE};
 use super::source::{TensorInfo, TensorSource};
 use crate::error::{Error, IoContext, Result};
 
-/// Largest shard, as `transformers` splits.
-pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+/// How a model is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Largest shard, where no tensor is larger; 5 GB, as `transformers` splits, unless stated.
+    pub max_shard_bytes: u64,
+    /// Bytes read at a time, where no row is longer; two such chunks are held, one read and one written.
+    pub chunk_bytes: usize,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        WriteOptions { max_shard_bytes: 5_000_000_000, chunk_bytes: 16 << 20 }
+    }
+}
+
+/// Taken beside the chunks: pages that the kernel maps around the ones read, index lists, a thread.
+const ROOM_BESIDE: u64 = 24 << 20;
+
+impl WriteOptions {
+    /// The largest chunks, up to the usual ones, that `source` is copied with in so many bytes of memory.
+    ///
+    /// # Errors
+    /// The bytes needed where the longest row does not fit.
+    pub fn within(n_bytes: u64, source: &dyn TensorSource) -> Result<Self, u64> {
+        let row_bytes =
+            |info: TensorInfo| info.n_bytes().map(|n| n / info.shape.first().map_or(1, |&n| n.max(1) as u64));
+        let longest = source.names().iter().filter_map(|name| row_bytes(source.info(name)?)).max().unwrap_or(0);
+        let piece = longest.max(PIECE_BYTES as u64);
+        let beside = ROOM_BESIDE.saturating_add(piece);
+        let chunk_bytes = n_bytes.saturating_sub(beside) / 2;
+        if chunk_bytes < piece {
+            return Err(beside.saturating_add(piece.saturating_mul(2)));
+        }
+        let usual = WriteOptions::default();
+        Ok(WriteOptions { chunk_bytes: usual.chunk_bytes.min(chunk_bytes as usize), ..usual })
+    }
+}
 
 /// Files that travel with a model unchanged: tokenizer, generation and sentence-encoder settings.
 const COMPANIONS: &[&str] = &[
@@ -38,20 +73,20 @@ const COMPANIONS: &[&str] = &[
     "vocab.txt",
 ];
 
-/// Writes a model into an existing folder: `config.json`, weights in shards of at most `max_shard_bytes`, and the
-/// companion files of `companions_dir`, where given.
+/// Writes a model into an existing folder: `config.json`, weights in as many shards as the options ask for, and the companion
+/// files of `companions_dir`, where given.
 pub fn write_model(
     dir: &Path,
     config: &Config,
     source: &dyn TensorSource,
     companions_dir: Option<&Path>,
-    max_shard_bytes: u64,
+    options: WriteOptions,
 ) -> Result<()> {
-    let shards = plan_shards(source, max_shard_bytes)?;
+    let shards = plan_shards(source, options.max_shard_bytes)?;
     if let [names] = shards.as_slice() {
-        write_file(&dir.join(SINGLE), source, names)?;
+        write_file(&dir.join(SINGLE), source, names, options.chunk_bytes)?;
     } else {
-        write_shards(dir, source, &shards)?;
+        write_shards(dir, source, &shards, options.chunk_bytes)?;
     }
     config.save(&dir.join("config.json"))?;
     if let Some(from) = companions_dir {
@@ -62,7 +97,7 @@ pub fn write_model(
 
 /// Writes one safetensors file with all tensors of `source`.
 pub fn write_tensors(path: &Path, source: &dyn TensorSource) -> Result<()> {
-    write_file(path, source, &source.names())
+    write_file(path, source, &source.names(), WriteOptions::default().chunk_bytes)
 }
 
 fn info_of(source: &dyn TensorSource, name: &str) -> Result<(TensorInfo, u64)> {
@@ -88,12 +123,12 @@ fn plan_shards(source: &dyn TensorSource, max_shard_bytes: u64) -> Result<Vec<Ve
     Ok(shards)
 }
 
-fn write_shards(dir: &Path, source: &dyn TensorSource, shards: &[Vec<String>]) -> Result<()> {
+fn write_shards(dir: &Path, source: &dyn TensorSource, shards: &[Vec<String>], chunk_bytes: usize) -> Result<()> {
     let mut weight_map = BTreeMap::new();
     let mut total_size = 0;
     for (shard_idx, names) in shards.iter().enumerate() {
         let file = format!("model-{:05}-of-{:05}.safetensors", shard_idx + 1, shards.len());
-        write_file(&dir.join(&file), source, names)?;
+        write_file(&dir.join(&file), source, names, chunk_bytes)?;
         for name in names {
             total_size += info_of(source, name)?.1;
             weight_map.insert(name, file.clone());
@@ -104,13 +139,24 @@ fn write_shards(dir: &Path, source: &dyn TensorSource, shards: &[Vec<String>]) -
     fs::write(&path, format!("{index:#}\n")).at_path(&path)
 }
 
-fn write_file(path: &Path, source: &dyn TensorSource, names: &[String]) -> Result<()> {
-    // Wide types first, so that every tensor stays aligned to its element size.
+fn write_file(path: &Path, source: &dyn TensorSource, names: &[String], chunk_bytes: usize) -> Result<()> {
+    let (header, entries) = lay_out(source, names)?;
+    let mut file = File::create(path).at_path(path)?;
+    file.write_all(&header).at_path(path)?;
+    stream(&file, source, &entries, chunk_bytes)?.at_path(path)?;
+    file.sync_all().at_path(path)
+}
+
+type Entry<'a> = (&'a String, TensorInfo, u64);
+
+/// The header's bytes, and the tensors in the order of their data.
+fn lay_out<'a>(source: &dyn TensorSource, names: &'a [String]) -> Result<(Vec<u8>, Vec<Entry<'a>>)> {
     let mut entries = Vec::with_capacity(names.len());
     for name in names {
         let (info, n_bytes) = info_of(source, name)?;
         entries.push((name, info, n_bytes));
     }
+    // Wide types first, so that every tensor stays aligned to its element size.
     entries.sort_by(|a, b| b.1.dtype.bitsize().cmp(&a.1.dtype.bitsize()).then_with(|| a.0.cmp(b.0)));
 
     let mut offset = 0usize;
@@ -126,38 +172,98 @@ fn write_file(path: &Path, source: &dyn TensorSource, names: &[String]) -> Resul
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let internal = |e: &dyn std::fmt::Display| Error::Internal(format!("safetensors header: {e}"));
     let metadata = Metadata::new(Some(format), table).map_err(|e| internal(&e))?;
-    let mut header = serde_json::to_vec(&metadata).map_err(|e| internal(&e))?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path).at_path(path)?);
-    out.write_all(&(header.len() as u64).to_le_bytes()).at_path(path)?;
-    out.write_all(&header).at_path(path)?;
-    let mut bytes = Vec::new();
-    for (name, _, n_bytes) in entries {
-        tensor_bytes(&source.read(name)?, n_bytes, name, &mut bytes)?;
-        out.write_all(&bytes).at_path(path)?;
-    }
-    out.flush().at_path(path)?;
-    out.get_ref().sync_all().at_path(path)
+    let mut text = serde_json::to_vec(&metadata).map_err(|e| internal(&e))?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut header = (text.len() as u64).to_le_bytes().to_vec();
+    header.append(&mut text);
+    Ok((header, entries))
 }
 
-/// The tensor's elements as stored bytes (safetensors and our machines are little-endian).
-fn tensor_bytes(tensor: &Tensor, n_bytes: u64, name: &str, bytes: &mut Vec<u8>) -> Result<()> {
-    let found = tensor.numel() as u64 * tensor.f_kind()?.elt_size_in_bytes() as u64;
-    if found != n_bytes {
-        return Err(Error::Internal(format!("tensor `{name}`: {n_bytes} bytes announced, {found} read")));
+/// Reads on this thread and writes on another. The outer result is the reader's, the inner one the writer's.
+fn stream(
+    out: impl Write + Send,
+    source: &dyn TensorSource,
+    entries: &[Entry],
+    chunk_bytes: usize,
+) -> Result<std::io::Result<()>> {
+    let (full, to_write) = sync_channel(0);
+    let (written, empty) = sync_channel(1);
+    // Of their full size at once: a buffer that grows is there twice meanwhile.
+    let all_bytes = entries.iter().fold(0, |n: u64, (.., n_bytes)| n.saturating_add(*n_bytes));
+    let buffer = || Vec::with_capacity(chunk_bytes.min(all_bytes as usize));
+    let _ = written.send(buffer());
+    let bytes = buffer();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(move || write_chunks(out, &to_write, &written));
+        let read = Chunks { full, empty, bytes, chunk_bytes }.fill(source, entries);
+        let wrote = writer.join().map_err(|_| Error::Internal("the thread that writes ended early".into()))?;
+        read.map(|()| wrote)
+    })
+}
+
+/// Writes what arrives until nothing more does; an error ends it, which the reader notices.
+fn write_chunks(mut out: impl Write, full: &Receiver<Vec<u8>>, written: &SyncSender<Vec<u8>>) -> std::io::Result<()> {
+    for bytes in full {
+        out.write_all(&bytes)?;
+        // After the last chunk nobody takes the buffer back.
+        let _ = written.send(bytes);
     }
-    bytes.clear();
-    bytes.resize(n_bytes as usize, 0);
-    tensor.f_contiguous()?.f_copy_data_u8(bytes, tensor.numel())?;
-    Ok(())
+    out.flush()
+}
+
+/// The reader's side: the chunk being filled, where full ones go and where written ones come back.
+struct Chunks {
+    full: SyncSender<Vec<u8>>,
+    empty: Receiver<Vec<u8>>,
+    bytes: Vec<u8>,
+    chunk_bytes: usize,
+}
+
+impl Chunks {
+    /// Reads all tensors, one after the other; stops where the writer did.
+    fn fill(mut self, source: &dyn TensorSource, entries: &[Entry]) -> Result<()> {
+        for (name, info, n_bytes) in entries {
+            let n_rows = info.shape.first().copied().unwrap_or(1);
+            let row_bytes = *n_bytes as usize / n_rows.max(1);
+            let mut row = 0;
+            while row < n_rows {
+                if !self.make_room(row_bytes) {
+                    return Ok(());
+                }
+                let room = self.chunk_bytes.saturating_sub(self.bytes.len());
+                let n = (room / row_bytes.max(1)).clamp(1, n_rows - row);
+                let expected = self.bytes.len() + n * row_bytes;
+                self.bytes.reserve_exact(n * row_bytes);
+                source.append_rows(name, row..row + n, &mut self.bytes)?;
+                if self.bytes.len() != expected {
+                    let message = format!("tensor `{name}`: {expected} bytes announced, {} read", self.bytes.len());
+                    return Err(Error::Internal(message));
+                }
+                row += n;
+            }
+        }
+        // Where the writer has ended, its own error says why.
+        let _ = self.full.send(self.bytes);
+        Ok(())
+    }
+
+    /// Hands the chunk on where a row does not fit any more; false where the writer has ended.
+    fn make_room(&mut self, row_bytes: usize) -> bool {
+        if self.bytes.is_empty() || self.bytes.len().saturating_add(row_bytes) <= self.chunk_bytes {
+            return true;
+        }
+        let Ok(mut next) = self.empty.recv() else { return false };
+        next.clear();
+        self.full.send(std::mem::replace(&mut self.bytes, next)).is_ok()
+    }
 }
 
 fn copy_companions(from: &Path, to: &Path) -> Result<()> {
     for name in COMPANIONS {
         let source = from.join(name);
         if source.is_file() {
-            fs::copy(&source, to.join(name)).at_path(&source)?;
+            let target = to.join(name);
+            fs::copy(&source, &target).at_path(&target)?;
         }
     }
     let pooling = Path::new("1_Pooling").join("config.json");
@@ -167,4 +273,84 @@ fn copy_companions(from: &Path, to: &Path) -> Result<()> {
         fs::copy(from.join(&pooling), to.join(&pooling)).at_path(&dir)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, ErrorKind};
+
+    use tch::{Device, Kind, Tensor};
+
+    use super::*;
+    use crate::checkpoint::MemorySource;
+
+    /// Takes so many bytes, then fails as a full disk does.
+    struct Full(usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn some_source() -> MemorySource {
+        let mut source = MemorySource::default();
+        for name in ["a", "b", "c"] {
+            source.insert(name, &Tensor::ones([10, 4], (Kind::Float, Device::Cpu))).unwrap();
+        }
+        source
+    }
+
+    #[test]
+    fn a_disk_that_fills_up_ends_writing_with_its_error() {
+        let (source, names) = (some_source(), ["a", "b", "c"].map(str::to_owned));
+        let (_, entries) = lay_out(&source, &names).unwrap();
+        for chunk_bytes in [1, 16, 100, 1 << 20] {
+            for room in [0, 16, 200, 479] {
+                let error = stream(Full(room), &source, &entries, chunk_bytes).unwrap().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::StorageFull, "{chunk_bytes} {room}");
+            }
+            stream(Full(480), &source, &entries, chunk_bytes).unwrap().unwrap();
+        }
+    }
+
+    /// Announces a tensor that it does not give out.
+    struct Broken(MemorySource);
+
+    impl TensorSource for Broken {
+        fn names(&self) -> Vec<String> {
+            self.0.names()
+        }
+
+        fn info(&self, name: &str) -> Option<TensorInfo> {
+            self.0.info(name)
+        }
+
+        fn read_rows(&self, name: &str, rows: std::ops::Range<usize>) -> Result<Tensor> {
+            if name == "b" { Err(Error::Data("unreadable".into())) } else { self.0.read_rows(name, rows) }
+        }
+    }
+
+    #[test]
+    fn a_source_that_fails_ends_writing_with_its_error() {
+        let (source, names) = (Broken(some_source()), ["a", "b", "c"].map(str::to_owned));
+        let (_, entries) = lay_out(&source, &names).unwrap();
+        for chunk_bytes in [1, 100, 1 << 20] {
+            let error = stream(Full(1000), &source, &entries, chunk_bytes).unwrap_err();
+            assert_eq!(error.to_string(), "data: unreadable");
+        }
+    }
+
+    #[test]
+    fn memory_decides_about_chunks_up_to_the_usual_ones() {
+        let source = some_source();
+        let least = WriteOptions::within(0, &source).unwrap_err();
+        assert_eq!(WriteOptions::within(least, &source).unwrap().chunk_bytes, PIECE_BYTES);
+        assert_eq!(WriteOptions::within(u64::MAX, &source), Ok(WriteOptions::default()));
+    }
 }

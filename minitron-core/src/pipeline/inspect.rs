@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use crate::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
-use crate::checkpoint::TensorSource;
+use crate::checkpoint::{Config, TensorSource, has_weights};
 use crate::error::Result;
 use crate::plan::Space;
 
@@ -22,10 +22,8 @@ pub struct InspectOptions {
 
 /// Describes a model without loading it.
 pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
-    let folder = context.open(&options.model)?;
-    let blueprint = &folder.blueprint;
-    let source = &folder.checkpoint.tensors;
-    let stored = blueprint.tensors.first().and_then(|t| source.info(&t.name()));
+    let (blueprint, weights) = open(context, &options.model)?;
+    let blueprint = &blueprint;
     let space = Space::new(blueprint, &context.axes(&[])?);
     let legal: serde_json::Map<String, Value> = space
         .axes
@@ -39,8 +37,8 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
         "n_non_embedding": blueprint.n_non_embedding_at(&Sizes::new()),
         "dims": dims(blueprint),
         "memory": {
-            "weights_bytes": folder.n_bytes(),
-            "dtype": stored.map(|info| format!("{:?}", info.dtype).to_lowercase()),
+            "weights_bytes": weights.n_bytes,
+            "dtype": weights.dtype,
             "kv_cache_bytes": blueprint.kv_cache_bytes_at(&Sizes::new(), seq_len, options.batch_size),
             "seq_len": seq_len,
             "batch_size": options.batch_size,
@@ -49,8 +47,55 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
         "max_positions": blueprint.options.max_positions,
         "legal_sizes": legal,
         "hidden_per_head": space.hidden_per_head,
-        "unknown_tensors": folder.unknown_tensors,
+        "unknown_tensors": weights.unknown_tensors,
     }))
+}
+
+/// What is said of the weights.
+struct Weights {
+    n_bytes: u64,
+    dtype: Option<String>,
+    unknown_tensors: Vec<String>,
+}
+
+/// A model's description and its weights; from the config alone where the folder holds no more.
+fn open(context: &Context, model: &str) -> Result<(Blueprint, Weights)> {
+    let dir = (context.resolve)(model)?;
+    let config_path = dir.join("config.json");
+    if config_path.is_file() && !has_weights(&dir) {
+        let blueprint = Blueprint::from_config(&Config::load(&config_path)?, context.registry)?;
+        context.progress.warn(&format!("{model}: no weights; described from config.json alone"));
+        let weights = announced(&blueprint)?;
+        return Ok((blueprint, weights));
+    }
+    let folder = context.open(model)?;
+    let source = &folder.checkpoint.tensors;
+    let infos = || folder.blueprint.tensors.iter().filter_map(|tensor| source.info(&tensor.name()));
+    let weights = Weights {
+        n_bytes: infos().filter_map(|info| info.n_bytes()).sum(),
+        dtype: infos().next().map(|info| format!("{:?}", info.dtype).to_lowercase()),
+        unknown_tensors: folder.unknown_tensors,
+    };
+    Ok((folder.blueprint, weights))
+}
+
+/// What the weights will be by the config: of its type where it names one, in two bytes per parameter where not.
+fn announced(blueprint: &Blueprint) -> Result<Weights> {
+    let config = &blueprint.config;
+    // Newer files call it `dtype`.
+    let named = config.word_or("torch_dtype", config.word_or("dtype", "")?)?;
+    let (dtype, width) = match named {
+        "float32" => (Some("f32"), 4),
+        "float16" => (Some("f16"), 2),
+        "bfloat16" => (Some("bf16"), 2),
+        "" => (None, 2),
+        other => (Some(other), 2),
+    };
+    Ok(Weights {
+        n_bytes: blueprint.n_params().saturating_mul(width),
+        dtype: dtype.map(str::to_owned),
+        unknown_tensors: Vec::new(),
+    })
 }
 
 fn dims(blueprint: &Blueprint) -> Value {

@@ -10,10 +10,11 @@ use super::context::{Context, Wanted};
 use super::score::scores_path;
 use crate::blueprint::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelFolder, Sizes};
 use crate::calibrate::Scores;
-use crate::checkpoint::{MAX_SHARD_BYTES, OutputDir, write_model};
+use crate::checkpoint::{OutputDir, TensorSource, WriteOptions, write_model};
 use crate::contract::Allocator;
 use crate::error::{Error, IoContext, Result};
-use crate::plan::{Explained, Plan, Rankings, Space};
+use crate::memory::{mib, peak_bytes};
+use crate::plan::{Bytes, Explained, Plan, Rankings, Space};
 use crate::prune::Student;
 use crate::registry::PluginSpec;
 
@@ -57,6 +58,9 @@ pub struct PruneOptions {
     pub by: BTreeMap<String, String>,
     /// Replicates of the scores that must be there to say which units survive resampling; all there are where not given.
     pub bootstrap: Option<usize>,
+    /// Memory that the process may take, for example `1GiB`; decides nothing about the student.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<Bytes>,
 }
 
 impl PruneOptions {
@@ -121,6 +125,7 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     }
     let (plan, explained) = plan(context, options, &folder)?;
     let student = Student::new(&folder.checkpoint.tensors, &folder.blueprint, &plan, context.registry)?;
+    let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
     let mut report = json!({
         "architecture": folder.blueprint.architecture,
         "n_params": student.blueprint.n_params(),
@@ -138,11 +143,30 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     }
     let output = OutputDir::create(out, context.force)?;
     let companions = Some(folder.checkpoint.dir.as_path());
-    write_model(output.path(), &student.config, &student.view, companions, MAX_SHARD_BYTES)?;
+    write_model(output.path(), &student.config, &student.view, companions, writing)?;
     write_plan(&output.path().join("plan.json"), &plan, &explained, &report)?;
     output.commit()?;
     report["out"] = json!(out);
     Ok(report)
+}
+
+/// How to write within a limit: what the process takes by now, and chunks of rows, which the source's rows bound.
+///
+/// # Errors
+/// `Recipe` when the smallest chunks do not fit.
+fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<WriteOptions> {
+    let Some(Bytes(given)) = limit else { return Ok(WriteOptions::default()) };
+    let taken = peak_bytes();
+    WriteOptions::within(given.saturating_sub(taken), source).map_err(|least| {
+        let needed = mib(taken.saturating_add(least));
+        Error::Recipe(format!(
+            "max_memory: pruning this model needs {needed} ({} for the program, {} to copy rows), {} were given; \
+             give {needed} or more",
+            mib(taken),
+            mib(least),
+            mib(given),
+        ))
+    })
 }
 
 /// The plan, and where scores decided it, why.

@@ -9,6 +9,7 @@ use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
 use crate::data::{Task, Tokenizer, Windows};
 use crate::error::{Error, Result};
+use crate::memory::{mib, peak_bytes};
 use crate::model::LoadOptions;
 use crate::train::mean_gradient;
 
@@ -23,8 +24,8 @@ pub(super) struct Scoring<'a> {
     pub max_memory: Option<u64>,
 }
 
-/// What the program and libtorch take before any model, measured on a model of a few kilobytes.
-const BASE_BYTES: u64 = 420 << 20;
+/// What libtorch and its matrix products take once they run, besides what the program takes by then.
+const LIBRARY_BYTES: u64 = 256 << 20;
 
 impl Scoring<'_> {
     fn calibration(&self, batch_size: usize) -> Calibration<'_> {
@@ -103,18 +104,18 @@ impl Scoring<'_> {
     /// `Recipe` with what one window needs.
     fn fitting_batch(&self, pass: &Pass, weights: u64, advice: &str) -> Result<usize> {
         let Some(budget) = self.max_memory else { return Ok(self.batch_size) };
-        let needed = |batch_size: usize| BASE_BYTES + weights + self.activation_bytes(pass, batch_size);
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let base = peak_bytes() + LIBRARY_BYTES;
+        let needed = |batch_size: usize| base + weights + self.activation_bytes(pass, batch_size);
         let Some(batch_size) = (1..=self.batch_size).rev().find(|&size| needed(size) <= budget) else {
             return Err(Error::Recipe(format!(
-                "max_memory: scoring needs {} MiB with one window of {} tokens at a time, {} MiB are given; {advice}, \
+                "max_memory: scoring needs {} with one window of {} tokens at a time, {} were given; {advice}, \
                  shorter windows (--seq-len) need less",
                 mib(needed(1)),
                 self.windows.width(),
                 mib(budget)
             )));
         };
-        let message = format!("{} MiB at the most, in batches of {batch_size} windows", mib(needed(batch_size)));
+        let message = format!("{} at the most, in batches of {batch_size} windows", mib(needed(batch_size)));
         self.context.progress.warn(&message);
         Ok(batch_size)
     }

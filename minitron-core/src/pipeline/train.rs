@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::context::{Context, seq_len_or_default};
 use crate::blueprint::{Blueprint, ModelFolder};
-use crate::checkpoint::{Config, MAX_SHARD_BYTES, MemorySource, OutputDir, TensorSource, sync_dir, write_model};
+use crate::checkpoint::{Config, MemorySource, OutputDir, TensorSource, WriteOptions, sync_dir, write_model};
 use crate::contract::LogitLoss;
 use crate::data::{DataSpec, Pack, Reading, Task, Tokenizer, Windows, files_of};
 use crate::digest;
@@ -341,7 +341,7 @@ fn write_student(start: &Start, student: &Transformer, masters: &Masters, out_di
         fs::remove_dir_all(&staged).at_path(&staged)?;
     }
     let output = OutputDir::create(&staged, true)?;
-    write_model(output.path(), &start.config, &student.to_source(masters)?, Some(&start.dir), MAX_SHARD_BYTES)?;
+    write_model(output.path(), &start.config, &student.to_source(masters)?, Some(&start.dir), WriteOptions::default())?;
     let plan = start.dir.join("plan.json");
     if plan.is_file() && !start.files.is_empty() {
         fs::copy(&plan, output.path().join("plan.json")).at_path(&plan)?;

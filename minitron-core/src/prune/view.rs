@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use safetensors::Dtype;
 use tch::Tensor;
 
 use super::config::student_config;
 use super::indices::{side_indices, source_layers};
 use crate::blueprint::{Blueprint, Evidence, TensorSpec};
-use crate::checkpoint::{Config, TensorInfo, TensorSource};
+use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource, kind_of};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::registry::Registry;
@@ -22,8 +23,13 @@ pub struct PrunedView<'a> {
 struct Entry {
     source_name: String,
     info: TensorInfo,
-    /// Kept positions per side; `None` keeps the side whole.
-    kept: Vec<Option<Vec<usize>>>,
+    /// Bytes per element, and per row of the source.
+    width: usize,
+    source_row_bytes: usize,
+    /// Kept rows of the source, ascending; `None` keeps all.
+    rows: Option<Vec<usize>>,
+    /// Kept elements of each row; `None` keeps all.
+    columns: Option<Vec<u32>>,
 }
 
 impl<'a> PrunedView<'a> {
@@ -50,15 +56,32 @@ impl<'a> PrunedView<'a> {
 
 fn entry_of(source: &dyn TensorSource, spec: &TensorSpec, blueprint: &Blueprint, plan: &Plan) -> Result<Entry> {
     let source_name = spec.name();
-    let mut info =
-        source.info(&source_name).ok_or_else(|| Error::Internal(format!("no tensor `{source_name}` to prune")))?;
-    let kept: Vec<Option<Vec<usize>>> = spec.sides.iter().map(|side| side_indices(side, blueprint, plan)).collect();
-    for (len, kept) in info.shape.iter_mut().zip(&kept) {
-        if let Some(kept) = kept {
-            *len = kept.len();
-        }
+    let broken = |what: &str| Error::Internal(format!("tensor `{source_name}` cannot be pruned: {what}"));
+    let mut info = source.info(&source_name).ok_or_else(|| broken("it is absent"))?;
+    let mut kept: Vec<Option<Vec<usize>>> = spec.sides.iter().map(|side| side_indices(side, blueprint, plan)).collect();
+    let within = |(len, kept): (&usize, &Option<Vec<usize>>)| kept.iter().flatten().all(|position| position < len);
+    if kept.len() != info.shape.len() || !info.shape.iter().zip(&kept).all(within) {
+        return Err(broken("the plan goes beyond its sides"));
     }
-    Ok(Entry { source_name, info, kept })
+    let columns = columns(info.shape.get(1..).unwrap_or_default(), kept.get(1..).unwrap_or_default());
+    let width = info.dtype.bitsize() / 8;
+    let source_row_bytes = info.shape.iter().skip(1).product::<usize>() * width;
+    for (len, kept) in info.shape.iter_mut().zip(&kept) {
+        *len = kept.as_ref().map_or(*len, Vec::len);
+    }
+    let rows = kept.first_mut().and_then(Option::take);
+    Ok(Entry { source_name, info, width, source_row_bytes, rows, columns })
+}
+
+/// Kept elements of a flat row; `None` where every side behind the first stays whole.
+fn columns(shape: &[usize], kept: &[Option<Vec<usize>>]) -> Option<Vec<u32>> {
+    kept.iter().any(Option::is_some).then_some(())?;
+    let mut flat = vec![0];
+    for (&len, kept) in shape.iter().zip(kept) {
+        let positions = kept.clone().unwrap_or_else(|| (0..len).collect());
+        flat = flat.iter().flat_map(|start| positions.iter().map(move |position| start * len + position)).collect();
+    }
+    Some(flat.into_iter().map(|position| position as u32).collect())
 }
 
 impl TensorSource for PrunedView<'_> {
@@ -71,33 +94,65 @@ impl TensorSource for PrunedView<'_> {
     }
 
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
+        let info = self.info(name).unwrap_or(TensorInfo { dtype: Dtype::U8, shape: Vec::new() });
+        let kind = kind_of(info.dtype)
+            .ok_or_else(|| Error::Internal(format!("tensor `{name}` of type {:?} is pruned", info.dtype)))?;
+        let mut shape: Vec<i64> = info.shape.iter().map(|&side| side as i64).collect();
+        if let Some(first) = shape.first_mut() {
+            *first = rows.len() as i64;
+        }
+        let mut bytes = Vec::new();
+        self.append_rows(name, rows, &mut bytes)?;
+        Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
+    }
+
+    fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
         let entry = self.entries.get(name).ok_or_else(|| Error::Internal(format!("no tensor `{name}` in the view")))?;
-        let mut kept = entry.kept.clone();
-        // The source's rows from the first kept to the last one, and of those the kept ones.
-        let span = match kept.first_mut() {
-            Some(Some(first)) => {
-                let wanted = first.get(rows).unwrap_or_default().to_vec();
-                let from = wanted.first().copied().unwrap_or(0);
-                let to = wanted.last().map_or(from, |last| last + 1);
-                *first = wanted.into_iter().map(|row| row - from).collect();
-                from..to
-            }
-            _ => rows,
+        if entry.rows.is_none() && entry.columns.is_none() {
+            return self.source.append_rows(&entry.source_name, rows, bytes);
+        }
+        let kept: Vec<usize> = match &entry.rows {
+            Some(kept) => kept.get(rows.clone()).unwrap_or_default().to_vec(),
+            None => rows.clone().collect(),
         };
-        slice(&self.source.read_rows(&entry.source_name, span)?, &kept)
+        if kept.len() != rows.len() {
+            return Err(Error::Internal(format!("rows {rows:?} of tensor `{name}`, which has fewer")));
+        }
+        // Rows of the source in spans of bounded size, however far the kept ones lie apart.
+        let max_rows = (PIECE_BYTES / entry.source_row_bytes.max(1)).max(1);
+        let (mut rest, mut span) = (kept.as_slice(), Vec::new());
+        while let Some(&from) = rest.first() {
+            let (near, far) = rest.split_at(rest.partition_point(|&row| row < from + max_rows));
+            let to = near.last().map_or(from, |last| last + 1);
+            span.clear();
+            self.source.append_rows(&entry.source_name, from..to, &mut span)?;
+            for row in near {
+                let start = (row - from) * entry.source_row_bytes;
+                let row = span.get(start..start + entry.source_row_bytes).unwrap_or_default();
+                slice(row, entry.columns.as_deref(), entry.width, bytes)?;
+            }
+            rest = far;
+        }
+        Ok(())
     }
 }
 
-/// Takes the kept positions of every side. The only place that slices weights.
-fn slice(tensor: &Tensor, kept: &[Option<Vec<usize>>]) -> Result<Tensor> {
-    let mut sliced = tensor.shallow_clone();
-    for (side, kept) in kept.iter().enumerate() {
-        if let Some(kept) = kept {
-            let indices: Vec<i64> = kept.iter().map(|&position| position as i64).collect();
-            sliced = sliced.f_index_select(side as i64, &Tensor::f_from_slice(&indices)?)?;
-        }
+/// Appends the kept elements of a stored row. The only place that slices weights.
+fn slice(row: &[u8], columns: Option<&[u32]>, width: usize, bytes: &mut Vec<u8>) -> Result<()> {
+    /// With the width known to the compiler an element is one move.
+    fn pick<const WIDTH: usize>(row: &[u8], columns: &[u32], bytes: &mut Vec<u8>) {
+        let elements = row.as_chunks::<WIDTH>().0;
+        bytes.extend(columns.iter().flat_map(|&at| elements.get(at as usize).copied().unwrap_or([0; WIDTH])));
     }
-    Ok(sliced.f_contiguous()?)
+    match (columns, width) {
+        (None, _) => bytes.extend_from_slice(row),
+        (Some(columns), 1) => pick::<1>(row, columns, bytes),
+        (Some(columns), 2) => pick::<2>(row, columns, bytes),
+        (Some(columns), 4) => pick::<4>(row, columns, bytes),
+        (Some(columns), 8) => pick::<8>(row, columns, bytes),
+        (Some(_), width) => return Err(Error::Internal(format!("elements of {width} bytes are sliced"))),
+    }
+    Ok(())
 }
 
 /// A student before it is written: its config, its description and its tensors.

@@ -1,0 +1,17 @@
+//! How much memory the process takes, and sizes as people read them.
+
+/// What a small job takes, libtorch's own pages included, where the system does not say.
+const USUAL_BYTES: u64 = 256 << 20;
+
+/// The largest resident memory of this process so far, mapped pages included, in bytes.
+pub fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.map_or(USUAL_BYTES, |kib: u64| kib.saturating_mul(1024))
+}
+
+/// Whole MiB, rounded up, as `--max-memory` reads them: `161MiB`.
+pub fn mib(n_bytes: u64) -> String {
+    format!("{}MiB", n_bytes.div_ceil(1 << 20))
+}
