@@ -442,7 +442,7 @@ fn recipes_say_where_they_are_wrong() {
     );
     insta::assert_snapshot!(
         error(&RECIPE.replace("samples", "sample")),
-        @"error: DIR/recipe.toml: stages[1] (scores): recipe: no option is called `sample`; known: model, data, metrics, samples, seq_len, batch_size, field, token_type, pack"
+        @"error: DIR/recipe.toml: stages[1] (scores): recipe: no option is called `sample`; known: model, data, metrics, samples, seq_len, batch_size, field, token_type, pack, bootstrap, stream, max_memory"
     );
     insta::assert_snapshot!(
         error(&RECIPE.replace("\"scores\"", "\"teacher\"")),
@@ -501,7 +501,7 @@ fn inspect_describes_a_config_without_weights() {
     assert_eq!(report["dims"]["vocab"], json!(256_000));
     assert_eq!(report["memory"]["weights_bytes"], json!(2 * 15_628_775_424_u64));
     assert_eq!(report["memory"]["dtype"], json!("bf16"));
-    assert_eq!(report["legal_sizes"]["hidden"]["multiple_of"], json!(8));
+    assert_eq!(report["legal_sizes"]["hidden"]["multiple_of"], json!(64));
     let table = desk.run(&["inspect", "@nemotron"]);
     assert!(table.code == Some(0) && table.stderr.contains("no weights"), "{}", table.stderr);
 }
@@ -701,7 +701,7 @@ fn wrong_requests_are_answered_with_code_2() {
     );
     insta::assert_snapshot!(
         score("block_influence:x=1"),
-        @"error: metrics[0]: recipe: importance `block_influence`: unknown field `x`, there are no fields"
+        @"error: metrics[0]: recipe: importance `block_influence`: unknown field `x`, expected `span`"
     );
     insta::assert_snapshot!(
         error(&["train", "@teacher", "--data", "@a", "--out", "@o", "--tokens", "many"]),

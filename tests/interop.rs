@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{fixtures, forward, load, max_difference, python, root, shared, some_ids, with_context};
-use minitron_core::blueprint::{HIDDEN, Sizes};
+use minitron_core::blueprint::{HIDDEN, KV_HEADS, Sizes};
 use minitron_core::checkpoint::{
     Checkpoint, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
 };
@@ -61,13 +61,15 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
         let scores = work.join("scores.safetensors");
         score(context, &scoring, &scores).unwrap();
         let sizes = smaller_sizes(&Space::new(&folder.blueprint, &context.axes(&[]).unwrap()));
-        assert_eq!(sizes.len(), 4, "{sizes:?}");
+        let n_axes = if sizes.contains_key(KV_HEADS) { 5 } else { 4 };
+        assert_eq!(sizes.len(), n_axes, "{sizes:?}");
         let pruning = PruneOptions {
             model: scoring.model.clone(),
             scores: Some(scores.display().to_string()),
             hidden: sizes.get("hidden").copied(),
             mlp: sizes.get("mlp").copied(),
             heads: sizes.get("heads").copied(),
+            kv_heads: sizes.get(KV_HEADS).copied(),
             layers: sizes.get("depth").copied(),
             ..PruneOptions::default()
         };
