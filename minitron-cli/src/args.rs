@@ -215,12 +215,36 @@ pub struct Prune {
     /// Which metric decides where two scored an axis: LABEL, or KIND=LABEL
     #[arg(long = "by")]
     pub by: Vec<String>,
-    /// Plan only
+    /// Plan and heal, write nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    pub treatment: Treatment,
+}
+
+/// Repair of what pruning damaged, without training.
+#[derive(Debug, Args)]
+pub struct Treatment {
+    /// A healing, `name:key=value`; several are applied in order
+    #[arg(long)]
+    pub heal: Vec<PluginSpec>,
+    /// Calibration text for the healings: FILE, or FILE#a..b for some of its documents
+    #[arg(long, num_args = 1..)]
+    pub data: Vec<DataSpec>,
+    /// Windows used
+    #[arg(long, default_value_t = 128)]
+    pub samples: usize,
+    /// Tokens per window [default: the model's positions, at most 512]
+    #[arg(long)]
+    pub seq_len: Option<usize>,
+    /// Windows per forward pass
+    #[arg(long, default_value_t = 8)]
+    pub batch_size: usize,
+    #[command(flatten)]
+    pub files: Files,
 }
 
 /// What `train` and `distill` have in common.

@@ -13,6 +13,7 @@ mod run;
 mod run_dir;
 mod score;
 mod train;
+mod treatment;
 
 pub use context::{Context, Defaults, Wanted};
 pub use eval::{EvalOptions, TaskFile, eval};
@@ -24,3 +25,4 @@ pub use run::run;
 pub use run_dir::RunDir;
 pub use score::{ScoreOptions, score};
 pub use train::{DistillOptions, Setup, TrainOptions, distill, train};
+pub use treatment::Treatment;

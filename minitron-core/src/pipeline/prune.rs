@@ -1,4 +1,4 @@
-//! `prune`: rank, plan, slice, write.
+//! `prune`: rank, plan, slice, heal, write.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,18 +8,18 @@ use serde_json::{Value, json};
 
 use super::context::{Context, Wanted};
 use super::score::scores_path;
+use super::treatment::{Treatment, note};
 use crate::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, MLP, Sizes};
 use crate::calibrate::Scores;
 use crate::checkpoint::{MAX_SHARD_BYTES, OutputDir, write_model};
 use crate::contract::Allocator;
 use crate::error::{Error, IoContext, Result};
 use crate::plan::{Plan, Rankings, Space};
-use crate::prune::Student;
 use crate::registry::PluginSpec;
 
 /// Options of `prune`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct PruneOptions {
     /// The model.
     pub model: String,
@@ -47,6 +47,9 @@ pub struct PruneOptions {
     pub axes: Vec<PluginSpec>,
     /// Which metric decides, by kind of dim; needed where two scored it. The empty key stands for all kinds.
     pub by: BTreeMap<String, String>,
+    /// Healings and their text.
+    #[serde(flatten)]
+    pub treatment: Treatment,
 }
 
 impl PruneOptions {
@@ -84,7 +87,7 @@ impl PruneOptions {
     }
 }
 
-/// Prunes a model into a folder; with `dry_run`, only plans.
+/// Prunes a model into a folder and heals it; with `dry_run`, writes nothing.
 pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: bool) -> Result<Value> {
     options.check()?;
     if !dry_run {
@@ -96,39 +99,45 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     if !dry_run {
         OutputDir::refuse_inputs(out, inputs.into_iter().flatten())?;
     }
-    let plan = plan(context, options, &folder.blueprint)?;
-    let student = Student::new(&folder.checkpoint.tensors, &folder.blueprint, &plan, context.registry)?;
+    options.treatment.build(context)?;
+    let windows = options.treatment.windows(context, &folder, (!dry_run).then_some(out))?;
+    let (plan, rankings) = plan(context, options, &folder.blueprint)?;
+    let patient = options.treatment.patient(context, &folder, (plan, rankings.as_ref()), windows.as_ref())?;
+    let plan = patient.plan();
     let mut report = json!({
         "architecture": folder.blueprint.architecture,
-        "n_params": student.blueprint.n_params(),
+        "n_params": patient.blueprint().n_params(),
         "n_params_source": folder.blueprint.n_params(),
         "n_non_embedding": folder.blueprint.n_non_embedding_at(&plan.sizes()),
         "n_non_embedding_source": folder.blueprint.n_non_embedding_at(&Sizes::new()),
         "sizes": plan.sizes(),
         "sizes_source": folder.blueprint.sizes(),
     });
+    note(&patient, &mut report);
     if dry_run {
         report["kept"] = json!(plan.kept);
         return Ok(report);
     }
     let output = OutputDir::create(out, context.force)?;
     let companions = Some(folder.checkpoint.dir.as_path());
-    write_model(output.path(), &student.config, &student.view, companions, MAX_SHARD_BYTES)?;
-    write_plan(&output.path().join("plan.json"), &plan, &report)?;
+    write_model(output.path(), patient.config(), &patient.view()?, companions, MAX_SHARD_BYTES)?;
+    write_plan(&output.path().join("plan.json"), plan, &report)?;
     output.commit()?;
     report["out"] = json!(out);
     Ok(report)
 }
 
-fn plan(context: &Context, options: &PruneOptions, blueprint: &Blueprint) -> Result<Plan> {
+/// The plan, and the rankings where scores were given.
+fn plan(context: &Context, options: &PruneOptions, blueprint: &Blueprint) -> Result<(Plan, Option<Rankings>)> {
     let axes = context.axes(&options.axes)?;
     let space = Space::new(blueprint, &axes);
-    if let Some(path) = &options.plan {
-        return Plan::load(path)?.checked(&space, blueprint);
-    }
-    let path = scores_path(options.scores.as_deref().unwrap_or_default())?;
     let groups = context.groups(&axes, blueprint)?;
-    let rankings = Rankings::new(&Scores::load(&path)?, &groups, &options.by)?;
+    let rank = |scores: &String| Rankings::new(&Scores::load(&scores_path(scores)?)?, &groups, &options.by);
+    let rankings = options.scores.as_ref().map(rank).transpose()?;
+    if let Some(path) = &options.plan {
+        return Ok((Plan::load(path)?.checked(&space, blueprint)?, rankings));
+    }
+    let rankings = rankings.unwrap_or_default();
     let spec = options.allocator.clone().unwrap_or_else(|| context.defaults.allocator(&options.wanted()));
     let allocator = context.registry.build::<dyn Allocator>(&spec)?;
     let best = allocator.allocate(&space, &rankings, blueprint)?.into_iter().next();
@@ -136,7 +145,7 @@ fn plan(context: &Context, options: &PruneOptions, blueprint: &Blueprint) -> Res
     let plan = best.ok_or_else(|| broken("gave no plan".into()))?;
     match plan.checked(&space, blueprint) {
         Err(Error::Plan(message)) => Err(broken(message)),
-        other => other,
+        other => Ok((other?, Some(rankings))),
     }
 }
 
@@ -144,6 +153,11 @@ fn write_plan(path: &Path, plan: &Plan, report: &Value) -> Result<()> {
     let mut value = json!({ "kept": plan.kept });
     for key in ["sizes", "sizes_source", "n_params", "n_params_source"] {
         value[key] = report[key].clone();
+    }
+    for key in ["healed", "hidden_basis"] {
+        if let Some(found) = report.get(key) {
+            value[key] = found.clone();
+        }
     }
     std::fs::write(path, format!("{value:#}\n")).at_path(path)
 }
