@@ -1,4 +1,4 @@
-//! What least squares needs to know of one projection that writes to the residual stream.
+//! What least squares needs to know of projections that write to the residual stream, or read it.
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,31 +8,77 @@ use crate::model::{Block, NoTap, Rope, Site, Tap};
 
 /// The two halves of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// Attention, up to its output projection.
+pub(super) enum Part {
     Attention,
-    /// The MLP, up to its second projection.
     Mlp,
 }
 
-impl Part {
-    /// The projection that adds this half to the residual stream.
-    pub fn writer(self) -> Role {
+/// Projections that share their input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Queries, keys and values: they read the residual stream.
+    AttentionReaders,
+    /// Attention's output projection: it writes to the stream.
+    AttentionWriter,
+    /// The MLP's first projections.
+    MlpReaders,
+    /// The MLP's second projection.
+    MlpWriter,
+    /// What reads the last hidden state, where it has weights of its own.
+    Head,
+}
+
+impl Place {
+    /// Roles of these projections; a family has some of them.
+    pub fn roles(self) -> &'static [Role] {
         match self {
-            Part::Attention => Role::AttentionOutput,
-            Part::Mlp => Role::Down,
+            Place::AttentionReaders => &[Role::Query, Role::Key, Role::Value, Role::QueryKeyValue],
+            Place::AttentionWriter => &[Role::AttentionOutput],
+            Place::MlpReaders => &[Role::Gate, Role::Up],
+            Place::MlpWriter => &[Role::Down],
+            Place::Head => &[Role::HeadTransform, Role::Head],
         }
     }
 
-    fn site(self, layer_idx: usize) -> Site {
+    /// Whether they write to the residual stream, rather than read it.
+    pub fn is_writer(self) -> bool {
+        matches!(self, Place::AttentionWriter | Place::MlpWriter)
+    }
+}
+
+impl Part {
+    pub fn readers(self) -> Place {
+        match self {
+            Part::Attention => Place::AttentionReaders,
+            Part::Mlp => Place::MlpReaders,
+        }
+    }
+
+    pub fn writer(self) -> Place {
+        match self {
+            Part::Attention => Place::AttentionWriter,
+            Part::Mlp => Place::MlpWriter,
+        }
+    }
+
+    /// Where the writer's input shows.
+    pub fn site(self, layer_idx: usize) -> Site {
         match self {
             Part::Attention => Site::AttentionHeads(layer_idx),
             Part::Mlp => Site::MlpNeurons(layer_idx),
         }
     }
 
+    /// What this half reads of the residual stream.
+    pub fn input(self, block: &Block, x_bte: &Tensor) -> Result<Tensor> {
+        match self {
+            Part::Attention => block.attention_input(x_bte),
+            Part::Mlp => block.mlp_input(x_bte),
+        }
+    }
+
     /// The residual stream with this half's output added.
-    pub(super) fn sum(self, block: &Block, x_bte: &Tensor, rope: Option<&Rope>, tap: &mut dyn Tap) -> Result<Tensor> {
+    pub fn sum(self, block: &Block, x_bte: &Tensor, rope: Option<&Rope>, tap: &mut dyn Tap) -> Result<Tensor> {
         match self {
             Part::Attention => block.attention_sum(x_bte, rope, tap, None),
             Part::Mlp => block.mlp_sum(x_bte, tap),
@@ -40,7 +86,7 @@ impl Part {
     }
 
     /// What leaves this half for that sum.
-    pub(super) fn settle(self, block: &Block, sum_bte: Tensor) -> Result<Tensor> {
+    pub fn settle(self, block: &Block, sum_bte: Tensor) -> Result<Tensor> {
         match self {
             Part::Attention => block.settle_attention(sum_bte),
             Part::Mlp => block.settle_mlp(sum_bte),
@@ -48,19 +94,22 @@ impl Part {
     }
 
     /// Both at once, looking at nothing.
-    pub(super) fn forward(self, block: &Block, x_bte: &Tensor, rope: Option<&Rope>) -> Result<Tensor> {
+    pub fn forward(self, block: &Block, x_bte: &Tensor, rope: Option<&Rope>) -> Result<Tensor> {
         self.settle(block, self.sum(block, x_bte, rope, &mut NoTap)?)
     }
 }
 
-/// Sums over all calibration tokens at one projection: X [N, C] is its input on the student's own stream, R [N, E] what the
-/// student's stream lacks after it. Products in the type of the pass, at least f32; sums in f64, on the CPU.
+/// Sums over all calibration tokens at projections that share an input X [N, C], as the student computes it.
+///
+/// At a writer, R [N, E] is what the student's stream lacks after it. At readers, it is what X lacks of the teacher's input of
+/// the same projections, over all the teacher's channels, dropped ones counting as zero in X. Products in f32; sums in f64, on
+/// the CPU.
 #[derive(Debug)]
 pub struct Joint {
-    /// Which half of the layer.
-    pub part: Part,
+    /// Which projections.
+    pub place: Place,
     /// The student's layer.
-    pub layer_idx: usize,
+    pub layer: Option<usize>,
     /// XᵀX.
     pub xx_cc: Tensor,
     /// RᵀX.
@@ -74,32 +123,15 @@ pub struct Joint {
 }
 
 impl Joint {
-    pub(super) fn new(part: Part, layer_idx: usize, n_inputs: i64, n_hidden: i64) -> Result<Self> {
-        let zeros = |shape: &[i64]| Tensor::f_zeros(shape, (Kind::Double, Device::Cpu));
-        Ok(Joint {
-            part,
-            layer_idx,
-            xx_cc: zeros(&[n_inputs, n_inputs])?,
-            rx_ec: zeros(&[n_hidden, n_inputs])?,
-            r_sum_e: zeros(&[n_hidden])?,
-            r_squared: 0.0,
-            n_tokens: 0,
-        })
+    pub(super) fn new(place: Place, layer: Option<usize>) -> Result<Self> {
+        let zero = || Tensor::f_zeros([1], (Kind::Double, Device::Cpu));
+        let (xx_cc, rx_ec, r_sum_e) = (zero()?, zero()?, zero()?);
+        Ok(Joint { place, layer, xx_cc, rx_ec, r_sum_e, r_squared: 0.0, n_tokens: 0 })
     }
 
-    /// Adds one batch: the student's half of the layer on its stream, against the sum it should have.
-    pub(super) fn add(
-        &mut self,
-        block: &Block,
-        x_bte: &Tensor,
-        rope: Option<&Rope>,
-        wanted_bte: &Tensor,
-    ) -> Result<()> {
-        let mut input = Input { site: self.part.site(self.layer_idx), x: None };
-        let sum_bte = self.part.sum(block, x_bte, rope, &mut input)?;
-        let Some(x) = input.x else { return Ok(()) };
-        let x_nc = rows(&x)?;
-        let r_ne = rows(&wanted_bte.f_to_kind(Kind::Float)?.f_sub(&sum_bte.f_to_kind(Kind::Float)?)?)?;
+    /// Adds one batch of X and R.
+    pub(super) fn add(&mut self, x: &Tensor, r: &Tensor) -> Result<()> {
+        let (x_nc, r_ne) = (rows(x)?, rows(r)?);
         self.xx_cc = self.xx_cc.f_add(&exact(&x_nc.f_transpose(0, 1)?.f_matmul(&x_nc)?)?)?;
         self.rx_ec = self.rx_ec.f_add(&exact(&r_ne.f_transpose(0, 1)?.f_matmul(&x_nc)?)?)?;
         self.r_sum_e = self.r_sum_e.f_add(&exact(&r_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?)?)?;
@@ -108,7 +140,7 @@ impl Joint {
         Ok(())
     }
 
-    /// ‖R − X·ΔWᵀ‖² once ΔW [E, C] is added to the projection.
+    /// ‖R − X·ΔWᵀ‖² once ΔW [E, C] is added to the writer, or R predicted by it at readers.
     pub fn remaining(&self, delta_ec: &Tensor) -> Result<f64> {
         let total = |x: Tensor| -> Result<f64> { Ok(x.f_sum(Kind::Double)?.f_double_value(&[])?) };
         let cross = total(delta_ec.f_mul(&self.rx_ec)?)?;
@@ -129,12 +161,12 @@ pub(super) fn exact(x: &Tensor) -> Result<Tensor> {
 }
 
 /// Remembers what one site shows.
-struct Input {
-    site: Site,
-    x: Option<Tensor>,
+pub(super) struct Spot {
+    pub site: Site,
+    pub x: Option<Tensor>,
 }
 
-impl Tap for Input {
+impl Tap for Spot {
     fn wants(&self, site: Site) -> bool {
         site == self.site
     }

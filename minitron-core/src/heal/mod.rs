@@ -15,7 +15,7 @@ mod rotated;
 mod streams;
 mod view;
 
-pub use joint::{Joint, Part};
+pub use joint::{Joint, Place};
 pub use patient::{Calibration, Case, Patient};
 pub use rotated::RotatedView;
 pub use streams::Aim;

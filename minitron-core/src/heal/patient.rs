@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 use super::joint::exact;
 use super::rotated::{RotatedView, check_orthogonal, check_turns, untied};
 use super::view::HealedView;
-use crate::blueprint::{Blueprint, HEADS, HIDDEN, KV_HEADS, MLP, Role, Slot, TensorSpec, dim_of_layer, split_dim};
+use crate::blueprint::{Blueprint, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Role, Slot, TensorSpec, dim_of_layer, split_dim};
 use crate::checkpoint::{Config, TensorSource, kind_of};
 use crate::contract::Healing;
 use crate::data::Windows;
@@ -210,6 +210,13 @@ impl<'a> Patient<'a> {
         laid_out(&self.wide_view()?, self.spec(role, slot, layer)?)
     }
 
+    /// The same of the teacher's weight with all channels, as pruned: its heads, neurons and layers are the student's.
+    pub fn read_tall(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
+        let mut plan = self.plan.clone();
+        plan.kept.remove(HIDDEN);
+        laid_out(&PrunedView::new(self.teacher(), self.teacher_blueprint(), &plan)?, self.spec(role, slot, layer)?)
+    }
+
     /// Puts a weight in the place of the student's, laid out as [`Patient::read`] gives it.
     ///
     /// # Errors
@@ -283,9 +290,10 @@ impl<'a> Patient<'a> {
         let source_layer = self.source_layer(layer_idx);
         let mut blueprint = self.blueprint.clone();
         for kind in [HEADS, KV_HEADS, MLP] {
-            let whole = self.teacher_blueprint().dims.get(&dim_of_layer(kind, source_layer)).map(|dim| dim.size);
-            if let (Some(size), Some(dim)) = (whole, blueprint.dims.get_mut(&dim_of_layer(kind, layer_idx))) {
-                dim.size = size;
+            // A student of one query head per key/value head has no dim for the latter.
+            if let Some(whole) = self.teacher_blueprint().dims.get(&dim_of_layer(kind, source_layer)) {
+                let name = dim_of_layer(kind, layer_idx);
+                blueprint.dims.insert(name.clone(), Dim { name, ..whole.clone() });
             }
         }
         Block::open(&self.wide_view()?, &blueprint, layer_idx, self.case.options)

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::joint::{Joint, Part};
+use super::joint::{Joint, Part, Place, Spot};
 use super::patient::Patient;
-use crate::blueprint::{HIDDEN, Slot};
+use crate::blueprint::HIDDEN;
 use crate::error::Result;
 use crate::model::{Block, Frame, NoTap, Rope};
 
@@ -34,8 +34,8 @@ struct Streams {
 }
 
 impl Patient<'_> {
-    /// Goes through the student from front to back and shows every projection into the residual stream to `visit`, which may
-    /// replace weights of that layer; what follows runs on the stream as healed so far.
+    /// Goes through the student from front to back and shows every [`Place`] to `visit`, which may replace weights there; what
+    /// follows runs on the stream as healed so far. Readers are shown where the aim is the teacher.
     ///
     /// A plan that removes nothing leaves no residuals, so nothing is shown then.
     ///
@@ -51,14 +51,30 @@ impl Patient<'_> {
         progress.start("heal, layers", self.n_layers() as u64);
         for layer_idx in 0..self.n_layers() {
             for part in [Part::Attention, Part::Mlp] {
-                let joint = streams.joint(self, part, layer_idx)?;
+                if aim == Aim::Teacher {
+                    let joint = streams.readers(self, part, layer_idx)?;
+                    visit(self, &joint)?;
+                }
+                let joint = streams.writer(self, part, layer_idx)?;
                 visit(self, &joint)?;
                 streams.step(self, part, layer_idx)?;
             }
             progress.advance(1, "");
         }
         progress.finish();
+        if aim == Aim::Teacher {
+            let joint = streams.head(self)?;
+            visit(self, &joint)?;
+        }
         Ok(())
+    }
+
+    fn frame(&self, of_student: bool, tokens: &BTreeSet<u32>) -> Result<Frame> {
+        let options = self.load_options();
+        match of_student {
+            true => Frame::open(&self.view()?, self.blueprint(), options, tokens, false),
+            false => Frame::open(self.teacher(), self.teacher_blueprint(), options, tokens, false),
+        }
     }
 
     /// Token ids of every batch of the calibration text, embedded by student or teacher.
@@ -66,14 +82,10 @@ impl Patient<'_> {
         let calibration = self.calibration()?;
         let windows = calibration.windows;
         let tokens: BTreeSet<u32> = (0..windows.len()).flat_map(|window| windows.window(window)).copied().collect();
-        let options = self.load_options();
-        let frame = match of_student {
-            true => Frame::open(&self.view()?, self.blueprint(), options, &tokens, false)?,
-            false => Frame::open(self.teacher(), self.teacher_blueprint(), options, &tokens, false)?,
-        };
+        let frame = self.frame(of_student, &tokens)?;
         let (mut streams, mut ropes) = (Vec::new(), Vec::new());
         for batch in windows.batches(calibration.batch_size) {
-            let ids_bt = windows.batch(batch, options.device)?;
+            let ids_bt = windows.batch(batch, self.load_options().device)?;
             streams.push(frame.embed(&ids_bt, 0)?);
             ropes.push(frame.rope(0, ids_bt.size2()?.1)?);
         }
@@ -95,16 +107,44 @@ impl Streams {
         Ok(streams)
     }
 
-    fn joint(&mut self, patient: &Patient, part: Part, layer_idx: usize) -> Result<Joint> {
+    /// Before teacher and student pass this half of their layer.
+    fn readers(&self, patient: &Patient, part: Part, layer_idx: usize) -> Result<Joint> {
+        let student = patient.student_block(layer_idx)?;
+        let teacher = patient.teacher_block(patient.source_layer(layer_idx))?;
+        let mut joint = Joint::new(part.readers(), Some(layer_idx))?;
+        for (student_bte, teacher_bte) in self.student_bte.iter().zip(&self.teacher_bte) {
+            add_inputs(patient, &mut joint, &part.input(&student, student_bte)?, &part.input(&teacher, teacher_bte)?)?;
+        }
+        Ok(joint)
+    }
+
+    /// After the last layer.
+    fn head(&self, patient: &Patient) -> Result<Joint> {
+        let any = BTreeSet::from([0]);
+        let (student, teacher) = (patient.frame(true, &any)?, patient.frame(false, &any)?);
+        let mut joint = Joint::new(Place::Head, None)?;
+        for (student_bte, teacher_bte) in self.student_bte.iter().zip(&self.teacher_bte) {
+            let student_bte = student.finish(student_bte.shallow_clone())?;
+            add_inputs(patient, &mut joint, &student_bte, &teacher.finish(teacher_bte.shallow_clone())?)?;
+        }
+        Ok(joint)
+    }
+
+    /// Moves the teacher past this half of its layer; the student stays before it.
+    fn writer(&mut self, patient: &Patient, part: Part, layer_idx: usize) -> Result<Joint> {
         let wanted_bte = match self.aim {
             Aim::Teacher => self.teacher_sums(patient, part, layer_idx)?,
             Aim::Own => self.own_sums(patient, part, layer_idx)?,
         };
         let block = patient.student_block(layer_idx)?;
-        let (_, n_inputs) = patient.read(part.writer(), Slot::Weight, Some(layer_idx))?.size2()?;
-        let mut joint = Joint::new(part, layer_idx, n_inputs, patient.blueprint().size(HIDDEN) as i64)?;
+        let mut joint = Joint::new(part.writer(), Some(layer_idx))?;
         for ((x_bte, rope), wanted_bte) in self.student_bte.iter().zip(&self.ropes).zip(&wanted_bte) {
-            joint.add(&block, x_bte, rope.as_ref(), wanted_bte)?;
+            let mut spot = Spot { site: part.site(layer_idx), x: None };
+            let sum_bte = part.sum(&block, x_bte, rope.as_ref(), &mut spot)?;
+            let r_bte = wanted_bte.f_to_kind(Kind::Float)?.f_sub(&sum_bte.f_to_kind(Kind::Float)?)?;
+            if let Some(x_btc) = spot.x {
+                joint.add(&x_btc, &r_bte)?;
+            }
         }
         Ok(joint)
     }
@@ -133,7 +173,7 @@ impl Streams {
                 sums = self.run_teacher(patient, dropped)?;
             }
         }
-        sums.iter().map(|sum_bte| kept_channels(patient, sum_bte)).collect()
+        sums.iter().map(|sum_bte| kept_channels(patient, sum_bte, 2)).collect()
     }
 
     fn run_teacher(&mut self, patient: &Patient, source_layer: usize) -> Result<Vec<Tensor>> {
@@ -154,11 +194,18 @@ impl Streams {
     }
 }
 
+/// What the student's input lacks of the teacher's: all of it at dropped channels.
+fn add_inputs(patient: &Patient, joint: &mut Joint, student_bte: &Tensor, teacher_bte: &Tensor) -> Result<()> {
+    let eye = Tensor::f_eye(patient.teacher_blueprint().size(HIDDEN) as i64, (Kind::Float, teacher_bte.device()))?;
+    let spread = student_bte.f_to_kind(Kind::Float)?.f_matmul(&kept_channels(patient, &eye, 1)?.f_transpose(0, 1)?)?;
+    joint.add(student_bte, &teacher_bte.f_to_kind(Kind::Float)?.f_sub(&spread)?)
+}
+
 /// The teacher's activations at the residual channels that the student kept.
-fn kept_channels(patient: &Patient, x_bte: &Tensor) -> Result<Tensor> {
+fn kept_channels(patient: &Patient, x: &Tensor, side: i64) -> Result<Tensor> {
     let kept: Vec<i64> = patient.kept(HIDDEN).iter().map(|&channel| channel as i64).collect();
     if kept.len() == patient.teacher_blueprint().size(HIDDEN) {
-        return Ok(x_bte.shallow_clone());
+        return Ok(x.shallow_clone());
     }
-    Ok(x_bte.f_index_select(2, &Tensor::f_from_slice(&kept)?.f_to_device(x_bte.device())?)?)
+    Ok(x.f_index_select(side, &Tensor::f_from_slice(&kept)?.f_to_device(x.device())?)?)
 }

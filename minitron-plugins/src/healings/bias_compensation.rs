@@ -1,7 +1,7 @@
-use minitron_core::blueprint::Slot;
+use minitron_core::blueprint::{Role, Slot};
 use minitron_core::contract::Healing;
 use minitron_core::error::{Error, Result};
-use minitron_core::heal::{Aim, Part, Patient};
+use minitron_core::heal::{Aim, Patient, Place};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,15 +25,19 @@ minitron_core::plugin! {
 impl Healing for BiasCompensation {
     fn heal(&self, patient: &mut Patient) -> Result<()> {
         let blueprint = patient.blueprint();
-        let has_bias = |part: Part| blueprint.find(part.writer(), Slot::Bias, Some(0)).is_some();
-        if ![Part::Attention, Part::Mlp].into_iter().any(has_bias) {
+        let has_bias = |role: Role| blueprint.find(role, Slot::Bias, Some(0)).is_some();
+        if ![Role::AttentionOutput, Role::Down].into_iter().any(has_bias) {
             return Err(Error::Recipe(format!(
                 "bias_compensation: this `{}` model has no biases on its output projections; take least_squares",
                 blueprint.architecture
             )));
         }
         patient.sweep(Aim::Teacher, &mut |patient, joint| {
-            let (role, layer) = (joint.part.writer(), Some(joint.layer_idx));
+            let (role, layer) = match joint.place {
+                Place::AttentionWriter => (Role::AttentionOutput, joint.layer),
+                Place::MlpWriter => (Role::Down, joint.layer),
+                _ => return Ok(()),
+            };
             if patient.blueprint().find(role, Slot::Bias, layer).is_none() {
                 return Ok(());
             }

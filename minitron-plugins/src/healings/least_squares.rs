@@ -1,4 +1,4 @@
-use minitron_core::blueprint::Slot;
+use minitron_core::blueprint::{Role, Slot};
 use minitron_core::contract::Healing;
 use minitron_core::error::{Error, Result};
 use minitron_core::heal::{Aim, Joint, Patient};
@@ -26,11 +26,13 @@ pub struct LeastSquares {
     pub ridge: f64,
     /// What the stream should be: `teacher`, or `own` for the same layer with all its heads and neurons.
     pub target: Aim,
+    /// Whether projections that read the stream are refitted too, where the target is the teacher.
+    pub readers: bool,
 }
 
 impl Default for LeastSquares {
     fn default() -> Self {
-        LeastSquares { ridge: 1e-3, target: Aim::Teacher }
+        LeastSquares { ridge: 1e-3, target: Aim::Teacher, readers: true }
     }
 }
 
@@ -49,12 +51,27 @@ impl Healing for LeastSquares {
             return Err(Error::Recipe(format!("least_squares: ridge: expected a number above 0, got {}", self.ridge)));
         }
         patient.sweep(self.target, &mut |patient, joint| {
+            if !joint.place.is_writer() && !self.readers {
+                return Ok(());
+            }
             let Some(delta_ec) = self.solve(joint)? else { return Ok(()) };
-            let (role, layer) = (joint.part.writer(), Some(joint.layer_idx));
-            let weight_ec = patient.read(role, Slot::Weight, layer)?.f_add(&delta_ec)?;
-            patient.replace(role, Slot::Weight, layer, &weight_ec)
+            for &role in joint.place.roles() {
+                if patient.blueprint().find(role, Slot::Weight, joint.layer).is_some() {
+                    refit(patient, role, joint, &delta_ec)?;
+                }
+            }
+            Ok(())
         })
     }
+}
+
+fn refit(patient: &mut Patient, role: Role, joint: &Joint, delta_ec: &Tensor) -> Result<()> {
+    let added = match joint.place.is_writer() {
+        true => delta_ec.shallow_clone(),
+        false => patient.read_tall(role, Slot::Weight, joint.layer)?.f_matmul(delta_ec)?,
+    };
+    let weight = patient.read(role, Slot::Weight, joint.layer)?.f_add(&added)?;
+    patient.replace(role, Slot::Weight, joint.layer, &weight)
 }
 
 impl LeastSquares {
