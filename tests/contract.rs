@@ -71,6 +71,7 @@ fn rewritten(plugin: &Descriptor, value: Value) -> serde_json::Result<Value> {
         Build::Axis(build) => serde_json::to_value(build(value)?),
         Build::Importance(build) => serde_json::to_value(build(value)?),
         Build::Allocator(build) => serde_json::to_value(build(value)?),
+        Build::Healing(build) => serde_json::to_value(build(value)?),
         Build::LogitLoss(build) => serde_json::to_value(build(value)?),
         Build::Evaluator(build) => serde_json::to_value(build(value)?),
         Build::Corpus(build) => serde_json::to_value(build(value)?),

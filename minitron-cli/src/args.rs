@@ -239,15 +239,45 @@ pub struct Prune {
     /// Replicates that `score --bootstrap` left and that must be there, to say which units survive resampling
     #[arg(long)]
     pub bootstrap: Option<usize>,
+    /// Rounds of scoring and pruning along a linear schedule; later rounds score --data anew
+    #[arg(long, default_value_t = 1)]
+    pub rounds: usize,
+    /// A metric of later rounds, `name:key=value` [default: activation, block_influence]
+    #[arg(long = "metric")]
+    pub metrics: Vec<PluginSpec>,
     /// Memory that the process may take, `1GiB`: rows are copied in smaller chunks to keep it
     #[arg(long)]
     pub max_memory: Option<Bytes>,
-    /// Plan only
+    /// Plan and heal, write nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    pub treatment: Treatment,
+}
+
+/// Repair of what pruning damaged, without training.
+#[derive(Debug, Args)]
+pub struct Treatment {
+    /// A healing, `name:key=value`; several are applied in order
+    #[arg(long)]
+    pub heal: Vec<PluginSpec>,
+    /// Calibration text for the healings: FILE, or FILE#a..b for some of its documents
+    #[arg(long, num_args = 1..)]
+    pub data: Vec<DataSpec>,
+    /// Windows used
+    #[arg(long, default_value_t = 128)]
+    pub samples: usize,
+    /// Tokens per window [default: the model's positions, at most 512]
+    #[arg(long)]
+    pub seq_len: Option<usize>,
+    /// Windows per forward pass
+    #[arg(long, default_value_t = 8)]
+    pub batch_size: usize,
+    #[command(flatten)]
+    pub files: Files,
 }
 
 /// What `train` and `distill` have in common.

@@ -12,6 +12,7 @@
 //! | [`calibrate`] | one forward pass, observations, scores |
 //! | [`plan`] | groups, rankings, legal sizes, plans |
 //! | [`prune`] | plans to index lists, and the pruned view of a source |
+//! | [`heal`] | closed-form repair of a pruned model |
 //! | [`train`] | objective, optimiser, schedule, loop, resume |
 //! | [`evaluate`] | row-chunked losses over held-out windows, generation |
 //! | [`pipeline`] | the jobs behind the commands, recipes, run folders |
@@ -26,6 +27,7 @@ pub mod data;
 pub mod digest;
 pub mod error;
 pub mod evaluate;
+pub mod heal;
 pub mod memory;
 pub mod model;
 pub mod pipeline;

@@ -7,6 +7,7 @@ mod corpora;
 mod defaults;
 mod dynamic;
 mod evaluators;
+mod healings;
 mod importance;
 mod losses;
 

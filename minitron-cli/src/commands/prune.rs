@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
 use minitron_core::error::Result;
-use minitron_core::pipeline::{PruneOptions, prune};
+use minitron_core::pipeline::{PruneOptions, Treatment, prune};
 
-use crate::args::{Common, Prune};
+use crate::args::{self, Common, Prune};
 use crate::output;
 use crate::settings::with_context;
 
@@ -27,11 +27,27 @@ pub fn run(common: &Common, args: &Prune) -> Result<()> {
         axes: args.axes.clone(),
         by: by(&args.by),
         bootstrap: args.bootstrap,
+        rounds: args.rounds,
+        metrics: args.metrics.clone(),
         max_memory: args.max_memory,
+        treatment: treatment(&args.treatment),
     };
     let out = args.out.clone().unwrap_or_default();
     let report = with_context(common, args.force, None, |context| prune(context, &options, &out, args.dry_run))?;
     output::show(common.json, &report, output::plan_table)
+}
+
+fn treatment(args: &args::Treatment) -> Treatment {
+    Treatment {
+        heal: args.heal.clone(),
+        data: args.data.clone(),
+        samples: args.samples,
+        seq_len: args.seq_len,
+        batch_size: args.batch_size,
+        field: args.files.field.clone(),
+        token_type: args.files.token_type.clone(),
+        pack: args.files.pack,
+    }
 }
 
 /// `KIND=LABEL` for one axis, `LABEL` for all.

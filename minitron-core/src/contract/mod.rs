@@ -8,6 +8,7 @@ mod architecture;
 mod axis;
 mod corpus;
 mod evaluator;
+mod healing;
 mod importance;
 mod loss;
 
@@ -16,5 +17,6 @@ pub use architecture::Architecture;
 pub use axis::Axis;
 pub use corpus::{Corpus, Document, Documents};
 pub use evaluator::{Evaluator, Measurements, Subject};
+pub use healing::Healing;
 pub use importance::{Importance, Need, Scorer};
 pub use loss::LogitLoss;

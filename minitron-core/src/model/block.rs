@@ -80,6 +80,16 @@ impl Block {
         self.settle_mlp(self.mlp_sum(&middle_bte, tap)?)
     }
 
+    /// What attention reads of the residual stream.
+    pub fn attention_input(&self, x_bte: &Tensor) -> Result<Tensor> {
+        self.before(&self.attention_norm, x_bte)
+    }
+
+    /// What the MLP reads of the residual stream between the two parts.
+    pub fn mlp_input(&self, middle_bte: &Tensor) -> Result<Tensor> {
+        self.before(&self.mlp_norm, middle_bte)
+    }
+
     /// The residual stream with attention's output added.
     pub fn attention_sum(
         &self,
@@ -88,7 +98,7 @@ impl Block {
         tap: &mut dyn Tap,
         cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
-        let input_bte = self.before(&self.attention_norm, x_bte)?;
+        let input_bte = self.attention_input(x_bte)?;
         show(tap, Site::AttentionInput(self.layer_idx), &input_bte)?;
         Ok(x_bte.f_add(&self.attention.forward(&input_bte, rope, tap, cache)?)?)
     }
@@ -101,7 +111,7 @@ impl Block {
     /// The residual stream between the two parts with the MLP's output added.
     pub fn mlp_sum(&self, middle_bte: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
         show(tap, Site::BlockMiddle(self.layer_idx), middle_bte)?;
-        let input_bte = self.before(&self.mlp_norm, middle_bte)?;
+        let input_bte = self.mlp_input(middle_bte)?;
         show(tap, Site::MlpInput(self.layer_idx), &input_bte)?;
         Ok(middle_bte.f_add(&self.mlp.forward(&input_bte, tap)?)?)
     }

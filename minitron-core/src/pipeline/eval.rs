@@ -212,7 +212,9 @@ fn check_vocabularies(folder: &ModelFolder, teacher: Option<&ModelFolder>) -> Re
 fn kept_hidden(dir: &Path, teacher: &ModelFolder) -> Option<Vec<usize>> {
     let path = dir.join("plan.json");
     let saved: Value = serde_json::from_str(&std::fs::read_to_string(&path).ok()?).ok()?;
-    let from_teacher = saved["n_params_source"].as_u64() == Some(teacher.blueprint.n_params())
+    // Components of a turned stream are no channels of the teacher.
+    let from_teacher = saved["hidden_basis"].is_null()
+        && saved["n_params_source"].as_u64() == Some(teacher.blueprint.n_params())
         && saved["sizes_source"][HIDDEN].as_u64() == Some(teacher.blueprint.size(HIDDEN) as u64);
     if !from_teacher {
         return None;

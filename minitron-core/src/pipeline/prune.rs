@@ -1,4 +1,4 @@
-//! `prune`: rank, plan, slice, write.
+//! `prune`: rank, plan, slice, heal, write.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,20 +7,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::context::{Context, Wanted};
-use super::score::scores_path;
+use super::planning::{Decision, decide};
+use super::treatment::{Treatment, note};
 use crate::blueprint::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelFolder, Sizes};
-use crate::calibrate::Scores;
 use crate::checkpoint::{OutputDir, TensorSource, WriteOptions, write_model};
-use crate::contract::Allocator;
 use crate::error::{Error, IoContext, Result};
 use crate::memory::{mib, peak_bytes};
-use crate::plan::{Bytes, Explained, Plan, Rankings, Space};
-use crate::prune::Student;
+use crate::plan::{Bytes, Explained, Plan};
 use crate::registry::PluginSpec;
 
 /// Options of `prune`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct PruneOptions {
     /// The model.
     pub model: String,
@@ -58,9 +56,16 @@ pub struct PruneOptions {
     pub by: BTreeMap<String, String>,
     /// Replicates of the scores that must be there to say which units survive resampling; all there are where not given.
     pub bootstrap: Option<usize>,
+    /// Rounds of scoring and pruning; above 1, `metrics` score the data anew after each.
+    pub rounds: usize,
+    /// Metrics of later rounds; the defaults where empty.
+    pub metrics: Vec<PluginSpec>,
     /// Memory that the process may take, for example `1GiB`; decides nothing about the student.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_memory: Option<Bytes>,
+    /// Healings and their text.
+    #[serde(flatten)]
+    pub treatment: Treatment,
 }
 
 impl PruneOptions {
@@ -75,7 +80,7 @@ impl PruneOptions {
         sizes.into_iter().filter_map(|(kind, size)| Some((kind.to_owned(), size?))).collect()
     }
 
-    fn wanted(&self, folder: &ModelFolder) -> Wanted {
+    pub(super) fn wanted(&self, folder: &ModelFolder) -> Wanted {
         Wanted {
             sizes: self.sizes(),
             params: self.params.clone(),
@@ -111,7 +116,7 @@ impl PruneOptions {
     }
 }
 
-/// Prunes a model into a folder; with `dry_run`, only plans.
+/// Prunes a model into a folder and heals it; with `dry_run`, writes nothing.
 pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: bool) -> Result<Value> {
     options.check()?;
     if !dry_run {
@@ -123,12 +128,15 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     if !dry_run {
         OutputDir::refuse_inputs(out, inputs.into_iter().flatten())?;
     }
-    let (plan, explained) = plan(context, options, &folder)?;
-    let student = Student::new(&folder.checkpoint.tensors, &folder.blueprint, &plan, context.registry)?;
+    options.treatment.build(context)?;
+    let windows = options.treatment.windows(context, &folder, options.rounds > 1, (!dry_run).then_some(out))?;
+    let Decision { plan, rankings, explained } = decide(context, options, &folder, windows.as_ref())?;
     let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
+    let patient = options.treatment.patient(context, &folder, (plan, rankings.as_ref()), windows.as_ref())?;
+    let plan = patient.plan();
     let mut report = json!({
         "architecture": folder.blueprint.architecture,
-        "n_params": student.blueprint.n_params(),
+        "n_params": patient.blueprint().n_params(),
         "n_params_source": folder.blueprint.n_params(),
         "n_non_embedding": folder.blueprint.n_non_embedding_at(&plan.sizes()),
         "n_non_embedding_source": folder.blueprint.n_non_embedding_at(&Sizes::new()),
@@ -136,6 +144,7 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
         "sizes_source": folder.blueprint.sizes(),
         "near_ties": near_ties(&explained),
     });
+    note(&patient, &mut report);
     if dry_run {
         report["kept"] = json!(plan.kept);
         report["explained"] = json!(explained);
@@ -143,8 +152,8 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     }
     let output = OutputDir::create(out, context.force)?;
     let companions = Some(folder.checkpoint.dir.as_path());
-    write_model(output.path(), &student.config, &student.view, companions, writing)?;
-    write_plan(&output.path().join("plan.json"), &plan, &explained, &report)?;
+    write_model(output.path(), patient.config(), &patient.view()?, companions, writing)?;
+    write_plan(&output.path().join("plan.json"), plan, &explained, &report)?;
     output.commit()?;
     report["out"] = json!(out);
     Ok(report)
@@ -169,34 +178,6 @@ fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<WriteOption
     })
 }
 
-/// The plan, and where scores decided it, why.
-fn plan(
-    context: &Context,
-    options: &PruneOptions,
-    folder: &ModelFolder,
-) -> Result<(Plan, BTreeMap<String, Explained>)> {
-    let blueprint = &folder.blueprint;
-    let axes = context.axes(&options.axes)?;
-    let space = Space::new(blueprint, &axes);
-    if let Some(path) = &options.plan {
-        return Ok((Plan::load(path)?.checked(&space, blueprint)?, BTreeMap::new()));
-    }
-    let path = scores_path(options.scores.as_deref().unwrap_or_default())?;
-    let groups = context.groups(&axes, blueprint)?;
-    let rankings = Rankings::new(&Scores::load(&path)?, &groups, &options.by)?;
-    let spec = options.allocator.clone().unwrap_or_else(|| context.defaults.allocator(&options.wanted(folder)));
-    let allocator = context.registry.build::<dyn Allocator>(&spec)?;
-    let best = allocator.allocate(&space, &rankings, blueprint)?.into_iter().next();
-    let broken = |message: String| Error::Plugin { tag: spec.tag.clone(), origin: "allocator".into(), message };
-    let plan = best.ok_or_else(|| broken("gave no plan".into()))?;
-    let plan = plan.checked(&space, blueprint).map_err(|e| match e {
-        Error::Plan(message) => broken(message),
-        other => other,
-    })?;
-    let explained = plan.explain(&rankings, blueprint, options.bootstrap)?;
-    Ok((plan, explained))
-}
-
 fn near_ties(explained: &BTreeMap<String, Explained>) -> Vec<&str> {
     explained.iter().filter(|(_, dim)| dim.near_tie).map(|(name, _)| name.as_str()).collect()
 }
@@ -208,6 +189,11 @@ fn write_plan(path: &Path, plan: &Plan, explained: &BTreeMap<String, Explained>,
     }
     if !explained.is_empty() {
         value["explained"] = json!(explained);
+    }
+    for key in ["healed", "hidden_basis"] {
+        if let Some(found) = report.get(key) {
+            value[key] = found.clone();
+        }
     }
     std::fs::write(path, format!("{value:#}\n")).at_path(path)
 }

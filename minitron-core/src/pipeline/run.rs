@@ -14,6 +14,7 @@ use crate::checkpoint::OutputDir;
 use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
 use crate::error::{IoContext, Result};
+use crate::registry::PluginSpec;
 use crate::train::has_state;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -166,6 +167,9 @@ impl Inputs<'_, '_> {
                     *plan = self.recipe_dir.join(&*plan);
                     self.file(plan)?;
                 }
+                let treatment = &mut o.treatment;
+                self.specs(&mut treatment.heal)?;
+                self.data(&mut treatment.data, &treatment.field, &treatment.token_type)?;
             }
             StageOptions::Train(o) => {
                 if let Some(config) = &mut o.config {
@@ -186,12 +190,7 @@ impl Inputs<'_, '_> {
                 if let Some(teacher) = &mut o.teacher {
                     self.model(teacher)?;
                 }
-                for spec in &mut o.evaluators {
-                    *spec = spec.clone().relative_to(&self.recipe_dir);
-                    if let Some(path) = spec.path() {
-                        self.file(&path)?;
-                    }
-                }
+                self.specs(&mut o.evaluators)?;
                 for task in &mut o.tasks {
                     task.path = self.recipe_dir.join(&task.path);
                     self.file(&task.path)?;
@@ -257,6 +256,17 @@ impl Inputs<'_, '_> {
             *spec = spec.relative_to(&self.recipe_dir, self.context.registry);
             for file in spec.corpus(self.context.registry, &reading)?.files() {
                 self.file(&file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that plugins read.
+    fn specs(&mut self, specs: &mut [PluginSpec]) -> Result<()> {
+        for spec in specs {
+            *spec = spec.clone().relative_to(&self.recipe_dir);
+            if let Some(path) = spec.path() {
+                self.file(&path)?;
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::contract::{Allocator, Architecture, Axis, Corpus, Evaluator, Importance, LogitLoss};
+use crate::contract::{Allocator, Architecture, Axis, Corpus, Evaluator, Healing, Importance, LogitLoss};
 
 /// The contract that a plugin fulfils.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub enum Kind {
     Importance,
     /// [`Allocator`]
     Allocator,
+    /// [`Healing`]
+    Healing,
     /// [`LogitLoss`]
     Loss,
     /// [`Evaluator`]
@@ -29,8 +31,16 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of the flow.
-    pub const ALL: &[Kind] =
-        &[Kind::Architecture, Kind::Axis, Kind::Importance, Kind::Allocator, Kind::Loss, Kind::Evaluator, Kind::Corpus];
+    pub const ALL: &[Kind] = &[
+        Kind::Architecture,
+        Kind::Axis,
+        Kind::Importance,
+        Kind::Allocator,
+        Kind::Healing,
+        Kind::Loss,
+        Kind::Evaluator,
+        Kind::Corpus,
+    ];
 
     /// Name on the command line.
     pub fn name(self) -> &'static str {
@@ -39,6 +49,7 @@ impl Kind {
             Kind::Axis => "axis",
             Kind::Importance => "importance",
             Kind::Allocator => "allocator",
+            Kind::Healing => "healing",
             Kind::Loss => "loss",
             Kind::Evaluator => "evaluator",
             Kind::Corpus => "corpus",
@@ -66,6 +77,8 @@ pub enum Build {
     Importance(BuildFn<dyn Importance>),
     /// Builds an [`Allocator`].
     Allocator(BuildFn<dyn Allocator>),
+    /// Builds a [`Healing`].
+    Healing(BuildFn<dyn Healing>),
     /// Builds a [`LogitLoss`].
     LogitLoss(BuildFn<dyn LogitLoss>),
     /// Builds an [`Evaluator`].
@@ -123,6 +136,7 @@ contract!(Architecture, Architecture);
 contract!(Axis, Axis);
 contract!(Importance, Importance);
 contract!(Allocator, Allocator);
+contract!(Healing, Healing);
 contract!(LogitLoss, Loss);
 contract!(Evaluator, Evaluator);
 contract!(Corpus, Corpus);

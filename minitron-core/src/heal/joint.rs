@@ -1,0 +1,178 @@
+//! What least squares needs to know of projections that write to the residual stream, or read it.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::blueprint::Role;
+use crate::error::Result;
+use crate::model::{Block, NoTap, Rope, Site, Tap};
+
+/// The two halves of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Attention,
+    Mlp,
+}
+
+/// Projections that share their input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Queries, keys and values: they read the residual stream.
+    AttentionReaders,
+    /// Attention's output projection: it writes to the stream.
+    AttentionWriter,
+    /// The MLP's first projections.
+    MlpReaders,
+    /// The MLP's second projection.
+    MlpWriter,
+    /// What reads the last hidden state, where it has weights of its own.
+    Head,
+}
+
+impl Place {
+    /// Roles of these projections; a family has some of them.
+    pub fn roles(self) -> &'static [Role] {
+        match self {
+            Place::AttentionReaders => &[Role::Query, Role::Key, Role::Value, Role::QueryKeyValue],
+            Place::AttentionWriter => &[Role::AttentionOutput],
+            Place::MlpReaders => &[Role::Gate, Role::Up],
+            Place::MlpWriter => &[Role::Down],
+            Place::Head => &[Role::HeadTransform, Role::Head],
+        }
+    }
+
+    /// Whether they write to the residual stream, rather than read it.
+    pub fn is_writer(self) -> bool {
+        matches!(self, Place::AttentionWriter | Place::MlpWriter)
+    }
+}
+
+impl Part {
+    pub fn readers(self) -> Place {
+        match self {
+            Part::Attention => Place::AttentionReaders,
+            Part::Mlp => Place::MlpReaders,
+        }
+    }
+
+    pub fn writer(self) -> Place {
+        match self {
+            Part::Attention => Place::AttentionWriter,
+            Part::Mlp => Place::MlpWriter,
+        }
+    }
+
+    /// Where the writer's input shows.
+    pub fn site(self, layer_idx: usize) -> Site {
+        match self {
+            Part::Attention => Site::AttentionHeads(layer_idx),
+            Part::Mlp => Site::MlpNeurons(layer_idx),
+        }
+    }
+
+    /// What this half reads of the residual stream.
+    pub fn input(self, block: &Block, x_bte: &Tensor) -> Result<Tensor> {
+        match self {
+            Part::Attention => block.attention_input(x_bte),
+            Part::Mlp => block.mlp_input(x_bte),
+        }
+    }
+
+    /// The residual stream with this half's output added.
+    pub fn sum(self, block: &Block, x_bte: &Tensor, rope: Option<&Rope>, tap: &mut dyn Tap) -> Result<Tensor> {
+        match self {
+            Part::Attention => block.attention_sum(x_bte, rope, tap, None),
+            Part::Mlp => block.mlp_sum(x_bte, tap),
+        }
+    }
+
+    /// What leaves this half for that sum.
+    pub fn settle(self, block: &Block, sum_bte: Tensor) -> Result<Tensor> {
+        match self {
+            Part::Attention => block.settle_attention(sum_bte),
+            Part::Mlp => block.settle_mlp(sum_bte),
+        }
+    }
+
+    /// Both at once, looking at nothing.
+    pub fn forward(self, block: &Block, x_bte: &Tensor, rope: Option<&Rope>) -> Result<Tensor> {
+        self.settle(block, self.sum(block, x_bte, rope, &mut NoTap)?)
+    }
+}
+
+/// Sums over all calibration tokens at projections that share an input X [N, C], as the student computes it.
+///
+/// At a writer, R [N, E] is what the student's stream lacks after it. At readers, it is what X lacks of the teacher's input of
+/// the same projections, over all the teacher's channels, dropped ones counting as zero in X. Products in f32; sums in f64, on
+/// the CPU.
+#[derive(Debug)]
+pub struct Joint {
+    /// Which projections.
+    pub place: Place,
+    /// The student's layer.
+    pub layer: Option<usize>,
+    /// XᵀX.
+    pub xx_cc: Tensor,
+    /// RᵀX.
+    pub rx_ec: Tensor,
+    /// Sum of R over tokens.
+    pub r_sum_e: Tensor,
+    /// ‖R‖².
+    pub r_squared: f64,
+    /// N.
+    pub n_tokens: usize,
+}
+
+impl Joint {
+    pub(super) fn new(place: Place, layer: Option<usize>) -> Result<Self> {
+        let zero = || Tensor::f_zeros([1], (Kind::Double, Device::Cpu));
+        let (xx_cc, rx_ec, r_sum_e) = (zero()?, zero()?, zero()?);
+        Ok(Joint { place, layer, xx_cc, rx_ec, r_sum_e, r_squared: 0.0, n_tokens: 0 })
+    }
+
+    /// Adds one batch of X and R.
+    pub(super) fn add(&mut self, x: &Tensor, r: &Tensor) -> Result<()> {
+        let (x_nc, r_ne) = (rows(x)?, rows(r)?);
+        self.xx_cc = self.xx_cc.f_add(&exact(&x_nc.f_transpose(0, 1)?.f_matmul(&x_nc)?)?)?;
+        self.rx_ec = self.rx_ec.f_add(&exact(&r_ne.f_transpose(0, 1)?.f_matmul(&x_nc)?)?)?;
+        self.r_sum_e = self.r_sum_e.f_add(&exact(&r_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?)?)?;
+        self.r_squared += r_ne.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+        self.n_tokens += r_ne.size2()?.0 as usize;
+        Ok(())
+    }
+
+    /// ‖R − X·ΔWᵀ‖² once ΔW [E, C] is added to the writer, or R predicted by it at readers.
+    pub fn remaining(&self, delta_ec: &Tensor) -> Result<f64> {
+        let total = |x: Tensor| -> Result<f64> { Ok(x.f_sum(Kind::Double)?.f_double_value(&[])?) };
+        let cross = total(delta_ec.f_mul(&self.rx_ec)?)?;
+        let square = total(delta_ec.f_matmul(&self.xx_cc)?.f_mul(delta_ec)?)?;
+        Ok(self.r_squared - 2.0 * cross + square)
+    }
+}
+
+/// [.., C] to [N, C] in f32.
+pub(super) fn rows(x: &Tensor) -> Result<Tensor> {
+    let width = x.size().last().copied().unwrap_or(1);
+    Ok(x.f_reshape([-1, width])?.f_to_kind(Kind::Float)?)
+}
+
+/// In f64 on the CPU, where sums are kept.
+pub(super) fn exact(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)
+}
+
+/// Remembers what one site shows.
+pub(super) struct Spot {
+    pub site: Site,
+    pub x: Option<Tensor>,
+}
+
+impl Tap for Spot {
+    fn wants(&self, site: Site) -> bool {
+        site == self.site
+    }
+
+    fn see(&mut self, _site: Site, x: &Tensor) -> Result<()> {
+        self.x = Some(x.shallow_clone());
+        Ok(())
+    }
+}

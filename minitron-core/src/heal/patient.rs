@@ -1,0 +1,328 @@
+//! A student under treatment.
+
+use std::collections::BTreeMap;
+
+use tch::{Device, Tensor};
+
+use super::joint::exact;
+use super::rotated::{RotatedView, check_orthogonal, check_turns, untied};
+use super::view::HealedView;
+use crate::blueprint::{Blueprint, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Role, Slot, TensorSpec, dim_of_layer, split_dim};
+use crate::checkpoint::{Config, TensorSource, kind_of};
+use crate::contract::Healing;
+use crate::data::Windows;
+use crate::error::{Error, Result};
+use crate::model::{Block, LoadOptions};
+use crate::plan::{Plan, Rankings};
+use crate::progress::Progress;
+use crate::prune::{PrunedView, Student, source_layers};
+use crate::registry::{PluginSpec, Registry};
+
+/// Text that statistics are taken on.
+#[derive(Debug, Clone, Copy)]
+pub struct Calibration<'a> {
+    /// The text.
+    pub windows: &'a Windows,
+    /// Windows per forward pass.
+    pub batch_size: usize,
+}
+
+/// What a treatment starts from.
+#[derive(Clone, Copy)]
+pub struct Case<'a> {
+    /// The teacher's tensors.
+    pub source: &'a dyn TensorSource,
+    /// The teacher's description.
+    pub blueprint: &'a Blueprint,
+    /// What the plan was ranked by, where it was.
+    pub rankings: Option<&'a Rankings>,
+    /// Text, where there is any.
+    pub calibration: Option<Calibration<'a>>,
+    /// Where passes run, and in which type.
+    pub options: LoadOptions,
+    /// All plugins.
+    pub registry: &'a Registry,
+    /// Where to report.
+    pub progress: &'a dyn Progress,
+}
+
+/// A student under treatment: weights are read by role, and replaced without changing any source.
+pub struct Patient<'a> {
+    case: Case<'a>,
+    plan: Plan,
+    rotation: Option<Rotation<'a>>,
+    config: Config,
+    blueprint: Blueprint,
+    /// By the student's names, as they are stored.
+    changes: BTreeMap<String, Tensor>,
+    healed: Vec<PluginSpec>,
+    /// Tag of the healing under way.
+    tag: String,
+}
+
+/// The teacher in another basis.
+struct Rotation<'a> {
+    view: RotatedView<'a>,
+    blueprint: Blueprint,
+    /// Tag of the healing that chose it.
+    tag: String,
+}
+
+impl<'a> Patient<'a> {
+    /// The student of a plan, as pruned.
+    ///
+    /// # Errors
+    /// As [`Student::new`].
+    pub fn new(case: Case<'a>, plan: Plan) -> Result<Self> {
+        let Student { config, blueprint, .. } = Student::new(case.source, case.blueprint, &plan, case.registry)?;
+        let (changes, healed) = (BTreeMap::new(), Vec::new());
+        Ok(Patient { case, plan, rotation: None, config, blueprint, changes, healed, tag: String::new() })
+    }
+
+    /// Applies one healing, and checks its law.
+    ///
+    /// # Errors
+    /// `Plugin` when it changed a student from which nothing was removed.
+    pub fn treat(&mut self, healing: &dyn Healing) -> Result<()> {
+        let value =
+            serde_json::to_value(healing).map_err(|e| Error::Internal(format!("a healing's parameters: {e}")))?;
+        let spec: PluginSpec =
+            serde_json::from_value(value).map_err(|e| Error::Internal(format!("a healing's parameters: {e}")))?;
+        self.tag.clone_from(&spec.tag);
+        healing.heal(self)?;
+        if self.is_whole() && !(self.changes.is_empty() && self.rotation.is_none()) {
+            return Err(self.broken("changed a student from which nothing was removed".into()));
+        }
+        self.healed.push(spec);
+        Ok(())
+    }
+
+    // --- what it is --------------------------------------------------------------------------------------------------
+
+    /// Kept units per dim, in the numbering of [`Patient::teacher`].
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Whether the plan removes nothing.
+    pub fn is_whole(&self) -> bool {
+        let dims = &self.teacher_blueprint().dims;
+        self.plan.kept.iter().all(|(dim, kept)| dims.get(dim).is_none_or(|dim| dim.size == kept.len()))
+    }
+
+    /// Healings so far, with all their parameters.
+    pub fn healed(&self) -> &[PluginSpec] {
+        &self.healed
+    }
+
+    /// Tag of the healing that turned the residual stream, where one did: hidden indices of the plan are components then.
+    pub fn hidden_basis(&self) -> Option<&str> {
+        self.rotation.as_ref().map(|rotation| rotation.tag.as_str())
+    }
+
+    /// What the student's `config.json` will say.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The student's description.
+    pub fn blueprint(&self) -> &Blueprint {
+        &self.blueprint
+    }
+
+    /// The teacher's tensors, in the basis that the plan counts channels in.
+    pub fn teacher(&self) -> &dyn TensorSource {
+        self.rotation.as_ref().map_or(self.case.source, |rotation| &rotation.view)
+    }
+
+    /// The teacher's description.
+    pub fn teacher_blueprint(&self) -> &Blueprint {
+        self.rotation.as_ref().map_or(self.case.blueprint, |rotation| &rotation.blueprint)
+    }
+
+    /// The student's tensors as healed so far.
+    pub fn view(&self) -> Result<HealedView<'_>> {
+        let pruned = PrunedView::new(self.teacher(), self.teacher_blueprint(), &self.plan)?;
+        Ok(HealedView::new(pruned, self.changes.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()))
+    }
+
+    /// The student's layers.
+    pub fn n_layers(&self) -> usize {
+        self.blueprint.n_layers()
+    }
+
+    /// The teacher's layer behind a layer of the student; past the last one, the teacher's number of layers.
+    pub fn source_layer(&self, layer_idx: usize) -> usize {
+        let layers = source_layers(self.teacher_blueprint(), &self.plan);
+        layers.get(layer_idx).copied().unwrap_or_else(|| self.teacher_blueprint().n_layers())
+    }
+
+    /// Kept units of a dim, ascending; none for a dim that is not prunable.
+    pub fn kept(&self, dim: &str) -> &[usize] {
+        self.plan.kept.get(dim).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// All units of a dim, best first, one list for each part in which equally many are kept.
+    ///
+    /// # Errors
+    /// `Recipe` for a plan that no scores stand behind.
+    pub fn ranked(&self, dim: &str) -> Result<Vec<Vec<usize>>> {
+        let ranking = self.case.rankings.and_then(|rankings| rankings.by_dim.get(dim)).ok_or_else(|| {
+            Error::Recipe(format!(
+                "`{}` needs the order of `{dim}`: give the scores that the plan comes from",
+                self.tag
+            ))
+        })?;
+        let order: Vec<usize> = ranking.order().collect();
+        let dims = &self.teacher_blueprint().dims;
+        let by = dims.get(dim).and_then(|dim| dim.partition.as_ref()).and_then(|by| dims.get(by));
+        let per_part = order.len() / by.map_or(1, |by| by.size).max(1);
+        Ok(order.chunks(per_part.max(1)).map(<[usize]>::to_vec).collect())
+    }
+
+    /// The calibration text.
+    ///
+    /// # Errors
+    /// `Recipe` where there is none.
+    pub fn calibration(&self) -> Result<Calibration<'a>> {
+        self.case
+            .calibration
+            .ok_or_else(|| Error::Recipe(format!("healing `{}` needs calibration text: give --data", self.tag)))
+    }
+
+    /// Where to report.
+    pub fn progress(&self) -> &'a dyn Progress {
+        self.case.progress
+    }
+
+    // --- weights -----------------------------------------------------------------------------------------------------
+
+    /// A weight of the student, as a layer multiplies with it, [out | in], in f64 on the CPU.
+    ///
+    /// # Errors
+    /// `Internal` where the family has none: ask [`Blueprint::find`] first.
+    pub fn read(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
+        laid_out(&self.view()?, self.spec(role, slot, layer)?)
+    }
+
+    /// The same of the student with all heads and neurons: only its channels and layers are pruned.
+    pub fn read_wide(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
+        laid_out(&self.wide_view()?, self.spec(role, slot, layer)?)
+    }
+
+    /// The same of the teacher's weight with all channels, as pruned: its heads, neurons and layers are the student's.
+    pub fn read_tall(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
+        let mut plan = self.plan.clone();
+        plan.kept.remove(HIDDEN);
+        laid_out(&PrunedView::new(self.teacher(), self.teacher_blueprint(), &plan)?, self.spec(role, slot, layer)?)
+    }
+
+    /// Puts a weight in the place of the student's, laid out as [`Patient::read`] gives it.
+    ///
+    /// # Errors
+    /// `Plugin` for another shape, or values that are not finite in the stored type.
+    pub fn replace(&mut self, role: Role, slot: Slot, layer: Option<usize>, tensor: &Tensor) -> Result<()> {
+        let spec = self.spec(role, slot, layer)?;
+        let (name, is_transposed) = (spec.name(), spec.transposed);
+        let missing = || Error::Internal(format!("no tensor `{name}` in the student"));
+        let info = self.view()?.info(&name).ok_or_else(missing)?;
+        let tensor = if is_transposed { tensor.f_transpose(0, 1)? } else { tensor.shallow_clone() };
+        let shape: Vec<usize> = tensor.size().iter().map(|&side| side as usize).collect();
+        if shape != info.shape {
+            return Err(self.broken(format!("`{name}`: expected shape {:?}, got {shape:?}", info.shape)));
+        }
+        let kind = kind_of(info.dtype).ok_or_else(missing)?;
+        let stored = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
+        if stored.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            return Err(self.broken(format!("`{name}`: values that are not finite as {kind:?}")));
+        }
+        self.changes.insert(name, stored);
+        Ok(())
+    }
+
+    // --- the basis of the residual stream ----------------------------------------------------------------------------
+
+    /// Whether the residual stream can still be turned.
+    ///
+    /// # Errors
+    /// `Recipe` for families whose norms do not turn with it, and after other healings.
+    pub fn check_rebase(&self) -> Result<()> {
+        check_turns(self.case.blueprint)?;
+        if self.healed.is_empty() && self.changes.is_empty() && self.rotation.is_none() {
+            return Ok(());
+        }
+        Err(Error::Recipe(format!("`{}` changes what all weights mean: name it first, and once", self.tag)))
+    }
+
+    /// Turns the teacher's residual stream into the basis whose vectors are the columns of Q [E, E], most important first;
+    /// the student keeps as many of the first as the plan keeps channels.
+    pub fn rebase(&mut self, basis_ee: &Tensor) -> Result<()> {
+        self.check_rebase()?;
+        check_orthogonal(basis_ee, self.case.blueprint.size(HIDDEN))?;
+        let (_, blueprint) = untied(self.case.source, self.case.blueprint, self.case.registry)?;
+        let view = RotatedView::new(self.case.source, self.case.blueprint, &blueprint, basis_ee)?;
+        let mut plan = self.plan.clone();
+        if let Some(kept) = plan.kept.get_mut(HIDDEN) {
+            *kept = (0..kept.len()).collect();
+        }
+        let Student { config, blueprint: student, .. } = Student::new(&view, &blueprint, &plan, self.case.registry)?;
+        (self.plan, self.config, self.blueprint) = (plan, config, student);
+        self.rotation = Some(Rotation { view, blueprint, tag: self.tag.clone() });
+        Ok(())
+    }
+
+    // --- layers to run -----------------------------------------------------------------------------------------------
+
+    pub(super) fn load_options(&self) -> LoadOptions {
+        self.case.options
+    }
+
+    pub(super) fn student_block(&self, layer_idx: usize) -> Result<Block> {
+        Block::open(&self.view()?, &self.blueprint, layer_idx, self.case.options)
+    }
+
+    pub(super) fn teacher_block(&self, source_layer: usize) -> Result<Block> {
+        Block::open(self.teacher(), self.teacher_blueprint(), source_layer, self.case.options)
+    }
+
+    /// A layer of the student with all its heads and neurons; no config need express it.
+    pub(super) fn wide_block(&self, layer_idx: usize) -> Result<Block> {
+        let source_layer = self.source_layer(layer_idx);
+        let mut blueprint = self.blueprint.clone();
+        for kind in [HEADS, KV_HEADS, MLP] {
+            // A student of one query head per key/value head has no dim for the latter.
+            if let Some(whole) = self.teacher_blueprint().dims.get(&dim_of_layer(kind, source_layer)) {
+                let name = dim_of_layer(kind, layer_idx);
+                blueprint.dims.insert(name.clone(), Dim { name, ..whole.clone() });
+            }
+        }
+        Block::open(&self.wide_view()?, &blueprint, layer_idx, self.case.options)
+    }
+
+    /// Replaced weights count where pruned heads and neurons are no part of them.
+    fn wide_view(&self) -> Result<HealedView<'_>> {
+        let mut plan = self.plan.clone();
+        plan.kept.retain(|dim, _| !matches!(split_dim(dim).0, HEADS | KV_HEADS | MLP));
+        let wide = PrunedView::new(self.teacher(), self.teacher_blueprint(), &plan)?;
+        let shape = |name: &str| wide.info(name).map(|info| info.shape.iter().map(|&side| side as i64).collect());
+        let fits = |(name, tensor): &(&String, &Tensor)| shape(name) == Some(tensor.size());
+        let changes = self.changes.iter().filter(fits).map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        Ok(HealedView::new(wide, changes))
+    }
+
+    fn spec(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<&TensorSpec> {
+        self.blueprint.find(role, slot, layer).ok_or_else(|| {
+            Error::Internal(format!("`{}` has no {role:?} {slot:?} in layer {layer:?}", self.blueprint.architecture))
+        })
+    }
+
+    fn broken(&self, message: String) -> Error {
+        Error::Plugin { tag: self.tag.clone(), origin: "healing".into(), message }
+    }
+}
+
+/// [out | in] in f64.
+fn laid_out(source: &dyn TensorSource, spec: &TensorSpec) -> Result<Tensor> {
+    let stored = exact(&source.read(&spec.name())?)?;
+    if spec.transposed { Ok(stored.f_transpose(0, 1)?.f_contiguous()?) } else { Ok(stored) }
+}

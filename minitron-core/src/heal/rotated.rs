@@ -1,0 +1,170 @@
+//! A model whose residual stream is turned into another orthonormal basis: the same function, other channels.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
+
+use super::joint::exact;
+use crate::blueprint::{Blueprint, Evidence, HIDDEN, NormKind, NormPlace, Part, Role, Slot, TensorSpec};
+use crate::checkpoint::{Config, TensorInfo, TensorSource};
+use crate::error::{Error, Result};
+use crate::registry::Registry;
+
+/// With Q [E, E] orthogonal and x' = x·Q in place of x:
+///
+/// ```text
+/// tables      T·Q                      writers, their biases    Qᵀ·W, Qᵀ·b
+/// readers     W·diag(g)·Q              norms                    gain 1, since x / rms(x) turns with x
+/// ```
+/// where g is the gain of the norm that a reader stands behind. Tied embeddings come apart: the final gain goes into the head.
+/// Follows SliceGPT (arXiv 2401.15024, section 3.2), with RMS norms in the model already.
+pub struct RotatedView<'a> {
+    source: &'a dyn TensorSource,
+    basis_ee: Tensor,
+    entries: BTreeMap<String, Entry>,
+}
+
+struct Entry {
+    source_name: String,
+    info: TensorInfo,
+    turn: Turn,
+}
+
+enum Turn {
+    /// As it is.
+    None,
+    /// Ones.
+    Gain,
+    /// Along this side, behind this gain.
+    Side(usize, Option<Tensor>),
+}
+
+impl<'a> RotatedView<'a> {
+    /// Works out what happens to each tensor; `rotated` is the model's description with embeddings untied.
+    pub fn new(
+        source: &'a dyn TensorSource,
+        blueprint: &Blueprint,
+        rotated: &Blueprint,
+        basis_ee: &Tensor,
+    ) -> Result<Self> {
+        let mut entries = BTreeMap::new();
+        for spec in &rotated.tensors {
+            let of_source = match blueprint.find(spec.role, spec.slot, spec.layer) {
+                None if spec.role == Role::Head => blueprint.find(Role::TokenEmbedding, Slot::Weight, None),
+                other => other,
+            };
+            let missing = || Error::Internal(format!("no tensor behind `{}` to turn", spec.name()));
+            let source_name = of_source.ok_or_else(missing)?.name();
+            let info = source.info(&source_name).ok_or_else(missing)?;
+            entries.insert(spec.name(), Entry { source_name, info, turn: turn_of(spec, source, blueprint)? });
+        }
+        Ok(RotatedView { source, basis_ee: exact(basis_ee)?, entries })
+    }
+
+    fn turned(&self, stored: &Tensor, side: usize, gain_e: Option<&Tensor>) -> Result<Tensor> {
+        let mut x = exact(stored)?;
+        if let Some(gain_e) = gain_e {
+            let gain = if side == 0 && x.dim() > 1 { gain_e.f_unsqueeze(1)? } else { gain_e.shallow_clone() };
+            x = x.f_mul(&gain)?;
+        }
+        let turned =
+            if side == 0 { self.basis_ee.f_transpose(0, 1)?.f_matmul(&x)? } else { x.f_matmul(&self.basis_ee)? };
+        Ok(turned.f_to_kind(stored.f_kind()?)?.f_contiguous()?)
+    }
+}
+
+impl TensorSource for RotatedView<'_> {
+    fn names(&self) -> Vec<String> {
+        self.entries.keys().cloned().collect()
+    }
+
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        self.entries.get(name).map(|entry| entry.info.clone())
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
+        let entry = self.entries.get(name).ok_or_else(|| Error::Internal(format!("no tensor `{name}` in the view")))?;
+        match &entry.turn {
+            Turn::None => self.source.read_rows(&entry.source_name, rows),
+            Turn::Gain => Ok(self.source.read_rows(&entry.source_name, rows)?.f_ones_like()?),
+            // Every row of the result follows from all rows of the source.
+            Turn::Side(0, gain_e) => {
+                let whole = self.turned(&self.source.read(&entry.source_name)?, 0, gain_e.as_ref())?;
+                Ok(whole.f_narrow(0, rows.start as i64, rows.len() as i64)?.f_contiguous()?)
+            }
+            Turn::Side(side, gain_e) => {
+                self.turned(&self.source.read_rows(&entry.source_name, rows)?, *side, gain_e.as_ref())
+            }
+        }
+    }
+}
+
+fn turn_of(spec: &TensorSpec, source: &dyn TensorSource, blueprint: &Blueprint) -> Result<Turn> {
+    if matches!(spec.role, Role::AttentionNorm | Role::MlpNorm | Role::FinalNorm) {
+        return Ok(Turn::Gain);
+    }
+    let is_stream = |part: &Part| matches!(part, Part::Units { dim, .. } if dim == HIDDEN);
+    let Some(side) = spec.sides.iter().position(|side| side.0.iter().any(is_stream)) else { return Ok(Turn::None) };
+    let norm = match spec.role {
+        Role::Query | Role::Key | Role::Value | Role::QueryKeyValue => Some(Role::AttentionNorm),
+        Role::Gate | Role::Up => Some(Role::MlpNorm),
+        Role::Head => Some(Role::FinalNorm),
+        _ => None,
+    };
+    let gain = norm.and_then(|norm| blueprint.find(norm, Slot::Weight, spec.layer));
+    let gain_e = gain.map(|gain| exact(&source.read(&gain.name())?)).transpose()?;
+    Ok(Turn::Side(side, gain_e))
+}
+
+/// Refuses families whose norms do not turn with the stream.
+pub(super) fn check_turns(blueprint: &Blueprint) -> Result<()> {
+    let options = &blueprint.options;
+    if options.norm == NormKind::Rms && options.norm_place == NormPlace::Pre {
+        return Ok(());
+    }
+    let found = match (options.norm, options.norm_place) {
+        (NormKind::Rms, _) => "RMS norms after its sums",
+        (_, NormPlace::Pre) => "layer norms, which take the mean over channels out",
+        (_, NormPlace::Post) => "layer norms after its sums",
+    };
+    Err(Error::Recipe(format!(
+        "the residual stream can be turned where RMS norms stand before each part, as in Llama; `{}` has {found}: \
+         leave the rotation out",
+        blueprint.architecture
+    )))
+}
+
+/// The model's description with embeddings untied.
+pub(super) fn untied(
+    source: &dyn TensorSource,
+    blueprint: &Blueprint,
+    registry: &Registry,
+) -> Result<(Config, Blueprint)> {
+    let mut config = blueprint.config.clone();
+    if !blueprint.options.tied {
+        return Ok((config, blueprint.clone()));
+    }
+    config.set("tie_word_embeddings", false);
+    let described = registry.architecture_for(&config)?.blueprint(&Evidence::of(&config, source))?;
+    if described.options.tied {
+        let message =
+            format!("`{}` has no config with untied embeddings, which a rotation needs", blueprint.architecture);
+        return Err(Error::Recipe(message));
+    }
+    Ok((config, described))
+}
+
+/// QᵀQ = 1, within what f64 sums give.
+pub(super) fn check_orthogonal(basis_ee: &Tensor, n_hidden: usize) -> Result<()> {
+    let eye_ee = Tensor::f_eye(n_hidden as i64, (Kind::Double, Device::Cpu))?;
+    if basis_ee.size() != eye_ee.size() {
+        return Err(Error::Internal(format!("a basis of shape {:?} for {n_hidden} channels", basis_ee.size())));
+    }
+    let basis_ee = exact(basis_ee)?;
+    let off = basis_ee.f_transpose(0, 1)?.f_matmul(&basis_ee)?.f_sub(&eye_ee)?.f_abs()?.f_max()?.f_double_value(&[])?;
+    if off < 1e-8 {
+        return Ok(());
+    }
+    Err(Error::Internal(format!("a basis that is orthonormal only within {off:e}")))
+}

@@ -1,0 +1,121 @@
+//! Which units stay: a finished plan, one round of ranking and allocating, or several with scoring in between.
+
+use std::collections::BTreeMap;
+
+use super::context::Context;
+use super::prune::PruneOptions;
+use super::score::{metrics, scores_path};
+use super::scoring::Scoring;
+use crate::blueprint::{Blueprint, ModelFolder, Sizes};
+use crate::calibrate::{Pass, Scores};
+use crate::checkpoint::TensorSource;
+use crate::contract::{Allocator, Axis};
+use crate::data::Windows;
+use crate::error::{Error, Result};
+use crate::plan::{Explained, Plan, Rankings, Space, schedule};
+use crate::prune::Student;
+
+/// The plan, what ranked the units, and where scores decided it, why.
+pub(super) struct Decision {
+    pub plan: Plan,
+    /// Of the source's units; none where a finished plan came without scores.
+    pub rankings: Option<Rankings>,
+    pub explained: BTreeMap<String, Explained>,
+}
+
+/// Decides as the options ask.
+pub(super) fn decide(
+    context: &Context,
+    options: &PruneOptions,
+    folder: &ModelFolder,
+    windows: Option<&Windows>,
+) -> Result<Decision> {
+    let blueprint = &folder.blueprint;
+    let axes = context.axes(&options.axes)?;
+    let space = Space::new(blueprint, &axes);
+    let groups = context.groups(&axes, blueprint)?;
+    let rank = |scores: &String| Rankings::new(&Scores::load(&scores_path(scores)?)?, &groups, &options.by);
+    let rankings = options.scores.as_ref().map(rank).transpose()?;
+    if let Some(path) = &options.plan {
+        let plan = Plan::load(path)?.checked(&space, blueprint)?;
+        return Ok(Decision { plan, rankings, explained: BTreeMap::new() });
+    }
+    let rankings = rankings.unwrap_or_default();
+    let plan = allocate(context, options, folder, (&space, &rankings))?;
+    if options.rounds > 1 {
+        let rounds = Rounds { context, options, folder, axes: &axes, windows: text(windows)? };
+        let plan = rounds.plan(&space, &plan.sizes(), &rankings)?;
+        return Ok(Decision { plan, rankings: Some(rankings), explained: BTreeMap::new() });
+    }
+    let explained = plan.explain(&rankings, blueprint, options.bootstrap)?;
+    Ok(Decision { plan, rankings: Some(rankings), explained })
+}
+
+fn text(windows: Option<&Windows>) -> Result<&Windows> {
+    let message = "rounds: scoring between rounds needs calibration text: give --data";
+    windows.ok_or_else(|| Error::Recipe(message.into()))
+}
+
+fn allocate(
+    context: &Context,
+    options: &PruneOptions,
+    folder: &ModelFolder,
+    (space, rankings): (&Space, &Rankings),
+) -> Result<Plan> {
+    let spec = options.allocator.clone().unwrap_or_else(|| context.defaults.allocator(&options.wanted(folder)));
+    let allocator = context.registry.build::<dyn Allocator>(&spec)?;
+    let best = allocator.allocate(space, rankings, &folder.blueprint)?.into_iter().next();
+    let broken = |message: String| Error::Plugin { tag: spec.tag.clone(), origin: "allocator".into(), message };
+    let plan = best.ok_or_else(|| broken("gave no plan".into()))?;
+    plan.checked(space, &folder.blueprint).map_err(|e| match e {
+        Error::Plan(message) => broken(message),
+        other => other,
+    })
+}
+
+/// Iterative importance (arXiv 2407.14679, section 2.3): along a linear schedule of sizes, each round ranks the student of
+/// the round before by scores of its own.
+struct Rounds<'a> {
+    context: &'a Context<'a>,
+    options: &'a PruneOptions,
+    folder: &'a ModelFolder,
+    axes: &'a [Box<dyn Axis>],
+    windows: &'a Windows,
+}
+
+impl Rounds<'_> {
+    /// One plan on the source that all rounds add up to.
+    fn plan(&self, space: &Space, target: &Sizes, rankings: &Rankings) -> Result<Plan> {
+        let (source, blueprint) = (&self.folder.checkpoint.tensors, &self.folder.blueprint);
+        let n_rounds = self.options.rounds;
+        let sizes = |round| schedule(&space.full(), target, round, n_rounds, space);
+        let mut plan = space.plan(&sizes(1), rankings, blueprint)?;
+        for round in 2..=n_rounds {
+            let student = Student::new(source, blueprint, &plan, self.context.registry)?;
+            let later = self.round(&student.view, &student.blueprint, sizes(round))?;
+            plan = plan.compose(&later, blueprint);
+        }
+        plan.checked(space, blueprint)
+    }
+
+    fn round(&self, source: &dyn TensorSource, blueprint: &Blueprint, mut sizes: Sizes) -> Result<Plan> {
+        let groups = self.context.groups(self.axes, blueprint)?;
+        let mut pass = Pass::new(metrics(self.context, &self.options.metrics)?, &groups, 0)?;
+        let tokenizer = self.context.tokenizer(self.folder)?;
+        let scoring = Scoring {
+            context: self.context,
+            source,
+            blueprint,
+            tokenizer: &tokenizer,
+            windows: self.windows,
+            batch_size: self.options.treatment.batch_size.max(1),
+            max_memory: None,
+        };
+        scoring.in_memory(&mut pass)?;
+        let rankings = Rankings::new(&pass.finish()?, &groups, &self.options.by)?;
+        let space = Space::new(blueprint, self.axes);
+        // A student with a key/value head for each query head has no such axis any more.
+        sizes.retain(|kind, _| space.axis(kind).is_ok());
+        space.plan(&sizes, &rankings, blueprint)
+    }
+}

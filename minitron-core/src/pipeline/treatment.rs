@@ -1,0 +1,131 @@
+//! The healings of a pruned model, and the text they look at.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::context::{Context, seq_len_or_default};
+use crate::blueprint::ModelFolder;
+use crate::checkpoint::OutputDir;
+use crate::contract::Healing;
+use crate::data::{DataSpec, Pack, Reading, Windows, files_of};
+use crate::error::Result;
+use crate::heal::{Calibration, Case, Patient};
+use crate::model::LoadOptions;
+use crate::plan::{Plan, Rankings};
+use crate::registry::PluginSpec;
+
+/// Options of `prune` that healings share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Treatment {
+    /// Healings, in order.
+    pub heal: Vec<PluginSpec>,
+    /// Calibration text, for those that look at any.
+    pub data: Vec<DataSpec>,
+    /// Windows used, the first ones.
+    pub samples: usize,
+    /// Tokens per window.
+    pub seq_len: Option<usize>,
+    /// Windows per forward pass.
+    pub batch_size: usize,
+    /// Field of JSON lines, column of Parquet files.
+    pub field: Option<String>,
+    /// Element type of `.bin` files.
+    pub token_type: Option<String>,
+    /// How documents become windows.
+    pub pack: Pack,
+}
+
+impl Default for Treatment {
+    fn default() -> Self {
+        Treatment {
+            heal: Vec::new(),
+            data: Vec::new(),
+            samples: 128,
+            seq_len: None,
+            batch_size: 8,
+            field: None,
+            token_type: None,
+            pack: Pack::Stream,
+        }
+    }
+}
+
+impl Treatment {
+    /// The calibration text, read where a healing may ask for it or rounds score it; never from the output's own place.
+    pub(super) fn windows(
+        &self,
+        context: &Context,
+        folder: &ModelFolder,
+        is_scored: bool,
+        out: Option<&Path>,
+    ) -> Result<Option<Windows>> {
+        let is_used = is_scored || !self.heal.is_empty();
+        if !is_used && !self.data.is_empty() {
+            context.progress.warn("data: nothing looks at it; name a healing with heal, or rounds");
+        }
+        if !is_used || self.data.is_empty() {
+            return Ok(None);
+        }
+        let tokenizer = context.tokenizer(folder)?;
+        let reading = Reading {
+            field: self.field.clone(),
+            token_type: self.token_type.clone(),
+            seq_len: seq_len_or_default(self.seq_len, &folder.blueprint, &tokenizer),
+            max_windows: Some(self.samples),
+            seed: context.seed,
+            pack: self.pack,
+        };
+        if let Some(out) = out {
+            let files = files_of(&self.data, context.registry, &reading)?;
+            OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
+        }
+        let windows = reading.windows(&self.data, &tokenizer, context.registry)?;
+        windows.check_fits(&folder.blueprint.options)?;
+        Ok(Some(windows))
+    }
+
+    /// The student of a plan, healed.
+    pub(super) fn patient<'a>(
+        &self,
+        context: &Context<'a>,
+        folder: &'a ModelFolder,
+        (plan, rankings): (Plan, Option<&'a Rankings>),
+        windows: Option<&'a Windows>,
+    ) -> Result<Patient<'a>> {
+        let case = Case {
+            source: &folder.checkpoint.tensors,
+            blueprint: &folder.blueprint,
+            rankings,
+            calibration: windows.map(|windows| Calibration { windows, batch_size: self.batch_size }),
+            options: LoadOptions { device: context.device, kind: context.kind, trainable: false },
+            registry: context.registry,
+            progress: context.progress,
+        };
+        let mut patient = Patient::new(case, plan)?;
+        let healings = self.build(context)?;
+        for (idx, healing) in healings.iter().enumerate() {
+            patient.treat(healing.as_ref()).map_err(|e| e.at(format!("heal[{idx}]")))?;
+        }
+        Ok(patient)
+    }
+
+    /// Every healing, before any work.
+    pub(super) fn build(&self, context: &Context) -> Result<Vec<Box<dyn Healing>>> {
+        let build = |(idx, spec)| context.registry.build::<dyn Healing>(spec).map_err(|e| e.at(format!("heal[{idx}]")));
+        self.heal.iter().enumerate().map(build).collect()
+    }
+}
+
+/// What a report and `plan.json` say of a treatment; nothing where there was none.
+pub(super) fn note(patient: &Patient, report: &mut Value) {
+    if !patient.healed().is_empty() {
+        let healed: Vec<String> = patient.healed().iter().map(PluginSpec::to_string).collect();
+        report["healed"] = json!(healed);
+    }
+    if let Some(basis) = patient.hidden_basis() {
+        report["hidden_basis"] = json!(basis);
+    }
+}

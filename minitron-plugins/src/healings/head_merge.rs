@@ -1,0 +1,118 @@
+use minitron_core::blueprint::{HEADS, Part, Role, Side, Slot, dim_of_layer};
+use minitron_core::contract::Healing;
+use minitron_core::error::{Error, Result};
+use minitron_core::heal::Patient;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+/// Folds dropped heads into kept ones. With L heads ranked 1 (best) to L and K of them kept, for i in [2K − L + 1, K]:
+///
+/// ```text
+/// head_i := head_i + (head_i − head_{2K−i+1})
+/// ```
+/// on the rows of query, key and value projections and their biases; on the query projection alone where queries share
+/// keys and values, within each key/value head. All numbers are the source's. Needs K >= L/2, and the scores that the plan
+/// comes from. The paper prints the range from 2K − L on, whose first partner would be head L + 1.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeadMerge {}
+
+minitron_core::plugin! {
+    Healing for HeadMerge {
+        tag: "head_merge",
+        summary: "the difference to a dropped head added to a kept one",
+        source: "arXiv 2407.14679, section 2.3",
+    }
+}
+
+#[typetag::serde(name = "head_merge")]
+impl Healing for HeadMerge {
+    fn heal(&self, patient: &mut Patient) -> Result<()> {
+        for layer_idx in 0..patient.n_layers() {
+            let dim = dim_of_layer(HEADS, patient.source_layer(layer_idx));
+            if patient.kept(&dim).len() < patient.teacher_blueprint().dim(&dim)?.size {
+                merge_layer(patient, layer_idx, &dim)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn merge_layer(patient: &mut Patient, layer_idx: usize, dim: &str) -> Result<()> {
+    let pairs = pairs(patient, dim)?;
+    let source_layer = Some(patient.source_layer(layer_idx));
+    for role in [Role::Query, Role::Key, Role::Value, Role::QueryKeyValue] {
+        for slot in [Slot::Weight, Slot::Bias] {
+            let Some(spec) = patient.teacher_blueprint().find(role, slot, source_layer) else { continue };
+            let outputs = if spec.transposed { spec.sides.last() } else { spec.sides.first() };
+            // Where queries share them, keys and values have no such heads.
+            let Some(outputs) = outputs.filter(|side| blocks(side, dim).any(|block| block.is_some())).cloned() else {
+                continue;
+            };
+            let mixing = mixing(patient, dim, &outputs, &pairs)?;
+            let merged = mixing.f_matmul(&patient.read_wide(role, slot, Some(layer_idx))?)?;
+            patient.replace(role, slot, Some(layer_idx), &merged)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every kept head with the dropped one that is folded into it.
+fn pairs(patient: &Patient, dim: &str) -> Result<Vec<(usize, Option<usize>)>> {
+    let (kept, mut pairs) = (patient.kept(dim), Vec::new());
+    for part in patient.ranked(dim)? {
+        let n_kept = part.iter().filter(|head| kept.contains(head)).count();
+        if 2 * n_kept < part.len() {
+            return Err(Error::Recipe(format!(
+                "head_merge: `{dim}` keeps {n_kept} of {} heads that are ranked together; merging needs at least half",
+                part.len()
+            )));
+        }
+        for (rank, &head) in part.iter().enumerate().take(n_kept) {
+            if !kept.contains(&head) {
+                return Err(Error::Recipe(format!(
+                    "head_merge: the plan of `{dim}` does not keep the best-ranked heads"
+                )));
+            }
+            // Zero-based, the partner of rank r is 2K - 1 - r; beyond the last head there is none.
+            pairs.push((head, part.get(2 * n_kept - 1 - rank).copied()));
+        }
+    }
+    pairs.sort_unstable();
+    Ok(pairs)
+}
+
+/// Block sizes of a side's parts where they are heads of this dim.
+fn blocks<'s>(side: &'s Side, dim: &'s str) -> impl Iterator<Item = Option<usize>> + 's {
+    side.0.iter().map(move |part| match part {
+        Part::Units { dim: of, block } if of == dim => Some(*block),
+        _ => None,
+    })
+}
+
+/// The map from all rows of a projection to the student's: 2 for a kept head and −1 for its partner, row by row.
+fn mixing(patient: &Patient, dim: &str, outputs: &Side, pairs: &[(usize, Option<usize>)]) -> Result<Tensor> {
+    let n_heads = patient.teacher_blueprint().dim(dim)?.size;
+    let mut heads = vec![0f64; pairs.len() * n_heads];
+    for (row, (head, partner)) in heads.chunks_mut(n_heads).zip(pairs) {
+        for (column, value) in row.iter_mut().enumerate() {
+            *value = match partner {
+                _ if column == *head => 1.0 + f64::from(u8::from(partner.is_some())),
+                Some(partner) if column == *partner => -1.0,
+                _ => 0.0,
+            };
+        }
+    }
+    let heads = Tensor::f_from_slice(&heads)?.f_view([pairs.len() as i64, n_heads as i64])?;
+    let mut diagonal = Vec::new();
+    for (part, block) in outputs.0.iter().zip(blocks(outputs, dim)) {
+        let n_rows = Side(vec![part.clone()]).len(|dim| patient.teacher_blueprint().dims.get(dim).map(|dim| dim.size));
+        let eye = |n: usize| Tensor::f_eye(n as i64, (Kind::Double, Device::Cpu));
+        diagonal.push(match block {
+            Some(block) => heads.f_kron(&eye(block)?)?,
+            None => eye(n_rows)?,
+        });
+    }
+    Ok(Tensor::f_block_diag(&diagonal)?)
+}

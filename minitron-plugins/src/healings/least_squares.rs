@@ -1,0 +1,91 @@
+use minitron_core::blueprint::{Role, Slot};
+use minitron_core::contract::Healing;
+use minitron_core::error::{Error, Result};
+use minitron_core::heal::{Aim, Joint, Patient};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+/// Refits every projection into the residual stream, front to back, on the stream of the student as healed so far.
+///
+/// With X [N, C] the inputs of attention's output projection (then of the MLP's second projection) over all N calibration
+/// tokens, and R [N, E] what the stream lacks after it, W [E, C] becomes W + ΔW, where ΔW minimises
+///
+/// ```text
+/// ‖R − X·ΔWᵀ‖² + λ·m·‖ΔW‖²        m the mean diagonal of XᵀX
+/// ΔW = RᵀX · (XᵀX + λ·m·I)⁻¹       by Cholesky in f64
+/// ```
+/// The ridge λ pulls towards the kept weights, so ΔW is 0 where nothing is lacking. Biases stay. Aimed at the teacher it
+/// repairs dropped channels and layers too: an MLP before dropped layers is fitted to the stream after them.
+///
+/// The layer-wise refit of FLAP, SlimGPT and ZipLM, joint over the residual stream instead of per projection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LeastSquares {
+    /// λ, relative to the mean diagonal of XᵀX; above 0.
+    pub ridge: f64,
+    /// What the stream should be: `teacher`, or `own` for the same layer with all its heads and neurons.
+    pub target: Aim,
+    /// Whether projections that read the stream are refitted too, where the target is the teacher.
+    pub readers: bool,
+}
+
+impl Default for LeastSquares {
+    fn default() -> Self {
+        LeastSquares { ridge: 1e-3, target: Aim::Teacher, readers: true }
+    }
+}
+
+minitron_core::plugin! {
+    Healing for LeastSquares {
+        tag: "least_squares",
+        summary: "output projections refitted to what the teacher's residual stream holds",
+        source: "arXiv 2302.04089 (ZipLM), section 3; arXiv 2312.11983 (FLAP)",
+    }
+}
+
+#[typetag::serde(name = "least_squares")]
+impl Healing for LeastSquares {
+    fn heal(&self, patient: &mut Patient) -> Result<()> {
+        if !(self.ridge > 0.0 && self.ridge.is_finite()) {
+            return Err(Error::Recipe(format!("least_squares: ridge: expected a number above 0, got {}", self.ridge)));
+        }
+        patient.sweep(self.target, &mut |patient, joint| {
+            if !joint.place.is_writer() && !self.readers {
+                return Ok(());
+            }
+            let Some(delta_ec) = self.solve(joint)? else { return Ok(()) };
+            for &role in joint.place.roles() {
+                if patient.blueprint().find(role, Slot::Weight, joint.layer).is_some() {
+                    refit(patient, role, joint, &delta_ec)?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+fn refit(patient: &mut Patient, role: Role, joint: &Joint, delta_ec: &Tensor) -> Result<()> {
+    let added = match joint.place.is_writer() {
+        true => delta_ec.shallow_clone(),
+        false => patient.read_tall(role, Slot::Weight, joint.layer)?.f_matmul(delta_ec)?,
+    };
+    let weight = patient.read(role, Slot::Weight, joint.layer)?.f_add(&added)?;
+    patient.replace(role, Slot::Weight, joint.layer, &weight)
+}
+
+impl LeastSquares {
+    /// ΔW [E, C]; `None` where it is zero.
+    fn solve(&self, joint: &Joint) -> Result<Option<Tensor>> {
+        let (n_inputs, _) = joint.xx_cc.size2()?;
+        let mean = joint.xx_cc.f_diagonal(0, 0, 1)?.f_mean(Kind::Double)?.f_double_value(&[])?;
+        let is_zero = joint.rx_ec.f_abs()?.f_max()?.f_double_value(&[])? == 0.0;
+        if is_zero || mean == 0.0 {
+            return Ok(None);
+        }
+        let eye_cc = Tensor::f_eye(n_inputs, (Kind::Double, Device::Cpu))?;
+        let ridged_cc = joint.xx_cc.f_add(&eye_cc.f_mul_scalar(self.ridge * mean)?)?;
+        let delta_ce = joint.rx_ec.f_transpose(0, 1)?.f_cholesky_solve(&ridged_cc.f_linalg_cholesky(false)?, false)?;
+        Ok(Some(delta_ce.f_transpose(0, 1)?))
+    }
+}

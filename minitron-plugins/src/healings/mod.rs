@@ -1,0 +1,6 @@
+//! Closed-form repairs of a pruned model.
+
+mod bias_compensation;
+mod head_merge;
+mod least_squares;
+mod rotation;

@@ -1,0 +1,80 @@
+use std::collections::BTreeMap;
+
+use minitron_core::blueprint::{HIDDEN, Role, Slot};
+use minitron_core::contract::Healing;
+use minitron_core::error::Result;
+use minitron_core::heal::Patient;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+/// Keeps principal components of the residual stream instead of channels.
+///
+/// With z = x / rms(x) [N, E] at a norm, summed over the norms of all kept layers and the final one,
+///
+/// ```text
+/// C = Σ zᵀz / N = Q·diag(e)·Qᵀ            e descending, by eigh in f64
+/// ```
+/// the whole model is turned by Q (tables T·Q, readers W·diag(g)·Q, writers Qᵀ·W), which changes nothing, and the first d' of
+/// d components stay. The mean square of what stays is smaller than that of the whole, so each norm would blow it up; its gain
+/// becomes c = sqrt(Σ_{i<d'} E[z_i²] / d'), with z the turned input of that very norm. For RMS norms before each part. Tied
+/// embeddings come apart. It comes first among healings, and does nothing where all channels are kept.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {}
+
+minitron_core::plugin! {
+    Healing for Rotation {
+        tag: "rotation",
+        summary: "principal components of the residual stream in the place of channels",
+        source: "arXiv 2401.15024 (SliceGPT), section 3",
+    }
+}
+
+#[typetag::serde(name = "rotation")]
+impl Healing for Rotation {
+    fn heal(&self, patient: &mut Patient) -> Result<()> {
+        patient.check_rebase()?;
+        let (n_hidden, n_kept) = (patient.teacher_blueprint().size(HIDDEN), patient.blueprint().size(HIDDEN));
+        if n_kept == n_hidden {
+            return Ok(());
+        }
+        let basis_ee = principal_components(&covariance(patient, n_hidden)?)?;
+        patient.rebase(&basis_ee)?;
+        for ((role, layer), gain) in gains(patient, n_kept as i64)? {
+            let gain_e = Tensor::f_full([n_kept as i64], gain, (Kind::Double, Device::Cpu))?;
+            patient.replace(role, Slot::Weight, layer, &gain_e)?;
+        }
+        Ok(())
+    }
+}
+
+/// Σ zᵀz over tokens and norms.
+fn covariance(patient: &Patient, n_hidden: usize) -> Result<Tensor> {
+    let mut sum_ee = Tensor::f_zeros([n_hidden as i64, n_hidden as i64], (Kind::Double, Device::Cpu))?;
+    patient.norm_inputs(&mut |_, _, z_ne| {
+        let square_ee = z_ne.f_transpose(0, 1)?.f_matmul(z_ne)?;
+        sum_ee = sum_ee.f_add(&square_ee.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)?;
+        Ok(())
+    })?;
+    Ok(sum_ee)
+}
+
+/// Eigenvectors as columns, by descending eigenvalue.
+fn principal_components(covariance_ee: &Tensor) -> Result<Tensor> {
+    let (_, ascending_ee) = covariance_ee.f_linalg_eigh("L")?;
+    Ok(ascending_ee.f_flip([1])?)
+}
+
+/// c of every norm.
+fn gains(patient: &Patient, n_kept: i64) -> Result<BTreeMap<(Role, Option<usize>), f64>> {
+    let mut sums: BTreeMap<(Role, Option<usize>), (f64, usize)> = BTreeMap::new();
+    patient.norm_inputs(&mut |role, layer, z_ne| {
+        let kept = z_ne.f_narrow(1, 0, n_kept)?.f_square()?;
+        let (sum, n_values) = sums.entry((role, layer)).or_default();
+        *sum += kept.f_sum(Kind::Double)?.f_double_value(&[])?;
+        *n_values += kept.numel();
+        Ok(())
+    })?;
+    Ok(sums.into_iter().map(|(norm, (sum, n_values))| (norm, (sum / n_values.max(1) as f64).sqrt())).collect())
+}
