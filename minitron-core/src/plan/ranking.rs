@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::blueprint::PruneGroup;
+use crate::blueprint::{PruneGroup, dim_of_layer};
 use crate::calibrate::Scores;
 use crate::error::{Error, Result};
 
@@ -122,13 +122,15 @@ fn ordered(scores: &[f32], n_parts: usize) -> Vec<Vec<usize>> {
 pub struct Rankings {
     /// For example `mlp.3`.
     pub by_dim: BTreeMap<String, Ranking>,
+    /// Dims that more than one metric scored and none was chosen for: what to answer when one of them is to shrink.
+    pub unclear: BTreeMap<String, String>,
 }
 
 impl Rankings {
     /// Ranks every group that the scores cover, by the metric named for its kind where there is more than one.
     ///
     /// # Errors
-    /// `Recipe` when two metrics scored a dim and none was chosen, or scores belong to another model.
+    /// `Recipe` when the metric named did not score a dim, or scores belong to another model.
     pub fn new(scores: &Scores, groups: &[PruneGroup], by: &BTreeMap<String, String>) -> Result<Self> {
         let mut rankings = Rankings::default();
         if let Some(kind) = by.keys().find(|kind| !kind.is_empty() && groups.iter().all(|group| group.kind() != *kind))
@@ -142,7 +144,14 @@ impl Rankings {
             let for_all = by.get("").filter(|label| scores.by_name.contains_key(&format!("{label}/{}", group.dim)));
             let metric = by.get(group.kind()).or(for_all).map(String::as_str);
             if metric.is_some() || scores.covers(&group.dim) {
-                let mut ranking = Ranking::new(group, scores.of(&group.dim, metric)?)?;
+                let found = match scores.of(&group.dim, metric) {
+                    Err(Error::Recipe(message)) if metric.is_none() => {
+                        rankings.unclear.insert(group.dim.clone(), message);
+                        continue;
+                    }
+                    found => found?,
+                };
+                let mut ranking = Ranking::new(group, found)?;
                 let name = name_of(scores, &group.dim, metric);
                 ranking.replicates = replicates(scores, name, group)?;
                 ranking.metric = name.split_once('/').map_or("", |(label, _)| label).to_owned();
@@ -150,6 +159,15 @@ impl Rankings {
             }
         }
         Ok(rankings)
+    }
+}
+
+impl Rankings {
+    /// Whether some metric scored this kind of dim.
+    pub fn covers(&self, kind: &str) -> bool {
+        [kind.to_owned(), dim_of_layer(kind, 0)]
+            .iter()
+            .any(|dim| self.by_dim.contains_key(dim) || self.unclear.contains_key(dim))
     }
 }
 

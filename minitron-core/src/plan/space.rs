@@ -261,6 +261,9 @@ fn kept_units(dim: &Dim, size: usize, rankings: &Rankings, parts: &Parts) -> Res
     match rankings.by_dim.get(&dim.name) {
         _ if size == whole.len() => Ok(whole),
         Some(ranking) => ranking.best_of_parts(size, &parts.kept),
+        None if rankings.unclear.contains_key(&dim.name) => {
+            Err(Error::Recipe(rankings.unclear.get(&dim.name).cloned().unwrap_or_default()))
+        }
         None => {
             let message = format!("`{}` is to shrink to {size}, but the scores hold nothing for it", dim.name);
             let kind = split_dim(&dim.name).0;

@@ -1,6 +1,6 @@
 //! The grid of legal shapes near a cost, most balanced first.
 
-use minitron_core::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes, dim_of_layer};
+use minitron_core::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{AxisSizes, Plan, Rankings, Space};
 
@@ -117,10 +117,8 @@ fn free_axes(goal: &Goal, space: &Space, rankings: &Rankings) -> Result<Vec<Axis
     for (kind, &size) in goal.hold {
         space.axis_beside(kind, goal.hold)?.check(size)?;
     }
-    let scored =
-        |kind: &str| rankings.by_dim.contains_key(kind) || rankings.by_dim.contains_key(&dim_of_layer(kind, 0));
     let may_shrink = |axis: &&AxisSizes| match goal.free {
-        [] => !ON_REQUEST.contains(&axis.kind.as_str()) && scored(&axis.kind),
+        [] => !ON_REQUEST.contains(&axis.kind.as_str()) && rankings.covers(&axis.kind),
         named => named.contains(&axis.kind),
     };
     Ok(space.axes.iter().filter(|axis| !goal.hold.contains_key(&axis.kind)).filter(may_shrink).cloned().collect())
