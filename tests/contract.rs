@@ -19,11 +19,12 @@ use serde_json::{Value, json};
 use tch::{Kind as Element, Tensor};
 
 /// What users rely on: a tag that goes missing here breaks recipes.
-const BUILT_IN: [(Kind, &[&str]); 7] = [
+const BUILT_IN: [(Kind, &[&str]); 8] = [
     (Kind::Architecture, &["bert", "gpt2", "llama", "nemotron"]),
     (Kind::Axis, &["depth", "heads", "hidden", "mlp"]),
     (Kind::Importance, &["activation", "block_influence"]),
     (Kind::Allocator, &["budget", "fixed", "ratio"]),
+    (Kind::Healing, &["bias_compensation", "head_merge", "least_squares", "rotation"]),
     (Kind::Loss, &["cross_entropy", "forward_kl"]),
     (Kind::Evaluator, &["exact_match", "hidden_cosine", "multiple_choice", "perplexity"]),
     (Kind::Corpus, &["jsonl", "parquet", "stories", "text", "tokens"]),
@@ -66,6 +67,7 @@ fn rewritten(plugin: &Descriptor, value: Value) -> serde_json::Result<Value> {
         Build::Axis(build) => serde_json::to_value(build(value)?),
         Build::Importance(build) => serde_json::to_value(build(value)?),
         Build::Allocator(build) => serde_json::to_value(build(value)?),
+        Build::Healing(build) => serde_json::to_value(build(value)?),
         Build::LogitLoss(build) => serde_json::to_value(build(value)?),
         Build::Evaluator(build) => serde_json::to_value(build(value)?),
         Build::Corpus(build) => serde_json::to_value(build(value)?),

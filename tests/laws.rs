@@ -2,6 +2,8 @@
 
 /// Continuations with and without the key/value cache.
 mod generation;
+/// What healings do to a student.
+mod healing;
 /// For any input that a generator can think of.
 mod properties;
 /// What plans and views do to a model.

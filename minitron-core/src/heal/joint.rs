@@ -24,7 +24,7 @@ pub enum Place {
     MlpReaders,
     /// The MLP's second projection.
     MlpWriter,
-    /// What reads the last hidden state, where it has weights of its own.
+    /// The output projection, where it has weights of its own and reads the last hidden state itself.
     Head,
 }
 
@@ -36,7 +36,7 @@ impl Place {
             Place::AttentionWriter => &[Role::AttentionOutput],
             Place::MlpReaders => &[Role::Gate, Role::Up],
             Place::MlpWriter => &[Role::Down],
-            Place::Head => &[Role::HeadTransform, Role::Head],
+            Place::Head => &[Role::Head],
         }
     }
 

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 
 use super::joint::{Joint, Part, Place, Spot};
 use super::patient::Patient;
-use crate::blueprint::HIDDEN;
+use crate::blueprint::{HIDDEN, Role, Slot};
 use crate::error::Result;
 use crate::model::{Block, Frame, NoTap, Rope};
 
@@ -62,7 +62,8 @@ impl Patient<'_> {
             progress.advance(1, "");
         }
         progress.finish();
-        if aim == Aim::Teacher {
+        let has_transform = self.blueprint().find(Role::HeadTransform, Slot::Weight, None).is_some();
+        if aim == Aim::Teacher && !has_transform {
             let joint = streams.head(self)?;
             visit(self, &joint)?;
         }
