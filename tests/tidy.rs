@@ -191,7 +191,8 @@ fn tensor_names_stand_in_architectures_alone() {
 
 #[test]
 fn one_function_slices_weights() {
-    // The one function, then what picks from activations: predicted rows, and a teacher's channels that a student kept.
+    // The one function, then what picks from activations: predicted rows, and a teacher's channels that a student kept
+    // (compared by an evaluator, aimed at by healings).
     const ALLOWED: [&str; 4] = [
         "minitron-core/src/prune/view.rs",
         "minitron-core/src/data/targets.rs",

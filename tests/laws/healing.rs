@@ -76,7 +76,7 @@ impl Ward {
 }
 
 fn logits(patient: &Patient, ids_bt: &Tensor) -> Tensor {
-    forward(&load(&patient.view().unwrap(), patient.blueprint()).unwrap(), ids_bt).unwrap()
+    forward(&load(&patient.student().unwrap(), patient.blueprint()).unwrap(), ids_bt).unwrap()
 }
 
 /// Mean square difference to the teacher's logits on the calibration text.
@@ -100,9 +100,9 @@ fn a_healing_of_a_whole_student_changes_no_byte() {
         let ward = Ward::of(&config, &[]);
         for healing in registry().of_kind(PluginKind::Healing) {
             let Some(patient) = suits(ward.treated(&[healing.tag])) else { continue };
-            let (pruned, view) = (ward.patient(), patient.view().unwrap());
+            let (pruned, view) = (ward.patient(), patient.student().unwrap());
             for name in view.names() {
-                let (one, other) = (pruned.view().unwrap().read(&name).unwrap(), view.read(&name).unwrap());
+                let (one, other) = (pruned.student().unwrap().read(&name).unwrap(), view.read(&name).unwrap());
                 assert_eq!(one, other, "{}: {name}", healing.tag);
             }
         }
@@ -118,7 +118,7 @@ fn a_healing_keeps_shapes_and_gives_finite_values() {
         let ward = Ward::of(&config, &HALVED);
         for healing in registry().of_kind(PluginKind::Healing) {
             let Some(patient) = suits(ward.treated(&[healing.tag])) else { continue };
-            let view = patient.view().unwrap();
+            let view = patient.student().unwrap();
             patient.blueprint().check(&view).unwrap();
             for name in view.names() {
                 assert!(bool::try_from(view.read(&name).unwrap().isfinite().all()).unwrap(), "{}: {name}", healing.tag);
@@ -231,7 +231,7 @@ fn merged_heads_are_twice_the_kept_one_less_the_dropped_one() {
     let patient = ward.treated(&["head_merge"]).unwrap();
     let order = &patient.ranked("heads.1").unwrap()[0];
     let name = "transformer.h.1.attn.c_attn.bias";
-    let (source, merged) = (ward.model.source.read(name).unwrap(), patient.view().unwrap().read(name).unwrap());
+    let (source, merged) = (ward.model.source.read(name).unwrap(), patient.student().unwrap().read(name).unwrap());
     let head = |bias: &Tensor, n_heads: i64, part: i64, head: i64| bias.narrow(0, (part * n_heads + head) * 8, 8);
     for part in 0..3 {
         for (position, &kept) in patient.kept("heads.1").iter().enumerate() {

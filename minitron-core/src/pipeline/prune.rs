@@ -120,7 +120,7 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     }
     let output = OutputDir::create(out, context.force)?;
     let companions = Some(folder.checkpoint.dir.as_path());
-    write_model(output.path(), patient.config(), &patient.view()?, companions, MAX_SHARD_BYTES)?;
+    write_model(output.path(), patient.config(), &patient.student()?, companions, MAX_SHARD_BYTES)?;
     write_plan(&output.path().join("plan.json"), plan, &report)?;
     output.commit()?;
     report["out"] = json!(out);
