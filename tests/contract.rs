@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tch::{Kind as Element, Tensor};
 
 /// What users rely on: a tag that goes missing here breaks recipes.
-const BUILT_IN: [(Kind, &[&str]); 7] = [
+const BUILT_IN: [(Kind, &[&str]); 8] = [
     (Kind::Architecture, &["bert", "gpt2", "llama", "nemotron"]),
     (Kind::Axis, &["depth", "heads", "hidden", "kv_heads", "mlp"]),
     (
@@ -29,6 +29,7 @@ const BUILT_IN: [(Kind, &[&str]); 7] = [
         &["activation", "block_influence", "magnitude", "perplexity", "random", "task_accuracy", "taylor"],
     ),
     (Kind::Allocator, &["budget", "fixed", "memory", "ratio"]),
+    (Kind::Healing, &["bias_compensation", "head_merge", "least_squares", "rotation"]),
     (Kind::Loss, &["cross_entropy", "forward_kl"]),
     (Kind::Evaluator, &["exact_match", "hidden_cosine", "multiple_choice", "perplexity"]),
     (Kind::Corpus, &["jsonl", "parquet", "stories", "text", "tokens"]),

@@ -2,6 +2,8 @@
 
 /// Continuations with and without the key/value cache.
 mod generation;
+/// What healings do to a student.
+mod healing;
 /// Sizes, budgets, rounds and what a plan says of itself.
 mod planning;
 /// For any input that a generator can think of.

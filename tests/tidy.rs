@@ -194,7 +194,8 @@ fn tensor_names_stand_in_architectures_alone() {
 #[test]
 fn one_function_slices_weights() {
     // The one function, which takes elements out of stored rows; then what picks from activations (predicted rows, a
-    // teacher's channels that a student kept), and what reads the numbers of token files.
+    // teacher's channels that a student kept, compared by an
+    // evaluator, aimed at by healings), and what reads the numbers of token files.
     const ALLOWED: [&str; 5] = [
         "minitron-core/src/prune/view.rs",
         "minitron-core/src/data/targets.rs",

@@ -24,7 +24,7 @@ pub enum Place {
     MlpReaders,
     /// The MLP's second projection.
     MlpWriter,
-    /// What reads the last hidden state, where it has weights of its own.
+    /// The output projection, where it has weights of its own and reads the last hidden state itself.
     Head,
 }
 
@@ -36,7 +36,7 @@ impl Place {
             Place::AttentionWriter => &[Role::AttentionOutput],
             Place::MlpReaders => &[Role::Gate, Role::Up],
             Place::MlpWriter => &[Role::Down],
-            Place::Head => &[Role::HeadTransform, Role::Head],
+            Place::Head => &[Role::Head],
         }
     }
 
@@ -78,7 +78,7 @@ impl Part {
     }
 
     /// The residual stream with this half's output added.
-    pub fn sum(self, block: &Block, x_bte: &Tensor, rope: Option<&Rope>, tap: &mut dyn Tap) -> Result<Tensor> {
+    pub fn summed(self, block: &Block, x_bte: &Tensor, rope: Option<&Rope>, tap: &mut dyn Tap) -> Result<Tensor> {
         match self {
             Part::Attention => block.attention_sum(x_bte, rope, tap, None),
             Part::Mlp => block.mlp_sum(x_bte, tap),
@@ -95,7 +95,7 @@ impl Part {
 
     /// Both at once, looking at nothing.
     pub fn forward(self, block: &Block, x_bte: &Tensor, rope: Option<&Rope>) -> Result<Tensor> {
-        self.settle(block, self.sum(block, x_bte, rope, &mut NoTap)?)
+        self.settle(block, self.summed(block, x_bte, rope, &mut NoTap)?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::joint::exact;
 use super::rotated::{RotatedView, check_orthogonal, check_turns, untied};
@@ -141,7 +141,7 @@ impl<'a> Patient<'a> {
     }
 
     /// The student's tensors as healed so far.
-    pub fn view(&self) -> Result<HealedView<'_>> {
+    pub fn student(&self) -> Result<HealedView<'_>> {
         let pruned = PrunedView::new(self.teacher(), self.teacher_blueprint(), &self.plan)?;
         Ok(HealedView::new(pruned, self.changes.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()))
     }
@@ -202,7 +202,7 @@ impl<'a> Patient<'a> {
     /// # Errors
     /// `Internal` where the family has none: ask [`Blueprint::find`] first.
     pub fn read(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
-        laid_out(&self.view()?, self.spec(role, slot, layer)?)
+        laid_out(&self.student()?, self.spec(role, slot, layer)?)
     }
 
     /// The same of the student with all heads and neurons: only its channels and layers are pruned.
@@ -225,7 +225,7 @@ impl<'a> Patient<'a> {
         let spec = self.spec(role, slot, layer)?;
         let (name, is_transposed) = (spec.name(), spec.transposed);
         let missing = || Error::Internal(format!("no tensor `{name}` in the student"));
-        let info = self.view()?.info(&name).ok_or_else(missing)?;
+        let info = self.student()?.info(&name).ok_or_else(missing)?;
         let tensor = if is_transposed { tensor.f_transpose(0, 1)? } else { tensor.shallow_clone() };
         let shape: Vec<usize> = tensor.size().iter().map(|&side| side as usize).collect();
         if shape != info.shape {
@@ -233,7 +233,7 @@ impl<'a> Patient<'a> {
         }
         let kind = kind_of(info.dtype).ok_or_else(missing)?;
         let stored = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
-        if stored.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        if stored.f_isfinite()?.f_logical_not()?.f_sum(Kind::Int64)?.f_int64_value(&[])? > 0 {
             return Err(self.broken(format!("`{name}`: values that are not finite as {kind:?}")));
         }
         self.changes.insert(name, stored);
@@ -278,7 +278,7 @@ impl<'a> Patient<'a> {
     }
 
     pub(super) fn student_block(&self, layer_idx: usize) -> Result<Block> {
-        Block::open(&self.view()?, &self.blueprint, layer_idx, self.case.options)
+        Block::open(&self.student()?, &self.blueprint, layer_idx, self.case.options)
     }
 
     pub(super) fn teacher_block(&self, source_layer: usize) -> Result<Block> {

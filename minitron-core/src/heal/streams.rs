@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 
 use super::joint::{Joint, Part, Place, Spot};
 use super::patient::Patient;
-use crate::blueprint::HIDDEN;
+use crate::blueprint::{HIDDEN, Role, Slot};
 use crate::error::Result;
 use crate::model::{Block, Frame, NoTap, Rope};
 
@@ -62,7 +62,8 @@ impl Patient<'_> {
             progress.advance(1, "");
         }
         progress.finish();
-        if aim == Aim::Teacher {
+        let has_transform = self.blueprint().find(Role::HeadTransform, Slot::Weight, None).is_some();
+        if aim == Aim::Teacher && !has_transform {
             let joint = streams.head(self)?;
             visit(self, &joint)?;
         }
@@ -72,7 +73,7 @@ impl Patient<'_> {
     fn frame(&self, of_student: bool, tokens: &BTreeSet<u32>) -> Result<Frame> {
         let options = self.load_options();
         match of_student {
-            true => Frame::open(&self.view()?, self.blueprint(), options, tokens, false),
+            true => Frame::open(&self.student()?, self.blueprint(), options, tokens, false),
             false => Frame::open(self.teacher(), self.teacher_blueprint(), options, tokens, false),
         }
     }
@@ -140,7 +141,7 @@ impl Streams {
         let mut joint = Joint::new(part.writer(), Some(layer_idx))?;
         for ((x_bte, rope), wanted_bte) in self.student_bte.iter().zip(&self.ropes).zip(&wanted_bte) {
             let mut spot = Spot { site: part.site(layer_idx), x: None };
-            let sum_bte = part.sum(&block, x_bte, rope.as_ref(), &mut spot)?;
+            let sum_bte = part.summed(&block, x_bte, rope.as_ref(), &mut spot)?;
             let r_bte = wanted_bte.f_to_kind(Kind::Float)?.f_sub(&sum_bte.f_to_kind(Kind::Float)?)?;
             if let Some(x_btc) = spot.x {
                 joint.add(&x_btc, &r_bte)?;
@@ -161,7 +162,7 @@ impl Streams {
     fn own_sums(&self, patient: &Patient, part: Part, layer_idx: usize) -> Result<Vec<Tensor>> {
         let whole = patient.wide_block(layer_idx)?;
         let streams = self.student_bte.iter().zip(&self.ropes);
-        streams.map(|(x_bte, rope)| part.sum(&whole, x_bte, rope.as_ref(), &mut NoTap)).collect()
+        streams.map(|(x_bte, rope)| part.summed(&whole, x_bte, rope.as_ref(), &mut NoTap)).collect()
     }
 
     /// Moves the teacher past one half of a layer, and past the layers that the student dropped after it.
@@ -186,7 +187,7 @@ impl Streams {
         let block: Block = patient.teacher_block(source_layer)?;
         let mut sums = Vec::with_capacity(self.teacher_bte.len());
         for (x_bte, rope) in self.teacher_bte.iter_mut().zip(&self.ropes) {
-            let sum_bte = part.sum(&block, x_bte, rope.as_ref(), &mut NoTap)?;
+            let sum_bte = part.summed(&block, x_bte, rope.as_ref(), &mut NoTap)?;
             *x_bte = part.settle(&block, sum_bte.shallow_clone())?;
             sums.push(sum_bte);
         }

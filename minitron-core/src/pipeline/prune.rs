@@ -152,7 +152,7 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     }
     let output = OutputDir::create(out, context.force)?;
     let companions = Some(folder.checkpoint.dir.as_path());
-    write_model(output.path(), patient.config(), &patient.view()?, companions, writing)?;
+    write_model(output.path(), patient.config(), &patient.student()?, companions, writing)?;
     write_plan(&output.path().join("plan.json"), plan, &explained, &report)?;
     output.commit()?;
     report["out"] = json!(out);

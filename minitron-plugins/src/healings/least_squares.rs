@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-/// Refits every projection into the residual stream, front to back, on the stream of the student as healed so far.
+/// Refits every projection that writes to the residual stream or reads it, front to back, on the stream of the student as
+/// healed so far.
 ///
 /// With X [N, C] the inputs of attention's output projection (then of the MLP's second projection) over all N calibration
 /// tokens, and R [N, E] what the stream lacks after it, W [E, C] becomes W + ΔW, where ΔW minimises
@@ -18,7 +19,11 @@ use tch::{Device, Kind, Tensor};
 /// The ridge λ pulls towards the kept weights, so ΔW is 0 where nothing is lacking. Biases stay. Aimed at the teacher it
 /// repairs dropped channels and layers too: an MLP before dropped layers is fitted to the stream after them.
 ///
-/// The layer-wise refit of FLAP, SlimGPT and ZipLM, joint over the residual stream instead of per projection.
+/// For projections that read the stream (queries, keys, values, gate, up, an untied head), X is their input on the student's
+/// stream, R what it lacks of the teacher's input Z [N, all channels], and with Δ solved likewise, W becomes W + W_teacher·Δ:
+/// the teacher's weight on the best linear guess of Z.
+///
+/// The refit of output projections after structured pruning, here joint over the residual stream instead of per projection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LeastSquares {
@@ -39,8 +44,8 @@ impl Default for LeastSquares {
 minitron_core::plugin! {
     Healing for LeastSquares {
         tag: "least_squares",
-        summary: "output projections refitted to what the teacher's residual stream holds",
-        source: "arXiv 2302.04089 (ZipLM), section 3; arXiv 2312.11983 (FLAP)",
+        summary: "projections refitted to what the teacher's residual stream holds",
+        source: "in the manner of arXiv 2302.04089 (ZipLM), section 3",
     }
 }
 

@@ -1,0 +1,369 @@
+//! What healings do to a student, and what they may not do.
+
+use minitron::{
+    axes, families, forward, groups, registry, some_ids, some_windows, tiny_gpt2, tiny_llama, with_context,
+};
+use minitron_core::blueprint::{HIDDEN, ModelFolder, Role, Slot};
+use minitron_core::calibrate::Scores;
+use minitron_core::checkpoint::{MemorySource, TensorSource};
+use minitron_core::contract::Healing;
+use minitron_core::data::Windows;
+use minitron_core::error::{Error, Result};
+use minitron_core::heal::{Aim, Calibration, Case, Joint, Patient, Place};
+use minitron_core::model::LoadOptions;
+use minitron_core::pipeline::{PruneOptions, Treatment, prune};
+use minitron_core::plan::{Plan, Rankings, Space};
+use minitron_core::progress::Silent;
+use minitron_core::random::SplitMix;
+use minitron_core::registry::{Kind as PluginKind, PluginSpec, Registry};
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
+
+use super::{Model, REORDERED, load, relative};
+
+/// A teacher, its random ranking, a plan and text: everything that a patient borrows.
+struct Ward {
+    model: Model,
+    registry: Registry,
+    rankings: Rankings,
+    windows: Windows,
+    plan: Plan,
+}
+
+impl Ward {
+    fn new(model: Model, sizes: &[(&str, usize)]) -> Self {
+        let (registry, groups) = (registry(), groups(&model.blueprint).unwrap());
+        let mut random = SplitMix::new(31);
+        let mut scores = Scores::default();
+        for group in &groups {
+            let values = (0..group.n_units).map(|_| random.unit() as f32).collect();
+            scores.by_name.insert(format!("random/{}", group.dim), values);
+        }
+        let rankings = Rankings::new(&scores, &groups, &Default::default()).unwrap();
+        let sizes = sizes.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect();
+        let space = Space::new(&model.blueprint, &axes(&registry).unwrap());
+        let plan = space.plan(&sizes, &rankings, &model.blueprint).unwrap();
+        Ward { model, registry, rankings, windows: some_windows(24, 16, 61, 32).unwrap(), plan }
+    }
+
+    fn of(config: &Value, sizes: &[(&str, usize)]) -> Self {
+        Ward::new(Model::new(config, 30).unwrap(), sizes)
+    }
+
+    fn case(&self) -> Case<'_> {
+        Case {
+            source: &self.model.source,
+            blueprint: &self.model.blueprint,
+            rankings: Some(&self.rankings),
+            calibration: Some(Calibration { windows: &self.windows, batch_size: 8 }),
+            options: LoadOptions::default(),
+            registry: &self.registry,
+            progress: &Silent,
+        }
+    }
+
+    fn patient(&self) -> Patient<'_> {
+        Patient::new(self.case(), self.plan.clone()).unwrap()
+    }
+
+    fn treated(&self, healings: &[&str]) -> Result<Patient<'_>> {
+        let mut patient = self.patient();
+        for healing in healings {
+            patient.treat(self.registry.build::<dyn Healing>(&healing.parse()?)?.as_ref())?;
+        }
+        Ok(patient)
+    }
+}
+
+fn logits(patient: &Patient, ids_bt: &Tensor) -> Tensor {
+    forward(&load(&patient.student().unwrap(), patient.blueprint()).unwrap(), ids_bt).unwrap()
+}
+
+/// Mean square difference to the teacher's logits on the calibration text.
+fn distance(ward: &Ward, patient: &Patient) -> f64 {
+    let ids_bt = ward.windows.batch(0..ward.windows.len(), Device::Cpu).unwrap();
+    let teacher = forward(&ward.model.load().unwrap(), &ids_bt).unwrap();
+    (logits(patient, &ids_bt) - teacher).square().mean(Kind::Double).double_value(&[])
+}
+
+/// Whether a healing is one for this family at all.
+fn suits(result: Result<Patient>) -> Option<Patient> {
+    match result {
+        Err(Error::Recipe(_)) => None,
+        other => Some(other.unwrap()),
+    }
+}
+
+#[test]
+fn a_healing_of_a_whole_student_changes_no_byte() {
+    for config in families() {
+        let ward = Ward::of(&config, &[]);
+        for healing in registry().of_kind(PluginKind::Healing) {
+            let Some(patient) = suits(ward.treated(&[healing.tag])) else { continue };
+            let (pruned, view) = (ward.patient(), patient.student().unwrap());
+            for name in view.names() {
+                let (one, other) = (pruned.student().unwrap().read(&name).unwrap(), view.read(&name).unwrap());
+                assert_eq!(one, other, "{}: {name}", healing.tag);
+            }
+        }
+    }
+}
+
+/// Sizes that every tiny family can have.
+const HALVED: [(&str, usize); 4] = [("hidden", 16), ("heads", 2), ("mlp", 24), ("depth", 2)];
+
+#[test]
+fn a_healing_keeps_shapes_and_gives_finite_values() {
+    for config in families() {
+        let ward = Ward::of(&config, &HALVED);
+        for healing in registry().of_kind(PluginKind::Healing) {
+            let Some(patient) = suits(ward.treated(&[healing.tag])) else { continue };
+            let view = patient.student().unwrap();
+            patient.blueprint().check(&view).unwrap();
+            for name in view.names() {
+                assert!(bool::try_from(view.read(&name).unwrap().isfinite().all()).unwrap(), "{}: {name}", healing.tag);
+            }
+        }
+    }
+}
+
+#[test]
+fn least_squares_brings_every_family_nearer_to_its_teacher() {
+    for config in families() {
+        for sizes in [&[("mlp", 24)][..], &[("hidden", 16), ("heads", 2)], &[("depth", 2)], &HALVED] {
+            let ward = Ward::of(&config, sizes);
+            let (pruned, healed) = (distance(&ward, &ward.patient()), ward.treated(&["least_squares"]).unwrap());
+            let healed = distance(&ward, &healed);
+            assert!(healed < 0.9 * pruned, "{} {sizes:?}: {pruned} to {healed}", ward.model.family());
+        }
+        let ward = Ward::of(&config, &[("mlp", 24)]);
+        let own = ward.treated(&["least_squares:target=own"]).unwrap();
+        assert!(distance(&ward, &own) < distance(&ward, &ward.patient()), "{}", ward.model.family());
+    }
+}
+
+/// ‖R‖² and the mean of R at every writer.
+fn residuals(patient: &mut Patient) -> Vec<(f64, Tensor)> {
+    let mut found = Vec::new();
+    let look = &mut |_: &mut Patient, joint: &Joint| {
+        if joint.place.is_writer() {
+            found.push((joint.r_squared, joint.r_sum_e.f_div_scalar(joint.n_tokens as f64)?));
+        }
+        Ok(())
+    };
+    patient.sweep(Aim::Teacher, look).unwrap();
+    found
+}
+
+#[test]
+fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
+    for config in families() {
+        let ward = Ward::of(&config, &HALVED);
+        let (mut before, mut first) = (ward.patient(), None);
+        let look = &mut |_: &mut Patient, joint: &Joint| {
+            if first.is_none() && joint.place == Place::AttentionWriter {
+                first = Some((joint.xx_cc.copy(), joint.rx_ec.copy(), joint.r_squared, joint.n_tokens));
+            }
+            Ok(())
+        };
+        before.sweep(Aim::Teacher, look).unwrap();
+        let mut after = ward.treated(&["least_squares:readers=false"]).unwrap();
+        let read = |patient: &Patient| patient.read(Role::AttentionOutput, Slot::Weight, Some(0)).unwrap();
+        let delta_ec = read(&after) - read(&before);
+        let (xx_cc, rx_ec, r_squared, n_tokens) = first.unwrap();
+        let joint = Joint {
+            place: Place::AttentionWriter,
+            layer: Some(0),
+            r_sum_e: rx_ec.sum_dim_intlist(1i64, false, Kind::Double),
+            xx_cc,
+            rx_ec,
+            r_squared,
+            n_tokens,
+        };
+        let predicted = joint.remaining(&delta_ec).unwrap();
+        assert!(predicted <= r_squared, "{}: {r_squared} to {predicted}", ward.model.family());
+        let found = residuals(&mut after)[0].0;
+        assert!((found - predicted).abs() <= 1e-4 * r_squared, "{}: {found} {predicted}", ward.model.family());
+    }
+}
+
+#[test]
+fn a_neuron_whose_twin_is_dropped_does_the_work_of_both() {
+    let mut model = Model::new(&tiny_llama(), 33).unwrap();
+    let twins: Vec<i64> = (0..44).chain(0..4).collect();
+    let mut source = MemorySource::default();
+    for spec in &model.blueprint.tensors {
+        let tensor = model.source.read(&spec.name()).unwrap();
+        let has_twins = matches!(spec.role, Role::Gate | Role::Up);
+        let tensor = if has_twins { tensor.index_select(0, &Tensor::from_slice(&twins)) } else { tensor };
+        source.insert(spec.name(), &tensor).unwrap();
+    }
+    model.source = source;
+    let mut ward = Ward::new(model, &[("mlp", 44)]);
+    for (dim, kept) in &mut ward.plan.kept {
+        if dim.starts_with("mlp.") {
+            *kept = (0..44).collect();
+        }
+    }
+    let ids_bt = some_ids(2, 12, 61, 34).unwrap();
+    let teacher = forward(&ward.model.load().unwrap(), &ids_bt).unwrap();
+    assert!(relative(&logits(&ward.patient(), &ids_bt), &teacher) > 0.01);
+    let healed = ward.treated(&["least_squares:ridge=1e-8"]).unwrap();
+    let difference = relative(&logits(&healed, &ids_bt), &teacher);
+    assert!(difference < 1e-4, "{difference:e}");
+}
+
+#[test]
+fn compensated_biases_restore_the_mean_of_the_stream() {
+    let ward = Ward::of(&tiny_gpt2(), &[("mlp", 24)]);
+    let (before, after) = (ward.treated(&[]), ward.treated(&["bias_compensation"]));
+    let (before, after) = (residuals(&mut before.unwrap()), residuals(&mut after.unwrap()));
+    for ((_, before), (_, after)) in before.iter().zip(&after).skip(1) {
+        let largest = |mean: &Tensor| mean.abs().max().double_value(&[]);
+        assert!(largest(after) < 1e-5 && largest(before) > 1e-2, "{} to {}", largest(before), largest(after));
+    }
+}
+
+#[test]
+fn merged_heads_are_twice_the_kept_one_less_the_dropped_one() {
+    // Heads of one fused matrix, [in | q k v]: the last of three kept takes the fourth in.
+    let ward = Ward::of(&tiny_gpt2(), &[("hidden", 24), ("heads", 3)]);
+    let patient = ward.treated(&["head_merge"]).unwrap();
+    let order = &patient.ranked("heads.1").unwrap()[0];
+    let name = "transformer.h.1.attn.c_attn.bias";
+    let (source, merged) = (ward.model.source.read(name).unwrap(), patient.student().unwrap().read(name).unwrap());
+    let head = |bias: &Tensor, n_heads: i64, part: i64, head: i64| bias.narrow(0, (part * n_heads + head) * 8, 8);
+    for part in 0..3 {
+        for (position, &kept) in patient.kept("heads.1").iter().enumerate() {
+            let of_source = |unit: usize| head(&source, 4, part, unit as i64);
+            let expected = if kept == order[2] { of_source(kept) * 2.0 - of_source(order[3]) } else { of_source(kept) };
+            let found = head(&merged, 3, part, position as i64);
+            assert!(relative(&found, &expected) <= REORDERED, "part {part}, head {kept}");
+        }
+    }
+}
+
+#[test]
+fn shared_keys_and_values_stay_when_query_heads_merge() {
+    let ward = Ward::of(&tiny_llama(), &[("heads", 2)]);
+    let (pruned, merged) = (ward.patient(), ward.treated(&["head_merge"]).unwrap());
+    let read = |patient: &Patient, role| patient.read(role, Slot::Weight, Some(0)).unwrap();
+    assert_eq!(read(&pruned, Role::Key), read(&merged, Role::Key));
+    assert_eq!(read(&pruned, Role::Value), read(&merged, Role::Value));
+    let source = merged.read_wide(Role::Query, Slot::Weight, Some(0)).unwrap();
+    let row = |head: usize| source.narrow(0, head as i64 * 8, 8);
+    let expected: Vec<Tensor> =
+        merged.ranked("heads.0").unwrap().iter().map(|part| row(part[0]) * 2.0 - row(part[1])).collect();
+    assert!(relative(&read(&merged, Role::Query), &Tensor::cat(&expected, 0)) <= REORDERED);
+}
+
+/// Llama, tied or not.
+fn llama(tied: bool) -> Value {
+    let mut config = tiny_llama();
+    config["tie_word_embeddings"] = tied.into();
+    config
+}
+
+#[test]
+fn a_turned_stream_leaves_the_logits_equal() {
+    for tied in [false, true] {
+        let ward = Ward::of(&llama(tied), &[]);
+        let ids_bt = some_ids(2, 12, 61, 35).unwrap();
+        let teacher = forward(&ward.model.load().unwrap(), &ids_bt).unwrap();
+        let values: Vec<f64> = {
+            let mut random = SplitMix::new(36);
+            (0..32 * 32).map(|_| random.unit() - 0.5).collect()
+        };
+        let (basis_ee, _) = Tensor::linalg_qr(&Tensor::from_slice(&values).view([32, 32]), "reduced");
+        let mut patient = ward.patient();
+        patient.rebase(&basis_ee).unwrap();
+        let difference = relative(&logits(&patient, &ids_bt), &teacher);
+        assert!(difference < 1e-4, "tied {tied}: {difference:e}");
+        assert_eq!(patient.config().get("tie_word_embeddings"), Some(&false.into()));
+    }
+}
+
+#[test]
+fn components_lose_less_of_the_stream_than_channels() {
+    for tied in [false, true] {
+        let ward = Ward::of(&llama(tied), &[("hidden", 24)]);
+        let turned = ward.treated(&["rotation"]).unwrap();
+        assert_eq!(turned.kept(HIDDEN), (0..24).collect::<Vec<_>>());
+        let (channels, components) = (distance(&ward, &ward.patient()), distance(&ward, &turned));
+        assert!(components < channels, "tied {tied}: {channels} to {components}");
+        let refitted = ward.treated(&["rotation", "least_squares"]).unwrap();
+        assert!(distance(&ward, &refitted) < components, "tied {tied}");
+        let healed: Vec<String> = refitted.healed().iter().map(PluginSpec::to_string).collect();
+        assert!(healed[0] == "rotation" && healed[1].starts_with("least_squares:ridge="), "{healed:?}");
+    }
+}
+
+#[test]
+fn a_healing_says_what_it_lacks() {
+    let (llama, gpt2) = (Ward::of(&tiny_llama(), &HALVED), Ward::of(&tiny_gpt2(), &HALVED));
+    for (ward, healings, says) in [
+        (&llama, &["least_squares:ridge=0"][..], "ridge: expected a number above 0, got 0"),
+        (&llama, &["bias_compensation"], "no biases on its output projections"),
+        (&llama, &["least_squares", "rotation"], "name it first"),
+        (&llama, &["rotation", "rotation"], "name it first"),
+        (&gpt2, &["rotation"], "`gpt2` has layer norms"),
+    ] {
+        let error = ward.treated(healings).err().unwrap();
+        assert!(error.is_usage() && error.to_string().contains(says), "{error}");
+    }
+    let bare = Case { rankings: None, calibration: None, ..llama.case() };
+    for (healing, says) in [("least_squares", "needs calibration text: give --data"), ("head_merge", "give the scores")]
+    {
+        let mut patient = Patient::new(bare, llama.plan.clone()).unwrap();
+        let healing = llama.registry.build::<dyn Healing>(&PluginSpec::bare(healing)).unwrap();
+        let error = patient.treat(healing.as_ref()).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_replaced_weight_of_another_shape_or_not_finite_is_refused_by_name() {
+    let ward = Ward::of(&tiny_llama(), &[("mlp", 24)]);
+    let mut patient = ward.patient();
+    let mut replace = |tensor: &Tensor| patient.replace(Role::Down, Slot::Weight, Some(0), tensor).unwrap_err();
+    let wrong = replace(&Tensor::zeros([32, 48], (Kind::Double, Device::Cpu))).to_string();
+    assert!(wrong.contains("expected shape [32, 24], got [32, 48]"), "{wrong}");
+    // Finite in f64, not as it is stored.
+    let wide = replace(&Tensor::full([32, 24], 1e300, (Kind::Double, Device::Cpu))).to_string();
+    assert!(wide.contains("not finite"), "{wide}");
+}
+
+#[test]
+fn a_healed_folder_is_a_plain_checkpoint_that_says_how_it_was_healed() {
+    let dir = tempfile::tempdir().unwrap();
+    let teacher = dir.path().join("teacher");
+    minitron::write_tiny(&teacher, &minitron::with_demo_vocabulary(llama(true)), 37).unwrap();
+    minitron::add_demo_tokenizer(&teacher).unwrap();
+    let text = dir.path().join("text.txt");
+    std::fs::write(&text, minitron::some_text()).unwrap();
+    let plan = dir.path().join("plan.json");
+    let kept: Vec<usize> = (0..16).collect();
+    std::fs::write(&plan, json!({ "kept": { "hidden": kept } }).to_string()).unwrap();
+    let options = PruneOptions {
+        model: teacher.display().to_string(),
+        plan: Some(plan),
+        treatment: Treatment {
+            heal: vec![PluginSpec::bare("rotation"), "least_squares:ridge=0.01".parse().unwrap()],
+            data: vec![text.display().to_string().parse().unwrap()],
+            seq_len: Some(32),
+            ..Treatment::default()
+        },
+        ..PruneOptions::default()
+    };
+    let out = dir.path().join("student");
+    let (planned, written) = with_context(false, |context| {
+        (prune(context, &options, &out, true).unwrap(), prune(context, &options, &out, false).unwrap())
+    });
+    let folder = ModelFolder::open(&out, &registry()).unwrap();
+    assert!(!folder.blueprint.options.tied && folder.unknown_tensors.is_empty());
+    assert_eq!(planned["n_params"], folder.blueprint.n_params());
+    assert_eq!(written["n_params"], folder.blueprint.n_params());
+    let saved: Value = serde_json::from_str(&std::fs::read_to_string(out.join("plan.json")).unwrap()).unwrap();
+    assert_eq!(saved["hidden_basis"], "rotation");
+    assert!(saved["healed"][1].as_str().unwrap().starts_with("least_squares:ridge=0.01"), "{saved}");
+}
