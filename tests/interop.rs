@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{fixtures, forward, load, max_difference, python, root, shared, some_ids, with_context};
-use minitron_core::blueprint::{HIDDEN, KV_HEADS, Sizes};
+use minitron_core::blueprint::{HEADS, HIDDEN, KV_HEADS, Sizes};
 use minitron_core::checkpoint::{
     Checkpoint, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
 };
@@ -30,6 +30,12 @@ fn smaller_sizes(space: &Space) -> Sizes {
     let mut sizes = Sizes::new();
     for axis in space.axes.iter().filter(|axis| axis.kind != HIDDEN) {
         sizes.insert(axis.kind.clone(), axis.nearest((axis.full / 2).max(1))[0]);
+    }
+    if let Some(queries) = &space.queries {
+        // Half of the key/value heads, and half of the query heads of each that stays.
+        let kv_heads = (space.axis(KV_HEADS).unwrap().full / 2).max(1);
+        sizes.insert(KV_HEADS.to_owned(), kv_heads);
+        sizes.insert(HEADS.to_owned(), kv_heads * (queries.per_kv_head / 2).max(1));
     }
     let hidden = space.axis(HIDDEN).unwrap();
     for size in hidden.legal().into_iter().rev().filter(|&size| size < hidden.full) {
