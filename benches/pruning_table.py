@@ -23,10 +23,10 @@ SEQ_LEN, SAMPLES = 256, 128
 METRICS = ["activation", "magnitude", "taylor", "random", "block_influence", "perplexity"]
 WIDTH = ["activation", "magnitude", "taylor", "random"]
 DEPTH = ["block_influence", "perplexity", "magnitude", "taylor", "random"]
-AXES = {"mlp": WIDTH, "heads": WIDTH, "hidden": WIDTH, "depth": DEPTH}
-DEFAULT = {"mlp": "activation", "heads": "activation", "hidden": "activation", "depth": "block_influence"}
-FLAG = {"mlp": "--mlp", "heads": "--heads", "hidden": "--hidden", "depth": "--layers"}
-HEALINGS = {"mlp": [["least_squares"]], "heads": [["least_squares"]], "depth": [["least_squares"]],
+AXES = {"mlp": WIDTH, "heads": WIDTH, "kv_heads": WIDTH, "hidden": WIDTH, "depth": DEPTH}
+DEFAULT = {"mlp": "activation", "heads": "activation", "kv_heads": "activation", "hidden": "activation", "depth": "block_influence"}
+FLAG = {"mlp": "--mlp", "heads": "--heads", "kv_heads": "--kv-heads", "hidden": "--hidden", "depth": "--layers"}
+HEALINGS = {"mlp": [["least_squares"]], "heads": [["least_squares"]], "kv_heads": [["least_squares"]], "depth": [["least_squares"]],
             "hidden": [["least_squares"], ["rotation", "least_squares"]]}
 SHARES = [0.25, 0.5]
 # Of less excess than this, the share that healing cuts is noise.
@@ -144,9 +144,12 @@ def healing_averages(rows):
         for healing in map("+".join, healings):
             shares = [share for row in rows if row["axis"] == axis and (share := cut(row, healing)) is not None]
             found[f"{axis}, {healing}"] = {"cut": mean(shares), "cells": len(shares)}
+    # A quarter is out of reach of query heads that come two to a key/value head: what is nearest counts as half.
+    groups = {"": rows, " at 50 %": [row for row in rows if row["size"] <= 0.6 * row["full"]]}
     for label, pick in [("all axes, least_squares", 0), ("all axes, the last healing of each", -1)]:
-        shares = [share for row in rows if (share := cut(row, "+".join(HEALINGS[row["axis"]][pick]))) is not None]
-        found[label] = {"cut": mean(shares), "cells": len(shares)}
+        for where, group in groups.items():
+            shares = [share for row in group if (share := cut(row, "+".join(HEALINGS[row["axis"]][pick]))) is not None]
+            found[label + where] = {"cut": mean(shares), "cells": len(shares)}
     return found
 
 

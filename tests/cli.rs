@@ -521,6 +521,48 @@ fn memory_that_pruning_cannot_keep_to_is_refused_before_it_starts() {
     desk.json(&[&prune[..], &[&format!("{}MiB", needed + 16)]].concat());
 }
 
+#[test]
+fn streamed_scoring_gives_the_file_of_the_one_in_memory_within_its_limit() {
+    let desk = Desk::new().with_teacher();
+    let score = ["score", "@teacher", "--data", "@text.txt", "--samples", "12", "--seq-len", "16", "--bootstrap", "5"];
+    let metrics = ["--metric", "activation", "--metric", "magnitude", "--metric", "perplexity:span=2"];
+    desk.json(&[&score[..], &metrics, &["--out", "@whole"]].concat());
+    desk.json(&[&score[..], &metrics, &["--out", "@streamed", "--stream", "--max-memory", "4GiB"]].concat());
+    assert!(fs::read(desk.at("whole")).unwrap() == fs::read(desk.at("streamed")).unwrap());
+    assert!(!desk.at(".streamed.streamed").exists());
+    for more in [&["--stream"][..], &[]] {
+        let error = desk.error(2, &[&score[..], more, &["--out", "@none", "--max-memory", "10MiB"]].concat());
+        assert!(error.contains("max_memory: scoring needs") && error.contains("10MiB were given"), "{error}");
+    }
+    let error = desk.error(2, &[&score[..], &["--metric", "taylor", "--stream", "--out", "@none"]].concat());
+    assert!(error.contains("need the whole model in memory; leave --stream out"), "{error}");
+    assert!(!desk.at("none").exists());
+
+    // What the resamples say of close calls stands in the plan.
+    let prune = ["prune", "@teacher", "--scores", "@whole", "--by", "activation", "--mlp", "24"];
+    desk.json(&[&prune[..], &["--bootstrap", "5", "--out", "@student"]].concat());
+    let plan = desk.value("student/plan.json");
+    assert!(plan["explained"]["mlp.0"]["stable"].is_number(), "{}", plan["explained"]["mlp.0"]);
+    let error = desk.error(2, &[&prune[..], &["--bootstrap", "6", "--dry-run"]].concat());
+    assert!(error.contains("minitron score --bootstrap 6"), "{error}");
+}
+
+#[test]
+fn rounds_score_the_student_of_the_round_before() {
+    let desk = Desk::new().with_teacher();
+    desk.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "8", "--seq-len", "16", "--out", "@s"]);
+    let prune = ["prune", "@teacher", "--scores", "@s", "--mlp", "16", "--hidden", "16"];
+    let text = ["--data", "@text.txt", "--samples", "8", "--seq-len", "16"];
+    let error = desk.error(2, &[&prune[..], &["--rounds", "2", "--out", "@none"]].concat());
+    assert!(error.contains("rounds: scoring between rounds needs calibration text"), "{error}");
+    desk.json(&[&prune[..], &["--out", "@once"]].concat());
+    desk.json(&[&prune[..], &text, &["--rounds", "3", "--out", "@thrice"]].concat());
+    let (once, thrice) = (desk.value("once/plan.json"), desk.value("thrice/plan.json"));
+    assert_eq!(once["sizes"], thrice["sizes"]);
+    assert_ne!(once["kept"], thrice["kept"]);
+    desk.json(&["eval", "@thrice", "--data", "@text.txt", "--seq-len", "16"]);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_file_that_cannot_be_written_to_its_end_is_named_and_the_output_before_stays() {

@@ -170,7 +170,7 @@ pub struct Score {
     /// Hold one layer at a time; an interrupted scoring goes on at the layer it had reached
     #[arg(long)]
     pub stream: bool,
-    /// Most resident memory, for example 2GiB; batches shrink to keep it
+    /// Memory that the process may take, `2GiB`: batches shrink to keep it
     #[arg(long)]
     pub max_memory: Option<Bytes>,
     /// Replace an existing output

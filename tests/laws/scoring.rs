@@ -6,7 +6,7 @@ use std::ops::Range;
 use minitron::{
     calibration, families, groups, metric, registry, score, some_windows, tiny_bert, tiny_llama, tiny_nemotron,
 };
-use minitron_core::blueprint::{DEPTH, Role};
+use minitron_core::blueprint::{DEPTH, Role, Slot, TensorSpec};
 use minitron_core::calibrate::{Metric, Pass, Scores, Spill, Streamed};
 use minitron_core::checkpoint::{MemorySource, TensorInfo, TensorSource};
 use minitron_core::contract::Importance;
@@ -345,14 +345,37 @@ fn a_run_of_layers_longer_than_the_model_is_refused() {
 fn a_key_value_head_is_as_large_as_its_query_heads_together() {
     for config in [tiny_llama(), tiny_nemotron()] {
         let model = Model::new(&config, 24).unwrap();
+        let is_output = |spec: &TensorSpec| spec.role == Role::AttentionOutput && spec.slot == Slot::Weight;
         let label = "activation:seq=l2,batch=l2";
         let windows = some_windows(12, 10, 61, 1).unwrap();
-        let scores = score(&model.source, &model.blueprint, vec![metric(label).unwrap()], &windows, 4).unwrap();
+        let scored = |spec| score(&model.source, &model.blueprint, vec![metric(spec).unwrap()], &windows, 4).unwrap();
+        let (scores, weights) = (scored(label), scored("magnitude"));
         for layer in 0..3 {
             let of = |kind: &str| scores.of(&format!("{kind}.{layer}"), Some(label)).unwrap();
             // Over squares, the norm of a whole is that of its parts' norms.
             let together: Vec<f32> = of("heads").chunks(2).map(|own| own[0].hypot(own[1])).collect();
             assert!(relative_scores(of("kv_heads"), &together) <= REORDERED, "{} {layer}", model.family());
+            // And its weights are its own and theirs.
+            let squares = |name: &str| weights.by_name[name].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+            let expected: f64 = model
+                .blueprint
+                .tensors
+                .iter()
+                .filter(|spec| spec.layer == Some(layer))
+                .filter(|spec| [Role::Query, Role::Key, Role::Value].contains(&spec.role) || is_output(spec))
+                .map(|spec| {
+                    model
+                        .source
+                        .read(&spec.name())
+                        .unwrap()
+                        .to_kind(tch::Kind::Double)
+                        .square()
+                        .sum(tch::Kind::Double)
+                        .double_value(&[])
+                })
+                .sum();
+            let found = squares(&format!("magnitude/kv_heads.{layer}"));
+            assert!((found - expected).abs() <= 1e-5 * expected, "{} {layer}: {found} {expected}", model.family());
         }
     }
 }

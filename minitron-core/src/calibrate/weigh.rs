@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::observation::{Measured, Weights};
 use super::pass::Pass;
-use crate::blueprint::{Blueprint, DEPTH, Part, PruneGroup, TensorSpec};
+use crate::blueprint::{Blueprint, DEPTH, Part, PruneGroup, Side, TensorSpec};
 use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
 use crate::error::{Error, Result};
@@ -111,38 +111,54 @@ fn whole(blueprint: &Blueprint, spec: &TensorSpec) -> Vec<Piece> {
     chunks(n_rows, row).map(piece).collect()
 }
 
+/// Positions that one of the group's units takes in a part: its own, or those of all units that it parts (the query heads of
+/// a key/value head).
+fn block_in(blueprint: &Blueprint, group: &PruneGroup, part: &Part) -> Option<usize> {
+    let Part::Units { dim, block } = part else { return None };
+    let found = blueprint.dims.get(dim)?;
+    let is_own = *dim == group.dim;
+    let is_parted = found.partition.as_ref() == Some(&group.dim);
+    (is_own || is_parted).then(|| block * found.size / group.n_units.max(1))
+}
+
 fn carrying(blueprint: &Blueprint, group: &PruneGroup, spec: &TensorSpec) -> Vec<Piece> {
     let sides = sides_of(blueprint, spec);
-    let row: usize = sides.iter().skip(1).product();
+    let (n_rows, row) = (sides.first().copied().unwrap_or(1), sides.iter().skip(1).product::<usize>());
     let mut found = Vec::new();
     for (side_idx, side) in spec.sides.iter().enumerate() {
         let mut start = 0;
         for part in &side.0 {
-            let alone = crate::blueprint::Side(vec![part.clone()]);
-            let len = alone.len(|dim| blueprint.dims.get(dim).map(|d| d.size));
-            if let Part::Units { dim, block } = part
-                && *dim == group.dim
-            {
-                let (name, n_units) = (spec.name(), len / block.max(&1));
-                if side_idx == 0 {
-                    found.extend(chunks(n_units, row * block).map(|units| Piece {
-                        name: name.clone(),
-                        rows: start + units.start * block..start + units.end * block,
-                        units,
-                        place: Some((0, 0, *block as i64)),
-                    }));
-                } else {
-                    let n_rows = sides.first().copied().unwrap_or(1);
-                    found.extend(chunks(n_rows, row).map(|rows| Piece {
-                        name: name.clone(),
-                        rows,
-                        units: 0..n_units,
-                        place: Some((1, start as i64, *block as i64)),
-                    }));
-                }
+            let len = Side(vec![part.clone()]).len(|dim| blueprint.dims.get(dim).map(|d| d.size));
+            if let Some(block) = block_in(blueprint, group, part) {
+                found.extend(match side_idx {
+                    0 => rows_of_units(spec, group, start, block, row),
+                    _ => columns_of_units(spec, group, start, block, (n_rows, row)),
+                });
             }
             start += len;
         }
     }
     found
+}
+
+fn rows_of_units(spec: &TensorSpec, group: &PruneGroup, start: usize, block: usize, row: usize) -> Vec<Piece> {
+    let piece = |units: Range<usize>| Piece {
+        name: spec.name(),
+        rows: start + units.start * block..start + units.end * block,
+        units,
+        place: Some((0, 0, block as i64)),
+    };
+    chunks(group.n_units, row * block).map(piece).collect()
+}
+
+fn columns_of_units(
+    spec: &TensorSpec,
+    group: &PruneGroup,
+    start: usize,
+    block: usize,
+    (n_rows, row): (usize, usize),
+) -> Vec<Piece> {
+    let place = Some((1, start as i64, block as i64));
+    let piece = |rows| Piece { name: spec.name(), rows, units: 0..group.n_units, place };
+    chunks(n_rows, row).map(piece).collect()
 }

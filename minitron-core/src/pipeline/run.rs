@@ -152,6 +152,7 @@ impl Inputs<'_, '_> {
         match &mut options {
             StageOptions::Score(o) => {
                 self.model(&mut o.model)?;
+                self.specs(&mut o.metrics)?;
                 self.data(&mut o.data, &o.field, &o.token_type)?;
             }
             StageOptions::Prune(o) => {
@@ -167,6 +168,7 @@ impl Inputs<'_, '_> {
                     *plan = self.recipe_dir.join(&*plan);
                     self.file(plan)?;
                 }
+                self.specs(&mut o.metrics)?;
                 let treatment = &mut o.treatment;
                 self.specs(&mut treatment.heal)?;
                 self.data(&mut treatment.data, &treatment.field, &treatment.token_type)?;

@@ -43,7 +43,8 @@ pub struct ScoreOptions {
     pub bootstrap: usize,
     /// Whether one layer's weights are held at a time instead of the whole model.
     pub stream: bool,
-    /// Most resident memory, for example `2GiB`.
+    /// Memory that the process may take, for example `2GiB`: batches shrink to keep it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_memory: Option<Bytes>,
 }
 
