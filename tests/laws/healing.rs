@@ -95,6 +95,20 @@ fn suits(result: Result<Patient>) -> Option<Patient> {
 }
 
 #[test]
+fn a_plan_that_leaves_whole_dims_out_is_healed_as_one_that_names_them() {
+    for config in families() {
+        let whole = Ward::of(&config, &[("mlp", 24)]);
+        let mut short = Ward::of(&config, &[("mlp", 24)]);
+        short.plan.kept.retain(|dim, _| dim.starts_with("mlp."));
+        let (whole, short) = (whole.treated(&["least_squares"]).unwrap(), short.treated(&["least_squares"]).unwrap());
+        let (one, other) = (whole.student().unwrap(), short.student().unwrap());
+        for name in one.names() {
+            assert_eq!(one.read(&name).unwrap(), other.read(&name).unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
 fn a_healing_of_a_whole_student_changes_no_byte() {
     for config in families() {
         let ward = Ward::of(&config, &[]);

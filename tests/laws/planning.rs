@@ -357,3 +357,18 @@ fn replicates_survive_their_file_and_are_no_scores_of_their_own() {
     assert_eq!(loaded, scores);
     assert!(loaded.of("mlp.0", None).is_ok() && !loaded.covers("mlp.0@bootstrap"));
 }
+
+#[test]
+fn what_a_config_class_insists_on_holds_also_where_the_other_axis_is_not_asked_for() {
+    // Five heads of a stream of 36 channels: LlamaConfig refuses that, whatever head_dim says.
+    let mut config = tiny_llama();
+    config["num_attention_heads"] = 6.into();
+    config["num_key_value_heads"] = 6.into();
+    config["hidden_size"] = 36.into();
+    let blueprint = Blueprint::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
+    let heads = registry().build::<dyn Axis>(&PluginSpec::bare("heads")).unwrap();
+    let space = Space::new(&blueprint, &[heads]);
+    assert!(space.complete(&Sizes::from([("heads".to_owned(), 4)])).is_ok());
+    let error = space.complete(&Sizes::from([("heads".to_owned(), 5)])).unwrap_err().to_string();
+    assert!(error.contains("hidden 36 with 5 heads"), "{error}");
+}

@@ -69,11 +69,14 @@ struct Rotation<'a> {
 }
 
 impl<'a> Patient<'a> {
-    /// The student of a plan, as pruned.
+    /// The student of a plan, as pruned; dims that the plan leaves out are whole.
     ///
     /// # Errors
     /// As [`Student::new`].
-    pub fn new(case: Case<'a>, plan: Plan) -> Result<Self> {
+    pub fn new(case: Case<'a>, mut plan: Plan) -> Result<Self> {
+        for dim in case.blueprint.dims.values() {
+            plan.kept.entry(dim.name.clone()).or_insert_with(|| (0..dim.size).collect());
+        }
         let Student { config, blueprint, .. } = Student::new(case.source, case.blueprint, &plan, case.registry)?;
         let (changes, healed) = (BTreeMap::new(), Vec::new());
         Ok(Patient { case, plan, rotation: None, config, blueprint, changes, healed, tag: String::new() })

@@ -68,6 +68,8 @@ pub struct Space {
     pub hidden_per_head: Option<usize>,
     /// `hidden` must be a multiple of `heads`.
     pub heads_divide_hidden: bool,
+    /// Sizes of the source, also of kinds that no axis here prunes.
+    pub source: Sizes,
     /// Where queries share keys and values and whole groups may go.
     pub queries: Option<Queries>,
 }
@@ -104,6 +106,7 @@ impl Space {
             axes: found,
             hidden_per_head: blueprint.hidden_follows_heads.then_some(blueprint.options.head_dim),
             heads_divide_hidden: blueprint.heads_divide_hidden,
+            source: blueprint.sizes(),
             queries: None,
         };
         space.tie_widths();
@@ -207,27 +210,25 @@ impl Space {
     }
 
     fn check_divides(&self, sizes: &Sizes) -> Result<()> {
-        let (true, Some(&hidden), Some(&heads)) = (self.heads_divide_hidden, sizes.get(HIDDEN), sizes.get(HEADS))
-        else {
+        let size = |kind: &str| sizes.get(kind).or_else(|| self.source.get(kind)).copied();
+        let (true, Some(hidden), Some(heads)) = (self.heads_divide_hidden, size(HIDDEN), size(HEADS)) else {
             return Ok(());
         };
         if hidden.is_multiple_of(heads.max(1)) || *sizes == self.full() {
             return Ok(());
         }
-        let (by_hidden, by_heads) = (self.axis(HIDDEN)?, self.axis_beside(HEADS, sizes)?);
-        let mut hiddens = by_hidden.legal();
-        hiddens.retain(|hidden| hidden.is_multiple_of(heads));
-        hiddens.sort_by_key(|&other| other.abs_diff(hidden));
-        let mut all_heads = by_heads.legal();
-        all_heads.retain(|&heads| hidden.is_multiple_of(heads));
-        all_heads.sort_by_key(|&other| other.abs_diff(heads));
-        hiddens.truncate(2);
-        all_heads.truncate(2);
+        let nearest = |axis: Result<AxisSizes>, wish: usize, fits: &dyn Fn(usize) -> bool| {
+            let mut legal = axis.map(|axis| axis.legal()).unwrap_or_default();
+            legal.retain(|&size| fits(size));
+            legal.sort_by_key(|&size| size.abs_diff(wish));
+            legal.truncate(2);
+            if legal.is_empty() { "none".to_owned() } else { words(&legal) }
+        };
         Err(Error::Plan(format!(
             "hidden {hidden} with {heads} heads: this family's config class wants hidden to be a multiple of heads; \
              nearest: hidden {} with {heads} heads, or heads {} with hidden {hidden}",
-            words(&hiddens),
-            words(&all_heads)
+            nearest(self.axis_beside(HIDDEN, sizes), hidden, &|hidden| hidden.is_multiple_of(heads)),
+            nearest(self.axis_beside(HEADS, sizes), heads, &|heads| hidden.is_multiple_of(heads)),
         )))
     }
 
