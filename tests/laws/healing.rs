@@ -4,12 +4,12 @@ use minitron::{
     axes, families, forward, groups, registry, some_ids, some_windows, tiny_gpt2, tiny_llama, with_context,
 };
 use minitron_core::blueprint::{HIDDEN, ModelFolder, Role, Slot};
-use minitron_core::calibrate::Scores;
+use minitron_core::calibrate::{Calibration, Scores};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::contract::Healing;
 use minitron_core::data::Windows;
 use minitron_core::error::{Error, Result};
-use minitron_core::heal::{Aim, Calibration, Case, Joint, Patient, Place};
+use minitron_core::heal::{Aim, Case, Joint, Patient, Place};
 use minitron_core::model::LoadOptions;
 use minitron_core::pipeline::{PruneOptions, Treatment, prune};
 use minitron_core::plan::{Plan, Rankings, Space};
@@ -55,10 +55,9 @@ impl Ward {
             source: &self.model.source,
             blueprint: &self.model.blueprint,
             rankings: Some(&self.rankings),
-            calibration: Some(Calibration { windows: &self.windows, batch_size: 8 }),
+            calibration: Some(Calibration { windows: &self.windows, task: None, batch_size: 8, progress: &Silent }),
             options: LoadOptions::default(),
             registry: &self.registry,
-            progress: &Silent,
         }
     }
 

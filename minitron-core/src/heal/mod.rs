@@ -16,7 +16,7 @@ mod streams;
 mod view;
 
 pub use joint::{Joint, Place};
-pub use patient::{Calibration, Case, Patient};
+pub use patient::{Case, Patient};
 pub use rotated::RotatedView;
 pub use streams::Aim;
 pub use view::HealedView;

@@ -20,7 +20,8 @@ impl Patient<'_> {
         let _no_grad = tch::no_grad_guard();
         let (mut streams, ropes) = self.embedded(false)?;
         let n_layers = self.teacher_blueprint().n_layers();
-        self.progress().start("look at norms, layers", n_layers as u64);
+        let progress = self.calibration()?.progress;
+        progress.start("look at norms, layers", n_layers as u64);
         for source_layer in 0..n_layers {
             let block = self.teacher_block(source_layer)?;
             let layer_idx = (0..self.n_layers()).find(|&layer_idx| self.source_layer(layer_idx) == source_layer);
@@ -32,12 +33,12 @@ impl Patient<'_> {
                     *x_bte = part.forward(&block, x_bte, rope.as_ref())?;
                 }
             }
-            self.progress().advance(1, "");
+            progress.advance(1, "");
         }
         for x_bte in &streams {
             look(Role::FinalNorm, None, &normalised(x_bte)?)?;
         }
-        self.progress().finish();
+        progress.finish();
         Ok(())
     }
 }

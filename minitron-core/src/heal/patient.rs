@@ -8,24 +8,14 @@ use super::joint::exact;
 use super::rotated::{RotatedView, check_orthogonal, check_turns, untied};
 use super::view::HealedView;
 use crate::blueprint::{Blueprint, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Role, Slot, TensorSpec, dim_of_layer, split_dim};
+use crate::calibrate::Calibration;
 use crate::checkpoint::{Config, TensorSource, kind_of};
 use crate::contract::Healing;
-use crate::data::Windows;
 use crate::error::{Error, Result};
 use crate::model::{Block, LoadOptions};
 use crate::plan::{Plan, Rankings};
-use crate::progress::Progress;
 use crate::prune::{PrunedView, Student, source_layers};
 use crate::registry::{PluginSpec, Registry};
-
-/// Text that statistics are taken on.
-#[derive(Debug, Clone, Copy)]
-pub struct Calibration<'a> {
-    /// The text.
-    pub windows: &'a Windows,
-    /// Windows per forward pass.
-    pub batch_size: usize,
-}
 
 /// What a treatment starts from.
 #[derive(Clone, Copy)]
@@ -42,8 +32,6 @@ pub struct Case<'a> {
     pub options: LoadOptions,
     /// All plugins.
     pub registry: &'a Registry,
-    /// Where to report.
-    pub progress: &'a dyn Progress,
 }
 
 /// A student under treatment: weights are read by role, and replaced without changing any source.
@@ -191,11 +179,6 @@ impl<'a> Patient<'a> {
         self.case
             .calibration
             .ok_or_else(|| Error::Recipe(format!("healing `{}` needs calibration text: give --data", self.tag)))
-    }
-
-    /// Where to report.
-    pub fn progress(&self) -> &'a dyn Progress {
-        self.case.progress
     }
 
     // --- weights -----------------------------------------------------------------------------------------------------

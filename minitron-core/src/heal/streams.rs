@@ -47,7 +47,7 @@ impl Patient<'_> {
         }
         let _no_grad = tch::no_grad_guard();
         let mut streams = Streams::enter(self, aim)?;
-        let progress = self.progress();
+        let progress = self.calibration()?.progress;
         progress.start("heal, layers", self.n_layers() as u64);
         for layer_idx in 0..self.n_layers() {
             for part in [Part::Attention, Part::Mlp] {

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 
 use super::context::{Context, seq_len_or_default};
 use crate::blueprint::ModelFolder;
+use crate::calibrate::Calibration;
 use crate::checkpoint::OutputDir;
 use crate::contract::Healing;
 use crate::data::{DataSpec, Pack, Reading, Windows, files_of};
 use crate::error::Result;
-use crate::heal::{Calibration, Case, Patient};
+use crate::heal::{Case, Patient};
 use crate::model::LoadOptions;
 use crate::plan::{Plan, Rankings};
 use crate::registry::PluginSpec;
@@ -99,10 +100,14 @@ impl Treatment {
             source: &folder.checkpoint.tensors,
             blueprint: &folder.blueprint,
             rankings,
-            calibration: windows.map(|windows| Calibration { windows, batch_size: self.batch_size }),
+            calibration: windows.map(|windows| Calibration {
+                windows,
+                task: None,
+                batch_size: self.batch_size,
+                progress: context.progress,
+            }),
             options: LoadOptions { device: context.device, kind: context.kind, trainable: false },
             registry: context.registry,
-            progress: context.progress,
         };
         let mut patient = Patient::new(case, plan)?;
         let healings = self.build(context)?;

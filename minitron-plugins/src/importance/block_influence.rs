@@ -6,8 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::add_sums;
-use super::runs::{Means, check_span, starts};
+use super::runs::{RunScorer, Seen, starts};
 
 /// How much a layer, or a contiguous run of `span` layers, turns the residual stream: 1 − mean over windows and tokens of
 /// cos(before, after) (arXiv 2407.14679, section 2.2; arXiv 2408.11796 for runs). The cosine is taken in f64, since near 1
@@ -44,35 +43,16 @@ impl Importance for BlockInfluence {
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        check_span("block_influence", self.span, group)?;
-        Ok(Box::new(BlockScorer(Means::new(group, self.span))))
+        RunScorer::boxed("block_influence", self.span, group, cosines, |cosine| 1.0 - cosine)
     }
 }
 
-#[derive(Debug)]
-struct BlockScorer(Means);
-
-impl Scorer for BlockScorer {
-    fn observe(&mut self, observation: &Observation) -> Result<()> {
-        let seen = observation.activations()?;
-        let (Site::Across { first, .. }, Some(before_btc)) = (seen.site, seen.before_btc) else {
-            return Err(Error::Internal(format!("block influence was shown {:?}", seen.site)));
-        };
-        let (x, y) = (before_btc.f_to_kind(Kind::Double)?, seen.x_btc.f_to_kind(Kind::Double)?);
-        let cosine_bt = Tensor::f_cosine_similarity(&x, &y, -1, EPS)?;
-        self.0.add(first, cosine_bt.f_sum(Kind::Double)?.f_double_value(&[])?, cosine_bt.numel() as f64);
-        Ok(())
-    }
-
-    fn state(&self) -> Vec<f64> {
-        self.0.sums.clone()
-    }
-
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
-        add_sums(&mut self.0.sums, state)
-    }
-
-    fn finish(&self) -> Result<Vec<f32>> {
-        Ok(self.0.scores(|cosine| 1.0 - cosine))
-    }
+fn cosines(observation: &Observation) -> Result<Seen> {
+    let seen = observation.activations()?;
+    let (Site::Across { first, .. }, Some(before_btc)) = (seen.site, seen.before_btc) else {
+        return Err(Error::Internal(format!("block influence was shown {:?}", seen.site)));
+    };
+    let (x, y) = (before_btc.f_to_kind(Kind::Double)?, seen.x_btc.f_to_kind(Kind::Double)?);
+    let cosine_bt = Tensor::f_cosine_similarity(&x, &y, -1, EPS)?;
+    Ok((first, cosine_bt.f_sum(Kind::Double)?.f_double_value(&[])?, cosine_bt.numel() as f64))
 }

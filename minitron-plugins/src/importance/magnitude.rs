@@ -1,12 +1,10 @@
 use minitron_core::blueprint::PruneGroup;
-use minitron_core::calibrate::{Observation, Weights};
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
 
-use super::add_sums;
+use super::weights::WeightScorer;
 
 /// Size of a unit's weights over its coupled group: every row and column that goes when the unit goes (gate, up and down of
 /// a neuron; query and output projection of a head; all of a layer). No text is needed.
@@ -48,45 +46,9 @@ impl Importance for Magnitude {
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(WeightScorer { norm: self.norm, sums: vec![0.0; group.n_units] }))
-    }
-}
-
-#[derive(Debug)]
-struct WeightScorer {
-    norm: WeightNorm,
-    sums: Vec<f64>,
-}
-
-/// Adds what each unit's row sums to.
-pub(super) fn add_rows(sums: &mut [f64], seen: &Weights, terms_ui: &Tensor) -> Result<()> {
-    let of_units = terms_ui.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
-    let values = Vec::<f64>::try_from(&of_units)?;
-    let sums_u = sums.get_mut(seen.units.clone()).unwrap_or_default();
-    sums_u.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-    Ok(())
-}
-
-impl Scorer for WeightScorer {
-    fn observe(&mut self, observation: &Observation) -> Result<()> {
-        let seen = observation.weights()?;
-        let terms_ui = match self.norm {
-            WeightNorm::L1 => seen.weight_ui.f_abs()?,
-            WeightNorm::L2 => seen.weight_ui.f_square()?,
-        };
-        add_rows(&mut self.sums, seen, &terms_ui)
-    }
-
-    fn state(&self) -> Vec<f64> {
-        self.sums.clone()
-    }
-
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
-        add_sums(&mut self.sums, state)
-    }
-
-    fn finish(&self) -> Result<Vec<f32>> {
-        let value = |sum: &f64| if self.norm == WeightNorm::L2 { sum.sqrt() } else { *sum };
-        Ok(self.sums.iter().map(|sum| value(sum) as f32).collect())
+        Ok(match self.norm {
+            WeightNorm::L1 => WeightScorer::boxed(group, |seen| Ok(seen.weight_ui.f_abs()?), |sum| sum),
+            WeightNorm::L2 => WeightScorer::boxed(group, |seen| Ok(seen.weight_ui.f_square()?), f64::sqrt),
+        })
     }
 }

@@ -6,8 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
-use super::add_sums;
-use super::runs::{Means, check_span};
+use super::runs::{RunScorer, Seen};
 use crate::losses::cross_entropy::negative_log_likelihood;
 
 /// Loss on the calibration text with one layer, or a contiguous run of `span` layers, removed (arXiv 2407.14679, section
@@ -42,31 +41,12 @@ impl Importance for Perplexity {
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        check_span("perplexity", self.span, group)?;
-        Ok(Box::new(LossScorer(Means::new(group, self.span))))
+        RunScorer::boxed("perplexity", self.span, group, losses, |loss| loss)
     }
 }
 
-#[derive(Debug)]
-struct LossScorer(Means);
-
-impl Scorer for LossScorer {
-    fn observe(&mut self, observation: &Observation) -> Result<()> {
-        let seen = observation.ablated()?;
-        let loss_n = negative_log_likelihood(seen.logits_nv, seen.labels_n)?;
-        self.0.add(seen.layers.start, loss_n.f_sum(Kind::Double)?.f_double_value(&[])?, loss_n.numel() as f64);
-        Ok(())
-    }
-
-    fn state(&self) -> Vec<f64> {
-        self.0.sums.clone()
-    }
-
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
-        add_sums(&mut self.0.sums, state)
-    }
-
-    fn finish(&self) -> Result<Vec<f32>> {
-        Ok(self.0.scores(|loss| loss))
-    }
+fn losses(observation: &Observation) -> Result<Seen> {
+    let seen = observation.ablated()?;
+    let loss_n = negative_log_likelihood(seen.logits_nv, seen.labels_n)?;
+    Ok((seen.layers.start, loss_n.f_sum(Kind::Double)?.f_double_value(&[])?, loss_n.numel() as f64))
 }

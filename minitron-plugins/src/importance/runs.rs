@@ -1,7 +1,11 @@
 //! Runs of layers: what single-layer and block metrics of depth share.
 
 use minitron_core::blueprint::{DEPTH, PruneGroup};
+use minitron_core::calibrate::Observation;
+use minitron_core::contract::Scorer;
 use minitron_core::error::{Error, Result};
+
+use super::add_sums;
 
 /// First layers of all runs of `span` layers, for the group of layers; none for other groups.
 pub(super) fn starts(group: &PruneGroup, span: usize) -> std::ops::Range<usize> {
@@ -9,15 +13,6 @@ pub(super) fn starts(group: &PruneGroup, span: usize) -> std::ops::Range<usize> 
         DEPTH => 0..(group.n_units + 1).saturating_sub(span),
         _ => 0..0,
     }
-}
-
-/// Refuses a run that no model of so many layers has.
-pub(super) fn check_span(tag: &str, span: usize, group: &PruneGroup) -> Result<()> {
-    if (1..group.n_units.max(2)).contains(&span) {
-        return Ok(());
-    }
-    let (n, most) = (group.n_units, group.n_units.saturating_sub(1));
-    Err(Error::Recipe(format!("{tag}: span: expected 1 to {most} of the model's {n} layers, got {span}")))
 }
 
 /// A score per layer from one per run: that of the cheapest run which holds the layer.
@@ -31,31 +26,64 @@ pub(super) fn cover(by_start: &[f64], span: usize, n_layers: usize) -> Vec<f32> 
     (0..n_layers).map(|layer| cheapest(layer) as f32).collect()
 }
 
-/// Means of sums over runs, and the state they are kept in: a sum and a count for each.
+/// What one observation adds to a run: its first layer, a sum, and how many things were summed.
+pub(super) type Seen = (usize, f64, f64);
+
+/// The mean of something over each run of layers, and a score per layer from it.
 #[derive(Debug)]
-pub(super) struct Means {
-    pub span: usize,
-    pub n_layers: usize,
+pub(super) struct RunScorer {
+    span: usize,
+    n_layers: usize,
+    see: fn(&Observation) -> Result<Seen>,
+    /// From a run's mean to its score.
+    value: fn(f64) -> f64,
     /// Sum and count per run.
-    pub sums: Vec<f64>,
+    sums: Vec<f64>,
 }
 
-impl Means {
-    pub fn new(group: &PruneGroup, span: usize) -> Self {
-        Means { span, n_layers: group.n_units, sums: vec![0.0; 2 * starts(group, span).len()] }
+impl RunScorer {
+    /// For the group of layers; `tag` is what an error names.
+    ///
+    /// # Errors
+    /// `Recipe` for a run that no model of so many layers has.
+    pub fn boxed(
+        tag: &str,
+        span: usize,
+        group: &PruneGroup,
+        see: fn(&Observation) -> Result<Seen>,
+        value: fn(f64) -> f64,
+    ) -> Result<Box<dyn Scorer>> {
+        if !(1..group.n_units.max(2)).contains(&span) {
+            let (n, most) = (group.n_units, group.n_units.saturating_sub(1));
+            let message = format!("{tag}: span: expected 1 to {most} of the model's {n} layers, got {span}");
+            return Err(Error::Recipe(message));
+        }
+        let sums = vec![0.0; 2 * starts(group, span).len()];
+        Ok(Box::new(RunScorer { span, n_layers: group.n_units, see, value, sums }))
     }
+}
 
-    pub fn add(&mut self, start: usize, sum: f64, count: f64) {
+impl Scorer for RunScorer {
+    fn observe(&mut self, observation: &Observation) -> Result<()> {
+        let (start, sum, count) = (self.see)(observation)?;
         if let Some([total, n]) = self.sums.get_mut(2 * start..2 * start + 2) {
             *total += sum;
             *n += count;
         }
+        Ok(())
     }
 
-    /// A score per layer of `value` of each run's mean.
-    pub fn scores(&self, value: impl Fn(f64) -> f64) -> Vec<f32> {
-        let means = self.sums.chunks_exact(2).map(|pair| value(pair[0] / pair[1].max(1.0)));
-        cover(&means.collect::<Vec<_>>(), self.span, self.n_layers)
+    fn state(&self) -> Vec<f64> {
+        self.sums.clone()
+    }
+
+    fn absorb(&mut self, state: &[f64]) -> Result<()> {
+        add_sums(&mut self.sums, state)
+    }
+
+    fn finish(&self) -> Result<Vec<f32>> {
+        let means = self.sums.chunks_exact(2).map(|pair| (self.value)(pair[0] / pair[1].max(1.0)));
+        Ok(cover(&means.collect::<Vec<_>>(), self.span, self.n_layers))
     }
 }
 

@@ -7,8 +7,7 @@ use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::add_sums;
-use super::runs::{Means, check_span};
+use super::runs::{RunScorer, Seen};
 use crate::evaluators::multiple_choice::MultipleChoice;
 
 /// Multiple-choice accuracy with one layer, or a contiguous run of `span` layers, removed: the follow-up's criterion for
@@ -52,30 +51,11 @@ impl Importance for TaskAccuracy {
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        check_span("task_accuracy", self.span, group)?;
-        Ok(Box::new(AccuracyScorer(Means::new(group, self.span))))
+        RunScorer::boxed("task_accuracy", self.span, group, accuracy, |accuracy| 1.0 - accuracy)
     }
 }
 
-#[derive(Debug)]
-struct AccuracyScorer(Means);
-
-impl Scorer for AccuracyScorer {
-    fn observe(&mut self, observation: &Observation) -> Result<()> {
-        let seen = observation.measured()?;
-        self.0.add(seen.layers.start, seen.value, 1.0);
-        Ok(())
-    }
-
-    fn state(&self) -> Vec<f64> {
-        self.0.sums.clone()
-    }
-
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
-        add_sums(&mut self.0.sums, state)
-    }
-
-    fn finish(&self) -> Result<Vec<f32>> {
-        Ok(self.0.scores(|accuracy| 1.0 - accuracy))
-    }
+fn accuracy(observation: &Observation) -> Result<Seen> {
+    let seen = observation.measured()?;
+    Ok((seen.layers.start, seen.value, 1.0))
 }

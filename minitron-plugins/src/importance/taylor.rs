@@ -1,14 +1,14 @@
 use std::sync::Arc;
 
 use minitron_core::blueprint::PruneGroup;
-use minitron_core::calibrate::Observation;
+use minitron_core::calibrate::Weights;
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
-use super::add_sums;
-use super::magnitude::add_rows;
+use super::weights::WeightScorer;
 use crate::losses::cross_entropy::CrossEntropy;
 
 /// How much the loss would change, to first order, without the unit: g · w over the weights of its coupled group, g the
@@ -51,34 +51,15 @@ impl Importance for Taylor {
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(TaylorScorer { per: self.per, sums: vec![0.0; group.n_units] }))
+        Ok(match self.per {
+            TaylorTerm::Weight => WeightScorer::boxed(group, |seen| Ok(products(seen)?.f_abs()?), |sum| sum),
+            TaylorTerm::Unit => WeightScorer::boxed(group, products, f64::abs),
+        })
     }
 }
 
-#[derive(Debug)]
-struct TaylorScorer {
-    per: TaylorTerm,
-    sums: Vec<f64>,
-}
-
-impl Scorer for TaylorScorer {
-    fn observe(&mut self, observation: &Observation) -> Result<()> {
-        let seen = observation.weights()?;
-        let gradient_ui = seen.gradient_ui.ok_or_else(|| Error::Internal("taylor was shown no gradient".into()))?;
-        let product_ui = seen.weight_ui.f_mul(gradient_ui)?;
-        let terms_ui = if self.per == TaylorTerm::Weight { product_ui.f_abs()? } else { product_ui };
-        add_rows(&mut self.sums, seen, &terms_ui)
-    }
-
-    fn state(&self) -> Vec<f64> {
-        self.sums.clone()
-    }
-
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
-        add_sums(&mut self.sums, state)
-    }
-
-    fn finish(&self) -> Result<Vec<f32>> {
-        Ok(self.sums.iter().map(|sum| sum.abs() as f32).collect())
-    }
+/// g·w of every weight.
+fn products(seen: &Weights) -> Result<Tensor> {
+    let gradient_ui = seen.gradient_ui.ok_or_else(|| Error::Internal("taylor was shown no gradient".into()))?;
+    Ok(seen.weight_ui.f_mul(gradient_ui)?)
 }
