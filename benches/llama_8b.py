@@ -3,6 +3,9 @@ to the shape of Llama-3.1-Minitron-4B-Width (9 GB), beside `cp` of as many bytes
 
     python3 benches/llama_8b.py --work DIR --random --rounds 3
 
+Both sides find what they read in the page cache (16 GB for prune, 9 GB for cp), or with --cache cold none of it: left to chance,
+cp would copy what was written just before while prune reads from the disk.
+
 DIR needs 16 GB for the source and twice 9 GB for the outputs; without --random the source is sparse: reading it costs little, so
 the times say little. With it, every byte comes from one pseudo-random block, whose prime length makes every row different, and
 rows of the student are compared with the rows and columns of the source that plan.json says were kept. Removes what it wrote,
@@ -174,26 +177,32 @@ def timed(command):
     return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
-def settle():
-    """Nothing of an earlier run is left to be written."""
+def settle(inputs, cache):
+    """Nothing of an earlier run is left to be written, and what is to be read lies in memory (warm) or on disk (cold)."""
     os.sync()
+    if cache == "cold":
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    for file in sorted(inputs.glob("*.safetensors")) if cache == "warm" else []:
+        with open(file, "rb") as opened:
+            while opened.read(1 << 24):
+                pass
     time.sleep(2)
 
 
 def rounds(a, source, student, copy):
     prune = [a.minitron, "prune", source, "--scores", a.work / "scores.safetensors", "--hidden", STUDENT_HIDDEN,
-             "--mlp", STUDENT_MLP, "--out", student, "--force", "--quiet", *a.prune_args]
+             "--mlp", STUDENT_MLP, "--out", student, "--quiet", *a.prune_args]
     seconds, peaks = {"prune": [], "cp": [], "cp_and_sync": []}, []
-    timed(prune)  # There must be something to copy; not counted.
+    timed([*prune, "--force"])  # There must be something to copy; not counted.
     for number in range(a.rounds):
         for side in ["prune", "cp"] if number % 2 == 0 else ["cp", "prune"]:
-            settle()
             if side == "prune":
-                shutil.rmtree(student.with_name("last"), ignore_errors=True)
-                student.rename(student.with_name("last"))
+                shutil.rmtree(student)
+                settle(source, a.cache)
                 elapsed, peak = timed(prune)
                 peaks.append(peak)
             else:
+                settle(student, a.cache)
                 start = time.perf_counter()
                 elapsed, _ = timed(["cp", "-r", student, copy])
                 timed(["sync", "-f", copy])
@@ -201,7 +210,6 @@ def rounds(a, source, student, copy):
                 shutil.rmtree(copy)
             seconds[side].append(elapsed)
             print(f"round {number} {side}: {elapsed:.1f} s", file=sys.stderr, flush=True)
-        shutil.rmtree(student.with_name("last"), ignore_errors=True)
     return seconds, peaks
 
 
@@ -211,6 +219,8 @@ def main():
     parser.add_argument("--minitron", type=Path, default=ROOT / "target/release/minitron")
     parser.add_argument("--random", action="store_true", help="fill the source; sparse otherwise")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cache", choices=["warm", "cold"], default="warm",
+                        help="what both sides read lies in the page cache, or not (needs root)")
     parser.add_argument("--keep", action="store_true", help="leave the source for another run, and use one that is there")
     parser.add_argument("--prune-args", nargs=argparse.REMAINDER, default=[], help="more flags of prune, last on the line")
     a = parser.parse_args()
@@ -223,6 +233,7 @@ def main():
     median = {side: statistics.median(values) for side, values in seconds.items()}
     print(json.dumps({
         "source": "random" if a.random else "sparse",
+        "cache": a.cache,
         "output_bytes": sum(file.stat().st_size for file in student.iterdir()),
         "seconds": {side: round(value, 2) for side, value in median.items()},
         "spread": {side: [round(min(values), 2), round(max(values), 2)] for side, values in seconds.items()},

@@ -179,7 +179,10 @@ def markdown(rows, healing, metrics):
         lines += [f"### {model}, dense loss {mine[0]['dense']:.4f}", "",
                   "| axis | size | metric | pruned | least squares | rotation, then least squares |", "|---|---|---|---|---|---|"]
         for row in mine:
-            number = lambda label: f"{row['loss'][label]:.4f}" if label in row["loss"] else "failed" if label in row["errors"] else ""
+            # A size that no config of the family can state is refused by the plan; anything else is a failure.
+            failure = lambda error: "not legal" if error.startswith("error: plan:") else "failed"
+            number = lambda label: (f"{row['loss'][label]:.4f}" if label in row["loss"]
+                                    else failure(row["errors"][label]) if label in row["errors"] else "")
             cells = [number(label) for label in ("plain", "least_squares", "rotation+least_squares")]
             lines.append(f"| {row['axis']} | {row['size']} of {row['full']} | {row['metric']} | {' | '.join(cells)} |")
         lines.append("")

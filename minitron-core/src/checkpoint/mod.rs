@@ -11,7 +11,7 @@ mod writer;
 pub use config::Config;
 pub use folder::{OutputDir, sync_dir};
 pub use reader::{PIECE_BYTES, Reader};
-pub use source::{MemorySource, TensorInfo, TensorSource, kind_of};
+pub use source::{MemorySource, TensorInfo, TensorSource, append_tensor, kind_of};
 pub use writer::{WriteOptions, write_model, write_tensors};
 
 use std::path::{Path, PathBuf};

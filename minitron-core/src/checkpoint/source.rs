@@ -49,13 +49,16 @@ pub trait TensorSource {
 
     /// Appends the same rows as they are stored, row by row: what is copied from file to file never becomes a tensor.
     fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
-        let tensor = self.read_rows(name, rows)?.f_contiguous()?;
-        let start = bytes.len();
-        bytes.resize(start + tensor.numel() * tensor.f_kind()?.elt_size_in_bytes(), 0);
-        // safetensors and our machines are little-endian.
-        let added = bytes.get_mut(start..).unwrap_or_default();
-        Ok(tensor.f_copy_data_u8(added, tensor.numel())?)
+        append_tensor(&self.read_rows(name, rows)?, bytes)
     }
+}
+
+/// Appends a tensor's elements as files hold them (safetensors and our machines are little-endian).
+pub fn append_tensor(tensor: &Tensor, bytes: &mut Vec<u8>) -> Result<()> {
+    let tensor = tensor.f_contiguous()?;
+    let start = bytes.len();
+    bytes.resize(start + tensor.numel() * tensor.f_kind()?.elt_size_in_bytes(), 0);
+    Ok(tensor.f_copy_data_u8(bytes.get_mut(start..).unwrap_or_default(), tensor.numel())?)
 }
 
 /// libtorch's name for a stored type; `None` for types that no weight has.

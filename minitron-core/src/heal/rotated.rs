@@ -1,5 +1,6 @@
 //! A model whose residual stream is turned into another orthonormal basis: the same function, other channels.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -23,6 +24,8 @@ pub struct RotatedView<'a> {
     source: &'a dyn TensorSource,
     basis_ee: Tensor,
     entries: BTreeMap<String, Entry>,
+    /// The tensor turned last, by name: each of its rows follows from all of the source's, and rows are asked for in pieces.
+    last: RefCell<Option<(String, Tensor)>>,
 }
 
 struct Entry {
@@ -59,7 +62,7 @@ impl<'a> RotatedView<'a> {
             let info = source.info(&source_name).ok_or_else(missing)?;
             entries.insert(spec.name(), Entry { source_name, info, turn: turn_of(spec, source, blueprint)? });
         }
-        Ok(RotatedView { source, basis_ee: exact(basis_ee)?, entries })
+        Ok(RotatedView { source, basis_ee: exact(basis_ee)?, entries, last: RefCell::default() })
     }
 
     fn turned(&self, stored: &Tensor, side: usize, gain_e: Option<&Tensor>) -> Result<Tensor> {
@@ -90,8 +93,14 @@ impl TensorSource for RotatedView<'_> {
             Turn::Gain => Ok(self.source.read_rows(&entry.source_name, rows)?.f_ones_like()?),
             // Every row of the result follows from all rows of the source.
             Turn::Side(0, gain_e) => {
-                let whole = self.turned(&self.source.read(&entry.source_name)?, 0, gain_e.as_ref())?;
-                Ok(whole.f_narrow(0, rows.start as i64, rows.len() as i64)?.f_contiguous()?)
+                let mut last = self.last.borrow_mut();
+                let whole = match last.take() {
+                    Some((of, whole)) if of == name => whole,
+                    _ => self.turned(&self.source.read(&entry.source_name)?, 0, gain_e.as_ref())?,
+                };
+                let found = whole.f_narrow(0, rows.start as i64, rows.len() as i64)?.f_contiguous()?;
+                *last = Some((name.to_owned(), whole));
+                Ok(found)
             }
             Turn::Side(side, gain_e) => {
                 self.turned(&self.source.read_rows(&entry.source_name, rows)?, *side, gain_e.as_ref())

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use tch::Tensor;
 
-use crate::checkpoint::{TensorInfo, TensorSource};
+use crate::checkpoint::{TensorInfo, TensorSource, append_tensor};
 use crate::error::Result;
 use crate::prune::PrunedView;
 
@@ -35,6 +35,13 @@ impl TensorSource for HealedView<'_> {
         match self.changes.get(name) {
             Some(tensor) => Ok(tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?.f_contiguous()?),
             None => self.pruned.read_rows(name, rows),
+        }
+    }
+
+    fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
+        match self.changes.get(name) {
+            Some(tensor) => append_tensor(&tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?, bytes),
+            None => self.pruned.append_rows(name, rows, bytes),
         }
     }
 }
