@@ -61,7 +61,6 @@ pub struct PruneOptions {
     /// Metrics of later rounds; the defaults where empty.
     pub metrics: Vec<PluginSpec>,
     /// Memory that the process may take, for example `1GiB`; decides nothing about the student.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_memory: Option<Bytes>,
     /// Healings and their text.
     #[serde(flatten)]

@@ -44,7 +44,6 @@ pub struct ScoreOptions {
     /// Whether one layer's weights are held at a time instead of the whole model.
     pub stream: bool,
     /// Memory that the process may take, for example `2GiB`: batches shrink to keep it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_memory: Option<Bytes>,
 }
 
