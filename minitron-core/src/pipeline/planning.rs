@@ -109,7 +109,7 @@ impl Rounds<'_> {
             tokenizer: &tokenizer,
             windows: self.windows,
             batch_size: self.options.treatment.batch_size.max(1),
-            max_memory: None,
+            max_memory: self.options.max_memory.map(|bytes| bytes.0),
         };
         scoring.in_memory(&mut pass)?;
         let rankings = Rankings::new(&pass.finish()?, &groups, &self.options.by)?;

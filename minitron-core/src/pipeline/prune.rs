@@ -108,6 +108,12 @@ impl PruneOptions {
         if let Some(ratio) = self.ratio.filter(|ratio| !(*ratio > 0.0 && *ratio <= 1.0)) {
             return Err(Error::Recipe(format!("ratio: expected a share above 0, at most 1, got {ratio}")));
         }
+        if self.max_memory.is_some() && !self.treatment.heal.is_empty() {
+            let message = "max_memory: healings hold the calibration text's activations, which no limit bounds";
+            return Err(Error::Recipe(format!(
+                "{message}; leave the limit out (fewer samples take less) or the healings"
+            )));
+        }
         if self.plan.is_none() && self.scores.is_none() {
             return Err(Error::Recipe("scores: needed to rank by; `minitron score` writes them".into()));
         }
