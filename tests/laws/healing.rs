@@ -108,6 +108,17 @@ fn a_plan_that_leaves_whole_dims_out_is_healed_as_one_that_names_them() {
 }
 
 #[test]
+fn queries_of_a_dropped_key_value_head_are_folded_into_none() {
+    // One of two key/value heads goes, the other keeps both its queries: no query has a dropped partner beside it.
+    let ward = Ward::of(&tiny_llama(), &[("kv_heads", 1)]);
+    let (pruned, merged) = (ward.patient(), ward.treated(&["head_merge"]).unwrap());
+    let (one, other) = (pruned.student().unwrap(), merged.student().unwrap());
+    for name in one.names() {
+        assert_eq!(one.read(&name).unwrap(), other.read(&name).unwrap(), "{name}");
+    }
+}
+
+#[test]
 fn a_healing_of_a_whole_student_changes_no_byte() {
     for config in families() {
         let ward = Ward::of(&config, &[]);

@@ -63,6 +63,10 @@ fn pairs(patient: &Patient, dim: &str) -> Result<Vec<(usize, Option<usize>)>> {
     let (kept, mut pairs) = (patient.kept(dim), Vec::new());
     for part in patient.ranked(dim)? {
         let n_kept = part.iter().filter(|head| kept.contains(head)).count();
+        if n_kept == 0 {
+            // Its key/value head is gone with all its queries: nothing is left to fold into.
+            continue;
+        }
         if 2 * n_kept < part.len() {
             return Err(Error::Recipe(format!(
                 "head_merge: `{dim}` keeps {n_kept} of {} heads that are ranked together; merging needs at least half",
