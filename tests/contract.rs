@@ -9,7 +9,9 @@ use minitron::{
 use minitron_core::blueprint::{Blueprint, ModelFolder};
 use minitron_core::calibrate::{Metric, Pass, Scores};
 use minitron_core::checkpoint::{WriteOptions, write_model};
-use minitron_core::contract::{Allocator, Axis, Corpus, Document, Evaluator, LogitLoss, Measurements, Subject};
+use minitron_core::contract::{
+    Allocator, Axis, Corpus, Document, Evaluator, LogitLoss, Measurements, Subject, TeacherNeed,
+};
 use minitron_core::data::{Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, Transformer};
@@ -74,6 +76,7 @@ fn rewritten(plugin: &Descriptor, value: Value) -> serde_json::Result<Value> {
         Build::Allocator(build) => serde_json::to_value(build(value)?),
         Build::Healing(build) => serde_json::to_value(build(value)?),
         Build::LogitLoss(build) => serde_json::to_value(build(value)?),
+        Build::StateLoss(build) => serde_json::to_value(build(value)?),
         Build::Evaluator(build) => serde_json::to_value(build(value)?),
         Build::Corpus(build) => serde_json::to_value(build(value)?),
     }
@@ -294,7 +297,7 @@ fn every_loss_is_finite_and_of_its_own_row_alone() {
     let labels_n = Tensor::from_slice(&[0i64, 10, 3, 3, 7, 1]);
     for (plugin, loss) in all::<dyn LogitLoss>().unwrap() {
         let student_nv = student_nv.copy().set_requires_grad(true);
-        let teacher = loss.needs_teacher().then_some(&teacher_nv);
+        let teacher = (loss.teacher() != TeacherNeed::Nothing).then_some(&teacher_nv);
         let loss_n = loss.rows(&student_nv, teacher, &labels_n).unwrap();
         assert_eq!(loss_n.size(), [6], "{}", plugin.tag);
         assert!(bool::try_from(loss_n.isfinite().all()).unwrap(), "{}", plugin.tag);

@@ -9,7 +9,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{NoTap, Transformer, row_chunks};
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
-use minitron_core::train::{Objective, Outcome, Term, TrainSettings, Trainer};
+use minitron_core::train::{Loaded, Objective, Outcome, Term, TrainSettings, Trainer};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -79,7 +79,7 @@ fn a_loss_in_row_chunks_is_the_loss_and_so_is_its_gradient() {
         let targets = task.batch(&windows, &chosen, Device::Cpu).unwrap();
         assert!(row_chunks(targets.n_rows(), 1 << 17).count() > 1);
 
-        let chunked = objective.backward(&student, Some(&teacher), &targets, 1.0).unwrap();
+        let chunked = objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, 1.0).unwrap();
         let gradients = take_gradients(&student);
         let whole = direct(&student, &teacher, &targets, &objective).unwrap();
         for (chunked, whole) in chunked.iter().zip(&whole) {
@@ -98,7 +98,7 @@ fn two_passes_of_four_are_one_of_eight() {
     let windows = some_windows(8, 16, 61, 3).unwrap();
     let backward = |chosen: &[usize], scale| {
         let targets = Task::NextToken.batch(&windows, chosen, Device::Cpu).unwrap();
-        objective.backward(&student, Some(&teacher), &targets, scale).unwrap()
+        objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, scale).unwrap()
     };
     backward(&[0, 1, 2, 3], 0.5);
     backward(&[4, 5, 6, 7], 0.5);

@@ -3,6 +3,7 @@
 //! Everything further right sees a [`TensorSource`]: names, shapes and a way to read one tensor at a time.
 
 mod config;
+mod direct;
 mod folder;
 mod reader;
 mod source;

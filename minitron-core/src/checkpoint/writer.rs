@@ -1,7 +1,7 @@
 //! Writes safetensors as a stream: the header from shapes alone, then rows in chunks; reading and writing overlap.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,6 +10,7 @@ use safetensors::tensor::{Metadata, TensorInfo as RawInfo};
 use serde_json::json;
 
 use super::config::Config;
+use super::direct::{BLOCK, Output, aligned_start};
 use super::reader::{INDEX, PIECE_BYTES, SINGLE};
 use super::source::{TensorInfo, TensorSource};
 use crate::error::{Error, IoContext, Result};
@@ -141,13 +142,16 @@ fn write_shards(dir: &Path, source: &dyn TensorSource, shards: &[Vec<String>], c
 
 fn write_file(path: &Path, source: &dyn TensorSource, names: &[String], chunk_bytes: usize) -> Result<()> {
     let (header, entries) = lay_out(source, names)?;
-    let mut file = File::create(path).at_path(path)?;
-    file.write_all(&header).at_path(path)?;
-    stream(&file, source, &entries, chunk_bytes)?.at_path(path)?;
+    let mut file = Output::create(path, n_bytes_of(&header, &entries)).at_path(path)?;
+    stream(&mut file, &header, source, &entries, chunk_bytes)?.at_path(path)?;
     file.sync_all().at_path(path)
 }
 
 type Entry<'a> = (&'a String, TensorInfo, u64);
+
+fn n_bytes_of(header: &[u8], entries: &[Entry]) -> u64 {
+    entries.iter().fold(header.len() as u64, |n, (.., n_bytes)| n.saturating_add(*n_bytes))
+}
 
 /// The header's bytes, and the tensors in the order of their data.
 fn lay_out<'a>(source: &dyn TensorSource, names: &'a [String]) -> Result<(Vec<u8>, Vec<Entry<'a>>)> {
@@ -182,46 +186,76 @@ fn lay_out<'a>(source: &dyn TensorSource, names: &'a [String]) -> Result<(Vec<u8
 /// Reads on this thread and writes on another. The outer result is the reader's, the inner one the writer's.
 fn stream(
     out: impl Write + Send,
+    header: &[u8],
     source: &dyn TensorSource,
     entries: &[Entry],
     chunk_bytes: usize,
 ) -> Result<std::io::Result<()>> {
     let (full, to_write) = sync_channel(0);
     let (written, empty) = sync_channel(1);
-    // Of their full size at once: a buffer that grows is there twice meanwhile.
-    let all_bytes = entries.iter().fold(0, |n: u64, (.., n_bytes)| n.saturating_add(*n_bytes));
-    let buffer = || Vec::with_capacity(chunk_bytes.min(all_bytes as usize));
-    let _ = written.send(buffer());
-    let bytes = buffer();
+    let room = chunk_bytes.min(n_bytes_of(header, entries) as usize);
+    let _ = written.send(Chunk::with_room(room));
+    let chunk = Chunk::with_room(room);
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || write_chunks(out, &to_write, &written));
-        let read = Chunks { full, empty, bytes, chunk_bytes }.fill(source, entries);
+        let read = Filler { full, empty, chunk, chunk_bytes }.fill(header, source, entries);
         let wrote = writer.join().map_err(|_| Error::Internal("the thread that writes ended early".into()))?;
         read.map(|()| wrote)
     })
 }
 
 /// Writes what arrives until nothing more does; an error ends it, which the reader notices.
-fn write_chunks(mut out: impl Write, full: &Receiver<Vec<u8>>, written: &SyncSender<Vec<u8>>) -> std::io::Result<()> {
-    for bytes in full {
-        out.write_all(&bytes)?;
+fn write_chunks(mut out: impl Write, full: &Receiver<Chunk>, written: &SyncSender<Chunk>) -> std::io::Result<()> {
+    for chunk in full {
+        out.write_all(chunk.content())?;
         // After the last chunk nobody takes the buffer back.
-        let _ = written.send(bytes);
+        let _ = written.send(chunk);
     }
     out.flush()
 }
 
-/// The reader's side: the chunk being filled, where full ones go and where written ones come back.
-struct Chunks {
-    full: SyncSender<Vec<u8>>,
-    empty: Receiver<Vec<u8>>,
+/// Consecutive bytes of the file, aligned in memory as direct writes want them.
+struct Chunk {
     bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Chunk {
+    /// Of its full size at once: a buffer that grows is there twice meanwhile.
+    fn with_room(n_bytes: usize) -> Self {
+        let mut bytes = Vec::with_capacity(n_bytes.saturating_add(2 * BLOCK));
+        let start = aligned_start(&bytes);
+        bytes.resize(start, 0);
+        Chunk { bytes, start }
+    }
+
+    fn content(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+
+    /// What does not fill a whole block at the end moves to the front of `next`, which is emptied first.
+    fn split_into(&mut self, next: &mut Chunk) {
+        next.bytes.truncate(next.start);
+        let whole = self.content().len() / BLOCK * BLOCK;
+        if whole > 0 {
+            next.bytes.extend_from_slice(self.content().get(whole..).unwrap_or_default());
+            self.bytes.truncate(self.start + whole);
+        }
+    }
+}
+
+/// The reader's side: the chunk being filled, where full ones go and where written ones come back.
+struct Filler {
+    full: SyncSender<Chunk>,
+    empty: Receiver<Chunk>,
+    chunk: Chunk,
     chunk_bytes: usize,
 }
 
-impl Chunks {
+impl Filler {
     /// Reads all tensors, one after the other; stops where the writer did.
-    fn fill(mut self, source: &dyn TensorSource, entries: &[Entry]) -> Result<()> {
+    fn fill(mut self, header: &[u8], source: &dyn TensorSource, entries: &[Entry]) -> Result<()> {
+        self.chunk.bytes.extend_from_slice(header);
         for (name, info, n_bytes) in entries {
             let n_rows = info.shape.first().copied().unwrap_or(1);
             let row_bytes = *n_bytes as usize / n_rows.max(1);
@@ -230,31 +264,33 @@ impl Chunks {
                 if !self.make_room(row_bytes) {
                     return Ok(());
                 }
-                let room = self.chunk_bytes.saturating_sub(self.bytes.len());
+                let room = self.chunk_bytes.saturating_sub(self.chunk.content().len());
                 let n = (room / row_bytes.max(1)).clamp(1, n_rows - row);
-                let expected = self.bytes.len() + n * row_bytes;
-                self.bytes.reserve_exact(n * row_bytes);
-                source.append_rows(name, row..row + n, &mut self.bytes)?;
-                if self.bytes.len() != expected {
-                    let message = format!("tensor `{name}`: {expected} bytes announced, {} read", self.bytes.len());
+                let bytes = &mut self.chunk.bytes;
+                let expected = bytes.len() + n * row_bytes;
+                bytes.reserve_exact(n * row_bytes);
+                source.append_rows(name, row..row + n, bytes)?;
+                if bytes.len() != expected {
+                    let message = format!("tensor `{name}`: {expected} bytes announced, {} read", bytes.len());
                     return Err(Error::Internal(message));
                 }
                 row += n;
             }
         }
         // Where the writer has ended, its own error says why.
-        let _ = self.full.send(self.bytes);
+        let _ = self.full.send(self.chunk);
         Ok(())
     }
 
     /// Hands the chunk on where a row does not fit any more; false where the writer has ended.
     fn make_room(&mut self, row_bytes: usize) -> bool {
-        if self.bytes.is_empty() || self.bytes.len().saturating_add(row_bytes) <= self.chunk_bytes {
+        let n_bytes = self.chunk.content().len();
+        if n_bytes == 0 || n_bytes.saturating_add(row_bytes) <= self.chunk_bytes {
             return true;
         }
         let Ok(mut next) = self.empty.recv() else { return false };
-        next.clear();
-        self.full.send(std::mem::replace(&mut self.bytes, next)).is_ok()
+        self.chunk.split_into(&mut next);
+        self.full.send(std::mem::replace(&mut self.chunk, next)).is_ok()
     }
 }
 
@@ -312,10 +348,10 @@ mod tests {
         let (_, entries) = lay_out(&source, &names).unwrap();
         for chunk_bytes in [1, 16, 100, 1 << 20] {
             for room in [0, 16, 200, 479] {
-                let error = stream(Full(room), &source, &entries, chunk_bytes).unwrap().unwrap_err();
+                let error = stream(Full(room), &[], &source, &entries, chunk_bytes).unwrap().unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::StorageFull, "{chunk_bytes} {room}");
             }
-            stream(Full(480), &source, &entries, chunk_bytes).unwrap().unwrap();
+            stream(Full(480), &[], &source, &entries, chunk_bytes).unwrap().unwrap();
         }
     }
 
@@ -341,7 +377,7 @@ mod tests {
         let (source, names) = (Broken(some_source()), ["a", "b", "c"].map(str::to_owned));
         let (_, entries) = lay_out(&source, &names).unwrap();
         for chunk_bytes in [1, 100, 1 << 20] {
-            let error = stream(Full(1000), &source, &entries, chunk_bytes).unwrap_err();
+            let error = stream(Full(1000), &[], &source, &entries, chunk_bytes).unwrap_err();
             assert_eq!(error.to_string(), "data: unreadable");
         }
     }

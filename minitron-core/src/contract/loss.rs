@@ -4,17 +4,29 @@ use tch::Tensor;
 
 use crate::error::Result;
 
+/// What a loss compares the student's logits with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TeacherNeed {
+    /// Labels alone.
+    Nothing,
+    /// The teacher's distribution: logits up to a constant per row, which a teacher cache can stand in for.
+    Distribution,
+    /// The teacher's logits as they are.
+    Logits,
+}
+
 /// A loss on logits, written once as rows → loss; the engine chunks the rows, weights and averages.
 ///
 /// Shapes: N rows, V vocab.
 ///
 /// # Law
 /// Row n of the result depends on row n of the arguments alone and is finite for finite logits; no reduction. It is
-/// differentiable in `student_nv`; the teacher carries no gradient.
+/// differentiable in `student_nv`; the teacher carries no gradient. Where [`TeacherNeed::Distribution`] is stated, a
+/// constant added to a row of the teacher's logits changes nothing.
 #[typetag::serde(tag = "type")]
 pub trait LogitLoss: Debug + Send + Sync {
-    /// Whether `teacher_nv` is needed; where no loss needs it, the teacher does not run.
-    fn needs_teacher(&self) -> bool;
+    /// What of the teacher is needed; where no loss needs it, the teacher does not run.
+    fn teacher(&self) -> TeacherNeed;
 
     /// `loss_n` in nats (or the loss's own unit) from raw logits [N, V] and next tokens \[N\].
     fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, labels_n: &Tensor) -> Result<Tensor>;

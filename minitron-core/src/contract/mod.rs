@@ -11,6 +11,7 @@ mod evaluator;
 mod healing;
 mod importance;
 mod loss;
+mod state_loss;
 
 pub use allocator::Allocator;
 pub use architecture::Architecture;
@@ -19,4 +20,5 @@ pub use corpus::{Corpus, Document, Documents};
 pub use evaluator::{Evaluator, Measurements, Subject};
 pub use healing::Healing;
 pub use importance::{Importance, Need, Scorer};
-pub use loss::LogitLoss;
+pub use loss::{LogitLoss, TeacherNeed};
+pub use state_loss::{SitePair, StateLoss, States};

@@ -63,6 +63,15 @@ impl Attention {
     ) -> Result<Tensor> {
         let (n_batch, n_tokens, _) = x_bte.size3()?;
         let (query, key, value) = self.project(x_bte, n_batch, n_tokens)?;
+        for (site, heads) in [
+            (Site::Query(self.layer_idx), &query),
+            (Site::Key(self.layer_idx), &key),
+            (Site::Value(self.layer_idx), &value),
+        ] {
+            if tap.wants(site) {
+                tap.see(site, &heads.f_reshape([n_batch, n_tokens, -1])?)?;
+            }
+        }
         let turn = |x: Tensor| rope.map_or(Ok(x.shallow_clone()), |rope| rope.apply(&x));
         let query_bhtk = turn(query)?.f_transpose(1, 2)?;
         let mut key_bgtk = turn(key)?.f_transpose(1, 2)?;

@@ -104,7 +104,11 @@ impl Transformer {
         if let Some(cache) = cache {
             cache.advance(n_tokens);
         }
-        self.frame.finish(x_bte)
+        let hidden_bte = self.frame.finish(x_bte)?;
+        if tap.wants(Site::Last) {
+            tap.see(Site::Last, &hidden_bte)?;
+        }
+        Ok(hidden_bte)
     }
 
     /// Logits [.., V] of hidden states [.., E].

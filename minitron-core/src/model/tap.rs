@@ -11,6 +11,12 @@ pub enum Site {
     BlockInput(usize),
     /// What attention reads: the norm's output in pre-norm families, [B, T, E].
     AttentionInput(usize),
+    /// Queries before they are rotated, heads in order, [B, T, H·K].
+    Query(usize),
+    /// Keys before they are rotated, [B, T, G·K].
+    Key(usize),
+    /// Values [B, T, G·K].
+    Value(usize),
     /// Input of the attention's output projection, heads in order, [B, T, H·K].
     AttentionHeads(usize),
     /// Residual stream between the layer's attention and its MLP, [B, T, E].
@@ -31,6 +37,16 @@ pub enum Site {
         /// Layers in the run.
         span: usize,
     },
+    /// The last hidden state, after the final norm where the family has one, [B, T, E].
+    Last,
+}
+
+impl Site {
+    /// The state after `layer_idx` as the next norm gives it out (in post-norm families the layer's own): what the next layer's
+    /// attention reads, or the last hidden state.
+    pub fn normed_output(layer_idx: usize, n_layers: usize) -> Site {
+        if layer_idx + 1 < n_layers { Site::AttentionInput(layer_idx + 1) } else { Site::Last }
+    }
 }
 
 /// Something that looks on during a forward pass.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::contract::{Allocator, Architecture, Axis, Corpus, Evaluator, Healing, Importance, LogitLoss};
+use crate::contract::{Allocator, Architecture, Axis, Corpus, Evaluator, Healing, Importance, LogitLoss, StateLoss};
 
 /// The contract that a plugin fulfils.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub enum Kind {
     Healing,
     /// [`LogitLoss`]
     Loss,
+    /// [`StateLoss`]
+    StateLoss,
     /// [`Evaluator`]
     Evaluator,
     /// [`Corpus`]
@@ -38,6 +40,7 @@ impl Kind {
         Kind::Allocator,
         Kind::Healing,
         Kind::Loss,
+        Kind::StateLoss,
         Kind::Evaluator,
         Kind::Corpus,
     ];
@@ -51,6 +54,7 @@ impl Kind {
             Kind::Allocator => "allocator",
             Kind::Healing => "healing",
             Kind::Loss => "loss",
+            Kind::StateLoss => "state_loss",
             Kind::Evaluator => "evaluator",
             Kind::Corpus => "corpus",
         }
@@ -81,6 +85,8 @@ pub enum Build {
     Healing(BuildFn<dyn Healing>),
     /// Builds a [`LogitLoss`].
     LogitLoss(BuildFn<dyn LogitLoss>),
+    /// Builds a [`StateLoss`].
+    StateLoss(BuildFn<dyn StateLoss>),
     /// Builds an [`Evaluator`].
     Evaluator(BuildFn<dyn Evaluator>),
     /// Builds a [`Corpus`].
@@ -138,6 +144,7 @@ contract!(Importance, Importance);
 contract!(Allocator, Allocator);
 contract!(Healing, Healing);
 contract!(LogitLoss, Loss);
+contract!(StateLoss, StateLoss);
 contract!(Evaluator, Evaluator);
 contract!(Corpus, Corpus);
 

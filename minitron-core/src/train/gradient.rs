@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Objective, Term};
 use crate::calibrate::Calibration;
 use crate::checkpoint::MemorySource;
-use crate::contract::LogitLoss;
+use crate::contract::{LogitLoss, TeacherNeed};
 use crate::error::{Error, Result};
 use crate::model::Transformer;
 
@@ -22,7 +22,7 @@ pub fn mean_gradient(model: &Transformer, loss: Arc<dyn LogitLoss>, input: &Cali
         );
         return Err(Error::Data(message));
     };
-    if loss.needs_teacher() {
+    if loss.teacher() != TeacherNeed::Nothing {
         return Err(Error::Recipe("a metric's loss cannot have a teacher; take one of the labels alone".into()));
     }
     let objective = Objective { terms: vec![Term { label: "gradient".into(), weight: 1.0, loss }] };

@@ -10,6 +10,7 @@ mod resume;
 mod run;
 mod schedule;
 mod settings;
+mod teacher;
 
 pub use gradient::mean_gradient;
 pub use objective::{Objective, Term};
@@ -18,3 +19,4 @@ pub use resume::has_state;
 pub use run::{Outcome, Trainer};
 pub use schedule::Schedule;
 pub use settings::TrainSettings;
+pub use teacher::{Lesson, Loaded, Teacher};

@@ -1,10 +1,12 @@
 //! A weighted sum of logit losses, and its gradient in row chunks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tch::Tensor;
 
-use crate::contract::LogitLoss;
+use super::teacher::Teacher;
+use crate::contract::{LogitLoss, TeacherNeed};
 use crate::data::Targets;
 use crate::error::{Error, Result};
 use crate::model::{NoTap, Transformer, row_chunks};
@@ -30,7 +32,7 @@ pub struct Objective {
 impl Objective {
     /// Whether a teacher has to run.
     pub fn needs_teacher(&self) -> bool {
-        self.terms.iter().any(|term| term.loss.needs_teacher())
+        self.terms.iter().any(|term| term.loss.teacher() != TeacherNeed::Nothing)
     }
 
     /// Adds `scale` · gradient of the mean loss to the student's parameters.
@@ -43,15 +45,12 @@ impl Objective {
     pub fn backward(
         &self,
         student: &Transformer,
-        teacher: Option<&Transformer>,
+        teacher: Option<&mut (dyn Teacher + '_)>,
         targets: &Targets,
         scale: f64,
     ) -> Result<Vec<f64>> {
-        let teacher_ne = match teacher {
-            Some(teacher) if self.needs_teacher() => {
-                let _no_grad = tch::no_grad_guard();
-                Some(targets.rows(&teacher.hidden(&targets.ids_bt, &mut NoTap, None)?)?)
-            }
+        let lesson = match teacher {
+            Some(teacher) if self.needs_teacher() => Some(teacher.lesson(targets, true, &BTreeSet::new())?),
             _ => None,
         };
         let hidden_ne = targets.rows(&student.hidden(&targets.ids_bt, &mut NoTap, None)?)?;
@@ -60,15 +59,9 @@ impl Objective {
         let mut gradients = Vec::new();
         for (start, len) in row_chunks(n_rows, student.blueprint.options.vocab) {
             let leaf_ne = hidden_ne.f_detach()?.f_narrow(0, start, len)?.f_set_requires_grad(true)?;
-            let teacher_nv = match (teacher, &teacher_ne) {
-                (Some(teacher), Some(rows)) => {
-                    let _no_grad = tch::no_grad_guard();
-                    Some(teacher.logits(&rows.f_narrow(0, start, len)?)?)
-                }
-                _ => None,
-            };
             let labels_n = targets.labels_n.f_narrow(0, start, len)?;
             let student_nv = student.logits(&leaf_ne)?;
+            let teacher_nv = lesson.as_ref().map(|lesson| lesson.logits(start, len, &student_nv)).transpose()?;
             let total = self.chunk(&student_nv, teacher_nv.as_ref(), &labels_n, &mut sums)?;
             total.f_mul_scalar(scale / n_rows as f64)?.f_backward()?;
             gradients.push(leaf_ne.f_grad()?);

@@ -11,6 +11,7 @@ use super::objective::Objective;
 use super::optimizer::{AdamW, Masters};
 use super::resume::{self, State};
 use super::settings::TrainSettings;
+use super::teacher::{Loaded, Teacher};
 use crate::data::{Order, Task, Windows};
 use crate::error::{Error, IoContext, Result};
 use crate::model::Transformer;
@@ -160,12 +161,15 @@ impl Trainer<'_> {
     fn step(&self, optimizer: &mut AdamW, order: &mut Order, step: u64, lr: f64) -> Result<Step> {
         let per_pass = self.settings.batch_size as u64;
         let n_passes = self.settings.accumulate as u64;
+        let mut loaded = self.teacher.map(Loaded);
+        let mut teacher = loaded.as_mut().map(|teacher| teacher as &mut dyn Teacher);
         let mut terms = vec![0.0; self.objective.terms.len()];
         for pass in 0..n_passes {
             let start = ((step - 1) * n_passes + pass) * per_pass;
             let chosen: Vec<usize> = (start..start + per_pass).map(|position| order.at(position)).collect();
             let targets = self.task.batch(self.windows, &chosen, self.student.device)?;
-            let means = self.objective.backward(self.student, self.teacher, &targets, 1.0 / n_passes as f64)?;
+            let means =
+                self.objective.backward(self.student, teacher.as_deref_mut(), &targets, 1.0 / n_passes as f64)?;
             for (sum, mean) in terms.iter_mut().zip(means) {
                 *sum += mean / n_passes as f64;
             }

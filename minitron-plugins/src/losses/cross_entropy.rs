@@ -1,4 +1,4 @@
-use minitron_core::contract::LogitLoss;
+use minitron_core::contract::{LogitLoss, TeacherNeed};
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,8 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "cross_entropy")]
 impl LogitLoss for CrossEntropy {
-    fn needs_teacher(&self) -> bool {
-        false
+    fn teacher(&self) -> TeacherNeed {
+        TeacherNeed::Nothing
     }
 
     fn rows(&self, student_nv: &Tensor, _teacher_nv: Option<&Tensor>, labels_n: &Tensor) -> Result<Tensor> {

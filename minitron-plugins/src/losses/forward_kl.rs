@@ -1,4 +1,4 @@
-use minitron_core::contract::LogitLoss;
+use minitron_core::contract::{LogitLoss, TeacherNeed};
 use minitron_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,8 +40,8 @@ fn positive<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D:
 
 #[typetag::serde(name = "forward_kl")]
 impl LogitLoss for ForwardKl {
-    fn needs_teacher(&self) -> bool {
-        true
+    fn teacher(&self) -> TeacherNeed {
+        TeacherNeed::Distribution
     }
 
     fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {
