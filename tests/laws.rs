@@ -12,6 +12,8 @@ mod properties;
 mod pruning;
 /// What scores may and may not depend on.
 mod scoring;
+/// Where a teacher may be, and losses on states.
+mod teachers;
 /// The loop, the objective, resuming.
 mod training;
 

@@ -7,6 +7,7 @@ use minitron_core::data::{DataSpec, Pack};
 use minitron_core::pipeline::TaskFile;
 use minitron_core::plan::{Bytes, Count};
 use minitron_core::registry::PluginSpec;
+use minitron_core::train::CacheType;
 
 /// Compress language models by structured pruning and knowledge distillation.
 #[derive(Debug, Parser)]
@@ -319,9 +320,12 @@ pub struct Training {
     /// Decay of matrices and tables
     #[arg(long, default_value_t = 0.1)]
     pub weight_decay: f64,
-    /// A loss, `name:key=value,weight=0.5`
+    /// A loss on logits or states, `name:key=value,weight=0.5`; on states also `alpha=dynamic`
     #[arg(long = "loss")]
     pub losses: Vec<PluginSpec>,
+    /// Run every layer a second time in the backward pass instead of holding its inside in memory
+    #[arg(long)]
+    pub recompute: bool,
     /// Steps between checkpoints [default: a tenth of the run]
     #[arg(long)]
     pub checkpoint_every: Option<u64>,
@@ -357,6 +361,18 @@ pub struct Distill {
     /// What learns from it: folder or hub id
     #[arg(long)]
     pub student: String,
+    /// Read the teacher's layers from its files for every batch instead of holding it in memory
+    #[arg(long)]
+    pub stream_teacher: bool,
+    /// Folder that remembers the teacher's largest probabilities: every window is asked once, over epochs and runs
+    #[arg(long, value_name = "DIR")]
+    pub teacher_cache: Option<PathBuf>,
+    /// Probabilities remembered per token
+    #[arg(long, default_value_t = 64, value_name = "K")]
+    pub cache_top_k: usize,
+    /// Type of the remembered log-probabilities: f16 or f32
+    #[arg(long, default_value = "f16", value_name = "TYPE")]
+    pub cache_type: CacheType,
     #[command(flatten)]
     pub training: Training,
 }

@@ -1,5 +1,5 @@
 use minitron_core::error::Result;
-use minitron_core::pipeline::{DistillOptions, distill};
+use minitron_core::pipeline::{DistillOptions, TeacherOptions, distill};
 
 use super::train::setup;
 use crate::args::{Common, Distill, Training};
@@ -7,8 +7,14 @@ use crate::output;
 use crate::settings::with_context;
 
 pub fn run(common: &Common, args: &Distill) -> Result<()> {
-    let options =
-        DistillOptions { teacher: args.teacher.clone(), student: args.student.clone(), setup: setup(&args.training) };
+    let asked = TeacherOptions {
+        stream_teacher: args.stream_teacher,
+        teacher_cache: args.teacher_cache.clone(),
+        cache_top_k: args.cache_top_k,
+        cache_type: args.cache_type,
+    };
+    let setup = setup(&args.training);
+    let options = DistillOptions { teacher: args.teacher.clone(), student: args.student.clone(), asked, setup };
     let Training { out, resume, force, .. } = &args.training;
     let report = with_context(common, *force, None, |context| distill(context, &options, out, *resume))?;
     output::show(common.json, &report, output::facts_table)

@@ -31,5 +31,6 @@ pub fn setup(args: &Training) -> Setup {
         field: args.files.field.clone(),
         token_type: args.files.token_type.clone(),
         pack: args.files.pack,
+        recompute: args.recompute,
     }
 }

@@ -8,6 +8,6 @@ mod windows;
 
 pub use order::Order;
 pub use spec::{DataSpec, Pack, Reading, files_of};
-pub use targets::{Targets, Task};
+pub use targets::{Targets, Task, WindowRows};
 pub use tokenizer::Tokenizer;
 pub use windows::Windows;

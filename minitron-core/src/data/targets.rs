@@ -1,6 +1,6 @@
 //! What a batch asks of a language model: its inputs, the rows that predict, and the right answers.
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::windows::Windows;
 use crate::error::{Error, Result};
@@ -30,7 +30,18 @@ pub struct Targets {
     pub ids_bt: Tensor,
     /// Answers \[N\].
     pub labels_n: Tensor,
+    /// Whether a position holds a token rather than filling [B, T]; none where all do.
+    pub seen_bt: Option<Tensor>,
     rows: Option<Tensor>,
+}
+
+/// One window of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WindowRows {
+    /// Its tokens as the model sees them, without filling.
+    pub tokens: Vec<i64>,
+    /// The positions that predict, ascending.
+    pub positions: Vec<i64>,
 }
 
 impl Task {
@@ -48,11 +59,11 @@ impl Task {
                 let rows: Vec<i64> = chosen.iter().enumerate().flat_map(rows_of).collect();
                 let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
                 let labels_n = ids_bt.f_reshape([-1i64])?.f_index_select(0, &rows.f_add_scalar(1)?)?;
-                Ok(Targets { ids_bt, labels_n, rows: Some(rows) })
+                Ok(Targets { ids_bt, labels_n, seen_bt: None, rows: Some(rows) })
             }
             Task::NextToken => {
                 let labels_n = ids_bt.f_narrow(1, 1, n_tokens - 1)?.f_reshape([-1i64])?;
-                Ok(Targets { ids_bt, labels_n, rows: None })
+                Ok(Targets { ids_bt, labels_n, seen_bt: None, rows: None })
             }
             Task::Masked { mask, seed } => {
                 let rows = masked_rows(windows, chosen, seed);
@@ -60,7 +71,7 @@ impl Task {
                 let flat = ids_bt.f_reshape([-1i64])?;
                 let labels_n = flat.f_index_select(0, &rows)?;
                 let masked = flat.f_index_fill(0, &rows, i64::from(mask))?.f_view_as(&ids_bt)?;
-                Ok(Targets { ids_bt: masked, labels_n, rows: Some(rows) })
+                Ok(Targets { ids_bt: masked, labels_n, seen_bt: None, rows: Some(rows) })
             }
         }
     }
@@ -102,6 +113,37 @@ impl Targets {
             None => Ok(hidden_bte.f_narrow(1, 0, n_tokens - 1)?.f_reshape([-1, n_embed])?),
             Some(rows) => Ok(hidden_bte.f_reshape([-1, n_embed])?.f_index_select(0, rows)?),
         }
+    }
+
+    /// Each window's tokens, and which of its positions predict; in order.
+    ///
+    /// # Errors
+    /// `Torch` when the batch cannot be brought to the CPU.
+    pub fn windows(&self) -> Result<Vec<WindowRows>> {
+        let (n_windows, width) = self.ids_bt.size2()?;
+        let flat = |x: &Tensor| -> Result<Vec<i64>> {
+            Ok(Vec::<i64>::try_from(x.f_to_device(Device::Cpu)?.f_to_kind(Kind::Int64)?.f_reshape([-1i64])?)?)
+        };
+        let (ids, seen) = (flat(&self.ids_bt)?, self.seen_bt.as_ref().map(flat).transpose()?);
+        let every = |window: i64| (0..width - 1).map(move |position| window * width + position);
+        let rows = match &self.rows {
+            Some(rows) => flat(rows)?,
+            None => (0..n_windows).flat_map(every).collect(),
+        };
+        let width = width as usize;
+        let mut windows: Vec<WindowRows> = Vec::new();
+        for (window, ids) in ids.chunks(width.max(1)).enumerate() {
+            let seen = seen.as_ref().and_then(|seen| seen.get(window * width..(window + 1) * width));
+            let n_seen = seen.map_or(width, |seen| seen.iter().filter(|&&seen| seen != 0).count());
+            windows.push(WindowRows { tokens: ids.iter().take(n_seen).copied().collect(), positions: Vec::new() });
+        }
+        for row in rows {
+            let (window, position) = (row as usize / width.max(1), row % width as i64);
+            if let Some(window) = windows.get_mut(window) {
+                window.positions.push(position);
+            }
+        }
+        Ok(windows)
     }
 
     /// Number of predictions.

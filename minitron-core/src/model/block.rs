@@ -80,6 +80,20 @@ impl Block {
         self.settle_mlp(self.mlp_sum(&middle_bte, tap)?)
     }
 
+    /// The same, with the residual stream before and after it shown.
+    pub fn shown(
+        &self,
+        x_bte: &Tensor,
+        rope: Option<&Rope>,
+        tap: &mut dyn Tap,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Tensor> {
+        show(tap, Site::BlockInput(self.layer_idx), x_bte)?;
+        let output_bte = self.forward(x_bte, rope, tap, cache)?;
+        show(tap, Site::BlockOutput(self.layer_idx), &output_bte)?;
+        Ok(output_bte)
+    }
+
     /// What attention reads of the residual stream.
     pub fn attention_input(&self, x_bte: &Tensor) -> Result<Tensor> {
         self.before(&self.attention_norm, x_bte)

@@ -31,7 +31,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::blueprint::{Blueprint, Role, Slot};
 use crate::checkpoint::{MemorySource, TensorSource};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use weights::Weights;
 
 /// A model with its weights on a device.
@@ -93,17 +93,26 @@ impl Transformer {
         let rope = self.frame.rope(start, n_tokens)?;
         for (layer_idx, block) in self.blocks.iter().enumerate() {
             let memory = cache.as_mut().and_then(|cache| cache.layer(layer_idx));
-            if tap.wants(Site::BlockInput(layer_idx)) {
-                tap.see(Site::BlockInput(layer_idx), &x_bte)?;
-            }
-            x_bte = block.forward(&x_bte, rope.as_ref(), tap, memory)?;
-            if tap.wants(Site::BlockOutput(layer_idx)) {
-                tap.see(Site::BlockOutput(layer_idx), &x_bte)?;
-            }
+            x_bte = block.shown(&x_bte, rope.as_ref(), tap, memory)?;
         }
         if let Some(cache) = cache {
             cache.advance(n_tokens);
         }
+        self.last(x_bte, tap)
+    }
+
+    /// One layer of [`Transformer::hidden`] on its own, without a cache.
+    pub(crate) fn layer(&self, layer_idx: usize, x_bte: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
+        let (_, n_tokens, _) = x_bte.size3()?;
+        let rope = self.frame.rope(0, n_tokens)?;
+        match self.blocks.get(layer_idx) {
+            Some(block) => block.shown(x_bte, rope.as_ref(), tap, None),
+            None => Err(Error::Internal(format!("there is no layer {layer_idx}"))),
+        }
+    }
+
+    /// The end of [`Transformer::hidden`]: from what leaves the last layer to the last hidden state.
+    pub(crate) fn last(&self, x_bte: Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
         let hidden_bte = self.frame.finish(x_bte)?;
         if tap.wants(Site::Last) {
             tap.see(Site::Last, &hidden_bte)?;

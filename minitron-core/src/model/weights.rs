@@ -1,6 +1,6 @@
 //! Finds weights by role, reads them once and remembers them as parameters.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::LoadOptions;
 use super::layers::{Linear, Norm};
@@ -22,6 +22,13 @@ pub struct Parameter {
 }
 
 impl Parameter {
+    /// A weight that is learned beside the model's own.
+    pub(crate) fn learned(name: String, tensor: &Tensor, device: Device, kind: Kind) -> Result<Self> {
+        let stored_kind = tensor.f_kind()?;
+        let tensor = tensor.f_to_device(device)?.f_to_kind(kind)?.f_detach_copy()?.f_set_requires_grad(true)?;
+        Ok(Parameter { name, tensor, decays: true, transposed: false, stored_kind })
+    }
+
     /// The gradient in the source's layout, in the type computed in; zero where nothing depends on this weight.
     pub fn gradient(&self) -> Result<Tensor> {
         let gradient = self.tensor.f_grad()?;

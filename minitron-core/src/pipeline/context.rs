@@ -85,7 +85,12 @@ impl Context<'_> {
 
     /// Loads weights onto the device.
     pub fn load(&self, source: &dyn TensorSource, blueprint: &Blueprint, trainable: bool) -> Result<Transformer> {
-        Transformer::load(source, blueprint, LoadOptions { device: self.device, kind: self.kind, trainable })
+        Transformer::load(source, blueprint, LoadOptions { trainable, ..self.load_options() })
+    }
+
+    /// Where models are and what they compute in; not trainable.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions { device: self.device, kind: self.kind, trainable: false }
     }
 
     /// The model's own tokenizer.

@@ -209,7 +209,7 @@ fn check_vocabularies(folder: &ModelFolder, teacher: Option<&ModelFolder>) -> Re
 }
 
 /// Residual channels that a pruned folder kept of this teacher, by its plan.json; none where it was pruned from another.
-fn kept_hidden(dir: &Path, teacher: &ModelFolder) -> Option<Vec<usize>> {
+pub(super) fn kept_hidden(dir: &Path, teacher: &ModelFolder) -> Option<Vec<usize>> {
     let path = dir.join("plan.json");
     let saved: Value = serde_json::from_str(&std::fs::read_to_string(&path).ok()?).ok()?;
     // Components of a turned stream are no channels of the teacher.

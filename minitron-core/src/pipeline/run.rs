@@ -183,6 +183,7 @@ impl Inputs<'_, '_> {
                 self.data(&mut o.setup.data, &o.setup.field, &o.setup.token_type)?;
             }
             StageOptions::Distill(o) => {
+                o.asked.teacher_cache = o.asked.teacher_cache.take().map(|dir| self.recipe_dir.join(dir));
                 self.model(&mut o.teacher)?;
                 self.model(&mut o.student)?;
                 self.data(&mut o.setup.data, &o.setup.field, &o.setup.token_type)?;

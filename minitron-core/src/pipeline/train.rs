@@ -1,5 +1,6 @@
 //! `train` and `distill`: one loop, with or without a teacher.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,16 +8,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::context::{Context, seq_len_or_default};
+use super::eval::kept_hidden;
+use super::losses::objective;
+use super::teaching::{TeacherOptions, Teaching};
 use crate::blueprint::{Blueprint, ModelFolder};
 use crate::checkpoint::{Config, MemorySource, OutputDir, TensorSource, WriteOptions, sync_dir, write_model};
-use crate::contract::LogitLoss;
 use crate::data::{DataSpec, Pack, Reading, Task, Tokenizer, Windows, files_of};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::model::{Transformer, fresh_weights};
 use crate::plan::Count;
 use crate::registry::PluginSpec;
-use crate::train::{AdamWSettings, Masters, Objective, Outcome, Term, TrainSettings, Trainer, has_state};
+use crate::train::{AdamWSettings, Masters, Outcome, TrainSettings, Trainer, has_state};
 
 /// What `train` and `distill` have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,6 +57,8 @@ pub struct Setup {
     pub token_type: Option<String>,
     /// How documents become windows.
     pub pack: Pack,
+    /// Whether every layer runs a second time in the backward pass instead of its inside being held in memory.
+    pub recompute: bool,
 }
 
 impl Default for Setup {
@@ -76,6 +81,7 @@ impl Default for Setup {
             field: None,
             token_type: None,
             pack: Pack::Stream,
+            recompute: false,
         }
     }
 }
@@ -128,6 +134,9 @@ pub struct DistillOptions {
     pub teacher: String,
     /// What learns from it.
     pub student: String,
+    /// How the original is asked.
+    #[serde(flatten)]
+    pub asked: TeacherOptions,
     /// The rest.
     #[serde(flatten)]
     pub setup: Setup,
@@ -149,7 +158,9 @@ pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool
 
 /// Trains a student to give its teacher's distribution.
 pub fn distill(context: &Context, options: &DistillOptions, out: &Path, resume: bool) -> Result<Value> {
-    let teacher = context.open(&options.teacher)?;
+    let folder = context.open(&options.teacher)?;
+    let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
+    let teacher = Teaching { folder, options: options.asked.clone(), digest };
     let start = Start::folder(context.open(&options.student)?);
     let losses = match options.setup.losses.as_slice() {
         [] => context.defaults.distillation_losses(),
@@ -217,7 +228,7 @@ fn run(
     context: &Context,
     setup: &Setup,
     mut start: Start,
-    teacher: Option<ModelFolder>,
+    teacher: Option<Teaching>,
     losses: &[PluginSpec],
     out: Output,
 ) -> Result<Value> {
@@ -226,13 +237,17 @@ fn run(
     let tokenizer = Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?;
     let settings = setup.settings(context.seed);
     settings.check()?;
-    let objective = objective(context, losses)?;
+    let teacher_blueprint = teacher.as_ref().map(|teaching| &teaching.folder.blueprint);
+    let kept = teacher.as_ref().and_then(|teaching| kept_hidden(&start.dir, &teaching.folder));
+    let mut objective = objective(context, losses, &start.blueprint, teacher_blueprint, kept.as_deref())?;
+    objective.recompute = setup.recompute;
     let windows = windows(context, setup, &start, &tokenizer)?;
-    let teacher_model = match &teacher {
-        Some(folder) if objective.needs_teacher() => {
-            Some(context.load(&folder.checkpoint.tensors, &folder.blueprint, false)?)
+    let taught_by = match &teacher {
+        Some(teaching) => {
+            teaching.check(&objective)?;
+            teaching.teacher(context, &objective)?
         }
-        _ => None,
+        None => None,
     };
     let student = context.load(start.source.as_ref(), &start.blueprint, true)?;
     let student_digest = start.digest(context.seed)?;
@@ -240,7 +255,7 @@ fn run(
     start.source = Box::new(MemorySource::default());
     let trainer = Trainer {
         student: &student,
-        teacher: teacher_model.as_ref(),
+        teacher: taught_by.map(RefCell::new),
         windows: &windows,
         task: Task::of(options.causal, tokenizer.mask, context.seed)?,
         objective: &objective,
@@ -249,7 +264,8 @@ fn run(
             "data": windows.digest(),
             "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "student": student_digest,
-            "teacher": teacher.as_ref().map(|t| digest_of(&t.checkpoint.config, t.checkpoint.tensors.paths())).transpose()?,
+            "teacher": teacher.as_ref().map(|teaching| teaching.digest.as_str()),
+            "teacher_cache": teacher.as_ref().and_then(|teaching| teaching.cached_as()),
             "dtype": format!("{:?}", context.kind),
         }),
         out_dir: out.dir,
@@ -270,14 +286,14 @@ fn run(
 }
 
 /// What can be refused by looking at places alone, before any work.
-fn refuse(context: &Context, setup: &Setup, start: &Start, teacher: Option<&ModelFolder>, out: &Output) -> Result<()> {
+fn refuse(context: &Context, setup: &Setup, start: &Start, teacher: Option<&Teaching>, out: &Output) -> Result<()> {
     if !(out.resume && can_resume(out.dir)?) {
         OutputDir::refuse_existing(out.dir, context.force)?;
     }
     if context.kind == tch::Kind::Half {
         return Err(Error::Recipe("dtype: f16 gradients underflow without scaling; train in bf16 or f32".into()));
     }
-    let teacher_dir = teacher.map(|teacher| teacher.checkpoint.dir.as_path());
+    let teacher_dir = teacher.map(|teaching| teaching.folder.checkpoint.dir.as_path());
     OutputDir::refuse_inputs(out.dir, teacher_dir.into_iter().chain([start.dir.as_path()]))?;
     let files = files_of(&setup.data, context.registry, &setup.reading(2, context.seed))?;
     OutputDir::refuse_inputs(out.dir, files.iter().map(PathBuf::as_path))
@@ -286,30 +302,6 @@ fn refuse(context: &Context, setup: &Setup, start: &Start, teacher: Option<&Mode
 fn windows(context: &Context, setup: &Setup, start: &Start, tokenizer: &Tokenizer) -> Result<Windows> {
     let seq_len = seq_len_or_default(setup.seq_len, &start.blueprint, tokenizer);
     setup.reading(seq_len, context.seed).windows(&setup.data, tokenizer, context.registry)
-}
-
-fn objective(context: &Context, losses: &[PluginSpec]) -> Result<Objective> {
-    let mut terms = Vec::new();
-    for (idx, spec) in losses.iter().enumerate() {
-        let mut spec = spec.clone();
-        let weight = match spec.take("weight") {
-            None => 1.0,
-            Some(value) => match value.as_f64().filter(|w| w.is_finite() && *w > 0.0) {
-                Some(weight) => weight,
-                None => {
-                    return Err(Error::Recipe(format!(
-                        "losses[{idx}]: weight: expected a positive number, got {value}"
-                    )));
-                }
-            },
-        };
-        let loss = context.registry.build::<dyn LogitLoss>(&spec).map_err(|e| e.at(format!("losses[{idx}]")))?;
-        if terms.iter().any(|term: &Term| term.label == spec.tag) {
-            return Err(Error::Recipe(format!("losses[{idx}]: `{}` is given twice", spec.tag)));
-        }
-        terms.push(Term { label: spec.tag, weight, loss: loss.into() });
-    }
-    Ok(Objective { terms })
 }
 
 /// Takes an earlier model of this run away, config.json first: old shards must not stand beside new ones.

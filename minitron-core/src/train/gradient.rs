@@ -25,7 +25,8 @@ pub fn mean_gradient(model: &Transformer, loss: Arc<dyn LogitLoss>, input: &Cali
     if loss.teacher() != TeacherNeed::Nothing {
         return Err(Error::Recipe("a metric's loss cannot have a teacher; take one of the labels alone".into()));
     }
-    let objective = Objective { terms: vec![Term { label: "gradient".into(), weight: 1.0, loss }] };
+    let objective =
+        Objective { terms: vec![Term { label: "gradient".into(), weight: 1.0, loss }], ..Objective::default() };
     let batches = input.windows.batches(input.batch_size);
     let targets =
         |batch: &std::ops::Range<usize>| task.batch(input.windows, &batch.clone().collect::<Vec<_>>(), model.device);

@@ -6,17 +6,20 @@
 mod gradient;
 mod objective;
 mod optimizer;
+mod pass;
 mod resume;
 mod run;
 mod schedule;
 mod settings;
+mod states;
 mod teacher;
 
 pub use gradient::mean_gradient;
-pub use objective::{Objective, Term};
+pub use objective::{Means, Objective, Term};
 pub use optimizer::{AdamW, AdamWSettings, Masters};
 pub use resume::has_state;
 pub use run::{Outcome, Trainer};
 pub use schedule::Schedule;
 pub use settings::TrainSettings;
-pub use teacher::{Lesson, Loaded, Teacher};
+pub use states::{LiftStart, StateTerm, Weight};
+pub use teacher::{CacheHeader, CacheType, Lesson, Loaded, Remembered, Streamed, Teacher, TeacherCache};

@@ -1,17 +1,19 @@
-//! A weighted sum of logit losses, and its gradient in row chunks.
+//! A weighted sum of losses, and its gradient with logits in row chunks.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::teacher::Teacher;
+use super::pass::Pass;
+use super::states::{StateTerm, Weight};
+use super::teacher::{Lesson, Teacher};
 use crate::contract::{LogitLoss, TeacherNeed};
 use crate::data::Targets;
 use crate::error::{Error, Result};
-use crate::model::{NoTap, Transformer, row_chunks};
+use crate::model::{Parameter, Site, Transformer, row_chunks};
 
-/// One loss and its weight.
+/// One loss on logits and its weight.
 #[derive(Debug)]
 pub struct Term {
     /// Name in metrics.
@@ -22,38 +24,133 @@ pub struct Term {
     pub loss: Arc<dyn LogitLoss>,
 }
 
-/// `sum of weight · mean over rows of loss`. N rows, E embed, V vocab.
-#[derive(Debug)]
+/// `Σ weight · mean over rows of loss + Σ weight · loss on states`. B batch, T tokens, N rows, E embed, V vocab.
+#[derive(Debug, Default)]
 pub struct Objective {
-    /// The terms.
+    /// Losses on logits.
     pub terms: Vec<Term>,
+    /// Losses on states.
+    pub states: Vec<StateTerm>,
+    /// Whether every layer runs a second time instead of its inside being held.
+    pub recompute: bool,
+}
+
+/// Values of one batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Means {
+    /// Each term's own value, in the order of [`Objective::labels`].
+    pub terms: Vec<f64>,
+    /// The weighted sum.
+    pub total: f64,
 }
 
 impl Objective {
     /// Whether a teacher has to run.
     pub fn needs_teacher(&self) -> bool {
+        !self.states.is_empty() || self.needs_teacher_logits()
+    }
+
+    /// Whether a loss compares with the teacher's logits.
+    pub fn needs_teacher_logits(&self) -> bool {
         self.terms.iter().any(|term| term.loss.teacher() != TeacherNeed::Nothing)
     }
 
-    /// Adds `scale` · gradient of the mean loss to the student's parameters.
-    ///
-    /// Returns each term's mean over the rows. The value and the gradient equal those of the unchunked loss, up to
-    /// the order of summation.
+    /// Names of the terms in metrics.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        let states = self.states.iter().map(|term| term.label.as_str());
+        self.terms.iter().map(|term| term.label.as_str()).chain(states)
+    }
+
+    /// Learned maps, which are trained with the student.
+    pub fn lifts(&self) -> impl Iterator<Item = &Parameter> {
+        self.states.iter().filter_map(StateTerm::lift)
+    }
+
+    /// Refuses sums that cannot be.
     ///
     /// # Errors
-    /// `Plugin` when a loss does not give one number per row.
+    /// `Recipe` for no loss at all, or a share of losses on logits where there are none.
+    pub fn check(&self) -> Result<()> {
+        if self.terms.is_empty() && self.states.is_empty() {
+            return Err(Error::Recipe("expected at least one loss".into()));
+        }
+        let dynamic = self.states.iter().find(|term| matches!(term.weight, Weight::Dynamic(_)));
+        match dynamic {
+            Some(term) if self.terms.is_empty() => Err(Error::Recipe(format!(
+                "`{}`: alpha: dynamic takes the size of the losses on logits, and there are none; give a number",
+                term.label
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds `scale` · gradient of the objective to the student's parameters and the learned maps.
+    ///
+    /// Values and gradients equal those of the unchunked loss, up to the order of summation: of the logits, one chunk of
+    /// rows exists at a time, and what it leaves is its gradient on the last hidden state.
+    ///
+    /// # Errors
+    /// `Plugin` when a loss does not give one number per row, or per pair of states.
     pub fn backward(
         &self,
         student: &Transformer,
         teacher: Option<&mut (dyn Teacher + '_)>,
         targets: &Targets,
         scale: f64,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Means> {
+        let heard = self.states.iter().flat_map(StateTerm::teacher_sites).collect();
         let lesson = match teacher {
-            Some(teacher) if self.needs_teacher() => Some(teacher.lesson(targets, true, &BTreeSet::new())?),
+            Some(teacher) if self.needs_teacher() => {
+                Some(teacher.lesson(targets, self.needs_teacher_logits(), &heard)?)
+            }
             _ => None,
         };
-        let hidden_ne = targets.rows(&student.hidden(&targets.ids_bt, &mut NoTap, None)?)?;
+        let sites: BTreeSet<Site> = self.states.iter().flat_map(StateTerm::student_sites).collect();
+        let pass = Pass::forward(student, &targets.ids_bt, &sites, self.recompute)?;
+        let mut means = Means { terms: Vec::new(), total: 0.0 };
+        let mut scalar: Option<Tensor> = None;
+        if !self.terms.is_empty() {
+            let hidden_ne = targets.rows(&pass.hidden_bte)?;
+            let gradient_ne =
+                self.logit_gradient(student, lesson.as_deref(), targets, (&hidden_ne, scale), &mut means)?;
+            // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
+            scalar = Some(hidden_ne.f_mul(&gradient_ne)?.f_sum(hidden_ne.f_kind()?)?);
+        }
+        let logits_total = means.total;
+        for term in &self.states {
+            let lesson =
+                lesson.as_deref().ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
+            let value = term.value(&pass.states, |site| lesson.states(site), targets.seen_bt.as_ref())?;
+            let mean = value.f_double_value(&[])?;
+            let factor = match term.weight {
+                Weight::Fixed(factor) => factor,
+                Weight::Dynamic(_) if mean == 0.0 => 0.0,
+                Weight::Dynamic(share) => share * logits_total / mean,
+            };
+            means.terms.push(mean);
+            means.total += factor * mean;
+            let part = value.f_mul_scalar(factor * scale)?;
+            scalar = Some(match scalar {
+                Some(so_far) => so_far.f_add(&part)?,
+                None => part,
+            });
+        }
+        drop(lesson);
+        let scalar = scalar.ok_or_else(|| Error::Recipe("expected at least one loss".into()))?;
+        pass.backward(&scalar)?;
+        Ok(means)
+    }
+
+    /// `scale` · gradient of the losses on logits with respect to the rows [N, E] they are computed from; the head's own
+    /// gradient is added on the way.
+    fn logit_gradient(
+        &self,
+        student: &Transformer,
+        lesson: Option<&(dyn Lesson + '_)>,
+        targets: &Targets,
+        (hidden_ne, scale): (&Tensor, f64),
+        means: &mut Means,
+    ) -> Result<Tensor> {
         let n_rows = targets.n_rows();
         let mut sums = vec![0.0; self.terms.len()];
         let mut gradients = Vec::new();
@@ -61,15 +158,20 @@ impl Objective {
             let leaf_ne = hidden_ne.f_detach()?.f_narrow(0, start, len)?.f_set_requires_grad(true)?;
             let labels_n = targets.labels_n.f_narrow(0, start, len)?;
             let student_nv = student.logits(&leaf_ne)?;
-            let teacher_nv = lesson.as_ref().map(|lesson| lesson.logits(start, len, &student_nv)).transpose()?;
+            let teacher_nv = match lesson {
+                Some(lesson) if self.needs_teacher_logits() => Some(lesson.logits(start, len, &student_nv)?),
+                _ => None,
+            };
             let total = self.chunk(&student_nv, teacher_nv.as_ref(), &labels_n, &mut sums)?;
             total.f_mul_scalar(scale / n_rows as f64)?.f_backward()?;
             gradients.push(leaf_ne.f_grad()?);
         }
-        let gradient_ne = Tensor::f_cat(&gradients, 0)?;
-        // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
-        hidden_ne.f_mul(&gradient_ne)?.f_sum(hidden_ne.f_kind()?)?.f_backward()?;
-        Ok(sums.into_iter().map(|sum| sum / n_rows as f64).collect())
+        for (term, sum) in self.terms.iter().zip(sums) {
+            let mean = sum / n_rows as f64;
+            means.terms.push(mean);
+            means.total += term.weight * mean;
+        }
+        Ok(Tensor::f_cat(&gradients, 0)?)
     }
 
     /// Weighted sum over a chunk's rows; adds each term's own sum to `sums`.
@@ -88,7 +190,7 @@ impl Objective {
                     format!("expected one loss for each of {:?} rows, got {:?}", labels_n.size(), loss_n.size());
                 return Err(Error::Plugin { tag: term.label.clone(), origin: "loss".into(), message });
             }
-            let summed = loss_n.f_sum(tch::Kind::Float)?;
+            let summed = loss_n.f_sum(loss_n.f_kind()?)?;
             *sum += summed.f_double_value(&[])?;
             let weighted = summed.f_mul_scalar(term.weight)?;
             total = Some(match total {

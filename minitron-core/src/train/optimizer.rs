@@ -62,8 +62,8 @@ struct State {
 
 impl AdamW {
     /// Moments at zero for every parameter that takes gradients.
-    pub fn new(parameters: &[Parameter], settings: AdamWSettings) -> Result<Self> {
-        let mut states = Vec::with_capacity(parameters.len());
+    pub fn new<'p>(parameters: impl IntoIterator<Item = &'p Parameter>, settings: AdamWSettings) -> Result<Self> {
+        let mut states = Vec::new();
         for parameter in parameters {
             let weight = parameter.tensor.shallow_clone();
             let options = (Kind::Float, weight.device());

@@ -1,5 +1,6 @@
 //! The loop.
 
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -11,7 +12,8 @@ use super::objective::Objective;
 use super::optimizer::{AdamW, Masters};
 use super::resume::{self, State};
 use super::settings::TrainSettings;
-use super::teacher::{Loaded, Teacher};
+use super::teacher::Teacher;
+use crate::blueprint::Output;
 use crate::data::{Order, Task, Windows};
 use crate::error::{Error, IoContext, Result};
 use crate::model::Transformer;
@@ -25,7 +27,7 @@ pub struct Trainer<'a> {
     /// Loaded trainable; changed in place.
     pub student: &'a Transformer,
     /// Needed where a loss needs it.
-    pub teacher: Option<&'a Transformer>,
+    pub teacher: Option<RefCell<Box<dyn Teacher + 'a>>>,
     /// What to learn from.
     pub windows: &'a Windows,
     /// Next tokens or masked ones.
@@ -83,7 +85,8 @@ impl Trainer<'_> {
         self.check()?;
         let schedule = self.settings.schedule(self.windows.mean_width());
         let per_step = self.settings.tokens_per_step(self.windows.mean_width());
-        let mut optimizer = AdamW::new(self.student.parameters(), self.settings.adamw)?;
+        let mut optimizer =
+            AdamW::new(self.student.parameters().iter().chain(self.objective.lifts()), self.settings.adamw)?;
         let identity = json!({ "settings": self.settings, "inputs": self.identity });
         let resumed = if resume { resume::load(self.out_dir, &identity, &mut optimizer)? } else { None };
         let first = resumed.as_ref().map_or(0, |state| state.step);
@@ -104,6 +107,9 @@ impl Trainer<'_> {
             metrics.write(&self.record(step, per_step, lr, &done, &clock))?;
             self.progress.advance(per_step, &format!("loss {:.4}", done.loss));
             if step % every == 0 || step == last {
+                if let Some(teacher) = &self.teacher {
+                    teacher.borrow_mut().settle()?;
+                }
                 let metrics_len = metrics.sync()?;
                 let state = State { step, n_tokens: step * per_step, identity: identity.clone(), metrics_len };
                 resume::save(self.out_dir, &state, &optimizer)?;
@@ -129,7 +135,8 @@ impl Trainer<'_> {
     pub fn check(&self) -> Result<()> {
         self.settings.check()?;
         self.windows.check_fits(&self.student.blueprint.options)?;
-        if !self.student.has_head() {
+        self.objective.check()?;
+        if !self.objective.terms.is_empty() && !self.student.has_head() {
             return Err(Error::Data("the student has no language-model head, so there are no logits to train".into()));
         }
         if self.task != Task::NextToken && self.windows.n_tokens() != self.windows.len() * self.windows.width() {
@@ -137,19 +144,24 @@ impl Trainer<'_> {
                 "pack: an encoder sees what fills shorter windows up; train it on a stream".into(),
             ));
         }
-        let Some(teacher) = self.teacher else {
+        let Some(teacher) = &self.teacher else {
             if self.objective.needs_teacher() {
                 return Err(Error::Recipe("a loss compares with a teacher, and none is given".into()));
             }
             return Ok(());
         };
-        self.windows.check_fits(&teacher.blueprint.options)?;
-        if !teacher.has_head() {
+        let teacher = teacher.borrow();
+        let teacher = teacher.blueprint();
+        self.windows.check_fits(&teacher.options)?;
+        if !self.objective.needs_teacher_logits() {
+            return Ok(());
+        }
+        if teacher.options.output != Output::Logits {
             return Err(Error::Data(
                 "the teacher has no language-model head, so there are no logits to learn from".into(),
             ));
         }
-        let (ours, theirs) = (self.student.blueprint.options.vocab, teacher.blueprint.options.vocab);
+        let (ours, theirs) = (self.student.blueprint.options.vocab, teacher.options.vocab);
         if ours != theirs {
             let message =
                 format!("the teacher's vocabulary has {theirs} tokens, the student's {ours}; they must share one");
@@ -161,20 +173,24 @@ impl Trainer<'_> {
     fn step(&self, optimizer: &mut AdamW, order: &mut Order, step: u64, lr: f64) -> Result<Step> {
         let per_pass = self.settings.batch_size as u64;
         let n_passes = self.settings.accumulate as u64;
-        let mut loaded = self.teacher.map(Loaded);
-        let mut teacher = loaded.as_mut().map(|teacher| teacher as &mut dyn Teacher);
-        let mut terms = vec![0.0; self.objective.terms.len()];
+        let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
+        let mut terms = vec![0.0; self.objective.labels().count()];
+        let mut loss = 0.0;
         for pass in 0..n_passes {
             let start = ((step - 1) * n_passes + pass) * per_pass;
             let chosen: Vec<usize> = (start..start + per_pass).map(|position| order.at(position)).collect();
             let targets = self.task.batch(self.windows, &chosen, self.student.device)?;
-            let means =
-                self.objective.backward(self.student, teacher.as_deref_mut(), &targets, 1.0 / n_passes as f64)?;
-            for (sum, mean) in terms.iter_mut().zip(means) {
+            let means = self.objective.backward(
+                self.student,
+                teacher.as_mut().map(|t| &mut ***t),
+                &targets,
+                1.0 / n_passes as f64,
+            )?;
+            loss += means.total / n_passes as f64;
+            for (sum, mean) in terms.iter_mut().zip(means.terms) {
                 *sum += mean / n_passes as f64;
             }
         }
-        let loss: f64 = self.objective.terms.iter().zip(&terms).map(|(term, mean)| term.weight * mean).sum();
         let norm = optimizer.gradient_norm()?;
         if !(loss.is_finite() && norm.is_finite()) {
             let message =
@@ -196,9 +212,9 @@ impl Trainer<'_> {
             "elapsed_s": clock.elapsed(),
             "tokens_per_second": clock.rate(),
         });
-        for (term, mean) in self.objective.terms.iter().zip(&done.terms) {
+        for (label, mean) in self.objective.labels().zip(&done.terms) {
             if let Some(object) = record.as_object_mut() {
-                object.insert(format!("loss/{}", term.label), json!(mean));
+                object.insert(format!("loss/{label}"), json!(mean));
             }
         }
         record

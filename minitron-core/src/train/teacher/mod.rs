@@ -1,5 +1,14 @@
 //! What a teacher says to a batch, whether it lies in memory or elsewhere. N rows, E embed, V vocab.
 
+mod cache;
+mod remembered;
+mod streamed;
+
+pub use cache::{CacheHeader, CacheType, TeacherCache};
+pub use remembered::Remembered;
+pub use streamed::Streamed;
+
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
@@ -22,6 +31,11 @@ pub trait Teacher: Debug {
         with_logits: bool,
         sites: &BTreeSet<Site>,
     ) -> Result<Box<dyn Lesson + 'a>>;
+
+    /// Makes what it has learned on the way last; called before a checkpoint is written.
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What a teacher says to one batch.
@@ -33,9 +47,9 @@ pub trait Lesson: Debug {
     fn states(&self, site: Site) -> Result<&Tensor>;
 }
 
-/// A teacher in memory.
+/// A teacher in memory, its own or somebody else's.
 #[derive(Debug)]
-pub struct Loaded<'m>(pub &'m Transformer);
+pub struct Loaded<M>(pub M);
 
 #[derive(Debug)]
 struct Heard<'m> {
@@ -44,9 +58,9 @@ struct Heard<'m> {
     states: BTreeMap<Site, Tensor>,
 }
 
-impl Teacher for Loaded<'_> {
+impl<M: Borrow<Transformer> + Debug> Teacher for Loaded<M> {
     fn blueprint(&self) -> &Blueprint {
-        &self.0.blueprint
+        &self.0.borrow().blueprint
     }
 
     fn lesson<'a>(
@@ -57,9 +71,10 @@ impl Teacher for Loaded<'_> {
     ) -> Result<Box<dyn Lesson + 'a>> {
         let _no_grad = tch::no_grad_guard();
         let mut kept = Kept::at(sites);
-        let hidden_bte = self.0.hidden(&targets.ids_bt, &mut kept, None)?;
+        let model = self.0.borrow();
+        let hidden_bte = model.hidden(&targets.ids_bt, &mut kept, None)?;
         let hidden_ne = if with_logits { Some(targets.rows(&hidden_bte)?) } else { None };
-        Ok(Box::new(Heard { model: self.0, hidden_ne, states: kept.states }))
+        Ok(Box::new(Heard { model, hidden_ne, states: kept.states }))
     }
 }
 
@@ -77,7 +92,7 @@ impl Lesson for Heard<'_> {
 
 /// Keeps what passes the wanted sites.
 #[derive(Debug)]
-pub(super) struct Kept<'s> {
+pub(in crate::train) struct Kept<'s> {
     sites: &'s BTreeSet<Site>,
     /// What was seen.
     pub states: BTreeMap<Site, Tensor>,

@@ -1,0 +1,97 @@
+//! Where a distillation's teacher is: in memory, on disk layer by layer, or remembered.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::context::Context;
+use crate::blueprint::ModelFolder;
+use crate::checkpoint::OutputDir;
+use crate::contract::TeacherNeed;
+use crate::error::{Error, Result};
+use crate::train::{CacheHeader, CacheType, Loaded, Objective, Remembered, Streamed, Teacher, TeacherCache};
+
+/// How the teacher is asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TeacherOptions {
+    /// Whether its layers are read from its files for every batch instead of being held in memory.
+    pub stream_teacher: bool,
+    /// Folder that remembers its largest probabilities of every window, over epochs and runs.
+    pub teacher_cache: Option<PathBuf>,
+    /// Probabilities remembered per token.
+    pub cache_top_k: usize,
+    /// Their type.
+    pub cache_type: CacheType,
+}
+
+impl Default for TeacherOptions {
+    fn default() -> Self {
+        TeacherOptions { stream_teacher: false, teacher_cache: None, cache_top_k: 64, cache_type: CacheType::F16 }
+    }
+}
+
+/// A distillation's teacher.
+#[derive(Debug)]
+pub(super) struct Teaching {
+    pub folder: ModelFolder,
+    pub options: TeacherOptions,
+    /// Digest of its config and weights.
+    pub digest: String,
+}
+
+impl Teaching {
+    /// Refuses what the options cannot do, before any work.
+    ///
+    /// # Errors
+    /// `Recipe` naming the loss that a cache cannot serve.
+    pub fn check(&self, objective: &Objective) -> Result<()> {
+        let Some(dir) = &self.options.teacher_cache else { return Ok(()) };
+        if self.options.cache_top_k == 0 {
+            return Err(Error::Recipe("cache_top_k: expected at least 1".into()));
+        }
+        OutputDir::refuse_inputs(dir, [self.folder.checkpoint.dir.as_path()])?;
+        let raw = objective.terms.iter().find(|term| term.loss.teacher() == TeacherNeed::Logits);
+        let refused = raw.map(|term| (&term.label, "logits as they are"));
+        match refused.or(objective.states.first().map(|term| (&term.label, "states"))) {
+            Some((label, what)) => Err(Error::Recipe(format!(
+                "teacher_cache: `{label}` compares {what}, the cache holds probabilities; leave one of the two out"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The teacher, loaded no earlier than it has to be.
+    pub fn teacher<'a>(&'a self, context: &'a Context, objective: &Objective) -> Result<Option<Box<dyn Teacher + 'a>>> {
+        if !objective.needs_teacher() {
+            return Ok(None);
+        }
+        let Some(dir) = &self.options.teacher_cache else { return self.live(context).map(Some) };
+        let header = CacheHeader::new(
+            self.digest.clone(),
+            format!("{:?}", context.kind).to_lowercase(),
+            self.folder.blueprint.options.vocab,
+            self.options.cache_top_k,
+            self.options.cache_type,
+        );
+        let cache = TeacherCache::open(dir, header)?;
+        let n_bytes = cache.header().bytes_per_token();
+        context.progress.warn(&format!("teacher cache: {n_bytes} bytes per token, {} windows there", cache.len()));
+        let loader = Box::new(move || self.live(context));
+        Ok(Some(Box::new(Remembered::new(&self.folder.blueprint, cache, loader))))
+    }
+
+    /// What of the cache decides the result, for telling runs apart.
+    pub fn cached_as(&self) -> Option<String> {
+        let TeacherOptions { cache_top_k, cache_type, .. } = self.options;
+        self.options.teacher_cache.as_ref().map(|_| format!("{cache_top_k} {cache_type:?}"))
+    }
+
+    fn live<'a>(&'a self, context: &Context) -> Result<Box<dyn Teacher + 'a>> {
+        let ModelFolder { checkpoint, blueprint, .. } = &self.folder;
+        Ok(match self.options.stream_teacher {
+            true => Box::new(Streamed::new(&checkpoint.tensors, blueprint, context.load_options())),
+            false => Box::new(Loaded(context.load(&checkpoint.tensors, blueprint, false)?)),
+        })
+    }
+}

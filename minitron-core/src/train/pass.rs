@@ -1,0 +1,114 @@
+//! A student's forward pass, and the way of its gradient back through the layers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tch::Tensor;
+
+use super::teacher::Kept;
+use crate::error::Result;
+use crate::model::{NoTap, Site, Transformer};
+
+/// What the backward pass is computed from. B batch, T tokens, E embed.
+///
+/// In either case a scalar that depends on `hidden_bte` and `states` is made first; [`Pass::backward`] takes its gradient
+/// down to the parameters.
+#[derive(Debug)]
+pub(super) struct Pass<'m> {
+    model: &'m Transformer,
+    ids_bt: &'m Tensor,
+    sites: &'m BTreeSet<Site>,
+    /// Each layer's input, where its inside is computed again; none where the graph of the whole pass is held.
+    inputs: Option<Vec<Tensor>>,
+    /// The last hidden state [B, T, E].
+    pub hidden_bte: Tensor,
+    /// States at the wanted sites.
+    pub states: BTreeMap<Site, Tensor>,
+}
+
+impl<'m> Pass<'m> {
+    /// Runs the student. With `recompute`, of every layer only its input is held, and the layer runs once more when the gradient
+    /// reaches it (Chen et al. 2016, arXiv 1604.06174): memory of one layer instead of all, for a second forward pass.
+    pub fn forward(
+        model: &'m Transformer,
+        ids_bt: &'m Tensor,
+        sites: &'m BTreeSet<Site>,
+        recompute: bool,
+    ) -> Result<Self> {
+        let mut kept = Kept::at(sites);
+        if !recompute {
+            let hidden_bte = model.hidden(ids_bt, &mut kept, None)?;
+            return Ok(Pass { model, ids_bt, sites, inputs: None, hidden_bte, states: kept.states });
+        }
+        let _no_grad = tch::no_grad_guard();
+        let mut inputs = Vec::with_capacity(model.blocks.len() + 1);
+        let mut x_bte = model.frame.embed(ids_bt, 0)?;
+        for layer_idx in 0..model.blocks.len() {
+            inputs.push(x_bte.shallow_clone());
+            x_bte = model.layer(layer_idx, &x_bte, &mut kept)?;
+        }
+        inputs.push(x_bte.shallow_clone());
+        let hidden_bte = leaf(&model.last(x_bte, &mut kept)?)?;
+        let mut states: BTreeMap<Site, Tensor> =
+            kept.states.iter().map(|(site, x)| Ok((*site, leaf(x)?))).collect::<Result<_>>()?;
+        // One tensor under both names, so that its gradient is one.
+        states.entry(Site::Last).and_modify(|last| *last = hidden_bte.shallow_clone());
+        Ok(Pass { model, ids_bt, sites, inputs: Some(inputs), hidden_bte, states })
+    }
+
+    /// Adds the gradient of a scalar made from the pass to the student's parameters.
+    pub fn backward(self, scalar: &Tensor) -> Result<()> {
+        scalar.f_backward()?;
+        let Some(inputs) = &self.inputs else { return Ok(()) };
+        let gradient_bte = self.hidden_bte.f_grad()?;
+        let mut gradient_bte =
+            self.back(inputs.len().saturating_sub(1), inputs, &gradient_bte, |model, x_bte, _| {
+                model.last(x_bte.shallow_clone(), &mut NoTap)
+            })?;
+        for layer_idx in (0..self.model.blocks.len()).rev() {
+            gradient_bte =
+                self.back(layer_idx, inputs, &gradient_bte, |model, x_bte, kept| model.layer(layer_idx, x_bte, kept))?;
+        }
+        if gradient_bte.defined() {
+            let x_bte = self.model.frame.embed(self.ids_bt, 0)?;
+            x_bte.f_mul(&gradient_bte)?.f_sum(x_bte.f_kind()?)?.f_backward()?;
+        }
+        Ok(())
+    }
+
+    /// The gradient on the input of one step, from the one on its output and those on the states seen on the way.
+    fn back(
+        &self,
+        step: usize,
+        inputs: &[Tensor],
+        gradient_bte: &Tensor,
+        run: impl Fn(&Transformer, &Tensor, &mut Kept) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let Some(input_bte) = inputs.get(step) else { return Ok(Tensor::new()) };
+        let input_bte = leaf(input_bte)?;
+        let mut kept = Kept::at(self.sites);
+        let output_bte = run(self.model, &input_bte, &mut kept)?;
+        let mut parts = vec![(output_bte, gradient_bte.shallow_clone())];
+        for (site, state) in kept.states {
+            if let Some(seen) = self.states.get(&site) {
+                parts.push((state, seen.f_grad()?));
+            }
+        }
+        // d/dx of sum(x · g) is g: how a ready gradient enters the graph.
+        let mut total: Option<Tensor> = None;
+        for (x, gradient) in parts.iter().filter(|(_, gradient)| gradient.defined()) {
+            let part = x.f_mul(gradient)?.f_sum(x.f_kind()?)?;
+            total = Some(match total {
+                Some(so_far) => so_far.f_add(&part)?,
+                None => part,
+            });
+        }
+        if let Some(total) = total {
+            total.f_backward()?;
+        }
+        Ok(input_bte.f_grad()?)
+    }
+}
+
+fn leaf(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_detach()?.f_set_requires_grad(true)?)
+}

@@ -1,0 +1,100 @@
+//! A teacher larger than memory: its layers are read one after the other for every batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use tch::{Device, Tensor};
+
+use super::{Kept, Lesson, Teacher};
+use crate::blueprint::Blueprint;
+use crate::checkpoint::TensorSource;
+use crate::data::Targets;
+use crate::error::{Error, Result};
+use crate::model::{Block, Frame, LoadOptions, Site, Tap};
+
+/// Holds the output head, of the token table the rows of the batch, and one layer at a time; says the same as the same
+/// teacher in memory. Reading costs as many bytes a batch as the layers have.
+pub struct Streamed<'s> {
+    source: &'s dyn TensorSource,
+    blueprint: &'s Blueprint,
+    options: LoadOptions,
+    head: Option<Frame>,
+}
+
+impl<'s> Streamed<'s> {
+    /// A teacher behind a source that [`Blueprint::check`] has accepted.
+    pub fn new(source: &'s dyn TensorSource, blueprint: &'s Blueprint, options: LoadOptions) -> Self {
+        Streamed { source, blueprint, options: LoadOptions { trainable: false, ..options }, head: None }
+    }
+
+    fn frame(&self, tokens: &BTreeSet<u32>, with_head: bool) -> Result<Frame> {
+        Frame::open(self.source, self.blueprint, self.options, tokens, with_head)
+    }
+}
+
+impl fmt::Debug for Streamed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Streamed").field("architecture", &self.blueprint.architecture).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Heard<'a> {
+    head: Option<&'a Frame>,
+    hidden_ne: Option<Tensor>,
+    states: BTreeMap<Site, Tensor>,
+}
+
+impl Teacher for Streamed<'_> {
+    fn blueprint(&self) -> &Blueprint {
+        self.blueprint
+    }
+
+    fn lesson<'a>(
+        &'a mut self,
+        targets: &Targets,
+        with_logits: bool,
+        sites: &BTreeSet<Site>,
+    ) -> Result<Box<dyn Lesson + 'a>> {
+        let _no_grad = tch::no_grad_guard();
+        let tokens = tokens_of(&targets.ids_bt)?;
+        if with_logits && self.head.is_none() {
+            self.head = Some(self.frame(&tokens.iter().take(1).copied().collect(), true)?);
+        }
+        let frame = self.frame(&tokens, false)?;
+        let mut kept = Kept::at(sites);
+        let (_, n_tokens) = targets.ids_bt.size2()?;
+        let rope = frame.rope(0, n_tokens)?;
+        let mut x_bte = frame.embed(&targets.ids_bt, 0)?;
+        for layer_idx in 0..self.blueprint.n_layers() {
+            let block = Block::open(self.source, self.blueprint, layer_idx, self.options)?;
+            x_bte = block.shown(&x_bte, rope.as_ref(), &mut kept, None)?;
+        }
+        let hidden_bte = frame.finish(x_bte)?;
+        if kept.wants(Site::Last) {
+            kept.see(Site::Last, &hidden_bte)?;
+        }
+        let hidden_ne = if with_logits { Some(targets.rows(&hidden_bte)?) } else { None };
+        Ok(Box::new(Heard { head: self.head.as_ref(), hidden_ne, states: kept.states }))
+    }
+}
+
+impl Lesson for Heard<'_> {
+    fn logits(&self, start: i64, len: i64, _student_nv: &Tensor) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        match (self.head, &self.hidden_ne) {
+            (Some(head), Some(hidden_ne)) => head.logits(&hidden_ne.f_narrow(0, start, len)?),
+            _ => Err(Error::Internal("no logits were asked for".into())),
+        }
+    }
+
+    fn states(&self, site: Site) -> Result<&Tensor> {
+        self.states.get(&site).ok_or_else(|| Error::Internal(format!("the model has no {site:?}, which was asked for")))
+    }
+}
+
+/// The tokens of a batch.
+fn tokens_of(ids_bt: &Tensor) -> Result<BTreeSet<u32>> {
+    let ids = Vec::<i64>::try_from(ids_bt.f_to_device(Device::Cpu)?.f_reshape([-1i64])?)?;
+    Ok(ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect())
+}
