@@ -16,6 +16,7 @@ use crate::checkpoint::{Config, MemorySource, OutputDir, TensorSource, WriteOpti
 use crate::data::{DataSpec, Pack, Reading, Task, Tokenizer, Windows, files_of};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
+use crate::memory::peak_bytes;
 use crate::model::{Transformer, fresh_weights};
 use crate::plan::Count;
 use crate::registry::PluginSpec;
@@ -366,6 +367,7 @@ fn summary(outcome: &Outcome, blueprint: &Blueprint, out_dir: &Path) -> Value {
         "n_tokens": outcome.n_tokens,
         "loss": outcome.loss,
         "tokens_per_second": outcome.tokens_per_second,
+        "memory": { "predicted_bytes": outcome.memory_bytes, "peak_bytes": peak_bytes() },
         "complete": outcome.is_complete(),
     })
 }

@@ -4,6 +4,7 @@
 //! at once and its logits freed, and what reaches the last hidden state flows back through the blocks at the end.
 
 mod gradient;
+mod memory;
 mod objective;
 mod optimizer;
 mod pass;
@@ -15,6 +16,7 @@ mod states;
 mod teacher;
 
 pub use gradient::mean_gradient;
+pub use memory::{BatchShape, StepMemory};
 pub use objective::{Means, Objective, Term};
 pub use optimizer::{AdamW, AdamWSettings, Masters};
 pub use resume::has_state;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::memory::{BatchShape, StepMemory};
 use super::objective::Objective;
 use super::optimizer::{AdamW, Masters};
 use super::resume::{self, State};
@@ -18,6 +19,9 @@ use crate::data::{Order, Task, Windows};
 use crate::error::{Error, IoContext, Result};
 use crate::model::Transformer;
 use crate::progress::Progress;
+
+/// The program with libtorch, and the buffers of matrix products.
+const BASE_BYTES: u64 = 300 << 20;
 
 const METRICS: &str = "metrics.jsonl";
 
@@ -61,6 +65,8 @@ pub struct Outcome {
     pub loss: Option<f64>,
     /// Rate of this run, the first step left out.
     pub tokens_per_second: f64,
+    /// What a step was expected to take at its peak.
+    pub memory_bytes: u64,
 }
 
 impl Outcome {
@@ -94,6 +100,8 @@ impl Trainer<'_> {
         let every = self.checkpoint_every.unwrap_or(schedule.n_steps.div_ceil(10)).max(1);
         let last = self.stop_after.unwrap_or(schedule.n_steps).min(schedule.n_steps);
 
+        let memory = self.memory();
+        self.progress.warn(&memory.says());
         let mut order = Order::new(self.windows.len(), self.settings.seed);
         let mut recent = Vec::new();
         let mut clock = Clock::new();
@@ -124,6 +132,7 @@ impl Trainer<'_> {
             n_tokens: last.max(first) * per_step,
             loss: (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64),
             tokens_per_second: clock.rate(),
+            memory_bytes: memory.total(),
         };
         Ok((outcome, optimizer.masters()))
     }
@@ -168,6 +177,15 @@ impl Trainer<'_> {
             return Err(Error::Recipe(message));
         }
         Ok(())
+    }
+
+    /// What a step will take, from shapes.
+    pub fn memory(&self) -> StepMemory {
+        let teacher = self.teacher.as_ref().map(RefCell::borrow);
+        let teacher = teacher.as_ref().map(|teacher| (teacher.blueprint(), teacher.kept_bytes()));
+        let n_bytes = self.student.parameters().first().map_or(4, |p| p.tensor.kind().elt_size_in_bytes());
+        let batch = BatchShape { n_windows: self.settings.batch_size, width: self.windows.width(), n_bytes };
+        StepMemory::of(self.objective, &self.student.blueprint, teacher, batch, BASE_BYTES)
     }
 
     fn step(&self, optimizer: &mut AdamW, order: &mut Order, step: u64, lr: f64) -> Result<Step> {

@@ -32,6 +32,9 @@ pub trait Teacher: Debug {
         sites: &BTreeSet<Site>,
     ) -> Result<Box<dyn Lesson + 'a>>;
 
+    /// Bytes that it keeps in memory besides a batch's activations.
+    fn kept_bytes(&self) -> u64;
+
     /// Makes what it has learned on the way last; called before a checkpoint is written.
     fn settle(&mut self) -> Result<()> {
         Ok(())
@@ -59,6 +62,11 @@ struct Heard<'m> {
 }
 
 impl<M: Borrow<Transformer> + Debug> Teacher for Loaded<M> {
+    fn kept_bytes(&self) -> u64 {
+        let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
+        self.0.borrow().parameters().iter().map(|parameter| bytes(&parameter.tensor)).sum()
+    }
+
     fn blueprint(&self) -> &Blueprint {
         &self.0.borrow().blueprint
     }

@@ -72,6 +72,11 @@ impl fmt::Debug for Remembered<'_> {
 }
 
 impl Teacher for Remembered<'_> {
+    /// Nothing before a window is missing.
+    fn kept_bytes(&self) -> u64 {
+        self.teacher.as_ref().map_or(0, |teacher| teacher.kept_bytes())
+    }
+
     fn blueprint(&self) -> &Blueprint {
         self.blueprint
     }

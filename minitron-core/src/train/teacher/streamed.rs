@@ -6,7 +6,7 @@ use std::fmt;
 use tch::{Device, Tensor};
 
 use super::{Kept, Lesson, Teacher};
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, Sizes};
 use crate::checkpoint::TensorSource;
 use crate::data::Targets;
 use crate::error::{Error, Result};
@@ -46,6 +46,16 @@ struct Heard<'a> {
 }
 
 impl Teacher for Streamed<'_> {
+    /// The head and the largest layer.
+    fn kept_bytes(&self) -> u64 {
+        let blueprint = self.blueprint;
+        let whole = blueprint.n_params();
+        let layers = blueprint.n_non_embedding_at(&Sizes::new());
+        let tables = if blueprint.options.tied { 1 } else { 2 };
+        let n = (whole - layers) / tables + layers.div_ceil(blueprint.n_layers().max(1) as u64);
+        n * self.options.kind.elt_size_in_bytes() as u64
+    }
+
     fn blueprint(&self) -> &Blueprint {
         self.blueprint
     }

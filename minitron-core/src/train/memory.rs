@@ -1,0 +1,105 @@
+//! How much memory a training step takes, from shapes alone. N rows of a batch, E embed, F ffn, H heads, K head dim, V vocab.
+
+use serde::Serialize;
+
+use super::objective::Objective;
+use crate::blueprint::{Blueprint, HEADS, HIDDEN, MLP, Role, Slot};
+use crate::memory::mib;
+use crate::model::row_chunks;
+
+/// Logits of a chunk, their log-softmax, the teacher's two, the products of a loss and two gradients.
+const COPIES_OF_LOGITS: u64 = 8;
+/// Copies of the rows that predict: the student's, their gradient and its product, the teacher's.
+const COPIES_OF_ROWS: u64 = 5;
+/// Allocators keep some of what was freed.
+const SLACK: f64 = 1.1;
+
+/// Bytes at the peak of a step, by what takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StepMemory {
+    /// What the process took before.
+    pub base: u64,
+    /// The student's weights, gradients, two moments each in f32, and masters where it computes in less.
+    pub student: u64,
+    /// What the teacher keeps, and the inside of its widest layer.
+    pub teacher: u64,
+    /// What the backward pass needs of the layers.
+    pub activations: u64,
+    /// One chunk of logits, and the rows they are computed from.
+    pub logits: u64,
+}
+
+/// One batch.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchShape {
+    /// Windows.
+    pub n_windows: usize,
+    /// Tokens of the longest.
+    pub width: usize,
+    /// Bytes of a number that models compute in.
+    pub n_bytes: usize,
+}
+
+impl StepMemory {
+    /// For a student, what its teacher keeps (bytes) and its shapes, and one batch.
+    pub fn of(
+        objective: &Objective,
+        student: &Blueprint,
+        teacher: Option<(&Blueprint, u64)>,
+        batch: BatchShape,
+        base: u64,
+    ) -> Self {
+        let n_rows = (batch.n_windows as u64).saturating_mul(batch.width as u64);
+        let wide = batch.n_bytes as u64;
+        let per_row = |n: u64| n.saturating_mul(n_rows).saturating_mul(wide);
+        let hidden = student.size(HIDDEN) as u64;
+        let n_layers = student.n_layers() as u64;
+        let held = match objective.recompute {
+            true => (n_layers + 1).saturating_mul(hidden).saturating_add(inside(student)),
+            false => n_layers.saturating_mul(inside(student)),
+        };
+        let vocab = student.options.vocab;
+        let chunk = row_chunks(n_rows as i64, vocab).next().map_or(0, |(_, len)| len.unsigned_abs());
+        let logits = match objective.terms.is_empty() {
+            true => 0,
+            false => COPIES_OF_LOGITS * 4 * chunk.saturating_mul(vocab as u64),
+        };
+        let masters = if batch.n_bytes < 4 { 4 } else { 0 };
+        let teacher = teacher.map_or(0, |(blueprint, kept)| kept.saturating_add(per_row(inside(blueprint) / 2)));
+        StepMemory {
+            base,
+            student: student.n_params().saturating_mul(2 * wide + 8 + masters),
+            teacher,
+            activations: per_row(held),
+            logits: logits.saturating_add(per_row(COPIES_OF_ROWS * hidden)),
+        }
+    }
+
+    /// All of it, with what allocators keep back.
+    pub fn total(&self) -> u64 {
+        let step = [self.student, self.teacher, self.activations, self.logits].into_iter().fold(0, u64::saturating_add);
+        self.base.saturating_add((step as f64 * SLACK) as u64)
+    }
+
+    /// One line.
+    pub fn says(&self) -> String {
+        format!(
+            "memory: about {} at the peak of a step (student {}, teacher {}, activations {}, logits {})",
+            mib(self.total()),
+            mib(self.student),
+            mib(self.teacher),
+            mib(self.activations),
+            mib(self.logits)
+        )
+    }
+}
+
+/// Numbers per row that one layer's backward pass needs: two norms with their inputs (4 E); queries, keys, values, the context
+/// and its copy (5 H·K, keys and values repeated for their query heads); the MLP's projections and products.
+fn inside(blueprint: &Blueprint) -> u64 {
+    let hidden = blueprint.size(HIDDEN) as u64;
+    let context = (blueprint.size(HEADS) * blueprint.options.head_dim) as u64;
+    let is_gated = blueprint.find(Role::Gate, Slot::Weight, Some(0)).is_some();
+    let mlp = blueprint.size(MLP) as u64 * if is_gated { 4 } else { 2 };
+    4 * hidden + 5 * context + mlp
+}
