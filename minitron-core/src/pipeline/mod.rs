@@ -14,6 +14,8 @@ mod run;
 mod run_dir;
 mod score;
 mod scoring;
+mod setup;
+mod student;
 mod train;
 mod treatment;
 
