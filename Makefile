@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo test build libtorch python check bench clean
+.PHONY: demo test test-slow build libtorch python check bench clean
 
 # A user's own LIBTORCH is taken as it is.
 LIBTORCH_FLAVOUR := $(if $(CUDA),cuda,cpu)
@@ -9,6 +9,9 @@ demo: build  ## train, halve, distil and compare a small model: under five minut
 
 test: build python  ## every test
 	cargo test --release --workspace
+
+test-slow: build  ## trainings killed and interrupted twenty times each: minutes
+	cargo test --release --test index -- --ignored --nocapture --test-threads 1
 
 build: libtorch
 	cargo build --release --workspace

@@ -217,6 +217,45 @@ fn a_resumed_training_writes_the_same_weights() {
 }
 
 #[test]
+fn the_best_student_is_a_model_of_its_own() {
+    let desk = Desk::new();
+    let args = ["train", "--config", "@config.json", "--tokens", "2k"];
+    let more = ["--lr", "5e-3", "--schedule", "wsd", "--decay-share", "0.2", "--beta2", "0.99", "--out", "@out"];
+    let held_out = ["--eval-data", "@text.jsonl", "--eval-every", "3", "--eval-samples", "6"];
+    let report = desk.json(&[&args, TRAINING, &held_out, &more].concat());
+    assert_eq!((&report["n_skipped"], &report["interrupted"]), (&json!(0), &json!(false)));
+    let text = fs::read_to_string(desk.at("out/metrics.jsonl")).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let evaluated: Vec<Value> = records.filter(|record| record.get("eval/loss").is_some()).collect();
+    assert_eq!(evaluated.iter().map(|r| r["step"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 6, 9, 12, 15, 16]);
+    assert_keys(&evaluated[0], &["loss/cross_entropy", "eval/cross_entropy", "n_skipped", "elapsed_s"]);
+    // The same number as `eval` gives.
+    let eval = desk.json(&["eval", "@out/best", "--data", "@text.jsonl", "--samples", "6", "--seq-len", "32"]);
+    let (found, expected) = (report["best"]["loss"].as_f64().unwrap(), eval["loss"].as_f64().unwrap());
+    assert!((found - expected).abs() < 1e-6, "{report} {eval}");
+    desk.json(&["generate", "@out/best", "--prompt", "One day,", "--max-new-tokens", "2"]);
+
+    let error = |more: &[&str]| desk.error(2, &[&args[..], &["--out", "@o"], TRAINING, more].concat());
+    insta::assert_snapshot!(
+        error(&["--schedule", "cos"]),
+        @r"
+        error: invalid value 'cos' for '--schedule <SCHEDULE>': recipe: no schedule is called `cos`; known: cosine, linear, constant, wsd
+
+        For more information, try '--help'.
+        "
+    );
+    insta::assert_snapshot!(
+        error(&["--eval-every", "3"]),
+        @"error: recipe: eval_every, eval_samples: no eval_data is given to evaluate on"
+    );
+    insta::assert_snapshot!(
+        error(&["--schedule", "constant", "--min-lr", "1e-4"]),
+        @"error: recipe: min_lr: a constant schedule stays at lr; leave one of them out"
+    );
+    assert!(!desk.at("o").exists());
+}
+
+#[test]
 fn a_student_is_pruned_by_key_value_heads_or_to_fit_a_memory() {
     let desk = Desk::new().with_teacher();
     let score =

@@ -13,5 +13,7 @@ mod cli;
 mod interop;
 /// One test per kind of damaged input.
 mod malformed;
+/// What a training outlives: signals, kills, a full disk.
+mod survival;
 /// The invariants of ARCHITECTURE.md that can be read off the sources.
 mod tidy;

@@ -4,6 +4,8 @@
 mod generation;
 /// What healings do to a student.
 mod healing;
+/// What a training run keeps, whatever happens to it.
+mod keeping;
 /// Sizes, budgets, rounds and what a plan says of itself.
 mod planning;
 /// For any input that a generator can think of.

@@ -814,12 +814,19 @@ fn resuming_with_other_settings_names_what_differs() {
 fn settings_that_cannot_be_meant_are_refused() {
     let desk = Desk::llama();
     type Change = fn(&mut Setup);
-    let cases: [(&str, Change); 7] = [
+    let cases: [(&str, Change); 14] = [
         ("tokens: expected at least 1", |s| s.tokens = Count(0)),
         ("batch_size and accumulate: expected at least 1", |s| s.batch_size = 0),
         ("lr: expected a positive number", |s| s.lr = f64::NAN),
         ("clip: expected a positive number", |s| s.clip = -1.0),
         ("min_lr: expected 0 to lr", |s| s.min_lr = Some(1.0)),
+        ("decay_share: expected more than 0 and at most 1", |s| s.decay_share = 1.5),
+        ("beta1, beta2: expected 0 to 1", |s| s.beta2 = 1.0),
+        ("eps: expected a positive number", |s| s.eps = 0.0),
+        ("max_skipped, eval_every: expected at least 1", |s| s.max_skipped = 0),
+        ("checkpoint_every, keep: expected at least 1", |s| s.keep = 0),
+        ("checkpoint_minutes: expected a positive number", |s| s.checkpoint_minutes = f64::NAN),
+        ("no eval_data is given", |s| s.eval_samples = Some(3)),
         ("seq_len: expected at least 2 tokens, got 1", |s| s.seq_len = Some(1)),
         ("no loss plugin is called `kl`; known: cross_entropy, ", |s| s.losses = vec!["kl".parse().unwrap()]),
     ];

@@ -7,7 +7,7 @@ use minitron_core::data::{DataSpec, Pack};
 use minitron_core::pipeline::TaskFile;
 use minitron_core::plan::{Bytes, Count};
 use minitron_core::registry::PluginSpec;
-use minitron_core::train::CacheType;
+use minitron_core::train::{CacheType, Shape};
 
 /// Compress language models by structured pruning and knowledge distillation.
 #[derive(Debug, Parser)]
@@ -290,10 +290,10 @@ pub struct Training {
     /// Tokens to train on, for example 5M
     #[arg(long)]
     pub tokens: Count,
-    /// Folder of the model, metrics.jsonl and checkpoint/
+    /// Folder of the model, metrics.jsonl, logs/ (for TensorBoard) and checkpoint/
     #[arg(long)]
     pub out: PathBuf,
-    /// Go on at the last checkpoint in the output folder
+    /// Go on at the last checkpoint in the output folder, to the same result as without the interruption
     #[arg(long)]
     pub resume: bool,
     /// Tokens per window [default: the model's positions, at most 512]
@@ -308,6 +308,12 @@ pub struct Training {
     /// Highest learning rate
     #[arg(long, default_value_t = 1e-3)]
     pub lr: f64,
+    /// Learning rate after warm-up: cosine, linear, constant or wsd (warm-up, stable, decay)
+    #[arg(long, default_value = "cosine")]
+    pub schedule: Shape,
+    /// Share of all steps that wsd decays over, at the end
+    #[arg(long, default_value_t = 0.1)]
+    pub decay_share: f64,
     /// Last learning rate [default: a tenth of the highest]
     #[arg(long)]
     pub min_lr: Option<f64>,
@@ -320,6 +326,18 @@ pub struct Training {
     /// Decay of matrices and tables
     #[arg(long, default_value_t = 0.1)]
     pub weight_decay: f64,
+    /// Decay of AdamW's first moment
+    #[arg(long, default_value_t = 0.9)]
+    pub beta1: f64,
+    /// Decay of AdamW's second moment
+    #[arg(long, default_value_t = 0.95)]
+    pub beta2: f64,
+    /// Added to the root of the second moment
+    #[arg(long, default_value_t = 1e-8)]
+    pub eps: f64,
+    /// Steps in a row without a finite loss and gradient that end the run; fewer are skipped and counted
+    #[arg(long, default_value_t = 10)]
+    pub max_skipped: u64,
     /// A loss on logits or states, `name:key=value,weight=0.5`; on states also `alpha=dynamic`
     #[arg(long = "loss")]
     pub losses: Vec<PluginSpec>,
@@ -329,6 +347,21 @@ pub struct Training {
     /// Steps between checkpoints [default: a tenth of the run]
     #[arg(long)]
     pub checkpoint_every: Option<u64>,
+    /// Minutes between checkpoints, where they come before the steps
+    #[arg(long, default_value_t = 30.0)]
+    pub checkpoint_minutes: f64,
+    /// Checkpoints kept, beside the one of the best evaluation
+    #[arg(long, default_value_t = 2)]
+    pub keep: usize,
+    /// Held-out text to evaluate on between steps; the best student is kept in best/
+    #[arg(long, num_args = 1..)]
+    pub eval_data: Vec<DataSpec>,
+    /// Steps between evaluations [default: those between checkpoints]
+    #[arg(long)]
+    pub eval_every: Option<u64>,
+    /// Windows of the held-out text [default: 64]
+    #[arg(long)]
+    pub eval_samples: Option<usize>,
     /// Stop after this step; --resume goes on
     #[arg(long)]
     pub stop_after: Option<u64>,

@@ -6,7 +6,10 @@ use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::Context;
+use minitron_core::progress::Interrupt;
 use minitron_core::registry::Registry;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tch::{Cuda, Device, Kind};
 
 use crate::args::Common;
@@ -28,6 +31,8 @@ pub fn with_context<T>(
     }
     let registry = Registry::linked()?;
     let bar = Bar::new(common.quiet);
+    let interrupt = Interrupt::default();
+    catch_signals(&interrupt)?;
     let resolve = |model: &str| resolve(model, &bar);
     let context = Context {
         registry: &registry,
@@ -37,9 +42,25 @@ pub fn with_context<T>(
         seed: common.seed.or(seed).unwrap_or(0),
         force,
         progress: &bar,
+        interrupt: &interrupt,
         resolve: &resolve,
     };
     job(&context)
+}
+
+/// While a training listens, a first signal asks it to end and a second one ends it at once; at other times a signal does
+/// what it always does.
+fn catch_signals(interrupt: &Interrupt) -> Result<()> {
+    /// As shells say of a program that Ctrl-C ended.
+    const ENDED: i32 = 130;
+    for signal in [SIGINT, SIGTERM] {
+        // In this order when a signal comes.
+        flag::register_conditional_default(signal, interrupt.deaf.clone())
+            .and_then(|_| flag::register_conditional_shutdown(signal, ENDED, interrupt.asked.clone()))
+            .and_then(|_| flag::register(signal, interrupt.asked.clone()))
+            .map_err(|e| Error::io(format!("signal {signal}"), e))?;
+    }
+    Ok(())
 }
 
 fn device(word: &str) -> Result<Device> {

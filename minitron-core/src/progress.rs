@@ -1,6 +1,8 @@
 //! Where long work reports to; the command line draws it.
 
 use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Receives the progress of one job after another.
 pub trait Progress: Debug + Send + Sync {
@@ -26,4 +28,43 @@ impl Progress for Silent {
     fn advance(&self, _n: u64, _note: &str) {}
     fn finish(&self) {}
     fn warn(&self, _message: &str) {}
+}
+
+/// How a person ends long work early. Only work that can be gone on with listens; whoever catches signals asks it through
+/// the two flags, and ends other work at once.
+#[derive(Debug, Clone)]
+pub struct Interrupt {
+    /// Set where the work that listens is to finish its step, keep what it has and return.
+    pub asked: Arc<AtomicBool>,
+    /// Unset while such work is under way.
+    pub deaf: Arc<AtomicBool>,
+}
+
+impl Default for Interrupt {
+    fn default() -> Self {
+        Interrupt { asked: Arc::new(AtomicBool::new(false)), deaf: Arc::new(AtomicBool::new(true)) }
+    }
+}
+
+/// Work listens as long as this lives.
+#[derive(Debug)]
+pub struct Listening<'a>(&'a Interrupt);
+
+impl Interrupt {
+    /// Work that can be gone on with begins.
+    pub fn listen(&self) -> Listening<'_> {
+        self.deaf.store(false, Ordering::SeqCst);
+        Listening(self)
+    }
+
+    /// Whether the work is to end.
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.0.deaf.store(true, Ordering::SeqCst);
+    }
 }

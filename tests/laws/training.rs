@@ -8,15 +8,15 @@ use minitron_core::contract::LogitLoss;
 use minitron_core::data::{Targets, Task, Windows};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{NoTap, Transformer, row_chunks};
-use minitron_core::progress::Silent;
+use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::PluginSpec;
-use minitron_core::train::{Loaded, Objective, Outcome, Term, TrainSettings, Trainer};
+use minitron_core::train::{HeldOut, Loaded, Objective, Outcome, Saving, Term, TrainSettings, Trainer};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use super::{Model, REORDERED, relative};
 
-fn objective() -> Result<Objective> {
+pub(super) fn objective() -> Result<Objective> {
     let term = |tag: &str, weight| {
         Ok::<_, Error>(Term {
             label: tag.to_owned(),
@@ -120,24 +120,29 @@ fn two_passes_of_four_are_one_of_eight() {
     }
 }
 
-fn settings() -> TrainSettings {
+pub(super) fn settings() -> TrainSettings {
     TrainSettings { n_tokens: 8 * 16 * 9, batch_size: 4, accumulate: 2, lr: 3e-3, seed: 7, ..TrainSettings::default() }
 }
 
-struct Run<'a> {
-    student: Transformer,
-    teacher: &'a Transformer,
-    windows: &'a Windows,
-    settings: TrainSettings,
-    out_dir: &'a Path,
+pub(super) struct Run<'a> {
+    pub student: Transformer,
+    pub teacher: &'a Transformer,
+    pub windows: &'a Windows,
+    pub settings: TrainSettings,
+    pub saving: Saving,
+    pub held_out: Option<HeldOut<'a>>,
+    pub interrupt: Interrupt,
+    pub out_dir: &'a Path,
 }
 
 impl<'a> Run<'a> {
-    fn new(student: &Model, teacher: &'a Transformer, windows: &'a Windows, out_dir: &'a Path) -> Self {
-        Run { student: student.trainable().unwrap(), teacher, windows, settings: settings(), out_dir }
+    pub fn new(student: &Model, teacher: &'a Transformer, windows: &'a Windows, out_dir: &'a Path) -> Self {
+        let (student, interrupt) = (student.trainable().unwrap(), Interrupt::default());
+        let (settings, saving) = (settings(), Saving::default());
+        Run { student, teacher, windows, settings, saving, held_out: None, interrupt, out_dir }
     }
 
-    fn go(&self, stop_after: Option<u64>, resume: bool) -> Result<Outcome> {
+    pub fn go(&self, stop_after: Option<u64>, resume: bool) -> Result<Outcome> {
         let trainer = Trainer {
             student: &self.student,
             teacher: Some(RefCell::new(Box::new(Loaded(self.teacher)))),
@@ -147,21 +152,24 @@ impl<'a> Run<'a> {
             settings: &self.settings,
             identity: Value::from(self.windows.digest()),
             out_dir: self.out_dir,
-            checkpoint_every: None,
+            saving: self.saving,
+            held_out: self.held_out,
+            max_skipped: 3,
             stop_after,
             progress: &Silent,
+            interrupt: &self.interrupt,
         };
         trainer.run(resume).map(|(outcome, _)| outcome)
     }
 }
 
 /// A number of every line of metrics.jsonl.
-fn column(out_dir: &Path, key: &str) -> Vec<f64> {
+pub(super) fn column(out_dir: &Path, key: &str) -> Vec<f64> {
     let text = std::fs::read_to_string(out_dir.join("metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()[key].as_f64().unwrap()).collect()
 }
 
-fn assert_same_run(a: &Run, b: &Run) {
+pub(super) fn assert_same_run(a: &Run, b: &Run) {
     for (a, b) in a.student.parameters().iter().zip(b.student.parameters()) {
         assert!(a.name == b.name && a.tensor.detach().equal(&b.tensor.detach()), "{} differs", a.name);
     }

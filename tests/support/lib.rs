@@ -11,7 +11,7 @@ use minitron_core::data::{Task, Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, NoTap, Transformer, fresh_weights};
 use minitron_core::pipeline::Context;
-use minitron_core::progress::Silent;
+use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Kind, PluginSpec, Registry};
 use minitron_core::train::mean_gradient;
@@ -161,6 +161,7 @@ pub fn with_context<T>(force: bool, job: impl FnOnce(&Context) -> T) -> T {
         seed: 0,
         force,
         progress: &Silent,
+        interrupt: &Interrupt::default(),
         resolve: &resolve,
     })
 }

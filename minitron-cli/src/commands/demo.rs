@@ -29,5 +29,6 @@ pub fn run(common: &Common, args: &Demo) -> Result<()> {
     }
     let recipe = Recipe::load(&recipes.join("demo.toml"))?;
     let report = with_context(common, false, recipe.seed, |context| run_recipe(context, &recipe, &args.out))?;
+    output::say_how_to_go_on(&report, "the same command");
     output::show(common.json, &report, output::run_table)
 }

@@ -17,5 +17,6 @@ pub fn run(common: &Common, args: &Distill) -> Result<()> {
     let options = DistillOptions { teacher: args.teacher.clone(), student: args.student.clone(), asked, setup };
     let Training { out, resume, force, .. } = &args.training;
     let report = with_context(common, *force, None, |context| distill(context, &options, out, *resume))?;
+    output::say_how_to_go_on(&report, "the same command with --resume");
     output::show(common.json, &report, output::facts_table)
 }

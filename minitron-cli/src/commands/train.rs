@@ -9,6 +9,7 @@ pub fn run(common: &Common, args: &Train) -> Result<()> {
     let options = TrainOptions { config: args.config.clone(), model: args.model.clone(), setup: setup(&args.training) };
     let Training { out, resume, force, .. } = &args.training;
     let report = with_context(common, *force, None, |context| train(context, &options, out, *resume))?;
+    output::say_how_to_go_on(&report, "the same command with --resume");
     output::show(common.json, &report, output::facts_table)
 }
 
@@ -21,12 +22,23 @@ pub fn setup(args: &Training) -> Setup {
         batch_size: args.batch_size,
         accumulate: args.accumulate,
         lr: args.lr,
+        schedule: args.schedule,
+        decay_share: args.decay_share,
         min_lr: args.min_lr,
         warmup: args.warmup,
         clip: args.clip,
         weight_decay: args.weight_decay,
+        beta1: args.beta1,
+        beta2: args.beta2,
+        eps: args.eps,
+        max_skipped: args.max_skipped,
         losses: args.losses.clone(),
         checkpoint_every: args.checkpoint_every,
+        checkpoint_minutes: args.checkpoint_minutes,
+        keep: args.keep,
+        eval_data: args.eval_data.clone(),
+        eval_every: args.eval_every,
+        eval_samples: args.eval_samples,
         stop_after: args.stop_after,
         field: args.files.field.clone(),
         token_type: args.files.token_type.clone(),

@@ -24,6 +24,13 @@ pub fn show(json: bool, report: &Value, draw: impl FnOnce(&Value) -> String) -> 
     }
 }
 
+/// Says on stderr that a run was interrupted, and which command goes on with it.
+pub fn say_how_to_go_on(report: &Value, command: &str) {
+    if report["interrupted"] == true {
+        let _ = writeln!(io::stderr().lock(), "interrupted; all that was done is saved: go on with {command}");
+    }
+}
+
 /// Prints an error and gives its exit code: 2 for a wrong request, 1 for a failed run.
 pub fn fail(error: &Error) -> ExitCode {
     let _ = writeln!(io::stderr().lock(), "error: {error}");

@@ -50,9 +50,9 @@ impl Bar {
 impl Progress for Bar {
     fn start(&self, what: &str, total: u64) {
         let bar = if self.quiet || !self.terminal { ProgressBar::hidden() } else { ProgressBar::new(total) };
-        let template = "{prefix} {wide_bar} {human_pos}/{human_len}  {per_sec}  ETA {eta}  {msg}";
+        let template = "{prefix} {wide_bar:.cyan/dim} {percent:>3} % of {human_len}  {per_sec}  ETA {eta}  {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+            bar.set_style(style.progress_chars("━╸─"));
         }
         bar.set_prefix(what.to_owned());
         let state = State { bar, what: what.to_owned(), total, done: 0, first: None, said: Instant::now() };
@@ -65,6 +65,10 @@ impl Progress for Bar {
         state.done = state.done.saturating_add(n);
         state.bar.set_message(note.to_owned());
         state.bar.inc(n);
+        if state.first.is_none() {
+            // What was done before counts for no speed.
+            state.bar.reset_eta();
+        }
         let (first, begin) = *state.first.get_or_insert((state.done, Instant::now()));
         if self.quiet || self.terminal || state.said.elapsed() < LINE_EVERY {
             return;

@@ -146,6 +146,11 @@ impl Targets {
         Ok(windows)
     }
 
+    /// Number of windows.
+    pub fn n_windows(&self) -> i64 {
+        self.ids_bt.size().first().copied().unwrap_or(0)
+    }
+
     /// Number of predictions.
     pub fn n_rows(&self) -> i64 {
         self.labels_n.size().first().copied().unwrap_or(0)

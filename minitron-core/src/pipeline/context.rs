@@ -10,7 +10,7 @@ use crate::contract::Axis;
 use crate::data::Tokenizer;
 use crate::error::Result;
 use crate::model::{LoadOptions, Transformer};
-use crate::progress::Progress;
+use crate::progress::{Interrupt, Progress};
 use crate::registry::{Kind as PluginKind, PluginSpec, Registry};
 
 /// Which strategies are taken where nobody names one. This crate names no plugin, so whoever links some says.
@@ -67,6 +67,8 @@ pub struct Context<'a> {
     pub force: bool,
     /// Where to report.
     pub progress: &'a dyn Progress,
+    /// How a training is asked to end early.
+    pub interrupt: &'a Interrupt,
     /// From a MODEL (folder or hub id) to its folder.
     pub resolve: &'a dyn Fn(&str) -> Result<PathBuf>,
 }

@@ -15,6 +15,8 @@ mod run;
 mod run_dir;
 mod score;
 mod scoring;
+mod setup;
+mod student;
 mod teaching;
 mod train;
 mod treatment;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::recipe::{Recipe, Stage, StageOptions};
 use super::run_dir::{RunDir, StageRecord};
-use super::{distill, eval, generate, prune, score, train};
+use super::{Setup, distill, eval, generate, prune, score, train};
 use crate::checkpoint::OutputDir;
 use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
@@ -34,7 +34,7 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
     run_dir.record.stages.retain(|stage| names.contains(&stage.name.as_str()));
     // Each stage owns its folder.
     let context = Context { force: true, ..*context };
-    let mut known = BTreeMap::new();
+    let (mut known, mut is_interrupted) = (BTreeMap::new(), false);
     for (idx, stage) in recipe.stages.iter().enumerate() {
         let place = format!("stages[{idx}] ({})", stage.name);
         let earlier = names.get(..idx).unwrap_or_default();
@@ -51,8 +51,16 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
             &json!([VERSION, stage, inputs.digests, context.seed, format!("{:?}", context.kind)]).to_string(),
         );
         run_stage(&context, stage, &resolved, inputs, &mut run_dir).map_err(|e| e.at(place))?;
+        if context.interrupt.is_asked() {
+            is_interrupted = true;
+            break;
+        }
     }
-    Ok(run_dir.to_value())
+    let mut report = run_dir.to_value();
+    if let (Some(report), true) = (report.as_object_mut(), is_interrupted) {
+        report.insert("interrupted".into(), true.into());
+    }
+    Ok(report)
 }
 
 /// Starting over removes the folder: nothing that the recipe names may lie in it.
@@ -109,6 +117,10 @@ fn run_stage(
         StageOptions::Generate(options) => generate(context, options).and_then(|result| save_result(&dir, result)),
     }?;
     record.seconds = begin.elapsed().as_secs_f64();
+    if result["interrupted"] == true {
+        // Not done: the next run finds its state.
+        return Ok(());
+    }
     record.result = Some(result);
     run_dir.put(record)
 }
@@ -180,13 +192,13 @@ impl Inputs<'_, '_> {
                 if let Some(model) = &mut o.model {
                     self.model(model)?;
                 }
-                self.data(&mut o.setup.data, &o.setup.field, &o.setup.token_type)?;
+                self.texts(&mut o.setup)?;
             }
             StageOptions::Distill(o) => {
                 o.asked.teacher_cache = o.asked.teacher_cache.take().map(|dir| self.recipe_dir.join(dir));
                 self.model(&mut o.teacher)?;
                 self.model(&mut o.student)?;
-                self.data(&mut o.setup.data, &o.setup.field, &o.setup.token_type)?;
+                self.texts(&mut o.setup)?;
             }
             StageOptions::Eval(o) => {
                 self.model(&mut o.model)?;
@@ -244,6 +256,12 @@ impl Inputs<'_, '_> {
             self.folder(&parent(&file))?;
         }
         Ok(file)
+    }
+
+    /// What a training reads and what it is evaluated on.
+    fn texts(&mut self, setup: &mut Setup) -> Result<()> {
+        self.data(&mut setup.data, &setup.field, &setup.token_type)?;
+        self.data(&mut setup.eval_data, &setup.field, &setup.token_type)
     }
 
     fn data(&mut self, data: &mut [DataSpec], field: &Option<String>, token_type: &Option<String>) -> Result<()> {

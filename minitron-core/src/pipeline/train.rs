@@ -10,17 +10,18 @@ use serde_json::{Value, json};
 use super::context::{Context, seq_len_or_default};
 use super::eval::kept_hidden;
 use super::losses::objective;
+use super::student::{StudentFolder, clear};
 use super::teaching::{TeacherOptions, Teaching};
 use crate::blueprint::{Blueprint, ModelFolder};
-use crate::checkpoint::{Config, MemorySource, OutputDir, TensorSource, WriteOptions, sync_dir, write_model};
+use crate::checkpoint::{Config, MemorySource, OutputDir, TensorSource};
 use crate::data::{DataSpec, Pack, Reading, Task, Tokenizer, Windows, files_of};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::memory::peak_bytes;
-use crate::model::{Transformer, fresh_weights};
+use crate::model::fresh_weights;
 use crate::plan::Count;
 use crate::registry::PluginSpec;
-use crate::train::{AdamWSettings, Masters, Outcome, TrainSettings, Trainer, has_state};
+use crate::train::{Masters, Outcome, Saving, Shape, TrainSettings, Trainer, has_state};
 
 /// What `train` and `distill` have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,10 @@ pub struct Setup {
     pub accumulate: usize,
     /// Highest learning rate.
     pub lr: f64,
+    /// How the learning rate goes on after warm-up: cosine, linear, constant or wsd (warm-up, stable, decay).
+    pub schedule: Shape,
+    /// Share of all steps that a `wsd` schedule decays over, at the end.
+    pub decay_share: f64,
     /// Last learning rate; a tenth of the highest where not given.
     pub min_lr: Option<f64>,
     /// Warm-up steps; a twentieth of all where not given.
@@ -46,10 +51,28 @@ pub struct Setup {
     pub clip: f64,
     /// Decay of matrices and tables.
     pub weight_decay: f64,
+    /// Decay of AdamW's first moment.
+    pub beta1: f64,
+    /// Decay of its second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Steps in a row without a finite loss and gradient that end the run; fewer are skipped and counted.
+    pub max_skipped: u64,
     /// Losses with an optional `weight`; the defaults where empty.
     pub losses: Vec<PluginSpec>,
     /// Steps between checkpoints; a tenth of the run where not given.
     pub checkpoint_every: Option<u64>,
+    /// Minutes between checkpoints, where they come before the steps.
+    pub checkpoint_minutes: f64,
+    /// Checkpoints kept, beside the one of the best evaluation.
+    pub keep: usize,
+    /// Held-out text to evaluate on between steps.
+    pub eval_data: Vec<DataSpec>,
+    /// Steps between evaluations; those between checkpoints where not given.
+    pub eval_every: Option<u64>,
+    /// Windows of the held-out text, the first ones; 64 where not given.
+    pub eval_samples: Option<usize>,
     /// Stop after this step; `resume` goes on.
     pub stop_after: Option<u64>,
     /// Field of JSON lines, column of Parquet files.
@@ -64,7 +87,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let settings = TrainSettings::default();
+        let (settings, saving) = (TrainSettings::default(), Saving::default());
         Setup {
             data: Vec::new(),
             tokens: Count(settings.n_tokens),
@@ -72,12 +95,23 @@ impl Default for Setup {
             batch_size: settings.batch_size,
             accumulate: settings.accumulate,
             lr: settings.lr,
+            schedule: settings.schedule,
+            decay_share: settings.decay_share,
             min_lr: None,
             warmup: None,
             clip: settings.clip,
             weight_decay: settings.adamw.weight_decay,
+            beta1: settings.adamw.beta1,
+            beta2: settings.adamw.beta2,
+            eps: settings.adamw.eps,
+            max_skipped: 10,
             losses: Vec::new(),
-            checkpoint_every: None,
+            checkpoint_every: saving.every,
+            checkpoint_minutes: saving.minutes,
+            keep: saving.keep,
+            eval_data: Vec::new(),
+            eval_every: None,
+            eval_samples: None,
             stop_after: None,
             field: None,
             token_type: None,
@@ -88,7 +122,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    fn reading(&self, seq_len: usize, seed: u64) -> Reading {
+    pub(super) fn reading(&self, seq_len: usize, seed: u64) -> Reading {
         Reading {
             field: self.field.clone(),
             token_type: self.token_type.clone(),
@@ -96,20 +130,6 @@ impl Setup {
             max_windows: None,
             seed,
             pack: self.pack,
-        }
-    }
-
-    fn settings(&self, seed: u64) -> TrainSettings {
-        TrainSettings {
-            n_tokens: self.tokens.0,
-            batch_size: self.batch_size,
-            accumulate: self.accumulate,
-            lr: self.lr,
-            min_lr: self.min_lr,
-            warmup: self.warmup,
-            clip: self.clip,
-            adamw: AdamWSettings { weight_decay: self.weight_decay, ..AdamWSettings::default() },
-            seed,
         }
     }
 }
@@ -220,7 +240,8 @@ fn can_resume(dir: &Path) -> Result<bool> {
     if !dir.exists() || has_state(dir) {
         return Ok(true);
     }
-    let is_own = |name: &str| ["metrics.jsonl", ".checkpoint.part"].contains(&name);
+    const OWN: [&str; 6] = ["metrics.jsonl", "logs", "checkpoint", "best", ".best.part", ".best.old"];
+    let is_own = |name: &str| OWN.contains(&name);
     let names = fs::read_dir(dir).at_path(dir)?.filter_map(|entry| Some(entry.ok()?.file_name()));
     Ok(names.into_iter().all(|name| is_own(&name.to_string_lossy())))
 }
@@ -243,6 +264,7 @@ fn run(
     let mut objective = objective(context, losses, &start.blueprint, teacher_blueprint, kept.as_deref())?;
     objective.recompute = setup.recompute;
     let windows = windows(context, setup, &start, &tokenizer)?;
+    let eval_windows = setup.eval_windows(context, &start.blueprint, &tokenizer)?;
     let taught_by = match &teacher {
         Some(teaching) => {
             teaching.check(&objective)?;
@@ -254,6 +276,22 @@ fn run(
     let student_digest = start.digest(context.seed)?;
     // Fresh weights would stay in memory beside the model's own.
     start.source = Box::new(MemorySource::default());
+    let folder = StudentFolder {
+        config: &start.config,
+        dir: &start.dir,
+        is_trained: !start.files.is_empty(),
+        student: &student,
+    };
+    let write_best = |masters: &Masters| folder.write(masters, &out.dir.join("best"));
+    let identity = json!({
+        "data": windows.digest(),
+        "eval_data": eval_windows.as_ref().map(Windows::digest),
+        "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "student": student_digest,
+        "teacher": teacher.as_ref().map(|teaching| teaching.digest.as_str()),
+        "teacher_cache": teacher.as_ref().and_then(Teaching::cached_as),
+        "dtype": format!("{:?}", context.kind),
+    });
     let trainer = Trainer {
         student: &student,
         teacher: taught_by.map(RefCell::new),
@@ -261,29 +299,31 @@ fn run(
         task: Task::of(options.causal, tokenizer.mask, context.seed)?,
         objective: &objective,
         settings: &settings,
-        identity: json!({
-            "data": windows.digest(),
-            "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "student": student_digest,
-            "teacher": teacher.as_ref().map(|teaching| teaching.digest.as_str()),
-            "teacher_cache": teacher.as_ref().and_then(|teaching| teaching.cached_as()),
-            "dtype": format!("{:?}", context.kind),
-        }),
+        identity,
         out_dir: out.dir,
-        checkpoint_every: setup.checkpoint_every,
+        saving: setup.saving(),
+        held_out: eval_windows.as_ref().map(|windows| setup.held_out(windows, &write_best)),
+        max_skipped: setup.max_skipped,
         stop_after: setup.stop_after,
         progress: context.progress,
+        interrupt: context.interrupt,
     };
+    finish(context, &trainer, &folder, &out)
+}
+
+/// Trains, and writes the student where nothing is left to do.
+fn finish(context: &Context, trainer: &Trainer, folder: &StudentFolder, out: &Output) -> Result<Value> {
     trainer.check()?;
     // Nothing that was there goes before all that can be refused was.
     if !out.resume && out.dir.exists() {
         clear(out.dir)?;
     }
+    let _listening = context.interrupt.listen();
     let (outcome, masters) = trainer.run(out.resume)?;
     if outcome.is_complete() {
-        write_student(&start, &student, &masters, out.dir)?;
+        folder.write_among(&masters, out.dir)?;
     }
-    Ok(summary(&outcome, &start.blueprint, out.dir))
+    Ok(summary(&outcome, &trainer.student.blueprint, out.dir))
 }
 
 /// What can be refused by looking at places alone, before any work.
@@ -296,66 +336,17 @@ fn refuse(context: &Context, setup: &Setup, start: &Start, teacher: Option<&Teac
     }
     let teacher_dir = teacher.map(|teaching| teaching.folder.checkpoint.dir.as_path());
     OutputDir::refuse_inputs(out.dir, teacher_dir.into_iter().chain([start.dir.as_path()]))?;
-    let files = files_of(&setup.data, context.registry, &setup.reading(2, context.seed))?;
-    OutputDir::refuse_inputs(out.dir, files.iter().map(PathBuf::as_path))
+    let reading = setup.reading(2, context.seed);
+    for data in [&setup.data, &setup.eval_data] {
+        let files = files_of(data, context.registry, &reading)?;
+        OutputDir::refuse_inputs(out.dir, files.iter().map(PathBuf::as_path))?;
+    }
+    Ok(())
 }
 
 fn windows(context: &Context, setup: &Setup, start: &Start, tokenizer: &Tokenizer) -> Result<Windows> {
     let seq_len = seq_len_or_default(setup.seq_len, &start.blueprint, tokenizer);
     setup.reading(seq_len, context.seed).windows(&setup.data, tokenizer, context.registry)
-}
-
-/// Takes an earlier model of this run away, config.json first: old shards must not stand beside new ones.
-fn remove_model(out_dir: &Path) -> Result<()> {
-    let mut stale = vec![out_dir.join("config.json")];
-    let entries = fs::read_dir(out_dir).at_path(out_dir)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let is_weights = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
-    };
-    stale.extend(entries.filter(is_weights));
-    for path in stale.iter().filter(|path| path.is_file()) {
-        fs::remove_file(path).at_path(path)?;
-    }
-    Ok(())
-}
-
-/// `--force`: what lies at the output goes.
-fn clear(dir: &Path) -> Result<()> {
-    if dir.is_dir() { fs::remove_dir_all(dir).at_path(dir) } else { fs::remove_file(dir).at_path(dir) }
-}
-
-/// Writes the model beside the metrics: whole in a folder of its own first, then file by file with config.json last, so
-/// that a folder that has one has everything.
-fn write_student(start: &Start, student: &Transformer, masters: &Masters, out_dir: &Path) -> Result<()> {
-    let staged = out_dir.join("model");
-    if staged.exists() {
-        // Half moved out when an earlier process ended.
-        fs::remove_dir_all(&staged).at_path(&staged)?;
-    }
-    let output = OutputDir::create(&staged, true)?;
-    write_model(output.path(), &start.config, &student.to_source(masters)?, Some(&start.dir), WriteOptions::default())?;
-    let plan = start.dir.join("plan.json");
-    if plan.is_file() && !start.files.is_empty() {
-        fs::copy(&plan, output.path().join("plan.json")).at_path(&plan)?;
-    }
-    output.commit()?;
-    let mut names: Vec<_> = fs::read_dir(&staged)
-        .at_path(&staged)?
-        .map(|e| e.map(|e| e.file_name()))
-        .collect::<Result<_, _>>()
-        .at_path(&staged)?;
-    names.sort_by_key(|name| name == "config.json");
-    remove_model(out_dir)?;
-    for name in names {
-        let target = out_dir.join(&name);
-        if target.is_dir() {
-            fs::remove_dir_all(&target).at_path(&target)?;
-        }
-        fs::rename(staged.join(&name), &target).at_path(&target)?;
-    }
-    fs::remove_dir(&staged).at_path(&staged)?;
-    sync_dir(out_dir)
 }
 
 fn summary(outcome: &Outcome, blueprint: &Blueprint, out_dir: &Path) -> Value {
@@ -366,8 +357,11 @@ fn summary(outcome: &Outcome, blueprint: &Blueprint, out_dir: &Path) -> Value {
         "n_planned": outcome.n_planned,
         "n_tokens": outcome.n_tokens,
         "loss": outcome.loss,
+        "n_skipped": outcome.n_skipped,
+        "best": outcome.best,
         "tokens_per_second": outcome.tokens_per_second,
         "memory": { "predicted_bytes": outcome.memory_bytes, "peak_bytes": peak_bytes() },
         "complete": outcome.is_complete(),
+        "interrupted": outcome.is_interrupted,
     })
 }

@@ -2,26 +2,33 @@
 //!
 //! Each step runs the student's blocks once, then the head and the loss in row chunks: every chunk's gradient is taken
 //! at once and its logits freed, and what reaches the last hidden state flows back through the blocks at the end.
+//! A step whose loss or gradient is not finite changes nothing; its batch is not tried again, so runs stay repeatable.
 
+mod events;
 mod gradient;
+mod held_out;
 mod memory;
+mod metrics;
 mod objective;
 mod optimizer;
 mod pass;
 mod resume;
 mod run;
+mod saving;
 mod schedule;
 mod settings;
 mod states;
 mod teacher;
 
 pub use gradient::mean_gradient;
+pub use held_out::{Best, HeldOut, HeldOutLoss};
 pub use memory::{BatchShape, StepMemory};
 pub use objective::{Means, Objective, Term};
 pub use optimizer::{AdamW, AdamWSettings, Masters};
 pub use resume::has_state;
 pub use run::{Outcome, Trainer};
-pub use schedule::Schedule;
+pub use saving::Saving;
+pub use schedule::{Schedule, Shape};
 pub use settings::TrainSettings;
 pub use states::{LiftStart, StateTerm, Weight};
 pub use teacher::{CacheHeader, CacheType, Lesson, Loaded, Remembered, Streamed, Teacher, TeacherCache};

@@ -122,11 +122,7 @@ impl Objective {
                 lesson.as_deref().ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
             let value = term.value(&pass.states, |site| lesson.states(site), targets.seen_bt.as_ref())?;
             let mean = value.f_double_value(&[])?;
-            let factor = match term.weight {
-                Weight::Fixed(factor) => factor,
-                Weight::Dynamic(_) if mean == 0.0 => 0.0,
-                Weight::Dynamic(share) => share * logits_total / mean,
-            };
+            let factor = term.factor(logits_total, mean);
             means.terms.push(mean);
             means.total += factor * mean;
             let part = value.f_mul_scalar(factor * scale)?;

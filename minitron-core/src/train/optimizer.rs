@@ -110,6 +110,18 @@ impl AdamW {
         Ok(())
     }
 
+    /// Leaves weights and moments as they are, and takes the gradients away.
+    pub fn skip(&mut self) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        for state in &self.states {
+            let mut gradient = state.weight.f_grad()?;
+            if gradient.defined() {
+                let _ = gradient.f_zero_()?;
+            }
+        }
+        Ok(())
+    }
+
     /// What a trained model is written from, where it computes in less than f32.
     pub fn masters(&self) -> Masters {
         let master = |state: &State| Some((state.name.clone(), state.master.as_ref()?.shallow_clone()));
@@ -128,7 +140,7 @@ impl AdamW {
         Ok(source)
     }
 
-    /// Takes moments, masters and weights back.
+    /// Takes moments, masters and weights back, as after `n_steps` updates.
     ///
     /// # Errors
     /// `Recipe` when they belong to a model of other shapes.

@@ -1,15 +1,20 @@
-//! The state a run continues from: weights, moments, step; written whole or not at all.
+//! States that a run continues from: weights, moments, counts. Each is written whole or not at all, and older ones go only
+//! when a newer one is durable: `checkpoint/step-00000100/{state.json,state.safetensors}`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::held_out::Best;
 use super::optimizer::AdamW;
-use crate::checkpoint::{OutputDir, Reader, write_tensors};
+use crate::checkpoint::{OutputDir, Reader, sync_dir, write_tensors};
 use crate::error::{Error, IoContext, Result};
+use crate::progress::Progress;
 
 const DIR: &str = "checkpoint";
+const STEP: &str = "step-";
 const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
 
@@ -20,46 +25,174 @@ pub(super) struct State {
     pub step: u64,
     /// Tokens seen.
     pub n_tokens: u64,
+    /// Steps among them that changed nothing, since loss or gradient was not finite.
+    pub n_skipped: u64,
+    /// Those of them since the last update.
+    pub n_skipped_in_row: u64,
+    /// Seconds that the run has taken, interruptions left out.
+    pub elapsed_s: f64,
+    /// The best evaluation so far.
+    pub best: Option<Best>,
     /// Digest of all that decides the result: settings, losses, data, models.
     pub identity: serde_json::Value,
     /// Bytes of metrics.jsonl at this step; later ones are cut off on resume.
     pub metrics_len: u64,
 }
 
-/// The folder of a run's state.
-pub(super) fn dir(out_dir: &Path) -> PathBuf {
+impl State {
+    /// Before the first step.
+    pub fn start(identity: serde_json::Value) -> Self {
+        State {
+            step: 0,
+            n_tokens: 0,
+            n_skipped: 0,
+            n_skipped_in_row: 0,
+            elapsed_s: 0.0,
+            best: None,
+            identity,
+            metrics_len: 0,
+        }
+    }
+
+    /// One more step is done.
+    pub fn count(&mut self, step: u64, n_tokens: u64, is_applied: bool) {
+        (self.step, self.n_tokens) = (step, n_tokens);
+        self.n_skipped += u64::from(!is_applied);
+        self.n_skipped_in_row = if is_applied { 0 } else { self.n_skipped_in_row + 1 };
+    }
+}
+
+fn dir(out_dir: &Path) -> PathBuf {
     out_dir.join(DIR)
 }
 
-pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
-    let output = OutputDir::create(&dir(out_dir), true)?;
+/// The folder of the state after a step.
+pub(super) fn step_dir(out_dir: &Path, step: u64) -> PathBuf {
+    dir(out_dir).join(format!("{STEP}{step:08}"))
+}
+
+/// Steps that states lie of, whole or not, newest first.
+fn steps(out_dir: &Path) -> Result<Vec<u64>> {
+    let dir = dir(out_dir);
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let names = names_in(&dir)?;
+    let mut steps: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix(STEP)?.parse().ok()).collect();
+    steps.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(steps)
+}
+
+fn names_in(dir: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(dir).at_path(dir)?;
+    Ok(entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect())
+}
+
+/// The newest step that a state lies of.
+pub(super) fn newest(out_dir: &Path) -> Option<u64> {
+    steps(out_dir).ok()?.first().copied()
+}
+
+/// Whether an earlier run left a state in `out_dir`.
+pub fn has_state(out_dir: &Path) -> bool {
+    newest(out_dir).is_some()
+}
+
+/// Writes a state, then removes all but the newest `keep` and the best one's.
+pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Result<()> {
+    let parent = dir(out_dir);
+    if !parent.is_dir() {
+        fs::create_dir_all(&parent).at_path(&parent)?;
+        sync_dir(out_dir)?;
+    }
+    let target = step_dir(out_dir, state.step);
+    // One of this step that could not be read: the run would not have come here otherwise.
+    remove(&target)?;
+    let output = OutputDir::create(&target, true)?;
     write_tensors(&output.path().join(TENSORS), &optimizer.to_source()?)?;
     let text = serde_json::to_string_pretty(state).map_err(|e| Error::Internal(format!("state: {e}")))?;
     let path = output.path().join(STATE);
     fs::write(&path, text).at_path(&path)?;
-    output.commit()
+    output.commit()?;
+    let best = state.best.map(|best| best.step);
+    // Those of later steps could not be read either.
+    let (older, unreadable): (Vec<u64>, Vec<u64>) = steps(out_dir)?.into_iter().partition(|&step| step <= state.step);
+    let outdated = older.into_iter().skip(keep).filter(|&step| Some(step) != best);
+    outdated.chain(unreadable).try_for_each(|step| remove(&step_dir(out_dir, step)))
 }
 
-/// Whether an earlier run left a state in `out_dir`; one that was being replaced when the process ended counts.
-pub fn has_state(out_dir: &Path) -> bool {
-    let replaced = out_dir.join(format!(".{DIR}.old"));
-    if !dir(out_dir).exists() && replaced.join(STATE).is_file() {
-        return fs::rename(&replaced, dir(out_dir)).is_ok();
+/// Takes a state's folder away under another name first, so that no half of it is ever found.
+fn remove(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
     }
-    dir(out_dir).join(STATE).is_file()
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let leaving = path.with_file_name(format!(".{name}.old"));
+    if leaving.exists() {
+        fs::remove_dir_all(&leaving).at_path(&leaving)?;
+    }
+    fs::rename(path, &leaving).at_path(path)?;
+    fs::remove_dir_all(&leaving).at_path(&leaving)
 }
 
-/// Restores the optimiser and its weights; `None` where there is nothing to resume.
+/// Restores the newest state that is whole; `None` where there is nothing to resume. What an interrupted write left goes.
 ///
 /// # Errors
-/// `Recipe` naming what differs from the interrupted run.
-pub(super) fn load(out_dir: &Path, identity: &serde_json::Value, optimizer: &mut AdamW) -> Result<Option<State>> {
-    let path = dir(out_dir).join(STATE);
-    if !has_state(out_dir) {
-        return Ok(None);
+/// `Recipe` naming what differs from the interrupted run; `Checkpoint` where states lie there and none can be read.
+pub(super) fn load(
+    out_dir: &Path,
+    identity: &serde_json::Value,
+    optimizer: &mut AdamW,
+    progress: &dyn Progress,
+) -> Result<Option<State>> {
+    let steps = steps(out_dir)?;
+    let mut damage = None;
+    for &step in &steps {
+        match read(&step_dir(out_dir, step), step, identity, optimizer) {
+            Ok(state) => {
+                sweep(out_dir)?;
+                return Ok(Some(state));
+            }
+            Err(error) if is_damage(&error) => {
+                progress.warn(&format!("resume: this checkpoint is damaged and left out, {error}"));
+                damage = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
     }
-    let text = fs::read_to_string(&path).at_path(&path)?;
-    let state: State = serde_json::from_str(&text).map_err(|e| Error::checkpoint(&path, format!("unreadable: {e}")))?;
+    match damage {
+        None => Ok(None),
+        Some(error) => {
+            let message = format!("none of {} checkpoints can be read ({error}); remove it to start over", steps.len());
+            Err(Error::checkpoint(dir(out_dir), message))
+        }
+    }
+}
+
+/// Beginnings and remains of states, whose names begin with a dot.
+fn sweep(out_dir: &Path) -> Result<()> {
+    let dir = dir(out_dir);
+    let is_rest = |name: &String| name.starts_with(&format!(".{STEP}"));
+    for path in names_in(&dir)?.into_iter().filter(is_rest).map(|name| dir.join(name)) {
+        fs::remove_dir_all(&path).at_path(&path)?;
+    }
+    Ok(())
+}
+
+/// Takes all states of another run away.
+pub(super) fn clear(out_dir: &Path) -> Result<()> {
+    let dir = dir(out_dir);
+    if dir.is_dir() { fs::remove_dir_all(&dir).at_path(&dir) } else { Ok(()) }
+}
+
+fn read(dir: &Path, step: u64, identity: &serde_json::Value, optimizer: &mut AdamW) -> Result<State> {
+    let path = dir.join(STATE);
+    let text = fs::read(&path).at_path(&path)?;
+    let state: State =
+        serde_json::from_slice(&text).map_err(|e| Error::checkpoint(&path, format!("unreadable: {e}")))?;
+    if state.step != step || state.n_skipped > step {
+        return Err(Error::checkpoint(&path, format!("expected step {step}, got {}", state.step)));
+    }
     if &state.identity != identity {
         let differing = differing_keys(&state.identity, identity).join(", ");
         let message = format!(
@@ -68,8 +201,17 @@ pub(super) fn load(out_dir: &Path, identity: &serde_json::Value, optimizer: &mut
         );
         return Err(Error::Recipe(message));
     }
-    optimizer.restore(&Reader::open_file(&dir(out_dir).join(TENSORS))?, state.step)?;
-    Ok(Some(state))
+    optimizer.restore(&Reader::open_file(&dir.join(TENSORS))?, step - state.n_skipped)?;
+    Ok(state)
+}
+
+/// Whether a state is not whole, rather than out of reach or another run's.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Checkpoint { .. } => true,
+        Error::Io { source, .. } => [ErrorKind::NotFound, ErrorKind::UnexpectedEof].contains(&source.kind()),
+        _ => false,
+    }
 }
 
 /// Paths of the values that differ: `settings.lr`.

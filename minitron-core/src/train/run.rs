@@ -1,29 +1,28 @@
 //! The loop.
 
 use std::cell::RefCell;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::held_out::{Best, HeldOut, HeldOutLoss};
 use super::memory::{BatchShape, StepMemory};
+use super::metrics::{Clock, Metrics};
 use super::objective::Objective;
 use super::optimizer::{AdamW, Masters};
 use super::resume::{self, State};
+use super::saving::Saving;
 use super::settings::TrainSettings;
 use super::teacher::Teacher;
 use crate::blueprint::Output;
 use crate::data::{Order, Task, Windows};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::model::Transformer;
-use crate::progress::Progress;
+use crate::progress::{Interrupt, Progress};
 
 /// The program with libtorch, and the buffers of matrix products.
 const BASE_BYTES: u64 = 300 << 20;
-
-const METRICS: &str = "metrics.jsonl";
 
 /// One training run.
 #[derive(Debug)]
@@ -42,14 +41,20 @@ pub struct Trainer<'a> {
     pub settings: &'a TrainSettings,
     /// Facts beyond the settings that a resumed run must share: data, models, losses.
     pub identity: Value,
-    /// Folder for metrics.jsonl and checkpoint/.
+    /// Folder for metrics.jsonl, logs/ and checkpoint/.
     pub out_dir: &'a Path,
-    /// Steps between checkpoints; a tenth of the run where not given.
-    pub checkpoint_every: Option<u64>,
+    /// When states are kept, and how many.
+    pub saving: Saving,
+    /// What to evaluate on between steps.
+    pub held_out: Option<HeldOut<'a>>,
+    /// Steps in a row without a finite loss and gradient that end the run.
+    pub max_skipped: u64,
     /// Stop after this step although the run is longer; `--resume` goes on.
     pub stop_after: Option<u64>,
     /// Where to report.
     pub progress: &'a dyn Progress,
+    /// How the run is asked to end after the step at hand; `--resume` goes on.
+    pub interrupt: &'a Interrupt,
 }
 
 /// How a run went.
@@ -61,8 +66,14 @@ pub struct Outcome {
     pub n_planned: u64,
     /// Tokens seen, earlier runs included.
     pub n_tokens: u64,
-    /// Mean loss of the last tenth of this run's steps; none where nothing was left to do.
+    /// Steps among them that changed nothing.
+    pub n_skipped: u64,
+    /// Mean loss of the last tenth of this run's steps, skipped ones left out; none where nothing was left to do.
     pub loss: Option<f64>,
+    /// The best evaluation, earlier runs included.
+    pub best: Option<Best>,
+    /// Whether the run was asked to end before the last of the steps it was to do.
+    pub is_interrupted: bool,
     /// Rate of this run, the first step left out.
     pub tokens_per_second: f64,
     /// What a step was expected to take at its peak.
@@ -82,59 +93,115 @@ struct Step {
     norm: f64,
 }
 
+impl Step {
+    /// Whether the weights were changed: otherwise the step is skipped.
+    fn is_applied(&self) -> bool {
+        self.loss.is_finite() && self.norm.is_finite()
+    }
+}
+
 impl Trainer<'_> {
-    /// Trains; with `resume`, from the last checkpoint in `out_dir`, to the same bytes as without the interruption.
+    /// Trains; with `resume`, from the last whole checkpoint in `out_dir`, to the same bytes as without the interruption.
     ///
     /// # Errors
-    /// `Data` when the loss stops being finite; `Recipe` when the checkpoint belongs to another run.
+    /// `Data` when too many losses in a row are not finite; `Recipe` when the checkpoint belongs to another run.
     pub fn run(&self, resume: bool) -> Result<(Outcome, Masters)> {
         self.check()?;
         let schedule = self.settings.schedule(self.windows.mean_width());
-        let per_step = self.settings.tokens_per_step(self.windows.mean_width());
         let mut optimizer =
             AdamW::new(self.student.parameters().iter().chain(self.objective.lifts()), self.settings.adamw)?;
-        let identity = json!({ "settings": self.settings, "inputs": self.identity });
-        let resumed = if resume { resume::load(self.out_dir, &identity, &mut optimizer)? } else { None };
-        let first = resumed.as_ref().map_or(0, |state| state.step);
-        let mut metrics = Metrics::open(self.out_dir, resumed.as_ref().map_or(0, |state| state.metrics_len))?;
-        let every = self.checkpoint_every.unwrap_or(schedule.n_steps.div_ceil(10)).max(1);
-        let last = self.stop_after.unwrap_or(schedule.n_steps).min(schedule.n_steps);
+        let mut state = self.start(resume, &mut optimizer)?;
+        let per_step = self.settings.tokens_per_step(self.windows.mean_width());
+        let (first, last) = (state.step, self.stop_after.unwrap_or(schedule.n_steps).min(schedule.n_steps));
+        let mut metrics = Metrics::open(self.out_dir, &state)?;
+        let mut timer = self.saving.timer(schedule.n_steps);
 
         let memory = self.memory();
         self.progress.warn(&memory.says());
         let mut order = Order::new(self.windows.len(), self.settings.seed);
         let mut recent = Vec::new();
-        let mut clock = Clock::new();
+        let mut clock = Clock::after(state.elapsed_s);
+        let mut note = Note::default();
         self.progress.start("train, tokens", schedule.n_steps.saturating_mul(per_step));
         self.progress.advance(first.saturating_mul(per_step), "");
         for step in first + 1..=last {
-            let lr = schedule.at(step);
+            let (lr, begin) = (schedule.at(step), Instant::now());
             let done = self.step(&mut optimizer, &mut order, step, lr)?;
-            clock.tick(per_step);
-            recent.push(done.loss);
-            metrics.write(&self.record(step, per_step, lr, &done, &clock))?;
-            self.progress.advance(per_step, &format!("loss {:.4}", done.loss));
-            if step % every == 0 || step == last {
+            clock.tick(per_step, begin.elapsed());
+            recent.extend(done.is_applied().then_some(done.loss));
+            state.count(step, step * per_step, done.is_applied());
+            let evaluated = match &self.held_out {
+                Some(held_out) if step == schedule.n_steps || timer.is_evaluated(step, held_out) => {
+                    Some(self.evaluate(held_out, &optimizer, &mut state)?)
+                }
+                _ => None,
+            };
+            metrics.write(step, &self.record(&state, lr, &done, &clock, evaluated.as_ref()))?;
+            self.progress.advance(per_step, &note.after(&done, lr, evaluated.as_ref()));
+            self.refuse_divergence(&state, &done)?;
+            let is_best = evaluated.is_some() && state.best.is_some_and(|best| best.step == step);
+            let asked = self.interrupt.is_asked();
+            if timer.is_due(step) || is_best || step == last || asked {
                 if let Some(teacher) = &self.teacher {
                     teacher.borrow_mut().settle()?;
                 }
-                let metrics_len = metrics.sync()?;
-                let state = State { step, n_tokens: step * per_step, identity: identity.clone(), metrics_len };
-                resume::save(self.out_dir, &state, &optimizer)?;
+                state.metrics_len = metrics.sync()?;
+                state.elapsed_s = clock.elapsed();
+                resume::save(self.out_dir, &state, &optimizer, self.saving.keep)?;
+                timer.reset();
+            }
+            if asked {
+                self.progress.warn(&format!("asked to end: step {step} of {} is saved", schedule.n_steps));
+                break;
             }
         }
         self.progress.finish();
-        let tail = recent.len().div_ceil(10).max(1);
-        let tail = recent.get(recent.len().saturating_sub(tail)..).unwrap_or_default();
+        let is_interrupted = self.interrupt.is_asked() && state.step < last;
         let outcome = Outcome {
-            n_steps: last.max(first),
-            n_planned: schedule.n_steps,
-            n_tokens: last.max(first) * per_step,
-            loss: (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64),
-            tokens_per_second: clock.rate(),
             memory_bytes: memory.total(),
+            ..outcome(&state, &recent, schedule.n_steps, is_interrupted, clock.rate())
         };
         Ok((outcome, optimizer.masters()))
+    }
+
+    /// The state to go on from: an earlier one, restored, or none, and then nothing of another run stays.
+    fn start(&self, resume: bool, optimizer: &mut AdamW) -> Result<State> {
+        let identity = json!({ "settings": self.settings, "inputs": self.identity });
+        let resumed = if resume { resume::load(self.out_dir, &identity, optimizer, self.progress)? } else { None };
+        if resumed.is_none() {
+            resume::clear(self.out_dir)?;
+        }
+        Ok(resumed.unwrap_or_else(|| State::start(identity)))
+    }
+
+    /// Measures the student, and writes it where it is the best so far: before the state says so, so that a run that ends in
+    /// between comes here again.
+    fn evaluate(&self, held_out: &HeldOut, optimizer: &AdamW, state: &mut State) -> Result<HeldOutLoss> {
+        let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
+        let teacher = teacher.as_mut().map(|teacher| &mut ***teacher);
+        let found = self.objective.evaluate(self.student, teacher, self.task, held_out)?;
+        let loss = found.value();
+        if loss.is_finite() && state.best.is_none_or(|best| loss < best.loss) {
+            (held_out.write_best)(&optimizer.masters())?;
+            state.best = Some(Best { step: state.step, loss });
+        }
+        Ok(found)
+    }
+
+    /// Ends a run whose last steps all changed nothing.
+    fn refuse_divergence(&self, state: &State, done: &Step) -> Result<()> {
+        if state.n_skipped_in_row < self.max_skipped.max(1) {
+            return Ok(());
+        }
+        let good = match resume::newest(self.out_dir) {
+            Some(step) => format!("the last good checkpoint is {}", resume::step_dir(self.out_dir, step).display()),
+            None => "no checkpoint was written yet".to_owned(),
+        };
+        let Step { loss, norm, .. } = done;
+        let (step, in_row) = (state.step, state.n_skipped_in_row);
+        let message =
+            format!("training diverged: loss {loss}, gradient norm {norm} at step {step}, {in_row} skipped in a row");
+        Err(Error::Data(format!("{message}; {good}; try a lower lr or a longer warm-up")))
     }
 
     /// Refuses what cannot be trained, before anything is written.
@@ -143,7 +210,12 @@ impl Trainer<'_> {
     /// `Recipe` for settings, windows or models that do not go together, `Data` for a student without a head.
     pub fn check(&self) -> Result<()> {
         self.settings.check()?;
-        self.windows.check_fits(&self.student.blueprint.options)?;
+        self.saving.check()?;
+        if self.max_skipped == 0 || self.held_out.is_some_and(|held_out| held_out.every == Some(0)) {
+            return Err(Error::Recipe("max_skipped, eval_every: expected at least 1".into()));
+        }
+        let texts = || [Some(self.windows), self.held_out.map(|held_out| held_out.windows)].into_iter().flatten();
+        texts().try_for_each(|windows| windows.check_fits(&self.student.blueprint.options))?;
         self.objective.check()?;
         if !self.objective.terms.is_empty() && !self.student.has_head() {
             return Err(Error::Data("the student has no language-model head, so there are no logits to train".into()));
@@ -161,7 +233,7 @@ impl Trainer<'_> {
         };
         let teacher = teacher.borrow();
         let teacher = teacher.blueprint();
-        self.windows.check_fits(&teacher.options)?;
+        texts().try_for_each(|windows| windows.check_fits(&teacher.options))?;
         if !self.objective.needs_teacher_logits() {
             return Ok(());
         }
@@ -209,90 +281,69 @@ impl Trainer<'_> {
                 *sum += mean / n_passes as f64;
             }
         }
-        let norm = optimizer.gradient_norm()?;
-        if !(loss.is_finite() && norm.is_finite()) {
-            let message =
-                format!("training diverged at step {step} (loss {loss}, gradient norm {norm}); try a lower lr");
-            return Err(Error::Data(message));
+        let done = Step { loss, terms, norm: optimizer.gradient_norm()? };
+        if !done.is_applied() {
+            optimizer.skip()?;
+            return Ok(done);
         }
-        let scale = if norm > self.settings.clip { self.settings.clip / norm } else { 1.0 };
+        let scale = if done.norm > self.settings.clip { self.settings.clip / done.norm } else { 1.0 };
         optimizer.step(lr, scale)?;
-        Ok(Step { loss, terms, norm })
+        Ok(done)
     }
 
-    fn record(&self, step: u64, per_step: u64, lr: f64, done: &Step, clock: &Clock) -> Value {
+    fn record(&self, state: &State, lr: f64, done: &Step, clock: &Clock, evaluated: Option<&HeldOutLoss>) -> Value {
         let mut record = json!({
-            "step": step,
-            "n_tokens": step * per_step,
+            "step": state.step,
+            "n_tokens": state.n_tokens,
             "loss": done.loss,
             "lr": lr,
             "grad_norm": done.norm,
+            "n_skipped": state.n_skipped,
             "elapsed_s": clock.elapsed(),
             "tokens_per_second": clock.rate(),
         });
-        for (label, mean) in self.objective.labels().zip(&done.terms) {
-            if let Some(object) = record.as_object_mut() {
-                object.insert(format!("loss/{label}"), json!(mean));
-            }
+        let labels = || self.objective.labels();
+        let mut more: Vec<(String, f64)> =
+            labels().zip(&done.terms).map(|(label, mean)| (format!("loss/{label}"), *mean)).collect();
+        if let Some(evaluated) = evaluated {
+            more.push(("eval/loss".into(), evaluated.value()));
+            more.extend(labels().zip(&evaluated.terms).map(|(label, mean)| (format!("eval/{label}"), *mean)));
+        }
+        if let Some(object) = record.as_object_mut() {
+            object.extend(more.into_iter().map(|(key, value)| (key, json!(value))));
         }
         record
     }
 }
 
-/// metrics.jsonl, one line per step.
-struct Metrics {
-    path: std::path::PathBuf,
-    file: File,
-}
-
-impl Metrics {
-    /// Opens the file and cuts off what follows the resumed step.
-    fn open(out_dir: &Path, keep: u64) -> Result<Self> {
-        fs::create_dir_all(out_dir).at_path(out_dir)?;
-        let path = out_dir.join(METRICS);
-        let file = OpenOptions::new().create(true).append(true).open(&path).at_path(&path)?;
-        let found = file.metadata().at_path(&path)?.len();
-        file.set_len(keep.min(found)).at_path(&path)?;
-        Ok(Metrics { path, file })
-    }
-
-    fn write(&mut self, record: &Value) -> Result<()> {
-        writeln!(self.file, "{record}").at_path(&self.path)
-    }
-
-    fn sync(&mut self) -> Result<u64> {
-        self.file.sync_all().at_path(&self.path)?;
-        Ok(self.file.metadata().at_path(&self.path)?.len())
+fn outcome(state: &State, losses: &[f64], n_planned: u64, is_interrupted: bool, tokens_per_second: f64) -> Outcome {
+    let tail = losses.len().div_ceil(10).max(1);
+    let tail = losses.get(losses.len().saturating_sub(tail)..).unwrap_or_default();
+    Outcome {
+        n_steps: state.step,
+        n_planned,
+        n_tokens: state.n_tokens,
+        n_skipped: state.n_skipped,
+        loss: (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64),
+        best: state.best,
+        is_interrupted,
+        tokens_per_second,
+        memory_bytes: 0,
     }
 }
 
-/// Counts tokens over time; the first step, which warms caches up, sets the start.
-struct Clock {
-    begin: Instant,
-    warm: Option<Instant>,
-    n_tokens: u64,
+/// What stands beside the bar.
+#[derive(Default)]
+struct Note {
+    held_out: String,
 }
 
-impl Clock {
-    fn new() -> Self {
-        Clock { begin: Instant::now(), warm: None, n_tokens: 0 }
-    }
-
-    fn tick(&mut self, n_tokens: u64) {
-        match self.warm {
-            None => self.warm = Some(Instant::now()),
-            Some(_) => self.n_tokens += n_tokens,
+impl Note {
+    fn after(&mut self, done: &Step, lr: f64, evaluated: Option<&HeldOutLoss>) -> String {
+        if let Some(evaluated) = evaluated {
+            self.held_out = format!("  held out {:.4}", evaluated.value());
         }
-    }
-
-    fn elapsed(&self) -> f64 {
-        self.begin.elapsed().as_secs_f64()
-    }
-
-    fn rate(&self) -> f64 {
-        match self.warm {
-            Some(warm) if self.n_tokens > 0 => self.n_tokens as f64 / warm.elapsed().as_secs_f64().max(1e-9),
-            _ => 0.0,
-        }
+        let loss = if done.is_applied() { format!("loss {:.4}", done.loss) } else { "step skipped".to_owned() };
+        format!("{loss}  lr {lr:.1e}{}", self.held_out)
     }
 }

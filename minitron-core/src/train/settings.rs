@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::AdamWSettings;
-use super::schedule::Schedule;
+use super::schedule::{Schedule, Shape};
 use crate::error::{Error, Result};
 
 const MAX_WINDOWS_PER_STEP: usize = 1 << 20;
@@ -19,6 +19,10 @@ pub struct TrainSettings {
     pub accumulate: usize,
     /// Highest learning rate.
     pub lr: f64,
+    /// How the learning rate goes on after warm-up.
+    pub schedule: Shape,
+    /// Share of all steps that a `wsd` schedule decays over, at the end.
+    pub decay_share: f64,
     /// Last learning rate; a tenth of the highest where not given.
     pub min_lr: Option<f64>,
     /// Warm-up steps; a twentieth of all where not given.
@@ -38,6 +42,8 @@ impl Default for TrainSettings {
             batch_size: 8,
             accumulate: 1,
             lr: 1e-3,
+            schedule: Shape::default(),
+            decay_share: 0.1,
             min_lr: None,
             warmup: None,
             clip: 1.0,
@@ -64,6 +70,12 @@ impl TrainSettings {
             s if !(s.lr.is_finite() && s.lr > 0.0) => wrong("lr: expected a positive number"),
             s if s.clip.is_nan() || s.clip <= 0.0 => wrong("clip: expected a positive number"),
             s if s.min_lr.is_some_and(|lr| !(0.0..=s.lr).contains(&lr)) => wrong("min_lr: expected 0 to lr"),
+            s if s.min_lr.is_some() && s.schedule == Shape::Constant => {
+                wrong("min_lr: a constant schedule stays at lr; leave one of them out")
+            }
+            s if !(s.decay_share > 0.0 && s.decay_share <= 1.0) => {
+                wrong("decay_share: expected more than 0 and at most 1")
+            }
             s if !(in_unit(s.adamw.beta1) && in_unit(s.adamw.beta2)) => wrong("beta1, beta2: expected 0 to 1"),
             s if s.adamw.eps.is_nan()
                 || s.adamw.eps <= 0.0
@@ -85,6 +97,9 @@ impl TrainSettings {
     pub fn schedule(&self, width: usize) -> Schedule {
         let n_steps = self.n_tokens.div_ceil(self.tokens_per_step(width));
         let n_warmup = self.warmup.unwrap_or(n_steps / 20).min(n_steps);
-        Schedule { peak: self.lr, minimum: self.min_lr.unwrap_or(self.lr / 10.0), n_warmup, n_steps }
+        // Rounded up: a decay has at least one step.
+        let n_decay = (self.decay_share * n_steps as f64).ceil() as u64;
+        let minimum = self.min_lr.unwrap_or(self.lr / 10.0);
+        Schedule { shape: self.schedule, peak: self.lr, minimum, n_warmup, n_decay, n_steps }
     }
 }

@@ -81,6 +81,15 @@ impl StateTerm {
         self.pairs.iter().map(|pair| pair.teacher)
     }
 
+    /// What a value of `mean` is multiplied by beside losses on logits that sum to `logits`.
+    pub(super) fn factor(&self, logits: f64, mean: f64) -> f64 {
+        match self.weight {
+            Weight::Fixed(factor) => factor,
+            Weight::Dynamic(_) if mean == 0.0 => 0.0,
+            Weight::Dynamic(share) => share * logits / mean,
+        }
+    }
+
     /// The learned map, where widths differ.
     pub fn lift(&self) -> Option<&Parameter> {
         self.lift.as_ref()

@@ -3,7 +3,7 @@
 //! ```text
 //! cache.json   whose words these are and how they are stored
 //! rows.bin     one record a row: k token ids (u16 or u32), k log-probabilities (f16 or f32), log of the tail's mass (f32)
-//! index.bin    one entry a window: key [16], first row u64, number of rows u32, CRC-32 of the rows u32
+//! index.bin    one entry a window: key [16], first row u64, number of rows u32, CRC-32C of the rows u32
 //! ```
 //! Windows are found by their content, so that shuffling, other batches or more data do not matter. An entry is written after
 //! its rows: what a process that ended early left half done is cut off at the next opening.
@@ -222,7 +222,7 @@ impl TeacherCache {
         let mut bytes = vec![0; row_bytes * entry.n_rows as usize];
         let start = entry.first_row.saturating_mul(row_bytes as u64);
         self.rows.read_exact_at(&mut bytes, start).at_path(&path)?;
-        if crc32fast::hash(&bytes) != entry.crc {
+        if crc32c::crc32c(&bytes) != entry.crc {
             let message =
                 format!("damaged: rows from {} on are not those that were written; delete the folder", entry.first_row);
             return Err(Error::checkpoint(&path, message));
@@ -243,7 +243,7 @@ impl TeacherCache {
             self.is_writer = true;
         }
         let bytes = self.encode(rows);
-        let entry = Entry { first_row: self.n_rows, n_rows: rows.log_tail.len() as u32, crc: crc32fast::hash(&bytes) };
+        let entry = Entry { first_row: self.n_rows, n_rows: rows.log_tail.len() as u32, crc: crc32c::crc32c(&bytes) };
         let written = self.rows.write_all(&bytes).at_path(&self.dir.join(ROWS));
         let written = written.and_then(|()| {
             let mut line = key.to_vec();

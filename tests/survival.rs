@@ -1,0 +1,295 @@
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)] // Set-up of tests: what fails here is the test's own fault.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use minitron::{add_demo_tokenizer, python, tiny_llama, with_demo_vocabulary, write_tiny};
+use minitron_core::random::SplitMix;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A folder with a teacher, a student and a text; commands run in it.
+struct Desk {
+    dir: TempDir,
+}
+
+/// A distillation that evaluates and saves often.
+const DISTILL: &str = "distill --teacher teacher --student student --data text.txt --eval-data text.txt \
+    --eval-samples 2 --seq-len 32 --batch-size 4 --lr 3e-3 --threads 1 --checkpoint-every 7 --eval-every 14";
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Desk { dir: tempfile::tempdir().unwrap() };
+        let config = with_demo_vocabulary(tiny_llama());
+        for (name, seed) in [("teacher", 1), ("student", 2)] {
+            write_tiny(&desk.at(name), &config, seed).unwrap();
+            add_demo_tokenizer(&desk.at(name)).unwrap();
+        }
+        fs::write(desk.at("text.txt"), minitron::some_text()).unwrap();
+        desk
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(minitron::binary());
+        command.args(words.split_whitespace()).current_dir(self.dir.path()).env("OMP_NUM_THREADS", "1");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, words: &str) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// Runs a command that succeeds.
+    fn json(&self, words: &str) -> Value {
+        let output = self.run(&format!("{words} --json"));
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Starts a command and returns once a file is there.
+    fn start(&self, words: &str, file: &str) -> Child {
+        let mut child = self.command(words).spawn().unwrap();
+        while !self.at(file).exists() {
+            assert!(child.try_wait().unwrap().is_none(), "{words}: ended before {file} was there");
+            sleep(Duration::from_millis(5));
+        }
+        child
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        fs::read(self.at(name)).unwrap()
+    }
+
+    /// What every step did, times left out.
+    fn steps(&self, out: &str) -> Vec<Value> {
+        let text = String::from_utf8(self.bytes(&format!("{out}/metrics.jsonl"))).unwrap();
+        let step = |line: &str| {
+            let mut line: Value = serde_json::from_str(line).unwrap();
+            for key in ["elapsed_s", "tokens_per_second"] {
+                line.as_object_mut().unwrap().remove(key);
+            }
+            line
+        };
+        text.lines().map(step).collect()
+    }
+
+    /// Everything that two runs leave is the same.
+    fn assert_same(&self, one: &str, two: &str) {
+        for file in ["model.safetensors", "best/model.safetensors", "config.json"] {
+            assert!(self.bytes(&format!("{one}/{file}")) == self.bytes(&format!("{two}/{file}")), "{file} differs");
+        }
+        assert_eq!(self.steps(one), self.steps(two));
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
+    assert!(status.success(), "kill -{name}");
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+const HOW_TO_GO_ON: &str = "interrupted; all that was done is saved: go on with the same command";
+
+#[test]
+fn a_signal_ends_a_training_behind_its_step_and_says_how_to_go_on() {
+    let desk = Desk::new();
+    let job = format!("{DISTILL} --tokens 60k");
+    let whole = desk.json(&format!("{job} --out whole"));
+    assert_eq!((&whole["complete"], &whole["interrupted"]), (&json!(true), &json!(false)));
+    for (name, more) in [("TERM", ""), ("INT", " --resume")] {
+        fs::remove_file(desk.at("parts/metrics.jsonl")).unwrap_or_default();
+        let child = desk.start(&format!("{job} --out parts --json --quiet{more}"), "parts/metrics.jsonl");
+        sleep(Duration::from_millis(200));
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        assert_eq!(stderr, format!("{HOW_TO_GO_ON} with --resume\n"));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["complete"], &report["interrupted"]), (&json!(false), &json!(true)), "{report}");
+        assert!(report["n_steps"].as_u64() > Some(0) && !desk.at("parts/config.json").exists());
+    }
+    let resumed = desk.json(&format!("{job} --out parts --resume"));
+    assert_eq!((&resumed["complete"], &resumed["best"]), (&json!(true), &whole["best"]));
+    for file in ["model.safetensors", "best/model.safetensors"] {
+        assert!(desk.bytes(&format!("whole/{file}")) == desk.bytes(&format!("parts/{file}")), "{file} differs");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_training_at_once_and_other_work_ends_at_the_first() {
+    let desk = Desk::new();
+    // Steps of many seconds.
+    let job = format!("{DISTILL} --tokens 100M --accumulate 20000 --out slow");
+    let child = desk.start(&job, "slow/metrics.jsonl");
+    signal(&child, "INT");
+    sleep(Duration::from_millis(300));
+    signal(&child, "TERM");
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+
+    fs::write(desk.at("long.txt"), minitron::some_text().repeat(300)).unwrap();
+    let child = desk.command("eval teacher --data long.txt --seq-len 32 --threads 1").spawn().unwrap();
+    sleep(Duration::from_millis(500));
+    signal(&child, "TERM");
+    assert_eq!(child.wait_with_output().unwrap().status.signal(), Some(15));
+}
+
+#[test]
+fn an_interrupted_recipe_goes_on_with_the_same_command() {
+    let desk = Desk::new();
+    let recipe = "[[stages]]\nname = \"long\"\ndo = \"distill\"\nteacher = \"teacher\"\nstudent = \"student\"\n\
+        data = [\"text.txt\"]\neval_data = [\"text.txt\"]\nschedule = \"wsd\"\ntokens = \"60k\"\nseq_len = 32\n\
+        batch_size = 4\nkeep = 1\n\n[[stages]]\nname = \"say\"\ndo = \"generate\"\nmodel = \"long\"\nprompt = \"A\"\n";
+    fs::write(desk.at("recipe.toml"), recipe).unwrap();
+    let child = desk.start("run recipe.toml --out run --json", "run/long/metrics.jsonl");
+    sleep(Duration::from_millis(200));
+    signal(&child, "TERM");
+    let output = child.wait_with_output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.ends_with(&format!("{HOW_TO_GO_ON}\n")), "{stderr}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["interrupted"], json!(true));
+    let stages = report["stages"].as_array().unwrap();
+    assert!(stages.len() == 1 && stages[0].get("result").is_none(), "{report}");
+    let n_before = desk.steps("run/long").len() as u64;
+    let report = desk.json("run recipe.toml --out run");
+    assert!(report.get("interrupted").is_none());
+    assert_eq!(report["stages"][0]["result"]["complete"], json!(true));
+    assert!(n_before > 0 && report["stages"][1]["result"]["text"].is_string());
+    let steps = desk.steps("run/long");
+    assert_eq!(steps.len() as u64, report["stages"][0]["result"]["n_steps"].as_u64().unwrap());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_ends_a_training_with_the_file_at_fault_and_the_states_before_stay() {
+    let desk = Desk::new();
+    let job = format!("{DISTILL} --tokens 4k");
+    desk.json(&format!("{job} --out whole"));
+    desk.json(&format!("{job} --out parts --stop-after 3"));
+    // A limit on the size of files ends a write as a full disk does: 200 blocks of 512 bytes or 1 KiB.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\""])
+        .arg(minitron::binary())
+        .args(format!("{job} --out parts --resume --quiet").split_whitespace())
+        .current_dir(desk.dir.path())
+        .output()
+        .unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.starts_with("error: parts/checkpoint/.step-00000007.part/state.safetensors: File too large"),
+        "{stderr}"
+    );
+    let names: Vec<_> = fs::read_dir(desk.at("parts/checkpoint")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["step-00000003"]);
+    desk.json(&format!("{job} --out parts --resume"));
+    desk.assert_same("whole", "parts");
+}
+
+/// Reads a folder's event files as TensorBoard does: per tag, steps and values.
+const READ_EVENTS: &str = r#"
+import json, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1], size_guidance={"scalars": 0})
+events.Reload()
+print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}))
+"#;
+
+#[test]
+fn tensorboard_reads_every_step_once_after_a_kill() {
+    let imports =
+        |python: &PathBuf| Command::new(python).args(["-c", "import tensorboard"]).output().unwrap().status.success();
+    let Some(python) = python().filter(imports) else {
+        eprintln!("absent, not tested: the Python package tensorboard");
+        return;
+    };
+    let desk = Desk::new();
+    let job = format!("{DISTILL} --tokens 30k --out out");
+    let mut child = desk.start(&job, "out/checkpoint/step-00000035");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    desk.json(&format!("{job} --resume"));
+    let output = Command::new(python).args(["-c", READ_EVENTS]).arg(desk.at("out/logs")).output().unwrap();
+    let tags: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+    let records = desk.steps("out");
+    for tag in ["loss", "lr", "grad_norm", "n_skipped", "loss/forward_kl", "eval/loss", "eval/forward_kl"] {
+        let with_tag = records.iter().filter(|record| record.get(tag).is_some());
+        let expected: Vec<(u64, f32)> =
+            with_tag.map(|r| (r["step"].as_u64().unwrap(), r[tag].as_f64().unwrap() as f32)).collect();
+        let found: Vec<(u64, f64)> = serde_json::from_value(tags[tag].clone()).unwrap();
+        let found: Vec<(u64, f32)> = found.into_iter().map(|(step, value)| (step, value as f32)).collect();
+        assert_eq!(found, expected, "{tag}");
+    }
+}
+
+/// Interrupts a run of many steps again and again, each process after a random time, then lets it end; gives how many
+/// processes there were and how many of them were interrupted before they had begun to train.
+fn interrupt(desk: &Desk, job: &str, n_times: usize, mut end: impl FnMut(Child, bool)) -> usize {
+    let mut random = SplitMix::new(17);
+    let mut n_begun = 0;
+    for time in 0..n_times {
+        // An event file of its own says that the process trains.
+        let n_logs = || fs::read_dir(desk.at("out/logs")).map_or(0, Iterator::count);
+        let before = n_logs();
+        let mut child = desk.command(&format!("{job} --resume")).spawn().unwrap();
+        let pause = Duration::from_millis(150 + random.below(1000) as u64);
+        sleep(pause);
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself at time {time}; make it longer");
+        let has_begun = n_logs() > before;
+        n_begun += usize::from(has_begun);
+        end(child, has_begun);
+    }
+    let report = desk.json(&format!("{job} --resume"));
+    assert_eq!((&report["complete"], &report["interrupted"]), (&json!(true), &json!(false)));
+    n_begun
+}
+
+#[test]
+#[ignore = "slow: a minute of killing"]
+fn a_run_killed_twenty_times_ends_with_the_bytes_of_the_uninterrupted_one() {
+    let desk = Desk::new();
+    let job = format!("{DISTILL} --tokens 300k");
+    desk.json(&format!("{job} --out whole"));
+    let n_begun = interrupt(&desk, &format!("{job} --out out"), 20, |mut child, _| {
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    });
+    assert!(n_begun >= 10, "only {n_begun} of 20 had begun to train");
+    desk.assert_same("whole", "out");
+    eprintln!("20 kills, {n_begun} of them while training, {} steps", desk.steps("out").len());
+}
+
+#[test]
+#[ignore = "slow: a minute of interrupting"]
+fn a_run_asked_to_end_twenty_times_ends_with_the_bytes_of_the_uninterrupted_one() {
+    let desk = Desk::new();
+    let job = format!("{DISTILL} --tokens 300k");
+    desk.json(&format!("{job} --out whole"));
+    let n_begun = interrupt(&desk, &format!("{job} --out out"), 20, |child, has_begun| {
+        signal(&child, "TERM");
+        let output = child.wait_with_output().unwrap();
+        let stderr = text(&output.stderr);
+        if has_begun {
+            assert_eq!(output.status.code(), Some(0), "{stderr}");
+            assert!(stderr.ends_with(&format!("{HOW_TO_GO_ON} with --resume\n")), "{stderr}");
+        }
+    });
+    assert!(n_begun >= 10, "only {n_begun} of 20 had begun to train");
+    desk.assert_same("whole", "out");
+    eprintln!("20 requests to end, {n_begun} of them while training, {} steps", desk.steps("out").len());
+}
