@@ -31,7 +31,7 @@ impl Saving {
         let wrong = |what: &str| Err(Error::Recipe(what.to_owned()));
         match self {
             s if s.every == Some(0) || s.keep == 0 => wrong("checkpoint_every, keep: expected at least 1"),
-            s if !(s.minutes > 0.0) => wrong("checkpoint_minutes: expected a positive number"),
+            s if s.minutes.is_nan() || s.minutes <= 0.0 => wrong("checkpoint_minutes: expected a positive number"),
             _ => Ok(()),
         }
     }
