@@ -70,9 +70,11 @@ impl Width {
 impl AttentionRelation {
     /// R for states of these widths.
     fn n_relation_heads(&self, student: Width, teacher: Width) -> Result<i64> {
-        let n_heads = |of: Width| if of.head_dim > 0 { of.width / of.head_dim } else { 0 };
+        // Of whole heads; what is not made of any has none.
+        let n_heads =
+            |of: Width| if of.head_dim > 0 && of.width % of.head_dim == 0 { of.width / of.head_dim } else { 0 };
         let (n_student, n_teacher) = (n_heads(student), n_heads(teacher));
-        let divides = |n: i64| n > 0 && student.width % n == 0 && teacher.width % n == 0;
+        let divides = |n: i64| n > 0 && [student, teacher].iter().all(|of| of.width > 0 && of.width % n == 0);
         let chosen = match i64::from(self.relation_heads) {
             0 if divides(n_student) => n_student,
             0 => greatest_common_divisor(n_student, n_teacher),
