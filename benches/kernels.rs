@@ -18,7 +18,8 @@ fn losses(criterion: &mut Criterion) {
     let labels = Tensor::f_randint(vocab, [rows], (Kind::Int64, Device::Cpu)).unwrap();
     let mut group = criterion.benchmark_group("loss, forward and backward, 256 x 32000");
     group.throughput(Throughput::Elements(rows as u64)).sample_size(20);
-    for tag in ["forward_kl", "cross_entropy"] {
+    for tag in ["forward_kl", "cross_entropy", "reverse_kl", "jensen_shannon", "top_k_kl", "logit_mse", "logit_cosine"]
+    {
         let loss = registry.build::<dyn LogitLoss>(&PluginSpec::bare(tag)).unwrap();
         group.bench_function(tag, |bencher| {
             bencher.iter(|| {

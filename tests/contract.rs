@@ -10,11 +10,12 @@ use minitron_core::blueprint::{Blueprint, ModelFolder};
 use minitron_core::calibrate::{Metric, Pass, Scores};
 use minitron_core::checkpoint::{WriteOptions, write_model};
 use minitron_core::contract::{
-    Allocator, Axis, Corpus, Document, Evaluator, LogitLoss, Measurements, Subject, TeacherNeed,
+    Allocator, Axis, Corpus, Document, Evaluator, LogitLoss, Measurements, SitePair, StateLoss, States, Subject,
+    TeacherNeed,
 };
 use minitron_core::data::{Tokenizer, Windows};
 use minitron_core::error::Result;
-use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::model::{LoadOptions, Site, Tap, Transformer};
 use minitron_core::plan::{Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
@@ -23,7 +24,7 @@ use serde_json::{Value, json};
 use tch::{Kind as Element, Tensor};
 
 /// What users rely on: a tag that goes missing here breaks recipes.
-const BUILT_IN: [(Kind, &[&str]); 8] = [
+const BUILT_IN: [(Kind, &[&str]); 9] = [
     (Kind::Architecture, &["bert", "gpt2", "llama", "nemotron"]),
     (Kind::Axis, &["depth", "heads", "hidden", "kv_heads", "mlp"]),
     (
@@ -32,7 +33,11 @@ const BUILT_IN: [(Kind, &[&str]); 8] = [
     ),
     (Kind::Allocator, &["budget", "fixed", "memory", "ratio"]),
     (Kind::Healing, &["bias_compensation", "head_merge", "least_squares", "rotation"]),
-    (Kind::Loss, &["cross_entropy", "forward_kl"]),
+    (
+        Kind::Loss,
+        &["cross_entropy", "forward_kl", "jensen_shannon", "logit_cosine", "logit_mse", "reverse_kl", "top_k_kl"],
+    ),
+    (Kind::StateLoss, &["attention_relation", "embedding", "hidden_state", "mlp_input"]),
     (Kind::Evaluator, &["exact_match", "hidden_cosine", "multiple_choice", "perplexity"]),
     (Kind::Corpus, &["jsonl", "parquet", "stories", "text", "tokens"]),
 ];
@@ -308,6 +313,241 @@ fn every_loss_is_finite_and_of_its_own_row_alone() {
             let alone = loss.rows(&one(&student_nv), teacher.map(one).as_ref(), &one(&labels_n)).unwrap();
             let (alone, among) = (alone.double_value(&[0]), loss_n.double_value(&[row]));
             assert!((alone - among).abs() <= 1e-6 * among.abs().max(1.0), "{}: row {row}", plugin.tag);
+        }
+    }
+}
+
+/// A plugin with its defaults, and with what else its kind's parameters can be.
+fn variants(plugin: &Descriptor) -> Vec<PluginSpec> {
+    let bare = PluginSpec::bare(plugin.tag);
+    let example = (plugin.example)();
+    let others =
+        [("temperature", json!(2.5)), ("k", json!(3)), ("distance", json!("mse")), ("layers", json!("uniform"))];
+    let others = others.into_iter().filter(|(key, _)| example.get(*key).is_some());
+    std::iter::once(bare.clone()).chain(others.map(|(key, value)| bare.clone().with(key, value))).collect()
+}
+
+/// Largest difference between a gradient and central differences in f64, relative to the largest of the gradient.
+fn gradient_error(x: &Tensor, value: impl Fn(&Tensor) -> Tensor) -> f64 {
+    let leaf = x.copy().set_requires_grad(true);
+    value(&leaf).backward();
+    let gradient = Vec::<f64>::try_from(leaf.grad().reshape([-1])).unwrap();
+    let step = 1e-5;
+    let moved = |idx: usize, by: f64| {
+        let moved = x.copy();
+        let _ = moved.view([-1]).get(idx as i64).f_add_scalar_(by).unwrap();
+        value(&moved).double_value(&[])
+    };
+    let differences = (0..gradient.len()).map(|idx| (moved(idx, step) - moved(idx, -step)) / (2.0 * step));
+    let largest = gradient.iter().fold(0.0_f64, |most, g| most.max(g.abs()));
+    differences.zip(&gradient).fold(0.0_f64, |most, (d, g)| most.max((d - g).abs())) / largest
+}
+
+/// Numbers from −size to size in f64.
+fn uniform(shape: &[i64], size: f64, seed: u64) -> Tensor {
+    let mut random = SplitMix::new(seed);
+    let values: Vec<f64> = (0..shape.iter().product()).map(|_: i64| size * (2.0 * random.unit() - 1.0)).collect();
+    Tensor::from_slice(&values).view(shape)
+}
+
+/// Every loss of a kind, with its parameters as [`variants`] has them.
+fn all_variants<C: Contract + ?Sized>() -> Vec<(PluginSpec, Box<C>)> {
+    let registry = registry();
+    let specs: Vec<PluginSpec> = registry.of_kind(C::KIND).flat_map(variants).collect();
+    specs.into_iter().map(|spec| (spec.clone(), registry.build(&spec).unwrap())).collect()
+}
+
+/// States of a model with heads of four channels.
+fn states<'a>(x_btc: &'a Tensor, seen_bt: Option<&'a Tensor>, causal: bool) -> States<'a> {
+    States { x_btc, seen_bt, causal, head_dim: 4 }
+}
+
+#[test]
+fn the_gradient_of_every_loss_is_that_of_finite_differences() {
+    let labels_n = Tensor::from_slice(&[0i64, 6, 3]);
+    let (student_nv, teacher_nv) = (uniform(&[3, 7], 3.0, 1), uniform(&[3, 7], 3.0, 2));
+    for (spec, loss) in all_variants::<dyn LogitLoss>() {
+        let teacher = (loss.teacher() != TeacherNeed::Nothing).then_some(&teacher_nv);
+        let error = gradient_error(&student_nv, |x| loss.rows(x, teacher, &labels_n).unwrap().sum(Element::Double));
+        assert!(error <= 1e-7, "{spec}: {error:e}");
+    }
+    let seen_bt = Tensor::from_slice(&[1i64, 1, 1, 0, 1, 1, 1, 1]).view([2, 4]).to_kind(Element::Bool);
+    let (student, teacher) = (uniform(&[2, 4, 8], 2.0, 3), uniform(&[2, 4, 8], 2.0, 4));
+    for (spec, loss) in all_variants::<dyn StateLoss>() {
+        for (causal, seen_bt) in [(true, None), (false, Some(&seen_bt)), (true, Some(&seen_bt))] {
+            let other = states(&teacher, seen_bt, causal);
+            let error = gradient_error(&student, |x| loss.loss(&states(x, seen_bt, causal), &other).unwrap());
+            assert!(error <= 1e-7, "{spec}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn every_loss_is_finite_for_large_logits_and_gives_the_teacher_no_gradient() {
+    let labels_n = Tensor::from_slice(&[0i64, 10, 3, 3, 7, 1]);
+    for (spec, loss) in all_variants::<dyn LogitLoss>() {
+        for seed in 0..4 {
+            let far = |seed| uniform(&[6, 11], 1.0, seed).sign().to_kind(Element::Float) * 1e4;
+            let [student_nv, teacher_nv] = [seed, seed + 10].map(|seed| far(seed).set_requires_grad(true));
+            let teacher = (loss.teacher() != TeacherNeed::Nothing).then_some(&teacher_nv);
+            let loss_n = loss.rows(&student_nv, teacher, &labels_n).unwrap();
+            assert!(bool::try_from(loss_n.isfinite().all()).unwrap(), "{spec}");
+            loss_n.sum(Element::Float).backward();
+            assert!(bool::try_from(student_nv.grad().isfinite().all()).unwrap(), "{spec}");
+            assert!(!teacher_nv.grad().defined(), "{spec}");
+        }
+    }
+}
+
+#[test]
+fn a_loss_of_the_teacher_itself_is_zero_and_no_constant_of_a_row_changes_a_distribution() {
+    let labels_n = Tensor::from_slice(&[0i64, 6, 3]);
+    let (student_nv, teacher_nv) = (uniform(&[3, 7], 3.0, 5), uniform(&[3, 7], 3.0, 6));
+    let shifted_nv = &teacher_nv + Tensor::from_slice(&[1e3, -20.0, 0.5]).view([3, 1]);
+    for (spec, loss) in all_variants::<dyn LogitLoss>() {
+        let rows = |student: &Tensor, teacher: &Tensor| loss.rows(student, Some(teacher), &labels_n).unwrap();
+        if loss.teacher() == TeacherNeed::Nothing {
+            continue;
+        }
+        for kind in [Element::Float, Element::Double] {
+            for size in [1.0, 1e3] {
+                let same_nv = (&teacher_nv * size).to_kind(kind);
+                let largest = rows(&same_nv, &same_nv).abs().max().double_value(&[]);
+                assert!(largest <= 1e-6, "{spec}: {largest:e}");
+            }
+        }
+        let plain = rows(&student_nv, &teacher_nv);
+        assert!(plain.min().double_value(&[]) > 1e-3, "{spec} does not tell one from the other");
+        let change = (rows(&student_nv, &shifted_nv) - &plain).abs().max().double_value(&[]);
+        let is_of_distributions = loss.teacher() == TeacherNeed::Distribution;
+        assert_eq!(change <= 1e-10, is_of_distributions, "{spec}: {change:e}");
+    }
+}
+
+#[test]
+fn every_loss_on_states_names_sites_of_both_models() {
+    let blueprint = |value: &Value| Blueprint::from_config(&config(value).unwrap(), &registry()).unwrap();
+    for value in families() {
+        let mut small = value.clone();
+        let layers = if small.get("n_layer").is_some() { "n_layer" } else { "num_hidden_layers" };
+        small[layers] = 5.into();
+        let (one, other) = (blueprint(&value), blueprint(&small));
+        for (student, teacher) in [(&one, &other), (&other, &one)] {
+            for (spec, loss) in all_variants::<dyn StateLoss>() {
+                let pairs = loss.pairs(student, teacher).unwrap();
+                assert!(!pairs.is_empty(), "{spec}");
+                let shown = [
+                    sites(student, pairs.iter().map(|pair: &SitePair| pair.student)),
+                    sites(teacher, pairs.iter().map(|pair| pair.teacher)),
+                ];
+                assert_eq!(shown, [pairs.len(), pairs.len()], "{spec}: a site that the model does not show");
+            }
+        }
+    }
+}
+
+/// How many of these sites a model of this shape shows in a forward pass.
+fn sites(blueprint: &Blueprint, wanted: impl Iterator<Item = Site>) -> usize {
+    struct Seen(HashSet<Site>, Vec<Site>);
+    impl Tap for Seen {
+        fn wants(&self, site: Site) -> bool {
+            self.1.contains(&site)
+        }
+        fn see(&mut self, site: Site, _x: &Tensor) -> Result<()> {
+            self.0.insert(site);
+            Ok(())
+        }
+    }
+    let model = Transformer::load(&random_weights(blueprint, 1).unwrap(), blueprint, LoadOptions::default()).unwrap();
+    let mut seen = Seen(HashSet::new(), wanted.collect());
+    let _ = model.hidden(&Tensor::from_slice(&[3i64, 5, 7]).view([1, 3]), &mut seen, None).unwrap();
+    seen.1.iter().filter(|site| seen.0.contains(site)).count()
+}
+
+#[test]
+fn losses_on_states_keep_their_law() {
+    let seen_bt = Tensor::from_slice(&[1i64, 0, 1, 0, 0, 0, 1, 1, 1, 1]).view([2, 5]).to_kind(Element::Bool);
+    let filling_bt1 = seen_bt.logical_not().unsqueeze(-1);
+    let elsewhere = |x: &Tensor, value: f64| x.masked_fill(&filling_bt1, value);
+    for (spec, loss) in all_variants::<dyn StateLoss>() {
+        for kind in [Element::Float, Element::Half, Element::Double] {
+            let (student, teacher) =
+                (uniform(&[2, 5, 12], 2.0, 7).to_kind(kind), uniform(&[2, 5, 12], 2.0, 8).to_kind(kind));
+            for causal in [false, true] {
+                let run = |student: &Tensor, teacher: &Tensor, seen_bt: Option<&Tensor>| {
+                    loss.loss(&states(student, seen_bt, causal), &states(teacher, seen_bt, causal)).unwrap()
+                };
+                let leaf = |x: &Tensor| x.copy().set_requires_grad(true);
+                let (student_leaf, teacher_leaf) = (leaf(&student), leaf(&teacher));
+                let found = run(&student_leaf, &teacher_leaf, Some(&seen_bt));
+                assert!(found.dim() == 0 && found.double_value(&[]) > 1e-3, "{spec}: {found:?}");
+                found.backward();
+                assert!(!teacher_leaf.grad().defined(), "{spec}");
+                let same = run(&student, &student, Some(&seen_bt)).double_value(&[]);
+                assert!(same.abs() <= 1e-6, "{spec}: {same:e}");
+                for value in [0.0, -1e4, f64::NAN] {
+                    let other_leaf = leaf(&elsewhere(&student, value));
+                    let other = run(&other_leaf, &elsewhere(&teacher, value), Some(&seen_bt));
+                    assert!(other.equal(&found), "{spec}: {other:?} {found:?} with {value} as filling");
+                    other.backward();
+                    assert!(other_leaf.grad().equal(&student_leaf.grad()), "{spec} with {value} as filling");
+                }
+                let of_filling = student_leaf.grad().masked_select(&filling_bt1.expand_as(&student));
+                assert_eq!(of_filling.abs().max().double_value(&[]), 0.0, "{spec}");
+                let nothing_seen = run(&student, &teacher, Some(&seen_bt.zeros_like())).double_value(&[]);
+                assert!(nothing_seen == 0.0, "{spec}: {nothing_seen} of no tokens");
+                assert!(run(&student, &teacher, None).double_value(&[]).is_finite(), "{spec}");
+            }
+        }
+    }
+}
+
+#[test]
+fn states_and_layers_that_do_not_fit_are_refused() {
+    let blueprint = Blueprint::from_config(&config(&tiny_llama()).unwrap(), &registry()).unwrap();
+    let refusal = |spec: &str| {
+        let loss = registry().build::<dyn StateLoss>(&spec.parse().unwrap())?;
+        loss.pairs(&blueprint, &blueprint)
+    };
+    for (spec, says) in [
+        ("hidden_state:layers=3:0", "the teacher has no layer 3, its 3 layers"),
+        ("mlp_input:layers=1:1+0:5", "the student has no layer 5, its 3 layers"),
+        ("attention_relation:layers=-1:0", "teacher:student"),
+        ("hidden_state:layers=2", "an array of strings"),
+        ("hidden_state:distance=l1", "cosine"),
+        ("attention_relation:relation_heads=5", "got 5"),
+        ("attention_relation:relations=query+keys", "query key value"),
+        ("attention_relation:relations=", "query key value"),
+    ] {
+        let error = refusal(spec).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains(says), "{spec}: {error}");
+    }
+    assert_eq!(refusal("hidden_state:layers=2:0+1:1").unwrap().len(), 2);
+    // Two of the three relations, at two pairs of layers.
+    assert_eq!(refusal("attention_relation:layers=2:0 1:1,relations=value+query").unwrap().len(), 4);
+
+    for spec in ["temperature=0", "temperature=-1", "temperature=true"] {
+        for tag in ["forward_kl", "reverse_kl", "jensen_shannon", "top_k_kl"] {
+            assert!(
+                registry().build::<dyn LogitLoss>(&format!("{tag}:{spec}").parse().unwrap()).is_err(),
+                "{tag}:{spec}"
+            );
+        }
+    }
+    for spec in ["jensen_shannon:beta=0", "jensen_shannon:beta=1", "top_k_kl:k=0"] {
+        let error = registry().build::<dyn LogitLoss>(&spec.parse().unwrap()).unwrap_err();
+        assert!(error.is_usage(), "{spec}: {error}");
+    }
+    for (plugin, loss) in all::<dyn StateLoss>().unwrap() {
+        let of = |shape: &[i64]| uniform(shape, 1.0, 9);
+        for (student, teacher) in [
+            (of(&[2, 3, 8]), of(&[2, 4, 8])),
+            (of(&[2, 3, 7]), of(&[2, 3, 8])),
+            (of(&[2, 3, 0]), of(&[2, 3, 8])),
+            (of(&[6]), of(&[2, 3, 8])),
+        ] {
+            let result = loss.loss(&states(&student, None, true), &states(&teacher, None, true));
+            assert!(result.is_err(), "{}: {student:?}", plugin.tag);
         }
     }
 }

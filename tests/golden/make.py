@@ -11,11 +11,20 @@ fixtures/CASE/expected.safetensors
 fixtures/CASE/metrics.safetensors, for some cases: scores that need weights, gradients or a model without a layer
     magnitude/DIM, taylor/DIM           [F], [H], [E], [layers] f64
     perplexity/depth                    [layers] f64
-fixtures/losses.safetensors     rows of logits, losses and gradients
+fixtures/losses.safetensors     losses on rows of logits and their gradients, in f64 from the f32 logits
+    random|sines.student|teacher        [N, V] f32
+    random|sines.labels                 [N] i64
+    random|sines/PLUGIN                 [N] f64
+    random|sines/PLUGIN.gradient        [N, V] f64, of the mean
+fixtures/state_losses.safetensors       losses on states, in f64 from f32 states
+    CASE.student|teacher                [B, T, C] f32
+    CASE.seen                           [B, T] i64, 0 where a position is filling
+    CASE, CASE.gradient                 [] and [B, T, C] f64
 fixtures/adamw.safetensors      a parameter after each of five steps
 """
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -289,20 +298,133 @@ def write_metrics(name):
 # --- training ------------------------------------------------------------------------------------------------------
 
 
+def sines(shape, scale, phase):
+    """scale * sin(0.7 i + phase), i counting the elements, rounded to f32."""
+    return (scale * torch.sin(0.7 * torch.arange(math.prod(shape)).double() + phase)).view(shape).float()
+
+
+def kl(p, q):
+    """p and q as log-probabilities."""
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+
+
+def top_k(s, t, k):
+    """From probabilities, renormalised."""
+    p, q = t.softmax(-1), s.softmax(-1)
+    tokens = p.topk(k, -1).indices
+    p, q = p.gather(-1, tokens), q.gather(-1, tokens)
+    p, q = p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True)
+    return (p.xlogy(p) - p.xlogy(q)).sum(-1)
+
+
+def jensen_shannon(s, t, beta):
+    mixture = (beta * t.softmax(-1) + (1 - beta) * s.softmax(-1)).log()
+    return beta * kl(t.log_softmax(-1), mixture) + (1 - beta) * kl(s.log_softmax(-1), mixture)
+
+
+def forward(s, t):
+    return kl(t.log_softmax(-1), s.log_softmax(-1))
+
+
+def reverse(s, t):
+    return kl(s.log_softmax(-1), t.log_softmax(-1))
+
+
+# A plugin as the command line names it, and its loss of logits of student, teacher, and labels.
+LOSSES = {
+    "cross_entropy": lambda s, t, labels: F.cross_entropy(s, labels, reduction="none"),
+    "forward_kl": lambda s, t, _: forward(s, t),
+    "forward_kl:temperature=2": lambda s, t, _: 4 * forward(s / 2, t / 2),
+    "forward_kl:temperature=2,scale_by_t2=false": lambda s, t, _: forward(s / 2, t / 2),
+    "forward_kl:temperature=0.5": lambda s, t, _: forward(s / 0.5, t / 0.5) / 4,
+    "reverse_kl": lambda s, t, _: reverse(s, t),
+    "reverse_kl:temperature=3": lambda s, t, _: 9 * reverse(s / 3, t / 3),
+    "reverse_kl:temperature=3,scale_by_t2=false": lambda s, t, _: reverse(s / 3, t / 3),
+    "jensen_shannon": lambda s, t, _: jensen_shannon(s, t, 0.5),
+    "jensen_shannon:beta=0.1": lambda s, t, _: jensen_shannon(s, t, 0.1),
+    "jensen_shannon:beta=0.9,temperature=2": lambda s, t, _: 4 * jensen_shannon(s / 2, t / 2, 0.9),
+    "jensen_shannon:beta=0.9,temperature=2,scale_by_t2=false": lambda s, t, _: jensen_shannon(s / 2, t / 2, 0.9),
+    "top_k_kl": lambda s, t, _: forward(s, t),  # k is 100, the vocabulary smaller
+    "top_k_kl:k=3": lambda s, t, _: top_k(s, t, 3),
+    "top_k_kl:k=4,temperature=2": lambda s, t, _: 4 * top_k(s / 2, t / 2, 4),
+    "top_k_kl:k=4,temperature=2,scale_by_t2=false": lambda s, t, _: top_k(s / 2, t / 2, 4),
+    "logit_mse": lambda s, t, _: F.mse_loss(s, t, reduction="none").mean(-1),
+    "logit_cosine": lambda s, t, _: 1 - F.cosine_similarity(s, t, dim=-1),
+}
+
+
 def write_losses():
     generator = torch.Generator().manual_seed(1)
     student, teacher = (4 * torch.randn(9, 50, generator=generator) for _ in range(2))
     teacher[0] = student[0]  # no divergence
     teacher[1] *= 20  # probabilities that vanish in f32
-    labels = torch.randint(50, (9,), generator=generator)
-    student.requires_grad_(True)
-    kl = F.kl_div(student.double().log_softmax(-1), teacher.double().log_softmax(-1), reduction="none", log_target=True)
-    losses = {"forward_kl": kl.sum(-1), "cross_entropy": F.cross_entropy(student.double(), labels, reduction="none")}
-    result = {"student_logits": student.detach(), "teacher_logits": teacher, "labels": labels}
-    for name, loss in losses.items():
-        (gradient,) = torch.autograd.grad(loss.mean(), student)
-        result |= {name: loss.detach().float(), f"{name}.gradient": gradient}
+    inputs = {
+        "random": (student, teacher, torch.randint(50, (9,), generator=generator)),
+        "sines": (sines((6, 5), 2, 0), sines((6, 5), 3, 1), torch.tensor([1, 2, 3, 0, 4, 2])),
+    }
+    result = {}
+    for name, (student, teacher, labels) in inputs.items():
+        result |= {f"{name}.student": student, f"{name}.teacher": teacher, f"{name}.labels": labels}
+        for plugin, loss in LOSSES.items():
+            leaf = student.double().requires_grad_(True)
+            loss_n = loss(leaf, teacher.double(), labels)
+            (gradient,) = torch.autograd.grad(loss_n.mean(), leaf)
+            result |= {f"{name}/{plugin}": loss_n.detach(), f"{name}/{plugin}.gradient": gradient}
     save_file(result, FIXTURES / "losses.safetensors")
+
+
+def cosine(s, t, seen):
+    return 1 - F.cosine_similarity(s[seen], t[seen], dim=-1).mean()
+
+
+def mse(s, t, seen):
+    return F.mse_loss(s[seen], t[seen])
+
+
+def relation(n_heads, causal):
+    """MiniLMv2, position after position: sample, head and query at a time, over the keys that it may relate to."""
+
+    def loss(s, t, seen):
+        terms = []
+        for one, other, kept in zip(s, t, seen):
+            for a, b in zip(one[kept].chunk(n_heads, -1), other[kept].chunk(n_heads, -1)):
+                for at in range(len(a)):
+                    end = at + 1 if causal else len(a)
+                    student, teacher = (x[:end] @ x[at] / x.shape[-1] ** 0.5 for x in (a, b))
+                    terms.append(kl(teacher.log_softmax(-1), student.log_softmax(-1)))
+        return torch.stack(terms).mean()
+
+    return loss
+
+
+ALL_SEEN = [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
+ENDS_FILLED = [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+
+# name: (width of student and teacher, which positions are seen, loss); golden.rs says which plugin each is.
+STATE_LOSSES = {
+    "cosine": (6, 6, ALL_SEEN, cosine),
+    "cosine_filled": (6, 6, ENDS_FILLED, cosine),
+    "mse": (6, 6, ALL_SEEN, mse),
+    "mse_filled": (6, 6, ENDS_FILLED, mse),
+    "relation_3_heads_of_6": (12, 24, ALL_SEEN, relation(3, causal=False)),
+    "relation_3_heads_of_6_causal": (12, 24, ALL_SEEN, relation(3, causal=True)),
+    "relation_common_divisor": (12, 18, ENDS_FILLED, relation(2, causal=False)),
+    "relation_common_divisor_causal": (12, 18, ENDS_FILLED, relation(2, causal=True)),
+    "relation_given": (12, 18, ENDS_FILLED, relation(6, causal=True)),
+}
+
+
+def write_state_losses():
+    result = {}
+    for name, (width, of_teacher, seen, loss) in STATE_LOSSES.items():
+        seen = torch.tensor(seen)
+        student, teacher = sines((*seen.shape, width), 2, 0), sines((*seen.shape, of_teacher), 3, 1)
+        leaf = student.double().requires_grad_(True)
+        value = loss(leaf, teacher.double(), seen.bool())
+        (gradient,) = torch.autograd.grad(value, leaf)
+        result |= {f"{name}.student": student, f"{name}.teacher": teacher, f"{name}.seen": seen}
+        result |= {name: value.detach(), f"{name}.gradient": gradient}
+    save_file(result, FIXTURES / "state_losses.safetensors")
 
 
 def write_adamw():
@@ -321,10 +443,12 @@ def write_adamw():
 def main():
     torch.set_num_threads(1)
     hf.utils.logging.disable_progress_bar()
-    wanted = sys.argv[1:] or [*CASES, "metrics", "losses", "adamw"]
-    unknown = set(wanted) - {*CASES, "metrics", "losses", "adamw"}
+    others = {"losses": write_losses, "state_losses": write_state_losses, "adamw": write_adamw}
+    known = [*CASES, "metrics", *others]
+    wanted = sys.argv[1:] or known
+    unknown = set(wanted) - set(known)
     if unknown:
-        sys.exit(f"make: no case is called {', '.join(sorted(unknown))}; known: {', '.join(CASES)}, metrics, losses, adamw")
+        sys.exit(f"make: no case is called {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     FIXTURES.mkdir(exist_ok=True)
     for seed, (name, case) in enumerate(CASES.items(), start=100):
         if name in wanted:
@@ -333,10 +457,9 @@ def main():
     if "metrics" in wanted:
         for name in ("llama_untied", "nemotron_untied", "gpt2_gelu"):
             write_metrics(name)
-    if "losses" in wanted:
-        write_losses()
-    if "adamw" in wanted:
-        write_adamw()
+    for name, write_file in others.items():
+        if name in wanted:
+            write_file()
 
 
 if __name__ == "__main__":

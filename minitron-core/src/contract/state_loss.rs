@@ -22,6 +22,10 @@ pub struct States<'a> {
     pub x_btc: &'a Tensor,
     /// Whether a position holds a token rather than filling [B, T], boolean; none where all do.
     pub seen_bt: Option<&'a Tensor>,
+    /// Whether a position of this model sees only itself and earlier ones.
+    pub causal: bool,
+    /// Channels of one of this model's attention heads.
+    pub head_dim: usize,
 }
 
 impl States<'_> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use crate::losses::cross_entropy::negative_log_likelihood;
-use crate::losses::forward_kl::divergence;
+use crate::losses::divergences;
 
 /// `loss`: mean negative log-likelihood in nats over every predicted token; `perplexity`: its exponential; with a
 /// teacher, `kl_to_teacher`: mean KL(teacher ‖ model) in nats over the same positions, temperature 1.
@@ -30,7 +30,7 @@ impl Evaluator for Perplexity {
             let loss_n = negative_log_likelihood(&rows.student_nv, &rows.labels_n)?;
             loss += loss_n.f_sum(Kind::Double)?.f_double_value(&[])?;
             if let Some(teacher_nv) = &rows.teacher_nv {
-                let kl_n = divergence(&rows.student_nv, teacher_nv, 1.0)?;
+                let kl_n = divergences::forward(&rows.student_nv, teacher_nv, 1.0)?;
                 *kl.get_or_insert(0.0) += kl_n.f_sum(Kind::Double)?.f_double_value(&[])?;
             }
             n_rows += rows.labels_n.numel() as f64;

@@ -2,7 +2,9 @@ use minitron_core::contract::{LogitLoss, TeacherNeed};
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Reduction, Tensor};
+use tch::{Reduction, Tensor};
+
+use super::divergences::widened;
 
 /// −log softmax(student)\[label\], in nats: the language-model loss.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -28,8 +30,7 @@ impl LogitLoss for CrossEntropy {
     }
 }
 
-/// [N] from logits [N, V] and labels [N], in f32.
+/// [N] from logits [N, V] and labels [N], in f32 at least.
 pub(crate) fn negative_log_likelihood(logits_nv: &Tensor, labels_n: &Tensor) -> Result<Tensor> {
-    let logits_nv = logits_nv.f_to_kind(Kind::Float)?;
-    Ok(logits_nv.f_cross_entropy_loss(labels_n, None::<Tensor>, Reduction::None, -100, 0.0)?)
+    Ok(widened(logits_nv)?.f_cross_entropy_loss(labels_n, None::<Tensor>, Reduction::None, -100, 0.0)?)
 }

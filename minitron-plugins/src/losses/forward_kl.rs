@@ -1,24 +1,28 @@
 use minitron_core::contract::{LogitLoss, TeacherNeed};
-use minitron_core::error::{Error, Result};
+use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-/// KL(teacher ‖ student) = Σᵥ p·(log p − log q) over the vocabulary, p and q the softmax of logits / `temperature`, times
-/// `temperature`² (Hinton et al. 2015) so that gradients keep their size. In nats.
+use super::divergences::{forward, rescaled, teacher, temperature};
+
+/// KL(teacher ‖ student) = Σᵥ p·(log p − log q) over the vocabulary, p and q the softmax of the teacher's and the student's
+/// logits / `temperature`, times `temperature`². In nats.
 ///
 /// The paper found temperature 1 best and this loss alone better than a sum with others (section 3).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ForwardKl {
     /// Divides both logits.
-    #[serde(deserialize_with = "positive")]
+    #[serde(deserialize_with = "temperature")]
     pub temperature: f64,
+    /// The factor `temperature`², by which gradients keep their size.
+    pub scale_by_t2: bool,
 }
 
 impl Default for ForwardKl {
     fn default() -> Self {
-        ForwardKl { temperature: 1.0 }
+        ForwardKl { temperature: 1.0, scale_by_t2: true }
     }
 }
 
@@ -30,14 +34,6 @@ minitron_core::plugin! {
     }
 }
 
-fn positive<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    let value = f64::deserialize(deserializer)?;
-    if value.is_finite() && value > 0.0 {
-        return Ok(value);
-    }
-    Err(serde::de::Error::custom(format!("temperature: expected a positive number, got {value}")))
-}
-
 #[typetag::serde(name = "forward_kl")]
 impl LogitLoss for ForwardKl {
     fn teacher(&self) -> TeacherNeed {
@@ -45,21 +41,7 @@ impl LogitLoss for ForwardKl {
     }
 
     fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {
-        let teacher_nv = teacher_nv.ok_or_else(|| Error::Internal("forward_kl was given no teacher".into()))?;
-        divergence(student_nv, teacher_nv, self.temperature)
+        let teacher_nv = teacher("forward_kl", teacher_nv)?;
+        rescaled(forward(student_nv, teacher_nv, self.temperature)?, self.temperature, self.scale_by_t2)
     }
-}
-
-/// [N] from logits [N, V], in f32. Equal logits give exactly 0; the teacher's part carries no gradient.
-pub(crate) fn divergence(student_nv: &Tensor, teacher_nv: &Tensor, temperature: f64) -> Result<Tensor> {
-    let log_probabilities = |logits: &Tensor| -> Result<Tensor> {
-        let logits = logits.f_to_kind(Kind::Float)?;
-        let scaled = if temperature == 1.0 { logits } else { logits.f_div_scalar(temperature)? };
-        Ok(scaled.f_log_softmax(-1, Kind::Float)?)
-    };
-    let log_p_nv = log_probabilities(teacher_nv)?;
-    let p_nv = log_p_nv.f_exp()?;
-    let difference_nv = log_p_nv.f_sub(&log_probabilities(student_nv)?)?;
-    let loss_n = p_nv.f_mul(&difference_nv)?.f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Float)?;
-    Ok(loss_n.f_mul_scalar(temperature * temperature)?)
 }

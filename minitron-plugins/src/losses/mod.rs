@@ -1,4 +1,18 @@
-//! Losses on logits, row by row.
+//! Losses on logits, row by row, and on states inside the models.
 
 pub(crate) mod cross_entropy;
-pub(crate) mod forward_kl;
+mod distances;
+pub(crate) mod divergences;
+
+mod attention_relation;
+mod embedding;
+mod forward_kl;
+mod hidden_state;
+mod jensen_shannon;
+mod layer_map;
+mod logit_cosine;
+mod logit_mse;
+mod mlp_input;
+mod relations;
+mod reverse_kl;
+mod top_k_kl;

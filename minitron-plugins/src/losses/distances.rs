@@ -1,0 +1,59 @@
+//! How far states lie apart.
+
+use minitron_core::contract::States;
+use minitron_core::error::{Error, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::divergences::widened;
+
+/// A distance between two states of a token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Distance {
+    /// 1 − cos over channels.
+    #[default]
+    Cosine,
+    /// Mean over channels of the squared difference.
+    Mse,
+}
+
+impl Distance {
+    /// Mean over all tokens that are no filling, a scalar; 0 where there is no token. The teacher carries no gradient.
+    ///
+    /// # Errors
+    /// `Plugin` when the states are not of one shape: the engine lifts the student's first.
+    pub(super) fn between(self, tag: &str, student: &States, teacher: &States) -> Result<Tensor> {
+        let (student_nc, teacher_nc) = (widened(&student.rows()?)?, widened(&teacher.rows()?.f_detach()?)?);
+        if student_nc.size() != teacher_nc.size() {
+            let (expected, found) = (teacher_nc.size(), student_nc.size());
+            return Err(mismatch(
+                tag,
+                format!("expected states as the teacher's, [tokens, width] {expected:?}, got {found:?}"),
+            ));
+        }
+        let loss_n = match self {
+            Distance::Cosine => one_minus_cos(&student_nc, &teacher_nc)?,
+            Distance::Mse => mean_square(&student_nc, &teacher_nc)?,
+        };
+        let n_tokens = loss_n.size1()?.max(1);
+        Ok(loss_n.f_sum(loss_n.f_kind()?)?.f_div_scalar(n_tokens)?)
+    }
+}
+
+/// States that do not fit each other.
+pub(super) fn mismatch(tag: &str, message: String) -> Error {
+    Error::Plugin { tag: tag.to_owned(), origin: "state_loss".into(), message }
+}
+
+/// 1 − cos over the last dimension. A vector of zeros has the cosine 0 with any other.
+pub(super) fn one_minus_cos(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Ok(Tensor::f_cosine_similarity(a, b, -1, 1e-8)?.f_neg()?.f_add_scalar(1.0)?)
+}
+
+/// Mean over the last dimension of the squared difference.
+pub(super) fn mean_square(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let squares = a.f_sub(b)?.f_square()?;
+    Ok(squares.f_mean_dim([-1i64].as_slice(), false, squares.f_kind()?)?)
+}

@@ -1,0 +1,44 @@
+use minitron_core::blueprint::Blueprint;
+use minitron_core::contract::{SitePair, StateLoss, States};
+use minitron_core::error::Result;
+use minitron_core::model::Site;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::distances::Distance;
+
+/// Mean over tokens of the `distance` between the two models' embeddings, read after the norm as the first layer's attention
+/// reads them [B, T, E]; the student's are lifted to the teacher's width by a learned linear map.
+///
+/// The paper adds it to `hidden_state` where depth falls a lot (section 3).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Embedding {
+    /// `cosine` (1 − cos) or `mse` (mean over channels).
+    pub distance: Distance,
+}
+
+minitron_core::plugin! {
+    StateLoss for Embedding {
+        tag: "embedding",
+        summary: "distance between the embeddings after the first norm",
+        source: "arXiv 2407.14679, section 3 (L_is)",
+    }
+}
+
+#[typetag::serde(name = "embedding")]
+impl StateLoss for Embedding {
+    fn pairs(&self, _student: &Blueprint, _teacher: &Blueprint) -> Result<Vec<SitePair>> {
+        let site = Site::AttentionInput(0);
+        Ok(vec![SitePair { student: site, teacher: site }])
+    }
+
+    fn lifts(&self) -> bool {
+        true
+    }
+
+    fn loss(&self, student: &States, teacher: &States) -> Result<Tensor> {
+        self.distance.between("embedding", student, teacher)
+    }
+}

@@ -1,0 +1,73 @@
+//! Queries, keys and values, by choice.
+
+use minitron_core::error::{Error, Result};
+use minitron_core::model::Site;
+use serde::{Deserialize, Serialize};
+
+use super::layer_map::Written;
+
+/// Between what there are relations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// Queries.
+    Query,
+    /// Keys.
+    Key,
+    /// Values.
+    Value,
+}
+
+impl Relation {
+    const ALL: [Relation; 3] = [Relation::Query, Relation::Key, Relation::Value];
+
+    fn name(self) -> &'static str {
+        match self {
+            Relation::Query => "query",
+            Relation::Key => "key",
+            Relation::Value => "value",
+        }
+    }
+
+    /// Where it is read.
+    pub(super) fn site(self, layer: usize) -> Site {
+        match self {
+            Relation::Query => Site::Query(layer),
+            Relation::Key => Site::Key(layer),
+            Relation::Value => Site::Value(layer),
+        }
+    }
+}
+
+/// A choice of relations, each once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "String")]
+pub struct Relations(pub(super) Vec<Relation>);
+
+impl Default for Relations {
+    fn default() -> Self {
+        Relations(Relation::ALL.to_vec())
+    }
+}
+
+impl From<Relations> for String {
+    fn from(relations: Relations) -> String {
+        relations.0.iter().map(|relation| relation.name()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl TryFrom<Written> for Relations {
+    type Error = Error;
+
+    fn try_from(written: Written) -> Result<Self> {
+        let words = written.words();
+        let chosen: Vec<Relation> =
+            Relation::ALL.into_iter().filter(|relation| words.iter().any(|word| word == relation.name())).collect();
+        if chosen.is_empty() || chosen.len() != words.len() {
+            let found = words.join(" ");
+            return Err(Error::Recipe(format!(
+                "relations: expected some of `query key value`, each once, got `{found}`"
+            )));
+        }
+        Ok(Relations(chosen))
+    }
+}

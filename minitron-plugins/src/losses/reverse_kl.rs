@@ -1,0 +1,48 @@
+use minitron_core::contract::{LogitLoss, TeacherNeed};
+use minitron_core::error::Result;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::divergences::{kl, log_softmax, rescaled, teacher, temperature};
+
+/// KL(student ‖ teacher) = Σᵥ q·(log q − log p) over the vocabulary, p and q the softmax of the teacher's and the student's
+/// logits / `temperature`, times `temperature`². In nats.
+///
+/// What the student holds likely and the teacher does not costs most, where the forward divergence minds the opposite.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReverseKl {
+    /// Divides both logits.
+    #[serde(deserialize_with = "temperature")]
+    pub temperature: f64,
+    /// The factor `temperature`², by which gradients keep their size.
+    pub scale_by_t2: bool,
+}
+
+impl Default for ReverseKl {
+    fn default() -> Self {
+        ReverseKl { temperature: 1.0, scale_by_t2: true }
+    }
+}
+
+minitron_core::plugin! {
+    LogitLoss for ReverseKl {
+        tag: "reverse_kl",
+        summary: "KL divergence from the student's distribution to the teacher's",
+        source: "arXiv 2407.14679, section 3 (reverse KLD); arXiv 2306.08543 (MiniLLM)",
+    }
+}
+
+#[typetag::serde(name = "reverse_kl")]
+impl LogitLoss for ReverseKl {
+    fn teacher(&self) -> TeacherNeed {
+        TeacherNeed::Distribution
+    }
+
+    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {
+        let log_p_nv = log_softmax(&teacher("reverse_kl", teacher_nv)?.f_detach()?, self.temperature)?;
+        let loss_n = kl(&log_softmax(student_nv, self.temperature)?, &log_p_nv)?;
+        rescaled(loss_n, self.temperature, self.scale_by_t2)
+    }
+}
