@@ -467,6 +467,35 @@ fn a_folder_that_holds_no_run_is_not_written_into() {
 }
 
 #[test]
+fn sentences_are_labelled_by_their_neighbours() {
+    let desk = Desk::new().with_teacher();
+    let line = |(text, label): (&str, &str)| json!({ "text": text, "label": label }).to_string();
+    let lines = |items: &[(&str, &str)]| items.iter().copied().map(line).collect::<Vec<_>>().join("\n");
+    let items =
+        [("the cat saw a ball", "cat"), ("a dog lost", "dog"), ("the cat saw a ball", "cat"), ("a dog lost", "dog")];
+    fs::create_dir(desk.at("data")).unwrap();
+    fs::write(desk.at("data/items.jsonl"), lines(&items)).unwrap();
+    fs::write(desk.at("data/reference.jsonl"), lines(&items[..1])).unwrap();
+    // Each among the others, where nothing else is given: its twin is its nearest.
+    let report = desk.json(&["eval", "@teacher", "--evaluator", "nearest_neighbour:path=@data/items.jsonl"]);
+    assert_eq!((&report["accuracy"], &report["n_items"]), (&json!(1.0), &json!(4)));
+    let report = desk.json(&["eval", "@teacher", "--task", "pets=@data/items.jsonl"]);
+    assert_eq!(report["tasks"]["pets"], json!({ "accuracy": 1.0, "n_items": 4 }));
+    // Both files of a recipe lie beside it, and are inputs of its stage.
+    let recipe = "[[stages]]\nname = \"quality\"\ndo = \"eval\"\nmodel = \"teacher\"\nevaluators = [{ type = \
+                  \"nearest_neighbour\", path = \"data/items.jsonl\", reference = \"data/reference.jsonl\" }]\n";
+    fs::write(desk.at("recipe.toml"), recipe).unwrap();
+    let run = || desk.json(&["run", "@recipe.toml", "--out", "@run"])["stages"][0]["result"]["accuracy"].clone();
+    assert_eq!(run(), json!(0.5));
+    fs::write(desk.at("data/reference.jsonl"), lines(&items[1..2])).unwrap();
+    assert_eq!(run(), json!(0.5));
+    fs::write(desk.at("data/reference.jsonl"), lines(&items[..2])).unwrap();
+    assert_eq!(run(), json!(1.0));
+    fs::remove_file(desk.at("data/reference.jsonl")).unwrap();
+    assert!(desk.error(1, &["run", "@recipe.toml", "--out", "@run"]).contains("reference.jsonl"));
+}
+
+#[test]
 fn recipes_say_where_they_are_wrong() {
     let desk = Desk::new();
     let error = |text: &str| {
@@ -747,7 +776,7 @@ fn wrong_requests_are_answered_with_code_2() {
     );
     insta::assert_snapshot!(
         error(&["eval", "@teacher"]),
-        @"error: recipe: nothing to evaluate on; give data or a task"
+        @"error: recipe: nothing to evaluate on; give data, a task or an evaluator"
     );
     insta::assert_snapshot!(
         error(&["--device", "gpu", "inspect", "@teacher"]),

@@ -38,7 +38,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
         &["cross_entropy", "forward_kl", "jensen_shannon", "logit_cosine", "logit_mse", "reverse_kl", "top_k_kl"],
     ),
     (Kind::StateLoss, &["attention_relation", "embedding", "hidden_state", "mlp_input"]),
-    (Kind::Evaluator, &["exact_match", "hidden_cosine", "multiple_choice", "perplexity"]),
+    (Kind::Evaluator, &["exact_match", "hidden_cosine", "multiple_choice", "nearest_neighbour", "perplexity"]),
     (Kind::Corpus, &["jsonl", "parquet", "stories", "text", "tokens"]),
 ];
 
@@ -557,10 +557,15 @@ fn task_file(dir: &Path) -> std::path::PathBuf {
     let record = |prompt: &str, completion: &str| {
         json!({
             "prompt": prompt, "completion": completion, "context": prompt, "choices": ["a red ball.", "sad", "home"],
-            "gold": 1
+            "gold": 1, "text": prompt, "label": completion
         })
     };
-    let records = [record("Once upon a time", " there was a"), record("Mia saw a", " dog")];
+    let records = [
+        record("Once upon a time", " there was a"),
+        record("Mia saw a", " dog"),
+        record("Once upon a day Mia saw a big", " dog"),
+        record("Once upon a time", " there was a"),
+    ];
     let lines = records.map(|record| record.to_string());
     let path = dir.join("task.jsonl");
     std::fs::write(&path, lines.join("\n")).unwrap_or_default();

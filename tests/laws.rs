@@ -1,5 +1,7 @@
 //! Statements that hold without PyTorch, on tiny models of every family.
 
+/// Sequences of different lengths side by side.
+mod filling;
 /// Continuations with and without the key/value cache.
 mod generation;
 /// What healings do to a student.

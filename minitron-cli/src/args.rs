@@ -126,7 +126,7 @@ pub struct Eval {
     /// A task file, NAME=FILE
     #[arg(long = "task")]
     pub tasks: Vec<TaskFile>,
-    /// What to measure on the text [default: what suits the model]
+    /// What to measure on the text, or on files of its own, `name:path=FILE` [default: what suits the model, on the text]
     #[arg(long = "evaluator")]
     pub evaluators: Vec<PluginSpec>,
     /// At most so many windows

@@ -14,7 +14,7 @@
 //! | [`prune`] | plans to index lists, and the pruned view of a source |
 //! | [`heal`] | closed-form repair of a pruned model |
 //! | [`train`] | objective, optimiser, schedule, loop, resume |
-//! | [`evaluate`] | row-chunked losses over held-out windows, generation |
+//! | [`evaluate`] | row-chunked losses over held-out windows, generation, sentence embeddings |
 //! | [`pipeline`] | the jobs behind the commands, recipes, run folders |
 //! | [`contract`] | the plugin traits, one file each |
 //! | [`registry`] | one lookup for all plugins |

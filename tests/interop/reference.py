@@ -2,7 +2,7 @@
 
     reference.py logits MODEL_DIR IDS.safetensors OUT.safetensors [MODEL_DIR IDS OUT]...
 
-IDS holds `input_ids` [B, T] i64. OUT gets `logits`, or `last_hidden_state` where the folder's class has no head.
+IDS holds `input_ids` [B, T] i64, and `attention_mask` where some of them are padding. OUT gets `logits`, or `last_hidden_state` where the folder's class has no head.
 Fails when the folder does not load in full: a key that is missing, unexpected, or of another shape.
 """
 
@@ -69,9 +69,9 @@ def load(model_dir, attention="eager"):
 
 
 @torch.no_grad()
-def outputs(model, input_ids):
+def outputs(model, input_ids, attention_mask=None):
     """`logits` [B, T, V], or `last_hidden_state` [B, T, E]."""
-    result = model(input_ids=input_ids)
+    result = model(input_ids=input_ids, attention_mask=attention_mask)
     for key in ("logits", "prediction_logits"):
         if getattr(result, key, None) is not None:
             return {"logits": result[key].float().contiguous()}
@@ -91,7 +91,7 @@ def main():
             model = load(model_dir, args.attention)
         except NotWhole as error:
             sys.exit(f"reference: {error}")
-        save_file(outputs(model, load_file(ids)["input_ids"]), out)
+        save_file(outputs(model, **load_file(ids)), out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ use minitron_core::checkpoint::{Config, MemorySource, TensorSource, WriteOptions
 use minitron_core::contract::Axis;
 use minitron_core::data::{Task, Tokenizer, Windows};
 use minitron_core::error::Result;
-use minitron_core::model::{LoadOptions, NoTap, Transformer, fresh_weights};
+use minitron_core::model::{Input, LoadOptions, NoTap, Transformer, fresh_weights};
 use minitron_core::pipeline::Context;
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::random::SplitMix;
@@ -113,9 +113,9 @@ pub fn load(dir: &Path) -> Result<(ModelFolder, Transformer)> {
 }
 
 /// Logits, or the last hidden state of a model without a head, of ids [B, T].
-pub fn forward(model: &Transformer, ids_bt: &Tensor) -> Result<Tensor> {
+pub fn forward<'a>(model: &Transformer, input: impl Into<Input<'a>>) -> Result<Tensor> {
     let _no_grad = tch::no_grad_guard();
-    let hidden = model.hidden(ids_bt, &mut NoTap, None)?;
+    let hidden = model.hidden(input, &mut NoTap, None)?;
     if model.has_head() { model.logits(&hidden) } else { Ok(hidden) }
 }
 

@@ -12,7 +12,7 @@ use super::pass::Pass;
 use super::stream::{Mark, Streamed};
 use crate::data::{Targets, Task, Windows};
 use crate::error::{Error, Result};
-use crate::model::{Block, Frame, NoTap, Rope, Tap, Transformer, row_chunks};
+use crate::model::{Block, Frame, Layout, NoTap, Tap, Transformer, row_chunks};
 use crate::progress::Progress;
 
 /// What a pass runs over.
@@ -114,12 +114,12 @@ impl Route {
         flow: &mut Flow,
         layer_idx: usize,
         block: &Block,
-        rope: Option<&Rope>,
+        layout: &Layout,
         pass: &mut Pass,
     ) -> Result<()> {
         for (run, x_bte) in &mut flow.ablated {
             if layer_idx >= run.end {
-                *x_bte = block.forward(x_bte, rope, &mut NoTap, None)?;
+                *x_bte = block.forward(x_bte, layout, &mut NoTap, None)?;
             }
         }
         let Some(x_bte) = flow.recent.last() else { return Err(Error::Internal("a batch without a stream".into())) };
@@ -127,8 +127,8 @@ impl Route {
             flow.ablated.push((layer_idx..layer_idx + span, x_bte.shallow_clone()));
         }
         let after_bte = match self.looks {
-            true => look(block, layer_idx, x_bte, rope, pass)?,
-            false => block.forward(x_bte, rope, &mut NoTap, None)?,
+            true => look(block, layer_idx, x_bte, layout, pass)?,
+            false => block.forward(x_bte, layout, &mut NoTap, None)?,
         };
         for span in (1..=flow.recent.len()).filter(|_| self.looks) {
             let first = layer_idx + 1 - span;
@@ -164,11 +164,11 @@ impl Route {
     }
 }
 
-fn look(block: &Block, layer_idx: usize, x_bte: &Tensor, rope: Option<&Rope>, pass: &mut Pass) -> Result<Tensor> {
+fn look(block: &Block, layer_idx: usize, x_bte: &Tensor, layout: &Layout, pass: &mut Pass) -> Result<Tensor> {
     if pass.wants(Site::BlockInput(layer_idx)) {
         pass.see(Site::BlockInput(layer_idx), x_bte)?;
     }
-    let after_bte = block.forward(x_bte, rope, pass, None)?;
+    let after_bte = block.forward(x_bte, layout, pass, None)?;
     if pass.wants(Site::BlockOutput(layer_idx)) {
         pass.see(Site::BlockOutput(layer_idx), &after_bte)?;
     }
@@ -185,10 +185,10 @@ impl Pass {
             for batch in input.batches() {
                 self.first_window = batch.start;
                 let ids_bt = route.ids(input.windows, batch.clone(), model.device)?;
-                let rope = model.frame.rope(0, ids_bt.size2()?.1)?;
+                let layout = model.frame.layout(0, ids_bt.size2()?.1, None)?;
                 let mut flow = route.start(&model.frame, &ids_bt)?;
                 for (layer_idx, block) in model.blocks.iter().enumerate() {
-                    route.step(&mut flow, layer_idx, block, rope.as_ref(), self)?;
+                    route.step(&mut flow, layer_idx, block, &layout, self)?;
                 }
                 if let Some(targets) = route.targets(input.windows, batch, model.device)? {
                     route.finish(flow, &model.frame, &targets, self)?;
@@ -234,10 +234,10 @@ impl Pass {
             for (number, batch) in batches.iter().enumerate() {
                 self.first_window = batch.start;
                 let width = input.windows.window(batch.start).len() as i64;
-                let rope = frame.rope(0, width)?;
+                let layout = frame.layout(0, width, None)?;
                 let shape = [batch.len() as i64, width, model.n_embed()];
                 let mut flow = model.spill.take(&done, layer_idx, number, route, &shape, model.options)?;
-                route.step(&mut flow, layer_idx, &block, rope.as_ref(), self)?;
+                route.step(&mut flow, layer_idx, &block, &layout, self)?;
                 model.spill.put(&done, layer_idx + 1, number, &flow)?;
                 input.progress.advance((batch.len() as i64 * width) as u64, "");
             }

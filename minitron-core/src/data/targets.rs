@@ -2,8 +2,11 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::filling::fill;
 use super::windows::Windows;
+use crate::blueprint::{Options, Output};
 use crate::error::{Error, Result};
+use crate::model::Input;
 use crate::random::SplitMix;
 
 /// Share of an encoder's positions that are masked.
@@ -21,6 +24,8 @@ pub enum Task {
         /// Which positions: a function of this and the window's index alone.
         seed: u64,
     },
+    /// Nothing is predicted: the text is there to be compared in its states.
+    States,
 }
 
 /// One batch.
@@ -28,7 +33,7 @@ pub enum Task {
 pub struct Targets {
     /// Inputs [B, T].
     pub ids_bt: Tensor,
-    /// Answers \[N\].
+    /// Answers \[N\]; of no rows where nothing is predicted.
     pub labels_n: Tensor,
     /// Whether a position holds a token rather than filling [B, T]; none where all do.
     pub seen_bt: Option<Tensor>,
@@ -47,10 +52,11 @@ pub struct WindowRows {
 impl Task {
     /// The batch of some windows.
     pub fn batch(self, windows: &Windows, chosen: &[usize], device: Device) -> Result<Targets> {
-        let ids_bt = windows.batch(chosen.iter().copied(), device)?;
+        let sequences: Vec<&[u32]> = chosen.iter().map(|&window| windows.window(window)).collect();
+        let (ids_bt, seen_bt) = fill(&sequences, device)?;
         let (_, n_tokens) = ids_bt.size2()?;
         match self {
-            Task::NextToken if !alike(windows, chosen) => {
+            Task::NextToken if seen_bt.is_some() => {
                 let width = n_tokens as usize;
                 let rows_of = |(row, &window): (usize, &usize)| {
                     let n_rows = windows.window(window).len().saturating_sub(1);
@@ -59,11 +65,11 @@ impl Task {
                 let rows: Vec<i64> = chosen.iter().enumerate().flat_map(rows_of).collect();
                 let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
                 let labels_n = ids_bt.f_reshape([-1i64])?.f_index_select(0, &rows.f_add_scalar(1)?)?;
-                Ok(Targets { ids_bt, labels_n, seen_bt: None, rows: Some(rows) })
+                Ok(Targets { ids_bt, labels_n, seen_bt, rows: Some(rows) })
             }
             Task::NextToken => {
                 let labels_n = ids_bt.f_narrow(1, 1, n_tokens - 1)?.f_reshape([-1i64])?;
-                Ok(Targets { ids_bt, labels_n, seen_bt: None, rows: None })
+                Ok(Targets { ids_bt, labels_n, seen_bt, rows: None })
             }
             Task::Masked { mask, seed } => {
                 let rows = masked_rows(windows, chosen, seed);
@@ -71,17 +77,14 @@ impl Task {
                 let flat = ids_bt.f_reshape([-1i64])?;
                 let labels_n = flat.f_index_select(0, &rows)?;
                 let masked = flat.f_index_fill(0, &rows, i64::from(mask))?.f_view_as(&ids_bt)?;
-                Ok(Targets { ids_bt: masked, labels_n, seen_bt: None, rows: Some(rows) })
+                Ok(Targets { ids_bt: masked, labels_n, seen_bt, rows: Some(rows) })
+            }
+            Task::States => {
+                let none = Tensor::f_zeros([0], (Kind::Int64, device))?;
+                Ok(Targets { ids_bt, labels_n: none.shallow_clone(), seen_bt, rows: Some(none) })
             }
         }
     }
-}
-
-/// Whether all windows have one length, so that no position is mere filling.
-fn alike(windows: &Windows, chosen: &[usize]) -> bool {
-    let mut lengths = chosen.iter().map(|&window| windows.window(window).len());
-    let first = lengths.next();
-    lengths.all(|length| Some(length) == first)
 }
 
 /// Positions in the flattened batch; at least one per window.
@@ -106,6 +109,11 @@ fn masked_rows(windows: &Windows, chosen: &[usize], seed: u64) -> Vec<i64> {
 }
 
 impl Targets {
+    /// What a model is given.
+    pub fn input(&self) -> Input<'_> {
+        Input { ids_bt: &self.ids_bt, seen_bt: self.seen_bt.as_ref() }
+    }
+
     /// The predicting rows [N, E] of hidden states [B, T, E].
     pub fn rows(&self, hidden_bte: &Tensor) -> Result<Tensor> {
         let (_, n_tokens, n_embed) = hidden_bte.size3()?;
@@ -158,6 +166,17 @@ impl Targets {
 }
 
 impl Task {
+    /// What a model is trained by: its family's task, or where it has no head its states alone.
+    ///
+    /// # Errors
+    /// `Data` as [`Task::of`].
+    pub fn of_model(options: &Options, mask: Option<u32>, seed: u64) -> Result<Task> {
+        match options.output {
+            Output::Hidden => Ok(Task::States),
+            Output::Logits => Task::of(options.causal, mask, seed),
+        }
+    }
+
     /// The task of a family: next tokens for causal models, masked ones for encoders with a head.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! One stream of tokens, cut into windows without overlap.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
+use super::filling::fill;
 use super::tokenizer::Tokenizer;
 use crate::blueprint::Options;
 use crate::error::{Error, Result};
@@ -157,14 +158,7 @@ impl Windows {
     /// Token ids [B, T] of the given windows; shorter ones are filled up with token 0 on the right.
     pub fn batch(&self, windows: impl IntoIterator<Item = usize>, device: Device) -> Result<Tensor> {
         let chosen: Vec<&[u32]> = windows.into_iter().map(|window| self.window(window)).collect();
-        let width = chosen.iter().map(|window| window.len()).max().unwrap_or(0);
-        let padded = |window: &&[u32]| {
-            let fill = std::iter::repeat_n(0, width - window.len());
-            window.iter().map(|&id| i64::from(id)).chain(fill).collect::<Vec<_>>()
-        };
-        let ids: Vec<i64> = chosen.iter().flat_map(padded).collect();
-        let ids_bt = Tensor::f_from_slice(&ids)?.f_view([chosen.len() as i64, width as i64])?;
-        Ok(ids_bt.f_to_kind(Kind::Int64)?.f_to_device(device)?)
+        Ok(fill(&chosen, device)?.0)
     }
 }
 

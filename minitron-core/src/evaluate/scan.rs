@@ -33,9 +33,9 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
     for batch in windows.batches(subject.batch_size) {
         let chosen: Vec<usize> = batch.collect();
         let targets = task.batch(windows, &chosen, model.device)?;
-        let hidden_ne = targets.rows(&model.hidden(&targets.ids_bt, &mut NoTap, None)?)?;
+        let hidden_ne = targets.rows(&model.hidden(targets.input(), &mut NoTap, None)?)?;
         let teacher_ne = match subject.teacher {
-            Some(teacher) => Some(targets.rows(&teacher.hidden(&targets.ids_bt, &mut NoTap, None)?)?),
+            Some(teacher) => Some(targets.rows(&teacher.hidden(targets.input(), &mut NoTap, None)?)?),
             None => None,
         };
         for (start, len) in row_chunks(targets.n_rows(), model.blueprint.options.vocab) {

@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::blueprint::Role;
 use crate::error::Result;
-use crate::model::{Block, NoTap, Rope, Site, Tap};
+use crate::model::{Block, Layout, NoTap, Site, Tap};
 
 /// The two halves of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,9 +78,9 @@ impl Part {
     }
 
     /// The residual stream with this half's output added.
-    pub fn summed(self, block: &Block, x_bte: &Tensor, rope: Option<&Rope>, tap: &mut dyn Tap) -> Result<Tensor> {
+    pub fn summed(self, block: &Block, x_bte: &Tensor, layout: &Layout, tap: &mut dyn Tap) -> Result<Tensor> {
         match self {
-            Part::Attention => block.attention_sum(x_bte, rope, tap, None),
+            Part::Attention => block.attention_sum(x_bte, layout, tap, None),
             Part::Mlp => block.mlp_sum(x_bte, tap),
         }
     }
@@ -94,8 +94,8 @@ impl Part {
     }
 
     /// Both at once, looking at nothing.
-    pub fn forward(self, block: &Block, x_bte: &Tensor, rope: Option<&Rope>) -> Result<Tensor> {
-        self.settle(block, self.summed(block, x_bte, rope, &mut NoTap)?)
+    pub fn forward(self, block: &Block, x_bte: &Tensor, layout: &Layout) -> Result<Tensor> {
+        self.settle(block, self.summed(block, x_bte, layout, &mut NoTap)?)
     }
 }
 

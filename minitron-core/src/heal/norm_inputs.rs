@@ -18,7 +18,7 @@ impl Patient<'_> {
     /// `Recipe` where there is no calibration text.
     pub fn norm_inputs(&self, look: &mut Look) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        let (mut streams, ropes) = self.embedded(false)?;
+        let (mut streams, layouts) = self.embedded(false)?;
         let n_layers = self.teacher_blueprint().n_layers();
         let progress = self.calibration()?.progress;
         progress.start("look at norms, layers", n_layers as u64);
@@ -26,11 +26,11 @@ impl Patient<'_> {
             let block = self.teacher_block(source_layer)?;
             let layer_idx = (0..self.n_layers()).find(|&layer_idx| self.source_layer(layer_idx) == source_layer);
             for (part, norm) in [(Part::Attention, Role::AttentionNorm), (Part::Mlp, Role::MlpNorm)] {
-                for (x_bte, rope) in streams.iter_mut().zip(&ropes) {
+                for (x_bte, layout) in streams.iter_mut().zip(&layouts) {
                     if layer_idx.is_some() {
                         look(norm, layer_idx, &normalised(x_bte)?)?;
                     }
-                    *x_bte = part.forward(&block, x_bte, rope.as_ref())?;
+                    *x_bte = part.forward(&block, x_bte, layout)?;
                 }
             }
             progress.advance(1, "");

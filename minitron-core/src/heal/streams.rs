@@ -12,7 +12,7 @@ use super::joint::{Joint, Part, Place, Spot};
 use super::patient::Patient;
 use crate::blueprint::{HIDDEN, Role, Slot};
 use crate::error::Result;
-use crate::model::{Block, Frame, NoTap, Rope};
+use crate::model::{Block, Frame, Layout, NoTap};
 
 /// What the student's stream should be after each half of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -28,7 +28,7 @@ pub enum Aim {
 struct Streams {
     aim: Aim,
     /// One per batch.
-    ropes: Vec<Option<Rope>>,
+    layouts: Vec<Layout>,
     teacher_bte: Vec<Tensor>,
     student_bte: Vec<Tensor>,
 }
@@ -79,27 +79,27 @@ impl Patient<'_> {
     }
 
     /// Token ids of every batch of the calibration text, embedded by student or teacher.
-    pub(super) fn embedded(&self, of_student: bool) -> Result<(Vec<Tensor>, Vec<Option<Rope>>)> {
+    pub(super) fn embedded(&self, of_student: bool) -> Result<(Vec<Tensor>, Vec<Layout>)> {
         let calibration = self.calibration()?;
         let windows = calibration.windows;
         let tokens: BTreeSet<u32> = (0..windows.len()).flat_map(|window| windows.window(window)).copied().collect();
         let frame = self.frame(of_student, &tokens)?;
-        let (mut streams, mut ropes) = (Vec::new(), Vec::new());
+        let (mut streams, mut layouts) = (Vec::new(), Vec::new());
         for batch in windows.batches(calibration.batch_size) {
             let ids_bt = windows.batch(batch, self.load_options().device)?;
             streams.push(frame.embed(&ids_bt, 0)?);
-            ropes.push(frame.rope(0, ids_bt.size2()?.1)?);
+            layouts.push(frame.layout(0, ids_bt.size2()?.1, None)?);
         }
-        Ok((streams, ropes))
+        Ok((streams, layouts))
     }
 }
 
 impl Streams {
     /// Embeds the text; a teacher aimed at runs up to the first layer that the student kept.
     fn enter(patient: &Patient, aim: Aim) -> Result<Self> {
-        let (student_bte, ropes) = patient.embedded(true)?;
+        let (student_bte, layouts) = patient.embedded(true)?;
         let teacher_bte = if aim == Aim::Teacher { patient.embedded(false)?.0 } else { Vec::new() };
-        let mut streams = Streams { aim, ropes, teacher_bte, student_bte };
+        let mut streams = Streams { aim, layouts, teacher_bte, student_bte };
         if aim == Aim::Teacher {
             for source_layer in 0..patient.source_layer(0) {
                 streams.run_teacher(patient, source_layer)?;
@@ -139,9 +139,9 @@ impl Streams {
         };
         let block = patient.student_block(layer_idx)?;
         let mut joint = Joint::new(part.writer(), Some(layer_idx))?;
-        for ((x_bte, rope), wanted_bte) in self.student_bte.iter().zip(&self.ropes).zip(&wanted_bte) {
+        for ((x_bte, layout), wanted_bte) in self.student_bte.iter().zip(&self.layouts).zip(&wanted_bte) {
             let mut spot = Spot { site: part.site(layer_idx), x: None };
-            let sum_bte = part.summed(&block, x_bte, rope.as_ref(), &mut spot)?;
+            let sum_bte = part.summed(&block, x_bte, layout, &mut spot)?;
             let r_bte = wanted_bte.f_to_kind(Kind::Float)?.f_sub(&sum_bte.f_to_kind(Kind::Float)?)?;
             if let Some(x_btc) = spot.x {
                 joint.add(&x_btc, &r_bte)?;
@@ -153,16 +153,16 @@ impl Streams {
     /// Moves the student past one half of a layer.
     fn step(&mut self, patient: &Patient, part: Part, layer_idx: usize) -> Result<()> {
         let block = patient.student_block(layer_idx)?;
-        for (x_bte, rope) in self.student_bte.iter_mut().zip(&self.ropes) {
-            *x_bte = part.forward(&block, x_bte, rope.as_ref())?;
+        for (x_bte, layout) in self.student_bte.iter_mut().zip(&self.layouts) {
+            *x_bte = part.forward(&block, x_bte, layout)?;
         }
         Ok(())
     }
 
     fn own_sums(&self, patient: &Patient, part: Part, layer_idx: usize) -> Result<Vec<Tensor>> {
         let whole = patient.wide_block(layer_idx)?;
-        let streams = self.student_bte.iter().zip(&self.ropes);
-        streams.map(|(x_bte, rope)| part.summed(&whole, x_bte, rope.as_ref(), &mut NoTap)).collect()
+        let streams = self.student_bte.iter().zip(&self.layouts);
+        streams.map(|(x_bte, layout)| part.summed(&whole, x_bte, layout, &mut NoTap)).collect()
     }
 
     /// Moves the teacher past one half of a layer, and past the layers that the student dropped after it.
@@ -186,8 +186,8 @@ impl Streams {
     fn run_teacher_half(&mut self, patient: &Patient, part: Part, source_layer: usize) -> Result<Vec<Tensor>> {
         let block: Block = patient.teacher_block(source_layer)?;
         let mut sums = Vec::with_capacity(self.teacher_bte.len());
-        for (x_bte, rope) in self.teacher_bte.iter_mut().zip(&self.ropes) {
-            let sum_bte = part.summed(&block, x_bte, rope.as_ref(), &mut NoTap)?;
+        for (x_bte, layout) in self.teacher_bte.iter_mut().zip(&self.layouts) {
+            let sum_bte = part.summed(&block, x_bte, layout, &mut NoTap)?;
             *x_bte = part.settle(&block, sum_bte.shallow_clone())?;
             sums.push(sum_bte);
         }

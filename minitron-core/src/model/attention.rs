@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::cache::LayerCache;
 use super::layers::Linear;
-use super::rope::Rope;
+use super::layout::Layout;
 use super::tap::{Site, Tap};
 use super::weights::Weights;
 use crate::blueprint::{HEADS, KV_HEADS, Role, Slot, dim_of_layer};
@@ -57,7 +57,7 @@ impl Attention {
     pub fn forward(
         &self,
         x_bte: &Tensor,
-        rope: Option<&Rope>,
+        layout: &Layout,
         tap: &mut dyn Tap,
         cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
@@ -72,7 +72,7 @@ impl Attention {
                 tap.see(site, &heads.f_reshape([n_batch, n_tokens, -1])?)?;
             }
         }
-        let turn = |x: Tensor| rope.map_or(Ok(x.shallow_clone()), |rope| rope.apply(&x));
+        let turn = |x: Tensor| layout.rope.as_ref().map_or(Ok(x.shallow_clone()), |rope| rope.apply(&x));
         let query_bhtk = turn(query)?.f_transpose(1, 2)?;
         let mut key_bgtk = turn(key)?.f_transpose(1, 2)?;
         let mut value_bgtk = value.f_transpose(1, 2)?;
@@ -85,7 +85,7 @@ impl Attention {
             &query_bhtk,
             &key_bgtk,
             &value_bgtk,
-            None::<Tensor>,
+            layout.seen_b11t.as_ref(),
             0.0,
             is_causal,
             None,

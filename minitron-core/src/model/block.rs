@@ -6,7 +6,7 @@ use super::LoadOptions;
 use super::attention::Attention;
 use super::cache::LayerCache;
 use super::layers::{Linear, Norm, activate};
-use super::rope::Rope;
+use super::layout::Layout;
 use super::tap::{Site, Tap};
 use super::weights::Weights;
 use crate::blueprint::{Activation, Blueprint, NormPlace, Role};
@@ -72,11 +72,11 @@ impl Block {
     pub fn forward(
         &self,
         x_bte: &Tensor,
-        rope: Option<&Rope>,
+        layout: &Layout,
         tap: &mut dyn Tap,
         cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
-        let middle_bte = self.settle_attention(self.attention_sum(x_bte, rope, tap, cache)?)?;
+        let middle_bte = self.settle_attention(self.attention_sum(x_bte, layout, tap, cache)?)?;
         self.settle_mlp(self.mlp_sum(&middle_bte, tap)?)
     }
 
@@ -84,12 +84,12 @@ impl Block {
     pub fn shown(
         &self,
         x_bte: &Tensor,
-        rope: Option<&Rope>,
+        layout: &Layout,
         tap: &mut dyn Tap,
         cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
         show(tap, Site::BlockInput(self.layer_idx), x_bte)?;
-        let output_bte = self.forward(x_bte, rope, tap, cache)?;
+        let output_bte = self.forward(x_bte, layout, tap, cache)?;
         show(tap, Site::BlockOutput(self.layer_idx), &output_bte)?;
         Ok(output_bte)
     }
@@ -108,13 +108,13 @@ impl Block {
     pub fn attention_sum(
         &self,
         x_bte: &Tensor,
-        rope: Option<&Rope>,
+        layout: &Layout,
         tap: &mut dyn Tap,
         cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
         let input_bte = self.attention_input(x_bte)?;
         show(tap, Site::AttentionInput(self.layer_idx), &input_bte)?;
-        Ok(x_bte.f_add(&self.attention.forward(&input_bte, rope, tap, cache)?)?)
+        Ok(x_bte.f_add(&self.attention.forward(&input_bte, layout, tap, cache)?)?)
     }
 
     /// What comes between that sum and the MLP's part of the layer.

@@ -6,7 +6,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::LoadOptions;
 use super::layers::{Linear, Norm, activate};
-use super::rope::{Rope, RopeTable};
+use super::layout::Layout;
+use super::rope::RopeTable;
 use super::weights::Weights;
 use crate::blueprint::{Blueprint, Output, Positions, Role, Slot};
 use crate::checkpoint::TensorSource;
@@ -22,6 +23,7 @@ pub struct Frame {
     type_table: Option<Tensor>,
     embedding_norm: Option<Norm>,
     rope: Option<RopeTable>,
+    causal: bool,
     final_norm: Option<Norm>,
     head: Head,
 }
@@ -88,6 +90,7 @@ impl Frame {
             type_table: weights.optional(Role::TypeEmbedding, Slot::Weight, None)?,
             embedding_norm: weights.norm_opt(Role::EmbeddingNorm, None)?,
             rope,
+            causal: options.causal,
             final_norm: weights.norm_opt(Role::FinalNorm, None)?,
             head,
         })
@@ -118,9 +121,13 @@ impl Frame {
         }
     }
 
-    /// The rotation of `n_tokens` positions from `start` on, where the family rotates.
-    pub fn rope(&self, start: i64, n_tokens: i64) -> Result<Option<Rope>> {
-        self.rope.as_ref().map(|table| table.at(start, n_tokens)).transpose()
+    /// How `n_tokens` positions from `start` on lie, of which those hold tokens that are `seen_bt` [B, T]; none: all.
+    pub fn layout(&self, start: i64, n_tokens: i64, seen_bt: Option<&Tensor>) -> Result<Layout> {
+        let seen_bt = seen_bt.filter(|_| !self.causal);
+        Ok(Layout {
+            rope: self.rope.as_ref().map(|table| table.at(start, n_tokens)).transpose()?,
+            seen_b11t: seen_bt.map(|seen_bt| seen_bt.f_unsqueeze(1)?.f_unsqueeze(1)).transpose()?,
+        })
     }
 
     /// The last hidden state of what leaves the last layer.

@@ -9,6 +9,7 @@ mod cache;
 mod frame;
 mod fresh;
 mod layers;
+mod layout;
 mod rope;
 mod rows;
 mod tap;
@@ -18,7 +19,7 @@ pub use block::Block;
 pub use cache::{Cache, LayerCache};
 pub use frame::Frame;
 pub use fresh::fresh_weights;
-pub use rope::Rope;
+pub use layout::{Input, Layout};
 pub use rows::row_chunks;
 pub use tap::{NoTap, Site, Tap};
 pub use weights::Parameter;
@@ -82,18 +83,25 @@ impl Transformer {
         })
     }
 
-    /// Last hidden state [B, T, E] (after the final norm) of token ids [B, T].
+    /// Last hidden state [B, T, E] (after the final norm) of token ids [B, T]; where those are filled up on the right, an
+    /// [`Input`] says where, and what stands at tokens is the same as without filling.
     ///
     /// # Errors
     /// `Data` when the sequence is longer than the model's positions.
-    pub fn hidden(&self, ids_bt: &Tensor, tap: &mut dyn Tap, mut cache: Option<&mut Cache>) -> Result<Tensor> {
+    pub fn hidden<'a>(
+        &self,
+        input: impl Into<Input<'a>>,
+        tap: &mut dyn Tap,
+        mut cache: Option<&mut Cache>,
+    ) -> Result<Tensor> {
+        let Input { ids_bt, seen_bt } = input.into();
         let (_, n_tokens) = ids_bt.size2()?;
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let mut x_bte = self.frame.embed(ids_bt, start)?;
-        let rope = self.frame.rope(start, n_tokens)?;
+        let layout = self.frame.layout(start, n_tokens, seen_bt)?;
         for (layer_idx, block) in self.blocks.iter().enumerate() {
             let memory = cache.as_mut().and_then(|cache| cache.layer(layer_idx));
-            x_bte = block.shown(&x_bte, rope.as_ref(), tap, memory)?;
+            x_bte = block.shown(&x_bte, &layout, tap, memory)?;
         }
         if let Some(cache) = cache {
             cache.advance(n_tokens);
@@ -102,11 +110,9 @@ impl Transformer {
     }
 
     /// One layer of [`Transformer::hidden`] on its own, without a cache.
-    pub(crate) fn layer(&self, layer_idx: usize, x_bte: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
-        let (_, n_tokens, _) = x_bte.size3()?;
-        let rope = self.frame.rope(0, n_tokens)?;
+    pub(crate) fn layer(&self, layer_idx: usize, x_bte: &Tensor, layout: &Layout, tap: &mut dyn Tap) -> Result<Tensor> {
         match self.blocks.get(layer_idx) {
-            Some(block) => block.shown(x_bte, rope.as_ref(), tap, None),
+            Some(block) => block.shown(x_bte, layout, tap, None),
             None => Err(Error::Internal(format!("there is no layer {layer_idx}"))),
         }
     }

@@ -27,7 +27,7 @@ pub struct EvalOptions {
     pub teacher: Option<String>,
     /// Task files, `NAME=FILE`.
     pub tasks: Vec<TaskFile>,
-    /// Evaluators of the held-out text; the defaults where empty.
+    /// Evaluators of the held-out text, or of files of their own; the defaults on the text where empty.
     pub evaluators: Vec<PluginSpec>,
     /// At most so many windows, the first ones.
     pub samples: Option<usize>,
@@ -98,8 +98,8 @@ impl From<TaskFile> for String {
 
 /// Evaluates a model.
 pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
-    if options.data.is_empty() && options.tasks.is_empty() {
-        return Err(Error::Recipe("nothing to evaluate on; give data or a task".into()));
+    if options.data.is_empty() && options.tasks.is_empty() && options.evaluators.is_empty() {
+        return Err(Error::Recipe("nothing to evaluate on; give data, a task or an evaluator".into()));
     }
     let folder = context.open(&options.model)?;
     let teacher_folder = options.teacher.as_deref().map(|teacher| context.open(teacher)).transpose()?;
@@ -107,14 +107,12 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     let tokenizer = context.tokenizer(&folder)?;
     let windows = windows(context, options, &folder, &tokenizer)?;
     let has_teacher = teacher_folder.is_some();
-    let measures: Vec<Box<dyn Evaluator>> = match &windows {
-        None => Vec::new(),
-        Some(_) if options.evaluators.is_empty() => {
-            let specs = context.defaults.evaluators(&folder.blueprint, has_teacher);
-            specs.iter().map(|spec| context.registry.build(spec)).collect::<Result<_>>()?
-        }
-        Some(_) => options.evaluators.iter().map(|spec| context.registry.build(spec)).collect::<Result<_>>()?,
+    let specs = match (&windows, options.evaluators.as_slice()) {
+        (Some(_), []) => context.defaults.evaluators(&folder.blueprint, has_teacher),
+        (_, named) => named.to_vec(),
     };
+    let measures: Vec<Box<dyn Evaluator>> =
+        specs.iter().map(|spec| context.registry.build(spec)).collect::<Result<_>>()?;
     if measures.is_empty() && windows.is_some() {
         let message = "an encoder without a head has no loss of its own; give a teacher to compare hidden states with";
         return Err(Error::Recipe(message.into()));

@@ -286,7 +286,7 @@ impl Inputs<'_, '_> {
     fn specs(&mut self, specs: &mut [PluginSpec]) -> Result<()> {
         for spec in specs {
             *spec = spec.clone().relative_to(&self.recipe_dir);
-            if let Some(path) = spec.path() {
+            for (_, path) in spec.paths() {
                 self.file(&path)?;
             }
         }

@@ -296,7 +296,7 @@ fn run(
         student: &student,
         teacher: taught_by.map(RefCell::new),
         windows: &windows,
-        task: Task::of(options.causal, tokenizer.mask, context.seed)?,
+        task: Task::of_model(options, tokenizer.mask, context.seed)?,
         objective: &objective,
         settings: &settings,
         identity,

@@ -33,18 +33,18 @@ impl PluginSpec {
         self
     }
 
-    /// The file that the plugin reads, where it has a `path`.
-    pub fn path(&self) -> Option<PathBuf> {
-        self.params.get("path").and_then(Value::as_str).map(PathBuf::from)
+    /// The files that the plugin reads: parameters called `path`, or `reference` for what it compares with.
+    pub fn paths(&self) -> impl Iterator<Item = (&'static str, PathBuf)> + '_ {
+        let path = |key| Some((key, PathBuf::from(self.params.get(key)?.as_str()?)));
+        ["path", "reference"].into_iter().filter_map(path)
     }
 
-    /// The same with a relative `path` taken from `dir`.
+    /// The same with its relative paths taken from `dir`.
     #[must_use]
     pub fn relative_to(self, dir: &Path) -> Self {
-        match self.path() {
-            Some(path) => self.with("path", dir.join(path).to_string_lossy().as_ref()),
-            None => self,
-        }
+        let paths: Vec<_> = self.paths().collect();
+        let joined = |spec: Self, (key, path)| spec.with(key, dir.join::<PathBuf>(path).to_string_lossy().as_ref());
+        paths.into_iter().fold(self, joined)
     }
 
     /// Takes out a parameter that belongs to the engine rather than the plugin (`as`, `weight`).

@@ -86,7 +86,7 @@ impl Objective {
                 _ => None,
             };
             let mut kept = Kept::at(&sites);
-            let hidden_bte = student.hidden(&targets.ids_bt, &mut kept, None)?;
+            let hidden_bte = student.hidden(targets.input(), &mut kept, None)?;
             if let Some(lesson) = &lesson {
                 for (term, sum) in self.states.iter().zip(&mut *on_states) {
                     let value = term.value(&kept.states, |site| lesson.states(site), targets.seen_bt.as_ref())?;

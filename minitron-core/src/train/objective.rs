@@ -106,7 +106,7 @@ impl Objective {
             _ => None,
         };
         let sites: BTreeSet<Site> = self.states.iter().flat_map(StateTerm::student_sites).collect();
-        let pass = Pass::forward(student, &targets.ids_bt, &sites, self.recompute)?;
+        let pass = Pass::forward(student, targets.input(), &sites, self.recompute)?;
         let mut means = Means { terms: Vec::new(), total: 0.0 };
         let mut scalar: Option<Tensor> = None;
         if !self.terms.is_empty() {

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::teacher::Kept;
 use crate::error::Result;
-use crate::model::{NoTap, Site, Transformer};
+use crate::model::{Input, Layout, NoTap, Site, Transformer};
 
 /// What the backward pass is computed from. B batch, T tokens, E embed.
 ///
@@ -15,7 +15,8 @@ use crate::model::{NoTap, Site, Transformer};
 #[derive(Debug)]
 pub(super) struct Pass<'m> {
     model: &'m Transformer,
-    ids_bt: &'m Tensor,
+    input: Input<'m>,
+    layout: Layout,
     sites: &'m BTreeSet<Site>,
     /// Each layer's input, where its inside is computed again; none where the graph of the whole pass is held.
     inputs: Option<Vec<Tensor>>,
@@ -30,21 +31,22 @@ impl<'m> Pass<'m> {
     /// reaches it (Chen et al. 2016, arXiv 1604.06174): memory of one layer instead of all, for a second forward pass.
     pub fn forward(
         model: &'m Transformer,
-        ids_bt: &'m Tensor,
+        input: Input<'m>,
         sites: &'m BTreeSet<Site>,
         recompute: bool,
     ) -> Result<Self> {
         let mut kept = Kept::at(sites);
+        let layout = model.frame.layout(0, input.ids_bt.size2()?.1, input.seen_bt)?;
         if !recompute {
-            let hidden_bte = model.hidden(ids_bt, &mut kept, None)?;
-            return Ok(Pass { model, ids_bt, sites, inputs: None, hidden_bte, states: kept.states });
+            let hidden_bte = model.hidden(input, &mut kept, None)?;
+            return Ok(Pass { model, input, layout, sites, inputs: None, hidden_bte, states: kept.states });
         }
         let _no_grad = tch::no_grad_guard();
         let mut inputs = Vec::with_capacity(model.blocks.len() + 1);
-        let mut x_bte = model.frame.embed(ids_bt, 0)?;
+        let mut x_bte = model.frame.embed(input.ids_bt, 0)?;
         for layer_idx in 0..model.blocks.len() {
             inputs.push(x_bte.shallow_clone());
-            x_bte = model.layer(layer_idx, &x_bte, &mut kept)?;
+            x_bte = model.layer(layer_idx, &x_bte, &layout, &mut kept)?;
         }
         inputs.push(x_bte.shallow_clone());
         let hidden_bte = leaf(&model.last(x_bte, &mut kept)?)?;
@@ -52,7 +54,7 @@ impl<'m> Pass<'m> {
             kept.states.iter().map(|(site, x)| Ok((*site, leaf(x)?))).collect::<Result<_>>()?;
         // One tensor under both names, so that its gradient is one.
         states.entry(Site::Last).and_modify(|last| *last = hidden_bte.shallow_clone());
-        Ok(Pass { model, ids_bt, sites, inputs: Some(inputs), hidden_bte, states })
+        Ok(Pass { model, input, layout, sites, inputs: Some(inputs), hidden_bte, states })
     }
 
     /// Adds the gradient of a scalar made from the pass to the student's parameters.
@@ -65,11 +67,12 @@ impl<'m> Pass<'m> {
                 model.last(x_bte.shallow_clone(), &mut NoTap)
             })?;
         for layer_idx in (0..self.model.blocks.len()).rev() {
-            gradient_bte =
-                self.back(layer_idx, inputs, &gradient_bte, |model, x_bte, kept| model.layer(layer_idx, x_bte, kept))?;
+            gradient_bte = self.back(layer_idx, inputs, &gradient_bte, |model, x_bte, kept| {
+                model.layer(layer_idx, x_bte, &self.layout, kept)
+            })?;
         }
         if gradient_bte.defined() {
-            let x_bte = self.model.frame.embed(self.ids_bt, 0)?;
+            let x_bte = self.model.frame.embed(self.input.ids_bt, 0)?;
             x_bte.f_mul(&gradient_bte)?.f_sum(x_bte.f_kind()?)?.f_backward()?;
         }
         Ok(())

@@ -33,7 +33,7 @@ pub struct Trainer<'a> {
     pub teacher: Option<RefCell<Box<dyn Teacher + 'a>>>,
     /// What to learn from.
     pub windows: &'a Windows,
-    /// Next tokens or masked ones.
+    /// Next tokens, masked ones, or none.
     pub task: Task,
     /// What to minimise.
     pub objective: &'a Objective,
@@ -219,11 +219,6 @@ impl Trainer<'_> {
         self.objective.check()?;
         if !self.objective.terms.is_empty() && !self.student.has_head() {
             return Err(Error::Data("the student has no language-model head, so there are no logits to train".into()));
-        }
-        if self.task != Task::NextToken && self.windows.n_tokens() != self.windows.len() * self.windows.width() {
-            return Err(Error::Recipe(
-                "pack: an encoder sees what fills shorter windows up; train it on a stream".into(),
-            ));
         }
         let Some(teacher) = &self.teacher else {
             if self.objective.needs_teacher() {

@@ -30,6 +30,25 @@ pub struct StateTerm {
     loss: Box<dyn StateLoss>,
     pairs: Vec<SitePair>,
     lift: Option<Parameter>,
+    /// The student's, the teacher's.
+    heads: [Heads; 2],
+}
+
+/// What a loss is told of a model besides its states.
+#[derive(Debug, Clone, Copy)]
+struct Heads {
+    head_dim: usize,
+    causal: bool,
+}
+
+impl Heads {
+    fn of(blueprint: &Blueprint) -> Self {
+        Heads { head_dim: blueprint.options.head_dim, causal: blueprint.options.causal }
+    }
+
+    fn states<'a>(self, x_btc: &'a Tensor, seen_bt: Option<&'a Tensor>) -> States<'a> {
+        States { x_btc, seen_bt, causal: self.causal, head_dim: self.head_dim }
+    }
 }
 
 /// Where learned maps live and begin.
@@ -68,7 +87,7 @@ impl StateTerm {
             true => Some(lift(&label, n_student, n_teacher, start)?),
             false => None,
         };
-        Ok(StateTerm { label, weight, loss, pairs, lift })
+        Ok(StateTerm { label, weight, loss, pairs, lift, heads: [student, teacher].map(Heads::of) })
     }
 
     /// Places in the student.
@@ -109,8 +128,9 @@ impl StateTerm {
                 .ok_or_else(|| self.error(format!("{:?} is nowhere in the student", pair.student)))?;
             let lifted = self.lift.as_ref().map(|lift| states.f_linear(&lift.tensor, None::<&Tensor>)).transpose()?;
             let x_btc = lifted.as_ref().unwrap_or(states);
+            let [ours, theirs] = self.heads;
             let value =
-                self.loss.loss(&States { x_btc, seen_bt }, &States { x_btc: teacher(pair.teacher)?, seen_bt })?;
+                self.loss.loss(&ours.states(x_btc, seen_bt), &theirs.states(teacher(pair.teacher)?, seen_bt))?;
             if value.numel() != 1 {
                 return Err(self.error(format!("expected one number, got a tensor of {:?}", value.size())));
             }

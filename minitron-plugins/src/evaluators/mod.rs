@@ -3,6 +3,7 @@
 mod exact_match;
 mod hidden_cosine;
 pub(crate) mod multiple_choice;
+mod nearest_neighbour;
 mod perplexity;
 
 use std::fs::File;
@@ -48,9 +49,12 @@ pub(crate) fn tag_of_task(path: &Path) -> Result<&'static str> {
     if has("completion") || has("completion_ids") || has("target") {
         return Ok("exact_match");
     }
+    if has("text") && has("label") {
+        return Ok("nearest_neighbour");
+    }
     Err(Error::Data(format!(
         "{}: no task of a known kind; expected `context` and `choices` with `gold` (multiple choice), or `prompt` and \
-         `completion`, or `context` and `target` (exact match)",
+         `completion`, or `context` and `target` (exact match), or `text` and `label` (nearest neighbour)",
         path.display()
     )))
 }

@@ -1,13 +1,13 @@
 use std::path::PathBuf;
 
 use minitron_core::contract::{Evaluator, Measurements, Subject};
-use minitron_core::data::Tokenizer;
+use minitron_core::data::{Tokenizer, fill};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{NoTap, Transformer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 use super::{parted, records, text};
 use crate::losses::cross_entropy::negative_log_likelihood;
@@ -93,14 +93,7 @@ fn likelihoods(model: &Transformer, tokenizer: &Tokenizer, question: &Question) 
         }
         sequences.push((tail.len(), [tail, &continuation].concat()));
     }
-    let width = sequences.iter().map(|(_, ids)| ids.len()).max().unwrap_or(0);
-    let padded = |ids: &Vec<u32>| {
-        let pad = width - ids.len();
-        ids.iter().map(|&id| i64::from(id)).chain(std::iter::repeat_n(0, pad)).collect::<Vec<_>>()
-    };
-    let flat: Vec<i64> = sequences.iter().flat_map(|(_, ids)| padded(ids)).collect();
-    let ids_bt =
-        Tensor::f_from_slice(&flat)?.f_view([sequences.len() as i64, width as i64])?.f_to_device(model.device)?;
+    let (ids_bt, _) = fill(&sequences.iter().map(|(_, ids)| ids.as_slice()).collect::<Vec<_>>(), model.device)?;
     let hidden_bte = model.hidden(&ids_bt, &mut NoTap, None)?;
     let mut scores = Vec::new();
     for (row, (n_context, ids)) in sequences.iter().enumerate() {

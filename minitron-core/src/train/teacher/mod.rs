@@ -80,7 +80,7 @@ impl<M: Borrow<Transformer> + Debug> Teacher for Loaded<M> {
         let _no_grad = tch::no_grad_guard();
         let mut kept = Kept::at(sites);
         let model = self.0.borrow();
-        let hidden_bte = model.hidden(&targets.ids_bt, &mut kept, None)?;
+        let hidden_bte = model.hidden(targets.input(), &mut kept, None)?;
         let hidden_ne = if with_logits { Some(targets.rows(&hidden_bte)?) } else { None };
         Ok(Box::new(Heard { model, hidden_ne, states: kept.states }))
     }

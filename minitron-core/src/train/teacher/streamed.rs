@@ -74,11 +74,11 @@ impl Teacher for Streamed<'_> {
         let frame = self.frame(&tokens, false)?;
         let mut kept = Kept::at(sites);
         let (_, n_tokens) = targets.ids_bt.size2()?;
-        let rope = frame.rope(0, n_tokens)?;
+        let layout = frame.layout(0, n_tokens, targets.seen_bt.as_ref())?;
         let mut x_bte = frame.embed(&targets.ids_bt, 0)?;
         for layer_idx in 0..self.blueprint.n_layers() {
             let block = Block::open(self.source, self.blueprint, layer_idx, self.options)?;
-            x_bte = block.shown(&x_bte, rope.as_ref(), &mut kept, None)?;
+            x_bte = block.shown(&x_bte, &layout, &mut kept, None)?;
         }
         let hidden_bte = frame.finish(x_bte)?;
         if kept.wants(Site::Last) {

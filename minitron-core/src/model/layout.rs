@@ -1,0 +1,30 @@
+//! What a layer has to know of a batch besides its stream.
+
+use tch::Tensor;
+
+use super::rope::Rope;
+
+/// Token ids, and which of them are there: what a model is given. B batch, T tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// Token ids [B, T].
+    pub ids_bt: &'a Tensor,
+    /// Whether a position holds a token rather than filling on the right [B, T], boolean; none where all do.
+    pub seen_bt: Option<&'a Tensor>,
+}
+
+/// Sequences of one length, nothing filled up.
+impl<'a> From<&'a Tensor> for Input<'a> {
+    fn from(ids_bt: &'a Tensor) -> Self {
+        Input { ids_bt, seen_bt: None }
+    }
+}
+
+/// How the tokens of a batch lie: the rotation of their positions, where the family rotates, and which of them attention may
+/// see, where it would see filling. Made by [`Frame::layout`](super::Frame::layout), the same for every layer.
+#[derive(Debug, Default)]
+pub struct Layout {
+    pub(super) rope: Option<Rope>,
+    /// [B, 1, 1, T] boolean, over keys. Filling on the right lies after all that a causal position sees, so it is none there.
+    pub(super) seen_b11t: Option<Tensor>,
+}

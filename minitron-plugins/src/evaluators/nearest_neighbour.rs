@@ -1,0 +1,166 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use minitron_core::contract::{Evaluator, Measurements, Subject};
+use minitron_core::data::Tokenizer;
+use minitron_core::error::{Error, Result};
+use minitron_core::evaluate::{Pooling, sentence_embeddings};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tch::{Device, Tensor};
+
+use super::{records, text};
+
+/// Share of sentences (`accuracy`) whose label is that of the majority of their k nearest neighbours by the cosine of sentence
+/// embeddings, the nearest deciding between equal counts. An embedding is the last hidden state, pooled as the model's folder
+/// says, the mean over all tokens where it does not.
+///
+/// A record holds a text and a label. Sentences of the same tokens are embedded once, so that they are equally near.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NearestNeighbour {
+    /// The `.jsonl` file of sentences to label.
+    pub path: PathBuf,
+    /// The `.jsonl` file of their neighbours; the other sentences of `path` where there is none.
+    pub reference: Option<PathBuf>,
+    /// Field of the sentence.
+    pub text: String,
+    /// Field of its label.
+    pub label: String,
+    /// Neighbours asked.
+    pub k: usize,
+    /// Tokens of a sentence, brackets included; longer ones are cut, and at the model's positions.
+    pub max_tokens: usize,
+    /// How states become one vector, `mean` or `cls`, whatever the model's folder says.
+    pub pooling: Option<Pooling>,
+}
+
+impl Default for NearestNeighbour {
+    fn default() -> Self {
+        NearestNeighbour {
+            path: PathBuf::new(),
+            reference: None,
+            text: "text".to_owned(),
+            label: "label".to_owned(),
+            k: 1,
+            max_tokens: 128,
+            pooling: None,
+        }
+    }
+}
+
+minitron_core::plugin! {
+    Evaluator for NearestNeighbour {
+        tag: "nearest_neighbour",
+        summary: "accuracy of labelling sentences as their nearest neighbours are",
+        source: "embeddings of arXiv 1908.10084, section 3; Cover and Hart 1967, doi 10.1109/TIT.1967.1053964",
+    }
+}
+
+/// A file's different sentences, shortest first, and the items that have each.
+struct Items {
+    sentences: Vec<Vec<u32>>,
+    owners: Vec<Vec<usize>>,
+    labels: Vec<String>,
+}
+
+#[typetag::serde(name = "nearest_neighbour")]
+impl Evaluator for NearestNeighbour {
+    fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
+        let tokenizer = subject.tokenizer.ok_or_else(|| Error::Data("nearest_neighbour needs a tokenizer".into()))?;
+        if self.k == 0 {
+            return Err(Error::Recipe("k: expected at least 1".into()));
+        }
+        let max_tokens = self.max_tokens.min(subject.model.blueprint.options.max_positions);
+        let asked = self.items(&self.path, tokenizer, max_tokens)?;
+        let others = self.reference.as_deref().map(|path| self.items(path, tokenizer, max_tokens)).transpose()?;
+        let known = others.as_ref().unwrap_or(&asked);
+        let asked_ue = self.embeddings(subject, &asked)?;
+        let known_ue = if others.is_some() { self.embeddings(subject, known)? } else { asked_ue.shallow_clone() };
+        let n_nearest = (self.k + 1).min(known.sentences.len());
+        let mut n_right = 0u64;
+        for (owners, nearest) in asked.owners.iter().zip(nearest(&asked_ue, &known_ue, n_nearest)?) {
+            for &item in owners {
+                // Without a reference, an item is no neighbour of its own.
+                let counts = |other: &usize| others.is_some() || *other != item;
+                let neighbours = nearest.iter().filter_map(|&row| known.owners.get(row)).flatten().copied();
+                let labels: Vec<&String> =
+                    neighbours.filter(counts).take(self.k).filter_map(|item| known.labels.get(item)).collect();
+                let said =
+                    majority(&labels).ok_or_else(|| Error::Data("a single sentence has no neighbours".into()))?;
+                n_right += u64::from(asked.labels.get(item) == Some(said));
+            }
+        }
+        let n_items = asked.labels.len() as f64;
+        Ok(Measurements::from([("accuracy".to_owned(), n_right as f64 / n_items), ("n_items".to_owned(), n_items)]))
+    }
+}
+
+impl NearestNeighbour {
+    fn items(&self, path: &Path, tokenizer: &Tokenizer, max_tokens: usize) -> Result<Items> {
+        let (first, last) = tokenizer.brackets.unzip();
+        let room = max_tokens.saturating_sub(first.iter().chain(&last).count());
+        let mut by_sentence: BTreeMap<(usize, Vec<u32>), Vec<usize>> = BTreeMap::new();
+        let mut labels = Vec::new();
+        for (place, record) in records(path)? {
+            let mut ids = tokenizer.encode(text(&record, &[self.text.as_str()], &place)?).map_err(|e| e.at(&place))?;
+            ids.truncate(room);
+            let ids: Vec<u32> = first.into_iter().chain(ids).chain(last).collect();
+            if ids.is_empty() {
+                return Err(Error::Data(format!("{place}: expected at least one token under `{}`", self.text)));
+            }
+            by_sentence.entry((ids.len(), ids)).or_default().push(labels.len());
+            labels.push(match record.get(&self.label) {
+                Some(Value::String(label)) => label.clone(),
+                Some(label) if !label.is_null() => label.to_string(),
+                _ => return Err(Error::Data(format!("{place}: expected a label under `{}`", self.label))),
+            });
+        }
+        let (sentences, owners) = by_sentence.into_iter().map(|((_, ids), owners)| (ids, owners)).unzip();
+        Ok(Items { sentences, owners, labels })
+    }
+
+    fn embeddings(&self, subject: &Subject, items: &Items) -> Result<Tensor> {
+        let pooling = self.pooling.map_or_else(|| Pooling::of(subject.model), Ok)?;
+        // Sentences are short beside windows.
+        let batch_size = subject.batch_size.clamp(1, 1 << 16) * 8;
+        sentence_embeddings(subject.model, &items.sentences, pooling, batch_size, subject.progress)
+    }
+}
+
+/// For each of the rows [U, E], the rows of the others that lie nearest, nearest first.
+fn nearest(asked_ue: &Tensor, known_ue: &Tensor, n_nearest: usize) -> Result<Vec<Vec<usize>>> {
+    const ROWS: i64 = 256;
+    let (n_asked, _) = asked_ue.size2()?;
+    let known_eu = known_ue.f_transpose(0, 1)?;
+    let mut found = Vec::new();
+    for start in (0..n_asked).step_by(ROWS as usize) {
+        let cosine_nu = asked_ue.f_narrow(0, start, ROWS.min(n_asked - start))?.f_matmul(&known_eu)?;
+        let (_, rows_nk) = cosine_nu.f_topk(n_nearest as i64, -1, true, true)?;
+        let rows = Vec::<i64>::try_from(rows_nk.f_to_device(Device::Cpu)?.f_reshape([-1i64])?)?;
+        found.extend(rows.chunks(n_nearest).map(|rows| rows.iter().map(|&row| row as usize).collect()));
+    }
+    Ok(found)
+}
+
+/// The most frequent label; of those as frequent, the first.
+fn majority<'a>(labels: &[&'a String]) -> Option<&'a String> {
+    let count = |label: &String| labels.iter().filter(|other| **other == label).count();
+    labels.iter().copied().rev().max_by_key(|label| count(label))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_decides_between_equal_counts() {
+        let labels = ["a", "b", "b", "a", "c"].map(str::to_owned);
+        let said = |n: usize| majority(&labels.iter().take(n).collect::<Vec<_>>()).map(String::as_str);
+        assert_eq!(
+            [said(0), said(1), said(2), said(3), said(4), said(5)],
+            [None, Some("a"), Some("a"), Some("b"), Some("a"), Some("a")]
+        );
+    }
+}
