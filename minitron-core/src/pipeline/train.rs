@@ -1,7 +1,9 @@
 //! `train` and `distill`: one loop, with or without a teacher.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,13 +12,13 @@ use super::context::{Context, seq_len_or_default};
 use crate::blueprint::{Blueprint, ModelFolder};
 use crate::checkpoint::{Config, MemorySource, OutputDir, TensorSource, WriteOptions, sync_dir, write_model};
 use crate::contract::LogitLoss;
-use crate::data::{DataSpec, Pack, Reading, Task, Tokenizer, Windows, files_of};
+use crate::data::{BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Pack, Reading, Task, Tokenizer, files_of};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::model::{Transformer, fresh_weights};
 use crate::plan::Count;
 use crate::registry::PluginSpec;
-use crate::train::{AdamWSettings, Masters, Objective, Outcome, Term, TrainSettings, Trainer, has_state};
+use crate::train::{AdamWSettings, Masters, Objective, Outcome, Term, TrainSettings, Trainer, has_state, saved_cursor};
 
 /// What `train` and `distill` have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -223,11 +225,11 @@ fn run(
 ) -> Result<Value> {
     refuse(context, setup, &start, teacher.as_ref(), &out)?;
     let options = &start.blueprint.options;
-    let tokenizer = Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?;
+    let tokenizer = Arc::new(Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?);
     let settings = setup.settings(context.seed);
     settings.check()?;
     let objective = objective(context, losses)?;
-    let windows = windows(context, setup, &start, &tokenizer)?;
+    let feed = RefCell::new(feed(context, setup, &start, &tokenizer, &out)?);
     let teacher_model = match &teacher {
         Some(folder) if objective.needs_teacher() => {
             Some(context.load(&folder.checkpoint.tensors, &folder.blueprint, false)?)
@@ -241,12 +243,12 @@ fn run(
     let trainer = Trainer {
         student: &student,
         teacher: teacher_model.as_ref(),
-        windows: &windows,
+        feed: &feed,
         task: Task::of(options.causal, tokenizer.mask, context.seed)?,
         objective: &objective,
         settings: &settings,
         identity: json!({
-            "data": windows.digest(),
+            "data": feed.borrow().digest(),
             "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "student": student_digest,
             "teacher": teacher.as_ref().map(|t| digest_of(&t.checkpoint.config, t.checkpoint.tensors.paths())).transpose()?,
@@ -283,9 +285,13 @@ fn refuse(context: &Context, setup: &Setup, start: &Start, teacher: Option<&Mode
     OutputDir::refuse_inputs(out.dir, files.iter().map(PathBuf::as_path))
 }
 
-fn windows(context: &Context, setup: &Setup, start: &Start, tokenizer: &Tokenizer) -> Result<Windows> {
+fn feed(context: &Context, setup: &Setup, start: &Start, tokenizer: &Arc<Tokenizer>, out: &Output) -> Result<Feed> {
     let seq_len = seq_len_or_default(setup.seq_len, &start.blueprint, tokenizer);
-    setup.reading(seq_len, context.seed).windows(&setup.data, tokenizer, context.registry)
+    let reading = setup.reading(seq_len, context.seed);
+    let (specs, registry) = (setup.data.as_slice(), context.registry);
+    let options = FeedOptions { reading: &reading, specs, tokenizer, registry, block_tokens: BLOCK_TOKENS };
+    let cursor = if out.resume { saved_cursor(out.dir) } else { None };
+    Feed::open(&options, cursor.as_ref())
 }
 
 fn objective(context: &Context, losses: &[PluginSpec]) -> Result<Objective> {

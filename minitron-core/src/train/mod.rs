@@ -15,7 +15,7 @@ mod teacher;
 pub use gradient::mean_gradient;
 pub use objective::{Objective, Term};
 pub use optimizer::{AdamW, AdamWSettings, Masters};
-pub use resume::has_state;
+pub use resume::{has_state, saved_cursor};
 pub use run::{Outcome, Trainer};
 pub use schedule::Schedule;
 pub use settings::TrainSettings;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::AdamW;
 use crate::checkpoint::{OutputDir, Reader, write_tensors};
+use crate::data::Cursor;
 use crate::error::{Error, IoContext, Result};
 
 const DIR: &str = "checkpoint";
@@ -24,6 +25,8 @@ pub(super) struct State {
     pub identity: serde_json::Value,
     /// Bytes of metrics.jsonl at this step; later ones are cut off on resume.
     pub metrics_len: u64,
+    /// Place in the data.
+    pub data: Cursor,
 }
 
 /// The folder of a run's state.
@@ -47,6 +50,13 @@ pub fn has_state(out_dir: &Path) -> bool {
         return fs::rename(&replaced, dir(out_dir)).is_ok();
     }
     dir(out_dir).join(STATE).is_file()
+}
+
+/// The place in the data that an interrupted run reached, so that they can be opened there at once; whether the run may go
+/// on is another question.
+pub fn saved_cursor(out_dir: &Path) -> Option<Cursor> {
+    let text = has_state(out_dir).then(|| fs::read_to_string(dir(out_dir).join(STATE)).ok()).flatten()?;
+    serde_json::from_str(&text).ok().map(|state: State| state.data)
 }
 
 /// Restores the optimiser and its weights; `None` where there is nothing to resume.

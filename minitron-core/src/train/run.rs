@@ -1,5 +1,6 @@
 //! The loop.
 
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -12,7 +13,7 @@ use super::optimizer::{AdamW, Masters};
 use super::resume::{self, State};
 use super::settings::TrainSettings;
 use super::teacher::{Loaded, Teacher};
-use crate::data::{Order, Task, Windows};
+use crate::data::{Feed, Task};
 use crate::error::{Error, IoContext, Result};
 use crate::model::Transformer;
 use crate::progress::Progress;
@@ -27,7 +28,7 @@ pub struct Trainer<'a> {
     /// Needed where a loss needs it.
     pub teacher: Option<&'a Transformer>,
     /// What to learn from.
-    pub windows: &'a Windows,
+    pub feed: &'a RefCell<Feed>,
     /// Next tokens or masked ones.
     pub task: Task,
     /// What to minimise.
@@ -81,8 +82,9 @@ impl Trainer<'_> {
     /// `Data` when the loss stops being finite; `Recipe` when the checkpoint belongs to another run.
     pub fn run(&self, resume: bool) -> Result<(Outcome, Masters)> {
         self.check()?;
-        let schedule = self.settings.schedule(self.windows.mean_width());
-        let per_step = self.settings.tokens_per_step(self.windows.mean_width());
+        let width = self.feed.borrow().mean_width();
+        let schedule = self.settings.schedule(width);
+        let per_step = self.settings.tokens_per_step(width);
         let mut optimizer = AdamW::new(self.student.parameters(), self.settings.adamw)?;
         let identity = json!({ "settings": self.settings, "inputs": self.identity });
         let resumed = if resume { resume::load(self.out_dir, &identity, &mut optimizer)? } else { None };
@@ -91,21 +93,24 @@ impl Trainer<'_> {
         let every = self.checkpoint_every.unwrap_or(schedule.n_steps.div_ceil(10)).max(1);
         let last = self.stop_after.unwrap_or(schedule.n_steps).min(schedule.n_steps);
 
-        let mut order = Order::new(self.windows.len(), self.settings.seed);
+        if let Some(state) = &resumed {
+            self.feed.borrow_mut().seek(&state.data)?;
+        }
         let mut recent = Vec::new();
         let mut clock = Clock::new();
         self.progress.start("train, tokens", schedule.n_steps.saturating_mul(per_step));
         self.progress.advance(first.saturating_mul(per_step), "");
         for step in first + 1..=last {
             let lr = schedule.at(step);
-            let done = self.step(&mut optimizer, &mut order, step, lr)?;
+            let done = self.step(&mut optimizer, step, lr)?;
             clock.tick(per_step);
             recent.push(done.loss);
             metrics.write(&self.record(step, per_step, lr, &done, &clock))?;
             self.progress.advance(per_step, &format!("loss {:.4}", done.loss));
             if step % every == 0 || step == last {
                 let metrics_len = metrics.sync()?;
-                let state = State { step, n_tokens: step * per_step, identity: identity.clone(), metrics_len };
+                let data = self.feed.borrow().cursor();
+                let state = State { step, n_tokens: step * per_step, identity: identity.clone(), metrics_len, data };
                 resume::save(self.out_dir, &state, &optimizer)?;
             }
         }
@@ -128,11 +133,11 @@ impl Trainer<'_> {
     /// `Recipe` for settings, windows or models that do not go together, `Data` for a student without a head.
     pub fn check(&self) -> Result<()> {
         self.settings.check()?;
-        self.windows.check_fits(&self.student.blueprint.options)?;
+        self.feed.borrow_mut().check_fits(&self.student.blueprint.options)?;
         if !self.student.has_head() {
             return Err(Error::Data("the student has no language-model head, so there are no logits to train".into()));
         }
-        if self.task != Task::NextToken && self.windows.n_tokens() != self.windows.len() * self.windows.width() {
+        if self.task != Task::NextToken && !self.feed.borrow().is_even() {
             return Err(Error::Recipe(
                 "pack: an encoder sees what fills shorter windows up; train it on a stream".into(),
             ));
@@ -143,7 +148,7 @@ impl Trainer<'_> {
             }
             return Ok(());
         };
-        self.windows.check_fits(&teacher.blueprint.options)?;
+        self.feed.borrow_mut().check_fits(&teacher.blueprint.options)?;
         if !teacher.has_head() {
             return Err(Error::Data(
                 "the teacher has no language-model head, so there are no logits to learn from".into(),
@@ -158,16 +163,14 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    fn step(&self, optimizer: &mut AdamW, order: &mut Order, step: u64, lr: f64) -> Result<Step> {
-        let per_pass = self.settings.batch_size as u64;
+    fn step(&self, optimizer: &mut AdamW, step: u64, lr: f64) -> Result<Step> {
         let n_passes = self.settings.accumulate as u64;
         let mut loaded = self.teacher.map(Loaded);
         let mut teacher = loaded.as_mut().map(|teacher| teacher as &mut dyn Teacher);
         let mut terms = vec![0.0; self.objective.terms.len()];
-        for pass in 0..n_passes {
-            let start = ((step - 1) * n_passes + pass) * per_pass;
-            let chosen: Vec<usize> = (start..start + per_pass).map(|position| order.at(position)).collect();
-            let targets = self.task.batch(self.windows, &chosen, self.student.device)?;
+        for _ in 0..n_passes {
+            let pieces = self.feed.borrow_mut().take(self.settings.batch_size)?;
+            let targets = self.task.batch_of(&pieces, self.feed.borrow().n_brackets(), self.student.device)?;
             let means =
                 self.objective.backward(self.student, teacher.as_deref_mut(), &targets, 1.0 / n_passes as f64)?;
             for (sum, mean) in terms.iter_mut().zip(means) {
