@@ -39,7 +39,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
     ),
     (Kind::StateLoss, &["attention_relation", "embedding", "hidden_state", "mlp_input"]),
     (Kind::Evaluator, &["exact_match", "hidden_cosine", "multiple_choice", "nearest_neighbour", "perplexity"]),
-    (Kind::Corpus, &["jsonl", "parquet", "stories", "text", "tokens"]),
+    (Kind::Corpus, &["jsonl", "megatron", "parquet", "stories", "text", "tokens"]),
 ];
 
 #[test]
@@ -645,6 +645,10 @@ const PARQUET: &[u8] = b"PAR1\x15\x00\x15\x1c\x15\x1c,\x15\x04\x15\x00\x15\x06\x
     \x00\x00\x00two\x15\x02\x19,H\x01m\x15\x02\x00\x15\x0c%\x00\x18\x04text%\x00\x00\x16\x04\x19\x1c\x19\x1c&\x08\x1c\
     \x15\x0c\x19\x15\x00\x19\x18\x04text\x15\x00\x16\x04\x16>\x16>&\x08\x00\x00\x16>\x16\x04\x00\x00>\x00\x00\x00PAR1";
 
+/// Version 1, of u16; two sequences of one id, at bytes 0 and 2, a document each.
+const MEGATRON: &[u8] = b"MMIDIDX\0\0\x01\0\0\0\0\0\0\0\x08\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x01\0\0\0\x01\0\0\0\
+    \0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0";
+
 /// Bytes that a corpus of this ending reads.
 fn sample(extension: &str) -> Option<&'static [u8]> {
     Some(match extension {
@@ -652,6 +656,7 @@ fn sample(extension: &str) -> Option<&'static [u8]> {
         "jsonl" => b"{\"text\": \"one\"}\n{\"text\": \"two\"}\n",
         "parquet" => PARQUET,
         "bin" => &[1, 0, 2, 0],
+        "idx" => MEGATRON,
         _ => return None,
     })
 }
@@ -669,12 +674,17 @@ fn every_corpus_gives_the_same_documents_twice_and_names_its_files() {
             let extensions = registry().build::<dyn Corpus>(&spec.clone().with("path", "x")).unwrap().extensions();
             let found = extensions.iter().find_map(|extension| Some((extension, sample(extension)?)));
             let (extension, bytes) = found.unwrap_or_else(|| panic!("no sample for `{}`: {extensions:?}", plugin.tag));
-            let path = dir.path().join(format!("sample.{extension}"));
+            let path = dir.path().join(format!("{}.{extension}", plugin.tag));
             std::fs::write(&path, bytes).unwrap();
             spec = spec.with("path", path.to_string_lossy().as_ref());
             let by_ending = registry().corpus_for(&path, &[]).unwrap();
             assert_eq!(serde_json::to_value(&by_ending).unwrap()["type"], plugin.tag);
-            files.push(path);
+            files.push(path.clone());
+            if plugin.tag == "megatron" {
+                let ids = path.with_extension("bin");
+                std::fs::write(&ids, sample("bin").unwrap()).unwrap();
+                files.push(ids);
+            }
         }
         let corpus = registry().build::<dyn Corpus>(&spec).unwrap();
         assert_eq!(corpus.files(), files, "{}", plugin.tag);
@@ -685,6 +695,11 @@ fn every_corpus_gives_the_same_documents_twice_and_names_its_files() {
         assert_eq!(read(corpus.as_ref()), documents, "{}", plugin.tag);
         let again = registry().build::<dyn Corpus>(&spec).unwrap();
         assert_eq!(read(again.as_ref()), documents, "{}", plugin.tag);
+        for n_items in 0..=documents.len() {
+            let from = corpus.documents_from(3, n_items as u64).unwrap();
+            let rest = from.take(documents.len() - n_items).collect::<Result<Vec<Document>>>().unwrap();
+            assert_eq!(rest, documents[n_items..], "{} from {n_items}", plugin.tag);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use minitron::{
 use minitron_core::blueprint::Blueprint;
 use minitron_core::calibrate::{Metric, Pass};
 use minitron_core::checkpoint::{Reader, TensorSource};
-use minitron_core::contract::{LogitLoss, StateLoss, States};
+use minitron_core::contract::{Document, LogitLoss, StateLoss, States};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::registry::{self, PluginSpec};
@@ -282,6 +282,21 @@ fn keeping_every_unit_of_a_fixture_gives_back_its_tensors_and_its_config() {
                 "{}: {tensor}",
                 name(&dir)
             );
+        }
+    }
+}
+
+#[test]
+fn megatrons_own_files_hold_what_was_written() {
+    let text = std::fs::read_to_string(fixture("megatron.json")).unwrap();
+    let held: std::collections::BTreeMap<String, Vec<Vec<u32>>> = serde_json::from_str(&text).unwrap();
+    assert_eq!(held.len(), 4);
+    for (element, documents) in held {
+        let corpus = registry().corpus_for(&fixture(&format!("megatron_{element}.idx")), &[]).unwrap();
+        for (from, _) in documents.iter().enumerate() {
+            let found: Vec<Document> = corpus.documents_from(0, from as u64).unwrap().collect::<Result<_>>().unwrap();
+            let expected: Vec<Document> = documents[from..].iter().cloned().map(Document::Tokens).collect();
+            assert_eq!(found, expected, "{element} from {from}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Statements that hold without PyTorch, on tiny models of every family.
 
+/// What training is fed with: order, mixtures, resuming.
+mod data;
 /// Sequences of different lengths side by side.
 mod filling;
 /// Continuations with and without the key/value cache.

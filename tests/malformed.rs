@@ -524,6 +524,74 @@ fn a_bad_line_is_named_by_its_number() {
     desk.refuses_data("data", &["b.jsonl: line 1", "its fields: `body`; choose one with `--field`"], "b.jsonl");
 }
 
+/// A pair of Megatron's: i32 ids, two sequences of three and two, a document each.
+fn megatron() -> (Vec<u8>, Vec<u8>) {
+    let mut index = b"MMIDIDX\0\0".to_vec();
+    index.extend(1u64.to_le_bytes());
+    index.push(4);
+    index.extend([2u64, 3].iter().flat_map(|n| n.to_le_bytes()));
+    index.extend([3i32, 2].iter().flat_map(|length| length.to_le_bytes()));
+    index.extend([0i64, 12].iter().flat_map(|place| place.to_le_bytes()));
+    index.extend([0i64, 1, 2].iter().flat_map(|bound| bound.to_le_bytes()));
+    (index, [10i32, 11, 12, 13, 14].iter().flat_map(|id| id.to_le_bytes()).collect())
+}
+
+#[test]
+fn megatron_files_that_contradict_themselves_are_refused() {
+    let desk = Desk::llama();
+    let (index, ids) = megatron();
+    let bytes = |value: i64| value.to_le_bytes().to_vec();
+    // Where the bytes are changed, to what, and what is said.
+    let cases: [(usize, Vec<u8>, &str); 16] = [
+        (0, b"MMIDIDY".to_vec(), "does not begin as one"),
+        (9, bytes(2), "expected version 1 of the index, got 2"),
+        (17, vec![0], "got code 0"),
+        (17, vec![7], "expected ids of an integer type (code 1 to 5 or 8), got code 7"),
+        (18, bytes(3), "bytes for 3 sequences and 3 bounds of documents"),
+        (18, bytes(-1), "more than any file bytes for 18446744073709551615 sequences"),
+        (26, bytes(i64::MAX), "more than any file"),
+        (34, vec![4, 0, 0, 0], "expected sequence 1 within 20 bytes"),
+        (34, vec![0xff; 4], "-1 ids at byte 0"),
+        (38, vec![0xff, 0xff, 0xff, 0x7f], "2147483647 ids at byte 12"),
+        (42, bytes(-4), "3 ids at byte -4"),
+        (50, bytes(16), "2 ids at byte 16"),
+        (50, bytes(i64::MAX), "2 ids at byte 9223372036854775807"),
+        (58, bytes(1), "expected the first document at sequence 0, got 1"),
+        (66, bytes(3), "expected document 0 to end at sequence 0 to 2, got 3"),
+        (74, bytes(0), "expected document 1 to end at sequence 1 to 2, got 0"),
+    ];
+    for (idx, (at, change, says)) in cases.iter().enumerate() {
+        let mut damaged = index.clone();
+        damaged[*at..at + change.len()].copy_from_slice(change);
+        let ids = if idx == 7 { ids[..16].to_vec() } else { ids.clone() };
+        let says = if idx == 7 { "within 16 bytes" } else { says };
+        fs::write(desk.at("a.idx"), damaged).unwrap();
+        fs::write(desk.at("a.bin"), ids).unwrap();
+        desk.refuses_data("data", &["a.idx", says, "copy the pair again"], "a.idx");
+    }
+    fs::write(desk.at("a.bin"), &ids).unwrap();
+    for cut in 0..index.len() {
+        fs::write(desk.at("a.idx"), &index[..cut]).unwrap();
+        desk.refuses_data("data", &["a.idx"], "a.idx");
+    }
+    let missing = [&index[..26], &bytes(2), &index[34..74]].concat();
+    fs::write(desk.at("a.idx"), missing).unwrap();
+    desk.refuses_data("data", &["a.idx", "expected documents of 2 sequences, got 1"], "a.idx");
+    fs::write(desk.at("a.idx"), &index).unwrap();
+    fs::write(desk.at("a.bin"), [&ids[..16], &[0xff; 4]].concat()).unwrap();
+    desk.refuses_data("data", &["a.idx", "expected ids from 0 to 4294967295, got another in sequence 1"], "a.idx");
+}
+
+#[test]
+fn half_a_megatron_pair_is_refused() {
+    let desk = Desk::llama();
+    let (index, ids) = megatron();
+    fs::write(desk.at("a.idx"), index).unwrap();
+    desk.refuses_data("io", &["a.bin"], "a.idx");
+    fs::write(desk.at("a.bin"), ids).unwrap();
+    desk.refuses_data("recipe", &["a.bin` is one half of a Megatron pair; name the other", "a.idx`"], "a.bin");
+}
+
 #[test]
 fn text_that_is_not_utf8_is_refused() {
     let desk = Desk::llama();

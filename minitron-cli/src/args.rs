@@ -284,7 +284,7 @@ pub struct Treatment {
 /// What `train` and `distill` have in common.
 #[derive(Debug, Args)]
 pub struct Training {
-    /// Training text: FILE, or FILE#a..b for some of its documents
+    /// Training text: FILE, FILE#a..b for some of its documents, or WEIGHT*FILE, each, for a mixture
     #[arg(long, num_args = 1.., required = true)]
     pub data: Vec<DataSpec>,
     /// Tokens to train on, for example 5M

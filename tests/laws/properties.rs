@@ -142,8 +142,8 @@ proptest! {
     }
 
     #[test]
-    fn data_reads_back_as_it_is_written(name in "[a-z/_]{1,12}(\\.(txt|jsonl|bin))?(:n=[0-9])?", range in any::<Option<(Option<i64>, Option<i64>)>>()) {
-        let spec = DataSpec { name, range };
+    fn data_reads_back_as_it_is_written(name in "[a-z/_]{1,12}(\\.(txt|jsonl|bin))?(:n=[0-9])?", range in any::<Option<(Option<i64>, Option<i64>)>>(), weight in prop::option::of(1e-3..1e3f64)) {
+        let spec = DataSpec { name, range, weight };
         prop_assert_eq!(spec.to_string().parse::<DataSpec>().unwrap(), spec);
     }
 

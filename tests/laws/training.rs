@@ -2,15 +2,16 @@
 
 use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
 
 use minitron::{registry, some_windows, tiny_bert, tiny_llama};
 use minitron_core::contract::LogitLoss;
-use minitron_core::data::{Targets, Task, Windows};
+use minitron_core::data::{Cursor, DataSpec, Feed, FeedOptions, Pack, Reading, Targets, Task, Tokenizer, Windows};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{NoTap, Transformer, row_chunks};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::PluginSpec;
-use minitron_core::train::{HeldOut, Loaded, Objective, Outcome, Saving, Term, TrainSettings, Trainer};
+use minitron_core::train::{HeldOut, Loaded, Objective, Outcome, Saving, Term, TrainSettings, Trainer, saved_cursor};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -146,7 +147,7 @@ impl<'a> Run<'a> {
         let trainer = Trainer {
             student: &self.student,
             teacher: Some(RefCell::new(Box::new(Loaded(self.teacher)))),
-            windows: self.windows,
+            feed: &RefCell::new(Feed::of_windows(Arc::new(self.windows.clone()), self.settings.seed)),
             task: Task::of(self.student.is_causal(), Some(4), 1)?,
             objective: &objective()?,
             settings: &self.settings,
@@ -235,4 +236,52 @@ fn a_run_with_other_settings_is_not_resumed() {
     let other = Run { settings: other, ..Run::new(&model, &teacher, &windows, dir.path()) };
     let error = other.go(None, true).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("other settings"), "{error}");
+}
+
+#[test]
+fn a_run_over_a_mixture_is_resumed_within_its_blocks_bit_for_bit() {
+    let model = Model::new(&tiny_llama(), 49).unwrap();
+    let teacher = Model::new(&tiny_llama(), 50).unwrap().load().unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let mut specs: Vec<DataSpec> = Vec::new();
+    for (name, weight, n_ids) in [("a.bin", 0.7, 16 * 40 + 5), ("b.bin", 0.3, 16 * 15)] {
+        let path = data.path().join(name);
+        let ids: Vec<u8> = (0..n_ids).flat_map(|id| ((id * id % 61_u32) as u16).to_le_bytes()).collect();
+        std::fs::write(&path, ids).unwrap();
+        specs.push(format!("{weight}*{}", path.display()).parse().unwrap());
+    }
+    let none = minitron::config(&serde_json::json!({})).unwrap();
+    let tokenizer = &Arc::new(Tokenizer::load(Path::new(""), &none, 61, true).unwrap());
+    let reading =
+        &Reading { field: None, token_type: None, seq_len: 16, max_windows: None, seed: 7, pack: Pack::Stream };
+    let registry = &registry();
+    let options = FeedOptions { reading, specs: &specs, tokenizer, registry, block_tokens: 16 * 9 };
+    let run = |out_dir: &Path, stop_after, cursor: Option<&Cursor>| {
+        let student = model.trainable().unwrap();
+        let settings = settings();
+        let trainer = Trainer {
+            student: &student,
+            teacher: Some(&teacher),
+            feed: &RefCell::new(Feed::open(&options, cursor).unwrap()),
+            task: Task::NextToken,
+            objective: &objective().unwrap(),
+            settings: &settings,
+            identity: Value::Null,
+            out_dir,
+            checkpoint_every: None,
+            stop_after,
+            progress: &Silent,
+        };
+        trainer.run(true).unwrap();
+        column(out_dir, "loss")
+    };
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let whole = run(dirs[0].path(), None, None);
+    for (dir, peek) in [(&dirs[1], false), (&dirs[2], true)] {
+        assert_eq!(run(dir.path(), Some(4), None), whole[..4]);
+        // Opened at the place that was reached, or at the beginning and led there.
+        let cursor = if peek { saved_cursor(dir.path()) } else { None };
+        assert_eq!(peek, cursor.is_some());
+        assert_eq!(run(dir.path(), None, cursor.as_ref()), whole);
+    }
 }

@@ -20,13 +20,8 @@ impl Order {
     }
 
     fn shuffle(&mut self) {
-        // Hashed apart: seeds that differ by a multiple of the generator's own step would give shifted streams.
-        let seed = SplitMix::new(self.seed).bits() ^ SplitMix::new(!self.epoch).bits();
-        let mut random = SplitMix::new(seed);
         self.permutation.sort_unstable();
-        for last in (1..self.permutation.len()).rev() {
-            self.permutation.swap(last, random.below(last + 1));
-        }
+        shuffle(&mut self.permutation, self.seed, self.epoch, (0, 0));
     }
 
     /// The window at a position counted from the start of training.
@@ -37,6 +32,20 @@ impl Order {
             self.shuffle();
         }
         self.permutation.get((position % n) as usize).copied().unwrap_or(0)
+    }
+}
+
+/// Shuffles a block of a source: a function of seed, epoch, source and block alone. The first block of the first source is
+/// shuffled as [`Order`] shuffles an epoch.
+pub(super) fn shuffle<T>(items: &mut [T], seed: u64, epoch: u64, (source, block): (usize, u64)) {
+    // Hashed apart: seeds that differ by a multiple of the generator's own step would give shifted streams.
+    let mut mixed = SplitMix::new(seed).bits() ^ SplitMix::new(!epoch).bits();
+    if (source, block) != (0, 0) {
+        mixed ^= SplitMix::new(SplitMix::new(source as u64).bits() ^ block).bits();
+    }
+    let mut random = SplitMix::new(mixed);
+    for last in (1..items.len()).rev() {
+        items.swap(last, random.below(last + 1));
     }
 }
 

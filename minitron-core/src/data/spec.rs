@@ -5,26 +5,31 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::documents::{Place, Shelf};
 use super::tokenizer::Tokenizer;
 use super::windows::Windows;
 use crate::contract::{Corpus, Document};
 use crate::error::{Error, Result};
 use crate::registry::{Kind, PluginSpec, Registry};
 
-/// `FILE`, `FILE#a..b` (documents a to b, negative from the end, as in Python), or `corpus:key=value`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `FILE`, `FILE#a..b` (documents a to b, negative from the end, as in Python), or `corpus:key=value`; `0.7*` in front of
+/// any of them is its share in a mixture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DataSpec {
     /// The file or the corpus plugin.
     pub name: String,
     /// Documents, where not all.
     pub range: Option<(Option<i64>, Option<i64>)>,
+    /// Share of training windows, relative to the others'; none where data are read one after another.
+    pub weight: Option<f64>,
 }
 
 impl FromStr for DataSpec {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        let (weight, text) = split_weight(text)?;
         let (name, range) = match text.rsplit_once('#') {
             Some((name, range)) if range.contains("..") && !Path::new(text).exists() => (name, Some(range)),
             _ => (text, None),
@@ -33,7 +38,17 @@ impl FromStr for DataSpec {
         if name.is_empty() {
             return Err(Error::Recipe(format!("`{text}`: expected a data file")));
         }
-        Ok(DataSpec { name: name.to_owned(), range })
+        Ok(DataSpec { name: name.to_owned(), range, weight })
+    }
+}
+
+/// A file that is called like a weighted one is meant as it is called.
+fn split_weight(text: &str) -> Result<(Option<f64>, &str)> {
+    let split = text.split_once('*').and_then(|(weight, name)| Some((weight.trim().parse::<f64>().ok()?, name)));
+    match split.filter(|_| !Path::new(text).exists()) {
+        None => Ok((None, text)),
+        Some((weight, name)) if weight.is_finite() && weight > 0.0 => Ok((Some(weight), name)),
+        Some(_) => Err(Error::Recipe(format!("`{text}`: expected a positive weight, as in 0.7*web.jsonl"))),
     }
 }
 
@@ -63,6 +78,9 @@ impl From<DataSpec> for String {
 
 impl std::fmt::Display for DataSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        if let Some(weight) = self.weight {
+            write!(f, "{weight}*")?;
+        }
         f.write_str(&self.name)?;
         if let Some((from, to)) = self.range {
             let bound = |b: Option<i64>| b.map_or(String::new(), |b| b.to_string());
@@ -97,9 +115,9 @@ impl DataSpec {
         if registry.of_kind(Kind::Corpus).any(|d| d.tag == tag) {
             let spec = self.name.parse::<PluginSpec>().map(|spec| spec.relative_to(dir).to_string());
             // A spec that does not read is answered where it is built.
-            return DataSpec { name: spec.unwrap_or_else(|_| self.name.clone()), range: self.range };
+            return DataSpec { name: spec.unwrap_or_else(|_| self.name.clone()), ..*self };
         }
-        DataSpec { name: dir.join(&self.name).to_string_lossy().into_owned(), range: self.range }
+        DataSpec { name: dir.join(&self.name).to_string_lossy().into_owned(), ..*self }
     }
 }
 
@@ -159,55 +177,31 @@ impl Reading {
         if self.max_windows == Some(0) {
             return Err(Error::Recipe("samples: expected at least 1".into()));
         }
+        if specs.iter().any(|spec| spec.weight.is_some()) {
+            return Err(Error::Recipe("data: weights mix text for training; leave them out here".into()));
+        }
         let wanted = self.max_windows.map(|n| n.saturating_mul(self.seq_len));
+        let shelf = Shelf::new(specs, self, registry)?;
         let mut tokens: Vec<u32> = Vec::new();
         let mut ends = Vec::new();
-        for spec in specs {
-            let corpus = spec.corpus(registry, self)?;
-            let named = |e: Error| match e {
-                Error::Data(message) if !message.contains(&spec.name) => {
-                    Error::Data(format!("`{}`: {message}", spec.name))
-                }
-                other => other,
-            };
-            for document in self.documents(spec, corpus.as_ref()).map_err(named)? {
-                tokenizer.append(&document.map_err(named)?, &mut tokens).map_err(named)?;
+        for item in shelf.read(Place::default()) {
+            let (place, document) = item?;
+            tokenizer.append(&document, &mut tokens).map_err(|error| shelf.named(place.spec, error))?;
+            if !matches!(document, Document::Part(_)) {
                 ends.push(tokens.len());
-                if wanted.is_some_and(|wanted| tokens.len() >= wanted) && self.pack == Pack::Stream {
-                    break;
-                }
             }
             if wanted.is_some_and(|wanted| tokens.len() >= wanted) && self.pack == Pack::Stream {
                 break;
             }
         }
-        let names = specs.iter().map(DataSpec::to_string).collect::<Vec<_>>().join(", ");
+        let name = shelf.name();
         if self.pack == Pack::Stream {
-            return Windows::cut(tokens, self.seq_len, self.max_windows, tokenizer, &names);
+            return Windows::cut(tokens, self.seq_len, self.max_windows, tokenizer, &name);
         }
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let document = |(from, &to): (usize, &usize)| tokens.get(from..to).unwrap_or_default().to_vec();
         let documents = starts.zip(&ends).map(document).collect();
-        Windows::of_documents(documents, self.seq_len, self.max_windows, tokenizer, &names)
-    }
-
-    fn documents<'c>(&self, spec: &DataSpec, corpus: &'c dyn Corpus) -> Result<crate::contract::Documents<'c>> {
-        let all = corpus.documents(self.seed)?;
-        let Some((from, to)) = spec.range else { return Ok(all) };
-        let counts_from_end = [from, to].into_iter().flatten().any(|bound| bound < 0);
-        if !counts_from_end {
-            let skip = from.unwrap_or(0) as usize;
-            let take = to.map_or(usize::MAX, |to| (to as usize).saturating_sub(skip));
-            return Ok(Box::new(all.skip(skip).take(take)));
-        }
-        let all: Vec<Document> = all.collect::<Result<_>>()?;
-        let place = |bound: i64| match bound {
-            0.. => (bound as usize).min(all.len()),
-            _ => all.len().saturating_sub(bound.unsigned_abs() as usize),
-        };
-        let (from, to) = (from.map_or(0, place), to.map_or(all.len(), place));
-        let chosen: Vec<Document> = all.into_iter().take(to).skip(from).collect();
-        Ok(Box::new(chosen.into_iter().map(Ok)))
+        Windows::of_documents(documents, self.seq_len, self.max_windows, tokenizer, &name)
     }
 }
 
@@ -232,5 +226,16 @@ mod tests {
         assert_eq!("a.txt".parse::<DataSpec>().unwrap().range, None);
         assert_eq!("dir#1/a.txt".parse::<DataSpec>().unwrap().name, "dir#1/a.txt");
         assert!("a.jsonl#x..".parse::<DataSpec>().is_err());
+    }
+
+    #[test]
+    fn a_weight_stands_in_front() {
+        let spec: DataSpec = "0.7*web.jsonl#..-100".parse().unwrap();
+        assert_eq!((spec.name.as_str(), spec.weight), ("web.jsonl", Some(0.7)));
+        assert_eq!(spec.to_string(), "0.7*web.jsonl#..-100");
+        assert_eq!("a*b.txt".parse::<DataSpec>().unwrap().name, "a*b.txt");
+        for wrong in ["0*a.txt", "-1*a.txt", "inf*a.txt", "NaN*a.txt"] {
+            assert!(wrong.parse::<DataSpec>().unwrap_err().is_usage(), "{wrong}");
+        }
     }
 }

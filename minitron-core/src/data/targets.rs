@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::filling::fill;
-use super::windows::Windows;
+use super::windows::{Piece, Windows};
 use crate::blueprint::{Options, Output};
 use crate::error::{Error, Result};
 use crate::model::Input;
@@ -21,7 +21,7 @@ pub enum Task {
     Masked {
         /// The model's mask token.
         mask: u32,
-        /// Which positions: a function of this and the window's index alone.
+        /// Which positions: a function of this and the window's number alone, the same in every epoch.
         seed: u64,
     },
     /// Nothing is predicted: the text is there to be compared in its states.
@@ -52,17 +52,23 @@ pub struct WindowRows {
 impl Task {
     /// The batch of some windows.
     pub fn batch(self, windows: &Windows, chosen: &[usize], device: Device) -> Result<Targets> {
-        let sequences: Vec<&[u32]> = chosen.iter().map(|&window| windows.window(window)).collect();
+        let piece = |&window: &usize| Piece { id: window as u64, tokens: windows.window(window).to_vec() };
+        self.batch_of(&chosen.iter().map(piece).collect::<Vec<_>>(), windows.n_brackets(), device)
+    }
+
+    /// The batch of some pieces, each with as many bracket tokens.
+    pub fn batch_of(self, pieces: &[Piece], n_brackets: usize, device: Device) -> Result<Targets> {
+        let sequences: Vec<&[u32]> = pieces.iter().map(|piece| piece.tokens.as_slice()).collect();
         let (ids_bt, seen_bt) = fill(&sequences, device)?;
         let (_, n_tokens) = ids_bt.size2()?;
         match self {
             Task::NextToken if seen_bt.is_some() => {
                 let width = n_tokens as usize;
-                let rows_of = |(row, &window): (usize, &usize)| {
-                    let n_rows = windows.window(window).len().saturating_sub(1);
+                let rows_of = |(row, piece): (usize, &Piece)| {
+                    let n_rows = piece.tokens.len().saturating_sub(1);
                     (0..n_rows).map(move |position| (row * width + position) as i64)
                 };
-                let rows: Vec<i64> = chosen.iter().enumerate().flat_map(rows_of).collect();
+                let rows: Vec<i64> = pieces.iter().enumerate().flat_map(rows_of).collect();
                 let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
                 let labels_n = ids_bt.f_reshape([-1i64])?.f_index_select(0, &rows.f_add_scalar(1)?)?;
                 Ok(Targets { ids_bt, labels_n, seen_bt, rows: Some(rows) })
@@ -72,7 +78,7 @@ impl Task {
                 Ok(Targets { ids_bt, labels_n, seen_bt, rows: None })
             }
             Task::Masked { mask, seed } => {
-                let rows = masked_rows(windows, chosen, seed);
+                let rows = masked_rows(pieces, n_brackets, seed);
                 let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
                 let flat = ids_bt.f_reshape([-1i64])?;
                 let labels_n = flat.f_index_select(0, &rows)?;
@@ -88,13 +94,13 @@ impl Task {
 }
 
 /// Positions in the flattened batch; at least one per window.
-fn masked_rows(windows: &Windows, chosen: &[usize], seed: u64) -> Vec<i64> {
-    let width = chosen.iter().map(|&window| windows.window(window).len()).max().unwrap_or(0);
-    let first = windows.n_brackets() / 2;
+fn masked_rows(pieces: &[Piece], n_brackets: usize, seed: u64) -> Vec<i64> {
+    let width = pieces.iter().map(|piece| piece.tokens.len()).max().unwrap_or(0);
+    let first = n_brackets / 2;
     let mut rows = Vec::new();
-    for (row, &window) in chosen.iter().enumerate() {
-        let n_inner = windows.window(window).len().saturating_sub(windows.n_brackets());
-        let mut random = SplitMix::new(seed ^ (window as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93));
+    for (row, piece) in pieces.iter().enumerate() {
+        let n_inner = piece.tokens.len().saturating_sub(n_brackets);
+        let mut random = SplitMix::new(seed ^ piece.id.wrapping_mul(0xD6E8_FEB8_6659_FD93));
         let mut positions: Vec<usize> = (0..n_inner).collect();
         let n_masked = ((n_inner as f64 * MASKED_SHARE).round() as usize).max(1);
         for i in 0..n_masked.min(n_inner) {

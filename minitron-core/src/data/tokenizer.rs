@@ -4,12 +4,15 @@ use std::path::Path;
 
 use crate::checkpoint::Config;
 use crate::contract::Document;
+use crate::digest;
 use crate::error::{Error, Result};
 
 /// Text to token ids and back, with the ids that windows need.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: Option<tokenizers::Tokenizer>,
+    /// Of tokenizer.json.
+    file_digest: String,
     vocab: usize,
     eos: Option<u32>,
     /// `[CLS]` and `[SEP]` of encoders.
@@ -28,7 +31,8 @@ impl Tokenizer {
     /// `Checkpoint` when the file is malformed, or its vocabulary exceeds the model's.
     pub fn load(dir: &Path, config: &Config, vocab: usize, causal: bool) -> Result<Self> {
         let path = dir.join("tokenizer.json");
-        let mut tokenizer = Tokenizer { inner: None, vocab, eos: None, brackets: None, mask: None };
+        let mut tokenizer =
+            Tokenizer { inner: None, file_digest: String::new(), vocab, eos: None, brackets: None, mask: None };
         if path.is_file() {
             let mut inner = tokenizers::Tokenizer::from_file(&path)
                 .map_err(|e| Error::checkpoint(&path, format!("not a tokenizer that can be read: {e}")))?;
@@ -37,6 +41,7 @@ impl Tokenizer {
             inner.with_padding(None);
             check_vocabulary(&inner, vocab, &path)?;
             tokenizer.inner = Some(inner);
+            tokenizer.file_digest = digest::of_file(&path)?;
         }
         if causal {
             tokenizer.eos = tokenizer.end_of_sequence(dir, config);
@@ -74,14 +79,21 @@ impl Tokenizer {
     /// # Errors
     /// `Data` when the folder has no tokenizer or a token lies outside the model's vocabulary.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let inner = self.inner.as_ref().ok_or_else(|| {
-            Error::Data("the model folder has no tokenizer.json; add it, or give token files (.npy, .bin)".into())
-        })?;
-        let encoding =
-            inner.encode_fast(text, false).map_err(|e| Error::Data(format!("the tokenizer refuses the text: {e}")))?;
+        let encoding = self.inner()?.encode_fast(text, false).map_err(refused)?;
         let ids = encoding.get_ids().to_vec();
         self.check(&ids)?;
         Ok(ids)
+    }
+
+    fn inner(&self) -> Result<&tokenizers::Tokenizer> {
+        self.inner.as_ref().ok_or_else(|| {
+            Error::Data("the model folder has no tokenizer.json; add it, or give token files (.npy, .bin)".into())
+        })
+    }
+
+    /// Of all that decides which tokens a document becomes.
+    pub(super) fn digest(&self) -> String {
+        digest::of_text(&format!("{} {:?} {:?} {}", self.file_digest, self.eos, self.brackets, self.vocab))
     }
 
     /// Text of token ids, special tokens left out.
@@ -101,8 +113,39 @@ impl Tokenizer {
                 self.check(ids)?;
                 tokens.extend(ids);
             }
+            Document::Part(part) => match part.as_ref() {
+                Document::Text(text) => tokens.extend(self.encode(text)?),
+                other => self.append(other, tokens)?,
+            },
         }
         Ok(())
+    }
+
+    /// Tokens of each document as [`Tokenizer::append`] gives them, made on all cores.
+    pub(super) fn encode_all(&self, documents: &[&Document]) -> Result<Vec<Vec<u32>>> {
+        let texts: Vec<&str> = documents.iter().filter_map(|document| text_of(document)).collect();
+        if texts.len() < 2 {
+            let alone = |document: &&Document| {
+                let mut tokens = Vec::new();
+                self.append(document, &mut tokens).map(|()| tokens)
+            };
+            return documents.iter().map(alone).collect();
+        }
+        let mut encodings = self.inner()?.encode_batch_fast(texts, false).map_err(refused)?.into_iter();
+        let mut all = Vec::with_capacity(documents.len());
+        for document in documents {
+            let mut tokens = Vec::new();
+            match text_of(document) {
+                None => self.append(document, &mut tokens)?,
+                Some(_) => {
+                    tokens.extend(encodings.next().iter().flat_map(|encoding| encoding.get_ids()));
+                    self.check(&tokens)?;
+                    tokens.extend(self.eos.filter(|_| !matches!(document, Document::Part(_))));
+                }
+            }
+            all.push(tokens);
+        }
+        Ok(all)
     }
 
     /// Refuses ids outside the model's vocabulary.
@@ -118,6 +161,19 @@ impl Tokenizer {
             ))),
         }
     }
+}
+
+/// The text of a document, or of a part of one.
+fn text_of(document: &Document) -> Option<&str> {
+    match document {
+        Document::Text(text) => Some(text),
+        Document::Part(part) => text_of(part),
+        Document::Tokens(_) => None,
+    }
+}
+
+fn refused(error: tokenizers::Error) -> Error {
+    Error::Data(format!("the tokenizer refuses the text: {error}"))
 }
 
 /// Added tokens may lie beyond (they are refused when they occur); the tokenizer's own vocabulary may not.

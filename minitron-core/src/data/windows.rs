@@ -1,5 +1,7 @@
 //! One stream of tokens, cut into windows without overlap.
 
+use std::sync::OnceLock;
+
 use tch::{Device, Tensor};
 
 use super::filling::fill;
@@ -8,7 +10,7 @@ use crate::blueprint::Options;
 use crate::error::{Error, Result};
 
 /// Windows of one length, or one per document. An encoder's carry its brackets.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Windows {
     tokens: Vec<u32>,
     /// Where each window begins, and the end of the last.
@@ -16,7 +18,16 @@ pub struct Windows {
     width: usize,
     n_brackets: usize,
     /// Digest of the tokens, for telling data apart.
-    digest: String,
+    digest: OnceLock<String>,
+}
+
+/// A window on its own: tokens, brackets included, and a number that stays its own from epoch to epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Its place among the windows of its source.
+    pub id: u64,
+    /// Token ids.
+    pub tokens: Vec<u32>,
 }
 
 impl Windows {
@@ -53,8 +64,7 @@ impl Windows {
             }
         };
         let bounds: Vec<usize> = (0..=tokens.len()).step_by(width).collect();
-        let digest = digest_of(&tokens, &bounds);
-        Ok(Windows { tokens, bounds, width, n_brackets, digest })
+        Ok(Windows { tokens, bounds, width, n_brackets, digest: OnceLock::new() })
     }
 
     /// One window per document, cut at `seq_len` tokens, shorter ones first so that batches are of a kind; documents of
@@ -84,8 +94,7 @@ impl Windows {
             tokens.extend(tokenizer.brackets.map(|(_, sep)| sep));
             bounds.push(tokens.len());
         }
-        let digest = digest_of(&tokens, &bounds);
-        Ok(Windows { tokens, bounds, width: longest + n_brackets, n_brackets, digest })
+        Ok(Windows { tokens, bounds, width: longest + n_brackets, n_brackets, digest: OnceLock::new() })
     }
 
     /// Number of windows.
@@ -139,7 +148,7 @@ impl Windows {
 
     /// Digest of all tokens.
     pub fn digest(&self) -> &str {
-        &self.digest
+        self.digest.get_or_init(|| digest_of(&self.tokens, &self.bounds))
     }
 
     /// Refuses windows that a model has no positions for, before any work.
@@ -147,12 +156,7 @@ impl Windows {
     /// # Errors
     /// `Recipe` naming the longest possible `seq_len`.
     pub fn check_fits(&self, options: &Options) -> Result<()> {
-        if self.width <= options.max_positions {
-            return Ok(());
-        }
-        let longest = options.max_positions.saturating_sub(self.n_brackets);
-        let found = self.width - self.n_brackets;
-        Err(Error::Recipe(format!("seq_len: {found} is longer than the model's positions allow; at most {longest}")))
+        fits(self.width, self.n_brackets, options.max_positions)
     }
 
     /// Token ids [B, T] of the given windows; shorter ones are filled up with token 0 on the right.
@@ -160,6 +164,16 @@ impl Windows {
         let chosen: Vec<&[u32]> = windows.into_iter().map(|window| self.window(window)).collect();
         Ok(fill(&chosen, device)?.0)
     }
+}
+
+/// Refuses a window of `width` tokens, brackets included, for `max_positions`.
+pub(super) fn fits(width: usize, n_brackets: usize, max_positions: usize) -> Result<()> {
+    if width <= max_positions {
+        return Ok(());
+    }
+    let longest = max_positions.saturating_sub(n_brackets);
+    let found = width.saturating_sub(n_brackets);
+    Err(Error::Recipe(format!("seq_len: {found} is longer than the model's positions allow; at most {longest}")))
 }
 
 /// Of tokens and cuts.

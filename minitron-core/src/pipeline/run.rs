@@ -276,7 +276,7 @@ impl Inputs<'_, '_> {
         for spec in data.iter_mut() {
             *spec = spec.relative_to(&self.recipe_dir, self.context.registry);
             for file in spec.corpus(self.context.registry, &reading)?.files() {
-                self.file(&file)?;
+                self.digest(&file, digest::of_data_file)?;
             }
         }
         Ok(())
@@ -294,9 +294,13 @@ impl Inputs<'_, '_> {
     }
 
     fn file(&mut self, path: &Path) -> Result<()> {
+        self.digest(path, digest::of_file)
+    }
+
+    fn digest(&mut self, path: &Path, digest_of: impl Fn(&Path) -> Result<String>) -> Result<()> {
         let digest = match self.known.get(path) {
             Some(digest) => digest.clone(),
-            None => digest::of_file(path)?,
+            None => digest_of(path)?,
         };
         self.known.insert(path.to_path_buf(), digest.clone());
         self.digests.push(digest);

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,14 +15,14 @@ use super::student::{StudentFolder, clear};
 use super::teaching::{TeacherOptions, Teaching};
 use crate::blueprint::{Blueprint, ModelFolder};
 use crate::checkpoint::{Config, MemorySource, OutputDir, TensorSource};
-use crate::data::{DataSpec, Pack, Reading, Task, Tokenizer, Windows, files_of};
+use crate::data::{BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Pack, Reading, Task, Tokenizer, Windows, files_of};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::memory::peak_bytes;
 use crate::model::fresh_weights;
 use crate::plan::Count;
 use crate::registry::PluginSpec;
-use crate::train::{Masters, Outcome, Saving, Shape, TrainSettings, Trainer, has_state};
+use crate::train::{Masters, Outcome, Saving, Shape, TrainSettings, Trainer, has_state, saved_cursor};
 
 /// What `train` and `distill` have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -256,14 +257,14 @@ fn run(
 ) -> Result<Value> {
     refuse(context, setup, &start, teacher.as_ref(), &out)?;
     let options = &start.blueprint.options;
-    let tokenizer = Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?;
+    let tokenizer = Arc::new(Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?);
     let settings = setup.settings(context.seed);
     settings.check()?;
     let teacher_blueprint = teacher.as_ref().map(|teaching| &teaching.folder.blueprint);
     let kept = teacher.as_ref().and_then(|teaching| kept_hidden(&start.dir, &teaching.folder));
     let mut objective = objective(context, losses, &start.blueprint, teacher_blueprint, kept.as_deref())?;
     objective.recompute = setup.recompute;
-    let windows = windows(context, setup, &start, &tokenizer)?;
+    let feed = RefCell::new(feed(context, setup, &start, &tokenizer, &out)?);
     let eval_windows = setup.eval_windows(context, &start.blueprint, &tokenizer)?;
     let taught_by = match &teacher {
         Some(teaching) => {
@@ -284,7 +285,7 @@ fn run(
     };
     let write_best = |masters: &Masters| folder.write(masters, &out.dir.join("best"));
     let identity = json!({
-        "data": windows.digest(),
+        "data": feed.borrow().digest(),
         "eval_data": eval_windows.as_ref().map(Windows::digest),
         "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "student": student_digest,
@@ -295,7 +296,7 @@ fn run(
     let trainer = Trainer {
         student: &student,
         teacher: taught_by.map(RefCell::new),
-        windows: &windows,
+        feed: &feed,
         task: Task::of_model(options, tokenizer.mask, context.seed)?,
         objective: &objective,
         settings: &settings,
@@ -344,9 +345,13 @@ fn refuse(context: &Context, setup: &Setup, start: &Start, teacher: Option<&Teac
     Ok(())
 }
 
-fn windows(context: &Context, setup: &Setup, start: &Start, tokenizer: &Tokenizer) -> Result<Windows> {
+fn feed(context: &Context, setup: &Setup, start: &Start, tokenizer: &Arc<Tokenizer>, out: &Output) -> Result<Feed> {
     let seq_len = seq_len_or_default(setup.seq_len, &start.blueprint, tokenizer);
-    setup.reading(seq_len, context.seed).windows(&setup.data, tokenizer, context.registry)
+    let reading = setup.reading(seq_len, context.seed);
+    let (specs, registry) = (setup.data.as_slice(), context.registry);
+    let options = FeedOptions { reading: &reading, specs, tokenizer, registry, block_tokens: BLOCK_TOKENS };
+    let cursor = if out.resume { saved_cursor(out.dir) } else { None };
+    Feed::open(&options, cursor.as_ref())
 }
 
 fn summary(outcome: &Outcome, blueprint: &Blueprint, out_dir: &Path) -> Value {

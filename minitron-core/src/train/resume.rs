@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::held_out::Best;
 use super::optimizer::AdamW;
 use crate::checkpoint::{OutputDir, Reader, sync_dir, write_tensors};
+use crate::data::Cursor;
 use crate::error::{Error, IoContext, Result};
 use crate::progress::Progress;
 
@@ -37,11 +38,13 @@ pub(super) struct State {
     pub identity: serde_json::Value,
     /// Bytes of metrics.jsonl at this step; later ones are cut off on resume.
     pub metrics_len: u64,
+    /// Place in the data.
+    pub data: Cursor,
 }
 
 impl State {
     /// Before the first step.
-    pub fn start(identity: serde_json::Value) -> Self {
+    pub fn start(identity: serde_json::Value, data: Cursor) -> Self {
         State {
             step: 0,
             n_tokens: 0,
@@ -51,6 +54,7 @@ impl State {
             best: None,
             identity,
             metrics_len: 0,
+            data,
         }
     }
 
@@ -133,6 +137,13 @@ fn remove(path: &Path) -> Result<()> {
     }
     fs::rename(path, &leaving).at_path(path)?;
     fs::remove_dir_all(&leaving).at_path(&leaving)
+}
+
+/// The place in the data that an interrupted run reached, so that they can be opened there at once; whether the run may go
+/// on is another question.
+pub fn saved_cursor(out_dir: &Path) -> Option<Cursor> {
+    let text = fs::read_to_string(step_dir(out_dir, newest(out_dir)?).join(STATE)).ok()?;
+    serde_json::from_str(&text).ok().map(|state: State| state.data)
 }
 
 /// Restores the newest state that is whole; `None` where there is nothing to resume. What an interrupted write left goes.

@@ -15,8 +15,8 @@ use super::resume::{self, State};
 use super::saving::Saving;
 use super::settings::TrainSettings;
 use super::teacher::Teacher;
-use crate::blueprint::Output;
-use crate::data::{Order, Task, Windows};
+use crate::blueprint::{Options, Output};
+use crate::data::{Feed, Task};
 use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::progress::{Interrupt, Progress};
@@ -32,7 +32,7 @@ pub struct Trainer<'a> {
     /// Needed where a loss needs it.
     pub teacher: Option<RefCell<Box<dyn Teacher + 'a>>>,
     /// What to learn from.
-    pub windows: &'a Windows,
+    pub feed: &'a RefCell<Feed>,
     /// Next tokens, masked ones, or none.
     pub task: Task,
     /// What to minimise.
@@ -107,18 +107,17 @@ impl Trainer<'_> {
     /// `Data` when too many losses in a row are not finite; `Recipe` when the checkpoint belongs to another run.
     pub fn run(&self, resume: bool) -> Result<(Outcome, Masters)> {
         self.check()?;
-        let schedule = self.settings.schedule(self.windows.mean_width());
         let mut optimizer =
             AdamW::new(self.student.parameters().iter().chain(self.objective.lifts()), self.settings.adamw)?;
         let mut state = self.start(resume, &mut optimizer)?;
-        let per_step = self.settings.tokens_per_step(self.windows.mean_width());
+        let width = self.feed.borrow().mean_width();
+        let (schedule, per_step) = (self.settings.schedule(width), self.settings.tokens_per_step(width));
         let (first, last) = (state.step, self.stop_after.unwrap_or(schedule.n_steps).min(schedule.n_steps));
         let mut metrics = Metrics::open(self.out_dir, &state)?;
         let mut timer = self.saving.timer(schedule.n_steps);
 
         let memory = self.memory();
         self.progress.warn(&memory.says());
-        let mut order = Order::new(self.windows.len(), self.settings.seed);
         let mut recent = Vec::new();
         let mut clock = Clock::after(state.elapsed_s);
         let mut note = Note::default();
@@ -126,7 +125,7 @@ impl Trainer<'_> {
         self.progress.advance(first.saturating_mul(per_step), "");
         for step in first + 1..=last {
             let (lr, begin) = (schedule.at(step), Instant::now());
-            let done = self.step(&mut optimizer, &mut order, step, lr)?;
+            let done = self.step(&mut optimizer, lr)?;
             clock.tick(per_step, begin.elapsed());
             recent.extend(done.is_applied().then_some(done.loss));
             state.count(step, step * per_step, done.is_applied());
@@ -146,7 +145,7 @@ impl Trainer<'_> {
                     teacher.borrow_mut().settle()?;
                 }
                 state.metrics_len = metrics.sync()?;
-                state.elapsed_s = clock.elapsed();
+                (state.data, state.elapsed_s) = (self.feed.borrow().cursor(), clock.elapsed());
                 resume::save(self.out_dir, &state, &optimizer, self.saving.keep)?;
                 timer.reset();
             }
@@ -168,10 +167,11 @@ impl Trainer<'_> {
     fn start(&self, resume: bool, optimizer: &mut AdamW) -> Result<State> {
         let identity = json!({ "settings": self.settings, "inputs": self.identity });
         let resumed = if resume { resume::load(self.out_dir, &identity, optimizer, self.progress)? } else { None };
-        if resumed.is_none() {
-            resume::clear(self.out_dir)?;
+        match &resumed {
+            Some(state) => self.feed.borrow_mut().seek(&state.data)?,
+            None => resume::clear(self.out_dir)?,
         }
-        Ok(resumed.unwrap_or_else(|| State::start(identity)))
+        Ok(resumed.unwrap_or_else(|| State::start(identity, self.feed.borrow().cursor())))
     }
 
     /// Measures the student, and writes it where it is the best so far: before the state says so, so that a run that ends in
@@ -214,8 +214,11 @@ impl Trainer<'_> {
         if self.max_skipped == 0 || self.held_out.is_some_and(|held_out| held_out.every == Some(0)) {
             return Err(Error::Recipe("max_skipped, eval_every: expected at least 1".into()));
         }
-        let texts = || [Some(self.windows), self.held_out.map(|held_out| held_out.windows)].into_iter().flatten();
-        texts().try_for_each(|windows| windows.check_fits(&self.student.blueprint.options))?;
+        let fits = |options: &Options| {
+            self.feed.borrow_mut().check_fits(options)?;
+            self.held_out.iter().try_for_each(|held_out| held_out.windows.check_fits(options))
+        };
+        fits(&self.student.blueprint.options)?;
         self.objective.check()?;
         if !self.objective.terms.is_empty() && !self.student.has_head() {
             return Err(Error::Data("the student has no language-model head, so there are no logits to train".into()));
@@ -228,7 +231,7 @@ impl Trainer<'_> {
         };
         let teacher = teacher.borrow();
         let teacher = teacher.blueprint();
-        texts().try_for_each(|windows| windows.check_fits(&teacher.options))?;
+        fits(&teacher.options)?;
         if !self.objective.needs_teacher_logits() {
             return Ok(());
         }
@@ -251,20 +254,18 @@ impl Trainer<'_> {
         let teacher = self.teacher.as_ref().map(RefCell::borrow);
         let teacher = teacher.as_ref().map(|teacher| (teacher.blueprint(), teacher.kept_bytes()));
         let n_bytes = self.student.parameters().first().map_or(4, |p| p.tensor.kind().elt_size_in_bytes());
-        let batch = BatchShape { n_windows: self.settings.batch_size, width: self.windows.width(), n_bytes };
+        let batch = BatchShape { n_windows: self.settings.batch_size, width: self.feed.borrow().width(), n_bytes };
         StepMemory::of(self.objective, &self.student.blueprint, teacher, batch, BASE_BYTES)
     }
 
-    fn step(&self, optimizer: &mut AdamW, order: &mut Order, step: u64, lr: f64) -> Result<Step> {
-        let per_pass = self.settings.batch_size as u64;
+    fn step(&self, optimizer: &mut AdamW, lr: f64) -> Result<Step> {
         let n_passes = self.settings.accumulate as u64;
         let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
         let mut terms = vec![0.0; self.objective.labels().count()];
         let mut loss = 0.0;
-        for pass in 0..n_passes {
-            let start = ((step - 1) * n_passes + pass) * per_pass;
-            let chosen: Vec<usize> = (start..start + per_pass).map(|position| order.at(position)).collect();
-            let targets = self.task.batch(self.windows, &chosen, self.student.device)?;
+        for _ in 0..n_passes {
+            let pieces = self.feed.borrow_mut().take(self.settings.batch_size)?;
+            let targets = self.task.batch_of(&pieces, self.feed.borrow().n_brackets(), self.student.device)?;
             let means = self.objective.backward(
                 self.student,
                 teacher.as_mut().map(|t| &mut ***t),

@@ -38,9 +38,13 @@ impl Corpus for Jsonl {
         vec![self.path.clone()]
     }
 
-    fn documents(&self, _seed: u64) -> Result<Documents<'_>> {
+    fn documents(&self, seed: u64) -> Result<Documents<'_>> {
+        self.documents_from(seed, 0)
+    }
+
+    fn documents_from(&self, _seed: u64, n_items: u64) -> Result<Documents<'_>> {
         let mut reader = decompressed(&self.path)?;
-        let (mut line_number, mut failed) = (0_usize, false);
+        let (mut line_number, mut failed, mut n_to_skip) = (0_usize, false, n_items);
         Ok(Box::new(iter::from_fn(move || {
             // What follows a damaged line cannot be trusted.
             while !failed {
@@ -49,6 +53,10 @@ impl Corpus for Jsonl {
                 let document = match reader.read_until(b'\n', &mut line) {
                     Ok(0) => return None,
                     Ok(_) if line.trim_ascii().is_empty() => continue,
+                    Ok(_) if n_to_skip > 0 => {
+                        n_to_skip = n_to_skip.saturating_sub(1);
+                        continue;
+                    }
                     Ok(_) => self.document(&line, line_number),
                     Err(e) if e.raw_os_error().is_some() => Err(Error::io(&self.path, e)),
                     Err(e) => {

@@ -1,8 +1,9 @@
-//! Where documents come from: text, JSON lines, Parquet and token files, and a story grammar that needs no file.
+//! Where documents come from: text, JSON lines, Parquet, token files and Megatron's pairs, and a story grammar that needs no file.
 //!
 //! A file's documents come in the order of the file, whatever the seed.
 
 mod jsonl;
+mod megatron;
 mod parquet;
 mod stories;
 mod text;

@@ -158,7 +158,7 @@ mod tests {
         let corpus = Stories { n_stories, split };
         let stories = corpus.documents(seed).unwrap().map(|document| match document.unwrap() {
             Document::Text(text) => text,
-            Document::Tokens(_) => panic!("a story is text"),
+            other => panic!("a story is text: {other:?}"),
         });
         stories.collect()
     }

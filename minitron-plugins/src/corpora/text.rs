@@ -1,5 +1,6 @@
 //! Plain text.
 
+use std::fs::File;
 use std::io::Read as _;
 use std::iter;
 use std::path::PathBuf;
@@ -9,7 +10,11 @@ use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A UTF-8 file as one document; an empty file holds none.
+/// Bytes of a part.
+const PART: usize = 1 << 22;
+
+/// A UTF-8 file as one document; an empty file holds none. One of more than 4 MiB is read in parts, which are tokenised on
+/// their own: they end where a line does, between words that hardly any tokenizer joins.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Text {
@@ -28,20 +33,60 @@ impl Corpus for Text {
     }
 
     fn documents(&self, _seed: u64) -> Result<Documents<'_>> {
-        let mut bytes = Vec::new();
-        super::open(&self.path)?.read_to_end(&mut bytes).map_err(|e| super::read_error(&self.path, e))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            let offset = e.utf8_error().valid_up_to();
-            let byte = e.as_bytes().get(offset).copied().unwrap_or_default();
+        self.parts(PART)
+    }
+}
+
+impl Text {
+    fn parts(&self, size: usize) -> Result<Documents<'_>> {
+        let mut file = super::open(&self.path)?;
+        let (mut bytes, mut n_before, mut is_over) = (Vec::new(), 0_usize, false);
+        Ok(Box::new(iter::from_fn(move || {
+            if is_over {
+                return None;
+            }
+            let part = self.part(&mut file, &mut bytes, size, n_before);
+            n_before = n_before.saturating_add(part.as_ref().map_or(0, String::len));
+            is_over = bytes.is_empty() || part.is_err();
+            match part {
+                Ok(text) if text.is_empty() => None,
+                Ok(text) if is_over => Some(Ok(Document::Text(text))),
+                Ok(text) => Some(Ok(Document::Part(Box::new(Document::Text(text))))),
+                Err(error) => Some(Err(error)),
+            }
+        })))
+    }
+
+    /// Fills up what was read beyond the last part, and takes the next one away.
+    fn part(&self, file: &mut File, bytes: &mut Vec<u8>, size: usize, n_before: usize) -> Result<String> {
+        // One byte more shows that the file goes on.
+        let n_missing = size.saturating_add(1).saturating_sub(bytes.len());
+        file.take(n_missing as u64).read_to_end(bytes).map_err(|e| super::read_error(&self.path, e))?;
+        let end = if bytes.len() > size { end_of_part(bytes) } else { bytes.len() };
+        let rest = bytes.split_off(end);
+        String::from_utf8(std::mem::replace(bytes, rest)).map_err(|e| {
+            let within = e.utf8_error().valid_up_to();
+            let byte = e.as_bytes().get(within).copied().unwrap_or_default();
+            let offset = n_before.saturating_add(within);
             let what =
                 format!("expected UTF-8 text, got byte 0x{byte:02x} at offset {offset}; convert the file to UTF-8");
             super::bad(&self.path, what)
-        })?;
-        if text.is_empty() {
-            return Ok(Box::new(iter::empty()));
-        }
-        Ok(Box::new(iter::once(Ok(Document::Text(text)))))
+        })
     }
+}
+
+/// After the last line break with words on both sides; else after the last line break, or before the last character.
+fn end_of_part(bytes: &[u8]) -> usize {
+    let is_between_words = |around: &[u8]| match around {
+        [before, b'\n', after] => !before.is_ascii_whitespace() && !after.is_ascii_whitespace(),
+        _ => false,
+    };
+    let starts_character = |byte: &u8| byte & 0xC0 != 0x80;
+    let between = bytes.windows(3).rposition(is_between_words).map(|at| at.saturating_add(2));
+    let head = bytes.get(..bytes.len().saturating_sub(1)).unwrap_or_default();
+    let line = || head.iter().rposition(|byte| *byte == b'\n').map(|at| at.saturating_add(1));
+    let character = || bytes.iter().rposition(starts_character).filter(|at| *at > 0);
+    between.or_else(line).or_else(character).unwrap_or(head.len().max(1))
 }
 
 minitron_core::plugin! {
@@ -63,6 +108,38 @@ mod tests {
     fn the_file_is_one_document_byte_for_byte() {
         assert_eq!(read("é\r\n\n b ".as_bytes()).unwrap(), [Document::Text("é\r\n\n b ".to_owned())]);
         assert_eq!(read(b"").unwrap(), []);
+    }
+
+    #[test]
+    fn a_long_file_comes_in_parts_that_end_with_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        for text in ["one two\nthree four\n\nfive\nsix", "ééééééééééééé", "\n\n\n\n\n\n\n\n\n\n\n\n\n\n", "a\nb", ""]
+        {
+            std::fs::write(&path, text).unwrap();
+            let corpus = Text { path: path.clone() };
+            let whole: Vec<Document> = corpus.documents(0).unwrap().collect::<Result<_>>().unwrap();
+            assert_eq!(whole.len(), usize::from(!text.is_empty()));
+            for size in 4..30 {
+                let mut parts: Vec<Document> = corpus.parts(size).unwrap().collect::<Result<_>>().unwrap();
+                let last = parts.pop();
+                assert!(last.iter().all(|part| matches!(part, Document::Text(_))));
+                let mut joined = String::new();
+                for part in &parts {
+                    let Document::Part(part) = part else { panic!("{part:?} ends the document") };
+                    let Document::Text(part) = part.as_ref() else { panic!("{part:?} is no text") };
+                    assert!(!part.is_empty() && part.len() <= size);
+                    joined += part;
+                }
+                if let Some(Document::Text(last)) = last {
+                    joined += &last;
+                }
+                assert_eq!(joined, text, "parts of {size}");
+            }
+        }
+        std::fs::write(&path, "one two\nthree four\n\nfive\nsix").unwrap();
+        let first = Text { path }.parts(20).unwrap().next().unwrap().unwrap();
+        assert_eq!(first, Document::Part(Box::new(Document::Text("one two\n".to_owned()))));
     }
 
     #[test]

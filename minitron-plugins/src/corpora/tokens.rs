@@ -2,8 +2,9 @@
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek as _};
+use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
 use std::iter;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use minitron_core::contract::{Corpus, Document, Documents};
@@ -23,7 +24,10 @@ pub enum TokenType {
     U32,
 }
 
-/// A file of token ids as one document; an empty one holds none.
+/// Ids of a part.
+const PART: u64 = 1 << 20;
+
+/// A file of token ids as one document, read in parts of a million; an empty one holds none.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tokens {
@@ -44,43 +48,52 @@ impl Corpus for Tokens {
         vec![self.path.clone()]
     }
 
-    fn documents(&self, _seed: u64) -> Result<Documents<'_>> {
+    fn documents(&self, seed: u64) -> Result<Documents<'_>> {
+        self.documents_from(seed, 0)
+    }
+
+    fn documents_from(&self, _seed: u64, n_items: u64) -> Result<Documents<'_>> {
         let file = super::open(&self.path)?;
         let is_npy = self.path.extension().is_some_and(|extension| extension == "npy");
-        let tokens = if is_npy { self.read_npy(file)? } else { self.read_bin(file)? };
-        if tokens.is_empty() {
-            return Ok(Box::new(iter::empty()));
-        }
-        Ok(Box::new(iter::once(Ok(Document::Tokens(tokens)))))
+        let first = n_items.saturating_mul(PART);
+        if is_npy { self.read_npy(file, first) } else { self.read_bin(file, first) }
     }
 }
 
 impl Tokens {
-    fn read_bin(&self, mut file: File) -> Result<Vec<u32>> {
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|e| super::read_error(&self.path, e))?;
-        let (tokens, rest): (Vec<u32>, &[u8]) = match self.token_type {
-            TokenType::U16 => {
-                let (pairs, rest) = bytes.as_chunks::<2>();
-                (pairs.iter().map(|pair| u32::from(u16::from_le_bytes(*pair))).collect(), rest)
-            }
-            TokenType::U32 => {
-                let (quads, rest) = bytes.as_chunks::<4>();
-                (quads.iter().map(|quad| u32::from_le_bytes(*quad)).collect(), rest)
-            }
-        };
-        if rest.is_empty() {
-            return Ok(tokens);
+    fn read_bin(&self, mut file: File, first: u64) -> Result<Documents<'_>> {
+        if super::megatron::has_index(&self.path) {
+            return Err(Error::Recipe(format!(
+                "`{}` is one half of a Megatron pair; name the other, `{}`, to read both",
+                self.path.display(),
+                self.path.with_extension("idx").display()
+            )));
         }
+        let n_bytes = file.metadata().at_path(&self.path)?.len();
         let width = if self.token_type == TokenType::U16 { 2 } else { 4 };
-        let size = bytes.len();
-        Err(self.bad(format!(
-            "expected little-endian ids of {width} bytes each, got {size} bytes, which is no multiple of it; choose the \
-             right `--token-type`, or copy the file again"
-        )))
+        if !n_bytes.is_multiple_of(width) {
+            return Err(self.bad(format!(
+                "expected little-endian ids of {width} bytes each, got {n_bytes} bytes, which is no multiple of it; choose \
+                 the right `--token-type`, or copy the file again"
+            )));
+        }
+        file.seek(SeekFrom::Start(first.saturating_mul(width))).at_path(&self.path)?;
+        Ok(parts(n_bytes / width, first, move |ids| {
+            let mut bytes = Vec::new();
+            let n_wanted = ids.end.saturating_sub(ids.start).saturating_mul(width);
+            (&file).take(n_wanted).read_to_end(&mut bytes).map_err(|e| super::read_error(&self.path, e))?;
+            let tokens: Vec<u32> = match self.token_type {
+                TokenType::U16 => {
+                    bytes.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_le_bytes(*pair))).collect()
+                }
+                TokenType::U32 => bytes.as_chunks::<4>().0.iter().map(|quad| u32::from_le_bytes(*quad)).collect(),
+            };
+            let n_found = ids.start.saturating_add(tokens.len() as u64);
+            if n_found == ids.end { Ok(tokens) } else { Err(self.cut_short(n_bytes / width, n_found)) }
+        }))
     }
 
-    fn read_npy(&self, mut file: File) -> Result<Vec<u32>> {
+    fn read_npy(&self, mut file: File, first: u64) -> Result<Documents<'_>> {
         self.check_shape(&mut file)?;
         file.rewind().at_path(&self.path)?;
         let damaged = |e| self.bad(format!("expected a .npy file with a 1-D array of integers, got a bad header: {e}"));
@@ -91,14 +104,14 @@ impl Tokens {
             _ => (TypeChar::Object, 0),
         };
         match kind {
-            (TypeChar::Uint, 1) => self.values::<u8>(npy),
-            (TypeChar::Uint, 2) => self.values::<u16>(npy),
-            (TypeChar::Uint, 4) => self.values::<u32>(npy),
-            (TypeChar::Uint, 8) => self.values::<u64>(npy),
-            (TypeChar::Int, 1) => self.values::<i8>(npy),
-            (TypeChar::Int, 2) => self.values::<i16>(npy),
-            (TypeChar::Int, 4) => self.values::<i32>(npy),
-            (TypeChar::Int, 8) => self.values::<i64>(npy),
+            (TypeChar::Uint, 1) => self.values::<u8>(npy, first),
+            (TypeChar::Uint, 2) => self.values::<u16>(npy, first),
+            (TypeChar::Uint, 4) => self.values::<u32>(npy, first),
+            (TypeChar::Uint, 8) => self.values::<u64>(npy, first),
+            (TypeChar::Int, 1) => self.values::<i8>(npy, first),
+            (TypeChar::Int, 2) => self.values::<i16>(npy, first),
+            (TypeChar::Int, 4) => self.values::<i32>(npy, first),
+            (TypeChar::Int, 8) => self.values::<i64>(npy, first),
             _ => {
                 let found = dtype.descr();
                 Err(self
@@ -131,29 +144,48 @@ impl Tokens {
         Ok(())
     }
 
-    fn values<T>(&self, npy: NpyFile<BufReader<File>>) -> Result<Vec<u32>>
+    fn values<T>(&self, npy: NpyFile<BufReader<File>>, first: u64) -> Result<Documents<'_>>
     where
-        T: Element + TryInto<u32> + Display + Copy,
+        T: Element + TryInto<u32> + Display + Copy + 'static,
     {
-        let expected = npy.len();
         let unfit = |e| self.bad(format!("expected token ids of an integer type: {e}"));
-        let mut tokens = Vec::new();
-        for value in npy.data::<T>().map_err(unfit)? {
-            let idx = tokens.len();
-            let value = value.map_err(|e| match e.raw_os_error() {
-                Some(_) => Error::io(&self.path, e),
-                None => self.bad(format!("expected {expected} ids, got {idx} before the end; copy the file again")),
-            })?;
-            tokens.push(value.try_into().map_err(|_| {
-                self.bad(format!("expected ids from 0 to {}, got {value} at index {idx}; mend the array", u32::MAX))
-            })?);
-        }
-        Ok(tokens)
+        let n_ids = npy.len();
+        let mut values = npy.data::<T>().map_err(unfit)?;
+        values.seek_to(first.min(n_ids)).at_path(&self.path)?;
+        Ok(parts(n_ids, first, move |ids| {
+            let mut tokens = Vec::new();
+            for (idx, value) in ids.zip(&mut values) {
+                let value = value.map_err(|e| match e.raw_os_error() {
+                    Some(_) => Error::io(&self.path, e),
+                    None => self.cut_short(n_ids, idx),
+                })?;
+                tokens.push(value.try_into().map_err(|_| {
+                    self.bad(format!("expected ids from 0 to {}, got {value} at index {idx}; mend the array", u32::MAX))
+                })?);
+            }
+            Ok(tokens)
+        }))
+    }
+
+    fn cut_short(&self, n_expected: u64, n_found: u64) -> Error {
+        self.bad(format!("expected {n_expected} ids, got {n_found} before the end; copy the file again"))
     }
 
     fn bad(&self, message: impl Display) -> Error {
         super::bad(&self.path, message)
     }
+}
+
+/// One document of `n_ids` from an id on; nothing follows an error.
+fn parts<'a>(n_ids: u64, first: u64, mut read: impl FnMut(Range<u64>) -> Result<Vec<u32>> + 'a) -> Documents<'a> {
+    let mut start = first;
+    Box::new(iter::from_fn(move || {
+        let end = start.saturating_add(PART).min(n_ids);
+        let ids = (start < end).then(|| read(start..end))?;
+        start = if ids.is_ok() { end } else { n_ids };
+        let document = ids.map(Document::Tokens);
+        Some(if end < n_ids { document.map(|part| Document::Part(Box::new(part))) } else { document })
+    }))
 }
 
 minitron_core::plugin! {
@@ -227,6 +259,34 @@ mod tests {
         assert!(error("a.npy", &whole[..whole.len() - 1]).contains("expected 3 ids, got 2 before the end"));
         assert!(error("a.npy", &whole[..30]).contains("without its shape"));
         assert!(error("a.npy", &whole[..126]).contains("bad header"));
+    }
+
+    #[test]
+    fn a_long_file_comes_in_parts_and_can_be_entered_at_each() {
+        let ids: Vec<u16> = (0..2 * PART + 5).map(|id| id as u16).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let bin: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        for (name, bytes) in [("a.bin", bin), ("a.npy", npy(&ids, &[ids.len() as u64]))] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let corpus = Tokens { path, token_type: TokenType::U16 };
+            let all: Vec<Document> = corpus.documents(0).unwrap().collect::<Result<_>>().unwrap();
+            let lengths: Vec<usize> = all.iter().map(|part| length(part)).collect();
+            assert_eq!(lengths, [PART as usize, PART as usize, 5]);
+            assert!(matches!(all[..], [Document::Part(_), Document::Part(_), Document::Tokens(_)]));
+            for n_items in 0..5 {
+                let rest = corpus.documents_from(0, n_items as u64).unwrap().collect::<Result<Vec<_>>>().unwrap();
+                assert!(rest == all[n_items.min(3)..], "{name} from {n_items}");
+            }
+        }
+    }
+
+    fn length(document: &Document) -> usize {
+        match document {
+            Document::Tokens(ids) => ids.len(),
+            Document::Part(part) => length(part),
+            Document::Text(_) => panic!("ids are no text"),
+        }
     }
 
     #[test]

@@ -1,0 +1,278 @@
+//! Documents packed into blocks of windows that are shuffled as a whole.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+
+use serde::{Deserialize, Serialize};
+
+use super::documents::{Place, Reader, Shelf};
+use super::order::shuffle;
+use super::spec::Pack;
+use super::tokenizer::Tokenizer;
+use super::windows::Windows;
+use crate::contract::Document;
+use crate::error::{Error, Result};
+
+/// Bytes of text or ids that are tokenised together, at least.
+const GROUP_BYTES: usize = 1 << 22;
+/// Documents that are tokenised together, at most.
+const GROUP_LEN: usize = 4096;
+
+/// Documents, and how they become blocks.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub shelf: Shelf,
+    pub tokenizer: Arc<Tokenizer>,
+    pub pack: Pack,
+    pub seq_len: usize,
+    /// Most tokens of a block, brackets left out.
+    pub block_tokens: usize,
+    /// Of the order of windows.
+    pub seed: u64,
+    /// Among the sources of a mixture.
+    pub idx: usize,
+}
+
+/// Where a block begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Passes over the data before it.
+    pub epoch: u64,
+    /// Blocks of this epoch before it.
+    pub block: u64,
+    /// Windows of this epoch before it.
+    pub window: u64,
+    /// The item with its first token.
+    pub place: Place,
+    /// Tokens of this item that belong to the block before.
+    pub n_carried: usize,
+}
+
+/// Windows that are visited in one permutation.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub start: Start,
+    pub windows: Arc<Windows>,
+    /// Windows in the order of training.
+    pub order: Vec<usize>,
+    /// Whether it holds a whole epoch, so that all others are this one in another order.
+    pub is_epoch: bool,
+}
+
+impl Block {
+    pub fn new(start: Start, windows: Arc<Windows>, is_epoch: bool, seed: u64, source: usize) -> Self {
+        let mut order: Vec<usize> = (0..windows.len()).collect();
+        shuffle(&mut order, seed, start.epoch, (source, start.block));
+        Block { start, windows, order, is_epoch }
+    }
+}
+
+/// Sends block after block, epoch after epoch, until the other side is gone, an error was sent, or a single block turned
+/// out to be the whole epoch.
+pub(super) fn send_blocks(source: &Source, start: Start, blocks: &SyncSender<Result<Block>>, stop: &AtomicBool) {
+    if let Err(error) = pack_all(source, start, blocks, stop) {
+        // Nobody waits for it any more where this fails.
+        blocks.send(Err(error)).unwrap_or_default();
+    }
+}
+
+fn pack_all(source: &Source, mut start: Start, blocks: &SyncSender<Result<Block>>, stop: &AtomicBool) -> Result<()> {
+    loop {
+        let mut packer = Packer::new(source, start, stop);
+        while let Some(block) = packer.block()? {
+            let is_last = block.is_epoch;
+            if blocks.send(Ok(block)).is_err() || is_last {
+                return Ok(());
+            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        start = Start { epoch: start.epoch + 1, ..Start::default() };
+    }
+}
+
+/// Tokens of one item.
+struct Item {
+    place: Place,
+    tokens: Vec<u32>,
+    /// Whether the document goes on with the next.
+    is_part: bool,
+}
+
+/// Packs one epoch.
+struct Packer<'s> {
+    source: &'s Source,
+    stop: &'s AtomicBool,
+    reader: Reader<'s>,
+    /// Tokenised, in no block yet.
+    pending: VecDeque<Item>,
+    /// Tokens of the first pending item that are in a block.
+    n_carried: usize,
+    /// Met behind what is pending.
+    failure: Option<Error>,
+    is_read: bool,
+    next: Start,
+}
+
+impl<'s> Packer<'s> {
+    fn new(source: &'s Source, start: Start, stop: &'s AtomicBool) -> Self {
+        Packer {
+            source,
+            stop,
+            reader: source.shelf.read(start.place),
+            pending: VecDeque::new(),
+            n_carried: start.n_carried,
+            failure: None,
+            is_read: false,
+            next: start,
+        }
+    }
+
+    /// The next block; none at the end of the epoch, or where it was told to stop.
+    fn block(&mut self) -> Result<Option<Block>> {
+        let mut start = self.next;
+        if self.fill()? {
+            let front = self.pending.front();
+            start.place = front.map_or(start.place, |item| item.place);
+            start.n_carried = self.n_carried;
+        }
+        let is_first = start.block == 0;
+        let source = self.source;
+        let windows = match source.pack {
+            Pack::Stream => {
+                let tokens = self.stream()?;
+                if self.is_stopped() || (tokens.len() < source.seq_len && !is_first) {
+                    return Ok(None);
+                }
+                Windows::cut(tokens, source.seq_len, None, &source.tokenizer, &source.shelf.name())?
+            }
+            Pack::Documents => {
+                let documents = self.documents()?;
+                if self.is_stopped() || (documents.is_empty() && !is_first) {
+                    return Ok(None);
+                }
+                Windows::of_documents(documents, source.seq_len, None, &source.tokenizer, &source.shelf.name())?
+            }
+        };
+        self.next = Start { block: start.block + 1, window: start.window + windows.len() as u64, ..start };
+        let is_epoch = is_first && self.is_read && self.pending.is_empty();
+        Ok(Some(Block::new(start, Arc::new(windows), is_epoch, source.seed, source.idx)))
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Tokens of as many windows as a block holds, or those left in the epoch.
+    fn stream(&mut self) -> Result<Vec<u32>> {
+        let Source { seq_len, block_tokens, .. } = *self.source;
+        let goal = (block_tokens / seq_len).max(1) * seq_len;
+        let mut tokens = Vec::new();
+        while tokens.len() < goal && self.fill()? {
+            let Some(item) = self.pending.front() else { break };
+            let left = item.tokens.get(self.n_carried..).unwrap_or_default();
+            let taken = left.get(..goal - tokens.len()).unwrap_or(left);
+            tokens.extend_from_slice(taken);
+            self.n_carried += taken.len();
+            if taken.len() == left.len() {
+                self.pending.pop_front();
+                self.n_carried = 0;
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Documents of two tokens or more, cut at the window's length, that fit into a block or are left in the epoch.
+    fn documents(&mut self) -> Result<Vec<Vec<u32>>> {
+        let (mut documents, mut n_tokens) = (Vec::new(), 0);
+        while let Some(document) = self.document()? {
+            if document.tokens.len() < 2 {
+                continue;
+            }
+            n_tokens += document.tokens.len();
+            if n_tokens > self.source.block_tokens && !documents.is_empty() {
+                self.pending.push_front(document);
+                break;
+            }
+            documents.push(document.tokens);
+        }
+        Ok(documents)
+    }
+
+    /// The next document's first tokens as one item.
+    fn document(&mut self) -> Result<Option<Item>> {
+        let mut whole: Option<Item> = None;
+        while self.fill()? {
+            let Some(item) = self.pending.pop_front() else { break };
+            let is_part = item.is_part;
+            let whole = whole.get_or_insert(Item { place: item.place, tokens: Vec::new(), is_part: false });
+            whole.tokens.extend(item.tokens);
+            whole.tokens.truncate(self.source.seq_len);
+            if !is_part {
+                break;
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Sees to it that something is pending; false at the end of the epoch, or where it was told to stop.
+    fn fill(&mut self) -> Result<bool> {
+        while self.pending.is_empty() && !self.is_read {
+            if self.is_stopped() {
+                return Ok(false);
+            }
+            if let Some(error) = self.failure.take() {
+                return Err(error);
+            }
+            let group = self.group();
+            for alike in group.chunk_by(|a, b| a.0.spec == b.0.spec) {
+                let (places, documents): (Vec<Place>, Vec<&Document>) = alike.iter().map(|(p, d)| (*p, d)).unzip();
+                let spec = places.first().map_or(0, |place| place.spec);
+                let tokens = self.source.tokenizer.encode_all(&documents);
+                let tokens = tokens.map_err(|error| self.source.shelf.named(spec, error))?;
+                let items = places.into_iter().zip(documents).zip(tokens).map(|((place, document), tokens)| Item {
+                    place,
+                    tokens,
+                    is_part: matches!(document, Document::Part(_)),
+                });
+                // Without tokens there is nothing to begin a block with; the end of a document says something all the same.
+                self.pending
+                    .extend(items.filter(|item| !item.tokens.is_empty() || self.source.pack == Pack::Documents));
+            }
+        }
+        Ok(!self.pending.is_empty())
+    }
+
+    /// Items to tokenise together.
+    fn group(&mut self) -> Vec<(Place, Document)> {
+        let (mut group, mut n_bytes) = (Vec::new(), 0);
+        while n_bytes < GROUP_BYTES && group.len() < GROUP_LEN {
+            match self.reader.next() {
+                None => {
+                    self.is_read = true;
+                    break;
+                }
+                Some(Err(error)) => {
+                    self.failure = Some(error);
+                    break;
+                }
+                Some(Ok((place, document))) => {
+                    n_bytes += n_bytes_of(&document);
+                    group.push((place, document));
+                }
+            }
+        }
+        group
+    }
+}
+
+fn n_bytes_of(document: &Document) -> usize {
+    match document {
+        Document::Text(text) => text.len(),
+        Document::Tokens(ids) => size_of_val(ids.as_slice()),
+        Document::Part(part) => n_bytes_of(part),
+    }
+}

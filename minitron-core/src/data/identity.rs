@@ -1,0 +1,34 @@
+//! What tells training data apart, without reading hundreds of gigabytes.
+
+use serde_json::{Value, json};
+
+use super::documents::Shelf;
+use super::spec::{Pack, Reading};
+use super::tokenizer::Tokenizer;
+use crate::digest;
+use crate::error::{Error, Result};
+
+/// Digest of all that decides the windows of some data. Names do not count: a file counts by its content
+/// ([`digest::of_data_file`]), a generated corpus by its parameters and seed; so do the parameters of reading, ranges,
+/// weights, window length, packing, block size and the tokenizer.
+pub(super) fn of(shelves: &[Shelf], reading: &Reading, tokenizer: &Tokenizer, block_tokens: usize) -> Result<String> {
+    let sources: Vec<Vec<Value>> = shelves.iter().map(of_shelf).collect::<Result<_>>()?;
+    let pack = match reading.pack {
+        Pack::Stream => "stream",
+        Pack::Documents => "documents",
+    };
+    let all = json!([sources, reading.seq_len, pack, block_tokens, reading.seed, tokenizer.digest()]);
+    Ok(digest::of_text(&all.to_string()))
+}
+
+fn of_shelf(shelf: &Shelf) -> Result<Vec<Value>> {
+    let of_book = |(spec, corpus): (&super::DataSpec, &dyn crate::contract::Corpus)| {
+        let mut parameters = serde_json::to_value(corpus).map_err(|e| Error::Internal(format!("a corpus: {e}")))?;
+        if let Some(object) = parameters.as_object_mut() {
+            object.remove("path");
+        }
+        let files: Vec<String> = corpus.files().iter().map(|path| digest::of_data_file(path)).collect::<Result<_>>()?;
+        Ok(json!([spec.weight, spec.range, parameters, files]))
+    };
+    shelf.books().map(of_book).collect()
+}

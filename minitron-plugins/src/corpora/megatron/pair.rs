@@ -1,0 +1,199 @@
+//! The two files of a pair, read side by side.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use minitron_core::contract::Document;
+use minitron_core::error::{Error, IoContext as _, Result};
+
+use super::super::{bad, open, read_error};
+
+/// The index begins with this, a version, a code of the element type, and the numbers of sequences and of bounds. The
+/// sequences' lengths (i32) and places in the other file (i64) follow, and the bounds: the number of sequences before each
+/// document, and of all (i64). A mode for each sequence (i8) may come last.
+pub const MAGIC: &[u8] = b"MMIDIDX\0\0";
+const HEADER: u64 = 34;
+
+/// Width of an id, and how it is read.
+type Element = (u64, fn(&[u8]) -> Option<u32>);
+
+/// By the index's code; 6 and 7 are floats.
+fn element(code: u8) -> Option<Element> {
+    fn of<const N: usize, T: TryInto<u32>>(bytes: &[u8], read: fn([u8; N]) -> T) -> Option<u32> {
+        read(bytes.try_into().ok()?).try_into().ok()
+    }
+    Some(match code {
+        1 => (1, |bytes| of(bytes, u8::from_le_bytes)),
+        2 => (1, |bytes| of(bytes, i8::from_le_bytes)),
+        3 => (2, |bytes| of(bytes, i16::from_le_bytes)),
+        4 => (4, |bytes| of(bytes, i32::from_le_bytes)),
+        5 => (8, |bytes| of(bytes, i64::from_le_bytes)),
+        8 => (2, |bytes| of(bytes, u16::from_le_bytes)),
+        _ => return None,
+    })
+}
+
+/// Both files; the index is never held whole.
+pub struct Pair<'a> {
+    index: &'a Path,
+    ids_path: PathBuf,
+    element: Element,
+    n_sequences: u64,
+    n_documents: u64,
+    lengths: BufReader<File>,
+    places: BufReader<File>,
+    bounds: BufReader<File>,
+    ids: BufReader<File>,
+    n_bytes: u64,
+    /// Of the next document, and the number of sequences before it.
+    document: u64,
+    sequence: u64,
+}
+
+impl<'a> Pair<'a> {
+    pub fn open(path: &'a Path, ids_path: PathBuf) -> Result<Self> {
+        let open = |path: &Path| open(path).map(BufReader::new);
+        let mut index = open(path)?;
+        if number::<9>(path, &mut index).ok().is_none_or(|magic| magic != *MAGIC) {
+            return Err(damaged(path, "expected an index of Megatron-LM, got a file that does not begin as one"));
+        }
+        let version = u64::from_le_bytes(number(path, &mut index)?);
+        if version != 1 {
+            return Err(damaged(path, format!("expected version 1 of the index, got {version}")));
+        }
+        let [code] = number(path, &mut index)?;
+        let element = element(code).ok_or_else(|| {
+            damaged(path, format!("expected ids of an integer type (code 1 to 5 or 8), got code {code}"))
+        })?;
+        let n_sequences = u64::from_le_bytes(number(path, &mut index)?);
+        let n_bounds = u64::from_le_bytes(number(path, &mut index)?);
+        let found = index.get_ref().metadata().at_path(path)?.len();
+        let expected = size(n_sequences, n_bounds);
+        if expected.is_none_or(|expected| found != expected && Some(found) != expected.checked_add(n_sequences)) {
+            let expected = expected.map_or("more than any file".to_owned(), |expected| expected.to_string());
+            let what = format!("{expected} bytes for {n_sequences} sequences and {n_bounds} bounds of documents");
+            return Err(damaged(path, format!("expected {what}, got {found}")));
+        }
+        if n_bounds == 0 {
+            return Err(damaged(path, "expected a bound before the first document, got none"));
+        }
+        let (lengths, places, bounds) = (index, open(path)?, open(path)?);
+        let ids = open(&ids_path)?;
+        let n_bytes = ids.get_ref().metadata().at_path(&ids_path)?.len();
+        let n_documents = n_bounds.saturating_sub(1);
+        Ok(Pair {
+            index: path,
+            ids_path,
+            element,
+            n_sequences,
+            n_documents,
+            lengths,
+            places,
+            bounds,
+            ids,
+            n_bytes,
+            document: 0,
+            sequence: 0,
+        })
+    }
+
+    /// Goes to a document.
+    pub fn enter(&mut self, document: u64) -> Result<()> {
+        self.document = document.min(self.n_documents);
+        let places = HEADER.saturating_add(self.n_sequences.saturating_mul(4));
+        let bounds = places.saturating_add(self.n_sequences.saturating_mul(8));
+        let path = self.index;
+        self.bounds.seek(SeekFrom::Start(bounds.saturating_add(self.document.saturating_mul(8)))).at_path(path)?;
+        self.sequence = self.bound(0)?;
+        if self.document == 0 && self.sequence != 0 {
+            return Err(damaged(
+                self.index,
+                format!("expected the first document at sequence 0, got {}", self.sequence),
+            ));
+        }
+        self.lengths.seek(SeekFrom::Start(HEADER.saturating_add(self.sequence.saturating_mul(4)))).at_path(path)?;
+        self.places.seek(SeekFrom::Start(places.saturating_add(self.sequence.saturating_mul(8)))).at_path(path)?;
+        Ok(())
+    }
+
+    fn bound(&mut self, least: u64) -> Result<u64> {
+        let bound = i64::from_le_bytes(number(self.index, &mut self.bounds)?);
+        let inside = |bound: &u64| (least..=self.n_sequences).contains(bound);
+        u64::try_from(bound).ok().filter(inside).ok_or_else(|| {
+            let (document, last) = (self.document, self.n_sequences);
+            damaged(
+                self.index,
+                format!("expected document {document} to end at sequence {least} to {last}, got {bound}"),
+            )
+        })
+    }
+
+    /// # Errors
+    /// `Data` where the index and the ids contradict each other.
+    pub fn next_document(&mut self) -> Result<Option<Document>> {
+        if self.document == self.n_documents {
+            if self.sequence == self.n_sequences {
+                return Ok(None);
+            }
+            let (found, all) = (self.sequence, self.n_sequences);
+            return Err(damaged(self.index, format!("expected documents of {all} sequences, got {found}")));
+        }
+        let end = self.bound(self.sequence)?;
+        let mut tokens = Vec::new();
+        while self.sequence < end {
+            self.read_sequence(&mut tokens)?;
+            self.sequence = self.sequence.saturating_add(1);
+        }
+        self.document = self.document.saturating_add(1);
+        Ok(Some(Document::Tokens(tokens)))
+    }
+
+    fn read_sequence(&mut self, tokens: &mut Vec<u32>) -> Result<()> {
+        let length = i32::from_le_bytes(number(self.index, &mut self.lengths)?);
+        let place = i64::from_le_bytes(number(self.index, &mut self.places)?);
+        let (width, read) = self.element;
+        let n_bytes = u64::try_from(length).ok().and_then(|length| length.checked_mul(width));
+        let range = n_bytes.zip(u64::try_from(place).ok()).filter(|(n, place)| {
+            // Sequences do not overlap, so no document is longer than the file.
+            let n_held = (tokens.len() as u64).saturating_mul(width);
+            place.checked_add(*n).is_some_and(|end| end <= self.n_bytes) && n_held.saturating_add(*n) <= self.n_bytes
+        });
+        let Some((n_bytes, place)) = range else {
+            let (sequence, of) = (self.sequence, self.n_bytes);
+            let found = format!("{length} ids at byte {place}");
+            return Err(damaged(
+                self.index,
+                format!("expected sequence {sequence} within {of} bytes of ids, got {found}"),
+            ));
+        };
+        let path = self.ids_path.as_path();
+        let step = place.cast_signed().saturating_sub(self.ids.stream_position().at_path(path)?.cast_signed());
+        self.ids.seek_relative(step).at_path(path)?;
+        let mut bytes = vec![0; usize::try_from(n_bytes).unwrap_or(usize::MAX)];
+        self.ids.read_exact(&mut bytes).map_err(|e| read_error(path, e))?;
+        for id in bytes.chunks(usize::try_from(width).unwrap_or(1)) {
+            let sequence = self.sequence;
+            tokens.push(read(id).ok_or_else(|| {
+                damaged(self.index, format!("expected ids from 0 to {}, got another in sequence {sequence}", u32::MAX))
+            })?);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of an index without modes.
+fn size(n_sequences: u64, n_bounds: u64) -> Option<u64> {
+    HEADER.checked_add(n_sequences.checked_mul(12)?)?.checked_add(n_bounds.checked_mul(8)?)
+}
+
+fn number<const N: usize>(path: &Path, file: &mut BufReader<File>) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    file.read_exact(&mut bytes).map_err(|e| read_error(path, e))?;
+    Ok(bytes)
+}
+
+fn damaged(path: &Path, message: impl Display) -> Error {
+    bad(path, format!("{message}; copy the pair again"))
+}
