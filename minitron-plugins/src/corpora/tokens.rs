@@ -271,7 +271,7 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             let corpus = Tokens { path, token_type: TokenType::U16 };
             let all: Vec<Document> = corpus.documents(0).unwrap().collect::<Result<_>>().unwrap();
-            let lengths: Vec<usize> = all.iter().map(|part| length(part)).collect();
+            let lengths: Vec<usize> = all.iter().map(length).collect();
             assert_eq!(lengths, [PART as usize, PART as usize, 5]);
             assert!(matches!(all[..], [Document::Part(_), Document::Part(_), Document::Tokens(_)]));
             for n_items in 0..5 {
