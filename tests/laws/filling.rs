@@ -1,19 +1,21 @@
 //! Sequences of different lengths side by side: filling is never seen.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use minitron::{config, families, tiny_bert};
 use minitron_core::blueprint::Blueprint;
 use minitron_core::contract::{SitePair, StateLoss, States};
-use minitron_core::data::{Targets, Task, Tokenizer, Windows, fill};
+use minitron_core::data::{Feed, Targets, Task, Tokenizer, Windows, fill};
 use minitron_core::error::Result;
 use minitron_core::evaluate::{Pooling, sentence_embeddings};
 use minitron_core::model::{Input, LoadOptions, NoTap, Site, Transformer};
-use minitron_core::progress::Silent;
+use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::train::{
-    LiftStart, Loaded, Objective, StateTerm, Streamed, Teacher, TrainSettings, Trainer, Weight,
+    LiftStart, Loaded, Objective, Saving, StateTerm, Streamed, Teacher, TrainSettings, Trainer, Weight,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -219,15 +221,18 @@ fn an_encoder_without_a_head_learns_its_teachers_states_from_documents() {
     let trainer = Trainer {
         student: &model,
         teacher: Some(held.into()),
-        windows: &windows,
+        feed: &RefCell::new(Feed::of_windows(Arc::new(windows), 0)),
         task: Task::of_model(&student.blueprint.options, None, 0).unwrap(),
         objective: &objective(&student, &teacher, false),
         settings: &settings,
         identity: Value::Null,
         out_dir: dir.path(),
-        checkpoint_every: None,
+        saving: Saving::default(),
+        held_out: None,
+        max_skipped: 3,
         stop_after: None,
         progress: &Silent,
+        interrupt: &Interrupt::default(),
     };
     let (outcome, _) = trainer.run(false).unwrap();
     let metrics = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
