@@ -2,7 +2,10 @@
 with hooks, plain KL distillation in eager PyTorch), in alternating runs on one machine.
 
     .deps/venv/bin/python benches/against_peers.py --peers ../shared/peers --rounds 3
+    .deps/venv/bin/python benches/against_peers.py --peers ../shared/peers --rounds 1 --steps 2 --size 1b-128k --only distill \
+        --ours=--stream-teacher
 
+The student of the distillation has the body of --student (hidden width, layers, heads) and the teacher's vocabulary, at random.
 Both sides get the same folder, tokens, batch, window and number of steps, the same threads, and leave loading and the
 first training step out. The ratio is of medians; the spread of each side is printed beside it.
 """
@@ -49,13 +52,24 @@ def peer_score(a, folder, tokens):
 def ours_distill(a, folder, tokens):
     text, rss = run([a.minitron, "distill", "--teacher", folder, "--student", a.student, "--data", tokens,
                      "--tokens", a.steps * BATCH * SEQ, "--seq-len", SEQ, "--batch-size", BATCH, "--lr", "1e-4",
-                     "--checkpoint-every", 10**9, "--out", a.work / "distilled", "--force", "--json", "--quiet"])
+                     "--checkpoint-every", 10**9, "--out", a.work / "distilled", "--force", "--json", "--quiet", *a.ours])
     return json.loads(text)["tokens_per_second"], rss
 
 
 def peer_distill(a, folder, tokens):
     text, rss = run([sys.executable, a.peers / "distill_hf.py", folder, a.student, tokens, BATCH, SEQ, a.steps])
     return float(re.search(r"tok_per_s ([\d.]+)", text)[1]), rss
+
+
+def make_student(a):
+    """The body of one of the peers' sizes with the vocabulary of another."""
+    folder = a.work / f"llama-{a.student}-of-{a.size}"
+    script = ("import sys, torch, hf_llama; c = hf_llama.config(sys.argv[1]); c.vocab_size = hf_llama.SIZES[sys.argv[2]][5]; "
+              "torch.manual_seed(1); hf_llama.LlamaForCausalLM(c).save_pretrained(sys.argv[3])")
+    if not (folder / "config.json").exists():
+        os.environ["PYTHONPATH"] = str(a.peers)
+        run([sys.executable, "-c", script, a.student, a.size, folder])
+    return folder
 
 
 def compare(name, ours, peer, a, folder, tokens):
@@ -77,6 +91,7 @@ def compare(name, ours, peer, a, folder, tokens):
         "ours_spread": [round(min(speeds["ours"]), 1), round(max(speeds["ours"]), 1)],
         "peer_spread": [round(min(speeds["peer"]), 1), round(max(speeds["peer"]), 1)],
         "ours_peak_mib": round(peak["ours"]),
+        "memory_ratio": round(peak["ours"] / peak["peer"], 3),
         "peer_peak_mib": round(peak["peer"]),
     }
 
@@ -90,6 +105,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--windows", type=int, default=32, help="windows scored")
     parser.add_argument("--steps", type=int, default=4, help="training steps, the first of which is not timed")
+    parser.add_argument("--student", default="60m", help="size whose body the student has")
+    parser.add_argument("--ours", action="append", default=[], help="a further option of `minitron distill`")
     parser.add_argument("--only", choices=["score", "distill"])
     a = parser.parse_args()
     a.peers, a.work = a.peers.resolve(), a.work.resolve()
@@ -101,12 +118,7 @@ def main():
     if a.only != "distill":
         results.append(compare("score", ours_score, peer_score, a, folder, tokens))
     if a.only != "score":
-        a.student = a.work / "student"
-        if not (a.student / "config.json").exists():
-            run([a.minitron, "score", folder, "--data", tokens, "--out", a.work / "scores.safetensors", "--force",
-                 "--seq-len", SEQ, "--samples", 4, "--quiet"])
-            run([a.minitron, "prune", folder, "--scores", a.work / "scores.safetensors", "--ratio", "0.5", "--out",
-                 a.student, "--force"])
+        a.student = make_student(a)
         results.append(compare("distill", ours_distill, peer_distill, a, folder, tokens))
     print(json.dumps({"batch": BATCH, "seq_len": SEQ, "rounds": a.rounds, "cores": os.cpu_count(), "results": results}, indent=1))
 

@@ -768,7 +768,7 @@ fn wrong_requests_are_answered_with_code_2() {
     );
     insta::assert_snapshot!(
         error(&["plugins", "show", "metric/activation"]),
-        @"error: recipe: no kind is called `metric`; known: architecture, axis, importance, allocator, healing, loss, evaluator, corpus"
+        @"error: recipe: no kind is called `metric`; known: architecture, axis, importance, allocator, healing, loss, state_loss, evaluator, corpus"
     );
     insta::assert_snapshot!(
         error(&["plugins", "show", "activation"]),

@@ -255,7 +255,7 @@ fn five_steps_of_adamw_are_those_of_pytorch() {
         let gradient = fixture.read(&format!("gradient.{step}")).unwrap();
         // d/dw of sum(w · g) is g.
         (&table.tensor * gradient).sum(Kind::Float).backward();
-        optimizer.step(1e-2, 1.0).unwrap();
+        optimizer.step(1e-2, &[1.0]).unwrap();
         let expected = fixture.read(&format!("parameter.{step}")).unwrap();
         let difference = max_difference(&table.tensor.detach(), &expected).unwrap();
         assert!(difference <= PARAMETERS, "step {step}: {difference:e}");

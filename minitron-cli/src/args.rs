@@ -406,6 +406,9 @@ pub struct Distill {
     /// Type of the remembered log-probabilities: f16 or f32
     #[arg(long, default_value = "f16", value_name = "TYPE")]
     pub cache_type: CacheType,
+    /// Let the teacher learn on, from the labels of the same text, at this share of the student's learning rate: 0.2 is a start
+    #[arg(long, value_name = "SHARE")]
+    pub correct_teacher: Option<f64>,
     #[command(flatten)]
     pub training: Training,
 }

@@ -221,6 +221,7 @@ fn an_encoder_without_a_head_learns_its_teachers_states_from_documents() {
     let trainer = Trainer {
         student: &model,
         teacher: Some(held.into()),
+        correction: None,
         feed: &RefCell::new(Feed::of_windows(Arc::new(windows), 0)),
         task: Task::of_model(&student.blueprint.options, None, 0).unwrap(),
         objective: &objective(&student, &teacher, false),

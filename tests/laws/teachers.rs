@@ -215,7 +215,7 @@ fn remembered<'a>(
         n_loads.set(n_loads.get() + 1);
         Ok(Box::new(Loaded(teacher.load()?)) as Box<dyn Teacher>)
     });
-    Ok(Remembered::new(&teacher.blueprint, TeacherCache::open(dir, header)?, loader))
+    Ok(Remembered::new(&teacher.blueprint, Kind::Float, TeacherCache::open(dir, header)?, loader))
 }
 
 /// Logits of all rows.

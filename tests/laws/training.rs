@@ -11,7 +11,9 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, NoTap, Transformer, row_chunks};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::PluginSpec;
-use minitron_core::train::{HeldOut, Loaded, Objective, Outcome, Saving, Term, TrainSettings, Trainer, saved_cursor};
+use minitron_core::train::{
+    Correction, HeldOut, Loaded, Objective, Outcome, Saving, Term, TrainSettings, Trainer, saved_cursor,
+};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -180,6 +182,7 @@ impl<'a> Run<'a> {
         let trainer = Trainer {
             student: &self.student,
             teacher: Some(RefCell::new(Box::new(Loaded(self.teacher)))),
+            correction: None,
             feed: &RefCell::new(Feed::of_windows(Arc::new(self.windows.clone()), self.settings.seed)),
             task: Task::of(self.student.is_causal(), Some(4), 1)?,
             objective: &objective()?,
@@ -295,6 +298,7 @@ fn a_run_over_a_mixture_is_resumed_within_its_blocks_bit_for_bit() {
         let trainer = Trainer {
             student: &student,
             teacher: Some(RefCell::new(Box::new(Loaded(&teacher)))),
+            correction: None,
             feed: &RefCell::new(Feed::open(&options, cursor).unwrap()),
             task: Task::NextToken,
             objective: &objective().unwrap(),
@@ -320,4 +324,50 @@ fn a_run_over_a_mixture_is_resumed_within_its_blocks_bit_for_bit() {
         assert_eq!(peek, cursor.is_some());
         assert_eq!(run(dir.path(), None, cursor.as_ref()), whole);
     }
+}
+
+#[test]
+fn a_teacher_that_is_corrected_learns_its_labels_and_is_resumed_with_its_student() {
+    let (ours, theirs) = (Model::new(&tiny_llama(), 51).unwrap(), Model::new(&tiny_llama(), 52).unwrap());
+    let windows = Arc::new(some_windows(11, 16, 61, 9).unwrap());
+    let term = |tag: &str| {
+        let loss = registry().build::<dyn LogitLoss>(&PluginSpec::bare(tag)).unwrap();
+        Objective { terms: vec![Term { label: tag.into(), weight: 1.0, loss: loss.into() }], ..Objective::default() }
+    };
+    let (by_teacher, by_labels) = (term("forward_kl"), term("cross_entropy"));
+    let run = |out_dir: &Path, stop_after| {
+        let (student, teacher) = (ours.trainable().unwrap(), theirs.trainable().unwrap());
+        let settings = TrainSettings { n_tokens: 8 * 16 * 40, ..settings() };
+        let trainer = Trainer {
+            student: &student,
+            teacher: Some(RefCell::new(Box::new(Loaded(&teacher)))),
+            correction: Some(Correction { model: &teacher, objective: &by_labels, rate: 0.5 }),
+            feed: &RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)),
+            task: Task::NextToken,
+            objective: &by_teacher,
+            settings: &settings,
+            identity: Value::Null,
+            out_dir,
+            saving: Saving::default(),
+            held_out: None,
+            max_skipped: 3,
+            stop_after,
+            progress: &Silent,
+            interrupt: &Interrupt::default(),
+        };
+        trainer.run(true).unwrap();
+        drop(trainer);
+        (student, teacher)
+    };
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let whole = run(dirs[0].path(), None);
+    run(dirs[1].path(), Some(17));
+    let resumed = run(dirs[1].path(), None);
+    for (a, b) in [(&whole.0, &resumed.0), (&whole.1, &resumed.1)] {
+        for (a, b) in a.parameters().iter().zip(b.parameters()) {
+            assert!(a.tensor.detach().equal(&b.tensor.detach()), "{}", a.name);
+        }
+    }
+    let losses = column(dirs[0].path(), "teacher/loss");
+    assert!(losses[39] < 0.9 * losses[0], "{losses:?}");
 }

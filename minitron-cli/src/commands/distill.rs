@@ -12,6 +12,7 @@ pub fn run(common: &Common, args: &Distill) -> Result<()> {
         teacher_cache: args.teacher_cache.clone(),
         cache_top_k: args.cache_top_k,
         cache_type: args.cache_type,
+        correct_teacher: args.correct_teacher,
     };
     let setup = setup(&args.training);
     let options = DistillOptions { teacher: args.teacher.clone(), student: args.student.clone(), asked, setup };

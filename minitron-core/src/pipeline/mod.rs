@@ -16,6 +16,7 @@ mod run_dir;
 mod score;
 mod scoring;
 mod setup;
+mod start;
 mod student;
 mod teaching;
 mod train;

@@ -1,15 +1,17 @@
 //! Where a distillation's teacher is: in memory, on disk layer by layer, or remembered.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::context::Context;
+use super::student::StudentFolder;
 use crate::blueprint::ModelFolder;
 use crate::checkpoint::OutputDir;
 use crate::contract::TeacherNeed;
 use crate::error::{Error, Result};
-use crate::train::{CacheHeader, CacheType, Loaded, Objective, Remembered, Streamed, Teacher, TeacherCache};
+use crate::model::Transformer;
+use crate::train::{CacheHeader, CacheType, Loaded, Masters, Objective, Remembered, Streamed, Teacher, TeacherCache};
 
 /// How the teacher is asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,11 +25,19 @@ pub struct TeacherOptions {
     pub cache_top_k: usize,
     /// Their type.
     pub cache_type: CacheType,
+    /// The teacher goes on learning on the same text, at this share of the student's learning rate.
+    pub correct_teacher: Option<f64>,
 }
 
 impl Default for TeacherOptions {
     fn default() -> Self {
-        TeacherOptions { stream_teacher: false, teacher_cache: None, cache_top_k: 64, cache_type: CacheType::F16 }
+        TeacherOptions {
+            stream_teacher: false,
+            teacher_cache: None,
+            cache_top_k: 64,
+            cache_type: CacheType::F16,
+            correct_teacher: None,
+        }
     }
 }
 
@@ -44,8 +54,18 @@ impl Teaching {
     /// Refuses what the options cannot do, before any work.
     ///
     /// # Errors
-    /// `Recipe` naming the loss that a cache cannot serve.
-    pub fn check(&self, objective: &Objective) -> Result<()> {
+    /// `Recipe` naming the loss that a cache cannot serve, or options that do not go together.
+    fn check(&self, objective: &Objective) -> Result<()> {
+        if let Some(rate) = self.options.correct_teacher {
+            if !(rate.is_finite() && rate > 0.0) {
+                return Err(Error::Recipe(format!("correct_teacher: expected a positive share, got {rate}")));
+            }
+            if self.options.stream_teacher || self.options.teacher_cache.is_some() || !objective.needs_teacher() {
+                let message = "correct_teacher: a teacher that learns is held in memory and says something else every \
+                               time; leave out stream_teacher and teacher_cache, and take a loss that asks it";
+                return Err(Error::Recipe(message.into()));
+            }
+        }
         let Some(dir) = &self.options.teacher_cache else { return Ok(()) };
         if self.options.cache_top_k == 0 {
             return Err(Error::Recipe("cache_top_k: expected at least 1".into()));
@@ -62,7 +82,15 @@ impl Teaching {
     }
 
     /// The teacher, loaded no earlier than it has to be.
-    pub fn teacher<'a>(&'a self, context: &'a Context, objective: &Objective) -> Result<Option<Box<dyn Teacher + 'a>>> {
+    pub fn teacher<'a>(
+        &'a self,
+        context: &'a Context,
+        objective: &Objective,
+        corrected: Option<&'a Transformer>,
+    ) -> Result<Option<Box<dyn Teacher + 'a>>> {
+        if let Some(model) = corrected {
+            return Ok(Some(Box::new(Loaded(model))));
+        }
         if !objective.needs_teacher() {
             return Ok(None);
         }
@@ -78,7 +106,25 @@ impl Teaching {
         let n_bytes = cache.header().bytes_per_token();
         context.progress.warn(&format!("teacher cache: {n_bytes} bytes per token, {} windows there", cache.len()));
         let loader = Box::new(move || self.live(context));
-        Ok(Some(Box::new(Remembered::new(&self.folder.blueprint, cache, loader))))
+        Ok(Some(Box::new(Remembered::new(&self.folder.blueprint, context.kind, cache, loader))))
+    }
+
+    /// The teacher as one that learns, where it is to be corrected.
+    ///
+    /// # Errors
+    /// As [`Teaching::check`].
+    pub fn corrected(&self, context: &Context, objective: &Objective) -> Result<Option<Transformer>> {
+        self.check(objective)?;
+        let ModelFolder { checkpoint, blueprint, .. } = &self.folder;
+        self.options.correct_teacher.map(|_| context.load(&checkpoint.tensors, blueprint, true)).transpose()
+    }
+
+    /// A corrected teacher as a model folder.
+    pub fn write(&self, model: &Transformer, masters: &Masters, target: &Path) -> Result<()> {
+        let checkpoint = &self.folder.checkpoint;
+        let folder =
+            StudentFolder { config: &checkpoint.config, dir: &checkpoint.dir, is_trained: true, student: model };
+        folder.write(masters, target)
     }
 
     /// What of the cache decides the result, for telling runs apart.

@@ -11,18 +11,17 @@ use serde_json::{Value, json};
 use super::context::{Context, seq_len_or_default};
 use super::eval::kept_hidden;
 use super::losses::objective;
+use super::start::{Start, digest_of};
 use super::student::{StudentFolder, clear};
 use super::teaching::{TeacherOptions, Teaching};
-use crate::blueprint::{Blueprint, ModelFolder};
-use crate::checkpoint::{Config, MemorySource, OutputDir, TensorSource};
+use crate::blueprint::Blueprint;
+use crate::checkpoint::{MemorySource, OutputDir};
 use crate::data::{BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Pack, Reading, Task, Tokenizer, Windows, files_of};
-use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::memory::peak_bytes;
-use crate::model::fresh_weights;
 use crate::plan::Count;
 use crate::registry::PluginSpec;
-use crate::train::{Masters, Outcome, Saving, Shape, TrainSettings, Trainer, has_state, saved_cursor};
+use crate::train::{Correction, Masters, Outcome, Saving, Shape, TrainSettings, Trainer, has_state, saved_cursor};
 
 /// What `train` and `distill` have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -196,52 +195,22 @@ struct Output<'a> {
     resume: bool,
 }
 
-/// What is trained, before it is loaded.
-struct Start {
-    dir: PathBuf,
-    config: Config,
-    blueprint: Blueprint,
-    source: Box<dyn TensorSource>,
-    /// Weight files; none where the weights are fresh.
-    files: Vec<PathBuf>,
-}
-
-impl Start {
-    fn folder(folder: ModelFolder) -> Self {
-        let ModelFolder { checkpoint, blueprint, .. } = folder;
-        let files = checkpoint.tensors.paths().map(Path::to_path_buf).collect();
-        Start { dir: checkpoint.dir, config: checkpoint.config, blueprint, source: Box::new(checkpoint.tensors), files }
-    }
-
-    /// Of everything that training starts from.
-    fn digest(&self, seed: u64) -> Result<String> {
-        let digest = digest_of(&self.config, self.files.iter().map(PathBuf::as_path))?;
-        Ok(if self.files.is_empty() { digest::of_text(&format!("{digest} {seed}")) } else { digest })
-    }
-
-    fn fresh(context: &Context, path: &Path) -> Result<Self> {
-        let config = Config::load(path)?;
-        let blueprint = Blueprint::from_config(&config, context.registry)?;
-        let source = Box::new(fresh_weights(&blueprint, context.seed)?);
-        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
-        Ok(Start { dir, config, blueprint, source, files: Vec::new() })
-    }
-}
-
-fn digest_of<'p>(config: &Config, files: impl IntoIterator<Item = &'p Path>) -> Result<String> {
-    let mut text = config.to_json()?;
-    for file in files {
-        text += &digest::of_file(file)?;
-    }
-    Ok(digest::of_text(&text))
-}
-
 /// Whether a folder is absent, or holds a training's state or its beginnings and nothing else's model.
 fn can_resume(dir: &Path) -> Result<bool> {
     if !dir.exists() || has_state(dir) {
         return Ok(true);
     }
-    const OWN: [&str; 6] = ["metrics.jsonl", "logs", "checkpoint", "best", ".best.part", ".best.old"];
+    const OWN: [&str; 9] = [
+        "metrics.jsonl",
+        "logs",
+        "checkpoint",
+        "best",
+        ".best.part",
+        ".best.old",
+        "teacher",
+        ".teacher.part",
+        ".teacher.old",
+    ];
     let is_own = |name: &str| OWN.contains(&name);
     let names = fs::read_dir(dir).at_path(dir)?.filter_map(|entry| Some(entry.ok()?.file_name()));
     Ok(names.into_iter().all(|name| is_own(&name.to_string_lossy())))
@@ -266,13 +235,12 @@ fn run(
     objective.recompute = setup.recompute;
     let feed = RefCell::new(feed(context, setup, &start, &tokenizer, &out)?);
     let eval_windows = setup.eval_windows(context, &start.blueprint, &tokenizer)?;
-    let taught_by = match &teacher {
-        Some(teaching) => {
-            teaching.check(&objective)?;
-            teaching.teacher(context, &objective)?
-        }
-        None => None,
-    };
+    let asked = teacher.as_ref();
+    let corrected = asked.map(|teaching| teaching.corrected(context, &objective)).transpose()?.flatten();
+    let taught_by = asked.map(|teaching| teaching.teacher(context, &objective, corrected.as_ref())).transpose()?;
+    let rate = asked.and_then(|teaching| teaching.options.correct_teacher).unwrap_or(1.0);
+    let by_labels = self::objective(context, &context.defaults.training_losses(), &start.blueprint, None, None)?;
+    let correction = corrected.as_ref().map(|model| Correction { model, objective: &by_labels, rate });
     let student = context.load(start.source.as_ref(), &start.blueprint, true)?;
     let student_digest = start.digest(context.seed)?;
     // Fresh weights would stay in memory beside the model's own.
@@ -284,23 +252,15 @@ fn run(
         student: &student,
     };
     let write_best = |masters: &Masters| folder.write(masters, &out.dir.join("best"));
-    let identity = json!({
-        "data": feed.borrow().digest(),
-        "eval_data": eval_windows.as_ref().map(Windows::digest),
-        "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "student": student_digest,
-        "teacher": teacher.as_ref().map(|teaching| teaching.digest.as_str()),
-        "teacher_cache": teacher.as_ref().and_then(Teaching::cached_as),
-        "dtype": format!("{:?}", context.kind),
-    });
     let trainer = Trainer {
         student: &student,
-        teacher: taught_by.map(RefCell::new),
+        teacher: taught_by.flatten().map(RefCell::new),
+        correction,
         feed: &feed,
         task: Task::of_model(options, tokenizer.mask, context.seed)?,
         objective: &objective,
         settings: &settings,
-        identity,
+        identity: identity(context, losses, &feed.borrow(), eval_windows.as_ref(), &student_digest, teacher.as_ref()),
         out_dir: out.dir,
         saving: setup.saving(),
         held_out: eval_windows.as_ref().map(|windows| setup.held_out(windows, &write_best)),
@@ -309,11 +269,38 @@ fn run(
         progress: context.progress,
         interrupt: context.interrupt,
     };
-    finish(context, &trainer, &folder, &out)
+    finish(context, &trainer, &folder, teacher.as_ref(), &out)
+}
+
+/// All that decides the result besides the settings.
+fn identity(
+    context: &Context,
+    losses: &[PluginSpec],
+    feed: &Feed,
+    eval_windows: Option<&Windows>,
+    student: &str,
+    teacher: Option<&Teaching>,
+) -> Value {
+    json!({
+        "data": feed.digest(),
+        "eval_data": eval_windows.map(Windows::digest),
+        "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "student": student,
+        "teacher": teacher.map(|teaching| teaching.digest.as_str()),
+        "teacher_cache": teacher.and_then(Teaching::cached_as),
+        "correct_teacher": teacher.and_then(|teaching| teaching.options.correct_teacher),
+        "dtype": format!("{:?}", context.kind),
+    })
 }
 
 /// Trains, and writes the student where nothing is left to do.
-fn finish(context: &Context, trainer: &Trainer, folder: &StudentFolder, out: &Output) -> Result<Value> {
+fn finish(
+    context: &Context,
+    trainer: &Trainer,
+    folder: &StudentFolder,
+    teacher: Option<&Teaching>,
+    out: &Output,
+) -> Result<Value> {
     trainer.check()?;
     // Nothing that was there goes before all that can be refused was.
     if !out.resume && out.dir.exists() {
@@ -322,7 +309,10 @@ fn finish(context: &Context, trainer: &Trainer, folder: &StudentFolder, out: &Ou
     let _listening = context.interrupt.listen();
     let (outcome, masters) = trainer.run(out.resume)?;
     if outcome.is_complete() {
-        folder.write_among(&masters, out.dir)?;
+        if let (Some(teaching), Some(correction), Some(masters)) = (teacher, &trainer.correction, &masters.teacher) {
+            teaching.write(correction.model, masters, &out.dir.join("teacher"))?;
+        }
+        folder.write_among(&masters.student, out.dir)?;
     }
     Ok(summary(&outcome, &trainer.student.blueprint, out.dir))
 }

@@ -75,6 +75,17 @@ impl StepMemory {
         }
     }
 
+    /// The same with a teacher that is trained too, after the student in every batch.
+    pub fn with_correction(self, teacher: &Blueprint, batch: BatchShape) -> Self {
+        let alone = StepMemory::of(&Objective::default(), teacher, None, batch, 0);
+        let weights = teacher.n_params().saturating_mul(batch.n_bytes as u64);
+        StepMemory {
+            teacher: self.teacher.saturating_add(alone.student.saturating_sub(weights)),
+            activations: self.activations.max(alone.activations),
+            ..self
+        }
+    }
+
     /// All of it, with what allocators keep back.
     pub fn total(&self) -> u64 {
         let step = [self.student, self.teacher, self.activations, self.logits].into_iter().fold(0, u64::saturating_add);

@@ -4,6 +4,7 @@
 //! at once and its logits freed, and what reaches the last hidden state flows back through the blocks at the end.
 //! A step whose loss or gradient is not finite changes nothing; its batch is not tried again, so runs stay repeatable.
 
+mod correction;
 mod events;
 mod gradient;
 mod held_out;
@@ -20,13 +21,14 @@ mod settings;
 mod states;
 mod teacher;
 
+pub use correction::Correction;
 pub use gradient::mean_gradient;
 pub use held_out::{Best, HeldOut, HeldOutLoss};
 pub use memory::{BatchShape, StepMemory};
 pub use objective::{Means, Objective, Term};
 pub use optimizer::{AdamW, AdamWSettings, Masters};
 pub use resume::{has_state, saved_cursor};
-pub use run::{Outcome, Trainer};
+pub use run::{Outcome, Trained, Trainer};
 pub use saving::Saving;
 pub use schedule::{Schedule, Shape};
 pub use settings::TrainSettings;

@@ -46,6 +46,8 @@ pub struct AdamW {
     settings: AdamWSettings,
     n_steps: u64,
     states: Vec<State>,
+    /// Each group's learning rate as a share of the one that a step is told.
+    rates: Vec<f64>,
 }
 
 #[derive(Debug)]
@@ -58,12 +60,26 @@ struct State {
     m: Tensor,
     v: Tensor,
     decays: bool,
+    group: usize,
 }
 
 impl AdamW {
     /// Moments at zero for every parameter that takes gradients.
     pub fn new<'p>(parameters: impl IntoIterator<Item = &'p Parameter>, settings: AdamWSettings) -> Result<Self> {
-        let mut states = Vec::new();
+        let mut optimizer = AdamW { settings, n_steps: 0, states: Vec::new(), rates: Vec::new() };
+        optimizer.add_group("", parameters, 1.0)?;
+        Ok(optimizer)
+    }
+
+    /// Parameters of another model, whose gradients are measured and scaled apart and whose names begin with `prefix`.
+    pub fn add_group<'p>(
+        &mut self,
+        prefix: &str,
+        parameters: impl IntoIterator<Item = &'p Parameter>,
+        rate: f64,
+    ) -> Result<()> {
+        let group = self.rates.len();
+        self.rates.push(rate);
         for parameter in parameters {
             let weight = parameter.tensor.shallow_clone();
             let options = (Kind::Float, weight.device());
@@ -73,15 +89,16 @@ impl AdamW {
             };
             let zeros = || Tensor::f_zeros(weight.size(), options);
             let (m, v) = (zeros()?, zeros()?);
-            states.push(State { name: parameter.name.clone(), weight, master, m, v, decays: parameter.decays });
+            let name = format!("{prefix}{}", parameter.name);
+            self.states.push(State { name, weight, master, m, v, decays: parameter.decays, group });
         }
-        Ok(AdamW { settings, n_steps: 0, states })
+        Ok(())
     }
 
-    /// Global L2 norm of all gradients.
-    pub fn gradient_norm(&self) -> Result<f64> {
+    /// L2 norm of all gradients of a group.
+    pub fn gradient_norm(&self, group: usize) -> Result<f64> {
         let mut sum = 0.0;
-        for state in &self.states {
+        for state in self.states.iter().filter(|state| state.group == group) {
             let gradient = state.weight.f_grad()?;
             if gradient.defined() {
                 let norm = gradient.f_detach()?.f_to_kind(Kind::Float)?.f_norm()?.f_double_value(&[])?;
@@ -91,8 +108,8 @@ impl AdamW {
         Ok(sum.sqrt())
     }
 
-    /// One update from gradients times `gradient_scale`; the gradients are cleared.
-    pub fn step(&mut self, lr: f64, gradient_scale: f64) -> Result<()> {
+    /// One update from gradients times their group's scale; the gradients are cleared.
+    pub fn step(&mut self, lr: f64, gradient_scales: &[f64]) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         self.n_steps += 1;
         for state in &mut self.states {
@@ -101,7 +118,9 @@ impl AdamW {
                 continue;
             }
             let gradient = gradient.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1i64])?;
-            update(state, &gradient, self.settings, self.n_steps, lr, gradient_scale)?;
+            let scale = gradient_scales.get(state.group).copied().unwrap_or(1.0);
+            let lr = lr * self.rates.get(state.group).copied().unwrap_or(1.0);
+            update(state, &gradient, self.settings, self.n_steps, lr, scale)?;
             if let Some(master) = &state.master {
                 state.weight.f_detach()?.f_copy_(master)?;
             }
@@ -122,9 +141,11 @@ impl AdamW {
         Ok(())
     }
 
-    /// What a trained model is written from, where it computes in less than f32.
-    pub fn masters(&self) -> Masters {
-        let master = |state: &State| Some((state.name.clone(), state.master.as_ref()?.shallow_clone()));
+    /// What a trained model is written from, where it computes in less than f32: those whose names begin with `prefix`,
+    /// without it.
+    pub fn masters(&self, prefix: &str) -> Masters {
+        let master =
+            |state: &State| Some((state.name.strip_prefix(prefix)?.to_owned(), state.master.as_ref()?.shallow_clone()));
         self.states.iter().filter_map(master).collect()
     }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::correction::Correction;
 use super::held_out::{Best, HeldOut, HeldOutLoss};
 use super::memory::{BatchShape, StepMemory};
 use super::metrics::{Clock, Metrics};
@@ -31,6 +32,8 @@ pub struct Trainer<'a> {
     pub student: &'a Transformer,
     /// Needed where a loss needs it.
     pub teacher: Option<RefCell<Box<dyn Teacher + 'a>>>,
+    /// Where the teacher learns on meanwhile.
+    pub correction: Option<Correction<'a>>,
     /// What to learn from.
     pub feed: &'a RefCell<Feed>,
     /// Next tokens, masked ones, or none.
@@ -87,16 +90,28 @@ impl Outcome {
     }
 }
 
+/// Masters of what was trained, where it computes in less than f32.
+#[derive(Debug)]
+pub struct Trained {
+    /// The student's.
+    pub student: Masters,
+    /// Those of a teacher that was corrected.
+    pub teacher: Option<Masters>,
+}
+
 struct Step {
     loss: f64,
     terms: Vec<f64>,
     norm: f64,
+    /// Loss and gradient norm of a teacher under correction.
+    teacher: Option<(f64, f64)>,
 }
 
 impl Step {
     /// Whether the weights were changed: otherwise the step is skipped.
     fn is_applied(&self) -> bool {
-        self.loss.is_finite() && self.norm.is_finite()
+        let (loss, norm) = self.teacher.unwrap_or_default();
+        [self.loss, self.norm, loss, norm].into_iter().all(f64::is_finite)
     }
 }
 
@@ -105,10 +120,13 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// `Data` when too many losses in a row are not finite; `Recipe` when the checkpoint belongs to another run.
-    pub fn run(&self, resume: bool) -> Result<(Outcome, Masters)> {
+    pub fn run(&self, resume: bool) -> Result<(Outcome, Trained)> {
         self.check()?;
         let mut optimizer =
             AdamW::new(self.student.parameters().iter().chain(self.objective.lifts()), self.settings.adamw)?;
+        if let Some(correction) = &self.correction {
+            correction.join(&mut optimizer)?;
+        }
         let mut state = self.start(resume, &mut optimizer)?;
         let width = self.feed.borrow().mean_width();
         let (schedule, per_step) = (self.settings.schedule(width), self.settings.tokens_per_step(width));
@@ -160,7 +178,11 @@ impl Trainer<'_> {
             memory_bytes: memory.total(),
             ..outcome(&state, &recent, schedule.n_steps, is_interrupted, clock.rate())
         };
-        Ok((outcome, optimizer.masters()))
+        let masters = Trained {
+            student: optimizer.masters(""),
+            teacher: self.correction.as_ref().map(|correction| correction.masters(&optimizer)),
+        };
+        Ok((outcome, masters))
     }
 
     /// The state to go on from: an earlier one, restored, or none, and then nothing of another run stays.
@@ -182,7 +204,7 @@ impl Trainer<'_> {
         let found = self.objective.evaluate(self.student, teacher, self.task, held_out)?;
         let loss = found.value();
         if loss.is_finite() && state.best.is_none_or(|best| loss < best.loss) {
-            (held_out.write_best)(&optimizer.masters())?;
+            (held_out.write_best)(&optimizer.masters(""))?;
             state.best = Some(Best { step: state.step, loss });
         }
         Ok(found)
@@ -255,14 +277,18 @@ impl Trainer<'_> {
         let teacher = teacher.as_ref().map(|teacher| (teacher.blueprint(), teacher.kept_bytes()));
         let n_bytes = self.student.parameters().first().map_or(4, |p| p.tensor.kind().elt_size_in_bytes());
         let batch = BatchShape { n_windows: self.settings.batch_size, width: self.feed.borrow().width(), n_bytes };
-        StepMemory::of(self.objective, &self.student.blueprint, teacher, batch, BASE_BYTES)
+        let memory = StepMemory::of(self.objective, &self.student.blueprint, teacher, batch, BASE_BYTES);
+        match &self.correction {
+            Some(correction) => memory.with_correction(&correction.model.blueprint, batch),
+            None => memory,
+        }
     }
 
     fn step(&self, optimizer: &mut AdamW, lr: f64) -> Result<Step> {
         let n_passes = self.settings.accumulate as u64;
         let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
         let mut terms = vec![0.0; self.objective.labels().count()];
-        let mut loss = 0.0;
+        let (mut loss, mut teacher_loss) = (0.0, 0.0);
         for _ in 0..n_passes {
             let pieces = self.feed.borrow_mut().take(self.settings.batch_size)?;
             let targets = self.task.batch_of(&pieces, self.feed.borrow().n_brackets(), self.student.device)?;
@@ -272,18 +298,23 @@ impl Trainer<'_> {
                 &targets,
                 1.0 / n_passes as f64,
             )?;
+            if let Some(correction) = &self.correction {
+                teacher_loss += correction.backward(&targets, 1.0 / n_passes as f64)? / n_passes as f64;
+            }
             loss += means.total / n_passes as f64;
             for (sum, mean) in terms.iter_mut().zip(means.terms) {
                 *sum += mean / n_passes as f64;
             }
         }
-        let done = Step { loss, terms, norm: optimizer.gradient_norm()? };
+        let beside = |correction: &Correction| Ok::<_, Error>((teacher_loss, correction.gradient_norm(optimizer)?));
+        let teacher = self.correction.as_ref().map(beside).transpose()?;
+        let done = Step { loss, terms, norm: optimizer.gradient_norm(0)?, teacher };
         if !done.is_applied() {
             optimizer.skip()?;
             return Ok(done);
         }
-        let scale = if done.norm > self.settings.clip { self.settings.clip / done.norm } else { 1.0 };
-        optimizer.step(lr, scale)?;
+        let clip = |norm: f64| if norm > self.settings.clip { self.settings.clip / norm } else { 1.0 };
+        optimizer.step(lr, &[clip(done.norm), clip(teacher.map_or(0.0, |(_, norm)| norm))])?;
         Ok(done)
     }
 
@@ -301,6 +332,9 @@ impl Trainer<'_> {
         let labels = || self.objective.labels();
         let mut more: Vec<(String, f64)> =
             labels().zip(&done.terms).map(|(label, mean)| (format!("loss/{label}"), *mean)).collect();
+        if let Some((loss, norm)) = done.teacher {
+            more.extend([("teacher/loss".to_owned(), loss), ("teacher/grad_norm".to_owned(), norm)]);
+        }
         if let Some(evaluated) = evaluated {
             more.push(("eval/loss".into(), evaluated.value()));
             more.extend(labels().zip(&evaluated.terms).map(|(label, mean)| (format!("eval/{label}"), *mean)));

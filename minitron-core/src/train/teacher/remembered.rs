@@ -20,15 +20,16 @@ pub type Loader<'a> = Box<dyn FnOnce() -> Result<Box<dyn Teacher + 'a>> + 'a>;
 /// there before; lessons are read from what is stored in either case.
 pub struct Remembered<'a> {
     blueprint: &'a Blueprint,
+    kind: Kind,
     cache: TeacherCache,
     loader: Option<Loader<'a>>,
     teacher: Option<Box<dyn Teacher + 'a>>,
 }
 
 impl<'a> Remembered<'a> {
-    /// A cache in front of the teacher of this blueprint.
-    pub fn new(blueprint: &'a Blueprint, cache: TeacherCache, loader: Loader<'a>) -> Self {
-        Remembered { blueprint, cache, loader: Some(loader), teacher: None }
+    /// A cache in front of the teacher of this blueprint, which computes in `kind`.
+    pub fn new(blueprint: &'a Blueprint, kind: Kind, cache: TeacherCache, loader: Loader<'a>) -> Self {
+        Remembered { blueprint, kind, cache, loader: Some(loader), teacher: None }
     }
 
     fn teacher(&mut self) -> Result<&mut (dyn Teacher + 'a)> {
@@ -72,9 +73,13 @@ impl fmt::Debug for Remembered<'_> {
 }
 
 impl Teacher for Remembered<'_> {
-    /// Nothing before a window is missing.
+    /// Nothing before a window is missing; of a cache that is empty, the first one will.
     fn kept_bytes(&self) -> u64 {
-        self.teacher.as_ref().map_or(0, |teacher| teacher.kept_bytes())
+        match &self.teacher {
+            Some(teacher) => teacher.kept_bytes(),
+            None if self.cache.is_empty() => self.blueprint.n_params() * self.kind.elt_size_in_bytes() as u64,
+            None => 0,
+        }
     }
 
     fn blueprint(&self) -> &Blueprint {

@@ -1,0 +1,53 @@
+//! What a training starts from.
+
+use std::path::{Path, PathBuf};
+
+use super::context::Context;
+use crate::blueprint::{Blueprint, ModelFolder};
+use crate::checkpoint::{Config, TensorSource};
+use crate::digest;
+use crate::error::Result;
+use crate::model::fresh_weights;
+
+/// What is trained, before it is loaded.
+pub(super) struct Start {
+    pub dir: PathBuf,
+    pub config: Config,
+    pub blueprint: Blueprint,
+    pub source: Box<dyn TensorSource>,
+    /// Weight files; none where the weights are fresh.
+    pub files: Vec<PathBuf>,
+}
+
+impl Start {
+    /// A model to go on with.
+    pub fn folder(folder: ModelFolder) -> Self {
+        let ModelFolder { checkpoint, blueprint, .. } = folder;
+        let files = checkpoint.tensors.paths().map(Path::to_path_buf).collect();
+        Start { dir: checkpoint.dir, config: checkpoint.config, blueprint, source: Box::new(checkpoint.tensors), files }
+    }
+
+    /// Of everything that training starts from.
+    pub fn digest(&self, seed: u64) -> Result<String> {
+        let digest = digest_of(&self.config, self.files.iter().map(PathBuf::as_path))?;
+        Ok(if self.files.is_empty() { digest::of_text(&format!("{digest} {seed}")) } else { digest })
+    }
+
+    /// Random weights of a config's shapes.
+    pub fn fresh(context: &Context, path: &Path) -> Result<Self> {
+        let config = Config::load(path)?;
+        let blueprint = Blueprint::from_config(&config, context.registry)?;
+        let source = Box::new(fresh_weights(&blueprint, context.seed)?);
+        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+        Ok(Start { dir, config, blueprint, source, files: Vec::new() })
+    }
+}
+
+/// Of a config and the weights in files.
+pub(super) fn digest_of<'p>(config: &Config, files: impl IntoIterator<Item = &'p Path>) -> Result<String> {
+    let mut text = config.to_json()?;
+    for file in files {
+        text += &digest::of_file(file)?;
+    }
+    Ok(digest::of_text(&text))
+}
