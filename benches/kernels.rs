@@ -2,9 +2,13 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench stops at the first error")]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use minitron_core::blueprint::Blueprint;
 use minitron_core::calibrate::{Activations, SequenceStat, Site};
 use minitron_core::contract::LogitLoss;
+use minitron_core::data::Task;
+use minitron_core::model::{LoadOptions, NoTap, Transformer};
 use minitron_core::registry::PluginSpec;
+use minitron_core::train::{Loaded, Objective, Term};
 use tch::{Device, Kind, Tensor};
 
 fn randn(shape: &[i64]) -> Tensor {
@@ -48,5 +52,41 @@ fn statistics(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, losses, statistics);
+/// What distillation does with the logits of a head over 128,256 tokens, forward and backward: in row chunks, and whole.
+fn objective(criterion: &mut Criterion) {
+    const VOCAB: usize = 128_256;
+    let mut config = minitron::tiny_llama();
+    config["vocab_size"] = VOCAB.into();
+    config["hidden_size"] = 512.into();
+    config["num_hidden_layers"] = 1.into();
+    let model = |seed, trainable| {
+        let blueprint = Blueprint::from_config(&minitron::config(&config).unwrap(), &minitron::registry()).unwrap();
+        let source = minitron::random_weights(&blueprint, seed).unwrap();
+        Transformer::load(&source, &blueprint, LoadOptions { trainable, ..LoadOptions::default() }).unwrap()
+    };
+    let (student, teacher) = (model(1, true), model(2, false));
+    let windows = minitron::some_windows(8, 64, VOCAB, 3).unwrap();
+    let targets = Task::NextToken.batch(&windows, &(0..8).collect::<Vec<_>>(), Device::Cpu).unwrap();
+    let loss = minitron::registry().build::<dyn LogitLoss>(&PluginSpec::bare("forward_kl")).unwrap();
+    let term = Term { label: "forward_kl".into(), weight: 1.0, loss: loss.into() };
+    let objective = Objective { terms: vec![term], ..Objective::default() };
+    let mut group = criterion.benchmark_group("forward_kl with its heads, 504 x 512 x 128256");
+    group.throughput(Throughput::Elements(targets.n_rows() as u64)).sample_size(10);
+    group.bench_function("in row chunks", |bencher| {
+        bencher.iter(|| objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, 1.0).unwrap());
+    });
+    group.bench_function("whole", |bencher| {
+        bencher.iter(|| {
+            let logits = |model: &Transformer| {
+                model.logits(&targets.rows(&model.hidden(targets.input(), &mut NoTap, None)?)?)
+            };
+            let teacher_nv = tch::no_grad(|| logits(&teacher)).unwrap();
+            let loss_n = objective.terms[0].loss.rows(&logits(&student).unwrap(), Some(&teacher_nv), &targets.labels_n);
+            loss_n.unwrap().f_mean(Kind::Float).unwrap().f_backward().unwrap();
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, losses, objective, statistics);
 criterion_main!(benches);

@@ -28,6 +28,8 @@ pub fn with_context<T>(
             return Err(Error::Recipe("--threads: expected at least 1".into()));
         }
         tch::set_num_threads(i32::from(threads));
+        // Tokenising. Only fails where the pool runs already, and nothing has been tokenised yet.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
     }
     let registry = Registry::linked()?;
     let bar = Bar::new(common.quiet);

@@ -11,6 +11,7 @@ use minitron_core::contract::{LogitLoss, SitePair, StateLoss, States};
 use minitron_core::data::{Targets, Task, Windows};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Site, Transformer};
+use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
 use minitron_core::train::{
     CacheHeader, CacheType, LiftStart, Loaded, Objective, Remembered, StateTerm, Streamed, Teacher, TeacherCache, Term,
@@ -215,7 +216,7 @@ fn remembered<'a>(
         n_loads.set(n_loads.get() + 1);
         Ok(Box::new(Loaded(teacher.load()?)) as Box<dyn Teacher>)
     });
-    Ok(Remembered::new(&teacher.blueprint, Kind::Float, TeacherCache::open(dir, header)?, loader))
+    Ok(Remembered::new(&teacher.blueprint, Kind::Float, TeacherCache::open(dir, header)?, loader, &Silent))
 }
 
 /// Logits of all rows.

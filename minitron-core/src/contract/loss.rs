@@ -9,10 +9,19 @@ use crate::error::Result;
 pub enum TeacherNeed {
     /// Labels alone.
     Nothing,
-    /// The teacher's distribution: logits up to a constant per row, which a teacher cache can stand in for.
-    Distribution,
+    /// The teacher's distribution: logits up to a constant per row.
+    Distribution {
+        /// So many of its likeliest tokens one by one, and all others as one: what a teacher cache can stand in for. `ALL`
+        /// where each counts.
+        n_tokens: usize,
+    },
     /// The teacher's logits as they are.
     Logits,
+}
+
+impl TeacherNeed {
+    /// Every token of the vocabulary.
+    pub const ALL: usize = usize::MAX;
 }
 
 /// A loss on logits, written once as rows → loss; the engine chunks the rows, weights and averages.

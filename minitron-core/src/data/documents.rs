@@ -9,6 +9,9 @@ use crate::contract::{Corpus, Document, Documents};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 
+/// Parts of documents that are held back at most, of a few MiB each.
+const MOST_PARTS: usize = 256;
+
 /// A place in a list of data: before the first item of a document, or before a later part of one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
@@ -134,7 +137,7 @@ impl<'s> Range<'s> {
                 return Ok(None);
             }
             match self.items.next().transpose()? {
-                Some(document) => self.hold(document),
+                Some(document) => self.hold(document)?,
                 None => self.end(),
             }
         }
@@ -147,8 +150,13 @@ impl<'s> Range<'s> {
         self.is_read || (self.from >= 0 && n_following >= n_to_follow)
     }
 
-    fn hold(&mut self, document: Document) {
+    fn hold(&mut self, document: Document) -> Result<()> {
         let place = self.place;
+        let counts_from_end = self.from < 0 || self.to.is_some_and(|to| to < 0);
+        if counts_from_end && matches!(document, Document::Part(_)) && self.held.len() >= MOST_PARTS {
+            let message = "a range that counts from the end holds documents back; this one is too long for that";
+            return Err(Error::Data(format!("{message}; count from the beginning, or split the file")));
+        }
         self.place.item += 1;
         self.place.document += u64::from(!matches!(document, Document::Part(_)));
         let before = self.from >= 0 && place.document < self.from.unsigned_abs();
@@ -165,6 +173,7 @@ impl<'s> Range<'s> {
                 self.held.pop_front();
             }
         }
+        Ok(())
     }
 
     /// What is still held was waiting for the number of documents.

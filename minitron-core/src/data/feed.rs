@@ -84,7 +84,7 @@ pub struct LaneCursor {
 ///
 /// Each source's documents are read in order, packed into windows and collected into blocks of at most
 /// [`BLOCK_TOKENS`] tokens that never cross the end of an epoch. A block is visited in a permutation that follows from
-/// seed, source, epoch and block alone; an epoch that fits one block, in the order of [`super::Order`]. A mixture takes
+/// seed, source, epoch and block alone; an epoch of the first source that fits one block, in the order of [`super::Order`]. A mixture takes
 /// from each source its share.
 ///
 /// A thread per source prepares the next block while the current one is trained on, and waits with it: a source holds two
@@ -235,13 +235,10 @@ struct Lane {
 }
 
 impl Lane {
-    fn open(worker: Worker, source: Arc<Source>, place: Option<LaneCursor>) -> Result<Self> {
+    fn open(mut worker: Worker, source: Arc<Source>, place: Option<LaneCursor>) -> Result<Self> {
         let block = worker.next()?;
         let place = place.unwrap_or(LaneCursor { start: block.start, n_taken: 0, n_total: 0 });
-        if place.n_taken > block.windows.len() || place.start != block.start {
-            let name = source.shelf.name();
-            return Err(Error::Data(format!("{name}: it ends before the place of the checkpoint; use the same data")));
-        }
+        check(place, block.start, block.windows.len())?;
         // What needs no worker any more need not hold one.
         let worker = (!block.is_epoch).then_some(worker);
         let (idx, seed) = (source.idx, source.seed);
@@ -250,7 +247,7 @@ impl Lane {
 
     fn next_piece(&mut self) -> Result<Piece> {
         if self.n_taken == self.block.order.len() {
-            self.block = match &self.worker {
+            self.block = match &mut self.worker {
                 Some(worker) => worker.next()?,
                 None => self.epoch(self.block.start.epoch + 1),
             };
@@ -277,13 +274,25 @@ impl Lane {
                 *self = Lane::open(Worker::start(source, place.start)?, source.clone(), Some(place))?;
             }
             _ => {
+                let start = Start { epoch: place.start.epoch, ..self.block.start };
+                check(place, start, self.block.windows.len())?;
                 self.block = self.epoch(place.start.epoch);
-                self.n_taken = place.n_taken.min(self.block.order.len());
+                self.n_taken = place.n_taken;
                 self.n_total = place.n_total;
             }
         }
         Ok(())
     }
+}
+
+/// Refuses a place that is none in the block that begins at `start`.
+fn check(place: LaneCursor, start: Start, n_windows: usize) -> Result<()> {
+    // Counts that no training reaches are damage.
+    let is_counted = place.start.epoch < 1 << 48 && place.n_total < 1 << 56;
+    if place.start == start && place.n_taken <= n_windows && is_counted {
+        return Ok(());
+    }
+    Err(Error::Data("the place of the checkpoint is nowhere in the training data; use the same data".into()))
 }
 
 /// A thread that prepares blocks, one ahead of what was asked for.
@@ -305,9 +314,16 @@ impl Worker {
         Ok(Worker { blocks: Some(blocks), stop, thread: Some(thread) })
     }
 
-    fn next(&self) -> Result<Block> {
-        let received = self.blocks.as_ref().and_then(|blocks| blocks.recv().ok());
-        received.ok_or_else(|| Error::Internal("the thread that reads data ended early".into()))?
+    fn next(&mut self) -> Result<Block> {
+        if let Some(received) = self.blocks.as_ref().and_then(|blocks| blocks.recv().ok()) {
+            return received;
+        }
+        let panic = self.thread.take().and_then(|thread| thread.join().err());
+        let said = panic.as_ref().and_then(|panic| {
+            panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
+        });
+        let cause = said.map_or_else(String::new, |said| format!(": {said}"));
+        Err(Error::Internal(format!("the thread that reads data ended early{cause}")))
     }
 }
 
@@ -317,7 +333,7 @@ impl Drop for Worker {
         // Who waits to hand a block over hears that nobody comes.
         self.blocks = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there was reported where its block was missed.
+            // A panic there is told of where its block is missed.
             thread.join().unwrap_or_default();
         }
     }

@@ -183,14 +183,24 @@ impl Reading {
         let wanted = self.max_windows.map(|n| n.saturating_mul(self.seq_len));
         let shelf = Shelf::new(specs, self, registry)?;
         let mut tokens: Vec<u32> = Vec::new();
-        let mut ends = Vec::new();
+        let (mut ends, mut n_documents) = (Vec::new(), 0);
         for item in shelf.read(Place::default()) {
             let (place, document) = item?;
             tokenizer.append(&document, &mut tokens).map_err(|error| shelf.named(place.spec, error))?;
+            let start = ends.last().copied().unwrap_or(0);
+            if self.pack == Pack::Documents {
+                tokens.truncate(self.seq_len.saturating_add(start));
+            }
             if !matches!(document, Document::Part(_)) {
+                // One token is no window.
+                n_documents += usize::from(tokens.len() - start > 1);
                 ends.push(tokens.len());
             }
-            if wanted.is_some_and(|wanted| tokens.len() >= wanted) && self.pack == Pack::Stream {
+            let is_enough = match self.pack {
+                Pack::Stream => wanted.is_some_and(|wanted| tokens.len() >= wanted),
+                Pack::Documents => self.max_windows.is_some_and(|n| n_documents >= n),
+            };
+            if is_enough {
                 break;
             }
         }

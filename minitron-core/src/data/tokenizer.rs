@@ -49,6 +49,8 @@ impl Tokenizer {
             let id = |token: &str| tokenizer.inner.as_ref().and_then(|inner| inner.token_to_id(token));
             tokenizer.brackets = id("[CLS]").or(id("<s>")).zip(id("[SEP]").or(id("</s>")));
             tokenizer.mask = id("[MASK]").or(id("<mask>"));
+            let brackets = tokenizer.brackets.into_iter().flat_map(|(first, last)| [first, last]);
+            tokenizer.check(&brackets.chain(tokenizer.mask).collect::<Vec<_>>())?;
         }
         Ok(tokenizer)
     }

@@ -33,9 +33,14 @@ impl Pooling {
         }
         let config = Config::load(&path)?;
         let says = |way: &str| config.flag_or(way, false);
+        const OTHERS: [&str; 4] = ["max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"];
+        let mut has_other = false;
+        for way in OTHERS {
+            has_other |= says(&format!("pooling_mode_{way}"))?;
+        }
         match (says("pooling_mode_mean_tokens")?, says("pooling_mode_cls_token")?) {
-            (true, false) => Ok(Pooling::Mean),
-            (false, true) => Ok(Pooling::Cls),
+            (true, false) if !has_other => Ok(Pooling::Mean),
+            (false, true) if !has_other => Ok(Pooling::Cls),
             _ => Err(config.error("expected `pooling_mode_mean_tokens` or `pooling_mode_cls_token` alone to be true")),
         }
     }
@@ -79,6 +84,9 @@ pub fn sentence_embeddings(
         let seen_bt = seen_bt.as_ref();
         let hidden_bte = model.hidden(Input { ids_bt: &ids_bt, seen_bt }, &mut NoTap, None)?.f_to_kind(Kind::Float)?;
         let pooled_be = pooling.pool(&hidden_bte, seen_bt)?;
+        if pooled_be.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            return Err(Error::Data("the model gives states that are not finite, so sentences have no place".into()));
+        }
         let length_b1 = pooled_be.f_norm_scalaropt_dim(2, [1i64].as_slice(), true)?.f_clamp_min(1e-12)?;
         embedded.push(pooled_be.f_div(&length_b1)?);
         progress.advance(batch.len() as u64, "");

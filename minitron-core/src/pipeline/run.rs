@@ -15,7 +15,7 @@ use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
 use crate::error::{IoContext, Result};
 use crate::registry::PluginSpec;
-use crate::train::has_state;
+use crate::train::{clear_state, has_state};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -48,10 +48,11 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
         };
         let resolved = inputs.resolve(&stage.options).map_err(|e| e.at(&place))?;
         let inputs = digest::of_text(
-            &json!([VERSION, stage, inputs.digests, context.seed, format!("{:?}", context.kind)]).to_string(),
+            &json!([VERSION, what_decides(stage), inputs.digests, context.seed, format!("{:?}", context.kind)])
+                .to_string(),
         );
-        run_stage(&context, stage, &resolved, inputs, &mut run_dir).map_err(|e| e.at(place))?;
-        if context.interrupt.is_asked() {
+        let is_halted = run_stage(&context, stage, &resolved, inputs, &mut run_dir).map_err(|e| e.at(place))?;
+        if is_halted || context.interrupt.is_asked() {
             is_interrupted = true;
             break;
         }
@@ -78,25 +79,46 @@ fn refuse_own_inputs(recipe: &Recipe, out: &Path) -> Result<()> {
     let dir = parent(&recipe.path);
     let task = |word: &String| word.split_once('=').map(|(_, path)| dir.join(path));
     let paths: Vec<PathBuf> = named.iter().flat_map(|word| [Some(dir.join(word)), task(word)]).flatten().collect();
-    let inputs = paths.iter().filter(|path| path.is_file() || path.join("config.json").is_file());
+    let inputs = paths
+        .iter()
+        .filter(|path| path.is_file() || ["config.json", "cache.json"].iter().any(|name| path.join(name).is_file()));
     OutputDir::refuse_inputs(out, inputs.map(PathBuf::as_path).chain([recipe.path.as_path()]))
 }
 
+/// A stage without the options that change when its result is there, but not the result.
+fn what_decides(stage: &Stage) -> Value {
+    const CHANGE_NOTHING: [&str; 6] =
+        ["checkpoint_every", "checkpoint_minutes", "keep", "stop_after", "max_skipped", "stream_teacher"];
+    let mut value = serde_json::to_value(stage).unwrap_or_default();
+    if let Some(options) = value.as_object_mut() {
+        options.retain(|key, _| !CHANGE_NOTHING.contains(&key.as_str()));
+        if let Some(cache) = options.get_mut("teacher_cache") {
+            *cache = Value::from(!cache.is_null());
+        }
+    }
+    value
+}
+
+/// Runs a stage; true where it stopped on the way and what follows has to wait.
 fn run_stage(
     context: &Context,
     stage: &Stage,
     options: &StageOptions,
     inputs: String,
     run_dir: &mut RunDir,
-) -> Result<()> {
+) -> Result<bool> {
     let dir = run_dir.stage(&stage.name);
     let earlier = run_dir.find(&stage.name).filter(|earlier| earlier.inputs == inputs);
     if earlier.is_some_and(|earlier| earlier.result.is_some()) && dir.join(artefact(options)).is_file() {
         context.progress.warn(&format!("{}: unchanged, skipped", stage.name));
-        return Ok(());
+        return Ok(false);
     }
     // The state of a training that was interrupted with the very same inputs.
     let resume = earlier.is_some() && has_state(&dir);
+    if earlier.is_none() {
+        // One of other inputs goes before these are on record, or it would be taken for theirs.
+        clear_state(&dir)?;
+    }
     let mut record = StageRecord {
         name: stage.name.clone(),
         job: stage.options.job().to_owned(),
@@ -117,12 +139,13 @@ fn run_stage(
         StageOptions::Generate(options) => generate(context, options).and_then(|result| save_result(&dir, result)),
     }?;
     record.seconds = begin.elapsed().as_secs_f64();
-    if result["interrupted"] == true {
-        // Not done: the next run finds its state.
-        return Ok(());
+    if result["complete"] == false {
+        // Interrupted, or stopped where it was asked to: the next run finds its state.
+        return Ok(true);
     }
     record.result = Some(result);
-    run_dir.put(record)
+    run_dir.put(record)?;
+    Ok(false)
 }
 
 /// The file that shows a stage is done.
@@ -260,6 +283,7 @@ impl Inputs<'_, '_> {
 
     /// What a training reads and what it is evaluated on.
     fn texts(&mut self, setup: &mut Setup) -> Result<()> {
+        self.specs(&mut setup.losses)?;
         self.data(&mut setup.data, &setup.field, &setup.token_type)?;
         self.data(&mut setup.eval_data, &setup.field, &setup.token_type)
     }

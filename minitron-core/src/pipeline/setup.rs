@@ -55,7 +55,7 @@ impl Setup {
         let seq_len = seq_len_or_default(self.seq_len, blueprint, tokenizer);
         let max_windows = Some(self.eval_samples.unwrap_or(EVAL_SAMPLES));
         let reading = Reading { max_windows, ..self.reading(seq_len, context.seed) };
-        reading.windows(&self.eval_data, tokenizer, context.registry).map(Some)
+        reading.windows(&self.eval_data, tokenizer, context.registry).map(Some).map_err(|e| e.at("eval_data"))
     }
 
     pub(super) fn held_out<'a>(

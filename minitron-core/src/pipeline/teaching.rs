@@ -11,7 +11,9 @@ use crate::checkpoint::OutputDir;
 use crate::contract::TeacherNeed;
 use crate::error::{Error, Result};
 use crate::model::Transformer;
-use crate::train::{CacheHeader, CacheType, Loaded, Masters, Objective, Remembered, Streamed, Teacher, TeacherCache};
+use crate::train::{
+    CacheHeader, CacheType, Loaded, Masters, Objective, Remembered, Streamed, Teacher, TeacherCache, Term,
+};
 
 /// How the teacher is asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,18 +68,38 @@ impl Teaching {
                 return Err(Error::Recipe(message.into()));
             }
         }
+        if !objective.needs_teacher() && (self.options.stream_teacher || self.options.teacher_cache.is_some()) {
+            let message =
+                "stream_teacher, teacher_cache: no loss asks the teacher; leave them out, or take one that does";
+            return Err(Error::Recipe(message.into()));
+        }
         let Some(dir) = &self.options.teacher_cache else { return Ok(()) };
         if self.options.cache_top_k == 0 {
             return Err(Error::Recipe("cache_top_k: expected at least 1".into()));
         }
         OutputDir::refuse_inputs(dir, [self.folder.checkpoint.dir.as_path()])?;
-        let raw = objective.terms.iter().find(|term| term.loss.teacher() == TeacherNeed::Logits);
-        let refused = raw.map(|term| (&term.label, "logits as they are"));
-        match refused.or(objective.states.first().map(|term| (&term.label, "states"))) {
-            Some((label, what)) => Err(Error::Recipe(format!(
-                "teacher_cache: `{label}` compares {what}, the cache holds probabilities; leave one of the two out"
+        if let Some(term) = objective.states.first() {
+            return Err(Error::Recipe(format!(
+                "teacher_cache: `{}` compares states, the cache holds probabilities; leave one of the two out",
+                term.label
+            )));
+        }
+        objective.terms.iter().try_for_each(|term| self.check_served(term))
+    }
+
+    /// Refuses a loss that needs more than the cache holds.
+    fn check_served(&self, term: &Term) -> Result<()> {
+        let (held, vocab) = (self.options.cache_top_k, self.folder.blueprint.options.vocab);
+        let label = &term.label;
+        match term.loss.teacher() {
+            TeacherNeed::Logits => Err(Error::Recipe(format!(
+                "teacher_cache: `{label}` compares logits as they are, the cache holds probabilities; leave one of the two out"
             ))),
-            None => Ok(()),
+            TeacherNeed::Distribution { n_tokens } if n_tokens.min(vocab) > held => Err(Error::Recipe(format!(
+                "teacher_cache: `{label}` needs the teacher's {} likeliest tokens one by one, the cache holds {held}; raise cache_top_k",
+                n_tokens.min(vocab)
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -106,7 +128,7 @@ impl Teaching {
         let n_bytes = cache.header().bytes_per_token();
         context.progress.warn(&format!("teacher cache: {n_bytes} bytes per token, {} windows there", cache.len()));
         let loader = Box::new(move || self.live(context));
-        Ok(Some(Box::new(Remembered::new(&self.folder.blueprint, context.kind, cache, loader))))
+        Ok(Some(Box::new(Remembered::new(&self.folder.blueprint, context.kind, cache, loader, context.progress))))
     }
 
     /// The teacher as one that learns, where it is to be corrected.

@@ -239,7 +239,8 @@ fn run(
     let corrected = asked.map(|teaching| teaching.corrected(context, &objective)).transpose()?.flatten();
     let taught_by = asked.map(|teaching| teaching.teacher(context, &objective, corrected.as_ref())).transpose()?;
     let rate = asked.and_then(|teaching| teaching.options.correct_teacher).unwrap_or(1.0);
-    let by_labels = self::objective(context, &context.defaults.training_losses(), &start.blueprint, None, None)?;
+    let mut by_labels = self::objective(context, &context.defaults.training_losses(), &start.blueprint, None, None)?;
+    by_labels.recompute = setup.recompute;
     let correction = corrected.as_ref().map(|model| Correction { model, objective: &by_labels, rate });
     let student = context.load(start.source.as_ref(), &start.blueprint, true)?;
     let student_digest = start.digest(context.seed)?;
@@ -260,7 +261,14 @@ fn run(
         task: Task::of_model(options, tokenizer.mask, context.seed)?,
         objective: &objective,
         settings: &settings,
-        identity: identity(context, losses, &feed.borrow(), eval_windows.as_ref(), &student_digest, teacher.as_ref()),
+        identity: identity(
+            context,
+            losses,
+            &feed.borrow(),
+            (eval_windows.as_ref(), setup.eval_every),
+            &student_digest,
+            asked,
+        ),
         out_dir: out.dir,
         saving: setup.saving(),
         held_out: eval_windows.as_ref().map(|windows| setup.held_out(windows, &write_best)),
@@ -277,13 +285,13 @@ fn identity(
     context: &Context,
     losses: &[PluginSpec],
     feed: &Feed,
-    eval_windows: Option<&Windows>,
+    (eval_windows, eval_every): (Option<&Windows>, Option<u64>),
     student: &str,
     teacher: Option<&Teaching>,
 ) -> Value {
     json!({
         "data": feed.digest(),
-        "eval_data": eval_windows.map(Windows::digest),
+        "eval_data": eval_windows.map(|windows| json!([windows.digest(), eval_every])),
         "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "student": student,
         "teacher": teacher.map(|teaching| teaching.digest.as_str()),
@@ -327,6 +335,13 @@ fn refuse(context: &Context, setup: &Setup, start: &Start, teacher: Option<&Teac
     }
     let teacher_dir = teacher.map(|teaching| teaching.folder.checkpoint.dir.as_path());
     OutputDir::refuse_inputs(out.dir, teacher_dir.into_iter().chain([start.dir.as_path()]))?;
+    if let Some(cache) = teacher.and_then(|teaching| teaching.options.teacher_cache.as_deref()) {
+        let whole = |path: &Path| std::path::absolute(path).at_path(path);
+        if whole(cache)?.starts_with(whole(out.dir)?) {
+            let message = "teacher_cache: lies in the output folder, which is replaced; name a folder of its own";
+            return Err(Error::Recipe(message.into()));
+        }
+    }
     let reading = setup.reading(2, context.seed);
     for data in [&setup.data, &setup.eval_data] {
         let files = files_of(data, context.registry, &reading)?;
@@ -341,7 +356,11 @@ fn feed(context: &Context, setup: &Setup, start: &Start, tokenizer: &Arc<Tokeniz
     let (specs, registry) = (setup.data.as_slice(), context.registry);
     let options = FeedOptions { reading: &reading, specs, tokenizer, registry, block_tokens: BLOCK_TOKENS };
     let cursor = if out.resume { saved_cursor(out.dir) } else { None };
-    Feed::open(&options, cursor.as_ref())
+    // The state may be damaged where it says the place: what is resumed in the end says it again.
+    Feed::open(&options, cursor.as_ref()).or_else(|error| match cursor {
+        Some(_) => Feed::open(&options, None),
+        None => Err(error),
+    })
 }
 
 fn summary(outcome: &Outcome, blueprint: &Blueprint, out_dir: &Path) -> Value {

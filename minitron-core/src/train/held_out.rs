@@ -20,7 +20,7 @@ pub struct HeldOut<'a> {
     pub windows: &'a Windows,
     /// Windows per forward pass.
     pub batch_size: usize,
-    /// Steps between evaluations; those between checkpoints where not given. The last step is evaluated anyhow.
+    /// Steps between evaluations; a tenth of the run where not given. The last step is evaluated anyhow.
     pub every: Option<u64>,
     /// Writes the student, whose masters these are, where it is the best so far.
     pub write_best: &'a dyn Fn(&Masters) -> Result<()>,
@@ -105,9 +105,9 @@ impl Objective {
         on_logits.iter_mut().for_each(|sum| *sum /= n_rows as f64);
         on_states.iter_mut().for_each(|sum| *sum /= n_windows);
         let mut objective: f64 = self.terms.iter().zip(&*on_logits).map(|(term, mean)| term.weight * mean).sum();
-        let logits = objective;
+        let reference = self.reference(on_logits);
         for (term, mean) in self.states.iter().zip(&*on_states) {
-            objective += term.factor(logits, *mean) * mean;
+            objective += term.factor(reference, *mean) * mean;
         }
         let terms = sums;
         Ok(HeldOutLoss { nll: (student.has_head() && n_rows > 0).then(|| nll / n_rows as f64), terms, objective })

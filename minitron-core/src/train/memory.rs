@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::correction::Correction;
 use super::objective::Objective;
 use crate::blueprint::{Blueprint, HEADS, HIDDEN, MLP, Role, Slot};
 use crate::memory::mib;
@@ -58,6 +59,10 @@ impl StepMemory {
             true => (n_layers + 1).saturating_mul(hidden).saturating_add(inside(student)),
             false => n_layers.saturating_mul(inside(student)),
         };
+        // Kept states of both, and the student's lifted ones; what a loss makes of them is its own.
+        let widths = hidden.saturating_add(teacher.map_or(0, |(blueprint, _)| 2 * blueprint.size(HIDDEN) as u64));
+        let n_pairs = objective.states.iter().map(|term| term.student_sites().count() as u64).sum::<u64>();
+        let compared = n_pairs.saturating_mul(widths);
         let vocab = student.options.vocab;
         let chunk = row_chunks(n_rows as i64, vocab).next().map_or(0, |(_, len)| len.unsigned_abs());
         let logits = match objective.terms.is_empty() {
@@ -70,14 +75,15 @@ impl StepMemory {
             base,
             student: student.n_params().saturating_mul(2 * wide + 8 + masters),
             teacher,
-            activations: per_row(held),
+            activations: per_row(held.saturating_add(compared)),
             logits: logits.saturating_add(per_row(COPIES_OF_ROWS * hidden)),
         }
     }
 
     /// The same with a teacher that is trained too, after the student in every batch.
-    pub fn with_correction(self, teacher: &Blueprint, batch: BatchShape) -> Self {
-        let alone = StepMemory::of(&Objective::default(), teacher, None, batch, 0);
+    pub fn with_correction(self, correction: &Correction, batch: BatchShape) -> Self {
+        let teacher = &correction.model.blueprint;
+        let alone = StepMemory::of(correction.objective, teacher, None, batch, 0);
         let weights = teacher.n_params().saturating_mul(batch.n_bytes as u64);
         StepMemory {
             teacher: self.teacher.saturating_add(alone.student.saturating_sub(weights)),

@@ -27,7 +27,7 @@ pub use held_out::{Best, HeldOut, HeldOutLoss};
 pub use memory::{BatchShape, StepMemory};
 pub use objective::{Means, Objective, Term};
 pub use optimizer::{AdamW, AdamWSettings, Masters};
-pub use resume::{has_state, saved_cursor};
+pub use resume::{clear as clear_state, has_state, saved_cursor};
 pub use run::{Outcome, Trained, Trainer};
 pub use saving::Saving;
 pub use schedule::{Schedule, Shape};

@@ -66,6 +66,17 @@ impl Objective {
         self.states.iter().filter_map(StateTerm::lift)
     }
 
+    /// What a dynamic weight makes its term as large as: the losses that compare with the teacher's logits (all on logits where
+    /// none does), divided among the dynamic terms.
+    pub(super) fn reference(&self, means: &[f64]) -> f64 {
+        let of_teacher = |term: &Term| term.loss.teacher() != TeacherNeed::Nothing;
+        let any = self.terms.iter().any(of_teacher);
+        let counted = self.terms.iter().zip(means).filter(|(term, _)| !any || of_teacher(term));
+        let sum: f64 = counted.map(|(term, mean)| term.weight * mean).sum();
+        let n_dynamic = self.states.iter().filter(|term| matches!(term.weight, Weight::Dynamic(_))).count();
+        sum / n_dynamic.max(1) as f64
+    }
+
     /// Refuses sums that cannot be.
     ///
     /// # Errors
@@ -116,13 +127,13 @@ impl Objective {
             // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
             scalar = Some(hidden_ne.f_mul(&gradient_ne)?.f_sum(hidden_ne.f_kind()?)?);
         }
-        let logits_total = means.total;
+        let reference = self.reference(&means.terms);
         for term in &self.states {
             let lesson =
                 lesson.as_deref().ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
             let value = term.value(&pass.states, |site| lesson.states(site), targets.seen_bt.as_ref())?;
             let mean = value.f_double_value(&[])?;
-            let factor = term.factor(logits_total, mean);
+            let factor = term.factor(reference, mean);
             means.terms.push(mean);
             means.total += factor * mean;
             let part = value.f_mul_scalar(factor * scale)?;

@@ -191,7 +191,7 @@ fn sweep(out_dir: &Path) -> Result<()> {
 }
 
 /// Takes all states of another run away.
-pub(super) fn clear(out_dir: &Path) -> Result<()> {
+pub fn clear(out_dir: &Path) -> Result<()> {
     let dir = dir(out_dir);
     if dir.is_dir() { fs::remove_dir_all(&dir).at_path(&dir) } else { Ok(()) }
 }
@@ -207,7 +207,7 @@ fn read(dir: &Path, step: u64, identity: &serde_json::Value, optimizer: &mut Ada
     if &state.identity != identity {
         let differing = differing_keys(&state.identity, identity).join(", ");
         let message = format!(
-            "resume: {} was written with other settings ({differing}); use the same, or --force",
+            "resume: {} was written with other settings ({differing}); use the same, or start over with --force and without --resume",
             path.display()
         );
         return Err(Error::Recipe(message));

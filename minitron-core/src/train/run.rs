@@ -254,7 +254,19 @@ impl Trainer<'_> {
         let teacher = teacher.borrow();
         let teacher = teacher.blueprint();
         fits(&teacher.options)?;
-        if !self.objective.needs_teacher_logits() {
+        let (ours, theirs) = (self.student.blueprint.options.vocab, teacher.options.vocab);
+        if let Some(correction) = &self.correction
+            && (self.task == Task::States || !correction.model.has_head())
+        {
+            let message = "correct_teacher: it learns from labels, and without a language-model head there are none";
+            return Err(Error::Recipe(message.into()));
+        }
+        if ours > theirs {
+            let message =
+                format!("the student's vocabulary has {ours} tokens, the teacher's {theirs}; it must know them all");
+            return Err(Error::Recipe(message));
+        }
+        if !self.objective.needs_teacher_logits() && self.correction.is_none() {
             return Ok(());
         }
         if teacher.options.output != Output::Logits {
@@ -262,7 +274,6 @@ impl Trainer<'_> {
                 "the teacher has no language-model head, so there are no logits to learn from".into(),
             ));
         }
-        let (ours, theirs) = (self.student.blueprint.options.vocab, teacher.options.vocab);
         if ours != theirs {
             let message =
                 format!("the teacher's vocabulary has {theirs} tokens, the student's {ours}; they must share one");
@@ -279,7 +290,7 @@ impl Trainer<'_> {
         let batch = BatchShape { n_windows: self.settings.batch_size, width: self.feed.borrow().width(), n_bytes };
         let memory = StepMemory::of(self.objective, &self.student.blueprint, teacher, batch, BASE_BYTES);
         match &self.correction {
-            Some(correction) => memory.with_correction(&correction.model.blueprint, batch),
+            Some(correction) => memory.with_correction(correction, batch),
             None => memory,
         }
     }

@@ -40,13 +40,14 @@ impl Saving {
         let every = self.every.unwrap_or(n_steps.div_ceil(10)).max(1);
         // More than can be waited for is never.
         let pause = Duration::try_from_secs_f64(self.minutes * 60.0).unwrap_or(Duration::MAX);
-        Timer { every, pause, last: Instant::now() }
+        Timer { every, tenth: n_steps.div_ceil(10).max(1), pause, last: Instant::now() }
     }
 }
 
 /// Counts from one state to the next.
 pub(super) struct Timer {
     every: u64,
+    tenth: u64,
     pause: Duration,
     last: Instant,
 }
@@ -59,7 +60,7 @@ impl Timer {
 
     /// Whether held-out text is due: by steps alone, since time is another in every run.
     pub fn is_evaluated(&self, step: u64, held_out: &HeldOut) -> bool {
-        step.is_multiple_of(held_out.every.unwrap_or(self.every).max(1))
+        step.is_multiple_of(held_out.every.unwrap_or(self.tenth).max(1))
     }
 
     /// A state was kept.

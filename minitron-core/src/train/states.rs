@@ -15,8 +15,9 @@ use crate::random::SplitMix;
 pub enum Weight {
     /// A fixed factor.
     Fixed(f64),
-    /// This share of the losses on logits, in every batch: the factor `share · Σ w·L_logits / L_states`, which carries no
-    /// gradient (arXiv 2407.14679, section 3).
+    /// This share of the losses that compare with the teacher's logits, in every batch: the factor `share · Σ w·L_logits / L_states`,
+    /// which carries no gradient (arXiv 2407.14679, section 3: α, set so that α·L_is is as large as L_logits; L_CLM does not
+    /// count). Several such terms share it evenly.
     Dynamic(f64),
 }
 
@@ -100,12 +101,12 @@ impl StateTerm {
         self.pairs.iter().map(|pair| pair.teacher)
     }
 
-    /// What a value of `mean` is multiplied by beside losses on logits that sum to `logits`.
-    pub(super) fn factor(&self, logits: f64, mean: f64) -> f64 {
+    /// What a value of `mean` is multiplied by; a dynamic weight makes it as large as `reference`.
+    pub(super) fn factor(&self, reference: f64, mean: f64) -> f64 {
         match self.weight {
             Weight::Fixed(factor) => factor,
-            Weight::Dynamic(_) if mean == 0.0 => 0.0,
-            Weight::Dynamic(share) => share * logits / mean,
+            Weight::Dynamic(_) if mean <= 0.0 => 0.0,
+            Weight::Dynamic(share) => share * reference / mean,
         }
     }
 

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 const PART: usize = 1 << 22;
 
 /// A UTF-8 file as one document; an empty file holds none. One of more than 4 MiB is read in parts, which are tokenised on
-/// their own: they end where a line does, between words that hardly any tokenizer joins.
+/// their own: they end where a line does, between words that hardly any tokenizer joins; one that puts a mark before
+/// every text puts one before every part.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Text {

@@ -78,7 +78,7 @@ impl Evaluator for NearestNeighbour {
         let known = others.as_ref().unwrap_or(&asked);
         let asked_ue = self.embeddings(subject, &asked)?;
         let known_ue = if others.is_some() { self.embeddings(subject, known)? } else { asked_ue.shallow_clone() };
-        let n_nearest = (self.k + 1).min(known.sentences.len());
+        let n_nearest = self.k.saturating_add(1).min(known.sentences.len());
         let mut n_right = 0u64;
         for (owners, nearest) in asked.owners.iter().zip(nearest(&asked_ue, &known_ue, n_nearest)?) {
             for &item in owners {

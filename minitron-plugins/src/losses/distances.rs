@@ -47,9 +47,20 @@ pub(super) fn mismatch(tag: &str, message: String) -> Error {
     Error::Plugin { tag: tag.to_owned(), origin: "state_loss".into(), message }
 }
 
-/// 1 − cos over the last dimension. A vector of zeros has the cosine 0 with any other.
+/// 1 − cos over the last dimension as ½|a/|a| − b/|b||², which does not cancel between vectors that hardly differ. A vector of
+/// zeros has the cosine 0 with any other.
 pub(super) fn one_minus_cos(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    Ok(Tensor::f_cosine_similarity(a, b, -1, 1e-8)?.f_neg()?.f_add_scalar(1.0)?)
+    const SMALLEST: f64 = 1e-8;
+    let last = [-1i64].as_slice();
+    // With it, how far the square of the unit vector's length is from 1: all of it for zeros, else nothing.
+    let unit = |x: &Tensor| -> Result<(Tensor, Tensor)> {
+        let length = x.f_norm_scalaropt_dim(2, last, true)?.f_clamp_min(SMALLEST)?;
+        let is_zero = length.f_detach()?.f_le(SMALLEST)?.f_to_kind(x.f_kind()?)?.f_squeeze_dim(-1)?;
+        Ok((x.f_div(&length)?, is_zero))
+    };
+    let ((a, a_is_zero), (b, b_is_zero)) = (unit(a)?, unit(b)?);
+    let distance = a.f_sub(&b)?.f_square()?.f_sum_dim_intlist(last, false, a.f_kind()?)?;
+    Ok(distance.f_add(&a_is_zero)?.f_add(&b_is_zero)?.f_mul_scalar(0.5)?)
 }
 
 /// Mean over the last dimension of the squared difference.

@@ -1,5 +1,6 @@
 //! What losses between distributions share: temperatures, log-probabilities, KL.
 
+use minitron_core::contract::TeacherNeed;
 use minitron_core::error::{Error, Result};
 use serde::{Deserialize, Deserializer};
 use tch::{Kind, Tensor};
@@ -16,6 +17,12 @@ pub(super) fn temperature<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
 /// What the engine promises to a loss that needs a teacher. It carries no gradient.
 pub(super) fn teacher<'a>(tag: &str, teacher_nv: Option<&'a Tensor>) -> Result<&'a Tensor> {
     teacher_nv.ok_or_else(|| Error::Internal(format!("{tag} was given no teacher")))
+}
+
+/// What of the teacher a divergence over the whole vocabulary needs: at temperature 1 the tokens that are not told apart count
+/// as one, at any other their mass depends on each.
+pub(super) fn need(temperature: f64) -> TeacherNeed {
+    TeacherNeed::Distribution { n_tokens: if temperature == 1.0 { 0 } else { TeacherNeed::ALL } }
 }
 
 /// The same in f32 where it was in a smaller type; f64 stays.

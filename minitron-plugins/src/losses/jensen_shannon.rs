@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use tch::Tensor;
 
-use super::divergences::{kl, log_softmax, rescaled, teacher, temperature};
+use super::divergences::{kl, log_softmax, need, rescaled, teacher, temperature};
 
 /// Generalised Jensen–Shannon divergence: `beta`·KL(p ‖ m) + (1 − `beta`)·KL(q ‖ m) over the vocabulary with
 /// m = `beta`·p + (1 − `beta`)·q, p and q the softmax of the teacher's and the student's logits / `temperature`, times
@@ -52,7 +52,7 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
 #[typetag::serde(name = "jensen_shannon")]
 impl LogitLoss for JensenShannon {
     fn teacher(&self) -> TeacherNeed {
-        TeacherNeed::Distribution
+        need(self.temperature)
     }
 
     fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::divergences::{kl, log_softmax, rescaled, teacher, temperature};
+use super::divergences::{kl, log_softmax, need, rescaled, teacher, temperature};
 
 /// KL(student ‖ teacher) = Σᵥ q·(log q − log p) over the vocabulary, p and q the softmax of the teacher's and the student's
 /// logits / `temperature`, times `temperature`². In nats.
@@ -37,7 +37,7 @@ minitron_core::plugin! {
 #[typetag::serde(name = "reverse_kl")]
 impl LogitLoss for ReverseKl {
     fn teacher(&self) -> TeacherNeed {
-        TeacherNeed::Distribution
+        need(self.temperature)
     }
 
     fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {

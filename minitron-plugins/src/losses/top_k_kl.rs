@@ -41,7 +41,7 @@ minitron_core::plugin! {
 #[typetag::serde(name = "top_k_kl")]
 impl LogitLoss for TopKKl {
     fn teacher(&self) -> TeacherNeed {
-        TeacherNeed::Distribution
+        TeacherNeed::Distribution { n_tokens: self.k.get() as usize }
     }
 
     fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {

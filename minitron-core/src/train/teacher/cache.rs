@@ -149,7 +149,6 @@ impl TeacherCache {
         let (rows, index) = (open(ROWS)?, open(INDEX)?);
         let mut cache =
             TeacherCache { dir: dir.into(), header, rows, index, entries: HashMap::new(), n_rows: 0, is_writer: false };
-        cache.lock(false)?;
         cache.read_index()?;
         Ok(cache)
     }
@@ -174,20 +173,18 @@ impl TeacherCache {
         self.entries.contains_key(key)
     }
 
-    fn lock(&self, to_write: bool) -> Result<()> {
-        let locked = if to_write { self.index.try_lock() } else { self.index.try_lock_shared() };
-        match locked {
-            Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => {
-                let message = "another run writes to this teacher cache; wait for it, or name another folder";
-                Err(Error::Recipe(format!("teacher_cache: {}: {message}", self.dir.display())))
-            }
-            Err(TryLockError::Error(error)) => Err(Error::io(&self.dir.join(INDEX), error)),
+    /// Takes the one right to write, for as long as this is open; false where another run has it.
+    fn lock(&self) -> Result<bool> {
+        match self.index.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(Error::io(self.dir.join(INDEX), error)),
         }
     }
 
     /// Whole entries whose rows are there; a torn end stays unread and is cut off before the next write.
     fn read_index(&mut self) -> Result<()> {
+        (self.n_rows, self.entries) = (0, HashMap::new());
         let path = self.dir.join(INDEX);
         let bytes = fs::read(&path).at_path(&path)?;
         let rows_path = self.dir.join(ROWS);
@@ -231,16 +228,23 @@ impl TeacherCache {
         Ok(true)
     }
 
-    /// Adds a window's rows.
+    /// Adds a window's rows; false where another run writes here, and this one can only read.
     ///
     /// # Errors
-    /// `Recipe` where another run uses the cache, `Io` for a full disk; the cache stays whole.
-    pub fn append(&mut self, key: Key, rows: &TopRows) -> Result<()> {
+    /// `Io` for a full disk; the cache stays whole.
+    pub fn append(&mut self, key: Key, rows: &TopRows) -> Result<bool> {
         if !self.is_writer {
-            self.lock(true)?;
+            if !self.lock()? {
+                return Ok(false);
+            }
+            // What another run has added since this one opened stays.
+            self.read_index()?;
             self.cut(ROWS, &self.rows, self.n_rows.saturating_mul(self.header.bytes_per_token() as u64))?;
             self.cut(INDEX, &self.index, self.entries.len().saturating_mul(ENTRY_BYTES) as u64)?;
             self.is_writer = true;
+        }
+        if self.holds(&key) {
+            return Ok(true);
         }
         let bytes = self.encode(rows);
         let entry = Entry { first_row: self.n_rows, n_rows: rows.log_tail.len() as u32, crc: crc32c::crc32c(&bytes) };
@@ -255,11 +259,18 @@ impl TeacherCache {
         if written.is_err() {
             // What was written in part goes before anything else follows.
             self.is_writer = false;
-            return written;
+            return written.map(|()| false);
         }
         self.n_rows += u64::from(entry.n_rows);
         self.entries.insert(key, entry);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Rows as they come back from the file.
+    pub fn stored(&self, rows: &TopRows) -> TopRows {
+        let mut stored = TopRows::default();
+        self.encode(rows).chunks_exact(self.header.bytes_per_token()).for_each(|row| self.decode(row, &mut stored));
+        stored
     }
 
     fn cut(&self, name: &str, file: &File, len: u64) -> Result<()> {

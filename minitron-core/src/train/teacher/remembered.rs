@@ -1,6 +1,6 @@
 //! A teacher whose words are kept on disk: it runs once for every window, and is not even loaded where all are there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use sha2::{Digest, Sha256};
@@ -12,6 +12,7 @@ use crate::blueprint::Blueprint;
 use crate::data::Targets;
 use crate::error::{Error, Result};
 use crate::model::Site;
+use crate::progress::Progress;
 
 /// Loads the teacher at the first window that the cache lacks.
 pub type Loader<'a> = Box<dyn FnOnce() -> Result<Box<dyn Teacher + 'a>> + 'a>;
@@ -24,12 +25,20 @@ pub struct Remembered<'a> {
     cache: TeacherCache,
     loader: Option<Loader<'a>>,
     teacher: Option<Box<dyn Teacher + 'a>>,
+    progress: &'a dyn Progress,
+    has_warned: bool,
 }
 
 impl<'a> Remembered<'a> {
     /// A cache in front of the teacher of this blueprint, which computes in `kind`.
-    pub fn new(blueprint: &'a Blueprint, kind: Kind, cache: TeacherCache, loader: Loader<'a>) -> Self {
-        Remembered { blueprint, kind, cache, loader: Some(loader), teacher: None }
+    pub fn new(
+        blueprint: &'a Blueprint,
+        kind: Kind,
+        cache: TeacherCache,
+        loader: Loader<'a>,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        Remembered { blueprint, kind, cache, loader: Some(loader), teacher: None, progress, has_warned: false }
     }
 
     fn teacher(&mut self) -> Result<&mut (dyn Teacher + 'a)> {
@@ -39,30 +48,33 @@ impl<'a> Remembered<'a> {
         self.teacher.as_deref_mut().ok_or_else(|| Error::Internal("the teacher could not be loaded before".into()))
     }
 
-    /// Runs the teacher on a batch and stores the windows that are not there yet.
-    fn listen(&mut self, targets: &Targets, windows: &[Window]) -> Result<()> {
-        let (k, vocab) = (self.cache.header().top_k as i64, self.blueprint.options.vocab);
+    /// Runs the teacher on a batch and stores the windows that are not there yet; returns those that cannot be.
+    fn listen(&mut self, targets: &Targets, windows: &[Window]) -> Result<HashMap<Key, TopRows>> {
+        let (k, vocab) = (self.cache.header().top_k, self.blueprint.options.vocab);
         let mut all = TopRows::default();
         {
             let lesson = self.teacher()?.lesson(targets, true, &BTreeSet::new())?;
             let nothing = Tensor::new();
             for (start, len) in crate::model::row_chunks(targets.n_rows(), vocab) {
-                top_rows(&lesson.logits(start, len, &nothing)?, k, &mut all)?;
+                top_rows(&lesson.logits(start, len, &nothing)?, k as i64, &mut all)?;
             }
         }
-        let k = k as usize;
-        for window in windows.iter().filter(|window| !self.cache.holds(&window.key)).collect::<Vec<_>>() {
+        let mut unstored = HashMap::new();
+        for window in windows {
             let (from, to) = (window.first_row, window.first_row + window.n_rows);
             let part = TopRows {
                 ids: all.ids.get(from * k..to * k).unwrap_or_default().to_vec(),
                 log_p: all.log_p.get(from * k..to * k).unwrap_or_default().to_vec(),
                 log_tail: all.log_tail.get(from..to).unwrap_or_default().to_vec(),
             };
-            if !self.cache.holds(&window.key) {
-                self.cache.append(window.key, &part)?;
+            if !self.cache.holds(&window.key) && !self.cache.append(window.key, &part)? {
+                unstored.insert(window.key, self.cache.stored(&part));
             }
         }
-        Ok(())
+        if !unstored.is_empty() && !std::mem::replace(&mut self.has_warned, true) {
+            self.progress.warn("teacher cache: another run writes to it; this one adds nothing");
+        }
+        Ok(unstored)
     }
 }
 
@@ -96,12 +108,17 @@ impl Teacher for Remembered<'_> {
             return Err(Error::Internal("a teacher cache holds no states".into()));
         }
         let windows = windows_of(targets)?;
-        if windows.iter().any(|window| !self.cache.holds(&window.key)) {
-            self.listen(targets, &windows)?;
-        }
+        let is_missing = windows.iter().any(|window| !self.cache.holds(&window.key));
+        let unstored = if is_missing { self.listen(targets, &windows)? } else { HashMap::new() };
         let mut rows = TopRows::default();
         for window in &windows {
-            self.cache.read(&window.key, &mut rows)?;
+            if !self.cache.read(&window.key, &mut rows)?
+                && let Some(part) = unstored.get(&window.key)
+            {
+                rows.ids.extend(&part.ids);
+                rows.log_p.extend(&part.log_p);
+                rows.log_tail.extend(&part.log_tail);
+            }
         }
         let (n_rows, k) = (targets.n_rows(), self.cache.header().top_k as i64);
         if rows.log_tail.len() as i64 != n_rows {

@@ -160,6 +160,11 @@ impl<'a> Pair<'a> {
             let n_held = (tokens.len() as u64).saturating_mul(width);
             place.checked_add(*n).is_some_and(|end| end <= self.n_bytes) && n_held.saturating_add(*n) <= self.n_bytes
         });
+        if (tokens.len() as u64).saturating_add(u64::try_from(length).unwrap_or(0)) > MOST_IDS {
+            let message =
+                format!("document {} has more than {MOST_IDS} ids, the most that are held at once", self.document);
+            return Err(bad(self.index, format!("{message}; write it as several")));
+        }
         let Some((n_bytes, place)) = range else {
             let (sequence, of) = (self.sequence, self.n_bytes);
             let found = format!("{length} ids at byte {place}");
@@ -182,6 +187,9 @@ impl<'a> Pair<'a> {
         Ok(())
     }
 }
+
+/// Ids of a document at most: 1 GiB.
+const MOST_IDS: u64 = 1 << 28;
 
 /// Bytes of an index without modes.
 fn size(n_sequences: u64, n_bounds: u64) -> Option<u64> {
