@@ -84,7 +84,7 @@ pub fn sentence_embeddings(
         let seen_bt = seen_bt.as_ref();
         let hidden_bte = model.hidden(Input { ids_bt: &ids_bt, seen_bt }, &mut NoTap, None)?.f_to_kind(Kind::Float)?;
         let pooled_be = pooling.pool(&hidden_bte, seen_bt)?;
-        if pooled_be.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        if !pooled_be.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
             return Err(Error::Data("the model gives states that are not finite, so sentences have no place".into()));
         }
         let length_b1 = pooled_be.f_norm_scalaropt_dim(2, [1i64].as_slice(), true)?.f_clamp_min(1e-12)?;

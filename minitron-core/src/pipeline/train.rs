@@ -21,7 +21,9 @@ use crate::error::{Error, IoContext, Result};
 use crate::memory::peak_bytes;
 use crate::plan::Count;
 use crate::registry::PluginSpec;
-use crate::train::{Correction, Masters, Outcome, Saving, Shape, TrainSettings, Trainer, has_state, saved_cursor};
+use crate::train::{
+    Correction, Masters, Objective, Outcome, Saving, Shape, TrainSettings, Trainer, has_state, saved_cursor,
+};
 
 /// What `train` and `distill` have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -229,10 +231,7 @@ fn run(
     let tokenizer = Arc::new(Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?);
     let settings = setup.settings(context.seed);
     settings.check()?;
-    let teacher_blueprint = teacher.as_ref().map(|teaching| &teaching.folder.blueprint);
-    let kept = teacher.as_ref().and_then(|teaching| kept_hidden(&start.dir, &teaching.folder));
-    let mut objective = objective(context, losses, &start.blueprint, teacher_blueprint, kept.as_deref())?;
-    objective.recompute = setup.recompute;
+    let objective = objective_of(context, setup, losses, &start, teacher.as_ref())?;
     let feed = RefCell::new(feed(context, setup, &start, &tokenizer, &out)?);
     let eval_windows = setup.eval_windows(context, &start.blueprint, &tokenizer)?;
     let asked = teacher.as_ref();
@@ -278,6 +277,19 @@ fn run(
         interrupt: context.interrupt,
     };
     finish(context, &trainer, &folder, teacher.as_ref(), &out)
+}
+
+fn objective_of(
+    context: &Context,
+    setup: &Setup,
+    losses: &[PluginSpec],
+    start: &Start,
+    teacher: Option<&Teaching>,
+) -> Result<Objective> {
+    let blueprint = teacher.map(|teaching| &teaching.folder.blueprint);
+    let kept = teacher.and_then(|teaching| kept_hidden(&start.dir, &teaching.folder));
+    let objective = objective(context, losses, &start.blueprint, blueprint, kept.as_deref())?;
+    Ok(Objective { recompute: setup.recompute, ..objective })
 }
 
 /// All that decides the result besides the settings.

@@ -160,11 +160,6 @@ impl<'a> Pair<'a> {
             let n_held = (tokens.len() as u64).saturating_mul(width);
             place.checked_add(*n).is_some_and(|end| end <= self.n_bytes) && n_held.saturating_add(*n) <= self.n_bytes
         });
-        if (tokens.len() as u64).saturating_add(u64::try_from(length).unwrap_or(0)) > MOST_IDS {
-            let message =
-                format!("document {} has more than {MOST_IDS} ids, the most that are held at once", self.document);
-            return Err(bad(self.index, format!("{message}; write it as several")));
-        }
         let Some((n_bytes, place)) = range else {
             let (sequence, of) = (self.sequence, self.n_bytes);
             let found = format!("{length} ids at byte {place}");
@@ -173,6 +168,11 @@ impl<'a> Pair<'a> {
                 format!("expected sequence {sequence} within {of} bytes of ids, got {found}"),
             ));
         };
+        if (tokens.len() as u64).saturating_add(u64::try_from(length).unwrap_or(0)) > MOST_IDS {
+            let message =
+                format!("document {} has more than {MOST_IDS} ids, the most that are held at once", self.document);
+            return Err(bad(self.index, format!("{message}; write it as several")));
+        }
         let path = self.ids_path.as_path();
         let step = place.cast_signed().saturating_sub(self.ids.stream_position().at_path(path)?.cast_signed());
         self.ids.seek_relative(step).at_path(path)?;
