@@ -122,11 +122,7 @@ impl Trainer<'_> {
     /// `Data` when too many losses in a row are not finite; `Recipe` when the checkpoint belongs to another run.
     pub fn run(&self, resume: bool) -> Result<(Outcome, Trained)> {
         self.check()?;
-        let mut optimizer =
-            AdamW::new(self.student.parameters().iter().chain(self.objective.lifts()), self.settings.adamw)?;
-        if let Some(correction) = &self.correction {
-            correction.join(&mut optimizer)?;
-        }
+        let mut optimizer = self.optimizer()?;
         let mut state = self.start(resume, &mut optimizer)?;
         let width = self.feed.borrow().mean_width();
         let (schedule, per_step) = (self.settings.schedule(width), self.settings.tokens_per_step(width));
@@ -183,6 +179,16 @@ impl Trainer<'_> {
             teacher: self.correction.as_ref().map(|correction| correction.masters(&optimizer)),
         };
         Ok((outcome, masters))
+    }
+
+    /// Of the student, what is learned with it, and a teacher under correction.
+    fn optimizer(&self) -> Result<AdamW> {
+        let learned = self.student.parameters().iter().chain(self.objective.lifts());
+        let mut optimizer = AdamW::new(learned, self.settings.adamw)?;
+        if let Some(correction) = &self.correction {
+            correction.join(&mut optimizer)?;
+        }
+        Ok(optimizer)
     }
 
     /// The state to go on from: an earlier one, restored, or none, and then nothing of another run stays.
