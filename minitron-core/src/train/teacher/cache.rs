@@ -248,13 +248,13 @@ impl TeacherCache {
         }
         let bytes = self.encode(rows);
         let entry = Entry { first_row: self.n_rows, n_rows: rows.log_tail.len() as u32, crc: crc32c::crc32c(&bytes) };
-        let written = self.rows.write_all(&bytes).at_path(&self.dir.join(ROWS));
+        let written = self.rows.write_all(&bytes).at_path(self.dir.join(ROWS));
         let written = written.and_then(|()| {
             let mut line = key.to_vec();
             line.extend(entry.first_row.to_le_bytes());
             line.extend(entry.n_rows.to_le_bytes());
             line.extend(entry.crc.to_le_bytes());
-            self.index.write_all(&line).at_path(&self.dir.join(INDEX))
+            self.index.write_all(&line).at_path(self.dir.join(INDEX))
         });
         if written.is_err() {
             // What was written in part goes before anything else follows.
@@ -283,8 +283,8 @@ impl TeacherCache {
 
     /// Waits until all of it is on the disk.
     pub fn sync(&self) -> Result<()> {
-        self.rows.sync_data().at_path(&self.dir.join(ROWS))?;
-        self.index.sync_data().at_path(&self.dir.join(INDEX))
+        self.rows.sync_data().at_path(self.dir.join(ROWS))?;
+        self.index.sync_data().at_path(self.dir.join(INDEX))
     }
 
     fn encode(&self, rows: &TopRows) -> Vec<u8> {
