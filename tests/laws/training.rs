@@ -5,14 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use minitron::{registry, some_windows, tiny_bert, tiny_llama};
-use minitron_core::contract::LogitLoss;
+use minitron_core::contract::{LogitLoss, StateLoss};
 use minitron_core::data::{Cursor, DataSpec, Feed, FeedOptions, Pack, Reading, Targets, Task, Tokenizer, Windows};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, NoTap, Transformer, row_chunks};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::PluginSpec;
 use minitron_core::train::{
-    Correction, HeldOut, Loaded, Objective, Outcome, Saving, Term, TrainSettings, Trainer, saved_cursor,
+    Correction, HeldOut, LiftStart, Loaded, Objective, Outcome, Saving, StateTerm, Term, TrainSettings, Trainer,
+    Weight, saved_cursor,
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -370,4 +371,49 @@ fn a_teacher_that_is_corrected_learns_its_labels_and_is_resumed_with_its_student
     }
     let losses = column(dirs[0].path(), "teacher/loss");
     assert!(losses[39] < 0.9 * losses[0], "{losses:?}");
+}
+
+#[test]
+fn a_learned_map_is_resumed_with_its_student() {
+    let mut narrow = tiny_llama();
+    narrow["hidden_size"] = 16.into();
+    let (ours, theirs) = (Model::new(&narrow, 53).unwrap(), Model::new(&tiny_llama(), 54).unwrap());
+    let teacher = theirs.load().unwrap();
+    let windows = Arc::new(some_windows(11, 16, 61, 10).unwrap());
+    let run = |out_dir: &Path, stop_after| {
+        let student = ours.trainable().unwrap();
+        let spec = PluginSpec::bare("hidden_state").with("layers", "last");
+        let loss = registry().build::<dyn StateLoss>(&spec).unwrap();
+        let start = LiftStart { device: Device::Cpu, kind: Kind::Float, kept_hidden: None, seed: 3 };
+        let (label, weight) = ("hidden_state".to_owned(), Weight::Dynamic(1.0));
+        let term = StateTerm::new(label, weight, loss, &ours.blueprint, &theirs.blueprint, start).unwrap();
+        let objective = Objective { states: vec![term], ..objective().unwrap() };
+        let settings = settings();
+        let trainer = Trainer {
+            student: &student,
+            teacher: Some(RefCell::new(Box::new(Loaded(&teacher)))),
+            correction: None,
+            feed: &RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)),
+            task: Task::NextToken,
+            objective: &objective,
+            settings: &settings,
+            identity: Value::Null,
+            out_dir,
+            saving: Saving::default(),
+            held_out: None,
+            max_skipped: 3,
+            stop_after,
+            progress: &Silent,
+            interrupt: &Interrupt::default(),
+        };
+        trainer.run(true).unwrap();
+        let lift = objective.lifts().next().unwrap().tensor.detach().copy();
+        (lift, column(out_dir, "loss"), column(out_dir, "loss/hidden_state"))
+    };
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let whole = run(dirs[0].path(), None);
+    run(dirs[1].path(), Some(4));
+    let resumed = run(dirs[1].path(), None);
+    assert!(whole.0.equal(&resumed.0));
+    assert_eq!((whole.1, whole.2), (resumed.1, resumed.2));
 }
