@@ -412,7 +412,7 @@ fn a_learned_map_is_resumed_with_its_student() {
     };
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let whole = run(dirs[0].path(), None);
-    run(dirs[1].path(), Some(4));
+    let _ = run(dirs[1].path(), Some(4));
     let resumed = run(dirs[1].path(), None);
     assert!(whole.0.equal(&resumed.0));
     assert_eq!((whole.1, whole.2), (resumed.1, resumed.2));
