@@ -275,6 +275,35 @@ fn a_run_with_other_settings_is_not_resumed() {
     assert!(error.is_usage() && error.to_string().contains("other settings"), "{error}");
 }
 
+/// A distillation of next tokens with nothing special about it.
+fn trainer<'a>(
+    student: &'a Transformer,
+    teacher: &'a Transformer,
+    feed: &'a RefCell<Feed>,
+    objective: &'a Objective,
+    settings: &'a TrainSettings,
+    out_dir: &'a Path,
+    interrupt: &'a Interrupt,
+) -> Trainer<'a> {
+    Trainer {
+        student,
+        teacher: Some(RefCell::new(Box::new(Loaded(teacher)))),
+        correction: None,
+        feed,
+        task: Task::NextToken,
+        objective,
+        settings,
+        identity: Value::Null,
+        out_dir,
+        saving: Saving::default(),
+        held_out: None,
+        max_skipped: 3,
+        stop_after: None,
+        progress: &Silent,
+        interrupt,
+    }
+}
+
 #[test]
 fn a_run_over_a_mixture_is_resumed_within_its_blocks_bit_for_bit() {
     let model = Model::new(&tiny_llama(), 49).unwrap();
@@ -296,23 +325,10 @@ fn a_run_over_a_mixture_is_resumed_within_its_blocks_bit_for_bit() {
     let run = |out_dir: &Path, stop_after, cursor: Option<&Cursor>| {
         let student = model.trainable().unwrap();
         let settings = settings();
-        let trainer = Trainer {
-            student: &student,
-            teacher: Some(RefCell::new(Box::new(Loaded(&teacher)))),
-            correction: None,
-            feed: &RefCell::new(Feed::open(&options, cursor).unwrap()),
-            task: Task::NextToken,
-            objective: &objective().unwrap(),
-            settings: &settings,
-            identity: Value::Null,
-            out_dir,
-            saving: Saving::default(),
-            held_out: None,
-            max_skipped: 3,
-            stop_after,
-            progress: &Silent,
-            interrupt: &Interrupt::default(),
-        };
+        let objective = objective().unwrap();
+        let (feed, interrupt) = (RefCell::new(Feed::open(&options, cursor).unwrap()), Interrupt::default());
+        let trainer =
+            Trainer { stop_after, ..trainer(&student, &teacher, &feed, &objective, &settings, out_dir, &interrupt) };
         trainer.run(true).unwrap();
         column(out_dir, "loss")
     };
@@ -339,22 +355,11 @@ fn a_teacher_that_is_corrected_learns_its_labels_and_is_resumed_with_its_student
     let run = |out_dir: &Path, stop_after| {
         let (student, teacher) = (ours.trainable().unwrap(), theirs.trainable().unwrap());
         let settings = TrainSettings { n_tokens: 8 * 16 * 40, ..settings() };
+        let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
         let trainer = Trainer {
-            student: &student,
-            teacher: Some(RefCell::new(Box::new(Loaded(&teacher)))),
             correction: Some(Correction { model: &teacher, objective: &by_labels, rate: 0.5 }),
-            feed: &RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)),
-            task: Task::NextToken,
-            objective: &by_teacher,
-            settings: &settings,
-            identity: Value::Null,
-            out_dir,
-            saving: Saving::default(),
-            held_out: None,
-            max_skipped: 3,
             stop_after,
-            progress: &Silent,
-            interrupt: &Interrupt::default(),
+            ..trainer(&student, &teacher, &feed, &by_teacher, &settings, out_dir, &interrupt)
         };
         trainer.run(true).unwrap();
         drop(trainer);
@@ -389,23 +394,9 @@ fn a_learned_map_is_resumed_with_its_student() {
         let term = StateTerm::new(label, weight, loss, &ours.blueprint, &theirs.blueprint, start).unwrap();
         let objective = Objective { states: vec![term], ..objective().unwrap() };
         let settings = settings();
-        let trainer = Trainer {
-            student: &student,
-            teacher: Some(RefCell::new(Box::new(Loaded(&teacher)))),
-            correction: None,
-            feed: &RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)),
-            task: Task::NextToken,
-            objective: &objective,
-            settings: &settings,
-            identity: Value::Null,
-            out_dir,
-            saving: Saving::default(),
-            held_out: None,
-            max_skipped: 3,
-            stop_after,
-            progress: &Silent,
-            interrupt: &Interrupt::default(),
-        };
+        let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
+        let trainer =
+            Trainer { stop_after, ..trainer(&student, &teacher, &feed, &objective, &settings, out_dir, &interrupt) };
         trainer.run(true).unwrap();
         let lift = objective.lifts().next().unwrap().tensor.detach().copy();
         (lift, column(out_dir, "loss"), column(out_dir, "loss/hidden_state"))

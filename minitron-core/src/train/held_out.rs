@@ -73,18 +73,12 @@ impl Objective {
         held_out: &HeldOut,
     ) -> Result<HeldOutLoss> {
         let _no_grad = tch::no_grad_guard();
-        let heard = self.states.iter().flat_map(StateTerm::teacher_sites).collect();
         let sites = self.states.iter().flat_map(StateTerm::student_sites).collect();
         let (mut nll, mut sums, mut n_rows) = (0.0, vec![0.0; self.labels().count()], 0);
         let (on_logits, on_states) = sums.split_at_mut(self.terms.len());
         for batch in held_out.windows.batches(held_out.batch_size) {
             let targets = task.batch(held_out.windows, &batch.collect::<Vec<_>>(), student.device)?;
-            let lesson = match teacher.as_deref_mut() {
-                Some(teacher) if self.needs_teacher() => {
-                    Some(teacher.lesson(&targets, self.needs_teacher_logits(), &heard)?)
-                }
-                _ => None,
-            };
+            let lesson = self.ask(teacher.as_deref_mut(), &targets)?;
             let mut kept = Kept::at(&sites);
             let hidden_bte = student.hidden(targets.input(), &mut kept, None)?;
             if let Some(lesson) = &lesson {
@@ -126,10 +120,7 @@ impl Objective {
         for (start, len) in row_chunks(targets.n_rows(), student.blueprint.options.vocab) {
             let labels_n = targets.labels_n.f_narrow(0, start, len)?;
             let student_nv = student.logits(&hidden_ne.f_narrow(0, start, len)?)?;
-            let teacher_nv = match lesson {
-                Some(lesson) if self.needs_teacher_logits() => Some(lesson.logits(start, len, &student_nv)?),
-                _ => None,
-            };
+            let teacher_nv = self.teacher_rows(lesson, start, len, &student_nv)?;
             for (term, sum) in self.terms.iter().zip(&mut *sums) {
                 let loss_n = term.loss.rows(&student_nv, teacher_nv.as_ref(), &labels_n)?;
                 *sum += loss_n.f_sum(Kind::Double)?.f_double_value(&[])?;

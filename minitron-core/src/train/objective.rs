@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::pass::Pass;
+use super::pass::{Pass, plus};
 use super::states::{StateTerm, Weight};
 use super::teacher::{Lesson, Teacher};
 use crate::contract::{LogitLoss, TeacherNeed};
@@ -109,13 +109,7 @@ impl Objective {
         targets: &Targets,
         scale: f64,
     ) -> Result<Means> {
-        let heard = self.states.iter().flat_map(StateTerm::teacher_sites).collect();
-        let lesson = match teacher {
-            Some(teacher) if self.needs_teacher() => {
-                Some(teacher.lesson(targets, self.needs_teacher_logits(), &heard)?)
-            }
-            _ => None,
-        };
+        let lesson = self.ask(teacher, targets)?;
         let sites: BTreeSet<Site> = self.states.iter().flat_map(StateTerm::student_sites).collect();
         let pass = Pass::forward(student, targets.input(), &sites, self.recompute)?;
         let mut means = Means { terms: Vec::new(), total: 0.0 };
@@ -137,15 +131,35 @@ impl Objective {
             means.terms.push(mean);
             means.total += factor * mean;
             let part = value.f_mul_scalar(factor * scale)?;
-            scalar = Some(match scalar {
-                Some(so_far) => so_far.f_add(&part)?,
-                None => part,
-            });
+            scalar = Some(plus(scalar, part)?);
         }
         drop(lesson);
         let scalar = scalar.ok_or_else(|| Error::Recipe("expected at least one loss".into()))?;
         pass.backward(&scalar)?;
         Ok(means)
+    }
+
+    /// What the teacher says to a batch, where a loss asks it.
+    pub(super) fn ask<'t>(
+        &self,
+        teacher: Option<&'t mut (dyn Teacher + '_)>,
+        targets: &Targets,
+    ) -> Result<Option<Box<dyn Lesson + 't>>> {
+        let sites = self.states.iter().flat_map(StateTerm::teacher_sites).collect();
+        let teacher = teacher.filter(|_| self.needs_teacher());
+        teacher.map(|teacher| teacher.lesson(targets, self.needs_teacher_logits(), &sites)).transpose()
+    }
+
+    /// The teacher's logits at some rows, where a loss compares with them.
+    pub(super) fn teacher_rows(
+        &self,
+        lesson: Option<&(dyn Lesson + '_)>,
+        start: i64,
+        len: i64,
+        student_nv: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        let lesson = lesson.filter(|_| self.needs_teacher_logits());
+        lesson.map(|lesson| lesson.logits(start, len, student_nv)).transpose()
     }
 
     /// `scale` · gradient of the losses on logits with respect to the rows [N, E] they are computed from; the head's own
@@ -165,10 +179,7 @@ impl Objective {
             let leaf_ne = hidden_ne.f_detach()?.f_narrow(0, start, len)?.f_set_requires_grad(true)?;
             let labels_n = targets.labels_n.f_narrow(0, start, len)?;
             let student_nv = student.logits(&leaf_ne)?;
-            let teacher_nv = match lesson {
-                Some(lesson) if self.needs_teacher_logits() => Some(lesson.logits(start, len, &student_nv)?),
-                _ => None,
-            };
+            let teacher_nv = self.teacher_rows(lesson, start, len, &student_nv)?;
             let total = self.chunk(&student_nv, teacher_nv.as_ref(), &labels_n, &mut sums)?;
             total.f_mul_scalar(scale / n_rows as f64)?.f_backward()?;
             gradients.push(leaf_ne.f_grad()?);
@@ -200,10 +211,7 @@ impl Objective {
             let summed = loss_n.f_sum(loss_n.f_kind()?)?;
             *sum += summed.f_double_value(&[])?;
             let weighted = summed.f_mul_scalar(term.weight)?;
-            total = Some(match total {
-                Some(so_far) => so_far.f_add(&weighted)?,
-                None => weighted,
-            });
+            total = Some(plus(total, weighted)?);
         }
         total.ok_or_else(|| Error::Recipe("expected at least one loss".into()))
     }

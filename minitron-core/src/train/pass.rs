@@ -100,15 +100,20 @@ impl<'m> Pass<'m> {
         let mut total: Option<Tensor> = None;
         for (x, gradient) in parts.iter().filter(|(_, gradient)| gradient.defined()) {
             let part = x.f_mul(gradient)?.f_sum(x.f_kind()?)?;
-            total = Some(match total {
-                Some(so_far) => so_far.f_add(&part)?,
-                None => part,
-            });
+            total = Some(plus(total, part)?);
         }
         if let Some(total) = total {
             total.f_backward()?;
         }
         Ok(input_bte.f_grad()?)
+    }
+}
+
+/// A sum so far and one more part.
+pub(super) fn plus(so_far: Option<Tensor>, part: Tensor) -> Result<Tensor> {
+    match so_far {
+        Some(so_far) => Ok(so_far.f_add(&part)?),
+        None => Ok(part),
     }
 }
 

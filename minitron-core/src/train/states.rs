@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
+use super::pass::plus;
 use crate::blueprint::{Blueprint, HIDDEN};
 use crate::contract::{SitePair, StateLoss, States};
 use crate::error::{Error, Result};
@@ -136,10 +137,7 @@ impl StateTerm {
                 return Err(self.error(format!("expected one number, got a tensor of {:?}", value.size())));
             }
             let value = value.f_reshape(&[] as &[i64])?;
-            total = Some(match total {
-                Some(so_far) => so_far.f_add(&value)?,
-                None => value,
-            });
+            total = Some(plus(total, value)?);
         }
         let total = total.ok_or_else(|| self.error("compares nothing".into()))?;
         Ok(total.f_div_scalar(self.pairs.len() as f64)?)

@@ -17,7 +17,7 @@ use tch::Tensor;
 use crate::blueprint::Blueprint;
 use crate::data::Targets;
 use crate::error::{Error, Result};
-use crate::model::{Site, Tap, Transformer};
+use crate::model::{Frame, Site, Tap, Transformer};
 
 /// A source of lessons. Nothing it gives out carries gradient.
 pub trait Teacher: Debug {
@@ -54,9 +54,10 @@ pub trait Lesson: Debug {
 #[derive(Debug)]
 pub struct Loaded<M>(pub M);
 
+/// What a model said that ran: its last hidden states at the predicting rows, and what turns them into logits.
 #[derive(Debug)]
 struct Heard<'m> {
-    model: &'m Transformer,
+    head: Option<&'m Frame>,
     hidden_ne: Option<Tensor>,
     states: BTreeMap<Site, Tensor>,
 }
@@ -82,15 +83,17 @@ impl<M: Borrow<Transformer> + Debug> Teacher for Loaded<M> {
         let model = self.0.borrow();
         let hidden_bte = model.hidden(targets.input(), &mut kept, None)?;
         let hidden_ne = if with_logits { Some(targets.rows(&hidden_bte)?) } else { None };
-        Ok(Box::new(Heard { model, hidden_ne, states: kept.states }))
+        Ok(Box::new(Heard { head: Some(&model.frame), hidden_ne, states: kept.states }))
     }
 }
 
 impl Lesson for Heard<'_> {
     fn logits(&self, start: i64, len: i64, _student_nv: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
-        let hidden_ne = self.hidden_ne.as_ref().ok_or_else(|| Error::Internal("no logits were asked for".into()))?;
-        self.model.logits(&hidden_ne.f_narrow(0, start, len)?)
+        match (self.head, &self.hidden_ne) {
+            (Some(head), Some(hidden_ne)) => head.logits(&hidden_ne.f_narrow(0, start, len)?),
+            _ => Err(Error::Internal("no logits were asked for".into())),
+        }
     }
 
     fn states(&self, site: Site) -> Result<&Tensor> {

@@ -1,15 +1,15 @@
 //! A teacher larger than memory: its layers are read one after the other for every batch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use tch::{Device, Tensor};
 
-use super::{Kept, Lesson, Teacher};
+use super::{Heard, Kept, Lesson, Teacher};
 use crate::blueprint::{Blueprint, Sizes};
 use crate::checkpoint::TensorSource;
 use crate::data::Targets;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Block, Frame, LoadOptions, Site, Tap};
 
 /// Holds the output head, of the token table the rows of the batch, and one layer at a time; says the same as the same
@@ -36,13 +36,6 @@ impl fmt::Debug for Streamed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_struct("Streamed").field("architecture", &self.blueprint.architecture).finish_non_exhaustive()
     }
-}
-
-#[derive(Debug)]
-struct Heard<'a> {
-    head: Option<&'a Frame>,
-    hidden_ne: Option<Tensor>,
-    states: BTreeMap<Site, Tensor>,
 }
 
 impl Teacher for Streamed<'_> {
@@ -86,20 +79,6 @@ impl Teacher for Streamed<'_> {
         }
         let hidden_ne = if with_logits { Some(targets.rows(&hidden_bte)?) } else { None };
         Ok(Box::new(Heard { head: self.head.as_ref(), hidden_ne, states: kept.states }))
-    }
-}
-
-impl Lesson for Heard<'_> {
-    fn logits(&self, start: i64, len: i64, _student_nv: &Tensor) -> Result<Tensor> {
-        let _no_grad = tch::no_grad_guard();
-        match (self.head, &self.hidden_ne) {
-            (Some(head), Some(hidden_ne)) => head.logits(&hidden_ne.f_narrow(0, start, len)?),
-            _ => Err(Error::Internal("no logits were asked for".into())),
-        }
-    }
-
-    fn states(&self, site: Site) -> Result<&Tensor> {
-        self.states.get(&site).ok_or_else(|| Error::Internal(format!("the model has no {site:?}, which was asked for")))
     }
 }
 
