@@ -784,7 +784,11 @@ fn wrong_requests_are_answered_with_code_2() {
     );
     insta::assert_snapshot!(
         error(&["--dtype", "int8", "inspect", "@teacher"]),
-        @"error: recipe: --dtype: expected f32, bf16 or f16, got `int8`"
+        @"
+    error: invalid value 'int8' for '--dtype <TYPE>': recipe: no type to compute in is called `int8`; known: f32, bf16, f16
+
+    For more information, try '--help'.
+    "
     );
     insta::assert_snapshot!(
         error(&["--threads", "0", "inspect", "@teacher"]),

@@ -10,7 +10,7 @@ use minitron_core::progress::Interrupt;
 use minitron_core::registry::Registry;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use tch::{Cuda, Device, Kind};
+use tch::{Cuda, Device};
 
 use crate::args::Common;
 use crate::output::Bar;
@@ -40,7 +40,7 @@ pub fn with_context<T>(
         registry: &registry,
         defaults: &minitron_plugins::BuiltIn,
         device: device(&common.device)?,
-        kind: kind(&common.dtype)?,
+        kind: common.dtype.kind(),
         seed: common.seed.or(seed).unwrap_or(0),
         force,
         progress: &bar,
@@ -82,15 +82,6 @@ fn device(word: &str) -> Result<Device> {
     Err(Error::Recipe(format!(
         "--device {word}: {n_cuda} CUDA devices are visible; a CUDA build of libtorch is needed (make libtorch CUDA=1)"
     )))
-}
-
-fn kind(word: &str) -> Result<Kind> {
-    match word {
-        "f32" => Ok(Kind::Float),
-        "bf16" => Ok(Kind::BFloat16),
-        "f16" => Ok(Kind::Half),
-        other => Err(Error::Recipe(format!("--dtype: expected f32, bf16 or f16, got `{other}`"))),
-    }
 }
 
 /// The folder behind a MODEL: itself, or a hub id's snapshot, downloaded where the local cache lacks it.

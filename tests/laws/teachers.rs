@@ -198,6 +198,25 @@ fn a_teacher_read_layer_by_layer_says_the_same_to_the_last_bit() {
     }
 }
 
+#[test]
+fn a_teacher_may_compute_in_less_than_its_student() {
+    let (student, teacher) = (Model::new(&tiny_llama(), 58).unwrap(), Model::new(&tiny_llama(), 59).unwrap());
+    let model = student.trainable().unwrap();
+    let targets = batch(&some_windows(4, 16, 61, 10).unwrap(), &student);
+    let run = |kind| {
+        let options = LoadOptions { kind, ..LoadOptions::default() };
+        let heard = Transformer::load(&teacher.source, &teacher.blueprint, options).unwrap();
+        let states = vec![state_term(Box::new(LastState {}), Weight::Fixed(0.5), &student, &teacher)];
+        let objective = Objective { terms: vec![logit_term(1.0)], states, recompute: false };
+        objective.backward(&model, Some(&mut Loaded(&heard)), &targets, 1.0).unwrap()
+    };
+    let (exact, narrow) = (run(Kind::Float), run(Kind::BFloat16));
+    // bf16 has eight bits: 2^-8 at each of some roundings, which average out over tokens.
+    for (exact, narrow) in exact.terms.iter().zip(&narrow.terms) {
+        assert!(exact != narrow && (exact - narrow).abs() <= 0.02 * exact, "{exact} {narrow}");
+    }
+}
+
 const VOCAB: usize = 61;
 
 fn header(top_k: usize, dtype: CacheType) -> CacheHeader {

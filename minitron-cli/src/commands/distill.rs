@@ -9,6 +9,7 @@ use crate::settings::with_context;
 pub fn run(common: &Common, args: &Distill) -> Result<()> {
     let asked = TeacherOptions {
         stream_teacher: args.stream_teacher,
+        teacher_dtype: args.teacher_dtype,
         teacher_cache: args.teacher_cache.clone(),
         cache_top_k: args.cache_top_k,
         cache_type: args.cache_type,

@@ -5,11 +5,12 @@ use std::collections::{BTreeSet, HashMap};
 use tch::{Device, Kind, Tensor};
 
 use super::LoadOptions;
-use super::layers::{Linear, Norm, activate};
+use super::head::Head;
+use super::layers::Norm;
 use super::layout::Layout;
 use super::rope::RopeTable;
 use super::weights::Weights;
-use crate::blueprint::{Blueprint, Output, Positions, Role, Slot};
+use crate::blueprint::{Blueprint, Positions, Role, Slot};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 
@@ -25,7 +26,7 @@ pub struct Frame {
     rope: Option<RopeTable>,
     causal: bool,
     final_norm: Option<Norm>,
-    head: Head,
+    head: Option<Head>,
 }
 
 /// The token table, or those of its rows that some text needs.
@@ -33,13 +34,6 @@ pub struct Frame {
 struct TokenTable {
     table_ve: Tensor,
     rows: Option<HashMap<i64, i64>>,
-}
-
-#[derive(Debug)]
-struct Head {
-    transform: Option<(Linear, Norm)>,
-    projection: Option<Linear>,
-    activation: crate::blueprint::Activation,
 }
 
 impl Frame {
@@ -66,7 +60,7 @@ impl Frame {
             true => Some(weights.required(Role::TokenEmbedding, Slot::Weight, None)?),
             false => None,
         };
-        let head = if with_head { Head::load(&mut weights, whole.as_ref())? } else { Head::none(blueprint) };
+        let head = if with_head { Head::load(&mut weights, whole.as_ref())? } else { None };
         Self::around(&mut weights, tokens, head)
     }
 
@@ -76,7 +70,7 @@ impl Frame {
         Self::around(weights, TokenTable { table_ve, rows: None }, head)
     }
 
-    fn around(weights: &mut Weights, tokens: TokenTable, head: Head) -> Result<Self> {
+    fn around(weights: &mut Weights, tokens: TokenTable, head: Option<Head>) -> Result<Self> {
         let (options, place) = (&weights.blueprint.options, weights.options);
         let rope = match &options.positions {
             Positions::Rotary(rotary) => Some(RopeTable::new(rotary, options.max_positions, place.device, place.kind)?),
@@ -143,22 +137,23 @@ impl Frame {
     /// # Errors
     /// `Data` for an encoder without a head.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let Some(projection) = &self.head.projection else {
-            let message = format!("this `{}` model has no language-model head", self.architecture);
-            return Err(Error::Data(message));
-        };
-        match &self.head.transform {
-            Some((dense, norm)) => {
-                let activated = activate(&dense.forward(hidden)?, self.head.activation)?;
-                projection.forward(&norm.forward(&activated)?)
-            }
-            None => projection.forward(hidden),
-        }
+        let head = self.head()?;
+        head.project(&head.inputs(hidden)?)
+    }
+
+    /// What makes logits.
+    ///
+    /// # Errors
+    /// `Data` for an encoder without a head.
+    pub(crate) fn head(&self) -> Result<&Head> {
+        self.head
+            .as_ref()
+            .ok_or_else(|| Error::Data(format!("this `{}` model has no language-model head", self.architecture)))
     }
 
     /// Whether [`Frame::logits`] works.
     pub fn has_head(&self) -> bool {
-        self.head.projection.is_some()
+        self.head.is_some()
     }
 }
 
@@ -173,28 +168,5 @@ impl TokenTable {
             .f_view(ids_bt.size().as_slice())?
             .f_to_kind(Kind::Int64)?
             .f_to_device(ids_bt.device())?)
-    }
-}
-
-impl Head {
-    fn none(blueprint: &Blueprint) -> Self {
-        Head { transform: None, projection: None, activation: blueprint.options.activation }
-    }
-
-    fn load(weights: &mut Weights, table_ve: Option<&Tensor>) -> Result<Self> {
-        let blueprint = weights.blueprint;
-        let transform = match weights.linear_opt(Role::HeadTransform, None)? {
-            Some(linear) => Some((linear, weights.norm(Role::HeadNorm, None)?)),
-            None => None,
-        };
-        let projection = match (blueprint.options.output, table_ve) {
-            (Output::Hidden, _) => None,
-            (Output::Logits, Some(table_ve)) if blueprint.options.tied => Some(Linear {
-                weight_oi: table_ve.shallow_clone(),
-                bias_o: weights.optional(Role::Head, Slot::Bias, None)?,
-            }),
-            (Output::Logits, _) => Some(weights.linear(Role::Head, None)?),
-        };
-        Ok(Head { transform, projection, activation: blueprint.options.activation })
     }
 }

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::products::linear;
 use crate::blueprint::{Activation, NormKind};
 use crate::error::Result;
 
@@ -14,8 +15,36 @@ pub(super) struct Linear {
 impl Linear {
     /// x·Wᵀ + b over the last side.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_linear(&self.weight_oi, self.bias_o.as_ref())?)
+        linear(x, &self.weight_oi, self.bias_o.as_ref())
     }
+
+    /// The gradient on x [N, I] of one on x·Wᵀ + b [N, O]. Those of W and b are added to what they have in place, so that of
+    /// a large W no second copy exists, which is what autograd makes in every call.
+    pub fn back(&self, x_ni: &Tensor, gradient_no: &Tensor) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        if let Some(mut gradient_oi) = gradient_of(&self.weight_oi)? {
+            let _ = gradient_oi.f_addmm_(&gradient_no.f_tr()?, x_ni)?;
+        }
+        if let Some(mut gradient_o) = self.bias_o.as_ref().map(gradient_of).transpose()?.flatten() {
+            let _ = gradient_o.f_add_(&gradient_no.f_sum_dim_intlist(
+                [0i64].as_slice(),
+                false,
+                gradient_no.f_kind()?,
+            )?)?;
+        }
+        Ok(gradient_no.f_matmul(&self.weight_oi)?)
+    }
+}
+
+/// The gradient that a weight has, zeros where it has none yet; none for a weight that takes none.
+fn gradient_of(weight: &Tensor) -> Result<Option<Tensor>> {
+    if !weight.requires_grad() {
+        return Ok(None);
+    }
+    if !weight.f_grad()?.defined() {
+        tch::with_grad(|| weight.f_narrow(0, 0, 0)?.f_sum(weight.f_kind()?)?.f_backward())?;
+    }
+    Ok(Some(weight.f_grad()?))
 }
 
 #[derive(Debug)]

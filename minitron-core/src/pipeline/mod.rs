@@ -3,6 +3,7 @@
 //! A job is options (serde: the same on the command line and in a recipe) and a function that leaves its artefact and
 //! returns what to tell. [`run`] is the one screen that a recipe's stages pass through.
 
+mod compute_type;
 mod context;
 mod eval;
 mod generate;
@@ -22,6 +23,7 @@ mod teaching;
 mod train;
 mod treatment;
 
+pub use compute_type::ComputeType;
 pub use context::{Context, Defaults, Wanted};
 pub use eval::{EvalOptions, TaskFile, eval};
 pub use generate::{GenerateOptions, generate};

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::compute_type::ComputeType;
 use super::context::Context;
 use super::student::StudentFolder;
 use crate::blueprint::ModelFolder;
 use crate::checkpoint::OutputDir;
 use crate::contract::TeacherNeed;
 use crate::error::{Error, Result};
-use crate::model::Transformer;
+use crate::model::{LoadOptions, Transformer};
 use crate::train::{
     CacheHeader, CacheType, Loaded, Masters, Objective, Remembered, Streamed, Teacher, TeacherCache, Term,
 };
@@ -21,6 +22,8 @@ use crate::train::{
 pub struct TeacherOptions {
     /// Whether its layers are read from its files for every batch instead of being held in memory.
     pub stream_teacher: bool,
+    /// What it computes in where that is not what the student does.
+    pub teacher_dtype: Option<ComputeType>,
     /// Folder that remembers its largest probabilities of every window, over epochs and runs.
     pub teacher_cache: Option<PathBuf>,
     /// Probabilities remembered per token.
@@ -35,6 +38,7 @@ impl Default for TeacherOptions {
     fn default() -> Self {
         TeacherOptions {
             stream_teacher: false,
+            teacher_dtype: None,
             teacher_cache: None,
             cache_top_k: 64,
             cache_type: CacheType::F16,
@@ -119,7 +123,7 @@ impl Teaching {
         let Some(dir) = &self.options.teacher_cache else { return self.live(context).map(Some) };
         let header = CacheHeader::new(
             self.digest.clone(),
-            format!("{:?}", context.kind).to_lowercase(),
+            format!("{:?}", self.load_options(context).kind).to_lowercase(),
             self.folder.blueprint.options.vocab,
             self.options.cache_top_k,
             self.options.cache_type,
@@ -128,7 +132,13 @@ impl Teaching {
         let n_bytes = cache.header().bytes_per_token();
         context.progress.warn(&format!("teacher cache: {n_bytes} bytes per token, {} windows there", cache.len()));
         let loader = Box::new(move || self.live(context));
-        Ok(Some(Box::new(Remembered::new(&self.folder.blueprint, context.kind, cache, loader, context.progress))))
+        Ok(Some(Box::new(Remembered::new(
+            &self.folder.blueprint,
+            self.load_options(context).kind,
+            cache,
+            loader,
+            context.progress,
+        ))))
     }
 
     /// The teacher as one that learns, where it is to be corrected.
@@ -138,7 +148,8 @@ impl Teaching {
     pub fn corrected(&self, context: &Context, objective: &Objective) -> Result<Option<Transformer>> {
         self.check(objective)?;
         let ModelFolder { checkpoint, blueprint, .. } = &self.folder;
-        self.options.correct_teacher.map(|_| context.load(&checkpoint.tensors, blueprint, true)).transpose()
+        let options = LoadOptions { trainable: true, ..self.load_options(context) };
+        self.options.correct_teacher.map(|_| Transformer::load(&checkpoint.tensors, blueprint, options)).transpose()
     }
 
     /// A corrected teacher as a model folder.
@@ -155,11 +166,17 @@ impl Teaching {
         self.options.teacher_cache.as_ref().map(|_| format!("{cache_top_k} {cache_type:?}"))
     }
 
+    fn load_options(&self, context: &Context) -> LoadOptions {
+        let kind = self.options.teacher_dtype.map_or(context.kind, ComputeType::kind);
+        LoadOptions { kind, ..context.load_options() }
+    }
+
     fn live<'a>(&'a self, context: &Context) -> Result<Box<dyn Teacher + 'a>> {
         let ModelFolder { checkpoint, blueprint, .. } = &self.folder;
+        let options = self.load_options(context);
         Ok(match self.options.stream_teacher {
-            true => Box::new(Streamed::new(&checkpoint.tensors, blueprint, context.load_options())),
-            false => Box::new(Loaded(context.load(&checkpoint.tensors, blueprint, false)?)),
+            true => Box::new(Streamed::new(&checkpoint.tensors, blueprint, options)),
+            false => Box::new(Loaded(Transformer::load(&checkpoint.tensors, blueprint, options)?)),
         })
     }
 }

@@ -308,6 +308,7 @@ fn identity(
         "student": student,
         "teacher": teacher.map(|teaching| teaching.digest.as_str()),
         "teacher_cache": teacher.and_then(Teaching::cached_as),
+        "teacher_dtype": teacher.and_then(|teaching| teaching.options.teacher_dtype),
         "correct_teacher": teacher.and_then(|teaching| teaching.options.correct_teacher),
         "dtype": format!("{:?}", context.kind),
     })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::pass::{Pass, plus};
+use super::pass::{Pass, at_least, leaf, plus};
 use super::states::{StateTerm, Weight};
 use super::teacher::{Lesson, Teacher};
 use crate::contract::{LogitLoss, TeacherNeed};
@@ -115,11 +115,11 @@ impl Objective {
         let mut means = Means { terms: Vec::new(), total: 0.0 };
         let mut scalar: Option<Tensor> = None;
         if !self.terms.is_empty() {
-            let hidden_ne = targets.rows(&pass.hidden_bte)?;
+            let inputs_ne = student.frame.head()?.inputs(&targets.rows(&pass.hidden_bte)?)?;
             let gradient_ne =
-                self.logit_gradient(student, lesson.as_deref(), targets, (&hidden_ne, scale), &mut means)?;
+                self.logit_gradient(student, lesson.as_deref(), targets, (&inputs_ne, scale), &mut means)?;
             // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
-            scalar = Some(hidden_ne.f_mul(&gradient_ne)?.f_sum(hidden_ne.f_kind()?)?);
+            scalar = Some(inputs_ne.f_mul(&gradient_ne)?.f_sum(inputs_ne.f_kind()?)?);
         }
         let reference = self.reference(&means.terms);
         for term in &self.states {
@@ -150,7 +150,7 @@ impl Objective {
         teacher.map(|teacher| teacher.lesson(targets, self.needs_teacher_logits(), &sites)).transpose()
     }
 
-    /// The teacher's logits at some rows, where a loss compares with them.
+    /// The teacher's logits at some rows, where a loss compares with them; in the student's type or a wider one.
     pub(super) fn teacher_rows(
         &self,
         lesson: Option<&(dyn Lesson + '_)>,
@@ -159,37 +159,41 @@ impl Objective {
         student_nv: &Tensor,
     ) -> Result<Option<Tensor>> {
         let lesson = lesson.filter(|_| self.needs_teacher_logits());
-        lesson.map(|lesson| lesson.logits(start, len, student_nv)).transpose()
+        lesson.map(|lesson| at_least(lesson.logits(start, len, student_nv)?, student_nv.f_kind()?)).transpose()
     }
 
-    /// `scale` · gradient of the losses on logits with respect to the rows [N, E] they are computed from; the head's own
-    /// gradient is added on the way.
+    /// `scale` · gradient of the losses on logits with respect to the rows [N, E] that the head projects; the projection's
+    /// own gradient is added on the way.
     fn logit_gradient(
         &self,
         student: &Transformer,
         lesson: Option<&(dyn Lesson + '_)>,
         targets: &Targets,
-        (hidden_ne, scale): (&Tensor, f64),
+        (inputs_ne, scale): (&Tensor, f64),
         means: &mut Means,
     ) -> Result<Tensor> {
-        let n_rows = targets.n_rows();
+        let (n_rows, head) = (targets.n_rows(), student.frame.head()?);
+        let inputs_ne = inputs_ne.f_detach()?;
+        let gradient_ne = inputs_ne.f_zeros_like()?;
         let mut sums = vec![0.0; self.terms.len()];
-        let mut gradients = Vec::new();
         for (start, len) in row_chunks(n_rows, student.blueprint.options.vocab) {
-            let leaf_ne = hidden_ne.f_detach()?.f_narrow(0, start, len)?.f_set_requires_grad(true)?;
+            let rows_ne = inputs_ne.f_narrow(0, start, len)?;
             let labels_n = targets.labels_n.f_narrow(0, start, len)?;
-            let student_nv = student.logits(&leaf_ne)?;
+            let student_nv = leaf(&tch::no_grad(|| head.project(&rows_ne))?)?;
             let teacher_nv = self.teacher_rows(lesson, start, len, &student_nv)?;
             let total = self.chunk(&student_nv, teacher_nv.as_ref(), &labels_n, &mut sums)?;
             total.f_mul_scalar(scale / n_rows as f64)?.f_backward()?;
-            gradients.push(leaf_ne.f_grad()?);
+            let gradient_nv = student_nv.f_grad()?;
+            if gradient_nv.defined() {
+                gradient_ne.f_narrow(0, start, len)?.f_copy_(&head.back(&rows_ne, &gradient_nv)?)?;
+            }
         }
         for (term, sum) in self.terms.iter().zip(sums) {
             let mean = sum / n_rows as f64;
             means.terms.push(mean);
             means.total += term.weight * mean;
         }
-        Ok(Tensor::f_cat(&gradients, 0)?)
+        Ok(gradient_ne)
     }
 
     /// Weighted sum over a chunk's rows; adds each term's own sum to `sums`.

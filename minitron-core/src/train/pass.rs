@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::teacher::Kept;
 use crate::error::Result;
@@ -117,6 +117,13 @@ pub(super) fn plus(so_far: Option<Tensor>, part: Tensor) -> Result<Tensor> {
     }
 }
 
-fn leaf(x: &Tensor) -> Result<Tensor> {
+/// A teacher's numbers beside a student's of `kind`: no loss has to be told that the teacher computes in less.
+pub(super) fn at_least(x: Tensor, kind: Kind) -> Result<Tensor> {
+    let is_narrow = x.f_kind()?.elt_size_in_bytes() < kind.elt_size_in_bytes();
+    Ok(if is_narrow { x.f_to_kind(kind)? } else { x })
+}
+
+/// The same numbers, where a gradient stops.
+pub(super) fn leaf(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_detach()?.f_set_requires_grad(true)?)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
-use super::pass::plus;
+use super::pass::{at_least, plus};
 use crate::blueprint::{Blueprint, HIDDEN};
 use crate::contract::{SitePair, StateLoss, States};
 use crate::error::{Error, Result};
@@ -131,8 +131,8 @@ impl StateTerm {
             let lifted = self.lift.as_ref().map(|lift| states.f_linear(&lift.tensor, None::<&Tensor>)).transpose()?;
             let x_btc = lifted.as_ref().unwrap_or(states);
             let [ours, theirs] = self.heads;
-            let value =
-                self.loss.loss(&ours.states(x_btc, seen_bt), &theirs.states(teacher(pair.teacher)?, seen_bt))?;
+            let theirs_btc = at_least(teacher(pair.teacher)?.shallow_clone(), x_btc.f_kind()?)?;
+            let value = self.loss.loss(&ours.states(x_btc, seen_bt), &theirs.states(&theirs_btc, seen_bt))?;
             if value.numel() != 1 {
                 return Err(self.error(format!("expected one number, got a tensor of {:?}", value.size())));
             }
