@@ -169,7 +169,7 @@ fn every_axis_names_dims_of_the_model_once_with_all_their_units() {
         let blueprint = Blueprint::from_config(&config(&value).unwrap(), &registry()).unwrap();
         let mut seen = HashSet::new();
         for (plugin, axis) in all::<dyn Axis>().unwrap() {
-            let groups = axis.groups(&blueprint);
+            let groups = axis.groups(&blueprint).unwrap();
             // An axis is called as the dim it prunes; a family may lack one (only grouped queries have key/value heads).
             let has_dim = blueprint.size(plugin.tag) > 0;
             assert_eq!(!groups.is_empty(), has_dim, "`{}` in {}", plugin.tag, blueprint.architecture);
@@ -274,7 +274,7 @@ fn every_allocator_gives_legal_plans() {
             scores.by_name.insert(format!("random/{}", group.dim), values);
         }
         let rankings = Rankings::new(&scores, &groups, &BTreeMap::new()).unwrap();
-        let space = Space::new(&blueprint, &axes(&registry()).unwrap());
+        let space = Space::new(&blueprint, &axes(&registry()).unwrap()).unwrap();
         for plugin in registry().of_kind(Kind::Allocator) {
             let allocator = registry().build::<dyn Allocator>(&for_tiny(plugin.tag, &blueprint)).unwrap();
             let plans = allocator.allocate(&space, &rankings, &blueprint).unwrap();

@@ -270,7 +270,7 @@ fn keeping_every_unit_of_a_fixture_gives_back_its_tensors_and_its_config() {
     for dir in fixtures() {
         let (folder, _) = load(&dir).unwrap();
         let source = &folder.checkpoint.tensors;
-        let space = Space::new(&folder.blueprint, &axes(&registry()).unwrap());
+        let space = Space::new(&folder.blueprint, &axes(&registry()).unwrap()).unwrap();
         let plan = Plan::default().checked(&space, &folder.blueprint).unwrap();
         let student = Student::new(source, &folder.blueprint, &plan, &registry()).unwrap();
         assert_eq!(student.config.to_json().unwrap(), folder.checkpoint.config.to_json().unwrap(), "{}", name(&dir));

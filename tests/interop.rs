@@ -74,7 +74,7 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
     with_context(false, |context| {
         let scores = work.join("scores.safetensors");
         score(context, &scoring, &scores).unwrap();
-        let sizes = smaller_sizes(&Space::new(&folder.blueprint, &context.axes(&[]).unwrap()));
+        let sizes = smaller_sizes(&Space::new(&folder.blueprint, &context.axes(&[]).unwrap()).unwrap());
         let n_axes = if sizes.contains_key(KV_HEADS) { 5 } else { 4 };
         assert_eq!(sizes.len(), n_axes, "{sizes:?}");
         let pruning = PruneOptions {

@@ -7,7 +7,7 @@ use minitron_core::data::{DataSpec, Pack};
 use minitron_core::pipeline::ComputeType;
 use minitron_core::pipeline::TaskFile;
 use minitron_core::plan::{Bytes, Count};
-use minitron_core::registry::PluginSpec;
+use minitron_core::registry::{Kind, PluginSpec};
 use minitron_core::train::{CacheType, Shape};
 
 /// Compress language models by structured pruning and knowledge distillation.
@@ -23,7 +23,7 @@ pub struct Arguments {
 }
 
 /// What every command takes.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Where models compute: auto, cpu, cuda or cuda:N
     #[arg(long, global = true, default_value = "auto")]
@@ -37,6 +37,9 @@ pub struct Common {
     /// Seed of everything that is drawn [default: 0, or the recipe's]
     #[arg(long, global = true)]
     pub seed: Option<u64>,
+    /// A library of plugins to open besides those in the folders of MINITRON_PLUGIN_PATH; may be given again
+    #[arg(long, global = true, value_name = "LIB")]
+    pub plugin: Vec<PathBuf>,
     /// One JSON object on stdout instead of a table
     #[arg(long, global = true)]
     pub json: bool,
@@ -96,6 +99,18 @@ pub enum Plugins {
     Show {
         /// KIND/NAME, for example importance/activation
         name: String,
+    },
+    /// Write a crate with a plugin that builds and runs as it is
+    New {
+        /// Its contract, for example importance
+        kind: Kind,
+        /// A folder that is not there yet; its name becomes the crate's and the plugin's
+        dir: PathBuf,
+    },
+    /// Whether a library's handshake agrees with this program's, and its plugins keep what every plugin has to
+    Check {
+        /// The library
+        library: PathBuf,
     },
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use minitron_core::error::{Error, Result};
-use minitron_core::pipeline::Context;
+use minitron_core::digest;
+use minitron_core::pipeline::{Context, PluginFile, Recipe};
 use minitron_core::progress::Interrupt;
 use minitron_core::registry::Registry;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -19,7 +20,7 @@ use crate::output::Bar;
 pub fn with_context<T>(
     common: &Common,
     force: bool,
-    seed: Option<u64>,
+    recipe: Option<&Recipe>,
     job: impl FnOnce(&Context) -> Result<T>,
 ) -> Result<T> {
     minitron_plugins::make_cuda_visible();
@@ -31,7 +32,7 @@ pub fn with_context<T>(
         // Tokenising. Only fails where the pool runs already, and nothing has been tokenised yet.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
     }
-    let registry = Registry::linked()?;
+    let registry = registry(common, recipe)?;
     let bar = Bar::new(common.quiet);
     let interrupt = Interrupt::default();
     catch_signals(&interrupt)?;
@@ -41,13 +42,25 @@ pub fn with_context<T>(
         defaults: &minitron_plugins::BuiltIn,
         device: device(&common.device)?,
         kind: common.dtype.kind(),
-        seed: common.seed.or(seed).unwrap_or(0),
+        seed: common.seed.or(recipe.and_then(|recipe| recipe.seed)).unwrap_or(0),
         force,
         progress: &bar,
         interrupt: &interrupt,
         resolve: &resolve,
     };
     job(&context)
+}
+
+/// The linked plugins, and those of the libraries that the command line, the recipe and the search path name.
+pub fn registry(common: &Common, recipe: Option<&Recipe>) -> Result<Registry> {
+    // Naming something of the crate is what keeps its registrations linked.
+    minitron_plugins::link();
+    let named = common.plugin.iter().map(|path| PluginFile { path: path.clone(), sha256: None });
+    let wanted: Vec<PluginFile> = recipe.iter().flat_map(|recipe| recipe.plugins.clone()).chain(named).collect();
+    let search_path = std::env::var("MINITRON_PLUGIN_PATH").ok();
+    minitron_plugins::find(&wanted, search_path.as_deref())?.iter().try_fold(Registry::linked()?, |registry, path| {
+        registry.with_library(digest::of_file(path)?, minitron_plugins::open(path)?)
+    })
 }
 
 /// While a training listens, a first signal asks it to end and a second one ends it at once; at other times a signal does

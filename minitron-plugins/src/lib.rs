@@ -12,7 +12,7 @@ mod importance;
 mod losses;
 
 pub use defaults::BuiltIn;
-pub use dynamic::make_cuda_visible;
+pub use dynamic::{check_opened, find, handshake, make_cuda_visible, open};
 
 /// Keeps this crate linked: registration happens at start, in code that nobody calls by name.
 pub fn link() {}

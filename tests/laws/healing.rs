@@ -41,7 +41,7 @@ impl Ward {
         }
         let rankings = Rankings::new(&scores, &groups, &Default::default()).unwrap();
         let sizes = sizes.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect();
-        let space = Space::new(&model.blueprint, &axes(&registry).unwrap());
+        let space = Space::new(&model.blueprint, &axes(&registry).unwrap()).unwrap();
         let plan = space.plan(&sizes, &rankings, &model.blueprint).unwrap();
         Ward { model, registry, rankings, windows: some_windows(24, 16, 61, 32).unwrap(), plan }
     }

@@ -17,7 +17,7 @@ fn blueprint(value: &Value) -> Blueprint {
 }
 
 fn space(blueprint: &Blueprint) -> Space {
-    Space::new(blueprint, &axes(&registry()).unwrap())
+    Space::new(blueprint, &axes(&registry()).unwrap()).unwrap()
 }
 
 fn sizes(pairs: &[(&str, usize)]) -> Sizes {
@@ -87,7 +87,7 @@ fn widths_are_divisible_as_matrix_units_like_it_unless_the_axis_says_otherwise()
     let tiny = blueprint(&tiny_llama());
     assert_eq!((step(HIDDEN, &tiny), step(MLP, &tiny)), (8, 4));
     let own = PluginSpec::bare("mlp").with("multiple_of", 64);
-    let own = Space::new(&large, &[registry().build::<dyn Axis>(&own).unwrap()]);
+    let own = Space::new(&large, &[registry().build::<dyn Axis>(&own).unwrap()]).unwrap();
     assert_eq!(own.axis(MLP).unwrap().step, 64);
 }
 
@@ -136,10 +136,10 @@ fn a_plan_from_elsewhere_may_name_key_value_heads_alone() {
 fn a_key_value_axis_alone_takes_its_queries_along() {
     let model = blueprint(&tiny_llama());
     let axis = registry().build::<dyn Axis>(&PluginSpec::bare("kv_heads")).unwrap();
-    let groups = axis.groups(&model);
+    let groups = axis.groups(&model).unwrap();
     // Two query heads of eight channels.
     assert!(groups.iter().all(|group| group.n_units == 2 && group.block == 16 && group.n_parts == 1));
-    let space = Space::new(&model, &[axis]);
+    let space = Space::new(&model, &[axis]).unwrap();
     let plan = space.plan(&sizes(&[(KV_HEADS, 1)]), &random_rankings(&model, 2).unwrap(), &model).unwrap();
     assert_eq!((plan.sizes()[HEADS], plan.kept.contains_key(HIDDEN)), (2, false));
 }
@@ -320,8 +320,8 @@ fn an_axis_of_contiguous_layers_drops_one_block() {
     let (model, scores) = scores(&[(DEPTH, &[1.0, 3.0, 1.5])]);
     let spec: PluginSpec = "depth:contiguous=true".parse().unwrap();
     let axis = registry().build::<dyn Axis>(&spec).unwrap();
-    let rankings = Rankings::new(&scores, &axis.groups(&model), &BTreeMap::new()).unwrap();
-    let plan = Space::new(&model, &[axis]).plan(&sizes(&[(DEPTH, 1)]), &rankings, &model).unwrap();
+    let rankings = Rankings::new(&scores, &axis.groups(&model).unwrap(), &BTreeMap::new()).unwrap();
+    let plan = Space::new(&model, &[axis]).unwrap().plan(&sizes(&[(DEPTH, 1)]), &rankings, &model).unwrap();
     // One by one, layer 1 would stay.
     assert_eq!(plan.kept[DEPTH], [2]);
 }
@@ -367,7 +367,7 @@ fn what_a_config_class_insists_on_holds_also_where_the_other_axis_is_not_asked_f
     config["hidden_size"] = 36.into();
     let blueprint = Blueprint::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
     let heads = registry().build::<dyn Axis>(&PluginSpec::bare("heads")).unwrap();
-    let space = Space::new(&blueprint, &[heads]);
+    let space = Space::new(&blueprint, &[heads]).unwrap();
     assert!(space.complete(&Sizes::from([("heads".to_owned(), 4)])).is_ok());
     let error = space.complete(&Sizes::from([("heads".to_owned(), 5)])).unwrap_err().to_string();
     assert!(error.contains("hidden 36 with 5 heads"), "{error}");

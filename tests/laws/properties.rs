@@ -101,7 +101,7 @@ proptest! {
     #[test]
     fn a_plan_of_any_ranking_and_legal_sizes_passes_its_check(family in 0..4usize, seed: u64, picks: [prop::sample::Index; 5]) {
         let blueprint = blueprint(family);
-        let space = Space::new(&blueprint, &axes(&registry()).unwrap());
+        let space = Space::new(&blueprint, &axes(&registry()).unwrap()).unwrap();
         let size = |(axis, pick): (&minitron_core::plan::AxisSizes, &prop::sample::Index)| {
             let legal = axis.legal();
             (axis.kind.clone(), legal[pick.index(legal.len())])
@@ -126,7 +126,7 @@ proptest! {
     #[test]
     fn any_sizes_give_a_plan_or_an_error_with_the_nearest(family in 0..4usize, sizes in prop::collection::btree_map("hidden|mlp|heads|kv_heads|depth|width", 0..80usize, 0..4)) {
         let blueprint = blueprint(family);
-        let space = Space::new(&blueprint, &axes(&registry()).unwrap());
+        let space = Space::new(&blueprint, &axes(&registry()).unwrap()).unwrap();
         match space.plan(&sizes, &random_rankings(&blueprint, 1).unwrap(), &blueprint) {
             Ok(plan) => prop_assert!(plan.checked(&space, &blueprint).is_ok()),
             Err(Error::Plan(message)) => prop_assert!(message.contains("nearest"), "{}", message),

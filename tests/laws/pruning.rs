@@ -106,7 +106,7 @@ fn permuting_the_units_of_any_dim_leaves_the_logits_equal() {
 }
 
 fn space(blueprint: &Blueprint) -> Space {
-    Space::new(blueprint, &axes(&registry()).unwrap())
+    Space::new(blueprint, &axes(&registry()).unwrap()).unwrap()
 }
 
 #[test]

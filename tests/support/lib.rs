@@ -218,7 +218,8 @@ pub fn axes(registry: &Registry) -> Result<Vec<Box<dyn Axis>>> {
 
 /// Everything that can be pruned.
 pub fn groups(blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
-    Ok(axes(&registry())?.iter().flat_map(|axis| axis.groups(blueprint)).collect())
+    let groups: Vec<Vec<PruneGroup>> = axes(&registry())?.iter().map(|axis| axis.groups(blueprint)).collect::<Result<_>>()?;
+    Ok(groups.concat())
 }
 
 /// Windows of given tokens, without brackets.

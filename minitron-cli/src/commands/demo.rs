@@ -28,7 +28,7 @@ pub fn run(common: &Common, args: &Demo) -> Result<()> {
         fs::write(&path, text).at_path(&path)?;
     }
     let recipe = Recipe::load(&recipes.join("demo.toml"))?;
-    let report = with_context(common, false, recipe.seed, |context| run_recipe(context, &recipe, &args.out))?;
+    let report = with_context(common, false, Some(&recipe), |context| run_recipe(context, &recipe, &args.out))?;
     output::say_how_to_go_on(&report, "the same command");
     output::show(common.json, &report, output::run_table)
 }

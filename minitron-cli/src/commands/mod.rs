@@ -5,6 +5,7 @@ mod distill;
 mod eval;
 mod generate;
 mod inspect;
+mod new_plugin;
 mod plugins;
 mod prune;
 mod run;

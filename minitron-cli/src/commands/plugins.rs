@@ -1,15 +1,22 @@
-use minitron_core::error::{Error, Result};
-use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
-use serde_json::{Value, json};
+use std::path::Path;
 
+use minitron_core::error::{Error, Result};
+use minitron_core::registry::{Descriptor, PluginSpec};
+use serde_json::{Map, Value, json};
+
+use super::new_plugin::new;
 use crate::args::{Common, Plugins};
 use crate::output;
+use crate::settings::registry;
 
 pub fn run(common: &Common, command: &Plugins) -> Result<()> {
-    // Naming something of the crate is what keeps its registrations linked.
-    minitron_plugins::link();
-    let registry = Registry::linked()?;
+    let registry = match command {
+        Plugins::List | Plugins::Show { .. } => registry(common, None)?,
+        Plugins::New { kind, dir } => return new(common, *kind, dir),
+        Plugins::Check { library } => return check(common, library),
+    };
     match command {
+        Plugins::New { .. } | Plugins::Check { .. } => Ok(()),
         Plugins::List => {
             let rows: Vec<Value> = registry.descriptors().iter().map(|descriptor| row(descriptor)).collect();
             output::show(common.json, &json!({ "plugins": rows }), output::plugins_table)
@@ -18,10 +25,7 @@ pub fn run(common: &Common, command: &Plugins) -> Result<()> {
             let (kind, tag) = name.split_once('/').ok_or_else(|| {
                 Error::Recipe(format!("expected KIND/NAME, for example importance/activation, got `{name}`"))
             })?;
-            let known = Kind::ALL.iter().map(|kind| kind.name());
-            let kind =
-                *Kind::ALL.iter().find(|k| k.name() == kind).ok_or_else(|| Error::unknown("kind", kind, known))?;
-            output::show(common.json, &details(registry.find(kind, tag)?), output::plugin_table)
+            output::show(common.json, &details(registry.find(kind.parse()?, tag)?), output::plugin_table)
         }
     }
 }
@@ -46,4 +50,14 @@ fn details(descriptor: &Descriptor) -> Value {
     details["example"] = json!(spec.to_string());
     details["schema"] = schema;
     details
+}
+
+/// Handshake and contract of one library.
+fn check(common: &Common, library: &Path) -> Result<()> {
+    let handshake = minitron_plugins::handshake(library)?;
+    let registry = registry(&Common { plugin: Vec::new(), ..common.clone() }, None)?;
+    let registry = registry.with_library(String::new(), minitron_plugins::open(library)?)?;
+    let rows = minitron_plugins::check_opened(&registry)?;
+    let fields: Map<String, Value> = handshake.fields().into_iter().map(|(k, v)| (k.to_owned(), v.into())).collect();
+    output::show(common.json, &json!({ "library": library, "handshake": fields, "plugins": rows }), output::facts_table)
 }

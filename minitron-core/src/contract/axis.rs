@@ -2,6 +2,7 @@ use std::fmt::Debug;
 
 use crate::blueprint::Blueprint;
 use crate::blueprint::PruneGroup;
+use crate::error::Result;
 
 /// What can be removed: the groups of interchangeable units of a model.
 ///
@@ -10,7 +11,10 @@ use crate::blueprint::PruneGroup;
 #[typetag::serde(tag = "type")]
 pub trait Axis: Debug + Send + Sync {
     /// The groups of a model; empty where the family has no such axis.
-    fn groups(&self, blueprint: &Blueprint) -> Vec<PruneGroup>;
+    ///
+    /// # Errors
+    /// `Recipe` when a parameter does not go with the model.
+    fn groups(&self, blueprint: &Blueprint) -> Result<Vec<PruneGroup>>;
 
     /// Overrides the family's divisibility rule for student sizes; `None` keeps it.
     fn multiple_of(&self) -> Option<usize>;

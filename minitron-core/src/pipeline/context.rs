@@ -101,10 +101,10 @@ impl Context<'_> {
         Tokenizer::load(&folder.checkpoint.dir, &folder.checkpoint.config, options.vocab, options.causal)
     }
 
-    /// The axes: those named, or all there are.
+    /// The axes: those named, or all that are linked: one that a library brings may name what another names too.
     pub fn axes(&self, named: &[PluginSpec]) -> Result<Vec<Box<dyn Axis>>> {
         if named.is_empty() {
-            let all = self.registry.of_kind(PluginKind::Axis);
+            let all = self.registry.of_kind(PluginKind::Axis).filter(|d| !self.registry.is_opened(d));
             return all.map(|d| self.registry.build::<dyn Axis>(&PluginSpec::bare(d.tag))).collect();
         }
         named.iter().map(|spec| self.registry.build::<dyn Axis>(spec)).collect()
@@ -115,7 +115,8 @@ impl Context<'_> {
     /// # Errors
     /// `Plugin` when a group breaks the law: its dim is unknown or it has another number of units.
     pub fn groups(&self, axes: &[Box<dyn Axis>], blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
-        let groups: Vec<PruneGroup> = axes.iter().flat_map(|axis| axis.groups(blueprint)).collect();
+        let groups: Vec<Vec<PruneGroup>> = axes.iter().map(|axis| axis.groups(blueprint)).collect::<Result<_>>()?;
+        let groups = groups.concat();
         for (idx, group) in groups.iter().enumerate() {
             let found = blueprint.dims.get(&group.dim).map(|dim| dim.size);
             let twice = groups.iter().take(idx).any(|other| other.dim == group.dim);

@@ -24,7 +24,7 @@ pub struct InspectOptions {
 pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
     let (blueprint, weights) = open(context, &options.model)?;
     let blueprint = &blueprint;
-    let space = Space::new(blueprint, &context.axes(&[])?);
+    let space = Space::new(blueprint, &context.axes(&[])?)?;
     let legal: serde_json::Map<String, Value> = space
         .axes
         .iter()

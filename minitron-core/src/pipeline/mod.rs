@@ -29,7 +29,7 @@ pub use eval::{EvalOptions, TaskFile, eval};
 pub use generate::{GenerateOptions, generate};
 pub use inspect::{InspectOptions, inspect};
 pub use prune::{PruneOptions, prune};
-pub use recipe::{Recipe, Stage, StageOptions};
+pub use recipe::{PluginFile, Recipe, Stage, StageOptions};
 pub use run::run;
 pub use run_dir::RunDir;
 pub use score::{ScoreOptions, score};

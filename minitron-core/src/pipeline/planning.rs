@@ -32,7 +32,7 @@ pub(super) fn decide(
 ) -> Result<Decision> {
     let blueprint = &folder.blueprint;
     let axes = context.axes(&options.axes)?;
-    let space = Space::new(blueprint, &axes);
+    let space = Space::new(blueprint, &axes)?;
     let groups = context.groups(&axes, blueprint)?;
     let rank = |scores: &String| Rankings::new(&Scores::load(&scores_path(scores)?)?, &groups, &options.by);
     let rankings = options.scores.as_ref().map(rank).transpose()?;
@@ -113,7 +113,7 @@ impl Rounds<'_> {
         };
         scoring.in_memory(&mut pass)?;
         let rankings = Rankings::new(&pass.finish()?, &groups, &self.options.by)?;
-        let space = Space::new(blueprint, self.axes);
+        let space = Space::new(blueprint, self.axes)?;
         // A student with a key/value head for each query head has no such axis any more.
         sizes.retain(|kind, _| space.axis(kind).is_ok());
         space.plan(&sizes, &rankings, blueprint)

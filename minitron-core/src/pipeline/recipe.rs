@@ -2,12 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions, TrainOptions};
 use crate::error::{Error, Result};
+
+/// A library of plugins that a recipe or a command line names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The only content that is accepted, in hexadecimal digits.
+    #[serde(default)]
+    pub sha256: Option<String>,
+}
 
 /// A recipe, read and checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +27,8 @@ pub struct Recipe {
     pub path: PathBuf,
     /// Seed of everything that is drawn, unless the command line gives one.
     pub seed: Option<u64>,
+    /// Libraries that its plugins come from, with their paths taken from the recipe's folder.
+    pub plugins: Vec<PluginFile>,
     /// In order; each may name earlier ones.
     pub stages: Vec<Stage>,
 }
@@ -90,11 +103,15 @@ impl Recipe {
                 Some(seed.as_u64().ok_or_else(|| in_file(format!("seed: expected a whole number, got {seed}")))?)
             }
         };
+        let plugins = match object.shift_remove("plugins") {
+            None => Vec::new(),
+            Some(table) => parse_plugins(table, path).map_err(|e| in_file(format!("plugins: {e}")))?,
+        };
         let Some(Value::Array(raw)) = object.shift_remove("stages") else {
             return Err(in_file("expected [[stages]], each with `name` and `do`".into()));
         };
         if let Some(key) = object.keys().next() {
-            return Err(in_file(format!("unknown key `{key}`; known: seed, stages")));
+            return Err(in_file(format!("unknown key `{key}`; known: seed, plugins, stages")));
         }
         let mut stages: Vec<Stage> = Vec::new();
         for (idx, stage) in raw.into_iter().enumerate() {
@@ -107,8 +124,19 @@ impl Recipe {
         if stages.is_empty() {
             return Err(in_file("no stages; expected at least one".into()));
         }
-        Ok(Recipe { path: path.to_path_buf(), seed, stages })
+        Ok(Recipe { path: path.to_path_buf(), seed, plugins, stages })
     }
+}
+
+/// `[plugins]`: a name of the user's own for each library, and where it is.
+fn parse_plugins(table: Value, recipe: &Path) -> serde_json::Result<Vec<PluginFile>> {
+    let files: Map<String, Value> = serde_json::from_value(table)?;
+    let dir = recipe.parent().unwrap_or(Path::new(""));
+    let file = |value| {
+        let file: PluginFile = serde_json::from_value(value)?;
+        Ok(PluginFile { path: dir.join(&file.path), ..file })
+    };
+    files.into_iter().map(|(_, value)| file(value)).collect()
 }
 
 fn parse_stage(value: Value, idx: usize) -> Result<Stage> {

@@ -48,7 +48,7 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
         };
         let resolved = inputs.resolve(&stage.options).map_err(|e| e.at(&place))?;
         let inputs = digest::of_text(
-            &json!([VERSION, what_decides(stage), inputs.digests, context.seed, format!("{:?}", context.kind)])
+            &json!([VERSION, what_decides(stage), inputs.digests, context.seed, format!("{:?}", context.kind), context.registry.libraries()])
                 .to_string(),
         );
         let is_halted = run_stage(&context, stage, &resolved, inputs, &mut run_dir).map_err(|e| e.at(place))?;

@@ -85,7 +85,7 @@ pub struct Queries {
 
 impl Space {
     /// The space of a model under the given axes.
-    pub fn new(blueprint: &Blueprint, axes: &[Box<dyn Axis>]) -> Self {
+    pub fn new(blueprint: &Blueprint, axes: &[Box<dyn Axis>]) -> Result<Self> {
         let rule = |kind: &str, n_units: usize, asked: Option<usize>| {
             let own =
                 blueprint.dims.values().find(|dim| split_dim(&dim.name).0 == kind).map_or(1, |dim| dim.multiple_of);
@@ -94,7 +94,7 @@ impl Space {
         let mut found: Vec<AxisSizes> = Vec::new();
         let mut queries = None;
         for axis in axes {
-            let Some(group) = axis.groups(blueprint).into_iter().next() else { continue };
+            let Some(group) = axis.groups(blueprint)?.into_iter().next() else { continue };
             let (kind, full) = (group.kind().to_owned(), group.n_units);
             let multiple_of = rule(&kind, full, axis.multiple_of());
             if group.n_parts > 1 {
@@ -111,7 +111,7 @@ impl Space {
         };
         space.tie_widths();
         space.tie_queries(queries, blueprint);
-        space
+        Ok(space)
     }
 
     fn tie_widths(&mut self) {

@@ -1,11 +1,13 @@
 //! What a plugin says of itself.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::contract::{Allocator, Architecture, Axis, Corpus, Evaluator, Healing, Importance, LogitLoss, StateLoss};
+use crate::error::{Error, Result};
 
 /// The contract that a plugin fulfils.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,6 +60,15 @@ impl Kind {
             Kind::Evaluator => "evaluator",
             Kind::Corpus => "corpus",
         }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let known = Kind::ALL.iter().map(|kind| kind.name());
+        let found = Kind::ALL.iter().find(|kind| kind.name() == text);
+        found.copied().ok_or_else(|| Error::unknown("kind", text, known))
     }
 }
 
@@ -169,8 +180,14 @@ macro_rules! plugin {
                 origin: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")),
                 schema: || $crate::schemars::schema_for!($plugin),
                 example: || $crate::serde_json::to_value(<$plugin>::default()).unwrap_or_default(),
-                build: $crate::registry::Build::$contract(|value| {
-                    $crate::serde_json::from_value::<Box<dyn $crate::contract::$contract>>(value)
+                build: $crate::registry::Build::$contract(|mut value| {
+                    if let Some(object) = value.as_object_mut() {
+                        object.shift_remove("type");
+                    }
+                    let plugin = $crate::serde_json::from_value::<$plugin>(value)?;
+                    let origin = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+                    let who = $crate::registry::Who { tag: $tag, origin };
+                    Ok(Box::new($crate::registry::Guarded::new(who, plugin)))
                 }),
             }
         }

@@ -4,9 +4,13 @@
 //! tag, a stray parameter or two plugins of one name are answered alike everywhere.
 
 mod descriptor;
+mod guard;
+mod handshake;
 mod spec;
 
 pub use descriptor::{Build, Contract, Descriptor, Kind};
+pub use guard::{Guarded, Who};
+pub use handshake::{Handshake, Table};
 pub use spec::PluginSpec;
 
 use serde_json::Value;
@@ -19,6 +23,9 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Registry {
     descriptors: Vec<&'static Descriptor>,
+    libraries: Vec<String>,
+    /// Those of the descriptors that libraries brought.
+    opened: Vec<&'static Descriptor>,
 }
 
 impl Registry {
@@ -27,9 +34,33 @@ impl Registry {
     /// # Errors
     /// `Plugin` when two of one kind share a tag, naming both origins.
     pub fn linked() -> Result<Self> {
-        let mut descriptors: Vec<&'static Descriptor> = inventory::iter::<Descriptor>.into_iter().collect();
-        descriptors.sort_by_key(|d| (d.kind, d.tag));
-        for pair in descriptors.windows(2) {
+        Registry { descriptors: Vec::new(), libraries: Vec::new(), opened: Vec::new() }.with(inventory::iter::<Descriptor>.into_iter().collect())
+    }
+
+    /// The same with the plugins of a library, whose content has this digest.
+    ///
+    /// # Errors
+    /// As [`Registry::linked`].
+    pub fn with_library(mut self, digest: String, descriptors: Vec<&'static Descriptor>) -> Result<Self> {
+        self.libraries.push(digest);
+        self.opened.extend(&descriptors);
+        self.with(descriptors)
+    }
+
+    /// Digests of the libraries that were opened: results follow from them.
+    pub fn libraries(&self) -> &[String] {
+        &self.libraries
+    }
+
+    /// Whether a plugin came with a library.
+    pub fn is_opened(&self, descriptor: &'static Descriptor) -> bool {
+        self.opened.iter().any(|opened| std::ptr::eq(*opened, descriptor))
+    }
+
+    fn with(mut self, more: Vec<&'static Descriptor>) -> Result<Self> {
+        self.descriptors.extend(more);
+        self.descriptors.sort_by_key(|d| (d.kind, d.tag));
+        for pair in self.descriptors.windows(2) {
             if let [a, b] = pair
                 && (a.kind, a.tag) == (b.kind, b.tag)
             {
@@ -40,7 +71,7 @@ impl Registry {
                 });
             }
         }
-        Ok(Registry { descriptors })
+        Ok(self)
     }
 
     /// All descriptors.

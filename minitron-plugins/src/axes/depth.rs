@@ -1,5 +1,6 @@
 use minitron_core::blueprint::{Blueprint, DEPTH, PruneGroup};
 use minitron_core::contract::Axis;
+use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,9 +24,9 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "depth")]
 impl Axis for Depth {
-    fn groups(&self, blueprint: &Blueprint) -> Vec<PruneGroup> {
+    fn groups(&self, blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
         let groups = PruneGroup::of_kind(blueprint, DEPTH).into_iter();
-        groups.map(|group| PruneGroup { contiguous: self.contiguous, ..group }).collect()
+        Ok(groups.map(|group| PruneGroup { contiguous: self.contiguous, ..group }).collect())
     }
 
     fn multiple_of(&self) -> Option<usize> {

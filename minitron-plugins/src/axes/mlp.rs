@@ -1,5 +1,6 @@
 use minitron_core::blueprint::{Blueprint, MLP, PruneGroup};
 use minitron_core::contract::Axis;
+use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +22,8 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "mlp")]
 impl Axis for Mlp {
-    fn groups(&self, blueprint: &Blueprint) -> Vec<PruneGroup> {
-        PruneGroup::of_kind(blueprint, MLP)
+    fn groups(&self, blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
+        Ok(PruneGroup::of_kind(blueprint, MLP))
     }
 
     fn multiple_of(&self) -> Option<usize> {

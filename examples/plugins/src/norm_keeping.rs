@@ -1,0 +1,44 @@
+use minitron_core::blueprint::{Role, Slot};
+use minitron_core::contract::Healing;
+use minitron_core::error::Result;
+use minitron_core::heal::Patient;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Scales every second projection of an MLP so that its Frobenius norm is the teacher's again: fewer neurons, as much
+/// output where they are alike.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NormKeeping {}
+
+minitron_core::plugin! {
+    Healing for NormKeeping {
+        tag: "norm_keeping",
+        summary: "second projections scaled back to the teacher's norm",
+        source: "an example",
+    }
+}
+
+#[typetag::serde(name = "norm_keeping")]
+impl Healing for NormKeeping {
+    fn heal(&self, patient: &mut Patient) -> Result<()> {
+        for layer in 0..patient.n_layers() {
+            let (role, slot) = (Role::Down, Slot::Weight);
+            let student_ef = patient.read(role, slot, Some(layer))?;
+            let teacher_ef = {
+                let source = patient.source_layer(layer);
+                let spec = patient.teacher_blueprint().find(role, slot, Some(source));
+                match spec {
+                    Some(spec) => patient.teacher().read(&spec.name())?,
+                    None => continue,
+                }
+            };
+            let norm = |t: &tch::Tensor| Ok::<_, tch::TchError>(t.f_norm()?.f_double_value(&[])?);
+            let (ours, theirs) = (norm(&student_ef)?, norm(&teacher_ef)?);
+            if ours > 0.0 && ours != theirs {
+                patient.replace(role, slot, Some(layer), &student_ef.f_mul_scalar(theirs / ours)?)?;
+            }
+        }
+        Ok(())
+    }
+}

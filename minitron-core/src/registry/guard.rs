@@ -1,0 +1,259 @@
+//! What stands between a plugin and a run: a panic inside a plugin becomes an error that names it.
+//!
+//! It is compiled into the plugin's own library, so that nothing unwinds from one library into another, which ends the
+//! process.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Serialize, Serializer};
+use tch::Tensor;
+
+use crate::blueprint::{Blueprint, Evidence, PruneGroup};
+use crate::calibrate::Observation;
+use crate::checkpoint::Config;
+use crate::contract::{
+    Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Healing, Importance, LogitLoss,
+    Measurements, Need, Scorer, SitePair, StateLoss, States, Subject, TeacherNeed,
+};
+use crate::error::{Error, Result};
+use crate::heal::Patient;
+use crate::plan::{Plan, Rankings, Space};
+
+/// Whom an error names.
+#[derive(Debug, Clone, Copy)]
+pub struct Who {
+    /// The plugin.
+    pub tag: &'static str,
+    /// Its crate and version.
+    pub origin: &'static str,
+}
+
+impl Who {
+    /// Runs some of the plugin's code. A failed tensor operation and a broken assumption are the plugin's, too.
+    fn run<R>(self, code: impl FnOnce() -> Result<R>) -> Result<R> {
+        match catch_unwind(AssertUnwindSafe(code)) {
+            Ok(Err(Error::Torch { op, message })) => Err(self.error(format!("torch: {op}: {message}"))),
+            Ok(Err(Error::Internal(message))) => Err(self.error(message)),
+            Ok(result) => result,
+            Err(payload) => Err(self.error(format!("it panicked: {}", words(payload.as_ref())))),
+        }
+    }
+
+    fn error(self, message: String) -> Error {
+        Error::Plugin { tag: self.tag.to_owned(), origin: self.origin.to_owned(), message }
+    }
+}
+
+fn words(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+}
+
+/// A plugin with its guard. Made by [`plugin!`](crate::plugin).
+pub struct Guarded<P> {
+    who: Who,
+    plugin: P,
+    /// What a question that takes no error for an answer ran into; every later call says it.
+    fault: Mutex<Option<String>>,
+}
+
+impl<P> Guarded<P> {
+    /// Puts a guard before a plugin.
+    pub fn new(who: Who, plugin: P) -> Self {
+        Guarded { who, plugin, fault: Mutex::new(None) }
+    }
+
+    fn call<R>(&self, code: impl FnOnce(&P) -> Result<R>) -> Result<R> {
+        match self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            Some(message) => Err(self.who.error(message)),
+            None => self.who.run(|| code(&self.plugin)),
+        }
+    }
+
+    /// Asks what has no error for an answer; after a panic, the next call that can fail does.
+    fn ask<R>(&self, code: impl FnOnce(&P) -> R, fallback: R) -> R {
+        self.who.run(|| Ok(code(&self.plugin))).unwrap_or_else(|error| {
+            if let Error::Plugin { message, .. } = error {
+                *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+            }
+            fallback
+        })
+    }
+}
+
+impl<P: fmt::Debug> fmt::Debug for Guarded<P> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.plugin.fmt(f)
+    }
+}
+
+impl<P: Serialize> Serialize for Guarded<P> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.plugin.serialize(serializer)
+    }
+}
+
+/// The methods that typetag adds to a contract.
+macro_rules! same_tag {
+    () => {
+        fn typetag_name(&self) -> &'static str {
+            self.plugin.typetag_name()
+        }
+
+        fn typetag_deserialize(&self) {}
+    };
+}
+
+impl<P: Architecture + Serialize> Architecture for Guarded<P> {
+    same_tag!();
+
+    // Taken for its own: the question after it names the fault.
+    fn recognises(&self, config: &Config) -> bool {
+        self.ask(|plugin| plugin.recognises(config), true)
+    }
+
+    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+        self.call(|plugin| plugin.blueprint(evidence))
+    }
+}
+
+impl<P: Axis + Serialize> Axis for Guarded<P> {
+    same_tag!();
+
+    fn groups(&self, blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
+        self.call(|plugin| plugin.groups(blueprint))
+    }
+
+    fn multiple_of(&self) -> Option<usize> {
+        self.ask(Axis::multiple_of, None)
+    }
+}
+
+impl<P: Importance + Serialize> Importance for Guarded<P> {
+    same_tag!();
+
+    fn need(&self, group: &PruneGroup) -> Option<Need> {
+        self.ask(|plugin| plugin.need(group), Some(Need::Sites(Vec::new())))
+    }
+
+    fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
+        let scorer = self.call(|plugin| plugin.scorer(group))?;
+        Ok(Box::new(GuardedScorer { who: self.who, scorer }))
+    }
+}
+
+#[derive(Debug)]
+struct GuardedScorer {
+    who: Who,
+    scorer: Box<dyn Scorer>,
+}
+
+impl Scorer for GuardedScorer {
+    fn observe(&mut self, observation: &Observation) -> Result<()> {
+        self.who.run(|| self.scorer.observe(observation))
+    }
+
+    // One number that no scorer has: taking it in again is an error.
+    fn state(&self) -> Vec<f64> {
+        self.who.run(|| Ok(self.scorer.state())).unwrap_or_else(|_| vec![f64::NAN])
+    }
+
+    fn absorb(&mut self, state: &[f64]) -> Result<()> {
+        self.who.run(|| self.scorer.absorb(state))
+    }
+
+    fn finish(&self) -> Result<Vec<f32>> {
+        self.who.run(|| self.scorer.finish())
+    }
+}
+
+impl<P: Allocator + Serialize> Allocator for Guarded<P> {
+    same_tag!();
+
+    fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>> {
+        self.call(|plugin| plugin.allocate(space, rankings, blueprint))
+    }
+}
+
+impl<P: Healing + Serialize> Healing for Guarded<P> {
+    same_tag!();
+
+    fn heal(&self, patient: &mut Patient) -> Result<()> {
+        self.call(|plugin| plugin.heal(patient))
+    }
+}
+
+impl<P: LogitLoss + Serialize> LogitLoss for Guarded<P> {
+    same_tag!();
+
+    fn teacher(&self) -> TeacherNeed {
+        self.ask(LogitLoss::teacher, TeacherNeed::Nothing)
+    }
+
+    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, labels_n: &Tensor) -> Result<Tensor> {
+        self.call(|plugin| plugin.rows(student_nv, teacher_nv, labels_n))
+    }
+}
+
+impl<P: StateLoss + Serialize> StateLoss for Guarded<P> {
+    same_tag!();
+
+    fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>> {
+        self.call(|plugin| plugin.pairs(student, teacher))
+    }
+
+    fn lifts(&self) -> bool {
+        self.ask(StateLoss::lifts, false)
+    }
+
+    fn loss(&self, student: &States, teacher: &States) -> Result<Tensor> {
+        self.call(|plugin| plugin.loss(student, teacher))
+    }
+}
+
+impl<P: Evaluator + Serialize> Evaluator for Guarded<P> {
+    same_tag!();
+
+    fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
+        self.call(|plugin| plugin.evaluate(subject))
+    }
+}
+
+impl<P: Corpus + Serialize> Corpus for Guarded<P> {
+    same_tag!();
+
+    fn extensions(&self) -> &'static [&'static str] {
+        self.ask(Corpus::extensions, &[])
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.ask(Corpus::files, Vec::new())
+    }
+
+    fn documents(&self, seed: u64) -> Result<Documents<'_>> {
+        let documents = self.who.run(|| self.plugin.documents(seed))?;
+        Ok(Box::new(GuardedDocuments { who: self.who, documents }))
+    }
+
+    fn documents_from(&self, seed: u64, n_items: u64) -> Result<Documents<'_>> {
+        let documents = self.who.run(|| self.plugin.documents_from(seed, n_items))?;
+        Ok(Box::new(GuardedDocuments { who: self.who, documents }))
+    }
+}
+
+struct GuardedDocuments<'a> {
+    who: Who,
+    documents: Documents<'a>,
+}
+
+impl Iterator for GuardedDocuments<'_> {
+    type Item = Result<Document>;
+
+    fn next(&mut self) -> Option<Result<Document>> {
+        self.who.run(|| self.documents.next().transpose()).transpose()
+    }
+}

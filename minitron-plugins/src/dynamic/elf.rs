@@ -1,0 +1,50 @@
+//! What a file is, from its first bytes: what the system's loader says of other files helps nobody.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use minitron_core::error::{IoContext, Result};
+
+/// Offsets in the header of an ELF file.
+const CLASS: usize = 4;
+const TYPE: usize = 16;
+const MACHINE: usize = 18;
+/// A shared object.
+const SHARED: u16 = 3;
+
+/// Why a file cannot be a library for this machine; none where it may be one.
+pub fn objection(path: &Path) -> Result<Option<String>> {
+    let mut header = Vec::with_capacity(64);
+    File::open(path).at_path(path)?.take(64).read_to_end(&mut header).at_path(path)?;
+    let word = |at: usize| header.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    if !header.starts_with(b"\x7fELF") || word(MACHINE).is_none() {
+        return Ok(Some("not a library: expected an ELF shared object".into()));
+    }
+    if header.get(CLASS) != Some(&2) || word(MACHINE) != Some(host()) {
+        let found = word(MACHINE).map_or("none", machine);
+        return Ok(Some(format!(
+            "built for another processor: expected {}, got {found}; build it on, or for, this machine",
+            machine(host())
+        )));
+    }
+    if word(TYPE) != Some(SHARED) {
+        return Ok(Some("not a library: a program or an object file; expected crate-type = [\"cdylib\"]".into()));
+    }
+    Ok(None)
+}
+
+fn host() -> u16 {
+    if cfg!(target_arch = "aarch64") { 183 } else { 62 }
+}
+
+fn machine(number: u16) -> &'static str {
+    match number {
+        62 => "x86_64",
+        183 => "aarch64",
+        243 => "riscv64",
+        3 => "x86",
+        40 => "arm",
+        _ => "an unknown one",
+    }
+}
