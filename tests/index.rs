@@ -13,6 +13,8 @@ mod cli;
 mod interop;
 /// One test per kind of damaged input.
 mod malformed;
+/// Plugins that are opened while running, and crates to begin one with.
+mod plugins;
 /// What a training outlives: signals, kills, a full disk.
 mod survival;
 /// The invariants of ARCHITECTURE.md that can be read off the sources.

@@ -1,7 +1,7 @@
 //! What a file is, from its first bytes: what the system's loader says of other files helps nobody.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use minitron_core::error::{IoContext, Result};
@@ -31,7 +31,29 @@ pub fn objection(path: &Path) -> Result<Option<String>> {
     if word(TYPE) != Some(SHARED) {
         return Ok(Some("not a library: a program or an object file; expected crate-type = [\"cdylib\"]".into()));
     }
+    let needed = extent(path, &header)?;
+    let found = std::fs::metadata(path).at_path(path)?.len();
+    if needed > found {
+        return Ok(Some(format!("cut off: expected at least {needed} bytes, got {found}; copy it again")));
+    }
     Ok(None)
+}
+
+/// Where the last segment that is mapped ends: the loader maps what is beyond the end of a file, too, and touching that ends the
+/// process.
+fn extent(path: &Path, header: &[u8]) -> Result<u64> {
+    let word = |bytes: &[u8], at: usize, n: usize| {
+        let word = bytes.get(at..at.saturating_add(n)).unwrap_or_default();
+        word.iter().rev().fold(0_u64, |value, &byte| value << 8 | u64::from(byte))
+    };
+    let (start, size, n) = (word(header, 32, 8), word(header, 54, 2), word(header, 56, 2));
+    let end = start.saturating_add(size.saturating_mul(n));
+    let mut file = File::open(path).at_path(path)?;
+    file.seek(SeekFrom::Start(start)).at_path(path)?;
+    let mut table = Vec::new();
+    file.take(size.saturating_mul(n)).read_to_end(&mut table).at_path(path)?;
+    let segments = table.chunks(usize::try_from(size).unwrap_or(1).max(1));
+    Ok(segments.map(|segment| word(segment, 8, 8).saturating_add(word(segment, 32, 8))).fold(end, u64::max))
 }
 
 fn host() -> u16 {

@@ -1,5 +1,6 @@
 //! A library from file to descriptors.
 
+use std::error::Error as _;
 use std::path::Path;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -50,7 +51,7 @@ fn load(path: &Path) -> Result<Library> {
     // SAFETY: opening runs the library's initialisers, which is what naming it on the command line asks for; those of the
     // plugin macros only link their descriptors up.
     unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|refusal| {
-        let text = refusal.to_string();
+        let text = refusal.source().map_or_else(|| refusal.to_string(), ToString::to_string);
         let message = match text.contains("libtorch") || text.contains("libc10") {
             true => format!("it needs a libtorch that is not here: {text}; build it with this program's own LIBTORCH"),
             false => format!("the system cannot open it: {text}"),

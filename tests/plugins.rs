@@ -1,0 +1,339 @@
+#![allow(clippy::unwrap_used)] // Set-up of tests: what fails here is the test's own fault.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use minitron::{
+    add_demo_tokenizer, binary, minitron, python, registry, some_ids, tiny_llama, with_context,
+    with_demo_vocabulary, write_tiny,
+};
+use minitron_core::blueprint::ModelFolder;
+use minitron_core::model::{LoadOptions, NoTap, Transformer};
+use minitron_core::pipeline::{ScoreOptions, score};
+use minitron_core::registry::{Handshake, Kind, Registry};
+use tempfile::TempDir;
+
+/// The same source as in the library: here it is linked.
+#[path = "../examples/plugins/src/mean_power.rs"]
+mod mean_power;
+
+/// The examples as a library.
+fn examples() -> PathBuf {
+    binary().with_file_name("libminitron_examples.so")
+}
+
+/// A command's standard error, with the folder's name taken out; it must fail with this code.
+fn refusal(dir: &TempDir, args: &[&str], code: i32) -> String {
+    let output = minitron(args).unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).replace(&dir.path().display().to_string(), "DIR");
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+    text.trim().to_owned()
+}
+
+fn succeed(args: &[&str]) {
+    let output = minitron(args).unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A model, a text, and the words for them.
+fn desk() -> (TempDir, String, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    write_tiny(&model, &with_demo_vocabulary(tiny_llama()), 3).unwrap();
+    add_demo_tokenizer(&model).unwrap();
+    let text = dir.path().join("text.txt");
+    fs::write(&text, minitron::some_text()).unwrap();
+    let words = |path: &Path| path.display().to_string();
+    (dir, words(&model), words(&text))
+}
+
+#[test]
+fn a_linked_and_an_opened_plugin_give_the_same_bytes() {
+    let (dir, model, text) = desk();
+    let out = |name: &str| dir.path().join(name).display().to_string();
+    let (linked, opened) = (out("linked.safetensors"), out("opened.safetensors"));
+    let options = ScoreOptions {
+        model: model.clone(),
+        data: vec![text.parse().unwrap()],
+        metrics: vec!["mean_power:power=1.5".parse().unwrap()],
+        samples: 8,
+        seq_len: Some(32),
+        ..ScoreOptions::default()
+    };
+    assert!(registry().find(Kind::Importance, "mean_power").is_ok());
+    with_context(false, |context| score(context, &options, Path::new(&linked))).unwrap();
+    let library = examples().display().to_string();
+    succeed(&[
+        "--plugin", &library, "score", &model, "--data", &text, "--metric", "mean_power:power=1.5", "--samples", "8",
+        "--seq-len", "32", "--out", &opened,
+    ]);
+    assert!(fs::read(linked).unwrap() == fs::read(opened).unwrap());
+}
+
+#[test]
+fn every_kind_of_opened_plugin_does_its_part() {
+    let (dir, model, text) = desk();
+    let library = examples().display().to_string();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let with = |args: &[&str]| succeed(&[&["--plugin", library.as_str(), "--quiet"], args].concat());
+    succeed(&["plugins", "check", &library]);
+    let (scores, student) = (at("scores.safetensors"), at("student"));
+    with(&["score", &model, "--data", &text, "--metric", "activation", "--samples", "8", "--out", &scores]);
+    with(&[
+        "prune", &model, "--scores", &scores, "--axis", "mlp_tiles:tile=8", "--allocator", "half_mlp", "--heal",
+        "norm_keeping", "--out", &student,
+    ]);
+    let distilled = at("distilled");
+    with(&[
+        "distill", "--teacher", &model, "--student", &student, "--data", &text, "--loss", "skew_kl", "--loss",
+        "log_cosh:weight=0.1", "--tokens", "256", "--seq-len", "32", "--batch-size", "2", "--out", &distilled,
+    ]);
+    let paragraphs = at("text.paragraphs");
+    fs::write(&paragraphs, "One day, the cat saw a dog.\n\nThe dog saw the cat.\n".repeat(20)).unwrap();
+    with(&["eval", &distilled, "--data", &paragraphs, "--evaluator", "token_accuracy", "--seq-len", "16"]);
+}
+
+#[test]
+fn a_recipe_names_its_libraries_and_pins_them() {
+    let (dir, model, text) = desk();
+    let recipe = |pin: &str| {
+        let text = format!(
+            "[plugins]\nmine = {{ path = \"{}\"{pin} }}\n[[stages]]\nname = \"scores\"\ndo = \"score\"\n\
+             model = \"{model}\"\ndata = [\"{text}\"]\nmetrics = [{{ type = \"mean_power\" }}]\nsamples = 4\nseq_len = 32\n",
+            examples().display()
+        );
+        let path = dir.path().join("recipe.toml");
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let out = dir.path().join("run").display().to_string();
+    let digest = minitron_core::digest::of_file(&examples()).unwrap();
+    succeed(&["run", &recipe(&format!(", sha256 = \"{digest}\"")), "--out", &out]);
+    let wrong = recipe(", sha256 = \"00\"");
+    let text = refusal(&dir, &["run", &wrong, "--out", &out], 1);
+    assert!(text.contains("sha256: expected 00, got ") && text.contains("libminitron_examples.so"), "{text}");
+    let stray = recipe(", sha = \"00\"");
+    assert!(refusal(&dir, &["run", &stray, "--out", &out], 2).contains("unknown field `sha`"));
+}
+
+/// A library of the example's bytes with some of them changed.
+fn patched(dir: &TempDir, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut bytes = fs::read(examples()).unwrap();
+    change(&mut bytes);
+    let path = dir.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    path.display().to_string()
+}
+
+/// Where the handshake lies in the library's file: its first bytes and the core's version.
+fn handshake_at(bytes: &[u8]) -> usize {
+    let core = Handshake::OURS.fields()[1].1.clone();
+    let magic = b"minitron plugin\0";
+    let is_here = |at: &usize| {
+        bytes[*at..].starts_with(magic) && bytes.get(at + 24..).is_some_and(|rest| rest.starts_with(core.as_bytes()))
+    };
+    (0..bytes.len() - magic.len()).find(is_here).unwrap()
+}
+
+#[test]
+fn what_is_no_plugin_of_this_build_is_refused_by_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |library: &str| refusal(&dir, &["plugins", "check", library], 1);
+    let text = dir.path().join("text.so").display().to_string();
+    fs::write(&text, "not a library").unwrap();
+    insta::assert_snapshot!(
+        check(&text),
+        @"error: plugin: `text.so` (DIR/text.so): not a library: expected an ELF shared object"
+    );
+    let other = patched(&dir, "other.so", |bytes| bytes[18] = 183);
+    insta::assert_snapshot!(
+        check(&other),
+        @"error: plugin: `other.so` (DIR/other.so): built for another processor: expected x86_64, got aarch64; build it on, or for, this machine"
+    );
+    let absent = dir.path().join("absent.so").display().to_string();
+    assert!(check(&absent).contains("absent.so: No such file"), "{}", check(&absent));
+    let cut = patched(&dir, "cut.so", |bytes| bytes.truncate(4096));
+    assert!(check(&cut).contains("cut off: expected at least "), "{}", check(&cut));
+
+    let older = patched(&dir, "older.so", |bytes| {
+        let at = handshake_at(bytes);
+        bytes[at + 24..at + 29].copy_from_slice(b"0.0.9");
+    });
+    let text = check(&older);
+    assert!(text.contains("built otherwise than this program: core: this program has 0.1.0+"), "{text}");
+    assert!(text.contains(", the library 0.0.9+") && text.contains("rebuild it against this core"), "{text}");
+    let contract = patched(&dir, "contract.so", |bytes| {
+        let at = handshake_at(bytes);
+        bytes[at + 16] = 9;
+    });
+    assert!(check(&contract).contains("contract: this program has 1 "), "{}", check(&contract));
+    let foreign = patched(&dir, "foreign.so", |bytes| {
+        let at = handshake_at(bytes);
+        bytes[at..at + 8].copy_from_slice(b"mini-me ");
+    });
+    assert!(check(&foreign).contains("magic: this program has minitron plugin"), "{}", check(&foreign));
+}
+
+#[test]
+fn libraries_of_others_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(at("empty.rs"), "").unwrap();
+    let rustc = |args: &[&str]| {
+        let output = Command::new("rustc").current_dir(dir.path()).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    rustc(&["--crate-type", "cdylib", "-o", "plain.so", "empty.rs"]);
+    insta::assert_snapshot!(
+        refusal(&dir, &["plugins", "check", &at("plain.so")], 1),
+        @"error: plugin: `plain.so` (DIR/plain.so): no MINITRON_HANDSHAKE in it: not a plugin of minitron; call minitron_core::export_plugins!()"
+    );
+    // One that needs a libtorch which goes away.
+    rustc(&["--crate-type", "cdylib", "-o", "libtorch_gone.so", "empty.rs"]);
+    rustc(&[
+        "--crate-type", "cdylib", "-o", "needy.so", "-C", "link-arg=-Wl,--no-as-needed", "-C", "link-arg=-L.", "-C",
+        "link-arg=-l:libtorch_gone.so", "empty.rs",
+    ]);
+    fs::remove_file(at("libtorch_gone.so")).unwrap();
+    let text = refusal(&dir, &["plugins", "check", &at("needy.so")], 1);
+    assert!(text.contains("it needs a libtorch that is not here: libtorch_gone.so"), "{text}");
+    // Two libraries with the same plugins.
+    let (one, two) = (examples().display().to_string(), patched(&dir, "again.so", |_| ()));
+    let text = refusal(&dir, &["--plugin", &one, "--plugin", &two, "plugins", "list"], 1);
+    assert!(text.contains("another ") && text.contains(" plugin of that tag comes from minitron-examples"), "{text}");
+    // The search path opens each once, whoever names it too.
+    let searched = Command::new(binary())
+        .args(["--plugin", &two, "plugins", "list", "--json"])
+        .env("MINITRON_PLUGIN_PATH", format!(":{}", dir.path().display()))
+        .output()
+        .unwrap();
+    assert_eq!(searched.status.code(), Some(1));
+    fs::remove_file(at("plain.so")).unwrap();
+    fs::remove_file(at("needy.so")).unwrap();
+    let searched = Command::new(binary())
+        .args(["--plugin", &two, "plugins", "list", "--json"])
+        .env("MINITRON_PLUGIN_PATH", format!(":{}", dir.path().display()))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&searched.stdout).into_owned();
+    assert!(searched.status.success() && text.contains("skew_kl"), "{}", String::from_utf8_lossy(&searched.stderr));
+}
+
+/// The guide's first chapter, step by step, outside the repository; then the same plugin with a mistake.
+#[test]
+fn a_new_plugin_builds_passes_and_runs_as_it_is_and_its_panic_is_an_error() {
+    let (dir, model, text) = desk();
+    let crate_dir = dir.path().join("my-metric");
+    let here = crate_dir.display().to_string();
+    succeed(&["plugins", "new", "importance", &here]);
+    assert!(refusal(&dir, &["plugins", "new", "importance", &here], 2).contains("there is something already"));
+    // The cargo of this build's target folder, so that what is compiled stays for the next time.
+    let target = binary().ancestors().nth(2).unwrap().to_path_buf();
+    let cargo = |args: &[&str]| {
+        let output = Command::new("cargo")
+            .current_dir(&crate_dir)
+            .args(args)
+            .args(["--release", "--offline"])
+            .env("CARGO_TARGET_DIR", &target)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    cargo(&["test"]);
+    cargo(&["build"]);
+    let library = binary().with_file_name("libmy_metric.so").display().to_string();
+    succeed(&["plugins", "check", &library]);
+    let out = dir.path().join("scores.safetensors").display().to_string();
+    let score = ["--plugin", &library, "score", &model, "--data", &text, "--metric", "my_metric", "--samples", "4"];
+    let score = [&score[..], &["--seq-len", "32", "--out", &out, "--force"]].concat();
+    succeed(&score);
+
+    let code = crate_dir.join("src/my_metric.rs");
+    let broken = fs::read_to_string(&code).unwrap().replace(
+        "        // One number per window and unit;",
+        "        assert!(self.power < 0.0, \"power is {}\", self.power);\n        // One number per window and unit;",
+    );
+    fs::write(&code, broken).unwrap();
+    cargo(&["build"]);
+    let said = refusal(&dir, &score, 1);
+    assert!(said.ends_with("error: plugin: `my_metric` (my_metric 0.1.0): it panicked: power is 1"), "{said}");
+}
+
+/// Every other kind's crate is written, with names of its own; the example that it starts from is built above.
+#[test]
+fn every_kind_has_a_crate_to_start_from() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in Kind::ALL {
+        let at = dir.path().join(format!("own-{}", kind.name().replace('_', "-")));
+        succeed(&["plugins", "new", kind.name(), &at.display().to_string()]);
+        let tag = format!("own_{}", kind.name());
+        let code = fs::read_to_string(at.join(format!("src/{tag}.rs"))).unwrap();
+        let camel: String = kind.name().split('_').map(|w| w[..1].to_uppercase() + &w[1..]).collect();
+        assert!(code.contains(&format!("for Own{camel} {{")) && code.contains(&format!("tag: \"{tag}\"")), "{code}");
+    }
+    let bad = dir.path().join("Bad Name").display().to_string();
+    assert!(refusal(&dir, &["plugins", "new", "loss", &bad], 2).contains("the folder gives the plugin its name"));
+}
+
+const QWEN2: &str = r#"
+import sys, torch, numpy as np
+from transformers import Qwen2Config, Qwen2ForCausalLM
+job, folder = sys.argv[1:3]
+if job == "make":
+    torch.manual_seed(1)
+    config = Qwen2Config(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=8,
+        num_key_value_heads=4, vocab_size=512, max_position_embeddings=64, rope_theta=1e6, initializer_range=0.2,
+        tie_word_embeddings=True)
+    model = Qwen2ForCausalLM(config)
+    for name, p in model.named_parameters():
+        if name.endswith("bias"): torch.nn.init.normal_(p, std=0.5)
+    model.save_pretrained(folder)
+else:
+    model, info = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    ids = torch.from_numpy(np.load(sys.argv[3]))
+    with torch.no_grad(): np.save(sys.argv[4], model.eval()(input_ids=ids).logits.numpy())
+"#;
+
+#[test]
+fn a_family_of_a_library_is_transformers_own_whole_and_pruned() {
+    let Some(python) = python() else {
+        std::io::Write::write_all(&mut std::io::stderr(), b"absent, not tested: transformers\n").ok();
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let run = |args: &[&str]| {
+        let output = Command::new(&python).args(["-c", QWEN2]).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(&["make", &at("whole")]);
+    add_demo_tokenizer(Path::new(&at("whole"))).unwrap();
+    fs::write(at("text.txt"), minitron::some_text()).unwrap();
+    let library = examples().display().to_string();
+    let with = |args: &[&str]| succeed(&[&["--plugin", library.as_str(), "--quiet"], args].concat());
+    with(&["score", &at("whole"), "--data", &at("text.txt"), "--samples", "8", "--out", &at("scores.safetensors")]);
+    with(&[
+        "prune", &at("whole"), "--scores", &at("scores.safetensors"), "--hidden", "48", "--mlp", "64", "--kv-heads",
+        "2", "--layers", "2", "--out", &at("pruned"),
+    ]);
+    let ids = some_ids(2, 20, 512, 1).unwrap();
+    ids.write_npy(at("ids.npy")).unwrap();
+    // One of its plugins is linked here, too.
+    let opened = minitron_plugins::open(&examples()).unwrap();
+    let opened = opened.into_iter().filter(|plugin| plugin.kind == Kind::Architecture).collect();
+    let registry: Registry = registry().with_library(String::new(), opened).unwrap();
+    for name in ["whole", "pruned"] {
+        run(&["logits", &at(name), &at("ids.npy"), &at("logits.npy")]);
+        let theirs = tch::Tensor::read_npy(at("logits.npy")).unwrap();
+        let folder = ModelFolder::open(Path::new(&at(name)), &registry).unwrap();
+        assert_eq!(folder.blueprint.architecture, "qwen2");
+        let model =
+            Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, LoadOptions::default()).unwrap();
+        let ours = model.logits(&model.hidden(&ids, &mut NoTap, None).unwrap()).unwrap();
+        let difference = (&ours - &theirs).abs().max().double_value(&[]);
+        assert!(difference <= 1e-4 && difference.is_finite(), "{name}: {difference:e}");
+        assert!(theirs.abs().max().double_value(&[]) > 1.0);
+    }
+}
