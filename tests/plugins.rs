@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{
-    add_demo_tokenizer, binary, minitron, python, registry, some_ids, tiny_llama, with_context,
+    add_demo_tokenizer, binary, minitron, python, registry, root, some_ids, tiny_llama, with_context,
     with_demo_vocabulary, write_tiny,
 };
 use minitron_core::blueprint::ModelFolder;
+use minitron_core::calibrate::Scores;
+use minitron_core::contract::{LogitLoss, StateLoss, States};
 use minitron_core::model::{LoadOptions, NoTap, Transformer};
 use minitron_core::pipeline::{ScoreOptions, score};
 use minitron_core::registry::{Handshake, Kind, Registry};
+use tch::Tensor;
 use tempfile::TempDir;
 
 /// The same source as in the library: here it is linked.
@@ -336,4 +339,149 @@ fn a_family_of_a_library_is_transformers_own_whole_and_pruned() {
         assert!(difference <= 1e-4 && difference.is_finite(), "{name}: {difference:e}");
         assert!(theirs.abs().max().double_value(&[]) > 1.0);
     }
+}
+
+#[test]
+fn recipes_are_checked_before_they_run_and_described_by_a_schema() {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(root().join("examples/recipes")).unwrap() {
+        succeed(&["recipe", "check", &entry.unwrap().path().display().to_string()]);
+    }
+    let recipe = |metrics: &str| {
+        let path = dir.path().join("recipe.toml");
+        let stage = "[[stages]]\nname = \"a\"\ndo = \"score\"\nmodel = \"m\"\n";
+        fs::write(&path, format!("{stage}metrics = [{metrics}]\n")).unwrap();
+        path.display().to_string()
+    };
+    insta::assert_snapshot!(
+        refusal(&dir, &["recipe", "check", &recipe("{ type = \"activation\", as = \"a\", seq = \"median\" }")], 2),
+        @"error: stages[0] (a): metrics: recipe: importance `activation`: unknown variant `median`, expected one of `mean`, `l2`, `var`"
+    );
+    let unknown = refusal(&dir, &["recipe", "check", &recipe("{ type = \"skew_kl\" }")], 2);
+    assert!(unknown.contains("stages[0] (a): metrics: recipe: no importance plugin is called `skew_kl`; known: "));
+    let library = examples().display().to_string();
+    let output = minitron(&["--plugin", &library, "recipe", "schema"]).unwrap();
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let losses = schema["$defs"]["losses"]["oneOf"].as_array().unwrap();
+    let skewed = losses.iter().find(|loss| loss["properties"]["type"]["const"] == "skew_kl").unwrap();
+    assert!(skewed["properties"]["share"]["description"].as_str().unwrap().contains("share of the mixture"));
+    assert_eq!(skewed["properties"]["share"]["maximum"], 1.0);
+    assert_eq!(skewed["additionalProperties"], false);
+    assert_eq!(schema["properties"]["stages"]["items"]["oneOf"].as_array().unwrap().len(), 6);
+}
+
+/// The templates of examples/pytorch, saved by the PyTorch that is installed.
+fn scripts(dir: &Path) -> Option<[String; 4]> {
+    let Some(python) = python() else {
+        std::io::Write::write_all(&mut std::io::stderr(), b"absent, not tested: PyTorch\n").ok();
+        return None;
+    };
+    Some(["importance", "loss", "state_loss", "healing"].map(|name| {
+        let script = root().join(format!("examples/pytorch/{name}.py"));
+        let path = dir.join(format!("{name}.pt"));
+        let output = Command::new(&python).arg(script).arg(&path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        path.display().to_string()
+    }))
+}
+
+/// Value and gradient of a scalar.
+fn with_gradient(x: &Tensor, value: impl Fn(&Tensor) -> Tensor) -> (Tensor, Tensor) {
+    let leaf = x.copy().set_requires_grad(true);
+    let value = value(&leaf);
+    value.sum(tch::Kind::Double).backward();
+    (value.detach(), leaf.grad())
+}
+
+fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
+    let (difference, size) = ((ours - theirs).abs().max().double_value(&[]), theirs.abs().max().double_value(&[]));
+    assert!(size > 0.0 && difference <= tolerance * size, "{what}: {difference:e} of {size}");
+}
+
+#[test]
+fn losses_in_pytorch_are_their_twins_in_rust_with_their_gradients() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some([_, loss, state_loss, _]) = scripts(dir.path()) else { return };
+    let registry = registry();
+    let numbers = |shape: &[i64], phase: f64| {
+        let values = Tensor::arange(shape.iter().product::<i64>(), (tch::Kind::Double, tch::Device::Cpu));
+        (((values * 0.7 + phase).sin()) * 3.0).view(shape)
+    };
+    let labels_n = Tensor::from_slice(&[0i64, 6, 3, 1]);
+    let (student_nv, teacher_nv) = (numbers(&[4, 11], 0.0), numbers(&[4, 11], 1.0));
+    let run = |spec: &str| {
+        let loss = registry.build::<dyn LogitLoss>(&spec.parse().unwrap()).unwrap();
+        // Several times: TorchScript changes how it runs a graph after some calls.
+        let runs: Vec<_> = (0..4)
+            .map(|_| with_gradient(&student_nv, |x| loss.rows(x, Some(&teacher_nv), &labels_n).unwrap()))
+            .collect();
+        for (value, gradient) in &runs {
+            assert!(value.equal(&runs[0].0) && gradient.equal(&runs[0].1), "{spec} changes with the number of calls");
+        }
+        runs.into_iter().next().unwrap()
+    };
+    let (ours, theirs) = (run("forward_kl"), run(&format!("torchscript:path={loss}")));
+    assert_close("loss", &theirs.0, &ours.0, 1e-12);
+    assert_close("gradient", &theirs.1, &ours.1, 1e-12);
+
+    let (student, teacher) = (numbers(&[2, 5, 8], 0.0), numbers(&[2, 5, 8], 1.0));
+    let run = |spec: &str| {
+        let loss = registry.build::<dyn StateLoss>(&spec.parse().unwrap()).unwrap();
+        fn states(x_btc: &Tensor) -> States<'_> {
+            States { x_btc, seen_bt: None, causal: true, head_dim: 4 }
+        }
+        with_gradient(&student, |x| loss.loss(&states(x), &states(&teacher)).unwrap())
+    };
+    let (ours, theirs) = (run("hidden_state"), run(&format!("torchscript_states:path={state_loss}")));
+    assert_close("loss on states", &theirs.0, &ours.0, 1e-6);
+    assert_close("its gradient", &theirs.1, &ours.1, 1e-6);
+}
+
+#[test]
+fn metrics_and_healings_in_pytorch_are_their_twins_in_rust() {
+    let (dir, model, text) = desk();
+    let Some([importance, loss, _, healing]) = scripts(dir.path()) else { return };
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let library = examples().display().to_string();
+    let scores = at("scores.safetensors");
+    let scripted = format!("torchscript:path={importance}");
+    succeed(&[
+        "score", &model, "--data", &text, "--metric", "activation:batch=l2,seq=mean", "--metric", &scripted, "--metric",
+        "block_influence", "--samples",
+        "8", "--seq-len", "32", "--out", &scores,
+    ]);
+    let read = Scores::load(Path::new(&scores)).unwrap();
+    let mut n_groups = 0;
+    for (name, theirs) in read.by_name.iter().filter(|(name, _)| name.starts_with("torchscript/")) {
+        let ours = &read.by_name[&name.replace("torchscript/", "activation/")];
+        n_groups += 1;
+        for (a, b) in ours.iter().zip(theirs) {
+            assert!((a - b).abs() <= 1e-6 * a.abs(), "{name}: {a} {b}");
+        }
+    }
+    assert!(n_groups > 6, "{n_groups}");
+
+    let weights = |heal: &str, out: &str| {
+        succeed(&[
+            "--plugin", &library, "prune", &model, "--scores", &scores, "--by", "activation", "--mlp", "24", "--hidden",
+            "24", "--layers", "2", "--heal", heal, "--out", &at(out),
+        ]);
+        fs::read(dir.path().join(out).join("model.safetensors")).unwrap()
+    };
+    let (ours, theirs) = (weights("norm_keeping", "ours"), weights(&format!("torchscript:path={healing}"), "theirs"));
+    assert!(ours == theirs);
+
+    // Mistakes are answered by what they are.
+    let metric = |path: &str| {
+        let spec = format!("torchscript:path={path}");
+        let args = ["score", &model, "--data", &text, "--metric", &spec, "--samples", "4", "--seq-len", "32", "--out"];
+        let output = minitron(&[&args[..], &[&at("none.safetensors"), "--quiet"]].concat()).unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(metric("").contains("path: expected a file that torch.jit.script"), "{}", metric(""));
+    assert!(metric(&at("absent.pt")).contains("absent.pt: no such file"), "{}", metric(&at("absent.pt")));
+    assert!(metric(&text).contains("text.txt: not a TorchScript file"), "{}", metric(&text));
+    let said = metric(&loss);
+    assert!(said.contains("loss.pt: `observe`: ") && !said.contains("panicked"), "{said}");
 }

@@ -23,7 +23,7 @@ pub struct Arguments {
 }
 
 /// What every command takes.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub struct Common {
     /// Where models compute: auto, cpu, cuda or cuda:N
     #[arg(long, global = true, default_value = "auto")]
@@ -71,6 +71,12 @@ pub enum Command {
     Distill(Distill),
     /// Continue a prompt
     Generate(Generate),
+    /// Whether a recipe can be meant, and what recipes may hold
+    Recipe {
+        /// check or schema
+        #[command(subcommand)]
+        command: RecipeCommand,
+    },
     /// The stages of a recipe, those left out whose inputs did not change
     Run(Run),
     /// The whole job on a bundled grammar of stories: train, score, prune, distil, evaluate
@@ -112,6 +118,18 @@ pub enum Plugins {
         /// The library
         library: PathBuf,
     },
+}
+
+/// `recipe`
+#[derive(Debug, Subcommand)]
+pub enum RecipeCommand {
+    /// Read a recipe and build every plugin that it names, without running anything
+    Check {
+        /// The TOML file
+        file: PathBuf,
+    },
+    /// JSON Schema of recipes with the plugins there are, for editors that complete TOML
+    Schema,
 }
 
 /// How files are read.

@@ -10,6 +10,7 @@ mod evaluators;
 mod healings;
 mod importance;
 mod losses;
+mod script;
 
 pub use defaults::BuiltIn;
 pub use dynamic::{check_opened, find, handshake, make_cuda_visible, open};

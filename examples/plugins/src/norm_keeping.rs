@@ -25,14 +25,7 @@ impl Healing for NormKeeping {
         for layer in 0..patient.n_layers() {
             let (role, slot) = (Role::Down, Slot::Weight);
             let student_ef = patient.read(role, slot, Some(layer))?;
-            let teacher_ef = {
-                let source = patient.source_layer(layer);
-                let spec = patient.teacher_blueprint().find(role, slot, Some(source));
-                match spec {
-                    Some(spec) => patient.teacher().read(&spec.name())?,
-                    None => continue,
-                }
-            };
+            let teacher_ef = patient.read_teacher(role, slot, Some(layer))?;
             let norm = |t: &tch::Tensor| Ok::<_, tch::TchError>(t.f_norm()?.f_double_value(&[])?);
             let (ours, theirs) = (norm(&student_ef)?, norm(&teacher_ef)?);
             if ours > 0.0 && ours != theirs {

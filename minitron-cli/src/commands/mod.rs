@@ -8,6 +8,7 @@ mod inspect;
 mod new_plugin;
 mod plugins;
 mod prune;
+mod recipe;
 mod run;
 mod score;
 mod train;
@@ -28,6 +29,7 @@ pub fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Train(args) => train::run(common, args),
         Command::Distill(args) => distill::run(common, args),
         Command::Generate(args) => generate::run(common, args),
+        Command::Recipe { command } => recipe::run(common, command),
         Command::Run(args) => run::run(common, args),
         Command::Demo(args) => demo::run(common, args),
     }

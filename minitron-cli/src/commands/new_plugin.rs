@@ -69,7 +69,7 @@ pub fn new(common: &Common, kind: Kind, dir: &Path) -> Result<()> {
         (&format!("src/{tag}.rs"), code),
         ("README.md", readme(kind, &tag, &library)),
     ];
-    for (name, text) in &files {
+    for (name, text) in files.iter().filter(|(_, text)| !text.is_empty()) {
         let path = dir.join(name);
         let parent = path.parent().unwrap_or(dir);
         std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
@@ -140,8 +140,8 @@ overflow-checks = true
 
 /// The libtorch of this program.
 fn cargo_config() -> String {
-    let libtorch = option_env!("LIBTORCH").unwrap_or_default();
-    format!("# A LIBTORCH of your own comes first.\n[env]\nLIBTORCH = \"{libtorch}\"\n")
+    let line = |libtorch| format!("# A LIBTORCH of your own comes first.\n[env]\nLIBTORCH = \"{libtorch}\"\n");
+    option_env!("LIBTORCH").map(line).unwrap_or_default()
 }
 
 fn library_file(kind: Kind, plugin: &str, tag: &str) -> String {

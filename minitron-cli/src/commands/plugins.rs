@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use minitron_core::error::{Error, Result};
-use minitron_core::registry::{Descriptor, PluginSpec};
+use minitron_core::registry::{Descriptor, PluginSpec, Registry};
 use serde_json::{Map, Value, json};
 
 use super::new_plugin::new;
@@ -55,8 +55,8 @@ fn details(descriptor: &Descriptor) -> Value {
 /// Handshake and contract of one library.
 fn check(common: &Common, library: &Path) -> Result<()> {
     let handshake = minitron_plugins::handshake(library)?;
-    let registry = registry(&Common { plugin: Vec::new(), ..common.clone() }, None)?;
-    let registry = registry.with_library(String::new(), minitron_plugins::open(library)?)?;
+    minitron_plugins::link();
+    let registry = Registry::linked()?.with_library(String::new(), minitron_plugins::open(library)?)?;
     let rows = minitron_plugins::check_opened(&registry)?;
     let fields: Map<String, Value> = handshake.fields().into_iter().map(|(k, v)| (k.to_owned(), v.into())).collect();
     output::show(common.json, &json!({ "library": library, "handshake": fields, "plugins": rows }), output::facts_table)

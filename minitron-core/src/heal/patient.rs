@@ -203,6 +203,14 @@ impl<'a> Patient<'a> {
         laid_out(&PrunedView::new(self.teacher(), self.teacher_blueprint(), &plan)?, self.spec(role, slot, layer)?)
     }
 
+    /// The teacher's whole weight, in the layer behind a layer of the student.
+    pub fn read_teacher(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
+        let source = layer.map(|layer| self.source_layer(layer));
+        let spec = self.teacher_blueprint().find(role, slot, source);
+        let missing = || Error::Internal(format!("the teacher has no {role:?} {slot:?} in layer {source:?}"));
+        laid_out(self.teacher(), spec.ok_or_else(missing)?)
+    }
+
     /// Puts a weight in the place of the student's, laid out as [`Patient::read`] gives it.
     ///
     /// # Errors

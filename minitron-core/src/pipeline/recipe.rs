@@ -62,7 +62,7 @@ pub enum StageOptions {
     Generate(GenerateOptions),
 }
 
-const JOBS: [&str; 6] = ["score", "prune", "train", "distill", "eval", "generate"];
+pub(super) const JOBS: [&str; 6] = ["score", "prune", "train", "distill", "eval", "generate"];
 
 impl StageOptions {
     /// The word after `do`.
@@ -162,6 +162,19 @@ fn parse_stage(value: Value, idx: usize) -> Result<Stage> {
     };
     let options = options.map_err(|e| e.at(format!("stages[{idx}] ({name})")))?;
     Ok(Stage { name, options })
+}
+
+/// The options of a job with their defaults.
+pub(super) fn default_options(job: &str) -> Map<String, Value> {
+    let value = match job {
+        "score" => serde_json::to_value(ScoreOptions::default()),
+        "prune" => serde_json::to_value(PruneOptions::default()),
+        "train" => serde_json::to_value(TrainOptions::default()),
+        "distill" => serde_json::to_value(DistillOptions::default()),
+        "eval" => serde_json::to_value(EvalOptions::default()),
+        _ => serde_json::to_value(GenerateOptions::default()),
+    };
+    value.ok().and_then(|value| value.as_object().cloned()).unwrap_or_default()
 }
 
 /// serde's own check of unknown keys does not go together with shared options, so it is done here for all jobs.

@@ -311,6 +311,7 @@ fn identity(
         "teacher_dtype": teacher.and_then(|teaching| teaching.options.teacher_dtype),
         "correct_teacher": teacher.and_then(|teaching| teaching.options.correct_teacher),
         "dtype": format!("{:?}", context.kind),
+        "libraries": context.registry.libraries(),
     })
 }
 

@@ -71,7 +71,22 @@ impl Registry {
                 });
             }
         }
+        self.refuse_shared_losses()?;
         Ok(self)
+    }
+
+    /// `--loss TAG` names losses of both kinds.
+    fn refuse_shared_losses(&self) -> Result<()> {
+        for a in self.of_kind(Kind::Loss) {
+            if let Some(b) = self.of_kind(Kind::StateLoss).find(|b| b.tag == a.tag) {
+                return Err(Error::Plugin {
+                    tag: a.tag.to_owned(),
+                    origin: b.origin.to_owned(),
+                    message: format!("a loss on logits of that tag comes from {}; rename one", a.origin),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// All descriptors.

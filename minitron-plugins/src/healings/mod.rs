@@ -4,3 +4,4 @@ mod bias_compensation;
 mod head_merge;
 mod least_squares;
 mod rotation;
+mod torchscript;

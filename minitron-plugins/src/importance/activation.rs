@@ -50,12 +50,12 @@ minitron_core::plugin! {
 #[typetag::serde(name = "activation")]
 impl Importance for Activation {
     fn need(&self, group: &PruneGroup) -> Option<Need> {
-        let sites = self.sites(group);
+        let sites = sites(group, self.site == NeuronSite::Pre);
         (!sites.is_empty()).then_some(Need::Sites(sites))
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        let sites = self.sites(group);
+        let sites = sites(group, self.site == NeuronSite::Pre);
         let n_moments = sites.len() * group.n_units;
         let moments = vec![Moments::default(); n_moments];
         Ok(Box::new(ActivationScorer {
@@ -68,17 +68,16 @@ impl Importance for Activation {
     }
 }
 
-impl Activation {
-    fn sites(&self, group: &PruneGroup) -> Vec<Site> {
-        match (group.kind(), group.layer) {
-            (MLP, Some(layer_idx)) if self.site == NeuronSite::Pre => vec![Site::MlpPreActivation(layer_idx)],
-            (MLP, Some(layer_idx)) => vec![Site::MlpNeurons(layer_idx)],
-            (HEADS | KV_HEADS, Some(layer_idx)) => vec![Site::AttentionHeads(layer_idx)],
-            (HIDDEN, None) => {
-                (0..group.n_layers).flat_map(|layer| [Site::AttentionInput(layer), Site::MlpInput(layer)]).collect()
-            }
-            _ => Vec::new(),
+/// Where the units of a group are read; nowhere where activations say nothing of them.
+pub(super) fn sites(group: &PruneGroup, before_activation: bool) -> Vec<Site> {
+    match (group.kind(), group.layer) {
+        (MLP, Some(layer_idx)) if before_activation => vec![Site::MlpPreActivation(layer_idx)],
+        (MLP, Some(layer_idx)) => vec![Site::MlpNeurons(layer_idx)],
+        (HEADS | KV_HEADS, Some(layer_idx)) => vec![Site::AttentionHeads(layer_idx)],
+        (HIDDEN, None) => {
+            (0..group.n_layers).flat_map(|layer| [Site::AttentionInput(layer), Site::MlpInput(layer)]).collect()
         }
+        _ => Vec::new(),
     }
 }
 

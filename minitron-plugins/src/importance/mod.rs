@@ -8,6 +8,7 @@ mod random;
 mod runs;
 mod task_accuracy;
 mod taylor;
+mod torchscript;
 mod weights;
 
 use minitron_core::error::{Error, Result};

@@ -16,3 +16,5 @@ mod mlp_input;
 mod relations;
 mod reverse_kl;
 mod top_k_kl;
+mod torchscript;
+mod torchscript_states;

@@ -1,0 +1,155 @@
+//! What a recipe may hold, as JSON Schema, and whether one holds it, before anything runs.
+
+use serde_json::{Map, Value, json};
+
+use super::recipe::{JOBS, Recipe, default_options};
+use crate::error::{Error, Result};
+use crate::registry::{Build, Descriptor, Kind, PluginSpec, Registry};
+
+/// The options that name plugins, and of which kinds.
+const NAMING: [(&str, &[Kind]); 6] = [
+    ("metrics", &[Kind::Importance]),
+    ("axes", &[Kind::Axis]),
+    ("allocator", &[Kind::Allocator]),
+    ("heal", &[Kind::Healing]),
+    ("losses", &[Kind::Loss, Kind::StateLoss]),
+    ("evaluators", &[Kind::Evaluator]),
+];
+
+/// What the engine takes out of a plugin's parameters for itself.
+fn engine_keys(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Importance => &["as"],
+        Kind::Loss | Kind::StateLoss => &["as", "weight", "alpha"],
+        _ => &[],
+    }
+}
+
+/// Builds every plugin that a recipe names, without running it; returns how many stages and plugins there are.
+///
+/// # Errors
+/// `Recipe` naming the stage and the plugin: an unknown tag, a stray parameter, a value out of range.
+pub fn check_recipe(registry: &Registry, recipe: &Recipe) -> Result<Value> {
+    let mut n_plugins = 0_usize;
+    for (idx, stage) in recipe.stages.iter().enumerate() {
+        let options = serde_json::to_value(&stage.options).unwrap_or_default();
+        for (key, kinds) in NAMING {
+            for spec in specs(options.get(key)) {
+                let place = |e: Error| e.at(format!("stages[{idx}] ({}): {key}", stage.name));
+                check_plugin(registry, kinds, spec).map_err(place)?;
+                n_plugins += 1;
+            }
+        }
+    }
+    Ok(json!({ "recipe": recipe.path, "stages": recipe.stages.len(), "plugins": n_plugins }))
+}
+
+fn specs(value: Option<&Value>) -> Vec<PluginSpec> {
+    let one_or_more = match value {
+        Some(Value::Array(list)) => list.clone(),
+        Some(Value::Null) | None => Vec::new(),
+        Some(one) => vec![one.clone()],
+    };
+    one_or_more.into_iter().filter_map(|spec| serde_json::from_value(spec).ok()).collect()
+}
+
+fn check_plugin(registry: &Registry, kinds: &[Kind], mut spec: PluginSpec) -> Result<()> {
+    let all = || registry.descriptors().iter().filter(|d| kinds.contains(&d.kind));
+    let Some(descriptor) = all().find(|d| d.tag == spec.tag) else {
+        let kind = kinds.first().map_or("", |kind| kind.name());
+        return Err(Error::unknown(&format!("{kind} plugin"), &spec.tag, all().map(|d| d.tag)));
+    };
+    for key in engine_keys(descriptor.kind) {
+        let _ = spec.take(key);
+    }
+    let value = serde_json::to_value(&spec).unwrap_or_default();
+    let built = match descriptor.build {
+        Build::Architecture(build) => build(value).map(drop),
+        Build::Axis(build) => build(value).map(drop),
+        Build::Importance(build) => build(value).map(drop),
+        Build::Allocator(build) => build(value).map(drop),
+        Build::Healing(build) => build(value).map(drop),
+        Build::LogitLoss(build) => build(value).map(drop),
+        Build::StateLoss(build) => build(value).map(drop),
+        Build::Evaluator(build) => build(value).map(drop),
+        Build::Corpus(build) => build(value).map(drop),
+    };
+    built.map_err(|e| Error::Recipe(format!("{} `{}`: {e}", descriptor.kind, spec.tag)))
+}
+
+/// The schema of recipes with the plugins that are registered, for editors that complete and check TOML by one.
+pub fn recipe_schema(registry: &Registry) -> Value {
+    let stages: Vec<Value> = JOBS.iter().map(|job| stage(job, &default_options(job))).collect();
+    let definitions: Map<String, Value> = NAMING
+        .iter()
+        .map(|(key, kinds)| {
+            let all = registry.descriptors().iter().filter(|d| kinds.contains(&d.kind));
+            ((*key).to_owned(), json!({ "oneOf": all.map(|plugin| named(plugin)).collect::<Vec<_>>() }))
+        })
+        .collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "minitron recipe",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["stages"],
+        "properties": {
+            "seed": { "type": "integer", "minimum": 0, "description": "Seed of everything that is drawn" },
+            "plugins": {
+                "type": "object",
+                "description": "Libraries of plugins, by a name of your own",
+                "additionalProperties": {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "required": ["path"],
+                    "properties": { "path": { "type": "string" }, "sha256": { "type": "string" } }
+                }
+            },
+            "stages": { "type": "array", "minItems": 1, "items": { "oneOf": stages } }
+        },
+        "$defs": definitions,
+    })
+}
+
+fn stage(job: &str, defaults: &Map<String, Value>) -> Value {
+    let mut properties = Map::new();
+    properties.insert("name".into(), json!({ "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]*$" }));
+    properties.insert("do".into(), json!({ "const": job }));
+    for (key, default) in defaults {
+        let by_key = NAMING.iter().find(|(naming, _)| naming == key);
+        let plugin = json!({ "$ref": format!("#/$defs/{key}") });
+        let schema = match (by_key, default) {
+            (Some(("allocator", _)), _) => plugin,
+            (Some(_), _) => json!({ "type": "array", "items": plugin }),
+            (None, Value::Null) => json!({}),
+            (None, default) => json!({ "type": kind_of(default), "default": default }),
+        };
+        properties.insert(key.clone(), schema);
+    }
+    json!({ "type": "object", "additionalProperties": false, "required": ["name", "do"], "properties": properties })
+}
+
+fn kind_of(value: &Value) -> Value {
+    match value {
+        Value::Bool(_) => json!("boolean"),
+        Value::Number(_) => json!("number"),
+        Value::Array(_) => json!("array"),
+        Value::Object(_) => json!("object"),
+        _ => json!(["string", "number"]),
+    }
+}
+
+/// A plugin as a recipe names it: its own schema, its tag, and what the engine takes.
+fn named(plugin: &Descriptor) -> Value {
+    let mut schema = (plugin.schema)().to_value();
+    let mut properties = json!({ "type": { "const": plugin.tag, "description": plugin.summary } });
+    if let (Some(all), Some(own)) = (properties.as_object_mut(), schema.get("properties").and_then(Value::as_object)) {
+        all.extend(own.clone());
+        for key in engine_keys(plugin.kind) {
+            all.insert((*key).to_owned(), json!({ "type": ["string", "number"] }));
+        }
+    }
+    schema["properties"] = properties;
+    schema["required"] = json!(["type"]);
+    schema
+}

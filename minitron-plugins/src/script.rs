@@ -1,0 +1,59 @@
+//! TorchScript files: a plugin's mathematics written in PyTorch.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use minitron_core::error::{Error, Result};
+use tch::{CModule, IValue, Tensor};
+
+/// A file's module, loaded when it is first called.
+#[derive(Default)]
+pub(crate) struct Script(OnceLock<Result<CModule, String>>);
+
+impl Script {
+    /// Calls a method that gives a tensor.
+    ///
+    /// # Errors
+    /// `Recipe` when the file cannot be read as TorchScript, `Data` when the call fails or gives something else.
+    pub fn call(&self, path: &Path, method: &str, arguments: &[IValue]) -> Result<Tensor> {
+        let module = self.0.get_or_init(|| load(path));
+        let module = module.as_ref().map_err(|message| Error::Recipe(message.clone()))?;
+        let failed = |message: String| Error::Data(format!("{}: `{method}`: {message}", path.display()));
+        match module.method_is(method, arguments).map_err(|error| failed(last_line(&error.to_string())))? {
+            IValue::Tensor(tensor) => Ok(tensor),
+            _ => Err(failed("expected a tensor for an answer".into())),
+        }
+    }
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("Script")
+    }
+}
+
+fn load(path: &Path) -> Result<CModule, String> {
+    let wrong = |message: String| format!("{}: {message}", path.display());
+    if path.as_os_str().is_empty() {
+        return Err("path: expected a file that torch.jit.script(module).save(path) wrote".into());
+    }
+    if !path.is_file() {
+        return Err(wrong("no such file".into()));
+    }
+    // Fusing kernels after some calls would make a run that was resumed differ from one that was not.
+    tch::jit::f_set_graph_executor_optimize(false).map_err(|error| wrong(error.to_string()))?;
+    let said = |error: tch::TchError| format!("not a TorchScript file ({})", first_line(&error.to_string()));
+    CModule::load(path).map_err(|error| wrong(said(error)))
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// Of a Python traceback, what went wrong.
+fn last_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let said = lines.clone().find(|line| line.contains("Error:"));
+    said.or(lines.clone().next()).unwrap_or_default().to_owned()
+}
