@@ -68,8 +68,20 @@ fn a_linked_and_an_opened_plugin_give_the_same_bytes() {
     with_context(false, |context| score(context, &options, Path::new(&linked))).unwrap();
     let library = examples().display().to_string();
     succeed(&[
-        "--plugin", &library, "score", &model, "--data", &text, "--metric", "mean_power:power=1.5", "--samples", "8",
-        "--seq-len", "32", "--out", &opened,
+        "--plugin",
+        &library,
+        "score",
+        &model,
+        "--data",
+        &text,
+        "--metric",
+        "mean_power:power=1.5",
+        "--samples",
+        "8",
+        "--seq-len",
+        "32",
+        "--out",
+        &opened,
     ]);
     assert!(fs::read(linked).unwrap() == fs::read(opened).unwrap());
 }
@@ -84,13 +96,40 @@ fn every_kind_of_opened_plugin_does_its_part() {
     let (scores, student) = (at("scores.safetensors"), at("student"));
     with(&["score", &model, "--data", &text, "--metric", "activation", "--samples", "8", "--out", &scores]);
     with(&[
-        "prune", &model, "--scores", &scores, "--axis", "mlp_tiles:tile=8", "--allocator", "half_mlp", "--heal",
-        "norm_keeping", "--out", &student,
+        "prune",
+        &model,
+        "--scores",
+        &scores,
+        "--axis",
+        "mlp_tiles:tile=8",
+        "--allocator",
+        "half_mlp",
+        "--heal",
+        "norm_keeping",
+        "--out",
+        &student,
     ]);
     let distilled = at("distilled");
     with(&[
-        "distill", "--teacher", &model, "--student", &student, "--data", &text, "--loss", "skew_kl", "--loss",
-        "log_cosh:weight=0.1", "--tokens", "256", "--seq-len", "32", "--batch-size", "2", "--out", &distilled,
+        "distill",
+        "--teacher",
+        &model,
+        "--student",
+        &student,
+        "--data",
+        &text,
+        "--loss",
+        "skew_kl",
+        "--loss",
+        "log_cosh:weight=0.1",
+        "--tokens",
+        "256",
+        "--seq-len",
+        "32",
+        "--batch-size",
+        "2",
+        "--out",
+        &distilled,
     ]);
     let paragraphs = at("text.paragraphs");
     fs::write(&paragraphs, "One day, the cat saw a dog.\n\nThe dog saw the cat.\n".repeat(20)).unwrap();
@@ -195,8 +234,17 @@ fn libraries_of_others_are_refused() {
     // One that needs a libtorch which goes away.
     rustc(&["--crate-type", "cdylib", "-o", "libtorch_gone.so", "empty.rs"]);
     rustc(&[
-        "--crate-type", "cdylib", "-o", "needy.so", "-C", "link-arg=-Wl,--no-as-needed", "-C", "link-arg=-L.", "-C",
-        "link-arg=-l:libtorch_gone.so", "empty.rs",
+        "--crate-type",
+        "cdylib",
+        "-o",
+        "needy.so",
+        "-C",
+        "link-arg=-Wl,--no-as-needed",
+        "-C",
+        "link-arg=-L.",
+        "-C",
+        "link-arg=-l:libtorch_gone.so",
+        "empty.rs",
     ]);
     fs::remove_file(at("libtorch_gone.so")).unwrap();
     let text = refusal(&dir, &["plugins", "check", &at("needy.so")], 1);
@@ -263,6 +311,30 @@ fn a_new_plugin_builds_passes_and_runs_as_it_is_and_its_panic_is_an_error() {
     assert!(said.ends_with("error: plugin: `my_metric` (my_metric 0.1.0): it panicked: power is 1"), "{said}");
 }
 
+/// Minutes: in the slow set.
+#[test]
+#[ignore = "builds a crate of every kind: minutes"]
+fn a_new_plugin_of_every_kind_builds_passes_and_keeps_its_law() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = binary().ancestors().nth(2).unwrap().to_path_buf();
+    for kind in Kind::ALL {
+        let at = dir.path().join(format!("own-{}", kind.name().replace('_', "-")));
+        succeed(&["plugins", "new", kind.name(), &at.display().to_string()]);
+        for job in ["test", "build"] {
+            let output = Command::new("cargo")
+                .current_dir(&at)
+                .args([job, "--release", "--offline"])
+                .env("CARGO_TARGET_DIR", &target)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{kind} {job}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let library = binary().with_file_name(format!("libown_{}.so", kind.name()));
+        succeed(&["plugins", "check", &library.display().to_string()]);
+        fs::remove_file(library).unwrap();
+    }
+}
+
 /// Every other kind's crate is written, with names of its own; the example that it starts from is built above.
 #[test]
 fn every_kind_has_a_crate_to_start_from() {
@@ -318,8 +390,20 @@ fn a_family_of_a_library_is_transformers_own_whole_and_pruned() {
     let with = |args: &[&str]| succeed(&[&["--plugin", library.as_str(), "--quiet"], args].concat());
     with(&["score", &at("whole"), "--data", &at("text.txt"), "--samples", "8", "--out", &at("scores.safetensors")]);
     with(&[
-        "prune", &at("whole"), "--scores", &at("scores.safetensors"), "--hidden", "48", "--mlp", "64", "--kv-heads",
-        "2", "--layers", "2", "--out", &at("pruned"),
+        "prune",
+        &at("whole"),
+        "--scores",
+        &at("scores.safetensors"),
+        "--hidden",
+        "48",
+        "--mlp",
+        "64",
+        "--kv-heads",
+        "2",
+        "--layers",
+        "2",
+        "--out",
+        &at("pruned"),
     ]);
     let ids = some_ids(2, 20, 512, 1).unwrap();
     ids.write_npy(at("ids.npy")).unwrap();
@@ -332,8 +416,7 @@ fn a_family_of_a_library_is_transformers_own_whole_and_pruned() {
         let theirs = tch::Tensor::read_npy(at("logits.npy")).unwrap();
         let folder = ModelFolder::open(Path::new(&at(name)), &registry).unwrap();
         assert_eq!(folder.blueprint.architecture, "qwen2");
-        let model =
-            Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, LoadOptions::default()).unwrap();
+        let model = Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, LoadOptions::default()).unwrap();
         let ours = model.logits(&model.hidden(&ids, &mut NoTap, None).unwrap()).unwrap();
         let difference = (&ours - &theirs).abs().max().double_value(&[]);
         assert!(difference <= 1e-4 && difference.is_finite(), "{name}: {difference:e}");
@@ -446,9 +529,22 @@ fn metrics_and_healings_in_pytorch_are_their_twins_in_rust() {
     let scores = at("scores.safetensors");
     let scripted = format!("torchscript:path={importance}");
     succeed(&[
-        "score", &model, "--data", &text, "--metric", "activation:batch=l2,seq=mean", "--metric", &scripted, "--metric",
-        "block_influence", "--samples",
-        "8", "--seq-len", "32", "--out", &scores,
+        "score",
+        &model,
+        "--data",
+        &text,
+        "--metric",
+        "activation:batch=l2,seq=mean",
+        "--metric",
+        &scripted,
+        "--metric",
+        "block_influence",
+        "--samples",
+        "8",
+        "--seq-len",
+        "32",
+        "--out",
+        &scores,
     ]);
     let read = Scores::load(Path::new(&scores)).unwrap();
     let mut n_groups = 0;
@@ -463,8 +559,24 @@ fn metrics_and_healings_in_pytorch_are_their_twins_in_rust() {
 
     let weights = |heal: &str, out: &str| {
         succeed(&[
-            "--plugin", &library, "prune", &model, "--scores", &scores, "--by", "activation", "--mlp", "24", "--hidden",
-            "24", "--layers", "2", "--heal", heal, "--out", &at(out),
+            "--plugin",
+            &library,
+            "prune",
+            &model,
+            "--scores",
+            &scores,
+            "--by",
+            "activation",
+            "--mlp",
+            "24",
+            "--hidden",
+            "24",
+            "--layers",
+            "2",
+            "--heal",
+            heal,
+            "--out",
+            &at(out),
         ]);
         fs::read(dir.path().join(out).join("model.safetensors")).unwrap()
     };

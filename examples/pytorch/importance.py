@@ -18,7 +18,7 @@ class Importance(torch.nn.Module):
             size_btu = x_btc.abs()
         else:
             size_btu = torch.linalg.vector_norm(x_btc.unflatten(-1, [-1, block]), dim=-1)
-        return size_btu.mean(dim=1, dtype=torch.float64).square().sum(dim=0, keepdim=True)
+        return size_btu.mean(dim=1).double().square().sum(dim=0, keepdim=True)
 
     @torch.jit.export
     def finish(self, sums_su: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
-use minitron_core::error::{Error, Result};
 use minitron_core::digest;
+use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{Context, PluginFile, Recipe};
 use minitron_core::progress::Interrupt;
 use minitron_core::registry::Registry;

@@ -218,7 +218,8 @@ pub fn axes(registry: &Registry) -> Result<Vec<Box<dyn Axis>>> {
 
 /// Everything that can be pruned.
 pub fn groups(blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
-    let groups: Vec<Vec<PruneGroup>> = axes(&registry())?.iter().map(|axis| axis.groups(blueprint)).collect::<Result<_>>()?;
+    let groups: Vec<Vec<PruneGroup>> =
+        axes(&registry())?.iter().map(|axis| axis.groups(blueprint)).collect::<Result<_>>()?;
     Ok(groups.concat())
 }
 

@@ -53,7 +53,8 @@ pub fn new(common: &Common, kind: Kind, dir: &Path) -> Result<()> {
     let plugin: String = tag.split('_').map(capitalised).collect();
     let core = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../minitron-core"));
     let core = core.canonicalize().map_err(|_| {
-        let message = "plugins new: this program's own sources are not where it was built; clone them and build it again";
+        let message =
+            "plugins new: this program's own sources are not where it was built; clone them and build it again";
         Error::Recipe(message.into())
     })?;
     let Template { text, plugin: from, tag: from_tag } = template(kind);
@@ -96,7 +97,9 @@ fn tag_of(dir: &Path) -> Result<String> {
     if is_tag {
         return Ok(name);
     }
-    Err(Error::Recipe(format!("`{name}`: the folder gives the plugin its name: lower-case letters, digits, `_` or `-`")))
+    Err(Error::Recipe(format!(
+        "`{name}`: the folder gives the plugin its name: lower-case letters, digits, `_` or `-`"
+    )))
 }
 
 fn capitalised(word: &str) -> String {

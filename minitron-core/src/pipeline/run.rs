@@ -48,8 +48,15 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
         };
         let resolved = inputs.resolve(&stage.options).map_err(|e| e.at(&place))?;
         let inputs = digest::of_text(
-            &json!([VERSION, what_decides(stage), inputs.digests, context.seed, format!("{:?}", context.kind), context.registry.libraries()])
-                .to_string(),
+            &json!([
+                VERSION,
+                what_decides(stage),
+                inputs.digests,
+                context.seed,
+                format!("{:?}", context.kind),
+                context.registry.libraries()
+            ])
+            .to_string(),
         );
         let is_halted = run_stage(&context, stage, &resolved, inputs, &mut run_dir).map_err(|e| e.at(place))?;
         if is_halted || context.interrupt.is_asked() {

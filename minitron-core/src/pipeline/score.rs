@@ -121,8 +121,14 @@ fn fingerprint(context: &Context, options: &ScoreOptions, folder: &ModelFolder, 
         let changed = about.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
         weights.push(json!([path, about.len(), changed.map(|since| since.as_nanos().to_string())]));
     }
-    let how =
-        json!([options.metrics, options.batch_size, options.bootstrap, format!("{:?}", context.kind), context.seed, context.registry.libraries()]);
+    let how = json!([
+        options.metrics,
+        options.batch_size,
+        options.bootstrap,
+        format!("{:?}", context.kind),
+        context.seed,
+        context.registry.libraries()
+    ]);
     let what = json!([env!("CARGO_PKG_VERSION"), folder.checkpoint.config.to_value(), weights, windows.digest(), how]);
     Ok(digest::of_text(&what.to_string()))
 }

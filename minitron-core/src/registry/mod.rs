@@ -34,7 +34,8 @@ impl Registry {
     /// # Errors
     /// `Plugin` when two of one kind share a tag, naming both origins.
     pub fn linked() -> Result<Self> {
-        Registry { descriptors: Vec::new(), libraries: Vec::new(), opened: Vec::new() }.with(inventory::iter::<Descriptor>.into_iter().collect())
+        Registry { descriptors: Vec::new(), libraries: Vec::new(), opened: Vec::new() }
+            .with(inventory::iter::<Descriptor>.into_iter().collect())
     }
 
     /// The same with the plugins of a library, whose content has this digest.

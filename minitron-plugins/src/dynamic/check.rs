@@ -148,7 +148,10 @@ fn importance(plugin: &Descriptor, registry: &Registry, blueprint: &Blueprint) -
         pass.weigh(&source, None, blueprint, &Silent)?;
         pass.finish().map(Some)
     };
-    let (Some(one), Some(three)) = (run(1)?, run(3)?) else { return Ok("its law where it is used") };
+    let (Some(one), Some(again), Some(three)) = (run(1)?, run(1)?, run(3)?) else {
+        return Ok("its law where it is used");
+    };
+    ensure(plugin, one.by_name == again.by_name, "asked twice, it gives two answers")?;
     for (name, scores) in &one.by_name {
         let others = three.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
         let differs = |(a, b): (&f32, &f32)| (a - b).abs() > 1e-5 * a.abs().max(b.abs());
@@ -156,7 +159,7 @@ fn importance(plugin: &Descriptor, registry: &Registry, blueprint: &Blueprint) -
         ensure(plugin, is_same, format!("`{name}` depends on how windows are batched"))?;
     }
     ensure(plugin, !one.by_name.is_empty(), "it scores no group of a Llama")?;
-    Ok("one finite score per unit, whatever the batch size")
+    Ok("one finite score per unit, the same twice and whatever the batch size")
 }
 
 fn logit_loss(plugin: &Descriptor, loss: &dyn LogitLoss) -> Result<&'static str> {
@@ -169,6 +172,8 @@ fn logit_loss(plugin: &Descriptor, loss: &dyn LogitLoss) -> Result<&'static str>
     let teacher = (loss.teacher() != TeacherNeed::Nothing).then_some(&teacher_nv);
     let loss_n = loss.rows(&student_nv, teacher, &labels_n)?;
     ensure(plugin, loss_n.size() == [3], format!("expected one loss for each of 3 rows, got {:?}", loss_n.size()))?;
+    let again_n = loss.rows(&student_nv, teacher, &labels_n)?;
+    ensure(plugin, again_n.f_equal(&loss_n)?, "asked twice, it gives two answers")?;
     loss_n.f_sum(Element::Float)?.f_backward()?;
     let gradient = student_nv.f_grad()?;
     ensure(plugin, gradient.defined(), "no gradient reaches the student's logits")?;

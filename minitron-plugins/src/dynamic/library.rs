@@ -66,7 +66,10 @@ fn shake(path: &Path, library: &Library) -> Result<Handshake> {
     // that `differences` looks at before it trusts the length.
     let symbol = unsafe { library.get::<*const Handshake>(b"MINITRON_HANDSHAKE\0") };
     let symbol = symbol.map_err(|_| {
-        error(path, "no MINITRON_HANDSHAKE in it: not a plugin of minitron; call minitron_core::export_plugins!()".into())
+        error(
+            path,
+            "no MINITRON_HANDSHAKE in it: not a plugin of minitron; call minitron_core::export_plugins!()".into(),
+        )
     })?;
     // SAFETY: as above; the pointer is the static's address, which the open library keeps valid.
     Ok(unsafe { **symbol })
@@ -83,7 +86,10 @@ fn check(path: &Path, theirs: &Handshake) -> Result<()> {
         .collect();
     Err(error(
         path,
-        format!("built otherwise than this program: {}; rebuild it against this core: cargo build --release", lines.join("; ")),
+        format!(
+            "built otherwise than this program: {}; rebuild it against this core: cargo build --release",
+            lines.join("; ")
+        ),
     ))
 }
 
@@ -91,7 +97,8 @@ fn check(path: &Path, theirs: &Handshake) -> Result<()> {
 fn descriptors(path: &Path, library: &Library) -> Result<Vec<&'static Descriptor>> {
     // SAFETY: the handshake agrees, so the function is that of `export_plugins!` of this very core.
     let table = unsafe { library.get::<extern "C" fn() -> Table>(b"minitron_plugins\0") };
-    let table = table.map_err(|_| error(path, "no minitron_plugins in it; call minitron_core::export_plugins!()".into()))?;
+    let table =
+        table.map_err(|_| error(path, "no minitron_plugins in it; call minitron_core::export_plugins!()".into()))?;
     let (first, len) = table().parts();
     // SAFETY: a leaked slice of the library, which stays open to the end.
     Ok(unsafe { std::slice::from_raw_parts(first, len) }.to_vec())
