@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use minitron::{
-    axes, config, families, groups, random_weights, registry, root, score, some_windows, tiny_bert, tiny_llama,
+    axes, config, families, groups, random_weights, reads_no_file, registry, root, score, some_windows, tiny_bert,
+    tiny_llama,
 };
 use minitron_core::blueprint::{Blueprint, ModelFolder};
 use minitron_core::calibrate::{Metric, Pass, Scores};
@@ -220,10 +221,6 @@ fn every_metric_gives_each_unit_one_finite_score() {
             }
         }
     }
-}
-
-fn reads_no_file(plugin: &Descriptor) -> bool {
-    (plugin.example)().get("path").is_none()
 }
 
 #[test]

@@ -256,6 +256,8 @@ fn plugins_are_looked_up_in_the_registry_alone() {
         // lib.rs hands the crates on to the macro.
         let is_export = line.trim_start().starts_with("pub use {inventory");
         let is_attribute = line.trim_start().starts_with("#[typetag::serde(");
+        // In the manifest that `plugins new` writes.
+        let is_export = is_export || line.starts_with("typetag = ");
         has_word(line, "inventory") && !is_export || has_word(line, "typetag") && !is_attribute && !is_export
     };
     assert_none(elsewhere.flat_map(|source| source.objections(objects)), "a lookup past the registry");
@@ -379,8 +381,9 @@ fn nothing_unwraps_or_panics_outside_tests() {
 #[test]
 fn unsafe_stands_where_it_must_and_says_why_it_is_sound() {
     for source in of_all_crates() {
-        let allowed =
-            source.path == "minitron-core/src/checkpoint/reader.rs" || source.is_in("minitron-plugins/src/dynamic/");
+        let allowed = source.path == "minitron-core/src/checkpoint/reader.rs"
+            || source.path == "minitron-core/src/registry/handshake.rs"
+            || source.is_in("minitron-plugins/src/dynamic/");
         for (idx, line) in source.code.iter().enumerate().filter(|(_, line)| has_word(line, "unsafe")) {
             assert!(allowed, "{}:{}: {line}", source.path, idx + 1);
             let before = source.lines[..idx].iter().rev();

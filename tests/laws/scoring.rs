@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use minitron::{
-    calibration, families, groups, metric, registry, score, some_windows, tiny_bert, tiny_llama, tiny_nemotron,
+    calibration, families, groups, metric, reads_no_file, registry, score, some_windows, tiny_bert, tiny_llama,
+    tiny_nemotron,
 };
 use minitron_core::blueprint::{DEPTH, Role, Slot, TensorSpec};
 use minitron_core::calibrate::{Metric, Pass, Scores, Spill, Streamed};
@@ -18,11 +19,11 @@ use tch::{Reduction, Tensor};
 
 use super::{Model, REORDERED, load, relative_scores};
 
-/// Every metric at its defaults that reads no task file, runs of layers, and the nine aggregations.
+/// Every metric at its defaults that reads no file, runs of layers, and the nine aggregations.
 fn specs() -> Vec<PluginSpec> {
-    let reads_text = |tag: &&str| *tag != "task_accuracy";
-    let mut specs: Vec<PluginSpec> =
-        registry().of_kind(Kind::Importance).map(|d| d.tag).filter(reads_text).map(PluginSpec::bare).collect();
+    let registry = registry();
+    let plugins = registry.of_kind(Kind::Importance).filter(|plugin| reads_no_file(plugin));
+    let mut specs: Vec<PluginSpec> = plugins.map(|plugin| PluginSpec::bare(plugin.tag)).collect();
     for tag in ["block_influence", "perplexity"] {
         specs.push(PluginSpec::bare(tag).with("span", 2));
     }

@@ -13,7 +13,7 @@ use minitron_core::model::{Input, LoadOptions, NoTap, Transformer, fresh_weights
 use minitron_core::pipeline::Context;
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::random::SplitMix;
-use minitron_core::registry::{Kind, PluginSpec, Registry};
+use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
 use minitron_core::train::mean_gradient;
 use serde_json::Value;
 use tch::Tensor;
@@ -51,6 +51,11 @@ pub fn shared(relative: &str) -> Option<PathBuf> {
 pub fn registry() -> Registry {
     minitron_plugins::link();
     Registry::linked().unwrap_or_else(|e| unreachable!("{e}"))
+}
+
+/// Whether a plugin works without a file that somebody names; what others make of theirs is tested with one.
+pub fn reads_no_file(plugin: &Descriptor) -> bool {
+    (plugin.example)().get("path").is_none()
 }
 
 /// Writes an untrained model of a config into `dir`; weights are spread so that logits differ.

@@ -26,8 +26,7 @@ impl Healing for NormKeeping {
             let (role, slot) = (Role::Down, Slot::Weight);
             let student_ef = patient.read(role, slot, Some(layer))?;
             let teacher_ef = patient.read_teacher(role, slot, Some(layer))?;
-            let norm = |t: &tch::Tensor| Ok::<_, tch::TchError>(t.f_norm()?.f_double_value(&[])?);
-            let (ours, theirs) = (norm(&student_ef)?, norm(&teacher_ef)?);
+            let (ours, theirs) = (student_ef.f_norm()?.f_double_value(&[])?, teacher_ef.f_norm()?.f_double_value(&[])?);
             if ours > 0.0 && ours != theirs {
                 patient.replace(role, slot, Some(layer), &student_ef.f_mul_scalar(theirs / ours)?)?;
             }

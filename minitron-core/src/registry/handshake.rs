@@ -189,11 +189,13 @@ const fn layout() -> u64 {
 macro_rules! export_plugins {
     () => {
         /// What this library was built with.
+        // SAFETY: nothing else has this name; plain data.
         #[unsafe(no_mangle)]
         #[allow(unsafe_code)]
         pub static MINITRON_HANDSHAKE: $crate::registry::Handshake = $crate::registry::Handshake::OURS;
 
         /// The plugins, for a program whose handshake is the same.
+        // SAFETY: nothing else has this name; called after the handshake alone.
         #[unsafe(no_mangle)]
         #[allow(unsafe_code)]
         pub extern "C" fn minitron_plugins() -> $crate::registry::Table {
