@@ -450,6 +450,20 @@ fn recipes_are_checked_before_they_run_and_described_by_a_schema() {
     assert!(skewed["properties"]["share"]["description"].as_str().unwrap().contains("share of the mixture"));
     assert_eq!(skewed["properties"]["share"]["maximum"], 1.0);
     assert_eq!(skewed["additionalProperties"], false);
+    // Every reference leads somewhere.
+    fn references(value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(object) => object.iter().for_each(|(key, value)| match value.as_str() {
+                Some(to) if key == "$ref" => found.push(to.to_owned()),
+                _ => references(value, found),
+            }),
+            serde_json::Value::Array(list) => list.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    references(&schema, &mut found);
+    assert!(!found.is_empty() && found.iter().all(|to| schema.pointer(&to[1..]).is_some()), "{found:?}");
     assert_eq!(schema["properties"]["stages"]["items"]["oneOf"].as_array().unwrap().len(), 6);
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use minitron_core::error::{Error, Result};
-use tch::{CModule, IValue, Tensor};
+use tch::{CModule, Device, IValue, Tensor};
 
 /// A file's module, loaded when it is first called.
 #[derive(Default)]
@@ -17,8 +17,14 @@ impl Script {
     /// # Errors
     /// `Recipe` when the file cannot be read as TorchScript, `Data` when the call fails or gives something else.
     pub fn call(&self, path: &Path, method: &str, arguments: &[IValue]) -> Result<Tensor> {
-        let module = self.0.get_or_init(|| load(path));
+        let device = arguments.iter().find_map(|argument| match argument {
+            IValue::Tensor(tensor) => Some(tensor.device()),
+            _ => None,
+        });
+        let module = self.0.get_or_init(|| load(path, device.unwrap_or(Device::Cpu)));
         let module = module.as_ref().map_err(|message| Error::Recipe(message.clone()))?;
+        // Fusing kernels after some calls would make a run that was resumed differ from one that was not. Kept for each thread.
+        tch::jit::f_set_graph_executor_optimize(false)?;
         let failed = |message: String| Error::Data(format!("{}: `{method}`: {message}", path.display()));
         match module.method_is(method, arguments).map_err(|error| failed(last_line(&error.to_string())))? {
             IValue::Tensor(tensor) => Ok(tensor),
@@ -33,7 +39,7 @@ impl fmt::Debug for Script {
     }
 }
 
-fn load(path: &Path) -> Result<CModule, String> {
+fn load(path: &Path, device: Device) -> Result<CModule, String> {
     let wrong = |message: String| format!("{}: {message}", path.display());
     if path.as_os_str().is_empty() {
         return Err("path: expected a file that torch.jit.script(module).save(path) wrote".into());
@@ -41,10 +47,8 @@ fn load(path: &Path) -> Result<CModule, String> {
     if !path.is_file() {
         return Err(wrong("no such file".into()));
     }
-    // Fusing kernels after some calls would make a run that was resumed differ from one that was not.
-    tch::jit::f_set_graph_executor_optimize(false).map_err(|error| wrong(error.to_string()))?;
     let said = |error: tch::TchError| format!("not a TorchScript file ({})", first_line(&error.to_string()));
-    CModule::load(path).map_err(|error| wrong(said(error)))
+    CModule::load_on_device(path, device).map_err(|error| wrong(said(error)))
 }
 
 fn first_line(text: &str) -> &str {

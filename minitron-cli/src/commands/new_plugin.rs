@@ -58,7 +58,9 @@ pub fn new(common: &Common, kind: Kind, dir: &Path) -> Result<()> {
         Error::Recipe(message.into())
     })?;
     let Template { text, plugin: from, tag: from_tag } = template(kind);
-    let code = text.replace(from, &plugin).replace(from_tag, &tag);
+    // By way of marks: a new name may hold the old one.
+    let marked = text.replace(from, "\u{1}").replace(from_tag, "\u{2}");
+    let code = marked.replace('\u{1}', &plugin).replace('\u{2}', &tag);
     let library = format!("target/release/lib{tag}.so");
     let files = [
         ("Cargo.toml", manifest(&tag, &core)),
@@ -94,6 +96,15 @@ fn tag_of(dir: &Path) -> Result<String> {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         && !name.contains("__")
         && !name.ends_with('_');
+    const TAKEN: [&str; 16] = [
+        "as", "crate", "enum", "fn", "impl", "loop", "match", "mod", "schemars", "self", "serde", "struct", "tch",
+        "test", "type", "use",
+    ];
+    if TAKEN.contains(&name.as_str()) {
+        return Err(Error::Recipe(format!(
+            "`{name}` is a word of Rust or a crate it needs; call the folder otherwise"
+        )));
+    }
     if is_tag {
         return Ok(name);
     }

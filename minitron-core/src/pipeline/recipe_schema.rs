@@ -149,7 +149,9 @@ fn named(plugin: &Descriptor) -> Value {
             all.insert((*key).to_owned(), json!({ "type": ["string", "number"] }));
         }
     }
-    schema["properties"] = properties;
-    schema["required"] = json!(["type"]);
+    let Some(object) = schema.as_object_mut() else { return json!({ "properties": properties }) };
+    object.shift_remove("$schema");
+    object.insert("properties".into(), properties);
+    object.insert("required".into(), json!(["type"]));
     schema
 }

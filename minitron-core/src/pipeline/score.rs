@@ -127,7 +127,8 @@ fn fingerprint(context: &Context, options: &ScoreOptions, folder: &ModelFolder, 
         options.bootstrap,
         format!("{:?}", context.kind),
         context.seed,
-        context.registry.libraries()
+        context.registry.libraries(),
+        PluginSpec::digests(&options.metrics)?,
     ]);
     let what = json!([env!("CARGO_PKG_VERSION"), folder.checkpoint.config.to_value(), weights, windows.digest(), how]);
     Ok(digest::of_text(&what.to_string()))

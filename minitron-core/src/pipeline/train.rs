@@ -267,7 +267,7 @@ fn run(
             (eval_windows.as_ref(), setup.eval_every),
             &student_digest,
             asked,
-        ),
+        )?,
         out_dir: out.dir,
         saving: setup.saving(),
         held_out: eval_windows.as_ref().map(|windows| setup.held_out(windows, &write_best)),
@@ -300,8 +300,8 @@ fn identity(
     (eval_windows, eval_every): (Option<&Windows>, Option<u64>),
     student: &str,
     teacher: Option<&Teaching>,
-) -> Value {
-    json!({
+) -> Result<Value> {
+    Ok(json!({
         "data": feed.digest(),
         "eval_data": eval_windows.map(|windows| json!([windows.digest(), eval_every])),
         "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -312,7 +312,8 @@ fn identity(
         "correct_teacher": teacher.and_then(|teaching| teaching.options.correct_teacher),
         "dtype": format!("{:?}", context.kind),
         "libraries": context.registry.libraries(),
-    })
+        "files": PluginSpec::digests(losses)?,
+    }))
 }
 
 /// Trains, and writes the student where nothing is left to do.

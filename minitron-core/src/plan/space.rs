@@ -94,9 +94,11 @@ impl Space {
         let mut found: Vec<AxisSizes> = Vec::new();
         let mut queries = None;
         for axis in axes {
+            // Before the question that can fail, which then says what happened here.
+            let asked = axis.multiple_of();
             let Some(group) = axis.groups(blueprint)?.into_iter().next() else { continue };
             let (kind, full) = (group.kind().to_owned(), group.n_units);
-            let multiple_of = rule(&kind, full, axis.multiple_of());
+            let multiple_of = rule(&kind, full, asked);
             if group.n_parts > 1 {
                 queries = Some(Queries { per_kv_head: full / group.n_parts, multiple_of });
             }

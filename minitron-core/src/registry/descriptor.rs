@@ -178,13 +178,15 @@ macro_rules! plugin {
                 summary: $summary,
                 source: $source,
                 origin: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")),
-                schema: || $crate::schemars::schema_for!($plugin),
-                example: || $crate::serde_json::to_value(<$plugin>::default()).unwrap_or_default(),
+                schema: || $crate::registry::shielded($crate::registry::inlined::<$plugin>),
+                example: || {
+                    $crate::registry::shielded(|| $crate::serde_json::to_value(<$plugin>::default()).unwrap_or_default())
+                },
                 build: $crate::registry::Build::$contract(|mut value| {
                     if let Some(object) = value.as_object_mut() {
                         object.shift_remove("type");
                     }
-                    let plugin = $crate::serde_json::from_value::<$plugin>(value)?;
+                    let plugin = $crate::registry::parsed::<$plugin>(value)?;
                     let origin = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
                     let who = $crate::registry::Who { tag: $tag, origin };
                     Ok(Box::new($crate::registry::Guarded::new(who, plugin)))

@@ -1,7 +1,7 @@
 //! What stands between a plugin and a run: a panic inside a plugin becomes an error that names it.
 //!
 //! It is compiled into the plugin's own library, so that nothing unwinds from one library into another, which ends the
-//! process.
+//! process. What is left without it: a plugin's `Debug` and `Drop`, which the derived ones do not panic in.
 
 use std::any::Any;
 use std::fmt;
@@ -9,7 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 use tch::Tensor;
 
 use crate::blueprint::{Blueprint, Evidence, PruneGroup};
@@ -53,6 +57,26 @@ fn words(payload: &(dyn Any + Send)) -> &str {
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
 }
 
+/// What a plugin's own code gives, or an empty value where it panics.
+pub fn shielded<T: Default>(code: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(code)).unwrap_or_default()
+}
+
+/// A plugin from its parameters.
+///
+/// # Errors
+/// What its `Deserialize` says, or how it panicked.
+pub fn parsed<P: DeserializeOwned>(value: Value) -> serde_json::Result<P> {
+    let parsed = catch_unwind(AssertUnwindSafe(|| serde_json::from_value(value)));
+    parsed.unwrap_or_else(|payload| Err(serde_json::Error::custom(format!("it panicked: {}", words(payload.as_ref())))))
+}
+
+/// The schema of parameters in one piece: it stands inside others, where a reference would point elsewhere.
+pub fn inlined<P: JsonSchema>() -> Schema {
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<P>()
+}
+
 /// A plugin with its guard. Made by [`plugin!`](crate::plugin).
 pub struct Guarded<P> {
     who: Who,
@@ -93,7 +117,10 @@ impl<P: fmt::Debug> fmt::Debug for Guarded<P> {
 
 impl<P: Serialize> Serialize for Guarded<P> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.plugin.serialize(serializer)
+        let value = catch_unwind(AssertUnwindSafe(|| serde_json::to_value(&self.plugin)));
+        let value = value.map_err(|payload| format!("it panicked: {}", words(payload.as_ref())));
+        let value = value.and_then(|value| value.map_err(|error| error.to_string()));
+        value.map_err(serde::ser::Error::custom)?.serialize(serializer)
     }
 }
 
@@ -235,11 +262,13 @@ impl<P: Corpus + Serialize> Corpus for Guarded<P> {
     }
 
     fn documents(&self, seed: u64) -> Result<Documents<'_>> {
+        self.call(|_| Ok(()))?;
         let documents = self.who.run(|| self.plugin.documents(seed))?;
         Ok(Box::new(GuardedDocuments { who: self.who, documents }))
     }
 
     fn documents_from(&self, seed: u64, n_items: u64) -> Result<Documents<'_>> {
+        self.call(|_| Ok(()))?;
         let documents = self.who.run(|| self.plugin.documents_from(seed, n_items))?;
         Ok(Box::new(GuardedDocuments { who: self.who, documents }))
     }

@@ -23,13 +23,32 @@ const CONTRACT: u32 = 1;
 /// Bytes of a word in it.
 const WORD: usize = 96;
 
+/// How every handshake begins, whatever follows: what is behind it may only be read where this agrees.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Opening {
+    magic: [u8; 16],
+    contract: u32,
+    n_bytes: u32,
+}
+
+impl Opening {
+    /// What does not agree with ours: the field, ours, theirs.
+    pub fn difference(&self) -> Option<(&'static str, String, String)> {
+        let ours = Handshake::OURS.opening;
+        if self.magic != ours.magic {
+            return Some(("magic", text(&ours.magic), text(&self.magic)));
+        }
+        let both = |opening: &Opening| format!("{} ({} bytes)", opening.contract, opening.n_bytes);
+        (*self != ours).then(|| ("contract", both(&ours), both(self)))
+    }
+}
+
 /// Plain data, the same for every compiler.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Handshake {
-    magic: [u8; 16],
-    contract: u32,
-    n_bytes: u32,
+    opening: Opening,
     core: [u8; WORD],
     rustc: [u8; WORD],
     tch: [u8; WORD],
@@ -42,9 +61,7 @@ pub struct Handshake {
 impl Handshake {
     /// Of this build of the core.
     pub const OURS: Handshake = Handshake {
-        magic: MAGIC,
-        contract: CONTRACT,
-        n_bytes: size_of::<Handshake>() as u32,
+        opening: Opening { magic: MAGIC, contract: CONTRACT, n_bytes: size_of::<Handshake>() as u32 },
         core: word(env!("MINITRON_CORE")),
         rustc: word(env!("MINITRON_RUSTC")),
         tch: word("0.24"),
@@ -54,17 +71,9 @@ impl Handshake {
         layout: layout(),
     };
 
-    /// What does not agree with ours: the field, ours, theirs. Only the first two are looked at where those differ: what stands
-    /// behind them may mean anything.
+    /// What does not agree with ours: the field, ours, theirs.
     pub fn differences(&self) -> Vec<(&'static str, String, String)> {
         let ours = Handshake::OURS;
-        if self.magic != ours.magic {
-            return vec![("magic", text(&ours.magic), text(&self.magic))];
-        }
-        if (self.contract, self.n_bytes) != (ours.contract, ours.n_bytes) {
-            let both = |h: &Handshake| format!("{} ({} bytes)", h.contract, h.n_bytes);
-            return vec![("contract", both(&ours), both(self))];
-        }
         let words = [
             ("core", ours.core, self.core),
             ("rustc", ours.rustc, self.rustc),
@@ -84,7 +93,7 @@ impl Handshake {
     /// All fields, for people.
     pub fn fields(&self) -> [(&'static str, String); 8] {
         [
-            ("contract", self.contract.to_string()),
+            ("contract", self.opening.contract.to_string()),
             ("core", text(&self.core)),
             ("rustc", text(&self.rustc)),
             ("tch", text(&self.tch)),

@@ -10,7 +10,10 @@ mod spec;
 
 pub use descriptor::{Build, Contract, Descriptor, Kind};
 pub use guard::{Guarded, Who};
-pub use handshake::{Handshake, Table};
+// For `plugin!`.
+#[doc(hidden)]
+pub use guard::{inlined, parsed, shielded};
+pub use handshake::{Handshake, Opening, Table};
 pub use spec::PluginSpec;
 
 use serde_json::Value;

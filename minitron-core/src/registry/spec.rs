@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::digest;
 use crate::error::{Error, Result};
 
 /// Tag and parameters of a plugin.
@@ -37,6 +38,14 @@ impl PluginSpec {
     pub fn paths(&self) -> impl Iterator<Item = (&'static str, PathBuf)> + '_ {
         let path = |key| Some((key, PathBuf::from(self.params.get(key)?.as_str()?)));
         ["path", "reference"].into_iter().filter_map(path)
+    }
+
+    /// Digests of those files: what a plugin does follows from them.
+    ///
+    /// # Errors
+    /// `Io` for a file that cannot be read.
+    pub fn digests(specs: &[PluginSpec]) -> Result<Vec<String>> {
+        specs.iter().flat_map(PluginSpec::paths).map(|(_, path)| digest::of_file(&path)).collect()
     }
 
     /// The same with its relative paths taken from `dir`.

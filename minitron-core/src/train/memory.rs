@@ -8,8 +8,8 @@ use crate::blueprint::{Blueprint, HEADS, HIDDEN, MLP, Role, Slot};
 use crate::memory::mib;
 use crate::model::row_chunks;
 
-/// Logits of a chunk, their log-softmax, the teacher's two, the products of a loss and two gradients.
-const COPIES_OF_LOGITS: u64 = 8;
+/// Logits of a chunk and their log-softmax, the teacher's two, and one more: a loss's product, later a gradient.
+const COPIES_OF_LOGITS: u64 = 5;
 /// Copies of the rows that predict: the student's, their gradient and its product, the teacher's.
 const COPIES_OF_ROWS: u64 = 5;
 /// Allocators keep some of what was freed.

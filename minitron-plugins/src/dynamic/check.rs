@@ -52,6 +52,7 @@ fn form(plugin: &Descriptor) -> Result<()> {
     ensure(plugin, is_snake, "tag: expected snake_case")?;
     ensure(plugin, !plugin.summary.is_empty() && !plugin.source.is_empty(), "summary, source: expected a line each")?;
     let example = (plugin.example)();
+    ensure(plugin, example.is_object(), "its parameters: expected a struct with named fields")?;
     let mut tagged = example.clone();
     tagged["type"] = plugin.tag.into();
     let again = rewritten(plugin, tagged.clone()).map_err(|e| broken(plugin, format!("its own example: {e}")))?;

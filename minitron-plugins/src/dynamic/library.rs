@@ -5,7 +5,7 @@ use std::path::Path;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use minitron_core::error::{Error, Result};
-use minitron_core::registry::{Descriptor, Handshake, Table};
+use minitron_core::registry::{Descriptor, Handshake, Opening, Table};
 
 use super::elf;
 
@@ -62,8 +62,7 @@ fn load(path: &Path) -> Result<Library> {
 
 #[allow(unsafe_code)]
 fn shake(path: &Path, library: &Library) -> Result<Handshake> {
-    // SAFETY: the symbol, where it exists, is that of `export_plugins!`: a static of plain bytes at least as long as the fields
-    // that `differences` looks at before it trusts the length.
+    // SAFETY: the address alone is taken here.
     let symbol = unsafe { library.get::<*const Handshake>(b"MINITRON_HANDSHAKE\0") };
     let symbol = symbol.map_err(|_| {
         error(
@@ -71,26 +70,33 @@ fn shake(path: &Path, library: &Library) -> Result<Handshake> {
             "no MINITRON_HANDSHAKE in it: not a plugin of minitron; call minitron_core::export_plugins!()".into(),
         )
     })?;
-    // SAFETY: as above; the pointer is the static's address, which the open library keeps valid.
-    Ok(unsafe { **symbol })
+    let handshake: *const Handshake = *symbol;
+    // SAFETY: a static of this name in an open library; every handshake begins with these 24 bytes.
+    let opening = unsafe { handshake.cast::<Opening>().read_unaligned() };
+    if let Some(difference) = opening.difference() {
+        return Err(otherwise(path, &[difference]));
+    }
+    // SAFETY: it says that it is as long as ours.
+    Ok(unsafe { handshake.read_unaligned() })
 }
 
 fn check(path: &Path, theirs: &Handshake) -> Result<()> {
     let differences = theirs.differences();
-    if differences.is_empty() {
-        return Ok(());
-    }
+    if differences.is_empty() { Ok(()) } else { Err(otherwise(path, &differences)) }
+}
+
+fn otherwise(path: &Path, differences: &[(&'static str, String, String)]) -> Error {
     let lines: Vec<String> = differences
         .iter()
         .map(|(field, ours, theirs)| format!("{field}: this program has {ours}, the library {theirs}"))
         .collect();
-    Err(error(
+    error(
         path,
         format!(
             "built otherwise than this program: {}; rebuild it against this core: cargo build --release",
             lines.join("; ")
         ),
-    ))
+    )
 }
 
 #[allow(unsafe_code)]

@@ -53,7 +53,7 @@ struct ScriptedScorer {
     block: usize,
     n_units: usize,
     sites: Vec<Site>,
-    /// By site, statistic after statistic, unit after unit; empty where nothing was seen.
+    /// By site, statistic after statistic, unit after unit; empty where nothing was seen yet.
     sums: Vec<Vec<f64>>,
 }
 
@@ -97,27 +97,36 @@ impl Scorer for ScriptedScorer {
     }
 
     fn state(&self) -> Vec<f64> {
-        self.sums.concat()
+        if self.sums.iter().all(Vec::is_empty) {
+            return Vec::new();
+        }
+        self.sums.iter().flat_map(|sums| std::iter::once(sums.len() as f64).chain(sums.iter().copied())).collect()
     }
 
     fn absorb(&mut self, state: &[f64]) -> Result<()> {
         if state.is_empty() {
             return Ok(());
         }
-        let n_each = state.len() / self.sites.len().max(1);
-        super::check_len(state, n_each * self.sites.len())?;
-        for (sums, theirs) in self.sums.iter_mut().zip(state.chunks(n_each.max(1))) {
+        let foreign = || Error::Internal("a scorer's state of another metric".into());
+        let mut rest = state;
+        for sums in &mut self.sums {
+            let (&len, after) = rest.split_first().ok_or_else(foreign)?;
+            // Lengths were written from lengths; anything else is no state of ours.
+            let len = if (0.0..=after.len() as f64).contains(&len) { len as usize } else { return Err(foreign()) };
+            let (theirs, after) = after.split_at_checked(len).ok_or_else(foreign)?;
             match sums.is_empty() {
                 true => *sums = theirs.to_vec(),
+                false if theirs.is_empty() => {}
                 false => super::add_sums(sums, theirs)?,
             }
+            rest = after;
         }
-        Ok(())
+        if rest.is_empty() { Ok(()) } else { Err(foreign()) }
     }
 
     fn finish(&self) -> Result<Vec<f32>> {
         let mut scores_u = vec![0.0; self.n_units];
-        for sums in &self.sums {
+        for sums in self.sums.iter().filter(|sums| !sums.is_empty()) {
             let values = self.scores_of(sums)?;
             scores_u.iter_mut().zip(values).for_each(|(score, value)| *score += value);
         }
