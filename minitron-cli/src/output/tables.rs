@@ -129,9 +129,10 @@ pub fn plugins_table(report: &Value) -> String {
 pub fn plugin_table(plugin: &Value) -> String {
     let mut text = format!("{}/{}: {}\n\n", word(&plugin["kind"]), word(&plugin["name"]), word(&plugin["summary"]));
     text += &format!("{}\n\n", word(&plugin["description"]));
-    let mut table = table(&["parameter", "default", "meaning"]);
+    let mut table = table(&["parameter", "type", "default", "meaning"]);
     for (name, schema) in entries(&plugin["schema"]["properties"]) {
-        table.add_row([name.clone(), plugin["defaults"][name].to_string(), word(&schema["description"])]);
+        let default = plugin["defaults"][name].to_string();
+        table.add_row([name.clone(), parameter_type(schema), default, word(&schema["description"])]);
     }
     if !table.is_empty() {
         text += &format!("{table}\n\n");
@@ -142,6 +143,29 @@ pub fn plugin_table(plugin: &Value) -> String {
         word(&plugin["source"]),
         word(&plugin["origin"])
     )
+}
+
+/// A parameter's type, choices or range, from its schema.
+fn parameter_type(schema: &Value) -> String {
+    let choice = |of: &Value| of["const"].as_str().map(str::to_owned);
+    let listed = |key: &str| schema[key].as_array().into_iter().flatten();
+    let choices: Vec<String> = listed("oneOf")
+        .filter_map(choice)
+        .chain(listed("enum").filter_map(|of| of.as_str().map(str::to_owned)))
+        .collect();
+    if !choices.is_empty() {
+        return choices.join(" | ");
+    }
+    let types = match &schema["type"] {
+        Value::Array(list) => list.iter().map(word).collect::<Vec<_>>().join(" | "),
+        one => word(one),
+    };
+    let (min, max) = (&schema["minimum"], &schema["maximum"]);
+    let end = |value: &Value| if value.is_null() { String::new() } else { value.to_string() };
+    match min.is_null() && max.is_null() {
+        true => types,
+        false => format!("{types}, {}..{}", end(min), end(max)),
+    }
 }
 
 /// `score`: one line per metric and kind.
