@@ -20,7 +20,7 @@ use minitron_core::model::{LoadOptions, Site, Tap, Transformer};
 use minitron_core::plan::{Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
-use minitron_core::registry::{Build, Contract, Descriptor, Kind, PluginSpec};
+use minitron_core::registry::{Contract, Descriptor, Kind, PluginSpec};
 use serde_json::{Value, json};
 use tch::{Kind as Element, Tensor};
 
@@ -91,26 +91,11 @@ fn tagged(plugin: &Descriptor) -> Value {
     value
 }
 
-/// Builds a plugin and writes it down again, through its own binary's typetag.
-fn rewritten(plugin: &Descriptor, value: Value) -> serde_json::Result<Value> {
-    match plugin.build {
-        Build::Architecture(build) => serde_json::to_value(build(value)?),
-        Build::Axis(build) => serde_json::to_value(build(value)?),
-        Build::Importance(build) => serde_json::to_value(build(value)?),
-        Build::Allocator(build) => serde_json::to_value(build(value)?),
-        Build::Healing(build) => serde_json::to_value(build(value)?),
-        Build::LogitLoss(build) => serde_json::to_value(build(value)?),
-        Build::StateLoss(build) => serde_json::to_value(build(value)?),
-        Build::Evaluator(build) => serde_json::to_value(build(value)?),
-        Build::Corpus(build) => serde_json::to_value(build(value)?),
-    }
-}
-
 #[test]
 fn every_example_builds_and_is_written_as_it_was_read() {
     for plugin in registry().descriptors() {
         let value = tagged(plugin);
-        assert_eq!(rewritten(plugin, value.clone()).unwrap(), value, "{} `{}`", plugin.kind, plugin.tag);
+        assert_eq!(plugin.rewritten(value.clone()).unwrap(), value, "{} `{}`", plugin.kind, plugin.tag);
     }
 }
 
@@ -119,7 +104,7 @@ fn every_plugin_refuses_a_stray_key_by_name() {
     for plugin in registry().descriptors() {
         let mut value = tagged(plugin);
         value["stray_key"] = 1.into();
-        let error = rewritten(plugin, value).unwrap_err().to_string();
+        let error = plugin.rewritten(value).unwrap_err().to_string();
         assert!(error.contains("stray_key"), "{} `{}`: {error}", plugin.kind, plugin.tag);
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::recipe::{JOBS, Recipe, default_options};
 use crate::error::{Error, Result};
-use crate::registry::{Build, Descriptor, Kind, PluginSpec, Registry};
+use crate::registry::{Descriptor, Kind, PluginSpec, Registry};
 
 /// The options that name plugins, and of which kinds.
 const NAMING: [(&str, &[Kind]); 6] = [
@@ -63,17 +63,7 @@ fn check_plugin(registry: &Registry, kinds: &[Kind], mut spec: PluginSpec) -> Re
         let _ = spec.take(key);
     }
     let value = serde_json::to_value(&spec).unwrap_or_default();
-    let built = match descriptor.build {
-        Build::Architecture(build) => build(value).map(drop),
-        Build::Axis(build) => build(value).map(drop),
-        Build::Importance(build) => build(value).map(drop),
-        Build::Allocator(build) => build(value).map(drop),
-        Build::Healing(build) => build(value).map(drop),
-        Build::LogitLoss(build) => build(value).map(drop),
-        Build::StateLoss(build) => build(value).map(drop),
-        Build::Evaluator(build) => build(value).map(drop),
-        Build::Corpus(build) => build(value).map(drop),
-    };
+    let built = descriptor.rewritten(value).map(drop);
     built.map_err(|e| Error::Recipe(format!("{} `{}`: {e}", descriptor.kind, spec.tag)))
 }
 

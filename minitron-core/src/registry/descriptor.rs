@@ -125,6 +125,27 @@ pub struct Descriptor {
     pub build: Build,
 }
 
+impl Descriptor {
+    /// Builds a plugin from `{"type": tag, ...parameters}` and writes it down again, whatever its kind.
+    ///
+    /// # Errors
+    /// Parameters that it does not have, or does not take.
+    pub fn rewritten(&self, value: Value) -> serde_json::Result<Value> {
+        use serde_json::to_value;
+        match self.build {
+            Build::Architecture(build) => to_value(build(value)?),
+            Build::Axis(build) => to_value(build(value)?),
+            Build::Importance(build) => to_value(build(value)?),
+            Build::Allocator(build) => to_value(build(value)?),
+            Build::Healing(build) => to_value(build(value)?),
+            Build::LogitLoss(build) => to_value(build(value)?),
+            Build::StateLoss(build) => to_value(build(value)?),
+            Build::Evaluator(build) => to_value(build(value)?),
+            Build::Corpus(build) => to_value(build(value)?),
+        }
+    }
+}
+
 inventory::collect!(Descriptor);
 
 /// Ties a contract's trait to its [`Kind`] and constructor.

@@ -12,7 +12,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer, fresh_weights};
 use minitron_core::plan::Space;
 use minitron_core::progress::Silent;
-use minitron_core::registry::{Build, Descriptor, Kind, PluginSpec, Registry};
+use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
 use serde_json::{Value, json};
 use tch::{Kind as Element, Tensor};
 
@@ -55,11 +55,11 @@ fn form(plugin: &Descriptor) -> Result<()> {
     ensure(plugin, example.is_object(), "its parameters: expected a struct with named fields")?;
     let mut tagged = example.clone();
     tagged["type"] = plugin.tag.into();
-    let again = rewritten(plugin, tagged.clone()).map_err(|e| broken(plugin, format!("its own example: {e}")))?;
+    let again = plugin.rewritten(tagged.clone()).map_err(|e| broken(plugin, format!("its own example: {e}")))?;
     ensure(plugin, again == tagged, format!("its example is {tagged}, and written again {again}"))?;
     let mut stray = tagged;
     stray["stray_key"] = 1.into();
-    let refusal = rewritten(plugin, stray).err().map(|error| error.to_string()).unwrap_or_default();
+    let refusal = plugin.rewritten(stray).err().map(|error| error.to_string()).unwrap_or_default();
     let is_refused = refusal.contains("stray_key");
     ensure(plugin, is_refused, "it takes a parameter that it does not have: add #[serde(deny_unknown_fields)]")?;
     let schema = (plugin.schema)().to_value();
@@ -75,20 +75,6 @@ fn form(plugin: &Descriptor) -> Result<()> {
     let silent = described.iter().find(|(_, of)| of.get("description").is_none());
     let name = silent.map(|(key, _)| key.as_str()).unwrap_or_default();
     ensure(plugin, silent.is_none(), format!("`{name}` has no description: add a doc comment"))
-}
-
-fn rewritten(plugin: &Descriptor, value: Value) -> serde_json::Result<Value> {
-    match plugin.build {
-        Build::Architecture(build) => serde_json::to_value(build(value)?),
-        Build::Axis(build) => serde_json::to_value(build(value)?),
-        Build::Importance(build) => serde_json::to_value(build(value)?),
-        Build::Allocator(build) => serde_json::to_value(build(value)?),
-        Build::Healing(build) => serde_json::to_value(build(value)?),
-        Build::LogitLoss(build) => serde_json::to_value(build(value)?),
-        Build::StateLoss(build) => serde_json::to_value(build(value)?),
-        Build::Evaluator(build) => serde_json::to_value(build(value)?),
-        Build::Corpus(build) => serde_json::to_value(build(value)?),
-    }
 }
 
 /// The law of its contract on a tiny model, where that needs nothing from outside; what was checked.
