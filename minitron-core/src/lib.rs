@@ -36,6 +36,7 @@ pub mod progress;
 pub mod prune;
 pub mod random;
 pub mod registry;
+pub mod search;
 pub mod train;
 
 // For `plugin!` in crates that depend on this one alone.

@@ -11,6 +11,15 @@ pub fn peak_bytes() -> u64 {
     kib.map_or(USUAL_BYTES, |kib: u64| kib.saturating_mul(1024))
 }
 
+/// Memory that further work may take before the system has to make room, in bytes; none where it does not say.
+pub fn available_bytes() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = info
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.map(|kib: u64| kib.saturating_mul(1024))
+}
+
 /// Whole MiB, rounded up, as `--max-memory` reads them: `161MiB`.
 pub fn mib(n_bytes: u64) -> String {
     format!("{}MiB", n_bytes.div_ceil(1 << 20))

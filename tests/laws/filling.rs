@@ -15,7 +15,7 @@ use minitron_core::model::{Input, LoadOptions, NoTap, Site, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::train::{
-    LiftStart, Loaded, Objective, Saving, StateTerm, Streamed, Teacher, TrainSettings, Trainer, Weight,
+    Learner, LiftStart, Loaded, Objective, Saving, StateTerm, Streamed, Teacher, TrainSettings, Trainer, Weight,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -218,16 +218,20 @@ fn an_encoder_without_a_head_learns_its_teachers_states_from_documents() {
     let dir = tempfile::tempdir().unwrap();
     let settings = TrainSettings { n_tokens: 87 * 40, batch_size: 4, lr: 1e-2, ..TrainSettings::default() };
     let held: Box<dyn Teacher> = Box::new(Loaded(heard));
-    let trainer = Trainer {
+    let learner = Learner {
         student: &model,
+        objective: &objective(&student, &teacher, false),
+        identity: Value::Null,
+        out_dir: dir.path(),
+        write_best: None,
+    };
+    let trainer = Trainer {
+        learners: &[learner],
         teacher: Some(held.into()),
         correction: None,
         feed: &RefCell::new(Feed::of_windows(Arc::new(windows), 0)),
         task: Task::of_model(&student.blueprint.options, None, 0).unwrap(),
-        objective: &objective(&student, &teacher, false),
         settings: &settings,
-        identity: Value::Null,
-        out_dir: dir.path(),
         saving: Saving::default(),
         held_out: None,
         max_skipped: 3,
@@ -235,7 +239,7 @@ fn an_encoder_without_a_head_learns_its_teachers_states_from_documents() {
         progress: &Silent,
         interrupt: &Interrupt::default(),
     };
-    let (outcome, _) = trainer.run(false).unwrap();
+    let (outcome, _) = trainer.run(false).unwrap().single().unwrap();
     let metrics = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
     let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
     assert!(outcome.loss.unwrap() < 0.5 * first["loss"].as_f64().unwrap(), "{:?} {first}", outcome.loss);

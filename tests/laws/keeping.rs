@@ -263,11 +263,15 @@ fn evaluations_are_the_losses_and_disturb_nothing() {
         written.borrow_mut().push(());
         Ok(())
     };
-    let held_out = HeldOut { windows: &held_out_windows, batch_size: 2, every: Some(4), write_best: &write_best };
+    let held_out = HeldOut { windows: &held_out_windows, batch_size: 2, every: Some(4) };
     let (one, two, three) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let plain = Run::new(&model, &teacher, &windows, one.path());
     plain.go(None, false).unwrap();
-    let run = |dir| Run { held_out: Some(held_out), ..Run::new(&model, &teacher, &windows, dir) };
+    let run = |dir| Run {
+        held_out: Some(held_out),
+        write_best: Some(&write_best),
+        ..Run::new(&model, &teacher, &windows, dir)
+    };
     let whole = run(two.path());
     let outcome = whole.go(None, false).unwrap();
     assert_same_run(&plain, &whole);
@@ -322,15 +326,21 @@ fn column_of_evaluations(out_dir: &Path) -> Vec<(Value, Value)> {
 fn the_state_of_the_best_evaluation_outlives_newer_ones() {
     let (model, teacher, windows) = some_job();
     let held_out_windows = some_windows(5, 16, 61, 9).unwrap();
+    let held_out = HeldOut { windows: &held_out_windows, batch_size: 5, every: Some(1) };
     let write_best = |_: &Masters| Ok(());
-    let held_out = HeldOut { windows: &held_out_windows, batch_size: 5, every: Some(1), write_best: &write_best };
     let dir = tempfile::tempdir().unwrap();
     let saving = Saving { every: Some(1), keep: 1, ..Saving::default() };
     // Uphill on purpose: random tokens are not learned, so what is held out is soon worse.
     let settings = TrainSettings { lr: 0.1, schedule: Shape::Constant, ..settings() };
     let run = || {
         let settings = settings.clone();
-        Run { saving, settings, held_out: Some(held_out), ..Run::new(&model, &teacher, &windows, dir.path()) }
+        Run {
+            saving,
+            settings,
+            held_out: Some(held_out),
+            write_best: Some(&write_best),
+            ..Run::new(&model, &teacher, &windows, dir.path())
+        }
     };
     let best = run().go(Some(6), false).unwrap().best.unwrap();
     let of = |step: u64| format!("step-{step:08}");

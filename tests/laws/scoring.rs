@@ -4,20 +4,20 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use minitron::{
-    calibration, families, groups, metric, reads_no_file, registry, score, some_windows, tiny_bert, tiny_llama,
-    tiny_nemotron,
+    calibration, families, groups, metric, reads_no_file, registry, score, some_windows, tiny_bert, tiny_gpt2,
+    tiny_llama, tiny_nemotron,
 };
 use minitron_core::blueprint::{DEPTH, Role, Slot, TensorSpec};
 use minitron_core::calibrate::{Metric, Pass, Scores, Spill, Streamed};
 use minitron_core::checkpoint::{MemorySource, TensorInfo, TensorSource};
 use minitron_core::contract::Importance;
 use minitron_core::error::{Error, Result};
-use minitron_core::model::LoadOptions;
+use minitron_core::model::{LoadOptions, Site, Tap};
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Kind, PluginSpec};
-use tch::{Reduction, Tensor};
+use tch::{Kind as Element, Reduction, Tensor};
 
-use super::{Model, REORDERED, load, relative_scores};
+use super::{Model, REORDERED, load, relative, relative_scores};
 
 /// Every metric at its defaults that reads no file, runs of layers, and the nine aggregations.
 fn specs() -> Vec<PluginSpec> {
@@ -377,6 +377,54 @@ fn a_key_value_head_is_as_large_as_its_query_heads_together() {
                 .sum();
             let found = squares(&format!("magnitude/kv_heads.{layer}"));
             assert!((found - expected).abs() <= 1e-5 * expected, "{} {layer}: {found} {expected}", model.family());
+        }
+    }
+}
+
+/// Scores of neurons and heads by hand: activations as a tap sees them, the projection's own columns.
+#[test]
+fn channel_metrics_are_activations_times_the_weights_that_read_them() {
+    struct Seen(Site, Vec<Tensor>);
+    impl Tap for Seen {
+        fn wants(&self, site: Site) -> bool {
+            site == self.0
+        }
+        fn see(&mut self, _site: Site, x: &Tensor) -> Result<()> {
+            self.1.push(x.copy());
+            Ok(())
+        }
+    }
+    // GPT-2 stores its projections the other way round.
+    for (config, transposed) in [(tiny_llama(), false), (tiny_gpt2(), true)] {
+        let model = Model::new(&config, 31).unwrap();
+        let windows = some_windows(5, 12, 61, 3).unwrap();
+        let metrics = ["wanda", "fluctuation"].map(|spec| metric(spec).unwrap());
+        let scores = score(&model.source, &model.blueprint, metrics.into(), &windows, 2).unwrap();
+        let loaded = model.load().unwrap();
+        for (dim, site, role) in
+            [("mlp.1", Site::MlpNeurons(1), Role::Down), ("heads.1", Site::AttentionHeads(1), Role::AttentionOutput)]
+        {
+            let mut seen = Seen(site, Vec::new());
+            let ids_bt = Tensor::from_slice(
+                &(0..5).flat_map(|w| windows.window(w)).map(|&id| i64::from(id)).collect::<Vec<_>>(),
+            );
+            let _ = tch::no_grad(|| loaded.hidden(&ids_bt.view([5, -1]), &mut seen, None)).unwrap();
+            let x_nc = Tensor::cat(&seen.1, 0).flatten(0, 1).to_kind(Element::Double);
+            let spec = model.blueprint.find(role, Slot::Weight, Some(1)).unwrap();
+            let weight = model.source.read(&spec.name()).unwrap().to_kind(Element::Double);
+            let weight_rc = if transposed { weight.tr() } else { weight };
+            let norms_c = x_nc.square().sum_dim_intlist(0, false, Element::Double).sqrt();
+            let n_units = model.blueprint.dim(dim).unwrap().size as i64;
+            let per_unit =
+                |of_channels: Tensor| of_channels.view([n_units, -1]).sum_dim_intlist(1, false, Element::Double);
+            let wanda = per_unit(norms_c * weight_rc.abs().sum_dim_intlist(0, false, Element::Double));
+            let squares_c = weight_rc.square().sum_dim_intlist(0, false, Element::Double);
+            let fluctuation = per_unit(x_nc.var_dim(0, false, false) * squares_c);
+            for (metric, expected) in [("wanda", wanda), ("fluctuation", fluctuation)] {
+                let found = Tensor::from_slice(&scores.by_name[&format!("{metric}/{dim}")]).to_kind(Element::Double);
+                let differs = relative(&found, &expected);
+                assert!(differs <= 1e-5, "{metric}/{dim}: {differs:e}");
+            }
         }
     }
 }

@@ -12,8 +12,8 @@ use minitron_core::model::{LoadOptions, NoTap, Transformer, row_chunks};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::PluginSpec;
 use minitron_core::train::{
-    Correction, HeldOut, LiftStart, Loaded, Objective, Outcome, Saving, StateTerm, Term, TrainSettings, Trainer,
-    Weight, saved_cursor,
+    Correction, HeldOut, Learner, LiftStart, Loaded, Objective, Outcome, Saving, StateTerm, Term, TrainSettings,
+    Trainer, Weight, WriteStudent, saved_cursor,
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -168,6 +168,7 @@ pub(super) struct Run<'a> {
     pub settings: TrainSettings,
     pub saving: Saving,
     pub held_out: Option<HeldOut<'a>>,
+    pub write_best: Option<WriteStudent<'a>>,
     pub interrupt: Interrupt,
     pub out_dir: &'a Path,
 }
@@ -176,20 +177,24 @@ impl<'a> Run<'a> {
     pub fn new(student: &Model, teacher: &'a Transformer, windows: &'a Windows, out_dir: &'a Path) -> Self {
         let (student, interrupt) = (student.trainable().unwrap(), Interrupt::default());
         let (settings, saving) = (settings(), Saving::default());
-        Run { student, teacher, windows, settings, saving, held_out: None, interrupt, out_dir }
+        Run { student, teacher, windows, settings, saving, held_out: None, write_best: None, interrupt, out_dir }
     }
 
     pub fn go(&self, stop_after: Option<u64>, resume: bool) -> Result<Outcome> {
-        let trainer = Trainer {
+        let learner = Learner {
             student: &self.student,
+            objective: &objective()?,
+            identity: Value::from(self.windows.digest()),
+            out_dir: self.out_dir,
+            write_best: self.write_best,
+        };
+        let trainer = Trainer {
+            learners: &[learner],
             teacher: Some(RefCell::new(Box::new(Loaded(self.teacher)))),
             correction: None,
             feed: &RefCell::new(Feed::of_windows(Arc::new(self.windows.clone()), self.settings.seed)),
             task: Task::of(self.student.is_causal(), Some(4), 1)?,
-            objective: &objective()?,
             settings: &self.settings,
-            identity: Value::from(self.windows.digest()),
-            out_dir: self.out_dir,
             saving: self.saving,
             held_out: self.held_out,
             max_skipped: 3,
@@ -197,7 +202,7 @@ impl<'a> Run<'a> {
             progress: &Silent,
             interrupt: &self.interrupt,
         };
-        trainer.run(resume).map(|(outcome, _)| outcome)
+        trainer.run(resume)?.single().map(|(outcome, _)| outcome)
     }
 }
 
@@ -275,26 +280,25 @@ fn a_run_with_other_settings_is_not_resumed() {
     assert!(error.is_usage() && error.to_string().contains("other settings"), "{error}");
 }
 
+fn learner<'a>(student: &'a Transformer, objective: &'a Objective, out_dir: &'a Path) -> Learner<'a> {
+    Learner { student, objective, identity: Value::Null, out_dir, write_best: None }
+}
+
 /// A distillation of next tokens with nothing special about it.
 fn trainer<'a>(
-    student: &'a Transformer,
+    learners: &'a [Learner<'a>],
     teacher: &'a Transformer,
     feed: &'a RefCell<Feed>,
-    objective: &'a Objective,
     settings: &'a TrainSettings,
-    out_dir: &'a Path,
     interrupt: &'a Interrupt,
 ) -> Trainer<'a> {
     Trainer {
-        student,
+        learners,
         teacher: Some(RefCell::new(Box::new(Loaded(teacher)))),
         correction: None,
         feed,
         task: Task::NextToken,
-        objective,
         settings,
-        identity: Value::Null,
-        out_dir,
         saving: Saving::default(),
         held_out: None,
         max_skipped: 3,
@@ -327,9 +331,9 @@ fn a_run_over_a_mixture_is_resumed_within_its_blocks_bit_for_bit() {
         let settings = settings();
         let objective = objective().unwrap();
         let (feed, interrupt) = (RefCell::new(Feed::open(&options, cursor).unwrap()), Interrupt::default());
-        let trainer =
-            Trainer { stop_after, ..trainer(&student, &teacher, &feed, &objective, &settings, out_dir, &interrupt) };
-        trainer.run(true).unwrap();
+        let learners = [learner(&student, &objective, out_dir)];
+        let trainer = Trainer { stop_after, ..trainer(&learners, &teacher, &feed, &settings, &interrupt) };
+        trainer.run(true).unwrap().single().unwrap();
         column(out_dir, "loss")
     };
     let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
@@ -356,13 +360,15 @@ fn a_teacher_that_is_corrected_learns_its_labels_and_is_resumed_with_its_student
         let (student, teacher) = (ours.trainable().unwrap(), theirs.trainable().unwrap());
         let settings = TrainSettings { n_tokens: 8 * 16 * 40, ..settings() };
         let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
+        let learners = [learner(&student, &by_teacher, out_dir)];
         let trainer = Trainer {
             correction: Some(Correction { model: &teacher, objective: &by_labels, rate: 0.5 }),
             stop_after,
-            ..trainer(&student, &teacher, &feed, &by_teacher, &settings, out_dir, &interrupt)
+            ..trainer(&learners, &teacher, &feed, &settings, &interrupt)
         };
-        trainer.run(true).unwrap();
+        trainer.run(true).unwrap().single().unwrap();
         drop(trainer);
+        drop(learners);
         (student, teacher)
     };
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
@@ -395,9 +401,9 @@ fn a_learned_map_is_resumed_with_its_student() {
         let objective = Objective { states: vec![term], ..objective().unwrap() };
         let settings = settings();
         let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
-        let trainer =
-            Trainer { stop_after, ..trainer(&student, &teacher, &feed, &objective, &settings, out_dir, &interrupt) };
-        trainer.run(true).unwrap();
+        let learners = [learner(&student, &objective, out_dir)];
+        let trainer = Trainer { stop_after, ..trainer(&learners, &teacher, &feed, &settings, &interrupt) };
+        trainer.run(true).unwrap().single().unwrap();
         let lift = objective.lifts().next().unwrap().tensor.detach().copy();
         (lift, column(out_dir, "loss"), column(out_dir, "loss/hidden_state"))
     };
@@ -407,4 +413,48 @@ fn a_learned_map_is_resumed_with_its_student() {
     let resumed = run(dirs[1].path(), None);
     assert!(whole.0.equal(&resumed.0));
     assert_eq!((whole.1, whole.2), (resumed.1, resumed.2));
+}
+
+#[test]
+fn students_that_share_a_teacher_learn_what_each_learns_alone() {
+    let teacher = Model::new(&tiny_llama(), 55).unwrap().load().unwrap();
+    let windows = Arc::new(some_windows(11, 16, 61, 11).unwrap());
+    let mut narrow = tiny_llama();
+    narrow["intermediate_size"] = 16.into();
+    let models = [Model::new(&tiny_llama(), 56).unwrap(), Model::new(&narrow, 57).unwrap()];
+    let objective = objective().unwrap();
+    let held_out_windows = some_windows(5, 16, 61, 12).unwrap();
+    let held_out = HeldOut { windows: &held_out_windows, batch_size: 2, every: Some(3) };
+    let run = |students: &[&Transformer], dirs: &[&Path], stop_after| {
+        let (settings, interrupt) = (settings(), Interrupt::default());
+        let feed = RefCell::new(Feed::of_windows(Arc::clone(&windows), 7));
+        let learners: Vec<Learner> =
+            students.iter().zip(dirs).map(|(student, dir)| learner(student, &objective, dir)).collect();
+        let trainer = trainer(&learners, &teacher, &feed, &settings, &interrupt);
+        let trainer = Trainer { stop_after, held_out: Some(held_out), ..trainer };
+        for learned in trainer.run(true).unwrap().learners {
+            assert_eq!(learned.unwrap().0.n_steps, stop_after.unwrap_or(9));
+        }
+    };
+    let dirs = [(); 4].map(|()| tempfile::tempdir().unwrap());
+    let [one, two, three, four] = dirs.each_ref().map(|dir| dir.path());
+    let load = || models.each_ref().map(|model| model.trainable().unwrap());
+    let (alone, together) = (load(), load());
+    run(&[&alone[0]], &[one], None);
+    run(&[&alone[1]], &[two], None);
+    // One of them is ahead when both go on.
+    let [first, _] = load();
+    run(&[&first], &[three], Some(5));
+    run(&[&together[0], &together[1]], &[three, four], None);
+    for (a, b) in alone.iter().zip(&together) {
+        for (a, b) in a.parameters().iter().zip(b.parameters()) {
+            assert!(a.tensor.detach().equal(&b.tensor.detach()), "{}", a.name);
+        }
+    }
+    let lines = |dir: &Path| std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap().matches("eval/loss").count();
+    for (a, b) in [(one, three), (two, four)] {
+        assert_eq!(column(a, "loss"), column(b, "loss"));
+        assert_eq!(lines(a), 3);
+        assert_eq!(lines(b), 3);
+    }
 }

@@ -76,6 +76,8 @@ impl<'a> Observation<'a> {
 pub struct Weights<'a> {
     /// Which units.
     pub units: Range<usize>,
+    /// Whether they are what the tensor reads: its columns, I = rows · block with a unit's channels innermost.
+    pub reads: bool,
     /// Their weights [U, I], f32.
     pub weight_ui: &'a Tensor,
     /// The loss's gradient, likewise, where it was asked for.

@@ -74,13 +74,11 @@ impl Pass {
     fn watch(&mut self, metric: &Metric, group: &PruneGroup, need: Need, n_folds: usize) -> Result<()> {
         let scorer = || metric.importance.scorer(group).map_err(|e| e.at(format!("metric `{}`", metric.label)));
         let mut folds = Vec::new();
-        if let Need::Sites(sites) = &need {
-            for &site in sites {
-                self.by_site.entry(site).or_default().push(self.watchers.len());
-            }
-            if !sites.is_empty() {
-                folds = (0..n_folds).map(|_| scorer()).collect::<Result<_>>()?;
-            }
+        for &site in need.sites() {
+            self.by_site.entry(site).or_default().push(self.watchers.len());
+        }
+        if !need.sites().is_empty() {
+            folds = (0..n_folds).map(|_| scorer()).collect::<Result<_>>()?;
         }
         let watcher = Watcher { metric: self.metrics.len(), group: group.clone(), need, scorer: scorer()?, folds };
         self.watchers.push(watcher);
@@ -124,8 +122,12 @@ impl Pass {
 
     /// Memory of all scorers at the end, roughly: each keeps a handful of numbers per unit and site.
     pub fn state_bytes(&self) -> u64 {
-        let sites = |watcher: &Watcher| if let Need::Sites(sites) = &watcher.need { sites.len().max(1) } else { 1 };
-        let one = |watcher: &Watcher| 40 * watcher.group.n_units * sites(watcher) * (1 + watcher.folds.len());
+        let one = |watcher: &Watcher| {
+            // A metric of activations and weights keeps its numbers per channel.
+            let each = if matches!(watcher.need, Need::SitesAndWeights(_)) { watcher.group.block } else { 1 };
+            let n_numbers = watcher.group.n_units * each * watcher.need.sites().len().max(1);
+            40 * n_numbers * (1 + watcher.folds.len())
+        };
         self.watchers.iter().map(|watcher| one(watcher) as u64).sum()
     }
 
@@ -153,7 +155,7 @@ impl Pass {
     /// Groups whose weights are wanted, and whether a gradient beside them.
     pub(super) fn weighed_groups(&self) -> Vec<(usize, PruneGroup, bool)> {
         let wants = |(idx, watcher): (usize, &Watcher)| match watcher.need {
-            Need::Weights => Some((idx, watcher.group.clone(), false)),
+            Need::Weights | Need::SitesAndWeights(_) => Some((idx, watcher.group.clone(), false)),
             Need::Gradients(_) => Some((idx, watcher.group.clone(), true)),
             _ => None,
         };
@@ -181,10 +183,10 @@ impl Pass {
     }
 
     fn show(&mut self, watcher: usize, observation: &Observation) -> Result<()> {
-        match self.watchers.get_mut(watcher) {
-            Some(watcher) => watcher.scorer.observe(observation),
-            None => Ok(()),
-        }
+        let Some(watcher) = self.watchers.get_mut(watcher) else { return Ok(()) };
+        std::iter::once(&mut watcher.scorer)
+            .chain(&mut watcher.folds)
+            .try_for_each(|scorer| scorer.observe(observation))
     }
 
     /// To every metric that watches the site; to the folds window by window.

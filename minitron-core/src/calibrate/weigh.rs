@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::observation::{Measured, Weights};
 use super::pass::Pass;
-use crate::blueprint::{Blueprint, DEPTH, Part, PruneGroup, Side, TensorSpec};
+use crate::blueprint::{Blueprint, DEPTH, Part, PruneGroup, Role, Side, TensorSpec};
 use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
 use crate::error::{Error, Result};
@@ -20,6 +20,8 @@ struct Piece {
     name: String,
     rows: Range<usize>,
     units: Range<usize>,
+    /// Whether the tensor reads them.
+    reads: bool,
     /// Side with the units, where they begin on it (within `rows` for the first side), positions of one.
     place: Option<(i64, i64, i64)>,
 }
@@ -45,7 +47,8 @@ impl Pass {
                     (false, _) => None,
                 };
                 let (units, gradient_ui) = (piece.units.clone(), gradient_ui.as_ref());
-                self.show_weights(watcher, Weights { units, weight_ui: &weight_ui, gradient_ui })?;
+                let reads = piece.reads;
+                self.show_weights(watcher, Weights { units, reads, weight_ui: &weight_ui, gradient_ui })?;
             }
             progress.advance(1, "");
         }
@@ -72,12 +75,15 @@ impl Pass {
 }
 
 impl Piece {
-    /// [U, I] in f32.
+    /// [U, I] in f32; of a tensor that reads the units, with a unit's channels innermost.
     fn read(&self, source: &dyn TensorSource) -> Result<Tensor> {
         let rows = source.read_rows(&self.name, self.rows.clone())?.f_to_kind(Kind::Float)?;
         let n_units = self.units.len() as i64;
         let Some((side, start, block)) = self.place else { return Ok(rows.f_reshape([1, -1])?) };
         let part = rows.f_narrow(side, start, n_units * block)?;
+        if side == 0 && self.reads {
+            return Ok(part.f_reshape([n_units, block, -1])?.f_transpose(1, 2)?.f_reshape([n_units, -1])?);
+        }
         if side == 0 {
             return Ok(part.f_reshape([n_units, -1])?);
         }
@@ -94,6 +100,12 @@ fn pieces(blueprint: &Blueprint, group: &PruneGroup) -> Vec<Piece> {
     blueprint.tensors.iter().flat_map(pieces_of).collect()
 }
 
+/// A table writes what it looks up; every other matrix reads one of its sides.
+fn is_read(spec: &TensorSpec, side_idx: usize) -> bool {
+    let is_table = matches!(spec.role, Role::TokenEmbedding | Role::PositionEmbedding | Role::TypeEmbedding);
+    !is_table && spec.sides.len() == 2 && (side_idx == 0) == spec.transposed
+}
+
 fn sides_of(blueprint: &Blueprint, spec: &TensorSpec) -> Vec<usize> {
     spec.sides.iter().map(|side| side.len(|dim| blueprint.dims.get(dim).map(|d| d.size))).collect()
 }
@@ -107,7 +119,7 @@ fn whole(blueprint: &Blueprint, spec: &TensorSpec) -> Vec<Piece> {
     let Some(layer_idx) = spec.layer else { return Vec::new() };
     let sides = sides_of(blueprint, spec);
     let (n_rows, row) = (sides.first().copied().unwrap_or(1), sides.iter().skip(1).product());
-    let piece = |rows| Piece { name: spec.name(), rows, units: layer_idx..layer_idx + 1, place: None };
+    let piece = |rows| Piece { name: spec.name(), rows, units: layer_idx..layer_idx + 1, reads: false, place: None };
     chunks(n_rows, row).map(piece).collect()
 }
 
@@ -146,6 +158,7 @@ fn rows_of_units(spec: &TensorSpec, group: &PruneGroup, start: usize, block: usi
         name: spec.name(),
         rows: start + units.start * block..start + units.end * block,
         units,
+        reads: is_read(spec, 0),
         place: Some((0, 0, block as i64)),
     };
     chunks(group.n_units, row * block).map(piece).collect()
@@ -159,6 +172,7 @@ fn columns_of_units(
     (n_rows, row): (usize, usize),
 ) -> Vec<Piece> {
     let place = Some((1, start as i64, block as i64));
-    let piece = |rows| Piece { name: spec.name(), rows, units: 0..group.n_units, place };
+    let reads = is_read(spec, 1);
+    let piece = |rows| Piece { name: spec.name(), rows, units: 0..group.n_units, reads, place };
     chunks(n_rows, row).map(piece).collect()
 }

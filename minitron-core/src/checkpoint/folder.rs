@@ -102,7 +102,16 @@ impl Drop for OutputDir {
 }
 
 /// Files of which every folder that a command writes has at least one, models aside.
-const MARKS: [&str; 6] = ["scores.safetensors", "plan.json", "metrics.jsonl", "run.json", "state.json", "result.json"];
+const MARKS: [&str; 8] = [
+    "scores.safetensors",
+    "plan.json",
+    "metrics.jsonl",
+    "run.json",
+    "state.json",
+    "result.json",
+    "search.json",
+    "compare.json",
+];
 
 /// Whether a folder is empty or was written by a command.
 fn is_ours(dir: &Path) -> Result<bool> {
@@ -133,6 +142,15 @@ fn sync_tree(dir: &Path) -> Result<()> {
         }
     }
     sync_dir(dir)
+}
+
+/// Writes a text file whole or not at all: beside its place, synced, renamed.
+pub fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let part = path.with_file_name(format!(".{name}.part"));
+    fs::write(&part, text).at_path(&part)?;
+    File::open(&part).and_then(|file| file.sync_all()).at_path(&part)?;
+    fs::rename(&part, path).at_path(path)
 }
 
 /// Makes a folder's entries durable.

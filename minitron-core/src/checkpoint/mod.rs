@@ -10,7 +10,7 @@ mod source;
 mod writer;
 
 pub use config::Config;
-pub use folder::{OutputDir, sync_dir};
+pub use folder::{OutputDir, sync_dir, write_whole};
 pub use reader::{PIECE_BYTES, Reader};
 pub use source::{MemorySource, TensorInfo, TensorSource, append_tensor, kind_of};
 pub use writer::{WriteOptions, write_model, write_tensors};

@@ -30,6 +30,8 @@ pub enum Need {
     Sites(Vec<Site>),
     /// [`Observation::Weights`]: every weight that carries the group's units.
     Weights,
+    /// Both: first the activations of these sites, over all windows, then the weights.
+    SitesAndWeights(Vec<Site>),
     /// The same, with the gradient of this loss, the mean over all predictions of the calibration windows.
     Gradients(Arc<dyn LogitLoss>),
     /// [`Observation::Ablated`]: predictions on the calibration windows without each run of so many layers.
@@ -48,6 +50,16 @@ pub enum Need {
     },
 }
 
+impl Need {
+    /// The sites whose activations are asked for.
+    pub fn sites(&self) -> &[Site] {
+        match self {
+            Need::Sites(sites) | Need::SitesAndWeights(sites) => sites,
+            _ => &[],
+        }
+    }
+}
+
 /// The state of one metric over one group during one pass.
 pub trait Scorer: Debug + Send {
     /// Takes in one thing that [`Importance::need`] asked for.
@@ -59,7 +71,8 @@ pub trait Scorer: Debug + Send {
     /// All that was seen, as numbers: what a run that was interrupted goes on from.
     fn state(&self) -> Vec<f64>;
 
-    /// Takes in what another scorer of the same metric and group saw (an earlier run, other ranks, a resample).
+    /// Takes in what another scorer of the same metric and group saw (an earlier run, other ranks, a resample). Weights are
+    /// the same whoever saw them: what follows from them is taken over, not added.
     ///
     /// # Errors
     /// `Internal` when the numbers cannot be such a state.

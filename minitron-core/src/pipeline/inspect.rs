@@ -52,14 +52,14 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
 }
 
 /// What is said of the weights.
-struct Weights {
-    n_bytes: u64,
+pub(super) struct Weights {
+    pub n_bytes: u64,
     dtype: Option<String>,
     unknown_tensors: Vec<String>,
 }
 
 /// A model's description and its weights; from the config alone where the folder holds no more.
-fn open(context: &Context, model: &str) -> Result<(Blueprint, Weights)> {
+pub(super) fn open(context: &Context, model: &str) -> Result<(Blueprint, Weights)> {
     let dir = (context.resolve)(model)?;
     let config_path = dir.join("config.json");
     if config_path.is_file() && !has_weights(&dir) {

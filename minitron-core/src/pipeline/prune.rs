@@ -187,7 +187,12 @@ fn near_ties(explained: &BTreeMap<String, Explained>) -> Vec<&str> {
     explained.iter().filter(|(_, dim)| dim.near_tie).map(|(name, _)| name.as_str()).collect()
 }
 
-fn write_plan(path: &Path, plan: &Plan, explained: &BTreeMap<String, Explained>, report: &Value) -> Result<()> {
+pub(super) fn write_plan(
+    path: &Path,
+    plan: &Plan,
+    explained: &BTreeMap<String, Explained>,
+    report: &Value,
+) -> Result<()> {
     let mut value = json!({ "kept": plan.kept });
     for key in ["sizes", "sizes_source", "n_params", "n_params_source"] {
         value[key] = report[key].clone();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::checkpoint::OutputDir;
+use crate::checkpoint::{OutputDir, write_whole};
 use crate::error::{Error, IoContext, Result};
 
 const RECORD: &str = "run.json";
@@ -87,10 +87,7 @@ impl RunDir {
 
     pub(super) fn save(&self) -> Result<()> {
         let text = serde_json::to_string_pretty(&self.record).map_err(|e| Error::Internal(format!("run.json: {e}")))?;
-        let (file, part) = (self.path.join(RECORD), self.path.join(".run.json.part"));
-        fs::write(&part, text + "\n").at_path(&part)?;
-        fs::File::open(&part).and_then(|f| f.sync_all()).at_path(&part)?;
-        fs::rename(&part, &file).at_path(&file)
+        write_whole(&self.path.join(RECORD), &(text + "\n"))
     }
 
     /// run.json as it stands.

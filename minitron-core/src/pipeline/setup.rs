@@ -5,7 +5,7 @@ use super::train::Setup;
 use crate::blueprint::Blueprint;
 use crate::data::{Reading, Tokenizer, Windows};
 use crate::error::{Error, Result};
-use crate::train::{AdamWSettings, HeldOut, Masters, Saving, TrainSettings};
+use crate::train::{AdamWSettings, HeldOut, Saving, TrainSettings};
 
 /// Windows of the held-out text where nothing is stated.
 const EVAL_SAMPLES: usize = 64;
@@ -58,11 +58,7 @@ impl Setup {
         reading.windows(&self.eval_data, tokenizer, context.registry).map(Some).map_err(|e| e.at("eval_data"))
     }
 
-    pub(super) fn held_out<'a>(
-        &self,
-        windows: &'a Windows,
-        write_best: &'a dyn Fn(&Masters) -> Result<()>,
-    ) -> HeldOut<'a> {
-        HeldOut { windows, batch_size: self.batch_size, every: self.eval_every, write_best }
+    pub(super) fn held_out<'a>(&self, windows: &'a Windows) -> HeldOut<'a> {
+        HeldOut { windows, batch_size: self.batch_size, every: self.eval_every }
     }
 }

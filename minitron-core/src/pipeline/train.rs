@@ -22,7 +22,7 @@ use crate::memory::peak_bytes;
 use crate::plan::Count;
 use crate::registry::PluginSpec;
 use crate::train::{
-    Correction, Masters, Objective, Outcome, Saving, Shape, TrainSettings, Trainer, has_state, saved_cursor,
+    Correction, Learner, Masters, Objective, Outcome, Saving, Shape, TrainSettings, Trainer, has_state, saved_cursor,
 };
 
 /// What `train` and `distill` have in common.
@@ -252,14 +252,9 @@ fn run(
         student: &student,
     };
     let write_best = |masters: &Masters| folder.write(masters, &out.dir.join("best"));
-    let trainer = Trainer {
+    let learner = Learner {
         student: &student,
-        teacher: taught_by.flatten().map(RefCell::new),
-        correction,
-        feed: &feed,
-        task: Task::of_model(options, tokenizer.mask, context.seed)?,
         objective: &objective,
-        settings: &settings,
         identity: identity(
             context,
             losses,
@@ -269,8 +264,17 @@ fn run(
             asked,
         )?,
         out_dir: out.dir,
+        write_best: Some(&write_best),
+    };
+    let trainer = Trainer {
+        learners: &[learner],
+        teacher: taught_by.flatten().map(RefCell::new),
+        correction,
+        feed: &feed,
+        task: Task::of_model(options, tokenizer.mask, context.seed)?,
+        settings: &settings,
         saving: setup.saving(),
-        held_out: eval_windows.as_ref().map(|windows| setup.held_out(windows, &write_best)),
+        held_out: eval_windows.as_ref().map(|windows| setup.held_out(windows)),
         max_skipped: setup.max_skipped,
         stop_after: setup.stop_after,
         progress: context.progress,
@@ -293,7 +297,7 @@ fn objective_of(
 }
 
 /// All that decides the result besides the settings.
-fn identity(
+pub(super) fn identity(
     context: &Context,
     losses: &[PluginSpec],
     feed: &Feed,
@@ -330,14 +334,14 @@ fn finish(
         clear(out.dir)?;
     }
     let _listening = context.interrupt.listen();
-    let (outcome, masters) = trainer.run(out.resume)?;
+    let (outcome, masters) = trainer.run(out.resume)?.single()?;
     if outcome.is_complete() {
         if let (Some(teaching), Some(correction), Some(masters)) = (teacher, &trainer.correction, &masters.teacher) {
             teaching.write(correction.model, masters, &out.dir.join("teacher"))?;
         }
         folder.write_among(&masters.student, out.dir)?;
     }
-    Ok(summary(&outcome, &trainer.student.blueprint, out.dir))
+    Ok(summary(&outcome, &folder.student.blueprint, out.dir))
 }
 
 /// What can be refused by looking at places alone, before any work.

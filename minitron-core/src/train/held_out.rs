@@ -1,20 +1,19 @@
 //! What the student makes of text that it is not trained on.
 
-use std::fmt::{Debug, Formatter};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
-use super::objective::Objective;
-use super::optimizer::Masters;
+use super::objective::{Objective, ask};
 use super::states::StateTerm;
 use super::teacher::{Kept, Lesson, Teacher};
 use crate::data::{Targets, Task, Windows};
 use crate::error::{Error, Result};
-use crate::model::{Transformer, row_chunks};
+use crate::model::{Site, Transformer, row_chunks};
 
-/// Text for evaluations between steps, and what becomes of the best student.
-#[derive(Clone, Copy)]
+/// Text for evaluations between steps.
+#[derive(Debug, Clone, Copy)]
 pub struct HeldOut<'a> {
     /// The same windows every time.
     pub windows: &'a Windows,
@@ -22,14 +21,6 @@ pub struct HeldOut<'a> {
     pub batch_size: usize,
     /// Steps between evaluations; a tenth of the run where not given. The last step is evaluated anyhow.
     pub every: Option<u64>,
-    /// Writes the student, whose masters these are, where it is the best so far.
-    pub write_best: &'a dyn Fn(&Masters) -> Result<()>,
-}
-
-impl Debug for HeldOut<'_> {
-    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
-        f.debug_struct("HeldOut").field("every", &self.every).finish_non_exhaustive()
-    }
 }
 
 /// The best evaluation of a run.
@@ -59,6 +50,18 @@ impl HeldOutLoss {
     }
 }
 
+/// Sums of one model's losses over held-out windows.
+pub(super) struct Evaluation<'a> {
+    student: &'a Transformer,
+    objective: &'a Objective,
+    sites: BTreeSet<Site>,
+    nll: f64,
+    n_rows: i64,
+    n_windows: i64,
+    /// By term.
+    sums: Vec<f64>,
+}
+
 impl Objective {
     /// The means of every term and of the likelihood over held-out windows: no gradient, nothing drawn, row-chunked as in
     /// training.
@@ -68,67 +71,102 @@ impl Objective {
     pub fn evaluate(
         &self,
         student: &Transformer,
-        mut teacher: Option<&mut (dyn Teacher + '_)>,
+        teacher: Option<&mut (dyn Teacher + '_)>,
         task: Task,
         held_out: &HeldOut,
     ) -> Result<HeldOutLoss> {
-        let _no_grad = tch::no_grad_guard();
-        let sites = self.states.iter().flat_map(StateTerm::student_sites).collect();
-        let (mut nll, mut sums, mut n_rows) = (0.0, vec![0.0; self.labels().count()], 0);
-        let (on_logits, on_states) = sums.split_at_mut(self.terms.len());
-        for batch in held_out.windows.batches(held_out.batch_size) {
-            let targets = task.batch(held_out.windows, &batch.collect::<Vec<_>>(), student.device)?;
-            let lesson = self.ask(teacher.as_deref_mut(), &targets)?;
-            let mut kept = Kept::at(&sites);
-            let hidden_bte = student.hidden(targets.input(), &mut kept, None)?;
-            if let Some(lesson) = &lesson {
-                for (term, sum) in self.states.iter().zip(&mut *on_states) {
-                    let value = term.value(&kept.states, |site| lesson.states(site), targets.seen_bt.as_ref())?;
-                    *sum += value.f_double_value(&[])? * targets.n_windows() as f64;
-                }
-            }
-            n_rows += targets.n_rows();
-            if student.has_head() {
-                nll += self.evaluate_rows(student, lesson.as_deref(), &targets, &hidden_bte, on_logits)?;
-            }
-        }
-        if n_rows == 0 && !self.terms.is_empty() {
-            return Err(Error::Data("the held-out text has nothing to predict".into()));
-        }
-        let n_windows = held_out.windows.len() as f64;
-        on_logits.iter_mut().for_each(|sum| *sum /= n_rows as f64);
-        on_states.iter_mut().for_each(|sum| *sum /= n_windows);
-        let mut objective: f64 = self.terms.iter().zip(&*on_logits).map(|(term, mean)| term.weight * mean).sum();
-        let reference = self.reference(on_logits);
-        for (term, mean) in self.states.iter().zip(&*on_states) {
-            objective += term.factor(reference, *mean) * mean;
-        }
-        let terms = sums;
-        Ok(HeldOutLoss { nll: (student.has_head() && n_rows > 0).then(|| nll / n_rows as f64), terms, objective })
+        let found = Evaluation::of(vec![(student, self)], teacher, task, held_out)?;
+        found.into_iter().next().ok_or_else(|| Error::Internal("an evaluation of nothing".into()))
     }
-    /// Adds each term's sum over the batch's rows to `sums`; returns that of the likelihood.
-    fn evaluate_rows(
-        &self,
-        student: &Transformer,
-        lesson: Option<&(dyn Lesson + '_)>,
-        targets: &Targets,
-        hidden_bte: &Tensor,
-        sums: &mut [f64],
-    ) -> Result<f64> {
+}
+
+/// The same of several models under one teacher, which is asked once for each batch.
+///
+/// # Errors
+/// As [`Objective::backward`].
+pub fn evaluate_all(
+    subjects: Vec<(&Transformer, &Objective)>,
+    teacher: Option<&mut (dyn Teacher + '_)>,
+    task: Task,
+    held_out: &HeldOut,
+) -> Result<Vec<HeldOutLoss>> {
+    Evaluation::of(subjects, teacher, task, held_out)
+}
+
+impl<'a> Evaluation<'a> {
+    /// Of several models, batch after batch: what the teacher says to one is worked out once.
+    pub fn of(
+        subjects: Vec<(&'a Transformer, &'a Objective)>,
+        mut teacher: Option<&mut (dyn Teacher + '_)>,
+        task: Task,
+        held_out: &HeldOut,
+    ) -> Result<Vec<HeldOutLoss>> {
+        let _no_grad = tch::no_grad_guard();
+        let Some(device) = subjects.first().map(|(student, _)| student.device) else { return Ok(Vec::new()) };
+        let mut evaluations: Vec<Evaluation> = subjects.into_iter().map(Evaluation::start).collect();
+        for batch in held_out.windows.batches(held_out.batch_size) {
+            let targets = task.batch(held_out.windows, &batch.collect::<Vec<_>>(), device)?;
+            let objectives = evaluations.iter().map(|evaluation| evaluation.objective);
+            let lesson = ask(objectives, teacher.as_deref_mut(), &targets)?;
+            evaluations.iter_mut().try_for_each(|evaluation| evaluation.add(lesson.as_deref(), &targets))?;
+        }
+        evaluations.into_iter().map(Evaluation::finish).collect()
+    }
+
+    fn start((student, objective): (&'a Transformer, &'a Objective)) -> Self {
+        let sites = objective.states.iter().flat_map(StateTerm::student_sites).collect();
+        let sums = vec![0.0; objective.labels().count()];
+        Evaluation { student, objective, sites, nll: 0.0, n_rows: 0, n_windows: 0, sums }
+    }
+
+    fn add(&mut self, lesson: Option<&(dyn Lesson + '_)>, targets: &Targets) -> Result<()> {
+        let mut kept = Kept::at(&self.sites);
+        let hidden_bte = self.student.hidden(targets.input(), &mut kept, None)?;
+        if let Some(lesson) = lesson {
+            let on_states = self.sums.get_mut(self.objective.terms.len()..).unwrap_or_default();
+            for (term, sum) in self.objective.states.iter().zip(on_states) {
+                let value = term.value(&kept.states, |site| lesson.states(site), targets.seen_bt.as_ref())?;
+                *sum += value.f_double_value(&[])? * targets.n_windows() as f64;
+            }
+        }
+        self.n_windows += targets.n_windows();
+        self.n_rows += targets.n_rows();
+        if self.student.has_head() { self.add_rows(lesson, targets, &hidden_bte) } else { Ok(()) }
+    }
+
+    /// What the rows of a batch lose by every term on logits, and by the likelihood.
+    fn add_rows(&mut self, lesson: Option<&(dyn Lesson + '_)>, targets: &Targets, hidden_bte: &Tensor) -> Result<()> {
         let hidden_ne = targets.rows(hidden_bte)?;
-        let mut nll = 0.0;
-        for (start, len) in row_chunks(targets.n_rows(), student.blueprint.options.vocab) {
+        for (start, len) in row_chunks(targets.n_rows(), self.student.blueprint.options.vocab) {
             let labels_n = targets.labels_n.f_narrow(0, start, len)?;
-            let student_nv = student.logits(&hidden_ne.f_narrow(0, start, len)?)?;
-            let teacher_nv = self.teacher_rows(lesson, start, len, &student_nv)?;
-            for (term, sum) in self.terms.iter().zip(&mut *sums) {
+            let student_nv = self.student.logits(&hidden_ne.f_narrow(0, start, len)?)?;
+            let teacher_nv = self.objective.teacher_rows(lesson, start, len, &student_nv)?;
+            for (term, sum) in self.objective.terms.iter().zip(&mut self.sums) {
                 let loss_n = term.loss.rows(&student_nv, teacher_nv.as_ref(), &labels_n)?;
                 *sum += loss_n.f_sum(Kind::Double)?.f_double_value(&[])?;
             }
             let logits_nv = student_nv.f_to_kind(Kind::Float)?;
             let nll_n = logits_nv.f_cross_entropy_loss(&labels_n, None::<Tensor>, Reduction::None, -100, 0.0)?;
-            nll += nll_n.f_sum(Kind::Double)?.f_double_value(&[])?;
+            self.nll += nll_n.f_sum(Kind::Double)?.f_double_value(&[])?;
         }
-        Ok(nll)
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<HeldOutLoss> {
+        let Objective { terms, states, .. } = self.objective;
+        if self.n_rows == 0 && !terms.is_empty() {
+            return Err(Error::Data("the held-out text has nothing to predict".into()));
+        }
+        let n_rows = self.n_rows as f64;
+        let (on_logits, on_states) = self.sums.split_at_mut(terms.len());
+        on_logits.iter_mut().for_each(|sum| *sum /= n_rows);
+        on_states.iter_mut().for_each(|sum| *sum /= self.n_windows as f64);
+        let mut objective: f64 = terms.iter().zip(&*on_logits).map(|(term, mean)| term.weight * mean).sum();
+        let reference = self.objective.reference(on_logits);
+        for (term, mean) in states.iter().zip(&*on_states) {
+            objective += term.factor(reference, *mean) * mean;
+        }
+        let nll = (self.student.has_head() && self.n_rows > 0).then(|| self.nll / n_rows);
+        Ok(HeldOutLoss { nll, terms: self.sums, objective })
     }
 }

@@ -16,7 +16,7 @@ const COPIES_OF_ROWS: u64 = 5;
 const SLACK: f64 = 1.1;
 
 /// Bytes at the peak of a step, by what takes them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct StepMemory {
     /// What the process took before.
     pub base: u64,
@@ -89,6 +89,17 @@ impl StepMemory {
             teacher: self.teacher.saturating_add(alone.student.saturating_sub(weights)),
             activations: self.activations.max(alone.activations),
             ..self
+        }
+    }
+
+    /// Two students that take turns under one teacher.
+    pub fn beside(self, other: StepMemory) -> Self {
+        StepMemory {
+            base: self.base.max(other.base),
+            student: self.student.saturating_add(other.student),
+            teacher: self.teacher.max(other.teacher),
+            activations: self.activations.max(other.activations),
+            logits: self.logits.max(other.logits),
         }
     }
 

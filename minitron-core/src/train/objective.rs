@@ -109,22 +109,34 @@ impl Objective {
         targets: &Targets,
         scale: f64,
     ) -> Result<Means> {
-        let lesson = self.ask(teacher, targets)?;
+        let lesson = ask([self], teacher, targets)?;
+        self.learn(student, lesson.as_deref(), targets, scale)
+    }
+
+    /// The same from what a teacher said to the batch.
+    ///
+    /// # Errors
+    /// As [`Objective::backward`].
+    pub(super) fn learn(
+        &self,
+        student: &Transformer,
+        lesson: Option<&(dyn Lesson + '_)>,
+        targets: &Targets,
+        scale: f64,
+    ) -> Result<Means> {
         let sites: BTreeSet<Site> = self.states.iter().flat_map(StateTerm::student_sites).collect();
         let pass = Pass::forward(student, targets.input(), &sites, self.recompute)?;
         let mut means = Means { terms: Vec::new(), total: 0.0 };
         let mut scalar: Option<Tensor> = None;
         if !self.terms.is_empty() {
             let inputs_ne = student.frame.head()?.inputs(&targets.rows(&pass.hidden_bte)?)?;
-            let gradient_ne =
-                self.logit_gradient(student, lesson.as_deref(), targets, (&inputs_ne, scale), &mut means)?;
+            let gradient_ne = self.logit_gradient(student, lesson, targets, (&inputs_ne, scale), &mut means)?;
             // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
             scalar = Some(inputs_ne.f_mul(&gradient_ne)?.f_sum(inputs_ne.f_kind()?)?);
         }
         let reference = self.reference(&means.terms);
         for term in &self.states {
-            let lesson =
-                lesson.as_deref().ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
+            let lesson = lesson.ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
             let value = term.value(&pass.states, |site| lesson.states(site), targets.seen_bt.as_ref())?;
             let mean = value.f_double_value(&[])?;
             let factor = term.factor(reference, mean);
@@ -133,21 +145,9 @@ impl Objective {
             let part = value.f_mul_scalar(factor * scale)?;
             scalar = Some(plus(scalar, part)?);
         }
-        drop(lesson);
         let scalar = scalar.ok_or_else(|| Error::Recipe("expected at least one loss".into()))?;
         pass.backward(&scalar)?;
         Ok(means)
-    }
-
-    /// What the teacher says to a batch, where a loss asks it.
-    pub(super) fn ask<'t>(
-        &self,
-        teacher: Option<&'t mut (dyn Teacher + '_)>,
-        targets: &Targets,
-    ) -> Result<Option<Box<dyn Lesson + 't>>> {
-        let sites = self.states.iter().flat_map(StateTerm::teacher_sites).collect();
-        let teacher = teacher.filter(|_| self.needs_teacher());
-        teacher.map(|teacher| teacher.lesson(targets, self.needs_teacher_logits(), &sites)).transpose()
     }
 
     /// The teacher's logits at some rows, where a loss compares with them; in the student's type or a wider one.
@@ -219,4 +219,21 @@ impl Objective {
         }
         total.ok_or_else(|| Error::Recipe("expected at least one loss".into()))
     }
+}
+
+/// What the teacher says to a batch, where a loss of one of the objectives asks it.
+pub(super) fn ask<'t, 'o>(
+    objectives: impl IntoIterator<Item = &'o Objective>,
+    teacher: Option<&'t mut (dyn Teacher + '_)>,
+    targets: &Targets,
+) -> Result<Option<Box<dyn Lesson + 't>>> {
+    let asking: Vec<&Objective> = objectives.into_iter().filter(|objective| objective.needs_teacher()).collect();
+    let Some(teacher) = teacher.filter(|_| !asking.is_empty()) else { return Ok(None) };
+    let sites = asking.iter().flat_map(|objective| &objective.states).flat_map(StateTerm::teacher_sites).collect();
+    let with_logits = asking.iter().any(|objective| objective.needs_teacher_logits());
+    let mut lesson = teacher.lesson(targets, with_logits, &sites)?;
+    if asking.len() > 1 {
+        lesson.keep();
+    }
+    Ok(Some(lesson))
 }

@@ -1,56 +1,47 @@
 //! The loop.
 
 use std::cell::RefCell;
-use std::path::Path;
-use std::time::Instant;
-
-use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 use super::correction::Correction;
-use super::held_out::{Best, HeldOut, HeldOutLoss};
+use super::held_out::{Evaluation, HeldOut, HeldOutLoss};
+use super::learner::{Course, Learner, Outcome, Step};
 use super::memory::{BatchShape, StepMemory};
-use super::metrics::{Clock, Metrics};
-use super::objective::Objective;
-use super::optimizer::{AdamW, Masters};
-use super::resume::{self, State};
+use super::objective::ask;
+use super::optimizer::Masters;
+use super::resume::State;
 use super::saving::Saving;
 use super::settings::TrainSettings;
 use super::teacher::Teacher;
 use crate::blueprint::{Options, Output};
 use crate::data::{Feed, Task};
 use crate::error::{Error, Result};
-use crate::model::Transformer;
 use crate::progress::{Interrupt, Progress};
 
 /// The program with libtorch, and the buffers of matrix products.
 const BASE_BYTES: u64 = 300 << 20;
 
-/// One training run.
+/// One training run, of one model or of several that share the text and the teacher: in every step all of them learn from the
+/// same batches, and what the teacher says to a batch is worked out once.
 #[derive(Debug)]
 pub struct Trainer<'a> {
-    /// Loaded trainable; changed in place.
-    pub student: &'a Transformer,
+    /// Who learns.
+    pub learners: &'a [Learner<'a>],
     /// Needed where a loss needs it.
     pub teacher: Option<RefCell<Box<dyn Teacher + 'a>>>,
-    /// Where the teacher learns on meanwhile.
+    /// Where the teacher learns on meanwhile, beside a single learner.
     pub correction: Option<Correction<'a>>,
     /// What to learn from.
     pub feed: &'a RefCell<Feed>,
     /// Next tokens, masked ones, or none.
     pub task: Task,
-    /// What to minimise.
-    pub objective: &'a Objective,
     /// How.
     pub settings: &'a TrainSettings,
-    /// Facts beyond the settings that a resumed run must share: data, models, losses.
-    pub identity: Value,
-    /// Folder for metrics.jsonl, logs/ and checkpoint/.
-    pub out_dir: &'a Path,
     /// When states are kept, and how many.
     pub saving: Saving,
     /// What to evaluate on between steps.
     pub held_out: Option<HeldOut<'a>>,
-    /// Steps in a row without a finite loss and gradient that end the run.
+    /// Steps in a row without a finite loss and gradient that end a learner's run.
     pub max_skipped: u64,
     /// Stop after this step although the run is longer; `--resume` goes on.
     pub stop_after: Option<u64>,
@@ -58,36 +49,6 @@ pub struct Trainer<'a> {
     pub progress: &'a dyn Progress,
     /// How the run is asked to end after the step at hand; `--resume` goes on.
     pub interrupt: &'a Interrupt,
-}
-
-/// How a run went.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Outcome {
-    /// Steps done, earlier runs included.
-    pub n_steps: u64,
-    /// Steps planned.
-    pub n_planned: u64,
-    /// Tokens seen, earlier runs included.
-    pub n_tokens: u64,
-    /// Steps among them that changed nothing.
-    pub n_skipped: u64,
-    /// Mean loss of the last tenth of this run's steps, skipped ones left out; none where nothing was left to do.
-    pub loss: Option<f64>,
-    /// The best evaluation, earlier runs included.
-    pub best: Option<Best>,
-    /// Whether the run was asked to end before the last of the steps it was to do.
-    pub is_interrupted: bool,
-    /// Rate of this run, the first step left out.
-    pub tokens_per_second: f64,
-    /// What a step was expected to take at its peak.
-    pub memory_bytes: u64,
-}
-
-impl Outcome {
-    /// Whether nothing is left to do.
-    pub fn is_complete(&self) -> bool {
-        self.n_steps >= self.n_planned
-    }
 }
 
 /// Masters of what was trained, where it computes in less than f32.
@@ -99,137 +60,149 @@ pub struct Trained {
     pub teacher: Option<Masters>,
 }
 
-struct Step {
-    loss: f64,
-    terms: Vec<f64>,
-    norm: f64,
-    /// Loss and gradient norm of a teacher under correction.
-    teacher: Option<(f64, f64)>,
+/// How all of a run's learners went.
+#[derive(Debug)]
+pub struct Run {
+    /// In the order of the learners: one that diverged does not end the others.
+    pub learners: Vec<Result<(Outcome, Trained)>>,
+    /// Seconds that the teacher took.
+    pub teacher_s: f64,
 }
 
-impl Step {
-    /// Whether the weights were changed: otherwise the step is skipped.
-    fn is_applied(&self) -> bool {
-        let (loss, norm) = self.teacher.unwrap_or_default();
-        [self.loss, self.norm, loss, norm].into_iter().all(f64::is_finite)
+impl Run {
+    /// Of a single learner.
+    pub fn single(self) -> Result<(Outcome, Trained)> {
+        self.learners.into_iter().next().ok_or_else(|| Error::Internal("a training without a learner".into()))?
     }
 }
 
 impl Trainer<'_> {
-    /// Trains; with `resume`, from the last whole checkpoint in `out_dir`, to the same bytes as without the interruption.
+    /// Trains; with `resume`, from the last whole checkpoint of each learner, to the same bytes as without the interruption:
+    /// who is ahead of the others waits for them.
     ///
     /// # Errors
-    /// `Data` when too many losses in a row are not finite; `Recipe` when the checkpoint belongs to another run.
-    pub fn run(&self, resume: bool) -> Result<(Outcome, Trained)> {
+    /// `Recipe` when a checkpoint belongs to another run. A learner's own is `Data` where too many losses in a row are not
+    /// finite.
+    pub fn run(&self, resume: bool) -> Result<Run> {
         self.check()?;
-        let mut optimizer = self.optimizer()?;
-        let mut state = self.start(resume, &mut optimizer)?;
+        let mut courses = self.courses(resume)?;
         let width = self.feed.borrow().mean_width();
         let (schedule, per_step) = (self.settings.schedule(width), self.settings.tokens_per_step(width));
-        let (first, last) = (state.step, self.stop_after.unwrap_or(schedule.n_steps).min(schedule.n_steps));
-        let mut metrics = Metrics::open(self.out_dir, &state)?;
+        let first = courses.iter().map(|course| course.state.step).min().unwrap_or(0);
+        let last = self.stop_after.unwrap_or(schedule.n_steps).min(schedule.n_steps);
         let mut timer = self.saving.timer(schedule.n_steps);
-
         let memory = self.memory();
         self.progress.warn(&memory.says());
-        let mut recent = Vec::new();
-        let mut clock = Clock::after(state.elapsed_s);
-        let mut note = Note::default();
+        let (mut note, mut teacher_s, mut is_interrupted) = (Note::default(), 0.0, false);
         self.progress.start("train, tokens", schedule.n_steps.saturating_mul(per_step));
         self.progress.advance(first.saturating_mul(per_step), "");
         for step in first + 1..=last {
+            if courses.iter().all(|course| course.failure.is_some()) {
+                break;
+            }
+            let behind = |course: &&mut Course| course.state.step < step && course.failure.is_none();
+            let mut group: Vec<&mut Course> = courses.iter_mut().filter(behind).collect();
             let (lr, begin) = (schedule.at(step), Instant::now());
-            let done = self.step(&mut optimizer, lr)?;
-            clock.tick(per_step, begin.elapsed());
-            recent.extend(done.is_applied().then_some(done.loss));
-            state.count(step, step * per_step, done.is_applied());
+            teacher_s += self.learn(&mut group)?.as_secs_f64();
+            let done = self.apply(&mut group, step, per_step, lr)?;
+            let took = begin.elapsed().checked_div(group.len() as u32).unwrap_or_default();
+            group.iter_mut().for_each(|course| course.tick(per_step, took));
             let evaluated = match &self.held_out {
                 Some(held_out) if step == schedule.n_steps || timer.is_evaluated(step, held_out) => {
-                    Some(self.evaluate(held_out, &optimizer, &mut state)?)
+                    self.evaluate(held_out, &mut group)?
                 }
-                _ => None,
+                _ => Vec::new(),
             };
-            metrics.write(step, &self.record(&state, lr, &done, &clock, evaluated.as_ref()))?;
-            self.progress.advance(per_step, &note.after(&done, lr, evaluated.as_ref()));
-            self.refuse_divergence(&state, &done)?;
-            let is_best = evaluated.is_some() && state.best.is_some_and(|best| best.step == step);
+            let is_best = self.record(&mut group, lr, &done, &evaluated)?;
+            self.progress.advance(per_step, &note.after(&done, lr, &evaluated));
             let asked = self.interrupt.is_asked();
             if timer.is_due(step) || is_best || step == last || asked {
-                if let Some(teacher) = &self.teacher {
-                    teacher.borrow_mut().settle()?;
-                }
-                state.metrics_len = metrics.sync()?;
-                (state.data, state.elapsed_s) = (self.feed.borrow().cursor(), clock.elapsed());
-                resume::save(self.out_dir, &state, &optimizer, self.saving.keep)?;
+                self.save(&mut group)?;
                 timer.reset();
             }
             if asked {
                 self.progress.warn(&format!("asked to end: step {step} of {} is saved", schedule.n_steps));
+                is_interrupted = step < last;
                 break;
             }
         }
         self.progress.finish();
-        let is_interrupted = self.interrupt.is_asked() && state.step < last;
-        let outcome = Outcome {
-            memory_bytes: memory.total(),
-            ..outcome(&state, &recent, schedule.n_steps, is_interrupted, clock.rate())
+        let end = |course: Course| {
+            let (outcome, trained) = course.end(schedule.n_steps, is_interrupted, self.correction.as_ref())?;
+            Ok((Outcome { memory_bytes: memory.total(), ..outcome }, trained))
         };
-        let masters = Trained {
-            student: optimizer.masters(""),
-            teacher: self.correction.as_ref().map(|correction| correction.masters(&optimizer)),
+        Ok(Run { learners: courses.into_iter().map(end).collect(), teacher_s })
+    }
+
+    /// Every learner where it stands, and the text at the place of the one that is least far.
+    fn courses(&self, resume: bool) -> Result<Vec<Course<'_>>> {
+        let begin = self.feed.borrow().cursor();
+        let open = |learner| {
+            let start = |identity| State::start(identity, begin.clone());
+            Course::open(learner, self.settings, self.correction.as_ref(), (resume, start), self.progress)
         };
-        Ok((outcome, masters))
-    }
-
-    /// Of the student, what is learned with it, and a teacher under correction.
-    fn optimizer(&self) -> Result<AdamW> {
-        let learned = self.student.parameters().iter().chain(self.objective.lifts());
-        let mut optimizer = AdamW::new(learned, self.settings.adamw)?;
-        if let Some(correction) = &self.correction {
-            correction.join(&mut optimizer)?;
+        let courses = self.learners.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let least = courses.iter().min_by_key(|course| course.state.step);
+        if let Some(course) = least.filter(|course| course.state.step > 0) {
+            self.feed.borrow_mut().seek(&course.state.data)?;
         }
-        Ok(optimizer)
+        Ok(courses)
     }
 
-    /// The state to go on from: an earlier one, restored, or none, and then nothing of another run stays.
-    fn start(&self, resume: bool, optimizer: &mut AdamW) -> Result<State> {
-        let identity = json!({ "settings": self.settings, "inputs": self.identity });
-        let resumed = if resume { resume::load(self.out_dir, &identity, optimizer, self.progress)? } else { None };
-        match &resumed {
-            Some(state) => self.feed.borrow_mut().seek(&state.data)?,
-            None => resume::clear(self.out_dir)?,
-        }
-        Ok(resumed.unwrap_or_else(|| State::start(identity, self.feed.borrow().cursor())))
-    }
-
-    /// Measures the student, and writes it where it is the best so far: before the state says so, so that a run that ends in
-    /// between comes here again.
-    fn evaluate(&self, held_out: &HeldOut, optimizer: &AdamW, state: &mut State) -> Result<HeldOutLoss> {
+    /// Shows a step's batches to everyone; returns the time that the teacher took.
+    fn learn(&self, group: &mut [&mut Course]) -> Result<Duration> {
         let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
-        let teacher = teacher.as_mut().map(|teacher| &mut ***teacher);
-        let found = self.objective.evaluate(self.student, teacher, self.task, held_out)?;
-        let loss = found.value();
-        if loss.is_finite() && state.best.is_none_or(|best| loss < best.loss) {
-            (held_out.write_best)(&optimizer.masters(""))?;
-            state.best = Some(Best { step: state.step, loss });
+        let n_passes = self.settings.accumulate as u64;
+        let (scale, mut took) = (1.0 / n_passes as f64, Duration::ZERO);
+        let Some(device) = self.learners.first().map(|learner| learner.student.device) else { return Ok(took) };
+        for _ in 0..n_passes {
+            let pieces = self.feed.borrow_mut().take(self.settings.batch_size)?;
+            let targets = self.task.batch_of(&pieces, self.feed.borrow().n_brackets(), device)?;
+            let begin = Instant::now();
+            let objectives = group.iter().map(|course| course.learner.objective);
+            let lesson = ask(objectives, teacher.as_mut().map(|teacher| &mut ***teacher), &targets)?;
+            took += begin.elapsed();
+            for course in &mut *group {
+                course.learn(&targets, lesson.as_deref(), self.correction.as_ref(), scale)?;
+            }
+            took += lesson.map(|lesson| lesson.took()).unwrap_or_default();
         }
-        Ok(found)
+        Ok(took)
     }
 
-    /// Ends a run whose last steps all changed nothing.
-    fn refuse_divergence(&self, state: &State, done: &Step) -> Result<()> {
-        if state.n_skipped_in_row < self.max_skipped.max(1) {
-            return Ok(());
+    fn apply(&self, group: &mut [&mut Course], step: u64, per_step: u64, lr: f64) -> Result<Vec<Step>> {
+        let place = (step, step * per_step);
+        let apply = |course: &mut &mut Course| course.apply(place, lr, self.settings.clip, self.correction.as_ref());
+        group.iter_mut().map(apply).collect()
+    }
+
+    /// Measures everyone on the held-out text; the teacher is asked once for each batch.
+    fn evaluate(&self, held_out: &HeldOut, group: &mut [&mut Course]) -> Result<Vec<HeldOutLoss>> {
+        let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
+        let subjects = group.iter().map(|course| (course.learner.student, course.learner.objective)).collect();
+        Evaluation::of(subjects, teacher.as_mut().map(|teacher| &mut ***teacher), self.task, held_out)
+    }
+
+    /// Writes down what a step gave; true where an evaluation was some learner's best.
+    fn record(&self, group: &mut [&mut Course], lr: f64, done: &[Step], evaluated: &[HeldOutLoss]) -> Result<bool> {
+        let mut is_best = false;
+        for (idx, (course, done)) in group.iter_mut().zip(done).enumerate() {
+            let evaluated = evaluated.get(idx);
+            is_best |= evaluated.map(|found| course.judge(found)).transpose()?.unwrap_or(false);
+            course.note(lr, done, evaluated)?;
+            course.failure = course.refuse_divergence(done, self.max_skipped).err();
         }
-        let good = match resume::newest(self.out_dir) {
-            Some(step) => format!("the last good checkpoint is {}", resume::step_dir(self.out_dir, step).display()),
-            None => "no checkpoint was written yet".to_owned(),
-        };
-        let Step { loss, norm, .. } = done;
-        let (step, in_row) = (state.step, state.n_skipped_in_row);
-        let message =
-            format!("training diverged: loss {loss}, gradient norm {norm} at step {step}, {in_row} skipped in a row");
-        Err(Error::Data(format!("{message}; {good}; try a lower lr or a longer warm-up")))
+        Ok(is_best)
+    }
+
+    fn save(&self, group: &mut [&mut Course]) -> Result<()> {
+        if let Some(teacher) = &self.teacher {
+            teacher.borrow_mut().settle()?;
+        }
+        for course in group {
+            course.save(self.feed.borrow().cursor(), self.saving.keep)?;
+        }
+        Ok(())
     }
 
     /// Refuses what cannot be trained, before anything is written.
@@ -246,13 +219,23 @@ impl Trainer<'_> {
             self.feed.borrow_mut().check_fits(options)?;
             self.held_out.iter().try_for_each(|held_out| held_out.windows.check_fits(options))
         };
-        fits(&self.student.blueprint.options)?;
-        self.objective.check()?;
-        if !self.objective.terms.is_empty() && !self.student.has_head() {
+        if self.learners.len() > 1 && self.correction.is_some() {
+            let message =
+                "correct_teacher: a teacher that learns says something else to every student; train one at a time";
+            return Err(Error::Recipe(message.into()));
+        }
+        self.learners.iter().try_for_each(|learner| self.check_learner(learner, &fits))
+    }
+
+    fn check_learner(&self, learner: &Learner, fits: &dyn Fn(&Options) -> Result<()>) -> Result<()> {
+        let Learner { student, objective, .. } = learner;
+        fits(&student.blueprint.options)?;
+        objective.check()?;
+        if !objective.terms.is_empty() && !student.has_head() {
             return Err(Error::Data("the student has no language-model head, so there are no logits to train".into()));
         }
         let Some(teacher) = &self.teacher else {
-            if self.objective.needs_teacher() {
+            if objective.needs_teacher() {
                 return Err(Error::Recipe("a loss compares with a teacher, and none is given".into()));
             }
             return Ok(());
@@ -260,7 +243,7 @@ impl Trainer<'_> {
         let teacher = teacher.borrow();
         let teacher = teacher.blueprint();
         fits(&teacher.options)?;
-        let (ours, theirs) = (self.student.blueprint.options.vocab, teacher.options.vocab);
+        let (ours, theirs) = (student.blueprint.options.vocab, teacher.options.vocab);
         if let Some(correction) = &self.correction
             && (self.task == Task::States || !correction.model.has_head())
         {
@@ -272,7 +255,7 @@ impl Trainer<'_> {
                 format!("the student's vocabulary has {ours} tokens, the teacher's {theirs}; it must know them all");
             return Err(Error::Recipe(message));
         }
-        if !self.objective.needs_teacher_logits() && self.correction.is_none() {
+        if !objective.needs_teacher_logits() && self.correction.is_none() {
             return Ok(());
         }
         if teacher.options.output != Output::Logits {
@@ -288,109 +271,38 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// What a step will take, from shapes.
+    /// What a step will take, from shapes: every student's own, and the widest one's activations.
     pub fn memory(&self) -> StepMemory {
         let teacher = self.teacher.as_ref().map(RefCell::borrow);
         let teacher = teacher.as_ref().map(|teacher| (teacher.blueprint(), teacher.kept_bytes()));
-        let n_bytes = self.student.parameters().first().map_or(4, |p| p.tensor.kind().elt_size_in_bytes());
-        let batch = BatchShape { n_windows: self.settings.batch_size, width: self.feed.borrow().width(), n_bytes };
-        let memory = StepMemory::of(self.objective, &self.student.blueprint, teacher, batch, BASE_BYTES);
-        match &self.correction {
-            Some(correction) => memory.with_correction(correction, batch),
-            None => memory,
-        }
-    }
-
-    fn step(&self, optimizer: &mut AdamW, lr: f64) -> Result<Step> {
-        let n_passes = self.settings.accumulate as u64;
-        let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
-        let mut terms = vec![0.0; self.objective.labels().count()];
-        let (mut loss, mut teacher_loss) = (0.0, 0.0);
-        for _ in 0..n_passes {
-            let pieces = self.feed.borrow_mut().take(self.settings.batch_size)?;
-            let targets = self.task.batch_of(&pieces, self.feed.borrow().n_brackets(), self.student.device)?;
-            let means = self.objective.backward(
-                self.student,
-                teacher.as_mut().map(|t| &mut ***t),
-                &targets,
-                1.0 / n_passes as f64,
-            )?;
-            if let Some(correction) = &self.correction {
-                teacher_loss += correction.backward(&targets, 1.0 / n_passes as f64)? / n_passes as f64;
+        let width = self.feed.borrow().width();
+        let of = |learner: &Learner| {
+            let n_bytes = learner.student.parameters().first().map_or(4, |p| p.tensor.kind().elt_size_in_bytes());
+            let batch = BatchShape { n_windows: self.settings.batch_size, width, n_bytes };
+            let memory = StepMemory::of(learner.objective, &learner.student.blueprint, teacher, batch, BASE_BYTES);
+            match &self.correction {
+                Some(correction) => memory.with_correction(correction, batch),
+                None => memory,
             }
-            loss += means.total / n_passes as f64;
-            for (sum, mean) in terms.iter_mut().zip(means.terms) {
-                *sum += mean / n_passes as f64;
-            }
-        }
-        let beside = |correction: &Correction| Ok::<_, Error>((teacher_loss, correction.gradient_norm(optimizer)?));
-        let teacher = self.correction.as_ref().map(beside).transpose()?;
-        let done = Step { loss, terms, norm: optimizer.gradient_norm(0)?, teacher };
-        if !done.is_applied() {
-            optimizer.skip()?;
-            return Ok(done);
-        }
-        let clip = |norm: f64| if norm > self.settings.clip { self.settings.clip / norm } else { 1.0 };
-        optimizer.step(lr, &[clip(done.norm), clip(teacher.map_or(0.0, |(_, norm)| norm))])?;
-        Ok(done)
-    }
-
-    fn record(&self, state: &State, lr: f64, done: &Step, clock: &Clock, evaluated: Option<&HeldOutLoss>) -> Value {
-        let mut record = json!({
-            "step": state.step,
-            "n_tokens": state.n_tokens,
-            "loss": done.loss,
-            "lr": lr,
-            "grad_norm": done.norm,
-            "n_skipped": state.n_skipped,
-            "elapsed_s": clock.elapsed(),
-            "tokens_per_second": clock.rate(),
-        });
-        let labels = || self.objective.labels();
-        let mut more: Vec<(String, f64)> =
-            labels().zip(&done.terms).map(|(label, mean)| (format!("loss/{label}"), *mean)).collect();
-        if let Some((loss, norm)) = done.teacher {
-            more.extend([("teacher/loss".to_owned(), loss), ("teacher/grad_norm".to_owned(), norm)]);
-        }
-        if let Some(evaluated) = evaluated {
-            more.push(("eval/loss".into(), evaluated.value()));
-            more.extend(labels().zip(&evaluated.terms).map(|(label, mean)| (format!("eval/{label}"), *mean)));
-        }
-        if let Some(object) = record.as_object_mut() {
-            object.extend(more.into_iter().map(|(key, value)| (key, json!(value))));
-        }
-        record
+        };
+        self.learners.iter().map(of).reduce(StepMemory::beside).unwrap_or_default()
     }
 }
 
-fn outcome(state: &State, losses: &[f64], n_planned: u64, is_interrupted: bool, tokens_per_second: f64) -> Outcome {
-    let tail = losses.len().div_ceil(10).max(1);
-    let tail = losses.get(losses.len().saturating_sub(tail)..).unwrap_or_default();
-    Outcome {
-        n_steps: state.step,
-        n_planned,
-        n_tokens: state.n_tokens,
-        n_skipped: state.n_skipped,
-        loss: (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64),
-        best: state.best,
-        is_interrupted,
-        tokens_per_second,
-        memory_bytes: 0,
-    }
-}
-
-/// What stands beside the bar.
+/// What stands beside the bar: of several learners, the best one's.
 #[derive(Default)]
 struct Note {
     held_out: String,
 }
 
 impl Note {
-    fn after(&mut self, done: &Step, lr: f64, evaluated: Option<&HeldOutLoss>) -> String {
-        if let Some(evaluated) = evaluated {
-            self.held_out = format!("  held out {:.4}", evaluated.value());
+    fn after(&mut self, done: &[Step], lr: f64, evaluated: &[HeldOutLoss]) -> String {
+        let least = |values: Vec<f64>| values.into_iter().min_by(f64::total_cmp);
+        if let Some(loss) = least(evaluated.iter().map(HeldOutLoss::value).collect()) {
+            self.held_out = format!("  held out {loss:.4}");
         }
-        let loss = if done.is_applied() { format!("loss {:.4}", done.loss) } else { "step skipped".to_owned() };
+        let applied = done.iter().filter(|step| step.is_applied()).map(|step| step.loss).collect();
+        let loss = least(applied).map_or("step skipped".to_owned(), |loss| format!("loss {loss:.4}"));
         format!("{loss}  lr {lr:.1e}{}", self.held_out)
     }
 }

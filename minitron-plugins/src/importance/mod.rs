@@ -2,6 +2,8 @@
 
 mod activation;
 mod block_influence;
+mod channels;
+mod fluctuation;
 mod magnitude;
 mod perplexity;
 mod random;
@@ -9,6 +11,7 @@ mod runs;
 mod task_accuracy;
 mod taylor;
 mod torchscript;
+mod wanda;
 mod weights;
 
 use minitron_core::error::{Error, Result};

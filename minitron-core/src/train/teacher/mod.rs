@@ -9,8 +9,10 @@ pub use remembered::Remembered;
 pub use streamed::Streamed;
 
 use std::borrow::Borrow;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::time::{Duration, Instant};
 
 use tch::Tensor;
 
@@ -48,7 +50,18 @@ pub trait Lesson: Debug {
 
     /// States at a site that was asked for.
     fn states(&self, site: Site) -> Result<&Tensor>;
+
+    /// Several students will ask: what was worked out once is kept, within bounds.
+    fn keep(&mut self) {}
+
+    /// Time that logits have taken since the lesson began.
+    fn took(&self) -> Duration {
+        Duration::ZERO
+    }
 }
+
+/// Most bytes of logits that a lesson keeps for further students.
+const KEPT_BYTES: usize = 1 << 30;
 
 /// A teacher in memory, its own or somebody else's.
 #[derive(Debug)]
@@ -60,6 +73,15 @@ struct Heard<'m> {
     head: Option<&'m Frame>,
     hidden_ne: Option<Tensor>,
     states: BTreeMap<Site, Tensor>,
+    /// Logits of rows by the first of them, where they are kept.
+    kept: Option<RefCell<BTreeMap<(i64, i64), Tensor>>>,
+    took: Cell<Duration>,
+}
+
+impl<'m> Heard<'m> {
+    fn new(head: Option<&'m Frame>, hidden_ne: Option<Tensor>, states: BTreeMap<Site, Tensor>) -> Self {
+        Heard { head, hidden_ne, states, kept: None, took: Cell::default() }
+    }
 }
 
 impl<M: Borrow<Transformer> + Debug> Teacher for Loaded<M> {
@@ -83,17 +105,38 @@ impl<M: Borrow<Transformer> + Debug> Teacher for Loaded<M> {
         let model = self.0.borrow();
         let hidden_bte = model.hidden(targets.input(), &mut kept, None)?;
         let hidden_ne = if with_logits { Some(targets.rows(&hidden_bte)?) } else { None };
-        Ok(Box::new(Heard { head: Some(&model.frame), hidden_ne, states: kept.states }))
+        Ok(Box::new(Heard::new(Some(&model.frame), hidden_ne, kept.states)))
     }
 }
 
 impl Lesson for Heard<'_> {
     fn logits(&self, start: i64, len: i64, _student_nv: &Tensor) -> Result<Tensor> {
-        let _no_grad = tch::no_grad_guard();
-        match (self.head, &self.hidden_ne) {
-            (Some(head), Some(hidden_ne)) => head.logits(&hidden_ne.f_narrow(0, start, len)?),
-            _ => Err(Error::Internal("no logits were asked for".into())),
+        let kept = self.kept.as_ref().and_then(|kept| Some(kept.borrow().get(&(start, len))?.shallow_clone()));
+        if let Some(logits_nv) = kept {
+            return Ok(logits_nv);
         }
+        let (_no_grad, begin) = (tch::no_grad_guard(), Instant::now());
+        let (Some(head), Some(hidden_ne)) = (self.head, &self.hidden_ne) else {
+            return Err(Error::Internal("no logits were asked for".into()));
+        };
+        let logits_nv = head.logits(&hidden_ne.f_narrow(0, start, len)?)?;
+        self.took.set(self.took.get() + begin.elapsed());
+        if let Some(kept) = &self.kept {
+            let bytes = |x: &Tensor| x.numel() * x.kind().elt_size_in_bytes();
+            let mut kept = kept.borrow_mut();
+            if kept.values().map(bytes).sum::<usize>() + bytes(&logits_nv) <= KEPT_BYTES {
+                kept.insert((start, len), logits_nv.shallow_clone());
+            }
+        }
+        Ok(logits_nv)
+    }
+
+    fn keep(&mut self) {
+        self.kept.get_or_insert_default();
+    }
+
+    fn took(&self) -> Duration {
+        self.took.get()
     }
 
     fn states(&self, site: Site) -> Result<&Tensor> {

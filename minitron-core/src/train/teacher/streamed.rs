@@ -78,7 +78,7 @@ impl Teacher for Streamed<'_> {
             kept.see(Site::Last, &hidden_bte)?;
         }
         let hidden_ne = if with_logits { Some(targets.rows(&hidden_bte)?) } else { None };
-        Ok(Box::new(Heard { head: self.head.as_ref(), hidden_ne, states: kept.states }))
+        Ok(Box::new(Heard::new(self.head.as_ref(), hidden_ne, kept.states)))
     }
 }
 

@@ -1,0 +1,381 @@
+//! The field of a search: candidates as views over one teacher, measured and trained side by side.
+
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::super::context::{Context, seq_len_or_default};
+use super::super::losses::objective;
+use super::super::prune::write_plan;
+use super::super::score::scores_path;
+use super::super::start::digest_of;
+use super::super::teaching::Teaching;
+use super::super::train::{Setup, identity};
+use super::super::treatment::{Treatment, note};
+use super::options::{Found, SearchOptions};
+use super::record::{Entry, Place, Record, ZeroShot};
+use super::{by_label, entries, start};
+use crate::blueprint::{Blueprint, HIDDEN, ModelFolder, PruneGroup};
+use crate::calibrate::Scores;
+use crate::checkpoint::{OutputDir, WriteOptions, write_model};
+use crate::data::{BLOCK_TOKENS, Feed, FeedOptions, Task, Tokenizer, Windows};
+use crate::digest;
+use crate::error::{Error, IoContext, Result};
+use crate::heal::Patient;
+use crate::memory::available_bytes;
+use crate::model::Transformer;
+use crate::plan::{Plan, Rankings};
+use crate::registry::PluginSpec;
+use crate::train::{HeldOut, Learner, Objective, Teacher, Trained, Trainer, clear_state, evaluate_all, saved_cursor};
+
+/// Bytes of a candidate that learns, for each of its parameters: weight, gradient, two moments.
+const BYTES_PER_PARAM: u64 = 16;
+/// Share of the free memory that candidates may take where no limit is given: the rest is for teacher and activations.
+const SHARE_OF_FREE: f64 = 0.5;
+/// Evaluations in a candidate's whole training where none are asked for.
+const EVALUATIONS: u64 = 20;
+
+/// Candidates, and all that they share.
+pub(super) struct Field<'a> {
+    pub context: &'a Context<'a>,
+    pub options: &'a SearchOptions,
+    /// Steps of a candidate that stays to the end.
+    pub n_steps: u64,
+    /// Steps between evaluations.
+    pub every: u64,
+    pub tokens_per_step: u64,
+    rankings: Rankings,
+    space: crate::plan::Space,
+    teaching: Teaching,
+    losses: Vec<PluginSpec>,
+    tokenizer: Arc<Tokenizer>,
+    treatment: Treatment,
+    heal_windows: Option<Windows>,
+    eval_windows: Windows,
+    out: &'a Path,
+}
+
+/// What a group of candidates came to.
+pub(super) struct Learned {
+    /// By candidate: why it went no further.
+    pub failures: Vec<Option<String>>,
+    pub teacher_s: f64,
+    pub is_interrupted: bool,
+}
+
+impl<'a> Field<'a> {
+    /// Finds the candidates, checks all options, and starts the folder or goes on in it.
+    pub fn open(
+        context: &'a Context<'a>,
+        options: &'a SearchOptions,
+        out: &'a Path,
+        resume: bool,
+    ) -> Result<(Self, Record)> {
+        if !(resume && out.join("search.json").is_file()) {
+            OutputDir::refuse_existing(out, context.force)?;
+        }
+        let found = options.survey(context)?;
+        let folder = context.open(&options.model)?;
+        OutputDir::refuse_inputs(out, [folder.checkpoint.dir.as_path()])?;
+        let groups: Vec<PruneGroup> = context.groups(&context.axes(&options.axes)?, &folder.blueprint)?;
+        let path = scores_path(&options.scores)?;
+        OutputDir::refuse_inputs(out, [path.as_path()])?;
+        let rankings = Rankings::new(&Scores::load(&path)?, &groups, &options.by)?;
+        let tokenizer = Arc::new(context.tokenizer(&folder)?);
+        let treatment = treatment(options);
+        let heal_windows = treatment.windows(context, &folder, false, Some(out))?;
+        let eval_windows = eval_windows(context, options, &folder, &tokenizer)?;
+        let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
+        let losses = match options.setup.losses.as_slice() {
+            [] => context.defaults.distillation_losses(),
+            named => named.to_vec(),
+        };
+        let teaching = Teaching { folder, options: options.asked.clone(), digest };
+        let mut field = Field {
+            context,
+            options,
+            n_steps: 0,
+            every: 1,
+            tokens_per_step: 1,
+            rankings,
+            space: found.space.clone(),
+            teaching,
+            losses,
+            tokenizer,
+            treatment,
+            heal_windows,
+            eval_windows,
+            out,
+        };
+        let feed = field.feed(&[])?;
+        let settings = options.setup.settings(context.seed);
+        settings.check()?;
+        field.n_steps = settings.schedule(feed.mean_width()).n_steps;
+        field.tokens_per_step = settings.tokens_per_step(feed.mean_width());
+        field.every = options.setup.eval_every.unwrap_or(field.n_steps / EVALUATIONS).max(1);
+        let fresh = field.record(&found, &feed, &digest::of_file(&path)?)?;
+        let record = start(context, out, resume, fresh)?;
+        Ok((field, record))
+    }
+
+    fn record(&self, found: &Found, feed: &Feed, scores: &str) -> Result<Record> {
+        let folder = &self.teaching.folder;
+        let bytes_per_param = folder.n_bytes() as f64 / folder.blueprint.n_params().max(1) as f64;
+        let bytes = |found: &Found, idx: usize| {
+            let candidate = &found.candidates[idx];
+            let sizes = || candidate.sizes.clone();
+            self.options.bytes_of(&found.blueprint, candidate.n_params, bytes_per_param, sizes)
+        };
+        let how = serde_json::to_value(self.options).unwrap_or_default();
+        let inputs = json!([
+            env!("CARGO_PKG_VERSION"),
+            how,
+            scores,
+            self.identity(feed, "")?,
+            self.context.seed,
+            self.heal_windows.as_ref().map(Windows::digest),
+            PluginSpec::digests(&self.options.heal)?,
+        ]);
+        Ok(Record {
+            format: 1,
+            minitron: env!("CARGO_PKG_VERSION").to_owned(),
+            inputs: digest::of_text(&inputs.to_string()),
+            model: self.options.model.clone(),
+            n_params_source: found.blueprint.n_params(),
+            target: found.target.clone(),
+            seed: self.context.seed,
+            grid: Some(found.survey.clone()),
+            candidates: entries(found, &bytes),
+            ..Record::default()
+        })
+    }
+
+    /// Facts that a resumed candidate must share.
+    fn identity(&self, feed: &Feed, student: &str) -> Result<Value> {
+        let held_out = (Some(&self.eval_windows), Some(self.every));
+        identity(self.context, &self.losses, feed, held_out, student, Some(&self.teaching))
+    }
+
+    /// Candidates in turns whose memory fits.
+    pub fn groups(&self, candidates: &[usize], record: &Record) -> Vec<Vec<usize>> {
+        let free = || available_bytes().map(|free| (free as f64 * SHARE_OF_FREE) as u64);
+        let limit = self.options.max_memory.map(|bytes| bytes.0).or_else(free).unwrap_or(u64::MAX);
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        let mut taken = 0_u64;
+        for &idx in candidates {
+            let bytes = record.candidates[idx].n_params.saturating_mul(BYTES_PER_PARAM);
+            match groups.last_mut().filter(|_| taken.saturating_add(bytes) <= limit) {
+                Some(group) => group.push(idx),
+                None => {
+                    taken = 0;
+                    groups.push(vec![idx]);
+                }
+            }
+            taken = taken.saturating_add(bytes);
+        }
+        groups
+    }
+
+    fn plan(&self, entry: &Entry) -> Result<Plan> {
+        self.space.plan(&entry.sizes, &self.rankings, &self.teaching.folder.blueprint)
+    }
+
+    /// A candidate as a view, healed.
+    fn patient(&self, entry: &Entry) -> Result<Patient<'_>> {
+        let ranked = (self.plan(entry)?, Some(&self.rankings));
+        self.treatment.patient(self.context, &self.teaching.folder, ranked, self.heal_windows.as_ref())
+    }
+
+    fn objective(&self, student: &Blueprint, plan: &Plan, is_turned: bool) -> Result<Objective> {
+        // Components of a turned stream are no channels of the teacher.
+        let kept = plan.kept.get(HIDDEN).filter(|_| !is_turned).map(Vec::as_slice);
+        let teacher = Some(&self.teaching.folder.blueprint);
+        let objective = objective(self.context, &self.losses, student, teacher, kept)?;
+        Ok(Objective { recompute: self.options.setup.recompute, ..objective })
+    }
+
+    /// Models and objectives of a group, as they are before training.
+    fn load(&self, group: &[usize], record: &Record, trainable: bool) -> Result<Vec<(Transformer, Objective)>> {
+        let load = |&idx: &usize| {
+            let patient = self.patient(&record.candidates[idx])?;
+            let model = self.context.load(&patient.student()?, patient.blueprint(), trainable)?;
+            let objective = self.objective(patient.blueprint(), patient.plan(), patient.hidden_basis().is_some())?;
+            Ok((model, objective))
+        };
+        group.iter().map(load).collect()
+    }
+
+    fn teacher(&self, models: &[(Transformer, Objective)]) -> Result<Option<Box<dyn Teacher + '_>>> {
+        let (_, objective) = models.first().ok_or_else(|| Error::Internal("a search without candidates".into()))?;
+        let corrected = self.teaching.corrected(self.context, objective)?;
+        if corrected.is_some() {
+            let message = "correct_teacher: a teacher that learns says something else to every candidate; leave it out";
+            return Err(Error::Recipe(message.into()));
+        }
+        self.teaching.teacher(self.context, objective, None)
+    }
+
+    fn task(&self) -> Result<Task> {
+        Task::of_model(&self.teaching.folder.blueprint.options, self.tokenizer.mask, self.context.seed)
+    }
+
+    fn held_out(&self) -> HeldOut<'_> {
+        HeldOut { every: Some(self.every), ..self.options.setup.held_out(&self.eval_windows) }
+    }
+
+    /// Held-out losses of a group without any training.
+    pub fn measure(&self, group: &[usize], record: &Record) -> Result<Vec<ZeroShot>> {
+        let models = self.load(group, record, false)?;
+        let mut teacher = self.teacher(&models)?;
+        let subjects = models.iter().map(|(model, objective)| (model, objective)).collect();
+        self.context.progress.warn(&format!("zero-shot: {} candidates as views", group.len()));
+        let found = evaluate_all(subjects, teacher.as_mut().map(|t| &mut **t), self.task()?, &self.held_out())?;
+        let label = |(found, (_, objective)): (crate::train::HeldOutLoss, &(Transformer, Objective))| ZeroShot {
+            loss: found.value(),
+            rank: 0,
+            terms: by_label(objective.labels(), &found.terms),
+        };
+        Ok(found.into_iter().zip(&models).map(label).collect())
+    }
+
+    /// Trains a group side by side up to a step.
+    pub fn train(&self, group: &[usize], record: &Record, until: u64) -> Result<Learned> {
+        let models = self.load(group, record, true)?;
+        let run = self.run(group, record, &models, until)?;
+        let is_interrupted = run.learners.iter().flatten().any(|(outcome, _)| outcome.n_steps < until);
+        let failures = run.learners.into_iter().map(|learned| learned.err().map(|error| error.to_string())).collect();
+        Ok(Learned { failures, teacher_s: run.teacher_s, is_interrupted })
+    }
+
+    fn run(
+        &self,
+        group: &[usize],
+        record: &Record,
+        models: &[(Transformer, Objective)],
+        until: u64,
+    ) -> Result<crate::train::Run> {
+        let dirs: Vec<PathBuf> = group.iter().map(|&idx| self.dir(&record.candidates[idx].name)).collect();
+        let setup = &self.options.setup;
+        let feed = RefCell::new(self.feed(&dirs)?);
+        let mut learners = Vec::new();
+        for ((&idx, dir), (student, objective)) in group.iter().zip(&dirs).zip(models) {
+            let entry = &record.candidates[idx];
+            let what = json!([self.teaching.digest, self.plan(entry)?.kept, self.options.heal]);
+            let identity = self.identity(&feed.borrow(), &digest::of_text(&what.to_string()))?;
+            learners.push(Learner { student, objective, identity, out_dir: dir, write_best: None });
+        }
+        let trainer = Trainer {
+            learners: &learners,
+            teacher: self.teacher(models)?.map(RefCell::new),
+            correction: None,
+            feed: &feed,
+            task: self.task()?,
+            settings: &setup.settings(self.context.seed),
+            saving: setup.saving(),
+            held_out: Some(self.held_out()),
+            max_skipped: setup.max_skipped,
+            stop_after: Some(until),
+            progress: self.context.progress,
+            interrupt: self.context.interrupt,
+        };
+        trainer.run(true)
+    }
+
+    /// The training text, at the place of candidates that all have one.
+    fn feed(&self, dirs: &[PathBuf]) -> Result<Feed> {
+        let (setup, blueprint) = (&self.options.setup, &self.teaching.folder.blueprint);
+        let seq_len = seq_len_or_default(setup.seq_len, blueprint, &self.tokenizer);
+        let reading = setup.reading(seq_len, self.context.seed);
+        let (specs, registry) = (setup.data.as_slice(), self.context.registry);
+        let options =
+            FeedOptions { reading: &reading, specs, tokenizer: &self.tokenizer, registry, block_tokens: BLOCK_TOKENS };
+        let cursors: Option<Vec<_>> = dirs.iter().map(|dir| saved_cursor(dir)).collect();
+        let cursor = cursors.and_then(|cursors| cursors.into_iter().next());
+        Feed::open(&options, cursor.as_ref()).or_else(|error| match cursor {
+            Some(_) => Feed::open(&options, None),
+            None => Err(error),
+        })
+    }
+
+    fn dir(&self, name: &str) -> PathBuf {
+        self.out.join("candidates").join(name)
+    }
+
+    /// Held-out losses that a candidate's metrics hold.
+    pub fn curve(&self, name: &str) -> Result<Vec<Place>> {
+        let path = self.dir(name).join("metrics.jsonl");
+        let text = fs::read_to_string(&path).at_path(&path)?;
+        let place = |line: &str| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            let (step, tokens) = (line["step"].as_u64()?, line["n_tokens"].as_u64()?);
+            Some(Place { step, tokens, loss: line["eval/loss"].as_f64()? })
+        };
+        Ok(text.lines().filter_map(place).collect())
+    }
+
+    /// States of those that left are not needed again.
+    pub fn forget(&self, record: &Record) -> Result<()> {
+        let has_left = |entry: &&Entry| entry.eliminated_at.is_some() || entry.failure.is_some();
+        record.candidates.iter().filter(has_left).try_for_each(|entry| clear_state(&self.dir(&entry.name)))
+    }
+
+    /// The winner as a model folder with its plan.
+    pub fn write(&self, idx: usize, record: &Record, target: &Path) -> Result<()> {
+        let models = self.load(&[idx], record, true)?;
+        let until = record.rungs.last().map_or(self.n_steps, |rung| rung.steps);
+        let (_, trained) = self.run(&[idx], record, &models, until)?.single()?;
+        let patient = self.patient(&record.candidates[idx])?;
+        let folder = &self.teaching.folder;
+        let mut report = json!({
+            "sizes": patient.plan().sizes(),
+            "sizes_source": folder.blueprint.sizes(),
+            "n_params": patient.blueprint().n_params(),
+            "n_params_source": folder.blueprint.n_params(),
+        });
+        note(&patient, &mut report);
+        let output = OutputDir::create(target, true)?;
+        let Trained { student, .. } = trained;
+        let (model, _) = models.first().ok_or_else(|| Error::Internal("a winner without a model".into()))?;
+        let companions = Some(folder.checkpoint.dir.as_path());
+        write_model(output.path(), patient.config(), &model.to_source(&student)?, companions, WriteOptions::default())?;
+        let explained = patient.plan().explain(&self.rankings, &folder.blueprint, None)?;
+        write_plan(&output.path().join("plan.json"), patient.plan(), &explained, &report)?;
+        output.commit()
+    }
+}
+
+/// Healings look at the first windows of the training text.
+fn treatment(options: &SearchOptions) -> Treatment {
+    let setup = &options.setup;
+    Treatment {
+        heal: options.heal.clone(),
+        data: if options.heal.is_empty() { Vec::new() } else { setup.data.clone() },
+        samples: options.heal_samples,
+        seq_len: setup.seq_len,
+        batch_size: setup.batch_size,
+        field: setup.field.clone(),
+        token_type: setup.token_type.clone(),
+        pack: setup.pack,
+    }
+}
+
+/// The held-out text; the beginning of the training text where none is given, which is said.
+fn eval_windows(
+    context: &Context,
+    options: &SearchOptions,
+    folder: &ModelFolder,
+    tokenizer: &Tokenizer,
+) -> Result<Windows> {
+    let setup = &options.setup;
+    if let Some(windows) = setup.eval_windows(context, &folder.blueprint, tokenizer)? {
+        return Ok(windows);
+    }
+    let message = "eval_data: none is given, so candidates are judged on text that they also learn from";
+    context.progress.warn(message);
+    let own = Setup { eval_data: setup.data.clone(), ..setup.clone() };
+    let windows = own.eval_windows(context, &folder.blueprint, tokenizer)?;
+    windows.ok_or_else(|| Error::Recipe("data: no text to learn from".into()))
+}

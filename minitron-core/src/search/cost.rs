@@ -1,0 +1,74 @@
+//! The parameter count as a polynomial in sizes: what a grid of millions of points is counted with.
+
+use std::collections::BTreeMap;
+
+use crate::blueprint::{Blueprint, DEPTH, Part, Sizes, TensorSpec, split_dim};
+
+/// `Σ coefficient · Π size^power` over a fixed list of kinds; equal to [`Blueprint::n_params_at`] at every point.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cost {
+    kinds: Vec<String>,
+    /// Indices of kinds, one for each power, and the factor.
+    terms: Vec<(Vec<usize>, u64)>,
+}
+
+impl Cost {
+    /// Of a model, in sizes of these kinds; other kinds keep their size.
+    pub fn of(blueprint: &Blueprint, kinds: &[String]) -> Self {
+        let mut terms: BTreeMap<Vec<usize>, u64> = BTreeMap::new();
+        let full = blueprint.sizes();
+        // Layers are alike, so layer 0 stands for all of them.
+        for tensor in blueprint.tensors.iter().filter(|tensor| matches!(tensor.layer, None | Some(0))) {
+            for (mut powers, mut factor) in products(tensor, kinds, &full) {
+                if tensor.layer.is_some() {
+                    match kinds.iter().position(|kind| kind == DEPTH) {
+                        Some(depth) => powers.push(depth),
+                        None => factor = factor.saturating_mul(blueprint.n_layers() as u64),
+                    }
+                }
+                powers.sort_unstable();
+                let sum = terms.entry(powers).or_default();
+                *sum = sum.saturating_add(factor);
+            }
+        }
+        Cost { kinds: kinds.to_vec(), terms: terms.into_iter().collect() }
+    }
+
+    /// At sizes in the order of the kinds.
+    pub fn at(&self, sizes: &[usize]) -> u64 {
+        let size = |idx: &usize| sizes.get(*idx).copied().unwrap_or(0) as u64;
+        let value = |(powers, factor): &(Vec<usize>, u64)| {
+            powers.iter().fold(*factor, |product, power| product.saturating_mul(size(power)))
+        };
+        self.terms.iter().map(value).fold(0, u64::saturating_add)
+    }
+
+    /// The kinds, in order.
+    pub fn kinds(&self) -> &[String] {
+        &self.kinds
+    }
+}
+
+/// A tensor's volume, multiplied out: a side is a sum of parts.
+fn products(tensor: &TensorSpec, kinds: &[String], full: &Sizes) -> Vec<(Vec<usize>, u64)> {
+    let of_part = |part: &Part| match part {
+        Part::Fixed(n) => (None, *n as u64),
+        Part::Units { dim, block } => {
+            let kind = split_dim(dim).0;
+            match kinds.iter().position(|other| other == kind) {
+                Some(idx) => (Some(idx), *block as u64),
+                None => (None, (full.get(kind).copied().unwrap_or(0) * block) as u64),
+            }
+        }
+    };
+    tensor.sides.iter().fold(vec![(Vec::new(), 1)], |terms: Vec<(Vec<usize>, u64)>, side| {
+        let times = |(powers, factor): &(Vec<usize>, u64)| {
+            side.0
+                .iter()
+                .map(of_part)
+                .map(|(power, part)| (powers.iter().copied().chain(power).collect(), factor.saturating_mul(part)))
+                .collect::<Vec<_>>()
+        };
+        terms.iter().flat_map(times).collect()
+    })
+}

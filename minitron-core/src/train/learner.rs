@@ -1,0 +1,284 @@
+//! One model that learns, and how far it is.
+
+use std::fmt::{Debug, Formatter};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::correction::Correction;
+use super::held_out::{Best, HeldOutLoss};
+use super::metrics::{Clock, Metrics};
+use super::objective::Objective;
+use super::optimizer::{AdamW, Masters};
+use super::resume::{self, State};
+use super::run::Trained;
+use super::settings::TrainSettings;
+use super::teacher::Lesson;
+use crate::data::Targets;
+use crate::error::{Error, Result};
+use crate::model::Transformer;
+use crate::progress::Progress;
+
+/// Writes a student, whose masters these are.
+pub type WriteStudent<'a> = &'a dyn Fn(&Masters) -> Result<()>;
+
+/// One model that learns.
+pub struct Learner<'a> {
+    /// Loaded trainable; changed in place.
+    pub student: &'a Transformer,
+    /// What to minimise.
+    pub objective: &'a Objective,
+    /// Facts beyond the settings that a resumed run must share: data, models, losses.
+    pub identity: Value,
+    /// Folder for metrics.jsonl, logs/ and checkpoint/.
+    pub out_dir: &'a Path,
+    /// What becomes of the best student by held-out text.
+    pub write_best: Option<WriteStudent<'a>>,
+}
+
+impl Debug for Learner<'_> {
+    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
+        f.debug_struct("Learner").field("out_dir", &self.out_dir).finish_non_exhaustive()
+    }
+}
+
+/// How a run went.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// Steps done, earlier runs included.
+    pub n_steps: u64,
+    /// Steps planned.
+    pub n_planned: u64,
+    /// Tokens seen, earlier runs included.
+    pub n_tokens: u64,
+    /// Steps among them that changed nothing.
+    pub n_skipped: u64,
+    /// Mean loss of the last tenth of this run's steps, skipped ones left out; none where nothing was left to do.
+    pub loss: Option<f64>,
+    /// The best evaluation, earlier runs included.
+    pub best: Option<Best>,
+    /// Whether the run was asked to end before the last of the steps it was to do.
+    pub is_interrupted: bool,
+    /// Rate of this run, the first step left out.
+    pub tokens_per_second: f64,
+    /// What a step was expected to take at its peak.
+    pub memory_bytes: u64,
+}
+
+impl Outcome {
+    /// Whether nothing is left to do.
+    pub fn is_complete(&self) -> bool {
+        self.n_steps >= self.n_planned
+    }
+}
+
+/// A step under way or done.
+#[derive(Default)]
+pub(super) struct Step {
+    pub loss: f64,
+    terms: Vec<f64>,
+    norm: f64,
+    /// Loss and gradient norm of a teacher under correction.
+    teacher: Option<(f64, f64)>,
+}
+
+impl Step {
+    /// Whether the weights were changed: otherwise the step is skipped.
+    pub fn is_applied(&self) -> bool {
+        let (loss, norm) = self.teacher.unwrap_or_default();
+        [self.loss, self.norm, loss, norm].into_iter().all(f64::is_finite)
+    }
+}
+
+/// A learner on its way.
+pub(super) struct Course<'a> {
+    pub learner: &'a Learner<'a>,
+    pub state: State,
+    /// Why it goes no further.
+    pub failure: Option<Error>,
+    optimizer: AdamW,
+    metrics: Metrics,
+    clock: Clock,
+    recent: Vec<f64>,
+    step: Step,
+}
+
+impl<'a> Course<'a> {
+    /// At an earlier state, restored, or at the beginning, and then nothing of another run stays. `start` is what a run from
+    /// the beginning starts with.
+    pub fn open(
+        learner: &'a Learner<'a>,
+        settings: &TrainSettings,
+        correction: Option<&Correction>,
+        (resume, start): (bool, impl FnOnce(Value) -> State),
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let learned = learner.student.parameters().iter().chain(learner.objective.lifts());
+        let mut optimizer = AdamW::new(learned, settings.adamw)?;
+        if let Some(correction) = correction {
+            correction.join(&mut optimizer)?;
+        }
+        let identity = json!({ "settings": settings, "inputs": learner.identity });
+        let resumed = if resume { resume::load(learner.out_dir, &identity, &mut optimizer, progress)? } else { None };
+        if resumed.is_none() {
+            resume::clear(learner.out_dir)?;
+        }
+        let state = resumed.unwrap_or_else(|| start(identity));
+        let metrics = Metrics::open(learner.out_dir, &state)?;
+        let clock = Clock::after(state.elapsed_s);
+        let (recent, step) = (Vec::new(), Step::default());
+        Ok(Course { learner, state, failure: None, optimizer, metrics, clock, recent, step })
+    }
+
+    /// Adds `scale` · gradient of one batch.
+    pub fn learn(
+        &mut self,
+        targets: &Targets,
+        lesson: Option<&(dyn Lesson + '_)>,
+        correction: Option<&Correction>,
+        scale: f64,
+    ) -> Result<()> {
+        let Learner { student, objective, .. } = self.learner;
+        let means = objective.learn(student, lesson, targets, scale)?;
+        if let Some(correction) = correction {
+            let (loss, _) = self.step.teacher.unwrap_or_default();
+            self.step.teacher = Some((loss + correction.backward(targets, scale)? * scale, 0.0));
+        }
+        self.step.loss += means.total * scale;
+        self.step.terms.resize(means.terms.len(), 0.0);
+        self.step.terms.iter_mut().zip(means.terms).for_each(|(sum, mean)| *sum += mean * scale);
+        Ok(())
+    }
+
+    /// Ends the step that the batches since the last one make, and counts it.
+    pub fn apply(
+        &mut self,
+        (step, n_tokens): (u64, u64),
+        lr: f64,
+        clip: f64,
+        correction: Option<&Correction>,
+    ) -> Result<Step> {
+        let mut done = std::mem::take(&mut self.step);
+        done.norm = self.optimizer.gradient_norm(0)?;
+        if let (Some(correction), Some((_, norm))) = (correction, &mut done.teacher) {
+            *norm = correction.gradient_norm(&self.optimizer)?;
+        }
+        if done.is_applied() {
+            let clipped = |norm: f64| if norm > clip { clip / norm } else { 1.0 };
+            let of_teacher = clipped(done.teacher.map_or(0.0, |(_, norm)| norm));
+            self.optimizer.step(lr, &[clipped(done.norm), of_teacher])?;
+            self.recent.push(done.loss);
+        } else {
+            self.optimizer.skip()?;
+        }
+        self.state.count(step, n_tokens, done.is_applied());
+        Ok(done)
+    }
+
+    /// Takes in an evaluation; true where it is the best so far and somebody keeps that. The student is written before the state says so, so that a
+    /// run that ends in between comes here again.
+    pub fn judge(&mut self, found: &HeldOutLoss) -> Result<bool> {
+        let loss = found.value();
+        if !loss.is_finite() || self.state.best.is_some_and(|best| loss >= best.loss) {
+            return Ok(false);
+        }
+        if let Some(write) = self.learner.write_best {
+            write(&self.optimizer.masters(""))?;
+        }
+        self.state.best = Some(Best { step: self.state.step, loss });
+        Ok(self.learner.write_best.is_some())
+    }
+
+    /// Writes a step's line.
+    pub fn note(&mut self, lr: f64, done: &Step, evaluated: Option<&HeldOutLoss>) -> Result<()> {
+        let record = self.record(lr, done, evaluated);
+        self.metrics.write(self.state.step, &record)
+    }
+
+    fn record(&self, lr: f64, done: &Step, evaluated: Option<&HeldOutLoss>) -> Value {
+        let mut record = json!({
+            "step": self.state.step,
+            "n_tokens": self.state.n_tokens,
+            "loss": done.loss,
+            "lr": lr,
+            "grad_norm": done.norm,
+            "n_skipped": self.state.n_skipped,
+            "elapsed_s": self.clock.elapsed(),
+            "tokens_per_second": self.clock.rate(),
+        });
+        let labels = || self.learner.objective.labels();
+        let mut more: Vec<(String, f64)> =
+            labels().zip(&done.terms).map(|(label, mean)| (format!("loss/{label}"), *mean)).collect();
+        if let Some((loss, norm)) = done.teacher {
+            more.extend([("teacher/loss".to_owned(), loss), ("teacher/grad_norm".to_owned(), norm)]);
+        }
+        if let Some(evaluated) = evaluated {
+            more.push(("eval/loss".into(), evaluated.value()));
+            more.extend(labels().zip(&evaluated.terms).map(|(label, mean)| (format!("eval/{label}"), *mean)));
+        }
+        if let Some(object) = record.as_object_mut() {
+            object.extend(more.into_iter().map(|(key, value)| (key, json!(value))));
+        }
+        record
+    }
+
+    /// The learner's share of the time that a step took.
+    pub fn tick(&mut self, n_tokens: u64, took: Duration) {
+        self.clock.tick(n_tokens, took);
+    }
+
+    /// Keeps a state to go on from; `cursor` is the place in the data.
+    pub fn save(&mut self, cursor: crate::data::Cursor, keep: usize) -> Result<()> {
+        self.state.metrics_len = self.metrics.sync()?;
+        (self.state.data, self.state.elapsed_s) = (cursor, self.clock.elapsed());
+        resume::save(self.learner.out_dir, &self.state, &self.optimizer, keep)
+    }
+
+    /// Ends a run whose last steps all changed nothing.
+    pub fn refuse_divergence(&self, done: &Step, max_skipped: u64) -> Result<()> {
+        if self.state.n_skipped_in_row < max_skipped.max(1) {
+            return Ok(());
+        }
+        let out_dir = self.learner.out_dir;
+        let good = match resume::newest(out_dir) {
+            Some(step) => format!("the last good checkpoint is {}", resume::step_dir(out_dir, step).display()),
+            None => "no checkpoint was written yet".to_owned(),
+        };
+        let Step { loss, norm, .. } = done;
+        let (step, in_row) = (self.state.step, self.state.n_skipped_in_row);
+        let message =
+            format!("training diverged: loss {loss}, gradient norm {norm} at step {step}, {in_row} skipped in a row");
+        Err(Error::Data(format!("{message}; {good}; try a lower lr or a longer warm-up")))
+    }
+
+    /// How it went.
+    pub fn end(
+        self,
+        n_planned: u64,
+        is_interrupted: bool,
+        correction: Option<&Correction>,
+    ) -> Result<(Outcome, Trained)> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        let tail = self.recent.len().div_ceil(10).max(1);
+        let tail = self.recent.get(self.recent.len().saturating_sub(tail)..).unwrap_or_default();
+        let outcome = Outcome {
+            n_steps: self.state.step,
+            n_planned,
+            n_tokens: self.state.n_tokens,
+            n_skipped: self.state.n_skipped,
+            loss: (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64),
+            best: self.state.best,
+            is_interrupted,
+            tokens_per_second: self.clock.rate(),
+            memory_bytes: 0,
+        };
+        let masters = Trained {
+            student: self.optimizer.masters(""),
+            teacher: correction.map(|correction| correction.masters(&self.optimizer)),
+        };
+        Ok((outcome, masters))
+    }
+}
