@@ -2,23 +2,28 @@ use minitron_core::error::Result;
 use minitron_core::pipeline::{DistillOptions, TeacherOptions, distill};
 
 use super::train::setup;
-use crate::args::{Common, Distill, Training};
+use crate::args::{Asked, Common, Distill, Training};
 use crate::output;
 use crate::settings::with_context;
 
 pub fn run(common: &Common, args: &Distill) -> Result<()> {
-    let asked = TeacherOptions {
-        stream_teacher: args.stream_teacher,
-        teacher_dtype: args.teacher_dtype,
-        teacher_cache: args.teacher_cache.clone(),
-        cache_top_k: args.cache_top_k,
-        cache_type: args.cache_type,
-        correct_teacher: args.correct_teacher,
-    };
+    let asked = asked(&args.asked);
     let setup = setup(&args.training);
     let options = DistillOptions { teacher: args.teacher.clone(), student: args.student.clone(), asked, setup };
     let Training { out, resume, force, .. } = &args.training;
     let report = with_context(common, *force, None, |context| distill(context, &options, out, *resume))?;
     output::say_how_to_go_on(&report, "the same command with --resume");
     output::show(common.json, &report, output::facts_table)
+}
+
+/// How a teacher is asked.
+pub fn asked(args: &Asked) -> TeacherOptions {
+    TeacherOptions {
+        stream_teacher: args.stream_teacher,
+        teacher_dtype: args.teacher_dtype,
+        teacher_cache: args.teacher_cache.clone(),
+        cache_top_k: args.cache_top_k,
+        cache_type: args.cache_type,
+        correct_teacher: args.correct_teacher,
+    }
 }

@@ -11,6 +11,7 @@ mod prune;
 mod recipe;
 mod run;
 mod score;
+mod search;
 mod train;
 
 use minitron_core::error::Result;
@@ -28,6 +29,7 @@ pub fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Prune(args) => prune::run(common, args),
         Command::Train(args) => train::run(common, args),
         Command::Distill(args) => distill::run(common, args),
+        Command::Search(args) => search::run(common, args),
         Command::Generate(args) => generate::run(common, args),
         Command::Recipe { command } => recipe::run(common, command),
         Command::Run(args) => run::run(common, args),

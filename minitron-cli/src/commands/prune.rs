@@ -51,7 +51,7 @@ fn treatment(args: &args::Treatment) -> Treatment {
 }
 
 /// `KIND=LABEL` for one axis, `LABEL` for all.
-fn by(words: &[String]) -> BTreeMap<String, String> {
+pub fn by(words: &[String]) -> BTreeMap<String, String> {
     let pair = |word: &String| match word.split_once('=') {
         Some((kind, label)) => (kind.to_owned(), label.to_owned()),
         None => (String::new(), word.clone()),

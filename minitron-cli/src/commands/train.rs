@@ -1,7 +1,9 @@
+use minitron_core::data::DataSpec;
 use minitron_core::error::Result;
 use minitron_core::pipeline::{Setup, TrainOptions, train};
+use minitron_core::plan::Count;
 
-use crate::args::{Common, Train, Training};
+use crate::args::{Common, How, Train, Training};
 use crate::output;
 use crate::settings::with_context;
 
@@ -15,9 +17,14 @@ pub fn run(common: &Common, args: &Train) -> Result<()> {
 
 /// What `train` and `distill` share.
 pub fn setup(args: &Training) -> Setup {
+    Setup { stop_after: args.stop_after, ..how(&args.how, &args.data, args.tokens) }
+}
+
+/// How something is trained on so many tokens of a text.
+pub fn how(args: &How, data: &[DataSpec], tokens: Count) -> Setup {
     Setup {
-        data: args.data.clone(),
-        tokens: args.tokens,
+        data: data.to_vec(),
+        tokens,
         seq_len: args.seq_len,
         batch_size: args.batch_size,
         accumulate: args.accumulate,
@@ -39,7 +46,7 @@ pub fn setup(args: &Training) -> Setup {
         eval_data: args.eval_data.clone(),
         eval_every: args.eval_every,
         eval_samples: args.eval_samples,
-        stop_after: args.stop_after,
+        stop_after: None,
         field: args.files.field.clone(),
         token_type: args.files.token_type.clone(),
         pack: args.files.pack,

@@ -116,6 +116,36 @@ pub fn inspect_table(report: &Value) -> String {
     table.to_string()
 }
 
+/// `search`: the candidates, best first.
+pub fn search_table(report: &Value) -> String {
+    let kinds: Vec<&String> = entries(&report["candidates"][0]["sizes"]).map(|(kind, _)| kind).collect();
+    let mut header: Vec<&str> = vec![""];
+    header.extend(kinds.iter().map(|kind| kind.as_str()));
+    header.extend(["parameters", "zero-shot", "loss", "rank"]);
+    let mut table = table(&header);
+    let mut rows: Vec<(usize, &Value)> = report["candidates"].as_array().into_iter().flatten().enumerate().collect();
+    rows.sort_by_key(|(_, row)| row["rank"].as_u64().unwrap_or(u64::MAX));
+    for (idx, row) in rows {
+        let name = row["name"].as_str().map_or_else(|| (idx + 1).to_string(), str::to_owned);
+        let mut cells = vec![name];
+        cells.extend(kinds.iter().map(|kind| word(&row["sizes"][kind.as_str()])));
+        cells.extend([&row["n_params"], &row["zero_shot"]["loss"], &row["loss"], &row["rank"]].map(word));
+        table.add_row(cells);
+    }
+    let grid = &report["grid"];
+    let counts = ["n_points", "n_within", "n_legal"].map(|key| word(&grid[key]));
+    let mut text = format!("{} points, {} within the budget, {} legal\n", counts[0], counts[1], counts[2]);
+    if let Some(winner) = report["winner"]["name"].as_str() {
+        let (spearman, saved) = (&report["correlation"]["spearman"], &report["shared_teacher"]["seconds_saved"]);
+        text += &format!(
+            "winner {winner}; order before and after training: Spearman {}; the shared teacher saved {} s\n",
+            word(spearman),
+            word(saved)
+        );
+    }
+    text + &right_aligned(table)
+}
+
 /// `plugins list`
 pub fn plugins_table(report: &Value) -> String {
     let mut table = table(&["kind", "name", "summary"]);

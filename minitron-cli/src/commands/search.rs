@@ -1,0 +1,51 @@
+use std::collections::BTreeMap;
+
+use minitron_core::error::{Error, Result};
+use minitron_core::pipeline::{Context, SearchOptions, SizeList, search};
+use minitron_core::plan::Count;
+
+use super::distill::asked;
+use super::prune::by;
+use super::train::how;
+use crate::args::{Common, Search};
+use crate::output;
+use crate::settings::with_context;
+
+pub fn run(common: &Common, args: &Search) -> Result<()> {
+    let options = SearchOptions {
+        model: args.model.clone(),
+        scores: args.scores.clone(),
+        params: args.params.clone(),
+        memory: args.memory.clone(),
+        kv_seq_len: args.kv_seq_len,
+        grid: grid(&args.grid)?,
+        free: args.free.clone(),
+        filter: args.filter.clone(),
+        candidates: args.candidates,
+        screen: args.screen,
+        rungs: args.rungs,
+        keep_share: args.keep_share,
+        axes: args.axes.clone(),
+        by: by(&args.by),
+        heal: args.heal.clone(),
+        heal_samples: args.heal_samples,
+        max_memory: args.max_memory,
+        asked: asked(&args.asked),
+        setup: how(&args.how, &args.data, args.tokens.unwrap_or(Count(0))),
+    };
+    let out = args.out.clone().unwrap_or_default();
+    let job = |context: &Context| search(context, &options, &out, args.resume, args.dry_run);
+    let report = with_context(common, args.force, None, job)?;
+    output::say_how_to_go_on(&report, "the same command with --resume");
+    output::show(common.json, &report, output::search_table)
+}
+
+fn grid(words: &[String]) -> Result<BTreeMap<String, SizeList>> {
+    let axis = |word: &String| {
+        let wrong = || Error::Recipe(format!("--grid: expected KIND=LIST such as heads=24,32,48, got `{word}`"));
+        let (kind, sizes) = word.split_once('=').ok_or_else(wrong)?;
+        let sizes = sizes.parse().map_err(|e: Error| e.at(format!("--grid {kind}")))?;
+        Ok((kind.to_owned(), sizes))
+    };
+    words.iter().map(axis).collect()
+}
