@@ -11,6 +11,11 @@ pub fn peak_bytes() -> u64 {
     kib.map_or(USUAL_BYTES, |kib: u64| kib.saturating_mul(1024))
 }
 
+/// Lets [`peak_bytes`] begin anew, so that a stage tells its own; where the system cannot, the old peak stays.
+pub fn forget_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Memory that further work may take before the system has to make room, in bytes; none where it does not say.
 pub fn available_bytes() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;

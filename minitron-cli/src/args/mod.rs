@@ -85,6 +85,8 @@ pub enum Command {
     },
     /// The stages of a recipe, those left out whose inputs did not change
     Run(Run),
+    /// Strategies side by side: rows, columns, what they share computed once
+    Compare(Compare),
     /// The whole job on a bundled grammar of stories: train, score, prune, distil, evaluate
     Demo(Demo),
 }
@@ -353,6 +355,19 @@ pub struct Run {
     pub resume: bool,
     /// Start over, replacing the folder
     #[arg(long, conflicts_with = "resume")]
+    pub force: bool,
+}
+
+/// `compare`
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// The comparison
+    pub spec: PathBuf,
+    /// One folder a stage, and compare.json; an existing comparison is continued
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Start over, replacing the folder
+    #[arg(long)]
     pub force: bool,
 }
 

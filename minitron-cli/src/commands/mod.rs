@@ -1,5 +1,6 @@
 //! One file per command: flags to options, a job, its result.
 
+mod compare;
 mod demo;
 mod distill;
 mod eval;
@@ -33,6 +34,7 @@ pub fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Generate(args) => generate::run(common, args),
         Command::Recipe { command } => recipe::run(common, command),
         Command::Run(args) => run::run(common, args),
+        Command::Compare(args) => compare::run(common, args),
         Command::Demo(args) => demo::run(common, args),
     }
 }

@@ -5,8 +5,8 @@ mod tables;
 
 pub use progress::Bar;
 pub use tables::{
-    facts_table, generated_text, inspect_table, plan_table, plugin_table, plugins_table, run_table, scores_table,
-    search_table,
+    comparison_table, facts_table, generated_text, inspect_table, plan_table, plugin_table, plugins_table, run_table,
+    scores_table, search_table,
 };
 
 use std::io::{self, Write};

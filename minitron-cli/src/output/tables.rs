@@ -146,6 +146,40 @@ pub fn search_table(report: &Value) -> String {
     text + &right_aligned(table)
 }
 
+/// `compare`: a line for each strategy, then what should hold and what the ratios are.
+pub fn comparison_table(report: &Value) -> String {
+    let rows = |key: &str| report[key].as_array().cloned().unwrap_or_default();
+    let columns = rows("columns");
+    let mut header = vec![""];
+    header.extend(columns.iter().map(|column| column["title"].as_str().unwrap_or_default()));
+    let mut table = table(&header);
+    for row in rows("rows") {
+        let mut cells = vec![word(if row["title"].is_null() { &row["name"] } else { &row["title"] })];
+        let cell = |column: &Value| {
+            let over = &row["values"][column["key"].as_str().unwrap_or_default()];
+            match over["std"].as_f64() {
+                Some(std) => format!("{} ± {std:.4}", word(&over["mean"])),
+                None => word(&over["mean"]),
+            }
+        };
+        match row["error"].as_str() {
+            Some(error) => cells.push(format!("failed: {error}")),
+            None => cells.extend(columns.iter().map(cell)),
+        }
+        table.add_row(cells);
+    }
+    let mut text = right_aligned(table);
+    for check in rows("checks") {
+        let holds = check["holds"].as_bool().map_or("not known", |holds| if holds { "holds" } else { "does not hold" });
+        text += &format!("\n{holds}: {} ({})", word(&check["says"]), word(&check["detail"]));
+    }
+    for point in rows("ratios").iter().flat_map(|ratio| ratio["points"].as_array().cloned().unwrap_or_default()) {
+        let facts: Vec<String> = entries(&point).map(|(key, value)| format!("{key} {}", word(value))).collect();
+        text += &format!("\n{}", facts.join(", "));
+    }
+    text
+}
+
 /// `plugins list`
 pub fn plugins_table(report: &Value) -> String {
     let mut table = table(&["kind", "name", "summary"]);

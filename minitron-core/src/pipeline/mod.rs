@@ -3,6 +3,7 @@
 //! A job is options (serde: the same on the command line and in a recipe) and a function that leaves its artefact and
 //! returns what to tell. [`run`] is the one screen that a recipe's stages pass through.
 
+mod compare;
 mod compute_type;
 mod context;
 mod eval;
@@ -25,6 +26,7 @@ mod teaching;
 mod train;
 mod treatment;
 
+pub use compare::{Check, Ratio, Row, Spec, compare};
 pub use compute_type::ComputeType;
 pub use context::{Context, Defaults, Wanted};
 pub use eval::{EvalOptions, TaskFile, eval};

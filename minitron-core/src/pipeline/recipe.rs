@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions, TrainOptions};
+use super::{DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions, SearchOptions, TrainOptions};
 use crate::error::{Error, Result};
 
 /// A library of plugins that a recipe or a command line names.
@@ -58,11 +58,13 @@ pub enum StageOptions {
     Distill(DistillOptions),
     /// Measurements.
     Eval(EvalOptions),
+    /// Candidates, and the best of them.
+    Search(SearchOptions),
     /// Sample text.
     Generate(GenerateOptions),
 }
 
-pub(super) const JOBS: [&str; 6] = ["score", "prune", "train", "distill", "eval", "generate"];
+pub(super) const JOBS: [&str; 7] = ["score", "prune", "train", "distill", "eval", "search", "generate"];
 
 impl StageOptions {
     /// The word after `do`.
@@ -73,7 +75,25 @@ impl StageOptions {
             StageOptions::Train(_) => "train",
             StageOptions::Distill(_) => "distill",
             StageOptions::Eval(_) => "eval",
+            StageOptions::Search(_) => "search",
             StageOptions::Generate(_) => "generate",
+        }
+    }
+
+    /// The options of a job by its name.
+    ///
+    /// # Errors
+    /// `Recipe` for an unknown job or option, listing the known ones.
+    pub(super) fn parse(job: &str, object: Map<String, Value>) -> Result<Self> {
+        match job {
+            "score" => parse_options(object).map(StageOptions::Score),
+            "prune" => parse_options(object).map(StageOptions::Prune),
+            "train" => parse_options(object).map(StageOptions::Train),
+            "distill" => parse_options(object).map(StageOptions::Distill),
+            "eval" => parse_options(object).map(StageOptions::Eval),
+            "search" => parse_options(object).map(StageOptions::Search),
+            "generate" => parse_options(object).map(StageOptions::Generate),
+            other => Err(Error::unknown("stage", other, JOBS)),
         }
     }
 }
@@ -151,15 +171,7 @@ fn parse_stage(value: Value, idx: usize) -> Result<Stage> {
     if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) || name == "run.json" {
         return Err(wrong(&format!("name: expected letters, digits, `-`, `_`, got `{name}`")));
     }
-    let options = match job.as_str() {
-        "score" => parse_options(object).map(StageOptions::Score),
-        "prune" => parse_options(object).map(StageOptions::Prune),
-        "train" => parse_options(object).map(StageOptions::Train),
-        "distill" => parse_options(object).map(StageOptions::Distill),
-        "eval" => parse_options(object).map(StageOptions::Eval),
-        "generate" => parse_options(object).map(StageOptions::Generate),
-        other => Err(Error::unknown("stage", other, JOBS)),
-    };
+    let options = StageOptions::parse(&job, object);
     let options = options.map_err(|e| e.at(format!("stages[{idx}] ({name})")))?;
     Ok(Stage { name, options })
 }
@@ -172,6 +184,7 @@ pub(super) fn default_options(job: &str) -> Map<String, Value> {
         "train" => serde_json::to_value(TrainOptions::default()),
         "distill" => serde_json::to_value(DistillOptions::default()),
         "eval" => serde_json::to_value(EvalOptions::default()),
+        "search" => serde_json::to_value(SearchOptions::default()),
         _ => serde_json::to_value(GenerateOptions::default()),
     };
     value.ok().and_then(|value| value.as_object().cloned()).unwrap_or_default()

@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::recipe::{Recipe, Stage, StageOptions};
 use super::run_dir::{RunDir, StageRecord};
-use super::{Setup, distill, eval, generate, prune, score, train};
+use super::{Setup, distill, eval, generate, prune, score, search, train};
 use crate::checkpoint::OutputDir;
 use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
 use crate::error::{IoContext, Result};
+use crate::memory::forget_peak;
 use crate::registry::PluginSpec;
 use crate::train::{clear_state, has_state};
 
@@ -25,40 +26,17 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
         refuse_own_inputs(recipe, out)?;
     }
     let mut run_dir = RunDir::open(out, context.force)?;
-    run_dir.record.minitron = VERSION.to_owned();
-    run_dir.record.recipe = recipe.path.display().to_string();
-    run_dir.record.seed = context.seed;
-    run_dir.record.device = format!("{:?}", context.device).to_lowercase();
-    run_dir.record.dtype = format!("{:?}", context.kind).to_lowercase();
+    run_dir.describe(context, &recipe.path);
     let names: Vec<&str> = recipe.stages.iter().map(|stage| stage.name.as_str()).collect();
     run_dir.record.stages.retain(|stage| names.contains(&stage.name.as_str()));
     // Each stage owns its folder.
     let context = Context { force: true, ..*context };
     let (mut known, mut is_interrupted) = (BTreeMap::new(), false);
     for (idx, stage) in recipe.stages.iter().enumerate() {
-        let place = format!("stages[{idx}] ({})", stage.name);
         let earlier = names.get(..idx).unwrap_or_default();
-        let mut inputs = Inputs {
-            context: &context,
-            recipe_dir: parent(&recipe.path),
-            run_dir: &run_dir,
-            earlier,
-            known: &mut known,
-            digests: Vec::new(),
-        };
-        let resolved = inputs.resolve(&stage.options).map_err(|e| e.at(&place))?;
-        let inputs = digest::of_text(
-            &json!([
-                VERSION,
-                what_decides(stage),
-                inputs.digests,
-                context.seed,
-                format!("{:?}", context.kind),
-                context.registry.libraries()
-            ])
-            .to_string(),
-        );
-        let is_halted = run_stage(&context, stage, &resolved, inputs, &mut run_dir).map_err(|e| e.at(place))?;
+        let place = Place { dir: parent(&recipe.path), earlier };
+        let done = run_stage(&context, stage, &place, &mut known, &mut run_dir);
+        let is_halted = done.map_err(|e| e.at(format!("stages[{idx}] ({})", stage.name)))?;
         if is_halted || context.interrupt.is_asked() {
             is_interrupted = true;
             break;
@@ -106,8 +84,38 @@ fn what_decides(stage: &Stage) -> Value {
     value
 }
 
-/// Runs a stage; true where it stopped on the way and what follows has to wait.
-fn run_stage(
+/// Where a stage stands.
+pub(super) struct Place<'a> {
+    /// Where paths begin.
+    pub dir: PathBuf,
+    /// Stages that may be named.
+    pub earlier: &'a [&'a str],
+}
+
+/// Runs a stage, or skips it where its result is there and its inputs are what they were; true where it stopped on the way
+/// and what follows has to wait. `known` holds digests of files.
+pub(super) fn run_stage(
+    context: &Context,
+    stage: &Stage,
+    place: &Place,
+    known: &mut BTreeMap<PathBuf, String>,
+    run_dir: &mut RunDir,
+) -> Result<bool> {
+    let mut inputs =
+        Inputs { context, recipe_dir: place.dir.clone(), run_dir, earlier: place.earlier, known, digests: Vec::new() };
+    let resolved = inputs.resolve(&stage.options)?;
+    let what = json!([
+        VERSION,
+        what_decides(stage),
+        inputs.digests,
+        context.seed,
+        format!("{:?}", context.kind),
+        context.registry.libraries()
+    ]);
+    run_resolved(context, stage, &resolved, digest::of_text(&what.to_string()), run_dir)
+}
+
+fn run_resolved(
     context: &Context,
     stage: &Stage,
     options: &StageOptions,
@@ -121,8 +129,9 @@ fn run_stage(
         return Ok(false);
     }
     // The state of a training that was interrupted with the very same inputs.
-    let resume = earlier.is_some() && has_state(&dir);
-    if earlier.is_none() {
+    let is_same = earlier.is_some();
+    let resume = is_same && has_state(&dir);
+    if !is_same {
         // One of other inputs goes before these are on record, or it would be taken for theirs.
         clear_state(&dir)?;
     }
@@ -135,6 +144,7 @@ fn run_stage(
         options: serde_json::to_value(&stage.options).unwrap_or_default(),
     };
     run_dir.put(record.clone())?;
+    forget_peak();
     context.progress.warn(&format!("{}: {}", stage.name, record.job));
     let begin = Instant::now();
     let result = match options {
@@ -143,6 +153,7 @@ fn run_stage(
         StageOptions::Train(options) => train(context, options, &dir, resume),
         StageOptions::Distill(options) => distill(context, options, &dir, resume),
         StageOptions::Eval(options) => eval(context, options).and_then(|result| save_result(&dir, result)),
+        StageOptions::Search(options) => search(context, options, &dir, is_same, false),
         StageOptions::Generate(options) => generate(context, options).and_then(|result| save_result(&dir, result)),
     }?;
     record.seconds = begin.elapsed().as_secs_f64();
@@ -160,6 +171,7 @@ fn artefact(options: &StageOptions) -> &'static str {
     match options {
         StageOptions::Score(_) => "scores.safetensors",
         StageOptions::Prune(_) | StageOptions::Train(_) | StageOptions::Distill(_) => "config.json",
+        StageOptions::Search(_) => "winner/config.json",
         StageOptions::Eval(_) | StageOptions::Generate(_) => "result.json",
     }
 }
@@ -200,11 +212,7 @@ impl Inputs<'_, '_> {
             StageOptions::Prune(o) => {
                 self.model(&mut o.model)?;
                 if let Some(scores) = &mut o.scores {
-                    let (path, is_stage) = self.place(scores);
-                    if !is_stage {
-                        self.file(&super::score::scores_path(&path.to_string_lossy())?)?;
-                    }
-                    *scores = path.display().to_string();
+                    self.scores(scores)?;
                 }
                 if let Some(plan) = &mut o.plan {
                     *plan = self.recipe_dir.join(&*plan);
@@ -242,20 +250,38 @@ impl Inputs<'_, '_> {
                 }
                 self.data(&mut o.data, &o.field, &o.token_type)?;
             }
+            StageOptions::Search(o) => {
+                self.model(&mut o.model)?;
+                self.scores(&mut o.scores)?;
+                o.asked.teacher_cache = o.asked.teacher_cache.take().map(|dir| self.recipe_dir.join(dir));
+                self.specs(&mut o.heal)?;
+                self.texts(&mut o.setup)?;
+            }
             StageOptions::Generate(o) => self.model(&mut o.model)?,
         }
         Ok(options)
     }
 
-    /// An earlier stage's folder, remembered by what that stage was made from; else a path from the recipe's folder.
+    /// An earlier stage's folder or one inside it (`search/winner`), remembered by what that stage was made from; else a path
+    /// from the recipe's folder.
     fn place(&mut self, name: &str) -> (PathBuf, bool) {
-        match self.run_dir.find(name).filter(|_| self.earlier.contains(&name)) {
-            Some(stage) => {
-                self.digests.push(stage.inputs.clone());
+        let stage = name.split('/').next().unwrap_or_default();
+        match self.run_dir.find(stage).filter(|_| self.earlier.contains(&stage)) {
+            Some(found) => {
+                self.digests.push(found.inputs.clone());
                 (self.run_dir.stage(name), true)
             }
             None => (self.recipe_dir.join(name), false),
         }
+    }
+
+    fn scores(&mut self, scores: &mut String) -> Result<()> {
+        let (path, is_stage) = self.place(scores);
+        if !is_stage {
+            self.file(&super::score::scores_path(&path.to_string_lossy())?)?;
+        }
+        *scores = path.display().to_string();
+        Ok(())
     }
 
     fn model(&mut self, model: &mut String) -> Result<()> {

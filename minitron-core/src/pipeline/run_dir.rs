@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::context::Context;
 use crate::checkpoint::{OutputDir, write_whole};
 use crate::error::{Error, IoContext, Result};
 
@@ -65,6 +66,15 @@ impl RunDir {
         let record = serde_json::from_str(&text)
             .map_err(|e| Error::Recipe(format!("{}: not a run's record ({e}); --force starts over", file.display())))?;
         Ok(RunDir { path: path.to_path_buf(), record })
+    }
+
+    /// Says with what a run is made.
+    pub(super) fn describe(&mut self, context: &Context, recipe: &Path) {
+        self.record.minitron = env!("CARGO_PKG_VERSION").to_owned();
+        self.record.recipe = recipe.display().to_string();
+        self.record.seed = context.seed;
+        self.record.device = format!("{:?}", context.device).to_lowercase();
+        self.record.dtype = format!("{:?}", context.kind).to_lowercase();
     }
 
     /// A stage's folder.

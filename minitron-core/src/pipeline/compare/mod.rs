@@ -1,0 +1,163 @@
+//! `compare`: strategies side by side. A row is a chain of jobs; jobs that are equal are one, so what rows share is computed
+//! once, and a comparison is a run of stages named by their content.
+
+mod spec;
+mod table;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::time::Instant;
+
+pub use spec::{Check, Ratio, Row, Spec};
+
+use serde_json::{Value, json};
+
+use self::spec::Link;
+use self::table::{Line, checks, columns, ratios};
+use super::context::Context;
+use super::run::{Place, run_stage};
+use super::run_dir::RunDir;
+use crate::checkpoint::write_whole;
+use crate::error::Result;
+
+const FILE: &str = "compare.json";
+
+/// Runs a comparison into a folder; what is there of it and did not change is left as it is. A row that fails is kept, with
+/// what it failed of.
+pub fn compare(context: &Context, spec: &Spec, out: &Path) -> Result<Value> {
+    let begin = Instant::now();
+    let mut comparison = Comparison::open(context, spec, out)?;
+    let mut is_interrupted = false;
+    for row_idx in 0..spec.rows.len() {
+        is_interrupted = comparison.row(row_idx)?;
+        comparison.save(begin, false)?;
+        if is_interrupted {
+            break;
+        }
+    }
+    let mut report = comparison.save(begin, !is_interrupted)?;
+    if is_interrupted {
+        report["interrupted"] = true.into();
+    }
+    report["out"] = json!(out);
+    Ok(report)
+}
+
+struct Comparison<'a> {
+    context: Context<'a>,
+    spec: &'a Spec,
+    out: &'a Path,
+    run_dir: RunDir,
+    lines: Vec<Line>,
+    known: BTreeMap<std::path::PathBuf, String>,
+    /// Seconds of earlier processes.
+    before: f64,
+}
+
+impl<'a> Comparison<'a> {
+    fn open(context: &Context<'a>, spec: &'a Spec, out: &'a Path) -> Result<Self> {
+        let mut run_dir = RunDir::open(out, context.force)?;
+        run_dir.describe(&Context { seed: spec.seeds.first().copied().unwrap_or(0), ..*context }, &spec.path);
+        let mut lines = Vec::new();
+        let mut names = HashSet::new();
+        for row in &spec.rows {
+            for &seed in &spec.seeds {
+                names.extend(spec.links(row, seed)?.into_iter().map(|link| link.stage.name));
+            }
+            lines.push(Line::new(row, &spec.links(row, spec.seeds.first().copied().unwrap_or(0))?));
+        }
+        run_dir.record.stages.retain(|stage| names.contains(&stage.name));
+        let before = earlier_seconds(out);
+        // Each stage owns its folder.
+        let context = Context { force: true, ..*context };
+        Ok(Comparison { context, spec, out, run_dir, lines, known: BTreeMap::new(), before })
+    }
+
+    /// All jobs of a row, for every seed; true where it was asked to end on the way.
+    fn row(&mut self, row_idx: usize) -> Result<bool> {
+        let Some(row) = self.spec.rows.get(row_idx) else { return Ok(false) };
+        let mut links_by_seed = Vec::new();
+        for &seed in &self.spec.seeds {
+            let links = self.spec.links(row, seed)?;
+            self.context.progress.warn(&format!("row {} of {}: {}", row_idx + 1, self.spec.rows.len(), row.name));
+            match self.links(&links) {
+                Ok(true) => return Ok(true),
+                Ok(false) => links_by_seed.push(links),
+                Err(error) => {
+                    self.context.progress.warn(&format!("row `{}` failed: {error}", row.name));
+                    let line = &mut self.lines[row_idx];
+                    (line.status, line.error) = ("failed", Some(error.to_string()));
+                    return Ok(false);
+                }
+            }
+        }
+        let done =
+            |link| self.run_dir.find(&link_name(link)).and_then(|stage| Some((stage.result.as_ref()?, stage.seconds)));
+        let by_seed: Vec<Vec<(&Link, table::Done)>> = links_by_seed
+            .iter()
+            .map(|links| links.iter().filter_map(|link| Some((link, done(link)?))).collect())
+            .collect();
+        let curve = links_by_seed.first().map(|links| self.curve(links)).unwrap_or_default();
+        let line = &mut self.lines[row_idx];
+        line.fill(&by_seed);
+        (line.status, line.curve) = ("done", curve);
+        Ok(false)
+    }
+
+    fn links(&mut self, links: &[Link]) -> Result<bool> {
+        let names: Vec<&str> = links.iter().map(|link| link.stage.name.as_str()).collect();
+        let dir = self.spec.path.parent().map(Path::to_path_buf).unwrap_or_default();
+        for (idx, link) in links.iter().enumerate() {
+            let place = Place { dir: dir.clone(), earlier: names.get(..idx).unwrap_or_default() };
+            let context = Context { seed: link.seed, ..self.context };
+            let is_halted = run_stage(&context, &link.stage, &place, &mut self.known, &mut self.run_dir)
+                .map_err(|e| e.at(&link.word))?;
+            if is_halted || self.context.interrupt.is_asked() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Held-out losses by tokens of a chain's last training.
+    fn curve(&self, links: &[Link]) -> Vec<Value> {
+        let is_training = |link: &&Link| ["distill", "train", "scratch"].contains(&link.word.as_str());
+        let last = links.iter().rev().find(is_training);
+        let path = last.map(|link| self.run_dir.stage(&link.stage.name).join("metrics.jsonl"));
+        let text = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let point = |line: &str| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            Some(json!({ "tokens": line["n_tokens"].as_u64()?, "loss": line["eval/loss"].as_f64()? }))
+        };
+        text.lines().filter_map(point).collect()
+    }
+
+    /// compare.json as far as it is.
+    fn save(&self, begin: Instant, is_complete: bool) -> Result<Value> {
+        let report = json!({
+            "format": 1,
+            "complete": is_complete,
+            "title": self.spec.title,
+            "spec": self.spec,
+            "model": self.spec.model,
+            "seeds": self.spec.seeds,
+            "columns": columns(self.spec, &self.lines),
+            "rows": self.lines,
+            "checks": checks(self.spec, &self.lines)?,
+            "ratios": ratios(self.spec, &self.lines),
+            "versions": { "minitron": env!("CARGO_PKG_VERSION") },
+            "seconds": self.before + begin.elapsed().as_secs_f64(),
+        });
+        write_whole(&self.out.join(FILE), &format!("{report:#}\n"))?;
+        Ok(report)
+    }
+}
+
+fn link_name(link: &Link) -> String {
+    link.stage.name.clone()
+}
+
+fn earlier_seconds(out: &Path) -> f64 {
+    let text = std::fs::read_to_string(out.join(FILE)).unwrap_or_default();
+    serde_json::from_str::<Value>(&text).ok().and_then(|value| value["seconds"].as_f64()).unwrap_or(0.0)
+}

@@ -1,0 +1,274 @@
+//! `compare.json`: what every strategy came to.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::spec::{Link, Ratio, Row, Spec};
+use crate::error::Result;
+use crate::search::Predicate;
+
+/// A column that everybody knows, and which way is better.
+const COLUMNS: [(&str, &str, Option<&str>); 13] = [
+    ("n_params", "parameters", None),
+    ("n_non_embedding", "without embeddings", None),
+    ("zero_shot_loss", "loss before", Some("lower")),
+    ("zero_shot_perplexity", "perplexity before", Some("lower")),
+    ("zero_shot_kl_to_teacher", "KL before", Some("lower")),
+    ("loss", "loss", Some("lower")),
+    ("perplexity", "perplexity", Some("lower")),
+    ("kl_to_teacher", "KL", Some("lower")),
+    ("tokens", "tokens", None),
+    ("seconds", "seconds", Some("lower")),
+    ("training_seconds", "seconds of training", Some("lower")),
+    ("tokens_per_second", "tokens/s", Some("higher")),
+    ("peak_memory", "peak memory", Some("lower")),
+];
+
+/// One column.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Column {
+    key: String,
+    title: String,
+    better: Option<String>,
+}
+
+/// A number over seeds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Over {
+    pub mean: f64,
+    /// Of a sample; none for one seed.
+    pub std: Option<f64>,
+    pub by_seed: Vec<f64>,
+}
+
+impl Over {
+    fn of(by_seed: Vec<f64>) -> Self {
+        let n = by_seed.len() as f64;
+        let mean = by_seed.iter().sum::<f64>() / n;
+        let squares: f64 = by_seed.iter().map(|value| (value - mean).powi(2)).sum();
+        Over { mean, std: (by_seed.len() > 1).then(|| (squares / (n - 1.0)).sqrt()), by_seed }
+    }
+}
+
+/// A strategy's line.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Line {
+    pub name: String,
+    pub title: Option<String>,
+    pub source: Option<String>,
+    /// `running`, `done` or `failed`.
+    pub status: &'static str,
+    pub error: Option<String>,
+    pub values: BTreeMap<String, Over>,
+    /// Held-out losses of its last training with the first seed.
+    pub curve: Vec<Value>,
+    pub samples: Vec<Value>,
+    /// Folders of its jobs with the first seed.
+    pub stages: Vec<String>,
+}
+
+/// A stage's result and how long it took.
+pub(super) type Done<'a> = (&'a Value, f64);
+
+impl Line {
+    /// Before anything ran.
+    pub fn new(row: &Row, links: &[Link]) -> Self {
+        Line {
+            name: row.name.clone(),
+            title: row.title.clone(),
+            source: row.source.clone(),
+            status: "running",
+            error: None,
+            values: BTreeMap::new(),
+            curve: Vec::new(),
+            samples: Vec::new(),
+            stages: links.iter().map(|link| link.stage.name.clone()).collect(),
+        }
+    }
+
+    /// From what each seed's jobs came to.
+    pub fn fill(&mut self, by_seed: &[Vec<(&Link, Done)>]) {
+        let of_seeds: Vec<BTreeMap<String, f64>> = by_seed.iter().map(|links| values(links)).collect();
+        let keys: Vec<String> = of_seeds.first().into_iter().flat_map(|values| values.keys().cloned()).collect();
+        for key in keys {
+            let by_seed: Option<Vec<f64>> = of_seeds.iter().map(|values| values.get(&key).copied()).collect();
+            if let Some(by_seed) = by_seed {
+                self.values.insert(key, Over::of(by_seed));
+            }
+        }
+        let first = by_seed.first().into_iter().flatten();
+        let texts = first.filter(|(link, _)| link.word == "generate");
+        self.samples = texts.map(|(_, (result, _))| result["text"].clone()).collect();
+    }
+}
+
+/// Named numbers of one row and seed.
+fn values(links: &[(&Link, Done)]) -> BTreeMap<String, f64> {
+    let mut values = BTreeMap::new();
+    for (link, (result, seconds)) in links {
+        *values.entry("seconds".to_owned()).or_default() += seconds;
+        if let Some(peak) = result["memory"]["peak_bytes"].as_f64() {
+            let most: &mut f64 = values.entry("peak_memory".to_owned()).or_default();
+            *most = most.max(peak);
+        }
+        match link.word.as_str() {
+            "eval" => measured(result, if link.is_trained { "" } else { "zero_shot_" }, &mut values),
+            "distill" | "train" | "scratch" => {
+                *values.entry("tokens".to_owned()).or_default() += result["n_tokens"].as_f64().unwrap_or(0.0);
+                *values.entry("training_seconds".to_owned()).or_default() += seconds;
+                if let Some(rate) = result["tokens_per_second"].as_f64() {
+                    values.insert("tokens_per_second".to_owned(), rate);
+                }
+            }
+            _ => {}
+        }
+    }
+    values
+}
+
+/// Of an evaluation; sizes have no prefix, a task's numbers its name.
+fn measured(result: &Value, prefix: &str, values: &mut BTreeMap<String, f64>) {
+    let numbers = |object: &Value| -> Vec<(String, f64)> {
+        let entries = object.as_object().into_iter().flatten();
+        entries.filter_map(|(key, value)| Some((key.clone(), value.as_f64()?))).collect()
+    };
+    for (key, value) in numbers(result) {
+        let is_size = key.starts_with("n_params") || key.starts_with("n_non");
+        values.insert(if is_size { key } else { format!("{prefix}{key}") }, value);
+    }
+    for (task, measured) in result["tasks"].as_object().into_iter().flatten() {
+        for (key, value) in numbers(measured) {
+            values.insert(format!("{prefix}{task}_{key}"), value);
+        }
+    }
+}
+
+/// The columns asked for, or all that some row has.
+pub(super) fn columns(spec: &Spec, lines: &[Line]) -> Vec<Column> {
+    let has = |key: &str| lines.iter().any(|line| line.values.contains_key(key));
+    let known = COLUMNS.iter().map(|(key, ..)| (*key).to_owned());
+    let others = lines.iter().flat_map(|line| line.values.keys().cloned());
+    let mut keys: Vec<String> =
+        if spec.columns.is_empty() { known.chain(others).collect() } else { spec.columns.clone() };
+    let mut seen = std::collections::HashSet::new();
+    keys.retain(|key| has(key) && seen.insert(key.clone()));
+    let column = |key: String| {
+        let known = COLUMNS.iter().find(|(name, ..)| *name == key);
+        let (title, better) = known.map_or((key.as_str(), better(&key)), |(_, title, better)| (*title, *better));
+        Column { title: title.to_owned(), better: better.map(str::to_owned), key }
+    };
+    keys.into_iter().map(column).collect()
+}
+
+fn better(key: &str) -> Option<&'static str> {
+    let ends = |ends: &[&str]| ends.iter().any(|end| key.ends_with(end));
+    match key {
+        _ if ends(&["_stderr"]) => None,
+        _ if ends(&["acc", "acc_norm", "exact_match", "per_second", "cosine"]) => Some("higher"),
+        _ if ends(&["loss", "perplexity", "kl_to_teacher", "_s"]) => Some("lower"),
+        _ => None,
+    }
+}
+
+/// Whether what should hold does, with the numbers; null where a row has none.
+pub(super) fn checks(spec: &Spec, lines: &[Line]) -> Result<Vec<Value>> {
+    let value = |name: &str| {
+        let (row, column) = name.split_once('.')?;
+        lines.iter().find(|line| line.name == row)?.values.get(column).map(|over| over.mean)
+    };
+    let mut found = Vec::new();
+    for check in &spec.checks {
+        let predicate = Predicate::parse(&check.holds)?;
+        let numbers: Vec<String> = predicate
+            .names()
+            .iter()
+            .map(|name| value(name).map_or(format!("{name} -"), |value| format!("{name} {value:.4}")))
+            .collect();
+        let is_known = predicate.names().iter().all(|name| value(name).is_some());
+        let holds = if is_known { Some(predicate.holds(&value)?) } else { None };
+        found.push(json!({ "says": check.says, "holds": holds, "detail": numbers.join(", ") }));
+    }
+    Ok(found)
+}
+
+/// For each row of a ratio, the tokens that the reference needs to come as far.
+pub(super) fn ratios(spec: &Spec, lines: &[Line]) -> Vec<Value> {
+    spec.ratios.iter().map(|ratio| json!({ "by": ratio.by, "points": points(ratio, lines) })).collect()
+}
+
+fn points(ratio: &Ratio, lines: &[Line]) -> Vec<Value> {
+    let point = |name: &String| {
+        let values = &lines.iter().find(|line| line.name == *name)?.values;
+        Some((values.get("tokens")?.mean, values.get(&ratio.by)?.mean))
+    };
+    let mut reference: Vec<(f64, f64)> = ratio.reference.iter().filter_map(point).collect();
+    reference.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let found = |name: &String| {
+        let (tokens, reached) = point(name)?;
+        let mut row = Map::new();
+        row.insert("row".into(), json!(name));
+        row.insert("tokens".into(), json!(tokens));
+        row.insert(ratio.by.clone(), json!(reached));
+        match tokens_to(reached, &reference) {
+            Needed::About(needed) => {
+                row.insert("reference_tokens".into(), json!(needed));
+                row.insert("ratio".into(), json!(needed / tokens));
+            }
+            Needed::MoreThan(most) => {
+                row.insert("reference_more_than".into(), json!(most));
+                row.insert("ratio_more_than".into(), json!(most / tokens));
+            }
+            Needed::AtMost(least) => {
+                row.insert("reference_at_most".into(), json!(least));
+                row.insert("ratio_at_most".into(), json!(least / tokens));
+            }
+            Needed::Unknown => {}
+        }
+        Some(Value::Object(row))
+    };
+    ratio.rows.iter().filter_map(found).collect()
+}
+
+/// How many tokens a reference needs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Needed {
+    About(f64),
+    /// Its largest budget does not come so far.
+    MoreThan(f64),
+    /// Its smallest budget comes farther.
+    AtMost(f64),
+    Unknown,
+}
+
+/// Between two budgets that end above and below, on a straight line over the logarithm of tokens.
+fn tokens_to(wanted: f64, reference: &[(f64, f64)]) -> Needed {
+    let (Some(first), Some(last)) = (reference.first(), reference.last()) else { return Needed::Unknown };
+    if first.1 <= wanted {
+        return Needed::AtMost(first.0);
+    }
+    let crossing = reference.windows(2).find(|pair| pair[1].1 <= wanted);
+    let Some([(from, above), (to, below)]) = crossing.and_then(|pair| <[(f64, f64); 2]>::try_from(pair).ok()) else {
+        return Needed::MoreThan(last.0);
+    };
+    let share = (above - wanted) / (above - below);
+    Needed::About((from.ln() + share * (to.ln() - from.ln())).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_read_between_its_budgets() {
+        let reference = [(1e6, 4.0), (4e6, 3.0), (16e6, 2.5)];
+        let Needed::About(half) = tokens_to(3.5, &reference) else { panic!("between") };
+        assert!((half - 2e6).abs() < 1.0, "{half}");
+        assert_eq!(tokens_to(2.0, &reference), Needed::MoreThan(16e6));
+        assert_eq!(tokens_to(4.5, &reference), Needed::AtMost(1e6));
+        assert_eq!(tokens_to(1.0, &[]), Needed::Unknown);
+        let over = Over::of(vec![1.0, 2.0, 3.0]);
+        assert_eq!((over.mean, over.std), (2.0, Some(1.0)));
+    }
+}
