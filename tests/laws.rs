@@ -18,6 +18,8 @@ mod properties;
 mod pruning;
 /// What scores may and may not depend on.
 mod scoring;
+/// Grids, rungs, comparisons.
+mod searching;
 /// Where a teacher may be, and losses on states.
 mod teachers;
 /// The loop, the objective, resuming.

@@ -1,0 +1,383 @@
+//! Candidates from sizes alone, successive halving, comparisons.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use minitron::{
+    add_demo_tokenizer, axes, config, families, registry, some_text, tiny_llama, with_context, with_demo_vocabulary,
+    write_tiny,
+};
+use minitron_core::blueprint::{Blueprint, Sizes};
+use minitron_core::pipeline::{Context, ScoreOptions, SearchOptions, Setup, Spec, compare, score, search};
+use minitron_core::plan::{Count, Space};
+use minitron_core::progress::{Interrupt, Progress};
+use minitron_core::random::SplitMix;
+use minitron_core::search::{Cost, Grid, GridAxis, Halving, Within};
+use serde_json::{Value, json};
+
+#[test]
+fn the_polynomial_counts_what_the_blueprint_counts() {
+    let mut random = SplitMix::new(1);
+    for value in families() {
+        let blueprint = Blueprint::from_config(&config(&value).unwrap(), &registry()).unwrap();
+        let kinds: Vec<String> = blueprint.sizes().into_keys().collect();
+        let cost = Cost::of(&blueprint, &kinds);
+        assert_eq!(cost.at(&blueprint.sizes().into_values().collect::<Vec<_>>()), blueprint.n_params());
+        for _ in 0..200 {
+            let sizes: Vec<usize> = kinds.iter().map(|_| 1 + random.below(4096)).collect();
+            let named: Sizes = kinds.iter().cloned().zip(sizes.clone()).collect();
+            assert_eq!(cost.at(&sizes), blueprint.n_params_at(&named), "{}: {named:?}", blueprint.architecture);
+        }
+    }
+}
+
+/// Nemotron-4 15B (arXiv 2407.14679, appendix).
+fn nemotron_15b() -> Blueprint {
+    let value = json!({
+        "architectures": ["NemotronForCausalLM"], "model_type": "nemotron", "hidden_size": 6144,
+        "intermediate_size": 24576, "num_hidden_layers": 32, "num_attention_heads": 48, "num_key_value_heads": 8,
+        "head_dim": 128, "vocab_size": 256_000, "max_position_embeddings": 4096, "norm_eps": 1e-5, "hidden_act": "relu2",
+        "partial_rotary_factor": 0.5, "rope_theta": 10000.0, "tie_word_embeddings": false,
+    });
+    Blueprint::from_config(&config(&value).unwrap(), &registry()).unwrap()
+}
+
+fn survey(heads: &[usize], hidden: &[usize], within: Within) -> Vec<u64> {
+    let blueprint = nemotron_15b();
+    assert_eq!(blueprint.n_params(), 15_628_775_424);
+    let space = Space::new(&blueprint, &axes(&registry()).unwrap()).unwrap();
+    let sizes = |kind: &str, sizes: &[usize]| GridAxis::Sizes(kind.into(), sizes.to_vec());
+    let grid = Grid::new(vec![
+        GridAxis::MlpFactors(vec![2.5, 3.0, 3.5, 4.0]),
+        sizes("depth", &[29, 30, 31, 32]),
+        sizes("heads", heads),
+        sizes("hidden", hidden),
+    ])
+    .unwrap();
+    let (found, survey) = grid.survey(&blueprint, &space, &|n_params, _| n_params, (within, &|_, _| Ok(true))).unwrap();
+    assert_eq!(survey.n_points, (16 * heads.len() * hidden.len()) as u64);
+    assert_eq!(survey.n_legal, found.len() as u64);
+    for candidate in &found {
+        assert_eq!(candidate.n_params, blueprint.n_params_at(&candidate.sizes));
+    }
+    found.iter().map(|candidate| candidate.n_params).collect()
+}
+
+#[test]
+fn the_papers_grids_hold_the_papers_candidates() {
+    let found = survey(&[24, 32, 48], &[2560, 3072, 3584, 4096, 4608], Within::around(4_000_000_000, 0.05));
+    assert_eq!(found.len(), 18);
+    assert!(found.contains(&4_190_509_056), "Minitron 4B is among them");
+    let within = Within { least: 7_780_000_000, most: 8_540_000_000 };
+    let found = survey(&[32, 48], &[4096, 4608, 5120, 5632, 6144], within);
+    assert_eq!(found.len(), 15);
+    assert!(found.contains(&8_271_699_968), "Minitron 8B is among them");
+}
+
+#[test]
+fn rungs_end_at_evaluations_and_each_costs_about_the_same() {
+    let halving = Halving { n_rungs: 3, keep: 0.5 };
+    let rungs = halving.rungs(32, 400, 20).unwrap();
+    assert_eq!(
+        rungs.iter().map(|rung| (rung.n_candidates, rung.until)).collect::<Vec<_>>(),
+        [(32, 100), (16, 200), (8, 400)]
+    );
+    // As short as it can be, each rung still has an evaluation of its own.
+    let rungs = halving.rungs(3, 3, 1).unwrap();
+    assert_eq!(rungs.iter().map(|rung| (rung.n_candidates, rung.until)).collect::<Vec<_>>(), [(3, 1), (2, 2), (1, 3)]);
+    assert!(halving.rungs(3, 2, 1).is_err());
+    assert!(Halving { n_rungs: 1, keep: 0.0 }.rungs(3, 9, 1).is_err());
+}
+
+/// A tiny model with a tokenizer, its scores and a text.
+struct Desk {
+    dir: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Desk { dir: tempfile::tempdir().unwrap() };
+        write_tiny(&desk.at("model"), &with_demo_vocabulary(tiny_llama()), 3).unwrap();
+        add_demo_tokenizer(&desk.at("model")).unwrap();
+        fs::write(desk.at("text.txt"), some_text()).unwrap();
+        let options = ScoreOptions {
+            model: desk.at("model").display().to_string(),
+            data: vec![desk.at("text.txt").display().to_string().parse().unwrap()],
+            samples: 8,
+            seq_len: Some(16),
+            ..ScoreOptions::default()
+        };
+        with_context(false, |context| score(context, &options, &desk.at("scores.safetensors"))).unwrap();
+        desk
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn options(&self) -> SearchOptions {
+        let text = vec![self.at("text.txt").display().to_string().parse().unwrap()];
+        SearchOptions {
+            model: self.at("model").display().to_string(),
+            scores: self.at("scores.safetensors").display().to_string(),
+            grid: [("hidden", "16,24,32"), ("mlp", "24,32"), ("layers", "2-3")]
+                .map(|(kind, sizes)| (kind.to_owned(), sizes.parse().unwrap()))
+                .into(),
+            filter: Some("mlp >= hidden && n_params > 1000".into()),
+            candidates: 6,
+            rungs: 3,
+            setup: Setup {
+                data: text.clone(),
+                eval_data: text,
+                eval_samples: Some(4),
+                eval_every: Some(2),
+                tokens: Count(16 * 4 * 12),
+                seq_len: Some(16),
+                batch_size: 4,
+                lr: 3e-3,
+                checkpoint_every: Some(3),
+                ..Setup::default()
+            },
+            ..SearchOptions::default()
+        }
+    }
+}
+
+/// Without what a clock says.
+fn timeless(mut value: Value) -> Value {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(object) => {
+                object.retain(|key, _| !key.contains("second") && key != "out");
+                object.values_mut().for_each(strip);
+            }
+            Value::Array(list) => list.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    strip(&mut value);
+    value
+}
+
+/// Asks for an end after so many reports.
+#[derive(Debug)]
+struct Impatient<'a>(AtomicU64, &'a Interrupt);
+
+impl Progress for Impatient<'_> {
+    fn start(&self, _what: &str, _total: u64) {}
+    fn advance(&self, _n: u64, _note: &str) {
+        if self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.1.asked.store(true, Ordering::SeqCst);
+        }
+    }
+    fn finish(&self) {}
+    fn warn(&self, _message: &str) {}
+}
+
+#[test]
+fn a_search_interrupted_anywhere_ends_as_one_that_was_not() {
+    let desk = Desk::new();
+    let options = desk.options();
+    let whole = with_context(false, |context| search(context, &options, &desk.at("whole"), false, false)).unwrap();
+    let candidates = whole["candidates"].as_array().unwrap();
+    assert_eq!(candidates.len(), 6);
+    let evaluations = |row: &Value| row["curve"].as_array().unwrap().len();
+    // Twelve steps: to 4 (3 rounds to an evaluation), 6 and 12, with 6, 3 and 2 candidates.
+    let mut lengths: Vec<usize> = candidates.iter().map(evaluations).collect();
+    lengths.sort_unstable();
+    assert_eq!(lengths, [2, 2, 2, 3, 6, 6]);
+    let ranks: Vec<u64> = candidates.iter().map(|row| row["rank"].as_u64().unwrap()).collect();
+    for (row, rank) in candidates.iter().zip(&ranks) {
+        assert_eq!(*rank <= 2, evaluations(row) == 6, "{row}");
+    }
+    let winner = candidates.iter().find(|row| row["rank"] == 1).unwrap();
+    assert_eq!(whole["winner"]["name"], winner["name"]);
+    assert!(winner["loss"].as_f64() < winner["zero_shot"]["loss"].as_f64());
+    let plan: Value = serde_json::from_slice(&fs::read(desk.at("whole/winner/plan.json")).unwrap()).unwrap();
+    assert_eq!(plan["n_params"], winner["n_params"]);
+
+    for (name, patience) in [("one", 2), ("two", 5), ("three", 9)] {
+        let out = desk.at(name);
+        let interrupt = Interrupt::default();
+        let impatient = Impatient(AtomicU64::new(patience), &interrupt);
+        let halted = with_context(false, |context| {
+            let context = Context { progress: &impatient, interrupt: &interrupt, ..*context };
+            search(&context, &options, &out, false, false)
+        })
+        .unwrap();
+        assert_eq!(halted["interrupted"], true, "{name}");
+        let resumed = with_context(false, |context| search(context, &options, &out, true, false)).unwrap();
+        assert_eq!(timeless(resumed), timeless(whole.clone()), "{name}");
+        let weights = |dir: &Path| fs::read(dir.join("winner/model.safetensors")).unwrap();
+        assert!(weights(&out) == weights(&desk.at("whole")), "{name}");
+    }
+    let other = SearchOptions { keep_share: 0.4, ..options };
+    let error = with_context(false, |context| search(context, &other, &desk.at("one"), true, false)).unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("other options"), "{error}");
+}
+
+#[test]
+fn candidates_that_take_turns_come_to_what_they_come_to_together() {
+    let desk = Desk::new();
+    let together = desk.options();
+    // Room for one at a time.
+    let in_turns = SearchOptions { max_memory: Some("1kB".parse().unwrap()), ..desk.options() };
+    let run = |options: &SearchOptions, out: &str| {
+        with_context(false, |context| search(context, options, &desk.at(out), false, false)).unwrap()
+    };
+    let (together, in_turns) = (run(&together, "together"), run(&in_turns, "turns"));
+    let losses = |report: &Value| -> Vec<Value> {
+        report["candidates"].as_array().unwrap().iter().map(|row| row["curve"].clone()).collect()
+    };
+    assert_eq!(losses(&together), losses(&in_turns));
+    let tokens = |report: &Value, key: &str| report["shared_teacher"][key].as_u64().unwrap();
+    assert_eq!(tokens(&together, "forward_tokens_unshared"), tokens(&in_turns, "forward_tokens"));
+    assert!(tokens(&together, "forward_tokens") < tokens(&in_turns, "forward_tokens"));
+}
+
+#[test]
+fn what_cannot_be_searched_is_said_before_any_work() {
+    let desk = Desk::new();
+    let refusal = |options: SearchOptions| {
+        let error =
+            with_context(false, |context| search(context, &options, &desk.at("out"), false, false)).unwrap_err();
+        assert!(error.is_usage() && !desk.at("out").exists(), "{error}");
+        error.to_string()
+    };
+    let with = |change: &dyn Fn(&mut SearchOptions)| {
+        let mut options = desk.options();
+        change(&mut options);
+        refusal(options)
+    };
+    type Change<'a> = &'a dyn Fn(&mut SearchOptions);
+    let changes: [(&str, Change); 9] = [
+        ("none of 12 points", &|o| o.params = Some("9M".into())),
+        ("give one of the two", &|o| (o.params, o.memory) = (Some("1k".into()), Some("1MiB".into()))),
+        ("there is no `width`", &|o| o.filter = Some("width > 2".into())),
+        ("comparison", &|o| o.filter = Some("mlp".into())),
+        ("known: ", &|o| _ = o.grid.insert("experts".into(), "4".parse().unwrap())),
+        ("whole numbers", &|o| _ = o.grid.insert("mlp".into(), "2.5".parse().unwrap())),
+        ("as many evaluations", &|o| o.rungs = 9),
+        ("keep", &|o| o.keep_share = f64::NAN),
+        ("say how large", &|o| o.grid.clear()),
+    ];
+    for (says, change) in changes {
+        let message = with(change);
+        assert!(message.contains(says), "{says}: {message}");
+    }
+}
+
+#[test]
+fn rows_share_what_they_have_in_common_and_failures_are_kept() {
+    let desk = Desk::new();
+    let spec = format!(
+        r#"
+title = "tiny"
+model = "model"
+seeds = [1, 2]
+[all.score]
+data = ["text.txt"]
+samples = 8
+seq_len = 16
+[all.eval]
+data = ["text.txt"]
+samples = 4
+seq_len = 16
+[all.distill]
+data = ["text.txt"]
+tokens = 256
+seq_len = 16
+batch_size = 4
+[all.scratch]
+data = ["text.txt"]
+tokens = 256
+seq_len = 16
+batch_size = 4
+[[rows]]
+name = "width"
+prune = {{ hidden = 24, mlp = 32 }}
+[[rows]]
+name = "lower"
+title = "a lower rate"
+prune = {{ hidden = 24, mlp = 32 }}
+distill = {{ lr = 1e-5 }}
+[[rows]]
+name = "broken"
+prune = {{ hidden = 23 }}
+[[rows]]
+name = "scratch"
+chain = ["score", "prune", "scratch", "eval"]
+prune = {{ hidden = 24, mlp = 32 }}
+[[rows]]
+name = "twice"
+chain = ["score", "prune", "distill", "score", "prune", "eval"]
+"prune.1" = {{ mlp = 40 }}
+"prune.2" = {{ mlp = 32 }}
+[[checks]]
+says = "distilled is better"
+holds = "{{width.loss}} < {{scratch.loss}}"
+[[checks]]
+says = "unknown"
+holds = "{{broken.loss}} < 1"
+[[ratios]]
+rows = ["width"]
+reference = ["scratch"]
+"#
+    );
+    fs::write(desk.at("spec.toml"), spec).unwrap();
+    let spec = Spec::load(&desk.at("spec.toml")).unwrap();
+    let run = || with_context(false, |context| compare(context, &spec, &desk.at("out"))).unwrap();
+    let report = run();
+    let row = |name: &str| report["rows"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap().clone();
+    assert_eq!(row("broken")["status"], "failed");
+    assert!(row("broken")["error"].as_str().unwrap().contains("23 is not legal"), "{}", row("broken"));
+    let folders = |word: &str| {
+        let names =
+            fs::read_dir(desk.at("out")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(word)).count()
+    };
+    // Trainings are per seed; scores of the original and the first student are shared, the retrained ones are scored anew.
+    assert_eq!((folders("score-"), folders("distill-"), folders("scratch-")), (3, 6, 2));
+    let over = &row("width")["values"]["loss"];
+    let by_seed: Vec<f64> = serde_json::from_value(over["by_seed"].clone()).unwrap();
+    assert!(by_seed.len() == 2 && by_seed[0] != by_seed[1] && over["std"].as_f64() > Some(0.0), "{over}");
+    let zero_shot = &row("width")["values"]["zero_shot_loss"];
+    assert_eq!(zero_shot["by_seed"][0], zero_shot["by_seed"][1]);
+    assert_eq!(zero_shot, &row("lower")["values"]["zero_shot_loss"]);
+    assert!(row("scratch")["values"].get("zero_shot_loss").is_none());
+    assert_eq!(row("twice")["values"]["tokens"]["mean"], 256.0);
+    assert_eq!(report["checks"][0]["holds"], true, "{}", report["checks"]);
+    assert!(report["checks"][1]["holds"].is_null());
+    assert_eq!(report["ratios"][0]["points"][0]["row"], "width");
+
+    // Nothing is done again, but for what failed.
+    let stamps = |report: &Value| timeless(report.clone());
+    assert_eq!(stamps(&run()), stamps(&report));
+}
+
+#[test]
+fn a_comparison_that_cannot_be_meant_is_refused_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spec.toml");
+    for (text, says) in [
+        ("model = \"m\"\nrows = []", "at least one"),
+        ("model = \"m\"\n[[rows]]\nname = \"a b\"", "expected letters"),
+        ("model = \"m\"\n[[rows]]\nname = \"a\"\n[[rows]]\nname = \"a\"", "two rows"),
+        ("model = \"m\"\n[[rows]]\nname = \"a\"\nprunes = {}", "row `a`"),
+        (
+            "model = \"m\"\n[[rows]]\nname = \"a\"\nprune = { hiden = 1 }",
+            "row `a`: prune: recipe: no option is called `hiden`",
+        ),
+        ("model = \"m\"\n[[rows]]\nname = \"a\"\nchain = [\"bake\"]", "known: score, prune"),
+        ("model = \"m\"\n[[rows]]\nname = \"a\"\n[[checks]]\nsays = \"\"\nholds = \"{b.loss} < 1\"", "ROW.COLUMN"),
+        ("model = \"m\"\n[[rows]]\nname = \"a\"\n[[ratios]]\nrows = [\"b\"]\nreference = []", "no row is called `b`"),
+        ("rows = 1", "invalid type"),
+        ("model = \"m\"\ncolour = 1\n[[rows]]\nname = \"a\"", "unknown field `colour`"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let error = Spec::load(&path).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains(says), "{text}\n{error}");
+    }
+    assert!(Spec::load(&dir.path().join("none.toml")).unwrap_err().to_string().contains("no such spec"));
+}
