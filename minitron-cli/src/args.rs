@@ -10,6 +10,8 @@ use minitron_core::plan::{Bytes, Count};
 use minitron_core::registry::{Kind, PluginSpec};
 use minitron_core::train::{CacheType, Shape};
 
+use crate::commands::{Report, Watch};
+
 /// Compress language models by structured pruning and knowledge distillation.
 #[derive(Debug, Parser)]
 #[command(name = "minitron", version, max_term_width = 120)]
@@ -81,6 +83,10 @@ pub enum Command {
     Run(Run),
     /// The whole job on a bundled grammar of stories: train, score, prune, distil, evaluate
     Demo(Demo),
+    /// One page about runs, searches, comparisons or stages, to look at
+    Report(Report),
+    /// How far a running job has come
+    Watch(Watch),
 }
 
 /// `inspect`

@@ -9,9 +9,14 @@ mod new_plugin;
 mod plugins;
 mod prune;
 mod recipe;
+mod report;
 mod run;
 mod score;
 mod train;
+mod watch;
+
+pub use report::Report;
+pub use watch::Watch;
 
 use minitron_core::error::Result;
 
@@ -32,5 +37,7 @@ pub fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Recipe { command } => recipe::run(common, command),
         Command::Run(args) => run::run(common, args),
         Command::Demo(args) => demo::run(common, args),
+        Command::Report(args) => report::run(common, args),
+        Command::Watch(args) => watch::run(common, args),
     }
 }
