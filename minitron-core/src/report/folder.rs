@@ -186,7 +186,13 @@ impl Folder {
         self.fact("minitron", &record.minitron);
         self.fact("seed", record.seed);
         self.fact("device", &record.device);
-        self.fact("computed in", &record.dtype);
+        let dtype = match record.dtype.as_str() {
+            "float" => "f32",
+            "bfloat16" => "bf16",
+            "half" => "f16",
+            other => other,
+        };
+        self.fact("computed in", dtype);
     }
 
     /// A stage's folder, with what the run around it recorded where there is one.

@@ -49,7 +49,13 @@ fn cells(comparison: &Comparison, row: &Row) -> impl Iterator<Item = String> {
 
 fn number_of(measured: &Measured) -> String {
     let Some(mean) = measured.mean else { return "–".into() };
-    measured.std.map_or(number(mean), |std| format!("{} ± {}", number(mean), number(std)))
+    let text = number(mean);
+    let digits = text.split_once('.').map_or(0, |(_, digits)| digits.len());
+    match measured.std {
+        Some(std) if std > 0.0 && text.contains('e') => format!("{text} ± {std:.1e}"),
+        Some(std) if std > 0.0 => format!("{text} ± {std:.digits$}"),
+        _ => text,
+    }
 }
 
 fn number(x: f64) -> String {

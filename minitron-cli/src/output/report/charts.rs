@@ -2,7 +2,6 @@
 //! of the style sheet, so that one drawing serves light, dark and paper.
 
 use maud::{Markup, PreEscaped, html};
-use plotters::coord::ranged1d::SegmentValue;
 use plotters::prelude::*;
 use plotters::style::Color;
 
@@ -162,17 +161,15 @@ pub fn heat(label: &str, n_units: usize, x: &str, rows: &[HeatCells]) -> Markup 
 
 fn draw_heat(svg: &mut String, height: u32, n_units: usize, x: &str, rows: &[HeatCells]) -> Drawn {
     let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
-    let last = rows.len() as i32 - 1;
+    let last = rows.len() as f64 - 1.0;
+    // Rows are centred on whole numbers, where the library puts its marks.
     let mut chart = ChartBuilder::on(&root)
         .margin(FONT / 2)
         .x_label_area_size(FONT * 2)
         .y_label_area_size(FONT * 3)
-        .build_cartesian_2d(0f64..n_units as f64, (0..last).into_segmented())?;
+        .build_cartesian_2d(0f64..n_units as f64, -0.5..last + 0.5)?;
     let label = ("sans-serif", FONT).into_font().color(&TEXT);
-    let name = |place: &SegmentValue<i32>| match place {
-        SegmentValue::CenterOf(row) => usize::try_from(last.saturating_sub(*row)).ok().and_then(|row| rows.get(row)),
-        _ => None,
-    };
+    let name = |y: f64| rows.get((last - y).round() as usize).filter(|_| y.fract() == 0.0).map(|row| row.name.clone());
     chart
         .configure_mesh()
         .disable_mesh()
@@ -183,15 +180,14 @@ fn draw_heat(svg: &mut String, height: u32, n_units: usize, x: &str, rows: &[Hea
         .x_labels(5)
         .y_labels(rows.len().min(12))
         .x_label_formatter(&|x| short(*x))
-        .y_label_formatter(&|place| name(place).map_or(String::new(), |row| row.name.clone()))
+        .y_label_formatter(&|y| name(*y).unwrap_or_default())
         .draw()?;
-    for (row, place) in rows.iter().zip((0..=last).rev()) {
-        let width = n_units as f64 / row.shares.len().max(1) as f64;
+    for (idx, row) in rows.iter().enumerate() {
+        let (width, y) = (n_units as f64 / row.shares.len().max(1) as f64, last - idx as f64);
         let mut start = 0;
         for run in row.shares.chunk_by(|a, b| shade(*a) == shade(*b)) {
             let end = start + run.len();
-            let (from, to) = (SegmentValue::Exact(place), SegmentValue::Exact(place.saturating_add(1)));
-            let corners = [(start as f64 * width, from), (end as f64 * width, to)];
+            let corners = [(start as f64 * width, y - 0.5), (end as f64 * width, y + 0.5)];
             let colour = RGBColor(run.first().map_or(0, |share| shade(*share)), 254, 2);
             chart.draw_series([Rectangle::new(corners, colour.filled())])?;
             start = end;

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use minitron_core::report::{Comparison, Measured, Row};
 
 use super::charts::{Mark, N_SERIES, Plot, Series, plot};
-use super::parts::{Cell, Table, curve_table, figure, number, places};
+use super::parts::{Cell, Table, curve_table, figure, places, spread};
 use crate::output::watch::duration;
 
 /// All sections.
@@ -28,8 +28,7 @@ fn cell(measured: Option<&Measured>) -> Cell {
     let Some((mean, measured)) = measured.and_then(|measured| Some((measured.mean?, measured))) else {
         return Cell::number(None);
     };
-    let text = measured.std.map_or(number(mean), |std| format!("{} ± {}", number(mean), number(std)));
-    Cell::sorted(text, Some(mean))
+    Cell::sorted(spread(mean, measured.std), Some(mean))
 }
 
 fn table(comparison: &Comparison) -> Markup {
@@ -44,7 +43,7 @@ fn table(comparison: &Comparison) -> Markup {
         0 | 1 => "The best of each column is bold".to_owned(),
         n => format!("Mean ± standard deviation over {n} seeds; the best mean of each column is bold"),
     };
-    let mut table = Table::new(caption, std::iter::once(String::new()).chain(titles));
+    let mut table = Table::new(caption, std::iter::once("row".to_owned()).chain(titles));
     for row in &comparison.rows {
         let values = comparison.columns.iter().map(|column| {
             let measured = row.values.get(&column.key);
@@ -101,7 +100,7 @@ fn curves(comparison: &Comparison) -> Markup {
     html! {
         section {
             h3 { "Curves" }
-            div.figures { (figure(&html! { (label) }, &legend, &drawing, &curve_table(label, &numbers))) }
+            div.figures.wide { (figure(&html! { (label) }, &legend, &drawing, &curve_table(label, &numbers))) }
         }
     }
 }
@@ -112,7 +111,7 @@ fn by_seed(comparison: &Comparison) -> Markup {
     }
     let mut table = Table::new(
         "Every seed",
-        ["", "seed"]
+        ["row", "seed"]
             .map(str::to_owned)
             .into_iter()
             .chain(comparison.columns.iter().map(|column| column.title().to_owned())),
@@ -124,7 +123,7 @@ fn by_seed(comparison: &Comparison) -> Markup {
             table.row([Cell::text(row.title()), Cell::count(Some(*seed))].into_iter().chain(values));
         }
     }
-    html! { section { h3 { "By seed" } details { summary { "Numbers" } (table.draw()) } } }
+    html! { section.screen { h3 { "By seed" } details { summary { "Numbers" } (table.draw()) } } }
 }
 
 fn samples(comparison: &Comparison) -> Markup {

@@ -12,6 +12,7 @@ pub struct Cell {
     text: String,
     sort: Option<f64>,
     best: bool,
+    words: bool,
 }
 
 impl Cell {
@@ -22,17 +23,23 @@ impl Cell {
 
     /// A number, a dash where there is none.
     pub fn number(value: Option<f64>) -> Self {
-        Cell { text: value.map_or("–".into(), number), sort: value, best: false }
+        Cell::sorted(value.map_or("–".into(), number), value)
     }
 
     /// A text that is sorted by a number.
     pub fn sorted(text: impl Into<String>, sort: Option<f64>) -> Self {
-        Cell { text: text.into(), sort, best: false }
+        Cell { text: text.into(), sort, ..Cell::default() }
     }
 
     /// A whole number.
     pub fn count(value: Option<u64>) -> Self {
-        Cell { text: value.map_or("–".into(), grouped), sort: value.map(|n| n as f64), best: false }
+        Cell::sorted(value.map_or("–".into(), grouped), value.map(|n| n as f64))
+    }
+
+    /// Words, though they are sorted by a number.
+    pub fn words(mut self) -> Self {
+        self.words = true;
+        self
     }
 
     /// The best of its column, where it is.
@@ -66,7 +73,8 @@ impl Table {
         if self.rows.is_empty() {
             return html! {};
         }
-        let is_number = |idx: usize| self.rows.iter().any(|row| row.get(idx).is_some_and(|cell| cell.sort.is_some()));
+        let is_number = |cell: &Cell| cell.sort.is_some() && !cell.words;
+        let is_number = |idx: usize| idx > 0 && self.rows.iter().any(|row| row.get(idx).is_some_and(is_number));
         html! {
             div.scroll tabindex="0" role="region" aria-label=(self.caption) {
                 table.sortable[self.rows.len() > 1] {
@@ -140,6 +148,17 @@ pub fn number(x: f64) -> String {
         size if !(1e-3..1e6).contains(&size) => format!("{x:.2e}"),
         size if size >= 1000.0 => format!("{x:.0}"),
         _ => format!("{x:.4}"),
+    }
+}
+
+/// A mean and how far it spreads, to the same decimals; no spread where there is none.
+pub fn spread(mean: f64, std: Option<f64>) -> String {
+    let text = number(mean);
+    let digits = text.split_once('.').map_or(0, |(_, digits)| digits.len());
+    match std {
+        Some(std) if std > 0.0 && text.contains('e') => format!("{text} ± {std:.1e}"),
+        Some(std) if std > 0.0 => format!("{text} ± {std:.digits$}"),
+        _ => text,
     }
 }
 

@@ -42,13 +42,23 @@ pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
             keys.push(key);
         }
     }
-    let titles = std::iter::once("model".to_owned()).chain(keys.iter().map(|key| key.replace('_', " ")));
+    // Measurements first, then counts.
+    keys.sort_by_key(|key| key.starts_with("n_"));
+    let titles = std::iter::once("model".to_owned()).chain(keys.iter().map(|key| title(key)));
     let mut table = Table::new("Measured on held-out data", titles);
     for evaluation in evaluations {
         let values = keys.iter().map(|key| Cell::number(evaluation.values.get(*key).copied()));
         table.row(std::iter::once(Cell::text(&evaluation.model)).chain(values));
     }
     html! { section { h3 { "Measured" } (table.draw()) } }
+}
+
+fn title(key: &str) -> String {
+    match key {
+        "n_params" => "parameters".into(),
+        "n_non_embedding" => "without embeddings".into(),
+        other => other.strip_prefix("n_").unwrap_or(other).replace('_', " "),
+    }
 }
 
 /// Texts side by side, those of one prompt together.
@@ -168,7 +178,7 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
             Cell::number(Some(kept.1)),
             Cell::text(dropped.0),
             Cell::number(Some(dropped.1)),
-            Cell::sorted(if near.is_empty() { "none".into() } else { near.join(" ") }, Some(near.len() as f64)),
+            Cell::sorted(if near.is_empty() { "none".into() } else { near.join(" ") }, Some(near.len() as f64)).words(),
             stable,
         ]);
     }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use minitron_core::report::{Candidate, Search};
 
-use super::charts::{Mark, N_SERIES, Plot, Series, plot};
+use super::charts::{Mark, Plot, Series, plot};
 use super::parts::{Cell, Table, curve_table, figure, number, percent, places};
 use crate::output::tables::{bytes, grouped};
 use crate::output::watch::duration;
@@ -15,7 +15,7 @@ pub fn sections(search: &Search) -> Markup {
             h3 { "Search" }
             @if !search.is_complete() { p.warn { "This search is under way, or was interrupted." } }
             (in_words(search))
-            div.figures { (pareto(search)) (curves(search)) }
+            div.figures.wide { (pareto(search)) (curves(search)) }
             (candidates(search))
             (rungs(search))
         }
@@ -44,7 +44,7 @@ fn in_words(search: &Search) -> Markup {
             }
             @if let Some(correlation) = &search.correlation {
                 li {
-                    "Order before against after training:"
+                    "The order before training against that after it:"
                     @if let Some(rho) = correlation.spearman { " Spearman’s ρ " (number(rho)) }
                     @if let Some(tau) = correlation.kendall { ", Kendall’s τ " (number(tau)) }
                 }
@@ -105,16 +105,23 @@ fn pareto(search: &Search) -> Markup {
 }
 
 fn curves(search: &Search) -> Markup {
-    let trained: Vec<&Candidate> = search.candidates.iter().filter(|candidate| !candidate.curve.is_empty()).collect();
-    let of = |(idx, candidate): (usize, &&Candidate)| Series {
-        colour: idx,
+    let best = search.leader().map(|leader| leader.name.as_str());
+    let colour = |candidate: &Candidate| match candidate {
+        candidate if best == Some(candidate.name.as_str()) => 1,
+        candidate if candidate.eliminated_at.is_none() => 0,
+        _ => 7,
+    };
+    let mut trained: Vec<&Candidate> =
+        search.candidates.iter().filter(|candidate| !candidate.curve.is_empty()).collect();
+    // The best one is drawn last.
+    trained.sort_by_key(|candidate| (best == Some(candidate.name.as_str()), candidate.eliminated_at.is_none()));
+    let of = |candidate: &&Candidate| Series {
+        colour: colour(candidate),
         mark: Mark::DottedLine,
         points: places(&candidate.curve),
     };
-    let series: Vec<Series> = trained.iter().enumerate().map(of).collect();
-    let named = trained.iter().enumerate().map(|(idx, candidate)| (idx, candidate.name.clone()));
-    // With more of them than colours, names would mislead: the table has them.
-    let legend: Vec<(usize, String)> = if trained.len() > N_SERIES { Vec::new() } else { named.collect() };
+    let series: Vec<Series> = trained.iter().map(of).collect();
+    let legend = [(7, "left out on the way".into()), (0, "trained to the end".into()), (1, "the best".into())];
     let numbers: Vec<_> =
         trained.iter().map(|candidate| (candidate.name.clone(), candidate.curve.as_slice())).collect();
     let label = "Held-out loss of every candidate against tokens";
