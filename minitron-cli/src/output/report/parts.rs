@@ -166,6 +166,8 @@ pub fn spread(mean: f64, std: Option<f64>) -> String {
 pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
     match percent.abs() {
+        // A cut between a score and 0.
+        size if size >= 1e6 => "very large".into(),
         size if size >= 10.0 || size == 0.0 => format!("{percent:.0} %"),
         size if size >= 0.1 => format!("{percent:.1} %"),
         _ => format!("{percent:.2} %"),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 use minitron_core::report::{CutSummary, Evaluation, HeatMap, Pruning, Sample, StageSummary, Training};
+use serde_json::Value;
 
 use super::charts::{HeatCells, Mark, Plot, Series, heat, plot};
 use super::parts::{Cell, Table, curve_table, figure, number, percent, places};
@@ -133,13 +134,19 @@ pub fn prunings(prunings: &[Pruning]) -> Markup {
     html! { @for pruning in prunings { section {
         h3 { "Pruning: " (pruning.name) }
         (sizes(pruning))
-        @if let Some(healed) = &pruning.healed { p { "Healed by " code { (healed) } } }
+        @if let Some(healed) = &pruning.healed { p { "Healed by " code { (healings(healed)) } } }
         @if !pruning.kept.is_empty() {
             p.muted { "Share of the units that stay, darkest (on dark pages brightest) where all do." }
             div.figures { @for map in &pruning.kept { (kept_figure(map)) } }
         }
         (cuts(&pruning.cuts))
     } } }
+}
+
+/// As they are written on the command line.
+fn healings(healed: &Value) -> String {
+    let words = healed.as_array().map(|list| list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+    words.filter(|words| !words.is_empty()).unwrap_or_else(|| healed.to_string())
 }
 
 fn sizes(pruning: &Pruning) -> Markup {
@@ -160,8 +167,10 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
     if cuts.is_empty() {
         return html! {};
     }
-    let titles =
-        ["where", "metric", "margin", "last kept", "its score", "first dropped", "its score", "near the cut", "stable"];
+    let titles = ["where", "metric", "margin", "last kept", "its score", "first dropped", "its score", "near the cut"];
+    // Only where the scores were resampled.
+    let is_resampled = cuts.iter().any(|cut| cut.explained.stable.is_some());
+    let titles = titles.into_iter().chain(is_resampled.then_some("stable"));
     let mut table = Table::new("Cuts, the closest calls first", titles);
     for cut in cuts {
         let explained = &cut.explained;
@@ -170,7 +179,7 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
             explained.borderline.iter().map(|unit| format!("{}{}", unit.unit, if unit.kept { "+" } else { "−" }));
         let near: Vec<String> = near.collect();
         let stable = Cell::sorted(explained.stable.map_or("–".into(), percent), explained.stable);
-        table.row([
+        let cells = [
             Cell::text(&cut.dim),
             Cell::text(&explained.metric),
             Cell::sorted(percent(explained.margin), Some(explained.margin)).best(explained.near_tie),
@@ -179,8 +188,8 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
             Cell::text(dropped.0),
             Cell::number(Some(dropped.1)),
             Cell::sorted(if near.is_empty() { "none".into() } else { near.join(" ") }, Some(near.len() as f64)).words(),
-            stable,
-        ]);
+        ];
+        table.row(cells.into_iter().chain(is_resampled.then_some(stable)));
     }
     let n_near = cuts.iter().filter(|cut| cut.explained.near_tie).count();
     html! {
