@@ -115,7 +115,7 @@ mod tests {
     fn cells_are_means_of_neighbours_and_layers_that_go_are_empty() {
         let values: Vec<f64> = (0..130).map(f64::from).collect();
         let row = HeatRow::new(Some(3), &values);
-        assert_eq!((row.cells.len(), row.cells[0], row.cells[63]), (64, 0.5, 128.5));
+        assert_eq!((row.cells.len(), row.cells[0], row.cells[63]), (64, 0.5, 128.0));
         assert_eq!((row.min, row.max, row.mean), (0.0, 129.0, 64.5));
 
         let kept = [("mlp.0", vec![0, 2]), ("mlp.1", vec![1, 2]), ("depth", vec![0]), ("hidden", vec![0, 1])];
