@@ -89,7 +89,7 @@ fn a_search() -> Value {
         json!({ "name": name, "sizes": { "hidden": 48, "mlp": 96 }, "n_params": n_params, "memory_bytes": 4 * n_params,
             "zero_shot": { "loss": 6.0, "rank": 1 }, "curve": curve, "loss": loss, "rank": 1, "eliminated_at": out })
     };
-    json!({ "format": 1, "model": "teacher", "target": { "params": 100_000, "tolerance": 0.05 }, "seed": 3,
+    json!({ "format": 1, "minitron": "0.1.0", "model": "teacher", "target": { "params": 100_000, "tolerance": 0.05 }, "seed": 3,
         "candidates": [candidate("c01", 100_000, 4.0, Value::Null), candidate("c02", 99_000, 4.5, json!(0))],
         "rungs": [{ "n_candidates": 2, "tokens": 1000, "steps": 1, "seconds": 2.5 }], "winner": { "name": "c01", "dir": "winner" } })
 }
@@ -146,6 +146,7 @@ fn stages_alone_and_several_folders_become_a_page_too() {
 fn searches_and_comparisons_become_pages() {
     let (search, comparison) = (folder("search.json", &a_search()), folder("compare.json", &a_comparison()));
     let (page, said) = report(&[search.path(), comparison.path()]);
+    assert_eq!(said["folders"][0]["facts"][1], json!(["minitron", "0.1.0"]));
     assert_eq!(said["folders"][0]["search"]["candidates"][1]["eliminated_at"], 0);
     for wanted in ["Candidates", "Rungs", "100,000 parameters, ± 5.0 %", "--params 100000+-5% --seed 3"] {
         assert!(page.contains(wanted), "{wanted}");

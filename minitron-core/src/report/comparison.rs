@@ -14,6 +14,8 @@ use crate::error::Result;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Comparison {
+    /// The version that wrote the file.
+    pub minitron: Option<String>,
     /// What is compared.
     pub title: Option<String>,
     /// As it was asked for.

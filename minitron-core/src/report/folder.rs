@@ -270,6 +270,7 @@ impl Folder {
     fn add_search(&mut self) -> Result<()> {
         let search = Search::read(&self.dir)?;
         self.fact("model", search.model.as_deref().unwrap_or_default());
+        self.fact("minitron", search.minitron.as_deref().unwrap_or_default());
         self.add_version_table(&search.versions);
         self.fact("seed", search.seed.map_or(String::new(), |seed| seed.to_string()));
         if let Some(winner) = &search.winner {
@@ -292,6 +293,7 @@ impl Folder {
             self.title.clone_from(title);
         }
         self.fact("model", comparison.model.as_deref().unwrap_or_default());
+        self.fact("minitron", comparison.minitron.as_deref().unwrap_or_default());
         self.add_version_table(&comparison.versions);
         let seeds: Vec<String> = comparison.seeds.iter().map(u64::to_string).collect();
         self.fact("seeds", seeds.join(", "));

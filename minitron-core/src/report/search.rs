@@ -14,6 +14,8 @@ use crate::error::Result;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Search {
+    /// The version that wrote the file.
+    pub minitron: Option<String>,
     /// What was pruned.
     pub model: Option<String>,
     /// Its parameters.
