@@ -15,6 +15,8 @@ mod interop;
 mod malformed;
 /// Plugins that are opened while running, and crates to begin one with.
 mod plugins;
+/// Pages about folders, and a running job watched.
+mod report;
 /// What a training outlives: signals, kills, a full disk.
 mod survival;
 /// The invariants of ARCHITECTURE.md that can be read off the sources.

@@ -16,6 +16,7 @@
 //! | [`train`] | objective, optimiser, schedule, loop, resume |
 //! | [`evaluate`] | row-chunked losses over held-out windows, generation, sentence embeddings |
 //! | [`pipeline`] | the jobs behind the commands, recipes, run folders |
+//! | [`report`] | what finished and running jobs left, as data |
 //! | [`contract`] | the plugin traits, one file each |
 //! | [`registry`] | one lookup for all plugins |
 
@@ -37,6 +38,7 @@ pub mod prune;
 pub mod random;
 pub mod registry;
 pub mod search;
+pub mod report;
 pub mod train;
 
 // For `plugin!` in crates that depend on this one alone.

@@ -14,6 +14,8 @@ use minitron_core::pipeline::{ComputeType, TaskFile};
 use minitron_core::plan::Bytes;
 use minitron_core::registry::{Kind, PluginSpec};
 
+use crate::commands::{Report, Watch};
+
 /// Compress language models by structured pruning and knowledge distillation.
 #[derive(Debug, Parser)]
 #[command(name = "minitron", version, max_term_width = 120)]
@@ -89,6 +91,10 @@ pub enum Command {
     Compare(Compare),
     /// The whole job on a bundled grammar of stories: train, score, prune, distil, evaluate
     Demo(Demo),
+    /// One page about runs, searches, comparisons or stages, to look at
+    Report(Report),
+    /// How far a running job has come
+    Watch(Watch),
 }
 
 /// `inspect`

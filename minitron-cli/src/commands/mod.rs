@@ -10,10 +10,15 @@ mod new_plugin;
 mod plugins;
 mod prune;
 mod recipe;
+mod report;
 mod run;
 mod score;
 mod search;
 mod train;
+mod watch;
+
+pub use report::Report;
+pub use watch::Watch;
 
 use minitron_core::error::Result;
 
@@ -36,5 +41,7 @@ pub fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Run(args) => run::run(common, args),
         Command::Compare(args) => compare::run(common, args),
         Command::Demo(args) => demo::run(common, args),
+        Command::Report(args) => report::run(common, args),
+        Command::Watch(args) => watch::run(common, args),
     }
 }

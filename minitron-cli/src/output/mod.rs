@@ -1,13 +1,17 @@
 //! The only place that prints: results on stdout, everything else on stderr.
 
 mod progress;
+mod report;
 mod tables;
+mod watch;
 
 pub use progress::Bar;
+pub use report::{PAGE_MARK, page};
 pub use tables::{
     comparison_table, facts_table, generated_text, inspect_table, plan_table, plugin_table, plugins_table, run_table,
     scores_table, search_table,
 };
+pub use watch::{Screen, progress_text};
 
 use std::io::{self, Write};
 use std::process::ExitCode;

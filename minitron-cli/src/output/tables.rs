@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use serde_json::Value;
 
-fn table(header: &[&str]) -> Table {
+pub(in crate::output) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     for line in [
@@ -23,7 +23,7 @@ fn table(header: &[&str]) -> Table {
 }
 
 /// Numbers under each other: every column but the first to the right.
-fn right_aligned(mut table: Table) -> String {
+pub(in crate::output) fn right_aligned(mut table: Table) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -31,7 +31,7 @@ fn right_aligned(mut table: Table) -> String {
 }
 
 /// 1234567 as 1,234,567.
-fn grouped(n: u64) -> String {
+pub(in crate::output) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (idx, digit) in digits.chars().enumerate() {
@@ -43,7 +43,7 @@ fn grouped(n: u64) -> String {
     text
 }
 
-fn bytes(n: u64) -> String {
+pub(in crate::output) fn bytes(n: u64) -> String {
     let mut size = n as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if size < 1024.0 {

@@ -37,6 +37,7 @@ pub use recipe::{PluginFile, Recipe, Stage, StageOptions};
 pub use recipe_schema::{check_recipe, recipe_schema};
 pub use run::run;
 pub use run_dir::RunDir;
+pub(crate) use run_dir::{RunRecord, StageRecord};
 pub use score::{ScoreOptions, score};
 pub use search::{SearchOptions, SizeList, search};
 pub use teaching::TeacherOptions;

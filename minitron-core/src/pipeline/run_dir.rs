@@ -14,7 +14,7 @@ const RECORD: &str = "run.json";
 
 /// What run.json says of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct StageRecord {
+pub(crate) struct StageRecord {
     pub name: String,
     #[serde(rename = "do")]
     pub job: String,
@@ -31,7 +31,7 @@ pub(super) struct StageRecord {
 
 /// run.json.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(crate) struct RunRecord {
     pub minitron: String,
     pub recipe: String,
     pub seed: u64,
@@ -44,7 +44,7 @@ pub(super) struct Record {
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    pub(super) record: Record,
+    pub(super) record: RunRecord,
 }
 
 impl RunDir {
@@ -58,7 +58,7 @@ impl RunDir {
         if !file.is_file() {
             OutputDir::refuse_existing(path, force)?;
             fs::create_dir_all(path).at_path(path)?;
-            let run_dir = RunDir { path: path.to_path_buf(), record: Record::default() };
+            let run_dir = RunDir { path: path.to_path_buf(), record: RunRecord::default() };
             run_dir.save()?;
             return Ok(run_dir);
         }

@@ -1,0 +1,63 @@
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use minitron_core::error::{Error, IoContext, Result};
+use minitron_core::report::{Folder, gather};
+use serde_json::json;
+
+use crate::args::Common;
+use crate::output;
+
+/// `report`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Folders of runs, searches, comparisons, or single stages
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    /// The page, an HTML file that needs no other; an earlier page is replaced
+    #[arg(long, default_value = "report.html")]
+    pub out: PathBuf,
+    /// Replace an existing file that is no earlier page
+    #[arg(long)]
+    pub force: bool,
+}
+
+pub fn run(common: &Common, args: &Report) -> Result<()> {
+    if !args.force {
+        refuse_others(&args.out)?;
+    }
+    let folders: Vec<Folder> = args.dirs.iter().map(|dir| gather(dir)).collect::<Result<_>>()?;
+    let page = output::page(&folders);
+    let n_bytes = page.len();
+    write(&args.out, &page)?;
+    let report = json!({ "out": args.out, "n_bytes": n_bytes, "folders": folders });
+    output::show(common.json, &report, |_| format!("{} ({n_bytes} bytes)", args.out.display()))
+}
+
+/// Whole or not at all.
+fn write(path: &Path, page: &str) -> Result<()> {
+    let name = path.file_name().ok_or_else(|| Error::Recipe(format!("`{}` cannot name a page", path.display())))?;
+    let dir = path.parent().unwrap_or(Path::new(""));
+    fs::create_dir_all(dir).at_path(dir)?;
+    let part = path.with_file_name(format!(".{}.part", name.to_string_lossy()));
+    fs::write(&part, page).at_path(&part)?;
+    fs::rename(&part, path).at_path(path)
+}
+
+fn refuse_others(path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let mut head = Vec::new();
+    if path.is_file() {
+        let file = fs::File::open(path).at_path(path)?;
+        file.take(output::PAGE_MARK.len() as u64).read_to_end(&mut head).at_path(path)?;
+    }
+    if head == output::PAGE_MARK.as_bytes() {
+        return Ok(());
+    }
+    let message = format!("`{}` exists and is no page of `minitron report`", path.display());
+    Err(Error::Recipe(format!("{message}; give another name or --force to replace it")))
+}

@@ -1,0 +1,43 @@
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
+
+use clap::Args;
+use minitron_core::error::{Error, Result};
+use minitron_core::report::watch;
+use serde_json::json;
+
+use crate::args::Common;
+use crate::output;
+
+/// `watch`
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// The folder of a run, search, comparison, or of a single training
+    pub dir: PathBuf,
+    /// Look once, and end
+    #[arg(long)]
+    pub once: bool,
+    /// Seconds between looks
+    #[arg(long, default_value_t = 2.0, value_name = "S")]
+    pub interval: f64,
+}
+
+pub fn run(common: &Common, args: &Watch) -> Result<()> {
+    if !(0.1..=86_400.0).contains(&args.interval) {
+        return Err(Error::Recipe(format!("--interval: expected 0.1 to 86400 seconds, got {}", args.interval)));
+    }
+    let mut screen = output::Screen::default();
+    loop {
+        let progress = watch(&args.dir)?;
+        let is_last = args.once || progress.complete;
+        let still = match common.json {
+            true => screen.draw(&json!(progress).to_string(), false)?,
+            false => screen.draw(&output::progress_text(&progress), true)?,
+        };
+        if is_last || !still {
+            return Ok(());
+        }
+        sleep(Duration::from_secs_f64(args.interval));
+    }
+}

@@ -1,0 +1,175 @@
+//! What sections are made of: tables that can be sorted, figures with a text beside them, numbers.
+
+use maud::{Markup, html};
+use minitron_core::report::Point;
+
+use super::charts::{N_SERIES, short};
+use crate::output::tables::grouped;
+
+/// A table's cell.
+#[derive(Debug, Clone, Default)]
+pub struct Cell {
+    text: String,
+    sort: Option<f64>,
+    best: bool,
+    words: bool,
+}
+
+impl Cell {
+    /// A word.
+    pub fn text(text: impl Into<String>) -> Self {
+        Cell { text: text.into(), ..Cell::default() }
+    }
+
+    /// A number, a dash where there is none.
+    pub fn number(value: Option<f64>) -> Self {
+        Cell::sorted(value.map_or("–".into(), number), value)
+    }
+
+    /// A text that is sorted by a number.
+    pub fn sorted(text: impl Into<String>, sort: Option<f64>) -> Self {
+        Cell { text: text.into(), sort, ..Cell::default() }
+    }
+
+    /// A whole number.
+    pub fn count(value: Option<u64>) -> Self {
+        Cell::sorted(value.map_or("–".into(), grouped), value.map(|n| n as f64))
+    }
+
+    /// Words, though they are sorted by a number.
+    pub fn words(mut self) -> Self {
+        self.words = true;
+        self
+    }
+
+    /// The best of its column, where it is.
+    pub fn best(mut self, best: bool) -> Self {
+        self.best = best;
+        self
+    }
+}
+
+/// Rows under a header; the first column names the row.
+#[derive(Debug, Default)]
+pub struct Table {
+    caption: String,
+    columns: Vec<String>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// With these columns.
+    pub fn new<T: Into<String>>(caption: impl Into<String>, columns: impl IntoIterator<Item = T>) -> Self {
+        Table { caption: caption.into(), columns: columns.into_iter().map(Into::into).collect(), rows: Vec::new() }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    /// In a box of its own, which scrolls where the page is narrow.
+    pub fn draw(&self) -> Markup {
+        if self.rows.is_empty() {
+            return html! {};
+        }
+        let is_number = |cell: &Cell| cell.sort.is_some() && !cell.words;
+        let is_number = |idx: usize| idx > 0 && self.rows.iter().any(|row| row.get(idx).is_some_and(is_number));
+        html! {
+            div.scroll tabindex="0" role="region" aria-label=(self.caption) {
+                table.sortable[self.rows.len() > 1] {
+                    caption { (self.caption) }
+                    thead { tr {
+                        @for (idx, title) in self.columns.iter().enumerate() {
+                            th scope="col" class=[is_number(idx).then_some("n")] { (title) }
+                        }
+                    } }
+                    tbody { @for row in &self.rows { tr {
+                        @for (idx, cell) in row.iter().enumerate() {
+                            @if idx == 0 { th scope="row" data-v=[cell.sort] { (cell.text) } }
+                            @else {
+                                td class=[is_number(idx).then_some("n")] data-v=[cell.sort] {
+                                    @if cell.best { strong { (cell.text) } } @else { (cell.text) }
+                                }
+                            }
+                        }
+                    } } }
+                }
+            }
+        }
+    }
+}
+
+/// A drawing, what it shows, and its numbers for those who do not see it.
+pub fn figure(caption: &Markup, legend: &[(usize, String)], drawing: &Markup, numbers: &Table) -> Markup {
+    if drawing.0.is_empty() {
+        return html! {};
+    }
+    html! {
+        figure {
+            figcaption { (caption) }
+            @if !legend.is_empty() {
+                ul.legend { @for (colour, name) in legend {
+                    li { span.swatch style={ "background:var(--s" (colour % N_SERIES) ")" } {} (name) }
+                } }
+            }
+            (drawing)
+            details { summary { "Numbers" } (numbers.draw()) }
+        }
+    }
+}
+
+/// At most twelve points of every curve, under each other.
+pub fn curve_table(caption: &str, curves: &[(String, &[Point])]) -> Table {
+    const MOST: usize = 12;
+    let mut table = Table::new(caption, ["curve", "tokens", "loss"]);
+    for (name, points) in curves {
+        let run = points.len().div_ceil(MOST).max(1);
+        let last = points.len().saturating_sub(1);
+        for point in points.iter().enumerate().filter(|(idx, _)| idx % run == 0 || *idx == last).map(|(_, point)| point)
+        {
+            let tokens = Cell::sorted(short(point.tokens), Some(point.tokens));
+            table.row([Cell::text(name.as_str()), tokens, Cell::number(point.loss)]);
+        }
+    }
+    table
+}
+
+/// Places of a curve, those without a loss left out.
+pub fn places(points: &[Point]) -> Vec<(f64, f64)> {
+    points.iter().filter_map(|point| Some((point.tokens, point.loss?))).collect()
+}
+
+/// A number as people read it.
+pub fn number(x: f64) -> String {
+    match x.abs() {
+        0.0 => "0".into(),
+        size if x.fract() == 0.0 && (1.0..1e15).contains(&size) && x > 0.0 => grouped(x as u64),
+        size if !(1e-3..1e6).contains(&size) => format!("{x:.2e}"),
+        size if size >= 1000.0 => format!("{x:.0}"),
+        _ => format!("{x:.4}"),
+    }
+}
+
+/// A mean and how far it spreads, to the same decimals; no spread where there is none.
+pub fn spread(mean: f64, std: Option<f64>) -> String {
+    let text = number(mean);
+    let digits = text.split_once('.').map_or(0, |(_, digits)| digits.len());
+    match std {
+        Some(std) if std > 0.0 && text.contains('e') => format!("{text} ± {std:.1e}"),
+        Some(std) if std > 0.0 => format!("{text} ± {std:.digits$}"),
+        _ => text,
+    }
+}
+
+/// A share as percent.
+pub fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    match percent.abs() {
+        // A cut between a score and 0.
+        size if size >= 1e6 => "very large".into(),
+        size if size >= 10.0 || size == 0.0 => format!("{percent:.0} %"),
+        size if size >= 0.1 => format!("{percent:.1} %"),
+        _ => format!("{percent:.2} %"),
+    }
+}

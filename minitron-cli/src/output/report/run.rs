@@ -1,0 +1,265 @@
+//! What runs and single stages hold.
+
+use std::collections::BTreeMap;
+
+use maud::{Markup, html};
+use minitron_core::report::{CutSummary, Evaluation, HeatMap, Pruning, Sample, StageSummary, Training};
+use serde_json::Value;
+
+use super::charts::{HeatCells, Mark, Plot, Series, heat, plot};
+use super::parts::{Cell, Table, curve_table, figure, number, percent, places};
+use crate::output::tables::{bytes, grouped};
+use crate::output::watch::duration;
+
+/// What was done, in order.
+pub fn stages(stages: &[StageSummary]) -> Markup {
+    if stages.is_empty() {
+        return html! {};
+    }
+    let mut table =
+        Table::new("Stages in order", ["stage", "job", "state", "time", "tokens/s", "memory", "inputs (SHA-256)"]);
+    for stage in stages {
+        table.row([
+            Cell::text(&stage.name),
+            Cell::text(&stage.job),
+            Cell::text(if stage.done { "done" } else { "unfinished" }),
+            Cell::sorted(duration(stage.seconds), Some(stage.seconds)),
+            Cell::number(stage.tokens_per_second.map(f64::round)),
+            Cell::sorted(stage.peak_bytes.map_or("–".into(), bytes), stage.peak_bytes.map(|n| n as f64)),
+            Cell::text(stage.inputs.chars().take(12).collect::<String>()),
+        ]);
+    }
+    html! { section { h3 { "What was done" } (table.draw()) } }
+}
+
+/// A row per evaluated model.
+pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
+    if evaluations.is_empty() {
+        return html! {};
+    }
+    let mut keys: Vec<&String> = Vec::new();
+    for key in evaluations.iter().flat_map(|evaluation| evaluation.values.keys()) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    // Measurements first, then counts.
+    keys.sort_by_key(|key| key.starts_with("n_"));
+    let titles = std::iter::once("model".to_owned()).chain(keys.iter().map(|key| title(key)));
+    let mut table = Table::new("Measured on held-out data", titles);
+    for evaluation in evaluations {
+        let values = keys.iter().map(|key| Cell::number(evaluation.values.get(*key).copied()));
+        table.row(std::iter::once(Cell::text(&evaluation.model)).chain(values));
+    }
+    html! { section { h3 { "Measured" } (table.draw()) } }
+}
+
+fn title(key: &str) -> String {
+    match key {
+        "n_params" => "parameters".into(),
+        "n_non_embedding" => "without embeddings".into(),
+        other => other.strip_prefix("n_").unwrap_or(other).replace('_', " "),
+    }
+}
+
+/// Texts side by side, those of one prompt together.
+pub fn samples(samples: &[Sample]) -> Markup {
+    let mut by_prompt: Vec<(&str, Vec<&Sample>)> = Vec::new();
+    for sample in samples {
+        match by_prompt.iter_mut().find(|(prompt, _)| *prompt == sample.prompt) {
+            Some((_, same)) => same.push(sample),
+            None => by_prompt.push((&sample.prompt, vec![sample])),
+        }
+    }
+    if by_prompt.is_empty() {
+        return html! {};
+    }
+    html! {
+        section {
+            h3 { "Generated text" }
+            @for (prompt, samples) in &by_prompt {
+                @if !prompt.is_empty() { p { "After “" (prompt) "”" } }
+                div.cards { @for sample in samples {
+                    div.card { h4 { (sample.model) } p.sample { (sample.text) } }
+                } }
+            }
+        }
+    }
+}
+
+/// A figure per training.
+pub fn trainings(trainings: &[Training]) -> Markup {
+    if trainings.is_empty() {
+        return html! {};
+    }
+    html! {
+        section {
+            h3 { "Training" }
+            div.figures { @for training in trainings { (training_figure(training)) } }
+        }
+    }
+}
+
+fn training_figure(training: &Training) -> Markup {
+    let name = &training.name;
+    let mut series = vec![Series { colour: 0, mark: Mark::Line, points: places(&training.curve) }];
+    let mut legend = vec![(0, "training loss, means of neighbouring steps".to_owned())];
+    let mut curves = vec![("training".to_owned(), training.curve.as_slice())];
+    if !training.held_out.is_empty() {
+        series.push(Series { colour: 1, mark: Mark::DottedLine, points: places(&training.held_out) });
+        legend.push((1, "held-out loss".to_owned()));
+        curves.push(("held out".to_owned(), training.held_out.as_slice()));
+    }
+    let job = training.job.as_deref().unwrap_or("training");
+    let steps = match training.n_planned {
+        Some(planned) if planned != training.n_steps => {
+            format!("{} of {}", grouped(training.n_steps), grouped(planned))
+        }
+        _ => grouped(training.n_steps),
+    };
+    let caption = html! {
+        strong { (name) } " (" (job) "): " (steps) " steps, " (grouped(training.n_tokens)) " tokens, "
+        (grouped(training.tokens_per_second.round() as u64)) " tokens/s, " (duration(training.elapsed_s))
+        @if let Some(loss) = training.loss { ", loss in the end " (number(loss)) }
+        @if let Some(best) = training.best { ", best held-out loss " (number(best.loss)) " at step " (grouped(best.step)) }
+        @if training.n_skipped > 0 { ", " (grouped(training.n_skipped)) " steps skipped" }
+    };
+    let label = format!("Loss of {name} against tokens");
+    let drawing = plot(&Plot { label: &label, x: "tokens", y: "loss", from_zero: true, series: &series });
+    figure(&caption, &legend, &drawing, &curve_table(&label, &curves))
+}
+
+/// What was removed, and how close the calls were.
+pub fn prunings(prunings: &[Pruning]) -> Markup {
+    html! { @for pruning in prunings { section {
+        h3 { "Pruning: " (pruning.name) }
+        (sizes(pruning))
+        @if let Some(healed) = &pruning.healed { p { "Healed by " code { (healings(healed)) } } }
+        @if !pruning.kept.is_empty() {
+            p.muted { "Share of the units that stay, darkest (on dark pages brightest) where all do." }
+            div.figures { @for map in &pruning.kept { (kept_figure(map)) } }
+        }
+        (cuts(&pruning.cuts))
+    } } }
+}
+
+/// As they are written on the command line.
+fn healings(healed: &Value) -> String {
+    let words = healed.as_array().map(|list| list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+    words.filter(|words| !words.is_empty()).unwrap_or_else(|| healed.to_string())
+}
+
+fn sizes(pruning: &Pruning) -> Markup {
+    let mut table = Table::new("Sizes before and after", ["axis", "source", "student", "kept"]);
+    let mut add = |name: &str, source: Option<u64>, student: Option<u64>| {
+        let share = source.zip(student).map(|(source, student)| student as f64 / source.max(1) as f64);
+        let kept = Cell::sorted(share.map_or("–".into(), percent), share);
+        table.row([Cell::text(name), Cell::count(source), Cell::count(student), kept]);
+    };
+    for size in &pruning.sizes {
+        add(&size.axis, size.source.map(|n| n as u64), Some(size.student as u64));
+    }
+    add("parameters", pruning.n_params_source, pruning.n_params);
+    table.draw()
+}
+
+fn cuts(cuts: &[CutSummary]) -> Markup {
+    if cuts.is_empty() {
+        return html! {};
+    }
+    let titles = ["where", "metric", "margin", "last kept", "its score", "first dropped", "its score", "near the cut"];
+    // Only where the scores were resampled.
+    let is_resampled = cuts.iter().any(|cut| cut.explained.stable.is_some());
+    let titles = titles.into_iter().chain(is_resampled.then_some("stable"));
+    let mut table = Table::new("Cuts, the closest calls first", titles);
+    for cut in cuts {
+        let explained = &cut.explained;
+        let [kept, dropped] = cut.sides();
+        let near =
+            explained.borderline.iter().map(|unit| format!("{}{}", unit.unit, if unit.kept { "+" } else { "−" }));
+        let near: Vec<String> = near.collect();
+        let stable = Cell::sorted(explained.stable.map_or("–".into(), percent), explained.stable);
+        let cells = [
+            Cell::text(&cut.dim),
+            Cell::text(&explained.metric),
+            Cell::sorted(percent(explained.margin), Some(explained.margin)).best(explained.near_tie),
+            Cell::text(kept.0),
+            Cell::number(Some(kept.1)),
+            Cell::text(dropped.0),
+            Cell::number(Some(dropped.1)),
+            Cell::sorted(if near.is_empty() { "none".into() } else { near.join(" ") }, Some(near.len() as f64)).words(),
+        ];
+        table.row(cells.into_iter().chain(is_resampled.then_some(stable)));
+    }
+    let n_near = cuts.iter().filter(|cut| cut.explained.near_tie).count();
+    html! {
+        p {
+            "Of " (cuts.len()) " cuts, " (n_near) " are near ties: their margin, (a − b) / |a| for a just kept and b just dropped, "
+            "is below 1 % (bold), and a few calibration windows more might have decided otherwise. “Near the cut” lists units "
+            "within 5 % of it, + kept and − dropped, at most 8 on each side."
+        }
+        (table.draw())
+    }
+}
+
+fn rows_table(caption: &str, map: &HeatMap) -> Table {
+    let mut table = Table::new(caption, ["layer", "units", "lowest", "mean", "highest"]);
+    for row in &map.rows {
+        let layer = row.layer.map_or("all".into(), |layer| layer.to_string());
+        let name = Cell::sorted(layer, row.layer.map(|layer| layer as f64));
+        let values = [row.min, row.mean, row.max].map(|value| Cell::number(Some(value)));
+        table.row([name, Cell::count(Some(row.n_units as u64))].into_iter().chain(values));
+    }
+    table
+}
+
+fn heat_figure(map: &HeatMap, label: &str, caption: &Markup, share: impl Fn(f64, &[f64]) -> f64) -> Markup {
+    let rows = map.rows.iter().map(|row| HeatCells {
+        name: row.layer.map_or(String::new(), |layer| layer.to_string()),
+        shares: row.cells.iter().map(|cell| share(*cell, &row.cells)).collect(),
+    });
+    let rows: Vec<HeatCells> = rows.collect();
+    let x = if map.axis == "depth" { "layer".to_owned() } else { format!("unit of {}", map.axis) };
+    figure(caption, &[], &heat(label, map.n_units, &x, &rows), &rows_table(label, map))
+}
+
+fn kept_figure(map: &HeatMap) -> Markup {
+    let label = format!("Units of {} that stay, by layer", map.axis);
+    let caption = html! { strong { (map.axis) } ": which of " (grouped(map.n_units as u64)) " units stay" };
+    heat_figure(map, &label, &caption, |cell, _| cell)
+}
+
+/// A figure per metric and axis.
+pub fn importance(maps: &[HeatMap]) -> Markup {
+    let mut by_metric: BTreeMap<&str, Vec<&HeatMap>> = BTreeMap::new();
+    for map in maps {
+        by_metric.entry(&map.what).or_default().push(map);
+    }
+    if maps.is_empty() {
+        return html! {};
+    }
+    html! {
+        section {
+            h3 { "Importance" }
+            p.muted {
+                "A row per layer; cells are means over neighbouring units, shaded from the row's lowest to its highest, since "
+                "units compete within their layer."
+            }
+            p.scale aria-hidden="true" {
+                "low " @for idx in 0..9 { span style={ "background:var(--h" (idx) ")" } {} } " high"
+            }
+            div.figures { @for map in by_metric.values().flatten() { (importance_figure(map)) } }
+        }
+    }
+}
+
+fn importance_figure(map: &HeatMap) -> Markup {
+    let label = format!("Scores of {} by {}, by layer", map.axis, map.what);
+    let caption = html! { strong { (map.axis) } " by " (map.what) ", " (grouped(map.n_units as u64)) " units a row" };
+    let in_row = |cell: f64, cells: &[f64]| {
+        let min = cells.iter().copied().fold(f64::INFINITY, f64::min);
+        let max = cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        if max > min { (cell - min) / (max - min) } else { 0.0 }
+    };
+    heat_figure(map, &label, &caption, in_row)
+}

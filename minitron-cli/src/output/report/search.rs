@@ -1,0 +1,185 @@
+//! What a search found.
+
+use maud::{Markup, html};
+use minitron_core::report::{Candidate, Search};
+
+use super::charts::{Mark, Plot, Series, plot};
+use super::parts::{Cell, Table, curve_table, figure, number, percent, places};
+use crate::output::tables::{bytes, grouped};
+use crate::output::watch::duration;
+
+/// All sections.
+pub fn sections(search: &Search) -> Markup {
+    html! {
+        section {
+            h3 { "Search" }
+            @if !search.is_complete() { p.warn { "This search is under way, or was interrupted." } }
+            (in_words(search))
+            div.figures.wide { (pareto(search)) (curves(search)) }
+            (candidates(search))
+            (rungs(search))
+        }
+    }
+}
+
+fn in_words(search: &Search) -> Markup {
+    let (target, grid) = (&search.target, &search.grid);
+    let count = |n: Option<u64>| n.map_or("–".into(), grouped);
+    html! {
+        ul {
+            @if let Some(params) = target.params {
+                li { "Target: " (number(params)) " parameters" @if let Some(share) = target.tolerance { ", ± " (percent(share)) } }
+            }
+            @if let Some(n_bytes) = target.memory_bytes { li { "Target: at most " (bytes(n_bytes as u64)) } }
+            @if let Some(n) = search.n_params_source { li { "Source: " (grouped(n)) " parameters" } }
+            @if grid.n_points.is_some() {
+                li {
+                    (count(grid.n_points)) " shapes looked at, " (count(grid.n_legal)) " legal, " (count(grid.n_within))
+                    " within the target"
+                    @if let Some(seconds) = grid.seconds { " (" (duration(seconds)) ")" }
+                }
+            }
+            @if let Some(winner) = &search.winner {
+                li { "Winner: " strong { (winner.name) } @if let Some(dir) = &winner.dir { " in " code { (dir) } } }
+            }
+            @if let Some(correlation) = &search.correlation {
+                li {
+                    "The order before training against that after it:"
+                    @if let Some(rho) = correlation.spearman { " Spearman’s ρ " (number(rho)) }
+                    @if let Some(tau) = correlation.kendall { ", Kendall’s τ " (number(tau)) }
+                }
+            }
+            @if let Some(tokens) = search.settled_at.as_ref().and_then(|at| at.tokens) {
+                li { "The order stays as it is from " (number(tokens)) " tokens on" }
+            }
+            @if let Some(shared) = &search.shared_teacher {
+                li {
+                    "The teacher was asked once for all candidates"
+                    @if let Some((asked, alone)) = shared.forward_tokens.zip(shared.forward_tokens_unshared) {
+                        ": " (number(asked)) " tokens instead of " (number(alone))
+                    }
+                    @if let Some(saved) = shared.seconds_saved { ", " (duration(saved)) " saved" }
+                }
+            }
+            @if let Some(seconds) = search.seconds { li { "In all " (duration(seconds)) } }
+        }
+    }
+}
+
+/// What a candidate costs: memory where that is the target, parameters elsewhere.
+fn cost(search: &Search, candidate: &Candidate) -> Option<f64> {
+    let n = if search.target.memory_bytes.is_some() { candidate.memory_bytes } else { candidate.n_params };
+    n.map(|n| n as f64)
+}
+
+fn last_loss(candidate: &Candidate) -> Option<f64> {
+    candidate.loss.or_else(|| candidate.zero_shot.as_ref()?.loss)
+}
+
+fn pareto(search: &Search) -> Markup {
+    let x = if search.target.memory_bytes.is_some() { "bytes" } else { "parameters" };
+    let place = |candidate: &Candidate| Some((cost(search, candidate)?, last_loss(candidate)?));
+    let mut all: Vec<(f64, f64)> = search.candidates.iter().filter_map(place).collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let mut front: Vec<(f64, f64)> = Vec::new();
+    for point in &all {
+        if front.last().is_none_or(|last| point.1 < last.1) {
+            front.push(*point);
+        }
+    }
+    let winner = search.leader().and_then(place);
+    let series = [
+        Series { colour: 7, mark: Mark::Dots { large: false }, points: all },
+        Series { colour: 0, mark: Mark::DottedLine, points: front },
+        Series { colour: 1, mark: Mark::Dots { large: true }, points: winner.into_iter().collect() },
+    ];
+    let label = format!("Held-out loss against {x}, a dot per candidate");
+    let mut numbers = Table::new(label.as_str(), ["candidate", x, "loss"]);
+    for candidate in &search.candidates {
+        let cost = cost(search, candidate);
+        numbers.row([Cell::text(&candidate.name), Cell::number(cost), Cell::number(last_loss(candidate))]);
+    }
+    let legend = [(7, "candidates".into()), (0, "none is smaller and better".into()), (1, "the best".into())];
+    let drawing = plot(&Plot { label: &label, x, y: "loss", from_zero: false, series: &series });
+    figure(&html! { (label) }, &legend, &drawing, &numbers)
+}
+
+fn curves(search: &Search) -> Markup {
+    let best = search.leader().map(|leader| leader.name.as_str());
+    let colour = |candidate: &Candidate| match candidate {
+        candidate if best == Some(candidate.name.as_str()) => 1,
+        candidate if candidate.eliminated_at.is_none() => 0,
+        _ => 7,
+    };
+    let mut trained: Vec<&Candidate> =
+        search.candidates.iter().filter(|candidate| !candidate.curve.is_empty()).collect();
+    // The best one is drawn last.
+    trained.sort_by_key(|candidate| (best == Some(candidate.name.as_str()), candidate.eliminated_at.is_none()));
+    let of = |candidate: &&Candidate| Series {
+        colour: colour(candidate),
+        mark: Mark::DottedLine,
+        points: places(&candidate.curve),
+    };
+    let series: Vec<Series> = trained.iter().map(of).collect();
+    let legend = [(7, "left out on the way".into()), (0, "trained to the end".into()), (1, "the best".into())];
+    let numbers: Vec<_> =
+        trained.iter().map(|candidate| (candidate.name.clone(), candidate.curve.as_slice())).collect();
+    let label = "Held-out loss of every candidate against tokens";
+    let drawing = plot(&Plot { label, x: "tokens", y: "loss", from_zero: true, series: &series });
+    figure(&html! { (label) }, &legend, &drawing, &curve_table(label, &numbers))
+}
+
+fn candidates(search: &Search) -> Markup {
+    let mut axes: Vec<&String> = Vec::new();
+    for axis in search.candidates.iter().flat_map(|candidate| candidate.sizes.keys()) {
+        if !axes.contains(&axis) {
+            axes.push(axis);
+        }
+    }
+    let titles = [
+        "candidate",
+        "rank",
+        "loss",
+        "rank before training",
+        "loss before training",
+        "left out after rung",
+        "parameters",
+        "memory",
+    ];
+    let titles = titles.into_iter().map(str::to_owned).chain(axes.iter().map(|axis| axis.replace('_', " ")));
+    let mut table = Table::new("Candidates", titles);
+    let best = search.leader().map(|leader| leader.name.as_str());
+    for candidate in &search.candidates {
+        let before = candidate.zero_shot.clone().unwrap_or_default();
+        let memory = candidate.memory_bytes;
+        let own = [
+            Cell::text(&candidate.name),
+            Cell::count(candidate.rank),
+            Cell::number(candidate.loss).best(best == Some(candidate.name.as_str())),
+            Cell::count(before.rank),
+            Cell::number(before.loss),
+            Cell::count(candidate.eliminated_at),
+            Cell::count(candidate.n_params),
+            Cell::sorted(memory.map_or("–".into(), bytes), memory.map(|n| n as f64)),
+        ];
+        let sizes = axes.iter().map(|axis| Cell::count(candidate.sizes.get(*axis).copied()));
+        table.row(own.into_iter().chain(sizes));
+    }
+    table.draw()
+}
+
+fn rungs(search: &Search) -> Markup {
+    let mut table = Table::new("Rungs", ["rung", "candidates", "tokens", "steps", "time", "teacher’s time"]);
+    for (idx, rung) in search.rungs.iter().enumerate() {
+        let time = |seconds: Option<f64>| Cell::sorted(seconds.map_or("–".into(), duration), seconds);
+        table.row([
+            Cell::sorted(idx.to_string(), Some(idx as f64)),
+            Cell::count(Some(rung.n_candidates)),
+            Cell::number(rung.tokens),
+            Cell::number(rung.steps),
+            time(rung.seconds),
+            time(rung.teacher_seconds),
+        ]);
+    }
+    table.draw()
+}

@@ -1,0 +1,135 @@
+//! `compare.json`, every part optional: a comparison that is under way has not measured them all.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::training::Point;
+use super::{COMPARISON, read_json};
+use crate::error::Result;
+
+/// Strategies side by side.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Comparison {
+    /// The version that wrote the file.
+    pub minitron: Option<String>,
+    /// What is compared.
+    pub title: Option<String>,
+    /// As it was asked for.
+    pub spec: Value,
+    /// What was pruned.
+    pub model: Option<String>,
+    /// Every row is measured with each.
+    pub seeds: Vec<u64>,
+    /// What is measured.
+    pub columns: Vec<Column>,
+    /// The strategies.
+    pub rows: Vec<Row>,
+    /// Statements that the numbers bear out or not.
+    pub checks: Vec<Check>,
+    /// What it was made with.
+    pub versions: BTreeMap<String, Value>,
+    /// In all.
+    pub seconds: Option<f64>,
+    /// False while the comparison runs.
+    pub complete: Option<bool>,
+}
+
+/// A number that is measured of every row.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Column {
+    /// Key in [`Row::values`].
+    pub key: String,
+    /// For people.
+    pub title: Option<String>,
+    /// `lower`, `higher`, or neither.
+    pub better: Option<String>,
+}
+
+impl Column {
+    /// For people.
+    pub fn title(&self) -> &str {
+        self.title.as_deref().unwrap_or(&self.key)
+    }
+}
+
+/// A strategy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Row {
+    /// Its folder.
+    pub name: String,
+    /// For people.
+    pub title: Option<String>,
+    /// `done` or `failed`.
+    pub status: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// By column.
+    pub values: BTreeMap<String, Measured>,
+    /// Held-out loss against tokens.
+    pub curve: Vec<Point>,
+    /// Generated text.
+    pub samples: Vec<String>,
+}
+
+impl Row {
+    /// For people.
+    pub fn title(&self) -> &str {
+        self.title.as_deref().unwrap_or(&self.name)
+    }
+
+    /// Whether it ended without numbers.
+    pub fn is_failed(&self) -> bool {
+        self.status.as_deref() == Some("failed") || self.error.is_some()
+    }
+}
+
+/// A number over the seeds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Measured {
+    /// Over the seeds.
+    pub mean: Option<f64>,
+    /// Standard deviation over the seeds, where there are several.
+    pub std: Option<f64>,
+    /// In the order of the seeds.
+    pub by_seed: Vec<Option<f64>>,
+}
+
+/// A statement that the numbers bear out or not.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Check {
+    /// The statement.
+    pub says: String,
+    /// None where it cannot be told.
+    pub holds: Option<bool>,
+    /// The numbers.
+    pub detail: Option<String>,
+}
+
+impl Comparison {
+    pub(super) fn read(dir: &Path) -> Result<Self> {
+        read_json(&dir.join(COMPARISON))
+    }
+
+    /// Whether it has ended; a file that does not say so has.
+    pub fn is_complete(&self) -> bool {
+        self.complete != Some(false)
+    }
+
+    /// The best mean of a column that has a better end.
+    pub fn best(&self, column: &Column) -> Option<f64> {
+        let means = self.rows.iter().filter_map(|row| row.values.get(&column.key)?.mean);
+        match column.better.as_deref() {
+            Some("lower") => means.min_by(f64::total_cmp),
+            Some("higher") => means.max_by(f64::total_cmp),
+            _ => None,
+        }
+    }
+}
