@@ -15,6 +15,7 @@
 //! | [`heal`] | closed-form repair of a pruned model |
 //! | [`train`] | objective, optimiser, schedule, loop, resume |
 //! | [`evaluate`] | row-chunked losses over held-out windows, generation, sentence embeddings |
+//! | [`search`] | candidates from sizes alone, successive halving, orders |
 //! | [`pipeline`] | the jobs behind the commands, recipes, run folders |
 //! | [`report`] | what finished and running jobs left, as data |
 //! | [`contract`] | the plugin traits, one file each |
@@ -37,8 +38,8 @@ pub mod progress;
 pub mod prune;
 pub mod random;
 pub mod registry;
-pub mod search;
 pub mod report;
+pub mod search;
 pub mod train;
 
 // For `plugin!` in crates that depend on this one alone.

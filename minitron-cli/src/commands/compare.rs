@@ -1,5 +1,8 @@
-use minitron_core::error::Result;
+use minitron_core::checkpoint::write_whole;
+use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{Recipe, Spec, compare};
+use minitron_core::report::{comparison_markdown, gather};
+use serde_json::Value;
 
 use crate::args::{Common, Compare};
 use crate::output;
@@ -10,6 +13,15 @@ pub fn run(common: &Common, args: &Compare) -> Result<()> {
     let plugins = spec.plugins.values().cloned().collect();
     let stated = Recipe { path: spec.path.clone(), seed: None, plugins, stages: Vec::new() };
     let report = with_context(common, args.force, Some(&stated), |context| compare(context, &spec, &args.out))?;
+    write(&report, args)?;
     output::say_how_to_go_on(&report, "the same command");
     output::show(common.json, &report, output::comparison_table)
+}
+
+/// The comparison for people: as Markdown and as a page.
+fn write(report: &Value, args: &Compare) -> Result<()> {
+    let comparison =
+        serde_json::from_value(report.clone()).map_err(|e| Error::Internal(format!("compare.json: {e}")))?;
+    write_whole(&args.out.join("compare.md"), &comparison_markdown(&comparison))?;
+    write_whole(&args.out.join("report.html"), &output::page(&[gather(&args.out)?]))
 }

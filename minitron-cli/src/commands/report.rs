@@ -3,6 +3,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use minitron_core::checkpoint::write_whole;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::report::{Folder, gather};
 use serde_json::json;
@@ -31,19 +32,11 @@ pub fn run(common: &Common, args: &Report) -> Result<()> {
     let folders: Vec<Folder> = args.dirs.iter().map(|dir| gather(dir)).collect::<Result<_>>()?;
     let page = output::page(&folders);
     let n_bytes = page.len();
-    write(&args.out, &page)?;
+    let dir = args.out.parent().unwrap_or(Path::new(""));
+    fs::create_dir_all(dir).at_path(dir)?;
+    write_whole(&args.out, &page)?;
     let report = json!({ "out": args.out, "n_bytes": n_bytes, "folders": folders });
     output::show(common.json, &report, |_| format!("{} ({n_bytes} bytes)", args.out.display()))
-}
-
-/// Whole or not at all.
-fn write(path: &Path, page: &str) -> Result<()> {
-    let name = path.file_name().ok_or_else(|| Error::Recipe(format!("`{}` cannot name a page", path.display())))?;
-    let dir = path.parent().unwrap_or(Path::new(""));
-    fs::create_dir_all(dir).at_path(dir)?;
-    let part = path.with_file_name(format!(".{}.part", name.to_string_lossy()));
-    fs::write(&part, page).at_path(&part)?;
-    fs::rename(&part, path).at_path(path)
 }
 
 fn refuse_others(path: &Path) -> Result<()> {

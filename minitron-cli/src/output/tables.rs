@@ -60,6 +60,7 @@ fn word(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Number(n) => match (n.as_u64(), n.as_f64()) {
             (Some(n), _) => grouped(n),
+            (None, Some(x)) if x.fract() == 0.0 && (0.0..9e15).contains(&x) => grouped(x as u64),
             (None, Some(x)) if x != 0.0 && (x.abs() < 1e-3 || x.abs() >= 1e6) => format!("{x:.3e}"),
             (None, Some(x)) => format!("{x:.4}"),
             _ => n.to_string(),

@@ -132,7 +132,7 @@ impl<'a> Field<'a> {
         let how = serde_json::to_value(self.options).unwrap_or_default();
         let inputs = json!([
             env!("CARGO_PKG_VERSION"),
-            how,
+            &how,
             scores,
             self.identity(feed, "")?,
             self.context.seed,
@@ -144,6 +144,7 @@ impl<'a> Field<'a> {
             minitron: env!("CARGO_PKG_VERSION").to_owned(),
             inputs: digest::of_text(&inputs.to_string()),
             model: self.options.model.clone(),
+            options: how,
             n_params_source: found.blueprint.n_params(),
             target: found.target.clone(),
             seed: self.context.seed,

@@ -22,6 +22,7 @@ pub(super) struct Record {
     pub inputs: String,
     pub complete: bool,
     pub model: String,
+    pub options: serde_json::Value,
     pub n_params_source: u64,
     pub target: Target,
     pub seed: u64,
