@@ -33,6 +33,16 @@ impl Cache {
         self.len == 0
     }
 
+    /// Goes on with the sequences of these rows \[R\] alone, in their order, each as often as it is named.
+    pub fn choose(&mut self, rows: &Tensor) -> Result<()> {
+        for layer in &mut self.layers {
+            if let Some((keys, values)) = layer.entries.take() {
+                layer.entries = Some((keys.f_index_select(0, rows)?, values.f_index_select(0, rows)?));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn layer(&mut self, layer_idx: usize) -> Option<&mut LayerCache> {
         self.layers.get_mut(layer_idx)
     }

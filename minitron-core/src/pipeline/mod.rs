@@ -26,7 +26,7 @@ mod treatment;
 
 pub use compute_type::ComputeType;
 pub use context::{Context, Defaults, Wanted};
-pub use eval::{EvalOptions, TaskFile, eval};
+pub use eval::{EvalOptions, NamedTask, TaskSource, eval};
 pub use generate::{GenerateOptions, generate};
 pub use inspect::{InspectOptions, inspect};
 pub use prune::{PruneOptions, prune};
