@@ -164,30 +164,38 @@ impl Tally<'_> {
         self.take(&hidden_bte, &predicted)
     }
 
-    /// Every context once, and its continuations behind its keys and values.
+    /// Every context once, and its continuations behind its keys and values, those of about one length side by side.
     fn shared(&mut self, batch: &[&[Text]]) -> Result<()> {
         let contexts: Vec<&[u32]> = batch.iter().filter_map(|group| group.first()).map(|text| text.context).collect();
         let (ids_qt, _) = fill(&contexts, self.model.device)?;
         let mut cache = Cache::new(self.model.blueprint.n_layers());
         let hidden_qte = self.model.hidden(&ids_qt, &mut NoTap, Some(&mut cache))?;
-        let (mut first, mut longer, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, text) in batch.iter().enumerate().flat_map(|(row, group)| group.iter().map(move |text| (row, text))) {
+        let texts = batch.iter().enumerate().flat_map(|(row, group)| group.iter().map(move |text| (row, text)));
+        let (mut first, mut longer) = (Vec::new(), Vec::new());
+        for (row, text) in texts {
             let label = text.tokens.first().copied().unwrap_or_default();
             first.push(Predicted { text, row, place: text.context.len() - 1, label });
             if text.tokens.len() > 1 {
-                longer.push(text);
-                rows.push(row as i64);
+                longer.push((row, text));
             }
         }
         self.take(&hidden_qte, &first)?;
-        if longer.is_empty() {
-            return Ok(());
+        longer.sort_by_key(|(_, text)| Reverse(text.tokens.len()));
+        let len = |text: Option<&(usize, &Text)>| text.map_or(0, |(_, text)| text.tokens.len());
+        for part in batches(&longer, |part| 4 * len(part.last()) >= 3 * len(part.first())) {
+            self.behind(&cache, part)?;
         }
-        cache.choose(&Tensor::f_from_slice(&rows)?.f_to_device(self.model.device)?)?;
-        let (ids_bt, _) = fill(&longer.iter().map(|text| text.read()).collect::<Vec<_>>(), self.model.device)?;
+        Ok(())
+    }
+
+    /// All tokens but the first of these texts, behind the rows of a cache that hold their contexts.
+    fn behind(&mut self, cache: &Cache, texts: &[(usize, &Text)]) -> Result<()> {
+        let rows: Vec<i64> = texts.iter().map(|(row, _)| *row as i64).collect();
+        let mut cache = cache.rows(&Tensor::f_from_slice(&rows)?.f_to_device(self.model.device)?)?;
+        let (ids_bt, _) = fill(&texts.iter().map(|(_, text)| text.read()).collect::<Vec<_>>(), self.model.device)?;
         let hidden_bte = self.model.hidden(&ids_bt, &mut NoTap, Some(&mut cache))?;
         let mut predicted = Vec::new();
-        for (row, text) in longer.into_iter().enumerate() {
+        for (row, (_, text)) in texts.iter().enumerate() {
             let later = text.tokens.iter().skip(1).enumerate();
             predicted.extend(later.map(|(place, &label)| Predicted { text, row, place, label }));
         }

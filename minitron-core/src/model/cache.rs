@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// One entry per layer; all sequences of a batch have the same length.
 #[derive(Debug)]
@@ -33,14 +33,15 @@ impl Cache {
         self.len == 0
     }
 
-    /// Goes on with the sequences of these rows \[R\] alone, in their order, each as often as it is named.
-    pub fn choose(&mut self, rows: &Tensor) -> Result<()> {
-        for layer in &mut self.layers {
-            if let Some((keys, values)) = layer.entries.take() {
-                layer.entries = Some((keys.f_index_select(0, rows)?, values.f_index_select(0, rows)?));
-            }
-        }
-        Ok(())
+    /// The sequences of these rows \[R\] alone, in their order, each as often as it is named.
+    pub fn rows(&self, rows: &Tensor) -> Result<Cache> {
+        let chosen = |layer: &LayerCache| {
+            let entries = layer.entries.as_ref();
+            let entries = entries
+                .map(|(keys, values)| Ok::<_, Error>((keys.f_index_select(0, rows)?, values.f_index_select(0, rows)?)));
+            Ok(LayerCache { entries: entries.transpose()? })
+        };
+        Ok(Cache { layers: self.layers.iter().map(chosen).collect::<Result<_>>()?, len: self.len })
     }
 
     pub(super) fn layer(&mut self, layer_idx: usize) -> Option<&mut LayerCache> {
