@@ -100,7 +100,7 @@ fn measured() -> Option<Vec<Measured>> {
     let characters = "multiple_choice:length=characters,path=";
     let wikitext = "rolling_perplexity:wikitext=true,field=page,path=";
     Some(vec![
-        new("hellaswag", "hellaswag/hellaswag", "", of("eval/hellaswag_val_even.jsonl", 80, &as_hellaswag)?),
+        new("hellaswag", "hellaswag/hellaswag", "", of("eval/hellaswag_val_even.jsonl", 60, &as_hellaswag)?),
         new("characters", "hellaswag/hellaswag", characters, of("eval/hellaswag_val_even.jsonl", 40, &as_hellaswag)?),
         new("arc", "arc/arc_easy", "", of("eval/arc_easy_test.jsonl", 100, &as_arc)?),
         new("piqa", "piqa/piqa", "", of("eval/piqa_val.jsonl", 80, &as_piqa)?),
@@ -111,10 +111,10 @@ fn measured() -> Option<Vec<Measured>> {
             "lambada",
             "lambada/lambada_openai",
             "last_word:path=",
-            of("eval/lambada_openai_test_even.jsonl", 30, &as_lambada)?,
+            of("eval/lambada_openai_test_even.jsonl", 20, &as_lambada)?,
         ),
         new("stories", "lambada/lambada_openai", "last_word:path=", of("text/tinystories_800.jsonl", 120, &as_story)?),
-        new("wikitext", "wikitext/wikitext", wikitext, pages(6)?),
+        new("wikitext", "wikitext/wikitext", wikitext, pages(4)?),
     ])
 }
 

@@ -31,9 +31,10 @@ fn alone(model: &Transformer, item: &Continuation) -> Likelihood {
     let logits_tv = forward(model, &Tensor::from_slice(&ids[..ids.len() - 1]).unsqueeze(0)).unwrap().get(0);
     let log_tv = logits_tv.log_softmax(-1, Kind::Double);
     let (mut log, mut is_greedy) = (0.0, true);
-    for place in item.context.len()..ids.len() {
-        log += log_tv.double_value(&[place as i64 - 1, ids[place]]);
-        is_greedy &= log_tv.get(place as i64 - 1).argmax(-1, false).int64_value(&[]) == ids[place];
+    for (place, &id) in ids.iter().enumerate().skip(item.context.len()) {
+        let log_v = log_tv.get(place as i64 - 1);
+        log += log_v.double_value(&[id]);
+        is_greedy &= log_v.argmax(-1, false).int64_value(&[]) == id;
     }
     Likelihood { log, is_greedy }
 }

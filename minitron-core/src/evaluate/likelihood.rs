@@ -127,7 +127,7 @@ fn fits(batch: &[&[Text]], budget: usize) -> bool {
 }
 
 /// Greedy, one element at least in each.
-fn batches<'s, T>(sorted: &'s [T], fits: impl Fn(&[T]) -> bool) -> Vec<&'s [T]> {
+fn batches<T>(sorted: &[T], fits: impl Fn(&[T]) -> bool) -> Vec<&[T]> {
     let (mut cut, mut rest) = (Vec::new(), sorted);
     while !rest.is_empty() {
         let goes = |n: &usize| rest.get(..*n).is_some_and(&fits);
