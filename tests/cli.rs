@@ -467,6 +467,50 @@ fn a_folder_that_holds_no_run_is_not_written_into() {
 }
 
 #[test]
+fn a_task_is_measured_by_what_its_fields_ask_for() {
+    let desk = Desk::new().with_teacher();
+    let write = |name: &str, record: Value| fs::write(desk.at(name), format!("{record}\n{record}")).unwrap();
+    write("choice.jsonl", json!({ "context": "One day, the cat", "choices": ["saw a ball", "x"], "gold": 0 }));
+    write("word.jsonl", json!({ "context": "One day, the cat saw a", "target": "ball" }));
+    write("blank.jsonl", json!({ "sentence": "A _ saw a ball.", "option1": "cat", "option2": "x", "answer": "1" }));
+    write("exact.jsonl", json!({ "prompt": "One day,", "completion": " the cat" }));
+    write("pages.jsonl", json!({ "text": "One day, the cat saw a ball." }));
+    let tasks = [
+        "choice=@choice.jsonl",
+        "word=@word.jsonl",
+        "blank=@blank.jsonl",
+        "exact=@exact.jsonl",
+        "pages=@pages.jsonl",
+        "book=@text.txt",
+        "few=rolling_perplexity:documents=1,path=@pages.jsonl",
+        "speed=throughput:",
+    ];
+    let words: Vec<&str> = tasks.iter().flat_map(|task| ["--task", task]).collect();
+    let tasks = desk.json(&[&["eval", "@teacher"], &words[..]].concat())["tasks"].clone();
+    let choosing = ["acc", "acc_norm", "acc_norm_stderr", "acc_stderr", "n_questions"];
+    let rolling =
+        ["bits_per_byte", "byte_perplexity", "n_bytes", "n_documents", "n_tokens", "n_words", "word_perplexity"];
+    assert_keys(&tasks["choice"], &choosing);
+    assert_keys(&tasks["blank"], &choosing);
+    assert_keys(&tasks["word"], &["acc", "acc_stderr", "n_questions", "perplexity"]);
+    assert_keys(&tasks["exact"], &["exact_match", "n_questions"]);
+    for (name, n_documents) in [("pages", 2), ("book", 1), ("few", 1)] {
+        assert_keys(&tasks[name], &rolling);
+        assert_eq!(tasks[name]["n_documents"], json!(n_documents), "{name}");
+    }
+    assert_eq!((&tasks["few"]["n_words"], &tasks["few"]["n_bytes"]), (&json!(7), &json!(28)));
+    assert!(tasks["speed"]["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
+    // In a recipe, paths are beside it, and a changed file is another stage.
+    let recipe = "[[stages]]\nname = \"quality\"\ndo = \"eval\"\nmodel = \"teacher\"\ntasks = \
+                  [\"one=rolling_perplexity:path=pages.jsonl\", \"other=word.jsonl\"]\n";
+    fs::write(desk.at("recipe.toml"), recipe).unwrap();
+    let run = || desk.json(&["run", "@recipe.toml", "--out", "@run"])["stages"][0]["result"]["tasks"].clone();
+    assert_eq!(run()["one"]["n_words"], json!(14));
+    write("pages.jsonl", json!({ "text": "One day, the cat" }));
+    assert_eq!(run()["one"]["n_words"], json!(8));
+}
+
+#[test]
 fn sentences_are_labelled_by_their_neighbours() {
     let desk = Desk::new().with_teacher();
     let line = |(text, label): (&str, &str)| json!({ "text": text, "label": label }).to_string();

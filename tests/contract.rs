@@ -59,7 +59,19 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
         ],
     ),
     (Kind::StateLoss, &["attention_relation", "embedding", "hidden_state", "mlp_input", "torchscript_states"]),
-    (Kind::Evaluator, &["exact_match", "hidden_cosine", "multiple_choice", "nearest_neighbour", "perplexity"]),
+    (
+        Kind::Evaluator,
+        &[
+            "exact_match",
+            "hidden_cosine",
+            "last_word",
+            "multiple_choice",
+            "nearest_neighbour",
+            "perplexity",
+            "rolling_perplexity",
+            "throughput",
+        ],
+    ),
     (Kind::Corpus, &["jsonl", "megatron", "parquet", "stories", "text", "tokens"]),
 ];
 

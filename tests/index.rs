@@ -9,6 +9,8 @@ mod laws;
 
 /// The command line as a user meets it: results, exit codes, error texts.
 mod cli;
+/// Against the language-model evaluation harness, on real models.
+mod harness;
 /// Against transformers as it is installed, on our folders.
 mod interop;
 /// One test per kind of damaged input.

@@ -10,6 +10,8 @@ mod generation;
 mod healing;
 /// What a training run keeps, whatever happens to it.
 mod keeping;
+/// Texts after their contexts, side by side.
+mod likelihood;
 /// Sizes, budgets, rounds and what a plan says of itself.
 mod planning;
 /// For any input that a generator can think of.

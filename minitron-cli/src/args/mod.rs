@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use minitron_core::data::{DataSpec, Pack};
-use minitron_core::pipeline::{ComputeType, TaskFile};
+use minitron_core::pipeline::{ComputeType, NamedTask};
 use minitron_core::plan::Bytes;
 use minitron_core::registry::{Kind, PluginSpec};
 
@@ -171,9 +171,9 @@ pub struct Eval {
     /// Compare with this model
     #[arg(long)]
     pub teacher: Option<String>,
-    /// A task file, NAME=FILE
+    /// A task file, NAME=FILE, measured by what its fields ask for; or NAME=EVALUATOR:key=value
     #[arg(long = "task")]
-    pub tasks: Vec<TaskFile>,
+    pub tasks: Vec<NamedTask>,
     /// What to measure on the text, or on files of its own, `name:path=FILE` [default: what suits the model, on the text]
     #[arg(long = "evaluator")]
     pub evaluators: Vec<PluginSpec>,

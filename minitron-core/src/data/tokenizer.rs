@@ -15,6 +15,9 @@ pub struct Tokenizer {
     file_digest: String,
     vocab: usize,
     eos: Option<u32>,
+    prefix: Option<u32>,
+    /// What stands before and after a text, where tokenizer_config.json decides it.
+    around: Option<(Option<u32>, Option<u32>)>,
     /// `[CLS]` and `[SEP]` of encoders.
     pub brackets: Option<(u32, u32)>,
     /// `[MASK]` of encoders.
@@ -31,8 +34,16 @@ impl Tokenizer {
     /// `Checkpoint` when the file is malformed, or its vocabulary exceeds the model's.
     pub fn load(dir: &Path, config: &Config, vocab: usize, causal: bool) -> Result<Self> {
         let path = dir.join("tokenizer.json");
-        let mut tokenizer =
-            Tokenizer { inner: None, file_digest: String::new(), vocab, eos: None, brackets: None, mask: None };
+        let mut tokenizer = Tokenizer {
+            inner: None,
+            file_digest: String::new(),
+            vocab,
+            eos: None,
+            prefix: None,
+            around: None,
+            brackets: None,
+            mask: None,
+        };
         if path.is_file() {
             let mut inner = tokenizers::Tokenizer::from_file(&path)
                 .map_err(|e| Error::checkpoint(&path, format!("not a tokenizer that can be read: {e}")))?;
@@ -45,6 +56,8 @@ impl Tokenizer {
         }
         if causal {
             tokenizer.eos = tokenizer.end_of_sequence(dir, config);
+            tokenizer.prefix = tokenizer.beginning_of_sequence(dir, config).or(tokenizer.eos);
+            tokenizer.around = tokenizer.asked_around(dir);
         } else {
             let id = |token: &str| tokenizer.inner.as_ref().and_then(|inner| inner.token_to_id(token));
             tokenizer.brackets = id("[CLS]").or(id("<s>")).zip(id("[SEP]").or(id("</s>")));
@@ -56,24 +69,78 @@ impl Tokenizer {
     }
 
     fn end_of_sequence(&self, dir: &Path, config: &Config) -> Option<u32> {
-        let in_vocab = |id: &u32| (*id as usize) < self.vocab;
         let optional = |file: &str| Config::load(&dir.join(file)).ok();
-        let from_ids = |config: &Config| config.token_ids("eos_token_id").into_iter().find(in_vocab);
-        let from_token = |config: Config| {
-            let content = match config.get("eos_token")? {
+        let from_ids = |config: &Config| self.token_id(config, "eos_token_id");
+        from_ids(config)
+            .or_else(|| optional("generation_config.json").as_ref().and_then(from_ids))
+            .or_else(|| self.named_token(dir, "eos_token"))
+    }
+
+    fn beginning_of_sequence(&self, dir: &Path, config: &Config) -> Option<u32> {
+        // What the tokenizer's own files do not name, it does not have.
+        match dir.join("tokenizer_config.json").is_file() {
+            true => self.named_token(dir, "bos_token"),
+            false => self.token_id(config, "bos_token_id"),
+        }
+    }
+
+    /// `add_bos_token` and `add_eos_token`: either overrules tokenizer.json, as in `transformers` 5.
+    fn asked_around(&self, dir: &Path) -> Option<(Option<u32>, Option<u32>)> {
+        let config = Config::load(&dir.join("tokenizer_config.json")).ok()?;
+        let asked = |key: &str| config.get(key).and_then(serde_json::Value::as_bool);
+        let (bos, eos) = (asked("add_bos_token"), asked("add_eos_token"));
+        let token = |asked: Option<bool>, key| self.named_token(dir, key).filter(|_| asked == Some(true));
+        (bos.is_some() || eos.is_some()).then(|| (token(bos, "bos_token"), token(eos, "eos_token")))
+    }
+
+    fn token_id(&self, config: &Config, key: &str) -> Option<u32> {
+        config.token_ids(key).into_iter().find(|&id| (id as usize) < self.vocab)
+    }
+
+    fn named_token(&self, dir: &Path, key: &str) -> Option<u32> {
+        let named = |file: &str| {
+            let config = Config::load(&dir.join(file)).ok()?;
+            let content = match config.get(key)? {
                 serde_json::Value::Object(token) => token.get("content")?.as_str()?.to_owned(),
                 token => token.as_str()?.to_owned(),
             };
-            self.inner.as_ref()?.token_to_id(&content).filter(in_vocab)
+            self.inner.as_ref()?.token_to_id(&content).filter(|&id| (id as usize) < self.vocab)
         };
-        from_ids(config)
-            .or_else(|| optional("generation_config.json").as_ref().and_then(from_ids))
-            .or_else(|| optional("tokenizer_config.json").and_then(from_token))
+        ["tokenizer_config.json", "special_tokens_map.json"].into_iter().find_map(named)
     }
 
     /// The end-of-sequence token, where the model has one.
     pub fn eos(&self) -> Option<u32> {
         self.eos
+    }
+
+    /// What stands before a text that nothing precedes: the beginning-of-sequence token where the tokenizer has one, else
+    /// the end-of-sequence token.
+    pub fn prefix(&self) -> Option<u32> {
+        self.prefix
+    }
+
+    /// Token ids of texts, made on all cores, with the special tokens that the tokenizer itself puts around a text: for
+    /// many, one at its beginning, unless the text begins with it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_whole(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        let inner = self.inner()?;
+        let prefix = self.prefix.and_then(|id| inner.id_to_token(id));
+        let has_own = |text: &str| prefix.as_ref().is_some_and(|prefix| text.starts_with(prefix.as_str()));
+        let plain = texts.iter().copied().filter(|text| !has_own(text)).collect();
+        let mut encodings = inner.encode_batch_fast(plain, self.around.is_none()).map_err(refused)?.into_iter();
+        let (before, after) = self.around.unwrap_or_default();
+        let ids = |text: &&str| match has_own(text) {
+            true => self.encode(text),
+            false => {
+                let of_text = encodings.next().map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
+                let ids: Vec<u32> = before.into_iter().chain(of_text).chain(after).collect();
+                self.check(&ids).map(|()| ids)
+            }
+        };
+        texts.iter().map(ids).collect()
     }
 
     /// Token ids of a text, without special tokens.

@@ -1,9 +1,12 @@
-//! Forward passes over held-out windows in row chunks, generation, sentence embeddings. What is computed from them is a plugin's.
+//! Forward passes over held-out windows in row chunks, likelihoods of texts after their contexts, generation, sentence
+//! embeddings. What is computed from them is a plugin's.
 
 mod generate;
+mod likelihood;
 mod scan;
 mod sentences;
 
 pub use generate::{Sampling, generate};
+pub use likelihood::{Continuation, Likelihood, likelihoods};
 pub use scan::{RowChunk, scan_rows};
 pub use sentences::{Pooling, sentence_embeddings};

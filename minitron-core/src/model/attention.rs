@@ -79,13 +79,13 @@ impl Attention {
         if let Some(cache) = cache {
             (key_bgtk, value_bgtk) = cache.extend(&key_bgtk, &value_bgtk)?;
         }
-        // A single new token sees all that the cache holds; longer runs start at an empty cache.
-        let is_causal = self.causal && n_tokens > 1;
+        // A single new token sees all that the cache holds; of a longer run behind one, the mask says it.
+        let is_causal = self.causal && n_tokens > 1 && layout.mask.is_none();
         let context_bhtk = Tensor::f_scaled_dot_product_attention(
             &query_bhtk,
             &key_bgtk,
             &value_bgtk,
-            layout.seen_b11t.as_ref(),
+            layout.mask.as_ref(),
             0.0,
             is_causal,
             None,

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// One entry per layer; all sequences of a batch have the same length.
 #[derive(Debug)]
@@ -31,6 +31,17 @@ impl Cache {
     /// Whether nothing was seen yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The sequences of these rows \[R\] alone, in their order, each as often as it is named.
+    pub fn rows(&self, rows: &Tensor) -> Result<Cache> {
+        let chosen = |layer: &LayerCache| {
+            let entries = layer.entries.as_ref();
+            let entries = entries
+                .map(|(keys, values)| Ok::<_, Error>((keys.f_index_select(0, rows)?, values.f_index_select(0, rows)?)));
+            Ok(LayerCache { entries: entries.transpose()? })
+        };
+        Ok(Cache { layers: self.layers.iter().map(chosen).collect::<Result<_>>()?, len: self.len })
     }
 
     pub(super) fn layer(&mut self, layer_idx: usize) -> Option<&mut LayerCache> {

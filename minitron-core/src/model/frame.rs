@@ -117,11 +117,16 @@ impl Frame {
 
     /// How `n_tokens` positions from `start` on lie, of which those hold tokens that are `seen_bt` [B, T]; none: all.
     pub fn layout(&self, start: i64, n_tokens: i64, seen_bt: Option<&Tensor>) -> Result<Layout> {
-        let seen_bt = seen_bt.filter(|_| !self.causal);
-        Ok(Layout {
-            rope: self.rope.as_ref().map(|table| table.at(start, n_tokens)).transpose()?,
-            seen_b11t: seen_bt.map(|seen_bt| seen_bt.f_unsqueeze(1)?.f_unsqueeze(1)).transpose()?,
-        })
+        let rope = self.rope.as_ref().map(|table| table.at(start, n_tokens)).transpose()?;
+        let mask = match seen_bt {
+            Some(seen_bt) if !self.causal => Some(seen_bt.f_unsqueeze(1)?.f_unsqueeze(1)?),
+            _ if self.causal && start > 0 && n_tokens > 1 => {
+                let all = Tensor::f_ones([n_tokens, start + n_tokens], (Kind::Bool, self.tokens.table_ve.device()))?;
+                Some(all.f_tril(start)?)
+            }
+            _ => None,
+        };
+        Ok(Layout { rope, mask })
     }
 
     /// The last hidden state of what leaves the last layer.

@@ -21,10 +21,11 @@ impl<'a> From<&'a Tensor> for Input<'a> {
 }
 
 /// How the tokens of a batch lie: the rotation of their positions, where the family rotates, and which of them attention may
-/// see, where it would see filling. Made by [`Frame::layout`](super::Frame::layout), the same for every layer.
+/// see, where that is neither all nor all before. Made by [`Frame::layout`](super::Frame::layout), the same for every layer.
 #[derive(Debug, Default)]
 pub struct Layout {
     pub(super) rope: Option<Rope>,
-    /// [B, 1, 1, T] boolean, over keys. Filling on the right lies after all that a causal position sees, so it is none there.
-    pub(super) seen_b11t: Option<Tensor>,
+    /// Boolean: keys that are no filling, [B, 1, 1, T], or what several tokens see behind those of a cache, [T, start + T].
+    /// Filling on the right lies after all that a causal position sees, so it is never both.
+    pub(super) mask: Option<Tensor>,
 }

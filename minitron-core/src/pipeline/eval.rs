@@ -25,8 +25,8 @@ pub struct EvalOptions {
     pub data: Vec<DataSpec>,
     /// What it is compared with.
     pub teacher: Option<String>,
-    /// Task files, `NAME=FILE`.
-    pub tasks: Vec<TaskFile>,
+    /// What is measured under names of its own.
+    pub tasks: Vec<NamedTask>,
     /// Evaluators of the held-out text, or of files of their own; the defaults on the text where empty.
     pub evaluators: Vec<PluginSpec>,
     /// At most so many windows, the first ones.
@@ -61,38 +61,61 @@ impl Default for EvalOptions {
     }
 }
 
-/// `NAME=FILE`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `NAME=FILE`, or `NAME=TAG:key=value,…`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct TaskFile {
+pub struct NamedTask {
     /// Key in the result.
     pub name: String,
-    /// Its questions.
-    pub path: PathBuf,
+    /// What is measured.
+    pub what: TaskSource,
 }
 
-impl FromStr for TaskFile {
+/// What a task measures.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TaskSource {
+    /// A file, by the evaluator that reads it.
+    File(PathBuf),
+    /// An evaluator of any kind.
+    Evaluator(PluginSpec),
+}
+
+impl FromStr for NamedTask {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
-        match text.split_once('=') {
-            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
-                Ok(TaskFile { name: name.to_owned(), path: PathBuf::from(path) })
-            }
-            _ => Err(Error::Recipe(format!("expected NAME=FILE, got `{text}`"))),
-        }
+        let (name, what) = match text.split_once('=') {
+            Some((name, what)) if !name.is_empty() && !what.is_empty() => (name, what),
+            _ => return Err(Error::Recipe(format!("expected NAME=FILE, or NAME=EVALUATOR:key=value, got `{text}`"))),
+        };
+        let what = match is_evaluator(what) {
+            true => TaskSource::Evaluator(what.parse()?),
+            false => TaskSource::File(PathBuf::from(what)),
+        };
+        Ok(NamedTask { name: name.to_owned(), what })
     }
 }
 
-impl TryFrom<String> for TaskFile {
+/// A file may have a colon in its name, but hardly between what could be a tag and its parameters.
+fn is_evaluator(what: &str) -> bool {
+    let is_tag = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    what.split_once(':').is_some_and(|(tag, rest)| is_tag(tag) && (rest.is_empty() || rest.contains('=')))
+}
+
+impl TryFrom<String> for NamedTask {
     type Error = Error;
     fn try_from(text: String) -> Result<Self> {
         text.parse()
     }
 }
 
-impl From<TaskFile> for String {
-    fn from(task: TaskFile) -> String {
-        format!("{}={}", task.name, task.path.display())
+impl From<NamedTask> for String {
+    fn from(task: NamedTask) -> String {
+        match task.what {
+            TaskSource::File(path) => format!("{}={}", task.name, path.display()),
+            // A colon is what tells an evaluator from a file.
+            TaskSource::Evaluator(spec) if spec.params.is_empty() => format!("{}={spec}:", task.name),
+            TaskSource::Evaluator(spec) => format!("{}={spec}", task.name),
+        }
     }
 }
 
@@ -167,8 +190,11 @@ fn checked(measured: Measurements) -> Result<Measurements> {
 
 fn tasks(context: &Context, options: &EvalOptions) -> Result<Vec<(String, Box<dyn Evaluator>)>> {
     let mut tasks = Vec::new();
-    for TaskFile { name, path } in &options.tasks {
-        let spec = context.defaults.task(path).map_err(|e| e.at(format!("task {name}")))?;
+    for NamedTask { name, what } in &options.tasks {
+        let spec = match what {
+            TaskSource::File(path) => context.defaults.task(path).map_err(|e| e.at(format!("task {name}")))?,
+            TaskSource::Evaluator(spec) => spec.clone(),
+        };
         tasks.push((name.clone(), context.registry.build::<dyn Evaluator>(&spec)?));
     }
     Ok(tasks)

@@ -29,7 +29,7 @@ mod treatment;
 pub use compare::{Check, Ratio, Row, Spec, compare};
 pub use compute_type::ComputeType;
 pub use context::{Context, Defaults, Wanted};
-pub use eval::{EvalOptions, TaskFile, eval};
+pub use eval::{EvalOptions, NamedTask, TaskSource, eval};
 pub use generate::{GenerateOptions, generate};
 pub use inspect::{InspectOptions, inspect};
 pub use prune::{PruneOptions, prune};

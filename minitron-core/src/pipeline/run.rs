@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::recipe::{Recipe, Stage, StageOptions};
 use super::run_dir::{RunDir, StageRecord};
-use super::{Setup, distill, eval, generate, prune, score, search, train};
+use super::{Setup, TaskSource, distill, eval, generate, prune, score, search, train};
 use crate::checkpoint::OutputDir;
 use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
@@ -245,8 +245,7 @@ impl Inputs<'_, '_> {
                 }
                 self.specs(&mut o.evaluators)?;
                 for task in &mut o.tasks {
-                    task.path = self.recipe_dir.join(&task.path);
-                    self.file(&task.path)?;
+                    self.task(&mut task.what)?;
                 }
                 self.data(&mut o.data, &o.field, &o.token_type)?;
             }
@@ -348,6 +347,16 @@ impl Inputs<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    fn task(&mut self, task: &mut TaskSource) -> Result<()> {
+        match task {
+            TaskSource::File(path) => {
+                *path = self.recipe_dir.join(&*path);
+                self.file(path)
+            }
+            TaskSource::Evaluator(spec) => self.specs(std::slice::from_mut(spec)),
+        }
     }
 
     fn file(&mut self, path: &Path) -> Result<()> {

@@ -13,7 +13,22 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use minitron_core::contract::Corpus;
 use minitron_core::error::{Error, IoContext as _, Result};
+
+/// The texts of a file, by its ending: JSON lines and Parquet by `field`, all else as one text.
+pub(crate) fn of_texts(path: &Path, field: &str) -> Box<dyn Corpus> {
+    let (path, field) = (path.to_owned(), field.to_owned());
+    let ends = |endings: &[&str]| endings.iter().any(|ending| path.to_string_lossy().ends_with(&format!(".{ending}")));
+    let (jsonl, parquet) = (jsonl::Jsonl::default(), parquet::Parquet::default());
+    if ends(jsonl.extensions()) {
+        Box::new(jsonl::Jsonl { path, field })
+    } else if ends(parquet.extensions()) {
+        Box::new(parquet::Parquet { path, field })
+    } else {
+        Box::new(text::Text { path })
+    }
+}
 
 /// Opens a data file, or says why it cannot be one.
 fn open(path: &Path) -> Result<File> {

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{parted, records, text};
+use super::{records, text};
 
 /// Share of prompts whose greedy continuation is the expected one, token for token (`exact_match`).
 ///
@@ -91,6 +91,16 @@ fn question(record: &Map<String, Value>, place: &str, tokenizer: &Tokenizer) -> 
         return Err(Error::Data(format!("{place}: expected at least one token in the prompt and in what follows")));
     }
     Ok(question)
+}
+
+/// Ids of a context and of what follows it after a space. Both are tokenised together, since many tokenizers mark the
+/// beginning of a text with a space of their own, and parted where they leave the context's own ids.
+fn parted(tokenizer: &Tokenizer, context: &str, continuation: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+    let alone = tokenizer.encode(context)?;
+    let mut whole = tokenizer.encode(&format!("{context} {continuation}"))?;
+    let n_common = alone.iter().zip(&whole).take_while(|(a, b)| a == b).count();
+    let rest = whole.split_off(n_common);
+    Ok((whole, rest))
 }
 
 fn ids(record: &Map<String, Value>, key: &str, place: &str) -> Result<Vec<u32>> {

@@ -2,15 +2,21 @@
 
 mod exact_match;
 mod hidden_cosine;
+mod last_word;
+mod likely;
 pub(crate) mod multiple_choice;
 mod nearest_neighbour;
 mod perplexity;
+mod questions;
+mod rolling_perplexity;
+mod throughput;
+mod wikitext;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use minitron_core::data::Tokenizer;
+use minitron_core::contract::Measurements;
 use minitron_core::error::{Error, Result};
 use serde_json::{Map, Value};
 
@@ -39,34 +45,52 @@ pub(crate) fn records(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> 
     Ok(records)
 }
 
-/// Which evaluator reads a task file, by the fields of its first record.
+/// Which evaluator reads a task file, by its ending or the fields of its first record.
 pub(crate) fn tag_of_task(path: &Path) -> Result<&'static str> {
+    let name = path.to_string_lossy();
+    if rolling_perplexity::ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+        return Ok("rolling_perplexity");
+    }
     let records = records(path)?;
     let has = |key: &str| records.first().is_some_and(|(_, record)| record.contains_key(key));
-    if has("choices") || has("endings") {
+    let has_all = |keys: &[&str]| keys.iter().all(|key| has(key));
+    // Choices lie inside the question in one of the forms of OpenBookQA and ARC.
+    let has_choices = records.first().is_some_and(|(_, record)| record.get("question").is_some_and(Value::is_object));
+    if has("choices")
+        || has("endings")
+        || has_choices
+        || has_all(&["sol1", "sol2"])
+        || has_all(&["sentence", "option1"])
+    {
         return Ok("multiple_choice");
     }
-    if has("completion") || has("completion_ids") || has("target") {
+    if has("completion") || has("completion_ids") {
         return Ok("exact_match");
     }
-    if has("text") && has("label") {
-        return Ok("nearest_neighbour");
+    if has("target") {
+        return Ok("last_word");
+    }
+    if has("text") {
+        return Ok(if has("label") { "nearest_neighbour" } else { "rolling_perplexity" });
     }
     Err(Error::Data(format!(
-        "{}: no task of a known kind; expected `context` and `choices` with `gold` (multiple choice), or `prompt` and \
-         `completion`, or `context` and `target` (exact match), or `text` and `label` (nearest neighbour)",
+        "{}: no task of a known kind; expected `context` and `choices` with `gold` (multiple choice), or `sentence`, \
+         `option1`, `option2` and `answer` (the same, in a blank), or `context` and `target` (last word), or `prompt` and \
+         `completion` (exact match), or `text` and `label` (nearest neighbour), or `text` alone (rolling perplexity)",
         path.display()
     )))
 }
 
-/// Ids of a context and of what follows it after a space. Both are tokenised together, since many tokenizers mark the
-/// beginning of a text with a space of their own, and parted where they leave the context's own ids.
-fn parted(tokenizer: &Tokenizer, context: &str, continuation: &str) -> Result<(Vec<u32>, Vec<u32>)> {
-    let alone = tokenizer.encode(context)?;
-    let mut whole = tokenizer.encode(&format!("{context} {continuation}"))?;
-    let n_common = alone.iter().zip(&whole).take_while(|(a, b)| a == b).count();
-    let rest = whole.split_off(n_common);
-    Ok((whole, rest))
+/// The mean of what was found of each question, under its name, and its standard error: s / √n with the deviation s of a
+/// sample, Σ (x − mean)² / (n − 1) under its root. One question has none.
+fn insert_mean(measured: &mut Measurements, name: &str, values: &[f64]) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    measured.insert(name.to_owned(), mean);
+    if values.len() > 1 {
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        measured.insert(format!("{name}_stderr"), (variance / n).sqrt());
+    }
 }
 
 /// A string field.

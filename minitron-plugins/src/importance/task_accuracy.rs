@@ -45,7 +45,11 @@ impl Importance for TaskAccuracy {
     fn need(&self, group: &PruneGroup) -> Option<Need> {
         (group.kind() == DEPTH).then(|| Need::Measurements {
             span: self.span,
-            evaluator: Box::new(MultipleChoice { path: self.path.clone(), questions: self.questions }),
+            evaluator: Box::new(MultipleChoice {
+                path: self.path.clone(),
+                questions: self.questions,
+                ..MultipleChoice::default()
+            }),
             name: if self.normed { "acc_norm" } else { "acc" },
         })
     }

@@ -1,0 +1,251 @@
+//! Records of multiple-choice files as questions: whose fields they are, and how a question is put.
+
+use minitron_core::error::{Error, Result};
+use regex::Regex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::likely::{Pair, is_space};
+use super::text;
+
+/// What stands before a choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// What the evaluation harness does with a record of these fields: `question` for ARC's and PIQA's, `letters` for
+    /// MMLU's, `plain` for all others.
+    #[default]
+    Auto,
+    /// The context as it is.
+    Plain,
+    /// `Question: …`, and `Answer:` on a line of its own.
+    Question,
+    /// The question and a line a choice, `A. …`, then `Answer:`; the letters are the choices. Where the record names its
+    /// `subject`, a line before says so.
+    Letters,
+}
+
+/// A question as it is scored.
+#[derive(Debug)]
+pub(super) struct Question {
+    /// One a choice.
+    pub pairs: Vec<Pair>,
+    /// Of which the length counts.
+    pub choices: Vec<String>,
+    pub gold: usize,
+}
+
+/// What a record asks.
+struct Asked {
+    context: String,
+    choices: Vec<String>,
+    gold: usize,
+    form: Form,
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// `Data` naming the field that is missing, or not as expected.
+pub(super) fn question(record: &Map<String, Value>, place: &str, form: Form) -> Result<Question> {
+    if record.contains_key("sentence") && record.contains_key("option1") {
+        return in_a_blank(record, place);
+    }
+    let Asked { context, choices, gold, form: natural } = asked(record, place)?;
+    let (context, choices) = match if form == Form::Auto { natural } else { form } {
+        Form::Auto | Form::Plain => (context, choices),
+        Form::Question => (format!("Question: {context}\nAnswer:"), choices),
+        Form::Letters => lettered(record, &context, &choices),
+    };
+    let pairs = choices.iter().map(|choice| Pair::new(context.as_str(), format!(" {choice}"))).collect();
+    Ok(Question { pairs, choices, gold })
+}
+
+/// WinoGrande: each option stands in the blank, and what follows the blank is scored (Trinh and Le 2018, partial).
+fn in_a_blank(record: &Map<String, Value>, place: &str) -> Result<Question> {
+    let sentence = text(record, &["sentence"], place)?;
+    let Some((before, after)) = sentence.split_once('_') else {
+        return Err(Error::Data(format!("{place}: expected a blank `_` in `sentence`, got `{sentence}`")));
+    };
+    let after = after.trim_matches(is_space);
+    let mut pairs = Vec::new();
+    for key in ["option1", "option2"] {
+        pairs.push(Pair::new(format!("{before}{}", text(record, &[key], place)?), format!(" {after}")));
+    }
+    let answer = record.get("answer").and_then(|answer| match answer {
+        Value::String(word) => word.parse().ok(),
+        number => number.as_u64(),
+    });
+    let gold = match answer {
+        Some(number @ 1..=2) => number as usize - 1,
+        _ => {
+            return Err(Error::Data(format!(
+                "{place}: expected 1 or 2 under `answer`, got {:?}",
+                record.get("answer")
+            )));
+        }
+    };
+    Ok(Question { pairs, choices: vec![after.to_owned(), after.to_owned()], gold })
+}
+
+fn asked(record: &Map<String, Value>, place: &str) -> Result<Asked> {
+    let wrong = |what: String| Error::Data(format!("{place}: {what}"));
+    // ARC as its authors publish it holds stem and choices under `question`.
+    let inner = record.get("question").and_then(Value::as_object);
+    let field = |key: &str| record.get(key).or(inner.and_then(|inner| inner.get(key)));
+    let raw = field("choices").or(field("endings"));
+    let choices = match (raw, record.get("sol1"), record.get("sol2")) {
+        (None, Some(one), Some(two)) => strings(&Value::from(vec![one.clone(), two.clone()]), "text"),
+        _ => raw.and_then(|raw| strings(raw.get("text").unwrap_or(raw), "text")),
+    };
+    let choices = choices.filter(|choices| !choices.is_empty());
+    let choices = choices.ok_or_else(|| wrong("expected a list of strings under `choices` or `endings`".into()))?;
+    let answer = ["gold", "label", "answerKey", "answer"].iter().find_map(|key| record.get(*key));
+    let gold = answer.and_then(|answer| place_of(answer, raw.and_then(labels).as_deref(), choices.len()));
+    let gold = gold
+        .ok_or_else(|| wrong(format!("expected the right choice's index under `gold` or `label`, got {answer:?}")))?;
+    if record.contains_key("activity_label") && record.contains_key("ctx_a") {
+        let choices = choices.iter().map(|choice| hellaswag(choice)).collect::<Result<_>>()?;
+        return Ok(Asked { context: hellaswag_context(record, place)?, choices, gold, form: Form::Plain });
+    }
+    let (context, form) = context(record, inner, place)?;
+    Ok(Asked { context: context.to_owned(), choices, gold, form })
+}
+
+/// A list of strings, or of objects that hold one each.
+fn strings(raw: &Value, key: &str) -> Option<Vec<String>> {
+    let string = |value: &Value| value.get(key).unwrap_or(value).as_str().map(str::to_owned);
+    raw.as_array()?.iter().map(string).collect()
+}
+
+/// What choices are called, where they have names.
+fn labels(raw: &Value) -> Option<Vec<String>> {
+    match raw {
+        Value::Object(choices) => strings(choices.get("label")?, "label"),
+        Value::Array(list) if list.iter().all(Value::is_object) => strings(raw, "label"),
+        _ => None,
+    }
+}
+
+/// The index of the right choice: of its label, where they have some, else a number or a letter.
+fn place_of(answer: &Value, labels: Option<&[String]>, n_choices: usize) -> Option<usize> {
+    let word = answer.as_str().map(str::trim);
+    if let (Some(word), Some(labels)) = (word, labels) {
+        return labels.iter().position(|label| label == word);
+    }
+    let letter = |word: &str| match word.as_bytes() {
+        [letter @ b'A'..=b'Z'] => Some(u64::from(letter - b'A')),
+        _ => None,
+    };
+    let index = answer.as_u64().or_else(|| word?.parse().ok()).or_else(|| letter(word?))?;
+    usize::try_from(index).ok().filter(|&index| index < n_choices)
+}
+
+/// The text before the choices, and the form of records with such fields.
+fn context<'a>(
+    record: &'a Map<String, Value>,
+    inner: Option<&'a Map<String, Value>>,
+    place: &str,
+) -> Result<(&'a str, Form)> {
+    if let Some(inner) = inner {
+        return Ok((text(inner, &["stem"], place)?, Form::Question));
+    }
+    let has = |key: &str| record.contains_key(key);
+    let form = match () {
+        () if has("context") || has("ctx") || has("question_stem") => Form::Plain,
+        () if has("answerKey") || has("sol1") => Form::Question,
+        () if has("subject") => Form::Letters,
+        () => Form::Plain,
+    };
+    Ok((text(record, &["context", "ctx", "question_stem", "question", "goal"], place)?, form))
+}
+
+/// Activity and both parts of the context, the second with a capital.
+fn hellaswag_context(record: &Map<String, Value>, place: &str) -> Result<String> {
+    let field = |key| text(record, &[key], place);
+    let mut second = field("ctx_b")?.chars();
+    let first_letter: String = second.next().into_iter().flat_map(char::to_uppercase).collect();
+    let second = format!("{first_letter}{}", second.as_str().to_lowercase());
+    hellaswag(&format!("{}: {} {second}", field("activity_label")?, field("ctx_a")?))
+}
+
+/// HellaSwag's texts have marks of WikiHow's in brackets.
+fn hellaswag(raw: &str) -> Result<String> {
+    let marks = Regex::new(r"\[.*?\]").map_err(|e| Error::Internal(e.to_string()))?;
+    let titled = raw.trim_matches(is_space).replace(" [title]", ". ");
+    Ok(marks.replace_all(&titled, "").replace("  ", " "))
+}
+
+/// The question with its choices, and their letters.
+fn lettered(record: &Map<String, Value>, question: &str, choices: &[String]) -> (String, Vec<String>) {
+    let letters: Vec<String> = ('A'..='Z').take(choices.len()).map(String::from).collect();
+    let mut context = match record.get("subject").and_then(Value::as_str) {
+        Some(subject) => {
+            let subject = subject.replace('_', " ");
+            format!("The following are multiple choice questions (with answers) about {subject}.\n\n")
+        }
+        None => String::new(),
+    };
+    context.push_str(question.trim_matches(is_space));
+    for (letter, choice) in letters.iter().zip(choices) {
+        context.push_str(&format!("\n{letter}. {choice}"));
+    }
+    (context + "\nAnswer:", letters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn of(record: Value, form: Form) -> Result<Question> {
+        question(record.as_object().unwrap(), "items.jsonl:1", form)
+    }
+
+    fn first(record: Value, form: Form) -> (String, String, usize) {
+        let question = of(record, form).unwrap();
+        let pair = question.pairs.first().unwrap();
+        (pair.context.clone(), pair.continuation.clone(), question.gold)
+    }
+
+    #[test]
+    fn records_are_put_as_their_benchmark_puts_them() {
+        let plain = json!({ "context": "It is", "choices": ["hot", "cold"], "gold": 1 });
+        assert_eq!(first(plain.clone(), Form::Auto), ("It is".into(), " hot".into(), 1));
+        assert_eq!(first(plain, Form::Question).0, "Question: It is\nAnswer:");
+        let arc =
+            json!({ "question": "Why?", "choices": { "text": ["so", "no"], "label": ["1", "2"] }, "answerKey": "2" });
+        assert_eq!(first(arc, Form::Auto), ("Question: Why?\nAnswer:".into(), " so".into(), 1));
+        let stem =
+            json!({ "question": { "stem": "Why?", "choices": [{ "text": "so", "label": "A" }] }, "answerKey": "A" });
+        assert_eq!(first(stem, Form::Auto), ("Question: Why?\nAnswer:".into(), " so".into(), 0));
+        let openbook = json!({ "question_stem": "Fog is", "choices": { "text": ["a", "b"], "label": ["A", "B"] }, "answerKey": "B" });
+        assert_eq!(first(openbook, Form::Auto), ("Fog is".into(), " a".into(), 1));
+        let piqa = json!({ "goal": "Boil", "sol1": "heat", "sol2": "cool", "label": 0 });
+        assert_eq!(first(piqa, Form::Auto), ("Question: Boil\nAnswer:".into(), " heat".into(), 0));
+        let mmlu =
+            json!({ "question": " 1 + 1? ", "subject": "abstract_algebra", "choices": ["1", "2"], "answer": "B" });
+        let context = "The following are multiple choice questions (with answers) about abstract algebra.\n\n\
+                       1 + 1?\nA. 1\nB. 2\nAnswer:";
+        assert_eq!(first(mmlu, Form::Auto), (context.into(), " A".into(), 1));
+        let hellaswag = json!({
+            "activity_label": "Roofing", "ctx_a": "A man sits.", "ctx_b": "he Then", "ctx": "",
+            "endings": [" falls [step] down [title] Up", "x"], "label": "0"
+        });
+        assert_eq!(first(hellaswag, Form::Auto), ("Roofing: A man sits. He then".into(), " falls down. Up".into(), 0));
+    }
+
+    #[test]
+    fn an_option_stands_in_the_blank() {
+        let record = |answer: Value| json!({ "sentence": "The mug hid the pea as _ was big. ", "option1": "it", "option2": "the pea", "answer": answer });
+        let found = of(record("2".into()), Form::Auto).unwrap();
+        assert_eq!(
+            found.pairs,
+            ["it", "the pea"].map(|it| Pair::new(format!("The mug hid the pea as {it}"), " was big."))
+        );
+        assert_eq!(found.gold, 1);
+        let error = of(record("".into()), Form::Auto).unwrap_err().to_string();
+        assert!(error.contains("items.jsonl:1: expected 1 or 2 under `answer`"), "{error}");
+    }
+}
