@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo test test-slow build libtorch python check bench clean
+.PHONY: demo test test-slow build libtorch python check docs bench clean
 
 # A user's own LIBTORCH is taken as it is.
 LIBTORCH_FLAVOUR := $(if $(CUDA),cuda,cpu)
@@ -26,6 +26,10 @@ check: libtorch  ## what CI asks besides the tests
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+
+docs: libtorch  ## the API's documentation into target/doc/; the author's guide into docs/book/ where mdBook is there
+	cargo doc --workspace --no-deps
+	@if command -v mdbook > /dev/null; then mdbook build docs; else echo "no mdbook: docs/src is readable as it is"; fi
 
 bench: build  ## the kernels
 	cargo bench --bench kernels

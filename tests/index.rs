@@ -1,6 +1,6 @@
 //! The one test binary: each test binary links libtorch, and an index says what belongs where.
 
-/// Every registered plugin: its example, its round trip, its law.
+/// Every plugin by its law, and what the built-in ones keep beyond it.
 mod contract;
 /// Against PyTorch and transformers, from committed fixtures.
 mod golden;
@@ -9,6 +9,8 @@ mod laws;
 
 /// The command line as a user meets it: results, exit codes, error texts.
 mod cli;
+/// The author's guide: its commands run, its links resolve.
+mod guide;
 /// Against the language-model evaluation harness, on real models.
 mod harness;
 /// Against transformers as it is installed, on our folders.
@@ -23,3 +25,5 @@ mod report;
 mod survival;
 /// The invariants of ARCHITECTURE.md that can be read off the sources.
 mod tidy;
+/// Plugins that break a law, and how they are caught.
+mod unlawful;

@@ -301,14 +301,26 @@ fn a_new_plugin_builds_passes_and_runs_as_it_is_and_its_panic_is_an_error() {
     succeed(&score);
 
     let code = crate_dir.join("src/my_metric.rs");
-    let broken = fs::read_to_string(&code).unwrap().replace(
+    let good = fs::read_to_string(&code).unwrap();
+    // One that panics where it is asked, shown and dropped: no unwinding leaves its library.
+    let broken = good.replace(
         "        // One number per window and unit;",
         "        assert!(self.power < 0.0, \"power is {}\", self.power);\n        // One number per window and unit;",
     );
-    fs::write(&code, broken).unwrap();
+    let dropped = "\nimpl Drop for Seen {\n    fn drop(&mut self) {\n        panic!(\"at its end\");\n    }\n}\n";
+    fs::write(&code, broken + dropped).unwrap();
     cargo(&["build"]);
     let said = refusal(&dir, &score, 1);
-    assert!(said.ends_with("error: plugin: `my_metric` (my_metric 0.1.0): it panicked: power is 1"), "{said}");
+    let names = "error: plugin: `my_metric` (my_metric 0.1.0): ";
+    assert!(said.contains("at its end") && said.ends_with(&format!("{names}it panicked: power is 1")), "{said}");
+    let said = refusal(&dir, &["plugins", "check", &library], 1);
+    assert!(said.ends_with(&format!("{names}it panicked: power is 1")), "{said}");
+
+    // One that looks at how many windows came at once: every number is finite, and the law is broken.
+    fs::write(&code, good.replace("value.powf(self.power)", "value.powf(self.power) / stat_bu.len() as f64")).unwrap();
+    cargo(&["build"]);
+    let said = refusal(&dir, &["plugins", "check", &library], 1);
+    assert!(said.ends_with(&format!("{names}`my_metric/mlp.0` depends on how windows are batched")), "{said}");
 }
 
 /// Minutes: in the slow set.
@@ -465,6 +477,44 @@ fn recipes_are_checked_before_they_run_and_described_by_a_schema() {
     references(&schema, &mut found);
     assert!(!found.is_empty() && found.iter().all(|to| schema.pointer(&to[1..]).is_some()), "{found:?}");
     assert_eq!(schema["properties"]["stages"]["items"]["oneOf"].as_array().unwrap().len(), 6);
+}
+
+/// Whether a schema says what kind of value it takes.
+fn is_typed(schema: &serde_json::Value) -> bool {
+    let all = |key: &str| schema[key].as_array().is_some_and(|choices| choices.iter().all(is_typed));
+    !schema["type"].is_null() || schema["$ref"].is_string() || all("oneOf") || all("anyOf")
+}
+
+#[test]
+fn every_option_of_every_stage_has_a_type_and_a_description_and_no_null() {
+    let output = minitron(&["recipe", "schema"]).unwrap();
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let stages = schema["properties"]["stages"]["items"]["oneOf"].as_array().unwrap();
+    let mut n_options = 0;
+    for stage in stages {
+        for (key, option) in stage["properties"].as_object().unwrap() {
+            n_options += 1;
+            let place = format!("{} {key}: {option}", stage["properties"]["do"]["const"]);
+            assert!(option["description"].as_str().is_some_and(|text| !text.is_empty()), "{place}");
+            assert!(is_typed(option), "{place}");
+            assert!(!option.to_string().contains("null"), "{place}");
+        }
+    }
+    assert!(n_options > 100, "{n_options}");
+    let option = |job: &str, key: &str| {
+        let stage = stages.iter().find(|stage| stage["properties"]["do"]["const"] == job).unwrap();
+        stage["properties"][key].clone()
+    };
+    assert_eq!(option("train", "lr")["type"], "number");
+    assert_eq!(option("distill", "tokens")["anyOf"].as_array().unwrap().len(), 2);
+    assert_eq!(option("prune", "hidden")["type"], "integer");
+    assert_eq!(option("prune", "hidden")["description"], "Residual channels to keep.");
+    assert_eq!(option("distill", "stream_teacher")["default"], false);
+    assert_eq!(option("score", "data")["items"]["type"], "string");
+    assert_eq!(option("score", "metrics")["items"]["$ref"], "#/$defs/metrics");
+    let packs: Vec<_> =
+        option("eval", "pack")["oneOf"].as_array().unwrap().iter().map(|of| of["const"].clone()).collect();
+    assert_eq!(packs, ["stream", "documents"]);
 }
 
 /// The templates of examples/pytorch, saved by the PyTorch that is installed.

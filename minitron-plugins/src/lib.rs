@@ -9,11 +9,13 @@ mod dynamic;
 mod evaluators;
 mod healings;
 mod importance;
+pub mod laws;
 mod losses;
 mod script;
 
 pub use defaults::BuiltIn;
-pub use dynamic::{check_opened, find, handshake, make_cuda_visible, open};
+pub use dynamic::{find, handshake, make_cuda_visible, open};
+pub use laws::check_opened;
 
 /// Keeps this crate linked: registration happens at start, in code that nobody calls by name.
 pub fn link() {}

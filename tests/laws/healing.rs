@@ -4,7 +4,7 @@ use minitron::{
     axes, families, forward, groups, registry, some_ids, some_windows, tiny_gpt2, tiny_llama, with_context,
 };
 use minitron_core::blueprint::{HIDDEN, ModelFolder, Role, Slot};
-use minitron_core::calibrate::{Calibration, Scores};
+use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::contract::Healing;
 use minitron_core::data::Windows;
@@ -16,6 +16,7 @@ use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Kind as PluginKind, PluginSpec, Registry};
+use minitron_plugins::laws::random_rankings;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -33,13 +34,7 @@ struct Ward {
 impl Ward {
     fn new(model: Model, sizes: &[(&str, usize)]) -> Self {
         let (registry, groups) = (registry(), groups(&model.blueprint).unwrap());
-        let mut random = SplitMix::new(31);
-        let mut scores = Scores::default();
-        for group in &groups {
-            let values = (0..group.n_units).map(|_| random.unit() as f32).collect();
-            scores.by_name.insert(format!("random/{}", group.dim), values);
-        }
-        let rankings = Rankings::new(&scores, &groups, &Default::default()).unwrap();
+        let rankings = random_rankings(&groups, 31).unwrap();
         let sizes = sizes.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect();
         let space = Space::new(&model.blueprint, &axes(&registry).unwrap()).unwrap();
         let plan = space.plan(&sizes, &rankings, &model.blueprint).unwrap();

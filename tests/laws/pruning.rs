@@ -3,107 +3,18 @@
 use std::collections::BTreeMap;
 
 use minitron::{axes, families, forward, groups, registry, some_ids, tiny_gpt2, tiny_llama, tiny_nemotron};
-use minitron_core::blueprint::{
-    Blueprint, DEPTH, HEADS, KV_HEADS, MLP, ModelFolder, Part, PruneGroup, Role, Side, Sizes, split_dim,
-};
+use minitron_core::blueprint::{Blueprint, HEADS, KV_HEADS, MLP, ModelFolder, Part, PruneGroup, Role, Sizes};
 use minitron_core::calibrate::{Metric, Pass, Scores};
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
 use minitron_core::model::Transformer;
 use minitron_core::plan::{Plan, Ranking, Rankings, Space};
 use minitron_core::prune::{PrunedView, Student};
-use minitron_core::random::SplitMix;
 use minitron_core::registry::PluginSpec;
+use minitron_plugins::laws;
 use tch::Tensor;
 
 use super::{Model, REORDERED, load, relative};
-
-/// The units of each dim in a new order: position → unit.
-type Permutation = BTreeMap<String, Vec<usize>>;
-
-fn positions(side: &Side, blueprint: &Blueprint, permutation: &Permutation) -> Vec<i64> {
-    let mut positions = Vec::new();
-    for part in &side.0 {
-        let start = positions.len();
-        match part {
-            Part::Fixed(n) => positions.extend((start..start + n).map(|position| position as i64)),
-            Part::Units { dim, block } => {
-                let order = permutation.get(dim).cloned().unwrap_or_else(|| (0..blueprint.dims[dim].size).collect());
-                let unit = |unit: usize| (start + unit * block..start + (unit + 1) * block).map(|p| p as i64);
-                positions.extend(order.into_iter().flat_map(unit));
-            }
-        }
-    }
-    positions
-}
-
-fn permuted(model: &Model, permutation: &Permutation, only: Option<Role>) -> Result<MemorySource> {
-    let mut source = MemorySource::default();
-    for spec in &model.blueprint.tensors {
-        let mut tensor = model.source.read(&spec.name())?;
-        if only.is_none_or(|role| role == spec.role) {
-            for (side, of) in spec.sides.iter().enumerate() {
-                let positions = Tensor::f_from_slice(&positions(of, &model.blueprint, permutation))?;
-                tensor = tensor.f_index_select(side as i64, &positions)?;
-            }
-        }
-        source.insert(spec.name(), &tensor)?;
-    }
-    Ok(source)
-}
-
-fn shuffled(n: usize, random: &mut SplitMix) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..n).collect();
-    for last in (1..n).rev() {
-        order.swap(last, random.below(last + 1));
-    }
-    // Never the identity.
-    if order.is_sorted() { order.into_iter().rev().collect() } else { order }
-}
-
-/// Query heads stay with their key/value head: they move inside its run, or the whole run moves.
-fn a_permutation(blueprint: &Blueprint, name: &str, random: &mut SplitMix) -> Permutation {
-    let dim = &blueprint.dims[name];
-    let (kind, layer) = split_dim(name);
-    let heads = layer.map(|layer| format!("{HEADS}.{layer}"));
-    let runs = |order: &[usize], per: usize| order.iter().flat_map(|&run| run * per..(run + 1) * per).collect();
-    match (&dim.partition, heads) {
-        (Some(by), _) => {
-            let per = dim.size / blueprint.dims[by].size;
-            let inside = shuffled(per, random);
-            let order = (0..dim.size / per).flat_map(|run| inside.iter().map(move |unit| run * per + unit));
-            Permutation::from([(name.to_owned(), order.collect())])
-        }
-        (None, Some(heads)) if kind == KV_HEADS => {
-            let order = shuffled(dim.size, random);
-            let queries = runs(&order, blueprint.dims[&heads].size / dim.size);
-            Permutation::from([(heads, queries), (name.to_owned(), order)])
-        }
-        _ => Permutation::from([(name.to_owned(), shuffled(dim.size, random))]),
-    }
-}
-
-#[test]
-fn permuting_the_units_of_any_dim_leaves_the_logits_equal() {
-    let mut random = SplitMix::new(1);
-    for config in families() {
-        let model = Model::new(&config, 2).unwrap();
-        let ids_bt = some_ids(2, 12, 61, 3).unwrap();
-        let whole = forward(&model.load().unwrap(), &ids_bt).unwrap();
-        for name in model.blueprint.dims.keys().filter(|name| *name != DEPTH) {
-            let permutation = a_permutation(&model.blueprint, name, &mut random);
-            let source = permuted(&model, &permutation, None).unwrap();
-            let found = forward(&load(&source, &model.blueprint).unwrap(), &ids_bt).unwrap();
-            let difference = relative(&found, &whole);
-            assert!(difference <= REORDERED, "{} {name}: {difference:e}", model.family());
-        }
-        // The law is not empty: one tensor alone does change them.
-        let permutation = a_permutation(&model.blueprint, "mlp.0", &mut random);
-        let source = permuted(&model, &permutation, Some(Role::Down)).unwrap();
-        let found = forward(&load(&source, &model.blueprint).unwrap(), &ids_bt).unwrap();
-        assert!(relative(&found, &whole) > 0.01, "{}", model.family());
-    }
-}
 
 fn space(blueprint: &Blueprint) -> Space {
     Space::new(blueprint, &axes(&registry()).unwrap()).unwrap()
@@ -291,14 +202,7 @@ fn removing_a_head_that_nothing_reads_from_each_group_changes_nothing() {
 
 /// Scores from a generator, for every group.
 pub(super) fn random_rankings(blueprint: &Blueprint, seed: u64) -> Result<Rankings> {
-    let mut random = SplitMix::new(seed);
-    let groups = groups(blueprint)?;
-    let mut scores = Scores::default();
-    for group in &groups {
-        let values = (0..group.n_units).map(|_| random.unit() as f32).collect();
-        scores.by_name.insert(format!("random/{}", group.dim), values);
-    }
-    Rankings::new(&scores, &groups, &BTreeMap::new())
+    laws::random_rankings(&groups(blueprint)?, seed)
 }
 
 fn half_on_every_axis(blueprint: &Blueprint, seed: u64) -> Result<Plan> {

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use minitron_core::blueprint::{Blueprint, ModelFolder, PruneGroup, Role, Slot};
+use minitron_core::blueprint::{Blueprint, ModelFolder, PruneGroup};
 use minitron_core::calibrate::{Calibration, Metric, Pass, Scores};
-use minitron_core::checkpoint::{Config, MemorySource, TensorSource, WriteOptions, write_model};
+use minitron_core::checkpoint::{Config, TensorSource, WriteOptions, write_model};
 use minitron_core::contract::Axis;
 use minitron_core::data::{Task, Tokenizer, Windows};
 use minitron_core::error::Result;
@@ -15,6 +15,7 @@ use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
 use minitron_core::train::mean_gradient;
+pub use minitron_plugins::laws::random_weights;
 use serde_json::Value;
 use tch::Tensor;
 
@@ -196,24 +197,6 @@ pub fn some_text() -> String {
 /// A config that lies in no folder.
 pub fn config(value: &Value) -> Result<Config> {
     Config::from_value(Path::new("config.json"), value.clone())
-}
-
-/// Weights that show in the output one and all: no zero biases, no unit gains. From our own generator, since libtorch's is
-/// shared by all threads.
-pub fn random_weights(blueprint: &Blueprint, seed: u64) -> Result<MemorySource> {
-    let mut random = SplitMix::new(seed);
-    let mut source = MemorySource::default();
-    for spec in &blueprint.tensors {
-        let len = |dim: &str| blueprint.dims.get(dim).map(|dim| dim.size);
-        let shape: Vec<i64> = spec.sides.iter().map(|side| side.len(len) as i64).collect();
-        let is_gain = spec.sides.len() == 1 && spec.slot == Slot::Weight;
-        let spread = if spec.role == Role::TokenEmbedding { 1.0 } else { 0.4 };
-        let centre = f64::from(u8::from(is_gain));
-        let values: Vec<f32> =
-            (0..shape.iter().product()).map(|_| (centre + spread * (2.0 * random.unit() - 1.0)) as f32).collect();
-        source.insert(spec.name(), &Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?)?;
-    }
-    Ok(source)
 }
 
 /// Every linked axis with its defaults.

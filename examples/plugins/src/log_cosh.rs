@@ -31,7 +31,8 @@ impl StateLoss for LogCosh {
     }
 
     fn loss(&self, student: &States, teacher: &States) -> Result<Tensor> {
-        let d_nc = student.rows()?.f_sub(&teacher.rows()?)?;
+        // What the teacher says is given: no gradient goes back to it.
+        let d_nc = student.rows()?.f_sub(&teacher.rows()?.f_detach()?)?;
         // log cosh d = |d| + log(1 + e^(−2|d|)) − log 2, which does not overflow.
         let size_nc = d_nc.f_abs()?;
         let tail_nc = size_nc.f_mul_scalar(-2.0)?.f_exp()?.f_log1p()?;

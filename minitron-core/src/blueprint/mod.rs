@@ -13,6 +13,8 @@ mod group;
 mod model_folder;
 mod options;
 mod part;
+mod rotary;
+mod shape;
 mod table;
 
 pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, dim_of_layer, split_dim};
@@ -20,6 +22,7 @@ pub use group::PruneGroup;
 pub use model_folder::{Evidence, ModelFolder};
 pub use options::{Activation, NormKind, NormPlace, Options, Output, Positions, Rotary, RotaryScaling};
 pub use part::{Part, Role, Side, Slot, TensorSpec, units};
+pub use shape::{Shape, ShapeKeys};
 pub use table::{Table, fixed};
 
 use std::collections::{BTreeMap, HashMap};

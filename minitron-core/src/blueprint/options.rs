@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 
 /// Non-linearity of an MLP, by its names in `transformers`.
@@ -32,6 +33,17 @@ impl Activation {
     pub fn parse(word: &str) -> Result<Self> {
         serde_json::from_value(serde_json::Value::from(word))
             .map_err(|_| Error::unknown("activation function", word, ["silu", "gelu", "gelu_new", "relu", "relu2"]))
+    }
+
+    /// Reads the word under a config's key.
+    ///
+    /// # Errors
+    /// `Checkpoint` for an unknown word: the blame lies with the config, not with a recipe.
+    pub fn read(config: &Config, key: &str, default: &str) -> Result<Self> {
+        Activation::parse(config.word_or(key, default)?).map_err(|error| match error {
+            Error::Recipe(message) => config.error(format!("`{key}`: {message}")),
+            other => other,
+        })
     }
 }
 

@@ -55,6 +55,23 @@ impl Config {
         self.get("model_type").and_then(Value::as_str).ok_or_else(|| self.error("no `model_type`; expected a string"))
     }
 
+    /// Whether this is the config of a family.
+    pub fn is_type(&self, model_type: &str) -> bool {
+        self.model_type().is_ok_and(|found| found == model_type)
+    }
+
+    /// Refuses another value of a switch than the one that is supported, which is also its default.
+    ///
+    /// # Errors
+    /// `Checkpoint` naming the switch.
+    pub fn only(&self, key: &str, supported: bool) -> Result<()> {
+        if self.flag_or(key, supported)? == supported {
+            return Ok(());
+        }
+        let message = format!("`{key}`: expected {supported}, got {}; this variant is not supported", !supported);
+        Err(self.error(message))
+    }
+
     fn typed<'a, T>(&'a self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         match self.get(key) {
             None => Ok(None),

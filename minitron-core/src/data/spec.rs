@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::documents::{Place, Shelf};
@@ -14,7 +15,7 @@ use crate::registry::{Kind, PluginSpec, Registry};
 
 /// `FILE`, `FILE#a..b` (documents a to b, negative from the end, as in Python), or `corpus:key=value`; `0.7*` in front of
 /// any of them is its share in a mixture.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct DataSpec {
     /// The file or the corpus plugin.
@@ -139,7 +140,7 @@ pub struct Reading {
 }
 
 /// How documents become windows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pack {
     /// All documents in one stream, cut into windows of one length without overlap.

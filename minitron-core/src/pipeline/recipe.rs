@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::Schema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions, SearchOptions, TrainOptions};
 use crate::error::{Error, Result};
+use crate::registry::inlined;
 
 /// A library of plugins that a recipe or a command line names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +190,18 @@ pub(super) fn default_options(job: &str) -> Map<String, Value> {
         _ => serde_json::to_value(GenerateOptions::default()),
     };
     value.ok().and_then(|value| value.as_object().cloned()).unwrap_or_default()
+}
+
+/// The options of a job, each with its type and what its doc comment says.
+pub(super) fn options_schema(job: &str) -> Schema {
+    match job {
+        "score" => inlined::<ScoreOptions>(),
+        "prune" => inlined::<PruneOptions>(),
+        "train" => inlined::<TrainOptions>(),
+        "distill" => inlined::<DistillOptions>(),
+        "eval" => inlined::<EvalOptions>(),
+        _ => inlined::<GenerateOptions>(),
+    }
 }
 
 /// serde's own check of unknown keys does not go together with shared options, so it is done here for all jobs.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::recipe::{JOBS, Recipe, default_options};
+use super::recipe::{JOBS, Recipe, default_options, options_schema};
 use crate::error::{Error, Result};
 use crate::registry::{Descriptor, Kind, PluginSpec, Registry};
 
@@ -23,6 +23,20 @@ fn engine_keys(kind: Kind) -> &'static [&'static str] {
         Kind::Loss | Kind::StateLoss => &["as", "weight", "alpha"],
         _ => &[],
     }
+}
+
+fn engine_schema(key: &str) -> Value {
+    let number = json!({ "type": "number", "exclusiveMinimum": 0 });
+    let (mut schema, description) = match key {
+        "as" => (json!({ "type": "string" }), "Its name in results, where one plugin is named twice"),
+        "weight" => (number, "Factor of this loss in the sum"),
+        _ => (
+            json!({ "anyOf": [number, { "type": "string", "const": "dynamic" }] }),
+            "Factor of a loss on states; `dynamic` makes it count as much as those on logits",
+        ),
+    };
+    schema["description"] = description.into();
+    schema
 }
 
 /// Builds every plugin that a recipe names, without running it; returns how many stages and plugins there are.
@@ -69,7 +83,7 @@ fn check_plugin(registry: &Registry, kinds: &[Kind], mut spec: PluginSpec) -> Re
 
 /// The schema of recipes with the plugins that are registered, for editors that complete and check TOML by one.
 pub fn recipe_schema(registry: &Registry) -> Value {
-    let stages: Vec<Value> = JOBS.iter().map(|job| stage(job, &default_options(job))).collect();
+    let stages: Vec<Value> = JOBS.iter().map(|job| stage(job)).collect();
     let definitions: Map<String, Value> = NAMING
         .iter()
         .map(|(key, kinds)| {
@@ -92,7 +106,10 @@ pub fn recipe_schema(registry: &Registry) -> Value {
                     "type": "object",
                     "additionalProperties": false,
                     "required": ["path"],
-                    "properties": { "path": { "type": "string" }, "sha256": { "type": "string" } }
+                    "properties": {
+                        "path": { "type": "string", "description": "The file, from the recipe's folder" },
+                        "sha256": { "type": "string", "description": "The only content that is accepted" }
+                    }
                 }
             },
             "stages": { "type": "array", "minItems": 1, "items": { "oneOf": stages } }
@@ -101,31 +118,62 @@ pub fn recipe_schema(registry: &Registry) -> Value {
     })
 }
 
-fn stage(job: &str, defaults: &Map<String, Value>) -> Value {
+fn stage(job: &str) -> Value {
     let mut properties = Map::new();
-    properties.insert("name".into(), json!({ "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]*$" }));
-    properties.insert("do".into(), json!({ "const": job }));
-    for (key, default) in defaults {
-        let by_key = NAMING.iter().find(|(naming, _)| naming == key);
-        let plugin = json!({ "$ref": format!("#/$defs/{key}") });
-        let schema = match (by_key, default) {
-            (Some(("allocator", _)), _) => plugin,
-            (Some(_), _) => json!({ "type": "array", "items": plugin }),
-            (None, Value::Null) => json!({}),
-            (None, default) => json!({ "type": kind_of(default), "default": default }),
-        };
-        properties.insert(key.clone(), schema);
+    let name = "Its folder's name, and how later stages refer to it";
+    properties.insert(
+        "name".into(),
+        json!({ "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", "description": name }),
+    );
+    properties.insert("do".into(), json!({ "type": "string", "const": job, "description": "The job" }));
+    let schema = options_schema(job).to_value();
+    for (key, default) in default_options(job) {
+        let own = schema.pointer(&format!("/properties/{key}")).cloned().unwrap_or_default();
+        properties.insert(key.clone(), option(&key, own, default));
     }
     json!({ "type": "object", "additionalProperties": false, "required": ["name", "do"], "properties": properties })
 }
 
-fn kind_of(value: &Value) -> Value {
-    match value {
-        Value::Bool(_) => json!("boolean"),
-        Value::Number(_) => json!("number"),
-        Value::Array(_) => json!("array"),
-        Value::Object(_) => json!("object"),
-        _ => json!(["string", "number"]),
+/// An option's own schema; one that names plugins refers to theirs, and one without a default has none.
+fn option(key: &str, mut own: Value, default: Value) -> Value {
+    if NAMING.iter().any(|(naming, _)| *naming == key) {
+        let plugin = json!({ "$ref": format!("#/$defs/{key}") });
+        let description = own.get("description").cloned().unwrap_or_default();
+        return match key {
+            "allocator" => json!({ "$ref": plugin["$ref"], "description": description }),
+            _ => json!({ "type": "array", "items": plugin, "description": description }),
+        };
+    }
+    without_null(&mut own);
+    if let Some(object) = own.as_object_mut() {
+        object.shift_remove("default");
+        if !default.is_null() {
+            object.insert("default".into(), default);
+        }
+    }
+    own
+}
+
+/// TOML has no null: what may be absent is left out.
+fn without_null(schema: &mut Value) {
+    let is_null = |schema: &Value| schema == "null" || schema.get("type").is_some_and(|of| of == "null");
+    for key in ["type", "anyOf", "enum"] {
+        let Some(Value::Array(choices)) = schema.get_mut(key) else { continue };
+        choices.retain(|choice| !is_null(choice) && !choice.is_null());
+        if let (1, Some(only)) = (choices.len(), choices.first().cloned()) {
+            match (key, only) {
+                ("anyOf", Value::Object(only)) => {
+                    let Some(object) = schema.as_object_mut() else { return };
+                    object.shift_remove(key);
+                    // What is said of the option goes before what is said of its type.
+                    for (name, value) in only {
+                        object.entry(name).or_insert(value);
+                    }
+                }
+                ("type", only) => schema[key] = only,
+                _ => {}
+            }
+        }
     }
 }
 
@@ -136,7 +184,7 @@ fn named(plugin: &Descriptor) -> Value {
     if let (Some(all), Some(own)) = (properties.as_object_mut(), schema.get("properties").and_then(Value::as_object)) {
         all.extend(own.clone());
         for key in engine_keys(plugin.kind) {
-            all.insert((*key).to_owned(), json!({ "type": ["string", "number"] }));
+            all.insert((*key).to_owned(), engine_schema(key));
         }
     }
     let Some(object) = schema.as_object_mut() else { return json!({ "properties": properties }) };

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::compute_type::ComputeType;
@@ -17,7 +18,7 @@ use crate::train::{
 };
 
 /// How the teacher is asked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TeacherOptions {
     /// Whether its layers are read from its files for every batch instead of being held in memory.

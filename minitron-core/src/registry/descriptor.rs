@@ -191,28 +191,34 @@ contract!(Corpus, Corpus);
 /// `#[typetag::serde(name = "activation")]` with the same tag.
 #[macro_export]
 macro_rules! plugin {
+    ($($plugin:tt)*) => {
+        $crate::inventory::submit! { $crate::descriptor! { $($plugin)* } }
+    };
+}
+
+/// The [`Descriptor`] that [`plugin!`](crate::plugin) registers, for who hands it to a [`Registry`](crate::registry::Registry).
+#[macro_export]
+macro_rules! descriptor {
     ($contract:ident for $plugin:ident { tag: $tag:literal, summary: $summary:literal, source: $source:literal $(,)? }) => {
-        $crate::inventory::submit! {
-            $crate::registry::Descriptor {
-                kind: <dyn $crate::contract::$contract as $crate::registry::Contract>::KIND,
-                tag: $tag,
-                summary: $summary,
-                source: $source,
-                origin: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")),
-                schema: || $crate::registry::shielded($crate::registry::inlined::<$plugin>),
-                example: || {
-                    $crate::registry::shielded(|| $crate::serde_json::to_value(<$plugin>::default()).unwrap_or_default())
-                },
-                build: $crate::registry::Build::$contract(|mut value| {
-                    if let Some(object) = value.as_object_mut() {
-                        object.shift_remove("type");
-                    }
-                    let plugin = $crate::registry::parsed::<$plugin>(value)?;
-                    let origin = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
-                    let who = $crate::registry::Who { tag: $tag, origin };
-                    Ok(Box::new($crate::registry::Guarded::new(who, plugin)))
-                }),
-            }
+        $crate::registry::Descriptor {
+            kind: <dyn $crate::contract::$contract as $crate::registry::Contract>::KIND,
+            tag: $tag,
+            summary: $summary,
+            source: $source,
+            origin: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")),
+            schema: || $crate::registry::shielded($crate::registry::inlined::<$plugin>),
+            example: || {
+                $crate::registry::shielded(|| $crate::serde_json::to_value(<$plugin>::default()).unwrap_or_default())
+            },
+            build: $crate::registry::Build::$contract(|mut value| {
+                if let Some(object) = value.as_object_mut() {
+                    object.shift_remove("type");
+                }
+                let plugin = $crate::registry::parsed::<$plugin>(value)?;
+                let origin = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+                let who = $crate::registry::Who { tag: $tag, origin };
+                Ok(Box::new($crate::registry::Guarded::new(who, plugin)))
+            }),
         }
     };
 }

@@ -1,7 +1,7 @@
 //! What stands between a plugin and a run: a panic inside a plugin becomes an error that names it.
 //!
 //! It is compiled into the plugin's own library, so that nothing unwinds from one library into another, which ends the
-//! process. What is left without it: a plugin's `Debug` and `Drop`, which the derived ones do not panic in.
+//! process: neither a question, nor a plugin's `Debug`, nor its `Drop`.
 
 use std::any::Any;
 use std::fmt;
@@ -77,10 +77,52 @@ pub fn inlined<P: JsonSchema>() -> Schema {
     settings.into_generator().into_root_schema_for::<P>()
 }
 
+/// A value of a plugin's own type: neither showing nor dropping it unwinds further than here.
+struct Held<T>(Option<T>);
+
+impl<T> Held<T> {
+    fn new(value: T) -> Self {
+        Held(Some(value))
+    }
+
+    // It is gone in `drop` alone.
+    fn get(&self) -> Result<&T> {
+        self.0.as_ref().ok_or_else(|| Error::Internal("a plugin was asked after its end".into()))
+    }
+
+    fn get_mut(&mut self) -> Result<&mut T> {
+        self.0.as_mut().ok_or_else(|| Error::Internal("a plugin was asked after its end".into()))
+    }
+}
+
+impl<T> Drop for Held<T> {
+    fn drop(&mut self) {
+        let value = self.0.take();
+        // Nobody waits for an answer here; what it panicked with went to the panic hook.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+            std::mem::forget(payload);
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Held<T> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Some(value) = &self.0 else { return f.write_str("dropped") };
+        let is_pretty = f.alternate();
+        // As a whole first: a formatter that a panic went through is left half written.
+        let text =
+            catch_unwind(AssertUnwindSafe(|| if is_pretty { format!("{value:#?}") } else { format!("{value:?}") }));
+        match text {
+            Ok(text) => f.write_str(&text),
+            Err(payload) => write!(f, "<its Debug panicked: {}>", words(payload.as_ref())),
+        }
+    }
+}
+
 /// A plugin with its guard. Made by [`plugin!`](crate::plugin).
 pub struct Guarded<P> {
     who: Who,
-    plugin: P,
+    plugin: Held<P>,
     /// What a question that takes no error for an answer ran into; every later call says it.
     fault: Mutex<Option<String>>,
 }
@@ -88,19 +130,19 @@ pub struct Guarded<P> {
 impl<P> Guarded<P> {
     /// Puts a guard before a plugin.
     pub fn new(who: Who, plugin: P) -> Self {
-        Guarded { who, plugin, fault: Mutex::new(None) }
+        Guarded { who, plugin: Held::new(plugin), fault: Mutex::new(None) }
     }
 
     fn call<R>(&self, code: impl FnOnce(&P) -> Result<R>) -> Result<R> {
         match self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             Some(message) => Err(self.who.error(message)),
-            None => self.who.run(|| code(&self.plugin)),
+            None => self.who.run(|| code(self.plugin.get()?)),
         }
     }
 
     /// Asks what has no error for an answer; after a panic, the next call that can fail does.
     fn ask<R>(&self, code: impl FnOnce(&P) -> R, fallback: R) -> R {
-        self.who.run(|| Ok(code(&self.plugin))).unwrap_or_else(|error| {
+        self.who.run(|| Ok(code(self.plugin.get()?))).unwrap_or_else(|error| {
             if let Error::Plugin { message, .. } = error {
                 *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
             }
@@ -117,7 +159,7 @@ impl<P: fmt::Debug> fmt::Debug for Guarded<P> {
 
 impl<P: Serialize> Serialize for Guarded<P> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let value = catch_unwind(AssertUnwindSafe(|| serde_json::to_value(&self.plugin)));
+        let value = catch_unwind(AssertUnwindSafe(|| serde_json::to_value(&self.plugin.0)));
         let value = value.map_err(|payload| format!("it panicked: {}", words(payload.as_ref())));
         let value = value.and_then(|value| value.map_err(|error| error.to_string()));
         value.map_err(serde::ser::Error::custom)?.serialize(serializer)
@@ -128,7 +170,7 @@ impl<P: Serialize> Serialize for Guarded<P> {
 macro_rules! same_tag {
     () => {
         fn typetag_name(&self) -> &'static str {
-            self.plugin.typetag_name()
+            self.plugin.get().map_or(self.who.tag, |plugin| plugin.typetag_name())
         }
 
         fn typetag_deserialize(&self) {}
@@ -168,7 +210,7 @@ impl<P: Importance + Serialize> Importance for Guarded<P> {
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        let scorer = self.call(|plugin| plugin.scorer(group))?;
+        let scorer = self.call(|plugin| plugin.scorer(group).map(Held::new))?;
         Ok(Box::new(GuardedScorer { who: self.who, scorer }))
     }
 }
@@ -176,25 +218,25 @@ impl<P: Importance + Serialize> Importance for Guarded<P> {
 #[derive(Debug)]
 struct GuardedScorer {
     who: Who,
-    scorer: Box<dyn Scorer>,
+    scorer: Held<Box<dyn Scorer>>,
 }
 
 impl Scorer for GuardedScorer {
     fn observe(&mut self, observation: &Observation) -> Result<()> {
-        self.who.run(|| self.scorer.observe(observation))
+        self.who.run(|| self.scorer.get_mut()?.observe(observation))
     }
 
     // One number that no scorer has: taking it in again is an error.
     fn state(&self) -> Vec<f64> {
-        self.who.run(|| Ok(self.scorer.state())).unwrap_or_else(|_| vec![f64::NAN])
+        self.who.run(|| Ok(self.scorer.get()?.state())).unwrap_or_else(|_| vec![f64::NAN])
     }
 
     fn absorb(&mut self, state: &[f64]) -> Result<()> {
-        self.who.run(|| self.scorer.absorb(state))
+        self.who.run(|| self.scorer.get_mut()?.absorb(state))
     }
 
     fn finish(&self) -> Result<Vec<f32>> {
-        self.who.run(|| self.scorer.finish())
+        self.who.run(|| self.scorer.get()?.finish())
     }
 }
 
@@ -246,7 +288,16 @@ impl<P: Evaluator + Serialize> Evaluator for Guarded<P> {
     same_tag!();
 
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
-        self.call(|plugin| plugin.evaluate(subject))
+        let measured = self.call(|plugin| plugin.evaluate(subject))?;
+        match measured.iter().find(|(_, value)| !value.is_finite()) {
+            None => Ok(measured),
+            Some((key, value)) => {
+                let message = format!("`{key}` came out as {value}: expected a finite number");
+                Err(self
+                    .who
+                    .error(format!("{message}; the model's outputs may overflow, or its weights not be finite")))
+            }
+        }
     }
 }
 
@@ -262,27 +313,31 @@ impl<P: Corpus + Serialize> Corpus for Guarded<P> {
     }
 
     fn documents(&self, seed: u64) -> Result<Documents<'_>> {
-        self.call(|_| Ok(()))?;
-        let documents = self.who.run(|| self.plugin.documents(seed))?;
-        Ok(Box::new(GuardedDocuments { who: self.who, documents }))
+        self.guarded(|plugin| plugin.documents(seed))
     }
 
     fn documents_from(&self, seed: u64, n_items: u64) -> Result<Documents<'_>> {
+        self.guarded(|plugin| plugin.documents_from(seed, n_items))
+    }
+}
+
+impl<P: Corpus> Guarded<P> {
+    fn guarded<'a>(&'a self, read: impl FnOnce(&'a P) -> Result<Documents<'a>>) -> Result<Documents<'a>> {
         self.call(|_| Ok(()))?;
-        let documents = self.who.run(|| self.plugin.documents_from(seed, n_items))?;
+        let documents = self.who.run(|| read(self.plugin.get()?).map(Held::new))?;
         Ok(Box::new(GuardedDocuments { who: self.who, documents }))
     }
 }
 
 struct GuardedDocuments<'a> {
     who: Who,
-    documents: Documents<'a>,
+    documents: Held<Documents<'a>>,
 }
 
 impl Iterator for GuardedDocuments<'_> {
     type Item = Result<Document>;
 
     fn next(&mut self) -> Option<Result<Document>> {
-        self.who.run(|| self.documents.next().transpose()).transpose()
+        self.who.run(|| self.documents.get_mut()?.next().transpose()).transpose()
     }
 }

@@ -1,5 +1,6 @@
 use minitron_core::blueprint::{
-    Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Slot, Table, fixed,
+    Activation, Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Shape, ShapeKeys, Slot,
+    Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -7,22 +8,12 @@ use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Keys, Shape, activation, is_type, only};
-
 /// BERT encoders: norms after the sums, learned positions and segments, a masked-language head where the file has one.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bert {}
 
-const KEYS: Keys = Keys {
-    hidden: "hidden_size",
-    mlp: "intermediate_size",
-    heads: "num_attention_heads",
-    kv_heads: None,
-    head_dim: None,
-    depth: "num_hidden_layers",
-    positions: "max_position_embeddings",
-};
+const KEYS: ShapeKeys = ShapeKeys { kv_heads: None, head_dim: None, ..ShapeKeys::USUAL };
 
 /// How this file spells the family; without a file, as the class named in the config does.
 struct Spelling {
@@ -54,13 +45,13 @@ impl Spelling {
 #[typetag::serde(name = "bert")]
 impl Architecture for Bert {
     fn recognises(&self, config: &Config) -> bool {
-        is_type(config, "bert")
+        config.is_type("bert")
     }
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         let config = evidence.config;
-        only(config, "is_decoder", false)?;
-        only(config, "add_cross_attention", false)?;
+        config.only("is_decoder", false)?;
+        config.only("add_cross_attention", false)?;
         let positions = config.word_or("position_embedding_type", "absolute")?;
         if positions != "absolute" {
             let message =
@@ -96,7 +87,7 @@ impl Architecture for Bert {
             norm: NormKind::Layer,
             norm_eps: config.number_or("layer_norm_eps", 1e-12)?,
             norm_place: NormPlace::Post,
-            activation: activation(config, "hidden_act", "gelu")?,
+            activation: Activation::read(config, "hidden_act", "gelu")?,
             positions: Positions::Learned,
             causal: false,
             head_dim: shape.head_dim,

@@ -1,5 +1,6 @@
 use minitron_core::blueprint::{
-    Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Side, Slot, Table, fixed,
+    Activation, Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Shape, ShapeKeys, Side,
+    Slot, Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -7,14 +8,12 @@ use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Keys, Shape, activation, is_type, only};
-
 /// GPT-2: queries, keys and values in one transposed matrix, learned positions.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Gpt2 {}
 
-const KEYS: Keys = Keys {
+const KEYS: ShapeKeys = ShapeKeys {
     hidden: "n_embd",
     mlp: "n_inner",
     heads: "n_head",
@@ -29,15 +28,15 @@ const AFFINE: (&str, Option<&str>) = ("weight", Some("bias"));
 #[typetag::serde(name = "gpt2")]
 impl Architecture for Gpt2 {
     fn recognises(&self, config: &Config) -> bool {
-        is_type(config, "gpt2")
+        config.is_type("gpt2")
     }
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         let config = evidence.config;
-        only(config, "scale_attn_weights", true)?;
-        only(config, "scale_attn_by_inverse_layer_idx", false)?;
-        only(config, "reorder_and_upcast_attn", false)?;
-        only(config, "add_cross_attention", false)?;
+        config.only("scale_attn_weights", true)?;
+        config.only("scale_attn_by_inverse_layer_idx", false)?;
+        config.only("reorder_and_upcast_attn", false)?;
+        config.only("add_cross_attention", false)?;
         let shape = Shape::read(config, &KEYS, Some(4 * config.size("n_embd")?), Some(1024))?;
         let tied = config.flag_or("tie_word_embeddings", true)?;
 
@@ -71,7 +70,7 @@ impl Architecture for Gpt2 {
             norm: NormKind::Layer,
             norm_eps: config.number_or("layer_norm_epsilon", 1e-5)?,
             norm_place: NormPlace::Pre,
-            activation: activation(config, "activation_function", "gelu_new")?,
+            activation: Activation::read(config, "activation_function", "gelu_new")?,
             positions: Positions::Learned,
             causal: true,
             head_dim: shape.head_dim,

@@ -1,5 +1,6 @@
 use minitron_core::blueprint::{
-    Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Slot, Table, fixed,
+    Activation, Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Rotary, Shape, ShapeKeys,
+    Slot, Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -7,36 +8,26 @@ use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Keys, Shape, activation, is_type, rotary, split_attention};
+use super::split_attention;
 
 /// Llama 1 to 3: gated MLP, RMS norm, rotary positions, grouped queries.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Llama {}
 
-const KEYS: Keys = Keys {
-    hidden: "hidden_size",
-    mlp: "intermediate_size",
-    heads: "num_attention_heads",
-    kv_heads: Some("num_key_value_heads"),
-    head_dim: Some("head_dim"),
-    depth: "num_hidden_layers",
-    positions: "max_position_embeddings",
-};
-
 #[typetag::serde(name = "llama")]
 impl Architecture for Llama {
     fn recognises(&self, config: &Config) -> bool {
-        is_type(config, "llama")
+        config.is_type("llama")
     }
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         let config = evidence.config;
-        let shape = Shape::read(config, &KEYS, None, Some(2048))?;
+        let shape = Shape::read(config, &ShapeKeys::USUAL, None, Some(2048))?;
         let tied = config.flag_or("tie_word_embeddings", false)?;
         let attention_bias = config.flag_or("attention_bias", false)?;
         let mlp_bias = config.flag_or("mlp_bias", false)?;
-        let rotary = rotary(config, &shape, 1.0)?;
+        let rotary = Rotary::read(config, &shape, 1.0)?;
         if rotary.n_rotated != shape.head_dim {
             let message = "`partial_rotary_factor`: expected 1 in this family, got less; correct config.json";
             return Err(config.error(message));
@@ -68,7 +59,7 @@ impl Architecture for Llama {
             norm: NormKind::Rms,
             norm_eps: config.number_or("rms_norm_eps", 1e-6)?,
             norm_place: NormPlace::Pre,
-            activation: activation(config, "hidden_act", "silu")?,
+            activation: Activation::read(config, "hidden_act", "silu")?,
             positions: Positions::Rotary(rotary),
             causal: true,
             head_dim: shape.head_dim,
@@ -78,7 +69,7 @@ impl Architecture for Llama {
             output: Output::Logits,
             initializer_range: config.number_or("initializer_range", 0.02)?,
         };
-        let mut blueprint = Blueprint::new("llama", config, shape.dims(&KEYS), table.finish(), options)?;
+        let mut blueprint = Blueprint::new("llama", config, shape.dims(&ShapeKeys::USUAL), table.finish(), options)?;
         // Left out, it would be derived from the student's own width.
         blueprint.pinned.push(("head_dim".to_owned(), shape.head_dim.into()));
         // LlamaConfig refuses other widths even where head_dim is stated.

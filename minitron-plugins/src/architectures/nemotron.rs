@@ -1,5 +1,6 @@
 use minitron_core::blueprint::{
-    Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Slot, Table, fixed,
+    Activation, Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Rotary, Shape, ShapeKeys,
+    Slot, Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -7,7 +8,7 @@ use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Keys, Shape, activation, is_type, rotary, split_attention};
+use super::split_attention;
 
 /// Nemotron-3, Nemotron-4 and the first Minitron models: squared ReLU without a gate, layer norm with the gain stored
 /// less one, rotary positions on a part of each head, grouped queries.
@@ -15,27 +16,17 @@ use super::{Keys, Shape, activation, is_type, rotary, split_attention};
 #[serde(deny_unknown_fields)]
 pub struct Nemotron {}
 
-const KEYS: Keys = Keys {
-    hidden: "hidden_size",
-    mlp: "intermediate_size",
-    heads: "num_attention_heads",
-    kv_heads: Some("num_key_value_heads"),
-    head_dim: Some("head_dim"),
-    depth: "num_hidden_layers",
-    positions: "max_position_embeddings",
-};
-
 const AFFINE: (&str, Option<&str>) = ("weight", Some("bias"));
 
 #[typetag::serde(name = "nemotron")]
 impl Architecture for Nemotron {
     fn recognises(&self, config: &Config) -> bool {
-        is_type(config, "nemotron")
+        config.is_type("nemotron")
     }
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         let config = evidence.config;
-        let shape = Shape::read(config, &KEYS, None, Some(4096))?;
+        let shape = Shape::read(config, &ShapeKeys::USUAL, None, Some(4096))?;
         let tied = config.flag_or("tie_word_embeddings", false)?;
         let attention_bias = config.flag_or("attention_bias", false)?;
         let mlp_bias = config.flag_or("mlp_bias", false)?;
@@ -65,8 +56,8 @@ impl Architecture for Nemotron {
             norm: NormKind::Layer1p,
             norm_eps: config.number_or("norm_eps", 1e-5)?,
             norm_place: NormPlace::Pre,
-            activation: activation(config, "hidden_act", "relu2")?,
-            positions: Positions::Rotary(rotary(config, &shape, 0.5)?),
+            activation: Activation::read(config, "hidden_act", "relu2")?,
+            positions: Positions::Rotary(Rotary::read(config, &shape, 0.5)?),
             causal: true,
             head_dim: shape.head_dim,
             max_positions: shape.max_positions,
@@ -75,7 +66,7 @@ impl Architecture for Nemotron {
             output: Output::Logits,
             initializer_range: config.number_or("initializer_range", 0.0134)?,
         };
-        let mut blueprint = Blueprint::new("nemotron", config, shape.dims(&KEYS), table.finish(), options)?;
+        let mut blueprint = Blueprint::new("nemotron", config, shape.dims(&ShapeKeys::USUAL), table.finish(), options)?;
         // Left out, it would be derived from the student's own width.
         blueprint.pinned.push(("head_dim".to_owned(), shape.head_dim.into()));
         Ok(blueprint)

@@ -1,0 +1,70 @@
+//! How a config states the rotary position embedding.
+
+use super::{Rotary, RotaryScaling, Shape};
+use crate::checkpoint::Config;
+use crate::error::Result;
+
+impl Rotary {
+    /// Rotary options, stated as `rope_parameters`, or in the older way as `rope_theta` and `rope_scaling`.
+    ///
+    /// The older key goes first where both are there, as in `transformers`. `partial` is the share of a head's channels that
+    /// turns where the config does not say.
+    ///
+    /// # Errors
+    /// `Checkpoint` for a kind of scaling that is not supported, or numbers that do not go together.
+    pub fn read(config: &Config, shape: &Shape, partial: f64) -> Result<Self> {
+        let (place, nested) =
+            match config.nested("rope_scaling")?.filter(|nested| nested.to_value() != serde_json::json!({})) {
+                Some(nested) => ("rope_scaling", Some(nested)),
+                None => ("rope_parameters", config.nested("rope_parameters")?),
+            };
+        let number = |key: &str, default: Option<f64>| -> Result<f64> {
+            let source = nested.as_ref().filter(|nested| nested.get(key).is_some()).unwrap_or(config);
+            let value = source.number_or(key, default.unwrap_or(f64::NAN))?;
+            if value > 0.0 {
+                return Ok(value);
+            }
+            let got = if value.is_nan() { "nothing".to_owned() } else { value.to_string() };
+            Err(config.error(format!("`{place}.{key}`: expected a number above 0, got {got}; correct config.json")))
+        };
+        let kind = match &nested {
+            Some(nested) => nested.word_or("rope_type", nested.word_or("type", "default")?)?,
+            None => "default",
+        };
+        let scaling = match kind {
+            "default" => RotaryScaling::None,
+            "linear" => RotaryScaling::Linear { factor: number("factor", None)? },
+            "llama3" => {
+                let (low, high) = (number("low_freq_factor", None)?, number("high_freq_factor", None)?);
+                if high <= low {
+                    let message =
+                        format!("`{place}`: expected `high_freq_factor` above `low_freq_factor`, got {high} and {low}");
+                    return Err(config.error(message));
+                }
+                RotaryScaling::Llama3 {
+                    factor: number("factor", None)?,
+                    low_freq_factor: low,
+                    high_freq_factor: high,
+                    original_max_positions: number(
+                        "original_max_position_embeddings",
+                        Some(shape.max_positions as f64),
+                    )?,
+                }
+            }
+            other => {
+                let known = "supported: default, linear, llama3";
+                return Err(config.error(format!("`{place}`: rope type `{other}` is not supported; {known}")));
+            }
+        };
+        let partial = number("partial_rotary_factor", Some(partial))?;
+        let n_rotated = (shape.head_dim as f64 * partial) as usize;
+        if partial > 1.0 || n_rotated == 0 || !n_rotated.is_multiple_of(2) {
+            return Err(config.error(format!(
+            "the rotary embedding turns {n_rotated} of {} channels of a head (`head_dim` x `partial_rotary_factor`); \
+             expected an even number from 2 to all of them",
+            shape.head_dim
+        )));
+        }
+        Ok(Rotary { theta: number("rope_theta", Some(10_000.0))?, n_rotated, scaling })
+    }
+}

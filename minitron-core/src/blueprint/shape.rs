@@ -1,0 +1,167 @@
+//! The sizes that a family's config states: what the author of an architecture reads first.
+
+use super::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Side, dim_of_layer, units};
+use crate::checkpoint::Config;
+use crate::error::{Error, Result};
+
+/// Beyond any trained model; a config that says more would only make us allocate.
+const MAX_LAYERS: usize = 4096;
+/// The rotary table has a row for each position.
+const MAX_POSITIONS: usize = 1 << 20;
+
+/// Where a family's config states its sizes; `vocab_size` is common to all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShapeKeys {
+    /// Residual channels.
+    pub hidden: &'static str,
+    /// Neurons of an MLP.
+    pub mlp: &'static str,
+    /// Query heads.
+    pub heads: &'static str,
+    /// Key/value heads, where the family groups queries.
+    pub kv_heads: Option<&'static str>,
+    /// Channels of a head, where the family can state them.
+    pub head_dim: Option<&'static str>,
+    /// Layers.
+    pub depth: &'static str,
+    /// Positions.
+    pub positions: &'static str,
+}
+
+impl ShapeKeys {
+    /// Llama's words, which most families took over.
+    pub const USUAL: ShapeKeys = ShapeKeys {
+        hidden: "hidden_size",
+        mlp: "intermediate_size",
+        heads: "num_attention_heads",
+        kv_heads: Some("num_key_value_heads"),
+        head_dim: Some("head_dim"),
+        depth: "num_hidden_layers",
+        positions: "max_position_embeddings",
+    };
+}
+
+/// The sizes of a model whose layers are alike, checked against each other; the dims and sides that follow from them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Residual channels.
+    pub hidden: usize,
+    /// Neurons of an MLP.
+    pub mlp: usize,
+    /// Query heads of a layer.
+    pub n_heads: usize,
+    /// Key/value heads of a layer.
+    pub n_kv_heads: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// Layers.
+    pub n_layers: usize,
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
+    /// Positions.
+    pub max_positions: usize,
+}
+
+impl Shape {
+    /// Reads a config; `mlp` and `positions` stand in where it leaves those keys out.
+    ///
+    /// # Errors
+    /// `Checkpoint` for a missing key, or sizes that do not go together.
+    pub fn read(config: &Config, keys: &ShapeKeys, mlp: Option<usize>, positions: Option<usize>) -> Result<Self> {
+        let or = |key, default: Option<usize>| default.map_or_else(|| config.size(key), |n| config.size_or(key, n));
+        let hidden = config.size(keys.hidden)?;
+        let n_heads = config.size(keys.heads)?;
+        let n_kv_heads = keys.kv_heads.map_or(Ok(n_heads), |key| config.size_or(key, n_heads))?;
+        if n_heads % n_kv_heads != 0 {
+            let kv_key = keys.kv_heads.unwrap_or(keys.heads);
+            return Err(not_a_multiple(config, (keys.heads, n_heads), (kv_key, n_kv_heads)));
+        }
+        let head_dim = match keys.head_dim.map_or(Ok(None), |key| config.size_opt(key))? {
+            Some(head_dim) => head_dim,
+            None if hidden % n_heads == 0 => hidden / n_heads,
+            None => return Err(not_a_multiple(config, (keys.hidden, hidden), (keys.heads, n_heads))),
+        };
+        Ok(Shape {
+            hidden,
+            mlp: or(keys.mlp, mlp)?,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            n_layers: at_most(config, keys.depth, config.size(keys.depth)?, MAX_LAYERS)?,
+            vocab: config.size("vocab_size")?,
+            max_positions: at_most(config, keys.positions, or(keys.positions, positions)?, MAX_POSITIONS)?,
+        })
+    }
+
+    /// Whether several query heads share keys and values.
+    pub fn is_grouped(&self) -> bool {
+        self.n_kv_heads < self.n_heads
+    }
+
+    /// Every named size, layer after layer, with the keys that state it.
+    pub fn dims(&self, keys: &ShapeKeys) -> Vec<Dim> {
+        let mut dims = vec![
+            Dim::new(HIDDEN, self.hidden, &[keys.hidden]).multiple_of(even_step(self.hidden, 8)),
+            Dim::new(DEPTH, self.n_layers, &[keys.depth]),
+        ];
+        for layer_idx in 0..self.n_layers {
+            let of_layer = |kind| dim_of_layer(kind, layer_idx);
+            dims.push(Dim::new(of_layer(MLP), self.mlp, &[keys.mlp]).multiple_of(even_step(self.mlp, 4)));
+            let kv_keys: Vec<&str> = keys.kv_heads.into_iter().collect();
+            if self.is_grouped() {
+                let heads = Dim::new(of_layer(HEADS), self.n_heads, &[keys.heads]);
+                dims.push(heads.partition(of_layer(KV_HEADS)));
+                dims.push(Dim::new(of_layer(KV_HEADS), self.n_kv_heads, &kv_keys));
+            } else {
+                let all_keys = [&[keys.heads], kv_keys.as_slice()].concat();
+                dims.push(Dim::new(of_layer(HEADS), self.n_heads, &all_keys));
+            }
+        }
+        dims
+    }
+
+    /// The residual stream.
+    pub fn stream(&self) -> Side {
+        units(HIDDEN, 1)
+    }
+
+    /// The inside of an MLP.
+    pub fn neurons(&self, layer_idx: usize) -> Side {
+        units(dim_of_layer(MLP, layer_idx), 1)
+    }
+
+    /// Queries, and what attention's output projection reads.
+    pub fn queries(&self, layer_idx: usize) -> Side {
+        units(dim_of_layer(HEADS, layer_idx), self.head_dim)
+    }
+
+    /// Keys, and values.
+    pub fn keys(&self, layer_idx: usize) -> Side {
+        let kind = if self.is_grouped() { KV_HEADS } else { HEADS };
+        units(dim_of_layer(kind, layer_idx), self.head_dim)
+    }
+}
+
+/// Largest step that still leaves some dozens of sizes.
+const MAX_STEP: usize = 256;
+
+/// Divisibility of a width's student sizes, so that matrix units run full: the largest power of two at most a 64th of the
+/// width, at least `least`, at most 256. All shapes of arXiv 2407.14679 and 2408.11796 keep it.
+fn even_step(full: usize, least: usize) -> usize {
+    let power = (full / 64).checked_ilog2().map_or(1, |log| 1 << log);
+    power.clamp(least, MAX_STEP)
+}
+
+fn at_most(config: &Config, key: &str, size: usize, limit: usize) -> Result<usize> {
+    if size <= limit {
+        return Ok(size);
+    }
+    Err(config.error(format!("`{key}`: expected at most {limit}, got {size}; correct config.json")))
+}
+
+fn not_a_multiple(config: &Config, whole: (&str, usize), part: (&str, usize)) -> Error {
+    config.error(format!(
+        "expected `{}` to be a multiple of `{}`, got {} and {}; correct config.json",
+        whole.0, part.0, whole.1, part.1
+    ))
+}

@@ -1,0 +1,46 @@
+//! Every plan keeps a legal size of every dim; at least one, the same each time.
+
+use minitron_core::contract::Allocator;
+use minitron_core::error::{Error, Result};
+use minitron_core::plan::Plan;
+
+use super::samples::random_rankings;
+use super::{Sample, Trial, UNTRIED, of_inputs};
+
+/// Tries an allocator on every sample that its parameters can be met on.
+///
+/// # Errors
+/// `Plugin` with the rule and how it was broken.
+pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
+    let mut unmet = String::new();
+    let mut n_tried = 0_usize;
+    for sample in samples {
+        match on(trial, sample) {
+            Ok(()) => n_tried += 1,
+            Err(error) => unmet = of_inputs(&error).ok_or(error)?,
+        }
+    }
+    match n_tried {
+        0 => Ok(format!("{UNTRIED} it has parameters that a tiny model meets: {unmet}")),
+        _ => Ok("legal plans, the same twice".into()),
+    }
+}
+
+fn on(trial: &Trial, sample: &Sample) -> Result<()> {
+    let allocator = trial.build::<dyn Allocator>()?;
+    let (space, blueprint) = (sample.space(trial.registry)?, &sample.blueprint);
+    let rankings = random_rankings(&sample.groups(trial.registry)?, 3)?;
+    let plans = allocator.allocate(&space, &rankings, blueprint)?;
+    trial.ensure(!plans.is_empty(), "it gives no plan: expected at least one, or an error that says why")?;
+    for plan in &plans {
+        let checked = plan.clone().checked(&space, blueprint);
+        let checked = checked.map_err(|error: Error| trial.broken(format!("an illegal plan: {error}")))?;
+        trial.ensure(checked == *plan, format!("a plan leaves dims out: it has {}", dims(plan)))?;
+    }
+    let again = allocator.allocate(&space, &rankings, blueprint)?;
+    trial.ensure(again == plans, "asked twice, it gives two answers")
+}
+
+fn dims(plan: &Plan) -> String {
+    plan.kept.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+}

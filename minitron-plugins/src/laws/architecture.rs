@@ -1,0 +1,120 @@
+//! The blueprint declares every weight with the sides that it is stored with, and is a function of its argument alone.
+
+use minitron_core::blueprint::{Blueprint, DEPTH, KV_HEADS, ModelFolder};
+use minitron_core::checkpoint::{Config, TensorSource, WriteOptions, write_model};
+use minitron_core::contract::Architecture;
+use minitron_core::error::{IoContext, Result};
+use minitron_core::plan::{Plan, Space};
+use minitron_core::prune::Student;
+use minitron_core::random::SplitMix;
+use minitron_core::registry::{Kind, PluginSpec};
+use serde_json::Value;
+
+use super::numbers::{is_finite, relative};
+use super::samples::{config_of, described, half_of_all, halves, linked_axes, outputs, random_rankings};
+use super::units::{reorder, reordered};
+use super::{Sample, Trial, UNTRIED, of_inputs, random_weights, sample_config};
+
+/// f32 sums taken in another order, relative to the largest value.
+const REORDERED: f64 = 1e-5;
+
+/// Tries a family on a model of random weights with this config.
+///
+/// # Errors
+/// `Plugin` with the rule and how it was broken.
+pub fn check(trial: &Trial, config: &Value) -> Result<String> {
+    let config = config_of(config)?;
+    let family = trial.build::<dyn Architecture>()?;
+    let own = family.recognises(&config);
+    alone(trial, family.as_ref(), &config)?;
+    if !own {
+        return Ok(format!("{UNTRIED} a model of it is given"));
+    }
+    let blueprint = match described(family.as_ref(), &config) {
+        Ok(blueprint) => blueprint,
+        Err(error) => {
+            let reason = of_inputs(&error).ok_or(error)?;
+            return Ok(format!("{UNTRIED} a model of it is given: {reason}"));
+        }
+    };
+    alike(trial, &blueprint, &described(family.as_ref(), &config)?)?;
+    let source = random_weights(&blueprint, 1)?;
+    let sample = Sample { blueprint, source };
+    read_back(trial, &sample)?;
+    units(trial, &sample)?;
+    students(trial, &sample)?;
+    Ok("its own configs alone; written and read back whole; units trade places; a student on every axis".into())
+}
+
+/// No other family takes its configs, nor does it take theirs.
+fn alone(trial: &Trial, family: &dyn Architecture, config: &Config) -> Result<()> {
+    for other in trial.registry.of_kind(Kind::Architecture).filter(|other| other.tag != trial.plugin.tag) {
+        let theirs = config_of(&sample_config(other.tag))?;
+        let message = format!("it recognises a config of `{}`: ask for its own model_type alone", other.tag);
+        trial.ensure(!family.recognises(&theirs), message)?;
+        let taken = trial.registry.build::<dyn Architecture>(&PluginSpec::bare(other.tag))?.recognises(config);
+        let both = taken && family.recognises(config);
+        trial.ensure(!both, format!("`{}` of {} recognises its config, too", other.tag, other.origin))?;
+    }
+    Ok(())
+}
+
+fn alike(trial: &Trial, one: &Blueprint, two: &Blueprint) -> Result<()> {
+    let is_named = one.architecture == trial.plugin.tag;
+    trial.ensure(is_named, format!("its blueprint is called `{}`: expected its tag", one.architecture))?;
+    let is_same = (&one.tensors, &one.dims, &one.options) == (&two.tensors, &two.dims, &two.options);
+    trial.ensure(is_same, "asked twice, it gives two blueprints")
+}
+
+fn read_back(trial: &Trial, sample: &Sample) -> Result<()> {
+    let Sample { blueprint, source } = sample;
+    let dir = tempfile::tempdir().at_path("a temporary folder")?;
+    write_model(dir.path(), &blueprint.config, source, None, WriteOptions::default())?;
+    let folder = ModelFolder::open(dir.path(), trial.registry)?;
+    let unknown = &folder.unknown_tensors;
+    trial.ensure(unknown.is_empty(), format!("read back, it does not know {}", unknown.join(", ")))?;
+    let is_same = folder.blueprint.tensors == blueprint.tensors;
+    trial.ensure(is_same, "beside the weights, it describes other tensors than from the config alone")?;
+    for name in source.names() {
+        let is_same = folder.checkpoint.tensors.read(&name)?.f_equal(&source.read(&name)?)?;
+        trial.ensure(is_same, format!("`{name}` is another after it was written and read"))?;
+    }
+    Ok(())
+}
+
+fn units(trial: &Trial, sample: &Sample) -> Result<()> {
+    let Sample { blueprint, source } = sample;
+    let whole = outputs(source, blueprint)?;
+    trial.ensure(is_finite(&whole)?, "the outputs of random weights are not finite")?;
+    let mut random = SplitMix::new(1);
+    for dim in blueprint.dims.values().filter(|dim| dim.name != DEPTH) {
+        let moved = reordered(source, blueprint, &reorder(blueprint, dim, &mut random)?)?;
+        let change = relative(&outputs(&moved, blueprint)?, &whole)?;
+        let message = format!("`{}` in another order changes the outputs by {change:.1e}, relatively", dim.name);
+        trial.ensure(change <= REORDERED, format!("{message}: some tensor's sides do not say where its units are"))?;
+    }
+    Ok(())
+}
+
+/// Student::new compares the view with what the family says of the student's config.
+fn students(trial: &Trial, sample: &Sample) -> Result<()> {
+    let Sample { blueprint, source } = sample;
+    let space = Space::new(blueprint, &linked_axes(trial.registry)?)?;
+    let rankings = random_rankings(&sample.groups(trial.registry)?, 5)?;
+    let mut wanted = halves(&space);
+    wanted.push(half_of_all(&space));
+    for sizes in wanted {
+        let plan: Plan = space.plan(&sizes, &rankings, blueprint)?;
+        let student = Student::new(source, blueprint, &plan, trial.registry)
+            .map_err(|error| trial.broken(format!("a student with {sizes:?}: {error}")))?;
+        for (kind, size) in &sizes {
+            let found = student.blueprint.size(kind);
+            // Key/value heads that keep a query head each are no dim of their own.
+            let is_read = found == *size || found == 0 && kind == KV_HEADS;
+            trial.ensure(is_read, format!("a student with {size} {kind}: its config says {found}"))?;
+        }
+        let is_sound = is_finite(&outputs(&student.view, &student.blueprint)?)?;
+        trial.ensure(is_sound, format!("a student with {sizes:?}: its outputs are not finite"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! Shapes stay; a plan that removes nothing changes nothing, byte for byte; values are finite.
+
+use std::collections::BTreeMap;
+
+use minitron_core::checkpoint::TensorSource;
+use minitron_core::contract::Healing;
+use minitron_core::data::Windows;
+use minitron_core::error::Result;
+use minitron_core::heal::{Case, Patient};
+use minitron_core::model::LoadOptions;
+use minitron_core::plan::{Plan, Rankings};
+use tch::Tensor;
+
+use super::numbers::is_finite;
+use super::samples::{half_of_all, outputs, random_rankings, some_windows};
+use super::{Sample, Trial, UNTRIED, of_inputs};
+
+/// Tries a healing on a whole and a pruned student of every sample that it is for.
+///
+/// # Errors
+/// `Plugin` with the rule and how it was broken.
+pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
+    let windows = some_windows(16, 12, 32)?;
+    let (mut n_treated, mut refusal) = (0_usize, String::new());
+    for sample in samples {
+        let rankings = random_rankings(&sample.groups(trial.registry)?, 31)?;
+        let ward = Ward { trial, sample, windows: &windows, rankings };
+        match ward.whole().and_then(|()| ward.pruned()) {
+            Ok(()) => n_treated += 1,
+            Err(error) => refusal = of_inputs(&error).ok_or(error)?,
+        }
+    }
+    match n_treated {
+        0 => Ok(format!("{UNTRIED} a model is one for it: {refusal}")),
+        _ => Ok("a whole student unchanged, a pruned one of the same shapes, finite and the same twice".into()),
+    }
+}
+
+struct Ward<'a> {
+    trial: &'a Trial<'a>,
+    sample: &'a Sample,
+    windows: &'a Windows,
+    rankings: Rankings,
+}
+
+type Weights = BTreeMap<String, Tensor>;
+
+impl Ward<'_> {
+    fn patient(&self, plan: &Plan) -> Result<Patient<'_>> {
+        let case = Case {
+            source: &self.sample.source,
+            blueprint: &self.sample.blueprint,
+            rankings: Some(&self.rankings),
+            calibration: Some(self.sample.calibration(self.windows, 8)?),
+            options: LoadOptions::default(),
+            registry: self.trial.registry,
+        };
+        Patient::new(case, plan.clone())
+    }
+
+    fn treated(&self, plan: &Plan) -> Result<Patient<'_>> {
+        let mut patient = self.patient(plan)?;
+        patient.treat(self.trial.build::<dyn Healing>()?.as_ref())?;
+        Ok(patient)
+    }
+
+    fn whole(&self) -> Result<()> {
+        let healed = weights(&self.treated(&Plan::default())?)?;
+        let before = weights(&self.patient(&Plan::default())?)?;
+        self.trial.ensure(healed == before, "a student from which nothing was removed has other weights after it")
+    }
+
+    fn pruned(&self) -> Result<()> {
+        let (trial, space) = (self.trial, self.sample.space(self.trial.registry)?);
+        let plan = space.plan(&half_of_all(&space), &self.rankings, &self.sample.blueprint)?;
+        let patient = self.treated(&plan)?;
+        let student = patient.student()?;
+        let unknown = patient.blueprint().check(&student)?;
+        trial.ensure(unknown.is_empty(), format!("it adds tensors: {}", unknown.join(", ")))?;
+        let healed = weights(&patient)?;
+        for (name, tensor) in &healed {
+            trial.ensure(is_finite(tensor)?, format!("`{name}` is not finite after it"))?;
+        }
+        let is_sound = is_finite(&outputs(&student, patient.blueprint())?)?;
+        trial.ensure(is_sound, "the outputs of a healed student are not finite")?;
+        let again = weights(&self.treated(&plan)?)?;
+        trial.ensure(healed == again, "asked twice, it gives two students")
+    }
+}
+
+fn weights(patient: &Patient) -> Result<Weights> {
+    let student = patient.student()?;
+    student.names().into_iter().map(|name| Ok((name.clone(), student.read(&name)?))).collect()
+}

@@ -1,0 +1,90 @@
+//! One finite score per unit, the same twice, and whatever the batch size.
+
+use minitron_core::blueprint::PruneGroup;
+use minitron_core::calibrate::{Metric, Pass, Scores};
+use minitron_core::checkpoint::TensorSource;
+use minitron_core::contract::Subject;
+use minitron_core::data::{Tokenizer, Windows};
+use minitron_core::error::{IoContext, Result};
+use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::progress::Silent;
+use minitron_core::train::mean_gradient;
+
+use super::evaluator::{TEXT, tokenizer};
+use super::samples::some_windows;
+use super::{Sample, Trial, UNTRIED, of_inputs};
+
+/// Tries a metric on every sample with groups that it scores.
+///
+/// # Errors
+/// `Plugin` with the rule and how it was broken.
+pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
+    let windows = some_windows(8, 10, 2)?;
+    let dir = tempfile::tempdir().at_path("a temporary folder")?;
+    let tokenizer = tokenizer(dir.path(), TEXT)?;
+    let (mut n_groups, mut refusal) = (0_usize, String::new());
+    for sample in samples {
+        let given = Given { trial, sample, windows: &windows, tokenizer: &tokenizer };
+        match given.check() {
+            Ok(n) => n_groups += n,
+            Err(error) => refusal = of_inputs(&error).ok_or(error)?,
+        }
+    }
+    if n_groups == 0 {
+        return Ok(format!("{UNTRIED} there are groups that it scores; of none here: {refusal}"));
+    }
+    Ok("one finite score per unit, the same twice and whatever the batch size".into())
+}
+
+struct Given<'a> {
+    trial: &'a Trial<'a>,
+    sample: &'a Sample,
+    windows: &'a Windows,
+    tokenizer: &'a Tokenizer,
+}
+
+impl Given<'_> {
+    fn check(&self) -> Result<usize> {
+        let groups = self.sample.groups(self.trial.registry)?;
+        let (one, again, three) = (self.scores(&groups, 1)?, self.scores(&groups, 1)?, self.scores(&groups, 3)?);
+        self.trial.ensure(one.by_name == again.by_name, "asked twice, it gives two answers")?;
+        for (name, scores) in &one.by_name {
+            let others = three.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
+            let differs = |(a, b): (&f32, &f32)| (a - b).abs() > 1e-5 * a.abs().max(b.abs());
+            let is_same = scores.len() == others.len() && !scores.iter().zip(others).any(differs);
+            self.trial.ensure(is_same, format!("`{name}` depends on how windows are batched"))?;
+        }
+        Ok(one.by_name.len())
+    }
+
+    /// The scores, each checked for number and finiteness by the pass.
+    fn scores(&self, groups: &[PruneGroup], batch_size: usize) -> Result<Scores> {
+        let Sample { blueprint, source } = self.sample;
+        let metric = Metric { label: self.trial.plugin.tag.to_owned(), importance: self.trial.build()? };
+        let mut pass = Pass::new(vec![metric], groups, 0)?;
+        let (model, input) = (self.sample.load()?, self.sample.calibration(self.windows, batch_size)?);
+        pass.run(&model, &input)?;
+        let gradients = match pass.gradient_loss()? {
+            Some(loss) => {
+                let options = LoadOptions { trainable: true, ..LoadOptions::default() };
+                Some(mean_gradient(&Transformer::load(source, blueprint, options)?, loss, &input)?)
+            }
+            None => None,
+        };
+        let gradients = gradients.as_ref().map(|gradients| gradients as &dyn TensorSource);
+        pass.weigh(source, gradients, blueprint, &Silent)?;
+        if pass.wants_measurements() {
+            pass.measure(&Subject {
+                model: &model,
+                teacher: None,
+                kept_hidden: None,
+                windows: Some(self.windows),
+                tokenizer: Some(self.tokenizer),
+                batch_size,
+                seed: 0,
+                progress: &Silent,
+            })?;
+        }
+        pass.finish()
+    }
+}

@@ -1,0 +1,135 @@
+//! A finite scalar, differentiable in the student's states, the same whatever stands where there is no token.
+
+use std::collections::HashSet;
+
+use minitron_core::blueprint::DEPTH;
+use minitron_core::contract::{StateLoss, States};
+use minitron_core::error::Result;
+use minitron_core::model::{Site, Tap};
+use tch::{Kind, Tensor};
+
+use super::numbers::{gradient_error, is_finite, leaf, uniform};
+use super::{Sample, Trial, UNTRIED, of_inputs};
+
+const STEP: f64 = 1e-3;
+
+/// Tries a loss on made-up states of heads of four channels, and its sites on every sample.
+///
+/// # Errors
+/// `Plugin` with the rule and how it was broken.
+pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
+    let loss = trial.build::<dyn StateLoss>()?;
+    let (mut n_tried, mut refusal) = (0_usize, String::new());
+    for sample in samples {
+        let deeper = deeper(trial, sample)?;
+        let of = |student, teacher| sites(trial, loss.as_ref(), student, teacher);
+        match of(sample, sample).and_then(|()| of(sample, &deeper)).and_then(|()| of(&deeper, sample)) {
+            Ok(()) => n_tried += 1,
+            Err(error) => refusal = of_inputs(&error).ok_or(error)?,
+        }
+    }
+    if n_tried == 0 {
+        return Ok(format!("{UNTRIED} a model has its sites: {refusal}"));
+    }
+    for causal in [false, true] {
+        Court { trial, loss: loss.as_ref(), causal }.check()?;
+    }
+    Ok("a finite number of states of its sites, with a gradient for the student alone, filling left out".into())
+}
+
+/// The same model with two more layers.
+fn deeper(trial: &Trial, sample: &Sample) -> Result<Sample> {
+    let depth = sample.blueprint.dim(DEPTH)?;
+    let mut config = sample.blueprint.config.to_value();
+    for key in &depth.config_keys {
+        config[key] = (depth.size + 2).into();
+    }
+    Sample::new(trial.registry, &config, 2)
+}
+
+fn sites(trial: &Trial, loss: &dyn StateLoss, student: &Sample, teacher: &Sample) -> Result<()> {
+    let pairs = loss.pairs(&student.blueprint, &teacher.blueprint)?;
+    trial.ensure(!pairs.is_empty(), "it compares nothing")?;
+    shown(trial, student, pairs.iter().map(|pair| pair.student).collect())?;
+    shown(trial, teacher, pairs.iter().map(|pair| pair.teacher).collect())
+}
+
+fn shown(trial: &Trial, sample: &Sample, wanted: HashSet<Site>) -> Result<()> {
+    let mut seen = Seen { wanted, found: HashSet::new() };
+    let ids_bt = Tensor::f_from_slice(&[3i64, 5, 7])?.f_view([1, 3])?;
+    let _ = sample.load()?.hidden(&ids_bt, &mut seen, None)?;
+    let (family, n_layers) = (&sample.blueprint.architecture, sample.blueprint.n_layers());
+    match seen.wanted.iter().find(|site| !seen.found.contains(site)) {
+        None => Ok(()),
+        Some(site) => {
+            Err(trial.broken(format!("{site:?}: a site that a `{family}` of {n_layers} layers does not show")))
+        }
+    }
+}
+
+struct Seen {
+    wanted: HashSet<Site>,
+    found: HashSet<Site>,
+}
+
+impl Tap for Seen {
+    fn wants(&self, site: Site) -> bool {
+        self.wanted.contains(&site)
+    }
+
+    fn see(&mut self, site: Site, _x: &Tensor) -> Result<()> {
+        self.found.insert(site);
+        Ok(())
+    }
+}
+
+struct Court<'a> {
+    trial: &'a Trial<'a>,
+    loss: &'a dyn StateLoss,
+    causal: bool,
+}
+
+impl Court<'_> {
+    fn check(&self) -> Result<()> {
+        let seen_bt =
+            Tensor::f_from_slice(&[1i64, 0, 1, 0, 0, 0, 1, 1, 1, 1])?.f_view([2, 5])?.f_to_kind(Kind::Bool)?;
+        let filling_bt1 = seen_bt.f_logical_not()?.f_unsqueeze(-1)?;
+        let (student, teacher) = (uniform(&[2, 5, 12], 2.0, 7)?, uniform(&[2, 5, 12], 2.0, 8)?);
+        let (student, teacher) = (student.f_to_kind(Kind::Float)?, teacher.f_to_kind(Kind::Float)?);
+        let (value, gradient) = self.with_gradient(&student, &teacher, Some(&seen_bt))?;
+        for filling in [0.0, -1e4, f64::NAN] {
+            let elsewhere = |x: &Tensor| x.f_masked_fill(&filling_bt1, filling);
+            let (other, others) = self.with_gradient(&elsewhere(&student)?, &elsewhere(&teacher)?, Some(&seen_bt))?;
+            let is_same = other.f_equal(&value)? && others.f_equal(&gradient)?;
+            self.trial
+                .ensure(is_same, format!("it, or its gradient, depends on what stands for no token: {filling}"))?;
+        }
+        let _ = self.with_gradient(&student, &teacher, None)?;
+        let error = gradient_error(&student, STEP, |x| self.value(x, &teacher.f_to_kind(Kind::Double)?, None))?;
+        self.trial.ensure(error <= 1e-2, format!("its gradient is {error:.1e} away from its differences, relatively"))
+    }
+
+    fn value(&self, student: &Tensor, teacher: &Tensor, seen_bt: Option<&Tensor>) -> Result<Tensor> {
+        let causal = self.causal;
+        fn states<'a>(x_btc: &'a Tensor, seen_bt: Option<&'a Tensor>, causal: bool) -> States<'a> {
+            States { x_btc, seen_bt, causal, head_dim: 4 }
+        }
+        let value = self.loss.loss(&states(student, seen_bt, causal), &states(teacher, seen_bt, causal))?;
+        let size = value.size();
+        self.trial.ensure(size.is_empty(), format!("expected a scalar, got sides {size:?}"))?;
+        Ok(value)
+    }
+
+    fn with_gradient(&self, student: &Tensor, teacher: &Tensor, seen: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+        let (student, teacher) = (leaf(student)?, leaf(teacher)?);
+        let value = self.value(&student, &teacher, seen)?;
+        self.trial.ensure(value.requires_grad(), "no gradient reaches the student's states")?;
+        value.f_backward()?;
+        let gradient = student.f_grad()?;
+        self.trial.ensure(gradient.defined(), "no gradient reaches the student's states")?;
+        let is_sound = is_finite(&value)? && is_finite(&gradient)?;
+        self.trial.ensure(is_sound, "it, or its gradient, is not finite for finite states")?;
+        self.trial.ensure(!teacher.f_grad()?.defined(), "the teacher's states get a gradient")?;
+        Ok((value.f_detach()?, gradient))
+    }
+}

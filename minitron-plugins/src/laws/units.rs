@@ -1,0 +1,75 @@
+//! The units of a dim in another order: what the output of a model does not depend on.
+
+use std::collections::BTreeMap;
+
+use minitron_core::blueprint::{Blueprint, Dim, HEADS, KV_HEADS, Part, Side, dim_of_layer, split_dim};
+use minitron_core::checkpoint::{MemorySource, TensorSource};
+use minitron_core::error::{Error, Result};
+use minitron_core::random::SplitMix;
+use tch::Tensor;
+
+/// The units of each dim in a new order: position → unit.
+pub(super) type Order = BTreeMap<String, Vec<usize>>;
+
+/// A new order of a dim's units. Query heads stay with their key/value head: they move inside its run, or the whole run
+/// moves.
+pub(super) fn reorder(blueprint: &Blueprint, dim: &Dim, random: &mut SplitMix) -> Result<Order> {
+    let runs = |order: &[usize], per: usize| order.iter().flat_map(|&run| run * per..(run + 1) * per).collect();
+    if let Some(by) = &dim.partition {
+        let n_runs = blueprint.dim(by)?.size.max(1);
+        let inside = shuffled(dim.size / n_runs, random);
+        let order = (0..n_runs).flat_map(|run| inside.iter().map(move |unit| (run, *unit)));
+        let order = order.map(|(run, unit)| run * inside.len() + unit).collect();
+        return Ok(Order::from([(dim.name.clone(), order)]));
+    }
+    let order = shuffled(dim.size, random);
+    let mut orders = Order::new();
+    if let (KV_HEADS, Some(layer)) = split_dim(&dim.name) {
+        let heads = blueprint.dim(&dim_of_layer(HEADS, layer))?;
+        orders.insert(heads.name.clone(), runs(&order, heads.size / dim.size.max(1)));
+    }
+    orders.insert(dim.name.clone(), order);
+    Ok(orders)
+}
+
+fn shuffled(n: usize, random: &mut SplitMix) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    for last in (1..n).rev() {
+        order.swap(last, random.below(last + 1));
+    }
+    // Never the identity.
+    if order.is_sorted() { order.into_iter().rev().collect() } else { order }
+}
+
+/// The same model with units in another order, everywhere that the blueprint says they are.
+pub(super) fn reordered(source: &dyn TensorSource, blueprint: &Blueprint, order: &Order) -> Result<MemorySource> {
+    let mut moved = MemorySource::default();
+    for spec in &blueprint.tensors {
+        let mut tensor = source.read(&spec.name())?;
+        for (side, of) in spec.sides.iter().enumerate() {
+            tensor = tensor.f_index_select(side as i64, &Tensor::f_from_slice(&positions(of, blueprint, order)?)?)?;
+        }
+        moved.insert(spec.name(), &tensor)?;
+    }
+    Ok(moved)
+}
+
+fn positions(side: &Side, blueprint: &Blueprint, order: &Order) -> Result<Vec<i64>> {
+    let mut positions: Vec<i64> = Vec::new();
+    for part in &side.0 {
+        let start = positions.len();
+        match part {
+            Part::Fixed(n) => positions.extend((start..start + n).map(|position| position as i64)),
+            Part::Units { dim, block } => {
+                let size = blueprint.dim(dim)?.size;
+                let order = order.get(dim).cloned().unwrap_or_else(|| (0..size).collect());
+                if order.len() != size {
+                    return Err(Error::Internal(format!("`{dim}`: {size} units in an order of {}", order.len())));
+                }
+                let unit = |unit: usize| (start + unit * block..start + (unit + 1) * block).map(|p| p as i64);
+                positions.extend(order.into_iter().flat_map(unit));
+            }
+        }
+    }
+    Ok(positions)
+}
