@@ -200,6 +200,7 @@ pub(super) fn options_schema(job: &str) -> Schema {
         "train" => inlined::<TrainOptions>(),
         "distill" => inlined::<DistillOptions>(),
         "eval" => inlined::<EvalOptions>(),
+        "search" => inlined::<SearchOptions>(),
         _ => inlined::<GenerateOptions>(),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::context::Context;
@@ -17,7 +18,7 @@ use crate::registry::PluginSpec;
 use crate::search::{Candidate, Grid, GridAxis, Predicate, Survey, Within};
 
 /// Options of `search`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SearchOptions {
     /// The original, which is pruned and teaches.
@@ -90,11 +91,11 @@ impl Default for SearchOptions {
 }
 
 /// Sizes to try: `[2560, 3072]`, `"24,32,48"`, `"29-32"` (both ends), `"4096-6144/512"` (in steps).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Written")]
 pub struct SizeList(pub Vec<f64>);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Written {
     One(f64),
