@@ -28,7 +28,7 @@ check: libtorch  ## what CI asks besides the tests
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
 docs: libtorch  ## the API's documentation into target/doc/; the author's guide into docs/book/ where mdBook is there
-	cargo doc --workspace --no-deps
+	cargo doc --release --workspace --no-deps
 	@if command -v mdbook > /dev/null; then mdbook build docs; else echo "no mdbook: docs/src is readable as it is"; fi
 
 bench: build  ## the kernels
