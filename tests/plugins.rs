@@ -476,7 +476,7 @@ fn recipes_are_checked_before_they_run_and_described_by_a_schema() {
     let mut found = Vec::new();
     references(&schema, &mut found);
     assert!(!found.is_empty() && found.iter().all(|to| schema.pointer(&to[1..]).is_some()), "{found:?}");
-    assert_eq!(schema["properties"]["stages"]["items"]["oneOf"].as_array().unwrap().len(), 6);
+    assert_eq!(schema["properties"]["stages"]["items"]["oneOf"].as_array().unwrap().len(), 7);
 }
 
 /// Whether a schema says what kind of value it takes.

@@ -251,7 +251,7 @@ fn what_cannot_be_searched_is_said_before_any_work() {
         refusal(options)
     };
     type Change<'a> = &'a dyn Fn(&mut SearchOptions);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 12] = [
         ("none of 12 points", &|o| o.params = Some("9M".into())),
         ("give one of the two", &|o| (o.params, o.memory) = (Some("1k".into()), Some("1MiB".into()))),
         ("there is no `width`", &|o| o.filter = Some("width > 2".into())),
@@ -260,6 +260,9 @@ fn what_cannot_be_searched_is_said_before_any_work() {
         ("whole numbers", &|o| _ = o.grid.insert("mlp".into(), "2.5".parse().unwrap())),
         ("as many evaluations", &|o| o.rungs = 9),
         ("keep", &|o| o.keep_share = f64::NAN),
+        ("stop_after", &|o| o.setup.stop_after = Some(3)),
+        ("correct_teacher", &|o| o.asked.correct_teacher = Some(0.2)),
+        ("no loss plugin is called", &|o| o.setup.losses = vec!["forward_kld".parse().unwrap()]),
         ("say how large", &|o| o.grid.clear()),
     ];
     for (says, change) in changes {
@@ -315,8 +318,8 @@ chain = ["score", "prune", "distill", "score", "prune", "eval"]
 "prune.1" = {{ mlp = 40 }}
 "prune.2" = {{ mlp = 32 }}
 [[checks]]
-says = "distilled is better"
-holds = "{{width.loss}} < {{scratch.loss}}"
+says = "one learns, the other hardly"
+holds = "{{width.kl_to_teacher}} < {{lower.kl_to_teacher}} && {{width.n_tokens}} / 512 == 0.5"
 [[checks]]
 says = "unknown"
 holds = "{{broken.loss}} < 1"
@@ -346,7 +349,7 @@ reference = ["scratch"]
     assert_eq!(zero_shot["by_seed"][0], zero_shot["by_seed"][1]);
     assert_eq!(zero_shot, &row("lower")["values"]["zero_shot_loss"]);
     assert!(row("scratch")["values"].get("zero_shot_loss").is_none());
-    assert_eq!(row("twice")["values"]["tokens"]["mean"], 256.0);
+    assert_eq!(row("twice")["values"]["n_tokens"]["mean"], 256.0);
     assert_eq!(report["checks"][0]["holds"], true, "{}", report["checks"]);
     assert!(report["checks"][1]["holds"].is_null());
     assert_eq!(report["ratios"][0]["points"][0]["row"], "width");

@@ -10,6 +10,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod losses;
+mod places;
 mod planning;
 mod prune;
 mod recipe;

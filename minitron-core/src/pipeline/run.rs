@@ -23,7 +23,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Runs a recipe into a folder; an interrupted training goes on at its last checkpoint.
 pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
     if context.force {
-        refuse_own_inputs(recipe, out)?;
+        refuse_own_inputs(&serde_json::to_value(&recipe.stages).unwrap_or_default(), &recipe.path, out)?;
     }
     let mut run_dir = RunDir::open(out, context.force)?;
     run_dir.describe(context, &recipe.path);
@@ -50,7 +50,7 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
 }
 
 /// Starting over removes the folder: nothing that the recipe names may lie in it.
-fn refuse_own_inputs(recipe: &Recipe, out: &Path) -> Result<()> {
+pub(super) fn refuse_own_inputs(named_in: &Value, file: &Path, out: &Path) -> Result<()> {
     fn words(value: &Value, found: &mut Vec<String>) {
         match value {
             Value::String(word) => found.push(word.split('#').next().unwrap_or_default().to_owned()),
@@ -60,14 +60,15 @@ fn refuse_own_inputs(recipe: &Recipe, out: &Path) -> Result<()> {
         }
     }
     let mut named = Vec::new();
-    words(&serde_json::to_value(&recipe.stages).unwrap_or_default(), &mut named);
-    let dir = parent(&recipe.path);
-    let task = |word: &String| word.split_once('=').map(|(_, path)| dir.join(path));
+    words(named_in, &mut named);
+    let dir = parent(file);
+    // `NAME=FILE`, and the file of a plugin: `text:path=FILE`.
+    let task = |word: &String| word.rsplit_once('=').map(|(_, path)| dir.join(path));
     let paths: Vec<PathBuf> = named.iter().flat_map(|word| [Some(dir.join(word)), task(word)]).flatten().collect();
     let inputs = paths
         .iter()
         .filter(|path| path.is_file() || ["config.json", "cache.json"].iter().any(|name| path.join(name).is_file()));
-    OutputDir::refuse_inputs(out, inputs.map(PathBuf::as_path).chain([recipe.path.as_path()]))
+    OutputDir::refuse_inputs(out, inputs.map(PathBuf::as_path).chain([file]))
 }
 
 /// A stage without the options that change when its result is there, but not the result.
@@ -77,6 +78,10 @@ fn what_decides(stage: &Stage) -> Value {
     let mut value = serde_json::to_value(stage).unwrap_or_default();
     if let Some(options) = value.as_object_mut() {
         options.retain(|key, _| !CHANGE_NOTHING.contains(&key.as_str()));
+        if matches!(stage.options, StageOptions::Search(_)) {
+            // How many candidates learn side by side.
+            options.shift_remove("max_memory");
+        }
         if let Some(cache) = options.get_mut("teacher_cache") {
             *cache = Value::from(!cache.is_null());
         }
@@ -130,6 +135,8 @@ fn run_resolved(
     }
     // The state of a training that was interrupted with the very same inputs.
     let is_same = earlier.is_some();
+    // Of a run that was interrupted.
+    let before = earlier.filter(|earlier| earlier.result.is_none()).map_or(0.0, |earlier| earlier.seconds);
     let resume = is_same && has_state(&dir);
     if !is_same {
         // One of other inputs goes before these are on record, or it would be taken for theirs.
@@ -140,7 +147,7 @@ fn run_resolved(
         job: stage.options.job().to_owned(),
         inputs,
         result: None,
-        seconds: 0.0,
+        seconds: before,
         options: serde_json::to_value(&stage.options).unwrap_or_default(),
     };
     run_dir.put(record.clone())?;
@@ -156,8 +163,9 @@ fn run_resolved(
         StageOptions::Search(options) => search(context, options, &dir, is_same, false),
         StageOptions::Generate(options) => generate(context, options).and_then(|result| save_result(&dir, result)),
     }?;
-    record.seconds = begin.elapsed().as_secs_f64();
+    record.seconds = before + begin.elapsed().as_secs_f64();
     if result["complete"] == false {
+        run_dir.put(record)?;
         // Interrupted, or stopped where it was asked to: the next run finds its state.
         return Ok(true);
     }
@@ -265,7 +273,8 @@ impl Inputs<'_, '_> {
     /// from the recipe's folder.
     fn place(&mut self, name: &str) -> (PathBuf, bool) {
         let stage = name.split('/').next().unwrap_or_default();
-        match self.run_dir.find(stage).filter(|_| self.earlier.contains(&stage)) {
+        let is_path = stage != name && self.recipe_dir.join(name).exists();
+        match self.run_dir.find(stage).filter(|_| self.earlier.contains(&stage) && !is_path) {
             Some(found) => {
                 self.digests.push(found.inputs.clone());
                 (self.run_dir.stage(name), true)

@@ -1,7 +1,6 @@
 //! `train` and `distill`: one loop, with or without a teacher.
 
 use std::cell::RefCell;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,18 +11,19 @@ use serde_json::{Value, json};
 use super::context::{Context, seq_len_or_default};
 use super::eval::kept_hidden;
 use super::losses::objective;
+use super::places::refuse;
 use super::start::{Start, digest_of};
 use super::student::{StudentFolder, clear};
 use super::teaching::{TeacherOptions, Teaching};
 use crate::blueprint::Blueprint;
-use crate::checkpoint::{MemorySource, OutputDir};
-use crate::data::{BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Pack, Reading, Task, Tokenizer, Windows, files_of};
-use crate::error::{Error, IoContext, Result};
+use crate::checkpoint::MemorySource;
+use crate::data::{BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Pack, Reading, Task, Tokenizer, Windows};
+use crate::error::{Error, Result};
 use crate::memory::peak_bytes;
 use crate::plan::Count;
 use crate::registry::PluginSpec;
 use crate::train::{
-    Correction, Learner, Masters, Objective, Outcome, Saving, Shape, TrainSettings, Trainer, has_state, saved_cursor,
+    Correction, Learner, Masters, Objective, Outcome, Saving, Shape, TrainSettings, Trainer, saved_cursor,
 };
 
 /// What `train` and `distill` have in common.
@@ -198,27 +198,6 @@ struct Output<'a> {
     resume: bool,
 }
 
-/// Whether a folder is absent, or holds a training's state or its beginnings and nothing else's model.
-fn can_resume(dir: &Path) -> Result<bool> {
-    if !dir.exists() || has_state(dir) {
-        return Ok(true);
-    }
-    const OWN: [&str; 9] = [
-        "metrics.jsonl",
-        "logs",
-        "checkpoint",
-        "best",
-        ".best.part",
-        ".best.old",
-        "teacher",
-        ".teacher.part",
-        ".teacher.old",
-    ];
-    let is_own = |name: &str| OWN.contains(&name);
-    let names = fs::read_dir(dir).at_path(dir)?.filter_map(|entry| Some(entry.ok()?.file_name()));
-    Ok(names.into_iter().all(|name| is_own(&name.to_string_lossy())))
-}
-
 fn run(
     context: &Context,
     setup: &Setup,
@@ -227,7 +206,7 @@ fn run(
     losses: &[PluginSpec],
     out: Output,
 ) -> Result<Value> {
-    refuse(context, setup, &start, teacher.as_ref(), &out)?;
+    refuse(context, setup, &start, teacher.as_ref(), (out.dir, out.resume))?;
     let options = &start.blueprint.options;
     let tokenizer = Arc::new(Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?);
     let settings = setup.settings(context.seed);
@@ -243,9 +222,6 @@ fn run(
     by_labels.recompute = setup.recompute;
     let correction = corrected.as_ref().map(|model| Correction { model, objective: &by_labels, rate });
     let student = context.load(start.source.as_ref(), &start.blueprint, true)?;
-    let student_digest = start.digest(context.seed)?;
-    // Fresh weights would stay in memory beside the model's own.
-    start.source = Box::new(MemorySource::default());
     let folder = StudentFolder {
         config: &start.config,
         dir: &start.dir,
@@ -253,20 +229,12 @@ fn run(
         student: &student,
     };
     let write_best = |masters: &Masters| folder.write(masters, &out.dir.join("best"));
-    let learner = Learner {
-        student: &student,
-        objective: &objective,
-        identity: identity(
-            context,
-            losses,
-            &feed.borrow(),
-            (eval_windows.as_ref(), setup.eval_every),
-            &student_digest,
-            asked,
-        )?,
-        out_dir: out.dir,
-        write_best: Some(&write_best),
-    };
+    let held_out = (eval_windows.as_ref(), setup.eval_every);
+    let identity = identity(context, losses, &feed.borrow(), held_out, &start.digest(context.seed)?, asked)?;
+    // Fresh weights would stay in memory beside the model's own.
+    start.source = Box::new(MemorySource::default());
+    let learner =
+        Learner { student: &student, objective: &objective, identity, out_dir: out.dir, write_best: Some(&write_best) };
     let trainer = Trainer {
         learners: &[learner],
         teacher: taught_by.flatten().map(RefCell::new),
@@ -343,31 +311,6 @@ fn finish(
         folder.write_among(&masters.student, out.dir)?;
     }
     Ok(summary(&outcome, &folder.student.blueprint, out.dir))
-}
-
-/// What can be refused by looking at places alone, before any work.
-fn refuse(context: &Context, setup: &Setup, start: &Start, teacher: Option<&Teaching>, out: &Output) -> Result<()> {
-    if !(out.resume && can_resume(out.dir)?) {
-        OutputDir::refuse_existing(out.dir, context.force)?;
-    }
-    if context.kind == tch::Kind::Half {
-        return Err(Error::Recipe("dtype: f16 gradients underflow without scaling; train in bf16 or f32".into()));
-    }
-    let teacher_dir = teacher.map(|teaching| teaching.folder.checkpoint.dir.as_path());
-    OutputDir::refuse_inputs(out.dir, teacher_dir.into_iter().chain([start.dir.as_path()]))?;
-    if let Some(cache) = teacher.and_then(|teaching| teaching.options.teacher_cache.as_deref()) {
-        let whole = |path: &Path| std::path::absolute(path).at_path(path);
-        if whole(cache)?.starts_with(whole(out.dir)?) {
-            let message = "teacher_cache: lies in the output folder, which is replaced; name a folder of its own";
-            return Err(Error::Recipe(message.into()));
-        }
-    }
-    let reading = setup.reading(2, context.seed);
-    for data in [&setup.data, &setup.eval_data] {
-        let files = files_of(data, context.registry, &reading)?;
-        OutputDir::refuse_inputs(out.dir, files.iter().map(PathBuf::as_path))?;
-    }
-    Ok(())
 }
 
 fn feed(context: &Context, setup: &Setup, start: &Start, tokenizer: &Arc<Tokenizer>, out: &Output) -> Result<Feed> {

@@ -47,7 +47,7 @@ impl TryFrom<Written> for Count {
     type Error = Error;
     fn try_from(written: Written) -> Result<Self> {
         match written {
-            Written::Number(n) => Ok(Count(n)),
+            Written::Number(n) => parse_count(&n.to_string()).map(Count),
             Written::Text(text) => text.parse(),
         }
     }
@@ -64,7 +64,7 @@ impl TryFrom<Written> for Bytes {
     type Error = Error;
     fn try_from(written: Written) -> Result<Self> {
         match written {
-            Written::Number(n) => Ok(Bytes(n)),
+            Written::Number(n) => parse_bytes(&n.to_string()).map(Bytes),
             Written::Text(text) => text.parse(),
         }
     }

@@ -30,6 +30,8 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// Statements that the numbers bear out or not.
     pub checks: Vec<Check>,
+    /// How many tokens some rows save.
+    pub ratios: Vec<Ratio>,
     /// What it was made with.
     pub versions: BTreeMap<String, Value>,
     /// In all.
@@ -65,7 +67,7 @@ pub struct Row {
     pub name: String,
     /// For people.
     pub title: Option<String>,
-    /// `done` or `failed`.
+    /// `waiting`, `running`, `done` or `failed`.
     pub status: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
@@ -111,6 +113,46 @@ pub struct Check {
     pub holds: Option<bool>,
     /// The numbers.
     pub detail: Option<String>,
+}
+
+/// Rows at rising budgets beside a reference at its own.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ratio {
+    /// The column in which they are as good as each other.
+    pub by: String,
+    /// One for each row.
+    pub points: Vec<RatioPoint>,
+}
+
+/// What the reference needs to come as far as a row.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RatioPoint {
+    /// The row.
+    pub row: String,
+    /// Its tokens.
+    pub n_tokens: Option<f64>,
+    /// Tokens of the reference, read between its budgets.
+    pub reference_tokens: Option<f64>,
+    /// How many times as many.
+    pub ratio: Option<f64>,
+    /// At least so many times: the reference's largest budget does not come so far.
+    pub ratio_more_than: Option<f64>,
+    /// At most so many times: its smallest comes farther.
+    pub ratio_at_most: Option<f64>,
+}
+
+impl RatioPoint {
+    /// `12.3`, `more than 80`, `at most 2`.
+    pub fn words(&self) -> String {
+        match (self.ratio, self.ratio_more_than, self.ratio_at_most) {
+            (Some(ratio), ..) => format!("{ratio:.1}"),
+            (_, Some(ratio), _) => format!("more than {ratio:.1}"),
+            (.., Some(ratio)) => format!("at most {ratio:.1}"),
+            _ => "–".to_owned(),
+        }
+    }
 }
 
 impl Comparison {

@@ -35,6 +35,14 @@ pub fn comparison_markdown(comparison: &Comparison) -> String {
             text += &format!("- {}: **{verdict}**{detail}\n", plain(&check.says));
         }
     }
+    for ratio in &comparison.ratios {
+        text += &format!("\n## Tokens of the reference for the same {}\n\n", plain(&ratio.by));
+        for point in &ratio.points {
+            let tokens = point.n_tokens.map_or("–".to_owned(), number);
+            text +=
+                &format!("- {}: {tokens} tokens, the reference {} times as many\n", plain(&point.row), point.words());
+        }
+    }
     text
 }
 

@@ -13,7 +13,7 @@ mod search;
 mod training;
 mod watch;
 
-pub use comparison::{Check, Column, Comparison, Measured, Row};
+pub use comparison::{Check, Column, Comparison, Measured, Ratio, RatioPoint, Row};
 pub use folder::{Evaluation, Folder, FolderKind, Sample, StageSummary, gather};
 pub use maps::{HeatMap, HeatRow};
 pub use markdown::comparison_markdown;

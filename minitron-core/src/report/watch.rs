@@ -165,7 +165,12 @@ impl JobProgress {
             self.title.clone_from(title);
         }
         for row in &comparison.rows {
-            let state = if row.is_failed() { StageState::Failed } else { StageState::Done };
+            let state = match row.status.as_deref() {
+                _ if row.is_failed() => StageState::Failed,
+                Some("waiting") => StageState::Waiting,
+                Some("running") => StageState::Running,
+                _ => StageState::Done,
+            };
             let loss = row.values.get("loss").and_then(|measured| measured.mean);
             self.stages.push(StageProgress { loss, ..StageProgress::new(row.title().to_owned(), "row", state) });
         }

@@ -34,6 +34,11 @@ impl GridAxis {
     }
 }
 
+/// More would take hours to count.
+const MAX_POINTS: u64 = 1 << 34;
+/// Shapes within a budget that are looked at: memory for a few million.
+const MAX_WITHIN: usize = 1 << 22;
+
 /// A grid of sizes; kinds that no axis names keep their size.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Grid {
@@ -129,6 +134,10 @@ impl Grid {
         for axis in &self.axes {
             space.axis(axis.kind())?;
         }
+        if self.n_points() > MAX_POINTS {
+            let n = self.n_points();
+            return Err(Error::Recipe(format!("grid: {n} points, at most {MAX_POINTS} are counted; name fewer sizes")));
+        }
         let kinds: Vec<String> = space.axes.iter().map(|axis| axis.kind.clone()).collect();
         let params = Cost::of(blueprint, &kinds);
         let mut point = Point::first(self, space, &kinds);
@@ -137,6 +146,11 @@ impl Grid {
             let n_params = params.at(&point.sizes);
             if within.holds(cost(n_params, &point.sizes)) {
                 n_within += 1;
+                if found.len() == MAX_WITHIN {
+                    let message =
+                        format!("grid: more than {MAX_WITHIN} points are within the budget; name fewer sizes");
+                    return Err(Error::Recipe(message));
+                }
                 found.push((point.sizes.clone(), n_params));
             }
             if !point.next(self) {

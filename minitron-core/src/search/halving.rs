@@ -43,9 +43,10 @@ impl Halving {
         for rung in 0..self.n_rungs {
             let is_last = rung + 1 == self.n_rungs;
             let share = self.keep.powi((self.n_rungs - rung - 1) as i32);
-            let wanted = ((n_steps as f64 * share / every as f64).round() as u64) * every;
+            let wanted = ((n_steps as f64 * share / every as f64).round() as u64).saturating_mul(every);
             // Later rungs need an evaluation each.
-            let room = n_steps.saturating_sub((self.n_rungs - rung - 1) as u64 * every);
+            let n_later = (self.n_rungs - rung - 1) as u64;
+            let room = (n_steps / every).saturating_sub(n_later).saturating_mul(every);
             let until = if is_last { n_steps } else { wanted.clamp(before + every, room.max(before + every)) };
             rungs.push(Rung { n_candidates: remaining, until });
             before = until;

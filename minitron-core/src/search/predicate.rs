@@ -1,25 +1,96 @@
 //! Questions that people write: `hidden % 128 == 0 && mlp >= 2 * hidden`.
 
-use exmex::{Express, FlatExVal, Val, parse_val};
+use std::str::FromStr;
+
+use exmex::{BinOp, Express, FlatEx, MakeOperators, Operator};
 
 use crate::error::{Error, Result};
 
-/// A question about named numbers: arithmetic (`+ - * / % ^`), comparisons, `&&`, `||`, parentheses. A name with anything but
-/// letters, digits and `_` stands in braces: `{width.loss} < {depth.loss}`.
+/// A question about named numbers: arithmetic on real numbers (`+ - * / %`), comparisons, `&&`, `||`, parentheses; each binds
+/// tighter than those named after it. A name with anything but letters, digits and `_` stands in braces:
+/// `{width.loss} < {depth.loss}`.
 #[derive(Debug)]
 pub struct Predicate {
     text: String,
-    expression: FlatExVal<i64, f64>,
+    expression: FlatEx<Answer, Operators>,
+}
+
+/// What a part of a question comes to.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+enum Answer {
+    Number(f64),
+    Truth(bool),
+    /// Truth was added, or numbers were joined.
+    #[default]
+    Nonsense,
+}
+
+impl FromStr for Answer {
+    type Err = std::num::ParseFloatError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Answer::Number)
+    }
+}
+
+fn number(a: Answer, b: Answer, of: impl Fn(f64, f64) -> f64) -> Answer {
+    match (a, b) {
+        (Answer::Number(a), Answer::Number(b)) => Answer::Number(of(a, b)),
+        _ => Answer::Nonsense,
+    }
+}
+
+fn compared(a: Answer, b: Answer, of: impl Fn(f64, f64) -> bool) -> Answer {
+    match (a, b) {
+        (Answer::Number(a), Answer::Number(b)) => Answer::Truth(of(a, b)),
+        _ => Answer::Nonsense,
+    }
+}
+
+fn joined(a: Answer, b: Answer, of: impl Fn(bool, bool) -> bool) -> Answer {
+    match (a, b) {
+        (Answer::Truth(a), Answer::Truth(b)) => Answer::Truth(of(a, b)),
+        _ => Answer::Nonsense,
+    }
+}
+
+/// With the precedences that programming languages share.
+#[derive(Debug, Clone)]
+struct Operators;
+
+impl MakeOperators<Answer> for Operators {
+    fn make<'a>() -> Vec<Operator<'a, Answer>> {
+        let of = |prio: i64, apply: fn(Answer, Answer) -> Answer| BinOp { apply, prio, is_commutative: false };
+        let binary = |word, prio, apply| Operator::make_bin(word, of(prio, apply));
+        let negative = |a| number(Answer::Number(0.0), a, |zero, a| zero - a);
+        vec![
+            binary("||", 0, |a, b| joined(a, b, |a, b| a || b)),
+            binary("&&", 1, |a, b| joined(a, b, |a, b| a && b)),
+            binary("==", 2, |a, b| compared(a, b, |a, b| a == b)),
+            binary("!=", 2, |a, b| compared(a, b, |a, b| a != b)),
+            binary("<=", 2, |a, b| compared(a, b, |a, b| a <= b)),
+            binary(">=", 2, |a, b| compared(a, b, |a, b| a >= b)),
+            binary("<", 2, |a, b| compared(a, b, |a, b| a < b)),
+            binary(">", 2, |a, b| compared(a, b, |a, b| a > b)),
+            binary("+", 3, |a, b| number(a, b, |a, b| a + b)),
+            Operator::make_bin_unary("-", of(3, |a, b| number(a, b, |a, b| a - b)), negative),
+            binary("*", 4, |a, b| number(a, b, |a, b| a * b)),
+            binary("/", 4, |a, b| number(a, b, |a, b| a / b)),
+            binary("%", 4, |a, b| number(a, b, |a, b| a % b)),
+        ]
+    }
 }
 
 impl Predicate {
     /// Reads one.
     ///
     /// # Errors
-    /// `Recipe` with what the parser says.
+    /// `Recipe` with what the parser says, or where what it reads is no question.
     pub fn parse(text: &str) -> Result<Self> {
-        let expression = parse_val::<i64, f64>(text).map_err(|e| Error::Recipe(format!("`{text}`: {e}")))?;
-        Ok(Predicate { text: text.to_owned(), expression })
+        let wrong = |message: String| Error::Recipe(format!("`{text}`: {message}"));
+        let expression = FlatEx::parse(text).map_err(|e| wrong(e.to_string()))?;
+        let predicate = Predicate { text: text.to_owned(), expression };
+        predicate.holds(&|_| Some(1.0))?;
+        Ok(predicate)
     }
 
     /// The names in it.
@@ -33,18 +104,15 @@ impl Predicate {
     /// `Recipe` for a name without a value, and where the answer is no yes or no.
     pub fn holds(&self, value: &dyn Fn(&str) -> Option<f64>) -> Result<bool> {
         let wrong = |message: String| Error::Recipe(format!("`{}`: {message}", self.text));
-        let mut values = Vec::new();
-        for name in self.names() {
+        let number = |name: &String| {
             let found = value(name).ok_or_else(|| wrong(format!("there is no `{name}`")))?;
-            // Remainders are of whole numbers.
-            let is_whole = found.fract() == 0.0 && found.abs() < 9e15;
-            values.push(if is_whole { Val::Int(found as i64) } else { Val::Float(found) });
-        }
-        let answer = self.expression.eval(&values).map_err(|e| wrong(e.to_string()))?;
-        match answer {
-            Val::Bool(holds) => Ok(holds),
-            Val::Error(e) => Err(wrong(e.to_string())),
-            other => Err(wrong(format!("expected a comparison, got the value {other:?}"))),
+            Ok(Answer::Number(found))
+        };
+        let values = self.names().iter().map(number).collect::<Result<Vec<_>>>()?;
+        match self.expression.eval(&values).map_err(|e| wrong(e.to_string()))? {
+            Answer::Truth(holds) => Ok(holds),
+            Answer::Number(_) => Err(wrong("expected a comparison, got a number".into())),
+            Answer::Nonsense => Err(wrong("expected comparisons of numbers, joined by && or ||".into())),
         }
     }
 }
@@ -64,10 +132,29 @@ mod tests {
             };
             Predicate::parse(text)?.holds(&value)
         };
-        assert!(ask("hidden % 128 == 0 && mlp >= 2 * hidden").unwrap());
-        assert!(!ask("mlp > 3*hidden || {a.loss} > 2").unwrap());
-        assert!(ask("{a.loss} + 1 < hidden").unwrap());
-        for (bad, says) in [("hidden +", "hidden +"), ("hidden", "comparison"), ("heads > 1", "no `heads`"), ("", "")] {
+        for yes in [
+            "hidden % 128 == 0 && mlp >= 2 * hidden",
+            "mlp >= hidden && hidden > 100",
+            "{a.loss} + 1 < hidden",
+            "mlp / hidden > 2.4",
+            "hidden < 1 || mlp > 600 && hidden > 200",
+            "-hidden < 1 - 2 - 3",
+            "mlp - hidden - 100 == 284",
+            "(hidden < 1 || mlp > 600) && hidden != 255",
+        ] {
+            assert!(ask(yes).unwrap(), "{yes}");
+        }
+        for no in ["mlp > 3*hidden || {a.loss} > 2", "hidden > 300 && mlp > 1 || mlp < 2", "mlp % 100 == 0"] {
+            assert!(!ask(no).unwrap(), "{no}");
+        }
+        for (bad, says) in [
+            ("hidden +", "hidden +"),
+            ("hidden", "comparison"),
+            ("heads > 1", "no `heads`"),
+            ("", ""),
+            ("hidden && mlp > 1", "joined"),
+            ("(hidden > 1) + 1 > 0", "comparisons"),
+        ] {
             let error = ask(bad).unwrap_err();
             assert!(error.is_usage() && error.to_string().contains(says), "{bad}: {error}");
         }

@@ -199,7 +199,8 @@ impl Trainer<'_> {
         if let Some(teacher) = &self.teacher {
             teacher.borrow_mut().settle()?;
         }
-        for course in group {
+        // The state before a learner's divergence is the one to go on from.
+        for course in group.iter_mut().filter(|course| course.failure.is_none()) {
             course.save(self.feed.borrow().cursor(), self.saving.keep)?;
         }
         Ok(())

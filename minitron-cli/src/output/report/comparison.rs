@@ -1,7 +1,7 @@
 //! Strategies side by side.
 
 use maud::{Markup, html};
-use minitron_core::report::{Comparison, Measured, Row};
+use minitron_core::report::{Comparison, Measured, Ratio, Row};
 
 use super::charts::{Mark, N_SERIES, Plot, Series, plot};
 use super::parts::{Cell, Table, curve_table, figure, places, spread};
@@ -18,10 +18,33 @@ pub fn sections(comparison: &Comparison) -> Markup {
             (failures(comparison))
         }
         (checks(comparison))
+        (ratios(comparison))
         (curves(comparison))
         (by_seed(comparison))
         (samples(comparison))
     }
+}
+
+/// How many tokens some rows save.
+fn ratios(comparison: &Comparison) -> Markup {
+    html! {
+        @for ratio in &comparison.ratios {
+            section {
+                h3 { "Tokens to the same " (ratio.by) }
+                (ratio_table(ratio).draw())
+            }
+        }
+    }
+}
+
+fn ratio_table(ratio: &Ratio) -> Table {
+    let header = ["row", "its tokens", "the reference's", "times as many"].map(str::to_owned);
+    let mut table = Table::new("Read between the reference's budgets, over the logarithm of tokens".to_owned(), header);
+    for point in &ratio.points {
+        let words = Cell::sorted(point.words(), point.ratio);
+        table.row([Cell::text(&point.row), Cell::number(point.n_tokens), Cell::number(point.reference_tokens), words]);
+    }
+    table
 }
 
 fn cell(measured: Option<&Measured>) -> Cell {

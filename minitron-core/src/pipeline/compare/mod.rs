@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use self::spec::Link;
 use self::table::{Line, checks, columns, ratios};
 use super::context::Context;
-use super::run::{Place, run_stage};
+use super::run::{Place, refuse_own_inputs, run_stage};
 use super::run_dir::RunDir;
 use crate::checkpoint::write_whole;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 const FILE: &str = "compare.json";
 
@@ -29,13 +29,19 @@ pub fn compare(context: &Context, spec: &Spec, out: &Path) -> Result<Value> {
     let mut comparison = Comparison::open(context, spec, out)?;
     let mut is_interrupted = false;
     for row_idx in 0..spec.rows.len() {
-        is_interrupted = comparison.row(row_idx)?;
+        is_interrupted = comparison.row(row_idx, begin)?;
         comparison.save(begin, false)?;
         if is_interrupted {
             break;
         }
     }
     let mut report = comparison.save(begin, !is_interrupted)?;
+    for key in spec.columns.iter().filter(|key| comparison.lines.iter().all(|line| !line.values.contains_key(*key))) {
+        context.progress.warn(&format!("columns: no row has `{key}`"));
+    }
+    if let Some(error) = comparison.all_failed() {
+        return Err(Error::Data(format!("every row failed, the first: {error}")));
+    }
     if is_interrupted {
         report["interrupted"] = true.into();
     }
@@ -56,6 +62,12 @@ struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     fn open(context: &Context<'a>, spec: &'a Spec, out: &'a Path) -> Result<Self> {
+        if context.force {
+            refuse_own_inputs(&serde_json::to_value(spec).unwrap_or_default(), &spec.path, out)?;
+        } else if out.join("run.json").is_file() && !out.join(FILE).is_file() {
+            let message = format!("`{}` holds a run, and no comparison; give another name", out.display());
+            return Err(Error::Recipe(message));
+        }
         let mut run_dir = RunDir::open(out, context.force)?;
         run_dir.describe(&Context { seed: spec.seeds.first().copied().unwrap_or(0), ..*context }, &spec.path);
         let mut lines = Vec::new();
@@ -74,8 +86,10 @@ impl<'a> Comparison<'a> {
     }
 
     /// All jobs of a row, for every seed; true where it was asked to end on the way.
-    fn row(&mut self, row_idx: usize) -> Result<bool> {
+    fn row(&mut self, row_idx: usize, begin: Instant) -> Result<bool> {
         let Some(row) = self.spec.rows.get(row_idx) else { return Ok(false) };
+        self.lines[row_idx].status = "running";
+        self.save(begin, false)?;
         let mut links_by_seed = Vec::new();
         for &seed in &self.spec.seeds {
             let links = self.spec.links(row, seed)?;
@@ -91,8 +105,10 @@ impl<'a> Comparison<'a> {
                 }
             }
         }
-        let done =
-            |link| self.run_dir.find(&link_name(link)).and_then(|stage| Some((stage.result.as_ref()?, stage.seconds)));
+        let done = |link: &Link| {
+            let stage = self.run_dir.find(&link.stage.name)?;
+            Some((stage.result.as_ref()?, stage.seconds))
+        };
         let by_seed: Vec<Vec<(&Link, table::Done)>> = links_by_seed
             .iter()
             .map(|links| links.iter().filter_map(|link| Some((link, done(link)?))).collect())
@@ -132,6 +148,12 @@ impl<'a> Comparison<'a> {
         text.lines().filter_map(point).collect()
     }
 
+    /// What the first row failed of, where all did.
+    fn all_failed(&self) -> Option<&str> {
+        let errors: Vec<&str> = self.lines.iter().filter_map(|line| line.error.as_deref()).collect();
+        errors.first().copied().filter(|_| errors.len() == self.lines.len())
+    }
+
     /// compare.json as far as it is.
     fn save(&self, begin: Instant, is_complete: bool) -> Result<Value> {
         let report = json!({
@@ -143,7 +165,7 @@ impl<'a> Comparison<'a> {
             "seeds": self.spec.seeds,
             "columns": columns(self.spec, &self.lines),
             "rows": self.lines,
-            "checks": checks(self.spec, &self.lines)?,
+            "checks": checks(self.spec, &self.lines),
             "ratios": ratios(self.spec, &self.lines),
             "versions": { "minitron": env!("CARGO_PKG_VERSION") },
             "seconds": self.before + begin.elapsed().as_secs_f64(),
@@ -151,10 +173,6 @@ impl<'a> Comparison<'a> {
         write_whole(&self.out.join(FILE), &format!("{report:#}\n"))?;
         Ok(report)
     }
-}
-
-fn link_name(link: &Link) -> String {
-    link.stage.name.clone()
 }
 
 fn earlier_seconds(out: &Path) -> f64 {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::super::recipe::{PluginFile, Stage, StageOptions};
+use super::super::recipe::{JOBS, PluginFile, Stage, StageOptions};
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::search::Predicate;
@@ -139,6 +139,10 @@ impl Spec {
         if self.rows.is_empty() || self.seeds.is_empty() {
             return wrong("rows, seeds: expected at least one of each".into());
         }
+        let is_job = |job: &String| job == "scratch" || JOBS.contains(&job.as_str());
+        if let Some(key) = self.all.keys().find(|key| !is_job(key)) {
+            return Err(Error::unknown("job", key, JOBS.into_iter().chain(["scratch"])).at("all"));
+        }
         for (idx, row) in self.rows.iter().enumerate() {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_+".contains(c);
             if row.name.is_empty() || !row.name.chars().all(plain) {
@@ -176,8 +180,12 @@ impl Spec {
     /// `Recipe` for an unknown job or option.
     pub(super) fn links(&self, row: &Row, seed: u64) -> Result<Vec<Link>> {
         let chain = row.chain.as_ref().unwrap_or(&self.chain);
-        let known = |job: &str| chain.iter().any(|word| word == job);
-        if let Some(key) = row.own.keys().find(|key| !known(key.split('.').next().unwrap_or_default())) {
+        let times = |job: &str| chain.iter().filter(|word| *word == job).count();
+        let is_known = |key: &str| match key.split_once('.') {
+            None => times(key) > 0,
+            Some((job, n)) => n.parse().is_ok_and(|n: usize| (1..=times(job)).contains(&n)),
+        };
+        if let Some(key) = row.own.keys().find(|key| !is_known(key)) {
             return Err(Error::unknown("job of this row's chain", key, chain.iter().map(String::as_str))
                 .at(format!("row `{}`", row.name)));
         }
@@ -226,6 +234,9 @@ impl Course<'_> {
             _ => set("model", &model),
         }
         let job = if word == "scratch" { "train" } else { word };
+        if options.contains_key("stop_after") {
+            return Err(Error::Recipe("stop_after: a comparison runs its jobs to their end; leave it out".into()));
+        }
         let parsed = StageOptions::parse(job, options)?;
         let seed = if is_training || word == "search" { seed } else { self.spec.seeds.first().copied().unwrap_or(0) };
         let content = serde_json::json!([parsed, seed]).to_string();

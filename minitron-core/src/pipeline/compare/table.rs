@@ -5,26 +5,35 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::spec::{Link, Ratio, Row, Spec};
-use crate::error::Result;
+use super::spec::{Check, Link, Ratio, Row, Spec};
+use crate::error::Error;
 use crate::search::Predicate;
 
-/// A column that everybody knows, and which way is better.
-const COLUMNS: [(&str, &str, Option<&str>); 13] = [
-    ("n_params", "parameters", None),
-    ("n_non_embedding", "without embeddings", None),
-    ("zero_shot_loss", "loss before", Some("lower")),
-    ("zero_shot_perplexity", "perplexity before", Some("lower")),
-    ("zero_shot_kl_to_teacher", "KL before", Some("lower")),
-    ("loss", "loss", Some("lower")),
-    ("perplexity", "perplexity", Some("lower")),
-    ("kl_to_teacher", "KL", Some("lower")),
-    ("tokens", "tokens", None),
-    ("seconds", "seconds", Some("lower")),
-    ("training_seconds", "seconds of training", Some("lower")),
-    ("tokens_per_second", "tokens/s", Some("higher")),
-    ("peak_memory", "peak memory", Some("lower")),
-];
+/// Columns that everybody knows: key, which way is better, title.
+const COLUMNS: &str = "
+n_params - parameters
+n_non_embedding - without embeddings
+zero_shot_loss lower loss before
+zero_shot_perplexity lower perplexity before
+zero_shot_kl_to_teacher lower KL before
+loss lower loss
+perplexity lower perplexity
+kl_to_teacher lower KL
+n_tokens - tokens
+seconds lower seconds
+training_seconds lower seconds of training
+tokens_per_second higher tokens/s
+peak_bytes lower peak memory
+";
+
+/// Key, which way is better, title.
+fn known_columns() -> impl Iterator<Item = (&'static str, Option<&'static str>, &'static str)> {
+    COLUMNS.lines().filter_map(|line| {
+        let (key, rest) = line.split_once(' ')?;
+        let (better, title) = rest.split_once(' ')?;
+        Some((key, Some(better).filter(|better| *better != "-"), title))
+    })
+}
 
 /// One column.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -58,7 +67,7 @@ pub(super) struct Line {
     pub name: String,
     pub title: Option<String>,
     pub source: Option<String>,
-    /// `running`, `done` or `failed`.
+    /// `waiting`, `running`, `done` or `failed`.
     pub status: &'static str,
     pub error: Option<String>,
     pub values: BTreeMap<String, Over>,
@@ -79,7 +88,7 @@ impl Line {
             name: row.name.clone(),
             title: row.title.clone(),
             source: row.source.clone(),
-            status: "running",
+            status: "waiting",
             error: None,
             values: BTreeMap::new(),
             curve: Vec::new(),
@@ -100,7 +109,7 @@ impl Line {
         }
         let first = by_seed.first().into_iter().flatten();
         let texts = first.filter(|(link, _)| link.word == "generate");
-        self.samples = texts.map(|(_, (result, _))| result["text"].clone()).collect();
+        self.samples = texts.map(|(_, (result, _))| result.pointer("/text").cloned().unwrap_or_default()).collect();
     }
 }
 
@@ -109,23 +118,40 @@ fn values(links: &[(&Link, Done)]) -> BTreeMap<String, f64> {
     let mut values = BTreeMap::new();
     for (link, (result, seconds)) in links {
         *values.entry("seconds".to_owned()).or_default() += seconds;
-        if let Some(peak) = result["memory"]["peak_bytes"].as_f64() {
-            let most: &mut f64 = values.entry("peak_memory".to_owned()).or_default();
+        if let Some(peak) = result.pointer("/memory/peak_bytes").and_then(Value::as_f64) {
+            let most: &mut f64 = values.entry("peak_bytes".to_owned()).or_default();
             *most = most.max(peak);
         }
         match link.word.as_str() {
             "eval" => measured(result, if link.is_trained { "" } else { "zero_shot_" }, &mut values),
             "distill" | "train" | "scratch" => {
-                *values.entry("tokens".to_owned()).or_default() += result["n_tokens"].as_f64().unwrap_or(0.0);
+                *values.entry("n_tokens".to_owned()).or_default() += result["n_tokens"].as_f64().unwrap_or(0.0);
                 *values.entry("training_seconds".to_owned()).or_default() += seconds;
-                if let Some(rate) = result["tokens_per_second"].as_f64() {
+                // One that found nothing left to do has none.
+                if let Some(rate) = result["tokens_per_second"].as_f64().filter(|rate| *rate > 0.0) {
                     values.insert("tokens_per_second".to_owned(), rate);
                 }
+            }
+            "search" => {
+                *values.entry("n_tokens".to_owned()).or_default() += searched_tokens(result);
+                *values.entry("training_seconds".to_owned()).or_default() += seconds;
             }
             _ => {}
         }
     }
     values
+}
+
+/// Tokens that all candidates of a search learned from.
+fn searched_tokens(result: &Value) -> f64 {
+    let rungs = result["rungs"].as_array().cloned().unwrap_or_default();
+    let number = |rung: &Value, key: &str| rung.pointer(key).and_then(Value::as_f64).unwrap_or(0.0);
+    let before = std::iter::once(0.0).chain(rungs.iter().map(|rung| number(rung, "/tokens")));
+    rungs
+        .iter()
+        .zip(before)
+        .map(|(rung, before)| number(rung, "/n_candidates") * (number(rung, "/tokens") - before))
+        .sum()
 }
 
 /// Of an evaluation; sizes have no prefix, a task's numbers its name.
@@ -135,8 +161,13 @@ fn measured(result: &Value, prefix: &str, values: &mut BTreeMap<String, f64>) {
         entries.filter_map(|(key, value)| Some((key.clone(), value.as_f64()?))).collect()
     };
     for (key, value) in numbers(result) {
+        // Of counts, those of the model: how much was evaluated is the same for all.
         let is_size = key.starts_with("n_params") || key.starts_with("n_non");
-        values.insert(if is_size { key } else { format!("{prefix}{key}") }, value);
+        if is_size {
+            values.insert(key, value);
+        } else if !key.starts_with("n_") {
+            values.insert(format!("{prefix}{key}"), value);
+        }
     }
     for (task, measured) in result["tasks"].as_object().into_iter().flatten() {
         for (key, value) in numbers(measured) {
@@ -148,15 +179,15 @@ fn measured(result: &Value, prefix: &str, values: &mut BTreeMap<String, f64>) {
 /// The columns asked for, or all that some row has.
 pub(super) fn columns(spec: &Spec, lines: &[Line]) -> Vec<Column> {
     let has = |key: &str| lines.iter().any(|line| line.values.contains_key(key));
-    let known = COLUMNS.iter().map(|(key, ..)| (*key).to_owned());
+    let known = known_columns().map(|(key, ..)| key.to_owned());
     let others = lines.iter().flat_map(|line| line.values.keys().cloned());
     let mut keys: Vec<String> =
         if spec.columns.is_empty() { known.chain(others).collect() } else { spec.columns.clone() };
     let mut seen = std::collections::HashSet::new();
     keys.retain(|key| has(key) && seen.insert(key.clone()));
     let column = |key: String| {
-        let known = COLUMNS.iter().find(|(name, ..)| *name == key);
-        let (title, better) = known.map_or((key.as_str(), better(&key)), |(_, title, better)| (*title, *better));
+        let known = known_columns().find(|(name, ..)| *name == key);
+        let (title, better) = known.map_or((key.as_str(), better(&key)), |(_, better, title)| (title, better));
         Column { title: title.to_owned(), better: better.map(str::to_owned), key }
     };
     keys.into_iter().map(column).collect()
@@ -166,20 +197,19 @@ fn better(key: &str) -> Option<&'static str> {
     let ends = |ends: &[&str]| ends.iter().any(|end| key.ends_with(end));
     match key {
         _ if ends(&["_stderr"]) => None,
-        _ if ends(&["acc", "acc_norm", "exact_match", "per_second", "cosine"]) => Some("higher"),
-        _ if ends(&["loss", "perplexity", "kl_to_teacher", "_s"]) => Some("lower"),
+        _ if ends(&["acc", "acc_norm", "accuracy", "match", "per_second", "cosine"]) => Some("higher"),
+        _ if ends(&["loss", "_perplexity", "kl_to_teacher", "_s"]) => Some("lower"),
         _ => None,
     }
 }
 
 /// Whether what should hold does, with the numbers; null where a row has none.
-pub(super) fn checks(spec: &Spec, lines: &[Line]) -> Result<Vec<Value>> {
+pub(super) fn checks(spec: &Spec, lines: &[Line]) -> Vec<Value> {
     let value = |name: &str| {
         let (row, column) = name.split_once('.')?;
         lines.iter().find(|line| line.name == row)?.values.get(column).map(|over| over.mean)
     };
-    let mut found = Vec::new();
-    for check in &spec.checks {
+    let answer = |check: &Check| {
         let predicate = Predicate::parse(&check.holds)?;
         let numbers: Vec<String> = predicate
             .names()
@@ -188,9 +218,10 @@ pub(super) fn checks(spec: &Spec, lines: &[Line]) -> Result<Vec<Value>> {
             .collect();
         let is_known = predicate.names().iter().all(|name| value(name).is_some());
         let holds = if is_known { Some(predicate.holds(&value)?) } else { None };
-        found.push(json!({ "says": check.says, "holds": holds, "detail": numbers.join(", ") }));
-    }
-    Ok(found)
+        Ok(json!({ "says": check.says, "holds": holds, "detail": numbers.join(", ") }))
+    };
+    let failed = |check: &Check, e: Error| json!({ "says": check.says, "holds": null, "detail": e.to_string() });
+    spec.checks.iter().map(|check| answer(check).unwrap_or_else(|e| failed(check, e))).collect()
 }
 
 /// For each row of a ratio, the tokens that the reference needs to come as far.
@@ -201,17 +232,20 @@ pub(super) fn ratios(spec: &Spec, lines: &[Line]) -> Vec<Value> {
 fn points(ratio: &Ratio, lines: &[Line]) -> Vec<Value> {
     let point = |name: &String| {
         let values = &lines.iter().find(|line| line.name == *name)?.values;
-        Some((values.get("tokens")?.mean, values.get(&ratio.by)?.mean))
+        Some((values.get("n_tokens")?.mean, values.get(&ratio.by)?.mean))
     };
-    let mut reference: Vec<(f64, f64)> = ratio.reference.iter().filter_map(point).collect();
+    // What is compared falls with tokens.
+    let sign = if better(&ratio.by) == Some("higher") { -1.0 } else { 1.0 };
+    let signed = |(tokens, value): (f64, f64)| (tokens, sign * value);
+    let mut reference: Vec<(f64, f64)> = ratio.reference.iter().filter_map(point).map(signed).collect();
     reference.sort_by(|a, b| a.0.total_cmp(&b.0));
     let found = |name: &String| {
         let (tokens, reached) = point(name)?;
         let mut row = Map::new();
         row.insert("row".into(), json!(name));
-        row.insert("tokens".into(), json!(tokens));
+        row.insert("n_tokens".into(), json!(tokens));
         row.insert(ratio.by.clone(), json!(reached));
-        match tokens_to(reached, &reference) {
+        match tokens_to(sign * reached, &reference) {
             Needed::About(needed) => {
                 row.insert("reference_tokens".into(), json!(needed));
                 row.insert("ratio".into(), json!(needed / tokens));

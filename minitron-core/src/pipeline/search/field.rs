@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tch::{Device, Kind};
 
 use super::super::context::{Context, seq_len_or_default};
 use super::super::losses::objective;
+use super::super::places::refuse_places;
 use super::super::prune::write_plan;
 use super::super::score::scores_path;
 use super::super::start::digest_of;
@@ -21,7 +23,7 @@ use super::{by_label, entries, start};
 use crate::blueprint::{Blueprint, HIDDEN, ModelFolder, PruneGroup};
 use crate::calibrate::Scores;
 use crate::checkpoint::{OutputDir, WriteOptions, write_model};
-use crate::data::{BLOCK_TOKENS, Feed, FeedOptions, Task, Tokenizer, Windows};
+use crate::data::{BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Task, Tokenizer, Windows};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::heal::Patient;
@@ -29,6 +31,7 @@ use crate::memory::available_bytes;
 use crate::model::Transformer;
 use crate::plan::{Plan, Rankings};
 use crate::registry::PluginSpec;
+use crate::search::Halving;
 use crate::train::{HeldOut, Learner, Objective, Teacher, Trained, Trainer, clear_state, evaluate_all, saved_cursor};
 
 /// Bytes of a candidate that learns, for each of its parameters: weight, gradient, two moments.
@@ -37,6 +40,21 @@ const BYTES_PER_PARAM: u64 = 16;
 const SHARE_OF_FREE: f64 = 0.5;
 /// Evaluations in a candidate's whole training where none are asked for.
 const EVALUATIONS: u64 = 20;
+
+/// Options that decide nothing, and files that are known by their content.
+const DECIDE_NOTHING: [&str; 11] = [
+    "model",
+    "scores",
+    "data",
+    "eval_data",
+    "max_memory",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep",
+    "stop_after",
+    "stream_teacher",
+    "teacher_cache",
+];
 
 /// Candidates, and all that they share.
 pub(super) struct Field<'a> {
@@ -77,8 +95,10 @@ impl<'a> Field<'a> {
         if !(resume && out.join("search.json").is_file()) {
             OutputDir::refuse_existing(out, context.force)?;
         }
+        refuse(context, options)?;
         let found = options.survey(context)?;
         let folder = context.open(&options.model)?;
+        refuse_places(context, &options.setup, options.asked.teacher_cache.as_deref(), out)?;
         OutputDir::refuse_inputs(out, [folder.checkpoint.dir.as_path()])?;
         let groups: Vec<PruneGroup> = context.groups(&context.axes(&options.axes)?, &folder.blueprint)?;
         let path = scores_path(&options.scores)?;
@@ -116,6 +136,12 @@ impl<'a> Field<'a> {
         field.n_steps = settings.schedule(feed.mean_width()).n_steps;
         field.tokens_per_step = settings.tokens_per_step(feed.mean_width());
         field.every = options.setup.eval_every.unwrap_or(field.n_steps / EVALUATIONS).max(1);
+        let n_screened = options.screen.unwrap_or(usize::MAX).clamp(1, found.candidates.len().max(1));
+        let halving = Halving { n_rungs: options.rungs, keep: options.keep_share };
+        halving.rungs(n_screened, field.n_steps, field.every)?;
+        // Losses that do not exist, or that the teacher's cache cannot serve.
+        let of_source = field.objective(&field.teaching.folder.blueprint, &Plan::default(), true)?;
+        field.teaching.corrected(context, &of_source)?;
         let fresh = field.record(&found, &feed, &digest::of_file(&path)?)?;
         let record = start(context, out, resume, fresh)?;
         Ok((field, record))
@@ -130,9 +156,13 @@ impl<'a> Field<'a> {
             self.options.bytes_of(&found.blueprint, candidate.n_params, bytes_per_param, sizes)
         };
         let how = serde_json::to_value(self.options).unwrap_or_default();
+        let mut deciding = how.clone();
+        if let Some(options) = deciding.as_object_mut() {
+            options.retain(|key, _| !DECIDE_NOTHING.contains(&key.as_str()));
+        }
         let inputs = json!([
             env!("CARGO_PKG_VERSION"),
-            &how,
+            deciding,
             scores,
             self.identity(feed, "")?,
             self.context.seed,
@@ -162,7 +192,11 @@ impl<'a> Field<'a> {
 
     /// Candidates in turns whose memory fits.
     pub fn groups(&self, candidates: &[usize], record: &Record) -> Vec<Vec<usize>> {
-        let free = || available_bytes().map(|free| (free as f64 * SHARE_OF_FREE) as u64);
+        // What is free on a CUDA device is not known here.
+        let free = || match self.context.device {
+            Device::Cpu => available_bytes().map(|free| (free as f64 * SHARE_OF_FREE) as u64),
+            _ => Some(0),
+        };
         let limit = self.options.max_memory.map(|bytes| bytes.0).or_else(free).unwrap_or(u64::MAX);
         let mut groups: Vec<Vec<usize>> = Vec::new();
         let mut taken = 0_u64;
@@ -211,11 +245,6 @@ impl<'a> Field<'a> {
 
     fn teacher(&self, models: &[(Transformer, Objective)]) -> Result<Option<Box<dyn Teacher + '_>>> {
         let (_, objective) = models.first().ok_or_else(|| Error::Internal("a search without candidates".into()))?;
-        let corrected = self.teaching.corrected(self.context, objective)?;
-        if corrected.is_some() {
-            let message = "correct_teacher: a teacher that learns says something else to every candidate; leave it out";
-            return Err(Error::Recipe(message.into()));
-        }
         self.teaching.teacher(self.context, objective, None)
     }
 
@@ -235,7 +264,7 @@ impl<'a> Field<'a> {
         self.context.progress.warn(&format!("zero-shot: {} candidates as views", group.len()));
         let found = evaluate_all(subjects, teacher.as_mut().map(|t| &mut **t), self.task()?, &self.held_out())?;
         let label = |(found, (_, objective)): (crate::train::HeldOutLoss, &(Transformer, Objective))| ZeroShot {
-            loss: found.value(),
+            loss: Some(found.value()).filter(|loss| loss.is_finite()),
             rank: 0,
             terms: by_label(objective.labels(), &found.terms),
         };
@@ -327,7 +356,10 @@ impl<'a> Field<'a> {
     pub fn write(&self, idx: usize, record: &Record, target: &Path) -> Result<()> {
         let models = self.load(&[idx], record, true)?;
         let until = record.rungs.last().map_or(self.n_steps, |rung| rung.steps);
-        let (_, trained) = self.run(&[idx], record, &models, until)?.single()?;
+        let (outcome, trained) = self.run(&[idx], record, &models, until)?.single()?;
+        if outcome.n_steps < until {
+            return Err(Error::Internal(format!("the winner learned {} of {until} steps", outcome.n_steps)));
+        }
         let patient = self.patient(&record.candidates[idx])?;
         let folder = &self.teaching.folder;
         let mut report = json!({
@@ -346,6 +378,25 @@ impl<'a> Field<'a> {
         write_plan(&output.path().join("plan.json"), patient.plan(), &explained, &report)?;
         output.commit()
     }
+}
+
+/// What can be refused by looking at the options alone.
+fn refuse(context: &Context, options: &SearchOptions) -> Result<()> {
+    let SearchOptions { asked, setup, .. } = options;
+    let wrong = |message: &str| Err(Error::Recipe(message.into()));
+    if asked.correct_teacher.is_some() {
+        return wrong("correct_teacher: a teacher that learns says something else to every candidate; leave it out");
+    }
+    if setup.stop_after.is_some() {
+        return wrong("stop_after: a search stops its candidates itself; leave it out");
+    }
+    if setup.max_skipped == 0 || setup.eval_every == Some(0) {
+        return wrong("max_skipped, eval_every: expected at least 1");
+    }
+    if context.kind == Kind::Half {
+        return wrong("dtype: f16 gradients underflow without scaling; search in bf16 or f32");
+    }
+    setup.saving().check()
 }
 
 /// Healings look at the first windows of the training text.
@@ -376,7 +427,8 @@ fn eval_windows(
     }
     let message = "eval_data: none is given, so candidates are judged on text that they also learn from";
     context.progress.warn(message);
-    let own = Setup { eval_data: setup.data.clone(), ..setup.clone() };
+    let eval_data = setup.data.iter().map(|data| DataSpec { weight: None, ..data.clone() }).collect();
+    let own = Setup { eval_data, ..setup.clone() };
     let windows = own.eval_windows(context, &folder.blueprint, tokenizer)?;
     windows.ok_or_else(|| Error::Recipe("data: no text to learn from".into()))
 }

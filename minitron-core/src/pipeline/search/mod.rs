@@ -27,21 +27,30 @@ pub fn search(context: &Context, options: &SearchOptions, out: &Path, resume: bo
     }
     let begin = Instant::now();
     let (field, mut record) = Field::open(context, options, out, resume)?;
-    if record.complete {
+    if record.complete && out.join("winner").join("config.json").is_file() {
         context.progress.warn("search: complete, nothing left to do");
         return Ok(report(&record, out, false));
     }
     let before = record.seconds;
     let _listening = context.interrupt.listen();
+    field.forget(&record)?;
     let mut is_halted = screen(&field, &mut record, out)?;
     let rungs = rungs(&field, options, &record)?;
     for (rung_idx, rung) in rungs.iter().enumerate().skip(record.rungs.len()) {
-        is_halted = is_halted || train(&field, &mut record, (rung_idx, rung, &rungs))?;
-        record.seconds = before + begin.elapsed().as_secs_f64();
         if is_halted {
             break;
         }
+        let earlier = record.clone();
+        is_halted = train(&field, &mut record, (rung_idx, rung, &rungs))?;
+        let seconds = before + begin.elapsed().as_secs_f64();
+        if is_halted {
+            // The rung begins again with what its candidates have kept.
+            record = Record { seconds, ..earlier };
+        }
+        record.seconds = seconds;
         record.save(out)?;
+        // Only now: a state that the record still asks for must not be missing.
+        field.forget(&record)?;
     }
     if !is_halted {
         finish(&field, &mut record, out)?;
@@ -68,8 +77,8 @@ fn screen(field: &Field, record: &mut Record, out: &Path) -> Result<bool> {
     record.rank_zero_shot();
     let n_screened = field.options.screen.unwrap_or(usize::MAX).max(1);
     if record.rungs.is_empty() {
-        for entry in &mut record.candidates {
-            entry.screened_out = entry.zero_shot.as_ref().is_none_or(|zero_shot| zero_shot.rank > n_screened);
+        for (place, idx) in record.zero_shot_order().into_iter().enumerate() {
+            record.candidates[idx].screened_out = place >= n_screened;
         }
     }
     record.save(out)?;
@@ -93,28 +102,29 @@ fn train(field: &Field, record: &mut Record, (rung_idx, rung, rungs): (usize, &R
         field.context.progress.warn(&progress);
         let trained = field.train(&group, record, rung.until)?;
         teacher_seconds += trained.teacher_s;
-        let n_tokens = rung.until.saturating_sub(from) * field.tokens_per_step;
+        let n_tokens = rung.until.saturating_sub(from).saturating_mul(field.tokens_per_step);
         record.shared_teacher.seconds += trained.teacher_s;
         record.shared_teacher.seconds_saved += trained.teacher_s * (group.len() as f64 - 1.0).max(0.0);
         record.shared_teacher.forward_tokens += n_tokens;
-        record.shared_teacher.forward_tokens_unshared += n_tokens * group.len() as u64;
+        record.shared_teacher.forward_tokens_unshared += n_tokens.saturating_mul(group.len() as u64);
         if trained.is_interrupted {
             return Ok(true);
         }
         for (idx, failure) in group.iter().zip(trained.failures) {
             let entry = &mut record.candidates[*idx];
             entry.curve = field.curve(&entry.name)?;
-            entry.loss = entry.curve.last().map(|place| place.loss);
+            // One that was not finite at the end has none.
+            let last = entry.curve.last().filter(|place| place.step == rung.until);
+            entry.loss = last.map(|place| place.loss);
             entry.failure = failure;
         }
     }
     let n_staying = rungs.get(rung_idx + 1).map_or(usize::MAX, |next| next.n_candidates);
     eliminate(record, rung_idx, n_staying);
-    field.forget(record)?;
     record.rungs.push(RungRecord {
         n_candidates: remaining.len(),
         steps: rung.until,
-        tokens: rung.until * field.tokens_per_step,
+        tokens: rung.until.saturating_mul(field.tokens_per_step),
         seconds: begin.elapsed().as_secs_f64(),
         teacher_seconds,
     });
@@ -133,8 +143,8 @@ fn eliminate(record: &mut Record, rung_idx: usize, n_staying: usize) {
 
 fn finish(field: &Field, record: &mut Record, out: &Path) -> Result<()> {
     record.conclude();
-    let best = record.candidates.iter().position(|entry| entry.rank == Some(1) && entry.failure.is_none());
-    let best = best.ok_or_else(|| Error::Data("every candidate diverged; try a lower lr".into()))?;
+    let best = record.remaining().into_iter().min_by_key(|&idx| record.candidates[idx].rank);
+    let best = best.ok_or_else(|| Error::Data("every candidate of the last rung diverged; try a lower lr".into()))?;
     field.write(best, record, &out.join("winner"))?;
     record.winner = Some(Winner { name: record.candidates[best].name.clone(), dir: "winner".into() });
     record.complete = true;
@@ -177,15 +187,24 @@ fn entries(found: &Found, bytes: &dyn Fn(&Found, usize) -> u64) -> Vec<Entry> {
 fn start(context: &Context, out: &Path, resume: bool, fresh: Record) -> Result<Record> {
     let earlier = if resume { Record::load(out)? } else { None };
     if let Some(earlier) = earlier {
-        if earlier.inputs != fresh.inputs {
+        if earlier.inputs == fresh.inputs {
+            return Ok(earlier);
+        }
+        // A recipe's stage owns its folder.
+        if !context.force {
             let message = format!("{}: holds a search with other options; start over with --force", out.display());
             return Err(Error::Recipe(message));
         }
-        return Ok(earlier);
     }
     OutputDir::refuse_existing(out, context.force)?;
     if out.exists() {
-        std::fs::remove_dir_all(out).at_path(out)?;
+        // Under another name first, so that no half of it is ever found.
+        let leaving = out.with_file_name(format!(".{}.old", out.file_name().unwrap_or_default().to_string_lossy()));
+        if leaving.exists() {
+            std::fs::remove_dir_all(&leaving).at_path(&leaving)?;
+        }
+        std::fs::rename(out, &leaving).at_path(out)?;
+        std::fs::remove_dir_all(&leaving).at_path(&leaving)?;
     }
     std::fs::create_dir_all(out).at_path(out)?;
     fresh.save(out)?;
@@ -194,5 +213,5 @@ fn start(context: &Context, out: &Path, resume: bool, fresh: Record) -> Result<R
 
 /// A loss of every term by its name.
 fn by_label<'l>(labels: impl Iterator<Item = &'l str>, values: &[f64]) -> BTreeMap<String, f64> {
-    labels.map(str::to_owned).zip(values.iter().copied()).collect()
+    labels.map(str::to_owned).zip(values.iter().copied()).filter(|(_, value)| value.is_finite()).collect()
 }

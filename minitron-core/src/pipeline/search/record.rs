@@ -71,7 +71,8 @@ pub(super) struct Entry {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct ZeroShot {
-    pub loss: f64,
+    /// None where it is not finite.
+    pub loss: Option<f64>,
     pub rank: usize,
     /// Every loss of the distillation.
     pub terms: BTreeMap<String, f64>,
@@ -119,7 +120,21 @@ pub(super) struct Winner {
     pub dir: String,
 }
 
+impl Entry {
+    /// Infinite where there is none.
+    fn zero_shot_loss(&self) -> f64 {
+        self.zero_shot.as_ref().and_then(|zero_shot| zero_shot.loss).unwrap_or(f64::INFINITY)
+    }
+}
+
 impl Record {
+    /// Indices of all candidates by their loss before training, the earlier one first among equals.
+    pub fn zero_shot_order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.candidates.len()).collect();
+        order.sort_by(|&a, &b| self.candidates[a].zero_shot_loss().total_cmp(&self.candidates[b].zero_shot_loss()));
+        order
+    }
+
     /// One that a run left; none where there is none.
     pub fn load(out: &Path) -> Result<Option<Self>> {
         let path = out.join(FILE);
@@ -149,7 +164,8 @@ impl Record {
         let mut order: Vec<usize> = (0..self.candidates.len()).collect();
         let place = |idx: &usize| {
             let entry = &self.candidates[*idx];
-            let loss = entry.loss.or(entry.zero_shot.as_ref().map(|zero| zero.loss)).unwrap_or(f64::INFINITY);
+            let untrained = entry.curve.is_empty().then(|| entry.zero_shot_loss());
+            let loss = entry.loss.or(untrained).unwrap_or(f64::INFINITY);
             let reached = match (entry.failure.is_some(), entry.screened_out, entry.eliminated_at) {
                 (true, ..) => -2,
                 (_, true, _) => -1,
@@ -173,7 +189,9 @@ impl Record {
         let pairs: Vec<(f64, f64)> = self
             .candidates
             .iter()
-            .filter_map(|entry| Some((entry.zero_shot.as_ref()?.loss, entry.rank? as f64)))
+            // Those that were screened out stand in the order of the screening.
+            .filter(|entry| !entry.screened_out && entry.failure.is_none())
+            .filter_map(|entry| Some((entry.zero_shot_loss(), entry.rank? as f64)))
             .collect();
         let (before, after): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
         self.correlation = spearman(&before, &after)
@@ -182,15 +200,15 @@ impl Record {
         let finalists: Vec<&Entry> = self.remaining().into_iter().filter_map(|idx| self.candidates.get(idx)).collect();
         let curves: Vec<Vec<f64>> =
             finalists.iter().map(|entry| entry.curve.iter().map(|place| place.loss).collect()).collect();
-        let is_contest = curves.len() > 1;
+        let steps = |entry: &&Entry| entry.curve.iter().map(|place| place.step).collect::<Vec<_>>();
+        let is_contest = curves.len() > 1 && finalists.windows(2).all(|pair| steps(&pair[0]) == steps(&pair[1]));
         self.settled_at =
             settled(&curves).filter(|_| is_contest).and_then(|idx| finalists.first()?.curve.get(idx)).copied();
     }
 
     /// Ranks of the zero-shot losses.
     pub fn rank_zero_shot(&mut self) {
-        let losses: Vec<f64> =
-            self.candidates.iter().map(|entry| entry.zero_shot.as_ref().map_or(f64::INFINITY, |z| z.loss)).collect();
+        let losses: Vec<f64> = self.candidates.iter().map(Entry::zero_shot_loss).collect();
         for (entry, rank) in self.candidates.iter_mut().zip(ranks(&losses)) {
             if let Some(zero_shot) = &mut entry.zero_shot {
                 zero_shot.rank = rank as usize;
