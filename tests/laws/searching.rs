@@ -207,14 +207,61 @@ fn a_search_interrupted_anywhere_ends_as_one_that_was_not() {
         })
         .unwrap();
         assert_eq!(halted["interrupted"], true, "{name}");
+        // How many learn side by side decides nothing.
+        let room = (name == "two").then(|| "1kB".parse().unwrap());
+        let options = SearchOptions { max_memory: room, ..options.clone() };
         let resumed = with_context(false, |context| search(context, &options, &out, true, false)).unwrap();
-        assert_eq!(timeless(resumed), timeless(whole.clone()), "{name}");
+        let [resumed, whole] = [resumed, whole.clone()].map(|report| {
+            let report = timeless(report);
+            json!([
+                report["candidates"],
+                report["rungs"],
+                report["winner"],
+                report["correlation"],
+                report["settled_at"]
+            ])
+        });
+        assert_eq!(resumed, whole, "{name}");
         let weights = |dir: &Path| fs::read(dir.join("winner/model.safetensors")).unwrap();
         assert!(weights(&out) == weights(&desk.at("whole")), "{name}");
     }
     let other = SearchOptions { keep_share: 0.4, ..options };
     let error = with_context(false, |context| search(context, &other, &desk.at("one"), true, false)).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("other options"), "{error}");
+}
+
+#[test]
+fn what_a_search_lost_or_did_not_clear_up_is_made_up_for() {
+    let desk = Desk::new();
+    let options = desk.options();
+    let run =
+        |resume| with_context(false, |context| search(context, &options, &desk.at("out"), resume, false)).unwrap();
+    let whole = timeless(run(false));
+    // Killed behind the last rung, before those that left were cleared and the winner was written.
+    let path = desk.at("out/search.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    (record["complete"], record["winner"]) = (false.into(), Value::Null);
+    fs::write(&path, record.to_string()).unwrap();
+    fs::create_dir_all(desk.at("out/candidates/c06/checkpoint/step-00000004")).unwrap();
+    fs::remove_dir_all(desk.at("out/winner")).unwrap();
+    assert_eq!(timeless(run(true)), whole);
+    // A winner that somebody removed is written again.
+    fs::remove_dir_all(desk.at("out/winner")).unwrap();
+    assert_eq!(timeless(run(true)), whole);
+    assert!(desk.at("out/winner/config.json").is_file());
+}
+
+#[test]
+fn those_that_are_screened_out_are_not_trained_nor_counted() {
+    let desk = Desk::new();
+    let options = SearchOptions { screen: Some(3), rungs: 2, ..desk.options() };
+    let report = with_context(false, |context| search(context, &options, &desk.at("out"), false, false)).unwrap();
+    for row in report["candidates"].as_array().unwrap() {
+        let is_out = row["zero_shot"]["rank"].as_u64() > Some(3);
+        assert_eq!((row["screened_out"] == true, row["curve"] == json!([])), (is_out, is_out), "{row}");
+        assert_eq!(row["rank"].as_u64() > Some(3), is_out, "{row}");
+    }
+    assert_eq!(report["rungs"][0]["n_candidates"], 3);
 }
 
 #[test]

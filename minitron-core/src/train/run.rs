@@ -65,8 +65,10 @@ pub struct Trained {
 pub struct Run {
     /// In the order of the learners: one that diverged does not end the others.
     pub learners: Vec<Result<(Outcome, Trained)>>,
-    /// Seconds that the teacher took.
+    /// Seconds that the teacher took; on a CUDA device, those of asking it.
     pub teacher_s: f64,
+    /// Seconds that it would have taken besides, had every learner asked for itself.
+    pub spared_s: f64,
 }
 
 impl Run {
@@ -93,7 +95,7 @@ impl Trainer<'_> {
         let mut timer = self.saving.timer(schedule.n_steps);
         let memory = self.memory();
         self.progress.warn(&memory.says());
-        let (mut note, mut teacher_s, mut is_interrupted) = (Note::default(), 0.0, false);
+        let (mut note, mut teacher_s, mut is_interrupted) = (Note::default(), [0.0; 2], false);
         self.progress.start("train, tokens", schedule.n_steps.saturating_mul(per_step));
         self.progress.advance(first.saturating_mul(per_step), "");
         for step in first + 1..=last {
@@ -103,7 +105,9 @@ impl Trainer<'_> {
             let behind = |course: &&mut Course| course.state.step < step && course.failure.is_none();
             let mut group: Vec<&mut Course> = courses.iter_mut().filter(behind).collect();
             let (lr, begin) = (schedule.at(step), Instant::now());
-            teacher_s += self.learn(&mut group)?.as_secs_f64();
+            for (sum, time) in teacher_s.iter_mut().zip(self.learn(&mut group)?) {
+                *sum += time.as_secs_f64();
+            }
             let done = self.apply(&mut group, step, per_step, lr)?;
             let took = begin.elapsed().checked_div(group.len() as u32).unwrap_or_default();
             group.iter_mut().for_each(|course| course.tick(per_step, took));
@@ -131,7 +135,8 @@ impl Trainer<'_> {
             let (outcome, trained) = course.end(schedule.n_steps, is_interrupted, self.correction.as_ref())?;
             Ok((Outcome { memory_bytes: memory.total(), ..outcome }, trained))
         };
-        Ok(Run { learners: courses.into_iter().map(end).collect(), teacher_s })
+        let [teacher_s, spared_s] = teacher_s;
+        Ok(Run { learners: courses.into_iter().map(end).collect(), teacher_s, spared_s })
     }
 
     /// Every learner where it stands, and the text at the place of the one that is least far.
@@ -149,25 +154,30 @@ impl Trainer<'_> {
         Ok(courses)
     }
 
-    /// Shows a step's batches to everyone; returns the time that the teacher took.
-    fn learn(&self, group: &mut [&mut Course]) -> Result<Duration> {
+    /// Shows a step's batches to everyone; returns the time that the teacher took, and that which it was spared.
+    fn learn(&self, group: &mut [&mut Course]) -> Result<[Duration; 2]> {
         let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
         let n_passes = self.settings.accumulate as u64;
-        let (scale, mut took) = (1.0 / n_passes as f64, Duration::ZERO);
-        let Some(device) = self.learners.first().map(|learner| learner.student.device) else { return Ok(took) };
+        let (scale, mut took, mut spared) = (1.0 / n_passes as f64, Duration::ZERO, Duration::ZERO);
+        let n_others = (group.len() as u32).saturating_sub(1);
+        let Some(device) = self.learners.first().map(|learner| learner.student.device) else {
+            return Ok([took, spared]);
+        };
         for _ in 0..n_passes {
             let pieces = self.feed.borrow_mut().take(self.settings.batch_size)?;
             let targets = self.task.batch_of(&pieces, self.feed.borrow().n_brackets(), device)?;
             let begin = Instant::now();
             let objectives = group.iter().map(|course| course.learner.objective);
             let lesson = ask(objectives, teacher.as_mut().map(|teacher| &mut ***teacher), &targets)?;
-            took += begin.elapsed();
+            let asking = begin.elapsed();
             for course in &mut *group {
                 course.learn(&targets, lesson.as_deref(), self.correction.as_ref(), scale)?;
             }
-            took += lesson.map(|lesson| lesson.took()).unwrap_or_default();
+            let (by_logits, kept) = lesson.map(|lesson| lesson.took()).unwrap_or_default();
+            took += asking + by_logits;
+            spared += asking.saturating_mul(n_others) + kept;
         }
-        Ok(took)
+        Ok([took, spared])
     }
 
     fn apply(&self, group: &mut [&mut Course], step: u64, per_step: u64, lr: f64) -> Result<Vec<Step>> {

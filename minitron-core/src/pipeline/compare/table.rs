@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::spec::{Check, Link, Ratio, Row, Spec};
 use crate::error::Error;
@@ -241,26 +241,17 @@ fn points(ratio: &Ratio, lines: &[Line]) -> Vec<Value> {
     reference.sort_by(|a, b| a.0.total_cmp(&b.0));
     let found = |name: &String| {
         let (tokens, reached) = point(name)?;
-        let mut row = Map::new();
-        row.insert("row".into(), json!(name));
-        row.insert("n_tokens".into(), json!(tokens));
-        row.insert(ratio.by.clone(), json!(reached));
-        match tokens_to(sign * reached, &reference) {
-            Needed::About(needed) => {
-                row.insert("reference_tokens".into(), json!(needed));
-                row.insert("ratio".into(), json!(needed / tokens));
-            }
-            Needed::MoreThan(most) => {
-                row.insert("reference_more_than".into(), json!(most));
-                row.insert("ratio_more_than".into(), json!(most / tokens));
-            }
-            Needed::AtMost(least) => {
-                row.insert("reference_at_most".into(), json!(least));
-                row.insert("ratio_at_most".into(), json!(least / tokens));
-            }
-            Needed::Unknown => {}
+        let needed = match tokens_to(sign * reached, &reference) {
+            Needed::About(needed) => json!({ "reference_tokens": needed, "ratio": needed / tokens }),
+            Needed::MoreThan(most) => json!({ "reference_more_than": most, "ratio_more_than": most / tokens }),
+            Needed::AtMost(least) => json!({ "reference_at_most": least, "ratio_at_most": least / tokens }),
+            Needed::Unknown => json!({}),
+        };
+        let mut row = json!({ "row": name, "n_tokens": tokens, ratio.by.as_str(): reached });
+        if let (Some(row), Value::Object(needed)) = (row.as_object_mut(), needed) {
+            row.extend(needed);
         }
-        Some(Value::Object(row))
+        Some(row)
     };
     ratio.rows.iter().filter_map(found).collect()
 }

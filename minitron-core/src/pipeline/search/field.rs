@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tch::{Device, Kind};
+use tch::Device;
 
 use super::super::context::{Context, seq_len_or_default};
 use super::super::losses::objective;
@@ -15,15 +15,16 @@ use super::super::prune::write_plan;
 use super::super::score::scores_path;
 use super::super::start::digest_of;
 use super::super::teaching::Teaching;
-use super::super::train::{Setup, identity};
+use super::super::train::identity;
 use super::super::treatment::{Treatment, note};
 use super::options::{Found, SearchOptions};
+use super::prepare::{eval_windows, refuse, treatment};
 use super::record::{Entry, Place, Record, ZeroShot};
 use super::{by_label, entries, start};
-use crate::blueprint::{Blueprint, HIDDEN, ModelFolder, PruneGroup};
+use crate::blueprint::{Blueprint, HIDDEN, PruneGroup};
 use crate::calibrate::Scores;
 use crate::checkpoint::{OutputDir, WriteOptions, write_model};
-use crate::data::{BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Task, Tokenizer, Windows};
+use crate::data::{BLOCK_TOKENS, Feed, FeedOptions, Task, Tokenizer, Windows};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::heal::Patient;
@@ -81,6 +82,7 @@ pub(super) struct Learned {
     /// By candidate: why it went no further.
     pub failures: Vec<Option<String>>,
     pub teacher_s: f64,
+    pub spared_s: f64,
     pub is_interrupted: bool,
 }
 
@@ -277,7 +279,7 @@ impl<'a> Field<'a> {
         let run = self.run(group, record, &models, until)?;
         let is_interrupted = run.learners.iter().flatten().any(|(outcome, _)| outcome.n_steps < until);
         let failures = run.learners.into_iter().map(|learned| learned.err().map(|error| error.to_string())).collect();
-        Ok(Learned { failures, teacher_s: run.teacher_s, is_interrupted })
+        Ok(Learned { failures, teacher_s: run.teacher_s, spared_s: run.spared_s, is_interrupted })
     }
 
     fn run(
@@ -378,57 +380,4 @@ impl<'a> Field<'a> {
         write_plan(&output.path().join("plan.json"), patient.plan(), &explained, &report)?;
         output.commit()
     }
-}
-
-/// What can be refused by looking at the options alone.
-fn refuse(context: &Context, options: &SearchOptions) -> Result<()> {
-    let SearchOptions { asked, setup, .. } = options;
-    let wrong = |message: &str| Err(Error::Recipe(message.into()));
-    if asked.correct_teacher.is_some() {
-        return wrong("correct_teacher: a teacher that learns says something else to every candidate; leave it out");
-    }
-    if setup.stop_after.is_some() {
-        return wrong("stop_after: a search stops its candidates itself; leave it out");
-    }
-    if setup.max_skipped == 0 || setup.eval_every == Some(0) {
-        return wrong("max_skipped, eval_every: expected at least 1");
-    }
-    if context.kind == Kind::Half {
-        return wrong("dtype: f16 gradients underflow without scaling; search in bf16 or f32");
-    }
-    setup.saving().check()
-}
-
-/// Healings look at the first windows of the training text.
-fn treatment(options: &SearchOptions) -> Treatment {
-    let setup = &options.setup;
-    Treatment {
-        heal: options.heal.clone(),
-        data: if options.heal.is_empty() { Vec::new() } else { setup.data.clone() },
-        samples: options.heal_samples,
-        seq_len: setup.seq_len,
-        batch_size: setup.batch_size,
-        field: setup.field.clone(),
-        token_type: setup.token_type.clone(),
-        pack: setup.pack,
-    }
-}
-
-/// The held-out text; the beginning of the training text where none is given, which is said.
-fn eval_windows(
-    context: &Context,
-    options: &SearchOptions,
-    folder: &ModelFolder,
-    tokenizer: &Tokenizer,
-) -> Result<Windows> {
-    let setup = &options.setup;
-    if let Some(windows) = setup.eval_windows(context, &folder.blueprint, tokenizer)? {
-        return Ok(windows);
-    }
-    let message = "eval_data: none is given, so candidates are judged on text that they also learn from";
-    context.progress.warn(message);
-    let eval_data = setup.data.iter().map(|data| DataSpec { weight: None, ..data.clone() }).collect();
-    let own = Setup { eval_data, ..setup.clone() };
-    let windows = own.eval_windows(context, &folder.blueprint, tokenizer)?;
-    windows.ok_or_else(|| Error::Recipe("data: no text to learn from".into()))
 }

@@ -2,6 +2,7 @@
 
 mod field;
 mod options;
+mod prepare;
 mod record;
 
 use std::collections::BTreeMap;
@@ -104,7 +105,7 @@ fn train(field: &Field, record: &mut Record, (rung_idx, rung, rungs): (usize, &R
         teacher_seconds += trained.teacher_s;
         let n_tokens = rung.until.saturating_sub(from).saturating_mul(field.tokens_per_step);
         record.shared_teacher.seconds += trained.teacher_s;
-        record.shared_teacher.seconds_saved += trained.teacher_s * (group.len() as f64 - 1.0).max(0.0);
+        record.shared_teacher.seconds_saved += trained.spared_s;
         record.shared_teacher.forward_tokens += n_tokens;
         record.shared_teacher.forward_tokens_unshared += n_tokens.saturating_mul(group.len() as u64);
         if trained.is_interrupted {

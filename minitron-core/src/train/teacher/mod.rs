@@ -54,9 +54,9 @@ pub trait Lesson: Debug {
     /// Several students will ask: what was worked out once is kept, within bounds.
     fn keep(&mut self) {}
 
-    /// Time that logits have taken since the lesson began.
-    fn took(&self) -> Duration {
-        Duration::ZERO
+    /// Time that logits have taken since the lesson began, and time that kept ones spared.
+    fn took(&self) -> (Duration, Duration) {
+        (Duration::ZERO, Duration::ZERO)
     }
 }
 
@@ -73,14 +73,15 @@ struct Heard<'m> {
     head: Option<&'m Frame>,
     hidden_ne: Option<Tensor>,
     states: BTreeMap<Site, Tensor>,
-    /// Logits of rows by the first of them, where they are kept.
-    kept: Option<RefCell<BTreeMap<(i64, i64), Tensor>>>,
+    /// Logits by their rows, where they are kept, with the time that they took.
+    kept: Option<RefCell<BTreeMap<(i64, i64), (Tensor, Duration)>>>,
     took: Cell<Duration>,
+    spared: Cell<Duration>,
 }
 
 impl<'m> Heard<'m> {
     fn new(head: Option<&'m Frame>, hidden_ne: Option<Tensor>, states: BTreeMap<Site, Tensor>) -> Self {
-        Heard { head, hidden_ne, states, kept: None, took: Cell::default() }
+        Heard { head, hidden_ne, states, kept: None, took: Cell::default(), spared: Cell::default() }
     }
 }
 
@@ -111,8 +112,11 @@ impl<M: Borrow<Transformer> + Debug> Teacher for Loaded<M> {
 
 impl Lesson for Heard<'_> {
     fn logits(&self, start: i64, len: i64, _student_nv: &Tensor) -> Result<Tensor> {
-        let kept = self.kept.as_ref().and_then(|kept| Some(kept.borrow().get(&(start, len))?.shallow_clone()));
-        if let Some(logits_nv) = kept {
+        if let Some((logits_nv, took)) = self.kept.as_ref().and_then(|kept| {
+            let kept = kept.borrow();
+            kept.get(&(start, len)).map(|(logits_nv, took)| (logits_nv.shallow_clone(), *took))
+        }) {
+            self.spared.set(self.spared.get() + took);
             return Ok(logits_nv);
         }
         let (_no_grad, begin) = (tch::no_grad_guard(), Instant::now());
@@ -120,12 +124,13 @@ impl Lesson for Heard<'_> {
             return Err(Error::Internal("no logits were asked for".into()));
         };
         let logits_nv = head.logits(&hidden_ne.f_narrow(0, start, len)?)?;
-        self.took.set(self.took.get() + begin.elapsed());
+        let took = begin.elapsed();
+        self.took.set(self.took.get() + took);
         if let Some(kept) = &self.kept {
             let bytes = |x: &Tensor| x.numel() * x.kind().elt_size_in_bytes();
             let mut kept = kept.borrow_mut();
-            if kept.values().map(bytes).sum::<usize>() + bytes(&logits_nv) <= KEPT_BYTES {
-                kept.insert((start, len), logits_nv.shallow_clone());
+            if kept.values().map(|(x, _)| bytes(x)).sum::<usize>() + bytes(&logits_nv) <= KEPT_BYTES {
+                kept.insert((start, len), (logits_nv.shallow_clone(), took));
             }
         }
         Ok(logits_nv)
@@ -135,8 +140,8 @@ impl Lesson for Heard<'_> {
         self.kept.get_or_insert_default();
     }
 
-    fn took(&self) -> Duration {
-        self.took.get()
+    fn took(&self) -> (Duration, Duration) {
+        (self.took.get(), self.spared.get())
     }
 
     fn states(&self, site: Site) -> Result<&Tensor> {

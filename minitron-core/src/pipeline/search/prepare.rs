@@ -1,0 +1,64 @@
+//! What is checked and read before a field stands.
+
+use tch::Kind;
+
+use super::super::context::Context;
+use super::super::train::Setup;
+use super::super::treatment::Treatment;
+use super::options::SearchOptions;
+use crate::blueprint::ModelFolder;
+use crate::data::{DataSpec, Tokenizer, Windows};
+use crate::error::{Error, Result};
+
+/// What can be refused by looking at the options alone.
+pub(super) fn refuse(context: &Context, options: &SearchOptions) -> Result<()> {
+    let SearchOptions { asked, setup, .. } = options;
+    let wrong = |message: &str| Err(Error::Recipe(message.into()));
+    if asked.correct_teacher.is_some() {
+        return wrong("correct_teacher: a teacher that learns says something else to every candidate; leave it out");
+    }
+    if setup.stop_after.is_some() {
+        return wrong("stop_after: a search stops its candidates itself; leave it out");
+    }
+    if setup.max_skipped == 0 || setup.eval_every == Some(0) {
+        return wrong("max_skipped, eval_every: expected at least 1");
+    }
+    if context.kind == Kind::Half {
+        return wrong("dtype: f16 gradients underflow without scaling; search in bf16 or f32");
+    }
+    setup.saving().check()
+}
+
+/// Healings look at the first windows of the training text.
+pub(super) fn treatment(options: &SearchOptions) -> Treatment {
+    let setup = &options.setup;
+    Treatment {
+        heal: options.heal.clone(),
+        data: if options.heal.is_empty() { Vec::new() } else { setup.data.clone() },
+        samples: options.heal_samples,
+        seq_len: setup.seq_len,
+        batch_size: setup.batch_size,
+        field: setup.field.clone(),
+        token_type: setup.token_type.clone(),
+        pack: setup.pack,
+    }
+}
+
+/// The held-out text; the beginning of the training text where none is given, which is said.
+pub(super) fn eval_windows(
+    context: &Context,
+    options: &SearchOptions,
+    folder: &ModelFolder,
+    tokenizer: &Tokenizer,
+) -> Result<Windows> {
+    let setup = &options.setup;
+    if let Some(windows) = setup.eval_windows(context, &folder.blueprint, tokenizer)? {
+        return Ok(windows);
+    }
+    let message = "eval_data: none is given, so candidates are judged on text that they also learn from";
+    context.progress.warn(message);
+    let eval_data = setup.data.iter().map(|data| DataSpec { weight: None, ..data.clone() }).collect();
+    let own = Setup { eval_data, ..setup.clone() };
+    let windows = own.eval_windows(context, &folder.blueprint, tokenizer)?;
+    windows.ok_or_else(|| Error::Recipe("data: no text to learn from".into()))
+}
