@@ -321,8 +321,7 @@ fn what_cannot_be_searched_is_said_before_any_work() {
 #[test]
 fn rows_share_what_they_have_in_common_and_failures_are_kept() {
     let desk = Desk::new();
-    let spec = format!(
-        r#"
+    let spec = r#"
 title = "tiny"
 model = "model"
 seeds = [1, 2]
@@ -346,35 +345,34 @@ seq_len = 16
 batch_size = 4
 [[rows]]
 name = "width"
-prune = {{ hidden = 24, mlp = 32 }}
+prune = { hidden = 24, mlp = 32 }
 [[rows]]
 name = "lower"
 title = "a lower rate"
-prune = {{ hidden = 24, mlp = 32 }}
-distill = {{ lr = 1e-5 }}
+prune = { hidden = 24, mlp = 32 }
+distill = { lr = 1e-5 }
 [[rows]]
 name = "broken"
-prune = {{ hidden = 23 }}
+prune = { hidden = 23 }
 [[rows]]
 name = "scratch"
 chain = ["score", "prune", "scratch", "eval"]
-prune = {{ hidden = 24, mlp = 32 }}
+prune = { hidden = 24, mlp = 32 }
 [[rows]]
 name = "twice"
 chain = ["score", "prune", "distill", "score", "prune", "eval"]
-"prune.1" = {{ mlp = 40 }}
-"prune.2" = {{ mlp = 32 }}
+"prune.1" = { mlp = 40 }
+"prune.2" = { mlp = 32 }
 [[checks]]
 says = "one learns, the other hardly"
-holds = "{{width.kl_to_teacher}} < {{lower.kl_to_teacher}} && {{width.n_tokens}} / 512 == 0.5"
+holds = "{width.kl_to_teacher} < {lower.kl_to_teacher} && {width.n_tokens} / 512 == 0.5"
 [[checks]]
 says = "unknown"
-holds = "{{broken.loss}} < 1"
+holds = "{broken.loss} < 1"
 [[ratios]]
 rows = ["width"]
 reference = ["scratch"]
-"#
-    );
+"#;
     fs::write(desk.at("spec.toml"), spec).unwrap();
     let spec = Spec::load(&desk.at("spec.toml")).unwrap();
     let run = || with_context(false, |context| compare(context, &spec, &desk.at("out"))).unwrap();

@@ -67,6 +67,9 @@ impl Within {
     }
 }
 
+/// Whether a shape of so many parameters is let through.
+pub type Keep<'a> = &'a dyn Fn(&Sizes, u64) -> Result<bool>;
+
 /// A shape that is worth a look.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
@@ -129,7 +132,7 @@ impl Grid {
         blueprint: &Blueprint,
         space: &Space,
         cost: &dyn Fn(u64, &[usize]) -> u64,
-        (within, keep): (Within, &dyn Fn(&Sizes, u64) -> Result<bool>),
+        (within, keep): (Within, Keep),
     ) -> Result<(Vec<Candidate>, Survey)> {
         for axis in &self.axes {
             space.axis(axis.kind())?;

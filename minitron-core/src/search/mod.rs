@@ -7,7 +7,7 @@ mod order;
 mod predicate;
 
 pub use cost::Cost;
-pub use grid::{Candidate, Grid, GridAxis, Survey, Within};
+pub use grid::{Candidate, Grid, GridAxis, Keep, Survey, Within};
 pub use halving::{Halving, Rung};
 pub use order::{kendall, ranks, settled, spearman};
 pub use predicate::Predicate;

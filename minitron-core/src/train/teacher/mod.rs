@@ -67,6 +67,9 @@ const KEPT_BYTES: usize = 1 << 30;
 #[derive(Debug)]
 pub struct Loaded<M>(pub M);
 
+/// By first row and number of rows, with the time that they took.
+type KeptLogits = BTreeMap<(i64, i64), (Tensor, Duration)>;
+
 /// What a model said that ran: its last hidden states at the predicting rows, and what turns them into logits.
 #[derive(Debug)]
 struct Heard<'m> {
@@ -74,7 +77,7 @@ struct Heard<'m> {
     hidden_ne: Option<Tensor>,
     states: BTreeMap<Site, Tensor>,
     /// Logits by their rows, where they are kept, with the time that they took.
-    kept: Option<RefCell<BTreeMap<(i64, i64), (Tensor, Duration)>>>,
+    kept: Option<RefCell<KeptLogits>>,
     took: Cell<Duration>,
     spared: Cell<Duration>,
 }
