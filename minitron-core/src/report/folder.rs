@@ -176,7 +176,11 @@ impl Folder {
         self.add_versions(&record);
         self.fact("recipe", &record.recipe);
         for stage in &record.stages {
-            self.add_stage(&self.dir.join(&stage.name), &stage.name, Some(stage));
+            let dir = self.dir.join(&stage.name);
+            self.add_stage(&dir, &stage.name, Some(stage));
+            if let Some(search) = self.noted(dir.join(SEARCH).is_file(), || Search::read(&dir)) {
+                self.take_search(search, &dir);
+            }
         }
         self.repeat = Some(Repeat::of_run(&record, &self.dir));
         Ok(())
@@ -273,18 +277,24 @@ impl Folder {
         self.fact("minitron", search.minitron.as_deref().unwrap_or_default());
         self.add_version_table(&search.versions);
         self.fact("seed", search.seed.map_or(String::new(), |seed| seed.to_string()));
+        self.repeat = Repeat::of_search(&search, &self.dir);
+        let dir = self.dir.clone();
+        self.take_search(search, &dir);
+        Ok(())
+    }
+
+    /// A search and its winner's plan.
+    fn take_search(&mut self, search: Search, dir: &Path) {
         if let Some(winner) = &search.winner {
             let named = winner.dir.as_deref().unwrap_or(&winner.name);
-            let beside = self.dir.join(Path::new(named).file_name().unwrap_or_default());
-            let dir = [self.dir.join(named), beside].into_iter().find(|dir| Pruning::is_in(dir));
-            if let Some(dir) = dir.filter(|dir| dir != &self.dir) {
-                self.add_plan(&dir, &winner.name);
-                self.add_stage(&dir, &winner.name, None);
+            let beside = dir.join(Path::new(named).file_name().unwrap_or_default());
+            let of_winner = [dir.join(named), beside].into_iter().find(|dir| Pruning::is_in(dir));
+            if let Some(of_winner) = of_winner.filter(|of_winner| of_winner != dir) {
+                self.add_plan(&of_winner, &winner.name);
+                self.add_stage(&of_winner, &winner.name, None);
             }
         }
-        self.repeat = Repeat::of_search(&search, &self.dir);
         self.search = Some(search);
-        Ok(())
     }
 
     fn add_comparison(&mut self) -> Result<()> {
