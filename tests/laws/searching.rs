@@ -405,6 +405,24 @@ reference = ["scratch"]
 }
 
 #[test]
+fn the_specs_that_come_along_can_be_meant() {
+    let files = |dir: &str| {
+        let entries = fs::read_dir(minitron::root().join("examples").join(dir)).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect::<Vec<PathBuf>>()
+    };
+    let (comparisons, searches) = (files("compare"), files("search"));
+    assert!(comparisons.len() >= 10 && searches.len() >= 3, "{comparisons:?} {searches:?}");
+    for path in comparisons {
+        let spec = Spec::load(&path).unwrap();
+        assert!(spec.rows.len() > 1 && !spec.title.is_empty(), "{}", path.display());
+    }
+    for path in searches {
+        let recipe = minitron_core::pipeline::Recipe::load(&path).unwrap();
+        minitron_core::pipeline::check_recipe(&registry(), &recipe).unwrap();
+    }
+}
+
+#[test]
 fn a_comparison_that_cannot_be_meant_is_refused_with_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spec.toml");
