@@ -9,6 +9,8 @@ mod laws;
 
 /// The command line as a user meets it: results, exit codes, error texts.
 mod cli;
+/// What disks and kills do to what is being written.
+mod faults;
 /// The author's guide: its commands run, its links resolve.
 mod guide;
 /// Against the language-model evaluation harness, on real models.
@@ -27,3 +29,5 @@ mod survival;
 mod tidy;
 /// Plugins that break a law, and how they are caught.
 mod unlawful;
+/// What a run records of itself, and what differs from it later.
+mod verifying;

@@ -2,6 +2,8 @@
 
 /// What training is fed with: order, mixtures, resuming.
 mod data;
+/// Models and texts at the edge of what numbers can hold.
+mod degenerate;
 /// Sequences of different lengths side by side.
 mod filling;
 /// Continuations with and without the key/value cache.

@@ -278,6 +278,27 @@ fn a_header_longer_than_the_file_is_refused_without_allocating_it() {
 }
 
 #[test]
+fn a_file_that_changes_while_it_is_open_is_an_error_and_not_the_end() {
+    let desk = Desk::llama();
+    let whole = fs::read(desk.weights()).unwrap();
+    let opened = open(&desk.model()).unwrap();
+    let read_all =
+        || opened.checkpoint.tensors.names().iter().try_for_each(|n| opened.checkpoint.tensors.read(n).map(drop));
+    read_all().unwrap();
+    // Cut off in place, as a copy that begins anew does.
+    for n_bytes in [whole.len() / 2, 100, 0] {
+        fs::OpenOptions::new().write(true).open(desk.weights()).unwrap().set_len(n_bytes as u64).unwrap();
+        let error = read_all().unwrap_err().to_string();
+        assert!(error.contains("model.safetensors: changed while it was read"), "{error}");
+    }
+    // Of the same length, with other bytes.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::write(desk.weights(), vec![0; whole.len()]).unwrap();
+    let error = read_all().unwrap_err().to_string();
+    assert!(error.contains("changed while it was read"), "{error}");
+}
+
+#[test]
 fn a_shape_whose_product_overflows_is_refused() {
     let info = json!({ "a": { "dtype": "F32", "shape": [1u64 << 40, 1u64 << 40], "data_offsets": [0, 4] } });
     let desk = Desk::llama().with_weights(&[header(info.to_string().as_bytes()), vec![0; 4]].concat());

@@ -3,7 +3,7 @@
 /// What a small job takes, libtorch's own pages included, where the system does not say.
 const USUAL_BYTES: u64 = 256 << 20;
 
-/// The largest resident memory of this process so far, mapped pages included, in bytes.
+/// The largest resident memory of this process so far, in bytes.
 pub fn peak_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib =

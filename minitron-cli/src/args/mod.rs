@@ -352,16 +352,21 @@ pub struct Generate {
 #[derive(Debug, Args)]
 pub struct Run {
     /// The recipe
-    pub recipe: PathBuf,
+    #[arg(required_unless_present = "verify", requires = "out")]
+    pub recipe: Option<PathBuf>,
     /// One folder a stage, and run.json; an existing run is continued
-    #[arg(long)]
-    pub out: PathBuf,
+    #[arg(long, requires = "recipe", value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// What an existing run is given anyway: an interrupted training goes on at its last checkpoint
     #[arg(long)]
     pub resume: bool,
     /// Start over, replacing the folder
     #[arg(long, conflicts_with = "resume")]
     pub force: bool,
+    /// A finished run: alone, whether what it left and read is still as recorded; beside a recipe, whether the new run left
+    /// the same. Says what differs; exit code 1 where an artefact does
+    #[arg(long, value_name = "DIR")]
+    pub verify: Option<PathBuf>,
 }
 
 /// `compare`

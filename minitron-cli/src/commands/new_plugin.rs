@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use minitron_core::checkpoint::OutputDir;
 use minitron_core::error::{Error, Result};
 use minitron_core::registry::Kind;
 use serde_json::json;
@@ -72,12 +73,14 @@ pub fn new(common: &Common, kind: Kind, dir: &Path) -> Result<()> {
         (&format!("src/{tag}.rs"), code),
         ("README.md", readme(kind, &tag, &library)),
     ];
+    let output = OutputDir::create(dir, false)?;
     for (name, text) in files.iter().filter(|(_, text)| !text.is_empty()) {
-        let path = dir.join(name);
+        let path = output.path().join(name);
         let parent = path.parent().unwrap_or(dir);
         std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
         std::fs::write(&path, text).map_err(|e| Error::io(&path, e))?;
     }
+    output.commit()?;
     let next = format!(
         "cd {} && cargo test --release && cargo build --release && minitron plugins check {library}",
         dir.display()

@@ -331,6 +331,24 @@ pub fn run_table(report: &Value) -> String {
     parts.join("\n\n")
 }
 
+/// What differs, artefacts first.
+pub fn verify_table(report: &Value) -> String {
+    let all = || report["differences"].as_array().into_iter().flatten();
+    let short = |value: &Value| value.as_str().map_or("-".to_owned(), |text| text.chars().take(24).collect());
+    let mut differing = table(&["differs", "stage", "what", "recorded", "found"]);
+    for kind in ["artefact", "input", "setting"] {
+        for found in all().filter(|found| found["kind"] == kind) {
+            let cells = [word(&found["kind"]), word(&found["stage"]), word(&found["what"])];
+            differing.add_row(cells.into_iter().chain([short(&found["recorded"]), short(&found["found"])]));
+        }
+    }
+    let n_artefacts = all().filter(|found| found["kind"] == "artefact").count();
+    let verdict = if report["verified"] == true { "verified" } else { "not verified" };
+    let counts = format!("{} stages, {} artefacts", word(&report["n_stages"]), word(&report["n_artefacts"]));
+    let summary = format!("{verdict}: {counts}, {n_artefacts} of them differ");
+    if differing.is_empty() { summary } else { format!("{differing}\n\n{summary}") }
+}
+
 /// An evaluation's numbers, those of tasks with the task's name.
 fn measured(result: &Value) -> impl Iterator<Item = (String, Value)> {
     let own = entries(result).filter(|(_, value)| value.is_number()).map(|(key, value)| (key.clone(), value.clone()));

@@ -6,7 +6,7 @@ use std::path::Path;
 use tch::Tensor;
 
 use super::observation::to_vec;
-use crate::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
+use crate::checkpoint::{MemorySource, Reader, TensorSource, replace_file, write_tensors};
 use crate::error::{Error, IoContext, Result};
 use crate::registry::PluginSpec;
 
@@ -79,13 +79,10 @@ impl Scores {
             let flat = Tensor::f_from_slice(&replicates.concat())?;
             source.insert(format!("{name}{BOOTSTRAP}"), &flat.f_view([replicates.len() as i64, -1])?)?;
         }
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let part = path.with_file_name(format!(".{name}.part"));
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).at_path(parent)?;
         }
-        write_tensors(&part, &source)?;
-        std::fs::rename(&part, path).at_path(path)
+        replace_file(path, |part| write_tensors(part, &source))
     }
 
     /// Reads the file back.

@@ -10,7 +10,7 @@ use tch::{Device, Tensor};
 
 use super::walk::{Calibration, Flow, Route};
 use crate::blueprint::{Blueprint, HIDDEN};
-use crate::checkpoint::TensorSource;
+use crate::checkpoint::{TensorSource, sync_tree, write_whole};
 use crate::data::Task;
 use crate::error::{Error, IoContext, Result};
 use crate::model::{Frame, LoadOptions};
@@ -127,13 +127,14 @@ impl Spill {
     pub(super) fn commit(&self, mark: Mark, state: &[Vec<f64>]) -> Result<()> {
         let path = self.state_path(&mark);
         let bytes: Vec<u8> = state.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
-        fs::write(&path, bytes).at_path(&path)?;
+        write_whole(&path, bytes)?;
+        if let Some(dir) = mark.layer.map(|layer_idx| self.layer_dir(&mark, layer_idx)).filter(|dir| dir.exists()) {
+            sync_tree(&dir)?;
+        }
         let before = self.record();
         let record = Record { inputs: self.inputs.clone(), mark, lens: state.iter().map(Vec::len).collect() };
-        let part = self.dir.join(".progress.part");
         let text = serde_json::to_string(&record).map_err(|e| Error::Internal(format!("progress: {e}")))?;
-        fs::write(&part, text).at_path(&part)?;
-        fs::rename(&part, self.dir.join(PROGRESS)).at_path(&part)?;
+        write_whole(&self.dir.join(PROGRESS), text)?;
         if let Some(Record { mark: old, .. }) = before {
             let path = self.state_path(&old);
             fs::remove_file(&path).at_path(&path)?;

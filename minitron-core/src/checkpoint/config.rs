@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, IoContext, Result};
+use super::whole::write_whole;
+use crate::error::{Error, Result};
 
 /// A model's `config.json`; the order and the unknown keys survive a round trip.
 #[derive(Debug, Clone)]
@@ -150,6 +151,6 @@ impl Config {
 
     /// Writes the file.
     pub fn save(&self, path: &Path) -> Result<()> {
-        std::fs::write(path, self.to_json()?).at_path(path)
+        write_whole(path, self.to_json()?)
     }
 }

@@ -1,8 +1,12 @@
-//! Output folders that appear whole or not at all: written beside their place, synced, then renamed.
+//! Output folders that appear whole or not at all: written beside their place, synced, then exchanged with what is there.
 
-use std::fs::{self, File};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::whole::{beside, parent_of, remove_any, sync_dir, sync_tree};
 use crate::error::{Error, IoContext, Result};
 
 /// A folder being written under a temporary name; [`OutputDir::commit`] gives it its place.
@@ -13,7 +17,6 @@ pub struct OutputDir {
     target: PathBuf,
     part: PathBuf,
     replaced: PathBuf,
-    committed: bool,
 }
 
 impl OutputDir {
@@ -22,21 +25,17 @@ impl OutputDir {
     /// # Errors
     /// `Recipe` when `target` exists and `force` is not set.
     pub fn create(target: &Path, force: bool) -> Result<Self> {
+        let (part, replaced) = (beside(target, "part")?, beside(target, "old")?);
+        if replaced.exists() && target.symlink_metadata().is_err() {
+            // A process ended between the two moves of a file system that cannot exchange.
+            fs::rename(&replaced, target).at_path(target)?;
+        }
         Self::refuse_existing(target, force)?;
-        let name = target
-            .file_name()
-            .ok_or_else(|| Error::Recipe(format!("`{}` cannot name an output folder", target.display())))?
-            .to_string_lossy()
-            .into_owned();
         let parent = parent_of(target);
         fs::create_dir_all(&parent).at_path(&parent)?;
-        let part = parent.join(format!(".{name}.part"));
-        let replaced = parent.join(format!(".{name}.old"));
-        if part.exists() {
-            fs::remove_dir_all(&part).at_path(&part)?;
-        }
+        remove_any(&part).and_then(|()| remove_any(&replaced))?;
         fs::create_dir(&part).at_path(&part)?;
-        Ok(OutputDir { target: target.to_path_buf(), part, replaced, committed: false })
+        Ok(OutputDir { target: target.to_path_buf(), part, replaced })
     }
 
     /// The check of [`OutputDir::create`] alone, for failing before any work is done.
@@ -73,30 +72,34 @@ impl OutputDir {
         &self.part
     }
 
-    /// Syncs every file, then puts the folder in its place; a folder there before is removed last.
-    pub fn commit(mut self) -> Result<()> {
+    /// Syncs every file, then puts the folder in its place; what was there is removed last.
+    pub fn commit(self) -> Result<()> {
         sync_tree(&self.part)?;
-        if self.replaced.exists() {
-            fs::remove_dir_all(&self.replaced).at_path(&self.replaced)?;
+        if self.target.symlink_metadata().is_err() {
+            fs::rename(&self.part, &self.target).at_path(&self.target)?;
+            return sync_dir(&parent_of(&self.target));
         }
-        let had_old = self.target.symlink_metadata().is_ok();
-        if had_old {
-            fs::rename(&self.target, &self.replaced).at_path(&self.target)?;
-        }
-        fs::rename(&self.part, &self.target).at_path(&self.target)?;
-        self.committed = true;
-        sync_dir(&parent_of(&self.target))?;
-        if had_old {
-            remove_any(&self.replaced)?;
-        }
-        Ok(())
+        exchange(&self.part, &self.target, &self.replaced).at_path(&self.target)?;
+        sync_dir(&parent_of(&self.target))
+        // Dropped, it removes what was there before.
     }
+}
+
+/// Puts `new` in the place of `old`, in one step where the file system can; what was there is then at `new` or at `aside`.
+fn exchange(new: &Path, old: &Path, aside: &Path) -> io::Result<()> {
+    if renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).is_ok() {
+        return Ok(());
+    }
+    fs::rename(old, aside)?;
+    fs::rename(new, old).inspect_err(|_| _ = fs::rename(aside, old))
 }
 
 impl Drop for OutputDir {
     fn drop(&mut self) {
-        if !self.committed {
-            let _ = fs::remove_dir_all(&self.part);
+        let _ = remove_any(&self.part);
+        // Where it could not be moved back, it is all that there is.
+        if self.target.symlink_metadata().is_ok() {
+            let _ = remove_any(&self.replaced);
         }
     }
 }
@@ -119,41 +122,4 @@ fn is_ours(dir: &Path) -> Result<bool> {
     let is_model = dir.join("config.json").is_file()
         && ["model.safetensors", "model.safetensors.index.json"].iter().any(|weights| dir.join(weights).is_file());
     Ok(is_empty || is_model || MARKS.iter().any(|mark| dir.join(mark).is_file()))
-}
-
-fn remove_any(path: &Path) -> Result<()> {
-    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.at_path(path)
-}
-
-fn parent_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-        _ => PathBuf::from("."),
-    }
-}
-
-fn sync_tree(dir: &Path) -> Result<()> {
-    for entry in fs::read_dir(dir).at_path(dir)? {
-        let path = entry.at_path(dir)?.path();
-        if path.is_dir() {
-            sync_tree(&path)?;
-        } else {
-            File::open(&path).and_then(|f| f.sync_all()).at_path(&path)?;
-        }
-    }
-    sync_dir(dir)
-}
-
-/// Writes a text file whole or not at all: beside its place, synced, renamed.
-pub fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let part = path.with_file_name(format!(".{name}.part"));
-    fs::write(&part, text).at_path(&part)?;
-    File::open(&part).and_then(|file| file.sync_all()).at_path(&part)?;
-    fs::rename(&part, path).at_path(path)
-}
-
-/// Makes a folder's entries durable.
-pub fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|f| f.sync_all()).at_path(dir)
 }

@@ -2,24 +2,28 @@
 //!
 //! Everything further right sees a [`TensorSource`]: names, shapes and a way to read one tensor at a time.
 
+mod claim;
 mod config;
 mod direct;
 mod folder;
 mod reader;
 mod source;
+mod whole;
 mod writer;
 
+pub use claim::Claim;
 pub use config::Config;
-pub use folder::{OutputDir, sync_dir, write_whole};
+pub use folder::OutputDir;
 pub use reader::{PIECE_BYTES, Reader};
 pub use source::{MemorySource, TensorInfo, TensorSource, append_tensor, kind_of};
+pub use whole::{remove_whole, replace_file, sync_dir, sync_tree, write_whole};
 pub use writer::{WriteOptions, write_model, write_tensors};
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// A model folder, opened: its configuration and its tensors by memory map.
+/// A model folder, opened: its configuration and its tensors, read when they are asked for.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The folder.

@@ -1,14 +1,18 @@
-//! Reads safetensors by memory map: headers are validated on opening, bytes are copied one tensor at a time.
+//! Reads safetensors: headers are validated on opening, bytes are read when they are asked for, straight to where they go.
+//!
+//! Files are read, not mapped: one that another process cuts off meanwhile is an error here, and the end of the process there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{File, Metadata as FileFacts};
+use std::io::ErrorKind;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
-use memmap2::Mmap;
-use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 use serde::Deserialize;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::source::{TensorInfo, TensorSource, kind_of};
 use crate::error::{Error, IoContext, Result};
@@ -18,36 +22,44 @@ pub const SINGLE: &str = "model.safetensors";
 /// Name of the table of shards.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// Mapped pages count as resident until they are released, so copies go in pieces; these also stay in the cache.
+/// Rows that are looked through or thinned out go in pieces that stay in the processor's cache.
 pub const PIECE_BYTES: usize = 1 << 20;
+
+/// Longest header, as the format's own implementation has it.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Bytes before the header, which say how long it is.
+const LEN_BYTES: u64 = 8;
 
 /// The tensors of one file or of all shards of a folder.
 #[derive(Debug)]
 pub struct Reader {
-    files: Vec<MappedFile>,
+    files: Vec<OpenFile>,
     entries: BTreeMap<String, Entry>,
 }
 
+/// A file as it was when its header was read.
 #[derive(Debug)]
-struct MappedFile {
+struct OpenFile {
     path: PathBuf,
-    map: Mmap,
+    file: File,
+    n_bytes: u64,
+    modified: Option<SystemTime>,
 }
 
 #[derive(Debug)]
 struct Entry {
     file: usize,
     info: TensorInfo,
-    start: usize,
-    end: usize,
+    start: u64,
+    n_bytes: u64,
 }
 
-/// Rows of a tensor in the map, not yet touched.
+/// Rows of a tensor in its file, not yet read.
 struct Stored<'a> {
-    file: &'a MappedFile,
+    file: &'a OpenFile,
     info: &'a TensorInfo,
-    start: usize,
-    bytes: &'a [u8],
+    start: u64,
+    n_bytes: usize,
 }
 
 #[derive(Deserialize)]
@@ -98,25 +110,20 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Maps a file and adds its tensors; with an index, exactly those that it names.
+    /// Opens a file and adds its tensors; with an index, exactly those that it names.
     fn add(&mut self, path: &Path, wanted: Option<(&Path, &BTreeSet<&str>)>) -> Result<()> {
-        let map = map_file(path)?;
-        let (header_len, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
-            Error::checkpoint(
-                path,
-                format!("not a whole safetensors file ({e}); it may be cut off: fetch or copy it again"),
-            )
-        })?;
-        let data_start = header_len.saturating_add(8);
+        let file = OpenFile::open(path)?;
+        let (data_start, metadata) = file.header()?;
         for (name, info) in metadata.tensors() {
             if wanted.is_some_and(|(_, names)| !names.contains(name.as_str())) {
                 continue;
             }
+            let (start, end) = info.data_offsets;
             let entry = Entry {
                 file: self.files.len(),
                 info: TensorInfo { dtype: info.dtype, shape: info.shape.clone() },
-                start: data_start.saturating_add(info.data_offsets.0),
-                end: data_start.saturating_add(info.data_offsets.1),
+                start: data_start.saturating_add(start as u64),
+                n_bytes: end.saturating_sub(start) as u64,
             };
             self.entries.insert(name, entry);
         }
@@ -126,7 +133,7 @@ impl Reader {
             let message = format!("the index places tensor `{absent}` in {}, which does not hold it", path.display());
             return Err(Error::checkpoint(index_path, message));
         }
-        self.files.push(MappedFile { path: path.to_path_buf(), map });
+        self.files.push(file);
         Ok(())
     }
 
@@ -139,11 +146,9 @@ impl Reader {
         if rows.start > rows.end || rows.end > n_rows {
             return Err(Error::Internal(format!("rows {rows:?} of tensor `{name}`, which has {n_rows}")));
         }
-        let row_bytes = (entry.end - entry.start) / n_rows.max(1);
-        let (start, end) = (entry.start + rows.start * row_bytes, entry.start + rows.end * row_bytes);
-        let beyond = || Error::checkpoint(&file.path, format!("tensor `{name}` lies beyond the end of the file"));
-        let bytes = file.map.get(start..end).ok_or_else(beyond)?;
-        Ok(Stored { file, info: &entry.info, start, bytes })
+        let row_bytes = entry.n_bytes / n_rows.max(1) as u64;
+        let start = entry.start.saturating_add(row_bytes.saturating_mul(rows.start as u64));
+        Ok(Stored { file, info: &entry.info, start, n_bytes: row_bytes as usize * rows.len() })
     }
 
     /// The weight files, for hashing.
@@ -167,28 +172,64 @@ fn shard_path(dir: &Path, index_path: &Path, shard: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-#[allow(unsafe_code)]
-fn map_file(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).at_path(path)?;
-    if !file.metadata().at_path(path)?.is_file() {
-        return Err(Error::checkpoint(path, "not a regular file"));
+impl OpenFile {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).at_path(path)?;
+        let facts = file.metadata().at_path(path)?;
+        if !facts.is_file() {
+            return Err(Error::checkpoint(path, "not a regular file"));
+        }
+        Ok(OpenFile { path: path.to_path_buf(), file, n_bytes: facts.len(), modified: facts.modified().ok() })
     }
-    // SAFETY: the map is read-only and private to this process. A file that another process truncates while it is
-    // mapped would end the process with SIGBUS, as with every memory-mapped reader; nothing is undefined before that.
-    unsafe { Mmap::map(&file) }.at_path(path)
+
+    /// Where the data begins, and what is in it: without gaps or overlaps, from there to the end of the file.
+    fn header(&self) -> Result<(u64, Metadata)> {
+        let not_whole = |why: &dyn std::fmt::Display| {
+            let message = format!("not a whole safetensors file ({why}); it may be cut off: fetch or copy it again");
+            Error::checkpoint(&self.path, message)
+        };
+        let mut len = [0; LEN_BYTES as usize];
+        if self.n_bytes < LEN_BYTES {
+            return Err(not_whole(&format!("{} bytes", self.n_bytes)));
+        }
+        self.read(&mut len, 0)?;
+        let len = u64::from_le_bytes(len);
+        if len > MAX_HEADER_BYTES || len > self.n_bytes.saturating_sub(LEN_BYTES) {
+            return Err(not_whole(&format!("a header of {len} bytes in a file of {}", self.n_bytes)));
+        }
+        let mut header = vec![0; len as usize];
+        self.read(&mut header, LEN_BYTES)?;
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| not_whole(&e))?;
+        let start = len.saturating_add(LEN_BYTES);
+        let (expected, found) = (metadata.data_len() as u64, self.n_bytes.saturating_sub(start));
+        if expected != found {
+            return Err(not_whole(&format!("its header announces {expected} bytes of data, {found} follow")));
+        }
+        Ok((start, metadata))
+    }
+
+    /// Reads exactly so many bytes of a file that is still as it was.
+    fn read(&self, bytes: &mut [u8], start: u64) -> Result<()> {
+        let changed =
+            || Error::checkpoint(&self.path, "changed while it was read; wait until it is written, then start again");
+        match self.file.read_exact_at(bytes, start) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(changed()),
+            done => done.at_path(&self.path)?,
+        }
+        let is_as_before = |facts: FileFacts| facts.len() == self.n_bytes && facts.modified().ok() == self.modified;
+        if is_as_before(self.file.metadata().at_path(&self.path)?) { Ok(()) } else { Err(changed()) }
+    }
 }
 
-/// The kernel maps whole blocks around a page that is touched; none is larger than this.
-const MAPPED_AROUND: usize = 2 << 20;
-
-/// Tells the kernel that a range that was just copied may leave memory, with what was mapped around it.
+/// A new tensor's memory, to be filled.
 #[allow(unsafe_code)]
-fn release_pages(map: &Mmap, start: usize, len: usize) {
-    let base = map.as_ptr() as usize;
-    let from = ((base + start) / MAPPED_AROUND * MAPPED_AROUND).saturating_sub(base);
-    let to = ((base + start + len).next_multiple_of(MAPPED_AROUND) - base).min(map.len());
-    // SAFETY: the map is a read-only file mapping, so dropped pages are read from the file again when touched.
-    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from) };
+fn bytes_of(tensor: &mut Tensor, n_bytes: usize) -> &mut [u8] {
+    if n_bytes == 0 {
+        return &mut [];
+    }
+    // SAFETY: the tensor is new and contiguous in main memory, `n_bytes` is its size, nothing else refers to it, and it is
+    // borrowed as long as the slice is. Any bytes are valid values, so it does not matter what they were before.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), n_bytes) }
 }
 
 impl TensorSource for Reader {
@@ -211,19 +252,18 @@ impl TensorSource for Reader {
         if let Some(first) = shape.first_mut() {
             *first = n_rows as i64;
         }
-        let tensor = Tensor::f_from_data_size(stored.bytes, &shape, kind)?;
-        release_pages(&stored.file.map, stored.start, stored.bytes.len());
+        let mut tensor = Tensor::f_empty(&shape, (kind, Device::Cpu))?;
+        if tensor.numel().saturating_mul(kind.elt_size_in_bytes()) != stored.n_bytes {
+            return Err(Error::Internal(format!("tensor `{name}`: {} bytes for {shape:?}", stored.n_bytes)));
+        }
+        stored.file.read(bytes_of(&mut tensor, stored.n_bytes), stored.start)?;
         Ok(tensor)
     }
 
     fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
         let stored = self.stored(name, rows)?;
-        let mut start = stored.start;
-        for piece in stored.bytes.chunks(PIECE_BYTES) {
-            bytes.extend_from_slice(piece);
-            release_pages(&stored.file.map, start, piece.len());
-            start += piece.len();
-        }
-        Ok(())
+        let before = bytes.len();
+        bytes.resize(before.saturating_add(stored.n_bytes), 0);
+        stored.file.read(bytes.get_mut(before..).unwrap_or_default(), stored.start)
     }
 }

@@ -13,6 +13,7 @@ use super::config::Config;
 use super::direct::{BLOCK, Output, aligned_start};
 use super::reader::{INDEX, PIECE_BYTES, SINGLE};
 use super::source::{TensorInfo, TensorSource};
+use super::whole::write_whole;
 use crate::error::{Error, IoContext, Result};
 
 /// How a model is written.
@@ -30,7 +31,7 @@ impl Default for WriteOptions {
     }
 }
 
-/// Taken beside the chunks: pages that the kernel maps around the ones read, index lists, a thread.
+/// Taken beside the chunks: index lists, pieces of rows, a thread.
 const ROOM_BESIDE: u64 = 24 << 20;
 
 impl WriteOptions {
@@ -137,7 +138,7 @@ fn write_shards(dir: &Path, source: &dyn TensorSource, shards: &[Vec<String>], c
     }
     let path = dir.join(INDEX);
     let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
-    fs::write(&path, format!("{index:#}\n")).at_path(&path)
+    write_whole(&path, format!("{index:#}\n"))
 }
 
 fn write_file(path: &Path, source: &dyn TensorSource, names: &[String], chunk_bytes: usize) -> Result<()> {

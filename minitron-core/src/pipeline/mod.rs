@@ -26,6 +26,7 @@ mod student;
 mod teaching;
 mod train;
 mod treatment;
+mod verify;
 
 pub use compare::{Check, Ratio, Row, Spec, compare};
 pub use compute_type::ComputeType;
@@ -44,3 +45,4 @@ pub use search::{SearchOptions, SizeList, search};
 pub use teaching::TeacherOptions;
 pub use train::{DistillOptions, Setup, TrainOptions, distill, train};
 pub use treatment::Treatment;
+pub use verify::verify;

@@ -11,8 +11,8 @@ use super::context::{Context, Wanted};
 use super::planning::{Decision, decide};
 use super::treatment::{Treatment, note};
 use crate::blueprint::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelFolder, Sizes};
-use crate::checkpoint::{OutputDir, TensorSource, WriteOptions, write_model};
-use crate::error::{Error, IoContext, Result};
+use crate::checkpoint::{Claim, OutputDir, TensorSource, WriteOptions, write_model, write_whole};
+use crate::error::{Error, Result};
 use crate::memory::{mib, peak_bytes};
 use crate::plan::{Bytes, Explained, Plan};
 use crate::registry::PluginSpec;
@@ -134,6 +134,7 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     if !dry_run {
         OutputDir::refuse_inputs(out, inputs.into_iter().flatten())?;
     }
+    let _claim = if dry_run { None } else { Some(Claim::of(out)?) };
     options.treatment.build(context)?;
     let windows = options.treatment.windows(context, &folder, options.rounds > 1, (!dry_run).then_some(out))?;
     let Decision { plan, rankings, explained } = decide(context, options, &folder, windows.as_ref())?;
@@ -206,5 +207,5 @@ pub(super) fn write_plan(
             value[key] = found.clone();
         }
     }
-    std::fs::write(path, format!("{value:#}\n")).at_path(path)
+    write_whole(path, format!("{value:#}\n"))
 }

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::recipe::{Recipe, Stage, StageOptions};
 use super::run_dir::{RunDir, StageRecord};
+use super::verify::artefacts;
 use super::{Setup, TaskSource, distill, eval, generate, prune, score, search, train};
-use crate::checkpoint::OutputDir;
+use crate::checkpoint::{OutputDir, write_whole};
 use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
 use crate::error::{IoContext, Result};
@@ -107,30 +108,44 @@ pub(super) fn run_stage(
     run_dir: &mut RunDir,
 ) -> Result<bool> {
     let mut inputs =
-        Inputs { context, recipe_dir: place.dir.clone(), run_dir, earlier: place.earlier, known, digests: Vec::new() };
+        Inputs { context, recipe_dir: place.dir.clone(), run_dir, earlier: place.earlier, known, read: Vec::new() };
     let resolved = inputs.resolve(&stage.options)?;
+    let read = std::mem::take(&mut inputs.read);
+    let digests: Vec<&String> = read.iter().map(|(_, digest)| digest).collect();
     let what = json!([
         VERSION,
         what_decides(stage),
-        inputs.digests,
+        digests,
         context.seed,
         format!("{:?}", context.kind),
         context.registry.libraries()
     ]);
-    run_resolved(context, stage, &resolved, digest::of_text(&what.to_string()), run_dir)
+    let record = StageRecord {
+        name: stage.name.clone(),
+        job: stage.options.job().to_owned(),
+        inputs: digest::of_text(&what.to_string()),
+        result: None,
+        seconds: 0.0,
+        options: serde_json::to_value(&stage.options).unwrap_or_default(),
+        input_files: read
+            .into_iter()
+            .filter_map(|(path, digest)| Some((path?.display().to_string(), digest)))
+            .collect(),
+        artefacts: BTreeMap::new(),
+    };
+    run_resolved(context, &resolved, record, run_dir)
 }
 
 fn run_resolved(
     context: &Context,
-    stage: &Stage,
     options: &StageOptions,
-    inputs: String,
+    mut record: StageRecord,
     run_dir: &mut RunDir,
 ) -> Result<bool> {
-    let dir = run_dir.stage(&stage.name);
-    let earlier = run_dir.find(&stage.name).filter(|earlier| earlier.inputs == inputs);
+    let dir = run_dir.stage(&record.name);
+    let earlier = run_dir.find(&record.name).filter(|earlier| earlier.inputs == record.inputs);
     if earlier.is_some_and(|earlier| earlier.result.is_some()) && dir.join(artefact(options)).is_file() {
-        context.progress.warn(&format!("{}: unchanged, skipped", stage.name));
+        context.progress.warn(&format!("{}: unchanged, skipped", record.name));
         return Ok(false);
     }
     // The state of a training that was interrupted with the very same inputs.
@@ -142,17 +157,10 @@ fn run_resolved(
         // One of other inputs goes before these are on record, or it would be taken for theirs.
         clear_state(&dir)?;
     }
-    let mut record = StageRecord {
-        name: stage.name.clone(),
-        job: stage.options.job().to_owned(),
-        inputs,
-        result: None,
-        seconds: before,
-        options: serde_json::to_value(&stage.options).unwrap_or_default(),
-    };
+    record.seconds = before;
     run_dir.put(record.clone())?;
     forget_peak();
-    context.progress.warn(&format!("{}: {}", stage.name, record.job));
+    context.progress.warn(&format!("{}: {}", record.name, record.job));
     let begin = Instant::now();
     let result = match options {
         StageOptions::Score(options) => score(context, options, &dir.join("scores.safetensors")),
@@ -170,6 +178,7 @@ fn run_resolved(
         return Ok(true);
     }
     record.result = Some(result);
+    record.artefacts = artefacts(&dir)?;
     run_dir.put(record)?;
     Ok(false)
 }
@@ -187,7 +196,7 @@ fn artefact(options: &StageOptions) -> &'static str {
 fn save_result(dir: &Path, result: Value) -> Result<Value> {
     std::fs::create_dir_all(dir).at_path(dir)?;
     let path = dir.join("result.json");
-    std::fs::write(&path, format!("{result:#}\n")).at_path(&path)?;
+    write_whole(&path, format!("{result:#}\n"))?;
     Ok(result)
 }
 
@@ -204,8 +213,8 @@ struct Inputs<'a, 'c> {
     earlier: &'a [&'a str],
     /// Files hashed for other stages.
     known: &'a mut BTreeMap<PathBuf, String>,
-    /// What the result follows from besides the options, in the order of the options.
-    digests: Vec<String>,
+    /// What the result follows from besides the options, in the order of the options: files, and stages by their inputs.
+    read: Vec<(Option<PathBuf>, String)>,
 }
 
 impl Inputs<'_, '_> {
@@ -276,7 +285,7 @@ impl Inputs<'_, '_> {
         let is_path = stage != name && self.recipe_dir.join(name).exists();
         match self.run_dir.find(stage).filter(|_| self.earlier.contains(&stage) && !is_path) {
             Some(found) => {
-                self.digests.push(found.inputs.clone());
+                self.read.push((None, found.inputs.clone()));
                 (self.run_dir.stage(name), true)
             }
             None => (self.recipe_dir.join(name), false),
@@ -378,7 +387,7 @@ impl Inputs<'_, '_> {
             None => digest_of(path)?,
         };
         self.known.insert(path.to_path_buf(), digest.clone());
-        self.digests.push(digest);
+        self.read.push((Some(path.to_path_buf()), digest));
         Ok(())
     }
 }

@@ -1,13 +1,16 @@
 //! The folder of a run: one folder a stage, and run.json with versions, inputs and results.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::context::Context;
-use crate::checkpoint::{OutputDir, write_whole};
+use super::verify::versions;
+use crate::checkpoint::{Claim, OutputDir, remove_whole, write_whole};
 use crate::error::{Error, IoContext, Result};
 
 const RECORD: &str = "run.json";
@@ -27,6 +30,12 @@ pub(crate) struct StageRecord {
     pub seconds: f64,
     #[serde(default)]
     pub options: Value,
+    /// Digests of the files that it read, by path.
+    #[serde(default)]
+    pub input_files: BTreeMap<String, String>,
+    /// Digests of what it left, by path in its folder.
+    #[serde(default)]
+    pub artefacts: BTreeMap<String, String>,
 }
 
 /// run.json.
@@ -37,6 +46,9 @@ pub(crate) struct RunRecord {
     pub seed: u64,
     pub device: String,
     pub dtype: String,
+    /// Of this program and what it was built with, the processor and its threads.
+    #[serde(default)]
+    pub versions: BTreeMap<String, String>,
     pub stages: Vec<StageRecord>,
 }
 
@@ -44,6 +56,7 @@ pub(crate) struct RunRecord {
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    _claim: Claim,
     pub(super) record: RunRecord,
 }
 
@@ -51,21 +64,33 @@ impl RunDir {
     /// Opens or starts a run. A folder that holds no run is refused unless `force`, which replaces any.
     pub fn open(path: &Path, force: bool) -> Result<Self> {
         let file = path.join(RECORD);
+        let claim = Claim::of(path)?;
         if force && path.exists() {
             OutputDir::refuse_existing(path, true)?;
-            fs::remove_dir_all(path).at_path(path)?;
+            remove_whole(path)?;
         }
         if !file.is_file() {
             OutputDir::refuse_existing(path, force)?;
             fs::create_dir_all(path).at_path(path)?;
-            let run_dir = RunDir { path: path.to_path_buf(), record: RunRecord::default() };
+            let run_dir = RunDir { path: path.to_path_buf(), _claim: claim, record: RunRecord::default() };
             run_dir.save()?;
             return Ok(run_dir);
         }
-        let text = fs::read_to_string(&file).at_path(&file)?;
-        let record = serde_json::from_str(&text)
-            .map_err(|e| Error::Recipe(format!("{}: not a run's record ({e}); --force starts over", file.display())))?;
-        Ok(RunDir { path: path.to_path_buf(), record })
+        let record = Self::read(path)?;
+        Ok(RunDir { path: path.to_path_buf(), _claim: claim, record })
+    }
+
+    /// The record of a run, to look at.
+    pub(super) fn read(path: &Path) -> Result<RunRecord> {
+        let file = path.join(RECORD);
+        let text = match fs::read_to_string(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(Error::Recipe(format!("`{}` holds no run: no {RECORD} there", path.display())));
+            }
+            text => text.at_path(&file)?,
+        };
+        serde_json::from_str(&text)
+            .map_err(|e| Error::Recipe(format!("{}: not a run's record ({e}); --force starts over", file.display())))
     }
 
     /// Says with what a run is made.
@@ -75,6 +100,7 @@ impl RunDir {
         self.record.seed = context.seed;
         self.record.device = format!("{:?}", context.device).to_lowercase();
         self.record.dtype = format!("{:?}", context.kind).to_lowercase();
+        self.record.versions = versions();
     }
 
     /// A stage's folder.

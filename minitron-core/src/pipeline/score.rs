@@ -10,7 +10,7 @@ use super::context::{Context, seq_len_or_default};
 use super::scoring::Scoring;
 use crate::blueprint::ModelFolder;
 use crate::calibrate::{Metric, Pass, Scores, Stated};
-use crate::checkpoint::OutputDir;
+use crate::checkpoint::{Claim, OutputDir};
 use crate::contract::Importance;
 use crate::data::{DataSpec, Pack, Reading, Windows, files_of};
 use crate::digest;
@@ -85,6 +85,7 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     };
     let files = files_of(&options.data, context.registry, &reading)?;
     OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
+    let _claim = Claim::of(out)?;
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
     windows.check_fits(&folder.blueprint.options)?;
     let n_folds = if options.bootstrap == 0 { 0 } else { windows.len().min(MAX_FOLDS) };

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::checkpoint::{Config, OutputDir, WriteOptions, sync_dir, write_model};
+use crate::checkpoint::{Config, OutputDir, WriteOptions, remove_whole, sync_dir, write_model};
 use crate::error::{IoContext, Result};
 use crate::model::Transformer;
 use crate::train::Masters;
@@ -76,5 +76,5 @@ fn remove_model(out_dir: &Path) -> Result<()> {
 
 /// `--force`: what lies at the output goes.
 pub(super) fn clear(dir: &Path) -> Result<()> {
-    if dir.is_dir() { fs::remove_dir_all(dir).at_path(dir) } else { fs::remove_file(dir).at_path(dir) }
+    remove_whole(dir)
 }

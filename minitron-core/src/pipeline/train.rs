@@ -16,7 +16,7 @@ use super::start::{Start, digest_of};
 use super::student::{StudentFolder, clear};
 use super::teaching::{TeacherOptions, Teaching};
 use crate::blueprint::Blueprint;
-use crate::checkpoint::MemorySource;
+use crate::checkpoint::{Claim, MemorySource};
 use crate::data::{BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Pack, Reading, Task, Tokenizer, Windows};
 use crate::error::{Error, Result};
 use crate::memory::peak_bytes;
@@ -207,6 +207,7 @@ fn run(
     out: Output,
 ) -> Result<Value> {
     refuse(context, setup, &start, teacher.as_ref(), (out.dir, out.resume))?;
+    let _claim = Claim::of(out.dir)?;
     let options = &start.blueprint.options;
     let tokenizer = Arc::new(Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?);
     let settings = setup.settings(context.seed);

@@ -109,6 +109,18 @@ impl StepMemory {
         self.base.saturating_add((step as f64 * SLACK) as u64)
     }
 
+    /// Where a step takes more than is free: what to do. No refusal, since the system may make room.
+    pub fn beyond(&self, free: u64) -> Option<String> {
+        let needed = self.total().saturating_sub(self.base);
+        (needed > free).then(|| {
+            format!(
+                "memory: only {} are free, so the system may end this run; smaller batches (with accumulate), recompute, \
+                 stream_teacher or a shorter seq_len take less",
+                mib(free)
+            )
+        })
+    }
+
     /// One line.
     pub fn says(&self) -> String {
         format!(

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::held_out::Best;
 use super::optimizer::AdamW;
-use crate::checkpoint::{OutputDir, Reader, sync_dir, write_tensors};
+use crate::checkpoint::{OutputDir, Reader, remove_whole, sync_dir, write_tensors, write_whole};
 use crate::data::Cursor;
 use crate::error::{Error, IoContext, Result};
 use crate::progress::Progress;
@@ -111,32 +111,18 @@ pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW, keep: usize
     }
     let target = step_dir(out_dir, state.step);
     // One of this step that could not be read: the run would not have come here otherwise.
-    remove(&target)?;
+    remove_whole(&target)?;
     let output = OutputDir::create(&target, true)?;
     write_tensors(&output.path().join(TENSORS), &optimizer.to_source()?)?;
     let text = serde_json::to_string_pretty(state).map_err(|e| Error::Internal(format!("state: {e}")))?;
     let path = output.path().join(STATE);
-    fs::write(&path, text).at_path(&path)?;
+    write_whole(&path, text)?;
     output.commit()?;
     let best = state.best.map(|best| best.step);
     // Those of later steps could not be read either.
     let (older, unreadable): (Vec<u64>, Vec<u64>) = steps(out_dir)?.into_iter().partition(|&step| step <= state.step);
     let outdated = older.into_iter().skip(keep).filter(|&step| Some(step) != best);
-    outdated.chain(unreadable).try_for_each(|step| remove(&step_dir(out_dir, step)))
-}
-
-/// Takes a state's folder away under another name first, so that no half of it is ever found.
-fn remove(path: &Path) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let leaving = path.with_file_name(format!(".{name}.old"));
-    if leaving.exists() {
-        fs::remove_dir_all(&leaving).at_path(&leaving)?;
-    }
-    fs::rename(path, &leaving).at_path(path)?;
-    fs::remove_dir_all(&leaving).at_path(&leaving)
+    outdated.chain(unreadable).try_for_each(|step| remove_whole(&step_dir(out_dir, step)))
 }
 
 /// The place in the data that an interrupted run reached, so that they can be opened there at once; whether the run may go
@@ -192,8 +178,7 @@ fn sweep(out_dir: &Path) -> Result<()> {
 
 /// Takes all states of another run away.
 pub fn clear(out_dir: &Path) -> Result<()> {
-    let dir = dir(out_dir);
-    if dir.is_dir() { fs::remove_dir_all(&dir).at_path(&dir) } else { Ok(()) }
+    remove_whole(&dir(out_dir))
 }
 
 fn read(dir: &Path, step: u64, identity: &serde_json::Value, optimizer: &mut AdamW) -> Result<State> {

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+use tch::Device;
+
 use super::correction::Correction;
 use super::held_out::{Evaluation, HeldOut, HeldOutLoss};
 use super::learner::{Course, Learner, Outcome, Step};
@@ -16,6 +18,7 @@ use super::teacher::Teacher;
 use crate::blueprint::{Options, Output};
 use crate::data::{Feed, Task};
 use crate::error::{Error, Result};
+use crate::memory::available_bytes;
 use crate::progress::{Interrupt, Progress};
 
 /// The program with libtorch, and the buffers of matrix products.
@@ -95,6 +98,10 @@ impl Trainer<'_> {
         let mut timer = self.saving.timer(schedule.n_steps);
         let memory = self.memory();
         self.progress.warn(&memory.says());
+        let on_cpu = self.learners.first().is_some_and(|learner| learner.student.device == Device::Cpu);
+        if let Some(warning) = available_bytes().filter(|_| on_cpu).and_then(|free| memory.beyond(free)) {
+            self.progress.warn(&warning);
+        }
         let (mut note, mut teacher_s, mut is_interrupted) = (Note::default(), [0.0; 2], false);
         self.progress.start("train, tokens", schedule.n_steps.saturating_mul(per_step));
         self.progress.advance(first.saturating_mul(per_step), "");

@@ -17,7 +17,7 @@ use self::field::Field;
 use self::options::Found;
 use self::record::{Entry, Record, RungRecord, Winner};
 use super::context::Context;
-use crate::checkpoint::OutputDir;
+use crate::checkpoint::{Claim, OutputDir, remove_whole};
 use crate::error::{Error, IoContext, Result};
 use crate::search::{Halving, Rung};
 
@@ -27,6 +27,7 @@ pub fn search(context: &Context, options: &SearchOptions, out: &Path, resume: bo
         return options.survey(context).map(|found| listing(&found));
     }
     let begin = Instant::now();
+    let _claim = Claim::of(out)?;
     let (field, mut record) = Field::open(context, options, out, resume)?;
     if record.complete && out.join("winner").join("config.json").is_file() {
         context.progress.warn("search: complete, nothing left to do");
@@ -198,15 +199,7 @@ fn start(context: &Context, out: &Path, resume: bool, fresh: Record) -> Result<R
         }
     }
     OutputDir::refuse_existing(out, context.force)?;
-    if out.exists() {
-        // Under another name first, so that no half of it is ever found.
-        let leaving = out.with_file_name(format!(".{}.old", out.file_name().unwrap_or_default().to_string_lossy()));
-        if leaving.exists() {
-            std::fs::remove_dir_all(&leaving).at_path(&leaving)?;
-        }
-        std::fs::rename(out, &leaving).at_path(out)?;
-        std::fs::remove_dir_all(&leaving).at_path(&leaving)?;
-    }
+    remove_whole(out)?;
     std::fs::create_dir_all(out).at_path(out)?;
     fresh.save(out)?;
     Ok(fresh)

@@ -18,6 +18,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::write_whole;
 use crate::error::{Error, IoContext, Result};
 
 const HEADER: &str = "cache.json";
@@ -138,10 +139,8 @@ impl TeacherCache {
             if dir.join(ROWS).exists() || dir.join(INDEX).exists() {
                 return Err(Error::checkpoint(&path, "missing beside the cache's other files; delete the folder"));
             }
-            let part = dir.join(".cache.json.part");
             let text = serde_json::to_string_pretty(&header).map_err(|e| Error::Internal(format!("cache: {e}")))?;
-            fs::write(&part, text).and_then(|()| File::open(&part)?.sync_all()).at_path(&part)?;
-            fs::rename(&part, &path).at_path(&path)?;
+            write_whole(&path, text)?;
         }
         let open = |name: &str| {
             let path = dir.join(name);

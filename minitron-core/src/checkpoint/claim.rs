@@ -1,0 +1,82 @@
+//! One process writes to a place at a time.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+use super::whole::{beside, parent_of};
+use crate::error::{Error, IoContext, Result};
+
+/// The right to write to a place, for as long as this lives: `.NAME.lock` beside it, locked, and gone at the end. The system
+/// lets go of the lock of a process that was killed, so what such a process leaves is in nobody's way.
+#[derive(Debug)]
+pub struct Claim {
+    path: PathBuf,
+    /// None where the file system knows no locks.
+    lock: Option<File>,
+}
+
+impl Claim {
+    /// Claims a file or folder that is there or shall be.
+    ///
+    /// # Errors
+    /// `Recipe` where another process has it; `Io`.
+    pub fn of(target: &Path) -> Result<Self> {
+        let parent = parent_of(target);
+        fs::create_dir_all(&parent).at_path(&parent)?;
+        let path = beside(target, "lock")?;
+        loop {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at_path(&path)?;
+            match file.try_lock() {
+                // Removed by the process that had it, after this one had opened it: the next one opens another.
+                Ok(()) if !is_at(&file, &path) => continue,
+                Ok(()) => return Ok(Claim { path, lock: Some(file) }),
+                Err(TryLockError::WouldBlock) => {
+                    let message = format!("the output `{}` is being written by another process", target.display());
+                    return Err(Error::Recipe(format!("{message}; wait until it is done, or give another name")));
+                }
+                Err(TryLockError::Error(_)) => return Ok(Claim { path, lock: None }),
+            }
+        }
+    }
+}
+
+/// Whether a path still leads to an opened file.
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let place = |facts: fs::Metadata| (facts.dev(), facts.ino());
+    file.metadata().map(place).ok().is_some_and(|place_of| fs::metadata(path).map(place).is_ok_and(|p| p == place_of))
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // While it is still locked: another process must not have claimed it meanwhile.
+        let _ = fs::remove_file(&self.path);
+        drop(self.lock.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_claimed_once_at_a_time_and_nothing_stays_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("new").join("out");
+        let claim = Claim::of(&target).unwrap();
+        let refusal = Claim::of(&target).unwrap_err();
+        assert!(refusal.is_usage() && refusal.to_string().contains("another process"), "{refusal}");
+        Claim::of(&dir.path().join("new").join("other")).unwrap();
+        drop(claim);
+        drop(Claim::of(&target).unwrap());
+        assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(".out.lock"), "").unwrap();
+        drop(Claim::of(&dir.path().join("out")).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,310 @@
+//! Models and texts at the edge of what numbers can hold: what comes out is finite, or an error that says what is not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use minitron::{add_demo_tokenizer, families, tiny_llama, with_context, with_demo_vocabulary, write_tiny};
+use minitron_core::calibrate::Scores;
+use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
+use minitron_core::error::{Error, Result};
+use minitron_core::pipeline::{
+    Context, DistillOptions, EvalOptions, PruneOptions, ScoreOptions, Setup, Treatment, distill, eval, prune, score,
+};
+use minitron_core::plan::Count;
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
+use tempfile::TempDir;
+
+/// A model and a text; jobs leave their outputs beside them.
+struct Desk {
+    dir: TempDir,
+    kind: Kind,
+}
+
+impl Desk {
+    /// A random model, each tensor changed.
+    fn new(config: &Value, change: impl Fn(&str, Tensor) -> Tensor) -> Self {
+        let desk = Desk { dir: tempfile::tempdir().unwrap(), kind: Kind::Float };
+        write_tiny(&desk.at("model"), &with_demo_vocabulary(config.clone()), 1).unwrap();
+        add_demo_tokenizer(&desk.at("model")).unwrap();
+        let path = desk.at("model/model.safetensors");
+        let reader = Reader::open_file(&path).unwrap();
+        let mut source = MemorySource::default();
+        for name in reader.names() {
+            source.insert(name.clone(), &change(&name, reader.read(&name).unwrap())).unwrap();
+        }
+        write_tensors(&path, &source).unwrap();
+        desk.with_text(&minitron::some_text())
+    }
+
+    fn with_text(self, text: &str) -> Self {
+        fs::write(self.at("text.txt"), text).unwrap();
+        self
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.at(name).display().to_string()
+    }
+
+    fn with<T>(&self, job: impl FnOnce(&Context) -> Result<T>) -> Result<T> {
+        with_context(true, |context| job(&Context { kind: self.kind, ..*context }))
+    }
+
+    fn score(&self, seq_len: usize, batch_size: usize) -> Result<Value> {
+        let options = ScoreOptions {
+            model: self.path("model"),
+            data: vec![self.path("text.txt").parse().unwrap()],
+            metrics: ["activation", "block_influence", "taylor", "wanda", "fluctuation"]
+                .map(|m| m.parse().unwrap())
+                .to_vec(),
+            samples: 4,
+            seq_len: Some(seq_len),
+            batch_size,
+            ..ScoreOptions::default()
+        };
+        self.with(|context| score(context, &options, &self.at("scores")))
+    }
+
+    fn prune(&self, mlp: usize, heal: &[&str]) -> Result<Value> {
+        let options = PruneOptions {
+            model: self.path("model"),
+            scores: Some(self.path("scores")),
+            mlp: Some(mlp),
+            by: [(String::new(), "activation".to_owned())].into(),
+            treatment: Treatment {
+                heal: heal.iter().map(|h| h.parse().unwrap()).collect(),
+                data: vec![self.path("text.txt").parse().unwrap()],
+                samples: 4,
+                seq_len: Some(16),
+                ..Treatment::default()
+            },
+            ..PruneOptions::default()
+        };
+        self.with(|context| prune(context, &options, &self.at("pruned"), false))
+    }
+
+    fn distill(&self) -> Result<Value> {
+        let setup = Setup {
+            data: vec![self.path("text.txt").parse().unwrap()],
+            tokens: Count(256),
+            seq_len: Some(16),
+            batch_size: 1,
+            ..Setup::default()
+        };
+        let options =
+            DistillOptions { teacher: self.path("model"), student: self.path("pruned"), setup, ..Default::default() };
+        self.with(|context| distill(context, &options, &self.at("distilled"), false))
+    }
+
+    fn eval(&self, model: &str) -> Result<Value> {
+        let options = EvalOptions {
+            model: self.path(model),
+            teacher: Some(self.path("model")),
+            data: vec![self.path("text.txt").parse().unwrap()],
+            seq_len: Some(16),
+            ..EvalOptions::default()
+        };
+        self.with(|context| eval(context, &options))
+    }
+}
+
+/// Finite numbers throughout, or an error that blames the model, the text or a plugin's result; never the program.
+fn is_clear(about: &str, done: &Result<Value>) -> bool {
+    match done {
+        Ok(report) => {
+            // JSON has no NaN: one would stand there as null.
+            for key in ["loss", "perplexity", "kl_to_teacher"] {
+                assert!(report.get(key).is_none_or(Value::is_number), "{about}: {key} is {}", report[key]);
+            }
+            true
+        }
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!matches!(blame(error), Error::Internal(_) | Error::Torch { .. }), "{about}: {text}");
+            assert!(text.contains("NaN") || text.contains("inf") || text.contains("finite"), "{about}: {text}");
+            false
+        }
+    }
+}
+
+fn blame(error: &Error) -> &Error {
+    match error {
+        Error::At { source, .. } => blame(source),
+        other => other,
+    }
+}
+
+fn assert_finite(path: &Path) {
+    let reader = Reader::open(path).unwrap();
+    for name in reader.names() {
+        let tensor = reader.read(&name).unwrap().to_kind(Kind::Float);
+        assert!(bool::try_from(tensor.isfinite().all()).unwrap(), "{}: {name}", path.display());
+    }
+}
+
+/// Every job on one desk; what it leaves has to be finite. Gives the jobs that ended with an error.
+fn go_through(about: &str, desk: &Desk) -> Vec<&'static str> {
+    let mut refused = Vec::new();
+    let mut note = |job: &'static str, done: Result<Value>| {
+        let is_done = is_clear(&format!("{about}: {job}"), &done);
+        if !is_done {
+            refused.push(job);
+        }
+        is_done
+    };
+    if note("score", desk.score(16, 1)) {
+        let scores = Scores::load(&desk.at("scores")).unwrap();
+        assert!(scores.by_name.values().flatten().all(|score| score.is_finite()), "{about}");
+        if note("prune", desk.prune(24, &[])) {
+            assert_finite(&desk.at("pruned"));
+            note("eval", desk.eval("pruned"));
+            if note("distill", desk.distill()) {
+                assert_finite(&desk.at("distilled"));
+            }
+        }
+        if note("heal", desk.prune(24, &["least_squares"])) {
+            assert_finite(&desk.at("pruned"));
+        }
+    }
+    refused
+}
+
+fn scaled(factor: f64) -> impl Fn(&str, Tensor) -> Tensor {
+    move |_, tensor| tensor * factor
+}
+
+#[test]
+fn a_model_of_zeros_goes_through_every_job() {
+    for config in families() {
+        let desk = Desk::new(&config, |_, tensor| tensor.zeros_like());
+        assert_eq!(go_through(&format!("zeros {}", config["model_type"]), &desk), Vec::<&str>::new());
+    }
+}
+
+#[test]
+fn tiny_weights_go_through_every_job_in_f32_and_bf16() {
+    for config in families() {
+        for (kind, factor) in [(Kind::Float, 1e-38), (Kind::Float, 1e-20), (Kind::BFloat16, 1e-38)] {
+            let desk = Desk { kind, ..Desk::new(&config, scaled(factor)) };
+            assert_eq!(go_through(&format!("{factor} {kind:?} {}", config["model_type"]), &desk), Vec::<&str>::new());
+        }
+    }
+}
+
+#[test]
+fn huge_weights_are_finite_or_said_to_overflow() {
+    for config in families() {
+        for (kind, factor) in [(Kind::Float, 1e4), (Kind::Float, 1e30), (Kind::BFloat16, 1e10), (Kind::BFloat16, 1e36)]
+        {
+            let desk = Desk { kind, ..Desk::new(&config, scaled(factor)) };
+            go_through(&format!("{factor} {kind:?} {}", config["model_type"]), &desk);
+        }
+    }
+}
+
+#[test]
+fn weights_stored_as_denormals_of_bf16_are_read_as_they_are() {
+    let desk = Desk::new(&tiny_llama(), |_, tensor| (tensor * 1e-39).to_kind(Kind::BFloat16));
+    let reader = Reader::open(&desk.at("model")).unwrap();
+    let largest = |name: &String| reader.read(name).unwrap().to_kind(Kind::Double).abs().max().double_value(&[]);
+    let all = reader.names().iter().map(largest).fold(0.0, f64::max);
+    assert!(all > 0.0 && all < 1.2e-38, "{all}");
+    drop(reader);
+    assert_eq!(go_through("stored denormals", &desk), Vec::<&str>::new());
+}
+
+#[test]
+fn one_layer_one_head_and_one_of_both_go_through_every_job() {
+    for config in families() {
+        let key = |names: [&'static str; 2]| names.into_iter().find(|name| config.get(*name).is_some()).unwrap();
+        let (layers, heads) = (key(["num_hidden_layers", "n_layer"]), key(["num_attention_heads", "n_head"]));
+        for (n_layers, n_heads) in [(Some(1), None), (None, Some(1)), (Some(1), Some(1))] {
+            let mut config = config.clone();
+            if let Some(n_layers) = n_layers {
+                config[layers] = json!(n_layers);
+            }
+            if let Some(n_heads) = n_heads {
+                config[heads] = json!(n_heads);
+                for own in ["num_key_value_heads", "head_dim"] {
+                    if config.get(own).is_some() {
+                        config[own] = if own == "head_dim" { json!(32) } else { json!(1) };
+                    }
+                }
+            }
+            let desk = Desk::new(&config, |_, tensor| tensor);
+            let about = format!("{n_layers:?} layers, {n_heads:?} heads, {}", config["model_type"]);
+            assert_eq!(go_through(&about, &desk), Vec::<&str>::new());
+        }
+    }
+}
+
+#[test]
+fn one_text_over_and_over_leaves_covariances_of_rank_one_and_finite_weights() {
+    for config in families() {
+        let desk = Desk::new(&config, |_, tensor| tensor).with_text(&"a".repeat(4000));
+        assert_eq!(go_through(&format!("constant text {}", config["model_type"]), &desk), Vec::<&str>::new());
+    }
+}
+
+#[test]
+fn windows_of_one_token_are_refused_before_any_work() {
+    let desk = Desk::new(&tiny_llama(), |_, tensor| tensor);
+    let error = desk.score(1, 1).unwrap_err().to_string();
+    assert_eq!(error, "recipe: seq_len: expected at least 2 tokens, got 1");
+    desk.score(2, 1).unwrap();
+}
+
+#[test]
+fn least_squares_on_covariances_of_any_rank_stays_finite() {
+    // Channels that are copies of each other, dead, or of very different sizes.
+    let ways: [(&str, fn(&str, Tensor) -> Tensor); 4] = [
+        ("dead channels", |name, tensor| {
+            if name.contains("up_proj") {
+                let _ = tensor.narrow(0, 0, 8).fill_(0.0);
+            }
+            tensor
+        }),
+        ("equal rows", |name, tensor| {
+            if name.contains("mlp") { tensor.narrow(0, 0, 1).expand_as(&tensor).contiguous() } else { tensor }
+        }),
+        ("sizes far apart", |name, tensor| {
+            if name.contains("up_proj") {
+                let n = tensor.size()[0];
+                let exponents = Tensor::linspace(-15.0, 15.0, n, (Kind::Float, Device::Cpu));
+                tensor * Tensor::from(10f32).pow(&exponents).view([n, 1])
+            } else {
+                tensor
+            }
+        }),
+        ("one token for all", |name, tensor| {
+            if name.contains("embed_tokens") { tensor.narrow(0, 0, 1).expand_as(&tensor).contiguous() } else { tensor }
+        }),
+    ];
+    for (about, change) in ways {
+        let desk = Desk::new(&tiny_llama(), change);
+        desk.score(16, 2).unwrap();
+        for heal in ["least_squares", "rotation"] {
+            let done = desk.prune(16, &[heal]);
+            assert!(is_clear(&format!("{about}: {heal}"), &done), "{about}: {heal}: {done:?}");
+            assert_finite(&desk.at("pruned"));
+        }
+    }
+}
+
+#[test]
+fn a_batch_of_one_scores_as_a_batch_of_all() {
+    let desk = Desk::new(&tiny_llama(), |_, tensor| tensor);
+    desk.score(16, 1).unwrap();
+    let one = Scores::load(&desk.at("scores")).unwrap();
+    desk.score(16, 4).unwrap();
+    let all = Scores::load(&desk.at("scores")).unwrap();
+    for (name, scores) in &one.by_name {
+        for (a, b) in scores.iter().zip(&all.by_name[name]) {
+            assert!((a - b).abs() <= 1e-4 * a.abs().max(1e-3), "{name}: {a} {b}");
+        }
+    }
+}
