@@ -40,7 +40,7 @@ fn seeds_are_written_anew() {
 fn every_kept_input_has_an_answer_and_takes_no_more_memory_than_it_backs_up() {
     for (name, body) in targets::ALL {
         let kept = kept(name);
-        assert!(kept.len() > 1, "{name} has no seeds");
+        assert!(!kept.is_empty(), "{name} has no seeds");
         kept.iter().for_each(|(path, bytes)| {
             let answered = catch_unwind(AssertUnwindSafe(|| body(bytes)));
             assert!(answered.is_ok(), "{}", path.display());

@@ -60,7 +60,8 @@ pub fn all(dir: &Path) -> Result<Seeds> {
 fn weights(seeds: &mut Seeds, dir: &Path) -> Result<()> {
     let some = Tensor::f_from_slice(&[1.5f32, -2.0, 0.25, 3.0, 0.5, 7.0])?.f_view([2, 3])?;
     let kinds = [tch::Kind::Double, tch::Kind::Half, tch::Kind::BFloat16, tch::Kind::Int64, tch::Kind::Int];
-    let mut source = tensors(&[("a", some.shallow_clone()), ("scalar", Tensor::f_from_slice(&[1f32])?.f_view([0i64; 0])?)])?;
+    let mut source =
+        tensors(&[("a", some.shallow_clone()), ("scalar", Tensor::f_from_slice(&[1f32])?.f_view([0i64; 0])?)])?;
     for kind in kinds {
         source.insert(format!("{kind:?}"), &some.f_to_kind(kind)?)?;
     }
@@ -77,9 +78,19 @@ fn models(seeds: &mut Seeds, dir: &Path) -> Result<()> {
         seeds.push(("config", name.clone(), family.to_string().into_bytes()));
         let mut small = family.clone();
         for (key, size) in [
-            ("hidden_size", 4), ("n_embd", 4), ("intermediate_size", 4), ("n_inner", 4), ("num_hidden_layers", 1),
-            ("n_layer", 1), ("num_attention_heads", 2), ("n_head", 2), ("num_key_value_heads", 1), ("head_dim", 2),
-            ("vocab_size", 5), ("max_position_embeddings", 4), ("n_positions", 4),
+            ("hidden_size", 4),
+            ("n_embd", 4),
+            ("intermediate_size", 4),
+            ("n_inner", 4),
+            ("num_hidden_layers", 1),
+            ("n_layer", 1),
+            ("num_attention_heads", 2),
+            ("n_head", 2),
+            ("num_key_value_heads", 1),
+            ("head_dim", 2),
+            ("vocab_size", 5),
+            ("max_position_embeddings", 4),
+            ("n_positions", 4),
         ] {
             if small.get(key).is_some() {
                 small[key] = size.into();
@@ -97,7 +108,8 @@ fn models(seeds: &mut Seeds, dir: &Path) -> Result<()> {
     for name in ["llama_rope_llama3", "llama_rope_linear", "llama_rope_old_keys", "bert_pretraining", "gpt2_untied"] {
         seeds.push(("config", name.into(), fs::read(fixture(name).join("config.json")).unwrap_or_default()));
     }
-    let (a, b) = (tensors(&[("a", Tensor::f_from_slice(&[1f32])?)])?, tensors(&[("b", Tensor::f_from_slice(&[2f32])?)])?);
+    let (a, b) =
+        (tensors(&[("a", Tensor::f_from_slice(&[1f32])?)])?, tensors(&[("b", Tensor::f_from_slice(&[2f32])?)])?);
     let (a, b) = (stored(&a, dir)?, stored(&b, dir)?);
     let index = json!({ "metadata": {}, "weight_map": { "a": "a.safetensors", "b": "b.safetensors" } }).to_string();
     let config = tiny_llama().to_string();
@@ -150,7 +162,8 @@ fn words(seeds: &mut Seeds) {
         rest.as_object().into_iter().flatten().for_each(|(key, value)| table[key] = value.clone());
         table.to_string()
     };
-    let vocab = json!({ "<s>": 0, "a": 1, "b": 2, "ab": 3, "Ġ": 4, "O": 5, "n": 6, "c": 7, "e": 8, "##c": 9, "[UNK]": 10 });
+    let vocab =
+        json!({ "<s>": 0, "a": 1, "b": 2, "ab": 3, "Ġ": 4, "O": 5, "n": 6, "c": 7, "e": 8, "##c": 9, "[UNK]": 10 });
     let level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
     let bpe = table(
         json!({ "type": "BPE", "vocab": vocab, "merges": [["a", "b"]], "fuse_unk": false, "byte_fallback": true }),
@@ -218,8 +231,7 @@ fn parquet_file(compression: parquet::basic::Compression) -> parquet::errors::Re
     let schema = parquet::schema::parser::parse_message_type("message m { optional binary text (UTF8); }")?;
     let properties = parquet::file::properties::WriterProperties::builder().set_compression(compression).build();
     let mut bytes = Vec::new();
-    let mut writer =
-        parquet::file::writer::SerializedFileWriter::new(&mut bytes, schema.into(), properties.into())?;
+    let mut writer = parquet::file::writer::SerializedFileWriter::new(&mut bytes, schema.into(), properties.into())?;
     for _ in 0..2 {
         let mut group = writer.next_row_group()?;
         if let Some(mut column) = group.next_column()? {
@@ -284,8 +296,12 @@ fn reports(seeds: &mut Seeds, dir: &Path) -> Result<()> {
     let run = json!({ "minitron": "0.1.0", "recipe": "r.toml", "seed": 1, "device": "cpu", "dtype": "float", "stages": [
         { "name": "a", "do": "prune", "inputs": "x", "result": { "seconds": 1.0, "n_params": 10 }, "seconds": 2.0,
           "options": { "model": "m" } }] });
-    seeds.push(("report", "run".into(), joined(&[&[&[record("run", "result")], run.to_string().as_bytes()].concat(), b"{}"])));
-    let metrics = "{\"step\":1,\"loss\":2.5,\"lr\":0.1,\"tokens\":10,\"seconds\":0.5}\n{\"step\":2,\"eval_loss\":2.25}\n";
+    seeds.push((
+        "report",
+        "run".into(),
+        joined(&[&[&[record("run", "result")], run.to_string().as_bytes()].concat(), b"{}"]),
+    ));
+    let metrics = "{\"step\":1,\"n_tokens\":10,\"loss\":2.5}\n{\"step\":2,\"n_tokens\":20,\"eval/loss\":2.25}\n";
     seeds.push(("report", "metrics".into(), [&[record("metrics", "events")], metrics.as_bytes()].concat()));
     let plan = json!({ "kept": { "mlp.0": [0, 1] }, "sizes": { "mlp": 2 }, "explained": {} }).to_string();
     seeds.push(("report", "plan".into(), [&[record("plan", "scores")], plan.as_bytes()].concat()));

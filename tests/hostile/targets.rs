@@ -411,7 +411,17 @@ pub fn report(bytes: &[u8]) {
     let parts = files::<2>(bytes);
     for (idx, name) in NAMES.iter().enumerate() {
         let is_at = |place: u8| idx == usize::from(place % 8);
-        put(&dir, name, if is_at(*first) { parts[0] } else if is_at(first / 8) { parts[1] } else { None });
+        put(
+            &dir,
+            name,
+            if is_at(*first) {
+                parts[0]
+            } else if is_at(first / 8) {
+                parts[1]
+            } else {
+                None
+            },
+        );
     }
     within(bytes.len(), 2 * MIB, || {
         if let Some(folder) = answer(report::gather(&dir)) {

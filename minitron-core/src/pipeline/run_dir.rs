@@ -1,9 +1,10 @@
 //! The folder of a run: one folder a stage, and run.json with versions, inputs and results.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::context::Context;
@@ -15,6 +16,7 @@ const RECORD: &str = "run.json";
 /// What run.json says of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StageRecord {
+    #[serde(deserialize_with = "plain_name")]
     pub name: String,
     #[serde(rename = "do")]
     pub job: String,
@@ -27,6 +29,16 @@ pub(crate) struct StageRecord {
     pub seconds: f64,
     #[serde(default)]
     pub options: Value,
+}
+
+/// The name of a stage or candidate is that of its folder, whoever wrote the record.
+pub(super) fn plain_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let mut parts = Path::new(&name).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(_)), None) => Ok(name),
+        _ => Err(D::Error::custom(format!("expected a plain name of a folder, got `{name}`"))),
+    }
 }
 
 /// run.json.
