@@ -29,10 +29,15 @@ fn kept(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
 #[ignore = "writes the seeds into tests/fuzz/corpus"]
 fn seeds_are_written_anew() {
     let dir = tempfile::tempdir().unwrap();
-    for (target, name, bytes) in seeds::all(dir.path()).unwrap() {
+    let named = |kind: &str, seeds: seeds::Seeds| -> Vec<_> {
+        seeds.into_iter().map(|(target, name, bytes)| (target, format!("{kind}-{name}"), bytes)).collect()
+    };
+    for (target, name, bytes) in
+        [named("seed", seeds::all(dir.path()).unwrap()), named("crash", seeds::crashes())].concat()
+    {
         let dir = root().join("tests/fuzz/corpus").join(target);
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join(format!("seed-{name}")), bytes).unwrap();
+        fs::write(dir.join(name), bytes).unwrap();
     }
 }
 

@@ -42,6 +42,50 @@ pub fn with_header(header: &str, n_data: usize) -> Vec<u8> {
     bytes
 }
 
+/// What once ended in a panic, an abort or more memory than the file backs up, each with what it was about.
+pub fn crashes() -> Seeds {
+    let huge = u64::MAX - 3;
+    let near_the_end = format!(r#"{{"a":{{"dtype":"U8","shape":[{huge}],"data_offsets":[0,{huge}]}}}}"#);
+    let no_rows = r#"{"a":{"dtype":"F32","shape":[0,9223372036854775807],"data_offsets":[0,0]}}"#;
+    let deep = "[".repeat(4_000);
+    let of_kind = |kind: u8, bytes: &[u8]| [[kind].as_slice(), bytes].concat();
+    // A footer that is a structure whose field 2 is a list of 2^31 - 1 structures.
+    let footer = [b"\x29\xfc\xff\xff\xff\xff\x07".as_slice(), &7u32.to_le_bytes(), b"PAR1"].concat();
+    let long_header = [b"\x93NUMPY\x02\x00\xff\xff\xff\xff{'shape': (3,), ".as_slice(), &[b' '; 64]].concat();
+    let zeros = "{\"text\":\"".to_owned() + &"0".repeat(1 << 20);
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut gz, zeros.as_bytes()).unwrap_or_default();
+    let gz = gz.finish().unwrap_or_default();
+    let place = json!({ "epoch": 0, "block": u64::MAX, "window": u64::MAX, "n_carried": u64::MAX,
+        "place": { "spec": 0, "item": u64::MAX, "document": u64::MAX } });
+    let state = json!({ "step": 2, "n_tokens": 0, "n_skipped": 0, "n_skipped_in_row": 0, "elapsed_s": 0, "best": null,
+        "identity": {}, "metrics_len": u64::MAX, "data": { "digest": "", "mean_width": u64::MAX,
+            "lanes": [{ "start": place, "n_taken": 0, "n_total": 0 }] } });
+    let turned = json!({ "model_type": "llama", "hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 1,
+        "num_attention_heads": 1, "head_dim": 65536, "vocab_size": 2, "max_position_embeddings": 1048576 });
+    let decoder =
+        r#"{"version":"1.0","added_tokens":[],"decoder":{"type":},"model":{"type":"BPE","vocab":{},"merges":[]}}"#;
+    let run = json!({ "minitron": "", "recipe": "", "seed": 0, "device": "", "dtype": "", "stages": [
+        { "name": "../../outside", "do": "score", "inputs": "" }] });
+    let all: [(&'static str, &str, Vec<u8>); 14] = [
+        ("safetensors", "offsets-near-2-64", with_header(&near_the_end, 8)),
+        ("safetensors", "no-rows-of-2-63", with_header(no_rows, 0)),
+        ("safetensors", "header-of-2-63", (1u64 << 63).to_le_bytes().to_vec()),
+        ("config", "deep", deep.clone().into_bytes()),
+        ("plan", "deep", format!("{{\"kept\":{deep}").into_bytes()),
+        ("recipe", "deep", format!("stages = {}", &deep[..2000]).into_bytes()),
+        ("tokenizer", "deep", format!("{{\"model\":{}", &deep[..2000]).into_bytes()),
+        ("tokenizer", "decoder", decoder.into()),
+        ("texts", "footer-of-2-31-groups", of_kind(4, &footer)),
+        ("texts", "line-of-a-megabyte", of_kind(2, &gz)),
+        ("tokens", "header-of-4-gib", of_kind(0, &long_header)),
+        ("cursor", "place-of-2-64", joined(&[state.to_string().as_bytes(), b""])),
+        ("config", "angles", turned.to_string().into_bytes()),
+        ("report", "stage-outside", of_kind(0, run.to_string().as_bytes())),
+    ];
+    all.into_iter().map(|(target, name, bytes)| (target, name.to_owned(), bytes)).collect()
+}
+
 /// All seeds; `dir` is for what passes through files.
 pub fn all(dir: &Path) -> Result<Seeds> {
     let mut seeds = Seeds::new();
