@@ -13,6 +13,10 @@ test: build python  ## every test
 test-slow: build  ## trainings killed and interrupted twenty times each: minutes
 	cargo test --release --test index -- --ignored --nocapture --test-threads 1
 
+.PHONY: fuzz
+fuzz: libtorch  ## every parser against libFuzzer, FUZZ_SECONDS each (a nightly compiler and cargo-fuzz)
+	tools/fuzz.sh $(or $(FUZZ_SECONDS),60)
+
 build: libtorch
 	cargo build --release --workspace
 

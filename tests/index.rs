@@ -15,6 +15,8 @@ mod faults;
 mod guide;
 /// Against the language-model evaluation harness, on real models.
 mod harness;
+/// Damaged and hostile files of every kind, thousands of them.
+mod hostile;
 /// Against transformers as it is installed, on our folders.
 mod interop;
 /// One test per kind of damaged input.

@@ -14,7 +14,7 @@ mod losses;
 mod script;
 
 pub use defaults::BuiltIn;
-pub use dynamic::{find, handshake, make_cuda_visible, open};
+pub use dynamic::{find, handshake, make_cuda_visible, objection, open};
 pub use laws::check_opened;
 
 /// Keeps this crate linked: registration happens at start, in code that nobody calls by name.

@@ -4,6 +4,9 @@ use super::{Rotary, RotaryScaling, Shape};
 use crate::checkpoint::Config;
 use crate::error::Result;
 
+/// A table holds an angle for each, whatever the weights: a million positions of 128 channels.
+const MOST_ANGLES: usize = 1 << 27;
+
 impl Rotary {
     /// Rotary options, stated as `rope_parameters`, or in the older way as `rope_theta` and `rope_scaling`.
     ///
@@ -57,14 +60,27 @@ impl Rotary {
             }
         };
         let partial = number("partial_rotary_factor", Some(partial))?;
-        let n_rotated = (shape.head_dim as f64 * partial) as usize;
-        if partial > 1.0 || n_rotated == 0 || !n_rotated.is_multiple_of(2) {
-            return Err(config.error(format!(
+        let n_rotated = n_rotated(config, shape, partial)?;
+        Ok(Rotary { theta: number("rope_theta", Some(10_000.0))?, n_rotated, scaling })
+    }
+}
+
+/// Channels of a head that turn.
+fn n_rotated(config: &Config, shape: &Shape, partial: f64) -> Result<usize> {
+    let n_rotated = (shape.head_dim as f64 * partial) as usize;
+    if partial > 1.0 || n_rotated == 0 || !n_rotated.is_multiple_of(2) {
+        return Err(config.error(format!(
             "the rotary embedding turns {n_rotated} of {} channels of a head (`head_dim` x `partial_rotary_factor`); \
              expected an even number from 2 to all of them",
             shape.head_dim
         )));
-        }
-        Ok(Rotary { theta: number("rope_theta", Some(10_000.0))?, n_rotated, scaling })
     }
+    let n_positions = shape.max_positions;
+    if n_positions.saturating_mul(n_rotated) > MOST_ANGLES {
+        return Err(config.error(format!(
+            "expected at most {MOST_ANGLES} positions x rotated channels, got {n_positions} x {n_rotated}; \
+             correct config.json"
+        )));
+    }
+    Ok(n_rotated)
 }

@@ -6,6 +6,7 @@ mod claim;
 mod config;
 mod direct;
 mod folder;
+mod links;
 mod reader;
 mod source;
 mod whole;
@@ -43,7 +44,7 @@ impl Checkpoint {
     /// Opens a folder; no tensor is read yet.
     ///
     /// # Errors
-    /// `Checkpoint` when the folder, its config or its weights are missing or malformed.
+    /// `Checkpoint` when the folder, its config or its weights are missing or malformed, or a file is a link out of the folder.
     pub fn open(dir: &Path) -> Result<Self> {
         if !dir.is_dir() {
             return Err(Error::checkpoint(
@@ -51,6 +52,7 @@ impl Checkpoint {
                 "no such model folder; expected one with config.json and model.safetensors, or a hub id `org/name`",
             ));
         }
+        links::refuse_outside(dir)?;
         let config = Config::load(&dir.join("config.json"))?;
         let tensors = Reader::open(dir)?;
         Ok(Checkpoint { dir: dir.to_path_buf(), config, tensors })

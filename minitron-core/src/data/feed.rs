@@ -121,6 +121,7 @@ impl Feed {
                 idx,
             });
             let place = cursor.and_then(|cursor| cursor.lanes.get(idx)).copied();
+            place.map_or(Ok(()), check_counts)?;
             workers.push((
                 Worker::start(&source, place.map_or_else(Start::default, |place| place.start))?,
                 source,
@@ -269,6 +270,7 @@ impl Lane {
     fn seek(&mut self, place: LaneCursor) -> Result<()> {
         match &self.source {
             Some(source) if !self.block.is_epoch => {
+                check_counts(place)?;
                 // The old worker ends before the new one begins, so that there are never three blocks.
                 self.worker = None;
                 *self = Lane::open(Worker::start(source, place.start)?, source.clone(), Some(place))?;
@@ -287,12 +289,19 @@ impl Lane {
 
 /// Refuses a place that is none in the block that begins at `start`.
 fn check(place: LaneCursor, start: Start, n_windows: usize) -> Result<()> {
-    // Counts that no training reaches are damage.
-    let is_counted = place.start.epoch < 1 << 48 && place.n_total < 1 << 56;
-    if place.start == start && place.n_taken <= n_windows && is_counted {
-        return Ok(());
-    }
-    Err(Error::Data("the place of the checkpoint is nowhere in the training data; use the same data".into()))
+    check_counts(place)?;
+    if place.start == start && place.n_taken <= n_windows { Ok(()) } else { Err(nowhere()) }
+}
+
+/// Counts that no training reaches are damage, and would overflow where a block is prepared.
+fn check_counts(place: LaneCursor) -> Result<()> {
+    let Start { epoch, block, window, place: item, n_carried } = place.start;
+    let counts = [epoch, block, window, item.item, item.document, n_carried as u64];
+    if counts.iter().all(|&count| count < 1 << 48) && place.n_total < 1 << 56 { Ok(()) } else { Err(nowhere()) }
+}
+
+fn nowhere() -> Error {
+    Error::Data("the place of the checkpoint is nowhere in the training data; use the same data".into())
 }
 
 /// A thread that prepares blocks, one ahead of what was asked for.

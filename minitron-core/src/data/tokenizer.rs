@@ -1,5 +1,6 @@
 //! The model's own tokenizer.json.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use crate::checkpoint::Config;
@@ -45,7 +46,7 @@ impl Tokenizer {
             mask: None,
         };
         if path.is_file() {
-            let mut inner = tokenizers::Tokenizer::from_file(&path)
+            let mut inner = guarded(|| tokenizers::Tokenizer::from_file(&path))
                 .map_err(|e| Error::checkpoint(&path, format!("not a tokenizer that can be read: {e}")))?;
             // Sentence encoders ship with both set; windows are cut here.
             inner.with_truncation(None).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
@@ -130,7 +131,8 @@ impl Tokenizer {
         let prefix = self.prefix.and_then(|id| inner.id_to_token(id));
         let has_own = |text: &str| prefix.as_ref().is_some_and(|prefix| text.starts_with(prefix.as_str()));
         let plain = texts.iter().copied().filter(|text| !has_own(text)).collect();
-        let mut encodings = inner.encode_batch_fast(plain, self.around.is_none()).map_err(refused)?.into_iter();
+        let encodings = guarded(|| inner.encode_batch_fast(plain, self.around.is_none()));
+        let mut encodings = encodings.map_err(refused)?.into_iter();
         let (before, after) = self.around.unwrap_or_default();
         let ids = |text: &&str| match has_own(text) {
             true => self.encode(text),
@@ -148,7 +150,8 @@ impl Tokenizer {
     /// # Errors
     /// `Data` when the folder has no tokenizer or a token lies outside the model's vocabulary.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner()?.encode_fast(text, false).map_err(refused)?;
+        let inner = self.inner()?;
+        let encoding = guarded(|| inner.encode_fast(text, false)).map_err(refused)?;
         let ids = encoding.get_ids().to_vec();
         self.check(&ids)?;
         Ok(ids)
@@ -168,7 +171,7 @@ impl Tokenizer {
     /// Text of token ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let inner = self.inner.as_ref().ok_or_else(|| Error::Data("the model folder has no tokenizer.json".into()))?;
-        inner.decode(ids, true).map_err(|e| Error::Data(format!("the tokenizer cannot decode: {e}")))
+        guarded(|| inner.decode(ids, true)).map_err(|e| Error::Data(format!("the tokenizer cannot decode: {e}")))
     }
 
     /// Appends a document's tokens, and the end-of-sequence token after a text.
@@ -200,7 +203,8 @@ impl Tokenizer {
             };
             return documents.iter().map(alone).collect();
         }
-        let mut encodings = self.inner()?.encode_batch_fast(texts, false).map_err(refused)?.into_iter();
+        let inner = self.inner()?;
+        let mut encodings = guarded(|| inner.encode_batch_fast(texts, false)).map_err(refused)?.into_iter();
         let mut all = Vec::with_capacity(documents.len());
         for document in documents {
             let mut tokens = Vec::new();
@@ -239,6 +243,12 @@ fn text_of(document: &Document) -> Option<&str> {
         Document::Part(part) => text_of(part),
         Document::Tokens(_) => None,
     }
+}
+
+/// The `tokenizers` crate answers some damaged tables with a panic, on opening or on a text, which must not end the process.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    // It is only read, so nothing is left half changed.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it contradicts itself".into()))
 }
 
 fn refused(error: tokenizers::Error) -> Error {

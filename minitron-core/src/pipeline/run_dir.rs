@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::context::Context;
@@ -18,6 +19,7 @@ const RECORD: &str = "run.json";
 /// What run.json says of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StageRecord {
+    #[serde(deserialize_with = "plain_name")]
     pub name: String,
     #[serde(rename = "do")]
     pub job: String,
@@ -36,6 +38,16 @@ pub(crate) struct StageRecord {
     /// Digests of what it left, by path in its folder.
     #[serde(default)]
     pub artefacts: BTreeMap<String, String>,
+}
+
+/// The name of a stage or candidate is that of its folder, whoever wrote the record.
+pub(super) fn plain_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let mut parts = Path::new(&name).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(_)), None) => Ok(name),
+        _ => Err(D::Error::custom(format!("expected a plain name of a folder, got `{name}`"))),
+    }
 }
 
 /// run.json.

@@ -1,6 +1,6 @@
 //! JSON lines, plain or compressed.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::iter;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,9 @@ use minitron_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// Bytes of a line at most: one that unfolds without end out of a small file would take all memory.
+const MOST_BYTES: u64 = 1 << 28;
 
 /// One JSON object a line, one of its string fields a document. Blank lines are skipped.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -50,8 +53,11 @@ impl Corpus for Jsonl {
             while !failed {
                 let mut line = Vec::new();
                 line_number = line_number.saturating_add(1);
-                let document = match reader.read_until(b'\n', &mut line) {
+                let document = match reader.by_ref().take(MOST_BYTES).read_until(b'\n', &mut line) {
                     Ok(0) => return None,
+                    Ok(n) if n as u64 == MOST_BYTES => {
+                        Err(self.line_error(line_number, format!("expected less than {MOST_BYTES} bytes; split it")))
+                    }
                     Ok(_) if line.trim_ascii().is_empty() => continue,
                     Ok(_) if n_to_skip > 0 => {
                         n_to_skip = n_to_skip.saturating_sub(1);

@@ -1,14 +1,17 @@
 //! A column of a Parquet file.
 
+mod backed;
+
 use std::fs::File;
 use std::iter;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 
+use self::backed::Backed;
 use minitron_core::contract::{Corpus, Document, Documents};
 use minitron_core::error::{Error, Result};
 use parquet::basic::Type;
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
@@ -47,10 +50,15 @@ impl Corpus for Parquet {
 
     fn documents(&self, _seed: u64) -> Result<Documents<'_>> {
         let file = super::open(&self.path)?;
-        let reader = guarded(|| SerializedFileReader::new(file)).map_err(|e| self.damaged(e))?;
+        let open = || {
+            backed::check_footer(&file)?;
+            SerializedFileReader::new(file.try_clone()?)
+        };
+        let reader = guarded(open).map_err(|e| self.damaged(e))?;
         let column_idx = self.find_column(&reader)?;
         let mut rows = Rows {
             corpus: self,
+            file,
             reader,
             column_idx,
             row_group: 0,
@@ -105,6 +113,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Parqu
 /// The place reached in a file.
 struct Rows<'a> {
     corpus: &'a Parquet,
+    file: File,
     reader: SerializedFileReader<File>,
     column_idx: usize,
     row_group: usize,
@@ -152,7 +161,12 @@ impl Rows<'_> {
             }
             let group = self.reader.get_row_group(self.row_group)?;
             self.row_group = self.row_group.saturating_add(1);
-            let ColumnReader::ByteArrayColumnReader(column) = group.get_column_reader(self.column_idx)? else {
+            let metadata = group.metadata().column(self.column_idx);
+            backed::check_pages(&self.file, metadata)?;
+            let description = metadata.column_descr_ptr();
+            let has_levels = description.max_def_level() > 0;
+            let pages = Backed { pages: group.get_column_page_reader(self.column_idx)?, has_levels };
+            let ColumnReader::ByteArrayColumnReader(column) = get_column_reader(description, Box::new(pages)) else {
                 return Err(ParquetError::General("a row group stores the column as another type".to_owned()));
             };
             self.column = Some(column);

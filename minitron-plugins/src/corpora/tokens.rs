@@ -1,5 +1,7 @@
 //! Token ids, already made.
 
+mod head;
+
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
@@ -94,7 +96,7 @@ impl Tokens {
     }
 
     fn read_npy(&self, mut file: File, first: u64) -> Result<Documents<'_>> {
-        self.check_shape(&mut file)?;
+        self.check_head(&mut file)?;
         file.rewind().at_path(&self.path)?;
         let damaged = |e| self.bad(format!("expected a .npy file with a 1-D array of integers, got a bad header: {e}"));
         let npy = NpyFile::new(BufReader::new(file)).map_err(damaged)?;
@@ -120,28 +122,11 @@ impl Tokens {
         }
     }
 
-    /// Refuses what is not one-dimensional before `npyz` multiplies the sizes, which could overflow.
-    fn check_shape(&self, file: &mut File) -> Result<()> {
-        // The header of a plain 1-D array fits many times over; a longer one describes something else.
-        const HEADER_LIMIT: u64 = 1024;
-        let mut head = Vec::new();
-        file.take(HEADER_LIMIT).read_to_end(&mut head).map_err(|e| super::read_error(&self.path, e))?;
-        if !head.starts_with(b"\x93NUMPY") {
-            return Err(
-                self.bad("expected a .npy file, got one that does not begin as such; save it with `numpy.save`")
-            );
-        }
-        let head = String::from_utf8_lossy(&head);
-        let shape = head.split_once("'shape'").and_then(|(_, rest)| rest.split_once('('));
-        let Some((shape, _)) = shape.and_then(|(_, rest)| rest.split_once(')')) else {
-            return Err(self.bad("expected a 1-D array of integers, got a header without its shape; save it again"));
-        };
-        let n_dims = shape.split(',').filter(|size| !size.trim().is_empty()).count();
-        if n_dims != 1 {
-            let advice = "flatten it with `.reshape(-1)` before saving";
-            return Err(self.bad(format!("expected a 1-D array, got {n_dims} dimensions of shape ({shape}); {advice}")));
-        }
-        Ok(())
+    /// Refuses what is not one-dimensional, or a long header, before `npyz` makes room for it.
+    fn check_head(&self, file: &mut File) -> Result<()> {
+        let mut bytes = Vec::new();
+        file.take(head::LIMIT).read_to_end(&mut bytes).map_err(|e| super::read_error(&self.path, e))?;
+        head::objection(&bytes).map_or(Ok(()), |objection| Err(self.bad(objection)))
     }
 
     fn values<T>(&self, npy: NpyFile<BufReader<File>>, first: u64) -> Result<Documents<'_>>

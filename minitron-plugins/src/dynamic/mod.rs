@@ -6,5 +6,6 @@ mod library;
 mod search;
 
 pub use cuda::make_cuda_visible;
+pub use elf::objection;
 pub use library::{handshake, open};
 pub use search::find;

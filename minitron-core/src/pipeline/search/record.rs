@@ -49,6 +49,7 @@ pub(super) struct Target {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Entry {
+    #[serde(deserialize_with = "crate::pipeline::run_dir::plain_name")]
     pub name: String,
     pub sizes: Sizes,
     pub n_params: u64,
