@@ -19,6 +19,8 @@ mod interop;
 mod malformed;
 /// Plugins that are opened while running, and crates to begin one with.
 mod plugins;
+/// What a command says of its work: log lines, traces, errors as objects, memory.
+mod observing;
 /// Pages about folders, and a running job watched.
 mod report;
 /// What a training outlives: signals, kills, a full disk.

@@ -27,6 +27,7 @@ use crate::args::{Arguments, Command};
 /// Runs the command.
 pub fn dispatch(arguments: &Arguments) -> Result<()> {
     let common = &arguments.common;
+    let _span = tracing::info_span!("command", name = arguments.command.name()).entered();
     match &arguments.command {
         Command::Inspect(args) => inspect::run(common, args),
         Command::Plugins { command } => plugins::run(common, command),
