@@ -13,16 +13,20 @@ mod cli;
 mod guide;
 /// Against the language-model evaluation harness, on real models.
 mod harness;
+/// Models fetched from a hub: verified, gone on with, refused.
+mod hub;
 /// Against transformers as it is installed, on our folders.
 mod interop;
 /// One test per kind of damaged input.
 mod malformed;
-/// Plugins that are opened while running, and crates to begin one with.
-mod plugins;
 /// What a command says of its work: log lines, traces, errors as objects, memory.
 mod observing;
+/// Plugins that are opened while running, and crates to begin one with.
+mod plugins;
 /// Pages about folders, and a running job watched.
 mod report;
+/// What is built in: licences, locked versions, where it comes from.
+mod supply;
 /// What a training outlives: signals, kills, a full disk.
 mod survival;
 /// The invariants of ARCHITECTURE.md that can be read off the sources.

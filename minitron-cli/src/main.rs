@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod hub;
 mod observe;
 mod output;
 mod settings;
