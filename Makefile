@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo test test-slow build libtorch python check docs bench clean
+.PHONY: demo test test-slow build libtorch python check deny docs bench clean
 
 # A user's own LIBTORCH is taken as it is.
 LIBTORCH_FLAVOUR := $(if $(CUDA),cuda,cpu)
@@ -8,17 +8,17 @@ demo: build  ## train, halve, distil and compare a small model: under five minut
 	target/release/minitron demo --out out/demo
 
 test: build python  ## every test
-	cargo test --release --workspace
+	cargo test --locked --release --workspace
 
 test-slow: build  ## trainings killed and interrupted twenty times each: minutes
-	cargo test --release --test index -- --ignored --nocapture --test-threads 1
+	cargo test --locked --release --test index -- --ignored --nocapture --test-threads 1
 
 .PHONY: fuzz
 fuzz: libtorch  ## every parser against libFuzzer, FUZZ_SECONDS each (a nightly compiler and cargo-fuzz)
 	tools/fuzz.sh $(or $(FUZZ_SECONDS),60)
 
 build: libtorch
-	cargo build --release --workspace
+	cargo build --locked --release --workspace
 
 libtorch:  ## libtorch 2.11.0 into .deps/; CUDA=1 for the CUDA build
 	@if [ -z "$$LIBTORCH" ]; then tools/libtorch.sh $(LIBTORCH_FLAVOUR); fi
@@ -28,15 +28,19 @@ python:  ## transformers, for the interop tests
 
 check: libtorch  ## what CI asks besides the tests
 	cargo fmt --all --check
-	cargo clippy --release --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps
+
+deny:  ## licences, sources and duplicates of what is built in, where cargo-deny is there; no network is asked
+	@if command -v cargo-deny > /dev/null; then cargo deny --offline --workspace check licenses bans sources; \
+	else echo "no cargo-deny (cargo install --locked cargo-deny): tests/supply.rs checks licences and sources"; fi
 
 docs: libtorch  ## the API's documentation into target/doc/; the author's guide into docs/book/ where mdBook is there
-	cargo doc --release --workspace --no-deps
+	cargo doc --locked --release --workspace --no-deps
 	@if command -v mdbook > /dev/null; then mdbook build docs; else echo "no mdbook: docs/src is readable as it is"; fi
 
 bench: build  ## the kernels
-	cargo bench --bench kernels
+	cargo bench --locked --bench kernels
 
 clean:
 	cargo clean

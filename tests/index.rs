@@ -17,14 +17,20 @@ mod guide;
 mod harness;
 /// Damaged and hostile files of every kind, thousands of them.
 mod hostile;
+/// Models fetched from a hub: verified, gone on with, refused.
+mod hub;
 /// Against transformers as it is installed, on our folders.
 mod interop;
 /// One test per kind of damaged input.
 mod malformed;
+/// What a command says of its work: log lines, traces, errors as objects, memory.
+mod observing;
 /// Plugins that are opened while running, and crates to begin one with.
 mod plugins;
 /// Pages about folders, and a running job watched.
 mod report;
+/// What is built in: licences, locked versions, where it comes from.
+mod supply;
 /// What a training outlives: signals, kills, a full disk.
 mod survival;
 /// The invariants of ARCHITECTURE.md that can be read off the sources.

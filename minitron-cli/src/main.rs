@@ -2,17 +2,31 @@
 
 mod args;
 mod commands;
+mod hub;
+mod observe;
 mod output;
 mod settings;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let arguments = args::Arguments::parse();
-    match commands::dispatch(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => output::fail(&error),
-    }
+    let arguments = match args::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(refusal) => return output::refuse(&refusal, std::env::args_os().any(|word| word == OsStr::new("--json"))),
+    };
+    let json = arguments.common.json;
+    let observing = match observe::start(&arguments.common) {
+        Ok(observing) => observing,
+        Err(error) => return output::fail(&error, json),
+    };
+    let code = match commands::dispatch(&arguments) {
+        Ok(code) => code,
+        Err(error) => output::fail(&error, json),
+    };
+    // What the file lacks is said after all else.
+    drop(observing);
+    code
 }

@@ -1,9 +1,5 @@
-//! From common flags to what jobs share: device, threads, hub.
+//! From common flags to what jobs share: device, threads, plugins, signals.
 
-use std::path::{Path, PathBuf};
-
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
 use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{Context, PluginFile, Recipe};
@@ -14,6 +10,7 @@ use signal_hook::flag;
 use tch::{Cuda, Device};
 
 use crate::args::Common;
+use crate::hub;
 use crate::output::Bar;
 
 /// Builds the shared context and hands it to a command.
@@ -36,7 +33,7 @@ pub fn with_context<T>(
     let bar = Bar::new(common.quiet);
     let interrupt = Interrupt::default();
     catch_signals(&interrupt)?;
-    let resolve = |model: &str| resolve(model, &bar);
+    let resolve = |model: &str| hub::folder(model, &bar);
     let context = Context {
         registry: &registry,
         defaults: &minitron_plugins::BuiltIn,
@@ -95,49 +92,4 @@ fn device(word: &str) -> Result<Device> {
     Err(Error::Recipe(format!(
         "--device {word}: {n_cuda} CUDA devices are visible; a CUDA build of libtorch is needed (make libtorch CUDA=1)"
     )))
-}
-
-/// The folder behind a MODEL: itself, or a hub id's snapshot, downloaded where the local cache lacks it.
-fn resolve(model: &str, bar: &Bar) -> Result<PathBuf> {
-    let path = Path::new(model);
-    let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
-    let plain = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    let is_id = id.split('/').count() == 2 && id.split('/').all(|part| plain(part) && !part.starts_with('.'));
-    if path.exists() || !is_id || path.is_absolute() {
-        return Ok(path.to_path_buf());
-    }
-    let repo = Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned());
-    match cached(&repo) {
-        Some(dir) => Ok(dir),
-        None => download(repo, model, bar),
-    }
-}
-
-/// A snapshot in the local cache that has a config and weights.
-fn cached(repo: &Repo) -> Option<PathBuf> {
-    let dir = Cache::from_env().repo(repo.clone()).get("config.json")?.parent()?.to_path_buf();
-    let has = |name: &str| dir.join(name).exists();
-    (has("model.safetensors") || has("model.safetensors.index.json")).then_some(dir)
-}
-
-fn download(repo: Repo, model: &str, bar: &Bar) -> Result<PathBuf> {
-    let failed = |e: &dyn std::fmt::Display| {
-        Error::Data(format!(
-            "`{model}` is no folder here, and the hub did not give it: {e}; check the name and the network"
-        ))
-    };
-    let api: ApiRepo = ApiBuilder::from_env().build().map_err(|e| failed(&e))?.repo(repo);
-    let info = api.info().map_err(|e| failed(&e))?;
-    let wanted = |name: &str| {
-        !name.contains('/')
-            && [".json", ".safetensors", ".model", ".txt", ".jinja"].iter().any(|end| name.ends_with(end))
-    };
-    let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).filter(|name| wanted(name)).collect();
-    bar.note(&format!("{model}: fetching {} files from the hub", names.len()));
-    let mut dir = None;
-    for name in &names {
-        let path = api.get(name).map_err(|e| failed(&e))?;
-        dir = path.parent().map(Path::to_path_buf);
-    }
-    dir.ok_or_else(|| failed(&"the repository is empty"))
 }

@@ -91,6 +91,50 @@ impl Error {
         Error::At { place: place.into(), source: Box::new(self) }
     }
 
+    /// Whose fault it is, in one word: the variant's name.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Error::Recipe(_) => "recipe",
+            Error::Checkpoint { .. } => "checkpoint",
+            Error::Plan(_) => "plan",
+            Error::Plugin { .. } => "plugin",
+            Error::Data(_) => "data",
+            Error::Torch { .. } => "torch",
+            Error::Io { .. } => "io",
+            Error::Internal(_) => "internal",
+            Error::At { source, .. } => source.kind(),
+        }
+    }
+
+    /// File or folder at fault, where it is known.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Error::Checkpoint { path, .. } | Error::Io { path, .. } => Some(path),
+            Error::At { source, .. } => source.path(),
+            _ => None,
+        }
+    }
+
+    /// Places in the recipe or run, outer ones first; none where the error names none.
+    pub fn place(&self) -> Option<String> {
+        let Error::At { place, source } = self else { return None };
+        Some(source.place().map_or_else(|| place.clone(), |inner| format!("{place}: {inner}")))
+    }
+
+    /// What is said besides the kind, the path and the place.
+    pub fn message(&self) -> String {
+        match self {
+            Error::Recipe(message) | Error::Plan(message) | Error::Data(message) | Error::Internal(message) => {
+                message.clone()
+            }
+            Error::Checkpoint { message, .. } => message.clone(),
+            Error::Plugin { tag, origin, message } => format!("`{tag}` ({origin}): {message}"),
+            Error::Torch { op, message } => format!("{op}: {message}"),
+            Error::Io { source, .. } => source.to_string(),
+            Error::At { source, .. } => source.message(),
+        }
+    }
+
     /// Whether the request itself was wrong (exit code 2) rather than its execution (exit code 1).
     pub fn is_usage(&self) -> bool {
         match self {

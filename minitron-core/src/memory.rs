@@ -11,7 +11,9 @@ pub fn peak_bytes() -> u64 {
     kib.map_or(USUAL_BYTES, |kib: u64| kib.saturating_mul(1024))
 }
 
-/// Lets [`peak_bytes`] begin anew, so that a stage tells its own; where the system cannot, the old peak stays.
+/// Lets [`peak_bytes`] begin anew, so that a stage tells its own. Where the system cannot or does not permit it (no `/proc`,
+/// or one that is read-only, as in some containers), the old peak stays, and stages tell the largest since the process
+/// began.
 pub fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

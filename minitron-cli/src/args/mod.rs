@@ -52,6 +52,13 @@ pub struct Common {
     /// No progress on stderr
     #[arg(long, global = true)]
     pub quiet: bool,
+    /// Log lines on stderr: error, warn, info, debug or trace, or per room, `minitron_core::train=debug` [default:
+    /// MINITRON_LOG, or none]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// A file of all spans with their times, which chrome://tracing and ui.perfetto.dev open
+    #[arg(long, global = true, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
 }
 
 /// The commands.
@@ -95,6 +102,29 @@ pub enum Command {
     Report(Report),
     /// How far a running job has come
     Watch(Watch),
+}
+
+impl Command {
+    /// As it is typed.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Inspect(_) => "inspect",
+            Command::Plugins { .. } => "plugins",
+            Command::Eval(_) => "eval",
+            Command::Score(_) => "score",
+            Command::Prune(_) => "prune",
+            Command::Train(_) => "train",
+            Command::Distill(_) => "distill",
+            Command::Search(_) => "search",
+            Command::Generate(_) => "generate",
+            Command::Recipe { .. } => "recipe",
+            Command::Run(_) => "run",
+            Command::Compare(_) => "compare",
+            Command::Demo(_) => "demo",
+            Command::Report(_) => "report",
+            Command::Watch(_) => "watch",
+        }
+    }
 }
 
 /// `inspect`

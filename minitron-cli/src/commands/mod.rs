@@ -20,13 +20,16 @@ mod watch;
 pub use report::Report;
 pub use watch::Watch;
 
+use std::process::ExitCode;
+
 use minitron_core::error::Result;
 
 use crate::args::{Arguments, Command};
 
-/// Runs the command.
-pub fn dispatch(arguments: &Arguments) -> Result<()> {
+/// Runs the command. Only a comparison that comes out badly ends with a code of its own.
+pub fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
     let common = &arguments.common;
+    let _span = tracing::info_span!("command", name = arguments.command.name()).entered();
     match &arguments.command {
         Command::Inspect(args) => inspect::run(common, args),
         Command::Plugins { command } => plugins::run(common, command),
@@ -38,10 +41,11 @@ pub fn dispatch(arguments: &Arguments) -> Result<()> {
         Command::Search(args) => search::run(common, args),
         Command::Generate(args) => generate::run(common, args),
         Command::Recipe { command } => recipe::run(common, command),
-        Command::Run(args) => run::run(common, args),
+        Command::Run(args) => return run::run(common, args),
         Command::Compare(args) => compare::run(common, args),
         Command::Demo(args) => demo::run(common, args),
         Command::Report(args) => report::run(common, args),
         Command::Watch(args) => watch::run(common, args),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

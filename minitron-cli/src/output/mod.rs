@@ -1,10 +1,12 @@
 //! The only place that prints: results on stdout, everything else on stderr.
 
+mod log;
 mod progress;
 mod report;
 mod tables;
 mod watch;
 
+pub use log::Lines;
 pub use progress::Bar;
 pub use report::{PAGE_MARK, page};
 pub use tables::{
@@ -17,7 +19,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use minitron_core::error::{Error, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Prints a result: JSON, or the table drawn from it. A reader that has gone away is no error.
 pub fn show(json: bool, report: &Value, draw: impl FnOnce(&Value) -> String) -> Result<()> {
@@ -36,8 +38,47 @@ pub fn say_how_to_go_on(report: &Value, command: &str) {
     }
 }
 
-/// Prints an error and gives its exit code: 2 for a wrong request, 1 for a failed run.
-pub fn fail(error: &Error) -> ExitCode {
+/// Says on stderr what is no error and belongs to no bar.
+pub fn warn(message: &str) {
+    progress::say(message);
+}
+
+/// Prints an error and gives its exit code: 2 for a wrong request, 1 for a failed run. With `json`, also an object on
+/// stdout.
+pub fn fail(error: &Error, json: bool) -> ExitCode {
+    let exit_code = if error.is_usage() { 2 } else { 1 };
     let _ = writeln!(io::stderr().lock(), "error: {error}");
-    ExitCode::from(if error.is_usage() { 2 } else { 1 })
+    if json {
+        let mut about = json!({ "kind": error.kind(), "message": error.message() });
+        if let Some(path) = error.path() {
+            about["path"] = json!(path);
+        }
+        if let Some(place) = error.place() {
+            about["place"] = json!(place);
+        }
+        say_object(about, exit_code);
+    }
+    ExitCode::from(exit_code)
+}
+
+/// What was typed and cannot be read: in the parser's words, and with `json` as an object too. Help and version are no
+/// refusals.
+pub fn refuse(refusal: &clap::Error, json: bool) -> ExitCode {
+    // A reader that has gone away is no error.
+    let _ = refusal.print();
+    if !refusal.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    if json {
+        let said = refusal.to_string();
+        let usage = said.split("\n\n").next().unwrap_or_default();
+        let words: Vec<&str> = usage.trim_start_matches("error: ").split_whitespace().collect();
+        say_object(json!({ "kind": "usage", "message": words.join(" ") }), 2);
+    }
+    ExitCode::from(2)
+}
+
+fn say_object(mut about: Value, exit_code: u8) {
+    about["exit_code"] = json!(exit_code);
+    let _ = writeln!(io::stdout().lock(), "{}", json!({ "error": about }));
 }

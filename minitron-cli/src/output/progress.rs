@@ -10,6 +10,22 @@ use minitron_core::progress::Progress;
 /// Seconds between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
+/// Where events come from that people were told of already.
+pub(in crate::output) const SAID: &str = "minitron::said";
+
+/// The bar that is drawn now.
+static DRAWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// A line on stderr, above the bar where one is drawn.
+pub(in crate::output) fn say(line: &str) {
+    let write = || _ = writeln!(io::stderr().lock(), "{line}");
+    let drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
+    match drawn.as_ref() {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
+
 /// Draws progress on stderr.
 #[derive(Debug)]
 pub struct Bar {
@@ -38,12 +54,9 @@ impl Bar {
     /// Says something between the bars.
     pub fn note(&self, message: &str) {
         if !self.quiet {
-            let say = || _ = writeln!(io::stderr().lock(), "{message}");
-            match self.state.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-                Some(state) => state.bar.suspend(say),
-                None => say(),
-            }
+            say(message);
         }
+        tracing::warn!(target: SAID, "{message}");
     }
 }
 
@@ -55,6 +68,7 @@ impl Progress for Bar {
             bar.set_style(style.progress_chars("━╸─"));
         }
         bar.set_prefix(what.to_owned());
+        *DRAWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
         let state = State { bar, what: what.to_owned(), total, done: 0, first: None, said: Instant::now() };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
     }
@@ -77,12 +91,13 @@ impl Progress for Bar {
         let rate = state.done.saturating_sub(first) as f64 / begin.elapsed().as_secs_f64().max(1e-9);
         let left = state.total.saturating_sub(state.done) as f64 / rate.max(1e-9);
         let (what, done, total) = (&state.what, state.done, state.total);
-        let _ = writeln!(io::stderr().lock(), "{what}: {done}/{total}  {rate:.0}/s  ETA {left:.0} s  {note}");
+        say(&format!("{what}: {done}/{total}  {rate:.0}/s  ETA {left:.0} s  {note}"));
     }
 
     fn finish(&self) {
         if let Some(state) = self.state.lock().unwrap_or_else(PoisonError::into_inner).take() {
             state.bar.finish_and_clear();
+            *DRAWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 

@@ -311,7 +311,7 @@ pub fn run_table(report: &Value) -> String {
         row.extend(columns.iter().map(|column| values.get(column).map_or("-".into(), word)));
         evaluated.add_row(row);
     }
-    let mut timed = table(&["stage", "job", "seconds", "tokens/s"]);
+    let mut timed = table(&["stage", "job", "seconds", "tokens/s", "peak memory"]);
     for stage in stages() {
         let rate = stage["result"]["tokens_per_second"].as_f64().map_or(String::new(), |rate| format!("{rate:.0}"));
         timed.add_row([
@@ -319,6 +319,7 @@ pub fn run_table(report: &Value) -> String {
             word(&stage["do"]),
             format!("{:.1}", stage["seconds"].as_f64().unwrap_or(0.0)),
             rate,
+            stage["peak_bytes"].as_u64().map_or(String::new(), bytes),
         ]);
     }
     let mut parts = vec![right_aligned(timed)];

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use tch::{Device, Tensor};
+use tracing::{debug_span, info_span};
 
 use super::Site;
 use super::observation::{Ablated, Activations};
@@ -180,9 +181,11 @@ impl Pass {
     /// removing each of L layers in turn costs about L/2 passes.
     pub fn run(&mut self, model: &Transformer, input: &Calibration) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
+        let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens()).entered();
         for route in Route::all(self, &model.blueprint, input.task)? {
             input.progress.start("score, tokens", input.windows.n_tokens() as u64);
             for batch in input.batches() {
+                let _span = debug_span!("batch", n_windows = batch.len()).entered();
                 self.first_window = batch.start;
                 let ids_bt = route.ids(input.windows, batch.clone(), model.device)?;
                 let layout = model.frame.layout(0, ids_bt.size2()?.1, None)?;
@@ -204,6 +207,7 @@ impl Pass {
     /// an interrupted pass goes on at the layer it had reached.
     pub fn stream(&mut self, model: &Streamed, input: &Calibration) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
+        let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens(), streamed = true).entered();
         let (done, state) = model.spill.resume()?;
         self.absorb(&state)?;
         for (number, route) in Route::all(self, model.blueprint, input.task)?.iter().enumerate() {
@@ -230,6 +234,7 @@ impl Pass {
         let begin = done.layer.unwrap_or(0);
         input.progress.advance((input.windows.n_tokens() * begin) as u64, "");
         for layer_idx in begin..n_layers {
+            let _span = debug_span!("layer", layer_idx).entered();
             let block = Block::open(model.source, model.blueprint, layer_idx, model.options)?;
             for (number, batch) in batches.iter().enumerate() {
                 self.first_window = batch.start;

@@ -37,6 +37,7 @@ impl Pass {
         progress: &dyn Progress,
     ) -> Result<()> {
         let wanted = self.weighed_groups();
+        let _span = tracing::info_span!("weigh", n_groups = wanted.len()).entered();
         progress.start("weigh, groups", wanted.len() as u64);
         for (watcher, group, with_gradient) in wanted {
             for piece in pieces(blueprint, &group) {
@@ -58,6 +59,7 @@ impl Pass {
 
     /// Measures the model without each run of layers, for the metrics that asked for it.
     pub fn measure(&mut self, subject: &Subject) -> Result<()> {
+        let _span = tracing::info_span!("measure").entered();
         let mut seen = Vec::new();
         for (span, evaluator, name, watcher) in self.measurements() {
             for first in 0..=subject.model.blueprint.n_layers().saturating_sub(span) {

@@ -84,6 +84,7 @@ pub fn write_model(
     companions_dir: Option<&Path>,
     options: WriteOptions,
 ) -> Result<()> {
+    let _span = tracing::info_span!("write", path = %dir.display()).entered();
     let shards = plan_shards(source, options.max_shard_bytes)?;
     if let [names] = shards.as_slice() {
         write_file(&dir.join(SINGLE), source, names, options.chunk_bytes)?;
@@ -143,7 +144,9 @@ fn write_shards(dir: &Path, source: &dyn TensorSource, shards: &[Vec<String>], c
 
 fn write_file(path: &Path, source: &dyn TensorSource, names: &[String], chunk_bytes: usize) -> Result<()> {
     let (header, entries) = lay_out(source, names)?;
-    let mut file = Output::create(path, n_bytes_of(&header, &entries)).at_path(path)?;
+    let n_bytes = n_bytes_of(&header, &entries);
+    let _span = tracing::info_span!("write file", path = %path.display(), n_bytes).entered();
+    let mut file = Output::create(path, n_bytes).at_path(path)?;
     stream(&mut file, &header, source, &entries, chunk_bytes)?.at_path(path)?;
     file.sync_all().at_path(path)
 }
@@ -198,7 +201,9 @@ fn stream(
     let _ = written.send(Chunk::with_room(room));
     let chunk = Chunk::with_room(room);
     std::thread::scope(|scope| {
-        let writer = scope.spawn(move || write_chunks(out, &to_write, &written));
+        let write = move || write_chunks(out, &to_write, &written);
+        let writer = std::thread::Builder::new().name("write".into()).spawn_scoped(scope, write);
+        let writer = writer.at_path("a thread to write")?;
         let read = Filler { full, empty, chunk, chunk_bytes }.fill(header, source, entries);
         let wrote = writer.join().map_err(|_| Error::Internal("the thread that writes ended early".into()))?;
         read.map(|()| wrote)
@@ -208,6 +213,7 @@ fn stream(
 /// Writes what arrives until nothing more does; an error ends it, which the reader notices.
 fn write_chunks(mut out: impl Write, full: &Receiver<Chunk>, written: &SyncSender<Chunk>) -> std::io::Result<()> {
     for chunk in full {
+        let _span = tracing::debug_span!("write chunk", n_bytes = chunk.content().len()).entered();
         out.write_all(chunk.content())?;
         // After the last chunk nobody takes the buffer back.
         let _ = written.send(chunk);

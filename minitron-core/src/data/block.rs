@@ -81,7 +81,7 @@ pub(super) fn send_blocks(source: &Source, start: Start, blocks: &SyncSender<Res
 fn pack_all(source: &Source, mut start: Start, blocks: &SyncSender<Result<Block>>, stop: &AtomicBool) -> Result<()> {
     loop {
         let mut packer = Packer::new(source, start, stop);
-        while let Some(block) = packer.block()? {
+        while let Some(block) = tracing::debug_span!("tokenise block").in_scope(|| packer.block())? {
             let is_last = block.is_epoch;
             if blocks.send(Ok(block)).is_err() || is_last {
                 return Ok(());

@@ -105,6 +105,7 @@ impl Feed {
     /// `Recipe` for weights on some of the data only, `Data` when a source holds less than one window, or is not what the
     /// cursor was taken from.
     pub fn open(options: &FeedOptions, cursor: Option<&Cursor>) -> Result<Self> {
+        let _span = tracing::info_span!("read data").entered();
         let (shelves, weights) = options.shelves()?;
         let reading = options.reading;
         let digest = identity::of(&shelves, reading, options.tokenizer, options.block_tokens)?;

@@ -172,6 +172,7 @@ impl Reading {
     /// # Errors
     /// `Data` when there is less than one window, or a token lies outside the vocabulary.
     pub fn windows(&self, specs: &[DataSpec], tokenizer: &Tokenizer, registry: &Registry) -> Result<Windows> {
+        let _span = tracing::info_span!("tokenise").entered();
         if self.seq_len < 2 {
             return Err(Error::Recipe(format!("seq_len: expected at least 2 tokens, got {}", self.seq_len)));
         }

@@ -1,6 +1,7 @@
 //! The teacher's residual stream as its norms see it.
 
 use tch::{Kind, Tensor};
+use tracing::debug_span;
 
 use super::joint::{Part, rows};
 use super::patient::Patient;
@@ -23,6 +24,7 @@ impl Patient<'_> {
         let progress = self.calibration()?.progress;
         progress.start("look at norms, layers", n_layers as u64);
         for source_layer in 0..n_layers {
+            let _span = debug_span!("layer", layer_idx = source_layer).entered();
             let block = self.teacher_block(source_layer)?;
             let layer_idx = (0..self.n_layers()).find(|&layer_idx| self.source_layer(layer_idx) == source_layer);
             for (part, norm) in [(Part::Attention, Role::AttentionNorm), (Part::Mlp, Role::MlpNorm)] {

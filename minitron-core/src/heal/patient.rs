@@ -80,6 +80,7 @@ impl<'a> Patient<'a> {
         let spec: PluginSpec =
             serde_json::from_value(value).map_err(|e| Error::Internal(format!("a healing's parameters: {e}")))?;
         self.tag.clone_from(&spec.tag);
+        let _span = tracing::info_span!("heal", name = %spec.tag).entered();
         healing.heal(self)?;
         if self.is_whole() && !(self.changes.is_empty() && self.rotation.is_none()) {
             return Err(self.broken("changed a student from which nothing was removed".into()));

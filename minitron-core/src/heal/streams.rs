@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+use tracing::debug_span;
 
 use super::joint::{Joint, Part, Place, Spot};
 use super::patient::Patient;
@@ -50,6 +51,7 @@ impl Patient<'_> {
         let progress = self.calibration()?.progress;
         progress.start("heal, layers", self.n_layers() as u64);
         for layer_idx in 0..self.n_layers() {
+            let _span = debug_span!("layer", layer_idx).entered();
             for part in [Part::Attention, Part::Mlp] {
                 if aim == Aim::Teacher {
                     let joint = streams.readers(self, part, layer_idx)?;

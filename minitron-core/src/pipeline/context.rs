@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind};
+use tracing::info_span;
 
 use crate::blueprint::{Blueprint, ModelFolder, PruneGroup, Sizes};
 use crate::checkpoint::TensorSource;
@@ -76,6 +77,7 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// Opens a model folder and says what of it is not understood.
     pub fn open(&self, model: &str) -> Result<ModelFolder> {
+        let _span = info_span!("open", path = model).entered();
         let folder = ModelFolder::open(&(self.resolve)(model)?, self.registry)?;
         if let [first, ..] = folder.unknown_tensors.as_slice() {
             let (n, architecture) = (folder.unknown_tensors.len(), &folder.blueprint.architecture);
@@ -87,6 +89,7 @@ impl Context<'_> {
 
     /// Loads weights onto the device.
     pub fn load(&self, source: &dyn TensorSource, blueprint: &Blueprint, trainable: bool) -> Result<Transformer> {
+        let _span = info_span!("load", n_params = blueprint.n_params(), trainable).entered();
         Transformer::load(source, blueprint, LoadOptions { trainable, ..self.load_options() })
     }
 
@@ -97,6 +100,7 @@ impl Context<'_> {
 
     /// The model's own tokenizer.
     pub fn tokenizer(&self, folder: &ModelFolder) -> Result<Tokenizer> {
+        let _span = info_span!("tokenizer").entered();
         let options = &folder.blueprint.options;
         Tokenizer::load(&folder.checkpoint.dir, &folder.checkpoint.config, options.vocab, options.causal)
     }

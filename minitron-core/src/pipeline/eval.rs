@@ -161,11 +161,13 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     report.insert("architecture".into(), json!(folder.blueprint.architecture));
     report.insert("n_params".into(), json!(folder.blueprint.n_params()));
     report.insert("n_non_embedding".into(), json!(folder.blueprint.n_non_embedding_at(&Sizes::new())));
-    for evaluator in measures {
+    for (spec, evaluator) in specs.iter().zip(measures) {
+        let _span = tracing::info_span!("evaluate", name = %spec.tag).entered();
         insert(&mut report, evaluator.evaluate(&subject)?);
     }
     let mut by_task = Map::new();
     for (name, evaluator) in tasks {
+        let _span = tracing::info_span!("evaluate", %name).entered();
         let mut results = Map::new();
         insert(&mut results, evaluator.evaluate(&subject).map_err(|e| e.at(format!("task {name}")))?);
         by_task.insert(name, Value::Object(results));

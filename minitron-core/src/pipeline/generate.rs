@@ -50,6 +50,7 @@ pub fn generate(context: &Context, options: &GenerateOptions) -> Result<Value> {
         seed: context.seed,
     };
     let n_prompt_tokens = prompt.len();
+    let _span = tracing::info_span!("generate", n_prompt_tokens).entered();
     let mut outputs = evaluate::generate(&model, std::slice::from_ref(&prompt), tokenizer.eos(), &sampling)?;
     let new = outputs.pop().unwrap_or_default();
     let whole: Vec<u32> = prompt.into_iter().chain(new.iter().copied()).collect();

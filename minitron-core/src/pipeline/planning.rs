@@ -30,6 +30,7 @@ pub(super) fn decide(
     folder: &ModelFolder,
     windows: Option<&Windows>,
 ) -> Result<Decision> {
+    let _span = tracing::info_span!("plan").entered();
     let blueprint = &folder.blueprint;
     let axes = context.axes(&options.axes)?;
     let space = Space::new(blueprint, &axes)?;
@@ -91,6 +92,7 @@ impl Rounds<'_> {
         let sizes = |round| schedule(&space.full(), target, round, n_rounds, space);
         let mut plan = space.plan(&sizes(1), rankings, blueprint)?;
         for round in 2..=n_rounds {
+            let _span = tracing::info_span!("round", round).entered();
             let student = Student::new(source, blueprint, &plan, self.context.registry)?;
             let later = self.round(&student.view, &student.blueprint, sizes(round))?;
             plan = plan.compose(&later, blueprint);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use tracing::info_span;
 
 use super::context::Context;
 use super::recipe::{Recipe, Stage, StageOptions};
@@ -15,7 +16,7 @@ use crate::checkpoint::{OutputDir, write_whole};
 use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
 use crate::error::{IoContext, Result};
-use crate::memory::forget_peak;
+use crate::memory::{forget_peak, peak_bytes};
 use crate::registry::PluginSpec;
 use crate::train::{clear_state, has_state};
 
@@ -107,9 +108,10 @@ pub(super) fn run_stage(
     known: &mut BTreeMap<PathBuf, String>,
     run_dir: &mut RunDir,
 ) -> Result<bool> {
+    let _span = info_span!("stage", name = %stage.name, job = stage.options.job()).entered();
     let mut inputs =
         Inputs { context, recipe_dir: place.dir.clone(), run_dir, earlier: place.earlier, known, read: Vec::new() };
-    let resolved = inputs.resolve(&stage.options)?;
+    let resolved = info_span!("inputs").in_scope(|| inputs.resolve(&stage.options))?;
     let read = std::mem::take(&mut inputs.read);
     let digests: Vec<&String> = read.iter().map(|(_, digest)| digest).collect();
     let what = json!([
@@ -126,6 +128,7 @@ pub(super) fn run_stage(
         inputs: digest::of_text(&what.to_string()),
         result: None,
         seconds: 0.0,
+        peak_bytes: None,
         options: serde_json::to_value(&stage.options).unwrap_or_default(),
         input_files: read
             .into_iter()
@@ -172,6 +175,8 @@ fn run_resolved(
         StageOptions::Generate(options) => generate(context, options).and_then(|result| save_result(&dir, result)),
     }?;
     record.seconds = before + begin.elapsed().as_secs_f64();
+    record.peak_bytes = Some(peak_bytes());
+    tracing::info!(peak_bytes = record.peak_bytes, "stage ended");
     if result["complete"] == false {
         run_dir.put(record)?;
         // Interrupted, or stopped where it was asked to: the next run finds its state.

@@ -30,6 +30,10 @@ pub(crate) struct StageRecord {
     pub result: Option<Value>,
     #[serde(default)]
     pub seconds: f64,
+    /// The process's largest resident memory while the stage ran; since the process began where `clear_refs` is not
+    /// permitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
     #[serde(default)]
     pub options: Value,
     /// Digests of the files that it read, by path.

@@ -35,6 +35,7 @@ impl Start {
 
     /// Random weights of a config's shapes.
     pub fn fresh(context: &Context, path: &Path) -> Result<Self> {
+        let _span = tracing::info_span!("fresh weights").entered();
         let config = Config::load(path)?;
         let blueprint = Blueprint::from_config(&config, context.registry)?;
         let source = Box::new(fresh_weights(&blueprint, context.seed)?);
@@ -45,6 +46,7 @@ impl Start {
 
 /// Of a config and the weights in files.
 pub(super) fn digest_of<'p>(config: &Config, files: impl IntoIterator<Item = &'p Path>) -> Result<String> {
+    let _span = tracing::info_span!("digest").entered();
     let mut text = config.to_json()?;
     for file in files {
         text += &digest::of_file(file)?;

@@ -102,7 +102,7 @@ pub struct StageSummary {
     pub seconds: f64,
     /// Of its main work.
     pub tokens_per_second: Option<f64>,
-    /// The process's largest resident memory by its end.
+    /// The process's largest resident memory while it ran; by the end of a training where the run says no more.
     pub peak_bytes: Option<u64>,
     /// Digest of all that its result follows from.
     pub inputs: String,
@@ -244,7 +244,7 @@ impl Folder {
             done: result.is_some(),
             seconds: record.seconds,
             tokens_per_second: number("/tokens_per_second"),
-            peak_bytes: number("/memory/peak_bytes").map(|n| n as u64),
+            peak_bytes: record.peak_bytes.or_else(|| number("/memory/peak_bytes").map(|n| n as u64)),
             inputs: record.inputs.clone(),
         });
         if let (Some(result), "eval" | "generate") = (result, record.job.as_str()) {

@@ -113,7 +113,8 @@ impl JobProgress {
             }
         }
         self.complete = !self.stages.is_empty() && self.stages.iter().all(|stage| stage.state == StageState::Done);
-        let peak = |stage: &StageRecord| stage.result.as_ref()?.pointer("/memory/peak_bytes")?.as_u64();
+        let of_training = |stage: &StageRecord| stage.result.as_ref()?.pointer("/memory/peak_bytes")?.as_u64();
+        let peak = |stage: &StageRecord| stage.peak_bytes.or_else(|| of_training(stage));
         self.peak_bytes = record.stages.iter().filter_map(peak).max();
         let is_training = |stage: &&StageRecord| Training::is_in(&self.dir.join(&stage.name));
         let at_work = record.stages.iter().rev().find(is_training);

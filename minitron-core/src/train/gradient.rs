@@ -27,6 +27,7 @@ pub fn mean_gradient(model: &Transformer, loss: Arc<dyn LogitLoss>, input: &Cali
     }
     let objective =
         Objective { terms: vec![Term { label: "gradient".into(), weight: 1.0, loss }], ..Objective::default() };
+    let _span = tracing::info_span!("gradient", n_tokens = input.windows.n_tokens()).entered();
     let batches = input.windows.batches(input.batch_size);
     let targets =
         |batch: &std::ops::Range<usize>| task.batch(input.windows, &batch.clone().collect::<Vec<_>>(), model.device);

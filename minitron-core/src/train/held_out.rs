@@ -102,6 +102,7 @@ impl<'a> Evaluation<'a> {
         held_out: &HeldOut,
     ) -> Result<Vec<HeldOutLoss>> {
         let _no_grad = tch::no_grad_guard();
+        let _span = tracing::info_span!("evaluate", n_models = subjects.len()).entered();
         let Some(device) = subjects.first().map(|(student, _)| student.device) else { return Ok(Vec::new()) };
         let mut evaluations: Vec<Evaluation> = subjects.into_iter().map(Evaluation::start).collect();
         for batch in held_out.windows.batches(held_out.batch_size) {

@@ -140,6 +140,7 @@ impl<'a> Course<'a> {
         scale: f64,
     ) -> Result<()> {
         let Learner { student, objective, .. } = self.learner;
+        let _span = tracing::debug_span!("student").entered();
         let means = objective.learn(student, lesson, targets, scale)?;
         if let Some(correction) = correction {
             let (loss, _) = self.step.teacher.unwrap_or_default();
@@ -159,6 +160,7 @@ impl<'a> Course<'a> {
         clip: f64,
         correction: Option<&Correction>,
     ) -> Result<Step> {
+        let _span = tracing::debug_span!("optimise").entered();
         let mut done = std::mem::take(&mut self.step);
         done.norm = self.optimizer.gradient_norm(0)?;
         if let (Some(correction), Some((_, norm))) = (correction, &mut done.teacher) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tch::Tensor;
+use tracing::debug_span;
 
 use super::pass::{Pass, at_least, leaf, plus};
 use super::states::{StateTerm, Weight};
@@ -125,12 +126,14 @@ impl Objective {
         scale: f64,
     ) -> Result<Means> {
         let sites: BTreeSet<Site> = self.states.iter().flat_map(StateTerm::student_sites).collect();
-        let pass = Pass::forward(student, targets.input(), &sites, self.recompute)?;
+        let forward = || Pass::forward(student, targets.input(), &sites, self.recompute);
+        let pass = debug_span!("forward").in_scope(forward)?;
         let mut means = Means { terms: Vec::new(), total: 0.0 };
         let mut scalar: Option<Tensor> = None;
         if !self.terms.is_empty() {
             let inputs_ne = student.frame.head()?.inputs(&targets.rows(&pass.hidden_bte)?)?;
-            let gradient_ne = self.logit_gradient(student, lesson, targets, (&inputs_ne, scale), &mut means)?;
+            let gradient = || self.logit_gradient(student, lesson, targets, (&inputs_ne, scale), &mut means);
+            let gradient_ne = debug_span!("losses").in_scope(gradient)?;
             // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
             scalar = Some(inputs_ne.f_mul(&gradient_ne)?.f_sum(inputs_ne.f_kind()?)?);
         }
@@ -146,7 +149,7 @@ impl Objective {
             scalar = Some(plus(scalar, part)?);
         }
         let scalar = scalar.ok_or_else(|| Error::Recipe("expected at least one loss".into()))?;
-        pass.backward(&scalar)?;
+        debug_span!("backward").in_scope(|| pass.backward(&scalar))?;
         Ok(means)
     }
 
@@ -229,6 +232,7 @@ pub(super) fn ask<'t, 'o>(
 ) -> Result<Option<Box<dyn Lesson + 't>>> {
     let asking: Vec<&Objective> = objectives.into_iter().filter(|objective| objective.needs_teacher()).collect();
     let Some(teacher) = teacher.filter(|_| !asking.is_empty()) else { return Ok(None) };
+    let _span = debug_span!("teacher", n_windows = targets.n_windows()).entered();
     let sites = asking.iter().flat_map(|objective| &objective.states).flat_map(StateTerm::teacher_sites).collect();
     let with_logits = asking.iter().any(|objective| objective.needs_teacher_logits());
     let mut lesson = teacher.lesson(targets, with_logits, &sites)?;

@@ -104,6 +104,7 @@ pub fn has_state(out_dir: &Path) -> bool {
 
 /// Writes a state, then removes all but the newest `keep` and the best one's.
 pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Result<()> {
+    let _span = tracing::info_span!("save state", path = %out_dir.display(), step = state.step).entered();
     let parent = dir(out_dir);
     if !parent.is_dir() {
         fs::create_dir_all(&parent).at_path(&parent)?;

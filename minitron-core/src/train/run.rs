@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use tch::Device;
+use tracing::{debug_span, info_span};
 
 use super::correction::Correction;
 use super::held_out::{Evaluation, HeldOut, HeldOutLoss};
@@ -16,7 +17,7 @@ use super::saving::Saving;
 use super::settings::TrainSettings;
 use super::teacher::Teacher;
 use crate::blueprint::{Options, Output};
-use crate::data::{Feed, Task};
+use crate::data::{Feed, Targets, Task};
 use crate::error::{Error, Result};
 use crate::memory::available_bytes;
 use crate::progress::{Interrupt, Progress};
@@ -90,6 +91,7 @@ impl Trainer<'_> {
     /// finite.
     pub fn run(&self, resume: bool) -> Result<Run> {
         self.check()?;
+        let _span = info_span!("train", n_learners = self.learners.len()).entered();
         let mut courses = self.courses(resume)?;
         let width = self.feed.borrow().mean_width();
         let (schedule, per_step) = (self.settings.schedule(width), self.settings.tokens_per_step(width));
@@ -106,6 +108,7 @@ impl Trainer<'_> {
         self.progress.start("train, tokens", schedule.n_steps.saturating_mul(per_step));
         self.progress.advance(first.saturating_mul(per_step), "");
         for step in first + 1..=last {
+            let _span = debug_span!("step", step).entered();
             if courses.iter().all(|course| course.failure.is_some()) {
                 break;
             }
@@ -171,8 +174,7 @@ impl Trainer<'_> {
             return Ok([took, spared]);
         };
         for _ in 0..n_passes {
-            let pieces = self.feed.borrow_mut().take(self.settings.batch_size)?;
-            let targets = self.task.batch_of(&pieces, self.feed.borrow().n_brackets(), device)?;
+            let targets = debug_span!("data").in_scope(|| self.targets(device))?;
             let begin = Instant::now();
             let objectives = group.iter().map(|course| course.learner.objective);
             let lesson = ask(objectives, teacher.as_mut().map(|teacher| &mut ***teacher), &targets)?;
@@ -185,6 +187,11 @@ impl Trainer<'_> {
             spared += asking.saturating_mul(n_others) + kept;
         }
         Ok([took, spared])
+    }
+
+    fn targets(&self, device: Device) -> Result<Targets> {
+        let pieces = self.feed.borrow_mut().take(self.settings.batch_size)?;
+        self.task.batch_of(&pieces, self.feed.borrow().n_brackets(), device)
     }
 
     fn apply(&self, group: &mut [&mut Course], step: u64, per_step: u64, lr: f64) -> Result<Vec<Step>> {

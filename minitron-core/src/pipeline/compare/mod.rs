@@ -107,7 +107,7 @@ impl<'a> Comparison<'a> {
         }
         let done = |link: &Link| {
             let stage = self.run_dir.find(&link.stage.name)?;
-            Some((stage.result.as_ref()?, stage.seconds))
+            Some((stage.result.as_ref()?, stage.seconds, stage.peak_bytes))
         };
         let by_seed: Vec<Vec<(&Link, table::Done)>> = links_by_seed
             .iter()

@@ -78,8 +78,8 @@ pub(super) struct Line {
     pub stages: Vec<String>,
 }
 
-/// A stage's result and how long it took.
-pub(super) type Done<'a> = (&'a Value, f64);
+/// A stage's result, how long it took, and the most memory meanwhile.
+pub(super) type Done<'a> = (&'a Value, f64, Option<u64>);
 
 impl Line {
     /// Before anything ran.
@@ -109,16 +109,17 @@ impl Line {
         }
         let first = by_seed.first().into_iter().flatten();
         let texts = first.filter(|(link, _)| link.word == "generate");
-        self.samples = texts.map(|(_, (result, _))| result.pointer("/text").cloned().unwrap_or_default()).collect();
+        self.samples = texts.map(|(_, (result, ..))| result.pointer("/text").cloned().unwrap_or_default()).collect();
     }
 }
 
 /// Named numbers of one row and seed.
 fn values(links: &[(&Link, Done)]) -> BTreeMap<String, f64> {
     let mut values = BTreeMap::new();
-    for (link, (result, seconds)) in links {
+    for (link, (result, seconds, peak_bytes)) in links {
         *values.entry("seconds".to_owned()).or_default() += seconds;
-        if let Some(peak) = result.pointer("/memory/peak_bytes").and_then(Value::as_f64) {
+        let of_training = || result.pointer("/memory/peak_bytes").and_then(Value::as_f64);
+        if let Some(peak) = peak_bytes.map(|n_bytes| n_bytes as f64).or_else(of_training) {
             let most: &mut f64 = values.entry("peak_bytes".to_owned()).or_default();
             *most = most.max(peak);
         }

@@ -12,6 +12,7 @@ use std::time::Instant;
 pub use options::{SearchOptions, SizeList};
 
 use serde_json::{Value, json};
+use tracing::info_span;
 
 use self::field::Field;
 use self::options::Found;
@@ -28,7 +29,7 @@ pub fn search(context: &Context, options: &SearchOptions, out: &Path, resume: bo
     }
     let begin = Instant::now();
     let _claim = Claim::of(out)?;
-    let (field, mut record) = Field::open(context, options, out, resume)?;
+    let (field, mut record) = info_span!("candidates").in_scope(|| Field::open(context, options, out, resume))?;
     if record.complete && out.join("winner").join("config.json").is_file() {
         context.progress.warn("search: complete, nothing left to do");
         return Ok(report(&record, out, false));
@@ -64,10 +65,12 @@ pub fn search(context: &Context, options: &SearchOptions, out: &Path, resume: bo
 
 /// Losses before training, of all as views; then those that go on. True where it was asked to end on the way.
 fn screen(field: &Field, record: &mut Record, out: &Path) -> Result<bool> {
+    let _span = info_span!("screen", n_candidates = record.candidates.len()).entered();
     let asked = |record: &Record| -> Vec<usize> {
         (0..record.candidates.len()).filter(|&idx| record.candidates[idx].zero_shot.is_none()).collect()
     };
     for group in field.groups(&asked(record), record) {
+        let _span = info_span!("group", n_candidates = group.len()).entered();
         for (idx, found) in group.iter().zip(field.measure(&group, record)?) {
             record.candidates[*idx].zero_shot = Some(found);
         }
@@ -95,10 +98,12 @@ fn rungs(field: &Field, options: &SearchOptions, record: &Record) -> Result<Vec<
 
 /// One rung: everyone in it learns up to its end, the better ones stay. True where it was asked to end on the way.
 fn train(field: &Field, record: &mut Record, (rung_idx, rung, rungs): (usize, &Rung, &[Rung])) -> Result<bool> {
+    let _span = info_span!("rung", rung_idx, until = rung.until).entered();
     let (begin, from) = (Instant::now(), record.rungs.last().map_or(0, |rung| rung.steps));
     let remaining = record.remaining();
     let mut teacher_seconds = 0.0;
     for group in field.groups(&remaining, record) {
+        let _span = info_span!("group", n_candidates = group.len()).entered();
         let progress =
             format!("rung {} of {}: {} candidates to step {}", rung_idx + 1, rungs.len(), group.len(), rung.until);
         field.context.progress.warn(&progress);
@@ -144,6 +149,7 @@ fn eliminate(record: &mut Record, rung_idx: usize, n_staying: usize) {
 }
 
 fn finish(field: &Field, record: &mut Record, out: &Path) -> Result<()> {
+    let _span = info_span!("winner").entered();
     record.conclude();
     let best = record.remaining().into_iter().min_by_key(|&idx| record.candidates[idx].rank);
     let best = best.ok_or_else(|| Error::Data("every candidate of the last rung diverged; try a lower lr".into()))?;

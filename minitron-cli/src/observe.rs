@@ -1,0 +1,74 @@
+//! `--log` and `--trace`: who listens to what the rooms say of their work.
+
+mod chrome;
+
+use std::str::FromStr;
+
+use minitron_core::error::{Error, Result};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use self::chrome::{Chrome, TraceFile};
+use crate::args::Common;
+use crate::output;
+
+/// Asked where `--log` is not given.
+const VARIABLE: &str = "MINITRON_LOG";
+/// Whose spans a trace holds.
+const OURS: [&str; 3] = ["minitron", "minitron_core", "minitron_plugins"];
+
+/// Listens as long as this lives.
+#[derive(Debug)]
+pub struct Observing {
+    file: Option<TraceFile>,
+}
+
+impl Drop for Observing {
+    fn drop(&mut self) {
+        if let Some(error) = self.file.as_ref().and_then(TraceFile::finish) {
+            output::warn(&format!("the trace is not whole: {error}"));
+        }
+    }
+}
+
+/// Begins to listen, where anybody asked for it; without, spans cost a comparison.
+///
+/// # Errors
+/// `Recipe` for a filter that cannot be read, `Io` where the file cannot be written.
+pub fn start(common: &Common) -> Result<Observing> {
+    let lines = filter(common)?.map(|filter| output::Lines::new(common.quiet).with_filter(filter));
+    let file = common.trace.as_deref().map(TraceFile::create).transpose()?;
+    let ours = Targets::new().with_targets(OURS.map(|name| (name, LevelFilter::DEBUG)));
+    let chrome = file.clone().map(|file| Chrome::new(file).with_filter(ours));
+    if lines.is_some() || chrome.is_some() {
+        // Only fails where somebody listens already, and nobody else begins to.
+        let _ = tracing_subscriber::registry().with(lines).with(chrome).try_init();
+    }
+    Ok(Observing { file })
+}
+
+fn filter(common: &Common) -> Result<Option<Targets>> {
+    let from_variable = || std::env::var(VARIABLE).ok().filter(|words| !words.is_empty());
+    let (name, words) = match (&common.log, from_variable()) {
+        (Some(words), _) => ("--log", words.clone()),
+        (None, Some(words)) => (VARIABLE, words),
+        (None, None) => return Ok(None),
+    };
+    let wrong = || {
+        Error::Recipe(format!(
+            "{name}: expected error, warn, info, debug or trace, or rooms such as minitron_core::train=debug,info, got \
+             `{words}`"
+        ))
+    };
+    // A word that is no level would be taken for the name of a room.
+    let is_meant = |word: &str| match word.split_once('=') {
+        Some((room, level)) => !room.is_empty() && LevelFilter::from_str(level).is_ok(),
+        None => LevelFilter::from_str(word).is_ok(),
+    };
+    if !words.split(',').map(str::trim).all(is_meant) {
+        return Err(wrong());
+    }
+    words.parse().map(Some).map_err(|_| wrong())
+}
