@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo test test-slow build libtorch python check deny docs bench clean
+.PHONY: demo test test-slow fuzz build libtorch python check deny docs bench clean
 
 # A user's own LIBTORCH is taken as it is.
 LIBTORCH_FLAVOUR := $(if $(CUDA),cuda,cpu)
@@ -10,10 +10,11 @@ demo: build  ## train, halve, distil and compare a small model: under five minut
 test: build python  ## every test
 	cargo test --locked --release --workspace
 
-test-slow: build  ## trainings killed and interrupted twenty times each: minutes
-	cargo test --locked --release --test index -- --ignored --nocapture --test-threads 1
+test-slow: build python  ## faults and kills under every command, memory bounds, crates of plugins, libFuzzer, the demo: an hour
+	cargo test --locked --release --test index -- --ignored --nocapture --test-threads 2
+	@if command -v cargo-fuzz > /dev/null; then tools/fuzz.sh 15; else echo "absent, not tested: cargo-fuzz"; fi
+	$(MAKE) demo
 
-.PHONY: fuzz
 fuzz: libtorch  ## every parser against libFuzzer, FUZZ_SECONDS each (a nightly compiler and cargo-fuzz)
 	tools/fuzz.sh $(or $(FUZZ_SECONDS),60)
 
