@@ -1,8 +1,10 @@
 #![allow(clippy::unwrap_used)] // Set-up of tests: what fails here is the test's own fault.
 
+use std::cell::Cell;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Once;
 
 use minitron::root;
 use minitron_core::random::SplitMix;
@@ -17,39 +19,76 @@ mod seeds;
 /// A function for each kind of file.
 mod targets;
 
-/// Inputs that are kept: seeds, and what once went wrong.
-fn kept(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let dir = root().join("tests/fuzz/corpus").join(target);
+/// Inputs that are kept, in a folder for each target: seeds and what once went wrong, or what still does.
+fn kept(folder: &str, target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let dir = root().join("tests/fuzz").join(folder).join(target);
+    if !dir.is_dir() {
+        return Vec::new();
+    }
     let mut paths: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
 #[test]
-#[ignore = "writes the seeds into tests/fuzz/corpus"]
+#[ignore = "writes the seeds into tests/fuzz where WRITE_SEEDS is set"]
 fn seeds_are_written_anew() {
+    if std::env::var_os("WRITE_SEEDS").is_none() {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
-    let named = |kind: &str, seeds: seeds::Seeds| -> Vec<_> {
-        seeds.into_iter().map(|(target, name, bytes)| (target, format!("{kind}-{name}"), bytes)).collect()
-    };
-    for (target, name, bytes) in
-        [named("seed", seeds::all(dir.path()).unwrap()), named("crash", seeds::crashes())].concat()
-    {
-        let dir = root().join("tests/fuzz/corpus").join(target);
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join(name), bytes).unwrap();
+    for (folder, kind, seeds) in [
+        ("corpus", "seed", seeds::all(dir.path()).unwrap()),
+        ("corpus", "crash", seeds::crashes()),
+        ("known", "crash", seeds::known()),
+    ] {
+        for (target, name, bytes) in seeds {
+            let dir = root().join("tests/fuzz").join(folder).join(target);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join(format!("{kind}-{name}")), bytes).unwrap();
+        }
+    }
+}
+
+thread_local! {
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a body. What panics under a guard is not printed: it is expected, and a backtrace takes more memory than any file.
+fn answered(body: fn(&[u8]), bytes: &[u8]) -> Result<(), String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |about| {
+            if !IS_QUIET.get() {
+                usual(about)
+            }
+        }));
+    });
+    IS_QUIET.set(true);
+    let done = catch_unwind(AssertUnwindSafe(|| body(bytes)));
+    IS_QUIET.set(false);
+    done.map_err(|words| {
+        let text = words.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| words.downcast_ref::<String>().cloned()).unwrap_or_default()
+    })
+}
+
+#[test]
+fn what_is_known_to_fail_moves_into_the_corpus_once_it_is_mended() {
+    for (name, body) in targets::ALL {
+        for (path, bytes) in kept("known", name) {
+            assert!(answered(body, &bytes).is_err(), "{}: mended; move it into tests/fuzz/corpus", path.display());
+        }
     }
 }
 
 #[test]
 fn every_kept_input_has_an_answer_and_takes_no_more_memory_than_it_backs_up() {
     for (name, body) in targets::ALL {
-        let kept = kept(name);
+        let kept = kept("corpus", name);
         assert!(!kept.is_empty(), "{name} has no seeds");
-        kept.iter().for_each(|(path, bytes)| {
-            let answered = catch_unwind(AssertUnwindSafe(|| body(bytes)));
-            assert!(answered.is_ok(), "{}", path.display());
-        });
+        kept.iter().for_each(|(path, bytes)| assert_eq!(answered(body, bytes), Ok(()), "{}", path.display()));
     }
 }
 
@@ -82,14 +121,14 @@ fn mutated(bytes: &[u8], other: &[u8], random: &mut SplitMix) -> Vec<u8> {
 fn thousands_of_damaged_files_of_every_kind_have_an_answer() {
     const ROUNDS: usize = 400;
     for (name, body) in targets::ALL {
-        let (kept, mut random) = (kept(name), SplitMix::new(name.len() as u64));
+        let (kept, mut random) = (kept("corpus", name), SplitMix::new(name.len() as u64));
         for round in 0..ROUNDS {
             let (one, other) = (&kept[random.below(kept.len())], &kept[random.below(kept.len())]);
             let bytes = mutated(&one.1, &other.1, &mut random);
-            if catch_unwind(AssertUnwindSafe(|| body(&bytes))).is_err() {
+            if let Err(words) = answered(body, &bytes) {
                 let path = root().join("target").join(format!("crash-{name}-{round}"));
                 fs::write(&path, &bytes).unwrap();
-                panic!("{name}: round {round}, from {}; kept as {}", one.0.display(), path.display());
+                panic!("{name}: round {round}, from {}: {words}; kept as {}", one.0.display(), path.display());
             }
         }
     }
