@@ -37,11 +37,9 @@ fn seeds_are_written_anew() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    for (folder, kind, seeds) in [
-        ("corpus", "seed", seeds::all(dir.path()).unwrap()),
-        ("corpus", "crash", seeds::crashes()),
-        ("known", "crash", seeds::known()),
-    ] {
+    for (folder, kind, seeds) in
+        [("corpus", "seed", seeds::all(dir.path()).unwrap()), ("corpus", "crash", seeds::crashes())]
+    {
         for (target, name, bytes) in seeds {
             let dir = root().join("tests/fuzz").join(folder).join(target);
             fs::create_dir_all(&dir).unwrap();
@@ -72,15 +70,6 @@ fn answered(body: fn(&[u8]), bytes: &[u8]) -> Result<(), String> {
         let text = words.downcast_ref::<&str>().map(|text| (*text).to_owned());
         text.or_else(|| words.downcast_ref::<String>().cloned()).unwrap_or_default()
     })
-}
-
-#[test]
-fn what_is_known_to_fail_moves_into_the_corpus_once_it_is_mended() {
-    for (name, body) in targets::ALL {
-        for (path, bytes) in kept("known", name) {
-            assert!(answered(body, &bytes).is_err(), "{}: mended; move it into tests/fuzz/corpus", path.display());
-        }
-    }
 }
 
 #[test]
