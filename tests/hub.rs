@@ -8,8 +8,11 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-use minitron::{tiny_llama, write_tiny};
+use minitron::{registry, tiny_llama, write_tiny};
+use minitron_core::blueprint::Blueprint;
+use minitron_core::checkpoint::{Config, WriteOptions, write_model};
 use minitron_core::digest;
+use minitron_core::model::fresh_weights;
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 use tempfile::TempDir;
@@ -315,20 +318,35 @@ fn a_hub_that_refuses_or_announces_nonsense_gives_no_model() {
 #[test]
 fn a_snapshot_that_lacks_a_shard_is_not_whole() {
     let hub = Hub::new();
+    let config = Config::load(&hub.dir.path().join("model/config.json")).unwrap();
+    let weights = fresh_weights(&Blueprint::from_config(&config, &registry()).unwrap(), 1).unwrap();
+    let sharded = hub.dir.path().join("sharded");
+    fs::create_dir(&sharded).unwrap();
+    let options = WriteOptions { max_shard_bytes: 30_000, ..WriteOptions::default() };
+    write_model(&sharded, &config, &weights, None, options).unwrap();
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&sharded).unwrap() {
+        let path = entry.unwrap().path();
+        let (name, bytes) = (path.file_name().unwrap().to_str().unwrap(), fs::read(&path).unwrap());
+        files.push(
+            json!({ "rfilename": name, "lfs": { "sha256": digest::of_file(&path).unwrap(), "size": bytes.len() } }),
+        );
+        hub.answer(name, Answer::Gives(bytes));
+    }
+    assert!(files.len() > 3, "{files:?}");
+    hub.list(&files);
     hub.inspect();
-    let snapshot = hub.cache().join("snapshots").join(COMMIT);
-    let index =
-        json!({ "weight_map": { "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors" } });
-    fs::remove_file(snapshot.join("model.safetensors")).unwrap();
-    fs::write(snapshot.join("model.safetensors.index.json"), index.to_string()).unwrap();
-    fs::write(snapshot.join("model-00001-of-00002.safetensors"), "").unwrap();
+    let shards = fs::read_dir(hub.cache().join("snapshots").join(COMMIT)).unwrap().map(|entry| entry.unwrap().path());
+    let shard = shards.into_iter().find(|path| path.display().to_string().contains("model-00002-of-")).unwrap();
+    fs::remove_file(&shard).unwrap();
     hub.take_asked();
     let offline = hub.command("inspect org/tiny").env("HF_HUB_OFFLINE", "1").output().unwrap();
     let said = String::from_utf8_lossy(&offline.stderr).into_owned();
     assert_eq!((offline.status.code(), hub.take_asked().len()), (Some(1), 0), "{said}");
     assert!(said.contains("not whole in the cache, and HF_HUB_OFFLINE keeps it from being fetched"), "{said}");
     hub.inspect();
-    assert!(snapshot.join("model.safetensors").is_file());
+    // The list alone: all files are there, under their hashes.
+    assert_eq!((shard.is_file(), hub.take_asked().len()), (true, 1));
 }
 
 #[test]

@@ -76,7 +76,11 @@ fn cached(cache: &CacheRepo, revision: &str) -> Option<PathBuf> {
 
 fn is_whole(dir: &Path) -> bool {
     let has = |name: &str| dir.join(name).is_file();
-    has(CONFIG) && (has(SINGLE) || shards(dir).is_some_and(|shards| shards.iter().all(|shard| has(shard))))
+    let has_weights = || match has(INDEX) {
+        true => shards(dir).is_some_and(|shards| shards.iter().all(|shard| has(shard))),
+        false => has(SINGLE),
+    };
+    has(CONFIG) && has_weights()
 }
 
 /// Files that an index names.

@@ -63,9 +63,10 @@ fn filter(common: &Common) -> Result<Option<Targets>> {
         ))
     };
     // A word that is no level would be taken for the name of a room.
+    let is_level = |word: &str| !word.is_empty() && LevelFilter::from_str(word).is_ok();
     let is_meant = |word: &str| match word.split_once('=') {
-        Some((room, level)) => !room.is_empty() && LevelFilter::from_str(level).is_ok(),
-        None => LevelFilter::from_str(word).is_ok(),
+        Some((room, level)) => !room.is_empty() && is_level(level),
+        None => is_level(word),
     };
     if !words.split(',').map(str::trim).all(is_meant) {
         return Err(wrong());
