@@ -8,6 +8,7 @@ mod compute_type;
 mod context;
 mod eval;
 mod generate;
+mod inputs;
 mod inspect;
 mod losses;
 mod places;

@@ -8,16 +8,15 @@ use serde_json::{Value, json};
 use tracing::info_span;
 
 use super::context::Context;
+use super::inputs::Inputs;
 use super::recipe::{Recipe, Stage, StageOptions};
 use super::run_dir::{RunDir, StageRecord};
 use super::verify::artefacts;
-use super::{Setup, TaskSource, distill, eval, generate, prune, score, search, train};
+use super::{distill, eval, generate, prune, score, search, train};
 use crate::checkpoint::{OutputDir, write_whole};
-use crate::data::{DataSpec, Pack, Reading};
 use crate::digest;
 use crate::error::{IoContext, Result};
 use crate::memory::{forget_peak, peak_bytes};
-use crate::registry::PluginSpec;
 use crate::train::{clear_state, has_state};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -205,199 +204,6 @@ fn save_result(dir: &Path, result: Value) -> Result<Value> {
     Ok(result)
 }
 
-fn parent(path: &Path) -> PathBuf {
+pub(super) fn parent(path: &Path) -> PathBuf {
     path.parent().map(Path::to_path_buf).unwrap_or_default()
-}
-
-/// Puts real places for what a stage names, and remembers a digest of each.
-struct Inputs<'a, 'c> {
-    context: &'a Context<'c>,
-    recipe_dir: PathBuf,
-    run_dir: &'a RunDir,
-    /// Stages that may be named.
-    earlier: &'a [&'a str],
-    /// Files hashed for other stages.
-    known: &'a mut BTreeMap<PathBuf, String>,
-    /// What the result follows from besides the options, in the order of the options: files, and stages by their inputs.
-    read: Vec<(Option<PathBuf>, String)>,
-}
-
-impl Inputs<'_, '_> {
-    fn resolve(&mut self, options: &StageOptions) -> Result<StageOptions> {
-        let mut options = options.clone();
-        match &mut options {
-            StageOptions::Score(o) => {
-                self.model(&mut o.model)?;
-                self.specs(&mut o.metrics)?;
-                self.data(&mut o.data, &o.field, &o.token_type)?;
-            }
-            StageOptions::Prune(o) => {
-                self.model(&mut o.model)?;
-                if let Some(scores) = &mut o.scores {
-                    self.scores(scores)?;
-                }
-                if let Some(plan) = &mut o.plan {
-                    *plan = self.recipe_dir.join(&*plan);
-                    self.file(plan)?;
-                }
-                self.specs(&mut o.metrics)?;
-                let treatment = &mut o.treatment;
-                self.specs(&mut treatment.heal)?;
-                self.data(&mut treatment.data, &treatment.field, &treatment.token_type)?;
-            }
-            StageOptions::Train(o) => {
-                if let Some(config) = &mut o.config {
-                    *config = self.config(config)?;
-                }
-                if let Some(model) = &mut o.model {
-                    self.model(model)?;
-                }
-                self.texts(&mut o.setup)?;
-            }
-            StageOptions::Distill(o) => {
-                o.asked.teacher_cache = o.asked.teacher_cache.take().map(|dir| self.recipe_dir.join(dir));
-                self.model(&mut o.teacher)?;
-                self.model(&mut o.student)?;
-                self.texts(&mut o.setup)?;
-            }
-            StageOptions::Eval(o) => {
-                self.model(&mut o.model)?;
-                if let Some(teacher) = &mut o.teacher {
-                    self.model(teacher)?;
-                }
-                self.specs(&mut o.evaluators)?;
-                for task in &mut o.tasks {
-                    self.task(&mut task.what)?;
-                }
-                self.data(&mut o.data, &o.field, &o.token_type)?;
-            }
-            StageOptions::Search(o) => {
-                self.model(&mut o.model)?;
-                self.scores(&mut o.scores)?;
-                o.asked.teacher_cache = o.asked.teacher_cache.take().map(|dir| self.recipe_dir.join(dir));
-                self.specs(&mut o.heal)?;
-                self.texts(&mut o.setup)?;
-            }
-            StageOptions::Generate(o) => self.model(&mut o.model)?,
-        }
-        Ok(options)
-    }
-
-    /// An earlier stage's folder or one inside it (`search/winner`), remembered by what that stage was made from; else a path
-    /// from the recipe's folder.
-    fn place(&mut self, name: &str) -> (PathBuf, bool) {
-        let stage = name.split('/').next().unwrap_or_default();
-        let is_path = stage != name && self.recipe_dir.join(name).exists();
-        match self.run_dir.find(stage).filter(|_| self.earlier.contains(&stage) && !is_path) {
-            Some(found) => {
-                self.read.push((None, found.inputs.clone()));
-                (self.run_dir.stage(name), true)
-            }
-            None => (self.recipe_dir.join(name), false),
-        }
-    }
-
-    fn scores(&mut self, scores: &mut String) -> Result<()> {
-        let (path, is_stage) = self.place(scores);
-        if !is_stage {
-            self.file(&super::score::scores_path(&path.to_string_lossy())?)?;
-        }
-        *scores = path.display().to_string();
-        Ok(())
-    }
-
-    fn model(&mut self, model: &mut String) -> Result<()> {
-        let (place, is_stage) = self.place(model);
-        if is_stage || place.is_dir() {
-            *model = place.display().to_string();
-        }
-        if is_stage {
-            return Ok(());
-        }
-        self.folder(&(self.context.resolve)(model)?)
-    }
-
-    /// Weights, config and tokenizer.
-    fn folder(&mut self, dir: &Path) -> Result<()> {
-        let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
-        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        paths.sort();
-        paths.iter().filter(|path| is_weight_or_config(path)).try_for_each(|path| self.file(path))
-    }
-
-    fn config(&mut self, config: &Path) -> Result<PathBuf> {
-        let (place, is_stage) = self.place(&config.to_string_lossy());
-        let file = if place.is_dir() { place.join("config.json") } else { place };
-        self.file(&file)?;
-        if !is_stage {
-            // The tokenizer beside it decides as much.
-            self.folder(&parent(&file))?;
-        }
-        Ok(file)
-    }
-
-    /// What a training reads and what it is evaluated on.
-    fn texts(&mut self, setup: &mut Setup) -> Result<()> {
-        self.specs(&mut setup.losses)?;
-        self.data(&mut setup.data, &setup.field, &setup.token_type)?;
-        self.data(&mut setup.eval_data, &setup.field, &setup.token_type)
-    }
-
-    fn data(&mut self, data: &mut [DataSpec], field: &Option<String>, token_type: &Option<String>) -> Result<()> {
-        let reading = Reading {
-            field: field.clone(),
-            token_type: token_type.clone(),
-            seq_len: 2,
-            max_windows: None,
-            seed: self.context.seed,
-            pack: Pack::Stream,
-        };
-        for spec in data.iter_mut() {
-            *spec = spec.relative_to(&self.recipe_dir, self.context.registry);
-            for file in spec.corpus(self.context.registry, &reading)?.files() {
-                self.digest(&file, digest::of_data_file)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Files that plugins read.
-    fn specs(&mut self, specs: &mut [PluginSpec]) -> Result<()> {
-        for spec in specs {
-            *spec = spec.clone().relative_to(&self.recipe_dir);
-            for (_, path) in spec.paths() {
-                self.file(&path)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn task(&mut self, task: &mut TaskSource) -> Result<()> {
-        match task {
-            TaskSource::File(path) => {
-                *path = self.recipe_dir.join(&*path);
-                self.file(path)
-            }
-            TaskSource::Evaluator(spec) => self.specs(std::slice::from_mut(spec)),
-        }
-    }
-
-    fn file(&mut self, path: &Path) -> Result<()> {
-        self.digest(path, digest::of_file)
-    }
-
-    fn digest(&mut self, path: &Path, digest_of: impl Fn(&Path) -> Result<String>) -> Result<()> {
-        let digest = match self.known.get(path) {
-            Some(digest) => digest.clone(),
-            None => digest_of(path)?,
-        };
-        self.known.insert(path.to_path_buf(), digest.clone());
-        self.read.push((Some(path.to_path_buf()), digest));
-        Ok(())
-    }
-}
-
-fn is_weight_or_config(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    path.is_file() && (name.ends_with(".safetensors") || name.ends_with(".json"))
 }
