@@ -7,6 +7,8 @@ mod golden;
 /// Statements that hold without PyTorch.
 mod laws;
 
+/// Jobs on a model larger than the memory they are given.
+mod bounded;
 /// The command line as a user meets it: results, exit codes, error texts.
 mod cli;
 /// What disks and kills do to what is being written.

@@ -54,7 +54,7 @@ pub struct Outcome {
     pub n_tokens: u64,
     /// Steps among them that changed nothing.
     pub n_skipped: u64,
-    /// Mean loss of the last tenth of this run's steps, skipped ones left out; none where nothing was left to do.
+    /// Mean loss of the last tenth of all steps, skipped ones left out.
     pub loss: Option<f64>,
     /// The best evaluation, earlier runs included.
     pub best: Option<Best>,
@@ -127,7 +127,7 @@ impl<'a> Course<'a> {
         let state = resumed.unwrap_or_else(|| start(identity));
         let metrics = Metrics::open(learner.out_dir, &state)?;
         let clock = Clock::after(state.elapsed_s);
-        let (recent, step) = (Vec::new(), Step::default());
+        let (recent, step) = (metrics.losses()?, Step::default());
         Ok(Course { learner, state, failure: None, optimizer, metrics, clock, recent, step })
     }
 

@@ -31,6 +31,18 @@ impl Metrics {
         Ok(Metrics { path, file, events: Events::start(out_dir, resumed.step + 1)? })
     }
 
+    /// Losses of the steps that are on record, those left out that changed nothing.
+    pub fn losses(&self) -> Result<Vec<f64>> {
+        let text = fs::read_to_string(&self.path).at_path(&self.path)?;
+        let mut n_skipped = 0;
+        let loss = |line: &str| {
+            let record: Value = serde_json::from_str(line).ok()?;
+            let before = std::mem::replace(&mut n_skipped, record["n_skipped"].as_u64()?);
+            record["loss"].as_f64().filter(|_| n_skipped == before)
+        };
+        Ok(text.lines().filter_map(loss).collect())
+    }
+
     /// Adds a step's record.
     pub fn write(&mut self, step: u64, record: &Value) -> Result<()> {
         writeln!(self.file, "{record}").at_path(&self.path)?;
