@@ -265,7 +265,8 @@ fn windows_of_one_token_are_refused_before_any_work() {
 #[test]
 fn least_squares_on_covariances_of_any_rank_stays_finite() {
     // Channels that are copies of each other, dead, or of very different sizes.
-    let ways: [(&str, fn(&str, Tensor) -> Tensor); 4] = [
+    type Change = fn(&str, Tensor) -> Tensor;
+    let ways: [(&str, Change); 4] = [
         ("dead channels", |name, tensor| {
             if name.contains("up_proj") {
                 let _ = tensor.narrow(0, 0, 8).fill_(0.0);

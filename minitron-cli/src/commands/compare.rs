@@ -22,6 +22,6 @@ pub fn run(common: &Common, args: &Compare) -> Result<()> {
 fn write(report: &Value, args: &Compare) -> Result<()> {
     let comparison =
         serde_json::from_value(report.clone()).map_err(|e| Error::Internal(format!("compare.json: {e}")))?;
-    write_whole(&args.out.join("compare.md"), &comparison_markdown(&comparison))?;
-    write_whole(&args.out.join("report.html"), &output::page(&[gather(&args.out)?]))
+    write_whole(&args.out.join("compare.md"), comparison_markdown(&comparison))?;
+    write_whole(&args.out.join("report.html"), output::page(&[gather(&args.out)?]))
 }

@@ -64,7 +64,8 @@ impl<'a> Comparison<'a> {
     fn open(context: &Context<'a>, spec: &'a Spec, out: &'a Path) -> Result<Self> {
         if context.force {
             refuse_own_inputs(&serde_json::to_value(spec).unwrap_or_default(), &spec.path, out)?;
-        } else if out.join("run.json").is_file() && !out.join(FILE).is_file() {
+        } else if !out.join(FILE).is_file() && RunDir::read(out).is_ok_and(|record| !record.stages.is_empty()) {
+            // One without stages may be a comparison's that was cut short before its first.
             let message = format!("`{}` holds a run, and no comparison; give another name", out.display());
             return Err(Error::Recipe(message));
         }
@@ -170,7 +171,7 @@ impl<'a> Comparison<'a> {
             "versions": { "minitron": env!("CARGO_PKG_VERSION") },
             "seconds": self.before + begin.elapsed().as_secs_f64(),
         });
-        write_whole(&self.out.join(FILE), &format!("{report:#}\n"))?;
+        write_whole(&self.out.join(FILE), format!("{report:#}\n"))?;
         Ok(report)
     }
 }
