@@ -939,7 +939,7 @@ fn failed_runs_are_answered_with_code_1() {
     );
     insta::assert_snapshot!(
         error(&["prune", "@teacher", "--scores", "@text.txt", "--mlp", "24", "--out", "@o"]),
-        @"error: checkpoint: DIR/text.txt: not a whole safetensors file (header too large); it may be cut off: fetch or copy it again"
+        @"error: checkpoint: DIR/text.txt: not a whole safetensors file (its first bytes announce a header longer than the file); it may be cut off: fetch or copy it again"
     );
     insta::assert_snapshot!(
         error(&["prune", "@teacher", "--scores", "@absent", "--mlp", "24", "--out", "@o"]),
@@ -961,7 +961,7 @@ fn failed_runs_are_answered_with_code_1() {
     fs::write(desk.at("teacher/model.safetensors"), &weights[..weights.len() / 2]).unwrap();
     insta::assert_snapshot!(
         error(&["inspect", "@teacher"]),
-        @"error: checkpoint: DIR/teacher/model.safetensors: not a whole safetensors file (incomplete metadata, file not fully covered); it may be cut off: fetch or copy it again"
+        @"error: checkpoint: DIR/teacher/model.safetensors: not a whole safetensors file (its header announces 224128 bytes of data, 110532 follow); it may be cut off: fetch or copy it again"
     );
     assert!(!desk.at("o").exists());
 }

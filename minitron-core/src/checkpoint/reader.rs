@@ -195,7 +195,7 @@ impl OpenFile {
         self.read(&mut len, 0)?;
         let len = u64::from_le_bytes(len);
         if len > MAX_HEADER_BYTES || len > self.n_bytes.saturating_sub(LEN_BYTES) {
-            return Err(not_whole(&format!("a header of {len} bytes in a file of {}", self.n_bytes)));
+            return Err(not_whole(&"its first bytes announce a header longer than the file"));
         }
         let mut header = vec![0; len as usize];
         self.read(&mut header, LEN_BYTES)?;
