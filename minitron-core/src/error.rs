@@ -135,6 +135,15 @@ impl Error {
         }
     }
 
+    /// Whether the operating system refused something, wherever that was.
+    pub fn is_of_the_system(&self) -> bool {
+        match self {
+            Error::Io { .. } => true,
+            Error::At { source, .. } => source.is_of_the_system(),
+            _ => false,
+        }
+    }
+
     /// Whether the request itself was wrong (exit code 2) rather than its execution (exit code 1).
     pub fn is_usage(&self) -> bool {
         match self {

@@ -98,6 +98,8 @@ impl<'a> Comparison<'a> {
             match self.links(&links) {
                 Ok(true) => return Ok(true),
                 Ok(false) => links_by_seed.push(links),
+                // A full disk is not the strategy's failure, and would be the next one's too.
+                Err(error) if error.is_of_the_system() => return Err(error.at(format!("row `{}`", row.name))),
                 Err(error) => {
                     self.context.progress.warn(&format!("row `{}` failed: {error}", row.name));
                     let line = &mut self.lines[row_idx];
