@@ -112,6 +112,8 @@ mod tests {
     use super::*;
 
     const EVIL: &str = "</title></style><script>alert(1)</script>\"'><img src=x onerror=alert(2)>";
+    /// As far as the name of a folder can be.
+    const EVIL_NAME: &str = "<script>alert(1)<script>\"'><img src=x onerror=alert(2)>";
 
     fn page_of(name: &str, value: &Value) -> String {
         let dir = tempfile::tempdir().unwrap();
@@ -136,7 +138,7 @@ mod tests {
         assert_harmless(&page_of(
             "run.json",
             &json!({ "minitron": EVIL, "recipe": EVIL, "seed": 0, "device": EVIL, "dtype": "float", "stages": [
-                stage(EVIL, EVIL, json!({}), json!({})),
+                stage(EVIL_NAME, EVIL, json!({}), json!({})),
                 stage("say", "generate", json!({ "prompt": EVIL, "text": EVIL }), json!({ "model": EVIL })),
                 stage("eval", "eval", json!({ EVIL: 1.0, "tasks": { EVIL: { "acc": 0.5 } } }), json!({ "model": EVIL })),
             ] }),
@@ -145,7 +147,7 @@ mod tests {
         assert_harmless(&page_of(
             "search.json",
             &json!({ "model": EVIL, "versions": { EVIL: EVIL }, "winner": { "name": EVIL }, "candidates": [
-                { "name": EVIL, "sizes": { EVIL: 3 }, "n_params": 10, "loss": 1.0, "curve": curve },
+                { "name": EVIL_NAME, "sizes": { EVIL: 3 }, "n_params": 10, "loss": 1.0, "curve": curve },
             ] }),
         ));
         assert_harmless(&page_of(
