@@ -164,7 +164,7 @@ fn models(seeds: &mut Seeds, dir: &Path) -> Result<()> {
     let index = json!({ "metadata": {}, "weight_map": { "a": "a.safetensors", "b": "b.safetensors" } }).to_string();
     let config = tiny_llama().to_string();
     seeds.push(("model", "shards".into(), joined(&[config.as_bytes(), index.as_bytes(), &a, &b])));
-    let outside = index.replace("a.safetensors", "../a.safetensors").replace("\"b.s", "\"/tmp/b.s");
+    let outside = index.replace("a.safetensors", "../a.safetensors").replace("\"b.s", "\"/elsewhere/b.s");
     seeds.push(("model", "shards_outside".into(), joined(&[config.as_bytes(), outside.as_bytes(), &a, &b])));
     Ok(())
 }
