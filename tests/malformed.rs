@@ -10,7 +10,9 @@ use minitron_core::checkpoint::{
 };
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
-use minitron_core::pipeline::{PruneOptions, ScoreOptions, Setup, TrainOptions, eval, prune, score, train};
+use minitron_core::pipeline::{
+    Context, EvalOptions, PruneOptions, ScoreOptions, Setup, TrainOptions, eval, prune, score, train,
+};
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
 use proptest::prelude::*;
@@ -366,28 +368,50 @@ fn a_tensor_of_integers_is_refused() {
     desk.refuses_model("checkpoint", &["tensor `model.norm.weight`: expected f32, f16 or bf16, got I64"]);
 }
 
-#[test]
-fn weights_that_are_not_finite_are_found_out_by_scoring() {
-    let desk = Desk::llama().with_tensors(|name, tensor| match name {
-        "model.layers.1.mlp.up_proj.weight" => Some(tensor * f64::NAN),
-        _ => Some(tensor),
-    });
-    desk.refuses("plugin", &["`activation`", "as NaN", "its weights are not finite"], || {
-        with_context(false, |context| score(context, &desk.score_options(), &desk.at("s.safetensors")))
-    });
+/// A desk whose model has one weight that is not finite.
+fn with_a_weight(x: f64) -> Desk {
+    Desk::llama().with_tensors(|name, tensor| {
+        if name == "model.layers.1.mlp.up_proj.weight" {
+            let _ = tensor.get(40).get(7).fill_(x);
+        }
+        Some(tensor)
+    })
 }
 
 #[test]
-fn weights_that_are_not_finite_are_found_out_by_evaluating() {
-    let desk = Desk::llama().with_tensors(|name, tensor| match name {
-        "model.layers.1.mlp.up_proj.weight" => Some(tensor * f64::NAN),
-        _ => Some(tensor),
-    });
-    let ScoreOptions { model, data, seq_len, .. } = desk.score_options();
-    let options = minitron_core::pipeline::EvalOptions { model, data, seq_len, ..Default::default() };
-    desk.refuses("plugin", &["`perplexity` (", "`loss` came out as NaN", "outputs may overflow"], || {
-        with_context(false, |context| eval(context, &options))
-    });
+fn a_weight_that_is_not_finite_is_named_by_every_job() {
+    for x in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let desk = with_a_weight(x);
+        let says = ["model.safetensors", "tensor `model.layers.1.mlp.up_proj.weight` is NaN or infinite at [40, 7]"];
+        let refuses = |job: &dyn Fn(&Context) -> Result<Value>| {
+            desk.refuses("checkpoint", &says, || with_context(false, |context| job(context)));
+        };
+        let options = desk.score_options();
+        let ScoreOptions { model, data, seq_len, .. } = options.clone();
+        refuses(&|context| score(context, &options, &desk.at("s.safetensors")));
+        let by_weights = ScoreOptions { metrics: vec!["magnitude".parse().unwrap()], ..options.clone() };
+        refuses(&|context| score(context, &by_weights, &desk.at("s.safetensors")));
+        let options = EvalOptions { model, data, seq_len, ..EvalOptions::default() };
+        refuses(&|context| eval(context, &options));
+        refuses(&|context| train(context, &desk.train_options(), &desk.at("out"), false));
+        // Streamed, it leaves what it has reached.
+        let streamed = ScoreOptions { stream: true, ..desk.score_options() };
+        let error = with_context(false, |context| score(context, &streamed, &desk.at("s.safetensors"))).unwrap_err();
+        assert!(error.to_string().contains(says[1]), "{error}");
+    }
+}
+
+#[test]
+fn a_student_of_weights_that_are_not_finite_is_not_written() {
+    let desk = with_a_weight(f64::NAN);
+    let plan = |mlp: &[usize]| json!({ "kept": { "mlp.0": mlp, "mlp.1": mlp, "mlp.2": mlp } }).to_string();
+    let options = PruneOptions { plan: Some(desk.at("plan.json")), scores: None, ..desk.prune_options() };
+    let prune = || with_context(false, |context| prune(context, &options, &desk.at("out"), false));
+    fs::write(desk.at("plan.json"), plan(&[0, 1, 2, 3, 4, 5, 6, 40])).unwrap();
+    desk.refuses("checkpoint", &["`model.layers.1.mlp.up_proj.weight` is NaN or infinite at [40, 7]"], prune);
+    // A student without that row is sound.
+    fs::write(desk.at("plan.json"), plan(&[0, 1, 2, 3, 4, 5, 6, 7])).unwrap();
+    prune().unwrap();
 }
 
 // --- config.json -------------------------------------------------------------------------------------------------------

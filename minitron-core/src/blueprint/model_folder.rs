@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::Blueprint;
+use super::{Blueprint, TensorSpec};
 use crate::checkpoint::{Checkpoint, Config, TensorSource};
 use crate::error::Result;
 use crate::registry::Registry;
@@ -47,15 +47,17 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Opens a folder: finds the family, describes the model, compares every tensor's shape with the description.
+    /// Opens a folder: finds the family, describes the model, compares every tensor's shape with the description. Whatever
+    /// reads a weight afterwards is told where it is NaN or infinite.
     ///
     /// # Errors
     /// `Checkpoint` for anything missing, malformed, mismatched or of an unsupported family.
     pub fn open(dir: &Path, registry: &Registry) -> Result<Self> {
-        let checkpoint = Checkpoint::open(dir)?;
+        let mut checkpoint = Checkpoint::open(dir)?;
         let architecture = registry.architecture_for(&checkpoint.config)?;
         let blueprint = architecture.blueprint(&Evidence::of(&checkpoint.config, &checkpoint.tensors))?;
         let unknown_tensors = blueprint.check(&checkpoint.tensors)?;
+        checkpoint.tensors.expect_weights(blueprint.tensors.iter().map(TensorSpec::name));
         Ok(ModelFolder { checkpoint, blueprint, unknown_tensors })
     }
 

@@ -5,6 +5,7 @@
 mod claim;
 mod config;
 mod direct;
+mod finite;
 mod folder;
 mod links;
 mod reader;

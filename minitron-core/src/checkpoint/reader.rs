@@ -14,6 +14,7 @@ use safetensors::tensor::Metadata;
 use serde::Deserialize;
 use tch::{Device, Tensor};
 
+use super::finite::first_not_finite;
 use super::source::{TensorInfo, TensorSource, kind_of};
 use crate::error::{Error, IoContext, Result};
 
@@ -52,12 +53,15 @@ struct Entry {
     info: TensorInfo,
     start: u64,
     n_bytes: u64,
+    is_weight: bool,
 }
 
 /// Rows of a tensor in its file, not yet read.
 struct Stored<'a> {
+    name: &'a str,
     file: &'a OpenFile,
-    info: &'a TensorInfo,
+    entry: &'a Entry,
+    first_row: usize,
     start: u64,
     n_bytes: usize,
 }
@@ -124,6 +128,7 @@ impl Reader {
                 info: TensorInfo { dtype: info.dtype, shape: info.shape.clone() },
                 start: data_start.saturating_add(start as u64),
                 n_bytes: end.saturating_sub(start) as u64,
+                is_weight: false,
             };
             self.entries.insert(name, entry);
         }
@@ -137,8 +142,17 @@ impl Reader {
         Ok(())
     }
 
+    /// Says which tensors are weights: reading one that is NaN or infinite is an error from now on.
+    pub fn expect_weights(&mut self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            if let Some(entry) = self.entries.get_mut(&name) {
+                entry.is_weight = true;
+            }
+        }
+    }
+
     /// Where rows of a tensor lie.
-    fn stored(&self, name: &str, rows: Range<usize>) -> Result<Stored<'_>> {
+    fn stored<'a>(&'a self, name: &'a str, rows: Range<usize>) -> Result<Stored<'a>> {
         let missing = || Error::Internal(format!("no tensor `{name}`; names are checked against the blueprint first"));
         let entry = self.entries.get(name).ok_or_else(missing)?;
         let file = self.files.get(entry.file).ok_or_else(missing)?;
@@ -148,7 +162,7 @@ impl Reader {
         }
         let row_bytes = entry.n_bytes / n_rows.max(1) as u64;
         let start = entry.start.saturating_add(row_bytes.saturating_mul(rows.start as u64));
-        Ok(Stored { file, info: &entry.info, start, n_bytes: row_bytes as usize * rows.len() })
+        Ok(Stored { name, file, entry, first_row: rows.start, start, n_bytes: row_bytes as usize * rows.len() })
     }
 
     /// The weight files, for hashing.
@@ -221,6 +235,48 @@ impl OpenFile {
     }
 }
 
+impl Stored<'_> {
+    /// Reads them, a weight in pieces that are looked through while the processor's cache holds them.
+    fn read(&self, bytes: &mut [u8]) -> Result<()> {
+        if !self.entry.is_weight {
+            return self.file.read(bytes, self.start);
+        }
+        let mut start = self.start;
+        for piece in bytes.chunks_mut(PIECE_BYTES) {
+            self.file.read(piece, start)?;
+            if let Some(at) = first_not_finite(piece, self.entry.info.dtype) {
+                let width = self.entry.info.dtype.bitsize() as u64 / 8;
+                return Err(self.not_finite((start - self.start) / width.max(1) + at as u64));
+            }
+            start += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Of the element that comes so many after the first read.
+    fn not_finite(&self, n_before: u64) -> Error {
+        let shape = &self.entry.info.shape;
+        let row_len: u64 = shape.iter().skip(1).map(|&side| side as u64).product();
+        let mut rest = n_before.saturating_add(row_len.saturating_mul(self.first_row as u64));
+        let mut place: Vec<u64> = shape
+            .iter()
+            .rev()
+            .map(|&side| {
+                let position = rest % side.max(1) as u64;
+                rest /= side.max(1) as u64;
+                position
+            })
+            .collect();
+        place.reverse();
+        let message = format!(
+            "tensor `{}` is NaN or infinite at {place:?}; weights must be finite: \
+             fetch or copy the file again, or take an earlier state of the training that wrote it",
+            self.name
+        );
+        Error::checkpoint(&self.file.path, message)
+    }
+}
+
 /// A new tensor's memory, to be filled.
 #[allow(unsafe_code)]
 fn bytes_of(tensor: &mut Tensor, n_bytes: usize) -> &mut [u8] {
@@ -244,11 +300,12 @@ impl TensorSource for Reader {
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
         let n_rows = rows.len();
         let stored = self.stored(name, rows)?;
-        let kind = kind_of(stored.info.dtype).ok_or_else(|| {
-            let message = format!("tensor `{name}` has unsupported type {:?}", stored.info.dtype);
+        let info = &stored.entry.info;
+        let kind = kind_of(info.dtype).ok_or_else(|| {
+            let message = format!("tensor `{name}` has unsupported type {:?}", info.dtype);
             Error::checkpoint(&stored.file.path, message)
         })?;
-        let mut shape: Vec<i64> = stored.info.shape.iter().map(|&side| side as i64).collect();
+        let mut shape: Vec<i64> = info.shape.iter().map(|&side| side as i64).collect();
         if let Some(first) = shape.first_mut() {
             *first = n_rows as i64;
         }
@@ -256,7 +313,7 @@ impl TensorSource for Reader {
         if tensor.numel().saturating_mul(kind.elt_size_in_bytes()) != stored.n_bytes {
             return Err(Error::Internal(format!("tensor `{name}`: {} bytes for {shape:?}", stored.n_bytes)));
         }
-        stored.file.read(bytes_of(&mut tensor, stored.n_bytes), stored.start)?;
+        stored.read(bytes_of(&mut tensor, stored.n_bytes))?;
         Ok(tensor)
     }
 
@@ -264,6 +321,6 @@ impl TensorSource for Reader {
         let stored = self.stored(name, rows)?;
         let before = bytes.len();
         bytes.resize(before.saturating_add(stored.n_bytes), 0);
-        stored.file.read(bytes.get_mut(before..).unwrap_or_default(), stored.start)
+        stored.read(bytes.get_mut(before..).unwrap_or_default())
     }
 }
