@@ -88,7 +88,9 @@ def write_source(folder, fill):
             room = MAX_SHARD_BYTES
         shards[-1].append((name, "BF16", shape, 2))
         room -= n_bytes
-    block = memoryview(random.Random(8).randbytes(BLOCK_LEN)) if fill else None
+    # No byte has bit 6, so that no exponent is full: weights are finite.
+    finite = bytes(x & 0xbf for x in range(256))
+    block = memoryview(random.Random(8).randbytes(BLOCK_LEN).translate(finite)) if fill else None
     weight_map, total = {}, 0
     for number, entries in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"

@@ -455,6 +455,28 @@ fn a_failed_stage_is_named_and_runs_again_later() {
 }
 
 #[test]
+fn the_command_lines_seed_takes_the_place_of_a_comparisons() {
+    let desk = Desk::new().with_teacher();
+    let spec = r#"
+        model = "teacher"
+        chain = ["train"]
+        columns = ["n_params"]
+        seeds = [3, 4]
+        [[rows]]
+        name = "trained"
+        train = { data = ["text.txt"], tokens = 256, seq_len = 32, batch_size = 4 }
+    "#;
+    fs::write(desk.at("spec.toml"), spec).unwrap();
+    let compare = |flags: &[&str]| desk.json(&[&["compare", "@spec.toml", "--out", "@compared"], flags].concat());
+    assert_eq!(compare(&[])["seeds"], json!([3, 4]));
+    let other = compare(&["--seed", "7"]);
+    assert_eq!((&other["seeds"], &other["rows"][0]["status"]), (&json!([7]), &json!("done")));
+    // A job for each seed.
+    let n_trained = fs::read_dir(desk.at("compared")).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir());
+    assert_eq!(n_trained.count(), 3);
+}
+
+#[test]
 fn a_folder_that_holds_no_run_is_not_written_into() {
     let desk = Desk::new();
     fs::write(desk.at("recipe.toml"), RECIPE).unwrap();

@@ -9,7 +9,10 @@ use crate::output;
 use crate::settings::with_context;
 
 pub fn run(common: &Common, args: &Compare) -> Result<()> {
-    let spec = Spec::load(&args.spec)?;
+    let mut spec = Spec::load(&args.spec)?;
+    if let Some(seed) = common.seed {
+        spec.seeds = vec![seed];
+    }
     let plugins = spec.plugins.values().cloned().collect();
     let stated = Recipe { path: spec.path.clone(), seed: None, plugins, stages: Vec::new() };
     let report = with_context(common, args.force, Some(&stated), |context| compare(context, &spec, &args.out))?;
