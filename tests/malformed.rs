@@ -470,16 +470,13 @@ fn absurd_sizes_in_a_config_are_refused_without_allocating() {
 
 #[test]
 fn absurd_sizes_are_refused_before_random_weights_are_made() {
-    for (key, size, what) in [
-        ("hidden_size", 1 << 30, "parameters"),
-        ("intermediate_size", (1u64 << 31) - 1, "parameters"),
-        ("head_dim", (1 << 31) - 2, "rotated channels"),
-    ] {
+    for (key, size) in [("hidden_size", 1 << 30), ("intermediate_size", (1u64 << 31) - 1), ("head_dim", (1 << 31) - 2)]
+    {
         let desk = Desk::llama().with_config(key, json!(size));
         let mut options = desk.train_options();
         options.model = None;
         options.config = Some(desk.model().join("config.json"));
-        desk.refuses("checkpoint", &["config.json", what], || {
+        desk.refuses("checkpoint", &["config.json", "parameters, more than can be made in memory"], || {
             with_context(false, |context| train(context, &options, &desk.at("out"), false))
         });
     }

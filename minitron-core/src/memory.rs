@@ -5,10 +5,19 @@ const USUAL_BYTES: u64 = 256 << 20;
 
 /// The largest resident memory of this process so far, in bytes.
 pub fn peak_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
-    kib.map_or(USUAL_BYTES, |kib: u64| kib.saturating_mul(1024))
+    kib_in("/proc/self/status", "VmHWM:").unwrap_or(USUAL_BYTES)
+}
+
+/// The resident memory of this process now, in bytes; what was freed and not yet given back to the system counts.
+pub fn resident_bytes() -> u64 {
+    kib_in("/proc/self/status", "VmRSS:").unwrap_or(USUAL_BYTES)
+}
+
+/// A line of one of the system's tables, from KiB to bytes.
+fn kib_in(table: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(table).ok()?;
+    let kib = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.map(|kib: u64| kib.saturating_mul(1024))
 }
 
 /// Lets [`peak_bytes`] begin anew, so that a stage tells its own. Where the system cannot or does not permit it (no `/proc`,
@@ -20,11 +29,7 @@ pub fn forget_peak() {
 
 /// Memory that further work may take before the system has to make room, in bytes; none where it does not say.
 pub fn available_bytes() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse().ok());
-    kib.map(|kib: u64| kib.saturating_mul(1024))
+    kib_in("/proc/meminfo", "MemAvailable:")
 }
 
 /// Whole MiB, rounded up, as `--max-memory` reads them: `161MiB`.

@@ -4,9 +4,6 @@ use super::{Rotary, RotaryScaling, Shape};
 use crate::checkpoint::Config;
 use crate::error::Result;
 
-/// A table holds an angle for each, whatever the weights: a million positions of 128 channels.
-const MOST_ANGLES: usize = 1 << 27;
-
 impl Rotary {
     /// Rotary options, stated as `rope_parameters`, or in the older way as `rope_theta` and `rope_scaling`.
     ///
@@ -73,13 +70,6 @@ fn n_rotated(config: &Config, shape: &Shape, partial: f64) -> Result<usize> {
             "the rotary embedding turns {n_rotated} of {} channels of a head (`head_dim` x `partial_rotary_factor`); \
              expected an even number from 2 to all of them",
             shape.head_dim
-        )));
-    }
-    let n_positions = shape.max_positions;
-    if n_positions.saturating_mul(n_rotated) > MOST_ANGLES {
-        return Err(config.error(format!(
-            "expected at most {MOST_ANGLES} positions x rotated channels, got {n_positions} x {n_rotated}; \
-             correct config.json"
         )));
     }
     Ok(n_rotated)

@@ -6,8 +6,6 @@ use crate::error::{Error, Result};
 
 /// Beyond any trained model; a config that says more would only make us allocate.
 const MAX_LAYERS: usize = 4096;
-/// The rotary table has a row for each position.
-const MAX_POSITIONS: usize = 1 << 20;
 
 /// Where a family's config states its sizes; `vocab_size` is common to all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +87,7 @@ impl Shape {
             head_dim,
             n_layers: at_most(config, keys.depth, config.size(keys.depth)?, MAX_LAYERS)?,
             vocab: config.size("vocab_size")?,
-            max_positions: at_most(config, keys.positions, or(keys.positions, positions)?, MAX_POSITIONS)?,
+            max_positions: or(keys.positions, positions)?,
         })
     }
 

@@ -29,7 +29,7 @@ pub struct Streamed<'a> {
 }
 
 impl Streamed<'_> {
-    /// Embeddings of the tokens that occur, a rotary table as long as the windows, the head where something is predicted.
+    /// Embeddings of the tokens that occur, and the head where something is predicted.
     pub(super) fn frame(&self, input: &Calibration, route: &Route) -> Result<Frame> {
         let mut tokens: BTreeSet<u32> = BTreeSet::new();
         for window in 0..input.windows.len() {
@@ -38,11 +38,7 @@ impl Streamed<'_> {
         if let Some(Task::Masked { mask, .. }) = input.task {
             tokens.insert(mask);
         }
-        let mut blueprint = self.blueprint.clone();
-        if matches!(blueprint.options.positions, crate::blueprint::Positions::Rotary(_)) {
-            blueprint.options.max_positions = input.windows.width();
-        }
-        Frame::open(self.source, &blueprint, self.options, &tokens, route.predicts())
+        Frame::open(self.source, self.blueprint, self.options, &tokens, route.predicts())
     }
 
     pub(super) fn n_embed(&self) -> i64 {

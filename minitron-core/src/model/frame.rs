@@ -8,13 +8,13 @@ use super::LoadOptions;
 use super::head::Head;
 use super::layers::Norm;
 use super::layout::Layout;
-use super::rope::RopeTable;
+use super::rope::Frequencies;
 use super::weights::Weights;
 use crate::blueprint::{Blueprint, Positions, Role, Slot};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 
-/// Embeddings, rotary table, final norm and head.
+/// Embeddings, rotary frequencies, final norm and head.
 #[derive(Debug)]
 pub struct Frame {
     architecture: String,
@@ -23,7 +23,7 @@ pub struct Frame {
     position_table: Option<Tensor>,
     type_table: Option<Tensor>,
     embedding_norm: Option<Norm>,
-    rope: Option<RopeTable>,
+    rope: Option<Frequencies>,
     causal: bool,
     final_norm: Option<Norm>,
     head: Option<Head>,
@@ -73,7 +73,7 @@ impl Frame {
     fn around(weights: &mut Weights, tokens: TokenTable, head: Option<Head>) -> Result<Self> {
         let (options, place) = (&weights.blueprint.options, weights.options);
         let rope = match &options.positions {
-            Positions::Rotary(rotary) => Some(RopeTable::new(rotary, options.max_positions, place.device, place.kind)?),
+            Positions::Rotary(rotary) => Some(Frequencies::new(rotary, place.device, place.kind)?),
             Positions::Learned => None,
         };
         Ok(Frame {
@@ -117,7 +117,7 @@ impl Frame {
 
     /// How `n_tokens` positions from `start` on lie, of which those hold tokens that are `seen_bt` [B, T]; none: all.
     pub fn layout(&self, start: i64, n_tokens: i64, seen_bt: Option<&Tensor>) -> Result<Layout> {
-        let rope = self.rope.as_ref().map(|table| table.at(start, n_tokens)).transpose()?;
+        let rope = self.rope.as_ref().map(|rope| rope.at(start, n_tokens)).transpose()?;
         let mask = match seen_bt {
             Some(seen_bt) if !self.causal => Some(seen_bt.f_unsqueeze(1)?.f_unsqueeze(1)?),
             _ if self.causal && start > 0 && n_tokens > 1 => {

@@ -8,12 +8,14 @@ use tch::{Device, Kind, Tensor};
 use crate::blueprint::{Rotary, RotaryScaling};
 use crate::error::Result;
 
-/// cos and sin [T, R/2] of every position.
+/// f_k [R/2] of the rotated pairs, from which the rotation of any positions is made when it is asked for: a table of all that a
+/// config announces would take memory that no text needs.
 #[derive(Debug)]
-pub(super) struct RopeTable {
-    cos_tr: Tensor,
-    sin_tr: Tensor,
+pub(super) struct Frequencies {
+    freq_r: Tensor,
     n_rotated: i64,
+    device: Device,
+    kind: Kind,
 }
 
 /// The rotation of one sequence's positions: cos and sin [1, T, 1, R/2].
@@ -24,24 +26,25 @@ pub struct Rope {
     n_rotated: i64,
 }
 
-impl RopeTable {
-    pub fn new(rotary: &Rotary, max_positions: usize, device: Device, kind: Kind) -> Result<Self> {
+impl Frequencies {
+    pub fn new(rotary: &Rotary, device: Device, kind: Kind) -> Result<Self> {
         let frequencies: Vec<f64> = (0..rotary.n_rotated / 2).map(|k| frequency(rotary, k)).collect();
-        let freq_r = Tensor::f_from_slice(&frequencies)?;
-        let position_t = Tensor::f_arange(max_positions as i64, (Kind::Double, Device::Cpu))?;
-        let angle_tr = position_t.f_unsqueeze(1)?.f_mul(&freq_r.f_unsqueeze(0)?)?;
-        let place = |t: Tensor| -> Result<Tensor> { Ok(t.f_to_kind(kind)?.f_to_device(device)?) };
-        Ok(RopeTable {
-            cos_tr: place(angle_tr.f_cos()?)?,
-            sin_tr: place(angle_tr.f_sin()?)?,
+        Ok(Frequencies {
+            freq_r: Tensor::f_from_slice(&frequencies)?,
             n_rotated: rotary.n_rotated as i64,
+            device,
+            kind,
         })
     }
 
+    /// The rotation of `n_tokens` positions from `start` on.
     pub fn at(&self, start: i64, n_tokens: i64) -> Result<Rope> {
-        let row =
-            |t: &Tensor| -> Result<Tensor> { Ok(t.f_narrow(0, start, n_tokens)?.f_unsqueeze(0)?.f_unsqueeze(2)?) };
-        Ok(Rope { cos: row(&self.cos_tr)?, sin: row(&self.sin_tr)?, n_rotated: self.n_rotated })
+        let position_t = Tensor::f_arange_start(start, start.saturating_add(n_tokens), (Kind::Double, Device::Cpu))?;
+        let angle_tr = position_t.f_unsqueeze(1)?.f_mul(&self.freq_r.f_unsqueeze(0)?)?;
+        let place = |t: Tensor| -> Result<Tensor> {
+            Ok(t.f_to_kind(self.kind)?.f_to_device(self.device)?.f_unsqueeze(0)?.f_unsqueeze(2)?)
+        };
+        Ok(Rope { cos: place(angle_tr.f_cos()?)?, sin: place(angle_tr.f_sin()?)?, n_rotated: self.n_rotated })
     }
 }
 

@@ -54,7 +54,8 @@ const NOT_ARTEFACTS: [&str; 3] = ["checkpoint", "logs", "candidates"];
 const RECORDS: [&str; 3] = ["metrics.jsonl", "result.json", "search.json"];
 
 /// Keys of records, or ends of keys, whose values no run repeats.
-const NEVER_REPEATED: [&str; 5] = ["seconds", "elapsed_s", "seconds_saved", "per_second", "peak_bytes"];
+const NEVER_REPEATED: [&str; 6] =
+    ["seconds", "elapsed_s", "seconds_saved", "per_second", "peak_bytes", "predicted_bytes"];
 
 fn digest_of(path: &Path) -> Result<String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();

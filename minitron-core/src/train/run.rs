@@ -19,10 +19,10 @@ use super::teacher::Teacher;
 use crate::blueprint::{Options, Output};
 use crate::data::{Feed, Targets, Task};
 use crate::error::{Error, Result};
-use crate::memory::available_bytes;
+use crate::memory::{available_bytes, resident_bytes};
 use crate::progress::{Interrupt, Progress};
 
-/// The program with libtorch, and the buffers of matrix products.
+/// The program with libtorch, and the buffers of matrix products, at least.
 const BASE_BYTES: u64 = 300 << 20;
 
 /// One training run, of one model or of several that share the text and the teacher: in every step all of them learn from the
@@ -92,13 +92,13 @@ impl Trainer<'_> {
     pub fn run(&self, resume: bool) -> Result<Run> {
         self.check()?;
         let _span = info_span!("train", n_learners = self.learners.len()).entered();
+        let memory = self.memory();
         let mut courses = self.courses(resume)?;
         let width = self.feed.borrow().mean_width();
         let (schedule, per_step) = (self.settings.schedule(width), self.settings.tokens_per_step(width));
         let first = courses.iter().map(|course| course.state.step).min().unwrap_or(0);
         let last = self.stop_after.unwrap_or(schedule.n_steps).min(schedule.n_steps);
         let mut timer = self.saving.timer(schedule.n_steps);
-        let memory = self.memory();
         self.progress.warn(&memory.says());
         let on_cpu = self.learners.first().is_some_and(|learner| learner.student.device == Device::Cpu);
         if let Some(warning) = available_bytes().filter(|_| on_cpu).and_then(|free| memory.beyond(free)) {
@@ -296,15 +296,22 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// What a step will take, from shapes: every student's own, and the widest one's activations.
+    /// What a step will take, from shapes: every student's own, and the widest one's activations, beside what the process takes
+    /// by now without its models (tokenising a text leaves some behind).
     pub fn memory(&self) -> StepMemory {
         let teacher = self.teacher.as_ref().map(RefCell::borrow);
         let teacher = teacher.as_ref().map(|teacher| (teacher.blueprint(), teacher.kept_bytes()));
         let width = self.feed.borrow().width();
+        let n_bytes_of =
+            |learner: &Learner| learner.student.parameters().first().map_or(4, |p| p.tensor.kind().elt_size_in_bytes());
+        let weights =
+            |learner: &Learner| learner.student.blueprint.n_params().saturating_mul(n_bytes_of(learner) as u64);
+        let models = self.learners.iter().map(weights).fold(teacher.map_or(0, |(_, kept)| kept), u64::saturating_add);
+        let base = BASE_BYTES.max(resident_bytes().saturating_sub(models));
         let of = |learner: &Learner| {
-            let n_bytes = learner.student.parameters().first().map_or(4, |p| p.tensor.kind().elt_size_in_bytes());
+            let n_bytes = n_bytes_of(learner);
             let batch = BatchShape { n_windows: self.settings.batch_size, width, n_bytes };
-            let memory = StepMemory::of(learner.objective, &learner.student.blueprint, teacher, batch, BASE_BYTES);
+            let memory = StepMemory::of(learner.objective, &learner.student.blueprint, teacher, batch, base);
             match &self.correction {
                 Some(correction) => memory.with_correction(correction, batch),
                 None => memory,
