@@ -4,6 +4,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use minitron_core::blueprint::Blueprint;
 use minitron_core::calibrate::{Activations, SequenceStat, Site};
+use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::contract::LogitLoss;
 use minitron_core::data::Task;
 use minitron_core::model::{LoadOptions, NoTap, Transformer};
@@ -88,5 +89,31 @@ fn objective(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, losses, objective, statistics);
+/// Stored rows into a buffer, from the page cache: as they are, and looked through for NaN and infinities on the way.
+fn reading(criterion: &mut Criterion) {
+    const N_BYTES: usize = 1 << 28;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weights.safetensors");
+    let mut source = MemorySource::default();
+    source.insert("weight", &randn(&[1 << 14, 1 << 13]).to_kind(Kind::BFloat16)).unwrap();
+    write_tensors(&path, &source).unwrap();
+    let mut group = criterion.benchmark_group("read 256 MiB of bf16 in pieces of 16 MiB");
+    group.throughput(Throughput::Bytes(N_BYTES as u64)).sample_size(20);
+    for (name, is_weight) in [("as they are", false), ("as weights", true)] {
+        let mut reader = Reader::open_file(&path).unwrap();
+        reader.expect_weights(is_weight.then(|| "weight".to_owned()));
+        let mut bytes = Vec::with_capacity(N_BYTES / 16);
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                for start in (0..1 << 14).step_by(1 << 10) {
+                    bytes.clear();
+                    reader.append_rows("weight", start..start + (1 << 10), &mut bytes).unwrap();
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, losses, objective, statistics, reading);
 criterion_main!(benches);

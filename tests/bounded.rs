@@ -24,7 +24,7 @@ fn scoring_layer_by_layer_and_pruning_keep_to_the_memory_they_are_given() {
     add_demo_tokenizer(&dir.path().join("model")).unwrap();
     fs::write(dir.path().join("text.txt"), minitron::some_text()).unwrap();
     let n_bytes = fs::metadata(dir.path().join("model/model.safetensors")).unwrap().len();
-    let limits = [("scores", 500 * MIB), ("pruned", 200 * MIB)];
+    let limits = [("scores", 500 * MIB), ("pruned", 300 * MIB)];
     let recipe = format!(
         "[[stages]]\nname = \"scores\"\ndo = \"score\"\nmodel = \"model\"\ndata = [\"text.txt\"]\nsamples = 8\nseq_len = 64\n\
          batch_size = 2\nstream = true\nmax_memory = \"{}MiB\"\n[[stages]]\nname = \"pruned\"\ndo = \"prune\"\nmodel = \"model\"\n\

@@ -344,6 +344,37 @@ fn an_index_without_a_map_is_refused() {
 }
 
 #[test]
+fn links_out_of_a_model_folder_are_refused_wherever_they_hide() {
+    use std::os::unix::fs::symlink;
+    // A shard of any ending.
+    let desk = Desk::llama().sharded(|_| ());
+    let index_path = desk.model().join("model.safetensors.index.json");
+    let index = fs::read_to_string(&index_path).unwrap();
+    let shard = "model-00001-of-";
+    let name = index.split('"').find(|word| word.starts_with(shard)).unwrap().to_owned();
+    fs::rename(desk.model().join(&name), desk.at("private")).unwrap();
+    symlink(desk.at("private"), desk.model().join("w.bin")).unwrap();
+    fs::write(&index_path, index.replace(&name, "w.bin")).unwrap();
+    desk.refuses_model("checkpoint", &["w.bin", "outside the model folder"]);
+
+    // What a student gets along, and what a fresh model does.
+    let desk = Desk::llama();
+    fs::write(desk.at("secret"), "{}").unwrap();
+    fs::create_dir(desk.model().join("1_Pooling")).unwrap();
+    symlink(desk.at("secret"), desk.model().join("1_Pooling/config.json")).unwrap();
+    let options = PruneOptions { plan: Some(desk.at("plan.json")), scores: None, ..desk.prune_options() };
+    fs::write(desk.at("plan.json"), json!({ "kept": {} }).to_string()).unwrap();
+    desk.refuses("checkpoint", &["1_Pooling", "outside the model folder"], || {
+        with_context(false, |context| prune(context, &options, &desk.at("out"), false))
+    });
+    let config = Some(desk.model().join("config.json"));
+    let options = TrainOptions { model: None, config, ..desk.train_options() };
+    desk.refuses("checkpoint", &["1_Pooling", "outside the model folder"], || {
+        with_context(false, |context| train(context, &options, &desk.at("out"), false))
+    });
+}
+
+#[test]
 fn a_tensor_of_another_shape_is_named_with_both_shapes() {
     let desk = Desk::llama().with_tensors(|name, tensor| match name {
         "model.layers.1.mlp.up_proj.weight" => Some(tensor.narrow(0, 0, 47)),

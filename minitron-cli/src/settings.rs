@@ -5,7 +5,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{Context, PluginFile, Recipe};
 use minitron_core::progress::Interrupt;
 use minitron_core::registry::Registry;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use tch::{Cuda, Device};
 
@@ -22,8 +22,12 @@ pub fn with_context<T>(
 ) -> Result<T> {
     minitron_plugins::make_cuda_visible();
     if let Some(threads) = common.threads {
+        let most = std::thread::available_parallelism().map_or(64, |n| n.get().saturating_mul(4).max(64));
         if threads == 0 {
             return Err(Error::Recipe("--threads: expected at least 1".into()));
+        }
+        if usize::from(threads) > most {
+            return Err(Error::Recipe(format!("--threads: expected at most {most} on this machine, got {threads}")));
         }
         tch::set_num_threads(i32::from(threads));
         // Tokenising. Only fails where the pool runs already, and nothing has been tokenised yet.
@@ -65,6 +69,8 @@ pub fn registry(common: &Common, recipe: Option<&Recipe>) -> Result<Registry> {
 fn catch_signals(interrupt: &Interrupt) -> Result<()> {
     /// As shells say of a program that Ctrl-C ended.
     const ENDED: i32 = 130;
+    // A write beyond the limit on file sizes (`ulimit -f`) fails, and its error says so, instead of ending the process.
+    flag::register(SIGXFSZ, std::sync::Arc::default()).map_err(|e| Error::io("signal SIGXFSZ", e))?;
     for signal in [SIGINT, SIGTERM] {
         // In this order when a signal comes.
         flag::register_conditional_default(signal, interrupt.deaf.clone())

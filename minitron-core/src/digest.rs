@@ -1,12 +1,12 @@
 //! Fingerprints of inputs: SHA-256, in hex.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use crate::error::{IoContext, Result};
+use crate::files::open_regular;
 
 fn hex(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -36,7 +36,7 @@ const N_SAMPLES: u64 = 64;
 /// Of a data file: of all bytes up to 256 MiB; of a larger file, of its length and 64 evenly spaced MiB, first and last
 /// included, so that hundreds of gigabytes need not be read to be told apart.
 pub fn of_data_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).at_path(path)?;
+    let mut file = open_regular(path).at_path(path)?;
     let n_bytes = file.metadata().at_path(path)?.len();
     if n_bytes <= SAMPLED_ABOVE {
         return of_file(path);
@@ -57,7 +57,7 @@ pub fn of_data_file(path: &Path) -> Result<String> {
 
 /// Of a file's bytes.
 pub fn of_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).at_path(path)?;
+    let mut file = open_regular(path).at_path(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
     loop {
@@ -78,7 +78,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sparse");
         let digest = |n_bytes: u64, mark: Option<u64>| {
-            let mut file = File::create(&path).unwrap();
+            let mut file = std::fs::File::create(&path).unwrap();
             file.set_len(n_bytes).unwrap();
             if let Some(at) = mark {
                 file.seek(SeekFrom::Start(at)).unwrap();

@@ -29,6 +29,7 @@ pub mod data;
 pub mod digest;
 pub mod error;
 pub mod evaluate;
+pub mod files;
 pub mod heal;
 pub mod memory;
 pub mod model;

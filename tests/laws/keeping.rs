@@ -139,30 +139,25 @@ fn a_run_that_is_asked_to_end_saves_the_step_at_hand_and_goes_on_later() {
     assert_same_run(&whole, &last);
 }
 
-/// A student whose token 60 is infinite, and windows of which the given ones hold it.
-fn poisoned(holding: &[usize]) -> (Model, Windows) {
-    let model = Model::new(&tiny_llama(), 62).unwrap();
+/// A teacher whose token 60 is infinite, a student, and windows of which the given ones hold it.
+fn poisoned(holding: &[usize]) -> (Transformer, Model, Windows) {
+    let (teacher, model) =
+        (Model::new(&tiny_llama(), 63).unwrap().load().unwrap(), Model::new(&tiny_llama(), 62).unwrap());
+    let table = teacher.parameters().iter().find(|parameter| parameter.tensor.size() == [61, 32]).unwrap();
+    let _ = table.tensor.detach().i(60).fill_(f64::INFINITY);
     let mut tokens: Vec<u32> = (0..24 * 16).map(|i| (i * 7 % 60) as u32).collect();
     for window in holding {
         tokens[window * 16 + 3] = 60;
     }
-    (model, windows(tokens, 16).unwrap())
-}
-
-fn poisoned_run<'a>(student: &Model, teacher: &'a Transformer, windows: &'a Windows, out_dir: &'a Path) -> Run<'a> {
-    let run = Run::new(student, teacher, windows, out_dir);
-    let table = run.student.parameters().iter().find(|parameter| parameter.tensor.size() == [61, 32]).unwrap();
-    let _ = table.tensor.detach().i(60).fill_(f64::INFINITY);
-    run
+    (teacher, model, windows(tokens, 16).unwrap())
 }
 
 #[test]
 fn a_step_without_a_finite_loss_changes_nothing_and_is_counted() {
-    let (model, windows) = poisoned(&[5]);
-    let teacher = Model::new(&tiny_llama(), 63).unwrap().load().unwrap();
+    let (teacher, model, windows) = poisoned(&[5]);
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let saving = Saving { every: Some(1), keep: 100, ..Saving::default() };
-    let whole = Run { saving, ..poisoned_run(&model, &teacher, &windows, one.path()) };
+    let whole = Run { saving, ..Run::new(&model, &teacher, &windows, one.path()) };
     let outcome = whole.go(None, false).unwrap();
     // 8 of 24 windows a step: the one that holds it is met once in three steps.
     assert_eq!((outcome.n_skipped, outcome.n_steps), (3, 9));
@@ -187,7 +182,7 @@ fn a_step_without_a_finite_loss_changes_nothing_and_is_counted() {
 
     // Resumed right behind a skipped step: counts and corrections of the optimiser go on.
     let skipped = records.iter().position(|record| record["loss"].is_null()).unwrap() as u64 + 1;
-    poisoned_run(&model, &teacher, &windows, two.path()).go(Some(skipped), false).unwrap();
+    Run::new(&model, &teacher, &windows, two.path()).go(Some(skipped), false).unwrap();
     let resumed = Run::new(&model, &teacher, &windows, two.path());
     assert_eq!(resumed.go(None, true).unwrap().n_skipped, 3);
     for (a, b) in whole.student.parameters().iter().zip(resumed.student.parameters()) {
@@ -198,11 +193,10 @@ fn a_step_without_a_finite_loss_changes_nothing_and_is_counted() {
 #[test]
 fn too_many_skipped_in_a_row_end_the_run_and_name_the_last_good_state() {
     let all: Vec<usize> = (0..24).collect();
-    let (model, windows) = poisoned(&all);
-    let teacher = Model::new(&tiny_llama(), 63).unwrap().load().unwrap();
+    let (teacher, model, windows) = poisoned(&all);
     let dir = tempfile::tempdir().unwrap();
     let fail = |saving| {
-        let run = Run { saving, ..poisoned_run(&model, &teacher, &windows, dir.path()) };
+        let run = Run { saving, ..Run::new(&model, &teacher, &windows, dir.path()) };
         let error = run.go(None, false).unwrap_err();
         assert!(matches!(error, Error::Data(_)), "{error}");
         error.to_string()

@@ -1,13 +1,14 @@
 //! Spans as trace events, in the JSON format that browsers' trace viewers open.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use minitron_core::error::{Error, IoContext, Result};
+use minitron_core::files::open_regular;
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -39,12 +40,25 @@ struct State {
     failure: Option<io::Error>,
 }
 
+/// Whether a file begins as this program's traces do.
+fn is_trace(path: &Path) -> bool {
+    let mut start = vec![0; HEAD.len()];
+    let read = open_regular(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == HEAD.as_bytes()
+}
+
 impl TraceFile {
     /// Takes the place of an earlier file.
     ///
     /// # Errors
     /// `Io` where it cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
+        if path.symlink_metadata().is_ok_and(|about| !about.is_file() || about.len() > 0) && !is_trace(path) {
+            return Err(Error::Recipe(format!(
+                "--trace: `{}` exists and is no trace; give another name",
+                path.display()
+            )));
+        }
         let file = File::create(path).at_path(path)?;
         let mut state = State {
             file,

@@ -13,6 +13,7 @@ use crate::blueprint::{Blueprint, HIDDEN};
 use crate::checkpoint::{TensorSource, sync_tree, write_whole};
 use crate::data::Task;
 use crate::error::{Error, IoContext, Result};
+use crate::files::read_text;
 use crate::model::{Frame, LoadOptions};
 
 /// A model that is read one layer at a time.
@@ -92,7 +93,7 @@ impl Spill {
     }
 
     fn record(&self) -> Option<Record> {
-        let text = fs::read_to_string(self.dir.join(PROGRESS)).ok()?;
+        let text = read_text(&self.dir.join(PROGRESS)).ok()?;
         let record: Record = serde_json::from_str(&text).ok()?;
         (record.inputs == self.inputs).then_some(record)
     }

@@ -23,7 +23,13 @@ impl Claim {
     pub fn of(target: &Path) -> Result<Self> {
         let parent = parent_of(target);
         fs::create_dir_all(&parent).at_path(&parent)?;
-        let path = beside(target, "lock")?;
+        // Under whatever name or link it is given.
+        let place = match (target.canonicalize(), parent.canonicalize(), target.file_name()) {
+            (Ok(place), ..) => place,
+            (_, Ok(parent), Some(name)) => parent.join(name),
+            _ => target.to_path_buf(),
+        };
+        let path = beside(&place, "lock")?;
         loop {
             let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at_path(&path)?;
             match file.try_lock() {
@@ -68,6 +74,12 @@ mod tests {
         assert!(refusal.is_usage() && refusal.to_string().contains("another process"), "{refusal}");
         Claim::of(&dir.path().join("new").join("other")).unwrap();
         drop(claim);
+        fs::create_dir(&target).unwrap();
+        std::os::unix::fs::symlink(&target, dir.path().join("link")).unwrap();
+        let claim = Claim::of(&dir.path().join("link")).unwrap();
+        assert!(Claim::of(&target).is_err());
+        drop(claim);
+        fs::remove_dir(&target).unwrap();
         drop(Claim::of(&target).unwrap());
         assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 0);
     }

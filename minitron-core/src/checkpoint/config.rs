@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::whole::write_whole;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
+use crate::files::read_text;
 
 /// A model's `config.json`; the order and the unknown keys survive a round trip.
 #[derive(Debug, Clone)]
@@ -17,7 +18,7 @@ pub struct Config {
 impl Config {
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        let text = read_text(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 Error::checkpoint(path, "no such file; a model folder needs config.json with a `model_type`")
             }
@@ -26,6 +27,11 @@ impl Config {
         })?;
         let value = serde_json::from_str(&text).map_err(|e| Error::checkpoint(path, format!("not valid JSON: {e}")))?;
         Self::from_value(path, value)
+    }
+
+    /// Reads a file that may be absent; one that is there and cannot be read is an error, not as good as absent.
+    pub fn load_optional(path: &Path) -> Result<Option<Self>> {
+        if path.try_exists().at_path(path)? { Self::load(path).map(Some) } else { Ok(None) }
     }
 
     /// Wraps an object; `path` is what errors will name.

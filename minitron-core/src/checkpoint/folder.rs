@@ -31,6 +31,10 @@ impl OutputDir {
             fs::rename(&replaced, target).at_path(target)?;
         }
         Self::refuse_existing(target, force)?;
+        if target.is_file() {
+            let message = format!("`{}` is a file, where a folder would be written", target.display());
+            return Err(Error::Recipe(format!("{message}; give another name, or remove it yourself")));
+        }
         let parent = parent_of(target);
         fs::create_dir_all(&parent).at_path(&parent)?;
         remove_any(&part).and_then(|()| remove_any(&replaced))?;
@@ -46,6 +50,10 @@ impl OutputDir {
         if !force && target.symlink_metadata().is_ok() {
             let message =
                 format!("the output `{}` exists; give another name or --force to replace it", target.display());
+            return Err(Error::Recipe(message));
+        }
+        if target.exists() && !target.is_dir() && !target.is_file() {
+            let message = format!("the output `{}` is a device or a pipe; give another name", target.display());
             return Err(Error::Recipe(message));
         }
         if target.is_dir() && !is_ours(target)? {

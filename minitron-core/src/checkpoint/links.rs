@@ -8,35 +8,42 @@ use crate::error::{Error, IoContext, Result};
 /// Endings of what is read from a model folder, or copied along.
 const READ: [&str; 6] = ["json", "safetensors", "model", "txt", "jinja", "py"];
 
-/// Refuses a file of the folder that is a link to a place outside it: someone else's folder could have a secret of this
-/// machine read, and copied into a student that is given away. The hub's cache keeps `snapshots/COMMIT/NAME` as a link to
-/// `blobs/DIGEST` of the same model; that is inside. The folder itself may be a link.
+/// Refuses files of the folder that are links to a place outside it.
 ///
 /// # Errors
 /// `Checkpoint` naming the link.
 pub fn refuse_outside(dir: &Path) -> Result<()> {
-    let whole = dir.canonicalize().at_path(dir)?;
-    let cache = whole.parent().filter(|parent| parent.ends_with("snapshots")).and_then(Path::parent);
-    let blobs = cache.map(|cache| cache.join("blobs"));
     for entry in fs::read_dir(dir).at_path(dir)? {
         let entry = entry.at_path(dir)?;
         let path = entry.path();
         let is_read = path.extension().is_some_and(|ending| READ.iter().any(|read| ending == *read));
-        if !entry.file_type().at_path(&path)?.is_symlink() || !(is_read || path.is_dir()) {
-            continue;
-        }
-        // One that leads nowhere is as good as absent.
-        let Ok(target) = path.canonicalize() else { continue };
-        let is_inside = target.starts_with(&whole) || blobs.as_ref().is_some_and(|blobs| target.starts_with(blobs));
-        if !is_inside && (is_read || entry.file_name() == "1_Pooling") {
-            let message = format!(
-                "a link to {}, which is outside the model folder; copy the file, or link the whole folder",
-                target.display()
-            );
-            return Err(Error::checkpoint(&path, message));
+        if entry.file_type().at_path(&path)?.is_symlink() && (is_read || entry.file_name() == "1_Pooling") {
+            refuse_link_outside(dir, &path)?;
         }
     }
     Ok(())
+}
+
+/// Refuses a path in a model folder that leads to a place outside it: someone else's folder could have a secret of this
+/// machine read, and copied into a student that is given away. The hub's cache keeps `snapshots/COMMIT/NAME` as a link to
+/// `blobs/DIGEST` of the same model; that is inside. The folder itself may be a link. One that leads nowhere is as good as
+/// absent.
+///
+/// # Errors
+/// `Checkpoint` naming the link.
+pub fn refuse_link_outside(dir: &Path, path: &Path) -> Result<()> {
+    let whole = dir.canonicalize().at_path(dir)?;
+    let cache = whole.parent().filter(|parent| parent.ends_with("snapshots")).and_then(Path::parent);
+    let blobs = cache.map(|cache| cache.join("blobs"));
+    let Ok(target) = path.canonicalize() else { return Ok(()) };
+    if target.starts_with(&whole) || blobs.is_some_and(|blobs| target.starts_with(blobs)) {
+        return Ok(());
+    }
+    let message = format!(
+        "a link to {}, which is outside the model folder; copy the file, or link the whole folder",
+        target.display()
+    );
+    Err(Error::checkpoint(path, message))
 }
 
 #[cfg(test)]

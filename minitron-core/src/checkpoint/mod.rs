@@ -19,7 +19,7 @@ pub use folder::OutputDir;
 pub use reader::{PIECE_BYTES, Reader};
 pub use source::{MemorySource, TensorInfo, TensorSource, append_tensor, kind_of};
 pub use whole::{remove_whole, replace_file, sync_dir, sync_tree, write_whole};
-pub use writer::{WriteOptions, write_model, write_tensors};
+pub use writer::{WriteOptions, companions, write_model, write_tensors};
 
 use std::path::{Path, PathBuf};
 

@@ -15,8 +15,10 @@ use serde::Deserialize;
 use tch::{Device, Tensor};
 
 use super::finite::first_not_finite;
+use super::links::refuse_link_outside;
 use super::source::{TensorInfo, TensorSource, kind_of};
 use crate::error::{Error, IoContext, Result};
+use crate::files::{open_regular, read_text};
 
 /// Name of the weights in a folder with a single file.
 pub const SINGLE: &str = "model.safetensors";
@@ -99,7 +101,7 @@ impl Reader {
     }
 
     fn open_sharded(dir: &Path, index_path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(index_path).at_path(index_path)?;
+        let text = read_text(index_path).at_path(index_path)?;
         let index: Index = serde_json::from_str(&text)
             .map_err(|e| Error::checkpoint(index_path, format!("expected an object with `weight_map`: {e}")))?;
         let mut by_shard: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -183,16 +185,15 @@ fn shard_path(dir: &Path, index_path: &Path, shard: &str) -> Result<PathBuf> {
         let message = format!("names the shard `{shard}`, which is not in the folder; fetch the missing file");
         return Err(Error::checkpoint(index_path, message));
     }
+    // Whatever its ending.
+    refuse_link_outside(dir, &path)?;
     Ok(path)
 }
 
 impl OpenFile {
     fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).at_path(path)?;
+        let file = open_regular(path).at_path(path)?;
         let facts = file.metadata().at_path(path)?;
-        if !facts.is_file() {
-            return Err(Error::checkpoint(path, "not a regular file"));
-        }
         Ok(OpenFile { path: path.to_path_buf(), file, n_bytes: facts.len(), modified: facts.modified().ok() })
     }
 

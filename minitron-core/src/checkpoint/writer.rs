@@ -11,9 +11,10 @@ use serde_json::json;
 
 use super::config::Config;
 use super::direct::{BLOCK, Output, aligned_start};
+use super::links::refuse_link_outside;
 use super::reader::{INDEX, PIECE_BYTES, SINGLE};
 use super::source::{TensorInfo, TensorSource};
-use super::whole::write_whole;
+use super::whole::{parent_of, write_whole};
 use crate::error::{Error, IoContext, Result};
 
 /// How a model is written.
@@ -56,6 +57,7 @@ impl WriteOptions {
 
 /// Files that travel with a model unchanged: tokenizer, generation and sentence-encoder settings.
 const COMPANIONS: &[&str] = &[
+    "1_Pooling/config.json",
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
@@ -301,19 +303,23 @@ impl Filler {
     }
 }
 
+/// Files that go along from a model folder, each a file of its own.
+///
+/// # Errors
+/// `Checkpoint` for a link out of the folder.
+pub fn companions(from: &Path) -> Result<Vec<&'static str>> {
+    let is_there = |name: &&str| from.join(name).is_file();
+    let names: Vec<&str> = COMPANIONS.iter().copied().filter(is_there).collect();
+    names.iter().try_for_each(|name| refuse_link_outside(from, &from.join(name)))?;
+    Ok(names)
+}
+
 fn copy_companions(from: &Path, to: &Path) -> Result<()> {
-    for name in COMPANIONS {
-        let source = from.join(name);
-        if source.is_file() {
-            let target = to.join(name);
-            fs::copy(&source, &target).at_path(&target)?;
-        }
-    }
-    let pooling = Path::new("1_Pooling").join("config.json");
-    if from.join(&pooling).is_file() {
-        let dir = to.join("1_Pooling");
-        fs::create_dir_all(&dir).at_path(&dir)?;
-        fs::copy(from.join(&pooling), to.join(&pooling)).at_path(&dir)?;
+    for name in companions(from)? {
+        let target = to.join(name);
+        let parent = parent_of(&target);
+        fs::create_dir_all(&parent).at_path(&parent)?;
+        fs::copy(from.join(name), &target).at_path(&target)?;
     }
     Ok(())
 }

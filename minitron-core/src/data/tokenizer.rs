@@ -25,6 +25,24 @@ pub struct Tokenizer {
     pub mask: Option<u32>,
 }
 
+/// What lies beside tokenizer.json and names special tokens; each may be absent.
+struct Beside {
+    tokenizer: Option<Config>,
+    special: Option<Config>,
+    generation: Option<Config>,
+}
+
+impl Beside {
+    fn load(dir: &Path) -> Result<Self> {
+        let load = |name: &str| Config::load_optional(&dir.join(name));
+        Ok(Beside {
+            tokenizer: load("tokenizer_config.json")?,
+            special: load("special_tokens_map.json")?,
+            generation: load("generation_config.json")?,
+        })
+    }
+}
+
 impl Tokenizer {
     /// Loads the tokenizer of a model folder; `causal` models get an end-of-sequence token after each document,
     /// others brackets around each window.
@@ -56,9 +74,10 @@ impl Tokenizer {
             tokenizer.file_digest = digest::of_file(&path)?;
         }
         if causal {
-            tokenizer.eos = tokenizer.end_of_sequence(dir, config);
-            tokenizer.prefix = tokenizer.beginning_of_sequence(dir, config).or(tokenizer.eos);
-            tokenizer.around = tokenizer.asked_around(dir);
+            let beside = Beside::load(dir)?;
+            tokenizer.eos = tokenizer.end_of_sequence(&beside, config);
+            tokenizer.prefix = tokenizer.beginning_of_sequence(&beside, config).or(tokenizer.eos);
+            tokenizer.around = tokenizer.asked_around(&beside);
         } else {
             let id = |token: &str| tokenizer.inner.as_ref().and_then(|inner| inner.token_to_id(token));
             tokenizer.brackets = id("[CLS]").or(id("<s>")).zip(id("[SEP]").or(id("</s>")));
@@ -69,28 +88,27 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    fn end_of_sequence(&self, dir: &Path, config: &Config) -> Option<u32> {
-        let optional = |file: &str| Config::load(&dir.join(file)).ok();
+    fn end_of_sequence(&self, beside: &Beside, config: &Config) -> Option<u32> {
         let from_ids = |config: &Config| self.token_id(config, "eos_token_id");
         from_ids(config)
-            .or_else(|| optional("generation_config.json").as_ref().and_then(from_ids))
-            .or_else(|| self.named_token(dir, "eos_token"))
+            .or_else(|| beside.generation.as_ref().and_then(from_ids))
+            .or_else(|| self.named_token(beside, "eos_token"))
     }
 
-    fn beginning_of_sequence(&self, dir: &Path, config: &Config) -> Option<u32> {
+    fn beginning_of_sequence(&self, beside: &Beside, config: &Config) -> Option<u32> {
         // What the tokenizer's own files do not name, it does not have.
-        match dir.join("tokenizer_config.json").is_file() {
-            true => self.named_token(dir, "bos_token"),
+        match beside.tokenizer.is_some() {
+            true => self.named_token(beside, "bos_token"),
             false => self.token_id(config, "bos_token_id"),
         }
     }
 
     /// `add_bos_token` and `add_eos_token`: either overrules tokenizer.json, as in `transformers` 5.
-    fn asked_around(&self, dir: &Path) -> Option<(Option<u32>, Option<u32>)> {
-        let config = Config::load(&dir.join("tokenizer_config.json")).ok()?;
+    fn asked_around(&self, beside: &Beside) -> Option<(Option<u32>, Option<u32>)> {
+        let config = beside.tokenizer.as_ref()?;
         let asked = |key: &str| config.get(key).and_then(serde_json::Value::as_bool);
         let (bos, eos) = (asked("add_bos_token"), asked("add_eos_token"));
-        let token = |asked: Option<bool>, key| self.named_token(dir, key).filter(|_| asked == Some(true));
+        let token = |asked: Option<bool>, key| self.named_token(beside, key).filter(|_| asked == Some(true));
         (bos.is_some() || eos.is_some()).then(|| (token(bos, "bos_token"), token(eos, "eos_token")))
     }
 
@@ -98,16 +116,15 @@ impl Tokenizer {
         config.token_ids(key).into_iter().find(|&id| (id as usize) < self.vocab)
     }
 
-    fn named_token(&self, dir: &Path, key: &str) -> Option<u32> {
-        let named = |file: &str| {
-            let config = Config::load(&dir.join(file)).ok()?;
+    fn named_token(&self, beside: &Beside, key: &str) -> Option<u32> {
+        let named = |config: &Config| {
             let content = match config.get(key)? {
                 serde_json::Value::Object(token) => token.get("content")?.as_str()?.to_owned(),
                 token => token.as_str()?.to_owned(),
             };
             self.inner.as_ref()?.token_to_id(&content).filter(|&id| (id as usize) < self.vocab)
         };
-        ["tokenizer_config.json", "special_tokens_map.json"].into_iter().find_map(named)
+        [&beside.tokenizer, &beside.special].into_iter().flatten().find_map(named)
     }
 
     /// The end-of-sequence token, where the model has one.

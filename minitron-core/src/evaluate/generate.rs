@@ -76,9 +76,11 @@ fn choose(logits_bv: &Tensor, sampling: &Sampling, random: &mut SplitMix) -> Res
         return Ok(Vec::<i64>::try_from(&logits_bv.f_argmax(-1, false)?)?);
     }
     let vocab = logits_bv.size2()?.1;
-    let k = if sampling.top_k == 0 { vocab } else { (sampling.top_k as i64).min(vocab) };
+    let k = if sampling.top_k == 0 { vocab } else { i64::try_from(sampling.top_k).unwrap_or(vocab).min(vocab) };
     let (top_bk, ids_bk) = logits_bv.f_topk(k, -1, true, true)?;
-    let probability_bk = top_bk.f_div_scalar(sampling.temperature)?.f_softmax(-1, Kind::Double)?;
+    // The largest at zero, so that no temperature makes it overflow.
+    let below_bk = top_bk.f_to_kind(Kind::Double)?.f_sub(&top_bk.f_narrow(1, 0, 1)?)?;
+    let probability_bk = below_bk.f_div_scalar(sampling.temperature)?.f_softmax(-1, Kind::Double)?;
     let mut next = Vec::new();
     for row in 0..logits_bv.size2()?.0 {
         let probabilities = Vec::<f64>::try_from(&probability_bk.f_select(0, row)?)?;

@@ -9,7 +9,7 @@ use crate::blueprint::{Blueprint, ModelFolder, PruneGroup, Sizes};
 use crate::checkpoint::TensorSource;
 use crate::contract::Axis;
 use crate::data::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{LoadOptions, Transformer};
 use crate::progress::{Interrupt, Progress};
 use crate::registry::{Kind as PluginKind, PluginSpec, Registry};
@@ -132,6 +132,11 @@ impl Context<'_> {
         }
         Ok(groups)
     }
+}
+
+/// Refuses a count of zero, where nothing would be done.
+pub(super) fn at_least_1(name: &str, value: usize) -> Result<()> {
+    if value == 0 { Err(Error::Recipe(format!("{name}: expected at least 1"))) } else { Ok(()) }
 }
 
 /// The longest window used where none is stated.

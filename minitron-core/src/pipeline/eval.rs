@@ -1,5 +1,6 @@
 //! `eval`: held-out loss, divergence from a teacher, tasks.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -7,11 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::context::{Context, seq_len_or_default};
+use super::context::{Context, at_least_1, seq_len_or_default};
 use crate::blueprint::{HIDDEN, ModelFolder, Sizes};
 use crate::contract::{Evaluator, Measurements, Subject};
 use crate::data::{DataSpec, Pack, Reading, Tokenizer, Windows};
 use crate::error::{Error, Result};
+use crate::files::read_text;
 use crate::model::Transformer;
 use crate::plan::Plan;
 use crate::registry::PluginSpec;
@@ -122,6 +124,11 @@ impl From<NamedTask> for String {
 
 /// Evaluates a model.
 pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
+    at_least_1("batch_size", options.batch_size)?;
+    let names: BTreeSet<&str> = options.tasks.iter().map(|task| task.name.as_str()).collect();
+    if names.len() < options.tasks.len() {
+        return Err(Error::Recipe("tasks: two have one name, under which one result stands; name each its own".into()));
+    }
     if options.data.is_empty() && options.tasks.is_empty() && options.evaluators.is_empty() {
         return Err(Error::Recipe("nothing to evaluate on; give data, a task or an evaluator".into()));
     }
@@ -231,7 +238,7 @@ fn check_vocabularies(folder: &ModelFolder, teacher: Option<&ModelFolder>) -> Re
 /// Residual channels that a pruned folder kept of this teacher, by its plan.json; none where it was pruned from another.
 pub(super) fn kept_hidden(dir: &Path, teacher: &ModelFolder) -> Option<Vec<usize>> {
     let path = dir.join("plan.json");
-    let saved: Value = serde_json::from_str(&std::fs::read_to_string(&path).ok()?).ok()?;
+    let saved: Value = serde_json::from_str(&read_text(&path).ok()?).ok()?;
     // Components of a turned stream are no channels of the teacher.
     let from_teacher = saved["hidden_basis"].is_null()
         && saved["n_params_source"].as_u64() == Some(teacher.blueprint.n_params())

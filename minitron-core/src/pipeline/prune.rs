@@ -17,6 +17,9 @@ use crate::memory::{mib, peak_bytes};
 use crate::plan::{Bytes, Explained, Plan};
 use crate::registry::PluginSpec;
 
+/// Beyond the steps that any axis has; each scores the text anew.
+const MAX_ROUNDS: usize = 1000;
+
 /// Options of `prune`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -108,6 +111,9 @@ impl PruneOptions {
         // Checked here as well as by the allocator: JSON, in which it gets its parameters, has no NaN.
         if let Some(ratio) = self.ratio.filter(|ratio| !(*ratio > 0.0 && *ratio <= 1.0)) {
             return Err(Error::Recipe(format!("ratio: expected a share above 0, at most 1, got {ratio}")));
+        }
+        if self.rounds > MAX_ROUNDS {
+            return Err(Error::Recipe(format!("rounds: expected at most {MAX_ROUNDS}, got {}", self.rounds)));
         }
         if self.max_memory.is_some() && !self.treatment.heal.is_empty() {
             let message = "max_memory: healings hold the calibration text's activations, which no limit bounds";

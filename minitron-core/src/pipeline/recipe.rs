@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions, SearchOptions, TrainOptions};
 use crate::error::{Error, Result};
+use crate::files::read_text;
 use crate::registry::inlined;
 
 /// A library of plugins that a recipe or a command line names.
@@ -103,7 +104,7 @@ impl StageOptions {
 impl Recipe {
     /// Reads a TOML file.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        let text = read_text(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::Recipe(format!("{}: no such recipe", path.display())),
             std::io::ErrorKind::InvalidData => Error::Recipe(format!("{}: not UTF-8 text", path.display())),
             _ => Error::io(path, e),

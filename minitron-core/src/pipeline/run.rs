@@ -11,7 +11,7 @@ use super::context::Context;
 use super::inputs::Inputs;
 use super::recipe::{Recipe, Stage, StageOptions};
 use super::run_dir::{RunDir, StageRecord};
-use super::verify::artefacts;
+use super::verify::{artefacts, is_intact};
 use super::{distill, eval, generate, prune, score, search, train};
 use crate::checkpoint::{OutputDir, write_whole};
 use crate::digest;
@@ -146,7 +146,10 @@ fn run_resolved(
 ) -> Result<bool> {
     let dir = run_dir.stage(&record.name);
     let earlier = run_dir.find(&record.name).filter(|earlier| earlier.inputs == record.inputs);
-    if earlier.is_some_and(|earlier| earlier.result.is_some()) && dir.join(artefact(options)).is_file() {
+    let is_whole = |earlier: &StageRecord| {
+        earlier.result.is_some() && dir.join(artefact(options)).is_file() && is_intact(&dir, &earlier.artefacts)
+    };
+    if earlier.is_some_and(is_whole) {
         context.progress.warn(&format!("{}: unchanged, skipped", record.name));
         return Ok(false);
     }

@@ -13,6 +13,7 @@ use super::context::Context;
 use super::verify::versions;
 use crate::checkpoint::{Claim, OutputDir, remove_whole, write_whole};
 use crate::error::{Error, IoContext, Result};
+use crate::files::read_text;
 
 const RECORD: &str = "run.json";
 
@@ -99,7 +100,7 @@ impl RunDir {
     /// The record of a run, to look at.
     pub(super) fn read(path: &Path) -> Result<RunRecord> {
         let file = path.join(RECORD);
-        let text = match fs::read_to_string(&file) {
+        let text = match read_text(&file) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(Error::Recipe(format!("`{}` holds no run: no {RECORD} there", path.display())));
             }

@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::context::{Context, seq_len_or_default};
+use super::context::{Context, at_least_1, seq_len_or_default};
 use super::scoring::Scoring;
 use crate::blueprint::ModelFolder;
 use crate::calibrate::{Metric, Pass, Scores, Stated};
-use crate::checkpoint::{Claim, OutputDir};
+use crate::checkpoint::{Claim, OutputDir, Reader};
 use crate::contract::Importance;
 use crate::data::{DataSpec, Pack, Reading, Windows, files_of};
 use crate::digest;
@@ -70,6 +70,15 @@ impl Default for ScoreOptions {
 /// Scores a model and writes the file.
 pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Value> {
     OutputDir::refuse_existing(out, context.force)?;
+    if out.is_file() && Reader::open_file(out).is_err() {
+        let message = format!("the output `{}` is a file that holds no scores", out.display());
+        return Err(Error::Recipe(format!("{message}; give another name, or remove it yourself")));
+    }
+    at_least_1("batch_size", options.batch_size)?;
+    if options.bootstrap > MAX_REPLICATES {
+        let message = format!("bootstrap: expected at most {MAX_REPLICATES} replicates, got {}", options.bootstrap);
+        return Err(Error::Recipe(message));
+    }
     let metrics = metrics(context, &options.metrics)?;
     let folder = context.open(&options.model)?;
     refuse_out(out, &folder.checkpoint.dir)?;
@@ -96,7 +105,8 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
         blueprint: &folder.blueprint,
         tokenizer: &tokenizer,
         windows: &windows,
-        batch_size: options.batch_size.max(1),
+        // One that holds more windows than there are is as large as they are.
+        batch_size: options.batch_size.min(windows.len()).max(1),
         max_memory: options.max_memory.map(|bytes| bytes.0),
     };
     let begin = std::time::Instant::now();
@@ -112,6 +122,8 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     Ok(summary(&scores, out, windows.len(), windows.n_tokens(), seconds))
 }
 
+/// Beyond what any share of resamples needs; each holds all scores once more.
+const MAX_REPLICATES: usize = 100_000;
 /// Folds that resamples are drawn from: enough for survival shares of a few per cent.
 const MAX_FOLDS: usize = 64;
 

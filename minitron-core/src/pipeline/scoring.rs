@@ -104,8 +104,8 @@ impl Scoring<'_> {
     /// `Recipe` with what one window needs.
     fn fitting_batch(&self, pass: &Pass, weights: u64, advice: &str) -> Result<usize> {
         let Some(budget) = self.max_memory else { return Ok(self.batch_size) };
-        let base = peak_bytes() + LIBRARY_BYTES;
-        let needed = |batch_size: usize| base + weights + self.activation_bytes(pass, batch_size);
+        let base = peak_bytes().saturating_add(LIBRARY_BYTES).saturating_add(weights);
+        let needed = |batch_size: usize| base.saturating_add(self.activation_bytes(pass, batch_size));
         let Some(batch_size) = (1..=self.batch_size).rev().find(|&size| needed(size) <= budget) else {
             return Err(Error::Recipe(format!(
                 "max_memory: scoring needs {} with one window of {} tokens at a time, {} were given; {advice}, \

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use crate::blueprint::{Blueprint, ModelFolder};
-use crate::checkpoint::{Config, TensorSource};
+use crate::checkpoint::{Config, TensorSource, companions};
 use crate::digest;
 use crate::error::Result;
 use crate::model::fresh_weights;
@@ -40,6 +40,8 @@ impl Start {
         let blueprint = Blueprint::from_config(&config, context.registry)?;
         let source = Box::new(fresh_weights(&blueprint, context.seed)?);
         let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+        // Now, rather than when they are copied at the end.
+        companions(&dir)?;
         Ok(Start { dir, config, blueprint, source, files: Vec::new() })
     }
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::context::{Context, seq_len_or_default};
+use super::context::{Context, at_least_1, seq_len_or_default};
 use crate::blueprint::ModelFolder;
 use crate::calibrate::Calibration;
 use crate::checkpoint::OutputDir;
@@ -64,6 +64,7 @@ impl Treatment {
         is_scored: bool,
         out: Option<&Path>,
     ) -> Result<Option<Windows>> {
+        at_least_1("batch_size", self.batch_size)?;
         let is_used = is_scored || !self.heal.is_empty();
         if !is_used && !self.data.is_empty() {
             context.progress.warn("data: nothing looks at it; name a healing with heal, or rounds");

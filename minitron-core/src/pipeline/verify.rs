@@ -48,6 +48,18 @@ pub(super) fn artefacts(dir: &Path) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
+/// Larger files are only asked whether they are there: `run --verify` reads them whole.
+const MOST_HASHED: u64 = 64 << 20;
+
+/// Whether what a stage left is still there, and its files as they were.
+pub(super) fn is_intact(dir: &Path, artefacts: &BTreeMap<String, String>) -> bool {
+    artefacts.iter().all(|(name, digest)| {
+        let path = dir.join(name);
+        let is_small = || fs::metadata(&path).is_ok_and(|about| about.len() <= MOST_HASHED);
+        path.is_file() && (!is_small() || digest_of(&path).is_ok_and(|found| found == *digest))
+    })
+}
+
 const NOT_ARTEFACTS: [&str; 3] = ["checkpoint", "logs", "candidates"];
 
 /// Records of a run; all else is compared byte for byte.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::space::Space;
 use crate::blueprint::{Blueprint, Dim, Sizes, split_dim};
 use crate::error::{Error, Result};
+use crate::files::read_text;
 
 /// Kept units per dim, ascending, in the source's numbering. Every prunable dim is there, whole or not; the entry of a
 /// layer that `depth` drops has no effect.
@@ -20,7 +21,7 @@ pub struct Plan {
 impl Plan {
     /// Reads `plan.json`; keys besides `kept` are for people.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        let text = read_text(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::Recipe(format!("{}: no such plan", path.display())),
             _ => Error::io(path, e),
         })?;

@@ -29,6 +29,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::files::read_text;
 
 /// What a folder of each kind is known by.
 const RUN: &str = "run.json";
@@ -36,7 +37,7 @@ const SEARCH: &str = "search.json";
 const COMPARISON: &str = "compare.json";
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = read_text(path).map_err(|e| Error::io(path, e))?;
     serde_json::from_str(&text).map_err(|e| Error::Data(format!("{}: {e}", path.display())))
 }
 

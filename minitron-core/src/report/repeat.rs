@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::comparison::Comparison;
 use super::search::Search;
+use crate::files::read_text;
 use crate::pipeline::{Recipe, RunRecord};
 
 /// How to repeat a job.
@@ -25,7 +26,7 @@ impl Repeat {
     pub(super) fn of_run(record: &RunRecord, dir: &Path) -> Self {
         let path = Path::new(&record.recipe);
         let unchanged = Recipe::load(path).ok().filter(|recipe| is_same(recipe, record));
-        let text = unchanged.and_then(|_| std::fs::read_to_string(path).ok());
+        let text = unchanged.and_then(|_| read_text(path).ok());
         let mut command = format!(
             "minitron run {} --out {} --seed {}",
             quoted(&record.recipe),

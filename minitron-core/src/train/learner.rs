@@ -231,7 +231,14 @@ impl<'a> Course<'a> {
     }
 
     /// Keeps a state to go on from; `cursor` is the place in the data.
+    ///
+    /// # Errors
+    /// `Data` where an update has left what no later one mends: the states before stay.
     pub fn save(&mut self, cursor: crate::data::Cursor, keep: usize) -> Result<()> {
+        if let Some(name) = self.optimizer.not_finite()? {
+            let what = format!("`{name}` or its moments are not finite after step {}", self.state.step);
+            return Err(self.diverged(&what));
+        }
         self.state.metrics_len = self.metrics.sync()?;
         (self.state.data, self.state.elapsed_s) = (cursor, self.clock.elapsed());
         resume::save(self.learner.out_dir, &self.state, &self.optimizer, keep)
@@ -242,16 +249,19 @@ impl<'a> Course<'a> {
         if self.state.n_skipped_in_row < max_skipped.max(1) {
             return Ok(());
         }
+        let Step { loss, norm, .. } = done;
+        let (step, in_row) = (self.state.step, self.state.n_skipped_in_row);
+        let what = format!("loss {loss}, gradient norm {norm} at step {step}, {in_row} skipped in a row");
+        Err(self.diverged(&what))
+    }
+
+    fn diverged(&self, what: &str) -> Error {
         let out_dir = self.learner.out_dir;
         let good = match resume::newest(out_dir) {
             Some(step) => format!("the last good checkpoint is {}", resume::step_dir(out_dir, step).display()),
             None => "no checkpoint was written yet".to_owned(),
         };
-        let Step { loss, norm, .. } = done;
-        let (step, in_row) = (self.state.step, self.state.n_skipped_in_row);
-        let message =
-            format!("training diverged: loss {loss}, gradient norm {norm} at step {step}, {in_row} skipped in a row");
-        Err(Error::Data(format!("{message}; {good}; try a lower lr or a longer warm-up")))
+        Error::Data(format!("training diverged: {what}; {good}; try a lower lr or a longer warm-up"))
     }
 
     /// How it went.

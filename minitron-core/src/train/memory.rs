@@ -143,3 +143,24 @@ fn inside(blueprint: &Blueprint) -> u64 {
     let mlp = blueprint.size(MLP) as u64 * if is_gated { 4 } else { 2 };
     4 * hidden + 5 * context + mlp
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_does_not_fit_beside_what_is_there_is_said_and_no_other() {
+        let step = StepMemory { base: 500 << 20, student: 100 << 20, ..StepMemory::default() };
+        // What the process takes by then is not taken from what is free.
+        assert_eq!(step.beyond(111 << 20), None);
+        let said = step.beyond(109 << 20).unwrap();
+        assert!(said.contains("only 109MiB are free") && said.contains("recompute"), "{said}");
+    }
+
+    #[test]
+    fn students_side_by_side_share_the_teacher_and_the_widest_activations() {
+        let one = StepMemory { base: 3, student: 10, teacher: 5, activations: 7, logits: 2 };
+        let two = StepMemory { student: 20, activations: 4, ..one };
+        assert_eq!(one.beside(two), StepMemory { student: 30, ..one });
+    }
+}

@@ -149,6 +149,20 @@ impl AdamW {
         self.states.iter().filter_map(master).collect()
     }
 
+    /// The first weight or moment that is NaN or infinite.
+    pub fn not_finite(&self) -> Result<Option<&str>> {
+        for state in &self.states {
+            let weight = state.master.as_ref().unwrap_or(&state.weight);
+            for tensor in [weight, &state.m, &state.v] {
+                // No sum of finite f32 leaves f64.
+                if !tensor.f_detach()?.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
+                    return Ok(Some(&state.name));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Moments, and masters where there are any.
     pub fn to_source(&self) -> Result<MemorySource> {
         let mut source = MemorySource::default();

@@ -12,6 +12,7 @@ use super::optimizer::AdamW;
 use crate::checkpoint::{OutputDir, Reader, remove_whole, sync_dir, write_tensors, write_whole};
 use crate::data::Cursor;
 use crate::error::{Error, IoContext, Result};
+use crate::files::read_text;
 use crate::progress::Progress;
 
 const DIR: &str = "checkpoint";
@@ -129,7 +130,7 @@ pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW, keep: usize
 /// The place in the data that an interrupted run reached, so that they can be opened there at once; whether the run may go
 /// on is another question.
 pub fn saved_cursor(out_dir: &Path) -> Option<Cursor> {
-    let text = fs::read_to_string(step_dir(out_dir, newest(out_dir)?).join(STATE)).ok()?;
+    let text = read_text(&step_dir(out_dir, newest(out_dir)?).join(STATE)).ok()?;
     serde_json::from_str(&text).ok().map(|state: State| state.data)
 }
 
@@ -184,9 +185,8 @@ pub fn clear(out_dir: &Path) -> Result<()> {
 
 fn read(dir: &Path, step: u64, identity: &serde_json::Value, optimizer: &mut AdamW) -> Result<State> {
     let path = dir.join(STATE);
-    let text = fs::read(&path).at_path(&path)?;
-    let state: State =
-        serde_json::from_slice(&text).map_err(|e| Error::checkpoint(&path, format!("unreadable: {e}")))?;
+    let text = read_text(&path).at_path(&path)?;
+    let state: State = serde_json::from_str(&text).map_err(|e| Error::checkpoint(&path, format!("unreadable: {e}")))?;
     if state.step != step || state.n_skipped > step {
         return Err(Error::checkpoint(&path, format!("expected step {step}, got {}", state.step)));
     }
@@ -206,7 +206,10 @@ fn read(dir: &Path, step: u64, identity: &serde_json::Value, optimizer: &mut Ada
 fn is_damage(error: &Error) -> bool {
     match error {
         Error::Checkpoint { .. } => true,
-        Error::Io { source, .. } => [ErrorKind::NotFound, ErrorKind::UnexpectedEof].contains(&source.kind()),
+        Error::Io { source, .. } => matches!(
+            source.kind(),
+            ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::FileTooLarge
+        ),
         _ => false,
     }
 }

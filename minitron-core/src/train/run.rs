@@ -225,7 +225,10 @@ impl Trainer<'_> {
         }
         // The state before a learner's divergence is the one to go on from.
         for course in group.iter_mut().filter(|course| course.failure.is_none()) {
-            course.save(self.feed.borrow().cursor(), self.saving.keep)?;
+            match course.save(self.feed.borrow().cursor(), self.saving.keep) {
+                Err(error @ Error::Data(_)) => course.failure = Some(error),
+                saved => saved?,
+            }
         }
         Ok(())
     }

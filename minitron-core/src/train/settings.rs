@@ -79,7 +79,7 @@ impl TrainSettings {
             s if !(in_unit(s.adamw.beta1) && in_unit(s.adamw.beta2)) => wrong("beta1, beta2: expected 0 to 1"),
             s if s.adamw.eps.is_nan()
                 || s.adamw.eps <= 0.0
-                || s.adamw.weight_decay.is_nan()
+                || !s.adamw.weight_decay.is_finite()
                 || s.adamw.weight_decay < 0.0 =>
             {
                 wrong("eps: expected a positive number; weight_decay: expected at least 0")

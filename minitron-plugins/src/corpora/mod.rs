@@ -14,7 +14,8 @@ use std::io;
 use std::path::Path;
 
 use minitron_core::contract::Corpus;
-use minitron_core::error::{Error, IoContext as _, Result};
+use minitron_core::error::{Error, Result};
+use minitron_core::files::open_regular;
 
 /// The texts of a file, by its ending: JSON lines and Parquet by `field`, all else as one text.
 pub(crate) fn of_texts(path: &Path, field: &str) -> Box<dyn Corpus> {
@@ -36,14 +37,13 @@ fn open(path: &Path) -> Result<File> {
         return Err(Error::Recipe("a corpus was given an empty `path`; name the file to read".to_owned()));
     }
     let refuse = |kind, text: &str| Error::io(path, io::Error::new(kind, text));
-    let file = File::open(path).map_err(|source| match source.kind() {
+    open_regular(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => refuse(source.kind(), "there is no such file; check the path of the data"),
+        io::ErrorKind::IsADirectory => {
+            refuse(source.kind(), "is a folder, but a file is needed; name the files inside it")
+        }
         _ => Error::io(path, source),
-    })?;
-    if file.metadata().at_path(path)?.is_dir() {
-        return Err(refuse(io::ErrorKind::IsADirectory, "is a folder, but a file is needed; name the files inside it"));
-    }
-    Ok(file)
+    })
 }
 
 /// A failed read: the system's own refusals stay as they are, all else is the fault of the content.

@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use minitron_core::error::{IoContext, Result};
+use minitron_core::files::open_regular;
 
 /// Offsets in the header of an ELF file.
 const CLASS: usize = 4;
@@ -16,7 +17,7 @@ const SHARED: u16 = 3;
 /// Why a file cannot be a library for this machine; none where it may be one.
 pub fn objection(path: &Path) -> Result<Option<String>> {
     let mut header = Vec::with_capacity(64);
-    File::open(path).at_path(path)?.take(64).read_to_end(&mut header).at_path(path)?;
+    open_regular(path).at_path(path)?.take(64).read_to_end(&mut header).at_path(path)?;
     let word = |at: usize| header.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     if !header.starts_with(b"\x7fELF") || word(MACHINE).is_none() {
         return Ok(Some("not a library: expected an ELF shared object".into()));

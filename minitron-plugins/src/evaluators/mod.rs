@@ -12,17 +12,17 @@ mod rolling_perplexity;
 mod throughput;
 mod wikitext;
 
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use minitron_core::contract::Measurements;
 use minitron_core::error::{Error, Result};
+use minitron_core::files::open_regular;
 use serde_json::{Map, Value};
 
 /// The objects of a `.jsonl` task file, each with the place it stands at.
 pub(crate) fn records(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {
-    let file = File::open(path).map_err(|e| match e.kind() {
+    let file = open_regular(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::Data(format!("`{}`: no such task file", path.display())),
         _ => Error::io(path, e),
     })?;

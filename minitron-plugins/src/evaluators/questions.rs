@@ -26,6 +26,8 @@ pub enum Form {
     Letters,
 }
 
+const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
 /// A question as it is scored.
 #[derive(Debug)]
 pub(super) struct Question {
@@ -56,6 +58,12 @@ pub(super) fn question(record: &Map<String, Value>, place: &str, form: Form) -> 
     let (context, choices) = match if form == Form::Auto { natural } else { form } {
         Form::Auto | Form::Plain => (context, choices),
         Form::Question => (format!("Question: {context}\nAnswer:"), choices),
+        Form::Letters if choices.len() > LETTERS.len() => {
+            let n = choices.len();
+            return Err(Error::Data(format!(
+                "{place}: expected at most 26 choices, one a letter, got {n}; use form=plain"
+            )));
+        }
         Form::Letters => lettered(record, &context, &choices),
     };
     let pairs = choices.iter().map(|choice| Pair::new(context.as_str(), format!(" {choice}"))).collect();
@@ -179,7 +187,7 @@ fn hellaswag(raw: &str) -> Result<String> {
 
 /// The question with its choices, and their letters.
 fn lettered(record: &Map<String, Value>, question: &str, choices: &[String]) -> (String, Vec<String>) {
-    let letters: Vec<String> = ('A'..='Z').take(choices.len()).map(String::from).collect();
+    let letters: Vec<String> = LETTERS.chars().take(choices.len()).map(String::from).collect();
     let mut context = match record.get("subject").and_then(Value::as_str) {
         Some(subject) => {
             let subject = subject.replace('_', " ");

@@ -30,6 +30,9 @@ pub struct Throughput {
     pub repeats: usize,
 }
 
+/// Of tokens, sequences and repeats: beyond what anybody waits for.
+const MOST: usize = 1 << 20;
+
 impl Default for Throughput {
     fn default() -> Self {
         Throughput { prompt_tokens: 128, new_tokens: 64, batch: 1, repeats: 3 }
@@ -51,6 +54,10 @@ impl Evaluator for Throughput {
         let model = subject.model;
         if !model.is_causal() {
             return Err(Error::Data("throughput needs a causal language model, an encoder generates nothing".into()));
+        }
+        let asked = [self.prompt_tokens, self.new_tokens, self.batch, self.repeats];
+        if asked.iter().any(|&n| n > MOST) {
+            return Err(Error::Recipe(format!("throughput: expected at most {MOST} of anything")));
         }
         let positions = model.blueprint.options.max_positions;
         let (n_prompt, n_new) = self.fitted(positions)?;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::super::recipe::{JOBS, PluginFile, Stage, StageOptions};
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::files::read_text;
 use crate::search::Predicate;
 
 /// A comparison, read and checked.
@@ -120,7 +121,7 @@ impl Spec {
     /// # Errors
     /// `Recipe` naming the row and key at fault.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        let text = read_text(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::Recipe(format!("{}: no such spec", path.display())),
             std::io::ErrorKind::InvalidData => Error::Recipe(format!("{}: not UTF-8 text", path.display())),
             _ => Error::io(path, e),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::blueprint::Sizes;
 use crate::checkpoint::write_whole;
 use crate::error::{Error, IoContext, Result};
+use crate::files::read_text;
 use crate::search::{Survey, kendall, ranks, settled, spearman};
 
 const FILE: &str = "search.json";
@@ -142,7 +143,7 @@ impl Record {
         if !path.is_file() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(&path).at_path(&path)?;
+        let text = read_text(&path).at_path(&path)?;
         serde_json::from_str(&text)
             .map(Some)
             .map_err(|e| Error::Recipe(format!("{}: not a search's record ({e}); --force starts over", path.display())))

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::write_whole;
 use crate::error::{Error, IoContext, Result};
+use crate::files::read_text;
 
 const HEADER: &str = "cache.json";
 const ROWS: &str = "rows.bin";
@@ -324,7 +325,7 @@ impl TeacherCache {
 }
 
 fn check_header(path: &Path, wanted: &CacheHeader) -> Result<()> {
-    let text = fs::read_to_string(path).at_path(path)?;
+    let text = read_text(path).at_path(path)?;
     let found: CacheHeader = serde_json::from_str(&text)
         .map_err(|e| Error::checkpoint(path, format!("not the head of a teacher cache: {e}; delete the folder")))?;
     let differences = wanted.differences(&found);
