@@ -154,8 +154,9 @@ impl AdamW {
         for state in &self.states {
             let weight = state.master.as_ref().unwrap_or(&state.weight);
             for tensor in [weight, &state.m, &state.v] {
-                // No sum of finite f32 leaves f64.
-                if !tensor.f_detach()?.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
+                // NaN is both; a copy of a large table, as a sum in f64 makes, would be the peak of the run.
+                let (least, most) = tensor.f_detach()?.f_aminmax(None::<i64>, false)?;
+                if ![least.f_double_value(&[])?, most.f_double_value(&[])?].into_iter().all(f64::is_finite) {
                     return Ok(Some(&state.name));
                 }
             }
@@ -226,4 +227,26 @@ fn update(state: &mut State, g: &Tensor, s: AdamWSettings, n_steps: u64, lr: f64
         let _ = w.f_sub_(&step)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Parameter;
+
+    #[test]
+    fn a_weight_or_moment_that_is_not_finite_is_found() {
+        let like = Tensor::ones([4, 3], (Kind::Float, tch::Device::Cpu));
+        let parameter = Parameter::learned("w".into(), &like, tch::Device::Cpu, Kind::Float).unwrap();
+        for x in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let optimizer = AdamW::new([&parameter], AdamWSettings::default()).unwrap();
+            assert_eq!(optimizer.not_finite().unwrap(), None);
+            for tensor in [&optimizer.states[0].v, &optimizer.states[0].weight.detach()] {
+                let _ = tensor.get(1).get(2).fill_(x);
+                assert_eq!(optimizer.not_finite().unwrap(), Some("w"));
+                let _ = tensor.get(1).get(2).fill_(3e38);
+                assert_eq!(optimizer.not_finite().unwrap(), None);
+            }
+        }
+    }
 }
