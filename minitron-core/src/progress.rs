@@ -15,7 +15,10 @@ pub trait Progress: Debug + Send + Sync {
     /// The job is done.
     fn finish(&self);
 
-    /// Something a person should know that is no error.
+    /// How far the work is, in words: hidden where a person wants quiet.
+    fn note(&self, message: &str);
+
+    /// Something a person should know that is no error: shown always.
     fn warn(&self, message: &str);
 }
 
@@ -27,6 +30,7 @@ impl Progress for Silent {
     fn start(&self, _what: &str, _total: u64) {}
     fn advance(&self, _n: u64, _note: &str) {}
     fn finish(&self) {}
+    fn note(&self, _message: &str) {}
     fn warn(&self, _message: &str) {}
 }
 

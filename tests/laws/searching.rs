@@ -172,6 +172,7 @@ impl Progress for Impatient<'_> {
         }
     }
     fn finish(&self) {}
+    fn note(&self, _message: &str) {}
     fn warn(&self, _message: &str) {}
 }
 

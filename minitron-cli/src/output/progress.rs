@@ -46,18 +46,11 @@ struct State {
 }
 
 impl Bar {
-    /// Silent where `quiet`.
+    /// Without bars and notes where `quiet`; warnings are shown all the same.
     pub fn new(quiet: bool) -> Self {
         Bar { quiet, terminal: io::stderr().is_terminal(), state: Mutex::new(None) }
     }
 
-    /// Says something between the bars.
-    pub fn note(&self, message: &str) {
-        if !self.quiet {
-            say(message);
-        }
-        tracing::warn!(target: SAID, "{message}");
-    }
 }
 
 impl Progress for Bar {
@@ -101,7 +94,15 @@ impl Progress for Bar {
         }
     }
 
+    fn note(&self, message: &str) {
+        if !self.quiet {
+            say(message);
+        }
+        tracing::info!(target: SAID, "{message}");
+    }
+
     fn warn(&self, message: &str) {
-        self.note(message);
+        say(&format!("warning: {message}"));
+        tracing::warn!(target: SAID, "{message}");
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn open(context: &Context, model: &str) -> Result<(Blueprint, Weights
     let config_path = dir.join("config.json");
     if config_path.is_file() && !has_weights(&dir) {
         let blueprint = Blueprint::from_config(&Config::load(&config_path)?, context.registry)?;
-        context.progress.warn(&format!("{model}: no weights; described from config.json alone"));
+        context.progress.note(&format!("{model}: no weights; described from config.json alone"));
         let weights = announced(&blueprint)?;
         return Ok((blueprint, weights));
     }

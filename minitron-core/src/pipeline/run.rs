@@ -150,7 +150,7 @@ fn run_resolved(
         earlier.result.is_some() && dir.join(artefact(options)).is_file() && is_intact(&dir, &earlier.artefacts)
     };
     if earlier.is_some_and(is_whole) {
-        context.progress.warn(&format!("{}: unchanged, skipped", record.name));
+        context.progress.note(&format!("{}: unchanged, skipped", record.name));
         return Ok(false);
     }
     // The state of a training that was interrupted with the very same inputs.
@@ -165,7 +165,7 @@ fn run_resolved(
     record.seconds = before;
     run_dir.put(record.clone())?;
     forget_peak();
-    context.progress.warn(&format!("{}: {}", record.name, record.job));
+    context.progress.note(&format!("{}: {}", record.name, record.job));
     let begin = Instant::now();
     let result = match options {
         StageOptions::Score(options) => score(context, options, &dir.join("scores.safetensors")),

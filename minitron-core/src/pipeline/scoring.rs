@@ -87,7 +87,7 @@ impl Scoring<'_> {
         let name = out.file_name().unwrap_or_default().to_string_lossy();
         let spill = Spill::open(&out.with_file_name(format!(".{name}.streamed")), inputs.to_owned())?;
         if let Some(layer_idx) = spill.reached() {
-            self.context.progress.warn(&format!("an interrupted scoring goes on at layer {layer_idx}"));
+            self.context.progress.note(&format!("an interrupted scoring goes on at layer {layer_idx}"));
         }
         let options = LoadOptions { device: self.context.device, kind: self.context.kind, trainable: false };
         let model = Streamed { source: self.source, blueprint: self.blueprint, options, spill: &spill };
@@ -116,7 +116,7 @@ impl Scoring<'_> {
             )));
         };
         let message = format!("{} at the most, in batches of {batch_size} windows", mib(needed(batch_size)));
-        self.context.progress.warn(&message);
+        self.context.progress.note(&message);
         Ok(batch_size)
     }
 

@@ -99,7 +99,7 @@ impl Trainer<'_> {
         let first = courses.iter().map(|course| course.state.step).min().unwrap_or(0);
         let last = self.stop_after.unwrap_or(schedule.n_steps).min(schedule.n_steps);
         let mut timer = self.saving.timer(schedule.n_steps);
-        self.progress.warn(&memory.says());
+        self.progress.note(&memory.says());
         let on_cpu = self.learners.first().is_some_and(|learner| learner.student.device == Device::Cpu);
         if let Some(warning) = available_bytes().filter(|_| on_cpu).and_then(|free| memory.beyond(free)) {
             self.progress.warn(&warning);
@@ -135,7 +135,7 @@ impl Trainer<'_> {
                 timer.reset();
             }
             if asked {
-                self.progress.warn(&format!("asked to end: step {step} of {} is saved", schedule.n_steps));
+                self.progress.note(&format!("asked to end: step {step} of {} is saved", schedule.n_steps));
                 is_interrupted = step < last;
                 break;
             }

@@ -94,7 +94,7 @@ impl<'a> Comparison<'a> {
         let mut links_by_seed = Vec::new();
         for &seed in &self.spec.seeds {
             let links = self.spec.links(row, seed)?;
-            self.context.progress.warn(&format!("row {} of {}: {}", row_idx + 1, self.spec.rows.len(), row.name));
+            self.context.progress.note(&format!("row {} of {}: {}", row_idx + 1, self.spec.rows.len(), row.name));
             match self.links(&links) {
                 Ok(true) => return Ok(true),
                 Ok(false) => links_by_seed.push(links),

@@ -31,7 +31,7 @@ pub fn search(context: &Context, options: &SearchOptions, out: &Path, resume: bo
     let _claim = Claim::of(out)?;
     let (field, mut record) = info_span!("candidates").in_scope(|| Field::open(context, options, out, resume))?;
     if record.complete && out.join("winner").join("config.json").is_file() {
-        context.progress.warn("search: complete, nothing left to do");
+        context.progress.note("search: complete, nothing left to do");
         return Ok(report(&record, out, false));
     }
     let before = record.seconds;
@@ -106,7 +106,7 @@ fn train(field: &Field, record: &mut Record, (rung_idx, rung, rungs): (usize, &R
         let _span = info_span!("group", n_candidates = group.len()).entered();
         let progress =
             format!("rung {} of {}: {} candidates to step {}", rung_idx + 1, rungs.len(), group.len(), rung.until);
-        field.context.progress.warn(&progress);
+        field.context.progress.note(&progress);
         let trained = field.train(&group, record, rung.until)?;
         teacher_seconds += trained.teacher_s;
         let n_tokens = rung.until.saturating_sub(from).saturating_mul(field.tokens_per_step);

@@ -189,7 +189,7 @@ impl SearchOptions {
         }
         if candidates.len() > self.candidates {
             let message = format!("search: the {} most evenly shrunk of {}", self.candidates, candidates.len());
-            context.progress.warn(&message);
+            context.progress.note(&message);
             candidates.truncate(self.candidates.max(1));
         }
         Ok(Found { blueprint, space, candidates, survey, target })
