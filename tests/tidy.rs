@@ -410,7 +410,7 @@ fn the_output_room_alone_prints() {
 #[test]
 fn rooms_look_left() {
     // The order of lib.rs, small shared things first.
-    const ROOMS: [&str; 19] = [
+    const ROOMS: [&str; 20] = [
         "error",
         "progress",
         "random",
@@ -420,6 +420,7 @@ fn rooms_look_left() {
         "checkpoint",
         "blueprint",
         "model",
+        "chat",
         "data",
         "calibrate",
         "plan",

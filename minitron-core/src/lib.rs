@@ -8,6 +8,7 @@
 //! | [`checkpoint`] | model folders in and out, [`TensorSource`](checkpoint::TensorSource) |
 //! | [`blueprint`] | a family's description of one model: dims, tensors, options |
 //! | [`model`] | the transformer built from a blueprint, with taps |
+//! | [`chat`] | conversations as text by the model's own template, and what the assistant said |
 //! | [`data`] | text to tokens to windows, in a deterministic order |
 //! | [`calibrate`] | one forward pass, observations, scores |
 //! | [`plan`] | groups, rankings, legal sizes, plans |
@@ -23,6 +24,7 @@
 
 pub mod blueprint;
 pub mod calibrate;
+pub mod chat;
 pub mod checkpoint;
 pub mod contract;
 pub mod data;

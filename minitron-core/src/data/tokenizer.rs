@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use crate::chat::{Rendered, token_mask};
 use crate::checkpoint::Config;
 use crate::contract::Document;
 use crate::digest;
@@ -172,6 +173,18 @@ impl Tokenizer {
         let ids = encoding.get_ids().to_vec();
         self.check(&ids)?;
         Ok(ids)
+    }
+
+    /// Token ids of a conversation's text, whose template brought the special tokens, and which of them the assistant said.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_conversation(&self, rendered: &Rendered) -> Result<(Vec<u32>, Vec<bool>)> {
+        let inner = self.inner()?;
+        let encoding = guarded(|| inner.encode_char_offsets(rendered.text.as_str(), false)).map_err(refused)?;
+        let ids = encoding.get_ids().to_vec();
+        self.check(&ids)?;
+        Ok((ids, token_mask(encoding.get_offsets(), &rendered.answers_in_chars())))
     }
 
     fn inner(&self) -> Result<&tokenizers::Tokenizer> {

@@ -1,0 +1,23 @@
+//! Conversations: records of the usual layouts, a model's own chat template rendered as `transformers` renders it, and
+//! which part of the text the assistant said.
+//!
+//! ```text
+//! record (JSON) --Example--> Conversation --ChatTemplate--> Rendered { text, answers } --tokenizer--> ids, mask
+//! ```
+
+mod answers;
+mod clock;
+mod conversation;
+mod engine;
+mod files;
+mod forms;
+mod marks;
+mod mask;
+mod python;
+mod template;
+
+pub use clock::Moment;
+pub use conversation::{Conversation, Example, Message};
+pub use forms::Form;
+pub use mask::token_mask;
+pub use template::{ChatTemplate, Rendered};
