@@ -11,7 +11,7 @@ pub use training::{Asked, Distill, How, Train, Training};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use minitron_core::data::{DataSpec, Pack};
+use minitron_core::data::{Attend, DataSpec, LossMask, Pack, TextOptions};
 use minitron_core::pipeline::{ComputeType, NamedTask};
 use minitron_core::plan::Bytes;
 use minitron_core::registry::{Kind, PluginSpec};
@@ -187,9 +187,37 @@ pub struct Files {
     /// Element type of .bin files: u16 or u32 [default: u16]
     #[arg(long)]
     pub token_type: Option<String>,
-    /// How documents become windows: stream (joined, cut at --seq-len) or documents (one window each)
-    #[arg(long, default_value = "stream")]
+    /// How records hold conversations: messages, sharegpt, prompt_completion or alpaca [default: recognised]
+    #[arg(long)]
+    pub form: Option<String>,
+    /// How documents become windows: stream (joined, cut at --seq-len), documents (one window each), whole (as many whole
+    /// ones as a window has room for) or auto (whole for conversations, stream for the rest)
+    #[arg(long, default_value = "auto")]
     pub pack: Pack,
+    /// Which tokens are learned and measured: none (all of them) or answers (what the assistant says)
+    #[arg(long, default_value = "none")]
+    pub mask: LossMask,
+    /// How far attention reaches: window, or documents (inside each document of a window alone)
+    #[arg(long, default_value = "window")]
+    pub attend: Attend,
+    /// The day that chat templates write where they ask for one, 2026-11-28 [default: today]
+    #[arg(long)]
+    pub date: Option<String>,
+}
+
+impl Files {
+    /// As jobs take them.
+    pub fn text(&self) -> TextOptions {
+        TextOptions {
+            field: self.field.clone(),
+            form: self.form.clone(),
+            token_type: self.token_type.clone(),
+            pack: self.pack,
+            mask: self.mask,
+            attend: self.attend,
+            date: self.date.clone(),
+        }
+    }
 }
 
 /// `eval`
@@ -266,9 +294,18 @@ pub struct Score {
 pub struct Generate {
     /// Folder or hub id
     pub model: String,
-    /// Text to continue
+    /// Text to continue, or with --chat what a user says
     #[arg(long, default_value = "")]
     pub prompt: String,
+    /// Answer as the assistant of the model's own chat template; without --prompt, line after line of standard input
+    #[arg(long)]
+    pub chat: bool,
+    /// What the system says first, in a chat
+    #[arg(long, requires = "chat")]
+    pub system: Option<String>,
+    /// The day that the chat template writes where it asks for one, 2026-11-28 [default: today]
+    #[arg(long, requires = "chat")]
+    pub date: Option<String>,
     /// At most so many new tokens
     #[arg(long, default_value_t = 100)]
     pub max_new_tokens: usize,

@@ -15,9 +15,7 @@ pub fn run(common: &Common, args: &Eval) -> Result<()> {
         samples: args.samples,
         seq_len: args.seq_len,
         batch_size: args.batch_size,
-        field: args.files.field.clone(),
-        token_type: args.files.token_type.clone(),
-        pack: args.files.pack,
+        text: args.files.text(),
     };
     let report = with_context(common, false, None, |context| eval(context, &options))?;
     output::show(common.json, &report, output::facts_table)

@@ -1,5 +1,7 @@
-use minitron_core::error::Result;
-use minitron_core::pipeline::{GenerateOptions, generate};
+use std::io;
+
+use minitron_core::error::{Error, Result};
+use minitron_core::pipeline::{Chat, Context, GenerateOptions, generate};
 
 use crate::args::{Common, Generate};
 use crate::output;
@@ -9,10 +11,28 @@ pub fn run(common: &Common, args: &Generate) -> Result<()> {
     let options = GenerateOptions {
         model: args.model.clone(),
         prompt: args.prompt.clone(),
+        chat: args.chat,
+        system: args.system.clone(),
+        date: args.date.clone(),
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,
         top_k: args.top_k,
     };
+    if args.chat && args.prompt.is_empty() {
+        return with_context(common, false, None, |context| converse(context, &options, common.json));
+    }
     let report = with_context(common, false, None, |context| generate(context, &options))?;
     output::show(common.json, &report, output::generated_text)
+}
+
+/// Answers line after line, each with all before in mind.
+fn converse(context: &Context, options: &GenerateOptions, json: bool) -> Result<()> {
+    let mut chat = Chat::open(context, options)?;
+    for line in io::stdin().lines() {
+        let line = line.map_err(|e| Error::io("stdin", e))?;
+        if !line.trim().is_empty() {
+            output::show(json, &chat.say(&line)?, output::generated_text)?;
+        }
+    }
+    Ok(())
 }

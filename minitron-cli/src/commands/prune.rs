@@ -44,9 +44,7 @@ fn treatment(args: &args::Treatment) -> Treatment {
         samples: args.samples,
         seq_len: args.seq_len,
         batch_size: args.batch_size,
-        field: args.files.field.clone(),
-        token_type: args.files.token_type.clone(),
-        pack: args.files.pack,
+        text: args.files.text(),
     }
 }
 

@@ -47,9 +47,7 @@ pub fn how(args: &How, data: &[DataSpec], tokens: Count) -> Setup {
         eval_every: args.eval_every,
         eval_samples: args.eval_samples,
         stop_after: None,
-        field: args.files.field.clone(),
-        token_type: args.files.token_type.clone(),
-        pack: args.files.pack,
+        text: args.files.text(),
         recompute: args.recompute,
     }
 }

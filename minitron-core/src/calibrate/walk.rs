@@ -13,7 +13,7 @@ use super::pass::Pass;
 use super::stream::{Mark, Streamed};
 use crate::data::{Targets, Task, Windows};
 use crate::error::{Error, Result};
-use crate::model::{Block, Frame, Layout, NoTap, Tap, Transformer, row_chunks};
+use crate::model::{Block, Frame, Input, Layout, NoTap, Tap, Transformer, row_chunks};
 use crate::progress::Progress;
 
 /// What a pass runs over.
@@ -105,8 +105,9 @@ impl Route {
         }
     }
 
-    pub fn start(&self, frame: &Frame, ids_bt: &Tensor) -> Result<Flow> {
-        Ok(Flow { recent: vec![frame.embed(ids_bt, 0)?], ablated: Vec::new() })
+    pub fn start(&self, frame: &Frame, ids_bt: &Tensor, positions_bt: Option<&Tensor>) -> Result<Flow> {
+        let input = Input { ids_bt, seen_bt: None, positions_bt };
+        Ok(Flow { recent: vec![frame.embed(input, 0)?], ablated: Vec::new() })
     }
 
     /// One layer: everything that does not leave it out goes through it, and the metrics look at the whole model's way.
@@ -188,8 +189,9 @@ impl Pass {
                 let _span = debug_span!("batch", n_windows = batch.len()).entered();
                 self.first_window = batch.start;
                 let ids_bt = route.ids(input.windows, batch.clone(), model.device)?;
-                let layout = model.frame.layout(0, ids_bt.size2()?.1, None)?;
-                let mut flow = route.start(&model.frame, &ids_bt)?;
+                let positions_bt = input.windows.positions(batch.clone(), model.device)?;
+                let layout = model.frame.layout(0, ids_bt.size2()?.1, None, positions_bt.as_ref())?;
+                let mut flow = route.start(&model.frame, &ids_bt, positions_bt.as_ref())?;
                 for (layer_idx, block) in model.blocks.iter().enumerate() {
                     route.step(&mut flow, layer_idx, block, &layout, self)?;
                 }
@@ -226,7 +228,9 @@ impl Pass {
         input.progress.start("score, tokens x layers", (input.windows.n_tokens() * n_layers) as u64);
         if done.layer.is_none() {
             for (number, batch) in batches.iter().enumerate() {
-                let flow = route.start(&frame, &route.ids(input.windows, batch.clone(), device)?)?;
+                let ids_bt = route.ids(input.windows, batch.clone(), device)?;
+                let positions_bt = input.windows.positions(batch.clone(), device)?;
+                let flow = route.start(&frame, &ids_bt, positions_bt.as_ref())?;
                 model.spill.put(&done, 0, number, &flow)?;
             }
             model.spill.commit(Mark { layer: Some(0), ..done }, &self.state())?;
@@ -239,7 +243,8 @@ impl Pass {
             for (number, batch) in batches.iter().enumerate() {
                 self.first_window = batch.start;
                 let width = input.windows.window(batch.start).len() as i64;
-                let layout = frame.layout(0, width, None)?;
+                let positions_bt = input.windows.positions(batch.clone(), device)?;
+                let layout = frame.layout(0, width, None, positions_bt.as_ref())?;
                 let shape = [batch.len() as i64, width, model.n_embed()];
                 let mut flow = model.spill.take(&done, layer_idx, number, route, &shape, model.options)?;
                 route.step(&mut flow, layer_idx, &block, &layout, self)?;

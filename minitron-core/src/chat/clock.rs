@@ -24,6 +24,12 @@ impl Moment {
         Moment(moment.unwrap_or_default().naive_utc())
     }
 
+    /// Today at midnight.
+    pub fn today() -> Self {
+        let Moment(now) = Self::now();
+        Moment(now.date().and_hms_opt(0, 0, 0).unwrap_or(now))
+    }
+
     /// As Python's `strftime` writes it; `None` for a format that has no meaning.
     pub(super) fn format(self, format: &str) -> Option<String> {
         // Rather than a panic of `to_string` on an unknown letter.

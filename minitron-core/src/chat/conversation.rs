@@ -70,6 +70,19 @@ impl Example {
     }
 }
 
+impl Example {
+    /// Bytes of text, about.
+    pub fn n_bytes(&self) -> usize {
+        match self {
+            Example::Completion { prompt, completion } => prompt.len().saturating_add(completion.len()),
+            Example::Chat(chat) => {
+                let of_message = |message: &Message| Value::Object(message.clone()).to_string().len();
+                chat.messages.iter().map(of_message).fold(0, usize::saturating_add)
+            }
+        }
+    }
+}
+
 impl Conversation {
     /// A conversation of messages alone.
     ///

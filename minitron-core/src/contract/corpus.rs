@@ -1,9 +1,10 @@
 use std::fmt::Debug;
 
+use crate::chat::Example;
 use crate::error::Result;
 
 /// One document.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Document {
     /// To be tokenised by the model's own tokenizer.
     Text(String),
@@ -11,6 +12,8 @@ pub enum Document {
     Tokens(Vec<u32>),
     /// The beginning, or a further piece, of a document too long to hold at once: the next item goes on with it.
     Part(Box<Document>),
+    /// Messages, to be rendered by the model's own chat template, or a prompt and its completion.
+    Example(Box<Example>),
 }
 
 /// Documents in a fixed order.

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::documents::{Place, Reader, Shelf};
 use super::order::shuffle;
-use super::spec::Pack;
-use super::tokenizer::Tokenizer;
+use super::packing::{WholePacker, cut_at_turns};
+use super::text_options::Pack;
+use super::token::Token;
+use super::tokenizer::{Tokenizer, Wants};
 use super::windows::Windows;
 use crate::contract::Document;
 use crate::error::{Error, Result};
@@ -25,7 +27,12 @@ const GROUP_LEN: usize = 4096;
 pub(super) struct Source {
     pub shelf: Shelf,
     pub tokenizer: Arc<Tokenizer>,
+    /// Never `auto`.
     pub pack: Pack,
+    /// What tokenising has to find out.
+    pub wants: Wants,
+    /// Whether attention stays inside documents.
+    pub inside_documents: bool,
     pub seq_len: usize,
     /// Most tokens of a block, brackets left out.
     pub block_tokens: usize,
@@ -97,7 +104,7 @@ fn pack_all(source: &Source, mut start: Start, blocks: &SyncSender<Result<Block>
 /// Tokens of one item.
 struct Item {
     place: Place,
-    tokens: Vec<u32>,
+    tokens: Vec<Token>,
     /// Whether the document goes on with the next.
     is_part: bool,
 }
@@ -114,6 +121,8 @@ struct Packer<'s> {
     /// Met behind what is pending.
     failure: Option<Error>,
     is_read: bool,
+    /// Whether the last item read leaves its document open.
+    is_inside: bool,
     next: Start,
 }
 
@@ -127,6 +136,7 @@ impl<'s> Packer<'s> {
             n_carried: start.n_carried,
             failure: None,
             is_read: false,
+            is_inside: false,
             next: start,
         }
     }
@@ -141,20 +151,22 @@ impl<'s> Packer<'s> {
         }
         let is_first = start.block == 0;
         let source = self.source;
+        let name = source.shelf.name();
+        let kind = (name.as_str(), source.inside_documents);
         let windows = match source.pack {
-            Pack::Stream => {
+            Pack::Auto | Pack::Stream => {
                 let tokens = self.stream()?;
                 if self.is_stopped() || (tokens.len() < source.seq_len && !is_first) {
                     return Ok(None);
                 }
-                Windows::cut(tokens, source.seq_len, None, &source.tokenizer, &source.shelf.name())?
+                Windows::cut_stream(tokens, source.seq_len, None, &source.tokenizer, kind)?
             }
-            Pack::Documents => {
+            Pack::Documents | Pack::Whole => {
                 let documents = self.documents()?;
                 if self.is_stopped() || (documents.is_empty() && !is_first) {
                     return Ok(None);
                 }
-                Windows::of_documents(documents, source.seq_len, None, &source.tokenizer, &source.shelf.name())?
+                Windows::of_runs(self.runs(documents), None, &source.tokenizer, kind)?
             }
         };
         self.next = Start { block: start.block + 1, window: start.window + windows.len() as u64, ..start };
@@ -167,7 +179,7 @@ impl<'s> Packer<'s> {
     }
 
     /// Tokens of as many windows as a block holds, or those left in the epoch.
-    fn stream(&mut self) -> Result<Vec<u32>> {
+    fn stream(&mut self) -> Result<Vec<Token>> {
         let Source { seq_len, block_tokens, .. } = *self.source;
         let goal = (block_tokens / seq_len).max(1) * seq_len;
         let mut tokens = Vec::new();
@@ -185,14 +197,27 @@ impl<'s> Packer<'s> {
         Ok(tokens)
     }
 
-    /// Documents of two tokens or more, cut at the window's length, that fit into a block or are left in the epoch.
-    fn documents(&mut self) -> Result<Vec<Vec<u32>>> {
+    /// What a window holds each, of documents.
+    fn runs(&self, documents: Vec<Vec<Token>>) -> Vec<Vec<Token>> {
+        let seq_len = self.source.seq_len;
+        if self.source.pack == Pack::Whole {
+            let mut packer = WholePacker::new(seq_len);
+            documents.iter().for_each(|document| packer.push(document));
+            return packer.finish();
+        }
+        let first = |document: Vec<Token>| cut_at_turns(&document, seq_len).first().map(|piece| piece.to_vec());
+        documents.into_iter().filter_map(first).collect()
+    }
+
+    /// Documents of two tokens or more that fit into a block or are left in the epoch.
+    fn documents(&mut self) -> Result<Vec<Vec<Token>>> {
         let (mut documents, mut n_tokens) = (Vec::new(), 0);
+        let most = if self.source.pack == Pack::Whole { usize::MAX } else { self.source.seq_len };
         while let Some(document) = self.document()? {
             if document.tokens.len() < 2 {
                 continue;
             }
-            n_tokens += document.tokens.len();
+            n_tokens += document.tokens.len().min(most);
             if n_tokens > self.source.block_tokens && !documents.is_empty() {
                 self.pending.push_front(document);
                 break;
@@ -202,15 +227,21 @@ impl<'s> Packer<'s> {
         Ok(documents)
     }
 
-    /// The next document's first tokens as one item.
+    /// The next document as one item: of one that has a window of its own, no more than says whether it has room.
     fn document(&mut self) -> Result<Option<Item>> {
+        let Source { pack, seq_len, block_tokens, .. } = *self.source;
+        let most = if pack == Pack::Whole { block_tokens } else { seq_len.saturating_add(1) };
         let mut whole: Option<Item> = None;
         while self.fill()? {
             let Some(item) = self.pending.pop_front() else { break };
             let is_part = item.is_part;
             let whole = whole.get_or_insert(Item { place: item.place, tokens: Vec::new(), is_part: false });
             whole.tokens.extend(item.tokens);
-            whole.tokens.truncate(self.source.seq_len);
+            if whole.tokens.len() > most && pack == Pack::Whole {
+                let message = format!("a document of more than {most} tokens is too long to stay whole; pack: stream");
+                return Err(self.source.shelf.named(whole.place.spec, Error::Data(message)));
+            }
+            whole.tokens.truncate(most);
             if !is_part {
                 break;
             }
@@ -231,16 +262,17 @@ impl<'s> Packer<'s> {
             for alike in group.chunk_by(|a, b| a.0.spec == b.0.spec) {
                 let (places, documents): (Vec<Place>, Vec<&Document>) = alike.iter().map(|(p, d)| (*p, d)).unzip();
                 let spec = places.first().map_or(0, |place| place.spec);
-                let tokens = self.source.tokenizer.encode_all(&documents);
+                let tokens = self.source.tokenizer.tokenise_all(&documents, self.source.wants);
                 let tokens = tokens.map_err(|error| self.source.shelf.named(spec, error))?;
-                let items = places.into_iter().zip(documents).zip(tokens).map(|((place, document), tokens)| Item {
-                    place,
-                    tokens,
-                    is_part: matches!(document, Document::Part(_)),
-                });
+                let mut items = Vec::with_capacity(documents.len());
+                for ((place, document), tokens) in places.into_iter().zip(documents).zip(tokens) {
+                    let is_part = matches!(document, Document::Part(_));
+                    let begins = !std::mem::replace(&mut self.is_inside, is_part);
+                    items.push(Item { place, tokens: if begins { Token::begin(tokens) } else { tokens }, is_part });
+                }
                 // Without tokens there is nothing to begin a block with; the end of a document says something all the same.
-                self.pending
-                    .extend(items.filter(|item| !item.tokens.is_empty() || self.source.pack == Pack::Documents));
+                let is_stream = matches!(self.source.pack, Pack::Auto | Pack::Stream);
+                self.pending.extend(items.into_iter().filter(|item| !item.tokens.is_empty() || !is_stream));
             }
         }
         Ok(!self.pending.is_empty())
@@ -274,5 +306,7 @@ fn n_bytes_of(document: &Document) -> usize {
         Document::Text(text) => text.len(),
         Document::Tokens(ids) => size_of_val(ids.as_slice()),
         Document::Part(part) => n_bytes_of(part),
+        // Templates add little.
+        Document::Example(example) => example.n_bytes(),
     }
 }

@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::spec::{DataSpec, Reading};
+use super::text_options::{LossMask, Pack, TextOptions};
+use super::token::Token;
+use super::tokenizer::{Tokenizer, Wants};
 use crate::contract::{Corpus, Document, Documents};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
@@ -57,6 +60,39 @@ impl Shelf {
     /// What lies on it: the spec and its corpus.
     pub fn books(&self) -> impl Iterator<Item = (&DataSpec, &dyn Corpus)> {
         self.books.iter().map(|(spec, corpus)| (spec, corpus.as_ref()))
+    }
+
+    /// How documents are packed where `auto` leaves it to the first of them.
+    pub fn pack(&self, text: &TextOptions) -> Result<Pack> {
+        if text.pack != Pack::Auto {
+            return Ok(text.pack);
+        }
+        if text.mask == LossMask::Answers {
+            return Ok(Pack::Whole);
+        }
+        Ok(if self.holds_conversations()? { Pack::Whole } else { Pack::Stream })
+    }
+
+    /// Whether the first document is a conversation, or a prompt with its completion.
+    pub fn holds_conversations(&self) -> Result<bool> {
+        let first = self.read(Place::default()).next().transpose()?;
+        Ok(first.is_some_and(|(_, document)| matches!(document, Document::Example(_))))
+    }
+
+    /// The tokens of each item from the beginning on, and whether the document goes on with the next.
+    pub fn tokenised<'s>(
+        &'s self,
+        tokenizer: &'s Tokenizer,
+        wants: Wants,
+    ) -> impl Iterator<Item = Result<(Vec<Token>, bool)>> + 's {
+        let mut is_inside = false;
+        self.read(Place::default()).map(move |item| {
+            let (place, document) = item?;
+            let is_part = matches!(document, Document::Part(_));
+            let tokens = tokenizer.tokenise(&document, wants).map_err(|error| self.named(place.spec, error))?;
+            let begins = !std::mem::replace(&mut is_inside, is_part);
+            Ok((if begins { Token::begin(tokens) } else { tokens }, is_part))
+        })
     }
 
     /// The items from a place on, each with its own.

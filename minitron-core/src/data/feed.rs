@@ -12,6 +12,7 @@ use super::documents::Shelf;
 use super::identity;
 use super::mixture::Mixture;
 use super::spec::{DataSpec, Reading};
+use super::text_options::Pack;
 use super::tokenizer::Tokenizer;
 use super::windows::{Piece, Windows, fits};
 use crate::blueprint::Options;
@@ -42,6 +43,7 @@ impl FeedOptions<'_> {
         if self.reading.seq_len < 2 {
             return Err(Error::Recipe(format!("seq_len: expected at least 2 tokens, got {}", self.reading.seq_len)));
         }
+        self.reading.text.check(self.tokenizer.brackets.is_some())?;
         let weights: Vec<f64> = self.specs.iter().filter_map(|spec| spec.weight).collect();
         let shelf = |specs: &[DataSpec]| Shelf::new(specs, self.reading, self.registry);
         if weights.is_empty() {
@@ -108,14 +110,17 @@ impl Feed {
         let _span = tracing::info_span!("read data").entered();
         let (shelves, weights) = options.shelves()?;
         let reading = options.reading;
-        let digest = identity::of(&shelves, reading, options.tokenizer, options.block_tokens)?;
+        let packs: Vec<Pack> = shelves.iter().map(|shelf| shelf.pack(&reading.text)).collect::<Result<_>>()?;
+        let digest = identity::of(&shelves, &packs, reading, options.tokenizer, options.block_tokens)?;
         let cursor = cursor.filter(|cursor| cursor.digest == digest && cursor.lanes.len() == shelves.len());
         let mut workers = Vec::new();
-        for (idx, shelf) in shelves.into_iter().enumerate() {
+        for (idx, (shelf, pack)) in shelves.into_iter().zip(packs).enumerate() {
             let source = Arc::new(Source {
                 shelf,
                 tokenizer: options.tokenizer.clone(),
-                pack: reading.pack,
+                pack,
+                wants: reading.wants(pack),
+                inside_documents: reading.is_inside_documents(),
                 seq_len: reading.seq_len,
                 block_tokens: options.block_tokens,
                 seed: reading.seed,
@@ -255,11 +260,12 @@ impl Lane {
             };
             self.n_taken = 0;
         }
-        let window = self.block.order.get(self.n_taken).copied().unwrap_or_default();
+        let window = self.block.order.get(self.n_taken).copied();
+        let window = window.ok_or_else(|| Error::Internal(format!("a block without window {}", self.n_taken)))?;
         self.n_taken += 1;
         self.n_total += 1;
         let id = self.block.start.window + window as u64;
-        Ok(Piece { id, tokens: self.block.windows.window(window).to_vec() })
+        Ok(self.block.windows.piece(window, id))
     }
 
     /// The block in the order of another epoch.

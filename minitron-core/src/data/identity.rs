@@ -3,22 +3,51 @@
 use serde_json::{Value, json};
 
 use super::documents::Shelf;
-use super::spec::{Pack, Reading};
+use super::spec::Reading;
+use super::text_options::{Attend, LossMask, Pack};
 use super::tokenizer::Tokenizer;
+use crate::chat::ChatTemplate;
 use crate::digest;
 use crate::error::{Error, Result};
 
 /// Digest of all that decides the windows of some data. Names do not count: a file counts by its content
 /// ([`digest::of_data_file`]), a generated corpus by its parameters and seed; so do the parameters of reading, ranges,
 /// weights, window length, packing, block size and the tokenizer.
-pub(super) fn of(shelves: &[Shelf], reading: &Reading, tokenizer: &Tokenizer, block_tokens: usize) -> Result<String> {
+pub(super) fn of(
+    shelves: &[Shelf],
+    packs: &[Pack],
+    reading: &Reading,
+    tokenizer: &Tokenizer,
+    block_tokens: usize,
+) -> Result<String> {
     let sources: Vec<Vec<Value>> = shelves.iter().map(of_shelf).collect::<Result<_>>()?;
-    let pack = match reading.pack {
-        Pack::Stream => "stream",
-        Pack::Documents => "documents",
+    let pack: Vec<&str> = packs.iter().map(|pack| name_of(*pack)).collect();
+    let pack = match pack.as_slice() {
+        [one, rest @ ..] if rest.iter().all(|other| other == one) => json!(one),
+        several => json!(several),
     };
-    let all = json!([sources, reading.seq_len, pack, block_tokens, reading.seed, tokenizer.digest()]);
+    let mut all = json!([sources, reading.seq_len, pack, block_tokens, reading.seed, tokenizer.digest()]);
+    let mut with_template = false;
+    for shelf in shelves {
+        with_template |= shelf.holds_conversations()?;
+    }
+    let (mask, attend) = (reading.text.mask, reading.text.attend);
+    if let (Some(all), true) = (all.as_array_mut(), (mask, attend) != (LossMask::None, Attend::Window)) {
+        all.push(json!([mask, attend]));
+    }
+    if let (Some(all), true) = (all.as_array_mut(), with_template) {
+        // A prompt with its completion needs none.
+        all.push(json!(tokenizer.chat_template().map(ChatTemplate::digest).ok()));
+    }
     Ok(digest::of_text(&all.to_string()))
+}
+
+fn name_of(pack: Pack) -> &'static str {
+    match pack {
+        Pack::Auto | Pack::Stream => "stream",
+        Pack::Documents => "documents",
+        Pack::Whole => "whole",
+    }
 }
 
 fn of_shelf(shelf: &Shelf) -> Result<Vec<Value>> {

@@ -6,10 +6,13 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::documents::{Place, Shelf};
-use super::tokenizer::Tokenizer;
+use super::documents::Shelf;
+use super::packing::{WholePacker, cut_at_turns};
+use super::text_options::{Attend, LossMask, Pack, TextOptions};
+use super::token::Token;
+use super::tokenizer::{Tokenizer, Wants};
 use super::windows::Windows;
-use crate::contract::{Corpus, Document};
+use crate::contract::Corpus;
 use crate::error::{Error, Result};
 use crate::registry::{Kind, PluginSpec, Registry};
 
@@ -102,7 +105,7 @@ impl DataSpec {
         if !path.exists() && registry.of_kind(Kind::Corpus).any(|d| d.tag == tag) {
             return registry.build::<dyn Corpus>(&self.name.parse::<PluginSpec>()?);
         }
-        let corpus = registry.corpus_for(path, &reading.params())?;
+        let corpus = registry.corpus_for(path, &reading.text.corpus_params())?;
         if !path.is_file() {
             return Err(Error::Data(format!("`{}`: no such file", path.display())));
         }
@@ -125,46 +128,25 @@ impl DataSpec {
 /// How files are read and cut.
 #[derive(Debug, Clone)]
 pub struct Reading {
-    /// Field of JSON lines, column of Parquet files.
-    pub field: Option<String>,
-    /// Element type of `.bin` files.
-    pub token_type: Option<String>,
+    /// Fields, packing, which tokens count.
+    pub text: TextOptions,
     /// Tokens per window.
     pub seq_len: usize,
     /// At most so many windows, the first ones.
     pub max_windows: Option<usize>,
     /// Seed of generated corpora.
     pub seed: u64,
-    /// How documents become windows.
-    pub pack: Pack,
-}
-
-/// How documents become windows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Pack {
-    /// All documents in one stream, cut into windows of one length without overlap.
-    #[default]
-    Stream,
-    /// Each document a window of its own, cut at that length: for short records that each begin at the first position.
-    Documents,
-}
-
-impl FromStr for Pack {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "stream" => Ok(Pack::Stream),
-            "documents" => Ok(Pack::Documents),
-            other => Err(Error::unknown("way to pack", other, ["stream", "documents"])),
-        }
-    }
 }
 
 impl Reading {
-    fn params(&self) -> Vec<(&'static str, String)> {
-        let pair = |key, value: &Option<String>| value.clone().map(|value| (key, value));
-        [pair("field", &self.field), pair("token_type", &self.token_type)].into_iter().flatten().collect()
+    /// Whether attention stays inside documents.
+    pub(super) fn is_inside_documents(&self) -> bool {
+        self.text.attend == Attend::Documents
+    }
+
+    /// What tokenising has to find out.
+    pub(super) fn wants(&self, pack: Pack) -> Wants {
+        Wants { answers: self.text.mask == LossMask::Answers, turns: matches!(pack, Pack::Documents | Pack::Whole) }
     }
 
     /// Reads, tokenises, joins and cuts.
@@ -182,38 +164,81 @@ impl Reading {
         if specs.iter().any(|spec| spec.weight.is_some()) {
             return Err(Error::Recipe("data: weights mix text for training; leave them out here".into()));
         }
-        let wanted = self.max_windows.map(|n| n.saturating_mul(self.seq_len));
+        self.text.check(tokenizer.brackets.is_some())?;
         let shelf = Shelf::new(specs, self, registry)?;
-        let mut tokens: Vec<u32> = Vec::new();
-        let (mut ends, mut n_documents) = (Vec::new(), 0);
-        for item in shelf.read(Place::default()) {
-            let (place, document) = item?;
-            tokenizer.append(&document, &mut tokens).map_err(|error| shelf.named(place.spec, error))?;
-            let start = ends.last().copied().unwrap_or(0);
-            if self.pack == Pack::Documents {
-                tokens.truncate(self.seq_len.saturating_add(start));
+        let (name, pack) = (shelf.name(), shelf.pack(&self.text)?);
+        let kind = (name.as_str(), self.is_inside_documents());
+        match pack {
+            Pack::Documents => {
+                let documents = self.documents(&shelf, tokenizer, pack, self.max_windows)?;
+                Windows::of_runs(documents, self.max_windows, tokenizer, kind)
             }
-            if !matches!(document, Document::Part(_)) {
-                // One token is no window.
-                n_documents += usize::from(tokens.len() - start > 1);
-                ends.push(tokens.len());
+            Pack::Whole => {
+                let windows = self.packed(&shelf, tokenizer)?;
+                Windows::of_runs(windows, self.max_windows, tokenizer, kind)
             }
-            let is_enough = match self.pack {
-                Pack::Stream => wanted.is_some_and(|wanted| tokens.len() >= wanted),
-                Pack::Documents => self.max_windows.is_some_and(|n| n_documents >= n),
-            };
-            if is_enough {
+            Pack::Auto | Pack::Stream => {
+                let tokens = self.stream(&shelf, tokenizer, pack)?;
+                Windows::cut_stream(tokens, self.seq_len, self.max_windows, tokenizer, kind)
+            }
+        }
+    }
+
+    /// All documents in one stream, as far as it is wanted.
+    fn stream(&self, shelf: &Shelf, tokenizer: &Tokenizer, pack: Pack) -> Result<Vec<Token>> {
+        let wanted = self.max_windows.map_or(usize::MAX, |n| n.saturating_mul(self.seq_len));
+        let mut tokens = Vec::new();
+        for item in shelf.tokenised(tokenizer, self.wants(pack)) {
+            tokens.extend(item?.0);
+            if tokens.len() >= wanted {
                 break;
             }
         }
-        let name = shelf.name();
-        if self.pack == Pack::Stream {
-            return Windows::cut(tokens, self.seq_len, self.max_windows, tokenizer, &name);
+        Ok(tokens)
+    }
+
+    /// Documents cut at a window's length, or where the last turn ends that has room; at most so many of two tokens or more.
+    fn documents(
+        &self,
+        shelf: &Shelf,
+        tokenizer: &Tokenizer,
+        pack: Pack,
+        most: Option<usize>,
+    ) -> Result<Vec<Vec<Token>>> {
+        let (mut documents, mut document, mut n_found) = (Vec::new(), Vec::new(), 0);
+        for item in shelf.tokenised(tokenizer, self.wants(pack)) {
+            let (tokens, is_part) = item?;
+            // Of a long document no more than its window is held.
+            document.extend(tokens.into_iter().take(self.seq_len.saturating_add(1).saturating_sub(document.len())));
+            if is_part {
+                continue;
+            }
+            let first = cut_at_turns(&document, self.seq_len).first().map(|piece| piece.to_vec());
+            document.clear();
+            n_found += usize::from(first.as_ref().is_some_and(|piece| piece.len() > 1));
+            documents.extend(first);
+            if most.is_some_and(|most| n_found >= most) {
+                break;
+            }
         }
-        let starts = std::iter::once(0).chain(ends.iter().copied());
-        let document = |(from, &to): (usize, &usize)| tokens.get(from..to).unwrap_or_default().to_vec();
-        let documents = starts.zip(&ends).map(document).collect();
-        Windows::of_documents(documents, self.seq_len, self.max_windows, tokenizer, &name)
+        Ok(documents)
+    }
+
+    /// Whole documents together, as many as a window has room for.
+    fn packed(&self, shelf: &Shelf, tokenizer: &Tokenizer) -> Result<Vec<Vec<Token>>> {
+        let (mut packer, mut document) = (WholePacker::new(self.seq_len), Vec::new());
+        for item in shelf.tokenised(tokenizer, self.wants(Pack::Whole)) {
+            let (tokens, is_part) = item?;
+            document.extend(tokens);
+            if !is_part {
+                packer.push(&document);
+                document.clear();
+            }
+            if self.max_windows.is_some_and(|most| packer.n_closed() >= most) {
+                break;
+            }
+        }
+        Ok(packer.finish())
     }
 }
 

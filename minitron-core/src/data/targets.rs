@@ -3,7 +3,8 @@
 use tch::{Device, Kind, Tensor};
 
 use super::filling::fill;
-use super::windows::{Piece, Windows};
+use super::token::Marks;
+use super::windows::{Piece, Windows, positions_in_documents};
 use crate::blueprint::{Options, Output};
 use crate::error::{Error, Result};
 use crate::model::Input;
@@ -37,6 +38,8 @@ pub struct Targets {
     pub labels_n: Tensor,
     /// Whether a position holds a token rather than filling [B, T]; none where all do.
     pub seen_bt: Option<Tensor>,
+    /// Each token's position in its document [B, T], where attention stays inside documents and windows hold several.
+    pub positions_bt: Option<Tensor>,
     rows: Option<Tensor>,
 }
 
@@ -47,12 +50,14 @@ pub struct WindowRows {
     pub tokens: Vec<i64>,
     /// The positions that predict, ascending.
     pub positions: Vec<i64>,
+    /// Where documents begin after the first, where attention stays inside them.
+    pub documents: Vec<i64>,
 }
 
 impl Task {
     /// The batch of some windows.
     pub fn batch(self, windows: &Windows, chosen: &[usize], device: Device) -> Result<Targets> {
-        let piece = |&window: &usize| Piece { id: window as u64, tokens: windows.window(window).to_vec() };
+        let piece = |&window: &usize| windows.piece(window, window as u64);
         self.batch_of(&chosen.iter().map(piece).collect::<Vec<_>>(), windows.n_brackets(), device)
     }
 
@@ -61,21 +66,17 @@ impl Task {
         let sequences: Vec<&[u32]> = pieces.iter().map(|piece| piece.tokens.as_slice()).collect();
         let (ids_bt, seen_bt) = fill(&sequences, device)?;
         let (_, n_tokens) = ids_bt.size2()?;
+        let marks: Vec<&[Marks]> = pieces.iter().map(|piece| piece.marks.as_slice()).collect();
+        let positions_bt = positions_in_documents(&marks, device)?;
         match self {
-            Task::NextToken if seen_bt.is_some() => {
-                let width = n_tokens as usize;
-                let rows_of = |(row, piece): (usize, &Piece)| {
-                    let n_rows = piece.tokens.len().saturating_sub(1);
-                    (0..n_rows).map(move |position| (row * width + position) as i64)
-                };
-                let rows: Vec<i64> = pieces.iter().enumerate().flat_map(rows_of).collect();
-                let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
+            Task::NextToken if seen_bt.is_some() || marks.iter().any(|marks| !marks.is_empty()) => {
+                let rows = Tensor::f_from_slice(&predicting_rows(pieces, n_tokens as usize))?.f_to_device(device)?;
                 let labels_n = ids_bt.f_reshape([-1i64])?.f_index_select(0, &rows.f_add_scalar(1)?)?;
-                Ok(Targets { ids_bt, labels_n, seen_bt, rows: Some(rows) })
+                Ok(Targets { ids_bt, labels_n, seen_bt, positions_bt, rows: Some(rows) })
             }
             Task::NextToken => {
                 let labels_n = ids_bt.f_narrow(1, 1, n_tokens - 1)?.f_reshape([-1i64])?;
-                Ok(Targets { ids_bt, labels_n, seen_bt, rows: None })
+                Ok(Targets { ids_bt, labels_n, seen_bt, positions_bt, rows: None })
             }
             Task::Masked { mask, seed } => {
                 let rows = masked_rows(pieces, n_brackets, seed);
@@ -83,14 +84,29 @@ impl Task {
                 let flat = ids_bt.f_reshape([-1i64])?;
                 let labels_n = flat.f_index_select(0, &rows)?;
                 let masked = flat.f_index_fill(0, &rows, i64::from(mask))?.f_view_as(&ids_bt)?;
-                Ok(Targets { ids_bt: masked, labels_n, seen_bt, rows: Some(rows) })
+                Ok(Targets { ids_bt: masked, labels_n, seen_bt, positions_bt, rows: Some(rows) })
             }
             Task::States => {
                 let none = Tensor::f_zeros([0], (Kind::Int64, device))?;
-                Ok(Targets { ids_bt, labels_n: none.shallow_clone(), seen_bt, rows: Some(none) })
+                Ok(Targets { ids_bt, labels_n: none.shallow_clone(), seen_bt, positions_bt, rows: Some(none) })
             }
         }
     }
+}
+
+/// Places in the flattened batch whose next token is predicted and counts. What begins a document, where attention stays
+/// inside documents, is predicted by none.
+fn predicting_rows(pieces: &[Piece], width: usize) -> Vec<i64> {
+    let mut rows = Vec::new();
+    for (row, piece) in pieces.iter().enumerate() {
+        let is_predicted = |next: usize| {
+            let mark = piece.marks.get(next).copied().unwrap_or_default();
+            mark.counts() && !mark.begins_document()
+        };
+        let nexts = (1..piece.tokens.len()).filter(|&next| is_predicted(next));
+        rows.extend(nexts.map(|next| (row * width + next - 1) as i64));
+    }
+    rows
 }
 
 /// Positions in the flattened batch; at least one per window.
@@ -117,7 +133,7 @@ fn masked_rows(pieces: &[Piece], n_brackets: usize, seed: u64) -> Vec<i64> {
 impl Targets {
     /// What a model is given.
     pub fn input(&self) -> Input<'_> {
-        Input { ids_bt: &self.ids_bt, seen_bt: self.seen_bt.as_ref() }
+        Input { ids_bt: &self.ids_bt, seen_bt: self.seen_bt.as_ref(), positions_bt: self.positions_bt.as_ref() }
     }
 
     /// The predicting rows [N, E] of hidden states [B, T, E].
@@ -139,6 +155,7 @@ impl Targets {
             Ok(Vec::<i64>::try_from(x.f_to_device(Device::Cpu)?.f_to_kind(Kind::Int64)?.f_reshape([-1i64])?)?)
         };
         let (ids, seen) = (flat(&self.ids_bt)?, self.seen_bt.as_ref().map(flat).transpose()?);
+        let in_document = self.positions_bt.as_ref().map(flat).transpose()?.unwrap_or_default();
         let every = |window: i64| (0..width - 1).map(move |position| window * width + position);
         let rows = match &self.rows {
             Some(rows) => flat(rows)?,
@@ -149,7 +166,13 @@ impl Targets {
         for (window, ids) in ids.chunks(width.max(1)).enumerate() {
             let seen = seen.as_ref().and_then(|seen| seen.get(window * width..(window + 1) * width));
             let n_seen = seen.map_or(width, |seen| seen.iter().filter(|&&seen| seen != 0).count());
-            windows.push(WindowRows { tokens: ids.iter().take(n_seen).copied().collect(), positions: Vec::new() });
+            let in_document = in_document.get(window * width..window * width + n_seen).unwrap_or_default();
+            let begins = in_document.iter().enumerate().skip(1).filter(|(_, position)| **position == 0);
+            windows.push(WindowRows {
+                tokens: ids.iter().take(n_seen).copied().collect(),
+                positions: Vec::new(),
+                documents: begins.map(|(place, _)| place as i64).collect(),
+            });
         }
         for row in rows {
             let (window, position) = (row as usize / width.max(1), row % width as i64);

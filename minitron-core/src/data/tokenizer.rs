@@ -1,9 +1,11 @@
 //! The model's own tokenizer.json.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use crate::chat::{Rendered, token_mask};
+use super::token::Token;
+use crate::chat::{ChatTemplate, Example, Moment, Rendered, token_mask};
 use crate::checkpoint::Config;
 use crate::contract::Document;
 use crate::digest;
@@ -13,6 +15,11 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: Option<tokenizers::Tokenizer>,
+    /// The model's folder.
+    dir: PathBuf,
+    /// Read where the first conversation is.
+    template: OnceLock<ChatTemplate>,
+    now: Option<Moment>,
     /// Of tokenizer.json.
     file_digest: String,
     vocab: usize,
@@ -24,6 +31,26 @@ pub struct Tokenizer {
     pub brackets: Option<(u32, u32)>,
     /// `[MASK]` of encoders.
     pub mask: Option<u32>,
+}
+
+/// What has to be found out about a document's tokens, beside their ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Wants {
+    /// Which of them answer; no others count.
+    pub answers: bool,
+    /// Where turns end.
+    pub turns: bool,
+}
+
+impl Wants {
+    fn refuse_text(self) -> Result<()> {
+        if !self.answers {
+            return Ok(());
+        }
+        let message = "mask: answers: this document is plain text, in which nothing answers; \
+                       give conversations, or leave the mask out";
+        Err(Error::Data(message.into()))
+    }
 }
 
 /// What lies beside tokenizer.json and names special tokens; each may be absent.
@@ -56,6 +83,9 @@ impl Tokenizer {
         let path = dir.join("tokenizer.json");
         let mut tokenizer = Tokenizer {
             inner: None,
+            dir: dir.to_path_buf(),
+            template: OnceLock::new(),
+            now: None,
             file_digest: String::new(),
             vocab,
             eos: None,
@@ -204,49 +234,102 @@ impl Tokenizer {
         guarded(|| inner.decode(ids, true)).map_err(|e| Error::Data(format!("the tokenizer cannot decode: {e}")))
     }
 
-    /// Appends a document's tokens, and the end-of-sequence token after a text.
-    pub(super) fn append(&self, document: &Document, tokens: &mut Vec<u32>) -> Result<()> {
+    /// A document's tokens, with the end-of-sequence token after a text; a conversation ends as its template has it.
+    pub(super) fn tokenise(&self, document: &Document, wants: Wants) -> Result<Vec<Token>> {
         match document {
             Document::Text(text) => {
-                tokens.extend(self.encode(text)?);
-                tokens.extend(self.eos);
+                wants.refuse_text()?;
+                marked(self.encode(text)?.into_iter().chain(self.eos))
             }
             Document::Tokens(ids) => {
+                wants.refuse_text()?;
                 self.check(ids)?;
-                tokens.extend(ids);
+                marked(ids.iter().copied())
             }
             Document::Part(part) => match part.as_ref() {
-                Document::Text(text) => tokens.extend(self.encode(text)?),
-                other => self.append(other, tokens)?,
+                Document::Text(text) => {
+                    wants.refuse_text()?;
+                    marked(self.encode(text)?)
+                }
+                other => self.tokenise(other, wants),
             },
+            Document::Example(example) => self.example(example, wants),
         }
-        Ok(())
     }
 
-    /// Tokens of each document as [`Tokenizer::append`] gives them, made on all cores.
-    pub(super) fn encode_all(&self, documents: &[&Document]) -> Result<Vec<Vec<u32>>> {
+    /// The tokens of a conversation, or of a prompt and its completion: those that do not answer are marked where that is
+    /// wanted, and the last of each answer as the end of a turn.
+    fn example(&self, example: &Example, wants: Wants) -> Result<Vec<Token>> {
+        let (rendered, end) = match example {
+            Example::Completion { prompt, completion } => (Rendered::completion(prompt, completion), self.eos),
+            Example::Chat(chat) if wants.answers || wants.turns => (self.chat_template()?.render(chat, false)?, None),
+            Example::Chat(chat) => {
+                let text = self.chat_template()?.text(chat, false)?;
+                (Rendered { text, answers: Vec::new(), marks: false }, None)
+            }
+        };
+        let (ids, answers) = self.encode_conversation(&rendered)?;
+        let answers: Vec<bool> = answers.into_iter().chain(end.map(|_| true)).collect();
+        let mut tokens = marked(ids.into_iter().chain(end))?;
+        for (place, token) in tokens.iter_mut().enumerate() {
+            let answers_at = |place: usize| answers.get(place) == Some(&true);
+            if answers_at(place) && !answers_at(place + 1) {
+                *token = token.turn_end();
+            }
+            if wants.answers && !answers_at(place) {
+                *token = token.uncounted();
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// The model's own template.
+    ///
+    /// # Errors
+    /// `Data` where the folder has none; as [`ChatTemplate::load`].
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        if let Some(template) = self.template.get() {
+            return Ok(template);
+        }
+        let now = self.now.unwrap_or_else(Moment::today);
+        let template = ChatTemplate::load(&self.dir, now)?.ok_or_else(|| {
+            let files = "chat_template.jinja, or chat_template in tokenizer_config.json";
+            let dir = self.dir.display();
+            Error::Data(format!("`{dir}` has no chat template ({files}), so conversations cannot be read; add one"))
+        })?;
+        Ok(self.template.get_or_init(|| template))
+    }
+
+    /// The time that chat templates write; today where it is not set.
+    #[must_use]
+    pub fn at(mut self, now: Option<Moment>) -> Self {
+        self.now = now;
+        self
+    }
+
+    /// Whether what was read so far has today's date in it, because the template asks for the time and none was set.
+    pub fn has_written_today(&self) -> bool {
+        self.now.is_none() && self.template.get().is_some_and(ChatTemplate::uses_clock)
+    }
+
+    /// Tokens of each document as [`Tokenizer::tokenise`] gives them, texts on all cores.
+    pub(super) fn tokenise_all(&self, documents: &[&Document], wants: Wants) -> Result<Vec<Vec<Token>>> {
         let texts: Vec<&str> = documents.iter().filter_map(|document| text_of(document)).collect();
-        if texts.len() < 2 {
-            let alone = |document: &&Document| {
-                let mut tokens = Vec::new();
-                self.append(document, &mut tokens).map(|()| tokens)
-            };
-            return documents.iter().map(alone).collect();
+        if texts.len() < 2 || wants.answers {
+            return documents.iter().map(|document| self.tokenise(document, wants)).collect();
         }
         let inner = self.inner()?;
         let mut encodings = guarded(|| inner.encode_batch_fast(texts, false)).map_err(refused)?.into_iter();
         let mut all = Vec::with_capacity(documents.len());
         for document in documents {
-            let mut tokens = Vec::new();
-            match text_of(document) {
-                None => self.append(document, &mut tokens)?,
-                Some(_) => {
-                    tokens.extend(encodings.next().iter().flat_map(|encoding| encoding.get_ids()));
-                    self.check(&tokens)?;
-                    tokens.extend(self.eos.filter(|_| !matches!(document, Document::Part(_))));
-                }
+            if text_of(document).is_none() {
+                all.push(self.tokenise(document, wants)?);
+                continue;
             }
-            all.push(tokens);
+            let mut ids: Vec<u32> = encodings.next().iter().flat_map(|encoding| encoding.get_ids()).copied().collect();
+            self.check(&ids)?;
+            ids.extend(self.eos.filter(|_| !matches!(document, Document::Part(_))));
+            all.push(marked(ids)?);
         }
         Ok(all)
     }
@@ -271,8 +354,13 @@ fn text_of(document: &Document) -> Option<&str> {
     match document {
         Document::Text(text) => Some(text),
         Document::Part(part) => text_of(part),
-        Document::Tokens(_) => None,
+        Document::Tokens(_) | Document::Example(_) => None,
     }
+}
+
+/// Ids that all count.
+fn marked(ids: impl IntoIterator<Item = u32>) -> Result<Vec<Token>> {
+    ids.into_iter().map(Token::new).collect()
 }
 
 /// The `tokenizers` crate answers some damaged tables with a panic, on opening or on a text, which must not end the process.

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use tch::{Device, Tensor};
 
 use super::filling::fill;
+use super::token::{Marks, Token};
 use super::tokenizer::Tokenizer;
 use crate::blueprint::Options;
 use crate::error::{Error, Result};
@@ -13,6 +14,8 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Windows {
     tokens: Vec<u32>,
+    /// What decides what is learned from each token; empty where all count and attention crosses documents.
+    marks: Vec<Marks>,
     /// Where each window begins, and the end of the last.
     bounds: Vec<usize>,
     width: usize,
@@ -28,19 +31,33 @@ pub struct Piece {
     pub id: u64,
     /// Token ids.
     pub tokens: Vec<u32>,
+    /// What decides what is learned from each token; empty where all count and attention crosses documents.
+    pub marks: Vec<Marks>,
 }
 
 impl Windows {
-    /// Cuts a stream; a shorter tail is dropped.
+    /// Cuts a stream of ids that all count; a shorter tail is dropped.
     ///
     /// # Errors
     /// `Data` when the stream is empty or shorter than one window.
     pub fn cut(
-        mut tokens: Vec<u32>,
+        tokens: Vec<u32>,
         seq_len: usize,
         max_windows: Option<usize>,
         tokenizer: &Tokenizer,
         name: &str,
+    ) -> Result<Self> {
+        let tokens = tokens.into_iter().map(Token::new).collect::<Result<_>>()?;
+        Self::cut_stream(tokens, seq_len, max_windows, tokenizer, (name, false))
+    }
+
+    /// Cuts a stream; a shorter tail is dropped. `inside_documents`: attention stays inside documents.
+    pub(super) fn cut_stream(
+        mut tokens: Vec<Token>,
+        seq_len: usize,
+        max_windows: Option<usize>,
+        tokenizer: &Tokenizer,
+        (name, inside_documents): (&str, bool),
     ) -> Result<Self> {
         if tokens.is_empty() {
             return Err(Error::Data(format!("{name}: no text in it; expected at least one document")));
@@ -56,45 +73,72 @@ impl Windows {
             return Err(Error::Recipe("samples: expected at least 1".into()));
         }
         tokens.truncate(n_windows * seq_len);
-        let (tokens, width, n_brackets) = match tokenizer.brackets {
+        let (tokens, width, n_brackets) = match around(tokenizer)? {
             None => (tokens, seq_len, 0),
             Some((cls, sep)) => {
-                let bracketed = |window: &[u32]| [&[cls], window, &[sep]].concat();
+                let bracketed = |window: &[Token]| [&[cls], window, &[sep]].concat();
                 (tokens.chunks(seq_len).flat_map(bracketed).collect(), seq_len + 2, 2)
             }
         };
         let bounds: Vec<usize> = (0..=tokens.len()).step_by(width).collect();
-        Ok(Windows { tokens, bounds, width, n_brackets, digest: OnceLock::new() })
+        Ok(Self::of_tokens(tokens, bounds, inside_documents, (width, n_brackets)))
     }
 
-    /// One window per document, cut at `seq_len` tokens, shorter ones first so that batches are of a kind; documents of
-    /// a single token are left out.
+    /// One window per document of ids that all count, cut at `seq_len` tokens, shorter ones first so that batches are of a
+    /// kind; documents of a single token are left out.
     ///
     /// # Errors
     /// `Data` when none is left.
     pub fn of_documents(
-        mut documents: Vec<Vec<u32>>,
+        documents: Vec<Vec<u32>>,
         seq_len: usize,
         max_windows: Option<usize>,
         tokenizer: &Tokenizer,
         name: &str,
     ) -> Result<Self> {
-        documents.retain(|document| document.len() > 1);
-        documents.truncate(max_windows.unwrap_or(usize::MAX));
+        let marked = |document: Vec<u32>| document.into_iter().map(Token::new).collect::<Result<Vec<_>>>();
+        let mut documents: Vec<Vec<Token>> = documents.into_iter().map(marked).collect::<Result<_>>()?;
         documents.iter_mut().for_each(|document| document.truncate(seq_len));
-        documents.sort_by_key(Vec::len);
-        let Some(longest) = documents.last().map(Vec::len) else {
+        Self::of_runs(documents, max_windows, tokenizer, (name, false))
+    }
+
+    /// A window for each run of tokens, shorter ones first; those that predict nothing are left out.
+    pub(super) fn of_runs(
+        mut runs: Vec<Vec<Token>>,
+        max_windows: Option<usize>,
+        tokenizer: &Tokenizer,
+        (name, inside_documents): (&str, bool),
+    ) -> Result<Self> {
+        // Where nothing after the first token counts, nothing is predicted.
+        runs.retain(|run| run.iter().skip(1).any(|token| token.marks().counts()));
+        runs.truncate(max_windows.unwrap_or(usize::MAX));
+        runs.sort_by_key(Vec::len);
+        let Some(longest) = runs.last().map(Vec::len) else {
             return Err(Error::Data(format!("{name}: no document of two tokens or more in it")));
         };
-        let n_brackets = if tokenizer.brackets.is_some() { 2 } else { 0 };
+        let around = around(tokenizer)?;
+        let n_brackets = if around.is_some() { 2 } else { 0 };
         let (mut tokens, mut bounds) = (Vec::new(), vec![0]);
-        for document in documents {
-            tokens.extend(tokenizer.brackets.map(|(cls, _)| cls));
-            tokens.extend(document);
-            tokens.extend(tokenizer.brackets.map(|(_, sep)| sep));
+        for run in runs {
+            tokens.extend(around.map(|(cls, _)| cls));
+            tokens.extend(run);
+            tokens.extend(around.map(|(_, sep)| sep));
             bounds.push(tokens.len());
         }
-        Ok(Windows { tokens, bounds, width: longest + n_brackets, n_brackets, digest: OnceLock::new() })
+        Ok(Self::of_tokens(tokens, bounds, inside_documents, (longest + n_brackets, n_brackets)))
+    }
+
+    fn of_tokens(
+        tokens: Vec<Token>,
+        bounds: Vec<usize>,
+        inside_documents: bool,
+        (width, n_brackets): (usize, usize),
+    ) -> Self {
+        let mark = |token: &Token| token.marks().that_decide(inside_documents);
+        let is_plain = tokens.iter().all(|token| mark(token) == Marks::default());
+        let marks = if is_plain { Vec::new() } else { tokens.iter().map(mark).collect() };
+        let tokens = tokens.into_iter().map(Token::id).collect();
+        Windows { tokens, marks, bounds, width, n_brackets, digest: OnceLock::new() }
     }
 
     /// Number of windows.
@@ -106,6 +150,17 @@ impl Windows {
     pub fn window(&self, window: usize) -> &[u32] {
         let bounds = self.bounds.get(window).zip(self.bounds.get(window + 1));
         bounds.and_then(|(&from, &to)| self.tokens.get(from..to)).unwrap_or_default()
+    }
+
+    /// What decides what is learned from a window's tokens; empty where all count and attention crosses documents.
+    pub fn marks(&self, window: usize) -> &[Marks] {
+        let bounds = self.bounds.get(window).zip(self.bounds.get(window + 1));
+        bounds.and_then(|(&from, &to)| self.marks.get(from..to)).unwrap_or_default()
+    }
+
+    /// A window on its own, under a number.
+    pub(super) fn piece(&self, window: usize, id: u64) -> Piece {
+        Piece { id, tokens: self.window(window).to_vec(), marks: self.marks(window).to_vec() }
     }
 
     /// Runs of at most `batch_size` windows of one length, in order.
@@ -146,9 +201,9 @@ impl Windows {
         self.n_brackets
     }
 
-    /// Digest of all tokens.
+    /// Digest of all tokens and of what is learned from them.
     pub fn digest(&self) -> &str {
-        self.digest.get_or_init(|| digest_of(&self.tokens, &self.bounds))
+        self.digest.get_or_init(|| digest_of(&self.tokens, &self.marks, &self.bounds))
     }
 
     /// Refuses windows that a model has no positions for, before any work.
@@ -166,6 +221,37 @@ impl Windows {
     }
 }
 
+impl Windows {
+    /// Each token's position in its document [B, T], where attention stays inside documents and a window holds several.
+    pub fn positions(&self, windows: impl IntoIterator<Item = usize>, device: Device) -> Result<Option<Tensor>> {
+        let marks: Vec<&[Marks]> = windows.into_iter().map(|window| self.marks(window)).collect();
+        positions_in_documents(&marks, device)
+    }
+}
+
+/// Each token's position in its document [B, T], filling left zero-based by its sequence's last document; none where every
+/// sequence is one document.
+pub(super) fn positions_in_documents(marks: &[&[Marks]], device: Device) -> Result<Option<Tensor>> {
+    let begins_inside = |marks: &&[Marks]| marks.iter().skip(1).any(|mark| mark.begins_document());
+    if !marks.iter().any(begins_inside) {
+        return Ok(None);
+    }
+    let width = marks.iter().map(|marks| marks.len()).max().unwrap_or(0);
+    let mut positions: Vec<i64> = Vec::with_capacity(marks.len().saturating_mul(width));
+    for marks in marks {
+        let mut position = 0;
+        for place in 0..width {
+            if place == 0 || marks.get(place).is_some_and(|mark| mark.begins_document()) {
+                position = 0;
+            }
+            positions.push(position);
+            position += 1;
+        }
+    }
+    let positions_bt = Tensor::f_from_slice(&positions)?.f_view([marks.len() as i64, width as i64])?;
+    Ok(Some(positions_bt.f_to_device(device)?))
+}
+
 /// Refuses a window of `width` tokens, brackets included, for `max_positions`.
 pub(super) fn fits(width: usize, n_brackets: usize, max_positions: usize) -> Result<()> {
     if width <= max_positions {
@@ -176,9 +262,18 @@ pub(super) fn fits(width: usize, n_brackets: usize, max_positions: usize) -> Res
     Err(Error::Recipe(format!("seq_len: {found} is longer than the model's positions allow; at most {longest}")))
 }
 
-/// Of tokens and cuts.
-fn digest_of(tokens: &[u32], bounds: &[usize]) -> String {
+/// The special tokens around a window.
+fn around(tokenizer: &Tokenizer) -> Result<Option<(Token, Token)>> {
+    tokenizer.brackets.map(|(cls, sep)| Ok((Token::new(cls)?, Token::new(sep)?))).transpose()
+}
+
+/// Of tokens, marks where there are any, and cuts.
+fn digest_of(tokens: &[u32], marks: &[Marks], bounds: &[usize]) -> String {
     let bounds: Vec<u32> = bounds.iter().map(|&bound| bound as u32).collect();
-    let (tokens, bounds) = (crate::digest::of_tokens(tokens), crate::digest::of_tokens(&bounds));
-    crate::digest::of_text(&(tokens + &bounds))
+    let mut all = crate::digest::of_tokens(tokens) + &crate::digest::of_tokens(&bounds);
+    if !marks.is_empty() {
+        let marks: Vec<u32> = marks.iter().map(|mark| u32::from(mark.bits())).collect();
+        all += &crate::digest::of_tokens(&marks);
+    }
+    crate::digest::of_text(&all)
 }

@@ -29,6 +29,7 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
     let windows = subject.windows.ok_or_else(|| Error::Data("no held-out text is given (--data)".into()))?;
     windows.check_fits(&model.blueprint.options)?;
     let task = Task::of(model.is_causal(), subject.tokenizer.and_then(|t| t.mask), subject.seed)?;
+    let mut n_rows = 0;
     subject.progress.start("eval, tokens", windows.n_tokens() as u64);
     for batch in windows.batches(subject.batch_size) {
         let chosen: Vec<usize> = batch.collect();
@@ -38,6 +39,7 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
             Some(teacher) => Some(targets.rows(&teacher.hidden(targets.input(), &mut NoTap, None)?)?),
             None => None,
         };
+        n_rows += targets.n_rows();
         for (start, len) in row_chunks(targets.n_rows(), model.blueprint.options.vocab) {
             let teacher_nv = match (subject.teacher, &teacher_ne) {
                 (Some(teacher), Some(rows)) => Some(teacher.logits(&rows.f_narrow(0, start, len)?)?),
@@ -52,5 +54,8 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
         subject.progress.advance(targets.ids_bt.numel() as u64, "");
     }
     subject.progress.finish();
-    Ok(())
+    match n_rows {
+        0 => Err(Error::Data("nothing in the held-out text is predicted; give text with answers, or no mask".into())),
+        _ => Ok(()),
+    }
 }

@@ -82,7 +82,9 @@ pub fn sentence_embeddings(
         let sequences: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
         let (ids_bt, seen_bt) = fill(&sequences, model.device)?;
         let seen_bt = seen_bt.as_ref();
-        let hidden_bte = model.hidden(Input { ids_bt: &ids_bt, seen_bt }, &mut NoTap, None)?.f_to_kind(Kind::Float)?;
+        let hidden_bte = model
+            .hidden(Input { ids_bt: &ids_bt, seen_bt, positions_bt: None }, &mut NoTap, None)?
+            .f_to_kind(Kind::Float)?;
         let pooled_be = pooling.pool(&hidden_bte, seen_bt)?;
         if !pooled_be.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
             return Err(Error::Data("the model gives states that are not finite, so sentences have no place".into()));

@@ -13,7 +13,7 @@ use super::joint::{Joint, Part, Place, Spot};
 use super::patient::Patient;
 use crate::blueprint::{HIDDEN, Role, Slot};
 use crate::error::Result;
-use crate::model::{Block, Frame, Layout, NoTap};
+use crate::model::{Block, Frame, Input, Layout, NoTap};
 
 /// What the student's stream should be after each half of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -88,9 +88,12 @@ impl Patient<'_> {
         let frame = self.frame(of_student, &tokens)?;
         let (mut streams, mut layouts) = (Vec::new(), Vec::new());
         for batch in windows.batches(calibration.batch_size) {
-            let ids_bt = windows.batch(batch, self.load_options().device)?;
-            streams.push(frame.embed(&ids_bt, 0)?);
-            layouts.push(frame.layout(0, ids_bt.size2()?.1, None)?);
+            let device = self.load_options().device;
+            let ids_bt = windows.batch(batch.clone(), device)?;
+            let positions_bt = windows.positions(batch, device)?;
+            let positions_bt = positions_bt.as_ref();
+            streams.push(frame.embed(Input { ids_bt: &ids_bt, seen_bt: None, positions_bt }, 0)?);
+            layouts.push(frame.layout(0, ids_bt.size2()?.1, None, positions_bt)?);
         }
         Ok((streams, layouts))
     }

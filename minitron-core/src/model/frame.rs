@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::LoadOptions;
 use super::head::Head;
 use super::layers::Norm;
-use super::layout::Layout;
+use super::layout::{Input, Layout};
 use super::rope::Frequencies;
 use super::weights::Weights;
 use crate::blueprint::{Blueprint, Positions, Role, Slot};
@@ -90,11 +90,13 @@ impl Frame {
         })
     }
 
-    /// What enters the first layer, [B, T, E], of token ids [B, T] at positions from `start` on.
+    /// What enters the first layer, [B, T, E], of token ids [B, T] at positions from `start` on, or where documents are told
+    /// apart at their positions in them.
     ///
     /// # Errors
     /// `Data` when the sequence is longer than the model's positions, or a token's row was left out.
-    pub fn embed(&self, ids_bt: &Tensor, start: i64) -> Result<Tensor> {
+    pub fn embed<'a>(&self, input: impl Into<Input<'a>>, start: i64) -> Result<Tensor> {
+        let Input { ids_bt, positions_bt, .. } = input.into();
         let (_, n_tokens) = ids_bt.size2()?;
         let max = self.max_positions as i64;
         if start + n_tokens > max {
@@ -104,7 +106,10 @@ impl Frame {
         let rows_bt = self.tokens.rows_of(ids_bt)?;
         let mut x_bte = Tensor::f_embedding(&self.tokens.table_ve, &rows_bt, -1, false, false)?;
         if let Some(table) = &self.position_table {
-            x_bte = x_bte.f_add(&table.f_narrow(0, start, n_tokens)?)?;
+            x_bte = match positions_bt {
+                Some(positions_bt) => x_bte.f_add(&Tensor::f_embedding(table, positions_bt, -1, false, false)?)?,
+                None => x_bte.f_add(&table.f_narrow(0, start, n_tokens)?)?,
+            };
         }
         if let Some(table) = &self.type_table {
             x_bte = x_bte.f_add(&table.f_select(0, 0)?)?;
@@ -116,8 +121,22 @@ impl Frame {
     }
 
     /// How `n_tokens` positions from `start` on lie, of which those hold tokens that are `seen_bt` [B, T]; none: all.
-    pub fn layout(&self, start: i64, n_tokens: i64, seen_bt: Option<&Tensor>) -> Result<Layout> {
+    /// `positions_bt` [B, T] begin at zero with each document where attention stays inside them; rotations depend on
+    /// distances alone, so they go by the window's positions.
+    ///
+    /// # Errors
+    /// `Recipe` for documents told apart in an encoder.
+    pub fn layout(
+        &self,
+        start: i64,
+        n_tokens: i64,
+        seen_bt: Option<&Tensor>,
+        positions_bt: Option<&Tensor>,
+    ) -> Result<Layout> {
         let rope = self.rope.as_ref().map(|rope| rope.at(start, n_tokens)).transpose()?;
+        if let Some(positions_bt) = positions_bt {
+            return Ok(Layout { rope, mask: Some(self.inside_documents(positions_bt)?) });
+        }
         let mask = match seen_bt {
             Some(seen_bt) if !self.causal => Some(seen_bt.f_unsqueeze(1)?.f_unsqueeze(1)?),
             _ if self.causal && start > 0 && n_tokens > 1 => {
@@ -127,6 +146,17 @@ impl Frame {
             _ => None,
         };
         Ok(Layout { rope, mask })
+    }
+
+    /// Which earlier tokens of its own document each token sees [B, 1, T, T].
+    fn inside_documents(&self, positions_bt: &Tensor) -> Result<Tensor> {
+        if !self.causal {
+            let message = "attend: documents: an encoder's windows hold one stretch of text; leave it out";
+            return Err(Error::Recipe(message.into()));
+        }
+        let document_bt = positions_bt.f_eq(0)?.f_cumsum(1, Kind::Int64)?;
+        let is_same_btt = document_bt.f_unsqueeze(2)?.f_eq_tensor(&document_bt.f_unsqueeze(1)?)?;
+        Ok(is_same_btt.f_tril(0)?.f_unsqueeze(1)?)
     }
 
     /// The last hidden state of what leaves the last layer.

@@ -11,12 +11,15 @@ pub struct Input<'a> {
     pub ids_bt: &'a Tensor,
     /// Whether a position holds a token rather than filling on the right [B, T], boolean; none where all do.
     pub seen_bt: Option<&'a Tensor>,
+    /// Each token's position in its document [B, T], where attention stays inside documents; none where it does not, and a
+    /// sequence is one document.
+    pub positions_bt: Option<&'a Tensor>,
 }
 
 /// Sequences of one length, nothing filled up.
 impl<'a> From<&'a Tensor> for Input<'a> {
     fn from(ids_bt: &'a Tensor) -> Self {
-        Input { ids_bt, seen_bt: None }
+        Input { ids_bt, seen_bt: None, positions_bt: None }
     }
 }
 
@@ -25,7 +28,8 @@ impl<'a> From<&'a Tensor> for Input<'a> {
 #[derive(Debug, Default)]
 pub struct Layout {
     pub(super) rope: Option<Rope>,
-    /// Boolean: keys that are no filling, [B, 1, 1, T], or what several tokens see behind those of a cache, [T, start + T].
-    /// Filling on the right lies after all that a causal position sees, so it is never both.
+    /// Boolean: keys that are no filling, [B, 1, 1, T], what several tokens see behind those of a cache, [T, start + T], or
+    /// what lies before in the same document, [B, 1, T, T]. Filling on the right lies after all that a causal position
+    /// sees, so there is one of them at most.
     pub(super) mask: Option<Tensor>,
 }

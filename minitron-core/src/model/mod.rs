@@ -96,11 +96,11 @@ impl Transformer {
         tap: &mut dyn Tap,
         mut cache: Option<&mut Cache>,
     ) -> Result<Tensor> {
-        let Input { ids_bt, seen_bt } = input.into();
-        let (_, n_tokens) = ids_bt.size2()?;
+        let input = input.into();
+        let (_, n_tokens) = input.ids_bt.size2()?;
         let start = cache.as_ref().map_or(0, |cache| cache.len());
-        let mut x_bte = self.frame.embed(ids_bt, start)?;
-        let layout = self.frame.layout(start, n_tokens, seen_bt)?;
+        let mut x_bte = self.frame.embed(input, start)?;
+        let layout = self.frame.layout(start, n_tokens, input.seen_bt, input.positions_bt)?;
         for (layer_idx, block) in self.blocks.iter().enumerate() {
             let memory = cache.as_mut().and_then(|cache| cache.layer(layer_idx));
             x_bte = block.shown(&x_bte, &layout, tap, memory)?;

@@ -8,7 +8,7 @@ use tracing::info_span;
 use crate::blueprint::{Blueprint, ModelFolder, PruneGroup, Sizes};
 use crate::checkpoint::TensorSource;
 use crate::contract::Axis;
-use crate::data::Tokenizer;
+use crate::data::{TextOptions, Tokenizer};
 use crate::error::{Error, Result};
 use crate::model::{LoadOptions, Transformer};
 use crate::progress::{Interrupt, Progress};
@@ -103,6 +103,19 @@ impl Context<'_> {
         let _span = info_span!("tokenizer").entered();
         let options = &folder.blueprint.options;
         Tokenizer::load(&folder.checkpoint.dir, &folder.checkpoint.config, options.vocab, options.causal)
+    }
+
+    /// The same, for conversations at the time that is set.
+    pub fn reader(&self, folder: &ModelFolder, text: &TextOptions) -> Result<Tokenizer> {
+        Ok(self.tokenizer(folder)?.at(text.now()?))
+    }
+
+    /// Says where a day has found its way into what was read, since another day's would be other tokens.
+    pub fn warn_of_date(&self, tokenizer: &Tokenizer) {
+        if tokenizer.has_written_today() {
+            let message = "the chat template writes today's date; give --date YYYY-MM-DD to read the same another day";
+            self.progress.warn(message);
+        }
     }
 
     /// The axes: those named, or all that are linked: one that a library brings may name what another names too.

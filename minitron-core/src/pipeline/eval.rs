@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::context::{Context, at_least_1, seq_len_or_default};
 use crate::blueprint::{HIDDEN, ModelFolder, Sizes};
 use crate::contract::{Evaluator, Measurements, Subject};
-use crate::data::{DataSpec, Pack, Reading, Tokenizer, Windows};
+use crate::data::{DataSpec, TextOptions, Tokenizer, Windows};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::model::Transformer;
@@ -20,7 +20,7 @@ use crate::registry::PluginSpec;
 
 /// Options of `eval`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct EvalOptions {
     /// The model.
     pub model: String,
@@ -38,12 +38,9 @@ pub struct EvalOptions {
     pub seq_len: Option<usize>,
     /// Windows per forward pass.
     pub batch_size: usize,
-    /// Field of JSON lines, column of Parquet files.
-    pub field: Option<String>,
-    /// Element type of `.bin` files.
-    pub token_type: Option<String>,
-    /// How documents become windows.
-    pub pack: Pack,
+    /// How the text is read.
+    #[serde(flatten)]
+    pub text: TextOptions,
 }
 
 impl Default for EvalOptions {
@@ -57,9 +54,7 @@ impl Default for EvalOptions {
             samples: None,
             seq_len: None,
             batch_size: 8,
-            field: None,
-            token_type: None,
-            pack: Pack::Stream,
+            text: TextOptions::default(),
         }
     }
 }
@@ -135,7 +130,7 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     let folder = context.open(&options.model)?;
     let teacher_folder = options.teacher.as_deref().map(|teacher| context.open(teacher)).transpose()?;
     let tasks = tasks(context, options)?;
-    let tokenizer = context.tokenizer(&folder)?;
+    let tokenizer = context.reader(&folder, &options.text)?;
     let windows = windows(context, options, &folder, &tokenizer)?;
     let has_teacher = teacher_folder.is_some();
     let specs = match (&windows, options.evaluators.as_slice()) {
@@ -212,15 +207,10 @@ fn windows(
     if options.data.is_empty() {
         return Ok(None);
     }
-    let reading = Reading {
-        field: options.field.clone(),
-        token_type: options.token_type.clone(),
-        seq_len: seq_len_or_default(options.seq_len, &folder.blueprint, tokenizer),
-        max_windows: options.samples,
-        seed: context.seed,
-        pack: options.pack,
-    };
+    let seq_len = seq_len_or_default(options.seq_len, &folder.blueprint, tokenizer);
+    let reading = options.text.reading(seq_len, options.samples, context.seed);
     let windows = reading.windows(&options.data, tokenizer, context.registry)?;
+    context.warn_of_date(tokenizer);
     windows.check_fits(&folder.blueprint.options)?;
     Ok(Some(windows))
 }

@@ -8,7 +8,7 @@ use super::recipe::StageOptions;
 use super::run::parent;
 use super::run_dir::RunDir;
 use super::{Setup, TaskSource};
-use crate::data::{DataSpec, Pack, Reading};
+use crate::data::{DataSpec, TextOptions};
 use crate::digest;
 use crate::error::Result;
 use crate::registry::PluginSpec;
@@ -33,7 +33,7 @@ impl Inputs<'_, '_> {
             StageOptions::Score(o) => {
                 self.model(&mut o.model)?;
                 self.specs(&mut o.metrics)?;
-                self.data(&mut o.data, &o.field, &o.token_type)?;
+                self.data(&mut o.data, &o.text)?;
             }
             StageOptions::Prune(o) => {
                 self.model(&mut o.model)?;
@@ -47,7 +47,7 @@ impl Inputs<'_, '_> {
                 self.specs(&mut o.metrics)?;
                 let treatment = &mut o.treatment;
                 self.specs(&mut treatment.heal)?;
-                self.data(&mut treatment.data, &treatment.field, &treatment.token_type)?;
+                self.data(&mut treatment.data, &treatment.text)?;
             }
             StageOptions::Train(o) => {
                 if let Some(config) = &mut o.config {
@@ -73,7 +73,7 @@ impl Inputs<'_, '_> {
                 for task in &mut o.tasks {
                     self.task(&mut task.what)?;
                 }
-                self.data(&mut o.data, &o.field, &o.token_type)?;
+                self.data(&mut o.data, &o.text)?;
             }
             StageOptions::Search(o) => {
                 self.model(&mut o.model)?;
@@ -143,19 +143,12 @@ impl Inputs<'_, '_> {
     /// What a training reads and what it is evaluated on.
     fn texts(&mut self, setup: &mut Setup) -> Result<()> {
         self.specs(&mut setup.losses)?;
-        self.data(&mut setup.data, &setup.field, &setup.token_type)?;
-        self.data(&mut setup.eval_data, &setup.field, &setup.token_type)
+        self.data(&mut setup.data, &setup.text)?;
+        self.data(&mut setup.eval_data, &setup.text)
     }
 
-    fn data(&mut self, data: &mut [DataSpec], field: &Option<String>, token_type: &Option<String>) -> Result<()> {
-        let reading = Reading {
-            field: field.clone(),
-            token_type: token_type.clone(),
-            seq_len: 2,
-            max_windows: None,
-            seed: self.context.seed,
-            pack: Pack::Stream,
-        };
+    fn data(&mut self, data: &mut [DataSpec], text: &TextOptions) -> Result<()> {
+        let reading = text.reading(2, None, self.context.seed);
         for spec in data.iter_mut() {
             *spec = spec.relative_to(&self.recipe_dir, self.context.registry);
             for file in spec.corpus(self.context.registry, &reading)?.files() {

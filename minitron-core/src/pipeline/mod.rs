@@ -33,7 +33,7 @@ pub use compare::{Check, Ratio, Row, Spec, compare};
 pub use compute_type::ComputeType;
 pub use context::{Context, Defaults, Wanted};
 pub use eval::{EvalOptions, NamedTask, TaskSource, eval};
-pub use generate::{GenerateOptions, generate};
+pub use generate::{Chat, GenerateOptions, generate};
 pub use inspect::{InspectOptions, inspect};
 pub use prune::{PruneOptions, prune};
 pub use recipe::{PluginFile, Recipe, Stage, StageOptions};

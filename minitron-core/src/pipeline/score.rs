@@ -12,7 +12,7 @@ use crate::blueprint::ModelFolder;
 use crate::calibrate::{Metric, Pass, Scores, Stated};
 use crate::checkpoint::{Claim, OutputDir, Reader};
 use crate::contract::Importance;
-use crate::data::{DataSpec, Pack, Reading, Windows, files_of};
+use crate::data::{DataSpec, TextOptions, Windows, files_of};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::plan::Bytes;
@@ -20,7 +20,7 @@ use crate::registry::PluginSpec;
 
 /// Options of `score`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct ScoreOptions {
     /// The model.
     pub model: String,
@@ -34,12 +34,9 @@ pub struct ScoreOptions {
     pub seq_len: Option<usize>,
     /// Windows per forward pass.
     pub batch_size: usize,
-    /// Field of JSON lines, column of Parquet files.
-    pub field: Option<String>,
-    /// Element type of `.bin` files.
-    pub token_type: Option<String>,
-    /// How documents become windows.
-    pub pack: Pack,
+    /// How the text is read.
+    #[serde(flatten)]
+    pub text: TextOptions,
     /// Resamples of the windows that scores are stored for, so that a plan can say how close its calls were.
     pub bootstrap: usize,
     /// Whether one layer's weights are held at a time instead of the whole model.
@@ -57,9 +54,7 @@ impl Default for ScoreOptions {
             samples: 1024,
             seq_len: None,
             batch_size: 8,
-            field: None,
-            token_type: None,
-            pack: Pack::Stream,
+            text: TextOptions::default(),
             bootstrap: 0,
             stream: false,
             max_memory: None,
@@ -83,19 +78,14 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let folder = context.open(&options.model)?;
     refuse_out(out, &folder.checkpoint.dir)?;
     let groups = context.groups(&context.axes(&[])?, &folder.blueprint)?;
-    let tokenizer = context.tokenizer(&folder)?;
-    let reading = Reading {
-        field: options.field.clone(),
-        token_type: options.token_type.clone(),
-        seq_len: seq_len_or_default(options.seq_len, &folder.blueprint, &tokenizer),
-        max_windows: Some(options.samples),
-        seed: context.seed,
-        pack: options.pack,
-    };
+    let tokenizer = context.reader(&folder, &options.text)?;
+    let seq_len = seq_len_or_default(options.seq_len, &folder.blueprint, &tokenizer);
+    let reading = options.text.reading(seq_len, Some(options.samples), context.seed);
     let files = files_of(&options.data, context.registry, &reading)?;
     OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
     let _claim = Claim::of(out)?;
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
+    context.warn_of_date(&tokenizer);
     windows.check_fits(&folder.blueprint.options)?;
     let n_folds = if options.bootstrap == 0 { 0 } else { windows.len().min(MAX_FOLDS) };
     let mut pass = Pass::new(metrics, &groups, n_folds)?;

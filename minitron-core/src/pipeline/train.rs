@@ -17,7 +17,7 @@ use super::student::{StudentFolder, clear};
 use super::teaching::{TeacherOptions, Teaching};
 use crate::blueprint::Blueprint;
 use crate::checkpoint::{Claim, MemorySource};
-use crate::data::{BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Pack, Reading, Task, Tokenizer, Windows};
+use crate::data::{BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Reading, Task, TextOptions, Tokenizer, Windows};
 use crate::error::{Error, Result};
 use crate::memory::peak_bytes;
 use crate::plan::Count;
@@ -78,12 +78,9 @@ pub struct Setup {
     pub eval_samples: Option<usize>,
     /// Stop after this step; `resume` goes on.
     pub stop_after: Option<u64>,
-    /// Field of JSON lines, column of Parquet files.
-    pub field: Option<String>,
-    /// Element type of `.bin` files.
-    pub token_type: Option<String>,
-    /// How documents become windows.
-    pub pack: Pack,
+    /// How the text is read.
+    #[serde(flatten)]
+    pub text: TextOptions,
     /// Whether every layer runs a second time in the backward pass instead of its inside being held in memory.
     pub recompute: bool,
 }
@@ -116,9 +113,7 @@ impl Default for Setup {
             eval_every: None,
             eval_samples: None,
             stop_after: None,
-            field: None,
-            token_type: None,
-            pack: Pack::Stream,
+            text: TextOptions::default(),
             recompute: false,
         }
     }
@@ -126,14 +121,7 @@ impl Default for Setup {
 
 impl Setup {
     pub(super) fn reading(&self, seq_len: usize, seed: u64) -> Reading {
-        Reading {
-            field: self.field.clone(),
-            token_type: self.token_type.clone(),
-            seq_len,
-            max_windows: None,
-            seed,
-            pack: self.pack,
-        }
+        self.text.reading(seq_len, None, seed)
     }
 }
 
@@ -209,12 +197,14 @@ fn run(
     refuse(context, setup, &start, teacher.as_ref(), (out.dir, out.resume))?;
     let _claim = Claim::of(out.dir)?;
     let options = &start.blueprint.options;
-    let tokenizer = Arc::new(Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?);
+    let tokenizer = Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?;
+    let tokenizer = Arc::new(tokenizer.at(setup.text.now()?));
     let settings = setup.settings(context.seed);
     settings.check()?;
     let objective = objective_of(context, setup, losses, &start, teacher.as_ref())?;
     let feed = RefCell::new(feed(context, setup, &start, &tokenizer, &out)?);
     let eval_windows = setup.eval_windows(context, &start.blueprint, &tokenizer)?;
+    context.warn_of_date(&tokenizer);
     let asked = teacher.as_ref();
     let corrected = asked.map(|teaching| teaching.corrected(context, &objective)).transpose()?.flatten();
     let taught_by = asked.map(|teaching| teaching.teacher(context, &objective, corrected.as_ref())).transpose()?;

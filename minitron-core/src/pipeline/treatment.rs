@@ -11,7 +11,7 @@ use crate::blueprint::ModelFolder;
 use crate::calibrate::Calibration;
 use crate::checkpoint::OutputDir;
 use crate::contract::Healing;
-use crate::data::{DataSpec, Pack, Reading, Windows, files_of};
+use crate::data::{DataSpec, TextOptions, Windows, files_of};
 use crate::error::Result;
 use crate::heal::{Case, Patient};
 use crate::model::LoadOptions;
@@ -32,12 +32,9 @@ pub struct Treatment {
     pub seq_len: Option<usize>,
     /// Windows per forward pass.
     pub batch_size: usize,
-    /// Field of JSON lines, column of Parquet files.
-    pub field: Option<String>,
-    /// Element type of `.bin` files.
-    pub token_type: Option<String>,
-    /// How documents become windows.
-    pub pack: Pack,
+    /// How the text is read.
+    #[serde(flatten)]
+    pub text: TextOptions,
 }
 
 impl Default for Treatment {
@@ -48,9 +45,7 @@ impl Default for Treatment {
             samples: 128,
             seq_len: None,
             batch_size: 8,
-            field: None,
-            token_type: None,
-            pack: Pack::Stream,
+            text: TextOptions::default(),
         }
     }
 }
@@ -72,20 +67,15 @@ impl Treatment {
         if !is_used || self.data.is_empty() {
             return Ok(None);
         }
-        let tokenizer = context.tokenizer(folder)?;
-        let reading = Reading {
-            field: self.field.clone(),
-            token_type: self.token_type.clone(),
-            seq_len: seq_len_or_default(self.seq_len, &folder.blueprint, &tokenizer),
-            max_windows: Some(self.samples),
-            seed: context.seed,
-            pack: self.pack,
-        };
+        let tokenizer = context.reader(folder, &self.text)?;
+        let seq_len = seq_len_or_default(self.seq_len, &folder.blueprint, &tokenizer);
+        let reading = self.text.reading(seq_len, Some(self.samples), context.seed);
         if let Some(out) = out {
             let files = files_of(&self.data, context.registry, &reading)?;
             OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
         }
         let windows = reading.windows(&self.data, &tokenizer, context.registry)?;
+        context.warn_of_date(&tokenizer);
         windows.check_fits(&folder.blueprint.options)?;
         Ok(Some(windows))
     }

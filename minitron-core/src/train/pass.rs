@@ -36,14 +36,14 @@ impl<'m> Pass<'m> {
         recompute: bool,
     ) -> Result<Self> {
         let mut kept = Kept::at(sites);
-        let layout = model.frame.layout(0, input.ids_bt.size2()?.1, input.seen_bt)?;
+        let layout = model.frame.layout(0, input.ids_bt.size2()?.1, input.seen_bt, input.positions_bt)?;
         if !recompute {
             let hidden_bte = model.hidden(input, &mut kept, None)?;
             return Ok(Pass { model, input, layout, sites, inputs: None, hidden_bte, states: kept.states });
         }
         let _no_grad = tch::no_grad_guard();
         let mut inputs = Vec::with_capacity(model.blocks.len() + 1);
-        let mut x_bte = model.frame.embed(input.ids_bt, 0)?;
+        let mut x_bte = model.frame.embed(input, 0)?;
         for layer_idx in 0..model.blocks.len() {
             inputs.push(x_bte.shallow_clone());
             x_bte = model.layer(layer_idx, &x_bte, &layout, &mut kept)?;
@@ -72,7 +72,7 @@ impl<'m> Pass<'m> {
             })?;
         }
         if gradient_bte.defined() {
-            let x_bte = self.model.frame.embed(self.input.ids_bt, 0)?;
+            let x_bte = self.model.frame.embed(self.input, 0)?;
             x_bte.f_mul(&gradient_bte)?.f_sum(x_bte.f_kind()?)?.f_backward()?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 use minitron_core::contract::{Evaluator, Measurements, Subject};
 use minitron_core::error::{Error, Result};
-use minitron_core::model::NoTap;
+use minitron_core::model::{Input, NoTap};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -32,9 +32,11 @@ impl Evaluator for HiddenCosine {
         let (mut n_tokens, mut n_windows, mut by_token, mut pooled) = (0.0, 0.0, 0.0, 0.0);
         subject.progress.start("eval, tokens", windows.n_tokens() as u64);
         for batch in windows.batches(subject.batch_size) {
-            let ids_bt = windows.batch(batch, subject.model.device)?;
-            let ours_bte = subject.model.hidden(&ids_bt, &mut NoTap, None)?.f_to_kind(Kind::Float)?;
-            let theirs_bte = kept(&teacher.hidden(&ids_bt, &mut NoTap, None)?, subject.kept_hidden)?;
+            let ids_bt = windows.batch(batch.clone(), subject.model.device)?;
+            let positions_bt = windows.positions(batch, subject.model.device)?;
+            let input = Input { ids_bt: &ids_bt, seen_bt: None, positions_bt: positions_bt.as_ref() };
+            let ours_bte = subject.model.hidden(input, &mut NoTap, None)?.f_to_kind(Kind::Float)?;
+            let theirs_bte = kept(&teacher.hidden(input, &mut NoTap, None)?, subject.kept_hidden)?;
             let cosine_bt = Tensor::f_cosine_similarity(&checked(&ours_bte, &theirs_bte)?, &theirs_bte, -1, 1e-12)?;
             by_token += cosine_bt.f_sum(Kind::Double)?.f_double_value(&[])?;
             n_tokens += cosine_bt.numel() as f64;

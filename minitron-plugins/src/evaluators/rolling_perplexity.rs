@@ -101,7 +101,7 @@ impl RollingPerplexity {
                     Document::Text(text) => (text, false),
                     _ => return Err(self.no_text()),
                 },
-                Document::Tokens(_) => return Err(self.no_text()),
+                Document::Tokens(_) | Document::Example(_) => return Err(self.no_text()),
             };
             open.push_str(&piece);
             if is_last {

@@ -107,10 +107,11 @@ impl<'a> Field<'a> {
         let path = scores_path(&options.scores)?;
         OutputDir::refuse_inputs(out, [path.as_path()])?;
         let rankings = Rankings::new(&Scores::load(&path)?, &groups, &options.by)?;
-        let tokenizer = Arc::new(context.tokenizer(&folder)?);
+        let tokenizer = Arc::new(context.reader(&folder, &options.setup.text)?);
         let treatment = treatment(options);
         let heal_windows = treatment.windows(context, &folder, false, Some(out))?;
         let eval_windows = eval_windows(context, options, &folder, &tokenizer)?;
+        context.warn_of_date(&tokenizer);
         let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
         let losses = match options.setup.losses.as_slice() {
             [] => context.defaults.distillation_losses(),

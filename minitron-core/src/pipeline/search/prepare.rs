@@ -38,9 +38,7 @@ pub(super) fn treatment(options: &SearchOptions) -> Treatment {
         samples: options.heal_samples,
         seq_len: setup.seq_len,
         batch_size: setup.batch_size,
-        field: setup.field.clone(),
-        token_type: setup.token_type.clone(),
-        pack: setup.pack,
+        text: setup.text.clone(),
     }
 }
 

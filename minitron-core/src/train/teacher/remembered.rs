@@ -198,12 +198,15 @@ struct Window {
     n_rows: usize,
 }
 
-/// Keys of a batch's windows, in order: digests of the tokens that are there and the positions that predict.
+/// Keys of a batch's windows, in order: digests of the tokens that are there, the positions that predict, and
+/// where documents begin if attention stays inside them.
 fn windows_of(targets: &Targets) -> Result<Vec<Window>> {
     let mut windows: Vec<Window> = Vec::new();
     for window in targets.windows()? {
         let mut hasher = Sha256::new();
-        for word in [window.tokens.as_slice(), &window.positions] {
+        // Documents where they are told apart alone, so that keys of before are found.
+        let documents = Some(window.documents.as_slice()).filter(|documents| !documents.is_empty());
+        for word in [window.tokens.as_slice(), &window.positions].into_iter().chain(documents) {
             hasher.update((word.len() as u64).to_le_bytes());
             word.iter().for_each(|number| hasher.update(number.to_le_bytes()));
         }

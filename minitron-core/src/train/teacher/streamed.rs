@@ -67,8 +67,8 @@ impl Teacher for Streamed<'_> {
         let frame = self.frame(&tokens, false)?;
         let mut kept = Kept::at(sites);
         let (_, n_tokens) = targets.ids_bt.size2()?;
-        let layout = frame.layout(0, n_tokens, targets.seen_bt.as_ref())?;
-        let mut x_bte = frame.embed(&targets.ids_bt, 0)?;
+        let layout = frame.layout(0, n_tokens, targets.seen_bt.as_ref(), targets.positions_bt.as_ref())?;
+        let mut x_bte = frame.embed(targets.input(), 0)?;
         for layer_idx in 0..self.blueprint.n_layers() {
             let block = Block::open(self.source, self.blueprint, layer_idx, self.options)?;
             x_bte = block.shown(&x_bte, &layout, &mut kept, None)?;
