@@ -23,7 +23,32 @@ pub fn open_regular(path: &Path) -> Result<File> {
     }
 }
 
-/// The text of a file of at most 256 MiB.
+/// Bytes at the beginning of a file that tell how its text is encoded.
+pub const HEAD: usize = 64;
+
+/// Length of the byte order mark that a text begins with: 3, or 0 where there is none.
+///
+/// # Errors
+/// `InvalidData` for UTF-16 and UTF-32, with a mark or without.
+pub fn mark_len(head: &[u8]) -> Result<usize> {
+    let found = match head {
+        [0xEF, 0xBB, 0xBF, ..] => return Ok(3),
+        [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => "UTF-32",
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => "UTF-16",
+        _ if is_utf_16(head) => "UTF-16",
+        _ => return Ok(0),
+    };
+    Err(Error::new(ErrorKind::InvalidData, format!("expected UTF-8 text, got {found}; save it as UTF-8")))
+}
+
+/// Whether every second byte is zero, and no other: UTF-16 of Latin letters.
+fn is_utf_16(head: &[u8]) -> bool {
+    let head = head.get(..HEAD.min(head.len())).unwrap_or_default();
+    let of = |zero: usize| head.iter().enumerate().all(|(idx, byte)| (*byte == 0) == (idx % 2 == zero));
+    head.len() >= 4 && (of(0) || of(1))
+}
+
+/// The text of a file of at most 256 MiB, without a byte order mark.
 ///
 /// # Errors
 /// As [`open_regular`]; `InvalidData` for what is not UTF-8, `FileTooLarge` for more.
@@ -39,6 +64,8 @@ fn read_at_most(path: &Path, most: u64) -> Result<String> {
         let message = format!("longer than {most} bytes, which no file of this kind is");
         return Err(Error::new(ErrorKind::FileTooLarge, message));
     }
+    let n_marked = mark_len(&bytes)?;
+    bytes.drain(..n_marked);
     String::from_utf8(bytes).map_err(|e| Error::new(ErrorKind::InvalidData, format!("not UTF-8 text: {e}")))
 }
 
@@ -55,6 +82,25 @@ mod tests {
         assert_eq!(read_at_most(&path, 3).unwrap_err().kind(), ErrorKind::FileTooLarge);
         std::fs::write(&path, b"f\xfcr").unwrap();
         assert_eq!(read_at_most(&path, 4).unwrap_err().kind(), ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_text() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = dir.path().join("text");
+        for (bytes, expected) in
+            [("\u{feff}für", "für"), ("\u{feff}", ""), ("\u{feff}\u{feff}a", "\u{feff}a"), ("a\0b", "a\0b")]
+        {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(read_text(&path).unwrap(), expected);
+        }
+        let little: Vec<u8> = "{\"a\": 1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let big: Vec<u8> = "{\"a\": 1}".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        for (mark, bytes) in [(&[0xFF, 0xFE][..], &little), (&[0xFE, 0xFF], &big), (&[], &little), (&[], &big)] {
+            std::fs::write(&path, [mark, bytes].concat()).unwrap();
+            let error = read_text(&path).unwrap_err().to_string();
+            assert!(error.contains("got UTF-16; save it as UTF-8"), "{error}");
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Where long work reports to; the command line draws it.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Receives the progress of one job after another.
 pub trait Progress: Debug + Send + Sync {
@@ -32,6 +33,45 @@ impl Progress for Silent {
     fn finish(&self) {}
     fn note(&self, _message: &str) {}
     fn warn(&self, _message: &str) {}
+}
+
+/// Passes everything on, each warning once: for work that is done again and again.
+#[derive(Debug)]
+pub struct WarnsOnce<'a> {
+    inner: &'a dyn Progress,
+    warned: Mutex<BTreeSet<String>>,
+}
+
+impl<'a> WarnsOnce<'a> {
+    /// In front of another.
+    pub fn new(inner: &'a dyn Progress) -> Self {
+        WarnsOnce { inner, warned: Mutex::default() }
+    }
+}
+
+impl Progress for WarnsOnce<'_> {
+    fn start(&self, what: &str, total: u64) {
+        self.inner.start(what, total);
+    }
+
+    fn advance(&self, n: u64, note: &str) {
+        self.inner.advance(n, note);
+    }
+
+    fn finish(&self) {
+        self.inner.finish();
+    }
+
+    fn note(&self, message: &str) {
+        self.inner.note(message);
+    }
+
+    fn warn(&self, message: &str) {
+        let is_new = self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(message.to_owned());
+        if is_new {
+            self.inner.warn(message);
+        }
+    }
 }
 
 /// How a person ends long work early. Only work that can be gone on with listens; whoever catches signals asks it through

@@ -22,7 +22,7 @@ impl Config {
             std::io::ErrorKind::NotFound => {
                 Error::checkpoint(path, "no such file; a model folder needs config.json with a `model_type`")
             }
-            std::io::ErrorKind::InvalidData => Error::checkpoint(path, "not UTF-8 text; expected a JSON object"),
+            std::io::ErrorKind::InvalidData => Error::checkpoint(path, format!("{e}; expected a JSON object")),
             _ => Error::io(path, e),
         })?;
         let value = serde_json::from_str(&text).map_err(|e| Error::checkpoint(path, format!("not valid JSON: {e}")))?;

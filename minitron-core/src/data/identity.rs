@@ -55,6 +55,8 @@ fn of_shelf(shelf: &Shelf) -> Result<Vec<Value>> {
         let mut parameters = serde_json::to_value(corpus).map_err(|e| Error::Internal(format!("a corpus: {e}")))?;
         if let Some(object) = parameters.as_object_mut() {
             object.remove("path");
+            // What is not set decides nothing.
+            object.retain(|_, value| !value.is_null());
         }
         let files: Vec<String> = corpus.files().iter().map(|path| digest::of_data_file(path)).collect::<Result<_>>()?;
         Ok(json!([spec.weight, spec.range, parameters, files]))

@@ -10,6 +10,7 @@ use crate::checkpoint::Config;
 use crate::contract::Document;
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::files::read_text;
 
 /// Text to token ids and back, with the ids that windows need.
 #[derive(Debug)]
@@ -95,7 +96,11 @@ impl Tokenizer {
             mask: None,
         };
         if path.is_file() {
-            let mut inner = guarded(|| tokenizers::Tokenizer::from_file(&path))
+            let text = read_text(&path).map_err(|e| match e.raw_os_error() {
+                Some(_) => Error::io(&path, e),
+                None => Error::checkpoint(&path, format!("not a tokenizer that can be read: {e}")),
+            })?;
+            let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(text.as_bytes()))
                 .map_err(|e| Error::checkpoint(&path, format!("not a tokenizer that can be read: {e}")))?;
             // Sentence encoders ship with both set; windows are cut here.
             inner.with_truncation(None).map_err(|e| Error::checkpoint(&path, e.to_string()))?;

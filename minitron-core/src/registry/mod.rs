@@ -148,6 +148,8 @@ impl Registry {
     /// `Recipe` listing the known endings.
     pub fn corpus_for(&self, path: &std::path::Path, params: &[(&'static str, String)]) -> Result<Box<dyn Corpus>> {
         let name = path.to_string_lossy();
+        // On disks of other systems, names are in upper case.
+        let lower = name.to_lowercase();
         let mut known: Vec<&str> = Vec::new();
         for descriptor in self.of_kind(Kind::Corpus) {
             let mut spec = PluginSpec::bare(descriptor.tag).with("path", name.as_ref());
@@ -159,7 +161,7 @@ impl Registry {
                 spec = spec.with(key, value.as_str());
             }
             let corpus = self.build::<dyn Corpus>(&spec)?;
-            if corpus.extensions().iter().any(|ext| name.ends_with(&format!(".{ext}"))) {
+            if corpus.extensions().iter().any(|ext| lower.ends_with(&format!(".{ext}"))) {
                 return Ok(corpus);
             }
             known.extend(corpus.extensions());

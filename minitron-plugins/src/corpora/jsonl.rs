@@ -1,40 +1,43 @@
-//! JSON lines, plain or compressed.
+//! JSON lines and JSON, plain or packed.
 
-use std::io::{BufRead, BufReader, Read as _};
 use std::iter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use flate2::bufread::MultiGzDecoder;
+use minitron_core::chat::Form;
 use minitron_core::contract::{Corpus, Document, Documents};
-use minitron_core::error::{Error, Result};
+use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-/// Bytes of a line at most: one that unfolds without end out of a small file would take all memory.
-const MOST_BYTES: u64 = 1 << 28;
+use super::example;
+use super::records::{self, Text, Texts};
 
-/// One JSON object a line, one of its string fields a document. Blank lines are skipped.
+/// One record a line (`.jsonl`), or an array of records, a single one, or one after another (`.json`); one of its fields is
+/// the document, or the whole record a conversation. Blank lines are skipped, and records of which the field is null.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Jsonl {
-    /// The file; `.gz` and `.zst` are decompressed on the way.
+    /// The file; gzip and zstd are unpacked on the way.
     pub path: PathBuf,
-    /// The field that holds the text, or a list of token ids; `a+b` joins two as they are.
+    /// The field that holds the text, or a list of token ids; a dot leads into an object, `a+b` joins two as they are.
     #[serde(default = "super::default_field")]
     pub field: String,
+    /// How a record holds a conversation: `messages`, `sharegpt`, `prompt_completion` or `alpaca`; recognised where not
+    /// given and the field is not there.
+    #[serde(default)]
+    pub form: Option<String>,
 }
 
 impl Default for Jsonl {
     fn default() -> Self {
-        Jsonl { path: PathBuf::new(), field: super::default_field() }
+        Jsonl { path: PathBuf::new(), field: super::default_field(), form: None }
     }
 }
 
 #[typetag::serde(name = "jsonl")]
 impl Corpus for Jsonl {
     fn extensions(&self) -> &'static [&'static str] {
-        &["jsonl", "jsonl.gz", "jsonl.zst"]
+        &records::ENDINGS
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -46,31 +49,24 @@ impl Corpus for Jsonl {
     }
 
     fn documents_from(&self, _seed: u64, n_items: u64) -> Result<Documents<'_>> {
-        let mut reader = decompressed(&self.path)?;
-        let (mut line_number, mut failed, mut n_to_skip) = (0_usize, false, n_items);
+        let form = example::form_of(self.form.as_deref())?;
+        let mut texts = Texts::open(&self.path)?;
+        let (mut failed, mut n_to_skip) = (false, n_items);
         Ok(Box::new(iter::from_fn(move || {
-            // What follows a damaged line cannot be trusted.
+            // What follows a damaged record cannot be trusted.
             while !failed {
-                let mut line = Vec::new();
-                line_number = line_number.saturating_add(1);
-                let document = match reader.by_ref().take(MOST_BYTES).read_until(b'\n', &mut line) {
-                    Ok(0) => return None,
-                    Ok(n) if n as u64 == MOST_BYTES => {
-                        Err(self.line_error(line_number, format!("expected less than {MOST_BYTES} bytes; split it")))
-                    }
-                    Ok(_) if line.trim_ascii().is_empty() => continue,
-                    Ok(_) if n_to_skip > 0 => {
-                        n_to_skip = n_to_skip.saturating_sub(1);
-                        continue;
-                    }
-                    Ok(_) => self.document(&line, line_number),
-                    Err(e) if e.raw_os_error().is_some() => Err(Error::io(&self.path, e)),
-                    Err(e) => {
-                        Err(self.line_error(line_number, format!("the compressed data is damaged: {e}; copy it again")))
-                    }
+                let text = texts.next()?;
+                let document = match text {
+                    // What holds no null is a document, or an error before which nobody came this far.
+                    Ok(text) if n_to_skip > 0 && !has_null(&text.bytes) => Ok(Some(Document::Text(String::new()))),
+                    text => text.and_then(|text| self.document(text, form)),
                 };
                 failed = document.is_err();
-                return Some(document);
+                match document.transpose() {
+                    None => {}
+                    Some(Ok(_)) if n_to_skip > 0 => n_to_skip -= 1,
+                    Some(found) => return Some(found),
+                }
             }
             None
         })))
@@ -78,89 +74,20 @@ impl Corpus for Jsonl {
 }
 
 impl Jsonl {
-    fn document(&self, line: &[u8], line_number: usize) -> Result<Document> {
-        let field = &self.field;
-        let expected = format!("expected an object with a string field `{field}`");
-        let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-        let value: Value = serde_json::from_slice(line).map_err(|e| {
-            // serde_json counts lines of its own; there is only this one.
-            let text = e.to_string();
-            let reason = text.split(" at line ").next().unwrap_or_default();
-            let message = format!("{expected}, got no valid JSON at column {} ({reason}); mend that line", e.column());
-            self.line_error(line_number, message)
-        })?;
-        let Value::Object(mut object) = value else {
-            let message = format!("{expected}, got {}; put one object on each line", kind_of(&value));
-            return Err(self.line_error(line_number, message));
-        };
-        let parts: Vec<Option<Document>> = field.split('+').map(|field| object.get_mut(field).and_then(part)).collect();
-        match parts.into_iter().reduce(join).flatten() {
-            Some(document) => Ok(document),
-            None => {
-                let found = field.split('+').map(|field| object.get(field)).find(|found| found.is_none_or(not_a_part));
-                let found = found.flatten().map_or("none of that name", |value| kind_of(value));
-                let fields: Vec<String> = object.keys().map(|key| format!("`{key}`")).collect();
-                let fields = if fields.is_empty() { "none".to_owned() } else { fields.join(", ") };
-                let message = format!("{expected}, got {found}; its fields: {fields}; choose one with `--field`");
-                Err(self.line_error(line_number, message))
-            }
-        }
-    }
-
-    fn line_error(&self, line_number: usize, message: String) -> Error {
-        super::bad(&self.path, format!("line {line_number}: {message}"))
+    fn document(&self, text: Text, form: Option<Form>) -> Result<Option<Document>> {
+        let record = records::parse(&self.path, text)?;
+        example::document(&self.path, &record, &self.field, form)
     }
 }
 
-/// A text, or a list of token ids.
-fn part(value: &mut Value) -> Option<Document> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match value {
-        Value::String(text) => Some(Document::Text(std::mem::take(text))),
-        Value::Array(list) => list.iter().map(id).collect::<Option<Vec<u32>>>().map(Document::Tokens),
-        _ => None,
-    }
-}
-
-fn not_a_part(value: &Value) -> bool {
-    !(value.is_string() || value.is_array())
-}
-
-fn join(first: Option<Document>, second: Option<Document>) -> Option<Document> {
-    match (first?, second?) {
-        (Document::Text(a), Document::Text(b)) => Some(Document::Text(a + &b)),
-        (Document::Tokens(a), Document::Tokens(b)) => Some(Document::Tokens([a, b].concat())),
-        _ => None,
-    }
-}
-
-fn decompressed(path: &Path) -> Result<Box<dyn BufRead>> {
-    let file = BufReader::new(super::open(path)?);
-    Ok(match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gz") => Box::new(BufReader::new(MultiGzDecoder::new(file))),
-        Some("zst") => {
-            let decoder = zstd::Decoder::with_buffer(file).map_err(|e| super::read_error(path, e))?;
-            Box::new(BufReader::new(decoder))
-        }
-        _ => Box::new(file),
-    })
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
+fn has_null(record: &[u8]) -> bool {
+    record.windows(4).any(|bytes| bytes == b"null")
 }
 
 minitron_core::plugin! {
     Corpus for Jsonl {
         tag: "jsonl",
-        summary: "JSON lines (.jsonl, .jsonl.gz, .jsonl.zst), one document a line",
+        summary: "JSON lines (.jsonl) and JSON (.json), plain, .gz or .zst: a field of each record",
         source: "jsonlines.org; RFC 8259, RFC 1952 and RFC 8878",
     }
 }
@@ -177,7 +104,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let corpus = Jsonl { path, field: field.to_owned() };
+        let corpus = Jsonl { path, field: field.to_owned(), form: None };
         let (mut documents, mut error) = (Vec::new(), None);
         match corpus.documents(0) {
             Ok(found) => {

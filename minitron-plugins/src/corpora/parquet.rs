@@ -1,16 +1,24 @@
-//! A column of a Parquet file.
+//! Columns of a Parquet file.
 
 mod backed;
+mod columns;
+mod rows;
 
 use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::iter;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use self::backed::Backed;
+use self::columns::Chosen;
+pub(super) use self::rows::rows;
+use super::example;
+use minitron_core::chat::Form;
 use minitron_core::contract::{Corpus, Document, Documents};
-use minitron_core::error::{Error, Result};
-use parquet::basic::Type;
+use minitron_core::error::{Error, IoContext as _, Result};
+use minitron_core::files::HEAD;
+use parquet::basic::Compression;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
@@ -21,27 +29,34 @@ use serde::{Deserialize, Serialize};
 /// Rows decoded at a time.
 const BATCH: usize = 1024;
 
-/// One column, one document a row. Rows without a value are skipped.
+/// Endings of such files.
+pub(super) const ENDINGS: [&str; 1] = ["parquet"];
+
+/// One document a row. Rows without a value are skipped.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parquet {
     /// The file.
     pub path: PathBuf,
-    /// The column that holds the text; a dot leads into a group.
+    /// The column that holds the text, or lists of token ids; a dot leads into a group, `a+b` joins two as they are.
     #[serde(default = "super::default_field")]
     pub field: String,
+    /// How a row holds a conversation: `messages`, `sharegpt`, `prompt_completion` or `alpaca`; recognised where not given
+    /// and the column is not there.
+    #[serde(default)]
+    pub form: Option<String>,
 }
 
 impl Default for Parquet {
     fn default() -> Self {
-        Parquet { path: PathBuf::new(), field: super::default_field() }
+        Parquet { path: PathBuf::new(), field: super::default_field(), form: None }
     }
 }
 
 #[typetag::serde(name = "parquet")]
 impl Corpus for Parquet {
     fn extensions(&self) -> &'static [&'static str] {
-        &["parquet"]
+        &ENDINGS
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -49,14 +64,19 @@ impl Corpus for Parquet {
     }
 
     fn documents(&self, _seed: u64) -> Result<Documents<'_>> {
-        let file = super::open(&self.path)?;
-        let open = || {
-            backed::check_footer(&file)?;
-            SerializedFileReader::new(file.try_clone()?)
+        let (file, reader) = open(&self.path)?;
+        let form = example::form_of(self.form.as_deref())?;
+        let of_examples = || columns::of_examples(&reader, &self.field, form.is_some());
+        let chosen = match form {
+            Some(_) => of_examples().ok_or_else(|| super::bad(&self.path, "no columns of conversations"))?,
+            None => columns::choose(&reader, &self.field)
+                .or_else(|message| of_examples().ok_or_else(|| super::bad(&self.path, message)))?,
         };
-        let reader = guarded(open).map_err(|e| self.damaged(e))?;
-        let column_idx = self.find_column(&reader)?;
-        let mut rows = Rows {
+        let column_idx = match chosen {
+            Chosen::Text(idx) => idx,
+            Chosen::Columns(columns) => return self.of_rows(&columns, form),
+        };
+        let mut rows = Texts {
             corpus: self,
             file,
             reader,
@@ -72,34 +92,87 @@ impl Corpus for Parquet {
 }
 
 impl Parquet {
-    fn find_column(&self, reader: &SerializedFileReader<File>) -> Result<usize> {
-        let columns = reader.metadata().file_metadata().schema_descr().columns();
-        let is_text = |column: &parquet::schema::types::ColumnDescPtr| {
-            column.physical_type() == Type::BYTE_ARRAY && column.max_rep_level() == 0
-        };
-        let field = &self.field;
-        let found = columns.iter().enumerate().find(|(_, column)| column.path().string() == *field);
-        let got = match found {
-            Some((idx, column)) if is_text(column) => return Ok(idx),
-            Some((_, column)) if column.max_rep_level() > 0 => "a list".to_owned(),
-            Some((_, column)) => format!("one of {}", column.physical_type()),
-            None => "none of that name".to_owned(),
-        };
-        let names: Vec<String> = columns
-            .iter()
-            .map(|c| format!("`{}`{}", c.path().string(), if is_text(c) { "" } else { " (no strings)" }))
-            .collect();
-        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        Err(super::bad(
-            &self.path,
-            format!(
-                "expected a column of strings `{field}`, got {got}; its columns: {names}; choose one with `--field`"
-            ),
-        ))
+    /// What no single column of texts holds is assembled row by row.
+    fn of_rows(&self, columns: &[String], form: Option<Form>) -> Result<Documents<'_>> {
+        let mut rows = rows(&self.path, Some(columns))?;
+        let mut failed = false;
+        Ok(Box::new(iter::from_fn(move || {
+            while !failed {
+                let record = rows.next()?;
+                let document = record.and_then(|record| example::document(&self.path, &record, &self.field, form));
+                failed = document.is_err();
+                if let Some(found) = document.transpose() {
+                    return Some(found);
+                }
+            }
+            None
+        })))
     }
+}
 
-    fn damaged(&self, error: ParquetError) -> Error {
-        super::bad(&self.path, format!("expected a Parquet file, got a damaged one ({error}); copy it again"))
+/// A file and its reader.
+///
+/// # Errors
+/// `Data` for what is no Parquet file, or a damaged one.
+fn open(path: &Path) -> Result<(File, SerializedFileReader<File>)> {
+    let mut file = super::open(path)?;
+    check_kind(&mut file, path)?;
+    let read = || {
+        backed::check_footer(&file)?;
+        SerializedFileReader::new(file.try_clone()?)
+    };
+    let reader = guarded(read).map_err(|e| unreadable(path, &e))?;
+    let groups = reader.metadata().row_groups();
+    if let Some(codec) = groups.iter().flat_map(|group| group.columns()).map(|c| c.compression()).find(is_foreign) {
+        let message = format!("compressed with {codec}, which is not read; write it again with zstd");
+        return Err(super::bad(path, message));
+    }
+    Ok((file, reader))
+}
+
+/// The one codec that no crate here unfolds.
+fn is_foreign(codec: &Compression) -> bool {
+    matches!(codec, Compression::LZO)
+}
+
+/// Refuses by name what is whole, but something else.
+fn check_kind(file: &mut File, path: &Path) -> Result<()> {
+    let mut begin = Vec::new();
+    (&mut *file).take(HEAD as u64).read_to_end(&mut begin).map_err(|e| super::read_error(path, e))?;
+    super::check_fetched(path, &begin)?;
+    let mut end = [0; 4];
+    let is_long = file.metadata().at_path(path)?.len() >= 8;
+    if is_long {
+        file.seek(SeekFrom::End(-4)).at_path(path)?;
+        file.read_exact(&mut end).map_err(|e| super::read_error(path, e))?;
+    }
+    match (begin.as_slice(), &end) {
+        ([b'P', b'A', b'R', b'1', ..], b"PAR1") => Ok(()),
+        (_, b"PARE") => Err(super::bad(path, "an encrypted Parquet file, which is not read; write it again without")),
+        ([b'P', b'A', b'R', b'1', ..], _) => {
+            Err(super::bad(path, "expected a Parquet file, got one without its end; copy it again"))
+        }
+        (begin, _) => {
+            let found = match begin {
+                [b'A', b'R', b'R', b'O', b'W', b'1', ..] => "an Arrow file",
+                [0x1F, 0x8B, ..] => "a gzip file; unpack it",
+                [0x28, 0xB5, 0x2F, 0xFD, ..] => "a zstd file; unpack it",
+                [] => "an empty file",
+                [b'{' | b'[', ..] => "JSON; name it .jsonl or .json",
+                _ => "other bytes; check the path, or copy it again",
+            };
+            Err(super::bad(path, format!("expected a Parquet file, got {found}")))
+        }
+    }
+}
+
+/// What the `parquet` crate refuses: what it does not know is not damaged.
+fn unreadable(path: &Path, error: &ParquetError) -> Error {
+    const MOST: usize = 200;
+    let text: String = error.to_string().chars().take(MOST).collect();
+    match error {
+        ParquetError::NYI(_) => super::bad(path, format!("{text}: not read; write it again with plain encodings")),
+        _ => super::bad(path, format!("expected a Parquet file, got a damaged one ({text}); copy it again")),
     }
 }
 
@@ -110,8 +183,8 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Parqu
         .unwrap_or_else(|_| Err(ParquetError::General("it contradicts itself".to_owned())))
 }
 
-/// The place reached in a file.
-struct Rows<'a> {
+/// The place reached in a column.
+struct Texts<'a> {
     corpus: &'a Parquet,
     file: File,
     reader: SerializedFileReader<File>,
@@ -123,7 +196,7 @@ struct Rows<'a> {
     failed: bool,
 }
 
-impl Rows<'_> {
+impl Texts<'_> {
     fn next_document(&mut self) -> Option<Result<Document>> {
         while !self.failed {
             if let Some(value) = self.batch.next() {
@@ -137,7 +210,7 @@ impl Rows<'_> {
                 Ok(false) => return None,
                 Err(e) => {
                     self.failed = true;
-                    return Some(Err(self.corpus.damaged(e)));
+                    return Some(Err(unreadable(&self.corpus.path, &e)));
                 }
             }
         }
@@ -164,8 +237,7 @@ impl Rows<'_> {
             let metadata = group.metadata().column(self.column_idx);
             backed::check_pages(&self.file, metadata)?;
             let description = metadata.column_descr_ptr();
-            let has_levels = description.max_def_level() > 0;
-            let pages = Backed { pages: group.get_column_page_reader(self.column_idx)?, has_levels };
+            let pages = Backed::new(group.get_column_page_reader(self.column_idx)?, &description);
             let ColumnReader::ByteArrayColumnReader(column) = get_column_reader(description, Box::new(pages)) else {
                 return Err(ParquetError::General("a row group stores the column as another type".to_owned()));
             };

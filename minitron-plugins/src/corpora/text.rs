@@ -1,7 +1,6 @@
 //! Plain text.
 
-use std::fs::File;
-use std::io::Read as _;
+use std::io::{BufRead, Read as _};
 use std::iter;
 use std::path::PathBuf;
 
@@ -13,7 +12,10 @@ use serde::{Deserialize, Serialize};
 /// Bytes of a part.
 const PART: usize = 1 << 22;
 
-/// A UTF-8 file as one document; an empty file holds none. One of more than 4 MiB is read in parts, which are tokenised on
+/// Endings of such files.
+pub(super) const ENDINGS: [&str; 4] = ["txt", "tokens", "txt.gz", "txt.zst"];
+
+/// A UTF-8 file as one document, byte for byte (line ends stay, a byte order mark goes), plain, `.gz` or `.zst`; an empty file holds none. One of more than 4 MiB is read in parts, which are tokenised on
 /// their own: they end where a line does, between words that hardly any tokenizer joins; one that puts a mark before
 /// every text puts one before every part.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -26,7 +28,7 @@ pub struct Text {
 #[typetag::serde(name = "text")]
 impl Corpus for Text {
     fn extensions(&self) -> &'static [&'static str] {
-        &["txt", "tokens"]
+        &ENDINGS
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -40,13 +42,13 @@ impl Corpus for Text {
 
 impl Text {
     fn parts(&self, size: usize) -> Result<Documents<'_>> {
-        let mut file = super::open(&self.path)?;
+        let mut file = super::plain::open(&self.path)?;
         let (mut bytes, mut n_before, mut is_over) = (Vec::new(), 0_usize, false);
         Ok(Box::new(iter::from_fn(move || {
             if is_over {
                 return None;
             }
-            let part = self.part(&mut file, &mut bytes, size, n_before);
+            let part = self.part(&mut *file, &mut bytes, size, n_before);
             n_before = n_before.saturating_add(part.as_ref().map_or(0, String::len));
             is_over = bytes.is_empty() || part.is_err();
             match part {
@@ -59,7 +61,7 @@ impl Text {
     }
 
     /// Fills up what was read beyond the last part, and takes the next one away.
-    fn part(&self, file: &mut File, bytes: &mut Vec<u8>, size: usize, n_before: usize) -> Result<String> {
+    fn part(&self, file: &mut dyn BufRead, bytes: &mut Vec<u8>, size: usize, n_before: usize) -> Result<String> {
         // One byte more shows that the file goes on.
         let n_missing = size.saturating_add(1).saturating_sub(bytes.len());
         file.take(n_missing as u64).read_to_end(bytes).map_err(|e| super::read_error(&self.path, e))?;

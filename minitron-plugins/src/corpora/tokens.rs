@@ -1,5 +1,6 @@
 //! Token ids, already made.
 
+mod evidence;
 mod head;
 
 use std::fmt::Display;
@@ -24,6 +25,15 @@ pub enum TokenType {
     U16,
     /// Four bytes.
     U32,
+}
+
+impl TokenType {
+    fn width(self) -> u64 {
+        match self {
+            TokenType::U16 => 2,
+            TokenType::U32 => 4,
+        }
+    }
 }
 
 /// Ids of a part.
@@ -72,13 +82,8 @@ impl Tokens {
             )));
         }
         let n_bytes = file.metadata().at_path(&self.path)?.len();
-        let width = if self.token_type == TokenType::U16 { 2 } else { 4 };
-        if !n_bytes.is_multiple_of(width) {
-            return Err(self.bad(format!(
-                "expected little-endian ids of {width} bytes each, got {n_bytes} bytes, which is no multiple of it; choose \
-                 the right `--token-type`, or copy the file again"
-            )));
-        }
+        let width = self.token_type.width();
+        self.check_bin(&mut file, n_bytes)?;
         file.seek(SeekFrom::Start(first.saturating_mul(width))).at_path(&self.path)?;
         Ok(parts(n_bytes / width, first, move |ids| {
             let mut bytes = Vec::new();
@@ -93,6 +98,23 @@ impl Tokens {
             let n_found = ids.start.saturating_add(tokens.len() as u64);
             if n_found == ids.end { Ok(tokens) } else { Err(self.cut_short(n_bytes / width, n_found)) }
         }))
+    }
+
+    /// Bare ids say nothing of themselves, but their bytes do.
+    fn check_bin(&self, file: &mut File, n_bytes: u64) -> Result<()> {
+        let found = evidence::read(file, n_bytes).map_err(|e| super::read_error(&self.path, e))?;
+        super::check_fetched(&self.path, &found.begin)?;
+        if let Some(other) = found.other_format() {
+            return Err(self.bad(format!("expected bare token ids, got {other}")));
+        }
+        let width = self.token_type.width();
+        if !n_bytes.is_multiple_of(width) {
+            return Err(self.bad(format!(
+                "expected little-endian ids of {width} bytes each, got {n_bytes} bytes, which is no multiple of it; choose \
+                 the right `--token-type`, or copy the file again"
+            )));
+        }
+        found.contradiction(self.token_type).map_or(Ok(()), |contradiction| Err(self.bad(contradiction)))
     }
 
     fn read_npy(&self, mut file: File, first: u64) -> Result<Documents<'_>> {

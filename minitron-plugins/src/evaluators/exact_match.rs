@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::skipped::Skipped;
 use super::{records, text};
 
 /// Share of prompts whose greedy continuation is the expected one, token for token (`exact_match`).
@@ -18,8 +19,10 @@ use super::{records, text};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExactMatch {
-    /// The `.jsonl` file.
+    /// The file of records: JSON lines, JSON or Parquet.
     pub path: PathBuf,
+    /// Whether a record that cannot be scored is an error; else it is skipped, and `n_skipped` counts it.
+    pub strict: bool,
 }
 
 minitron_core::plugin! {
@@ -36,6 +39,23 @@ struct Question {
     expected: Vec<u32>,
 }
 
+impl Question {
+    /// The last token is generated, and not read.
+    fn checked(self, place: &str, max_positions: usize) -> Result<Self> {
+        let (n_prompt, n_expected) = (self.prompt.len(), self.expected.len());
+        if n_prompt == 0 || n_expected == 0 {
+            return Err(Error::Data(format!("{place}: expected at least one token in the prompt and in what follows")));
+        }
+        if n_prompt + n_expected > max_positions + 1 {
+            return Err(Error::Data(format!(
+                "{place}: expected at most {max_positions} tokens, which the model has positions for, got a prompt of \
+                 {n_prompt} and {n_expected} after it"
+            )));
+        }
+        Ok(self)
+    }
+}
+
 #[typetag::serde(name = "exact_match")]
 impl Evaluator for ExactMatch {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
@@ -43,11 +63,15 @@ impl Evaluator for ExactMatch {
             subject.tokenizer.ok_or_else(|| Error::Data("exact_match needs the model's tokenizer".into()))?;
         let mut by_shape: BTreeMap<(usize, usize), Vec<Question>> = BTreeMap::new();
         let mut n_questions = 0u64;
+        let mut skipped = Skipped::new(self.strict);
+        let max_positions = subject.model.blueprint.options.max_positions;
         for (place, record) in records(&self.path)? {
-            let question = question(&record, &place, tokenizer)?;
+            let made = question(&record, &place, tokenizer).and_then(|made| made.checked(&place, max_positions));
+            let Some(question) = skipped.take(made)? else { continue };
             by_shape.entry((question.prompt.len(), question.expected.len())).or_default().push(question);
             n_questions += 1;
         }
+        skipped.check(n_questions as usize, &self.path)?;
         let mut n_right = 0u64;
         subject.progress.start("exact match, questions", n_questions);
         for ((_, n_expected), questions) in by_shape {
@@ -62,10 +86,12 @@ impl Evaluator for ExactMatch {
             }
         }
         subject.progress.finish();
-        Ok(Measurements::from([
+        let mut measured = Measurements::from([
             ("exact_match".to_owned(), n_right as f64 / n_questions as f64),
             ("n_questions".to_owned(), n_questions as f64),
-        ]))
+        ]);
+        skipped.report(subject, &self.path, &mut measured);
+        Ok(measured)
     }
 }
 
@@ -87,9 +113,6 @@ fn question(record: &Map<String, Value>, place: &str, tokenizer: &Tokenizer) -> 
             expected: tokenizer.encode(text(record, &["completion"], place)?)?,
         }
     };
-    if question.prompt.is_empty() || question.expected.is_empty() {
-        return Err(Error::Data(format!("{place}: expected at least one token in the prompt and in what follows")));
-    }
     Ok(question)
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::likely::{self, Pair};
+use super::skipped::Skipped;
 use super::{insert_mean, records, text};
 
 /// The word that ends a passage (LAMBADA): `acc` is the share of passages whose every token of the word is the likeliest
@@ -19,10 +20,12 @@ use super::{insert_mean, records, text};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LastWord {
-    /// The `.jsonl` file.
+    /// The file of records: JSON lines, JSON or Parquet.
     pub path: PathBuf,
     /// Passages asked, the first ones; all where 0.
     pub questions: usize,
+    /// Whether a passage that cannot be scored is an error; else it is skipped, and `n_skipped` counts it.
+    pub strict: bool,
 }
 
 minitron_core::plugin! {
@@ -38,17 +41,23 @@ impl Evaluator for LastWord {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
         let tokenizer = likely::tokenizer(subject, "last_word")?;
         let asked = if self.questions == 0 { usize::MAX } else { self.questions };
-        let pairs = records(&self.path)?.into_iter().take(asked).map(|(place, record)| {
-            let pair = passage(&record, &place)?;
-            Ok((place, pair))
-        });
-        let pairs = pairs.collect::<Result<Vec<_>>>()?;
-        let found = likelihoods(subject, &likely::continuations(tokenizer, &pairs)?)?;
+        let mut skipped = Skipped::new(self.strict);
+        let mut pairs = Vec::new();
+        for (place, record) in records(&self.path)?.into_iter().take(asked) {
+            pairs.extend(skipped.take(passage(&record, &place))?.map(|pair| (place, pair)));
+        }
+        let mut continuations = Vec::new();
+        for made in likely::continuations(subject, tokenizer, &pairs)? {
+            continuations.extend(skipped.take(made)?);
+        }
+        skipped.check(continuations.len(), &self.path)?;
+        let found = likelihoods(subject, &continuations)?;
         let n = found.len() as f64;
         let log = found.iter().map(|found| found.log).sum::<f64>() / n;
         let mut measured = Measurements::from([("n_questions".to_owned(), n), ("perplexity".to_owned(), (-log).exp())]);
         let right: Vec<f64> = found.iter().map(|found| f64::from(found.is_greedy)).collect();
         insert_mean(&mut measured, "acc", &right);
+        skipped.report(subject, &self.path, &mut measured);
         Ok(measured)
     }
 }

@@ -43,8 +43,13 @@ pub(super) fn tokenizer<'a>(subject: &Subject<'a>, tag: &str) -> Result<&'a Toke
 /// the continuation follows the prefix token, or its own first token where that is the same.
 ///
 /// # Errors
-/// `Data` naming the pair of which nothing is left to score.
-pub(super) fn continuations(tokenizer: &Tokenizer, pairs: &[(String, Pair)]) -> Result<Vec<Continuation>> {
+/// Within, `Data` naming the pair of which nothing is left to score, or more than the model has positions for.
+pub(super) fn continuations(
+    subject: &Subject,
+    tokenizer: &Tokenizer,
+    pairs: &[(String, Pair)],
+) -> Result<Vec<Result<Continuation>>> {
+    let max_positions = subject.model.blueprint.options.max_positions;
     let mut contexts: HashMap<&str, usize> = HashMap::new();
     let mut given: Vec<&str> = Vec::new();
     for (_, pair) in pairs {
@@ -64,15 +69,24 @@ pub(super) fn continuations(tokenizer: &Tokenizer, pairs: &[(String, Pair)]) -> 
             "" => after_prefix(tokenizer, &format!("{}{}", pair.context, pair.continuation))?,
             _ => Continuation { tokens: whole.get(context.len()..).unwrap_or_default().to_vec(), context },
         };
-        if continuation.context.is_empty() || continuation.tokens.is_empty() {
-            return Err(Error::Data(format!(
-                "{place}: expected at least one token before `{0}` and one of its own; the tokenizer makes none of them",
-                pair.continuation
-            )));
-        }
-        found.push(continuation);
+        found.push(checked(continuation, place, pair, max_positions));
     }
     Ok(found)
+}
+
+fn checked(continuation: Continuation, place: &str, pair: &Pair, max_positions: usize) -> Result<Continuation> {
+    let n_tokens = continuation.tokens.len();
+    if continuation.context.is_empty() || n_tokens == 0 {
+        return Err(Error::Data(format!(
+            "{place}: expected at least one token before `{0}` and one of its own; the tokenizer makes none of them",
+            pair.continuation
+        )));
+    }
+    if n_tokens > max_positions {
+        let message = format!("{place}: expected at most {max_positions} tokens, which the model has positions for");
+        return Err(Error::Data(format!("{message}, got {n_tokens} to score")));
+    }
+    Ok(continuation)
 }
 
 fn after_prefix(tokenizer: &Tokenizer, text: &str) -> Result<Continuation> {

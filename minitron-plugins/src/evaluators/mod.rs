@@ -9,53 +9,63 @@ mod nearest_neighbour;
 mod perplexity;
 mod questions;
 mod rolling_perplexity;
+mod skipped;
 mod throughput;
 mod wikitext;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use minitron_core::contract::Measurements;
 use minitron_core::error::{Error, Result};
-use minitron_core::files::open_regular;
 use serde_json::{Map, Value};
 
-/// The objects of a `.jsonl` task file, each with the place it stands at.
+use crate::corpora::{
+    self,
+    records::{self, Place, kind_of},
+};
+
+/// The objects of a task file, read as data are, each with the place it stands at; at least one.
 pub(crate) fn records(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {
-    let file = open_regular(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::Data(format!("`{}`: no such task file", path.display())),
-        _ => Error::io(path, e),
-    })?;
-    let mut records = Vec::new();
-    for (idx, line) in BufReader::new(file).lines().enumerate() {
-        let place = format!("{}:{}", path.display(), idx + 1);
-        let line = line.map_err(|e| Error::Data(format!("{place}: {e}")))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        match serde_json::from_str(&line) {
-            Ok(Value::Object(object)) => records.push((place, object)),
-            Ok(_) => return Err(Error::Data(format!("{place}: expected a JSON object on each line"))),
-            Err(e) => return Err(Error::Data(format!("{place}: not valid JSON: {e}"))),
-        }
-    }
+    let records = objects(path)?.collect::<Result<Vec<_>>>()?;
     if records.is_empty() {
         return Err(Error::Data(format!("{}: no questions in it", path.display())));
     }
     Ok(records)
 }
 
+fn objects(path: &Path) -> Result<impl Iterator<Item = Result<(String, Map<String, Value>)>>> {
+    let path = path.to_owned();
+    Ok(records::records(&path, None)?.map(move |record| {
+        let record = record?;
+        let place = place_in(&path, record.place);
+        match record.value {
+            Value::Object(object) => Ok((place, object)),
+            other => Err(Error::Data(format!("{place}: expected a JSON object, got {}", kind_of(&other)))),
+        }
+    }))
+}
+
+/// A record's file and line, or row.
+fn place_in(path: &Path, place: Place) -> String {
+    match place {
+        Place::Line(number) => format!("{}:{number}", path.display()),
+        Place::Row(_) => format!("{}: {place}", path.display()),
+    }
+}
+
 /// Which evaluator reads a task file, by its ending or the fields of its first record.
 pub(crate) fn tag_of_task(path: &Path) -> Result<&'static str> {
-    let name = path.to_string_lossy();
-    if rolling_perplexity::ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+    if corpora::is_text(path) {
         return Ok("rolling_perplexity");
     }
-    let records = records(path)?;
-    let has = |key: &str| records.first().is_some_and(|(_, record)| record.contains_key(key));
+    let Some(first) = objects(path)?.next() else {
+        return Err(Error::Data(format!("{}: no questions in it", path.display())));
+    };
+    let (_, first) = first?;
+    let has = |key: &str| first.contains_key(key);
     let has_all = |keys: &[&str]| keys.iter().all(|key| has(key));
     // Choices lie inside the question in one of the forms of OpenBookQA and ARC.
-    let has_choices = records.first().is_some_and(|(_, record)| record.get("question").is_some_and(Value::is_object));
+    let has_choices = first.get("question").is_some_and(Value::is_object);
     if has("choices")
         || has("endings")
         || has_choices

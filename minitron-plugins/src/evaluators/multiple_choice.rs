@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::questions::{Form, Question, question};
+use super::skipped::Skipped;
 use super::{insert_mean, likely, records};
 
 /// Accuracy of choosing by likelihood: a choice's score is its summed log-likelihood after the context (`acc`), or the
@@ -22,7 +23,7 @@ use super::{insert_mean, likely, records};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MultipleChoice {
-    /// The `.jsonl` file.
+    /// The file of records: JSON lines, JSON or Parquet.
     pub path: PathBuf,
     /// Questions asked, the first ones; all where 0.
     pub questions: usize,
@@ -30,6 +31,8 @@ pub struct MultipleChoice {
     pub form: Form,
     /// What `acc_norm` divides by.
     pub length: Length,
+    /// Whether a question that cannot be scored is an error; else it is skipped, and `n_skipped` counts it.
+    pub strict: bool,
 }
 
 /// Length of a choice.
@@ -57,25 +60,39 @@ impl Evaluator for MultipleChoice {
         let tokenizer = likely::tokenizer(subject, "multiple_choice")?;
         let asked = if self.questions == 0 { usize::MAX } else { self.questions };
         let records = records(&self.path)?;
-        let questions = records.iter().take(asked).map(|(place, record)| question(record, place, self.form));
-        let questions = questions.collect::<Result<Vec<_>>>()?;
+        let mut skipped = Skipped::new(self.strict);
+        let mut questions = Vec::new();
+        for (place, record) in records.iter().take(asked) {
+            questions.extend(skipped.take(question(record, place, self.form))?.map(|question| (place, question)));
+        }
         let pairs: Vec<_> = questions
             .iter()
-            .zip(&records)
-            .flat_map(|(question, (place, _))| question.pairs.iter().map(|pair| (place.clone(), pair.clone())))
+            .flat_map(|(place, question)| question.pairs.iter().map(|pair| ((*place).clone(), pair.clone())))
             .collect();
-        let found = likelihoods(subject, &likely::continuations(tokenizer, &pairs)?)?;
+        let mut made = likely::continuations(subject, tokenizer, &pairs)?.into_iter();
+        let (mut scored, mut continuations) = (Vec::new(), Vec::new());
+        for (_, question) in questions {
+            // All of a question's are taken, whichever fails.
+            let of_question: Vec<_> = made.by_ref().take(question.pairs.len()).collect();
+            if let Some(of_question) = skipped.take(of_question.into_iter().collect::<Result<Vec<_>>>())? {
+                continuations.extend(of_question);
+                scored.push(question);
+            }
+        }
+        skipped.check(scored.len(), &self.path)?;
+        let found = likelihoods(subject, &continuations)?;
         let (mut right, mut right_norm) = (Vec::new(), Vec::new());
         let mut rest = found.as_slice();
-        for question in &questions {
+        for question in &scored {
             let (scores, later) = rest.split_at_checked(question.pairs.len()).unwrap_or((rest, &[]));
             right.push(f64::from(best(scores.iter().map(|score| score.log)) == question.gold));
             right_norm.push(f64::from(best(self.normed(question, scores)) == question.gold));
             rest = later;
         }
-        let mut measured = Measurements::from([("n_questions".to_owned(), questions.len() as f64)]);
+        let mut measured = Measurements::from([("n_questions".to_owned(), scored.len() as f64)]);
         insert_mean(&mut measured, "acc", &right);
         insert_mean(&mut measured, "acc_norm", &right_norm);
+        skipped.report(subject, &self.path, &mut measured);
         Ok(measured)
     }
 }

@@ -7,9 +7,10 @@ use minitron_core::error::{Error, Result};
 use minitron_core::evaluate::{Pooling, sentence_embeddings};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tch::{Device, Tensor};
 
+use super::skipped::Skipped;
 use super::{records, text};
 
 /// Share of sentences (`accuracy`) whose label is that of the majority of their k nearest neighbours by the cosine of sentence
@@ -20,9 +21,9 @@ use super::{records, text};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NearestNeighbour {
-    /// The `.jsonl` file of sentences to label.
+    /// The file of sentences to label: JSON lines, JSON or Parquet.
     pub path: PathBuf,
-    /// The `.jsonl` file of their neighbours; the other sentences of `path` where there is none.
+    /// The file of their neighbours; the other sentences of `path` where there is none.
     pub reference: Option<PathBuf>,
     /// Field of the sentence.
     pub text: String,
@@ -34,6 +35,8 @@ pub struct NearestNeighbour {
     pub max_tokens: usize,
     /// How states become one vector, `mean` or `cls`, whatever the model's folder says.
     pub pooling: Option<Pooling>,
+    /// Whether a record that cannot be used is an error; else it is skipped, and `n_skipped` counts it.
+    pub strict: bool,
 }
 
 impl Default for NearestNeighbour {
@@ -46,6 +49,7 @@ impl Default for NearestNeighbour {
             k: 1,
             max_tokens: 128,
             pooling: None,
+            strict: false,
         }
     }
 }
@@ -73,8 +77,10 @@ impl Evaluator for NearestNeighbour {
             return Err(Error::Recipe("k: expected at least 1".into()));
         }
         let max_tokens = self.max_tokens.min(subject.model.blueprint.options.max_positions);
-        let asked = self.items(&self.path, tokenizer, max_tokens)?;
-        let others = self.reference.as_deref().map(|path| self.items(path, tokenizer, max_tokens)).transpose()?;
+        let mut skipped = Skipped::new(self.strict);
+        let mut items = |path: &Path| self.items(path, tokenizer, max_tokens, &mut skipped);
+        let asked = items(&self.path)?;
+        let others = self.reference.as_deref().map(&mut items).transpose()?;
         let known = others.as_ref().unwrap_or(&asked);
         let asked_ue = self.embeddings(subject, &asked)?;
         let known_ue = if others.is_some() { self.embeddings(subject, known)? } else { asked_ue.shallow_clone() };
@@ -93,32 +99,49 @@ impl Evaluator for NearestNeighbour {
             }
         }
         let n_items = asked.labels.len() as f64;
-        Ok(Measurements::from([("accuracy".to_owned(), n_right as f64 / n_items), ("n_items".to_owned(), n_items)]))
+        let mut measured =
+            Measurements::from([("accuracy".to_owned(), n_right as f64 / n_items), ("n_items".to_owned(), n_items)]);
+        skipped.report(subject, &self.path, &mut measured);
+        Ok(measured)
     }
 }
 
 impl NearestNeighbour {
-    fn items(&self, path: &Path, tokenizer: &Tokenizer, max_tokens: usize) -> Result<Items> {
-        let (first, last) = tokenizer.brackets.unzip();
-        let room = max_tokens.saturating_sub(first.iter().chain(&last).count());
+    fn items(&self, path: &Path, tokenizer: &Tokenizer, max_tokens: usize, skipped: &mut Skipped) -> Result<Items> {
         let mut by_sentence: BTreeMap<(usize, Vec<u32>), Vec<usize>> = BTreeMap::new();
         let mut labels = Vec::new();
         for (place, record) in records(path)? {
-            let mut ids = tokenizer.encode(text(&record, &[self.text.as_str()], &place)?).map_err(|e| e.at(&place))?;
-            ids.truncate(room);
-            let ids: Vec<u32> = first.into_iter().chain(ids).chain(last).collect();
-            if ids.is_empty() {
-                return Err(Error::Data(format!("{place}: expected at least one token under `{}`", self.text)));
-            }
+            let item = self.item(&record, &place, tokenizer, max_tokens);
+            let Some((ids, label)) = skipped.take(item)? else { continue };
             by_sentence.entry((ids.len(), ids)).or_default().push(labels.len());
-            labels.push(match record.get(&self.label) {
-                Some(Value::String(label)) => label.clone(),
-                Some(label) if !label.is_null() => label.to_string(),
-                _ => return Err(Error::Data(format!("{place}: expected a label under `{}`", self.label))),
-            });
+            labels.push(label);
         }
+        skipped.check(labels.len(), path)?;
         let (sentences, owners) = by_sentence.into_iter().map(|((_, ids), owners)| (ids, owners)).unzip();
         Ok(Items { sentences, owners, labels })
+    }
+
+    /// A record's sentence with its brackets, and its label.
+    fn item(
+        &self,
+        record: &Map<String, Value>,
+        place: &str,
+        tokenizer: &Tokenizer,
+        max_tokens: usize,
+    ) -> Result<(Vec<u32>, String)> {
+        let (first, last) = tokenizer.brackets.unzip();
+        let room = max_tokens.saturating_sub(first.iter().chain(&last).count());
+        let mut ids = tokenizer.encode(text(record, &[self.text.as_str()], place)?).map_err(|e| e.at(place))?;
+        ids.truncate(room);
+        let ids: Vec<u32> = first.into_iter().chain(ids).chain(last).collect();
+        if ids.is_empty() {
+            return Err(Error::Data(format!("{place}: expected at least one token under `{}`", self.text)));
+        }
+        match record.get(&self.label) {
+            Some(Value::String(label)) => Ok((ids, label.clone())),
+            Some(label) if !label.is_null() => Ok((ids, label.to_string())),
+            _ => Err(Error::Data(format!("{place}: expected a label under `{}`", self.label))),
+        }
     }
 
     fn embeddings(&self, subject: &Subject, items: &Items) -> Result<Tensor> {

@@ -6,11 +6,10 @@ use minitron_core::evaluate::{Continuation, likelihoods};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::skipped::Skipped;
 use super::{likely, wikitext};
 use crate::corpora;
-
-/// Endings of files that hold documents alone.
-pub(super) const ENDINGS: [&str; 5] = [".txt", ".tokens", ".parquet", ".jsonl.gz", ".jsonl.zst"];
+use crate::corpora::records::{Record, has_records, records};
 
 /// Perplexity of whole documents, per word and per byte: with the summed log-likelihood L over all documents in nats,
 /// `word_perplexity` = exp(−L / words), `byte_perplexity` = exp(−L / bytes), `bits_per_byte` = −L / (bytes · ln 2). They
@@ -25,7 +24,7 @@ pub(super) const ENDINGS: [&str; 5] = [".txt", ".tokens", ".parquet", ".jsonl.gz
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RollingPerplexity {
-    /// A document a record (`.jsonl`, also `.gz` and `.zst`, `.parquet`), or one in all (`.txt`).
+    /// A document a record (JSON lines, JSON, Parquet), or one in all (`.txt`).
     pub path: PathBuf,
     /// The field, or column, that holds the text.
     pub field: String,
@@ -35,11 +34,20 @@ pub struct RollingPerplexity {
     pub seq_len: usize,
     /// The documents are pages of WikiText: they are scored as running text, while words and bytes are counted as stored.
     pub wikitext: bool,
+    /// Whether a record that cannot be scored is an error; else it is skipped, and `n_skipped` counts it.
+    pub strict: bool,
 }
 
 impl Default for RollingPerplexity {
     fn default() -> Self {
-        RollingPerplexity { path: PathBuf::new(), field: "text".to_owned(), documents: 0, seq_len: 0, wikitext: false }
+        RollingPerplexity {
+            path: PathBuf::new(),
+            field: "text".to_owned(),
+            documents: 0,
+            seq_len: 0,
+            wikitext: false,
+            strict: false,
+        }
     }
 }
 
@@ -55,7 +63,8 @@ minitron_core::plugin! {
 impl Evaluator for RollingPerplexity {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
         let tokenizer = likely::tokenizer(subject, "rolling_perplexity")?;
-        let documents = self.documents()?;
+        let mut skipped = Skipped::new(self.strict);
+        let documents = if has_records(&self.path) { self.of_records(&mut skipped)? } else { self.whole()? };
         let n_words: usize = documents.iter().map(|text| n_words(text)).sum();
         let n_bytes: usize = documents.iter().map(String::len).sum();
         let running = match self.wikitext {
@@ -74,7 +83,7 @@ impl Evaluator for RollingPerplexity {
         }
         let log: f64 = likelihoods(subject, &windows)?.iter().map(|found| found.log).sum();
         let per = |n: usize| -log / n as f64;
-        Ok(Measurements::from([
+        let mut measured = Measurements::from([
             ("word_perplexity".to_owned(), per(n_words).exp()),
             ("byte_perplexity".to_owned(), per(n_bytes).exp()),
             ("bits_per_byte".to_owned(), per(n_bytes) / std::f64::consts::LN_2),
@@ -82,33 +91,50 @@ impl Evaluator for RollingPerplexity {
             ("n_words".to_owned(), n_words as f64),
             ("n_bytes".to_owned(), n_bytes as f64),
             ("n_tokens".to_owned(), n_tokens as f64),
-        ]))
+        ]);
+        skipped.report(subject, &self.path, &mut measured);
+        Ok(measured)
     }
 }
 
 impl RollingPerplexity {
-    fn documents(&self) -> Result<Vec<String>> {
+    /// The text of each record.
+    fn of_records(&self, skipped: &mut Skipped) -> Result<Vec<String>> {
         let wanted = if self.documents == 0 { usize::MAX } else { self.documents };
-        let corpus = corpora::of_texts(&self.path, &self.field);
-        let (mut texts, mut open) = (Vec::new(), String::new());
-        for document in corpus.documents(0)? {
+        let mut texts = Vec::new();
+        for record in records(&self.path, Some(&corpora::roots(&self.field)))? {
             if texts.len() == wanted {
                 break;
             }
-            let (piece, is_last) = match document? {
-                Document::Text(text) => (text, true),
+            texts.extend(skipped.take(self.text(&record?))?);
+        }
+        skipped.check(texts.len(), &self.path)?;
+        Ok(texts)
+    }
+
+    fn text(&self, record: &Record) -> Result<String> {
+        match corpora::document(&self.path, record, &self.field)? {
+            Some(Document::Text(text)) => Ok(text),
+            Some(_) => Err(self.no_text()),
+            None => Err(Error::Data(format!("{}: {}: `{}` is null", self.path.display(), record.place, self.field))),
+        }
+    }
+
+    /// The text of a file without records.
+    fn whole(&self) -> Result<Vec<String>> {
+        let mut text = String::new();
+        let corpus = corpora::of_text(&self.path);
+        for document in corpus.documents(0)? {
+            match document? {
+                Document::Text(last) => text.push_str(&last),
                 Document::Part(part) => match *part {
-                    Document::Text(text) => (text, false),
+                    Document::Text(part) => text.push_str(&part),
                     _ => return Err(self.no_text()),
                 },
                 Document::Tokens(_) | Document::Example(_) => return Err(self.no_text()),
-            };
-            open.push_str(&piece);
-            if is_last {
-                texts.push(std::mem::take(&mut open));
             }
         }
-        Ok(texts)
+        Ok(if text.is_empty() { Vec::new() } else { vec![text] })
     }
 
     fn no_text(&self) -> Error {

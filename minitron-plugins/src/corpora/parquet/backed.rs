@@ -6,16 +6,19 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Take};
 
-use parquet::basic::{Compression, Encoding};
+use parquet::basic::{Compression, Encoding, Type};
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::schema::types::ColumnDescriptor;
 
 /// Bytes of a page that need no reason, and how often a page may be as long as it is compressed: deflate's limit.
 const PAGE: u64 = 64 << 20;
 const FOLDS: u64 = 1032;
 /// Values of a page whose lengths are unfolded all at once.
 const MOST_VALUES: usize = 1 << 24;
+/// Bytes that are unfolded at a time.
+const BUFFER: usize = 4096;
 /// Structures within structures; the format has seven.
 const MOST_NESTED: u32 = 32;
 
@@ -74,6 +77,14 @@ fn unfold(page: Take<Bytes>, compression: Compression, n_expected: u64) -> Resul
             io::copy(&mut flate2::read::MultiGzDecoder::new(page).take(most), &mut io::sink()).unwrap_or(0)
         }
         Compression::ZSTD(_) => io::copy(&mut zstd::Decoder::new(page)?.take(most), &mut io::sink()).unwrap_or(0),
+        Compression::BROTLI(_) => {
+            let unfolded = brotli_decompressor::Decompressor::new(page, BUFFER);
+            io::copy(&mut unfolded.take(most), &mut io::sink()).unwrap_or(0)
+        }
+        // One of its three forms has no length of its own.
+        Compression::LZ4 => {
+            io::copy(&mut lz4_flex::frame::FrameDecoder::new(page).take(most), &mut io::sink()).unwrap_or(0)
+        }
         _ => 0,
     };
     if n_found < most { Ok(()) } else { Err(contradiction()) }
@@ -170,22 +181,34 @@ fn zigzag(from: &mut impl Read) -> Result<i64> {
 
 /// Pages whose numbers of values are backed by their bytes.
 pub struct Backed {
-    /// Where they come from.
-    pub pages: Box<dyn PageReader>,
-    /// Whether values may be null, so that levels stand before them.
-    pub has_levels: bool,
+    pages: Box<dyn PageReader>,
+    /// Stored bytes of a value in a dictionary, at least.
+    value_len: usize,
+    /// Runs of levels that stand before values: one where they may be null, one more where they are in lists.
+    n_levels: usize,
 }
 
 impl Backed {
+    /// The pages of a column.
+    pub fn new(pages: Box<dyn PageReader>, column: &ColumnDescriptor) -> Self {
+        let value_len = match column.physical_type() {
+            Type::FIXED_LEN_BYTE_ARRAY => usize::try_from(column.type_length()).unwrap_or(0).max(1),
+            // A text has four bytes of length.
+            _ => 4,
+        };
+        let n_levels = usize::from(column.max_def_level() > 0) + usize::from(column.max_rep_level() > 0);
+        Backed { pages, value_len, n_levels }
+    }
+
     fn check(&self, page: &Page) -> Result<()> {
         let is_backed = match page {
-            // A text has four bytes of length.
-            Page::DictionaryPage { buf, num_values, .. } => *num_values as usize <= buf.len() / 4,
+            Page::DictionaryPage { buf, num_values, .. } => *num_values as usize <= buf.len() / self.value_len,
             Page::DataPage { buf, encoding, .. } => {
-                let start = match (self.has_levels, buf.first_chunk()) {
-                    (true, Some(len)) => (u32::from_le_bytes(*len) as usize).saturating_add(4),
-                    _ => 0,
-                };
+                let mut start = 0_usize;
+                for _ in 0..self.n_levels {
+                    let len = buf.get(start..).and_then(|bytes| bytes.first_chunk());
+                    start = start.saturating_add(len.map_or(0, |len| u32::from_le_bytes(*len) as usize + 4));
+                }
                 are_lengths_backed(buf.get(start..).unwrap_or_default(), *encoding)
             }
             Page::DataPageV2 { buf, encoding, def_levels_byte_len, rep_levels_byte_len, .. } => {
