@@ -150,7 +150,7 @@ impl Comparison {
         let input = Reader::open_file(&self.ids).unwrap();
         let ids_bt = input.read("input_ids").unwrap();
         let seen_bt = input.read("attention_mask").ok().map(|seen_bt| seen_bt.to_kind(Kind::Bool));
-        let ours = forward(&model, Input { ids_bt: &ids_bt, seen_bt: seen_bt.as_ref() }).unwrap();
+        let ours = forward(&model, Input { ids_bt: &ids_bt, seen_bt: seen_bt.as_ref(), positions_bt: None }).unwrap();
         let theirs = expected.read(&name).unwrap();
         assert_eq!(ours.size(), theirs.size(), "{}", self.model.display());
         let at_tokens = |x: Tensor| match &seen_bt {

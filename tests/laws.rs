@@ -1,5 +1,7 @@
 //! Statements that hold without PyTorch, on tiny models of every family.
 
+/// Windows of conversations: what counts, what stays whole, what attention reaches.
+mod conversations;
 /// What training is fed with: order, mixtures, resuming.
 mod data;
 /// Models and texts at the edge of what numbers can hold.

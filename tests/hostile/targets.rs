@@ -298,6 +298,7 @@ fn length(document: &Document) -> usize {
         Document::Text(text) => text.len(),
         Document::Tokens(ids) => ids.len(),
         Document::Part(part) => length(part),
+        Document::Example(example) => example.n_bytes(),
     }
 }
 

@@ -92,7 +92,8 @@ fn filling_is_not_seen_in_half_precision_either() {
     // What stands in the filling does not matter to the last bit.
     let (ids_bt, seen_bt) = (together.ids_bt.copy(), together.seen_bt.as_ref());
     let _ = ids_bt.get(0).narrow(0, 4, 19).fill_(17);
-    let other = tch::no_grad(|| half.hidden(Input { ids_bt: &ids_bt, seen_bt }, &mut NoTap, None)).unwrap();
+    let other =
+        tch::no_grad(|| half.hidden(Input { ids_bt: &ids_bt, seen_bt, positions_bt: None }, &mut NoTap, None)).unwrap();
     assert!(exact(other.get(0).narrow(0, 0, 4)).equal(&found));
 }
 

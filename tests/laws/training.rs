@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use minitron::{reads_no_file, registry, some_windows, tiny_bert, tiny_llama};
 use minitron_core::contract::{LogitLoss, StateLoss};
-use minitron_core::data::{Cursor, DataSpec, Feed, FeedOptions, Pack, Reading, Targets, Task, Tokenizer, Windows};
+use minitron_core::data::{Cursor, DataSpec, Feed, FeedOptions, Targets, Task, TextOptions, Tokenizer, Windows};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, NoTap, Transformer, row_chunks};
 use minitron_core::progress::{Interrupt, Silent};
@@ -322,8 +322,7 @@ fn a_run_over_a_mixture_is_resumed_within_its_blocks_bit_for_bit() {
     }
     let none = minitron::config(&serde_json::json!({})).unwrap();
     let tokenizer = &Arc::new(Tokenizer::load(Path::new(""), &none, 61, true).unwrap());
-    let reading =
-        &Reading { field: None, token_type: None, seq_len: 16, max_windows: None, seed: 7, pack: Pack::Stream };
+    let reading = &TextOptions::default().reading(16, None, 7);
     let registry = &registry();
     let options = FeedOptions { reading, specs: &specs, tokenizer, registry, block_tokens: 16 * 9 };
     let run = |out_dir: &Path, stop_after, cursor: Option<&Cursor>| {

@@ -231,7 +231,8 @@ impl Reading {
             let (tokens, is_part) = item?;
             document.extend(tokens);
             if !is_part {
-                packer.push(&document);
+                // One token is no document.
+                packer.push(if document.len() > 1 { &document } else { &[] });
                 document.clear();
             }
             if self.max_windows.is_some_and(|most| packer.n_closed() >= most) {

@@ -309,7 +309,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.parquet");
         std::fs::write(&path, bytes).unwrap();
-        match (Parquet { path, field: field.to_owned() }).documents(0) {
+        match (Parquet { path, field: field.to_owned(), form: None }).documents(0) {
             Ok(documents) => documents.map(|document| document.map_err(|e| e.to_string())).collect(),
             Err(e) => vec![Err(e.to_string())],
         }

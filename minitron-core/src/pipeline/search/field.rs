@@ -111,7 +111,6 @@ impl<'a> Field<'a> {
         let treatment = treatment(options);
         let heal_windows = treatment.windows(context, &folder, false, Some(out))?;
         let eval_windows = eval_windows(context, options, &folder, &tokenizer)?;
-        context.warn_of_date(&tokenizer);
         let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
         let losses = match options.setup.losses.as_slice() {
             [] => context.defaults.distillation_losses(),

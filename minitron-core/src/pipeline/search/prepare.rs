@@ -51,6 +51,7 @@ pub(super) fn eval_windows(
 ) -> Result<Windows> {
     let setup = &options.setup;
     if let Some(windows) = setup.eval_windows(context, &folder.blueprint, tokenizer)? {
+        context.warn_of_date(tokenizer);
         return Ok(windows);
     }
     let message = "eval_data: none is given, so candidates are judged on text that they also learn from";

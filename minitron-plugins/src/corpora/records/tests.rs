@@ -201,8 +201,8 @@ fn a_document_is_chosen_alike_in_both() {
     let read = |path: &Path, field: &str| -> Result<Vec<Document>, String> {
         let (path, field) = (path.to_owned(), field.to_owned());
         let corpus: Box<dyn minitron_core::contract::Corpus> = match path.extension().unwrap() == "parquet" {
-            true => Box::new(crate::corpora::parquet::Parquet { path, field }),
-            false => Box::new(crate::corpora::jsonl::Jsonl { path, field }),
+            true => Box::new(crate::corpora::parquet::Parquet { path, field, form: None }),
+            false => Box::new(crate::corpora::jsonl::Jsonl { path, field, form: None }),
         };
         let documents = corpus.documents(0).map_err(|e| e.to_string())?;
         documents.collect::<Result<_>>().map_err(|e| e.to_string())
