@@ -50,7 +50,6 @@ impl Bar {
     pub fn new(quiet: bool) -> Self {
         Bar { quiet, terminal: io::stderr().is_terminal(), state: Mutex::new(None) }
     }
-
 }
 
 impl Progress for Bar {

@@ -12,11 +12,12 @@ use super::marks::{self, Marks};
 use super::{python, source};
 use crate::error::{Error, Result};
 
-/// Steps of a rendering; a further one for each byte that it is given. A step pays for 64 bytes of text or data made.
+/// Steps of a rendering, at least. A step pays for 64 bytes of text or data made.
 const STEPS: u64 = 1_000_000;
 
-/// So many bytes that are given count.
-const MOST_BYTES: u64 = 1 << 26;
+/// Steps for each byte that a conversation has, and at most so many in all.
+const STEPS_PER_BYTE: u64 = 2;
+const MOST_STEPS: u64 = 1 << 26;
 
 /// Bytes of a template; the longest published ones have a tenth.
 const LONGEST_TEMPLATE: usize = 256 << 10;
@@ -77,12 +78,12 @@ impl Engine {
 
     /// The text; with marks, what they enclose stands between their characters. To be called by [`apart`].
     pub(super) fn render(&self, mut variables: Map<String, serde_json::Value>, marks: Option<Marks>) -> Result<String> {
-        let steps = STEPS + size_of(&variables).min(MOST_BYTES);
+        let steps = size_of(&variables).saturating_mul(STEPS_PER_BYTE).clamp(STEPS, MOST_STEPS);
         if let Some(marks) = marks {
             variables.insert(marks::CHARACTERS.into(), marks.characters().into());
         }
         let roomy;
-        let env = match steps < 2 * STEPS {
+        let env = match steps == STEPS {
             true => &self.env,
             false => {
                 let mut env = self.env.clone();
@@ -107,7 +108,7 @@ fn environment(now: Moment) -> Result<Environment<'static>> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.map_err(|e| Error::Internal(format!("the syntax of templates: {e}")))?);
     env.set_recursion_limit(DEEPEST);
-    env.set_fuel(Some(2 * STEPS));
+    env.set_fuel(Some(STEPS));
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     python::install(&mut env);
     env.add_function("raise_exception", raise_exception);

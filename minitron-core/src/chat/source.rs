@@ -103,7 +103,11 @@ fn inside(tag: &str) -> &str {
 fn word_of(tag: &str) -> &str {
     match inside(tag).trim() {
         word @ ("generation" | "endgeneration" | "raw") => word,
-        words if words.starts_with("set") && words.get(3..).is_some_and(|rest| rest.starts_with(char::is_whitespace)) => "set",
+        words
+            if words.starts_with("set") && words.get(3..).is_some_and(|rest| rest.starts_with(char::is_whitespace)) =>
+        {
+            "set"
+        }
         _ => "",
     }
 }

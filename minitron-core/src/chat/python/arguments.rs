@@ -47,5 +47,8 @@ impl Arguments {
 }
 
 fn wrong(name: &str, what: &str, found: &Value) -> Error {
-    Error::new(ErrorKind::InvalidOperation, format!("`{name}`: expected {what}, found a value of kind {}", found.kind()))
+    Error::new(
+        ErrorKind::InvalidOperation,
+        format!("`{name}`: expected {what}, found a value of kind {}", found.kind()),
+    )
 }

@@ -142,7 +142,10 @@ fn truncate(text: &str, given: Rest<Value>, named: Kwargs) -> Result<Value, Erro
     let leeway = given.integer("leeway")?.unwrap_or(5).max(0).unsigned_abs() as usize;
     given.end()?;
     let Some(n_kept) = length.checked_sub(end.chars().count()) else {
-        return Err(Error::new(ErrorKind::InvalidOperation, format!("truncate: the end alone is longer than {length}")));
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("truncate: the end alone is longer than {length}"),
+        ));
     };
     if text.chars().count() <= length.saturating_add(leeway) {
         return Ok(Value::from(text));

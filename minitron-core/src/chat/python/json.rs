@@ -62,7 +62,7 @@ impl Writer {
             return Err(too_deep());
         }
         // What is written is paid for as it grows, not after.
-        state.consume_fuel(1)?;
+        pay(state, value.as_str().map_or(0, str::len) + 64)?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -86,7 +86,9 @@ impl Writer {
                 for key in value.try_iter()?.checked() {
                     let key = key?;
                     let value = value.get_item(&key)?;
-                    entries.push((key_text(&key)?, value));
+                    let key = key_text(&key)?;
+                    pay(state, key.len() + 64)?;
+                    entries.push((key, value));
                 }
                 if self.sorted {
                     entries.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::methods::pay;
+
 /// Deeper is no data that anybody wrote.
 const DEEPEST: usize = 200;
 
@@ -36,7 +38,7 @@ fn write(state: &State, value: &Value, out: &mut String, depth: usize) -> Result
         return Err(too_deep());
     }
     // A list may be long without ever having been made.
-    state.consume_fuel(1)?;
+    pay(state, value.as_str().map_or(0, str::len) + 64)?;
     match value.kind() {
         ValueKind::Number if !value.is_integer() => out.push_str(&float(f64::try_from(value.clone())?)),
         ValueKind::Undefined => out.push_str("Undefined"),
