@@ -9,6 +9,8 @@ mod laws;
 
 /// Jobs on a model larger than the memory they are given.
 mod bounded;
+/// Conversations against transformers, and templates that do harm.
+mod chat;
 /// The command line as a user meets it: results, exit codes, error texts.
 mod cli;
 /// What disks and kills do to what is being written.

@@ -14,6 +14,7 @@ mod forms;
 mod marks;
 mod mask;
 mod python;
+mod source;
 mod template;
 
 pub use clock::Moment;

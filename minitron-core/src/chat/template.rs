@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::answers;
 use super::clock::Moment;
 use super::conversation::{Conversation, Message};
-use super::engine::Engine;
+use super::engine::{self, Engine};
 use super::files::{self, Files};
 use super::marks::Marks;
 use crate::digest;
@@ -114,7 +114,7 @@ impl ChatTemplate {
     pub fn text(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String> {
         conversation.check()?;
         let call = Call { engine: self.engine(conversation)?, template: self, conversation };
-        call.text(&conversation.messages, add_generation_prompt)
+        engine::apart(call.origin(), || call.text(&conversation.messages, add_generation_prompt))
     }
 
     /// The text, and which of it the assistant said.
@@ -128,13 +128,15 @@ impl ChatTemplate {
     pub fn render(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<Rendered> {
         conversation.check()?;
         let call = Call { engine: self.engine(conversation)?, template: self, conversation };
-        let text = call.text(&conversation.messages, add_generation_prompt)?;
-        let marks = call.engine.has_marks();
-        let answers = match marks {
-            true => call.marked(&text, add_generation_prompt)?,
-            false => answers::by_prefixes(&call, &text, add_generation_prompt)?,
-        };
-        Ok(Rendered { text, answers, marks })
+        engine::apart(call.origin(), || {
+            let text = call.text(&conversation.messages, add_generation_prompt)?;
+            let marks = call.engine.has_marks();
+            let answers = match marks {
+                true => call.marked(&text, add_generation_prompt)?,
+                false => answers::by_prefixes(&call, &text, add_generation_prompt)?,
+            };
+            Ok(Rendered { text, answers, marks })
+        })
     }
 
     fn engine(&self, conversation: &Conversation) -> Result<&Engine> {
@@ -161,7 +163,7 @@ impl Call<'_> {
 
     /// Other messages in the place of the conversation's.
     pub(super) fn text(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.engine.render(&self.variables(messages, add_generation_prompt), None)
+        self.engine.render(self.variables(messages, add_generation_prompt), None)
     }
 
     /// Between marks, which are looked for in a second rendering: it must be the first in all else.
@@ -184,7 +186,7 @@ impl Call<'_> {
         let marks = Marks::absent_from(&texts).ok_or_else(|| {
             unclear("the conversation holds all the characters by which `{% generation %}` blocks are found")
         })?;
-        let marked = self.engine.render(&variables, Some(marks))?;
+        let marked = self.engine.render(variables, Some(marks))?;
         match marks.cut(&marked) {
             Some((text, ranges)) if expected.is_none_or(|expected| expected == text) => Ok(ranges),
             _ => Err(unclear(

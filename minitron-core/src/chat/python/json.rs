@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::arguments::Arguments;
+use super::methods::pay;
 use super::printing::{float, too_deep};
 
 const DEEPEST: usize = 200;
@@ -21,38 +23,30 @@ struct Writer {
 
 /// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(super) fn to_json(state: &State, value: &Value, given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
-    let mut given = given.iter();
-    let mut argument = |name: &str| match given.next() {
-        Some(value) => Ok(Some(value.clone())),
-        None => named.get::<Option<Value>>(name),
-    };
-    let ascii = argument("ensure_ascii")?;
-    let indent = argument("indent")?.filter(|indent| !indent.is_none());
-    let separators = argument("separators")?.filter(|separators| !separators.is_none());
-    let sorted = argument("sort_keys")?;
-    named.assert_all_used()?;
-    let indent = indent.map(indentation).transpose()?;
+    let mut given = Arguments::new(given, named);
+    let ascii = given.flag("ensure_ascii")?;
+    let indent = given.value("indent")?;
+    let separators = given.value("separators")?;
+    let sorted = given.flag("sort_keys")?;
+    given.end()?;
+    let indent = indent.map(|indent| indentation(state, indent)).transpose()?;
     let (between_items, after_key) = match separators {
         Some(pair) => (text_at(&pair, 0)?, text_at(&pair, 1)?),
         None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
     };
-    let truthy = |value: Option<Value>| value.is_some_and(|value| value.is_true());
-    let (ascii, sorted) = (truthy(ascii), truthy(sorted));
     let mut writer = Writer { ascii, indent, between_items, after_key, sorted, out: String::new() };
     writer.value(state, value, 0)?;
     Ok(Value::from(writer.out))
 }
 
 /// A number of spaces, or what stands for one level.
-fn indentation(indent: Value) -> Result<String, Error> {
-    const MOST: usize = 100;
-    match indent.as_str() {
-        Some(text) => Ok(text.to_owned()),
-        None => {
-            let n_spaces = i64::try_from(indent)?.max(0);
-            Ok(" ".repeat(usize::try_from(n_spaces).unwrap_or(MOST).min(MOST)))
-        }
+fn indentation(state: &State, indent: Value) -> Result<String, Error> {
+    if let Some(text) = indent.as_str() {
+        return Ok(text.to_owned());
     }
+    let n_spaces = usize::try_from(i64::try_from(indent)?.max(0)).unwrap_or(usize::MAX);
+    pay(state, n_spaces)?;
+    Ok(" ".repeat(n_spaces))
 }
 
 fn text_at(pair: &Value, idx: usize) -> Result<String, Error> {
@@ -68,7 +62,7 @@ impl Writer {
             return Err(too_deep());
         }
         // What is written is paid for as it grows, not after.
-        state.consume_fuel(1)?;
+        pay(state, value.as_str().map_or(0, str::len) + 64)?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -78,8 +72,12 @@ impl Writer {
             ValueKind::Number => self.out.push_str(&number(f64::try_from(value.clone())?)),
             ValueKind::String => self.text(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
-                let items = value.try_iter()?.checked().collect::<Result<Vec<_>, _>>()?;
-                self.container('[', ']', &items, depth, |writer, item| {
+                let mut items = Vec::new();
+                for item in value.try_iter()?.checked() {
+                    state.consume_fuel(1)?;
+                    items.push(item?);
+                }
+                self.container(state, ('[', ']'), &items, depth, |writer, item| {
                     writer.value(state, item, depth.saturating_add(1))
                 })?;
             }
@@ -88,12 +86,14 @@ impl Writer {
                 for key in value.try_iter()?.checked() {
                     let key = key?;
                     let value = value.get_item(&key)?;
-                    entries.push((key_text(&key)?, value));
+                    let key = key_text(&key)?;
+                    pay(state, key.len() + 64)?;
+                    entries.push((key, value));
                 }
                 if self.sorted {
                     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
                 }
-                self.container('{', '}', &entries, depth, |writer, (key, value)| {
+                self.container(state, ('{', '}'), &entries, depth, |writer, (key, value)| {
                     writer.text(key);
                     let after_key = writer.after_key.clone();
                     writer.out.push_str(&after_key);
@@ -107,8 +107,8 @@ impl Writer {
 
     fn container<T>(
         &mut self,
-        open: char,
-        close: char,
+        state: &State,
+        (open, close): (char, char),
         items: &[T],
         depth: usize,
         mut write_item: impl FnMut(&mut Self, &T) -> Result<(), Error>,
@@ -119,21 +119,23 @@ impl Writer {
                 let between = self.between_items.clone();
                 self.out.push_str(&between);
             }
-            self.new_line(depth.saturating_add(1));
+            self.new_line(state, depth.saturating_add(1))?;
             write_item(self, item)?;
         }
         if !items.is_empty() {
-            self.new_line(depth);
+            self.new_line(state, depth)?;
         }
         self.out.push(close);
         Ok(())
     }
 
-    fn new_line(&mut self, depth: usize) {
+    fn new_line(&mut self, state: &State, depth: usize) -> Result<(), Error> {
         if let Some(indent) = &self.indent {
+            pay(state, indent.len().saturating_mul(depth))?;
             self.out.push('\n');
-            (0..depth).for_each(|_| self.out.push_str(indent));
+            self.out.push_str(&indent.repeat(depth));
         }
+        Ok(())
     }
 
     fn text(&mut self, text: &str) {

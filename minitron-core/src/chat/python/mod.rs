@@ -1,8 +1,10 @@
 //! Where Jinja templates meet Python: how values are printed, and the methods, filters and tests that Jinja2 has beyond or
 //! unlike those of the engine.
 
+mod arguments;
 mod filters;
 mod json;
+pub(super) mod kept;
 mod methods;
 mod printing;
 
@@ -14,7 +16,7 @@ pub(super) fn install(env: &mut Environment<'static>) {
         // Strings, most of all, go straight through.
         match printing::needs_python(value) {
             true => {
-                let text = printing::str_of(value)?;
+                let text = printing::str_of(state, value)?;
                 minijinja::escape_formatter(out, state, &text.into())
             }
             false => minijinja::escape_formatter(out, state, value),
@@ -22,5 +24,6 @@ pub(super) fn install(env: &mut Environment<'static>) {
     });
     env.set_unknown_method_callback(methods::call);
     env.add_filter("tojson", json::to_json);
+    env.add_function(kept::FUNCTION, kept::kept);
     filters::install(env);
 }

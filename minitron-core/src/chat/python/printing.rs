@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use minijinja::value::ValueKind;
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
+
+use super::methods::pay;
 
 /// Deeper is no data that anybody wrote.
 const DEEPEST: usize = 200;
@@ -18,27 +20,25 @@ pub(super) fn needs_python(value: &Value) -> bool {
 }
 
 /// `str(value)`.
-pub(super) fn str_of(value: &Value) -> Result<String, Error> {
+pub(super) fn str_of(state: &State, value: &Value) -> Result<String, Error> {
     if let Some(text) = value.as_str() {
         return Ok(text.to_owned());
     }
-    match needs_python(value) {
-        true => repr(value),
-        false => Ok(value.to_string()),
+    if !needs_python(value) {
+        return Ok(value.to_string());
     }
-}
-
-/// `repr(value)`.
-pub(super) fn repr(value: &Value) -> Result<String, Error> {
     let mut out = String::new();
-    write(value, &mut out, 0)?;
+    write(state, value, &mut out, 0)?;
     Ok(out)
 }
 
-fn write(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
+/// `repr(value)`.
+fn write(state: &State, value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
     if depth > DEEPEST {
         return Err(too_deep());
     }
+    // A list may be long without ever having been made.
+    pay(state, value.as_str().map_or(0, str::len) + 64)?;
     match value.kind() {
         ValueKind::Number if !value.is_integer() => out.push_str(&float(f64::try_from(value.clone())?)),
         ValueKind::Undefined => out.push_str("Undefined"),
@@ -51,7 +51,7 @@ fn write(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
                     out.push_str(", ");
                 }
                 n_items = n_items.saturating_add(1);
-                write(&item?, out, depth.saturating_add(1))?;
+                write(state, &item?, out, depth.saturating_add(1))?;
             }
             if value.is_tuple() && n_items == 1 {
                 out.push(',');
@@ -65,17 +65,47 @@ fn write(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
                     out.push_str(", ");
                 }
                 let key = key?;
-                write(&key, out, depth.saturating_add(1))?;
+                write(state, &key, out, depth.saturating_add(1))?;
                 out.push_str(": ");
-                write(&value.get_item(&key)?, out, depth.saturating_add(1))?;
+                write(state, &value.get_item(&key)?, out, depth.saturating_add(1))?;
             }
             out.push('}');
         }
+        ValueKind::String => quoted(value.as_str().unwrap_or_default(), out),
         _ => {
             let _ = write!(out, "{value:?}");
         }
     }
     Ok(())
+}
+
+/// `repr(str)`: in single quotes, unless it holds one and no double one.
+fn quoted(text: &str, out: &mut String) {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\\' => out.push_str("\\\\"),
+            c if c == quote => out.extend(['\\', c]),
+            c if is_printable(c) => out.push(c),
+            c => {
+                let _ = match u32::from(c) {
+                    code @ ..0x100 => write!(out, "\\x{code:02x}"),
+                    code @ 0x100..0x10000 => write!(out, "\\u{code:04x}"),
+                    code => write!(out, "\\U{code:08x}"),
+                };
+            }
+        }
+    }
+    out.push(quote);
+}
+
+/// `str.isprintable`, by the table that Rust's own escapes go by; a letter before it, since they escape a leading accent.
+fn is_printable(c: char) -> bool {
+    c.is_ascii_graphic() || c == ' ' || !c.is_ascii() && ['a', c].iter().collect::<String>().escape_debug().count() == 2
 }
 
 pub(super) fn too_deep() -> Error {
