@@ -323,7 +323,15 @@ mod tests {
     fn all_row_groups_without_their_nulls() {
         use parquet::basic::Compression;
         let expected: Vec<_> = ["one", "é", "two", ""].map(|text| Ok(Document::Text(text.to_owned()))).into();
-        for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())] {
+        for compression in [
+            Compression::UNCOMPRESSED,
+            Compression::SNAPPY,
+            Compression::GZIP(Default::default()),
+            Compression::ZSTD(Default::default()),
+            Compression::BROTLI(Default::default()),
+            Compression::LZ4,
+            Compression::LZ4_RAW,
+        ] {
             assert_eq!(read(&file(compression), "text"), expected);
         }
     }
@@ -332,7 +340,7 @@ mod tests {
     fn columns_that_hold_no_text_are_refused_with_those_that_do() {
         let bytes = file(parquet::basic::Compression::UNCOMPRESSED);
         let names = "its columns: `id` (no strings), `text`, `raw`, `tags` (no strings); choose one with `--field`";
-        for (field, found) in [("body", "none of that name"), ("id", "one of INT64"), ("tags", "a list")] {
+        for (field, found) in [("body", "none of that name"), ("id", "one of INT64"), ("tags", "a list of strings")] {
             let error = error(&bytes, field);
             assert!(error.ends_with(&format!("strings `{field}`, got {found}; {names}")), "{error}");
         }

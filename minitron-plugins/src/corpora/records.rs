@@ -155,7 +155,8 @@ fn read_error_at(path: &Path, place: Place, source: std::io::Error) -> Error {
 /// `Data` naming line and column of what is no JSON.
 pub(super) fn parse(path: &Path, text: Text) -> Result<Record> {
     let Text { place, bytes } = text;
-    let value = serde_json::from_slice(&bytes).map_err(|e| {
+    // A line's own end would count as another line.
+    let value = serde_json::from_slice(bytes.trim_ascii_end()).map_err(|e| {
         // serde_json counts lines of its own, from where the record begins.
         let text = e.to_string();
         let reason = text.split(" at line ").next().unwrap_or_default();

@@ -92,7 +92,7 @@ fn what_is_no_json_is_located() {
         (
             "a.jsonl",
             b"{\"a\":1}\n{\"a\":\n1}\n",
-            "line 2: expected JSON, one value on each line, got other text at column 6",
+            "line 2: expected JSON, one value on each line, got other text at column 5",
         ),
     ] {
         let error = read(name, bytes).unwrap_err();
