@@ -1,5 +1,7 @@
 //! Statements that hold without PyTorch, on tiny models of every family.
 
+/// A step over its passes: what is averaged over what.
+mod averages;
 /// What training is fed with: order, mixtures, resuming.
 mod data;
 /// Models and texts at the edge of what numbers can hold.

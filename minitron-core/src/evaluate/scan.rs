@@ -22,7 +22,7 @@ pub struct RowChunk {
 /// (fixed by the subject's seed) for encoders with a head.
 ///
 /// # Errors
-/// `Data` when the subject has no windows, or the model no head.
+/// `Data` when the subject has no windows, or none in which something is predicted, or the model no head.
 pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>) -> Result<()> {
     let _no_grad = tch::no_grad_guard();
     let model = subject.model;
@@ -30,6 +30,7 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
     windows.check_fits(&model.blueprint.options)?;
     let task = Task::of(model.is_causal(), subject.tokenizer.and_then(|t| t.mask), subject.seed)?;
     subject.progress.start("eval, tokens", windows.n_tokens() as u64);
+    let mut n_rows = 0;
     for batch in windows.batches(subject.batch_size) {
         let chosen: Vec<usize> = batch.collect();
         let targets = task.batch(windows, &chosen, model.device)?;
@@ -38,6 +39,7 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
             Some(teacher) => Some(targets.rows(&teacher.hidden(targets.input(), &mut NoTap, None)?)?),
             None => None,
         };
+        n_rows += targets.n_rows();
         for (start, len) in row_chunks(targets.n_rows(), model.blueprint.options.vocab) {
             let teacher_nv = match (subject.teacher, &teacher_ne) {
                 (Some(teacher), Some(rows)) => Some(teacher.logits(&rows.f_narrow(0, start, len)?)?),
@@ -52,5 +54,8 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
         subject.progress.advance(targets.ids_bt.numel() as u64, "");
     }
     subject.progress.finish();
-    Ok(())
+    match n_rows {
+        0 => Err(Error::Data("nothing is predicted in the held-out text; give other text".into())),
+        _ => Ok(()),
+    }
 }
