@@ -15,16 +15,19 @@ use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::progress::{Interrupt, Progress, Silent};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec};
 use minitron_core::train::{
-    CacheHeader, CacheType, Correction, Counts, HeldOut, Learner, LiftStart, Loaded, Objective, Remembered, Saving,
-    StateTerm, Streamed, Teacher, TeacherCache, Term, TrainSettings, Trainer, Weight, mean_gradient,
+    AdamWSettings, CacheHeader, CacheType, Correction, Counts, HeldOut, Learner, LiftStart, Loaded, Objective,
+    Remembered, Saving, StateTerm, Streamed, Teacher, TeacherCache, Term, TrainSettings, Trainer, Weight,
+    mean_gradient,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use super::{Model, REORDERED, relative};
 
-/// Of a loss, relatively; of a weight, absolutely.
+/// Of a loss, relatively; of a weight, absolutely. In f64, or in f32 with an ε of AdamW that is large beside rounding: AdamW makes
+/// a whole step of any gradient, also of one that is rounding alone (a bias on keys has no other).
 const LAW: f64 = 1e-6;
+const EPS_OF_F32: f64 = 1e-5;
 
 /// Four windows a step, in one, two and four passes.
 const SPLITS: [(usize, usize); 3] = [(4, 1), (2, 2), (1, 4)];
@@ -77,7 +80,7 @@ struct Case {
 impl Case {
     fn new(losses: Vec<Asked>) -> Self {
         let students = vec![tiny_llama()];
-        Case { students, teacher: tiny_llama(), losses, from: Held::Memory, kind: Kind::Float, recompute: false }
+        Case { students, teacher: tiny_llama(), losses, from: Held::Memory, kind: Kind::Double, recompute: false }
     }
 
     fn objective(&self, student: &Model, teacher: &Model) -> Objective {
@@ -144,6 +147,10 @@ impl Case {
             lr: 1e-3,
             clip: 1e9,
             warmup: Some(0),
+            adamw: AdamWSettings {
+                eps: if self.kind == Kind::Float { EPS_OF_F32 } else { 1e-8 },
+                ..AdamWSettings::default()
+            },
             ..TrainSettings::default()
         };
         let task = Task::of_model(&models[0].blueprint.options, Some(MASK), 5).unwrap();
@@ -431,7 +438,8 @@ fn a_step_without_predictions_changes_nothing_and_says_so() {
             interrupt: &Interrupt::default(),
         };
         let (outcome, _) = trainer.run(false).unwrap().single().unwrap();
-        assert_eq!((outcome.n_steps, outcome.n_skipped, outcome.loss.is_none()), (8, n_skipped, n_skipped == 8));
+        // A mean over predictions, of which there are none.
+        assert_eq!((outcome.n_steps, outcome.n_skipped, outcome.loss), (8, n_skipped, None));
         let lines = lines(dir.path());
         for line in &lines {
             let said = [&line["n_predictions"], &line["loss/cross_entropy"]];
