@@ -9,7 +9,7 @@ use minitron_core::contract::LogitLoss;
 use minitron_core::data::Task;
 use minitron_core::model::{LoadOptions, NoTap, Transformer};
 use minitron_core::registry::PluginSpec;
-use minitron_core::train::{Loaded, Objective, Term};
+use minitron_core::train::{Counts, Loaded, Objective, Term};
 use tch::{Device, Kind, Tensor};
 
 fn randn(shape: &[i64]) -> Tensor {
@@ -74,7 +74,8 @@ fn objective(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("forward_kl with its heads, 504 x 512 x 128256");
     group.throughput(Throughput::Elements(targets.n_rows() as u64)).sample_size(10);
     group.bench_function("in row chunks", |bencher| {
-        bencher.iter(|| objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, 1.0).unwrap());
+        let whole = Counts::of(&targets).unwrap();
+        bencher.iter(|| objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, whole).unwrap());
     });
     group.bench_function("whole", |bencher| {
         bencher.iter(|| {

@@ -4,19 +4,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use minitron::{fixtures, forward, load, max_difference, python, registry, root, shared, some_ids, with_context};
+use minitron::{
+    fixture, fixtures, forward, load, max_difference, python, registry, root, shared, some_ids, with_context,
+};
 use minitron_core::blueprint::{HEADS, HIDDEN, KV_HEADS, Sizes};
 use minitron_core::checkpoint::{
     Checkpoint, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
 };
-use minitron_core::contract::{Evaluator, Subject};
-use minitron_core::data::Tokenizer;
+use minitron_core::contract::{Evaluator, LogitLoss, Subject};
+use minitron_core::data::{Piece, Targets, Task, Tokenizer};
 use minitron_core::evaluate::{Pooling, sentence_embeddings};
-use minitron_core::model::Input;
+use minitron_core::model::{Input, LoadOptions, Transformer};
 use minitron_core::pipeline::{PruneOptions, ScoreOptions, prune, score};
 use minitron_core::plan::Space;
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
+use minitron_core::train::{Counts, Objective, Term};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -122,6 +125,9 @@ struct Comparison {
     out: PathBuf,
 }
 
+/// Fixtures that a training step is compared on.
+const STEPS: [&str; 2] = ["llama_tied", "gpt2_gelu_new"];
+
 /// The second of two sequences is shorter by so much.
 const N_FILLED: i64 = 7;
 
@@ -161,6 +167,67 @@ impl Comparison {
     }
 }
 
+/// A training step of two passes of unequal lengths, the first padded, whose gradient `transformers` takes too.
+struct Gradient {
+    model: PathBuf,
+    passes: [Targets; 2],
+    ids: PathBuf,
+    out: PathBuf,
+}
+
+impl Gradient {
+    fn new(name: &str, work: &Path) -> Self {
+        let model = fixture(name);
+        let vocab = load(&model).unwrap().0.blueprint.options.vocab as i64;
+        let tokens: Vec<u32> = Vec::<i64>::try_from(some_ids(1, 33, vocab, 9).unwrap().view([-1]))
+            .unwrap()
+            .iter()
+            .map(|&id| id as u32)
+            .collect();
+        let piece = |range: std::ops::Range<usize>| Piece { id: range.start as u64, tokens: tokens[range].to_vec() };
+        let batch = |pieces: &[Piece]| Task::NextToken.batch_of(pieces, 0, Device::Cpu).unwrap();
+        let passes = [batch(&[piece(0..9), piece(9..13)]), batch(&[piece(13..33)])];
+        let mut source = MemorySource::default();
+        for (idx, targets) in passes.iter().enumerate() {
+            let labels_bt = match &targets.seen_bt {
+                Some(seen_bt) => targets.ids_bt.where_self(seen_bt, &Tensor::from(-100i64)),
+                None => targets.ids_bt.shallow_clone(),
+            };
+            source.insert(format!("ids.{idx}"), &targets.ids_bt).unwrap();
+            source.insert(format!("labels.{idx}"), &labels_bt).unwrap();
+        }
+        let [ids, out] = ["ids", "out"].map(|what| work.join(format!("{name}.gradient.{what}.safetensors")));
+        write_tensors(&ids, &source).unwrap();
+        Gradient { model, passes, ids, out }
+    }
+
+    /// Largest difference of the gradient, relative to its largest number, and of the loss.
+    fn difference(&self) -> f64 {
+        let folder = load(&self.model).unwrap().0;
+        let options = LoadOptions { trainable: true, ..LoadOptions::default() };
+        let model = Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, options).unwrap();
+        let loss = registry().build::<dyn LogitLoss>(&PluginSpec::bare("cross_entropy")).unwrap();
+        let terms = vec![Term { label: "cross_entropy".into(), weight: 1.0, loss: loss.into() }];
+        let objective = Objective { terms, ..Objective::default() };
+        let whole: Counts = self.passes.iter().map(|targets| Counts::of(targets).unwrap()).sum();
+        assert_eq!(whole.predictions, 8 + 3 + 19);
+        let step = self.passes.iter().map(|targets| objective.backward(&model, None, targets, whole).unwrap().total);
+        let (loss, expected) = (step.sum::<f64>(), Reader::open_file(&self.out).unwrap());
+        let mut difference = (loss - expected.read("loss").unwrap().double_value(&[0])).abs();
+        let (mut largest, mut n_compared) = (0.0_f64, 0);
+        let mut apart = 0.0_f64;
+        for parameter in model.parameters() {
+            let Ok(theirs) = expected.read(&parameter.name) else { continue };
+            apart = apart.max(max_difference(&parameter.gradient().unwrap(), &theirs).unwrap());
+            largest = largest.max(theirs.abs().max().double_value(&[]));
+            n_compared += 1;
+        }
+        assert_eq!(n_compared, expected.names().len() - 1, "{}", self.model.display());
+        difference = difference.max(apart / largest);
+        difference
+    }
+}
+
 fn run_script<'p>(python: &Path, name: &str, words: impl IntoIterator<Item = &'p Path>) {
     let mut command = Command::new(python);
     command.env("HF_HUB_OFFLINE", "1").env("PYTHONDONTWRITEBYTECODE", "1").env("TRANSFORMERS_VERBOSITY", "error");
@@ -188,7 +255,9 @@ fn models_and_their_pruned_students_give_the_outputs_of_transformers() {
         comparisons.push(Comparison::new(pruned, &dir, "pruned"));
         comparisons.push(Comparison::new(sharded, &dir, "sharded"));
     }
+    let steps = STEPS.map(|name| Gradient::new(name, work.path()));
     let words = comparisons.iter().flat_map(|Comparison { model, ids, out }| [model, ids, out]);
+    let words = words.chain(steps.iter().flat_map(|Gradient { model, ids, out, .. }| [model, ids, out]));
     run_script(&python, "reference.py", [Path::new("logits")].into_iter().chain(words.map(PathBuf::as_path)));
     let differences: Vec<(f64, &Path)> = comparisons.iter().map(|c| (c.difference(), c.model.as_path())).collect();
     // A difference that is no number is no agreement either.
@@ -196,6 +265,11 @@ fn models_and_their_pruned_students_give_the_outputs_of_transformers() {
         differences.iter().filter(|(difference, _)| difference.is_nan() || *difference > TOLERANCE).collect();
     assert!(apart.is_empty(), "{apart:#?}");
     let worst = differences.iter().map(|(difference, _)| *difference).fold(0.0, f64::max);
+    for step in &steps {
+        let difference = step.difference();
+        assert!(difference <= TOLERANCE, "{}: gradient of two unequal passes: {difference:e}", step.model.display());
+        println!("gradient of two unequal passes, {}: {difference:e}", step.model.display());
+    }
     println!("worst difference of outputs, live, {} folders: {worst:e}", differences.len());
 }
 

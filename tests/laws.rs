@@ -1,5 +1,7 @@
 //! Statements that hold without PyTorch, on tiny models of every family.
 
+/// A step over its passes: what is averaged over what.
+mod averages;
 /// Windows of conversations: what counts, what stays whole, what attention reaches.
 mod conversations;
 /// What training is fed with: order, mixtures, resuming.

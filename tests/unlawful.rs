@@ -249,6 +249,7 @@ impl StateLoss for BadStates {
             "sides" => d_nc.mean_dim(-1, false, None),
             "detached" => d_nc.mean(None).detach(),
             "gradient" => 3.0 * d_nc.mean(None) - 2.0 * d_nc.mean(None).detach(),
+            "sum" => d_nc.sum(None),
             _ => d_nc.mean(None),
         })
     }
@@ -401,6 +402,7 @@ const FAULTS: [Faults; 9] = [
             ("sides", "expected a scalar"),
             ("detached", "no gradient reaches the student's states"),
             ("gradient", "away from its differences"),
+            ("sum", "expected a mean over tokens"),
             ("teacher", "the teacher's states get a gradient"),
         ],
     ),

@@ -3,6 +3,7 @@
     reference.py logits MODEL_DIR IDS.safetensors OUT.safetensors [MODEL_DIR IDS OUT]...
 
 IDS holds `input_ids` [B, T] i64, and `attention_mask` where some of them are padding. OUT gets `logits`, or `last_hidden_state` where the folder's class has no head.
+Where IDS holds the passes of a training step instead (`ids.0`, `labels.0`, `ids.1`, ...), OUT gets the gradient of each parameter, and `loss`.
 Fails when the folder does not load in full: a key that is missing, unexpected, or of another shape.
 """
 
@@ -78,6 +79,20 @@ def outputs(model, input_ids, attention_mask=None):
     return {"last_hidden_state": result.last_hidden_state.float().contiguous()}
 
 
+def gradients(model, tensors):
+    """Of a step of several passes, whose losses are divided by the number of predictions in all of them."""
+    passes = [(tensors[f"ids.{i}"], tensors[f"labels.{i}"]) for i in range(len(tensors) // 2)]
+    n_predictions = sum(int((labels[:, 1:] != -100).sum()) for _, labels in passes)
+    model.zero_grad()
+    total = 0.0
+    for ids, labels in passes:
+        loss = model(input_ids=ids, labels=labels, num_items_in_batch=n_predictions).loss
+        loss.backward()
+        total += loss.item()
+    found = {name: p.grad.contiguous() for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": torch.tensor([total]), **found}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["logits"])
@@ -91,7 +106,8 @@ def main():
             model = load(model_dir, args.attention)
         except NotWhole as error:
             sys.exit(f"reference: {error}")
-        save_file(outputs(model, **load_file(ids)), out)
+        tensors = load_file(ids)
+        save_file(gradients(model, tensors) if "ids.0" in tensors else outputs(model, **tensors), out)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ use minitron_core::model::{Input, LoadOptions, NoTap, Site, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::train::{
-    Learner, LiftStart, Loaded, Objective, Saving, StateTerm, Streamed, Teacher, TrainSettings, Trainer, Weight,
+    Counts, Learner, LiftStart, Loaded, Objective, Saving, StateTerm, Streamed, Teacher, TrainSettings, Trainer, Weight,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -182,14 +182,14 @@ fn the_gradient_of_a_filled_batch_is_that_of_its_windows_one_by_one() {
     let batch = |chosen: &[usize]| Task::States.batch(&windows, chosen, Device::Cpu).unwrap();
     for recompute in [false, true] {
         let objective = objective(&student, &teacher, recompute);
-        let together = objective.backward(&model, Some(&mut Loaded(&heard)), &batch(&[0, 1, 2]), 1.0).unwrap();
+        let whole = Counts::of(&batch(&[0, 1, 2])).unwrap();
+        assert_eq!(whole.tokens, 36);
+        let together = objective.backward(&model, Some(&mut Loaded(&heard)), &batch(&[0, 1, 2]), whole).unwrap();
         let found = take_gradients(&model);
         // A mean over tokens: each window counts by its length.
         let mut alone = 0.0;
-        for (window, length) in [(0, 4.0), (1, 9.0), (2, 23.0)] {
-            let share = length / 36.0;
-            let means = objective.backward(&model, Some(&mut Loaded(&heard)), &batch(&[window]), share).unwrap();
-            alone += share * means.total;
+        for window in 0..3 {
+            alone += objective.backward(&model, Some(&mut Loaded(&heard)), &batch(&[window]), whole).unwrap().total;
         }
         assert!((together.total - alone).abs() <= REORDERED * alone, "{} {alone}", together.total);
         assert!(relative(&found, &take_gradients(&model)) <= REORDERED);

@@ -14,8 +14,8 @@ use minitron_core::model::{LoadOptions, Site, Transformer};
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
 use minitron_core::train::{
-    CacheHeader, CacheType, LiftStart, Loaded, Objective, Remembered, StateTerm, Streamed, Teacher, TeacherCache, Term,
-    Weight,
+    CacheHeader, CacheType, Counts, LiftStart, Loaded, Objective, Remembered, StateTerm, Streamed, Teacher,
+    TeacherCache, Term, Weight,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -119,7 +119,8 @@ fn layers_that_run_twice_give_the_same_gradient() {
         for recompute in [false, true] {
             let term = state_term(Box::new(Everywhere {}), Weight::Fixed(0.5), &student, &teacher);
             let objective = Objective { terms: vec![logit_term(0.7)], states: vec![term], recompute };
-            let means = objective.backward(&model, Some(&mut Loaded(&heard)), &targets, 0.3).unwrap();
+            let means =
+                objective.backward(&model, Some(&mut Loaded(&heard)), &targets, Counts::of(&targets).unwrap()).unwrap();
             both.push((means, take_gradients(&model)));
         }
         let [(held, expected), (again, found)] = both.try_into().unwrap();
@@ -145,7 +146,7 @@ fn states_alone_train_a_student_and_its_map() {
         let term = state_term(Box::new(LastState {}), Weight::Fixed(1.0), &student, &teacher);
         let objective = Objective { terms: Vec::new(), states: vec![term], recompute };
         objective.check().unwrap();
-        objective.backward(&model, Some(&mut Loaded(&heard)), &targets, 1.0).unwrap();
+        objective.backward(&model, Some(&mut Loaded(&heard)), &targets, Counts::of(&targets).unwrap()).unwrap();
         let lift = objective.lifts().next().expect("widths differ");
         assert_eq!(lift.tensor.size(), [32, 16]);
         assert!(lift.tensor.grad().abs().max().double_value(&[]) > 0.0);
@@ -165,7 +166,8 @@ fn a_dynamic_weight_makes_the_states_count_as_much_as_the_logits() {
     let term = |weight| state_term(Box::new(LastState {}), weight, &student, &teacher);
     let run = |weight| {
         let objective = Objective { terms: vec![logit_term(2.0)], states: vec![term(weight)], recompute: false };
-        let means = objective.backward(&model, Some(&mut Loaded(&heard)), &targets, 1.0).unwrap();
+        let means =
+            objective.backward(&model, Some(&mut Loaded(&heard)), &targets, Counts::of(&targets).unwrap()).unwrap();
         (means, take_gradients(&model))
     };
     let (means, gradients) = run(Weight::Dynamic(0.5));
@@ -208,7 +210,7 @@ fn a_teacher_may_compute_in_less_than_its_student() {
         let heard = Transformer::load(&teacher.source, &teacher.blueprint, options).unwrap();
         let states = vec![state_term(Box::new(LastState {}), Weight::Fixed(0.5), &student, &teacher)];
         let objective = Objective { terms: vec![logit_term(1.0)], states, recompute: false };
-        objective.backward(&model, Some(&mut Loaded(&heard)), &targets, 1.0).unwrap()
+        objective.backward(&model, Some(&mut Loaded(&heard)), &targets, Counts::of(&targets).unwrap()).unwrap()
     };
     let (exact, narrow) = (run(Kind::Float), run(Kind::BFloat16));
     // bf16 has eight bits: 2^-8 at each of some roundings, which average out over tokens.

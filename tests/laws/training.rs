@@ -12,8 +12,8 @@ use minitron_core::model::{LoadOptions, NoTap, Transformer, row_chunks};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::PluginSpec;
 use minitron_core::train::{
-    Correction, HeldOut, Learner, LiftStart, Loaded, Objective, Outcome, Saving, StateTerm, Term, TrainSettings,
-    Trainer, Weight, WriteStudent, saved_cursor,
+    Correction, Counts, HeldOut, Learner, LiftStart, Loaded, Objective, Outcome, Saving, StateTerm, Term,
+    TrainSettings, Trainer, Weight, WriteStudent, saved_cursor,
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -84,7 +84,8 @@ fn a_loss_in_row_chunks_is_the_loss_and_so_is_its_gradient() {
         let targets = task.batch(&windows, &chosen, Device::Cpu).unwrap();
         assert!(row_chunks(targets.n_rows(), 1 << 17).count() > 1);
 
-        let chunked = objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, 1.0).unwrap();
+        let chunked =
+            objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, Counts::of(&targets).unwrap()).unwrap();
         let gradients = take_gradients(&student);
         let whole = direct(&student, &teacher, &targets, &objective).unwrap();
         for (chunked, whole) in chunked.terms.iter().zip(&whole) {
@@ -113,7 +114,8 @@ fn every_loss_in_row_chunks_is_the_loss_whatever_it_is() {
         let loss = registry().build::<dyn LogitLoss>(&PluginSpec::bare(descriptor.tag)).unwrap().into();
         let term = Term { label: descriptor.tag.into(), weight: 0.7, loss };
         let objective = Objective { terms: vec![term], ..Objective::default() };
-        let chunked = objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, 1.0).unwrap();
+        let chunked =
+            objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, Counts::of(&targets).unwrap()).unwrap();
         let gradients = take_gradients(&student);
         let whole = direct(&student, &teacher, &targets, &objective).unwrap();
         let difference = (chunked.terms[0] - whole[0]).abs() / whole[0].abs();
@@ -134,14 +136,14 @@ fn two_passes_of_four_are_one_of_eight() {
     let teacher = Model::new(&tiny_llama(), 43).unwrap().load().unwrap();
     let student = model.trainable().unwrap();
     let windows = some_windows(8, 16, 61, 3).unwrap();
-    let backward = |chosen: &[usize], scale| {
-        let targets = Task::NextToken.batch(&windows, chosen, Device::Cpu).unwrap();
-        objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, scale).unwrap()
-    };
-    backward(&[0, 1, 2, 3], 0.5);
-    backward(&[4, 5, 6, 7], 0.5);
+    let targets = |chosen: &[usize]| Task::NextToken.batch(&windows, chosen, Device::Cpu).unwrap();
+    let whole = Counts::of(&targets(&[0, 1, 2, 3, 4, 5, 6, 7])).unwrap();
+    let backward =
+        |chosen: &[usize]| objective.backward(&student, Some(&mut Loaded(&teacher)), &targets(chosen), whole).unwrap();
+    backward(&[0, 1, 2, 3]);
+    backward(&[4, 5, 6, 7]);
     let accumulated = take_gradients(&student);
-    backward(&[0, 1, 2, 3, 4, 5, 6, 7], 1.0);
+    backward(&[0, 1, 2, 3, 4, 5, 6, 7]);
     assert_same_gradients(&accumulated, &take_gradients(&student));
 
     let settings = |batch_size, accumulate| TrainSettings { batch_size, accumulate, ..settings() };

@@ -97,7 +97,7 @@ fn training_text(training: &Training, eta_s: Option<f64>) -> String {
         lines.push(format!("held out {now}  {spark}  best {:.4} at step {}", best.loss, grouped(best.step)));
     }
     if training.n_skipped > 0 {
-        lines.push(format!("skipped  {} steps without a finite loss", grouped(training.n_skipped)));
+        lines.push(format!("skipped  {} steps that changed nothing", grouped(training.n_skipped)));
     }
     lines.join("\n")
 }

@@ -42,11 +42,12 @@ impl States<'_> {
     }
 }
 
-/// A loss on states inside the models, one pair of places at a time; the engine averages the pairs.
+/// A loss on states inside the models, one pair of places at a time; the engine averages the pairs, and a step's batches by
+/// their tokens.
 ///
 /// # Law
 /// A finite scalar for finite states, differentiable in the student's, the same whatever stands where `seen_bt` is false;
-/// the teacher's carry no gradient.
+/// the teacher's carry no gradient. It is a mean over tokens: of two sequences together, that of each alone, weighed by its tokens.
 #[typetag::serde(tag = "type")]
 pub trait StateLoss: Debug + Send + Sync {
     /// What is compared in models of these shapes.

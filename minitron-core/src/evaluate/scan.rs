@@ -22,15 +22,15 @@ pub struct RowChunk {
 /// (fixed by the subject's seed) for encoders with a head.
 ///
 /// # Errors
-/// `Data` when the subject has no windows, or the model no head.
+/// `Data` when the subject has no windows, or none in which something is predicted, or the model no head.
 pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>) -> Result<()> {
     let _no_grad = tch::no_grad_guard();
     let model = subject.model;
     let windows = subject.windows.ok_or_else(|| Error::Data("no held-out text is given (--data)".into()))?;
     windows.check_fits(&model.blueprint.options)?;
     let task = Task::of(model.is_causal(), subject.tokenizer.and_then(|t| t.mask), subject.seed)?;
-    let mut n_rows = 0;
     subject.progress.start("eval, tokens", windows.n_tokens() as u64);
+    let mut n_rows = 0;
     for batch in windows.batches(subject.batch_size) {
         let chosen: Vec<usize> = batch.collect();
         let targets = task.batch(windows, &chosen, model.device)?;

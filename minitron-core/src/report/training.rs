@@ -38,7 +38,7 @@ pub struct Training {
     pub n_planned: Option<u64>,
     /// Tokens seen.
     pub n_tokens: u64,
-    /// Steps that changed nothing, since loss or gradient was not finite.
+    /// Steps that changed nothing: loss or gradient was not finite, or nothing was predicted.
     pub n_skipped: u64,
     /// Seconds taken, interruptions left out.
     pub elapsed_s: f64,

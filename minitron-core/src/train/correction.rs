@@ -1,5 +1,6 @@
 //! Teacher correction beside a distillation.
 
+use super::counts::Counts;
 use super::objective::Objective;
 use super::optimizer::{AdamW, Masters};
 use crate::data::Targets;
@@ -29,9 +30,9 @@ impl Correction<'_> {
         optimizer.add_group(PREFIX, self.model.parameters(), self.rate)
     }
 
-    /// Adds `scale` · gradient of a batch; returns its loss.
-    pub(super) fn backward(&self, targets: &Targets, scale: f64) -> Result<f64> {
-        Ok(self.objective.backward(self.model, None, targets, scale)?.total)
+    /// Adds a batch's part of the gradient of a `whole` step; returns its part of the loss.
+    pub(super) fn backward(&self, targets: &Targets, whole: Counts) -> Result<f64> {
+        Ok(self.objective.backward(self.model, None, targets, whole)?.total)
     }
 
     pub(super) fn gradient_norm(&self, optimizer: &AdamW) -> Result<f64> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Objective, Term};
+use super::{Counts, Objective, Term};
 use crate::calibrate::Calibration;
 use crate::checkpoint::MemorySource;
 use crate::contract::{LogitLoss, TeacherNeed};
@@ -13,7 +13,7 @@ use crate::model::Transformer;
 /// that it can be read like the weights.
 ///
 /// # Errors
-/// `Recipe` when the loss needs a teacher; `Data` when the model predicts nothing.
+/// `Recipe` when the loss needs a teacher; `Data` when nothing is predicted.
 pub fn mean_gradient(model: &Transformer, loss: Arc<dyn LogitLoss>, input: &Calibration) -> Result<MemorySource> {
     let Some(task) = input.task.filter(|_| model.has_head()) else {
         let message = format!(
@@ -31,14 +31,16 @@ pub fn mean_gradient(model: &Transformer, loss: Arc<dyn LogitLoss>, input: &Cali
     let batches = input.windows.batches(input.batch_size);
     let targets =
         |batch: &std::ops::Range<usize>| task.batch(input.windows, &batch.clone().collect::<Vec<_>>(), model.device);
-    let mut n_rows = 0;
-    for batch in &batches {
-        n_rows += targets(batch)?.n_rows();
+    let whole: Counts = batches.iter().map(|batch| Counts::of(&targets(batch)?)).sum::<Result<_>>()?;
+    if whole.predictions == 0 {
+        return Err(Error::Data(
+            "a gradient needs predictions, and the calibration text has none; give other text".into(),
+        ));
     }
     input.progress.start("gradient, tokens", input.windows.n_tokens() as u64);
     for batch in &batches {
         let targets = targets(batch)?;
-        objective.backward(model, None, &targets, targets.n_rows() as f64 / n_rows.max(1) as f64)?;
+        objective.backward(model, None, &targets, whole)?;
         input.progress.advance(targets.ids_bt.numel() as u64, "");
     }
     input.progress.finish();

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
+use super::counts::{Counts, mean};
 use super::objective::{Objective, ask};
 use super::states::StateTerm;
 use super::teacher::{Kept, Lesson, Teacher};
@@ -32,7 +33,7 @@ pub struct Best {
     pub loss: f64,
 }
 
-/// Means over all predictions on held-out windows.
+/// Means over all predictions on held-out windows, of losses on states over all tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldOutLoss {
     /// Negative log-likelihood of the right tokens in nats; none where there is no head.
@@ -56,8 +57,7 @@ pub(super) struct Evaluation<'a> {
     objective: &'a Objective,
     sites: BTreeSet<Site>,
     nll: f64,
-    n_rows: i64,
-    n_windows: i64,
+    counts: Counts,
     /// By term.
     sums: Vec<f64>,
 }
@@ -114,24 +114,26 @@ impl<'a> Evaluation<'a> {
         evaluations.into_iter().map(Evaluation::finish).collect()
     }
 
-    fn start((student, objective): (&'a Transformer, &'a Objective)) -> Self {
+    /// Before the first batch.
+    pub fn start((student, objective): (&'a Transformer, &'a Objective)) -> Self {
         let sites = objective.states.iter().flat_map(StateTerm::student_sites).collect();
         let sums = vec![0.0; objective.labels().count()];
-        Evaluation { student, objective, sites, nll: 0.0, n_rows: 0, n_windows: 0, sums }
+        Evaluation { student, objective, sites, nll: 0.0, counts: Counts::default(), sums }
     }
 
-    fn add(&mut self, lesson: Option<&(dyn Lesson + '_)>, targets: &Targets) -> Result<()> {
+    /// Adds a batch.
+    pub fn add(&mut self, lesson: Option<&(dyn Lesson + '_)>, targets: &Targets) -> Result<()> {
         let mut kept = Kept::at(&self.sites);
         let hidden_bte = self.student.hidden(targets.input(), &mut kept, None)?;
+        let counts = Counts::of(targets)?;
         if let Some(lesson) = lesson {
             let on_states = self.sums.get_mut(self.objective.terms.len()..).unwrap_or_default();
             for (term, sum) in self.objective.states.iter().zip(on_states) {
                 let value = term.value(&kept.states, |site| lesson.states(site), targets.seen_bt.as_ref())?;
-                *sum += value.f_double_value(&[])? * targets.n_windows() as f64;
+                *sum += value.f_double_value(&[])? * counts.tokens as f64;
             }
         }
-        self.n_windows += targets.n_windows();
-        self.n_rows += targets.n_rows();
+        self.counts = self.counts.plus(counts);
         if self.student.has_head() { self.add_rows(lesson, targets, &hidden_bte) } else { Ok(()) }
     }
 
@@ -153,21 +155,29 @@ impl<'a> Evaluation<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<HeldOutLoss> {
-        let Objective { terms, states, .. } = self.objective;
-        if self.n_rows == 0 && !terms.is_empty() {
+    /// Means of all terms over what was seen.
+    fn means(&self) -> Vec<f64> {
+        let Counts { predictions, tokens } = self.counts;
+        let n_logit_terms = self.objective.terms.len();
+        let n = |term: usize| if term < n_logit_terms { predictions } else { tokens };
+        self.sums.iter().enumerate().map(|(term, sum)| mean(*sum, n(term))).collect()
+    }
+
+    /// What losses on states are multiplied by, from what was seen.
+    pub fn factors(&self) -> Vec<f64> {
+        self.objective.factors(&self.means())
+    }
+
+    fn finish(self) -> Result<HeldOutLoss> {
+        let Objective { terms, .. } = self.objective;
+        if self.counts.predictions == 0 && !terms.is_empty() {
             return Err(Error::Data("the held-out text has nothing to predict".into()));
         }
-        let n_rows = self.n_rows as f64;
-        let (on_logits, on_states) = self.sums.split_at_mut(terms.len());
-        on_logits.iter_mut().for_each(|sum| *sum /= n_rows);
-        on_states.iter_mut().for_each(|sum| *sum /= self.n_windows as f64);
-        let mut objective: f64 = terms.iter().zip(&*on_logits).map(|(term, mean)| term.weight * mean).sum();
-        let reference = self.objective.reference(on_logits);
-        for (term, mean) in states.iter().zip(&*on_states) {
-            objective += term.factor(reference, *mean) * mean;
-        }
-        let nll = (self.student.has_head() && self.n_rows > 0).then(|| self.nll / n_rows);
-        Ok(HeldOutLoss { nll, terms: self.sums, objective })
+        let means = self.means();
+        let weights = terms.iter().map(|term| term.weight).chain(self.factors());
+        let objective = weights.zip(&means).map(|(weight, mean)| weight * mean).sum();
+        let has_nll = self.student.has_head() && self.counts.predictions > 0;
+        let nll = has_nll.then(|| mean(self.nll, self.counts.predictions));
+        Ok(HeldOutLoss { nll, terms: means, objective })
     }
 }

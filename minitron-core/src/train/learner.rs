@@ -4,9 +4,10 @@ use std::fmt::{Debug, Formatter};
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::correction::Correction;
+use super::counts::Counts;
 use super::held_out::{Best, HeldOutLoss};
 use super::metrics::{Clock, Metrics};
 use super::objective::Objective;
@@ -14,6 +15,7 @@ use super::optimizer::{AdamW, Masters};
 use super::resume::{self, State};
 use super::run::Trained;
 use super::settings::TrainSettings;
+use super::step::{Step, Weighed, recent_loss};
 use super::teacher::Lesson;
 use crate::data::Targets;
 use crate::error::{Error, Result};
@@ -54,7 +56,7 @@ pub struct Outcome {
     pub n_tokens: u64,
     /// Steps among them that changed nothing.
     pub n_skipped: u64,
-    /// Mean loss of the last tenth of all steps, skipped ones left out.
+    /// Mean loss over the predictions of the last tenth of all steps, skipped ones left out.
     pub loss: Option<f64>,
     /// The best evaluation, earlier runs included.
     pub best: Option<Best>,
@@ -73,24 +75,6 @@ impl Outcome {
     }
 }
 
-/// A step under way or done.
-#[derive(Default)]
-pub(super) struct Step {
-    pub loss: f64,
-    terms: Vec<f64>,
-    norm: f64,
-    /// Loss and gradient norm of a teacher under correction.
-    teacher: Option<(f64, f64)>,
-}
-
-impl Step {
-    /// Whether the weights were changed: otherwise the step is skipped.
-    pub fn is_applied(&self) -> bool {
-        let (loss, norm) = self.teacher.unwrap_or_default();
-        [self.loss, self.norm, loss, norm].into_iter().all(f64::is_finite)
-    }
-}
-
 /// A learner on its way.
 pub(super) struct Course<'a> {
     pub learner: &'a Learner<'a>,
@@ -100,7 +84,7 @@ pub(super) struct Course<'a> {
     optimizer: AdamW,
     metrics: Metrics,
     clock: Clock,
-    recent: Vec<f64>,
+    recent: Vec<Weighed>,
     step: Step,
 }
 
@@ -131,24 +115,32 @@ impl<'a> Course<'a> {
         Ok(Course { learner, state, failure: None, optimizer, metrics, clock, recent, step })
     }
 
-    /// Adds `scale` · gradient of one batch.
+    /// Begins a step of all these predictions and tokens.
+    pub fn begin(&mut self, counts: Counts) {
+        self.step = Step::begin(self.learner.objective, counts);
+    }
+
+    /// Says what the losses on states of the step are multiplied by.
+    pub fn set_factors(&mut self, factors: Vec<f64>) {
+        self.step.factors = Some(factors);
+    }
+
+    /// Adds the gradient of one of the step's batches.
     pub fn learn(
         &mut self,
         targets: &Targets,
         lesson: Option<&(dyn Lesson + '_)>,
         correction: Option<&Correction>,
-        scale: f64,
     ) -> Result<()> {
         let Learner { student, objective, .. } = self.learner;
         let _span = tracing::debug_span!("student").entered();
-        let means = objective.learn(student, lesson, targets, scale)?;
-        if let Some(correction) = correction {
+        let (whole, factors) = (self.step.counts, self.step.factors.as_deref());
+        let means = objective.learn(student, lesson, targets, whole, factors)?;
+        if let Some(correction) = correction.filter(|_| whole.predictions > 0) {
             let (loss, _) = self.step.teacher.unwrap_or_default();
-            self.step.teacher = Some((loss + correction.backward(targets, scale)? * scale, 0.0));
+            self.step.teacher = Some((loss + correction.backward(targets, whole)?, 0.0));
         }
-        self.step.loss += means.total * scale;
-        self.step.terms.resize(means.terms.len(), 0.0);
-        self.step.terms.iter_mut().zip(means.terms).for_each(|(sum, mean)| *sum += mean * scale);
+        self.step.add(&means);
         Ok(())
     }
 
@@ -170,11 +162,11 @@ impl<'a> Course<'a> {
             let clipped = |norm: f64| if norm > clip { clip / norm } else { 1.0 };
             let of_teacher = clipped(done.teacher.map_or(0.0, |(_, norm)| norm));
             self.optimizer.step(lr, &[clipped(done.norm), of_teacher])?;
-            self.recent.push(done.loss);
+            self.recent.push((done.loss, Some(done.weight(self.learner.objective))));
         } else {
             self.optimizer.skip()?;
         }
-        self.state.count(step, n_tokens, done.is_applied());
+        self.state.count(step, n_tokens, (done.is_applied(), done.is_empty));
         Ok(done)
     }
 
@@ -199,30 +191,24 @@ impl<'a> Course<'a> {
     }
 
     fn record(&self, lr: f64, done: &Step, evaluated: Option<&HeldOutLoss>) -> Value {
-        let mut record = json!({
-            "step": self.state.step,
-            "n_tokens": self.state.n_tokens,
-            "loss": done.loss,
-            "lr": lr,
-            "grad_norm": done.norm,
-            "n_skipped": self.state.n_skipped,
-            "elapsed_s": self.clock.elapsed(),
-            "tokens_per_second": self.clock.rate(),
-        });
-        let labels = || self.learner.objective.labels();
-        let mut more: Vec<(String, f64)> =
-            labels().zip(&done.terms).map(|(label, mean)| (format!("loss/{label}"), *mean)).collect();
-        if let Some((loss, norm)) = done.teacher {
-            more.extend([("teacher/loss".to_owned(), loss), ("teacher/grad_norm".to_owned(), norm)]);
-        }
+        let objective = self.learner.objective;
+        let mut record = Map::from_iter([
+            ("step".to_owned(), json!(self.state.step)),
+            ("n_tokens".to_owned(), json!(self.state.n_tokens)),
+            ("loss".to_owned(), json!(done.loss)),
+            ("lr".to_owned(), json!(lr)),
+            ("grad_norm".to_owned(), json!(done.norm)),
+            ("n_skipped".to_owned(), json!(self.state.n_skipped)),
+            ("elapsed_s".to_owned(), json!(self.clock.elapsed())),
+            ("tokens_per_second".to_owned(), json!(self.clock.rate())),
+        ]);
+        done.record(objective, &mut record);
         if let Some(evaluated) = evaluated {
-            more.push(("eval/loss".into(), evaluated.value()));
-            more.extend(labels().zip(&evaluated.terms).map(|(label, mean)| (format!("eval/{label}"), *mean)));
+            record.insert("eval/loss".into(), json!(evaluated.value()));
+            let terms = objective.labels().zip(&evaluated.terms);
+            record.extend(terms.map(|(label, mean)| (format!("eval/{label}"), json!(mean))));
         }
-        if let Some(object) = record.as_object_mut() {
-            object.extend(more.into_iter().map(|(key, value)| (key, json!(value))));
-        }
-        record
+        Value::Object(record)
     }
 
     /// The learner's share of the time that a step took.
@@ -274,14 +260,12 @@ impl<'a> Course<'a> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        let tail = self.recent.len().div_ceil(10).max(1);
-        let tail = self.recent.get(self.recent.len().saturating_sub(tail)..).unwrap_or_default();
         let outcome = Outcome {
             n_steps: self.state.step,
             n_planned,
             n_tokens: self.state.n_tokens,
             n_skipped: self.state.n_skipped,
-            loss: (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64),
+            loss: recent_loss(&self.recent),
             best: self.state.best,
             is_interrupted,
             tokens_per_second: self.clock.rate(),

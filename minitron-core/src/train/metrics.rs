@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::events::Events;
 use super::resume::State;
+use super::step::Weighed;
 use crate::error::{IoContext, Result};
 
 const METRICS: &str = "metrics.jsonl";
@@ -31,14 +32,15 @@ impl Metrics {
         Ok(Metrics { path, file, events: Events::start(out_dir, resumed.step + 1)? })
     }
 
-    /// Losses of the steps that are on record, those left out that changed nothing.
-    pub fn losses(&self) -> Result<Vec<f64>> {
+    /// Losses of the steps that are on record, with what each weighs; those left out that changed nothing.
+    pub fn losses(&self) -> Result<Vec<Weighed>> {
         let text = fs::read_to_string(&self.path).at_path(&self.path)?;
         let mut n_skipped = 0;
         let loss = |line: &str| {
             let record: Value = serde_json::from_str(line).ok()?;
             let before = std::mem::replace(&mut n_skipped, record["n_skipped"].as_u64()?);
-            record["loss"].as_f64().filter(|_| n_skipped == before)
+            let weight = record["n_predictions"].as_f64().or_else(|| record["n_states"].as_f64());
+            record["loss"].as_f64().filter(|_| n_skipped == before).map(|loss| (loss, weight))
         };
         Ok(text.lines().filter_map(loss).collect())
     }

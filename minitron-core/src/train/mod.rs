@@ -4,7 +4,9 @@
 //! at once and its logits freed, and what reaches the last hidden state flows back through the blocks at the end.
 //! A step whose loss or gradient is not finite changes nothing; its batch is not tried again, so runs stay repeatable.
 
+mod batches;
 mod correction;
+mod counts;
 mod events;
 mod gradient;
 mod held_out;
@@ -20,9 +22,11 @@ mod saving;
 mod schedule;
 mod settings;
 mod states;
+mod step;
 mod teacher;
 
 pub use correction::Correction;
+pub use counts::Counts;
 pub use gradient::mean_gradient;
 pub use held_out::{Best, HeldOut, HeldOutLoss, evaluate_all};
 pub use learner::{Learner, Outcome, WriteStudent};

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use tch::Tensor;
 use tracing::debug_span;
 
+use super::counts::{Counts, mean};
 use super::pass::{Pass, at_least, leaf, plus};
-use super::states::{StateTerm, Weight};
+use super::states::StateTerm;
 use super::teacher::{Lesson, Teacher};
 use crate::contract::{LogitLoss, TeacherNeed};
 use crate::data::Targets;
@@ -25,7 +26,8 @@ pub struct Term {
     pub loss: Arc<dyn LogitLoss>,
 }
 
-/// `Σ weight · mean over rows of loss + Σ weight · loss on states`. B batch, T tokens, N rows, E embed, V vocab.
+/// `Σ weight · mean over predictions of loss + Σ weight · mean over tokens of loss on states`, the means over a whole step.
+/// B batch, T tokens, N rows, E embed, V vocab.
 #[derive(Debug, Default)]
 pub struct Objective {
     /// Losses on logits.
@@ -36,7 +38,7 @@ pub struct Objective {
     pub recompute: bool,
 }
 
-/// Values of one batch.
+/// What one batch adds to the means of its step; the means themselves where the step is that batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Means {
     /// Each term's own value, in the order of [`Objective::labels`].
@@ -67,14 +69,31 @@ impl Objective {
         self.states.iter().filter_map(StateTerm::lift)
     }
 
+    /// Whether a loss is averaged over something in so many predictions and tokens.
+    pub(super) fn counts_any(&self, of: Counts) -> bool {
+        (!self.terms.is_empty() && of.predictions > 0) || (!self.states.is_empty() && of.tokens > 0)
+    }
+
+    /// Whether a weight follows from the values of the step.
+    pub(super) fn is_dynamic(&self) -> bool {
+        self.states.iter().any(StateTerm::is_dynamic)
+    }
+
+    /// What each loss on states is multiplied by, from the means of all terms.
+    pub(super) fn factors(&self, means: &[f64]) -> Vec<f64> {
+        let (on_logits, on_states) = means.split_at(self.terms.len().min(means.len()));
+        let reference = self.reference(on_logits);
+        self.states.iter().zip(on_states).map(|(term, mean)| term.factor(reference, *mean)).collect()
+    }
+
     /// What a dynamic weight makes its term as large as: the losses that compare with the teacher's logits (all on logits where
     /// none does), divided among the dynamic terms.
-    pub(super) fn reference(&self, means: &[f64]) -> f64 {
+    fn reference(&self, means: &[f64]) -> f64 {
         let of_teacher = |term: &Term| term.loss.teacher() != TeacherNeed::Nothing;
         let any = self.terms.iter().any(of_teacher);
         let counted = self.terms.iter().zip(means).filter(|(term, _)| !any || of_teacher(term));
         let sum: f64 = counted.map(|(term, mean)| term.weight * mean).sum();
-        let n_dynamic = self.states.iter().filter(|term| matches!(term.weight, Weight::Dynamic(_))).count();
+        let n_dynamic = self.states.iter().filter(|term| term.is_dynamic()).count();
         sum / n_dynamic.max(1) as f64
     }
 
@@ -86,8 +105,7 @@ impl Objective {
         if self.terms.is_empty() && self.states.is_empty() {
             return Err(Error::Recipe("expected at least one loss".into()));
         }
-        let dynamic = self.states.iter().find(|term| matches!(term.weight, Weight::Dynamic(_)));
-        match dynamic {
+        match self.states.iter().find(|term| term.is_dynamic()) {
             Some(term) if self.terms.is_empty() => Err(Error::Recipe(format!(
                 "`{}`: alpha: dynamic takes the size of the losses on logits, and there are none; give a number",
                 term.label
@@ -96,7 +114,8 @@ impl Objective {
         }
     }
 
-    /// Adds `scale` · gradient of the objective to the student's parameters and the learned maps.
+    /// Adds a batch's part of the gradient of its step's objective to the student's parameters and the learned maps: sums over
+    /// the batch, divided by the `whole` step's counts. A dynamic weight goes by the batch alone.
     ///
     /// Values and gradients equal those of the unchunked loss, up to the order of summation: of the logits, one chunk of
     /// rows exists at a time, and what it leaves is its gradient on the last hidden state.
@@ -108,13 +127,14 @@ impl Objective {
         student: &Transformer,
         teacher: Option<&mut (dyn Teacher + '_)>,
         targets: &Targets,
-        scale: f64,
+        whole: Counts,
     ) -> Result<Means> {
         let lesson = ask([self], teacher, targets)?;
-        self.learn(student, lesson.as_deref(), targets, scale)
+        self.learn(student, lesson.as_deref(), targets, whole, None)
     }
 
-    /// The same from what a teacher said to the batch.
+    /// The same from what a teacher said to the batch. `factors` are those of the losses on states, where the step's values
+    /// are known.
     ///
     /// # Errors
     /// As [`Objective::backward`].
@@ -123,34 +143,61 @@ impl Objective {
         student: &Transformer,
         lesson: Option<&(dyn Lesson + '_)>,
         targets: &Targets,
-        scale: f64,
+        whole: Counts,
+        factors: Option<&[f64]>,
     ) -> Result<Means> {
+        let batch = Counts::of(targets)?;
+        let mut sums = vec![0.0; self.terms.len()];
+        if !self.counts_any(batch) {
+            return Ok(Means { terms: vec![0.0; self.terms.len() + self.states.len()], total: 0.0 });
+        }
         let sites: BTreeSet<Site> = self.states.iter().flat_map(StateTerm::student_sites).collect();
         let forward = || Pass::forward(student, targets.input(), &sites, self.recompute);
         let pass = debug_span!("forward").in_scope(forward)?;
-        let mut means = Means { terms: Vec::new(), total: 0.0 };
         let mut scalar: Option<Tensor> = None;
-        if !self.terms.is_empty() {
+        if !self.terms.is_empty() && batch.predictions > 0 {
             let inputs_ne = student.frame.head()?.inputs(&targets.rows(&pass.hidden_bte)?)?;
-            let gradient = || self.logit_gradient(student, lesson, targets, (&inputs_ne, scale), &mut means);
+            let gradient = || self.logit_gradient(student, lesson, targets, (&inputs_ne, whole), &mut sums);
             let gradient_ne = debug_span!("losses").in_scope(gradient)?;
             // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
             scalar = Some(inputs_ne.f_mul(&gradient_ne)?.f_sum(inputs_ne.f_kind()?)?);
         }
-        let reference = self.reference(&means.terms);
+        let mut values = Vec::new();
         for term in &self.states {
             let lesson = lesson.ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
-            let value = term.value(&pass.states, |site| lesson.states(site), targets.seen_bt.as_ref())?;
-            let mean = value.f_double_value(&[])?;
-            let factor = term.factor(reference, mean);
-            means.terms.push(mean);
-            means.total += factor * mean;
-            let part = value.f_mul_scalar(factor * scale)?;
+            values.push(term.value(&pass.states, |site| lesson.states(site), targets.seen_bt.as_ref())?);
+        }
+        let on_states = values.iter().map(|value| Ok(value.f_double_value(&[])?)).collect::<Result<Vec<_>>>()?;
+        let factors = factors.map_or_else(|| self.factors_of_batch(&sums, batch, &on_states), <[f64]>::to_vec);
+        let share = mean(batch.tokens as f64, whole.tokens);
+        for (value, factor) in values.iter().zip(&factors) {
+            let part = value.f_mul_scalar(factor * share)?;
             scalar = Some(plus(scalar, part)?);
         }
         let scalar = scalar.ok_or_else(|| Error::Recipe("expected at least one loss".into()))?;
         debug_span!("backward").in_scope(|| pass.backward(&scalar))?;
-        Ok(means)
+        Ok(self.means(&sums, whole, &on_states, (&factors, share)))
+    }
+
+    /// Factors that follow from one batch alone.
+    fn factors_of_batch(&self, sums: &[f64], batch: Counts, on_states: &[f64]) -> Vec<f64> {
+        let on_logits = sums.iter().map(|sum| mean(*sum, batch.predictions));
+        self.factors(&on_logits.chain(on_states.iter().copied()).collect::<Vec<_>>())
+    }
+
+    /// What a batch adds to the step's means.
+    fn means(&self, sums: &[f64], whole: Counts, on_states: &[f64], (factors, share): (&[f64], f64)) -> Means {
+        let mut means = Means { terms: Vec::new(), total: 0.0 };
+        for (term, sum) in self.terms.iter().zip(sums) {
+            let mean = mean(*sum, whole.predictions);
+            means.terms.push(mean);
+            means.total += term.weight * mean;
+        }
+        for (value, factor) in on_states.iter().zip(factors) {
+            means.terms.push(value * share);
+            means.total += factor * (value * share);
+        }
+        means
     }
 
     /// The teacher's logits at some rows, where a loss compares with them; in the student's type or a wider one.
@@ -165,36 +212,30 @@ impl Objective {
         lesson.map(|lesson| at_least(lesson.logits(start, len, student_nv)?, student_nv.f_kind()?)).transpose()
     }
 
-    /// `scale` · gradient of the losses on logits with respect to the rows [N, E] that the head projects; the projection's
-    /// own gradient is added on the way.
+    /// Gradient of the losses on logits, over all predictions of the step, with respect to the rows [N, E] that the head
+    /// projects; the projection's own gradient is added on the way, and each term's sum to `sums`.
     fn logit_gradient(
         &self,
         student: &Transformer,
         lesson: Option<&(dyn Lesson + '_)>,
         targets: &Targets,
-        (inputs_ne, scale): (&Tensor, f64),
-        means: &mut Means,
+        (inputs_ne, whole): (&Tensor, Counts),
+        sums: &mut [f64],
     ) -> Result<Tensor> {
         let (n_rows, head) = (targets.n_rows(), student.frame.head()?);
         let inputs_ne = inputs_ne.f_detach()?;
         let gradient_ne = inputs_ne.f_zeros_like()?;
-        let mut sums = vec![0.0; self.terms.len()];
         for (start, len) in row_chunks(n_rows, student.blueprint.options.vocab) {
             let rows_ne = inputs_ne.f_narrow(0, start, len)?;
             let labels_n = targets.labels_n.f_narrow(0, start, len)?;
             let student_nv = leaf(&tch::no_grad(|| head.project(&rows_ne))?)?;
             let teacher_nv = self.teacher_rows(lesson, start, len, &student_nv)?;
-            let total = self.chunk(&student_nv, teacher_nv.as_ref(), &labels_n, &mut sums)?;
-            total.f_mul_scalar(scale / n_rows as f64)?.f_backward()?;
+            let total = self.chunk(&student_nv, teacher_nv.as_ref(), &labels_n, sums)?;
+            total.f_mul_scalar(mean(1.0, whole.predictions))?.f_backward()?;
             let gradient_nv = student_nv.f_grad()?;
             if gradient_nv.defined() {
                 gradient_ne.f_narrow(0, start, len)?.f_copy_(&head.back(&rows_ne, &gradient_nv)?)?;
             }
-        }
-        for (term, sum) in self.terms.iter().zip(sums) {
-            let mean = sum / n_rows as f64;
-            means.terms.push(mean);
-            means.total += term.weight * mean;
         }
         Ok(gradient_ne)
     }
@@ -224,17 +265,19 @@ impl Objective {
     }
 }
 
-/// What the teacher says to a batch, where a loss of one of the objectives asks it.
+/// What the teacher says to a batch, where a loss of one of the objectives asks it; of logits nothing where nothing is predicted.
 pub(super) fn ask<'t, 'o>(
     objectives: impl IntoIterator<Item = &'o Objective>,
     teacher: Option<&'t mut (dyn Teacher + '_)>,
     targets: &Targets,
 ) -> Result<Option<Box<dyn Lesson + 't>>> {
-    let asking: Vec<&Objective> = objectives.into_iter().filter(|objective| objective.needs_teacher()).collect();
+    let predicts = targets.n_rows() > 0;
+    let asks = |objective: &&Objective| !objective.states.is_empty() || (predicts && objective.needs_teacher_logits());
+    let asking: Vec<&Objective> = objectives.into_iter().filter(asks).collect();
     let Some(teacher) = teacher.filter(|_| !asking.is_empty()) else { return Ok(None) };
     let _span = debug_span!("teacher", n_windows = targets.n_windows()).entered();
     let sites = asking.iter().flat_map(|objective| &objective.states).flat_map(StateTerm::teacher_sites).collect();
-    let with_logits = asking.iter().any(|objective| objective.needs_teacher_logits());
+    let with_logits = predicts && asking.iter().any(|objective| objective.needs_teacher_logits());
     let mut lesson = teacher.lesson(targets, with_logits, &sites)?;
     if asking.len() > 1 {
         lesson.keep();

@@ -27,9 +27,9 @@ pub(super) struct State {
     pub step: u64,
     /// Tokens seen.
     pub n_tokens: u64,
-    /// Steps among them that changed nothing, since loss or gradient was not finite.
+    /// Steps among them that changed nothing: loss or gradient was not finite, or nothing was predicted.
     pub n_skipped: u64,
-    /// Those of them since the last update.
+    /// Those of them since the last update whose loss or gradient was not finite.
     pub n_skipped_in_row: u64,
     /// Seconds that the run has taken, interruptions left out.
     pub elapsed_s: f64,
@@ -59,11 +59,15 @@ impl State {
         }
     }
 
-    /// One more step is done.
-    pub fn count(&mut self, step: u64, n_tokens: u64, is_applied: bool) {
+    /// One more step is done. One without anything to learn from is no sign of divergence.
+    pub fn count(&mut self, step: u64, n_tokens: u64, (is_applied, is_empty): (bool, bool)) {
         (self.step, self.n_tokens) = (step, n_tokens);
         self.n_skipped += u64::from(!is_applied);
-        self.n_skipped_in_row = if is_applied { 0 } else { self.n_skipped_in_row + 1 };
+        self.n_skipped_in_row = match (is_applied, is_empty) {
+            (true, _) => 0,
+            (false, true) => self.n_skipped_in_row,
+            (false, false) => self.n_skipped_in_row + 1,
+        };
     }
 }
 

@@ -6,18 +6,21 @@ use std::time::{Duration, Instant};
 use tch::Device;
 use tracing::{debug_span, info_span};
 
+use super::batches::Batches;
 use super::correction::Correction;
+use super::counts::Counts;
 use super::held_out::{Evaluation, HeldOut, HeldOutLoss};
-use super::learner::{Course, Learner, Outcome, Step};
+use super::learner::{Course, Learner, Outcome};
 use super::memory::{BatchShape, StepMemory};
 use super::objective::ask;
 use super::optimizer::Masters;
 use super::resume::State;
 use super::saving::Saving;
 use super::settings::TrainSettings;
+use super::step::Step;
 use super::teacher::Teacher;
 use crate::blueprint::{Options, Output};
-use crate::data::{Feed, Targets, Task};
+use crate::data::{Feed, Task};
 use crate::error::{Error, Result};
 use crate::memory::{available_bytes, resident_bytes};
 use crate::progress::{Interrupt, Progress};
@@ -119,6 +122,7 @@ impl Trainer<'_> {
                 *sum += time.as_secs_f64();
             }
             let done = self.apply(&mut group, step, per_step, lr)?;
+            note.warn_of_empty(step, &done, self.progress);
             let took = begin.elapsed().checked_div(group.len() as u32).unwrap_or_default();
             group.iter_mut().for_each(|course| course.tick(per_step, took));
             let evaluated = match &self.held_out {
@@ -167,31 +171,38 @@ impl Trainer<'_> {
     /// Shows a step's batches to everyone; returns the time that the teacher took, and that which it was spared.
     fn learn(&self, group: &mut [&mut Course]) -> Result<[Duration; 2]> {
         let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
-        let n_passes = self.settings.accumulate as u64;
-        let (scale, mut took, mut spared) = (1.0 / n_passes as f64, Duration::ZERO, Duration::ZERO);
+        let (mut took, mut spared) = (Duration::ZERO, Duration::ZERO);
         let n_others = (group.len() as u32).saturating_sub(1);
         let Some(device) = self.learners.first().map(|learner| learner.student.device) else {
             return Ok([took, spared]);
         };
-        for _ in 0..n_passes {
-            let targets = debug_span!("data").in_scope(|| self.targets(device))?;
+        let (batches, whole) = debug_span!("data").in_scope(|| self.batches(device))?;
+        group.iter_mut().for_each(|course| course.begin(whole));
+        if batches.len() > 1 {
+            took += weigh(&batches, group, teacher.as_mut().map(|teacher| &mut ***teacher))?;
+        }
+        batches.each(|targets| {
             let begin = Instant::now();
             let objectives = group.iter().map(|course| course.learner.objective);
-            let lesson = ask(objectives, teacher.as_mut().map(|teacher| &mut ***teacher), &targets)?;
+            let lesson = ask(objectives, teacher.as_mut().map(|teacher| &mut ***teacher), targets)?;
             let asking = begin.elapsed();
             for course in &mut *group {
-                course.learn(&targets, lesson.as_deref(), self.correction.as_ref(), scale)?;
+                course.learn(targets, lesson.as_deref(), self.correction.as_ref())?;
             }
             let (by_logits, kept) = lesson.map(|lesson| lesson.took()).unwrap_or_default();
             took += asking + by_logits;
             spared += asking.saturating_mul(n_others) + kept;
-        }
+            Ok(())
+        })?;
         Ok([took, spared])
     }
 
-    fn targets(&self, device: Device) -> Result<Targets> {
-        let pieces = self.feed.borrow_mut().take(self.settings.batch_size)?;
-        self.task.batch_of(&pieces, self.feed.borrow().n_brackets(), device)
+    /// The next step's batches, and over how much they are averaged.
+    fn batches(&self, device: Device) -> Result<(Batches, Counts)> {
+        let passes = (self.settings.batch_size, self.settings.accumulate);
+        let batches = Batches::take(&mut self.feed.borrow_mut(), self.task, passes, device)?;
+        let whole = batches.counts()?;
+        Ok((batches, whole))
     }
 
     fn apply(&self, group: &mut [&mut Course], step: u64, per_step: u64, lr: f64) -> Result<Vec<Step>> {
@@ -324,13 +335,55 @@ impl Trainer<'_> {
     }
 }
 
+/// A round without gradient that finds out what dynamic weights are in a step of several passes: they follow from its values
+/// as a whole. Returns the time that the teacher took.
+fn weigh(
+    batches: &Batches,
+    group: &mut [&mut Course],
+    mut teacher: Option<&mut (dyn Teacher + '_)>,
+) -> Result<Duration> {
+    let mut dynamic: Vec<&mut &mut Course> =
+        group.iter_mut().filter(|course| course.learner.objective.is_dynamic()).collect();
+    if dynamic.is_empty() {
+        return Ok(Duration::ZERO);
+    }
+    let (_no_grad, _span) = (tch::no_grad_guard(), debug_span!("weigh").entered());
+    let mut took = Duration::ZERO;
+    let subjects = dynamic.iter().map(|course| (course.learner.student, course.learner.objective));
+    let mut evaluations: Vec<Evaluation> = subjects.map(Evaluation::start).collect();
+    batches.each(|targets| {
+        let begin = Instant::now();
+        let objectives = dynamic.iter().map(|course| course.learner.objective);
+        let lesson = ask(objectives, teacher.as_deref_mut(), targets)?;
+        took += begin.elapsed();
+        evaluations.iter_mut().try_for_each(|evaluation| evaluation.add(lesson.as_deref(), targets))?;
+        took += lesson.map(|lesson| lesson.took().0).unwrap_or_default();
+        Ok(())
+    })?;
+    for (course, evaluation) in dynamic.iter_mut().zip(&evaluations) {
+        course.set_factors(evaluation.factors());
+    }
+    Ok(took)
+}
+
 /// What stands beside the bar: of several learners, the best one's.
 #[derive(Default)]
 struct Note {
     held_out: String,
+    has_warned: bool,
 }
 
 impl Note {
+    /// Says once that a step had nothing to learn from; the record of each such step says so too.
+    fn warn_of_empty(&mut self, step: u64, done: &[Step], progress: &dyn Progress) {
+        if done.iter().any(|step| step.is_empty) && !std::mem::replace(&mut self.has_warned, true) {
+            progress.warn(&format!(
+                "step {step}: nothing is predicted in its windows, so it changes nothing; such steps have \
+                 \"n_predictions\":0 in metrics.jsonl"
+            ));
+        }
+    }
+
     fn after(&mut self, done: &[Step], lr: f64, evaluated: &[HeldOutLoss]) -> String {
         let least = |values: Vec<f64>| values.into_iter().min_by(f64::total_cmp);
         if let Some(loss) = least(evaluated.iter().map(HeldOutLoss::value).collect()) {

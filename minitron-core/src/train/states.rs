@@ -16,9 +16,9 @@ use crate::random::SplitMix;
 pub enum Weight {
     /// A fixed factor.
     Fixed(f64),
-    /// This share of the losses that compare with the teacher's logits, in every batch: the factor `share · Σ w·L_logits / L_states`,
+    /// This share of the losses that compare with the teacher's logits, in every step: the factor `share · Σ w·L_logits / L_states`,
     /// which carries no gradient (arXiv 2407.14679, section 3: α, set so that α·L_is is as large as L_logits; L_CLM does not
-    /// count). Several such terms share it evenly.
+    /// count). Several such terms share it evenly. A step of several passes finds its values in a round without gradient first.
     Dynamic(f64),
 }
 
@@ -100,6 +100,11 @@ impl StateTerm {
     /// Places in the teacher.
     pub fn teacher_sites(&self) -> impl Iterator<Item = Site> + '_ {
         self.pairs.iter().map(|pair| pair.teacher)
+    }
+
+    /// Whether its factor follows from the values of the step.
+    pub(super) fn is_dynamic(&self) -> bool {
+        matches!(self.weight, Weight::Dynamic(_))
     }
 
     /// What a value of `mean` is multiplied by; a dynamic weight makes it as large as `reference`.

@@ -104,9 +104,28 @@ impl Court<'_> {
             self.trial
                 .ensure(is_same, format!("it, or its gradient, depends on what stands for no token: {filling}"))?;
         }
+        self.by_tokens(&student, &teacher, &seen_bt)?;
         let _ = self.with_gradient(&student, &teacher, None)?;
         let error = gradient_error(&student, STEP, |x| self.value(x, &teacher.f_to_kind(Kind::Double)?, None))?;
         self.trial.ensure(error <= 1e-2, format!("its gradient is {error:.1e} away from its differences, relatively"))
+    }
+
+    /// Two sequences are worth the mean of both, each by its tokens.
+    fn by_tokens(&self, student: &Tensor, teacher: &Tensor, seen_bt: &Tensor) -> Result<()> {
+        let together = self.value(student, teacher, Some(seen_bt))?.f_double_value(&[])?;
+        let (mut sum, mut n_tokens) = (0.0, 0.0);
+        for row in 0..2 {
+            let one = |x: &Tensor| x.f_narrow(0, row, 1);
+            let seen_1t = one(seen_bt)?;
+            let n = seen_1t.f_sum(Kind::Double)?.f_double_value(&[])?;
+            sum += n * self.value(&one(student)?, &one(teacher)?, Some(&seen_1t))?.f_double_value(&[])?;
+            n_tokens += n;
+        }
+        let by_tokens = sum / n_tokens;
+        let is_mean = (together - by_tokens).abs() <= 1e-4 * by_tokens.abs().max(together.abs());
+        let message =
+            format!("expected a mean over tokens: of two sequences {by_tokens}, by their tokens, got {together}");
+        self.trial.ensure(is_mean, message)
     }
 
     fn value(&self, student: &Tensor, teacher: &Tensor, seen_bt: Option<&Tensor>) -> Result<Tensor> {

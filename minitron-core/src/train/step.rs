@@ -1,0 +1,105 @@
+//! One step of one learner, and what steps come to.
+
+use serde_json::{Map, Value, json};
+
+use super::counts::Counts;
+use super::objective::{Means, Objective};
+
+/// A step under way or done.
+#[derive(Debug, Default)]
+pub(super) struct Step {
+    /// What its losses are averaged over, all passes together.
+    pub counts: Counts,
+    /// Whether no loss has anything to average over: the step changes nothing.
+    pub is_empty: bool,
+    /// The weighted sum of all losses; NaN of an empty step.
+    pub loss: f64,
+    /// L2 norm of the gradient.
+    pub norm: f64,
+    /// Loss and gradient norm of a teacher under correction.
+    pub teacher: Option<(f64, f64)>,
+    /// Of losses on states, where weights follow from the whole step.
+    pub factors: Option<Vec<f64>>,
+    terms: Vec<f64>,
+}
+
+impl Step {
+    /// Before the first pass of a step that is averaged over so much. A term with nothing to average over has no value.
+    pub fn begin(objective: &Objective, counts: Counts) -> Self {
+        let start = |n: i64| if n > 0 { 0.0 } else { f64::NAN };
+        let on_logits = objective.terms.iter().map(|_| start(counts.predictions));
+        let terms = on_logits.chain(objective.states.iter().map(|_| start(counts.tokens))).collect();
+        let is_empty = !objective.counts_any(counts);
+        let loss = if is_empty { f64::NAN } else { 0.0 };
+        Step { counts, is_empty, loss, terms, ..Step::default() }
+    }
+
+    /// Adds what a pass gave.
+    pub fn add(&mut self, means: &Means) {
+        self.loss += means.total;
+        self.terms.iter_mut().zip(&means.terms).for_each(|(sum, part)| *sum += part);
+    }
+
+    /// Whether the weights were changed: otherwise the step is skipped.
+    pub fn is_applied(&self) -> bool {
+        let (loss, norm) = self.teacher.unwrap_or_default();
+        [self.loss, self.norm, loss, norm].into_iter().all(f64::is_finite)
+    }
+
+    /// What the mean of several steps weighs it by.
+    pub fn weight(&self, objective: &Objective) -> f64 {
+        (if objective.terms.is_empty() { self.counts.tokens } else { self.counts.predictions }) as f64
+    }
+
+    /// Adds what it was averaged over and its terms to a record: `n_predictions` where there are losses on logits, `n_states` where there are some on states.
+    pub fn record(&self, objective: &Objective, into: &mut Map<String, Value>) {
+        if !objective.terms.is_empty() {
+            into.insert("n_predictions".into(), json!(self.counts.predictions));
+        }
+        if !objective.states.is_empty() {
+            into.insert("n_states".into(), json!(self.counts.tokens));
+        }
+        for (label, mean) in objective.labels().zip(&self.terms) {
+            into.insert(format!("loss/{label}"), json!(mean));
+        }
+        if let Some((loss, norm)) = self.teacher {
+            into.insert("teacher/loss".into(), json!(loss));
+            into.insert("teacher/grad_norm".into(), json!(norm));
+        }
+    }
+}
+
+/// A step's loss, and what it weighs in a mean of several; records of older runs do not say.
+pub(super) type Weighed = (f64, Option<f64>);
+
+/// The mean of a tenth of all steps, the last ones: over their predictions, or tokens, where all of them say how many.
+pub(super) fn recent_loss(steps: &[Weighed]) -> Option<f64> {
+    let tail = steps.len().div_ceil(10).max(1);
+    let tail = steps.get(steps.len().saturating_sub(tail)..).unwrap_or_default();
+    let is_weighed = tail.iter().all(|(_, weight)| weight.is_some());
+    let (mut sum, mut total) = (0.0, 0.0);
+    for (loss, weight) in tail {
+        let weight = weight.filter(|_| is_weighed).unwrap_or(1.0);
+        sum += loss * weight;
+        total += weight;
+    }
+    (total > 0.0).then(|| sum / total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_of_the_last_steps_is_over_their_predictions() {
+        let steps = |weights: [Option<f64>; 2]| {
+            let earlier = std::iter::repeat_n((9.0, Some(1.0)), 9).collect::<Vec<_>>();
+            [earlier, vec![(1.0, weights[0]), (4.0, weights[1])]].concat()
+        };
+        assert_eq!(recent_loss(&steps([Some(2.0), Some(1.0)])), Some(2.0));
+        // Records of an older run among them: every step counts the same.
+        assert_eq!(recent_loss(&steps([None, Some(1.0)])), Some(2.5));
+        assert_eq!(recent_loss(&[]), None);
+        assert_eq!(recent_loss(&[(0.0, Some(0.0))]), None);
+    }
+}
