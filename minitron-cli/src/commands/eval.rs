@@ -18,6 +18,7 @@ pub fn run(common: &Common, args: &Eval) -> Result<()> {
         field: args.files.field.clone(),
         token_type: args.files.token_type.clone(),
         pack: args.files.pack,
+        any_model: args.any_model,
     };
     let report = with_context(common, false, None, |context| eval(context, &options))?;
     output::show(common.json, &report, output::facts_table)

@@ -10,6 +10,7 @@ mod order;
 mod spec;
 mod targets;
 mod tokenizer;
+mod vocabulary;
 mod windows;
 
 pub use block::Start;
@@ -20,4 +21,5 @@ pub use order::Order;
 pub use spec::{DataSpec, Pack, Reading, files_of};
 pub use targets::{Targets, Task, WindowRows};
 pub use tokenizer::Tokenizer;
+pub use vocabulary::{OtherToken, TokenizerDifference, are_texts};
 pub use windows::{Piece, Windows};
