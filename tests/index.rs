@@ -23,6 +23,8 @@ mod harness;
 mod hostile;
 /// Models fetched from a hub: verified, gone on with, refused.
 mod hub;
+/// Which model and tokenizer artefacts belong to, and tables of different sizes side by side.
+mod identities;
 /// Against transformers as it is installed, on our folders.
 mod interop;
 /// One test per kind of damaged input.

@@ -24,8 +24,13 @@ pub fn of_tokens(tokens: &[u32]) -> String {
 
 /// Of a text.
 pub fn of_text(text: &str) -> String {
+    of_bytes(text.as_bytes())
+}
+
+/// Of bytes.
+pub fn of_bytes(bytes: &[u8]) -> String {
     let mut hasher = Sha256::new();
-    hasher.update(text.as_bytes());
+    hasher.update(bytes);
     hex(hasher)
 }
 

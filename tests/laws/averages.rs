@@ -10,7 +10,7 @@ use minitron::{minitron, python, reads_no_file, registry, root, some_windows, ti
 use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::{LogitLoss, StateLoss};
-use minitron_core::data::{DataSpec, Feed, FeedOptions, Pack, Piece, Reading, Task, Tokenizer, Windows};
+use minitron_core::data::{DataSpec, Feed, FeedOptions, Pack, Piece, Task, TextOptions, Tokenizer, Windows};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::progress::{Interrupt, Progress, Silent};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec};
@@ -349,7 +349,8 @@ fn weighted_mixtures_of_long_and_short_documents_too() {
     let none = minitron::config(&json!({})).unwrap();
     let tokenizer = Arc::new(Tokenizer::load(Path::new(""), &none, 61, true).unwrap());
     let field = Some("ids".to_owned());
-    let reading = Reading { field, token_type: None, seq_len: 64, max_windows: None, seed: 7, pack: Pack::Documents };
+    let text = TextOptions { field, pack: Pack::Documents, ..TextOptions::default() };
+    let reading = text.reading(64, None, 7);
     let registry = registry();
     let options = FeedOptions {
         reading: &reading,
@@ -366,7 +367,7 @@ fn weighted_mixtures_of_long_and_short_documents_too() {
 /// Windows of these tokens as a batch.
 fn batch(windows: &[&[u32]]) -> minitron_core::data::Targets {
     let pieces: Vec<Piece> =
-        windows.iter().zip(0..).map(|(tokens, id)| Piece { id, tokens: tokens.to_vec() }).collect();
+        windows.iter().zip(0..).map(|(tokens, id)| Piece { id, tokens: tokens.to_vec(), marks: Vec::new() }).collect();
     Task::NextToken.batch_of(&pieces, 0, Device::Cpu).unwrap()
 }
 

@@ -291,6 +291,49 @@ fn a_cut_distribution_teaches_its_largest_tokens_and_one_for_all_others() {
     assert!(relative(&gradient, &student.grad().to_kind(Kind::Float)) <= 1e-4);
 }
 
+/// A Llama with so many rows in its tables.
+fn with_vocabulary(vocab: usize, seed: u64) -> Model {
+    let mut config = tiny_llama();
+    config["vocab_size"] = vocab.into();
+    Model::new(&config, seed).unwrap()
+}
+
+/// Over the ids that all models here have, in f64.
+fn log_p(model: &Transformer, targets: &Targets) -> Tensor {
+    let _no_grad = tch::no_grad_guard();
+    let hidden = model.hidden(targets.input(), &mut minitron_core::model::NoTap, None).unwrap();
+    let logits = model.logits(&targets.rows(&hidden).unwrap()).unwrap();
+    logits.narrow(-1, 0, VOCAB as i64).log_softmax(-1, Kind::Double)
+}
+
+#[test]
+fn tables_of_different_sizes_are_compared_over_the_ids_that_both_have() {
+    let padded = VOCAB + 3;
+    for (ours, theirs) in [(VOCAB, padded), (padded, VOCAB)] {
+        let (student, teacher) = (with_vocabulary(ours, 60), with_vocabulary(theirs, 61));
+        let (heard, model) = (teacher.load().unwrap(), student.trainable().unwrap());
+        let targets = batch(&some_windows(4, 16, VOCAB, 14).unwrap(), &student);
+        let objective = Objective { terms: vec![logit_term(1.0)], states: Vec::new(), recompute: false };
+        let (log_p_nv, log_q_nv) = (log_p(&heard, &targets), log_p(&model, &targets));
+        let kl = (log_p_nv.exp() * (&log_p_nv - &log_q_nv)).sum(Kind::Double).double_value(&[]);
+        let expected = kl / targets.n_rows() as f64;
+
+        let (dir, n_loads) = (tempfile::tempdir().unwrap(), Rc::new(Cell::new(0)));
+        let mut cached = remembered(&teacher, dir.path(), header(VOCAB, CacheType::F32), &n_loads).unwrap();
+        let mut live = Loaded(&heard);
+        let teachers: [&mut dyn Teacher; 2] = [&mut live, &mut cached];
+        for teacher in teachers {
+            let means = objective.backward(&model, Some(teacher), &targets, Counts::of(&targets).unwrap()).unwrap();
+            assert!((means.total - expected).abs() <= 1e-5 * expected, "{ours} {theirs}: {} {expected}", means.total);
+            for (name, gradient) in take_gradients(&model).iter().filter(|(_, x)| x.size()[0] == ours as i64) {
+                let beyond = gradient.narrow(0, VOCAB as i64, (ours - VOCAB) as i64).abs().sum(Kind::Double);
+                assert_eq!(beyond.double_value(&[]), 0.0, "{name}");
+                assert!(gradient.abs().max().double_value(&[]) > 0.0, "{name}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_damaged_or_foreign_cache_is_refused_by_name_and_a_torn_end_is_cut_off() {
     let model = Model::new(&tiny_llama(), 59).unwrap();

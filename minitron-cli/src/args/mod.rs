@@ -246,6 +246,9 @@ pub struct Eval {
     /// Windows per forward pass
     #[arg(long, default_value_t = 8)]
     pub batch_size: usize,
+    /// Compare with a teacher that has another tokenizer, with a warning
+    #[arg(long)]
+    pub any_model: bool,
     #[command(flatten)]
     pub files: Files,
 }

@@ -77,6 +77,9 @@ pub struct Prune {
     /// Memory that the process may take, `1GiB`: rows are copied in smaller chunks to keep it
     #[arg(long)]
     pub max_memory: Option<Bytes>,
+    /// Take scores and a plan of another model, with a warning
+    #[arg(long)]
+    pub any_model: bool,
     /// Plan and heal, write nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -158,4 +158,7 @@ pub struct Asked {
     /// Let the teacher learn on, from the labels of the same text, at this share of the student's learning rate: 0.2 is a start
     #[arg(long, value_name = "SHARE")]
     pub correct_teacher: Option<f64>,
+    /// Take a teacher with another tokenizer, or scores of another model, with a warning
+    #[arg(long)]
+    pub any_model: bool,
 }

@@ -25,5 +25,6 @@ pub fn asked(args: &Asked) -> TeacherOptions {
         cache_top_k: args.cache_top_k,
         cache_type: args.cache_type,
         correct_teacher: args.correct_teacher,
+        any_model: args.any_model,
     }
 }

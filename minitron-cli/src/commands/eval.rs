@@ -16,6 +16,7 @@ pub fn run(common: &Common, args: &Eval) -> Result<()> {
         seq_len: args.seq_len,
         batch_size: args.batch_size,
         text: args.files.text(),
+        any_model: args.any_model,
     };
     let report = with_context(common, false, None, |context| eval(context, &options))?;
     output::show(common.json, &report, output::facts_table)

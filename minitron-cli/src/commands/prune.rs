@@ -30,6 +30,7 @@ pub fn run(common: &Common, args: &Prune) -> Result<()> {
         rounds: args.rounds,
         metrics: args.metrics.clone(),
         max_memory: args.max_memory,
+        any_model: args.any_model,
         treatment: treatment(&args.treatment),
     };
     let out = args.out.clone().unwrap_or_default();

@@ -6,7 +6,7 @@ use std::path::Path;
 use tch::Tensor;
 
 use super::observation::to_vec;
-use crate::checkpoint::{MemorySource, Reader, TensorSource, replace_file, write_tensors};
+use crate::checkpoint::{Identity, MemorySource, Reader, TensorSource, replace_file, write_tensors_about};
 use crate::error::{Error, IoContext, Result};
 use crate::registry::PluginSpec;
 
@@ -17,7 +17,14 @@ pub struct Scores {
     pub by_name: BTreeMap<String, Vec<f32>>,
     /// Scores of the same units over resampled windows, by `metric/dim`; `metric/dim@bootstrap` [replicates, U] in the file.
     pub replicates: BTreeMap<String, Vec<Vec<f32>>>,
+    /// Whose units they are of; files of earlier versions do not say.
+    pub model: Option<Identity>,
+    /// Digest of the windows that were looked at.
+    pub data: Option<String>,
 }
+
+/// Key of the windows' digest in the file's header.
+const DATA: &str = "data";
 
 /// Marks the replicates of a score.
 const BOOTSTRAP: &str = "@bootstrap";
@@ -82,7 +89,9 @@ impl Scores {
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).at_path(parent)?;
         }
-        replace_file(path, |part| write_tensors(part, &source))
+        let mut metadata = self.model.as_ref().map(Identity::to_metadata).unwrap_or_default();
+        metadata.extend(self.data.iter().map(|data| (DATA.to_owned(), data.clone())));
+        replace_file(path, |part| write_tensors_about(part, &source, &metadata))
     }
 
     /// Reads the file back.
@@ -91,7 +100,11 @@ impl Scores {
             return Err(Error::checkpoint(path, "no such scores file; `minitron score` writes one"));
         }
         let reader = Reader::open_file(path)?;
-        let mut scores = Scores::default();
+        let mut scores = Scores {
+            model: Identity::from_metadata(reader.metadata()),
+            data: reader.metadata().get(DATA).cloned(),
+            ..Scores::default()
+        };
         for name in reader.names() {
             let values: Vec<f32> = to_vec(&reader.read(&name)?)?.into_iter().map(|v| v as f32).collect();
             if let Some(idx) = values.iter().position(|v| !v.is_finite()) {

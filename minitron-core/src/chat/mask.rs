@@ -30,6 +30,7 @@ fn tokens_of(offsets: &[(usize, usize)], range: &Range<usize>) -> Option<(usize,
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a single range is a list of one")]
 mod tests {
     use super::*;
 

@@ -7,6 +7,7 @@ mod config;
 mod direct;
 mod finite;
 mod folder;
+mod identity;
 mod links;
 mod reader;
 mod source;
@@ -16,10 +17,11 @@ mod writer;
 pub use claim::Claim;
 pub use config::Config;
 pub use folder::OutputDir;
+pub use identity::{Identity, weights_digest};
 pub use reader::{PIECE_BYTES, Reader};
 pub use source::{MemorySource, TensorInfo, TensorSource, append_tensor, kind_of};
 pub use whole::{remove_whole, replace_file, sync_dir, sync_tree, write_whole};
-pub use writer::{WriteOptions, companions, write_model, write_tensors};
+pub use writer::{WriteOptions, companions, copy_tokenizer, write_model, write_tensors, write_tensors_about};
 
 use std::path::{Path, PathBuf};
 

@@ -38,6 +38,7 @@ const LEN_BYTES: u64 = 8;
 pub struct Reader {
     files: Vec<OpenFile>,
     entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
 }
 
 /// A file as it was when its header was read.
@@ -95,7 +96,7 @@ impl Reader {
 
     /// Opens one safetensors file.
     pub fn open_file(path: &Path) -> Result<Self> {
-        let mut reader = Reader { files: Vec::new(), entries: BTreeMap::new() };
+        let mut reader = Reader { files: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() };
         reader.add(path, None)?;
         Ok(reader)
     }
@@ -108,7 +109,7 @@ impl Reader {
         for (tensor, shard) in &index.weight_map {
             by_shard.entry(shard).or_default().insert(tensor);
         }
-        let mut reader = Reader { files: Vec::new(), entries: BTreeMap::new() };
+        let mut reader = Reader { files: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() };
         for (shard, tensors) in by_shard {
             let path = shard_path(dir, index_path, shard)?;
             reader.add(&path, Some((index_path, &tensors)))?;
@@ -120,6 +121,7 @@ impl Reader {
     fn add(&mut self, path: &Path, wanted: Option<(&Path, &BTreeSet<&str>)>) -> Result<()> {
         let file = OpenFile::open(path)?;
         let (data_start, metadata) = file.header()?;
+        self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
         for (name, info) in metadata.tensors() {
             if wanted.is_some_and(|(_, names)| !names.contains(name.as_str())) {
                 continue;
@@ -165,6 +167,11 @@ impl Reader {
         let row_bytes = entry.n_bytes / n_rows.max(1) as u64;
         let start = entry.start.saturating_add(row_bytes.saturating_mul(rows.start as u64));
         Ok(Stored { name, file, entry, first_row: rows.start, start, n_bytes: row_bytes as usize * rows.len() })
+    }
+
+    /// What the files' headers say besides their tensors.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// The weight files, for hashing.

@@ -102,7 +102,13 @@ pub fn write_model(
 
 /// Writes one safetensors file with all tensors of `source`.
 pub fn write_tensors(path: &Path, source: &dyn TensorSource) -> Result<()> {
-    write_file(path, source, &source.names(), WriteOptions::default().chunk_bytes)
+    write_tensors_about(path, source, &BTreeMap::new())
+}
+
+/// The same with words about the tensors in the file's header.
+pub fn write_tensors_about(path: &Path, source: &dyn TensorSource, metadata: &BTreeMap<String, String>) -> Result<()> {
+    let names = source.names();
+    write_laid_out(path, source, lay_out(source, &names, metadata)?, WriteOptions::default().chunk_bytes)
 }
 
 fn info_of(source: &dyn TensorSource, name: &str) -> Result<(TensorInfo, u64)> {
@@ -145,7 +151,15 @@ fn write_shards(dir: &Path, source: &dyn TensorSource, shards: &[Vec<String>], c
 }
 
 fn write_file(path: &Path, source: &dyn TensorSource, names: &[String], chunk_bytes: usize) -> Result<()> {
-    let (header, entries) = lay_out(source, names)?;
+    write_laid_out(path, source, lay_out(source, names, &BTreeMap::new())?, chunk_bytes)
+}
+
+fn write_laid_out(
+    path: &Path,
+    source: &dyn TensorSource,
+    (header, entries): (Vec<u8>, Vec<Entry>),
+    chunk_bytes: usize,
+) -> Result<()> {
     let n_bytes = n_bytes_of(&header, &entries);
     let _span = tracing::info_span!("write file", path = %path.display(), n_bytes).entered();
     let mut file = Output::create(path, n_bytes).at_path(path)?;
@@ -160,7 +174,11 @@ fn n_bytes_of(header: &[u8], entries: &[Entry]) -> u64 {
 }
 
 /// The header's bytes, and the tensors in the order of their data.
-fn lay_out<'a>(source: &dyn TensorSource, names: &'a [String]) -> Result<(Vec<u8>, Vec<Entry<'a>>)> {
+fn lay_out<'a>(
+    source: &dyn TensorSource,
+    names: &'a [String],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(Vec<u8>, Vec<Entry<'a>>)> {
     let mut entries = Vec::with_capacity(names.len());
     for name in names {
         let (info, n_bytes) = info_of(source, name)?;
@@ -179,14 +197,25 @@ fn lay_out<'a>(source: &dyn TensorSource, names: &'a [String]) -> Result<(Vec<u8
         ));
         offset = end;
     }
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let internal = |e: &dyn std::fmt::Display| Error::Internal(format!("safetensors header: {e}"));
-    let metadata = Metadata::new(Some(format), table).map_err(|e| internal(&e))?;
-    let mut text = serde_json::to_vec(&metadata).map_err(|e| internal(&e))?;
+    let mut text = header_text(table, metadata)?;
     text.resize(text.len().next_multiple_of(8), b' ');
     let mut header = (text.len() as u64).to_le_bytes().to_vec();
     header.append(&mut text);
     Ok((header, entries))
+}
+
+/// The header as JSON; the crate writes its words in another order every time, so several are put in order here.
+fn header_text(table: Vec<(String, RawInfo)>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let format = ("format".to_owned(), "pt".to_owned());
+    let internal = |e: &dyn std::fmt::Display| Error::Internal(format!("safetensors header: {e}"));
+    let header = Metadata::new(Some(HashMap::from([format.clone()])), table).map_err(|e| internal(&e))?;
+    if metadata.is_empty() {
+        return serde_json::to_vec(&header).map_err(|e| internal(&e));
+    }
+    let mut header = serde_json::to_value(&header).map_err(|e| internal(&e))?;
+    let words: BTreeMap<&String, &String> = metadata.iter().chain([(&format.0, &format.1)]).collect();
+    header["__metadata__"] = json!(words);
+    serde_json::to_vec(&header).map_err(|e| internal(&e))
 }
 
 /// Reads on this thread and writes on another. The outer result is the reader's, the inner one the writer's.
@@ -315,7 +344,34 @@ pub fn companions(from: &Path) -> Result<Vec<&'static str>> {
 }
 
 fn copy_companions(from: &Path, to: &Path) -> Result<()> {
-    for name in companions(from)? {
+    copy_files(from, to, companions(from)?)
+}
+
+/// Files that make up a tokenizer.
+const TOKENIZER: [&str; 11] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+];
+
+/// Puts a model's tokenizer in the place of whatever another folder has of one.
+pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
+    for path in TOKENIZER.iter().map(|name| to.join(name)).filter(|path| path.is_file()) {
+        fs::remove_file(&path).at_path(&path)?;
+    }
+    copy_files(from, to, companions(from)?.into_iter().filter(|name| TOKENIZER.contains(name)))
+}
+
+fn copy_files(from: &Path, to: &Path, names: impl IntoIterator<Item = &'static str>) -> Result<()> {
+    for name in names {
         let target = to.join(name);
         let parent = parent_of(&target);
         fs::create_dir_all(&parent).at_path(&parent)?;
@@ -358,7 +414,7 @@ mod tests {
     #[test]
     fn a_disk_that_fills_up_ends_writing_with_its_error() {
         let (source, names) = (some_source(), ["a", "b", "c"].map(str::to_owned));
-        let (_, entries) = lay_out(&source, &names).unwrap();
+        let (_, entries) = lay_out(&source, &names, &BTreeMap::new()).unwrap();
         for chunk_bytes in [1, 16, 100, 1 << 20] {
             for room in [0, 16, 200, 479] {
                 let error = stream(Full(room), &[], &source, &entries, chunk_bytes).unwrap().unwrap_err();
@@ -386,9 +442,27 @@ mod tests {
     }
 
     #[test]
+    fn words_about_tensors_come_back_and_stand_in_one_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let words: BTreeMap<String, String> =
+            (0..8).map(|idx| (format!("key {idx}"), format!("\"value\" {idx}"))).collect();
+        let write = |name: &str, words: &BTreeMap<String, String>| {
+            write_tensors_about(&dir.path().join(name), &some_source(), words).unwrap();
+            fs::read(dir.path().join(name)).unwrap()
+        };
+        assert_eq!(write("one", &words), write("two", &words));
+        let reader = crate::checkpoint::Reader::open_file(&dir.path().join("one")).unwrap();
+        let found: BTreeMap<String, String> =
+            reader.metadata().clone().into_iter().filter(|(key, _)| key != "format").collect();
+        assert_eq!((found, reader.names().len()), (words, 3));
+        write_tensors(&dir.path().join("plain"), &some_source()).unwrap();
+        assert_eq!(write("none", &BTreeMap::new()), fs::read(dir.path().join("plain")).unwrap());
+    }
+
+    #[test]
     fn a_source_that_fails_ends_writing_with_its_error() {
         let (source, names) = (Broken(some_source()), ["a", "b", "c"].map(str::to_owned));
-        let (_, entries) = lay_out(&source, &names).unwrap();
+        let (_, entries) = lay_out(&source, &names, &BTreeMap::new()).unwrap();
         for chunk_bytes in [1, 100, 1 << 20] {
             let error = stream(Full(1000), &[], &source, &entries, chunk_bytes).unwrap_err();
             assert_eq!(error.to_string(), "data: unreadable");

@@ -13,6 +13,7 @@ mod targets;
 mod text_options;
 mod token;
 mod tokenizer;
+mod vocabulary;
 mod windows;
 
 pub use block::Start;
@@ -25,4 +26,5 @@ pub use targets::{Targets, Task, WindowRows};
 pub use text_options::{Attend, LossMask, Pack, TextOptions};
 pub use token::{Marks, Token};
 pub use tokenizer::Tokenizer;
+pub use vocabulary::{OtherToken, TokenizerDifference, are_texts};
 pub use windows::{Piece, Windows};

@@ -228,6 +228,11 @@ impl Tokenizer {
         })
     }
 
+    /// What was read, with its file's digest, for comparing tokenizers.
+    pub(super) fn read(&self) -> Option<(&tokenizers::Tokenizer, &str)> {
+        self.inner.as_ref().map(|inner| (inner, self.file_digest.as_str()))
+    }
+
     /// Of all that decides which tokens a document becomes.
     pub(super) fn digest(&self) -> String {
         digest::of_text(&format!("{} {:?} {:?} {}", self.file_digest, self.eos, self.brackets, self.vocab))

@@ -5,17 +5,25 @@ use tch::Tensor;
 use crate::contract::Subject;
 use crate::data::Task;
 use crate::error::{Error, Result};
-use crate::model::{NoTap, row_chunks};
+use crate::model::{NoTap, over_shared_ids, row_chunks};
 
 /// Some rows of predictions. N rows, V vocab.
 #[derive(Debug)]
 pub struct RowChunk {
     /// The model's logits [N, V].
     pub student_nv: Tensor,
-    /// The teacher's.
+    /// The teacher's, over its own vocabulary: [`RowChunk::compared`] has both over one.
     pub teacher_nv: Option<Tensor>,
     /// Right answers \[N\].
     pub labels_n: Tensor,
+}
+
+impl RowChunk {
+    /// The model's logits and the teacher's over the token ids that both have, for whatever compares the two; none without a
+    /// teacher. Where both tables have one size, as for most, these are the logits as they are.
+    pub fn compared(&self) -> Result<Option<(Tensor, Tensor)>> {
+        self.teacher_nv.as_ref().map(|teacher_nv| over_shared_ids(&self.student_nv, teacher_nv)).transpose()
+    }
 }
 
 /// Shows every prediction of the subject's windows once, in order: next tokens for causal models, 15 % masked positions

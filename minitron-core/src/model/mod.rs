@@ -22,7 +22,7 @@ pub use cache::{Cache, LayerCache};
 pub use frame::Frame;
 pub use fresh::fresh_weights;
 pub use layout::{Input, Layout};
-pub use rows::row_chunks;
+pub use rows::{over_shared_ids, row_chunks};
 pub use tap::{NoTap, Site, Tap};
 pub use weights::Parameter;
 

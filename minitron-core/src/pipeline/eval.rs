@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::context::{Context, at_least_1, seq_len_or_default};
+use super::identity::{identity_of, name_of};
+use super::vocabulary::{Compared, Model, Vocabulary};
 use crate::blueprint::{HIDDEN, ModelFolder, Sizes};
 use crate::contract::{Evaluator, Measurements, Subject};
-use crate::data::{DataSpec, TextOptions, Tokenizer, Windows};
+use crate::data::{DataSpec, TextOptions, Tokenizer, Windows, are_texts};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::model::Transformer;
@@ -41,6 +43,8 @@ pub struct EvalOptions {
     /// How the text is read.
     #[serde(flatten)]
     pub text: TextOptions,
+    /// Whether a teacher with another tokenizer is taken, with a warning.
+    pub any_model: bool,
 }
 
 impl Default for EvalOptions {
@@ -55,6 +59,7 @@ impl Default for EvalOptions {
             seq_len: None,
             batch_size: 8,
             text: TextOptions::default(),
+            any_model: false,
         }
     }
 }
@@ -130,7 +135,7 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     let folder = context.open(&options.model)?;
     let teacher_folder = options.teacher.as_deref().map(|teacher| context.open(teacher)).transpose()?;
     let tasks = tasks(context, options)?;
-    let tokenizer = context.reader(&folder, &options.text)?;
+    let tokenizer = tokenizer(context, options, &folder, teacher_folder.as_ref())?.at(options.text.now()?);
     let windows = windows(context, options, &folder, &tokenizer)?;
     let has_teacher = teacher_folder.is_some();
     let specs = match (&windows, options.evaluators.as_slice()) {
@@ -143,11 +148,11 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
         let message = "an encoder without a head has no loss of its own; give a teacher to compare hidden states with";
         return Err(Error::Recipe(message.into()));
     }
-    check_vocabularies(&folder, teacher_folder.as_ref())?;
     let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.blueprint, false);
     let model = load(&folder)?;
     let teacher: Option<Transformer> = teacher_folder.as_ref().map(load).transpose()?;
-    let kept_hidden = teacher_folder.as_ref().and_then(|teacher| kept_hidden(&folder.checkpoint.dir, teacher));
+    let kept_hidden = teacher_folder.as_ref().map(|teacher| kept_hidden(context, &folder.checkpoint.dir, teacher));
+    let kept_hidden = kept_hidden.transpose()?.flatten();
     let subject = Subject {
         model: &model,
         teacher: teacher.as_ref(),
@@ -186,6 +191,23 @@ fn insert(report: &mut Map<String, Value>, measured: Measurements) {
     }
 }
 
+/// The model's tokenizer, compared with its teacher's.
+fn tokenizer(
+    context: &Context,
+    options: &EvalOptions,
+    folder: &ModelFolder,
+    teacher: Option<&ModelFolder>,
+) -> Result<Tokenizer> {
+    let compared = match options.data.is_empty() {
+        true => Compared::Nothing,
+        false if are_texts(&options.data, &options.text.reading(2, None, context.seed), context.registry)? => {
+            Compared::Text
+        }
+        false => Compared::Tokens,
+    };
+    Ok(Vocabulary::open(context, Model::of(folder), teacher, (compared, options.any_model))?.tokenizer)
+}
+
 fn tasks(context: &Context, options: &EvalOptions) -> Result<Vec<(String, Box<dyn Evaluator>)>> {
     let mut tasks = Vec::new();
     for NamedTask { name, what } in &options.tasks {
@@ -215,26 +237,29 @@ fn windows(
     Ok(Some(windows))
 }
 
-fn check_vocabularies(folder: &ModelFolder, teacher: Option<&ModelFolder>) -> Result<()> {
-    let ours = folder.blueprint.options.vocab;
-    match teacher.map(|teacher| teacher.blueprint.options.vocab) {
-        Some(theirs) if theirs != ours => Err(Error::Recipe(format!(
-            "the teacher's vocabulary has {theirs} tokens, the model's {ours}; they must share one to be compared"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Residual channels that a pruned folder kept of this teacher, by its plan.json; none where it was pruned from another.
-pub(super) fn kept_hidden(dir: &Path, teacher: &ModelFolder) -> Option<Vec<usize>> {
+/// Residual channels that a pruned folder kept of this teacher, by its plan.json; none where it was pruned from one of another
+/// shape. One of the same shape may be the source as trained further, so it is taken, and said.
+pub(super) fn kept_hidden(context: &Context, dir: &Path, teacher: &ModelFolder) -> Result<Option<Vec<usize>>> {
     let path = dir.join("plan.json");
-    let saved: Value = serde_json::from_str(&read_text(&path).ok()?).ok()?;
+    let Some(saved) = saved_plan(&path) else { return Ok(None) };
     // Components of a turned stream are no channels of the teacher.
     let from_teacher = saved["hidden_basis"].is_null()
         && saved["n_params_source"].as_u64() == Some(teacher.blueprint.n_params())
         && saved["sizes_source"][HIDDEN].as_u64() == Some(teacher.blueprint.size(HIDDEN) as u64);
-    if !from_teacher {
-        return None;
+    let Some((mut plan, source)) = Plan::load_with_source(&path).ok().filter(|_| from_teacher) else { return Ok(None) };
+    if let Some(source) = source {
+        let own = identity_of(teacher)?;
+        if !source.has_weights_of(&own) {
+            let name = name_of(dir);
+            context.progress.note(&format!(
+                "`{name}` was pruned from {source}, and its teacher is {own}: the channels that it kept are taken for those \
+                 of its teacher"
+            ));
+        }
     }
-    Plan::load(&path).ok()?.kept.remove(HIDDEN)
+    Ok(plan.kept.remove(HIDDEN))
+}
+
+fn saved_plan(path: &Path) -> Option<Value> {
+    serde_json::from_str(&read_text(path).ok()?).ok()
 }

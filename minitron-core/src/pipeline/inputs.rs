@@ -8,6 +8,7 @@ use super::recipe::StageOptions;
 use super::run::parent;
 use super::run_dir::RunDir;
 use super::{Setup, TaskSource};
+use crate::checkpoint::companions;
 use crate::data::{DataSpec, TextOptions};
 use crate::digest;
 use crate::error::Result;
@@ -126,7 +127,11 @@ impl Inputs<'_, '_> {
         let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
         let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         paths.sort();
-        paths.iter().filter(|path| is_weight_or_config(path)).try_for_each(|path| self.file(path))
+        let own = paths.into_iter().filter(|path| is_weight_or_config(path));
+        // What goes along into every output, too: a chat template, a tokenizer in other forms.
+        let is_along = |name: &&str| name.contains('/') || !is_weight_or_config(&dir.join(name));
+        let along = companions(dir)?.into_iter().filter(is_along).map(|name| dir.join(name));
+        own.chain(along).try_for_each(|path| self.file(&path))
     }
 
     fn config(&mut self, config: &Path) -> Result<PathBuf> {

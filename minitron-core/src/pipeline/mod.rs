@@ -8,6 +8,7 @@ mod compute_type;
 mod context;
 mod eval;
 mod generate;
+mod identity;
 mod inputs;
 mod inspect;
 mod losses;
@@ -28,6 +29,7 @@ mod teaching;
 mod train;
 mod treatment;
 mod verify;
+mod vocabulary;
 
 pub use compare::{Check, Ratio, Row, Spec, compare};
 pub use compute_type::ComputeType;

@@ -1,14 +1,16 @@
 //! Which units stay: a finished plan, one round of ranking and allocating, or several with scoring in between.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::context::Context;
+use super::identity::Artefact;
 use super::prune::PruneOptions;
 use super::score::{metrics, scores_path};
 use super::scoring::Scoring;
 use crate::blueprint::{Blueprint, ModelFolder, Sizes};
 use crate::calibrate::{Pass, Scores};
-use crate::checkpoint::TensorSource;
+use crate::checkpoint::{Identity, TensorSource};
 use crate::contract::{Allocator, Axis};
 use crate::data::Windows;
 use crate::error::{Error, Result};
@@ -27,7 +29,7 @@ pub(super) struct Decision {
 pub(super) fn decide(
     context: &Context,
     options: &PruneOptions,
-    folder: &ModelFolder,
+    (folder, own): (&ModelFolder, &Identity),
     windows: Option<&Windows>,
 ) -> Result<Decision> {
     let _span = tracing::info_span!("plan").entered();
@@ -35,10 +37,15 @@ pub(super) fn decide(
     let axes = context.axes(&options.axes)?;
     let space = Space::new(blueprint, &axes)?;
     let groups = context.groups(&axes, blueprint)?;
-    let rank = |scores: &String| Rankings::new(&Scores::load(&scores_path(scores)?)?, &groups, &options.by);
+    let rank = |scores: &String| {
+        let scores = scores_of(context, &scores_path(scores)?, own, options.any_model)?;
+        Rankings::new(&scores, &groups, &options.by)
+    };
     let rankings = options.scores.as_ref().map(rank).transpose()?;
     if let Some(path) = &options.plan {
-        let plan = Plan::load(path)?.checked(&space, blueprint)?;
+        let (plan, source) = Plan::load_with_source(path)?;
+        Artefact { what: "a plan", path, of: source.as_ref() }.check(context, own, options.any_model)?;
+        let plan = plan.checked(&space, blueprint)?;
         return Ok(Decision { plan, rankings, explained: BTreeMap::new() });
     }
     let rankings = rankings.unwrap_or_default();
@@ -50,6 +57,13 @@ pub(super) fn decide(
     }
     let explained = plan.explain(&rankings, blueprint, options.bootstrap)?;
     Ok(Decision { plan, rankings: Some(rankings), explained })
+}
+
+/// The scores in a file, where they are of this model.
+pub(super) fn scores_of(context: &Context, path: &Path, own: &Identity, any_model: bool) -> Result<Scores> {
+    let scores = Scores::load(path)?;
+    Artefact { what: "scores", path, of: scores.model.as_ref() }.check(context, own, any_model)?;
+    Ok(scores)
 }
 
 fn text(windows: Option<&Windows>) -> Result<&Windows> {

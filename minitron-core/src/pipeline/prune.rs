@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::context::{Context, Wanted};
+use super::identity::identity_of;
 use super::planning::{Decision, decide};
 use super::treatment::{Treatment, note};
 use crate::blueprint::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelFolder, Sizes};
-use crate::checkpoint::{Claim, OutputDir, TensorSource, WriteOptions, write_model, write_whole};
+use crate::checkpoint::{Claim, Identity, OutputDir, TensorSource, WriteOptions, write_model, write_whole};
 use crate::error::{Error, Result};
 use crate::memory::{mib, peak_bytes};
 use crate::plan::{Bytes, Explained, Plan};
@@ -66,6 +67,8 @@ pub struct PruneOptions {
     pub metrics: Vec<PluginSpec>,
     /// Memory that the process may take, for example `1GiB`; decides nothing about the student.
     pub max_memory: Option<Bytes>,
+    /// Whether scores and a plan of another model are taken, with a warning.
+    pub any_model: bool,
     /// Healings and their text.
     #[serde(flatten)]
     pub treatment: Treatment,
@@ -143,7 +146,8 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     let _claim = if dry_run { None } else { Some(Claim::of(out)?) };
     options.treatment.build(context)?;
     let windows = options.treatment.windows(context, &folder, options.rounds > 1, (!dry_run).then_some(out))?;
-    let Decision { plan, rankings, explained } = decide(context, options, &folder, windows.as_ref())?;
+    let own = identity_of(&folder)?;
+    let Decision { plan, rankings, explained } = decide(context, options, (&folder, &own), windows.as_ref())?;
     let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
     let patient = options.treatment.patient(context, &folder, (plan, rankings.as_ref()), windows.as_ref())?;
     let plan = patient.plan();
@@ -166,7 +170,7 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     let output = OutputDir::create(out, context.force)?;
     let companions = Some(folder.checkpoint.dir.as_path());
     write_model(output.path(), patient.config(), &patient.student()?, companions, writing)?;
-    write_plan(&output.path().join("plan.json"), plan, &explained, &report)?;
+    write_plan(&output.path().join("plan.json"), (plan, &own), &explained, &report)?;
     output.commit()?;
     report["out"] = json!(out);
     Ok(report)
@@ -197,11 +201,14 @@ fn near_ties(explained: &BTreeMap<String, Explained>) -> Vec<&str> {
 
 pub(super) fn write_plan(
     path: &Path,
-    plan: &Plan,
+    (plan, source): (&Plan, &Identity),
     explained: &BTreeMap<String, Explained>,
     report: &Value,
 ) -> Result<()> {
     let mut value = json!({ "kept": plan.kept });
+    for (key, whose) in source.to_metadata() {
+        value[key] = whose.into();
+    }
     for key in ["sizes", "sizes_source", "n_params", "n_params_source"] {
         value[key] = report[key].clone();
     }

@@ -74,8 +74,8 @@ pub(super) fn refuse_own_inputs(named_in: &Value, file: &Path, out: &Path) -> Re
 
 /// A stage without the options that change when its result is there, but not the result.
 fn what_decides(stage: &Stage) -> Value {
-    const CHANGE_NOTHING: [&str; 6] =
-        ["checkpoint_every", "checkpoint_minutes", "keep", "stop_after", "max_skipped", "stream_teacher"];
+    const CHANGE_NOTHING: [&str; 7] =
+        ["checkpoint_every", "checkpoint_minutes", "keep", "stop_after", "max_skipped", "stream_teacher", "any_model"];
     let mut value = serde_json::to_value(stage).unwrap_or_default();
     if let Some(options) = value.as_object_mut() {
         options.retain(|key, _| !CHANGE_NOTHING.contains(&key.as_str()));

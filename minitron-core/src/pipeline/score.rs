@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::context::{Context, at_least_1, seq_len_or_default};
+use super::identity::identity_of;
 use super::scoring::Scoring;
 use crate::blueprint::ModelFolder;
 use crate::calibrate::{Metric, Pass, Scores, Stated};
-use crate::checkpoint::{Claim, OutputDir, Reader};
+use crate::checkpoint::{Claim, Identity, OutputDir, Reader};
 use crate::contract::Importance;
 use crate::data::{DataSpec, TextOptions, Windows, files_of};
 use crate::digest;
@@ -77,6 +78,7 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let metrics = metrics(context, &options.metrics)?;
     let folder = context.open(&options.model)?;
     refuse_out(out, &folder.checkpoint.dir)?;
+    let own = identity_of(&folder)?;
     let groups = context.groups(&context.axes(&[])?, &folder.blueprint)?;
     let tokenizer = context.reader(&folder, &options.text)?;
     let seq_len = seq_len_or_default(options.seq_len, &folder.blueprint, &tokenizer);
@@ -101,12 +103,13 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     };
     let begin = std::time::Instant::now();
     if options.stream {
-        scoring.streamed(&mut pass, out, &fingerprint(context, options, &folder, &windows)?)?;
+        scoring.streamed(&mut pass, out, &fingerprint(context, options, (&folder, &own), &windows)?)?;
     } else {
         scoring.in_memory(&mut pass)?;
     }
     let mut scores = pass.finish()?;
     scores.replicates = pass.replicates(options.bootstrap, context.seed)?;
+    (scores.model, scores.data) = (Some(own), Some(windows.digest().to_owned()));
     scores.save(out)?;
     let seconds = begin.elapsed().as_secs_f64();
     Ok(summary(&scores, out, windows.len(), windows.n_tokens(), seconds))
@@ -117,8 +120,14 @@ const MAX_REPLICATES: usize = 100_000;
 /// Folds that resamples are drawn from: enough for survival shares of a few per cent.
 const MAX_FOLDS: usize = 64;
 
-/// Of all that the scores follow from; weights by their files' sizes and times, since hashing them takes longer than a layer.
-fn fingerprint(context: &Context, options: &ScoreOptions, folder: &ModelFolder, windows: &Windows) -> Result<String> {
+/// Of all that the scores follow from; weights by their identity and their files' sizes and times, since hashing them whole
+/// takes longer than a layer.
+fn fingerprint(
+    context: &Context,
+    options: &ScoreOptions,
+    (folder, own): (&ModelFolder, &Identity),
+    windows: &Windows,
+) -> Result<String> {
     let mut weights = Vec::new();
     for path in folder.checkpoint.tensors.paths() {
         let about = std::fs::metadata(path).at_path(path)?;
@@ -134,7 +143,8 @@ fn fingerprint(context: &Context, options: &ScoreOptions, folder: &ModelFolder, 
         context.registry.libraries(),
         PluginSpec::digests(&options.metrics)?,
     ]);
-    let what = json!([env!("CARGO_PKG_VERSION"), folder.checkpoint.config.to_value(), weights, windows.digest(), how]);
+    let whose = json!([folder.checkpoint.config.to_value(), own.weights, weights]);
+    let what = json!([env!("CARGO_PKG_VERSION"), whose, windows.digest(), how]);
     Ok(digest::of_text(&what.to_string()))
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::checkpoint::{Config, OutputDir, WriteOptions, remove_whole, sync_dir, write_model};
+use crate::checkpoint::{Config, OutputDir, WriteOptions, copy_tokenizer, remove_whole, sync_dir, write_model};
 use crate::error::{IoContext, Result};
 use crate::model::Transformer;
 use crate::train::Masters;
@@ -13,6 +13,8 @@ pub(super) struct StudentFolder<'a> {
     pub config: &'a Config,
     /// Where training started from: tokenizer and plan come from there.
     pub dir: &'a Path,
+    /// Where the tokenizer comes from instead, where there is none.
+    pub tokenizer_dir: Option<&'a Path>,
     /// Whether it started from weights, rather than at random.
     pub is_trained: bool,
     pub student: &'a Transformer,
@@ -24,6 +26,9 @@ impl StudentFolder<'_> {
         let output = OutputDir::create(target, true)?;
         let source = self.student.to_source(masters)?;
         write_model(output.path(), self.config, &source, Some(self.dir), WriteOptions::default())?;
+        if let Some(from) = self.tokenizer_dir {
+            copy_tokenizer(from, output.path())?;
+        }
         let plan = self.dir.join("plan.json");
         if plan.is_file() && self.is_trained {
             fs::copy(&plan, output.path().join("plan.json")).at_path(&plan)?;

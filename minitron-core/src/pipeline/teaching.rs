@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::compute_type::ComputeType;
 use super::context::Context;
+use super::identity::name_of;
+use super::start::digest_of;
 use super::student::StudentFolder;
 use crate::blueprint::ModelFolder;
 use crate::checkpoint::OutputDir;
@@ -33,6 +35,8 @@ pub struct TeacherOptions {
     pub cache_type: CacheType,
     /// The teacher goes on learning on the same text, at this share of the student's learning rate.
     pub correct_teacher: Option<f64>,
+    /// Whether a teacher with another tokenizer, or scores of another model, are taken, with a warning.
+    pub any_model: bool,
 }
 
 impl Default for TeacherOptions {
@@ -44,6 +48,7 @@ impl Default for TeacherOptions {
             cache_top_k: 64,
             cache_type: CacheType::F16,
             correct_teacher: None,
+            any_model: false,
         }
     }
 }
@@ -55,9 +60,18 @@ pub(super) struct Teaching {
     pub options: TeacherOptions,
     /// Digest of its config and weights.
     pub digest: String,
+    /// Token ids that its students are compared with it over: its own, or theirs where those are fewer.
+    pub vocab: usize,
 }
 
 impl Teaching {
+    /// A teacher for students of its own vocabulary.
+    pub fn new(folder: ModelFolder, options: &TeacherOptions) -> Result<Self> {
+        let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
+        let vocab = folder.blueprint.options.vocab;
+        Ok(Teaching { folder, options: options.clone(), digest, vocab })
+    }
+
     /// Refuses what the options cannot do, before any work.
     ///
     /// # Errors
@@ -94,7 +108,7 @@ impl Teaching {
 
     /// Refuses a loss that needs more than the cache holds.
     fn check_served(&self, term: &Term) -> Result<()> {
-        let (held, vocab) = (self.options.cache_top_k, self.folder.blueprint.options.vocab);
+        let (held, vocab) = (self.options.cache_top_k, self.vocab);
         let label = &term.label;
         match term.loss.teacher() {
             TeacherNeed::Logits => Err(Error::Recipe(format!(
@@ -125,10 +139,11 @@ impl Teaching {
         let header = CacheHeader::new(
             self.digest.clone(),
             format!("{:?}", self.load_options(context).kind).to_lowercase(),
-            self.folder.blueprint.options.vocab,
+            self.vocab,
             self.options.cache_top_k,
             self.options.cache_type,
-        );
+        )
+        .named(name_of(&self.folder.checkpoint.dir));
         let cache = TeacherCache::open(dir, header)?;
         let n_bytes = cache.header().bytes_per_token();
         context.progress.note(&format!("teacher cache: {n_bytes} bytes per token, {} windows there", cache.len()));
@@ -156,8 +171,13 @@ impl Teaching {
     /// A corrected teacher as a model folder.
     pub fn write(&self, model: &Transformer, masters: &Masters, target: &Path) -> Result<()> {
         let checkpoint = &self.folder.checkpoint;
-        let folder =
-            StudentFolder { config: &checkpoint.config, dir: &checkpoint.dir, is_trained: true, student: model };
+        let folder = StudentFolder {
+            config: &checkpoint.config,
+            dir: &checkpoint.dir,
+            tokenizer_dir: None,
+            is_trained: true,
+            student: model,
+        };
         folder.write(masters, target)
     }
 

@@ -10,14 +10,18 @@ use serde_json::{Value, json};
 
 use super::context::{Context, seq_len_or_default};
 use super::eval::kept_hidden;
+use super::identity::name_of;
 use super::losses::objective;
 use super::places::refuse;
-use super::start::{Start, digest_of};
+use super::start::Start;
 use super::student::{StudentFolder, clear};
 use super::teaching::{TeacherOptions, Teaching};
+use super::vocabulary::{Compared, Model, Vocabulary};
 use crate::blueprint::Blueprint;
 use crate::checkpoint::{Claim, MemorySource};
-use crate::data::{BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Reading, Task, TextOptions, Tokenizer, Windows};
+use crate::data::{
+    BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Reading, Task, TextOptions, Tokenizer, Windows, are_texts,
+};
 use crate::error::{Error, Result};
 use crate::memory::peak_bytes;
 use crate::plan::Count;
@@ -170,9 +174,7 @@ pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool
 
 /// Trains a student to give its teacher's distribution.
 pub fn distill(context: &Context, options: &DistillOptions, out: &Path, resume: bool) -> Result<Value> {
-    let folder = context.open(&options.teacher)?;
-    let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
-    let teacher = Teaching { folder, options: options.asked.clone(), digest };
+    let teacher = Teaching::new(context.open(&options.teacher)?, &options.asked)?;
     let start = Start::folder(context.open(&options.student)?);
     let losses = match options.setup.losses.as_slice() {
         [] => context.defaults.distillation_losses(),
@@ -190,15 +192,18 @@ fn run(
     context: &Context,
     setup: &Setup,
     mut start: Start,
-    teacher: Option<Teaching>,
+    mut teacher: Option<Teaching>,
     losses: &[PluginSpec],
     out: Output,
 ) -> Result<Value> {
     refuse(context, setup, &start, teacher.as_ref(), (out.dir, out.resume))?;
     let _claim = Claim::of(out.dir)?;
     let options = &start.blueprint.options;
-    let tokenizer = Tokenizer::load(&start.dir, &start.config, options.vocab, options.causal)?;
+    let Vocabulary { tokenizer, borrowed_from, n_shared } = vocabulary(context, setup, &start, teacher.as_ref())?;
     let tokenizer = Arc::new(tokenizer.at(setup.text.now()?));
+    if let Some(teaching) = &mut teacher {
+        teaching.vocab = n_shared;
+    }
     let settings = setup.settings(context.seed);
     settings.check()?;
     let objective = objective_of(context, setup, losses, &start, teacher.as_ref())?;
@@ -216,12 +221,14 @@ fn run(
     let folder = StudentFolder {
         config: &start.config,
         dir: &start.dir,
+        tokenizer_dir: borrowed_from.as_deref(),
         is_trained: !start.files.is_empty(),
         student: &student,
     };
     let write_best = |masters: &Masters| folder.write(masters, &out.dir.join("best"));
     let held_out = (eval_windows.as_ref(), setup.eval_every);
     let identity = identity(context, losses, &feed.borrow(), held_out, &start.digest(context.seed)?, asked)?;
+    let identity = with_names(identity, &start, asked);
     // Fresh weights would stay in memory beside the model's own.
     start.source = Box::new(MemorySource::default());
     let learner =
@@ -243,6 +250,16 @@ fn run(
     finish(context, &trainer, &folder, teacher.as_ref(), &out)
 }
 
+/// The student's tokenizer, compared with its teacher's.
+fn vocabulary(context: &Context, setup: &Setup, start: &Start, teacher: Option<&Teaching>) -> Result<Vocabulary> {
+    let student = Model { dir: &start.dir, config: &start.config, blueprint: &start.blueprint };
+    let Some(teaching) = teacher else { return Vocabulary::open(context, student, None, (Compared::Nothing, false)) };
+    let data: Vec<DataSpec> = setup.data.iter().chain(&setup.eval_data).cloned().collect();
+    let is_text = are_texts(&data, &setup.reading(2, context.seed), context.registry)?;
+    let compared = if is_text { Compared::Text } else { Compared::Tokens };
+    Vocabulary::open(context, student, Some(&teaching.folder), (compared, teaching.options.any_model))
+}
+
 fn objective_of(
     context: &Context,
     setup: &Setup,
@@ -251,7 +268,7 @@ fn objective_of(
     teacher: Option<&Teaching>,
 ) -> Result<Objective> {
     let blueprint = teacher.map(|teaching| &teaching.folder.blueprint);
-    let kept = teacher.and_then(|teaching| kept_hidden(&start.dir, &teaching.folder));
+    let kept = teacher.map(|teaching| kept_hidden(context, &start.dir, &teaching.folder)).transpose()?.flatten();
     let objective = objective(context, losses, &start.blueprint, blueprint, kept.as_deref())?;
     Ok(Objective { recompute: setup.recompute, ..objective })
 }
@@ -278,6 +295,13 @@ pub(super) fn identity(
         "libraries": context.registry.libraries(),
         "files": PluginSpec::digests(losses)?,
     }))
+}
+
+/// Names of the models behind an identity's digests, for messages.
+fn with_names(mut identity: Value, start: &Start, teacher: Option<&Teaching>) -> Value {
+    let teacher = teacher.map(|teaching| name_of(&teaching.folder.checkpoint.dir));
+    identity["names"] = json!({ "student": name_of(&start.dir), "teacher": teacher });
+    identity
 }
 
 /// Trains, and writes the student where nothing is left to do.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::space::Space;
 use crate::blueprint::{Blueprint, Dim, Sizes, split_dim};
+use crate::checkpoint::Identity;
 use crate::error::{Error, Result};
 use crate::files::read_text;
 
@@ -19,14 +20,20 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads `plan.json`; keys besides `kept` are for people.
+    /// Reads `plan.json`; other keys than `kept` decide nothing.
     pub fn load(path: &Path) -> Result<Self> {
+        Ok(Self::load_with_source(path)?.0)
+    }
+
+    /// The same with the model that the plan is of; files of earlier versions, and those that people write, may not say.
+    pub fn load_with_source(path: &Path) -> Result<(Self, Option<Identity>)> {
         let text = read_text(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::Recipe(format!("{}: no such plan", path.display())),
             _ => Error::io(path, e),
         })?;
-        serde_json::from_str(&text)
-            .map_err(|e| Error::Recipe(format!("{}: expected {{\"kept\": {{dim: [units]}}}}: {e}", path.display())))
+        let unread = |e| Error::Recipe(format!("{}: expected {{\"kept\": {{dim: [units]}}}}: {e}", path.display()));
+        let plan = serde_json::from_str(&text).map_err(unread)?;
+        Ok((plan, serde_json::from_str(&text).ok()))
     }
 
     /// Size per kind.

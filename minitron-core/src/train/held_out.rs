@@ -8,7 +8,7 @@ use tch::{Kind, Reduction, Tensor};
 use super::counts::{Counts, mean};
 use super::objective::{Objective, ask};
 use super::states::StateTerm;
-use super::teacher::{Kept, Lesson, Teacher};
+use super::teacher::{Kept, Lesson, Teacher, losses};
 use crate::data::{Targets, Task, Windows};
 use crate::error::{Error, Result};
 use crate::model::{Site, Transformer, row_chunks};
@@ -145,7 +145,7 @@ impl<'a> Evaluation<'a> {
             let student_nv = self.student.logits(&hidden_ne.f_narrow(0, start, len)?)?;
             let teacher_nv = self.objective.teacher_rows(lesson, start, len, &student_nv)?;
             for (term, sum) in self.objective.terms.iter().zip(&mut self.sums) {
-                let loss_n = term.loss.rows(&student_nv, teacher_nv.as_ref(), &labels_n)?;
+                let loss_n = losses(term, &student_nv, teacher_nv.as_ref(), &labels_n)?;
                 *sum += loss_n.f_sum(Kind::Double)?.f_double_value(&[])?;
             }
             let logits_nv = student_nv.f_to_kind(Kind::Float)?;

@@ -9,7 +9,7 @@ use tracing::debug_span;
 use super::counts::{Counts, mean};
 use super::pass::{Pass, at_least, leaf, plus};
 use super::states::StateTerm;
-use super::teacher::{Lesson, Teacher};
+use super::teacher::{Lesson, Teacher, losses};
 use crate::contract::{LogitLoss, TeacherNeed};
 use crate::data::Targets;
 use crate::error::{Error, Result};
@@ -250,7 +250,7 @@ impl Objective {
     ) -> Result<Tensor> {
         let mut total: Option<Tensor> = None;
         for (term, sum) in self.terms.iter().zip(sums) {
-            let loss_n = term.loss.rows(student_nv, teacher_nv, labels_n)?;
+            let loss_n = losses(term, student_nv, teacher_nv, labels_n)?;
             if loss_n.size() != labels_n.size() {
                 let message =
                     format!("expected one loss for each of {:?} rows, got {:?}", labels_n.size(), loss_n.size());

@@ -194,8 +194,9 @@ fn read(dir: &Path, step: u64, identity: &serde_json::Value, optimizer: &mut Ada
     if state.step != step || state.n_skipped > step {
         return Err(Error::checkpoint(&path, format!("expected step {step}, got {}", state.step)));
     }
-    if &state.identity != identity {
-        let differing = differing_keys(&state.identity, identity).join(", ");
+    let (then, now) = (without_names(&state.identity), without_names(identity));
+    if then != now {
+        let differing = named(differing_keys(&then, &now), &state.identity, identity).join(", ");
         let message = format!(
             "resume: {} was written with other settings ({differing}); use the same, or start over with --force and without --resume",
             path.display()
@@ -216,6 +217,30 @@ fn is_damage(error: &Error) -> bool {
         ),
         _ => false,
     }
+}
+
+/// Where an identity names the models behind its digests, for messages alone.
+const NAMES: &str = "names";
+
+fn without_names(identity: &serde_json::Value) -> serde_json::Value {
+    let mut identity = identity.clone();
+    if let Some(inputs) = identity.get_mut("inputs").and_then(serde_json::Value::as_object_mut) {
+        inputs.shift_remove(NAMES);
+    }
+    identity
+}
+
+/// `inputs.teacher` becomes "inputs.teacher: `base` then, `chat` now" where names are known.
+fn named(keys: Vec<String>, old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
+    let name = |identity: &serde_json::Value, key: &str| {
+        let of = key.strip_prefix("inputs.")?;
+        Some(identity["inputs"][NAMES][of].as_str()?.to_owned())
+    };
+    let with_names = |key: String| match (name(old, &key), name(new, &key)) {
+        (Some(then), Some(now)) => format!("{key}: `{then}` then, `{now}` now"),
+        _ => key,
+    };
+    keys.into_iter().map(with_names).collect()
 }
 
 /// Paths of the values that differ: `settings.lr`.

@@ -282,17 +282,11 @@ impl Trainer<'_> {
         let teacher = teacher.borrow();
         let teacher = teacher.blueprint();
         fits(&teacher.options)?;
-        let (ours, theirs) = (student.blueprint.options.vocab, teacher.options.vocab);
         if let Some(correction) = &self.correction
             && (self.task == Task::States || !correction.model.has_head())
         {
             let message = "correct_teacher: it learns from labels, and without a language-model head there are none";
             return Err(Error::Recipe(message.into()));
-        }
-        if ours > theirs {
-            let message =
-                format!("the student's vocabulary has {ours} tokens, the teacher's {theirs}; it must know them all");
-            return Err(Error::Recipe(message));
         }
         if !objective.needs_teacher_logits() && self.correction.is_none() {
             return Ok(());
@@ -301,11 +295,6 @@ impl Trainer<'_> {
             return Err(Error::Data(
                 "the teacher has no language-model head, so there are no logits to learn from".into(),
             ));
-        }
-        if ours != theirs {
-            let message =
-                format!("the teacher's vocabulary has {theirs} tokens, the student's {ours}; they must share one");
-            return Err(Error::Recipe(message));
         }
         Ok(())
     }

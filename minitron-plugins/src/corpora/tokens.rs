@@ -292,7 +292,7 @@ mod tests {
         match document {
             Document::Tokens(ids) => ids.len(),
             Document::Part(part) => length(part),
-            Document::Text(_) => panic!("ids are no text"),
+            Document::Text(_) | Document::Example(_) => panic!("ids are no text"),
         }
     }
 

@@ -9,7 +9,8 @@ use crate::losses::cross_entropy::negative_log_likelihood;
 use crate::losses::divergences;
 
 /// `loss`: mean negative log-likelihood in nats over every predicted token; `perplexity`: its exponential; with a
-/// teacher, `kl_to_teacher`: mean KL(teacher ‖ model) in nats over the same positions, temperature 1.
+/// teacher, `kl_to_teacher`: mean KL(teacher ‖ model) in nats over the same positions, temperature 1, and over the token ids
+/// that both have, where one table has rows beyond.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Perplexity {}
@@ -29,8 +30,8 @@ impl Evaluator for Perplexity {
         scan_rows(subject, |rows| {
             let loss_n = negative_log_likelihood(&rows.student_nv, &rows.labels_n)?;
             loss += loss_n.f_sum(Kind::Double)?.f_double_value(&[])?;
-            if let Some(teacher_nv) = &rows.teacher_nv {
-                let kl_n = divergences::forward(&rows.student_nv, teacher_nv, 1.0)?;
+            if let Some((student_nv, teacher_nv)) = rows.compared()? {
+                let kl_n = divergences::forward(&student_nv, &teacher_nv, 1.0)?;
                 *kl.get_or_insert(0.0) += kl_n.f_sum(Kind::Double)?.f_double_value(&[])?;
             }
             n_rows += rows.labels_n.numel() as f64;

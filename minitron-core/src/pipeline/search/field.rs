@@ -9,21 +9,21 @@ use serde_json::{Value, json};
 use tch::Device;
 
 use super::super::context::{Context, seq_len_or_default};
+use super::super::identity::identity_of;
 use super::super::losses::objective;
 use super::super::places::refuse_places;
+use super::super::planning::scores_of;
 use super::super::prune::write_plan;
 use super::super::score::scores_path;
-use super::super::start::digest_of;
 use super::super::teaching::Teaching;
 use super::super::train::identity;
 use super::super::treatment::{Treatment, note};
 use super::options::{Found, SearchOptions};
-use super::prepare::{eval_windows, refuse, treatment};
+use super::prepare::{eval_windows, losses, refuse, treatment};
 use super::record::{Entry, Place, Record, ZeroShot};
 use super::{by_label, entries, start};
 use crate::blueprint::{Blueprint, HIDDEN, PruneGroup};
-use crate::calibrate::Scores;
-use crate::checkpoint::{OutputDir, WriteOptions, write_model};
+use crate::checkpoint::{Identity, OutputDir, WriteOptions, write_model};
 use crate::data::{BLOCK_TOKENS, Feed, FeedOptions, Task, Tokenizer, Windows};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
@@ -44,7 +44,7 @@ const SHARE_OF_FREE: f64 = 0.5;
 const EVALUATIONS: u64 = 20;
 
 /// Options that decide nothing, and files that are known by their content.
-const DECIDE_NOTHING: [&str; 11] = [
+const DECIDE_NOTHING: [&str; 12] = [
     "model",
     "scores",
     "data",
@@ -56,6 +56,7 @@ const DECIDE_NOTHING: [&str; 11] = [
     "stop_after",
     "stream_teacher",
     "teacher_cache",
+    "any_model",
 ];
 
 /// Candidates, and all that they share.
@@ -69,6 +70,7 @@ pub(super) struct Field<'a> {
     pub tokens_per_step: u64,
     rankings: Rankings,
     space: crate::plan::Space,
+    source: Identity,
     teaching: Teaching,
     losses: Vec<PluginSpec>,
     tokenizer: Arc<Tokenizer>,
@@ -106,17 +108,15 @@ impl<'a> Field<'a> {
         let groups: Vec<PruneGroup> = context.groups(&context.axes(&options.axes)?, &folder.blueprint)?;
         let path = scores_path(&options.scores)?;
         OutputDir::refuse_inputs(out, [path.as_path()])?;
-        let rankings = Rankings::new(&Scores::load(&path)?, &groups, &options.by)?;
+        let source = identity_of(&folder)?;
+        let scores = scores_of(context, &path, &source, options.asked.any_model)?;
+        let rankings = Rankings::new(&scores, &groups, &options.by)?;
         let tokenizer = Arc::new(context.reader(&folder, &options.setup.text)?);
         let treatment = treatment(options);
         let heal_windows = treatment.windows(context, &folder, false, Some(out))?;
         let eval_windows = eval_windows(context, options, &folder, &tokenizer)?;
-        let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
-        let losses = match options.setup.losses.as_slice() {
-            [] => context.defaults.distillation_losses(),
-            named => named.to_vec(),
-        };
-        let teaching = Teaching { folder, options: options.asked.clone(), digest };
+        let losses = losses(context, options);
+        let teaching = Teaching::new(folder, &options.asked)?;
         let mut field = Field {
             context,
             options,
@@ -125,6 +125,7 @@ impl<'a> Field<'a> {
             tokens_per_step: 1,
             rankings,
             space: found.space.clone(),
+            source,
             teaching,
             losses,
             tokenizer,
@@ -177,6 +178,7 @@ impl<'a> Field<'a> {
             minitron: env!("CARGO_PKG_VERSION").to_owned(),
             inputs: digest::of_text(&inputs.to_string()),
             model: self.options.model.clone(),
+            weights: self.source.weights.clone(),
             options: how,
             n_params_source: found.blueprint.n_params(),
             target: found.target.clone(),
@@ -378,7 +380,7 @@ impl<'a> Field<'a> {
         let companions = Some(folder.checkpoint.dir.as_path());
         write_model(output.path(), patient.config(), &model.to_source(&student)?, companions, WriteOptions::default())?;
         let explained = patient.plan().explain(&self.rankings, &folder.blueprint, None)?;
-        write_plan(&output.path().join("plan.json"), patient.plan(), &explained, &report)?;
+        write_plan(&output.path().join("plan.json"), (patient.plan(), &self.source), &explained, &report)?;
         output.commit()
     }
 }

@@ -200,7 +200,10 @@ fn start(context: &Context, out: &Path, resume: bool, fresh: Record) -> Result<R
         }
         // A recipe's stage owns its folder.
         if !context.force {
-            let message = format!("{}: holds a search with other options; start over with --force", out.display());
+            let is_other = !earlier.weights.is_empty() && earlier.weights != fresh.weights;
+            let what =
+                if is_other { format!("of another model (`{}`)", earlier.model) } else { "with other options".into() };
+            let message = format!("{}: holds a search {what}; start over with --force", out.display());
             return Err(Error::Recipe(message));
         }
     }

@@ -9,6 +9,7 @@ use super::options::SearchOptions;
 use crate::blueprint::ModelFolder;
 use crate::data::{DataSpec, Tokenizer, Windows};
 use crate::error::{Error, Result};
+use crate::registry::PluginSpec;
 
 /// What can be refused by looking at the options alone.
 pub(super) fn refuse(context: &Context, options: &SearchOptions) -> Result<()> {
@@ -27,6 +28,14 @@ pub(super) fn refuse(context: &Context, options: &SearchOptions) -> Result<()> {
         return wrong("dtype: f16 gradients underflow without scaling; search in bf16 or f32");
     }
     setup.saving().check()
+}
+
+/// The losses named, or the defaults.
+pub(super) fn losses(context: &Context, options: &SearchOptions) -> Vec<PluginSpec> {
+    match options.setup.losses.as_slice() {
+        [] => context.defaults.distillation_losses(),
+        named => named.to_vec(),
+    }
 }
 
 /// Healings look at the first windows of the training text.

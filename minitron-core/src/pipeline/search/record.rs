@@ -23,6 +23,8 @@ pub(super) struct Record {
     pub inputs: String,
     pub complete: bool,
     pub model: String,
+    /// Digest of the model's weights; none where an earlier version wrote this.
+    pub weights: String,
     pub options: serde_json::Value,
     pub n_params_source: u64,
     pub target: Target,

@@ -59,18 +59,28 @@ pub struct CacheHeader {
     pub teacher: String,
     /// The type it computed in.
     pub computed_in: String,
-    /// Its vocabulary.
+    /// Token ids that its distribution is over: its vocabulary, or as many as the student has, where those are fewer.
     pub vocab: usize,
     /// Stored probabilities per row.
     pub top_k: usize,
     /// Their type.
     pub dtype: CacheType,
+    /// The teacher's name, for people; files of earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
 }
 
 impl CacheHeader {
     /// For a teacher, storing at most its whole vocabulary.
     pub fn new(teacher: String, computed_in: String, vocab: usize, top_k: usize, dtype: CacheType) -> Self {
-        CacheHeader { format: FORMAT.into(), teacher, computed_in, vocab, top_k: top_k.clamp(1, vocab.max(1)), dtype }
+        let top_k = top_k.clamp(1, vocab.max(1));
+        CacheHeader { format: FORMAT.into(), teacher, computed_in, vocab, top_k, dtype, model: None }
+    }
+
+    /// The same with the teacher's name.
+    #[must_use]
+    pub fn named(self, model: String) -> Self {
+        CacheHeader { model: Some(model), ..self }
     }
 
     /// Bytes of one predicted token.
@@ -88,7 +98,8 @@ impl CacheHeader {
     fn differences(&self, other: &CacheHeader) -> Vec<String> {
         let [ours, theirs] = [self, other].map(|header| serde_json::to_value(header).unwrap_or_default());
         let pairs = ours.as_object().into_iter().flatten();
-        let differing = pairs.filter(|(key, value)| theirs.get(*key) != Some(value));
+        // A copy of the teacher is the teacher.
+        let differing = pairs.filter(|(key, value)| *key != "model" && theirs.get(*key) != Some(value));
         differing.map(|(key, value)| format!("{key}: stored {}, wanted {value}", theirs[key.as_str()])).collect()
     }
 }
@@ -332,7 +343,12 @@ fn check_header(path: &Path, wanted: &CacheHeader) -> Result<()> {
     if differences.is_empty() {
         return Ok(());
     }
-    let message = format!("a teacher cache of another run ({}); name another folder", differences.join("; "));
+    let whose = match (&found.model, &wanted.model) {
+        (Some(stored), Some(wanted)) if stored != wanted => format!("of `{stored}`, not of `{wanted}`"),
+        (Some(stored), _) => format!("of `{stored}` in another state or form"),
+        _ => "of another run".to_owned(),
+    };
+    let message = format!("a teacher cache {whose} ({}); name another folder", differences.join("; "));
     Err(Error::checkpoint(path, message))
 }
 

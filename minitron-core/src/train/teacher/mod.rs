@@ -2,10 +2,12 @@
 
 mod cache;
 mod remembered;
+mod shared;
 mod streamed;
 
 pub use cache::{CacheHeader, CacheType, TeacherCache};
 pub use remembered::Remembered;
+pub(in crate::train) use shared::losses;
 pub use streamed::Streamed;
 
 use std::borrow::Borrow;
@@ -45,7 +47,8 @@ pub trait Teacher: Debug {
 
 /// What a teacher says to one batch.
 pub trait Lesson: Debug {
-    /// Logits [len, V] of some rows; the student's own are at hand for a teacher that remembers only the largest.
+    /// Logits [len, V] of some rows; the student's own are at hand for a teacher that remembers only the largest. V may be another
+    /// number than the student's.
     fn logits(&self, start: i64, len: i64, student_nv: &Tensor) -> Result<Tensor>;
 
     /// States at a site that was asked for.

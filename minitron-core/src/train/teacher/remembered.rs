@@ -51,12 +51,13 @@ impl<'a> Remembered<'a> {
     /// Runs the teacher on a batch and stores the windows that are not there yet; returns those that cannot be.
     fn listen(&mut self, targets: &Targets, windows: &[Window]) -> Result<HashMap<Key, TopRows>> {
         let (k, vocab) = (self.cache.header().top_k, self.blueprint.options.vocab);
+        let n_shared = self.cache.header().vocab as i64;
         let mut all = TopRows::default();
         {
             let lesson = self.teacher()?.lesson(targets, true, &BTreeSet::new())?;
             let nothing = Tensor::new();
             for (start, len) in crate::model::row_chunks(targets.n_rows(), vocab) {
-                top_rows(&lesson.logits(start, len, &nothing)?, k as i64, &mut all)?;
+                top_rows(&cut(&lesson.logits(start, len, &nothing)?, n_shared)?, k as i64, &mut all)?;
             }
         }
         let mut unstored = HashMap::new();
@@ -130,7 +131,8 @@ impl Teacher for Remembered<'_> {
             ids_nk: Tensor::f_from_slice(&ids)?.f_view([n_rows, k])?.f_to_device(device)?,
             log_p_nk: Tensor::f_from_slice(&rows.log_p)?.f_view([n_rows, k])?.f_to_device(device)?,
             log_tail_n1: Tensor::f_from_slice(&rows.log_tail)?.f_view([n_rows, 1])?.f_to_device(device)?,
-            is_whole: k as usize >= self.blueprint.options.vocab,
+            n_shared: self.cache.header().vocab as i64,
+            is_whole: k as usize >= self.cache.header().vocab,
         }))
     }
 
@@ -139,9 +141,10 @@ impl Teacher for Remembered<'_> {
     }
 }
 
-/// What the cache holds of one batch. N rows, K stored probabilities, V vocab.
+/// What the cache holds of one batch. N rows, K stored probabilities, V ids that both models have.
 #[derive(Debug)]
 struct Recalled {
+    n_shared: i64,
     ids_nk: Tensor,
     log_p_nk: Tensor,
     log_tail_n1: Tensor,
@@ -159,7 +162,8 @@ impl Lesson for Recalled {
         let _no_grad = tch::no_grad_guard();
         let part = |x: &Tensor| x.f_narrow(0, start, len);
         let (ids_nk, log_p_nk, log_tail_n1) = (part(&self.ids_nk)?, part(&self.log_p_nk)?, part(&self.log_tail_n1)?);
-        let log_q_nv = student_nv.f_detach()?.f_to_kind(Kind::Float)?.f_log_softmax(-1, Kind::Float)?;
+        let log_q_nv =
+            cut(student_nv, self.n_shared)?.f_detach()?.f_to_kind(Kind::Float)?.f_log_softmax(-1, Kind::Float)?;
         if self.is_whole {
             return Ok(log_q_nv.f_scatter(-1, &ids_nk, &log_p_nk)?);
         }
@@ -171,6 +175,14 @@ impl Lesson for Recalled {
 
     fn states(&self, site: Site) -> Result<&Tensor> {
         Err(Error::Internal(format!("a teacher cache holds no states, {site:?} was asked for")))
+    }
+}
+
+/// The first ids alone, where there are more.
+fn cut(logits_nv: &Tensor, n_ids: i64) -> Result<Tensor> {
+    match logits_nv.size().last() {
+        Some(&width) if width > n_ids => Ok(logits_nv.f_narrow(-1, 0, n_ids)?),
+        _ => Ok(logits_nv.shallow_clone()),
     }
 }
 
