@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use minitron::{python, root, shared};
-use minitron_core::chat::{ChatTemplate, Conversation, Example, Form, Message, Moment};
+use minitron_core::chat::{ChatTemplate, Conversation, Example, Form, Message, Moment, Rendered};
 use minitron_core::checkpoint::Config;
 use minitron_core::data::Tokenizer;
 use proptest::prelude::*;
@@ -78,6 +79,8 @@ enum Place {
     File,
     Config,
     List,
+    /// A template for tools in a folder of its own, and special tokens in a map of their own.
+    Further,
 }
 
 fn folder(dir: PathBuf, tokenizer: &Value, template: &str, place: Place) -> PathBuf {
@@ -94,6 +97,15 @@ fn folder(dir: PathBuf, tokenizer: &Value, template: &str, place: Place) -> Path
             config["chat_template"] = "not this one".into();
         }
         Place::Config => config["chat_template"] = template.into(),
+        Place::Further => {
+            fs::create_dir(dir.join("additional_chat_templates")).unwrap();
+            let with_tools = format!("{{{{- 'tools: ' -}}}}{template}");
+            fs::write(dir.join("additional_chat_templates/tool_use.jinja"), with_tools).unwrap();
+            fs::write(dir.join("chat_template.jinja"), template).unwrap();
+            config["bos_token"] = "</s>".into();
+            let token = json!({ "content": "<s>", "lstrip": false, "normalized": false, "rstrip": false, "single_word": false });
+            fs::write(dir.join("special_tokens_map.json"), json!({ "bos_token": token }).to_string()).unwrap();
+        }
         Place::List => {
             let without_tools = json!({ "name": "default", "template": template });
             let with_tools = json!({ "name": "tool_use", "template": format!("{{{{- 'tools: ' -}}}}{template}") });
@@ -143,8 +155,8 @@ fn texts_tokens_and_masks_are_those_of_transformers() {
     let mut folders = Vec::new();
     for (name, tokenizer) in &tokenizers {
         for (idx, family) in FAMILIES.into_iter().enumerate() {
-            let place = [Place::File, Place::Config, Place::List];
-            let place = place.into_iter().nth(idx % 3).unwrap();
+            let places = [Place::File, Place::Config, Place::List, Place::Further];
+            let place = places.into_iter().nth(idx % 4).unwrap();
             folders.push(folder(work.path().join(format!("{name}-{family}")), tokenizer, &marked(family), place));
         }
     }
@@ -436,30 +448,45 @@ fn message() -> impl Strategy<Value = Value> {
         1 => Just(json!(3)),
     ];
     (role, content, prop::option::of(words())).prop_map(|(role, content, call)| {
+        // Templates take whoever calls for the assistant.
+        let call = call.filter(|_| role == "assistant");
         let calls = call.map(|name| json!([{ "id": "123456789", "type": "function", "function": { "name": name, "arguments": { "x": name } } }]));
         json!({ "role": role, "content": content, "tool_calls": calls })
     })
 }
 
+static TEMPLATES: LazyLock<Vec<[ChatTemplate; 2]>> = LazyLock::new(|| {
+    FAMILIES
+        .into_iter()
+        .map(|family| [marked(family), unmarked(family)].map(|source| template(&source).unwrap()))
+        .collect()
+});
+
+/// Whether all that counts, white space at its ends aside, lies in what counts by marks.
+fn is_within(found: &Rendered, marked: &Rendered) -> bool {
+    found.answers.iter().all(|answer| {
+        let said = &found.text[answer.clone()];
+        let start = answer.start + said.len() - said.trim_start().len();
+        let end = start + said.trim().len();
+        said.trim().is_empty() || marked.answers.iter().any(|answer| answer.start <= start && end <= answer.end)
+    })
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_conversation_panics_and_no_answer_is_another_role(messages in prop::collection::vec(message(), 0..6), prompt: bool) {
-        let Ok(Some(Example::Chat(conversation))) = Example::from_record(&json!({ "messages": messages }), None) else { return Ok(()) };
-        for family in FAMILIES {
-            let marked = template(&marked(family)).unwrap().render(&conversation, prompt);
-            let unmarked = template(&unmarked(family)).unwrap().render(&conversation, prompt);
-            match (marked, unmarked) {
+    fn no_conversation_panics_and_answers_by_prefixes_lie_in_those_of_marks(messages in prop::collection::vec(message(), 0..6), prompt: bool) {
+        let record = json!({ "messages": messages });
+        let Ok(Some(Example::Chat(conversation))) = Example::from_record(&record, None) else { return Ok(()) };
+        for (family, [marked, unmarked]) in FAMILIES.into_iter().zip(TEMPLATES.iter()) {
+            match (marked.render(&conversation, prompt), unmarked.render(&conversation, prompt)) {
                 (Ok(marked), Ok(unmarked)) => {
                     prop_assert_eq!(&marked.text, &unmarked.text);
-                    // By prefixes an answer may be refused, but never reach beyond what marks enclose and white space.
-                    let counts = |rendered: &minitron_core::chat::Rendered| {
-                        rendered.answers.iter().map(|answer| rendered.text[answer.clone()].trim().to_owned()).collect::<Vec<_>>().concat().replace(char::is_whitespace, "")
-                    };
-                    prop_assert_eq!(counts(&marked), counts(&unmarked), "{}: {:?}", family, marked.text);
+                    prop_assert!(is_within(&unmarked, &marked), "{family}: {unmarked:?} {marked:?}");
                 }
-                (Err(_), Ok(unmarked)) => prop_assert!(false, "{family}: {unmarked:?}"),
+                (Err(error), Ok(_)) => prop_assert!(false, "{family}: {error}"),
+                // What cannot be told is refused.
                 (_, Err(_)) => {}
             }
         }
