@@ -3,7 +3,7 @@ use minitron_core::pipeline::{EvalOptions, eval};
 
 use crate::args::{Common, Eval};
 use crate::output;
-use crate::settings::with_context;
+use crate::settings::single;
 
 pub fn run(common: &Common, args: &Eval) -> Result<()> {
     let options = EvalOptions {
@@ -19,6 +19,6 @@ pub fn run(common: &Common, args: &Eval) -> Result<()> {
         token_type: args.files.token_type.clone(),
         pack: args.files.pack,
     };
-    let report = with_context(common, false, None, |context| eval(context, &options))?;
+    let report = single(common, false, |context| eval(context, &options))?;
     output::show(common.json, &report, output::facts_table)
 }

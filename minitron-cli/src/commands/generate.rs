@@ -3,7 +3,7 @@ use minitron_core::pipeline::{GenerateOptions, generate};
 
 use crate::args::{Common, Generate};
 use crate::output;
-use crate::settings::with_context;
+use crate::settings::single;
 
 pub fn run(common: &Common, args: &Generate) -> Result<()> {
     let options = GenerateOptions {
@@ -13,6 +13,6 @@ pub fn run(common: &Common, args: &Generate) -> Result<()> {
         temperature: args.temperature,
         top_k: args.top_k,
     };
-    let report = with_context(common, false, None, |context| generate(context, &options))?;
+    let report = single(common, false, |context| generate(context, &options))?;
     output::show(common.json, &report, output::generated_text)
 }

@@ -50,7 +50,6 @@ impl Bar {
     pub fn new(quiet: bool) -> Self {
         Bar { quiet, terminal: io::stderr().is_terminal(), state: Mutex::new(None) }
     }
-
 }
 
 impl Progress for Bar {
@@ -102,7 +101,7 @@ impl Progress for Bar {
     }
 
     fn warn(&self, message: &str) {
-        say(&format!("warning: {message}"));
+        super::warn(message);
         tracing::warn!(target: SAID, "{message}");
     }
 }

@@ -151,11 +151,13 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     check_vocabularies(&folder, teacher_folder.as_ref())?;
     let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.blueprint, false);
     let model = load(&folder)?;
-    let teacher: Option<Transformer> = teacher_folder.as_ref().map(load).transpose()?;
+    // A model beside itself is loaded once.
+    let other = teacher_folder.as_ref().filter(|teacher| teacher.checkpoint.dir != folder.checkpoint.dir);
+    let other: Option<Transformer> = other.map(load).transpose()?;
     let kept_hidden = teacher_folder.as_ref().and_then(|teacher| kept_hidden(&folder.checkpoint.dir, teacher));
     let subject = Subject {
         model: &model,
-        teacher: teacher.as_ref(),
+        teacher: other.as_ref().or(teacher_folder.as_ref().map(|_| &model)),
         kept_hidden: kept_hidden.as_deref(),
         windows: windows.as_ref(),
         tokenizer: Some(&tokenizer),

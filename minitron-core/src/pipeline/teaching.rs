@@ -131,7 +131,7 @@ impl Teaching {
         );
         let cache = TeacherCache::open(dir, header)?;
         let n_bytes = cache.header().bytes_per_token();
-        context.progress.note(&format!("teacher cache: {n_bytes} bytes per token, {} windows there", cache.len()));
+        context.progress.note(&format!("teacher cache: {n_bytes} bytes per token, {} windows stored", cache.len()));
         let loader = Box::new(move || self.live(context));
         Ok(Some(Box::new(Remembered::new(
             &self.folder.blueprint,
