@@ -83,6 +83,15 @@ fn shortened(text: &str, most: usize) -> String {
     }
 }
 
+/// A measurement's name for people.
+pub(in crate::output) fn title(key: &str) -> String {
+    match key {
+        "n_params" => "parameters".into(),
+        "n_non_embedding" => "without embeddings".into(),
+        other => other.strip_prefix("n_").unwrap_or(other).replace('_', " "),
+    }
+}
+
 fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
@@ -186,20 +195,20 @@ pub fn comparison_table(report: &Value) -> String {
     let titles = columns.iter().map(|column| column["title"].as_str().unwrap_or_default().to_owned());
     let header: Vec<String> = std::iter::once(String::new()).chain(titles).collect();
     let lines: Vec<Value> = std::iter::once(report["teacher"].clone()).chain(rows("rows")).collect();
-    let title = |row: &Value| word(if row["title"].is_null() { &row["name"] } else { &row["title"] });
+    let name = |row: &Value| word(if row["title"].is_null() { &row["name"] } else { &row["title"] });
     let cell = |row: &Value, column: &Value| {
         let key = column["key"].as_str().unwrap_or_default();
         let over = &row["values"][key];
         over["mean"].as_f64().map_or("-".to_owned(), |mean| spread(key, mean, over["std"].as_f64()))
     };
     let cells = |row: &Value| {
-        std::iter::once(title(row)).chain(columns.iter().map(|column| cell(row, column))).collect::<Vec<_>>()
+        std::iter::once(name(row)).chain(columns.iter().map(|column| cell(row, column))).collect::<Vec<_>>()
     };
     let done = lines.iter().filter(|row| row.is_object() && row["error"].is_null());
     let mut text = in_blocks(&header, &done.map(cells).collect::<Vec<_>>(), terminal_width());
     for row in &lines {
         if let Some(error) = row["error"].as_str() {
-            text += &format!("\nfailed: {}: {error}", title(row));
+            text += &format!("\nfailed: {}: {error}", name(row));
         }
     }
     for check in rows("checks") {
@@ -335,7 +344,7 @@ pub fn run_table(report: &Value) -> String {
         }
     }
     let mut header = vec!["model".to_owned()];
-    header.extend(columns.iter().map(|column| column.replace('_', " ")));
+    header.extend(columns.iter().map(|column| title(column)));
     let mut evaluated = Vec::new();
     for stage in of_job("eval") {
         let values: BTreeMap<String, Value> = measured(&stage["result"]).collect();

@@ -178,11 +178,11 @@ fn draw_plot(svg: &mut String, plot: &Plot, x: &Axis, y: &Axis) -> Drawn {
     let root = SVGBackend::with_string(svg, (WIDTH, HEIGHT)).into_drawing_area();
     let label = ("sans-serif", FONT).into_font().color(&TEXT);
     // Above the axis and not along it: words that stand upright need no turned head.
-    root.draw_text(plot.y, &label, (FONT as i32 / 2, FONT as i32 / 4))?;
+    root.draw_text(plot.y, &label, (FONT as i32 / 2, FONT as i32 / 8))?;
     let mut chart = ChartBuilder::on(&root)
         .margin(FONT / 2)
-        .margin_top(FONT * 3 / 2)
-        .x_label_area_size(FONT * 2)
+        .margin_top(FONT * 2)
+        .x_label_area_size(FONT * 5 / 2)
         .y_label_area_size(FONT * 5 / 2)
         .build_cartesian_2d(x.clone(), y.clone())?;
     chart
@@ -283,7 +283,7 @@ pub fn heat(label: &str, n_units: usize, x: &str, rows: &[HeatCells]) -> Markup 
         3..=12 => 64,
         _ => 36,
     };
-    let height = rows.len() as u32 * row_height + 4 * FONT;
+    let height = rows.len() as u32 * row_height + FONT * 9 / 2;
     let mut svg = String::new();
     let drawn = draw_heat(&mut svg, height, n_units.max(1), x, rows);
     if drawn.is_ok() {
@@ -299,7 +299,7 @@ fn draw_heat(svg: &mut String, height: u32, n_units: usize, x: &str, rows: &[Hea
     // Rows are centred on whole numbers, where the library puts its marks.
     let mut chart = ChartBuilder::on(&root)
         .margin(FONT / 2)
-        .x_label_area_size(FONT * 2)
+        .x_label_area_size(FONT * 5 / 2)
         .y_label_area_size(FONT * 3)
         .build_cartesian_2d(0f64..n_units as f64, -0.5..last + 0.5)?;
     let label = ("sans-serif", FONT).into_font().color(&TEXT);

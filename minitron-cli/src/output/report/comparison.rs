@@ -176,7 +176,10 @@ fn loss_by_size(comparison: &Comparison, rows: &[Drawn], is_named: bool) -> Mark
         }
         series.push(Series { style, mark, points: vec![point] });
     }
-    let y = if key == "loss" { "held-out loss" } else { "held-out loss before training" };
+    let y = match key {
+        "loss" => "held-out loss, nats per token",
+        _ => "held-out loss before training, nats per token",
+    };
     let drawing = plot(&Plot { label, x: "parameters", y, from_zero: false, series: &series });
     figure(&html! { strong { "Loss against parameters" } }, &legend, &drawing, &numbers)
 }

@@ -88,9 +88,9 @@ impl Table {
         let is_number = |cell: &Cell| cell.sort.is_some() && !cell.words;
         let is_number = |idx: usize| idx > 0 && self.rows.iter().any(|row| row.get(idx).is_some_and(is_number));
         html! {
+            p.caption { (self.caption) }
             div.scroll tabindex="0" role="region" aria-label=(self.caption) {
-                table.sortable[self.rows.len() > 1] {
-                    caption { (self.caption) }
+                table.sortable[self.rows.len() > 1] aria-label=(self.caption) {
                     thead { tr {
                         @for (idx, title) in self.columns.iter().enumerate() {
                             th scope="col" class=[is_number(idx).then_some("n")] { (title) }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::charts::{HeatCells, heat};
 use super::curves;
 use super::parts::{Cell, Table, figure};
+use crate::output::tables::title;
 use crate::output::watch::duration;
 
 /// What was done, in order.
@@ -61,14 +62,6 @@ pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
         table.row(std::iter::once(Cell::text(&evaluation.model)).chain(values).chain(text));
     }
     html! { section { h3 { "Measured" } (table.draw()) } }
-}
-
-fn title(key: &str) -> String {
-    match key {
-        "n_params" => "parameters".into(),
-        "n_non_embedding" => "without embeddings".into(),
-        other => other.strip_prefix("n_").unwrap_or(other).replace('_', " "),
-    }
 }
 
 /// Texts side by side, those of one prompt together.
