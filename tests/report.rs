@@ -168,6 +168,19 @@ fn searches_and_comparisons_become_pages() {
         assert!(page.contains(wanted), "{wanted}");
     }
     assert_eq!(page.matches("<script").count(), 1);
+    // A search that keeps its options names its text, and is repeated by them.
+    let mut search = a_search();
+    search["options"] = json!({ "model": "teacher", "scores": "scores", "data": ["train.txt"], "eval_data": ["valid.txt"], "screen": null });
+    search["warnings"] = json!(["candidate c02 goes no further"]);
+    let search = folder("search.json", &search);
+    let (page, said) = report(&[search.path()]);
+    let repeat = &said["folders"][0]["repeat"];
+    assert!(repeat["command"].as_str().unwrap().starts_with("minitron run SEARCH.toml --seed 3 --out "), "{repeat}");
+    let recipe = repeat["file"].as_str().unwrap();
+    assert!(recipe.contains("do = \"search\"\n") && recipe.contains("eval_data = [\"valid.txt\"]\n"), "{recipe}");
+    assert!(!recipe.contains("screen"), "{recipe}");
+    assert_eq!(said["folders"][0]["facts"][1], json!(["held-out text", "valid.txt"]));
+    assert!(page.contains("<h3>Warnings</h3>") && page.contains("candidate c02 goes no further"));
 }
 
 /// Two strategies and one that fails, trained on a few tokens.

@@ -102,13 +102,13 @@ fn pareto(search: &Search) -> Markup {
         let cost = cost(search, candidate);
         numbers.row([Cell::text(&candidate.name), Cell::number(cost), Cell::number(last_loss(candidate))]);
     }
-    let legend = [
+    let mut legend = vec![
         Named::new(7, Mark::Dots { large: false }, "candidates"),
         Named::new(0, Mark::Marked, "none is smaller and better"),
-        Named::new(1, Mark::Dots { large: true }, "the best"),
     ];
+    legend.extend(winner.map(|_| Named::new(1, Mark::Dots { large: true }, "the best")));
     let drawing = plot(&Plot { label: &label, x, y: "held-out loss", from_zero: false, series: &series });
-    figure(&html! { (label) }, &legend, &drawing, &numbers)
+    figure(&html! { strong { (label) } }, &legend, &drawing, &numbers)
 }
 
 fn curves(search: &Search) -> Markup {
@@ -134,7 +134,7 @@ fn curves(search: &Search) -> Markup {
         trained.iter().map(|candidate| (candidate.name.clone(), candidate.curve.as_slice())).collect();
     let label = "Held-out loss of every candidate against tokens";
     let drawing = plot(&Plot { label, x: "tokens", y: "held-out loss", from_zero: true, series: &series });
-    figure(&html! { (label) }, &legend, &drawing, &curve_table(label, &numbers))
+    figure(&html! { strong { (label) } }, &legend, &drawing, &curve_table(label, &numbers))
 }
 
 fn candidates(search: &Search) -> Markup {
