@@ -45,10 +45,10 @@ fn terminal_width() -> usize {
 /// Rows with a name and numbers: where they are wider than the terminal, in blocks of columns, each with the names.
 fn in_blocks(header: &[String], rows: &[Vec<String>], width: usize) -> String {
     let all: Vec<&[String]> = std::iter::once(header).chain(rows.iter().map(Vec::as_slice)).collect();
-    // One column of text on each side.
+    // A space on each side, and one between two columns.
     let width_of = |idx: usize| {
         let cells = all.iter().filter_map(|row| row.get(idx)).map(|cell| cell.chars().count());
-        cells.max().unwrap_or(0) + 2
+        cells.max().unwrap_or(0) + 3
     };
     let mut blocks: Vec<Vec<usize>> = Vec::new();
     let mut taken = 0;

@@ -10,6 +10,8 @@ use plotters::style::Color;
 
 /// Colours of series before they begin again; `--s0` and so on in the style sheet.
 pub const N_SERIES: usize = 8;
+/// The style of what all others are compared with: grey, and a star.
+pub const REFERENCE: usize = 47;
 /// Shapes of markers before they begin again: no common factor with the colours, so that 40 styles differ.
 const N_SHAPES: usize = 5;
 /// Shades of heat maps; `--h0` and so on.
@@ -225,6 +227,14 @@ fn draw_plot(svg: &mut String, plot: &Plot, x: &Axis, y: &Axis) -> Drawn {
 /// The outline of a style's marker about its middle; none for a circle.
 fn corners(style: usize, size: i32) -> Vec<(i32, i32)> {
     let (s, thin) = (size, size / 3);
+    if style == REFERENCE {
+        let far = f64::from(size + 6);
+        let corner = |idx: i32| {
+            let (angle, radius) = (f64::from(idx) * 0.628_318_5, if idx % 2 == 0 { far } else { far * 0.45 });
+            ((radius * angle.sin()).round() as i32, (-radius * angle.cos()).round() as i32)
+        };
+        return (0..10).map(corner).collect();
+    }
     match style % N_SHAPES {
         0 => Vec::new(),
         1 => vec![(0, -s - 2), (s + 2, s), (-s - 2, s)],
@@ -412,7 +422,7 @@ mod tests {
     fn styles_differ_without_their_colour() {
         let shapes: Vec<_> = (0..N_SHAPES).map(|style| corners(style, 14)).collect();
         assert!(shapes.iter().enumerate().all(|(idx, shape)| !shapes[..idx].contains(shape)));
-        let keys: Vec<String> = (0..40).map(|style| key(style, Mark::Marked).0).collect();
+        let keys: Vec<String> = (0..40).chain([REFERENCE]).map(|style| key(style, Mark::Marked).0).collect();
         assert!(keys.iter().enumerate().all(|(idx, key)| !keys[..idx].contains(key)));
     }
 

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use minitron_core::report::{Column, Comparison, Measured, Ratio, Row, spread};
 
-use super::charts::{Mark, Plot, Series, plot};
+use super::charts::{Mark, Plot, REFERENCE, Series, plot};
 use super::curves::{self, Drawn};
 use super::parts::{Cell, Named, Table, figure};
 use crate::output::watch::duration;
@@ -155,10 +155,8 @@ fn best_row(comparison: &Comparison) -> Option<&Row> {
 
 /// A marker a row, the original among them.
 fn loss_by_size(comparison: &Comparison, rows: &[Drawn], is_named: bool) -> Markup {
-    /// The grey of the style sheet, with its marker.
-    const TEACHER: usize = 39;
     let Some(key) = loss_column(comparison) else { return html! {} };
-    let teacher = comparison.teacher.iter().map(|row| (row, TEACHER, Mark::Dots { large: true }));
+    let teacher = comparison.teacher.iter().map(|row| (row, REFERENCE, Mark::Dots { large: true }));
     let all = rows.iter().map(|drawn| (drawn.row, drawn.style, Mark::Dots { large: false })).chain(teacher);
     let placed =
         all.filter_map(|(row, style, mark)| Some((row, style, mark, (mean(row, "n_params")?, mean(row, key)?))));
@@ -171,7 +169,7 @@ fn loss_by_size(comparison: &Comparison, rows: &[Drawn], is_named: bool) -> Mark
     let (mut series, mut legend) = (Vec::new(), Vec::new());
     for (row, style, mark, point) in placed {
         numbers.row([Cell::text(row.title()), Cell::of("n_params", Some(point.0)), Cell::number(Some(point.1))]);
-        if is_named || style == TEACHER {
+        if is_named || style == REFERENCE {
             legend.push(Named::new(style, mark, row.title()));
         }
         series.push(Series { style, mark, points: vec![point] });
