@@ -242,11 +242,49 @@ fn log_lines_say_what_was_asked_for_and_nothing_unless_asked() {
 #[test]
 fn what_people_are_told_is_a_log_line_only_where_they_are_not_told() {
     let desk = Desk::new();
-    let words = format!("{DISTILL} --tokens 1k --log warn --out");
+    let words = format!("{DISTILL} --tokens 1k --log info --out");
     let told = desk.stderr(&format!("{words} told"));
     assert!(told.lines().all(|line| !line.contains("minitron::said")), "{told}");
     let quiet = desk.stderr(&format!("{words} quiet --quiet"));
-    assert!(quiet.lines().any(|line| line.contains(" warn  minitron::said: ")), "{quiet}");
+    assert!(quiet.lines().any(|line| line.contains(" info  minitron::said: ")), "{quiet}");
+}
+
+#[test]
+fn a_warning_is_shown_once_whatever_is_asked_and_kept_with_what_it_is_of() {
+    const WARNING: &str = "data: nothing looks at it; name a healing with heal, or rounds";
+    let desk = Desk::new();
+    let stages: Vec<&str> = RECIPE.split("[[stages]]").take(3).collect();
+    let recipe = stages.join("[[stages]]").replace("heal = [{ type = \"least_squares\" }]\n", "");
+    fs::write(desk.at("recipe.toml"), recipe).unwrap();
+    let run = "run recipe.toml --out run --threads 1 --quiet";
+    assert_eq!(desk.stderr(run), format!("warning: {WARNING}\n"));
+    let stages = || -> Vec<Value> {
+        let record: Value = serde_json::from_slice(&fs::read(desk.at("run/run.json")).unwrap()).unwrap();
+        record["stages"].as_array().unwrap().clone()
+    };
+    let recorded = stages();
+    assert_eq!((recorded[0].get("warnings"), &recorded[1]["warnings"]), (None, &json!([WARNING])));
+    // A stage that is skipped keeps it.
+    assert_eq!(desk.stderr(run), "");
+    assert_eq!(stages(), recorded);
+    for more in ["", " --log warn", " --quiet --log warn", " --log info"] {
+        let told = desk.stderr(&format!("run recipe.toml --out again --threads 1 --force{more}"));
+        assert_eq!(told.matches(WARNING).count(), 1, "{more}: {told}");
+        assert!(told.lines().any(|line| line == format!("warning: {WARNING}")), "{more}: {told}");
+    }
+    let watched = text(&desk.run("watch run --once").stdout);
+    assert!(watched.lines().any(|line| line == format!("warning  small: {WARNING}")), "{watched}");
+    desk.stderr("report run run/small --out page.html");
+    let page = fs::read_to_string(desk.at("page.html")).unwrap();
+    assert!(page.contains(&format!("<strong>small</strong>: {WARNING}")), "{page}");
+    assert_eq!(page.matches("<h3>Warnings</h3>").count(), 2);
+    // A command that leaves no record says it in its result.
+    let words = "prune teacher --mlp 24 --scores run/scores --data text.txt --out alone --quiet";
+    let alone = desk.run(&format!("{words} --json"));
+    let said: Value = serde_json::from_slice(&alone.stdout).unwrap();
+    assert_eq!((&said["warnings"], text(&alone.stderr)), (&json!([WARNING]), format!("warning: {WARNING}\n")));
+    let table = desk.run(&format!("{words} --force"));
+    assert!(!text(&table.stdout).contains("nothing looks"), "{}", text(&table.stdout));
 }
 
 /// A failing command's object, and its text for people.

@@ -120,10 +120,23 @@ fn a_run_becomes_one_page() {
     // The recipe's own text, since the file is as it was.
     assert!(folder["repeat"]["file"].as_str().unwrap().starts_with("[[stages]]\nname = \"teacher\""));
     for wanted in
-        ["Importance", "Pruning: pruned", "near ties", "held-out loss", "Measured", "One &lt;b&gt;day", "var(--h8)"]
+        ["Importance", "Pruning: pruned", "near ties", "held-out text", "Measured", "One &lt;b&gt;day", "var(--h8)"]
     {
         assert!(page.contains(wanted), "{wanted}");
     }
+    // What each loss is, in its unit: the divergence that is minimised is not the likelihood.
+    for quantity in ["cross entropy, nats per token", "KL divergence from the teacher, nats per token"] {
+        assert!(
+            page.contains(&format!(">\n{quantity}\n<")) || page.contains(&format!("{quantity}, against")),
+            "{quantity}"
+        );
+    }
+    let terms = folder["trainings"][1]["terms"].as_array().unwrap();
+    assert!(terms.len() == 1 && terms[0]["held_out"].as_array().unwrap().len() > 1, "{terms:?}");
+    // Model and texts are named before any number.
+    let facts: Vec<&str> = folder["facts"].as_array().unwrap().iter().map(|fact| fact[0].as_str().unwrap()).collect();
+    assert_eq!(facts[..4], ["model", "held-out text", "trained on", "calibrated on"]);
+    assert_eq!(folder["evaluations"][0]["data"], json!(["text.txt"]));
     assert!(!page.contains("<b>day") && !page.contains("://"));
 }
 
@@ -155,6 +168,103 @@ fn searches_and_comparisons_become_pages() {
         assert!(page.contains(wanted), "{wanted}");
     }
     assert_eq!(page.matches("<script").count(), 1);
+    // A search that keeps its options names its text, and is repeated by them.
+    let mut search = a_search();
+    search["options"] = json!({ "model": "teacher", "scores": "scores", "data": ["train.txt"], "eval_data": ["valid.txt"], "screen": null });
+    search["warnings"] = json!(["candidate c02 goes no further"]);
+    let search = folder("search.json", &search);
+    let (page, said) = report(&[search.path()]);
+    let repeat = &said["folders"][0]["repeat"];
+    assert!(repeat["command"].as_str().unwrap().starts_with("minitron run SEARCH.toml --seed 3 --out "), "{repeat}");
+    let recipe = repeat["file"].as_str().unwrap();
+    assert!(recipe.contains("do = \"search\"\n") && recipe.contains("eval_data = [\"valid.txt\"]\n"), "{recipe}");
+    assert!(!recipe.contains("screen"), "{recipe}");
+    assert_eq!(said["folders"][0]["facts"][1], json!(["held-out text", "valid.txt"]));
+    assert!(page.contains("<h3>Warnings</h3>") && page.contains("candidate c02 goes no further"));
+}
+
+/// Two strategies and one that fails, trained on a few tokens.
+const SPEC: &str = r#"
+model = "teacher"
+columns = ["n_params", "zero_shot_loss", "loss", "kl_to_teacher", "n_tokens", "training_seconds", "peak_bytes", "speed"]
+[all.score]
+data = ["text.txt"]
+samples = 8
+seq_len = 32
+[all.prune]
+data = ["text.txt"]
+[all.distill]
+data = ["text.txt"]
+tokens = 2000
+seq_len = 32
+batch_size = 4
+[all.eval]
+data = ["text.txt"]
+samples = 8
+seq_len = 32
+[[rows]]
+name = "narrow"
+prune = { hidden = 24 }
+[[rows]]
+name = "thin"
+prune = { mlp = 32 }
+[[rows]]
+name = "broken"
+prune = { mlp = 23 }
+"#;
+
+#[test]
+fn a_comparison_shows_the_teacher_curves_warnings_and_what_failed() {
+    const WARNING: &str = "data: nothing looks at it; name a healing with heal, or rounds";
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let from = run_dir("whole/teacher").display().to_string();
+    assert!(Command::new("cp").args(["-r", &from, &at("teacher")]).status().unwrap().success());
+    fs::write(at("text.txt"), minitron::some_text()).unwrap();
+    fs::write(at("spec.toml"), SPEC).unwrap();
+    let ran = minitron(&["compare", &at("spec.toml"), "--out", &at("out"), "--quiet"]).unwrap();
+    let (table, told) = (String::from_utf8(ran.stdout).unwrap(), String::from_utf8(ran.stderr).unwrap());
+    assert!(ran.status.success(), "{told}");
+    // Once each: rows share the job that warns of the text.
+    assert_eq!(told.lines().filter(|line| line.ends_with(WARNING)).count(), 1, "{told}");
+    assert!(
+        told.contains("warning: row `broken` failed") && told.contains("warning: columns: no row has `speed`"),
+        "{told}"
+    );
+    // The table is as wide as a terminal, and the reason of a failure stands below.
+    let (rows, failed) = table.split_once("\nfailed: broken: ").unwrap();
+    assert!(rows.lines().all(|line| line.chars().count() <= 100) && failed.contains("23 is not legal"), "{table}");
+    assert!(rows.contains("teacher (teacher)") && rows.contains("100 %") && rows.contains(" MiB"), "{table}");
+
+    let said: Value = serde_json::from_slice(&fs::read(at("out/compare.json")).unwrap()).unwrap();
+    let teacher = &said["teacher"];
+    let value = |row: &Value, key: &str| row["values"][key]["mean"].as_f64().unwrap();
+    assert_eq!((value(teacher, "params_share"), value(teacher, "kl_to_teacher")), (1.0, 0.0));
+    assert_eq!(value(teacher, "loss"), value(teacher, "zero_shot_loss"));
+    for row in &said["rows"].as_array().unwrap()[..2] {
+        assert_eq!(value(row, "params_share"), value(row, "n_params") / value(teacher, "n_params"));
+        assert_eq!(row["warnings"], json!([format!("prune: {WARNING}")]));
+    }
+    assert_eq!(said["warnings"], json!(["columns: no row has `speed`"]));
+    assert_eq!(said["columns"][1]["key"], "params_share");
+    let markdown = fs::read_to_string(at("out/compare.md")).unwrap();
+    assert!(markdown.contains("| teacher (teacher) | ") && markdown.contains("## Warnings"), "{markdown}");
+
+    let page = fs::read_to_string(at("out/report.html")).unwrap();
+    for wanted in [
+        "<h3>Warnings</h3>",
+        "<strong>narrow, thin",
+        "Loss against parameters",
+        "In training: ",
+        "tr class=\"reference\"",
+        "text.txt",
+    ] {
+        assert!(page.contains(wanted), "{wanted}");
+    }
+    assert_eq!(page.matches("<svg viewBox").count(), 2, "a figure of curves, one of sizes");
+    // Nothing is done again: the teacher's evaluation is a job like others.
+    let again = minitron(&["compare", &at("spec.toml"), "--out", &at("out")]).unwrap();
+    assert_eq!(String::from_utf8(again.stderr).unwrap().matches(": unchanged, skipped").count(), 12);
 }
 
 #[test]

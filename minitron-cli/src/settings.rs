@@ -3,8 +3,9 @@
 use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{Context, PluginFile, Recipe};
-use minitron_core::progress::Interrupt;
+use minitron_core::progress::{Interrupt, Recorder};
 use minitron_core::registry::Registry;
+use serde_json::{Value, json};
 use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use tch::{Cuda, Device};
@@ -35,6 +36,7 @@ pub fn with_context<T>(
     }
     let registry = registry(common, recipe)?;
     let bar = Bar::new(common.quiet);
+    let recorder = Recorder::new(&bar);
     let interrupt = Interrupt::default();
     catch_signals(&interrupt)?;
     let resolve = |model: &str| hub::folder(model, &bar);
@@ -45,11 +47,23 @@ pub fn with_context<T>(
         kind: common.dtype.kind(),
         seed: common.seed.or(recipe.and_then(|recipe| recipe.seed)).unwrap_or(0),
         force,
-        progress: &bar,
+        progress: &recorder,
         interrupt: &interrupt,
         resolve: &resolve,
     };
     job(&context)
+}
+
+/// What a single job came to; `warnings` lists what it warned of, where it did.
+pub fn single(common: &Common, force: bool, job: impl FnOnce(&Context) -> Result<Value>) -> Result<Value> {
+    with_context(common, force, None, |context| {
+        let mut report = job(context)?;
+        let warnings = context.progress.warnings();
+        if let Some(report) = report.as_object_mut().filter(|_| !warnings.is_empty()) {
+            report.entry("warnings").or_insert_with(|| json!(warnings));
+        }
+        Ok(report)
+    })
 }
 
 /// The linked plugins, and those of the libraries that the command line, the recipe and the search path name.

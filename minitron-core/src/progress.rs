@@ -1,7 +1,7 @@
 //! Where long work reports to; the command line draws it.
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +21,11 @@ pub trait Progress: Debug + Send + Sync {
 
     /// Something a person should know that is no error: shown always.
     fn warn(&self, message: &str);
+
+    /// What was warned of so far, where it is kept.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Reports to nobody.
@@ -35,21 +40,42 @@ impl Progress for Silent {
     fn warn(&self, _message: &str) {}
 }
 
-/// Passes everything on, each warning once: for work that is done again and again.
-#[derive(Debug)]
-pub struct WarnsOnce<'a> {
+/// Told of all warnings when one is added.
+type Listener<'a> = dyn Fn(&[String]) + Sync + 'a;
+
+/// Passes everything on and keeps the warnings; one that is repeated is passed on and kept once.
+pub struct Recorder<'a> {
     inner: &'a dyn Progress,
-    warned: Mutex<BTreeSet<String>>,
+    state: Mutex<Recorded>,
+    listener: Option<&'a Listener<'a>>,
 }
 
-impl<'a> WarnsOnce<'a> {
-    /// In front of another.
+#[derive(Debug, Default)]
+struct Recorded {
+    kept: Vec<String>,
+    passed_on: BTreeSet<String>,
+}
+
+impl<'a> Recorder<'a> {
+    /// Nothing kept yet.
     pub fn new(inner: &'a dyn Progress) -> Self {
-        WarnsOnce { inner, warned: Mutex::default() }
+        Recorder { inner, state: Mutex::default(), listener: None }
+    }
+
+    /// With the warnings of an earlier process, which a repetition does not add to; `listener` is told of each new one.
+    pub fn continued(inner: &'a dyn Progress, kept: Vec<String>, listener: &'a Listener<'a>) -> Self {
+        let state = Recorded { kept, passed_on: BTreeSet::new() };
+        Recorder { inner, state: Mutex::new(state), listener: Some(listener) }
     }
 }
 
-impl Progress for WarnsOnce<'_> {
+impl Debug for Recorder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Recorder").field("inner", &self.inner).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Progress for Recorder<'_> {
     fn start(&self, what: &str, total: u64) {
         self.inner.start(what, total);
     }
@@ -67,10 +93,24 @@ impl Progress for WarnsOnce<'_> {
     }
 
     fn warn(&self, message: &str) {
-        let is_new = self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(message.to_owned());
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = !state.kept.iter().any(|kept| kept == message);
         if is_new {
+            state.kept.push(message.to_owned());
+        }
+        let is_first = state.passed_on.insert(message.to_owned());
+        let kept = state.kept.clone();
+        drop(state);
+        if is_first {
             self.inner.warn(message);
         }
+        if let Some(listener) = self.listener.filter(|_| is_new) {
+            listener(&kept);
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).kept.clone()
     }
 }
 
@@ -110,5 +150,27 @@ impl Interrupt {
 impl Drop for Listening<'_> {
     fn drop(&mut self) {
         self.0.deaf.store(true, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_that_is_repeated_is_passed_on_and_kept_once() {
+        let heard = Mutex::new(Vec::new());
+        let outer = Recorder::new(&Silent);
+        let listener = |kept: &[String]| heard.lock().unwrap().push(kept.len());
+        let inner = Recorder::continued(&outer, vec!["of an earlier process".into()], &listener);
+        for message in ["of an earlier process", "a", "b", "a"] {
+            inner.warn(message);
+        }
+        inner.note("no warning");
+        assert_eq!(inner.warnings(), ["of an earlier process", "a", "b"]);
+        // What an earlier process said is said again by this one.
+        assert_eq!(outer.warnings(), ["of an earlier process", "a", "b"]);
+        assert_eq!(*heard.lock().unwrap(), [2, 3]);
+        assert_eq!(Silent.warnings(), Vec::<String>::new());
     }
 }

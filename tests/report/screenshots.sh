@@ -2,7 +2,8 @@
 # Pictures of a page in headless Chromium, and checks that no picture is needed for.
 #   tests/report/screenshots.sh PAGE.html OUT-DIR [--check]
 # Leaves light.png, dark.png, narrow.png (320 px) and paper.pdf; with --check no pictures, only the checks: the page renders,
-# nothing is said on the console, nothing is wider than a screen of 320 px, tables sort. Exits 77 where there is no Chromium.
+# nothing is said on the console, nothing is wider than a screen of 320 px, no column so narrow that its cells become tall, no
+# letter below 11 px, tables sort. Exits 77 where there is no Chromium.
 set -eu
 page=$(realpath "$1") out=$2 only_check=${3:-}
 chromium=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || {
@@ -27,7 +28,10 @@ probe='<script>addEventListener("load", () => {
   const heads = [...document.querySelectorAll("table.sortable th button")];
   heads.forEach((head) => head.click());
   const sorted = document.querySelectorAll("th[aria-sort]").length, tables = document.querySelectorAll("table.sortable").length;
-  parent.postMessage({ width: root.clientWidth, scrolls: root.scrollWidth, wide: wide.slice(0, 5).map((e) => e.outerHTML.slice(0, 120)),
+  const tall = [...document.querySelectorAll("td, th")].filter((e) => e.getBoundingClientRect().height > 240).length;
+  const px = (text) => { const svg = text.ownerSVGElement; return parseFloat(getComputedStyle(text).fontSize) * svg.clientWidth / svg.viewBox.baseVal.width; };
+  const small = [...document.querySelectorAll("svg text")].filter((e) => px(e) < 11).length;
+  parent.postMessage({ width: root.clientWidth, scrolls: root.scrollWidth, tall, small, height: root.scrollHeight, wide: wide.slice(0, 5).map((e) => e.outerHTML.slice(0, 120)),
     tables, sorted, drawings: document.querySelectorAll("svg").length, headings: document.querySelectorAll("h1").length }, "*");
 });</script>'
 printf '%s' "$probe" > "$profile/probe"
@@ -41,8 +45,8 @@ END
 found=$(browser --dump-dom "file://$profile/frame.html" 2>"$profile/log" | sed -n 's/.*FOUND \(.*\)<\/pre>.*/\1/p')
 echo "$found"
 case $found in
-    *'"width":320,"scrolls":320,"wide":[],'*'"headings":1}') ;;
-    *) echo "wider than 320 px, or not rendered" >&2; exit 1 ;;
+    *'"width":320,"scrolls":320,"tall":0,"small":0,'*'"wide":[],'*'"headings":1}') ;;
+    *) echo "wider than 320 px, cells too tall, letters too small, or not rendered" >&2; exit 1 ;;
 esac
 tables=$(echo "$found" | sed 's/.*"tables":\([0-9]*\).*/\1/') sorted=$(echo "$found" | sed 's/.*"sorted":\([0-9]*\).*/\1/')
 [ "$tables" = "$sorted" ] || { echo "$sorted of $tables tables sort" >&2; exit 1; }

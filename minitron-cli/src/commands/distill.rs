@@ -4,14 +4,14 @@ use minitron_core::pipeline::{DistillOptions, TeacherOptions, distill};
 use super::train::setup;
 use crate::args::{Asked, Common, Distill, Training};
 use crate::output;
-use crate::settings::with_context;
+use crate::settings::single;
 
 pub fn run(common: &Common, args: &Distill) -> Result<()> {
     let asked = asked(&args.asked);
     let setup = setup(&args.training);
     let options = DistillOptions { teacher: args.teacher.clone(), student: args.student.clone(), asked, setup };
     let Training { out, resume, force, .. } = &args.training;
-    let report = with_context(common, *force, None, |context| distill(context, &options, out, *resume))?;
+    let report = single(common, *force, |context| distill(context, &options, out, *resume))?;
     output::say_how_to_go_on(&report, "the same command with --resume");
     output::show(common.json, &report, output::facts_table)
 }

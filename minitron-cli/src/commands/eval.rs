@@ -3,7 +3,7 @@ use minitron_core::pipeline::{EvalOptions, eval};
 
 use crate::args::{Common, Eval};
 use crate::output;
-use crate::settings::with_context;
+use crate::settings::single;
 
 pub fn run(common: &Common, args: &Eval) -> Result<()> {
     let options = EvalOptions {
@@ -18,6 +18,6 @@ pub fn run(common: &Common, args: &Eval) -> Result<()> {
         text: args.files.text(),
         any_model: args.any_model,
     };
-    let report = with_context(common, false, None, |context| eval(context, &options))?;
+    let report = single(common, false, |context| eval(context, &options))?;
     output::show(common.json, &report, output::facts_table)
 }

@@ -5,7 +5,7 @@ use minitron_core::pipeline::{Chat, Context, GenerateOptions, generate};
 
 use crate::args::{Common, Generate};
 use crate::output;
-use crate::settings::with_context;
+use crate::settings::single;
 
 pub fn run(common: &Common, args: &Generate) -> Result<()> {
     let options = GenerateOptions {
@@ -21,7 +21,7 @@ pub fn run(common: &Common, args: &Generate) -> Result<()> {
     if args.chat && args.prompt.is_empty() {
         return with_context(common, false, None, |context| converse(context, &options, common.json));
     }
-    let report = with_context(common, false, None, |context| generate(context, &options))?;
+    let report = single(common, false, |context| generate(context, &options))?;
     output::show(common.json, &report, output::generated_text)
 }
 

@@ -3,10 +3,10 @@ use minitron_core::pipeline::{InspectOptions, inspect};
 
 use crate::args::{Common, Inspect};
 use crate::output;
-use crate::settings::with_context;
+use crate::settings::single;
 
 pub fn run(common: &Common, args: &Inspect) -> Result<()> {
     let options = InspectOptions { model: args.model.clone(), seq_len: args.seq_len, batch_size: args.batch_size };
-    let report = with_context(common, false, None, |context| inspect(context, &options))?;
+    let report = single(common, false, |context| inspect(context, &options))?;
     output::show(common.json, &report, output::inspect_table)
 }

@@ -5,7 +5,7 @@ use minitron_core::pipeline::{PruneOptions, Treatment, prune};
 
 use crate::args::{self, Common, Prune};
 use crate::output;
-use crate::settings::with_context;
+use crate::settings::single;
 
 pub fn run(common: &Common, args: &Prune) -> Result<()> {
     let options = PruneOptions {
@@ -34,7 +34,7 @@ pub fn run(common: &Common, args: &Prune) -> Result<()> {
         treatment: treatment(&args.treatment),
     };
     let out = args.out.clone().unwrap_or_default();
-    let report = with_context(common, args.force, None, |context| prune(context, &options, &out, args.dry_run))?;
+    let report = single(common, args.force, |context| prune(context, &options, &out, args.dry_run))?;
     output::show(common.json, &report, output::plan_table)
 }
 

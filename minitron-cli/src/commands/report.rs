@@ -30,6 +30,9 @@ pub fn run(common: &Common, args: &Report) -> Result<()> {
         refuse_others(&args.out)?;
     }
     let folders: Vec<Folder> = args.dirs.iter().map(|dir| gather(dir)).collect::<Result<_>>()?;
+    for note in folders.iter().flat_map(|folder| &folder.notes) {
+        output::warn(&format!("left out of the page: {note}"));
+    }
     let page = output::page(&folders);
     let n_bytes = page.len();
     let dir = args.out.parent().unwrap_or(Path::new(""));

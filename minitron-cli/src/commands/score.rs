@@ -3,7 +3,7 @@ use minitron_core::pipeline::{ScoreOptions, score};
 
 use crate::args::{Common, Score};
 use crate::output;
-use crate::settings::with_context;
+use crate::settings::single;
 
 pub fn run(common: &Common, args: &Score) -> Result<()> {
     let options = ScoreOptions {
@@ -18,6 +18,6 @@ pub fn run(common: &Common, args: &Score) -> Result<()> {
         stream: args.stream,
         max_memory: args.max_memory,
     };
-    let report = with_context(common, args.force, None, |context| score(context, &options, &args.out))?;
+    let report = single(common, args.force, |context| score(context, &options, &args.out))?;
     output::show(common.json, &report, output::scores_table)
 }

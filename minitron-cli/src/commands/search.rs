@@ -9,7 +9,7 @@ use super::prune::by;
 use super::train::how;
 use crate::args::{Common, Search};
 use crate::output;
-use crate::settings::with_context;
+use crate::settings::single;
 
 pub fn run(common: &Common, args: &Search) -> Result<()> {
     let options = SearchOptions {
@@ -35,7 +35,7 @@ pub fn run(common: &Common, args: &Search) -> Result<()> {
     };
     let out = args.out.clone().unwrap_or_default();
     let job = |context: &Context| search(context, &options, &out, args.resume, args.dry_run);
-    let report = with_context(common, args.force, None, job)?;
+    let report = single(common, args.force, job)?;
     output::say_how_to_go_on(&report, "the same command with --resume");
     output::show(common.json, &report, output::search_table)
 }

@@ -5,12 +5,12 @@ use minitron_core::plan::Count;
 
 use crate::args::{Common, How, Train, Training};
 use crate::output;
-use crate::settings::with_context;
+use crate::settings::single;
 
 pub fn run(common: &Common, args: &Train) -> Result<()> {
     let options = TrainOptions { config: args.config.clone(), model: args.model.clone(), setup: setup(&args.training) };
     let Training { out, resume, force, .. } = &args.training;
-    let report = with_context(common, *force, None, |context| train(context, &options, out, *resume))?;
+    let report = single(common, *force, |context| train(context, &options, out, *resume))?;
     output::say_how_to_go_on(&report, "the same command with --resume");
     output::show(common.json, &report, output::facts_table)
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
@@ -16,7 +16,7 @@ use super::progress::{SAID, say};
 #[derive(Debug)]
 pub struct Lines {
     begin: Instant,
-    /// Whether what people are told is told them here alone.
+    /// Whether notes of progress are told here alone.
     quiet: bool,
 }
 
@@ -57,7 +57,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        if event.metadata().target() == SAID && !self.quiet {
+        // Warnings are told in any case, notes where nobody wants quiet.
+        let is_told = !self.quiet || *event.metadata().level() <= Level::WARN;
+        if event.metadata().target() == SAID && is_told {
             return;
         }
         let mut fields = Fields::default();

@@ -38,9 +38,9 @@ pub fn say_how_to_go_on(report: &Value, command: &str) {
     }
 }
 
-/// Says on stderr what is no error and belongs to no bar.
+/// Warns on stderr where no job does.
 pub fn warn(message: &str) {
-    progress::say(message);
+    progress::say(&format!("warning: {message}"));
 }
 
 /// Prints an error and gives its exit code: 2 for a wrong request, 1 for a failed run. With `json`, also an object on

@@ -101,7 +101,7 @@ impl Progress for Bar {
     }
 
     fn warn(&self, message: &str) {
-        say(&format!("warning: {message}"));
+        super::warn(message);
         tracing::warn!(target: SAID, "{message}");
     }
 }

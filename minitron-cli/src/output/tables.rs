@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table, TableComponent, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
+use minitron_core::report::{bytes, grouped, in_units, spread};
 use serde_json::Value;
 
 pub(in crate::output) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
+    // Words wrap where a table would be wider than the terminal.
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(terminal_width().min(u16::MAX.into()) as u16);
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     for line in [
         TableComponent::HorizontalLines,
@@ -30,28 +33,63 @@ pub(in crate::output) fn right_aligned(mut table: Table) -> String {
     table.to_string()
 }
 
-/// 1234567 as 1,234,567.
-pub(in crate::output) fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (idx, digit) in digits.chars().enumerate() {
-        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+/// Columns of text where there is no terminal to ask.
+const WIDTH: usize = 100;
+/// Most columns of text for the name of a row that is cut into blocks.
+const NAME_WIDTH: usize = 36;
+
+fn terminal_width() -> usize {
+    Table::new().width().map_or(WIDTH, usize::from)
 }
 
-pub(in crate::output) fn bytes(n: u64) -> String {
-    let mut size = n as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if size < 1024.0 {
-            return if unit == "B" { format!("{size} B") } else { format!("{size:.1} {unit}") };
+/// Rows with a name and numbers: where they are wider than the terminal, in blocks of columns, each with the names.
+fn in_blocks(header: &[String], rows: &[Vec<String>], width: usize) -> String {
+    let all: Vec<&[String]> = std::iter::once(header).chain(rows.iter().map(Vec::as_slice)).collect();
+    // A space on each side, and one between two columns.
+    let width_of = |idx: usize| {
+        let cells = all.iter().filter_map(|row| row.get(idx)).map(|cell| cell.chars().count());
+        cells.max().unwrap_or(0) + 3
+    };
+    let mut blocks: Vec<Vec<usize>> = Vec::new();
+    let mut taken = 0;
+    for idx in 1..header.len() {
+        match blocks.last_mut().filter(|_| taken + width_of(idx) <= width) {
+            Some(block) => block.push(idx),
+            None => {
+                taken = width_of(0).min(NAME_WIDTH);
+                blocks.push(vec![idx]);
+            }
         }
-        size /= 1024.0;
+        taken += width_of(idx);
     }
-    format!("{size:.1} TiB")
+    let drawn = blocks.iter().map(|block| {
+        let cells = |row: &[String]| -> Vec<String> {
+            let name = row.first().map(|name| shortened(name, NAME_WIDTH - 2)).unwrap_or_default();
+            std::iter::once(name).chain(block.iter().filter_map(|&idx| row.get(idx).cloned())).collect()
+        };
+        let titles = cells(header);
+        let mut table = table(&titles.iter().map(String::as_str).collect::<Vec<_>>());
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        rows.iter().for_each(|row| _ = table.add_row(cells(row)));
+        right_aligned(table)
+    });
+    drawn.collect::<Vec<_>>().join("\n\n")
+}
+
+fn shortened(text: &str, most: usize) -> String {
+    match text.chars().count() {
+        n if n <= most => text.to_owned(),
+        _ => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// A measurement's name for people.
+pub(in crate::output) fn title(key: &str) -> String {
+    match key {
+        "n_params" => "parameters".into(),
+        "n_non_embedding" => "without embeddings".into(),
+        other => other.strip_prefix("n_").unwrap_or(other).replace('_', " "),
+    }
 }
 
 fn word(value: &Value) -> String {
@@ -78,6 +116,8 @@ pub fn facts_table(report: &Value) -> String {
     fn add(table: &mut Table, prefix: &str, value: &Value) {
         for (key, value) in entries(value) {
             match value {
+                // They stand on stderr.
+                Value::Array(_) if key == "warnings" && prefix.is_empty() => {}
                 Value::Object(_) => add(table, &format!("{prefix}{key}."), value),
                 _ => _ = table.add_row([format!("{prefix}{key}"), word(value)]),
             }
@@ -122,8 +162,8 @@ pub fn search_table(report: &Value) -> String {
     let kinds: Vec<&String> = entries(&report["candidates"][0]["sizes"]).map(|(kind, _)| kind).collect();
     let mut header: Vec<&str> = vec![""];
     header.extend(kinds.iter().map(|kind| kind.as_str()));
-    header.extend(["parameters", "zero-shot", "loss", "rank"]);
-    let mut table = table(&header);
+    header.extend(["parameters", "loss before", "loss", "rank"]);
+    let mut cells_by_row = Vec::new();
     let mut rows: Vec<(usize, &Value)> = report["candidates"].as_array().into_iter().flatten().enumerate().collect();
     rows.sort_by_key(|(_, row)| row["rank"].as_u64().unwrap_or(u64::MAX));
     for (idx, row) in rows {
@@ -131,7 +171,7 @@ pub fn search_table(report: &Value) -> String {
         let mut cells = vec![name];
         cells.extend(kinds.iter().map(|kind| word(&row["sizes"][kind.as_str()])));
         cells.extend([&row["n_params"], &row["zero_shot"]["loss"], &row["loss"], &row["rank"]].map(word));
-        table.add_row(cells);
+        cells_by_row.push(cells);
     }
     let grid = &report["grid"];
     let counts = ["n_points", "n_within", "n_legal"].map(|key| word(&grid[key]));
@@ -144,32 +184,33 @@ pub fn search_table(report: &Value) -> String {
             word(saved)
         );
     }
-    text + &right_aligned(table)
+    let header: Vec<String> = header.into_iter().map(str::to_owned).collect();
+    text + &in_blocks(&header, &cells_by_row, terminal_width())
 }
 
-/// `compare`: a line for each strategy, then what should hold and what the ratios are.
+/// `compare`: a line for the original and each strategy, then what failed, what should hold and what the ratios are.
 pub fn comparison_table(report: &Value) -> String {
     let rows = |key: &str| report[key].as_array().cloned().unwrap_or_default();
     let columns = rows("columns");
-    let mut header = vec![""];
-    header.extend(columns.iter().map(|column| column["title"].as_str().unwrap_or_default()));
-    let mut table = table(&header);
-    for row in rows("rows") {
-        let mut cells = vec![word(if row["title"].is_null() { &row["name"] } else { &row["title"] })];
-        let cell = |column: &Value| {
-            let over = &row["values"][column["key"].as_str().unwrap_or_default()];
-            match over["std"].as_f64() {
-                Some(std) => format!("{} ± {std:.4}", word(&over["mean"])),
-                None => word(&over["mean"]),
-            }
-        };
-        match row["error"].as_str() {
-            Some(error) => cells.push(format!("failed: {error}")),
-            None => cells.extend(columns.iter().map(cell)),
+    let titles = columns.iter().map(|column| column["title"].as_str().unwrap_or_default().to_owned());
+    let header: Vec<String> = std::iter::once(String::new()).chain(titles).collect();
+    let lines: Vec<Value> = std::iter::once(report["teacher"].clone()).chain(rows("rows")).collect();
+    let name = |row: &Value| word(if row["title"].is_null() { &row["name"] } else { &row["title"] });
+    let cell = |row: &Value, column: &Value| {
+        let key = column["key"].as_str().unwrap_or_default();
+        let over = &row["values"][key];
+        over["mean"].as_f64().map_or("-".to_owned(), |mean| spread(key, mean, over["std"].as_f64()))
+    };
+    let cells = |row: &Value| {
+        std::iter::once(name(row)).chain(columns.iter().map(|column| cell(row, column))).collect::<Vec<_>>()
+    };
+    let done = lines.iter().filter(|row| row.is_object() && row["error"].is_null());
+    let mut text = in_blocks(&header, &done.map(cells).collect::<Vec<_>>(), terminal_width());
+    for row in &lines {
+        if let Some(error) = row["error"].as_str() {
+            text += &format!("\nfailed: {}: {error}", name(row));
         }
-        table.add_row(cells);
     }
-    let mut text = right_aligned(table);
     for check in rows("checks") {
         let holds = check["holds"].as_bool().map_or("not known", |holds| if holds { "holds" } else { "does not hold" });
         text += &format!("\n{holds}: {} ({})", word(&check["says"]), word(&check["detail"]));
@@ -303,28 +344,28 @@ pub fn run_table(report: &Value) -> String {
         }
     }
     let mut header = vec!["model".to_owned()];
-    header.extend(columns.iter().map(|column| column.replace('_', " ")));
-    let mut evaluated = table(&header.iter().map(String::as_str).collect::<Vec<_>>());
+    header.extend(columns.iter().map(|column| title(column)));
+    let mut evaluated = Vec::new();
     for stage in of_job("eval") {
         let values: BTreeMap<String, Value> = measured(&stage["result"]).collect();
-        let mut row = vec![word(&stage["options"]["model"])];
-        row.extend(columns.iter().map(|column| values.get(column).map_or("-".into(), word)));
-        evaluated.add_row(row);
+        let cell = |key: &String| values.get(key).and_then(Value::as_f64).map_or("-".into(), |x| in_units(key, x));
+        evaluated.push(std::iter::once(word(&stage["options"]["model"])).chain(columns.iter().map(cell)).collect());
     }
     let mut timed = table(&["stage", "job", "seconds", "tokens/s", "peak memory"]);
     for stage in stages() {
-        let rate = stage["result"]["tokens_per_second"].as_f64().map_or(String::new(), |rate| format!("{rate:.0}"));
+        let rate =
+            stage["result"]["tokens_per_second"].as_f64().map_or(String::new(), |rate| in_units("per_second", rate));
         timed.add_row([
             word(&stage["name"]),
             word(&stage["do"]),
-            format!("{:.1}", stage["seconds"].as_f64().unwrap_or(0.0)),
+            in_units("seconds", stage["seconds"].as_f64().unwrap_or(0.0)),
             rate,
             stage["peak_bytes"].as_u64().map_or(String::new(), bytes),
         ]);
     }
     let mut parts = vec![right_aligned(timed)];
     if !evaluated.is_empty() {
-        parts.push(right_aligned(evaluated));
+        parts.push(in_blocks(&header, &evaluated, terminal_width()));
     }
     for stage in of_job("generate") {
         parts.push(format!("{}: {}", word(&stage["options"]["model"]), word(&stage["result"]["text"])));
@@ -359,4 +400,35 @@ fn measured(result: &Value) -> impl Iterator<Item = (String, Value)> {
             .map(move |(key, value)| (format!("{name} {key}"), value.clone()))
     });
     own.chain(tasks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_are_too_wide_are_cut_into_blocks_with_their_names() {
+        let header = ["", "first", "second", "third"].map(str::to_owned);
+        let long = "a strategy whose title goes on and on, farther than any";
+        let rows = [vec!["short".to_owned(), "1".into(), "2".into(), "3.0000".into()], vec![long.to_owned()]];
+        let text = in_blocks(&header, &rows, 54);
+        assert!(text.lines().all(|line| line.chars().count() <= 54), "{text}");
+        assert_eq!(text.matches("short").count(), 2, "{text}");
+        assert_eq!(text.matches("a strategy whose title goes on an…").count(), 2, "{text}");
+        assert!(text.find("third").unwrap() > text.find("second").unwrap() && text.contains("3.0000"), "{text}");
+    }
+
+    #[test]
+    fn a_failed_row_stands_below_the_table() {
+        let error = "a reason ".repeat(50);
+        let report = serde_json::json!({ "columns": [{ "key": "loss", "title": "loss" }, { "key": "peak_bytes", "title": "memory" }],
+            "teacher": { "name": "teacher", "title": null, "values": { "loss": { "mean": 4.0 } } },
+            "rows": [{ "name": "a", "values": { "loss": { "mean": 4.5, "std": 0.01 }, "peak_bytes": { "mean": 1048576.0 } } },
+                { "name": "b", "error": error }] });
+        let text = comparison_table(&report);
+        let (table, failed) = text.split_once("\nfailed: b: ").unwrap();
+        assert_eq!(failed, error);
+        assert!(table.lines().all(|line| line.chars().count() < 60), "{table}");
+        assert!(table.contains("4.5000 ± 0.0100") && table.contains("1.0 MiB") && table.contains("teacher"), "{table}");
+    }
 }

@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal, Write};
 
 use comfy_table::CellAlignment;
 use minitron_core::error::{Error, Result};
-use minitron_core::report::{JobProgress, Point, StageProgress, StageState, Training};
+use minitron_core::report::{JobProgress, Point, StageProgress, StageState, Training, bytes, grouped};
 
-use super::tables::{bytes, grouped, table};
+use super::tables::table;
 
 /// Columns of the loss's line.
 const SPARK_WIDTH: usize = 48;
@@ -61,6 +61,7 @@ pub fn progress_text(progress: &JobProgress) -> String {
         parts.push(stages.to_string());
     }
     parts.extend(progress.training.as_ref().map(|training| training_text(training, progress.eta_s)));
+    parts.extend(progress.warnings.iter().map(|warned| format!("warning  {}", plain(&warned.text()))));
     parts.extend(progress.peak_bytes.map(|n_bytes| format!("memory   at most {}", bytes(n_bytes))));
     parts.join("\n")
 }

@@ -10,7 +10,7 @@ use crate::blueprint::{Blueprint, DEPTH, Part, PruneGroup, Role, Side, TensorSpe
 use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
 use crate::error::{Error, Result};
-use crate::progress::{Progress, WarnsOnce};
+use crate::progress::{Progress, Recorder};
 
 /// Elements looked at together.
 const PIECE: usize = 1 << 24;
@@ -60,7 +60,7 @@ impl Pass {
     /// Measures the model without each run of layers, for the metrics that asked for it.
     pub fn measure(&mut self, subject: &Subject) -> Result<()> {
         let _span = tracing::info_span!("measure").entered();
-        let (mut seen, progress) = (Vec::new(), WarnsOnce::new(subject.progress));
+        let (mut seen, progress) = (Vec::new(), Recorder::new(subject.progress));
         for (span, evaluator, name, watcher) in self.measurements() {
             for first in 0..=subject.model.blueprint.n_layers().saturating_sub(span) {
                 let layers = first..first + span;

@@ -150,12 +150,14 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     }
     let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.blueprint, false);
     let model = load(&folder)?;
-    let teacher: Option<Transformer> = teacher_folder.as_ref().map(load).transpose()?;
+    // A model beside itself is loaded once.
+    let other = teacher_folder.as_ref().filter(|teacher| teacher.checkpoint.dir != folder.checkpoint.dir);
+    let other: Option<Transformer> = other.map(load).transpose()?;
     let kept_hidden = teacher_folder.as_ref().map(|teacher| kept_hidden(context, &folder.checkpoint.dir, teacher));
     let kept_hidden = kept_hidden.transpose()?.flatten();
     let subject = Subject {
         model: &model,
-        teacher: teacher.as_ref(),
+        teacher: other.as_ref().or(teacher_folder.as_ref().map(|_| &model)),
         kept_hidden: kept_hidden.as_deref(),
         windows: windows.as_ref(),
         tokenizer: Some(&tokenizer),

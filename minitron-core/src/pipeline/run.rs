@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use crate::checkpoint::{OutputDir, write_whole};
 use crate::digest;
 use crate::error::{IoContext, Result};
 use crate::memory::{forget_peak, peak_bytes};
+use crate::progress::Recorder;
 use crate::train::{clear_state, has_state};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -128,6 +130,7 @@ pub(super) fn run_stage(
         result: None,
         seconds: 0.0,
         peak_bytes: None,
+        warnings: Vec::new(),
         options: serde_json::to_value(&stage.options).unwrap_or_default(),
         input_files: read
             .into_iter()
@@ -156,18 +159,19 @@ fn run_resolved(
     // The state of a training that was interrupted with the very same inputs.
     let is_same = earlier.is_some();
     // Of a run that was interrupted.
-    let before = earlier.filter(|earlier| earlier.result.is_none()).map_or(0.0, |earlier| earlier.seconds);
+    let interrupted = earlier.filter(|earlier| earlier.result.is_none());
+    record.seconds = interrupted.map_or(0.0, |earlier| earlier.seconds);
+    record.warnings = interrupted.map(|earlier| earlier.warnings.clone()).unwrap_or_default();
     let resume = is_same && has_state(&dir);
     if !is_same {
         // One of other inputs goes before these are on record, or it would be taken for theirs.
         clear_state(&dir)?;
     }
-    record.seconds = before;
     run_dir.put(record.clone())?;
     forget_peak();
     context.progress.note(&format!("{}: {}", record.name, record.job));
     let begin = Instant::now();
-    let result = match options {
+    let result = recorded(context, &mut record, run_dir, |context| match options {
         StageOptions::Score(options) => score(context, options, &dir.join("scores.safetensors")),
         StageOptions::Prune(options) => prune(context, options, &dir, false),
         StageOptions::Train(options) => train(context, options, &dir, resume),
@@ -175,8 +179,8 @@ fn run_resolved(
         StageOptions::Eval(options) => eval(context, options).and_then(|result| save_result(&dir, result)),
         StageOptions::Search(options) => search(context, options, &dir, is_same, false),
         StageOptions::Generate(options) => generate(context, options).and_then(|result| save_result(&dir, result)),
-    }?;
-    record.seconds = before + begin.elapsed().as_secs_f64();
+    })?;
+    record.seconds += begin.elapsed().as_secs_f64();
     record.peak_bytes = Some(peak_bytes());
     tracing::info!(peak_bytes = record.peak_bytes, "stage ended");
     if result["complete"] == false {
@@ -188,6 +192,26 @@ fn run_resolved(
     record.artefacts = artefacts(&dir)?;
     run_dir.put(record)?;
     Ok(false)
+}
+
+/// Runs a job whose warnings go into its record, and on disk at once: the system may end the process that was warned of.
+fn recorded(
+    context: &Context,
+    record: &mut StageRecord,
+    run_dir: &mut RunDir,
+    job: impl FnOnce(&Context) -> Result<Value>,
+) -> Result<Value> {
+    let earlier = record.warnings.clone();
+    let shared = Mutex::new((record, run_dir));
+    let listener = |warnings: &[String]| {
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let (record, run_dir) = &mut *shared;
+        record.warnings = warnings.to_vec();
+        // Where nothing can be written, the end of the stage says so.
+        let _ = run_dir.put(record.clone());
+    };
+    let recorder = Recorder::continued(context.progress, earlier, &listener);
+    job(&Context { progress: &recorder, ..*context })
 }
 
 /// The file that shows a stage is done.

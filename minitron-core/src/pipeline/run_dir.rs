@@ -35,6 +35,9 @@ pub(crate) struct StageRecord {
     /// permitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
+    /// What it warned of; kept where the stage is skipped later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     #[serde(default)]
     pub options: Value,
     /// Digests of the files that it read, by path.

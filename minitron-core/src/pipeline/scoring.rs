@@ -115,7 +115,7 @@ impl Scoring<'_> {
                 mib(budget)
             )));
         };
-        let message = format!("{} at the most, in batches of {batch_size} windows", mib(needed(batch_size)));
+        let message = format!("memory: at most {}, in batches of {batch_size} windows", mib(needed(batch_size)));
         self.context.progress.note(&message);
         Ok(batch_size)
     }

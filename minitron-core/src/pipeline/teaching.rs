@@ -146,7 +146,7 @@ impl Teaching {
         .named(name_of(&self.folder.checkpoint.dir));
         let cache = TeacherCache::open(dir, header)?;
         let n_bytes = cache.header().bytes_per_token();
-        context.progress.note(&format!("teacher cache: {n_bytes} bytes per token, {} windows there", cache.len()));
+        context.progress.note(&format!("teacher cache: {n_bytes} bytes per token, {} windows stored", cache.len()));
         let loader = Box::new(move || self.live(context));
         Ok(Some(Box::new(Remembered::new(
             &self.folder.blueprint,

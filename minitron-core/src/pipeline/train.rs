@@ -319,6 +319,11 @@ fn finish(
     }
     let _listening = context.interrupt.listen();
     let (outcome, masters) = trainer.run(out.resume)?.single()?;
+    if outcome.n_skipped > 0 {
+        let (n_skipped, n_steps) = (outcome.n_skipped, outcome.n_steps);
+        let message = format!("{n_skipped} of {n_steps} steps changed nothing: their loss or gradient was not finite");
+        context.progress.warn(&message);
+    }
     if outcome.is_complete() {
         if let (Some(teaching), Some(correction), Some(masters)) = (teacher, &trainer.correction, &masters.teacher) {
             teaching.write(correction.model, masters, &out.dir.join("teacher"))?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::training::Point;
+use super::training::{Point, Term, Training};
 use super::{COMPARISON, read_json};
 use crate::error::Result;
 
@@ -26,6 +26,8 @@ pub struct Comparison {
     pub seeds: Vec<u64>,
     /// What is measured.
     pub columns: Vec<Column>,
+    /// The original, evaluated as the rows are, where no row is that.
+    pub teacher: Option<Row>,
     /// The strategies.
     pub rows: Vec<Row>,
     /// Statements that the numbers bear out or not.
@@ -38,6 +40,8 @@ pub struct Comparison {
     pub seconds: Option<f64>,
     /// False while the comparison runs.
     pub complete: Option<bool>,
+    /// What the comparison warned of, besides its rows.
+    pub warnings: Vec<String>,
 }
 
 /// A number that is measured of every row.
@@ -77,6 +81,13 @@ pub struct Row {
     pub curve: Vec<Point>,
     /// Generated text.
     pub samples: Vec<String>,
+    /// Folders of its jobs with the first seed.
+    pub stages: Vec<String>,
+    /// What its jobs warned of.
+    pub warnings: Vec<String>,
+    /// Losses of its last training with the first seed, read from that training's folder.
+    #[serde(skip_deserializing)]
+    pub terms: Vec<Term>,
 }
 
 impl Row {
@@ -158,6 +169,22 @@ impl RatioPoint {
 impl Comparison {
     pub(super) fn read(dir: &Path) -> Result<Self> {
         read_json(&dir.join(COMPARISON))
+    }
+
+    /// Reads the curves of trainings that lie in the comparison's folder.
+    pub(super) fn read_curves(&mut self, dir: &Path) {
+        for row in &mut self.rows {
+            // Names of folders in this one, whatever the file says.
+            let names = row.stages.iter().rev().filter_map(|name| Path::new(name).file_name());
+            let last = names.map(|name| dir.join(name)).find(|dir| Training::is_in(dir));
+            let training = last.and_then(|dir| Training::read(&dir, &row.name).ok());
+            row.terms = training.map(|training| training.terms).unwrap_or_default();
+        }
+    }
+
+    /// The original where it has a row of its own, then the strategies.
+    pub fn all_rows(&self) -> impl Iterator<Item = &Row> {
+        self.teacher.iter().chain(&self.rows)
     }
 
     /// Whether it has ended; a file that does not say so has.

@@ -7,11 +7,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::comparison::Comparison;
+use super::inputs::{Inputs, words};
 use super::maps::HeatMap;
 use super::pruning::Pruning;
 use super::repeat::Repeat;
 use super::search::Search;
 use super::training::Training;
+use super::warned::Warned;
 use super::{COMPARISON, RUN, SEARCH, name_of, read_json};
 use crate::error::{Error, Result};
 use crate::pipeline::{RunRecord, StageRecord};
@@ -65,7 +67,7 @@ pub struct Folder {
     pub dir: PathBuf,
     /// What made it.
     pub kind: FolderKind,
-    /// Versions, seed, device: names and values.
+    /// Models, texts, versions, seed, device: names and values.
     pub facts: Vec<(String, String)>,
     /// What was done, in order.
     pub stages: Vec<StageSummary>,
@@ -85,6 +87,8 @@ pub struct Folder {
     pub comparison: Option<Comparison>,
     /// How to repeat it.
     pub repeat: Option<Repeat>,
+    /// What was warned of.
+    pub warnings: Vec<Warned>,
     /// What could not be read.
     pub notes: Vec<String>,
 }
@@ -113,6 +117,8 @@ pub struct StageSummary {
 pub struct Evaluation {
     /// What was measured.
     pub model: String,
+    /// On which text.
+    pub data: Vec<String>,
     /// By name; those of tasks begin with the task's.
     pub values: BTreeMap<String, f64>,
 }
@@ -160,6 +166,7 @@ impl Folder {
             search: None,
             comparison: None,
             repeat: None,
+            warnings: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -173,8 +180,10 @@ impl Folder {
 
     fn add_run(&mut self) -> Result<()> {
         let record: RunRecord = read_json(&self.dir.join(RUN))?;
+        self.add_inputs(Inputs::of_run(&record));
         self.add_versions(&record);
         self.fact("recipe", &record.recipe);
+        self.warnings = Warned::of_run(&record);
         for stage in &record.stages {
             let dir = self.dir.join(&stage.name);
             self.add_stage(&dir, &stage.name, Some(stage));
@@ -184,6 +193,13 @@ impl Folder {
         }
         self.repeat = Some(Repeat::of_run(&record, &self.dir));
         Ok(())
+    }
+
+    /// Which models and which texts: what the numbers below are of.
+    fn add_inputs(&mut self, inputs: Inputs) {
+        for (name, found) in inputs.named() {
+            self.fact(name, found.join(", "));
+        }
     }
 
     fn add_versions(&mut self, record: &RunRecord) {
@@ -205,14 +221,16 @@ impl Folder {
         let name = self.title.clone();
         let record: Option<RunRecord> = whole.parent().and_then(|run| read_json(&run.join(RUN)).ok());
         let stage = record.as_ref().and_then(|record| record.stages.iter().find(|stage| stage.name == name));
-        if let (Some(record), Some(_)) = (&record, stage) {
+        if let (Some(record), Some(stage)) = (&record, stage) {
+            self.add_inputs(Inputs::of_stage(stage));
             self.add_versions(record);
+            self.warnings = Warned::of_all(&stage.warnings);
         }
         let dir = self.dir.clone();
         self.add_stage(&dir, &name, stage);
         if stage.is_none() {
             let result = self.noted(dir.join(RESULT).is_file(), || read_json::<Value>(&dir.join(RESULT)));
-            self.add_result(&name, &result.unwrap_or_default());
+            self.add_result(&name, &Value::Null, &result.unwrap_or_default());
         }
         if self.prunings.is_empty() {
             // A retrained student still holds the plan that it was pruned by.
@@ -249,7 +267,7 @@ impl Folder {
         });
         if let (Some(result), "eval" | "generate") = (result, record.job.as_str()) {
             let model = record.options.pointer("/model").and_then(Value::as_str).unwrap_or(name);
-            self.add_result(model, result);
+            self.add_result(model, &record.options, result);
         }
     }
 
@@ -259,7 +277,7 @@ impl Folder {
     }
 
     /// What an evaluation or a generation said.
-    fn add_result(&mut self, model: &str, result: &Value) {
+    fn add_result(&mut self, model: &str, options: &Value, result: &Value) {
         let word = |pointer: &str| result.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         if let Some(text) = word("/text") {
             self.samples.push(Sample { model: model.to_owned(), prompt: word("/prompt").unwrap_or_default(), text });
@@ -267,13 +285,14 @@ impl Folder {
         }
         let values = measured(result);
         if !values.is_empty() {
-            self.evaluations.push(Evaluation { model: model.to_owned(), values });
+            self.evaluations.push(Evaluation { model: model.to_owned(), data: words(&options["data"]), values });
         }
     }
 
     fn add_search(&mut self) -> Result<()> {
         let search = Search::read(&self.dir)?;
-        self.fact("model", search.model.as_deref().unwrap_or_default());
+        self.add_inputs(Inputs::of_search(&search));
+        self.warnings = Warned::of_all(&search.warnings);
         self.fact("minitron", search.minitron.as_deref().unwrap_or_default());
         self.add_version_table(&search.versions);
         self.fact("seed", search.seed.map_or(String::new(), |seed| seed.to_string()));
@@ -298,11 +317,13 @@ impl Folder {
     }
 
     fn add_comparison(&mut self) -> Result<()> {
-        let comparison = Comparison::read(&self.dir)?;
+        let mut comparison = Comparison::read(&self.dir)?;
+        comparison.read_curves(&self.dir);
         if let Some(title) = &comparison.title {
             self.title.clone_from(title);
         }
-        self.fact("model", comparison.model.as_deref().unwrap_or_default());
+        self.add_inputs(Inputs::of_comparison(&comparison));
+        self.warnings = Warned::of_comparison(&comparison);
         self.fact("minitron", comparison.minitron.as_deref().unwrap_or_default());
         self.add_version_table(&comparison.versions);
         let seeds: Vec<String> = comparison.seeds.iter().map(u64::to_string).collect();

@@ -1,8 +1,11 @@
 //! A comparison as Markdown.
 
-use super::comparison::{Comparison, Measured, Row};
+use super::comparison::{Comparison, Row};
+use super::units::{number, spread};
+use super::warned::Warned;
 
-/// `compare.md`: the rows as a table, the best of each column in bold, then what failed and what the checks say.
+/// `compare.md`: the original and the rows as a table, the best row of each column in bold, then what failed, what was
+/// warned of and what the checks say.
 pub fn comparison_markdown(comparison: &Comparison) -> String {
     let mut text = format!("# {}\n\n", plain(comparison.title.as_deref().unwrap_or("Comparison")));
     let n_seeds = comparison.seeds.len();
@@ -15,16 +18,14 @@ pub fn comparison_markdown(comparison: &Comparison) -> String {
     text += &line(std::iter::once(String::new()).chain(titles));
     let rules = std::iter::once("---".to_owned()).chain(comparison.columns.iter().map(|_| "---:".to_owned()));
     text += &line(rules);
-    for row in &comparison.rows {
+    for row in comparison.all_rows() {
         text += &line(std::iter::once(plain(row.title())).chain(cells(comparison, row)));
     }
-    let failed: Vec<&Row> = comparison.rows.iter().filter(|row| row.is_failed()).collect();
-    if !failed.is_empty() {
-        text += "\n## Failed\n\n";
-        for row in failed {
-            text +=
-                &format!("- {}: {}\n", plain(row.title()), plain(row.error.as_deref().unwrap_or("no reason given")));
-        }
+    text += &failures(comparison);
+    let warnings = Warned::of_comparison(comparison);
+    if !warnings.is_empty() {
+        text += "\n## Warnings\n\n";
+        warnings.iter().for_each(|warned| text += &format!("- {}\n", plain(&warned.text())));
     }
     if !comparison.checks.is_empty() {
         text += "\n## Checks\n\n";
@@ -46,34 +47,24 @@ pub fn comparison_markdown(comparison: &Comparison) -> String {
     text
 }
 
+fn failures(comparison: &Comparison) -> String {
+    let failed: Vec<&Row> = comparison.all_rows().filter(|row| row.is_failed()).collect();
+    let mut text = if failed.is_empty() { String::new() } else { "\n## Failed\n\n".to_owned() };
+    for row in failed {
+        text += &format!("- {}: {}\n", plain(row.title()), plain(row.error.as_deref().unwrap_or("no reason given")));
+    }
+    text
+}
+
 fn cells(comparison: &Comparison, row: &Row) -> impl Iterator<Item = String> {
     comparison.columns.iter().map(|column| {
         let Some(measured) = row.values.get(&column.key) else { return "–".to_owned() };
-        let text = number_of(measured);
-        let is_best = measured.mean.is_some() && measured.mean == comparison.best(column);
+        let Some(mean) = measured.mean else { return "–".to_owned() };
+        let text = spread(&column.key, mean, measured.std);
+        let is_teacher = comparison.teacher.as_ref().is_some_and(|teacher| std::ptr::eq(teacher, row));
+        let is_best = !is_teacher && Some(mean) == comparison.best(column);
         if is_best { format!("**{text}**") } else { text }
     })
-}
-
-fn number_of(measured: &Measured) -> String {
-    let Some(mean) = measured.mean else { return "–".into() };
-    let text = number(mean);
-    let digits = text.split_once('.').map_or(0, |(_, digits)| digits.len());
-    match measured.std {
-        Some(std) if std > 0.0 && text.contains('e') => format!("{text} ± {std:.1e}"),
-        Some(std) if std > 0.0 => format!("{text} ± {std:.digits$}"),
-        _ => text,
-    }
-}
-
-fn number(x: f64) -> String {
-    match x.abs() {
-        0.0 => "0".into(),
-        size if x.fract() == 0.0 && size < 1e15 => format!("{x:.0}"),
-        size if !(1e-3..1e6).contains(&size) => format!("{x:.3e}"),
-        size if size >= 1000.0 => format!("{x:.0}"),
-        _ => format!("{x:.4}"),
-    }
 }
 
 fn line(cells: impl Iterator<Item = String>) -> String {
@@ -105,17 +96,24 @@ mod tests {
     fn rows_become_a_table_and_nothing_leaves_its_cell() {
         let comparison: Comparison = serde_json::from_value(json!({
             "title": "Losses", "model": "m", "seeds": [0, 1],
-            "columns": [{ "key": "loss", "better": "lower" }, { "key": "n_params", "title": "parameters" }],
+            "columns": [{ "key": "loss", "better": "lower" }, { "key": "n_params", "title": "parameters" },
+                { "key": "params_share", "title": "% of parameters" }, { "key": "peak_bytes", "better": "lower" }],
+            "warnings": ["columns: no row has `speed`"],
+            "teacher": { "name": "teacher", "values": { "loss": { "mean": 0.25 }, "params_share": { "mean": 1.0 } } },
             "rows": [
-                { "name": "a|b\n<i>", "values": { "loss": { "mean": 0.5, "std": 0.25 }, "n_params": { "mean": 1200.0 } } },
+                { "name": "a|b\n<i>", "values": { "loss": { "mean": 0.5, "std": 0.25 }, "n_params": { "mean": 1200.0 },
+                    "params_share": { "mean": 0.5 }, "peak_bytes": { "mean": 3145728.0 } }, "warnings": ["no _text_"] },
                 { "name": "c", "status": "failed", "error": "out of memory" },
             ],
             "checks": [{ "says": "a is best", "holds": true, "detail": "0.5" }, { "says": "?" }],
         }))
         .unwrap();
         let expected = "# Losses\n\nOf m, mean ± standard deviation over 2 seeds.\n\n\
-            |  | loss | parameters |\n| --- | ---: | ---: |\n| a\\|b &lt;i&gt; | **0.5000 ± 0.2500** | 1200 |\n| c | – | – |\n\n\
-            ## Failed\n\n- c: out of memory\n\n## Checks\n\n- a is best: **holds** (0.5)\n- ?: **cannot be told**\n";
+            |  | loss | parameters | % of parameters | peak\\_bytes |\n| --- | ---: | ---: | ---: | ---: |\n\
+            | teacher | 0.2500 | – | 100 % | – |\n\
+            | a\\|b &lt;i&gt; | **0.5000 ± 0.2500** | 1,200 | 50.0 % | **3.0 MiB** |\n| c | – | – | – | – |\n\n\
+            ## Failed\n\n- c: out of memory\n\n\
+            ## Warnings\n\n- columns: no row has \\`speed\\`\n- a\\|b &lt;i&gt;: no \\_text\\_\n\n## Checks\n\n- a is best: **holds** (0.5)\n- ?: **cannot be told**\n";
         assert_eq!(comparison_markdown(&comparison), expected);
     }
 }

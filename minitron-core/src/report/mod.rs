@@ -5,12 +5,15 @@
 
 mod comparison;
 mod folder;
+mod inputs;
 mod maps;
 mod markdown;
 mod pruning;
 mod repeat;
 mod search;
 mod training;
+mod units;
+mod warned;
 mod watch;
 
 pub use comparison::{Check, Column, Comparison, Measured, Ratio, RatioPoint, Row};
@@ -20,7 +23,9 @@ pub use markdown::comparison_markdown;
 pub use pruning::{CutSummary, Pruning, SizeChange};
 pub use repeat::Repeat;
 pub use search::{Candidate, Correlation, Grid, Rung, Search, SharedTeacher, Sizes, Target, Winner, ZeroShot};
-pub use training::{Point, Training};
+pub use training::{Point, Term, Training};
+pub use units::{bytes, grouped, in_units, number, percent, spread};
+pub use warned::Warned;
 pub use watch::{JobProgress, StageProgress, StageState, watch};
 
 use std::fs;

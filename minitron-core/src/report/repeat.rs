@@ -65,8 +65,20 @@ impl Repeat {
         })
     }
 
-    /// As far as search.json says it.
+    /// As a recipe of one stage, which has all options that search.json keeps; of older files, as far as they say it.
     pub(super) fn of_search(search: &Search, dir: &Path) -> Option<Self> {
+        if search.options.as_object().is_some_and(|options| !options.is_empty()) {
+            let seed = search.seed.map_or(String::new(), |seed| format!(" --seed {seed}"));
+            return Some(Repeat {
+                command: format!("minitron run SEARCH.toml{seed} --out {}", quoted(&dir.display().to_string())),
+                file: toml::to_string(&json!({ "stages": [stage("search", "search", &search.options)] })).ok(),
+                note: Some(
+                    "SEARCH.toml is the text below, made of the options in search.json. Paths start at the folder that the \
+                     search was begun in."
+                        .into(),
+                ),
+            });
+        }
         let mut command = format!("minitron search {}", quoted(search.model.as_deref()?));
         let tolerance = search.target.tolerance.filter(|share| *share > 0.0);
         let tolerance = tolerance.map_or(String::new(), |share| format!("+-{}%", share * 100.0));
@@ -96,14 +108,17 @@ fn is_same(recipe: &Recipe, record: &RunRecord) -> bool {
 }
 
 fn rebuilt(record: &RunRecord) -> Option<String> {
-    let stage = |name: &str, options: &Value| {
-        let mut stage = Map::from_iter([("name".to_owned(), Value::from(name))]);
-        stage.extend(options.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
-        Value::Object(stage)
-    };
-    let stages: Vec<Value> = record.stages.iter().map(|found| stage(&found.name, &found.options)).collect();
+    let stages: Vec<Value> = record.stages.iter().map(|found| stage(&found.name, &found.job, &found.options)).collect();
     let recipe = json!({ "seed": record.seed, "stages": stages });
-    (!record.stages.is_empty()).then(|| toml::to_string(&without_nulls(&recipe)).ok()).flatten()
+    (!record.stages.is_empty()).then(|| toml::to_string(&recipe).ok()).flatten()
+}
+
+/// A stage of a recipe.
+fn stage(name: &str, job: &str, options: &Value) -> Value {
+    let mut stage = Map::from_iter([("name".to_owned(), Value::from(name)), ("do".to_owned(), Value::from(job))]);
+    let options = without_nulls(options);
+    stage.extend(options.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
+    Value::Object(stage)
 }
 
 /// TOML has no null: what is null was not given.

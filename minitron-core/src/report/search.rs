@@ -44,6 +44,10 @@ pub struct Search {
     pub versions: BTreeMap<String, Value>,
     /// False while the search runs.
     pub complete: Option<bool>,
+    /// As it was asked for.
+    pub options: Value,
+    /// What it warned of.
+    pub warnings: Vec<String>,
 }
 
 /// What candidates have to reach.

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::read_json;
 use crate::error::{IoContext, Result};
@@ -23,6 +23,17 @@ pub struct Point {
     pub tokens: f64,
     /// In nats where the loss is a likelihood.
     pub loss: Option<f64>,
+}
+
+/// One loss of the objective.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Term {
+    /// Its label in the metrics.
+    pub label: String,
+    /// While it was trained, thinned out as [`Training::curve`].
+    pub curve: Vec<Point>,
+    /// On held-out text.
+    pub held_out: Vec<Point>,
 }
 
 /// How a training went so far.
@@ -50,10 +61,12 @@ pub struct Training {
     pub best: Option<Best>,
     /// The last held-out evaluation.
     pub held_out_loss: Option<f64>,
-    /// Training loss: means of neighbouring steps, at most 200.
+    /// What is minimised, the weighted sum of all terms: means of neighbouring steps, at most 200.
     pub curve: Vec<Point>,
-    /// Held-out loss at every evaluation.
+    /// Held-out loss at every evaluation: the likelihood in nats, or what is minimised where the model predicts no tokens.
     pub held_out: Vec<Point>,
+    /// Its parts, in their order.
+    pub terms: Vec<Term>,
     /// Lines that could not be read; one is being written while a training runs.
     pub n_damaged: usize,
 }
@@ -72,6 +85,9 @@ struct Line {
     tokens_per_second: f64,
     #[serde(rename = "eval/loss", default)]
     evaluated: Option<f64>,
+    /// Among others, every term's value.
+    #[serde(flatten)]
+    rest: Map<String, Value>,
 }
 
 impl Training {
@@ -101,6 +117,9 @@ impl Training {
             bytes.clear();
         }
         training.curve = thinned(&points);
+        for term in &mut training.terms {
+            term.curve = thinned(&term.curve);
+        }
         training.loss = recent(&points);
         let planned = planned_tokens(dir).filter(|_| step_tokens > 0);
         training.n_planned = planned.map(|n_tokens| n_tokens.div_ceil(step_tokens).max(training.n_steps));
@@ -110,12 +129,29 @@ impl Training {
     fn add(&mut self, line: &Line) {
         (self.n_steps, self.n_tokens, self.n_skipped) = (line.step, line.n_tokens, line.n_skipped);
         (self.elapsed_s, self.tokens_per_second) = (line.elapsed_s, line.tokens_per_second);
+        for (key, value) in &line.rest {
+            let point = Point { tokens: line.n_tokens as f64, loss: value.as_f64() };
+            if let Some(label) = key.strip_prefix("loss/") {
+                self.term(label).curve.push(point);
+            } else if let Some(label) = key.strip_prefix("eval/") {
+                self.term(label).held_out.push(point);
+            }
+        }
         let Some(loss) = line.evaluated else { return };
         self.held_out.push(Point { tokens: line.n_tokens as f64, loss: Some(loss) });
         self.held_out_loss = Some(loss);
         if self.best.is_none_or(|best| loss < best.loss) {
             self.best = Some(Best { step: line.step, loss });
         }
+    }
+
+    fn term(&mut self, label: &str) -> &mut Term {
+        let found = self.terms.iter().position(|term| term.label == label);
+        let idx = found.unwrap_or(self.terms.len());
+        if found.is_none() {
+            self.terms.push(Term { label: label.to_owned(), ..Term::default() });
+        }
+        &mut self.terms[idx]
     }
 
     /// Tokens per step, and so steps in all, follow from how many tokens were asked for.
@@ -166,7 +202,7 @@ mod tests {
     #[test]
     fn a_line_that_is_being_written_or_was_damaged_is_skipped() {
         let dir = tempfile::tempdir().unwrap();
-        let lines = b"{\"step\":1,\"n_tokens\":64,\"loss\":4.0}\n\xff\xfe\n{\"step\":2,\"n_tokens\":128,\"loss\":null,\"eval/loss\":3.5}\n\
+        let lines = b"{\"step\":1,\"n_tokens\":64,\"loss\":4.0}\n\xff\xfe\n{\"step\":2,\"n_tokens\":128,\"loss\":null,\"loss/kl\":0.5,\"eval/loss\":3.5,\"eval/kl\":0.75,\"n_predictions\":64}\n\
             {\"step\":3,\"n_tokens\":192,\"loss\":2.0,\"eval/loss\":3.75,\"tokens_per_second\":64.0}\n{\"step\":4,\"n_tok";
         std::fs::write(dir.path().join(METRICS), lines).unwrap();
         let mut training = Training::read(dir.path(), "t").unwrap();
@@ -174,6 +210,8 @@ mod tests {
         assert_eq!(training.best, Some(Best { step: 2, loss: 3.5 }));
         assert_eq!((training.held_out_loss, training.loss), (Some(3.75), Some(2.0)));
         assert_eq!(training.curve.len(), 2);
+        let at = |loss| vec![Point { tokens: 128.0, loss: Some(loss) }];
+        assert_eq!(training.terms, [Term { label: "kl".into(), curve: at(0.5), held_out: at(0.75) }]);
         training.plan_for(600);
         assert_eq!((training.n_planned, training.eta_s()), (Some(10), Some(7.0)));
     }

@@ -11,6 +11,7 @@ use super::comparison::Comparison;
 use super::folder::FolderKind;
 use super::search::Search;
 use super::training::Training;
+use super::warned::Warned;
 use super::{RUN, name_of, read_json};
 use crate::checkpoint::has_weights;
 use crate::error::Result;
@@ -40,6 +41,9 @@ pub struct JobProgress {
     pub eta_s: Option<f64>,
     /// The largest resident memory that a finished stage recorded.
     pub peak_bytes: Option<u64>,
+    /// What was warned of so far.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warned>,
 }
 
 /// One part of a job.
@@ -87,6 +91,7 @@ pub fn watch(dir: &Path) -> Result<JobProgress> {
         training: None,
         eta_s: None,
         peak_bytes: None,
+        warnings: Vec::new(),
     };
     match kind {
         FolderKind::Run => progress.add_run()?,
@@ -106,6 +111,7 @@ impl JobProgress {
     fn add_run(&mut self) -> Result<()> {
         let record: RunRecord = read_json(&self.dir.join(RUN))?;
         self.stages = record.stages.iter().map(of_record).collect();
+        self.warnings = Warned::of_run(&record);
         let planned = Recipe::load(Path::new(&record.recipe)).map(|recipe| recipe.stages).unwrap_or_default();
         for stage in planned {
             if record.stages.iter().all(|begun| begun.name != stage.name) {
@@ -143,6 +149,7 @@ impl JobProgress {
     fn add_search(&mut self) -> Result<()> {
         let search = Search::read(&self.dir)?;
         self.complete = search.is_complete();
+        self.warnings = Warned::of_all(&search.warnings);
         for (idx, rung) in search.rungs.iter().enumerate() {
             let job = format!("{} candidates", rung.n_candidates);
             let seconds = rung.seconds;
@@ -162,6 +169,7 @@ impl JobProgress {
     fn add_comparison(&mut self) -> Result<()> {
         let comparison = Comparison::read(&self.dir)?;
         self.complete = comparison.is_complete();
+        self.warnings = Warned::of_comparison(&comparison);
         if let Some(title) = &comparison.title {
             self.title.clone_from(title);
         }

@@ -139,7 +139,7 @@ impl Trainer<'_> {
                 timer.reset();
             }
             if asked {
-                self.progress.note(&format!("asked to end: step {step} of {} is saved", schedule.n_steps));
+                self.progress.note(&format!("interrupted: step {step} of {} is saved", schedule.n_steps));
                 is_interrupted = step < last;
                 break;
             }

@@ -1,18 +1,26 @@
 //! Drawings as SVG whose colours are the page's: a plotting library draws in stand-in colours, which then become variables
 //! of the style sheet, so that one drawing serves light, dark and paper.
 
+use std::ops::Range;
+
 use maud::{Markup, PreEscaped, html};
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::prelude::*;
 use plotters::style::Color;
 
 /// Colours of series before they begin again; `--s0` and so on in the style sheet.
 pub const N_SERIES: usize = 8;
+/// The style of what all others are compared with: grey, and a star.
+pub const REFERENCE: usize = 47;
+/// Shapes of markers before they begin again: no common factor with the colours, so that 40 styles differ.
+const N_SHAPES: usize = 5;
 /// Shades of heat maps; `--h0` and so on.
 const N_SHADES: usize = 9;
 /// Drawings are this wide, in units of which a page's width has fewer: coordinates are whole numbers.
 const WIDTH: u32 = 1260;
 const HEIGHT: u32 = 800;
-const FONT: u32 = 48;
+/// As the style sheet has it on narrow screens.
+const FONT: u32 = 50;
 
 const GRID: RGBColor = RGBColor(0, 254, 3);
 const AXIS: RGBColor = RGBColor(1, 254, 3);
@@ -30,10 +38,14 @@ fn shade(share: f64) -> u8 {
 /// The stand-in colours, as the library writes them, and what takes their place.
 fn variables() -> impl Iterator<Item = (String, String)> {
     let hex = |colour: RGBColor| format!("\"#{:02X}{:02X}{:02X}\"", colour.0, colour.1, colour.2);
+    // Lines first: the style sheet dashes them by their class.
+    let lines = (0..N_SERIES).map(move |idx| {
+        (format!("stroke={}", hex(series_colour(idx))), format!("class=\"s{idx}\" stroke=\"var(--s{idx})\""))
+    });
     let series = (0..N_SERIES).map(move |idx| (hex(series_colour(idx)), format!("\"var(--s{idx})\"")));
     let shades = (0..N_SHADES).map(move |idx| (hex(RGBColor(idx as u8, 254, 2)), format!("\"var(--h{idx})\"")));
     let rest = [(GRID, "grid"), (AXIS, "muted"), (TEXT, "muted")];
-    series.chain(shades).chain(rest.map(|(colour, name)| (hex(colour), format!("\"var(--{name})\""))))
+    lines.chain(series).chain(shades).chain(rest.map(|(colour, name)| (hex(colour), format!("\"var(--{name})\""))))
 }
 
 /// How a series is drawn.
@@ -41,17 +53,20 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 pub enum Mark {
     /// A line.
     Line,
-    /// A line with a dot at every point.
-    DottedLine,
-    /// Dots alone, the second kind larger.
+    /// A line with markers, at most [`MARKERS`] of them.
+    Marked,
+    /// Markers alone, the second kind larger.
     Dots { large: bool },
 }
+
+/// Markers on one line: more of them hide it.
+const MARKERS: usize = 12;
 
 /// One series of a plot.
 #[derive(Debug)]
 pub struct Series {
-    /// Which of the page's colours.
-    pub colour: usize,
+    /// Which of the page's colours, dashes and markers.
+    pub style: usize,
     /// How it is drawn.
     pub mark: Mark,
     /// Places, finite.
@@ -65,7 +80,7 @@ pub struct Plot<'a> {
     pub label: &'a str,
     /// The horizontal axis.
     pub x: &'a str,
-    /// The vertical axis.
+    /// The vertical axis, with its unit.
     pub y: &'a str,
     /// Whether the horizontal axis begins at 0.
     pub from_zero: bool,
@@ -73,16 +88,85 @@ pub struct Plot<'a> {
     pub series: &'a [Series],
 }
 
+/// An axis: its ends, and where its marks are.
+#[derive(Debug, Clone)]
+struct Axis {
+    ends: (f64, f64),
+    ticks: Vec<f64>,
+    is_log: bool,
+}
+
+impl Axis {
+    /// Over these values; logarithmic where that is asked for and the ends are far apart.
+    fn over(values: impl Iterator<Item = f64>, from_zero: bool, may_be_log: bool, n_ticks: usize) -> Option<Self> {
+        let (min, max) = range(values)?;
+        let is_log = may_be_log && min > 0.0 && max / min > 6.0;
+        let at = |x: f64| if is_log { x.log10() } else { x };
+        let ends = padded((if from_zero { 0.0 } else { at(min) }, at(max)), from_zero);
+        let ticks = if is_log { log_ticks(ends, n_ticks) } else { linear_ticks(ends, n_ticks) };
+        Some(Axis { ends, ticks, is_log })
+    }
+
+    fn at(&self, x: f64) -> f64 {
+        if self.is_log { x.log10() } else { x }
+    }
+
+    fn text(&self, x: f64) -> String {
+        short(if self.is_log { 10f64.powf(x) } else { x })
+    }
+}
+
+/// The library's own coordinates choose their marks themselves.
+impl Ranged for Axis {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, x: &f64, limit: (i32, i32)) -> i32 {
+        let share = (x - self.ends.0) / (self.ends.1 - self.ends.0);
+        limit.0 + (share * f64::from(limit.1 - limit.0)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        if hint.weight().allow_light_points() { Vec::new() } else { self.ticks.clone() }
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.ends.0..self.ends.1
+    }
+}
+
+/// Multiples of 1, 2 or 5 times a power of ten, at most so many.
+fn linear_ticks((min, max): (f64, f64), most: usize) -> Vec<f64> {
+    let least = (max - min) / most.max(1) as f64;
+    let power = 10f64.powf(least.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= least * 0.999);
+    let Some(step) = step.filter(|step| step.is_finite() && *step > 0.0) else { return Vec::new() };
+    let (first, last) = ((min / step).ceil() as i64, (max / step).floor() as i64);
+    (first..=last).take(most + 2).map(|n| n as f64 * step).collect()
+}
+
+/// Logarithms of 1, 2, 5 in every decade, of 1 and 3, or of 1 alone: as many as there is room for.
+fn log_ticks((min, max): (f64, f64), most: usize) -> Vec<f64> {
+    let decades = || (min.floor() as i32..=max.ceil() as i32).take(40);
+    let ticks = |steps: &[f64]| -> Vec<f64> {
+        let all = decades().flat_map(|decade| steps.iter().map(move |step| f64::from(decade) + step.log10()));
+        all.filter(|tick| (min..=max).contains(tick)).collect()
+    };
+    let choices: [&[f64]; 3] = [&[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]];
+    choices
+        .into_iter()
+        .map(ticks)
+        .find(|ticks| ticks.len() <= most + 1)
+        .unwrap_or_else(|| linear_ticks((min, max), most))
+}
+
 /// Draws a plot; nothing where no series has a point. The vertical axis is logarithmic where its ends are far apart.
 pub fn plot(plot: &Plot) -> Markup {
     let points = || plot.series.iter().flat_map(|series| series.points.iter().copied());
-    let (Some(xs), Some(ys)) = (range(points().map(|p| p.0)), range(points().map(|p| p.1))) else { return html! {} };
-    let is_log = ys.0 > 0.0 && ys.1 / ys.0 > 6.0;
-    let at = |y: f64| if is_log { y.log10() } else { y };
-    let xs = if plot.from_zero { (0.0, xs.1) } else { xs };
-    let (xs, ys) = (padded(xs, plot.from_zero), padded((at(ys.0), at(ys.1)), false));
+    let x = Axis::over(points().map(|p| p.0), plot.from_zero, false, 5);
+    let (Some(x), Some(y)) = (x, Axis::over(points().map(|p| p.1), false, true, 6)) else { return html! {} };
     let mut svg = String::new();
-    let drawn = draw_plot(&mut svg, plot, xs, ys, is_log);
+    let drawn = draw_plot(&mut svg, plot, &x, &y);
     if drawn.is_ok() {
         themed(&svg, (WIDTH, HEIGHT), plot.label)
     } else {
@@ -92,15 +176,17 @@ pub fn plot(plot: &Plot) -> Markup {
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-fn draw_plot(svg: &mut String, plot: &Plot, xs: (f64, f64), ys: (f64, f64), is_log: bool) -> Drawn {
-    let at = |(x, y): &(f64, f64)| (*x, if is_log { y.log10() } else { *y });
+fn draw_plot(svg: &mut String, plot: &Plot, x: &Axis, y: &Axis) -> Drawn {
     let root = SVGBackend::with_string(svg, (WIDTH, HEIGHT)).into_drawing_area();
+    let label = ("sans-serif", FONT).into_font().color(&TEXT);
+    // Above the axis and not along it: words that stand upright need no turned head.
+    root.draw_text(plot.y, &label, (FONT as i32 / 2, FONT as i32 / 8))?;
     let mut chart = ChartBuilder::on(&root)
         .margin(FONT / 2)
-        .x_label_area_size(FONT * 2)
-        .y_label_area_size(FONT * 3)
-        .build_cartesian_2d(xs.0..xs.1, ys.0..ys.1)?;
-    let label = ("sans-serif", FONT).into_font().color(&TEXT);
+        .margin_top(FONT * 2)
+        .x_label_area_size(FONT * 5 / 2)
+        .y_label_area_size(FONT * 5 / 2)
+        .build_cartesian_2d(x.clone(), y.clone())?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
@@ -109,27 +195,85 @@ fn draw_plot(svg: &mut String, plot: &Plot, xs: (f64, f64), ys: (f64, f64), is_l
         .label_style(label.clone())
         .axis_desc_style(label)
         .x_desc(plot.x)
-        .y_desc(plot.y)
-        .x_labels(5)
-        .y_labels(6)
-        .x_label_formatter(&|x| short(*x))
-        .y_label_formatter(&|y| short(if is_log { 10f64.powf(*y) } else { *y }))
+        .x_label_formatter(&|tick| x.text(*tick))
+        .y_label_formatter(&|tick| y.text(*tick))
         .draw()?;
     for series in plot.series {
-        let colour = series_colour(series.colour);
-        let points = || series.points.iter().map(at);
-        if matches!(series.mark, Mark::Line | Mark::DottedLine) {
-            chart.draw_series(LineSeries::new(points(), colour.stroke_width(6)))?;
+        let colour = series_colour(series.style);
+        let points: Vec<(f64, f64)> = series.points.iter().map(|point| (point.0, y.at(point.1))).collect();
+        if !matches!(series.mark, Mark::Dots { .. }) {
+            chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(6)))?;
         }
-        let size = match series.mark {
+        let (size, every) = match series.mark {
             Mark::Line => continue,
-            Mark::Dots { large: true } => 22,
-            _ => 13,
+            Mark::Marked => (14, points.len().div_ceil(MARKERS).max(1)),
+            Mark::Dots { large: false } => (14, 1),
+            Mark::Dots { large: true } => (24, 1),
         };
-        chart.draw_series(points().map(|point| Circle::new(point, size, colour.filled())))?;
+        let last = points.len().saturating_sub(1);
+        for (_, point) in points.iter().enumerate().filter(|(idx, _)| idx % every == 0 || *idx == last) {
+            let corners = corners(series.style, size);
+            if corners.is_empty() {
+                chart.draw_series([Circle::new(*point, size, colour.filled())])?;
+            } else {
+                chart.draw_series([EmptyElement::at(*point) + Polygon::new(corners, colour.filled())])?;
+            }
+        }
     }
     root.present()?;
     Ok(())
+}
+
+/// The outline of a style's marker about its middle; none for a circle.
+fn corners(style: usize, size: i32) -> Vec<(i32, i32)> {
+    let (s, thin) = (size, size / 3);
+    if style == REFERENCE {
+        let far = f64::from(size + 6);
+        let corner = |idx: i32| {
+            let (angle, radius) = (f64::from(idx) * 0.628_318_5, if idx % 2 == 0 { far } else { far * 0.45 });
+            ((radius * angle.sin()).round() as i32, (-radius * angle.cos()).round() as i32)
+        };
+        return (0..10).map(corner).collect();
+    }
+    match style % N_SHAPES {
+        0 => Vec::new(),
+        1 => vec![(0, -s - 2), (s + 2, s), (-s - 2, s)],
+        2 => vec![(-s, -s), (s, -s), (s, s), (-s, s)],
+        3 => vec![(0, -s - 6), (s + 6, 0), (0, s + 6), (-s - 6, 0)],
+        _ => {
+            let (far, near) = (s + 2, thin);
+            vec![
+                (-near, -far),
+                (near, -far),
+                (near, -near),
+                (far, -near),
+                (far, near),
+                (near, near),
+                (near, far),
+                (-near, far),
+                (-near, near),
+                (-far, near),
+                (-far, -near),
+                (-near, -near),
+            ]
+        }
+    }
+}
+
+/// A piece of line and a marker, as a legend shows them.
+pub fn key(style: usize, mark: Mark) -> Markup {
+    let (colour, class) = (format!("var(--s{})", style % N_SERIES), format!("s{}", style % N_SERIES));
+    let outline =
+        corners(style, 14).iter().map(|(x, y)| format!("{},{}", 60 + x, 22 + y)).collect::<Vec<_>>().join(" ");
+    html! {
+        svg.key viewBox="0 0 120 44" aria-hidden="true" {
+            @if !matches!(mark, Mark::Dots { .. }) {
+                polyline class=(class) points="2,22 118,22" fill="none" stroke=(colour) stroke-width="8" {}
+            }
+            @if mark != Mark::Line && outline.is_empty() { circle cx="60" cy="22" r="15" fill=(colour) {} }
+            @if mark != Mark::Line && !outline.is_empty() { polygon points=(outline) fill=(colour) {} }
+        }
+    }
 }
 
 /// A row of cells, each a share of the way from lowest to highest.
@@ -149,7 +293,7 @@ pub fn heat(label: &str, n_units: usize, x: &str, rows: &[HeatCells]) -> Markup 
         3..=12 => 64,
         _ => 36,
     };
-    let height = rows.len() as u32 * row_height + 4 * FONT;
+    let height = rows.len() as u32 * row_height + FONT * 9 / 2;
     let mut svg = String::new();
     let drawn = draw_heat(&mut svg, height, n_units.max(1), x, rows);
     if drawn.is_ok() {
@@ -165,7 +309,7 @@ fn draw_heat(svg: &mut String, height: u32, n_units: usize, x: &str, rows: &[Hea
     // Rows are centred on whole numbers, where the library puts its marks.
     let mut chart = ChartBuilder::on(&root)
         .margin(FONT / 2)
-        .x_label_area_size(FONT * 2)
+        .x_label_area_size(FONT * 5 / 2)
         .y_label_area_size(FONT * 3)
         .build_cartesian_2d(0f64..n_units as f64, -0.5..last + 0.5)?;
     let label = ("sans-serif", FONT).into_font().color(&TEXT);
@@ -245,14 +389,41 @@ mod tests {
 
     #[test]
     fn drawings_take_their_colours_from_the_page_and_their_texts_stay_texts() {
-        let series = [Series { colour: 9, mark: Mark::DottedLine, points: vec![(0.0, 1.0), (5e6, 0.01)] }];
+        let series = [Series { style: 9, mark: Mark::Marked, points: vec![(0.0, 1.0), (5e6, 0.01)] }];
         let drawn = plot(&Plot { label: "<b>", x: "</text><script>", y: "loss", from_zero: true, series: &series });
-        assert!(drawn.0.contains("var(--s1)") && drawn.0.contains("var(--grid)"), "{}", drawn.0);
+        assert!(
+            drawn.0.contains("class=\"s1\" stroke=\"var(--s1)\"") && drawn.0.contains("var(--grid)"),
+            "{}",
+            drawn.0
+        );
         assert!(!drawn.0.contains('#') && !drawn.0.contains("<script") && !drawn.0.contains("<b>"), "{}", drawn.0);
         let rows = [HeatCells { name: "<i>".into(), shares: vec![0.0, 0.0, 1.0] }];
         let drawn = heat("map", 300, "units", &rows).0;
         assert_eq!((drawn.matches("var(--h0)").count(), drawn.matches("var(--h8)").count()), (1, 1), "{drawn}");
         assert!(!drawn.contains("<i>"), "{drawn}");
+    }
+
+    #[test]
+    fn marks_of_axes_are_round_numbers() {
+        let logarithmic = |min: f64, max: f64| -> Vec<String> {
+            log_ticks((min.log10(), max.log10()), 6).into_iter().map(|tick| short(10f64.powf(tick))).collect()
+        };
+        assert_eq!(logarithmic(0.15, 5.6), ["0.2", "0.5", "1", "2", "5"]);
+        assert_eq!(logarithmic(0.2, 80.0), ["0.3", "1", "3", "10", "30"]);
+        assert_eq!(logarithmic(1e-4, 1e3).len(), 7);
+        let linear =
+            |min: f64, max: f64| -> Vec<String> { linear_ticks((min, max), 5).into_iter().map(short).collect() };
+        assert_eq!(linear(0.0, 41_000.0), ["0", "10k", "20k", "30k", "40k"]);
+        assert_eq!(linear(5.02, 5.31), ["5.1", "5.2", "5.3"]);
+        assert_eq!(linear(-1.0, 1.0), ["-1", "-0.5", "0", "0.5", "1"]);
+    }
+
+    #[test]
+    fn styles_differ_without_their_colour() {
+        let shapes: Vec<_> = (0..N_SHAPES).map(|style| corners(style, 14)).collect();
+        assert!(shapes.iter().enumerate().all(|(idx, shape)| !shapes[..idx].contains(shape)));
+        let keys: Vec<String> = (0..40).chain([REFERENCE]).map(|style| key(style, Mark::Marked).0).collect();
+        assert!(keys.iter().enumerate().all(|(idx, key)| !keys[..idx].contains(key)));
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Strategies side by side.
 
 use maud::{Markup, html};
-use minitron_core::report::{Comparison, Measured, Ratio, Row};
+use minitron_core::report::{Column, Comparison, Measured, Ratio, Row, spread};
 
-use super::charts::{Mark, N_SERIES, Plot, Series, plot};
-use super::parts::{Cell, Table, curve_table, figure, places, spread};
+use super::charts::{Mark, Plot, REFERENCE, Series, plot};
+use super::curves::{self, Drawn};
+use super::parts::{Cell, Named, Table, figure};
 use crate::output::watch::duration;
+
+/// Rows that a legend names: with more, the best one alone stands out.
+const MOST_NAMED: usize = 16;
 
 /// All sections.
 pub fn sections(comparison: &Comparison) -> Markup {
@@ -17,9 +21,9 @@ pub fn sections(comparison: &Comparison) -> Markup {
             (table(comparison))
             (failures(comparison))
         }
+        (figures(comparison))
         (checks(comparison))
         (ratios(comparison))
-        (curves(comparison))
         (by_seed(comparison))
         (samples(comparison))
     }
@@ -47,11 +51,11 @@ fn ratio_table(ratio: &Ratio) -> Table {
     table
 }
 
-fn cell(measured: Option<&Measured>) -> Cell {
+fn cell(column: &Column, measured: Option<&Measured>) -> Cell {
     let Some((mean, measured)) = measured.and_then(|measured| Some((measured.mean?, measured))) else {
         return Cell::number(None);
     };
-    Cell::sorted(spread(mean, measured.std), Some(mean))
+    Cell::sorted(spread(&column.key, mean, measured.std), Some(mean))
 }
 
 fn table(comparison: &Comparison) -> Markup {
@@ -67,11 +71,15 @@ fn table(comparison: &Comparison) -> Markup {
         n => format!("Mean ± standard deviation over {n} seeds; the best mean of each column is bold"),
     };
     let mut table = Table::new(caption, std::iter::once("row".to_owned()).chain(titles));
+    if let Some(teacher) = &comparison.teacher {
+        let values = comparison.columns.iter().map(|column| cell(column, teacher.values.get(&column.key)));
+        table.reference(std::iter::once(Cell::text(teacher.title())).chain(values));
+    }
     for row in &comparison.rows {
         let values = comparison.columns.iter().map(|column| {
             let measured = row.values.get(&column.key);
             let mean = measured.and_then(|measured| measured.mean);
-            cell(measured).best(mean.is_some() && mean == comparison.best(column))
+            cell(column, measured).best(mean.is_some() && mean == comparison.best(column))
         });
         table.row(std::iter::once(Cell::text(row.title())).chain(values));
     }
@@ -79,7 +87,7 @@ fn table(comparison: &Comparison) -> Markup {
 }
 
 fn failures(comparison: &Comparison) -> Markup {
-    let failed: Vec<&Row> = comparison.rows.iter().filter(|row| row.is_failed()).collect();
+    let failed: Vec<&Row> = comparison.all_rows().filter(|row| row.is_failed()).collect();
     html! { @if !failed.is_empty() {
         div.warn role="note" {
             h4 { "Failed" }
@@ -107,25 +115,71 @@ fn checks(comparison: &Comparison) -> Markup {
     } }
 }
 
-fn curves(comparison: &Comparison) -> Markup {
-    let trained: Vec<&Row> = comparison.rows.iter().filter(|row| !row.curve.is_empty()).collect();
-    if trained.is_empty() {
-        return html! {};
+fn figures(comparison: &Comparison) -> Markup {
+    let is_named = comparison.rows.len() <= MOST_NAMED;
+    let best = best_row(comparison);
+    // The best one is drawn last where it alone has a colour.
+    let style = |(idx, row): (usize, _)| Drawn {
+        row,
+        style: if is_named { idx } else { usize::from(best.is_some_and(|best| std::ptr::eq(best, row))) * 6 + 7 },
+    };
+    let mut rows: Vec<Drawn> = comparison.rows.iter().enumerate().map(style).collect();
+    if !is_named {
+        rows.sort_by_key(|drawn| drawn.style);
     }
-    let of = |(idx, row): (usize, &&Row)| Series { colour: idx, mark: Mark::DottedLine, points: places(&row.curve) };
-    let series: Vec<Series> = trained.iter().enumerate().map(of).collect();
-    let named = trained.iter().enumerate().map(|(idx, row)| (idx, row.title().to_owned()));
-    // With more of them than colours, names would mislead: the table has them.
-    let legend: Vec<(usize, String)> = if trained.len() > N_SERIES { Vec::new() } else { named.collect() };
-    let numbers: Vec<_> = trained.iter().map(|row| (row.title().to_owned(), row.curve.as_slice())).collect();
-    let label = "Loss of every row against tokens";
-    let drawing = plot(&Plot { label, x: "tokens", y: "loss", from_zero: true, series: &series });
-    html! {
+    let (curves, sizes) = (curves::of_rows(&rows, is_named), loss_by_size(comparison, &rows, is_named));
+    html! { @if !curves.0.is_empty() || !sizes.0.is_empty() {
         section {
             h3 { "Curves" }
-            div.figures.wide { (figure(&html! { (label) }, &legend, &drawing, &curve_table(label, &numbers))) }
+            @if let Some(best) = best.filter(|_| !is_named) { p.muted { "The one with a colour is “" (best.title()) "”." } }
+            div.figures { (sizes) (curves) }
         }
+    } }
+}
+
+/// The column that rows are drawn by: the loss in the end, or before any training.
+fn loss_column(comparison: &Comparison) -> Option<&'static str> {
+    let has = |key: &str| comparison.rows.iter().any(|row| row.values.contains_key(key));
+    ["loss", "zero_shot_loss"].into_iter().find(|key| has(key))
+}
+
+fn mean(row: &Row, key: &str) -> Option<f64> {
+    row.values.get(key)?.mean.filter(|mean| mean.is_finite())
+}
+
+fn best_row(comparison: &Comparison) -> Option<&Row> {
+    let key = loss_column(comparison)?;
+    let losses = comparison.rows.iter().filter_map(|row| Some((mean(row, key)?, row)));
+    losses.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, row)| row)
+}
+
+/// A marker a row, the original among them.
+fn loss_by_size(comparison: &Comparison, rows: &[Drawn], is_named: bool) -> Markup {
+    let Some(key) = loss_column(comparison) else { return html! {} };
+    let teacher = comparison.teacher.iter().map(|row| (row, REFERENCE, Mark::Dots { large: true }));
+    let all = rows.iter().map(|drawn| (drawn.row, drawn.style, Mark::Dots { large: false })).chain(teacher);
+    let placed =
+        all.filter_map(|(row, style, mark)| Some((row, style, mark, (mean(row, "n_params")?, mean(row, key)?))));
+    let placed: Vec<_> = placed.collect();
+    if placed.len() < 2 {
+        return html! {};
     }
+    let label = "Held-out loss against parameters, a marker per row";
+    let mut numbers = Table::new(label, ["row", "parameters", "loss"]);
+    let (mut series, mut legend) = (Vec::new(), Vec::new());
+    for (row, style, mark, point) in placed {
+        numbers.row([Cell::text(row.title()), Cell::of("n_params", Some(point.0)), Cell::number(Some(point.1))]);
+        if is_named || style == REFERENCE {
+            legend.push(Named::new(style, mark, row.title()));
+        }
+        series.push(Series { style, mark, points: vec![point] });
+    }
+    let y = match key {
+        "loss" => "held-out loss, nats per token",
+        _ => "held-out loss before training, nats per token",
+    };
+    let drawing = plot(&Plot { label, x: "parameters", y, from_zero: false, series: &series });
+    figure(&html! { strong { "Loss against parameters" } }, &legend, &drawing, &numbers)
 }
 
 fn by_seed(comparison: &Comparison) -> Markup {
@@ -142,7 +196,7 @@ fn by_seed(comparison: &Comparison) -> Markup {
     for row in &comparison.rows {
         for (idx, seed) in comparison.seeds.iter().enumerate() {
             let value = |key: &str| row.values.get(key).and_then(|measured| *measured.by_seed.get(idx)?);
-            let values = comparison.columns.iter().map(|column| Cell::number(value(&column.key)));
+            let values = comparison.columns.iter().map(|column| Cell::of(&column.key, value(&column.key)));
             table.row([Cell::text(row.title()), Cell::count(Some(*seed))].into_iter().chain(values));
         }
     }

@@ -5,6 +5,7 @@
 
 mod charts;
 mod comparison;
+mod curves;
 mod parts;
 mod run;
 mod search;
@@ -72,6 +73,15 @@ fn article(idx: usize, folder: &Folder, is_alone: bool) -> Markup {
             @if !folder.facts.is_empty() {
                 dl.facts { @for (name, value) in &folder.facts { div { dt { (name) } dd { (value) } } } }
             }
+            @if !folder.warnings.is_empty() {
+                section.warn role="note" {
+                    h3 { "Warnings" }
+                    ul { @for warned in &folder.warnings { li {
+                        @if !warned.of.is_empty() { strong { (warned.of.join(", ")) } ": " }
+                        (warned.message)
+                    } } }
+                }
+            }
             @if !folder.notes.is_empty() {
                 section.warn role="note" {
                     h3 { "Not read" }
@@ -138,7 +148,7 @@ mod tests {
         assert_harmless(&page_of(
             "run.json",
             &json!({ "minitron": EVIL, "recipe": EVIL, "seed": 0, "device": EVIL, "dtype": "float", "stages": [
-                stage(EVIL_NAME, EVIL, json!({}), json!({})),
+                { "name": EVIL_NAME, "do": EVIL, "inputs": EVIL, "result": {}, "warnings": [EVIL], "options": { "model": EVIL } },
                 stage("say", "generate", json!({ "prompt": EVIL, "text": EVIL }), json!({ "model": EVIL })),
                 stage("eval", "eval", json!({ EVIL: 1.0, "tasks": { EVIL: { "acc": 0.5 } } }), json!({ "model": EVIL })),
             ] }),
@@ -146,7 +156,7 @@ mod tests {
         let curve = json!([{ "tokens": 1, "loss": 2.0 }, { "tokens": 2, "loss": 1.0 }]);
         assert_harmless(&page_of(
             "search.json",
-            &json!({ "model": EVIL, "versions": { EVIL: EVIL }, "winner": { "name": EVIL }, "candidates": [
+            &json!({ "model": EVIL, "versions": { EVIL: EVIL }, "winner": { "name": EVIL }, "warnings": [EVIL], "candidates": [
                 { "name": EVIL_NAME, "sizes": { EVIL: 3 }, "n_params": 10, "loss": 1.0, "curve": curve },
             ] }),
         ));
@@ -154,7 +164,7 @@ mod tests {
             "compare.json",
             &json!({ "title": EVIL, "model": EVIL, "spec": { "title": EVIL }, "columns": [{ "key": "loss", "title": EVIL }],
                 "rows": [{ "name": EVIL, "error": EVIL, "samples": [EVIL], "curve": curve, "values": { "loss": { "mean": 1.0 } } }],
-                "checks": [{ "says": EVIL, "detail": EVIL }] }),
+                "teacher": { "name": EVIL, "error": EVIL }, "warnings": [EVIL], "checks": [{ "says": EVIL, "detail": EVIL }] }),
         ));
     }
 

@@ -1,10 +1,9 @@
 //! What sections are made of: tables that can be sorted, figures with a text beside them, numbers.
 
 use maud::{Markup, html};
-use minitron_core::report::Point;
+use minitron_core::report::{Point, grouped, in_units, number};
 
-use super::charts::{N_SERIES, short};
-use crate::output::tables::grouped;
+use super::charts::{Mark, key, short};
 
 /// A table's cell.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +23,11 @@ impl Cell {
     /// A number, a dash where there is none.
     pub fn number(value: Option<f64>) -> Self {
         Cell::sorted(value.map_or("–".into(), number), value)
+    }
+
+    /// A number in the unit that its key says.
+    pub fn of(key: &str, value: Option<f64>) -> Self {
+        Cell::sorted(value.map_or("–".into(), |x| in_units(key, x)), value)
     }
 
     /// A text that is sorted by a number.
@@ -55,12 +59,20 @@ pub struct Table {
     caption: String,
     columns: Vec<String>,
     rows: Vec<Vec<Cell>>,
+    /// Rows that sorting leaves at the top.
+    n_fixed: usize,
 }
 
 impl Table {
     /// With these columns.
     pub fn new<T: Into<String>>(caption: impl Into<String>, columns: impl IntoIterator<Item = T>) -> Self {
-        Table { caption: caption.into(), columns: columns.into_iter().map(Into::into).collect(), rows: Vec::new() }
+        Table { caption: caption.into(), columns: columns.into_iter().map(Into::into).collect(), ..Table::default() }
+    }
+
+    /// Adds a row that the others are compared with, before them.
+    pub fn reference(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        self.row(cells);
+        self.n_fixed = self.rows.len();
     }
 
     /// Adds a row.
@@ -76,32 +88,61 @@ impl Table {
         let is_number = |cell: &Cell| cell.sort.is_some() && !cell.words;
         let is_number = |idx: usize| idx > 0 && self.rows.iter().any(|row| row.get(idx).is_some_and(is_number));
         html! {
+            p.caption { (self.caption) }
             div.scroll tabindex="0" role="region" aria-label=(self.caption) {
-                table.sortable[self.rows.len() > 1] {
-                    caption { (self.caption) }
+                table.sortable[self.rows.len() > 1] aria-label=(self.caption) {
                     thead { tr {
                         @for (idx, title) in self.columns.iter().enumerate() {
                             th scope="col" class=[is_number(idx).then_some("n")] { (title) }
                         }
                     } }
-                    tbody { @for row in &self.rows { tr {
-                        @for (idx, cell) in row.iter().enumerate() {
-                            @if idx == 0 { th scope="row" data-v=[cell.sort] { (cell.text) } }
-                            @else {
-                                td class=[is_number(idx).then_some("n")] data-v=[cell.sort] {
-                                    @if cell.best { strong { (cell.text) } } @else { (cell.text) }
-                                }
-                            }
-                        }
-                    } } }
+                    tbody { @for (row_idx, row) in self.rows.iter().enumerate() {
+                        tr.reference[row_idx < self.n_fixed] { (cells(row, &is_number)) }
+                    } }
                 }
             }
         }
     }
 }
 
+fn cells(row: &[Cell], is_number: &dyn Fn(usize) -> bool) -> Markup {
+    let class = |idx: usize, cell: &Cell| match (is_number(idx), cell.words) {
+        (true, _) => Some("n"),
+        (_, true) => Some("w"),
+        _ => None,
+    };
+    html! {
+        @for (idx, cell) in row.iter().enumerate() {
+            @if idx == 0 { th scope="row" data-v=[cell.sort] { (cell.text) } }
+            @else {
+                td class=[class(idx, cell)] data-v=[cell.sort] {
+                    @if cell.best { strong { (cell.text) } } @else { (cell.text) }
+                }
+            }
+        }
+    }
+}
+
+/// What a legend says of a series.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// As the series.
+    pub style: usize,
+    /// As the series.
+    pub mark: Mark,
+    /// For people.
+    pub name: String,
+}
+
+impl Named {
+    /// A line of a legend.
+    pub fn new(style: usize, mark: Mark, name: impl Into<String>) -> Self {
+        Named { style, mark, name: name.into() }
+    }
+}
+
 /// A drawing, what it shows, and its numbers for those who do not see it.
-pub fn figure(caption: &Markup, legend: &[(usize, String)], drawing: &Markup, numbers: &Table) -> Markup {
+pub fn figure(caption: &Markup, legend: &[Named], drawing: &Markup, numbers: &Table) -> Markup {
     if drawing.0.is_empty() {
         return html! {};
     }
@@ -109,9 +150,7 @@ pub fn figure(caption: &Markup, legend: &[(usize, String)], drawing: &Markup, nu
         figure {
             figcaption { (caption) }
             @if !legend.is_empty() {
-                ul.legend { @for (colour, name) in legend {
-                    li { span.swatch style={ "background:var(--s" (colour % N_SERIES) ")" } {} (name) }
-                } }
+                ul.legend { @for named in legend { li { (key(named.style, named.mark)) (named.name) } } }
             }
             (drawing)
             details { summary { "Numbers" } (numbers.draw()) }
@@ -138,38 +177,4 @@ pub fn curve_table(caption: &str, curves: &[(String, &[Point])]) -> Table {
 /// Places of a curve, those without a loss left out.
 pub fn places(points: &[Point]) -> Vec<(f64, f64)> {
     points.iter().filter_map(|point| Some((point.tokens, point.loss?))).collect()
-}
-
-/// A number as people read it.
-pub fn number(x: f64) -> String {
-    match x.abs() {
-        0.0 => "0".into(),
-        size if x.fract() == 0.0 && (1.0..1e15).contains(&size) && x > 0.0 => grouped(x as u64),
-        size if !(1e-3..1e6).contains(&size) => format!("{x:.2e}"),
-        size if size >= 1000.0 => format!("{x:.0}"),
-        _ => format!("{x:.4}"),
-    }
-}
-
-/// A mean and how far it spreads, to the same decimals; no spread where there is none.
-pub fn spread(mean: f64, std: Option<f64>) -> String {
-    let text = number(mean);
-    let digits = text.split_once('.').map_or(0, |(_, digits)| digits.len());
-    match std {
-        Some(std) if std > 0.0 && text.contains('e') => format!("{text} ± {std:.1e}"),
-        Some(std) if std > 0.0 => format!("{text} ± {std:.digits$}"),
-        _ => text,
-    }
-}
-
-/// A share as percent.
-pub fn percent(share: f64) -> String {
-    let percent = share * 100.0;
-    match percent.abs() {
-        // A cut between a score and 0.
-        size if size >= 1e6 => "very large".into(),
-        size if size >= 10.0 || size == 0.0 => format!("{percent:.0} %"),
-        size if size >= 0.1 => format!("{percent:.1} %"),
-        _ => format!("{percent:.2} %"),
-    }
 }

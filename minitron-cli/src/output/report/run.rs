@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
-use minitron_core::report::{CutSummary, Evaluation, HeatMap, Pruning, Sample, StageSummary, Training};
+use minitron_core::report::{
+    CutSummary, Evaluation, HeatMap, Pruning, Sample, StageSummary, Training, bytes, grouped, number, percent,
+};
 use serde_json::Value;
 
-use super::charts::{HeatCells, Mark, Plot, Series, heat, plot};
-use super::parts::{Cell, Table, curve_table, figure, number, percent, places};
-use crate::output::tables::{bytes, grouped};
+use super::charts::{HeatCells, heat};
+use super::curves;
+use super::parts::{Cell, Table, figure};
+use crate::output::tables::title;
 use crate::output::watch::duration;
 
 /// What was done, in order.
@@ -45,21 +48,20 @@ pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
     }
     // Measurements first, then counts.
     keys.sort_by_key(|key| key.starts_with("n_"));
+    let first = evaluations.first().map(|evaluation| evaluation.data.join(", ")).unwrap_or_default();
+    let is_one_text = evaluations.iter().all(|evaluation| evaluation.data.join(", ") == first);
+    let caption = match is_one_text && !first.is_empty() {
+        true => format!("Measured on held-out text: {first}"),
+        false => "Measured on held-out data".to_owned(),
+    };
     let titles = std::iter::once("model".to_owned()).chain(keys.iter().map(|key| title(key)));
-    let mut table = Table::new("Measured on held-out data", titles);
+    let mut table = Table::new(caption, titles.chain((!is_one_text).then(|| "text".to_owned())));
     for evaluation in evaluations {
-        let values = keys.iter().map(|key| Cell::number(evaluation.values.get(*key).copied()));
-        table.row(std::iter::once(Cell::text(&evaluation.model)).chain(values));
+        let values = keys.iter().map(|key| Cell::of(key, evaluation.values.get(*key).copied()));
+        let text = (!is_one_text).then(|| Cell::text(evaluation.data.join(", ")).words());
+        table.row(std::iter::once(Cell::text(&evaluation.model)).chain(values).chain(text));
     }
     html! { section { h3 { "Measured" } (table.draw()) } }
-}
-
-fn title(key: &str) -> String {
-    match key {
-        "n_params" => "parameters".into(),
-        "n_non_embedding" => "without embeddings".into(),
-        other => other.strip_prefix("n_").unwrap_or(other).replace('_', " "),
-    }
 }
 
 /// Texts side by side, those of one prompt together.
@@ -87,7 +89,7 @@ pub fn samples(samples: &[Sample]) -> Markup {
     }
 }
 
-/// A figure per training.
+/// What every training came to, and a figure for each quantity.
 pub fn trainings(trainings: &[Training]) -> Markup {
     if trainings.is_empty() {
         return html! {};
@@ -95,21 +97,15 @@ pub fn trainings(trainings: &[Training]) -> Markup {
     html! {
         section {
             h3 { "Training" }
-            div.figures { @for training in trainings { (training_figure(training)) } }
+            @for training in trainings {
+                p { (training_words(training)) }
+                (curves::of_training(training))
+            }
         }
     }
 }
 
-fn training_figure(training: &Training) -> Markup {
-    let name = &training.name;
-    let mut series = vec![Series { colour: 0, mark: Mark::Line, points: places(&training.curve) }];
-    let mut legend = vec![(0, "training loss, means of neighbouring steps".to_owned())];
-    let mut curves = vec![("training".to_owned(), training.curve.as_slice())];
-    if !training.held_out.is_empty() {
-        series.push(Series { colour: 1, mark: Mark::DottedLine, points: places(&training.held_out) });
-        legend.push((1, "held-out loss".to_owned()));
-        curves.push(("held out".to_owned(), training.held_out.as_slice()));
-    }
+fn training_words(training: &Training) -> Markup {
     let job = training.job.as_deref().unwrap_or("training");
     let steps = match training.n_planned {
         Some(planned) if planned != training.n_steps => {
@@ -117,16 +113,13 @@ fn training_figure(training: &Training) -> Markup {
         }
         _ => grouped(training.n_steps),
     };
-    let caption = html! {
-        strong { (name) } " (" (job) "): " (steps) " steps, " (grouped(training.n_tokens)) " tokens, "
+    html! {
+        strong { (training.name) } " (" (job) "): " (steps) " steps, " (grouped(training.n_tokens)) " tokens, "
         (grouped(training.tokens_per_second.round() as u64)) " tokens/s, " (duration(training.elapsed_s))
-        @if let Some(loss) = training.loss { ", loss in the end " (number(loss)) }
+        @if let Some(loss) = training.loss { ", training loss in the end " (number(loss)) }
         @if let Some(best) = training.best { ", best held-out loss " (number(best.loss)) " at step " (grouped(best.step)) }
         @if training.n_skipped > 0 { ", " (grouped(training.n_skipped)) " steps skipped" }
-    };
-    let label = format!("Loss of {name} against tokens");
-    let drawing = plot(&Plot { label: &label, x: "tokens", y: "loss", from_zero: true, series: &series });
-    figure(&caption, &legend, &drawing, &curve_table(&label, &curves))
+    }
 }
 
 /// What was removed, and how close the calls were.

@@ -1,12 +1,13 @@
 //! What a search found.
 
 use maud::{Markup, html};
-use minitron_core::report::{Candidate, Search};
+use minitron_core::report::{Candidate, Search, bytes, grouped, number, percent};
 
 use super::charts::{Mark, Plot, Series, plot};
-use super::parts::{Cell, Table, curve_table, figure, number, percent, places};
-use crate::output::tables::{bytes, grouped};
+use super::parts::{Cell, Named, Table, curve_table, figure, places};
 use crate::output::watch::duration;
+
+const MIB: f64 = (1 << 20) as f64;
 
 /// All sections.
 pub fn sections(search: &Search) -> Markup {
@@ -15,7 +16,7 @@ pub fn sections(search: &Search) -> Markup {
             h3 { "Search" }
             @if !search.is_complete() { p.warn { "This search is under way, or was interrupted." } }
             (in_words(search))
-            div.figures.wide { (pareto(search)) (curves(search)) }
+            div.figures { (pareto(search)) (curves(search)) }
             (candidates(search))
             (rungs(search))
         }
@@ -66,10 +67,12 @@ fn in_words(search: &Search) -> Markup {
     }
 }
 
-/// What a candidate costs: memory where that is the target, parameters elsewhere.
+/// What a candidate costs: MiB of memory where that is the target, parameters elsewhere.
 fn cost(search: &Search, candidate: &Candidate) -> Option<f64> {
-    let n = if search.target.memory_bytes.is_some() { candidate.memory_bytes } else { candidate.n_params };
-    n.map(|n| n as f64)
+    match search.target.memory_bytes {
+        Some(_) => candidate.memory_bytes.map(|n| n as f64 / MIB),
+        None => candidate.n_params.map(|n| n as f64),
+    }
 }
 
 fn last_loss(candidate: &Candidate) -> Option<f64> {
@@ -77,7 +80,7 @@ fn last_loss(candidate: &Candidate) -> Option<f64> {
 }
 
 fn pareto(search: &Search) -> Markup {
-    let x = if search.target.memory_bytes.is_some() { "bytes" } else { "parameters" };
+    let x = if search.target.memory_bytes.is_some() { "MiB of weights and key/value cache" } else { "parameters" };
     let place = |candidate: &Candidate| Some((cost(search, candidate)?, last_loss(candidate)?));
     let mut all: Vec<(f64, f64)> = search.candidates.iter().filter_map(place).collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
@@ -89,9 +92,9 @@ fn pareto(search: &Search) -> Markup {
     }
     let winner = search.leader().and_then(place);
     let series = [
-        Series { colour: 7, mark: Mark::Dots { large: false }, points: all },
-        Series { colour: 0, mark: Mark::DottedLine, points: front },
-        Series { colour: 1, mark: Mark::Dots { large: true }, points: winner.into_iter().collect() },
+        Series { style: 7, mark: Mark::Dots { large: false }, points: all },
+        Series { style: 0, mark: Mark::Marked, points: front },
+        Series { style: 1, mark: Mark::Dots { large: true }, points: winner.into_iter().collect() },
     ];
     let label = format!("Held-out loss against {x}, a dot per candidate");
     let mut numbers = Table::new(label.as_str(), ["candidate", x, "loss"]);
@@ -99,14 +102,18 @@ fn pareto(search: &Search) -> Markup {
         let cost = cost(search, candidate);
         numbers.row([Cell::text(&candidate.name), Cell::number(cost), Cell::number(last_loss(candidate))]);
     }
-    let legend = [(7, "candidates".into()), (0, "none is smaller and better".into()), (1, "the best".into())];
-    let drawing = plot(&Plot { label: &label, x, y: "loss", from_zero: false, series: &series });
-    figure(&html! { (label) }, &legend, &drawing, &numbers)
+    let mut legend = vec![
+        Named::new(7, Mark::Dots { large: false }, "candidates"),
+        Named::new(0, Mark::Marked, "none is smaller and better"),
+    ];
+    legend.extend(winner.map(|_| Named::new(1, Mark::Dots { large: true }, "the best")));
+    let drawing = plot(&Plot { label: &label, x, y: "held-out loss", from_zero: false, series: &series });
+    figure(&html! { strong { (label) } }, &legend, &drawing, &numbers)
 }
 
 fn curves(search: &Search) -> Markup {
     let best = search.leader().map(|leader| leader.name.as_str());
-    let colour = |candidate: &Candidate| match candidate {
+    let style = |candidate: &Candidate| match candidate {
         candidate if best == Some(candidate.name.as_str()) => 1,
         candidate if candidate.eliminated_at.is_none() => 0,
         _ => 7,
@@ -116,17 +123,18 @@ fn curves(search: &Search) -> Markup {
     // The best one is drawn last.
     trained.sort_by_key(|candidate| (best == Some(candidate.name.as_str()), candidate.eliminated_at.is_none()));
     let of = |candidate: &&Candidate| Series {
-        colour: colour(candidate),
-        mark: Mark::DottedLine,
+        style: style(candidate),
+        mark: Mark::Marked,
         points: places(&candidate.curve),
     };
     let series: Vec<Series> = trained.iter().map(of).collect();
-    let legend = [(7, "left out on the way".into()), (0, "trained to the end".into()), (1, "the best".into())];
+    let named = [(7, "left out on the way"), (0, "trained to the end"), (1, "the best")];
+    let legend = named.map(|(style, name)| Named::new(style, Mark::Marked, name));
     let numbers: Vec<_> =
         trained.iter().map(|candidate| (candidate.name.clone(), candidate.curve.as_slice())).collect();
     let label = "Held-out loss of every candidate against tokens";
-    let drawing = plot(&Plot { label, x: "tokens", y: "loss", from_zero: true, series: &series });
-    figure(&html! { (label) }, &legend, &drawing, &curve_table(label, &numbers))
+    let drawing = plot(&Plot { label, x: "tokens", y: "held-out loss", from_zero: true, series: &series });
+    figure(&html! { strong { (label) } }, &legend, &drawing, &curve_table(label, &numbers))
 }
 
 fn candidates(search: &Search) -> Markup {

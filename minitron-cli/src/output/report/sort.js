@@ -9,7 +9,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const up = head.getAttribute("aria-sort") !== "ascending";
       const key = (row) => row.cells[idx]?.dataset.v;
       const text = (row) => row.cells[idx]?.textContent ?? "";
-      const rows = [...table.tBodies[0].rows].sort((a, b) => {
+      const rows = [...table.tBodies[0].rows].filter((row) => !row.classList.contains("reference")).sort((a, b) => {
         const [x, y] = [key(a), key(b)];
         if ((x === undefined) !== (y === undefined)) return x === undefined ? 1 : -1;
         const order = x === undefined ? text(a).localeCompare(text(b), "en", { numeric: true }) : x - y;

@@ -12,7 +12,7 @@ pub use spec::{Check, Ratio, Row, Spec};
 
 use serde_json::{Value, json};
 
-use self::spec::Link;
+use self::spec::{Link, Original};
 use self::table::{Line, checks, columns, ratios};
 use super::context::Context;
 use super::run::{Place, refuse_own_inputs, run_stage};
@@ -27,18 +27,19 @@ const FILE: &str = "compare.json";
 pub fn compare(context: &Context, spec: &Spec, out: &Path) -> Result<Value> {
     let begin = Instant::now();
     let mut comparison = Comparison::open(context, spec, out)?;
-    let mut is_interrupted = false;
-    for row_idx in 0..spec.rows.len() {
+    let mut is_interrupted = comparison.original()?;
+    let n_rows = if is_interrupted { 0 } else { spec.rows.len() };
+    for row_idx in 0..n_rows {
         is_interrupted = comparison.row(row_idx, begin)?;
         comparison.save(begin, false)?;
         if is_interrupted {
             break;
         }
     }
-    let mut report = comparison.save(begin, !is_interrupted)?;
-    for key in spec.columns.iter().filter(|key| comparison.lines.iter().all(|line| !line.values.contains_key(*key))) {
-        context.progress.warn(&format!("columns: no row has `{key}`"));
+    if !is_interrupted {
+        comparison.warn_of_columns();
     }
+    let mut report = comparison.save(begin, !is_interrupted)?;
     if let Some(error) = comparison.all_failed() {
         return Err(Error::Data(format!("every row failed, the first: {error}")));
     }
@@ -55,6 +56,10 @@ struct Comparison<'a> {
     out: &'a Path,
     run_dir: RunDir,
     lines: Vec<Line>,
+    /// The original, where no row is that.
+    original: Option<Line>,
+    /// Those of no row.
+    warnings: Vec<String>,
     known: BTreeMap<std::path::PathBuf, String>,
     /// Seconds of earlier processes.
     before: f64,
@@ -79,11 +84,74 @@ impl<'a> Comparison<'a> {
             }
             lines.push(Line::new(row, &spec.links(row, spec.seeds.first().copied().unwrap_or(0))?));
         }
+        if let Some(Original::Own(link)) = spec.original()? {
+            names.insert(link.stage.name);
+        }
         run_dir.record.stages.retain(|stage| names.contains(&stage.name));
         let before = earlier_seconds(out);
         // Each stage owns its folder.
         let context = Context { force: true, ..*context };
-        Ok(Comparison { context, spec, out, run_dir, lines, known: BTreeMap::new(), before })
+        let (original, warnings, known) = (None, Vec::new(), BTreeMap::new());
+        Ok(Comparison { context, spec, out, run_dir, lines, original, warnings, known, before })
+    }
+
+    /// Measures the original where no row is that; true where it was asked to end on the way.
+    fn original(&mut self) -> Result<bool> {
+        let Some(Original::Own(link)) = self.spec.original()? else { return Ok(false) };
+        let mut line = Line::original(&self.spec.model, &link);
+        let links = [*link];
+        self.context.progress.note("teacher: evaluated as the rows are");
+        match self.links(&links) {
+            Ok(true) => return Ok(true),
+            Ok(false) => {
+                let stage = links.first().and_then(|link| self.run_dir.find(&link.stage.name));
+                line.fill_original(stage.and_then(|stage| stage.result.as_ref()).unwrap_or(&Value::Null));
+                line.status = "done";
+            }
+            Err(error) if error.is_of_the_system() => return Err(error.at("the original")),
+            Err(error) => {
+                self.context.progress.warn(&format!("the original could not be evaluated: {error}"));
+                (line.status, line.error) = ("failed", Some(error.to_string()));
+            }
+        }
+        line.warnings = self.warnings_of(&links);
+        self.original = Some(line);
+        Ok(false)
+    }
+
+    /// What jobs warned of, each once.
+    fn warnings_of(&self, links: &[Link]) -> Vec<String> {
+        let mut warnings: Vec<String> = Vec::new();
+        for link in links {
+            let of_stage = self.run_dir.find(&link.stage.name).into_iter().flat_map(|stage| &stage.warnings);
+            for warning in of_stage.map(|warning| format!("{}: {warning}", link.word)) {
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+        }
+        warnings
+    }
+
+    fn warn_of_columns(&mut self) {
+        let is_absent = |key: &&String| self.lines.iter().all(|line| !line.values.contains_key(*key));
+        let absent: Vec<String> = self.spec.columns.iter().filter(is_absent).cloned().collect();
+        for key in absent {
+            let message = format!("columns: no row has `{key}`");
+            self.context.progress.warn(&message);
+            self.warnings.push(message);
+        }
+    }
+
+    /// Every row's parameters as a share of the original's, where these are known.
+    fn add_shares(&mut self) {
+        let of_row = || {
+            let Ok(Some(Original::Row(name))) = self.spec.original() else { return None };
+            self.lines.iter().find(|line| line.name == name)
+        };
+        let original = self.original.as_ref().or_else(of_row).and_then(|line| line.values.get("n_params"));
+        let Some(n_params) = original.map(|over| over.mean).filter(|n_params| *n_params > 0.0) else { return };
+        self.lines.iter_mut().chain(&mut self.original).for_each(|line| line.add_share(n_params));
     }
 
     /// All jobs of a row, for every seed; true where it was asked to end on the way.
@@ -91,11 +159,16 @@ impl<'a> Comparison<'a> {
         let Some(row) = self.spec.rows.get(row_idx) else { return Ok(false) };
         self.lines[row_idx].status = "running";
         self.save(begin, false)?;
-        let mut links_by_seed = Vec::new();
+        let mut links_by_seed: Vec<Vec<Link>> = Vec::new();
         for &seed in &self.spec.seeds {
             let links = self.spec.links(row, seed)?;
             self.context.progress.note(&format!("row {} of {}: {}", row_idx + 1, self.spec.rows.len(), row.name));
-            match self.links(&links) {
+            let done = self.links(&links);
+            let warnings = self.warnings_of(&links);
+            let of_row = &mut self.lines[row_idx].warnings;
+            let more: Vec<String> = warnings.into_iter().filter(|warning| !of_row.contains(warning)).collect();
+            of_row.extend(more);
+            match done {
                 Ok(true) => return Ok(true),
                 Ok(false) => links_by_seed.push(links),
                 // A full disk is not the strategy's failure, and would be the next one's too.
@@ -158,8 +231,9 @@ impl<'a> Comparison<'a> {
     }
 
     /// compare.json as far as it is.
-    fn save(&self, begin: Instant, is_complete: bool) -> Result<Value> {
-        let report = json!({
+    fn save(&mut self, begin: Instant, is_complete: bool) -> Result<Value> {
+        self.add_shares();
+        let mut report = json!({
             "format": 1,
             "complete": is_complete,
             "title": self.spec.title,
@@ -167,12 +241,16 @@ impl<'a> Comparison<'a> {
             "model": self.spec.model,
             "seeds": self.spec.seeds,
             "columns": columns(self.spec, &self.lines),
+            "teacher": self.original,
             "rows": self.lines,
             "checks": checks(self.spec, &self.lines),
             "ratios": ratios(self.spec, &self.lines),
             "versions": { "minitron": env!("CARGO_PKG_VERSION") },
             "seconds": self.before + begin.elapsed().as_secs_f64(),
         });
+        if !self.warnings.is_empty() {
+            report["warnings"] = json!(self.warnings);
+        }
         write_whole(&self.out.join(FILE), format!("{report:#}\n"))?;
         Ok(report)
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::super::eval::EvalOptions;
 use super::super::recipe::{JOBS, PluginFile, Stage, StageOptions};
 use crate::digest;
 use crate::error::{Error, Result};
@@ -101,6 +102,15 @@ pub struct Ratio {
 
 fn by_loss() -> String {
     "loss".into()
+}
+
+/// Which job measures the original.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Original {
+    /// An evaluation of its own.
+    Own(Box<Link>),
+    /// That of the row with this name, which leaves the original as it is.
+    Row(String),
 }
 
 /// A job of a row.
@@ -199,6 +209,37 @@ impl Spec {
         }
         Ok(links)
     }
+
+    /// How the original is measured: as the first row that is evaluated in the end. None where no row is evaluated.
+    ///
+    /// # Errors
+    /// As [`Spec::links`].
+    pub(super) fn original(&self) -> Result<Option<Original>> {
+        let seed = self.seeds.first().copied().unwrap_or(0);
+        let mut first: Option<EvalOptions> = None;
+        for row in &self.rows {
+            let Some(Link { stage, .. }) = self.links(row, seed)?.into_iter().rfind(|link| link.word == "eval") else {
+                continue;
+            };
+            match stage.options {
+                StageOptions::Eval(options) if options.model == self.model => {
+                    return Ok(Some(Original::Row(row.name.clone())));
+                }
+                StageOptions::Eval(options) => first = first.or(Some(options)),
+                _ => {}
+            }
+        }
+        let Some(options) = first else { return Ok(None) };
+        let options = StageOptions::Eval(EvalOptions { model: self.model.clone(), ..options });
+        let stage = Stage { name: content_name("eval", &options, seed), options };
+        Ok(Some(Original::Own(Box::new(Link { stage, seed, word: "eval".into(), is_trained: true }))))
+    }
+}
+
+/// A job's folder: equal jobs have one.
+fn content_name(word: &str, options: &StageOptions, seed: u64) -> String {
+    let content = serde_json::json!([options, seed]).to_string();
+    format!("{word}-{}", digest::of_text(&content).get(..10).unwrap_or_default())
 }
 
 /// What a chain has reached.
@@ -240,8 +281,7 @@ impl Course<'_> {
         }
         let parsed = StageOptions::parse(job, options)?;
         let seed = if is_training || word == "search" { seed } else { self.spec.seeds.first().copied().unwrap_or(0) };
-        let content = serde_json::json!([parsed, seed]).to_string();
-        let name = format!("{word}-{}", digest::of_text(&content).get(..10).unwrap_or_default());
+        let name = content_name(word, &parsed, seed);
         match word {
             "score" => self.scores = Some(name.clone()),
             "search" => self.model = format!("{name}/winner"),

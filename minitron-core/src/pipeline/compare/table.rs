@@ -1,6 +1,7 @@
 //! `compare.json`: what every strategy came to.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use crate::search::Predicate;
 /// Columns that everybody knows: key, which way is better, title.
 const COLUMNS: &str = "
 n_params - parameters
+params_share - % of parameters
 n_non_embedding - without embeddings
 zero_shot_loss lower loss before
 zero_shot_perplexity lower perplexity before
@@ -76,6 +78,9 @@ pub(super) struct Line {
     pub samples: Vec<Value>,
     /// Folders of its jobs with the first seed.
     pub stages: Vec<String>,
+    /// What its jobs warned of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A stage's result, how long it took, and the most memory meanwhile.
@@ -94,6 +99,41 @@ impl Line {
             curve: Vec::new(),
             samples: Vec::new(),
             stages: links.iter().map(|link| link.stage.name.clone()).collect(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The original beside the rows, before it is measured.
+    pub fn original(model: &str, link: &Link) -> Self {
+        let name = Path::new(model).file_name().map_or(model.into(), |name| name.to_string_lossy());
+        Line {
+            name: "teacher".into(),
+            title: Some(format!("teacher ({name})")),
+            source: None,
+            status: "running",
+            error: None,
+            values: BTreeMap::new(),
+            curve: Vec::new(),
+            samples: Vec::new(),
+            stages: vec![link.stage.name.clone()],
+            warnings: Vec::new(),
+        }
+    }
+
+    /// What an evaluation says of the original: before any training and after it, since there is none.
+    pub fn fill_original(&mut self, result: &Value) {
+        let mut values = BTreeMap::new();
+        measured(result, "", &mut values);
+        measured(result, "zero_shot_", &mut values);
+        self.values = values.into_iter().map(|(key, value)| (key, Over::of(vec![value]))).collect();
+    }
+
+    /// How many parameters it has of those of the original.
+    pub fn add_share(&mut self, n_params_original: f64) {
+        let shares =
+            self.values.get("n_params").map(|over| over.by_seed.iter().map(|n| n / n_params_original).collect());
+        if let Some(shares) = shares {
+            self.values.insert("params_share".into(), Over::of(shares));
         }
     }
 
@@ -182,8 +222,15 @@ pub(super) fn columns(spec: &Spec, lines: &[Line]) -> Vec<Column> {
     let has = |key: &str| lines.iter().any(|line| line.values.contains_key(key));
     let known = known_columns().map(|(key, ..)| key.to_owned());
     let others = lines.iter().flat_map(|line| line.values.keys().cloned());
-    let mut keys: Vec<String> =
-        if spec.columns.is_empty() { known.chain(others).collect() } else { spec.columns.clone() };
+    // A number of parameters stands beside its share of the original's.
+    let with_share = |key: &String| match key.as_str() {
+        "n_params" => vec![key.clone(), "params_share".to_owned()],
+        _ => vec![key.clone()],
+    };
+    let mut keys: Vec<String> = match spec.columns.as_slice() {
+        [] => known.chain(others).collect(),
+        named => named.iter().flat_map(with_share).collect(),
+    };
     let mut seen = std::collections::HashSet::new();
     keys.retain(|key| has(key) && seen.insert(key.clone()));
     let column = |key: String| {

@@ -266,7 +266,7 @@ impl<'a> Field<'a> {
         let models = self.load(group, record, false)?;
         let mut teacher = self.teacher(&models)?;
         let subjects = models.iter().map(|(model, objective)| (model, objective)).collect();
-        self.context.progress.note(&format!("zero-shot: {} candidates as views", group.len()));
+        self.context.progress.note(&format!("evaluating {} candidates before training", group.len()));
         let found = evaluate_all(subjects, teacher.as_deref_mut(), self.task()?, &self.held_out())?;
         let label = |(found, (_, objective)): (crate::train::HeldOutLoss, &(Transformer, Objective))| ZeroShot {
             loss: Some(found.value()).filter(|loss| loss.is_finite()),

@@ -20,6 +20,7 @@ use self::record::{Entry, Record, RungRecord, Winner};
 use super::context::Context;
 use crate::checkpoint::{Claim, OutputDir, remove_whole};
 use crate::error::{Error, IoContext, Result};
+use crate::progress::Recorder;
 use crate::search::{Halving, Rung};
 
 /// Searches for the best small shape; with `dry_run`, counts and lists the candidates from sizes alone.
@@ -29,11 +30,14 @@ pub fn search(context: &Context, options: &SearchOptions, out: &Path, resume: bo
     }
     let begin = Instant::now();
     let _claim = Claim::of(out)?;
+    let recorder = Recorder::new(context.progress);
+    let context = &Context { progress: &recorder, ..*context };
     let (field, mut record) = info_span!("candidates").in_scope(|| Field::open(context, options, out, resume))?;
     if record.complete && out.join("winner").join("config.json").is_file() {
         context.progress.note("search: complete, nothing left to do");
         return Ok(report(&record, out, false));
     }
+    record.note_warnings(context.progress);
     let before = record.seconds;
     let _listening = context.interrupt.listen();
     field.forget(&record)?;
@@ -51,6 +55,7 @@ pub fn search(context: &Context, options: &SearchOptions, out: &Path, resume: bo
             record = Record { seconds, ..earlier };
         }
         record.seconds = seconds;
+        record.note_warnings(context.progress);
         record.save(out)?;
         // Only now: a state that the record still asks for must not be missing.
         field.forget(&record)?;
@@ -58,6 +63,7 @@ pub fn search(context: &Context, options: &SearchOptions, out: &Path, resume: bo
     if !is_halted {
         finish(&field, &mut record, out)?;
         record.seconds = before + begin.elapsed().as_secs_f64();
+        record.note_warnings(context.progress);
         record.save(out)?;
     }
     Ok(report(&record, out, is_halted))
@@ -74,6 +80,7 @@ fn screen(field: &Field, record: &mut Record, out: &Path) -> Result<bool> {
         for (idx, found) in group.iter().zip(field.measure(&group, record)?) {
             record.candidates[*idx].zero_shot = Some(found);
         }
+        record.note_warnings(field.context.progress);
         record.save(out)?;
         if field.context.interrupt.is_asked() {
             return Ok(true);
@@ -123,6 +130,9 @@ fn train(field: &Field, record: &mut Record, (rung_idx, rung, rungs): (usize, &R
             // One that was not finite at the end has none.
             let last = entry.curve.last().filter(|place| place.step == rung.until);
             entry.loss = last.map(|place| place.loss);
+            if let Some(why) = &failure {
+                field.context.progress.warn(&format!("candidate {} goes no further: {why}", entry.name));
+            }
             entry.failure = failure;
         }
     }

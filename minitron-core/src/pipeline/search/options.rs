@@ -188,7 +188,8 @@ impl SearchOptions {
             )));
         }
         if candidates.len() > self.candidates {
-            let message = format!("search: the {} most evenly shrunk of {}", self.candidates, candidates.len());
+            let message =
+                format!("search: {} candidates of {}, those shrunk most evenly", self.candidates, candidates.len());
             context.progress.note(&message);
             candidates.truncate(self.candidates.max(1));
         }

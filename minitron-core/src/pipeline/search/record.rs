@@ -9,6 +9,7 @@ use crate::blueprint::Sizes;
 use crate::checkpoint::write_whole;
 use crate::error::{Error, IoContext, Result};
 use crate::files::read_text;
+use crate::progress::Progress;
 use crate::search::{Survey, kendall, ranks, settled, spearman};
 
 const FILE: &str = "search.json";
@@ -38,6 +39,9 @@ pub(super) struct Record {
     pub shared_teacher: SharedTeacher,
     pub seconds: f64,
     pub winner: Option<Winner>,
+    /// What the search warned of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What was asked for.
@@ -149,6 +153,15 @@ impl Record {
         serde_json::from_str(&text)
             .map(Some)
             .map_err(|e| Error::Recipe(format!("{}: not a search's record ({e}); --force starts over", path.display())))
+    }
+
+    /// Adds what was warned of since, each once.
+    pub fn note_warnings(&mut self, progress: &dyn Progress) {
+        for warning in progress.warnings() {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
     }
 
     /// Whole or not at all.
