@@ -35,7 +35,7 @@ pub fn generate(context: &Context, options: &GenerateOptions) -> Result<Value> {
     if !(options.temperature >= 0.0 && options.temperature.is_finite()) {
         return Err(Error::Recipe("temperature: expected 0 (greedy) or a positive number".into()));
     }
-    let folder = context.open(&options.model)?;
+    let folder = context.open_to_run(&options.model)?;
     let tokenizer = context.tokenizer(&folder)?;
     let mut prompt = tokenizer.encode(&options.prompt)?;
     if prompt.is_empty() {
@@ -51,7 +51,7 @@ pub fn generate(context: &Context, options: &GenerateOptions) -> Result<Value> {
     };
     let n_prompt_tokens = prompt.len();
     let _span = tracing::info_span!("generate", n_prompt_tokens).entered();
-    let mut outputs = evaluate::generate(&model, std::slice::from_ref(&prompt), tokenizer.eos(), &sampling)?;
+    let mut outputs = evaluate::generate(&model, std::slice::from_ref(&prompt), tokenizer.ends(), &sampling)?;
     let new = outputs.pop().unwrap_or_default();
     let whole: Vec<u32> = prompt.into_iter().chain(new.iter().copied()).collect();
     Ok(json!({
