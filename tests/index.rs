@@ -15,6 +15,8 @@ mod chat;
 mod cli;
 /// What disks and kills do to what is being written.
 mod faults;
+/// Model folders as people have them: what is read, said and refused.
+mod folders;
 /// The author's guide: its commands run, its links resolve.
 mod guide;
 /// Against the language-model evaluation harness, on real models.

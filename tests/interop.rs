@@ -13,14 +13,14 @@ use minitron_core::checkpoint::{
 };
 use minitron_core::contract::{Evaluator, LogitLoss, Subject};
 use minitron_core::data::{Piece, Targets, Task, Tokenizer};
-use minitron_core::evaluate::{Pooling, sentence_embeddings};
+use minitron_core::evaluate::{Pooling, Sampling, generate, sentence_embeddings};
 use minitron_core::model::{Input, LoadOptions, Transformer};
 use minitron_core::pipeline::{EvalOptions, PruneOptions, ScoreOptions, eval, prune, score};
 use minitron_core::plan::Space;
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
 use minitron_core::train::{Counts, Objective, Term};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 /// f32 on both sides, summed in another order.
@@ -239,6 +239,123 @@ fn run_script<'p>(python: &Path, name: &str, words: impl IntoIterator<Item = &'p
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A fixture with another config and other names, types or files of its weights.
+fn changed(
+    name: &str,
+    out: PathBuf,
+    config: impl FnOnce(&mut Value),
+    tensor: impl Fn(&str, Tensor) -> Option<(String, Tensor)>,
+) -> PathBuf {
+    let source = Checkpoint::open(&fixture(name)).unwrap();
+    let mut object = source.config.to_value();
+    config(&mut object);
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("config.json"), object.to_string()).unwrap();
+    let mut tensors = MemorySource::default();
+    for name in source.tensors.names() {
+        if let Some((name, tensor)) = tensor(&name, source.tensors.read(&name).unwrap()) {
+            tensors.insert(name, &tensor).unwrap();
+        }
+    }
+    write_tensors(&out.join("model.safetensors"), &tensors).unwrap();
+    out
+}
+
+/// Folders that differ by what should make no difference, or the one that `transformers` makes of it.
+fn odd_folders(work: &Path) -> Vec<PathBuf> {
+    let at = |name: &str| work.join(format!("odd-{name}"));
+    let as_is = |name: &str, tensor: Tensor| Some((name.to_owned(), tensor));
+    let dynamic = json!({ "rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0 });
+    let old_dynamic = json!({ "type": "dynamic", "factor": 2.0 });
+    let both = changed("llama_untied", at("both"), |_| (), as_is);
+    let shards = changed("llama_untied", at("shards"), |_| (), |name, tensor| Some((name.to_owned(), tensor + 1)));
+    fs::rename(shards.join("model.safetensors"), both.join("model-00001-of-00001.safetensors")).unwrap();
+    let map: serde_json::Map<_, _> = Reader::open(&both)
+        .unwrap()
+        .names()
+        .into_iter()
+        .map(|name| (name, json!("model-00001-of-00001.safetensors")))
+        .collect();
+    let index = json!({ "metadata": {}, "weight_map": map }).to_string();
+    fs::write(both.join("model.safetensors.index.json"), index).unwrap();
+    let bare = |name: &str, tensor| Some((name.strip_prefix("model.").unwrap_or(name).to_owned(), tensor));
+    let head_alone = |name: &str, tensor| {
+        let is_table = name == "model.embed_tokens.weight";
+        Some((if is_table { "lm_head.weight" } else { name }.to_owned(), tensor))
+    };
+    vec![
+        both,
+        changed("llama_untied", at("dynamic"), |config| config["rope_parameters"] = dynamic.clone(), as_is),
+        changed("nemotron_untied", at("old_dynamic"), |config| config["rope_scaling"] = old_dynamic, as_is),
+        changed("llama_untied", at("double"), |_| (), |name, t| Some((name.to_owned(), t.to_kind(Kind::Double)))),
+        changed("llama_untied", at("bare"), |_| (), bare),
+        changed("llama_tied", at("head_alone"), |_| (), head_alone),
+        changed("llama_untied", at("multipliers"), |config| config["logits_scaling"] = json!(8.0), as_is),
+    ]
+}
+
+/// Where a folder's two configs end a generation, as `transformers` has it.
+struct Ended {
+    model: PathBuf,
+    ids: PathBuf,
+    out: PathBuf,
+}
+
+const N_NEW: i64 = 12;
+
+impl Ended {
+    /// One folder for each way to state them; the ids are those that the model comes by.
+    fn all(work: &Path) -> Vec<Ended> {
+        let (_, model) = load(&fixture("llama_untied")).unwrap();
+        let prompt = some_ids(1, 6, model.blueprint.options.vocab as i64, 3).unwrap();
+        let ids: Vec<i64> = Vec::try_from(prompt.view([-1])).unwrap();
+        let prompt_ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+        let sampling = Sampling { max_new_tokens: N_NEW as usize, ..Sampling::default() };
+        let found = generate(&model, &[prompt_ids], &[], &sampling).unwrap().remove(0);
+        let (early, late) = (found[2], found[7]);
+        let cases = [
+            (json!(early), None),
+            (json!([late, early]), None),
+            (json!(early), Some(json!(late))),
+            (json!(early), Some(json!([late, early]))),
+            (Value::Null, Some(json!([late]))),
+        ];
+        let ends = |(idx, (config_ends, generation)): (usize, (Value, Option<Value>))| {
+            let set = |config: &mut Value| config["eos_token_id"] = config_ends.clone();
+            let out = work.join(format!("ends-{idx}"));
+            let model = changed("llama_untied", out, set, |name, tensor| Some((name.to_owned(), tensor)));
+            if let Some(ends) = generation {
+                let config = json!({ "eos_token_id": ends }).to_string();
+                fs::write(model.join("generation_config.json"), config).unwrap();
+            }
+            let mut source = MemorySource::default();
+            source.insert("input_ids", &prompt).unwrap();
+            source.insert("n_new", &Tensor::from_slice(&[N_NEW])).unwrap();
+            let (ids, out) = (model.join("ids"), model.join("out"));
+            write_tensors(&ids, &source).unwrap();
+            Ended { model, ids, out }
+        };
+        cases.into_iter().enumerate().map(ends).collect()
+    }
+
+    fn check(&self) {
+        let (folder, model) = load(&self.model).unwrap();
+        let vocab = folder.blueprint.options.vocab;
+        let tokenizer = Tokenizer::load(&self.model, &folder.checkpoint.config, vocab, true).unwrap();
+        let ids = Reader::open_file(&self.ids).unwrap().read("input_ids").unwrap();
+        let prompt: Vec<u32> = Vec::<i64>::try_from(ids.view([-1])).unwrap().iter().map(|&id| id as u32).collect();
+        let sampling = Sampling { max_new_tokens: N_NEW as usize, ..Sampling::default() };
+        let ours = generate(&model, &[prompt], tokenizer.ends(), &sampling).unwrap().remove(0);
+        let theirs = Reader::open_file(&self.out).unwrap().read("continued").unwrap();
+        let theirs = Vec::<i64>::try_from(theirs).unwrap();
+        // Theirs holds the token at which it ended.
+        let is_end = |id: &i64| tokenizer.ends().contains(&(*id as u32));
+        let theirs: Vec<u32> = theirs.iter().take_while(|id| !is_end(id)).map(|&id| id as u32).collect();
+        assert_eq!(ours, theirs, "{}", self.model.display());
+        assert!(ours.len() < N_NEW as usize, "{}: it never ended", self.model.display());
+    }
+}
+
 /// One Python process for all: importing `transformers` takes longer than everything else.
 #[test]
 fn models_and_their_pruned_students_give_the_outputs_of_transformers() {
@@ -260,9 +377,17 @@ fn models_and_their_pruned_students_give_the_outputs_of_transformers() {
         comparisons.push(Comparison::new(sharded, &dir, "sharded"));
     }
     let steps = STEPS.map(|name| Gradient::new(name, work.path()));
+    for folder in odd_folders(work.path()) {
+        let dir = folder.join("compared");
+        fs::create_dir(&dir).unwrap();
+        comparisons.push(Comparison::new(folder, &dir, "whole"));
+    }
+    let ended = Ended::all(work.path());
     let words = comparisons.iter().flat_map(|Comparison { model, ids, out }| [model, ids, out]);
     let words = words.chain(steps.iter().flat_map(|Gradient { model, ids, out, .. }| [model, ids, out]));
+    let words = words.chain(ended.iter().flat_map(|Ended { model, ids, out }| [model, ids, out]));
     run_script(&python, "reference.py", [Path::new("logits")].into_iter().chain(words.map(PathBuf::as_path)));
+    ended.iter().for_each(Ended::check);
     let differences: Vec<(f64, &Path)> = comparisons.iter().map(|c| (c.difference(), c.model.as_path())).collect();
     // A difference that is no number is no agreement either.
     let apart: Vec<_> =

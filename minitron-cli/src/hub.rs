@@ -76,10 +76,8 @@ fn cached(cache: &CacheRepo, revision: &str) -> Option<PathBuf> {
 
 fn is_whole(dir: &Path) -> bool {
     let has = |name: &str| dir.join(name).is_file();
-    let has_weights = || match has(INDEX) {
-        true => shards(dir).is_some_and(|shards| shards.iter().all(|shard| has(shard))),
-        false => has(SINGLE),
-    };
+    // A single file goes first where there are both.
+    let has_weights = || has(SINGLE) || shards(dir).is_some_and(|shards| shards.iter().all(|shard| has(shard)));
     has(CONFIG) && has_weights()
 }
 

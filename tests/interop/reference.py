@@ -2,7 +2,8 @@
 
     reference.py logits MODEL_DIR IDS.safetensors OUT.safetensors [MODEL_DIR IDS OUT]...
 
-IDS holds `input_ids` [B, T] i64, and `attention_mask` where some of them are padding. OUT gets `logits`, or `last_hidden_state` where the folder's class has no head.
+IDS holds `input_ids` [B, T] i64, and `attention_mask` where some of them are padding. OUT gets `logits`, or `last_hidden_state` where
+the folder's class has no head. With `n_new` [1] in IDS, OUT gets `continued` instead: what `generate` adds greedily to the first row.
 Where IDS holds the passes of a training step instead (`ids.0`, `labels.0`, `ids.1`, ...), OUT gets the gradient of each parameter, and `loss`.
 Fails when the folder does not load in full: a key that is missing, unexpected, or of another shape.
 """
@@ -70,8 +71,13 @@ def load(model_dir, attention="eager"):
 
 
 @torch.no_grad()
-def outputs(model, input_ids, attention_mask=None):
+def outputs(model, input_ids, attention_mask=None, n_new=None):
     """`logits` [B, T, V], or `last_hidden_state` [B, T, E]."""
+    if n_new is not None:
+        # The model's own generation config decides where it ends; what would be drawn or filled up with is set aside.
+        prompt = input_ids[:1]
+        found = model.generate(prompt, max_new_tokens=int(n_new[0]), do_sample=False, pad_token_id=0)
+        return {"continued": found[0, prompt.shape[1] :].contiguous()}
     result = model(input_ids=input_ids, attention_mask=attention_mask)
     for key in ("logits", "prediction_logits"):
         if getattr(result, key, None) is not None:

@@ -25,10 +25,10 @@ fn the_cache_changes_no_token() {
         let model = Model::new(&config, 30).unwrap().load().unwrap();
         let sampling = Sampling { max_new_tokens: 24, ..Sampling::default() };
         if !model.is_causal() {
-            assert!(generate(&model, &prompts, None, &sampling).is_err());
+            assert!(generate(&model, &prompts, &[], &sampling).is_err());
             continue;
         }
-        let found = generate(&model, &prompts, None, &sampling).unwrap();
+        let found = generate(&model, &prompts, &[], &sampling).unwrap();
         for (prompt, found) in prompts.iter().zip(found) {
             assert_eq!(found, without_cache(&model, prompt, 24).unwrap());
         }
@@ -40,12 +40,12 @@ fn generation_ends_at_the_last_position_and_before_the_end_token() {
     let model = Model::new(&minitron::tiny_gpt2(), 31).unwrap().load().unwrap();
     let prompt: Vec<u32> = (0..50).collect();
     let sampling = Sampling { max_new_tokens: 100, ..Sampling::default() };
-    let found = generate(&model, std::slice::from_ref(&prompt), None, &sampling).unwrap().remove(0);
+    let found = generate(&model, std::slice::from_ref(&prompt), &[], &sampling).unwrap().remove(0);
     // 64 positions are read, and the last one still predicts.
     assert_eq!(found, without_cache(&model, &prompt, 15).unwrap());
     let end = found[4];
     let n_before = found.iter().position(|&id| id == end).unwrap();
-    let stopped = generate(&model, &[prompt], Some(end), &sampling).unwrap().remove(0);
+    let stopped = generate(&model, &[prompt], &[60, end], &sampling).unwrap().remove(0);
     assert_eq!(stopped, found[..n_before]);
 }
 
@@ -54,7 +54,7 @@ fn draws_follow_from_the_seed() {
     let model = Model::new(&minitron::tiny_llama(), 32).unwrap().load().unwrap();
     let draw = |seed, top_k| {
         let sampling = Sampling { max_new_tokens: 16, temperature: 1.0, top_k, seed };
-        generate(&model, &[vec![1, 2, 3]], None, &sampling).unwrap()
+        generate(&model, &[vec![1, 2, 3]], &[], &sampling).unwrap()
     };
     assert_eq!(draw(1, 0), draw(1, 0));
     assert_ne!(draw(1, 0), draw(2, 0));

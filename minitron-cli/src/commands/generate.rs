@@ -5,7 +5,7 @@ use minitron_core::pipeline::{Chat, Context, GenerateOptions, generate};
 
 use crate::args::{Common, Generate};
 use crate::output;
-use crate::settings::single;
+use crate::settings::{single, with_context};
 
 pub fn run(common: &Common, args: &Generate) -> Result<()> {
     let options = GenerateOptions {

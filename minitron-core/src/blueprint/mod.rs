@@ -13,9 +13,11 @@ mod group;
 mod model_folder;
 mod options;
 mod part;
+mod renaming;
 mod rotary;
 mod shape;
 mod table;
+mod unread;
 
 pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, dim_of_layer, split_dim};
 pub use group::PruneGroup;
@@ -54,6 +56,8 @@ pub struct Blueprint {
     pub heads_divide_hidden: bool,
     /// Endings of names under which older files hold buffers beside the weights: nothing is lost with them.
     pub buffers: &'static [&'static str],
+    /// Keys of config.json that change other families and that this one reads, so that nobody is warned of them.
+    pub reads: &'static [&'static str],
     index: HashMap<(Role, Slot, Option<usize>), usize>,
 }
 
@@ -93,6 +97,7 @@ impl Blueprint {
             hidden_follows_heads: false,
             heads_divide_hidden: false,
             buffers: &[],
+            reads: &[],
             index,
         })
     }
@@ -153,7 +158,7 @@ impl Blueprint {
     }
 
     fn check_tensor(&self, tensor: &TensorSpec, name: &str, found: &TensorInfo) -> Result<()> {
-        use safetensors::Dtype::{BF16, F16, F32};
+        use safetensors::Dtype::{BF16, F16, F32, F64};
         let expected: Vec<usize> =
             tensor.sides.iter().map(|side| side.len(|dim| self.dims.get(dim).map(|d| d.size))).collect();
         if expected != found.shape {
@@ -163,8 +168,8 @@ impl Blueprint {
             );
             return Err(self.config_dir_error(message));
         }
-        if !matches!(found.dtype, F32 | F16 | BF16) {
-            let message = format!("tensor `{name}`: expected f32, f16 or bf16, got {:?}", found.dtype);
+        if !matches!(found.dtype, F64 | F32 | F16 | BF16) {
+            let message = format!("tensor `{name}`: expected f64, f32, f16 or bf16, got {:?}", found.dtype);
             return Err(self.config_dir_error(message));
         }
         Ok(())

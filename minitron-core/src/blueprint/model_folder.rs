@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Blueprint, TensorSpec};
-use crate::checkpoint::{Checkpoint, Config, TensorSource};
-use crate::error::Result;
+use super::renaming::Renaming;
+use super::unread::unread;
+use super::{Blueprint, Positions, Role, RotaryScaling, Slot, TensorSpec};
+use crate::checkpoint::{Checkpoint, Config, Remarks, TensorSource, as_codes, drop_stale};
+use crate::contract::Architecture;
+use crate::error::{Error, Result};
 use crate::registry::Registry;
 
 /// What an architecture may look at: the config, and the tensor names where there is a file.
@@ -48,16 +51,23 @@ pub struct ModelFolder {
 
 impl ModelFolder {
     /// Opens a folder: finds the family, describes the model, compares every tensor's shape with the description. Whatever
-    /// reads a weight afterwards is told where it is NaN or infinite.
+    /// reads a weight afterwards is told where it is NaN or infinite. What is odd about the folder is in the checkpoint's
+    /// remarks; keys that describe the files alone are not in its config any more.
     ///
     /// # Errors
     /// `Checkpoint` for anything missing, malformed, mismatched or of an unsupported family.
     pub fn open(dir: &Path, registry: &Registry) -> Result<Self> {
         let mut checkpoint = Checkpoint::open(dir)?;
         let architecture = registry.architecture_for(&checkpoint.config)?;
-        let blueprint = architecture.blueprint(&Evidence::of(&checkpoint.config, &checkpoint.tensors))?;
-        let unknown_tensors = blueprint.check(&checkpoint.tensors)?;
+        let blueprint = named(&mut checkpoint, architecture.as_ref())?;
+        if let Some(why) = as_codes_or_headless(&checkpoint, &blueprint) {
+            return Err(Error::checkpoint(dir, why));
+        }
+        let checked = blueprint.check(&checkpoint.tensors);
+        let unknown_tensors = checked.map_err(|error| with_hint(error, &checkpoint.remarks))?;
         checkpoint.tensors.expect_weights(blueprint.tensors.iter().map(TensorSpec::name));
+        let Checkpoint { config, remarks, .. } = &mut checkpoint;
+        let blueprint = blueprint.into_written(config, remarks);
         Ok(ModelFolder { checkpoint, blueprint, unknown_tensors })
     }
 
@@ -68,7 +78,105 @@ impl ModelFolder {
     }
 }
 
+/// Describes a model, and has its tensors read by the names of the description, whatever stands in front of them in the file.
+fn named(checkpoint: &mut Checkpoint, architecture: &dyn Architecture) -> Result<Blueprint> {
+    let config = &checkpoint.config;
+    let names: BTreeSet<String> = checkpoint.tensors.names().into_iter().collect();
+    let mut best: Option<(usize, Renaming, Blueprint)> = None;
+    for candidate in Renaming::candidates(&names) {
+        let evidence = Evidence { config, names: Some(candidate.applied(&names)) };
+        let blueprint = architecture.blueprint(&evidence)?;
+        let (renaming, n_missing) = candidate.completed(&names, &blueprint);
+        if best.as_ref().is_none_or(|(least, ..)| n_missing < *least) {
+            best = Some((n_missing, renaming, blueprint));
+        }
+        if n_missing == 0 {
+            break;
+        }
+    }
+    let (_, renaming, blueprint) = best.ok_or_else(|| Error::Internal("no way to read a file's names".into()))?;
+    checkpoint.tensors.rename(renaming.names());
+    for said in renaming.said() {
+        checkpoint.remarks.warnings.push(format!("{}: {said}", checkpoint.dir.display()));
+    }
+    Ok(blueprint)
+}
+
+/// An odd index or a second set of weights is the likely cause of what does not fit.
+fn with_hint(error: Error, remarks: &Remarks) -> Error {
+    match (error, remarks.warnings.first()) {
+        (Error::Checkpoint { path, message }, Some(hint)) => {
+            Error::Checkpoint { path, message: format!("{message}; what may be the cause: {hint}") }
+        }
+        (error, _) => error,
+    }
+}
+
+/// Why a folder holds no whole model of plain weights, where that can be told.
+fn as_codes_or_headless(checkpoint: &Checkpoint, blueprint: &Blueprint) -> Option<String> {
+    let source = &checkpoint.tensors;
+    let missing: Vec<&TensorSpec> = blueprint.tensors.iter().filter(|t| source.info(&t.name()).is_none()).collect();
+    if let [tensor] = missing.as_slice()
+        && tensor.role == Role::Head
+        && tensor.slot == Slot::Weight
+    {
+        return Some(format!(
+            "tensor `{}` is missing, all others are there: a model without its head, which config.json does not tie; \
+             save it from the class with the head (`transformers` would draw it at random), or set \
+             tie_word_embeddings to true where embeddings and head are one",
+            tensor.name()
+        ));
+    }
+    blueprint.tensors.iter().find_map(|tensor| as_codes(&checkpoint.config, source, &tensor.name()))
+}
+
 impl Blueprint {
+    /// The same under the config that is written: without keys that describe the source's files, which are said, as is what
+    /// the family does not read.
+    fn into_written(mut self, config: &mut Config, remarks: &mut Remarks) -> Self {
+        let mut reads = self.reads.to_vec();
+        if matches!(self.options.positions, Positions::Rotary(_)) {
+            reads.push("partial_rotary_factor");
+        }
+        remarks.warnings.extend(unread(config, &self.architecture, &reads));
+        let stale = drop_stale(config);
+        remarks.warnings.extend(stale.warnings);
+        remarks.notes.extend(stale.notes);
+        self.config = config.clone();
+        self
+    }
+
+    /// Describes a model that has no weights yet, and the config to be written, with what is odd about it.
+    ///
+    /// # Errors
+    /// `Checkpoint` for a config that no family describes.
+    pub fn of_config(config: &Config, registry: &Registry) -> Result<(Blueprint, Remarks)> {
+        let (mut config, mut remarks) = (config.clone(), Remarks::default());
+        let blueprint = Self::from_config(&config, registry)?;
+        let blueprint = blueprint.into_written(&mut config, &mut remarks);
+        Ok((blueprint, remarks))
+    }
+
+    /// Refuses a model whose forward pass is not known, before anything is loaded. What turns nothing does not ask.
+    ///
+    /// # Errors
+    /// `Checkpoint` naming the key, and the way out.
+    pub fn check_computable(&self) -> Result<()> {
+        self.options.activation.check_known(&self.config)?;
+        if self.options.causal && !self.config.flag_or("is_causal", true)? {
+            let message = "`is_causal`: expected true, got false: `transformers` lets tokens see later ones too, which is \
+                           not computed for this family; take it out where it is not meant (what runs no model works)";
+            return Err(self.config.error(message));
+        }
+        match &self.options.positions {
+            Positions::Rotary(rotary) => match &rotary.scaling {
+                RotaryScaling::Unsupported { why } => Err(self.config.error(why.as_str())),
+                _ => Ok(()),
+            },
+            Positions::Learned => Ok(()),
+        }
+    }
+
     /// Describes a model that has no weights yet.
     pub fn from_config(config: &Config, registry: &Registry) -> Result<Blueprint> {
         registry.architecture_for(config)?.blueprint(&Evidence::config_alone(config))

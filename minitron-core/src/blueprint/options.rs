@@ -23,6 +23,9 @@ pub enum Activation {
     /// max(x, 0)²
     #[serde(rename = "relu2")]
     Relu2,
+    /// None of these: whatever computes nothing works, the rest is refused.
+    #[serde(skip)]
+    Unknown,
 }
 
 impl Activation {
@@ -35,15 +38,30 @@ impl Activation {
             .map_err(|_| Error::unknown("activation function", word, ["silu", "gelu", "gelu_new", "relu", "relu2"]))
     }
 
-    /// Reads the word under a config's key.
+    /// Reads the word under a config's key; an unknown one is kept as such, for what runs the model to refuse.
     ///
     /// # Errors
-    /// `Checkpoint` for an unknown word: the blame lies with the config, not with a recipe.
+    /// `Checkpoint` where it is no word.
     pub fn read(config: &Config, key: &str, default: &str) -> Result<Self> {
-        Activation::parse(config.word_or(key, default)?).map_err(|error| match error {
-            Error::Recipe(message) => config.error(format!("`{key}`: {message}")),
-            other => other,
-        })
+        Ok(Activation::parse(config.word_or(key, default)?).unwrap_or(Activation::Unknown))
+    }
+
+    /// Where families state it.
+    const KEYS: [&str; 2] = ["hidden_act", "activation_function"];
+
+    /// Refuses one that is not known.
+    ///
+    /// # Errors
+    /// `Checkpoint` with the config's word for it: the blame lies with the config, not with a recipe.
+    pub(super) fn check_known(self, config: &Config) -> Result<()> {
+        if self != Activation::Unknown {
+            return Ok(());
+        }
+        let key = Self::KEYS.into_iter().find(|key| config.get(key).is_some()).unwrap_or_default();
+        match Activation::parse(config.word_or(key, "")?) {
+            Err(Error::Recipe(message)) => Err(config.error(format!("`{key}`: {message}"))),
+            _ => Err(config.error("an activation function that is not known")),
+        }
     }
 }
 
@@ -92,6 +110,9 @@ pub struct Rotary {
 pub enum RotaryScaling {
     /// As trained first.
     None,
+    /// As trained first up to the model's positions; beyond them `transformers` stretches all wavelengths, and nothing is
+    /// computed here.
+    Dynamic,
     /// All angles divided by `factor`.
     Linear {
         /// Divisor.
@@ -107,6 +128,11 @@ pub enum RotaryScaling {
         high_freq_factor: f64,
         /// Context of the first training.
         original_max_positions: f64,
+    },
+    /// Not known: whatever turns nothing works, the rest is refused.
+    Unsupported {
+        /// The key, what is known, and the way out.
+        why: String,
     },
 }
 

@@ -4,14 +4,19 @@ use super::{Rotary, RotaryScaling, Shape};
 use crate::checkpoint::Config;
 use crate::error::Result;
 
+/// Positions of the first training.
+const ORIGINAL: &str = "original_max_position_embeddings";
+
 impl Rotary {
     /// Rotary options, stated as `rope_parameters`, or in the older way as `rope_theta` and `rope_scaling`.
     ///
     /// The older key goes first where both are there, as in `transformers`. `partial` is the share of a head's channels that
     /// turns where the config does not say.
     ///
+    /// A kind of scaling that is not known is kept as such: only what turns queries and keys needs it.
+    ///
     /// # Errors
-    /// `Checkpoint` for a kind of scaling that is not supported, or numbers that do not go together.
+    /// `Checkpoint` for numbers that do not go together.
     pub fn read(config: &Config, shape: &Shape, partial: f64) -> Result<Self> {
         let (place, nested) =
             match config.nested("rope_scaling")?.filter(|nested| nested.to_value() != serde_json::json!({})) {
@@ -27,12 +32,17 @@ impl Rotary {
             let got = if value.is_nan() { "nothing".to_owned() } else { value.to_string() };
             Err(config.error(format!("`{place}.{key}`: expected a number above 0, got {got}; correct config.json")))
         };
+        if let Some(why) = nested.as_ref().and_then(|nested| by_kind_of_layer(place, nested)) {
+            let n_rotated = n_rotated(config, shape, partial)?;
+            return Ok(Rotary { theta: 10_000.0, n_rotated, scaling: RotaryScaling::Unsupported { why } });
+        }
         let kind = match &nested {
             Some(nested) => nested.word_or("rope_type", nested.word_or("type", "default")?)?,
             None => "default",
         };
         let scaling = match kind {
             "default" => RotaryScaling::None,
+            "dynamic" => RotaryScaling::Dynamic,
             "linear" => RotaryScaling::Linear { factor: number("factor", None)? },
             "llama3" => {
                 let (low, high) = (number("low_freq_factor", None)?, number("high_freq_factor", None)?);
@@ -45,21 +55,45 @@ impl Rotary {
                     factor: number("factor", None)?,
                     low_freq_factor: low,
                     high_freq_factor: high,
-                    original_max_positions: number(
-                        "original_max_position_embeddings",
-                        Some(shape.max_positions as f64),
-                    )?,
+                    original_max_positions: match config.get(ORIGINAL) {
+                        // Beside the parameters it goes first, as in `transformers`.
+                        Some(_) => config.number_or(ORIGINAL, f64::NAN)?,
+                        None => number(ORIGINAL, Some(shape.max_positions as f64))?,
+                    },
                 }
             }
-            other => {
-                let known = "supported: default, linear, llama3";
-                return Err(config.error(format!("`{place}`: rope type `{other}` is not supported; {known}")));
-            }
+            other => unsupported(place, other),
         };
         let partial = number("partial_rotary_factor", Some(partial))?;
         let n_rotated = n_rotated(config, shape, partial)?;
         Ok(Rotary { theta: number("rope_theta", Some(10_000.0))?, n_rotated, scaling })
     }
+}
+
+/// Of a kind of scaling whose angles are not computed.
+fn unsupported(place: &str, kind: &str) -> RotaryScaling {
+    let later = match kind {
+        "yarn" | "longrope" | "su" => " (it is planned)",
+        _ => "",
+    };
+    let kind: String = kind.chars().take(40).collect();
+    let why = format!(
+        "`{place}`: the angles of rope type `{kind}` are not computed{later}; computed: default, linear, llama3, dynamic \
+         within the model's positions. Pruning by given scores and inspecting need no angles; a model that was trained \
+         without scaling is read by taking `{place}` out"
+    );
+    RotaryScaling::Unsupported { why }
+}
+
+/// Why parameters for each kind of layer are not read: the families here have one kind.
+fn by_kind_of_layer(place: &str, nested: &Config) -> Option<String> {
+    let object = nested.to_value();
+    let (kind, _) = object.as_object()?.iter().find(|(_, value)| value.is_object())?;
+    let kind: String = kind.chars().take(40).collect();
+    Some(format!(
+        "`{place}.{kind}`: expected one set of parameters for all layers, got one for each kind of layer; angles of \
+         several kinds are not computed, what turns nothing works"
+    ))
 }
 
 /// Channels of a head that turn.

@@ -142,6 +142,12 @@ impl Config {
         self.object.insert(key.to_owned(), value.into());
     }
 
+    /// Takes a key out; whether it was there.
+    pub fn remove(&mut self, key: &str) -> bool {
+        // The order of the others stays.
+        self.object.shift_remove(key).is_some()
+    }
+
     /// The object, for hashing and reports.
     pub fn to_value(&self) -> Value {
         Value::Object(self.object.clone())

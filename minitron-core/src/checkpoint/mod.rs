@@ -9,8 +9,11 @@ mod finite;
 mod folder;
 mod identity;
 mod links;
+mod quantised;
 mod reader;
 mod source;
+mod stale;
+mod weight_files;
 mod whole;
 mod writer;
 
@@ -18,8 +21,11 @@ pub use claim::Claim;
 pub use config::Config;
 pub use folder::OutputDir;
 pub use identity::{Identity, weights_digest};
+pub use quantised::as_codes;
 pub use reader::{PIECE_BYTES, Reader};
 pub use source::{MemorySource, TensorInfo, TensorSource, append_tensor, kind_of};
+pub use stale::drop_stale;
+pub use weight_files::{Remarks, WeightFiles, has_weights, held_instead};
 pub use whole::{remove_whole, replace_file, sync_dir, sync_tree, write_whole};
 pub use writer::{WriteOptions, companions, copy_tokenizer, write_model, write_tensors, write_tensors_about};
 
@@ -36,11 +42,8 @@ pub struct Checkpoint {
     pub config: Config,
     /// `model.safetensors`, or the shards that the index names.
     pub tensors: Reader,
-}
-
-/// Whether a folder holds weights, or a table that says where they are.
-pub fn has_weights(dir: &Path) -> bool {
-    [reader::SINGLE, reader::INDEX].iter().any(|name| dir.join(name).exists())
+    /// What a person should know of the folder.
+    pub remarks: Remarks,
 }
 
 impl Checkpoint {
@@ -56,8 +59,15 @@ impl Checkpoint {
             ));
         }
         links::refuse_outside(dir)?;
-        let config = Config::load(&dir.join("config.json"))?;
-        let tensors = Reader::open(dir)?;
-        Ok(Checkpoint { dir: dir.to_path_buf(), config, tensors })
+        let config = match Config::load_optional(&dir.join("config.json"))? {
+            Some(config) => config,
+            None => match weight_files::without_config(dir)? {
+                Some(error) => return Err(error),
+                None => Config::load(&dir.join("config.json"))?,
+            },
+        };
+        let (files, mut remarks) = WeightFiles::of(dir, Some(&config))?;
+        let tensors = Reader::open_files(dir, &files, &mut remarks)?;
+        Ok(Checkpoint { dir: dir.to_path_buf(), config, tensors, remarks })
     }
 }

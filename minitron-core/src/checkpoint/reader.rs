@@ -17,13 +17,9 @@ use tch::{Device, Tensor};
 use super::finite::first_not_finite;
 use super::links::refuse_link_outside;
 use super::source::{TensorInfo, TensorSource, kind_of};
+use super::weight_files::{Remarks, WeightFiles};
 use crate::error::{Error, IoContext, Result};
 use crate::files::{open_regular, read_text};
-
-/// Name of the weights in a folder with a single file.
-pub const SINGLE: &str = "model.safetensors";
-/// Name of the table of shards.
-pub const INDEX: &str = "model.safetensors.index.json";
 
 /// Rows that are looked through or thinned out go in pieces that stay in the processor's cache.
 pub const PIECE_BYTES: usize = 1 << 20;
@@ -69,63 +65,93 @@ struct Stored<'a> {
     n_bytes: usize,
 }
 
+/// Contradictions of an index that are said one by one.
+const MAX_ODD: usize = 3;
+
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
 impl Reader {
-    /// Opens a model folder: the index where there is one, `model.safetensors` otherwise.
+    /// Opens the weights of a model folder, those that `transformers` takes.
     pub fn open(dir: &Path) -> Result<Self> {
-        let index_path = dir.join(INDEX);
-        if index_path.exists() {
-            return Self::open_sharded(dir, &index_path);
+        let (files, mut remarks) = WeightFiles::of(dir, None)?;
+        Self::open_files(dir, &files, &mut remarks)
+    }
+
+    /// Opens the weights that were chosen; what is odd about them is added to the remarks.
+    pub(super) fn open_files(dir: &Path, files: &WeightFiles, remarks: &mut Remarks) -> Result<Self> {
+        match files {
+            WeightFiles::Single(path) => Self::open_file(path),
+            WeightFiles::Sharded(index_path) => Self::open_sharded(dir, index_path, remarks),
         }
-        let single = dir.join(SINGLE);
-        if !single.exists() {
-            return Err(Error::checkpoint(
-                dir,
-                format!(
-                    "no weights; expected {SINGLE} or {INDEX} \
-                     (pytorch_model.bin is not read: load and save it once with `transformers`)"
-                ),
-            ));
-        }
-        Self::open_file(&single)
     }
 
     /// Opens one safetensors file.
     pub fn open_file(path: &Path) -> Result<Self> {
         let mut reader = Reader { files: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() };
-        reader.add(path, None)?;
+        reader.add(path)?;
         Ok(reader)
     }
 
-    fn open_sharded(dir: &Path, index_path: &Path) -> Result<Self> {
+    /// All tensors of the shards that an index names, as `transformers` reads them: of one in two shards, the later one.
+    fn open_sharded(dir: &Path, index_path: &Path, remarks: &mut Remarks) -> Result<Self> {
         let text = read_text(index_path).at_path(index_path)?;
         let index: Index = serde_json::from_str(&text)
             .map_err(|e| Error::checkpoint(index_path, format!("expected an object with `weight_map`: {e}")))?;
-        let mut by_shard: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for (tensor, shard) in &index.weight_map {
-            by_shard.entry(shard).or_default().insert(tensor);
-        }
+        let shards: BTreeSet<&String> = index.weight_map.values().collect();
         let mut reader = Reader { files: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() };
-        for (shard, tensors) in by_shard {
-            let path = shard_path(dir, index_path, shard)?;
-            reader.add(&path, Some((index_path, &tensors)))?;
+        for shard in &shards {
+            reader.add(&shard_path(dir, index_path, shard)?)?;
+        }
+        let odd = reader.oddities(index_path, &index)?;
+        remarks.warnings.extend(odd.into_iter().map(|odd| format!("{}: {odd}", index_path.display())));
+        if let Some(shard) = unnamed_shard(dir, &shards)? {
+            let message = format!("{}: leaves out the shard {shard}, which is not read", index_path.display());
+            remarks.warnings.push(format!("{message}: fetch the index that belongs to the shards, or remove it"));
         }
         Ok(reader)
     }
 
-    /// Opens a file and adds its tensors; with an index, exactly those that it names.
-    fn add(&mut self, path: &Path, wanted: Option<(&Path, &BTreeSet<&str>)>) -> Result<()> {
+    /// Where an index and its shards contradict each other.
+    ///
+    /// # Errors
+    /// `Checkpoint` for a tensor that is in none of them.
+    fn oddities(&self, index_path: &Path, index: &Index) -> Result<Vec<String>> {
+        let mut odd = Vec::new();
+        let shard_of = |name: &String| {
+            let path = &self.files.get(self.entries.get(name)?.file)?.path;
+            path.file_name().map(|name| name.to_string_lossy().into_owned())
+        };
+        for (name, shard) in &index.weight_map {
+            match shard_of(name) {
+                Some(found) if found == *shard => {}
+                Some(found) => odd.push(format!("tensor `{name}` is read from {found}, not from {shard}")),
+                None => {
+                    let message = format!("the index places tensor `{name}` in {shard}, which does not hold it");
+                    return Err(Error::checkpoint(index_path, format!("{message}; fetch both again")));
+                }
+            }
+        }
+        let n_moved = odd.len();
+        odd.truncate(MAX_ODD);
+        if n_moved > MAX_ODD {
+            odd.push(format!("{} more tensors are read from other shards than it says", n_moved - MAX_ODD));
+        }
+        let beyond: Vec<&String> = self.entries.keys().filter(|name| !index.weight_map.contains_key(*name)).collect();
+        if let [first, ..] = beyond.as_slice() {
+            odd.push(format!("{} tensors in its shards are not in it and are read, `{first}` first", beyond.len()));
+        }
+        Ok(odd)
+    }
+
+    /// Opens a file and adds its tensors.
+    fn add(&mut self, path: &Path) -> Result<()> {
         let file = OpenFile::open(path)?;
         let (data_start, metadata) = file.header()?;
         self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
         for (name, info) in metadata.tensors() {
-            if wanted.is_some_and(|(_, names)| !names.contains(name.as_str())) {
-                continue;
-            }
             let (start, end) = info.data_offsets;
             let entry = Entry {
                 file: self.files.len(),
@@ -136,14 +162,15 @@ impl Reader {
             };
             self.entries.insert(name, entry);
         }
-        if let Some((index_path, names)) = wanted
-            && let Some(absent) = names.iter().find(|name| !self.entries.contains_key(**name))
-        {
-            let message = format!("the index places tensor `{absent}` in {}, which does not hold it", path.display());
-            return Err(Error::checkpoint(index_path, message));
-        }
         self.files.push(file);
         Ok(())
+    }
+
+    /// Gives tensors other names than the file does.
+    pub fn rename(&mut self, names: &BTreeMap<String, String>) {
+        let entries = std::mem::take(&mut self.entries);
+        let renamed = |name: String| names.get(&name).cloned().unwrap_or(name);
+        self.entries = entries.into_iter().map(|(name, entry)| (renamed(name), entry)).collect();
     }
 
     /// Says which tensors are weights: reading one that is NaN or infinite is an error from now on.
@@ -178,6 +205,19 @@ impl Reader {
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())
     }
+}
+
+/// A shard of the usual name that an index does not name.
+fn unnamed_shard(dir: &Path, named: &BTreeSet<&String>) -> Result<Option<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).at_path(dir)? {
+        let name = entry.at_path(dir)?.file_name().to_string_lossy().into_owned();
+        let is_shard = name.starts_with("model-") && name.ends_with(".safetensors");
+        if is_shard && !named.contains(&name) {
+            found.push(name);
+        }
+    }
+    Ok(found.into_iter().min())
 }
 
 /// A shard's path, refused when it is absent or would leave the folder.

@@ -12,8 +12,9 @@ use serde_json::json;
 use super::config::Config;
 use super::direct::{BLOCK, Output, aligned_start};
 use super::links::refuse_link_outside;
-use super::reader::{INDEX, PIECE_BYTES, SINGLE};
+use super::reader::PIECE_BYTES;
 use super::source::{TensorInfo, TensorSource};
+use super::weight_files::{INDEX, SINGLE};
 use super::whole::{parent_of, write_whole};
 use crate::error::{Error, IoContext, Result};
 

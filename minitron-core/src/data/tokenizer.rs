@@ -25,6 +25,9 @@ pub struct Tokenizer {
     file_digest: String,
     vocab: usize,
     eos: Option<u32>,
+    ends: Vec<u32>,
+    /// What a folder without tokenizer.json holds instead.
+    instead: String,
     prefix: Option<u32>,
     /// What stands before and after a text, where tokenizer_config.json decides it.
     around: Option<(Option<u32>, Option<u32>)>,
@@ -53,6 +56,9 @@ impl Wants {
         Err(Error::Data(message.into()))
     }
 }
+
+/// Where configs name the tokens that end a text: one id, or a list.
+const ENDS: &str = "eos_token_id";
 
 /// What lies beside tokenizer.json and names special tokens; each may be absent.
 struct Beside {
@@ -90,6 +96,8 @@ impl Tokenizer {
             file_digest: String::new(),
             vocab,
             eos: None,
+            ends: Vec::new(),
+            instead: String::new(),
             prefix: None,
             around: None,
             brackets: None,
@@ -108,10 +116,13 @@ impl Tokenizer {
             check_vocabulary(&inner, vocab, &path)?;
             tokenizer.inner = Some(inner);
             tokenizer.file_digest = digest::of_file(&path)?;
+        } else {
+            tokenizer.instead = instead(dir);
         }
         if causal {
             let beside = Beside::load(dir)?;
             tokenizer.eos = tokenizer.end_of_sequence(&beside, config);
+            tokenizer.ends = tokenizer.all_ends(&beside, config);
             tokenizer.prefix = tokenizer.beginning_of_sequence(&beside, config).or(tokenizer.eos);
             tokenizer.around = tokenizer.asked_around(&beside);
         } else {
@@ -125,10 +136,21 @@ impl Tokenizer {
     }
 
     fn end_of_sequence(&self, beside: &Beside, config: &Config) -> Option<u32> {
-        let from_ids = |config: &Config| self.token_id(config, "eos_token_id");
+        let from_ids = |config: &Config| self.token_id(config, ENDS);
         from_ids(config)
             .or_else(|| beside.generation.as_ref().and_then(from_ids))
             .or_else(|| self.named_token(beside, "eos_token"))
+    }
+
+    /// All ids of generation_config.json, as `transformers` stops; where it names none, those of config.json, else the
+    /// end-of-sequence token.
+    fn all_ends(&self, beside: &Beside, config: &Config) -> Vec<u32> {
+        let within = |config: &Config| -> Vec<u32> {
+            config.token_ids(ENDS).into_iter().filter(|&id| (id as usize) < self.vocab).collect()
+        };
+        let stated = beside.generation.as_ref().map(within).filter(|ids| !ids.is_empty());
+        let ends = stated.unwrap_or_else(|| within(config));
+        if ends.is_empty() { self.eos.into_iter().collect() } else { ends }
     }
 
     fn beginning_of_sequence(&self, beside: &Beside, config: &Config) -> Option<u32> {
@@ -161,6 +183,11 @@ impl Tokenizer {
             self.inner.as_ref()?.token_to_id(&content).filter(|&id| (id as usize) < self.vocab)
         };
         [&beside.tokenizer, &beside.special].into_iter().flatten().find_map(named)
+    }
+
+    /// Tokens at which a generation ends.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
     }
 
     /// The end-of-sequence token, where the model has one.
@@ -224,7 +251,8 @@ impl Tokenizer {
 
     fn inner(&self) -> Result<&tokenizers::Tokenizer> {
         self.inner.as_ref().ok_or_else(|| {
-            Error::Data("the model folder has no tokenizer.json; add it, or give token files (.npy, .bin)".into())
+            let instead = &self.instead;
+            Error::Data(format!("the model folder has no tokenizer.json; {instead}, or give token files (.npy, .bin)"))
         })
     }
 
@@ -240,7 +268,7 @@ impl Tokenizer {
 
     /// Text of token ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let inner = self.inner.as_ref().ok_or_else(|| Error::Data("the model folder has no tokenizer.json".into()))?;
+        let inner = self.inner()?;
         guarded(|| inner.decode(ids, true)).map_err(|e| Error::Data(format!("the tokenizer cannot decode: {e}")))
     }
 
@@ -355,6 +383,35 @@ impl Tokenizer {
                 "token {id} lies outside the model's vocabulary of {}; the tokenizer or token file belongs to another model",
                 self.vocab
             ))),
+        }
+    }
+}
+
+/// Files of tokenizers in older formats, of which `transformers` makes a tokenizer.json; the surest first.
+const OLDER: [&[&str]; 8] = [
+    &["tokenizer.model"],
+    &["spiece.model"],
+    &["sentencepiece.bpe.model"],
+    &["vocab.json", "merges.txt"],
+    &["tekken.json"],
+    &["qwen.tiktoken"],
+    &["vocab.txt"],
+    &["vocab.json"],
+];
+
+/// What to do about a folder without tokenizer.json: convert what is there, or add what is not.
+fn instead(dir: &Path) -> String {
+    let is_there = |names: &&&[&str]| names.iter().all(|name| dir.join(name).is_file());
+    match OLDER.iter().find(is_there) {
+        None => "add it".to_owned(),
+        Some(names) => {
+            let is_sentencepiece = names.iter().any(|name| name.ends_with(".model"));
+            let with = if is_sentencepiece { " (with sentencepiece installed)" } else { "" };
+            let (names, dir) = (names.join(" and "), dir.display());
+            format!(
+                "{names} lies there, of which this makes one{with}: python -c \"from transformers import AutoTokenizer; \
+                 AutoTokenizer.from_pretrained('{dir}').save_pretrained('{dir}')\""
+            )
         }
     }
 }

@@ -26,17 +26,12 @@ impl Default for Sampling {
     }
 }
 
-/// Continues prompts of equal length until `eos` (not included), the given number of tokens, or the model's last
+/// Continues prompts of equal length until one of `ends` (not included), the given number of tokens, or the model's last
 /// position.
 ///
 /// # Errors
 /// `Data` for an empty prompt, prompts of different lengths, one beyond the model's positions, or an encoder.
-pub fn generate(
-    model: &Transformer,
-    prompts: &[Vec<u32>],
-    eos: Option<u32>,
-    sampling: &Sampling,
-) -> Result<Vec<Vec<u32>>> {
+pub fn generate(model: &Transformer, prompts: &[Vec<u32>], ends: &[u32], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
     let _no_grad = tch::no_grad_guard();
     let n_prompt = prompts.first().map_or(0, Vec::len);
     if n_prompt == 0 || prompts.iter().any(|prompt| prompt.len() != n_prompt) {
@@ -58,7 +53,7 @@ pub fn generate(
         let last = hidden.f_narrow(1, hidden.size3()?.1 - 1, 1)?.f_squeeze_dim(1)?;
         let next = choose(&model.logits(&last)?.f_to_kind(Kind::Float)?, sampling, &mut random)?;
         for ((output, done), &id) in outputs.iter_mut().zip(&mut done).zip(&next) {
-            *done |= eos.is_some_and(|eos| i64::from(eos) == id);
+            *done |= ends.iter().any(|&end| i64::from(end) == id);
             if !*done {
                 output.push(id as u32);
             }

@@ -10,7 +10,7 @@ use super::layers::Norm;
 use super::layout::{Input, Layout};
 use super::rope::Frequencies;
 use super::weights::Weights;
-use crate::blueprint::{Blueprint, Positions, Role, Slot};
+use crate::blueprint::{Blueprint, Positions, Role, Rotary, RotaryScaling, Slot};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 
@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 pub struct Frame {
     architecture: String,
     max_positions: usize,
+    /// What lies beyond the positions, where that can be said.
+    beyond: &'static str,
     tokens: TokenTable,
     position_table: Option<Tensor>,
     type_table: Option<Tensor>,
@@ -71,7 +73,14 @@ impl Frame {
     }
 
     fn around(weights: &mut Weights, tokens: TokenTable, head: Option<Head>) -> Result<Self> {
+        weights.blueprint.check_computable()?;
         let (options, place) = (&weights.blueprint.options, weights.options);
+        let beyond = match &options.positions {
+            Positions::Rotary(Rotary { scaling: RotaryScaling::Dynamic, .. }) => {
+                "; the angles beyond them, by its `dynamic` scaling, are not computed"
+            }
+            _ => "",
+        };
         let rope = match &options.positions {
             Positions::Rotary(rotary) => Some(Frequencies::new(rotary, place.device, place.kind)?),
             Positions::Learned => None,
@@ -79,6 +88,7 @@ impl Frame {
         Ok(Frame {
             architecture: weights.blueprint.architecture.clone(),
             max_positions: options.max_positions,
+            beyond,
             tokens,
             position_table: weights.optional(Role::PositionEmbedding, Slot::Weight, None)?,
             type_table: weights.optional(Role::TypeEmbedding, Slot::Weight, None)?,
@@ -100,7 +110,8 @@ impl Frame {
         let (_, n_tokens) = ids_bt.size2()?;
         let max = self.max_positions as i64;
         if start + n_tokens > max {
-            let message = format!("a sequence of {} tokens; this model has {max} positions", start + n_tokens);
+            let n_tokens = start + n_tokens;
+            let message = format!("a sequence of {n_tokens} tokens; this model has {max} positions{}", self.beyond);
             return Err(Error::Data(message));
         }
         let rows_bt = self.tokens.rows_of(ids_bt)?;

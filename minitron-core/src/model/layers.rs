@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::products::linear;
 use crate::blueprint::{Activation, NormKind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 #[derive(Debug)]
 pub(super) struct Linear {
@@ -76,5 +76,6 @@ pub(super) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
         Activation::GeluTanh => x.f_gelu("tanh")?,
         Activation::Relu => x.f_relu()?,
         Activation::Relu2 => x.f_relu()?.f_square()?,
+        Activation::Unknown => return Err(Error::Internal("an unknown activation function is computed".into())),
     })
 }

@@ -71,6 +71,7 @@ impl Default for LoadOptions {
 impl Transformer {
     /// Reads every weight of a source that [`Blueprint::check`] has accepted.
     pub fn load(source: &dyn TensorSource, blueprint: &Blueprint, options: LoadOptions) -> Result<Self> {
+        blueprint.check_computable()?;
         let mut weights = Weights::new(source, blueprint, options);
         let token_table_ve = weights.required(Role::TokenEmbedding, Slot::Weight, None)?;
         let blocks = (0..blueprint.n_layers())

@@ -68,7 +68,8 @@ impl Rope {
 fn frequency(rotary: &Rotary, k: usize) -> f64 {
     let plain = rotary.theta.powf(-2.0 * k as f64 / rotary.n_rotated as f64);
     match rotary.scaling {
-        RotaryScaling::None => plain,
+        // Those that are not known are refused before.
+        RotaryScaling::None | RotaryScaling::Dynamic | RotaryScaling::Unsupported { .. } => plain,
         RotaryScaling::Linear { factor } => plain / factor,
         RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
             let wavelength = 2.0 * PI / plain;

@@ -6,7 +6,7 @@ use tch::{Device, Kind};
 use tracing::info_span;
 
 use crate::blueprint::{Blueprint, ModelFolder, PruneGroup, Sizes};
-use crate::checkpoint::TensorSource;
+use crate::checkpoint::{Remarks, TensorSource};
 use crate::contract::Axis;
 use crate::data::{TextOptions, Tokenizer};
 use crate::error::{Error, Result};
@@ -75,10 +75,27 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Opens a model folder and says what of it is not understood.
+    /// Opens a model folder to run the model.
+    ///
+    /// # Errors
+    /// As [`Context::open`], and where the model's forward pass is not known.
+    pub fn open_to_run(&self, model: &str) -> Result<ModelFolder> {
+        let folder = self.open(model)?;
+        folder.blueprint.check_computable()?;
+        Ok(folder)
+    }
+
+    /// Says what a person should know of a folder.
+    pub fn say(&self, remarks: &Remarks) {
+        remarks.warnings.iter().for_each(|warning| self.progress.warn(warning));
+        remarks.notes.iter().for_each(|note| self.progress.note(note));
+    }
+
+    /// Opens a model folder and says what of it is odd or not understood.
     pub fn open(&self, model: &str) -> Result<ModelFolder> {
         let _span = info_span!("open", path = model).entered();
         let folder = ModelFolder::open(&(self.resolve)(model)?, self.registry)?;
+        self.say(&folder.checkpoint.remarks);
         if let [first, ..] = folder.unknown_tensors.as_slice() {
             let (n, architecture) = (folder.unknown_tensors.len(), &folder.blueprint.architecture);
             let message = format!("{model}: {n} tensors are unknown to `{architecture}` and left out, `{first}` first");

@@ -132,8 +132,8 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     if options.data.is_empty() && options.tasks.is_empty() && options.evaluators.is_empty() {
         return Err(Error::Recipe("nothing to evaluate on; give data, a task or an evaluator".into()));
     }
-    let folder = context.open(&options.model)?;
-    let teacher_folder = options.teacher.as_deref().map(|teacher| context.open(teacher)).transpose()?;
+    let folder = context.open_to_run(&options.model)?;
+    let teacher_folder = options.teacher.as_deref().map(|teacher| context.open_to_run(teacher)).transpose()?;
     let tasks = tasks(context, options)?;
     let tokenizer = tokenizer(context, options, &folder, teacher_folder.as_ref())?.at(options.text.now()?);
     let windows = windows(context, options, &folder, &tokenizer)?;

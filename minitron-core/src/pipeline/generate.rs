@@ -130,7 +130,7 @@ impl Speaker {
         if !(options.temperature >= 0.0 && options.temperature.is_finite()) {
             return Err(Error::Recipe("temperature: expected 0 (greedy) or a positive number".into()));
         }
-        let folder = context.open(&options.model)?;
+        let folder = context.open_to_run(&options.model)?;
         let text = TextOptions { date: options.date.clone(), ..TextOptions::default() };
         let tokenizer = context.reader(&folder, &text)?;
         let sampling = Sampling {
@@ -146,7 +146,7 @@ impl Speaker {
     fn continuation(&self, prompt: &[u32]) -> Result<Vec<u32>> {
         let _span = tracing::info_span!("generate", n_prompt_tokens = prompt.len()).entered();
         let prompts = [prompt.to_vec()];
-        let outputs = evaluate::generate(&self.model, &prompts, self.tokenizer.eos(), &self.sampling)?;
+        let outputs = evaluate::generate(&self.model, &prompts, self.tokenizer.ends(), &self.sampling)?;
         Ok(outputs.into_iter().next().unwrap_or_default())
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use crate::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
-use crate::checkpoint::{Config, TensorSource, has_weights};
+use crate::checkpoint::{Config, TensorSource, has_weights, held_instead};
 use crate::error::Result;
 use crate::plan::Space;
 
@@ -63,8 +63,12 @@ pub(super) fn open(context: &Context, model: &str) -> Result<(Blueprint, Weights
     let dir = (context.resolve)(model)?;
     let config_path = dir.join("config.json");
     if config_path.is_file() && !has_weights(&dir) {
-        let blueprint = Blueprint::from_config(&Config::load(&config_path)?, context.registry)?;
-        context.progress.note(&format!("{model}: no weights; described from config.json alone"));
+        let config = Config::load(&config_path)?;
+        let instead = held_instead(&dir, Some(&config))?.map(|found| format!(" that are read ({found})"));
+        let (blueprint, remarks) = Blueprint::of_config(&config, context.registry)?;
+        context.say(&remarks);
+        let instead = instead.unwrap_or_default();
+        context.progress.note(&format!("{model}: no weights{instead}; described from config.json alone"));
         let weights = announced(&blueprint)?;
         return Ok((blueprint, weights));
     }

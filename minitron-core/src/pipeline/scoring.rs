@@ -80,6 +80,9 @@ impl Scoring<'_> {
             let message = "a metric asks for gradients or task results, which need the whole model in memory";
             return Err(Error::Recipe(format!("{message}; leave --stream out, or score by it in a run of its own")));
         }
+        if pass.wants_sites() || !pass.ablation_spans().is_empty() {
+            self.blueprint.check_computable()?;
+        }
         let head = if pass.ablation_spans().is_empty() { 0 } else { self.head_params() };
         let layer = self.params_of(|spec| spec.layer == Some(0));
         let weights = (layer + head) * self.element_bytes() + self.largest_stored(head > 0);

@@ -36,13 +36,25 @@ impl Start {
     /// Random weights of a config's shapes.
     pub fn fresh(context: &Context, path: &Path) -> Result<Self> {
         let _span = tracing::info_span!("fresh weights").entered();
-        let config = Config::load(path)?;
-        let blueprint = Blueprint::from_config(&config, context.registry)?;
+        let (mut blueprint, remarks) = Blueprint::of_config(&Config::load(path)?, context.registry)?;
+        context.say(&remarks);
+        blueprint.check_computable()?;
+        say_fresh(&mut blueprint.config);
+        let config = blueprint.config.clone();
         let source = Box::new(fresh_weights(&blueprint, context.seed)?);
         let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
         // Now, rather than when they are copied at the end.
         companions(&dir)?;
         Ok(Start { dir, config, blueprint, source, files: Vec::new() })
+    }
+}
+
+/// Has a config say the type of fresh weights, where it says one.
+fn say_fresh(config: &mut Config) {
+    for key in ["dtype", "torch_dtype"] {
+        if config.get(key).is_some() {
+            config.set(key, "float32");
+        }
     }
 }
 

@@ -162,7 +162,7 @@ pub struct DistillOptions {
 pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool) -> Result<Value> {
     let start = match (&options.config, &options.model) {
         (Some(path), None) => Start::fresh(context, path)?,
-        (None, Some(model)) => Start::folder(context.open(model)?),
+        (None, Some(model)) => Start::folder(context.open_to_run(model)?),
         _ => return Err(Error::Recipe("give a config to start from random weights, or a model to go on with".into())),
     };
     let losses = match options.setup.losses.as_slice() {
@@ -174,8 +174,8 @@ pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool
 
 /// Trains a student to give its teacher's distribution.
 pub fn distill(context: &Context, options: &DistillOptions, out: &Path, resume: bool) -> Result<Value> {
-    let teacher = Teaching::new(context.open(&options.teacher)?, &options.asked)?;
-    let start = Start::folder(context.open(&options.student)?);
+    let teacher = Teaching::new(context.open_to_run(&options.teacher)?, &options.asked)?;
+    let start = Start::folder(context.open_to_run(&options.student)?);
     let losses = match options.setup.losses.as_slice() {
         [] => context.defaults.distillation_losses(),
         named => named.to_vec(),

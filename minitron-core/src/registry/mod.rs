@@ -22,6 +22,9 @@ use crate::checkpoint::Config;
 use crate::contract::{Architecture, Corpus};
 use crate::error::{Error, Result};
 
+/// How to, for a person whose model is of none.
+const NEW_FAMILY: &str = "`minitron plugins new architecture DIR` writes one to start from (docs/src/first-plugin.md)";
+
 /// All plugins that this process knows, sorted by kind and tag.
 #[derive(Debug, Clone)]
 pub struct Registry {
@@ -139,7 +142,9 @@ impl Registry {
         }
         let known: Vec<&str> = self.of_kind(Kind::Architecture).map(|d| d.tag).collect();
         let model_type = config.model_type()?;
-        Err(config.error(format!("model_type `{model_type}` is not supported; supported: {}", known.join(", "))))
+        let known = known.join(", ");
+        let message = format!("model_type `{model_type}` is not supported; supported: {known}");
+        Err(config.error(format!("{message}. A plugin can add a family: {NEW_FAMILY}")))
     }
 
     /// The corpus that reads a file, by its ending; of `params`, it gets those that it has.

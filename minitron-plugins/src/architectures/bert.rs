@@ -100,6 +100,7 @@ impl Architecture for Bert {
         let mut blueprint = Blueprint::new("bert", config, shape.dims(&KEYS), table.finish(), options)?;
         blueprint.hidden_follows_heads = true;
         blueprint.buffers = &["embeddings.position_ids"];
+        blueprint.reads = &["is_causal", "use_bidirectional_attention"];
         Ok(blueprint)
     }
 }

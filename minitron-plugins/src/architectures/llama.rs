@@ -1,6 +1,6 @@
 use minitron_core::blueprint::{
-    Activation, Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Rotary, Shape, ShapeKeys,
-    Slot, Table, fixed,
+    Activation, Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Rotary, RotaryScaling,
+    Shape, ShapeKeys, Slot, Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -27,10 +27,11 @@ impl Architecture for Llama {
         let tied = config.flag_or("tie_word_embeddings", false)?;
         let attention_bias = config.flag_or("attention_bias", false)?;
         let mlp_bias = config.flag_or("mlp_bias", false)?;
-        let rotary = Rotary::read(config, &shape, 1.0)?;
+        let mut rotary = Rotary::read(config, &shape, 1.0)?;
         if rotary.n_rotated != shape.head_dim {
-            let message = "`partial_rotary_factor`: expected 1 in this family, got less; correct config.json";
-            return Err(config.error(message));
+            let why = "`partial_rotary_factor`: expected 1 in this family, got less; `transformers` turns all channels \
+                       whatever it says, other tools a part: take it out where all turn (what turns nothing works)";
+            rotary.scaling = RotaryScaling::Unsupported { why: why.to_owned() };
         }
 
         let mut table = Table::new("model.");
@@ -82,7 +83,7 @@ impl Architecture for Llama {
 minitron_core::plugin! {
     Architecture for Llama {
         tag: "llama",
-        summary: "Llama 1 to 3 and what shares its config (grouped queries, biases, linear and llama3 rope scaling)",
+        summary: "Llama 1 to 3 and what shares its config (grouped queries, biases, linear, llama3 and dynamic rope scaling)",
         source: "arXiv 2302.13971, arXiv 2407.21783",
     }
 }

@@ -79,7 +79,7 @@ impl Evaluator for ExactMatch {
                 let prompts: Vec<Vec<u32>> = batch.iter().map(|question| question.prompt.clone()).collect();
                 // No end token: it is compared like any other.
                 let sampling = Sampling { max_new_tokens: n_expected, ..Sampling::default() };
-                let found = generate(subject.model, &prompts, None, &sampling)?;
+                let found = generate(subject.model, &prompts, &[], &sampling)?;
                 n_right +=
                     batch.iter().zip(&found).filter(|(question, found)| question.expected == **found).count() as u64;
                 subject.progress.advance(batch.len() as u64, "");

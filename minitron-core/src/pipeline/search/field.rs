@@ -102,7 +102,7 @@ impl<'a> Field<'a> {
         }
         refuse(context, options)?;
         let found = options.survey(context)?;
-        let folder = context.open(&options.model)?;
+        let folder = context.open_to_run(&options.model)?;
         refuse_places(context, &options.setup, options.asked.teacher_cache.as_deref(), out)?;
         OutputDir::refuse_inputs(out, [folder.checkpoint.dir.as_path()])?;
         let groups: Vec<PruneGroup> = context.groups(&context.axes(&options.axes)?, &folder.blueprint)?;
