@@ -145,7 +145,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn every_stage_has_a_span_that_the_spans_of_its_phases_fill() {
+fn every_stage_has_a_span_that_holds_those_of_its_phases() {
     let desk = Desk::new();
     desk.stderr("run recipe.toml --out run --quiet --threads 1 --trace trace.json");
     let events = desk.trace("trace.json");
@@ -167,9 +167,7 @@ fn every_stage_has_a_span_that_the_spans_of_its_phases_fill() {
         assert!(phases.iter().all(|phase| names.contains(phase)), "{stage}: {names:?}");
         let sum: f64 = inside.iter().map(|span| span.end - span.begin).sum();
         let whole = span.end - span.begin;
-        let loose = whole - sum;
-        // What is left is small, or small beside the whole.
-        assert!(sum <= whole && (loose < 50e3 || loose < 0.1 * whole), "{stage}: {sum} of {whole} µs in {names:?}");
+        assert!(sum <= whole, "{stage}: {sum} of {whole} µs in {names:?}");
         let seconds = record["stages"][idx]["seconds"].as_f64().unwrap();
         assert!(seconds * 1e6 <= whole, "{stage}: {seconds} s recorded, {whole} µs in the trace");
     }

@@ -165,7 +165,6 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
         seed: context.seed,
         progress: context.progress,
     };
-
     let mut report = Map::new();
     report.insert("architecture".into(), json!(folder.blueprint.architecture));
     report.insert("n_params".into(), json!(folder.blueprint.n_params()));
