@@ -40,18 +40,7 @@ fn of_text(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Op
             let (chars,): (Option<&str>,) = from_args(args)?;
             Value::from(trimmed(text, chars, (method != "rstrip", method != "lstrip")))
         }
-        "split" | "rsplit" => {
-            let (separator, most) = split_arguments(args)?;
-            split(text, separator.as_deref(), most, method == "rsplit")?
-        }
-        "splitlines" => {
-            let (keep_ends,): (Option<bool>,) = from_args(args)?;
-            lines(text, keep_ends.unwrap_or(false)).into_iter().map(Value::from).collect()
-        }
-        "partition" | "rpartition" => {
-            let (separator,): (&str,) = from_args(args)?;
-            partition(text, separator, method == "rpartition")?
-        }
+        "split" | "rsplit" | "splitlines" | "partition" | "rpartition" => cut_up(text, method, args)?,
         "removeprefix" => {
             let (prefix,): (&str,) = from_args(args)?;
             Value::from(text.strip_prefix(prefix).unwrap_or(text))
@@ -95,6 +84,24 @@ fn of_text(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Op
         _ => return Ok(None),
     };
     Ok(Some(answer))
+}
+
+/// Methods that cut a text.
+fn cut_up(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
+    match method {
+        "splitlines" => {
+            let (keep_ends,): (Option<bool>,) = from_args(args)?;
+            Ok(lines(text, keep_ends.unwrap_or(false)).into_iter().map(Value::from).collect())
+        }
+        "partition" | "rpartition" => {
+            let (separator,): (&str,) = from_args(args)?;
+            partition(text, separator, method == "rpartition")
+        }
+        _ => {
+            let (separator, most) = split_arguments(args)?;
+            split(text, separator.as_deref(), most, method == "rsplit")
+        }
+    }
 }
 
 /// The engine formats without asking what it comes to: each field may take its width, and all that is given.
