@@ -592,7 +592,7 @@ fn a_missing_data_file_is_named() {
 fn a_bad_line_is_named_by_its_number() {
     let desk = Desk::llama();
     fs::write(desk.at("a.jsonl"), "{\"text\": \"One day\"}\n{\"text\": \n").unwrap();
-    desk.refuses_data("data", &["a.jsonl: line 2: expected an object with a string field `text`"], "a.jsonl");
+    desk.refuses_data("data", &["a.jsonl: line 2: expected JSON, one value on each line"], "a.jsonl");
     fs::write(desk.at("b.jsonl"), "{\"body\": \"One day\"}\n").unwrap();
     desk.refuses_data("data", &["b.jsonl: line 1", "its fields: `body`; choose one with `--field`"], "b.jsonl");
 }
