@@ -469,7 +469,7 @@ fn a_config_that_is_no_object_is_refused() {
     for (text, says) in [
         (&b""[..], "not valid JSON"),
         (b"{\"model_type\": ", "not valid JSON"),
-        (b"\xff\xfe{}", "not UTF-8 text"),
+        (b"\xff\xfe{}", "got UTF-16; save it as UTF-8"),
         (b"[]", "expected a JSON object at the top"),
         (b"{}", "no `model_type`; expected a string"),
     ] {
