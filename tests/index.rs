@@ -35,6 +35,8 @@ mod malformed;
 mod observing;
 /// Plugins that are opened while running, and crates to begin one with.
 mod plugins;
+/// Data and task files as the field has them: packed, marked, nested, of another type.
+mod reading;
 /// Pages about folders, and a running job watched.
 mod report;
 /// What is built in: licences, locked versions, where it comes from.

@@ -469,7 +469,7 @@ fn a_config_that_is_no_object_is_refused() {
     for (text, says) in [
         (&b""[..], "not valid JSON"),
         (b"{\"model_type\": ", "not valid JSON"),
-        (b"\xff\xfe{}", "not UTF-8 text"),
+        (b"\xff\xfe{}", "got UTF-16; save it as UTF-8"),
         (b"[]", "expected a JSON object at the top"),
         (b"{}", "no `model_type`; expected a string"),
     ] {
@@ -592,7 +592,7 @@ fn a_missing_data_file_is_named() {
 fn a_bad_line_is_named_by_its_number() {
     let desk = Desk::llama();
     fs::write(desk.at("a.jsonl"), "{\"text\": \"One day\"}\n{\"text\": \n").unwrap();
-    desk.refuses_data("data", &["a.jsonl: line 2: expected an object with a string field `text`"], "a.jsonl");
+    desk.refuses_data("data", &["a.jsonl: line 2: expected JSON, one value on each line"], "a.jsonl");
     fs::write(desk.at("b.jsonl"), "{\"body\": \"One day\"}\n").unwrap();
     desk.refuses_data("data", &["b.jsonl: line 1", "its fields: `body`; choose one with `--field`"], "b.jsonl");
 }

@@ -145,7 +145,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn every_stage_has_a_span_that_holds_those_of_its_phases() {
+fn every_stage_has_a_span_that_holds_those_of_its_phases_in_their_order() {
     let desk = Desk::new();
     desk.stderr("run recipe.toml --out run --quiet --threads 1 --trace trace.json");
     let events = desk.trace("trace.json");
@@ -164,12 +164,17 @@ fn every_stage_has_a_span_that_holds_those_of_its_phases() {
         assert!(command.holds(span), "{stage}");
         let inside = children(&spans, span);
         let names: Vec<&str> = inside.iter().map(|span| span.name.as_str()).collect();
-        assert!(phases.iter().all(|phase| names.contains(phase)), "{stage}: {names:?}");
-        let sum: f64 = inside.iter().map(|span| span.end - span.begin).sum();
-        let whole = span.end - span.begin;
-        assert!(sum <= whole, "{stage}: {sum} of {whole} µs in {names:?}");
-        let seconds = record["stages"][idx]["seconds"].as_f64().unwrap();
-        assert!(seconds * 1e6 <= whole, "{stage}: {seconds} s recorded, {whole} µs in the trace");
+        let mut order: Vec<&str> = Vec::new();
+        for name in names.iter().copied().filter(|name| phases.contains(name)) {
+            if !order.contains(&name) {
+                order.push(name);
+            }
+        }
+        assert_eq!(order, *phases, "{stage}: {names:?}");
+        // One after another: what is nested deeper was left out of them.
+        let in_turn = inside.windows(2).all(|pair| pair[0].tid != pair[1].tid || pair[0].begin <= pair[1].begin);
+        assert!(in_turn, "{stage}: {names:?}");
+        assert!(record["stages"][idx]["seconds"].is_f64(), "{stage}");
     }
     let train = spans.iter().find(|span| span.name == "train").unwrap();
     let steps: Vec<&Event> = spans.iter().copied().filter(|span| span.name == "step").collect();
@@ -198,7 +203,11 @@ fn a_trace_is_whole_json_however_the_command_ends() {
             assert!(child.try_wait().unwrap().is_none(), "{name}: ended early");
             sleep(Duration::from_millis(10));
         }
-        sleep(Duration::from_millis(600));
+        // The file is behind the steps by a pause, or by what is gathered.
+        while fs::read_to_string(desk.at(name)).map_or(0, |text| text.matches("\"step\"").count()) < 10 {
+            assert!(child.try_wait().unwrap().is_none(), "{name}: ended early");
+            sleep(Duration::from_millis(10));
+        }
         assert!(Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap().success());
         child.wait().unwrap();
         let events = desk.trace(name);

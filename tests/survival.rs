@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // Set-up of tests: what fails here is the test's own fault.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -58,8 +59,19 @@ impl Desk {
 
     /// Starts a command and returns once a file is there.
     fn start(&self, words: &str, file: &str) -> Child {
+        self.start_until(words, file, |_| true)
+    }
+
+    /// Starts a training and returns once it has done a step.
+    fn start_steps(&self, words: &str, metrics: &str) -> Child {
+        self.start_until(words, metrics, |bytes| bytes.contains(&b'\n'))
+    }
+
+    /// Starts a command and returns once a file is there and holds what it should.
+    fn start_until(&self, words: &str, file: &str, holds: impl Fn(&[u8]) -> bool) -> Child {
         let mut child = self.command(words).spawn().unwrap();
-        while !self.at(file).exists() {
+        let path = self.at(file);
+        while !(path.is_dir() || fs::read(&path).is_ok_and(|bytes| holds(&bytes))) {
             assert!(child.try_wait().unwrap().is_none(), "{words}: ended before {file} was there");
             sleep(Duration::from_millis(5));
         }
@@ -111,8 +123,7 @@ fn a_signal_ends_a_training_behind_its_step_and_says_how_to_go_on() {
     assert_eq!((&whole["complete"], &whole["interrupted"]), (&json!(true), &json!(false)));
     for (name, more) in [("TERM", ""), ("INT", " --resume")] {
         fs::remove_file(desk.at("parts/metrics.jsonl")).unwrap_or_default();
-        let child = desk.start(&format!("{job} --out parts --json --quiet{more}"), "parts/metrics.jsonl");
-        sleep(Duration::from_millis(200));
+        let child = desk.start_steps(&format!("{job} --out parts --json --quiet{more}"), "parts/metrics.jsonl");
         signal(&child, name);
         let output = child.wait_with_output().unwrap();
         let stderr = text(&output.stderr);
@@ -136,13 +147,15 @@ fn a_second_signal_ends_a_training_at_once_and_other_work_ends_at_the_first() {
     let job = format!("{DISTILL} --tokens 100M --accumulate 20000 --out slow");
     let child = desk.start(&job, "slow/metrics.jsonl");
     signal(&child, "INT");
-    sleep(Duration::from_millis(300));
     signal(&child, "TERM");
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
 
     fs::write(desk.at("long.txt"), minitron::some_text().repeat(300)).unwrap();
-    let child = desk.command("eval teacher --data long.txt --seq-len 32 --threads 1").spawn().unwrap();
-    sleep(Duration::from_millis(500));
+    let words = "eval teacher --data long.txt --seq-len 32 --threads 1 --log info";
+    let mut child = desk.command(words).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    // Opening the model is over, and measuring it takes long.
+    assert!(lines.any(|line| line.unwrap().contains(": open ")));
     signal(&child, "TERM");
     assert_eq!(child.wait_with_output().unwrap().status.signal(), Some(15));
 }
@@ -154,8 +167,7 @@ fn an_interrupted_recipe_goes_on_with_the_same_command() {
         data = [\"text.txt\"]\neval_data = [\"text.txt\"]\nschedule = \"wsd\"\ntokens = \"60k\"\nseq_len = 32\n\
         batch_size = 4\nkeep = 1\n\n[[stages]]\nname = \"say\"\ndo = \"generate\"\nmodel = \"long\"\nprompt = \"A\"\n";
     fs::write(desk.at("recipe.toml"), recipe).unwrap();
-    let child = desk.start("run recipe.toml --out run --json", "run/long/metrics.jsonl");
-    sleep(Duration::from_millis(200));
+    let child = desk.start_steps("run recipe.toml --out run --json", "run/long/metrics.jsonl");
     signal(&child, "TERM");
     let output = child.wait_with_output().unwrap();
     let stderr = text(&output.stderr);

@@ -271,9 +271,16 @@ fn text_files(seeds: &mut Seeds) {
         ("parquet", parquet::basic::Compression::UNCOMPRESSED),
         ("parquet_snappy", parquet::basic::Compression::SNAPPY),
         ("parquet_zstd", parquet::basic::Compression::ZSTD(Default::default())),
+        ("parquet_brotli", parquet::basic::Compression::BROTLI(Default::default())),
+        ("parquet_lz4", parquet::basic::Compression::LZ4),
+        ("parquet_lz4_raw", parquet::basic::Compression::LZ4_RAW),
     ] {
         seeds.push(("texts", name.into(), of_kind(4, &parquet_file(compression).unwrap_or_default())));
     }
+    let rows = parquet_file(parquet::basic::Compression::UNCOMPRESSED).unwrap_or_default();
+    seeds.push(("texts", "parquet_rows".into(), of_kind(6, &rows)));
+    let array = "\u{feff}[{\"text\":\"one\\n\"},\n {\"n\":[2], \"text\": \"]}\\\"\"}, {\"text\":null}]\n";
+    seeds.push(("texts", "array".into(), of_kind(5, array.as_bytes())));
 }
 
 fn parquet_file(compression: parquet::basic::Compression) -> parquet::errors::Result<Vec<u8>> {

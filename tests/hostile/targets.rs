@@ -257,17 +257,23 @@ pub fn tokens(bytes: &[u8]) {
 /// Texts: the first byte says of which kind.
 pub fn texts(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
-    let (tag, name) = match kind % 5 {
-        0 => ("text", "t.txt"),
-        1 => ("jsonl", "t.jsonl"),
-        2 => ("jsonl", "t.jsonl.gz"),
-        3 => ("jsonl", "t.jsonl.zst"),
-        _ => ("parquet", "t.parquet"),
+    let (tag, name, params) = match kind {
+        5 => ("jsonl", "t.json", json!({})),
+        // Two fields are assembled row by row.
+        6 => ("parquet", "t.parquet", json!({ "field": "text+text" })),
+        kind => match kind % 5 {
+            0 => ("text", "t.txt", json!({})),
+            1 => ("jsonl", "t.jsonl", json!({})),
+            2 => ("jsonl", "t.jsonl.gz", json!({})),
+            3 => ("jsonl", "t.jsonl.zst", json!({})),
+            _ => ("parquet", "t.parquet", json!({})),
+        },
     };
     let path = put(&dir(), name, Some(bytes));
     // What is compressed unfolds: a line, or a page.
-    let constant = if matches!(kind % 5, 0 | 1) { MIB } else { 16 * MIB };
-    within(bytes.len(), constant, || read_documents(tag, &path, json!({}), bytes.len()));
+    let is_plain = matches!(name, "t.txt" | "t.jsonl" | "t.json");
+    let constant = if is_plain { MIB } else { 16 * MIB };
+    within(bytes.len(), constant, || read_documents(tag, &path, params, bytes.len()));
 }
 
 fn read_documents(tag: &str, path: &Path, params: Value, n_bytes: usize) {

@@ -106,7 +106,7 @@ impl Recipe {
     pub fn load(path: &Path) -> Result<Self> {
         let text = read_text(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::Recipe(format!("{}: no such recipe", path.display())),
-            std::io::ErrorKind::InvalidData => Error::Recipe(format!("{}: not UTF-8 text", path.display())),
+            std::io::ErrorKind::InvalidData => Error::Recipe(format!("{}: {e}", path.display())),
             _ => Error::io(path, e),
         })?;
         Self::parse(&text, path)

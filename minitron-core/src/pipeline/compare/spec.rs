@@ -133,7 +133,7 @@ impl Spec {
     pub fn load(path: &Path) -> Result<Self> {
         let text = read_text(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::Recipe(format!("{}: no such spec", path.display())),
-            std::io::ErrorKind::InvalidData => Error::Recipe(format!("{}: not UTF-8 text", path.display())),
+            std::io::ErrorKind::InvalidData => Error::Recipe(format!("{}: {e}", path.display())),
             _ => Error::io(path, e),
         })?;
         let in_file = |message: String| Error::Recipe(format!("{}: {message}", path.display()));
