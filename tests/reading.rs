@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use minitron::{add_demo_tokenizer, python, root, tiny_llama, with_context, with_demo_vocabulary, write_tiny};
+use minitron_core::data::TextOptions;
 use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{Context, EvalOptions, Recipe, eval};
 use minitron_core::progress::Progress;
@@ -66,7 +67,7 @@ impl Desk {
     fn loss(&self, name: &str, field: Option<&str>) -> Result<(f64, u64)> {
         let (found, _) = self.eval(|options| {
             options.data = vec![self.at(name).display().to_string().parse().unwrap()];
-            options.field = field.map(str::to_owned);
+            options.text.field = field.map(str::to_owned);
         });
         found.map(|found| (found["loss"].as_f64().unwrap(), found["n_tokens"].as_u64().unwrap()))
     }
@@ -314,7 +315,7 @@ fn token_files_of_another_type_are_found_out() {
     let read = |name: &str, token_type: &str| {
         let (found, _) = desk.eval(|options| {
             options.data = vec![desk.at(name).display().to_string().parse().unwrap()];
-            options.token_type = Some(token_type.to_owned());
+            options.text.token_type = Some(token_type.to_owned());
         });
         found.map(|found| found["n_tokens"].clone()).map_err(|e: Error| e.to_string())
     };
@@ -403,7 +404,7 @@ fn the_cases_from_the_field_have_their_figures() {
             let options = EvalOptions {
                 model: dir.path().join(case).join("model").display().to_string(),
                 data: vec![path.display().to_string().parse().unwrap()],
-                field: field.map(str::to_owned),
+                text: TextOptions { field: field.map(str::to_owned), ..TextOptions::default() },
                 seq_len: Some(32),
                 ..EvalOptions::default()
             };

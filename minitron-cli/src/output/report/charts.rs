@@ -216,7 +216,9 @@ fn draw_plot(svg: &mut String, plot: &Plot, x: &Axis, y: &Axis) -> Drawn {
             if corners.is_empty() {
                 chart.draw_series([Circle::new(*point, size, colour.filled())])?;
             } else {
-                chart.draw_series([EmptyElement::at(*point) + Polygon::new(corners, colour.filled())])?;
+                #[allow(clippy::arithmetic_side_effects, reason = "joins two elements of a picture")]
+                let marker = EmptyElement::at(*point) + Polygon::new(corners, colour.filled());
+                chart.draw_series([marker])?;
             }
         }
     }
