@@ -555,7 +555,6 @@ fn the_command_lines_seed_takes_the_place_of_a_comparisons() {
     let spec = r#"
         model = "teacher"
         chain = ["train"]
-        columns = ["n_params"]
         seeds = [3, 4]
         [[rows]]
         name = "trained"
@@ -671,7 +670,7 @@ fn recipes_say_where_they_are_wrong() {
     );
     insta::assert_snapshot!(
         error(&RECIPE.replace("samples", "sample")),
-        @"error: DIR/recipe.toml: stages[1] (scores): recipe: no option is called `sample`; known: model, data, metrics, samples, seq_len, batch_size, field, token_type, pack, bootstrap, stream, max_memory"
+        @"error: DIR/recipe.toml: stages[1] (scores): recipe: no option is called `sample`; known: model, data, metrics, samples, seq_len, batch_size, field, form, token_type, pack, mask, attend, date, bootstrap, stream, max_memory"
     );
     insta::assert_snapshot!(
         error(&RECIPE.replace("\"scores\"", "\"teacher\"")),
@@ -1048,7 +1047,7 @@ fn failed_runs_are_answered_with_code_1() {
     );
     insta::assert_snapshot!(
         error(&["generate", "@"]),
-        @"error: checkpoint: DIR/: no weights; expected model.safetensors or model.safetensors.index.json (pytorch_model.bin is not read: load and save it once with `transformers`)"
+        @"error: checkpoint: DIR/: no weights; expected model.safetensors or model.safetensors.index.json, as `transformers` writes them"
     );
     insta::assert_snapshot!(
         error(&["score", "@teacher", "--data", "@absent.txt", "--out", "@o"]),

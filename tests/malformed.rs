@@ -754,10 +754,12 @@ fn scores_of_another_model_are_refused() {
     let mut wide = tiny_llama();
     wide["intermediate_size"] = json!(64);
     let (desk, other) = (Desk::llama(), Desk::new(&wide).scored());
-    desk.refuses_prune("recipe", &["`mlp.0` has 48 units, the scores hold 64", "score this one"], |o| {
-        o.scores = Some(other.at("scores.safetensors").display().to_string());
-        o.mlp = Some(24);
-    });
+    let mut scores = PruneOptions { mlp: Some(24), ..desk.prune_options() };
+    scores.scores = Some(other.at("scores.safetensors").display().to_string());
+    desk.refuses_prune("recipe", &["scores of `model`", "--any-model"], |o| *o = scores.clone());
+    scores.any_model = true;
+    let says = ["`mlp.0` has 48 units, the scores hold 64", "score this one"];
+    desk.refuses_prune("recipe", &says, |o| *o = scores.clone());
 }
 
 #[test]
