@@ -102,7 +102,7 @@ fn sample(source: &dyn TensorSource, name: &str, bytes: &mut Vec<u8>) -> Result<
     let n_bytes = info.as_ref().and_then(super::TensorInfo::n_bytes).unwrap_or(0);
     let n_rows = info.and_then(|info| info.shape.first().copied()).unwrap_or(1);
     if n_bytes <= WHOLE_BYTES {
-        return source.append_rows(name, 0..n_rows, bytes);
+        return source.append_unchecked(name, 0..n_rows, bytes);
     }
     let row_bytes = n_bytes / n_rows.max(1) as u64;
     let n_in_block = ((BLOCK_BYTES / row_bytes.max(1)) as usize).clamp(1, n_rows.max(1));
@@ -111,7 +111,7 @@ fn sample(source: &dyn TensorSource, name: &str, bytes: &mut Vec<u8>) -> Result<
         let start = last / (N_BLOCKS - 1) * block;
         // The division leaves a rest, which the last block must not miss.
         let start = if block + 1 == N_BLOCKS { last } else { start };
-        source.append_rows(name, start..start.saturating_add(n_in_block).min(n_rows), bytes)?;
+        source.append_unchecked(name, start..start.saturating_add(n_in_block).min(n_rows), bytes)?;
     }
     Ok(())
 }
