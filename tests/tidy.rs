@@ -18,7 +18,9 @@ impl Source {
     fn read(path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap();
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        let before_tests = lines.iter().take_while(|line| line.trim() != "#[cfg(test)]");
+        // A file of tests alone has no other code.
+        let is_test = path.file_name().is_some_and(|name| name == "tests.rs");
+        let before_tests = lines.iter().take_while(|line| !is_test && line.trim() != "#[cfg(test)]");
         let code = before_tests.map(|line| without_comment(line).to_owned()).collect();
         let path = path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
         Source { path, lines, code }
@@ -136,7 +138,9 @@ fn core_names_no_concrete_plugin() {
     // Before a colon it is a key of some JSON.
     let is_named = |line: &str, tag: &str| line.replace(&format!("\"{tag}\":"), "").contains(&format!("\"{tag}\""));
     let names_tag = |line: &str| tags.iter().any(|tag| is_named(line, tag));
-    assert_none(core.iter().flat_map(|source| source.objections(names_tag)), "core names a plugin's tag");
+    // Messages of a chat have parts of type `text`, whatever a corpus is called.
+    let core = core.iter().filter(|source| !source.is_in("minitron-core/src/chat/"));
+    assert_none(core.flat_map(|source| source.objections(names_tag)), "core names a plugin's tag");
     let manifest = fs::read_to_string(root().join("minitron-core/Cargo.toml")).unwrap();
     for name in ["minitron-plugins", "minitron-cli", "clap", "anyhow", "libloading"] {
         let depends = manifest.lines().any(|line| line.starts_with(name));
@@ -197,13 +201,14 @@ fn one_function_slices_weights() {
     // of tokens, logits of the likeliest ones, a teacher's channels that a student kept, compared by an evaluator, aimed at
     // by healings, states that predict a continuation, keys and values of what shares a context), what reads the numbers of
     // token files or looks for those that are not finite, and what tries units in another order.
-    const ALLOWED: [&str; 11] = [
+    const ALLOWED: [&str; 12] = [
         "minitron-core/src/prune/view.rs",
         "minitron-core/src/data/targets.rs",
         "minitron-core/src/contract/state_loss.rs",
         "minitron-plugins/src/losses/top_k_kl.rs",
         "minitron-plugins/src/evaluators/hidden_cosine.rs",
         "minitron-plugins/src/corpora/tokens.rs",
+        "minitron-plugins/src/corpora/tokens/evidence.rs",
         "minitron-core/src/heal/streams.rs",
         "minitron-core/src/evaluate/likelihood.rs",
         "minitron-core/src/model/cache.rs",

@@ -8,8 +8,10 @@ use serde_json::Value;
 
 pub(in crate::output) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    // Words wrap where a table would be wider than the terminal.
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(terminal_width().min(u16::MAX.into()) as u16);
+    // Words wrap where a table would be wider than the terminal; whoever reads a pipe has whole lines.
+    if table.width().is_some() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     for line in [
         TableComponent::HorizontalLines,

@@ -12,6 +12,7 @@ mod spec;
 mod targets;
 mod text_options;
 mod token;
+mod tokenise;
 mod tokenizer;
 mod vocabulary;
 mod windows;

@@ -209,7 +209,6 @@ fn run(
     let objective = objective_of(context, setup, losses, &start, teacher.as_ref())?;
     let feed = RefCell::new(feed(context, setup, &start, &tokenizer, &out)?);
     let eval_windows = setup.eval_windows(context, &start.blueprint, &tokenizer)?;
-    context.warn_of_date(&tokenizer);
     let asked = teacher.as_ref();
     let corrected = asked.map(|teaching| teaching.corrected(context, &objective)).transpose()?.flatten();
     let taught_by = asked.map(|teaching| teaching.teacher(context, &objective, corrected.as_ref())).transpose()?;
@@ -340,10 +339,12 @@ fn feed(context: &Context, setup: &Setup, start: &Start, tokenizer: &Arc<Tokeniz
     let options = FeedOptions { reading: &reading, specs, tokenizer, registry, block_tokens: BLOCK_TOKENS };
     let cursor = if out.resume { saved_cursor(out.dir) } else { None };
     // The state may be damaged where it says the place: what is resumed in the end says it again.
-    Feed::open(&options, cursor.as_ref()).or_else(|error| match cursor {
+    let feed = Feed::open(&options, cursor.as_ref()).or_else(|error| match cursor {
         Some(_) => Feed::open(&options, None),
         None => Err(error),
-    })
+    })?;
+    context.warn_of_date(tokenizer);
+    Ok(feed)
 }
 
 fn summary(outcome: &Outcome, blueprint: &Blueprint, out_dir: &Path) -> Value {

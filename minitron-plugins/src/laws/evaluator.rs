@@ -61,7 +61,7 @@ fn untried(reason: &str) -> String {
 }
 
 fn compare(trial: &Trial, when: &str, one: &Measurements, other: &Measurements) -> Result<()> {
-    let is_same = one.keys().eq(other.keys());
+    let is_same = one.keys().collect::<Vec<_>>() == other.keys().collect::<Vec<_>>();
     trial.ensure(is_same, format!("{when}, it measures other things: {:?}, {:?}", one.keys(), other.keys()))?;
     for ((key, one), other) in one.iter().zip(other.values()) {
         trial.ensure(one.is_finite(), format!("`{key}` is {one}: expected a finite number"))?;

@@ -52,7 +52,7 @@ pub(super) fn choose(reader: &SerializedFileReader<File>, field: &str) -> Result
             columns.push(first.name().to_owned());
         }
     }
-    let place = |path: Vec<&str>| schema.columns().iter().position(|c| c.path().parts().iter().eq(path.iter()));
+    let place = |path: Vec<&str>| schema.columns().iter().position(|column| column.path().parts() == path);
     match text.filter(|_| parts.len() == 1).and_then(place) {
         Some(idx) => Ok(Chosen::Text(idx)),
         None => Ok(Chosen::Columns(columns)),
