@@ -81,6 +81,8 @@ fn answers_alone_are_predicted_each_with_the_end_of_its_turn() {
     let windows = workspace.windows(&path).unwrap();
     assert_eq!(workspace.predicted(&windows), ["saw a ball[end]one day[end]"]);
     let targets = Task::NextToken.batch(&windows, &[0], Device::Cpu).unwrap();
+    let compared = targets.compared_bt().unwrap().sum(tch::Kind::Int64).int64_value(&[]);
+    assert_eq!(compared, targets.n_rows(), "losses on states see the same positions");
     let rows = targets.windows().unwrap().remove(0);
     let counted = windows.marks(0).iter().filter(|mark| mark.counts()).count();
     assert_eq!((rows.positions.len(), targets.n_rows()), (counted, counted as i64));

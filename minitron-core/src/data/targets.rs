@@ -41,6 +41,8 @@ pub struct Targets {
     /// Each token's position in its document [B, T], where attention stays inside documents and windows hold several.
     pub positions_bt: Option<Tensor>,
     rows: Option<Tensor>,
+    /// Whether a position predicts what counts [B, T]; none where all do.
+    counted_bt: Option<Tensor>,
 }
 
 /// One window of a batch.
@@ -71,12 +73,14 @@ impl Task {
         match self {
             Task::NextToken if seen_bt.is_some() || marks.iter().any(|marks| !marks.is_empty()) => {
                 let rows = Tensor::f_from_slice(&predicting_rows(pieces, n_tokens as usize))?.f_to_device(device)?;
+                let is_masked = marks.iter().copied().flatten().any(|mark| !mark.counts());
+                let counted_bt = if is_masked { Some(at_rows(&rows, &ids_bt)?) } else { None };
                 let labels_n = ids_bt.f_reshape([-1i64])?.f_index_select(0, &rows.f_add_scalar(1)?)?;
-                Ok(Targets { ids_bt, labels_n, seen_bt, positions_bt, rows: Some(rows) })
+                Ok(Targets { ids_bt, labels_n, seen_bt, positions_bt, rows: Some(rows), counted_bt })
             }
             Task::NextToken => {
                 let labels_n = ids_bt.f_narrow(1, 1, n_tokens - 1)?.f_reshape([-1i64])?;
-                Ok(Targets { ids_bt, labels_n, seen_bt, positions_bt, rows: None })
+                Ok(Targets { ids_bt, labels_n, seen_bt, positions_bt, rows: None, counted_bt: None })
             }
             Task::Masked { mask, seed } => {
                 let rows = masked_rows(pieces, n_brackets, seed);
@@ -84,14 +88,27 @@ impl Task {
                 let flat = ids_bt.f_reshape([-1i64])?;
                 let labels_n = flat.f_index_select(0, &rows)?;
                 let masked = flat.f_index_fill(0, &rows, i64::from(mask))?.f_view_as(&ids_bt)?;
-                Ok(Targets { ids_bt: masked, labels_n, seen_bt, positions_bt, rows: Some(rows) })
+                Ok(Targets { ids_bt: masked, labels_n, seen_bt, positions_bt, rows: Some(rows), counted_bt: None })
             }
             Task::States => {
                 let none = Tensor::f_zeros([0], (Kind::Int64, device))?;
-                Ok(Targets { ids_bt, labels_n: none.shallow_clone(), seen_bt, positions_bt, rows: Some(none) })
+                Ok(Targets {
+                    ids_bt,
+                    labels_n: none.shallow_clone(),
+                    seen_bt,
+                    positions_bt,
+                    rows: Some(none),
+                    counted_bt: None,
+                })
             }
         }
     }
+}
+
+/// True at rows of the flattened batch [B, T].
+fn at_rows(rows: &Tensor, ids_bt: &Tensor) -> Result<Tensor> {
+    let none = Tensor::f_zeros([ids_bt.numel() as i64], (Kind::Bool, ids_bt.device()))?;
+    Ok(none.f_index_fill(0, rows, 1)?.f_view_as(ids_bt)?)
 }
 
 /// Places in the flattened batch whose next token is predicted and counts. What begins a document, where attention stays
@@ -134,6 +151,12 @@ impl Targets {
     /// What a model is given.
     pub fn input(&self) -> Input<'_> {
         Input { ids_bt: &self.ids_bt, seen_bt: self.seen_bt.as_ref(), positions_bt: self.positions_bt.as_ref() }
+    }
+
+    /// The positions [B, T] that losses on states compare: all that hold tokens, or where answers alone count those that predict
+    /// them; none for all.
+    pub fn compared_bt(&self) -> Option<&Tensor> {
+        self.counted_bt.as_ref().or(self.seen_bt.as_ref())
     }
 
     /// The predicting rows [N, E] of hidden states [B, T, E].

@@ -12,7 +12,7 @@ use crate::error::Result;
 pub struct Counts {
     /// Predictions, for losses on logits.
     pub predictions: i64,
-    /// Tokens, padding left out, for losses on states.
+    /// Tokens for losses on states: padding left out, and where answers alone count all that predicts none.
     pub tokens: i64,
 }
 
@@ -22,8 +22,8 @@ impl Counts {
     /// # Errors
     /// `Torch` when the attention mask cannot be read.
     pub fn of(targets: &Targets) -> Result<Self> {
-        let tokens = match &targets.seen_bt {
-            Some(seen_bt) => seen_bt.f_sum(Kind::Int64)?.f_int64_value(&[])?,
+        let tokens = match targets.compared_bt() {
+            Some(compared_bt) => compared_bt.f_sum(Kind::Int64)?.f_int64_value(&[])?,
             None => targets.ids_bt.numel() as i64,
         };
         Ok(Counts { predictions: targets.n_rows(), tokens })

@@ -129,7 +129,7 @@ impl<'a> Evaluation<'a> {
         if let Some(lesson) = lesson {
             let on_states = self.sums.get_mut(self.objective.terms.len()..).unwrap_or_default();
             for (term, sum) in self.objective.states.iter().zip(on_states) {
-                let value = term.value(&kept.states, |site| lesson.states(site), targets.seen_bt.as_ref())?;
+                let value = term.value(&kept.states, |site| lesson.states(site), targets.compared_bt())?;
                 *sum += value.f_double_value(&[])? * counts.tokens as f64;
             }
         }

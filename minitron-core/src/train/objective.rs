@@ -165,7 +165,7 @@ impl Objective {
         let mut values = Vec::new();
         for term in &self.states {
             let lesson = lesson.ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
-            values.push(term.value(&pass.states, |site| lesson.states(site), targets.seen_bt.as_ref())?);
+            values.push(term.value(&pass.states, |site| lesson.states(site), targets.compared_bt())?);
         }
         let on_states = values.iter().map(|value| Ok(value.f_double_value(&[])?)).collect::<Result<Vec<_>>>()?;
         let factors = factors.map_or_else(|| self.factors_of_batch(&sums, batch, &on_states), <[f64]>::to_vec);
