@@ -123,7 +123,8 @@ impl Ranged for Axis {
 
     fn map(&self, x: &f64, limit: (i32, i32)) -> i32 {
         let share = (x - self.ends.0) / (self.ends.1 - self.ends.0);
-        limit.0 + (share * f64::from(limit.1 - limit.0)).round() as i32
+        let (from, to) = (f64::from(limit.0), f64::from(limit.1));
+        (from + share * (to - from)).round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
@@ -212,13 +213,14 @@ fn draw_plot(svg: &mut String, plot: &Plot, x: &Axis, y: &Axis) -> Drawn {
         };
         let last = points.len().saturating_sub(1);
         for (_, point) in points.iter().enumerate().filter(|(idx, _)| idx % every == 0 || *idx == last) {
-            let corners = corners(series.style, size);
+            let (x, y) = chart.backend_coord(point);
+            let corners = corners(series.style, f64::from(size)).into_iter();
+            let at = |(dx, dy): (f64, f64)| ((f64::from(x) + dx).round() as i32, (f64::from(y) + dy).round() as i32);
+            let corners: Vec<(i32, i32)> = corners.map(at).collect();
             if corners.is_empty() {
-                chart.draw_series([Circle::new(*point, size, colour.filled())])?;
+                root.draw(&Circle::new((x, y), size, colour.filled()))?;
             } else {
-                #[allow(clippy::arithmetic_side_effects, reason = "joins two elements of a picture")]
-                let marker = EmptyElement::at(*point) + Polygon::new(corners, colour.filled());
-                chart.draw_series([marker])?;
+                root.draw(&Polygon::new(corners, colour.filled()))?;
             }
         }
     }
@@ -227,46 +229,42 @@ fn draw_plot(svg: &mut String, plot: &Plot, x: &Axis, y: &Axis) -> Drawn {
 }
 
 /// The outline of a style's marker about its middle; none for a circle.
-fn corners(style: usize, size: i32) -> Vec<(i32, i32)> {
-    let (s, thin) = (size, size / 3);
-    if style == REFERENCE {
-        let far = f64::from(size + 6);
-        let corner = |idx: i32| {
-            let (angle, radius) = (f64::from(idx) * 0.628_318_5, if idx % 2 == 0 { far } else { far * 0.45 });
-            ((radius * angle.sin()).round() as i32, (-radius * angle.cos()).round() as i32)
-        };
-        return (0..10).map(corner).collect();
-    }
-    match style % N_SHAPES {
+fn corners(style: usize, size: f64) -> Vec<(f64, f64)> {
+    const PLUS: [(f64, f64); 12] = [
+        (-0.4, -1.2),
+        (0.4, -1.2),
+        (0.4, -0.4),
+        (1.2, -0.4),
+        (1.2, 0.4),
+        (0.4, 0.4),
+        (0.4, 1.2),
+        (-0.4, 1.2),
+        (-0.4, 0.4),
+        (-1.2, 0.4),
+        (-1.2, -0.4),
+        (-0.4, -0.4),
+    ];
+    let star = |idx: u32| {
+        let radius = if idx.is_multiple_of(2) { 1.5 } else { 0.65 };
+        let (sin, cos) = (f64::from(idx) * std::f64::consts::PI / 5.0).sin_cos();
+        (radius * sin, -radius * cos)
+    };
+    let outline = match style % N_SHAPES {
+        _ if style == REFERENCE => (0..10).map(star).collect(),
         0 => Vec::new(),
-        1 => vec![(0, -s - 2), (s + 2, s), (-s - 2, s)],
-        2 => vec![(-s, -s), (s, -s), (s, s), (-s, s)],
-        3 => vec![(0, -s - 6), (s + 6, 0), (0, s + 6), (-s - 6, 0)],
-        _ => {
-            let (far, near) = (s + 2, thin);
-            vec![
-                (-near, -far),
-                (near, -far),
-                (near, -near),
-                (far, -near),
-                (far, near),
-                (near, near),
-                (near, far),
-                (-near, far),
-                (-near, near),
-                (-far, near),
-                (-far, -near),
-                (-near, -near),
-            ]
-        }
-    }
+        1 => vec![(0.0, -1.2), (1.2, 1.0), (-1.2, 1.0)],
+        2 => vec![(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)],
+        3 => vec![(0.0, -1.4), (1.4, 0.0), (0.0, 1.4), (-1.4, 0.0)],
+        _ => PLUS.to_vec(),
+    };
+    outline.into_iter().map(|(x, y)| (size * x, size * y)).collect()
 }
 
 /// A piece of line and a marker, as a legend shows them.
 pub fn key(style: usize, mark: Mark) -> Markup {
     let (colour, class) = (format!("var(--s{})", style % N_SERIES), format!("s{}", style % N_SERIES));
-    let outline =
-        corners(style, 14).iter().map(|(x, y)| format!("{},{}", 60 + x, 22 + y)).collect::<Vec<_>>().join(" ");
+    let points = corners(style, 14.0).into_iter().map(|(x, y)| format!("{:.0},{:.0}", 60.0 + x, 22.0 + y));
+    let outline = points.collect::<Vec<_>>().join(" ");
     html! {
         svg.key viewBox="0 0 120 44" aria-hidden="true" {
             @if !matches!(mark, Mark::Dots { .. }) {
@@ -411,8 +409,8 @@ mod tests {
             log_ticks((min.log10(), max.log10()), 6).into_iter().map(|tick| short(10f64.powf(tick))).collect()
         };
         assert_eq!(logarithmic(0.15, 5.6), ["0.2", "0.5", "1", "2", "5"]);
-        assert_eq!(logarithmic(0.2, 80.0), ["0.3", "1", "3", "10", "30"]);
-        assert_eq!(logarithmic(1e-4, 1e3).len(), 7);
+        assert_eq!(logarithmic(0.15, 80.0), ["0.3", "1", "3", "10", "30"]);
+        assert_eq!(logarithmic(0.9e-4, 1.1e3), ["0.0001", "0.01", "1", "100"]);
         let linear =
             |min: f64, max: f64| -> Vec<String> { linear_ticks((min, max), 5).into_iter().map(short).collect() };
         assert_eq!(linear(0.0, 41_000.0), ["0", "10k", "20k", "30k", "40k"]);
@@ -422,7 +420,7 @@ mod tests {
 
     #[test]
     fn styles_differ_without_their_colour() {
-        let shapes: Vec<_> = (0..N_SHAPES).map(|style| corners(style, 14)).collect();
+        let shapes: Vec<_> = (0..N_SHAPES).map(|style| corners(style, 14.0)).collect();
         assert!(shapes.iter().enumerate().all(|(idx, shape)| !shapes[..idx].contains(shape)));
         let keys: Vec<String> = (0..40).chain([REFERENCE]).map(|style| key(style, Mark::Marked).0).collect();
         assert!(keys.iter().enumerate().all(|(idx, key)| !keys[..idx].contains(key)));
