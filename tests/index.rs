@@ -11,6 +11,8 @@ mod laws;
 mod bounded;
 /// The command line as a user meets it: results, exit codes, error texts.
 mod cli;
+/// What programs that load written folders find there, and those programs themselves.
+mod clients;
 /// What disks and kills do to what is being written.
 mod faults;
 /// The author's guide: its commands run, its links resolve.

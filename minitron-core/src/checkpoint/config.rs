@@ -142,6 +142,11 @@ impl Config {
         self.object.insert(key.to_owned(), value.into());
     }
 
+    /// Takes a value away, where there is one.
+    pub fn remove(&mut self, key: &str) {
+        self.object.shift_remove(key);
+    }
+
     /// The object, for hashing and reports.
     pub fn to_value(&self) -> Value {
         Value::Object(self.object.clone())

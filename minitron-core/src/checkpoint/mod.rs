@@ -3,23 +3,27 @@
 //! Everything further right sees a [`TensorSource`]: names, shapes and a way to read one tensor at a time.
 
 mod claim;
+mod companions;
 mod config;
 mod direct;
 mod finite;
 mod folder;
 mod links;
+mod modules;
 mod reader;
 mod source;
 mod whole;
 mod writer;
 
 pub use claim::Claim;
+pub use companions::companions;
 pub use config::Config;
 pub use folder::OutputDir;
+pub use modules::{DenseFile, Module, modules};
 pub use reader::{PIECE_BYTES, Reader};
 pub use source::{MemorySource, TensorInfo, TensorSource, append_tensor, kind_of};
 pub use whole::{remove_whole, replace_file, sync_dir, sync_tree, write_whole};
-pub use writer::{WriteOptions, companions, write_model, write_tensors};
+pub use writer::{WriteOptions, write_model, write_tensors};
 
 use std::path::{Path, PathBuf};
 

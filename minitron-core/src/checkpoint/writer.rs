@@ -1,7 +1,6 @@
 //! Writes safetensors as a stream: the header from shapes alone, then rows in chunks; reading and writing overlap.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -9,12 +8,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use safetensors::tensor::{Metadata, TensorInfo as RawInfo};
 use serde_json::json;
 
+use super::companions::copy_companions;
 use super::config::Config;
 use super::direct::{BLOCK, Output, aligned_start};
-use super::links::refuse_link_outside;
 use super::reader::{INDEX, PIECE_BYTES, SINGLE};
 use super::source::{TensorInfo, TensorSource};
-use super::whole::{parent_of, write_whole};
+use super::whole::write_whole;
 use crate::error::{Error, IoContext, Result};
 
 /// How a model is written.
@@ -54,28 +53,6 @@ impl WriteOptions {
         Ok(WriteOptions { chunk_bytes: usual.chunk_bytes.min(chunk_bytes as usize), ..usual })
     }
 }
-
-/// Files that travel with a model unchanged: tokenizer, generation and sentence-encoder settings.
-const COMPANIONS: &[&str] = &[
-    "1_Pooling/config.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "config_sentence_transformers.json",
-    "generation_config.json",
-    "merges.txt",
-    "modules.json",
-    "preprocessor_config.json",
-    "sentence_bert_config.json",
-    "special_tokens_map.json",
-    "spiece.model",
-    "token_mappings.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-];
 
 /// Writes a model into an existing folder: `config.json`, weights in as many shards as the options ask for, and the companion
 /// files of `companions_dir`, where given.
@@ -301,27 +278,6 @@ impl Filler {
         self.chunk.split_into(&mut next);
         self.full.send(std::mem::replace(&mut self.chunk, next)).is_ok()
     }
-}
-
-/// Files that go along from a model folder, each a file of its own.
-///
-/// # Errors
-/// `Checkpoint` for a link out of the folder.
-pub fn companions(from: &Path) -> Result<Vec<&'static str>> {
-    let is_there = |name: &&str| from.join(name).is_file();
-    let names: Vec<&str> = COMPANIONS.iter().copied().filter(is_there).collect();
-    names.iter().try_for_each(|name| refuse_link_outside(from, &from.join(name)))?;
-    Ok(names)
-}
-
-fn copy_companions(from: &Path, to: &Path) -> Result<()> {
-    for name in companions(from)? {
-        let target = to.join(name);
-        let parent = parent_of(&target);
-        fs::create_dir_all(&parent).at_path(&parent)?;
-        fs::copy(from.join(name), &target).at_path(&target)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::card::Card;
 use super::compute_type::ComputeType;
 use super::context::Context;
 use super::student::StudentFolder;
@@ -13,6 +14,8 @@ use crate::checkpoint::OutputDir;
 use crate::contract::TeacherNeed;
 use crate::error::{Error, Result};
 use crate::model::{LoadOptions, Transformer};
+use crate::plan::Plan;
+use crate::prune::ModuleChanges;
 use crate::train::{
     CacheHeader, CacheType, Loaded, Masters, Objective, Remembered, Streamed, Teacher, TeacherCache, Term,
 };
@@ -51,6 +54,8 @@ impl Default for TeacherOptions {
 /// A distillation's teacher.
 #[derive(Debug)]
 pub(super) struct Teaching {
+    /// How others call it.
+    pub name: String,
     pub folder: ModelFolder,
     pub options: TeacherOptions,
     /// Digest of its config and weights.
@@ -154,11 +159,18 @@ impl Teaching {
     }
 
     /// A corrected teacher as a model folder.
-    pub fn write(&self, model: &Transformer, masters: &Masters, target: &Path) -> Result<()> {
-        let checkpoint = &self.folder.checkpoint;
-        let folder =
-            StudentFolder { config: &checkpoint.config, dir: &checkpoint.dir, is_trained: true, student: model };
-        folder.write(masters, target)
+    pub fn write(&self, model: &Transformer, masters: &Masters, card: &Card, target: &Path) -> Result<()> {
+        let ModelFolder { checkpoint, blueprint, .. } = &self.folder;
+        let card = card.of_another(&self.name, &checkpoint.dir);
+        let folder = StudentFolder {
+            modules: &ModuleChanges::new(&checkpoint.dir, blueprint, &Plan::default(), None)?,
+            card: &card,
+            config: &checkpoint.config,
+            dir: &checkpoint.dir,
+            is_trained: true,
+            student: model,
+        };
+        folder.write(masters, target, &[])
     }
 
     /// What of the cache decides the result, for telling runs apart.
