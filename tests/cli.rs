@@ -541,7 +541,7 @@ fn a_failed_stage_is_named_and_runs_again_later() {
     assert_eq!(ran.code, Some(2));
     insta::assert_snapshot!(
         ran.stderr.trim_end(),
-        @"error: stages[2] (pruned): plan: mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 28 or --mlp 32"
+        @"error: stages[2] (pruned): plan: mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 32 or --mlp 28"
     );
     assert!(records(&desk)["pruned"].get("result").is_none() && !desk.at("run/pruned").exists());
     fs::write(desk.at("recipe.toml"), &recipe).unwrap();

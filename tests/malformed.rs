@@ -698,14 +698,14 @@ fn illegal_sizes_name_the_nearest_legal_ones() {
     let desk = Desk::llama().scored();
     desk.refuses_prune(
         "plan",
-        &["mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 28 or --mlp 32"],
+        &["mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 32 or --mlp 28"],
         |o| {
             o.mlp = Some(30);
         },
     );
     desk.refuses_prune(
         "plan",
-        &["hidden: 12 is not legal, expected a multiple of 8 up to 32; nearest: --hidden 8 or --hidden 16"],
+        &["hidden: 12 is not legal, expected a multiple of 8 up to 32; nearest: --hidden 16 or --hidden 8"],
         |o| {
             o.hidden = Some(12);
         },
@@ -722,7 +722,7 @@ fn illegal_heads_under_grouped_queries_name_the_nearest_legal_ones() {
     let desk = Desk::llama().scored();
     desk.refuses_prune(
         "plan",
-        &["heads: 3 is not legal, expected a multiple of 2 up to 4; nearest: --heads 2 or --heads 4"],
+        &["heads: 3 is not legal, expected a multiple of 2 up to 4; nearest: --heads 4 or --heads 2"],
         |o| {
             o.heads = Some(3);
         },
@@ -735,12 +735,12 @@ fn widths_that_a_family_cannot_express_name_the_nearest_ones() {
     let desk = Desk::new(&tiny_gpt2()).scored();
     desk.refuses_prune(
         "plan",
-        &["hidden: 20 is not legal, expected a multiple of 8 up to 32; nearest: --hidden 16 or --hidden 24"],
+        &["hidden: 20 is not legal, expected a multiple of 8 up to 32; nearest: --hidden 24 or --hidden 16"],
         |o| {
             o.hidden = Some(20);
         },
     );
-    let says = ["hidden 16 with 3 heads", "no head_dim", "nearest: --heads 2 --hidden 16 or --heads 3 --hidden 24"];
+    let says = ["hidden 16 with 3 heads", "no head_dim", "--heads 2 --hidden 16", "--heads 3 --hidden 24"];
     desk.refuses_prune("plan", &says, |o| (o.hidden, o.heads) = (Some(16), Some(3)));
 }
 

@@ -224,9 +224,10 @@ pub(super) fn name_of(model: &str, dir: &Path) -> String {
     }
 }
 
-/// The options of a job that are worth a line, in this order; what is empty or left at nothing is left out.
-pub(super) fn facts(options: &Value, keys: &[&str]) -> Vec<Fact> {
-    let fact = |key: &&str| {
+/// The options of a job that are worth a line, in this order and separated by spaces; what is empty or left at nothing is left
+/// out.
+pub(super) fn facts(options: &Value, keys: &str) -> Vec<Fact> {
+    let fact = |key: &str| {
         let words = match options.get(key)? {
             Value::Null | Value::Bool(false) => return None,
             Value::Array(list) => list.iter().map(written).collect::<Vec<_>>().join(", "),
@@ -235,11 +236,11 @@ pub(super) fn facts(options: &Value, keys: &[&str]) -> Vec<Fact> {
             }
             one => written(one),
         };
-        let is_free_text = ["grid", "filter"].contains(key);
+        let is_free_text = ["grid", "filter"].contains(&key);
         let words = if is_free_text { words } else { without_folders(&words) };
         (!words.is_empty()).then(|| (key.replace('_', " "), words))
     };
-    keys.iter().filter_map(fact).collect()
+    keys.split(' ').filter_map(fact).collect()
 }
 
 /// A plugin as it is typed, all else as JSON has it.

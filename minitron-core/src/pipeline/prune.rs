@@ -104,16 +104,15 @@ impl PruneOptions {
     }
 
     fn card(&self, context: &Context, folder: &ModelFolder) -> Result<Card> {
-        const SIZED_BY: [&str; 9] =
-            ["params", "ratio", "non_embedding", "memory", "square", "allocator", "axes", "by", "plan"];
-        let looks_at_text: &[&str] = match self.treatment.heal.is_empty() && self.rounds <= 1 {
-            true => &["seed"],
-            false => &["rounds", "metrics", "heal", "data", "samples", "seq_len", "seed"],
+        const SIZED_BY: &str = "params ratio non_embedding memory square allocator axes by plan";
+        let looks_at_text = match self.treatment.heal.is_empty() && self.rounds <= 1 {
+            true => "seed",
+            false => "rounds metrics heal data samples seq_len seed",
         };
         let mut told = serde_json::to_value(self).unwrap_or_default();
         told["seed"] = json!(context.seed);
         told["rounds"] = json!((self.rounds > 1).then_some(self.rounds));
-        let facts = facts(&told, &[&SIZED_BY, looks_at_text].concat());
+        let facts = facts(&told, &format!("{SIZED_BY} {looks_at_text}"));
         let dir = &folder.checkpoint.dir;
         Card::new("prune", Some(&name_of(&self.model, dir)), dir, &folder.blueprint, facts)
     }

@@ -122,14 +122,13 @@ pub(super) fn card_of(
     teacher: Option<&Teaching>,
     losses: &[PluginSpec],
 ) -> Result<Card> {
-    const TOLD: [&str; 10] =
-        ["teacher", "losses", "data", "tokens", "seq_len", "batch_size", "accumulate", "lr", "schedule", "seed"];
+    const TOLD: &str = "teacher losses data tokens seq_len batch_size accumulate lr schedule seed";
     let mut options = serde_json::to_value(setup).unwrap_or_default();
     options["teacher"] = json!(teacher.map(|teaching| teaching.name.as_str()));
     options["losses"] = json!(losses);
     options["seed"] = json!(context.seed);
     let job = if teacher.is_some() { "distill" } else { "train" };
-    Card::new(job, start.name.as_deref(), &start.dir, &start.blueprint, facts(&options, &TOLD))
+    Card::new(job, start.name.as_deref(), &start.dir, &start.blueprint, facts(&options, TOLD))
 }
 
 /// The first and the last losses on record.

@@ -11,6 +11,8 @@ use crate::plan::Plan;
 
 /// Modules that do not depend on any width.
 const OF_ANY_WIDTH: [&str; 3] = ["Normalize", "Dropout", "SpladePooling"];
+/// Looks at the states of all layers.
+const OF_EVERY_LAYER: &str = "WeightedLayerPooling";
 /// Where a Pooling states the width: as written up to sentence-transformers 5, and from 6 on.
 const WIDTHS: [&str; 2] = ["word_embedding_dimension", "embedding_dimension"];
 
@@ -53,9 +55,9 @@ impl ModuleChanges {
                     // What follows has the width of its output.
                     return Ok(changes);
                 }
-                "LayerNorm" if !is_narrower => {}
-                _ if !is_narrower && !is_shallower => {}
-                _ => return Err(cannot(module, "nothing is known of how it follows the model's channels and layers")),
+                OF_EVERY_LAYER if is_shallower => return Err(cannot(module, "it weighs every layer of the source")),
+                _ if !is_narrower => {}
+                _ => return Err(cannot(module, "nothing is known of how it follows the model's channels")),
             }
         }
         Ok(changes)

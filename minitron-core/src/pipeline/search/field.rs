@@ -116,8 +116,12 @@ impl<'a> Field<'a> {
             [] => context.defaults.distillation_losses(),
             named => named.to_vec(),
         };
-        let name = name_of(&options.model, &folder.checkpoint.dir);
-        let teaching = Teaching { name, folder, options: options.asked.clone(), digest };
+        let teaching = Teaching {
+            name: name_of(&options.model, &folder.checkpoint.dir),
+            folder,
+            options: options.asked.clone(),
+            digest,
+        };
         let mut field = Field {
             context,
             options,

@@ -49,29 +49,12 @@ impl Field<'_> {
 
     /// What the winner's card says of the search.
     fn facts(&self) -> Vec<Fact> {
-        const TOLD: [&str; 17] = [
-            "params",
-            "memory",
-            "square",
-            "grid",
-            "free",
-            "filter",
-            "candidates",
-            "rungs",
-            "keep_share",
-            "heal",
-            "losses",
-            "data",
-            "tokens",
-            "seq_len",
-            "batch_size",
-            "lr",
-            "seed",
-        ];
+        const TOLD: &str = "params memory square grid free filter candidates rungs keep_share heal losses data tokens seq_len \
+                            batch_size lr seed";
         let mut options = serde_json::to_value(self.options).unwrap_or_default();
         options["losses"] = json!(self.losses);
         options["seed"] = json!(self.context.seed);
-        facts(&options, &TOLD)
+        facts(&options, TOLD)
     }
 }
 
