@@ -87,6 +87,14 @@ pub(super) struct Learned {
     pub is_interrupted: bool,
 }
 
+/// Those named, or the defaults.
+fn losses(context: &Context, options: &SearchOptions) -> Vec<PluginSpec> {
+    match options.setup.losses.as_slice() {
+        [] => context.defaults.distillation_losses(),
+        named => named.to_vec(),
+    }
+}
+
 impl<'a> Field<'a> {
     /// Finds the candidates, checks all options, and starts the folder or goes on in it.
     pub fn open(
@@ -112,10 +120,7 @@ impl<'a> Field<'a> {
         let heal_windows = treatment.windows(context, &folder, false, Some(out))?;
         let eval_windows = eval_windows(context, options, &folder, &tokenizer)?;
         let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
-        let losses = match options.setup.losses.as_slice() {
-            [] => context.defaults.distillation_losses(),
-            named => named.to_vec(),
-        };
+        let losses = losses(context, options);
         let teaching = Teaching {
             name: name_of(&options.model, &folder.checkpoint.dir),
             folder,
