@@ -294,7 +294,7 @@ fn a_student_is_pruned_by_key_value_heads_or_to_fit_a_memory() {
     );
     insta::assert_snapshot!(
         error(&["--kv-heads", "1", "--heads", "4", "--out", "@o"]),
-        @"error: plan: heads: 4 is not legal, expected a size up to 2; nearest: 2 (with 1 kv_heads)"
+        @"error: plan: heads: 4 is not legal, expected a size up to 2 (with 1 kv_heads); nearest: --heads 2 --kv-heads 1 or --heads 4 --kv-heads 2"
     );
     assert!(!desk.at("o").exists());
 }
@@ -541,7 +541,7 @@ fn a_failed_stage_is_named_and_runs_again_later() {
     assert_eq!(ran.code, Some(2));
     insta::assert_snapshot!(
         ran.stderr.trim_end(),
-        @"error: stages[2] (pruned): plan: mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: 28, 32"
+        @"error: stages[2] (pruned): plan: mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 32 or --mlp 28"
     );
     assert!(records(&desk)["pruned"].get("result").is_none() && !desk.at("run/pruned").exists());
     fs::write(desk.at("recipe.toml"), &recipe).unwrap();

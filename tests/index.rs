@@ -13,6 +13,8 @@ mod bounded;
 mod chat;
 /// The command line as a user meets it: results, exit codes, error texts.
 mod cli;
+/// What programs that load written folders find there, and those programs themselves.
+mod clients;
 /// What disks and kills do to what is being written.
 mod faults;
 /// Model folders as people have them: what is read, said and refused.

@@ -13,7 +13,7 @@ use minitron_core::checkpoint::{
 };
 use minitron_core::contract::{Evaluator, LogitLoss, Subject};
 use minitron_core::data::{Piece, Targets, Task, Tokenizer};
-use minitron_core::evaluate::{Pooling, Sampling, generate, sentence_embeddings};
+use minitron_core::evaluate::{Sampling, SentenceModules, generate, sentence_embeddings};
 use minitron_core::model::{Input, LoadOptions, Transformer};
 use minitron_core::pipeline::{EvalOptions, PruneOptions, ScoreOptions, eval, prune, score};
 use minitron_core::plan::Space;
@@ -436,8 +436,8 @@ fn sentence_embeddings_and_their_neighbours_are_those_of_transformers() {
             [&[cls], tokenizer.encode(record["text"].as_str().unwrap()).unwrap().as_slice(), &[sep]].concat()
         };
         let sentences: Vec<Vec<u32>> = fs::read_to_string(path).unwrap().lines().map(sentence).collect();
-        let pooling = Pooling::of(&model).unwrap();
-        let found = sentence_embeddings(&model, &sentences, pooling, 32, &Silent).unwrap();
+        let modules = SentenceModules::of(&model, None).unwrap();
+        let found = sentence_embeddings(&model, &sentences, &modules, 32, &Silent).unwrap();
         let difference = max_difference(&found, &expected.read(name).unwrap()).unwrap();
         assert!(found.size()[0] > 300 && difference <= EMBEDDINGS, "{name}: {difference:e}");
         println!("worst difference of {} embeddings of {name}: {difference:e}", sentences.len());

@@ -691,33 +691,51 @@ fn windows_beyond_the_positions_say_how_long_they_may_be() {
 #[test]
 fn illegal_sizes_name_the_nearest_legal_ones() {
     let desk = Desk::llama().scored();
-    desk.refuses_prune("plan", &["mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: 28, 32"], |o| {
-        o.mlp = Some(30);
+    desk.refuses_prune(
+        "plan",
+        &["mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 32 or --mlp 28"],
+        |o| {
+            o.mlp = Some(30);
+        },
+    );
+    desk.refuses_prune(
+        "plan",
+        &["hidden: 12 is not legal, expected a multiple of 8 up to 32; nearest: --hidden 16 or --hidden 8"],
+        |o| {
+            o.hidden = Some(12);
+        },
+    );
+    desk.refuses_prune("plan", &["depth: 4 is not legal, expected a size up to 3; nearest: --layers 3"], |o| {
+        o.layers = Some(4)
     });
-    desk.refuses_prune("plan", &["hidden: 12 is not legal, expected a multiple of 8 up to 32; nearest: 8, 16"], |o| {
-        o.hidden = Some(12);
-    });
-    desk.refuses_prune("plan", &["depth: 4 is not legal, expected a size up to 3; nearest: 3"], |o| o.layers = Some(4));
-    desk.refuses_prune("plan", &["depth: 0 is not legal", "nearest: 1"], |o| o.layers = Some(0));
-    desk.refuses_prune("plan", &["mlp: 0 is not legal", "nearest: 4"], |o| o.mlp = Some(0));
+    desk.refuses_prune("plan", &["depth: 0 is not legal", "nearest: --layers 1"], |o| o.layers = Some(0));
+    desk.refuses_prune("plan", &["mlp: 0 is not legal", "nearest: --mlp 4"], |o| o.mlp = Some(0));
 }
 
 #[test]
 fn illegal_heads_under_grouped_queries_name_the_nearest_legal_ones() {
     let desk = Desk::llama().scored();
-    desk.refuses_prune("plan", &["heads: 3 is not legal, expected a multiple of 2 up to 4; nearest: 2, 4"], |o| {
-        o.heads = Some(3);
-    });
-    desk.refuses_prune("plan", &["heads: 1 is not legal", "nearest: 2"], |o| o.heads = Some(1));
+    desk.refuses_prune(
+        "plan",
+        &["heads: 3 is not legal, expected a multiple of 2 up to 4; nearest: --heads 4 or --heads 2"],
+        |o| {
+            o.heads = Some(3);
+        },
+    );
+    desk.refuses_prune("plan", &["heads: 1 is not legal", "nearest: --heads 2"], |o| o.heads = Some(1));
 }
 
 #[test]
 fn widths_that_a_family_cannot_express_name_the_nearest_ones() {
     let desk = Desk::new(&tiny_gpt2()).scored();
-    desk.refuses_prune("plan", &["hidden: 20 is not legal, expected a multiple of 8 up to 32; nearest: 16, 24"], |o| {
-        o.hidden = Some(20);
-    });
-    let says = ["hidden 16 with 3 heads", "no head_dim", "nearest: hidden 24 with 3 heads, or 2 heads with hidden 16"];
+    desk.refuses_prune(
+        "plan",
+        &["hidden: 20 is not legal, expected a multiple of 8 up to 32; nearest: --hidden 24 or --hidden 16"],
+        |o| {
+            o.hidden = Some(20);
+        },
+    );
+    let says = ["hidden 16 with 3 heads", "no head_dim", "--heads 2 --hidden 16", "--heads 3 --hidden 24"];
     desk.refuses_prune("plan", &says, |o| (o.hidden, o.heads) = (Some(16), Some(3)));
 }
 
@@ -801,8 +819,8 @@ fn a_plan_that_does_not_fit_the_model_is_refused() {
     with_plan("plan", one_width, &kept(json!({ "mlp.0": [0, 1, 2, 3] })));
     let per_head = &["`heads.0`: expected equally many query heads per key/value head, got [2, 0]"];
     with_plan("plan", per_head, &kept(json!({ "heads.0": [0, 1], "heads.1": [0, 2], "heads.2": [0, 2] })));
-    with_plan("plan", &["hidden: 4 is not legal", "nearest: 8"], &kept(json!({ "hidden": [0, 1, 2, 3] })));
-    with_plan("plan", &["depth: 0 is not legal", "nearest: 1"], &kept(json!({ "depth": [] })));
+    with_plan("plan", &["hidden: 4 is not legal", "nearest: "], &kept(json!({ "hidden": [0, 1, 2, 3] })));
+    with_plan("plan", &["depth: 0 is not legal", "nearest: --layers 1"], &kept(json!({ "depth": [] })));
     with_plan("recipe", &["no dim is called `mlp.7`; known: depth, "], &kept(json!({ "mlp.7": [0] })));
     with_plan("plan", one_width, &kept(json!({ "kv_heads.0": [1] })));
     let of_no_group = &["`heads.0`: unit 1 belongs to none of the key/value heads that stay ([1])"];

@@ -24,6 +24,8 @@ use crate::output::Bar;
 const ENDPOINT: &str = "https://huggingface.co";
 /// Endings of files that a model may need.
 const WANTED: [&str; 5] = [".json", ".safetensors", ".model", ".txt", ".jinja"];
+/// How names of licences and model cards begin, in capitals: students carry the one and draw on the other.
+const WANTED_TEXTS: [&str; 6] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY", "README.MD"];
 const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -61,6 +63,24 @@ pub fn folder(model: &str, bar: &Bar) -> Result<PathBuf> {
     Hub::new(model, id, revision, token).fetch(&cache, bar)
 }
 
+impl Sibling {
+    /// A model may do without a text that cannot be verified.
+    fn is_wanted(&self) -> bool {
+        let is_announced = self.blob_id.is_some() || self.lfs.is_some();
+        is_needed(&self.rfilename, &WANTED) || is_announced && is_needed(&self.rfilename, &[])
+    }
+}
+
+/// Whether a model may need a file, by its place and its ending or as a text: those beside its config, and those in folders of
+/// a sentence encoder's modules (`1_Pooling`) and of further chat templates.
+fn is_needed(name: &str, endings: &[&str]) -> bool {
+    let (folder, file) = name.split_once('/').unwrap_or(("", name));
+    let is_module = folder.split_once('_').is_some_and(|(idx, _)| idx.parse::<u32>().is_ok());
+    let is_text = WANTED_TEXTS.iter().any(|begin| file.to_uppercase().starts_with(begin));
+    let has_place = folder.is_empty() || is_module || folder == "additional_chat_templates";
+    has_place && !file.contains('/') && (endings.iter().any(|end| file.ends_with(end)) || is_text && endings.is_empty())
+}
+
 /// One part of an id, a revision or a path: nothing that leads elsewhere.
 fn is_plain(part: &str) -> bool {
     let is_known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -78,7 +98,14 @@ fn is_whole(dir: &Path) -> bool {
     let has = |name: &str| dir.join(name).is_file();
     // A single file goes first where there are both.
     let has_weights = || has(SINGLE) || shards(dir).is_some_and(|shards| shards.iter().all(|shard| has(shard)));
-    has(CONFIG) && has_weights()
+    has(CONFIG) && has_weights() && has_pooling(dir)
+}
+
+/// Whether the settings are there that a sentence encoder's `modules.json` asks for: without them it would be pooled otherwise.
+fn has_pooling(dir: &Path) -> bool {
+    let Ok(Some(modules)) = minitron_core::checkpoint::modules(dir) else { return true };
+    let needs_config = |kind: &str| ["Pooling", "Dense"].contains(&kind);
+    modules.iter().all(|module| !needs_config(&module.kind) || dir.join(&module.folder).join(CONFIG).is_file())
 }
 
 /// Files that an index names.
@@ -224,8 +251,7 @@ impl<'a> Hub<'a> {
             let name = &sibling.rfilename;
             return Err(self.failed(format!("it lists `{name}`, which would lie outside the model's folder")));
         }
-        let is_wanted = |name: &str| !name.contains('/') && WANTED.iter().any(|end| name.ends_with(end));
-        let wanted = siblings.into_iter().filter(|sibling| is_wanted(&sibling.rfilename));
+        let wanted = siblings.into_iter().filter(Sibling::is_wanted);
         let files: Vec<Announced> = wanted.map(|sibling| self.announced(sibling)).collect::<Result<_>>()?;
         info!(n_files = files.len(), commit = %sha, "listed");
         if files.is_empty() { Err(self.failed("the repository is empty")) } else { Ok((sha, files)) }
@@ -280,7 +306,8 @@ impl<'a> Hub<'a> {
 
     /// Fetches what a begun file lacks.
     fn append(&self, commit: &str, file: &Announced, part: &Path, bar: &Bar) -> Result<()> {
-        let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, self.id, encoded(&file.name));
+        let path = file.name.split('/').map(encoded).collect::<Vec<_>>().join("/");
+        let url = format!("{}/{}/resolve/{commit}/{path}", self.endpoint, self.id);
         let begun = n_bytes_of(part);
         bar.advance(begun, "");
         if begun == file.n_bytes && part.is_file() {
@@ -356,12 +383,19 @@ fn encoded(word: &str) -> String {
 /// Puts a verified file under its name.
 fn link(dir: &Path, blobs: &Path, file: &Announced) -> Result<()> {
     let (target, blob) = (dir.join(&file.name), blobs.join(file.hash.hex()));
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).at_path(parent)?;
+    }
     if fs::symlink_metadata(&target).is_ok() {
         // An earlier one, which may lead to nothing.
         fs::remove_file(&target).at_path(&target)?;
     }
     #[cfg(unix)]
-    let linked = std::os::unix::fs::symlink(Path::new("../../blobs").join(file.hash.hex()), &target);
+    let linked = {
+        // Out of each folder of the name first.
+        let up = "../".repeat(file.name.matches('/').count() + 2);
+        std::os::unix::fs::symlink(Path::new(&up).join("blobs").join(file.hash.hex()), &target)
+    };
     #[cfg(not(unix))]
     let linked = fs::copy(&blob, &target).map(|_| ());
     linked.at_path(&blob)

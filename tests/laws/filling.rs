@@ -252,7 +252,7 @@ fn a_sentence_has_the_same_embedding_in_any_batch() {
     let sentences: Vec<Vec<u32>> = (0..windows.len()).map(|window| windows.window(window).to_vec()).collect();
     let model = Model::new(&headless(), 67).unwrap().load().unwrap();
     for pooling in [Pooling::Mean, Pooling::Cls] {
-        let embed = |batch_size| sentence_embeddings(&model, &sentences, pooling, batch_size, &Silent).unwrap();
+        let embed = |batch_size| sentence_embeddings(&model, &sentences, &pooling.into(), batch_size, &Silent).unwrap();
         let (alone, together) = (embed(1), embed(5));
         assert_eq!(alone.size(), [5, 32]);
         assert!(relative(&together, &alone) <= REORDERED);
@@ -262,7 +262,7 @@ fn a_sentence_has_the_same_embedding_in_any_batch() {
     // By hand.
     let (ids_bt, _) = fill(&[sentences[3].as_slice()], Device::Cpu).unwrap();
     let states_te = tch::no_grad(|| model.hidden(&ids_bt, &mut NoTap, None)).unwrap().get(0);
-    let found = sentence_embeddings(&model, &sentences, Pooling::Mean, 2, &Silent).unwrap().get(3);
+    let found = sentence_embeddings(&model, &sentences, &Pooling::Mean.into(), 2, &Silent).unwrap().get(3);
     let mean_e = states_te.mean_dim(0, false, Kind::Float);
     assert!(relative(&found, &(&mean_e / mean_e.norm())) <= REORDERED);
 }

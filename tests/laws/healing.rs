@@ -53,6 +53,7 @@ impl Ward {
             calibration: Some(Calibration { windows: &self.windows, task: None, batch_size: 8, progress: &Silent }),
             options: LoadOptions::default(),
             registry: &self.registry,
+            seed: 0,
         }
     }
 
@@ -313,7 +314,7 @@ fn components_lose_less_of_the_stream_than_channels() {
         let refitted = ward.treated(&["rotation", "least_squares"]).unwrap();
         assert!(distance(&ward, &refitted) < components, "tied {tied}");
         let healed: Vec<String> = refitted.healed().iter().map(PluginSpec::to_string).collect();
-        assert!(healed[0] == "rotation" && healed[1].starts_with("least_squares:ridge="), "{healed:?}");
+        assert!(healed[0].starts_with("rotation") && healed[1].starts_with("least_squares:ridge="), "{healed:?}");
     }
 }
 

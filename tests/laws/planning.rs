@@ -104,7 +104,7 @@ fn fewer_key_value_heads_leave_equally_many_query_heads_each() {
     assert_eq!(heads(&[(KV_HEADS, 4), (HEADS, 4)]).unwrap(), 4);
     insta::assert_snapshot!(
         heads(&[(KV_HEADS, 4), (HEADS, 20)]).unwrap_err(),
-        @"plan: heads: 20 is not legal, expected a multiple of 4 up to 16; nearest: 16 (with 4 kv_heads)"
+        @"plan: heads: 20 is not legal, expected a multiple of 4 up to 16 (with 4 kv_heads); nearest: --heads 16 --kv-heads 4"
     );
     let rankings = random_rankings(&model, 1).unwrap();
     let plan = space.plan(&sizes(&[(KV_HEADS, 4), (HEADS, 8)]), &rankings, &model).unwrap();

@@ -53,6 +53,9 @@ pub struct Prune {
     /// Sequences of the key/value cache, as `inspect --batch-size` [default: 1]
     #[arg(long, requires = "memory")]
     pub kv_batch_size: Option<usize>,
+    /// Keep hidden = heads x head_dim: llama.cpp's Nemotron and optimum's Llama want it
+    #[arg(long)]
+    pub square: bool,
     /// Another allocator, `name:key=value`
     #[arg(long)]
     pub allocator: Option<PluginSpec>,

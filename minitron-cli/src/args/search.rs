@@ -35,6 +35,9 @@ pub struct Search {
     /// What a candidate must answer with yes: `hidden % 128 == 0 && mlp >= 2 * hidden`
     #[arg(long)]
     pub filter: Option<String>,
+    /// Keep hidden = heads x head_dim: llama.cpp's Nemotron and optimum's Llama want it
+    #[arg(long)]
+    pub square: bool,
     /// Most candidates, the most evenly shrunk ones
     #[arg(long, default_value_t = 16)]
     pub candidates: usize,

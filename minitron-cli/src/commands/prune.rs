@@ -23,6 +23,7 @@ pub fn run(common: &Common, args: &Prune) -> Result<()> {
         kv_seq_len: args.kv_seq_len,
         kv_batch_size: args.kv_batch_size,
         allocator: args.allocator.clone(),
+        square: args.square,
         plan: args.plan.clone(),
         axes: args.axes.clone(),
         by: by(&args.by),

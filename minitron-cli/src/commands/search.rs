@@ -21,6 +21,7 @@ pub fn run(common: &Common, args: &Search) -> Result<()> {
         grid: grid(&args.grid)?,
         free: args.free.clone(),
         filter: args.filter.clone(),
+        square: args.square,
         candidates: args.candidates,
         screen: args.screen,
         rungs: args.rungs,

@@ -153,10 +153,11 @@ pub fn inspect_table(report: &Value) -> String {
     table.add_row(["weights".into(), format!("{weights} ({})", word(&memory["dtype"])), String::new()]);
     let shape = format!("KV cache (16 bit), {} x {} tokens", word(&memory["batch_size"]), word(&memory["seq_len"]));
     table.add_row([shape, bytes(memory["kv_cache_bytes"].as_u64().unwrap_or(0)), String::new()]);
+    table.add_row(["tensor parallel".into(), tensor_parallel(report), String::new()]);
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table.to_string()
+    table.to_string() + &clients(report)
 }
 
 /// `search`: the candidates, best first.
@@ -314,7 +315,19 @@ pub fn plan_table(report: &Value) -> String {
     }
     row("parameters", &report["n_params_source"], &report["n_params"]);
     row("  without embeddings", &report["n_non_embedding_source"], &report["n_non_embedding"]);
-    right_aligned(table) + &near_ties(&report["near_ties"])
+    right_aligned(table) + &format!("\ntensor parallel: {}", tensor_parallel(report)) + &near_ties(&report["near_ties"])
+}
+
+/// Numbers of devices that the model can be split over.
+fn tensor_parallel(report: &Value) -> String {
+    let sizes: Vec<String> = report["tensor_parallel"].as_array().into_iter().flatten().map(word).collect();
+    sizes.join(", ")
+}
+
+/// A line for each program that refuses the model as it is.
+fn clients(report: &Value) -> String {
+    let line = |limit: &Value| format!("\n{}: {}", word(&limit["client"]), word(&limit["message"]));
+    report["clients"].as_array().into_iter().flatten().map(line).collect()
 }
 
 /// One line: how many dims a few calibration windows more might have cut elsewhere.

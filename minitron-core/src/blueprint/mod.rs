@@ -8,6 +8,7 @@
 //! An architecture plugin writes it, [`Blueprint::check`] compares it with the file, and everything further right
 //! (model, groups, plans, views, parameter counts) follows from it without knowing a single tensor name.
 
+mod clients;
 mod dim;
 mod group;
 mod model_folder;
@@ -19,6 +20,7 @@ mod shape;
 mod table;
 mod unread;
 
+pub use clients::ClientLimit;
 pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, dim_of_layer, split_dim};
 pub use group::PruneGroup;
 pub use model_folder::{Evidence, ModelFolder};

@@ -140,14 +140,20 @@ impl Shape {
     }
 }
 
+/// Values that share a scale in GGUF's Q8_0 and Q4_0: a row that is no multiple stays in 16 bits.
+const QUANTISATION_BLOCK: usize = 32;
+/// Narrower models keep finer steps.
+const MIN_IN_BLOCKS: usize = 256;
 /// Largest step that still leaves some dozens of sizes.
 const MAX_STEP: usize = 256;
 
 /// Divisibility of a width's student sizes, so that matrix units run full: the largest power of two at most a 64th of the
-/// width, at least `least`, at most 256. All shapes of arXiv 2407.14679 and 2408.11796 keep it.
+/// width, at least `least`, at most 256; at least a quantisation block where the width itself consists of them. All shapes of
+/// arXiv 2407.14679 and 2408.11796 keep it.
 fn even_step(full: usize, least: usize) -> usize {
     let power = (full / 64).checked_ilog2().map_or(1, |log| 1 << log);
-    power.clamp(least, MAX_STEP)
+    let is_of_blocks = full >= MIN_IN_BLOCKS && full.is_multiple_of(QUANTISATION_BLOCK);
+    power.clamp(if is_of_blocks { least.max(QUANTISATION_BLOCK) } else { least }, MAX_STEP)
 }
 
 fn at_most(config: &Config, key: &str, size: usize, limit: usize) -> Result<usize> {

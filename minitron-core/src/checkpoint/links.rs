@@ -17,11 +17,16 @@ pub fn refuse_outside(dir: &Path) -> Result<()> {
         let entry = entry.at_path(dir)?;
         let path = entry.path();
         let is_read = path.extension().is_some_and(|ending| READ.iter().any(|read| ending == *read));
-        if entry.file_type().at_path(&path)?.is_symlink() && (is_read || entry.file_name() == "1_Pooling") {
+        if entry.file_type().at_path(&path)?.is_symlink() && (is_read || is_module(&entry.file_name())) {
             refuse_link_outside(dir, &path)?;
         }
     }
     Ok(())
+}
+
+/// Whether a folder is called as sentence-transformers calls those of modules: `1_Pooling`.
+fn is_module(name: &std::ffi::OsStr) -> bool {
+    name.to_string_lossy().split_once('_').is_some_and(|(idx, _)| idx.parse::<u32>().is_ok())
 }
 
 /// Refuses a path in a model folder that leads to a place outside it: someone else's folder could have a secret of this

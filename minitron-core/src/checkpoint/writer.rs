@@ -1,7 +1,6 @@
 //! Writes safetensors as a stream: the header from shapes alone, then rows in chunks; reading and writing overlap.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -9,13 +8,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use safetensors::tensor::{Metadata, TensorInfo as RawInfo};
 use serde_json::json;
 
+use super::companions::copy_companions;
 use super::config::Config;
 use super::direct::{BLOCK, Output, aligned_start};
-use super::links::refuse_link_outside;
 use super::reader::PIECE_BYTES;
 use super::source::{TensorInfo, TensorSource};
 use super::weight_files::{INDEX, SINGLE};
-use super::whole::{parent_of, write_whole};
+use super::whole::write_whole;
 use crate::error::{Error, IoContext, Result};
 
 /// How a model is written.
@@ -55,28 +54,6 @@ impl WriteOptions {
         Ok(WriteOptions { chunk_bytes: usual.chunk_bytes.min(chunk_bytes as usize), ..usual })
     }
 }
-
-/// Files that travel with a model unchanged: tokenizer, generation and sentence-encoder settings.
-const COMPANIONS: &[&str] = &[
-    "1_Pooling/config.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "config_sentence_transformers.json",
-    "generation_config.json",
-    "merges.txt",
-    "modules.json",
-    "preprocessor_config.json",
-    "sentence_bert_config.json",
-    "special_tokens_map.json",
-    "spiece.model",
-    "token_mappings.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-];
 
 /// Writes a model into an existing folder: `config.json`, weights in as many shards as the options ask for, and the companion
 /// files of `companions_dir`, where given.
@@ -333,56 +310,9 @@ impl Filler {
     }
 }
 
-/// Files that go along from a model folder, each a file of its own.
-///
-/// # Errors
-/// `Checkpoint` for a link out of the folder.
-pub fn companions(from: &Path) -> Result<Vec<&'static str>> {
-    let is_there = |name: &&str| from.join(name).is_file();
-    let names: Vec<&str> = COMPANIONS.iter().copied().filter(is_there).collect();
-    names.iter().try_for_each(|name| refuse_link_outside(from, &from.join(name)))?;
-    Ok(names)
-}
-
-fn copy_companions(from: &Path, to: &Path) -> Result<()> {
-    copy_files(from, to, companions(from)?)
-}
-
-/// Files that make up a tokenizer.
-const TOKENIZER: [&str; 11] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-];
-
-/// Puts a model's tokenizer in the place of whatever another folder has of one.
-pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
-    for path in TOKENIZER.iter().map(|name| to.join(name)).filter(|path| path.is_file()) {
-        fs::remove_file(&path).at_path(&path)?;
-    }
-    copy_files(from, to, companions(from)?.into_iter().filter(|name| TOKENIZER.contains(name)))
-}
-
-fn copy_files(from: &Path, to: &Path, names: impl IntoIterator<Item = &'static str>) -> Result<()> {
-    for name in names {
-        let target = to.join(name);
-        let parent = parent_of(&target);
-        fs::create_dir_all(&parent).at_path(&parent)?;
-        fs::copy(from.join(name), &target).at_path(&target)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::{self, ErrorKind};
 
     use tch::{Device, Kind, Tensor};

@@ -1,6 +1,6 @@
 use std::fmt::Debug;
 
-use crate::blueprint::{Blueprint, Evidence};
+use crate::blueprint::{Blueprint, ClientLimit, Evidence, Sizes};
 use crate::checkpoint::Config;
 use crate::error::Result;
 
@@ -20,4 +20,10 @@ pub trait Architecture: Debug + Send + Sync {
     /// # Errors
     /// `Checkpoint` for a missing key, a value out of range, or an option of the family that is not supported.
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint>;
+
+    /// Programs that take this family but not a model of these sizes (kinds left out keep the blueprint's), with what helps.
+    /// People read it when they plan and inspect.
+    fn client_limits(&self, _blueprint: &Blueprint, _sizes: &Sizes) -> Vec<ClientLimit> {
+        Vec::new()
+    }
 }

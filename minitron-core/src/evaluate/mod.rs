@@ -9,4 +9,4 @@ mod sentences;
 pub use generate::{Sampling, generate};
 pub use likelihood::{Continuation, Likelihood, likelihoods};
 pub use scan::{RowChunk, scan_rows};
-pub use sentences::{Pooling, sentence_embeddings};
+pub use sentences::{Pooling, SentenceModules, sentence_embeddings};

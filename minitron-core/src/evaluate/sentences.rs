@@ -1,10 +1,13 @@
 //! One vector per sentence. B batch, T tokens, E embed.
 
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use crate::checkpoint::Config;
+use crate::checkpoint::{Config, DenseFile, Module, TensorSource, modules};
 use crate::data::fill;
 use crate::error::{Error, Result};
 use crate::model::{Input, NoTap, Transformer};
@@ -21,27 +24,46 @@ pub enum Pooling {
     Cls,
 }
 
+/// Keys that were true for a way each up to sentence-transformers 5, and what `pooling_mode` says from 6 on.
+const WAYS: [(&str, &str); 6] = [
+    ("pooling_mode_cls_token", "cls"),
+    ("pooling_mode_max_tokens", "max"),
+    ("pooling_mode_mean_tokens", "mean"),
+    ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
+    ("pooling_mode_weightedmean_tokens", "weightedmean"),
+    ("pooling_mode_lasttoken", "lasttoken"),
+];
+
 impl Pooling {
-    /// What `1_Pooling/config.json` beside the model says, as sentence-transformers writes it; the mean where there is none.
+    /// What a Pooling's `config.json` says, in the old form or the new one.
     ///
     /// # Errors
-    /// `Checkpoint` where it asks for another way.
-    pub fn of(model: &Transformer) -> Result<Pooling> {
-        let path = model.blueprint.config.path().with_file_name("1_Pooling").join("config.json");
-        if !path.is_file() {
-            return Ok(Pooling::Mean);
-        }
-        let config = Config::load(&path)?;
-        let says = |way: &str| config.flag_or(way, false);
-        const OTHERS: [&str; 4] = ["max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"];
-        let mut has_other = false;
-        for way in OTHERS {
-            has_other |= says(&format!("pooling_mode_{way}"))?;
-        }
-        match (says("pooling_mode_mean_tokens")?, says("pooling_mode_cls_token")?) {
-            (true, false) if !has_other => Ok(Pooling::Mean),
-            (false, true) if !has_other => Ok(Pooling::Cls),
-            _ => Err(config.error("expected `pooling_mode_mean_tokens` or `pooling_mode_cls_token` alone to be true")),
+    /// `Checkpoint` naming a way that is not supported.
+    fn of(config: &Config) -> Result<Pooling> {
+        let ways: Vec<String> = match config.get("pooling_mode") {
+            Some(Value::String(way)) => vec![way.clone()],
+            Some(Value::Array(ways)) => ways.iter().map(|way| way.as_str().unwrap_or_default().to_owned()).collect(),
+            Some(other) => return Err(config.error(format!("`pooling_mode`: expected a word or a list, got {other}"))),
+            None => {
+                let mut ways = Vec::new();
+                for (key, way) in WAYS {
+                    if config.flag_or(key, false)? {
+                        ways.push(way.to_owned());
+                    }
+                }
+                ways
+            }
+        };
+        let words: Vec<&str> = ways.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            // With nothing named, sentence-transformers takes the mean.
+            [] | ["mean"] => Ok(Pooling::Mean),
+            ["cls"] => Ok(Pooling::Cls),
+            other => {
+                let message =
+                    format!("pooling by {} is not supported; expected mean or cls alone", other.join(" and "));
+                Err(config.error(message))
+            }
         }
     }
 
@@ -60,6 +82,142 @@ impl Pooling {
     }
 }
 
+/// What makes one vector of the last hidden states: the modules behind a sentence encoder's transformer.
+#[derive(Debug)]
+pub struct SentenceModules {
+    pooling: Pooling,
+    after: Vec<Step>,
+}
+
+impl From<Pooling> for SentenceModules {
+    fn from(pooling: Pooling) -> Self {
+        SentenceModules { pooling, after: Vec::new() }
+    }
+}
+
+#[derive(Debug)]
+enum Step {
+    Dense { weight_of: Tensor, bias_o: Option<Tensor>, activation: DenseActivation },
+    Normalize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum DenseActivation {
+    Identity,
+    Tanh,
+    Relu,
+    Gelu,
+    Sigmoid,
+}
+
+impl SentenceModules {
+    /// Those that the model's folder names; `pooling` stands in for what it says. The mean alone where there are none.
+    ///
+    /// # Errors
+    /// `Checkpoint` for a module that is not supported, or whose files are missing: without it the vectors would be others.
+    pub fn of(model: &Transformer, pooling: Option<Pooling>) -> Result<Self> {
+        let path = model.blueprint.config.path();
+        let dir = path.parent().unwrap_or(path);
+        let mut found = SentenceModules { pooling: pooling.unwrap_or_default(), after: Vec::new() };
+        let Some(modules) = modules(dir)? else {
+            let config = Config::load_optional(&dir.join("1_Pooling").join("config.json"))?;
+            if let (None, Some(config)) = (pooling, config) {
+                found.pooling = Pooling::of(&config)?;
+            }
+            return Ok(found);
+        };
+        let mut is_pooled = false;
+        for module in modules.iter().filter(|module| !module.is_transformer()) {
+            match module.kind.as_str() {
+                "Pooling" if !is_pooled => {
+                    is_pooled = true;
+                    if pooling.is_none() {
+                        found.pooling = Pooling::of(&module.config(dir)?)?;
+                    }
+                }
+                "Normalize" if is_pooled => found.after.push(Step::Normalize),
+                "Dense" if is_pooled => found.after.push(Step::dense(dir, module, model)?),
+                "Dropout" => {}
+                _ => {
+                    let place = if is_pooled { "" } else { " before pooling" };
+                    let message = format!(
+                        "modules.json: module {}{place} is not supported, and without it the vectors would be others",
+                        module.name()
+                    );
+                    return Err(Error::checkpoint(dir, message));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn apply(&self, hidden_bte: &Tensor, seen_bt: Option<&Tensor>) -> Result<Tensor> {
+        let mut x_be = self.pooling.pool(hidden_bte, seen_bt)?;
+        for step in &self.after {
+            x_be = match step {
+                Step::Normalize => normalized(&x_be)?,
+                Step::Dense { weight_of, bias_o, activation } => {
+                    activation.of(&x_be.f_linear(weight_of, bias_o.as_ref())?)?
+                }
+            };
+        }
+        Ok(x_be)
+    }
+}
+
+impl Step {
+    fn dense(dir: &Path, module: &Module, model: &Transformer) -> Result<Step> {
+        let config = module.config(dir)?;
+        config.only("use_residual", false)?;
+        for key in ["module_input_name", "module_output_name"] {
+            let name = config.word_or(key, "sentence_embedding")?;
+            if name != "sentence_embedding" {
+                return Err(
+                    config.error(format!("`{key}`: expected sentence_embedding, got {name}; others are not supported"))
+                );
+            }
+        }
+        let class = config.word_or("activation_function", "Tanh")?;
+        let activation = match class.rsplit('.').next().unwrap_or(class) {
+            "Identity" => DenseActivation::Identity,
+            "Tanh" => DenseActivation::Tanh,
+            "ReLU" => DenseActivation::Relu,
+            "GELU" => DenseActivation::Gelu,
+            "Sigmoid" => DenseActivation::Sigmoid,
+            _ => {
+                let message = format!(
+                    "`activation_function`: {class} is not supported; expected Identity, Tanh, ReLU, GELU or Sigmoid"
+                );
+                return Err(config.error(message));
+            }
+        };
+        let file = DenseFile::open(dir, module, &config)?;
+        let read = |name: &String| {
+            Ok::<Tensor, Error>(file.tensors.read(name)?.f_to_device(model.device)?.f_to_kind(Kind::Float)?)
+        };
+        let (weight_of, bias_o) = (read(&file.weight)?, file.bias.as_ref().map(read).transpose()?);
+        Ok(Step::Dense { weight_of, bias_o, activation })
+    }
+}
+
+impl DenseActivation {
+    fn of(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            DenseActivation::Identity => x.shallow_clone(),
+            DenseActivation::Tanh => x.f_tanh()?,
+            DenseActivation::Relu => x.f_relu()?,
+            DenseActivation::Gelu => x.f_gelu("none")?,
+            DenseActivation::Sigmoid => x.f_sigmoid()?,
+        })
+    }
+}
+
+/// Of length 1.
+fn normalized(x_be: &Tensor) -> Result<Tensor> {
+    let length_b1 = x_be.f_norm_scalaropt_dim(2, [1i64].as_slice(), true)?.f_clamp_min(1e-12)?;
+    Ok(x_be.f_div(&length_b1)?)
+}
+
 /// Vectors [N, E] of length 1, in f32 on the model's device, of token sequences with their brackets, in their order. Those of
 /// one length side by side need no filling.
 ///
@@ -68,7 +226,7 @@ impl Pooling {
 pub fn sentence_embeddings(
     model: &Transformer,
     sentences: &[Vec<u32>],
-    pooling: Pooling,
+    modules: &SentenceModules,
     batch_size: usize,
     progress: &dyn Progress,
 ) -> Result<Tensor> {
@@ -85,12 +243,11 @@ pub fn sentence_embeddings(
         let hidden_bte = model
             .hidden(Input { ids_bt: &ids_bt, seen_bt, positions_bt: None }, &mut NoTap, None)?
             .f_to_kind(Kind::Float)?;
-        let pooled_be = pooling.pool(&hidden_bte, seen_bt)?;
+        let pooled_be = modules.apply(&hidden_bte, seen_bt)?;
         if !pooled_be.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
             return Err(Error::Data("the model gives states that are not finite, so sentences have no place".into()));
         }
-        let length_b1 = pooled_be.f_norm_scalaropt_dim(2, [1i64].as_slice(), true)?.f_clamp_min(1e-12)?;
-        embedded.push(pooled_be.f_div(&length_b1)?);
+        embedded.push(normalized(&pooled_be)?);
         progress.advance(batch.len() as u64, "");
     }
     progress.finish();

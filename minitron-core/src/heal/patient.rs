@@ -32,6 +32,8 @@ pub struct Case<'a> {
     pub options: LoadOptions,
     /// All plugins.
     pub registry: &'a Registry,
+    /// Of everything that healings draw.
+    pub seed: u64,
 }
 
 /// A student under treatment: weights are read by role, and replaced without changing any source.
@@ -100,6 +102,11 @@ impl<'a> Patient<'a> {
     pub fn is_whole(&self) -> bool {
         let dims = &self.teacher_blueprint().dims;
         self.plan.kept.iter().all(|(dim, kept)| dims.get(dim).is_none_or(|dim| dim.size == kept.len()))
+    }
+
+    /// Seed of whatever a healing draws.
+    pub fn seed(&self) -> u64 {
+        self.case.seed
     }
 
     /// Healings so far, with all their parameters.

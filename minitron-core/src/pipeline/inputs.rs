@@ -129,7 +129,7 @@ impl Inputs<'_, '_> {
         paths.sort();
         let own = paths.into_iter().filter(|path| is_weight_or_config(path));
         // What goes along into every output, too: a chat template, a tokenizer in other forms.
-        let is_along = |name: &&str| name.contains('/') || !is_weight_or_config(&dir.join(name));
+        let is_along = |name: &PathBuf| name.components().count() > 1 || !is_weight_or_config(&dir.join(name));
         let along = companions(dir)?.into_iter().filter(is_along).map(|name| dir.join(name));
         own.chain(along).try_for_each(|path| self.file(&path))
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::clients;
 use super::context::Context;
 use crate::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
 use crate::checkpoint::{Config, TensorSource, has_weights, held_instead};
@@ -31,7 +32,7 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
         .map(|axis| (axis.kind.clone(), json!({ "full": axis.full, "multiple_of": axis.step })))
         .collect();
     let seq_len = options.seq_len.unwrap_or(blueprint.options.max_positions);
-    Ok(json!({
+    let mut report = json!({
         "architecture": blueprint.architecture,
         "n_params": blueprint.n_params(),
         "n_non_embedding": blueprint.n_non_embedding_at(&Sizes::new()),
@@ -48,7 +49,9 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
         "legal_sizes": legal,
         "hidden_per_head": space.hidden_per_head,
         "unknown_tensors": weights.unknown_tensors,
-    }))
+    });
+    clients::note(context, blueprint, &Sizes::new(), &mut report)?;
+    Ok(report)
 }
 
 /// What is said of the weights.

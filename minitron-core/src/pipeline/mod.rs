@@ -3,6 +3,8 @@
 //! A job is options (serde: the same on the command line and in a recipe) and a function that leaves its artefact and
 //! returns what to tell. [`run`] is the one screen that a recipe's stages pass through.
 
+mod card;
+mod clients;
 mod compare;
 mod compute_type;
 mod context;

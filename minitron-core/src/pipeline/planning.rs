@@ -8,7 +8,7 @@ use super::identity::Artefact;
 use super::prune::PruneOptions;
 use super::score::{metrics, scores_path};
 use super::scoring::Scoring;
-use crate::blueprint::{Blueprint, ModelFolder, Sizes};
+use crate::blueprint::{Blueprint, HIDDEN, MLP, ModelFolder, Sizes};
 use crate::calibrate::{Pass, Scores};
 use crate::checkpoint::{Identity, TensorSource};
 use crate::contract::{Allocator, Axis};
@@ -35,7 +35,7 @@ pub(super) fn decide(
     let _span = tracing::info_span!("plan").entered();
     let blueprint = &folder.blueprint;
     let axes = context.axes(&options.axes)?;
-    let space = Space::new(blueprint, &axes)?;
+    let space = space_of(blueprint, &axes, options.square)?;
     let groups = context.groups(&axes, blueprint)?;
     let rank = |scores: &String| {
         let scores = scores_of(context, &scores_path(scores)?, own, options.any_model)?;
@@ -64,6 +64,11 @@ pub(super) fn scores_of(context: &Context, path: &Path, own: &Identity, any_mode
     let scores = Scores::load(path)?;
     Artefact { what: "scores", path, of: scores.model.as_ref() }.check(context, own, any_model)?;
     Ok(scores)
+}
+
+fn space_of(blueprint: &Blueprint, axes: &[Box<dyn Axis>], square: bool) -> Result<Space> {
+    let space = Space::new(blueprint, axes)?;
+    Ok(if square { space.squared(blueprint) } else { space })
 }
 
 fn text(windows: Option<&Windows>) -> Result<&Windows> {
@@ -108,13 +113,18 @@ impl Rounds<'_> {
         for round in 2..=n_rounds {
             let _span = tracing::info_span!("round", round).entered();
             let student = Student::new(source, blueprint, &plan, self.context.registry)?;
-            let later = self.round(&student.view, &student.blueprint, sizes(round))?;
+            let later = self.round(&student.view, &student.blueprint, (sizes(round), space))?;
             plan = plan.compose(&later, blueprint);
         }
         plan.checked(space, blueprint)
     }
 
-    fn round(&self, source: &dyn TensorSource, blueprint: &Blueprint, mut sizes: Sizes) -> Result<Plan> {
+    fn round(
+        &self,
+        source: &dyn TensorSource,
+        blueprint: &Blueprint,
+        (mut sizes, of_source): (Sizes, &Space),
+    ) -> Result<Plan> {
         let groups = self.context.groups(self.axes, blueprint)?;
         let mut pass = Pass::new(metrics(self.context, &self.options.metrics)?, &groups, 0)?;
         let tokenizer = self.context.tokenizer(self.folder)?;
@@ -129,7 +139,11 @@ impl Rounds<'_> {
         };
         scoring.in_memory(&mut pass)?;
         let rankings = Rankings::new(&pass.finish()?, &groups, &self.options.by)?;
-        let space = Space::new(blueprint, self.axes)?;
+        let mut space = space_of(blueprint, self.axes, self.options.square)?;
+        // What is legal for the source is legal on the way there, whatever steps a narrower model would have.
+        for axis in space.axes.iter_mut().filter(|axis| [HIDDEN, MLP].contains(&axis.kind.as_str())) {
+            axis.step = of_source.axis(&axis.kind).map_or(axis.step, |whole| whole.step.min(axis.step));
+        }
         // A student with a key/value head for each query head has no such axis any more.
         sizes.retain(|kind, _| space.axis(kind).is_ok());
         space.plan(&sizes, &rankings, blueprint)

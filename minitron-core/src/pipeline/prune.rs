@@ -7,15 +7,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::card::{Before, Card, facts, name_of};
+use super::clients;
 use super::context::{Context, Wanted};
 use super::identity::identity_of;
 use super::planning::{Decision, decide};
+use super::student::Written;
 use super::treatment::{Treatment, note};
-use crate::blueprint::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelFolder, Sizes};
-use crate::checkpoint::{Claim, Identity, OutputDir, TensorSource, WriteOptions, write_model, write_whole};
+use crate::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelFolder, Sizes};
+use crate::checkpoint::{Claim, Identity, OutputDir, TensorSource, WriteOptions, write_whole};
 use crate::error::{Error, Result};
+use crate::heal::Patient;
 use crate::memory::{mib, peak_bytes};
 use crate::plan::{Bytes, Explained, Plan};
+use crate::prune::ModuleChanges;
 use crate::registry::PluginSpec;
 
 /// Beyond the steps that any axis has; each scores the text anew.
@@ -53,6 +58,8 @@ pub struct PruneOptions {
     pub kv_batch_size: Option<usize>,
     /// Another allocator than the sizes, budget, ratio or memory above ask for.
     pub allocator: Option<PluginSpec>,
+    /// Whether the hidden width is to be heads x head_dim: some programs that load students want it.
+    pub square: bool,
     /// A finished plan.
     pub plan: Option<PathBuf>,
     /// Axes with parameters of their own; all with defaults where empty.
@@ -97,6 +104,20 @@ impl PruneOptions {
             batch_size: self.kv_batch_size,
             bytes_per_param: folder.n_bytes() as f64 / folder.blueprint.n_params().max(1) as f64,
         }
+    }
+
+    fn card(&self, context: &Context, folder: &ModelFolder) -> Result<Card> {
+        const SIZED_BY: &str = "params ratio non_embedding memory square allocator axes by plan";
+        let looks_at_text = match self.treatment.heal.is_empty() && self.rounds <= 1 {
+            true => "seed",
+            false => "rounds metrics heal data samples seq_len seed",
+        };
+        let mut told = serde_json::to_value(self).unwrap_or_default();
+        told["seed"] = json!(context.seed);
+        told["rounds"] = json!((self.rounds > 1).then_some(self.rounds));
+        let facts = facts(&told, &format!("{SIZED_BY} {looks_at_text}"));
+        let dir = &folder.checkpoint.dir;
+        Card::new("prune", Some(&name_of(&self.model, dir)), dir, &folder.blueprint, facts)
     }
 
     /// Exactly one way to say how large the student shall be.
@@ -148,31 +169,53 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     let windows = options.treatment.windows(context, &folder, options.rounds > 1, (!dry_run).then_some(out))?;
     let own = identity_of(&folder)?;
     let Decision { plan, rankings, explained } = decide(context, options, (&folder, &own), windows.as_ref())?;
+    clients::warn(context, &folder.blueprint, &plan.sizes())?;
+    // Before the healings, which take long.
+    ModuleChanges::new(&folder.checkpoint.dir, &folder.blueprint, &plan, None)?;
     let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
     let patient = options.treatment.patient(context, &folder, (plan, rankings.as_ref()), windows.as_ref())?;
     let plan = patient.plan();
-    let mut report = json!({
-        "architecture": folder.blueprint.architecture,
-        "n_params": patient.blueprint().n_params(),
-        "n_params_source": folder.blueprint.n_params(),
-        "n_non_embedding": folder.blueprint.n_non_embedding_at(&plan.sizes()),
-        "n_non_embedding_source": folder.blueprint.n_non_embedding_at(&Sizes::new()),
-        "sizes": plan.sizes(),
-        "sizes_source": folder.blueprint.sizes(),
-        "near_ties": near_ties(&explained),
-    });
-    note(&patient, &mut report);
+    let modules = ModuleChanges::new(&folder.checkpoint.dir, &folder.blueprint, plan, patient.hidden_basis())?;
+    let mut report = report_of(context, &folder.blueprint, &patient)?;
+    report["near_ties"] = json!(near_ties(&explained));
     if dry_run {
         report["kept"] = json!(plan.kept);
         report["explained"] = json!(explained);
         return Ok(report);
     }
     let output = OutputDir::create(out, context.force)?;
-    let companions = Some(folder.checkpoint.dir.as_path());
-    write_model(output.path(), patient.config(), &patient.student()?, companions, writing)?;
+    let written = Written {
+        config: patient.config(),
+        blueprint: patient.blueprint(),
+        tensors: &patient.student()?,
+        from: &folder.checkpoint.dir,
+        modules: &modules,
+        card: &options.card(context, &folder)?,
+        before: Some(&Before::of(&folder.blueprint)),
+        measured: &[],
+        options: writing,
+    };
+    written.write(output.path())?;
     write_plan(&output.path().join("plan.json"), (plan, &own), &explained, &report)?;
     output.commit()?;
     report["out"] = json!(out);
+    Ok(report)
+}
+
+/// Sizes before and after, and what follows from them.
+pub(super) fn report_of(context: &Context, source: &Blueprint, patient: &Patient) -> Result<Value> {
+    let sizes = patient.plan().sizes();
+    let mut report = json!({
+        "architecture": source.architecture,
+        "n_params": patient.blueprint().n_params(),
+        "n_params_source": source.n_params(),
+        "n_non_embedding": source.n_non_embedding_at(&sizes),
+        "n_non_embedding_source": source.n_non_embedding_at(&Sizes::new()),
+        "sizes": sizes,
+        "sizes_source": source.sizes(),
+    });
+    clients::note(context, source, &sizes, &mut report)?;
+    note(patient, &mut report);
     Ok(report)
 }
 
@@ -209,7 +252,7 @@ pub(super) fn write_plan(
     for (key, whose) in source.to_metadata() {
         value[key] = whose.into();
     }
-    for key in ["sizes", "sizes_source", "n_params", "n_params_source"] {
+    for key in ["sizes", "sizes_source", "n_params", "n_params_source", "tensor_parallel", "clients"] {
         value[key] = report[key].clone();
     }
     if !explained.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::card::name_of;
 use super::context::Context;
 use crate::blueprint::{Blueprint, ModelFolder};
 use crate::checkpoint::{Config, TensorSource, companions};
@@ -11,6 +12,8 @@ use crate::model::fresh_weights;
 
 /// What is trained, before it is loaded.
 pub(super) struct Start {
+    /// How others call it; none where the weights are fresh.
+    pub name: Option<String>,
     pub dir: PathBuf,
     pub config: Config,
     pub blueprint: Blueprint,
@@ -20,11 +23,19 @@ pub(super) struct Start {
 }
 
 impl Start {
-    /// A model to go on with.
-    pub fn folder(folder: ModelFolder) -> Self {
+    /// A model to go on with, as somebody named it.
+    pub fn folder(model: &str, folder: ModelFolder) -> Self {
         let ModelFolder { checkpoint, blueprint, .. } = folder;
         let files = checkpoint.tensors.paths().map(Path::to_path_buf).collect();
-        Start { dir: checkpoint.dir, config: checkpoint.config, blueprint, source: Box::new(checkpoint.tensors), files }
+        let name = Some(name_of(model, &checkpoint.dir));
+        Start {
+            name,
+            dir: checkpoint.dir,
+            config: checkpoint.config,
+            blueprint,
+            source: Box::new(checkpoint.tensors),
+            files,
+        }
     }
 
     /// Of everything that training starts from.
@@ -45,7 +56,7 @@ impl Start {
         let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
         // Now, rather than when they are copied at the end.
         companions(&dir)?;
-        Ok(Start { dir, config, blueprint, source, files: Vec::new() })
+        Ok(Start { name: None, dir, config, blueprint, source, files: Vec::new() })
     }
 }
 

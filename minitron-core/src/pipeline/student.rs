@@ -3,13 +3,51 @@
 use std::fs;
 use std::path::Path;
 
-use crate::checkpoint::{Config, OutputDir, WriteOptions, copy_tokenizer, remove_whole, sync_dir, write_model};
+use serde_json::{Value, json};
+
+use super::card::{Before, Card, Fact, facts};
+use super::context::Context;
+use super::start::Start;
+use super::teaching::Teaching;
+use super::train::Setup;
+use crate::blueprint::Blueprint;
+use crate::checkpoint::{
+    Config, OutputDir, TensorSource, WriteOptions, copy_tokenizer, remove_whole, sync_dir, write_model,
+};
 use crate::error::{IoContext, Result};
 use crate::model::Transformer;
+use crate::plan::Plan;
+use crate::prune::{ModuleChanges, NAME};
+use crate::registry::PluginSpec;
 use crate::train::Masters;
 
-/// What a student's folder is made from.
+/// A student's folder but for its plan.
+pub(super) struct Written<'a> {
+    pub config: &'a Config,
+    pub blueprint: &'a Blueprint,
+    pub tensors: &'a dyn TensorSource,
+    /// Where its companions are.
+    pub from: &'a Path,
+    pub modules: &'a ModuleChanges,
+    pub card: &'a Card,
+    pub before: Option<&'a Before>,
+    pub measured: &'a [Fact],
+    pub options: WriteOptions,
+}
+
+impl Written<'_> {
+    /// Into an existing folder.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        write_model(dir, self.config, self.tensors, Some(self.from), self.options)?;
+        self.modules.write(dir)?;
+        self.card.write(dir, self.blueprint, self.before, self.measured)
+    }
+}
+
+/// What a trained student's folder is made from.
 pub(super) struct StudentFolder<'a> {
+    pub modules: &'a ModuleChanges,
+    pub card: &'a Card,
     pub config: &'a Config,
     /// Where training started from: tokenizer and plan come from there.
     pub dir: &'a Path,
@@ -22,10 +60,24 @@ pub(super) struct StudentFolder<'a> {
 
 impl StudentFolder<'_> {
     /// A folder of its own, whole or not at all; one there before is replaced.
-    pub fn write(&self, masters: &Masters, target: &Path) -> Result<()> {
+    pub fn write(&self, masters: &Masters, target: &Path, measured: &[Fact]) -> Result<()> {
         let output = OutputDir::create(target, true)?;
-        let source = self.student.to_source(masters)?;
-        write_model(output.path(), self.config, &source, Some(self.dir), WriteOptions::default())?;
+        let mut config = self.config.clone();
+        // It names another model than what was learned.
+        config.remove(NAME);
+        let before = Before::of_plan(self.dir).filter(|_| self.is_trained);
+        let written = Written {
+            config: &config,
+            blueprint: &self.student.blueprint,
+            tensors: &self.student.to_source(masters)?,
+            from: self.dir,
+            modules: self.modules,
+            card: self.card,
+            before: before.as_ref(),
+            measured,
+            options: WriteOptions::default(),
+        };
+        written.write(output.path())?;
         if let Some(from) = self.tokenizer_dir {
             copy_tokenizer(from, output.path())?;
         }
@@ -38,13 +90,13 @@ impl StudentFolder<'_> {
 
     /// Beside the metrics: whole in a folder of its own first, then file by file with config.json last, so that a folder
     /// that has one has everything.
-    pub fn write_among(&self, masters: &Masters, out_dir: &Path) -> Result<()> {
+    pub fn write_among(&self, masters: &Masters, out_dir: &Path, measured: &[Fact]) -> Result<()> {
         let staged = out_dir.join("model");
         if staged.exists() {
             // Half moved out when an earlier process ended.
             fs::remove_dir_all(&staged).at_path(&staged)?;
         }
-        self.write(masters, &staged)?;
+        self.write(masters, &staged, measured)?;
         let mut names: Vec<_> = fs::read_dir(&staged)
             .at_path(&staged)?
             .map(|e| e.map(|e| e.file_name()))
@@ -62,6 +114,42 @@ impl StudentFolder<'_> {
         fs::remove_dir(&staged).at_path(&staged)?;
         sync_dir(out_dir)
     }
+}
+
+/// A student is as wide as what it starts from; the modules behind it may still speak of another model's width.
+pub(super) fn modules_of(start: &Start) -> Result<ModuleChanges> {
+    ModuleChanges::new(&start.dir, &start.blueprint, &Plan::default(), None)
+}
+
+/// What the cards of a training say of it.
+pub(super) fn card_of(
+    context: &Context,
+    setup: &Setup,
+    start: &Start,
+    teacher: Option<&Teaching>,
+    losses: &[PluginSpec],
+) -> Result<Card> {
+    const TOLD: &str = "teacher losses data tokens seq_len batch_size accumulate lr schedule seed";
+    let mut options = serde_json::to_value(setup).unwrap_or_default();
+    options["teacher"] = json!(teacher.map(|teaching| teaching.name.as_str()));
+    options["losses"] = json!(losses);
+    options["seed"] = json!(context.seed);
+    let job = if teacher.is_some() { "distill" } else { "train" };
+    Card::new(job, start.name.as_deref(), &start.dir, &start.blueprint, facts(&options, TOLD))
+}
+
+/// The first and the last losses on record.
+pub(super) fn measured(out_dir: &Path) -> Vec<Fact> {
+    let text = fs::read_to_string(out_dir.join("metrics.jsonl")).unwrap_or_default();
+    let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let pair = |(key, name): (&str, &str)| {
+        let mut losses = lines.iter().filter_map(|line| Some((line.get("step")?.as_u64()?, line.get(key)?.as_f64()?)));
+        let (first, loss) = losses.next()?;
+        let begin = format!("{loss:.4} (step {first})");
+        let end = losses.next_back().map_or(String::new(), |(last, loss)| format!(", {loss:.4} (step {last})"));
+        Some((name.to_owned(), begin + &end))
+    };
+    [("loss", "training loss"), ("eval/loss", "held-out loss")].into_iter().filter_map(pair).collect()
 }
 
 /// Takes an earlier model of this run away, config.json first: old shards must not stand beside new ones.

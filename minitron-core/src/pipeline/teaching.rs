@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::card::Card;
 use super::compute_type::ComputeType;
 use super::context::Context;
 use super::identity::name_of;
@@ -15,6 +16,8 @@ use crate::checkpoint::OutputDir;
 use crate::contract::TeacherNeed;
 use crate::error::{Error, Result};
 use crate::model::{LoadOptions, Transformer};
+use crate::plan::Plan;
+use crate::prune::ModuleChanges;
 use crate::train::{
     CacheHeader, CacheType, Loaded, Masters, Objective, Remembered, Streamed, Teacher, TeacherCache, Term,
 };
@@ -56,6 +59,8 @@ impl Default for TeacherOptions {
 /// A distillation's teacher.
 #[derive(Debug)]
 pub(super) struct Teaching {
+    /// How others call it.
+    pub name: String,
     pub folder: ModelFolder,
     pub options: TeacherOptions,
     /// Digest of its config and weights.
@@ -65,11 +70,11 @@ pub(super) struct Teaching {
 }
 
 impl Teaching {
-    /// A teacher for students of its own vocabulary.
-    pub fn new(folder: ModelFolder, options: &TeacherOptions) -> Result<Self> {
+    /// A teacher for students of its own vocabulary, under the name that cards give it.
+    pub fn new(name: String, folder: ModelFolder, options: &TeacherOptions) -> Result<Self> {
         let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
         let vocab = folder.blueprint.options.vocab;
-        Ok(Teaching { folder, options: options.clone(), digest, vocab })
+        Ok(Teaching { name, folder, options: options.clone(), digest, vocab })
     }
 
     /// Refuses what the options cannot do, before any work.
@@ -169,16 +174,19 @@ impl Teaching {
     }
 
     /// A corrected teacher as a model folder.
-    pub fn write(&self, model: &Transformer, masters: &Masters, target: &Path) -> Result<()> {
-        let checkpoint = &self.folder.checkpoint;
+    pub fn write(&self, model: &Transformer, masters: &Masters, card: &Card, target: &Path) -> Result<()> {
+        let ModelFolder { checkpoint, blueprint, .. } = &self.folder;
+        let card = card.of_another(&self.name, &checkpoint.dir);
         let folder = StudentFolder {
+            modules: &ModuleChanges::new(&checkpoint.dir, blueprint, &Plan::default(), None)?,
+            card: &card,
             config: &checkpoint.config,
             dir: &checkpoint.dir,
             tokenizer_dir: None,
             is_trained: true,
             student: model,
         };
-        folder.write(masters, target)
+        folder.write(masters, target, &[])
     }
 
     /// What of the cache decides the result, for telling runs apart.

@@ -8,13 +8,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::card;
 use super::context::{Context, seq_len_or_default};
 use super::eval::kept_hidden;
 use super::identity::name_of;
 use super::losses::objective;
 use super::places::refuse;
 use super::start::Start;
-use super::student::{StudentFolder, clear};
+use super::student::{StudentFolder, card_of, clear, measured, modules_of};
 use super::teaching::{TeacherOptions, Teaching};
 use super::vocabulary::{Compared, Model, Vocabulary};
 use crate::blueprint::Blueprint;
@@ -162,7 +163,7 @@ pub struct DistillOptions {
 pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool) -> Result<Value> {
     let start = match (&options.config, &options.model) {
         (Some(path), None) => Start::fresh(context, path)?,
-        (None, Some(model)) => Start::folder(context.open_to_run(model)?),
+        (None, Some(model)) => Start::folder(model, context.open_to_run(model)?),
         _ => return Err(Error::Recipe("give a config to start from random weights, or a model to go on with".into())),
     };
     let losses = match options.setup.losses.as_slice() {
@@ -174,8 +175,9 @@ pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool
 
 /// Trains a student to give its teacher's distribution.
 pub fn distill(context: &Context, options: &DistillOptions, out: &Path, resume: bool) -> Result<Value> {
-    let teacher = Teaching::new(context.open_to_run(&options.teacher)?, &options.asked)?;
-    let start = Start::folder(context.open_to_run(&options.student)?);
+    let folder = context.open_to_run(&options.teacher)?;
+    let teacher = Teaching::new(card::name_of(&options.teacher, &folder.checkpoint.dir), folder, &options.asked)?;
+    let start = Start::folder(&options.student, context.open_to_run(&options.student)?);
     let losses = match options.setup.losses.as_slice() {
         [] => context.defaults.distillation_losses(),
         named => named.to_vec(),
@@ -217,14 +219,18 @@ fn run(
     by_labels.recompute = setup.recompute;
     let correction = corrected.as_ref().map(|model| Correction { model, objective: &by_labels, rate });
     let student = context.load(start.source.as_ref(), &start.blueprint, true)?;
+    let modules = modules_of(&start)?;
+    let card = card_of(context, setup, &start, teacher.as_ref(), losses)?;
     let folder = StudentFolder {
+        modules: &modules,
+        card: &card,
         config: &start.config,
         dir: &start.dir,
         tokenizer_dir: borrowed_from.as_deref(),
         is_trained: !start.files.is_empty(),
         student: &student,
     };
-    let write_best = |masters: &Masters| folder.write(masters, &out.dir.join("best"));
+    let write_best = |masters: &Masters| folder.write(masters, &out.dir.join("best"), &[]);
     let held_out = (eval_windows.as_ref(), setup.eval_every);
     let identity = identity(context, losses, &feed.borrow(), held_out, &start.digest(context.seed)?, asked)?;
     let identity = with_names(identity, &start, asked);
@@ -325,9 +331,9 @@ fn finish(
     }
     if outcome.is_complete() {
         if let (Some(teaching), Some(correction), Some(masters)) = (teacher, &trainer.correction, &masters.teacher) {
-            teaching.write(correction.model, masters, &out.dir.join("teacher"))?;
+            teaching.write(correction.model, masters, folder.card, &out.dir.join("teacher"))?;
         }
-        folder.write_among(&masters.student, out.dir)?;
+        folder.write_among(&masters.student, out.dir, &measured(out.dir))?;
     }
     Ok(summary(&outcome, &folder.student.blueprint, out.dir))
 }

@@ -100,6 +100,7 @@ impl Treatment {
             }),
             options: LoadOptions { device: context.device, kind: context.kind, trainable: false },
             registry: context.registry,
+            seed: context.seed,
         };
         let mut patient = Patient::new(case, plan)?;
         let healings = self.build(context)?;

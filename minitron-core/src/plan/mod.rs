@@ -1,5 +1,6 @@
 //! From scores to a plan: rankings, legal sizes, kept units, and why these. Nothing here runs a model.
 
+mod advice;
 mod explain;
 mod ranking;
 mod rounds;
@@ -7,6 +8,7 @@ mod saved;
 mod space;
 mod target;
 
+pub use advice::flags;
 pub use explain::{BlockScore, Borderline, Cut, Explained, UnitScore};
 pub use ranking::{Ranking, Rankings};
 pub use rounds::schedule;

@@ -59,7 +59,7 @@ fn nearest_pair(hiddens: &[Option<usize>], heads: &[Option<usize>], beside: &Siz
         let mut sizes = beside.clone();
         sizes.extend(hiddens[hidden].map(|size| (HIDDEN.to_owned(), size)));
         sizes.extend(heads[head].map(|size| (HEADS.to_owned(), size)));
-        space.complete(&sizes).ok()
+        space.settle(&sizes).ok()
     };
     pairs.into_iter().find_map(with)
 }

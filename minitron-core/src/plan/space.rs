@@ -40,23 +40,22 @@ impl AxisSizes {
     /// Refuses an illegal size.
     ///
     /// # Errors
-    /// `Plan` naming the nearest legal sizes.
+    /// `Plan` naming the nearest legal sizes as they are typed.
     pub fn check(&self, size: usize) -> Result<()> {
+        match self.objection(size) {
+            None => Ok(()),
+            Some(objection) => Err(Error::Plan(format!("{objection}; nearest: {}", self.advice(size)))),
+        }
+    }
+
+    /// Why a size is illegal, where it is.
+    fn objection(&self, size: usize) -> Option<String> {
         if size == self.full || (size > 0 && size < self.full && size.is_multiple_of(self.step)) {
-            return Ok(());
+            return None;
         }
         let rule = if self.step > 1 { format!(" multiple of {}", self.step) } else { " size".to_owned() };
-        Err(Error::Plan(format!(
-            "{}: {size} is not legal, expected a{rule} up to {}; nearest: {}",
-            self.kind,
-            self.full,
-            words(&self.nearest(size))
-        )))
+        Some(format!("{}: {size} is not legal, expected a{rule} up to {}", self.kind, self.full))
     }
-}
-
-fn words(sizes: &[usize]) -> String {
-    sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The legal sizes of every axis, and what ties them to each other.
@@ -66,6 +65,8 @@ pub struct Space {
     pub axes: Vec<AxisSizes>,
     /// `hidden = heads x head_dim` always; the value is `head_dim`.
     pub hidden_per_head: Option<usize>,
+    /// Whether that is asked for, rather than the family's rule.
+    pub is_square: bool,
     /// `hidden` must be a multiple of `heads`.
     pub heads_divide_hidden: bool,
     /// Sizes of the source, also of kinds that no axis here prunes.
@@ -107,6 +108,7 @@ impl Space {
         let mut space = Space {
             axes: found,
             hidden_per_head: blueprint.hidden_follows_heads.then_some(blueprint.options.head_dim),
+            is_square: false,
             heads_divide_hidden: blueprint.heads_divide_hidden,
             source: blueprint.sizes(),
             queries: None,
@@ -114,6 +116,19 @@ impl Space {
         space.tie_widths();
         space.tie_queries(queries, blueprint);
         Ok(space)
+    }
+
+    /// The students in it whose hidden width is heads x head_dim, as some programs that load them want it.
+    #[must_use]
+    pub fn squared(mut self, blueprint: &Blueprint) -> Self {
+        if self.hidden_per_head.is_none() {
+            let head_dim = blueprint.options.head_dim;
+            (self.hidden_per_head, self.is_square) = (Some(head_dim), true);
+            for axis in self.axes.iter_mut().filter(|axis| axis.kind == HIDDEN) {
+                axis.step = common_multiple(axis.step, head_dim).min(axis.full);
+            }
+        }
+        self
     }
 
     fn tie_widths(&mut self) {
@@ -161,8 +176,19 @@ impl Space {
     /// where the family ties them, and that query heads go with their key/value heads.
     ///
     /// # Errors
-    /// `Plan` naming the nearest legal sizes.
+    /// `Plan` naming the nearest legal sizes as they are typed.
     pub fn complete(&self, wanted: &Sizes) -> Result<Sizes> {
+        self.settle(wanted).map_err(|error| match error {
+            Error::Plan(objection) => Error::Plan(format!("{objection}; nearest: {}", self.advice(wanted))),
+            other => other,
+        })
+    }
+
+    /// The same without a word about other sizes: for trying many.
+    ///
+    /// # Errors
+    /// `Plan` with the rule that the sizes break.
+    pub fn settle(&self, wanted: &Sizes) -> Result<Sizes> {
         let mut sizes = wanted.clone();
         for (kind, &size) in wanted {
             self.check_size(kind, size, wanted)?;
@@ -187,28 +213,25 @@ impl Space {
     fn check_size(&self, kind: &str, size: usize, beside: &Sizes) -> Result<()> {
         let whole = self.axis(kind)?;
         let axis = self.axis_beside(kind, beside)?;
+        let Some(objection) = axis.objection(size) else { return Ok(()) };
         let kv_heads = beside.get(KV_HEADS).copied().unwrap_or(0);
-        axis.check(size).map_err(|e| match e {
-            Error::Plan(message) if axis != *whole => Error::Plan(format!("{message} (with {kv_heads} kv_heads)")),
-            other => other,
-        })
+        let with = if axis == *whole { String::new() } else { format!(" (with {kv_heads} kv_heads)") };
+        Err(Error::Plan(objection + &with))
     }
 
     fn check_tie(&self, sizes: &Sizes) -> Result<()> {
-        let (Some(head_dim), Some(&hidden), Some(&heads)) = (self.hidden_per_head, sizes.get(HIDDEN), sizes.get(HEADS))
-        else {
+        let size = |kind: &str| sizes.get(kind).or_else(|| self.source.get(kind)).copied();
+        let (Some(head_dim), Some(hidden), Some(heads)) = (self.hidden_per_head, size(HIDDEN), size(HEADS)) else {
             return Ok(());
         };
         if hidden == heads * head_dim {
             return Ok(());
         }
-        Err(Error::Plan(format!(
-            "hidden {hidden} with {heads} heads: a config of this family has no head_dim, so hidden must be heads x \
-             {head_dim}; nearest: hidden {} with {heads} heads, or {} heads with hidden {}",
-            heads * head_dim,
-            (hidden / head_dim).max(1),
-            (hidden / head_dim).max(1) * head_dim
-        )))
+        let rule = match self.is_square {
+            true => "the student is to be square",
+            false => "a config of this family has no head_dim",
+        };
+        Err(Error::Plan(format!("hidden {hidden} with {heads} heads: {rule}, so hidden must be heads x {head_dim}")))
     }
 
     fn check_divides(&self, sizes: &Sizes) -> Result<()> {
@@ -219,19 +242,8 @@ impl Space {
         if hidden.is_multiple_of(heads.max(1)) || *sizes == self.full() {
             return Ok(());
         }
-        let nearest = |axis: Result<AxisSizes>, wish: usize, fits: &dyn Fn(usize) -> bool| {
-            let mut legal = axis.map(|axis| axis.legal()).unwrap_or_default();
-            legal.retain(|&size| fits(size));
-            legal.sort_by_key(|&size| size.abs_diff(wish));
-            legal.truncate(2);
-            if legal.is_empty() { "none".to_owned() } else { words(&legal) }
-        };
-        Err(Error::Plan(format!(
-            "hidden {hidden} with {heads} heads: this family's config class wants hidden to be a multiple of heads; \
-             nearest: hidden {} with {heads} heads, or heads {} with hidden {hidden}",
-            nearest(self.axis_beside(HIDDEN, sizes), hidden, &|hidden| hidden.is_multiple_of(heads)),
-            nearest(self.axis_beside(HEADS, sizes), heads, &|heads| hidden.is_multiple_of(heads)),
-        )))
+        let rule = "this family's config class wants hidden to be a multiple of heads";
+        Err(Error::Plan(format!("hidden {hidden} with {heads} heads: {rule}")))
     }
 
     /// The plan that keeps the best units at these sizes.

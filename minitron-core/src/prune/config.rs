@@ -7,6 +7,9 @@ use crate::plan::Plan;
 /// Keys that `transformers` keeps one entry per layer under.
 const PER_LAYER_LISTS: &[&str] = &["layer_types"];
 
+/// Where `transformers` notes what a model was loaded from; clients show it as the model's name.
+pub const NAME: &str = "_name_or_path";
+
 /// The config at the plan's sizes; everything else stays as it is, and all of it where every unit does.
 pub fn student_config(blueprint: &Blueprint, plan: &Plan) -> Config {
     let mut config = blueprint.config.clone();
@@ -14,6 +17,8 @@ pub fn student_config(blueprint: &Blueprint, plan: &Plan) -> Config {
     if blueprint.dims.values().all(is_whole) {
         return config;
     }
+    // It names the source, or what that one was made from.
+    config.remove(NAME);
     for (key, value) in &blueprint.pinned {
         config.set(key, value.clone());
     }

@@ -2,8 +2,10 @@
 
 mod config;
 mod indices;
+mod modules;
 mod view;
 
-pub use config::student_config;
+pub use config::{NAME, student_config};
 pub use indices::{side_indices, source_layers};
+pub use modules::ModuleChanges;
 pub use view::{PrunedView, Student};

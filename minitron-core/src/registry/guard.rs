@@ -16,7 +16,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tch::Tensor;
 
-use crate::blueprint::{Blueprint, Evidence, PruneGroup};
+use crate::blueprint::{Blueprint, ClientLimit, Evidence, PruneGroup, Sizes};
 use crate::calibrate::Observation;
 use crate::checkpoint::Config;
 use crate::contract::{
@@ -187,6 +187,10 @@ impl<P: Architecture + Serialize> Architecture for Guarded<P> {
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         self.call(|plugin| plugin.blueprint(evidence))
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        self.ask(|plugin| plugin.client_limits(blueprint, sizes), Vec::new())
     }
 }
 

@@ -164,7 +164,7 @@ impl Grid {
         let mut candidates = Vec::new();
         for (sizes, n_params) in found {
             let sizes: Sizes = kinds.iter().cloned().zip(sizes).collect();
-            if space.complete(&sizes).is_ok_and(|whole| whole == sizes) && keep(&sizes, n_params)? {
+            if space.settle(&sizes).is_ok_and(|whole| whole == sizes) && keep(&sizes, n_params)? {
                 candidates.push(Candidate { imbalance: imbalance(&sizes, space), sizes, n_params });
             }
         }

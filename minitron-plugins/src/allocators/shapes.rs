@@ -2,7 +2,7 @@
 
 use minitron_core::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
 use minitron_core::error::{Error, Result};
-use minitron_core::plan::{AxisSizes, Plan, Rankings, Space};
+use minitron_core::plan::{AxisSizes, Plan, Rankings, Space, flags};
 
 /// What a shape has to meet.
 pub(super) struct Goal<'a> {
@@ -77,7 +77,7 @@ fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<Shape> {
     for mut sizes in combinations(&enumerated, goal.hold, space) {
         follow_tie(&mut sizes, goal.hold, space);
         for sizes in with_mlp(sizes, solved.first().copied(), goal) {
-            let Ok(sizes) = space.complete(&sizes) else { continue };
+            let Ok(sizes) = space.settle(&sizes) else { continue };
             if goal.hold.iter().all(|(kind, held)| sizes.get(kind) == Some(held)) {
                 let cost = (goal.cost)(&sizes);
                 let imbalance = imbalance(&sizes, free, cost, goal.target);
@@ -103,9 +103,9 @@ impl Goal<'_> {
         };
         let next = if self.is_ceiling { "allow more" } else { "widen the tolerance" };
         Error::Plan(format!(
-            "{wanted} cannot be reached; nearest: {} ({}); {next} or free another axis",
+            "{wanted} cannot be reached; nearest: {} ({}); type those sizes, {next} or free another axis",
             nearest.cost,
-            words(&nearest.sizes)
+            flags(&nearest.sizes)
         ))
     }
 }
@@ -174,8 +174,4 @@ fn imbalance(sizes: &Sizes, free: &[AxisSizes], cost: u64, target: u64) -> f64 {
     let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
     let spread: f64 = shares.iter().map(|share| (share - mean).powi(2)).sum();
     spread + (cost as f64 / target.max(1) as f64).ln().powi(2)
-}
-
-fn words(sizes: &Sizes) -> String {
-    sizes.iter().map(|(kind, size)| format!("{kind} {size}")).collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,6 @@
 use minitron_core::blueprint::{
-    Activation, Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Shape, ShapeKeys, Side,
-    Slot, Table, fixed,
+    Activation, Blueprint, ClientLimit, Evidence, HIDDEN, MLP, NormKind, NormPlace, Options, Output, Positions, Role,
+    Shape, ShapeKeys, Side, Sizes, Slot, Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -84,6 +84,21 @@ impl Architecture for Gpt2 {
         blueprint.hidden_follows_heads = true;
         blueprint.buffers = &[".attn.bias", ".attn.masked_bias"];
         Ok(blueprint)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        let (hidden, mlp) = (blueprint.size_at(HIDDEN, sizes), blueprint.size_at(MLP, sizes));
+        let limit = || {
+            ClientLimit::new(
+                "llama.cpp",
+                format!(
+                    "its converter takes mlp for 4 x hidden ({}), so the file does not load; write the right one into it: \
+                     gguf_set_metadata.py --force FILE.gguf gpt2.feed_forward_length {mlp}",
+                    hidden.saturating_mul(4)
+                ),
+            )
+        };
+        (mlp != hidden.saturating_mul(4)).then(limit).into_iter().collect()
     }
 }
 

@@ -1,6 +1,6 @@
 use minitron_core::blueprint::{
-    Activation, Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Rotary, RotaryScaling,
-    Shape, ShapeKeys, Slot, Table, fixed,
+    Activation, Blueprint, ClientLimit, Evidence, HIDDEN, NormKind, NormPlace, Options, Output, Positions, Role,
+    Rotary, RotaryScaling, Shape, ShapeKeys, Sizes, Slot, Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -77,6 +77,20 @@ impl Architecture for Llama {
         blueprint.heads_divide_hidden = true;
         blueprint.buffers = &["rotary_emb.inv_freq"];
         Ok(blueprint)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        let limit = |width: usize| {
+            let hidden = blueprint.size_at(HIDDEN, sizes);
+            ClientLimit::new(
+                "optimum",
+                format!(
+                    "ORTModelForCausalLM sizes its cache by hidden / heads and fails at the first token: heads x head_dim is \
+                     {width}, hidden {hidden}; keep them equal with --square, or load with use_cache=False"
+                ),
+            )
+        };
+        blueprint.attention_width_beside_hidden(sizes).map(limit).into_iter().collect()
     }
 }
 

@@ -1,6 +1,6 @@
 use minitron_core::blueprint::{
-    Activation, Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Rotary, Shape, ShapeKeys,
-    Slot, Table, fixed,
+    Activation, Blueprint, ClientLimit, Evidence, HIDDEN, NormKind, NormPlace, Options, Output, Positions, Role,
+    Rotary, Shape, ShapeKeys, Sizes, Slot, Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -70,6 +70,20 @@ impl Architecture for Nemotron {
         // Left out, it would be derived from the student's own width.
         blueprint.pinned.push(("head_dim".to_owned(), shape.head_dim.into()));
         Ok(blueprint)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        let limit = |width: usize| {
+            let hidden = blueprint.size_at(HIDDEN, sizes);
+            ClientLimit::new(
+                "llama.cpp",
+                format!(
+                    "its converter takes this Nemotron, but the file does not load: heads x head_dim is {width}, hidden \
+                     {hidden}; keep them equal with --square"
+                ),
+            )
+        };
+        blueprint.attention_width_beside_hidden(sizes).map(limit).into_iter().collect()
     }
 }
 

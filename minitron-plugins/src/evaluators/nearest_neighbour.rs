@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use minitron_core::contract::{Evaluator, Measurements, Subject};
 use minitron_core::data::Tokenizer;
 use minitron_core::error::{Error, Result};
-use minitron_core::evaluate::{Pooling, sentence_embeddings};
+use minitron_core::evaluate::{Pooling, SentenceModules, sentence_embeddings};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ use super::{records, text};
 
 /// Share of sentences (`accuracy`) whose label is that of the majority of their k nearest neighbours by the cosine of sentence
 /// embeddings, the nearest deciding between equal counts. An embedding is the last hidden state, pooled as the model's folder
-/// says, the mean over all tokens where it does not.
+/// says and passed through the Dense and Normalize modules that it names; the mean over all tokens where it names none.
 ///
 /// A record holds a text and a label. Sentences of the same tokens are embedded once, so that they are equally near.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -145,10 +145,10 @@ impl NearestNeighbour {
     }
 
     fn embeddings(&self, subject: &Subject, items: &Items) -> Result<Tensor> {
-        let pooling = self.pooling.map_or_else(|| Pooling::of(subject.model), Ok)?;
+        let modules = SentenceModules::of(subject.model, self.pooling)?;
         // Sentences are short beside windows.
         let batch_size = subject.batch_size.clamp(1, 1 << 16) * 8;
-        sentence_embeddings(subject.model, &items.sentences, pooling, batch_size, subject.progress)
+        sentence_embeddings(subject.model, &items.sentences, &modules, batch_size, subject.progress)
     }
 }
 

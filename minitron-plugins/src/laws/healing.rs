@@ -54,6 +54,7 @@ impl Ward<'_> {
             calibration: Some(self.sample.calibration(self.windows, 8)?),
             options: LoadOptions::default(),
             registry: self.trial.registry,
+            seed: 0,
         };
         Patient::new(case, plan.clone())
     }

@@ -8,22 +8,22 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tch::Device;
 
+use super::super::card::name_of;
 use super::super::context::{Context, seq_len_or_default};
 use super::super::identity::identity_of;
 use super::super::losses::objective;
 use super::super::places::refuse_places;
 use super::super::planning::scores_of;
-use super::super::prune::write_plan;
 use super::super::score::scores_path;
 use super::super::teaching::Teaching;
 use super::super::train::identity;
-use super::super::treatment::{Treatment, note};
+use super::super::treatment::Treatment;
 use super::options::{Found, SearchOptions};
 use super::prepare::{eval_windows, losses, refuse, treatment};
 use super::record::{Entry, Place, Record, ZeroShot};
 use super::{by_label, entries, start};
 use crate::blueprint::{Blueprint, HIDDEN, PruneGroup};
-use crate::checkpoint::{Identity, OutputDir, WriteOptions, write_model};
+use crate::checkpoint::{Identity, OutputDir};
 use crate::data::{BLOCK_TOKENS, Feed, FeedOptions, Task, Tokenizer, Windows};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
@@ -33,7 +33,7 @@ use crate::model::Transformer;
 use crate::plan::{Plan, Rankings};
 use crate::registry::PluginSpec;
 use crate::search::Halving;
-use crate::train::{HeldOut, Learner, Objective, Teacher, Trained, Trainer, clear_state, evaluate_all, saved_cursor};
+use crate::train::{HeldOut, Learner, Objective, Teacher, Trainer, clear_state, evaluate_all, saved_cursor};
 
 /// Bytes of a candidate that learns, for each of its parameters: weight, gradient, two moments, and what allocators keep back
 /// (19 to 20 measured, 4 to 32 candidates of 4.3M).
@@ -68,11 +68,11 @@ pub(super) struct Field<'a> {
     /// Steps between evaluations.
     pub every: u64,
     pub tokens_per_step: u64,
-    rankings: Rankings,
+    pub(super) rankings: Rankings,
     space: crate::plan::Space,
-    source: Identity,
-    teaching: Teaching,
-    losses: Vec<PluginSpec>,
+    pub(super) source: Identity,
+    pub(super) teaching: Teaching,
+    pub(super) losses: Vec<PluginSpec>,
     tokenizer: Arc<Tokenizer>,
     treatment: Treatment,
     heal_windows: Option<Windows>,
@@ -116,7 +116,7 @@ impl<'a> Field<'a> {
         let heal_windows = treatment.windows(context, &folder, false, Some(out))?;
         let eval_windows = eval_windows(context, options, &folder, &tokenizer)?;
         let losses = losses(context, options);
-        let teaching = Teaching::new(folder, &options.asked)?;
+        let teaching = Teaching::new(name_of(&options.model, &folder.checkpoint.dir), folder, &options.asked)?;
         let mut field = Field {
             context,
             options,
@@ -224,7 +224,7 @@ impl<'a> Field<'a> {
     }
 
     /// A candidate as a view, healed.
-    fn patient(&self, entry: &Entry) -> Result<Patient<'_>> {
+    pub(super) fn patient(&self, entry: &Entry) -> Result<Patient<'_>> {
         let ranked = (self.plan(entry)?, Some(&self.rankings));
         self.treatment.patient(self.context, &self.teaching.folder, ranked, self.heal_windows.as_ref())
     }
@@ -238,7 +238,12 @@ impl<'a> Field<'a> {
     }
 
     /// Models and objectives of a group, as they are before training.
-    fn load(&self, group: &[usize], record: &Record, trainable: bool) -> Result<Vec<(Transformer, Objective)>> {
+    pub(super) fn load(
+        &self,
+        group: &[usize],
+        record: &Record,
+        trainable: bool,
+    ) -> Result<Vec<(Transformer, Objective)>> {
         let load = |&idx: &usize| {
             let patient = self.patient(&record.candidates[idx])?;
             let model = self.context.load(&patient.student()?, patient.blueprint(), trainable)?;
@@ -285,7 +290,7 @@ impl<'a> Field<'a> {
         Ok(Learned { failures, teacher_s: run.teacher_s, spared_s: run.spared_s, is_interrupted })
     }
 
-    fn run(
+    pub(super) fn run(
         &self,
         group: &[usize],
         record: &Record,
@@ -355,32 +360,5 @@ impl<'a> Field<'a> {
     pub fn forget(&self, record: &Record) -> Result<()> {
         let has_left = |entry: &&Entry| entry.eliminated_at.is_some() || entry.failure.is_some();
         record.candidates.iter().filter(has_left).try_for_each(|entry| clear_state(&self.dir(&entry.name)))
-    }
-
-    /// The winner as a model folder with its plan.
-    pub fn write(&self, idx: usize, record: &Record, target: &Path) -> Result<()> {
-        let models = self.load(&[idx], record, true)?;
-        let until = record.rungs.last().map_or(self.n_steps, |rung| rung.steps);
-        let (outcome, trained) = self.run(&[idx], record, &models, until)?.single()?;
-        if outcome.n_steps < until {
-            return Err(Error::Internal(format!("the winner learned {} of {until} steps", outcome.n_steps)));
-        }
-        let patient = self.patient(&record.candidates[idx])?;
-        let folder = &self.teaching.folder;
-        let mut report = json!({
-            "sizes": patient.plan().sizes(),
-            "sizes_source": folder.blueprint.sizes(),
-            "n_params": patient.blueprint().n_params(),
-            "n_params_source": folder.blueprint.n_params(),
-        });
-        note(&patient, &mut report);
-        let output = OutputDir::create(target, true)?;
-        let Trained { student, .. } = trained;
-        let (model, _) = models.first().ok_or_else(|| Error::Internal("a winner without a model".into()))?;
-        let companions = Some(folder.checkpoint.dir.as_path());
-        write_model(output.path(), patient.config(), &model.to_source(&student)?, companions, WriteOptions::default())?;
-        let explained = patient.plan().explain(&self.rankings, &folder.blueprint, None)?;
-        write_plan(&output.path().join("plan.json"), (patient.plan(), &self.source), &explained, &report)?;
-        output.commit()
     }
 }

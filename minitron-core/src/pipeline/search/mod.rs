@@ -4,6 +4,7 @@ mod field;
 mod options;
 mod prepare;
 mod record;
+mod winner;
 
 use std::collections::BTreeMap;
 use std::path::Path;

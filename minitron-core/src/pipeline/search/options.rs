@@ -6,6 +6,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::super::clients::warn_of_many;
 use super::super::context::Context;
 use super::super::inspect::open;
 use super::super::teaching::TeacherOptions;
@@ -38,6 +39,8 @@ pub struct SearchOptions {
     pub free: Vec<String>,
     /// A question that a candidate must answer with yes: `hidden % 128 == 0 && mlp >= 2 * hidden`.
     pub filter: Option<String>,
+    /// Whether every candidate's hidden width is to be heads x head_dim: some programs that load students want it.
+    pub square: bool,
     /// Most candidates, the most evenly shrunk ones.
     pub candidates: usize,
     /// How many of them are trained, the best ones before training; all where not given.
@@ -75,6 +78,7 @@ impl Default for SearchOptions {
             grid: BTreeMap::new(),
             free: Vec::new(),
             filter: None,
+            square: false,
             candidates: 16,
             screen: None,
             rungs: 3,
@@ -163,6 +167,7 @@ impl SearchOptions {
         let (blueprint, weights) = open(context, &self.model)?;
         let axes: Vec<Box<dyn Axis>> = context.axes(&self.axes)?;
         let space = Space::new(&blueprint, &axes)?;
+        let space = if self.square { space.squared(&blueprint) } else { space };
         let bytes_per_param = weights.n_bytes as f64 / blueprint.n_params().max(1) as f64;
         let (within, target) = self.budget()?;
         let is_memory = target.memory_bytes.is_some();
@@ -193,6 +198,7 @@ impl SearchOptions {
             context.progress.note(&message);
             candidates.truncate(self.candidates.max(1));
         }
+        warn_of_many(context, &blueprint, candidates.iter().map(|candidate| &candidate.sizes))?;
         Ok(Found { blueprint, space, candidates, survey, target })
     }
 

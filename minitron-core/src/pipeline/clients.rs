@@ -1,0 +1,51 @@
+//! Which programs take a model of some sizes, said where sizes are decided.
+
+use serde_json::{Value, json};
+
+use super::context::Context;
+use crate::blueprint::{Blueprint, ClientLimit, Sizes};
+use crate::error::Result;
+
+/// What the family knows of programs that refuse these sizes.
+pub(super) fn limits(context: &Context, blueprint: &Blueprint, sizes: &Sizes) -> Result<Vec<ClientLimit>> {
+    Ok(context.registry.architecture_for(&blueprint.config)?.client_limits(blueprint, sizes))
+}
+
+/// Adds to a report how the model can be split over devices, and which programs refuse it.
+pub(super) fn note(context: &Context, blueprint: &Blueprint, sizes: &Sizes, report: &mut Value) -> Result<()> {
+    report["tensor_parallel"] = json!(blueprint.tensor_parallel_at(sizes));
+    report["clients"] = json!(limits(context, blueprint, sizes)?);
+    Ok(())
+}
+
+/// The same for a person, by the programs' names.
+pub(super) fn warn(context: &Context, blueprint: &Blueprint, sizes: &Sizes) -> Result<()> {
+    for ClientLimit { client, message } in limits(context, blueprint, sizes)? {
+        context.progress.warn(&format!("{client}: {message}"));
+    }
+    Ok(())
+}
+
+/// Of several candidates: each program once, with how many it refuses.
+pub(super) fn warn_of_many<'s>(
+    context: &Context,
+    blueprint: &Blueprint,
+    candidates: impl Iterator<Item = &'s Sizes>,
+) -> Result<()> {
+    let mut refused: Vec<(ClientLimit, usize)> = Vec::new();
+    let mut n_candidates = 0_usize;
+    for sizes in candidates {
+        n_candidates += 1;
+        for limit in limits(context, blueprint, sizes)? {
+            match refused.iter_mut().find(|(known, _)| known.client == limit.client) {
+                Some((_, n_refused)) => *n_refused += 1,
+                None => refused.push((limit, 1)),
+            }
+        }
+    }
+    for (ClientLimit { client, message }, n_refused) in refused {
+        let of = format!("{n_refused} of {n_candidates} candidates");
+        context.progress.warn(&format!("{client}: {of}, the first of them: {message}"));
+    }
+    Ok(())
+}

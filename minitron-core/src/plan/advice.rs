@@ -1,0 +1,96 @@
+//! What to type instead of sizes that no student can have.
+
+use super::space::{AxisSizes, Space};
+use crate::blueprint::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
+
+/// Sizes tried in the place of one.
+const MAX_TRIED: usize = 512;
+/// Alternatives named.
+const MAX_NAMED: usize = 4;
+
+/// Sizes as they are typed.
+pub fn flags(sizes: &Sizes) -> String {
+    sizes.iter().map(|(kind, &size)| flag(kind, size)).collect::<Vec<_>>().join(" ")
+}
+
+fn flag(kind: &str, size: usize) -> String {
+    match kind {
+        DEPTH => format!("--layers {size}"),
+        KV_HEADS => format!("--kv-heads {size}"),
+        HIDDEN | MLP | HEADS => format!("--{kind} {size}"),
+        other => format!("{other} {size}"),
+    }
+}
+
+impl AxisSizes {
+    /// The nearest legal sizes as they are typed.
+    pub(super) fn advice(&self, size: usize) -> String {
+        self.nearest(size).into_iter().map(|size| flag(&self.kind, size)).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+impl Space {
+    /// Legal sizes near illegal ones, each as it is typed.
+    pub(super) fn advice(&self, wanted: &Sizes) -> String {
+        let found = self.alternatives(wanted);
+        if found.is_empty() { "none".to_owned() } else { found.iter().map(flags).collect::<Vec<_>>().join(" or ") }
+    }
+
+    /// Where one size changes, its nearest neighbours; where that does not do, one alternative that changes several.
+    fn alternatives(&self, wanted: &Sizes) -> Vec<Sizes> {
+        let is_candidate = |axis: &&AxisSizes| {
+            wanted.contains_key(&axis.kind) || [HIDDEN, HEADS, KV_HEADS].contains(&axis.kind.as_str())
+        };
+        let mut found: Vec<(f64, Sizes)> =
+            self.axes.iter().filter(is_candidate).flat_map(|axis| self.with_another(&axis.kind, wanted)).collect();
+        found.sort_by(|a, b| a.0.total_cmp(&b.0));
+        found.truncate(MAX_NAMED);
+        if found.is_empty() {
+            return self.step_by_step(wanted).into_iter().collect();
+        }
+        found.into_iter().map(|(_, sizes)| sizes).collect()
+    }
+
+    /// The nearest size below and the nearest above that make the others legal, with how far they are.
+    fn with_another(&self, kind: &str, wanted: &Sizes) -> Vec<(f64, Sizes)> {
+        let Some(wish) =
+            wanted.get(kind).copied().or_else(|| self.axis_beside(kind, wanted).ok().map(|axis| axis.full))
+        else {
+            return Vec::new();
+        };
+        let fits = |size: &usize| {
+            let mut sizes = wanted.clone();
+            sizes.insert(kind.to_owned(), *size);
+            self.settle(&sizes).is_ok().then(|| (distance(*size, wish), sizes))
+        };
+        let (below, above): (Vec<usize>, Vec<usize>) =
+            self.near(kind, wish, wanted).into_iter().partition(|&size| size < wish);
+        [below, above].iter().filter_map(|sizes| sizes.iter().find_map(fits)).collect()
+    }
+
+    /// Each size in turn as near to the wish as those before allow.
+    fn step_by_step(&self, wanted: &Sizes) -> Option<Sizes> {
+        let mut sizes = Sizes::new();
+        for (kind, &wish) in wanted {
+            let with = |size: usize| {
+                let mut sizes = sizes.clone();
+                sizes.insert(kind.clone(), size);
+                self.settle(&sizes).is_ok().then_some(sizes)
+            };
+            sizes = self.near(kind, wish, &sizes).into_iter().find_map(with).unwrap_or(sizes);
+        }
+        (!sizes.is_empty()).then_some(sizes)
+    }
+
+    /// Legal sizes of a kind, nearest to the wish first.
+    fn near(&self, kind: &str, wish: usize, beside: &Sizes) -> Vec<usize> {
+        let mut legal = self.axis_beside(kind, beside).map(|axis| axis.legal()).unwrap_or_default();
+        legal.sort_by_key(|&size| (size.abs_diff(wish), size));
+        legal.truncate(MAX_TRIED);
+        legal
+    }
+}
+
+fn distance(size: usize, wish: usize) -> f64 {
+    (size as f64 / wish.max(1) as f64).ln().abs()
+}
