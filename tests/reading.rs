@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use minitron::{add_demo_tokenizer, python, root, tiny_llama, with_context, with_demo_vocabulary, write_tiny};
+use minitron_core::data::TextOptions;
 use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{Context, EvalOptions, Recipe, eval};
 use minitron_core::progress::Progress;
@@ -66,7 +67,7 @@ impl Desk {
     fn loss(&self, name: &str, field: Option<&str>) -> Result<(f64, u64)> {
         let (found, _) = self.eval(|options| {
             options.data = vec![self.at(name).display().to_string().parse().unwrap()];
-            options.field = field.map(str::to_owned);
+            options.text.field = field.map(str::to_owned);
         });
         found.map(|found| (found["loss"].as_f64().unwrap(), found["n_tokens"].as_u64().unwrap()))
     }
@@ -314,7 +315,7 @@ fn token_files_of_another_type_are_found_out() {
     let read = |name: &str, token_type: &str| {
         let (found, _) = desk.eval(|options| {
             options.data = vec![desk.at(name).display().to_string().parse().unwrap()];
-            options.token_type = Some(token_type.to_owned());
+            options.text.token_type = Some(token_type.to_owned());
         });
         found.map(|found| found["n_tokens"].clone()).map_err(|e: Error| e.to_string())
     };
@@ -328,14 +329,13 @@ fn token_files_of_another_type_are_found_out() {
 #[test]
 fn what_cannot_be_read_is_named_and_not_called_damaged() {
     let desk = Desk::new();
-    let chat = json!({ "messages": [{ "role": "user", "content": "One day" }], "id": 1 });
-    desk.put("chat.jsonl", lines(&[chat]));
+    desk.put("tags.jsonl", lines(&[json!({ "tags": ["One", "day"], "id": 1 })]));
     desk.put("wide.txt", minitron::some_text().encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>());
     desk.put("pointer.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n");
     desk.put("arrow.parquet", b"ARROW1\0\0and more");
     for (name, field, expected) in [
-        ("chat.jsonl", Some("messages"), "`messages`, got an array of objects with `role`, `content`"),
-        ("chat.jsonl", None, "got none of that name; its fields: `messages`, `id`"),
+        ("tags.jsonl", Some("tags"), "`tags`, got an array of strings"),
+        ("tags.jsonl", None, "got none of that name; its fields: `tags`, `id`"),
         ("wide.txt", None, "got UTF-16; save it as UTF-8"),
         ("pointer.txt", None, "fetch it with `git lfs pull`"),
         ("arrow.parquet", None, "expected a Parquet file, got an Arrow file"),
@@ -403,7 +403,7 @@ fn the_cases_from_the_field_have_their_figures() {
             let options = EvalOptions {
                 model: dir.path().join(case).join("model").display().to_string(),
                 data: vec![path.display().to_string().parse().unwrap()],
-                field: field.map(str::to_owned),
+                text: TextOptions { field: field.map(str::to_owned), ..TextOptions::default() },
                 seq_len: Some(32),
                 ..EvalOptions::default()
             };
