@@ -329,14 +329,13 @@ fn token_files_of_another_type_are_found_out() {
 #[test]
 fn what_cannot_be_read_is_named_and_not_called_damaged() {
     let desk = Desk::new();
-    let chat = json!({ "messages": [{ "role": "user", "content": "One day" }], "id": 1 });
-    desk.put("chat.jsonl", lines(&[chat]));
+    desk.put("tags.jsonl", lines(&[json!({ "tags": ["One", "day"], "id": 1 })]));
     desk.put("wide.txt", minitron::some_text().encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>());
     desk.put("pointer.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n");
     desk.put("arrow.parquet", b"ARROW1\0\0and more");
     for (name, field, expected) in [
-        ("chat.jsonl", Some("messages"), "`messages`, got an array of objects with `role`, `content`"),
-        ("chat.jsonl", None, "got none of that name; its fields: `messages`, `id`"),
+        ("tags.jsonl", Some("tags"), "`tags`, got an array of strings"),
+        ("tags.jsonl", None, "got none of that name; its fields: `tags`, `id`"),
         ("wide.txt", None, "got UTF-16; save it as UTF-8"),
         ("pointer.txt", None, "fetch it with `git lfs pull`"),
         ("arrow.parquet", None, "expected a Parquet file, got an Arrow file"),
