@@ -80,7 +80,12 @@ impl Turn<'_, '_> {
         if self.idx > 0 {
             let prompted = self.call.text(self.before(), true).ok()?;
             if after.starts_with(&prompted) {
-                return Some(prompted.len());
+                // Some templates write their prompt after a user's message alone, but open every answer with it.
+                let usual =
+                    self.usual_prompt().filter(|_| self.call.text(self.before(), false).ok() == Some(prompted.clone()));
+                let usual =
+                    usual.filter(|usual| after.get(prompted.len()..).is_some_and(|said| said.starts_with(usual)));
+                return Some(prompted.len() + usual.map_or(0, |usual| usual.len()));
             }
             // A prompt that goes on to open the reasoning, which the template writes of no answer.
             let headed = self.headed()?;
@@ -90,6 +95,13 @@ impl Turn<'_, '_> {
         }
         let headed = self.headed()?;
         after.starts_with(&headed).then_some(headed.len())
+    }
+
+    /// What the template writes to open an answer to a user's message.
+    fn usual_prompt(&self) -> Option<String> {
+        let asked = [message("user", STAND_INS[0])];
+        let (before, prompted) = (self.call.text(&asked, false).ok()?, self.call.text(&asked, true).ok()?);
+        prompted.strip_prefix(&before).map(str::to_owned)
     }
 
     /// All that comes before the content, whatever the content.

@@ -1,5 +1,6 @@
 //! What was said by whom, as templates see it.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::forms::{self, Form};
@@ -168,18 +169,25 @@ fn says_otherwise(message: &Message) -> bool {
     ["tool_calls", "function_call", "reasoning_content", "thinking", "reasoning", "tool_responses"].iter().any(is_there)
 }
 
+/// A part of a content, as far as it is read here: images and the like are for the template to refuse.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Part {
+    Text {
+        #[expect(dead_code, reason = "it need only be there")]
+        text: String,
+    },
+    #[serde(other)]
+    Other,
+}
+
 fn check_part(part: &Value) -> Result<()> {
-    match part {
-        Value::Object(fields) => match (fields.get("type").and_then(Value::as_str), fields.get("text")) {
-            (Some("text"), Some(Value::String(_))) => Ok(()),
-            (Some("text"), other) => {
-                Err(expected("text", "a string in a part of type `text`", other.unwrap_or(&Value::Null)))
-            }
-            (Some(_), _) => Ok(()),
-            (None, _) => Err(Error::Data("a part of `content` has no `type`; expected `text` and a `text`".into())),
-        },
-        Value::String(_) => Ok(()),
-        other => Err(expected("content", "parts that are objects", other)),
+    if part.is_string() {
+        return Ok(());
+    }
+    match Part::deserialize(part) {
+        Ok(Part::Text { .. } | Part::Other) => Ok(()),
+        Err(e) => Err(Error::Data(format!("a part of `content`, {}: {e}", shown(part)))),
     }
 }
 

@@ -272,7 +272,7 @@ fn alpaca(fields: &Map<String, Value>) -> Result<Example> {
     let text = |name: &str| match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str())),
-        Some(other) => Err(expected(name, "text", other)),
+        Some(other) => Err(expected(name, "a text", other)),
     };
     let needed = |name: &str| {
         text(name)?
