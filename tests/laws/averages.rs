@@ -27,7 +27,7 @@ use super::{Model, REORDERED, relative};
 /// Of a loss, relatively; of a weight, absolutely. In f64, or in f32 with an ε of AdamW that is large beside rounding: AdamW makes
 /// a whole step of any gradient, also of one that is rounding alone (a bias on keys has no other).
 const LAW: f64 = 1e-6;
-const EPS_OF_F32: f64 = 1e-5;
+const EPS_OF_F32: f64 = 1e-4;
 
 /// Four windows a step, in one, two and four passes.
 const SPLITS: [(usize, usize); 3] = [(4, 1), (2, 2), (1, 4)];
