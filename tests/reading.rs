@@ -257,7 +257,7 @@ fn broken() -> Vec<Broken> {
         (
             "last_word",
             vec![words("ball"), words("house")],
-            vec![words(""), words(&long)],
+            vec![json!({ "context": "", "target": "" }), words(&long)],
             ":2: expected at least one token",
         ),
         (

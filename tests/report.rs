@@ -243,7 +243,9 @@ fn a_comparison_shows_the_teacher_curves_warnings_and_what_failed() {
     assert_eq!(value(teacher, "loss"), value(teacher, "zero_shot_loss"));
     for row in &said["rows"].as_array().unwrap()[..2] {
         assert_eq!(value(row, "params_share"), value(row, "n_params") / value(teacher, "n_params"));
-        assert_eq!(row["warnings"], json!([format!("prune: {WARNING}")]));
+        // Beside what clients refuse the sizes.
+        let said = row["warnings"].as_array().unwrap();
+        assert!(said.contains(&json!(format!("prune: {WARNING}"))), "{said:?}");
     }
     assert_eq!(said["warnings"], json!(["columns: no row has `speed`"]));
     assert_eq!(said["columns"][1]["key"], "params_share");

@@ -201,11 +201,8 @@ fn run(
     refuse(context, setup, &start, teacher.as_ref(), (out.dir, out.resume))?;
     let _claim = Claim::of(out.dir)?;
     let options = &start.blueprint.options;
-    let Vocabulary { tokenizer, borrowed_from, n_shared } = vocabulary(context, setup, &start, teacher.as_ref())?;
+    let Vocabulary { tokenizer, borrowed_from, .. } = vocabulary(context, setup, &start, teacher.as_mut())?;
     let tokenizer = Arc::new(tokenizer.at(setup.text.now()?));
-    if let Some(teaching) = &mut teacher {
-        teaching.vocab = n_shared;
-    }
     let settings = setup.settings(context.seed);
     settings.check()?;
     let objective = objective_of(context, setup, losses, &start, teacher.as_ref())?;
@@ -233,11 +230,15 @@ fn run(
     let write_best = |masters: &Masters| folder.write(masters, &out.dir.join("best"), &[]);
     let held_out = (eval_windows.as_ref(), setup.eval_every);
     let identity = identity(context, losses, &feed.borrow(), held_out, &start.digest(context.seed)?, asked)?;
-    let identity = with_names(identity, &start, asked);
     // Fresh weights would stay in memory beside the model's own.
     start.source = Box::new(MemorySource::default());
-    let learner =
-        Learner { student: &student, objective: &objective, identity, out_dir: out.dir, write_best: Some(&write_best) };
+    let learner = Learner {
+        student: &student,
+        objective: &objective,
+        identity: with_names(identity, &start, asked),
+        out_dir: out.dir,
+        write_best: Some(&write_best),
+    };
     let trainer = Trainer {
         learners: &[learner],
         teacher: taught_by.flatten().map(RefCell::new),
@@ -256,13 +257,16 @@ fn run(
 }
 
 /// The student's tokenizer, compared with its teacher's.
-fn vocabulary(context: &Context, setup: &Setup, start: &Start, teacher: Option<&Teaching>) -> Result<Vocabulary> {
+/// The tokenizer in use; a teacher is asked over the ids that both models have.
+fn vocabulary(context: &Context, setup: &Setup, start: &Start, teacher: Option<&mut Teaching>) -> Result<Vocabulary> {
     let student = Model { dir: &start.dir, config: &start.config, blueprint: &start.blueprint };
     let Some(teaching) = teacher else { return Vocabulary::open(context, student, None, (Compared::Nothing, false)) };
     let data: Vec<DataSpec> = setup.data.iter().chain(&setup.eval_data).cloned().collect();
     let is_text = are_texts(&data, &setup.reading(2, context.seed), context.registry)?;
     let compared = if is_text { Compared::Text } else { Compared::Tokens };
-    Vocabulary::open(context, student, Some(&teaching.folder), (compared, teaching.options.any_model))
+    let found = Vocabulary::open(context, student, Some(&teaching.folder), (compared, teaching.options.any_model))?;
+    teaching.vocab = found.n_shared;
+    Ok(found)
 }
 
 fn objective_of(

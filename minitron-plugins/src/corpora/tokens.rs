@@ -2,15 +2,15 @@
 
 mod evidence;
 mod head;
+mod parts;
 
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
-use std::iter;
-use std::ops::Range;
 use std::path::PathBuf;
 
-use minitron_core::contract::{Corpus, Document, Documents};
+use self::parts::parts;
+use minitron_core::contract::{Corpus, Documents};
 use minitron_core::error::{Error, IoContext as _, Result};
 use npyz::{DType, Deserialize as Element, NpyFile, TypeChar};
 use schemars::JsonSchema;
@@ -66,20 +66,18 @@ impl Corpus for Tokens {
 
     fn documents_from(&self, _seed: u64, n_items: u64) -> Result<Documents<'_>> {
         let file = super::open(&self.path)?;
-        let is_npy = super::ends(&self.path, &["npy"]);
         let first = n_items.saturating_mul(PART);
-        if is_npy { self.read_npy(file, first) } else { self.read_bin(file, first) }
+        if super::ends(&self.path, &["npy"]) { self.read_npy(file, first) } else { self.read_bin(file, first) }
     }
 }
 
 impl Tokens {
     fn read_bin(&self, mut file: File, first: u64) -> Result<Documents<'_>> {
         if super::megatron::has_index(&self.path) {
-            return Err(Error::Recipe(format!(
-                "`{}` is one half of a Megatron pair; name the other, `{}`, to read both",
-                self.path.display(),
-                self.path.with_extension("idx").display()
-            )));
+            let (own, other) = (self.path.display(), self.path.with_extension("idx"));
+            let message =
+                format!("`{own}` is one half of a Megatron pair; name the other, `{}`, to read both", other.display());
+            return Err(Error::Recipe(message));
         }
         let n_bytes = file.metadata().at_path(&self.path)?.len();
         let width = self.token_type.width();
@@ -183,18 +181,6 @@ impl Tokens {
     }
 }
 
-/// One document of `n_ids` from an id on; nothing follows an error.
-fn parts<'a>(n_ids: u64, first: u64, mut read: impl FnMut(Range<u64>) -> Result<Vec<u32>> + 'a) -> Documents<'a> {
-    let mut start = first;
-    Box::new(iter::from_fn(move || {
-        let end = start.saturating_add(PART).min(n_ids);
-        let ids = (start < end).then(|| read(start..end))?;
-        start = if ids.is_ok() { end } else { n_ids };
-        let document = ids.map(Document::Tokens);
-        Some(if end < n_ids { document.map(|part| Document::Part(Box::new(part))) } else { document })
-    }))
-}
-
 minitron_core::plugin! {
     Corpus for Tokens {
         tag: "tokens",
@@ -208,6 +194,7 @@ mod tests {
     use npyz::WriterBuilder as _;
 
     use super::*;
+    use minitron_core::contract::Document;
 
     fn read(name: &str, bytes: &[u8], token_type: TokenType) -> Result<Vec<Document>> {
         let dir = tempfile::tempdir().unwrap();
