@@ -58,6 +58,19 @@ pub(super) struct StudentFolder<'a> {
     pub student: &'a Transformer,
 }
 
+impl<'a> StudentFolder<'a> {
+    /// Of a training that starts there; its tokenizer may be another folder's.
+    pub fn of(
+        start: &'a Start,
+        (modules, card): (&'a ModuleChanges, &'a Card),
+        tokenizer_dir: Option<&'a Path>,
+        student: &'a Transformer,
+    ) -> Self {
+        let (config, dir, is_trained) = (&start.config, start.dir.as_path(), !start.files.is_empty());
+        StudentFolder { modules, card, config, dir, tokenizer_dir, is_trained, student }
+    }
+}
+
 impl StudentFolder<'_> {
     /// A folder of its own, whole or not at all; one there before is replaced.
     pub fn write(&self, masters: &Masters, target: &Path, measured: &[Fact]) -> Result<()> {

@@ -216,22 +216,14 @@ fn run(
     by_labels.recompute = setup.recompute;
     let correction = corrected.as_ref().map(|model| Correction { model, objective: &by_labels, rate });
     let student = context.load(start.source.as_ref(), &start.blueprint, true)?;
+    // Fresh weights would stay in memory beside the model's own.
+    start.source = Box::new(MemorySource::default());
     let modules = modules_of(&start)?;
     let card = card_of(context, setup, &start, teacher.as_ref(), losses)?;
-    let folder = StudentFolder {
-        modules: &modules,
-        card: &card,
-        config: &start.config,
-        dir: &start.dir,
-        tokenizer_dir: borrowed_from.as_deref(),
-        is_trained: !start.files.is_empty(),
-        student: &student,
-    };
+    let folder = StudentFolder::of(&start, (&modules, &card), borrowed_from.as_deref(), &student);
     let write_best = |masters: &Masters| folder.write(masters, &out.dir.join("best"), &[]);
     let held_out = (eval_windows.as_ref(), setup.eval_every);
     let identity = identity(context, losses, &feed.borrow(), held_out, &start.digest(context.seed)?, asked)?;
-    // Fresh weights would stay in memory beside the model's own.
-    start.source = Box::new(MemorySource::default());
     let learner = Learner {
         student: &student,
         objective: &objective,
