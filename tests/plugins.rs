@@ -514,7 +514,7 @@ fn every_option_of_every_stage_has_a_type_and_a_description_and_no_null() {
     assert_eq!(option("score", "metrics")["items"]["$ref"], "#/$defs/metrics");
     let packs: Vec<_> =
         option("eval", "pack")["oneOf"].as_array().unwrap().iter().map(|of| of["const"].clone()).collect();
-    assert_eq!(packs, ["stream", "documents"]);
+    assert_eq!(packs, ["auto", "stream", "documents", "whole"]);
 }
 
 /// The templates of examples/pytorch, saved by the PyTorch that is installed.
