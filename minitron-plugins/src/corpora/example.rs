@@ -4,11 +4,11 @@ use std::path::Path;
 
 use minitron_core::chat::{Example, Form};
 use minitron_core::contract::Document;
-use minitron_core::error::{Error, Result};
+use minitron_core::error::Result;
 use serde_json::{Map, Value};
 
 use super::records::Record;
-use super::{bad, default_field, field};
+use super::{default_field, field};
 
 /// What a template may read beside the messages.
 pub(super) const BESIDE: [&str; 5] = ["tools", "documents", "chat_template_kwargs", "system", "history"];
@@ -36,10 +36,7 @@ pub(super) fn document(path: &Path, record: &Record, field: &str, form: Option<F
         (None, None) if *field == *default_field() => Example::from_record(value, None),
         _ => Ok(None),
     };
-    let example = example.map_err(|error| match error {
-        Error::Data(message) => bad(path, format!("{place}: {message}")),
-        other => other,
-    })?;
+    let example = example.map_err(|error| error.at(format!("{}: {place}", path.display())))?;
     match example {
         Some(example) => Ok(Some(Document::Example(Box::new(example)))),
         None => super::document(path, record, field),
@@ -92,7 +89,8 @@ mod tests {
     fn what_is_no_conversation_is_named_with_its_place() {
         let says = |value: Value, form| read(value, "text", form).unwrap_err().to_string();
         let wrong_role = json!({ "messages": [{ "role": "asistant", "content": "b" }] });
-        assert!(says(wrong_role, None).contains("x.jsonl: line 3: message 1: no role is called `asistant`"));
+        let said = says(wrong_role, None);
+        assert!(said.contains("x.jsonl: line 3: message 1") && said.contains("no role is called `asistant`"), "{said}");
         assert!(says(json!({ "other": 1 }), None).contains("expected a string field `text`, got none of that name"));
         assert!(says(json!({ "text": "a" }), Some(Form::Alpaca)).contains("no `instruction`"));
     }

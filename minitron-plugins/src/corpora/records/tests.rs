@@ -214,7 +214,6 @@ fn a_document_is_chosen_alike_in_both() {
         assert_eq!(read(&lines_path, field), Ok(expected), "{field}");
     }
     for (field, words) in [
-        ("messages", ["a list of groups with `role`, `content`", "an array of objects with `role`, `content`"]),
         ("messages.content", ["none in `messages`, a list of groups", "none in `messages`, an array of objects"]),
         ("data", ["a group with `text`", "an object with `text`"]),
         ("n", ["one of INT32", "a number"]),
