@@ -129,7 +129,8 @@ mod tests {
         let mut source = MemorySource::default();
         for (name, rows, columns) in [("table", 3000, 100), ("up", 40, 20), ("up.1", 40, 20), ("norm", 20, 1)] {
             // Drawn ones would be others beside another test that draws.
-            let ramp = Tensor::arange(rows * columns, (Kind::Float, Device::Cpu)) + name.len() as f64;
+            let ramp =
+                Tensor::arange(rows * columns, (Kind::Float, Device::Cpu)).f_add_scalar(name.len() as f64).unwrap();
             let tensor = ramp.sin().view([rows, columns]);
             source.insert(name, &change(name, tensor)).unwrap();
         }
