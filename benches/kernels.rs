@@ -47,7 +47,7 @@ fn statistics(criterion: &mut Criterion) {
         ("mean of heads", SequenceStat::Mean, 64),
     ] {
         group.bench_function(name, |bencher| {
-            bencher.iter(|| Activations::new(Site::MlpNeurons(0), &x_btc).per_window(stat, block).unwrap());
+            bencher.iter(|| Activations::new(Site::LayerInput(0), &x_btc).per_window(stat, block).unwrap());
         });
     }
     group.finish();

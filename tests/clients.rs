@@ -9,7 +9,7 @@ use minitron::{
     add_demo_tokenizer, axes, families, forward, load, max_difference, minitron, python, registry, root, shared,
     some_ids, tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron, with_context, with_demo_vocabulary, write_tiny,
 };
-use minitron_core::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Role, Sizes, Slot};
+use minitron_core::blueprint::{At, Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Role, Sizes, Slot};
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::data::Tokenizer;
 use minitron_core::error::{Error, Result};
@@ -474,7 +474,7 @@ fn a_spread_rotation_is_the_same_student_with_its_energy_evened_out() {
         (options.treatment.samples, options.treatment.seq_len) = (8, Some(32));
         with_context(false, |context| prune(context, &options, &out, false)).unwrap();
         let (folder, model) = load(&out).unwrap();
-        let table = folder.blueprint.find(Role::TokenEmbedding, Slot::Weight, None).unwrap().name();
+        let table = folder.blueprint.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
         let energy_e =
             folder.checkpoint.tensors.read(&table).unwrap().square().mean_dim([0i64].as_slice(), false, Kind::Double);
         let peak = energy_e.max().double_value(&[]) / energy_e.median().double_value(&[]);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use minitron::{registry, some_windows};
-use minitron_core::blueprint::{Blueprint, Evidence, MLP, PruneGroup, Role, Sizes, Slot, fixed};
+use minitron_core::blueprint::{At, Blueprint, Evidence, MLP, PruneGroup, Role, Sizes, Slot, fixed};
 use minitron_core::calibrate::{Observation, SequenceStat, Site};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::{
@@ -83,9 +83,9 @@ impl Architecture for BadFamily {
         blueprint.config = evidence.config.clone();
         blueprint.architecture = if self.has("name") { "llama" } else { "bad_family" }.into();
         if self.has("fickle") {
-            blueprint.options.norm_eps += calls() as f64;
+            blueprint.options.initializer_range += calls() as f64;
         }
-        for tensor in blueprint.tensors.iter_mut().filter(|tensor| tensor.role == Role::Down && self.has("sides")) {
+        for tensor in blueprint.tensors.iter_mut().filter(|tensor| tensor.role == Role::DOWN && self.has("sides")) {
             tensor.sides[1] = fixed(48);
         }
         for dim in blueprint.dims.values_mut().filter(|dim| dim.name.starts_with(MLP) && self.has("key")) {
@@ -115,7 +115,7 @@ impl Axis for BadAxis {
 #[typetag::serde(name = "bad_metric")]
 impl Importance for BadMetric {
     fn need(&self, group: &PruneGroup) -> Option<Need> {
-        (group.kind() == MLP).then(|| Need::Sites(vec![Site::MlpNeurons(group.layer.unwrap_or(0))]))
+        (group.kind() == MLP).then(|| Need::Sites(group.sites.clone()))
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
@@ -180,18 +180,19 @@ impl Allocator for BadAllocator {
 #[typetag::serde(name = "bad_healing")]
 impl Healing for BadHealing {
     fn heal(&self, patient: &mut Patient) -> Result<()> {
-        let (role, slot) = (Role::AttentionOutput, Slot::Weight);
+        let (role, slot) = (Role::ATTENTION_OUTPUT, Slot::Weight);
         if patient.is_whole() && !self.has("meddling") {
             return Ok(());
         }
-        let weight = patient.read(role, slot, Some(0))?;
+        let at = At::Sublayer { layer: 0, sublayer: 0 };
+        let weight = patient.read(at, role, slot)?;
         let weight = match self.fault.as_str() {
             "fickle" => weight + calls() as f64,
             "nan" => weight * f64::NAN,
             "shape" => weight.narrow(0, 0, 1),
             _ => weight * 1.5,
         };
-        patient.replace(role, slot, Some(0), &weight)
+        patient.replace(at, role, slot, &weight)
     }
 }
 
@@ -225,7 +226,7 @@ impl LogitLoss for BadLoss {
 impl StateLoss for BadStates {
     fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>> {
         let last = SitePair { student: Site::Last, teacher: Site::Last };
-        let deep = SitePair { student: Site::MlpInput(teacher.n_layers() - 1), ..last };
+        let deep = SitePair { student: Site::LayerInput(teacher.n_layers() - 1), ..last };
         let _ = student;
         Ok(match self.fault.as_str() {
             "nothing" => Vec::new(),

@@ -34,6 +34,7 @@ pub mod evaluate;
 pub mod files;
 pub mod heal;
 pub mod memory;
+pub mod mixers;
 pub mod model;
 pub mod pipeline;
 pub mod plan;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use minitron_core::blueprint::{Blueprint, Output};
+use minitron_core::blueprint::Blueprint;
 use minitron_core::error::Result;
 use minitron_core::pipeline::{Defaults, Wanted};
 use minitron_core::registry::PluginSpec;
@@ -46,7 +46,7 @@ impl Defaults for BuiltIn {
 
     fn evaluators(&self, blueprint: &Blueprint, has_teacher: bool) -> Vec<PluginSpec> {
         let mut specs = Vec::new();
-        if blueprint.options.output == Output::Logits {
+        if blueprint.options.head.is_some() {
             specs.push(PluginSpec::bare("perplexity"));
         }
         if !blueprint.options.causal && has_teacher {

@@ -11,7 +11,7 @@ use minitron_core::contract::{SitePair, StateLoss, States};
 use minitron_core::data::{Feed, Targets, Task, Tokenizer, Windows, fill};
 use minitron_core::error::Result;
 use minitron_core::evaluate::{Pooling, sentence_embeddings};
-use minitron_core::model::{Input, LoadOptions, NoTap, Site, Transformer};
+use minitron_core::model::{Input, LoadOptions, NoTap, Port, Site, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::train::{
@@ -140,8 +140,8 @@ struct Distance {}
 
 #[typetag::serde(name = "distance")]
 impl StateLoss for Distance {
-    fn pairs(&self, _student: &Blueprint, _teacher: &Blueprint) -> Result<Vec<SitePair>> {
-        let sites = [Site::Value(1), Site::BlockOutput(1), Site::Last];
+    fn pairs(&self, student: &Blueprint, _teacher: &Blueprint) -> Result<Vec<SitePair>> {
+        let sites = [student.site(1, Port::VALUE).unwrap(), Site::LayerOutput(1), Site::Last];
         Ok(sites.map(|site| SitePair { student: site, teacher: site }).into())
     }
 

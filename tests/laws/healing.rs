@@ -3,7 +3,7 @@
 use minitron::{
     axes, families, forward, groups, registry, some_ids, some_windows, tiny_gpt2, tiny_llama, with_context,
 };
-use minitron_core::blueprint::{HIDDEN, ModelFolder, Role, Slot};
+use minitron_core::blueprint::{At, HIDDEN, ModelFolder, Role, Slot};
 use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::contract::Healing;
@@ -162,11 +162,14 @@ fn least_squares_brings_every_family_nearer_to_its_teacher() {
     }
 }
 
+/// Of the first layer.
+const ATTENTION: At = At::Sublayer { layer: 0, sublayer: 0 };
+
 /// ‖R‖² and the mean of R at every writer.
 fn residuals(patient: &mut Patient) -> Vec<(f64, Tensor)> {
     let mut found = Vec::new();
     let look = &mut |_: &mut Patient, joint: &Joint| {
-        if joint.place.is_writer() {
+        if joint.place.is_writer {
             found.push((joint.r_squared, joint.r_sum_e.f_div_scalar(joint.n_tokens as f64)?));
         }
         Ok(())
@@ -181,19 +184,19 @@ fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
         let ward = Ward::of(&config, &HALVED);
         let (mut before, mut first) = (ward.patient(), None);
         let look = &mut |_: &mut Patient, joint: &Joint| {
-            if first.is_none() && joint.place == Place::AttentionWriter {
+            if first.is_none() && joint.place.is_writer {
                 first = Some((joint.xx_cc.copy(), joint.rx_ec.copy(), joint.r_squared, joint.n_tokens));
             }
             Ok(())
         };
         before.sweep(Aim::Teacher, look).unwrap();
         let mut after = ward.treated(&["least_squares:readers=false"]).unwrap();
-        let read = |patient: &Patient| patient.read(Role::AttentionOutput, Slot::Weight, Some(0)).unwrap();
+        let read = |patient: &Patient| patient.read(ATTENTION, Role::ATTENTION_OUTPUT, Slot::Weight).unwrap();
         let delta_ec = read(&after) - read(&before);
         let (xx_cc, rx_ec, r_squared, n_tokens) = first.unwrap();
         let joint = Joint {
-            place: Place::AttentionWriter,
-            layer: Some(0),
+            place: Place { at: ATTENTION, roles: vec![Role::ATTENTION_OUTPUT], is_writer: true },
+            scale: 1.0,
             r_sum_e: rx_ec.sum_dim_intlist(1i64, false, Kind::Double),
             xx_cc,
             rx_ec,
@@ -214,7 +217,7 @@ fn a_neuron_whose_twin_is_dropped_does_the_work_of_both() {
     let mut source = MemorySource::default();
     for spec in &model.blueprint.tensors {
         let tensor = model.source.read(&spec.name()).unwrap();
-        let has_twins = matches!(spec.role, Role::Gate | Role::Up);
+        let has_twins = matches!(spec.role, Role::GATE | Role::UP);
         let tensor = if has_twins { tensor.index_select(0, &Tensor::from_slice(&twins)) } else { tensor };
         source.insert(spec.name(), &tensor).unwrap();
     }
@@ -267,14 +270,14 @@ fn merged_heads_are_twice_the_kept_one_less_the_dropped_one() {
 fn shared_keys_and_values_stay_when_query_heads_merge() {
     let ward = Ward::of(&tiny_llama(), &[("heads", 2)]);
     let (pruned, merged) = (ward.patient(), ward.treated(&["head_merge"]).unwrap());
-    let read = |patient: &Patient, role| patient.read(role, Slot::Weight, Some(0)).unwrap();
-    assert_eq!(read(&pruned, Role::Key), read(&merged, Role::Key));
-    assert_eq!(read(&pruned, Role::Value), read(&merged, Role::Value));
-    let source = merged.read_wide(Role::Query, Slot::Weight, Some(0)).unwrap();
+    let read = |patient: &Patient, role| patient.read(ATTENTION, role, Slot::Weight).unwrap();
+    assert_eq!(read(&pruned, Role::KEY), read(&merged, Role::KEY));
+    assert_eq!(read(&pruned, Role::VALUE), read(&merged, Role::VALUE));
+    let source = merged.read_wide(ATTENTION, Role::QUERY, Slot::Weight).unwrap();
     let row = |head: usize| source.narrow(0, head as i64 * 8, 8);
     let expected: Vec<Tensor> =
         merged.ranked("heads.0").unwrap().iter().map(|part| row(part[0]) * 2.0 - row(part[1])).collect();
-    assert!(relative(&read(&merged, Role::Query), &Tensor::cat(&expected, 0)) <= REORDERED);
+    assert!(relative(&read(&merged, Role::QUERY), &Tensor::cat(&expected, 0)) <= REORDERED);
 }
 
 /// Llama, tied or not.
@@ -345,7 +348,7 @@ fn a_healing_says_what_it_lacks() {
 fn a_replaced_weight_of_another_shape_or_not_finite_is_refused_by_name() {
     let ward = Ward::of(&tiny_llama(), &[("mlp", 24)]);
     let mut patient = ward.patient();
-    let mut replace = |tensor: &Tensor| patient.replace(Role::Down, Slot::Weight, Some(0), tensor).unwrap_err();
+    let mut replace = |tensor: &Tensor| patient.replace(At::Sublayer { layer: 0, sublayer: 1 }, Role::DOWN, Slot::Weight, tensor).unwrap_err();
     let wrong = replace(&Tensor::zeros([32, 48], (Kind::Double, Device::Cpu))).to_string();
     assert!(wrong.contains("expected shape [32, 24], got [32, 48]"), "{wrong}");
     // Finite in f64, not as it is stored.

@@ -85,7 +85,7 @@ proptest! {
         let source = random_weights(&blueprint, 4).unwrap();
         let layers = source_layers(&blueprint, &plan);
         let view = PrunedView::new(&source, &blueprint, &plan).unwrap();
-        for spec in blueprint.tensors.iter().filter(|spec| spec.layer.is_none_or(|layer| layers.contains(&layer))) {
+        for spec in blueprint.tensors.iter().filter(|spec| spec.layer().is_none_or(|layer| layers.contains(&layer))) {
             let mut wanted = source.read(&spec.name()).unwrap();
             for (side, parts) in spec.sides.iter().enumerate() {
                 if let Some(kept) = side_indices(parts, &blueprint, &plan) {
@@ -93,7 +93,7 @@ proptest! {
                     wanted = wanted.index_select(side as i64, &Tensor::from_slice(&kept));
                 }
             }
-            let name = spec.name_at(spec.layer.and_then(|layer| layers.iter().position(|&kept| kept == layer)));
+            let name = spec.name_at(spec.layer().and_then(|layer| layers.iter().position(|&kept| kept == layer)));
             prop_assert!(view.read(&name).unwrap().equal(&wanted), "{}", name);
         }
     }

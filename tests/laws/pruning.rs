@@ -111,7 +111,7 @@ fn zeroed(
             for (idx, part) in spec.sides[side].0.iter().enumerate().filter(|_| !is_bias_of_inputs) {
                 let Part::Units { dim, block } = part else { continue };
                 // Queries, keys and values in a row: without its values, a head says nothing.
-                let is_asked = spec.role != Role::QueryKeyValue || idx == 2;
+                let is_asked = spec.role != Role::QUERY_KEY_VALUE || idx == 2;
                 for unit in dead.get(dim).into_iter().flatten().filter(|_| is_asked) {
                     let from = (start + unit * block) as i64;
                     let _ = tensor.f_narrow(side as i64, from, *block as i64)?.f_zero_()?;
@@ -140,7 +140,7 @@ fn dead_neurons_are_ranked_last_and_removing_them_changes_nothing() {
             ("mlp.1".to_owned(), vec![1, 2, 3, 4]),
             ("mlp.2".to_owned(), vec![10, 20, 30, 40]),
         ]);
-        let source = zeroed(&model, &[Role::Gate, Role::Up], true, &dead).unwrap();
+        let source = zeroed(&model, &[Role::GATE, Role::UP], true, &dead).unwrap();
         let whole = load(&source, &model.blueprint).unwrap();
         let groups = PruneGroup::of_kind(&model.blueprint, MLP);
         let scores = activation_scores(&whole, &groups).unwrap();
@@ -169,7 +169,7 @@ fn a_dead_head_is_ranked_last_and_removing_it_changes_nothing() {
         }
         let model = Model::new(&config, 8).unwrap();
         let dead = BTreeMap::from([("heads.1".to_owned(), vec![2])]);
-        let source = zeroed(&model, &[Role::Value, Role::QueryKeyValue], true, &dead).unwrap();
+        let source = zeroed(&model, &[Role::VALUE, Role::QUERY_KEY_VALUE], true, &dead).unwrap();
         let whole = load(&source, &model.blueprint).unwrap();
         let groups = PruneGroup::of_kind(&model.blueprint, HEADS);
         let scores = activation_scores(&whole, &groups).unwrap();
@@ -188,7 +188,7 @@ fn removing_a_head_that_nothing_reads_from_each_group_changes_nothing() {
     for config in [tiny_llama(), tiny_nemotron()] {
         let model = Model::new(&config, 10).unwrap();
         let dead = BTreeMap::from([("heads.2".to_owned(), vec![0, 3])]);
-        let source = zeroed(&model, &[Role::AttentionOutput], false, &dead).unwrap();
+        let source = zeroed(&model, &[Role::ATTENTION_OUTPUT], false, &dead).unwrap();
         let ids_bt = some_ids(2, 12, 61, 11).unwrap();
         let whole = forward(&load(&source, &model.blueprint).unwrap(), &ids_bt).unwrap();
         let kept = Plan { kept: BTreeMap::from([("heads.2".to_owned(), vec![1, 2])]) };
@@ -257,7 +257,7 @@ fn a_dead_key_value_head_is_ranked_last_and_goes_with_its_queries_unnoticed() {
     for config in [tiny_llama(), tiny_nemotron()] {
         let model = Model::new(&config, 20).unwrap();
         let dead = (0..3).map(|layer| (format!("kv_heads.{layer}"), vec![layer % 2])).collect();
-        let source = zeroed(&model, &[Role::Value], true, &dead).unwrap();
+        let source = zeroed(&model, &[Role::VALUE], true, &dead).unwrap();
         let whole = load(&source, &model.blueprint).unwrap();
         let groups = groups(&model.blueprint).unwrap();
         let scores = activation_scores(&whole, &groups).unwrap();

@@ -12,7 +12,7 @@ use minitron_core::calibrate::{Metric, Pass, Scores, Spill, Streamed};
 use minitron_core::checkpoint::{MemorySource, TensorInfo, TensorSource};
 use minitron_core::contract::Importance;
 use minitron_core::error::{Error, Result};
-use minitron_core::model::{LoadOptions, Site, Tap};
+use minitron_core::model::{LoadOptions, Port, Site, Tap};
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Kind, PluginSpec};
 use tch::{Kind as Element, Reduction, Tensor};
@@ -136,7 +136,7 @@ fn streamed_scores_are_those_in_memory_also_after_an_interruption_anywhere() {
             let spill = Spill::open(&dir.path().join("spill"), "same".into()).unwrap();
             reached.extend(spill.reached());
             // Enough for what stands around the layers and one layer, never for all of them.
-            let of = |layer| model.blueprint.tensors.iter().filter(|spec| spec.layer == layer).count();
+            let of = |layer| model.blueprint.tensors.iter().filter(|spec| spec.layer() == layer).count();
             let source = Failing { source: &model.source, left: Cell::new(of(None) + of(Some(0)) + 3) };
             let options = LoadOptions::default();
             let from = Streamed { source: &source, blueprint: &model.blueprint, options, spill: &spill };
@@ -213,10 +213,10 @@ fn magnitude_is_the_norm_of_all_that_goes_with_a_unit() {
         let scores = score(&model.source, &model.blueprint, specs.into(), &windows, 1).unwrap();
         // Neuron 5 of layer 1, by the roles of its tensors.
         let (mut squares, mut sum) = (0.0, 0.0);
-        for spec in model.blueprint.tensors.iter().filter(|spec| spec.layer == Some(1)) {
+        for spec in model.blueprint.tensors.iter().filter(|spec| spec.layer() == Some(1)) {
             let weight = model.source.read(&spec.name()).unwrap();
-            let of_output = matches!(spec.role, Role::Gate | Role::Up);
-            if !of_output && spec.role != Role::Down || spec.role == Role::Down && spec.sides.len() == 1 {
+            let of_output = matches!(spec.role, Role::GATE | Role::UP);
+            if !of_output && spec.role != Role::DOWN || spec.role == Role::DOWN && spec.sides.len() == 1 {
                 continue;
             }
             let side = i64::from(spec.sides.len() > 1 && of_output == spec.transposed);
@@ -230,7 +230,7 @@ fn magnitude_is_the_norm_of_all_that_goes_with_a_unit() {
         // All heads, and all neurons, together are the whole of their tensors.
         let layer: f64 = f64::from(scores.by_name["magnitude/depth"][1]).powi(2);
         let mut expected = 0.0;
-        for spec in model.blueprint.tensors.iter().filter(|spec| spec.layer == Some(1)) {
+        for spec in model.blueprint.tensors.iter().filter(|spec| spec.layer() == Some(1)) {
             let weight = model.source.read(&spec.name()).unwrap().to_kind(tch::Kind::Double);
             expected += weight.square().sum(tch::Kind::Double).double_value(&[]);
         }
@@ -346,7 +346,7 @@ fn a_run_of_layers_longer_than_the_model_is_refused() {
 fn a_key_value_head_is_as_large_as_its_query_heads_together() {
     for config in [tiny_llama(), tiny_nemotron()] {
         let model = Model::new(&config, 24).unwrap();
-        let is_output = |spec: &TensorSpec| spec.role == Role::AttentionOutput && spec.slot == Slot::Weight;
+        let is_output = |spec: &TensorSpec| spec.role == Role::ATTENTION_OUTPUT && spec.slot == Slot::Weight;
         let label = "activation:seq=l2,batch=l2";
         let windows = some_windows(12, 10, 61, 1).unwrap();
         let scored = |spec| score(&model.source, &model.blueprint, vec![metric(spec).unwrap()], &windows, 4).unwrap();
@@ -362,8 +362,8 @@ fn a_key_value_head_is_as_large_as_its_query_heads_together() {
                 .blueprint
                 .tensors
                 .iter()
-                .filter(|spec| spec.layer == Some(layer))
-                .filter(|spec| [Role::Query, Role::Key, Role::Value].contains(&spec.role) || is_output(spec))
+                .filter(|spec| spec.layer() == Some(layer))
+                .filter(|spec| [Role::QUERY, Role::KEY, Role::VALUE].contains(&spec.role) || is_output(spec))
                 .map(|spec| {
                     model
                         .source
@@ -401,16 +401,16 @@ fn channel_metrics_are_activations_times_the_weights_that_read_them() {
         let metrics = ["wanda", "fluctuation"].map(|spec| metric(spec).unwrap());
         let scores = score(&model.source, &model.blueprint, metrics.into(), &windows, 2).unwrap();
         let loaded = model.load().unwrap();
-        for (dim, site, role) in
-            [("mlp.1", Site::MlpNeurons(1), Role::Down), ("heads.1", Site::AttentionHeads(1), Role::AttentionOutput)]
+        for (dim, port, role) in
+            [("mlp.1", Port::NEURONS, Role::DOWN), ("heads.1", Port::HEADS, Role::ATTENTION_OUTPUT)]
         {
-            let mut seen = Seen(site, Vec::new());
+            let mut seen = Seen(model.blueprint.site(1, port).unwrap(), Vec::new());
             let ids_bt = Tensor::from_slice(
                 &(0..5).flat_map(|w| windows.window(w)).map(|&id| i64::from(id)).collect::<Vec<_>>(),
             );
             let _ = tch::no_grad(|| loaded.hidden(&ids_bt.view([5, -1]), &mut seen, None)).unwrap();
             let x_nc = Tensor::cat(&seen.1, 0).flatten(0, 1).to_kind(Element::Double);
-            let spec = model.blueprint.find(role, Slot::Weight, Some(1)).unwrap();
+            let spec = model.blueprint.find(model.blueprint.part_with(1, role).unwrap(), role, Slot::Weight).unwrap();
             let weight = model.source.read(&spec.name()).unwrap().to_kind(Element::Double);
             let weight_rc = if transposed { weight.tr() } else { weight };
             let norms_c = x_nc.square().sum_dim_intlist(0, false, Element::Double).sqrt();

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::rc::Rc;
 
 use minitron::{registry, some_windows, tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron};
-use minitron_core::blueprint::Blueprint;
+use minitron_core::blueprint::{At, Blueprint};
 use minitron_core::contract::{LogitLoss, SitePair, StateLoss, States};
 use minitron_core::data::{Targets, Task, Windows};
 use minitron_core::error::{Error, Result};
-use minitron_core::model::{LoadOptions, Site, Transformer};
+use minitron_core::model::{LoadOptions, Port, Site, Transformer};
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
 use minitron_core::train::{
@@ -31,15 +31,16 @@ struct Everywhere {}
 impl StateLoss for Everywhere {
     fn pairs(&self, student: &Blueprint, _teacher: &Blueprint) -> Result<Vec<SitePair>> {
         let inside = |layer| {
+            let part = |sublayer, port| Site::Inside { at: At::Sublayer { layer, sublayer }, port };
             [
-                Site::BlockInput(layer),
-                Site::AttentionInput(layer),
-                Site::Query(layer),
-                Site::Key(layer),
-                Site::Value(layer),
-                Site::BlockMiddle(layer),
-                Site::MlpNeurons(layer),
-                Site::BlockOutput(layer),
+                Site::LayerInput(layer),
+                part(0, Port::INPUT),
+                part(0, Port::QUERY),
+                part(0, Port::KEY),
+                part(0, Port::VALUE),
+                part(1, Port::STREAM),
+                part(1, Port::NEURONS),
+                Site::LayerOutput(layer),
             ]
         };
         let sites = (0..student.n_layers()).flat_map(inside).chain([Site::Last]);
@@ -188,7 +189,9 @@ fn a_teacher_read_layer_by_layer_says_the_same_to_the_last_bit() {
         let teacher = Model::new(&config, 56).unwrap();
         let loaded = teacher.load().unwrap();
         let targets = batch(&some_windows(3, 16, 61, 10).unwrap(), &teacher);
-        let sites: BTreeSet<Site> = [Site::AttentionInput(1), Site::Value(0), Site::BlockOutput(1), Site::Last].into();
+        let of = |layer, port| Site::Inside { at: At::Sublayer { layer, sublayer: 0 }, port };
+        let sites: BTreeSet<Site> =
+            [of(1, Port::INPUT), of(0, Port::VALUE), Site::LayerOutput(1), Site::Last].into();
         let mut streamed = Streamed::new(&teacher.source, &teacher.blueprint, LoadOptions::default());
         let mut held = Loaded(&loaded);
         let (a, b) = (streamed.lesson(&targets, true, &sites).unwrap(), held.lesson(&targets, true, &sites).unwrap());

@@ -1,5 +1,5 @@
 use minitron_core::blueprint::{MLP, PruneGroup};
-use minitron_core::calibrate::{Observation, SequenceStat, Site};
+use minitron_core::calibrate::{Observation, SequenceStat};
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::error::{Error, Result};
 use schemars::JsonSchema;
@@ -31,7 +31,7 @@ minitron_core::plugin! {
 impl Importance for MeanPower {
     fn need(&self, group: &PruneGroup) -> Option<Need> {
         match (group.kind(), group.layer) {
-            (MLP, Some(layer)) => Some(Need::Sites(vec![Site::MlpNeurons(layer)])),
+            (MLP, Some(_)) => Some(Need::Sites(group.sites.clone())),
             // Groups that are not scored.
             _ => None,
         }

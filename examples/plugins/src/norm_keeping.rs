@@ -23,12 +23,13 @@ minitron_core::plugin! {
 impl Healing for NormKeeping {
     fn heal(&self, patient: &mut Patient) -> Result<()> {
         for layer in 0..patient.n_layers() {
-            let (role, slot) = (Role::Down, Slot::Weight);
-            let student_ef = patient.read(role, slot, Some(layer))?;
-            let teacher_ef = patient.read_teacher(role, slot, Some(layer))?;
+            let (role, slot) = (Role::DOWN, Slot::Weight);
+            let Some(at) = patient.blueprint().part_with(layer, role) else { continue };
+            let student_ef = patient.read(at, role, slot)?;
+            let teacher_ef = patient.read_teacher(at, role, slot)?;
             let (ours, theirs) = (student_ef.f_norm()?.f_double_value(&[])?, teacher_ef.f_norm()?.f_double_value(&[])?);
             if ours > 0.0 && ours != theirs {
-                patient.replace(role, slot, Some(layer), &student_ef.f_mul_scalar(theirs / ours)?)?;
+                patient.replace(at, role, slot, &student_ef.f_mul_scalar(theirs / ours)?)?;
             }
         }
         Ok(())

@@ -1,10 +1,8 @@
-use minitron_core::blueprint::{
-    Activation, Blueprint, Evidence, NormKind, NormPlace, Options, Output, Positions, Role, Rotary, Shape, ShapeKeys,
-    Slot, Table, TensorSpec, fixed,
-};
+use minitron_core::blueprint::{Bias, Blueprint, Decoder, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
+use minitron_core::serde_json::json;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,54 +28,11 @@ impl Architecture for Qwen2 {
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         let config = evidence.config;
         config.only("use_sliding_window", false)?;
-        let shape = Shape::read(config, &ShapeKeys::USUAL, None, Some(32_768))?;
-        let tied = config.flag_or("tie_word_embeddings", false)?;
-        let options = Options {
-            norm: NormKind::Rms,
-            norm_eps: config.number_or("rms_norm_eps", 1e-6)?,
-            norm_place: NormPlace::Pre,
-            activation: Activation::read(config, "hidden_act", "silu")?,
-            positions: Positions::Rotary(Rotary::read(config, &shape, 1.0)?),
-            causal: true,
-            head_dim: shape.head_dim,
-            max_positions: shape.max_positions,
-            vocab: shape.vocab,
-            tied,
-            output: Output::Logits,
-            initializer_range: config.number_or("initializer_range", 0.02)?,
-        };
-        let dims = shape.dims(&ShapeKeys::USUAL);
-        let mut blueprint = Blueprint::new("qwen2", config, dims, tensors(&shape, tied), options)?;
-        // Left out, `transformers` derives it from the student's own width.
-        blueprint.pinned.push(("head_dim".to_owned(), shape.head_dim.into()));
-        Ok(blueprint)
+        let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
+        let defaults = json!({ "max_position_embeddings": 32_768 });
+        let mut decoder = Decoder::new("qwen2", config, ShapeKeys::USUAL, norm, defaults)?;
+        decoder.bias = Bias { query_key_value: true, ..Bias::default() };
+        decoder.rotate(RotaryDefaults::default())?;
+        decoder.finish(config)
     }
-}
-
-fn tensors(shape: &Shape, tied: bool) -> Vec<TensorSpec> {
-    let stream = || shape.stream();
-    let mut table = Table::new("model.");
-    table.tensor("embed_tokens.weight", Role::TokenEmbedding, Slot::Weight, vec![fixed(shape.vocab), stream()]);
-    if tied {
-        table.also_known_as(&["lm_head.weight"]);
-    }
-    for layer in 0..shape.n_layers {
-        let (queries, keys, neurons) = (|| shape.queries(layer), || shape.keys(layer), || shape.neurons(layer));
-        table
-            .layer(Some(layer))
-            .norm("layers.{l}.input_layernorm", Role::AttentionNorm, stream(), ("weight", None))
-            .linear("layers.{l}.self_attn.q_proj", Role::Query, queries(), stream(), true)
-            .linear("layers.{l}.self_attn.k_proj", Role::Key, keys(), stream(), true)
-            .linear("layers.{l}.self_attn.v_proj", Role::Value, keys(), stream(), true)
-            .linear("layers.{l}.self_attn.o_proj", Role::AttentionOutput, stream(), queries(), false)
-            .norm("layers.{l}.post_attention_layernorm", Role::MlpNorm, stream(), ("weight", None))
-            .linear("layers.{l}.mlp.gate_proj", Role::Gate, neurons(), stream(), false)
-            .linear("layers.{l}.mlp.up_proj", Role::Up, neurons(), stream(), false)
-            .linear("layers.{l}.mlp.down_proj", Role::Down, stream(), neurons(), false);
-    }
-    table.layer(None).norm("norm", Role::FinalNorm, stream(), ("weight", None));
-    if !tied {
-        table.unprefixed(|t| _ = t.linear("lm_head", Role::Head, fixed(shape.vocab), stream(), false));
-    }
-    table.finish()
 }

@@ -1,7 +1,8 @@
 //! What an axis gives: interchangeable units that can be removed one by one.
 
 use super::dim::split_dim;
-use super::{Blueprint, Part};
+use super::Blueprint;
+use crate::model::Site;
 
 /// The units of one dim, as metrics and plans see them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub struct PruneGroup {
     pub layer: Option<usize>,
     /// Layers of the model.
     pub n_layers: usize,
+    /// Where the units are seen, in forward order; nowhere for layers.
+    pub sites: Vec<Site>,
     /// Number of units.
     pub n_units: usize,
     /// Activation channels of one unit: `head_dim` for heads, those of all its queries for a key/value head, 1 elsewhere.
@@ -33,6 +36,7 @@ impl PruneGroup {
                 dim: dim.name.clone(),
                 layer: split_dim(&dim.name).1,
                 n_layers: blueprint.n_layers(),
+                sites: blueprint.observed_at(&dim.name),
                 n_units: dim.size,
                 block: block_of(blueprint, &dim.name),
                 n_parts: dim.partition.as_ref().and_then(|by| blueprint.dims.get(by)).map_or(1, |by| by.size),
@@ -51,16 +55,7 @@ impl PruneGroup {
 
 /// A unit that carries units of another dim, as a key/value head its queries, is seen through theirs.
 fn block_of(blueprint: &Blueprint, name: &str) -> usize {
-    let own = part_len(blueprint, name);
+    let width = |name: &str| blueprint.unit_width(name).unwrap_or(1);
     let n_units = blueprint.dims.get(name).map_or(1, |dim| dim.size.max(1));
-    blueprint.carried_by(name).map_or(own, |carried| part_len(blueprint, &carried.name) * (carried.size / n_units))
-}
-
-fn part_len(blueprint: &Blueprint, name: &str) -> usize {
-    let parts = blueprint.tensors.iter().flat_map(|tensor| &tensor.sides).flat_map(|side| &side.0);
-    let block = |part: &Part| match part {
-        Part::Units { dim, block } if dim == name => Some(*block),
-        _ => None,
-    };
-    parts.into_iter().find_map(block).unwrap_or(1)
+    blueprint.carried_by(name).map_or(width(name), |carried| width(&carried.name) * (carried.size / n_units))
 }

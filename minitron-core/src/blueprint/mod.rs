@@ -9,23 +9,31 @@
 //! (model, groups, plans, views, parameter counts) follows from it without knowing a single tensor name.
 
 mod clients;
+mod cost;
+mod decoder;
 mod dim;
 mod group;
+mod layer;
 mod model_folder;
 mod options;
 mod part;
 mod renaming;
 mod rotary;
 mod shape;
+mod sites;
 mod table;
 mod unread;
 
 pub use clients::ClientLimit;
+pub use cost::{Cost, SizeMap};
+pub use decoder::{Bias, Decoder, Names, Norms};
 pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, dim_of_layer, split_dim};
 pub use group::PruneGroup;
+pub use layer::{Embedding, Head, Layer, Norm, Sublayer};
 pub use model_folder::{Evidence, ModelFolder};
-pub use options::{Activation, NormKind, NormPlace, Options, Output, Positions, Rotary, RotaryScaling};
-pub use part::{Part, Role, Side, Slot, TensorSpec, units};
+pub use options::{Activation, NormKind, Options, Rotary, RotaryScaling};
+pub use part::{At, Part, Role, Side, Slot, TensorSpec, units};
+pub use rotary::RotaryDefaults;
 pub use shape::{Shape, ShapeKeys};
 pub use table::{Table, fixed};
 
@@ -48,8 +56,14 @@ pub struct Blueprint {
     pub dims: BTreeMap<String, Dim>,
     /// Every tensor of the model, layer after layer.
     pub tensors: Vec<TensorSpec>,
-    /// How a block computes.
+    /// What stands around the layers, and what they share.
     pub options: Options,
+    /// What each layer is made of.
+    pub layers: Vec<Layer>,
+    /// What the config says of each layer, or implies by a layer's index.
+    pub layer_lists: Vec<LayerList>,
+    /// Layers that have to stay, each with the reason.
+    pub fixed_layers: Vec<(usize, &'static str)>,
     /// Entries that a student's config must state although the source may leave them to defaults.
     pub pinned: Vec<(String, serde_json::Value)>,
     /// `hidden = heads x head_dim` always, where the family has no config key for `head_dim`.
@@ -60,7 +74,20 @@ pub struct Blueprint {
     pub buffers: &'static [&'static str],
     /// Keys of config.json that change other families and that this one reads, so that nobody is warned of them.
     pub reads: &'static [&'static str],
-    index: HashMap<(Role, Slot, Option<usize>), usize>,
+    index: HashMap<(At, Role, Slot), usize>,
+    /// Indices of the tensors around the layers, then of each layer.
+    by_layer: Vec<Vec<usize>>,
+    /// First and number of the layers that are equal to each other.
+    classes: Vec<(usize, usize)>,
+}
+
+/// An entry of config.json with one value for each layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerList {
+    /// Its key, or path.
+    pub key: String,
+    /// Layer by layer.
+    pub values: Vec<serde_json::Value>,
 }
 
 impl Blueprint {
@@ -73,6 +100,7 @@ impl Blueprint {
         config: &Config,
         dims: Vec<Dim>,
         tensors: Vec<TensorSpec>,
+        layers: Vec<Layer>,
         options: Options,
     ) -> Result<Self> {
         let dims: BTreeMap<String, Dim> = dims.into_iter().map(|dim| (dim.name.clone(), dim)).collect();
@@ -85,28 +113,53 @@ impl Blueprint {
                     return Err(Error::Internal(format!("`{}` names the unknown dim `{dim}`", tensor.name())));
                 }
             }
-            if tensor.role != Role::Carried && index.insert((tensor.role, tensor.slot, tensor.layer), idx).is_some() {
+            if tensor.role != Role::CARRIED && index.insert((tensor.at, tensor.role, tensor.slot), idx).is_some() {
                 return Err(Error::Internal(format!("`{}` has the role of another tensor", tensor.name())));
             }
+            if let At::Sublayer { layer, sublayer } = tensor.at
+                && layers.get(layer).is_none_or(|layer: &Layer| layer.0.len() <= sublayer)
+            {
+                return Err(Error::Internal(format!("`{}` belongs to a part that is not there", tensor.name())));
+            }
         }
-        Ok(Blueprint {
+        let by_layer = Self::grouped(&tensors, layers.len());
+        let mut blueprint = Blueprint {
             architecture: architecture.to_owned(),
             config: config.clone(),
             dims,
             tensors,
             options,
+            layers,
+            layer_lists: Vec::new(),
+            fixed_layers: Vec::new(),
             pinned: Vec::new(),
             hidden_follows_heads: false,
             heads_divide_hidden: false,
             buffers: &[],
             reads: &[],
             index,
-        })
+            by_layer,
+            classes: Vec::new(),
+        };
+        blueprint.classes = cost::classes(&blueprint);
+        Ok(blueprint)
     }
 
-    /// The tensor with a role, where the model has one.
-    pub fn find(&self, role: Role, slot: Slot, layer: Option<usize>) -> Option<&TensorSpec> {
-        self.index.get(&(role, slot, layer)).and_then(|&idx| self.tensors.get(idx))
+    /// The tensor with a role in some part of the model, where it has one.
+    pub fn find(&self, at: At, role: Role, slot: Slot) -> Option<&TensorSpec> {
+        self.index.get(&(at, role, slot)).and_then(|&idx| self.tensors.get(idx))
+    }
+
+    /// Every part of a layer, in order.
+    pub fn sublayers(&self, layer: usize) -> impl Iterator<Item = (At, &Sublayer)> {
+        let parts = self.layers.get(layer).into_iter().flat_map(|layer| layer.0.iter().enumerate());
+        parts.map(move |(sublayer, part)| (At::Sublayer { layer, sublayer }, part))
+    }
+
+    /// The first part of a layer that has a tensor with this role.
+    pub fn part_with(&self, layer: usize, role: Role) -> Option<At> {
+        let mut parts = self.sublayers(layer).map(|(at, _)| at);
+        parts.find(|&at| self.find(at, role, Slot::Weight).is_some())
     }
 
     /// Size of a dim by full name.
@@ -194,45 +247,6 @@ impl Blueprint {
     fn config_dir_error(&self, message: String) -> Error {
         let path = self.config.path();
         Error::checkpoint(path.parent().unwrap_or(path), message)
-    }
-
-    /// Number of parameters at these sizes, ties counted once; kinds left out keep their size.
-    pub fn n_params_at(&self, sizes: &Sizes) -> u64 {
-        self.count(sizes, |_| true)
-    }
-
-    /// The same without embeddings and output head: what the papers' ratios are about on small models.
-    pub fn n_non_embedding_at(&self, sizes: &Sizes) -> u64 {
-        self.count(sizes, |tensor| !tensor.role.is_vocabulary())
-    }
-
-    /// Number of parameters of this very model.
-    pub fn n_params(&self) -> u64 {
-        self.n_params_at(&Sizes::new())
-    }
-
-    /// Bytes of the key/value cache at these sizes, two per element (f16 or bf16); 0 for encoders.
-    pub fn kv_cache_bytes_at(&self, sizes: &Sizes, seq_len: usize, batch_size: usize) -> u64 {
-        if !self.options.causal {
-            return 0;
-        }
-        let size = |kind: &str| sizes.get(kind).copied().unwrap_or_else(|| self.size(kind));
-        let kv_heads = if self.size(KV_HEADS) == 0 { size(HEADS) } else { size(KV_HEADS) };
-        [2, 2, size(DEPTH), kv_heads, self.options.head_dim, seq_len, batch_size]
-            .into_iter()
-            .fold(1u64, |product, n| product.saturating_mul(n as u64))
-    }
-
-    /// Layers are alike, so layer 0 stands for all of them.
-    fn count(&self, sizes: &Sizes, counts: impl Fn(&TensorSpec) -> bool) -> u64 {
-        let size_of = |dim: &str| sizes.get(split_dim(dim).0).copied().or_else(|| self.dims.get(dim).map(|d| d.size));
-        let n_layers = sizes.get(DEPTH).copied().unwrap_or(self.n_layers()) as u64;
-        let volume =
-            |tensor: &TensorSpec| tensor.sides.iter().fold(1u64, |n, side| n.saturating_mul(side.len(size_of) as u64));
-        let sum = |layer: Option<usize>| -> u64 {
-            self.tensors.iter().filter(|t| t.layer == layer && counts(t)).map(volume).fold(0, u64::saturating_add)
-        };
-        sum(None).saturating_add(n_layers.saturating_mul(sum(Some(0))))
     }
 }
 

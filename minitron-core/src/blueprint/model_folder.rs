@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::renaming::Renaming;
 use super::unread::unread;
-use super::{Blueprint, Positions, Role, RotaryScaling, Slot, TensorSpec};
+use super::{Activation, Blueprint, Role, Slot, TensorSpec};
 use crate::checkpoint::{Checkpoint, Config, Remarks, TensorSource, as_codes, drop_stale};
 use crate::contract::Architecture;
 use crate::error::{Error, Result};
@@ -117,7 +117,7 @@ fn as_codes_or_headless(checkpoint: &Checkpoint, blueprint: &Blueprint) -> Optio
     let source = &checkpoint.tensors;
     let missing: Vec<&TensorSpec> = blueprint.tensors.iter().filter(|t| source.info(&t.name()).is_none()).collect();
     if let [tensor] = missing.as_slice()
-        && tensor.role == Role::Head
+        && tensor.role == Role::HEAD
         && tensor.slot == Slot::Weight
     {
         return Some(format!(
@@ -134,11 +134,7 @@ impl Blueprint {
     /// The same under the config that is written: without keys that describe the source's files, which are said, as is what
     /// the family does not read.
     fn into_written(mut self, config: &mut Config, remarks: &mut Remarks) -> Self {
-        let mut reads = self.reads.to_vec();
-        if matches!(self.options.positions, Positions::Rotary(_)) {
-            reads.push("partial_rotary_factor");
-        }
-        remarks.warnings.extend(unread(config, &self.architecture, &reads));
+        remarks.warnings.extend(unread(config, &self.architecture, self.reads));
         let stale = drop_stale(config);
         remarks.warnings.extend(stale.warnings);
         remarks.notes.extend(stale.notes);
@@ -162,19 +158,17 @@ impl Blueprint {
     /// # Errors
     /// `Checkpoint` naming the key, and the way out.
     pub fn check_computable(&self) -> Result<()> {
-        self.options.activation.check_known(&self.config)?;
+        let parts = self.layers.iter().flat_map(|layer| &layer.0);
+        if let Some(why) = parts.filter_map(|part| part.mixer.obstacle()).next() {
+            Activation::check_words(&self.config)?;
+            return Err(self.config.error(why));
+        }
         if self.options.causal && !self.config.flag_or("is_causal", true)? {
             let message = "`is_causal`: expected true, got false: `transformers` lets tokens see later ones too, which is \
                            not computed for this family; take it out where it is not meant (what runs no model works)";
             return Err(self.config.error(message));
         }
-        match &self.options.positions {
-            Positions::Rotary(rotary) => match &rotary.scaling {
-                RotaryScaling::Unsupported { why } => Err(self.config.error(why.as_str())),
-                _ => Ok(()),
-            },
-            Positions::Learned => Ok(()),
-        }
+        Ok(())
     }
 
     /// Describes a model that has no weights yet.

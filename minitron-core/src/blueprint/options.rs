@@ -1,7 +1,8 @@
-//! How a block computes, as data.
+//! How a model computes, as data.
 
 use serde::{Deserialize, Serialize};
 
+use super::layer::{Embedding, Head, Norm};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 
@@ -47,21 +48,24 @@ impl Activation {
     }
 
     /// Where families state it.
-    const KEYS: [&str; 2] = ["hidden_act", "activation_function"];
+    const KEYS: [&str; 4] = ["hidden_act", "activation_function", "hidden_activation", "activation"];
 
-    /// Refuses one that is not known.
+    /// Why it cannot be computed, where that is so.
+    pub fn obstacle(self) -> Option<String> {
+        (self == Activation::Unknown).then(|| "an activation function that is not known".to_owned())
+    }
+
+    /// Refuses a config's words for functions that are not known.
     ///
     /// # Errors
     /// `Checkpoint` with the config's word for it: the blame lies with the config, not with a recipe.
-    pub(super) fn check_known(self, config: &Config) -> Result<()> {
-        if self != Activation::Unknown {
-            return Ok(());
+    pub(super) fn check_words(config: &Config) -> Result<()> {
+        for key in Self::KEYS.into_iter().filter(|key| config.get(key).is_some()) {
+            if let Err(Error::Recipe(message)) = Activation::parse(config.word_or(key, "")?) {
+                return Err(config.error(format!("`{key}`: {message}")));
+            }
         }
-        let key = Self::KEYS.into_iter().find(|key| config.get(key).is_some()).unwrap_or_default();
-        match Activation::parse(config.word_or(key, "")?) {
-            Err(Error::Recipe(message)) => Err(config.error(format!("`{key}`: {message}"))),
-            _ => Err(config.error("an activation function that is not known")),
-        }
+        Ok(())
     }
 }
 
@@ -70,28 +74,12 @@ impl Activation {
 pub enum NormKind {
     /// x / rms(x) · g
     Rms,
+    /// RMS norm whose stored gain is g − 1 (Gemma).
+    Rms1p,
     /// (x − mean) / std · g + b
     Layer,
     /// Layer norm whose stored gain is g − 1 (Nemotron).
     Layer1p,
-}
-
-/// Where norms stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormPlace {
-    /// x + f(norm(x)), and one norm after the last layer.
-    Pre,
-    /// norm(x + f(x)) (BERT).
-    Post,
-}
-
-/// How positions enter.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Positions {
-    /// A table added to the embeddings.
-    Learned,
-    /// Rotation of queries and keys.
-    Rotary(Rotary),
 }
 
 /// Rotary position embedding in the half-split form.
@@ -103,6 +91,8 @@ pub struct Rotary {
     pub n_rotated: usize,
     /// Change of the wavelengths for long contexts.
     pub scaling: RotaryScaling,
+    /// Factor of the rotated channels (yarn's and longrope's attention factor).
+    pub factor: f64,
 }
 
 /// Change of the rotary wavelengths.
@@ -110,9 +100,13 @@ pub struct Rotary {
 pub enum RotaryScaling {
     /// As trained first.
     None,
-    /// As trained first up to the model's positions; beyond them `transformers` stretches all wavelengths, and nothing is
-    /// computed here.
-    Dynamic,
+    /// As trained first up to the original positions; a longer sequence has a larger base, by its length (NTK).
+    Dynamic {
+        /// Stretch.
+        factor: f64,
+        /// Positions up to which nothing changes.
+        original_max_positions: f64,
+    },
     /// All angles divided by `factor`.
     Linear {
         /// Divisor.
@@ -129,6 +123,29 @@ pub enum RotaryScaling {
         /// Context of the first training.
         original_max_positions: f64,
     },
+    /// Long wavelengths divided by `factor`, short ones kept, a linear passage between, by the number of turns within the
+    /// original positions (arXiv 2309.00071).
+    Yarn {
+        /// Divisor of the long wavelengths.
+        factor: f64,
+        /// Turns from which on a wavelength is short.
+        beta_fast: f64,
+        /// Turns up to which it is long.
+        beta_slow: f64,
+        /// Context of the first training.
+        original_max_positions: f64,
+        /// Whether the ends of the passage are rounded to whole channels.
+        truncate: bool,
+    },
+    /// A divisor for each pair of channels; other ones for sequences longer than the original positions (arXiv 2402.13753).
+    Long {
+        /// Up to the original positions.
+        short: Vec<f64>,
+        /// Beyond them.
+        long: Vec<f64>,
+        /// Context of the first training.
+        original_max_positions: f64,
+    },
     /// Not known: whatever turns nothing works, the rest is refused.
     Unsupported {
         /// The key, what is known, and the way out.
@@ -136,40 +153,23 @@ pub enum RotaryScaling {
     },
 }
 
-/// What a forward pass yields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
-    /// Logits over the vocabulary.
-    Logits,
-    /// The last hidden state (encoders without a head).
-    Hidden,
-}
-
-/// Everything that a family's blocks have in common.
+/// What all layers of a model share, and what stands around them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// Which normalisation.
-    pub norm: NormKind,
-    /// Added to the variance.
-    pub norm_eps: f64,
-    /// Before or after.
-    pub norm_place: NormPlace,
-    /// Non-linearity.
-    pub activation: Activation,
-    /// Positions.
-    pub positions: Positions,
     /// Each position sees only itself and earlier ones.
     pub causal: bool,
-    /// Channels of a head.
-    pub head_dim: usize,
     /// Longest sequence.
     pub max_positions: usize,
     /// Number of tokens.
     pub vocab: usize,
     /// The token table serves as output projection.
     pub tied: bool,
-    /// Logits or the last hidden state.
-    pub output: Output,
+    /// What comes before the layers.
+    pub embedding: Embedding,
+    /// The norm after the last layer.
+    pub final_norm: Option<Norm>,
+    /// What makes logits; none for encoders whose output is the last hidden state.
+    pub head: Option<Head>,
     /// Standard deviation of fresh weights.
     pub initializer_range: f64,
 }

@@ -1,5 +1,7 @@
 //! Tensor sides as concatenations of parts, and what each tensor is for.
 
+use std::fmt;
+
 /// A run along one side of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
@@ -34,53 +36,115 @@ pub fn units(dim: impl Into<String>, block: usize) -> Side {
     Side(vec![Part::Units { dim: dim.into(), block }])
 }
 
-/// What a tensor does in the model; with the layer and [`Slot`], it finds the tensor.
+/// What a tensor does in the part of the model that it belongs to; with its place and [`Slot`], it finds the tensor. A mixer
+/// from elsewhere brings roles of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Role {
-    /// Token table, [vocab | hidden].
-    TokenEmbedding,
-    /// Learned positions, [positions | hidden].
-    PositionEmbedding,
-    /// Segment table of encoders, [types | hidden]; row 0 is used.
-    TypeEmbedding,
-    /// Norm on the sum of embeddings.
-    EmbeddingNorm,
-    /// Norm before attention (after it, in post-norm families).
-    AttentionNorm,
-    /// Query projection.
-    Query,
-    /// Key projection.
-    Key,
-    /// Value projection.
-    Value,
-    /// Query, key and value in one matrix.
-    QueryKeyValue,
-    /// Attention's output projection.
-    AttentionOutput,
-    /// Norm before the MLP (after it, in post-norm families).
-    MlpNorm,
-    /// The activated projection of a gated MLP.
-    Gate,
-    /// The first projection; activated where there is no gate.
-    Up,
-    /// The second projection.
-    Down,
-    /// Norm after the last layer.
-    FinalNorm,
-    /// Dense layer before a masked-language head.
-    HeadTransform,
-    /// Norm before a masked-language head.
-    HeadNorm,
-    /// Output projection to the vocabulary, where it has weights of its own; its bias in any case.
-    Head,
-    /// Pruned and written with the rest, but no part of the forward pass (pooler, classifiers).
-    Carried,
-}
+pub struct Role(pub &'static str);
 
 impl Role {
+    /// Token table, [vocab | hidden].
+    pub const TOKEN_EMBEDDING: Role = Role("token embedding");
+    /// Learned positions, [positions | hidden].
+    pub const POSITION_EMBEDDING: Role = Role("position embedding");
+    /// Segment table of encoders, [types | hidden]; row 0 is used.
+    pub const TYPE_EMBEDDING: Role = Role("type embedding");
+    /// Norm on the sum of embeddings.
+    pub const EMBEDDING_NORM: Role = Role("embedding norm");
+    /// Norm on what a mixer reads.
+    pub const INPUT_NORM: Role = Role("input norm");
+    /// Norm on what a mixer gives, before it is added to the stream.
+    pub const OUTPUT_NORM: Role = Role("output norm");
+    /// Norm on the stream after the sum.
+    pub const SUM_NORM: Role = Role("sum norm");
+    /// Query projection.
+    pub const QUERY: Role = Role("query");
+    /// Key projection.
+    pub const KEY: Role = Role("key");
+    /// Value projection.
+    pub const VALUE: Role = Role("value");
+    /// Query, key and value in one matrix.
+    pub const QUERY_KEY_VALUE: Role = Role("query, key and value");
+    /// Norm on queries.
+    pub const QUERY_NORM: Role = Role("query norm");
+    /// Norm on keys.
+    pub const KEY_NORM: Role = Role("key norm");
+    /// Attention's output projection.
+    pub const ATTENTION_OUTPUT: Role = Role("attention output");
+    /// The activated projection of a gated MLP.
+    pub const GATE: Role = Role("gate");
+    /// The first projection; activated where there is no gate.
+    pub const UP: Role = Role("up");
+    /// Both in one matrix, the activated one first.
+    pub const GATE_UP: Role = Role("gate and up");
+    /// The second projection.
+    pub const DOWN: Role = Role("down");
+    /// Norm after the last layer.
+    pub const FINAL_NORM: Role = Role("final norm");
+    /// Dense layer before a masked-language head.
+    pub const HEAD_TRANSFORM: Role = Role("head transform");
+    /// Norm before a masked-language head.
+    pub const HEAD_NORM: Role = Role("head norm");
+    /// Output projection to the vocabulary, where it has weights of its own; its bias in any case.
+    pub const HEAD: Role = Role("head");
+    /// Pruned and written with the rest, but no part of the forward pass (pooler, classifiers, a vision tower).
+    pub const CARRIED: Role = Role("carried");
+
     /// Tables and projections of vocabulary or positions: left out of non-embedding counts.
     pub fn is_vocabulary(self) -> bool {
-        matches!(self, Role::TokenEmbedding | Role::PositionEmbedding | Role::TypeEmbedding | Role::Head)
+        self.is_table() || self == Role::HEAD
+    }
+
+    /// Tables, whose rows are looked up.
+    pub fn is_table(self) -> bool {
+        [Role::TOKEN_EMBEDDING, Role::POSITION_EMBEDDING, Role::TYPE_EMBEDDING].contains(&self)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Which part of the model a tensor belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum At {
+    /// Around the layers.
+    Model,
+    /// In a layer.
+    Sublayer {
+        /// The layer.
+        layer: usize,
+        /// Its place in the layer.
+        sublayer: usize,
+    },
+}
+
+impl At {
+    /// The layer.
+    pub fn layer(self) -> Option<usize> {
+        match self {
+            At::Model => None,
+            At::Sublayer { layer, .. } => Some(layer),
+        }
+    }
+
+    /// The same place in another layer.
+    #[must_use]
+    pub fn in_layer(self, layer: usize) -> At {
+        match self {
+            At::Model => At::Model,
+            At::Sublayer { sublayer, .. } => At::Sublayer { layer, sublayer },
+        }
+    }
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            At::Model => f.write_str("the model"),
+            At::Sublayer { layer, sublayer } => write!(f, "layer {layer}, part {sublayer}"),
+        }
     }
 }
 
@@ -98,8 +162,8 @@ pub enum Slot {
 pub struct TensorSpec {
     /// Name in the file, `{l}` for the layer.
     pub template: String,
-    /// Layer it belongs to.
-    pub layer: Option<usize>,
+    /// Where it belongs.
+    pub at: At,
     /// What it does.
     pub role: Role,
     /// Matrix or vector.
@@ -115,7 +179,12 @@ pub struct TensorSpec {
 impl TensorSpec {
     /// Name in the file.
     pub fn name(&self) -> String {
-        self.name_at(self.layer)
+        self.name_at(self.layer())
+    }
+
+    /// The layer it belongs to.
+    pub fn layer(&self) -> Option<usize> {
+        self.at.layer()
     }
 
     /// Name as if it belonged to another layer.

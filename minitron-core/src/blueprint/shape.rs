@@ -40,7 +40,7 @@ impl ShapeKeys {
 }
 
 /// The sizes of a model whose layers are alike, checked against each other; the dims and sides that follow from them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Residual channels.
     pub hidden: usize,
@@ -98,6 +98,19 @@ impl Shape {
 
     /// Every named size, layer after layer, with the keys that state it.
     pub fn dims(&self, keys: &ShapeKeys) -> Vec<Dim> {
+        self.dims_in("", keys)
+    }
+
+    /// The same with the keys in a part of the config, such as `text_config.`.
+    pub fn dims_in(&self, scope: &str, keys: &ShapeKeys) -> Vec<Dim> {
+        let mut dims = self.unscoped(keys);
+        for key in dims.iter_mut().flat_map(|dim| &mut dim.config_keys) {
+            key.insert_str(0, scope);
+        }
+        dims
+    }
+
+    fn unscoped(&self, keys: &ShapeKeys) -> Vec<Dim> {
         let mut dims = vec![
             Dim::new(HIDDEN, self.hidden, &[keys.hidden]).multiple_of(even_step(self.hidden, 8)),
             Dim::new(DEPTH, self.n_layers, &[keys.depth]),
@@ -131,6 +144,11 @@ impl Shape {
     /// Queries, and what attention's output projection reads.
     pub fn queries(&self, layer_idx: usize) -> Side {
         units(dim_of_layer(HEADS, layer_idx), self.head_dim)
+    }
+
+    /// Heads of another width: query, key and value of each in turn.
+    pub fn heads_of_width(&self, layer_idx: usize, width: usize) -> Side {
+        units(dim_of_layer(HEADS, layer_idx), width)
     }
 
     /// Keys, and values.

@@ -1,6 +1,6 @@
 //! The vocabulary in which an architecture writes its tensors down, one line each.
 
-use super::part::{Part, Role, Side, Slot, TensorSpec};
+use super::part::{At, Part, Role, Side, Slot, TensorSpec};
 
 /// A side that no axis prunes.
 pub fn fixed(n: usize) -> Side {
@@ -8,30 +8,35 @@ pub fn fixed(n: usize) -> Side {
 }
 
 /// Collects tensor specs; `prefix` goes before every name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
     prefix: String,
-    layer: Option<usize>,
+    at: At,
     tensors: Vec<TensorSpec>,
 }
 
 impl Table {
     /// An empty table; `prefix` is for example `transformer.`.
     pub fn new(prefix: impl Into<String>) -> Self {
-        Table { prefix: prefix.into(), ..Table::default() }
+        Table { prefix: prefix.into(), at: At::Model, tensors: Vec::new() }
     }
 
-    /// Rows from here on belong to this layer, or to none.
-    pub fn layer(&mut self, layer: Option<usize>) -> &mut Self {
-        self.layer = layer;
+    /// Rows from here on belong to this part of a layer.
+    pub fn part(&mut self, layer: usize, sublayer: usize) -> &mut Self {
+        self.at = At::Sublayer { layer, sublayer };
+        self
+    }
+
+    /// Rows from here on belong to no layer.
+    pub fn around(&mut self) -> &mut Self {
+        self.at = At::Model;
         self
     }
 
     /// Any tensor, by its whole name without prefix.
     pub fn tensor(&mut self, name: &str, role: Role, slot: Slot, sides: Vec<Side>) -> &mut Self {
         let template = format!("{}{name}", self.prefix);
-        let spec =
-            TensorSpec { template, layer: self.layer, role, slot, sides, transposed: false, aliases: Vec::new() };
+        let spec = TensorSpec { template, at: self.at, role, slot, sides, transposed: false, aliases: Vec::new() };
         self.tensors.push(spec);
         self
     }

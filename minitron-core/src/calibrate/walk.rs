@@ -13,7 +13,7 @@ use super::pass::Pass;
 use super::stream::{Mark, Streamed};
 use crate::data::{Targets, Task, Windows};
 use crate::error::{Error, Result};
-use crate::model::{Block, Frame, Input, Layout, NoTap, Tap, Transformer, row_chunks};
+use crate::model::{Block, Context, Frame, Input, NoTap, Tap, Transformer, row_chunks};
 use crate::progress::Progress;
 
 /// What a pass runs over.
@@ -65,7 +65,7 @@ impl Route {
     /// `Data` when predictions are needed of a model without a head.
     pub fn all(pass: &Pass, model: &crate::blueprint::Blueprint, task: Option<Task>) -> Result<Vec<Route>> {
         let spans = pass.ablation_spans();
-        if !spans.is_empty() && (task.is_none() || model.options.output == crate::blueprint::Output::Hidden) {
+        if !spans.is_empty() && (task.is_none() || model.options.head.is_none()) {
             let message = format!("this `{}` model has no language-model head", model.architecture);
             return Err(Error::Data(format!(
                 "{message}; a loss without a layer cannot be taken, score by another metric"
@@ -116,12 +116,12 @@ impl Route {
         flow: &mut Flow,
         layer_idx: usize,
         block: &Block,
-        layout: &Layout,
+        context: &Context,
         pass: &mut Pass,
     ) -> Result<()> {
         for (run, x_bte) in &mut flow.ablated {
             if layer_idx >= run.end {
-                *x_bte = block.forward(x_bte, layout, &mut NoTap, None)?;
+                *x_bte = block.forward(x_bte, context, &mut NoTap, None)?;
             }
         }
         let Some(x_bte) = flow.recent.last() else { return Err(Error::Internal("a batch without a stream".into())) };
@@ -129,8 +129,8 @@ impl Route {
             flow.ablated.push((layer_idx..layer_idx + span, x_bte.shallow_clone()));
         }
         let after_bte = match self.looks {
-            true => look(block, layer_idx, x_bte, layout, pass)?,
-            false => block.forward(x_bte, layout, &mut NoTap, None)?,
+            true => look(block, x_bte, context, pass)?,
+            false => block.forward(x_bte, context, &mut NoTap, None)?,
         };
         for span in (1..=flow.recent.len()).filter(|_| self.looks) {
             let first = layer_idx + 1 - span;
@@ -166,15 +166,8 @@ impl Route {
     }
 }
 
-fn look(block: &Block, layer_idx: usize, x_bte: &Tensor, layout: &Layout, pass: &mut Pass) -> Result<Tensor> {
-    if pass.wants(Site::BlockInput(layer_idx)) {
-        pass.see(Site::BlockInput(layer_idx), x_bte)?;
-    }
-    let after_bte = block.forward(x_bte, layout, pass, None)?;
-    if pass.wants(Site::BlockOutput(layer_idx)) {
-        pass.see(Site::BlockOutput(layer_idx), &after_bte)?;
-    }
-    Ok(after_bte)
+fn look(block: &Block, x_bte: &Tensor, context: &Context, pass: &mut Pass) -> Result<Tensor> {
+    block.shown(x_bte, context, pass, None)
 }
 
 impl Pass {
@@ -190,10 +183,10 @@ impl Pass {
                 self.first_window = batch.start;
                 let ids_bt = route.ids(input.windows, batch.clone(), model.device)?;
                 let positions_bt = input.windows.positions(batch.clone(), model.device)?;
-                let layout = model.frame.layout(0, ids_bt.size2()?.1, None, positions_bt.as_ref())?;
+                let context = model.frame.context(0, ids_bt.size2()?.1, None, positions_bt.as_ref())?;
                 let mut flow = route.start(&model.frame, &ids_bt, positions_bt.as_ref())?;
                 for (layer_idx, block) in model.blocks.iter().enumerate() {
-                    route.step(&mut flow, layer_idx, block, &layout, self)?;
+                    route.step(&mut flow, layer_idx, block, &context, self)?;
                 }
                 if let Some(targets) = route.targets(input.windows, batch, model.device)? {
                     route.finish(flow, &model.frame, &targets, self)?;
@@ -244,10 +237,10 @@ impl Pass {
                 self.first_window = batch.start;
                 let width = input.windows.window(batch.start).len() as i64;
                 let positions_bt = input.windows.positions(batch.clone(), device)?;
-                let layout = frame.layout(0, width, None, positions_bt.as_ref())?;
+                let context = frame.context(0, width, None, positions_bt.as_ref())?;
                 let shape = [batch.len() as i64, width, model.n_embed()];
                 let mut flow = model.spill.take(&done, layer_idx, number, route, &shape, model.options)?;
-                route.step(&mut flow, layer_idx, &block, &layout, self)?;
+                route.step(&mut flow, layer_idx, &block, &context, self)?;
                 model.spill.put(&done, layer_idx + 1, number, &flow)?;
                 input.progress.advance((batch.len() as i64 * width) as u64, "");
             }

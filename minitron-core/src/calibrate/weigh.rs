@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::observation::{Measured, Weights};
 use super::pass::Pass;
-use crate::blueprint::{Blueprint, DEPTH, Part, PruneGroup, Role, Side, TensorSpec};
+use crate::blueprint::{Blueprint, DEPTH, Part, PruneGroup, Side, TensorSpec};
 use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
 use crate::error::{Error, Result};
@@ -104,8 +104,7 @@ fn pieces(blueprint: &Blueprint, group: &PruneGroup) -> Vec<Piece> {
 
 /// A table writes what it looks up; every other matrix reads one of its sides.
 fn is_read(spec: &TensorSpec, side_idx: usize) -> bool {
-    let is_table = matches!(spec.role, Role::TokenEmbedding | Role::PositionEmbedding | Role::TypeEmbedding);
-    !is_table && spec.sides.len() == 2 && (side_idx == 0) == spec.transposed
+    !spec.role.is_table() && spec.sides.len() == 2 && (side_idx == 0) == spec.transposed
 }
 
 fn sides_of(blueprint: &Blueprint, spec: &TensorSpec) -> Vec<usize> {
@@ -118,7 +117,7 @@ fn chunks(n: usize, elements_each: usize) -> impl Iterator<Item = Range<usize>> 
 }
 
 fn whole(blueprint: &Blueprint, spec: &TensorSpec) -> Vec<Piece> {
-    let Some(layer_idx) = spec.layer else { return Vec::new() };
+    let Some(layer_idx) = spec.layer() else { return Vec::new() };
     let sides = sides_of(blueprint, spec);
     let (n_rows, row) = (sides.first().copied().unwrap_or(1), sides.iter().skip(1).product());
     let piece = |rows| Piece { name: spec.name(), rows, units: layer_idx..layer_idx + 1, reads: false, place: None };

@@ -57,6 +57,11 @@ impl Config {
         self.object.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether a key is there, be it null: some families take that for another value than their default.
+    pub fn states(&self, key: &str) -> bool {
+        self.object.contains_key(key)
+    }
+
     /// The family's name.
     pub fn model_type(&self) -> Result<&str> {
         self.get("model_type").and_then(Value::as_str).ok_or_else(|| self.error("no `model_type`; expected a string"))
@@ -103,6 +108,12 @@ impl Config {
         })
     }
 
+    /// A whole number that may be zero, or `default`.
+    pub fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        let count = |v: &Value| v.as_u64().filter(|n| *n < 1 << 31).map(|n| n as usize);
+        Ok(self.typed(key, "a whole number below 2^31", count)?.unwrap_or(default))
+    }
+
     /// A finite number, or `default`.
     pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
         Ok(self.typed(key, "a number", Value::as_f64)?.unwrap_or(default))
@@ -134,6 +145,48 @@ impl Config {
             Some(Value::Array(list)) => list.iter().filter_map(as_id).collect(),
             Some(v) => as_id(v).into_iter().collect(),
             None => Vec::new(),
+        }
+    }
+
+    /// The same with values where this one has none.
+    #[must_use]
+    pub fn with_defaults(&self, defaults: Value) -> Config {
+        let mut filled = self.clone();
+        if let Value::Object(defaults) = defaults {
+            for (key, value) in defaults {
+                if !self.states(&key) {
+                    filled.set(&key, value);
+                }
+            }
+        }
+        filled
+    }
+
+    /// The list under a key.
+    ///
+    /// # Errors
+    /// `Checkpoint` where it is no list.
+    pub fn list(&self, key: &str) -> Result<Option<&Vec<Value>>> {
+        self.typed(key, "a list", Value::as_array)
+    }
+
+    /// Replaces or adds a value under a path such as `text_config.hidden_size`.
+    pub fn set_at(&mut self, path: &str, value: impl Into<Value>) {
+        match path.split_once('.') {
+            None => self.set(path, value),
+            Some((outer, inner)) => {
+                if let Some(Value::Object(object)) = self.object.get_mut(outer) {
+                    object.insert(inner.to_owned(), value.into());
+                }
+            }
+        }
+    }
+
+    /// The value under such a path.
+    pub fn get_at(&self, path: &str) -> Option<&Value> {
+        match path.split_once('.') {
+            None => self.get(path),
+            Some((outer, inner)) => self.get(outer)?.get(inner).filter(|value| !value.is_null()),
         }
     }
 

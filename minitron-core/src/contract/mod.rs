@@ -11,6 +11,7 @@ mod evaluator;
 mod healing;
 mod importance;
 mod loss;
+mod mixer;
 mod state_loss;
 
 pub use allocator::Allocator;
@@ -21,4 +22,5 @@ pub use evaluator::{Evaluator, Measurements, Subject};
 pub use healing::Healing;
 pub use importance::{Importance, Need, Scorer};
 pub use loss::{LogitLoss, TeacherNeed};
+pub use mixer::{Mixer, Observed, RunMixer};
 pub use state_loss::{SitePair, StateLoss, States};

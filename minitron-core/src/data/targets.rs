@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::filling::fill;
 use super::token::Marks;
 use super::windows::{Piece, Windows, positions_in_documents};
-use crate::blueprint::{Options, Output};
+use crate::blueprint::Options;
 use crate::error::{Error, Result};
 use crate::model::Input;
 use crate::random::SplitMix;
@@ -223,9 +223,9 @@ impl Task {
     /// # Errors
     /// `Data` as [`Task::of`].
     pub fn of_model(options: &Options, mask: Option<u32>, seed: u64) -> Result<Task> {
-        match options.output {
-            Output::Hidden => Ok(Task::States),
-            Output::Logits => Task::of(options.causal, mask, seed),
+        match options.head {
+            None => Ok(Task::States),
+            Some(_) => Task::of(options.causal, mask, seed),
         }
     }
 

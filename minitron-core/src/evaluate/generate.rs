@@ -43,7 +43,7 @@ pub fn generate(model: &Transformer, prompts: &[Vec<u32>], ends: &[u32], samplin
     let flat: Vec<i64> = prompts.iter().flatten().map(|&id| i64::from(id)).collect();
     let mut input =
         Tensor::f_from_slice(&flat)?.f_view([prompts.len() as i64, n_prompt as i64])?.f_to_device(model.device)?;
-    let mut cache = Cache::new(model.blueprint.n_layers());
+    let mut cache = Cache::new(model);
     let mut random = SplitMix::new(sampling.seed);
     let mut outputs: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
     let mut done = vec![false; prompts.len()];

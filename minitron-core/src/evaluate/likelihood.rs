@@ -168,7 +168,7 @@ impl Tally<'_> {
     fn shared(&mut self, batch: &[&[Text]]) -> Result<()> {
         let contexts: Vec<&[u32]> = batch.iter().filter_map(|group| group.first()).map(|text| text.context).collect();
         let (ids_qt, _) = fill(&contexts, self.model.device)?;
-        let mut cache = Cache::new(self.model.blueprint.n_layers());
+        let mut cache = Cache::new(self.model);
         let hidden_qte = self.model.hidden(&ids_qt, &mut NoTap, Some(&mut cache))?;
         let texts = batch.iter().enumerate().flat_map(|(row, group)| group.iter().map(move |text| (row, text)));
         let (mut first, mut longer) = (Vec::new(), Vec::new());

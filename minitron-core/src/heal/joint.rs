@@ -2,101 +2,20 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::blueprint::Role;
+use crate::blueprint::{At, Role};
 use crate::error::Result;
-use crate::model::{Block, Layout, NoTap, Site, Tap};
-
-/// The two halves of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
-    Attention,
-    Mlp,
-}
+use crate::model::{Site, Tap};
 
 /// Projections that share their input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// Queries, keys and values: they read the residual stream.
-    AttentionReaders,
-    /// Attention's output projection: it writes to the stream.
-    AttentionWriter,
-    /// The MLP's first projections.
-    MlpReaders,
-    /// The MLP's second projection.
-    MlpWriter,
-    /// The output projection, where it has weights of its own and reads the last hidden state itself.
-    Head,
-}
-
-impl Place {
-    /// Roles of these projections; a family has some of them.
-    pub fn roles(self) -> &'static [Role] {
-        match self {
-            Place::AttentionReaders => &[Role::Query, Role::Key, Role::Value, Role::QueryKeyValue],
-            Place::AttentionWriter => &[Role::AttentionOutput],
-            Place::MlpReaders => &[Role::Gate, Role::Up],
-            Place::MlpWriter => &[Role::Down],
-            Place::Head => &[Role::Head],
-        }
-    }
-
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The part of the student that they belong to; around the layers for an output projection that reads the last hidden
+    /// state itself.
+    pub at: At,
+    /// Their roles; a family has some of them.
+    pub roles: Vec<Role>,
     /// Whether they write to the residual stream, rather than read it.
-    pub fn is_writer(self) -> bool {
-        matches!(self, Place::AttentionWriter | Place::MlpWriter)
-    }
-}
-
-impl Part {
-    pub fn readers(self) -> Place {
-        match self {
-            Part::Attention => Place::AttentionReaders,
-            Part::Mlp => Place::MlpReaders,
-        }
-    }
-
-    pub fn writer(self) -> Place {
-        match self {
-            Part::Attention => Place::AttentionWriter,
-            Part::Mlp => Place::MlpWriter,
-        }
-    }
-
-    /// Where the writer's input shows.
-    pub fn site(self, layer_idx: usize) -> Site {
-        match self {
-            Part::Attention => Site::AttentionHeads(layer_idx),
-            Part::Mlp => Site::MlpNeurons(layer_idx),
-        }
-    }
-
-    /// What this half reads of the residual stream.
-    pub fn input(self, block: &Block, x_bte: &Tensor) -> Result<Tensor> {
-        match self {
-            Part::Attention => block.attention_input(x_bte),
-            Part::Mlp => block.mlp_input(x_bte),
-        }
-    }
-
-    /// The residual stream with this half's output added.
-    pub fn summed(self, block: &Block, x_bte: &Tensor, layout: &Layout, tap: &mut dyn Tap) -> Result<Tensor> {
-        match self {
-            Part::Attention => block.attention_sum(x_bte, layout, tap, None),
-            Part::Mlp => block.mlp_sum(x_bte, tap),
-        }
-    }
-
-    /// What leaves this half for that sum.
-    pub fn settle(self, block: &Block, sum_bte: Tensor) -> Result<Tensor> {
-        match self {
-            Part::Attention => block.settle_attention(sum_bte),
-            Part::Mlp => block.settle_mlp(sum_bte),
-        }
-    }
-
-    /// Both at once, looking at nothing.
-    pub fn forward(self, block: &Block, x_bte: &Tensor, layout: &Layout) -> Result<Tensor> {
-        self.settle(block, self.summed(block, x_bte, layout, &mut NoTap)?)
-    }
+    pub is_writer: bool,
 }
 
 /// Sums over all calibration tokens at projections that share an input X [N, C], as the student computes it.
@@ -108,8 +27,6 @@ impl Part {
 pub struct Joint {
     /// Which projections.
     pub place: Place,
-    /// The student's layer.
-    pub layer: Option<usize>,
     /// XᵀX.
     pub xx_cc: Tensor,
     /// RᵀX.
@@ -120,13 +37,15 @@ pub struct Joint {
     pub r_squared: f64,
     /// N.
     pub n_tokens: usize,
+    /// Factor with which the family adds what a writer gives; it is in X already.
+    pub scale: f64,
 }
 
 impl Joint {
-    pub(super) fn new(place: Place, layer: Option<usize>) -> Result<Self> {
+    pub(super) fn new(place: Place) -> Result<Self> {
         let zero = || Tensor::f_zeros([1], (Kind::Double, Device::Cpu));
         let (xx_cc, rx_ec, r_sum_e) = (zero()?, zero()?, zero()?);
-        Ok(Joint { place, layer, xx_cc, rx_ec, r_sum_e, r_squared: 0.0, n_tokens: 0 })
+        Ok(Joint { place, xx_cc, rx_ec, r_sum_e, r_squared: 0.0, n_tokens: 0, scale: 1.0 })
     }
 
     /// Adds one batch of X and R.

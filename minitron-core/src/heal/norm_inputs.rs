@@ -3,13 +3,13 @@
 use tch::{Kind, Tensor};
 use tracing::debug_span;
 
-use super::joint::{Part, rows};
+use super::joint::rows;
 use super::patient::Patient;
-use crate::blueprint::Role;
+use crate::blueprint::{At, Role};
 use crate::error::Result;
 
-/// Shown a norm (its role and the student's layer) and its normalised input, x / rms(x) [N, E].
-pub type Look<'a> = dyn FnMut(Role, Option<usize>, &Tensor) -> Result<()> + 'a;
+/// Shown a norm (its place in the student and its role) and its normalised input, x / rms(x) [N, E].
+pub type Look<'a> = dyn FnMut(At, Role, &Tensor) -> Result<()> + 'a;
 
 impl Patient<'_> {
     /// Runs the teacher over the calibration text and shows the input of every norm that the student keeps, one batch at a
@@ -19,7 +19,7 @@ impl Patient<'_> {
     /// `Recipe` where there is no calibration text.
     pub fn norm_inputs(&self, look: &mut Look) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        let (mut streams, layouts) = self.embedded(false)?;
+        let (mut states, contexts) = self.embedded(false)?;
         let n_layers = self.teacher_blueprint().n_layers();
         let progress = self.calibration()?.progress;
         progress.start("look at norms, layers", n_layers as u64);
@@ -27,18 +27,18 @@ impl Patient<'_> {
             let _span = debug_span!("layer", layer_idx = source_layer).entered();
             let block = self.teacher_block(source_layer)?;
             let layer_idx = (0..self.n_layers()).find(|&layer_idx| self.source_layer(layer_idx) == source_layer);
-            for (part, norm) in [(Part::Attention, Role::AttentionNorm), (Part::Mlp, Role::MlpNorm)] {
-                for (x_bte, layout) in streams.iter_mut().zip(&layouts) {
-                    if layer_idx.is_some() {
-                        look(norm, layer_idx, &normalised(x_bte)?)?;
+            for (part, (at, sublayer)) in self.teacher_blueprint().sublayers(source_layer).enumerate() {
+                for (state, context) in states.iter_mut().zip(&contexts) {
+                    if let Some(layer_idx) = layer_idx.filter(|_| sublayer.pre.is_some()) {
+                        look(at.in_layer(layer_idx), Role::INPUT_NORM, &normalised(&state.now_bte)?)?;
                     }
-                    *x_bte = part.forward(&block, x_bte, layout)?;
+                    let _ = state.pass(&block, part, context)?;
                 }
             }
             progress.advance(1, "");
         }
-        for x_bte in &streams {
-            look(Role::FinalNorm, None, &normalised(x_bte)?)?;
+        for state in &states {
+            look(At::Model, Role::FINAL_NORM, &normalised(&state.now_bte)?)?;
         }
         progress.finish();
         Ok(())

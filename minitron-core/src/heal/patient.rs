@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::joint::exact;
 use super::rotated::{RotatedView, check_orthogonal, check_turns, untied};
 use super::view::HealedView;
-use crate::blueprint::{Blueprint, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Role, Slot, TensorSpec, dim_of_layer, split_dim};
+use crate::blueprint::{At, Blueprint, Dim, HIDDEN, Role, Slot, TensorSpec, dim_of_layer, split_dim};
 use crate::calibrate::Calibration;
 use crate::checkpoint::{Config, TensorSource, kind_of};
 use crate::contract::Healing;
@@ -195,27 +195,27 @@ impl<'a> Patient<'a> {
     ///
     /// # Errors
     /// `Internal` where the family has none: ask [`Blueprint::find`] first.
-    pub fn read(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
-        laid_out(&self.student()?, self.spec(role, slot, layer)?)
+    pub fn read(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
+        laid_out(&self.student()?, self.spec(at, role, slot)?)
     }
 
     /// The same of the student with all heads and neurons: only its channels and layers are pruned.
-    pub fn read_wide(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
-        laid_out(&self.wide_view()?, self.spec(role, slot, layer)?)
+    pub fn read_wide(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
+        laid_out(&self.wide_view()?, self.spec(at, role, slot)?)
     }
 
     /// The same of the teacher's weight with all channels, as pruned: its heads, neurons and layers are the student's.
-    pub fn read_tall(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
+    pub fn read_tall(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
         let mut plan = self.plan.clone();
         plan.kept.remove(HIDDEN);
-        laid_out(&PrunedView::new(self.teacher(), self.teacher_blueprint(), &plan)?, self.spec(role, slot, layer)?)
+        laid_out(&PrunedView::new(self.teacher(), self.teacher_blueprint(), &plan)?, self.spec(at, role, slot)?)
     }
 
     /// The teacher's whole weight, in the layer behind a layer of the student.
-    pub fn read_teacher(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
-        let source = layer.map(|layer| self.source_layer(layer));
-        let spec = self.teacher_blueprint().find(role, slot, source);
-        let missing = || Error::Internal(format!("the teacher has no {role:?} {slot:?} in layer {source:?}"));
+    pub fn read_teacher(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
+        let source = at.layer().map_or(at, |layer| at.in_layer(self.source_layer(layer)));
+        let spec = self.teacher_blueprint().find(source, role, slot);
+        let missing = || Error::Internal(format!("the teacher has no {role} ({slot:?}) in {source}"));
         laid_out(self.teacher(), spec.ok_or_else(missing)?)
     }
 
@@ -223,8 +223,8 @@ impl<'a> Patient<'a> {
     ///
     /// # Errors
     /// `Plugin` for another shape, or values that are not finite in the stored type.
-    pub fn replace(&mut self, role: Role, slot: Slot, layer: Option<usize>, tensor: &Tensor) -> Result<()> {
-        let spec = self.spec(role, slot, layer)?;
+    pub fn replace(&mut self, at: At, role: Role, slot: Slot, tensor: &Tensor) -> Result<()> {
+        let spec = self.spec(at, role, slot)?;
         let (name, is_transposed) = (spec.name(), spec.transposed);
         let missing = || Error::Internal(format!("no tensor `{name}` in the student"));
         let info = self.student()?.info(&name).ok_or_else(missing)?;
@@ -291,9 +291,11 @@ impl<'a> Patient<'a> {
     pub(super) fn wide_block(&self, layer_idx: usize) -> Result<Block> {
         let source_layer = self.source_layer(layer_idx);
         let mut blueprint = self.blueprint.clone();
-        for kind in [HEADS, KV_HEADS, MLP] {
-            // A student of one query head per key/value head has no dim for the latter.
-            if let Some(whole) = self.teacher_blueprint().dims.get(&dim_of_layer(kind, source_layer)) {
+        // All of them: a student of one query head per key/value head has no dim for the latter.
+        for whole in self.teacher_blueprint().dims.values() {
+            if let (kind, Some(layer)) = split_dim(&whole.name)
+                && layer == source_layer
+            {
                 let name = dim_of_layer(kind, layer_idx);
                 blueprint.dims.insert(name.clone(), Dim { name, ..whole.clone() });
             }
@@ -304,7 +306,7 @@ impl<'a> Patient<'a> {
     /// Replaced weights count where pruned heads and neurons are no part of them.
     fn wide_view(&self) -> Result<HealedView<'_>> {
         let mut plan = self.plan.clone();
-        plan.kept.retain(|dim, _| !matches!(split_dim(dim).0, HEADS | KV_HEADS | MLP));
+        plan.kept.retain(|dim, _| split_dim(dim).1.is_none());
         let wide = PrunedView::new(self.teacher(), self.teacher_blueprint(), &plan)?;
         let shape = |name: &str| wide.info(name).map(|info| info.shape.iter().map(|&side| side as i64).collect());
         let fits = |(name, tensor): &(&String, &Tensor)| shape(name) == Some(tensor.size());
@@ -312,10 +314,9 @@ impl<'a> Patient<'a> {
         Ok(HealedView::new(wide, changes))
     }
 
-    fn spec(&self, role: Role, slot: Slot, layer: Option<usize>) -> Result<&TensorSpec> {
-        self.blueprint.find(role, slot, layer).ok_or_else(|| {
-            Error::Internal(format!("`{}` has no {role:?} {slot:?} in layer {layer:?}", self.blueprint.architecture))
-        })
+    fn spec(&self, at: At, role: Role, slot: Slot) -> Result<&TensorSpec> {
+        let missing = || format!("`{}` has no {role} ({slot:?}) in {at}", self.blueprint.architecture);
+        self.blueprint.find(at, role, slot).ok_or_else(|| Error::Internal(missing()))
     }
 
     fn broken(&self, message: String) -> Error {

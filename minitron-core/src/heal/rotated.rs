@@ -7,7 +7,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::joint::exact;
-use crate::blueprint::{Blueprint, Evidence, HIDDEN, NormKind, NormPlace, Part, Role, Slot, TensorSpec};
+use crate::blueprint::{At, Blueprint, Evidence, HIDDEN, Norm, NormKind, Part, Role, Slot, TensorSpec};
 use crate::checkpoint::{Config, TensorInfo, TensorSource};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
@@ -53,8 +53,8 @@ impl<'a> RotatedView<'a> {
     ) -> Result<Self> {
         let mut entries = BTreeMap::new();
         for spec in &rotated.tensors {
-            let of_source = match blueprint.find(spec.role, spec.slot, spec.layer) {
-                None if spec.role == Role::Head => blueprint.find(Role::TokenEmbedding, Slot::Weight, None),
+            let of_source = match blueprint.find(spec.at, spec.role, spec.slot) {
+                None if spec.role == Role::HEAD => blueprint.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight),
                 other => other,
             };
             let missing = || Error::Internal(format!("no tensor behind `{}` to turn", spec.name()));
@@ -110,38 +110,56 @@ impl TensorSource for RotatedView<'_> {
 }
 
 fn turn_of(spec: &TensorSpec, source: &dyn TensorSource, blueprint: &Blueprint) -> Result<Turn> {
-    if matches!(spec.role, Role::AttentionNorm | Role::MlpNorm | Role::FinalNorm) {
+    if [Role::INPUT_NORM, Role::FINAL_NORM].contains(&spec.role) {
         return Ok(Turn::Gain);
     }
     let is_stream = |part: &Part| matches!(part, Part::Units { dim, .. } if dim == HIDDEN);
     let Some(side) = spec.sides.iter().position(|side| side.0.iter().any(is_stream)) else { return Ok(Turn::None) };
-    let norm = match spec.role {
-        Role::Query | Role::Key | Role::Value | Role::QueryKeyValue => Some(Role::AttentionNorm),
-        Role::Gate | Role::Up => Some(Role::MlpNorm),
-        Role::Head => Some(Role::FinalNorm),
-        _ => None,
+    let gain = match spec.at {
+        At::Model if spec.role == Role::HEAD => blueprint.find(At::Model, Role::FINAL_NORM, Slot::Weight),
+        At::Sublayer { layer, sublayer } => {
+            let part = blueprint.layers.get(layer).and_then(|layer| layer.0.get(sublayer));
+            let is_reader = part.is_some_and(|part| part.mixer.ports().readers.contains(&spec.role));
+            blueprint.find(spec.at, Role::INPUT_NORM, Slot::Weight).filter(|_| is_reader)
+        }
+        At::Model => None,
     };
-    let gain = norm.and_then(|norm| blueprint.find(norm, Slot::Weight, spec.layer));
     let gain_e = gain.map(|gain| exact(&source.read(&gain.name())?)).transpose()?;
     Ok(Turn::Side(side, gain_e))
 }
 
 /// Refuses families whose norms do not turn with the stream.
 pub(super) fn check_turns(blueprint: &Blueprint) -> Result<()> {
-    let options = &blueprint.options;
-    if options.norm == NormKind::Rms && options.norm_place == NormPlace::Pre {
-        return Ok(());
-    }
-    let found = match (options.norm, options.norm_place) {
-        (NormKind::Rms, _) => "RMS norms after its sums",
-        (_, NormPlace::Pre) => "layer norms, which take the mean over channels out",
-        (_, NormPlace::Post) => "layer norms after its sums",
-    };
+    let Some(found) = fixed_norm(blueprint) else { return Ok(()) };
     Err(Error::Recipe(format!(
         "the residual stream can be turned where RMS norms stand before each part, as in Llama; `{}` has {found}: \
          leave the rotation out",
         blueprint.architecture
     )))
+}
+
+/// What holds the stream's channels in their place, where something does.
+fn fixed_norm(blueprint: &Blueprint) -> Option<&'static str> {
+    let options = &blueprint.options;
+    let is_rms = |norm: Norm| norm.kind == NormKind::Rms;
+    if options.embedding.norm.is_some() && options.final_norm.is_none() {
+        return Some("layer norms after its sums");
+    }
+    for part in blueprint.layers.iter().flat_map(|layer| &layer.0) {
+        match (part.pre, part.post, part.after_sum) {
+            (Some(pre), None, None) if is_rms(pre) => {}
+            (_, _, Some(norm)) if is_rms(norm) => return Some("RMS norms after its sums"),
+            (_, _, Some(_)) => return Some("layer norms after its sums"),
+            (_, Some(_), _) => return Some("norms on what each part adds"),
+            (None, ..) => return Some("parts without a norm before them"),
+            (Some(pre), ..) if pre.kind == NormKind::Rms1p => return Some("RMS norms that store their gain less one"),
+            (Some(_), ..) => return Some("layer norms, which take the mean over channels out"),
+        }
+    }
+    match options.final_norm {
+        Some(norm) if is_rms(norm) => None,
+        _ => Some("no RMS norm after its last layer"),
+    }
 }
 
 /// The model's description with embeddings untied.

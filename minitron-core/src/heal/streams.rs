@@ -1,4 +1,4 @@
-//! Residual streams of student and teacher over all calibration text, half a layer at a time.
+//! Residual streams of student and teacher over all calibration text, one part of a layer at a time.
 //!
 //! One layer of each is in memory, and the streams of all windows.
 
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use tracing::debug_span;
 
-use super::joint::{Joint, Part, Place, Spot};
+use super::joint::{Joint, Place, Spot};
 use super::patient::Patient;
-use crate::blueprint::{HIDDEN, Role, Slot};
-use crate::error::Result;
-use crate::model::{Block, Frame, Input, Layout, NoTap};
+use crate::blueprint::{At, HIDDEN, Role, Slot, Sublayer};
+use crate::error::{Error, Result};
+use crate::model::{Block, Context, Frame, Input, NoTap, Site, Stream};
 
-/// What the student's stream should be after each half of a layer.
+/// What the student's stream should be after each part of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Aim {
@@ -29,14 +29,48 @@ pub enum Aim {
 struct Streams {
     aim: Aim,
     /// One per batch.
-    layouts: Vec<Layout>,
-    teacher_bte: Vec<Tensor>,
-    student_bte: Vec<Tensor>,
+    contexts: Vec<Context>,
+    teacher: Vec<State>,
+    student: Vec<State>,
+}
+
+/// One batch on its way through a model.
+pub(super) struct State {
+    /// The residual stream.
+    pub now_bte: Tensor,
+    /// What entered the layer under way.
+    entered_bte: Tensor,
+}
+
+impl State {
+    pub(super) fn new(x_bte: Tensor) -> Self {
+        State { entered_bte: x_bte.shallow_clone(), now_bte: x_bte }
+    }
+
+    fn stream(&self) -> Stream<'_> {
+        Stream { now_bte: &self.now_bte, entered_bte: &self.entered_bte }
+    }
+
+    /// Before the first part of a layer.
+    fn enter(&mut self) {
+        self.entered_bte = self.now_bte.shallow_clone();
+    }
+
+    /// Past one part of a layer; the sum before it settles is given back.
+    pub(super) fn pass(&mut self, block: &Block, part: usize, context: &Context) -> Result<Tensor> {
+        if part == 0 {
+            self.enter();
+        }
+        let sum_bte = block.sum(part, self.stream(), context, &mut NoTap)?;
+        self.now_bte = block.settle(part, sum_bte.shallow_clone())?;
+        Ok(sum_bte)
+    }
 }
 
 impl Patient<'_> {
     /// Goes through the student from front to back and shows every [`Place`] to `visit`, which may replace weights there; what
-    /// follows runs on the stream as healed so far. Readers are shown where the aim is the teacher.
+    /// follows runs on the stream as healed so far. Readers are shown where the aim is the teacher; writers whose output is
+    /// normed before it is added are not shown, since they are not linear in the stream.
     ///
     /// A plan that removes nothing leaves no residuals, so nothing is shown then.
     ///
@@ -52,24 +86,43 @@ impl Patient<'_> {
         progress.start("heal, layers", self.n_layers() as u64);
         for layer_idx in 0..self.n_layers() {
             let _span = debug_span!("layer", layer_idx).entered();
-            for part in [Part::Attention, Part::Mlp] {
+            let parts: Vec<(At, Sublayer)> =
+                self.blueprint().sublayers(layer_idx).map(|(at, part)| (at, part.clone())).collect();
+            for (number, (at, part)) in parts.iter().enumerate() {
+                let half = Half { layer_idx, number, at: *at, part, is_last: number + 1 == parts.len() };
+                streams.begin(number);
                 if aim == Aim::Teacher {
-                    let joint = streams.readers(self, part, layer_idx)?;
+                    let joint = streams.readers(self, &half)?;
                     visit(self, &joint)?;
                 }
-                let joint = streams.writer(self, part, layer_idx)?;
-                visit(self, &joint)?;
-                streams.step(self, part, layer_idx)?;
+                if let Some(joint) = streams.writer(self, &half)? {
+                    visit(self, &joint)?;
+                }
+                streams.step(self, &half)?;
             }
             progress.advance(1, "");
         }
         progress.finish();
-        let has_transform = self.blueprint().find(Role::HeadTransform, Slot::Weight, None).is_some();
+        let has_transform = self.blueprint().find(At::Model, Role::HEAD_TRANSFORM, Slot::Weight).is_some();
         if aim == Aim::Teacher && !has_transform {
             let joint = streams.head(self)?;
             visit(self, &joint)?;
         }
         Ok(())
+    }
+
+    /// Refuses families whose writers are not linear in the residual stream.
+    ///
+    /// # Errors
+    /// `Recipe` with the reason.
+    pub fn check_writers(&self, advice: &str) -> Result<()> {
+        let parts = self.blueprint().layers.iter().flat_map(|layer| &layer.0);
+        let Some(part) = parts.into_iter().find(|part| part.post.is_some()) else { return Ok(()) };
+        Err(Error::Recipe(format!(
+            "`{}` has a norm after the output projection of its {}, so what the projection adds to the residual stream is no              linear function of its weights and cannot be fitted; {advice}",
+            self.blueprint().architecture,
+            part.mixer.name()
+        )))
     }
 
     fn frame(&self, of_student: bool, tokens: &BTreeSet<u32>) -> Result<Frame> {
@@ -81,30 +134,39 @@ impl Patient<'_> {
     }
 
     /// Token ids of every batch of the calibration text, embedded by student or teacher.
-    pub(super) fn embedded(&self, of_student: bool) -> Result<(Vec<Tensor>, Vec<Layout>)> {
+    pub(super) fn embedded(&self, of_student: bool) -> Result<(Vec<State>, Vec<Context>)> {
         let calibration = self.calibration()?;
         let windows = calibration.windows;
         let tokens: BTreeSet<u32> = (0..windows.len()).flat_map(|window| windows.window(window)).copied().collect();
         let frame = self.frame(of_student, &tokens)?;
-        let (mut streams, mut layouts) = (Vec::new(), Vec::new());
+        let (mut states, mut contexts) = (Vec::new(), Vec::new());
         for batch in windows.batches(calibration.batch_size) {
             let device = self.load_options().device;
             let ids_bt = windows.batch(batch.clone(), device)?;
             let positions_bt = windows.positions(batch, device)?;
             let positions_bt = positions_bt.as_ref();
-            streams.push(frame.embed(Input { ids_bt: &ids_bt, seen_bt: None, positions_bt }, 0)?);
-            layouts.push(frame.layout(0, ids_bt.size2()?.1, None, positions_bt)?);
+            states.push(State::new(frame.embed(Input { ids_bt: &ids_bt, seen_bt: None, positions_bt }, 0)?));
+            contexts.push(frame.context(0, ids_bt.size2()?.1, None, positions_bt)?);
         }
-        Ok((streams, layouts))
+        Ok((states, contexts))
     }
+}
+
+/// A part of a layer of the student.
+struct Half<'p> {
+    layer_idx: usize,
+    number: usize,
+    at: At,
+    part: &'p Sublayer,
+    is_last: bool,
 }
 
 impl Streams {
     /// Embeds the text; a teacher aimed at runs up to the first layer that the student kept.
     fn enter(patient: &Patient, aim: Aim) -> Result<Self> {
-        let (student_bte, layouts) = patient.embedded(true)?;
-        let teacher_bte = if aim == Aim::Teacher { patient.embedded(false)?.0 } else { Vec::new() };
-        let mut streams = Streams { aim, layouts, teacher_bte, student_bte };
+        let (student, contexts) = patient.embedded(true)?;
+        let teacher = if aim == Aim::Teacher { patient.embedded(false)?.0 } else { Vec::new() };
+        let mut streams = Streams { aim, contexts, teacher, student };
         if aim == Aim::Teacher {
             for source_layer in 0..patient.source_layer(0) {
                 streams.run_teacher(patient, source_layer)?;
@@ -113,13 +175,22 @@ impl Streams {
         Ok(streams)
     }
 
-    /// Before teacher and student pass this half of their layer.
-    fn readers(&self, patient: &Patient, part: Part, layer_idx: usize) -> Result<Joint> {
-        let student = patient.student_block(layer_idx)?;
-        let teacher = patient.teacher_block(patient.source_layer(layer_idx))?;
-        let mut joint = Joint::new(part.readers(), Some(layer_idx))?;
-        for (student_bte, teacher_bte) in self.student_bte.iter().zip(&self.teacher_bte) {
-            add_inputs(patient, &mut joint, &part.input(&student, student_bte)?, &part.input(&teacher, teacher_bte)?)?;
+    fn begin(&mut self, number: usize) {
+        if number == 0 {
+            self.student.iter_mut().chain(&mut self.teacher).for_each(State::enter);
+        }
+    }
+
+    /// Before teacher and student pass this part of their layer.
+    fn readers(&self, patient: &Patient, half: &Half) -> Result<Joint> {
+        let student = patient.student_block(half.layer_idx)?;
+        let teacher = patient.teacher_block(patient.source_layer(half.layer_idx))?;
+        let roles = half.part.mixer.ports().readers;
+        let mut joint = Joint::new(Place { at: half.at, roles, is_writer: false })?;
+        for (of_student, of_teacher) in self.student.iter().zip(&self.teacher) {
+            let student_bte = student.input(half.number, of_student.stream())?;
+            let teacher_bte = teacher.input(half.number, of_teacher.stream())?;
+            add_inputs(patient, &mut joint, &student_bte, &teacher_bte)?;
         }
         Ok(joint)
     }
@@ -128,75 +199,81 @@ impl Streams {
     fn head(&self, patient: &Patient) -> Result<Joint> {
         let any = BTreeSet::from([0]);
         let (student, teacher) = (patient.frame(true, &any)?, patient.frame(false, &any)?);
-        let mut joint = Joint::new(Place::Head, None)?;
-        for (student_bte, teacher_bte) in self.student_bte.iter().zip(&self.teacher_bte) {
-            let student_bte = student.finish(student_bte.shallow_clone())?;
-            add_inputs(patient, &mut joint, &student_bte, &teacher.finish(teacher_bte.shallow_clone())?)?;
+        let mut joint = Joint::new(Place { at: At::Model, roles: vec![Role::HEAD], is_writer: false })?;
+        for (of_student, of_teacher) in self.student.iter().zip(&self.teacher) {
+            let student_bte = student.finish(of_student.now_bte.shallow_clone())?;
+            add_inputs(patient, &mut joint, &student_bte, &teacher.finish(of_teacher.now_bte.shallow_clone())?)?;
         }
         Ok(joint)
     }
 
-    /// Moves the teacher past this half of its layer; the student stays before it.
-    fn writer(&mut self, patient: &Patient, part: Part, layer_idx: usize) -> Result<Joint> {
+    /// Moves the teacher past this part of its layer; the student stays before it.
+    fn writer(&mut self, patient: &Patient, half: &Half) -> Result<Option<Joint>> {
         let wanted_bte = match self.aim {
-            Aim::Teacher => self.teacher_sums(patient, part, layer_idx)?,
-            Aim::Own => self.own_sums(patient, part, layer_idx)?,
+            Aim::Teacher => self.teacher_sums(patient, half)?,
+            Aim::Own => self.own_sums(patient, half)?,
         };
-        let block = patient.student_block(layer_idx)?;
-        let mut joint = Joint::new(part.writer(), Some(layer_idx))?;
-        for ((x_bte, layout), wanted_bte) in self.student_bte.iter().zip(&self.layouts).zip(&wanted_bte) {
-            let mut spot = Spot { site: part.site(layer_idx), x: None };
-            let sum_bte = part.summed(&block, x_bte, layout, &mut spot)?;
+        if half.part.post.is_some() {
+            return Ok(None);
+        }
+        let block = patient.student_block(half.layer_idx)?;
+        let ports = half.part.mixer.ports();
+        let mut joint = Joint::new(Place { at: half.at, roles: vec![ports.writer], is_writer: true })?;
+        joint.scale = half.part.scale;
+        for ((state, context), wanted_bte) in self.student.iter().zip(&self.contexts).zip(&wanted_bte) {
+            let mut spot = Spot { site: Site::Inside { at: half.at, port: ports.written }, x: None };
+            let sum_bte = block.sum(half.number, state.stream(), context, &mut spot)?;
             let r_bte = wanted_bte.f_to_kind(Kind::Float)?.f_sub(&sum_bte.f_to_kind(Kind::Float)?)?;
             if let Some(x_btc) = spot.x {
+                let x_btc = if joint.scale == 1.0 { x_btc } else { x_btc.f_mul_scalar(joint.scale)? };
                 joint.add(&x_btc, &r_bte)?;
             }
         }
-        Ok(joint)
+        Ok(Some(joint))
     }
 
-    /// Moves the student past one half of a layer.
-    fn step(&mut self, patient: &Patient, part: Part, layer_idx: usize) -> Result<()> {
-        let block = patient.student_block(layer_idx)?;
-        for (x_bte, layout) in self.student_bte.iter_mut().zip(&self.layouts) {
-            *x_bte = part.forward(&block, x_bte, layout)?;
+    /// Moves the student past one part of a layer.
+    fn step(&mut self, patient: &Patient, half: &Half) -> Result<()> {
+        let block = patient.student_block(half.layer_idx)?;
+        for (state, context) in self.student.iter_mut().zip(&self.contexts) {
+            let _ = state.pass(&block, half.number, context)?;
         }
         Ok(())
     }
 
-    fn own_sums(&self, patient: &Patient, part: Part, layer_idx: usize) -> Result<Vec<Tensor>> {
-        let whole = patient.wide_block(layer_idx)?;
-        let streams = self.student_bte.iter().zip(&self.layouts);
-        streams.map(|(x_bte, layout)| part.summed(&whole, x_bte, layout, &mut NoTap)).collect()
+    fn own_sums(&self, patient: &Patient, half: &Half) -> Result<Vec<Tensor>> {
+        let whole = patient.wide_block(half.layer_idx)?;
+        let states = self.student.iter().zip(&self.contexts);
+        states.map(|(state, context)| whole.sum(half.number, state.stream(), context, &mut NoTap)).collect()
     }
 
-    /// Moves the teacher past one half of a layer, and past the layers that the student dropped after it.
-    fn teacher_sums(&mut self, patient: &Patient, part: Part, layer_idx: usize) -> Result<Vec<Tensor>> {
-        let source_layer = patient.source_layer(layer_idx);
-        let mut sums = self.run_teacher_half(patient, part, source_layer)?;
-        if part == Part::Mlp {
-            for dropped in source_layer + 1..patient.source_layer(layer_idx + 1) {
+    /// Moves the teacher past one part of a layer, and past the layers that the student dropped after it.
+    fn teacher_sums(&mut self, patient: &Patient, half: &Half) -> Result<Vec<Tensor>> {
+        let source_layer = patient.source_layer(half.layer_idx);
+        let block = patient.teacher_block(source_layer)?;
+        let mut sums = self.run_teacher_part(&block, half.number)?;
+        if half.is_last {
+            for dropped in source_layer + 1..patient.source_layer(half.layer_idx + 1) {
                 sums = self.run_teacher(patient, dropped)?;
             }
         }
         sums.iter().map(|sum_bte| kept_channels(patient, sum_bte, 2)).collect()
     }
 
+    /// The last sums before they settle.
     fn run_teacher(&mut self, patient: &Patient, source_layer: usize) -> Result<Vec<Tensor>> {
-        self.run_teacher_half(patient, Part::Attention, source_layer)?;
-        self.run_teacher_half(patient, Part::Mlp, source_layer)
+        let block = patient.teacher_block(source_layer)?;
+        let mut sums = self.teacher.iter().map(|state| state.now_bte.shallow_clone()).collect();
+        for part in 0..block.n_parts() {
+            sums = self.run_teacher_part(&block, part)?;
+        }
+        Ok(sums)
     }
 
     /// Returns the sums before they settle: what the student's projections add up to, wherever the norms stand.
-    fn run_teacher_half(&mut self, patient: &Patient, part: Part, source_layer: usize) -> Result<Vec<Tensor>> {
-        let block: Block = patient.teacher_block(source_layer)?;
-        let mut sums = Vec::with_capacity(self.teacher_bte.len());
-        for (x_bte, layout) in self.teacher_bte.iter_mut().zip(&self.layouts) {
-            let sum_bte = part.summed(&block, x_bte, layout, &mut NoTap)?;
-            *x_bte = part.settle(&block, sum_bte.shallow_clone())?;
-            sums.push(sum_bte);
-        }
-        Ok(sums)
+    fn run_teacher_part(&mut self, block: &Block, part: usize) -> Result<Vec<Tensor>> {
+        let states = self.teacher.iter_mut().zip(&self.contexts);
+        states.map(|(state, context)| state.pass(block, part, context)).collect()
     }
 }
 

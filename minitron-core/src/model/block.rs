@@ -1,46 +1,51 @@
-//! One layer: attention and MLP around the residual stream.
+//! One layer: its sublayers around the residual stream.
 
 use tch::Tensor;
 
 use super::LoadOptions;
-use super::attention::Attention;
-use super::cache::LayerCache;
-use super::layers::{Linear, Norm, activate};
-use super::layout::Layout;
-use super::tap::{Site, Tap};
+use super::cache::MixerState;
+use super::context::Context;
+use super::layers::NormLayer;
+use super::tap::{Port, PortTap, Site, Tap, show};
 use super::weights::Weights;
-use crate::blueprint::{Activation, Blueprint, NormPlace, Role};
+use crate::blueprint::{At, Blueprint, Norm, Role};
 use crate::checkpoint::TensorSource;
-use crate::error::Result;
+use crate::contract::RunMixer;
+use crate::error::{Error, Result};
 
 /// One layer, which can be loaded and run on its own.
-///
-/// ```text
-/// pre-norm    m = x + attention(norm(x))            y = m + mlp(norm(m))
-/// post-norm   m = norm(x + attention(x))            y = norm(m + mlp(m))
-/// ```
-/// Both are `m = settle_attention(attention_sum(x))`, `y = settle_mlp(mlp_sum(m))`.
 #[derive(Debug)]
 pub struct Block {
     layer_idx: usize,
-    norm_place: NormPlace,
-    attention_norm: Norm,
-    attention: Attention,
-    mlp_norm: Norm,
-    mlp: Mlp,
+    parts: Vec<Part>,
 }
 
+/// A sublayer with its weights: y = settle(sum), sum = x + scale · post(mixer(pre(r))).
 #[derive(Debug)]
-struct Mlp {
-    layer_idx: usize,
-    gate: Option<Linear>,
-    up: Linear,
-    down: Linear,
-    activation: Activation,
+struct Part {
+    at: At,
+    mixer: Box<dyn RunMixer>,
+    pre: Option<NormLayer>,
+    post: Option<NormLayer>,
+    after_sum: Option<NormLayer>,
+    scale: f64,
+    reads_layer_input: bool,
+}
+
+/// The residual stream before a sublayer, and what entered the layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Stream<'a> {
+    /// Before the sublayer [B, T, E].
+    pub now_bte: &'a Tensor,
+    /// Before the layer [B, T, E].
+    pub entered_bte: &'a Tensor,
 }
 
 impl Block {
     /// Reads the weights of one layer.
+    ///
+    /// # Errors
+    /// As reading a file does.
     pub fn open(
         source: &dyn TensorSource,
         blueprint: &Blueprint,
@@ -51,119 +56,131 @@ impl Block {
     }
 
     pub(super) fn load(weights: &mut Weights, layer_idx: usize) -> Result<Self> {
-        let layer = Some(layer_idx);
-        Ok(Block {
-            layer_idx,
-            norm_place: weights.blueprint.options.norm_place,
-            attention_norm: weights.norm(Role::AttentionNorm, layer)?,
-            attention: Attention::load(weights, layer_idx)?,
-            mlp_norm: weights.norm(Role::MlpNorm, layer)?,
-            mlp: Mlp {
-                layer_idx,
-                gate: weights.linear_opt(Role::Gate, layer)?,
-                up: weights.linear(Role::Up, layer)?,
-                down: weights.linear(Role::Down, layer)?,
-                activation: weights.blueprint.options.activation,
-            },
-        })
+        let mut parts = Vec::new();
+        for (at, part) in weights.blueprint.sublayers(layer_idx) {
+            let norm = |weights: &mut Weights, role: Role, norm: Option<Norm>| {
+                norm.map(|norm| weights.part(at).norm(role, norm)).transpose()
+            };
+            parts.push(Part {
+                at,
+                pre: norm(weights, Role::INPUT_NORM, part.pre)?,
+                after_sum: norm(weights, Role::SUM_NORM, part.after_sum)?,
+                mixer: part.mixer.load(&mut weights.part(at))?,
+                post: norm(weights, Role::OUTPUT_NORM, part.post)?,
+                scale: part.scale,
+                reads_layer_input: part.reads_layer_input,
+            });
+        }
+        Ok(Block { layer_idx, parts })
     }
 
     /// x [B, T, E] to [B, T, E].
+    ///
+    /// # Errors
+    /// As mixers do.
     pub fn forward(
         &self,
         x_bte: &Tensor,
-        layout: &Layout,
+        context: &Context,
         tap: &mut dyn Tap,
-        cache: Option<&mut LayerCache>,
+        mut states: Option<&mut [MixerState]>,
     ) -> Result<Tensor> {
-        let middle_bte = self.settle_attention(self.attention_sum(x_bte, layout, tap, cache)?)?;
-        self.settle_mlp(self.mlp_sum(&middle_bte, tap)?)
+        let mut now_bte = x_bte.shallow_clone();
+        for (idx, part) in self.parts.iter().enumerate() {
+            let stream = Stream { now_bte: &now_bte, entered_bte: x_bte };
+            let state = states.as_mut().and_then(|states| states.get_mut(idx));
+            let sum_bte = part.sum(stream, context, tap, state)?;
+            now_bte = part.settle(sum_bte)?;
+        }
+        Ok(now_bte)
     }
 
     /// The same, with the residual stream before and after it shown.
+    ///
+    /// # Errors
+    /// As mixers do.
     pub fn shown(
         &self,
         x_bte: &Tensor,
-        layout: &Layout,
+        context: &Context,
         tap: &mut dyn Tap,
-        cache: Option<&mut LayerCache>,
+        states: Option<&mut [MixerState]>,
     ) -> Result<Tensor> {
-        show(tap, Site::BlockInput(self.layer_idx), x_bte)?;
-        let output_bte = self.forward(x_bte, layout, tap, cache)?;
-        show(tap, Site::BlockOutput(self.layer_idx), &output_bte)?;
+        show(tap, Site::LayerInput(self.layer_idx), x_bte)?;
+        let output_bte = self.forward(x_bte, context, tap, states)?;
+        show(tap, Site::LayerOutput(self.layer_idx), &output_bte)?;
         Ok(output_bte)
     }
 
-    /// What attention reads of the residual stream.
-    pub fn attention_input(&self, x_bte: &Tensor) -> Result<Tensor> {
-        self.before(&self.attention_norm, x_bte)
+    /// Sublayers.
+    pub fn n_parts(&self) -> usize {
+        self.parts.len()
     }
 
-    /// What the MLP reads of the residual stream between the two parts.
-    pub fn mlp_input(&self, middle_bte: &Tensor) -> Result<Tensor> {
-        self.before(&self.mlp_norm, middle_bte)
+    /// What a sublayer's mixer reads of the stream.
+    ///
+    /// # Errors
+    /// `Internal` where there is no such sublayer.
+    pub fn input(&self, part: usize, stream: Stream) -> Result<Tensor> {
+        self.part(part)?.input(stream)
     }
 
-    /// The residual stream with attention's output added.
-    pub fn attention_sum(
+    /// The stream with what a sublayer adds to it.
+    ///
+    /// # Errors
+    /// `Internal` where there is no such sublayer.
+    pub fn sum(&self, part: usize, stream: Stream, context: &Context, tap: &mut dyn Tap) -> Result<Tensor> {
+        self.part(part)?.sum(stream, context, tap, None)
+    }
+
+    /// What leaves a sublayer for that sum.
+    ///
+    /// # Errors
+    /// `Internal` where there is no such sublayer.
+    pub fn settle(&self, part: usize, sum_bte: Tensor) -> Result<Tensor> {
+        self.part(part)?.settle(sum_bte)
+    }
+
+    fn part(&self, part: usize) -> Result<&Part> {
+        let missing = || Error::Internal(format!("layer {} has no part {part}", self.layer_idx));
+        self.parts.get(part).ok_or_else(missing)
+    }
+}
+
+impl Part {
+    fn input(&self, stream: Stream) -> Result<Tensor> {
+        let read_bte = if self.reads_layer_input { stream.entered_bte } else { stream.now_bte };
+        normed(self.pre.as_ref(), read_bte)
+    }
+
+    fn sum(
         &self,
-        x_bte: &Tensor,
-        layout: &Layout,
+        stream: Stream,
+        context: &Context,
         tap: &mut dyn Tap,
-        cache: Option<&mut LayerCache>,
+        state: Option<&mut MixerState>,
     ) -> Result<Tensor> {
-        let input_bte = self.attention_input(x_bte)?;
-        show(tap, Site::AttentionInput(self.layer_idx), &input_bte)?;
-        Ok(x_bte.f_add(&self.attention.forward(&input_bte, layout, tap, cache)?)?)
+        let mut tap = PortTap::new(self.at, tap);
+        tap.show(Port::STREAM, stream.now_bte)?;
+        let input_bte = self.input(stream)?;
+        tap.show(Port::INPUT, &input_bte)?;
+        let output_bte = self.mixer.forward(&input_bte, context, state, &mut tap)?;
+        let added_bte = normed(self.post.as_ref(), &output_bte)?;
+        let added_bte = if self.scale == 1.0 { added_bte } else { added_bte.f_mul_scalar(self.scale)? };
+        Ok(stream.now_bte.f_add(&added_bte)?)
     }
 
-    /// What comes between that sum and the MLP's part of the layer.
-    pub fn settle_attention(&self, sum_bte: Tensor) -> Result<Tensor> {
-        self.after(&self.attention_norm, sum_bte)
-    }
-
-    /// The residual stream between the two parts with the MLP's output added.
-    pub fn mlp_sum(&self, middle_bte: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
-        show(tap, Site::BlockMiddle(self.layer_idx), middle_bte)?;
-        let input_bte = self.mlp_input(middle_bte)?;
-        show(tap, Site::MlpInput(self.layer_idx), &input_bte)?;
-        Ok(middle_bte.f_add(&self.mlp.forward(&input_bte, tap)?)?)
-    }
-
-    /// What comes between that sum and the next layer.
-    pub fn settle_mlp(&self, sum_bte: Tensor) -> Result<Tensor> {
-        self.after(&self.mlp_norm, sum_bte)
-    }
-
-    fn before(&self, norm: &Norm, x_bte: &Tensor) -> Result<Tensor> {
-        match self.norm_place {
-            NormPlace::Pre => norm.forward(x_bte),
-            NormPlace::Post => Ok(x_bte.shallow_clone()),
-        }
-    }
-
-    fn after(&self, norm: &Norm, sum_bte: Tensor) -> Result<Tensor> {
-        match self.norm_place {
-            NormPlace::Pre => Ok(sum_bte),
-            NormPlace::Post => norm.forward(&sum_bte),
+    fn settle(&self, sum_bte: Tensor) -> Result<Tensor> {
+        match &self.after_sum {
+            Some(norm) => norm.forward(&sum_bte),
+            None => Ok(sum_bte),
         }
     }
 }
 
-impl Mlp {
-    fn forward(&self, x_bte: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
-        let first = self.gate.as_ref().unwrap_or(&self.up).forward(x_bte)?;
-        show(tap, Site::MlpPreActivation(self.layer_idx), &first)?;
-        let activated = activate(&first, self.activation)?;
-        let inner_btf = match self.gate {
-            Some(_) => activated.f_mul(&self.up.forward(x_bte)?)?,
-            None => activated,
-        };
-        show(tap, Site::MlpNeurons(self.layer_idx), &inner_btf)?;
-        self.down.forward(&inner_btf)
+fn normed(norm: Option<&NormLayer>, x_bte: &Tensor) -> Result<Tensor> {
+    match norm {
+        Some(norm) => norm.forward(x_bte),
+        None => Ok(x_bte.shallow_clone()),
     }
-}
-
-fn show(tap: &mut dyn Tap, site: Site, x: &Tensor) -> Result<()> {
-    if tap.wants(site) { tap.see(site, x) } else { Ok(()) }
 }

@@ -5,29 +5,29 @@ use std::collections::{BTreeSet, HashMap};
 use tch::{Device, Kind, Tensor};
 
 use super::LoadOptions;
+use super::context::{Context, Input};
 use super::head::Head;
-use super::layers::Norm;
-use super::layout::{Input, Layout};
-use super::rope::Frequencies;
+use super::layers::NormLayer;
 use super::weights::Weights;
-use crate::blueprint::{Blueprint, Positions, Role, Rotary, RotaryScaling, Slot};
+use crate::blueprint::{At, Blueprint, Role, Slot};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 
-/// Embeddings, rotary frequencies, final norm and head.
+/// Embeddings, final norm and head.
 #[derive(Debug)]
 pub struct Frame {
     architecture: String,
     max_positions: usize,
-    /// What lies beyond the positions, where that can be said.
-    beyond: &'static str,
     tokens: TokenTable,
+    /// Factor of the token table's rows.
+    scale: Option<Tensor>,
     position_table: Option<Tensor>,
+    first_position: i64,
     type_table: Option<Tensor>,
-    embedding_norm: Option<Norm>,
-    rope: Option<Frequencies>,
+    embedding_norm: Option<NormLayer>,
     causal: bool,
-    final_norm: Option<Norm>,
+    kind: Kind,
+    final_norm: Option<NormLayer>,
     head: Option<Head>,
 }
 
@@ -49,8 +49,9 @@ impl Frame {
         with_head: bool,
     ) -> Result<Self> {
         let mut weights = Weights::new(source, blueprint, options);
-        let spec = blueprint.find(Role::TokenEmbedding, Slot::Weight, None);
-        let name = spec.map(crate::blueprint::TensorSpec::name).unwrap_or_default();
+        let spec = blueprint.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight);
+        let missing = || Error::Internal(format!("`{}` declares no token table", blueprint.architecture));
+        let name = spec.ok_or_else(missing)?.name();
         let mut rows = Vec::with_capacity(tokens.len());
         for &token in tokens {
             rows.push(source.read_rows(&name, token as usize..token as usize + 1)?);
@@ -59,7 +60,7 @@ impl Frame {
         let places = tokens.iter().enumerate().map(|(row, &token)| (i64::from(token), row as i64));
         let tokens = TokenTable { table_ve, rows: Some(places.collect()) };
         let whole = match with_head && blueprint.options.tied {
-            true => Some(weights.required(Role::TokenEmbedding, Slot::Weight, None)?),
+            true => Some(weights.required(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight)?),
             false => None,
         };
         let head = if with_head { Head::load(&mut weights, whole.as_ref())? } else { None };
@@ -74,28 +75,28 @@ impl Frame {
 
     fn around(weights: &mut Weights, tokens: TokenTable, head: Option<Head>) -> Result<Self> {
         weights.blueprint.check_computable()?;
-        let (options, place) = (&weights.blueprint.options, weights.options);
-        let beyond = match &options.positions {
-            Positions::Rotary(Rotary { scaling: RotaryScaling::Dynamic, .. }) => {
-                "; the angles beyond them, by its `dynamic` scaling, are not computed"
-            }
-            _ => "",
-        };
-        let rope = match &options.positions {
-            Positions::Rotary(rotary) => Some(Frequencies::new(rotary, place.device, place.kind)?),
-            Positions::Learned => None,
+        let (blueprint, place) = (weights.blueprint, weights.options);
+        let (embedding, final_norm) = (&blueprint.options.embedding, blueprint.options.final_norm);
+        // Rounded to the type computed in, as `transformers` does.
+        let scale = match embedding.scale == 1.0 {
+            true => None,
+            false => Some(Tensor::f_full([1i64], embedding.scale, (place.kind, place.device))?),
         };
         Ok(Frame {
-            architecture: weights.blueprint.architecture.clone(),
-            max_positions: options.max_positions,
-            beyond,
+            architecture: blueprint.architecture.clone(),
+            max_positions: blueprint.options.max_positions,
             tokens,
-            position_table: weights.optional(Role::PositionEmbedding, Slot::Weight, None)?,
-            type_table: weights.optional(Role::TypeEmbedding, Slot::Weight, None)?,
-            embedding_norm: weights.norm_opt(Role::EmbeddingNorm, None)?,
-            rope,
-            causal: options.causal,
-            final_norm: weights.norm_opt(Role::FinalNorm, None)?,
+            scale,
+            position_table: weights.optional(At::Model, Role::POSITION_EMBEDDING, Slot::Weight)?,
+            first_position: embedding.first_position as i64,
+            type_table: weights.optional(At::Model, Role::TYPE_EMBEDDING, Slot::Weight)?,
+            embedding_norm: embedding
+                .norm
+                .map(|norm| weights.part(At::Model).norm(Role::EMBEDDING_NORM, norm))
+                .transpose()?,
+            causal: blueprint.options.causal,
+            kind: place.kind,
+            final_norm: final_norm.map(|norm| weights.part(At::Model).norm(Role::FINAL_NORM, norm)).transpose()?,
             head,
         })
     }
@@ -111,15 +112,20 @@ impl Frame {
         let max = self.max_positions as i64;
         if start + n_tokens > max {
             let n_tokens = start + n_tokens;
-            let message = format!("a sequence of {n_tokens} tokens; this model has {max} positions{}", self.beyond);
-            return Err(Error::Data(message));
+            return Err(Error::Data(format!("a sequence of {n_tokens} tokens; this model has {max} positions")));
         }
         let rows_bt = self.tokens.rows_of(ids_bt)?;
         let mut x_bte = Tensor::f_embedding(&self.tokens.table_ve, &rows_bt, -1, false, false)?;
+        if let Some(scale) = &self.scale {
+            x_bte = x_bte.f_mul(scale)?;
+        }
         if let Some(table) = &self.position_table {
             x_bte = match positions_bt {
-                Some(positions_bt) => x_bte.f_add(&Tensor::f_embedding(table, positions_bt, -1, false, false)?)?,
-                None => x_bte.f_add(&table.f_narrow(0, start, n_tokens)?)?,
+                Some(positions_bt) => {
+                    let rows_bt = positions_bt.f_add_scalar(self.first_position)?;
+                    x_bte.f_add(&Tensor::f_embedding(table, &rows_bt, -1, false, false)?)?
+                }
+                None => x_bte.f_add(&table.f_narrow(0, self.first_position + start, n_tokens)?)?,
             };
         }
         if let Some(table) = &self.type_table {
@@ -132,42 +138,19 @@ impl Frame {
     }
 
     /// How `n_tokens` positions from `start` on lie, of which those hold tokens that are `seen_bt` [B, T]; none: all.
-    /// `positions_bt` [B, T] begin at zero with each document where attention stays inside them; rotations depend on
-    /// distances alone, so they go by the window's positions.
+    /// `positions_bt` [B, T] begin at zero with each document where attention stays inside them.
     ///
     /// # Errors
     /// `Recipe` for documents told apart in an encoder.
-    pub fn layout(
+    pub fn context(
         &self,
         start: i64,
         n_tokens: i64,
         seen_bt: Option<&Tensor>,
         positions_bt: Option<&Tensor>,
-    ) -> Result<Layout> {
-        let rope = self.rope.as_ref().map(|rope| rope.at(start, n_tokens)).transpose()?;
-        if let Some(positions_bt) = positions_bt {
-            return Ok(Layout { rope, mask: Some(self.inside_documents(positions_bt)?) });
-        }
-        let mask = match seen_bt {
-            Some(seen_bt) if !self.causal => Some(seen_bt.f_unsqueeze(1)?.f_unsqueeze(1)?),
-            _ if self.causal && start > 0 && n_tokens > 1 => {
-                let all = Tensor::f_ones([n_tokens, start + n_tokens], (Kind::Bool, self.tokens.table_ve.device()))?;
-                Some(all.f_tril(start)?)
-            }
-            _ => None,
-        };
-        Ok(Layout { rope, mask })
-    }
-
-    /// Which earlier tokens of its own document each token sees [B, 1, T, T].
-    fn inside_documents(&self, positions_bt: &Tensor) -> Result<Tensor> {
-        if !self.causal {
-            let message = "attend: documents: an encoder's windows hold one stretch of text; leave it out";
-            return Err(Error::Recipe(message.into()));
-        }
-        let document_bt = positions_bt.f_eq(0)?.f_cumsum(1, Kind::Int64)?;
-        let is_same_btt = document_bt.f_unsqueeze(2)?.f_eq_tensor(&document_bt.f_unsqueeze(1)?)?;
-        Ok(is_same_btt.f_tril(0)?.f_unsqueeze(1)?)
+    ) -> Result<Context> {
+        let device = self.tokens.table_ve.device();
+        Context::new(self.causal, start, n_tokens, device, self.kind).beside(seen_bt, positions_bt)
     }
 
     /// The last hidden state of what leaves the last layer.

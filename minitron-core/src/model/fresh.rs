@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::blueprint::{Blueprint, NormKind, Role, Slot, TensorSpec};
+use crate::blueprint::{At, Blueprint, Norm, NormKind, Role, Slot, TensorSpec};
 use crate::checkpoint::MemorySource;
 use crate::error::Result;
 use crate::random::SplitMix;
@@ -33,19 +33,37 @@ pub fn fresh_weights(blueprint: &Blueprint, seed: u64) -> Result<MemorySource> {
     for spec in &blueprint.tensors {
         let shape = shape_of(spec);
         let options = (Kind::Float, Device::Cpu);
-        let is_norm = matches!(
-            spec.role,
-            Role::EmbeddingNorm | Role::AttentionNorm | Role::MlpNorm | Role::FinalNorm | Role::HeadNorm
-        );
-        let tensor = match spec.slot {
-            Slot::Bias => Tensor::f_zeros(&shape, options)?,
-            Slot::Weight if is_norm && blueprint.options.norm == NormKind::Layer1p => Tensor::f_zeros(&shape, options)?,
-            Slot::Weight if is_norm => Tensor::f_ones(&shape, options)?,
-            Slot::Weight => normal(&mut random, &shape, blueprint.options.initializer_range)?,
+        let tensor = match (spec.slot, blueprint.norm_of(spec)) {
+            (Slot::Bias, _) => Tensor::f_zeros(&shape, options)?,
+            (Slot::Weight, Some(norm)) if matches!(norm.kind, NormKind::Layer1p | NormKind::Rms1p) => {
+                Tensor::f_zeros(&shape, options)?
+            }
+            (Slot::Weight, Some(_)) => Tensor::f_ones(&shape, options)?,
+            (Slot::Weight, None) => normal(&mut random, &shape, blueprint.options.initializer_range)?,
         };
         source.insert(spec.name(), &tensor)?;
     }
     Ok(source)
+}
+
+impl Blueprint {
+    /// The norm that a tensor belongs to, where it belongs to one.
+    pub fn norm_of(&self, spec: &TensorSpec) -> Option<Norm> {
+        let options = &self.options;
+        let At::Sublayer { layer, sublayer } = spec.at else {
+            let head_norm = options.head.as_ref().and_then(|head| head.transform).map(|(_, norm)| norm);
+            let norms = [
+                (Role::EMBEDDING_NORM, options.embedding.norm),
+                (Role::FINAL_NORM, options.final_norm),
+                (Role::HEAD_NORM, head_norm),
+            ];
+            return norms.into_iter().find(|(role, _)| *role == spec.role).and_then(|(_, norm)| norm);
+        };
+        let part = self.layers.get(layer)?.0.get(sublayer)?;
+        let around = [(Role::INPUT_NORM, part.pre), (Role::OUTPUT_NORM, part.post), (Role::SUM_NORM, part.after_sum)];
+        let around = around.into_iter().filter_map(|(role, norm)| Some((role, norm?)));
+        around.chain(part.mixer.norms()).find(|(role, _)| *role == spec.role).map(|(_, norm)| norm)
+    }
 }
 
 /// N(0, std²) by Box and Muller's transform; our own draws, since libtorch's generator is one for the whole process.

@@ -2,53 +2,74 @@
 
 use tch::Tensor;
 
-use super::layers::{Linear, Norm, activate};
+use super::layers::{Linear, NormLayer, activate};
 use super::weights::Weights;
-use crate::blueprint::{Activation, Output, Role, Slot};
+use crate::blueprint::{Activation, At, Role, Slot};
 use crate::error::Result;
 
 /// A projection on the vocabulary, which BERT's kind puts a layer of its own before.
 #[derive(Debug)]
 pub(crate) struct Head {
-    transform: Option<(Linear, Norm)>,
+    transform: Option<(Linear, Activation, NormLayer)>,
     projection: Linear,
-    activation: Activation,
+    scale: f64,
+    softcap: Option<f64>,
 }
 
 impl Head {
     /// None for a model whose output is its hidden state.
     pub(super) fn load(weights: &mut Weights, table_ve: Option<&Tensor>) -> Result<Option<Self>> {
         let blueprint = weights.blueprint;
-        let transform = match weights.linear_opt(Role::HeadTransform, None)? {
-            Some(linear) => Some((linear, weights.norm(Role::HeadNorm, None)?)),
+        let Some(head) = &blueprint.options.head else { return Ok(None) };
+        let transform = match head.transform {
+            Some((activation, norm)) => {
+                let dense = weights.part(At::Model).linear(Role::HEAD_TRANSFORM)?;
+                Some((dense, activation, weights.part(At::Model).norm(Role::HEAD_NORM, norm)?))
+            }
             None => None,
         };
-        let projection = match (blueprint.options.output, table_ve) {
-            (Output::Hidden, _) => return Ok(None),
-            (Output::Logits, Some(table_ve)) if blueprint.options.tied => {
-                Linear { weight_oi: table_ve.shallow_clone(), bias_o: weights.optional(Role::Head, Slot::Bias, None)? }
-            }
-            (Output::Logits, _) => weights.linear(Role::Head, None)?,
+        let projection = match table_ve {
+            Some(table_ve) if blueprint.options.tied => Linear {
+                weight_oi: table_ve.shallow_clone(),
+                bias_o: weights.optional(At::Model, Role::HEAD, Slot::Bias)?,
+            },
+            _ => weights.part(At::Model).linear(Role::HEAD)?,
         };
-        Ok(Some(Head { transform, projection, activation: blueprint.options.activation }))
+        Ok(Some(Head { transform, projection, scale: head.scale, softcap: head.softcap }))
     }
 
     /// What the projection reads, [.., E], of hidden states [.., E].
     pub fn inputs(&self, hidden: &Tensor) -> Result<Tensor> {
         match &self.transform {
-            Some((dense, norm)) => norm.forward(&activate(&dense.forward(hidden)?, self.activation)?),
+            Some((dense, activation, norm)) => norm.forward(&activate(&dense.forward(hidden)?, *activation)?),
             None => Ok(hidden.shallow_clone()),
         }
     }
 
-    /// Logits [.., V] of what the projection reads.
+    /// Logits [.., V] of what the projection reads: cap(s · (x·Wᵀ + b)).
     pub fn project(&self, inputs: &Tensor) -> Result<Tensor> {
-        self.projection.forward(inputs)
+        let mut logits = self.projection.forward(inputs)?;
+        if self.scale != 1.0 {
+            logits = logits.f_mul_scalar(self.scale)?;
+        }
+        match self.softcap {
+            Some(cap) => Ok(logits.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?),
+            None => Ok(logits),
+        }
     }
 
-    /// The gradient on the projection's inputs [N, E] of one on its logits [N, V]; what reaches its weights is added to
-    /// theirs.
-    pub fn back(&self, inputs_ne: &Tensor, gradient_nv: &Tensor) -> Result<Tensor> {
-        self.projection.back(inputs_ne, gradient_nv)
+    /// The gradient on the projection's inputs [N, E] of one on its logits [N, V], which are given too; what reaches its
+    /// weights is added to theirs.
+    pub fn back(&self, inputs_ne: &Tensor, logits_nv: &Tensor, gradient_nv: &Tensor) -> Result<Tensor> {
+        let mut gradient_nv = gradient_nv.shallow_clone();
+        if let Some(cap) = self.softcap {
+            // d/dz c·tanh(z/c) = 1 - (logit/c)².
+            let square_nv = logits_nv.f_detach()?.f_div_scalar(cap)?.f_square()?;
+            gradient_nv = gradient_nv.f_mul(&square_nv.f_neg()?.f_add_scalar(1.0)?)?;
+        }
+        if self.scale != 1.0 {
+            gradient_nv = gradient_nv.f_mul_scalar(self.scale)?;
+        }
+        self.projection.back(inputs_ne, &gradient_nv)
     }
 }

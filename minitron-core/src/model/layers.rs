@@ -3,24 +3,30 @@
 use tch::Tensor;
 
 use super::products::linear;
-use crate::blueprint::{Activation, NormKind};
+use crate::blueprint::{Activation, Norm, NormKind};
 use crate::error::{Error, Result};
 
+/// x·Wᵀ + b.
 #[derive(Debug)]
-pub(super) struct Linear {
+pub struct Linear {
+    /// W [out | in].
     pub weight_oi: Tensor,
+    /// b.
     pub bias_o: Option<Tensor>,
 }
 
 impl Linear {
     /// x·Wᵀ + b over the last side.
+    ///
+    /// # Errors
+    /// As tensor operations do.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         linear(x, &self.weight_oi, self.bias_o.as_ref())
     }
 
     /// The gradient on x [N, I] of one on x·Wᵀ + b [N, O]. Those of W and b are added to what they have in place, so that of
     /// a large W no second copy exists, which is what autograd makes in every call.
-    pub fn back(&self, x_ni: &Tensor, gradient_no: &Tensor) -> Result<Tensor> {
+    pub(super) fn back(&self, x_ni: &Tensor, gradient_no: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         if let Some(mut gradient_oi) = gradient_of(&self.weight_oi)? {
             let _ = gradient_oi.f_addmm_(&gradient_no.f_tr()?, x_ni)?;
@@ -47,29 +53,38 @@ fn gradient_of(weight: &Tensor) -> Result<Option<Tensor>> {
     Ok(Some(weight.f_grad()?))
 }
 
+/// A norm with its weights.
 #[derive(Debug)]
-pub(super) struct Norm {
-    pub kind: NormKind,
-    pub eps: f64,
-    pub gain_e: Tensor,
-    pub bias_e: Option<Tensor>,
+pub struct NormLayer {
+    pub(super) of: Norm,
+    pub(super) gain_e: Tensor,
+    pub(super) bias_e: Option<Tensor>,
 }
 
-impl Norm {
+impl NormLayer {
+    /// Over the last side.
+    ///
+    /// # Errors
+    /// As tensor operations do.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let shape = self.gain_e.size();
-        Ok(match self.kind {
-            NormKind::Rms => x.f_rms_norm(&shape, Some(&self.gain_e), self.eps)?,
-            NormKind::Layer => x.f_layer_norm(&shape, Some(&self.gain_e), self.bias_e.as_ref(), self.eps, true)?,
+        let (shape, eps) = (self.gain_e.size(), self.of.eps);
+        Ok(match self.of.kind {
+            NormKind::Rms => x.f_rms_norm(&shape, Some(&self.gain_e), eps)?,
+            NormKind::Rms1p => x.f_rms_norm(&shape, Some(&self.gain_e.f_add_scalar(1.0)?), eps)?,
+            NormKind::Layer => x.f_layer_norm(&shape, Some(&self.gain_e), self.bias_e.as_ref(), eps, true)?,
             NormKind::Layer1p => {
                 let gain_e = self.gain_e.f_add_scalar(1.0)?;
-                x.f_layer_norm(&shape, Some(&gain_e), self.bias_e.as_ref(), self.eps, true)?
+                x.f_layer_norm(&shape, Some(&gain_e), self.bias_e.as_ref(), eps, true)?
             }
         })
     }
 }
 
-pub(super) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+/// An MLP's non-linearity.
+///
+/// # Errors
+/// `Internal` for one that is not known: it is refused before.
+pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     Ok(match activation {
         Activation::Silu => x.f_silu()?,
         Activation::Gelu => x.f_gelu("none")?,

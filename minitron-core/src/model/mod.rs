@@ -3,28 +3,30 @@
 //! Shape suffixes in this room: B batch, T tokens, E embed, F ffn, H query heads, G key/value heads, K head dim,
 //! V vocab, N rows.
 
-mod attention;
 mod block;
 mod cache;
+mod context;
 mod frame;
 mod fresh;
 mod head;
 mod layers;
-mod layout;
 mod products;
 mod rope;
 mod rows;
 mod tap;
 mod weights;
 
-pub use block::Block;
-pub use cache::{Cache, LayerCache};
+pub use block::{Block, Stream};
+pub use cache::{Cache, MixerState};
+pub(crate) use context::blocks;
+pub use context::{Context, Input};
 pub use frame::Frame;
 pub use fresh::fresh_weights;
-pub use layout::{Input, Layout};
+pub use layers::{Linear, NormLayer, activate};
+pub use rope::Rope;
 pub use rows::{over_shared_ids, row_chunks};
-pub use tap::{NoTap, Site, Tap};
-pub use weights::Parameter;
+pub use tap::{NoTap, Port, PortTap, Ports, Site, Tap};
+pub use weights::{Parameter, PartWeights};
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -32,7 +34,7 @@ use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::blueprint::{Blueprint, Role, Slot};
+use crate::blueprint::{At, Blueprint, Role, Slot};
 use crate::checkpoint::{MemorySource, TensorSource};
 use crate::error::{Error, Result};
 use weights::Weights;
@@ -73,7 +75,7 @@ impl Transformer {
     pub fn load(source: &dyn TensorSource, blueprint: &Blueprint, options: LoadOptions) -> Result<Self> {
         blueprint.check_computable()?;
         let mut weights = Weights::new(source, blueprint, options);
-        let token_table_ve = weights.required(Role::TokenEmbedding, Slot::Weight, None)?;
+        let token_table_ve = weights.required(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight)?;
         let blocks = (0..blueprint.n_layers())
             .map(|layer_idx| Block::load(&mut weights, layer_idx).map(Rc::new))
             .collect::<Result<Vec<_>>>()?;
@@ -101,10 +103,10 @@ impl Transformer {
         let (_, n_tokens) = input.ids_bt.size2()?;
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let mut x_bte = self.frame.embed(input, start)?;
-        let layout = self.frame.layout(start, n_tokens, input.seen_bt, input.positions_bt)?;
+        let context = self.frame.context(start, n_tokens, input.seen_bt, input.positions_bt)?;
         for (layer_idx, block) in self.blocks.iter().enumerate() {
             let memory = cache.as_mut().and_then(|cache| cache.layer(layer_idx));
-            x_bte = block.shown(&x_bte, &layout, tap, memory)?;
+            x_bte = block.shown(&x_bte, &context, tap, memory)?;
         }
         if let Some(cache) = cache {
             cache.advance(n_tokens);
@@ -113,9 +115,15 @@ impl Transformer {
     }
 
     /// One layer of [`Transformer::hidden`] on its own, without a cache.
-    pub(crate) fn layer(&self, layer_idx: usize, x_bte: &Tensor, layout: &Layout, tap: &mut dyn Tap) -> Result<Tensor> {
+    pub(crate) fn layer(
+        &self,
+        layer_idx: usize,
+        x_bte: &Tensor,
+        context: &Context,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
         match self.blocks.get(layer_idx) {
-            Some(block) => block.shown(x_bte, layout, tap, None),
+            Some(block) => block.shown(x_bte, context, tap, None),
             None => Err(Error::Internal(format!("there is no layer {layer_idx}"))),
         }
     }

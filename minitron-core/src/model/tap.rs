@@ -2,33 +2,57 @@
 
 use tch::Tensor;
 
+use crate::blueprint::{At, Role};
 use crate::error::Result;
 
-/// A place to observe, by layer.
+/// A place of a sublayer, by name; a mixer from elsewhere may have ports of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Port(pub &'static str);
+
+impl Port {
+    /// Residual stream before the sublayer, [B, T, E].
+    pub const STREAM: Port = Port("stream");
+    /// What the mixer reads: the norm's output where there is one before it, [B, T, E].
+    pub const INPUT: Port = Port("input");
+    /// Queries before they are rotated, heads in order, [B, T, H·K].
+    pub const QUERY: Port = Port("query");
+    /// Keys before they are rotated, [B, T, G·K].
+    pub const KEY: Port = Port("key");
+    /// Values [B, T, G·K].
+    pub const VALUE: Port = Port("value");
+    /// Input of attention's output projection, heads in order, [B, T, H·K].
+    pub const HEADS: Port = Port("heads");
+    /// An MLP's activated projection before its non-linearity, [B, T, F].
+    pub const PRE_ACTIVATION: Port = Port("pre_activation");
+    /// Input of an MLP's second projection, [B, T, F].
+    pub const NEURONS: Port = Port("neurons");
+}
+
+/// A mixer's projections, as healings see them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ports {
+    /// Those that read the stream: they share one input. A family has some of them.
+    pub readers: Vec<Role>,
+    /// The one that writes to it.
+    pub writer: Role,
+    /// Where the writer's input shows.
+    pub written: Port,
+}
+
+/// A place to observe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Site {
     /// Residual stream before the layer, [B, T, E].
-    BlockInput(usize),
-    /// What attention reads: the norm's output in pre-norm families, [B, T, E].
-    AttentionInput(usize),
-    /// Queries before they are rotated, heads in order, [B, T, H·K].
-    Query(usize),
-    /// Keys before they are rotated, [B, T, G·K].
-    Key(usize),
-    /// Values [B, T, G·K].
-    Value(usize),
-    /// Input of the attention's output projection, heads in order, [B, T, H·K].
-    AttentionHeads(usize),
-    /// Residual stream between the layer's attention and its MLP, [B, T, E].
-    BlockMiddle(usize),
-    /// What the MLP reads: the norm's output in pre-norm families, [B, T, E].
-    MlpInput(usize),
-    /// The activated projection before its non-linearity, [B, T, F].
-    MlpPreActivation(usize),
-    /// Input of the MLP's second projection, [B, T, F].
-    MlpNeurons(usize),
+    LayerInput(usize),
+    /// A port of a sublayer.
+    Inside {
+        /// The sublayer.
+        at: At,
+        /// The port.
+        port: Port,
+    },
     /// Residual stream after the layer, [B, T, E].
-    BlockOutput(usize),
+    LayerOutput(usize),
     /// Residual stream after layer `first + span − 1`, beside the one before layer `first`; a calibration pass alone
     /// shows it.
     Across {
@@ -39,14 +63,6 @@ pub enum Site {
     },
     /// The last hidden state, after the final norm where the family has one, [B, T, E].
     Last,
-}
-
-impl Site {
-    /// The state after `layer_idx` as the next norm gives it out (in post-norm families the layer's own): what the next layer's
-    /// attention reads, or the last hidden state.
-    pub fn normed_output(layer_idx: usize, n_layers: usize) -> Site {
-        if layer_idx + 1 < n_layers { Site::AttentionInput(layer_idx + 1) } else { Site::Last }
-    }
 }
 
 /// Something that looks on during a forward pass.
@@ -70,4 +86,35 @@ impl Tap for NoTap {
     fn see(&mut self, _site: Site, _x: &Tensor) -> Result<()> {
         Ok(())
     }
+}
+
+/// What a mixer shows its ports to.
+pub struct PortTap<'t> {
+    at: At,
+    tap: &'t mut dyn Tap,
+}
+
+impl<'t> PortTap<'t> {
+    /// Of one sublayer.
+    pub fn new(at: At, tap: &'t mut dyn Tap) -> Self {
+        PortTap { at, tap }
+    }
+
+    /// Whether this port is looked at.
+    pub fn wants(&self, port: Port) -> bool {
+        self.tap.wants(Site::Inside { at: self.at, port })
+    }
+
+    /// Shows a port's activations, where somebody looks.
+    ///
+    /// # Errors
+    /// What those who look run into.
+    pub fn show(&mut self, port: Port, x: &Tensor) -> Result<()> {
+        show(self.tap, Site::Inside { at: self.at, port }, x)
+    }
+}
+
+/// Shows a site where somebody looks.
+pub(super) fn show(tap: &mut dyn Tap, site: Site, x: &Tensor) -> Result<()> {
+    if tap.wants(site) { tap.see(site, x) } else { Ok(()) }
 }

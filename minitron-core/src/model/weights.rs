@@ -3,8 +3,8 @@
 use tch::{Device, Kind, Tensor};
 
 use super::LoadOptions;
-use super::layers::{Linear, Norm};
-use crate::blueprint::{Blueprint, Role, Slot, TensorSpec};
+use super::layers::{Linear, NormLayer};
+use crate::blueprint::{At, Blueprint, Norm, Role, Slot, TensorSpec, dim_of_layer};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 
@@ -75,54 +75,83 @@ impl<'a> Weights<'a> {
         Ok(tensor)
     }
 
-    pub(super) fn optional(&mut self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Option<Tensor>> {
+    /// The weights of one part of the model.
+    pub(super) fn part(&mut self, at: At) -> PartWeights<'_, 'a> {
+        PartWeights { weights: self, at }
+    }
+
+    pub(super) fn optional(&mut self, at: At, role: Role, slot: Slot) -> Result<Option<Tensor>> {
         let blueprint = self.blueprint;
-        blueprint.find(role, slot, layer).map(|spec| self.read(spec)).transpose()
+        blueprint.find(at, role, slot).map(|spec| self.read(spec)).transpose()
     }
 
-    pub(super) fn required(&mut self, role: Role, slot: Slot, layer: Option<usize>) -> Result<Tensor> {
-        self.optional(role, slot, layer)?.ok_or_else(|| {
-            Error::Internal(format!(
-                "`{}` declares no {role:?} {slot:?} in layer {layer:?}",
-                self.blueprint.architecture
-            ))
-        })
-    }
-
-    pub(super) fn linear(&mut self, role: Role, layer: Option<usize>) -> Result<Linear> {
-        let weight_oi = self.required(role, Slot::Weight, layer)?;
-        Ok(Linear { weight_oi, bias_o: self.optional(role, Slot::Bias, layer)? })
-    }
-
-    pub(super) fn linear_opt(&mut self, role: Role, layer: Option<usize>) -> Result<Option<Linear>> {
-        if self.blueprint.find(role, Slot::Weight, layer).is_none() {
-            return Ok(None);
-        }
-        self.linear(role, layer).map(Some)
-    }
-
-    pub(super) fn norm(&mut self, role: Role, layer: Option<usize>) -> Result<Norm> {
-        let gain_e = self.required(role, Slot::Weight, layer)?;
-        let bias_e = self.optional(role, Slot::Bias, layer)?;
-        let options = &self.blueprint.options;
-        Ok(Norm { kind: options.norm, eps: options.norm_eps, gain_e, bias_e })
-    }
-
-    pub(super) fn norm_opt(&mut self, role: Role, layer: Option<usize>) -> Result<Option<Norm>> {
-        if self.blueprint.find(role, Slot::Weight, layer).is_none() {
-            return Ok(None);
-        }
-        self.norm(role, layer).map(Some)
+    pub(super) fn required(&mut self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
+        let family = &self.blueprint.architecture;
+        let missing = || Error::Internal(format!("`{family}` declares no {role} ({slot:?}) in {at}"));
+        self.optional(at, role, slot)?.ok_or_else(missing)
     }
 
     /// Reads what the forward pass does not use but the folder holds, so that a trained model is written whole.
     pub(super) fn finish(mut self) -> Result<Vec<Parameter>> {
         if self.options.trainable {
             let blueprint = self.blueprint;
-            for spec in blueprint.tensors.iter().filter(|spec| spec.role == Role::Carried) {
+            for spec in blueprint.tensors.iter().filter(|spec| spec.role == Role::CARRIED) {
                 let _ = self.read(spec)?;
             }
         }
         Ok(self.parameters)
+    }
+}
+
+/// The weights of one part of the model, by role.
+pub struct PartWeights<'w, 'a> {
+    weights: &'w mut Weights<'a>,
+    at: At,
+}
+
+impl PartWeights<'_, '_> {
+    /// The size of a dim of this layer.
+    ///
+    /// # Errors
+    /// `Internal` where the layer has none of this kind.
+    pub fn size(&self, kind: &str) -> Result<usize> {
+        let missing = || Error::Internal(format!("`{}` has no {kind} in {}", self.family(), self.at));
+        self.size_opt(kind).ok_or_else(missing)
+    }
+
+    /// The same, where the layer has one.
+    pub fn size_opt(&self, kind: &str) -> Option<usize> {
+        let name = dim_of_layer(kind, self.at.layer()?);
+        self.weights.blueprint.dims.get(&name).map(|dim| dim.size)
+    }
+
+    /// A matrix [out | in] with its bias, where it has one.
+    ///
+    /// # Errors
+    /// As reading does; `Internal` where the family declares no such tensor.
+    pub fn linear(&mut self, role: Role) -> Result<Linear> {
+        let weight_oi = self.weights.required(self.at, role, Slot::Weight)?;
+        Ok(Linear { weight_oi, bias_o: self.weights.optional(self.at, role, Slot::Bias)? })
+    }
+
+    /// A norm's gain with its bias, where it has one.
+    ///
+    /// # Errors
+    /// As reading does; `Internal` where the family declares no such tensor.
+    pub fn norm(&mut self, role: Role, of: Norm) -> Result<NormLayer> {
+        let gain_e = self.weights.required(self.at, role, Slot::Weight)?;
+        Ok(NormLayer { of, gain_e, bias_e: self.weights.optional(self.at, role, Slot::Bias)? })
+    }
+
+    /// Any tensor.
+    ///
+    /// # Errors
+    /// As reading does; `Internal` where the family declares no such tensor.
+    pub fn tensor(&mut self, role: Role, slot: Slot) -> Result<Tensor> {
+        self.weights.required(self.at, role, slot)
+    }
+
+    fn family(&self) -> &str {
+        &self.weights.blueprint.architecture
     }
 }

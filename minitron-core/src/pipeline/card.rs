@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::identity;
-use crate::blueprint::{Blueprint, Output, Sizes};
+use crate::blueprint::{Blueprint, Sizes};
 use crate::checkpoint::{modules, write_whole};
 use crate::error::Result;
 use crate::files::read_text;
@@ -43,11 +43,11 @@ impl Card {
         facts: Vec<Fact>,
     ) -> Result<Self> {
         let is_encoder = modules(dir)?.is_some();
-        let task = match blueprint.options.output {
+        let task = match &blueprint.options.head {
             _ if is_encoder => "sentence-similarity",
-            Output::Hidden => "feature-extraction",
-            Output::Logits if blueprint.options.causal => "text-generation",
-            Output::Logits => "fill-mask",
+            None => "feature-extraction",
+            Some(_) if blueprint.options.causal => "text-generation",
+            Some(_) => "fill-mask",
         };
         let library = if is_encoder { "sentence-transformers" } else { "transformers" };
         Ok(Card { source: name.map(|name| (name.to_owned(), SourceCard::read(dir))), library, task, job, facts })

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 
 /// The identity of a model's folder.
 pub(super) fn identity_of(folder: &ModelFolder) -> Result<Identity> {
-    let tensors = folder.blueprint.tensors.iter().map(|tensor| (tensor.layer, tensor.name()));
+    let tensors = folder.blueprint.tensors.iter().map(|tensor| (tensor.layer(), tensor.name()));
     let dir = &folder.checkpoint.dir;
     let tokenizer = dir.join("tokenizer.json");
     Ok(Identity {

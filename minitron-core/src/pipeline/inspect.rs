@@ -112,7 +112,7 @@ fn dims(blueprint: &Blueprint) -> Value {
         "mlp": blueprint.size(MLP),
         "heads": heads,
         "kv_heads": if blueprint.size(KV_HEADS) == 0 { heads } else { blueprint.size(KV_HEADS) },
-        "head_dim": blueprint.options.head_dim,
+        "head_dim": blueprint.head_dim(),
         "layers": blueprint.size(DEPTH),
         "vocab": blueprint.options.vocab,
     })

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::context::Context;
-use crate::blueprint::{Blueprint, HIDDEN, MLP, Role, Slot, TensorSpec};
+use crate::blueprint::{Blueprint, HIDDEN, Role, TensorSpec};
 use crate::calibrate::{Calibration, Pass, Spill, Streamed};
 use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
@@ -84,7 +84,8 @@ impl Scoring<'_> {
             self.blueprint.check_computable()?;
         }
         let head = if pass.ablation_spans().is_empty() { 0 } else { self.head_params() };
-        let layer = self.params_of(|spec| spec.layer == Some(0));
+        let layers = 0..self.blueprint.n_layers();
+        let layer = layers.map(|layer| self.params_of(|spec| spec.layer() == Some(layer))).max().unwrap_or(0);
         let weights = (layer + head) * self.element_bytes() + self.largest_stored(head > 0);
         let input = self.calibration(self.fitting_batch(pass, weights, "one layer is held at a time already")?);
         let name = out.file_name().unwrap_or_default().to_string_lossy();
@@ -126,11 +127,10 @@ impl Scoring<'_> {
     /// What a batch takes at its widest: the stream a few times over (statistics in f64 included), the inside of the MLP
     /// and of attention, a chunk of logits, the streams that leave layers out, and the scorers' numbers.
     fn activation_bytes(&self, pass: &Pass, batch_size: usize) -> u64 {
-        let options = &self.blueprint.options;
-        let (n_embed, n_inner) = (self.blueprint.size(HIDDEN), self.blueprint.size(MLP));
-        let n_attention = self.blueprint.size(crate::blueprint::HEADS) * options.head_dim;
-        let n_streams = 2 * pass.ablation_spans().len() * self.blueprint.n_layers() + 16;
-        let per_token = n_streams * n_embed + 5 * n_inner + 6 * n_attention;
+        let n_layers = self.blueprint.n_layers();
+        let n_streams = 2 * pass.ablation_spans().len() * n_layers + 16;
+        let inside = (0..n_layers).map(|layer| self.blueprint.held_inside(layer)).max().unwrap_or(0) as usize;
+        let per_token = n_streams * self.blueprint.size(HIDDEN) + inside + inside / 4;
         let logits = if pass.ablation_spans().is_empty() { 0 } else { 160 << 20 };
         (batch_size * self.windows.width() * per_token * 4 + logits) as u64 + pass.state_bytes()
     }
@@ -146,14 +146,13 @@ impl Scoring<'_> {
 
     /// The head's projection: its own, or the token table.
     fn head_params(&self) -> u64 {
-        let own = self.blueprint.find(Role::Head, Slot::Weight, None).is_some();
-        let role = if own { Role::Head } else { Role::TokenEmbedding };
+        let role = if self.blueprint.has_own_head() { Role::HEAD } else { Role::TOKEN_EMBEDDING };
         self.params_of(|spec| spec.role == role)
     }
 
     /// A tensor as it is stored stands beside its copy for a moment.
     fn largest_stored(&self, with_head: bool) -> u64 {
-        let counts = |spec: &&TensorSpec| spec.layer.is_some() || with_head;
+        let counts = |spec: &&TensorSpec| spec.layer().is_some() || with_head;
         let sizes = self.blueprint.tensors.iter().filter(counts);
         sizes.filter_map(|spec| self.source.info(&spec.name())?.n_bytes()).max().unwrap_or(0)
     }

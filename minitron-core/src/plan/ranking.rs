@@ -201,6 +201,7 @@ mod tests {
             dim: "heads.0".into(),
             layer: Some(0),
             n_layers: 1,
+            sites: Vec::new(),
             n_units: 6,
             block: 8,
             n_parts,

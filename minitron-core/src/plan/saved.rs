@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::space::Space;
-use crate::blueprint::{Blueprint, Dim, Sizes, split_dim};
+use crate::blueprint::{Blueprint, DEPTH, Dim, SizeMap, Sizes, split_dim};
 use crate::checkpoint::Identity;
 use crate::error::{Error, Result};
 use crate::files::read_text;
@@ -39,6 +39,13 @@ impl Plan {
     /// Size per kind.
     pub fn sizes(&self) -> Sizes {
         self.kept.iter().map(|(dim, kept)| (split_dim(dim).0.to_owned(), kept.len())).collect()
+    }
+
+    /// The same for each dim, with the layers that stay.
+    pub fn size_map(&self, blueprint: &Blueprint) -> SizeMap {
+        let by_name = self.kept.iter().map(|(dim, kept)| (dim.clone(), kept.len())).collect();
+        let layers = self.kept.get(DEPTH).cloned().unwrap_or_else(|| (0..blueprint.n_layers()).collect());
+        SizeMap { by_name, layers: Some(layers) }
     }
 
     /// The runs of a dim's units that stay as a whole or in part; one run where no other dim partitions it.
@@ -86,6 +93,10 @@ impl Plan {
             }
         }
         space.complete(&sizes)?;
+        let layers = self.size_map(blueprint).layers.unwrap_or_default();
+        if let Some((layer, why)) = blueprint.fixed_layers.iter().find(|(layer, _)| !layers.contains(layer)) {
+            return Err(Error::Plan(format!("`depth`: layer {layer} has to stay: {why}; drop another one")));
+        }
         Ok(self)
     }
 }

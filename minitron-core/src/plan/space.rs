@@ -1,6 +1,6 @@
 //! The sizes a student may have.
 
-use crate::blueprint::{Blueprint, Dim, HEADS, HIDDEN, KV_HEADS, Sizes, split_dim};
+use crate::blueprint::{Blueprint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, Sizes, split_dim};
 use crate::contract::Axis;
 use crate::error::{Error, Result};
 
@@ -107,7 +107,7 @@ impl Space {
         }
         let mut space = Space {
             axes: found,
-            hidden_per_head: blueprint.hidden_follows_heads.then_some(blueprint.options.head_dim),
+            hidden_per_head: blueprint.hidden_follows_heads.then_some(blueprint.head_dim()),
             is_square: false,
             heads_divide_hidden: blueprint.heads_divide_hidden,
             source: blueprint.sizes(),
@@ -122,7 +122,7 @@ impl Space {
     #[must_use]
     pub fn squared(mut self, blueprint: &Blueprint) -> Self {
         if self.hidden_per_head.is_none() {
-            let head_dim = blueprint.options.head_dim;
+            let head_dim = blueprint.head_dim();
             (self.hidden_per_head, self.is_square) = (Some(head_dim), true);
             for axis in self.axes.iter_mut().filter(|axis| axis.kind == HIDDEN) {
                 axis.step = common_multiple(axis.step, head_dim).min(axis.full);
@@ -257,7 +257,10 @@ impl Space {
         for partitioned in [false, true] {
             for dim in blueprint.dims.values().filter(|dim| dim.partition.is_some() == partitioned) {
                 if let Some(&size) = sizes.get(split_dim(&dim.name).0) {
-                    let kept = kept_units(dim, size, rankings, &plan.parts_of(dim, blueprint))?;
+                    let mut kept = kept_units(dim, size, rankings, &plan.parts_of(dim, blueprint))?;
+                    if dim.name == DEPTH {
+                        keep_fixed(&mut kept, blueprint, rankings);
+                    }
                     plan.kept.insert(dim.name.clone(), kept);
                 }
             }
@@ -269,6 +272,24 @@ impl Space {
     pub fn full(&self) -> Sizes {
         self.axes.iter().map(|axis| (axis.kind.clone(), axis.full)).collect()
     }
+}
+
+/// Layers that have to stay take the places of those that matter least.
+fn keep_fixed(kept: &mut Vec<usize>, blueprint: &Blueprint, rankings: &Rankings) {
+    let is_fixed = |layer: &usize| blueprint.fixed_layers.iter().any(|(fixed, _)| fixed == layer);
+    let missing: Vec<usize> =
+        blueprint.fixed_layers.iter().map(|(layer, _)| *layer).filter(|layer| !kept.contains(layer)).collect();
+    let mut worst_first: Vec<usize> =
+        rankings.by_dim.get(DEPTH).map(|ranking| ranking.order().collect()).unwrap_or_default();
+    worst_first.reverse();
+    for layer in missing {
+        let goes = worst_first.iter().find(|other| kept.contains(other) && !is_fixed(other)).copied();
+        if let Some(goes) = goes {
+            kept.retain(|&other| other != goes);
+            kept.push(layer);
+        }
+    }
+    kept.sort_unstable();
 }
 
 fn kept_units(dim: &Dim, size: usize, rankings: &Rankings, parts: &Parts) -> Result<Vec<usize>> {

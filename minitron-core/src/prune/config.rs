@@ -4,8 +4,8 @@ use crate::blueprint::{Blueprint, Dim, split_dim};
 use crate::checkpoint::Config;
 use crate::plan::Plan;
 
-/// Keys that `transformers` keeps one entry per layer under.
-const PER_LAYER_LISTS: &[&str] = &["layer_types"];
+/// What `transformers` may keep for each layer of any family.
+const LAYER_TYPES: &str = "layer_types";
 
 /// Where `transformers` notes what a model was loaded from; clients show it as the model's name.
 pub const NAME: &str = "_name_or_path";
@@ -20,23 +20,32 @@ pub fn student_config(blueprint: &Blueprint, plan: &Plan) -> Config {
     // It names the source, or what that one was made from.
     config.remove(NAME);
     for (key, value) in &blueprint.pinned {
-        config.set(key, value.clone());
+        config.set_at(key, value.clone());
     }
     let sizes = plan.sizes();
     for dim in blueprint.dims.values() {
         if let Some(&size) = sizes.get(split_dim(&dim.name).0) {
             // A key that the source leaves to the family's default is added: the default may follow from another size.
             for key in &dim.config_keys {
-                config.set(key, size);
+                config.set_at(key, size);
             }
         }
     }
-    for key in PER_LAYER_LISTS {
-        if let Some(serde_json::Value::Array(list)) = config.get(key).cloned() {
-            let layers = super::source_layers(blueprint, plan);
-            let kept: Vec<_> = layers.iter().filter_map(|&layer_idx| list.get(layer_idx).cloned()).collect();
-            config.set(key, kept);
+    let layers = super::source_layers(blueprint, plan);
+    let is_shallower = layers.len() < blueprint.n_layers();
+    // A pattern that follows from a layer's index would be another one of the layers that stay: it is written out.
+    for list in &blueprint.layer_lists {
+        if is_shallower || config.get_at(&list.key).is_some() {
+            config.set_at(&list.key, of_layers(&list.values, &layers));
         }
     }
+    let is_described = blueprint.layer_lists.iter().any(|list| list.key == LAYER_TYPES);
+    if let Some(serde_json::Value::Array(list)) = config.get(LAYER_TYPES).filter(|_| !is_described).cloned() {
+        config.set(LAYER_TYPES, of_layers(&list, &layers));
+    }
     config
+}
+
+fn of_layers(values: &[serde_json::Value], layers: &[usize]) -> Vec<serde_json::Value> {
+    layers.iter().filter_map(|&layer_idx| values.get(layer_idx).cloned()).collect()
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::view::PrunedView;
-use crate::blueprint::{Blueprint, DEPTH, HIDDEN, Part, Role, Side, Slot, TensorSpec, fixed};
+use crate::blueprint::{At, Blueprint, DEPTH, HIDDEN, Part, Role, Side, Slot, TensorSpec, fixed};
 use crate::checkpoint::{Config, DenseFile, Module, modules, write_tensors};
 use crate::error::{Error, IoContext, Result};
 use crate::plan::Plan;
@@ -97,8 +97,8 @@ impl ModuleChanges {
         let channels = Side(vec![Part::Units { dim: HIDDEN.to_owned(), block: 1 }; n_pooled]);
         let spec = |name: &str, slot, sides| TensorSpec {
             template: name.to_owned(),
-            layer: None,
-            role: Role::Carried,
+            at: At::Model,
+            role: Role::CARRIED,
             slot,
             sides,
             transposed: false,

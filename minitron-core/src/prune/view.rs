@@ -41,7 +41,7 @@ impl<'a> PrunedView<'a> {
         let layers = source_layers(blueprint, plan);
         let mut entries = BTreeMap::new();
         for spec in &blueprint.tensors {
-            let student_layer = match spec.layer {
+            let student_layer = match spec.layer() {
                 Some(layer_idx) => match layers.iter().position(|&kept| kept == layer_idx) {
                     Some(position) => Some(position),
                     None => continue,
@@ -175,7 +175,7 @@ impl<'a> Student<'a> {
         let view = PrunedView::new(source, blueprint, plan)?;
         let student = registry.architecture_for(&config)?.blueprint(&Evidence::of(&config, &view))?;
         student.check(&view).map_err(|e| Error::Plan(format!("no config of this family expresses the plan: {e}")))?;
-        let (predicted, found) = (blueprint.n_params_at(&plan.sizes()), student.n_params());
+        let (predicted, found) = (blueprint.n_params_of(&plan.size_map(blueprint)), student.n_params());
         if predicted != found {
             return Err(Error::Internal(format!("the plan predicts {predicted} parameters, the student has {found}")));
         }

@@ -8,39 +8,43 @@ use crate::blueprint::{Blueprint, DEPTH, Part, Sizes, TensorSpec, split_dim};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cost {
     kinds: Vec<String>,
-    /// Indices of kinds, one for each power, and the factor.
-    terms: Vec<(Vec<usize>, u64)>,
+    /// Of what stands around the layers, and of all layers where depth is no size.
+    around: Vec<Term>,
+    /// Of all layers at the depth's power, to be shared out among `n_layers`.
+    layers: Vec<Term>,
+    n_layers: u64,
 }
+
+/// Indices of kinds, one for each power, and the factor.
+type Term = (Vec<usize>, u64);
 
 impl Cost {
     /// Of a model, in sizes of these kinds; other kinds keep their size.
     pub fn of(blueprint: &Blueprint, kinds: &[String]) -> Self {
         let mut terms: BTreeMap<Vec<usize>, u64> = BTreeMap::new();
+        let depth = kinds.iter().position(|kind| kind == DEPTH);
         let full = blueprint.sizes();
-        // Layers are alike, so layer 0 stands for all of them.
-        for tensor in blueprint.tensors.iter().filter(|tensor| matches!(tensor.layer, None | Some(0))) {
-            for (mut powers, mut factor) in products(tensor, kinds, &full) {
-                if tensor.layer.is_some() {
-                    match kinds.iter().position(|kind| kind == DEPTH) {
-                        Some(depth) => powers.push(depth),
-                        None => factor = factor.saturating_mul(blueprint.n_layers() as u64),
-                    }
-                }
+        for tensor in &blueprint.tensors {
+            for (mut powers, factor) in products(tensor, kinds, &full) {
+                powers.extend(tensor.layer().and(depth));
                 powers.sort_unstable();
                 let sum = terms.entry(powers).or_default();
                 *sum = sum.saturating_add(factor);
             }
         }
-        Cost { kinds: kinds.to_vec(), terms: terms.into_iter().collect() }
+        let is_of_layers = |(powers, _): &Term| depth.is_some_and(|depth| powers.contains(&depth));
+        let (layers, around) = terms.into_iter().partition(is_of_layers);
+        Cost { kinds: kinds.to_vec(), around, layers, n_layers: blueprint.n_layers().max(1) as u64 }
     }
 
     /// At sizes in the order of the kinds.
     pub fn at(&self, sizes: &[usize]) -> u64 {
         let size = |idx: &usize| sizes.get(*idx).copied().unwrap_or(0) as u64;
-        let value = |(powers, factor): &(Vec<usize>, u64)| {
+        let value = |(powers, factor): &Term| {
             powers.iter().fold(*factor, |product, power| product.saturating_mul(size(power)))
         };
-        self.terms.iter().map(value).fold(0, u64::saturating_add)
+        let layers = self.layers.iter().map(value).fold(0, u64::saturating_add) / self.n_layers;
+        self.around.iter().map(value).fold(layers, u64::saturating_add)
     }
 
     /// The kinds, in order.

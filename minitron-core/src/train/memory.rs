@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::correction::Correction;
 use super::objective::Objective;
-use crate::blueprint::{Blueprint, HEADS, HIDDEN, MLP, Role, Slot};
+use crate::blueprint::{Blueprint, HIDDEN};
 use crate::memory::mib;
 use crate::model::row_chunks;
 
@@ -55,9 +55,9 @@ impl StepMemory {
         let per_row = |n: u64| n.saturating_mul(n_rows).saturating_mul(wide);
         let hidden = student.size(HIDDEN) as u64;
         let n_layers = student.n_layers() as u64;
-        let held = match objective.recompute {
-            true => (n_layers + 1).saturating_mul(hidden).saturating_add(inside(student)),
-            false => n_layers.saturating_mul(inside(student)),
+        let held_numbers = match objective.recompute {
+            true => (n_layers + 1).saturating_mul(hidden).saturating_add(widest(student)),
+            false => held(student).fold(0, u64::saturating_add),
         };
         // Kept states of both, and the student's lifted ones; what a loss makes of them is its own.
         let widths = hidden.saturating_add(teacher.map_or(0, |(blueprint, _)| 2 * blueprint.size(HIDDEN) as u64));
@@ -70,12 +70,12 @@ impl StepMemory {
             false => COPIES_OF_LOGITS * 4 * chunk.saturating_mul(vocab as u64),
         };
         let masters = if batch.n_bytes < 4 { 4 } else { 0 };
-        let teacher = teacher.map_or(0, |(blueprint, kept)| kept.saturating_add(per_row(inside(blueprint) / 2)));
+        let teacher = teacher.map_or(0, |(blueprint, kept)| kept.saturating_add(per_row(widest(blueprint) / 2)));
         StepMemory {
             base,
             student: student.n_params().saturating_mul(2 * wide + 8 + masters),
             teacher,
-            activations: per_row(held.saturating_add(compared)),
+            activations: per_row(held_numbers.saturating_add(compared)),
             logits: logits.saturating_add(per_row(COPIES_OF_ROWS * hidden)),
         }
     }
@@ -134,14 +134,14 @@ impl StepMemory {
     }
 }
 
-/// Numbers per row that one layer's backward pass needs: two norms with their inputs (4 E); queries, keys, values, the context
-/// and its copy (5 H·K, keys and values repeated for their query heads); the MLP's projections and products.
-fn inside(blueprint: &Blueprint) -> u64 {
-    let hidden = blueprint.size(HIDDEN) as u64;
-    let context = (blueprint.size(HEADS) * blueprint.options.head_dim) as u64;
-    let is_gated = blueprint.find(Role::Gate, Slot::Weight, Some(0)).is_some();
-    let mlp = blueprint.size(MLP) as u64 * if is_gated { 4 } else { 2 };
-    4 * hidden + 5 * context + mlp
+/// Numbers per row that each layer's backward pass needs.
+fn held(blueprint: &Blueprint) -> impl Iterator<Item = u64> {
+    (0..blueprint.n_layers()).map(|layer| blueprint.held_in(layer))
+}
+
+/// Those of the layer that needs most.
+fn widest(blueprint: &Blueprint) -> u64 {
+    held(blueprint).max().unwrap_or(0)
 }
 
 #[cfg(test)]

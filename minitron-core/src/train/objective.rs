@@ -234,7 +234,7 @@ impl Objective {
             total.f_mul_scalar(mean(1.0, whole.predictions))?.f_backward()?;
             let gradient_nv = student_nv.f_grad()?;
             if gradient_nv.defined() {
-                gradient_ne.f_narrow(0, start, len)?.f_copy_(&head.back(&rows_ne, &gradient_nv)?)?;
+                gradient_ne.f_narrow(0, start, len)?.f_copy_(&head.back(&rows_ne, &student_nv, &gradient_nv)?)?;
             }
         }
         Ok(gradient_ne)

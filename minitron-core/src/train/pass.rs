@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::teacher::Kept;
 use crate::error::Result;
-use crate::model::{Input, Layout, NoTap, Site, Transformer};
+use crate::model::{Context, Input, NoTap, Site, Transformer};
 
 /// What the backward pass is computed from. B batch, T tokens, E embed.
 ///
@@ -16,7 +16,7 @@ use crate::model::{Input, Layout, NoTap, Site, Transformer};
 pub(super) struct Pass<'m> {
     model: &'m Transformer,
     input: Input<'m>,
-    layout: Layout,
+    context: Context,
     sites: &'m BTreeSet<Site>,
     /// Each layer's input, where its inside is computed again; none where the graph of the whole pass is held.
     inputs: Option<Vec<Tensor>>,
@@ -36,17 +36,17 @@ impl<'m> Pass<'m> {
         recompute: bool,
     ) -> Result<Self> {
         let mut kept = Kept::at(sites);
-        let layout = model.frame.layout(0, input.ids_bt.size2()?.1, input.seen_bt, input.positions_bt)?;
+        let context = model.frame.context(0, input.ids_bt.size2()?.1, input.seen_bt, input.positions_bt)?;
         if !recompute {
             let hidden_bte = model.hidden(input, &mut kept, None)?;
-            return Ok(Pass { model, input, layout, sites, inputs: None, hidden_bte, states: kept.states });
+            return Ok(Pass { model, input, context, sites, inputs: None, hidden_bte, states: kept.states });
         }
         let _no_grad = tch::no_grad_guard();
         let mut inputs = Vec::with_capacity(model.blocks.len() + 1);
         let mut x_bte = model.frame.embed(input, 0)?;
         for layer_idx in 0..model.blocks.len() {
             inputs.push(x_bte.shallow_clone());
-            x_bte = model.layer(layer_idx, &x_bte, &layout, &mut kept)?;
+            x_bte = model.layer(layer_idx, &x_bte, &context, &mut kept)?;
         }
         inputs.push(x_bte.shallow_clone());
         let hidden_bte = leaf(&model.last(x_bte, &mut kept)?)?;
@@ -54,7 +54,7 @@ impl<'m> Pass<'m> {
             kept.states.iter().map(|(site, x)| Ok((*site, leaf(x)?))).collect::<Result<_>>()?;
         // One tensor under both names, so that its gradient is one.
         states.entry(Site::Last).and_modify(|last| *last = hidden_bte.shallow_clone());
-        Ok(Pass { model, input, layout, sites, inputs: Some(inputs), hidden_bte, states })
+        Ok(Pass { model, input, context, sites, inputs: Some(inputs), hidden_bte, states })
     }
 
     /// Adds the gradient of a scalar made from the pass to the student's parameters.
@@ -68,7 +68,7 @@ impl<'m> Pass<'m> {
             })?;
         for layer_idx in (0..self.model.blocks.len()).rev() {
             gradient_bte = self.back(layer_idx, inputs, &gradient_bte, |model, x_bte, kept| {
-                model.layer(layer_idx, x_bte, &self.layout, kept)
+                model.layer(layer_idx, x_bte, &self.context, kept)
             })?;
         }
         if gradient_bte.defined() {

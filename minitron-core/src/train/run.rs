@@ -19,7 +19,7 @@ use super::saving::Saving;
 use super::settings::TrainSettings;
 use super::step::Step;
 use super::teacher::Teacher;
-use crate::blueprint::{Options, Output};
+use crate::blueprint::Options;
 use crate::data::{Feed, Task};
 use crate::error::{Error, Result};
 use crate::memory::{available_bytes, resident_bytes};
@@ -291,7 +291,7 @@ impl Trainer<'_> {
         if !objective.needs_teacher_logits() && self.correction.is_none() {
             return Ok(());
         }
-        if teacher.options.output != Output::Logits {
+        if teacher.options.head.is_none() {
             return Err(Error::Data(
                 "the teacher has no language-model head, so there are no logits to learn from".into(),
             ));

@@ -45,7 +45,7 @@ struct Heads {
 
 impl Heads {
     fn of(blueprint: &Blueprint) -> Self {
-        Heads { head_dim: blueprint.options.head_dim, causal: blueprint.options.causal }
+        Heads { head_dim: blueprint.head_dim(), causal: blueprint.options.causal }
     }
 
     fn states<'a>(self, x_btc: &'a Tensor, seen_bt: Option<&'a Tensor>) -> States<'a> {

@@ -1,10 +1,11 @@
 use minitron_core::blueprint::{
-    Activation, Blueprint, ClientLimit, Evidence, HIDDEN, MLP, NormKind, NormPlace, Options, Output, Positions, Role,
-    Shape, ShapeKeys, Side, Sizes, Slot, Table, fixed,
+    Activation, Blueprint, ClientLimit, Embedding, Evidence, HIDDEN, Head, Layer, MLP, Norm, NormKind, Options, Role,
+    Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
+use minitron_core::mixers::{Attention, Gate, Layout, Mlp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -43,44 +44,49 @@ impl Architecture for Gpt2 {
         // Saved from the bare model, names have no prefix; the published GPT-2 is such a file.
         let is_prefixed = evidence.has("transformer.wte.weight", true);
         let mut table = Table::new(if is_prefixed { "transformer." } else { "" });
-        table.tensor("wte.weight", Role::TokenEmbedding, Slot::Weight, vec![fixed(shape.vocab), shape.stream()]);
+        table.tensor("wte.weight", Role::TOKEN_EMBEDDING, Slot::Weight, vec![fixed(shape.vocab), shape.stream()]);
         if tied {
             table.also_known_as(&["lm_head.weight"]);
         }
         let position_sides = vec![fixed(shape.max_positions), shape.stream()];
-        table.tensor("wpe.weight", Role::PositionEmbedding, Slot::Weight, position_sides);
+        table.tensor("wpe.weight", Role::POSITION_EMBEDDING, Slot::Weight, position_sides);
         for layer_idx in 0..shape.n_layers {
             let (stream, neurons, heads) = (shape.stream(), shape.neurons(layer_idx), shape.queries(layer_idx));
             let fused = Side([heads.0.clone(), heads.0.clone(), heads.0.clone()].concat());
             table
-                .layer(Some(layer_idx))
-                .norm("h.{l}.ln_1", Role::AttentionNorm, shape.stream(), AFFINE)
-                .conv1d("h.{l}.attn.c_attn", Role::QueryKeyValue, fused, stream.clone())
-                .conv1d("h.{l}.attn.c_proj", Role::AttentionOutput, stream.clone(), heads)
-                .norm("h.{l}.ln_2", Role::MlpNorm, shape.stream(), AFFINE)
-                .conv1d("h.{l}.mlp.c_fc", Role::Up, neurons.clone(), stream.clone())
-                .conv1d("h.{l}.mlp.c_proj", Role::Down, stream, neurons);
+                .part(layer_idx, 0)
+                .norm("h.{l}.ln_1", Role::INPUT_NORM, shape.stream(), AFFINE)
+                .conv1d("h.{l}.attn.c_attn", Role::QUERY_KEY_VALUE, fused, stream.clone())
+                .conv1d("h.{l}.attn.c_proj", Role::ATTENTION_OUTPUT, stream.clone(), heads)
+                .part(layer_idx, 1)
+                .norm("h.{l}.ln_2", Role::INPUT_NORM, shape.stream(), AFFINE)
+                .conv1d("h.{l}.mlp.c_fc", Role::UP, neurons.clone(), stream.clone())
+                .conv1d("h.{l}.mlp.c_proj", Role::DOWN, stream, neurons);
         }
-        table.layer(None).norm("ln_f", Role::FinalNorm, shape.stream(), AFFINE);
+        table.around().norm("ln_f", Role::FINAL_NORM, shape.stream(), AFFINE);
         if !tied {
-            table.unprefixed(|t| _ = t.linear("lm_head", Role::Head, fixed(shape.vocab), shape.stream(), false));
+            table.unprefixed(|t| _ = t.linear("lm_head", Role::HEAD, fixed(shape.vocab), shape.stream(), false));
         }
 
+        let norm = Norm { kind: NormKind::Layer, eps: config.number_or("layer_norm_epsilon", 1e-5)? };
+        let attention = Attention { layout: Layout::Fused, ..Attention::new(shape.head_dim) };
+        let activation = Activation::read(config, "activation_function", "gelu_new")?;
+        let layer = Layer(vec![
+            Sublayer::new(attention).pre(norm),
+            Sublayer::new(Mlp { activation, gate: Gate::None }).pre(norm),
+        ]);
         let options = Options {
-            norm: NormKind::Layer,
-            norm_eps: config.number_or("layer_norm_epsilon", 1e-5)?,
-            norm_place: NormPlace::Pre,
-            activation: Activation::read(config, "activation_function", "gelu_new")?,
-            positions: Positions::Learned,
             causal: true,
-            head_dim: shape.head_dim,
             max_positions: shape.max_positions,
             vocab: shape.vocab,
             tied,
-            output: Output::Logits,
+            embedding: Embedding::default(),
+            final_norm: Some(norm),
+            head: Some(Head::default()),
             initializer_range: config.number_or("initializer_range", 0.02)?,
         };
-        let mut blueprint = Blueprint::new("gpt2", config, shape.dims(&KEYS), table.finish(), options)?;
+        let layers = vec![layer; shape.n_layers];
+        let mut blueprint = Blueprint::new("gpt2", config, shape.dims(&KEYS), table.finish(), layers, options)?;
         blueprint.hidden_follows_heads = true;
         blueprint.buffers = &[".attn.bias", ".attn.masked_bias"];
         Ok(blueprint)

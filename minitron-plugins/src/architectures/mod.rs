@@ -1,18 +1,23 @@
-//! Families of transformers: each a table of tensors, and the config keys that give their sizes.
+//! Families of transformers, one file each: what differs from a usual decoder or encoder.
 
 mod bert;
+mod distilbert;
+mod encoder;
+mod gemma2;
+mod gemma3;
 mod gpt2;
+mod gpt_neox;
+mod granite;
 mod llama;
+mod ministral;
+mod ministral3;
+mod mistral;
+mod modernbert;
 mod nemotron;
-
-use minitron_core::blueprint::{Role, Shape, Table};
-
-/// Four projections under the names that Llama gave them.
-fn split_attention(table: &mut Table, shape: &Shape, layer_idx: usize, bias: bool) {
-    let (queries, keys) = (shape.queries(layer_idx), shape.keys(layer_idx));
-    table
-        .linear("layers.{l}.self_attn.q_proj", Role::Query, queries.clone(), shape.stream(), bias)
-        .linear("layers.{l}.self_attn.k_proj", Role::Key, keys.clone(), shape.stream(), bias)
-        .linear("layers.{l}.self_attn.v_proj", Role::Value, keys, shape.stream(), bias)
-        .linear("layers.{l}.self_attn.o_proj", Role::AttentionOutput, shape.stream(), queries, bias);
-}
+mod olmo2;
+mod olmo3;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod roberta;
+mod smollm3;

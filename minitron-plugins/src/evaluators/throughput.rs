@@ -112,7 +112,7 @@ fn prompts(model: &Transformer, n_sequences: usize, n_tokens: usize, seed: u64) 
 
 /// Seconds until the first new token, and those of all later ones.
 fn generate(model: &Transformer, prompt_bt: &Tensor, n_new: usize) -> Result<(f64, f64)> {
-    let mut cache = Cache::new(model.blueprint.n_layers());
+    let mut cache = Cache::new(model);
     let begin = Instant::now();
     let mut next_b1 = next(model, prompt_bt, &mut cache)?;
     let first = begin.elapsed().as_secs_f64();

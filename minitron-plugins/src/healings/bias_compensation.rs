@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Role, Slot};
+use minitron_core::blueprint::{Blueprint, Slot};
 use minitron_core::contract::Healing;
 use minitron_core::error::{Error, Result};
-use minitron_core::heal::{Aim, Patient, Place};
+use minitron_core::heal::{Aim, Patient};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,25 +24,28 @@ minitron_core::plugin! {
 #[typetag::serde(name = "bias_compensation")]
 impl Healing for BiasCompensation {
     fn heal(&self, patient: &mut Patient) -> Result<()> {
-        let blueprint = patient.blueprint();
-        let has_bias = |role: Role| blueprint.find(role, Slot::Bias, Some(0)).is_some();
-        if ![Role::AttentionOutput, Role::Down].into_iter().any(has_bias) {
+        patient.check_writers("leave bias_compensation out")?;
+        if !has_writer_biases(patient.blueprint()) {
             return Err(Error::Recipe(format!(
                 "bias_compensation: this `{}` model has no biases on its output projections; take least_squares",
-                blueprint.architecture
+                patient.blueprint().architecture
             )));
         }
         patient.sweep(Aim::Teacher, &mut |patient, joint| {
-            let (role, layer) = match joint.place {
-                Place::AttentionWriter => (Role::AttentionOutput, joint.layer),
-                Place::MlpWriter => (Role::Down, joint.layer),
-                _ => return Ok(()),
-            };
-            if patient.blueprint().find(role, Slot::Bias, layer).is_none() {
-                return Ok(());
+            let place = &joint.place;
+            for &role in place.roles.iter().filter(|_| place.is_writer) {
+                if patient.blueprint().find(place.at, role, Slot::Bias).is_some() {
+                    let mean_e = joint.r_sum_e.f_div_scalar(joint.n_tokens.max(1) as f64 * joint.scale)?;
+                    let bias_e = patient.read(place.at, role, Slot::Bias)?.f_add(&mean_e)?;
+                    patient.replace(place.at, role, Slot::Bias, &bias_e)?;
+                }
             }
-            let mean_e = joint.r_sum_e.f_div_scalar(joint.n_tokens.max(1) as f64)?;
-            patient.replace(role, Slot::Bias, layer, &patient.read(role, Slot::Bias, layer)?.f_add(&mean_e)?)
+            Ok(())
         })
     }
+}
+
+fn has_writer_biases(blueprint: &Blueprint) -> bool {
+    let mut parts = (0..blueprint.n_layers()).flat_map(|layer| blueprint.sublayers(layer));
+    parts.any(|(at, part)| blueprint.find(at, part.mixer.ports().writer, Slot::Bias).is_some())
 }

@@ -1,4 +1,4 @@
-use minitron_core::blueprint::{HEADS, Part, Role, Side, Slot, dim_of_layer};
+use minitron_core::blueprint::{At, HEADS, Part, Role, Side, Slot, dim_of_layer};
 use minitron_core::contract::Healing;
 use minitron_core::error::{Error, Result};
 use minitron_core::heal::Patient;
@@ -41,18 +41,22 @@ impl Healing for HeadMerge {
 
 fn merge_layer(patient: &mut Patient, layer_idx: usize, dim: &str) -> Result<()> {
     let pairs = pairs(patient, dim)?;
-    let source_layer = Some(patient.source_layer(layer_idx));
-    for role in [Role::Query, Role::Key, Role::Value, Role::QueryKeyValue] {
+    let source_layer = patient.source_layer(layer_idx);
+    let parts = patient.teacher_blueprint().sublayers(source_layer);
+    let readers: Vec<(At, Role)> =
+        parts.flat_map(|(at, part)| part.mixer.ports().readers.into_iter().map(move |role| (at, role))).collect();
+    for (source, role) in readers {
+        let at = source.in_layer(layer_idx);
         for slot in [Slot::Weight, Slot::Bias] {
-            let Some(spec) = patient.teacher_blueprint().find(role, slot, source_layer) else { continue };
+            let Some(spec) = patient.teacher_blueprint().find(source, role, slot) else { continue };
             let outputs = if spec.transposed { spec.sides.last() } else { spec.sides.first() };
             // Where queries share them, keys and values have no such heads.
             let Some(outputs) = outputs.filter(|side| blocks(side, dim).any(|block| block.is_some())).cloned() else {
                 continue;
             };
             let mixing = mixing(patient, dim, &outputs, &pairs)?;
-            let merged = mixing.f_matmul(&patient.read_wide(role, slot, Some(layer_idx))?)?;
-            patient.replace(role, slot, Some(layer_idx), &merged)?;
+            let merged = mixing.f_matmul(&patient.read_wide(at, role, slot)?)?;
+            patient.replace(at, role, slot, &merged)?;
         }
     }
     Ok(())

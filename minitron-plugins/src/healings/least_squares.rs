@@ -33,11 +33,13 @@ pub struct LeastSquares {
     pub target: Aim,
     /// Whether projections that read the stream are refitted too, where the target is the teacher.
     pub readers: bool,
+    /// Whether projections that write to it are refitted; false where a family norms what they give.
+    pub writers: bool,
 }
 
 impl Default for LeastSquares {
     fn default() -> Self {
-        LeastSquares { ridge: 1e-3, target: Aim::Teacher, readers: true }
+        LeastSquares { ridge: 1e-3, target: Aim::Teacher, readers: true, writers: true }
     }
 }
 
@@ -55,13 +57,16 @@ impl Healing for LeastSquares {
         if !(self.ridge > 0.0 && self.ridge.is_finite()) {
             return Err(Error::Recipe(format!("least_squares: ridge: expected a number above 0, got {}", self.ridge)));
         }
+        if self.writers {
+            patient.check_writers("with writers=false those that read the stream are refitted alone")?;
+        }
         patient.sweep(self.target, &mut |patient, joint| {
-            if !joint.place.is_writer() && !self.readers {
+            if !joint.place.is_writer && !self.readers || joint.place.is_writer && !self.writers {
                 return Ok(());
             }
             let Some(delta_ec) = self.solve(joint)? else { return Ok(()) };
-            for &role in joint.place.roles() {
-                if patient.blueprint().find(role, Slot::Weight, joint.layer).is_some() {
+            for &role in &joint.place.roles {
+                if patient.blueprint().find(joint.place.at, role, Slot::Weight).is_some() {
                     refit(patient, role, joint, &delta_ec)?;
                 }
             }
@@ -71,12 +76,13 @@ impl Healing for LeastSquares {
 }
 
 fn refit(patient: &mut Patient, role: Role, joint: &Joint, delta_ec: &Tensor) -> Result<()> {
-    let added = match joint.place.is_writer() {
+    let at = joint.place.at;
+    let added = match joint.place.is_writer {
         true => delta_ec.shallow_clone(),
-        false => patient.read_tall(role, Slot::Weight, joint.layer)?.f_matmul(delta_ec)?,
+        false => patient.read_tall(at, role, Slot::Weight)?.f_matmul(delta_ec)?,
     };
-    let weight = patient.read(role, Slot::Weight, joint.layer)?.f_add(&added)?;
-    patient.replace(role, Slot::Weight, joint.layer, &weight)
+    let weight = patient.read(at, role, Slot::Weight)?.f_add(&added)?;
+    patient.replace(at, role, Slot::Weight, &weight)
 }
 
 impl LeastSquares {

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use minitron_core::blueprint::{HIDDEN, Role, Slot};
+use minitron_core::blueprint::{At, HIDDEN, Role, Slot};
 use minitron_core::contract::Healing;
 use minitron_core::error::Result;
 use minitron_core::heal::Patient;
@@ -51,9 +51,9 @@ impl Healing for Rotation {
             basis_ee = spread(&basis_ee, n_kept as i64, patient.seed())?;
         }
         patient.rebase(&basis_ee)?;
-        for ((role, layer), gain) in gains(patient, n_kept as i64)? {
+        for ((at, role), gain) in gains(patient, n_kept as i64)? {
             let gain_e = Tensor::f_full([n_kept as i64], gain, (Kind::Double, Device::Cpu))?;
-            patient.replace(role, Slot::Weight, layer, &gain_e)?;
+            patient.replace(at, role, Slot::Weight, &gain_e)?;
         }
         Ok(())
     }
@@ -88,11 +88,11 @@ fn spread(basis_ee: &Tensor, n_kept: i64, seed: u64) -> Result<Tensor> {
 }
 
 /// c of every norm.
-fn gains(patient: &Patient, n_kept: i64) -> Result<BTreeMap<(Role, Option<usize>), f64>> {
-    let mut sums: BTreeMap<(Role, Option<usize>), (f64, usize)> = BTreeMap::new();
-    patient.norm_inputs(&mut |role, layer, z_ne| {
+fn gains(patient: &Patient, n_kept: i64) -> Result<BTreeMap<(At, Role), f64>> {
+    let mut sums: BTreeMap<(At, Role), (f64, usize)> = BTreeMap::new();
+    patient.norm_inputs(&mut |at, role, z_ne| {
         let kept = z_ne.f_narrow(1, 0, n_kept)?.f_square()?;
-        let (sum, n_values) = sums.entry((role, layer)).or_default();
+        let (sum, n_values) = sums.entry((at, role)).or_default();
         *sum += kept.f_sum(Kind::Double)?.f_double_value(&[])?;
         *n_values += kept.numel();
         Ok(())

@@ -37,8 +37,9 @@ impl Healing for Torchscript {
             return Ok(());
         }
         for layer in 0..patient.n_layers() {
-            let student_ef = patient.read(Role::Down, Slot::Weight, Some(layer))?;
-            let teacher_ef = patient.read_teacher(Role::Down, Slot::Weight, Some(layer))?;
+            let Some(at) = patient.blueprint().part_with(layer, Role::DOWN) else { continue };
+            let student_ef = patient.read(at, Role::DOWN, Slot::Weight)?;
+            let teacher_ef = patient.read_teacher(at, Role::DOWN, Slot::Weight)?;
             let kept = |dim: &str| {
                 let kept: Vec<i64> = patient.kept(dim).iter().map(|&unit| unit as i64).collect();
                 Tensor::f_from_slice(&kept)
@@ -51,7 +52,7 @@ impl Healing for Torchscript {
                 let message = format!("expected a weight of {shape:?}, got {:?}", healed_ef.size());
                 return Err(Error::Data(format!("{}: `forward`: {message}", self.path.display())));
             }
-            patient.replace(Role::Down, Slot::Weight, Some(layer), &healed_ef)?;
+            patient.replace(at, Role::DOWN, Slot::Weight, &healed_ef)?;
         }
         Ok(())
     }

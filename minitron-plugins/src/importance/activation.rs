@@ -1,7 +1,8 @@
-use minitron_core::blueprint::{HEADS, HIDDEN, KV_HEADS, MLP, PruneGroup};
+use minitron_core::blueprint::PruneGroup;
 use minitron_core::calibrate::{Observation, SequenceStat, Site};
 use minitron_core::contract::{Importance, Need, Scorer};
-use minitron_core::error::Result;
+use minitron_core::error::{Error, Result};
+use minitron_core::model::Port;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -70,15 +71,11 @@ impl Importance for Activation {
 
 /// Where the units of a group are read; nowhere where activations say nothing of them.
 pub(super) fn sites(group: &PruneGroup, before_activation: bool) -> Vec<Site> {
-    match (group.kind(), group.layer) {
-        (MLP, Some(layer_idx)) if before_activation => vec![Site::MlpPreActivation(layer_idx)],
-        (MLP, Some(layer_idx)) => vec![Site::MlpNeurons(layer_idx)],
-        (HEADS | KV_HEADS, Some(layer_idx)) => vec![Site::AttentionHeads(layer_idx)],
-        (HIDDEN, None) => {
-            (0..group.n_layers).flat_map(|layer| [Site::AttentionInput(layer), Site::MlpInput(layer)]).collect()
-        }
-        _ => Vec::new(),
-    }
+    let before = |site: &Site| match *site {
+        Site::Inside { at, port: Port::NEURONS } if before_activation => Site::Inside { at, port: Port::PRE_ACTIVATION },
+        other => other,
+    };
+    group.sites.iter().map(before).collect()
 }
 
 #[derive(Debug)]
@@ -95,8 +92,9 @@ impl Scorer for ActivationScorer {
     fn observe(&mut self, observation: &Observation) -> Result<()> {
         let seen = observation.activations()?;
         let stat_bu = seen.per_window(self.metric.seq, self.block)?;
-        let place = self.sites.iter().position(|site| *site == seen.site).unwrap_or(0);
-        let moments_u = self.moments.chunks_mut(self.n_units.max(1)).nth(place).unwrap_or_default();
+        let unasked = || Error::Internal(format!("a scorer was shown {:?}, which it did not ask for", seen.site));
+        let place = self.sites.iter().position(|site| *site == seen.site).ok_or_else(unasked)?;
+        let moments_u = self.moments.chunks_mut(self.n_units.max(1)).nth(place).ok_or_else(unasked)?;
         for stat_u in stat_bu.chunks(self.n_units.max(1)) {
             for (moment, &value) in moments_u.iter_mut().zip(stat_u) {
                 moment.add(value);

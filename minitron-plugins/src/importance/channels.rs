@@ -1,6 +1,6 @@
 //! Activations of channels beside the weights that read them: what Wanda- and FLAP-like metrics share.
 
-use minitron_core::blueprint::{HEADS, KV_HEADS, MLP, PruneGroup};
+use minitron_core::blueprint::PruneGroup;
 use minitron_core::calibrate::{Observation, Site};
 use minitron_core::contract::{Need, Scorer};
 use minitron_core::error::Result;
@@ -24,7 +24,8 @@ pub(super) struct Channel {
 
 /// Neurons and heads, whose channels one projection reads.
 pub(super) fn need(group: &PruneGroup) -> Option<Need> {
-    let is_read_once = matches!(group.kind(), MLP | HEADS | KV_HEADS);
+    // Residual channels are read in every layer, each time by several projections.
+    let is_read_once = group.layer.is_some();
     let sites: Vec<Site> = if is_read_once { sites(group, false) } else { Vec::new() };
     (!sites.is_empty()).then_some(Need::SitesAndWeights(sites))
 }

@@ -87,7 +87,8 @@ impl Scorer for ScriptedScorer {
             return Err(self.error(message));
         }
         let added = Vec::<f64>::try_from(sums_su.f_to_kind(Kind::Double)?.f_reshape([-1])?)?;
-        let place = self.sites.iter().position(|site| *site == seen.site).unwrap_or(0);
+        let unasked = || Error::Internal(format!("a scorer was shown {:?}, which it did not ask for", seen.site));
+        let place = self.sites.iter().position(|site| *site == seen.site).ok_or_else(unasked)?;
         match self.sums.get_mut(place) {
             Some(sums) if sums.is_empty() => *sums = added,
             Some(sums) => super::add_sums(sums, &added)?,

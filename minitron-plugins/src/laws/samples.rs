@@ -103,7 +103,7 @@ pub fn random_weights(blueprint: &Blueprint, seed: u64) -> Result<MemorySource> 
         let len = |dim: &str| blueprint.dims.get(dim).map(|dim| dim.size);
         let shape: Vec<i64> = spec.sides.iter().map(|side| side.len(len) as i64).collect();
         let is_gain = spec.sides.len() == 1 && spec.slot == Slot::Weight;
-        let spread = if spec.role == Role::TokenEmbedding { 1.0 } else { 0.4 };
+        let spread = if spec.role == Role::TOKEN_EMBEDDING { 1.0 } else { 0.4 };
         let centre = f64::from(u8::from(is_gain));
         let values: Vec<f32> =
             (0..shape.iter().product()).map(|_| (centre + spread * (2.0 * random.unit() - 1.0)) as f32).collect();

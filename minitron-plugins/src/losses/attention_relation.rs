@@ -62,7 +62,7 @@ impl Width {
         let n_kv_heads = blueprint.size(KV_HEADS);
         let is_grouped = relation != Relation::Query && n_kv_heads > 0;
         let n_heads = if is_grouped { n_kv_heads } else { blueprint.size(HEADS) };
-        let head_dim = blueprint.options.head_dim as i64;
+        let head_dim = blueprint.head_dim() as i64;
         Width { width: n_heads as i64 * head_dim, head_dim }
     }
 }
@@ -101,7 +101,7 @@ impl StateLoss for AttentionRelation {
         let mut pairs = Vec::new();
         for &relation in &self.relations.0 {
             self.n_relation_heads(Width::of_model(relation, student), Width::of_model(relation, teacher))?;
-            pairs.extend(self.layers.pairs(TAG, student, teacher, |layer, _| relation.site(layer))?);
+            pairs.extend(self.layers.pairs(TAG, student, teacher, |model, layer| relation.site(model, layer))?);
         }
         Ok(pairs)
     }

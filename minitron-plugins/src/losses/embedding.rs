@@ -1,7 +1,6 @@
 use minitron_core::blueprint::Blueprint;
 use minitron_core::contract::{SitePair, StateLoss, States};
 use minitron_core::error::Result;
-use minitron_core::model::Site;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -29,9 +28,8 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "embedding")]
 impl StateLoss for Embedding {
-    fn pairs(&self, _student: &Blueprint, _teacher: &Blueprint) -> Result<Vec<SitePair>> {
-        let site = Site::AttentionInput(0);
-        Ok(vec![SitePair { student: site, teacher: site }])
+    fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>> {
+        Ok(vec![SitePair { student: student.first_input(), teacher: teacher.first_input() }])
     }
 
     fn lifts(&self) -> bool {

@@ -148,21 +148,20 @@ impl Layers {
         }
     }
 
-    /// A site of each pair of layers; `site` is given a layer and how many there are.
+    /// A site of each pair of layers; `site` is given a model and one of its layers.
     pub(super) fn pairs(
         &self,
         tag: &str,
         student: &Blueprint,
         teacher: &Blueprint,
-        site: impl Fn(usize, usize) -> Site,
+        site: impl Fn(&Blueprint, usize) -> Result<Site>,
     ) -> Result<Vec<SitePair>> {
         let (n_student, n_teacher) = (student.n_layers(), teacher.n_layers());
         let pairs = self.of(tag, n_student, n_teacher)?.into_iter();
-        let sites = |pair: LayerPair| SitePair {
-            student: site(pair.student, n_student),
-            teacher: site(pair.teacher, n_teacher),
+        let sites = |pair: LayerPair| {
+            Ok(SitePair { student: site(student, pair.student)?, teacher: site(teacher, pair.teacher)? })
         };
-        Ok(pairs.map(sites).collect())
+        pairs.map(sites).collect()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Queries, keys and values, by choice.
 
+use minitron_core::blueprint::Blueprint;
 use minitron_core::error::{Error, Result};
-use minitron_core::model::Site;
+use minitron_core::model::{Port, Site};
 use serde::{Deserialize, Serialize};
 
 use super::layer_map::Written;
@@ -29,12 +30,18 @@ impl Relation {
     }
 
     /// Where it is read.
-    pub(super) fn site(self, layer: usize) -> Site {
-        match self {
-            Relation::Query => Site::Query(layer),
-            Relation::Key => Site::Key(layer),
-            Relation::Value => Site::Value(layer),
-        }
+    ///
+    /// # Errors
+    /// `Recipe` for a layer without attention.
+    pub(super) fn site(self, model: &Blueprint, layer: usize) -> Result<Site> {
+        let port = match self {
+            Relation::Query => Port::QUERY,
+            Relation::Key => Port::KEY,
+            Relation::Value => Port::VALUE,
+        };
+        model.site(layer, port).ok_or_else(|| {
+            Error::Recipe(format!("attention_relation: layer {layer} has no attention; name layers that have"))
+        })
     }
 }
 

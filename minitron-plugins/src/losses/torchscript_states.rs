@@ -3,7 +3,6 @@ use std::path::PathBuf;
 use minitron_core::blueprint::Blueprint;
 use minitron_core::contract::{SitePair, StateLoss, States};
 use minitron_core::error::Result;
-use minitron_core::model::Site;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{IValue, Tensor};
@@ -36,7 +35,7 @@ minitron_core::plugin! {
 #[typetag::serde(name = "torchscript_states")]
 impl StateLoss for TorchscriptStates {
     fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>> {
-        self.layers.pairs("torchscript_states", student, teacher, Site::normed_output)
+        self.layers.pairs("torchscript_states", student, teacher, |model, layer| Ok(model.normed_output(layer)))
     }
 
     fn lifts(&self) -> bool {

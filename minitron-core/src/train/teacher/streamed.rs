@@ -45,7 +45,8 @@ impl Teacher for Streamed<'_> {
         let whole = blueprint.n_params();
         let layers = blueprint.n_non_embedding_at(&Sizes::new());
         let tables = if blueprint.options.tied { 1 } else { 2 };
-        let n = (whole - layers) / tables + layers.div_ceil(blueprint.n_layers().max(1) as u64);
+        let widest = (0..blueprint.n_layers()).map(|layer| blueprint.n_layer_params(layer)).max().unwrap_or(0);
+        let n = (whole - layers) / tables + widest;
         n * self.options.kind.elt_size_in_bytes() as u64
     }
 
@@ -67,11 +68,11 @@ impl Teacher for Streamed<'_> {
         let frame = self.frame(&tokens, false)?;
         let mut kept = Kept::at(sites);
         let (_, n_tokens) = targets.ids_bt.size2()?;
-        let layout = frame.layout(0, n_tokens, targets.seen_bt.as_ref(), targets.positions_bt.as_ref())?;
+        let context = frame.context(0, n_tokens, targets.seen_bt.as_ref(), targets.positions_bt.as_ref())?;
         let mut x_bte = frame.embed(targets.input(), 0)?;
         for layer_idx in 0..self.blueprint.n_layers() {
             let block = Block::open(self.source, self.blueprint, layer_idx, self.options)?;
-            x_bte = block.shown(&x_bte, &layout, &mut kept, None)?;
+            x_bte = block.shown(&x_bte, &context, &mut kept, None)?;
         }
         let hidden_bte = frame.finish(x_bte)?;
         if kept.wants(Site::Last) {

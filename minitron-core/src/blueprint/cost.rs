@@ -1,0 +1,189 @@
+//! What a model costs at some sizes: parameters, bytes of its cache, numbers that a backward pass holds.
+
+use std::collections::BTreeMap;
+
+use super::{At, Blueprint, DEPTH, Role, Sizes, TensorSpec, split_dim};
+
+/// Sizes of dims: uniform by kind, single dims apart where layers differ, and the layers that stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SizeMap {
+    /// By kind (`mlp`) or full name (`mlp.3`), which goes first.
+    pub by_name: Sizes,
+    /// The layers that stay; without it, `depth` of them, of which each costs what they cost on average.
+    pub layers: Option<Vec<usize>>,
+}
+
+impl SizeMap {
+    /// The size of a dim that measures `full`.
+    fn size(&self, name: &str, full: usize) -> usize {
+        let found = self.by_name.get(name).or_else(|| self.by_name.get(split_dim(name).0));
+        found.copied().unwrap_or(full)
+    }
+
+    /// Whether layers of one kind stay alike.
+    fn is_uniform(&self) -> bool {
+        self.layers.is_none() && self.by_name.keys().all(|name| split_dim(name).1.is_none())
+    }
+}
+
+/// One size for all dims of a kind.
+impl From<&Sizes> for SizeMap {
+    fn from(sizes: &Sizes) -> Self {
+        SizeMap { by_name: sizes.clone(), layers: None }
+    }
+}
+
+/// What a mixer costs beside its weights. Numbers, not bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Held for each earlier token that can still be seen, in generation.
+    pub cache_per_token: u64,
+    /// Tokens that can still be seen, where not all can.
+    pub cached_tokens: Option<usize>,
+    /// Held for each token until the backward pass.
+    pub inside: u64,
+}
+
+/// Layers that are equal in all their tensors and mixers: each costs what the first of them does.
+pub(super) fn classes(blueprint: &Blueprint) -> Vec<(usize, usize)> {
+    let mut classes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    let n_layers = blueprint.layers.len();
+    let mut described = vec![String::new(); n_layers];
+    for tensor in &blueprint.tensors {
+        if let At::Sublayer { layer, sublayer } = tensor.at
+            && let Some(text) = described.get_mut(layer)
+        {
+            let sides: Vec<usize> = tensor.sides.iter().map(|side| blueprint.len(side)).collect();
+            text.push_str(&format!("{sublayer} {} {:?} {sides:?};", tensor.role, tensor.slot));
+        }
+    }
+    for (layer, text) in described.into_iter().enumerate() {
+        let mixers: Vec<String> = blueprint.sublayers(layer).map(|(_, part)| format!("{:?}", part.mixer)).collect();
+        classes.entry(text + &mixers.join(";")).or_insert((layer, 0)).1 += 1;
+    }
+    classes.into_values().collect()
+}
+
+impl Blueprint {
+    /// Length of a side at full size.
+    pub fn len(&self, side: &super::Side) -> usize {
+        side.len(|dim| self.dims.get(dim).map(|dim| dim.size))
+    }
+
+    /// Number of parameters at these sizes, ties counted once; kinds left out keep their size.
+    pub fn n_params_at(&self, sizes: &Sizes) -> u64 {
+        self.n_params_of(&sizes.into())
+    }
+
+    /// The same of sizes that may differ between layers.
+    pub fn n_params_of(&self, sizes: &SizeMap) -> u64 {
+        self.sum(sizes, |at| self.volume(at, sizes, |_| true))
+    }
+
+    /// The same without embeddings and output head: what the papers' ratios are about on small models.
+    pub fn n_non_embedding_at(&self, sizes: &Sizes) -> u64 {
+        self.n_non_embedding_of(&sizes.into())
+    }
+
+    /// The same of sizes that may differ between layers.
+    pub fn n_non_embedding_of(&self, sizes: &SizeMap) -> u64 {
+        self.sum(sizes, |at| self.volume(at, sizes, |tensor| !tensor.role.is_vocabulary()))
+    }
+
+    /// Number of parameters of this very model.
+    pub fn n_params(&self) -> u64 {
+        self.n_params_at(&Sizes::new())
+    }
+
+    /// Parameters of one layer.
+    pub fn n_layer_params(&self, layer: usize) -> u64 {
+        self.volume(Some(layer), &SizeMap::default(), |_| true)
+    }
+
+    /// Bytes of the cache of generation at these sizes, two per element (f16 or bf16); 0 for encoders.
+    pub fn kv_cache_bytes_at(&self, sizes: &Sizes, seq_len: usize, batch_size: usize) -> u64 {
+        if !self.options.causal {
+            return 0;
+        }
+        let sizes = SizeMap::from(sizes);
+        let numbers = self.sum(&sizes, |layer| {
+            let costs = layer.into_iter().flat_map(|layer| self.mixer_costs(layer, &sizes));
+            costs.fold(0, |sum, cost| {
+                let n_tokens = cost.cached_tokens.map_or(seq_len, |most| most.min(seq_len)) as u64;
+                sum.saturating_add(cost.cache_per_token.saturating_mul(n_tokens))
+            })
+        });
+        numbers.saturating_mul(2).saturating_mul(batch_size as u64)
+    }
+
+    /// Numbers per token that a layer's backward pass needs: what its mixers hold, and the norms around them with their inputs.
+    pub fn held_in(&self, layer: usize) -> u64 {
+        let hidden = self.size(super::HIDDEN) as u64;
+        let norms = self.sublayers(layer).map(|(_, part)| {
+            let n = [part.pre, part.post, part.after_sum].iter().flatten().count() as u64;
+            n.max(1).saturating_mul(2).saturating_mul(hidden)
+        });
+        norms.fold(self.held_inside(layer), u64::saturating_add)
+    }
+
+    /// The part of it that mixers hold.
+    pub fn held_inside(&self, layer: usize) -> u64 {
+        self.mixer_costs(layer, &SizeMap::default()).map(|cost| cost.inside).fold(0, u64::saturating_add)
+    }
+
+    /// What the mixers of a layer cost.
+    pub fn mixer_costs(&self, layer: usize, sizes: &SizeMap) -> impl Iterator<Item = Cost> {
+        let size = move |kind: &str| {
+            let name = super::dim_of_layer(kind, layer);
+            self.dims.get(&name).map_or(0, |dim| sizes.size(&name, dim.size))
+        };
+        self.sublayers(layer).map(move |(_, part)| part.mixer.cost(&size))
+    }
+
+    /// Over what stands around the layers (none) and every layer that stays.
+    fn sum(&self, sizes: &SizeMap, of: impl Fn(Option<usize>) -> u64) -> u64 {
+        let around = of(None);
+        if !sizes.is_uniform() {
+            let all = (0..self.n_layers()).collect();
+            let layers = sizes.layers.as_ref().unwrap_or(&all);
+            return layers.iter().map(|&layer| of(Some(layer))).fold(around, u64::saturating_add);
+        }
+        let classes = self.classes.iter();
+        let total = classes.map(|&(layer, n)| of(Some(layer)).saturating_mul(n as u64)).fold(0, u64::saturating_add);
+        let n_full = self.layers.len().max(1);
+        let n_layers = sizes.by_name.get(DEPTH).copied().unwrap_or(n_full);
+        let share = (u128::from(total) * n_layers as u128) / n_full as u128;
+        around.saturating_add(u64::try_from(share).unwrap_or(u64::MAX))
+    }
+
+    /// Elements of the tensors of a layer, or of those around the layers.
+    fn volume(&self, layer: Option<usize>, sizes: &SizeMap, counts: impl Fn(&TensorSpec) -> bool) -> u64 {
+        let size_of = |dim: &str| self.dims.get(dim).map(|found| sizes.size(dim, found.size));
+        let volume =
+            |tensor: &TensorSpec| tensor.sides.iter().fold(1u64, |n, side| n.saturating_mul(side.len(size_of) as u64));
+        let tensors = self.tensors_of(layer).filter(|tensor| counts(tensor));
+        tensors.map(volume).fold(0, u64::saturating_add)
+    }
+
+    /// Tensors of a layer, or of those around the layers.
+    pub fn tensors_of(&self, layer: Option<usize>) -> impl Iterator<Item = &TensorSpec> {
+        let found = self.by_layer.get(layer.map_or(0, |layer| layer + 1));
+        found.into_iter().flatten().filter_map(|&idx| self.tensors.get(idx))
+    }
+
+    /// Indices of the tensors around the layers, then of each layer.
+    pub(super) fn grouped(tensors: &[TensorSpec], n_layers: usize) -> Vec<Vec<usize>> {
+        let mut groups = vec![Vec::new(); n_layers + 1];
+        for (idx, tensor) in tensors.iter().enumerate() {
+            if let Some(group) = groups.get_mut(tensor.layer().map_or(0, |layer| layer + 1)) {
+                group.push(idx);
+            }
+        }
+        groups
+    }
+
+    /// Whether the model has an output projection of its own.
+    pub fn has_own_head(&self) -> bool {
+        self.find(At::Model, Role::HEAD, super::Slot::Weight).is_some()
+    }
+}

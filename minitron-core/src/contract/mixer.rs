@@ -1,0 +1,72 @@
+use std::fmt::Debug;
+
+use tch::Tensor;
+
+use crate::blueprint::{Cost, Norm, Role};
+use crate::error::Result;
+use crate::model::{Context, MixerState, PartWeights, Port, PortTap, Ports};
+
+/// What reads the residual stream and gives what is added to it: attention, an MLP. Data, made by an architecture for each
+/// layer; a family in a library may bring its own.
+///
+/// # Law
+/// `load` asks for weights by roles that the architecture declares for the same part. What runs is differentiable, and a position
+/// of a causal model depends on earlier ones alone; with a state, new tokens give the same as all tokens at once.
+pub trait Mixer: Debug + Send + Sync {
+    /// What it is called in messages: `attention`.
+    fn name(&self) -> &'static str;
+
+    /// Its projections that read the stream, and the one that writes to it.
+    fn ports(&self) -> Ports;
+
+    /// Where units of its dims are seen.
+    fn observed(&self) -> Vec<Observed>;
+
+    /// Every port that it shows, besides [`Port::INPUT`] and [`Port::STREAM`].
+    fn shows(&self) -> Vec<Port>;
+
+    /// Norms inside it, by role: what fresh weights of them are depends on their kind.
+    fn norms(&self) -> Vec<(Role, Norm)> {
+        Vec::new()
+    }
+
+    /// What it costs beside its weights, given the sizes of its layer's dims by kind (0 for one that is not there).
+    fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost;
+
+    /// Why it cannot be computed, where that is so: a kind of rope that is not known.
+    fn obstacle(&self) -> Option<String> {
+        None
+    }
+
+    /// Reads its weights.
+    ///
+    /// # Errors
+    /// As reading a file does.
+    fn load(&self, weights: &mut PartWeights) -> Result<Box<dyn RunMixer>>;
+}
+
+/// A mixer with its weights. B batch, T tokens, E embed.
+pub trait RunMixer: Debug {
+    /// From what it reads, x [B, T, E], to what it gives, [B, T, E]. `tap` is shown the mixer's ports.
+    ///
+    /// # Errors
+    /// As tensor operations do.
+    fn forward(
+        &self,
+        x_bte: &Tensor,
+        context: &Context,
+        state: Option<&mut MixerState>,
+        tap: &mut PortTap,
+    ) -> Result<Tensor>;
+}
+
+/// Units of a dim as a mixer shows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observed {
+    /// Kind of the dim.
+    pub kind: &'static str,
+    /// Where.
+    pub port: Port,
+    /// Channels of one unit there.
+    pub width: usize,
+}

@@ -1,0 +1,89 @@
+//! Who looks at whom: whole sequences, or blocks of them where a window is shorter, so that a window costs what it holds.
+
+use tch::Tensor;
+
+use super::attention::Attention;
+use crate::error::Result;
+use crate::model::{Context, blocks};
+
+/// Keys and values [B, G, S, K].
+pub(super) struct Keys<'a> {
+    pub key_bgsk: &'a Tensor,
+    pub value_bgsk: &'a Tensor,
+}
+
+/// From queries [B, H, T, K] to what their heads give, [B, H, T, K].
+pub(super) fn attend(of: &Attention, query_bhtk: &Tensor, keys: &Keys, context: &Context) -> Result<Tensor> {
+    let n_tokens = context.n_tokens;
+    let n_keys = keys.key_bgsk.size4()?.2;
+    match of.reach.map(|reach| reach as i64).filter(|&reach| reach + 1 < n_keys) {
+        None => {
+            // A single new token sees all that the state holds; of a longer run behind one, the mask says it.
+            let mask = context.mask()?;
+            let is_causal = context.causal && n_tokens > 1 && mask.is_none();
+            softmax_of(of, query_bhtk, keys, mask.as_deref(), is_causal)
+        }
+        Some(reach) if context.start > 0 || context.has_documents() || n_tokens <= 2 * reach.max(1) => {
+            softmax_of(of, query_bhtk, keys, Some(context.window_mask(reach, n_keys)?.as_ref()), false)
+        }
+        Some(reach) => in_blocks(of, query_bhtk, keys, context, reach),
+    }
+}
+
+/// Blocks of as many queries as they reach back see their own block and the one before (in an encoder, the one after too).
+fn in_blocks(of: &Attention, query_bhtk: &Tensor, keys: &Keys, context: &Context, reach: i64) -> Result<Tensor> {
+    let (n_batch, n_heads, n_tokens, head_dim) = query_bhtk.size4()?;
+    let block = reach.max(1);
+    let (n_blocks, n_keys) = (blocks(n_tokens, block), context.keys_of_block(block));
+    let filling = n_blocks * block - n_tokens;
+    let after = filling + n_keys - 2 * block;
+    let in_windows = |x_bgsk: &Tensor| -> Result<Tensor> {
+        let n_groups = x_bgsk.size4()?.1;
+        let x_bgnkc = x_bgsk.f_constant_pad_nd([0, 0, block, after])?.f_unfold(2, n_keys, block)?;
+        Ok(x_bgnkc.f_permute([0, 2, 1, 4, 3])?.f_reshape([n_batch * n_blocks, n_groups, n_keys, head_dim])?)
+    };
+    let (key_ngck, value_ngck) = (in_windows(keys.key_bgsk)?, in_windows(keys.value_bgsk)?);
+    let query_bhnqk =
+        query_bhtk.f_constant_pad_nd([0, 0, 0, filling])?.f_reshape([n_batch, n_heads, n_blocks, block, head_dim])?;
+    let query_nhqk = query_bhnqk.f_transpose(1, 2)?.f_reshape([n_batch * n_blocks, n_heads, block, head_dim])?;
+    let mask = context.band_mask(n_batch, block, reach)?;
+    let windows = Keys { key_bgsk: &key_ngck, value_bgsk: &value_ngck };
+    let out_nhqk = softmax_of(of, &query_nhqk, &windows, Some(mask.as_ref()), false)?;
+    let out_bhnqk = out_nhqk.f_reshape([n_batch, n_blocks, n_heads, block, head_dim])?.f_transpose(1, 2)?;
+    Ok(out_bhnqk.f_reshape([n_batch, n_heads, n_blocks * block, head_dim])?.f_narrow(2, 0, n_tokens)?)
+}
+
+/// Attention proper; by hand where scores are capped, which libtorch's own does not.
+fn softmax_of(of: &Attention, query: &Tensor, keys: &Keys, mask: Option<&Tensor>, is_causal: bool) -> Result<Tensor> {
+    let (n_heads, n_groups) = (query.size4()?.1, keys.key_bgsk.size4()?.1);
+    let Some(cap) = of.softcap else {
+        return Ok(Tensor::f_scaled_dot_product_attention(
+            query,
+            keys.key_bgsk,
+            keys.value_bgsk,
+            mask,
+            0.0,
+            is_causal,
+            of.scale,
+            n_heads != n_groups,
+        )?);
+    };
+    let repeated = |x: &Tensor| match n_heads == n_groups {
+        true => Ok(x.shallow_clone()),
+        false => x.f_repeat_interleave_self_int(n_heads / n_groups, 1, None),
+    };
+    let (key, value) = (repeated(keys.key_bgsk)?, repeated(keys.value_bgsk)?);
+    let scale = of.scale.unwrap_or(1.0 / (of.head_dim as f64).sqrt());
+    let scores = query.f_matmul(&key.f_transpose(-2, -1)?)?.f_mul_scalar(scale)?;
+    let mut scores = scores.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?;
+    let (_, _, n_queries, n_keys) = scores.size4()?;
+    if is_causal {
+        let later = Tensor::f_ones([n_queries, n_keys], (tch::Kind::Bool, scores.device()))?.f_triu(1)?;
+        scores = scores.f_masked_fill(&later, f64::NEG_INFINITY)?;
+    }
+    if let Some(mask) = mask {
+        scores = scores.f_masked_fill(&mask.f_logical_not()?, f64::NEG_INFINITY)?;
+    }
+    let weights = scores.f_softmax(-1, tch::Kind::Float)?.f_to_kind(value.f_kind()?)?;
+    Ok(weights.f_matmul(&value)?)
+}

@@ -1,0 +1,238 @@
+//! Multi-head attention with grouped key/value heads.
+
+use tch::{Kind, Tensor};
+
+use super::attend::{Keys, attend};
+use crate::blueprint::{Cost, HEADS, KV_HEADS, Norm, Role, Rotary, RotaryScaling};
+use crate::contract::{Mixer, Observed, RunMixer};
+use crate::error::Result;
+use crate::model::{Context, Linear, MixerState, NormLayer, PartWeights, Port, PortTap, Ports};
+
+/// softmax(cap(s · q·kᵀ) + mask) · v for each head, then the output projection; all that families do differently is data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attention {
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// How the three projections are stored.
+    pub layout: Layout,
+    /// Norms of queries and keys, before they turn.
+    pub qk_norm: Option<(QkNorm, Norm)>,
+    /// The rotation of queries and keys; none where positions enter otherwise, or not at all.
+    pub rotary: Option<Rotary>,
+    /// Tokens back that a query sees (and, in an encoder, ahead), its own not counted; none: all.
+    pub reach: Option<usize>,
+    /// s; 1 / sqrt(`head_dim`) where it is not given.
+    pub scale: Option<f64>,
+    /// cap(x) = c · tanh(x / c).
+    pub softcap: Option<f64>,
+    /// (β, P): queries at position t grow by 1 + β · ln(1 + ⌊t / P⌋), after they turned (Llama 4's temperature).
+    pub growth: Option<(f64, f64)>,
+}
+
+/// How queries, keys and values are projected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// By three matrices.
+    #[default]
+    Split,
+    /// By one: all queries, then all keys, then all values.
+    Fused,
+    /// By one: query, key and value of each head in turn.
+    FusedByHead,
+}
+
+/// What a norm of queries, or of keys, is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Each head on its own, [K] gains for all heads.
+    Head,
+    /// All heads of a token together, [H·K] and [G·K] gains.
+    Projection,
+}
+
+impl Attention {
+    /// Plain attention with heads of this width.
+    pub fn new(head_dim: usize) -> Self {
+        Attention {
+            head_dim,
+            layout: Layout::Split,
+            qk_norm: None,
+            rotary: None,
+            reach: None,
+            scale: None,
+            softcap: None,
+            growth: None,
+        }
+    }
+}
+
+impl Mixer for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn ports(&self) -> Ports {
+        let readers = match self.layout {
+            Layout::Split => vec![Role::QUERY, Role::KEY, Role::VALUE],
+            Layout::Fused | Layout::FusedByHead => vec![Role::QUERY_KEY_VALUE],
+        };
+        Ports { readers, writer: Role::ATTENTION_OUTPUT, written: Port::HEADS }
+    }
+
+    fn observed(&self) -> Vec<Observed> {
+        let heads = |kind| Observed { kind, port: Port::HEADS, width: self.head_dim };
+        vec![heads(HEADS), heads(KV_HEADS)]
+    }
+
+    fn shows(&self) -> Vec<Port> {
+        vec![Port::QUERY, Port::KEY, Port::VALUE, Port::HEADS]
+    }
+
+    fn norms(&self) -> Vec<(Role, Norm)> {
+        self.qk_norm.iter().flat_map(|&(_, norm)| [(Role::QUERY_NORM, norm), (Role::KEY_NORM, norm)]).collect()
+    }
+
+    /// Queries, keys, values, the context and its copy, keys and values repeated for their query heads.
+    fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost {
+        let n_heads = size(HEADS);
+        let n_kv_heads = if size(KV_HEADS) == 0 { n_heads } else { size(KV_HEADS) };
+        let wide = |n: usize, copies: usize| (copies * self.head_dim).saturating_mul(n) as u64;
+        let normed = if self.qk_norm.is_some() { 2 } else { 0 };
+        Cost {
+            cache_per_token: wide(n_kv_heads, 2),
+            cached_tokens: self.reach.map(|reach| reach + 1),
+            inside: wide(n_heads, 5 + normed),
+        }
+    }
+
+    fn obstacle(&self) -> Option<String> {
+        match &self.rotary.as_ref()?.scaling {
+            RotaryScaling::Unsupported { why } => Some(why.clone()),
+            _ => None,
+        }
+    }
+
+    fn load(&self, weights: &mut PartWeights) -> Result<Box<dyn RunMixer>> {
+        let n_heads = weights.size(HEADS)? as i64;
+        let inputs = match self.layout {
+            Layout::Split => Inputs::Split {
+                query: weights.linear(Role::QUERY)?,
+                key: weights.linear(Role::KEY)?,
+                value: weights.linear(Role::VALUE)?,
+            },
+            Layout::Fused | Layout::FusedByHead => Inputs::Fused(weights.linear(Role::QUERY_KEY_VALUE)?),
+        };
+        let norms = match self.qk_norm {
+            Some((_, norm)) => Some((weights.norm(Role::QUERY_NORM, norm)?, weights.norm(Role::KEY_NORM, norm)?)),
+            None => None,
+        };
+        Ok(Box::new(RunAttention {
+            of: self.clone(),
+            inputs,
+            norms,
+            output: weights.linear(Role::ATTENTION_OUTPUT)?,
+            n_heads,
+            n_kv_heads: weights.size_opt(KV_HEADS).map_or(n_heads, |n| n as i64),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct RunAttention {
+    of: Attention,
+    inputs: Inputs,
+    norms: Option<(NormLayer, NormLayer)>,
+    output: Linear,
+    n_heads: i64,
+    n_kv_heads: i64,
+}
+
+#[derive(Debug)]
+enum Inputs {
+    Split { query: Linear, key: Linear, value: Linear },
+    Fused(Linear),
+}
+
+impl RunMixer for RunAttention {
+    fn forward(
+        &self,
+        x_bte: &Tensor,
+        context: &Context,
+        state: Option<&mut MixerState>,
+        tap: &mut PortTap,
+    ) -> Result<Tensor> {
+        let (n_batch, n_tokens, _) = x_bte.size3()?;
+        let (query, key, value) = self.project(x_bte, n_batch, n_tokens)?;
+        for (port, heads) in [(Port::QUERY, &query), (Port::KEY, &key), (Port::VALUE, &value)] {
+            if tap.wants(port) {
+                tap.show(port, &heads.f_reshape([n_batch, n_tokens, -1])?)?;
+            }
+        }
+        let (query, key) = self.turned(query, key, context)?;
+        let query_bhtk = query.f_transpose(1, 2)?;
+        let (mut key_bgsk, mut value_bgsk) = (key.f_transpose(1, 2)?, value.f_transpose(1, 2)?);
+        if let Some(state) = state {
+            let seen = state.extended(&[&key_bgsk, &value_bgsk], 2, self.of.reach)?;
+            if let [keys, values] = seen.as_slice() {
+                (key_bgsk, value_bgsk) = (keys.shallow_clone(), values.shallow_clone());
+            }
+        }
+        let keys = Keys { key_bgsk: &key_bgsk, value_bgsk: &value_bgsk };
+        let context_bhtk = attend(&self.of, &query_bhtk, &keys, context)?;
+        let context_btc =
+            context_bhtk.f_transpose(1, 2)?.f_reshape([n_batch, n_tokens, self.n_heads * self.of.head_dim as i64])?;
+        tap.show(Port::HEADS, &context_btc)?;
+        self.output.forward(&context_btc)
+    }
+}
+
+impl RunAttention {
+    /// Queries [B, T, H, K], keys and values [B, T, G, K], normed where the family does.
+    fn project(&self, x_bte: &Tensor, n_batch: i64, n_tokens: i64) -> Result<(Tensor, Tensor, Tensor)> {
+        let head_dim = self.of.head_dim as i64;
+        let split = |x: &Tensor, n_heads: i64| x.f_view([n_batch, n_tokens, n_heads, head_dim]);
+        let (query, key, value) = match &self.inputs {
+            Inputs::Split { query, key, value } => {
+                let (mut q, mut k) = (query.forward(x_bte)?, key.forward(x_bte)?);
+                if let (Some((query_norm, key_norm)), Some((QkNorm::Projection, _))) = (&self.norms, self.of.qk_norm) {
+                    (q, k) = (query_norm.forward(&q)?, key_norm.forward(&k)?);
+                }
+                let v = value.forward(x_bte)?;
+                (split(&q, self.n_heads)?, split(&k, self.n_kv_heads)?, split(&v, self.n_kv_heads)?)
+            }
+            Inputs::Fused(fused) if self.of.layout == Layout::FusedByHead => {
+                let all = fused.forward(x_bte)?.f_view([n_batch, n_tokens, self.n_heads, 3, head_dim])?;
+                (all.f_select(3, 0)?, all.f_select(3, 1)?, all.f_select(3, 2)?)
+            }
+            Inputs::Fused(fused) => {
+                let all = split(&fused.forward(x_bte)?, self.n_heads + 2 * self.n_kv_heads)?;
+                (
+                    all.f_narrow(2, 0, self.n_heads)?,
+                    all.f_narrow(2, self.n_heads, self.n_kv_heads)?,
+                    all.f_narrow(2, self.n_heads + self.n_kv_heads, self.n_kv_heads)?,
+                )
+            }
+        };
+        match (&self.norms, self.of.qk_norm) {
+            (Some((query_norm, key_norm)), Some((QkNorm::Head, _))) => {
+                Ok((query_norm.forward(&query)?, key_norm.forward(&key)?, value))
+            }
+            _ => Ok((query, key, value)),
+        }
+    }
+
+    /// Queries and keys at their positions.
+    fn turned(&self, query: Tensor, key: Tensor, context: &Context) -> Result<(Tensor, Tensor)> {
+        let (mut query, mut key) = (query, key);
+        if let Some(rotary) = &self.of.rotary {
+            let rope = context.rope(rotary)?;
+            (query, key) = (rope.apply(&query)?, rope.apply(&key)?);
+        }
+        if let Some((beta, period)) = self.of.growth {
+            let periods = context.positions()?.f_to_kind(Kind::Double)?.f_div_scalar(period)?.f_floor()?;
+            let growth = periods.f_log1p()?.f_mul_scalar(beta)?.f_add_scalar(1.0)?.f_to_kind(query.f_kind()?)?;
+            query = query.f_mul(&growth.f_unsqueeze(-1)?.f_unsqueeze(-1)?)?;
+        }
+        Ok((query, key))
+    }
+}

@@ -1,0 +1,80 @@
+use minitron_core::blueprint::{Activation, Blueprint, Decoder, Evidence, Norm, NormKind, Norms, RotaryDefaults, ShapeKeys};
+use minitron_core::checkpoint::Config;
+use minitron_core::contract::Architecture;
+use minitron_core::error::Result;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Gemma 2: norms before and after each part, caps on attention and logits, windows in every other layer.
+#[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gemma2 {}
+
+#[typetag::serde(name = "gemma2")]
+impl Architecture for Gemma2 {
+    fn recognises(&self, config: &Config) -> bool {
+        config.is_type("gemma2")
+    }
+
+    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+        let caps = json!({ "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "max_position_embeddings": 8192 });
+        let mut decoder = blocks("gemma2", evidence.config, caps)?;
+        decoder.rotate(RotaryDefaults::default())?;
+        let cap = positive(&decoder.config, "attn_logit_softcapping")?;
+        decoder.attention(|_, attention| attention.softcap = cap);
+        let window = decoder.config.size_opt("sliding_window")?;
+        decoder.sliding(window, |layer| layer % 2 == 0)?;
+        decoder.finish(evidence.config)
+    }
+}
+
+/// What Gemma 2 and 3 share.
+pub(super) fn blocks(architecture: &'static str, config: &Config, defaults: Value) -> Result<Decoder> {
+    config.only("use_bidirectional_attention", false)?;
+    let norm = Norm { kind: NormKind::Rms1p, eps: config.number_or("rms_norm_eps", 1e-6)? };
+    let config = config.with_defaults(defaults).with_defaults(json!({
+        "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096, "query_pre_attn_scalar": 256,
+        "tie_word_embeddings": true
+    }));
+    let mut decoder = Decoder::new(architecture, &config, ShapeKeys::USUAL, norm, json!({}))?;
+    decoder.norms = Norms::Around;
+    decoder.names.pre_norms = ["input_layernorm", "pre_feedforward_layernorm"];
+    decoder.stated_biases()?;
+    decoder.mlp.activation = Activation::read(&config, "hidden_activation", "gelu_pytorch_tanh")?;
+    let scale = config.number_or("query_pre_attn_scalar", 256.0)?.powf(-0.5);
+    decoder.attention(|_, attention| attention.scale = Some(scale));
+    decoder.embedding.scale = (decoder.shape.hidden as f64).sqrt();
+    decoder.head.softcap = positive(&config, "final_logit_softcapping")?;
+    decoder.heads_divide_hidden = true;
+    decoder.reads = READS;
+    Ok(decoder)
+}
+
+const READS: &[&str] = &[
+    "hidden_activation",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "query_pre_attn_scalar",
+    "sliding_window",
+    "layer_types",
+    "use_bidirectional_attention",
+];
+
+/// A cap, where there is one.
+fn positive(config: &Config, key: &str) -> Result<Option<f64>> {
+    let cap = config.number_or(key, 0.0)?;
+    if cap < 0.0 {
+        return Err(config.error(format!("`{key}`: expected a number above 0, or null, got {cap}; correct config.json")));
+    }
+    Ok((cap > 0.0).then_some(cap))
+}
+
+minitron_core::plugin! {
+    Architecture for Gemma2 {
+        tag: "gemma2",
+        summary: "Gemma 2 (norms around parts, soft caps, windows in every other layer)",
+        source: "arXiv 2408.00118",
+    }
+}

@@ -1,0 +1,43 @@
+use minitron_core::blueprint::{Blueprint, Decoder, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+use minitron_core::checkpoint::Config;
+use minitron_core::contract::Architecture;
+use minitron_core::error::Result;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Granite 3: Llama's blocks with factors on embeddings, attention, sums and logits.
+#[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Granite {}
+
+#[typetag::serde(name = "granite")]
+impl Architecture for Granite {
+    fn recognises(&self, config: &Config) -> bool {
+        config.is_type("granite")
+    }
+
+    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+        let config = evidence.config;
+        let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
+        let mut decoder =
+            Decoder::new("granite", config, ShapeKeys::USUAL, norm, json!({ "max_position_embeddings": 2048 }))?;
+        decoder.stated_biases()?;
+        decoder.rotate(RotaryDefaults::default())?;
+        decoder.embedding.scale = config.number_or("embedding_multiplier", 1.0)?;
+        decoder.residual_scale = config.number_or("residual_multiplier", 1.0)?;
+        decoder.head.scale = 1.0 / config.number_or("logits_scaling", 1.0)?;
+        let scale = config.number_or("attention_multiplier", 1.0)?;
+        decoder.attention(|_, attention| attention.scale = Some(scale));
+        decoder.reads = &["embedding_multiplier", "residual_multiplier", "logits_scaling", "attention_multiplier"];
+        decoder.finish(config)
+    }
+}
+
+minitron_core::plugin! {
+    Architecture for Granite {
+        tag: "granite",
+        summary: "Granite 3, dense (factors on embeddings, attention, sums and logits)",
+        source: "transformers, models/granite",
+    }
+}

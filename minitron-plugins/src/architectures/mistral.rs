@@ -1,0 +1,45 @@
+use minitron_core::blueprint::{Blueprint, Decoder, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+use minitron_core::checkpoint::Config;
+use minitron_core::contract::Architecture;
+use minitron_core::error::Result;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Mistral and Mistral Small 3: Llama's blocks with one sliding window, or none, in all layers.
+#[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mistral {}
+
+#[typetag::serde(name = "mistral")]
+impl Architecture for Mistral {
+    fn recognises(&self, config: &Config) -> bool {
+        config.is_type("mistral")
+    }
+
+    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+        let mut decoder = blocks("mistral", evidence.config)?;
+        let window = decoder.config.size_opt("sliding_window")?;
+        decoder.window(window);
+        decoder.finish(evidence.config)
+    }
+}
+
+/// Llama's blocks with Mistral's defaults; a window that is not stated is 4096, `null` is none.
+pub(super) fn blocks(architecture: &'static str, config: &Config) -> Result<Decoder> {
+    let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
+    let defaults =
+        json!({ "max_position_embeddings": 131_072, "num_key_value_heads": 8, "sliding_window": 4096 });
+    let mut decoder = Decoder::new(architecture, config, ShapeKeys::USUAL, norm, defaults)?;
+    decoder.rotate(RotaryDefaults::default())?;
+    decoder.reads = &["sliding_window", "layer_types"];
+    Ok(decoder)
+}
+
+minitron_core::plugin! {
+    Architecture for Mistral {
+        tag: "mistral",
+        summary: "Mistral 7B to Mistral Small 3 (a sliding window in all layers, or none)",
+        source: "arXiv 2310.06825",
+    }
+}

@@ -1,0 +1,46 @@
+use minitron_core::blueprint::{Blueprint, Evidence, Rotary, RotaryDefaults};
+use minitron_core::checkpoint::Config;
+use minitron_core::contract::Architecture;
+use minitron_core::error::Result;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::olmo2::blocks;
+
+/// OLMo 3: OLMo 2 with windows in three of four layers, which turn unscaled.
+#[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Olmo3 {}
+
+#[typetag::serde(name = "olmo3")]
+impl Architecture for Olmo3 {
+    fn recognises(&self, config: &Config) -> bool {
+        config.is_type("olmo3")
+    }
+
+    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+        let mut decoder = blocks("olmo3", evidence.config)?;
+        let window = if decoder.config.states("sliding_window") { decoder.config.size_opt("sliding_window")? } else { Some(4096) };
+        let slides = decoder.sliding(window, |layer| (layer + 1) % 4 != 0)?;
+        let far = RotaryDefaults { theta: 5e5, ..RotaryDefaults::default() };
+        // The class gives a base that stands beside the parameters to layers without a window alone.
+        let near = RotaryDefaults { own_theta: true, theta_key: "", ..far };
+        let shape = decoder.shape;
+        let full = Rotary::of_layer_type(&decoder.config, &shape, "full_attention", true, far)?;
+        let sliding = Rotary::of_layer_type(&decoder.config, &shape, "sliding_attention", false, near)?;
+        decoder.attention(|layer, attention| {
+            let slides = slides.get(layer) == Some(&true);
+            attention.rotary = Some(if slides { sliding.clone() } else { full.clone() });
+        });
+        decoder.reads = &["sliding_window", "layer_types"];
+        decoder.finish(evidence.config)
+    }
+}
+
+minitron_core::plugin! {
+    Architecture for Olmo3 {
+        tag: "olmo3",
+        summary: "OLMo 3 (OLMo 2 with windows in three of four layers)",
+        source: "transformers, models/olmo3",
+    }
+}

@@ -1,0 +1,49 @@
+use minitron_core::blueprint::{Blueprint, Decoder, Evidence, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys};
+use minitron_core::checkpoint::Config;
+use minitron_core::contract::Architecture;
+use minitron_core::error::Result;
+use minitron_core::mixers::{Gate, Layout};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Phi-3, Phi-4 and their minis: fused projections, rotations of a part of each head, longrope.
+#[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Phi3 {}
+
+#[typetag::serde(name = "phi3")]
+impl Architecture for Phi3 {
+    fn recognises(&self, config: &Config) -> bool {
+        config.is_type("phi3")
+    }
+
+    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+        let config = evidence.config;
+        let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-5)? };
+        let defaults =
+            json!({ "max_position_embeddings": 4096, "original_max_position_embeddings": 4096 });
+        let mut decoder = Decoder::new("phi3", config, ShapeKeys::USUAL, norm, defaults)?;
+        decoder.rotate(RotaryDefaults { reads_partial: true, ..RotaryDefaults::default() })?;
+        let window = decoder.config.size_opt("sliding_window")?;
+        decoder.window(window);
+        decoder.attention(|_, attention| attention.layout = Layout::Fused);
+        decoder.mlp.gate = Gate::Fused;
+        let is_long = |scaling: &RotaryScaling| matches!(scaling, RotaryScaling::Long { .. });
+        if decoder.attention.iter().filter_map(|of| of.rotary.as_ref()).any(|rotary| is_long(&rotary.scaling)) {
+            // The class wants a divisor for each pair of hidden / heads channels, whatever head_dim says.
+            decoder.keys.head_dim = None;
+            decoder.square = true;
+        }
+        decoder.reads = &["partial_rotary_factor", "sliding_window", "layer_types"];
+        decoder.finish(config)
+    }
+}
+
+minitron_core::plugin! {
+    Architecture for Phi3 {
+        tag: "phi3",
+        summary: "Phi-3, Phi-4 and their minis (fused projections, partial rotations, longrope)",
+        source: "arXiv 2404.14219, arXiv 2412.08905",
+    }
+}

@@ -1,0 +1,47 @@
+use minitron_core::blueprint::{Bias, Blueprint, Decoder, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+use minitron_core::checkpoint::Config;
+use minitron_core::contract::Architecture;
+use minitron_core::error::Result;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Qwen2 and Qwen2.5: Llama's blocks with biases on queries, keys and values.
+#[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Qwen2 {}
+
+#[typetag::serde(name = "qwen2")]
+impl Architecture for Qwen2 {
+    fn recognises(&self, config: &Config) -> bool {
+        config.is_type("qwen2")
+    }
+
+    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+        let config = evidence.config;
+        let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
+        let mut decoder = Decoder::new("qwen2", config, ShapeKeys::USUAL, norm, json!({ "max_position_embeddings": 32_768 }))?;
+        decoder.bias = Bias { query_key_value: true, ..Bias::default() };
+        decoder.rotate(RotaryDefaults::default())?;
+        windows(&mut decoder)?;
+        decoder.finish(config)
+    }
+}
+
+/// Windows only where `use_sliding_window` is set, and from `max_window_layers` on.
+pub(super) fn windows(decoder: &mut Decoder) -> Result<()> {
+    let slides = decoder.config.flag_or("use_sliding_window", false)?;
+    let window = decoder.config.size_or("sliding_window", 4096)?;
+    let first = decoder.config.count_or("max_window_layers", 28)?;
+    decoder.sliding(slides.then_some(window), |layer| slides && layer >= first)?;
+    decoder.reads = &["sliding_window", "layer_types"];
+    Ok(())
+}
+
+minitron_core::plugin! {
+    Architecture for Qwen2 {
+        tag: "qwen2",
+        summary: "Qwen2 and Qwen2.5 (biases on queries, keys and values, sliding windows from a layer on)",
+        source: "arXiv 2407.10671, arXiv 2412.15115",
+    }
+}

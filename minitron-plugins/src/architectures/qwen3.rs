@@ -1,0 +1,42 @@
+use minitron_core::blueprint::{Blueprint, Decoder, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+use minitron_core::checkpoint::Config;
+use minitron_core::contract::Architecture;
+use minitron_core::error::Result;
+use minitron_core::mixers::QkNorm;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::qwen2::windows;
+
+/// Qwen3, dense: norms on every head's queries and keys.
+#[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Qwen3 {}
+
+#[typetag::serde(name = "qwen3")]
+impl Architecture for Qwen3 {
+    fn recognises(&self, config: &Config) -> bool {
+        config.is_type("qwen3")
+    }
+
+    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+        let config = evidence.config;
+        let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
+        let defaults = json!({ "max_position_embeddings": 32_768, "head_dim": 128, "num_key_value_heads": 32 });
+        let mut decoder = Decoder::new("qwen3", config, ShapeKeys::USUAL, norm, defaults)?;
+        decoder.stated_biases()?;
+        decoder.rotate(RotaryDefaults::default())?;
+        decoder.qk_norm(QkNorm::Head);
+        windows(&mut decoder)?;
+        decoder.finish(config)
+    }
+}
+
+minitron_core::plugin! {
+    Architecture for Qwen3 {
+        tag: "qwen3",
+        summary: "Qwen3, dense (norms on queries and keys, heads wider than the stream's share)",
+        source: "arXiv 2505.09388",
+    }
+}
