@@ -302,8 +302,10 @@ fn dynamic_scaling_is_plain_within_the_positions_and_carried_as_it_is() {
             let student = fs::read(folder.pruned().join("config.json")).unwrap();
             assert_eq!(serde_json::from_slice::<Value>(&student).unwrap()[key], scaling);
             let (_, model) = load(&folder.dir()).unwrap();
-            let error = forward(&model, &some_ids(1, 65, 61, 1).unwrap()).unwrap_err().to_string();
-            assert!(error.contains("65 tokens") && error.contains("64 positions; the angles beyond"), "{error}");
+            // Beyond them, angles stretch up to as many times the positions as the factor says.
+            assert!(forward(&model, &some_ids(1, 65, 61, 1).unwrap()).is_ok());
+            let error = forward(&model, &some_ids(1, 257, 61, 1).unwrap()).unwrap_err().to_string();
+            assert!(error.contains("257 tokens") && error.contains("256 positions"), "{error}");
         }
     }
 }
@@ -311,8 +313,7 @@ fn dynamic_scaling_is_plain_within_the_positions_and_carried_as_it_is() {
 #[test]
 fn what_is_not_computed_is_refused_where_the_model_is_run_alone() {
     let cases = [
-        ("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 }), "`yarn` are not computed (it is planned)"),
-        ("rope_parameters", json!({ "rope_type": "longrope", "short_factor": [1.0] }), "`longrope` are not computed"),
+        ("rope_scaling", json!({ "rope_type": "helix", "factor": 4.0 }), "`helix` are not computed"),
         ("rope_parameters", json!({ "rope_type": "spiral", "rope_theta": 5.0 }), "`spiral` are not computed"),
         ("rope_parameters", json!({ "full_attention": { "rope_theta": 5.0 } }), "`rope_parameters.full_attention`"),
         ("partial_rotary_factor", json!(0.5), "`partial_rotary_factor`: expected 1 in this family"),

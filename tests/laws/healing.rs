@@ -54,6 +54,7 @@ impl Ward {
             options: LoadOptions::default(),
             registry: &self.registry,
             seed: 0,
+            compensates: true,
         }
     }
 

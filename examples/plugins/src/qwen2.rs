@@ -33,6 +33,6 @@ impl Architecture for Qwen2 {
         let mut decoder = Decoder::new("qwen2", config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.bias = Bias { query_key_value: true, ..Bias::default() };
         decoder.rotate(RotaryDefaults::default())?;
-        decoder.finish(config)
+        decoder.finish(evidence)
     }
 }

@@ -96,6 +96,9 @@ pub struct Prune {
 /// Repair of what pruning damaged, without training.
 #[derive(Debug, Args)]
 pub struct Treatment {
+    /// Slice alone: Gemma's embeddings are not compensated for fewer channels
+    #[arg(long)]
+    pub uncompensated: bool,
     /// A healing, `name:key=value`; several are applied in order
     #[arg(long)]
     pub heal: Vec<PluginSpec>,

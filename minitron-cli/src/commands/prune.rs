@@ -46,6 +46,7 @@ fn treatment(args: &args::Treatment) -> Treatment {
         samples: args.samples,
         seq_len: args.seq_len,
         batch_size: args.batch_size,
+        uncompensated: args.uncompensated,
         text: args.files.text(),
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::part::{Side, Slot};
 use super::table::{Table, fixed};
 use super::{
-    Activation, Blueprint, Embedding, Head, Layer, LayerList, Norm, Options, Role, Rotary, RotaryDefaults, RotaryScaling,
+    Activation, Blueprint, Embedding, Evidence, HIDDEN, Head, Layer, LayerList, Norm, Options, Role, Rotary, RotaryDefaults, RotaryScaling,
     Shape, ShapeKeys, Sublayer,
 };
 use crate::checkpoint::Config;
@@ -105,6 +105,8 @@ pub struct Decoder {
     pub config: Config,
     /// Where that part stands: empty, or `text_config.`.
     pub scope: &'static str,
+    /// Beginnings of names of tensors beside the decoder that travel as they are: a vision tower, a projector.
+    pub beside: &'static [&'static str],
     /// Sizes.
     pub shape: Shape,
     /// Their keys.
@@ -161,6 +163,7 @@ impl Decoder {
         Ok(Decoder {
             architecture,
             scope: "",
+            beside: &[],
             keys,
             names: Names::USUAL,
             norm,
@@ -280,11 +283,33 @@ impl Decoder {
         list.iter().map(slides).collect()
     }
 
+    /// The language model inside a wrapper, whose other tensors travel as they are. A projector feeds the residual stream, so its
+    /// width stays.
+    ///
+    /// # Errors
+    /// `Checkpoint` for an outer key that is no flag.
+    pub fn inside(
+        mut self,
+        architecture: &'static str,
+        outer: &Config,
+        names: (&'static str, &'static str),
+        beside: &'static [&'static str],
+    ) -> Result<Self> {
+        (self.architecture, self.scope, self.beside) = (architecture, "text_config.", beside);
+        (self.names.prefix, self.names.head) = names;
+        self.tied = outer.flag_or("tie_word_embeddings", self.tied)?;
+        for list in &mut self.layer_lists {
+            list.key.insert_str(0, self.scope);
+        }
+        Ok(self)
+    }
+
     /// Writes it out.
     ///
     /// # Errors
     /// `Internal` where the family is at fault.
-    pub fn finish(self, whole_config: &Config) -> Result<Blueprint> {
+    pub fn finish(self, evidence: &Evidence) -> Result<Blueprint> {
+        let whole_config = evidence.config;
         let mut table = Table::new(self.names.prefix);
         let (stream, vocab) = (self.shape.stream(), self.shape.vocab);
         let tokens = format!("{}.weight", self.names.tokens);
@@ -302,6 +327,10 @@ impl Decoder {
         if !self.tied {
             table.unprefixed(|table| _ = table.linear(self.names.head, Role::HEAD, fixed(vocab), stream, false));
         }
+        for (name, shape) in evidence.tensors().filter(|(name, _)| self.beside.iter().any(|start| name.starts_with(start))) {
+            let sides = shape.iter().map(|&side| fixed(side)).collect();
+            table.unprefixed(|table| _ = table.tensor(name, Role::CARRIED, Slot::Weight, sides));
+        }
         let layers = self.layers();
         let options = Options {
             causal: true,
@@ -313,7 +342,10 @@ impl Decoder {
             head: Some(self.head),
             initializer_range: self.initializer_range,
         };
-        let dims = self.shape.dims_in(self.scope, &self.keys);
+        let mut dims = self.shape.dims_in(self.scope, &self.keys);
+        for dim in dims.iter_mut().filter(|dim| dim.name == HIDDEN && !self.beside.is_empty()) {
+            dim.held = Some("a projector from another tower feeds it");
+        }
         let mut blueprint =
             Blueprint::new(self.architecture, whole_config, dims, table.finish(), layers, options)?;
         match self.keys.head_dim {

@@ -71,13 +71,15 @@ pub struct Embedding {
     pub norm: Option<Norm>,
     /// Factor of the token table's rows.
     pub scale: f64,
+    /// Whether that factor is the root of the stream's width, so that a narrower student has another.
+    pub scales_with_hidden: bool,
     /// Row of the position table for the first token.
     pub first_position: usize,
 }
 
 impl Default for Embedding {
     fn default() -> Self {
-        Embedding { norm: None, scale: 1.0, first_position: 0 }
+        Embedding { norm: None, scale: 1.0, scales_with_hidden: false, first_position: 0 }
     }
 }
 

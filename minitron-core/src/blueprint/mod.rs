@@ -223,7 +223,7 @@ impl Blueprint {
             );
             return Err(self.config_dir_error(message));
         }
-        if !matches!(found.dtype, F64 | F32 | F16 | BF16) {
+        if !matches!(found.dtype, F64 | F32 | F16 | BF16) && !tensor.is_passed_through() {
             let message = format!("tensor `{name}`: expected f64, f32, f16 or bf16, got {:?}", found.dtype);
             return Err(self.config_dir_error(message));
         }

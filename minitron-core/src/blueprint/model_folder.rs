@@ -1,6 +1,6 @@
 //! A checkpoint together with its family's description, checked against each other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::renaming::Renaming;
@@ -18,23 +18,31 @@ use crate::registry::Registry;
 pub struct Evidence<'a> {
     /// `config.json`.
     pub config: &'a Config,
-    names: Option<BTreeSet<String>>,
+    /// Shapes by name.
+    tensors: Option<BTreeMap<String, Vec<usize>>>,
 }
 
 impl<'a> Evidence<'a> {
     /// With a file.
     pub fn of(config: &'a Config, source: &dyn TensorSource) -> Self {
-        Evidence { config, names: Some(source.names().into_iter().collect()) }
+        let shape = |name: &str| source.info(name).map(|info| info.shape).unwrap_or_default();
+        let tensors = source.names().into_iter().map(|name| (name.clone(), shape(&name))).collect();
+        Evidence { config, tensors: Some(tensors) }
     }
 
     /// From a config alone: the family's own spelling.
     pub fn config_alone(config: &'a Config) -> Self {
-        Evidence { config, names: None }
+        Evidence { config, tensors: None }
     }
 
     /// Whether the file holds a tensor; `otherwise` where there is no file.
     pub fn has(&self, name: &str, otherwise: bool) -> bool {
-        self.names.as_ref().map_or(otherwise, |names| names.contains(name))
+        self.tensors.as_ref().map_or(otherwise, |tensors| tensors.contains_key(name))
+    }
+
+    /// The file's tensors with their shapes; none where there is no file.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().flatten().map(|(name, shape)| (name.as_str(), shape.as_slice()))
     }
 }
 
@@ -65,7 +73,8 @@ impl ModelFolder {
         }
         let checked = blueprint.check(&checkpoint.tensors);
         let unknown_tensors = checked.map_err(|error| with_hint(error, &checkpoint.remarks))?;
-        checkpoint.tensors.expect_weights(blueprint.tensors.iter().map(TensorSpec::name));
+        let weights = blueprint.tensors.iter().filter(|tensor| !tensor.is_passed_through());
+        checkpoint.tensors.expect_weights(weights.map(TensorSpec::name));
         let Checkpoint { config, remarks, .. } = &mut checkpoint;
         let blueprint = blueprint.into_written(config, remarks);
         Ok(ModelFolder { checkpoint, blueprint, unknown_tensors })
@@ -84,7 +93,9 @@ fn named(checkpoint: &mut Checkpoint, architecture: &dyn Architecture) -> Result
     let names: BTreeSet<String> = checkpoint.tensors.names().into_iter().collect();
     let mut best: Option<(usize, Renaming, Blueprint)> = None;
     for candidate in Renaming::candidates(&names) {
-        let evidence = Evidence { config, names: Some(candidate.applied(&names)) };
+        let shape = |name: &String| checkpoint.tensors.info(name).map(|info| info.shape).unwrap_or_default();
+        let read = |name: &String| (candidate.names().get(name).unwrap_or(name).clone(), shape(name));
+        let evidence = Evidence { config, tensors: Some(names.iter().map(read).collect()) };
         let blueprint = architecture.blueprint(&evidence)?;
         let (renaming, n_missing) = candidate.completed(&names, &blueprint);
         if best.as_ref().is_none_or(|(least, ..)| n_missing < *least) {

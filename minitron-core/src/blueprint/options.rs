@@ -82,6 +82,18 @@ pub enum NormKind {
     Layer1p,
 }
 
+impl NormKind {
+    /// Whether a gain of 1 is stored as 0.
+    pub fn stores_gain_less_one(self) -> bool {
+        matches!(self, NormKind::Rms1p | NormKind::Layer1p)
+    }
+
+    /// Whether it divides by the root of the mean square alone.
+    pub fn is_rms(self) -> bool {
+        matches!(self, NormKind::Rms | NormKind::Rms1p)
+    }
+}
+
 /// Rotary position embedding in the half-split form.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotary {

@@ -195,6 +195,12 @@ impl TensorSpec {
         }
     }
 
+    /// Whether it travels as it is: no axis cuts it, and nothing computes with it.
+    pub fn is_passed_through(&self) -> bool {
+        let is_fixed = |part: &Part| matches!(part, Part::Fixed(_));
+        self.role == Role::CARRIED && self.sides.iter().all(|side| side.0.iter().all(is_fixed))
+    }
+
     /// Whether weight decay applies: matrices and tables, not gains and biases.
     pub fn decays(&self) -> bool {
         self.sides.len() > 1

@@ -22,11 +22,17 @@ pub trait Mixer: Debug + Send + Sync {
     /// Where units of its dims are seen.
     fn observed(&self) -> Vec<Observed>;
 
-    /// Every port that it shows, besides [`Port::INPUT`] and [`Port::STREAM`].
+    /// Every port that it shows, besides [`Port::STREAM`], [`Port::INPUT`] and [`Port::OUTPUT`].
     fn shows(&self) -> Vec<Port>;
 
     /// Norms inside it, by role: what fresh weights of them are depends on their kind.
     fn norms(&self) -> Vec<(Role, Norm)> {
+        Vec::new()
+    }
+
+    /// Those of its norms that are over units of its dims, with where their outputs show: fewer units change what they divide
+    /// by.
+    fn norms_over_units(&self) -> Vec<(Role, Port)> {
         Vec::new()
     }
 

@@ -1,23 +1,58 @@
-//! The teacher's residual stream as its norms see it.
+//! What the teacher's norms see.
+
+use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
 use tracing::debug_span;
 
 use super::joint::rows;
 use super::patient::Patient;
-use crate::blueprint::{At, Role};
+use super::streams::State;
+use crate::blueprint::{At, Role, Slot, Sublayer};
 use crate::error::Result;
+use crate::model::{Block, Context, Port, Site, Tap};
 
-/// Shown a norm (its place in the student and its role) and its normalised input, x / rms(x) [N, E].
+/// Shown a norm (its place in the student and its role) and its normalised input, x / rms(x) [N, width].
 pub type Look<'a> = dyn FnMut(At, Role, &Tensor) -> Result<()> + 'a;
 
+/// Remembers what some ports of one part show.
+struct Ports {
+    at: At,
+    wanted: Vec<Port>,
+    seen: BTreeMap<Port, Tensor>,
+}
+
+impl Tap for Ports {
+    fn wants(&self, site: Site) -> bool {
+        matches!(site, Site::Inside { at, port } if at == self.at && self.wanted.contains(&port))
+    }
+
+    fn see(&mut self, site: Site, x: &Tensor) -> Result<()> {
+        if let Site::Inside { port, .. } = site {
+            self.seen.insert(port, x.shallow_clone());
+        }
+        Ok(())
+    }
+}
+
 impl Patient<'_> {
-    /// Runs the teacher over the calibration text and shows the input of every norm that the student keeps, one batch at a
-    /// time, in f32.
+    /// Runs the teacher over the calibration text and shows the input of every norm on the residual stream that the student
+    /// keeps, one batch at a time, in f32.
     ///
     /// # Errors
     /// `Recipe` where there is no calibration text.
     pub fn norm_inputs(&self, look: &mut Look) -> Result<()> {
+        self.teachers_norms(&mut |at, role, z| match role {
+            Role::INPUT_NORM | Role::FINAL_NORM => look(at, role, z),
+            _ => Ok(()),
+        })
+    }
+
+    /// The same of every norm whose width some axis cuts: also those on what a part adds, and those over all queries or keys.
+    ///
+    /// # Errors
+    /// `Recipe` where there is no calibration text.
+    pub fn teachers_norms(&self, look: &mut Look) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let (mut states, contexts) = self.embedded(false)?;
         let n_layers = self.teacher_blueprint().n_layers();
@@ -27,20 +62,57 @@ impl Patient<'_> {
             let _span = debug_span!("layer", layer_idx = source_layer).entered();
             let block = self.teacher_block(source_layer)?;
             let layer_idx = (0..self.n_layers()).find(|&layer_idx| self.source_layer(layer_idx) == source_layer);
-            for (part, (at, sublayer)) in self.teacher_blueprint().sublayers(source_layer).enumerate() {
+            for (number, (at, part)) in self.teacher_blueprint().sublayers(source_layer).enumerate() {
                 for (state, context) in states.iter_mut().zip(&contexts) {
-                    if let Some(layer_idx) = layer_idx.filter(|_| sublayer.pre.is_some()) {
-                        look(at.in_layer(layer_idx), Role::INPUT_NORM, &normalised(&state.now_bte)?)?;
+                    match layer_idx {
+                        Some(layer_idx) => self.look_at_part(at, layer_idx, part, (&block, number), state, context, look)?,
+                        None => _ = state.pass(&block, number, context)?,
                     }
-                    let _ = state.pass(&block, part, context)?;
                 }
             }
             progress.advance(1, "");
         }
         for state in &states {
-            look(At::Model, Role::FINAL_NORM, &normalised(&state.now_bte)?)?;
+            if self.teacher_blueprint().options.final_norm.is_some() {
+                look(At::Model, Role::FINAL_NORM, &normalised(&state.now_bte)?)?;
+            }
         }
         progress.finish();
+        Ok(())
+    }
+
+    /// Moves the teacher past one part of a layer that the student keeps.
+    #[allow(clippy::too_many_arguments, reason = "a part, where it stands, and what goes through it")]
+    fn look_at_part(
+        &self,
+        source: At,
+        layer_idx: usize,
+        part: &Sublayer,
+        (block, number): (&Block, usize),
+        state: &mut State,
+        context: &Context,
+        look: &mut Look,
+    ) -> Result<()> {
+        let at = source.in_layer(layer_idx);
+        let over_units = part.mixer.norms_over_units();
+        let wanted = over_units.iter().map(|(_, port)| *port).chain([Port::OUTPUT]).collect();
+        let mut ports = Ports { at: source, wanted, seen: BTreeMap::new() };
+        if part.pre.is_some() {
+            look(at, Role::INPUT_NORM, &normalised(state.read(part.reads_layer_input, number))?)?;
+        }
+        let _ = state.pass_shown(block, number, context, &mut ports)?;
+        if let Some(output) = ports.seen.get(&Port::OUTPUT).filter(|_| part.post.is_some()) {
+            look(at, Role::OUTPUT_NORM, &normalised(output)?)?;
+        }
+        for (role, port) in over_units {
+            if let (Some(normed), Some(spec)) =
+                (ports.seen.get(&port), self.teacher_blueprint().find(source, role, Slot::Weight))
+            {
+                // What leaves the norm, without its gain.
+                let gain = self.teacher().read(&spec.name())?.f_to_kind(Kind::Float)?.f_to_device(normed.device())?;
+                look(at, role, &rows(normed)?.f_div(&gain)?)?;
+            }
+        }
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use crate::contract::Healing;
 use crate::error::{Error, Result};
 use crate::model::{Block, LoadOptions};
 use crate::plan::{Plan, Rankings};
-use crate::prune::{PrunedView, Student, source_layers};
+use crate::prune::{PrunedView, Student, side_indices, source_layers};
 use crate::registry::{PluginSpec, Registry};
 
 /// What a treatment starts from.
@@ -34,6 +34,8 @@ pub struct Case<'a> {
     pub registry: &'a Registry,
     /// Of everything that healings draw.
     pub seed: u64,
+    /// Whether what a width rescales is compensated where that follows from sizes alone.
+    pub compensates: bool,
 }
 
 /// A student under treatment: weights are read by role, and replaced without changing any source.
@@ -45,6 +47,8 @@ pub struct Patient<'a> {
     blueprint: Blueprint,
     /// By the student's names, as they are stored.
     changes: BTreeMap<String, Tensor>,
+    /// Factors of weights that are not replaced, by the student's names.
+    factors: BTreeMap<String, f64>,
     healed: Vec<PluginSpec>,
     /// Tag of the healing under way.
     tag: String,
@@ -68,8 +72,60 @@ impl<'a> Patient<'a> {
             plan.kept.entry(dim.name.clone()).or_insert_with(|| (0..dim.size).collect());
         }
         let Student { config, blueprint, .. } = Student::new(case.source, case.blueprint, &plan, case.registry)?;
-        let (changes, healed) = (BTreeMap::new(), Vec::new());
-        Ok(Patient { case, plan, rotation: None, config, blueprint, changes, healed, tag: String::new() })
+        let (changes, factors, healed) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let mut patient =
+            Patient { case, plan, rotation: None, config, blueprint, changes, factors, healed, tag: String::new() };
+        if case.compensates {
+            patient.compensate_embedding()?;
+        }
+        Ok(patient)
+    }
+
+    /// Where the family multiplies embeddings by sqrt(hidden), fewer channels shrink them against what layers add: with H
+    /// channels of which h stay, the table is multiplied by sqrt(H/h), and where it makes the logits too, the final norm's
+    /// gain by sqrt(h/H).
+    fn compensate_embedding(&mut self) -> Result<()> {
+        let (full, kept) = (self.case.blueprint.size(HIDDEN), self.blueprint.size(HIDDEN));
+        if !self.blueprint.options.embedding.scales_with_hidden || full == kept {
+            return Ok(());
+        }
+        let factor = (full as f64 / kept.max(1) as f64).sqrt();
+        let table = self.spec(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight)?.name();
+        self.factors.insert(table, factor);
+        if self.blueprint.options.tied {
+            self.scale_gain(At::Model, Role::FINAL_NORM, 1.0 / factor)?;
+        }
+        Ok(())
+    }
+
+    /// Whether embeddings were compensated for a narrower stream.
+    pub fn is_compensated(&self) -> bool {
+        !self.factors.is_empty()
+    }
+
+    /// Multiplies a norm's gain, however it is stored.
+    ///
+    /// # Errors
+    /// As [`Patient::replace`].
+    pub fn scale_gain(&mut self, at: At, role: Role, factor: f64) -> Result<()> {
+        let spec = self.spec(at, role, Slot::Weight)?;
+        let less_one = self.blueprint.norm_of(spec).is_some_and(|norm| norm.kind.stores_gain_less_one());
+        let offset = if less_one { 1.0 } else { 0.0 };
+        let gain = self.read(at, role, Slot::Weight)?.f_add_scalar(offset)?.f_mul_scalar(factor)?;
+        self.replace(at, role, Slot::Weight, &gain.f_sub_scalar(offset)?)
+    }
+
+    /// Positions of a norm's gain that the student keeps, in the teacher's numbering.
+    ///
+    /// # Errors
+    /// `Internal` where the family has no such norm.
+    pub fn kept_of_norm(&self, at: At, role: Role) -> Result<Vec<usize>> {
+        let source = at.layer().map_or(at, |layer| at.in_layer(self.source_layer(layer)));
+        let blueprint = self.teacher_blueprint();
+        let missing = || Error::Internal(format!("the teacher has no {role} in {source}"));
+        let spec = blueprint.find(source, role, Slot::Weight).ok_or_else(missing)?;
+        let side = spec.sides.first().ok_or_else(missing)?;
+        Ok(side_indices(side, blueprint, &self.plan).unwrap_or_else(|| (0..blueprint.len(side)).collect()))
     }
 
     /// Applies one healing, and checks its law.
@@ -84,7 +140,7 @@ impl<'a> Patient<'a> {
         self.tag.clone_from(&spec.tag);
         let _span = tracing::info_span!("heal", name = %spec.tag).entered();
         healing.heal(self)?;
-        if self.is_whole() && !(self.changes.is_empty() && self.rotation.is_none()) {
+        if self.is_whole() && !(self.changes.is_empty() && self.factors.is_empty() && self.rotation.is_none()) {
             return Err(self.broken("changed a student from which nothing was removed".into()));
         }
         self.healed.push(spec);
@@ -142,7 +198,8 @@ impl<'a> Patient<'a> {
     /// The student's tensors as healed so far.
     pub fn student(&self) -> Result<HealedView<'_>> {
         let pruned = PrunedView::new(self.teacher(), self.teacher_blueprint(), &self.plan)?;
-        Ok(HealedView::new(pruned, self.changes.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()))
+        let changes = self.changes.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        Ok(HealedView::new(pruned, changes, &self.factors))
     }
 
     /// The student's layers.
@@ -238,6 +295,7 @@ impl<'a> Patient<'a> {
         if stored.f_isfinite()?.f_logical_not()?.f_sum(Kind::Int64)?.f_int64_value(&[])? > 0 {
             return Err(self.broken(format!("`{name}`: values that are not finite as {kind:?}")));
         }
+        let _ = self.factors.remove(&name);
         self.changes.insert(name, stored);
         Ok(())
     }
@@ -311,7 +369,7 @@ impl<'a> Patient<'a> {
         let shape = |name: &str| wide.info(name).map(|info| info.shape.iter().map(|&side| side as i64).collect());
         let fits = |(name, tensor): &(&String, &Tensor)| shape(name) == Some(tensor.size());
         let changes = self.changes.iter().filter(fits).map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        Ok(HealedView::new(wide, changes))
+        Ok(HealedView::new(wide, changes, &self.factors))
     }
 
     fn spec(&self, at: At, role: Role, slot: Slot) -> Result<&TensorSpec> {

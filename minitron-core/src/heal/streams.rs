@@ -13,7 +13,7 @@ use super::joint::{Joint, Place, Spot};
 use super::patient::Patient;
 use crate::blueprint::{At, HIDDEN, Role, Slot, Sublayer};
 use crate::error::{Error, Result};
-use crate::model::{Block, Context, Frame, Input, NoTap, Site, Stream};
+use crate::model::{Block, Context, Frame, Input, NoTap, Site, Stream, Tap};
 
 /// What the student's stream should be after each part of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -56,12 +56,28 @@ impl State {
         self.entered_bte = self.now_bte.shallow_clone();
     }
 
+    /// What a part of a layer reads, before any norm.
+    pub(super) fn read(&self, reads_layer_input: bool, part: usize) -> &Tensor {
+        if reads_layer_input && part > 0 { &self.entered_bte } else { &self.now_bte }
+    }
+
     /// Past one part of a layer; the sum before it settles is given back.
     pub(super) fn pass(&mut self, block: &Block, part: usize, context: &Context) -> Result<Tensor> {
+        self.pass_shown(block, part, context, &mut NoTap)
+    }
+
+    /// The same with somebody looking on.
+    pub(super) fn pass_shown(
+        &mut self,
+        block: &Block,
+        part: usize,
+        context: &Context,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
         if part == 0 {
             self.enter();
         }
-        let sum_bte = block.sum(part, self.stream(), context, &mut NoTap)?;
+        let sum_bte = block.sum(part, self.stream(), context, tap)?;
         self.now_bte = block.settle(part, sum_bte.shallow_clone())?;
         Ok(sum_bte)
     }

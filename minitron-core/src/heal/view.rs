@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::checkpoint::{TensorInfo, TensorSource, append_tensor};
 use crate::error::Result;
@@ -14,11 +14,17 @@ pub struct HealedView<'a> {
     pruned: PrunedView<'a>,
     /// As they are stored.
     changes: BTreeMap<&'a str, &'a Tensor>,
+    /// Factors of pruned tensors, taken as they are read: a token table is too large to be held.
+    factors: &'a BTreeMap<String, f64>,
 }
 
 impl<'a> HealedView<'a> {
-    pub(super) fn new(pruned: PrunedView<'a>, changes: BTreeMap<&'a str, &'a Tensor>) -> Self {
-        HealedView { pruned, changes }
+    pub(super) fn new(
+        pruned: PrunedView<'a>,
+        changes: BTreeMap<&'a str, &'a Tensor>,
+        factors: &'a BTreeMap<String, f64>,
+    ) -> Self {
+        HealedView { pruned, changes, factors }
     }
 }
 
@@ -34,14 +40,23 @@ impl TensorSource for HealedView<'_> {
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
         match self.changes.get(name) {
             Some(tensor) => Ok(tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?.f_contiguous()?),
-            None => self.pruned.read_rows(name, rows),
+            None => scaled(self.pruned.read_rows(name, rows)?, self.factors.get(name)),
         }
     }
 
     fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
         match self.changes.get(name) {
             Some(tensor) => append_tensor(&tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?, bytes),
+            None if self.factors.contains_key(name) => append_tensor(&self.read_rows(name, rows)?, bytes),
             None => self.pruned.append_rows(name, rows, bytes),
         }
+    }
+}
+
+/// In f64, rounded once.
+fn scaled(stored: Tensor, factor: Option<&f64>) -> Result<Tensor> {
+    match factor {
+        None => Ok(stored),
+        Some(&factor) => Ok(stored.f_to_kind(Kind::Double)?.f_mul_scalar(factor)?.f_to_kind(stored.f_kind()?)?),
     }
 }

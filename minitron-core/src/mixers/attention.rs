@@ -92,6 +92,13 @@ impl Mixer for Attention {
         self.qk_norm.iter().flat_map(|&(_, norm)| [(Role::QUERY_NORM, norm), (Role::KEY_NORM, norm)]).collect()
     }
 
+    fn norms_over_units(&self) -> Vec<(Role, Port)> {
+        match self.qk_norm {
+            Some((QkNorm::Projection, _)) => vec![(Role::QUERY_NORM, Port::QUERY), (Role::KEY_NORM, Port::KEY)],
+            _ => Vec::new(),
+        }
+    }
+
     /// Queries, keys, values, the context and its copy, keys and values repeated for their query heads.
     fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost {
         let n_heads = size(HEADS);

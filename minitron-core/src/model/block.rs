@@ -165,6 +165,7 @@ impl Part {
         let input_bte = self.input(stream)?;
         tap.show(Port::INPUT, &input_bte)?;
         let output_bte = self.mixer.forward(&input_bte, context, state, &mut tap)?;
+        tap.show(Port::OUTPUT, &output_bte)?;
         let added_bte = normed(self.post.as_ref(), &output_bte)?;
         let added_bte = if self.scale == 1.0 { added_bte } else { added_bte.f_mul_scalar(self.scale)? };
         Ok(stream.now_bte.f_add(&added_bte)?)

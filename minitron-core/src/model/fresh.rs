@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::blueprint::{At, Blueprint, Norm, NormKind, Role, Slot, TensorSpec};
+use crate::blueprint::{At, Blueprint, Norm, Role, Slot, TensorSpec};
 use crate::checkpoint::MemorySource;
 use crate::error::Result;
 use crate::random::SplitMix;
@@ -35,9 +35,7 @@ pub fn fresh_weights(blueprint: &Blueprint, seed: u64) -> Result<MemorySource> {
         let options = (Kind::Float, Device::Cpu);
         let tensor = match (spec.slot, blueprint.norm_of(spec)) {
             (Slot::Bias, _) => Tensor::f_zeros(&shape, options)?,
-            (Slot::Weight, Some(norm)) if matches!(norm.kind, NormKind::Layer1p | NormKind::Rms1p) => {
-                Tensor::f_zeros(&shape, options)?
-            }
+            (Slot::Weight, Some(norm)) if norm.kind.stores_gain_less_one() => Tensor::f_zeros(&shape, options)?,
             (Slot::Weight, Some(_)) => Tensor::f_ones(&shape, options)?,
             (Slot::Weight, None) => normal(&mut random, &shape, blueprint.options.initializer_range)?,
         };

@@ -14,6 +14,8 @@ impl Port {
     pub const STREAM: Port = Port("stream");
     /// What the mixer reads: the norm's output where there is one before it, [B, T, E].
     pub const INPUT: Port = Port("input");
+    /// What the mixer gives, before a norm on it and the sum, [B, T, E].
+    pub const OUTPUT: Port = Port("output");
     /// Queries before they are rotated, heads in order, [B, T, H·K].
     pub const QUERY: Port = Port("query");
     /// Keys before they are rotated, [B, T, G·K].

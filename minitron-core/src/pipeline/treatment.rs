@@ -32,6 +32,8 @@ pub struct Treatment {
     pub seq_len: Option<usize>,
     /// Windows per forward pass.
     pub batch_size: usize,
+    /// Slices alone: embeddings that the family multiplies by the root of its width are not compensated for fewer channels.
+    pub uncompensated: bool,
     /// How the text is read.
     #[serde(flatten)]
     pub text: TextOptions,
@@ -45,6 +47,7 @@ impl Default for Treatment {
             samples: 128,
             seq_len: None,
             batch_size: 8,
+            uncompensated: false,
             text: TextOptions::default(),
         }
     }
@@ -101,6 +104,7 @@ impl Treatment {
             options: LoadOptions { device: context.device, kind: context.kind, trainable: false },
             registry: context.registry,
             seed: context.seed,
+            compensates: !self.uncompensated,
         };
         let mut patient = Patient::new(case, plan)?;
         let healings = self.build(context)?;
@@ -122,6 +126,9 @@ pub(super) fn note(patient: &Patient, report: &mut Value) {
     if !patient.healed().is_empty() {
         let healed: Vec<String> = patient.healed().iter().map(PluginSpec::to_string).collect();
         report["healed"] = json!(healed);
+    }
+    if patient.is_compensated() {
+        report["compensated"] = json!("embeddings x sqrt(hidden of the source / hidden)");
     }
     if let Some(basis) = patient.hidden_basis() {
         report["hidden_basis"] = json!(basis);

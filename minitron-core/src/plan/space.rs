@@ -16,6 +16,8 @@ pub struct AxisSizes {
     pub full: usize,
     /// Legal sizes are multiples of this, and the full size.
     pub step: usize,
+    /// Why the full size is the only one, where it is.
+    pub held: Option<&'static str>,
 }
 
 impl AxisSizes {
@@ -52,6 +54,9 @@ impl AxisSizes {
     fn objection(&self, size: usize) -> Option<String> {
         if size == self.full || (size > 0 && size < self.full && size.is_multiple_of(self.step)) {
             return None;
+        }
+        if let Some(why) = self.held {
+            return Some(format!("{}: {size} is not legal, it keeps its {}: {why}", self.kind, self.full));
         }
         let rule = if self.step > 1 { format!(" multiple of {}", self.step) } else { " size".to_owned() };
         Some(format!("{}: {size} is not legal, expected a{rule} up to {}", self.kind, self.full))
@@ -103,7 +108,9 @@ impl Space {
             if group.n_parts > 1 {
                 queries = Some(Queries { per_kv_head: full / group.n_parts, multiple_of });
             }
-            found.push(AxisSizes { kind, full, step: common_multiple(multiple_of, group.n_parts).min(full) });
+            let held = blueprint.dims.get(&group.dim).and_then(|dim| dim.held);
+            let step = if held.is_some() { full } else { common_multiple(multiple_of, group.n_parts).min(full) };
+            found.push(AxisSizes { kind, full, step, held });
         }
         let mut space = Space {
             axes: found,
@@ -133,7 +140,7 @@ impl Space {
 
     fn tie_widths(&mut self) {
         if let Some(head_dim) = self.hidden_per_head {
-            for axis in self.axes.iter_mut().filter(|axis| axis.kind == HIDDEN) {
+            for axis in self.axes.iter_mut().filter(|axis| axis.kind == HIDDEN && axis.held.is_none()) {
                 axis.step = head_dim;
             }
         }
@@ -144,7 +151,7 @@ impl Space {
         let Some(kv_heads) = self.axes.iter().find(|axis| axis.kind == KV_HEADS).map(|axis| axis.full) else { return };
         let full = blueprint.size(HEADS);
         if self.axis(HEADS).is_err() {
-            self.axes.push(AxisSizes { kind: HEADS.to_owned(), full, step: kv_heads });
+            self.axes.push(AxisSizes { kind: HEADS.to_owned(), full, step: kv_heads, held: None });
         }
         let all = Queries { per_kv_head: full / kv_heads.max(1), multiple_of: 1 };
         self.queries = Some(queries.unwrap_or(all));
@@ -324,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_nearest_legal_sizes_surround_the_wish() {
-        let axis = AxisSizes { kind: "mlp".into(), full: 22, step: 4 };
+        let axis = AxisSizes { kind: "mlp".into(), full: 22, step: 4, held: None };
         assert_eq!(axis.legal(), [4, 8, 12, 16, 20, 22]);
         assert_eq!(axis.nearest(10), [8, 12]);
         assert_eq!(axis.nearest(1), [4]);

@@ -25,7 +25,7 @@ impl Architecture for Gemma2 {
         decoder.attention(|_, attention| attention.softcap = cap);
         let window = decoder.config.size_opt("sliding_window")?;
         decoder.sliding(window, |layer| layer % 2 == 0)?;
-        decoder.finish(evidence.config)
+        decoder.finish(evidence)
     }
 }
 
@@ -46,6 +46,7 @@ pub(super) fn blocks(architecture: &'static str, config: &Config, defaults: Valu
     let scale = config.number_or("query_pre_attn_scalar", 256.0)?.powf(-0.5);
     decoder.attention(|_, attention| attention.scale = Some(scale));
     decoder.embedding.scale = (decoder.shape.hidden as f64).sqrt();
+    decoder.embedding.scales_with_hidden = true;
     decoder.head.softcap = positive(&config, "final_logit_softcapping")?;
     decoder.heads_divide_hidden = true;
     decoder.reads = READS;

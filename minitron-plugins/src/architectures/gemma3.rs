@@ -21,7 +21,7 @@ impl Architecture for Gemma3Text {
     }
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
-        decoder(evidence.config)?.finish(evidence.config)
+        decoder(evidence.config)?.finish(evidence)
     }
 }
 
@@ -49,10 +49,46 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     Ok(decoder)
 }
 
+/// Gemma 3 with a vision tower: the language model inside is pruned, the rest travels as it is.
+#[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gemma3 {}
+
+#[typetag::serde(name = "gemma3")]
+impl Architecture for Gemma3 {
+    fn recognises(&self, config: &Config) -> bool {
+        config.is_type("gemma3")
+    }
+
+    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+        let text = text_config(evidence.config)?;
+        let names = ("language_model.model.", "language_model.lm_head");
+        decoder(&text)?.inside("gemma3", evidence.config, names, BESIDE)?.finish(evidence)
+    }
+}
+
+const BESIDE: &[&str] = &["vision_tower.", "multi_modal_projector."];
+
+/// The part of a config that describes the language model.
+///
+/// # Errors
+/// `Checkpoint` where there is none.
+pub(super) fn text_config(config: &Config) -> Result<Config> {
+    config.nested("text_config")?.ok_or_else(|| config.error("no `text_config`; expected the language model's config"))
+}
+
 minitron_core::plugin! {
     Architecture for Gemma3Text {
         tag: "gemma3_text",
         summary: "Gemma 3, text alone (norms of queries and keys, two rotations, windows in five of six layers)",
+        source: "arXiv 2503.19786",
+    }
+}
+
+minitron_core::plugin! {
+    Architecture for Gemma3 {
+        tag: "gemma3",
+        summary: "the language model inside a Gemma 3 that sees (the vision tower travels as it is)",
         source: "arXiv 2503.19786",
     }
 }

@@ -50,7 +50,7 @@ impl Architecture for GptNeox {
         decoder.parallel = config.flag_or("use_parallel_residual", true)?;
         decoder.buffers = &["attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"];
         decoder.reads = &["rotary_pct", "rotary_emb_base", "partial_rotary_factor", "use_parallel_residual"];
-        decoder.finish(config)
+        decoder.finish(evidence)
     }
 }
 

@@ -30,7 +30,7 @@ impl Architecture for Granite {
         let scale = config.number_or("attention_multiplier", 1.0)?;
         decoder.attention(|_, attention| attention.scale = Some(scale));
         decoder.reads = &["embedding_multiplier", "residual_multiplier", "logits_scaling", "attention_multiplier"];
-        decoder.finish(config)
+        decoder.finish(evidence)
     }
 }
 

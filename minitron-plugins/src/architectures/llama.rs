@@ -30,7 +30,7 @@ impl Architecture for Llama {
         decoder.heads_divide_hidden = true;
         decoder.buffers = &["rotary_emb.inv_freq"];
         decoder.reads = &["partial_rotary_factor"];
-        decoder.finish(evidence.config)
+        decoder.finish(evidence)
     }
 
     fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {

@@ -22,7 +22,7 @@ impl Architecture for Ministral {
         let mut decoder = blocks("ministral", evidence.config)?;
         let window = decoder.config.size_opt("sliding_window")?;
         decoder.sliding(window, |_| window.is_some())?;
-        decoder.finish(evidence.config)
+        decoder.finish(evidence)
     }
 }
 

@@ -18,11 +18,16 @@ impl Architecture for Mistral {
     }
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
-        let mut decoder = blocks("mistral", evidence.config)?;
-        let window = decoder.config.size_opt("sliding_window")?;
-        decoder.window(window);
-        decoder.finish(evidence.config)
+        decoder(evidence.config)?.finish(evidence)
     }
+}
+
+/// The decoder that a config, or the language part of one, describes.
+pub(super) fn decoder(config: &Config) -> Result<Decoder> {
+    let mut decoder = blocks("mistral", config)?;
+    let window = decoder.config.size_opt("sliding_window")?;
+    decoder.window(window);
+    Ok(decoder)
 }
 
 /// Llama's blocks with Mistral's defaults; a window that is not stated is 4096, `null` is none.

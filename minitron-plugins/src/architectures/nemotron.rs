@@ -31,7 +31,7 @@ impl Architecture for Nemotron {
         decoder.norm_bias = true;
         decoder.mlp.gate = Gate::None;
         decoder.reads = &["partial_rotary_factor"];
-        decoder.finish(evidence.config)
+        decoder.finish(evidence)
     }
 
     fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {

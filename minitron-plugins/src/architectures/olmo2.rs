@@ -21,7 +21,7 @@ impl Architecture for Olmo2 {
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         let mut decoder = blocks("olmo2", evidence.config)?;
         decoder.rotate(RotaryDefaults::default())?;
-        decoder.finish(evidence.config)
+        decoder.finish(evidence)
     }
 }
 

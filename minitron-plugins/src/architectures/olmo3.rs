@@ -33,7 +33,7 @@ impl Architecture for Olmo3 {
             attention.rotary = Some(if slides { sliding.clone() } else { full.clone() });
         });
         decoder.reads = &["sliding_window", "layer_types"];
-        decoder.finish(evidence.config)
+        decoder.finish(evidence)
     }
 }
 

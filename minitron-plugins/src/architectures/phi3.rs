@@ -36,7 +36,7 @@ impl Architecture for Phi3 {
             decoder.square = true;
         }
         decoder.reads = &["partial_rotary_factor", "sliding_window", "layer_types"];
-        decoder.finish(config)
+        decoder.finish(evidence)
     }
 }
 

@@ -24,7 +24,7 @@ impl Architecture for Qwen2 {
         decoder.bias = Bias { query_key_value: true, ..Bias::default() };
         decoder.rotate(RotaryDefaults::default())?;
         windows(&mut decoder)?;
-        decoder.finish(config)
+        decoder.finish(evidence)
     }
 }
 

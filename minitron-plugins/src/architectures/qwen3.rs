@@ -29,7 +29,7 @@ impl Architecture for Qwen3 {
         decoder.rotate(RotaryDefaults::default())?;
         decoder.qk_norm(QkNorm::Head);
         windows(&mut decoder)?;
-        decoder.finish(config)
+        decoder.finish(evidence)
     }
 }
 

@@ -36,7 +36,7 @@ impl Architecture for Smollm3 {
         let window = decoder.config.size_opt("sliding_window")?.filter(|_| slides);
         decoder.sliding(window, |layer| window.is_some() && turns.get(layer) == Some(&false))?;
         decoder.reads = &["no_rope_layers", "no_rope_layer_interval", "sliding_window", "layer_types"];
-        decoder.finish(config)
+        decoder.finish(evidence)
     }
 }
 

@@ -3,5 +3,6 @@
 mod bias_compensation;
 mod head_merge;
 mod least_squares;
+mod norm_rescale;
 mod rotation;
 mod torchscript;

@@ -62,7 +62,9 @@ fn alone(trial: &Trial, family: &dyn Architecture, config: &Config) -> Result<()
 fn alike(trial: &Trial, one: &Blueprint, two: &Blueprint) -> Result<()> {
     let is_named = one.architecture == trial.plugin.tag;
     trial.ensure(is_named, format!("its blueprint is called `{}`: expected its tag", one.architecture))?;
-    let is_same = (&one.tensors, &one.dims, &one.options) == (&two.tensors, &two.dims, &two.options);
+    let layers = |blueprint: &Blueprint| format!("{:?}", blueprint.layers);
+    let is_same = (&one.tensors, &one.dims, &one.options) == (&two.tensors, &two.dims, &two.options)
+        && layers(one) == layers(two);
     trial.ensure(is_same, "asked twice, it gives two blueprints")
 }
 

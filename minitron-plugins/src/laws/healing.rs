@@ -55,6 +55,7 @@ impl Ward<'_> {
             options: LoadOptions::default(),
             registry: self.trial.registry,
             seed: 0,
+            compensates: true,
         };
         Patient::new(case, plan.clone())
     }

@@ -47,6 +47,7 @@ pub(super) fn treatment(options: &SearchOptions) -> Treatment {
         samples: options.heal_samples,
         seq_len: setup.seq_len,
         batch_size: setup.batch_size,
+        uncompensated: false,
         text: setup.text.clone(),
     }
 }

@@ -1,0 +1,62 @@
+use std::collections::BTreeMap;
+
+use minitron_core::blueprint::{At, Role};
+use minitron_core::contract::Healing;
+use minitron_core::error::Result;
+use minitron_core::heal::Patient;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+/// RMS norms over fewer channels divide by another number: with z = x / rms(x) [N, width] the teacher's normalised input of a
+/// norm, of which the student keeps the positions S,
+///
+/// ```text
+/// gain := gain · c        c = sqrt(mean over tokens and S of z²)
+/// ```
+/// which is rms over S / rms over all, on average. It holds for norms on the residual stream, on what a part adds (Gemma), and
+/// over whole queries and keys (OLMo 2). Layer norms, whose mean changes too, stay as they are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NormRescale {}
+
+minitron_core::plugin! {
+    Healing for NormRescale {
+        tag: "norm_rescale",
+        summary: "gains of RMS norms corrected for the channels or heads that they lost",
+        source: "the gains of arXiv 2401.15024 (SliceGPT), for channels that are cut rather than turned",
+    }
+}
+
+#[typetag::serde(name = "norm_rescale")]
+impl Healing for NormRescale {
+    fn heal(&self, patient: &mut Patient) -> Result<()> {
+        if patient.is_whole() {
+            return Ok(());
+        }
+        let mut sums: BTreeMap<(At, Role), (f64, usize)> = BTreeMap::new();
+        patient.teachers_norms(&mut |at, role, z_nc| {
+            let kept = patient.kept_of_norm(at, role)?;
+            if kept.len() as i64 == z_nc.size2()?.1 || !is_rms(patient, at, role) {
+                return Ok(());
+            }
+            let kept: Vec<i64> = kept.into_iter().map(|position| position as i64).collect();
+            let kept_c = Tensor::f_from_slice(&kept)?.f_to_device(z_nc.device())?;
+            let square = z_nc.f_index_select(1, &kept_c)?.f_square()?;
+            let (sum, n_values) = sums.entry((at, role)).or_default();
+            *sum += square.f_sum(Kind::Double)?.f_double_value(&[])?;
+            *n_values += square.numel();
+            Ok(())
+        })?;
+        for ((at, role), (sum, n_values)) in sums {
+            patient.scale_gain(at, role, (sum / n_values.max(1) as f64).sqrt())?;
+        }
+        Ok(())
+    }
+}
+
+fn is_rms(patient: &Patient, at: At, role: Role) -> bool {
+    let blueprint = patient.blueprint();
+    let spec = blueprint.find(at, role, minitron_core::blueprint::Slot::Weight);
+    spec.and_then(|spec| blueprint.norm_of(spec)).is_some_and(|norm| norm.kind.is_rms())
+}
