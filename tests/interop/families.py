@@ -239,7 +239,7 @@ def count(config):
     tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     head = model.get_output_embeddings()
     if head is not None:
-        tables.add(id(head.weight))
+        tables |= {id(head.weight), id(head.bias)}
     sizes = {id(p): (name, p.numel()) for name, p in model.named_parameters()}
     # Of a model with a tower, the language model is what can be pruned.
     text = {i: n for i, (name, n) in sizes.items() if not name.startswith(TOWERS)}
