@@ -182,6 +182,13 @@ impl Blueprint {
         groups
     }
 
+    /// Whether what a state of `n_before` tokens holds is still right in a sequence of `n_tokens`.
+    pub fn states_hold(&self, n_before: usize, n_tokens: usize) -> bool {
+        let parts = self.layers.iter().flat_map(|layer| &layer.0);
+        let limits = parts.filter_map(|part| part.mixer.states_hold_for());
+        limits.min().is_none_or(|limit| n_before > limit || n_tokens <= limit)
+    }
+
     /// Whether the model has an output projection of its own.
     pub fn has_own_head(&self) -> bool {
         self.find(At::Model, Role::HEAD, super::Slot::Weight).is_some()

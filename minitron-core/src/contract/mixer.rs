@@ -39,6 +39,12 @@ pub trait Mixer: Debug + Send + Sync {
     /// What it costs beside its weights, given the sizes of its layer's dims by kind (0 for one that is not there).
     fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost;
 
+    /// Tokens up to which states of earlier ones hold: in a longer sequence all of it turns otherwise (longrope), and is computed
+    /// anew.
+    fn states_hold_for(&self) -> Option<usize> {
+        None
+    }
+
     /// Why it cannot be computed, where that is so: a kind of rope that is not known.
     fn obstacle(&self) -> Option<String> {
         None

@@ -43,7 +43,7 @@ pub fn generate(model: &Transformer, prompts: &[Vec<u32>], ends: &[u32], samplin
     let flat: Vec<i64> = prompts.iter().flatten().map(|&id| i64::from(id)).collect();
     let mut input =
         Tensor::f_from_slice(&flat)?.f_view([prompts.len() as i64, n_prompt as i64])?.f_to_device(model.device)?;
-    let mut cache = Cache::new(model);
+    let (mut cache, mut whole) = (Cache::new(model), input.shallow_clone());
     let mut random = SplitMix::new(sampling.seed);
     let mut outputs: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
     let mut done = vec![false; prompts.len()];
@@ -62,6 +62,11 @@ pub fn generate(model: &Transformer, prompts: &[Vec<u32>], ends: &[u32], samplin
             break;
         }
         input = Tensor::f_from_slice(&next)?.f_view([prompts.len() as i64, 1])?.f_to_device(model.device)?;
+        whole = Tensor::f_cat(&[&whole, &input], 1)?;
+        let n_before = cache.len() as usize;
+        if !model.blueprint.states_hold(n_before, n_before + 1) {
+            (cache, input) = (Cache::new(model), whole.shallow_clone());
+        }
     }
     Ok(outputs)
 }

@@ -47,7 +47,7 @@ pub fn likelihoods(subject: &Subject, items: &[Continuation]) -> Result<Vec<Like
     let texts = distinct(items, max_positions)?;
     let (mut alone, mut shared) = (Vec::new(), Vec::new());
     for group in texts.chunk_by(|a, b| a.context == b.context) {
-        if is_saving(group) {
+        if is_saving(group, model) {
             shared.push(group);
         } else {
             alone.extend(group);
@@ -113,7 +113,11 @@ fn n_context(group: &[Text]) -> usize {
     group.first().map_or(0, |text| text.context.len())
 }
 
-fn is_saving(group: &[Text]) -> bool {
+fn is_saving(group: &[Text], model: &Transformer) -> bool {
+    let longest = group.iter().map(Text::n_inputs).max().unwrap_or(0);
+    if !model.blueprint.states_hold(n_context(group), longest) {
+        return false;
+    }
     let n_all: usize = group.iter().map(Text::n_inputs).sum();
     4 * n_context(group) * (group.len() - 1) >= n_all && group.len() > 1
 }

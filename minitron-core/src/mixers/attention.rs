@@ -112,6 +112,13 @@ impl Mixer for Attention {
         }
     }
 
+    fn states_hold_for(&self) -> Option<usize> {
+        match self.rotary.as_ref()?.scaling {
+            RotaryScaling::Long { original_max_positions, .. } => Some(original_max_positions as usize),
+            _ => None,
+        }
+    }
+
     fn obstacle(&self) -> Option<String> {
         match &self.rotary.as_ref()?.scaling {
             RotaryScaling::Unsupported { why } => Some(why.clone()),

@@ -63,7 +63,10 @@ impl Architecture for Gemma3 {
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         let text = text_config(evidence.config)?;
         let names = ("language_model.model.", "language_model.lm_head");
-        decoder(&text)?.inside("gemma3", evidence.config, names, BESIDE)?.finish(evidence)
+        let mut decoder = decoder(&text)?.inside("gemma3", evidence.config, names, BESIDE)?;
+        // The class with the tower never caps its logits.
+        decoder.head.softcap = None;
+        decoder.finish(evidence)
     }
 }
 
