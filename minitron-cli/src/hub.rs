@@ -17,7 +17,7 @@ use ureq::Agent;
 use ureq::config::RedirectAuthHeaders;
 
 use self::listing::{Announced, Listing, Sibling, is_hex};
-use self::snapshot::{cached, is_whole, link};
+use self::snapshot::{CONFIG, is_whole, link};
 use crate::output::Bar;
 
 /// Where models lie unless HF_ENDPOINT says otherwise.
@@ -54,6 +54,13 @@ pub fn folder(model: &str, bar: &Bar) -> Result<PathBuf> {
     }
     let _span = info_span!("fetch", name = model).entered();
     Hub::new(model, id, revision, token).fetch(&cache, bar)
+}
+
+/// A snapshot in the local cache that has a config and all weights.
+fn cached(cache: &CacheRepo, revision: &str) -> Option<PathBuf> {
+    let by_ref = cache.get(CONFIG).and_then(|config| Some(config.parent()?.to_path_buf()));
+    // A commit needs no reference to it.
+    by_ref.into_iter().chain([cache.pointer_path(revision)]).find(|dir| is_whole(dir))
 }
 
 /// One part of an id, a revision or a path: nothing that leads elsewhere.

@@ -2,25 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use hf_hub::CacheRepo;
 use minitron_core::error::{IoContext, Result};
 use serde_json::Value;
 
 use super::listing::Announced;
 
-const CONFIG: &str = "config.json";
+pub(super) const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// A snapshot in the local cache that has a config and all weights.
-pub(super) fn cached(cache: &CacheRepo, revision: &str) -> Option<PathBuf> {
-    let by_ref = cache.get(CONFIG).and_then(|config| Some(config.parent()?.to_path_buf()));
-    // A commit needs no reference to it.
-    by_ref.into_iter().chain([cache.pointer_path(revision)]).find(|dir| is_whole(dir))
-}
-
+/// Whether a folder has a config and all weights.
 pub(super) fn is_whole(dir: &Path) -> bool {
     let has = |name: &str| dir.join(name).is_file();
     // A single file goes first where there are both.
