@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use minitron::{python, root, shared};
+use minitron::{python, root, shared, tiny_llama, with_context, write_tiny_with_tokenizer};
 use minitron_core::chat::{ChatTemplate, Conversation, Example, Form, Message, Moment, Rendered};
 use minitron_core::checkpoint::Config;
 use minitron_core::data::Tokenizer;
+use minitron_core::evaluate::{Sampling, generate};
+use minitron_core::pipeline::{self, GenerateOptions};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -260,6 +262,68 @@ fn pieces_of_templates_print_what_jinja2_prints() {
     }
     assert!(apart.is_empty(), "{} of {}:\n{}", apart.len(), pieces.len(), apart.join("\n"));
     println!("{} pieces of templates: equal", pieces.len());
+}
+
+/// A model with the demo's tokenizer, where it puts special tokens around a text if one is given.
+fn continuing(dir: PathBuf, around: Option<Value>) -> PathBuf {
+    write_tiny_with_tokenizer(&dir, tiny_llama(), 5).unwrap();
+    let change = |name: &str, change: &dyn Fn(&mut Value)| {
+        let mut value: Value = serde_json::from_slice(&fs::read(dir.join(name)).unwrap()).unwrap();
+        change(&mut value);
+        fs::write(dir.join(name), value.to_string()).unwrap();
+    };
+    change("tokenizer.json", &|tokenizer| {
+        if let Some(single) = &around {
+            let token = tokenizer["added_tokens"][0].clone();
+            let special = json!({ "id": token["content"], "ids": [token["id"]], "tokens": [token["content"]] });
+            let name = token["content"].as_str().unwrap();
+            let single: Value = serde_json::from_str(&single.to_string().replace("BEGIN", name)).unwrap();
+            tokenizer["post_processor"] = json!({ "type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": { name: special } });
+        }
+    });
+    dir
+}
+
+#[test]
+fn prompts_begin_as_those_of_transformers_do() {
+    let Some(python) = python() else {
+        eprintln!("absent, not tested: the Python of `make test`");
+        return;
+    };
+    let work = tempfile::tempdir().unwrap();
+    let begin =
+        json!([{ "SpecialToken": { "id": "BEGIN", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }]);
+    let at = |name: &str| work.path().join(name);
+    let mut folders = vec![continuing(at("plain"), None), continuing(at("begins"), Some(begin))];
+    let models = ["stories260K", "prose-llama", "prose-nemotron", "capp-gpt"];
+    folders.extend(models.iter().filter_map(|model| shared(&format!("models/{model}"))));
+    let texts = ["Once upon a time", "The king", "", "one\n day"];
+    let theirs = theirs(&python, work.path(), json!({ "now": NOW, "folders": folders, "texts": texts }));
+    let mut n_begun = 0;
+    for (dir, theirs) in folders.iter().zip(theirs.as_array().unwrap()) {
+        let (folder, model) = minitron::load(dir).unwrap();
+        let vocab = folder.blueprint.options.vocab;
+        let tokenizer = Tokenizer::load(dir, &folder.checkpoint.config, vocab, true).unwrap();
+        for (text, ids) in texts.iter().zip(theirs.as_array().unwrap()) {
+            let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();
+            n_begun += usize::from(ids.len() > tokenizer.encode(text).unwrap().len());
+            // What transformers cannot continue, we begin with the end of a text.
+            let ids = if ids.is_empty() { vec![tokenizer.eos().unwrap()] } else { ids };
+            let sampling = Sampling { max_new_tokens: 12, ..Sampling::default() };
+            let expected = generate(&model, &[ids.clone()], tokenizer.ends(), &sampling).unwrap().remove(0);
+            let options = GenerateOptions {
+                model: dir.display().to_string(),
+                prompt: (*text).to_owned(),
+                max_new_tokens: 12,
+                ..GenerateOptions::default()
+            };
+            let found = with_context(false, |context| pipeline::generate(context, &options)).unwrap();
+            let place = format!("{} {text:?}: {ids:?}", dir.display());
+            assert_eq!(found["n_prompt_tokens"], json!(ids.len()), "{place}");
+            assert_eq!(found["completion"], json!(tokenizer.decode(&expected).unwrap()), "{place}");
+        }
+    }
+    assert!(n_begun >= texts.len(), "{n_begun}");
 }
 
 fn template(source: &str) -> minitron_core::error::Result<ChatTemplate> {

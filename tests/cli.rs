@@ -716,6 +716,86 @@ fn inspect_describes_a_model() {
 }
 
 #[test]
+fn inspect_and_prune_say_how_a_model_can_be_split_and_who_refuses_it() {
+    let desk = Desk::new().with_teacher();
+    let line = |text: &str, begin: &str| {
+        let found = text.lines().find(|line| line.trim_start().starts_with(begin));
+        found.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let inspected = desk.run(&["inspect", "@teacher"]);
+    assert_eq!(line(&inspected.stdout, "tensor parallel"), "tensor parallel 1, 2, 4", "{}", inspected.stdout);
+    assert_eq!(line(&inspected.stdout, "optimum"), "", "{}", inspected.stdout);
+    let kept = json!({ "heads.0": [0, 2], "heads.1": [1, 3], "heads.2": [0, 3] });
+    fs::write(desk.at("plan.json"), json!({ "kept": kept }).to_string()).unwrap();
+    let pruned = desk.run(&["prune", "@teacher", "--plan", "@plan.json", "--out", "@student"]);
+    assert_eq!(line(&pruned.stdout, "tensor parallel:"), "tensor parallel: 1, 2", "{}", pruned.stdout);
+    let refusal = line(&pruned.stdout, "optimum: ORTModelForCausalLM");
+    assert!(refusal.contains("heads x head_dim is 16, hidden 32") && refusal.contains("--square"), "{refusal}");
+    assert_eq!(pruned.stderr.matches("warning: optimum: refuses").count(), 1, "{}", pruned.stderr);
+    let inspected = desk.run(&["inspect", "@student"]);
+    assert_eq!(line(&inspected.stdout, "tensor parallel"), "tensor parallel 1, 2");
+    assert_eq!(line(&inspected.stdout, "optimum: ORTModelForCausalLM"), refusal);
+}
+
+#[test]
+fn square_is_a_flag_of_search_and_a_key_of_recipes() {
+    let desk = Desk::new().with_teacher();
+    desk.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--seq-len", "16", "--out", "@s"]);
+    let search = ["search", "@teacher", "--grid", "hidden=16,24,32", "--grid", "heads=2,4", "--grid", "mlp=24,32"];
+    let search = [&search[..], &["--dry-run"]].concat();
+    let shapes = |report: &Value| -> Vec<(u64, u64)> {
+        let size = |row: &Value, kind: &str| row["sizes"][kind].as_u64().unwrap();
+        report["candidates"].as_array().unwrap().iter().map(|row| (size(row, "hidden"), size(row, "heads"))).collect()
+    };
+    let is_square = |&(hidden, heads): &(u64, u64)| hidden == heads * 8;
+    let free = shapes(&desk.json(&search));
+    assert!(!free.iter().all(is_square), "{free:?}");
+    let refused = free.iter().filter(|shape| !is_square(shape)).count();
+    let said = desk.run(&search).stderr;
+    let warning = format!("warning: optimum: refuses {refused} of {} candidates", free.len());
+    assert!(said.contains(&warning) && said.matches("warning: ").count() == 1, "{warning}: {said}");
+    let square = desk.run(&[&search[..], &["--square", "--json"]].concat());
+    assert!(!square.stderr.contains("warning: "), "{}", square.stderr);
+    let square = shapes(&serde_json::from_str(&square.stdout).unwrap());
+    assert!(square.iter().all(is_square), "{square:?}");
+    assert_eq!(square.iter().map(|shape| shape.0).collect::<std::collections::BTreeSet<_>>(), [16, 32].into());
+
+    let pruned = |name: &str, options: &str| {
+        format!("[[stages]]\nname = \"{name}\"\ndo = \"prune\"\nmodel = \"teacher\"\nscores = \"s\"\n{options}\n")
+    };
+    let found = r#"
+        [[stages]]
+        name = "found"
+        do = "search"
+        model = "teacher"
+        scores = "s"
+        square = true
+        grid = { hidden = [16, 24, 32], heads = [2, 4], mlp = [24] }
+        data = ["text.txt"]
+        tokens = 512
+        seq_len = 16
+        batch_size = 4
+        rungs = 1
+    "#;
+    let stages = [
+        pruned("square", "hidden = 16\nsquare = true"),
+        pruned("narrow", "hidden = 16"),
+        pruned("less-narrow", "hidden = 24"),
+        found.to_owned(),
+    ];
+    fs::write(desk.at("recipe.toml"), stages.concat()).unwrap();
+    let ran = desk.run(&["run", "@recipe.toml", "--out", "@run"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let sizes = |name: &str| desk.value(&format!("run/{name}/plan.json"))["sizes"].clone();
+    assert_eq!((&sizes("square")["hidden"], &sizes("square")["heads"]), (&json!(16), &json!(2)));
+    assert_eq!((&sizes("narrow")["hidden"], &sizes("narrow")["heads"]), (&json!(16), &json!(4)));
+    assert!(shapes(&desk.value("run/found/search.json")).iter().all(is_square));
+    // Two of its jobs make what optimum refuses: once is enough.
+    assert_eq!(ran.stderr.matches("optimum: refuses").count(), 1, "{}", ran.stderr);
+    assert_eq!(desk.value("run/run.json")["warnings"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
 fn inspect_describes_a_config_without_weights() {
     let desk = Desk::new();
     let config = json!({

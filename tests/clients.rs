@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 
 use minitron::{
-    add_demo_tokenizer, axes, families, forward, load, max_difference, minitron, python, registry, root, shared,
-    some_ids, tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron, with_context, with_demo_vocabulary, write_tiny,
+    Heard, axes, families, forward, load, max_difference, minitron, python, registry, root, shared, some_ids,
+    tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron, with_context, write_tiny_with_tokenizer,
 };
 use minitron_core::blueprint::{At, Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Role, Sizes, Slot};
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
@@ -15,10 +14,10 @@ use minitron_core::data::Tokenizer;
 use minitron_core::error::{Error, Result};
 use minitron_core::evaluate::{Pooling, SentenceModules, sentence_embeddings};
 use minitron_core::pipeline::{
-    Context, InspectOptions, PruneOptions, ScoreOptions, TrainOptions, inspect, prune, score, train,
+    Context, InspectOptions, PruneOptions, ScoreOptions, TrainOptions, Treatment, inspect, prune, score, train,
 };
 use minitron_core::plan::{Count, Space};
-use minitron_core::progress::{Progress, Silent};
+use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -27,25 +26,10 @@ use tempfile::TempDir;
 /// A folder with a model and room for what is made of it.
 struct Desk(TempDir);
 
-/// Warnings that a job gave.
-#[derive(Debug, Default)]
-struct Heard(Mutex<Vec<String>>);
-
-impl Progress for Heard {
-    fn start(&self, _what: &str, _total: u64) {}
-    fn advance(&self, _n: u64, _note: &str) {}
-    fn finish(&self) {}
-    fn note(&self, _message: &str) {}
-    fn warn(&self, message: &str) {
-        self.0.lock().unwrap().push(message.to_owned());
-    }
-}
-
 impl Desk {
     fn new(config: &Value) -> Self {
         let desk = Desk(tempfile::tempdir().unwrap());
-        write_tiny(&desk.at("model"), &with_demo_vocabulary(config.clone()), 1).unwrap();
-        add_demo_tokenizer(&desk.at("model")).unwrap();
+        write_tiny_with_tokenizer(&desk.at("model"), config.clone(), 1).unwrap();
         desk
     }
 
@@ -408,10 +392,14 @@ fn what_a_client_refuses_is_said_at_planning_by_its_name() {
             prune(&context, &options, &desk.at("student"), false)
         })
         .unwrap();
-        let warnings = heard.0.into_inner().unwrap();
-        assert!(warnings.iter().any(|warning| warning.starts_with(client) && warning.contains(says)), "{warnings:?}");
+        // The plan is written by hand, which is said too.
+        let warnings: Vec<String> = heard.warnings().into_iter().filter(|said| said.contains("refuses")).collect();
+        // Without sizes, so that every job of a run says the same.
+        let message = "refuses the student's sizes; plan.json and `minitron inspect` say why, and what helps";
+        assert_eq!(warnings, [format!("{client}: {message}")]);
         let saved = desk.json("student/plan.json");
         assert_eq!(saved["clients"][0]["client"], json!(client));
+        assert!(saved["clients"][0]["message"].as_str().unwrap().contains(says), "{saved}");
         assert!(saved["tensor_parallel"].as_array().is_some_and(|sizes| sizes[0] == json!(1)));
         let options = InspectOptions { model: desk.at("student").display().to_string(), seq_len: None, batch_size: 1 };
         let report = with_context(false, |context| inspect(context, &options)).unwrap();
@@ -450,6 +438,35 @@ fn square_students_keep_hidden_at_heads_x_head_dim() {
         assert_eq!(size(HIDDEN), size(HEADS) * 8, "{report}");
         assert_eq!(report["clients"], json!([]));
     }
+}
+
+#[test]
+fn rounds_keep_the_steps_of_the_source_where_those_of_a_student_would_be_coarser() {
+    let mut config = tiny_llama();
+    config["intermediate_size"] = json!(260);
+    let desk = Desk::new(&config);
+    desk.write("text.txt", &minitron::some_text());
+    let data = vec![desk.at("text.txt").display().to_string().parse().unwrap()];
+    let model = desk.at("model").display().to_string();
+    let scores = desk.at("scores.safetensors").display().to_string();
+    let seq_len = Some(16);
+    let options =
+        ScoreOptions { model: model.clone(), data: data.clone(), samples: 4, seq_len, ..ScoreOptions::default() };
+    with_context(false, |context| score(context, &options, Path::new(&scores))).unwrap();
+    // After the first of two rounds it is 256 wide, whose own steps are 32.
+    let steps = [260, 256].map(|mlp| {
+        config["intermediate_size"] = json!(mlp);
+        space(&config).1.axis(MLP).unwrap().step
+    });
+    assert_eq!(steps, [4, 32]);
+    let treatment = Treatment { data, samples: 4, seq_len, ..Treatment::default() };
+    let base = PruneOptions { model, scores: Some(scores), rounds: 2, treatment, ..PruneOptions::default() };
+    let options = PruneOptions { mlp: Some(252), ..base };
+    let report = with_context(false, |context| prune(context, &options, &desk.at("student"), false)).unwrap();
+    assert_eq!(report["sizes"][MLP], json!(252));
+    assert_eq!(desk.json("student/plan.json")["kept"]["mlp.1"].as_array().map(Vec::len), Some(252));
+    let (folder, _) = load(&desk.at("student")).unwrap();
+    assert_eq!(folder.blueprint.size(MLP), 252);
 }
 
 // --- rotation --------------------------------------------------------------------------------------------------------
@@ -620,7 +637,10 @@ fn a_pruned_healed_and_distilled_model_is_the_same_in_llama_cpp() {
     let story: Value = serde_json::from_str(fs::read_to_string(&text).unwrap().lines().nth(700).unwrap()).unwrap();
     let ids: Vec<u32> = tokenizer.encode(story["text"].as_str().unwrap()).unwrap().into_iter().take(128).collect();
     let (prompt, n_tokens) = ("Once upon a time", 32);
-    fs::write(at("asked.json"), json!({ "ids": ids, "prompt": prompt, "n_tokens": n_tokens }).to_string()).unwrap();
+    let (whole, plain) = (tokenizer.encode_whole(&[prompt]).unwrap().remove(0), tokenizer.encode(prompt).unwrap());
+    let begin = whole.strip_suffix(plain.as_slice()).unwrap();
+    let asked = json!({ "ids": ids, "prompt": prompt, "begin": begin, "n_tokens": n_tokens });
+    fs::write(at("asked.json"), asked.to_string()).unwrap();
     let script = root().join("tests/clients/llama.mjs");
     done("node", &[word(&script), word(&node), &at("m.gguf"), &at("asked.json"), &at("out.json")]).unwrap();
     let found: Value = serde_json::from_slice(&fs::read(at("out.json")).unwrap()).unwrap();

@@ -350,6 +350,52 @@ fn a_snapshot_that_lacks_a_shard_is_not_whole() {
 }
 
 #[test]
+fn folders_of_modules_and_templates_come_along_and_without_their_settings_a_snapshot_is_not_whole() {
+    let hub = Hub::new();
+    let module = |idx: usize, kind: &str| {
+        let path = if idx == 0 { String::new() } else { format!("{idx}_{kind}") };
+        json!({ "idx": idx, "name": idx.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}") })
+    };
+    let modules = json!([module(0, "Transformer"), module(1, "Pooling"), module(2, "Dense"), module(3, "Normalize")]);
+    let wanted = [
+        ("modules.json", modules.to_string()),
+        ("1_Pooling/config.json", r#"{"word_embedding_dimension":32,"pooling_mode_mean_tokens":true}"#.to_owned()),
+        ("2_Dense/config.json", r#"{"in_features":32,"out_features":5}"#.to_owned()),
+        ("2_Dense/model.safetensors", "weights".to_owned()),
+        ("additional_chat_templates/tool_use.jinja", "{{ 1 }}".to_owned()),
+        ("LICENSE.txt", "Free.".to_owned()),
+    ];
+    let others = ["1_Pooling/deeper/config.json", "openvino/config.json", "2_Dense/pytorch_model.bin", "model.onnx"];
+    let mut files = hub.files();
+    let of = hub.dir.path().join("file");
+    for (name, text) in wanted.iter().map(|(name, text)| (*name, text.as_str())).chain(others.map(|name| (name, "{}")))
+    {
+        fs::write(&of, text).unwrap();
+        let lfs = json!({ "sha256": digest::of_file(&of).unwrap(), "size": text.len() });
+        files.push(json!({ "rfilename": name, "lfs": lfs }));
+        hub.answer(name, Answer::Gives(text.as_bytes().to_vec()));
+    }
+    hub.list(&files);
+    hub.inspect();
+    let asked = hub.take_asked();
+    assert_eq!(asked.len(), 1 + 2 + wanted.len(), "{asked:?}");
+    assert!(others.iter().all(|other| asked.iter().all(|path| !path.ends_with(other))), "{asked:?}");
+    let snapshot = hub.cache().join("snapshots").join(COMMIT);
+    for (name, text) in &wanted {
+        assert_eq!(fs::read_to_string(snapshot.join(name)).unwrap(), *text, "{name}");
+    }
+    for name in ["1_Pooling/config.json", "2_Dense/config.json"] {
+        fs::remove_file(snapshot.join(name)).unwrap();
+        let offline = hub.command("inspect org/tiny").env("HF_HUB_OFFLINE", "1").output().unwrap();
+        let said = String::from_utf8_lossy(&offline.stderr).into_owned();
+        assert!(offline.status.code() == Some(1) && said.contains("not whole in the cache"), "{name}: {said}");
+        hub.inspect();
+        // The list alone: all files are there, under their hashes.
+        assert_eq!((snapshot.join(name).is_file(), hub.take_asked().len()), (true, 1), "{name}");
+    }
+}
+
+#[test]
 fn log_lines_tell_of_every_file_that_is_fetched() {
     let hub = Hub::new();
     let output = hub.run("inspect org/tiny --log info");

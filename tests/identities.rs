@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
-use minitron::{add_demo_tokenizer, registry, some_text, tiny_llama, with_context, with_demo_vocabulary, write_tiny};
+use minitron::{Heard, add_demo_tokenizer, registry, some_text, tiny_llama, with_context, write_tiny_with_tokenizer};
 use minitron_core::blueprint::ModelFolder;
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{Checkpoint, MemorySource, TensorSource, WriteOptions, write_model};
@@ -14,30 +13,10 @@ use minitron_core::pipeline::{
     distill, eval, prune, run, score, search,
 };
 use minitron_core::plan::Count;
-use minitron_core::progress::Progress;
 use minitron_core::registry::PluginSpec;
 use minitron_core::train::CacheType;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
-
-/// Keeps what is said.
-#[derive(Debug, Default)]
-struct Heard {
-    notes: Mutex<Vec<String>>,
-    warnings: Mutex<Vec<String>>,
-}
-
-impl Progress for Heard {
-    fn start(&self, _what: &str, _total: u64) {}
-    fn advance(&self, _n: u64, _note: &str) {}
-    fn finish(&self) {}
-    fn note(&self, message: &str) {
-        self.notes.lock().unwrap().push(message.to_owned());
-    }
-    fn warn(&self, message: &str) {
-        self.warnings.lock().unwrap().push(message.to_owned());
-    }
-}
 
 /// Models of one shape and a text, in a folder.
 struct Workspace {
@@ -49,8 +28,7 @@ impl Workspace {
     fn new() -> Self {
         let workspace = Workspace { dir: tempfile::tempdir().unwrap(), heard: Heard::default() };
         for (name, seed) in [("base", 3), ("chat", 4)] {
-            write_tiny(&workspace.at(name), &with_demo_vocabulary(tiny_llama()), seed).unwrap();
-            add_demo_tokenizer(&workspace.at(name)).unwrap();
+            write_tiny_with_tokenizer(&workspace.at(name), tiny_llama(), seed).unwrap();
         }
         fs::write(workspace.at("text.txt"), some_text()).unwrap();
         let ids: Vec<u8> = (0..400u16).flat_map(|id| (id % 300).to_le_bytes()).collect();
@@ -73,11 +51,11 @@ impl Workspace {
 
     /// What was warned of since the last time.
     fn warnings(&self) -> Vec<String> {
-        std::mem::take(&mut *self.heard.warnings.lock().unwrap())
+        self.heard.warnings()
     }
 
     fn notes(&self) -> Vec<String> {
-        std::mem::take(&mut *self.heard.notes.lock().unwrap())
+        self.heard.notes()
     }
 
     fn score(&self, model: &str) -> PathBuf {

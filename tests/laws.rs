@@ -33,11 +33,18 @@ mod teachers;
 /// The loop, the objective, resuming.
 mod training;
 
+use std::cell::RefCell;
+use std::path::Path;
+
 use minitron::{config, random_weights, registry};
 use minitron_core::blueprint::Blueprint;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
+use minitron_core::data::{Feed, Task, Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::progress::{Interrupt, Silent};
+use minitron_core::random::SplitMix;
+use minitron_core::train::{Learner, Loaded, Objective, Saving, TrainSettings, Trainer};
 use serde_json::Value;
 use tch::Tensor;
 
@@ -70,6 +77,45 @@ impl Model {
 
 fn load(source: &dyn TensorSource, blueprint: &Blueprint) -> Result<Transformer> {
     Transformer::load(source, blueprint, LoadOptions::default())
+}
+
+/// Documents of so many random ids each, one a window, between brackets where there are some.
+fn documents(lengths: impl IntoIterator<Item = usize>, seed: u64, brackets: Option<(u32, u32)>) -> Windows {
+    let none = config(&serde_json::json!({})).unwrap();
+    let mut tokenizer = Tokenizer::load(Path::new(""), &none, usize::MAX, false).unwrap();
+    tokenizer.brackets = brackets;
+    let mut random = SplitMix::new(seed);
+    let document = |length| (0..length).map(|_| 5 + random.below(50) as u32).collect();
+    Windows::of_documents(lengths.into_iter().map(document).collect(), 64, None, &tokenizer, "documents").unwrap()
+}
+
+/// One who learns, with nothing special about it.
+fn learner<'a>(student: &'a Transformer, objective: &'a Objective, out_dir: &'a Path) -> Learner<'a> {
+    Learner { student, objective, identity: Value::Null, out_dir, write_best: None }
+}
+
+/// A distillation of next tokens with nothing special about it.
+fn trainer<'a>(
+    learners: &'a [Learner<'a>],
+    teacher: &'a Transformer,
+    feed: &'a RefCell<Feed>,
+    settings: &'a TrainSettings,
+    interrupt: &'a Interrupt,
+) -> Trainer<'a> {
+    Trainer {
+        learners,
+        teacher: Some(RefCell::new(Box::new(Loaded(teacher)))),
+        correction: None,
+        feed,
+        task: Task::NextToken,
+        settings,
+        saving: Saving::default(),
+        held_out: None,
+        max_skipped: 3,
+        stop_after: None,
+        progress: &Silent,
+        interrupt,
+    }
 }
 
 /// Largest difference, relative to the largest of `b`.

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use minitron::{add_demo_tokenizer, tiny_gpt2, tiny_llama, with_context, with_demo_vocabulary, write_tiny};
+use minitron::{
+    add_demo_tokenizer, tiny_gpt2, tiny_llama, with_context, with_demo_vocabulary, write_tiny,
+    write_tiny_with_tokenizer,
+};
 use minitron_core::blueprint::ModelFolder;
 use minitron_core::checkpoint::{
     Checkpoint, Config, MemorySource, OutputDir, Reader, TensorSource, WriteOptions, write_model, write_tensors,
@@ -28,8 +31,7 @@ struct Desk {
 impl Desk {
     fn new(config: &Value) -> Self {
         let desk = Desk { dir: tempfile::tempdir().unwrap() };
-        write_tiny(&desk.model(), &with_demo_vocabulary(config.clone()), 1).unwrap();
-        add_demo_tokenizer(&desk.model()).unwrap();
+        write_tiny_with_tokenizer(&desk.model(), config.clone(), 1).unwrap();
         fs::write(desk.at("text.txt"), minitron::some_text()).unwrap();
         desk
     }

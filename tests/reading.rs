@@ -4,13 +4,12 @@ use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use minitron::{add_demo_tokenizer, python, root, tiny_llama, with_context, with_demo_vocabulary, write_tiny};
+use minitron::{Heard, python, root, tiny_llama, with_context, write_tiny_with_tokenizer};
 use minitron_core::data::TextOptions;
 use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{Context, EvalOptions, Recipe, eval};
-use minitron_core::progress::Progress;
 use parquet::basic::Compression;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -20,20 +19,6 @@ struct Desk {
     dir: TempDir,
 }
 
-/// Keeps what people are warned of.
-#[derive(Debug, Default)]
-struct Heard(Mutex<Vec<String>>);
-
-impl Progress for Heard {
-    fn start(&self, _what: &str, _total: u64) {}
-    fn advance(&self, _n: u64, _note: &str) {}
-    fn finish(&self) {}
-    fn note(&self, _message: &str) {}
-    fn warn(&self, message: &str) {
-        self.0.lock().unwrap().push(message.to_owned());
-    }
-}
-
 impl Desk {
     fn new() -> Self {
         Self::of(tiny_llama())
@@ -41,8 +26,7 @@ impl Desk {
 
     fn of(config: Value) -> Self {
         let desk = Desk { dir: tempfile::tempdir().unwrap() };
-        write_tiny(&desk.at("model"), &with_demo_vocabulary(config), 1).unwrap();
-        add_demo_tokenizer(&desk.at("model")).unwrap();
+        write_tiny_with_tokenizer(&desk.at("model"), config, 1).unwrap();
         desk
     }
 
@@ -60,7 +44,7 @@ impl Desk {
         change(&mut options);
         let heard = Heard::default();
         let found = with_context(false, |context| eval(&Context { progress: &heard, ..*context }, &options));
-        (found, heard.0.into_inner().unwrap())
+        (found, heard.warnings())
     }
 
     /// Loss and tokens on a file.

@@ -168,6 +168,26 @@ fn searches_and_comparisons_become_pages() {
         assert!(page.contains(wanted), "{wanted}");
     }
     assert_eq!(page.matches("<script").count(), 1);
+    // Rungs count from 1, as in the terminal; what was not trained is in no picture of losses after training.
+    let mut search = a_search();
+    let mut screened = search["candidates"][1].clone();
+    screened["name"] = json!("c03");
+    ["loss", "rank", "eliminated_at"].iter().for_each(|key| screened[*key] = Value::Null);
+    screened["curve"] = json!([]);
+    screened["zero_shot"]["loss"] = json!(7.625);
+    search["candidates"].as_array_mut().unwrap().push(screened);
+    let search = folder("search.json", &search);
+    let (page, _) = report(&[search.path()]);
+    let cells = |row: &str| -> Vec<String> {
+        let row = page
+            .split("<tr")
+            .find(|part| part.contains(&format!(">{row}<")) && part.contains("data-v=\"96\""))
+            .unwrap();
+        let text = |cell: &str| cell.split('>').nth(1).unwrap_or_default().split('<').next().unwrap().trim().to_owned();
+        row.split("<td").skip(1).map(text).collect()
+    };
+    assert_eq!((cells("c02")[4].as_str(), cells("c03")[4].as_str()), ("1", "not trained"), "{:?}", cells("c03"));
+    assert_eq!(page.matches("data-v=\"7.625\"").count(), 1, "in the table of candidates alone");
     // A search that keeps its options names its text, and is repeated by them.
     let mut search = a_search();
     search["options"] = json!({ "model": "teacher", "scores": "scores", "data": ["train.txt"], "eval_data": ["valid.txt"], "screen": null });

@@ -1,34 +1,27 @@
 //! Models of the hub, for names that somebody gave: the one place that asks the network. A file stands under its name only
 //! after its size and hash were those that the hub announced; what was cut off waits beside it, and is gone on with.
 
-use std::collections::BTreeSet;
+mod listing;
+mod snapshot;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
-use minitron_core::digest;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::progress::Progress;
-use serde::Deserialize;
-use serde_json::Value;
-use sha1::{Digest, Sha1};
 use tracing::{info, info_span};
 use ureq::Agent;
 use ureq::config::RedirectAuthHeaders;
 
+use self::listing::{Announced, Listing, Sibling, is_hex};
+use self::snapshot::{CONFIG, is_whole, link};
 use crate::output::Bar;
 
 /// Where models lie unless HF_ENDPOINT says otherwise.
 const ENDPOINT: &str = "https://huggingface.co";
-/// Endings of files that a model may need.
-const WANTED: [&str; 5] = [".json", ".safetensors", ".model", ".txt", ".jinja"];
-/// How names of licences and model cards begin, in capitals: students carry the one and draw on the other.
-const WANTED_TEXTS: [&str; 6] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY", "README.MD"];
-const CONFIG: &str = "config.json";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 /// Without a byte for so long, a connection counts as lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -63,30 +56,6 @@ pub fn folder(model: &str, bar: &Bar) -> Result<PathBuf> {
     Hub::new(model, id, revision, token).fetch(&cache, bar)
 }
 
-impl Sibling {
-    /// A model may do without a text that cannot be verified.
-    fn is_wanted(&self) -> bool {
-        let is_announced = self.blob_id.is_some() || self.lfs.is_some();
-        is_needed(&self.rfilename, &WANTED) || is_announced && is_needed(&self.rfilename, &[])
-    }
-}
-
-/// Whether a model may need a file, by its place and its ending or as a text: those beside its config, and those in folders of
-/// a sentence encoder's modules (`1_Pooling`) and of further chat templates.
-fn is_needed(name: &str, endings: &[&str]) -> bool {
-    let (folder, file) = name.split_once('/').unwrap_or(("", name));
-    let is_module = folder.split_once('_').is_some_and(|(idx, _)| idx.parse::<u32>().is_ok());
-    let is_text = WANTED_TEXTS.iter().any(|begin| file.to_uppercase().starts_with(begin));
-    let has_place = folder.is_empty() || is_module || folder == "additional_chat_templates";
-    has_place && !file.contains('/') && (endings.iter().any(|end| file.ends_with(end)) || is_text && endings.is_empty())
-}
-
-/// One part of an id, a revision or a path: nothing that leads elsewhere.
-fn is_plain(part: &str) -> bool {
-    let is_known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    !part.is_empty() && !part.starts_with('.') && part.chars().all(is_known)
-}
-
 /// A snapshot in the local cache that has a config and all weights.
 fn cached(cache: &CacheRepo, revision: &str) -> Option<PathBuf> {
     let by_ref = cache.get(CONFIG).and_then(|config| Some(config.parent()?.to_path_buf()));
@@ -94,94 +63,10 @@ fn cached(cache: &CacheRepo, revision: &str) -> Option<PathBuf> {
     by_ref.into_iter().chain([cache.pointer_path(revision)]).find(|dir| is_whole(dir))
 }
 
-fn is_whole(dir: &Path) -> bool {
-    let has = |name: &str| dir.join(name).is_file();
-    // A single file goes first where there are both.
-    let has_weights = || has(SINGLE) || shards(dir).is_some_and(|shards| shards.iter().all(|shard| has(shard)));
-    has(CONFIG) && has_weights() && has_pooling(dir)
-}
-
-/// Whether the settings are there that a sentence encoder's `modules.json` asks for: without them it would be pooled otherwise.
-fn has_pooling(dir: &Path) -> bool {
-    let Ok(Some(modules)) = minitron_core::checkpoint::modules(dir) else { return true };
-    let needs_config = |kind: &str| ["Pooling", "Dense"].contains(&kind);
-    modules.iter().all(|module| !needs_config(&module.kind) || dir.join(&module.folder).join(CONFIG).is_file())
-}
-
-/// Files that an index names.
-fn shards(dir: &Path) -> Option<BTreeSet<String>> {
-    let index: Value = serde_json::from_slice(&fs::read(dir.join(INDEX)).ok()?).ok()?;
-    index["weight_map"].as_object()?.values().map(|shard| shard.as_str().map(str::to_owned)).collect()
-}
-
-/// What the hub says of a revision.
-#[derive(Deserialize)]
-struct Listing {
-    sha: String,
-    siblings: Vec<Sibling>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Sibling {
-    rfilename: String,
-    size: Option<u64>,
-    blob_id: Option<String>,
-    lfs: Option<Lfs>,
-}
-
-#[derive(Deserialize)]
-struct Lfs {
-    sha256: String,
-    size: Option<u64>,
-}
-
-/// A file as it was announced.
-struct Announced {
-    name: String,
-    n_bytes: u64,
-    hash: Hash,
-}
-
-/// Of large files the SHA-256 of their bytes, of the others that under which git keeps them.
-enum Hash {
-    Sha256(String),
-    GitBlob(String),
-}
-
-impl Hash {
-    fn hex(&self) -> &str {
-        match self {
-            Hash::Sha256(hex) | Hash::GitBlob(hex) => hex,
-        }
-    }
-
-    /// The same of a file.
-    fn of(&self, path: &Path) -> Result<String> {
-        match self {
-            Hash::Sha256(_) => digest::of_file(path),
-            Hash::GitBlob(_) => git_blob(path),
-        }
-    }
-}
-
-/// SHA-1 of git's header and a file's bytes: it tells damage, and no more was announced.
-fn git_blob(path: &Path) -> Result<String> {
-    let mut file = File::open(path).at_path(path)?;
-    let mut hasher = Sha1::new();
-    hasher.update(format!("blob {}\0", file.metadata().at_path(path)?.len()));
-    let mut buffer = vec![0u8; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer).at_path(path)?;
-        match buffer.get(..n) {
-            Some(bytes) if n > 0 => hasher.update(bytes),
-            _ => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-        }
-    }
-}
-
-fn is_hex(word: &str, len: usize) -> bool {
-    word.len() == len && word.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
+/// One part of an id, a revision or a path: nothing that leads elsewhere.
+fn is_plain(part: &str) -> bool {
+    let is_known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !part.is_empty() && !part.starts_with('.') && part.chars().all(is_known)
 }
 
 /// One model there.
@@ -252,21 +137,10 @@ impl<'a> Hub<'a> {
             return Err(self.failed(format!("it lists `{name}`, which would lie outside the model's folder")));
         }
         let wanted = siblings.into_iter().filter(Sibling::is_wanted);
-        let files: Vec<Announced> = wanted.map(|sibling| self.announced(sibling)).collect::<Result<_>>()?;
+        let announced = |sibling: Sibling| sibling.announced().map_err(|cause| self.failed(cause));
+        let files: Vec<Announced> = wanted.map(announced).collect::<Result<_>>()?;
         info!(n_files = files.len(), commit = %sha, "listed");
         if files.is_empty() { Err(self.failed("the repository is empty")) } else { Ok((sha, files)) }
-    }
-
-    fn announced(&self, sibling: Sibling) -> Result<Announced> {
-        let Sibling { rfilename: name, size, blob_id, lfs } = sibling;
-        let (n_bytes, hash) = match lfs {
-            Some(lfs) => (lfs.size.or(size), Some(lfs.sha256).filter(|hex| is_hex(hex, 64)).map(Hash::Sha256)),
-            None => (size, blob_id.filter(|hex| is_hex(hex, 40)).map(Hash::GitBlob)),
-        };
-        match (n_bytes, hash) {
-            (Some(n_bytes), Some(hash)) => Ok(Announced { name, n_bytes, hash }),
-            _ => Err(self.failed(format!("it announces no size and hash of `{name}` to verify it by"))),
-        }
     }
 
     /// Brings one file, verified, to where the cache keeps it.
@@ -378,25 +252,4 @@ fn encoded(word: &str) -> String {
         other => format!("%{other:02X}"),
     };
     word.bytes().map(byte).collect()
-}
-
-/// Puts a verified file under its name.
-fn link(dir: &Path, blobs: &Path, file: &Announced) -> Result<()> {
-    let (target, blob) = (dir.join(&file.name), blobs.join(file.hash.hex()));
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent).at_path(parent)?;
-    }
-    if fs::symlink_metadata(&target).is_ok() {
-        // An earlier one, which may lead to nothing.
-        fs::remove_file(&target).at_path(&target)?;
-    }
-    #[cfg(unix)]
-    let linked = {
-        // Out of each folder of the name first.
-        let up = "../".repeat(file.name.matches('/').count() + 2);
-        std::os::unix::fs::symlink(Path::new(&up).join("blobs").join(file.hash.hex()), &target)
-    };
-    #[cfg(not(unix))]
-    let linked = fs::copy(&blob, &target).map(|_| ());
-    linked.at_path(&blob)
 }

@@ -1,6 +1,6 @@
 // What llama.cpp makes of a GGUF file, by node-llama-cpp: `node llama.mjs FOLDER_OF_NODE_MODULES MODEL.gguf ASKED.json OUT.json`.
 //
-// ASKED has `ids`, tokens of a text, `prompt` and `n_tokens`. OUT gets `next`, log-probabilities of each of the ids after those
+// ASKED has `ids`, tokens of a text, `prompt`, `begin`, tokens before it, and `n_tokens`. OUT gets `next`, log-probabilities of each of the ids after those
 // before it; `prompt_ids`; `greedy`, the likeliest tokens after the prompt, and `text`, what they say.
 
 import { readFileSync, writeFileSync } from "node:fs";
@@ -11,7 +11,7 @@ const [modules, modelPath, asked, out] = process.argv.slice(2);
 const { getLlama, LlamaLogLevel } = await import(
     pathToFileURL(createRequire(modules + "/").resolve("node-llama-cpp")).href
 );
-const { ids, prompt, n_tokens } = JSON.parse(readFileSync(asked, "utf8"));
+const { ids, prompt, begin, n_tokens } = JSON.parse(readFileSync(asked, "utf8"));
 
 const llama = await getLlama({ gpu: false, maxThreads: 1, build: "never", progressLogs: false, logLevel: LlamaLogLevel.error });
 const model = await llama.loadModel({ modelPath });
@@ -28,8 +28,8 @@ const places = await sequence.controlledEvaluate(
 const next = places.map((place, idx) => Math.log(place.next.probabilities.get(ids[idx + 1]) ?? 0));
 
 await sequence.clearHistory();
-// As minitron continues a text: without a token before it.
-const prompt_ids = model.tokenize(prompt);
+// As minitron continues a text: with the tokens that its tokenizer puts before it.
+const prompt_ids = [...begin, ...model.tokenize(prompt)];
 const greedy = [];
 for await (const token of sequence.evaluate(prompt_ids, { temperature: 0, yieldEogToken: true })) {
     greedy.push(token);

@@ -73,7 +73,8 @@ pub fn crashes() -> Seeds {
         r#"{"version":"1.0","added_tokens":[],"decoder":{"type":},"model":{"type":"BPE","vocab":{},"merges":[]}}"#;
     let run = json!({ "minitron": "", "recipe": "", "seed": 0, "device": "", "dtype": "", "stages": [
         { "name": "../../outside", "do": "score", "inputs": "" }] });
-    let all: [(&'static str, &str, Vec<u8>); 14] = [
+    let nested = format!("{{\"messages\":[{{\"role\":\"user\",\"content\":{}", &deep[..2000]);
+    let all: [(&'static str, &str, Vec<u8>); 18] = [
         ("safetensors", "offsets-near-2-64", with_header(&near_the_end, 8)),
         ("safetensors", "no-rows-of-2-63", with_header(no_rows, 0)),
         ("safetensors", "header-of-2-63", (1u64 << 63).to_le_bytes().to_vec()),
@@ -87,6 +88,14 @@ pub fn crashes() -> Seeds {
         ("tokens", "header-of-4-gib", of_kind(0, &long_header)),
         ("cursor", "place-of-2-64", joined(&[state.to_string().as_bytes(), b""])),
         ("config", "angles", turned.to_string().into_bytes()),
+        ("conversation", "deep", nested.into_bytes()),
+        (
+            "template",
+            "loops",
+            b"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}".to_vec(),
+        ),
+        ("template", "explodes", b"{% macro m(x) %}{{ m(x ~ x) }}{% endmacro %}{{ m('ab') }}".to_vec()),
+        ("template", "deep", format!("{{{{ {} }}}}", "[".repeat(4_000)).into_bytes()),
         ("report", "stage-outside", of_kind(0, run.to_string().as_bytes())),
     ];
     all.into_iter().map(|(target, name, bytes)| (target, name.to_owned(), bytes)).collect()
@@ -101,6 +110,7 @@ pub fn all(dir: &Path) -> Result<Seeds> {
     words(&mut seeds);
     token_files(&mut seeds);
     text_files(&mut seeds);
+    chats(&mut seeds);
     trainings(&mut seeds, dir)?;
     libraries(&mut seeds);
     reports(&mut seeds, dir)?;
@@ -281,6 +291,44 @@ fn text_files(seeds: &mut Seeds) {
     seeds.push(("texts", "parquet_rows".into(), of_kind(6, &rows)));
     let array = "\u{feff}[{\"text\":\"one\\n\"},\n {\"n\":[2], \"text\": \"]}\\\"\"}, {\"text\":null}]\n";
     seeds.push(("texts", "array".into(), of_kind(5, array.as_bytes())));
+}
+
+/// Conversations of every layout, beside each other and in files; templates of the families that are compared.
+fn chats(seeds: &mut Seeds) {
+    let calls = json!([{ "type": "function", "function": { "name": "f", "arguments": { "x": 1.5 } } }]);
+    let messages = json!([{ "role": "system", "content": "Short." },
+        { "role": "user", "content": [{ "type": "text", "text": "one é?" }] },
+        { "role": "assistant", "content": "1", "thinking": "it is" }, { "role": "user", "content": "two" },
+        { "role": "assistant", "content": null, "tool_calls": calls, "weight": 1 }, { "role": "tool", "content": { "n": 2 } },
+        { "role": "assistant", "content": " 2\n", "weight": 0 }]);
+    let turns = json!([{ "from": "human", "value": "one" }, { "from": "gpt", "value": "1" },
+        { "from": "function_call", "value": "{\"name\":\"f\",\"arguments\":{}}" }, { "from": "observation", "value": "2" }]);
+    let tools = json!([{ "type": "function", "function": { "name": "f", "parameters": {} } }]);
+    for (name, record) in [
+        ("list", messages.clone()),
+        ("messages", json!({ "messages": messages, "tools": tools, "chat_template_kwargs": { "x": 1 } })),
+        ("sharegpt", json!({ "conversations": turns, "system": "Short.", "tools": tools.to_string() })),
+        ("texts", json!({ "prompt": "one é", "completion": " 1" })),
+        (
+            "prompt",
+            json!({ "prompt": [{ "role": "user", "content": "one" }], "completion": [{ "role": "assistant", "content": "1" }] }),
+        ),
+        (
+            "alpaca",
+            json!({ "instruction": "one", "input": "2", "output": "3", "history": [["a", "b"]], "system": "s" }),
+        ),
+    ] {
+        seeds.push(("conversation", name.into(), record.to_string().into_bytes()));
+        seeds.push(("texts", format!("chat_{name}"), [b"\x01", format!("{record}\n{record}\n").as_bytes()].concat()));
+    }
+    for name in ["chatml", "llama3", "mistral", "gemma", "qwen3", "deepseek_r1"] {
+        let source = fs::read(root().join(format!("tests/chat/{name}.jinja"))).unwrap_or_default();
+        seeds.push(("template", name.into(), source));
+    }
+    let pieces = fs::read(root().join("tests/chat/pieces.txt")).unwrap_or_default();
+    for (idx, piece) in pieces.split(|&byte| byte == b'\n').filter(|piece| !piece.is_empty()).enumerate().step_by(20) {
+        seeds.push(("template", format!("piece_{idx}"), piece.to_vec()));
+    }
 }
 
 fn parquet_file(compression: parquet::basic::Compression) -> parquet::errors::Result<Vec<u8>> {

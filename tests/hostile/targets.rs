@@ -6,6 +6,7 @@ use std::path::Path;
 
 use minitron_core::blueprint::{Blueprint, Evidence, ModelFolder};
 use minitron_core::calibrate::Scores;
+use minitron_core::chat::{ChatTemplate, Conversation, Example, Form, Moment, Rendered};
 use minitron_core::checkpoint::{Config, MemorySource, Reader, TensorSource};
 use minitron_core::contract::{Axis, Corpus, Document};
 use minitron_core::data::{DataSpec, Feed, Tokenizer, Windows};
@@ -26,7 +27,7 @@ use super::desk::{answer, dir, files, put, with_registry, within};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Target; 13] = [
+pub const ALL: [Target; 15] = [
     ("safetensors", safetensors),
     ("model", model),
     ("config", config),
@@ -36,6 +37,8 @@ pub const ALL: [Target; 13] = [
     ("tokenizer", tokenizer),
     ("tokens", tokens),
     ("texts", texts),
+    ("conversation", conversation),
+    ("template", template),
     ("cache", cache),
     ("cursor", cursor),
     ("handshake", handshake),
@@ -306,6 +309,85 @@ fn length(document: &Document) -> usize {
         Document::Part(part) => length(part),
         Document::Example(example) => example.n_bytes(),
     }
+}
+
+/// A record of conversations in every layout, up to its text by templates with and without marks.
+pub fn conversation(bytes: &[u8]) {
+    const MARKED: &str = include_str!("../chat/chatml.jinja");
+    const UNMARKED: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[end]{% endfor %}\
+                            {% if add_generation_prompt %}[assistant]{% endif %}";
+    thread_local! { static TEMPLATES: Vec<ChatTemplate> = [MARKED, UNMARKED].into_iter().filter_map(compiled).collect(); }
+    let Ok(record) = serde_json::from_slice::<Value>(bytes) else { return };
+    TEMPLATES.with(|templates| {
+        assert_eq!(templates.len(), 2);
+        within(bytes.len(), MIB, || {
+            for form in [None].into_iter().chain(Form::ALL.map(Some)) {
+                match answer(Example::from_record(&record, form)).flatten() {
+                    Some(Example::Chat(chat)) => templates.iter().for_each(|template| render(template, &chat)),
+                    Some(Example::Completion { prompt, completion }) => {
+                        check_answers(&Rendered::completion(&prompt, &completion));
+                    }
+                    None => {}
+                }
+            }
+        });
+    });
+}
+
+fn compiled(source: &str) -> Option<ChatTemplate> {
+    let tokens = json!({ "bos_token": "<s>", "eos_token": "</s>" });
+    let now: Moment = answer("2026-02-03T04:05:06".parse())?;
+    answer(ChatTemplate::from_source("chat_template.jinja", source, tokens.as_object()?.clone(), now))
+}
+
+fn render(template: &ChatTemplate, chat: &Conversation) {
+    for prompt in [false, true] {
+        if let Some(rendered) = answer(template.render(chat, prompt)) {
+            check_answers(&rendered);
+        }
+    }
+}
+
+/// Answers are parts of the text, in order and apart.
+fn check_answers(rendered: &Rendered) {
+    let mut end = 0;
+    for range in &rendered.answers {
+        assert!(end <= range.start && rendered.text.get(range.clone()).is_some(), "{range:?} of {:?}", rendered.text);
+        end = range.end;
+    }
+    assert_eq!(rendered.answers_in_chars().len(), rendered.answers.len());
+}
+
+/// A chat template, rendered for a conversation with a system's message, tools and calls.
+pub fn template(bytes: &[u8]) {
+    thread_local! {
+        static CHAT: Option<Conversation> = {
+            let call = json!({ "type": "function", "function": { "name": "f", "arguments": { "x": 1 } } });
+            let record = json!({
+                "messages": [
+                    { "role": "system", "content": "Short." }, { "role": "user", "content": "one é?" },
+                    { "role": "assistant", "content": "1", "reasoning_content": "it is" },
+                    { "role": "user", "content": [{ "type": "text", "text": "two" }] },
+                    { "role": "assistant", "tool_calls": [call] }, { "role": "tool", "content": "2" },
+                    { "role": "assistant", "content": "2\n" },
+                ],
+                "tools": [{ "type": "function", "function": { "name": "f", "parameters": {} } }],
+            });
+            match answer(Example::from_record(&record, None)) {
+                Some(Some(Example::Chat(chat))) => Some(chat),
+                _ => None,
+            }
+        };
+    }
+    CHAT.with(|chat| {
+        let chat = chat.as_ref().unwrap_or_else(|| panic!("the conversation for templates cannot be read"));
+        within(bytes.len(), MIB, || {
+            if let Some(template) = compiled(&String::from_utf8_lossy(bytes)) {
+                render(&template, chat);
+                render(&template, &Conversation::ask(None, "one"));
+            }
+        });
+    });
 }
 
 /// A teacher cache: cache.json, index and rows.

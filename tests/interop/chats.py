@@ -3,7 +3,8 @@
     chats.py CASES.json OUT.json
 
 CASES holds `now` (an ISO time), `folders` and `conversations`. OUT gets, for each folder, conversation and value of `add_generation_prompt`, either
-`refused` or `text`, `ids` and `mask`. With `pieces`, a list of templates, it gets a list of what each makes of the first conversation.
+`refused` or `text`, `ids` and `mask`. With `pieces`, a list of templates, it gets a list of what each makes of the first conversation. With
+`texts`, it gets the ids of each as a prompt, in a list for each folder.
 """
 
 import datetime
@@ -60,6 +61,11 @@ def main():
         tokenizer = transformers.AutoTokenizer.from_pretrained(cases["folders"][0], local_files_only=True)
         [conversation] = cases["conversations"].values()
         out = [piece(tokenizer, template, conversation) for template in cases["pieces"]]
+        Path(out_path).write_text(json.dumps(out))
+        return
+    if "texts" in cases:
+        tokenizers = [transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True) for folder in cases["folders"]]
+        out = [[tokenizer(text).input_ids for text in cases["texts"]] for tokenizer in tokenizers]
         Path(out_path).write_text(json.dumps(out))
         return
     out = {}

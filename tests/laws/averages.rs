@@ -4,25 +4,26 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use minitron::{minitron, python, reads_no_file, registry, root, some_windows, tiny_bert, tiny_gpt2, tiny_llama};
+use minitron::{
+    Heard, minitron, python, reads_no_file, registry, root, some_windows, tiny_bert, tiny_gpt2, tiny_llama,
+};
 use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::{LogitLoss, StateLoss};
 use minitron_core::data::{DataSpec, Feed, FeedOptions, Pack, Piece, Task, TextOptions, Tokenizer, Windows};
 use minitron_core::model::{LoadOptions, Transformer};
-use minitron_core::progress::{Interrupt, Progress, Silent};
+use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec};
 use minitron_core::train::{
     AdamWSettings, CacheHeader, CacheType, Correction, Counts, HeldOut, Learner, LiftStart, Loaded, Objective,
-    Remembered, Saving, StateTerm, Streamed, Teacher, TeacherCache, Term, TrainSettings, Trainer, Weight,
-    mean_gradient,
+    Remembered, StateTerm, Streamed, Teacher, TeacherCache, Term, TrainSettings, Trainer, Weight, mean_gradient,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use super::{Model, REORDERED, relative};
+use super::{Model, REORDERED, learner, relative, trainer};
 
 /// Of a loss, relatively; of a weight, absolutely. In f64, or in f32 with an ε of AdamW that is large beside rounding: AdamW makes
 /// a whole step of any gradient, also of one that is rounding alone (a bias on keys has no other).
@@ -39,12 +40,7 @@ const MASK: u32 = 4;
 
 /// Windows of very different lengths: batches of several are padded.
 fn documents(brackets: Option<(u32, u32)>) -> Windows {
-    let none = minitron::config(&json!({})).unwrap();
-    let mut tokenizer = Tokenizer::load(Path::new(""), &none, usize::MAX, false).unwrap();
-    tokenizer.brackets = brackets;
-    let mut random = minitron_core::random::SplitMix::new(17);
-    let document = |&length: &usize| (0..length).map(|_| 5 + random.below(50) as u32).collect();
-    Windows::of_documents(LENGTHS.iter().map(document).collect(), 64, None, &tokenizer, "documents").unwrap()
+    super::documents(LENGTHS, 17, brackets)
 }
 
 /// A loss by its tag, with a weight or a share.
@@ -129,13 +125,7 @@ impl Case {
             }
         };
         let dirs: Vec<_> = models.iter().map(|_| tempfile::tempdir().unwrap()).collect();
-        let learner = |idx: usize| Learner {
-            student: &students[idx],
-            objective: &objectives[idx],
-            identity: Value::Null,
-            out_dir: dirs[idx].path(),
-            write_best: None,
-        };
+        let learner = |idx: usize| learner(&students[idx], &objectives[idx], dirs[idx].path());
         let learners: Vec<Learner> = (0..models.len()).map(learner).collect();
         let (batch_size, accumulate) = split;
         let n_tokens = N_STEPS * 4 * feed.mean_width() as u64;
@@ -155,19 +145,12 @@ impl Case {
         };
         let task = Task::of_model(&models[0].blueprint.options, Some(MASK), 5).unwrap();
         let correction = Correction { model: &loaded, objective: &by_labels, rate: 0.5 };
+        let (feed, interrupt) = (RefCell::new(feed), Interrupt::default());
         let trainer = Trainer {
-            learners: &learners,
             teacher: Some(RefCell::new(teacher)),
             correction: (self.from == Held::Corrected).then_some(correction),
-            feed: &RefCell::new(feed),
             task,
-            settings: &settings,
-            saving: Saving::default(),
-            held_out: None,
-            max_skipped: 3,
-            stop_after: None,
-            progress: &Silent,
-            interrupt: &Interrupt::default(),
+            ..trainer(&learners, &loaded, &feed, &settings, &interrupt)
         };
         for learner in trainer.run(false).unwrap().learners {
             assert_eq!(learner.unwrap().0.n_skipped, 0);
@@ -395,20 +378,6 @@ fn a_pass_without_predictions_counts_nothing() {
     assert!(found.iter().zip(&expected).all(|(a, b)| a.equal(b)));
 }
 
-/// Remembers what it was warned of.
-#[derive(Debug, Default)]
-struct Warned(Mutex<Vec<String>>);
-
-impl Progress for Warned {
-    fn start(&self, _what: &str, _total: u64) {}
-    fn advance(&self, _by: u64, _note: &str) {}
-    fn finish(&self) {}
-    fn note(&self, _text: &str) {}
-    fn warn(&self, text: &str) {
-        self.0.lock().unwrap().push(text.to_owned());
-    }
-}
-
 #[test]
 fn a_step_without_predictions_changes_nothing_and_says_so() {
     let model = Model::new(&tiny_llama(), 74).unwrap();
@@ -420,24 +389,11 @@ fn a_step_without_predictions_changes_nothing_and_says_so() {
     let with_states = Objective { terms: vec![logit_term("cross_entropy")], ..case.objective(&model, &model) };
     let alone = Objective { terms: vec![logit_term("cross_entropy")], ..Objective::default() };
     for (objective, n_skipped) in [(&alone, 8), (&with_states, 0)] {
-        let (dir, warned) = (tempfile::tempdir().unwrap(), Warned::default());
-        let learner =
-            Learner { student: &student, objective, identity: Value::Null, out_dir: dir.path(), write_best: None };
+        let (dir, warned) = (tempfile::tempdir().unwrap(), Heard::default());
         let settings = TrainSettings { n_tokens: 8 * 4, batch_size: 2, accumulate: 2, ..TrainSettings::default() };
-        let trainer = Trainer {
-            learners: &[learner],
-            teacher: Some(RefCell::new(Box::new(Loaded(&heard)))),
-            correction: None,
-            feed: &RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)),
-            task: Task::NextToken,
-            settings: &settings,
-            saving: Saving::default(),
-            held_out: None,
-            max_skipped: 3,
-            stop_after: None,
-            progress: &warned,
-            interrupt: &Interrupt::default(),
-        };
+        let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
+        let learners = [learner(&student, objective, dir.path())];
+        let trainer = Trainer { progress: &warned, ..trainer(&learners, &heard, &feed, &settings, &interrupt) };
         let (outcome, _) = trainer.run(false).unwrap().single().unwrap();
         // A mean over predictions, of which there are none.
         assert_eq!((outcome.n_steps, outcome.n_skipped, outcome.loss), (8, n_skipped, None));
@@ -448,7 +404,7 @@ fn a_step_without_predictions_changes_nothing_and_says_so() {
             assert_eq!(line["loss"].is_null(), n_skipped == 8, "{line}");
             assert_eq!(line["n_states"], if n_skipped == 8 { Value::Null } else { json!(4) });
         }
-        let warnings = warned.0.lock().unwrap();
+        let warnings = warned.warnings();
         let n_said = warnings.iter().filter(|warning| warning.contains("nothing is predicted")).count();
         assert_eq!(n_said, usize::from(n_skipped == 8), "{warnings:?}");
         if n_skipped == 8 {

@@ -128,6 +128,55 @@ fn a_completion_counts_and_its_prompt_does_not() {
     assert_eq!(window.last(), Some(&0), "the end of the text is learned too");
 }
 
+/// The same with marks.
+const MARKED: &str = "{%- for m in messages -%}{{ '[' + m.role + ']' }}\
+                      {%- if m.role == 'assistant' -%}{%- generation -%}{{ m.content + '[end]' }}{%- endgeneration -%}\
+                      {%- else -%}{{ m.content + '[end]' }}{%- endif -%}{%- endfor -%}\
+                      {%- if add_generation_prompt -%}{{ '[assistant]' }}{%- endif -%}";
+
+#[test]
+fn answers_of_weight_0_do_not_count_and_other_weights_are_refused() {
+    let mut workspace = Workspace::new(200);
+    let turns = [("user", "the cat"), ("assistant", "saw a ball"), ("user", "when"), ("assistant", "one day")];
+    let weighted = |weights: [Value; 2]| {
+        let mut record = talk(&turns);
+        let [first, second] = weights;
+        (record["messages"][1]["weight"], record["messages"][3]["weight"]) = (first, second);
+        record
+    };
+    for template in [TEMPLATE, MARKED] {
+        fs::write(workspace.dir.path().join("chat_template.jinja"), template).unwrap();
+        for (weights, counted) in [
+            ([Value::Null, Value::Null], "saw a ball[end]one day[end]"),
+            ([json!(1), json!(1.0)], "saw a ball[end]one day[end]"),
+            ([json!(0), json!(1)], "one day[end]"),
+            ([json!(1), json!(0)], "saw a ball[end]"),
+            ([json!(0.0), Value::Null], "one day[end]"),
+        ] {
+            workspace.text.mask = LossMask::Answers;
+            let path = workspace.put("chat.jsonl", &[weighted(weights)]);
+            assert_eq!(workspace.predicted(&workspace.windows(&path).unwrap()), [counted]);
+            workspace.text.mask = LossMask::None;
+            let all = workspace.windows(&path).unwrap();
+            let path = workspace.put("plain.jsonl", &[talk(&turns)]);
+            assert_eq!(all.digest(), workspace.windows(&path).unwrap().digest(), "without the mask, all count");
+        }
+    }
+    workspace.text.mask = LossMask::Answers;
+    // In ShareGPT's layout too.
+    let said = |from: &str, value: &str, weight: Value| json!({ "from": from, "value": value, "weight": weight });
+    let record = json!({ "conversations": [said("human", "the cat", json!(0)), said("gpt", "saw", json!(0)),
+                                           said("human", "when", Value::Null), said("gpt", "one day", json!(1))] });
+    let path = workspace.put("share.jsonl", &[record]);
+    assert_eq!(workspace.predicted(&workspace.windows(&path).unwrap()), ["one day[end]"]);
+    for weight in [json!(0.5), json!(2), json!(-1), json!("0"), json!(true), json!([])] {
+        let path = workspace.put("chat.jsonl", &[weighted([json!(1), weight.clone()])]);
+        let error = workspace.windows(&path).unwrap_err().to_string();
+        let says = format!("message 4: `weight`: expected 0 (the answer does not count) or 1, got {weight}");
+        assert!(error.contains("chat.jsonl") && error.ends_with(&says), "{error}");
+    }
+}
+
 #[test]
 fn conversations_stay_whole_and_long_ones_are_cut_where_a_turn_ends() {
     let mut workspace = Workspace::new(40);

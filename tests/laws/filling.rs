@@ -2,26 +2,24 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
-use minitron::{config, families, tiny_bert};
+use minitron::{families, tiny_bert};
 use minitron_core::blueprint::Blueprint;
 use minitron_core::contract::{SitePair, StateLoss, States};
-use minitron_core::data::{Feed, Targets, Task, Tokenizer, Windows, fill};
+use minitron_core::data::{Feed, Targets, Task, Windows, fill};
 use minitron_core::error::Result;
 use minitron_core::evaluate::{Pooling, sentence_embeddings};
 use minitron_core::model::{Input, LoadOptions, NoTap, Port, Site, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
-use minitron_core::random::SplitMix;
 use minitron_core::train::{
-    Counts, Learner, LiftStart, Loaded, Objective, Saving, StateTerm, Streamed, Teacher, TrainSettings, Trainer, Weight,
+    Counts, LiftStart, Loaded, Objective, StateTerm, Streamed, Teacher, TrainSettings, Trainer, Weight,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::{Model, REORDERED, relative};
+use super::{Model, REORDERED, learner, relative, trainer};
 
 /// Begin and end of every window.
 const BRACKETS: (u32, u32) = (2, 3);
@@ -29,12 +27,7 @@ const MASK: u32 = 4;
 
 /// Windows of these many tokens, brackets included, in this order (shortest first).
 fn documents(lengths: &[usize], seed: u64) -> Windows {
-    let none = config(&serde_json::json!({})).unwrap();
-    let mut tokenizer = Tokenizer::load(Path::new(""), &none, usize::MAX, false).unwrap();
-    tokenizer.brackets = Some(BRACKETS);
-    let mut random = SplitMix::new(seed);
-    let document = |&length: &usize| (2..length).map(|_| 5 + random.below(50) as u32).collect();
-    Windows::of_documents(lengths.iter().map(document).collect(), 64, None, &tokenizer, "documents").unwrap()
+    super::documents(lengths.iter().map(|length| length - 2), seed, Some(BRACKETS))
 }
 
 /// A BERT without a head, as sentence encoders are.
@@ -218,28 +211,11 @@ fn an_encoder_without_a_head_learns_its_teachers_states_from_documents() {
     let windows = documents(&[4, 4, 6, 9, 9, 12, 20, 23], 7);
     let dir = tempfile::tempdir().unwrap();
     let settings = TrainSettings { n_tokens: 87 * 40, batch_size: 4, lr: 1e-2, ..TrainSettings::default() };
-    let held: Box<dyn Teacher> = Box::new(Loaded(heard));
-    let learner = Learner {
-        student: &model,
-        objective: &objective(&student, &teacher, false),
-        identity: Value::Null,
-        out_dir: dir.path(),
-        write_best: None,
-    };
-    let trainer = Trainer {
-        learners: &[learner],
-        teacher: Some(held.into()),
-        correction: None,
-        feed: &RefCell::new(Feed::of_windows(Arc::new(windows), 0)),
-        task: Task::of_model(&student.blueprint.options, None, 0).unwrap(),
-        settings: &settings,
-        saving: Saving::default(),
-        held_out: None,
-        max_skipped: 3,
-        stop_after: None,
-        progress: &Silent,
-        interrupt: &Interrupt::default(),
-    };
+    let objective = objective(&student, &teacher, false);
+    let learners = [learner(&model, &objective, dir.path())];
+    let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::new(windows), 0)), Interrupt::default());
+    let task = Task::of_model(&student.blueprint.options, None, 0).unwrap();
+    let trainer = Trainer { task, ..trainer(&learners, &heard, &feed, &settings, &interrupt) };
     let (outcome, _) = trainer.run(false).unwrap().single().unwrap();
     let metrics = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
     let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();

@@ -4,10 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use minitron::{
-    add_demo_tokenizer, axes, config, families, registry, some_text, tiny_llama, with_context, with_demo_vocabulary,
-    write_tiny,
-};
+use minitron::{axes, config, families, registry, some_text, tiny_llama, with_context, write_tiny_with_tokenizer};
 use minitron_core::blueprint::{Blueprint, Sizes};
 use minitron_core::pipeline::{Context, ScoreOptions, SearchOptions, Setup, Spec, compare, score, search};
 use minitron_core::plan::{Count, Space};
@@ -98,8 +95,7 @@ struct Desk {
 impl Desk {
     fn new() -> Self {
         let desk = Desk { dir: tempfile::tempdir().unwrap() };
-        write_tiny(&desk.at("model"), &with_demo_vocabulary(tiny_llama()), 3).unwrap();
-        add_demo_tokenizer(&desk.at("model")).unwrap();
+        write_tiny_with_tokenizer(&desk.at("model"), tiny_llama(), 3).unwrap();
         fs::write(desk.at("text.txt"), some_text()).unwrap();
         let options = ScoreOptions {
             model: desk.at("model").display().to_string(),

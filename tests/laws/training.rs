@@ -18,7 +18,7 @@ use minitron_core::train::{
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::{Model, REORDERED, relative};
+use super::{Model, REORDERED, learner, relative, trainer};
 
 pub(super) fn objective() -> Result<Objective> {
     let term = |tag: &str, weight| {
@@ -280,34 +280,6 @@ fn a_run_with_other_settings_is_not_resumed() {
     let other = Run { settings: other, ..Run::new(&model, &teacher, &windows, dir.path()) };
     let error = other.go(None, true).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("other settings"), "{error}");
-}
-
-fn learner<'a>(student: &'a Transformer, objective: &'a Objective, out_dir: &'a Path) -> Learner<'a> {
-    Learner { student, objective, identity: Value::Null, out_dir, write_best: None }
-}
-
-/// A distillation of next tokens with nothing special about it.
-fn trainer<'a>(
-    learners: &'a [Learner<'a>],
-    teacher: &'a Transformer,
-    feed: &'a RefCell<Feed>,
-    settings: &'a TrainSettings,
-    interrupt: &'a Interrupt,
-) -> Trainer<'a> {
-    Trainer {
-        learners,
-        teacher: Some(RefCell::new(Box::new(Loaded(teacher)))),
-        correction: None,
-        feed,
-        task: Task::NextToken,
-        settings,
-        saving: Saving::default(),
-        held_out: None,
-        max_skipped: 3,
-        stop_after: None,
-        progress: &Silent,
-        interrupt,
-    }
 }
 
 #[test]

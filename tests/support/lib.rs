@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use minitron_core::blueprint::{Blueprint, ModelFolder, PruneGroup};
 use minitron_core::calibrate::{Calibration, Metric, Pass, Scores};
 use minitron_core::checkpoint::{Config, TensorSource, WriteOptions, write_model};
 use minitron_core::contract::Axis;
 use minitron_core::data::{Task, Tokenizer, Windows};
-use minitron_core::error::Result;
+use minitron_core::error::{IoContext, Result};
 use minitron_core::model::{Input, LoadOptions, NoTap, Transformer, fresh_weights};
 use minitron_core::pipeline::Context;
-use minitron_core::progress::{Interrupt, Silent};
+use minitron_core::progress::{Interrupt, Progress, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
 use minitron_core::train::mean_gradient;
@@ -170,6 +171,43 @@ pub fn with_context<T>(force: bool, job: impl FnOnce(&Context) -> T) -> T {
         interrupt: &Interrupt::default(),
         resolve: &resolve,
     })
+}
+
+/// Keeps what people are told.
+#[derive(Debug, Default)]
+pub struct Heard {
+    notes: Mutex<Vec<String>>,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Heard {
+    /// What was noted since the last time.
+    pub fn notes(&self) -> Vec<String> {
+        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What was warned of since the last time.
+    pub fn warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Progress for Heard {
+    fn start(&self, _what: &str, _total: u64) {}
+    fn advance(&self, _n: u64, _note: &str) {}
+    fn finish(&self) {}
+    fn note(&self, message: &str) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(message.to_owned());
+    }
+    fn warn(&self, message: &str) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(message.to_owned());
+    }
+}
+
+/// Writes an untrained model with the demo's tokenizer into `dir`.
+pub fn write_tiny_with_tokenizer(dir: &Path, config: Value, seed: u64) -> Result<()> {
+    write_tiny(dir, &with_demo_vocabulary(config), seed)?;
+    add_demo_tokenizer(dir).at_path(dir)
 }
 
 /// A config with the vocabulary of the demo's tokenizer.

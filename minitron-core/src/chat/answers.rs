@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::conversation::{Message, message, role_of};
+use super::conversation::{Conversation, Message, is_weightless, message, role_of};
 use super::template::{Call, REASONING};
 use crate::error::{Error, Result};
 
@@ -15,19 +15,50 @@ use crate::error::{Error, Result};
 const STAND_INS: [&str; 2] = ["\u{fdee}", "\u{fdef}"];
 
 /// See [`super::ChatTemplate::render`].
-pub(super) fn by_prefixes(call: &Call, full: &str, add_generation_prompt: bool) -> Result<Vec<Range<usize>>> {
+pub(super) fn by_prefixes(call: &Call, full: &str, add_generation_prompt: bool) -> Result<Answers> {
     let mut answers: Vec<Range<usize>> = Vec::new();
-    let messages = call.conversation.messages.iter().enumerate();
-    for (idx, own) in messages.skip(call.conversation.n_prompt).filter(|(_, m)| role_of(m) == Some("assistant")) {
+    let mut weightless = Vec::new();
+    for (idx, own) in assistant(call.conversation) {
         let turn = Turn { call, full, idx, own, add_generation_prompt };
         let answer = turn.by_prefix().or_else(|| turn.by_stand_ins()).ok_or_else(|| turn.untold())?;
         let is_after = answers.last().is_none_or(|last| last.end <= answer.start);
         if !is_after || full.get(answer.clone()).is_none() {
             return Err(turn.untold());
         }
+        if is_weightless(own) {
+            weightless.push(answer.clone());
+        }
         answers.push(answer);
     }
-    Ok(answers)
+    Ok(Answers { answers, weightless })
+}
+
+/// Those of the marked answers that do not count: where the messages of no weight are.
+pub(super) fn weightless(
+    call: &Call,
+    (full, marked): (&str, &[Range<usize>]),
+    add_generation_prompt: bool,
+) -> Result<Vec<Range<usize>>> {
+    if !assistant(call.conversation).any(|(_, own)| is_weightless(own)) {
+        return Ok(Vec::new());
+    }
+    let message = "the template marks the answers, but which of them is that of a message of `weight` 0 cannot be told";
+    let untold = |_| Error::Data(format!("{}: {message}; leave that conversation out", call.origin()));
+    let found = by_prefixes(call, full, add_generation_prompt).map_err(untold)?;
+    let is_in = |range: &&Range<usize>| found.weightless.iter().any(|w| w.start < range.end && range.start < w.end);
+    Ok(marked.iter().filter(is_in).cloned().collect())
+}
+
+/// What the assistant said, and what of it does not count.
+pub(super) struct Answers {
+    pub(super) answers: Vec<Range<usize>>,
+    pub(super) weightless: Vec<Range<usize>>,
+}
+
+/// Messages that answer, with their places.
+fn assistant(conversation: &Conversation) -> impl Iterator<Item = (usize, &Message)> {
+    let messages = conversation.messages.iter().enumerate().skip(conversation.n_prompt);
+    messages.filter(|(_, message)| role_of(message) == Some("assistant"))
 }
 
 /// An assistant's message in a conversation that was rendered.

@@ -31,6 +31,9 @@ const ROLES: [&str; 18] = [
     "tool_response",
 ];
 
+/// The field by which an answer counts (1, as without it) or does not (0).
+const WEIGHT: &str = "weight";
+
 /// Messages, and what is given to the template beside them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Conversation {
@@ -124,6 +127,11 @@ pub(super) fn message(role: &str, content: &str) -> Message {
     Message::from_iter([("role".to_owned(), role.into()), ("content".to_owned(), content.into())])
 }
 
+/// Whether a message is said not to count, as OpenAI's format for fine-tuning has it.
+pub(super) fn is_weightless(message: &Message) -> bool {
+    message.get(WEIGHT).and_then(Value::as_f64) == Some(0.0)
+}
+
 /// Who speaks, where the message says it.
 pub(super) fn role_of(message: &Message) -> Option<&str> {
     message.get("role").and_then(Value::as_str)
@@ -145,6 +153,11 @@ fn check_message(message: &Message) -> Result<()> {
             )));
         }
     };
+    if let Some(weight) = message.get(WEIGHT).filter(|weight| !weight.is_null())
+        && !weight.as_f64().is_some_and(|weight| weight == 0.0 || weight == 1.0)
+    {
+        return Err(expected(WEIGHT, "0 (the answer does not count) or 1", weight));
+    }
     match message.get("content") {
         Some(Value::String(_)) => Ok(()),
         Some(Value::Array(parts)) => parts.iter().try_for_each(check_part),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::answers;
+use super::answers::{self, Answers};
 use super::clock::Moment;
 use super::conversation::{Conversation, Message};
 use super::engine::{self, Engine};
@@ -34,6 +34,8 @@ pub struct Rendered {
     pub text: String,
     /// What the assistant said, in bytes of the text, in order, apart: content and end of turn. A text may be cut after each.
     pub answers: Vec<Range<usize>>,
+    /// Those of the answers that do not count: their messages have `weight` 0.
+    pub weightless: Vec<Range<usize>>,
     /// Whether the template marks answers itself (`{% generation %}`), rather than them being found by rendering prefixes.
     pub marks: bool,
 }
@@ -43,18 +45,23 @@ impl Rendered {
     pub fn completion(prompt: &str, completion: &str) -> Self {
         let text = [prompt, completion].concat();
         let answer = prompt.len()..text.len();
-        Rendered { text, answers: std::iter::once(answer).collect(), marks: false }
+        Rendered { text, answers: std::iter::once(answer).collect(), weightless: Vec::new(), marks: false }
     }
 
     /// Answers in characters of the text, as tokenizers count them.
     pub fn answers_in_chars(&self) -> Vec<Range<usize>> {
+        self.in_chars(&self.answers)
+    }
+
+    /// Ranges of bytes, in order and apart, in characters of the text.
+    pub(crate) fn in_chars(&self, ranges: &[Range<usize>]) -> Vec<Range<usize>> {
         let (mut at_byte, mut at_char) = (0, 0);
         let mut chars_to = |byte: usize| {
             at_char = self.text.get(at_byte..byte).map_or(0, |between| between.chars().count()).saturating_add(at_char);
             at_byte = byte;
             at_char
         };
-        self.answers.iter().map(|answer| chars_to(answer.start)..chars_to(answer.end)).collect()
+        ranges.iter().map(|range| chars_to(range.start)..chars_to(range.end)).collect()
     }
 }
 
@@ -131,11 +138,15 @@ impl ChatTemplate {
         engine::apart(call.origin(), || {
             let text = call.text(&conversation.messages, add_generation_prompt)?;
             let marks = call.engine.has_marks();
-            let answers = match marks {
-                true => call.marked(&text, add_generation_prompt)?,
+            let Answers { answers, weightless } = match marks {
+                true => {
+                    let marked = call.marked(&text, add_generation_prompt)?;
+                    let weightless = answers::weightless(&call, (&text, &marked), add_generation_prompt)?;
+                    Answers { answers: marked, weightless }
+                }
                 false => answers::by_prefixes(&call, &text, add_generation_prompt)?,
             };
-            Ok(Rendered { text, answers, marks })
+            Ok(Rendered { text, answers, weightless, marks })
         })
     }
 

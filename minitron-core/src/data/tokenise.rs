@@ -1,5 +1,7 @@
 //! Documents to tokens: texts with their end, conversations by the model's chat template.
 
+use std::ops::Range;
+
 use super::token::Token;
 use super::tokenizer::{Tokenizer, guarded, refused};
 use crate::chat::{ChatTemplate, Example, Moment, Rendered, token_mask};
@@ -32,11 +34,17 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_conversation(&self, rendered: &Rendered) -> Result<(Vec<u32>, Vec<bool>)> {
+        let Conversed { ids, answers, .. } = self.converse(rendered)?;
+        Ok((ids, answers))
+    }
+
+    fn converse(&self, rendered: &Rendered) -> Result<Conversed> {
         let inner = self.inner()?;
         let encoding = guarded(|| inner.encode_char_offsets(rendered.text.as_str(), false)).map_err(refused)?;
         let ids = encoding.get_ids().to_vec();
         self.check(&ids)?;
-        Ok((ids, token_mask(encoding.get_offsets(), &rendered.answers_in_chars())))
+        let mask = |ranges: &[Range<usize>]| token_mask(encoding.get_offsets(), &rendered.in_chars(ranges));
+        Ok(Conversed { ids, answers: mask(&rendered.answers), weightless: mask(&rendered.weightless) })
     }
 
     /// A document's tokens, with the end-of-sequence token after a text; a conversation ends as its template has it.
@@ -70,10 +78,10 @@ impl Tokenizer {
             Example::Chat(chat) if wants.answers || wants.turns => (self.chat_template()?.render(chat, false)?, None),
             Example::Chat(chat) => {
                 let text = self.chat_template()?.text(chat, false)?;
-                (Rendered { text, answers: Vec::new(), marks: false }, None)
+                (Rendered { text, answers: Vec::new(), weightless: Vec::new(), marks: false }, None)
             }
         };
-        let (ids, answers) = self.encode_conversation(&rendered)?;
+        let Conversed { ids, answers, weightless } = self.converse(&rendered)?;
         let answers: Vec<bool> = answers.into_iter().chain(end.map(|_| true)).collect();
         let mut tokens = marked(ids.into_iter().chain(end))?;
         for (place, token) in tokens.iter_mut().enumerate() {
@@ -81,7 +89,7 @@ impl Tokenizer {
             if answers_at(place) && !answers_at(place + 1) {
                 *token = token.turn_end();
             }
-            if wants.answers && !answers_at(place) {
+            if wants.answers && (!answers_at(place) || weightless.get(place) == Some(&true)) {
                 *token = token.uncounted();
             }
         }
@@ -138,6 +146,15 @@ impl Tokenizer {
         }
         Ok(all)
     }
+}
+
+/// A conversation's tokens.
+struct Conversed {
+    ids: Vec<u32>,
+    /// Which of them the assistant said.
+    answers: Vec<bool>,
+    /// Which of these do not count.
+    weightless: Vec<bool>,
 }
 
 /// The text of a document, or of a part of one.

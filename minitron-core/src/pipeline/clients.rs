@@ -18,15 +18,18 @@ pub(super) fn note(context: &Context, blueprint: &Blueprint, sizes: &Sizes, repo
     Ok(())
 }
 
-/// The same for a person, by the programs' names.
+/// The same for a person: one line with the programs' names, which repeats word for word over the jobs of a run.
 pub(super) fn warn(context: &Context, blueprint: &Blueprint, sizes: &Sizes) -> Result<()> {
-    for ClientLimit { client, message } in limits(context, blueprint, sizes)? {
-        context.progress.warn(&format!("{client}: {message}"));
+    let mut clients: Vec<String> = limits(context, blueprint, sizes)?.into_iter().map(|limit| limit.client).collect();
+    clients.dedup();
+    if !clients.is_empty() {
+        let message = "refuses the student's sizes; plan.json and `minitron inspect` say why, and what helps";
+        context.progress.warn(&format!("{}: {message}", clients.join(", ")));
     }
     Ok(())
 }
 
-/// Of several candidates: each program once, with how many it refuses.
+/// Of several candidates, in one line: each program with how many it refuses, and why it refuses the first.
 pub(super) fn warn_of_many<'s>(
     context: &Context,
     blueprint: &Blueprint,
@@ -43,9 +46,11 @@ pub(super) fn warn_of_many<'s>(
             }
         }
     }
-    for (ClientLimit { client, message }, n_refused) in refused {
-        let of = format!("{n_refused} of {n_candidates} candidates");
-        context.progress.warn(&format!("{client}: {of}, the first of them: {message}"));
+    let of = |(ClientLimit { client, message }, n_refused): &(ClientLimit, usize)| {
+        format!("{client}: refuses {n_refused} of {n_candidates} candidates, the first of them: {message}")
+    };
+    if !refused.is_empty() {
+        context.progress.warn(&refused.iter().map(of).collect::<Vec<_>>().join("; "));
     }
     Ok(())
 }

@@ -57,7 +57,8 @@ pub fn generate(context: &Context, options: &GenerateOptions) -> Result<Value> {
         return Err(Error::Recipe("system, date: for chats; add chat, or leave them out".into()));
     }
     let speaker = Speaker::open(context, options)?;
-    let mut prompt = speaker.tokenizer.encode(&options.prompt)?;
+    // With the special tokens that the tokenizer puts around a text: many models are trained to begin with one.
+    let mut prompt = speaker.tokenizer.encode_whole(&[&options.prompt])?.pop().unwrap_or_default();
     if prompt.is_empty() {
         // The beginning of a document is what follows the end of another.
         prompt.extend(speaker.tokenizer.eos());

@@ -187,7 +187,8 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
     let n_near = cuts.iter().filter(|cut| cut.explained.near_tie).count();
     html! {
         p {
-            "Of " (cuts.len()) " cuts, " (n_near) " are near ties: their margin, (a − b) / |a| for a just kept and b just dropped, "
+            "Near ties: " (n_near) " of " (cuts.len()) @if cuts.len() == 1 { " cut" } @else { " cuts" }
+            ". Their margin, (a − b) / |a| for a just kept and b just dropped, "
             "is below 1 % (bold), and a few calibration windows more might have decided otherwise. “Near the cut” lists units "
             "within 5 % of it, + kept and − dropped, at most 8 on each side."
         }

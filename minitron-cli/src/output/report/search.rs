@@ -35,8 +35,10 @@ fn in_words(search: &Search) -> Markup {
             @if let Some(n) = search.n_params_source { li { "Source: " (grouped(n)) " parameters" } }
             @if grid.n_points.is_some() {
                 li {
-                    (count(grid.n_points)) " shapes looked at, " (count(grid.n_legal)) " legal, " (count(grid.n_within))
-                    " within the target"
+                    (count(grid.n_points)) " shapes looked at, " (count(grid.n_legal)) " legal"
+                    @if target.params.is_some() || target.memory_bytes.is_some() {
+                        ", " (count(grid.n_within)) " within the target"
+                    }
                     @if let Some(seconds) = grid.seconds { " (" (duration(seconds)) ")" }
                 }
             }
@@ -75,13 +77,21 @@ fn cost(search: &Search, candidate: &Candidate) -> Option<f64> {
     }
 }
 
-fn last_loss(candidate: &Candidate) -> Option<f64> {
-    candidate.loss.or_else(|| candidate.zero_shot.as_ref()?.loss)
+/// A loss that compares with those of the others: after training, and before it only where none was trained so far.
+fn last_loss(search: &Search, candidate: &Candidate) -> Option<f64> {
+    match is_trained(search) {
+        true => candidate.loss,
+        false => candidate.zero_shot.as_ref()?.loss,
+    }
+}
+
+fn is_trained(search: &Search) -> bool {
+    search.candidates.iter().any(|candidate| candidate.loss.is_some())
 }
 
 fn pareto(search: &Search) -> Markup {
     let x = if search.target.memory_bytes.is_some() { "MiB of weights and key/value cache" } else { "parameters" };
-    let place = |candidate: &Candidate| Some((cost(search, candidate)?, last_loss(candidate)?));
+    let place = |candidate: &Candidate| Some((cost(search, candidate)?, last_loss(search, candidate)?));
     let mut all: Vec<(f64, f64)> = search.candidates.iter().filter_map(place).collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
     let mut front: Vec<(f64, f64)> = Vec::new();
@@ -99,8 +109,10 @@ fn pareto(search: &Search) -> Markup {
     let label = format!("Held-out loss against {x}, a dot per candidate");
     let mut numbers = Table::new(label.as_str(), ["candidate", x, "loss"]);
     for candidate in &search.candidates {
-        let cost = cost(search, candidate);
-        numbers.row([Cell::text(&candidate.name), Cell::number(cost), Cell::number(last_loss(candidate))]);
+        let (cost, loss) = (cost(search, candidate), last_loss(search, candidate));
+        if loss.is_some() {
+            numbers.row([Cell::text(&candidate.name), Cell::number(cost), Cell::number(loss)]);
+        }
     }
     let mut legend = vec![
         Named::new(7, Mark::Dots { large: false }, "candidates"),
@@ -166,7 +178,7 @@ fn candidates(search: &Search) -> Markup {
             Cell::number(candidate.loss).best(best == Some(candidate.name.as_str())),
             Cell::count(before.rank),
             Cell::number(before.loss),
-            Cell::count(candidate.eliminated_at),
+            left_out(search, candidate),
             Cell::count(candidate.n_params),
             Cell::sorted(memory.map_or("–".into(), bytes), memory.map(|n| n as f64)),
         ];
@@ -176,12 +188,23 @@ fn candidates(search: &Search) -> Markup {
     table.draw()
 }
 
+/// The rung after which a candidate left, the first of them 1.
+fn left_out(search: &Search, candidate: &Candidate) -> Cell {
+    match candidate.eliminated_at {
+        Some(rung) => Cell::count(Some(rung.saturating_add(1))),
+        None if candidate.loss.is_none() && search.is_complete() && is_trained(search) => {
+            Cell::sorted("not trained", Some(0.0))
+        }
+        None => Cell::count(None),
+    }
+}
+
 fn rungs(search: &Search) -> Markup {
     let mut table = Table::new("Rungs", ["rung", "candidates", "tokens", "steps", "time", "teacher’s time"]);
-    for (idx, rung) in search.rungs.iter().enumerate() {
+    for (rung_no, rung) in (1u64..).zip(&search.rungs) {
         let time = |seconds: Option<f64>| Cell::sorted(seconds.map_or("–".into(), duration), seconds);
         table.row([
-            Cell::sorted(idx.to_string(), Some(idx as f64)),
+            Cell::count(Some(rung_no)),
             Cell::count(Some(rung.n_candidates)),
             Cell::number(rung.tokens),
             Cell::number(rung.steps),

@@ -1,0 +1,3 @@
+#![no_main]
+
+minitron_fuzz::target!(template);
