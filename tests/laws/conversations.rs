@@ -196,6 +196,32 @@ fn conversations_stay_whole_and_long_ones_are_cut_where_a_turn_ends() {
     }
 }
 
+/// Counts messages and letters in each message's head, so what is said is nowhere the same between the same words.
+const UNTELLABLE: &str = "{%- for m in messages -%}{{ '[' ~ messages | length ~ m.role ~ m.content | length ~ ']' }}\
+                          {{- m.content ~ '[end]' }}{%- endfor -%}";
+
+#[test]
+fn a_template_that_cannot_tell_answers_is_refused_only_where_they_are_asked_for() {
+    let mut workspace = Workspace::new(40);
+    fs::write(workspace.dir.path().join("chat_template.jinja"), UNTELLABLE).unwrap();
+    let turn = [("user", "where is the ball"), ("assistant", "near house 2")];
+    let path = workspace.put("chat.jsonl", &[talk(&turn.repeat(3))]);
+    let mut texts = Vec::new();
+    for pack in [Pack::Stream, Pack::Documents, Pack::Whole, Pack::Auto] {
+        workspace.text.pack = pack;
+        let windows = workspace.windows(&path).unwrap();
+        texts.push((0..windows.len()).flat_map(|idx| windows.window(idx).to_vec()).collect::<Vec<_>>());
+    }
+    let tokenizer = workspace.tokenizer();
+    let text = tokenizer.decode(&texts[2]).unwrap();
+    assert!(text.contains("]where is the ball[end]") && text.contains("]near house"), "{text}");
+    assert_eq!(texts[2], texts[3]);
+    assert!(texts[2].len() > 40, "a conversation longer than a window goes on in the next one");
+    workspace.text.mask = LossMask::Answers;
+    let error = workspace.windows(&path).unwrap_err().to_string();
+    assert!(error.contains("chat.jsonl") && error.contains("cannot be told from the rest"), "{error}");
+}
+
 #[test]
 fn what_has_no_answers_is_refused_by_name() {
     let mut workspace = Workspace::new(16);

@@ -349,7 +349,9 @@ fn a_healing_says_what_it_lacks() {
 fn a_replaced_weight_of_another_shape_or_not_finite_is_refused_by_name() {
     let ward = Ward::of(&tiny_llama(), &[("mlp", 24)]);
     let mut patient = ward.patient();
-    let mut replace = |tensor: &Tensor| patient.replace(At::Sublayer { layer: 0, sublayer: 1 }, Role::DOWN, Slot::Weight, tensor).unwrap_err();
+    let mut replace = |tensor: &Tensor| {
+        patient.replace(At::Sublayer { layer: 0, sublayer: 1 }, Role::DOWN, Slot::Weight, tensor).unwrap_err()
+    };
     let wrong = replace(&Tensor::zeros([32, 48], (Kind::Double, Device::Cpu))).to_string();
     assert!(wrong.contains("expected shape [32, 24], got [32, 48]"), "{wrong}");
     // Finite in f64, not as it is stored.

@@ -190,8 +190,7 @@ fn a_teacher_read_layer_by_layer_says_the_same_to_the_last_bit() {
         let loaded = teacher.load().unwrap();
         let targets = batch(&some_windows(3, 16, 61, 10).unwrap(), &teacher);
         let of = |layer, port| Site::Inside { at: At::Sublayer { layer, sublayer: 0 }, port };
-        let sites: BTreeSet<Site> =
-            [of(1, Port::INPUT), of(0, Port::VALUE), Site::LayerOutput(1), Site::Last].into();
+        let sites: BTreeSet<Site> = [of(1, Port::INPUT), of(0, Port::VALUE), Site::LayerOutput(1), Site::Last].into();
         let mut streamed = Streamed::new(&teacher.source, &teacher.blueprint, LoadOptions::default());
         let mut held = Loaded(&loaded);
         let (a, b) = (streamed.lesson(&targets, true, &sites).unwrap(), held.lesson(&targets, true, &sites).unwrap());

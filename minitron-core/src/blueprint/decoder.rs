@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::part::{Side, Slot};
 use super::table::{Table, fixed};
 use super::{
-    Activation, Blueprint, Embedding, Evidence, HIDDEN, Head, Layer, LayerList, Norm, Options, Role, Rotary, RotaryDefaults, RotaryScaling,
-    Shape, ShapeKeys, Sublayer,
+    Activation, Blueprint, Embedding, Evidence, HIDDEN, Head, Layer, LayerList, Norm, Options, Role, Rotary,
+    RotaryDefaults, RotaryScaling, Shape, ShapeKeys, Sublayer,
 };
 use crate::checkpoint::Config;
 use crate::error::Result;
@@ -157,7 +157,13 @@ impl Decoder {
     ///
     /// # Errors
     /// `Checkpoint` for a missing key, or sizes that do not go together.
-    pub fn new(architecture: &'static str, config: &Config, keys: ShapeKeys, norm: Norm, defaults: Value) -> Result<Self> {
+    pub fn new(
+        architecture: &'static str,
+        config: &Config,
+        keys: ShapeKeys,
+        norm: Norm,
+        defaults: Value,
+    ) -> Result<Self> {
         let config = config.with_defaults(defaults);
         let shape = Shape::read(&config, &keys, None, None)?;
         Ok(Decoder {
@@ -271,7 +277,9 @@ impl Decoder {
     fn stated_types(&self, list: &[Value]) -> Result<Vec<bool>> {
         if list.len() != self.shape.n_layers {
             let (n, found) = (self.shape.n_layers, list.len());
-            return Err(self.config.error(format!("`layer_types`: expected {n} entries, one for a layer, got {found}")));
+            return Err(self
+                .config
+                .error(format!("`layer_types`: expected {n} entries, one for a layer, got {found}")));
         }
         let slides = |word: &Value| match word.as_str() {
             Some("sliding_attention") => Ok(true),
@@ -327,7 +335,9 @@ impl Decoder {
         if !self.tied {
             table.unprefixed(|table| _ = table.linear(self.names.head, Role::HEAD, fixed(vocab), stream, false));
         }
-        for (name, shape) in evidence.tensors().filter(|(name, _)| self.beside.iter().any(|start| name.starts_with(start))) {
+        for (name, shape) in
+            evidence.tensors().filter(|(name, _)| self.beside.iter().any(|start| name.starts_with(start)))
+        {
             let sides = shape.iter().map(|&side| fixed(side)).collect();
             table.unprefixed(|table| _ = table.tensor(name, Role::CARRIED, Slot::Weight, sides));
         }
@@ -346,8 +356,7 @@ impl Decoder {
         for dim in dims.iter_mut().filter(|dim| dim.name == HIDDEN && !self.beside.is_empty()) {
             dim.held = Some("a projector from another tower feeds it");
         }
-        let mut blueprint =
-            Blueprint::new(self.architecture, whole_config, dims, table.finish(), layers, options)?;
+        let mut blueprint = Blueprint::new(self.architecture, whole_config, dims, table.finish(), layers, options)?;
         match self.keys.head_dim {
             // Left out, it would be derived from the student's own width.
             Some(key) => blueprint.pinned.push((format!("{}{key}", self.scope), self.shape.head_dim.into())),

@@ -42,7 +42,14 @@ pub struct Sublayer {
 impl Sublayer {
     /// A mixer alone.
     pub fn new(mixer: impl Mixer + 'static) -> Self {
-        Sublayer { mixer: Arc::new(mixer), pre: None, post: None, after_sum: None, scale: 1.0, reads_layer_input: false }
+        Sublayer {
+            mixer: Arc::new(mixer),
+            pre: None,
+            post: None,
+            after_sum: None,
+            scale: 1.0,
+            reads_layer_input: false,
+        }
     }
 
     /// The same behind a norm.

@@ -24,7 +24,13 @@ pub struct RotaryDefaults {
 
 impl Default for RotaryDefaults {
     fn default() -> Self {
-        RotaryDefaults { theta: 10_000.0, partial: 1.0, theta_key: "rope_theta", reads_partial: false, own_theta: false }
+        RotaryDefaults {
+            theta: 10_000.0,
+            partial: 1.0,
+            theta_key: "rope_theta",
+            reads_partial: false,
+            own_theta: false,
+        }
     }
 }
 
@@ -96,7 +102,8 @@ fn parameters(config: &Config) -> Result<(&'static str, Option<Config>)> {
 
 impl Stated<'_> {
     fn rotary(&self) -> Result<Rotary> {
-        let n_rotated = n_rotated(self.config, self.shape, self.number("partial_rotary_factor", Some(self.defaults.partial))?)?;
+        let n_rotated =
+            n_rotated(self.config, self.shape, self.number("partial_rotary_factor", Some(self.defaults.partial))?)?;
         let (scaling, factor) = self.scaling(n_rotated)?;
         Ok(Rotary { theta: self.theta()?, n_rotated, scaling, factor })
     }

@@ -9,7 +9,10 @@ impl Blueprint {
         match split_dim(name) {
             (HIDDEN, None) => {
                 let layers = 0..self.layers.len();
-                layers.flat_map(|layer| self.sublayers(layer)).map(|(at, _)| Site::Inside { at, port: Port::INPUT }).collect()
+                layers
+                    .flat_map(|layer| self.sublayers(layer))
+                    .map(|(at, _)| Site::Inside { at, port: Port::INPUT })
+                    .collect()
             }
             (kind, Some(layer)) => {
                 let parts = self.sublayers(layer).flat_map(|(at, part)| {

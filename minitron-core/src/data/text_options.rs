@@ -77,7 +77,8 @@ pub enum Pack {
     Stream,
     /// Each document a window of its own, cut at that length: for short records that each begin at the first position.
     Documents,
-    /// As many whole documents in a window as it has room for. A longer conversation is cut where a turn ends.
+    /// As many whole documents in a window as it has room for. A longer conversation is cut where a turn ends, or
+    /// where a window is full if its template cannot tell.
     Whole,
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::token::Token;
 use super::tokenizer::{Tokenizer, guarded, refused};
-use crate::chat::{ChatTemplate, Example, Moment, Rendered, token_mask};
+use crate::chat::{ChatTemplate, Conversation, Example, Moment, Rendered, token_mask};
 use crate::contract::Document;
 use crate::error::{Error, Result};
 
@@ -75,11 +75,7 @@ impl Tokenizer {
     fn example(&self, example: &Example, wants: Wants) -> Result<Vec<Token>> {
         let (rendered, end) = match example {
             Example::Completion { prompt, completion } => (Rendered::completion(prompt, completion), self.eos()),
-            Example::Chat(chat) if wants.answers || wants.turns => (self.chat_template()?.render(chat, false)?, None),
-            Example::Chat(chat) => {
-                let text = self.chat_template()?.text(chat, false)?;
-                (Rendered { text, answers: Vec::new(), weightless: Vec::new(), marks: false }, None)
-            }
+            Example::Chat(chat) => (self.rendered(chat, wants)?, None),
         };
         let Conversed { ids, answers, weightless } = self.converse(&rendered)?;
         let answers: Vec<bool> = answers.into_iter().chain(end.map(|_| true)).collect();
@@ -94,6 +90,21 @@ impl Tokenizer {
             }
         }
         Ok(tokens)
+    }
+
+    /// A conversation's text, with its answers where they are needed. Where turns end is only of use: a conversation whose
+    /// template cannot tell is one turn.
+    fn rendered(&self, chat: &Conversation, wants: Wants) -> Result<Rendered> {
+        let template = self.chat_template()?;
+        let text_alone = || {
+            let text = template.text(chat, false)?;
+            Ok(Rendered { text, answers: Vec::new(), weightless: Vec::new(), marks: false })
+        };
+        match wants {
+            Wants { answers: true, .. } => template.render(chat, false),
+            Wants { turns: true, .. } => template.render(chat, false).or_else(|_| text_alone()),
+            _ => text_alone(),
+        }
     }
 
     /// The model's own template.

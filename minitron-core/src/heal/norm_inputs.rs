@@ -65,7 +65,9 @@ impl Patient<'_> {
             for (number, (at, part)) in self.teacher_blueprint().sublayers(source_layer).enumerate() {
                 for (state, context) in states.iter_mut().zip(&contexts) {
                     match layer_idx {
-                        Some(layer_idx) => self.look_at_part(at, layer_idx, part, (&block, number), state, context, look)?,
+                        Some(layer_idx) => {
+                            self.look_at_part(at, layer_idx, part, (&block, number), state, context, look)?
+                        }
                         None => _ = state.pass(&block, number, context)?,
                     }
                 }

@@ -71,7 +71,8 @@ impl Context {
             let message = "attend: documents: an encoder's windows hold one stretch of text; leave it out";
             return Err(Error::Recipe(message.into()));
         }
-        (self.seen_bt, self.positions_bt) = (seen_bt.map(Tensor::shallow_clone), positions_bt.map(Tensor::shallow_clone));
+        (self.seen_bt, self.positions_bt) =
+            (seen_bt.map(Tensor::shallow_clone), positions_bt.map(Tensor::shallow_clone));
         Ok(self)
     }
 

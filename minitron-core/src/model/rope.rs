@@ -81,9 +81,8 @@ fn frequencies(rotary: &Rotary, end: f64) -> Vec<f64> {
         }
         RotaryScaling::Yarn { factor, beta_fast, beta_slow, original_max_positions, truncate } => {
             // The pair that turns so many times within the original positions.
-            let pair_of = |turns: f64| {
-                n as f64 * (original_max_positions / (turns * 2.0 * PI)).ln() / (2.0 * rotary.theta.ln())
-            };
+            let pair_of =
+                |turns: f64| n as f64 * (original_max_positions / (turns * 2.0 * PI)).ln() / (2.0 * rotary.theta.ln());
             let (mut low, mut high) = (pair_of(*beta_fast), pair_of(*beta_slow));
             if *truncate {
                 (low, high) = (low.floor(), high.ceil());

@@ -40,9 +40,8 @@ impl Cost {
     /// At sizes in the order of the kinds.
     pub fn at(&self, sizes: &[usize]) -> u64 {
         let size = |idx: &usize| sizes.get(*idx).copied().unwrap_or(0) as u64;
-        let value = |(powers, factor): &Term| {
-            powers.iter().fold(*factor, |product, power| product.saturating_mul(size(power)))
-        };
+        let value =
+            |(powers, factor): &Term| powers.iter().fold(*factor, |product, power| product.saturating_mul(size(power)));
         let layers = self.layers.iter().map(value).fold(0, u64::saturating_add) / self.n_layers;
         self.around.iter().map(value).fold(layers, u64::saturating_add)
     }

@@ -83,7 +83,8 @@ pub(super) fn check(config: &Config) -> Result<()> {
     config.only("add_cross_attention", false)?;
     let positions = config.word_or("position_embedding_type", "absolute")?;
     if positions != "absolute" {
-        let message = format!("`position_embedding_type`: expected absolute, got {positions}; others are not supported");
+        let message =
+            format!("`position_embedding_type`: expected absolute, got {positions}; others are not supported");
         return Err(config.error(message));
     }
     Ok(())

@@ -83,11 +83,7 @@ impl Encoder<'_> {
             max_positions: self.shape.max_positions.saturating_sub(self.first_position),
             vocab: self.shape.vocab,
             tied: self.tied,
-            embedding: Embedding {
-                norm: Some(self.norm),
-                first_position: self.first_position,
-                ..Embedding::default()
-            },
+            embedding: Embedding { norm: Some(self.norm), first_position: self.first_position, ..Embedding::default() },
             final_norm: None,
             head: self.has_head.then_some(head),
             initializer_range: self.initializer_range,
@@ -141,9 +137,12 @@ impl Encoder<'_> {
         let (names, vocab) = (&self.names, self.shape.vocab);
         let (stream, own) = (|| self.shape.stream(), names.bias);
         let decoder = format!("{}.bias", names.decoder);
-        table
-            .linear(names.head_transform, Role::HEAD_TRANSFORM, stream(), stream(), true)
-            .norm(names.head_norm, Role::HEAD_NORM, stream(), names.norm);
+        table.linear(names.head_transform, Role::HEAD_TRANSFORM, stream(), stream(), true).norm(
+            names.head_norm,
+            Role::HEAD_NORM,
+            stream(),
+            names.norm,
+        );
         if !self.tied {
             table.linear(names.decoder, Role::HEAD, fixed(vocab), stream(), false);
         }

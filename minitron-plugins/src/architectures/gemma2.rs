@@ -1,4 +1,6 @@
-use minitron_core::blueprint::{Activation, Blueprint, Decoder, Evidence, Norm, NormKind, Norms, RotaryDefaults, ShapeKeys};
+use minitron_core::blueprint::{
+    Activation, Blueprint, Decoder, Evidence, Norm, NormKind, Norms, RotaryDefaults, ShapeKeys,
+};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
@@ -18,7 +20,8 @@ impl Architecture for Gemma2 {
     }
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
-        let caps = json!({ "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "max_position_embeddings": 8192 });
+        let caps =
+            json!({ "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "max_position_embeddings": 8192 });
         let mut decoder = blocks("gemma2", evidence.config, caps)?;
         decoder.rotate(RotaryDefaults::default())?;
         let cap = positive(&decoder.config, "attn_logit_softcapping")?;
@@ -67,7 +70,9 @@ const READS: &[&str] = &[
 fn positive(config: &Config, key: &str) -> Result<Option<f64>> {
     let cap = config.number_or(key, 0.0)?;
     if cap < 0.0 {
-        return Err(config.error(format!("`{key}`: expected a number above 0, or null, got {cap}; correct config.json")));
+        return Err(
+            config.error(format!("`{key}`: expected a number above 0, or null, got {cap}; correct config.json"))
+        );
     }
     Ok((cap > 0.0).then_some(cap))
 }

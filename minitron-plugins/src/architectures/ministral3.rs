@@ -68,7 +68,9 @@ impl Architecture for Mistral3 {
             }
         };
         let names = ("language_model.model.", "language_model.lm_head");
-        decoder.inside("mistral3", evidence.config, names, &["vision_tower.", "multi_modal_projector."])?.finish(evidence)
+        decoder
+            .inside("mistral3", evidence.config, names, &["vision_tower.", "multi_modal_projector."])?
+            .finish(evidence)
     }
 }
 

@@ -33,8 +33,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
 /// Llama's blocks with Mistral's defaults; a window that is not stated is 4096, `null` is none.
 pub(super) fn blocks(architecture: &'static str, config: &Config) -> Result<Decoder> {
     let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
-    let defaults =
-        json!({ "max_position_embeddings": 131_072, "num_key_value_heads": 8, "sliding_window": 4096 });
+    let defaults = json!({ "max_position_embeddings": 131_072, "num_key_value_heads": 8, "sliding_window": 4096 });
     let mut decoder = Decoder::new(architecture, config, ShapeKeys::USUAL, norm, defaults)?;
     decoder.rotate(RotaryDefaults::default())?;
     decoder.reads = &["sliding_window", "layer_types"];

@@ -29,7 +29,11 @@ impl Architecture for Modernbert {
         let shape = Shape::read(config, &keys, Some(1152), Some(8192))?;
         let class = class(evidence, "ModernBertForMaskedLM");
         let file = File {
-            prefix: if evidence.has("model.embeddings.tok_embeddings.weight", class != "ModernBertModel") { "model." } else { "" },
+            prefix: if evidence.has("model.embeddings.tok_embeddings.weight", class != "ModernBertModel") {
+                "model."
+            } else {
+                ""
+            },
             has_head: evidence.has("head.dense.weight", class == "ModernBertForMaskedLM"),
             tied: config.flag_or("tie_word_embeddings", true)?,
         };
@@ -52,8 +56,10 @@ impl Architecture for Modernbert {
         let mut blueprint = Blueprint::new("modernbert", config, shape.dims(&keys), table, layers, options)?;
         blueprint.hidden_follows_heads = true;
         let word = |&slides: &bool| if slides { "sliding_attention" } else { "full_attention" }.into();
-        blueprint.layer_lists = vec![LayerList { key: "layer_types".into(), values: slides.iter().map(word).collect() }];
-        blueprint.fixed_layers = vec![(0, "its attention has no norm before it, as the class has it in the first layer alone")];
+        blueprint.layer_lists =
+            vec![LayerList { key: "layer_types".into(), values: slides.iter().map(word).collect() }];
+        blueprint.fixed_layers =
+            vec![(0, "its attention has no norm before it, as the class has it in the first layer alone")];
         blueprint.reads = &["is_causal", "layer_types", "hidden_activation", "use_bidirectional_attention"];
         Ok(blueprint)
     }
@@ -82,7 +88,8 @@ fn layers(config: &Config, shape: &Shape, norm: Norm, slides: &[bool]) -> Result
     let of_layer = |(layer, &slides): (usize, &bool)| {
         let rotary = Some(if slides { sliding.clone() } else { full.clone() });
         let reach = slides.then_some(reach);
-        let attention = Sublayer::new(Attention { layout: Layout::Fused, rotary, reach, ..Attention::new(shape.head_dim) });
+        let attention =
+            Sublayer::new(Attention { layout: Layout::Fused, rotary, reach, ..Attention::new(shape.head_dim) });
         // The embeddings' norm stands before the first.
         let attention = if layer == 0 { attention } else { attention.pre(norm) };
         Layer(vec![attention, Sublayer::new(Mlp { activation, gate: Gate::Fused }).pre(norm)])
@@ -131,9 +138,12 @@ impl File {
         }
         let (dense_bias, bias) = (config.flag_or("classifier_bias", false)?, config.flag_or("decoder_bias", true)?);
         table.unprefixed(|table| {
-            table
-                .linear("head.dense", Role::HEAD_TRANSFORM, stream(), stream(), dense_bias)
-                .norm("head.norm", Role::HEAD_NORM, stream(), norm);
+            table.linear("head.dense", Role::HEAD_TRANSFORM, stream(), stream(), dense_bias).norm(
+                "head.norm",
+                Role::HEAD_NORM,
+                stream(),
+                norm,
+            );
             if !self.tied {
                 table.linear("decoder", Role::HEAD, fixed(shape.vocab), stream(), false);
             }

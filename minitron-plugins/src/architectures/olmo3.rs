@@ -20,7 +20,11 @@ impl Architecture for Olmo3 {
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         let mut decoder = blocks("olmo3", evidence.config)?;
-        let window = if decoder.config.states("sliding_window") { decoder.config.size_opt("sliding_window")? } else { Some(4096) };
+        let window = if decoder.config.states("sliding_window") {
+            decoder.config.size_opt("sliding_window")?
+        } else {
+            Some(4096)
+        };
         let slides = decoder.sliding(window, |layer| (layer + 1) % 4 != 0)?;
         let far = RotaryDefaults { theta: 5e5, ..RotaryDefaults::default() };
         // The class gives a base that stands beside the parameters to layers without a window alone.

@@ -1,4 +1,6 @@
-use minitron_core::blueprint::{Blueprint, Decoder, Evidence, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys};
+use minitron_core::blueprint::{
+    Blueprint, Decoder, Evidence, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys,
+};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
@@ -21,8 +23,7 @@ impl Architecture for Phi3 {
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-5)? };
-        let defaults =
-            json!({ "max_position_embeddings": 4096, "original_max_position_embeddings": 4096 });
+        let defaults = json!({ "max_position_embeddings": 4096, "original_max_position_embeddings": 4096 });
         let mut decoder = Decoder::new("phi3", config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.rotate(RotaryDefaults { reads_partial: true, ..RotaryDefaults::default() })?;
         let window = decoder.config.size_opt("sliding_window")?;

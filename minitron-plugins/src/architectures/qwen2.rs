@@ -20,7 +20,8 @@ impl Architecture for Qwen2 {
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
-        let mut decoder = Decoder::new("qwen2", config, ShapeKeys::USUAL, norm, json!({ "max_position_embeddings": 32_768 }))?;
+        let mut decoder =
+            Decoder::new("qwen2", config, ShapeKeys::USUAL, norm, json!({ "max_position_embeddings": 32_768 }))?;
         decoder.bias = Bias { query_key_value: true, ..Bias::default() };
         decoder.rotate(RotaryDefaults::default())?;
         windows(&mut decoder)?;

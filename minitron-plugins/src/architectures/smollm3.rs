@@ -49,7 +49,9 @@ fn turns(decoder: &Decoder) -> Result<Vec<bool>> {
     };
     if list.len() != n_layers {
         let found = list.len();
-        return Err(config.error(format!("`no_rope_layers`: expected {n_layers} entries, one for a layer, got {found}")));
+        return Err(
+            config.error(format!("`no_rope_layers`: expected {n_layers} entries, one for a layer, got {found}"))
+        );
     }
     Ok(list.iter().map(|entry| entry.as_u64() != Some(0) && entry.as_bool() != Some(false)).collect())
 }

@@ -72,7 +72,9 @@ impl Importance for Activation {
 /// Where the units of a group are read; nowhere where activations say nothing of them.
 pub(super) fn sites(group: &PruneGroup, before_activation: bool) -> Vec<Site> {
     let before = |site: &Site| match *site {
-        Site::Inside { at, port: Port::NEURONS } if before_activation => Site::Inside { at, port: Port::PRE_ACTIVATION },
+        Site::Inside { at, port: Port::NEURONS } if before_activation => {
+            Site::Inside { at, port: Port::PRE_ACTIVATION }
+        }
         other => other,
     };
     group.sites.iter().map(before).collect()
