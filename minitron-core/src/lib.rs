@@ -6,8 +6,10 @@
 //! |---|---|
 //! | [`error`] | errors by blame |
 //! | [`checkpoint`] | model folders in and out, [`TensorSource`](checkpoint::TensorSource) |
-//! | [`blueprint`] | a family's description of one model: dims, tensors, options |
+//! | [`blueprint`] | a family's description of one model: dims, tensors, layers, sites |
 //! | [`model`] | the transformer built from a blueprint, with taps |
+//! | [`mixers`] | what layers are made of: attention, MLP, one file a kind |
+//! | [`architectures`] | presets for families |
 //! | [`chat`] | conversations as text by the model's own template, and what the assistant said |
 //! | [`data`] | text to tokens to windows, in a deterministic order |
 //! | [`calibrate`] | one forward pass, observations, scores |
@@ -22,6 +24,7 @@
 //! | [`contract`] | the plugin traits, one file each |
 //! | [`registry`] | one lookup for all plugins |
 
+pub mod architectures;
 pub mod blueprint;
 pub mod calibrate;
 pub mod chat;

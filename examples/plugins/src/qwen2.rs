@@ -1,4 +1,5 @@
-use minitron_core::blueprint::{Bias, Blueprint, Decoder, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+use minitron_core::architectures::{Bias, Decoder};
+use minitron_core::blueprint::{Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;

@@ -77,7 +77,7 @@ impl Blueprint {
 
     /// The same of sizes that may differ between layers.
     pub fn n_params_of(&self, sizes: &SizeMap) -> u64 {
-        self.sum(sizes, |at| self.volume(at, sizes, |_| true))
+        self.total(sizes, |at| self.volume(at, sizes, |_| true))
     }
 
     /// The same without embeddings and output head: what the papers' ratios are about on small models.
@@ -87,7 +87,7 @@ impl Blueprint {
 
     /// The same of sizes that may differ between layers.
     pub fn n_non_embedding_of(&self, sizes: &SizeMap) -> u64 {
-        self.sum(sizes, |at| self.volume(at, sizes, |tensor| !tensor.role.is_vocabulary()))
+        self.total(sizes, |at| self.volume(at, sizes, |tensor| !tensor.role.is_vocabulary()))
     }
 
     /// Number of parameters of this very model.
@@ -106,7 +106,7 @@ impl Blueprint {
             return 0;
         }
         let sizes = SizeMap::from(sizes);
-        let numbers = self.sum(&sizes, |layer| {
+        let numbers = self.total(&sizes, |layer| {
             let costs = layer.into_iter().flat_map(|layer| self.mixer_costs(layer, &sizes));
             costs.fold(0, |sum, cost| {
                 let n_tokens = cost.cached_tokens.map_or(seq_len, |most| most.min(seq_len)) as u64;
@@ -141,7 +141,7 @@ impl Blueprint {
     }
 
     /// Over what stands around the layers (none) and every layer that stays.
-    fn sum(&self, sizes: &SizeMap, of: impl Fn(Option<usize>) -> u64) -> u64 {
+    fn total(&self, sizes: &SizeMap, of: impl Fn(Option<usize>) -> u64) -> u64 {
         let around = of(None);
         if !sizes.is_uniform() {
             let all = (0..self.n_layers()).collect();

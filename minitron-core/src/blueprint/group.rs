@@ -1,8 +1,7 @@
 //! What an axis gives: interchangeable units that can be removed one by one.
 
-use super::Blueprint;
 use super::dim::split_dim;
-use crate::model::Site;
+use super::{Blueprint, Site};
 
 /// The units of one dim, as metrics and plans see them.
 #[derive(Debug, Clone, PartialEq, Eq)]

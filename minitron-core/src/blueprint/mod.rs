@@ -10,7 +10,6 @@
 
 mod clients;
 mod cost;
-mod decoder;
 mod dim;
 mod group;
 mod layer;
@@ -20,13 +19,13 @@ mod part;
 mod renaming;
 mod rotary;
 mod shape;
+mod site;
 mod sites;
 mod table;
 mod unread;
 
 pub use clients::ClientLimit;
 pub use cost::{Cost, SizeMap};
-pub use decoder::{Bias, Decoder, Names, Norms};
 pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, dim_of_layer, split_dim};
 pub use group::PruneGroup;
 pub use layer::{Embedding, Head, Layer, Norm, Sublayer};
@@ -35,6 +34,7 @@ pub use options::{Activation, NormKind, Options, Rotary, RotaryScaling};
 pub use part::{At, Part, Role, Side, Slot, TensorSpec, units};
 pub use rotary::RotaryDefaults;
 pub use shape::{Shape, ShapeKeys};
+pub use site::{Port, Ports, Site};
 pub use table::{Table, fixed};
 
 use std::collections::{BTreeMap, HashMap};

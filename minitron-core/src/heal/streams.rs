@@ -77,7 +77,7 @@ impl State {
         if part == 0 {
             self.enter();
         }
-        let sum_bte = block.sum(part, self.stream(), context, tap)?;
+        let sum_bte = block.added(part, self.stream(), context, tap)?;
         self.now_bte = block.settle(part, sum_bte.shallow_clone())?;
         Ok(sum_bte)
     }
@@ -238,7 +238,7 @@ impl Streams {
         joint.scale = half.part.scale;
         for ((state, context), wanted_bte) in self.student.iter().zip(&self.contexts).zip(&wanted_bte) {
             let mut spot = Spot { site: Site::Inside { at: half.at, port: ports.written }, x: None };
-            let sum_bte = block.sum(half.number, state.stream(), context, &mut spot)?;
+            let sum_bte = block.added(half.number, state.stream(), context, &mut spot)?;
             let r_bte = wanted_bte.f_to_kind(Kind::Float)?.f_sub(&sum_bte.f_to_kind(Kind::Float)?)?;
             if let Some(x_btc) = spot.x {
                 let x_btc = if joint.scale == 1.0 { x_btc } else { x_btc.f_mul_scalar(joint.scale)? };
@@ -260,7 +260,7 @@ impl Streams {
     fn own_sums(&self, patient: &Patient, half: &Half) -> Result<Vec<Tensor>> {
         let whole = patient.wide_block(half.layer_idx)?;
         let states = self.student.iter().zip(&self.contexts);
-        states.map(|(state, context)| whole.sum(half.number, state.stream(), context, &mut NoTap)).collect()
+        states.map(|(state, context)| whole.added(half.number, state.stream(), context, &mut NoTap)).collect()
     }
 
     /// Moves the teacher past one part of a layer, and past the layers that the student dropped after it.

@@ -6,9 +6,9 @@ use super::LoadOptions;
 use super::cache::MixerState;
 use super::context::Context;
 use super::layers::NormLayer;
-use super::tap::{Port, PortTap, Site, Tap, show};
+use super::tap::{PortTap, Tap, show};
 use super::weights::Weights;
-use crate::blueprint::{At, Blueprint, Norm, Role};
+use crate::blueprint::{At, Blueprint, Norm, Port, Role, Site};
 use crate::checkpoint::TensorSource;
 use crate::contract::RunMixer;
 use crate::error::{Error, Result};
@@ -89,7 +89,7 @@ impl Block {
         for (idx, part) in self.parts.iter().enumerate() {
             let stream = Stream { now_bte: &now_bte, entered_bte: x_bte };
             let state = states.as_mut().and_then(|states| states.get_mut(idx));
-            let sum_bte = part.sum(stream, context, tap, state)?;
+            let sum_bte = part.added(stream, context, tap, state)?;
             now_bte = part.settle(sum_bte)?;
         }
         Ok(now_bte)
@@ -129,8 +129,8 @@ impl Block {
     ///
     /// # Errors
     /// `Internal` where there is no such sublayer.
-    pub fn sum(&self, part: usize, stream: Stream, context: &Context, tap: &mut dyn Tap) -> Result<Tensor> {
-        self.part(part)?.sum(stream, context, tap, None)
+    pub fn added(&self, part: usize, stream: Stream, context: &Context, tap: &mut dyn Tap) -> Result<Tensor> {
+        self.part(part)?.added(stream, context, tap, None)
     }
 
     /// What leaves a sublayer for that sum.
@@ -153,7 +153,7 @@ impl Part {
         normed(self.pre.as_ref(), read_bte)
     }
 
-    fn sum(
+    fn added(
         &self,
         stream: Stream,
         context: &Context,

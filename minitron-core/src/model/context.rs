@@ -71,8 +71,8 @@ impl Context {
             let message = "attend: documents: an encoder's windows hold one stretch of text; leave it out";
             return Err(Error::Recipe(message.into()));
         }
-        (self.seen_bt, self.positions_bt) =
-            (seen_bt.map(Tensor::shallow_clone), positions_bt.map(Tensor::shallow_clone));
+        self.seen_bt = seen_bt.map(|seen_bt| seen_bt.shallow_clone());
+        self.positions_bt = positions_bt.map(|positions_bt| positions_bt.shallow_clone());
         Ok(self)
     }
 

@@ -25,7 +25,9 @@ pub use fresh::fresh_weights;
 pub use layers::{Linear, NormLayer, activate};
 pub use rope::Rope;
 pub use rows::{over_shared_ids, row_chunks};
-pub use tap::{NoTap, Port, PortTap, Ports, Site, Tap};
+pub use tap::{NoTap, PortTap, Tap};
+
+pub use crate::blueprint::{Port, Ports, Site};
 pub use weights::{Parameter, PartWeights};
 
 use std::collections::BTreeMap;

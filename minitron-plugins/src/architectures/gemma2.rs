@@ -1,6 +1,5 @@
-use minitron_core::blueprint::{
-    Activation, Blueprint, Decoder, Evidence, Norm, NormKind, Norms, RotaryDefaults, ShapeKeys,
-};
+use minitron_core::architectures::{Decoder, Norms};
+use minitron_core::blueprint::{Activation, Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;

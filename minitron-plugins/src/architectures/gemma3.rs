@@ -1,53 +1,11 @@
-use minitron_core::blueprint::{Blueprint, Decoder, Evidence, Rotary, RotaryDefaults};
+use minitron_core::blueprint::{Blueprint, Evidence};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::mixers::QkNorm;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::gemma2::blocks;
-
-/// Gemma 3, text: norms of queries and keys, two rotations, five layers with a window to one without.
-#[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Gemma3Text {}
-
-#[typetag::serde(name = "gemma3_text")]
-impl Architecture for Gemma3Text {
-    fn recognises(&self, config: &Config) -> bool {
-        config.is_type("gemma3_text")
-    }
-
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
-        decoder(evidence.config)?.finish(evidence)
-    }
-}
-
-/// The decoder that a config, or the language part of one, describes.
-pub(super) fn decoder(config: &Config) -> Result<Decoder> {
-    let defaults = json!({ "vocab_size": 262_208, "max_position_embeddings": 131_072 });
-    let mut decoder = blocks("gemma3_text", config, defaults)?;
-    decoder.qk_norm(QkNorm::Head);
-    let pattern = match decoder.config.size_opt("_sliding_window_pattern")? {
-        Some(pattern) => pattern,
-        None => decoder.config.size_or("sliding_window_pattern", 6)?,
-    };
-    let window = decoder.config.size_opt("sliding_window")?;
-    let slides = decoder.sliding(window, |layer| (layer + 1) % pattern != 0)?;
-    let far = RotaryDefaults { theta: 1e6, ..RotaryDefaults::default() };
-    // Older configs state one base for all layers, which is that of layers without a window.
-    let near = RotaryDefaults { theta: 1e4, theta_key: "rope_local_base_freq", own_theta: true, ..far };
-    let shape = decoder.shape;
-    let full = Rotary::of_layer_type(&decoder.config, &shape, "full_attention", true, far)?;
-    let sliding = Rotary::of_layer_type(&decoder.config, &shape, "sliding_attention", false, near)?;
-    decoder.attention(|layer, attention| {
-        let slides = slides.get(layer) == Some(&true);
-        attention.rotary = Some(if slides { sliding.clone() } else { full.clone() });
-    });
-    Ok(decoder)
-}
+use super::gemma3_text::decoder;
 
 /// Gemma 3 with a vision tower: the language model inside is pruned, the rest travels as it is.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -78,14 +36,6 @@ const BESIDE: &[&str] = &["vision_tower.", "multi_modal_projector."];
 /// `Checkpoint` where there is none.
 pub(super) fn text_config(config: &Config) -> Result<Config> {
     config.nested("text_config")?.ok_or_else(|| config.error("no `text_config`; expected the language model's config"))
-}
-
-minitron_core::plugin! {
-    Architecture for Gemma3Text {
-        tag: "gemma3_text",
-        summary: "Gemma 3, text alone (norms of queries and keys, two rotations, windows in five of six layers)",
-        source: "arXiv 2503.19786",
-    }
 }
 
 minitron_core::plugin! {

@@ -1,6 +1,5 @@
-use minitron_core::blueprint::{
-    Activation, Bias, Blueprint, Decoder, Evidence, Names, Norm, NormKind, RotaryDefaults, ShapeKeys,
-};
+use minitron_core::architectures::{Bias, Decoder, Names};
+use minitron_core::blueprint::{Activation, Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;

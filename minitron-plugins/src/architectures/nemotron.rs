@@ -1,5 +1,6 @@
+use minitron_core::architectures::Decoder;
 use minitron_core::blueprint::{
-    Blueprint, ClientLimit, Decoder, Evidence, HIDDEN, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+    Blueprint, ClientLimit, Evidence, HIDDEN, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;

@@ -40,12 +40,15 @@ impl Healing for NormRescale {
             if kept.len() as i64 == z_nc.size2()?.1 || !is_rms(patient, at, role) {
                 return Ok(());
             }
-            let kept: Vec<i64> = kept.into_iter().map(|position| position as i64).collect();
-            let kept_c = Tensor::f_from_slice(&kept)?.f_to_device(z_nc.device())?;
-            let square = z_nc.f_index_select(1, &kept_c)?.f_square()?;
+            let (n_tokens, width) = z_nc.size2()?;
+            let mut is_kept = vec![0f32; width.max(0) as usize];
+            for &position in &kept {
+                is_kept.get_mut(position).into_iter().for_each(|value| *value = 1.0);
+            }
+            let is_kept_c = Tensor::f_from_slice(&is_kept)?.f_to_device(z_nc.device())?;
             let (sum, n_values) = sums.entry((at, role)).or_default();
-            *sum += square.f_sum(Kind::Double)?.f_double_value(&[])?;
-            *n_values += square.numel();
+            *sum += z_nc.f_square()?.f_mul(&is_kept_c)?.f_sum(Kind::Double)?.f_double_value(&[])?;
+            *n_values += n_tokens.max(0) as usize * kept.len();
             Ok(())
         })?;
         for ((at, role), (sum, n_values)) in sums {

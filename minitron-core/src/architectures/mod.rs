@@ -1,0 +1,8 @@
+//! Presets for families: what most decoders have in common, so that a family states what differs.
+
+mod decoder;
+mod names;
+mod rows;
+
+pub use decoder::{Bias, Decoder, Norms};
+pub use names::Names;

@@ -1,0 +1,155 @@
+//! A decoder, written out tensor by tensor.
+
+use super::{Decoder, Norms};
+use crate::blueprint::{Blueprint, Evidence, HIDDEN, Layer, Options, Role, Side, Slot, Sublayer, Table, fixed};
+use crate::error::Result;
+use crate::mixers::{Attention, Gate, Layout, QkNorm};
+
+impl Decoder {
+    /// Writes it out.
+    ///
+    /// # Errors
+    /// `Internal` where the family is at fault.
+    pub fn finish(self, evidence: &Evidence) -> Result<Blueprint> {
+        let whole_config = evidence.config;
+        let mut table = Table::new(self.names.prefix);
+        let (stream, vocab) = (self.shape.stream(), self.shape.vocab);
+        let tokens = format!("{}.weight", self.names.tokens);
+        table.tensor(&tokens, Role::TOKEN_EMBEDDING, Slot::Weight, vec![fixed(vocab), stream.clone()]);
+        let head = format!("{}.weight", self.names.head);
+        if self.tied {
+            table.also_known_as(&[&head]);
+        }
+        for layer in 0..self.shape.n_layers {
+            self.attention_rows(&mut table, layer);
+            self.mlp_rows(&mut table, layer);
+        }
+        table.around();
+        self.norm_row(&mut table, self.names.final_norm, Role::FINAL_NORM, stream.clone());
+        if !self.tied {
+            table.unprefixed(|table| _ = table.linear(self.names.head, Role::HEAD, fixed(vocab), stream, false));
+        }
+        for (name, shape) in
+            evidence.tensors().filter(|(name, _)| self.beside.iter().any(|start| name.starts_with(start)))
+        {
+            let sides = shape.iter().map(|&side| fixed(side)).collect();
+            table.unprefixed(|table| _ = table.tensor(name, Role::CARRIED, Slot::Weight, sides));
+        }
+        let layers = self.layers();
+        let options = Options {
+            causal: true,
+            max_positions: self.max_positions,
+            vocab,
+            tied: self.tied,
+            embedding: self.embedding,
+            final_norm: Some(self.norm),
+            head: Some(self.head),
+            initializer_range: self.initializer_range,
+        };
+        let mut dims = self.shape.dims_in(self.scope, &self.keys);
+        for dim in dims.iter_mut().filter(|dim| dim.name == HIDDEN && !self.beside.is_empty()) {
+            dim.held = Some("a projector from another tower feeds it");
+        }
+        let mut blueprint = Blueprint::new(self.architecture, whole_config, dims, table.finish(), layers, options)?;
+        match self.keys.head_dim {
+            // Left out, it would be derived from the student's own width.
+            Some(key) => blueprint.pinned.push((format!("{}{key}", self.scope), self.shape.head_dim.into())),
+            None => blueprint.hidden_follows_heads = self.square,
+        }
+        blueprint.heads_divide_hidden = self.heads_divide_hidden;
+        blueprint.layer_lists = self.layer_lists;
+        (blueprint.buffers, blueprint.reads) = (self.buffers, self.reads);
+        Ok(blueprint)
+    }
+
+    fn layers(&self) -> Vec<Layer> {
+        let around = |part: Sublayer| {
+            let part = match self.norms {
+                Norms::Pre => part.pre(self.norm),
+                Norms::Post => part.post(self.norm),
+                Norms::Around => part.pre(self.norm).post(self.norm),
+            };
+            Sublayer { scale: self.residual_scale, ..part }
+        };
+        let of_layer = |attention: &Attention| {
+            let mlp = Sublayer { reads_layer_input: self.parallel, ..around(Sublayer::new(self.mlp.clone())) };
+            Layer(vec![around(Sublayer::new(attention.clone())), mlp])
+        };
+        self.attention.iter().map(of_layer).collect()
+    }
+
+    fn norm_row(&self, table: &mut Table, name: &str, role: Role, over: Side) {
+        table.norm(name, role, over, ("weight", self.norm_bias.then_some("bias")));
+    }
+
+    /// The norms around one part of a layer.
+    fn norm_rows(&self, table: &mut Table, part: usize) {
+        let in_layer = |name: &str| format!("{}{name}", self.names.layer);
+        let (pre, post) = (self.names.pre_norms.get(part), self.names.post_norms.get(part));
+        if let Some(name) = pre.filter(|_| self.norms != Norms::Post) {
+            self.norm_row(table, &in_layer(name), Role::INPUT_NORM, self.shape.stream());
+        }
+        if let Some(name) = post.filter(|_| self.norms != Norms::Pre) {
+            self.norm_row(table, &in_layer(name), Role::OUTPUT_NORM, self.shape.stream());
+        }
+    }
+
+    fn attention_rows(&self, table: &mut Table, layer: usize) {
+        let Some(attention) = self.attention.get(layer) else { return };
+        let (names, stream, bias) = (&self.names, self.shape.stream(), self.bias.query_key_value);
+        let (queries, keys) = (self.shape.queries(layer), self.shape.keys(layer));
+        let in_layer = |name: &str| format!("{}{name}", names.layer);
+        self.norm_rows(table.part(layer, 0), 0);
+        let mut linear = |name: &str, role, out: Side, input: Side, bias| {
+            table.linear(&in_layer(name), role, out, input, bias);
+        };
+        match attention.layout {
+            Layout::Split => {
+                linear(names.query, Role::QUERY, queries.clone(), stream.clone(), bias);
+                linear(names.key, Role::KEY, keys.clone(), stream.clone(), bias);
+                linear(names.value, Role::VALUE, keys.clone(), stream.clone(), bias);
+            }
+            Layout::Fused => {
+                let all = Side([queries.0.clone(), keys.0.clone(), keys.0.clone()].concat());
+                linear(names.query_key_value, Role::QUERY_KEY_VALUE, all, stream.clone(), bias);
+            }
+            Layout::FusedByHead => {
+                let all = self.shape.heads_of_width(layer, 3 * self.shape.head_dim);
+                linear(names.query_key_value, Role::QUERY_KEY_VALUE, all, stream.clone(), bias);
+            }
+        }
+        linear(names.attention_output, Role::ATTENTION_OUTPUT, stream, queries.clone(), self.bias.attention_output);
+        if let Some((over, _)) = attention.qk_norm {
+            let over = match over {
+                QkNorm::Head => [fixed(self.shape.head_dim), fixed(self.shape.head_dim)],
+                QkNorm::Projection => [queries, keys],
+            };
+            let roles = [Role::QUERY_NORM, Role::KEY_NORM];
+            for ((name, role), over) in names.query_key_norms.iter().zip(roles).zip(over) {
+                table.norm(&in_layer(name), role, over, ("weight", None));
+            }
+        }
+    }
+
+    fn mlp_rows(&self, table: &mut Table, layer: usize) {
+        let (names, stream, bias) = (&self.names, self.shape.stream(), self.bias.mlp);
+        let neurons = self.shape.neurons(layer);
+        let in_layer = |name: &str| format!("{}{name}", names.layer);
+        self.norm_rows(table.part(layer, 1), 1);
+        let mut linear = |name: &str, role, out: Side, input: Side| {
+            table.linear(&in_layer(name), role, out, input, bias);
+        };
+        match self.mlp.gate {
+            Gate::None => linear(names.up, Role::UP, neurons.clone(), stream.clone()),
+            Gate::Split => {
+                linear(names.gate, Role::GATE, neurons.clone(), stream.clone());
+                linear(names.up, Role::UP, neurons.clone(), stream.clone());
+            }
+            Gate::Fused => {
+                let both = Side([neurons.0.clone(), neurons.0.clone()].concat());
+                linear(names.gate_up, Role::GATE_UP, both, stream.clone());
+            }
+        }
+        linear(names.down, Role::DOWN, stream, neurons);
+    }
+}

@@ -1,0 +1,65 @@
+//! Places of a model where activations can be observed.
+
+use super::part::{At, Role};
+
+/// A place of a sublayer, by name; a mixer from elsewhere may have ports of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Port(pub &'static str);
+
+impl Port {
+    /// Residual stream before the sublayer, [B, T, E].
+    pub const STREAM: Port = Port("stream");
+    /// What the mixer reads: the norm's output where there is one before it, [B, T, E].
+    pub const INPUT: Port = Port("input");
+    /// What the mixer gives, before a norm on it and the sum, [B, T, E].
+    pub const OUTPUT: Port = Port("output");
+    /// Queries before they are rotated, heads in order, [B, T, H·K].
+    pub const QUERY: Port = Port("query");
+    /// Keys before they are rotated, [B, T, G·K].
+    pub const KEY: Port = Port("key");
+    /// Values [B, T, G·K].
+    pub const VALUE: Port = Port("value");
+    /// Input of attention's output projection, heads in order, [B, T, H·K].
+    pub const HEADS: Port = Port("heads");
+    /// An MLP's activated projection before its non-linearity, [B, T, F].
+    pub const PRE_ACTIVATION: Port = Port("pre_activation");
+    /// Input of an MLP's second projection, [B, T, F].
+    pub const NEURONS: Port = Port("neurons");
+}
+
+/// A mixer's projections, as healings see them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ports {
+    /// Those that read the stream: they share one input. A family has some of them.
+    pub readers: Vec<Role>,
+    /// The one that writes to it.
+    pub writer: Role,
+    /// Where the writer's input shows.
+    pub written: Port,
+}
+
+/// A place to observe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Site {
+    /// Residual stream before the layer, [B, T, E].
+    LayerInput(usize),
+    /// A port of a sublayer.
+    Inside {
+        /// The sublayer.
+        at: At,
+        /// The port.
+        port: Port,
+    },
+    /// Residual stream after the layer, [B, T, E].
+    LayerOutput(usize),
+    /// Residual stream after layer `first + span − 1`, beside the one before layer `first`; a calibration pass alone
+    /// shows it.
+    Across {
+        /// First layer of the run.
+        first: usize,
+        /// Layers in the run.
+        span: usize,
+    },
+    /// The last hidden state, after the final norm where the family has one, [B, T, E].
+    Last,
+}
