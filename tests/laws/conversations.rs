@@ -172,7 +172,7 @@ fn answers_of_weight_0_do_not_count_and_other_weights_are_refused() {
     for weight in [json!(0.5), json!(2), json!(-1), json!("0"), json!(true), json!([])] {
         let path = workspace.put("chat.jsonl", &[weighted([json!(1), weight.clone()])]);
         let error = workspace.windows(&path).unwrap_err().to_string();
-        let says = format!("message 4: `weight`: expected 0 (the answer does not count) or 1, got {weight}");
+        let says = format!("message 4: data: `weight`: expected 0 (the answer does not count) or 1, got {weight}");
         assert!(error.contains("chat.jsonl") && error.ends_with(&says), "{error}");
     }
 }

@@ -111,7 +111,7 @@ fn zeroed(
             for (idx, part) in spec.sides[side].0.iter().enumerate().filter(|_| !is_bias_of_inputs) {
                 let Part::Units { dim, block } = part else { continue };
                 // Queries, keys and values in a row: without its values, a head says nothing.
-                let is_asked = spec.role != Role::QUERY_KEY_VALUE || idx == 2;
+                let is_asked = spec.role != Role::QUERY_KEY_VALUE || idx == 2 || spec.sides[side].0.len() == 1;
                 for unit in dead.get(dim).into_iter().flatten().filter(|_| is_asked) {
                     let from = (start + unit * block) as i64;
                     let _ = tensor.f_narrow(side as i64, from, *block as i64)?.f_zero_()?;
@@ -162,7 +162,8 @@ fn dead_neurons_are_ranked_last_and_removing_them_changes_nothing() {
 
 #[test]
 fn a_dead_head_is_ranked_last_and_removing_it_changes_nothing() {
-    for mut config in families() {
+    // Where a norm is over all heads, a dead one divides the others too: norm_rescale is for that.
+    for mut config in families().into_iter().filter(|config| config["model_type"] != "olmo3") {
         // Here every query head has values of its own; grouped ones are dead only together.
         if config.get("num_key_value_heads").is_some() {
             config["num_key_value_heads"] = 4.into();

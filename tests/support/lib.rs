@@ -107,9 +107,43 @@ pub fn tiny_nemotron() -> Value {
     })
 }
 
-/// One small config per family.
-pub fn families() -> [Value; 4] {
-    [tiny_llama(), tiny_gpt2(), tiny_bert(), tiny_nemotron()]
+/// A small Gemma 3: tied, norms around parts, norms of queries and keys, windows in two of three layers, two rotations.
+pub fn tiny_gemma3() -> Value {
+    serde_json::json!({
+        "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 61,
+        "max_position_embeddings": 64, "sliding_window": 5, "query_pre_attn_scalar": 12, "tie_word_embeddings": true,
+        "sliding_window_pattern": 2
+    })
+}
+
+/// A small OLMo 3: norms after parts alone, norms over whole queries and keys, windows in two of three layers.
+pub fn tiny_olmo3() -> Value {
+    serde_json::json!({
+        "model_type": "olmo3", "architectures": ["Olmo3ForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 61,
+        "max_position_embeddings": 64, "sliding_window": 4, "tie_word_embeddings": false
+    })
+}
+
+/// A small GPT-NeoX: attention beside the MLP, queries, keys and values fused head by head.
+pub fn tiny_neox() -> Value {
+    serde_json::json!({
+        "model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 61, "max_position_embeddings": 64,
+        "rotary_pct": 0.5, "tie_word_embeddings": false
+    })
+}
+
+/// What least squares is asked for in a family: not the writers of one that norms what they give.
+pub fn least_squares(config: &Value) -> &'static str {
+    let norms_what_is_added = ["gemma3_text", "olmo3"].map(Value::from).contains(&config["model_type"]);
+    if norms_what_is_added { "least_squares:writers=false" } else { "least_squares" }
+}
+
+/// Small configs of families that differ in what their layers are made of.
+pub fn families() -> [Value; 7] {
+    [tiny_llama(), tiny_gpt2(), tiny_bert(), tiny_nemotron(), tiny_gemma3(), tiny_olmo3(), tiny_neox()]
 }
 
 /// Opens and loads a folder in f32.

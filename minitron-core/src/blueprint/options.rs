@@ -47,9 +47,6 @@ impl Activation {
         Ok(Activation::parse(config.word_or(key, default)?).unwrap_or(Activation::Unknown))
     }
 
-    /// Where families state it.
-    const KEYS: [&str; 4] = ["hidden_act", "activation_function", "hidden_activation", "activation"];
-
     /// Why it cannot be computed, where that is so.
     pub fn obstacle(self) -> Option<String> {
         (self == Activation::Unknown).then(|| "an activation function that is not known".to_owned())
@@ -60,8 +57,10 @@ impl Activation {
     /// # Errors
     /// `Checkpoint` with the config's word for it: the blame lies with the config, not with a recipe.
     pub(super) fn check_words(config: &Config) -> Result<()> {
-        for key in Self::KEYS.into_iter().filter(|key| config.get(key).is_some()) {
-            if let Err(Error::Recipe(message)) = Activation::parse(config.word_or(key, "")?) {
+        let entries = config.to_value();
+        let words = entries.as_object().into_iter().flatten().filter_map(|(key, word)| Some((key, word.as_str()?)));
+        for (key, word) in words.filter(|(key, _)| key.contains("activ") || key.ends_with("_act")) {
+            if let Err(Error::Recipe(message)) = Activation::parse(word) {
                 return Err(config.error(format!("`{key}`: {message}")));
             }
         }

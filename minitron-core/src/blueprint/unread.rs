@@ -125,7 +125,8 @@ fn is_neutral(neutral: Neutral, value: &Value, config: &Config) -> bool {
 fn foreign_class(config: &Config) -> Option<String> {
     let class = config.get("architectures")?.get(0)?.as_str()?;
     let plain = |word: &str| word.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-    let family = plain(config.model_type().ok()?);
+    // A text-only variant shares its classes' name with the family.
+    let family = plain(config.model_type().ok()?.trim_end_matches("_text"));
     let rest = class.get(family.len()..).filter(|_| plain(class).starts_with(&family));
     let is_own =
         rest.is_some_and(|rest| rest.is_empty() || CLASS_ENDINGS.iter().any(|ending| rest.starts_with(ending)));

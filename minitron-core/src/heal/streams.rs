@@ -135,7 +135,8 @@ impl Patient<'_> {
         let parts = self.blueprint().layers.iter().flat_map(|layer| &layer.0);
         let Some(part) = parts.into_iter().find(|part| part.post.is_some()) else { return Ok(()) };
         Err(Error::Recipe(format!(
-            "`{}` has a norm after the output projection of its {}, so what the projection adds to the residual stream is no              linear function of its weights and cannot be fitted; {advice}",
+            "`{}` has a norm after the output projection of its {}, so what it adds to the residual stream is not linear in \
+             its weights and cannot be fitted; {advice}",
             self.blueprint().architecture,
             part.mixer.name()
         )))

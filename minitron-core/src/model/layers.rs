@@ -1,6 +1,6 @@
 //! Affine maps, norms and non-linearities.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::products::linear;
 use crate::blueprint::{Activation, Norm, NormKind};
@@ -70,7 +70,13 @@ impl NormLayer {
         let (shape, eps) = (self.gain_e.size(), self.of.eps);
         Ok(match self.of.kind {
             NormKind::Rms => x.f_rms_norm(&shape, Some(&self.gain_e), eps)?,
-            NormKind::Rms1p => x.f_rms_norm(&shape, Some(&self.gain_e.f_add_scalar(1.0)?), eps)?,
+            // 1 + w would lose w's last digits in half precision.
+            NormKind::Rms1p => {
+                let kind = x.f_kind()?;
+                let wide = if kind.elt_size_in_bytes() < 4 { Kind::Float } else { kind };
+                let gain_e = self.gain_e.f_to_kind(wide)?.f_add_scalar(1.0)?;
+                x.f_to_kind(wide)?.f_rms_norm(&shape, Some(&gain_e), eps)?.f_to_kind(kind)?
+            }
             NormKind::Layer => x.f_layer_norm(&shape, Some(&self.gain_e), self.bias_e.as_ref(), eps, true)?,
             NormKind::Layer1p => {
                 let gain_e = self.gain_e.f_add_scalar(1.0)?;

@@ -209,7 +209,7 @@ pub(super) fn report_of(context: &Context, source: &Blueprint, patient: &Patient
         "architecture": source.architecture,
         "n_params": patient.blueprint().n_params(),
         "n_params_source": source.n_params(),
-        "n_non_embedding": source.n_non_embedding_at(&sizes),
+        "n_non_embedding": patient.blueprint().n_non_embedding_at(&Sizes::new()),
         "n_non_embedding_source": source.n_non_embedding_at(&Sizes::new()),
         "sizes": sizes,
         "sizes_source": source.sizes(),

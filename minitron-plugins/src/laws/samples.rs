@@ -74,6 +74,17 @@ pub fn samples(registry: &Registry) -> Result<Vec<Sample>> {
 /// A config of three layers, four heads in two groups and a residual stream of 32 channels, in the words of Llama and of
 /// GPT-2, which most families took over.
 pub fn sample_config(model_type: &str) -> Value {
+    let mut config = plain_config(model_type);
+    // The language model inside a wrapper.
+    let inner = match model_type {
+        "gemma3" => "gemma3_text",
+        _ => "mistral",
+    };
+    config["text_config"] = plain_config(inner);
+    config
+}
+
+fn plain_config(model_type: &str) -> Value {
     json!({
         "model_type": model_type, "vocab_size": VOCAB, "tie_word_embeddings": false, "initializer_range": 0.3,
         "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
