@@ -18,6 +18,8 @@ mod healing;
 mod keeping;
 /// Texts after their contexts, side by side.
 mod likelihood;
+/// What layers are made of, at the ends of their options.
+mod mixers;
 /// Sizes, budgets, rounds and what a plan says of itself.
 mod planning;
 /// For any input that a generator can think of.

@@ -21,6 +21,8 @@ pub struct Names {
     pub attention_output: &'static str,
     /// Norms of queries and keys.
     pub query_key_norms: [&'static str; 2],
+    /// Logits that join the softmax, in full below the layer.
+    pub sinks: &'static str,
     /// The activated projection.
     pub gate: &'static str,
     /// The other first projection.
@@ -51,6 +53,7 @@ impl Names {
         query_key_value: "self_attn.qkv_proj",
         attention_output: "self_attn.o_proj",
         query_key_norms: ["self_attn.q_norm", "self_attn.k_norm"],
+        sinks: "self_attn.sinks",
         gate: "mlp.gate_proj",
         up: "mlp.up_proj",
         gate_up: "mlp.gate_up_proj",

@@ -3,7 +3,7 @@
 use super::{Decoder, Norms};
 use crate::blueprint::{Blueprint, Evidence, HIDDEN, Layer, Options, Role, Side, Slot, Sublayer, Table, fixed};
 use crate::error::Result;
-use crate::mixers::{Attention, Gate, Layout, QkNorm};
+use crate::mixers::{Attention, Gate, Layout, QkNorm, SINKS};
 
 impl Decoder {
     /// Writes it out.
@@ -119,6 +119,10 @@ impl Decoder {
             }
         }
         linear(names.attention_output, Role::ATTENTION_OUTPUT, stream, queries.clone(), self.bias.attention_output);
+        if attention.sinks {
+            let each = self.shape.heads_of_width(layer, 1);
+            table.tensor(&in_layer(names.sinks), SINKS, Slot::Weight, vec![each]);
+        }
         if let Some((over, _)) = attention.qk_norm {
             let over = match over {
                 QkNorm::Head => [fixed(self.shape.head_dim), fixed(self.shape.head_dim)],

@@ -1,6 +1,6 @@
 //! Who looks at whom: whole sequences, or blocks of them where a window is shorter, so that a window costs what it holds.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::attention::Attention;
 use crate::error::Result;
@@ -12,26 +12,34 @@ pub(super) struct Keys<'a> {
     pub value_bgsk: &'a Tensor,
 }
 
+/// How scores become weights.
+#[derive(Clone, Copy)]
+pub(super) struct Rule<'a> {
+    pub of: &'a Attention,
+    /// Logits that join each head's softmax \[H\].
+    pub sinks_h: Option<&'a Tensor>,
+}
+
 /// From queries [B, H, T, K] to what their heads give, [B, H, T, K].
-pub(super) fn attend(of: &Attention, query_bhtk: &Tensor, keys: &Keys, context: &Context) -> Result<Tensor> {
+pub(super) fn attend(rule: Rule, query_bhtk: &Tensor, keys: &Keys, context: &Context) -> Result<Tensor> {
     let n_tokens = context.n_tokens;
     let n_keys = keys.key_bgsk.size4()?.2;
-    match of.reach.map(|reach| reach as i64).filter(|&reach| reach + 1 < n_keys) {
+    match rule.of.reach.map(|reach| reach as i64).filter(|&reach| reach + 1 < n_keys) {
         None => {
             // A single new token sees all that the state holds; of a longer run behind one, the mask says it.
             let mask = context.mask()?;
             let is_causal = context.causal && n_tokens > 1 && mask.is_none();
-            softmax_of(of, query_bhtk, keys, mask.as_deref(), is_causal)
+            softmax_of(rule, query_bhtk, keys, mask.as_deref(), is_causal)
         }
         Some(reach) if context.start > 0 || context.has_documents() || n_tokens <= 2 * reach.max(1) => {
-            softmax_of(of, query_bhtk, keys, Some(context.window_mask(reach, n_keys)?.as_ref()), false)
+            softmax_of(rule, query_bhtk, keys, Some(context.window_mask(reach, n_keys)?.as_ref()), false)
         }
-        Some(reach) => in_blocks(of, query_bhtk, keys, context, reach),
+        Some(reach) => in_blocks(rule, query_bhtk, keys, context, reach),
     }
 }
 
 /// Blocks of as many queries as they reach back see their own block and the one before (in an encoder, the one after too).
-fn in_blocks(of: &Attention, query_bhtk: &Tensor, keys: &Keys, context: &Context, reach: i64) -> Result<Tensor> {
+fn in_blocks(rule: Rule, query_bhtk: &Tensor, keys: &Keys, context: &Context, reach: i64) -> Result<Tensor> {
     let (n_batch, n_heads, n_tokens, head_dim) = query_bhtk.size4()?;
     let block = reach.max(1);
     let (n_blocks, n_keys) = (blocks(n_tokens, block), context.keys_of_block(block));
@@ -48,15 +56,15 @@ fn in_blocks(of: &Attention, query_bhtk: &Tensor, keys: &Keys, context: &Context
     let query_nhqk = query_bhnqk.f_transpose(1, 2)?.f_reshape([n_batch * n_blocks, n_heads, block, head_dim])?;
     let mask = context.band_mask(n_batch, block, reach)?;
     let windows = Keys { key_bgsk: &key_ngck, value_bgsk: &value_ngck };
-    let out_nhqk = softmax_of(of, &query_nhqk, &windows, Some(mask.as_ref()), false)?;
+    let out_nhqk = softmax_of(rule, &query_nhqk, &windows, Some(mask.as_ref()), false)?;
     let out_bhnqk = out_nhqk.f_reshape([n_batch, n_blocks, n_heads, block, head_dim])?.f_transpose(1, 2)?;
     Ok(out_bhnqk.f_reshape([n_batch, n_heads, n_blocks * block, head_dim])?.f_narrow(2, 0, n_tokens)?)
 }
 
-/// Attention proper; by hand where scores are capped, which libtorch's own does not.
-fn softmax_of(of: &Attention, query: &Tensor, keys: &Keys, mask: Option<&Tensor>, is_causal: bool) -> Result<Tensor> {
+/// Attention proper; by hand where scores are capped or sinks join them, which libtorch's own does not.
+fn softmax_of(rule: Rule, query: &Tensor, keys: &Keys, mask: Option<&Tensor>, is_causal: bool) -> Result<Tensor> {
     let (n_heads, n_groups) = (query.size4()?.1, keys.key_bgsk.size4()?.1);
-    let Some(cap) = of.softcap else {
+    if rule.of.softcap.is_none() && rule.sinks_h.is_none() {
         return Ok(Tensor::f_scaled_dot_product_attention(
             query,
             keys.key_bgsk,
@@ -64,26 +72,33 @@ fn softmax_of(of: &Attention, query: &Tensor, keys: &Keys, mask: Option<&Tensor>
             mask,
             0.0,
             is_causal,
-            of.scale,
+            rule.of.scale,
             n_heads != n_groups,
         )?);
-    };
+    }
     let repeated = |x: &Tensor| match n_heads == n_groups {
         true => Ok(x.shallow_clone()),
         false => x.f_repeat_interleave_self_int(n_heads / n_groups, 1, None),
     };
     let (key, value) = (repeated(keys.key_bgsk)?, repeated(keys.value_bgsk)?);
-    let scale = of.scale.unwrap_or(1.0 / (of.head_dim as f64).sqrt());
-    let scores = query.f_matmul(&key.f_transpose(-2, -1)?)?.f_mul_scalar(scale)?;
-    let mut scores = scores.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?;
-    let (_, _, n_queries, n_keys) = scores.size4()?;
+    let scale = rule.of.scale.unwrap_or(1.0 / (rule.of.head_dim as f64).sqrt());
+    let mut scores = query.f_matmul(&key.f_transpose(-2, -1)?)?.f_mul_scalar(scale)?;
+    if let Some(cap) = rule.of.softcap {
+        scores = scores.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?;
+    }
+    let (n_batch, _, n_queries, n_keys) = scores.size4()?;
     if is_causal {
-        let later = Tensor::f_ones([n_queries, n_keys], (tch::Kind::Bool, scores.device()))?.f_triu(1)?;
+        let later = Tensor::f_ones([n_queries, n_keys], (Kind::Bool, scores.device()))?.f_triu(1)?;
         scores = scores.f_masked_fill(&later, f64::NEG_INFINITY)?;
     }
     if let Some(mask) = mask {
         scores = scores.f_masked_fill(&mask.f_logical_not()?, f64::NEG_INFINITY)?;
     }
-    let weights = scores.f_softmax(-1, tch::Kind::Float)?.f_to_kind(value.f_kind()?)?;
+    if let Some(sinks_h) = rule.sinks_h {
+        let sinks = sinks_h.f_view([1, n_heads, 1, 1])?.f_expand([n_batch, n_heads, n_queries, 1], false)?;
+        scores = Tensor::f_cat(&[scores, sinks], -1)?;
+    }
+    let wide = if scores.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float };
+    let weights = scores.f_softmax(-1, wide)?.f_narrow(-1, 0, n_keys)?.f_to_kind(value.f_kind()?)?;
     Ok(weights.f_matmul(&value)?)
 }

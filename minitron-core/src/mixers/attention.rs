@@ -2,8 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use super::attend::{Keys, attend};
-use crate::blueprint::{Cost, HEADS, KV_HEADS, Norm, Role, Rotary, RotaryScaling};
+use super::attend::{Keys, Rule, attend};
+use crate::blueprint::{Cost, HEADS, KV_HEADS, Norm, Role, Rotary, RotaryScaling, Slot};
 use crate::contract::{Mixer, Observed, RunMixer};
 use crate::error::Result;
 use crate::model::{Context, Linear, MixerState, NormLayer, PartWeights, Port, PortTap, Ports};
@@ -25,6 +25,8 @@ pub struct Attention {
     pub scale: Option<f64>,
     /// cap(x) = c · tanh(x / c).
     pub softcap: Option<f64>,
+    /// Whether each query head has a logit of its own that joins its softmax and gives nothing (gpt-oss).
+    pub sinks: bool,
     /// (β, P): queries at position t grow by 1 + β · ln(1 + ⌊t / P⌋), after they turned (Llama 4's temperature).
     pub growth: Option<(f64, f64)>,
 }
@@ -50,6 +52,9 @@ pub enum QkNorm {
     Projection,
 }
 
+/// One logit for each query head, [H].
+pub const SINKS: Role = Role("sinks");
+
 impl Attention {
     /// Plain attention with heads of this width.
     pub fn new(head_dim: usize) -> Self {
@@ -61,6 +66,7 @@ impl Attention {
             reach: None,
             scale: None,
             softcap: None,
+            sinks: false,
             growth: None,
         }
     }
@@ -145,6 +151,7 @@ impl Mixer for Attention {
             inputs,
             norms,
             output: weights.linear(Role::ATTENTION_OUTPUT)?,
+            sinks_h: if self.sinks { Some(weights.tensor(SINKS, Slot::Weight)?) } else { None },
             n_heads,
             n_kv_heads: weights.size_opt(KV_HEADS).map_or(n_heads, |n| n as i64),
         }))
@@ -157,6 +164,7 @@ struct RunAttention {
     inputs: Inputs,
     norms: Option<(NormLayer, NormLayer)>,
     output: Linear,
+    sinks_h: Option<Tensor>,
     n_heads: i64,
     n_kv_heads: i64,
 }
@@ -192,7 +200,8 @@ impl RunMixer for RunAttention {
             }
         }
         let keys = Keys { key_bgsk: &key_bgsk, value_bgsk: &value_bgsk };
-        let context_bhtk = attend(&self.of, &query_bhtk, &keys, context)?;
+        let rule = Rule { of: &self.of, sinks_h: self.sinks_h.as_ref() };
+        let context_bhtk = attend(rule, &query_bhtk, &keys, context)?;
         let context_btc =
             context_bhtk.f_transpose(1, 2)?.f_reshape([n_batch, n_tokens, self.n_heads * self.of.head_dim as i64])?;
         tap.show(Port::HEADS, &context_btc)?;

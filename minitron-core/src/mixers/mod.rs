@@ -7,5 +7,5 @@ mod attend;
 mod attention;
 mod mlp;
 
-pub use attention::{Attention, Layout, QkNorm};
+pub use attention::{Attention, Layout, QkNorm, SINKS};
 pub use mlp::{Gate, Mlp};

@@ -1,0 +1,105 @@
+//! Options of mixers, against what they come to at their ends.
+
+use minitron::{config, forward, random_weights, some_ids, tiny_llama};
+use minitron_core::architectures::Decoder;
+use minitron_core::blueprint::{
+    At, Blueprint, Evidence, Norm, NormKind, Role, RotaryDefaults, ShapeKeys, Slot, dim_of_layer,
+};
+use minitron_core::checkpoint::{MemorySource, TensorSource};
+use minitron_core::mixers::SINKS;
+use minitron_core::model::{Cache, LoadOptions, NoTap, Transformer};
+use minitron_core::plan::Plan;
+use minitron_core::prune::PrunedView;
+use serde_json::json;
+use tch::Tensor;
+
+use super::{REORDERED, relative};
+
+/// Llama's blocks with changed attention.
+fn decoder(change: impl Fn(&mut Decoder)) -> Blueprint {
+    let config = config(&tiny_llama()).unwrap();
+    let norm = Norm { kind: NormKind::Rms, eps: 1e-5 };
+    let mut decoder = Decoder::new("llama", &config, ShapeKeys::USUAL, norm, json!({})).unwrap();
+    decoder.rotate(RotaryDefaults::default()).unwrap();
+    change(&mut decoder);
+    decoder.finish(&Evidence::config_alone(&config)).unwrap()
+}
+
+fn loaded(source: &dyn TensorSource, blueprint: &Blueprint) -> Transformer {
+    Transformer::load(source, blueprint, LoadOptions::default()).unwrap()
+}
+
+/// The same weights, some of them changed.
+fn changed(source: &MemorySource, change: impl Fn(&str, Tensor) -> Tensor) -> MemorySource {
+    let mut other = MemorySource::default();
+    for name in source.names() {
+        other.insert(name.clone(), &change(&name, source.read(&name).unwrap())).unwrap();
+    }
+    other
+}
+
+#[test]
+fn sinks_far_below_are_none_and_far_above_take_all() {
+    let (plain, with_sinks) = (decoder(|_| {}), decoder(|of| of.attention(|_, attention| attention.sinks = true)));
+    let source = random_weights(&with_sinks, 3).unwrap();
+    let ids_bt = some_ids(2, 9, 61, 4).unwrap();
+    let at = |value: f64| {
+        let sunk = changed(&source, |name, x| if name.ends_with("sinks") { x.full_like(value) } else { x });
+        forward(&loaded(&sunk, &with_sinks), &ids_bt).unwrap()
+    };
+    let none = forward(&loaded(&source, &plain), &ids_bt).unwrap();
+    assert!(relative(&at(-1e4), &none) <= REORDERED);
+    let silent = changed(&source, |name, x| if name.ends_with("o_proj.weight") { x.zeros_like() } else { x });
+    assert!(relative(&at(1e4), &forward(&loaded(&silent, &plain), &ids_bt).unwrap()) <= REORDERED);
+    assert!(relative(&at(0.0), &none) > 1e-3, "sinks of 0 are one more key whose value is nothing");
+}
+
+#[test]
+fn sinks_go_with_their_heads_and_hold_in_generation() {
+    let blueprint = decoder(|of| of.attention(|_, attention| attention.sinks = true));
+    let source = random_weights(&blueprint, 5).unwrap();
+    // The second head of each pair goes.
+    let kept = (0..3).map(|layer| (dim_of_layer("heads", layer), vec![0, 2])).collect();
+    let view = PrunedView::new(&source, &blueprint, &Plan { kept }).unwrap();
+    for layer in 0..3 {
+        let at = At::Sublayer { layer, sublayer: 0 };
+        let name = blueprint.find(at, SINKS, Slot::Weight).unwrap().name();
+        let (whole, pruned) = (source.read(&name).unwrap(), view.read(&name).unwrap());
+        assert_eq!(pruned, Tensor::stack(&[whole.get(0), whole.get(2)], 0));
+        assert!(blueprint.find(at, Role::QUERY, Slot::Weight).is_some());
+    }
+    let model = loaded(&source, &blueprint);
+    let ids_bt = some_ids(1, 9, 61, 6).unwrap();
+    assert_stepwise(&model, &ids_bt);
+}
+
+#[test]
+fn a_window_in_blocks_is_the_window_token_by_token() {
+    // Shorter than the text by a lot, a little, and not at all; 1 sees itself alone.
+    for window in [1, 2, 3, 5, 8, 12, 23, 24, 40] {
+        for capped in [false, true] {
+            let blueprint = decoder(|of| {
+                of.window(Some(window));
+                of.attention(|_, attention| attention.softcap = capped.then_some(3.0));
+            });
+            let model = loaded(&random_weights(&blueprint, 7).unwrap(), &blueprint);
+            assert_stepwise(&model, &some_ids(2, 23, 61, 8).unwrap());
+        }
+    }
+}
+
+/// All tokens at once give what they give one by one, and in runs behind a state.
+fn assert_stepwise(model: &Transformer, ids_bt: &Tensor) {
+    let _no_grad = tch::no_grad_guard();
+    let whole = forward(model, ids_bt).unwrap();
+    let n_tokens = ids_bt.size()[1];
+    for run in [1, 3, 7] {
+        let (mut cache, mut parts) = (Cache::new(model), Vec::new());
+        for start in (0..n_tokens).step_by(run) {
+            let part = ids_bt.narrow(1, start, (run as i64).min(n_tokens - start));
+            let hidden = model.hidden(&part, &mut NoTap, Some(&mut cache)).unwrap();
+            parts.push(model.logits(&hidden).unwrap());
+        }
+        assert!(relative(&Tensor::cat(&parts, 1), &whole) <= REORDERED, "in runs of {run}");
+    }
+}
