@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::part::{Side, Slot};
 use super::table::{Table, fixed};
 use super::{
-    Activation, Blueprint, Embedding, Evidence, HIDDEN, Head, Layer, LayerList, Norm, Options, Role, Rotary,
-    RotaryDefaults, RotaryScaling, Shape, ShapeKeys, Sublayer,
+    Activation, Blueprint, Constraint, Embedding, Evidence, HIDDEN, Head, Layer, LayerList, Norm, Options, Role,
+    Rotary, RotaryDefaults, RotaryScaling, Shape, ShapeKeys, Sublayer,
 };
 use crate::checkpoint::Config;
 use crate::error::Result;
@@ -141,8 +141,8 @@ pub struct Decoder {
     pub layer_lists: Vec<LayerList>,
     /// Whether `hidden = heads x head_dim` always: the family has no key for `head_dim`.
     pub square: bool,
-    /// Whether the family's class wants `hidden` to be a multiple of `heads`.
-    pub heads_divide_hidden: bool,
+    /// What else ties sizes to each other.
+    pub constraints: Vec<Constraint>,
     /// Endings of names under which older files hold buffers.
     pub buffers: &'static [&'static str],
     /// Keys that change other families and that this one reads.
@@ -186,7 +186,7 @@ impl Decoder {
             max_positions: shape.max_positions,
             layer_lists: Vec::new(),
             square: keys.head_dim.is_none(),
-            heads_divide_hidden: false,
+            constraints: Vec::new(),
             buffers: &[],
             reads: &[],
             initializer_range: config.number_or("initializer_range", 0.02)?,
@@ -352,17 +352,18 @@ impl Decoder {
             head: Some(self.head),
             initializer_range: self.initializer_range,
         };
-        let mut dims = self.shape.dims_in(self.scope, &self.keys);
-        for dim in dims.iter_mut().filter(|dim| dim.name == HIDDEN && !self.beside.is_empty()) {
-            dim.held = Some("a projector from another tower feeds it");
-        }
+        let dims = self.shape.dims_in(self.scope, &self.keys);
         let mut blueprint = Blueprint::new(self.architecture, whole_config, dims, table.finish(), layers, options)?;
         match self.keys.head_dim {
             // Left out, it would be derived from the student's own width.
             Some(key) => blueprint.pinned.push((format!("{}{key}", self.scope), self.shape.head_dim.into())),
-            None => blueprint.hidden_follows_heads = self.square,
+            None if self.square => blueprint.constraints.push(Constraint::no_head_dim(self.shape.head_dim)),
+            None => {}
         }
-        blueprint.heads_divide_hidden = self.heads_divide_hidden;
+        blueprint.constraints.extend(self.constraints);
+        if !self.beside.is_empty() {
+            blueprint.constraints.push(Constraint::held(HIDDEN, "a projector from another tower feeds it"));
+        }
         blueprint.layer_lists = self.layer_lists;
         (blueprint.buffers, blueprint.reads) = (self.buffers, self.reads);
         Ok(blueprint)

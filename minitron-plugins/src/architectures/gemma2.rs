@@ -1,5 +1,5 @@
 use minitron_core::blueprint::{
-    Activation, Blueprint, Decoder, Evidence, Norm, NormKind, Norms, RotaryDefaults, ShapeKeys,
+    Activation, Blueprint, Constraint, Decoder, Evidence, Norm, NormKind, Norms, RotaryDefaults, ShapeKeys,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -51,7 +51,7 @@ pub(super) fn blocks(architecture: &'static str, config: &Config, defaults: Valu
     decoder.embedding.scale = (decoder.shape.hidden as f64).sqrt();
     decoder.embedding.scales_with_hidden = true;
     decoder.head.softcap = positive(&config, "final_logit_softcapping")?;
-    decoder.heads_divide_hidden = true;
+    decoder.constraints.push(Constraint::heads_divide_hidden());
     decoder.reads = READS;
     Ok(decoder)
 }
