@@ -796,6 +796,63 @@ fn square_is_a_flag_of_search_and_a_key_of_recipes() {
 }
 
 #[test]
+fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
+    let desk = Desk::new().with_teacher();
+    desk.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--seq-len", "16", "--out", "@s"]);
+    let prune = ["prune", "@teacher", "--scores", "@s", "--dry-run"];
+    let kept = |flags: &[&str]| desk.json(&[&prune, flags].concat())["kept"].clone();
+    let short = kept(&["--mlp", "24", "--heads", "2", "--layers", "2"]);
+    assert_eq!(kept(&["--size", "mlp=24,heads=2", "--size", "layers=2"]), short);
+    assert_eq!(kept(&["--size", "depth=2", "--size", "mlp=24", "--heads", "2", "--size", "heads=2"]), short);
+    let held = desk.json(&[&prune[..], &["--ratio", "0.6", "--size", "mlp=48"]].concat());
+    assert_eq!(held["sizes"]["mlp"], 48);
+    let error = |flags: &[&str]| desk.error(2, &[&prune, flags].concat());
+    for (flags, says) in [
+        (&["--size", "mlp=24", "--mlp", "32"][..], "size: `mlp` is given twice, 32 and 24; give one of them"),
+        (&["--size", "depth=2", "--layers", "1"], "size: `depth` is given twice, 1 and 2"),
+        (&["--size", "mlp=24", "--size", "mlp=32"], "--size: `mlp` is given twice, 24 and 32"),
+        (
+            &["--size", "experts=4"],
+            "no axis of this model is called `experts`; known: depth, heads, hidden, kv_heads, mlp",
+        ),
+        (
+            &["--size", "mlp=30"],
+            "mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 32 or --mlp 28",
+        ),
+        (&["--size", "24"], "--size: expected DIM=N such as mlp=96,heads=4, got `24`"),
+        (&["--size", "=24"], "--size: expected DIM=N"),
+        (&["--size", "mlp=24,32"], "--size mlp: expected one whole number, got `24,32`"),
+        (&["--size", "mlp=-1"], "--size mlp: expected one whole number, got `-1`"),
+        (&["--size", "mlp=24", "--ratio", "0.5", "--params", "10k"], "say once how large"),
+    ] {
+        let said = error(flags);
+        assert!(said.contains(says), "{flags:?}: {said}");
+    }
+
+    let search = |flags: &[&str]| desk.json(&[&["search", "@teacher", "--scores", "@s", "--dry-run"], flags].concat());
+    let (grid, size) = (
+        search(&["--grid", "hidden=16,24", "--grid", "mlp=24-28/4", "--grid", "layers=2"]),
+        search(&["--size", "hidden=16,24,mlp=24-28/4", "--size", "layers=2"]),
+    );
+    assert_eq!(grid["candidates"], size["candidates"]);
+    assert_eq!(size["candidates"].as_array().unwrap().len(), 4);
+    let twice = ["search", "@teacher", "--dry-run", "--grid", "layers=2,3", "--size", "depth=2"];
+    assert!(desk.error(2, &twice).contains("grid, size: `depth` is given twice"));
+
+    let stage = |options: &str| {
+        let name =
+            format!("[[stages]]\nname = \"a\"\ndo = \"prune\"\nmodel = \"teacher\"\nscores = \"s\"\n{options}\n");
+        fs::write(desk.at("recipe.toml"), name).unwrap();
+    };
+    stage("size = { mlp = 24, heads = 2, layers = 2 }");
+    desk.json(&["run", "@recipe.toml", "--out", "@run"]);
+    assert_eq!(desk.value("run/a/plan.json")["kept"], short);
+    stage("size = { mlp = 24 }\nmlp = 32");
+    let said = desk.error(2, &["recipe", "check", "@recipe.toml"]);
+    assert!(said.contains("stages[0] (a): recipe: size: `mlp` is given twice, 32 and 24"), "{said}");
+}
+
+#[test]
 fn inspect_describes_a_config_without_weights() {
     let desk = Desk::new();
     let config = json!({
@@ -1042,7 +1099,7 @@ fn wrong_requests_are_answered_with_code_2() {
     );
     insta::assert_snapshot!(
         error(&["prune", "@teacher", "--out", "@o"]),
-        @"error: recipe: say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, layers), params, ratio or memory (sizes beside them are held), allocator, or plan"
+        @"error: recipe: say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, layers, size), params, ratio or memory (sizes beside them are held), allocator, or plan"
     );
     let score = ["score", "@teacher", "--data", "@text.txt", "--out", "@o", "--metric"];
     let score = |metric: &str| error(&[&score[..], &[metric]].concat());

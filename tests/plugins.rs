@@ -509,6 +509,8 @@ fn every_option_of_every_stage_has_a_type_and_a_description_and_no_null() {
     assert_eq!(option("distill", "tokens")["anyOf"].as_array().unwrap().len(), 2);
     assert_eq!(option("prune", "hidden")["type"], "integer");
     assert_eq!(option("prune", "hidden")["description"], "Residual channels to keep.");
+    assert_eq!(option("prune", "size")["additionalProperties"]["type"], "integer");
+    assert_eq!(option("search", "size")["additionalProperties"], option("search", "grid")["additionalProperties"]);
     assert_eq!(option("distill", "stream_teacher")["default"], false);
     assert_eq!(option("score", "data")["items"]["type"], "string");
     assert_eq!(option("score", "metrics")["items"]["$ref"], "#/$defs/metrics");

@@ -35,6 +35,9 @@ pub struct Prune {
     /// Layers to keep
     #[arg(long)]
     pub layers: Option<usize>,
+    /// Sizes by kind, of any axis of the model: `mlp=96,heads=4`
+    #[arg(long, value_name = "DIM=N,…")]
+    pub size: Vec<String>,
     /// Parameters to end with, `4B` or `4B+-5%`; sizes beside it are held
     #[arg(long)]
     pub params: Option<String>,

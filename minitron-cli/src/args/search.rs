@@ -29,6 +29,9 @@ pub struct Search {
     /// Sizes to try, KIND=LIST: `layers=29-32`, `heads=24,32,48`, `hidden=2560-4608/512`, `mlp_factor=2.5,3` (of the hidden width) [default: all legal widths and heads]
     #[arg(long)]
     pub grid: Vec<String>,
+    /// The same for several kinds, as `prune` has it: `mlp=96,heads=2,4`
+    #[arg(long, value_name = "DIM=N,…")]
+    pub size: Vec<String>,
     /// An axis that the default grid has too: depth, kv_heads
     #[arg(long)]
     pub free: Vec<String>,

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use minitron_core::error::Result;
+use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{PruneOptions, Treatment, prune};
 
 use crate::args::{self, Common, Prune};
@@ -16,6 +16,7 @@ pub fn run(common: &Common, args: &Prune) -> Result<()> {
         heads: args.heads,
         kv_heads: args.kv_heads,
         layers: args.layers,
+        size: sizes(&args.size)?,
         params: args.params.clone(),
         ratio: args.ratio,
         non_embedding: args.non_embedding,
@@ -49,6 +50,42 @@ fn treatment(args: &args::Treatment) -> Treatment {
         uncompensated: args.uncompensated,
         text: args.files.text(),
     }
+}
+
+fn sizes(words: &[String]) -> Result<BTreeMap<String, usize>> {
+    let whole = |(kind, size): (String, String)| match size.trim().parse() {
+        Ok(size) => Ok((kind, size)),
+        Err(_) => Err(Error::Recipe(format!("--size {kind}: expected one whole number, got `{size}`"))),
+    };
+    by_kind(words)?.into_iter().map(whole).collect()
+}
+
+/// `mlp=96,heads=2,4`: what is said of each kind. A piece without a kind belongs to the one before it.
+pub fn by_kind(words: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut found: BTreeMap<String, String> = BTreeMap::new();
+    for word in words {
+        let wrong = || Error::Recipe(format!("--size: expected DIM=N such as mlp=96,heads=4, got `{word}`"));
+        let mut kinds: Vec<(String, String)> = Vec::new();
+        for piece in word.split(',') {
+            match (piece.split_once('='), kinds.last_mut()) {
+                (Some((kind, size)), _) => kinds.push((kind.trim().to_owned(), size.trim().to_owned())),
+                (None, Some((_, sizes))) => *sizes = format!("{sizes},{}", piece.trim()),
+                (None, None) => return Err(wrong()),
+            }
+        }
+        for (kind, sizes) in kinds {
+            if kind.is_empty() {
+                return Err(wrong());
+            }
+            let before = found.insert(kind.clone(), sizes.clone());
+            if let Some(before) = before.filter(|before| *before != sizes) {
+                return Err(Error::Recipe(format!(
+                    "--size: `{kind}` is given twice, {before} and {sizes}; give one of them"
+                )));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// `KIND=LABEL` for one axis, `LABEL` for all.

@@ -5,7 +5,7 @@ use minitron_core::pipeline::{Context, SearchOptions, SizeList, search};
 use minitron_core::plan::Count;
 
 use super::distill::asked;
-use super::prune::by;
+use super::prune::{by, by_kind};
 use super::train::how;
 use crate::args::{Common, Search};
 use crate::output;
@@ -19,6 +19,7 @@ pub fn run(common: &Common, args: &Search) -> Result<()> {
         memory: args.memory.clone(),
         kv_seq_len: args.kv_seq_len,
         grid: grid(&args.grid)?,
+        size: sizes(&args.size)?,
         free: args.free.clone(),
         filter: args.filter.clone(),
         square: args.square,
@@ -39,6 +40,14 @@ pub fn run(common: &Common, args: &Search) -> Result<()> {
     let report = single(common, args.force, job)?;
     output::say_how_to_go_on(&report, "the same command with --resume");
     output::show(common.json, &report, output::search_table)
+}
+
+fn sizes(words: &[String]) -> Result<BTreeMap<String, SizeList>> {
+    let list = |(kind, sizes): (String, String)| match sizes.parse() {
+        Ok(sizes) => Ok((kind, sizes)),
+        Err(e) => Err(Error::at(e, format!("--size {kind}"))),
+    };
+    by_kind(words)?.into_iter().map(list).collect()
 }
 
 fn grid(words: &[String]) -> Result<BTreeMap<String, SizeList>> {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Names;
 use crate::blueprint::{
-    Activation, Embedding, Head, LayerList, Norm, Rotary, RotaryDefaults, RotaryScaling, Shape, ShapeKeys,
+    Activation, Constraint, Embedding, Head, LayerList, Norm, Rotary, RotaryDefaults, RotaryScaling, Shape, ShapeKeys,
 };
 use crate::checkpoint::Config;
 use crate::error::Result;
@@ -77,8 +77,8 @@ pub struct Decoder {
     pub layer_lists: Vec<LayerList>,
     /// Whether `hidden = heads x head_dim` always: the family has no key for `head_dim`.
     pub square: bool,
-    /// Whether the family's class wants `hidden` to be a multiple of `heads`.
-    pub heads_divide_hidden: bool,
+    /// What else ties sizes to each other.
+    pub constraints: Vec<Constraint>,
     /// Endings of names under which older files hold buffers.
     pub buffers: &'static [&'static str],
     /// Keys that change other families and that this one reads.
@@ -122,7 +122,7 @@ impl Decoder {
             max_positions: shape.max_positions,
             layer_lists: Vec::new(),
             square: keys.head_dim.is_none(),
-            heads_divide_hidden: false,
+            constraints: Vec::new(),
             buffers: &[],
             reads: &[],
             initializer_range: config.number_or("initializer_range", 0.02)?,

@@ -1,7 +1,9 @@
 //! A decoder, written out tensor by tensor.
 
 use super::{Decoder, Norms};
-use crate::blueprint::{Blueprint, Evidence, HIDDEN, Layer, Options, Role, Side, Slot, Sublayer, Table, fixed};
+use crate::blueprint::{
+    Blueprint, Constraint, Evidence, HIDDEN, Layer, Options, Role, Side, Slot, Sublayer, Table, fixed,
+};
 use crate::error::Result;
 use crate::mixers::{Attention, Gate, Layout, QkNorm, SINKS};
 
@@ -46,17 +48,18 @@ impl Decoder {
             head: Some(self.head),
             initializer_range: self.initializer_range,
         };
-        let mut dims = self.shape.dims_in(self.scope, &self.keys);
-        for dim in dims.iter_mut().filter(|dim| dim.name == HIDDEN && !self.beside.is_empty()) {
-            dim.held = Some("a projector from another tower feeds it");
-        }
+        let dims = self.shape.dims_in(self.scope, &self.keys);
         let mut blueprint = Blueprint::new(self.architecture, whole_config, dims, table.finish(), layers, options)?;
         match self.keys.head_dim {
             // Left out, it would be derived from the student's own width.
             Some(key) => blueprint.pinned.push((format!("{}{key}", self.scope), self.shape.head_dim.into())),
-            None => blueprint.hidden_follows_heads = self.square,
+            None if self.square => blueprint.constraints.push(Constraint::no_head_dim(self.shape.head_dim)),
+            None => {}
         }
-        blueprint.heads_divide_hidden = self.heads_divide_hidden;
+        blueprint.constraints.extend(self.constraints);
+        if !self.beside.is_empty() {
+            blueprint.constraints.push(Constraint::held(HIDDEN, "a projector from another tower feeds it"));
+        }
         blueprint.layer_lists = self.layer_lists;
         (blueprint.buffers, blueprint.reads) = (self.buffers, self.reads);
         Ok(blueprint)

@@ -152,7 +152,7 @@ impl Blueprint {
         let total = classes.map(|&(layer, n)| of(Some(layer)).saturating_mul(n as u64)).fold(0, u64::saturating_add);
         let n_full = self.layers.len().max(1);
         let n_layers = sizes.by_name.get(DEPTH).copied().unwrap_or(n_full);
-        let share = (u128::from(total) * n_layers as u128) / n_full as u128;
+        let share = u128::from(total).saturating_mul(n_layers as u128).checked_div(n_full as u128).unwrap_or(0);
         around.saturating_add(u64::try_from(share).unwrap_or(u64::MAX))
     }
 

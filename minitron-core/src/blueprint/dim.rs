@@ -24,15 +24,13 @@ pub struct Dim {
     pub multiple_of: usize,
     /// The kept units must be equally many for each unit of this dim (grouped queries).
     pub partition: Option<String>,
-    /// Why it keeps its size, where it has to.
-    pub held: Option<&'static str>,
 }
 
 impl Dim {
     /// A dim that may take any size.
     pub fn new(name: impl Into<String>, size: usize, config_keys: &[&str]) -> Self {
         let config_keys = config_keys.iter().map(|&key| key.to_owned()).collect();
-        Dim { name: name.into(), size, config_keys, multiple_of: 1, partition: None, held: None }
+        Dim { name: name.into(), size, config_keys, multiple_of: 1, partition: None }
     }
 
     /// The same with a divisibility rule.

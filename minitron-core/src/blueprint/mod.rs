@@ -9,6 +9,7 @@
 //! (model, groups, plans, views, parameter counts) follows from it without knowing a single tensor name.
 
 mod clients;
+mod constraint;
 mod cost;
 mod dim;
 mod group;
@@ -25,6 +26,7 @@ mod table;
 mod unread;
 
 pub use clients::ClientLimit;
+pub use constraint::Constraint;
 pub use cost::{Cost, SizeMap};
 pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, dim_of_layer, split_dim};
 pub use group::PruneGroup;
@@ -66,10 +68,8 @@ pub struct Blueprint {
     pub fixed_layers: Vec<(usize, &'static str)>,
     /// Entries that a student's config must state although the source may leave them to defaults.
     pub pinned: Vec<(String, serde_json::Value)>,
-    /// `hidden = heads x head_dim` always, where the family has no config key for `head_dim`.
-    pub hidden_follows_heads: bool,
-    /// `hidden` must be a multiple of `heads`, where the family's config class insists on it whatever `head_dim` says.
-    pub heads_divide_hidden: bool,
+    /// What ties sizes to each other, or holds one.
+    pub constraints: Vec<Constraint>,
     /// Endings of names under which older files hold buffers beside the weights: nothing is lost with them.
     pub buffers: &'static [&'static str],
     /// Keys of config.json that change other families and that this one reads, so that nobody is warned of them.
@@ -133,8 +133,7 @@ impl Blueprint {
             layer_lists: Vec::new(),
             fixed_layers: Vec::new(),
             pinned: Vec::new(),
-            hidden_follows_heads: false,
-            heads_divide_hidden: false,
+            constraints: Vec::new(),
             buffers: &[],
             reads: &[],
             index,

@@ -230,7 +230,7 @@ pub(super) fn facts(options: &Value, keys: &str) -> Vec<Fact> {
             }
             one => written(one),
         };
-        let is_free_text = ["grid", "filter"].contains(&key);
+        let is_free_text = ["grid", "size", "filter"].contains(&key);
         let words = if is_free_text { words } else { without_folders(&words) };
         (!words.is_empty()).then(|| (key.replace('_', " "), words))
     };

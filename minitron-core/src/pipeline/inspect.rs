@@ -47,7 +47,7 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
         "tied": blueprint.options.tied,
         "max_positions": blueprint.options.max_positions,
         "legal_sizes": legal,
-        "hidden_per_head": space.hidden_per_head,
+        "hidden_per_head": space.ties.times(HIDDEN, HEADS),
         "unknown_tensors": weights.unknown_tensors,
     });
     clients::note(context, blueprint, &Sizes::new(), &mut report)?;

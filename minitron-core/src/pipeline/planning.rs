@@ -82,7 +82,8 @@ fn allocate(
     folder: &ModelFolder,
     (space, rankings): (&Space, &Rankings),
 ) -> Result<Plan> {
-    let spec = options.allocator.clone().unwrap_or_else(|| context.defaults.allocator(&options.wanted(folder)));
+    let wanted = options.wanted(folder)?;
+    let spec = options.allocator.clone().unwrap_or_else(|| context.defaults.allocator(&wanted));
     let allocator = context.registry.build::<dyn Allocator>(&spec)?;
     let best = allocator.allocate(space, rankings, &folder.blueprint)?.into_iter().next();
     let broken = |message: String| Error::Plugin { tag: spec.tag.clone(), origin: "allocator".into(), message };

@@ -14,7 +14,7 @@ use super::identity::identity_of;
 use super::planning::{Decision, decide};
 use super::student::Written;
 use super::treatment::{Treatment, note};
-use crate::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelFolder, Sizes};
+use crate::blueprint::{Blueprint, DEPTH, ModelFolder, Sizes};
 use crate::checkpoint::{Claim, Identity, OutputDir, TensorSource, WriteOptions, write_whole};
 use crate::error::{Error, Result};
 use crate::heal::Patient;
@@ -44,6 +44,8 @@ pub struct PruneOptions {
     pub kv_heads: Option<usize>,
     /// Layers to keep.
     pub layers: Option<usize>,
+    /// Sizes by kind of dim, of any that an axis of the model names; those above are the same for some kinds.
+    pub size: BTreeMap<String, usize>,
     /// A budget, for example `4B+-5%`.
     pub params: Option<String>,
     /// Share of the parameters to keep.
@@ -82,20 +84,35 @@ pub struct PruneOptions {
 }
 
 impl PruneOptions {
-    fn sizes(&self) -> Sizes {
-        let sizes = [
-            (HIDDEN, self.hidden),
-            (MLP, self.mlp),
-            (HEADS, self.heads),
-            (KV_HEADS, self.kv_heads),
-            (DEPTH, self.layers),
+    /// Every size that is asked for.
+    ///
+    /// # Errors
+    /// `Recipe` for a kind with two sizes.
+    pub(super) fn sizes(&self) -> Result<Sizes> {
+        let short = [
+            ("hidden", self.hidden),
+            ("mlp", self.mlp),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+            ("layers", self.layers),
         ];
-        sizes.into_iter().filter_map(|(kind, size)| Some((kind.to_owned(), size?))).collect()
+        let short = short.into_iter().filter_map(|(option, size)| Some((option, size?)));
+        let all = short.chain(self.size.iter().map(|(kind, &size)| (kind.as_str(), size)));
+        let mut sizes = Sizes::new();
+        for (kind, size) in all {
+            let before = sizes.insert(kind_of(kind).to_owned(), size);
+            if let Some(before) = before.filter(|before| *before != size) {
+                return Err(Error::Recipe(format!(
+                    "size: `{kind}` is given twice, {before} and {size}; give one of them"
+                )));
+            }
+        }
+        Ok(sizes)
     }
 
-    pub(super) fn wanted(&self, folder: &ModelFolder) -> Wanted {
-        Wanted {
-            sizes: self.sizes(),
+    pub(super) fn wanted(&self, folder: &ModelFolder) -> Result<Wanted> {
+        Ok(Wanted {
+            sizes: self.sizes()?,
             params: self.params.clone(),
             ratio: self.ratio,
             non_embedding: self.non_embedding,
@@ -103,7 +120,7 @@ impl PruneOptions {
             seq_len: self.kv_seq_len,
             batch_size: self.kv_batch_size,
             bytes_per_param: folder.n_bytes() as f64 / folder.blueprint.n_params().max(1) as f64,
-        }
+        })
     }
 
     fn card(&self, context: &Context, folder: &ModelFolder) -> Result<Card> {
@@ -123,12 +140,12 @@ impl PruneOptions {
     /// Exactly one way to say how large the student shall be.
     fn check(&self) -> Result<()> {
         let measures = [self.params.is_some(), self.ratio.is_some(), self.memory.is_some()];
-        let sizes_alone = !self.sizes().is_empty() && !measures.contains(&true);
+        let sizes_alone = !self.sizes()?.is_empty() && !measures.contains(&true);
         let ways = [self.plan.is_some(), self.allocator.is_some(), sizes_alone];
         if ways.iter().chain(&measures).filter(|&&way| way).count() != 1 {
             return Err(Error::Recipe(
-                "say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, layers), params, ratio or \
-                 memory (sizes beside them are held), allocator, or plan"
+                "say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, layers, size), params, ratio \
+                 or memory (sizes beside them are held), allocator, or plan"
                     .into(),
             ));
         }
@@ -200,6 +217,11 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     output.commit()?;
     report["out"] = json!(out);
     Ok(report)
+}
+
+/// The kind of dim that options call so: the depth is `layers` to those who type it.
+pub(super) fn kind_of(word: &str) -> &str {
+    if word == "layers" { DEPTH } else { word }
 }
 
 /// Sizes before and after, and what follows from them.

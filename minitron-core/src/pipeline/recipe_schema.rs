@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::recipe::{JOBS, Recipe, default_options, options_schema};
+use super::recipe::{JOBS, Recipe, StageOptions, default_options, options_schema};
 use crate::error::{Error, Result};
 use crate::registry::{Descriptor, Kind, PluginSpec, Registry};
 
@@ -42,10 +42,16 @@ fn engine_schema(key: &str) -> Value {
 /// Builds every plugin that a recipe names, without running it; returns how many stages and plugins there are.
 ///
 /// # Errors
-/// `Recipe` naming the stage and the plugin: an unknown tag, a stray parameter, a value out of range.
+/// `Recipe` naming the stage: a kind of dim with two sizes; a plugin's unknown tag, stray parameter, value out of range.
 pub fn check_recipe(registry: &Registry, recipe: &Recipe) -> Result<Value> {
     let mut n_plugins = 0_usize;
     for (idx, stage) in recipe.stages.iter().enumerate() {
+        let sizes = match &stage.options {
+            StageOptions::Prune(options) => options.sizes().map(drop),
+            StageOptions::Search(options) => options.lists().map(drop),
+            _ => Ok(()),
+        };
+        sizes.map_err(|e| e.at(format!("stages[{idx}] ({})", stage.name)))?;
         let options = serde_json::to_value(&stage.options).unwrap_or_default();
         for (key, kinds) in NAMING {
             for spec in specs(options.get(key)) {

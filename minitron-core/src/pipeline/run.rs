@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tracing::info_span;
 
 use super::context::Context;
@@ -81,6 +81,10 @@ fn what_decides(stage: &Stage) -> Value {
     let mut value = serde_json::to_value(stage).unwrap_or_default();
     if let Some(options) = value.as_object_mut() {
         options.retain(|key, _| !CHANGE_NOTHING.contains(&key.as_str()));
+        // Recipes without it came before it.
+        if options.get("size").and_then(Value::as_object).is_some_and(Map::is_empty) {
+            options.shift_remove("size");
+        }
         if matches!(stage.options, StageOptions::Search(_)) {
             // How many candidates learn side by side.
             options.shift_remove("max_memory");

@@ -8,7 +8,7 @@ const MAX_TRIED: usize = 512;
 /// Alternatives named.
 const MAX_NAMED: usize = 4;
 
-/// Sizes as they are typed.
+/// Sizes as they are typed: by a short flag where a kind has one.
 pub fn flags(sizes: &Sizes) -> String {
     sizes.iter().map(|(kind, &size)| flag(kind, size)).collect::<Vec<_>>().join(" ")
 }
@@ -18,7 +18,7 @@ fn flag(kind: &str, size: usize) -> String {
         DEPTH => format!("--layers {size}"),
         KV_HEADS => format!("--kv-heads {size}"),
         HIDDEN | MLP | HEADS => format!("--{kind} {size}"),
-        other => format!("{other} {size}"),
+        other => format!("--size {other}={size}"),
     }
 }
 
@@ -93,4 +93,19 @@ impl Space {
 
 fn distance(size: usize, wish: usize) -> f64 {
     (size as f64 / wish.max(1) as f64).ln().abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_without_a_flag_of_its_own_is_typed_by_the_one_of_all_kinds() {
+        let sizes = [("depth", 2), ("experts", 4), ("kv_heads", 1), ("mlp", 96)];
+        let sizes: Sizes = sizes.into_iter().map(|(kind, size)| (kind.to_owned(), size)).collect();
+        assert_eq!(flags(&sizes), "--layers 2 --size experts=4 --kv-heads 1 --mlp 96");
+        let axis = AxisSizes { kind: "experts".into(), full: 8, step: 2, held: None };
+        let error = axis.check(3).unwrap_err().to_string();
+        assert!(error.ends_with("nearest: --size experts=2 or --size experts=4"), "{error}");
+    }
 }

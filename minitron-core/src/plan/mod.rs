@@ -7,11 +7,13 @@ mod rounds;
 mod saved;
 mod space;
 mod target;
+mod ties;
 
 pub use advice::flags;
 pub use explain::{BlockScore, Borderline, Cut, Explained, UnitScore};
 pub use ranking::{Ranking, Rankings};
 pub use rounds::schedule;
 pub use saved::Plan;
-pub use space::{AxisSizes, Queries, Space};
+pub use space::{AxisSizes, Space};
 pub use target::{Bytes, Count, Target, parse_budget, parse_bytes, parse_count};
+pub use ties::{Led, Queries, Ties};

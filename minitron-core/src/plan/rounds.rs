@@ -4,36 +4,45 @@
 
 use super::saved::Plan;
 use super::space::Space;
-use crate::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, Sizes, dim_of_layer, split_dim};
+use crate::blueprint::{Blueprint, DEPTH, HEADS, KV_HEADS, Sizes, dim_of_layer, split_dim};
 
 /// The sizes to prune to in a round, counted from 1: full + (target − full) x round / n_rounds on each axis, rounded to the
 /// nearest legal size between target and full, the larger of two as near. The last round is the target.
 ///
-/// Query heads are rounded as heads per key/value head, so that no round leaves fewer of them than a later one needs. Where
-/// `hidden` and `heads` are tied, the nearest pair that the family allows is taken.
+/// Query heads are rounded as heads per key/value head, so that no round leaves fewer of them than a later one needs. Of
+/// kinds that are tied, the nearest sizes that the family allows together are taken.
 pub fn schedule(full: &Sizes, target: &Sizes, round: usize, n_rounds: usize, space: &Space) -> Sizes {
     let target = space.complete(target).unwrap_or_else(|_| target.clone());
     if round >= n_rounds {
         return target;
     }
     let between = |from: f64, to: f64| from + (to - from) * round as f64 / n_rounds as f64;
-    let wish = |kind: &str, last: usize| between(full.get(kind).copied().unwrap_or(last) as f64, last as f64);
+    // The least legal size of a kind beside others, and the wish.
+    let goal = |kind: &str, last: usize, beside: &Sizes| {
+        let kv_heads = beside.get(KV_HEADS).copied().unwrap_or(1) as f64;
+        match (heads_per_kv_head(full), heads_per_kv_head(&target)) {
+            (Some(first), Some(last)) if kind == HEADS => {
+                ((last * kv_heads).round() as usize, between(first, last) * kv_heads)
+            }
+            _ => (last, between(full.get(kind).copied().unwrap_or(last) as f64, last as f64)),
+        }
+    };
+    let options = |kind: &str, last: usize, beside: &Sizes| {
+        let (least, wish) = goal(kind, last, beside);
+        nearest(space, kind, least, wish, beside)
+    };
+    let together = space.ties.together();
+    let mut alone: Vec<(&String, &usize)> =
+        target.iter().filter(|(kind, _)| !together.contains(&kind.as_str())).collect();
+    alone.sort_by_key(|(kind, _)| *kind == HEADS);
     let mut sizes = Sizes::new();
-    for (kind, &last) in target.iter().filter(|(kind, _)| ![HEADS, HIDDEN].contains(&kind.as_str())) {
-        let nearest = nearest(space, kind, last, wish(kind, last), &sizes).into_iter().next();
+    for (kind, &last) in alone {
+        let nearest = options(kind, last, &sizes).into_iter().next();
         sizes.extend(nearest.map(|size| (kind.clone(), size)));
     }
-    let hidden = target.get(HIDDEN).map(|&last| (last, wish(HIDDEN, last)));
-    let kv_heads = sizes.get(KV_HEADS).copied().unwrap_or(1) as f64;
-    let heads = heads_per_kv_head(&target).map(|last| {
-        let wish = between(heads_per_kv_head(full).unwrap_or(last), last);
-        ((last * kv_heads).round() as usize, wish * kv_heads)
-    });
-    let options = |kind: &str, of: Option<(usize, f64)>| match of {
-        Some((least, wish)) => nearest(space, kind, least, wish, &sizes).into_iter().map(Some).collect(),
-        None => vec![None],
-    };
-    nearest_pair(&options(HIDDEN, hidden), &options(HEADS, heads), &sizes, space).unwrap_or(target)
+    let tied = together.into_iter().filter_map(|kind| target.get(kind).map(|&last| (kind, last)));
+    let choices: Vec<(&str, Vec<usize>)> = tied.map(|(kind, last)| (kind, options(kind, last, &sizes))).collect();
+    nearest_together(&choices, &sizes, space).unwrap_or(target)
 }
 
 fn heads_per_kv_head(sizes: &Sizes) -> Option<f64> {
@@ -50,18 +59,22 @@ fn nearest(space: &Space, kind: &str, least: usize, wish: f64, beside: &Sizes) -
     legal
 }
 
-/// The first pair, by the sum of both places, that the family allows beside the other sizes.
-fn nearest_pair(hiddens: &[Option<usize>], heads: &[Option<usize>], beside: &Sizes, space: &Space) -> Option<Sizes> {
-    let mut pairs: Vec<(usize, usize)> =
-        (0..hiddens.len()).flat_map(|hidden| (0..heads.len()).map(move |head| (hidden, head))).collect();
-    pairs.sort_by_key(|(hidden, head)| hidden + head);
-    let with = |(hidden, head): (usize, usize)| {
+/// The first choice, by the sum of the places of its sizes, that the family allows beside the other sizes.
+fn nearest_together(choices: &[(&str, Vec<usize>)], beside: &Sizes, space: &Space) -> Option<Sizes> {
+    let mut places: Vec<Vec<usize>> = vec![Vec::new()];
+    for (_, legal) in choices {
+        let with = |before: Vec<usize>| (0..legal.len()).map(move |place| [before.as_slice(), &[place]].concat());
+        places = places.into_iter().flat_map(with).collect();
+    }
+    places.sort_by_key(|places| places.iter().sum::<usize>());
+    let settled = |places: Vec<usize>| {
         let mut sizes = beside.clone();
-        sizes.extend(hiddens[hidden].map(|size| (HIDDEN.to_owned(), size)));
-        sizes.extend(heads[head].map(|size| (HEADS.to_owned(), size)));
+        for ((kind, legal), place) in choices.iter().zip(places) {
+            sizes.insert((*kind).to_owned(), *legal.get(place)?);
+        }
         space.settle(&sizes).ok()
     };
-    pairs.into_iter().find_map(with)
+    places.into_iter().find_map(settled)
 }
 
 impl Plan {

@@ -1,11 +1,12 @@
 //! The sizes a student may have.
 
-use crate::blueprint::{Blueprint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, Sizes, split_dim};
+use crate::blueprint::{Blueprint, Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, Sizes, split_dim};
 use crate::contract::Axis;
 use crate::error::{Error, Result};
 
 use super::ranking::Rankings;
 use super::saved::{Parts, Plan};
+use super::ties::{Queries, Ties, common_multiple};
 
 /// The legal sizes of one kind of dim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,35 +69,14 @@ impl AxisSizes {
 pub struct Space {
     /// One entry per kind that some axis can prune.
     pub axes: Vec<AxisSizes>,
-    /// `hidden = heads x head_dim` always; the value is `head_dim`.
-    pub hidden_per_head: Option<usize>,
-    /// Whether that is asked for, rather than the family's rule.
-    pub is_square: bool,
-    /// `hidden` must be a multiple of `heads`.
-    pub heads_divide_hidden: bool,
-    /// Sizes of the source, also of kinds that no axis here prunes.
-    pub source: Sizes,
-    /// Where queries share keys and values and whole groups may go.
-    pub queries: Option<Queries>,
-}
-
-/// How query heads follow their key/value heads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Queries {
-    /// Query heads of one key/value head.
-    pub per_kv_head: usize,
-    /// Divisibility of all of them, besides that by the key/value heads.
-    pub multiple_of: usize,
+    /// What ties their sizes.
+    pub ties: Ties,
 }
 
 impl Space {
     /// The space of a model under the given axes.
     pub fn new(blueprint: &Blueprint, axes: &[Box<dyn Axis>]) -> Result<Self> {
-        let rule = |kind: &str, n_units: usize, asked: Option<usize>| {
-            let own =
-                blueprint.dims.values().find(|dim| split_dim(&dim.name).0 == kind).map_or(1, |dim| dim.multiple_of);
-            asked.unwrap_or(own).clamp(1, n_units.max(1))
-        };
+        let mut ties = Ties::new(&blueprint.constraints, blueprint.sizes());
         let mut found: Vec<AxisSizes> = Vec::new();
         let mut queries = None;
         for axis in axes {
@@ -104,57 +84,37 @@ impl Space {
             let asked = axis.multiple_of();
             let Some(group) = axis.groups(blueprint)?.into_iter().next() else { continue };
             let (kind, full) = (group.kind().to_owned(), group.n_units);
-            let multiple_of = rule(&kind, full, asked);
+            let multiple_of = multiple_of(&kind, asked, blueprint, &ties).clamp(1, full.max(1));
             if group.n_parts > 1 {
                 queries = Some(Queries { per_kv_head: full / group.n_parts, multiple_of });
             }
-            let held = blueprint.dims.get(&group.dim).and_then(|dim| dim.held);
+            let held = ties.held(&kind);
             let step = if held.is_some() { full } else { common_multiple(multiple_of, group.n_parts).min(full) };
             found.push(AxisSizes { kind, full, step, held });
         }
-        let mut space = Space {
-            axes: found,
-            hidden_per_head: blueprint.hidden_follows_heads.then_some(blueprint.head_dim()),
-            is_square: false,
-            heads_divide_hidden: blueprint.heads_divide_hidden,
-            source: blueprint.sizes(),
-            queries: None,
-        };
-        space.tie_widths();
-        space.tie_queries(queries, blueprint);
-        Ok(space)
+        // A key/value head takes its queries along, whether or not queries are an axis of their own.
+        if let Some(kv_heads) = found.iter().find(|axis| axis.kind == KV_HEADS).map(|axis| axis.full) {
+            let full = blueprint.size(HEADS);
+            if !found.iter().any(|axis| axis.kind == HEADS) {
+                found.push(AxisSizes { kind: HEADS.to_owned(), full, step: kv_heads, held: None });
+            }
+            let all = Queries { per_kv_head: full / kv_heads.max(1), multiple_of: 1 };
+            ties.share(queries.unwrap_or(all));
+        }
+        Ok(Space { axes: found, ties })
     }
 
     /// The students in it whose hidden width is heads x head_dim, as some programs that load them want it.
     #[must_use]
     pub fn squared(mut self, blueprint: &Blueprint) -> Self {
-        if self.hidden_per_head.is_none() {
+        if self.ties.times(HIDDEN, HEADS).is_none() {
             let head_dim = blueprint.head_dim();
-            (self.hidden_per_head, self.is_square) = (Some(head_dim), true);
+            self.ties.add(Constraint::hidden_follows_heads(head_dim, "the student is to be square"));
             for axis in self.axes.iter_mut().filter(|axis| axis.kind == HIDDEN) {
                 axis.step = common_multiple(axis.step, head_dim).min(axis.full);
             }
         }
         self
-    }
-
-    fn tie_widths(&mut self) {
-        if let Some(head_dim) = self.hidden_per_head {
-            for axis in self.axes.iter_mut().filter(|axis| axis.kind == HIDDEN && axis.held.is_none()) {
-                axis.step = head_dim;
-            }
-        }
-    }
-
-    /// A key/value head takes its queries along, whether or not queries are an axis of their own.
-    fn tie_queries(&mut self, queries: Option<Queries>, blueprint: &Blueprint) {
-        let Some(kv_heads) = self.axes.iter().find(|axis| axis.kind == KV_HEADS).map(|axis| axis.full) else { return };
-        let full = blueprint.size(HEADS);
-        if self.axis(HEADS).is_err() {
-            self.axes.push(AxisSizes { kind: HEADS.to_owned(), full, step: kv_heads, held: None });
-        }
-        let all = Queries { per_kv_head: full / kv_heads.max(1), multiple_of: 1 };
-        self.queries = Some(queries.unwrap_or(all));
     }
 
     /// The axis of a kind.
@@ -171,12 +131,7 @@ impl Space {
     /// # Errors
     /// `Recipe` listing the axes of this model.
     pub fn axis_beside(&self, kind: &str, sizes: &Sizes) -> Result<AxisSizes> {
-        let mut axis = self.axis(kind)?.clone();
-        if let (HEADS, Some(queries), Some(&kv_heads)) = (kind, self.queries, sizes.get(KV_HEADS)) {
-            axis.full = kv_heads.saturating_mul(queries.per_kv_head).min(axis.full);
-            axis.step = common_multiple(queries.multiple_of, kv_heads).min(axis.full);
-        }
-        Ok(axis)
+        Ok(self.ties.beside(self.axis(kind)?.clone(), sizes))
     }
 
     /// Completes and checks sizes: kinds left out keep their size, except that `hidden` and `heads` follow each other
@@ -200,21 +155,16 @@ impl Space {
         for (kind, &size) in wanted {
             self.check_size(kind, size, wanted)?;
         }
-        if let Some(head_dim) = self.hidden_per_head {
-            match (wanted.get(HIDDEN), wanted.get(HEADS)) {
-                (Some(hidden), None) => _ = sizes.insert(HEADS.to_owned(), hidden / head_dim),
-                (None, Some(heads)) => _ = sizes.insert(HIDDEN.to_owned(), heads * head_dim),
-                _ => {}
-            }
-        }
+        self.ties.follow(&mut sizes);
         for axis in &self.axes {
             let full = self.axis_beside(&axis.kind, &sizes)?.full;
             let size = *sizes.entry(axis.kind.clone()).or_insert(full);
             self.check_size(&axis.kind, size, &sizes)?;
         }
-        self.check_tie(&sizes)?;
-        self.check_divides(&sizes)?;
-        Ok(sizes)
+        match self.ties.objection(&sizes) {
+            None => Ok(sizes),
+            Some(objection) => Err(Error::Plan(objection)),
+        }
     }
 
     fn check_size(&self, kind: &str, size: usize, beside: &Sizes) -> Result<()> {
@@ -224,33 +174,6 @@ impl Space {
         let kv_heads = beside.get(KV_HEADS).copied().unwrap_or(0);
         let with = if axis == *whole { String::new() } else { format!(" (with {kv_heads} kv_heads)") };
         Err(Error::Plan(objection + &with))
-    }
-
-    fn check_tie(&self, sizes: &Sizes) -> Result<()> {
-        let size = |kind: &str| sizes.get(kind).or_else(|| self.source.get(kind)).copied();
-        let (Some(head_dim), Some(hidden), Some(heads)) = (self.hidden_per_head, size(HIDDEN), size(HEADS)) else {
-            return Ok(());
-        };
-        if hidden == heads * head_dim {
-            return Ok(());
-        }
-        let rule = match self.is_square {
-            true => "the student is to be square",
-            false => "a config of this family has no head_dim",
-        };
-        Err(Error::Plan(format!("hidden {hidden} with {heads} heads: {rule}, so hidden must be heads x {head_dim}")))
-    }
-
-    fn check_divides(&self, sizes: &Sizes) -> Result<()> {
-        let size = |kind: &str| sizes.get(kind).or_else(|| self.source.get(kind)).copied();
-        let (true, Some(hidden), Some(heads)) = (self.heads_divide_hidden, size(HIDDEN), size(HEADS)) else {
-            return Ok(());
-        };
-        if hidden.is_multiple_of(heads.max(1)) || *sizes == self.full() {
-            return Ok(());
-        }
-        let rule = "this family's config class wants hidden to be a multiple of heads";
-        Err(Error::Plan(format!("hidden {hidden} with {heads} heads: {rule}")))
     }
 
     /// The plan that keeps the best units at these sizes.
@@ -315,14 +238,14 @@ fn kept_units(dim: &Dim, size: usize, rankings: &Rankings, parts: &Parts) -> Res
     }
 }
 
-/// Lowest number that both divide.
-fn common_multiple(a: usize, b: usize) -> usize {
-    let (a, b) = (a.max(1), b.max(1));
-    let (mut divisor, mut rest) = (a, b);
-    while rest != 0 {
-        (divisor, rest) = (rest, divisor % rest);
+/// What sizes of a kind are multiples of: what the axis asks for, or the product that it is, or the dim's own rule.
+fn multiple_of(kind: &str, asked: Option<usize>, blueprint: &Blueprint, ties: &Ties) -> usize {
+    let own = || blueprint.dims.values().find(|dim| split_dim(&dim.name).0 == kind).map_or(1, |dim| dim.multiple_of);
+    match (asked, ties.factor_of(kind)) {
+        (Some(asked), Some(factor)) => common_multiple(asked, factor),
+        (Some(asked), None) => asked,
+        (None, factor) => factor.unwrap_or_else(own),
     }
-    a.saturating_mul(b / divisor)
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::cost::Cost;
-use crate::blueprint::{Blueprint, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
+use crate::blueprint::{Blueprint, HIDDEN, MLP, Sizes};
 use crate::error::{Error, Result};
-use crate::plan::Space;
+use crate::plan::{Led, Space};
 
 /// One direction of a grid.
 #[derive(Debug, Clone, PartialEq)]
@@ -183,8 +183,8 @@ struct Point {
     /// Where each axis puts its size.
     places: Vec<usize>,
     hidden: Option<usize>,
-    /// Sizes that follow another one where the grid does not name them: place of the one, of the other, factor, divisor.
-    follows: Vec<(usize, usize, usize, usize)>,
+    /// Sizes that follow another one where the grid does not name them: place of the one, of the other, how.
+    follows: Vec<(usize, usize, Led)>,
 }
 
 impl Point {
@@ -193,18 +193,8 @@ impl Point {
         let places = grid.axes.iter().filter_map(|axis| place(axis.kind())).collect();
         let sizes = space.axes.iter().map(|axis| axis.full).collect();
         let names = |kind: &str| grid.axes.iter().any(|axis| axis.kind() == kind);
-        let follow = |of: &str, who: &str, factor, divisor| {
-            let is_led = names(of) && !names(who);
-            is_led.then(|| Some((place(of)?, place(who)?, factor, divisor))).flatten()
-        };
-        let per_head = space.hidden_per_head;
-        let per_kv_head = space.queries.map(|queries| queries.per_kv_head);
-        let follows = [
-            per_head.and_then(|head_dim| follow(HIDDEN, HEADS, 1, head_dim)),
-            per_head.and_then(|head_dim| follow(HEADS, HIDDEN, head_dim, 1)),
-            per_kv_head.and_then(|queries| follow(KV_HEADS, HEADS, queries, 1)),
-        ];
-        let follows = follows.into_iter().flatten().collect();
+        let follows = space.ties.led(&names).into_iter();
+        let follows = follows.filter_map(|led| Some((place(&led.by)?, place(&led.kind)?, led))).collect();
         let mut point = Point { indices: vec![0; grid.axes.len()], sizes, places, hidden: place(HIDDEN), follows };
         point.set_from(grid, 0);
         point
@@ -212,9 +202,9 @@ impl Point {
 
     fn set_from(&mut self, grid: &Grid, axis: usize) {
         (axis..grid.axes.len()).for_each(|axis| self.set(grid, axis));
-        for &(of, who, factor, divisor) in &self.follows {
-            let size = self.sizes.get(of).copied().unwrap_or(0) * factor / divisor.max(1);
-            if let Some(place) = self.sizes.get_mut(who) {
+        for (by, kind, led) in &self.follows {
+            let size = self.sizes.get(*by).map(|&by| led.size(by));
+            if let (Some(size), Some(place)) = (size, self.sizes.get_mut(*kind)) {
                 *place = size;
             }
         }

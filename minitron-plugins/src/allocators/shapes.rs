@@ -1,6 +1,6 @@
 //! The grid of legal shapes near a cost, most balanced first.
 
-use minitron_core::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
+use minitron_core::blueprint::{Blueprint, DEPTH, KV_HEADS, MLP, Sizes};
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{AxisSizes, Plan, Rankings, Space, flags};
 
@@ -72,10 +72,13 @@ fn best_shapes(goal: &Goal, space: &Space, rankings: &Rankings, n_best: usize) -
 
 /// Around every combination of the enumerated axes, the shapes that the family allows and the held sizes agree with.
 fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<Shape> {
-    let (solved, enumerated): (Vec<&AxisSizes>, Vec<&AxisSizes>) = free.iter().partition(|axis| axis.kind == MLP);
+    let (solved, mut enumerated): (Vec<&AxisSizes>, Vec<&AxisSizes>) = free.iter().partition(|axis| axis.kind == MLP);
+    let is_held = |kind: &str| goal.hold.contains_key(kind);
+    let is_free = |kind: &str| free.iter().any(|axis| axis.kind == kind);
+    enumerated.retain(|axis| !space.ties.is_decided(&axis.kind, &is_held, &is_free));
     let mut shapes = Vec::new();
     for mut sizes in combinations(&enumerated, goal.hold, space) {
-        follow_tie(&mut sizes, goal.hold, space);
+        space.ties.follow(&mut sizes);
         for sizes in with_mlp(sizes, solved.first().copied(), goal) {
             let Ok(sizes) = space.settle(&sizes) else { continue };
             if goal.hold.iter().all(|(kind, held)| sizes.get(kind) == Some(held)) {
@@ -141,17 +144,6 @@ fn combinations(axes: &[&AxisSizes], held: &Sizes, space: &Space) -> Vec<Sizes> 
         };
         shapes.iter().flat_map(with_axis).collect()
     })
-}
-
-/// Where hidden = heads x head_dim, a combination that does not keep it is of no use: the one follows the other, heads a
-/// hidden width that is held.
-fn follow_tie(sizes: &mut Sizes, hold: &Sizes, space: &Space) {
-    let Some(head_dim) = space.hidden_per_head else { return };
-    if let Some(&hidden) = hold.get(HIDDEN) {
-        sizes.insert(HEADS.to_owned(), hidden / head_dim);
-    } else if let Some(&heads) = sizes.get(HEADS) {
-        sizes.insert(HIDDEN.to_owned(), heads * head_dim);
-    }
 }
 
 /// The legal MLP widths on both sides of the one that meets the target.

@@ -1,8 +1,8 @@
 //! Encoders with norms after their sums, learned positions and a masked-language head: BERT and what follows it.
 
 use minitron_core::blueprint::{
-    Activation, Blueprint, Embedding, Evidence, Head, Layer, Norm, Options, Role, Shape, ShapeKeys, Slot, Sublayer,
-    Table, fixed,
+    Activation, Blueprint, Constraint, Embedding, Evidence, Head, Layer, Norm, Options, Role, Shape, ShapeKeys, Slot,
+    Sublayer, Table, fixed,
 };
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate, Mlp};
@@ -91,7 +91,7 @@ impl Encoder<'_> {
         let (dims, layers) = (self.shape.dims(&self.keys), vec![layer; self.shape.n_layers]);
         let config = self.evidence.config;
         let mut blueprint = Blueprint::new(self.architecture, config, dims, table.finish(), layers, options)?;
-        blueprint.hidden_follows_heads = true;
+        blueprint.constraints.push(Constraint::no_head_dim(self.shape.head_dim));
         blueprint.buffers = &["embeddings.position_ids"];
         blueprint.reads = &["is_causal", "use_bidirectional_attention"];
         Ok(blueprint)

@@ -1,5 +1,7 @@
 use minitron_core::architectures::{Decoder, Norms};
-use minitron_core::blueprint::{Activation, Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+use minitron_core::blueprint::{
+    Activation, Blueprint, Constraint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys,
+};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
@@ -50,7 +52,7 @@ pub(super) fn blocks(architecture: &'static str, config: &Config, defaults: Valu
     decoder.embedding.scale = (decoder.shape.hidden as f64).sqrt();
     decoder.embedding.scales_with_hidden = true;
     decoder.head.softcap = positive(&config, "final_logit_softcapping")?;
-    decoder.heads_divide_hidden = true;
+    decoder.constraints.push(Constraint::heads_divide_hidden());
     decoder.reads = READS;
     Ok(decoder)
 }

@@ -1,6 +1,6 @@
 use minitron_core::blueprint::{
-    Activation, Blueprint, ClientLimit, Embedding, Evidence, HIDDEN, Head, Layer, MLP, Norm, NormKind, Options, Role,
-    Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
+    Activation, Blueprint, ClientLimit, Constraint, Embedding, Evidence, HIDDEN, Head, Layer, MLP, Norm, NormKind,
+    Options, Role, Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -87,7 +87,7 @@ impl Architecture for Gpt2 {
         };
         let layers = vec![layer; shape.n_layers];
         let mut blueprint = Blueprint::new("gpt2", config, shape.dims(&KEYS), table.finish(), layers, options)?;
-        blueprint.hidden_follows_heads = true;
+        blueprint.constraints.push(Constraint::no_head_dim(shape.head_dim));
         blueprint.buffers = &[".attn.bias", ".attn.masked_bias"];
         Ok(blueprint)
     }

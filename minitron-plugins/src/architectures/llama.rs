@@ -1,6 +1,6 @@
 use minitron_core::architectures::Decoder;
 use minitron_core::blueprint::{
-    Blueprint, ClientLimit, Evidence, HIDDEN, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+    Blueprint, ClientLimit, Constraint, Evidence, HIDDEN, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -28,7 +28,7 @@ impl Architecture for Llama {
         decoder.stated_biases()?;
         decoder.rotate(RotaryDefaults::default())?;
         // LlamaConfig refuses other widths even where head_dim is stated.
-        decoder.heads_divide_hidden = true;
+        decoder.constraints.push(Constraint::heads_divide_hidden());
         decoder.buffers = &["rotary_emb.inv_freq"];
         decoder.reads = &["partial_rotary_factor"];
         decoder.finish(evidence)

@@ -1,6 +1,6 @@
 use minitron_core::blueprint::{
-    Activation, Blueprint, Embedding, Evidence, Head, Layer, LayerList, Norm, NormKind, Options, Role, Rotary,
-    RotaryDefaults, Shape, ShapeKeys, Side, Slot, Sublayer, Table, fixed,
+    Activation, Blueprint, Constraint, Embedding, Evidence, Head, Layer, LayerList, Norm, NormKind, Options, Role,
+    Rotary, RotaryDefaults, Shape, ShapeKeys, Side, Slot, Sublayer, Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -54,7 +54,7 @@ impl Architecture for Modernbert {
         let table = file.rows(config, &shape)?;
         let layers = layers(config, &shape, norm, &slides)?;
         let mut blueprint = Blueprint::new("modernbert", config, shape.dims(&keys), table, layers, options)?;
-        blueprint.hidden_follows_heads = true;
+        blueprint.constraints.push(Constraint::no_head_dim(shape.head_dim));
         let word = |&slides: &bool| if slides { "sliding_attention" } else { "full_attention" }.into();
         blueprint.layer_lists =
             vec![LayerList { key: "layer_types".into(), values: slides.iter().map(word).collect() }];

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::super::clients::warn_of_many;
 use super::super::context::Context;
 use super::super::inspect::open;
+use super::super::prune::kind_of;
 use super::super::teaching::TeacherOptions;
 use super::super::train::Setup;
 use crate::blueprint::{Blueprint, DEPTH, KV_HEADS, MLP, Sizes};
@@ -35,6 +36,8 @@ pub struct SearchOptions {
     /// Sizes to try by kind (`hidden`, `mlp`, `heads`, `kv_heads`, `layers`), and `mlp_factor`, multiples of the hidden width;
     /// where empty, all legal widths and heads.
     pub grid: BTreeMap<String, SizeList>,
+    /// The same as `grid`, as `prune` calls it.
+    pub size: BTreeMap<String, SizeList>,
     /// Kinds that the grid of all legal sizes has besides widths and heads: `depth`, `kv_heads`.
     pub free: Vec<String>,
     /// A question that a candidate must answer with yes: `hidden % 128 == 0 && mlp >= 2 * hidden`.
@@ -76,6 +79,7 @@ impl Default for SearchOptions {
             memory: None,
             kv_seq_len: None,
             grid: BTreeMap::new(),
+            size: BTreeMap::new(),
             free: Vec::new(),
             filter: None,
             square: false,
@@ -229,21 +233,36 @@ impl SearchOptions {
                 (target.memory_bytes, target.tolerance) = (Some(most), SLACK);
                 Ok((Within { least: (most as f64 * (1.0 - SLACK)) as u64, most }, target))
             }
-            (None, None) if self.grid.is_empty() => {
+            (None, None) if self.grid.is_empty() && self.size.is_empty() => {
                 Err(Error::Recipe("search: say how large a candidate may be: params, memory, or a grid".into()))
             }
             (None, None) => Ok((Within { least: 0, most: u64::MAX }, target)),
         }
     }
 
+    /// Sizes to try by kind, under either name.
+    ///
+    /// # Errors
+    /// `Recipe` for a kind with two lists.
+    pub(in crate::pipeline) fn lists(&self) -> Result<BTreeMap<&str, &SizeList>> {
+        let mut lists = BTreeMap::new();
+        for (kind, sizes) in self.grid.iter().chain(&self.size) {
+            let before = lists.insert(kind_of(kind), sizes);
+            if before.is_some_and(|before| before != sizes) {
+                return Err(Error::Recipe(format!("grid, size: `{kind}` is given twice; give its sizes in one list")));
+            }
+        }
+        Ok(lists)
+    }
+
     fn grid(&self, space: &Space) -> Result<Grid> {
-        if self.grid.is_empty() {
+        let lists = self.lists()?;
+        if lists.is_empty() {
             return self.all_legal(space);
         }
-        let axis = |(kind, sizes): (&String, &SizeList)| match kind.as_str() {
+        let axis = |(kind, sizes): (&str, &SizeList)| match kind {
             "mlp_factor" => Ok(GridAxis::MlpFactors(sizes.0.clone())),
             kind => {
-                let kind = if kind == "layers" { DEPTH } else { kind };
                 space.axis(kind)?;
                 let is_size = |size: &f64| *size >= 1.0 && size.fract() == 0.0 && *size < 1e9;
                 match sizes.0.iter().find(|size| !is_size(size)) {
@@ -252,7 +271,7 @@ impl SearchOptions {
                 }
             }
         };
-        Grid::new(self.grid.iter().map(axis).collect::<Result<_>>()?)
+        Grid::new(lists.into_iter().map(axis).collect::<Result<_>>()?)
     }
 
     /// Widths and heads, and what is freed: at one size, width pruning keeps more (best practice 4).
