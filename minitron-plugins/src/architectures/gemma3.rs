@@ -1,4 +1,4 @@
-use minitron_core::blueprint::{Blueprint, Decoder, Evidence, Rotary, RotaryDefaults};
+use minitron_core::blueprint::{Blueprint, ClientLimit, Decoder, Evidence, Rotary, RotaryDefaults, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::gemma2::blocks;
+use super::gemma2::{blocks, limits};
 
 /// Gemma 3, text: norms of queries and keys, two rotations, five layers with a window to one without.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -22,6 +22,10 @@ impl Architecture for Gemma3Text {
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         decoder(evidence.config)?.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        limits(blueprint, sizes, (6, 62))
     }
 }
 
@@ -67,6 +71,10 @@ impl Architecture for Gemma3 {
         // The class with the tower never caps its logits.
         decoder.head.softcap = None;
         decoder.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        limits(blueprint, sizes, (6, 62))
     }
 }
 
