@@ -415,7 +415,7 @@ fn the_output_room_alone_prints() {
 #[test]
 fn rooms_look_left() {
     // The order of lib.rs, small shared things first.
-    const ROOMS: [&str; 20] = [
+    const ROOMS: [&str; 21] = [
         "error",
         "progress",
         "random",
@@ -425,6 +425,7 @@ fn rooms_look_left() {
         "checkpoint",
         "blueprint",
         "model",
+        "mixers",
         "chat",
         "data",
         "calibrate",
