@@ -804,7 +804,7 @@ fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
     let short = kept(&["--mlp", "24", "--heads", "2", "--layers", "2"]);
     assert_eq!(kept(&["--size", "mlp=24,heads=2", "--size", "layers=2"]), short);
     assert_eq!(kept(&["--size", "depth=2", "--size", "mlp=24", "--heads", "2", "--size", "heads=2"]), short);
-    let held = desk.json(&[&prune[..], &["--ratio", "0.6", "--size", "mlp=48"]].concat());
+    let held = desk.json(&[&prune[..], &["--ratio", "0.75", "--size", "mlp=48"]].concat());
     assert_eq!(held["sizes"]["mlp"], 48);
     let error = |flags: &[&str]| desk.error(2, &[&prune, flags].concat());
     for (flags, says) in [

@@ -367,6 +367,93 @@ fn tensor_parallel_sizes_divide_heads_and_mlp_and_share_key_value_heads_evenly()
     assert_eq!(gpt2.tensor_parallel_at(&sizes(&[(HEADS, 3)])), [1, 3]);
 }
 
+/// Clients that a family's table names at some sizes, and what it says of them.
+fn limits(config: &Value, of: &[(&str, usize)]) -> Vec<(String, String)> {
+    let (blueprint, _) = space(config);
+    let registry = registry();
+    let family = registry.architecture_for(&blueprint.config).unwrap();
+    let limits = family.client_limits(&blueprint, &sizes(of));
+    limits.into_iter().map(|limit| (limit.client, limit.message)).collect()
+}
+
+/// A decoder of six layers under Llama's keys.
+fn six_layers(model_type: &str, more: &Value) -> Value {
+    let mut config = json!({
+        "model_type": model_type, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64,
+        "tie_word_embeddings": true,
+    });
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    config
+}
+
+#[test]
+fn clients_that_compute_head_dim_are_named_by_family_where_hidden_is_another_width() {
+    let clients = |model_type: &str, of: &[(&str, usize)]| -> Vec<String> {
+        let limits = limits(&six_layers(model_type, &json!({})), of);
+        assert!(limits.iter().all(|(_, message)| message.contains("hidden 24; keep them equal with --square")));
+        limits.into_iter().map(|(client, _)| client).collect()
+    };
+    for (model_type, refuse) in [
+        ("qwen2", &["vLLM", "llama.cpp"][..]),
+        ("olmo2", &["vLLM", "llama.cpp"]),
+        ("olmo3", &["llama.cpp"]),
+        ("phi3", &["llama.cpp"]),
+        ("granite", &["llama.cpp"]),
+        ("qwen3", &[]),
+        ("mistral", &[]),
+        ("smollm3", &[]),
+    ] {
+        assert_eq!(clients(model_type, &[(HIDDEN, 24)]), refuse, "{model_type}");
+        assert_eq!(clients(model_type, &[]), [""; 0], "{model_type}");
+        assert_eq!(clients(model_type, &[(HIDDEN, 16), (HEADS, 2)]), [""; 0], "{model_type}");
+    }
+}
+
+#[test]
+fn layers_that_llama_cpp_counts_itself_are_compared_with_the_list() {
+    let (full, slides) = (json!("full_attention"), json!("sliding_attention"));
+    let gemma = json!({ "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4 });
+    let other = |key: &str, list: Vec<Value>, model_type: &str| {
+        let mut more = gemma.clone();
+        more[key] = json!(list);
+        limits(&six_layers(model_type, &more), &[])
+    };
+    for (model_type, key, kept) in [
+        ("gemma2", "layer_types", vec![&slides, &full, &slides, &slides, &full, &slides]),
+        ("gemma3_text", "layer_types", vec![&slides, &slides, &slides, &slides, &full, &slides]),
+        ("smollm3", "no_rope_layers", vec![&json!(1), &json!(1), &json!(0), &json!(1), &json!(1), &json!(1)]),
+    ] {
+        let whole = six_layers(model_type, &gemma);
+        assert!(limits(&whole, &[]).is_empty(), "{model_type}");
+        // Which layers a plan keeps is asked of the student.
+        assert!(limits(&whole, &[(DEPTH, 5)]).is_empty(), "{model_type}");
+        let said = other(key, kept.into_iter().cloned().collect(), model_type);
+        let [(client, message)] = said.as_slice() else { panic!("{model_type}: {said:?}") };
+        assert_eq!(client, "llama.cpp");
+        assert!(message.contains("computes other logits") && message.contains("drop layers from the end"), "{message}");
+    }
+}
+
+#[test]
+fn the_factor_that_llama_cpp_gives_gemma_is_compared_with_the_models() {
+    let config = |layers: usize, scalar: usize| {
+        let more =
+            json!({ "head_dim": 8, "query_pre_attn_scalar": scalar, "sliding_window": 4, "num_hidden_layers": layers });
+        six_layers("gemma3_text", &more)
+    };
+    let says =
+        |config: &Value, of: &[(&str, usize)]| limits(config, of).into_iter().map(|limit| limit.1).collect::<String>();
+    assert_eq!(says(&config(6, 8), &[(HIDDEN, 24)]), "");
+    let said = says(&config(6, 16), &[]);
+    assert!(said.contains("root of head_dim (8)") && said.contains("query_pre_attn_scalar (16)"), "{said}");
+    // 62 layers are the largest one's, whose factor is of hidden / heads.
+    assert_eq!(says(&config(62, 8), &[]), "");
+    let said = says(&config(62, 8), &[(HIDDEN, 16)]);
+    assert!(said.contains("root of hidden / heads (4)"), "{said}");
+    assert_eq!(says(&config(62, 8), &[(DEPTH, 61)]), "");
+}
+
 #[test]
 fn what_a_client_refuses_is_said_at_planning_by_its_name() {
     let heads = json!({ "heads.0": [0, 2], "heads.1": [1, 3], "heads.2": [0, 3] });

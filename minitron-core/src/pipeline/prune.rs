@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::heal::Patient;
 use crate::memory::{mib, peak_bytes};
 use crate::plan::{Bytes, Explained, Plan};
-use crate::prune::ModuleChanges;
+use crate::prune::{ModuleChanges, Student};
 use crate::registry::PluginSpec;
 
 /// Beyond the steps that any axis has; each scores the text anew.
@@ -186,8 +186,9 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     let windows = options.treatment.windows(context, &folder, options.rounds > 1, (!dry_run).then_some(out))?;
     let own = identity_of(&folder)?;
     let Decision { plan, rankings, explained } = decide(context, options, (&folder, &own), windows.as_ref())?;
-    clients::warn(context, &folder.blueprint, &plan.sizes())?;
-    // Before the healings, which take long.
+    // Before the healings, which take long. The student knows which layers stay.
+    let student = Student::new(&folder.checkpoint.tensors, &folder.blueprint, &plan, context.registry)?;
+    clients::warn(context, &student.blueprint, &Sizes::new())?;
     ModuleChanges::new(&folder.checkpoint.dir, &folder.blueprint, &plan, None)?;
     let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
     let patient = options.treatment.patient(context, &folder, (plan, rankings.as_ref()), windows.as_ref())?;
@@ -236,7 +237,7 @@ pub(super) fn report_of(context: &Context, source: &Blueprint, patient: &Patient
         "sizes": sizes,
         "sizes_source": source.sizes(),
     });
-    clients::note(context, source, &sizes, &mut report)?;
+    clients::note(context, patient.blueprint(), &Sizes::new(), &mut report)?;
     note(patient, &mut report);
     Ok(report)
 }

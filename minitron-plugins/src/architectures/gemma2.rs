@@ -1,6 +1,11 @@
 use minitron_core::architectures::{Decoder, Norms};
 use minitron_core::blueprint::{
+<<<<<<< HEAD
     Activation, Blueprint, Constraint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys,
+=======
+    Activation, Blueprint, ClientLimit, Constraint, Decoder, Evidence, Norm, NormKind, Norms, RotaryDefaults,
+    ShapeKeys, Sizes,
+>>>>>>> sizes
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -8,6 +13,8 @@ use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use super::clients::{full_every, llama_cpp_counts_layers, llama_cpp_scales_gemma};
 
 /// Gemma 2: norms before and after each part, caps on attention and logits, windows in every other layer.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +38,22 @@ impl Architecture for Gemma2 {
         decoder.sliding(window, |layer| layer % 2 == 0)?;
         decoder.finish(evidence)
     }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        limits(blueprint, sizes, (2, 46))
+    }
+}
+
+/// What llama.cpp makes of a model with a layer without a window in every `period`, of which the largest has `largest` layers.
+pub(super) fn limits(blueprint: &Blueprint, sizes: &Sizes, (period, largest): (usize, usize)) -> Vec<ClientLimit> {
+    let text = blueprint.config.nested("text_config").ok().flatten();
+    let scalar = text.as_ref().unwrap_or(&blueprint.config).number_or("query_pre_attn_scalar", 256.0);
+    let what = format!("one layer in {period} for one without a window");
+    let limits = [
+        llama_cpp_counts_layers(blueprint, sizes, ("layer_types", &what), full_every(period)),
+        scalar.ok().and_then(|scalar| llama_cpp_scales_gemma(blueprint, sizes, largest, scalar)),
+    ];
+    limits.into_iter().flatten().collect()
 }
 
 /// What Gemma 2 and 3 share.

@@ -1,11 +1,19 @@
+<<<<<<< HEAD
 use minitron_core::architectures::Decoder;
 use minitron_core::blueprint::{Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+=======
+use minitron_core::blueprint::{
+    Blueprint, ClientLimit, Decoder, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+};
+>>>>>>> sizes
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use super::clients::{LLAMA_CPP, wants_square};
 
 /// Granite 3: Llama's blocks with factors on embeddings, attention, sums and logits.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +40,11 @@ impl Architecture for Granite {
         decoder.attention(|_, attention| attention.scale = Some(scale));
         decoder.reads = &["embedding_multiplier", "residual_multiplier", "logits_scaling", "attention_multiplier"];
         decoder.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        let what = "its converter leaves head_dim out, so the file does not load";
+        wants_square(LLAMA_CPP, what, blueprint, sizes).into_iter().collect()
     }
 }
 

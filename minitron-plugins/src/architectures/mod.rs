@@ -1,6 +1,7 @@
 //! Families of transformers, one file each: what differs from a usual decoder or encoder.
 
 mod bert;
+mod clients;
 mod distilbert;
 mod encoder;
 mod gemma2;

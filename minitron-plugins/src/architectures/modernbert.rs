@@ -1,6 +1,6 @@
 use minitron_core::blueprint::{
-    Activation, Blueprint, Constraint, Embedding, Evidence, Head, Layer, LayerList, Norm, NormKind, Options, Role,
-    Rotary, RotaryDefaults, Shape, ShapeKeys, Side, Slot, Sublayer, Table, fixed,
+    Activation, Blueprint, ClientLimit, Constraint, Embedding, Evidence, Head, Layer, LayerList, Norm, NormKind,
+    Options, Role, Rotary, RotaryDefaults, Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bert::KEYS;
+use super::clients::llama_cpp_counts_layers;
 use super::encoder::class;
 
 /// ModernBERT: rotations of two kinds, local windows in two of three layers, gated MLPs, norms before each part.
@@ -62,6 +63,14 @@ impl Architecture for Modernbert {
             vec![(0, "its attention has no norm before it, as the class has it in the first layer alone")];
         blueprint.reads = &["is_causal", "layer_types", "hidden_activation", "use_bidirectional_attention"];
         Ok(blueprint)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        let period = blueprint.config.size_or("global_attn_every_n_layers", 3).unwrap_or(3);
+        let what = format!("one layer in {period} for one without a window, from the first on");
+        let word =
+            |layer: usize| if layer.is_multiple_of(period) { "full_attention" } else { "sliding_attention" }.into();
+        llama_cpp_counts_layers(blueprint, sizes, ("layer_types", &what), word).into_iter().collect()
     }
 }
 

@@ -1,5 +1,11 @@
+<<<<<<< HEAD
 use minitron_core::architectures::{Decoder, Norms};
 use minitron_core::blueprint::{Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+=======
+use minitron_core::blueprint::{
+    Blueprint, ClientLimit, Decoder, Evidence, Norm, NormKind, Norms, RotaryDefaults, ShapeKeys, Sizes,
+};
+>>>>>>> sizes
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
@@ -7,6 +13,8 @@ use minitron_core::mixers::QkNorm;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use super::clients::{llama_cpp_wants_square, vllm_wants_square};
 
 /// OLMo 2: norms after each part and none before, norms over all queries and all keys.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +31,11 @@ impl Architecture for Olmo2 {
         let mut decoder = blocks("olmo2", evidence.config)?;
         decoder.rotate(RotaryDefaults::default())?;
         decoder.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        let limits = [vllm_wants_square(blueprint, sizes), llama_cpp_wants_square(blueprint, sizes)];
+        limits.into_iter().flatten().collect()
     }
 }
 

@@ -1,10 +1,11 @@
-use minitron_core::blueprint::{Blueprint, Evidence, Rotary, RotaryDefaults};
+use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Rotary, RotaryDefaults, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::clients::llama_cpp_wants_square;
 use super::olmo2::blocks;
 
 /// OLMo 3: OLMo 2 with windows in three of four layers, which turn unscaled.
@@ -38,6 +39,10 @@ impl Architecture for Olmo3 {
         });
         decoder.reads = &["sliding_window", "layer_types"];
         decoder.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        llama_cpp_wants_square(blueprint, sizes).into_iter().collect()
     }
 }
 

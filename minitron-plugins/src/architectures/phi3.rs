@@ -1,5 +1,11 @@
+<<<<<<< HEAD
 use minitron_core::architectures::Decoder;
 use minitron_core::blueprint::{Blueprint, Evidence, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys};
+=======
+use minitron_core::blueprint::{
+    Blueprint, ClientLimit, Decoder, Evidence, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys, Sizes,
+};
+>>>>>>> sizes
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
@@ -7,6 +13,8 @@ use minitron_core::mixers::{Gate, Layout};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use super::clients::llama_cpp_wants_square;
 
 /// Phi-3, Phi-4 and their minis: fused projections, rotations of a part of each head, longrope.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +45,10 @@ impl Architecture for Phi3 {
         }
         decoder.reads = &["partial_rotary_factor", "sliding_window", "layer_types"];
         decoder.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        llama_cpp_wants_square(blueprint, sizes).into_iter().collect()
     }
 }
 

@@ -1,11 +1,19 @@
+<<<<<<< HEAD
 use minitron_core::architectures::{Bias, Decoder};
 use minitron_core::blueprint::{Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+=======
+use minitron_core::blueprint::{
+    Bias, Blueprint, ClientLimit, Decoder, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+};
+>>>>>>> sizes
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use super::clients::{llama_cpp_wants_square, vllm_wants_square};
 
 /// Qwen2 and Qwen2.5: Llama's blocks with biases on queries, keys and values.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +35,11 @@ impl Architecture for Qwen2 {
         decoder.rotate(RotaryDefaults::default())?;
         windows(&mut decoder)?;
         decoder.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        let limits = [vllm_wants_square(blueprint, sizes), llama_cpp_wants_square(blueprint, sizes)];
+        limits.into_iter().flatten().collect()
     }
 }
 

@@ -1,11 +1,19 @@
+<<<<<<< HEAD
 use minitron_core::architectures::Decoder;
 use minitron_core::blueprint::{Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+=======
+use minitron_core::blueprint::{
+    Blueprint, ClientLimit, Decoder, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+};
+>>>>>>> sizes
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use super::clients::llama_cpp_counts_layers;
 
 /// SmolLM3: Llama's blocks, of which every fourth turns nothing.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +46,12 @@ impl Architecture for Smollm3 {
         decoder.sliding(window, |layer| window.is_some() && turns.get(layer) == Some(&false))?;
         decoder.reads = &["no_rope_layers", "no_rope_layer_interval", "sliding_window", "layer_types"];
         decoder.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        let what = ("no_rope_layers", "one layer in 4 for one without rope");
+        let turns = |layer: usize| u8::from((layer + 1) % 4 != 0).into();
+        llama_cpp_counts_layers(blueprint, sizes, what, turns).into_iter().collect()
     }
 }
 

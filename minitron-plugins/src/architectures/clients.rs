@@ -1,0 +1,75 @@
+//! What programs that load written folders make of several families.
+//!
+//! Of llama.cpp v0.4.0: `src/models/{qwen2,olmo2,phi3,gemma2,gemma3,smollm3}.cpp`, `conversion/granite.py`; of vLLM:
+//! `model_executor/models/{qwen2,olmo2}.py`.
+
+use minitron_core::blueprint::{Blueprint, ClientLimit, DEPTH, HEADS, HIDDEN, Sizes};
+use serde_json::Value;
+
+pub(super) const LLAMA_CPP: &str = "llama.cpp";
+pub(super) const VLLM: &str = "vLLM";
+
+/// Of a program that takes all heads together for as wide as the residual stream.
+pub(super) fn wants_square(client: &str, what: &str, blueprint: &Blueprint, sizes: &Sizes) -> Option<ClientLimit> {
+    let width = blueprint.attention_width_beside_hidden(sizes)?;
+    let hidden = blueprint.size_at(HIDDEN, sizes);
+    let message = format!("{what}: heads x head_dim is {width}, hidden {hidden}; keep them equal with --square");
+    Some(ClientLimit::new(client, message))
+}
+
+/// The same of llama.cpp, whose tables have such matrices for the family.
+pub(super) fn llama_cpp_wants_square(blueprint: &Blueprint, sizes: &Sizes) -> Option<ClientLimit> {
+    let what = "its converter takes the folder, but the file does not load";
+    wants_square(LLAMA_CPP, what, blueprint, sizes)
+}
+
+/// The same of vLLM, where its class of the family reads no `head_dim`.
+pub(super) fn vllm_wants_square(blueprint: &Blueprint, sizes: &Sizes) -> Option<ClientLimit> {
+    let what = "its own class of this family takes hidden / heads for head_dim in versions up to 0.8 at least";
+    wants_square(VLLM, what, blueprint, sizes)
+}
+
+/// Of llama.cpp, where it counts layers itself and reads no list of the config: what it computes is something else. Which
+/// layers a plan keeps is known of the student alone.
+pub(super) fn llama_cpp_counts_layers(
+    blueprint: &Blueprint,
+    sizes: &Sizes,
+    (key, what): (&str, &str),
+    expected: impl Fn(usize) -> Value,
+) -> Option<ClientLimit> {
+    if blueprint.size_at(DEPTH, sizes) != blueprint.n_layers() {
+        return None;
+    }
+    let list = blueprint.layer_lists.iter().find(|list| list.key.ends_with(key))?;
+    let other = list.values.iter().enumerate().position(|(layer, value)| *value != expected(layer))?;
+    let message = format!(
+        "it loads the file and computes other logits: it takes {what}, layer {other} is another kind; drop layers from the end \
+         alone, or use another program"
+    );
+    Some(ClientLimit::new(LLAMA_CPP, message))
+}
+
+/// Words of `layer_types` for windows in all layers but every `period`-th.
+pub(super) fn full_every(period: usize) -> impl Fn(usize) -> Value {
+    move |layer| if (layer + 1).is_multiple_of(period) { "full_attention" } else { "sliding_attention" }.into()
+}
+
+/// Of llama.cpp's Gemmas, which compute the factor of attention from other sizes. `largest` is the depth of the model whose
+/// factor comes from hidden / heads.
+pub(super) fn llama_cpp_scales_gemma(
+    blueprint: &Blueprint,
+    sizes: &Sizes,
+    largest: usize,
+    scalar: f64,
+) -> Option<ClientLimit> {
+    let size = |kind: &str| blueprint.size_at(kind, sizes);
+    let (taken, name) = match size(DEPTH) == largest {
+        true => (size(HIDDEN).checked_div(size(HEADS))?, "hidden / heads"),
+        false => (blueprint.head_dim(), "head_dim"),
+    };
+    let message = format!(
+        "it loads the file and computes other logits: it divides scores by the root of {name} ({taken}), the model by the root \
+         of query_pre_attn_scalar ({scalar}); use another program"
+    );
+    (taken as f64 != scalar).then(|| ClientLimit::new(LLAMA_CPP, message))
+}
