@@ -42,11 +42,7 @@ fn smaller_sizes(space: &Space) -> Sizes {
     for axis in space.axes.iter().filter(|axis| axis.kind != HIDDEN) {
         sizes.insert(axis.kind.clone(), axis.nearest((axis.full / 2).max(1))[0]);
     }
-<<<<<<< HEAD
-    if let Some(queries) = space.ties.queries {
-=======
     if let Some(queries) = space.ties.led(&|kind| kind == KV_HEADS).first() {
->>>>>>> sizes
         // Half of the key/value heads, and half of the query heads of each that stays.
         let kv_heads = (space.axis(KV_HEADS).unwrap().full / 2).max(1);
         sizes.insert(KV_HEADS.to_owned(), kv_heads);

@@ -417,11 +417,7 @@ fn the_output_room_alone_prints() {
 #[test]
 fn rooms_look_left() {
     // The order of lib.rs, small shared things first.
-<<<<<<< HEAD
     const ROOMS: [&str; 22] = [
-=======
-    const ROOMS: [&str; 21] = [
->>>>>>> sizes
         "error",
         "progress",
         "random",
@@ -432,10 +428,7 @@ fn rooms_look_left() {
         "blueprint",
         "model",
         "mixers",
-<<<<<<< HEAD
         "architectures",
-=======
->>>>>>> sizes
         "chat",
         "data",
         "calibrate",

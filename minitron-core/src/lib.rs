@@ -6,16 +6,10 @@
 //! |---|---|
 //! | [`error`] | errors by blame |
 //! | [`checkpoint`] | model folders in and out, [`TensorSource`](checkpoint::TensorSource) |
-<<<<<<< HEAD
 //! | [`blueprint`] | a family's description of one model: dims, tensors, layers, sites |
 //! | [`model`] | the transformer built from a blueprint, with taps |
 //! | [`mixers`] | what layers are made of: attention, MLP, one file a kind |
 //! | [`architectures`] | presets for families |
-=======
-//! | [`blueprint`] | a family's description of one model: dims, tensors, options |
-//! | [`model`] | the transformer built from a blueprint around mixers, with taps |
-//! | [`mixers`] | what layers are made of: attention, MLP |
->>>>>>> sizes
 //! | [`chat`] | conversations as text by the model's own template, and what the assistant said |
 //! | [`data`] | text to tokens to windows, in a deterministic order |
 //! | [`calibrate`] | one forward pass, observations, scores |

@@ -1,11 +1,6 @@
 use minitron_core::architectures::{Decoder, Norms};
 use minitron_core::blueprint::{
-<<<<<<< HEAD
-    Activation, Blueprint, Constraint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys,
-=======
-    Activation, Blueprint, ClientLimit, Constraint, Decoder, Evidence, Norm, NormKind, Norms, RotaryDefaults,
-    ShapeKeys, Sizes,
->>>>>>> sizes
+    Activation, Blueprint, ClientLimit, Constraint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
 };
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;

@@ -1,5 +1,5 @@
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{Blueprint, Evidence, Rotary, RotaryDefaults};
+use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Rotary, RotaryDefaults, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::gemma2::blocks;
+use super::gemma2::{blocks, limits};
 
 /// Gemma 3, text: norms of queries and keys, two rotations, five layers with a window to one without.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +23,10 @@ impl Architecture for Gemma3Text {
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         decoder(evidence.config)?.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        limits(blueprint, sizes, (6, 62))
     }
 }
 

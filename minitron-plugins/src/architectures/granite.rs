@@ -1,11 +1,5 @@
-<<<<<<< HEAD
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
-=======
-use minitron_core::blueprint::{
-    Blueprint, ClientLimit, Decoder, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
-};
->>>>>>> sizes
+use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;

@@ -1,11 +1,7 @@
-<<<<<<< HEAD
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{Blueprint, Evidence, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys};
-=======
 use minitron_core::blueprint::{
-    Blueprint, ClientLimit, Decoder, Evidence, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys, Sizes,
+    Blueprint, ClientLimit, Evidence, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys, Sizes,
 };
->>>>>>> sizes
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
