@@ -1,5 +1,7 @@
 //! Decoders as people build them: embeddings, layers of attention and MLP, a norm, a head. A family states what differs.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::Names;
@@ -7,6 +9,7 @@ use crate::blueprint::{
     Activation, Constraint, Embedding, Head, LayerList, Norm, Rotary, RotaryDefaults, RotaryScaling, Shape, ShapeKeys,
 };
 use crate::checkpoint::Config;
+use crate::contract::Mixer;
 use crate::error::Result;
 use crate::mixers::{Attention, Gate, Mlp, QkNorm};
 
@@ -31,6 +34,9 @@ pub struct Bias {
     /// The MLP.
     pub mlp: bool,
 }
+
+/// Makes the mixer that computes what this attention describes.
+pub type AttentionBy = fn(&Attention) -> Arc<dyn Mixer>;
 
 /// What a decoder is, before it is written out tensor by tensor. All fields may be changed until [`Decoder::finish`].
 #[derive(Debug, Clone)]
@@ -59,6 +65,8 @@ pub struct Decoder {
     pub bias: Bias,
     /// Attention, layer by layer.
     pub attention: Vec<Attention>,
+    /// What computes it, where that is a mixer of the family's own with attention's weights.
+    pub attention_by: Option<AttentionBy>,
     /// The MLP of every layer.
     pub mlp: Mlp,
     /// Whether the MLP reads what attention reads.
@@ -113,6 +121,7 @@ impl Decoder {
             norms: Norms::Pre,
             bias: Bias::default(),
             attention: vec![Attention::new(shape.head_dim); shape.n_layers],
+            attention_by: None,
             mlp: Mlp { activation: Activation::read(&config, "hidden_act", "silu")?, gate: Gate::Split },
             parallel: false,
             residual_scale: 1.0,

@@ -4,5 +4,5 @@ mod decoder;
 mod names;
 mod rows;
 
-pub use decoder::{Bias, Decoder, Norms};
+pub use decoder::{AttentionBy, Bias, Decoder, Norms};
 pub use names::Names;

@@ -76,7 +76,11 @@ impl Decoder {
         };
         let of_layer = |attention: &Attention| {
             let mlp = Sublayer { reads_layer_input: self.parallel, ..around(Sublayer::new(self.mlp.clone())) };
-            Layer(vec![around(Sublayer::new(attention.clone())), mlp])
+            let attention = match self.attention_by {
+                Some(own) => Sublayer::of(own(attention)),
+                None => Sublayer::new(attention.clone()),
+            };
+            Layer(vec![around(attention), mlp])
         };
         self.attention.iter().map(of_layer).collect()
     }

@@ -41,15 +41,13 @@ pub struct Sublayer {
 
 impl Sublayer {
     /// A mixer alone.
-    pub fn new(mixer: impl Mixer + 'static) -> Self {
-        Sublayer {
-            mixer: Arc::new(mixer),
-            pre: None,
-            post: None,
-            after_sum: None,
-            scale: 1.0,
-            reads_layer_input: false,
-        }
+    pub fn new(mixer: impl Mixer) -> Self {
+        Self::of(Arc::new(mixer))
+    }
+
+    /// The same of a mixer that is shared.
+    pub fn of(mixer: Arc<dyn Mixer>) -> Self {
+        Sublayer { mixer, pre: None, post: None, after_sum: None, scale: 1.0, reads_layer_input: false }
     }
 
     /// The same behind a norm.

@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::fmt::Debug;
 
 use tch::Tensor;
@@ -12,7 +13,7 @@ use crate::model::{Context, MixerState, PartWeights, Port, PortTap, Ports};
 /// # Law
 /// `load` asks for weights by roles that the architecture declares for the same part. What runs is differentiable, and a position
 /// of a causal model depends on earlier ones alone; with a state, new tokens give the same as all tokens at once.
-pub trait Mixer: Debug + Send + Sync {
+pub trait Mixer: Debug + Send + Sync + Any {
     /// What it is called in messages: `attention`.
     fn name(&self) -> &'static str;
 

@@ -3,6 +3,8 @@
 //! It is compiled into the plugin's own library, so that nothing unwinds from one library into another, which ends the
 //! process: neither a question, nor a plugin's `Debug`, nor its `Drop`.
 
+mod mixers;
+
 use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -186,7 +188,9 @@ impl<P: Architecture + Serialize> Architecture for Guarded<P> {
     }
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
-        self.call(|plugin| plugin.blueprint(evidence))
+        let mut blueprint = self.call(|plugin| plugin.blueprint(evidence))?;
+        mixers::guard(self.who, &mut blueprint)?;
+        Ok(blueprint)
     }
 
     fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
