@@ -5,21 +5,22 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use minitron::{registry, some_windows};
-use minitron_core::blueprint::{At, Blueprint, Evidence, MLP, PruneGroup, Role, Sizes, Slot, fixed};
+use minitron::{config, forward, registry, some_windows};
+use minitron_core::blueprint::{At, Blueprint, Cost, Evidence, MLP, PruneGroup, Role, Sizes, Slot, fixed};
 use minitron_core::calibrate::{Observation, SequenceStat, Site};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::{
     Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Healing, Importance, LogitLoss,
-    Measurements, Need, Scorer, SitePair, StateLoss, States, Subject, TeacherNeed,
+    Measurements, Mixer, Need, Observed, RunMixer, Scorer, SitePair, StateLoss, States, Subject, TeacherNeed,
 };
 use minitron_core::descriptor;
 use minitron_core::error::Result;
 use minitron_core::evaluate::scan_rows;
 use minitron_core::heal::Patient;
-use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::model::{Context, Linear, LoadOptions, MixerState, PartWeights, Port, PortTap, Ports, Transformer};
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
@@ -91,7 +92,83 @@ impl Architecture for BadFamily {
         for dim in blueprint.dims.values_mut().filter(|dim| dim.name.starts_with(MLP) && self.has("key")) {
             dim.config_keys = vec!["ffn_size".into()];
         }
+        for part in blueprint.layers.iter_mut().flat_map(|layer| layer.0.last_mut()) {
+            part.mixer = Arc::new(BadMixer(self.fault.clone()));
+        }
         Ok(blueprint)
+    }
+}
+
+/// A gated MLP of the family's own.
+#[derive(Debug, Clone)]
+struct BadMixer(String);
+
+impl BadMixer {
+    fn at(&self, place: &str) {
+        assert!(self.0 != place, "at its {place}");
+    }
+}
+
+impl Mixer for BadMixer {
+    fn name(&self) -> &'static str {
+        "own"
+    }
+
+    fn ports(&self) -> Ports {
+        self.at("ports");
+        Ports { readers: vec![Role::GATE, Role::UP], writer: Role::DOWN, written: Port::NEURONS }
+    }
+
+    fn observed(&self) -> Vec<Observed> {
+        vec![Observed { kind: MLP, port: Port::NEURONS, width: 1 }]
+    }
+
+    fn shows(&self) -> Vec<Port> {
+        vec![Port::NEURONS]
+    }
+
+    fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost {
+        // Of the model's own size it says something.
+        let is_own = size(MLP) == 48;
+        self.at(if is_own { "cost" } else { "cost of others" });
+        Cost { inside: 4 * size(MLP) as u64, ..Cost::default() }
+    }
+
+    fn load(&self, weights: &mut PartWeights) -> Result<Box<dyn RunMixer>> {
+        self.at("load");
+        let of = self.clone();
+        let [gate, up] = [Role::GATE, if self.0 == "role" { Role("up and away") } else { Role::UP }];
+        let (gate, up, down) = (weights.linear(gate)?, weights.linear(up)?, weights.linear(Role::DOWN)?);
+        Ok(Box::new(RunBadMixer { of, gate, up, down }))
+    }
+}
+
+#[derive(Debug)]
+struct RunBadMixer {
+    of: BadMixer,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl Drop for RunBadMixer {
+    fn drop(&mut self) {
+        self.of.at("end");
+    }
+}
+
+impl RunMixer for RunBadMixer {
+    fn forward(&self, x_bte: &Tensor, _: &Context, _: Option<&mut MixerState>, tap: &mut PortTap) -> Result<Tensor> {
+        self.of.at("forward");
+        let up_btf = self.up.forward(x_bte)?;
+        let inner_btf = self.gate.forward(x_bte)?.f_silu()?.f_mul(&up_btf)?;
+        tap.show(Port::NEURONS, &inner_btf)?;
+        let added_bte = self.down.forward(&inner_btf)?;
+        match self.of.0.as_str() {
+            "product" => Ok(added_bte.f_matmul(&inner_btf)?),
+            "ahead" => Ok(added_bte.f_add(&x_bte.f_mean_dim(1, true, None)?)?),
+            _ => Ok(added_bte),
+        }
     }
 }
 
@@ -346,6 +423,13 @@ const FAULTS: [Faults; 9] = [
             ("fickle", "asked twice, it gives two blueprints"),
             ("sides", "`mlp.0` in another order changes the outputs"),
             ("key", "a student with "),
+            ("ports", "it panicked: at its ports"),
+            ("cost", "it panicked: at its cost"),
+            ("load", "it panicked: at its load"),
+            ("forward", "it panicked: at its forward"),
+            ("role", "declares no up and away"),
+            ("product", "torch: "),
+            ("ahead", "a token changes what stands before it"),
         ],
     ),
     (Kind::Axis, "bad_axis", &[("twice", "group `mlp.0` of 48 units"), ("short", "group `mlp.0` of 47 units")]),
@@ -398,7 +482,7 @@ const FAULTS: [Faults; 9] = [
         "bad_states",
         &[
             ("nothing", "it compares nothing"),
-            ("depth", "MlpInput(4): a site that a `bert` of 3 layers does not show"),
+            ("depth", "LayerInput(4): a site that a `bert` of 3 layers does not show"),
             ("filling", "depends on what stands for no token"),
             ("sides", "expected a scalar"),
             ("detached", "no gradient reaches the student's states"),
@@ -512,6 +596,38 @@ fn what_panics_while_shown_or_dropped_unwinds_no_further_than_its_guard() {
     // It is shown as it shows itself where nothing is wrong.
     let honest = opened().build::<dyn Axis>(&PluginSpec::bare("bad_axis")).unwrap();
     assert_eq!(format!("{honest:?}"), "BadAxis { fault: \"\" }");
+}
+
+#[test]
+fn a_mixer_of_a_library_is_guarded_wherever_it_is_asked_and_a_built_in_one_is_left_alone() {
+    let registry = opened();
+    let described = |tag: &str, fault: &'static str| {
+        FAULT.set(fault);
+        let found = Blueprint::from_config(&config(&laws::sample_config(tag)).unwrap(), &registry);
+        FAULT.set("");
+        found.unwrap()
+    };
+    let model = |blueprint: &Blueprint| {
+        let source = laws::random_weights(blueprint, 1).unwrap();
+        Transformer::load(&source, blueprint, LoadOptions::default())
+    };
+    let (own, llama) = (described("bad_family", ""), described("llama", ""));
+    let ids_bt = Tensor::from_slice(&[3i64, 4, 5, 6]).view([1, 4]);
+    let [one, two] = [&own, &llama].map(|blueprint| forward(&model(blueprint).unwrap(), &ids_bt).unwrap());
+    assert!(one.equal(&two), "the same weights, and the same MLP");
+    assert_eq!(own.n_params(), llama.n_params());
+    let mixers = |blueprint: &Blueprint| format!("{:?}", blueprint.layers[0].0[1].mixer);
+    assert_eq!(mixers(&own), "BadMixer(\"\")");
+    assert!(mixers(&llama).starts_with("Mlp {"), "{}", mixers(&llama));
+
+    // Where no error can be said, the next thing that can fail says it.
+    let fickle = described("bad_family", "cost of others");
+    let half = Sizes::from([(MLP.to_owned(), 24)]);
+    assert_eq!(fickle.kv_cache_bytes_at(&half, 8, 1), own.kv_cache_bytes_at(&half, 8, 1));
+    let said = model(&fickle).unwrap_err().to_string();
+    assert!(said.contains("plugin: `bad_family`") && said.ends_with("it panicked: at its cost of others"), "{said}");
+    // What panics while it is dropped ends nothing.
+    drop(model(&described("bad_family", "end")).unwrap());
 }
 
 #[test]

@@ -4,11 +4,13 @@ use minitron_core::blueprint::{Blueprint, DEPTH, KV_HEADS, ModelFolder};
 use minitron_core::checkpoint::{Config, TensorSource, WriteOptions, write_model};
 use minitron_core::contract::Architecture;
 use minitron_core::error::{IoContext, Result};
+use minitron_core::model::{Cache, NoTap};
 use minitron_core::plan::{Plan, Space};
 use minitron_core::prune::Student;
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Kind, PluginSpec};
 use serde_json::Value;
+use tch::Tensor;
 
 use super::numbers::{is_finite, relative};
 use super::samples::{config_of, described, half_of_all, halves, linked_axes, outputs, random_rankings};
@@ -42,8 +44,10 @@ pub fn check(trial: &Trial, config: &Value) -> Result<String> {
     let sample = Sample { blueprint, source };
     read_back(trial, &sample)?;
     units(trial, &sample)?;
+    tokens(trial, &sample)?;
     students(trial, &sample)?;
-    Ok("its own configs alone; written and read back whole; units trade places; a student on every axis".into())
+    let kept = "its own configs alone; written and read back whole; units trade places; a student on every axis";
+    Ok(kept.into())
 }
 
 /// No other family takes its configs, nor does it take theirs.
@@ -96,6 +100,29 @@ fn units(trial: &Trial, sample: &Sample) -> Result<()> {
         trial.ensure(change <= REORDERED, format!("{message}: some tensor's sides do not say where its units are"))?;
     }
     Ok(())
+}
+
+/// In a causal model a token sees those before it alone, and states of those give what all tokens at once give.
+fn tokens(trial: &Trial, sample: &Sample) -> Result<()> {
+    if !sample.blueprint.options.causal {
+        return Ok(());
+    }
+    let model = sample.load()?;
+    let ids = |last: i64| Tensor::f_from_slice(&[7i64, 3, 11, 5, 2, 13, last, 4]).and_then(|ids| ids.f_view([1, 8]));
+    let said = |ids_bt: &Tensor, cache: Option<&mut Cache>| model.hidden(ids_bt, &mut NoTap, cache);
+    let ids_bt = ids(9)?;
+    let whole_bte = said(&ids_bt, None)?;
+    let before = |x_bte: &Tensor| x_bte.f_narrow(1, 0, 6);
+    let change = relative(&before(&said(&ids(1)?, None)?)?, &before(&whole_bte)?)?;
+    trial.ensure(change <= REORDERED, format!("a token changes what stands before it by {change:.1e}, relatively"))?;
+    let mut cache = Cache::new(&model);
+    let mut parts = Vec::new();
+    for (start, n) in [(0, 3), (3, 1), (4, 4)] {
+        parts.push(said(&ids_bt.f_narrow(1, start, n)?, Some(&mut cache))?);
+    }
+    let change = relative(&Tensor::f_cat(&parts, 1)?, &whole_bte)?;
+    let message = format!("behind states of earlier tokens, the outputs are {change:.1e} away, relatively");
+    trial.ensure(change <= REORDERED, message)
 }
 
 /// Student::new compares the view with what the family says of the student's config.
