@@ -11,7 +11,7 @@ use minitron::{
 use minitron_core::blueprint::ModelFolder;
 use minitron_core::calibrate::Scores;
 use minitron_core::contract::{LogitLoss, StateLoss, States};
-use minitron_core::model::{LoadOptions, NoTap, Transformer};
+use minitron_core::model::{Cache, LoadOptions, NoTap, Transformer};
 use minitron_core::pipeline::{ScoreOptions, score};
 use minitron_core::registry::{Handshake, Kind, Registry};
 use tch::Tensor;
@@ -363,21 +363,22 @@ fn every_kind_has_a_crate_to_start_from() {
     assert!(refusal(&dir, &["plugins", "new", "loss", &bad], 2).contains("the folder gives the plugin its name"));
 }
 
-const QWEN2: &str = r#"
+const GLM4: &str = r#"
 import sys, torch, numpy as np
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Glm4Config, Glm4ForCausalLM
 job, folder = sys.argv[1:3]
 if job == "make":
     torch.manual_seed(1)
-    config = Qwen2Config(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=8,
-        num_key_value_heads=4, vocab_size=512, max_position_embeddings=64, rope_theta=1e6, initializer_range=0.2,
-        tie_word_embeddings=True)
-    model = Qwen2ForCausalLM(config)
+    config = Glm4Config(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=8,
+        num_key_value_heads=4, head_dim=16, vocab_size=512, max_position_embeddings=64, initializer_range=0.2,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5},
+        pad_token_id=0, eos_token_id=0, tie_word_embeddings=True)
+    model = Glm4ForCausalLM(config)
     for name, p in model.named_parameters():
-        if name.endswith("bias"): torch.nn.init.normal_(p, std=0.5)
+        if p.dim() == 1: torch.nn.init.normal_(p, mean=float(name.endswith("weight")), std=0.4)
     model.save_pretrained(folder)
 else:
-    model, info = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, info = Glm4ForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"], info
     ids = torch.from_numpy(np.load(sys.argv[3]))
     with torch.no_grad(): np.save(sys.argv[4], model.eval()(input_ids=ids).logits.numpy())
@@ -392,7 +393,7 @@ fn a_family_of_a_library_is_transformers_own_whole_and_pruned() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
     let run = |args: &[&str]| {
-        let output = Command::new(&python).args(["-c", QWEN2]).args(args).output().unwrap();
+        let output = Command::new(&python).args(["-c", GLM4]).args(args).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
     run(&["make", &at("whole")]);
@@ -427,11 +428,16 @@ fn a_family_of_a_library_is_transformers_own_whole_and_pruned() {
         run(&["logits", &at(name), &at("ids.npy"), &at("logits.npy")]);
         let theirs = tch::Tensor::read_npy(at("logits.npy")).unwrap();
         let folder = ModelFolder::open(Path::new(&at(name)), &registry).unwrap();
-        assert_eq!(folder.blueprint.architecture, "qwen2");
+        assert_eq!(folder.blueprint.architecture, "glm4");
         let model = Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, LoadOptions::default()).unwrap();
-        let ours = model.logits(&model.hidden(&ids, &mut NoTap, None).unwrap()).unwrap();
-        let difference = (&ours - &theirs).abs().max().double_value(&[]);
-        assert!(difference <= 1e-4 && difference.is_finite(), "{name}: {difference:e}");
+        // All at once, and behind the states of earlier tokens.
+        for pieces in [vec![(0, 20)], vec![(0, 9), (9, 1), (10, 10)]] {
+            let mut cache = Cache::new(&model);
+            let hidden = |(start, n)| model.hidden(&ids.narrow(1, start, n), &mut NoTap, Some(&mut cache)).unwrap();
+            let ours = model.logits(&tch::Tensor::cat(&pieces.into_iter().map(hidden).collect::<Vec<_>>(), 1)).unwrap();
+            let difference = (&ours - &theirs).abs().max().double_value(&[]);
+            assert!(difference <= 1e-4 && difference.is_finite(), "{name}: {difference:e}");
+        }
         assert!(theirs.abs().max().double_value(&[]) > 1.0);
     }
 }

@@ -5,13 +5,14 @@
 //! ```
 //! `minitron plugins new KIND DIR` starts from these files.
 
+mod glm4;
 mod half_mlp;
 mod log_cosh;
 mod mean_power;
 mod mlp_tiles;
 mod norm_keeping;
 mod paragraphs;
-mod qwen2;
+
 mod skew_kl;
 mod token_accuracy;
 

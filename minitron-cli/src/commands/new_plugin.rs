@@ -34,7 +34,7 @@ macro_rules! template {
 
 fn template(kind: Kind) -> Template {
     match kind {
-        Kind::Architecture => template!("Qwen2", "qwen2"),
+        Kind::Architecture => template!("Glm4", "glm4"),
         Kind::Axis => template!("MlpTiles", "mlp_tiles"),
         Kind::Importance => template!("MeanPower", "mean_power"),
         Kind::Allocator => template!("HalfMlp", "half_mlp"),
