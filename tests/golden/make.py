@@ -36,7 +36,9 @@ from safetensors.torch import load_file, save_file
 
 sys.dont_write_bytecode = True  # leave the folder as it is
 sys.path.insert(0, str(Path(__file__).parents[1] / "interop"))
+import families  # noqa: E402
 import reference  # noqa: E402
+from variants import FAMILIES, ONE, TWO, longrope  # noqa: E402
 
 FIXTURES = Path(__file__).parent / "fixtures"
 VOCAB = 96
@@ -51,33 +53,43 @@ AGGREGATIONS = {
 }
 
 
+# Where families keep their layers, and what in a layer reads heads, neurons, and (in attention and MLP) the residual stream.
+LAYERS = ["layers", "h", "encoder.layer", "transformer.layer", "language_model.layers"]
+PROJECTIONS = [
+    ("self_attn.o_proj", "mlp.down_proj", "self_attn.q_proj", "mlp.up_proj"),
+    ("self_attn.o_proj", "mlp.down_proj", "self_attn.qkv_proj", "mlp.gate_up_proj"),
+    ("attn.c_proj", "mlp.c_proj", "attn.c_attn", "mlp.c_fc"),
+    ("attention.output.dense", "output.dense", "attention.self.query", "intermediate.dense"),
+    ("attention.dense", "mlp.dense_4h_to_h", "attention.query_key_value", "mlp.dense_h_to_4h"),
+    ("attention.out_lin", "ffn.lin2", "attention.q_lin", "ffn.lin1"),
+    ("attn.Wo", "mlp.Wo", "attn.Wqkv", "mlp.Wi"),
+]
+
+
+def resolved(module, path):
+    """The module at a path of names, where it is there."""
+    for name in path.split("."):
+        module = getattr(module, name, None)
+    return module
+
+
 class Sites:
     """Records, in f64, what flows through a layer: `heads`, `neurons`, `reads` (two a layer), `before`, `after`."""
 
     def __init__(self, model):
         self.seen = {}
-        base = model.base_model
-        self.layers = getattr(base, "layers", None) or getattr(base, "h", None) or base.encoder.layer
+        found = (resolved(model.base_model, path) for path in LAYERS)
+        self.layers = next(layers for layers in found if layers is not None)
         self.hooks = [hook for idx, layer in enumerate(self.layers) for hook in self.watch(idx, layer)]
 
     def watch(self, idx, layer):
         self.block(layer, (idx, "before"), (idx, "after"))
-        match type(layer).__name__:
-            case "BertLayer":
-                yield self.input(layer.attention.output.dense, (idx, "heads"))
-                yield self.input(layer.output.dense, (idx, "neurons"))
-                yield self.input(layer.attention.self.query, (idx, "reads", 0))
-                yield self.input(layer.intermediate.dense, (idx, "reads", 1))
-            case "GPT2Block":
-                yield self.input(layer.attn.c_proj, (idx, "heads"))
-                yield self.input(layer.mlp.c_proj, (idx, "neurons"))
-                yield self.output(layer.ln_1, (idx, "reads", 0))
-                yield self.output(layer.ln_2, (idx, "reads", 1))
-            case _:
-                yield self.input(layer.self_attn.o_proj, (idx, "heads"))
-                yield self.input(layer.mlp.down_proj, (idx, "neurons"))
-                yield self.output(layer.input_layernorm, (idx, "reads", 0))
-                yield self.output(layer.post_attention_layernorm, (idx, "reads", 1))
+        found = ([resolved(layer, path) for path in paths] for paths in PROJECTIONS)
+        heads, neurons, *reads = next(modules for modules in found if None not in modules)
+        yield self.input(heads, (idx, "heads"))
+        yield self.input(neurons, (idx, "neurons"))
+        for part, module in enumerate(reads):
+            yield self.input(module, (idx, "reads", part))
 
     def keep(self, key, x):
         self.seen[key] = (x[0] if isinstance(x, tuple) else x).detach().double()
@@ -168,6 +180,69 @@ def bert_in_old_spelling(tensors):
     return tensors | {"bert.embeddings.position_ids": torch.arange(48).view(1, -1)}
 
 
+# What makes the variants of tests/interop/variants.py smaller still.
+TINY = dict(hidden_size=16, intermediate_size=12, num_hidden_layers=2, vocab_size=28)
+PIXTRAL = dict(model_type="pixtral", hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+PIXTRAL |= dict(head_dim=8, image_size=16, patch_size=8)
+
+
+def small(family, variant, **changes):
+    """A variant of a family with all its options at work, two layers deep; windows and scaled positions are shorter than its text."""
+    name, make = FAMILIES[family]
+    what = make()[variant]
+    config = what["config"] | TINY | changes
+    if "head_dim" in config:
+        config["head_dim"] = 4
+    return families.configured(name, config), getattr(hf, what.get("class", name)), {"n_tokens": 18}
+
+
+def gemma3():
+    """The language model inside a wrapper, with a tower that is not run."""
+    config = FAMILIES["gemma3"][1]()["tied"]["config"]
+    text = config["text_config"] | TINY | dict(head_dim=4, sliding_window_pattern=2)
+    vision = config["vision_config"] | dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    tokens = dict(image_token_index=27, boi_token_index=26, eoi_token_index=25)
+    name = FAMILIES["gemma3"][0]
+    config = config | tokens | dict(text_config=text, vision_config=vision)
+    return families.configured(name, config), getattr(hf, name), {"n_tokens": 18}
+
+
+def mistral3():
+    """The same of Ministral 3 and Pixtral."""
+    text = FAMILIES["ministral3"][1]()["windowed"]["config"] | TINY | dict(head_dim=4, model_type="ministral3")
+    name = "Mistral3ForConditionalGeneration"
+    config = dict(text_config=text, vision_config=PIXTRAL, image_token_index=27, tie_word_embeddings=False)
+    return families.configured(name, config), getattr(hf, name), {"n_tokens": 18}
+
+
+# name: what gives config, class and keyword arguments of `write`; the families that tests/families.rs compares at length.
+SMALL = {
+    "qwen2_windowed": lambda: small("qwen2", "implied", max_window_layers=1),
+    "qwen3_windowed": lambda: small("qwen3", "implied", max_window_layers=1),
+    "mistral_windowed": lambda: small("mistral", "windowed"),
+    "ministral_windowed": lambda: small("ministral", "explicit", layer_types=[TWO, ONE]),
+    "ministral3_windowed": lambda: small("ministral3", "windowed"),
+    "mistral3_untied": mistral3,
+    "gemma2_tied": lambda: small("gemma2", "implied_tied"),
+    "gemma3_text_tied": lambda: small("gemma3_text", "implied_tied", sliding_window_pattern=2),
+    "gemma3_tied": gemma3,
+    "phi3_longrope_tied": lambda: small(
+        "phi3",
+        "longrope_tied",
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        rope_parameters=longrope(2) | {"partial_rotary_factor": 0.5},
+    ),
+    "olmo2_biased": lambda: small("olmo2", "biased"),
+    "olmo3_windowed": lambda: small("olmo3", "implied", layer_types=[TWO, ONE]),
+    "smollm3_windowed": lambda: small("smollm3", "implied", no_rope_layer_interval=2),
+    "granite_biased": lambda: small("granite", "biased"),
+    "gpt_neox_parallel": lambda: small("gpt_neox", "parallel"),
+    "roberta_tied": lambda: small("roberta", "tied"),
+    "distilbert_tied": lambda: small("distilbert", "tied", dim=16, hidden_dim=12, n_layers=2),
+    "modernbert_biased": lambda: small("modernbert", "biased_implied", global_attn_every_n_layers=2),
+}
+
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
 LLAMA3 |= dict(rope_theta=10000.0, original_max_position_embeddings=64)
 LINEAR = dict(rope_type="linear", factor=4.0, rope_theta=10000.0)
@@ -209,10 +284,13 @@ def old_rope_keys(config):
     return config
 
 
-def write(name, model, seed, n_tokens=24, config=None, tensors=None, max_shard_size="5GB"):
+def write(name, model, seed, n_tokens=24, config=None, tensors=None, max_shard_size="5GB", vocab=VOCAB):
     generator = torch.Generator().manual_seed(seed)
     dtype = model.dtype
-    randomise(model.float(), generator).to(dtype)
+    if name in SMALL:
+        families.randomise(model, seed)
+    else:
+        randomise(model.float(), generator).to(dtype)
     folder = FIXTURES / name
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -225,10 +303,10 @@ def write(name, model, seed, n_tokens=24, config=None, tensors=None, max_shard_s
         path.write_text(json.dumps(config(json.loads(path.read_text())), indent=2) + "\n")
     # From the files, in f32: what a reader of the folder has to reproduce.
     model = reference.load(folder)
-    input_ids = torch.randint(3, VOCAB, (2, n_tokens), generator=generator)
+    input_ids = torch.randint(3, vocab, (2, n_tokens), generator=generator)
     sites = Sites(model)
     expected = {"input_ids": input_ids} | reference.outputs(model, input_ids)
-    expected |= scores(sites, model.config.num_attention_heads)
+    expected |= scores(sites, model.config.get_text_config().num_attention_heads)
     save_file(expected, folder / "expected.safetensors")
 
 
@@ -444,7 +522,7 @@ def main():
     torch.set_num_threads(1)
     hf.utils.logging.disable_progress_bar()
     others = {"losses": write_losses, "state_losses": write_state_losses, "adamw": write_adamw}
-    known = [*CASES, "metrics", *others]
+    known = [*CASES, *SMALL, "metrics", *others]
     wanted = sys.argv[1:] or known
     unknown = set(wanted) - set(known)
     if unknown:
@@ -454,6 +532,11 @@ def main():
         if name in wanted:
             model, arguments = case()
             write(name, model, seed, **arguments)
+    for seed, (name, case) in enumerate(SMALL.items(), start=200):
+        if name in wanted:
+            config, kind, arguments = case()
+            # The last ids of a small vocabulary stand for images.
+            write(name, kind(config), seed, vocab=TINY["vocab_size"] - 4, **arguments)
     if "metrics" in wanted:
         for name in ("llama_untied", "nemotron_untied", "gpt2_gelu"):
             write_metrics(name)
