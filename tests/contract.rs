@@ -23,7 +23,33 @@ use tch::{Kind as Element, Tensor};
 
 /// What users rely on: a tag that goes missing here breaks recipes.
 const BUILT_IN: [(Kind, &[&str]); 9] = [
-    (Kind::Architecture, &["bert", "gpt2", "llama", "nemotron"]),
+    (
+        Kind::Architecture,
+        &[
+            "bert",
+            "distilbert",
+            "gemma2",
+            "gemma3",
+            "gemma3_text",
+            "gpt2",
+            "gpt_neox",
+            "granite",
+            "llama",
+            "ministral",
+            "ministral3",
+            "mistral",
+            "mistral3",
+            "modernbert",
+            "nemotron",
+            "olmo2",
+            "olmo3",
+            "phi3",
+            "qwen2",
+            "qwen3",
+            "roberta",
+            "smollm3",
+        ],
+    ),
     (Kind::Axis, &["depth", "heads", "hidden", "kv_heads", "mlp"]),
     (
         Kind::Importance,

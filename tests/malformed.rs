@@ -453,7 +453,12 @@ fn a_student_of_weights_that_are_not_finite_is_not_written() {
 fn an_unsupported_family_lists_the_supported_ones() {
     let desk = Desk::llama().with_config("model_type", json!("mamba"));
     let plugin = "A plugin can add a family: `minitron plugins new architecture DIR`";
-    let says = ["config.json", "model_type `mamba` is not supported; supported: ", "llama, nemotron", plugin];
+    let says = [
+        "config.json",
+        "model_type `mamba` is not supported; supported: bert, distilbert, ",
+        "llama, ministral, ",
+        plugin,
+    ];
     desk.refuses_model("checkpoint", &says);
     let desk = Desk::llama().with_config("model_type", Value::Null);
     desk.refuses_model("checkpoint", &["config.json: no `model_type`; expected a string"]);
