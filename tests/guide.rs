@@ -50,6 +50,18 @@ fn every_link_of_the_guide_leads_somewhere_and_every_chapter_is_in_its_summary()
     assert!(n_links > 8, "the pattern that finds links misses them");
 }
 
+#[test]
+fn the_chapter_on_families_shows_the_code_of_the_example_that_is_tested() {
+    let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let chapter = fs::read_to_string(root().join("docs/src/families.md")).unwrap();
+    let example = plain(&fs::read_to_string(root().join("examples/plugins/src/glm4.rs")).unwrap());
+    let blocks: Vec<&str> = chapter.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 4);
+    for block in blocks {
+        assert!(example.contains(&plain(block)), "not in the example: {block}");
+    }
+}
+
 /// Blocks of a chapter that show commands, each command with its output.
 fn consoles(text: &str) -> Vec<Vec<(String, String)>> {
     let blocks = text.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
