@@ -792,7 +792,9 @@ fn square_is_a_flag_of_search_and_a_key_of_recipes() {
     assert!(shapes(&desk.value("run/found/search.json")).iter().all(is_square));
     // Two of its jobs make what optimum refuses: once is enough.
     assert_eq!(ran.stderr.matches("optimum: refuses").count(), 1, "{}", ran.stderr);
-    assert_eq!(desk.value("run/run.json")["warnings"].as_array().map(Vec::len), Some(1));
+    let record = desk.value("run/run.json");
+    let warned = record["stages"].as_array().unwrap().iter().filter(|stage| stage.get("warnings").is_some());
+    assert!(warned.count() >= 1, "{record}");
 }
 
 #[test]
