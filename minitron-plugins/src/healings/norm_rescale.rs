@@ -12,9 +12,9 @@ use tch::{Kind, Tensor};
 /// norm, of which the student keeps the positions S,
 ///
 /// ```text
-/// gain := gain · c        c = sqrt(mean over tokens and S of z²)
+/// gain := gain · c        c² = mean over tokens and S of z² / mean over tokens and all positions of z²
 /// ```
-/// which is rms over S / rms over all, on average. It holds for norms on the residual stream, on what a part adds (Gemma), and
+/// where the divisor is 1 but for tokens that hold nothing at all: c is rms over S / rms over all, on average. It holds for norms on the residual stream, on what a part adds (Gemma), and
 /// over whole queries and keys (OLMo 2). Layer norms, whose mean changes too, stay as they are.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -28,13 +28,38 @@ minitron_core::plugin! {
     }
 }
 
+/// Squares of a norm's input at the positions that stay, and at all.
+#[derive(Default)]
+struct Shares {
+    kept: Mean,
+    all: Mean,
+}
+
+#[derive(Default)]
+struct Mean {
+    sum: f64,
+    n_values: usize,
+}
+
+impl Mean {
+    fn add(&mut self, values: &Tensor) -> Result<()> {
+        self.sum += values.f_sum(Kind::Double)?.f_double_value(&[])?;
+        self.n_values += values.numel();
+        Ok(())
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum / self.n_values.max(1) as f64
+    }
+}
+
 #[typetag::serde(name = "norm_rescale")]
 impl Healing for NormRescale {
     fn heal(&self, patient: &mut Patient) -> Result<()> {
         if patient.is_whole() {
             return Ok(());
         }
-        let mut sums: BTreeMap<(At, Role), (f64, usize)> = BTreeMap::new();
+        let mut sums: BTreeMap<(At, Role), Shares> = BTreeMap::new();
         patient.teachers_norms(&mut |at, role, z_nc| {
             let kept = patient.kept_of_norm(at, role)?;
             if kept.len() as i64 == z_nc.size2()?.1 || !is_rms(patient, at, role) {
@@ -42,14 +67,17 @@ impl Healing for NormRescale {
             }
             let kept: Vec<i64> = kept.into_iter().map(|position| position as i64).collect();
             let kept_c = Tensor::f_from_slice(&kept)?.f_to_device(z_nc.device())?;
-            let square = z_nc.f_index_select(1, &kept_c)?.f_square()?;
-            let (sum, n_values) = sums.entry((at, role)).or_default();
-            *sum += square.f_sum(Kind::Double)?.f_double_value(&[])?;
-            *n_values += square.numel();
-            Ok(())
+            let square_nc = z_nc.f_square()?;
+            let shares = sums.entry((at, role)).or_default();
+            shares.all.add(&square_nc)?;
+            shares.kept.add(&square_nc.f_index_select(1, &kept_c)?)
         })?;
-        for ((at, role), (sum, n_values)) in sums {
-            patient.scale_gain(at, role, (sum / n_values.max(1) as f64).sqrt())?;
+        for ((at, role), Shares { kept, all }) in sums {
+            let factor = (kept.mean() / all.mean()).sqrt();
+            // Where nothing passes, before or after, there is nothing to correct.
+            if factor.is_finite() && factor > 0.0 {
+                patient.scale_gain(at, role, factor)?;
+            }
         }
         Ok(())
     }
