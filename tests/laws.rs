@@ -26,6 +26,8 @@ mod planning;
 mod properties;
 /// What plans and views do to a model.
 mod pruning;
+/// Widths that rescale: embeddings and norms.
+mod rescaling;
 /// What scores may and may not depend on.
 mod scoring;
 /// Grids, rungs, comparisons.

@@ -24,16 +24,16 @@ use tch::{Device, Kind, Tensor};
 use super::{Model, REORDERED, load, relative};
 
 /// A teacher, its random ranking, a plan and text: everything that a patient borrows.
-struct Ward {
-    model: Model,
+pub(super) struct Ward {
+    pub model: Model,
     registry: Registry,
     rankings: Rankings,
     windows: Windows,
-    plan: Plan,
+    pub plan: Plan,
 }
 
 impl Ward {
-    fn new(model: Model, sizes: &[(&str, usize)]) -> Self {
+    pub fn new(model: Model, sizes: &[(&str, usize)]) -> Self {
         let (registry, groups) = (registry(), groups(&model.blueprint).unwrap());
         let rankings = random_rankings(&groups, 31).unwrap();
         let sizes = sizes.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect();
@@ -42,11 +42,11 @@ impl Ward {
         Ward { model, registry, rankings, windows: some_windows(24, 16, 61, 32).unwrap(), plan }
     }
 
-    fn of(config: &Value, sizes: &[(&str, usize)]) -> Self {
+    pub fn of(config: &Value, sizes: &[(&str, usize)]) -> Self {
         Ward::new(Model::new(config, 30).unwrap(), sizes)
     }
 
-    fn case(&self) -> Case<'_> {
+    pub fn case(&self) -> Case<'_> {
         Case {
             source: &self.model.source,
             blueprint: &self.model.blueprint,
@@ -59,11 +59,11 @@ impl Ward {
         }
     }
 
-    fn patient(&self) -> Patient<'_> {
+    pub fn patient(&self) -> Patient<'_> {
         Patient::new(self.case(), self.plan.clone()).unwrap()
     }
 
-    fn treated(&self, healings: &[&str]) -> Result<Patient<'_>> {
+    pub fn treated(&self, healings: &[&str]) -> Result<Patient<'_>> {
         let mut patient = self.patient();
         for healing in healings {
             patient.treat(self.registry.build::<dyn Healing>(&healing.parse()?)?.as_ref())?;
@@ -72,7 +72,7 @@ impl Ward {
     }
 }
 
-fn logits(patient: &Patient, ids_bt: &Tensor) -> Tensor {
+pub(super) fn logits(patient: &Patient, ids_bt: &Tensor) -> Tensor {
     forward(&load(&patient.student().unwrap(), patient.blueprint()).unwrap(), ids_bt).unwrap()
 }
 
@@ -171,7 +171,7 @@ fn least_squares_brings_every_family_nearer_to_its_teacher() {
 }
 
 /// Of the first layer.
-const ATTENTION: At = At::Sublayer { layer: 0, sublayer: 0 };
+pub(super) const ATTENTION: At = At::Sublayer { layer: 0, sublayer: 0 };
 
 /// ‖R‖² and the mean of R at every writer.
 fn residuals(patient: &mut Patient) -> Vec<(f64, Tensor)> {

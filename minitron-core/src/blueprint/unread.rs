@@ -125,8 +125,9 @@ fn is_neutral(neutral: Neutral, value: &Value, config: &Config) -> bool {
 fn foreign_class(config: &Config) -> Option<String> {
     let class = config.get("architectures")?.get(0)?.as_str()?;
     let plain = |word: &str| word.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-    // A text-only variant shares its classes' name with the family.
-    let family = plain(config.model_type().ok()?.trim_end_matches("_text"));
+    // The language part of a model that also sees has a type of its own, and no class that is called after it.
+    let model_type = config.model_type().ok()?;
+    let family = plain(model_type.strip_suffix("_text").unwrap_or(model_type));
     let rest = class.get(family.len()..).filter(|_| plain(class).starts_with(&family));
     let is_own =
         rest.is_some_and(|rest| rest.is_empty() || CLASS_ENDINGS.iter().any(|ending| rest.starts_with(ending)));
@@ -180,7 +181,13 @@ mod tests {
         {
             assert_eq!(said(json!({ "model_type": family, "architectures": [class] })).len(), 1, "{class}");
         }
-        for (family, class) in [("llama", "LLaMAForCausalLM"), ("gpt2", "GPT2LMHeadModel"), ("bert", "BertModel")] {
+        for (family, class) in [
+            ("llama", "LLaMAForCausalLM"),
+            ("gpt2", "GPT2LMHeadModel"),
+            ("bert", "BertModel"),
+            ("gemma3_text", "Gemma3ForCausalLM"),
+            ("gemma3_text", "Gemma3TextModel"),
+        ] {
             assert_eq!(said(json!({ "model_type": family, "architectures": [class] })), [""; 0], "{class}");
         }
     }

@@ -110,8 +110,9 @@ impl Patient<'_> {
             if let (Some(normed), Some(spec)) =
                 (ports.seen.get(&port), self.teacher_blueprint().find(source, role, Slot::Weight))
             {
-                // What leaves the norm, without its gain.
+                // What leaves the norm, without its gain; behind a gain of 0 nothing is seen.
                 let gain = self.teacher().read(&spec.name())?.f_to_kind(Kind::Float)?.f_to_device(normed.device())?;
+                let gain = gain.f_where_scalarother(&gain.f_ne(0.0)?, 1.0)?;
                 look(at, role, &rows(normed)?.f_div(&gain)?)?;
             }
         }

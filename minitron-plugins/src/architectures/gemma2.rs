@@ -30,7 +30,7 @@ impl Architecture for Gemma2 {
         let cap = positive(&decoder.config, "attn_logit_softcapping")?;
         decoder.attention(|_, attention| attention.softcap = cap);
         let window = decoder.config.size_opt("sliding_window")?;
-        decoder.sliding(window, |layer| layer % 2 == 0)?;
+        decoder.sliding(window, |layer| layer.is_multiple_of(2))?;
         decoder.finish(evidence)
     }
 

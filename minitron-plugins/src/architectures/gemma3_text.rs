@@ -40,7 +40,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         None => decoder.config.size_or("sliding_window_pattern", 6)?,
     };
     let window = decoder.config.size_opt("sliding_window")?;
-    let slides = decoder.sliding(window, |layer| (layer + 1) % pattern != 0)?;
+    let slides = decoder.sliding(window, |layer| !(layer + 1).is_multiple_of(pattern))?;
     let far = RotaryDefaults { theta: 1e6, ..RotaryDefaults::default() };
     // Older configs state one base for all layers, which is that of layers without a window.
     let near = RotaryDefaults { theta: 1e4, theta_key: "rope_local_base_freq", own_theta: true, ..far };

@@ -78,7 +78,7 @@ impl Architecture for Modernbert {
 fn slides(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     let every = config.size_or("global_attn_every_n_layers", 3)?;
     let Some(list) = config.list("layer_types")? else {
-        return Ok((0..n_layers).map(|layer| layer % every != 0).collect());
+        return Ok((0..n_layers).map(|layer| !layer.is_multiple_of(every)).collect());
     };
     if list.len() != n_layers {
         let found = list.len();

@@ -26,7 +26,7 @@ impl Architecture for Olmo3 {
         } else {
             Some(4096)
         };
-        let slides = decoder.sliding(window, |layer| (layer + 1) % 4 != 0)?;
+        let slides = decoder.sliding(window, |layer| !(layer + 1).is_multiple_of(4))?;
         let far = RotaryDefaults { theta: 5e5, ..RotaryDefaults::default() };
         // The class gives a base that stands beside the parameters to layers without a window alone.
         let near = RotaryDefaults { own_theta: true, theta_key: "", ..far };

@@ -44,7 +44,7 @@ impl Architecture for Smollm3 {
 
     fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
         let what = ("no_rope_layers", "one layer in 4 for one without rope");
-        let turns = |layer: usize| u8::from((layer + 1) % 4 != 0).into();
+        let turns = |layer: usize| u8::from(!(layer + 1).is_multiple_of(4)).into();
         llama_cpp_counts_layers(blueprint, sizes, what, turns).into_iter().collect()
     }
 }
@@ -54,7 +54,7 @@ fn turns(decoder: &Decoder) -> Result<Vec<bool>> {
     let (config, n_layers) = (&decoder.config, decoder.shape.n_layers);
     let interval = config.size_or("no_rope_layer_interval", 4)?;
     let Some(list) = config.list("no_rope_layers")? else {
-        return Ok((0..n_layers).map(|layer| (layer + 1) % interval != 0).collect());
+        return Ok((0..n_layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect());
     };
     if list.len() != n_layers {
         let found = list.len();

@@ -12,10 +12,11 @@ use tch::{Kind, Tensor};
 /// norm, of which the student keeps the positions S,
 ///
 /// ```text
-/// gain := gain · c        c = sqrt(mean over tokens and S of z²)
+/// gain := gain · c        c² = mean over tokens and S of z² / mean over tokens and all positions of z²
 /// ```
-/// which is rms over S / rms over all, on average. It holds for norms on the residual stream, on what a part adds (Gemma), and
-/// over whole queries and keys (OLMo 2). Layer norms, whose mean changes too, stay as they are.
+/// where the divisor is 1 but for tokens that hold nothing at all: c is rms over S / rms over all, on average. It holds for
+/// norms on the residual stream, on what a part adds (Gemma), and over whole queries and keys (OLMo 2). Layer norms, whose
+/// mean changes too, stay as they are.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NormRescale {}
@@ -28,31 +29,60 @@ minitron_core::plugin! {
     }
 }
 
+/// Squares of a norm's input at the positions that stay, and at all.
+#[derive(Default)]
+struct Shares {
+    kept: Mean,
+    all: Mean,
+}
+
+#[derive(Default)]
+struct Mean {
+    sum: f64,
+    n_values: usize,
+}
+
+impl Mean {
+    fn add(&mut self, values: &Tensor, n_values: usize) -> Result<()> {
+        self.sum += values.f_sum(Kind::Double)?.f_double_value(&[])?;
+        self.n_values += n_values;
+        Ok(())
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum / self.n_values.max(1) as f64
+    }
+}
+
 #[typetag::serde(name = "norm_rescale")]
 impl Healing for NormRescale {
     fn heal(&self, patient: &mut Patient) -> Result<()> {
         if patient.is_whole() {
             return Ok(());
         }
-        let mut sums: BTreeMap<(At, Role), (f64, usize)> = BTreeMap::new();
+        let mut sums: BTreeMap<(At, Role), Shares> = BTreeMap::new();
         patient.teachers_norms(&mut |at, role, z_nc| {
             let kept = patient.kept_of_norm(at, role)?;
             if kept.len() as i64 == z_nc.size2()?.1 || !is_rms(patient, at, role) {
                 return Ok(());
             }
-            let (n_tokens, width) = z_nc.size2()?;
-            let mut is_kept = vec![0f32; width.max(0) as usize];
+            let mut is_kept = vec![0f32; z_nc.size2()?.1.max(0) as usize];
             for &position in &kept {
                 is_kept.get_mut(position).into_iter().for_each(|value| *value = 1.0);
             }
             let is_kept_c = Tensor::f_from_slice(&is_kept)?.f_to_device(z_nc.device())?;
-            let (sum, n_values) = sums.entry((at, role)).or_default();
-            *sum += z_nc.f_square()?.f_mul(&is_kept_c)?.f_sum(Kind::Double)?.f_double_value(&[])?;
-            *n_values += n_tokens.max(0) as usize * kept.len();
-            Ok(())
+            let square_nc = z_nc.f_square()?;
+            let n_tokens = z_nc.size2()?.0.max(0) as usize;
+            let shares = sums.entry((at, role)).or_default();
+            shares.all.add(&square_nc, square_nc.numel())?;
+            shares.kept.add(&square_nc.f_mul(&is_kept_c)?, n_tokens * kept.len())
         })?;
-        for ((at, role), (sum, n_values)) in sums {
-            patient.scale_gain(at, role, (sum / n_values.max(1) as f64).sqrt())?;
+        for ((at, role), Shares { kept, all }) in sums {
+            let factor = (kept.mean() / all.mean()).sqrt();
+            // Where nothing passes, before or after, there is nothing to correct.
+            if factor.is_finite() && factor > 0.0 {
+                patient.scale_gain(at, role, factor)?;
+            }
         }
         Ok(())
     }
