@@ -310,7 +310,7 @@ fn prompts_begin_as_those_of_transformers_do() {
             // What transformers cannot continue, we begin with the end of a text.
             let ids = if ids.is_empty() { vec![tokenizer.eos().unwrap()] } else { ids };
             let sampling = Sampling { max_new_tokens: 12, ..Sampling::default() };
-            let expected = generate(&model, &[ids.clone()], tokenizer.ends(), &sampling).unwrap().remove(0);
+            let expected = generate(&model, std::slice::from_ref(&ids), tokenizer.ends(), &sampling).unwrap().remove(0);
             let options = GenerateOptions {
                 model: dir.display().to_string(),
                 prompt: (*text).to_owned(),

@@ -193,7 +193,7 @@ impl<'r> Case<'r> {
             return Ok(0.0);
         }
         let _no_grad = tch::no_grad_guard();
-        let (mut cache, mut fed, mut steps) = (Cache::new(&model), prompt.clone(), Vec::new());
+        let (mut cache, mut fed, mut steps) = (Cache::new(model), prompt.clone(), Vec::new());
         let mut whole = prompt;
         let mut worst = 0.0_f64;
         for &next in &continued {
