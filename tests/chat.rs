@@ -552,7 +552,15 @@ proptest! {
     fn no_conversation_panics_and_answers_by_prefixes_lie_in_those_of_marks(messages in prop::collection::vec(message(), 0..6), prompt: bool) {
         let record = json!({ "messages": messages });
         let Ok(Some(Example::Chat(conversation))) = Example::from_record(&record, None) else { return Ok(()) };
+        // Behind a tool's answer, this one's prompt writes no header, but calls do: without marks, it is part of what is said.
+        let role = |message: &Value| message["role"].as_str().map(str::to_owned);
+        let calls_behind_tool = messages.windows(2).any(|pair| {
+            role(&pair[0]).as_deref() == Some("tool") && pair[1].get("tool_calls").is_some()
+        });
         for (family, [marked, unmarked]) in FAMILIES.into_iter().zip(TEMPLATES.iter()) {
+            if calls_behind_tool && family == "deepseek_r1" {
+                continue;
+            }
             match (marked.render(&conversation, prompt), unmarked.render(&conversation, prompt)) {
                 (Ok(marked), Ok(unmarked)) => {
                     prop_assert_eq!(&marked.text, &unmarked.text);
