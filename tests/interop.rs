@@ -28,7 +28,9 @@ const TOLERANCE: f64 = 1e-4;
 
 /// Fixtures of the golden script, and the real models beside the repository.
 fn models() -> Vec<PathBuf> {
+    // RoBERTa counts positions by ids, past those of padding, which random texts hold: `families` compares it.
     let mut models = fixtures();
+    models.retain(|dir| !dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("roberta")));
     assert!(models.len() > 15, "fixtures are missing");
     for name in ["stories260K", "capp-gpt", "all-MiniLM-L6-v2-f16", "prose-llama", "prose-nemotron"] {
         models.extend(shared(&format!("models/{name}")));
@@ -49,6 +51,9 @@ fn smaller_sizes(space: &Space) -> Sizes {
         sizes.insert(HEADS.to_owned(), kv_heads * (queries.size(1) / 2).max(1));
     }
     let hidden = space.axis(HIDDEN).unwrap();
+    if hidden.held.is_some() {
+        return space.complete(&sizes).unwrap();
+    }
     for size in hidden.legal().into_iter().rev().filter(|&size| size < hidden.full) {
         let mut with_hidden = sizes.clone();
         with_hidden.insert(HIDDEN.to_owned(), size);
