@@ -120,7 +120,7 @@ fn a_run_becomes_one_page() {
     // The recipe's own text, since the file is as it was.
     assert!(folder["repeat"]["file"].as_str().unwrap().starts_with("[[stages]]\nname = \"teacher\""));
     for wanted in
-        ["Importance", "Pruning: pruned", "near ties", "held-out text", "Measured", "One &lt;b&gt;day", "var(--h8)"]
+        ["Importance", "Pruning: pruned", "Near ties: ", "held-out text", "Measured", "One &lt;b&gt;day", "var(--h8)"]
     {
         assert!(page.contains(wanted), "{wanted}");
     }

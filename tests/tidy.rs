@@ -332,8 +332,9 @@ fn tensors_are_never_asked_in_a_way_that_panics() {
     ];
     // Also methods of numbers, iterators, maps or of our own types; with a receiver that is a tensor, the operators among
     // them are caught by clippy, and the others have other arguments than the tensor's (below).
-    const AMBIGUOUS: [&str; 23] = [
+    const AMBIGUOUS: [&str; 24] = [
         "abs",
+        "ne",
         "add",
         "sub",
         "mul",

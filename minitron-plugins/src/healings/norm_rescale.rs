@@ -49,7 +49,7 @@ impl Mean {
         Ok(())
     }
 
-    fn mean(&self) -> f64 {
+    fn average(&self) -> f64 {
         self.sum / self.n_values.max(1) as f64
     }
 }
@@ -78,7 +78,7 @@ impl Healing for NormRescale {
             shares.kept.add(&square_nc.f_mul(&is_kept_c)?, n_tokens * kept.len())
         })?;
         for ((at, role), Shares { kept, all }) in sums {
-            let factor = (kept.mean() / all.mean()).sqrt();
+            let factor = (kept.average() / all.average()).sqrt();
             // Where nothing passes, before or after, there is nothing to correct.
             if factor.is_finite() && factor > 0.0 {
                 patient.scale_gain(at, role, factor)?;
