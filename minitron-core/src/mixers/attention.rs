@@ -46,13 +46,13 @@ pub enum Layout {
 /// What a norm of queries, or of keys, is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
-    /// Each head on its own, [K] gains for all heads.
+    /// Each head on its own, \[K\] gains for all heads.
     Head,
-    /// All heads of a token together, [H·K] and [G·K] gains.
+    /// All heads of a token together, \[H·K\] and \[G·K\] gains.
     Projection,
 }
 
-/// One logit for each query head, [H].
+/// One logit for each query head, \[H\].
 pub const SINKS: Role = Role("sinks");
 
 impl Attention {
