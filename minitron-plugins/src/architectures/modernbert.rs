@@ -84,7 +84,12 @@ fn slides(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
         let found = list.len();
         return Err(config.error(format!("`layer_types`: expected {n_layers} entries, one for a layer, got {found}")));
     }
-    Ok(list.iter().map(|word| word.as_str() == Some("sliding_attention")).collect())
+    let slides = |word: &serde_json::Value| match word.as_str() {
+        Some("sliding_attention") => Ok(true),
+        Some("full_attention") => Ok(false),
+        _ => Err(config.error(format!("`layer_types`: expected full_attention or sliding_attention, got {word}"))),
+    };
+    list.iter().map(slides).collect()
 }
 
 fn layers(config: &Config, shape: &Shape, norm: Norm, slides: &[bool]) -> Result<Vec<Layer>> {
