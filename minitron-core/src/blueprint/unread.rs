@@ -125,12 +125,15 @@ fn is_neutral(neutral: Neutral, value: &Value, config: &Config) -> bool {
 fn foreign_class(config: &Config) -> Option<String> {
     let class = config.get("architectures")?.get(0)?.as_str()?;
     let plain = |word: &str| word.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-    // The language part of a model that also sees has a type of its own, and no class that is called after it.
     let model_type = config.model_type().ok()?;
-    let family = plain(model_type.strip_suffix("_text").unwrap_or(model_type));
-    let rest = class.get(family.len()..).filter(|_| plain(class).starts_with(&family));
-    let is_own =
-        rest.is_some_and(|rest| rest.is_empty() || CLASS_ENDINGS.iter().any(|ending| rest.starts_with(ending)));
+    let is_called_after = |family: &str| {
+        let family = plain(family);
+        let rest = class.get(family.len()..).filter(|_| plain(class).starts_with(&family));
+        rest.is_some_and(|rest| rest.is_empty() || CLASS_ENDINGS.iter().any(|ending| rest.starts_with(ending)))
+    };
+    // The language part of a model that also sees has a type of its own: `Gemma3TextModel` is called after it,
+    // `Gemma3ForCausalLM` after the whole.
+    let is_own = is_called_after(model_type) || model_type.strip_suffix("_text").is_some_and(is_called_after);
     (!is_own).then(|| class.chars().filter(|c| c.is_ascii_graphic()).take(80).collect())
 }
 

@@ -149,7 +149,6 @@ impl Ties {
     /// The rule that sizes break, where they break one.
     pub fn objection(&self, sizes: &Sizes) -> Option<String> {
         let size = |kind: &str| sizes.get(kind).or_else(|| self.source.get(kind)).copied();
-        let is_source = || sizes.iter().all(|(kind, size)| self.source.get(kind) == Some(size));
         self.constraints.iter().find_map(|constraint| match constraint {
             Constraint::Product { of, by, times, why } => {
                 let (product, factor) = (size(of)?, size(by)?);
@@ -158,7 +157,8 @@ impl Ties {
             }
             Constraint::Divides { divisor, of, why } => {
                 let (multiple, by) = (size(of)?, size(divisor)?);
-                let is_legal = multiple.is_multiple_of(by.max(1)) || is_source();
+                let is_source = self.source.get(of) == Some(&multiple) && self.source.get(divisor) == Some(&by);
+                let is_legal = multiple.is_multiple_of(by.max(1)) || is_source;
                 (!is_legal).then(|| format!("{of} {multiple} with {by} {divisor}: {why}"))
             }
             Constraint::Held { kind, why } => {
