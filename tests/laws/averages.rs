@@ -9,7 +9,7 @@ use std::sync::Arc;
 use minitron::{
     Heard, minitron, python, reads_no_file, registry, root, some_windows, tiny_bert, tiny_gpt2, tiny_llama,
 };
-use minitron_core::calibrate::Calibration;
+use minitron_core::calibrate::{Calibration, mean_gradient};
 use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::{LogitLoss, StateLoss};
 use minitron_core::data::{DataSpec, Feed, FeedOptions, Pack, Piece, Task, TextOptions, Tokenizer, Windows};
@@ -18,7 +18,7 @@ use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec};
 use minitron_core::train::{
     AdamWSettings, CacheHeader, CacheType, Correction, Counts, HeldOut, Learner, LiftStart, Loaded, Objective,
-    Remembered, StateTerm, Streamed, Teacher, TeacherCache, Term, TrainSettings, Trainer, Weight, mean_gradient,
+    Remembered, StateTerm, Streamed, Teacher, TeacherCache, Term, TrainSettings, Trainer, Weight,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
 use minitron_core::blueprint::{Blueprint, ModelFolder, PruneGroup};
-use minitron_core::calibrate::{Calibration, Metric, Pass, Scores};
+use minitron_core::calibrate::{self, Calibration, Metric, ScoreInputs, Scores};
 use minitron_core::checkpoint::{Config, TensorSource, WriteOptions, write_model};
 use minitron_core::contract::Axis;
 use minitron_core::data::{Task, Tokenizer, Windows};
@@ -15,7 +15,6 @@ use minitron_core::pipeline::Context;
 use minitron_core::progress::{Interrupt, Progress, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
-use minitron_core::train::mean_gradient;
 pub use minitron_plugins::laws::random_weights;
 use serde_json::Value;
 use tch::Tensor;
@@ -311,19 +310,23 @@ pub fn score(
     windows: &Windows,
     batch_size: usize,
 ) -> Result<Scores> {
-    let input = calibration(blueprint, windows, batch_size)?;
-    let mut pass = Pass::new(metrics, &groups(blueprint)?, 0)?;
-    pass.run(&Transformer::load(source, blueprint, LoadOptions::default())?, &input)?;
-    let gradients = match pass.gradient_loss()? {
-        Some(loss) => {
-            let options = LoadOptions { trainable: true, ..LoadOptions::default() };
-            Some(mean_gradient(&Transformer::load(source, blueprint, options)?, loss, &input)?)
-        }
-        None => None,
+    let groups = groups(blueprint)?;
+    let inputs = ScoreInputs {
+        source,
+        blueprint,
+        groups: &groups,
+        windows,
+        task: calibration(blueprint, windows, batch_size)?.task,
+        tokenizer: None,
+        batch_size,
+        max_memory: None,
+        options: LoadOptions::default(),
+        seed: 0,
+        bootstrap: 0,
+        spill: None,
+        progress: &Silent,
     };
-    let gradients = gradients.as_ref().map(|gradients| gradients as &dyn TensorSource);
-    pass.weigh(source, gradients, blueprint, &Silent)?;
-    pass.finish()
+    calibrate::score(&inputs, metrics)
 }
 
 /// A metric under the name it is written with.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use tch::{Device, Tensor};
-use tracing::{debug_span, info_span};
+use tracing::info_span;
 
 use super::Site;
 use super::observation::{Ablated, Activations};
@@ -13,7 +13,9 @@ use super::pass::Pass;
 use super::stream::{Mark, Streamed};
 use crate::data::{Targets, Task, Windows};
 use crate::error::{Error, Result};
-use crate::model::{Block, Context, Frame, Input, NoTap, Tap, Transformer, row_chunks};
+use crate::model::{
+    Block, Context, Frame, InMemory, Input, LayerStore, NoTap, Shelf, Tap, Transformer, Walk, row_chunks, run_layers,
+};
 use crate::progress::Progress;
 
 /// What a pass runs over.
@@ -170,6 +172,93 @@ fn look(block: &Block, x_bte: &Tensor, context: &Context, pass: &mut Pass) -> Re
     block.shown(x_bte, context, pass, None)
 }
 
+/// All batches on one way through the model.
+pub(super) struct Calibrating<'a> {
+    pub route: &'a Route,
+    pub frame: &'a Frame,
+    pub input: &'a Calibration<'a>,
+    pub device: Device,
+    pub batches: Vec<Range<usize>>,
+    pub pass: &'a mut Pass,
+    /// That of the batch under way.
+    context: Option<(usize, Context)>,
+}
+
+impl<'a> Calibrating<'a> {
+    fn windows(&self, batch: usize) -> Result<Range<usize>> {
+        let windows = self.batches.get(batch).cloned();
+        windows.ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))
+    }
+
+    /// Windows and their width, of a batch.
+    pub fn shape(&self, batch: usize) -> Result<(usize, usize)> {
+        let windows = self.windows(batch)?;
+        Ok((windows.len(), self.input.windows.window(windows.start).len()))
+    }
+}
+
+impl Walk for Calibrating<'_> {
+    type Flow = Flow;
+
+    fn enter(&mut self, batch: usize) -> Result<Flow> {
+        let windows = self.windows(batch)?;
+        let ids_bt = self.route.ids(self.input.windows, windows.clone(), self.device)?;
+        let positions_bt = self.input.windows.positions(windows, self.device)?;
+        self.route.start(self.frame, &ids_bt, positions_bt.as_ref())
+    }
+
+    fn layer(&mut self, batch: usize, layer_idx: usize, block: &Block, flow: &mut Flow) -> Result<()> {
+        let (n_windows, width) = self.shape(batch)?;
+        let windows = self.windows(batch)?;
+        self.pass.first_window = windows.start;
+        let context = match self.context.take() {
+            Some((of, context)) if of == batch => context,
+            _ => {
+                let positions_bt = self.input.windows.positions(windows, self.device)?;
+                self.frame.context(0, width as i64, None, positions_bt.as_ref())?
+            }
+        };
+        self.route.step(flow, layer_idx, block, &context, self.pass)?;
+        self.context = Some((batch, context));
+        self.input.progress.advance((n_windows * width) as u64, "");
+        Ok(())
+    }
+
+    fn leave(&mut self, batch: usize, flow: Flow) -> Result<()> {
+        if let Some(targets) = self.route.targets(self.input.windows, self.windows(batch)?, self.device)? {
+            self.route.finish(flow, self.frame, &targets, self.pass)?;
+        }
+        Ok(())
+    }
+}
+
+/// Flows that wait in a folder; each layer that all of them have passed is a place to go on from.
+struct Waiting<'a> {
+    model: &'a Streamed<'a>,
+    route: &'a Route,
+    done: Mark,
+    shapes: Vec<[i64; 3]>,
+}
+
+impl Shelf<Calibrating<'_>> for Waiting<'_> {
+    fn begin(&self) -> Option<usize> {
+        self.done.layer
+    }
+
+    fn put(&mut self, layer_idx: usize, batch: usize, flow: Flow) -> Result<()> {
+        self.model.spill.put(&self.done, layer_idx, batch, &flow)
+    }
+
+    fn take(&mut self, layer_idx: usize, batch: usize) -> Result<Flow> {
+        let shape = self.shapes.get(batch).ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
+        self.model.spill.take(&self.done, layer_idx, batch, self.route, shape, self.model.options)
+    }
+
+    fn reached(&mut self, layer_idx: usize, walk: &Calibrating) -> Result<()> {
+        self.model.spill.commit(Mark { layer: Some(layer_idx), ..self.done }, &walk.pass.state())
+    }
+}
+
 impl Pass {
     /// Sites and ablations, with the whole model in memory. What comes before a removed run of layers is computed once, so
     /// removing each of L layers in turn costs about L/2 passes.
@@ -177,23 +266,7 @@ impl Pass {
         let _no_grad = tch::no_grad_guard();
         let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens()).entered();
         for route in Route::all(self, &model.blueprint, input.task)? {
-            input.progress.start("score, tokens", input.windows.n_tokens() as u64);
-            for batch in input.batches() {
-                let _span = debug_span!("batch", n_windows = batch.len()).entered();
-                self.first_window = batch.start;
-                let ids_bt = route.ids(input.windows, batch.clone(), model.device)?;
-                let positions_bt = input.windows.positions(batch.clone(), model.device)?;
-                let context = model.frame.context(0, ids_bt.size2()?.1, None, positions_bt.as_ref())?;
-                let mut flow = route.start(&model.frame, &ids_bt, positions_bt.as_ref())?;
-                for (layer_idx, block) in model.blocks.iter().enumerate() {
-                    route.step(&mut flow, layer_idx, block, &context, self)?;
-                }
-                if let Some(targets) = route.targets(input.windows, batch, model.device)? {
-                    route.finish(flow, &model.frame, &targets, self)?;
-                }
-                input.progress.advance(ids_bt.numel() as u64, "");
-            }
-            input.progress.finish();
+            self.take(&LayerStore::Loaded(model), &model.frame, (&route, input), &mut InMemory::default())?;
         }
         Ok(())
     }
@@ -205,56 +278,39 @@ impl Pass {
         let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens(), streamed = true).entered();
         let (done, state) = model.spill.resume()?;
         self.absorb(&state)?;
+        let store = LayerStore::Stored { source: model.source, blueprint: model.blueprint, options: model.options };
         for (number, route) in Route::all(self, model.blueprint, input.task)?.iter().enumerate() {
-            if number >= done.route {
-                let begin = if number == done.route { done.layer } else { None };
-                self.stream_route(model, input, route, Mark { route: number, layer: begin })?;
+            if number < done.route {
+                continue;
             }
+            let done = Mark { route: number, layer: if number == done.route { done.layer } else { None } };
+            let shape = |batch: Range<usize>| {
+                [batch.len() as i64, input.windows.window(batch.start).len() as i64, model.n_embed()]
+            };
+            let shapes = input.batches().into_iter().map(shape).collect();
+            let frame = model.frame(input, route)?;
+            self.take(&store, &frame, (route, input), &mut Waiting { model, route, done, shapes })?;
+            model.spill.commit(Mark { route: number + 1, layer: None }, &self.state())?;
         }
         model.spill.remove()
     }
 
-    fn stream_route(&mut self, model: &Streamed, input: &Calibration, route: &Route, done: Mark) -> Result<()> {
-        let frame = model.frame(input, route)?;
-        let (device, batches) = (model.options.device, input.batches());
-        let n_layers = model.blueprint.n_layers();
-        input.progress.start("score, tokens x layers", (input.windows.n_tokens() * n_layers) as u64);
-        if done.layer.is_none() {
-            for (number, batch) in batches.iter().enumerate() {
-                let ids_bt = route.ids(input.windows, batch.clone(), device)?;
-                let positions_bt = input.windows.positions(batch.clone(), device)?;
-                let flow = route.start(&frame, &ids_bt, positions_bt.as_ref())?;
-                model.spill.put(&done, 0, number, &flow)?;
-            }
-            model.spill.commit(Mark { layer: Some(0), ..done }, &self.state())?;
-        }
-        let begin = done.layer.unwrap_or(0);
-        input.progress.advance((input.windows.n_tokens() * begin) as u64, "");
-        for layer_idx in begin..n_layers {
-            let _span = debug_span!("layer", layer_idx).entered();
-            let block = Block::open(model.source, model.blueprint, layer_idx, model.options)?;
-            for (number, batch) in batches.iter().enumerate() {
-                self.first_window = batch.start;
-                let width = input.windows.window(batch.start).len() as i64;
-                let positions_bt = input.windows.positions(batch.clone(), device)?;
-                let context = frame.context(0, width, None, positions_bt.as_ref())?;
-                let shape = [batch.len() as i64, width, model.n_embed()];
-                let mut flow = model.spill.take(&done, layer_idx, number, route, &shape, model.options)?;
-                route.step(&mut flow, layer_idx, &block, &context, self)?;
-                model.spill.put(&done, layer_idx + 1, number, &flow)?;
-                input.progress.advance((batch.len() as i64 * width) as u64, "");
-            }
-            model.spill.commit(Mark { layer: Some(layer_idx + 1), ..done }, &self.state())?;
-        }
-        for (number, batch) in batches.iter().enumerate().filter(|_| route.predicts()) {
-            let width = input.windows.window(batch.start).len() as i64;
-            let shape = [batch.len() as i64, width, model.n_embed()];
-            let flow = model.spill.take(&done, n_layers, number, route, &shape, model.options)?;
-            if let Some(targets) = route.targets(input.windows, batch.clone(), device)? {
-                route.finish(flow, &frame, &targets, self)?;
-            }
-        }
-        model.spill.commit(Mark { route: done.route + 1, layer: None }, &self.state())?;
+    /// One way through the model.
+    fn take<'a>(
+        &'a mut self,
+        store: &LayerStore,
+        frame: &'a Frame,
+        (route, input): (&'a Route, &'a Calibration),
+        shelf: &mut impl Shelf<Calibrating<'a>>,
+    ) -> Result<()> {
+        let batches = input.batches();
+        let n_batches = batches.len();
+        let n_tokens = input.windows.n_tokens();
+        input.progress.start("score, tokens x layers", (n_tokens * store.n_layers()) as u64);
+        input.progress.advance((n_tokens * Shelf::begin(shelf).unwrap_or(0)) as u64, "");
+        let device = store.device();
+        let mut walk = Calibrating { route, frame, input, device, batches, pass: self, context: None };
+        run_layers(store, n_batches, &mut walk, shelf)?;
         input.progress.finish();
         Ok(())
     }

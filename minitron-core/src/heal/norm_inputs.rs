@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
-use tracing::debug_span;
 
 use super::joint::rows;
 use super::patient::Patient;
 use super::streams::State;
 use crate::blueprint::{At, Role, Slot, Sublayer};
-use crate::error::Result;
-use crate::model::{Block, Context, Port, Site, Tap};
+use crate::error::{Error, Result};
+use crate::model::{Block, Context, InMemory, LayerStore, Port, Site, Tap, Walk, run_layers};
+use crate::progress::Progress;
 
 /// Shown a norm (its place in the student and its role) and its normalised input, x / rms(x) [N, width].
 pub type Look<'a> = dyn FnMut(At, Role, &Tensor) -> Result<()> + 'a;
@@ -54,31 +54,14 @@ impl Patient<'_> {
     /// `Recipe` where there is no calibration text.
     pub fn teachers_norms(&self, look: &mut Look) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        let (mut states, contexts) = self.embedded(false)?;
-        let n_layers = self.teacher_blueprint().n_layers();
-        let progress = self.calibration()?.progress;
-        progress.start("look at norms, layers", n_layers as u64);
-        for source_layer in 0..n_layers {
-            let _span = debug_span!("layer", layer_idx = source_layer).entered();
-            let block = self.teacher_block(source_layer)?;
-            let layer_idx = (0..self.n_layers()).find(|&layer_idx| self.source_layer(layer_idx) == source_layer);
-            for (number, (at, part)) in self.teacher_blueprint().sublayers(source_layer).enumerate() {
-                for (state, context) in states.iter_mut().zip(&contexts) {
-                    match layer_idx {
-                        Some(layer_idx) => {
-                            self.look_at_part(at, layer_idx, part, (&block, number), state, context, look)?
-                        }
-                        None => _ = state.pass(&block, number, context)?,
-                    }
-                }
-            }
-            progress.advance(1, "");
-        }
-        for state in &states {
-            if self.teacher_blueprint().options.final_norm.is_some() {
-                look(At::Model, Role::FINAL_NORM, &normalised(&state.now_bte)?)?;
-            }
-        }
+        let (states, contexts) = self.embedded(false)?;
+        let (progress, n_batches) = (self.calibration()?.progress, states.len());
+        let n_steps = self.teacher_blueprint().n_layers() * n_batches;
+        progress.start("look at norms, layers x batches", n_steps as u64);
+        let (source, blueprint) = (self.teacher(), self.teacher_blueprint());
+        let store = LayerStore::Stored { source, blueprint, options: self.load_options() };
+        let mut looking = Looking { patient: self, states: states.into_iter(), contexts, look, progress };
+        run_layers(&store, n_batches, &mut looking, &mut InMemory::default())?;
         progress.finish();
         Ok(())
     }
@@ -117,6 +100,47 @@ impl Patient<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The teacher's batches, which are embedded already.
+struct Looking<'a, 'p, 'l> {
+    patient: &'a Patient<'p>,
+    states: std::vec::IntoIter<State>,
+    contexts: Vec<Context>,
+    look: &'a mut Look<'l>,
+    progress: &'a dyn Progress,
+}
+
+impl Walk for Looking<'_, '_, '_> {
+    type Flow = State;
+
+    fn enter(&mut self, batch: usize) -> Result<State> {
+        self.states.next().ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))
+    }
+
+    fn layer(&mut self, batch: usize, source_layer: usize, block: &Block, state: &mut State) -> Result<()> {
+        let patient = self.patient;
+        let context = self.contexts.get(batch);
+        let context = context.ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
+        let layer_idx = (0..patient.n_layers()).find(|&layer_idx| patient.source_layer(layer_idx) == source_layer);
+        for (number, (at, part)) in patient.teacher_blueprint().sublayers(source_layer).enumerate() {
+            match layer_idx {
+                Some(layer_idx) => {
+                    patient.look_at_part(at, layer_idx, part, (block, number), state, context, self.look)?
+                }
+                None => _ = state.pass(block, number, context)?,
+            }
+        }
+        self.progress.advance(1, "");
+        Ok(())
+    }
+
+    fn leave(&mut self, _batch: usize, state: State) -> Result<()> {
+        match self.patient.teacher_blueprint().options.final_norm {
+            Some(_) => (self.look)(At::Model, Role::FINAL_NORM, &normalised(&state.now_bte)?),
+            None => Ok(()),
+        }
     }
 }
 

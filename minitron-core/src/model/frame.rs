@@ -8,8 +8,9 @@ use super::LoadOptions;
 use super::context::{Context, Input};
 use super::head::Head;
 use super::layers::NormLayer;
+use super::tap::{Tap, show};
 use super::weights::Weights;
-use crate::blueprint::{At, Blueprint, Role, Slot};
+use crate::blueprint::{At, Blueprint, Role, Site, Slot};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 
@@ -159,6 +160,13 @@ impl Frame {
             Some(norm) => norm.forward(&x_bte),
             None => Ok(x_bte),
         }
+    }
+
+    /// The same, shown to who looks.
+    pub(super) fn last(&self, x_bte: Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
+        let hidden_bte = self.finish(x_bte)?;
+        show(tap, Site::Last, &hidden_bte)?;
+        Ok(hidden_bte)
     }
 
     /// Logits [.., V] of hidden states [.., E].

@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use super::layers::{Linear, NormLayer, activate};
+use super::rows::row_chunks;
 use super::weights::Weights;
 use crate::blueprint::{Activation, At, Role, Slot};
 use crate::error::Result;
@@ -58,9 +59,34 @@ impl Head {
         }
     }
 
+    /// The gradient on the projection's inputs [N, E] of a sum over rows, a chunk of rows at a time: `loss` makes a chunk's part
+    /// of it from the logits [len, V] and where the chunk begins. What reaches the projection's weights is added to theirs.
+    ///
+    /// # Errors
+    /// Those of `loss`.
+    pub fn gradient(
+        &self,
+        inputs_ne: &Tensor,
+        vocab: usize,
+        mut loss: impl FnMut(&Tensor, i64) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let inputs_ne = inputs_ne.f_detach()?;
+        let gradient_ne = inputs_ne.f_zeros_like()?;
+        for (start, len) in row_chunks(inputs_ne.size2()?.0, vocab) {
+            let rows_ne = inputs_ne.f_narrow(0, start, len)?;
+            let logits_nv = tch::no_grad(|| self.project(&rows_ne))?.f_detach()?.f_set_requires_grad(true)?;
+            loss(&logits_nv, start)?.f_backward()?;
+            let gradient_nv = logits_nv.f_grad()?;
+            if gradient_nv.defined() {
+                gradient_ne.f_narrow(0, start, len)?.f_copy_(&self.back(&rows_ne, &logits_nv, &gradient_nv)?)?;
+            }
+        }
+        Ok(gradient_ne)
+    }
+
     /// The gradient on the projection's inputs [N, E] of one on its logits [N, V], which are given too; what reaches its
     /// weights is added to theirs.
-    pub fn back(&self, inputs_ne: &Tensor, logits_nv: &Tensor, gradient_nv: &Tensor) -> Result<Tensor> {
+    fn back(&self, inputs_ne: &Tensor, logits_nv: &Tensor, gradient_nv: &Tensor) -> Result<Tensor> {
         let mut gradient_nv = gradient_nv.shallow_clone();
         if let Some(cap) = self.softcap {
             // d/dz c·tanh(z/c) = 1 - (logit/c)².

@@ -13,6 +13,7 @@ mod layers;
 mod products;
 mod rope;
 mod rows;
+mod run;
 mod tap;
 mod weights;
 
@@ -25,6 +26,7 @@ pub use fresh::fresh_weights;
 pub use layers::{Linear, NormLayer, activate};
 pub use rope::Rope;
 pub use rows::{over_shared_ids, row_chunks};
+pub use run::{InMemory, LayerStore, Shelf, Walk, hidden_of, run_layers};
 pub use tap::{NoTap, PortTap, Tap};
 
 pub use crate::blueprint::{Port, Ports, Site};
@@ -99,21 +101,9 @@ impl Transformer {
         &self,
         input: impl Into<Input<'a>>,
         tap: &mut dyn Tap,
-        mut cache: Option<&mut Cache>,
+        cache: Option<&mut Cache>,
     ) -> Result<Tensor> {
-        let input = input.into();
-        let (_, n_tokens) = input.ids_bt.size2()?;
-        let start = cache.as_ref().map_or(0, |cache| cache.len());
-        let mut x_bte = self.frame.embed(input, start)?;
-        let context = self.frame.context(start, n_tokens, input.seen_bt, input.positions_bt)?;
-        for (layer_idx, block) in self.blocks.iter().enumerate() {
-            let memory = cache.as_mut().and_then(|cache| cache.layer(layer_idx));
-            x_bte = block.shown(&x_bte, &context, tap, memory)?;
-        }
-        if let Some(cache) = cache {
-            cache.advance(n_tokens);
-        }
-        self.last(x_bte, tap)
+        hidden_of(&LayerStore::Loaded(self), &self.frame, input.into(), tap, cache)
     }
 
     /// One layer of [`Transformer::hidden`] on its own, without a cache.
@@ -132,11 +122,7 @@ impl Transformer {
 
     /// The end of [`Transformer::hidden`]: from what leaves the last layer to the last hidden state.
     pub(crate) fn last(&self, x_bte: Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
-        let hidden_bte = self.frame.finish(x_bte)?;
-        if tap.wants(Site::Last) {
-            tap.see(Site::Last, &hidden_bte)?;
-        }
-        Ok(hidden_bte)
+        self.frame.last(x_bte, tap)
     }
 
     /// Logits [.., V] of hidden states [.., E].

@@ -6,9 +6,10 @@ use tch::{Device, Kind};
 use tracing::info_span;
 
 use crate::blueprint::{Blueprint, ModelFolder, PruneGroup, Sizes};
+use crate::calibrate::ScoreInputs;
 use crate::checkpoint::{Remarks, TensorSource};
 use crate::contract::Axis;
-use crate::data::{TextOptions, Tokenizer};
+use crate::data::{Task, TextOptions, Tokenizer, Windows};
 use crate::error::{Error, Result};
 use crate::model::{LoadOptions, Transformer};
 use crate::progress::{Interrupt, Progress};
@@ -113,6 +114,32 @@ impl Context<'_> {
     /// Where models are and what they compute in; not trainable.
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions { device: self.device, kind: self.kind, trainable: false }
+    }
+
+    /// What a scoring of a model over a text takes, with the usual values.
+    pub(super) fn score_inputs<'a>(
+        &'a self,
+        source: &'a dyn TensorSource,
+        (blueprint, groups): (&'a Blueprint, &'a [PruneGroup]),
+        tokenizer: &'a Tokenizer,
+        windows: &'a Windows,
+    ) -> ScoreInputs<'a> {
+        ScoreInputs {
+            source,
+            blueprint,
+            groups,
+            windows,
+            // An encoder whose tokenizer has no mask is told so when something is to be predicted.
+            task: Task::of(blueprint.options.causal, tokenizer.mask, self.seed).ok(),
+            tokenizer: Some(tokenizer),
+            batch_size: 1,
+            max_memory: None,
+            options: self.load_options(),
+            seed: self.seed,
+            bootstrap: 0,
+            spill: None,
+            progress: self.progress,
+        }
     }
 
     /// The model's own tokenizer.

@@ -22,7 +22,6 @@ mod recipe_schema;
 mod run;
 mod run_dir;
 mod score;
-mod scoring;
 mod search;
 mod setup;
 mod start;

@@ -7,9 +7,8 @@ use super::context::Context;
 use super::identity::Artefact;
 use super::prune::PruneOptions;
 use super::score::{metrics, scores_path};
-use super::scoring::Scoring;
 use crate::blueprint::{Blueprint, HIDDEN, MLP, ModelFolder, Sizes};
-use crate::calibrate::{Pass, Scores};
+use crate::calibrate::{self, Scores};
 use crate::checkpoint::{Identity, TensorSource};
 use crate::contract::{Allocator, Axis};
 use crate::data::Windows;
@@ -127,19 +126,12 @@ impl Rounds<'_> {
         (mut sizes, of_source): (Sizes, &Space),
     ) -> Result<Plan> {
         let groups = self.context.groups(self.axes, blueprint)?;
-        let mut pass = Pass::new(metrics(self.context, &self.options.metrics)?, &groups, 0)?;
         let tokenizer = self.context.tokenizer(self.folder)?;
-        let scoring = Scoring {
-            context: self.context,
-            source,
-            blueprint,
-            tokenizer: &tokenizer,
-            windows: self.windows,
-            batch_size: self.options.treatment.batch_size.max(1),
-            max_memory: self.options.max_memory.map(|bytes| bytes.0),
-        };
-        scoring.in_memory(&mut pass)?;
-        let rankings = Rankings::new(&pass.finish()?, &groups, &self.options.by)?;
+        let mut inputs = self.context.score_inputs(source, (blueprint, &groups), &tokenizer, self.windows);
+        inputs.batch_size = self.options.treatment.batch_size.max(1);
+        inputs.max_memory = self.options.max_memory.map(|bytes| bytes.0);
+        let scores = calibrate::score(&inputs, metrics(self.context, &self.options.metrics)?)?;
+        let rankings = Rankings::new(&scores, &groups, &self.options.by)?;
         let mut space = space_of(blueprint, self.axes, self.options.square)?;
         // What is legal for the source is legal on the way there, whatever steps a narrower model would have.
         for axis in space.axes.iter_mut().filter(|axis| [HIDDEN, MLP].contains(&axis.kind.as_str())) {

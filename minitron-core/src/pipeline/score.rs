@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 
 use super::context::{Context, at_least_1, seq_len_or_default};
 use super::identity::identity_of;
-use super::scoring::Scoring;
 use crate::blueprint::ModelFolder;
-use crate::calibrate::{Metric, Pass, Scores, Stated};
+use crate::calibrate::{self, Metric, Scores, Stated};
 use crate::checkpoint::{Claim, Identity, OutputDir, Reader};
 use crate::contract::Importance;
 use crate::data::{DataSpec, TextOptions, Windows, files_of};
@@ -89,26 +88,20 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
     context.warn_of_date(&tokenizer);
     windows.check_fits(&folder.blueprint.options)?;
-    let n_folds = if options.bootstrap == 0 { 0 } else { windows.len().min(MAX_FOLDS) };
-    let mut pass = Pass::new(metrics, &groups, n_folds)?;
-    let scoring = Scoring {
-        context,
-        source: &folder.checkpoint.tensors,
-        blueprint: &folder.blueprint,
-        tokenizer: &tokenizer,
-        windows: &windows,
-        // One that holds more windows than there are is as large as they are.
-        batch_size: options.batch_size.min(windows.len()).max(1),
-        max_memory: options.max_memory.map(|bytes| bytes.0),
-    };
-    let begin = std::time::Instant::now();
+    let mut inputs =
+        context.score_inputs(&folder.checkpoint.tensors, (&folder.blueprint, &groups), &tokenizer, &windows);
+    // One that holds more windows than there are is as large as they are.
+    inputs.batch_size = options.batch_size.min(windows.len()).max(1);
+    inputs.max_memory = options.max_memory.map(|bytes| bytes.0);
+    inputs.bootstrap = options.bootstrap;
+    let digest = fingerprint(context, options, (&folder, &own), &windows)?;
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let beside = out.with_file_name(format!(".{name}.streamed"));
     if options.stream {
-        scoring.streamed(&mut pass, out, &fingerprint(context, options, (&folder, &own), &windows)?)?;
-    } else {
-        scoring.in_memory(&mut pass)?;
+        inputs.spill = Some((&beside, &digest));
     }
-    let mut scores = pass.finish()?;
-    scores.replicates = pass.replicates(options.bootstrap, context.seed)?;
+    let begin = std::time::Instant::now();
+    let mut scores = calibrate::score(&inputs, metrics)?;
     (scores.model, scores.data) = (Some(own), Some(windows.digest().to_owned()));
     scores.save(out)?;
     let seconds = begin.elapsed().as_secs_f64();
@@ -117,8 +110,6 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
 
 /// Beyond what any share of resamples needs; each holds all scores once more.
 const MAX_REPLICATES: usize = 100_000;
-/// Folds that resamples are drawn from: enough for survival shares of a few per cent.
-const MAX_FOLDS: usize = 64;
 
 /// Of all that the scores follow from; weights by their identity and their files' sizes and times, since hashing them whole
 /// takes longer than a layer.

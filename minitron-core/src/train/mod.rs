@@ -8,7 +8,6 @@ mod batches;
 mod correction;
 mod counts;
 mod events;
-mod gradient;
 mod held_out;
 mod learner;
 mod memory;
@@ -27,7 +26,6 @@ mod teacher;
 
 pub use correction::Correction;
 pub use counts::Counts;
-pub use gradient::mean_gradient;
 pub use held_out::{Best, HeldOut, HeldOutLoss, evaluate_all};
 pub use learner::{Learner, Outcome, WriteStudent};
 pub use memory::{BatchShape, StepMemory};

@@ -7,13 +7,13 @@ use tch::Tensor;
 use tracing::debug_span;
 
 use super::counts::{Counts, mean};
-use super::pass::{Pass, at_least, leaf, plus};
+use super::pass::{Pass, at_least, plus};
 use super::states::StateTerm;
 use super::teacher::{Lesson, Teacher, losses};
 use crate::contract::{LogitLoss, TeacherNeed};
 use crate::data::Targets;
 use crate::error::{Error, Result};
-use crate::model::{Parameter, Site, Transformer, row_chunks};
+use crate::model::{Parameter, Site, Transformer};
 
 /// One loss on logits and its weight.
 #[derive(Debug)]
@@ -222,22 +222,14 @@ impl Objective {
         (inputs_ne, whole): (&Tensor, Counts),
         sums: &mut [f64],
     ) -> Result<Tensor> {
-        let (n_rows, head) = (targets.n_rows(), student.frame.head()?);
-        let inputs_ne = inputs_ne.f_detach()?;
-        let gradient_ne = inputs_ne.f_zeros_like()?;
-        for (start, len) in row_chunks(n_rows, student.blueprint.options.vocab) {
-            let rows_ne = inputs_ne.f_narrow(0, start, len)?;
+        let head = student.frame.head()?;
+        head.gradient(inputs_ne, student.blueprint.options.vocab, |student_nv, start| {
+            let len = student_nv.size2()?.0;
             let labels_n = targets.labels_n.f_narrow(0, start, len)?;
-            let student_nv = leaf(&tch::no_grad(|| head.project(&rows_ne))?)?;
-            let teacher_nv = self.teacher_rows(lesson, start, len, &student_nv)?;
-            let total = self.chunk(&student_nv, teacher_nv.as_ref(), &labels_n, sums)?;
-            total.f_mul_scalar(mean(1.0, whole.predictions))?.f_backward()?;
-            let gradient_nv = student_nv.f_grad()?;
-            if gradient_nv.defined() {
-                gradient_ne.f_narrow(0, start, len)?.f_copy_(&head.back(&rows_ne, &student_nv, &gradient_nv)?)?;
-            }
-        }
-        Ok(gradient_ne)
+            let teacher_nv = self.teacher_rows(lesson, start, len, student_nv)?;
+            let total = self.chunk(student_nv, teacher_nv.as_ref(), &labels_n, sums)?;
+            Ok(total.f_mul_scalar(mean(1.0, whole.predictions))?)
+        })
     }
 
     /// Weighted sum over a chunk's rows; adds each term's own sum to `sums`.

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::teacher::Kept;
 use crate::error::Result;
-use crate::model::{Context, Input, NoTap, Site, Transformer};
+use crate::model::{Context, Input, NoTap, Site, Tap, Transformer};
 
 /// What the backward pass is computed from. B batch, T tokens, E embed.
 ///
@@ -42,14 +42,12 @@ impl<'m> Pass<'m> {
             return Ok(Pass { model, input, context, sites, inputs: None, hidden_bte, states: kept.states });
         }
         let _no_grad = tch::no_grad_guard();
-        let mut inputs = Vec::with_capacity(model.blocks.len() + 1);
-        let mut x_bte = model.frame.embed(input, 0)?;
-        for layer_idx in 0..model.blocks.len() {
-            inputs.push(x_bte.shallow_clone());
-            x_bte = model.layer(layer_idx, &x_bte, &context, &mut kept)?;
+        let mut outline = Outline { kept, last: model.blocks.len().checked_sub(1), inputs: Vec::new() };
+        let hidden_bte = leaf(&model.hidden(input, &mut outline, None)?)?;
+        let Outline { kept, mut inputs, .. } = outline;
+        if inputs.is_empty() {
+            inputs.push(model.frame.embed(input, 0)?);
         }
-        inputs.push(x_bte.shallow_clone());
-        let hidden_bte = leaf(&model.last(x_bte, &mut kept)?)?;
         let mut states: BTreeMap<Site, Tensor> =
             kept.states.iter().map(|(site, x)| Ok((*site, leaf(x)?))).collect::<Result<_>>()?;
         // One tensor under both names, so that its gradient is one.
@@ -106,6 +104,36 @@ impl<'m> Pass<'m> {
             total.f_backward()?;
         }
         Ok(input_bte.f_grad()?)
+    }
+}
+
+/// Keeps what enters each layer, and what leaves the last one.
+struct Outline<'s> {
+    kept: Kept<'s>,
+    last: Option<usize>,
+    inputs: Vec<Tensor>,
+}
+
+impl Outline<'_> {
+    fn holds(&self, site: Site) -> bool {
+        match site {
+            Site::LayerInput(_) => true,
+            Site::LayerOutput(layer_idx) => Some(layer_idx) == self.last,
+            _ => false,
+        }
+    }
+}
+
+impl Tap for Outline<'_> {
+    fn wants(&self, site: Site) -> bool {
+        self.holds(site) || self.kept.wants(site)
+    }
+
+    fn see(&mut self, site: Site, x: &Tensor) -> Result<()> {
+        if self.holds(site) {
+            self.inputs.push(x.shallow_clone());
+        }
+        if self.kept.wants(site) { self.kept.see(site, x) } else { Ok(()) }
     }
 }
 

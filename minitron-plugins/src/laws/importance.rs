@@ -1,14 +1,11 @@
 //! One finite score per unit, the same twice, and whatever the batch size.
 
 use minitron_core::blueprint::PruneGroup;
-use minitron_core::calibrate::{Metric, Pass, Scores};
-use minitron_core::checkpoint::TensorSource;
-use minitron_core::contract::Subject;
+use minitron_core::calibrate::{Metric, ScoreInputs, Scores, score};
 use minitron_core::data::{Tokenizer, Windows};
 use minitron_core::error::{IoContext, Result};
-use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::model::LoadOptions;
 use minitron_core::progress::Silent;
-use minitron_core::train::mean_gradient;
 
 use super::evaluator::{TEXT, tokenizer};
 use super::samples::some_windows;
@@ -61,30 +58,21 @@ impl Given<'_> {
     fn scores(&self, groups: &[PruneGroup], batch_size: usize) -> Result<Scores> {
         let Sample { blueprint, source } = self.sample;
         let metric = Metric { label: self.trial.plugin.tag.to_owned(), importance: self.trial.build()? };
-        let mut pass = Pass::new(vec![metric], groups, 0)?;
-        let (model, input) = (self.sample.load()?, self.sample.calibration(self.windows, batch_size)?);
-        pass.run(&model, &input)?;
-        let gradients = match pass.gradient_loss()? {
-            Some(loss) => {
-                let options = LoadOptions { trainable: true, ..LoadOptions::default() };
-                Some(mean_gradient(&Transformer::load(source, blueprint, options)?, loss, &input)?)
-            }
-            None => None,
+        let inputs = ScoreInputs {
+            source,
+            blueprint,
+            groups,
+            windows: self.windows,
+            task: self.sample.calibration(self.windows, batch_size)?.task,
+            tokenizer: Some(self.tokenizer),
+            batch_size,
+            max_memory: None,
+            options: LoadOptions::default(),
+            seed: 0,
+            bootstrap: 0,
+            spill: None,
+            progress: &Silent,
         };
-        let gradients = gradients.as_ref().map(|gradients| gradients as &dyn TensorSource);
-        pass.weigh(source, gradients, blueprint, &Silent)?;
-        if pass.wants_measurements() {
-            pass.measure(&Subject {
-                model: &model,
-                teacher: None,
-                kept_hidden: None,
-                windows: Some(self.windows),
-                tokenizer: Some(self.tokenizer),
-                batch_size,
-                seed: 0,
-                progress: &Silent,
-            })?;
-        }
-        pass.finish()
+        score(&inputs, vec![metric])
     }
 }

@@ -10,7 +10,7 @@ use crate::blueprint::{Blueprint, Sizes};
 use crate::checkpoint::TensorSource;
 use crate::data::Targets;
 use crate::error::Result;
-use crate::model::{Block, Frame, LoadOptions, Site, Tap};
+use crate::model::{Frame, LayerStore, LoadOptions, Site, hidden_of};
 
 /// Holds the output head, of the token table the rows of the batch, and one layer at a time; says the same as the same
 /// teacher in memory. Reading costs as many bytes a batch as the layers have.
@@ -67,17 +67,8 @@ impl Teacher for Streamed<'_> {
         }
         let frame = self.frame(&tokens, false)?;
         let mut kept = Kept::at(sites);
-        let (_, n_tokens) = targets.ids_bt.size2()?;
-        let context = frame.context(0, n_tokens, targets.seen_bt.as_ref(), targets.positions_bt.as_ref())?;
-        let mut x_bte = frame.embed(targets.input(), 0)?;
-        for layer_idx in 0..self.blueprint.n_layers() {
-            let block = Block::open(self.source, self.blueprint, layer_idx, self.options)?;
-            x_bte = block.shown(&x_bte, &context, &mut kept, None)?;
-        }
-        let hidden_bte = frame.finish(x_bte)?;
-        if kept.wants(Site::Last) {
-            kept.see(Site::Last, &hidden_bte)?;
-        }
+        let store = LayerStore::Stored { source: self.source, blueprint: self.blueprint, options: self.options };
+        let hidden_bte = hidden_of(&store, &frame, targets.input(), &mut kept, None)?;
         let hidden_ne = if with_logits { Some(targets.rows(&hidden_bte)?) } else { None };
         Ok(Box::new(Heard::new(self.head.as_ref(), hidden_ne, kept.states)))
     }

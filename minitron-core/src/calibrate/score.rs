@@ -2,47 +2,91 @@
 
 use std::path::Path;
 
-use super::context::Context;
-use crate::blueprint::{Blueprint, HIDDEN, Role, TensorSpec};
-use crate::calibrate::{Calibration, Pass, Spill, Streamed};
+use super::gradient::mean_gradient;
+use super::{Calibration, Metric, Pass, Scores, Spill, Streamed};
+use crate::blueprint::{Blueprint, HIDDEN, PruneGroup, Role, TensorSpec};
 use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
 use crate::data::{Task, Tokenizer, Windows};
 use crate::error::{Error, Result};
 use crate::memory::{mib, peak_bytes};
-use crate::model::LoadOptions;
-use crate::train::mean_gradient;
+use crate::model::{LoadOptions, Transformer};
+use crate::progress::Progress;
 
 /// A model, a text, and how they are brought together.
-pub(super) struct Scoring<'a> {
-    pub context: &'a Context<'a>,
+#[derive(Clone, Copy)]
+pub struct ScoreInputs<'a> {
+    /// The model's tensors.
     pub source: &'a dyn TensorSource,
+    /// Its description.
     pub blueprint: &'a Blueprint,
-    pub tokenizer: &'a Tokenizer,
+    /// What is scored.
+    pub groups: &'a [PruneGroup],
+    /// The text.
     pub windows: &'a Windows,
+    /// What the model is asked to predict; none where nothing can be asked of it.
+    pub task: Option<Task>,
+    /// The text's tokenizer, for metrics that measure tasks.
+    pub tokenizer: Option<&'a Tokenizer>,
+    /// Windows per forward pass, at most.
     pub batch_size: usize,
+    /// Bytes that the process may take.
     pub max_memory: Option<u64>,
+    /// Where and in what the model computes.
+    pub options: LoadOptions,
+    /// Seed of measurements and of resamples.
+    pub seed: u64,
+    /// Resamples of the windows that scores are kept for.
+    pub bootstrap: usize,
+    /// A folder for activations, where one layer is to be in memory at a time, and a digest of all that the scores follow from:
+    /// an interrupted scoring of the same goes on from there.
+    pub spill: Option<(&'a Path, &'a str)>,
+    /// Where to report.
+    pub progress: &'a dyn Progress,
 }
 
 /// What libtorch and its matrix products take once they run, besides what the program takes by then.
 const LIBRARY_BYTES: u64 = 256 << 20;
+/// Folds that resamples are drawn from: enough for survival shares of a few per cent.
+const MAX_FOLDS: usize = 64;
 
-impl Scoring<'_> {
+/// The one way from metrics to scores: each metric is shown what it asks for (sites, ablations, weights, gradients, tasks), in
+/// memory or, with `spill`, streamed. Both give the same numbers, in batches of any size.
+///
+/// # Errors
+/// `Recipe` for metrics that write one score or score nothing, a metric that needs the whole model where it is streamed, or a
+/// budget that one window does not fit in; `Plugin` for scores that are not one finite number a unit.
+pub fn score(inputs: &ScoreInputs, metrics: Vec<Metric>) -> Result<Scores> {
+    let n_folds = if inputs.bootstrap == 0 { 0 } else { inputs.windows.len().min(MAX_FOLDS) };
+    let mut pass = Pass::new(metrics, inputs.groups, n_folds)?;
+    match inputs.spill {
+        Some((dir, digest)) => inputs.streamed(&mut pass, dir, digest)?,
+        None => inputs.in_memory(&mut pass)?,
+    }
+    let mut scores = pass.finish()?;
+    scores.replicates = pass.replicates(inputs.bootstrap, inputs.seed)?;
+    Ok(scores)
+}
+
+impl ScoreInputs<'_> {
     fn calibration(&self, batch_size: usize) -> Calibration<'_> {
-        // An encoder whose tokenizer has no mask is told so when something is to be predicted.
-        let task = Task::of(self.blueprint.options.causal, self.tokenizer.mask, self.context.seed).ok();
-        Calibration { windows: self.windows, task, batch_size, progress: self.context.progress }
+        Calibration { windows: self.windows, task: self.task, batch_size, progress: self.progress }
+    }
+
+    fn load(&self, trainable: bool) -> Result<Transformer> {
+        let _span = tracing::info_span!("load", n_params = self.blueprint.n_params(), trainable).entered();
+        Transformer::load(self.source, self.blueprint, LoadOptions { trainable, ..self.options })
     }
 
     /// With the whole model in memory, and its gradients where a metric asks for them.
-    pub fn in_memory(&self, pass: &mut Pass) -> Result<()> {
+    fn in_memory(&self, pass: &mut Pass) -> Result<()> {
         let gradient_loss = pass.gradient_loss()?;
         let n_copies = if gradient_loss.is_some() { 2 } else { 1 };
         let weights = n_copies * self.blueprint.n_params() * self.element_bytes();
         let input = self.calibration(self.fitting_batch(pass, weights, "--stream holds one layer at a time")?);
         let needs_model = pass.wants_sites() || !pass.ablation_spans().is_empty() || pass.wants_measurements();
         if needs_model {
-            let model = self.context.load(self.source, self.blueprint, false)?;
+            let model = self.load(false)?;
             pass.run(&model, &input)?;
             if pass.wants_measurements() {
                 pass.measure(&Subject {
@@ -50,32 +94,26 @@ impl Scoring<'_> {
                     teacher: None,
                     kept_hidden: None,
                     windows: Some(self.windows),
-                    tokenizer: Some(self.tokenizer),
+                    tokenizer: self.tokenizer,
                     batch_size: input.batch_size,
-                    seed: self.context.seed,
-                    progress: self.context.progress,
+                    seed: self.seed,
+                    progress: self.progress,
                 })?;
             }
         }
         let gradients = match gradient_loss {
-            Some(loss) => {
-                let model = self.context.load(self.source, self.blueprint, true)?;
-                Some(mean_gradient(&model, loss, &input)?)
-            }
+            Some(loss) => Some(mean_gradient(&self.load(true)?, loss, &input)?),
             None => None,
         };
         if pass.wants_weights() {
             let gradients = gradients.as_ref().map(|gradients| gradients as &dyn TensorSource);
-            pass.weigh(self.source, gradients, self.blueprint, self.context.progress)?;
+            pass.weigh(self.source, gradients, self.blueprint, self.progress)?;
         }
         Ok(())
     }
 
-    /// With one layer in memory; activations wait in a folder beside `out`, from which an interrupted run goes on.
-    ///
-    /// # Errors
-    /// `Recipe` for a metric that needs the whole model, or a budget that one window does not fit in.
-    pub fn streamed(&self, pass: &mut Pass, out: &Path, inputs: &str) -> Result<()> {
+    /// With one layer in memory; activations wait in a folder, from which an interrupted run goes on.
+    fn streamed(&self, pass: &mut Pass, dir: &Path, digest: &str) -> Result<()> {
         if pass.gradient_loss()?.is_some() || pass.wants_measurements() {
             let message = "a metric asks for gradients or task results, which need the whole model in memory";
             return Err(Error::Recipe(format!("{message}; leave --stream out, or score by it in a run of its own")));
@@ -88,16 +126,15 @@ impl Scoring<'_> {
         let layer = layers.map(|layer| self.params_of(|spec| spec.layer() == Some(layer))).max().unwrap_or(0);
         let weights = (layer + head) * self.element_bytes() + self.largest_stored(head > 0);
         let input = self.calibration(self.fitting_batch(pass, weights, "one layer is held at a time already")?);
-        let name = out.file_name().unwrap_or_default().to_string_lossy();
-        let spill = Spill::open(&out.with_file_name(format!(".{name}.streamed")), inputs.to_owned())?;
+        let spill = Spill::open(dir, digest.to_owned())?;
         if let Some(layer_idx) = spill.reached() {
-            self.context.progress.note(&format!("an interrupted scoring goes on at layer {layer_idx}"));
+            self.progress.note(&format!("an interrupted scoring goes on at layer {layer_idx}"));
         }
-        let options = LoadOptions { device: self.context.device, kind: self.context.kind, trainable: false };
+        let options = LoadOptions { trainable: false, ..self.options };
         let model = Streamed { source: self.source, blueprint: self.blueprint, options, spill: &spill };
         pass.stream(&model, &input)?;
         if pass.wants_weights() {
-            pass.weigh(self.source, None, self.blueprint, self.context.progress)?;
+            pass.weigh(self.source, None, self.blueprint, self.progress)?;
         }
         Ok(())
     }
@@ -120,7 +157,7 @@ impl Scoring<'_> {
             )));
         };
         let message = format!("memory: at most {}, in batches of {batch_size} windows", mib(needed(batch_size)));
-        self.context.progress.note(&message);
+        self.progress.note(&message);
         Ok(batch_size)
     }
 
@@ -136,7 +173,7 @@ impl Scoring<'_> {
     }
 
     fn element_bytes(&self) -> u64 {
-        self.context.kind.elt_size_in_bytes() as u64
+        self.options.kind.elt_size_in_bytes() as u64
     }
 
     fn params_of(&self, counts: impl Fn(&TensorSpec) -> bool) -> u64 {
