@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use minitron::{
-    axes, calibration, fixture, fixtures, forward, groups, load, max_difference, metric, random_weights, reads_no_file,
-    registry, score, windows,
+    axes, calibration, fixture, fixtures, forward, groups, load, max_difference, metric, minitron, random_weights,
+    reads_no_file, registry, root, score, windows,
 };
 use minitron_core::blueprint::Blueprint;
 use minitron_core::calibrate::{Metric, Pass};
 use minitron_core::checkpoint::{Reader, TensorSource};
 use minitron_core::contract::{Document, LogitLoss, StateLoss, States};
+use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::registry::{self, PluginSpec};
 use minitron_core::train::{AdamW, AdamWSettings};
+use serde_json::Value;
 use tch::{Kind, Tensor};
 
 /// Logits and hidden states, max absolute: both sides sum in f32 in their own order, over values of up to some tens.
@@ -299,4 +301,33 @@ fn megatrons_own_files_hold_what_was_written() {
             assert_eq!(found, expected, "{element} from {from}");
         }
     }
+}
+
+/// `older/` was written at commit 6144524, before a model was described layer by layer. What it decided stays decided.
+#[test]
+fn scores_plans_and_recipes_of_an_older_program_mean_what_they_meant() {
+    let older = root().join("tests/golden/older");
+    let (model, work) = (fixture("llama_untied"), tempfile::tempdir().unwrap());
+    let at = |path: &Path| path.display().to_string();
+    let student = |name: &str, by: &[&str]| {
+        let out = work.path().join(name);
+        let all = [&["prune", &at(&model), "--out", &at(&out), "--quiet"], by].concat();
+        let output = minitron(&all).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        digest::of_file(&out.join("model.safetensors")).unwrap()
+    };
+    let (scores, plan) = (at(&older.join("scores.safetensors")), at(&older.join("plan.json")));
+    let sizes = ["--hidden", "24", "--mlp", "40", "--heads", "2", "--layers", "2"];
+    let then = "d9b075ba55c2edf3bc47d46b5fdd729b244f2cce4b41e07124eca22936cc5d59";
+    assert_eq!(student("by-scores", &[&["--scores", &scores], &sizes[..]].concat()), then);
+    assert_eq!(student("by-plan", &["--plan", &plan]), then);
+
+    let (recipe, out) = (at(&older.join("recipe.toml")), at(&work.path().join("run")));
+    let output = minitron(&["run", &recipe, "--out", &out, "--quiet"]).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let kept = |path: &Path| {
+        let plan: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        plan["kept"].clone()
+    };
+    assert_eq!(kept(&work.path().join("run/student/plan.json")), kept(&older.join("plan.json")));
 }
