@@ -422,6 +422,7 @@ fn layers_that_llama_cpp_counts_itself_are_compared_with_the_list() {
     for (model_type, key, kept) in [
         ("gemma2", "layer_types", vec![&slides, &full, &slides, &slides, &full, &slides]),
         ("gemma3_text", "layer_types", vec![&slides, &slides, &slides, &slides, &full, &slides]),
+        ("modernbert", "layer_types", vec![&full, &slides, &full, &slides, &slides, &full]),
         ("smollm3", "no_rope_layers", vec![&json!(1), &json!(1), &json!(0), &json!(1), &json!(1), &json!(1)]),
     ] {
         let whole = six_layers(model_type, &gemma);

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{
-    add_demo_tokenizer, families, forward, load, max_difference, python, registry, root, some_ids, tiny_gpt2,
+    add_demo_tokenizer, config, families, forward, load, max_difference, python, registry, root, some_ids, tiny_gpt2,
     tiny_llama, tiny_nemotron, with_context, with_demo_vocabulary, write_tiny,
 };
-use minitron_core::blueprint::ModelFolder;
+use minitron_core::blueprint::{Blueprint, ModelFolder};
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::data::Tokenizer;
 use minitron_core::pipeline::{
@@ -614,6 +614,25 @@ fn keys_of_other_families_are_said_once_and_change_nothing() {
     }
     for config in families() {
         assert_eq!(Folder::new(&config).warnings(), [""; 0]);
+    }
+}
+
+#[test]
+fn kinds_of_layers_that_are_not_computed_are_refused_by_name_in_every_family_that_lists_them() {
+    for model_type in ["gemma2", "gemma3_text", "olmo3", "modernbert"] {
+        for (list, says) in [
+            (json!(["full_attention", "chunked_attention"]), "sliding_attention, got \"chunked_attention\""),
+            (json!(["full_attention", 1]), "sliding_attention, got 1"),
+            (json!(["full_attention"]), "expected 2 entries, one for a layer, got 1"),
+        ] {
+            let of = json!({
+                "model_type": model_type, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 96,
+                "max_position_embeddings": 64, "sliding_window": 8, "layer_types": list,
+            });
+            let error = Blueprint::from_config(&config(&of).unwrap(), &registry()).unwrap_err().to_string();
+            assert!(error.contains("`layer_types`") && error.contains(says), "{model_type}: {error}");
+        }
     }
 }
 

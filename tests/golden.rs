@@ -311,8 +311,8 @@ fn scores_plans_and_recipes_of_an_older_program_mean_what_they_meant() {
     let at = |path: &Path| path.display().to_string();
     let student = |name: &str, by: &[&str]| {
         let out = work.path().join(name);
-        let all = [&["prune", &at(&model), "--out", &at(&out), "--quiet"], by].concat();
-        let output = minitron(&all).unwrap();
+        let (model, out_dir) = (at(&model), at(&out));
+        let output = minitron(&[&["prune", &model, "--out", &out_dir, "--quiet"], by].concat()).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         digest::of_file(&out.join("model.safetensors")).unwrap()
     };

@@ -164,6 +164,18 @@ impl From<TchError> for Error {
     }
 }
 
+/// What is there unless this program is wrong.
+pub trait Present<T> {
+    /// `slice.get(idx).present("a window of the block")?`: a mistake of ours is an error, never another value.
+    fn present(self, what: &str) -> Result<T>;
+}
+
+impl<T> Present<T> for Option<T> {
+    fn present(self, what: &str) -> Result<T> {
+        self.ok_or_else(|| Error::Internal(format!("expected {what}, and there is none")))
+    }
+}
+
 /// Adds the path to an I/O error.
 pub trait IoContext<T> {
     /// `read(path).at_path(path)?`

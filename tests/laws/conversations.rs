@@ -84,7 +84,7 @@ fn answers_alone_are_predicted_each_with_the_end_of_its_turn() {
     let compared = targets.compared_bt().unwrap().sum(tch::Kind::Int64).int64_value(&[]);
     assert_eq!(compared, targets.n_rows(), "losses on states see the same positions");
     let rows = targets.windows().unwrap().remove(0);
-    let counted = windows.marks(0).iter().filter(|mark| mark.counts()).count();
+    let counted = windows.marks(0).unwrap().iter().filter(|mark| mark.counts()).count();
     assert_eq!((rows.positions.len(), targets.n_rows()), (counted, counted as i64));
 }
 
@@ -124,7 +124,7 @@ fn a_completion_counts_and_its_prompt_does_not() {
     let path = workspace.put("pairs.jsonl", &[json!({ "prompt": "One day, ", "completion": "the cat saw a ball" })]);
     let windows = workspace.windows(&path).unwrap();
     assert_eq!(workspace.predicted(&windows), [" the cat saw a ball"]);
-    let window = windows.window(0);
+    let window = windows.window(0).unwrap();
     assert_eq!(window.last(), Some(&0), "the end of the text is learned too");
 }
 
@@ -189,9 +189,9 @@ fn conversations_stay_whole_and_long_ones_are_cut_where_a_turn_ends() {
         let tokenizer = workspace.tokenizer();
         assert!(windows.len() > 2);
         for window in 0..windows.len() {
-            let text = tokenizer.decode(windows.window(window)).unwrap();
+            let text = tokenizer.decode(windows.window(window).unwrap()).unwrap();
             assert!(text.starts_with("[user]") && text.ends_with("[end]"), "{mask:?}: {text}");
-            assert!(windows.window(window).len() <= 40);
+            assert!(windows.window(window).unwrap().len() <= 40);
         }
     }
 }
@@ -210,7 +210,7 @@ fn a_template_that_cannot_tell_answers_is_refused_only_where_they_are_asked_for(
     for pack in [Pack::Stream, Pack::Documents, Pack::Whole, Pack::Auto] {
         workspace.text.pack = pack;
         let windows = workspace.windows(&path).unwrap();
-        texts.push((0..windows.len()).flat_map(|idx| windows.window(idx).to_vec()).collect::<Vec<_>>());
+        texts.push((0..windows.len()).flat_map(|idx| windows.window(idx).unwrap().to_vec()).collect::<Vec<_>>());
     }
     let tokenizer = workspace.tokenizer();
     let text = tokenizer.decode(&texts[2]).unwrap();

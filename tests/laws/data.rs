@@ -121,7 +121,7 @@ proptest! {
             windows.sort();
             windows
         };
-        let expected = sorted((0..windows.len()).map(|window| windows.window(window).to_vec()).collect());
+        let expected = sorted((0..windows.len()).map(|window| windows.window(window).unwrap().to_vec()).collect());
         let mut feed = desk.open(None).unwrap();
         for _ in 0..3 {
             let epoch = feed.take(windows.len()).unwrap();
@@ -144,8 +144,8 @@ proptest! {
         let mut held = Feed::of_windows(windows.clone(), desk.reading.seed);
         prop_assert_eq!(feed.mean_width(), windows.mean_width());
         for position in 0..3 * windows.len() as u64 {
-            let window = order.at(position);
-            let piece = Piece { id: window as u64, tokens: windows.window(window).to_vec(), marks: Vec::new() };
+            let window = order.at(position).unwrap();
+            let piece = Piece { id: window as u64, tokens: windows.window(window).unwrap().to_vec(), marks: Vec::new() };
             prop_assert_eq!(&held.take(1).unwrap()[..], std::slice::from_ref(&piece));
             prop_assert_eq!(feed.take(1).unwrap(), [piece]);
         }
@@ -289,7 +289,7 @@ fn texts_are_tokenised_ahead_as_they_are_one_by_one() {
         let mut pieces = desk.open(None).unwrap().take(windows.len()).unwrap();
         pieces.sort_by_key(|piece| piece.id);
         for (window, piece) in pieces.iter().enumerate() {
-            assert_eq!(piece.tokens, windows.window(window));
+            assert_eq!(piece.tokens, windows.window(window).unwrap());
         }
     }
 }

@@ -98,7 +98,7 @@ fn masked_rows_of_documents_lie_inside_their_brackets_and_ask_for_what_stood_the
     let labels = Vec::<i64>::try_from(&targets.labels_n).unwrap();
     let mut labels = labels.iter();
     for (rows, window) in targets.windows().unwrap().iter().zip(chosen) {
-        let original = windows.window(window);
+        let original = windows.window(window).unwrap();
         assert_eq!(rows.tokens.len(), original.len());
         let inside = original.len() - 2;
         assert_eq!(rows.positions.len(), ((inside as f64 * 0.15).round() as usize).max(1));
@@ -225,7 +225,7 @@ fn an_encoder_without_a_head_learns_its_teachers_states_from_documents() {
 #[test]
 fn a_sentence_has_the_same_embedding_in_any_batch() {
     let windows = documents(&[4, 5, 5, 9, 30], 8);
-    let sentences: Vec<Vec<u32>> = (0..windows.len()).map(|window| windows.window(window).to_vec()).collect();
+    let sentences: Vec<Vec<u32>> = (0..windows.len()).map(|window| windows.window(window).unwrap().to_vec()).collect();
     let model = Model::new(&headless(), 67).unwrap().load().unwrap();
     for pooling in [Pooling::Mean, Pooling::Cls] {
         let embed = |batch_size| sentence_embeddings(&model, &sentences, &pooling.into(), batch_size, &Silent).unwrap();

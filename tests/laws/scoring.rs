@@ -68,7 +68,7 @@ fn looks(spec: &PluginSpec) -> bool {
 #[test]
 fn what_two_passes_saw_adds_up() {
     let (whole, halves) = (some_windows(6, 10, 61, 2).unwrap(), [0..20, 20..60]);
-    let tokens: Vec<u32> = (0..6).flat_map(|window| whole.window(window).to_vec()).collect();
+    let tokens: Vec<u32> = (0..6).flat_map(|window| whole.window(window).unwrap().to_vec()).collect();
     for config in families() {
         let model = Model::new(&config, 21).unwrap();
         let loaded = model.load().unwrap();
@@ -406,7 +406,7 @@ fn channel_metrics_are_activations_times_the_weights_that_read_them() {
         {
             let mut seen = Seen(model.blueprint.site(1, port).unwrap(), Vec::new());
             let ids_bt = Tensor::from_slice(
-                &(0..5).flat_map(|w| windows.window(w)).map(|&id| i64::from(id)).collect::<Vec<_>>(),
+                &(0..5).flat_map(|w| windows.window(w).unwrap()).map(|&id| i64::from(id)).collect::<Vec<_>>(),
             );
             let _ = tch::no_grad(|| loaded.hidden(&ids_bt.view([5, -1]), &mut seen, None)).unwrap();
             let x_nc = Tensor::cat(&seen.1, 0).flatten(0, 1).to_kind(Element::Double);

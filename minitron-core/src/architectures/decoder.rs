@@ -184,9 +184,9 @@ impl Decoder {
     /// `Checkpoint` for a list of another length, or of words that are not known.
     pub fn sliding(&mut self, window: Option<usize>, slides_by_default: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
         let n_layers = self.shape.n_layers;
-        let slides = match self.config.list("layer_types")? {
+        let slides = match stated_windows(&self.config, n_layers)? {
             None => (0..n_layers).map(slides_by_default).collect(),
-            Some(list) => self.stated_types(list)?,
+            Some(stated) => stated,
         };
         if slides.contains(&true) && window.is_none() {
             return Err(self.config.error(
@@ -203,6 +203,25 @@ impl Decoder {
         Ok(slides)
     }
 
+    /// The rotation of every layer where those with a window turn by another base: `far` is of layers without one. `scaled` says
+    /// whether scaling that is stated for all layers is for those with a window too.
+    ///
+    /// # Errors
+    /// `Checkpoint` for numbers that do not go together.
+    pub fn rotate_by_window(
+        &mut self,
+        slides: &[bool],
+        far: RotaryDefaults,
+        (near, scaled): (RotaryDefaults, bool),
+    ) -> Result<()> {
+        let full = Rotary::of_layer_type(&self.config, &self.shape, "full_attention", true, far)?;
+        let sliding = Rotary::of_layer_type(&self.config, &self.shape, "sliding_attention", scaled, near)?;
+        for (attention, &slides) in self.attention.iter_mut().zip(slides) {
+            attention.rotary = Some(if slides { sliding.clone() } else { full.clone() });
+        }
+        Ok(())
+    }
+
     /// The same window in all layers, whatever `layer_types` says.
     pub fn window(&mut self, window: Option<usize>) {
         self.attention(|_, attention| attention.reach = window.map(|window| window.saturating_sub(1)));
@@ -217,23 +236,6 @@ impl Decoder {
     pub fn qk_norm(&mut self, over: QkNorm) {
         let norm = self.norm;
         self.attention(|_, attention| attention.qk_norm = Some((over, norm)));
-    }
-
-    fn stated_types(&self, list: &[Value]) -> Result<Vec<bool>> {
-        if list.len() != self.shape.n_layers {
-            let (n, found) = (self.shape.n_layers, list.len());
-            return Err(self
-                .config
-                .error(format!("`layer_types`: expected {n} entries, one for a layer, got {found}")));
-        }
-        let slides = |word: &Value| match word.as_str() {
-            Some("sliding_attention") => Ok(true),
-            Some("full_attention") => Ok(false),
-            _ => Err(self.config.error(format!(
-                "`layer_types`: expected full_attention or sliding_attention, got {word}; other kinds are not computed"
-            ))),
-        };
-        list.iter().map(slides).collect()
     }
 
     /// The language model inside a wrapper, whose other tensors travel as they are. A projector feeds the residual stream, so its
@@ -256,4 +258,24 @@ impl Decoder {
         }
         Ok(self)
     }
+}
+
+/// Which layers have a window, where `layer_types` says so.
+///
+/// # Errors
+/// `Checkpoint` for a list of another length, or of words that are not known.
+pub fn stated_windows(config: &Config, n_layers: usize) -> Result<Option<Vec<bool>>> {
+    let Some(list) = config.list("layer_types")? else { return Ok(None) };
+    if list.len() != n_layers {
+        let found = list.len();
+        return Err(config.error(format!("`layer_types`: expected {n_layers} entries, one for a layer, got {found}")));
+    }
+    let slides = |word: &Value| match word.as_str() {
+        Some("sliding_attention") => Ok(true),
+        Some("full_attention") => Ok(false),
+        _ => Err(config.error(format!(
+            "`layer_types`: expected full_attention or sliding_attention, got {word}; other kinds are not computed"
+        ))),
+    };
+    list.iter().map(slides).collect::<Result<_>>().map(Some)
 }

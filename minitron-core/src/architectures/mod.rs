@@ -4,5 +4,5 @@ mod decoder;
 mod names;
 mod rows;
 
-pub use decoder::{AttentionBy, Bias, Decoder, Norms};
+pub use decoder::{AttentionBy, Bias, Decoder, Norms, stated_windows};
 pub use names::Names;

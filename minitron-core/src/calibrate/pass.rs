@@ -10,7 +10,7 @@ use super::observation::{Ablated, Activations, Measured, Observation, Weights};
 use super::scores::Scores;
 use crate::blueprint::PruneGroup;
 use crate::contract::{Evaluator, Importance, LogitLoss, Need, Scorer};
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 use crate::model::Tap;
 use crate::random::SplitMix;
 
@@ -299,7 +299,7 @@ impl Pass {
 
 /// The windows of a batch one by one.
 fn split(seen: &Activations) -> Result<Vec<(Tensor, Option<Tensor>)>> {
-    let n_windows = seen.x_btc.size().first().copied().unwrap_or(0);
+    let n_windows = seen.x_btc.size().first().copied().present("windows of activations")?;
     let one = |x: &Tensor, row: i64| -> Result<Tensor> { Ok(x.f_narrow(0, row, 1)?) };
     let pair = |row| -> Result<_> { Ok((one(seen.x_btc, row)?, seen.before_btc.map(|x| one(x, row)).transpose()?)) };
     (0..n_windows).map(pair).collect()

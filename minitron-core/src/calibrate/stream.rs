@@ -34,7 +34,7 @@ impl Streamed<'_> {
     pub(super) fn frame(&self, input: &Calibration, route: &Route) -> Result<Frame> {
         let mut tokens: BTreeSet<u32> = BTreeSet::new();
         for window in 0..input.windows.len() {
-            tokens.extend(input.windows.window(window));
+            tokens.extend(input.windows.window(window)?);
         }
         if let Some(Task::Masked { mask, .. }) = input.task {
             tokens.insert(mask);

@@ -193,7 +193,7 @@ impl<'a> Calibrating<'a> {
     /// Windows and their width, of a batch.
     pub fn shape(&self, batch: usize) -> Result<(usize, usize)> {
         let windows = self.windows(batch)?;
-        Ok((windows.len(), self.input.windows.window(windows.start).len()))
+        Ok((windows.len(), self.input.windows.window(windows.start)?.len()))
     }
 }
 
@@ -285,9 +285,10 @@ impl Pass {
             }
             let done = Mark { route: number, layer: if number == done.route { done.layer } else { None } };
             let shape = |batch: Range<usize>| {
-                [batch.len() as i64, input.windows.window(batch.start).len() as i64, model.n_embed()]
+                let width = input.windows.window(batch.start)?.len() as i64;
+                Ok([batch.len() as i64, width, model.n_embed()])
             };
-            let shapes = input.batches().into_iter().map(shape).collect();
+            let shapes = input.batches().into_iter().map(shape).collect::<Result<_>>()?;
             let frame = model.frame(input, route)?;
             self.take(&store, &frame, (route, input), &mut Waiting { model, route, done, shapes })?;
             model.spill.commit(Mark { route: number + 1, layer: None }, &self.state())?;

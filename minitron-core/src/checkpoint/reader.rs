@@ -18,7 +18,7 @@ use super::finite::first_not_finite;
 use super::links::refuse_link_outside;
 use super::source::{TensorInfo, TensorSource, kind_of};
 use super::weight_files::{Remarks, WeightFiles};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, IoContext, Present, Result};
 use crate::files::{open_regular, read_text};
 
 /// Rows that are looked through or thinned out go in pieces that stay in the processor's cache.
@@ -369,13 +369,13 @@ impl TensorSource for Reader {
         let stored = self.stored(name, rows)?;
         let before = bytes.len();
         bytes.resize(before.saturating_add(stored.n_bytes), 0);
-        stored.read(bytes.get_mut(before..).unwrap_or_default())
+        stored.read(bytes.get_mut(before..).present("room for rows")?)
     }
 
     fn append_unchecked(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
         let stored = self.stored(name, rows)?;
         let before = bytes.len();
         bytes.resize(before.saturating_add(stored.n_bytes), 0);
-        stored.file.read(bytes.get_mut(before..).unwrap_or_default(), stored.start)
+        stored.file.read(bytes.get_mut(before..).present("room for rows")?, stored.start)
     }
 }

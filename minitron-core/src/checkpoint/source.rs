@@ -6,7 +6,7 @@ use std::ops::Range;
 use safetensors::Dtype;
 use tch::{Device, Kind, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 
 /// Type and shape of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub fn append_tensor(tensor: &Tensor, bytes: &mut Vec<u8>) -> Result<()> {
     let tensor = tensor.f_contiguous()?;
     let start = bytes.len();
     bytes.resize(start + tensor.numel() * tensor.f_kind()?.elt_size_in_bytes(), 0);
-    Ok(tensor.f_copy_data_u8(bytes.get_mut(start..).unwrap_or_default(), tensor.numel())?)
+    Ok(tensor.f_copy_data_u8(bytes.get_mut(start..).present("room for a tensor")?, tensor.numel())?)
 }
 
 /// libtorch's name for a stored type; `None` for types that no weight has.

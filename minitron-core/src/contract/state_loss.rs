@@ -3,7 +3,7 @@ use std::fmt::Debug;
 use tch::Tensor;
 
 use crate::blueprint::Blueprint;
-use crate::error::Result;
+use crate::error::{Present, Result};
 use crate::model::Site;
 
 /// Two places whose states are compared.
@@ -31,7 +31,7 @@ pub struct States<'a> {
 impl States<'_> {
     /// The states of all tokens [N, C], filling left out.
     pub fn rows(&self) -> Result<Tensor> {
-        let width = self.x_btc.size().last().copied().unwrap_or(0);
+        let width = self.x_btc.size().last().copied().present("channels of states")?;
         let rows_nc = self.x_btc.f_reshape([-1, width])?;
         match self.seen_bt {
             None => Ok(rows_nc),

@@ -16,7 +16,7 @@ use super::tokenise::Wants;
 use super::tokenizer::Tokenizer;
 use super::windows::Windows;
 use crate::contract::Document;
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 
 /// Bytes of text or ids that are tokenised together, at least.
 const GROUP_BYTES: usize = 1 << 22;
@@ -186,7 +186,7 @@ impl<'s> Packer<'s> {
         let mut tokens = Vec::new();
         while tokens.len() < goal && self.fill()? {
             let Some(item) = self.pending.front() else { break };
-            let left = item.tokens.get(self.n_carried..).unwrap_or_default();
+            let left = item.tokens.get(self.n_carried..).present("the rest of a document")?;
             let taken = left.get(..goal - tokens.len()).unwrap_or(left);
             tokens.extend_from_slice(taken);
             self.n_carried += taken.len();

@@ -265,7 +265,7 @@ impl Lane {
         self.n_taken += 1;
         self.n_total += 1;
         let id = self.block.start.window + window as u64;
-        Ok(self.block.windows.piece(window, id))
+        self.block.windows.piece(window, id)
     }
 
     /// The block in the order of another epoch.

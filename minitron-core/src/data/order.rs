@@ -1,5 +1,6 @@
 //! The order in which training visits windows.
 
+use crate::error::{Present, Result};
 use crate::random::SplitMix;
 
 /// Epoch after epoch, each a permutation of all windows that follows from the seed and the epoch alone, so that a
@@ -25,13 +26,13 @@ impl Order {
     }
 
     /// The window at a position counted from the start of training.
-    pub fn at(&mut self, position: u64) -> usize {
+    pub fn at(&mut self, position: u64) -> Result<usize> {
         let n = self.permutation.len().max(1) as u64;
         if position / n != self.epoch {
             self.epoch = position / n;
             self.shuffle();
         }
-        self.permutation.get((position % n) as usize).copied().unwrap_or(0)
+        self.permutation.get((position % n) as usize).copied().present("a window at every position")
     }
 }
 
@@ -56,21 +57,21 @@ mod tests {
     #[test]
     fn every_epoch_visits_every_window_once_and_any_position_can_be_entered() {
         let mut order = Order::new(10, 7);
-        let two_epochs: Vec<usize> = (0..20).map(|position| order.at(position)).collect();
+        let two_epochs: Vec<usize> = (0..20).map(|position| order.at(position).unwrap()).collect();
         for epoch in two_epochs.chunks(10) {
             let mut sorted = epoch.to_vec();
             sorted.sort_unstable();
             assert_eq!(sorted, (0..10).collect::<Vec<_>>());
         }
         assert_ne!(two_epochs[..10], two_epochs[10..]);
-        assert_eq!(Order::new(10, 7).at(13), two_epochs[13]);
+        assert_eq!(Order::new(10, 7).at(13).unwrap(), two_epochs[13]);
     }
 
     #[test]
     fn epochs_are_shuffled_independently() {
         let n = 1000;
         let mut order = Order::new(n, 0);
-        let positions: Vec<usize> = (0..2 * n as u64).map(|position| order.at(position)).collect();
+        let positions: Vec<usize> = (0..2 * n as u64).map(|position| order.at(position).unwrap()).collect();
         for shift in 0..3 {
             let alike = |i: &usize| positions[*i].abs_diff(positions[n + (*i + shift) % n]) <= 1;
             assert!((0..n).filter(alike).count() < 20, "epochs follow each other at a distance of {shift}");

@@ -86,7 +86,8 @@ pub(super) fn cut_at_turns(document: &[Token], seq_len: usize) -> Vec<&[Token]> 
             }
         };
         pieces.extend(rest.get(..taken));
-        rest = rest.get(next..).unwrap_or_default();
+        // Turns end inside of it.
+        rest = rest.split_at(next.min(rest.len())).1;
     }
     if !rest.is_empty() {
         pieces.push(rest);

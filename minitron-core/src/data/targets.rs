@@ -60,7 +60,7 @@ impl Task {
     /// The batch of some windows.
     pub fn batch(self, windows: &Windows, chosen: &[usize], device: Device) -> Result<Targets> {
         let piece = |&window: &usize| windows.piece(window, window as u64);
-        self.batch_of(&chosen.iter().map(piece).collect::<Vec<_>>(), windows.n_brackets(), device)
+        self.batch_of(&chosen.iter().map(piece).collect::<Result<Vec<_>>>()?, windows.n_brackets(), device)
     }
 
     /// The batch of some pieces, each with as many bracket tokens.
@@ -117,6 +117,7 @@ fn predicting_rows(pieces: &[Piece], width: usize) -> Vec<i64> {
     let mut rows = Vec::new();
     for (row, piece) in pieces.iter().enumerate() {
         let is_predicted = |next: usize| {
+            // Absent where all tokens count.
             let mark = piece.marks.get(next).copied().unwrap_or_default();
             mark.counts() && !mark.begins_document()
         };
@@ -189,6 +190,7 @@ impl Targets {
         for (window, ids) in ids.chunks(width.max(1)).enumerate() {
             let seen = seen.as_ref().and_then(|seen| seen.get(window * width..(window + 1) * width));
             let n_seen = seen.map_or(width, |seen| seen.iter().filter(|&&seen| seen != 0).count());
+            // Absent where attention crosses documents.
             let in_document = in_document.get(window * width..window * width + n_seen).unwrap_or_default();
             let begins = in_document.iter().enumerate().skip(1).filter(|(_, position)| **position == 0);
             windows.push(WindowRows {

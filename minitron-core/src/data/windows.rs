@@ -1,5 +1,6 @@
 //! One stream of tokens, cut into windows without overlap.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use tch::{Device, Tensor};
@@ -8,7 +9,7 @@ use super::filling::fill;
 use super::token::{Marks, Token};
 use super::tokenizer::Tokenizer;
 use crate::blueprint::Options;
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 
 /// Windows of one length, or one per document. An encoder's carry its brackets.
 #[derive(Debug, Clone)]
@@ -147,31 +148,45 @@ impl Windows {
     }
 
     /// Tokens of a window, brackets included.
-    pub fn window(&self, window: usize) -> &[u32] {
-        let bounds = self.bounds.get(window).zip(self.bounds.get(window + 1));
-        bounds.and_then(|(&from, &to)| self.tokens.get(from..to)).unwrap_or_default()
+    ///
+    /// # Errors
+    /// `Internal` where there is no such window.
+    pub fn window(&self, window: usize) -> Result<&[u32]> {
+        self.tokens.get(self.span(window)?).present("a window's tokens")
+    }
+
+    fn span(&self, window: usize) -> Result<Range<usize>> {
+        match (self.bounds.get(window), self.bounds.get(window + 1)) {
+            (Some(&from), Some(&to)) => Ok(from..to),
+            _ => Err(Error::Internal(format!("there is no window {window} of {}", self.len()))),
+        }
     }
 
     /// What decides what is learned from a window's tokens; empty where all count and attention crosses documents.
-    pub fn marks(&self, window: usize) -> &[Marks] {
-        let bounds = self.bounds.get(window).zip(self.bounds.get(window + 1));
-        bounds.and_then(|(&from, &to)| self.marks.get(from..to)).unwrap_or_default()
+    ///
+    /// # Errors
+    /// `Internal` where there is no such window.
+    pub fn marks(&self, window: usize) -> Result<&[Marks]> {
+        let span = self.span(window)?;
+        if self.marks.is_empty() { Ok(&[]) } else { self.marks.get(span).present("a window's marks") }
     }
 
     /// A window on its own, under a number.
-    pub(super) fn piece(&self, window: usize, id: u64) -> Piece {
-        Piece { id, tokens: self.window(window).to_vec(), marks: self.marks(window).to_vec() }
+    pub(super) fn piece(&self, window: usize, id: u64) -> Result<Piece> {
+        Ok(Piece { id, tokens: self.window(window)?.to_vec(), marks: self.marks(window)?.to_vec() })
     }
 
     /// Runs of at most `batch_size` windows of one length, in order.
-    pub fn batches(&self, batch_size: usize) -> Vec<std::ops::Range<usize>> {
-        let mut batches: Vec<std::ops::Range<usize>> = Vec::new();
-        for window in 0..self.len() {
-            let alike = |start: usize| self.window(start).len() == self.window(window).len();
+    pub fn batches(&self, batch_size: usize) -> Vec<Range<usize>> {
+        let mut batches: Vec<Range<usize>> = Vec::new();
+        let mut last_width = None;
+        for (window, (from, to)) in self.bounds.iter().zip(self.bounds.iter().skip(1)).enumerate() {
+            let width = Some(to - from);
             match batches.last_mut() {
-                Some(last) if last.len() < batch_size.max(1) && alike(last.start) => last.end += 1,
+                Some(last) if last.len() < batch_size.max(1) && width == last_width => last.end += 1,
                 _ => batches.push(window..window + 1),
             }
+            last_width = width;
         }
         batches
     }
@@ -216,7 +231,7 @@ impl Windows {
 
     /// Token ids [B, T] of the given windows; shorter ones are filled up with token 0 on the right.
     pub fn batch(&self, windows: impl IntoIterator<Item = usize>, device: Device) -> Result<Tensor> {
-        let chosen: Vec<&[u32]> = windows.into_iter().map(|window| self.window(window)).collect();
+        let chosen: Vec<&[u32]> = windows.into_iter().map(|window| self.window(window)).collect::<Result<_>>()?;
         Ok(fill(&chosen, device)?.0)
     }
 }
@@ -224,7 +239,7 @@ impl Windows {
 impl Windows {
     /// Each token's position in its document [B, T], where attention stays inside documents and a window holds several.
     pub fn positions(&self, windows: impl IntoIterator<Item = usize>, device: Device) -> Result<Option<Tensor>> {
-        let marks: Vec<&[Marks]> = windows.into_iter().map(|window| self.marks(window)).collect();
+        let marks: Vec<&[Marks]> = windows.into_iter().map(|window| self.marks(window)).collect::<Result<_>>()?;
         positions_in_documents(&marks, device)
     }
 }

@@ -7,7 +7,7 @@ use tch::{Kind, Reduction, Tensor};
 
 use crate::contract::Subject;
 use crate::data::fill;
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 use crate::model::{Cache, NoTap, Transformer, row_chunks};
 
 /// Tokens, and what stands before them.
@@ -86,7 +86,7 @@ impl<'a> Text<'a> {
     }
 
     fn read(&self) -> &'a [u32] {
-        self.tokens.get(..self.tokens.len() - 1).unwrap_or_default()
+        self.tokens.split_last().map_or(&[], |(_, read)| read)
     }
 }
 
@@ -103,7 +103,7 @@ fn distinct(items: &[Continuation], max_positions: usize) -> Result<Vec<Text<'_>
             return Err(Error::Data(message));
         }
         let room = max_positions + 1 - tokens.len();
-        let kept = context.get(context.len().saturating_sub(room)..).unwrap_or_default();
+        let kept = context.split_at(context.len().saturating_sub(room)).1;
         texts.entry((kept, tokens)).or_default().push(idx);
     }
     Ok(texts.into_iter().map(|((context, tokens), items)| Text { context, tokens, items }).collect())
@@ -177,7 +177,7 @@ impl Tally<'_> {
         let texts = batch.iter().enumerate().flat_map(|(row, group)| group.iter().map(move |text| (row, text)));
         let (mut first, mut longer) = (Vec::new(), Vec::new());
         for (row, text) in texts {
-            let label = text.tokens.first().copied().unwrap_or_default();
+            let label = text.tokens.first().copied().present("a token to predict")?;
             first.push(Predicted { text, row, place: text.context.len() - 1, label });
             if text.tokens.len() > 1 {
                 longer.push((row, text));

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::blueprint::{At, Role};
-use crate::error::Result;
+use crate::error::{Present, Result};
 use crate::model::{Site, Tap};
 
 /// Projections that share their input.
@@ -70,7 +70,7 @@ impl Joint {
 
 /// [.., C] to [N, C] in f32.
 pub(super) fn rows(x: &Tensor) -> Result<Tensor> {
-    let width = x.size().last().copied().unwrap_or(1);
+    let width = x.size().last().copied().present("channels of activations")?;
     Ok(x.f_reshape([-1, width])?.f_to_kind(Kind::Float)?)
 }
 

@@ -215,6 +215,7 @@ impl<'a> Patient<'a> {
 
     /// Kept units of a dim, ascending; none for a dim that is not prunable.
     pub fn kept(&self, dim: &str) -> &[usize] {
+        // Absent where no axis cuts it.
         self.plan.kept.get(dim).map(Vec::as_slice).unwrap_or_default()
     }
 

@@ -154,7 +154,10 @@ impl Patient<'_> {
     pub(super) fn embedded(&self, of_student: bool) -> Result<(Vec<State>, Vec<Context>)> {
         let calibration = self.calibration()?;
         let windows = calibration.windows;
-        let tokens: BTreeSet<u32> = (0..windows.len()).flat_map(|window| windows.window(window)).copied().collect();
+        let mut tokens = BTreeSet::new();
+        for window in 0..windows.len() {
+            tokens.extend(windows.window(window)?.iter().copied());
+        }
         let frame = self.frame(of_student, &tokens)?;
         let (mut states, mut contexts) = (Vec::new(), Vec::new());
         for batch in windows.batches(calibration.batch_size) {

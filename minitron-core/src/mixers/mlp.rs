@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use crate::blueprint::{Activation, Cost, MLP, Role};
 use crate::contract::{Mixer, Observed, RunMixer};
-use crate::error::Result;
+use crate::error::{Present, Result};
 use crate::model::{Context, Linear, MixerState, PartWeights, Port, PortTap, Ports, activate};
 
 /// down(act(gate(x)) · up(x)), or down(act(up(x))) without a gate.
@@ -90,7 +90,7 @@ impl RunMixer for RunMlp {
             First::Gated { gate, up } => (gate.forward(x_bte)?, Some(up)),
             First::Fused(both) => {
                 let both = both.forward(x_bte)?;
-                let half = both.size().last().copied().unwrap_or(0) / 2;
+                let half = both.size().last().copied().present("gate and up")? / 2;
                 let (gate, up) = (both.f_narrow(-1, 0, half)?, both.f_narrow(-1, half, half)?);
                 tap.show(Port::PRE_ACTIVATION, &gate)?;
                 let inner_btf = activate(&gate, self.activation)?.f_mul(&up)?;

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::Transformer;
-use crate::error::Result;
+use crate::error::{Present, Result};
 
 /// The states of every layer's mixers; all sequences of a batch have the same length.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl MixerState {
             });
         }
         let stays = |x: &Tensor| -> Result<Tensor> {
-            let len = x.size().get(side as usize).copied().unwrap_or(0);
+            let len = x.size().get(side as usize).copied().present("the side that grows")?;
             match most.map(|most| most as i64) {
                 Some(most) if most < len => Ok(x.f_narrow(side, len - most, most)?.f_contiguous()?),
                 _ => Ok(x.shallow_clone()),

@@ -118,10 +118,12 @@ impl Context {
     /// # Errors
     /// As tensor operations do.
     pub fn mask(&self) -> Result<Option<Rc<Tensor>>> {
-        if self.is_plain() && (!self.causal || self.start == 0 || self.n_tokens == 1) {
-            return Ok(None);
-        }
-        if self.causal && self.positions_bt.is_none() && (self.start == 0 || self.n_tokens == 1) {
+        let is_cut = match self.causal {
+            // Filling stands on the right, where no token looks; from the first token on, the kernel needs no mask.
+            true => self.start > 0 && self.n_tokens > 1,
+            false => self.seen_bt.is_some(),
+        };
+        if self.positions_bt.is_none() && !is_cut {
             return Ok(None);
         }
         self.cached(MaskKey::Full, || match (&self.positions_bt, &self.seen_bt) {

@@ -6,7 +6,7 @@ use std::f64::consts::PI;
 use tch::{Device, Kind, Tensor};
 
 use crate::blueprint::{Rotary, RotaryScaling};
-use crate::error::Result;
+use crate::error::{Present, Result};
 
 /// The rotation of one sequence's positions: cos and sin [1, T, 1, R/2], made when it is asked for, since a table of all
 /// positions that a config announces would take memory that no text needs.
@@ -35,7 +35,7 @@ impl Rope {
     /// Turns x [B, T, H, K].
     pub fn apply(&self, x_bthk: &Tensor) -> Result<Tensor> {
         let half = self.n_rotated / 2;
-        let head_dim = x_bthk.size().last().copied().unwrap_or(0);
+        let head_dim = x_bthk.size().last().copied().present("channels of a head")?;
         let first = x_bthk.f_narrow(3, 0, half)?;
         let second = x_bthk.f_narrow(3, half, half)?;
         let turned_first = first.f_mul(&self.cos)?.f_sub(&second.f_mul(&self.sin)?)?;

@@ -186,9 +186,11 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     let windows = options.treatment.windows(context, &folder, options.rounds > 1, (!dry_run).then_some(out))?;
     let own = identity_of(&folder)?;
     let Decision { plan, rankings, explained } = decide(context, options, (&folder, &own), windows.as_ref())?;
-    // Before the healings, which take long. The student knows which layers stay.
-    let student = Student::new(&folder.checkpoint.tensors, &folder.blueprint, &plan, context.registry)?;
-    clients::warn(context, &student.blueprint, &Sizes::new())?;
+    // Before the healings, which take long. The student knows which layers stay; what it holds of the plan goes at once.
+    {
+        let student = Student::new(&folder.checkpoint.tensors, &folder.blueprint, &plan, context.registry)?;
+        clients::warn(context, &student.blueprint, &Sizes::new())?;
+    }
     ModuleChanges::new(&folder.checkpoint.dir, &folder.blueprint, &plan, None)?;
     let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
     let patient = options.treatment.patient(context, &folder, (plan, rankings.as_ref()), windows.as_ref())?;

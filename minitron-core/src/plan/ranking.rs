@@ -180,6 +180,7 @@ fn name_of<'a>(scores: &'a Scores, dim: &str, metric: Option<&str>) -> &'a str {
 }
 
 fn replicates(scores: &Scores, name: &str, group: &PruneGroup) -> Result<Vec<Vec<f32>>> {
+    // Absent without `score --bootstrap`.
     let replicates = scores.replicates.get(name).cloned().unwrap_or_default();
     match replicates.iter().find(|replicate| replicate.len() != group.n_units) {
         None => Ok(replicates),

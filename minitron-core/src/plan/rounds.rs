@@ -111,10 +111,9 @@ impl Plan {
         blueprint: &Blueprint,
     ) -> Option<&'a Vec<usize>> {
         let (kind, layer) = split_dim(name);
-        let in_student = |kind: &str| match layer {
-            None => kind.to_owned(),
-            Some(layer) => dim_of_layer(kind, depth.iter().position(|&kept| kept == layer).unwrap_or(0)),
-        };
+        // Absent where the layer goes: its units are as many as those of the layers that stay, whichever they are.
+        let place = layer.map(|layer| depth.iter().position(|&kept| kept == layer).unwrap_or(0));
+        let in_student = |kind: &str| place.map_or(kind.to_owned(), |place| dim_of_layer(kind, place));
         // With one query head for each key/value head, a student has no groups: its heads are both.
         let ungrouped = || {
             let carried = blueprint.carried_by(name)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::space::Space;
 use crate::blueprint::{Blueprint, DEPTH, Dim, SizeMap, Sizes, split_dim};
 use crate::checkpoint::Identity;
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 use crate::files::read_text;
 
 /// Kept units per dim, ascending, in the source's numbering. Every prunable dim is there, whole or not; the entry of a
@@ -83,7 +83,7 @@ impl Plan {
         self.complete(space, blueprint)?;
         let sizes = self.sizes();
         for (name, kept) in &self.kept {
-            let common = sizes.get(split_dim(name).0).copied().unwrap_or(0);
+            let common = sizes.get(split_dim(name).0).copied().present("a size of each kind")?;
             if kept.len() != common {
                 let message = format!(
                     "`{name}` keeps {} units, another layer {common}; this family's config has one width for all layers",

@@ -171,6 +171,7 @@ impl Space {
         let whole = self.axis(kind)?;
         let axis = self.axis_beside(kind, beside)?;
         let Some(objection) = axis.objection(size) else { return Ok(()) };
+        // Absent where nobody asked for fewer.
         let kv_heads = beside.get(KV_HEADS).copied().unwrap_or(0);
         let with = if axis == *whole { String::new() } else { format!(" (with {kv_heads} kv_heads)") };
         Err(Error::Plan(objection + &with))
@@ -209,6 +210,7 @@ fn keep_fixed(kept: &mut Vec<usize>, blueprint: &Blueprint, rankings: &Rankings)
     let is_fixed = |layer: &usize| blueprint.fixed_layers.iter().any(|(fixed, _)| fixed == layer);
     let missing: Vec<usize> =
         blueprint.fixed_layers.iter().map(|(layer, _)| *layer).filter(|layer| !kept.contains(layer)).collect();
+    // Absent where no layer goes.
     let mut worst_first: Vec<usize> =
         rankings.by_dim.get(DEPTH).map(|ranking| ranking.order().collect()).unwrap_or_default();
     worst_first.reverse();
@@ -227,10 +229,10 @@ fn kept_units(dim: &Dim, size: usize, rankings: &Rankings, parts: &Parts) -> Res
     match rankings.by_dim.get(&dim.name) {
         _ if size == whole.len() => Ok(whole),
         Some(ranking) => ranking.best_of_parts(size, &parts.kept),
-        None if rankings.unclear.contains_key(&dim.name) => {
-            Err(Error::Recipe(rankings.unclear.get(&dim.name).cloned().unwrap_or_default()))
-        }
         None => {
+            if let Some(why) = rankings.unclear.get(&dim.name) {
+                return Err(Error::Recipe(why.clone()));
+            }
             let message = format!("`{}` is to shrink to {size}, but the scores hold nothing for it", dim.name);
             let kind = split_dim(&dim.name).0;
             Err(Error::Recipe(format!("{message}; score it with a metric that covers {kind}")))

@@ -10,7 +10,7 @@ use super::config::student_config;
 use super::indices::{side_indices, source_layers};
 use crate::blueprint::{Blueprint, Evidence, TensorSpec};
 use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource, kind_of};
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 use crate::plan::Plan;
 use crate::registry::Registry;
 
@@ -63,6 +63,7 @@ fn entry_of(source: &dyn TensorSource, spec: &TensorSpec, blueprint: &Blueprint,
     if kept.len() != info.shape.len() || !info.shape.iter().zip(&kept).all(within) {
         return Err(broken("the plan goes beyond its sides"));
     }
+    // Absent where a tensor has no sides.
     let columns = columns(info.shape.get(1..).unwrap_or_default(), kept.get(1..).unwrap_or_default());
     let width = info.dtype.bitsize() / 8;
     let source_row_bytes = info.shape.iter().skip(1).product::<usize>() * width;
@@ -112,12 +113,9 @@ impl TensorSource for PrunedView<'_> {
             return self.source.append_rows(&entry.source_name, rows, bytes);
         }
         let kept: Vec<usize> = match &entry.rows {
-            Some(kept) => kept.get(rows.clone()).unwrap_or_default().to_vec(),
-            None => rows.clone().collect(),
+            Some(kept) => kept.get(rows.clone()).present("as many rows of a tensor as are read")?.to_vec(),
+            None => rows.collect(),
         };
-        if kept.len() != rows.len() {
-            return Err(Error::Internal(format!("rows {rows:?} of tensor `{name}`, which has fewer")));
-        }
         // Rows of the source in spans of bounded size, however far the kept ones lie apart.
         let max_rows = (PIECE_BYTES / entry.source_row_bytes.max(1)).max(1);
         let (mut rest, mut span) = (kept.as_slice(), Vec::new());
@@ -128,7 +126,7 @@ impl TensorSource for PrunedView<'_> {
             self.source.append_rows(&entry.source_name, from..to, &mut span)?;
             for row in near {
                 let start = (row - from) * entry.source_row_bytes;
-                let row = span.get(start..start + entry.source_row_bytes).unwrap_or_default();
+                let row = span.get(start..start + entry.source_row_bytes).present("a kept row")?;
                 slice(row, entry.columns.as_deref(), entry.width, bytes)?;
             }
             rest = far;

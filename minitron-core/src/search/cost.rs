@@ -39,7 +39,8 @@ impl Cost {
 
     /// At sizes in the order of the kinds.
     pub fn at(&self, sizes: &[usize]) -> u64 {
-        let size = |idx: &usize| sizes.get(*idx).copied().unwrap_or(0) as u64;
+        // A size that is not given makes a count that no budget takes.
+        let size = |idx: &usize| sizes.get(*idx).map_or(u64::MAX, |&size| size as u64);
         let value =
             |(powers, factor): &Term| powers.iter().fold(*factor, |product, power| product.saturating_mul(size(power)));
         let layers = self.layers.iter().map(value).fold(0, u64::saturating_add) / self.n_layers;
@@ -60,7 +61,7 @@ fn products(tensor: &TensorSpec, kinds: &[String], full: &Sizes) -> Vec<(Vec<usi
             let kind = split_dim(dim).0;
             match kinds.iter().position(|other| other == kind) {
                 Some(idx) => (Some(idx), *block as u64),
-                None => (None, (full.get(kind).copied().unwrap_or(0) * block) as u64),
+                None => (None, full.get(kind).map_or(u64::MAX, |size| (size * block) as u64)),
             }
         }
     };

@@ -211,7 +211,8 @@ impl Point {
     }
 
     fn set(&mut self, grid: &Grid, axis: usize) {
-        let idx = self.indices.get(axis).copied().unwrap_or(0);
+        let Some(&idx) = self.indices.get(axis) else { return };
+        // Absent where no axis cuts it.
         let hidden = self.hidden.and_then(|place| self.sizes.get(place)).copied().unwrap_or(0);
         let size = match grid.axes.get(axis) {
             Some(GridAxis::Sizes(_, sizes)) => sizes.get(idx).copied(),

@@ -10,7 +10,7 @@ use super::objective::{Objective, ask};
 use super::states::StateTerm;
 use super::teacher::{Kept, Lesson, Teacher, losses};
 use crate::data::{Targets, Task, Windows};
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 use crate::model::{Site, Transformer, row_chunks};
 
 /// Text for evaluations between steps.
@@ -127,7 +127,7 @@ impl<'a> Evaluation<'a> {
         let hidden_bte = self.student.hidden(targets.input(), &mut kept, None)?;
         let counts = Counts::of(targets)?;
         if let Some(lesson) = lesson {
-            let on_states = self.sums.get_mut(self.objective.terms.len()..).unwrap_or_default();
+            let on_states = self.sums.get_mut(self.objective.terms.len()..).present("sums of losses on states")?;
             for (term, sum) in self.objective.states.iter().zip(on_states) {
                 let value = term.value(&kept.states, |site| lesson.states(site), targets.compared_bt())?;
                 *sum += value.f_double_value(&[])? * counts.tokens as f64;

@@ -75,7 +75,7 @@ pub(super) type Weighed = (f64, Option<f64>);
 /// The mean of a tenth of all steps, the last ones: over their predictions, or tokens, where all of them say how many.
 pub(super) fn recent_loss(steps: &[Weighed]) -> Option<f64> {
     let tail = steps.len().div_ceil(10).max(1);
-    let tail = steps.get(steps.len().saturating_sub(tail)..).unwrap_or_default();
+    let tail = steps.split_at(steps.len().saturating_sub(tail)).1;
     let is_weighed = tail.iter().all(|(_, weight)| weight.is_some());
     let (mut sum, mut total) = (0.0, 0.0);
     for (loss, weight) in tail {

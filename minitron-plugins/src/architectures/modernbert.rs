@@ -1,3 +1,4 @@
+use minitron_core::architectures::stated_windows;
 use minitron_core::blueprint::{
     Activation, Blueprint, ClientLimit, Constraint, Embedding, Evidence, Head, Layer, LayerList, Norm, NormKind,
     Options, Role, Rotary, RotaryDefaults, Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
@@ -39,7 +40,11 @@ impl Architecture for Modernbert {
             tied: config.flag_or("tie_word_embeddings", true)?,
         };
         let norm = Norm { kind: NormKind::Layer, eps: config.number_or("norm_eps", 1e-5)? };
-        let slides = slides(config, shape.n_layers)?;
+        let every = config.size_or("global_attn_every_n_layers", 3)?;
+        let slides = match stated_windows(config, shape.n_layers)? {
+            Some(stated) => stated,
+            None => (0..shape.n_layers).map(|layer| !layer.is_multiple_of(every)).collect(),
+        };
         let head_activation = Activation::read(config, "classifier_activation", "gelu")?;
         let head = Head { transform: Some((head_activation, norm)), ..Head::default() };
         let options = Options {
@@ -72,24 +77,6 @@ impl Architecture for Modernbert {
             |layer: usize| if layer.is_multiple_of(period) { "full_attention" } else { "sliding_attention" }.into();
         llama_cpp_counts_layers(blueprint, sizes, ("layer_types", &what), word).into_iter().collect()
     }
-}
-
-/// Layers with a window: those that `layer_types` names, or all but every `global_attn_every_n_layers`-th.
-fn slides(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
-    let every = config.size_or("global_attn_every_n_layers", 3)?;
-    let Some(list) = config.list("layer_types")? else {
-        return Ok((0..n_layers).map(|layer| !layer.is_multiple_of(every)).collect());
-    };
-    if list.len() != n_layers {
-        let found = list.len();
-        return Err(config.error(format!("`layer_types`: expected {n_layers} entries, one for a layer, got {found}")));
-    }
-    let slides = |word: &serde_json::Value| match word.as_str() {
-        Some("sliding_attention") => Ok(true),
-        Some("full_attention") => Ok(false),
-        _ => Err(config.error(format!("`layer_types`: expected full_attention or sliding_attention, got {word}"))),
-    };
-    list.iter().map(slides).collect()
 }
 
 fn layers(config: &Config, shape: &Shape, norm: Norm, slides: &[bool]) -> Result<Vec<Layer>> {

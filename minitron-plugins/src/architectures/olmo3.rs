@@ -1,4 +1,4 @@
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Rotary, RotaryDefaults, Sizes};
+use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, RotaryDefaults, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
@@ -30,13 +30,7 @@ impl Architecture for Olmo3 {
         let far = RotaryDefaults { theta: 5e5, ..RotaryDefaults::default() };
         // The class gives a base that stands beside the parameters to layers without a window alone.
         let near = RotaryDefaults { own_theta: true, theta_key: "", ..far };
-        let shape = decoder.shape;
-        let full = Rotary::of_layer_type(&decoder.config, &shape, "full_attention", true, far)?;
-        let sliding = Rotary::of_layer_type(&decoder.config, &shape, "sliding_attention", false, near)?;
-        decoder.attention(|layer, attention| {
-            let slides = slides.get(layer) == Some(&true);
-            attention.rotary = Some(if slides { sliding.clone() } else { full.clone() });
-        });
+        decoder.rotate_by_window(&slides, far, (near, false))?;
         decoder.reads = &["sliding_window", "layer_types"];
         decoder.finish(evidence)
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use minitron_core::contract::Subject;
 use minitron_core::data::Tokenizer;
-use minitron_core::error::{Error, Result};
+use minitron_core::error::{Error, Present, Result};
 use minitron_core::evaluate::Continuation;
 
 /// A text, and what is scored after it: nothing is put between the two.
@@ -64,9 +64,14 @@ pub(super) fn continuations(
     let given = tokenizer.encode_whole(&given)?;
     let mut found = Vec::with_capacity(pairs.len());
     for ((place, pair), whole) in pairs.iter().zip(wholes) {
-        let context = contexts.get(pair.given()).and_then(|&idx| given.get(idx)).cloned().unwrap_or_default();
+        let context = contexts
+            .get(pair.given())
+            .and_then(|&idx| given.get(idx))
+            .cloned()
+            .present("a context that was encoded")?;
         let continuation = match pair.given() {
             "" => after_prefix(tokenizer, &format!("{}{}", pair.context, pair.continuation))?,
+            // Absent where both have fewer tokens than the context alone, which is refused below.
             _ => Continuation { tokens: whole.get(context.len()..).unwrap_or_default().to_vec(), context },
         };
         found.push(checked(continuation, place, pair, max_positions));

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use minitron_core::contract::{Document, Evaluator, Measurements, Subject};
-use minitron_core::error::{Error, Result};
+use minitron_core::error::{Error, Present, Result};
 use minitron_core::evaluate::{Continuation, likelihoods};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -76,12 +76,14 @@ impl Evaluator for RollingPerplexity {
         let prefix = likely::prefix(tokenizer)?;
         let tokens = tokenizer.encode_whole(&running.iter().map(String::as_str).collect::<Vec<_>>())?;
         let n_tokens: usize = tokens.iter().map(Vec::len).sum();
-        let windows: Vec<Continuation> =
-            tokens.into_iter().flat_map(|tokens| windows(&tokens, prefix, width)).collect();
-        if windows.is_empty() || n_bytes == 0 {
+        let mut all = Vec::new();
+        for tokens in tokens {
+            all.extend(windows(&tokens, prefix, width)?);
+        }
+        if all.is_empty() || n_bytes == 0 {
             return Err(Error::Data(format!("{}: no text in it", self.path.display())));
         }
-        let log: f64 = likelihoods(subject, &windows)?.iter().map(|found| found.log).sum();
+        let log: f64 = likelihoods(subject, &all)?.iter().map(|found| found.log).sum();
         let per = |n: usize| -log / n as f64;
         let mut measured = Measurements::from([
             ("word_perplexity".to_owned(), per(n_words).exp()),
@@ -158,25 +160,22 @@ fn n_words(text: &str) -> usize {
 }
 
 /// A document's tokens, each scored once, in windows of which the model reads at most `width` tokens.
-fn windows(tokens: &[u32], prefix: u32, width: usize) -> Vec<Continuation> {
+fn windows(tokens: &[u32], prefix: u32, width: usize) -> Result<Vec<Continuation>> {
     let first = tokens.len().min(width);
     let mut windows = Vec::new();
-    let mut push = |context: &[u32], scored: std::ops::Range<usize>| {
-        let tokens = tokens.get(scored).unwrap_or_default().to_vec();
-        windows.push(Continuation { context: context.to_vec(), tokens });
-    };
+    let run = |of: std::ops::Range<usize>| Ok::<_, Error>(tokens.get(of).present("a run of a document")?.to_vec());
     if first > 0 {
-        push(&[prefix], 0..first);
+        windows.push(Continuation { context: vec![prefix], tokens: run(0..first)? });
     }
     let mut n_scored = first;
     while n_scored < tokens.len() {
         let end = tokens.len().min(n_scored + width);
         // As many before as the window has room for.
-        let context = tokens.get(end.saturating_sub(width + 1)..n_scored).unwrap_or_default();
-        push(context, n_scored..end);
+        let context = run(end.saturating_sub(width + 1)..n_scored)?;
+        windows.push(Continuation { context, tokens: run(n_scored..end)? });
         n_scored = end;
     }
-    windows
+    Ok(windows)
 }
 
 #[cfg(test)]
@@ -191,10 +190,10 @@ mod tests {
     #[test]
     fn every_token_is_scored_once_behind_a_full_window() {
         let tokens: Vec<u32> = (1..=10).collect();
-        let found = windows(&tokens, 0, 4);
+        let found = windows(&tokens, 0, 4).unwrap();
         let expected = [(vec![0], vec![1, 2, 3, 4]), (vec![4], vec![5, 6, 7, 8]), (vec![6, 7, 8], vec![9, 10])];
         assert_eq!(found, expected.map(|(context, tokens)| Continuation { context, tokens }));
-        assert_eq!(windows(&[5], 0, 4), [Continuation { context: vec![0], tokens: vec![5] }]);
-        assert!(windows(&[], 0, 4).is_empty());
+        assert_eq!(windows(&[5], 0, 4).unwrap(), [Continuation { context: vec![0], tokens: vec![5] }]);
+        assert!(windows(&[], 0, 4).unwrap().is_empty());
     }
 }

@@ -134,7 +134,7 @@ fn next(model: &Transformer, ids_bt: &Tensor, cache: &mut Cache) -> Result<Tenso
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    // A clock may stand still over a tiny model.
+    // A clock may stand still over a tiny model; absent in no run.
     values.get(values.len() / 2).copied().unwrap_or_default().max(1e-9)
 }
 

@@ -3,7 +3,7 @@
 use minitron_core::blueprint::PruneGroup;
 use minitron_core::calibrate::{Observation, Site};
 use minitron_core::contract::{Need, Scorer};
-use minitron_core::error::Result;
+use minitron_core::error::{Present, Result};
 use tch::{Kind, Tensor};
 
 use super::activation::sites;
@@ -66,14 +66,16 @@ impl Scorer for ChannelScorer {
             let term_urk = (self.term)(&seen.weight_ui.f_reshape([n_units, -1, block])?)?;
             let of_channels = term_urk.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
             let channels = seen.units.start * self.block..seen.units.end * self.block;
-            let weights = self.weights.get_mut(channels).unwrap_or_default();
+            let weights = self.weights.get_mut(channels).present("the channels of a weight")?;
             return add_sums(weights, &Vec::<f64>::try_from(of_channels.f_reshape([-1])?)?);
         }
         let x_btc = observation.activations()?.x_btc;
-        let x_nc = x_btc.f_reshape([-1, x_btc.size().last().copied().unwrap_or(1)])?.f_to_kind(Kind::Double)?;
+        let x_nc = x_btc
+            .f_reshape([-1, x_btc.size().last().copied().present("channels of activations")?])?
+            .f_to_kind(Kind::Double)?;
         let sum_c = x_nc.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?;
         let squares_c = x_nc.f_square()?.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?;
-        self.n_tokens += x_nc.size().first().copied().unwrap_or(0) as f64;
+        self.n_tokens += x_nc.size2()?.0 as f64;
         add_sums(&mut self.sums, &Vec::<f64>::try_from(Tensor::f_cat(&[sum_c, squares_c], 0)?)?)
     }
 

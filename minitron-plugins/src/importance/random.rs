@@ -2,7 +2,7 @@ use minitron_core::blueprint::PruneGroup;
 use minitron_core::calibrate::Observation;
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::digest;
-use minitron_core::error::Result;
+use minitron_core::error::{Present, Result};
 use minitron_core::random::SplitMix;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ impl Importance for Random {
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
         let digest = digest::of_text(&format!("{}/{}", self.seed, group.dim));
-        let seed = u64::from_str_radix(digest.get(..16).unwrap_or_default(), 16).unwrap_or(self.seed);
+        let seed = u64::from_str_radix(digest.get(..16).present("half of a digest")?, 16).unwrap_or(self.seed);
         Ok(Box::new(RandomScorer { seed, n_units: group.n_units }))
     }
 }

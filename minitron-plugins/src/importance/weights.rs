@@ -3,7 +3,7 @@
 use minitron_core::blueprint::PruneGroup;
 use minitron_core::calibrate::{Observation, Weights};
 use minitron_core::contract::Scorer;
-use minitron_core::error::Result;
+use minitron_core::error::{Present, Result};
 use tch::{Kind, Tensor};
 
 use super::add_sums;
@@ -27,7 +27,7 @@ impl Scorer for WeightScorer {
     fn observe(&mut self, observation: &Observation) -> Result<()> {
         let seen = observation.weights()?;
         let of_units = (self.terms)(seen)?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
-        let sums_u = self.sums.get_mut(seen.units.clone()).unwrap_or_default();
+        let sums_u = self.sums.get_mut(seen.units.clone()).present("the units of a weight")?;
         sums_u.iter_mut().zip(Vec::<f64>::try_from(&of_units)?).for_each(|(sum, value)| *sum += value);
         Ok(())
     }

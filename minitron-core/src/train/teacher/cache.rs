@@ -353,6 +353,7 @@ fn check_header(path: &Path, wanted: &CacheHeader) -> Result<()> {
 }
 
 fn parse_entry(bytes: &[u8]) -> (Key, Entry) {
+    // Absent in no entry: they are cut to their length before.
     let part = |from: usize, len: usize| bytes.get(from..from + len).unwrap_or_default();
     let key = part(0, 16).try_into().unwrap_or_default();
     let first_row = part(16, 8).try_into().map_or(0, u64::from_le_bytes);

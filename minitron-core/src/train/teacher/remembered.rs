@@ -10,7 +10,7 @@ use super::cache::{Key, TeacherCache, TopRows};
 use super::{Lesson, Teacher};
 use crate::blueprint::Blueprint;
 use crate::data::Targets;
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 use crate::model::Site;
 use crate::progress::Progress;
 
@@ -64,9 +64,9 @@ impl<'a> Remembered<'a> {
         for window in windows {
             let (from, to) = (window.first_row, window.first_row + window.n_rows);
             let part = TopRows {
-                ids: all.ids.get(from * k..to * k).unwrap_or_default().to_vec(),
-                log_p: all.log_p.get(from * k..to * k).unwrap_or_default().to_vec(),
-                log_tail: all.log_tail.get(from..to).unwrap_or_default().to_vec(),
+                ids: all.ids.get(from * k..to * k).present("a window's ids")?.to_vec(),
+                log_p: all.log_p.get(from * k..to * k).present("a window's log-probabilities")?.to_vec(),
+                log_tail: all.log_tail.get(from..to).present("a window's tails")?.to_vec(),
             };
             if !self.cache.holds(&window.key) && !self.cache.append(window.key, &part)? {
                 unstored.insert(window.key, self.cache.stored(&part));
@@ -223,7 +223,7 @@ fn windows_of(targets: &Targets) -> Result<Vec<Window>> {
             word.iter().for_each(|number| hasher.update(number.to_le_bytes()));
         }
         let digest = hasher.finalize();
-        let key = digest.get(..16).and_then(|half| half.try_into().ok()).unwrap_or_default();
+        let key = digest.get(..16).and_then(|half| half.try_into().ok()).present("half of a digest")?;
         let first_row = windows.last().map_or(0, |before| before.first_row + before.n_rows);
         windows.push(Window { key, first_row, n_rows: window.positions.len() });
     }
