@@ -294,7 +294,17 @@ fn prompts_begin_as_those_of_transformers_do() {
     let begin =
         json!([{ "SpecialToken": { "id": "BEGIN", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }]);
     let at = |name: &str| work.path().join(name);
-    let mut folders = vec![continuing(at("plain"), None), continuing(at("begins"), Some(begin))];
+    let mut folders = vec![continuing(at("plain"), None), continuing(at("begins"), Some(begin.clone()))];
+    // What this key says beside tokenizer.json counts for nothing.
+    for (name, around, add) in [("says-no", Some(begin), false), ("says-yes", None, true)] {
+        folders.push(continuing(at(name), around));
+        let mut beside: Value = match fs::read(at(name).join("tokenizer_config.json")) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap(),
+            Err(_) => json!({ "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>" }),
+        };
+        beside["add_bos_token"] = json!(add);
+        fs::write(at(name).join("tokenizer_config.json"), beside.to_string()).unwrap();
+    }
     let models = ["stories260K", "prose-llama", "prose-nemotron", "capp-gpt"];
     folders.extend(models.iter().filter_map(|model| shared(&format!("models/{model}"))));
     let texts = ["Once upon a time", "The king", "", "one\n day"];

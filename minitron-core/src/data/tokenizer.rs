@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use crate::chat::{ChatTemplate, Moment};
 use crate::checkpoint::Config;
 use crate::digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 use crate::files::read_text;
 
 /// Text to token ids and back, with the ids that windows need.
@@ -27,8 +27,6 @@ pub struct Tokenizer {
     /// What a folder without tokenizer.json holds instead.
     instead: String,
     prefix: Option<u32>,
-    /// What stands before and after a text, where tokenizer_config.json decides it.
-    around: Option<(Option<u32>, Option<u32>)>,
     /// `[CLS]` and `[SEP]` of encoders.
     pub brackets: Option<(u32, u32)>,
     /// `[MASK]` of encoders.
@@ -77,7 +75,6 @@ impl Tokenizer {
             ends: Vec::new(),
             instead: String::new(),
             prefix: None,
-            around: None,
             brackets: None,
             mask: None,
         };
@@ -102,7 +99,6 @@ impl Tokenizer {
             tokenizer.eos = tokenizer.end_of_sequence(&beside, config);
             tokenizer.ends = tokenizer.all_ends(&beside, config);
             tokenizer.prefix = tokenizer.beginning_of_sequence(&beside, config).or(tokenizer.eos);
-            tokenizer.around = tokenizer.asked_around(&beside);
         } else {
             let id = |token: &str| tokenizer.inner.as_ref().and_then(|inner| inner.token_to_id(token));
             tokenizer.brackets = id("[CLS]").or(id("<s>")).zip(id("[SEP]").or(id("</s>")));
@@ -139,15 +135,6 @@ impl Tokenizer {
         }
     }
 
-    /// `add_bos_token` and `add_eos_token`: either overrules tokenizer.json, as in `transformers` 5.
-    fn asked_around(&self, beside: &Beside) -> Option<(Option<u32>, Option<u32>)> {
-        let config = beside.tokenizer.as_ref()?;
-        let asked = |key: &str| config.get(key).and_then(serde_json::Value::as_bool);
-        let (bos, eos) = (asked("add_bos_token"), asked("add_eos_token"));
-        let token = |asked: Option<bool>, key| self.named_token(beside, key).filter(|_| asked == Some(true));
-        (bos.is_some() || eos.is_some()).then(|| (token(bos, "bos_token"), token(eos, "eos_token")))
-    }
-
     fn token_id(&self, config: &Config, key: &str) -> Option<u32> {
         config.token_ids(key).into_iter().find(|&id| (id as usize) < self.vocab)
     }
@@ -180,7 +167,8 @@ impl Tokenizer {
     }
 
     /// Token ids of texts, made on all cores, with the special tokens that the tokenizer itself puts around a text: for
-    /// many, one at its beginning, unless the text begins with it.
+    /// many, one at its beginning, unless the text begins with it. As in `transformers` 5, tokenizer.json alone decides which:
+    /// `add_bos_token` of tokenizer_config.json says nothing beside it.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -189,14 +177,12 @@ impl Tokenizer {
         let prefix = self.prefix.and_then(|id| inner.id_to_token(id));
         let has_own = |text: &str| prefix.as_ref().is_some_and(|prefix| text.starts_with(prefix.as_str()));
         let plain = texts.iter().copied().filter(|text| !has_own(text)).collect();
-        let encodings = guarded(|| inner.encode_batch_fast(plain, self.around.is_none()));
+        let encodings = guarded(|| inner.encode_batch_fast(plain, true));
         let mut encodings = encodings.map_err(refused)?.into_iter();
-        let (before, after) = self.around.unwrap_or_default();
         let ids = |text: &&str| match has_own(text) {
             true => self.encode(text),
             false => {
-                let of_text = encodings.next().map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
-                let ids: Vec<u32> = before.into_iter().chain(of_text).chain(after).collect();
+                let ids = encodings.next().present("an encoding of each text")?.get_ids().to_vec();
                 self.check(&ids).map(|()| ids)
             }
         };
