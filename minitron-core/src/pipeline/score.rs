@@ -94,12 +94,13 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     inputs.batch_size = options.batch_size.min(windows.len()).max(1);
     inputs.max_memory = options.max_memory.map(|bytes| bytes.0);
     inputs.bootstrap = options.bootstrap;
-    let digest = fingerprint(context, options, (&folder, &own), &windows)?;
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let beside = out.with_file_name(format!(".{name}.streamed"));
-    if options.stream {
-        inputs.spill = Some((&beside, &digest));
-    }
+    let digest = match options.stream {
+        true => fingerprint(context, options, (&folder, &own), &windows)?,
+        false => String::new(),
+    };
+    inputs.spill = options.stream.then_some((beside.as_path(), digest.as_str()));
     let begin = std::time::Instant::now();
     let mut scores = calibrate::score(&inputs, metrics)?;
     (scores.model, scores.data) = (Some(own), Some(windows.digest().to_owned()));
