@@ -1,5 +1,5 @@
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Rotary, RotaryDefaults, Sizes};
+use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, RotaryDefaults, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
@@ -44,13 +44,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let far = RotaryDefaults { theta: 1e6, ..RotaryDefaults::default() };
     // Older configs state one base for all layers, which is that of layers without a window.
     let near = RotaryDefaults { theta: 1e4, theta_key: "rope_local_base_freq", own_theta: true, ..far };
-    let shape = decoder.shape;
-    let full = Rotary::of_layer_type(&decoder.config, &shape, "full_attention", true, far)?;
-    let sliding = Rotary::of_layer_type(&decoder.config, &shape, "sliding_attention", false, near)?;
-    decoder.attention(|layer, attention| {
-        let slides = slides.get(layer) == Some(&true);
-        attention.rotary = Some(if slides { sliding.clone() } else { full.clone() });
-    });
+    decoder.rotate_by_type(&slides, far, near)?;
     Ok(decoder)
 }
 

@@ -1,11 +1,11 @@
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Rotary, RotaryDefaults, Sizes};
+use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, RotaryDefaults, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::clients::llama_cpp_wants_square;
+use super::clients::{llama_cpp_wants_square, of_narrower_heads};
 use super::olmo2::blocks;
 
 /// OLMo 3: OLMo 2 with windows in three of four layers, which turn unscaled.
@@ -30,19 +30,13 @@ impl Architecture for Olmo3 {
         let far = RotaryDefaults { theta: 5e5, ..RotaryDefaults::default() };
         // The class gives a base that stands beside the parameters to layers without a window alone.
         let near = RotaryDefaults { own_theta: true, theta_key: "", ..far };
-        let shape = decoder.shape;
-        let full = Rotary::of_layer_type(&decoder.config, &shape, "full_attention", true, far)?;
-        let sliding = Rotary::of_layer_type(&decoder.config, &shape, "sliding_attention", false, near)?;
-        decoder.attention(|layer, attention| {
-            let slides = slides.get(layer) == Some(&true);
-            attention.rotary = Some(if slides { sliding.clone() } else { full.clone() });
-        });
+        decoder.rotate_by_type(&slides, far, near)?;
         decoder.reads = &["sliding_window", "layer_types"];
         decoder.finish(evidence)
     }
 
     fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        llama_cpp_wants_square(blueprint, sizes).into_iter().collect()
+        llama_cpp_wants_square(blueprint, sizes).into_iter().chain(of_narrower_heads(blueprint, sizes)).collect()
     }
 }
 
