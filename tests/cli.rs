@@ -131,6 +131,7 @@ fn the_whole_job_from_a_config_to_a_distilled_student() {
     assert_eq!((&scored["n_samples"], &scored["n_tokens"]), (&json!(8), &json!(256)));
     let scores = Reader::open_file(&desk.at("s.safetensors")).unwrap();
     let mut expected = BTreeMap::from([("activation/hidden".to_owned(), 32), ("block_influence/depth".to_owned(), 3)]);
+    expected.insert("activation/rope_pairs".to_owned(), 4);
     for layer in 0..3 {
         expected.insert(format!("activation/mlp.{layer}"), 48);
         expected.insert(format!("activation/heads.{layer}"), 4);
@@ -815,7 +816,7 @@ fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
         (&["--size", "mlp=24", "--size", "mlp=32"], "--size: `mlp` is given twice, 24 and 32"),
         (
             &["--size", "experts=4"],
-            "no axis of this model is called `experts`; known: depth, heads, hidden, kv_heads, mlp",
+            "no axis of this model is called `experts`; known: depth, heads, hidden, kv_heads, mlp, rope_pairs",
         ),
         (
             &["--size", "mlp=30"],
@@ -981,6 +982,7 @@ fn plugins_are_listed_and_shown() {
         ("axis", "hidden"),
         ("axis", "depth"),
         ("axis", "kv_heads"),
+        ("axis", "rope_pairs"),
         ("importance", "activation"),
         ("importance", "block_influence"),
         ("allocator", "fixed"),

@@ -50,7 +50,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
             "smollm3",
         ],
     ),
-    (Kind::Axis, &["depth", "heads", "hidden", "kv_heads", "mlp"]),
+    (Kind::Axis, &["depth", "heads", "hidden", "kv_heads", "mlp", "rope_pairs"]),
     (
         Kind::Importance,
         &[

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use minitron::{axes, config, forward, groups, load, python, registry, root, with_context};
-use minitron_core::blueprint::{Blueprint, DEPTH, Sizes};
+use minitron_core::blueprint::{Blueprint, DEPTH, ROPE_PAIRS, Sizes};
 use minitron_core::checkpoint::{Config, Reader, TensorSource};
 use minitron_core::contract::LogitLoss;
 use minitron_core::data::{Piece, Task};
@@ -35,6 +35,25 @@ const REFUSED: [&str; 0] = [];
 
 /// Cuts that a family refuses with a reason: `family cut`.
 const UNCUT: [&str; 1] = ["modernbert without the first layer"];
+
+/// Families whose heads lose channels in rope pairs.
+const PAIRED: [&str; 15] = [
+    "llama",
+    "nemotron",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "ministral",
+    "ministral3",
+    "mistral3",
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "olmo2",
+    "olmo3",
+    "smollm3",
+    "granite",
+];
 
 /// The process that answers for `transformers`: importing it takes longer than most answers.
 struct Reference {
@@ -326,6 +345,11 @@ fn compare(reference: &mut Reference, variant: &Variant, all: bool) -> Option<Ro
         row.gradients = Some(gradients);
     }
     case.cuts(|cut| all || ["together", "without the first layer"].contains(&cut), &mut row);
+    let is_dynamic = variant.variant.contains("dynamic");
+    if all && !is_dynamic {
+        let is_cut = row.cuts.iter().any(|cut| cut == ROPE_PAIRS);
+        assert_eq!(is_cut, PAIRED.contains(&variant.family.as_str()), "{}: rope pairs", row.name);
+    }
     Some(row)
 }
 

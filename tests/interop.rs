@@ -7,7 +7,7 @@ use std::process::Command;
 use minitron::{
     fixture, fixtures, forward, load, max_difference, python, registry, root, shared, some_ids, with_context,
 };
-use minitron_core::blueprint::{HEADS, HIDDEN, KV_HEADS, Sizes};
+use minitron_core::blueprint::{HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes};
 use minitron_core::checkpoint::{
     Checkpoint, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
 };
@@ -83,7 +83,7 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
         let scores = work.join("scores.safetensors");
         score(context, &scoring, &scores).unwrap();
         let sizes = smaller_sizes(&Space::new(&folder.blueprint, &context.axes(&[]).unwrap()).unwrap());
-        let n_axes = if sizes.contains_key(KV_HEADS) { 5 } else { 4 };
+        let n_axes = 4 + [KV_HEADS, ROPE_PAIRS].iter().filter(|kind| sizes.contains_key(**kind)).count();
         assert_eq!(sizes.len(), n_axes, "{sizes:?}");
         let pruning = PruneOptions {
             model: scoring.model.clone(),
@@ -93,6 +93,7 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
             heads: sizes.get("heads").copied(),
             kv_heads: sizes.get(KV_HEADS).copied(),
             layers: sizes.get("depth").copied(),
+            size: sizes.clone().into_iter().filter(|(kind, _)| kind == ROPE_PAIRS).collect(),
             ..PruneOptions::default()
         };
         prune(context, &pruning, &out, false).unwrap();

@@ -20,6 +20,8 @@ mod keeping;
 mod likelihood;
 /// What layers are made of, at the ends of their options.
 mod mixers;
+/// Heads that lose channels in rope pairs.
+mod pairs;
 /// Sizes, budgets, rounds and what a plan says of itself.
 mod planning;
 /// For any input that a generator can think of.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use minitron::{axes, families, forward, groups, registry, some_ids, tiny_gpt2, tiny_llama, tiny_nemotron};
-use minitron_core::blueprint::{Blueprint, HEADS, KV_HEADS, MLP, ModelFolder, Part, PruneGroup, Role, Sizes};
+use minitron_core::blueprint::{Blueprint, HEADS, KV_HEADS, MLP, ModelFolder, PruneGroup, Role, Side, Sizes};
 use minitron_core::calibrate::{Metric, Pass, Scores};
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
@@ -107,16 +107,18 @@ fn zeroed(
             // Stored [out | in], or the other way round; a bias has its outputs alone.
             let side = usize::from(spec.sides.len() > 1 && spec.transposed == of_outputs);
             let is_bias_of_inputs = spec.sides.len() == 1 && !of_outputs;
+            let size_of = |dim: &str| model.blueprint.dims.get(dim).map(|dim| dim.size);
             let mut start = 0;
             for (idx, part) in spec.sides[side].0.iter().enumerate().filter(|_| !is_bias_of_inputs) {
-                let Part::Units { dim, block } = part else { continue };
                 // Queries, keys and values in a row: without its values, a head says nothing.
                 let is_asked = spec.role != Role::QUERY_KEY_VALUE || idx == 2 || spec.sides[side].0.len() == 1;
-                for unit in dead.get(dim).into_iter().flatten().filter(|_| is_asked) {
-                    let from = (start + unit * block) as i64;
-                    let _ = tensor.f_narrow(side as i64, from, *block as i64)?.f_zero_()?;
+                if is_asked && part.dims().iter().any(|dim| dead.contains_key(*dim)) {
+                    let own = Side(vec![part.clone()]);
+                    for position in own.positions(&size_of, &|dim| dead.get(dim).map(Vec::as_slice)) {
+                        let _ = tensor.f_narrow(side as i64, (start + position) as i64, 1)?.f_zero_()?;
+                    }
                 }
-                start += model.blueprint.dims[dim].size * block;
+                start += part.len(&size_of);
             }
         }
         source.insert(spec.name(), &tensor)?;
@@ -124,7 +126,7 @@ fn zeroed(
     Ok(source)
 }
 
-fn activation_scores(model: &Transformer, groups: &[PruneGroup]) -> Result<Scores> {
+pub(super) fn activation_scores(model: &Transformer, groups: &[PruneGroup]) -> Result<Scores> {
     let importance = registry().build(&PluginSpec::bare("activation"))?;
     let mut pass = Pass::new(vec![Metric { label: "activation".into(), importance }], groups, 0)?;
     pass.run(model, &minitron::calibration(&model.blueprint, &minitron::some_windows(6, 12, 61, 5)?, 4)?)?;

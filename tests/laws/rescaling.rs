@@ -1,7 +1,7 @@
 //! Widths that rescale silently: embeddings multiplied by the root of the width, norms that divide by fewer values.
 
 use minitron::{forward, some_ids, tiny_llama};
-use minitron_core::blueprint::{At, HIDDEN, Part, Role, Side, Slot};
+use minitron_core::blueprint::{At, HIDDEN, Role, Side, Slot};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::heal::{Case, Patient};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use super::healing::{ATTENTION, Ward, logits};
 use super::{Model, REORDERED, relative};
 
 /// A tiny decoder with grouped queries and next to no epsilon, which would blur what is exact.
-fn decoder(family: &str, more: &Value) -> Value {
+pub(super) fn decoder(family: &str, more: &Value) -> Value {
     let mut config = tiny_llama();
     config["model_type"] = family.into();
     config["architectures"] = json!([]);
@@ -69,7 +69,7 @@ fn scale_units(model: &mut Model, roles: &[Role], dim: &str, factor_of: &dyn Fn(
     let mut source = MemorySource::default();
     for spec in &model.blueprint.tensors {
         let mut tensor = model.source.read(&spec.name()).unwrap();
-        let is_asked = |side: &Side| side.0.iter().any(|part| matches!(part, Part::Units { dim: of, .. } if of == dim));
+        let is_asked = |side: &Side| side.dims().contains(&dim);
         if let Some(side) = spec.sides.iter().position(is_asked).filter(|_| roles.contains(&spec.role)) {
             let (n_units, length) = (model.blueprint.dims[dim].size, tensor.size()[side] as usize);
             let factors: Vec<f64> = (0..length).map(|position| factor_of(position * n_units / length)).collect();

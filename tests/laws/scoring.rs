@@ -244,14 +244,13 @@ fn scaled(model: &Model, dim: &str, unit: usize, factor: f64) -> MemorySource {
     for spec in &model.blueprint.tensors {
         let tensor = model.source.read(&spec.name()).unwrap().copy();
         for (side, of) in spec.sides.iter().enumerate() {
-            let mut start = 0;
-            for part in &of.0 {
-                let minitron_core::blueprint::Part::Units { dim: name, block } = part else { continue };
-                if name == dim {
-                    let mut piece = tensor.narrow(side as i64, (start + unit * block) as i64, *block as i64);
-                    let _ = piece.g_mul_scalar_(factor);
-                }
-                start += model.blueprint.dims[name].size * block;
+            if !of.dims().contains(&dim) {
+                continue;
+            }
+            let size_of = |name: &str| model.blueprint.dims.get(name).map(|dim| dim.size);
+            let units = [unit];
+            for position in of.positions(&size_of, &|name| (name == dim).then_some(&units[..])) {
+                let _ = tensor.narrow(side as i64, position as i64, 1).g_mul_scalar_(factor);
             }
         }
         source.insert(spec.name(), &tensor).unwrap();

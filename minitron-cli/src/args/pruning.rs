@@ -35,7 +35,7 @@ pub struct Prune {
     /// Layers to keep
     #[arg(long)]
     pub layers: Option<usize>,
-    /// Sizes by kind, of any axis of the model: `mlp=96,heads=4`
+    /// Sizes by kind, of any axis of the model: `mlp=96,heads=4`; `rope_pairs=48` makes head_dim 96
     #[arg(long, value_name = "DIM=N,…")]
     pub size: Vec<String>,
     /// Parameters to end with, `4B` or `4B+-5%`; sizes beside it are held
@@ -99,7 +99,7 @@ pub struct Prune {
 /// Repair of what pruning damaged, without training.
 #[derive(Debug, Args)]
 pub struct Treatment {
-    /// Slice alone: Gemma's embeddings are not compensated for fewer channels
+    /// Slice alone: Gemma's embeddings and narrower heads are not compensated for fewer channels
     #[arg(long)]
     pub uncompensated: bool,
     /// A healing, `name:key=value`; several are applied in order

@@ -32,7 +32,7 @@ pub struct Search {
     /// The same for several kinds, as `prune` has it: `mlp=96,heads=2,4`
     #[arg(long, value_name = "DIM=N,…")]
     pub size: Vec<String>,
-    /// An axis that the default grid has too: depth, kv_heads
+    /// An axis that the default grid has too: depth, kv_heads, rope_pairs (head_dim in pairs)
     #[arg(long)]
     pub free: Vec<String>,
     /// What a candidate must answer with yes: `hidden % 128 == 0 && mlp >= 2 * hidden`

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::Names;
 use crate::blueprint::{
     Activation, Constraint, Embedding, Head, LayerList, Norm, Rotary, RotaryDefaults, RotaryScaling, Shape, ShapeKeys,
+    StatedRotary,
 };
 use crate::checkpoint::Config;
 use crate::contract::Mixer;
@@ -67,6 +68,10 @@ pub struct Decoder {
     pub attention: Vec<Attention>,
     /// What computes it, where that is a mixer of the family's own with attention's weights.
     pub attention_by: Option<AttentionBy>,
+    /// The rotations of all layers, as the config states them.
+    pub rotaries: Vec<StatedRotary>,
+    /// Why heads keep their channels, where the family's class wants that.
+    pub keeps_channels: Option<&'static str>,
     /// The MLP of every layer.
     pub mlp: Mlp,
     /// Whether the MLP reads what attention reads.
@@ -122,6 +127,8 @@ impl Decoder {
             bias: Bias::default(),
             attention: vec![Attention::new(shape.head_dim); shape.n_layers],
             attention_by: None,
+            rotaries: Vec::new(),
+            keeps_channels: None,
             mlp: Mlp { activation: Activation::read(&config, "hidden_act", "silu")?, gate: Gate::Split },
             parallel: false,
             residual_scale: 1.0,
@@ -166,6 +173,26 @@ impl Decoder {
         self.check_partial(&mut rotary, defaults);
         self.max_positions = rotary.longest(self.shape.max_positions);
         self.attention(|_, attention| attention.rotary = Some(rotary.clone()));
+        self.rotaries = vec![StatedRotary::new(&self.config, None, rotary)];
+        Ok(())
+    }
+
+    /// Two rotations, for layers without a window and with one. Parameters for all layers are for the former alone.
+    ///
+    /// # Errors
+    /// `Checkpoint` for numbers that do not go together.
+    pub fn rotate_by_type(&mut self, slides: &[bool], full: RotaryDefaults, sliding: RotaryDefaults) -> Result<()> {
+        let (config, shape) = (&self.config, &self.shape);
+        let full = Rotary::of_layer_type(config, shape, "full_attention", true, full)?;
+        let sliding = Rotary::of_layer_type(config, shape, "sliding_attention", false, sliding)?;
+        self.rotaries = vec![
+            StatedRotary::new(config, Some("full_attention"), full.clone()),
+            StatedRotary::new(config, Some("sliding_attention"), sliding.clone()),
+        ];
+        self.attention(|layer, attention| {
+            let slides = slides.get(layer) == Some(&true);
+            attention.rotary = Some(if slides { sliding.clone() } else { full.clone() });
+        });
         Ok(())
     }
 
@@ -201,25 +228,6 @@ impl Decoder {
             attention.reach = window.filter(|_| slides).map(|window| window.saturating_sub(1));
         }
         Ok(slides)
-    }
-
-    /// The rotation of every layer where those with a window turn by another base: `far` is of layers without one. `scaled` says
-    /// whether scaling that is stated for all layers is for those with a window too.
-    ///
-    /// # Errors
-    /// `Checkpoint` for numbers that do not go together.
-    pub fn rotate_by_window(
-        &mut self,
-        slides: &[bool],
-        far: RotaryDefaults,
-        (near, scaled): (RotaryDefaults, bool),
-    ) -> Result<()> {
-        let full = Rotary::of_layer_type(&self.config, &self.shape, "full_attention", true, far)?;
-        let sliding = Rotary::of_layer_type(&self.config, &self.shape, "sliding_attention", scaled, near)?;
-        for (attention, &slides) in self.attention.iter_mut().zip(slides) {
-            attention.rotary = Some(if slides { sliding.clone() } else { full.clone() });
-        }
-        Ok(())
     }
 
     /// The same window in all layers, whatever `layer_types` says.

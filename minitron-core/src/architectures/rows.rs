@@ -2,7 +2,8 @@
 
 use super::{Decoder, Norms};
 use crate::blueprint::{
-    Blueprint, Constraint, Evidence, HIDDEN, Layer, Options, Role, Side, Slot, Sublayer, Table, fixed,
+    Blueprint, Constraint, Evidence, HIDDEN, Layer, Options, ROPE_PAIRS, Role, Side, Slot, StatedRotary, Sublayer,
+    Table, fixed,
 };
 use crate::error::Result;
 use crate::mixers::{Attention, Gate, Layout, QkNorm, SINKS};
@@ -12,7 +13,8 @@ impl Decoder {
     ///
     /// # Errors
     /// `Internal` where the family is at fault.
-    pub fn finish(self, evidence: &Evidence) -> Result<Blueprint> {
+    pub fn finish(mut self, evidence: &Evidence) -> Result<Blueprint> {
+        self.choose_pairs();
         let whole_config = evidence.config;
         let mut table = Table::new(self.names.prefix);
         let (stream, vocab) = (self.shape.stream(), self.shape.vocab);
@@ -61,8 +63,40 @@ impl Decoder {
             blueprint.constraints.push(Constraint::held(HIDDEN, "a projector from another tower feeds it"));
         }
         blueprint.layer_lists = self.layer_lists;
+        blueprint.rotaries = self.rotaries;
+        blueprint.rotaries.iter_mut().for_each(|stated| stated.scope = self.scope);
         (blueprint.buffers, blueprint.reads) = (self.buffers, self.reads);
         Ok(blueprint)
+    }
+
+    /// Channels of heads can go in pairs, where the config can say which.
+    fn choose_pairs(&mut self) {
+        match self.pairs_obstacle() {
+            Some(why) => self.constraints.push(Constraint::held(ROPE_PAIRS, why)),
+            None => {
+                let pairs = self.rotaries.first().map(|stated| stated.rotary.n_rotated / 2);
+                self.shape.rope_pairs = pairs;
+                self.attention(|_, attention| attention.rope_pairs = pairs);
+            }
+        }
+    }
+
+    fn pairs_obstacle(&self) -> Option<&'static str> {
+        let n_rotated = |stated: &StatedRotary| stated.rotary.n_rotated;
+        let all = self.rotaries.first().map_or(0, n_rotated);
+        let is_rms = |attention: &Attention| attention.qk_norm.is_none_or(|(_, norm)| norm.kind.is_rms());
+        match self.attention.first() {
+            _ if self.keys.head_dim.is_none() => Some("a config of this family has no head_dim"),
+            _ if self.keeps_channels.is_some() => self.keeps_channels,
+            _ if self.attention_by.is_some() => Some("its attention is computed in a way of its own"),
+            Some(attention) if attention.layout != Layout::Split => Some("its queries, keys and values are one matrix"),
+            _ if all == 0 => Some("nothing turns its queries and keys"),
+            _ if self.rotaries.iter().any(|stated| n_rotated(stated) != all) => {
+                Some("its layers turn unequal parts of heads")
+            }
+            _ if !self.attention.iter().all(is_rms) => Some("its norms of queries and keys take the mean out"),
+            _ => self.rotaries.iter().find_map(StatedRotary::obstacle),
+        }
     }
 
     fn layers(&self) -> Vec<Layer> {
@@ -132,7 +166,7 @@ impl Decoder {
         }
         if let Some((over, _)) = attention.qk_norm {
             let over = match over {
-                QkNorm::Head => [fixed(self.shape.head_dim), fixed(self.shape.head_dim)],
+                QkNorm::Head => [self.shape.channels(), self.shape.channels()],
                 QkNorm::Projection => [queries, keys],
             };
             let roles = [Role::QUERY_NORM, Role::KEY_NORM];

@@ -29,7 +29,7 @@ impl Blueprint {
     /// Query heads x channels of a head, where that is not the width of the residual stream: several programs compute one from
     /// the other.
     pub fn attention_width_beside_hidden(&self, sizes: &Sizes) -> Option<usize> {
-        let width = self.size_at(HEADS, sizes).saturating_mul(self.head_dim());
+        let width = self.size_at(HEADS, sizes).saturating_mul(self.head_dim_at(sizes));
         (width != self.size_at(HIDDEN, sizes)).then_some(width)
     }
 

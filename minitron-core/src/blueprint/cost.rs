@@ -134,8 +134,8 @@ impl Blueprint {
     /// What the mixers of a layer cost.
     pub fn mixer_costs(&self, layer: usize, sizes: &SizeMap) -> impl Iterator<Item = Cost> {
         let size = move |kind: &str| {
-            let name = super::dim_of_layer(kind, layer);
-            self.dims.get(&name).map_or(0, |dim| sizes.size(&name, dim.size))
+            let of_layer = self.dims.get(&super::dim_of_layer(kind, layer));
+            of_layer.or_else(|| self.dims.get(kind)).map_or(0, |dim| sizes.size(&dim.name, dim.size))
         };
         self.sublayers(layer).map(move |(_, part)| part.mixer.cost(&size))
     }

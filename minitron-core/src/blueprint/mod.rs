@@ -12,6 +12,7 @@ mod clients;
 mod constraint;
 mod cost;
 mod dim;
+mod frequencies;
 mod group;
 mod layer;
 mod model_folder;
@@ -22,21 +23,23 @@ mod rotary;
 mod shape;
 mod site;
 mod sites;
+mod stated_rotary;
 mod table;
 mod unread;
 
 pub use clients::ClientLimit;
 pub use constraint::Constraint;
 pub use cost::{Cost, SizeMap};
-pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, dim_of_layer, split_dim};
+pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, ROPE_PAIRS, Stated, dim_of_layer, split_dim};
 pub use group::PruneGroup;
 pub use layer::{Embedding, Head, Layer, Norm, Sublayer};
 pub use model_folder::{Evidence, ModelFolder};
 pub use options::{Activation, NormKind, Options, Rotary, RotaryScaling};
-pub use part::{At, Part, Role, Side, Slot, TensorSpec, units};
+pub use part::{At, Part, Role, Side, SizeOf, Slot, TensorSpec, UnitsOf, units};
 pub use rotary::RotaryDefaults;
 pub use shape::{Shape, ShapeKeys};
 pub use site::{Port, Ports, Site};
+pub use stated_rotary::StatedRotary;
 pub use table::{Table, fixed};
 
 use std::collections::{BTreeMap, HashMap};
@@ -44,7 +47,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource};
 use crate::error::{Error, Result};
 
-/// Target or actual size per kind of dim: `hidden`, `mlp`, `heads`, `kv_heads`, `depth`.
+/// Target or actual size per kind of dim: `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`, `depth`.
 pub type Sizes = BTreeMap<String, usize>;
 
 /// Everything that is known of a model besides its weights.
@@ -64,6 +67,8 @@ pub struct Blueprint {
     pub layers: Vec<Layer>,
     /// What the config says of each layer, or implies by a layer's index.
     pub layer_lists: Vec<LayerList>,
+    /// Rotations that the config states, of which fewer pairs may stay.
+    pub rotaries: Vec<StatedRotary>,
     /// Layers that have to stay, each with the reason.
     pub fixed_layers: Vec<(usize, &'static str)>,
     /// Entries that a student's config must state although the source may leave them to defaults.
@@ -106,12 +111,8 @@ impl Blueprint {
         let dims: BTreeMap<String, Dim> = dims.into_iter().map(|dim| (dim.name.clone(), dim)).collect();
         let mut index = HashMap::new();
         for (idx, tensor) in tensors.iter().enumerate() {
-            for part in tensor.sides.iter().flat_map(|side| &side.0) {
-                if let Part::Units { dim, .. } = part
-                    && !dims.contains_key(dim)
-                {
-                    return Err(Error::Internal(format!("`{}` names the unknown dim `{dim}`", tensor.name())));
-                }
+            if let Some(dim) = tensor.sides.iter().flat_map(Side::dims).find(|&dim| !dims.contains_key(dim)) {
+                return Err(Error::Internal(format!("`{}` names the unknown dim `{dim}`", tensor.name())));
             }
             if tensor.role != Role::CARRIED && index.insert((tensor.at, tensor.role, tensor.slot), idx).is_some() {
                 return Err(Error::Internal(format!("`{}` has the role of another tensor", tensor.name())));
@@ -131,6 +132,7 @@ impl Blueprint {
             options,
             layers,
             layer_lists: Vec::new(),
+            rotaries: Vec::new(),
             fixed_layers: Vec::new(),
             pinned: Vec::new(),
             constraints: Vec::new(),

@@ -14,6 +14,85 @@ pub enum Part {
     },
     /// Positions that no axis prunes (vocabulary, positions).
     Fixed(usize),
+    /// The same parts in a row for each unit of `dim`, units in order: heads whose channels can go too.
+    Each {
+        /// Full name of the dim.
+        dim: String,
+        /// What a unit is made of.
+        parts: Vec<Part>,
+    },
+}
+
+/// Sizes of dims by name.
+pub type SizeOf<'a> = &'a dyn Fn(&str) -> Option<usize>;
+
+impl Part {
+    /// Length when the dims have the given sizes; an unknown dim counts as empty.
+    pub fn len(&self, size_of: SizeOf) -> usize {
+        match self {
+            Part::Units { dim, block } => size_of(dim).unwrap_or(0).saturating_mul(*block),
+            Part::Fixed(n) => *n,
+            Part::Each { dim, parts } => size_of(dim).unwrap_or(0).saturating_mul(len_of(parts, size_of)),
+        }
+    }
+
+    /// The dim whose units follow each other along the part, and the positions that each of them takes.
+    pub fn units(&self, size_of: SizeOf) -> Option<(&str, usize)> {
+        match self {
+            Part::Units { dim, block } => Some((dim, *block)),
+            Part::Fixed(_) => None,
+            Part::Each { dim, parts } => Some((dim, len_of(parts, size_of))),
+        }
+    }
+
+    /// The parts that each unit is made of, where it is made of any.
+    pub fn inner(&self) -> &[Part] {
+        if let Part::Each { parts, .. } = self { parts } else { &[] }
+    }
+
+    /// Every dim whose units are somewhere in it.
+    pub fn dims(&self) -> Vec<&str> {
+        match self {
+            Part::Units { dim, .. } => vec![dim],
+            Part::Fixed(_) => Vec::new(),
+            Part::Each { dim, parts } => {
+                std::iter::once(dim.as_str()).chain(parts.iter().flat_map(Part::dims)).collect()
+            }
+        }
+    }
+
+    /// See [`Side::positions`]; from `start` on.
+    fn positions<'u>(&self, start: usize, size_of: SizeOf, units_of: UnitsOf<'_, 'u>, into: &mut Vec<usize>) {
+        let Some((dim, block)) = self.units(size_of) else {
+            into.extend(start..start + self.len(size_of));
+            return;
+        };
+        let all: Vec<usize>;
+        let units = match units_of(dim) {
+            Some(units) => units,
+            None => {
+                all = (0..size_of(dim).unwrap_or(0)).collect();
+                all.as_slice()
+            }
+        };
+        for unit in units {
+            let mut at = start + unit * block;
+            if self.inner().is_empty() {
+                into.extend(at..at + block);
+            }
+            for part in self.inner() {
+                part.positions(at, size_of, units_of, into);
+                at += part.len(size_of);
+            }
+        }
+    }
+}
+
+/// Units of dims by name; none where all of them are meant.
+pub type UnitsOf<'a, 'u> = &'a dyn Fn(&str) -> Option<&'u [usize]>;
+
+fn len_of(parts: &[Part], size_of: SizeOf) -> usize {
+    parts.iter().map(|part| part.len(size_of)).fold(0, usize::saturating_add)
 }
 
 /// One side of a tensor: its parts in order.
@@ -23,11 +102,22 @@ pub struct Side(pub Vec<Part>);
 impl Side {
     /// Length when the dims have the given sizes; an unknown dim counts as empty.
     pub fn len(&self, size_of: impl Fn(&str) -> Option<usize>) -> usize {
-        let part_len = |part: &Part| match part {
-            Part::Units { dim, block } => size_of(dim).unwrap_or(0).saturating_mul(*block),
-            Part::Fixed(n) => *n,
-        };
-        self.0.iter().map(part_len).fold(0, usize::saturating_add)
+        len_of(&self.0, &size_of)
+    }
+
+    /// Every dim whose units are somewhere along it.
+    pub fn dims(&self) -> Vec<&str> {
+        self.0.iter().flat_map(Part::dims).collect()
+    }
+
+    /// Positions of the given units in the order given, dims that are given none being whole.
+    pub fn positions(&self, size_of: SizeOf, units_of: UnitsOf) -> Vec<usize> {
+        let (mut positions, mut start) = (Vec::new(), 0);
+        for part in &self.0 {
+            part.positions(start, size_of, units_of, &mut positions);
+            start += part.len(size_of);
+        }
+        positions
     }
 }
 

@@ -1,6 +1,6 @@
 //! The sizes that a family's config states: what the author of an architecture reads first.
 
-use super::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Side, dim_of_layer, units};
+use super::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Part, ROPE_PAIRS, Side, Stated, dim_of_layer, fixed, units};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 
@@ -52,6 +52,8 @@ pub struct Shape {
     pub n_kv_heads: usize,
     /// Channels of a head.
     pub head_dim: usize,
+    /// Pairs of them that turn together, where some may go: channel k and channel k + pairs.
+    pub rope_pairs: Option<usize>,
     /// Layers.
     pub n_layers: usize,
     /// Tokens of the vocabulary.
@@ -85,6 +87,7 @@ impl Shape {
             n_heads,
             n_kv_heads,
             head_dim,
+            rope_pairs: None,
             n_layers: at_most(config, keys.depth, config.size(keys.depth)?, MAX_LAYERS)?,
             vocab: config.size("vocab_size")?,
             max_positions: or(keys.positions, positions)?,
@@ -115,6 +118,11 @@ impl Shape {
             Dim::new(HIDDEN, self.hidden, &[keys.hidden]).multiple_of(even_step(self.hidden, 8)),
             Dim::new(DEPTH, self.n_layers, &[keys.depth]),
         ];
+        if let Some(pairs) = self.rope_pairs {
+            let stated = Stated { times: 2, plus: self.head_dim.saturating_sub(2 * pairs) };
+            let keys: Vec<&str> = keys.head_dim.into_iter().collect();
+            dims.push(Dim::new(ROPE_PAIRS, pairs, &keys).stated(stated).multiple_of(step_of_pairs(pairs)));
+        }
         for layer_idx in 0..self.n_layers {
             let of_layer = |kind| dim_of_layer(kind, layer_idx);
             dims.push(Dim::new(of_layer(MLP), self.mlp, &[keys.mlp]).multiple_of(even_step(self.mlp, 4)));
@@ -143,7 +151,23 @@ impl Shape {
 
     /// Queries, and what attention's output projection reads.
     pub fn queries(&self, layer_idx: usize) -> Side {
-        units(dim_of_layer(HEADS, layer_idx), self.head_dim)
+        self.heads(dim_of_layer(HEADS, layer_idx))
+    }
+
+    fn heads(&self, dim: String) -> Side {
+        match self.rope_pairs {
+            None => units(dim, self.head_dim),
+            Some(_) => Side(vec![Part::Each { dim, parts: self.channels().0 }]),
+        }
+    }
+
+    /// The channels of one head: the first of each pair, the second of each pair, then those that do not turn.
+    pub fn channels(&self) -> Side {
+        let Some(pairs) = self.rope_pairs else { return fixed(self.head_dim) };
+        let mut parts = [units(ROPE_PAIRS, 1).0, units(ROPE_PAIRS, 1).0].concat();
+        let rest = self.head_dim.saturating_sub(2 * pairs);
+        parts.extend((rest > 0).then_some(Part::Fixed(rest)));
+        Side(parts)
     }
 
     /// Heads of another width: query, key and value of each in turn.
@@ -154,7 +178,7 @@ impl Shape {
     /// Keys, and values.
     pub fn keys(&self, layer_idx: usize) -> Side {
         let kind = if self.is_grouped() { KV_HEADS } else { HEADS };
-        units(dim_of_layer(kind, layer_idx), self.head_dim)
+        self.heads(dim_of_layer(kind, layer_idx))
     }
 }
 
@@ -172,6 +196,11 @@ fn even_step(full: usize, least: usize) -> usize {
     let power = (full / 64).checked_ilog2().map_or(1, |log| 1 << log);
     let is_of_blocks = full >= MIN_IN_BLOCKS && full.is_multiple_of(QUANTISATION_BLOCK);
     power.clamp(if is_of_blocks { least.max(QUANTISATION_BLOCK) } else { least }, MAX_STEP)
+}
+
+/// The same for pairs of channels of a head: attention kernels want multiples of 8 channels.
+fn step_of_pairs(full: usize) -> usize {
+    (full / 4).checked_ilog2().map_or(1, |log| 1 << log).min(4)
 }
 
 fn at_most(config: &Config, key: &str, size: usize, limit: usize) -> Result<usize> {

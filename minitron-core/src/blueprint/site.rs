@@ -21,6 +21,8 @@ impl Port {
     pub const VALUE: Port = Port("value");
     /// Input of attention's output projection, heads in order, [B, T, H·K].
     pub const HEADS: Port = Port("heads");
+    /// What share each rope pair has of a token's queries, keys and values, [B, T, P].
+    pub const ROPE_PAIRS: Port = Port("rope_pairs");
     /// An MLP's activated projection before its non-linearity, [B, T, F].
     pub const PRE_ACTIVATION: Port = Port("pre_activation");
     /// Input of an MLP's second projection, [B, T, F].

@@ -1,7 +1,7 @@
 //! Where a model's dims and states can be observed, asked by dim and by port.
 
 use super::site::{Port, Site};
-use super::{At, Blueprint, HEADS, HIDDEN, dim_of_layer, split_dim};
+use super::{At, Blueprint, HEADS, HIDDEN, ROPE_PAIRS, Sizes, dim_of_layer, split_dim};
 
 impl Blueprint {
     /// Where the units of a dim are seen: at the places that mixers name for it; residual channels at what every mixer reads.
@@ -14,28 +14,40 @@ impl Blueprint {
                     .map(|(at, _)| Site::Inside { at, port: Port::INPUT })
                     .collect()
             }
-            (kind, Some(layer)) => {
-                let parts = self.sublayers(layer).flat_map(|(at, part)| {
+            (kind, layer) => {
+                let parts = self.layers_of(layer).flat_map(|layer| self.sublayers(layer));
+                let sites = parts.flat_map(|(at, part)| {
                     let seen = part.mixer.observed().into_iter().filter(|seen| seen.kind == kind);
                     seen.map(move |seen| Site::Inside { at, port: seen.port })
                 });
-                parts.collect()
+                sites.collect()
             }
-            _ => Vec::new(),
         }
+    }
+
+    /// One layer, or all of them for a dim that they share.
+    fn layers_of(&self, layer: Option<usize>) -> std::ops::Range<usize> {
+        layer.map_or(0..self.layers.len(), |layer| layer..layer + 1)
     }
 
     /// Channels that a unit of a dim has where it is seen: `head_dim` for heads.
     pub fn unit_width(&self, name: &str) -> Option<usize> {
         let (kind, layer) = split_dim(name);
-        let observed = self.sublayers(layer?).flat_map(|(_, part)| part.mixer.observed());
-        observed.into_iter().find(|seen| seen.kind == kind).map(|seen| seen.width)
+        let parts = self.layers_of(layer).flat_map(|layer| self.sublayers(layer));
+        let mut observed = parts.flat_map(|(_, part)| part.mixer.observed());
+        observed.find(|seen| seen.kind == kind).map(|seen| seen.width)
     }
 
     /// Channels of an attention head in the first layer that has heads; 0 where none has.
     pub fn head_dim(&self) -> usize {
         let widths = (0..self.layers.len()).filter_map(|layer| self.unit_width(&dim_of_layer(HEADS, layer)));
         widths.into_iter().next().unwrap_or(0)
+    }
+
+    /// The same at other sizes: fewer pairs leave narrower heads.
+    pub fn head_dim_at(&self, sizes: &Sizes) -> usize {
+        let pairs = self.dims.get(ROPE_PAIRS);
+        pairs.map_or(self.head_dim(), |dim| dim.stated.of(sizes.get(ROPE_PAIRS).copied().unwrap_or(dim.size)))
     }
 
     /// The first part of a layer whose mixer shows a port.

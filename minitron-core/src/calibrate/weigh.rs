@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::observation::{Measured, Weights};
 use super::pass::Pass;
-use crate::blueprint::{Blueprint, DEPTH, Part, PruneGroup, Side, TensorSpec};
+use crate::blueprint::{Blueprint, DEPTH, Part, PruneGroup, TensorSpec};
 use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
 use crate::error::{Error, Result};
@@ -22,8 +22,17 @@ struct Piece {
     units: Range<usize>,
     /// Whether the tensor reads them.
     reads: bool,
-    /// Side with the units, where they begin on it (within `rows` for the first side), positions of one.
-    place: Option<(i64, i64, i64)>,
+    /// Where the units lie.
+    place: Option<Place>,
+}
+
+/// Units in order along a side, once or several times: each channel of a pair begins a run of its own in every head.
+struct Place {
+    side: i64,
+    /// Where they begin on it (within `rows` for the first side).
+    starts: Vec<i64>,
+    /// Positions of one.
+    block: i64,
 }
 
 impl Pass {
@@ -81,16 +90,23 @@ impl Piece {
     fn read(&self, source: &dyn TensorSource) -> Result<Tensor> {
         let rows = source.read_rows(&self.name, self.rows.clone())?.f_to_kind(Kind::Float)?;
         let n_units = self.units.len() as i64;
-        let Some((side, start, block)) = self.place else { return Ok(rows.f_reshape([1, -1])?) };
-        let part = rows.f_narrow(side, start, n_units * block)?;
-        if side == 0 && self.reads {
-            return Ok(part.f_reshape([n_units, block, -1])?.f_transpose(1, 2)?.f_reshape([n_units, -1])?);
-        }
+        let Some(Place { side, ref starts, block }) = self.place else { return Ok(rows.f_reshape([1, -1])?) };
+        let run = |start: &i64| rows.f_narrow(side, *start, n_units * block);
         if side == 0 {
-            return Ok(part.f_reshape([n_units, -1])?);
+            let part = run(&0)?;
+            return match self.reads {
+                true => Ok(part.f_reshape([n_units, block, -1])?.f_transpose(1, 2)?.f_reshape([n_units, -1])?),
+                false => Ok(part.f_reshape([n_units, -1])?),
+            };
         }
         let n_rows = self.rows.len() as i64;
-        Ok(part.f_reshape([n_rows, n_units, block])?.f_transpose(0, 1)?.f_reshape([n_units, -1])?)
+        let of_units = |start: &i64| run(start)?.f_reshape([n_rows, n_units, block]);
+        let runs: Vec<Tensor> = starts.iter().map(of_units).collect::<std::result::Result<_, _>>()?;
+        let part = match runs.as_slice() {
+            [one] => one.shallow_clone(),
+            several => Tensor::f_cat(several, 2)?,
+        };
+        Ok(part.f_transpose(0, 1)?.f_reshape([n_units, -1])?)
     }
 }
 
@@ -124,14 +140,28 @@ fn whole(blueprint: &Blueprint, spec: &TensorSpec) -> Vec<Piece> {
     chunks(n_rows, row).map(piece).collect()
 }
 
-/// Positions that one of the group's units takes in a part: its own, or those of all units that it parts (the query heads of
-/// a key/value head).
-fn block_in(blueprint: &Blueprint, group: &PruneGroup, part: &Part) -> Option<usize> {
-    let Part::Units { dim, block } = part else { return None };
-    let found = blueprint.dims.get(dim)?;
-    let is_own = *dim == group.dim;
+/// Where the group's units begin in a part, and the positions that one of them takes: its own, or those of all units that it parts
+/// (the query heads of a key/value head). Inside the units of another dim they begin anew in each.
+fn runs_in(blueprint: &Blueprint, group: &PruneGroup, part: &Part, start: usize) -> Vec<(usize, usize)> {
+    let size_of = |dim: &str| blueprint.dims.get(dim).map(|dim| dim.size);
+    let Some((dim, block)) = part.units(&size_of) else { return Vec::new() };
+    let Some(found) = blueprint.dims.get(dim) else { return Vec::new() };
     let is_parted = found.partition.as_ref() == Some(&group.dim);
-    (is_own || is_parted).then(|| block * found.size / group.n_units.max(1))
+    if dim == group.dim || is_parted {
+        return vec![(start, block * found.size / group.n_units.max(1))];
+    }
+    if !part.inner().iter().any(|inner| inner.dims().contains(&group.dim.as_str())) {
+        return Vec::new();
+    }
+    let mut runs = Vec::new();
+    for unit in 0..found.size {
+        let mut at = start + unit * block;
+        for inner in part.inner() {
+            runs.extend(runs_in(blueprint, group, inner, at));
+            at += inner.len(&size_of);
+        }
+    }
+    runs
 }
 
 fn carrying(blueprint: &Blueprint, group: &PruneGroup, spec: &TensorSpec) -> Vec<Piece> {
@@ -141,14 +171,14 @@ fn carrying(blueprint: &Blueprint, group: &PruneGroup, spec: &TensorSpec) -> Vec
     for (side_idx, side) in spec.sides.iter().enumerate() {
         let mut start = 0;
         for part in &side.0 {
-            let len = Side(vec![part.clone()]).len(|dim| blueprint.dims.get(dim).map(|d| d.size));
-            if let Some(block) = block_in(blueprint, group, part) {
-                found.extend(match side_idx {
-                    0 => rows_of_units(spec, group, start, block, row),
-                    _ => columns_of_units(spec, group, start, block, (n_rows, row)),
-                });
+            let runs = runs_in(blueprint, group, part, start);
+            match side_idx {
+                0 => {
+                    found.extend(runs.iter().flat_map(|&(start, block)| rows_of_units(spec, group, start, block, row)))
+                }
+                _ => found.extend(columns_of_units(spec, group, &runs, (n_rows, row))),
             }
-            start += len;
+            start += part.len(&|dim| blueprint.dims.get(dim).map(|dim| dim.size));
         }
     }
     found
@@ -160,7 +190,7 @@ fn rows_of_units(spec: &TensorSpec, group: &PruneGroup, start: usize, block: usi
         rows: start + units.start * block..start + units.end * block,
         units,
         reads: is_read(spec, 0),
-        place: Some((0, 0, block as i64)),
+        place: Some(Place { side: 0, starts: vec![0], block: block as i64 }),
     };
     chunks(group.n_units, row * block).map(piece).collect()
 }
@@ -168,12 +198,13 @@ fn rows_of_units(spec: &TensorSpec, group: &PruneGroup, start: usize, block: usi
 fn columns_of_units(
     spec: &TensorSpec,
     group: &PruneGroup,
-    start: usize,
-    block: usize,
+    runs: &[(usize, usize)],
     (n_rows, row): (usize, usize),
 ) -> Vec<Piece> {
-    let place = Some((1, start as i64, block as i64));
+    let Some(&(_, block)) = runs.first() else { return Vec::new() };
+    let starts: Vec<i64> = runs.iter().map(|&(start, _)| start as i64).collect();
+    let place = || Some(Place { side: 1, starts: starts.clone(), block: block as i64 });
     let reads = is_read(spec, 1);
-    let piece = |rows| Piece { name: spec.name(), rows, units: 0..group.n_units, reads, place };
+    let piece = |rows| Piece { name: spec.name(), rows, units: 0..group.n_units, reads, place: place() };
     chunks(n_rows, row).map(piece).collect()
 }

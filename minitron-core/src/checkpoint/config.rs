@@ -182,6 +182,18 @@ impl Config {
         }
     }
 
+    /// Takes the value under such a path out.
+    pub fn remove_at(&mut self, path: &str) {
+        match path.split_once('.') {
+            None => _ = self.remove(path),
+            Some((outer, inner)) => {
+                if let Some(Value::Object(object)) = self.object.get_mut(outer) {
+                    object.shift_remove(inner);
+                }
+            }
+        }
+    }
+
     /// The value under such a path.
     pub fn get_at(&self, path: &str) -> Option<&Value> {
         match path.split_once('.') {

@@ -37,6 +37,12 @@ pub trait Mixer: Debug + Send + Sync + Any {
         Vec::new()
     }
 
+    /// Factors of its weights that undo what fewer units of a dim (`kept` of them) rescale by their number alone: it is asked in
+    /// the source's size.
+    fn rescales(&self, _kind: &str, _kept: usize) -> Vec<Rescale> {
+        Vec::new()
+    }
+
     /// What it costs beside its weights, given the sizes of its layer's dims by kind (0 for one that is not there).
     fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost;
 
@@ -71,6 +77,17 @@ pub trait RunMixer: Debug {
         state: Option<&mut MixerState>,
         tap: &mut PortTap,
     ) -> Result<Tensor>;
+}
+
+/// A factor of a weight (and its bias) or of a norm's gain.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rescale {
+    /// Whose.
+    pub role: Role,
+    /// The factor.
+    pub factor: f64,
+    /// Whether it holds where what goes is zero alone, as with norms over it.
+    pub assumes_zeros: bool,
 }
 
 /// Units of a dim as a mixer shows them.

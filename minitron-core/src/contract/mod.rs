@@ -22,5 +22,5 @@ pub use evaluator::{Evaluator, Measurements, Subject};
 pub use healing::Healing;
 pub use importance::{Importance, Need, Scorer};
 pub use loss::{LogitLoss, TeacherNeed};
-pub use mixer::{Mixer, Observed, RunMixer};
+pub use mixer::{Mixer, Observed, Rescale, RunMixer};
 pub use state_loss::{SitePair, StateLoss, States};

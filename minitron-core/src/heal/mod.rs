@@ -8,6 +8,7 @@
 //!
 //! Shape suffixes in this room: B batch, T tokens, N tokens of all windows, E residual channels, C inputs of a projection.
 
+mod compensation;
 mod joint;
 mod norm_inputs;
 mod patient;

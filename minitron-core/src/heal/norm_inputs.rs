@@ -95,8 +95,12 @@ impl Patient<'_> {
             {
                 // What leaves the norm, without its gain; behind a gain of 0 nothing is seen.
                 let gain = self.teacher().read(&spec.name())?.f_to_kind(Kind::Float)?.f_to_device(normed.device())?;
+                let norm = self.teacher_blueprint().norm_of(spec);
+                let less_one = norm.is_some_and(|norm| norm.kind.stores_gain_less_one());
+                let gain = gain.f_add_scalar(if less_one { 1.0 } else { 0.0 })?;
                 let gain = gain.f_where_scalarother(&gain.f_ne(0.0)?, 1.0)?;
-                look(at, role, &rows(normed)?.f_div(&gain)?)?;
+                // Heads are rows of their own where each has its norm.
+                look(at, role, &normed.f_to_kind(Kind::Float)?.f_reshape([-1, gain.size1()?])?.f_div(&gain)?)?;
             }
         }
         Ok(())

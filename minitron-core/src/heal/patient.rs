@@ -48,7 +48,11 @@ pub struct Patient<'a> {
     /// By the student's names, as they are stored.
     changes: BTreeMap<String, Tensor>,
     /// Factors of weights that are not replaced, by the student's names.
-    factors: BTreeMap<String, f64>,
+    pub(super) factors: BTreeMap<String, f64>,
+    /// What of a norm's gain was taken for granted.
+    pub(super) assumed: BTreeMap<(At, Role), f64>,
+    /// What was compensated, in words.
+    pub(super) compensated: Vec<&'static str>,
     healed: Vec<PluginSpec>,
     /// Tag of the healing under way.
     tag: String,
@@ -72,35 +76,23 @@ impl<'a> Patient<'a> {
             plan.kept.entry(dim.name.clone()).or_insert_with(|| (0..dim.size).collect());
         }
         let Student { config, blueprint, .. } = Student::new(case.source, case.blueprint, &plan, case.registry)?;
-        let (changes, factors, healed) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        let mut patient =
-            Patient { case, plan, rotation: None, config, blueprint, changes, factors, healed, tag: String::new() };
+        let mut patient = Patient {
+            case,
+            plan,
+            rotation: None,
+            config,
+            blueprint,
+            changes: BTreeMap::new(),
+            factors: BTreeMap::new(),
+            assumed: BTreeMap::new(),
+            compensated: Vec::new(),
+            healed: Vec::new(),
+            tag: String::new(),
+        };
         if case.compensates {
-            patient.compensate_embedding()?;
+            patient.compensate()?;
         }
         Ok(patient)
-    }
-
-    /// Where the family multiplies embeddings by sqrt(hidden), fewer channels shrink them against what layers add: with H
-    /// channels of which h stay, the table is multiplied by sqrt(H/h), and where it makes the logits too, the final norm's
-    /// gain by sqrt(h/H).
-    fn compensate_embedding(&mut self) -> Result<()> {
-        let (full, kept) = (self.case.blueprint.size(HIDDEN), self.blueprint.size(HIDDEN));
-        if !self.blueprint.options.embedding.scales_with_hidden || full == kept {
-            return Ok(());
-        }
-        let factor = (full as f64 / kept.max(1) as f64).sqrt();
-        let table = self.spec(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight)?.name();
-        self.factors.insert(table, factor);
-        if self.blueprint.options.tied {
-            self.scale_gain(At::Model, Role::FINAL_NORM, 1.0 / factor)?;
-        }
-        Ok(())
-    }
-
-    /// Whether embeddings were compensated for a narrower stream.
-    pub fn is_compensated(&self) -> bool {
-        !self.factors.is_empty()
     }
 
     /// Multiplies a norm's gain, however it is stored.
@@ -373,7 +365,7 @@ impl<'a> Patient<'a> {
         Ok(HealedView::new(wide, changes, &self.factors))
     }
 
-    fn spec(&self, at: At, role: Role, slot: Slot) -> Result<&TensorSpec> {
+    pub(super) fn spec(&self, at: At, role: Role, slot: Slot) -> Result<&TensorSpec> {
         let missing = || format!("`{}` has no {role} ({slot:?}) in {at}", self.blueprint.architecture);
         self.blueprint.find(at, role, slot).ok_or_else(|| Error::Internal(missing()))
     }

@@ -3,9 +3,9 @@
 use tch::{Kind, Tensor};
 
 use super::attend::{Keys, Rule, attend};
-use crate::blueprint::{Cost, HEADS, KV_HEADS, Norm, Role, Rotary, RotaryScaling, Slot};
-use crate::contract::{Mixer, Observed, RunMixer};
-use crate::error::Result;
+use crate::blueprint::{Cost, HEADS, KV_HEADS, Norm, ROPE_PAIRS, Role, Rotary, RotaryScaling, Slot};
+use crate::contract::{Mixer, Observed, Rescale, RunMixer};
+use crate::error::{Error, Result};
 use crate::model::{Context, Linear, MixerState, NormLayer, PartWeights, Port, PortTap, Ports};
 
 /// softmax(cap(s · q·kᵀ) + mask) · v for each head, then the output projection; all that families do differently is data.
@@ -13,6 +13,8 @@ use crate::model::{Context, Linear, MixerState, NormLayer, PartWeights, Port, Po
 pub struct Attention {
     /// Channels of a head.
     pub head_dim: usize,
+    /// Pairs of them that turn together, where some may go.
+    pub rope_pairs: Option<usize>,
     /// How the three projections are stored.
     pub layout: Layout,
     /// Norms of queries and keys, before they turn.
@@ -60,6 +62,7 @@ impl Attention {
     pub fn new(head_dim: usize) -> Self {
         Attention {
             head_dim,
+            rope_pairs: None,
             layout: Layout::Split,
             qk_norm: None,
             rotary: None,
@@ -69,6 +72,11 @@ impl Attention {
             sinks: false,
             growth: None,
         }
+    }
+
+    /// Channels of a head with so many pairs.
+    fn head_dim_of(&self, pairs: usize) -> usize {
+        self.rope_pairs.map_or(self.head_dim, |all| self.head_dim.saturating_sub(2 * all) + 2 * pairs)
     }
 }
 
@@ -87,11 +95,13 @@ impl Mixer for Attention {
 
     fn observed(&self) -> Vec<Observed> {
         let heads = |kind| Observed { kind, port: Port::HEADS, width: self.head_dim };
-        vec![heads(HEADS), heads(KV_HEADS)]
+        let pairs = self.rope_pairs.map(|_| Observed { kind: ROPE_PAIRS, port: Port::ROPE_PAIRS, width: 1 });
+        [heads(HEADS), heads(KV_HEADS)].into_iter().chain(pairs).collect()
     }
 
     fn shows(&self) -> Vec<Port> {
-        vec![Port::QUERY, Port::KEY, Port::VALUE, Port::HEADS]
+        let pairs = self.rope_pairs.map(|_| Port::ROPE_PAIRS);
+        [Port::QUERY, Port::KEY, Port::VALUE, Port::HEADS].into_iter().chain(pairs).collect()
     }
 
     fn norms(&self) -> Vec<(Role, Norm)> {
@@ -100,7 +110,9 @@ impl Mixer for Attention {
 
     fn norms_over_units(&self) -> Vec<(Role, Port)> {
         match self.qk_norm {
-            Some((QkNorm::Projection, _)) => vec![(Role::QUERY_NORM, Port::QUERY), (Role::KEY_NORM, Port::KEY)],
+            Some((over, _)) if over == QkNorm::Projection || self.rope_pairs.is_some() => {
+                vec![(Role::QUERY_NORM, Port::QUERY), (Role::KEY_NORM, Port::KEY)]
+            }
             _ => Vec::new(),
         }
     }
@@ -109,7 +121,8 @@ impl Mixer for Attention {
     fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost {
         let n_heads = size(HEADS);
         let n_kv_heads = if size(KV_HEADS) == 0 { n_heads } else { size(KV_HEADS) };
-        let wide = |n: usize, copies: usize| (copies * self.head_dim).saturating_mul(n) as u64;
+        let head_dim = self.head_dim_of(size(ROPE_PAIRS));
+        let wide = |n: usize, copies: usize| (copies * head_dim).saturating_mul(n) as u64;
         let normed = if self.qk_norm.is_some() { 2 } else { 0 };
         Cost {
             cache_per_token: wide(n_kv_heads, 2),
@@ -119,10 +132,26 @@ impl Mixer for Attention {
     }
 
     fn states_hold_for(&self) -> Option<usize> {
-        match self.rotary.as_ref()?.scaling {
-            RotaryScaling::Long { original_max_positions, .. } => Some(original_max_positions as usize),
+        match &self.rotary.as_ref()?.scaling {
+            RotaryScaling::Long { short, long, original_max_positions } if short != long => {
+                Some(*original_max_positions as usize)
+            }
             _ => None,
         }
+    }
+
+    /// With d channels of a head of which d' stay, scores are divided by another root where the family takes 1 / sqrt(d), and
+    /// x / rms(x) of queries and keys shrinks by sqrt(d' / d) where what goes is zero.
+    fn rescales(&self, kind: &str, kept: usize) -> Vec<Rescale> {
+        if kind != ROPE_PAIRS {
+            return Vec::new();
+        }
+        let wider = (self.head_dim as f64 / self.head_dim_of(kept).max(1) as f64).sqrt();
+        let queries = if self.qk_norm.is_some() { Role::QUERY_NORM } else { Role::QUERY };
+        let by_scale = Rescale { role: queries, factor: 1.0 / wider, assumes_zeros: false };
+        let by_norm = |(role, _)| Rescale { role, factor: wider, assumes_zeros: true };
+        let norms = self.norms().into_iter().map(by_norm);
+        self.scale.is_none().then_some(by_scale).into_iter().chain(norms).collect()
     }
 
     fn obstacle(&self) -> Option<String> {
@@ -189,6 +218,9 @@ impl RunMixer for RunAttention {
             if tap.wants(port) {
                 tap.show(port, &heads.f_reshape([n_batch, n_tokens, -1])?)?;
             }
+        }
+        if let Some(pairs) = self.of.rope_pairs.filter(|_| tap.wants(Port::ROPE_PAIRS)) {
+            tap.show(Port::ROPE_PAIRS, &shares_of_pairs([&query, &key, &value], pairs as i64)?)?;
         }
         let (query, key) = self.turned(query, key, context)?;
         let query_bhtk = query.f_transpose(1, 2)?;
@@ -258,4 +290,29 @@ impl RunAttention {
         }
         Ok((query, key))
     }
+}
+
+/// What share each pair has of a token's queries, of its keys and of its values over all heads, together [B, T, P]: with q the
+/// channels of all queries of a token,
+///
+/// ```text
+/// share(p)² = ‖q_p‖² / ‖q‖² + ‖k_p‖² / ‖k‖² + ‖v_p‖² / ‖v‖²
+/// ```
+fn shares_of_pairs(heads: [&Tensor; 3], n_pairs: i64) -> Result<Tensor> {
+    let mut sum_btp: Option<Tensor> = None;
+    for x_bthk in heads {
+        let (n_batch, n_tokens, n_heads, _) = x_bthk.size4()?;
+        let turning = x_bthk.f_narrow(3, 0, 2 * n_pairs)?.f_to_kind(Kind::Float)?.f_square()?;
+        let square_bthsp = turning.f_reshape([n_batch, n_tokens, n_heads, 2, n_pairs])?;
+        let square_btp = square_bthsp.f_sum_dim_intlist([2i64, 3].as_slice(), false, Kind::Float)?;
+        let all_bt1 = square_btp.f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)?;
+        // Keeps a token without any at zero.
+        let share_btp = square_btp.f_div(&all_bt1.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?;
+        sum_btp = Some(match sum_btp {
+            None => share_btp,
+            Some(sum_btp) => sum_btp.f_add(&share_btp)?,
+        });
+    }
+    let sum_btp = sum_btp.ok_or_else(|| Error::Internal("no heads to take shares of".into()))?;
+    Ok(sum_btp.f_sqrt()?)
 }

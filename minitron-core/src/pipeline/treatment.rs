@@ -32,7 +32,7 @@ pub struct Treatment {
     pub seq_len: Option<usize>,
     /// Windows per forward pass.
     pub batch_size: usize,
-    /// Slices alone: embeddings that the family multiplies by the root of its width are not compensated for fewer channels.
+    /// Slices alone: neither embeddings that the family multiplies by the root of its width nor narrower heads are compensated.
     pub uncompensated: bool,
     /// How the text is read.
     #[serde(flatten)]
@@ -128,7 +128,7 @@ pub(super) fn note(patient: &Patient, report: &mut Value) {
         report["healed"] = json!(healed);
     }
     if patient.is_compensated() {
-        report["compensated"] = json!("embeddings x sqrt(hidden of the source / hidden)");
+        report["compensated"] = json!(patient.compensated().join("; "));
     }
     if let Some(basis) = patient.hidden_basis() {
         report["hidden_basis"] = json!(basis);

@@ -1,6 +1,6 @@
 //! The sizes a student may have.
 
-use crate::blueprint::{Blueprint, Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, Sizes, split_dim};
+use crate::blueprint::{Blueprint, Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes, split_dim};
 use crate::contract::Axis;
 use crate::error::{Error, Result};
 
@@ -11,7 +11,7 @@ use super::ties::{Queries, Ties, common_multiple};
 /// The legal sizes of one kind of dim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AxisSizes {
-    /// `hidden`, `mlp`, `heads`, `kv_heads`, `depth`.
+    /// `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`, `depth`.
     pub kind: String,
     /// Size of the source.
     pub full: usize,
@@ -113,6 +113,9 @@ impl Space {
             for axis in self.axes.iter_mut().filter(|axis| axis.kind == HIDDEN) {
                 axis.step = common_multiple(axis.step, head_dim).min(axis.full);
             }
+            for axis in self.axes.iter_mut().filter(|axis| axis.kind == ROPE_PAIRS) {
+                (axis.step, axis.held) = (axis.full, self.ties.held(ROPE_PAIRS));
+            }
         }
         self
     }
@@ -123,7 +126,13 @@ impl Space {
     /// `Recipe` listing the axes of this model.
     pub fn axis(&self, kind: &str) -> Result<&AxisSizes> {
         let find = self.axes.iter().find(|axis| axis.kind == kind);
-        find.ok_or_else(|| Error::unknown("axis of this model", kind, self.axes.iter().map(|a| a.kind.as_str())))
+        find.ok_or_else(|| {
+            let known = self.axes.iter().map(|axis| axis.kind.as_str());
+            match (Error::unknown("axis of this model", kind, known), self.ties.held(kind)) {
+                (Error::Recipe(message), Some(why)) => Error::Recipe(format!("{message}; why not: {why}")),
+                (unknown, _) => unknown,
+            }
+        })
     }
 
     /// The same beside other sizes: fewer key/value heads leave fewer query heads, equally many for each.

@@ -1,7 +1,7 @@
 //! What ties sizes to each other, solved in one place: what follows from some of them, and which go together.
 
 use super::space::AxisSizes;
-use crate::blueprint::{Constraint, HEADS, KV_HEADS, Sizes};
+use crate::blueprint::{Constraint, HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes};
 
 /// How query heads follow their key/value heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,12 @@ impl Ties {
     pub fn held(&self, kind: &str) -> Option<&'static str> {
         self.constraints.iter().find_map(|constraint| match constraint {
             Constraint::Held { kind: held, why } if held == kind => Some(*why),
+            // Hidden as wide as all heads, whose width is in the rule: narrower ones would break it.
+            Constraint::Product { of, by, why, .. }
+                if (kind, of.as_str(), by.as_str()) == (ROPE_PAIRS, HIDDEN, HEADS) =>
+            {
+                Some(*why)
+            }
             _ => None,
         })
     }

@@ -1,6 +1,6 @@
 //! The student's `config.json`: the teacher's with each dim's key replaced.
 
-use crate::blueprint::{Blueprint, Dim, split_dim};
+use crate::blueprint::{Blueprint, Dim, ROPE_PAIRS, split_dim};
 use crate::checkpoint::Config;
 use crate::plan::Plan;
 
@@ -27,8 +27,15 @@ pub fn student_config(blueprint: &Blueprint, plan: &Plan) -> Config {
         if let Some(&size) = sizes.get(split_dim(&dim.name).0) {
             // A key that the source leaves to the family's default is added: the default may follow from another size.
             for key in &dim.config_keys {
-                config.set_at(key, size);
+                config.set_at(key, dim.stated.of(size));
             }
+        }
+    }
+    if let (Some(kept), Some(dim)) = (plan.kept.get(ROPE_PAIRS), blueprint.dims.get(ROPE_PAIRS))
+        && kept.len() < dim.size
+    {
+        for stated in &blueprint.rotaries {
+            stated.state(&mut config, kept, blueprint.options.max_positions, dim.stated.plus);
         }
     }
     let layers = super::source_layers(blueprint, plan);

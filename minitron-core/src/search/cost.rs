@@ -55,24 +55,30 @@ impl Cost {
 
 /// A tensor's volume, multiplied out: a side is a sum of parts.
 fn products(tensor: &TensorSpec, kinds: &[String], full: &Sizes) -> Vec<(Vec<usize>, u64)> {
-    let of_part = |part: &Part| match part {
-        Part::Fixed(n) => (None, *n as u64),
-        Part::Units { dim, block } => {
-            let kind = split_dim(dim).0;
-            match kinds.iter().position(|other| other == kind) {
-                Some(idx) => (Some(idx), *block as u64),
-                None => (None, full.get(kind).map_or(u64::MAX, |size| (size * block) as u64)),
-            }
+    tensor.sides.iter().fold(vec![(Vec::new(), 1)], |terms, side| times(&terms, &terms_of(&side.0, kinds, full)))
+}
+
+/// The length of some parts in a row.
+fn terms_of(parts: &[Part], kinds: &[String], full: &Sizes) -> Vec<Term> {
+    let of_dim = |dim: &str, each: u64| {
+        let kind = split_dim(dim).0;
+        match kinds.iter().position(|other| other == kind) {
+            Some(idx) => (vec![idx], each),
+            None => (Vec::new(), full.get(kind).map_or(u64::MAX, |&size| each.saturating_mul(size as u64))),
         }
     };
-    tensor.sides.iter().fold(vec![(Vec::new(), 1)], |terms: Vec<(Vec<usize>, u64)>, side| {
-        let times = |(powers, factor): &(Vec<usize>, u64)| {
-            side.0
-                .iter()
-                .map(of_part)
-                .map(|(power, part)| (powers.iter().copied().chain(power).collect(), factor.saturating_mul(part)))
-                .collect::<Vec<_>>()
-        };
-        terms.iter().flat_map(times).collect()
-    })
+    let of_part = |part: &Part| match part {
+        Part::Fixed(n) => vec![(Vec::new(), *n as u64)],
+        Part::Units { dim, block } => vec![of_dim(dim, *block as u64)],
+        Part::Each { dim, parts } => times(&[of_dim(dim, 1)], &terms_of(parts, kinds, full)),
+    };
+    parts.iter().flat_map(of_part).collect()
+}
+
+fn times(one: &[Term], other: &[Term]) -> Vec<Term> {
+    let product = |(powers, factor): &Term| {
+        let with = |(more, times): &Term| ([powers.as_slice(), more].concat(), factor.saturating_mul(*times));
+        other.iter().map(with).collect::<Vec<_>>()
+    };
+    one.iter().flat_map(product).collect()
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::cost::Cost;
-use crate::blueprint::{Blueprint, HIDDEN, MLP, Sizes};
+use crate::blueprint::{Blueprint, HIDDEN, MLP, ROPE_PAIRS, Sizes};
 use crate::error::{Error, Result};
 use crate::plan::{Led, Space};
 
@@ -243,7 +243,9 @@ impl Point {
 
 fn imbalance(sizes: &Sizes, space: &Space) -> f64 {
     let share = |axis: &crate::plan::AxisSizes| Some((*sizes.get(&axis.kind)? as f64 / axis.full.max(1) as f64).ln());
-    let shares: Vec<f64> = space.axes.iter().filter_map(share).collect();
+    // Heads as wide as the source's count as no axis: they are cut on request, and few families can.
+    let counts = |axis: &&crate::plan::AxisSizes| axis.kind != ROPE_PAIRS || sizes.get(ROPE_PAIRS) != Some(&axis.full);
+    let shares: Vec<f64> = space.axes.iter().filter(counts).filter_map(share).collect();
     let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
     shares.iter().map(|share| (share - mean).powi(2)).sum()
 }

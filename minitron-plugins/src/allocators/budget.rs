@@ -18,7 +18,7 @@ pub struct Budget {
     pub params: String,
     /// Sizes held, by kind.
     pub hold: Sizes,
-    /// Axes that may shrink; all that were scored but depth and kv_heads where empty.
+    /// Axes that may shrink; all that were scored but depth, kv_heads and rope_pairs where empty.
     pub free: Vec<String>,
     /// Plans given, best first.
     pub n_plans: usize,

@@ -19,7 +19,7 @@ pub struct Ratio {
     pub tolerance: f64,
     /// Sizes held, by kind.
     pub hold: Sizes,
-    /// Axes that may shrink; all that were scored but depth and kv_heads where empty.
+    /// Axes that may shrink; all that were scored but depth, kv_heads and rope_pairs where empty.
     pub free: Vec<String>,
 }
 

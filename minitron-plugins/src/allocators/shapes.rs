@@ -1,6 +1,6 @@
 //! The grid of legal shapes near a cost, most balanced first.
 
-use minitron_core::blueprint::{Blueprint, DEPTH, KV_HEADS, MLP, Sizes};
+use minitron_core::blueprint::{Blueprint, DEPTH, KV_HEADS, MLP, ROPE_PAIRS, Sizes};
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{AxisSizes, Plan, Rankings, Space, flags};
 
@@ -20,8 +20,8 @@ pub(super) struct Goal<'a> {
 }
 
 /// Axes that only shrink where they are held or freed by name: at one size, width pruning keeps more than dropping layers
-/// (arXiv 2407.14679, best practice 4), and key/value heads stay under grouped queries.
-const ON_REQUEST: [&str; 2] = [DEPTH, KV_HEADS];
+/// (arXiv 2407.14679, best practice 4), key/value heads stay under grouped queries, and heads keep their width.
+const ON_REQUEST: [&str; 3] = [DEPTH, KV_HEADS, ROPE_PAIRS];
 
 /// Sizes tried along an axis other than the MLP's; more are thinned out evenly.
 const MAX_PER_AXIS: usize = 128;

@@ -1,9 +1,9 @@
 //! What programs that load written folders make of several families.
 //!
-//! Of llama.cpp v0.4.0: `src/models/{qwen2,olmo2,phi3,gemma2,gemma3,smollm3}.cpp`, `conversion/granite.py`; of vLLM:
-//! `model_executor/models/{qwen2,olmo2}.py`.
+//! Of llama.cpp v0.4.0: `src/models/{qwen2,olmo2,phi3,gemma2,gemma3,smollm3}.cpp`, `conversion/{base,llama,granite}.py`; of vLLM:
+//! `model_executor/models/{qwen2,olmo2}.py`, `model_executor/layers/rotary_embedding/phi3_long_rope_scaled_rope.py`.
 
-use minitron_core::blueprint::{Blueprint, ClientLimit, DEPTH, HEADS, HIDDEN, Sizes};
+use minitron_core::blueprint::{Blueprint, ClientLimit, DEPTH, HEADS, HIDDEN, ROPE_PAIRS, RotaryScaling, Sizes};
 use serde_json::Value;
 
 pub(super) const LLAMA_CPP: &str = "llama.cpp";
@@ -27,6 +27,29 @@ pub(super) fn llama_cpp_wants_square(blueprint: &Blueprint, sizes: &Sizes) -> Op
 pub(super) fn vllm_wants_square(blueprint: &Blueprint, sizes: &Sizes) -> Option<ClientLimit> {
     let what = "its own class of this family takes hidden / heads for head_dim in versions up to 0.8 at least";
     wants_square(VLLM, what, blueprint, sizes)
+}
+
+/// Of narrower heads, whose frequencies the config lists: llama.cpp's converter writes such a list for Phi-3 alone, and kernels
+/// take heads of some widths.
+pub(super) fn of_narrower_heads(blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+    let is_list = |scaling: &RotaryScaling| matches!(scaling, RotaryScaling::Long { .. });
+    let is_listed = blueprint.rotaries.iter().any(|stated| is_list(&stated.rotary.scaling));
+    if !is_listed && blueprint.size_at(ROPE_PAIRS, sizes) == blueprint.size(ROPE_PAIRS) {
+        return Vec::new();
+    }
+    let mut limits = vec![ClientLimit::new(
+        LLAMA_CPP,
+        "it loads the file and computes other logits: its converter leaves out the frequencies that the config lists \
+         (longrope); keep rope_pairs whole, or use another program",
+    )];
+    let head_dim = blueprint.head_dim_at(sizes);
+    if !head_dim.is_multiple_of(8) {
+        let message = format!(
+            "its attention on GPUs takes heads of a multiple of 8 channels, not of {head_dim}; keep a multiple of 4 rope_pairs"
+        );
+        limits.push(ClientLimit::new(VLLM, message));
+    }
+    limits
 }
 
 /// Of llama.cpp, where it counts layers itself and reads no list of the config: what it computes is something else. Which
@@ -65,7 +88,7 @@ pub(super) fn llama_cpp_scales_gemma(
     let size = |kind: &str| blueprint.size_at(kind, sizes);
     let (taken, name) = match size(DEPTH) == largest {
         true => (size(HIDDEN).checked_div(size(HEADS))?, "hidden / heads"),
-        false => (blueprint.head_dim(), "head_dim"),
+        false => (blueprint.head_dim_at(sizes), "head_dim"),
     };
     let message = format!(
         "it loads the file and computes other logits: it divides scores by the root of {name} ({taken}), the model by the root \

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::clients::{full_every, llama_cpp_counts_layers, llama_cpp_scales_gemma};
+use super::clients::{full_every, llama_cpp_counts_layers, llama_cpp_scales_gemma, of_narrower_heads};
 
 /// Gemma 2: norms before and after each part, caps on attention and logits, windows in every other layer.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -48,7 +48,7 @@ pub(super) fn limits(blueprint: &Blueprint, sizes: &Sizes, (period, largest): (u
         llama_cpp_counts_layers(blueprint, sizes, ("layer_types", &what), full_every(period)),
         scalar.ok().and_then(|scalar| llama_cpp_scales_gemma(blueprint, sizes, largest, scalar)),
     ];
-    limits.into_iter().flatten().collect()
+    limits.into_iter().flatten().chain(of_narrower_heads(blueprint, sizes)).collect()
 }
 
 /// What Gemma 2 and 3 share.

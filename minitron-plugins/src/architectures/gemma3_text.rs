@@ -44,7 +44,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let far = RotaryDefaults { theta: 1e6, ..RotaryDefaults::default() };
     // Older configs state one base for all layers, which is that of layers without a window.
     let near = RotaryDefaults { theta: 1e4, theta_key: "rope_local_base_freq", own_theta: true, ..far };
-    decoder.rotate_by_window(&slides, far, (near, false))?;
+    decoder.rotate_by_type(&slides, far, near)?;
     Ok(decoder)
 }
 

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::clients::{LLAMA_CPP, wants_square};
+use super::clients::{LLAMA_CPP, of_narrower_heads, wants_square};
 
 /// Granite 3: Llama's blocks with factors on embeddings, attention, sums and logits.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -38,7 +38,8 @@ impl Architecture for Granite {
 
     fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
         let what = "its converter leaves head_dim out, so the file does not load";
-        wants_square(LLAMA_CPP, what, blueprint, sizes).into_iter().collect()
+        let square = wants_square(LLAMA_CPP, what, blueprint, sizes);
+        square.into_iter().chain(of_narrower_heads(blueprint, sizes)).collect()
     }
 }
 

@@ -9,6 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::clients::of_narrower_heads;
+
 /// Llama 1 to 3: gated MLP, RMS norm, rotary positions, grouped queries.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -45,7 +47,8 @@ impl Architecture for Llama {
                 ),
             )
         };
-        blueprint.attention_width_beside_hidden(sizes).map(limit).into_iter().collect()
+        let square = blueprint.attention_width_beside_hidden(sizes).map(limit);
+        square.into_iter().chain(of_narrower_heads(blueprint, sizes)).collect()
     }
 }
 

@@ -1,10 +1,11 @@
-use minitron_core::blueprint::{Blueprint, Evidence};
+use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::clients::of_narrower_heads;
 use super::mistral::blocks;
 
 /// Ministral: Mistral's blocks, of which some slide.
@@ -23,6 +24,10 @@ impl Architecture for Ministral {
         let window = decoder.config.size_opt("sliding_window")?;
         decoder.sliding(window, |_| window.is_some())?;
         decoder.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        of_narrower_heads(blueprint, sizes)
     }
 }
 

@@ -1,11 +1,13 @@
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use super::clients::of_narrower_heads;
 
 /// Ministral 3: yarn, and queries that grow with their position.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +22,10 @@ impl Architecture for Ministral3 {
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         decoder(evidence.config)?.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        of_narrower_heads(blueprint, sizes)
     }
 }
 
@@ -41,6 +47,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let positions = rope.number_or("original_max_position_embeddings", decoder.max_positions as f64)?;
     let growth = rope.number_or("llama_4_scaling_beta", 0.0)?;
     decoder.attention(|_, attention| attention.growth = (growth != 0.0).then_some((growth, positions)));
+    decoder.rotaries.iter_mut().for_each(|stated| stated.original = Some(positions));
     decoder.reads = &["sliding_window", "layer_types"];
     Ok(decoder)
 }

@@ -1,11 +1,13 @@
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use super::clients::of_narrower_heads;
 
 /// Mistral and Mistral Small 3: Llama's blocks with one sliding window, or none, in all layers.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +22,10 @@ impl Architecture for Mistral {
 
     fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
         decoder(evidence.config)?.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        of_narrower_heads(blueprint, sizes)
     }
 }
 

@@ -1,10 +1,11 @@
-use minitron_core::blueprint::{Blueprint, Evidence};
+use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::clients::of_narrower_heads;
 use super::gemma3::text_config;
 use super::ministral3::decoder;
 
@@ -33,6 +34,10 @@ impl Architecture for Mistral3 {
         decoder
             .inside("mistral3", evidence.config, names, &["vision_tower.", "multi_modal_projector."])?
             .finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        of_narrower_heads(blueprint, sizes)
     }
 }
 

@@ -10,6 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::clients::of_narrower_heads;
+
 /// Nemotron-3, Nemotron-4 and the first Minitron models: squared ReLU without a gate, layer norm with the gain stored
 /// less one, rotary positions on a part of each head, grouped queries.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -46,7 +48,8 @@ impl Architecture for Nemotron {
                 ),
             )
         };
-        blueprint.attention_width_beside_hidden(sizes).map(limit).into_iter().collect()
+        let square = blueprint.attention_width_beside_hidden(sizes).map(limit);
+        square.into_iter().chain(of_narrower_heads(blueprint, sizes)).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::clients::{llama_cpp_wants_square, vllm_wants_square};
+use super::clients::{llama_cpp_wants_square, of_narrower_heads, vllm_wants_square};
 
 /// OLMo 2: norms after each part and none before, norms over all queries and all keys.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -29,7 +29,7 @@ impl Architecture for Olmo2 {
 
     fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
         let limits = [vllm_wants_square(blueprint, sizes), llama_cpp_wants_square(blueprint, sizes)];
-        limits.into_iter().flatten().collect()
+        limits.into_iter().flatten().chain(of_narrower_heads(blueprint, sizes)).collect()
     }
 }
 

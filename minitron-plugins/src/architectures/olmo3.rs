@@ -5,7 +5,7 @@ use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::clients::llama_cpp_wants_square;
+use super::clients::{llama_cpp_wants_square, of_narrower_heads};
 use super::olmo2::blocks;
 
 /// OLMo 3: OLMo 2 with windows in three of four layers, which turn unscaled.
@@ -30,13 +30,13 @@ impl Architecture for Olmo3 {
         let far = RotaryDefaults { theta: 5e5, ..RotaryDefaults::default() };
         // The class gives a base that stands beside the parameters to layers without a window alone.
         let near = RotaryDefaults { own_theta: true, theta_key: "", ..far };
-        decoder.rotate_by_window(&slides, far, (near, false))?;
+        decoder.rotate_by_type(&slides, far, near)?;
         decoder.reads = &["sliding_window", "layer_types"];
         decoder.finish(evidence)
     }
 
     fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        llama_cpp_wants_square(blueprint, sizes).into_iter().collect()
+        llama_cpp_wants_square(blueprint, sizes).into_iter().chain(of_narrower_heads(blueprint, sizes)).collect()
     }
 }
 

@@ -33,6 +33,7 @@ impl Architecture for Phi3 {
         decoder.window(window);
         decoder.attention(|_, attention| attention.layout = Layout::Fused);
         decoder.mlp.gate = Gate::Fused;
+        decoder.keeps_channels = Some("its class wants a divisor for each pair of hidden / heads channels");
         let is_long = |scaling: &RotaryScaling| matches!(scaling, RotaryScaling::Long { .. });
         if decoder.attention.iter().filter_map(|of| of.rotary.as_ref()).any(|rotary| is_long(&rotary.scaling)) {
             // The class wants a divisor for each pair of hidden / heads channels, whatever head_dim says.

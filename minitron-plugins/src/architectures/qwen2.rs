@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::clients::{llama_cpp_wants_square, vllm_wants_square};
+use super::clients::{llama_cpp_wants_square, of_narrower_heads, vllm_wants_square};
 
 /// Qwen2 and Qwen2.5: Llama's blocks with biases on queries, keys and values.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -33,7 +33,7 @@ impl Architecture for Qwen2 {
 
     fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
         let limits = [vllm_wants_square(blueprint, sizes), llama_cpp_wants_square(blueprint, sizes)];
-        limits.into_iter().flatten().collect()
+        limits.into_iter().flatten().chain(of_narrower_heads(blueprint, sizes)).collect()
     }
 }
 

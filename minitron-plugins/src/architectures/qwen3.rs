@@ -1,5 +1,5 @@
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{Blueprint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys};
+use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::clients::of_narrower_heads;
 use super::qwen2::windows;
 
 /// Qwen3, dense: norms on every head's queries and keys.
@@ -31,6 +32,10 @@ impl Architecture for Qwen3 {
         decoder.qk_norm(QkNorm::Head);
         windows(&mut decoder)?;
         decoder.finish(evidence)
+    }
+
+    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+        of_narrower_heads(blueprint, sizes)
     }
 }
 

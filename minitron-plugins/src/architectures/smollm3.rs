@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::clients::llama_cpp_counts_layers;
+use super::clients::{llama_cpp_counts_layers, of_narrower_heads};
 
 /// SmolLM3: Llama's blocks, of which every fourth turns nothing.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -45,7 +45,8 @@ impl Architecture for Smollm3 {
     fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
         let what = ("no_rope_layers", "one layer in 4 for one without rope");
         let turns = |layer: usize| u8::from(!(layer + 1).is_multiple_of(4)).into();
-        llama_cpp_counts_layers(blueprint, sizes, what, turns).into_iter().collect()
+        let order = llama_cpp_counts_layers(blueprint, sizes, what, turns);
+        order.into_iter().chain(of_narrower_heads(blueprint, sizes)).collect()
     }
 }
 

@@ -5,3 +5,4 @@ mod heads;
 mod hidden;
 mod kv_heads;
 mod mlp;
+mod rope_pairs;

@@ -1,4 +1,4 @@
-use minitron_core::blueprint::{At, HEADS, Part, Role, Side, Slot, dim_of_layer};
+use minitron_core::blueprint::{At, HEADS, Role, Side, Slot, dim_of_layer};
 use minitron_core::contract::Healing;
 use minitron_core::error::{Error, Result};
 use minitron_core::heal::Patient;
@@ -51,7 +51,8 @@ fn merge_layer(patient: &mut Patient, layer_idx: usize, dim: &str) -> Result<()>
             let Some(spec) = patient.teacher_blueprint().find(source, role, slot) else { continue };
             let outputs = if spec.transposed { spec.sides.last() } else { spec.sides.first() };
             // Where queries share them, keys and values have no such heads.
-            let Some(outputs) = outputs.filter(|side| blocks(side, dim).any(|block| block.is_some())).cloned() else {
+            let Some(outputs) = outputs.filter(|side| blocks(patient, side, dim).any(|block| block.is_some())).cloned()
+            else {
                 continue;
             };
             let mixing = mixing(patient, dim, &outputs, &pairs)?;
@@ -91,12 +92,10 @@ fn pairs(patient: &Patient, dim: &str) -> Result<Vec<(usize, Option<usize>)>> {
     Ok(pairs)
 }
 
-/// Block sizes of a side's parts where they are heads of this dim.
-fn blocks<'s>(side: &'s Side, dim: &'s str) -> impl Iterator<Item = Option<usize>> + 's {
-    side.0.iter().map(move |part| match part {
-        Part::Units { dim: of, block } if of == dim => Some(*block),
-        _ => None,
-    })
+/// Block sizes of a side's parts where they are heads of this dim. Heads that lost channels are merged without them.
+fn blocks<'s>(patient: &'s Patient, side: &'s Side, dim: &'s str) -> impl Iterator<Item = Option<usize>> + 's {
+    let size_of = |dim: &str| patient.blueprint().dims.get(dim).map(|dim| dim.size);
+    side.0.iter().map(move |part| part.units(&size_of).filter(|(of, _)| *of == dim).map(|(_, block)| block))
 }
 
 /// The map from all rows of a projection to the student's: 2 for a kept head and −1 for its partner, row by row.
@@ -114,7 +113,7 @@ fn mixing(patient: &Patient, dim: &str, outputs: &Side, pairs: &[(usize, Option<
     }
     let heads = Tensor::f_from_slice(&heads)?.f_view([pairs.len() as i64, n_heads as i64])?;
     let mut diagonal = Vec::new();
-    for (part, block) in outputs.0.iter().zip(blocks(outputs, dim)) {
+    for (part, block) in outputs.0.iter().zip(blocks(patient, outputs, dim)) {
         let n_rows = Side(vec![part.clone()]).len(|dim| patient.teacher_blueprint().dims.get(dim).map(|dim| dim.size));
         let eye = |n: usize| Tensor::f_eye(n as i64, (Kind::Double, Device::Cpu));
         diagonal.push(match block {

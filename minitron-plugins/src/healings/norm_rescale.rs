@@ -15,8 +15,8 @@ use tch::{Kind, Tensor};
 /// gain := gain · c        c² = mean over tokens and S of z² / mean over tokens and all positions of z²
 /// ```
 /// where the divisor is 1 but for tokens that hold nothing at all: c is rms over S / rms over all, on average. It holds for
-/// norms on the residual stream, on what a part adds (Gemma), and over whole queries and keys (OLMo 2). Layer norms, whose
-/// mean changes too, stay as they are.
+/// norms on the residual stream, on what a part adds (Gemma), over whole queries and keys (OLMo 2), and over those of a head that
+/// lost channels (Qwen3). Layer norms, whose mean changes too, stay as they are.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NormRescale {}
@@ -81,7 +81,8 @@ impl Healing for NormRescale {
             let factor = (kept.average() / all.average()).sqrt();
             // Where nothing passes, before or after, there is nothing to correct.
             if factor.is_finite() && factor > 0.0 {
-                patient.scale_gain(at, role, factor)?;
+                // What was taken for granted is known now.
+                patient.scale_gain(at, role, factor / patient.assumed(at, role))?;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use minitron_core::blueprint::{Blueprint, Dim, HEADS, KV_HEADS, Part, Side, dim_of_layer, split_dim};
+use minitron_core::blueprint::{Blueprint, Dim, HEADS, KV_HEADS, Side, dim_of_layer, split_dim};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::error::{Error, Result};
 use minitron_core::random::SplitMix;
@@ -55,21 +55,13 @@ pub(super) fn reordered(source: &dyn TensorSource, blueprint: &Blueprint, order:
 }
 
 fn positions(side: &Side, blueprint: &Blueprint, order: &Order) -> Result<Vec<i64>> {
-    let mut positions: Vec<i64> = Vec::new();
-    for part in &side.0 {
-        let start = positions.len();
-        match part {
-            Part::Fixed(n) => positions.extend((start..start + n).map(|position| position as i64)),
-            Part::Units { dim, block } => {
-                let size = blueprint.dim(dim)?.size;
-                let order = order.get(dim).cloned().unwrap_or_else(|| (0..size).collect());
-                if order.len() != size {
-                    return Err(Error::Internal(format!("`{dim}`: {size} units in an order of {}", order.len())));
-                }
-                let unit = |unit: usize| (start + unit * block..start + (unit + 1) * block).map(|p| p as i64);
-                positions.extend(order.into_iter().flat_map(unit));
-            }
+    let size_of = |dim: &str| blueprint.dims.get(dim).map(|dim| dim.size);
+    for dim in side.dims() {
+        let (size, len) = (blueprint.dim(dim)?.size, order.get(dim).map(Vec::len));
+        if len.is_some_and(|len| len != size) {
+            return Err(Error::Internal(format!("`{dim}`: {size} units in an order of {len:?}")));
         }
     }
-    Ok(positions)
+    let positions = side.positions(&size_of, &|dim| order.get(dim).map(Vec::as_slice));
+    Ok(positions.into_iter().map(|position| position as i64).collect())
 }

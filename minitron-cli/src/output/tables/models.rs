@@ -24,6 +24,10 @@ pub fn inspect_table(report: &Value) -> String {
         if let (Some(head_dim), "hidden") = (report["hidden_per_head"].as_u64(), kind.as_str()) {
             rule = format!("heads x {head_dim}");
         }
+        let pairs = &report["legal_sizes"]["rope_pairs"];
+        if let (Some(step), "head_dim") = (pairs["multiple_of"].as_u64(), kind.as_str()) {
+            rule = format!("rope_pairs: multiples of {step} up to {}", pairs["full"]);
+        }
         table.add_row([kind.clone(), word(size), rule]);
     }
     let memory = &report["memory"];

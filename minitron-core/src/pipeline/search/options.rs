@@ -12,7 +12,7 @@ use super::super::inspect::open;
 use super::super::prune::kind_of;
 use super::super::teaching::TeacherOptions;
 use super::super::train::Setup;
-use crate::blueprint::{Blueprint, DEPTH, KV_HEADS, MLP, Sizes};
+use crate::blueprint::{Blueprint, DEPTH, KV_HEADS, MLP, ROPE_PAIRS, Sizes};
 use crate::contract::Axis;
 use crate::error::{Error, Result};
 use crate::plan::{Bytes, Space, Target, parse_budget, parse_bytes};
@@ -38,7 +38,7 @@ pub struct SearchOptions {
     pub grid: BTreeMap<String, SizeList>,
     /// The same as `grid`, as `prune` calls it.
     pub size: BTreeMap<String, SizeList>,
-    /// Kinds that the grid of all legal sizes has besides widths and heads: `depth`, `kv_heads`.
+    /// Kinds that the grid of all legal sizes has besides widths and heads: `depth`, `kv_heads`, `rope_pairs`.
     pub free: Vec<String>,
     /// A question that a candidate must answer with yes: `hidden % 128 == 0 && mlp >= 2 * hidden`.
     pub filter: Option<String>,
@@ -277,7 +277,7 @@ impl SearchOptions {
     /// Widths and heads, and what is freed: at one size, width pruning keeps more (best practice 4).
     fn all_legal(&self, space: &Space) -> Result<Grid> {
         self.free.iter().try_for_each(|kind| space.axis(kind).map(drop))?;
-        let on_request = [DEPTH, KV_HEADS];
+        let on_request = [DEPTH, KV_HEADS, ROPE_PAIRS];
         let is_free = |kind: &str| !on_request.contains(&kind) || self.free.iter().any(|free| free == kind);
         let axes = space.axes.iter().filter(|axis| is_free(&axis.kind)).map(|axis| {
             let legal = axis.legal();

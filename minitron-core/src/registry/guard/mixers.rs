@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::{Held, Who};
 use crate::blueprint::{Blueprint, Cost, Norm, Role, dim_of_layer};
-use crate::contract::{Mixer, Observed, RunMixer};
+use crate::contract::{Mixer, Observed, Rescale, RunMixer};
 use crate::error::{Error, Result};
 use crate::mixers::is_built_in;
 use crate::model::{Context, MixerState, PartWeights, Port, PortTap, Ports};
@@ -18,7 +18,10 @@ use crate::model::{Context, MixerState, PartWeights, Port, PortTap, Ports};
 pub(super) fn guard(who: Who, blueprint: &mut Blueprint) -> Result<()> {
     let Blueprint { layers, dims, .. } = blueprint;
     for (idx, layer) in layers.iter_mut().enumerate() {
-        let size = |kind: &str| dims.get(&dim_of_layer(kind, idx)).map_or(0, |dim| dim.size);
+        let size = |kind: &str| {
+            let of_layer = dims.get(&dim_of_layer(kind, idx));
+            of_layer.or_else(|| dims.get(kind)).map_or(0, |dim| dim.size)
+        };
         for part in layer.0.iter_mut().filter(|part| !is_built_in(part.mixer.as_ref())) {
             let facts = who.run(|| Ok(Facts::of(part.mixer.as_ref(), &size)))?;
             let mixer = Held::new(Arc::clone(&part.mixer));
@@ -103,6 +106,13 @@ impl Mixer for GuardedMixer {
         self.who.run(|| Ok(self.mixer.get()?.cost(size))).unwrap_or_else(|error| {
             *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(said(error));
             self.facts.cost
+        })
+    }
+
+    fn rescales(&self, kind: &str, kept: usize) -> Vec<Rescale> {
+        self.who.run(|| Ok(self.mixer.get()?.rescales(kind, kept))).unwrap_or_else(|error| {
+            *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(said(error));
+            Vec::new()
         })
     }
 
