@@ -16,7 +16,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::registry::{self, PluginSpec};
 use minitron_core::train::{AdamW, AdamWSettings};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 /// Logits and hidden states, max absolute: both sides sum in f32 in their own order, over values of up to some tens.
@@ -329,5 +329,12 @@ fn scores_plans_and_recipes_of_an_older_program_mean_what_they_meant() {
         let plan: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         plan["kept"].clone()
     };
-    assert_eq!(kept(&work.path().join("run/student/plan.json")), kept(&older.join("plan.json")));
+    let (now, then) = (kept(&work.path().join("run/student/plan.json")), kept(&older.join("plan.json")));
+    for (dim, units) in then.as_object().unwrap() {
+        assert_eq!(now[dim], *units, "{dim}");
+    }
+    // Axes that came later keep all.
+    let later: Vec<_> = now.as_object().unwrap().keys().filter(|dim| then.get(dim.as_str()).is_none()).collect();
+    assert_eq!(later, ["rope_pairs"]);
+    assert_eq!(now["rope_pairs"], json!([0, 1, 2, 3]));
 }
