@@ -200,7 +200,8 @@ fn even_step(full: usize, least: usize) -> usize {
 
 /// The same for pairs of channels of a head: attention kernels want multiples of 8 channels.
 fn step_of_pairs(full: usize) -> usize {
-    (full / 4).checked_ilog2().map_or(1, |log| 1 << log).min(4)
+    let power = |n: usize| n.checked_ilog2().map_or(1, |log| 1 << log);
+    power(full / 4).min(4).max(power(full / 64))
 }
 
 fn at_most(config: &Config, key: &str, size: usize, limit: usize) -> Result<usize> {
