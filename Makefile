@@ -11,7 +11,7 @@ test: build python  ## every test
 	cargo test --locked --release --workspace
 
 test-slow: build python  ## faults and kills under every command, memory bounds, crates of plugins, libFuzzer, the demo: half an hour
-	cargo test --locked --release --test index -- --ignored --nocapture --test-threads 2
+	cargo test --locked --release --workspace --test index -- --ignored --nocapture --test-threads 2
 	@if command -v cargo-fuzz > /dev/null; then tools/fuzz.sh 15; else echo "absent, not tested: cargo-fuzz"; fi
 	$(MAKE) demo
 
