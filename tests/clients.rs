@@ -291,11 +291,12 @@ fn advice(message: &str) -> Vec<Sizes> {
     let read = |alternative: &str| {
         let words: Vec<&str> = alternative.split_whitespace().collect();
         let pair = |pair: &[&str]| {
-            let kind = match pair[0].trim_start_matches("--") {
-                "layers" => DEPTH.to_owned(),
-                kind => kind.replace('-', "_"),
+            let (kind, size) = match pair[0].trim_start_matches("--") {
+                "size" => pair[1].split_once('=').unwrap(),
+                kind => (kind, pair[1]),
             };
-            (kind, pair[1].parse().unwrap())
+            let kind = if kind == "layers" { DEPTH.to_owned() } else { kind.replace('-', "_") };
+            (kind, size.parse().unwrap())
         };
         words.chunks(2).map(pair).collect()
     };
