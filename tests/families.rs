@@ -345,7 +345,8 @@ fn compare(reference: &mut Reference, variant: &Variant, all: bool) -> Option<Ro
         row.gradients = Some(gradients);
     }
     case.cuts(|cut| all || ["together", "without the first layer"].contains(&cut), &mut row);
-    let is_dynamic = variant.variant.contains("dynamic");
+    let stated = std::fs::read_to_string(case.model().join("config.json")).unwrap();
+    let is_dynamic = stated.contains("\"dynamic\"");
     if all && !is_dynamic {
         let is_cut = row.cuts.iter().any(|cut| cut == ROPE_PAIRS);
         assert_eq!(is_cut, PAIRED.contains(&variant.family.as_str()), "{}: rope pairs", row.name);
