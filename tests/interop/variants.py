@@ -84,7 +84,11 @@ def ropes(base, kinds=("linear", "dynamic", "llama3", "yarn", "yarn_by_hand", "l
         "yarn_by_hand": {"rope_parameters": YARN_BY_HAND},
         "longrope": {"rope_parameters": longrope(head_dim // 2)},
     }
-    off = {"rope": {"rope_parameters": DEFAULT}}
+    # A part of a head that turns is stated with the rest.
+    stated = base.get("rope_parameters") or {}
+    partial = {key: stated[key] for key in ["partial_rotary_factor"] if key in stated}
+    by_kind = {kind: more | {"rope_parameters": more["rope_parameters"] | partial} for kind, more in by_kind.items()}
+    off = {"rope": {"rope_parameters": DEFAULT | partial}}
     # Cached keys keep the rotation they were made with: what is generated stays on one side.
     within = {"dynamic": (6, 14), "longrope": (5, 11)}
     return {
