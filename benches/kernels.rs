@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench stops at the first error")]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use minitron_core::blueprint::Blueprint;
 use minitron_core::calibrate::{Activations, SequenceStat, Site};
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::contract::LogitLoss;
 use minitron_core::data::Task;
 use minitron_core::model::{LoadOptions, NoTap, Transformer};
 use minitron_core::registry::PluginSpec;
+use minitron_core::spec::ModelSpec;
 use minitron_core::train::{Counts, Loaded, Objective, Term};
 use tch::{Device, Kind, Tensor};
 
@@ -61,9 +61,9 @@ fn objective(criterion: &mut Criterion) {
     config["hidden_size"] = 512.into();
     config["num_hidden_layers"] = 1.into();
     let model = |seed, trainable| {
-        let blueprint = Blueprint::from_config(&minitron::config(&config).unwrap(), &minitron::registry()).unwrap();
-        let source = minitron::random_weights(&blueprint, seed).unwrap();
-        Transformer::load(&source, &blueprint, LoadOptions { trainable, ..LoadOptions::default() }).unwrap()
+        let spec = ModelSpec::from_config(&minitron::config(&config).unwrap(), &minitron::registry()).unwrap();
+        let source = minitron::random_weights(&spec, seed).unwrap();
+        Transformer::load(&source, &spec, LoadOptions { trainable, ..LoadOptions::default() }).unwrap()
     };
     let (student, teacher) = (model(1, true), model(2, false));
     let windows = minitron::some_windows(8, 64, VOCAB, 3).unwrap();

@@ -312,7 +312,7 @@ fn prompts_begin_as_those_of_transformers_do() {
     let mut n_begun = 0;
     for (dir, theirs) in folders.iter().zip(theirs.as_array().unwrap()) {
         let (folder, model) = minitron::load(dir).unwrap();
-        let vocab = folder.blueprint.options.vocab;
+        let vocab = folder.spec.options.vocab;
         let tokenizer = Tokenizer::load(dir, &folder.checkpoint.config, vocab, true).unwrap();
         for (text, ids) in texts.iter().zip(theirs.as_array().unwrap()) {
             let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();

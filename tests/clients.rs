@@ -8,7 +8,6 @@ use minitron::{
     Heard, axes, families, forward, load, max_difference, minitron, python, registry, root, shared, some_ids,
     tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron, with_context, write_tiny_with_tokenizer,
 };
-use minitron_core::blueprint::{At, Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Role, Sizes, Slot};
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::data::Tokenizer;
 use minitron_core::error::{Error, Result};
@@ -19,6 +18,7 @@ use minitron_core::pipeline::{
 use minitron_core::plan::{Count, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
+use minitron_core::spec::{At, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, Role, Sizes, Slot};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
@@ -91,10 +91,10 @@ fn narrower() -> Value {
     json!({ "hidden": hidden, "heads.0": [0, 1, 3], "heads.1": [0, 2, 3], "heads.2": [1, 2, 3] })
 }
 
-fn space(config: &Value) -> (Blueprint, Space) {
-    let blueprint = Blueprint::from_config(&minitron::config(config).unwrap(), &registry()).unwrap();
-    let space = Space::new(&blueprint, &axes(&registry()).unwrap()).unwrap();
-    (blueprint, space)
+fn space(config: &Value) -> (ModelSpec, Space) {
+    let spec = ModelSpec::from_config(&minitron::config(config).unwrap(), &registry()).unwrap();
+    let space = Space::new(&spec, &axes(&registry()).unwrap()).unwrap();
+    (spec, space)
 }
 
 fn sizes(of: &[(&str, usize)]) -> Sizes {
@@ -311,8 +311,8 @@ fn what_an_error_advises_can_be_typed() {
     let mut random = SplitMix::new(5);
     let mut n_refused = 0;
     for config in families().iter().chain([&prose]) {
-        let (blueprint, space) = space(config);
-        for space in [space.clone(), space.squared(&blueprint)] {
+        let (spec, space) = space(config);
+        for space in [space.clone(), space.squared(&spec)] {
             for _ in 0..60 {
                 let wanted: Sizes = space
                     .axes
@@ -370,10 +370,10 @@ fn tensor_parallel_sizes_divide_heads_and_mlp_and_share_key_value_heads_evenly()
 
 /// Clients that a family's table names at some sizes, and what it says of them.
 fn limits(config: &Value, of: &[(&str, usize)]) -> Vec<(String, String)> {
-    let (blueprint, _) = space(config);
+    let (spec, _) = space(config);
     let registry = registry();
-    let family = registry.architecture_for(&blueprint.config).unwrap();
-    let limits = family.client_limits(&blueprint, &sizes(of));
+    let family = registry.architecture_for(&spec.config).unwrap();
+    let limits = family.client_limits(&spec, &sizes(of));
     limits.into_iter().map(|limit| (limit.client, limit.message)).collect()
 }
 
@@ -555,7 +555,7 @@ fn rounds_keep_the_steps_of_the_source_where_those_of_a_student_would_be_coarser
     assert_eq!(report["sizes"][MLP], json!(252));
     assert_eq!(desk.json("student/plan.json")["kept"]["mlp.1"].as_array().map(Vec::len), Some(252));
     let (folder, _) = load(&desk.at("student")).unwrap();
-    assert_eq!(folder.blueprint.size(MLP), 252);
+    assert_eq!(folder.spec.size(MLP), 252);
 }
 
 // --- rotation --------------------------------------------------------------------------------------------------------
@@ -580,7 +580,7 @@ fn a_spread_rotation_is_the_same_student_with_its_energy_evened_out() {
         (options.treatment.samples, options.treatment.seq_len) = (8, Some(32));
         with_context(false, |context| prune(context, &options, &out, false)).unwrap();
         let (folder, model) = load(&out).unwrap();
-        let table = folder.blueprint.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
+        let table = folder.spec.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
         let energy_e =
             folder.checkpoint.tensors.read(&table).unwrap().square().mean_dim([0i64].as_slice(), false, Kind::Double);
         let peak = energy_e.max().double_value(&[]) / energy_e.median().double_value(&[]);
@@ -721,7 +721,7 @@ fn a_pruned_healed_and_distilled_model_is_the_same_in_llama_cpp() {
     done(&python, &[word(&converter), &at("student"), "--outfile", &at("m.gguf"), "--outtype", "f32"]).unwrap();
 
     let (folder, model) = load(&work.path().join("student")).unwrap();
-    let options = &folder.blueprint.options;
+    let options = &folder.spec.options;
     let tokenizer = Tokenizer::load(&folder.checkpoint.dir, &folder.checkpoint.config, options.vocab, true).unwrap();
     let story: Value = serde_json::from_str(fs::read_to_string(&text).unwrap().lines().nth(700).unwrap()).unwrap();
     let ids: Vec<u32> = tokenizer.encode(story["text"].as_str().unwrap()).unwrap().into_iter().take(128).collect();
@@ -821,7 +821,7 @@ fn a_narrower_sentence_encoder_is_the_same_in_sentence_transformers() {
 /// Sentence embeddings as an evaluation has them.
 fn embedded(dir: &Path, texts: &[&str]) -> Tensor {
     let (folder, model) = load(dir).unwrap();
-    let options = &folder.blueprint.options;
+    let options = &folder.spec.options;
     let tokenizer = Tokenizer::load(dir, &folder.checkpoint.config, options.vocab, options.causal).unwrap();
     let (cls, sep) = tokenizer.brackets.unwrap();
     let sentence = |text: &&str| [&[cls], tokenizer.encode(text).unwrap().as_slice(), &[sep]].concat();

@@ -8,7 +8,6 @@ use minitron::{
     binary, config, families, groups, random_weights, reads_no_file, registry, root, score, some_windows, tiny_bert,
     tiny_llama,
 };
-use minitron_core::blueprint::Blueprint;
 use minitron_core::calibrate::{Metric, Pass};
 use minitron_core::contract::{Axis, Corpus, Evaluator, LogitLoss, StateLoss, States, Subject, TeacherNeed};
 use minitron_core::data::{Tokenizer, Windows};
@@ -17,6 +16,7 @@ use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Contract, Descriptor, Kind, PluginSpec, Registry};
+use minitron_core::spec::ModelSpec;
 use minitron_plugins::laws::{self, Sample, Trial, UNTRIED, gradient_error};
 use serde_json::{Value, json};
 use tch::{Kind as Element, Tensor};
@@ -209,10 +209,10 @@ fn every_corpus_keeps_its_law() {
     assert_lawful(Kind::Corpus, &[]);
 }
 
-fn model(value: &Value, seed: u64) -> Result<(Blueprint, Transformer)> {
-    let blueprint = Blueprint::from_config(&config(value)?, &registry())?;
-    let model = Transformer::load(&random_weights(&blueprint, seed)?, &blueprint, LoadOptions::default())?;
-    Ok((blueprint, model))
+fn model(value: &Value, seed: u64) -> Result<(ModelSpec, Transformer)> {
+    let spec = ModelSpec::from_config(&config(value)?, &registry())?;
+    let model = Transformer::load(&random_weights(&spec, seed)?, &spec, LoadOptions::default())?;
+    Ok((spec, model))
 }
 
 fn all<C: Contract + ?Sized>() -> Result<Vec<(&'static Descriptor, Box<C>)>> {
@@ -225,12 +225,12 @@ fn all<C: Contract + ?Sized>() -> Result<Vec<(&'static Descriptor, Box<C>)>> {
 fn an_axis_is_called_as_the_dim_it_prunes() {
     let mut found: HashSet<&str> = HashSet::new();
     for value in families() {
-        let blueprint = Blueprint::from_config(&config(&value).unwrap(), &registry()).unwrap();
+        let spec = ModelSpec::from_config(&config(&value).unwrap(), &registry()).unwrap();
         for (plugin, axis) in all::<dyn Axis>().unwrap() {
             // A family may lack one: only grouped queries have key/value heads.
-            let has_dim = blueprint.size(plugin.tag) > 0;
-            let groups = axis.groups(&blueprint).unwrap();
-            assert_eq!(!groups.is_empty(), has_dim, "`{}` in {}", plugin.tag, blueprint.architecture);
+            let has_dim = spec.size(plugin.tag) > 0;
+            let groups = axis.groups(&spec).unwrap();
+            assert_eq!(!groups.is_empty(), has_dim, "`{}` in {}", plugin.tag, spec.architecture);
             found.extend(has_dim.then_some(plugin.tag));
         }
     }
@@ -240,13 +240,13 @@ fn an_axis_is_called_as_the_dim_it_prunes() {
 #[test]
 fn every_metric_tells_units_apart() {
     for value in families() {
-        let blueprint = Blueprint::from_config(&config(&value).unwrap(), &registry()).unwrap();
-        let source = random_weights(&blueprint, 1).unwrap();
+        let spec = ModelSpec::from_config(&config(&value).unwrap(), &registry()).unwrap();
+        let source = random_weights(&spec, 1).unwrap();
         // A metric of a task file has a test of its own.
         for (plugin, importance) in all().unwrap().into_iter().filter(|(plugin, _)| reads_no_file(plugin)) {
             let metric = Metric { label: plugin.tag.to_owned(), importance };
-            let scores = score(&source, &blueprint, vec![metric], &some_windows(4, 10, 61, 2).unwrap(), 3).unwrap();
-            assert!(!scores.by_name.is_empty(), "`{}` scores nothing in {}", plugin.tag, blueprint.architecture);
+            let scores = score(&source, &spec, vec![metric], &some_windows(4, 10, 61, 2).unwrap(), 3).unwrap();
+            assert!(!scores.by_name.is_empty(), "`{}` scores nothing in {}", plugin.tag, spec.architecture);
             for (name, scores) in &scores.by_name {
                 assert!(scores.iter().any(|score| *score != scores[0]), "{name} tells no units apart");
             }
@@ -260,8 +260,8 @@ fn a_metric_of_a_task_is_the_tasks_error_without_each_layer() {
     let dir = tempfile::tempdir().unwrap();
     let mut value = tiny_llama();
     value["vocab_size"] = 512.into();
-    let (blueprint, model) = model(&value, 6).unwrap();
-    let tokenizer = Tokenizer::load(&demo, &blueprint.config, 512, true).unwrap();
+    let (spec, model) = model(&value, 6).unwrap();
+    let tokenizer = Tokenizer::load(&demo, &spec.config, 512, true).unwrap();
     let windows = some_windows(2, 12, 512, 8).unwrap();
     let path = task_file(dir.path());
     fn subject<'a>(model: &'a Transformer, windows: &'a Windows, tokenizer: &'a Tokenizer) -> Subject<'a> {
@@ -280,9 +280,9 @@ fn a_metric_of_a_task_is_the_tasks_error_without_each_layer() {
     let choice = PluginSpec::bare("multiple_choice").with("path", path.to_string_lossy().as_ref());
     let choice = registry().build::<dyn Evaluator>(&choice).unwrap();
     for plugin in registry().of_kind(Kind::Importance).filter(|plugin| plugin.tag == "task_accuracy") {
-        let spec = PluginSpec::bare(plugin.tag).with("path", path.to_string_lossy().as_ref());
-        let metric = Metric { label: plugin.tag.into(), importance: registry().build(&spec).unwrap() };
-        let mut pass = Pass::new(vec![metric], &groups(&blueprint).unwrap(), 0).unwrap();
+        let asked = PluginSpec::bare(plugin.tag).with("path", path.to_string_lossy().as_ref());
+        let metric = Metric { label: plugin.tag.into(), importance: registry().build(&asked).unwrap() };
+        let mut pass = Pass::new(vec![metric], &groups(&spec).unwrap(), 0).unwrap();
         pass.measure(&subject(&model, &windows, &tokenizer)).unwrap();
         let scores = pass.finish().unwrap();
         for (layer, score) in scores.by_name[&format!("{}/depth", plugin.tag)].iter().enumerate() {
@@ -294,17 +294,17 @@ fn a_metric_of_a_task_is_the_tasks_error_without_each_layer() {
 }
 
 /// Parameters that a tiny model can meet, where the example is for large ones.
-fn for_tiny(tag: &str, blueprint: &Blueprint) -> PluginSpec {
-    let spec = PluginSpec::bare(tag);
+fn for_tiny(tag: &str, spec: &ModelSpec) -> PluginSpec {
+    let asked = PluginSpec::bare(tag);
     match tag {
-        "budget" => spec.with("params", format!("{}+-5%", blueprint.n_params() * 7 / 10)).with("n_plans", 3),
+        "budget" => asked.with("params", format!("{}+-5%", spec.n_params() * 7 / 10)).with("n_plans", 3),
         // Four bytes a parameter, no cache: 70 % of the whole.
-        "memory" => spec
-            .with("memory", format!("{}", blueprint.n_params() * 28 / 10))
+        "memory" => asked
+            .with("memory", format!("{}", spec.n_params() * 28 / 10))
             .with("bytes_per_param", 4)
             .with("batch_size", 0),
-        "fixed" => spec.with("sizes", json!({ "mlp": 24, "depth": 2 })),
-        _ => spec,
+        "fixed" => asked.with("sizes", json!({ "mlp": 24, "depth": 2 })),
+        _ => asked,
     }
 }
 
@@ -313,10 +313,10 @@ fn every_allocator_keeps_its_law_with_parameters_that_can_be_met() {
     let registry = everyone();
     for sample in samples(&registry) {
         for plugin in registry.of_kind(Kind::Allocator) {
-            let spec = for_tiny(plugin.tag, &sample.blueprint);
+            let spec = for_tiny(plugin.tag, &sample.spec);
             let trial = Trial { registry: &registry, plugin, spec: &spec };
             let verdict = laws::check(&trial, std::slice::from_ref(&sample)).unwrap();
-            assert!(!verdict.contains(UNTRIED), "`{}` in {}: {verdict}", plugin.tag, sample.blueprint.architecture);
+            assert!(!verdict.contains(UNTRIED), "`{}` in {}: {verdict}", plugin.tag, sample.spec.architecture);
         }
     }
 }
@@ -422,10 +422,10 @@ fn a_loss_of_the_teachers_own_states_or_of_none_is_zero_in_every_type() {
 
 #[test]
 fn states_and_layers_that_do_not_fit_are_refused() {
-    let blueprint = Blueprint::from_config(&config(&tiny_llama()).unwrap(), &registry()).unwrap();
-    let refusal = |spec: &str| {
-        let loss = registry().build::<dyn StateLoss>(&spec.parse().unwrap())?;
-        loss.pairs(&blueprint, &blueprint)
+    let spec = ModelSpec::from_config(&config(&tiny_llama()).unwrap(), &registry()).unwrap();
+    let refusal = |loss: &str| {
+        let loss = registry().build::<dyn StateLoss>(&loss.parse().unwrap())?;
+        loss.pairs(&spec, &spec)
     };
     for (spec, says) in [
         ("hidden_state:layers=3:0", "the teacher has no layer 3, its 3 layers"),

@@ -8,7 +8,6 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use minitron::{axes, config, forward, groups, load, python, registry, root, with_context};
-use minitron_core::blueprint::{Blueprint, DEPTH, ROPE_PAIRS, Sizes};
 use minitron_core::checkpoint::{Config, Reader, TensorSource};
 use minitron_core::contract::LogitLoss;
 use minitron_core::data::{Piece, Task};
@@ -18,6 +17,7 @@ use minitron_core::model::{Cache, Input, LoadOptions, NoTap, Transformer};
 use minitron_core::pipeline::{PruneOptions, prune};
 use minitron_core::plan::{Plan, Space};
 use minitron_core::registry::PluginSpec;
+use minitron_core::spec::{DEPTH, ModelSpec, ROPE_PAIRS, Sizes};
 use minitron_core::train::{Counts, Objective, Term};
 use minitron_plugins::laws::random_rankings;
 use serde::Deserialize;
@@ -170,7 +170,7 @@ impl<'r> Case<'r> {
     fn gradients(&self) -> Result<f64> {
         let folder = load(&self.model())?.0;
         let options = LoadOptions { trainable: true, ..LoadOptions::default() };
-        let model = Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, options)?;
+        let model = Transformer::load(&folder.checkpoint.tensors, &folder.spec, options)?;
         let (ids_bt, lengths_b) =
             (self.given.read("ids")?, self.given.read("mask")?.sum_dim_intlist(1, false, Kind::Int64));
         let rows = 0..ids_bt.size()[0];
@@ -268,9 +268,9 @@ impl<'r> Case<'r> {
 
     /// Each axis alone, all together, and layers at each end and in the middle.
     fn cuts(&mut self, is_wanted: impl Fn(&str) -> bool, row: &mut Row) {
-        let blueprint = load(&self.model()).unwrap().0.blueprint;
-        let space = Space::new(&blueprint, &axes(&registry()).unwrap()).unwrap();
-        let rankings = random_rankings(&groups(&blueprint).unwrap(), 11).unwrap();
+        let spec = load(&self.model()).unwrap().0.spec;
+        let space = Space::new(&spec, &axes(&registry()).unwrap()).unwrap();
+        let rankings = random_rankings(&groups(&spec).unwrap(), 11).unwrap();
         let alone = two_thirds(&space);
         let mut together = Sizes::new();
         for sizes in &alone {
@@ -279,10 +279,10 @@ impl<'r> Case<'r> {
         }
         let cuts = alone.into_iter().map(|sizes| (sizes.keys().cloned().collect::<String>(), sizes));
         for (cut, sizes) in cuts.chain([("together".to_owned(), together)]).filter(|(cut, _)| is_wanted(cut)) {
-            let plan = space.plan(&sizes, &rankings, &blueprint).unwrap();
+            let plan = space.plan(&sizes, &rankings, &spec).unwrap();
             self.cut(&cut, &plan, row);
         }
-        let n_layers = blueprint.n_layers();
+        let n_layers = spec.n_layers();
         let layers = [("first", 0), ("middle", n_layers / 2), ("last", n_layers - 1)];
         let layers = layers.map(|(which, layer)| (format!("without the {which} layer"), layer));
         for (cut, gone) in layers.into_iter().filter(|(cut, _)| is_wanted(cut)) {
@@ -440,14 +440,9 @@ fn published_sizes_have_the_parameters_of_transformers() {
             absent.insert(of["model_type"].to_string());
             continue;
         }
-        let blueprint =
-            Blueprint::from_config(&found, &registry()).unwrap_or_else(|error| unreachable!("{name}: {error}"));
-        assert_eq!(blueprint.n_params(), count("total"), "{name}");
-        assert_eq!(
-            blueprint.n_non_embedding_at(&Sizes::new()),
-            count("without_embeddings"),
-            "{name}: without embeddings"
-        );
+        let spec = ModelSpec::from_config(&found, &registry()).unwrap_or_else(|error| unreachable!("{name}: {error}"));
+        assert_eq!(spec.n_params(), count("total"), "{name}");
+        assert_eq!(spec.n_non_embedding_at(&Sizes::new()), count("without_embeddings"), "{name}: without embeddings");
         println!("{name:28} {:>15} {:>15}", count("total"), count("without_embeddings"));
     }
     for family in absent {

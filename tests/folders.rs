@@ -9,7 +9,6 @@ use minitron::{
     add_demo_tokenizer, config, families, forward, load, max_difference, python, registry, root, some_ids, tiny_gpt2,
     tiny_llama, tiny_nemotron, with_context, with_demo_vocabulary, write_tiny,
 };
-use minitron_core::blueprint::{Blueprint, ModelFolder};
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::data::Tokenizer;
 use minitron_core::pipeline::{
@@ -17,6 +16,7 @@ use minitron_core::pipeline::{
     inspect, prune, score, train,
 };
 use minitron_core::plan::Count;
+use minitron_core::spec::{ModelFolder, ModelSpec};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 use tempfile::TempDir;
@@ -630,7 +630,7 @@ fn kinds_of_layers_that_are_not_computed_are_refused_by_name_in_every_family_tha
                 "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 96,
                 "max_position_embeddings": 64, "sliding_window": 8, "layer_types": list,
             });
-            let error = Blueprint::from_config(&config(&of).unwrap(), &registry()).unwrap_err().to_string();
+            let error = ModelSpec::from_config(&config(&of).unwrap(), &registry()).unwrap_err().to_string();
             assert!(error.contains("`layer_types`") && error.contains(says), "{model_type}: {error}");
         }
     }

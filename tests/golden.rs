@@ -7,7 +7,6 @@ use minitron::{
     axes, calibration, fixture, fixtures, forward, groups, load, max_difference, metric, minitron, random_weights,
     reads_no_file, registry, root, score, windows,
 };
-use minitron_core::blueprint::Blueprint;
 use minitron_core::calibrate::{Metric, Pass};
 use minitron_core::checkpoint::{Reader, TensorSource};
 use minitron_core::contract::{Document, LogitLoss, StateLoss, States};
@@ -15,6 +14,7 @@ use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::registry::{self, PluginSpec};
+use minitron_core::spec::ModelSpec;
 use minitron_core::train::{AdamW, AdamWSettings};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -86,8 +86,8 @@ fn scores_are_those_of_hooks_in_pytorch() {
         let ids_bt = expected.read("input_ids").unwrap();
         let ids = Vec::<i64>::try_from(&ids_bt.reshape([-1])).unwrap();
         let windows = windows(ids.iter().map(|&id| id as u32).collect(), ids_bt.size()[1] as usize).unwrap();
-        let mut pass = Pass::new(metrics().unwrap(), &groups(&folder.blueprint).unwrap(), 0).unwrap();
-        pass.run(&model, &calibration(&folder.blueprint, &windows, 2).unwrap()).unwrap();
+        let mut pass = Pass::new(metrics().unwrap(), &groups(&folder.spec).unwrap(), 0).unwrap();
+        pass.run(&model, &calibration(&folder.spec, &windows, 2).unwrap()).unwrap();
         let mut scores = pass.finish().unwrap().by_name;
         // Laws tie key/value heads to their queries (`laws/scoring.rs`) and say which pairs go first (`laws/pairs.rs`).
         scores.retain(|name, _| !name.contains("/kv_heads.") && !name.contains("/rope_pairs"));
@@ -115,7 +115,7 @@ fn scores_of_weights_gradients_and_ablations_are_those_of_pytorch() {
         let ids = Vec::<i64>::try_from(&ids_bt.reshape([-1])).unwrap();
         let windows = windows(ids.iter().map(|&id| id as u32).collect(), ids_bt.size()[1] as usize).unwrap();
         let specs = ["magnitude", "taylor", "perplexity"].map(|tag| metric(tag).unwrap());
-        let scores = score(&folder.checkpoint.tensors, &folder.blueprint, specs.into(), &windows, 1).unwrap();
+        let scores = score(&folder.checkpoint.tensors, &folder.spec, specs.into(), &windows, 1).unwrap();
         for name in wanted.names() {
             let wanted = wanted.read(&name).unwrap();
             let found = Tensor::from_slice(&scores.by_name[&name]);
@@ -244,9 +244,9 @@ fn five_steps_of_adamw_are_those_of_pytorch() {
         "model_type": "llama", "hidden_size": 3, "intermediate_size": 1, "num_hidden_layers": 1, "vocab_size": 4,
         "num_attention_heads": 1, "head_dim": 2, "max_position_embeddings": 4, "tie_word_embeddings": true
     });
-    let blueprint = Blueprint::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
+    let spec = ModelSpec::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
     let options = LoadOptions { trainable: true, ..LoadOptions::default() };
-    let model = Transformer::load(&random_weights(&blueprint, 0).unwrap(), &blueprint, options).unwrap();
+    let model = Transformer::load(&random_weights(&spec, 0).unwrap(), &spec, options).unwrap();
     let table = &model.parameters()[0];
     assert!(table.decays && table.tensor.size() == [4, 3]);
     tch::no_grad(|| table.tensor.detach().copy_(&fixture.read("parameter.0").unwrap()));
@@ -272,12 +272,12 @@ fn keeping_every_unit_of_a_fixture_gives_back_its_tensors_and_its_config() {
     for dir in fixtures() {
         let (folder, _) = load(&dir).unwrap();
         let source = &folder.checkpoint.tensors;
-        let space = Space::new(&folder.blueprint, &axes(&registry()).unwrap()).unwrap();
-        let plan = Plan::default().checked(&space, &folder.blueprint).unwrap();
-        let student = Student::new(source, &folder.blueprint, &plan, &registry()).unwrap();
+        let space = Space::new(&folder.spec, &axes(&registry()).unwrap()).unwrap();
+        let plan = Plan::default().checked(&space, &folder.spec).unwrap();
+        let student = Student::new(source, &folder.spec, &plan, &registry()).unwrap();
         assert_eq!(student.config.to_json().unwrap(), folder.checkpoint.config.to_json().unwrap(), "{}", name(&dir));
-        for spec in &folder.blueprint.tensors {
-            let tensor = spec.name();
+        for param in &folder.spec.params {
+            let tensor = param.name();
             assert_eq!(student.view.info(&tensor), source.info(&tensor), "{}: {tensor}", name(&dir));
             assert!(
                 student.view.read(&tensor).unwrap().equal(&source.read(&tensor).unwrap()),

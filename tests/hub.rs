@@ -9,10 +9,10 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use minitron::{registry, tiny_llama, write_tiny};
-use minitron_core::blueprint::Blueprint;
 use minitron_core::checkpoint::{Config, WriteOptions, write_model};
 use minitron_core::digest;
 use minitron_core::model::fresh_weights;
+use minitron_core::spec::ModelSpec;
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 use tempfile::TempDir;
@@ -319,7 +319,7 @@ fn a_hub_that_refuses_or_announces_nonsense_gives_no_model() {
 fn a_snapshot_that_lacks_a_shard_is_not_whole() {
     let hub = Hub::new();
     let config = Config::load(&hub.dir.path().join("model/config.json")).unwrap();
-    let weights = fresh_weights(&Blueprint::from_config(&config, &registry()).unwrap(), 1).unwrap();
+    let weights = fresh_weights(&ModelSpec::from_config(&config, &registry()).unwrap(), 1).unwrap();
     let sharded = hub.dir.path().join("sharded");
     fs::create_dir(&sharded).unwrap();
     let options = WriteOptions { max_shard_bytes: 30_000, ..WriteOptions::default() };

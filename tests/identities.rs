@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use minitron::{Heard, add_demo_tokenizer, registry, some_text, tiny_llama, with_context, write_tiny_with_tokenizer};
-use minitron_core::blueprint::ModelFolder;
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{Checkpoint, MemorySource, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
@@ -14,6 +13,7 @@ use minitron_core::pipeline::{
 };
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
+use minitron_core::spec::ModelFolder;
 use minitron_core::train::CacheType;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -134,7 +134,7 @@ impl Workspace {
         for name in opened.tensors.names() {
             source.insert(name.as_str(), &change(&name, opened.tensors.read(&name).unwrap())).unwrap();
         }
-        let n_rows = ModelFolder::open(&self.at(model), &registry()).unwrap().blueprint.options.vocab;
+        let n_rows = ModelFolder::open(&self.at(model), &registry()).unwrap().spec.options.vocab;
         let tables = source.names().into_iter().filter_map(|name| source.info(&name)).map(|info| info.shape[0]);
         config.set("vocab_size", tables.filter(|&rows| rows >= n_rows - 50).max().unwrap());
         fs::create_dir_all(self.at(copy)).unwrap();

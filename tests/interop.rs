@@ -7,7 +7,6 @@ use std::process::Command;
 use minitron::{
     fixture, fixtures, forward, load, max_difference, python, registry, root, shared, some_ids, with_context,
 };
-use minitron_core::blueprint::{HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes};
 use minitron_core::checkpoint::{
     Checkpoint, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
 };
@@ -19,6 +18,7 @@ use minitron_core::pipeline::{EvalOptions, PruneOptions, ScoreOptions, eval, pru
 use minitron_core::plan::Space;
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
+use minitron_core::spec::{HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes};
 use minitron_core::train::{Counts, Objective, Term};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -67,7 +67,7 @@ fn smaller_sizes(space: &Space) -> Sizes {
 /// Scores a model on random tokens and prunes all its axes.
 fn prune_everything(model: &Path, work: &Path) -> PathBuf {
     let (folder, _) = load(model).unwrap();
-    let options = &folder.blueprint.options;
+    let options = &folder.spec.options;
     let ids = some_ids(4, 12, options.vocab as i64, 5).unwrap();
     let tokens = work.join("ids.bin");
     let ids: Vec<i64> = Vec::try_from(ids.view([-1])).unwrap();
@@ -82,7 +82,7 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
     with_context(false, |context| {
         let scores = work.join("scores.safetensors");
         score(context, &scoring, &scores).unwrap();
-        let sizes = smaller_sizes(&Space::new(&folder.blueprint, &context.axes(&[]).unwrap()).unwrap());
+        let sizes = smaller_sizes(&Space::new(&folder.spec, &context.axes(&[]).unwrap()).unwrap());
         let n_axes = 4 + [KV_HEADS, ROPE_PAIRS].iter().filter(|kind| sizes.contains_key(**kind)).count();
         assert_eq!(sizes.len(), n_axes, "{sizes:?}");
         let pruning = PruneOptions {
@@ -99,10 +99,10 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
         prune(context, &pruning, &out, false).unwrap();
     });
     let pruned = Checkpoint::open(&out).unwrap();
-    for spec in &load(&out).unwrap().0.blueprint.tensors {
+    for param in &load(&out).unwrap().0.spec.params {
         // A student's layers are renamed, its types are not changed.
-        let (was, is) = (folder.checkpoint.tensors.info(&spec.name()), pruned.tensors.info(&spec.name()));
-        assert_eq!(was.unwrap().dtype, is.unwrap().dtype, "{}: {}", model.display(), spec.name());
+        let (was, is) = (folder.checkpoint.tensors.info(&param.name()), pruned.tensors.info(&param.name()));
+        assert_eq!(was.unwrap().dtype, is.unwrap().dtype, "{}: {}", model.display(), param.name());
     }
     out
 }
@@ -139,7 +139,7 @@ const N_FILLED: i64 = 7;
 
 impl Comparison {
     fn new(model: PathBuf, work: &Path, name: &str) -> Self {
-        let options = load(&model).unwrap().0.blueprint.options;
+        let options = load(&model).unwrap().0.spec.options;
         let mut source = MemorySource::default();
         let n_tokens = options.max_positions.min(24) as i64;
         source.insert("input_ids", &some_ids(2, n_tokens, options.vocab as i64, 7).unwrap()).unwrap();
@@ -184,7 +184,7 @@ struct Gradient {
 impl Gradient {
     fn new(name: &str, work: &Path) -> Self {
         let model = fixture(name);
-        let vocab = load(&model).unwrap().0.blueprint.options.vocab as i64;
+        let vocab = load(&model).unwrap().0.spec.options.vocab as i64;
         let tokens: Vec<u32> = Vec::<i64>::try_from(some_ids(1, 33, vocab, 9).unwrap().view([-1]))
             .unwrap()
             .iter()
@@ -215,7 +215,7 @@ impl Gradient {
     fn difference(&self) -> f64 {
         let folder = load(&self.model).unwrap().0;
         let options = LoadOptions { trainable: true, ..LoadOptions::default() };
-        let model = Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, options).unwrap();
+        let model = Transformer::load(&folder.checkpoint.tensors, &folder.spec, options).unwrap();
         let loss = registry().build::<dyn LogitLoss>(&PluginSpec::bare("cross_entropy")).unwrap();
         let terms = vec![Term { label: "cross_entropy".into(), weight: 1.0, loss: loss.into() }];
         let objective = Objective { terms, ..Objective::default() };
@@ -313,7 +313,7 @@ impl Ended {
     /// One folder for each way to state them; the ids are those that the model comes by.
     fn all(work: &Path) -> Vec<Ended> {
         let (_, model) = load(&fixture("llama_untied")).unwrap();
-        let prompt = some_ids(1, 6, model.blueprint.options.vocab as i64, 3).unwrap();
+        let prompt = some_ids(1, 6, model.spec.options.vocab as i64, 3).unwrap();
         let ids: Vec<i64> = Vec::try_from(prompt.view([-1])).unwrap();
         let prompt_ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
         let sampling = Sampling { max_new_tokens: N_NEW as usize, ..Sampling::default() };
@@ -346,7 +346,7 @@ impl Ended {
 
     fn check(&self) {
         let (folder, model) = load(&self.model).unwrap();
-        let vocab = folder.blueprint.options.vocab;
+        let vocab = folder.spec.options.vocab;
         let tokenizer = Tokenizer::load(&self.model, &folder.checkpoint.config, vocab, true).unwrap();
         let ids = Reader::open_file(&self.ids).unwrap().read("input_ids").unwrap();
         let prompt: Vec<u32> = Vec::<i64>::try_from(ids.view([-1])).unwrap().iter().map(|&id| id as u32).collect();
@@ -433,7 +433,7 @@ fn sentence_embeddings_and_their_neighbours_are_those_of_transformers() {
     let expected = Reader::open_file(&out).unwrap();
 
     let (folder, model) = load(&model_dir).unwrap();
-    let options = &folder.blueprint.options;
+    let options = &folder.spec.options;
     let tokenizer = Tokenizer::load(&model_dir, &folder.checkpoint.config, options.vocab, options.causal).unwrap();
     let (cls, sep) = tokenizer.brackets.unwrap();
     for (name, path) in [("items", &items), ("reference", &others)] {

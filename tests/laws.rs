@@ -43,46 +43,46 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use minitron::{config, random_weights, registry};
-use minitron_core::blueprint::Blueprint;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::data::{Feed, Task, Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::random::SplitMix;
+use minitron_core::spec::ModelSpec;
 use minitron_core::train::{Learner, Loaded, Objective, Saving, TrainSettings, Trainer};
 use serde_json::Value;
 use tch::Tensor;
 
 /// A model in memory.
 struct Model {
-    blueprint: Blueprint,
+    spec: ModelSpec,
     source: MemorySource,
 }
 
 impl Model {
     fn new(value: &Value, seed: u64) -> Result<Self> {
-        let blueprint = Blueprint::from_config(&config(value)?, &registry())?;
-        let source = random_weights(&blueprint, seed)?;
-        Ok(Model { blueprint, source })
+        let spec = ModelSpec::from_config(&config(value)?, &registry())?;
+        let source = random_weights(&spec, seed)?;
+        Ok(Model { spec, source })
     }
 
     fn family(&self) -> &str {
-        &self.blueprint.architecture
+        &self.spec.architecture
     }
 
     fn load(&self) -> Result<Transformer> {
-        load(&self.source, &self.blueprint)
+        load(&self.source, &self.spec)
     }
 
     fn trainable(&self) -> Result<Transformer> {
         let options = LoadOptions { trainable: true, ..LoadOptions::default() };
-        Transformer::load(&self.source, &self.blueprint, options)
+        Transformer::load(&self.source, &self.spec, options)
     }
 }
 
-fn load(source: &dyn TensorSource, blueprint: &Blueprint) -> Result<Transformer> {
-    Transformer::load(source, blueprint, LoadOptions::default())
+fn load(source: &dyn TensorSource, spec: &ModelSpec) -> Result<Transformer> {
+    Transformer::load(source, spec, LoadOptions::default())
 }
 
 /// Documents of so many random ids each, one a window, between brackets where there are some.

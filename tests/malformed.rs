@@ -7,7 +7,6 @@ use minitron::{
     add_demo_tokenizer, tiny_gpt2, tiny_llama, with_context, with_demo_vocabulary, write_tiny,
     write_tiny_with_tokenizer,
 };
-use minitron_core::blueprint::ModelFolder;
 use minitron_core::checkpoint::{
     Checkpoint, Config, MemorySource, OutputDir, Reader, TensorSource, WriteOptions, write_model, write_tensors,
 };
@@ -18,6 +17,7 @@ use minitron_core::pipeline::{
 };
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
+use minitron_core::spec::ModelFolder;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tch::Tensor;
@@ -869,7 +869,7 @@ fn outputs_that_exist_are_kept_unless_forced() {
     with_context(true, |context| prune(context, &options, &out, false)).unwrap();
     assert!(open(&out).is_ok() && !out.join("mine").exists());
     with_context(true, |context| train(context, &desk.train_options(), &out, false)).unwrap();
-    assert_eq!(open(&out).unwrap().blueprint.size("mlp"), 48);
+    assert_eq!(open(&out).unwrap().spec.size("mlp"), 48);
     with_context(true, |context| score(context, &desk.score_options(), &scores)).unwrap();
 }
 
@@ -940,7 +940,7 @@ fn what_a_killed_writer_leaves_is_not_taken_for_a_model_and_is_replaced_later() 
     assert!(error.contains("no such model folder"), "{error}");
     let options = PruneOptions { mlp: Some(24), ..desk.prune_options() };
     with_context(false, |context| prune(context, &options, &desk.at("out"), false)).unwrap();
-    assert_eq!(open(&desk.at("out")).unwrap().blueprint.size("mlp"), 24);
+    assert_eq!(open(&desk.at("out")).unwrap().spec.size("mlp"), 24);
     assert!(!part.exists());
 }
 
@@ -1012,7 +1012,7 @@ fn settings_that_cannot_be_meant_are_refused() {
 /// Opens, checks and loads whatever lies there; an error is fine, a panic is not.
 fn open_and_load(dir: &Path) {
     if let Ok(folder) = open(dir) {
-        let _ = Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, LoadOptions::default());
+        let _ = Transformer::load(&folder.checkpoint.tensors, &folder.spec, LoadOptions::default());
     }
 }
 
@@ -1053,7 +1053,7 @@ proptest! {
             let keys: Vec<String> = config.as_object().unwrap().keys().cloned().collect();
             config[keys[at % keys.len()].as_str()] = number.clone();
             let config = Config::from_value(Path::new("config.json"), config).unwrap();
-            let _ = minitron_core::blueprint::Blueprint::from_config(&config, &minitron::registry());
+            let _ = minitron_core::spec::ModelSpec::from_config(&config, &minitron::registry());
         }
     }
 }

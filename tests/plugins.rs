@@ -8,12 +8,12 @@ use minitron::{
     add_demo_tokenizer, binary, minitron, python, registry, root, some_ids, tiny_llama, with_context,
     with_demo_vocabulary, write_tiny,
 };
-use minitron_core::blueprint::ModelFolder;
 use minitron_core::calibrate::Scores;
 use minitron_core::contract::{LogitLoss, StateLoss, States};
 use minitron_core::model::{Cache, LoadOptions, NoTap, Transformer};
 use minitron_core::pipeline::{ScoreOptions, score};
 use minitron_core::registry::{Handshake, Kind, Registry};
+use minitron_core::spec::ModelFolder;
 use tch::Tensor;
 use tempfile::TempDir;
 
@@ -428,8 +428,8 @@ fn a_family_of_a_library_is_transformers_own_whole_and_pruned() {
         run(&["logits", &at(name), &at("ids.npy"), &at("logits.npy")]);
         let theirs = tch::Tensor::read_npy(at("logits.npy")).unwrap();
         let folder = ModelFolder::open(Path::new(&at(name)), &registry).unwrap();
-        assert_eq!(folder.blueprint.architecture, "glm4");
-        let model = Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, LoadOptions::default()).unwrap();
+        assert_eq!(folder.spec.architecture, "glm4");
+        let model = Transformer::load(&folder.checkpoint.tensors, &folder.spec, LoadOptions::default()).unwrap();
         // All at once, and behind the states of earlier tokens.
         for pieces in [vec![(0, 20)], vec![(0, 9), (9, 1), (10, 10)]] {
             let mut cache = Cache::new(&model);

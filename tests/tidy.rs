@@ -190,7 +190,7 @@ fn tensor_names_stand_in_architectures_alone() {
         // The table writes `{name}.weight`; the name itself comes from the architecture.
         !source.is_in("minitron-plugins/src/architectures/")
             && !source.is_in("minitron-core/src/architectures/")
-            && source.path != "minitron-core/src/blueprint/table.rs"
+            && source.path != "minitron-core/src/spec/table.rs"
     };
     let all = of_all_crates();
     let objections = all.iter().filter(elsewhere).flat_map(|s| s.objections(|line| literals(line).any(is_name)));
@@ -229,7 +229,7 @@ fn one_function_slices_weights() {
         // A source in memory gives out rows, as one on disk does.
         source.is_in("minitron-core/src/checkpoint/") && source.stem() != "source"
             || source.is_in("minitron-core/src/prune/")
-            || source.is_in("minitron-core/src/blueprint/")
+            || source.is_in("minitron-core/src/spec/")
     });
     assert_none(readers.flat_map(|source| source.objections(narrows)), "weights are sliced elsewhere");
 }
@@ -426,7 +426,7 @@ fn rooms_look_left() {
         "digest",
         "memory",
         "checkpoint",
-        "blueprint",
+        "spec",
         "model",
         "mixers",
         "architectures",

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use minitron::{config, forward, registry, some_windows};
-use minitron_core::blueprint::{At, Blueprint, Cost, Evidence, MLP, PruneGroup, Role, Sizes, Slot, fixed};
 use minitron_core::calibrate::{Observation, SequenceStat, Site};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::{
@@ -24,6 +23,7 @@ use minitron_core::model::{Context, Linear, LoadOptions, MixerState, PartWeights
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
+use minitron_core::spec::{At, Cost, Evidence, MLP, ModelSpec, PruneGroup, Role, Sizes, Slot, fixed};
 use minitron_plugins::laws::{self, UNTRIED};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -76,26 +76,26 @@ impl Architecture for BadFamily {
         self.has("greedy") || config.model_type().is_ok_and(|found| found == "bad_family")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let mut config = evidence.config.clone();
         config.set("model_type", "llama");
         let llama = registry().build::<dyn Architecture>(&PluginSpec::bare("llama"))?;
-        let mut blueprint = llama.blueprint(&Evidence::config_alone(&config))?;
-        blueprint.config = evidence.config.clone();
-        blueprint.architecture = if self.has("name") { "llama" } else { "bad_family" }.into();
+        let mut spec = llama.spec(&Evidence::config_alone(&config))?;
+        spec.config = evidence.config.clone();
+        spec.architecture = if self.has("name") { "llama" } else { "bad_family" }.into();
         if self.has("fickle") {
-            blueprint.options.initializer_range += calls() as f64;
+            spec.options.initializer_range += calls() as f64;
         }
-        for tensor in blueprint.tensors.iter_mut().filter(|tensor| tensor.role == Role::DOWN && self.has("sides")) {
+        for tensor in spec.params.iter_mut().filter(|tensor| tensor.role == Role::DOWN && self.has("sides")) {
             tensor.sides[1] = fixed(48);
         }
-        for dim in blueprint.dims.values_mut().filter(|dim| dim.name.starts_with(MLP) && self.has("key")) {
+        for dim in spec.dims.values_mut().filter(|dim| dim.name.starts_with(MLP) && self.has("key")) {
             dim.config_keys = vec!["ffn_size".into()];
         }
-        for part in blueprint.layers.iter_mut().flat_map(|layer| layer.0.last_mut()) {
+        for part in spec.layers.iter_mut().flat_map(|layer| layer.0.last_mut()) {
             part.mixer = Arc::new(BadMixer(self.fault.clone()));
         }
-        Ok(blueprint)
+        Ok(spec)
     }
 }
 
@@ -174,8 +174,8 @@ impl RunMixer for RunBadMixer {
 
 #[typetag::serde(name = "bad_axis")]
 impl Axis for BadAxis {
-    fn groups(&self, blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
-        let mut groups = PruneGroup::of_kind(blueprint, MLP);
+    fn groups(&self, spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
+        let mut groups = PruneGroup::of_kind(spec, MLP);
         match self.fault.as_str() {
             "twice" => groups.extend(groups.clone()),
             "short" => groups.iter_mut().for_each(|group| group.n_units -= 1),
@@ -241,9 +241,9 @@ impl Scorer for BadScorer {
 
 #[typetag::serde(name = "bad_allocator")]
 impl Allocator for BadAllocator {
-    fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>> {
+    fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>> {
         let size = if self.has("fickle") && calls().is_multiple_of(2) { 16 } else { 24 };
-        let mut plan = space.plan(&Sizes::from([(MLP.to_owned(), size)]), rankings, blueprint)?;
+        let mut plan = space.plan(&Sizes::from([(MLP.to_owned(), size)]), rankings, spec)?;
         match self.fault.as_str() {
             "none" => return Ok(Vec::new()),
             "illegal" => plan.kept.values_mut().for_each(|kept| kept.truncate(5)),
@@ -301,7 +301,7 @@ impl LogitLoss for BadLoss {
 
 #[typetag::serde(name = "bad_states")]
 impl StateLoss for BadStates {
-    fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>> {
+    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         let last = SitePair { student: Site::Last, teacher: Site::Last };
         let deep = SitePair { student: Site::LayerInput(teacher.n_layers() - 1), ..last };
         let _ = student;
@@ -419,8 +419,8 @@ const FAULTS: [Faults; 9] = [
         "bad_family",
         &[
             ("greedy", "it recognises a config of `bert`"),
-            ("name", "its blueprint is called `llama`"),
-            ("fickle", "asked twice, it gives two blueprints"),
+            ("name", "its spec is called `llama`"),
+            ("fickle", "asked twice, it gives two specs"),
             ("sides", "`mlp.0` in another order changes the outputs"),
             ("key", "a student with "),
             ("ports", "it panicked: at its ports"),
@@ -588,7 +588,7 @@ fn what_panics_while_shown_or_dropped_unwinds_no_further_than_its_guard() {
     assert_eq!(format!("{brittle:?}"), "<its Debug panicked: shown>");
     assert_eq!(format!("{brittle:#?}"), "<its Debug panicked: shown>");
     let llama = laws::Sample::new(&registry, &laws::sample_config("llama"), 1).unwrap();
-    let group = PruneGroup::of_kind(&llama.blueprint, MLP).remove(0);
+    let group = PruneGroup::of_kind(&llama.spec, MLP).remove(0);
     let scorer = brittle.scorer(&group).unwrap();
     assert!(format!("{scorer:?}").contains("<its Debug panicked: shown>"));
     drop(scorer);
@@ -603,20 +603,20 @@ fn a_mixer_of_a_library_is_guarded_wherever_it_is_asked_and_a_built_in_one_is_le
     let registry = opened();
     let described = |tag: &str, fault: &'static str| {
         FAULT.set(fault);
-        let found = Blueprint::from_config(&config(&laws::sample_config(tag)).unwrap(), &registry);
+        let found = ModelSpec::from_config(&config(&laws::sample_config(tag)).unwrap(), &registry);
         FAULT.set("");
         found.unwrap()
     };
-    let model = |blueprint: &Blueprint| {
-        let source = laws::random_weights(blueprint, 1).unwrap();
-        Transformer::load(&source, blueprint, LoadOptions::default())
+    let model = |spec: &ModelSpec| {
+        let source = laws::random_weights(spec, 1).unwrap();
+        Transformer::load(&source, spec, LoadOptions::default())
     };
     let (own, llama) = (described("bad_family", ""), described("llama", ""));
     let ids_bt = Tensor::from_slice(&[3i64, 4, 5, 6]).view([1, 4]);
-    let [one, two] = [&own, &llama].map(|blueprint| forward(&model(blueprint).unwrap(), &ids_bt).unwrap());
+    let [one, two] = [&own, &llama].map(|spec| forward(&model(spec).unwrap(), &ids_bt).unwrap());
     assert!(one.equal(&two), "the same weights, and the same MLP");
     assert_eq!(own.n_params(), llama.n_params());
-    let mixers = |blueprint: &Blueprint| format!("{:?}", blueprint.layers[0].0[1].mixer);
+    let mixers = |spec: &ModelSpec| format!("{:?}", spec.layers[0].0[1].mixer);
     assert_eq!(mixers(&own), "BadMixer(\"\")");
     assert!(mixers(&llama).starts_with("Mlp {"), "{}", mixers(&llama));
 
@@ -635,7 +635,7 @@ fn a_measurement_that_is_no_number_is_the_evaluators_error_with_its_key_and_valu
     let registry = opened();
     let spec = PluginSpec::bare("bad_measure").with("fault", "infinite");
     let model = laws::Sample::new(&registry, &laws::sample_config("llama"), 1).unwrap();
-    let model = Transformer::load(&model.source, &model.blueprint, LoadOptions::default()).unwrap();
+    let model = Transformer::load(&model.source, &model.spec, LoadOptions::default()).unwrap();
     let windows = some_windows(2, 8, 61, 1).unwrap();
     let subject = Subject {
         model: &model,

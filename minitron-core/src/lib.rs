@@ -6,8 +6,8 @@
 //! |---|---|
 //! | [`error`] | errors by blame |
 //! | [`checkpoint`] | model folders in and out, [`TensorSource`](checkpoint::TensorSource) |
-//! | [`blueprint`] | a family's description of one model: dims, tensors, layers, sites |
-//! | [`model`] | the transformer built from a blueprint, with taps |
+//! | [`spec`] | a family's description of one model: dims, tensors, layers, sites |
+//! | [`model`] | the transformer built from a spec, with taps |
 //! | [`mixers`] | what layers are made of: attention, MLP, one file a kind |
 //! | [`architectures`] | presets for families |
 //! | [`chat`] | conversations as text by the model's own template, and what the assistant said |
@@ -25,7 +25,6 @@
 //! | [`registry`] | one lookup for all plugins |
 
 pub mod architectures;
-pub mod blueprint;
 pub mod calibrate;
 pub mod chat;
 pub mod checkpoint;
@@ -47,6 +46,7 @@ pub mod random;
 pub mod registry;
 pub mod report;
 pub mod search;
+pub mod spec;
 pub mod train;
 
 // For `plugin!` in crates that depend on this one alone.

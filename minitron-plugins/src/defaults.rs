@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use minitron_core::blueprint::Blueprint;
 use minitron_core::error::Result;
 use minitron_core::pipeline::{Defaults, Wanted};
 use minitron_core::registry::PluginSpec;
+use minitron_core::spec::ModelSpec;
 
 use crate::evaluators::tag_of_task;
 
@@ -44,12 +44,12 @@ impl Defaults for BuiltIn {
         }
     }
 
-    fn evaluators(&self, blueprint: &Blueprint, has_teacher: bool) -> Vec<PluginSpec> {
+    fn evaluators(&self, spec: &ModelSpec, has_teacher: bool) -> Vec<PluginSpec> {
         let mut specs = Vec::new();
-        if blueprint.options.head.is_some() {
+        if spec.options.head.is_some() {
             specs.push(PluginSpec::bare("perplexity"));
         }
-        if !blueprint.options.causal && has_teacher {
+        if !spec.options.causal && has_teacher {
             specs.push(PluginSpec::bare("hidden_cosine"));
         }
         specs

@@ -4,7 +4,6 @@ use std::fs;
 use std::mem::size_of;
 use std::path::Path;
 
-use minitron_core::blueprint::{Blueprint, Evidence, ModelFolder};
 use minitron_core::calibrate::Scores;
 use minitron_core::chat::{ChatTemplate, Conversation, Example, Form, Moment, Rendered};
 use minitron_core::checkpoint::{Config, MemorySource, Reader, TensorSource};
@@ -18,6 +17,7 @@ use minitron_core::prune::Student;
 use minitron_core::registry::{Handshake, Kind, Opening, PluginSpec, Registry};
 use minitron_core::report;
 use minitron_core::search::Predicate;
+use minitron_core::spec::{Evidence, ModelFolder, ModelSpec};
 use minitron_core::train::{AdamW, AdamWSettings, CacheHeader, CacheType, TeacherCache, saved_cursor};
 use serde_json::{Value, json};
 
@@ -91,7 +91,7 @@ pub fn model(bytes: &[u8]) {
         let folder = answer(with_registry(|registry| ModelFolder::open(&dir, registry)));
         if let Some(folder) = folder {
             assert!(folder.n_bytes() <= bytes.len() as u64);
-            answer(Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, LoadOptions::default()));
+            answer(Transformer::load(&folder.checkpoint.tensors, &folder.spec, LoadOptions::default()));
         }
     });
 }
@@ -112,19 +112,19 @@ pub fn config(bytes: &[u8]) {
     within(bytes.len(), 4 * MIB, || {
         let Some(config) = answer(Config::load(&path)) else { return };
         with_registry(|registry| {
-            let Some(blueprint) = answer(Blueprint::from_config(&config, registry)) else { return };
-            let sizes = blueprint.sizes();
-            assert_eq!(blueprint.n_params(), blueprint.n_params_at(&sizes));
-            assert!(blueprint.n_non_embedding_at(&sizes) <= blueprint.n_params());
-            blueprint.kv_cache_bytes_at(&sizes, 4096, 8);
-            if let Some(space) = answer(Space::new(&blueprint, &axes(registry))) {
+            let Some(spec) = answer(ModelSpec::from_config(&config, registry)) else { return };
+            let sizes = spec.sizes();
+            assert_eq!(spec.n_params(), spec.n_params_at(&sizes));
+            assert!(spec.n_non_embedding_at(&sizes) <= spec.n_params());
+            spec.kv_cache_bytes_at(&sizes, 4096, 8);
+            if let Some(space) = answer(Space::new(&spec, &axes(registry))) {
                 answer(space.complete(&sizes));
             }
             answer(config.to_json());
         });
         answer(with_registry(|registry| {
             let none = MemorySource::default();
-            registry.architecture_for(&config)?.blueprint(&Evidence::of(&config, &none))
+            registry.architecture_for(&config)?.spec(&Evidence::of(&config, &none))
         }));
     });
 }
@@ -136,7 +136,7 @@ fn axes(registry: &Registry) -> Vec<Box<dyn Axis>> {
 
 /// A model that plans and scores are for.
 struct Source {
-    blueprint: Blueprint,
+    spec: ModelSpec,
     space: Space,
     weights: MemorySource,
 }
@@ -156,10 +156,10 @@ fn source(registry: &Registry) -> Result<Source> {
         "max_position_embeddings": 8
     });
     let config = Config::from_value(Path::new("config.json"), value)?;
-    let blueprint = Blueprint::from_config(&config, registry)?;
-    let space = Space::new(&blueprint, &axes(registry))?;
-    let weights = fresh_weights(&blueprint, 0)?;
-    Ok(Source { blueprint, space, weights })
+    let spec = ModelSpec::from_config(&config, registry)?;
+    let space = Space::new(&spec, &axes(registry))?;
+    let weights = fresh_weights(&spec, 0)?;
+    Ok(Source { spec, space, weights })
 }
 
 /// plan.json, up to the student that it makes.
@@ -168,12 +168,12 @@ pub fn plan(bytes: &[u8]) {
     with_source(|source, registry| {
         within(bytes.len(), MIB, || {
             let Some(plan) = answer(Plan::load(&path)) else { return };
-            let Some(plan) = answer(plan.checked(&source.space, &source.blueprint)) else { return };
-            let student = answer(Student::new(&source.weights, &source.blueprint, &plan, registry));
+            let Some(plan) = answer(plan.checked(&source.space, &source.spec)) else { return };
+            let student = answer(Student::new(&source.weights, &source.spec, &plan, registry));
             if let Some(student) = student {
                 student.view.names().iter().for_each(|name| drop(answer(student.view.read(name))));
             }
-            let twice = plan.compose(&plan, &source.blueprint);
+            let twice = plan.compose(&plan, &source.spec);
             assert!(twice.kept.values().flatten().all(|&unit| unit < 16));
         });
     });
@@ -186,12 +186,12 @@ pub fn scores(bytes: &[u8]) {
         within(bytes.len(), MIB, || {
             let Some(scores) = answer(Scores::load(&path)) else { return };
             assert!(scores.by_name.values().flatten().all(|score| score.is_finite()));
-            let groups = axes(registry).into_iter().filter_map(|axis| answer(axis.groups(&source.blueprint))).flatten();
+            let groups = axes(registry).into_iter().filter_map(|axis| answer(axis.groups(&source.spec))).flatten();
             let groups: Vec<_> = groups.collect();
             let Some(rankings) = answer(Rankings::new(&scores, &groups, &Default::default())) else { return };
             let sizes = [("mlp".to_owned(), 8), ("heads".to_owned(), 2)].into();
-            let Some(plan) = answer(source.space.plan(&sizes, &rankings, &source.blueprint)) else { return };
-            answer(plan.explain(&rankings, &source.blueprint, Some(4)));
+            let Some(plan) = answer(source.space.plan(&sizes, &rankings, &source.spec)) else { return };
+            answer(plan.explain(&rankings, &source.spec, Some(4)));
         });
     });
 }
@@ -444,9 +444,9 @@ fn feed() -> Result<Feed> {
 
 /// Of a model of a few numbers.
 pub fn optimizer() -> Result<AdamW> {
-    let blueprint = with_registry(|registry| Blueprint::from_config(&dwarf()?, registry))?;
+    let spec = with_registry(|registry| ModelSpec::from_config(&dwarf()?, registry))?;
     let options = LoadOptions { trainable: true, ..LoadOptions::default() };
-    let model = Transformer::load(&fresh_weights(&blueprint, 0)?, &blueprint, options)?;
+    let model = Transformer::load(&fresh_weights(&spec, 0)?, &spec, options)?;
     AdamW::new(model.parameters(), AdamWSettings::default())
 }
 

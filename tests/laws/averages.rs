@@ -91,7 +91,7 @@ impl Case {
             }
             let start = LiftStart { device: Device::Cpu, kind: self.kind, kept_hidden: None, seed: 3 };
             let loss = registry.build::<dyn StateLoss>(spec).unwrap();
-            let (ours, theirs) = (&student.blueprint, &teacher.blueprint);
+            let (ours, theirs) = (&student.spec, &teacher.spec);
             let term = StateTerm::new(spec.tag.clone(), *weight, loss, ours, theirs, start).unwrap();
             objective.states.push(term);
         }
@@ -100,7 +100,7 @@ impl Case {
 
     fn load(&self, model: &Model, trainable: bool) -> Transformer {
         let options = LoadOptions { kind: self.kind, trainable, ..LoadOptions::default() };
-        Transformer::load(&model.source, &model.blueprint, options).unwrap()
+        Transformer::load(&model.source, &model.spec, options).unwrap()
     }
 
     /// Trains with a split; what the learners came to, and a corrected teacher.
@@ -115,13 +115,13 @@ impl Case {
             Held::Memory | Held::Corrected => Box::new(Loaded(&loaded)),
             Held::Streamed => {
                 let options = LoadOptions { kind: self.kind, ..LoadOptions::default() };
-                Box::new(Streamed::new(&teacher_model.source, &teacher_model.blueprint, options))
+                Box::new(Streamed::new(&teacher_model.source, &teacher_model.spec, options))
             }
             Held::Cache => {
                 let header = CacheHeader::new("a teacher".into(), "float".into(), 61, 8, CacheType::F16);
                 let opened = TeacherCache::open(cache, header).unwrap();
                 let load = || Ok(Box::new(Loaded(teacher_model.load()?)) as Box<dyn Teacher>);
-                Box::new(Remembered::new(&teacher_model.blueprint, self.kind, opened, Box::new(load), &Silent))
+                Box::new(Remembered::new(&teacher_model.spec, self.kind, opened, Box::new(load), &Silent))
             }
         };
         let dirs: Vec<_> = models.iter().map(|_| tempfile::tempdir().unwrap()).collect();
@@ -143,7 +143,7 @@ impl Case {
             },
             ..TrainSettings::default()
         };
-        let task = Task::of_model(&models[0].blueprint.options, Some(MASK), 5).unwrap();
+        let task = Task::of_model(&models[0].spec.options, Some(MASK), 5).unwrap();
         let correction = Correction { model: &loaded, objective: &by_labels, rate: 0.5 };
         let (feed, interrupt) = (RefCell::new(feed), Interrupt::default());
         let trainer = Trainer {

@@ -7,10 +7,10 @@ use minitron::{
     add_demo_tokenizer, config, metric, random_weights, registry, score, tiny_gpt2, tiny_llama, tiny_nemotron,
     with_demo_vocabulary,
 };
-use minitron_core::blueprint::Blueprint;
 use minitron_core::data::{Attend, DataSpec, LossMask, Pack, Targets, Task, TextOptions, Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, NoTap, Transformer};
+use minitron_core::spec::ModelSpec;
 use minitron_core::train::{Loaded, Streamed, Teacher};
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
@@ -278,7 +278,7 @@ fn documents_in_one_window_are_as_if_each_had_it_alone() {
         let ((found, found_labels), (expected, labels)) = (rows(&model, &together), rows(&model, &alone));
         assert!(found_labels.equal(&labels));
         let difference = relative(&found, &expected);
-        assert!(difference <= REORDERED, "{}: {difference}", model.blueprint.architecture);
+        assert!(difference <= REORDERED, "{}: {difference}", model.spec.architecture);
     }
     // Where attention crosses documents, it shows.
     workspace.text = TextOptions { pack: Pack::Whole, ..TextOptions::default() };
@@ -295,12 +295,12 @@ fn scores_of_documents_in_one_window_are_those_of_each_alone() {
     // Equally long ones, so that a mean over a window's tokens is one over its documents.
     let path = documents(&workspace, &[8; 8]);
     for config in causal_families() {
-        let blueprint = Blueprint::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
-        let source = random_weights(&blueprint, 91).unwrap();
+        let spec = ModelSpec::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
+        let source = random_weights(&spec, 91).unwrap();
         let scores = |workspace: &Workspace| {
             let windows = workspace.windows(&path).unwrap();
             let metrics = vec![metric("activation:batch=mean,seq=mean").unwrap(), metric("perplexity").unwrap()];
-            score(&source, &blueprint, metrics, &windows, 2).unwrap()
+            score(&source, &spec, metrics, &windows, 2).unwrap()
         };
         workspace.text.pack = Pack::Whole;
         let together = scores(&workspace);
@@ -308,7 +308,7 @@ fn scores_of_documents_in_one_window_are_those_of_each_alone() {
         let alone = scores(&workspace);
         for (name, found) in &together.by_name {
             let difference = super::relative_scores(found, &alone.by_name[name]);
-            assert!(difference <= 10.0 * REORDERED, "{} {name}: {difference}", blueprint.architecture);
+            assert!(difference <= 10.0 * REORDERED, "{} {name}: {difference}", spec.architecture);
         }
     }
 }
@@ -326,7 +326,7 @@ fn a_streamed_teacher_sees_documents_apart_too() {
             lesson.logits(0, targets.n_rows(), &Tensor::new()).unwrap()
         };
         let in_memory = logits(&mut Loaded(model.load().unwrap()));
-        let streamed = logits(&mut Streamed::new(&model.source, &model.blueprint, LoadOptions::default()));
+        let streamed = logits(&mut Streamed::new(&model.source, &model.spec, LoadOptions::default()));
         assert!(in_memory.equal(&streamed), "{}", model.family());
     }
 }

@@ -234,7 +234,7 @@ fn later_windows_beyond_a_models_positions_are_refused_when_they_come() {
     desk.block_tokens = 8;
     desk.add(None, "", 0, &[4, 4, 4, 40]);
     let mut feed = desk.open(None).unwrap();
-    let options = minitron_core::blueprint::Blueprint::from_config(
+    let options = minitron_core::spec::ModelSpec::from_config(
         &config(&{
             let mut value = minitron::tiny_llama();
             value["max_position_embeddings"] = json!(16);

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use minitron::{families, tiny_bert};
-use minitron_core::blueprint::Blueprint;
 use minitron_core::contract::{SitePair, StateLoss, States};
 use minitron_core::data::{Feed, Targets, Task, Windows, fill};
 use minitron_core::error::Result;
 use minitron_core::evaluate::{Pooling, sentence_embeddings};
 use minitron_core::model::{Input, LoadOptions, NoTap, Port, Site, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
+use minitron_core::spec::ModelSpec;
 use minitron_core::train::{
     Counts, LiftStart, Loaded, Objective, StateTerm, Streamed, Teacher, TrainSettings, Trainer, Weight,
 };
@@ -75,7 +75,7 @@ fn filling_is_not_seen_in_half_precision_either() {
     let windows = documents(&[4, 23], 2);
     let model = Model::new(&tiny_bert(), 61).unwrap();
     let options = LoadOptions { kind: Kind::BFloat16, ..LoadOptions::default() };
-    let half = Transformer::load(&model.source, &model.blueprint, options).unwrap();
+    let half = Transformer::load(&model.source, &model.spec, options).unwrap();
     let together = Task::States.batch(&windows, &[0, 1], Device::Cpu).unwrap();
     let alone = Task::States.batch(&windows, &[0], Device::Cpu).unwrap();
     let exact = |x: Tensor| x.to_kind(Kind::Float);
@@ -121,9 +121,9 @@ fn a_batch_for_states_is_the_text_itself_and_predicts_nothing() {
     assert!(targets.ids_bt.equal(&windows.batch([0, 1], Device::Cpu).unwrap()));
     assert_eq!(targets.n_rows(), 0);
     assert_eq!(targets.rows(&Tensor::zeros([2, 9, 5], (Kind::Float, Device::Cpu))).unwrap().size(), [0, 5]);
-    let blueprint = |value: &Value| Model::new(value, 0).unwrap().blueprint;
-    assert_eq!(Task::of_model(&blueprint(&headless()).options, None, 1).unwrap(), Task::States);
-    let masked = Task::of_model(&blueprint(&tiny_bert()).options, Some(MASK), 1).unwrap();
+    let spec = |value: &Value| Model::new(value, 0).unwrap().spec;
+    assert_eq!(Task::of_model(&spec(&headless()).options, None, 1).unwrap(), Task::States);
+    let masked = Task::of_model(&spec(&tiny_bert()).options, Some(MASK), 1).unwrap();
     assert_eq!(masked, Task::Masked { mask: MASK, seed: 1 });
 }
 
@@ -133,7 +133,7 @@ struct Distance {}
 
 #[typetag::serde(name = "distance")]
 impl StateLoss for Distance {
-    fn pairs(&self, student: &Blueprint, _teacher: &Blueprint) -> Result<Vec<SitePair>> {
+    fn pairs(&self, student: &ModelSpec, _teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         let sites = [student.site(1, Port::VALUE).unwrap(), Site::LayerOutput(1), Site::Last];
         Ok(sites.map(|site| SitePair { student: site, teacher: site }).into())
     }
@@ -149,7 +149,7 @@ impl StateLoss for Distance {
 
 fn objective(student: &Model, teacher: &Model, recompute: bool) -> Objective {
     let start = LiftStart { device: Device::Cpu, kind: Kind::Float, kept_hidden: None, seed: 3 };
-    let (student, teacher) = (&student.blueprint, &teacher.blueprint);
+    let (student, teacher) = (&student.spec, &teacher.spec);
     let term = StateTerm::new("distance".into(), Weight::Fixed(1.0), Box::new(Distance {}), student, teacher, start);
     Objective { terms: Vec::new(), states: vec![term.unwrap()], recompute }
 }
@@ -195,7 +195,7 @@ fn a_streamed_teacher_does_not_see_filling_either() {
     let loaded = teacher.load().unwrap();
     let targets =
         Task::Masked { mask: MASK, seed: 1 }.batch(&documents(&[4, 9, 23], 6), &[0, 1, 2], Device::Cpu).unwrap();
-    let mut streamed = Streamed::new(&teacher.source, &teacher.blueprint, LoadOptions::default());
+    let mut streamed = Streamed::new(&teacher.source, &teacher.spec, LoadOptions::default());
     let mut held = Loaded(&loaded);
     let sites = BTreeSet::from([Site::Last]);
     let (a, b) = (streamed.lesson(&targets, true, &sites).unwrap(), held.lesson(&targets, true, &sites).unwrap());
@@ -214,7 +214,7 @@ fn an_encoder_without_a_head_learns_its_teachers_states_from_documents() {
     let objective = objective(&student, &teacher, false);
     let learners = [learner(&model, &objective, dir.path())];
     let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::new(windows), 0)), Interrupt::default());
-    let task = Task::of_model(&student.blueprint.options, None, 0).unwrap();
+    let task = Task::of_model(&student.spec.options, None, 0).unwrap();
     let trainer = Trainer { task, ..trainer(&learners, &heard, &feed, &settings, &interrupt) };
     let (outcome, _) = trainer.run(false).unwrap().single().unwrap();
     let metrics = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();

@@ -4,7 +4,6 @@ use minitron::{
     axes, families, forward, groups, least_squares, registry, some_ids, some_windows, tiny_gpt2, tiny_llama,
     with_context,
 };
-use minitron_core::blueprint::{At, HIDDEN, ModelFolder, Role, Slot};
 use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::contract::Healing;
@@ -17,6 +16,7 @@ use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Kind as PluginKind, PluginSpec, Registry};
+use minitron_core::spec::{At, HIDDEN, ModelFolder, Role, Slot};
 use minitron_plugins::laws::random_rankings;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -34,11 +34,11 @@ pub(super) struct Ward {
 
 impl Ward {
     pub fn new(model: Model, sizes: &[(&str, usize)]) -> Self {
-        let (registry, groups) = (registry(), groups(&model.blueprint).unwrap());
+        let (registry, groups) = (registry(), groups(&model.spec).unwrap());
         let rankings = random_rankings(&groups, 31).unwrap();
         let sizes = sizes.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect();
-        let space = Space::new(&model.blueprint, &axes(&registry).unwrap()).unwrap();
-        let plan = space.plan(&sizes, &rankings, &model.blueprint).unwrap();
+        let space = Space::new(&model.spec, &axes(&registry).unwrap()).unwrap();
+        let plan = space.plan(&sizes, &rankings, &model.spec).unwrap();
         Ward { model, registry, rankings, windows: some_windows(24, 16, 61, 32).unwrap(), plan }
     }
 
@@ -49,7 +49,7 @@ impl Ward {
     pub fn case(&self) -> Case<'_> {
         Case {
             source: &self.model.source,
-            blueprint: &self.model.blueprint,
+            spec: &self.model.spec,
             rankings: Some(&self.rankings),
             calibration: Some(Calibration { windows: &self.windows, task: None, batch_size: 8, progress: &Silent }),
             options: LoadOptions::default(),
@@ -73,7 +73,7 @@ impl Ward {
 }
 
 pub(super) fn logits(patient: &Patient, ids_bt: &Tensor) -> Tensor {
-    forward(&load(&patient.student().unwrap(), patient.blueprint()).unwrap(), ids_bt).unwrap()
+    forward(&load(&patient.student().unwrap(), patient.spec()).unwrap(), ids_bt).unwrap()
 }
 
 /// Mean square difference to the teacher's logits on the calibration text.
@@ -147,7 +147,7 @@ fn a_healing_keeps_shapes_and_gives_finite_values() {
         for healing in registry().of_kind(PluginKind::Healing) {
             let Some(patient) = suits(ward.treated(&[healing.tag])) else { continue };
             let view = patient.student().unwrap();
-            patient.blueprint().check(&view).unwrap();
+            patient.spec().check(&view).unwrap();
             for name in view.names() {
                 assert!(bool::try_from(view.read(&name).unwrap().isfinite().all()).unwrap(), "{}: {name}", healing.tag);
             }
@@ -223,11 +223,11 @@ fn a_neuron_whose_twin_is_dropped_does_the_work_of_both() {
     let mut model = Model::new(&tiny_llama(), 33).unwrap();
     let twins: Vec<i64> = (0..44).chain(0..4).collect();
     let mut source = MemorySource::default();
-    for spec in &model.blueprint.tensors {
-        let tensor = model.source.read(&spec.name()).unwrap();
-        let has_twins = matches!(spec.role, Role::GATE | Role::UP);
+    for param in &model.spec.params {
+        let tensor = model.source.read(&param.name()).unwrap();
+        let has_twins = matches!(param.role, Role::GATE | Role::UP);
         let tensor = if has_twins { tensor.index_select(0, &Tensor::from_slice(&twins)) } else { tensor };
-        source.insert(spec.name(), &tensor).unwrap();
+        source.insert(param.name(), &tensor).unwrap();
     }
     model.source = source;
     let mut ward = Ward::new(model, &[("mlp", 44)]);
@@ -393,9 +393,9 @@ fn a_healed_folder_is_a_plain_checkpoint_that_says_how_it_was_healed() {
         (prune(context, &options, &out, true).unwrap(), prune(context, &options, &out, false).unwrap())
     });
     let folder = ModelFolder::open(&out, &registry()).unwrap();
-    assert!(!folder.blueprint.options.tied && folder.unknown_tensors.is_empty());
-    assert_eq!(planned["n_params"], folder.blueprint.n_params());
-    assert_eq!(written["n_params"], folder.blueprint.n_params());
+    assert!(!folder.spec.options.tied && folder.unknown_tensors.is_empty());
+    assert_eq!(planned["n_params"], folder.spec.n_params());
+    assert_eq!(written["n_params"], folder.spec.n_params());
     let saved: Value = serde_json::from_str(&std::fs::read_to_string(out.join("plan.json")).unwrap()).unwrap();
     assert_eq!(saved["hidden_basis"], "rotation");
     assert!(saved["healed"][1].as_str().unwrap().starts_with("least_squares:ridge=0.01"), "{saved}");

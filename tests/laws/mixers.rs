@@ -2,21 +2,21 @@
 
 use minitron::{config, forward, random_weights, some_ids, tiny_llama};
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{
-    At, Blueprint, Evidence, Norm, NormKind, Role, RotaryDefaults, ShapeKeys, Slot, dim_of_layer,
-};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::mixers::SINKS;
 use minitron_core::model::{Cache, LoadOptions, NoTap, Transformer};
 use minitron_core::plan::Plan;
 use minitron_core::prune::PrunedView;
+use minitron_core::spec::{
+    At, Evidence, ModelSpec, Norm, NormKind, Role, RotaryDefaults, ShapeKeys, Slot, dim_of_layer,
+};
 use serde_json::json;
 use tch::Tensor;
 
 use super::{REORDERED, relative};
 
 /// Llama's blocks with changed attention.
-fn decoder(change: impl Fn(&mut Decoder)) -> Blueprint {
+fn decoder(change: impl Fn(&mut Decoder)) -> ModelSpec {
     let config = config(&tiny_llama()).unwrap();
     let norm = Norm { kind: NormKind::Rms, eps: 1e-5 };
     let mut decoder = Decoder::new("llama", &config, ShapeKeys::USUAL, norm, json!({})).unwrap();
@@ -25,8 +25,8 @@ fn decoder(change: impl Fn(&mut Decoder)) -> Blueprint {
     decoder.finish(&Evidence::config_alone(&config)).unwrap()
 }
 
-fn loaded(source: &dyn TensorSource, blueprint: &Blueprint) -> Transformer {
-    Transformer::load(source, blueprint, LoadOptions::default()).unwrap()
+fn loaded(source: &dyn TensorSource, spec: &ModelSpec) -> Transformer {
+    Transformer::load(source, spec, LoadOptions::default()).unwrap()
 }
 
 /// The same weights, some of them changed.
@@ -56,19 +56,19 @@ fn sinks_far_below_are_none_and_far_above_take_all() {
 
 #[test]
 fn sinks_go_with_their_heads_and_hold_in_generation() {
-    let blueprint = decoder(|of| of.attention(|_, attention| attention.sinks = true));
-    let source = random_weights(&blueprint, 5).unwrap();
+    let spec = decoder(|of| of.attention(|_, attention| attention.sinks = true));
+    let source = random_weights(&spec, 5).unwrap();
     // The second head of each pair goes.
     let kept = (0..3).map(|layer| (dim_of_layer("heads", layer), vec![0, 2])).collect();
-    let view = PrunedView::new(&source, &blueprint, &Plan { kept }).unwrap();
+    let view = PrunedView::new(&source, &spec, &Plan { kept }).unwrap();
     for layer in 0..3 {
         let at = At::Sublayer { layer, sublayer: 0 };
-        let name = blueprint.find(at, SINKS, Slot::Weight).unwrap().name();
+        let name = spec.find(at, SINKS, Slot::Weight).unwrap().name();
         let (whole, pruned) = (source.read(&name).unwrap(), view.read(&name).unwrap());
         assert_eq!(pruned, Tensor::stack(&[whole.get(0), whole.get(2)], 0));
-        assert!(blueprint.find(at, Role::QUERY, Slot::Weight).is_some());
+        assert!(spec.find(at, Role::QUERY, Slot::Weight).is_some());
     }
-    let model = loaded(&source, &blueprint);
+    let model = loaded(&source, &spec);
     let ids_bt = some_ids(1, 9, 61, 6).unwrap();
     assert_stepwise(&model, &ids_bt);
 }
@@ -78,11 +78,11 @@ fn a_window_in_blocks_is_the_window_token_by_token() {
     // Shorter than the text by a lot, a little, and not at all; 1 sees itself alone.
     for window in [1, 2, 3, 5, 8, 12, 23, 24, 40] {
         for capped in [false, true] {
-            let blueprint = decoder(|of| {
+            let spec = decoder(|of| {
                 of.window(Some(window));
                 of.attention(|_, attention| attention.softcap = capped.then_some(3.0));
             });
-            let model = loaded(&random_weights(&blueprint, 7).unwrap(), &blueprint);
+            let model = loaded(&random_weights(&spec, 7).unwrap(), &spec);
             assert_stepwise(&model, &some_ids(2, 23, 61, 8).unwrap());
         }
     }

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use minitron::{axes, families, forward, registry, some_ids, tiny_gpt2, tiny_llama, tiny_nemotron};
-use minitron_core::blueprint::{Blueprint, PruneGroup, ROPE_PAIRS, Role, RotaryScaling, Side, Sizes};
 use minitron_core::checkpoint::{Config, MemorySource, TensorSource};
 use minitron_core::error::Error;
 use minitron_core::heal::{Case, Patient};
 use minitron_core::model::{Cache, NoTap};
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::prune::{Student, student_config};
+use minitron_core::spec::{ModelSpec, PruneGroup, ROPE_PAIRS, Role, RotaryScaling, Side, Sizes};
 use serde_json::{Value, json};
 use tch::Tensor;
 
@@ -41,26 +41,26 @@ fn with_pairs() -> Vec<Value> {
     ]
 }
 
-fn space(blueprint: &Blueprint) -> Space {
-    Space::new(blueprint, &axes(&registry()).unwrap()).unwrap()
+fn space(spec: &ModelSpec) -> Space {
+    Space::new(spec, &axes(&registry()).unwrap()).unwrap()
 }
 
 /// Without the channels of some pairs in queries, keys and values of every layer.
 fn without_pairs(model: &Model, dead: &[usize]) -> MemorySource {
     let mut source = MemorySource::default();
-    let size_of = |dim: &str| model.blueprint.dims.get(dim).map(|dim| dim.size);
-    for spec in &model.blueprint.tensors {
-        let tensor = model.source.read(&spec.name()).unwrap().copy();
-        if [Role::QUERY, Role::KEY, Role::VALUE].contains(&spec.role) {
+    let size_of = |dim: &str| model.spec.dims.get(dim).map(|dim| dim.size);
+    for param in &model.spec.params {
+        let tensor = model.source.read(&param.name()).unwrap().copy();
+        if [Role::QUERY, Role::KEY, Role::VALUE].contains(&param.role) {
             // The channels that do not turn belong to no pair.
-            let all = spec.sides[0].positions(&size_of, &|dim| (dim == ROPE_PAIRS).then_some(&[]));
-            for position in spec.sides[0].positions(&size_of, &|dim| (dim == ROPE_PAIRS).then_some(dead)) {
+            let all = param.sides[0].positions(&size_of, &|dim| (dim == ROPE_PAIRS).then_some(&[]));
+            for position in param.sides[0].positions(&size_of, &|dim| (dim == ROPE_PAIRS).then_some(dead)) {
                 if !all.contains(&position) {
                     let _ = tensor.narrow(0, position as i64, 1).zero_();
                 }
             }
         }
-        source.insert(spec.name(), &tensor).unwrap();
+        source.insert(param.name(), &tensor).unwrap();
     }
     source
 }
@@ -71,8 +71,8 @@ fn dead_pairs_are_ranked_last_and_removing_them_changes_nothing() {
         let model = Model::new(&config, 40).unwrap();
         let dead = [1, 2];
         let source = without_pairs(&model, &dead);
-        let whole = load(&source, &model.blueprint).unwrap();
-        let groups = PruneGroup::of_kind(&model.blueprint, ROPE_PAIRS);
+        let whole = load(&source, &model.spec).unwrap();
+        let groups = PruneGroup::of_kind(&model.spec, ROPE_PAIRS);
         assert_eq!(groups.len(), 1, "{}", model.family());
         let scores = activation_scores(&whole, &groups).unwrap();
         let rankings = Rankings::new(&scores, &groups, &BTreeMap::new()).unwrap();
@@ -81,7 +81,7 @@ fn dead_pairs_are_ranked_last_and_removing_them_changes_nothing() {
         assert_eq!(last, dead, "{}", model.family());
 
         let wanted = Sizes::from([(ROPE_PAIRS.to_owned(), groups[0].n_units - 2)]);
-        let plan = space(&model.blueprint).plan(&wanted, &rankings, &model.blueprint).unwrap();
+        let plan = space(&model.spec).plan(&wanted, &rankings, &model.spec).unwrap();
         let ward = Ward::new(Model { source, ..model }, &[]);
         let (registry, ids_bt) = (registry(), some_ids(2, 12, 61, 41).unwrap());
         let expected = forward(&whole, &ids_bt).unwrap();
@@ -138,10 +138,10 @@ fn the_pairs_that_stay_turn_as_before() {
         let mut more = rotation.clone();
         more["head_dim"] = 16.into();
         let model = Model::new(&decoder("llama", &more), 42).unwrap();
-        let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
-        assert_eq!(student.blueprint.head_dim(), 8);
-        let of = |blueprint: &Blueprint| blueprint.rotaries[0].rotary.clone();
-        let (before, after) = (of(&model.blueprint), of(&student.blueprint));
+        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
+        assert_eq!(student.spec.head_dim(), 8);
+        let of = |spec: &ModelSpec| spec.rotaries[0].rotary.clone();
+        let (before, after) = (of(&model.spec), of(&student.spec));
         assert!(matches!(after.scaling, RotaryScaling::Long { .. }));
         assert!((before.factor - after.factor).abs() < 1e-12, "{rotation}");
         for end in [10.0, 60.0] {
@@ -162,10 +162,10 @@ fn states_hold_whatever_the_length() {
     } });
     let model = Model::new(&decoder("llama", &longer), 42).unwrap();
     let plan = Plan { kept: BTreeMap::from([(ROPE_PAIRS.to_owned(), vec![0, 3, 5])]) };
-    let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+    let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
     // Both lists are one, so nothing changes at the length where the second begins.
-    assert!(student.blueprint.states_hold(4, 60));
-    let (student, ids_bt) = (load(&student.view, &student.blueprint).unwrap(), some_ids(1, 20, 61, 43).unwrap());
+    assert!(student.spec.states_hold(4, 60));
+    let (student, ids_bt) = (load(&student.view, &student.spec).unwrap(), some_ids(1, 20, 61, 43).unwrap());
     let _no_grad = tch::no_grad_guard();
     let (whole, mut cache) = (forward(&student, &ids_bt).unwrap(), Cache::new(&student));
     let parts: Vec<Tensor> = [(0, 5), (5, 1), (6, 14)]
@@ -182,15 +182,15 @@ fn states_hold_whatever_the_length() {
 fn a_student_of_a_student_turns_as_the_source_does() {
     for config in with_pairs() {
         let model = Model::new(&config, 43).unwrap();
-        let (blueprint, registry) = (&model.blueprint, registry());
+        let (spec, registry) = (&model.spec, registry());
         let plan = |kept: &[usize]| Plan { kept: BTreeMap::from([(ROPE_PAIRS.to_owned(), kept.to_vec())]) };
-        let first = Student::new(&model.source, blueprint, &plan(&[0, 2, 3]), &registry).unwrap();
-        let second = Student::new(&first.view, &first.blueprint, &plan(&[1, 2]), &registry).unwrap();
-        let once = Student::new(&model.source, blueprint, &plan(&[2, 3]), &registry).unwrap();
-        let composed = plan(&[0, 2, 3]).compose(&plan(&[1, 2]), blueprint);
+        let first = Student::new(&model.source, spec, &plan(&[0, 2, 3]), &registry).unwrap();
+        let second = Student::new(&first.view, &first.spec, &plan(&[1, 2]), &registry).unwrap();
+        let once = Student::new(&model.source, spec, &plan(&[2, 3]), &registry).unwrap();
+        let composed = plan(&[0, 2, 3]).compose(&plan(&[1, 2]), spec);
         assert_eq!(composed.kept[ROPE_PAIRS], [2, 3]);
         let ids_bt = some_ids(2, 12, 61, 44).unwrap();
-        let says = |student: &Student| forward(&load(&student.view, &student.blueprint).unwrap(), &ids_bt).unwrap();
+        let says = |student: &Student| forward(&load(&student.view, &student.spec).unwrap(), &ids_bt).unwrap();
         let difference = relative(&says(&second), &says(&once));
         assert!(difference <= REORDERED, "{}: {difference:e}", model.family());
     }
@@ -211,7 +211,7 @@ fn a_head_keeps_its_channels_where_no_config_says_which_go_and_the_reason_is_tol
     for (config, why) in cases {
         let model = Model::new(&config, 45).unwrap();
         let wanted = Sizes::from([(ROPE_PAIRS.to_owned(), 2)]);
-        match space(&model.blueprint).complete(&wanted) {
+        match space(&model.spec).complete(&wanted) {
             Err(Error::Recipe(message)) => {
                 assert!(message.contains("rope_pairs") && message.contains(why), "{}: {message}", model.family());
             }
@@ -219,7 +219,7 @@ fn a_head_keeps_its_channels_where_no_config_says_which_go_and_the_reason_is_tol
         }
     }
     let model = Model::new(&tiny_llama(), 45).unwrap();
-    let square = space(&model.blueprint).squared(&model.blueprint);
+    let square = space(&model.spec).squared(&model.spec);
     let message = square.complete(&Sizes::from([(ROPE_PAIRS.to_owned(), 2)])).unwrap_err().to_string();
     assert!(message.contains("square"), "{message}");
 }
@@ -229,7 +229,7 @@ fn a_config_states_what_it_needs_and_keeps_what_else_it_says() {
     let stated = |config: &Value, kept: &[usize]| {
         let model = Model::new(config, 46).unwrap();
         let plan = Plan { kept: BTreeMap::from([(ROPE_PAIRS.to_owned(), kept.to_vec())]) };
-        student_config(&model.blueprint, &plan).to_value()
+        student_config(&model.spec, &plan).to_value()
     };
     let older = stated(&decoder("llama", &json!({ "rope_theta": 500.0 })), &[0, 2]);
     assert_eq!((&older["head_dim"], &older["rope_theta"]), (&json!(4), &json!(500.0)));
@@ -270,9 +270,9 @@ fn a_share_of_turning_channels_is_read_back_for_all_sizes() {
         let model = Model::new(&decoder("nemotron", &more), 47).unwrap();
         for n in 1..pairs as usize {
             let plan = Plan { kept: BTreeMap::from([(ROPE_PAIRS.to_owned(), (0..n).collect())]) };
-            let found = student_config(&model.blueprint, &plan);
+            let found = student_config(&model.spec, &plan);
             let config = Config::from_value(Path::new("config.json"), found.to_value()).unwrap();
-            let student = Blueprint::from_config(&config, &registry()).unwrap();
+            let student = ModelSpec::from_config(&config, &registry()).unwrap();
             assert_eq!(student.size(ROPE_PAIRS), n, "{n} of {pairs} pairs in {head_dim} channels");
         }
     }
@@ -282,21 +282,21 @@ fn a_share_of_turning_channels_is_read_back_for_all_sizes() {
 fn parts_inside_units_are_counted_and_placed() {
     for config in families().into_iter().chain(with_pairs()) {
         let model = Model::new(&config, 48).unwrap();
-        let rankings = random_rankings(&model.blueprint, 49).unwrap();
-        let space = space(&model.blueprint);
+        let rankings = random_rankings(&model.spec, 49).unwrap();
+        let space = space(&model.spec);
         let Ok(axis) = space.axis(ROPE_PAIRS) else { continue };
         let sizes = Sizes::from([(ROPE_PAIRS.to_owned(), axis.full / 2), ("heads".to_owned(), 2)]);
-        let plan = space.plan(&sizes, &rankings, &model.blueprint).unwrap();
-        let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+        let plan = space.plan(&sizes, &rankings, &model.spec).unwrap();
+        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
         // Keys and values of a token, of narrower heads.
-        let of_cache = |blueprint: &Blueprint, sizes: &Sizes| blueprint.kv_cache_bytes_at(sizes, 8, 1);
-        let (planned, found) = (of_cache(&model.blueprint, &plan.sizes()), of_cache(&student.blueprint, &Sizes::new()));
+        let of_cache = |spec: &ModelSpec, sizes: &Sizes| spec.kv_cache_bytes_at(sizes, 8, 1);
+        let (planned, found) = (of_cache(&model.spec, &plan.sizes()), of_cache(&student.spec, &Sizes::new()));
         assert_eq!(planned, found, "{}", model.family());
-        assert!(found < of_cache(&model.blueprint, &Sizes::new()), "{}", model.family());
-        let query = model.blueprint.tensors.iter().find(|spec| spec.role == Role::QUERY).unwrap();
-        let kept = |side: &Side| minitron_core::prune::side_indices(side, &model.blueprint, &plan).unwrap();
+        assert!(found < of_cache(&model.spec, &Sizes::new()), "{}", model.family());
+        let query = model.spec.params.iter().find(|param| param.role == Role::QUERY).unwrap();
+        let kept = |side: &Side| minitron_core::prune::side_indices(side, &model.spec, &plan).unwrap();
         let rows = kept(&query.sides[0]);
-        let (head_dim, pairs) = (model.blueprint.head_dim(), axis.full);
+        let (head_dim, pairs) = (model.spec.head_dim(), axis.full);
         for row in rows {
             let (head, channel) = (row / head_dim, row % head_dim);
             let is_kept = channel >= 2 * pairs || plan.kept[ROPE_PAIRS].contains(&(channel % pairs));

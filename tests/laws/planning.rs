@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 
 use minitron::{axes, config, families, groups, registry, tiny_llama, tiny_nemotron};
-use minitron_core::blueprint::{Blueprint, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, PruneGroup, Sizes};
 use minitron_core::calibrate::Scores;
 use minitron_core::contract::{Allocator, Axis};
 use minitron_core::plan::{Cut, Plan, Rankings, Space, schedule};
 use minitron_core::registry::PluginSpec;
+use minitron_core::spec::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, PruneGroup, Sizes};
 use serde_json::{Value, json};
 
 use super::pruning::random_rankings;
 
-fn blueprint(value: &Value) -> Blueprint {
-    Blueprint::from_config(&config(value).unwrap(), &registry()).unwrap()
+fn spec(value: &Value) -> ModelSpec {
+    ModelSpec::from_config(&config(value).unwrap(), &registry()).unwrap()
 }
 
-fn space(blueprint: &Blueprint) -> Space {
-    Space::new(blueprint, &axes(&registry()).unwrap()).unwrap()
+fn space(spec: &ModelSpec) -> Space {
+    Space::new(spec, &axes(&registry()).unwrap()).unwrap()
 }
 
 fn sizes(pairs: &[(&str, usize)]) -> Sizes {
@@ -53,13 +53,13 @@ fn the_papers_models_have_exactly_the_printed_parameters() {
         ("Llama-3.1-Minitron-4B-Depth", llama(16, 4096, 14336), 4_540_469_248u64),
     ];
     for (name, config, n_params) in table {
-        assert_eq!(blueprint(&config).n_params(), n_params, "{name}");
+        assert_eq!(spec(&config).n_params(), n_params, "{name}");
     }
 }
 
 #[test]
 fn the_papers_shapes_are_legal_and_have_the_printed_parameters_as_sizes_of_their_sources() {
-    let (large, small) = (blueprint(&nemotron(6144, 48, 24576)), blueprint(&llama(32, 4096, 14336)));
+    let (large, small) = (spec(&nemotron(6144, 48, 24576)), spec(&llama(32, 4096, 14336)));
     for hidden in [2560, 3072, 3584, 4096, 4608, 5120, 5632, 6144] {
         for half_factors in 5..=8 {
             for (heads, layers) in [(24, 29), (32, 30), (48, 32)] {
@@ -69,9 +69,8 @@ fn the_papers_shapes_are_legal_and_have_the_printed_parameters_as_sizes_of_their
             }
         }
     }
-    let n_params = |blueprint: &Blueprint, shape: &[(&str, usize)]| {
-        blueprint.n_params_at(&space(blueprint).complete(&sizes(shape)).unwrap())
-    };
+    let n_params =
+        |spec: &ModelSpec, shape: &[(&str, usize)]| spec.n_params_at(&space(spec).complete(&sizes(shape)).unwrap());
     assert_eq!(n_params(&large, &[(HIDDEN, 4096), (MLP, 16384)]), 8_271_699_968);
     assert_eq!(n_params(&large, &[(HIDDEN, 3072), (MLP, 9216), (HEADS, 24)]), 4_190_509_056);
     assert_eq!(n_params(&small, &[(HIDDEN, 3072), (MLP, 9216)]), 4_512_746_496);
@@ -80,11 +79,11 @@ fn the_papers_shapes_are_legal_and_have_the_printed_parameters_as_sizes_of_their
 
 #[test]
 fn widths_are_divisible_as_matrix_units_like_it_unless_the_axis_says_otherwise() {
-    let large = blueprint(&nemotron(6144, 48, 24576));
-    let step = |kind: &str, blueprint: &Blueprint| space(blueprint).axis(kind).unwrap().step;
+    let large = spec(&nemotron(6144, 48, 24576));
+    let step = |kind: &str, spec: &ModelSpec| space(spec).axis(kind).unwrap().step;
     assert_eq!((step(HIDDEN, &large), step(MLP, &large)), (64, 256));
     assert_eq!((step(HEADS, &large), step(KV_HEADS, &large), step(DEPTH, &large)), (8, 1, 1));
-    let tiny = blueprint(&tiny_llama());
+    let tiny = spec(&tiny_llama());
     assert_eq!((step(HIDDEN, &tiny), step(MLP, &tiny)), (8, 4));
     let own = PluginSpec::bare("mlp").with("multiple_of", 64);
     let own = Space::new(&large, &[registry().build::<dyn Axis>(&own).unwrap()]).unwrap();
@@ -96,7 +95,7 @@ fn widths_are_divisible_as_matrix_units_like_it_unless_the_axis_says_otherwise()
 #[test]
 fn fewer_key_value_heads_leave_equally_many_query_heads_each() {
     // 8 key/value heads of 4 queries each.
-    let model = blueprint(&llama(2, 4096, 14336));
+    let model = spec(&llama(2, 4096, 14336));
     let space = space(&model);
     let heads = |wanted: &[(&str, usize)]| space.complete(&sizes(wanted)).map(|sizes| sizes[HEADS]);
     assert_eq!(heads(&[]).unwrap(), 32);
@@ -118,7 +117,7 @@ fn fewer_key_value_heads_leave_equally_many_query_heads_each() {
 
 #[test]
 fn a_plan_from_elsewhere_may_name_key_value_heads_alone() {
-    let model = blueprint(&tiny_nemotron());
+    let model = spec(&tiny_nemotron());
     let kept = |kept: &[(&str, &[usize])]| {
         let kept = kept.iter().map(|(dim, units)| ((*dim).to_owned(), units.to_vec())).collect();
         Plan { kept }.checked(&space(&model), &model)
@@ -134,7 +133,7 @@ fn a_plan_from_elsewhere_may_name_key_value_heads_alone() {
 
 #[test]
 fn a_key_value_axis_alone_takes_its_queries_along() {
-    let model = blueprint(&tiny_llama());
+    let model = spec(&tiny_llama());
     let axis = registry().build::<dyn Axis>(&PluginSpec::bare("kv_heads")).unwrap();
     let groups = axis.groups(&model).unwrap();
     // Two query heads of eight channels.
@@ -146,16 +145,16 @@ fn a_key_value_axis_alone_takes_its_queries_along() {
 
 // --- budgets ---------------------------------------------------------------------------------------------------------
 
-fn best(spec: PluginSpec, blueprint: &Blueprint) -> minitron_core::error::Result<Sizes> {
-    let allocator = registry().build::<dyn Allocator>(&spec).unwrap();
-    let rankings = random_rankings(blueprint, 3).unwrap();
-    Ok(allocator.allocate(&space(blueprint), &rankings, blueprint)?[0].sizes())
+fn best(asked: PluginSpec, spec: &ModelSpec) -> minitron_core::error::Result<Sizes> {
+    let allocator = registry().build::<dyn Allocator>(&asked).unwrap();
+    let rankings = random_rankings(spec, 3).unwrap();
+    Ok(allocator.allocate(&space(spec), &rankings, spec)?[0].sizes())
 }
 
 #[test]
 fn budgets_take_layers_and_key_value_heads_on_request_alone() {
     for value in [tiny_llama(), tiny_nemotron()] {
-        let model = blueprint(&value);
+        let model = spec(&value);
         let specs = [
             PluginSpec::bare("budget").with("params", format!("{}", model.n_params() / 2)),
             PluginSpec::bare("ratio"),
@@ -177,7 +176,7 @@ fn budgets_take_layers_and_key_value_heads_on_request_alone() {
 #[test]
 fn memory_is_a_ceiling() {
     for value in families() {
-        let model = blueprint(&value);
+        let model = spec(&value);
         let bytes = |sizes: &Sizes| 2 * model.n_params_at(sizes) + model.kv_cache_bytes_at(sizes, 16, 3);
         let whole = bytes(&Sizes::new());
         let spec = |memory: u64| {
@@ -198,7 +197,7 @@ fn memory_is_a_ceiling() {
 
 #[test]
 fn a_ceiling_that_no_shape_comes_near_is_answered_with_the_largest_below_it() {
-    let model = blueprint(&tiny_llama());
+    let model = spec(&tiny_llama());
     let hold = json!({ "hidden": 32, "mlp": 48, "heads": 4 });
     let layers = |n: usize| 2 * model.n_params_at(&sizes(&[(DEPTH, n)]));
     let spec = PluginSpec::bare("memory").with("batch_size", 0).with("hold", hold).with("free", json!(["depth"]));
@@ -211,7 +210,7 @@ fn a_ceiling_that_no_shape_comes_near_is_answered_with_the_largest_below_it() {
 
 #[test]
 fn a_schedule_falls_through_legal_sizes_to_the_target() {
-    let large = blueprint(&nemotron(6144, 48, 24576));
+    let large = spec(&nemotron(6144, 48, 24576));
     let targets = [
         sizes(&[(HIDDEN, 16), (MLP, 20), (HEADS, 2), (DEPTH, 1)]),
         sizes(&[(HIDDEN, 8), (HEADS, 1), (KV_HEADS, 1)]),
@@ -219,10 +218,10 @@ fn a_schedule_falls_through_legal_sizes_to_the_target() {
         sizes(&[(MLP, 24)]),
     ];
     let of_large = sizes(&[(HIDDEN, 3072), (MLP, 9216), (HEADS, 24), (DEPTH, 29)]);
-    let mut cases: Vec<(Blueprint, Sizes)> = vec![(large, of_large)];
+    let mut cases: Vec<(ModelSpec, Sizes)> = vec![(large, of_large)];
     for value in families() {
-        let legal = |target: &&Sizes| space(&blueprint(&value)).complete(target).is_ok();
-        cases.extend(targets.iter().filter(legal).map(|target| (blueprint(&value), target.clone())));
+        let legal = |target: &&Sizes| space(&spec(&value)).complete(target).is_ok();
+        cases.extend(targets.iter().filter(legal).map(|target| (spec(&value), target.clone())));
     }
     assert!(cases.len() > 8);
     for (model, target) in cases {
@@ -243,15 +242,15 @@ fn a_schedule_falls_through_legal_sizes_to_the_target() {
             assert_eq!(before, target);
         }
     }
-    let halfway = schedule(&sizes(&[(MLP, 48)]), &sizes(&[(MLP, 24)]), 1, 2, &space(&blueprint(&tiny_nemotron())));
+    let halfway = schedule(&sizes(&[(MLP, 48)]), &sizes(&[(MLP, 24)]), 1, 2, &space(&spec(&tiny_nemotron())));
     assert_eq!(halfway[MLP], 36);
 }
 
 // --- what a plan says of itself --------------------------------------------------------------------------------------
 
 /// Scores of a tiny Llama that are far apart, but where said otherwise.
-fn scores(changed: &[(&str, &[f32])]) -> (Blueprint, Scores) {
-    let model = blueprint(&tiny_llama());
+fn scores(changed: &[(&str, &[f32])]) -> (ModelSpec, Scores) {
+    let model = spec(&tiny_llama());
     let mut scores = Scores::default();
     for group in groups(&model).unwrap() {
         let far_apart = (0..group.n_units).map(|unit| 1.5f32.powi(unit as i32)).collect();
@@ -263,7 +262,7 @@ fn scores(changed: &[(&str, &[f32])]) -> (Blueprint, Scores) {
     (model, scores)
 }
 
-fn rankings(model: &Blueprint, scores: &Scores, contiguous: bool) -> Rankings {
+fn rankings(model: &ModelSpec, scores: &Scores, contiguous: bool) -> Rankings {
     let mut groups = groups(model).unwrap();
     for group in groups.iter_mut().filter(|group| group.dim == DEPTH) {
         *group = PruneGroup { contiguous, ..group.clone() };
@@ -365,9 +364,9 @@ fn what_a_config_class_insists_on_holds_also_where_the_other_axis_is_not_asked_f
     config["num_attention_heads"] = 6.into();
     config["num_key_value_heads"] = 6.into();
     config["hidden_size"] = 36.into();
-    let blueprint = Blueprint::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
+    let spec = ModelSpec::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
     let heads = registry().build::<dyn Axis>(&PluginSpec::bare("heads")).unwrap();
-    let space = Space::new(&blueprint, &[heads]).unwrap();
+    let space = Space::new(&spec, &[heads]).unwrap();
     assert!(space.complete(&Sizes::from([("heads".to_owned(), 4)])).is_ok());
     let error = space.complete(&Sizes::from([("heads".to_owned(), 5)])).unwrap_err().to_string();
     assert!(error.contains("hidden 36 with 5 heads"), "{error}");

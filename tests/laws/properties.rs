@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use minitron::{axes, config, families, random_weights, registry};
-use minitron_core::blueprint::{Blueprint, Sizes};
 use minitron_core::checkpoint::{Reader, TensorSource, write_tensors};
 use minitron_core::data::DataSpec;
 use minitron_core::error::Error;
@@ -12,27 +11,28 @@ use minitron_core::pipeline::Recipe;
 use minitron_core::plan::{Plan, Space};
 use minitron_core::prune::{PrunedView, side_indices, source_layers};
 use minitron_core::registry::PluginSpec;
+use minitron_core::spec::{ModelSpec, Sizes};
 use proptest::prelude::*;
 use serde_json::Value;
 use tch::Tensor;
 
 use super::pruning::random_rankings;
 
-fn blueprint(family: usize) -> Blueprint {
-    Blueprint::from_config(&config(&families()[family]).unwrap(), &registry()).unwrap()
+fn spec(family: usize) -> ModelSpec {
+    ModelSpec::from_config(&config(&families()[family]).unwrap(), &registry()).unwrap()
 }
 
 /// Some units of every dim, ascending; no law of any config holds.
-fn any_plan() -> impl Strategy<Value = (Blueprint, Plan)> {
-    (0..4usize).prop_map(blueprint).prop_flat_map(|blueprint| {
-        let kept: Vec<_> = blueprint
+fn any_plan() -> impl Strategy<Value = (ModelSpec, Plan)> {
+    (0..4usize).prop_map(spec).prop_flat_map(|spec| {
+        let kept: Vec<_> = spec
             .dims
             .values()
             .map(|dim| {
                 (Just(dim.name.clone()), proptest::sample::subsequence((0..dim.size).collect::<Vec<_>>(), 1..=dim.size))
             })
             .collect();
-        (Just(blueprint), kept.prop_map(|kept| Plan { kept: kept.into_iter().collect() }))
+        (Just(spec), kept.prop_map(|kept| Plan { kept: kept.into_iter().collect() }))
     })
 }
 
@@ -40,11 +40,11 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn kept_positions_ascend_lie_in_range_and_are_as_many_as_the_units_say((blueprint, plan) in any_plan()) {
-        let before = |dim: &str| blueprint.dims.get(dim).map(|dim| dim.size);
+    fn kept_positions_ascend_lie_in_range_and_are_as_many_as_the_units_say((spec, plan) in any_plan()) {
+        let before = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
         let after = |dim: &str| plan.kept.get(dim).map(Vec::len);
-        for side in blueprint.tensors.iter().flat_map(|tensor| &tensor.sides) {
-            match side_indices(side, &blueprint, &plan) {
+        for side in spec.params.iter().flat_map(|tensor| &tensor.sides) {
+            match side_indices(side, &spec, &plan) {
                 Some(indices) => {
                     prop_assert!(indices.windows(2).all(|pair| pair[0] < pair[1]));
                     prop_assert!(indices.last().is_none_or(|&last| last < side.len(before)));
@@ -56,13 +56,13 @@ proptest! {
     }
 
     #[test]
-    fn rows_of_a_source_are_rows_of_its_tensors((blueprint, plan) in any_plan(), ends: [prop::sample::Index; 2]) {
-        let memory = random_weights(&blueprint, 3).unwrap();
+    fn rows_of_a_source_are_rows_of_its_tensors((spec, plan) in any_plan(), ends: [prop::sample::Index; 2]) {
+        let memory = random_weights(&spec, 3).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("all.safetensors");
         write_tensors(&path, &memory).unwrap();
         let reader = Reader::open_file(&path).unwrap();
-        let view = PrunedView::new(&reader, &blueprint, &plan).unwrap();
+        let view = PrunedView::new(&reader, &spec, &plan).unwrap();
         for source in [&memory as &dyn TensorSource, &reader, &view] {
             for name in source.names() {
                 let whole = source.read(&name).unwrap();
@@ -81,37 +81,37 @@ proptest! {
     }
 
     #[test]
-    fn a_view_holds_the_kept_positions_of_every_side((blueprint, plan) in any_plan()) {
-        let source = random_weights(&blueprint, 4).unwrap();
-        let layers = source_layers(&blueprint, &plan);
-        let view = PrunedView::new(&source, &blueprint, &plan).unwrap();
-        for spec in blueprint.tensors.iter().filter(|spec| spec.layer().is_none_or(|layer| layers.contains(&layer))) {
-            let mut wanted = source.read(&spec.name()).unwrap();
-            for (side, parts) in spec.sides.iter().enumerate() {
-                if let Some(kept) = side_indices(parts, &blueprint, &plan) {
+    fn a_view_holds_the_kept_positions_of_every_side((spec, plan) in any_plan()) {
+        let source = random_weights(&spec, 4).unwrap();
+        let layers = source_layers(&spec, &plan);
+        let view = PrunedView::new(&source, &spec, &plan).unwrap();
+        for param in spec.params.iter().filter(|param| param.layer().is_none_or(|layer| layers.contains(&layer))) {
+            let mut wanted = source.read(&param.name()).unwrap();
+            for (side, parts) in param.sides.iter().enumerate() {
+                if let Some(kept) = side_indices(parts, &spec, &plan) {
                     let kept: Vec<i64> = kept.into_iter().map(|position| position as i64).collect();
                     wanted = wanted.index_select(side as i64, &Tensor::from_slice(&kept));
                 }
             }
-            let name = spec.name_at(spec.layer().and_then(|layer| layers.iter().position(|&kept| kept == layer)));
+            let name = param.name_at(param.layer().and_then(|layer| layers.iter().position(|&kept| kept == layer)));
             prop_assert!(view.read(&name).unwrap().equal(&wanted), "{}", name);
         }
     }
 
     #[test]
     fn a_plan_of_any_ranking_and_legal_sizes_passes_its_check(family in 0..4usize, seed: u64, picks: [prop::sample::Index; 5]) {
-        let blueprint = blueprint(family);
-        let space = Space::new(&blueprint, &axes(&registry()).unwrap()).unwrap();
+        let spec = spec(family);
+        let space = Space::new(&spec, &axes(&registry()).unwrap()).unwrap();
         let size = |(axis, pick): (&minitron_core::plan::AxisSizes, &prop::sample::Index)| {
             let legal = axis.legal();
             (axis.kind.clone(), legal[pick.index(legal.len())])
         };
         let sizes: Sizes = space.axes.iter().zip(&picks).map(size).collect();
-        match space.plan(&sizes, &random_rankings(&blueprint, seed).unwrap(), &blueprint) {
+        match space.plan(&sizes, &random_rankings(&spec, seed).unwrap(), &spec) {
             Ok(plan) => {
-                prop_assert_eq!(&plan.clone().checked(&space, &blueprint).unwrap(), &plan);
+                prop_assert_eq!(&plan.clone().checked(&space, &spec).unwrap(), &plan);
                 prop_assert!(sizes.iter().all(|(kind, size)| plan.sizes()[kind] == *size));
-                let unscaled = plan.kept.iter().all(|(dim, kept)| kept.iter().all(|&unit| unit < blueprint.dims[dim].size));
+                let unscaled = plan.kept.iter().all(|(dim, kept)| kept.iter().all(|&unit| unit < spec.dims[dim].size));
                 prop_assert!(unscaled);
             }
             // Sizes that are legal one by one may not go together; nothing else is refused.
@@ -124,10 +124,10 @@ proptest! {
 
     #[test]
     fn any_sizes_give_a_plan_or_an_error_with_the_nearest(family in 0..4usize, sizes in prop::collection::btree_map("hidden|mlp|heads|kv_heads|depth|width", 0..80usize, 0..4)) {
-        let blueprint = blueprint(family);
-        let space = Space::new(&blueprint, &axes(&registry()).unwrap()).unwrap();
-        match space.plan(&sizes, &random_rankings(&blueprint, 1).unwrap(), &blueprint) {
-            Ok(plan) => prop_assert!(plan.checked(&space, &blueprint).is_ok()),
+        let spec = spec(family);
+        let space = Space::new(&spec, &axes(&registry()).unwrap()).unwrap();
+        match space.plan(&sizes, &random_rankings(&spec, 1).unwrap(), &spec) {
+            Ok(plan) => prop_assert!(plan.checked(&space, &spec).is_ok()),
             Err(Error::Plan(message)) => prop_assert!(message.contains("nearest"), "{}", message),
             Err(Error::Recipe(message)) => prop_assert!(message.contains("known: "), "{}", message),
             Err(other) => prop_assert!(false, "{}", other),

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use minitron::{axes, families, forward, groups, registry, some_ids, tiny_gpt2, tiny_llama, tiny_nemotron};
-use minitron_core::blueprint::{Blueprint, HEADS, KV_HEADS, MLP, ModelFolder, PruneGroup, Role, Side, Sizes};
 use minitron_core::calibrate::{Metric, Pass, Scores};
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
@@ -11,23 +10,24 @@ use minitron_core::model::Transformer;
 use minitron_core::plan::{Plan, Ranking, Rankings, Space};
 use minitron_core::prune::{PrunedView, Student};
 use minitron_core::registry::PluginSpec;
+use minitron_core::spec::{HEADS, KV_HEADS, MLP, ModelFolder, ModelSpec, PruneGroup, Role, Side, Sizes};
 use minitron_plugins::laws;
 use tch::Tensor;
 
 use super::{Model, REORDERED, load, relative};
 
-fn space(blueprint: &Blueprint) -> Space {
-    Space::new(blueprint, &axes(&registry()).unwrap()).unwrap()
+fn space(spec: &ModelSpec) -> Space {
+    Space::new(spec, &axes(&registry()).unwrap()).unwrap()
 }
 
 #[test]
 fn keeping_every_unit_is_the_identity_byte_for_byte() {
     for config in families() {
         let model = Model::new(&config, 4).unwrap();
-        let plan = Plan::default().checked(&space(&model.blueprint), &model.blueprint).unwrap();
-        let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+        let plan = Plan::default().checked(&space(&model.spec), &model.spec).unwrap();
+        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
         let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        write_model(before.path(), &model.blueprint.config, &model.source, None, WriteOptions::default()).unwrap();
+        write_model(before.path(), &model.spec.config, &model.source, None, WriteOptions::default()).unwrap();
         write_model(after.path(), &student.config, &student.view, None, WriteOptions::default()).unwrap();
         for file in ["config.json", "model.safetensors"] {
             let read = |dir: &tempfile::TempDir| std::fs::read(dir.path().join(file)).unwrap();
@@ -40,8 +40,8 @@ fn keeping_every_unit_is_the_identity_byte_for_byte() {
 fn chunks_of_any_size_write_the_same_bytes() {
     for config in families() {
         let model = Model::new(&config, 4).unwrap();
-        let plan = half_on_every_axis(&model.blueprint, 5).unwrap();
-        let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+        let plan = half_on_every_axis(&model.spec, 5).unwrap();
+        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
         let write = |chunk_bytes| {
             let dir = tempfile::tempdir().unwrap();
             let options = WriteOptions { chunk_bytes, ..WriteOptions::default() };
@@ -63,9 +63,9 @@ fn keeping_every_unit_adds_no_key_to_a_config_that_leaves_defaults_out() {
             object.remove(key);
         }
         let model = Model::new(&config, 5).unwrap();
-        let plan = Plan::default().checked(&space(&model.blueprint), &model.blueprint).unwrap();
-        let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
-        assert_eq!(student.config.to_json().unwrap(), model.blueprint.config.to_json().unwrap());
+        let plan = Plan::default().checked(&space(&model.spec), &model.spec).unwrap();
+        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
+        assert_eq!(student.config.to_json().unwrap(), model.spec.config.to_json().unwrap());
     }
 }
 
@@ -75,22 +75,22 @@ fn a_width_that_the_config_leaves_to_its_default_stays_when_the_stream_shrinks()
     config.as_object_mut().unwrap().remove("n_inner");
     let model = Model::new(&config, 16).unwrap();
     let sizes = Sizes::from([("hidden".to_owned(), 16)]);
-    let rankings = random_rankings(&model.blueprint, 17).unwrap();
-    let plan = space(&model.blueprint).plan(&sizes, &rankings, &model.blueprint).unwrap();
-    let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+    let rankings = random_rankings(&model.spec, 17).unwrap();
+    let plan = space(&model.spec).plan(&sizes, &rankings, &model.spec).unwrap();
+    let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
     assert_eq!(student.config.get("n_inner"), Some(&128.into()));
 }
 
 /// A model without some units, whether or not a config could say so: each layer has its own dims.
 fn without(model: &Model, source: &MemorySource, kept: Plan) -> Result<Transformer> {
-    let view = PrunedView::new(source, &model.blueprint, &kept)?;
-    let mut blueprint = model.blueprint.clone();
+    let view = PrunedView::new(source, &model.spec, &kept)?;
+    let mut spec = model.spec.clone();
     for (name, kept) in &kept.kept {
-        if let Some(dim) = blueprint.dims.get_mut(name) {
+        if let Some(dim) = spec.dims.get_mut(name) {
             dim.size = kept.len();
         }
     }
-    load(&view, &blueprint)
+    load(&view, &spec)
 }
 
 /// Zeroes the given units of a dim on one side of every tensor of these roles.
@@ -101,17 +101,17 @@ fn zeroed(
     dead: &BTreeMap<String, Vec<usize>>,
 ) -> Result<MemorySource> {
     let mut source = MemorySource::default();
-    for spec in &model.blueprint.tensors {
-        let tensor = model.source.read(&spec.name())?.copy();
-        if roles.contains(&spec.role) {
+    for param in &model.spec.params {
+        let tensor = model.source.read(&param.name())?.copy();
+        if roles.contains(&param.role) {
             // Stored [out | in], or the other way round; a bias has its outputs alone.
-            let side = usize::from(spec.sides.len() > 1 && spec.transposed == of_outputs);
-            let is_bias_of_inputs = spec.sides.len() == 1 && !of_outputs;
-            let size_of = |dim: &str| model.blueprint.dims.get(dim).map(|dim| dim.size);
+            let side = usize::from(param.sides.len() > 1 && param.transposed == of_outputs);
+            let is_bias_of_inputs = param.sides.len() == 1 && !of_outputs;
+            let size_of = |dim: &str| model.spec.dims.get(dim).map(|dim| dim.size);
             let mut start = 0;
-            for (idx, part) in spec.sides[side].0.iter().enumerate().filter(|_| !is_bias_of_inputs) {
+            for (idx, part) in param.sides[side].0.iter().enumerate().filter(|_| !is_bias_of_inputs) {
                 // Queries, keys and values in a row: without its values, a head says nothing.
-                let is_asked = spec.role != Role::QUERY_KEY_VALUE || idx == 2 || spec.sides[side].0.len() == 1;
+                let is_asked = param.role != Role::QUERY_KEY_VALUE || idx == 2 || param.sides[side].0.len() == 1;
                 if is_asked && part.dims().iter().any(|dim| dead.contains_key(*dim)) {
                     let own = Side(vec![part.clone()]);
                     for position in own.positions(&size_of, &|dim| dead.get(dim).map(Vec::as_slice)) {
@@ -121,7 +121,7 @@ fn zeroed(
                 start += part.len(&size_of);
             }
         }
-        source.insert(spec.name(), &tensor)?;
+        source.insert(param.name(), &tensor)?;
     }
     Ok(source)
 }
@@ -129,7 +129,7 @@ fn zeroed(
 pub(super) fn activation_scores(model: &Transformer, groups: &[PruneGroup]) -> Result<Scores> {
     let importance = registry().build(&PluginSpec::bare("activation"))?;
     let mut pass = Pass::new(vec![Metric { label: "activation".into(), importance }], groups, 0)?;
-    pass.run(model, &minitron::calibration(&model.blueprint, &minitron::some_windows(6, 12, 61, 5)?, 4)?)?;
+    pass.run(model, &minitron::calibration(&model.spec, &minitron::some_windows(6, 12, 61, 5)?, 4)?)?;
     pass.finish()
 }
 
@@ -143,8 +143,8 @@ fn dead_neurons_are_ranked_last_and_removing_them_changes_nothing() {
             ("mlp.2".to_owned(), vec![10, 20, 30, 40]),
         ]);
         let source = zeroed(&model, &[Role::GATE, Role::UP], true, &dead).unwrap();
-        let whole = load(&source, &model.blueprint).unwrap();
-        let groups = PruneGroup::of_kind(&model.blueprint, MLP);
+        let whole = load(&source, &model.spec).unwrap();
+        let groups = PruneGroup::of_kind(&model.spec, MLP);
         let scores = activation_scores(&whole, &groups).unwrap();
         let rankings = Rankings::new(&scores, &groups, &BTreeMap::new()).unwrap();
         for (dim, dead) in &dead {
@@ -153,10 +153,10 @@ fn dead_neurons_are_ranked_last_and_removing_them_changes_nothing() {
             assert_eq!(&last, dead, "{} {dim}", model.family());
         }
         let wanted = Sizes::from([(MLP.to_owned(), 44)]);
-        let plan = space(&model.blueprint).plan(&wanted, &rankings, &model.blueprint).unwrap();
-        let student = Student::new(&source, &model.blueprint, &plan, &registry()).unwrap();
+        let plan = space(&model.spec).plan(&wanted, &rankings, &model.spec).unwrap();
+        let student = Student::new(&source, &model.spec, &plan, &registry()).unwrap();
         let ids_bt = some_ids(2, 12, 61, 7).unwrap();
-        let pruned = forward(&load(&student.view, &student.blueprint).unwrap(), &ids_bt).unwrap();
+        let pruned = forward(&load(&student.view, &student.spec).unwrap(), &ids_bt).unwrap();
         let difference = relative(&pruned, &forward(&whole, &ids_bt).unwrap());
         assert!(difference <= REORDERED, "{}: {difference:e}", model.family());
     }
@@ -173,8 +173,8 @@ fn a_dead_head_is_ranked_last_and_removing_it_changes_nothing() {
         let model = Model::new(&config, 8).unwrap();
         let dead = BTreeMap::from([("heads.1".to_owned(), vec![2])]);
         let source = zeroed(&model, &[Role::VALUE, Role::QUERY_KEY_VALUE], true, &dead).unwrap();
-        let whole = load(&source, &model.blueprint).unwrap();
-        let groups = PruneGroup::of_kind(&model.blueprint, HEADS);
+        let whole = load(&source, &model.spec).unwrap();
+        let groups = PruneGroup::of_kind(&model.spec, HEADS);
         let scores = activation_scores(&whole, &groups).unwrap();
         let ranking = Ranking::new(&groups[1], scores.of("heads.1", None).unwrap()).unwrap();
         assert_eq!(ranking.order().last(), Some(2), "{}", model.family());
@@ -193,7 +193,7 @@ fn removing_a_head_that_nothing_reads_from_each_group_changes_nothing() {
         let dead = BTreeMap::from([("heads.2".to_owned(), vec![0, 3])]);
         let source = zeroed(&model, &[Role::ATTENTION_OUTPUT], false, &dead).unwrap();
         let ids_bt = some_ids(2, 12, 61, 11).unwrap();
-        let whole = forward(&load(&source, &model.blueprint).unwrap(), &ids_bt).unwrap();
+        let whole = forward(&load(&source, &model.spec).unwrap(), &ids_bt).unwrap();
         let kept = Plan { kept: BTreeMap::from([("heads.2".to_owned(), vec![1, 2])]) };
         let pruned = forward(&without(&model, &source, kept).unwrap(), &ids_bt).unwrap();
         assert!(relative(&pruned, &whole) <= REORDERED, "{}", model.family());
@@ -204,29 +204,29 @@ fn removing_a_head_that_nothing_reads_from_each_group_changes_nothing() {
 }
 
 /// Scores from a generator, for every group.
-pub(super) fn random_rankings(blueprint: &Blueprint, seed: u64) -> Result<Rankings> {
-    laws::random_rankings(&groups(blueprint)?, seed)
+pub(super) fn random_rankings(spec: &ModelSpec, seed: u64) -> Result<Rankings> {
+    laws::random_rankings(&groups(spec)?, seed)
 }
 
-fn half_on_every_axis(blueprint: &Blueprint, seed: u64) -> Result<Plan> {
+fn half_on_every_axis(spec: &ModelSpec, seed: u64) -> Result<Plan> {
     let sizes = [("hidden", 16), ("heads", 2), ("mlp", 20), ("depth", 2)];
     let sizes = sizes.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect();
-    space(blueprint).plan(&sizes, &random_rankings(blueprint, seed)?, blueprint)
+    space(spec).plan(&sizes, &random_rankings(spec, seed)?, spec)
 }
 
 #[test]
 fn a_pruned_folder_loads_as_its_view_does_and_has_the_predicted_parameters() {
     for config in families() {
         let model = Model::new(&config, 12).unwrap();
-        let plan = half_on_every_axis(&model.blueprint, 13).unwrap();
-        let student = Student::new(&model.source, &model.blueprint, &plan, &registry()).unwrap();
+        let plan = half_on_every_axis(&model.spec, 13).unwrap();
+        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         write_model(dir.path(), &student.config, &student.view, None, WriteOptions::default()).unwrap();
 
         let folder = ModelFolder::open(dir.path(), &registry()).unwrap();
         assert!(folder.unknown_tensors.is_empty());
-        let written = load(&folder.checkpoint.tensors, &folder.blueprint).unwrap();
-        let viewed = load(&student.view, &student.blueprint).unwrap();
+        let written = load(&folder.checkpoint.tensors, &folder.spec).unwrap();
+        let viewed = load(&student.view, &student.spec).unwrap();
         for (written, viewed) in written.parameters().iter().zip(viewed.parameters()) {
             assert!(written.name == viewed.name && written.tensor.equal(&viewed.tensor), "{}", written.name);
         }
@@ -235,9 +235,9 @@ fn a_pruned_folder_loads_as_its_view_does_and_has_the_predicted_parameters() {
 
         let reader = Reader::open(dir.path()).unwrap();
         let n_written: u64 = reader.names().iter().map(|name| reader.info(name).unwrap().n_elements().unwrap()).sum();
-        assert_eq!(model.blueprint.n_params_at(&plan.sizes()), n_written, "{}", model.family());
-        assert_eq!(folder.blueprint.n_params(), n_written, "{}", model.family());
-        assert!(n_written < model.blueprint.n_params());
+        assert_eq!(model.spec.n_params_at(&plan.sizes()), n_written, "{}", model.family());
+        assert_eq!(folder.spec.n_params(), n_written, "{}", model.family());
+        assert!(n_written < model.spec.n_params());
     }
 }
 
@@ -245,12 +245,12 @@ fn a_pruned_folder_loads_as_its_view_does_and_has_the_predicted_parameters() {
 fn every_key_value_head_keeps_as_many_queries_and_the_best_of_them() {
     for config in [tiny_llama(), tiny_nemotron()] {
         let model = Model::new(&config, 15).unwrap();
-        let group = &PruneGroup::of_kind(&model.blueprint, HEADS)[0];
+        let group = &PruneGroup::of_kind(&model.spec, HEADS)[0];
         // The second group holds the two best of all, and still gives one up.
         let ranking = Ranking::new(group, &[0.1, 0.2, 0.9, 0.8]).unwrap();
         assert_eq!(ranking.best(2).unwrap(), [1, 2]);
         let unequal = Plan { kept: BTreeMap::from([("heads.0".to_owned(), vec![2, 3])]) };
-        let error = unequal.checked(&space(&model.blueprint), &model.blueprint).unwrap_err().to_string();
+        let error = unequal.checked(&space(&model.spec), &model.spec).unwrap_err().to_string();
         assert!(error.contains("equally many query heads per key/value head"), "{error}");
     }
 }
@@ -261,21 +261,21 @@ fn a_dead_key_value_head_is_ranked_last_and_goes_with_its_queries_unnoticed() {
         let model = Model::new(&config, 20).unwrap();
         let dead = (0..3).map(|layer| (format!("kv_heads.{layer}"), vec![layer % 2])).collect();
         let source = zeroed(&model, &[Role::VALUE], true, &dead).unwrap();
-        let whole = load(&source, &model.blueprint).unwrap();
-        let groups = groups(&model.blueprint).unwrap();
+        let whole = load(&source, &model.spec).unwrap();
+        let groups = groups(&model.spec).unwrap();
         let scores = activation_scores(&whole, &groups).unwrap();
         let rankings = Rankings::new(&scores, &groups, &BTreeMap::new()).unwrap();
         let wanted = Sizes::from([(KV_HEADS.to_owned(), 1)]);
-        let plan = space(&model.blueprint).plan(&wanted, &rankings, &model.blueprint).unwrap();
+        let plan = space(&model.spec).plan(&wanted, &rankings, &model.spec).unwrap();
         for layer in 0..3 {
             let alive = 1 - layer % 2;
             assert_eq!(plan.kept[&format!("kv_heads.{layer}")], [alive]);
             assert_eq!(plan.kept[&format!("heads.{layer}")], [2 * alive, 2 * alive + 1]);
         }
-        let student = Student::new(&source, &model.blueprint, &plan, &registry()).unwrap();
+        let student = Student::new(&source, &model.spec, &plan, &registry()).unwrap();
         assert_eq!(student.config.get("num_key_value_heads"), Some(&1.into()));
         let ids_bt = some_ids(2, 12, 61, 21).unwrap();
-        let pruned = forward(&load(&student.view, &student.blueprint).unwrap(), &ids_bt).unwrap();
+        let pruned = forward(&load(&student.view, &student.spec).unwrap(), &ids_bt).unwrap();
         let difference = relative(&pruned, &forward(&whole, &ids_bt).unwrap());
         assert!(difference <= REORDERED, "{}: {difference:e}", model.family());
     }
@@ -300,17 +300,17 @@ fn pruning_twice_is_pruning_once_by_the_composed_plan_byte_for_byte() {
     let layers = [sizes(&[("depth", 2), ("mlp", 40)]), sizes(&[("mlp", 32), ("depth", 1)])];
     for (idx, config) in families().into_iter().enumerate() {
         let model = Model::new(&config, 30).unwrap();
-        let is_grouped = model.blueprint.size(KV_HEADS) > 0;
+        let is_grouped = model.spec.size(KV_HEADS) > 0;
         for [first, second] in [&widths, &groups, &layers].into_iter().filter(|steps| is_grouped || *steps != &groups) {
-            let of = |blueprint: &Blueprint, wanted: &Sizes, seed: u64| {
-                space(blueprint).plan(wanted, &random_rankings(blueprint, seed).unwrap(), blueprint).unwrap()
+            let of = |spec: &ModelSpec, wanted: &Sizes, seed: u64| {
+                space(spec).plan(wanted, &random_rankings(spec, seed).unwrap(), spec).unwrap()
             };
-            let one = of(&model.blueprint, first, 31 + idx as u64);
-            let once = Student::new(&model.source, &model.blueprint, &one, &registry()).unwrap();
-            let two = of(&once.blueprint, second, 41 + idx as u64);
-            let twice = Student::new(&once.view, &once.blueprint, &two, &registry()).unwrap();
-            let both = one.compose(&two, &model.blueprint).checked(&space(&model.blueprint), &model.blueprint).unwrap();
-            let direct = Student::new(&model.source, &model.blueprint, &both, &registry()).unwrap();
+            let one = of(&model.spec, first, 31 + idx as u64);
+            let once = Student::new(&model.source, &model.spec, &one, &registry()).unwrap();
+            let two = of(&once.spec, second, 41 + idx as u64);
+            let twice = Student::new(&once.view, &once.spec, &two, &registry()).unwrap();
+            let both = one.compose(&two, &model.spec).checked(&space(&model.spec), &model.spec).unwrap();
+            let direct = Student::new(&model.source, &model.spec, &both, &registry()).unwrap();
             assert_eq!(direct.config.to_json().unwrap(), twice.config.to_json().unwrap(), "{}", model.family());
             assert!(contents(&direct.view) == contents(&twice.view), "{} {first:?} {second:?}", model.family());
         }

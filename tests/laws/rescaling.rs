@@ -1,9 +1,9 @@
 //! Widths that rescale silently: embeddings multiplied by the root of the width, norms that divide by fewer values.
 
 use minitron::{forward, some_ids, tiny_llama};
-use minitron_core::blueprint::{At, HIDDEN, Role, Side, Slot};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::heal::{Case, Patient};
+use minitron_core::spec::{At, HIDDEN, Role, Side, Slot};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
@@ -50,7 +50,7 @@ fn sliced(ward: &Ward) -> Patient<'_> {
 }
 
 fn gain(source: &dyn TensorSource, patient: &Patient, at: At, role: Role) -> Tensor {
-    source.read(&patient.blueprint().find(at, role, Slot::Weight).unwrap().name()).unwrap()
+    source.read(&patient.spec().find(at, role, Slot::Weight).unwrap().name()).unwrap()
 }
 
 fn assert_same_bytes(one: &Patient, other: &Patient, what: &str) {
@@ -67,17 +67,17 @@ fn teacher(ward: &Ward, ids_bt: &Tensor) -> Tensor {
 /// Multiplies units of a dim on one side of some tensors, by stored order.
 fn scale_units(model: &mut Model, roles: &[Role], dim: &str, factor_of: &dyn Fn(usize) -> f64) {
     let mut source = MemorySource::default();
-    for spec in &model.blueprint.tensors {
-        let mut tensor = model.source.read(&spec.name()).unwrap();
+    for param in &model.spec.params {
+        let mut tensor = model.source.read(&param.name()).unwrap();
         let is_asked = |side: &Side| side.dims().contains(&dim);
-        if let Some(side) = spec.sides.iter().position(is_asked).filter(|_| roles.contains(&spec.role)) {
-            let (n_units, length) = (model.blueprint.dims[dim].size, tensor.size()[side] as usize);
+        if let Some(side) = param.sides.iter().position(is_asked).filter(|_| roles.contains(&param.role)) {
+            let (n_units, length) = (model.spec.dims[dim].size, tensor.size()[side] as usize);
             let factors: Vec<f64> = (0..length).map(|position| factor_of(position * n_units / length)).collect();
             let mut shape = vec![1; tensor.dim()];
             shape[side] = length as i64;
             tensor *= Tensor::from_slice(&factors).to_kind(Kind::Float).view(shape.as_slice());
         }
-        source.insert(spec.name(), &tensor).unwrap();
+        source.insert(param.name(), &tensor).unwrap();
     }
     model.source = source;
 }
@@ -108,11 +108,11 @@ fn only_families_that_multiply_by_the_root_of_the_width_are_compensated() {
 fn a_tied_table_is_scaled_and_its_logits_are_not() {
     let tied = Ward::of(&gemma3(true), &[("hidden", 16)]);
     let mut twin = Model::new(&gemma3(false), 30).unwrap();
-    for spec in &twin.blueprint.tensors {
+    for param in &twin.spec.params {
         // The head of the one is the table of the other.
-        let role = if spec.role == Role::HEAD { Role::TOKEN_EMBEDDING } else { spec.role };
-        let name = tied.model.blueprint.find(spec.at, role, spec.slot).unwrap().name();
-        twin.source.insert(spec.name(), &tied.model.source.read(&name).unwrap()).unwrap();
+        let role = if param.role == Role::HEAD { Role::TOKEN_EMBEDDING } else { param.role };
+        let name = tied.model.spec.find(param.at, role, param.slot).unwrap().name();
+        twin.source.insert(param.name(), &tied.model.source.read(&name).unwrap()).unwrap();
     }
     let mut untied = Ward::new(twin, &[("hidden", 16)]);
     untied.plan = tied.plan.clone();
@@ -123,7 +123,7 @@ fn a_tied_table_is_scaled_and_its_logits_are_not() {
 
     // 32 channels of which 16 stay: the table times the root of 2, and of the untied twin nothing else.
     let (scaled, plain) = (untied.student().unwrap(), sliced_twin.student().unwrap());
-    let table = untied.blueprint().find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
+    let table = untied.spec().find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
     for name in scaled.names() {
         let (scaled, plain) = (scaled.read(&name).unwrap(), plain.read(&name).unwrap());
         if name == table {
@@ -163,7 +163,7 @@ fn gains_follow_the_share_of_the_mean_square_that_stays() {
         let mut ward = Ward::of(&config, &[("hidden", 24)]);
         let kept = ward.patient().kept(HIDDEN).to_vec();
         scale_units(&mut ward.model, &[Role::ATTENTION_OUTPUT, Role::DOWN], HIDDEN, &|_| 0.0);
-        let table = ward.model.blueprint.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
+        let table = ward.model.spec.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
         let signs = ward.model.source.read(&table).unwrap().sign();
         ward.model.source.insert(table, &signs).unwrap();
         let share = |channel: usize| if kept.contains(&channel) { 1.0 } else { 3.0 };
@@ -193,7 +193,7 @@ fn norms_over_whole_projections_forget_the_heads_that_go() {
     for (sizes, kind) in [([("heads", 2)], "heads"), ([("kv_heads", 1)], "kv_heads")] {
         let mut ward = Ward::of(&decoder("olmo2", &json!({})), &sizes);
         let plan = ward.plan.kept.clone();
-        let name_of = |model: &Model, at, role| model.blueprint.find(at, role, Slot::Weight).unwrap().name();
+        let name_of = |model: &Model, at, role| model.spec.find(at, role, Slot::Weight).unwrap().name();
         for layer in 0..3 {
             let at = At::Sublayer { layer, sublayer: 0 };
             for (role, dim, n) in [(Role::QUERY, "heads", 4), (Role::KEY, "kv_heads", 2)] {
@@ -231,7 +231,7 @@ fn norms_over_whole_projections_forget_the_heads_that_go() {
 #[test]
 fn a_gain_of_nothing_leaves_the_others_finite() {
     let mut ward = Ward::of(&decoder("olmo2", &json!({})), &[("heads", 2)]);
-    let name = ward.model.blueprint.find(ATTENTION, Role::QUERY_NORM, Slot::Weight).unwrap().name();
+    let name = ward.model.spec.find(ATTENTION, Role::QUERY_NORM, Slot::Weight).unwrap().name();
     let gains = ward.model.source.read(&name).unwrap();
     let _ = gains.narrow(0, 3, 20).zero_();
     ward.model.source.insert(name, &gains).unwrap();

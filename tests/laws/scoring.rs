@@ -7,7 +7,6 @@ use minitron::{
     calibration, families, groups, metric, reads_no_file, registry, score, some_windows, tiny_bert, tiny_gpt2,
     tiny_llama, tiny_nemotron,
 };
-use minitron_core::blueprint::{DEPTH, Role, Slot, TensorSpec};
 use minitron_core::calibrate::{Metric, Pass, Scores, Spill, Streamed};
 use minitron_core::checkpoint::{MemorySource, TensorInfo, TensorSource};
 use minitron_core::contract::Importance;
@@ -15,6 +14,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Port, Site, Tap};
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Kind, PluginSpec};
+use minitron_core::spec::{DEPTH, Param, Role, Slot};
 use tch::{Kind as Element, Reduction, Tensor};
 
 use super::{Model, REORDERED, load, relative, relative_scores};
@@ -53,7 +53,7 @@ fn scores_do_not_depend_on_the_batch_size() {
     let windows = some_windows(12, 10, 61, 1).unwrap();
     for config in families() {
         let model = Model::new(&config, 20).unwrap();
-        let by = |size| score(&model.source, &model.blueprint, metrics(|_| true).unwrap(), &windows, size).unwrap();
+        let by = |size| score(&model.source, &model.spec, metrics(|_| true).unwrap(), &windows, size).unwrap();
         let one_by_one = by(1);
         for batch_size in [3, 8] {
             assert_same(&one_by_one, &by(batch_size), &format!("{} by {batch_size}", model.family()));
@@ -73,13 +73,13 @@ fn what_two_passes_saw_adds_up() {
         let model = Model::new(&config, 21).unwrap();
         let loaded = model.load().unwrap();
         let over = |windows| {
-            let mut pass = Pass::new(metrics(looks).unwrap(), &groups(&model.blueprint).unwrap(), 0).unwrap();
+            let mut pass = Pass::new(metrics(looks).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
             // Which positions of an encoder are masked follows from a window's number.
-            let task = calibration(&model.blueprint, windows, 4).unwrap();
+            let task = calibration(&model.spec, windows, 4).unwrap();
             pass.run(&loaded, &task).unwrap();
             pass
         };
-        if !model.blueprint.options.causal {
+        if !model.spec.options.causal {
             continue;
         }
         let [left, right] =
@@ -93,7 +93,7 @@ fn what_two_passes_saw_adds_up() {
 #[test]
 fn a_state_of_another_metric_is_refused() {
     let model = Model::new(&tiny_llama(), 22).unwrap();
-    let groups = groups(&model.blueprint).unwrap();
+    let groups = groups(&model.spec).unwrap();
     let depth = groups.iter().find(|group| group.kind() == DEPTH).unwrap();
     let scorer = |tag: &str| registry().build::<dyn Importance>(&PluginSpec::bare(tag)).unwrap().scorer(depth).unwrap();
     let error = scorer("magnitude").absorb(&scorer("block_influence").state()).unwrap_err().to_string();
@@ -129,23 +129,23 @@ fn streamed_scores_are_those_in_memory_also_after_an_interruption_anywhere() {
     let streams = |spec: &PluginSpec| spec.tag != "taylor";
     for config in families() {
         let model = Model::new(&config, 23).unwrap();
-        let whole = score(&model.source, &model.blueprint, metrics(streams).unwrap(), &windows, 3).unwrap();
+        let whole = score(&model.source, &model.spec, metrics(streams).unwrap(), &windows, 3).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let (mut n_attempts, mut reached) = (0, Vec::new());
         let streamed = loop {
             let spill = Spill::open(&dir.path().join("spill"), "same".into()).unwrap();
             reached.extend(spill.reached());
             // Enough for what stands around the layers and one layer, never for all of them.
-            let of = |layer| model.blueprint.tensors.iter().filter(|spec| spec.layer() == layer).count();
+            let of = |layer| model.spec.params.iter().filter(|param| param.layer() == layer).count();
             let source = Failing { source: &model.source, left: Cell::new(of(None) + of(Some(0)) + 3) };
             let options = LoadOptions::default();
-            let from = Streamed { source: &source, blueprint: &model.blueprint, options, spill: &spill };
-            let mut pass = Pass::new(metrics(streams).unwrap(), &groups(&model.blueprint).unwrap(), 0).unwrap();
-            let done = pass.stream(&from, &calibration(&model.blueprint, &windows, 3).unwrap());
+            let from = Streamed { source: &source, spec: &model.spec, options, spill: &spill };
+            let mut pass = Pass::new(metrics(streams).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
+            let done = pass.stream(&from, &calibration(&model.spec, &windows, 3).unwrap());
             n_attempts += 1;
             assert!(n_attempts < 20, "{}: never done", model.family());
             if done.is_ok() {
-                pass.weigh(&model.source, None, &model.blueprint, &Silent).unwrap();
+                pass.weigh(&model.source, None, &model.spec, &Silent).unwrap();
                 break pass.finish().unwrap();
             }
         };
@@ -164,9 +164,9 @@ fn a_spill_of_other_inputs_is_not_gone_on_from() {
     let spill = Spill::open(&place, "one".into()).unwrap();
     let source = Failing { source: &model.source, left: Cell::new(13) };
     let options = LoadOptions::default();
-    let from = Streamed { source: &source, blueprint: &model.blueprint, options, spill: &spill };
-    let mut pass = Pass::new(metrics(looks).unwrap(), &groups(&model.blueprint).unwrap(), 0).unwrap();
-    assert!(pass.stream(&from, &calibration(&model.blueprint, &windows, 2).unwrap()).is_err());
+    let from = Streamed { source: &source, spec: &model.spec, options, spill: &spill };
+    let mut pass = Pass::new(metrics(looks).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
+    assert!(pass.stream(&from, &calibration(&model.spec, &windows, 2).unwrap()).is_err());
     assert!(Spill::open(&place, "one".into()).unwrap().reached().is_some());
     assert_eq!(Spill::open(&place, "two".into()).unwrap().reached(), None);
 }
@@ -178,8 +178,8 @@ fn a_layers_perplexity_score_is_the_loss_of_the_model_without_it() {
         let model = Model::new(&config, 25).unwrap();
         let loaded = model.load().unwrap();
         let specs = ["perplexity", "perplexity:span=2"].map(|spec| metric(spec).unwrap());
-        let scores = score(&model.source, &model.blueprint, specs.into(), &windows, 2).unwrap();
-        let input = calibration(&model.blueprint, &windows, 2).unwrap();
+        let scores = score(&model.source, &model.spec, specs.into(), &windows, 2).unwrap();
+        let input = calibration(&model.spec, &windows, 2).unwrap();
         let loss_without = |layers: Range<usize>| {
             let without = loaded.without(layers);
             let (mut sum, mut n) = (0.0, 0.0);
@@ -210,16 +210,16 @@ fn magnitude_is_the_norm_of_all_that_goes_with_a_unit() {
         let model = Model::new(&config, 26).unwrap();
         let windows = some_windows(1, 4, 61, 4).unwrap();
         let specs = ["magnitude", "magnitude:norm=l1"].map(|spec| metric(spec).unwrap());
-        let scores = score(&model.source, &model.blueprint, specs.into(), &windows, 1).unwrap();
+        let scores = score(&model.source, &model.spec, specs.into(), &windows, 1).unwrap();
         // Neuron 5 of layer 1, by the roles of its tensors.
         let (mut squares, mut sum) = (0.0, 0.0);
-        for spec in model.blueprint.tensors.iter().filter(|spec| spec.layer() == Some(1)) {
-            let weight = model.source.read(&spec.name()).unwrap();
-            let of_output = matches!(spec.role, Role::GATE | Role::UP);
-            if !of_output && spec.role != Role::DOWN || spec.role == Role::DOWN && spec.sides.len() == 1 {
+        for param in model.spec.params.iter().filter(|param| param.layer() == Some(1)) {
+            let weight = model.source.read(&param.name()).unwrap();
+            let of_output = matches!(param.role, Role::GATE | Role::UP);
+            if !of_output && param.role != Role::DOWN || param.role == Role::DOWN && param.sides.len() == 1 {
                 continue;
             }
-            let side = i64::from(spec.sides.len() > 1 && of_output == spec.transposed);
+            let side = i64::from(param.sides.len() > 1 && of_output == param.transposed);
             let row = weight.select(side, 5).to_kind(tch::Kind::Double);
             squares += row.square().sum(tch::Kind::Double).double_value(&[]);
             sum += row.abs().sum(tch::Kind::Double).double_value(&[]);
@@ -230,8 +230,8 @@ fn magnitude_is_the_norm_of_all_that_goes_with_a_unit() {
         // All heads, and all neurons, together are the whole of their tensors.
         let layer: f64 = f64::from(scores.by_name["magnitude/depth"][1]).powi(2);
         let mut expected = 0.0;
-        for spec in model.blueprint.tensors.iter().filter(|spec| spec.layer() == Some(1)) {
-            let weight = model.source.read(&spec.name()).unwrap().to_kind(tch::Kind::Double);
+        for param in model.spec.params.iter().filter(|param| param.layer() == Some(1)) {
+            let weight = model.source.read(&param.name()).unwrap().to_kind(tch::Kind::Double);
             expected += weight.square().sum(tch::Kind::Double).double_value(&[]);
         }
         assert!((layer - expected).abs() <= 1e-5 * expected, "{}", model.family());
@@ -241,19 +241,19 @@ fn magnitude_is_the_norm_of_all_that_goes_with_a_unit() {
 /// The model's weights with those that carry one unit scaled: what the loss's slope is taken of.
 fn scaled(model: &Model, dim: &str, unit: usize, factor: f64) -> MemorySource {
     let mut source = MemorySource::default();
-    for spec in &model.blueprint.tensors {
-        let tensor = model.source.read(&spec.name()).unwrap().copy();
-        for (side, of) in spec.sides.iter().enumerate() {
+    for param in &model.spec.params {
+        let tensor = model.source.read(&param.name()).unwrap().copy();
+        for (side, of) in param.sides.iter().enumerate() {
             if !of.dims().contains(&dim) {
                 continue;
             }
-            let size_of = |name: &str| model.blueprint.dims.get(name).map(|dim| dim.size);
+            let size_of = |name: &str| model.spec.dims.get(name).map(|dim| dim.size);
             let units = [unit];
             for position in of.positions(&size_of, &|name| (name == dim).then_some(&units[..])) {
                 let _ = tensor.narrow(side as i64, position as i64, 1).g_mul_scalar_(factor);
             }
         }
-        source.insert(spec.name(), &tensor).unwrap();
+        source.insert(param.name(), &tensor).unwrap();
     }
     source
 }
@@ -263,11 +263,10 @@ fn taylor_per_unit_is_the_slope_of_the_loss_as_the_unit_fades() {
     let windows = some_windows(4, 12, 61, 6).unwrap();
     for config in families() {
         let model = Model::new(&config, 27).unwrap();
-        let scores =
-            score(&model.source, &model.blueprint, vec![metric("taylor:per=unit").unwrap()], &windows, 3).unwrap();
-        let input = calibration(&model.blueprint, &windows, 4).unwrap();
+        let scores = score(&model.source, &model.spec, vec![metric("taylor:per=unit").unwrap()], &windows, 3).unwrap();
+        let input = calibration(&model.spec, &windows, 4).unwrap();
         let loss = |source: &MemorySource| {
-            let loaded = load(source, &model.blueprint).unwrap();
+            let loaded = load(source, &model.spec).unwrap();
             let targets = input.task.unwrap().batch(&windows, &[0, 1, 2, 3], tch::Device::Cpu).unwrap();
             tch::no_grad(|| {
                 let hidden = loaded.hidden(&targets.ids_bt, &mut minitron_core::model::NoTap, None).unwrap();
@@ -298,7 +297,7 @@ fn random_scores_follow_from_seed_and_dim_alone() {
     let of = |seed: u64, spec: &str| {
         let model = Model::new(&tiny_llama(), seed).unwrap();
         let metric = Metric { label: "random".into(), importance: metric(spec).unwrap().importance };
-        score(&model.source, &model.blueprint, vec![metric], &windows, 1).unwrap()
+        score(&model.source, &model.spec, vec![metric], &windows, 1).unwrap()
     };
     let one = of(1, "random");
     assert_eq!(one, of(2, "random"));
@@ -312,8 +311,8 @@ fn resamples_spread_around_the_score_and_are_drawn_together() {
     let model = Model::new(&tiny_llama(), 28).unwrap();
     // A mean over windows, whose expectation over resamples it is itself.
     let specs = ["activation:batch=mean", "block_influence", "magnitude"].map(|spec| metric(spec).unwrap());
-    let mut pass = Pass::new(specs.into(), &groups(&model.blueprint).unwrap(), 16).unwrap();
-    pass.run(&model.load().unwrap(), &calibration(&model.blueprint, &windows, 5).unwrap()).unwrap();
+    let mut pass = Pass::new(specs.into(), &groups(&model.spec).unwrap(), 16).unwrap();
+    pass.run(&model.load().unwrap(), &calibration(&model.spec, &windows, 5).unwrap()).unwrap();
     let (scores, replicates) = (pass.finish().unwrap(), pass.replicates(200, 1).unwrap());
     assert_eq!(replicates, pass.replicates(200, 1).unwrap());
     assert_ne!(replicates, pass.replicates(200, 2).unwrap());
@@ -336,7 +335,7 @@ fn resamples_spread_around_the_score_and_are_drawn_together() {
 fn a_run_of_layers_longer_than_the_model_is_refused() {
     let model = Model::new(&tiny_llama(), 29).unwrap();
     for spec in ["block_influence:span=3", "perplexity:span=0", "task_accuracy:span=9"] {
-        let error = Pass::new(vec![metric(spec).unwrap()], &groups(&model.blueprint).unwrap(), 0).unwrap_err();
+        let error = Pass::new(vec![metric(spec).unwrap()], &groups(&model.spec).unwrap(), 0).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains("span: expected 1 to 2"), "{error}");
     }
 }
@@ -345,10 +344,10 @@ fn a_run_of_layers_longer_than_the_model_is_refused() {
 fn a_key_value_head_is_as_large_as_its_query_heads_together() {
     for config in [tiny_llama(), tiny_nemotron()] {
         let model = Model::new(&config, 24).unwrap();
-        let is_output = |spec: &TensorSpec| spec.role == Role::ATTENTION_OUTPUT && spec.slot == Slot::Weight;
+        let is_output = |param: &Param| param.role == Role::ATTENTION_OUTPUT && param.slot == Slot::Weight;
         let label = "activation:seq=l2,batch=l2";
         let windows = some_windows(12, 10, 61, 1).unwrap();
-        let scored = |spec| score(&model.source, &model.blueprint, vec![metric(spec).unwrap()], &windows, 4).unwrap();
+        let scored = |spec| score(&model.source, &model.spec, vec![metric(spec).unwrap()], &windows, 4).unwrap();
         let (scores, weights) = (scored(label), scored("magnitude"));
         for layer in 0..3 {
             let of = |kind: &str| scores.of(&format!("{kind}.{layer}"), Some(label)).unwrap();
@@ -358,15 +357,15 @@ fn a_key_value_head_is_as_large_as_its_query_heads_together() {
             // And its weights are its own and theirs.
             let squares = |name: &str| weights.by_name[name].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
             let expected: f64 = model
-                .blueprint
-                .tensors
+                .spec
+                .params
                 .iter()
-                .filter(|spec| spec.layer() == Some(layer))
-                .filter(|spec| [Role::QUERY, Role::KEY, Role::VALUE].contains(&spec.role) || is_output(spec))
-                .map(|spec| {
+                .filter(|param| param.layer() == Some(layer))
+                .filter(|param| [Role::QUERY, Role::KEY, Role::VALUE].contains(&param.role) || is_output(param))
+                .map(|param| {
                     model
                         .source
-                        .read(&spec.name())
+                        .read(&param.name())
                         .unwrap()
                         .to_kind(tch::Kind::Double)
                         .square()
@@ -398,22 +397,22 @@ fn channel_metrics_are_activations_times_the_weights_that_read_them() {
         let model = Model::new(&config, 31).unwrap();
         let windows = some_windows(5, 12, 61, 3).unwrap();
         let metrics = ["wanda", "fluctuation"].map(|spec| metric(spec).unwrap());
-        let scores = score(&model.source, &model.blueprint, metrics.into(), &windows, 2).unwrap();
+        let scores = score(&model.source, &model.spec, metrics.into(), &windows, 2).unwrap();
         let loaded = model.load().unwrap();
         for (dim, port, role) in
             [("mlp.1", Port::NEURONS, Role::DOWN), ("heads.1", Port::HEADS, Role::ATTENTION_OUTPUT)]
         {
-            let mut seen = Seen(model.blueprint.site(1, port).unwrap(), Vec::new());
+            let mut seen = Seen(model.spec.site(1, port).unwrap(), Vec::new());
             let ids_bt = Tensor::from_slice(
                 &(0..5).flat_map(|w| windows.window(w).unwrap()).map(|&id| i64::from(id)).collect::<Vec<_>>(),
             );
             let _ = tch::no_grad(|| loaded.hidden(&ids_bt.view([5, -1]), &mut seen, None)).unwrap();
             let x_nc = Tensor::cat(&seen.1, 0).flatten(0, 1).to_kind(Element::Double);
-            let spec = model.blueprint.find(model.blueprint.part_with(1, role).unwrap(), role, Slot::Weight).unwrap();
-            let weight = model.source.read(&spec.name()).unwrap().to_kind(Element::Double);
+            let param = model.spec.find(model.spec.part_with(1, role).unwrap(), role, Slot::Weight).unwrap();
+            let weight = model.source.read(&param.name()).unwrap().to_kind(Element::Double);
             let weight_rc = if transposed { weight.tr() } else { weight };
             let norms_c = x_nc.square().sum_dim_intlist(0, false, Element::Double).sqrt();
-            let n_units = model.blueprint.dim(dim).unwrap().size as i64;
+            let n_units = model.spec.dim(dim).unwrap().size as i64;
             let per_unit =
                 |of_channels: Tensor| of_channels.view([n_units, -1]).sum_dim_intlist(1, false, Element::Double);
             let wanda = per_unit(norms_c * weight_rc.abs().sum_dim_intlist(0, false, Element::Double));

@@ -5,45 +5,45 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use minitron::{axes, config, families, registry, some_text, tiny_llama, with_context, write_tiny_with_tokenizer};
-use minitron_core::blueprint::{Blueprint, Sizes};
 use minitron_core::pipeline::{Context, ScoreOptions, SearchOptions, Setup, Spec, compare, score, search};
 use minitron_core::plan::{Count, Space};
 use minitron_core::progress::{Interrupt, Progress};
 use minitron_core::random::SplitMix;
 use minitron_core::search::{Cost, Grid, GridAxis, Halving, Within};
+use minitron_core::spec::{ModelSpec, Sizes};
 use serde_json::{Value, json};
 
 #[test]
-fn the_polynomial_counts_what_the_blueprint_counts() {
+fn the_polynomial_counts_what_the_spec_counts() {
     let mut random = SplitMix::new(1);
     for value in families() {
-        let blueprint = Blueprint::from_config(&config(&value).unwrap(), &registry()).unwrap();
-        let kinds: Vec<String> = blueprint.sizes().into_keys().collect();
-        let cost = Cost::of(&blueprint, &kinds);
-        assert_eq!(cost.at(&blueprint.sizes().into_values().collect::<Vec<_>>()), blueprint.n_params());
+        let spec = ModelSpec::from_config(&config(&value).unwrap(), &registry()).unwrap();
+        let kinds: Vec<String> = spec.sizes().into_keys().collect();
+        let cost = Cost::of(&spec, &kinds);
+        assert_eq!(cost.at(&spec.sizes().into_values().collect::<Vec<_>>()), spec.n_params());
         for _ in 0..200 {
             let sizes: Vec<usize> = kinds.iter().map(|_| 1 + random.below(4096)).collect();
             let named: Sizes = kinds.iter().cloned().zip(sizes.clone()).collect();
-            assert_eq!(cost.at(&sizes), blueprint.n_params_at(&named), "{}: {named:?}", blueprint.architecture);
+            assert_eq!(cost.at(&sizes), spec.n_params_at(&named), "{}: {named:?}", spec.architecture);
         }
     }
 }
 
 /// Nemotron-4 15B (arXiv 2407.14679, appendix).
-fn nemotron_15b() -> Blueprint {
+fn nemotron_15b() -> ModelSpec {
     let value = json!({
         "architectures": ["NemotronForCausalLM"], "model_type": "nemotron", "hidden_size": 6144,
         "intermediate_size": 24576, "num_hidden_layers": 32, "num_attention_heads": 48, "num_key_value_heads": 8,
         "head_dim": 128, "vocab_size": 256_000, "max_position_embeddings": 4096, "norm_eps": 1e-5, "hidden_act": "relu2",
         "partial_rotary_factor": 0.5, "rope_theta": 10000.0, "tie_word_embeddings": false,
     });
-    Blueprint::from_config(&config(&value).unwrap(), &registry()).unwrap()
+    ModelSpec::from_config(&config(&value).unwrap(), &registry()).unwrap()
 }
 
 fn survey(heads: &[usize], hidden: &[usize], within: Within) -> Vec<u64> {
-    let blueprint = nemotron_15b();
-    assert_eq!(blueprint.n_params(), 15_628_775_424);
-    let space = Space::new(&blueprint, &axes(&registry()).unwrap()).unwrap();
+    let spec = nemotron_15b();
+    assert_eq!(spec.n_params(), 15_628_775_424);
+    let space = Space::new(&spec, &axes(&registry()).unwrap()).unwrap();
     let sizes = |kind: &str, sizes: &[usize]| GridAxis::Sizes(kind.into(), sizes.to_vec());
     let grid = Grid::new(vec![
         GridAxis::MlpFactors(vec![2.5, 3.0, 3.5, 4.0]),
@@ -52,11 +52,11 @@ fn survey(heads: &[usize], hidden: &[usize], within: Within) -> Vec<u64> {
         sizes("hidden", hidden),
     ])
     .unwrap();
-    let (found, survey) = grid.survey(&blueprint, &space, &|n_params, _| n_params, (within, &|_, _| Ok(true))).unwrap();
+    let (found, survey) = grid.survey(&spec, &space, &|n_params, _| n_params, (within, &|_, _| Ok(true))).unwrap();
     assert_eq!(survey.n_points, (16 * heads.len() * hidden.len()) as u64);
     assert_eq!(survey.n_legal, found.len() as u64);
     for candidate in &found {
-        assert_eq!(candidate.n_params, blueprint.n_params_at(&candidate.sizes));
+        assert_eq!(candidate.n_params, spec.n_params_at(&candidate.sizes));
     }
     found.iter().map(|candidate| candidate.n_params).collect()
 }

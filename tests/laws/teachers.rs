@@ -6,13 +6,13 @@ use std::path::Path;
 use std::rc::Rc;
 
 use minitron::{registry, some_windows, tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron};
-use minitron_core::blueprint::{At, Blueprint};
 use minitron_core::contract::{LogitLoss, SitePair, StateLoss, States};
 use minitron_core::data::{Targets, Task, Windows};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Port, Site, Transformer};
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
+use minitron_core::spec::{At, ModelSpec};
 use minitron_core::train::{
     CacheHeader, CacheType, Counts, LiftStart, Loaded, Objective, Remembered, StateTerm, Streamed, Teacher,
     TeacherCache, Term, Weight,
@@ -29,7 +29,7 @@ struct Everywhere {}
 
 #[typetag::serde(name = "everywhere")]
 impl StateLoss for Everywhere {
-    fn pairs(&self, student: &Blueprint, _teacher: &Blueprint) -> Result<Vec<SitePair>> {
+    fn pairs(&self, student: &ModelSpec, _teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         let inside = |layer| {
             let part = |sublayer, port| Site::Inside { at: At::Sublayer { layer, sublayer }, port };
             [
@@ -62,7 +62,7 @@ struct LastState {}
 
 #[typetag::serde(name = "last_state")]
 impl StateLoss for LastState {
-    fn pairs(&self, _student: &Blueprint, _teacher: &Blueprint) -> Result<Vec<SitePair>> {
+    fn pairs(&self, _student: &ModelSpec, _teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         Ok(vec![SitePair { student: Site::Last, teacher: Site::Last }])
     }
 
@@ -82,7 +82,7 @@ fn logit_term(weight: f64) -> Term {
 
 fn state_term(loss: Box<dyn StateLoss>, weight: Weight, student: &Model, teacher: &Model) -> StateTerm {
     let start = LiftStart { device: Device::Cpu, kind: Kind::Float, kept_hidden: None, seed: 3 };
-    StateTerm::new("states".into(), weight, loss, &student.blueprint, &teacher.blueprint, start).unwrap()
+    StateTerm::new("states".into(), weight, loss, &student.spec, &teacher.spec, start).unwrap()
 }
 
 /// Gradients by name; they are taken away.
@@ -101,7 +101,7 @@ fn take_gradients(model: &Transformer) -> Vec<(String, Tensor)> {
 
 fn batch(windows: &Windows, student: &Model) -> Targets {
     let chosen: Vec<usize> = (0..windows.len()).collect();
-    let task = Task::of(student.blueprint.options.causal, Some(4), 1).unwrap();
+    let task = Task::of(student.spec.options.causal, Some(4), 1).unwrap();
     task.batch(windows, &chosen, Device::Cpu).unwrap()
 }
 
@@ -191,7 +191,7 @@ fn a_teacher_read_layer_by_layer_says_the_same_to_the_last_bit() {
         let targets = batch(&some_windows(3, 16, 61, 10).unwrap(), &teacher);
         let of = |layer, port| Site::Inside { at: At::Sublayer { layer, sublayer: 0 }, port };
         let sites: BTreeSet<Site> = [of(1, Port::INPUT), of(0, Port::VALUE), Site::LayerOutput(1), Site::Last].into();
-        let mut streamed = Streamed::new(&teacher.source, &teacher.blueprint, LoadOptions::default());
+        let mut streamed = Streamed::new(&teacher.source, &teacher.spec, LoadOptions::default());
         let mut held = Loaded(&loaded);
         let (a, b) = (streamed.lesson(&targets, true, &sites).unwrap(), held.lesson(&targets, true, &sites).unwrap());
         let nothing = Tensor::new();
@@ -209,7 +209,7 @@ fn a_teacher_may_compute_in_less_than_its_student() {
     let targets = batch(&some_windows(4, 16, 61, 10).unwrap(), &student);
     let run = |kind| {
         let options = LoadOptions { kind, ..LoadOptions::default() };
-        let heard = Transformer::load(&teacher.source, &teacher.blueprint, options).unwrap();
+        let heard = Transformer::load(&teacher.source, &teacher.spec, options).unwrap();
         let states = vec![state_term(Box::new(LastState {}), Weight::Fixed(0.5), &student, &teacher)];
         let objective = Objective { terms: vec![logit_term(1.0)], states, recompute: false };
         objective.backward(&model, Some(&mut Loaded(&heard)), &targets, Counts::of(&targets).unwrap()).unwrap()
@@ -239,7 +239,7 @@ fn remembered<'a>(
         n_loads.set(n_loads.get() + 1);
         Ok(Box::new(Loaded(teacher.load()?)) as Box<dyn Teacher>)
     });
-    Ok(Remembered::new(&teacher.blueprint, Kind::Float, TeacherCache::open(dir, header)?, loader, &Silent))
+    Ok(Remembered::new(&teacher.spec, Kind::Float, TeacherCache::open(dir, header)?, loader, &Silent))
 }
 
 /// Logits of all rows.

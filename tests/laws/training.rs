@@ -104,7 +104,7 @@ fn every_loss_in_row_chunks_is_the_loss_whatever_it_is() {
     let options = LoadOptions { kind: Kind::Double, ..LoadOptions::default() };
     let of = |seed, trainable| {
         let model = Model::new(&config, seed).unwrap();
-        Transformer::load(&model.source, &model.blueprint, LoadOptions { trainable, ..options }).unwrap()
+        Transformer::load(&model.source, &model.spec, LoadOptions { trainable, ..options }).unwrap()
     };
     let (student, teacher) = (of(40, true), of(41, false));
     let windows = some_windows(3, 32, 1 << 17, 2).unwrap();
@@ -370,7 +370,7 @@ fn a_learned_map_is_resumed_with_its_student() {
         let loss = registry().build::<dyn StateLoss>(&spec).unwrap();
         let start = LiftStart { device: Device::Cpu, kind: Kind::Float, kept_hidden: None, seed: 3 };
         let (label, weight) = ("hidden_state".to_owned(), Weight::Dynamic(1.0));
-        let term = StateTerm::new(label, weight, loss, &ours.blueprint, &theirs.blueprint, start).unwrap();
+        let term = StateTerm::new(label, weight, loss, &ours.spec, &theirs.spec, start).unwrap();
         let objective = Objective { states: vec![term], ..objective().unwrap() };
         let settings = settings();
         let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)), Interrupt::default());

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
-use minitron_core::blueprint::{Blueprint, ModelFolder, PruneGroup};
 use minitron_core::calibrate::{self, Calibration, Metric, ScoreInputs, Scores};
 use minitron_core::checkpoint::{Config, TensorSource, WriteOptions, write_model};
 use minitron_core::contract::Axis;
@@ -15,6 +14,7 @@ use minitron_core::pipeline::Context;
 use minitron_core::progress::{Interrupt, Progress, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
+use minitron_core::spec::{ModelFolder, ModelSpec, PruneGroup};
 pub use minitron_plugins::laws::random_weights;
 use serde_json::Value;
 use tch::Tensor;
@@ -66,9 +66,9 @@ pub fn write_tiny(dir: &Path, config: &Value, seed: u64) -> Result<()> {
         config["initializer_range"] = Value::from(0.3);
     }
     let config = Config::from_value(&dir.join("config.json"), config)?;
-    let blueprint = Blueprint::from_config(&config, &registry())?;
+    let spec = ModelSpec::from_config(&config, &registry())?;
     std::fs::create_dir_all(dir).unwrap_or_default();
-    write_model(dir, &config, &fresh_weights(&blueprint, seed)?, None, WriteOptions::default())
+    write_model(dir, &config, &fresh_weights(&spec, seed)?, None, WriteOptions::default())
 }
 
 /// A small Llama with grouped queries.
@@ -148,7 +148,7 @@ pub fn families() -> [Value; 7] {
 /// Opens and loads a folder in f32.
 pub fn load(dir: &Path) -> Result<(ModelFolder, Transformer)> {
     let folder = ModelFolder::open(dir, &registry())?;
-    let model = Transformer::load(&folder.checkpoint.tensors, &folder.blueprint, LoadOptions::default())?;
+    let model = Transformer::load(&folder.checkpoint.tensors, &folder.spec, LoadOptions::default())?;
     Ok((folder, model))
 }
 
@@ -276,9 +276,9 @@ pub fn axes(registry: &Registry) -> Result<Vec<Box<dyn Axis>>> {
 }
 
 /// Everything that can be pruned.
-pub fn groups(blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
+pub fn groups(spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
     let groups: Vec<Vec<PruneGroup>> =
-        axes(&registry())?.iter().map(|axis| axis.groups(blueprint)).collect::<Result<_>>()?;
+        axes(&registry())?.iter().map(|axis| axis.groups(spec)).collect::<Result<_>>()?;
     Ok(groups.concat())
 }
 
@@ -296,27 +296,27 @@ pub fn some_windows(n_windows: usize, width: usize, vocab: usize, seed: u64) -> 
 }
 
 /// What a pass over some windows takes; an encoder's mask is its last token but one.
-pub fn calibration<'a>(blueprint: &Blueprint, windows: &'a Windows, batch_size: usize) -> Result<Calibration<'a>> {
-    let mask = blueprint.options.vocab.checked_sub(2).map(|id| id as u32);
-    let task = Some(Task::of(blueprint.options.causal, mask, 0)?);
+pub fn calibration<'a>(spec: &ModelSpec, windows: &'a Windows, batch_size: usize) -> Result<Calibration<'a>> {
+    let mask = spec.options.vocab.checked_sub(2).map(|id| id as u32);
+    let task = Some(Task::of(spec.options.causal, mask, 0)?);
     Ok(Calibration { windows, task, batch_size, progress: &Silent })
 }
 
 /// Scores by every metric that needs no task file, as the command line takes them.
 pub fn score(
     source: &dyn TensorSource,
-    blueprint: &Blueprint,
+    spec: &ModelSpec,
     metrics: Vec<Metric>,
     windows: &Windows,
     batch_size: usize,
 ) -> Result<Scores> {
-    let groups = groups(blueprint)?;
+    let groups = groups(spec)?;
     let inputs = ScoreInputs {
         source,
-        blueprint,
+        spec,
         groups: &groups,
         windows,
-        task: calibration(blueprint, windows, batch_size)?.task,
+        task: calibration(spec, windows, batch_size)?.task,
         tokenizer: None,
         batch_size,
         max_memory: None,

@@ -1,15 +1,15 @@
 use std::sync::Arc;
 
 use minitron_core::architectures::{Decoder, Names, Norms};
-use minitron_core::blueprint::{
-    Blueprint, Cost, Evidence, HEADS, KV_HEADS, Norm, NormKind, Role, Rotary, RotaryDefaults, ShapeKeys,
-};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::{Architecture, Mixer, Observed, RunMixer};
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate};
 use minitron_core::model::{Context, Linear, MixerState, PartWeights, Port, PortTap, Ports};
 use minitron_core::serde_json::json;
+use minitron_core::spec::{
+    Cost, Evidence, HEADS, KV_HEADS, ModelSpec, Norm, NormKind, Role, Rotary, RotaryDefaults, ShapeKeys,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -33,7 +33,7 @@ impl Architecture for Glm4 {
         config.is_type("glm4")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1.5625e-7)? };
         // What a config may leave to the class.

@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Blueprint, MLP, Sizes};
 use minitron_core::contract::Allocator;
 use minitron_core::error::Result;
 use minitron_core::plan::{Plan, Rankings, Space};
+use minitron_core::spec::{MLP, ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,10 +20,10 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "half_mlp")]
 impl Allocator for HalfMlp {
-    fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>> {
+    fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>> {
         let axis = space.axis(MLP)?;
         let half = (axis.full / 2).div_ceil(axis.step) * axis.step;
         // Legality and the best units of that size are the core's part.
-        Ok(vec![space.plan(&Sizes::from([(MLP.to_owned(), half)]), rankings, blueprint)?])
+        Ok(vec![space.plan(&Sizes::from([(MLP.to_owned(), half)]), rankings, spec)?])
     }
 }

@@ -1,7 +1,7 @@
-use minitron_core::blueprint::Blueprint;
 use minitron_core::contract::{SitePair, StateLoss, States};
 use minitron_core::error::Result;
 use minitron_core::model::Site;
+use minitron_core::spec::ModelSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -21,7 +21,7 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "log_cosh")]
 impl StateLoss for LogCosh {
-    fn pairs(&self, _student: &Blueprint, _teacher: &Blueprint) -> Result<Vec<SitePair>> {
+    fn pairs(&self, _student: &ModelSpec, _teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         Ok(vec![SitePair { student: Site::Last, teacher: Site::Last }])
     }
 

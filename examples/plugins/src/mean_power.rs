@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{MLP, PruneGroup};
 use minitron_core::calibrate::{Observation, SequenceStat};
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::error::{Error, Result};
+use minitron_core::spec::{MLP, PruneGroup};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

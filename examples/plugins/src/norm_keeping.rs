@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Role, Slot};
 use minitron_core::contract::Healing;
 use minitron_core::error::Result;
 use minitron_core::heal::Patient;
+use minitron_core::spec::{Role, Slot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ impl Healing for NormKeeping {
     fn heal(&self, patient: &mut Patient) -> Result<()> {
         for layer in 0..patient.n_layers() {
             let (role, slot) = (Role::DOWN, Slot::Weight);
-            let Some(at) = patient.blueprint().part_with(layer, role) else { continue };
+            let Some(at) = patient.spec().part_with(layer, role) else { continue };
             let student_ef = patient.read(at, role, slot)?;
             let teacher_ef = patient.read_teacher(at, role, slot)?;
             let (ours, theirs) = (student_ef.f_norm()?.f_double_value(&[])?, teacher_ef.f_norm()?.f_double_value(&[])?);

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::Names;
-use crate::blueprint::{
-    Activation, Constraint, Embedding, Head, LayerList, Norm, Rotary, RotaryDefaults, RotaryScaling, Shape, ShapeKeys,
-    StatedRotary,
-};
 use crate::checkpoint::Config;
 use crate::contract::Mixer;
 use crate::error::Result;
 use crate::mixers::{Attention, Gate, Mlp, QkNorm};
+use crate::spec::{
+    Activation, Constraint, Embedding, Head, LayerList, Norm, Rotary, RotaryDefaults, RotaryScaling, Shape, ShapeKeys,
+    StatedRotary,
+};
 
 /// Where norms stand in a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,19 +1,19 @@
 //! A decoder, written out tensor by tensor.
 
 use super::{Decoder, Norms};
-use crate::blueprint::{
-    Blueprint, Constraint, Evidence, HIDDEN, Layer, Options, ROPE_PAIRS, Role, Side, Slot, StatedRotary, Sublayer,
-    Table, fixed,
-};
 use crate::error::Result;
 use crate::mixers::{Attention, Gate, Layout, QkNorm, SINKS};
+use crate::spec::{
+    Constraint, Evidence, HIDDEN, Layer, ModelSpec, Options, ROPE_PAIRS, Role, Side, Slot, StatedRotary, Sublayer,
+    Table, fixed,
+};
 
 impl Decoder {
     /// Writes it out.
     ///
     /// # Errors
     /// `Internal` where the family is at fault.
-    pub fn finish(mut self, evidence: &Evidence) -> Result<Blueprint> {
+    pub fn finish(mut self, evidence: &Evidence) -> Result<ModelSpec> {
         self.choose_pairs();
         let whole_config = evidence.config;
         let mut table = Table::new(self.names.prefix);
@@ -51,22 +51,22 @@ impl Decoder {
             initializer_range: self.initializer_range,
         };
         let dims = self.shape.dims_in(self.scope, &self.keys);
-        let mut blueprint = Blueprint::new(self.architecture, whole_config, dims, table.finish(), layers, options)?;
+        let mut spec = ModelSpec::new(self.architecture, whole_config, dims, table.finish(), layers, options)?;
         match self.keys.head_dim {
             // Left out, it would be derived from the student's own width.
-            Some(key) => blueprint.pinned.push((format!("{}{key}", self.scope), self.shape.head_dim.into())),
-            None if self.square => blueprint.constraints.push(Constraint::no_head_dim(self.shape.head_dim)),
+            Some(key) => spec.pinned.push((format!("{}{key}", self.scope), self.shape.head_dim.into())),
+            None if self.square => spec.constraints.push(Constraint::no_head_dim(self.shape.head_dim)),
             None => {}
         }
-        blueprint.constraints.extend(self.constraints);
+        spec.constraints.extend(self.constraints);
         if !self.beside.is_empty() {
-            blueprint.constraints.push(Constraint::held(HIDDEN, "a projector from another tower feeds it"));
+            spec.constraints.push(Constraint::held(HIDDEN, "a projector from another tower feeds it"));
         }
-        blueprint.layer_lists = self.layer_lists;
-        blueprint.rotaries = self.rotaries;
-        blueprint.rotaries.iter_mut().for_each(|stated| stated.scope = self.scope);
-        (blueprint.buffers, blueprint.reads) = (self.buffers, self.reads);
-        Ok(blueprint)
+        spec.layer_lists = self.layer_lists;
+        spec.rotaries = self.rotaries;
+        spec.rotaries.iter_mut().for_each(|stated| stated.scope = self.scope);
+        (spec.buffers, spec.reads) = (self.buffers, self.reads);
+        Ok(spec)
     }
 
     /// Channels of heads can go in pairs, where the config can say which.

@@ -17,10 +17,8 @@ use crate::model::{NoTap, Transformer};
 /// `Recipe` when the loss needs a teacher; `Data` when nothing is predicted.
 pub fn mean_gradient(model: &Transformer, loss: Arc<dyn LogitLoss>, input: &Calibration) -> Result<MemorySource> {
     let Some(task) = input.task.filter(|_| model.has_head()) else {
-        let message = format!(
-            "this `{}` model has no language-model head; a gradient needs a loss",
-            model.blueprint.architecture
-        );
+        let message =
+            format!("this `{}` model has no language-model head; a gradient needs a loss", model.spec.architecture);
         return Err(Error::Data(message));
     };
     if loss.teacher() != TeacherNeed::Nothing {
@@ -59,7 +57,7 @@ fn add_gradient(model: &Transformer, loss: &dyn LogitLoss, targets: &Targets, n_
     let hidden_bte = model.hidden(targets.input(), &mut NoTap, None)?;
     let head = model.frame.head()?;
     let inputs_ne = head.inputs(&targets.rows(&hidden_bte)?)?;
-    let gradient_ne = head.gradient(&inputs_ne, model.blueprint.options.vocab, |logits_nv, start| {
+    let gradient_ne = head.gradient(&inputs_ne, model.spec.options.vocab, |logits_nv, start| {
         let labels_n = targets.labels_n.f_narrow(0, start, logits_nv.size2()?.0)?;
         let loss_n = loss.rows(logits_nv, None, &labels_n)?;
         if loss_n.size() != labels_n.size() {

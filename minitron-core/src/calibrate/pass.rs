@@ -8,11 +8,11 @@ use tch::Tensor;
 use super::Site;
 use super::observation::{Ablated, Activations, Measured, Observation, Weights};
 use super::scores::Scores;
-use crate::blueprint::PruneGroup;
 use crate::contract::{Evaluator, Importance, LogitLoss, Need, Scorer};
 use crate::error::{Error, Present, Result};
 use crate::model::Tap;
 use crate::random::SplitMix;
+use crate::spec::PruneGroup;
 
 /// A metric to compute, under the label its scores are kept by.
 #[derive(Debug)]

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::gradient::mean_gradient;
 use super::{Calibration, Metric, Pass, Scores, Spill, Streamed};
-use crate::blueprint::{Blueprint, HIDDEN, PruneGroup, Role, TensorSpec};
 use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
 use crate::data::{Task, Tokenizer, Windows};
@@ -12,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::memory::{mib, peak_bytes};
 use crate::model::{LoadOptions, Transformer};
 use crate::progress::Progress;
+use crate::spec::{HIDDEN, ModelSpec, Param, PruneGroup, Role};
 
 /// A model, a text, and how they are brought together.
 #[derive(Clone, Copy)]
@@ -19,7 +19,7 @@ pub struct ScoreInputs<'a> {
     /// The model's tensors.
     pub source: &'a dyn TensorSource,
     /// Its description.
-    pub blueprint: &'a Blueprint,
+    pub spec: &'a ModelSpec,
     /// What is scored.
     pub groups: &'a [PruneGroup],
     /// The text.
@@ -74,15 +74,15 @@ impl ScoreInputs<'_> {
     }
 
     fn load(&self, trainable: bool) -> Result<Transformer> {
-        let _span = tracing::info_span!("load", n_params = self.blueprint.n_params(), trainable).entered();
-        Transformer::load(self.source, self.blueprint, LoadOptions { trainable, ..self.options })
+        let _span = tracing::info_span!("load", n_params = self.spec.n_params(), trainable).entered();
+        Transformer::load(self.source, self.spec, LoadOptions { trainable, ..self.options })
     }
 
     /// With the whole model in memory, and its gradients where a metric asks for them.
     fn in_memory(&self, pass: &mut Pass) -> Result<()> {
         let gradient_loss = pass.gradient_loss()?;
         let n_copies = if gradient_loss.is_some() { 2 } else { 1 };
-        let weights = n_copies * self.blueprint.n_params() * self.element_bytes();
+        let weights = n_copies * self.spec.n_params() * self.element_bytes();
         let input = self.calibration(self.fitting_batch(pass, weights, "--stream holds one layer at a time")?);
         let needs_model = pass.wants_sites() || !pass.ablation_spans().is_empty() || pass.wants_measurements();
         if needs_model {
@@ -107,7 +107,7 @@ impl ScoreInputs<'_> {
         };
         if pass.wants_weights() {
             let gradients = gradients.as_ref().map(|gradients| gradients as &dyn TensorSource);
-            pass.weigh(self.source, gradients, self.blueprint, self.progress)?;
+            pass.weigh(self.source, gradients, self.spec, self.progress)?;
         }
         Ok(())
     }
@@ -119,11 +119,11 @@ impl ScoreInputs<'_> {
             return Err(Error::Recipe(format!("{message}; leave --stream out, or score by it in a run of its own")));
         }
         if pass.wants_sites() || !pass.ablation_spans().is_empty() {
-            self.blueprint.check_computable()?;
+            self.spec.check_computable()?;
         }
         let head = if pass.ablation_spans().is_empty() { 0 } else { self.head_params() };
-        let layers = 0..self.blueprint.n_layers();
-        let layer = layers.map(|layer| self.params_of(|spec| spec.layer() == Some(layer))).max().unwrap_or(0);
+        let layers = 0..self.spec.n_layers();
+        let layer = layers.map(|layer| self.params_of(|param| param.layer() == Some(layer))).max().unwrap_or(0);
         let weights = (layer + head) * self.element_bytes() + self.largest_stored(head > 0);
         let input = self.calibration(self.fitting_batch(pass, weights, "one layer is held at a time already")?);
         let spill = Spill::open(dir, digest.to_owned())?;
@@ -131,10 +131,10 @@ impl ScoreInputs<'_> {
             self.progress.note(&format!("an interrupted scoring goes on at layer {layer_idx}"));
         }
         let options = LoadOptions { trainable: false, ..self.options };
-        let model = Streamed { source: self.source, blueprint: self.blueprint, options, spill: &spill };
+        let model = Streamed { source: self.source, spec: self.spec, options, spill: &spill };
         pass.stream(&model, &input)?;
         if pass.wants_weights() {
-            pass.weigh(self.source, None, self.blueprint, self.progress)?;
+            pass.weigh(self.source, None, self.spec, self.progress)?;
         }
         Ok(())
     }
@@ -164,10 +164,10 @@ impl ScoreInputs<'_> {
     /// What a batch takes at its widest: the stream a few times over (statistics in f64 included), the inside of the MLP
     /// and of attention, a chunk of logits, the streams that leave layers out, and the scorers' numbers.
     fn activation_bytes(&self, pass: &Pass, batch_size: usize) -> u64 {
-        let n_layers = self.blueprint.n_layers();
+        let n_layers = self.spec.n_layers();
         let n_streams = 2 * pass.ablation_spans().len() * n_layers + 16;
-        let inside = (0..n_layers).map(|layer| self.blueprint.held_inside(layer)).max().unwrap_or(0) as usize;
-        let per_token = n_streams * self.blueprint.size(HIDDEN) + inside + inside / 4;
+        let inside = (0..n_layers).map(|layer| self.spec.held_inside(layer)).max().unwrap_or(0) as usize;
+        let per_token = n_streams * self.spec.size(HIDDEN) + inside + inside / 4;
         let logits = if pass.ablation_spans().is_empty() { 0 } else { 160 << 20 };
         (batch_size * self.windows.width() * per_token * 4 + logits) as u64 + pass.state_bytes()
     }
@@ -176,21 +176,21 @@ impl ScoreInputs<'_> {
         self.options.kind.elt_size_in_bytes() as u64
     }
 
-    fn params_of(&self, counts: impl Fn(&TensorSpec) -> bool) -> u64 {
-        let infos = self.blueprint.tensors.iter().filter(|spec| counts(spec));
-        infos.filter_map(|spec| self.source.info(&spec.name())?.n_elements()).sum()
+    fn params_of(&self, counts: impl Fn(&Param) -> bool) -> u64 {
+        let infos = self.spec.params.iter().filter(|param| counts(param));
+        infos.filter_map(|param| self.source.info(&param.name())?.n_elements()).sum()
     }
 
     /// The head's projection: its own, or the token table.
     fn head_params(&self) -> u64 {
-        let role = if self.blueprint.has_own_head() { Role::HEAD } else { Role::TOKEN_EMBEDDING };
-        self.params_of(|spec| spec.role == role)
+        let role = if self.spec.has_own_head() { Role::HEAD } else { Role::TOKEN_EMBEDDING };
+        self.params_of(|param| param.role == role)
     }
 
     /// A tensor as it is stored stands beside its copy for a moment.
     fn largest_stored(&self, with_head: bool) -> u64 {
-        let counts = |spec: &&TensorSpec| spec.layer().is_some() || with_head;
-        let sizes = self.blueprint.tensors.iter().filter(counts);
-        sizes.filter_map(|spec| self.source.info(&spec.name())?.n_bytes()).max().unwrap_or(0)
+        let counts = |param: &&Param| param.layer().is_some() || with_head;
+        let sizes = self.spec.params.iter().filter(counts);
+        sizes.filter_map(|param| self.source.info(&param.name())?.n_bytes()).max().unwrap_or(0)
     }
 }

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::walk::{Calibration, Flow, Route};
-use crate::blueprint::{Blueprint, HIDDEN};
 use crate::checkpoint::{TensorSource, sync_tree, write_whole};
 use crate::data::Task;
 use crate::error::{Error, IoContext, Result};
 use crate::files::read_text;
 use crate::model::{Frame, LoadOptions};
+use crate::spec::{HIDDEN, ModelSpec};
 
 /// A model that is read one layer at a time.
 #[derive(Clone, Copy)]
@@ -22,7 +22,7 @@ pub struct Streamed<'a> {
     /// Its tensors.
     pub source: &'a dyn TensorSource,
     /// Its description.
-    pub blueprint: &'a Blueprint,
+    pub spec: &'a ModelSpec,
     /// Where and in what it computes.
     pub options: LoadOptions,
     /// Where activations wait.
@@ -39,11 +39,11 @@ impl Streamed<'_> {
         if let Some(Task::Masked { mask, .. }) = input.task {
             tokens.insert(mask);
         }
-        Frame::open(self.source, self.blueprint, self.options, &tokens, route.predicts())
+        Frame::open(self.source, self.spec, self.options, &tokens, route.predicts())
     }
 
     pub(super) fn n_embed(&self) -> i64 {
-        self.blueprint.size(HIDDEN) as i64
+        self.spec.size(HIDDEN) as i64
     }
 }
 

@@ -65,7 +65,7 @@ impl Route {
     ///
     /// # Errors
     /// `Data` when predictions are needed of a model without a head.
-    pub fn all(pass: &Pass, model: &crate::blueprint::Blueprint, task: Option<Task>) -> Result<Vec<Route>> {
+    pub fn all(pass: &Pass, model: &crate::spec::ModelSpec, task: Option<Task>) -> Result<Vec<Route>> {
         let spans = pass.ablation_spans();
         if !spans.is_empty() && (task.is_none() || model.options.head.is_none()) {
             let message = format!("this `{}` model has no language-model head", model.architecture);
@@ -265,7 +265,7 @@ impl Pass {
     pub fn run(&mut self, model: &Transformer, input: &Calibration) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens()).entered();
-        for route in Route::all(self, &model.blueprint, input.task)? {
+        for route in Route::all(self, &model.spec, input.task)? {
             self.take(&LayerStore::Loaded(model), &model.frame, (&route, input), &mut InMemory::default())?;
         }
         Ok(())
@@ -278,8 +278,8 @@ impl Pass {
         let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens(), streamed = true).entered();
         let (done, state) = model.spill.resume()?;
         self.absorb(&state)?;
-        let store = LayerStore::Stored { source: model.source, blueprint: model.blueprint, options: model.options };
-        for (number, route) in Route::all(self, model.blueprint, input.task)?.iter().enumerate() {
+        let store = LayerStore::Stored { source: model.source, spec: model.spec, options: model.options };
+        for (number, route) in Route::all(self, model.spec, input.task)?.iter().enumerate() {
             if number < done.route {
                 continue;
             }

@@ -6,11 +6,11 @@ use tch::{Kind, Tensor};
 
 use super::observation::{Measured, Weights};
 use super::pass::Pass;
-use crate::blueprint::{Blueprint, DEPTH, Part, PruneGroup, TensorSpec};
 use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Recorder};
+use crate::spec::{DEPTH, ModelSpec, Param, Part, PruneGroup};
 
 /// Elements looked at together.
 const PIECE: usize = 1 << 24;
@@ -42,14 +42,14 @@ impl Pass {
         &mut self,
         source: &dyn TensorSource,
         gradients: Option<&dyn TensorSource>,
-        blueprint: &Blueprint,
+        spec: &ModelSpec,
         progress: &dyn Progress,
     ) -> Result<()> {
         let wanted = self.weighed_groups();
         let _span = tracing::info_span!("weigh", n_groups = wanted.len()).entered();
         progress.start("weigh, groups", wanted.len() as u64);
         for (watcher, group, with_gradient) in wanted {
-            for piece in pieces(blueprint, &group) {
+            for piece in pieces(spec, &group) {
                 let weight_ui = piece.read(source)?;
                 let gradient_ui = match (with_gradient, gradients) {
                     (true, Some(gradients)) => Some(piece.read(gradients)?),
@@ -71,7 +71,7 @@ impl Pass {
         let _span = tracing::info_span!("measure").entered();
         let (mut seen, progress) = (Vec::new(), Recorder::new(subject.progress));
         for (span, evaluator, name, watcher) in self.measurements() {
-            for first in 0..=subject.model.blueprint.n_layers().saturating_sub(span) {
+            for first in 0..=subject.model.spec.n_layers().saturating_sub(span) {
                 let layers = first..first + span;
                 let without = subject.model.without(layers.clone());
                 let measured = evaluator.evaluate(&Subject { model: &without, progress: &progress, ..*subject })?;
@@ -111,20 +111,19 @@ impl Piece {
 }
 
 /// Everything that carries units of the group; a layer's units are all its tensors.
-fn pieces(blueprint: &Blueprint, group: &PruneGroup) -> Vec<Piece> {
+fn pieces(spec: &ModelSpec, group: &PruneGroup) -> Vec<Piece> {
     let of_depth = group.kind() == DEPTH;
-    let pieces_of =
-        |spec: &TensorSpec| if of_depth { whole(blueprint, spec) } else { carrying(blueprint, group, spec) };
-    blueprint.tensors.iter().flat_map(pieces_of).collect()
+    let pieces_of = |param: &Param| if of_depth { whole(spec, param) } else { carrying(spec, group, param) };
+    spec.params.iter().flat_map(pieces_of).collect()
 }
 
 /// A table writes what it looks up; every other matrix reads one of its sides.
-fn is_read(spec: &TensorSpec, side_idx: usize) -> bool {
-    !spec.role.is_table() && spec.sides.len() == 2 && (side_idx == 0) == spec.transposed
+fn is_read(param: &Param, side_idx: usize) -> bool {
+    !param.role.is_table() && param.sides.len() == 2 && (side_idx == 0) == param.transposed
 }
 
-fn sides_of(blueprint: &Blueprint, spec: &TensorSpec) -> Vec<usize> {
-    spec.sides.iter().map(|side| side.len(|dim| blueprint.dims.get(dim).map(|d| d.size))).collect()
+fn sides_of(spec: &ModelSpec, param: &Param) -> Vec<usize> {
+    param.sides.iter().map(|side| side.len(|dim| spec.dims.get(dim).map(|d| d.size))).collect()
 }
 
 fn chunks(n: usize, elements_each: usize) -> impl Iterator<Item = Range<usize>> {
@@ -132,20 +131,20 @@ fn chunks(n: usize, elements_each: usize) -> impl Iterator<Item = Range<usize>> 
     (0..n).step_by(step).map(move |from| from..(from + step).min(n))
 }
 
-fn whole(blueprint: &Blueprint, spec: &TensorSpec) -> Vec<Piece> {
-    let Some(layer_idx) = spec.layer() else { return Vec::new() };
-    let sides = sides_of(blueprint, spec);
+fn whole(spec: &ModelSpec, param: &Param) -> Vec<Piece> {
+    let Some(layer_idx) = param.layer() else { return Vec::new() };
+    let sides = sides_of(spec, param);
     let (n_rows, row) = (sides.first().copied().unwrap_or(1), sides.iter().skip(1).product());
-    let piece = |rows| Piece { name: spec.name(), rows, units: layer_idx..layer_idx + 1, reads: false, place: None };
+    let piece = |rows| Piece { name: param.name(), rows, units: layer_idx..layer_idx + 1, reads: false, place: None };
     chunks(n_rows, row).map(piece).collect()
 }
 
 /// Where the group's units begin in a part, and the positions that one of them takes: its own, or those of all units that it parts
 /// (the query heads of a key/value head). Inside the units of another dim they begin anew in each.
-fn runs_in(blueprint: &Blueprint, group: &PruneGroup, part: &Part, start: usize) -> Vec<(usize, usize)> {
-    let size_of = |dim: &str| blueprint.dims.get(dim).map(|dim| dim.size);
+fn runs_in(spec: &ModelSpec, group: &PruneGroup, part: &Part, start: usize) -> Vec<(usize, usize)> {
+    let size_of = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
     let Some((dim, block)) = part.units(&size_of) else { return Vec::new() };
-    let Some(found) = blueprint.dims.get(dim) else { return Vec::new() };
+    let Some(found) = spec.dims.get(dim) else { return Vec::new() };
     let is_parted = found.partition.as_ref() == Some(&group.dim);
     if dim == group.dim || is_parted {
         return vec![(start, block * found.size / group.n_units.max(1))];
@@ -157,46 +156,46 @@ fn runs_in(blueprint: &Blueprint, group: &PruneGroup, part: &Part, start: usize)
     for unit in 0..found.size {
         let mut at = start + unit * block;
         for inner in part.inner() {
-            runs.extend(runs_in(blueprint, group, inner, at));
+            runs.extend(runs_in(spec, group, inner, at));
             at += inner.len(&size_of);
         }
     }
     runs
 }
 
-fn carrying(blueprint: &Blueprint, group: &PruneGroup, spec: &TensorSpec) -> Vec<Piece> {
-    let sides = sides_of(blueprint, spec);
+fn carrying(spec: &ModelSpec, group: &PruneGroup, param: &Param) -> Vec<Piece> {
+    let sides = sides_of(spec, param);
     let (n_rows, row) = (sides.first().copied().unwrap_or(1), sides.iter().skip(1).product::<usize>());
     let mut found = Vec::new();
-    for (side_idx, side) in spec.sides.iter().enumerate() {
+    for (side_idx, side) in param.sides.iter().enumerate() {
         let mut start = 0;
         for part in &side.0 {
-            let runs = runs_in(blueprint, group, part, start);
+            let runs = runs_in(spec, group, part, start);
             match side_idx {
                 0 => {
-                    found.extend(runs.iter().flat_map(|&(start, block)| rows_of_units(spec, group, start, block, row)))
+                    found.extend(runs.iter().flat_map(|&(start, block)| rows_of_units(param, group, start, block, row)))
                 }
-                _ => found.extend(columns_of_units(spec, group, &runs, (n_rows, row))),
+                _ => found.extend(columns_of_units(param, group, &runs, (n_rows, row))),
             }
-            start += part.len(&|dim| blueprint.dims.get(dim).map(|dim| dim.size));
+            start += part.len(&|dim| spec.dims.get(dim).map(|dim| dim.size));
         }
     }
     found
 }
 
-fn rows_of_units(spec: &TensorSpec, group: &PruneGroup, start: usize, block: usize, row: usize) -> Vec<Piece> {
+fn rows_of_units(param: &Param, group: &PruneGroup, start: usize, block: usize, row: usize) -> Vec<Piece> {
     let piece = |units: Range<usize>| Piece {
-        name: spec.name(),
+        name: param.name(),
         rows: start + units.start * block..start + units.end * block,
         units,
-        reads: is_read(spec, 0),
+        reads: is_read(param, 0),
         place: Some(Place { side: 0, starts: vec![0], block: block as i64 }),
     };
     chunks(group.n_units, row * block).map(piece).collect()
 }
 
 fn columns_of_units(
-    spec: &TensorSpec,
+    param: &Param,
     group: &PruneGroup,
     runs: &[(usize, usize)],
     (n_rows, row): (usize, usize),
@@ -204,7 +203,7 @@ fn columns_of_units(
     let Some(&(_, block)) = runs.first() else { return Vec::new() };
     let starts: Vec<i64> = runs.iter().map(|&(start, _)| start as i64).collect();
     let place = || Some(Place { side: 1, starts: starts.clone(), block: block as i64 });
-    let reads = is_read(spec, 1);
-    let piece = |rows| Piece { name: spec.name(), rows, units: 0..group.n_units, reads, place: place() };
+    let reads = is_read(param, 1);
+    let piece = |rows| Piece { name: param.name(), rows, units: 0..group.n_units, reads, place: place() };
     chunks(n_rows, row).map(piece).collect()
 }

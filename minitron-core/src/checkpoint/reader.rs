@@ -184,7 +184,7 @@ impl Reader {
 
     /// Where rows of a tensor lie.
     fn stored<'a>(&'a self, name: &'a str, rows: Range<usize>) -> Result<Stored<'a>> {
-        let missing = || Error::Internal(format!("no tensor `{name}`; names are checked against the blueprint first"));
+        let missing = || Error::Internal(format!("no tensor `{name}`; names are checked against the spec first"));
         let entry = self.entries.get(name).ok_or_else(missing)?;
         let file = self.files.get(entry.file).ok_or_else(missing)?;
         let n_rows = entry.info.shape.first().copied().unwrap_or(1);

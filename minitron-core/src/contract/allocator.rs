@@ -1,8 +1,8 @@
 use std::fmt::Debug;
 
-use crate::blueprint::Blueprint;
 use crate::error::Result;
 use crate::plan::{Plan, Rankings, Space};
+use crate::spec::ModelSpec;
 
 /// Decides how much of each axis stays.
 ///
@@ -14,5 +14,5 @@ pub trait Allocator: Debug + Send + Sync {
     ///
     /// # Errors
     /// `Plan` when no legal size meets it, naming the nearest.
-    fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>>;
+    fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>>;
 }

@@ -1,14 +1,14 @@
 use std::fmt::Debug;
 
-use crate::blueprint::{Blueprint, ClientLimit, Evidence, Sizes};
 use crate::checkpoint::Config;
 use crate::error::Result;
+use crate::spec::{ClientLimit, Evidence, ModelSpec, Sizes};
 
 /// A family of transformers: the only place that knows its tensor names and config keys.
 ///
 /// # Law
-/// The blueprint declares every weight that the family's `transformers` class has, with the sides it is stored with;
-/// the forward pass built from it equals that class within 1e-4 (max absolute, f32). `blueprint` is a function of its
+/// The spec declares every weight that the family's `transformers` class has, with the sides it is stored with;
+/// the forward pass built from it equals that class within 1e-4 (max absolute, f32). `spec` is a function of its
 /// argument alone.
 #[typetag::serde(tag = "type")]
 pub trait Architecture: Debug + Send + Sync {
@@ -19,11 +19,11 @@ pub trait Architecture: Debug + Send + Sync {
     ///
     /// # Errors
     /// `Checkpoint` for a missing key, a value out of range, or an option of the family that is not supported.
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint>;
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec>;
 
-    /// Programs that take this family but not a model of these sizes (kinds left out keep the blueprint's), with what helps.
+    /// Programs that take this family but not a model of these sizes (kinds left out keep the spec's), with what helps.
     /// People read it when they plan and inspect.
-    fn client_limits(&self, _blueprint: &Blueprint, _sizes: &Sizes) -> Vec<ClientLimit> {
+    fn client_limits(&self, _spec: &ModelSpec, _sizes: &Sizes) -> Vec<ClientLimit> {
         Vec::new()
     }
 }

@@ -2,9 +2,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::{Evaluator, LogitLoss};
-use crate::blueprint::PruneGroup;
 use crate::calibrate::{Observation, Site};
 use crate::error::Result;
+use crate::spec::PruneGroup;
 
 /// A metric: how much each unit of a group matters, from what it asks to be shown.
 ///

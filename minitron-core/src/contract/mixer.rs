@@ -3,9 +3,9 @@ use std::fmt::Debug;
 
 use tch::Tensor;
 
-use crate::blueprint::{Cost, Norm, Role};
 use crate::error::Result;
 use crate::model::{Context, MixerState, PartWeights, Port, PortTap, Ports};
+use crate::spec::{Cost, Norm, Role};
 
 /// What reads the residual stream and gives what is added to it: attention, an MLP. Data, made by an architecture for each
 /// layer; a family in a library may bring its own.

@@ -2,9 +2,9 @@ use std::fmt::Debug;
 
 use tch::Tensor;
 
-use crate::blueprint::Blueprint;
 use crate::error::{Present, Result};
 use crate::model::Site;
+use crate::spec::ModelSpec;
 
 /// Two places whose states are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub trait StateLoss: Debug + Send + Sync {
     ///
     /// # Errors
     /// `Recipe` where a named layer does not exist, saying which do.
-    fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>>;
+    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>>;
 
     /// Whether a linear map, learned with the student and shared by all pairs, takes the student's states to the teacher's
     /// width first. It is there only where the widths differ.

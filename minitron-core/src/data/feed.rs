@@ -15,9 +15,9 @@ use super::spec::{DataSpec, Reading};
 use super::text_options::Pack;
 use super::tokenizer::Tokenizer;
 use super::windows::{Piece, Windows, fits};
-use crate::blueprint::Options;
 use crate::error::{Error, IoContext, Result};
 use crate::registry::Registry;
+use crate::spec::Options;
 
 /// Most tokens of a block: 64 MiB of ids.
 pub const BLOCK_TOKENS: usize = 1 << 24;

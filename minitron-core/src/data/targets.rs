@@ -5,10 +5,10 @@ use tch::{Device, Kind, Tensor};
 use super::filling::fill;
 use super::token::Marks;
 use super::windows::{Piece, Windows, positions_in_documents};
-use crate::blueprint::Options;
 use crate::error::{Error, Result};
 use crate::model::Input;
 use crate::random::SplitMix;
+use crate::spec::Options;
 
 /// Share of an encoder's positions that are masked.
 const MASKED_SHARE: f64 = 0.15;

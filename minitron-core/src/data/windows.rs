@@ -8,8 +8,8 @@ use tch::{Device, Tensor};
 use super::filling::fill;
 use super::token::{Marks, Token};
 use super::tokenizer::Tokenizer;
-use crate::blueprint::Options;
 use crate::error::{Error, Present, Result};
+use crate::spec::Options;
 
 /// Windows of one length, or one per document. An encoder's carry its brackets.
 #[derive(Debug, Clone)]

@@ -47,7 +47,7 @@ pub fn generate(model: &Transformer, prompts: &[Vec<u32>], ends: &[u32], samplin
     let mut random = SplitMix::new(sampling.seed);
     let mut outputs: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
     let mut done = vec![false; prompts.len()];
-    let room = model.blueprint.options.max_positions.saturating_sub(n_prompt);
+    let room = model.spec.options.max_positions.saturating_sub(n_prompt);
     for _ in 0..sampling.max_new_tokens.min(room.saturating_add(1)) {
         let hidden = model.hidden(&input, &mut NoTap, Some(&mut cache))?;
         let last = hidden.f_narrow(1, hidden.size3()?.1 - 1, 1)?.f_squeeze_dim(1)?;
@@ -58,13 +58,13 @@ pub fn generate(model: &Transformer, prompts: &[Vec<u32>], ends: &[u32], samplin
                 output.push(id as u32);
             }
         }
-        if done.iter().all(|&done| done) || cache.len() as usize >= model.blueprint.options.max_positions {
+        if done.iter().all(|&done| done) || cache.len() as usize >= model.spec.options.max_positions {
             break;
         }
         input = Tensor::f_from_slice(&next)?.f_view([prompts.len() as i64, 1])?.f_to_device(model.device)?;
         whole = Tensor::f_cat(&[&whole, &input], 1)?;
         let n_before = cache.len() as usize;
-        if !model.blueprint.states_hold(n_before, n_before + 1) {
+        if !model.spec.states_hold(n_before, n_before + 1) {
             (cache, input) = (Cache::new(model), whole.shallow_clone());
         }
     }

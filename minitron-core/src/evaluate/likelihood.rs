@@ -43,7 +43,7 @@ pub fn likelihoods(subject: &Subject, items: &[Continuation]) -> Result<Vec<Like
     if !model.is_causal() {
         return Err(Error::Data("an encoder gives no likelihood of a text; give a causal language model".into()));
     }
-    let max_positions = model.blueprint.options.max_positions;
+    let max_positions = model.spec.options.max_positions;
     let texts = distinct(items, max_positions)?;
     let (mut alone, mut shared) = (Vec::new(), Vec::new());
     for group in texts.chunk_by(|a, b| a.context == b.context) {
@@ -115,7 +115,7 @@ fn n_context(group: &[Text]) -> usize {
 
 fn is_saving(group: &[Text], model: &Transformer) -> bool {
     let longest = group.iter().map(Text::n_inputs).max().unwrap_or(0);
-    if !model.blueprint.states_hold(n_context(group), longest) {
+    if !model.spec.states_hold(n_context(group), longest) {
         return false;
     }
     let n_all: usize = group.iter().map(Text::n_inputs).sum();
@@ -216,7 +216,7 @@ impl Tally<'_> {
         let labels_n = Tensor::f_from_slice(&labels)?.f_to_device(device)?;
         let hidden_ne = hidden_bte.f_reshape([-1, n_embed])?.f_index_select(0, &flat_n)?;
         let mut left = predicted.iter();
-        for (start, len) in row_chunks(predicted.len() as i64, self.model.blueprint.options.vocab) {
+        for (start, len) in row_chunks(predicted.len() as i64, self.model.spec.options.vocab) {
             let logits_nv = self.model.logits(&hidden_ne.f_narrow(0, start, len)?)?.f_to_kind(Kind::Float)?;
             let labels_n = labels_n.f_narrow(0, start, len)?;
             let loss_n = logits_nv.f_cross_entropy_loss(&labels_n, None::<Tensor>, Reduction::None, -100, 0.0)?;

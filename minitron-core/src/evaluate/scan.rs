@@ -35,7 +35,7 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
     let _no_grad = tch::no_grad_guard();
     let model = subject.model;
     let windows = subject.windows.ok_or_else(|| Error::Data("no held-out text is given (--data)".into()))?;
-    windows.check_fits(&model.blueprint.options)?;
+    windows.check_fits(&model.spec.options)?;
     let task = Task::of(model.is_causal(), subject.tokenizer.and_then(|t| t.mask), subject.seed)?;
     subject.progress.start("eval, tokens", windows.n_tokens() as u64);
     let mut n_rows = 0;
@@ -48,7 +48,7 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
             None => None,
         };
         n_rows += targets.n_rows();
-        for (start, len) in row_chunks(targets.n_rows(), model.blueprint.options.vocab) {
+        for (start, len) in row_chunks(targets.n_rows(), model.spec.options.vocab) {
             let teacher_nv = match (subject.teacher, &teacher_ne) {
                 (Some(teacher), Some(rows)) => Some(teacher.logits(&rows.f_narrow(0, start, len)?)?),
                 _ => None,

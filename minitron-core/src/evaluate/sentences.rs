@@ -116,7 +116,7 @@ impl SentenceModules {
     /// # Errors
     /// `Checkpoint` for a module that is not supported, or whose files are missing: without it the vectors would be others.
     pub fn of(model: &Transformer, pooling: Option<Pooling>) -> Result<Self> {
-        let path = model.blueprint.config.path();
+        let path = model.spec.config.path();
         let dir = path.parent().unwrap_or(path);
         let mut found = SentenceModules { pooling: pooling.unwrap_or_default(), after: Vec::new() };
         let Some(modules) = modules(dir)? else {

@@ -1,9 +1,9 @@
 //! What follows from sizes alone, before any healing.
 
 use super::patient::Patient;
-use crate::blueprint::{At, HIDDEN, ROPE_PAIRS, Role, Slot, TensorSpec};
 use crate::contract::Rescale;
 use crate::error::Result;
+use crate::spec::{At, HIDDEN, Param, ROPE_PAIRS, Role, Slot};
 
 impl Patient<'_> {
     pub(super) fn compensate(&mut self) -> Result<()> {
@@ -30,13 +30,13 @@ impl Patient<'_> {
     /// channels of which h stay, the table is multiplied by sqrt(H/h), and where it makes the logits too, the final norm's
     /// gain by sqrt(h/H).
     fn compensate_embedding(&mut self) -> Result<()> {
-        let (full, kept) = (self.teacher_blueprint().size(HIDDEN), self.blueprint().size(HIDDEN));
-        if !self.blueprint().options.embedding.scales_with_hidden || full == kept {
+        let (full, kept) = (self.teacher_spec().size(HIDDEN), self.spec().size(HIDDEN));
+        if !self.spec().options.embedding.scales_with_hidden || full == kept {
             return Ok(());
         }
         let factor = (full as f64 / kept.max(1) as f64).sqrt();
         self.scale(At::Model, Role::TOKEN_EMBEDDING, factor)?;
-        if self.blueprint().options.tied {
+        if self.spec().options.tied {
             self.scale(At::Model, Role::FINAL_NORM, 1.0 / factor)?;
         }
         self.compensated.push("embeddings x sqrt(hidden of the source / hidden)");
@@ -45,13 +45,13 @@ impl Patient<'_> {
 
     /// What narrower heads rescale, as their mixers say.
     fn compensate_heads(&mut self) -> Result<()> {
-        let (full, kept) = (self.teacher_blueprint().size(ROPE_PAIRS), self.blueprint().size(ROPE_PAIRS));
+        let (full, kept) = (self.teacher_spec().size(ROPE_PAIRS), self.spec().size(ROPE_PAIRS));
         if full == kept {
             return Ok(());
         }
         let mut found: Vec<(At, Rescale)> = Vec::new();
         for layer in 0..self.n_layers() {
-            for (source, part) in self.teacher_blueprint().sublayers(self.source_layer(layer)) {
+            for (source, part) in self.teacher_spec().sublayers(self.source_layer(layer)) {
                 found.extend(part.mixer.rescales(ROPE_PAIRS, kept).into_iter().map(|of| (source.in_layer(layer), of)));
             }
         }
@@ -67,12 +67,12 @@ impl Patient<'_> {
 
     /// Multiplies a weight and its bias, or a norm's gain, as they are read.
     fn scale(&mut self, at: At, role: Role, factor: f64) -> Result<()> {
-        let spec = self.spec(at, role, Slot::Weight)?;
-        if self.blueprint().norm_of(spec).is_some_and(|norm| norm.kind.stores_gain_less_one()) {
+        let param = self.param(at, role, Slot::Weight)?;
+        if self.spec().norm_of(param).is_some_and(|norm| norm.kind.stores_gain_less_one()) {
             return self.scale_gain(at, role, factor);
         }
-        let bias = self.blueprint().find(at, role, Slot::Bias);
-        let names: Vec<String> = std::iter::once(spec).chain(bias).map(TensorSpec::name).collect();
+        let bias = self.spec().find(at, role, Slot::Bias);
+        let names: Vec<String> = std::iter::once(param).chain(bias).map(Param::name).collect();
         for name in names {
             let all = self.factors.entry(name).or_insert(1.0);
             *all *= factor;

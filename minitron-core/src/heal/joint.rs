@@ -2,9 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::blueprint::{At, Role};
 use crate::error::{Present, Result};
 use crate::model::{Site, Tap};
+use crate::spec::{At, Role};
 
 /// Projections that share their input.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use tch::{Kind, Tensor};
 use super::joint::rows;
 use super::patient::Patient;
 use super::streams::State;
-use crate::blueprint::{At, Role, Slot, Sublayer};
 use crate::error::{Error, Result};
 use crate::model::{Block, Context, InMemory, LayerStore, Port, Site, Tap, Walk, run_layers};
 use crate::progress::Progress;
+use crate::spec::{At, Role, Slot, Sublayer};
 
 /// Shown a norm (its place in the student and its role) and its normalised input, x / rms(x) [N, width].
 pub type Look<'a> = dyn FnMut(At, Role, &Tensor) -> Result<()> + 'a;
@@ -56,10 +56,10 @@ impl Patient<'_> {
         let _no_grad = tch::no_grad_guard();
         let (states, contexts) = self.embedded(false)?;
         let (progress, n_batches) = (self.calibration()?.progress, states.len());
-        let n_steps = self.teacher_blueprint().n_layers() * n_batches;
+        let n_steps = self.teacher_spec().n_layers() * n_batches;
         progress.start("look at norms, layers x batches", n_steps as u64);
-        let (source, blueprint) = (self.teacher(), self.teacher_blueprint());
-        let store = LayerStore::Stored { source, blueprint, options: self.load_options() };
+        let (source, spec) = (self.teacher(), self.teacher_spec());
+        let store = LayerStore::Stored { source, spec, options: self.load_options() };
         let mut looking = Looking { patient: self, states: states.into_iter(), contexts, look, progress };
         run_layers(&store, n_batches, &mut looking, &mut InMemory::default())?;
         progress.finish();
@@ -90,12 +90,12 @@ impl Patient<'_> {
             look(at, Role::OUTPUT_NORM, &normalised(output)?)?;
         }
         for (role, port) in over_units {
-            if let (Some(normed), Some(spec)) =
-                (ports.seen.get(&port), self.teacher_blueprint().find(source, role, Slot::Weight))
+            if let (Some(normed), Some(param)) =
+                (ports.seen.get(&port), self.teacher_spec().find(source, role, Slot::Weight))
             {
                 // What leaves the norm, without its gain; behind a gain of 0 nothing is seen.
-                let gain = self.teacher().read(&spec.name())?.f_to_kind(Kind::Float)?.f_to_device(normed.device())?;
-                let norm = self.teacher_blueprint().norm_of(spec);
+                let gain = self.teacher().read(&param.name())?.f_to_kind(Kind::Float)?.f_to_device(normed.device())?;
+                let norm = self.teacher_spec().norm_of(param);
                 let less_one = norm.is_some_and(|norm| norm.kind.stores_gain_less_one());
                 let gain = gain.f_add_scalar(if less_one { 1.0 } else { 0.0 })?;
                 let gain = gain.f_where_scalarother(&gain.f_ne(0.0)?, 1.0)?;
@@ -128,7 +128,7 @@ impl Walk for Looking<'_, '_, '_> {
         let context = self.contexts.get(batch);
         let context = context.ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
         let layer_idx = (0..patient.n_layers()).find(|&layer_idx| patient.source_layer(layer_idx) == source_layer);
-        for (number, (at, part)) in patient.teacher_blueprint().sublayers(source_layer).enumerate() {
+        for (number, (at, part)) in patient.teacher_spec().sublayers(source_layer).enumerate() {
             match layer_idx {
                 Some(layer_idx) => {
                     patient.look_at_part(at, layer_idx, part, (block, number), state, context, self.look)?
@@ -141,7 +141,7 @@ impl Walk for Looking<'_, '_, '_> {
     }
 
     fn leave(&mut self, _batch: usize, state: State) -> Result<()> {
-        match self.patient.teacher_blueprint().options.final_norm {
+        match self.patient.teacher_spec().options.final_norm {
             Some(_) => (self.look)(At::Model, Role::FINAL_NORM, &normalised(&state.now_bte)?),
             None => Ok(()),
         }

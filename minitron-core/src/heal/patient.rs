@@ -7,7 +7,6 @@ use tch::{Device, Kind, Tensor};
 use super::joint::exact;
 use super::rotated::{RotatedView, check_orthogonal, check_turns, untied};
 use super::view::HealedView;
-use crate::blueprint::{At, Blueprint, Dim, HIDDEN, Role, Slot, TensorSpec, dim_of_layer, split_dim};
 use crate::calibrate::Calibration;
 use crate::checkpoint::{Config, TensorSource, kind_of};
 use crate::contract::Healing;
@@ -16,6 +15,7 @@ use crate::model::{Block, LoadOptions};
 use crate::plan::{Plan, Rankings};
 use crate::prune::{PrunedView, Student, side_indices, source_layers};
 use crate::registry::{PluginSpec, Registry};
+use crate::spec::{At, Dim, HIDDEN, ModelSpec, Param, Role, Slot, dim_of_layer, split_dim};
 
 /// What a treatment starts from.
 #[derive(Clone, Copy)]
@@ -23,7 +23,7 @@ pub struct Case<'a> {
     /// The teacher's tensors.
     pub source: &'a dyn TensorSource,
     /// The teacher's description.
-    pub blueprint: &'a Blueprint,
+    pub spec: &'a ModelSpec,
     /// What the plan was ranked by, where it was.
     pub rankings: Option<&'a Rankings>,
     /// Text, where there is any.
@@ -44,7 +44,7 @@ pub struct Patient<'a> {
     plan: Plan,
     rotation: Option<Rotation<'a>>,
     config: Config,
-    blueprint: Blueprint,
+    spec: ModelSpec,
     /// By the student's names, as they are stored.
     changes: BTreeMap<String, Tensor>,
     /// Factors of weights that are not replaced, by the student's names.
@@ -61,7 +61,7 @@ pub struct Patient<'a> {
 /// The teacher in another basis.
 struct Rotation<'a> {
     view: RotatedView<'a>,
-    blueprint: Blueprint,
+    spec: ModelSpec,
     /// Tag of the healing that chose it.
     tag: String,
 }
@@ -72,16 +72,16 @@ impl<'a> Patient<'a> {
     /// # Errors
     /// As [`Student::new`].
     pub fn new(case: Case<'a>, mut plan: Plan) -> Result<Self> {
-        for dim in case.blueprint.dims.values() {
+        for dim in case.spec.dims.values() {
             plan.kept.entry(dim.name.clone()).or_insert_with(|| (0..dim.size).collect());
         }
-        let Student { config, blueprint, .. } = Student::new(case.source, case.blueprint, &plan, case.registry)?;
+        let Student { config, spec, .. } = Student::new(case.source, case.spec, &plan, case.registry)?;
         let mut patient = Patient {
             case,
             plan,
             rotation: None,
             config,
-            blueprint,
+            spec,
             changes: BTreeMap::new(),
             factors: BTreeMap::new(),
             assumed: BTreeMap::new(),
@@ -100,8 +100,8 @@ impl<'a> Patient<'a> {
     /// # Errors
     /// As [`Patient::replace`].
     pub fn scale_gain(&mut self, at: At, role: Role, factor: f64) -> Result<()> {
-        let spec = self.spec(at, role, Slot::Weight)?;
-        let less_one = self.blueprint.norm_of(spec).is_some_and(|norm| norm.kind.stores_gain_less_one());
+        let param = self.param(at, role, Slot::Weight)?;
+        let less_one = self.spec.norm_of(param).is_some_and(|norm| norm.kind.stores_gain_less_one());
         let offset = if less_one { 1.0 } else { 0.0 };
         let gain = self.read(at, role, Slot::Weight)?.f_add_scalar(offset)?.f_mul_scalar(factor)?;
         self.replace(at, role, Slot::Weight, &gain.f_sub_scalar(offset)?)
@@ -113,11 +113,11 @@ impl<'a> Patient<'a> {
     /// `Internal` where the family has no such norm.
     pub fn kept_of_norm(&self, at: At, role: Role) -> Result<Vec<usize>> {
         let source = at.layer().map_or(at, |layer| at.in_layer(self.source_layer(layer)));
-        let blueprint = self.teacher_blueprint();
+        let spec = self.teacher_spec();
         let missing = || Error::Internal(format!("the teacher has no {role} in {source}"));
-        let spec = blueprint.find(source, role, Slot::Weight).ok_or_else(missing)?;
-        let side = spec.sides.first().ok_or_else(missing)?;
-        Ok(side_indices(side, blueprint, &self.plan).unwrap_or_else(|| (0..blueprint.len(side)).collect()))
+        let param = spec.find(source, role, Slot::Weight).ok_or_else(missing)?;
+        let side = param.sides.first().ok_or_else(missing)?;
+        Ok(side_indices(side, spec, &self.plan).unwrap_or_else(|| (0..spec.len(side)).collect()))
     }
 
     /// Applies one healing, and checks its law.
@@ -148,7 +148,7 @@ impl<'a> Patient<'a> {
 
     /// Whether the plan removes nothing.
     pub fn is_whole(&self) -> bool {
-        let dims = &self.teacher_blueprint().dims;
+        let dims = &self.teacher_spec().dims;
         self.plan.kept.iter().all(|(dim, kept)| dims.get(dim).is_none_or(|dim| dim.size == kept.len()))
     }
 
@@ -173,8 +173,8 @@ impl<'a> Patient<'a> {
     }
 
     /// The student's description.
-    pub fn blueprint(&self) -> &Blueprint {
-        &self.blueprint
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
     }
 
     /// The teacher's tensors, in the basis that the plan counts channels in.
@@ -183,26 +183,26 @@ impl<'a> Patient<'a> {
     }
 
     /// The teacher's description.
-    pub fn teacher_blueprint(&self) -> &Blueprint {
-        self.rotation.as_ref().map_or(self.case.blueprint, |rotation| &rotation.blueprint)
+    pub fn teacher_spec(&self) -> &ModelSpec {
+        self.rotation.as_ref().map_or(self.case.spec, |rotation| &rotation.spec)
     }
 
     /// The student's tensors as healed so far.
     pub fn student(&self) -> Result<HealedView<'_>> {
-        let pruned = PrunedView::new(self.teacher(), self.teacher_blueprint(), &self.plan)?;
+        let pruned = PrunedView::new(self.teacher(), self.teacher_spec(), &self.plan)?;
         let changes = self.changes.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         Ok(HealedView::new(pruned, changes, &self.factors))
     }
 
     /// The student's layers.
     pub fn n_layers(&self) -> usize {
-        self.blueprint.n_layers()
+        self.spec.n_layers()
     }
 
     /// The teacher's layer behind a layer of the student; past the last one, the teacher's number of layers.
     pub fn source_layer(&self, layer_idx: usize) -> usize {
-        let layers = source_layers(self.teacher_blueprint(), &self.plan);
-        layers.get(layer_idx).copied().unwrap_or_else(|| self.teacher_blueprint().n_layers())
+        let layers = source_layers(self.teacher_spec(), &self.plan);
+        layers.get(layer_idx).copied().unwrap_or_else(|| self.teacher_spec().n_layers())
     }
 
     /// Kept units of a dim, ascending; none for a dim that is not prunable.
@@ -223,7 +223,7 @@ impl<'a> Patient<'a> {
             ))
         })?;
         let order: Vec<usize> = ranking.order().collect();
-        let dims = &self.teacher_blueprint().dims;
+        let dims = &self.teacher_spec().dims;
         let by = dims.get(dim).and_then(|dim| dim.partition.as_ref()).and_then(|by| dims.get(by));
         let per_part = order.len() / by.map_or(1, |by| by.size).max(1);
         Ok(order.chunks(per_part.max(1)).map(<[usize]>::to_vec).collect())
@@ -244,29 +244,29 @@ impl<'a> Patient<'a> {
     /// A weight of the student, as a layer multiplies with it, [out | in], in f64 on the CPU.
     ///
     /// # Errors
-    /// `Internal` where the family has none: ask [`Blueprint::find`] first.
+    /// `Internal` where the family has none: ask [`ModelSpec::find`] first.
     pub fn read(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
-        laid_out(&self.student()?, self.spec(at, role, slot)?)
+        laid_out(&self.student()?, self.param(at, role, slot)?)
     }
 
     /// The same of the student with all heads and neurons: only its channels and layers are pruned.
     pub fn read_wide(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
-        laid_out(&self.wide_view()?, self.spec(at, role, slot)?)
+        laid_out(&self.wide_view()?, self.param(at, role, slot)?)
     }
 
     /// The same of the teacher's weight with all channels, as pruned: its heads, neurons and layers are the student's.
     pub fn read_tall(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
         let mut plan = self.plan.clone();
         plan.kept.remove(HIDDEN);
-        laid_out(&PrunedView::new(self.teacher(), self.teacher_blueprint(), &plan)?, self.spec(at, role, slot)?)
+        laid_out(&PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?, self.param(at, role, slot)?)
     }
 
     /// The teacher's whole weight, in the layer behind a layer of the student.
     pub fn read_teacher(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
         let source = at.layer().map_or(at, |layer| at.in_layer(self.source_layer(layer)));
-        let spec = self.teacher_blueprint().find(source, role, slot);
+        let param = self.teacher_spec().find(source, role, slot);
         let missing = || Error::Internal(format!("the teacher has no {role} ({slot:?}) in {source}"));
-        laid_out(self.teacher(), spec.ok_or_else(missing)?)
+        laid_out(self.teacher(), param.ok_or_else(missing)?)
     }
 
     /// Puts a weight in the place of the student's, laid out as [`Patient::read`] gives it.
@@ -274,8 +274,8 @@ impl<'a> Patient<'a> {
     /// # Errors
     /// `Plugin` for another shape, or values that are not finite in the stored type.
     pub fn replace(&mut self, at: At, role: Role, slot: Slot, tensor: &Tensor) -> Result<()> {
-        let spec = self.spec(at, role, slot)?;
-        let (name, is_transposed) = (spec.name(), spec.transposed);
+        let param = self.param(at, role, slot)?;
+        let (name, is_transposed) = (param.name(), param.transposed);
         let missing = || Error::Internal(format!("no tensor `{name}` in the student"));
         let info = self.student()?.info(&name).ok_or_else(missing)?;
         let tensor = if is_transposed { tensor.f_transpose(0, 1)? } else { tensor.shallow_clone() };
@@ -300,7 +300,7 @@ impl<'a> Patient<'a> {
     /// # Errors
     /// `Recipe` for families whose norms do not turn with it, and after other healings.
     pub fn check_rebase(&self) -> Result<()> {
-        check_turns(self.case.blueprint)?;
+        check_turns(self.case.spec)?;
         if self.healed.is_empty() && self.changes.is_empty() && self.rotation.is_none() {
             return Ok(());
         }
@@ -311,16 +311,16 @@ impl<'a> Patient<'a> {
     /// the student keeps as many of the first as the plan keeps channels.
     pub fn rebase(&mut self, basis_ee: &Tensor) -> Result<()> {
         self.check_rebase()?;
-        check_orthogonal(basis_ee, self.case.blueprint.size(HIDDEN))?;
-        let (_, blueprint) = untied(self.case.source, self.case.blueprint, self.case.registry)?;
-        let view = RotatedView::new(self.case.source, self.case.blueprint, &blueprint, basis_ee)?;
+        check_orthogonal(basis_ee, self.case.spec.size(HIDDEN))?;
+        let (_, spec) = untied(self.case.source, self.case.spec, self.case.registry)?;
+        let view = RotatedView::new(self.case.source, self.case.spec, &spec, basis_ee)?;
         let mut plan = self.plan.clone();
         if let Some(kept) = plan.kept.get_mut(HIDDEN) {
             *kept = (0..kept.len()).collect();
         }
-        let Student { config, blueprint: student, .. } = Student::new(&view, &blueprint, &plan, self.case.registry)?;
-        (self.plan, self.config, self.blueprint) = (plan, config, student);
-        self.rotation = Some(Rotation { view, blueprint, tag: self.tag.clone() });
+        let Student { config, spec: student, .. } = Student::new(&view, &spec, &plan, self.case.registry)?;
+        (self.plan, self.config, self.spec) = (plan, config, student);
+        self.rotation = Some(Rotation { view, spec, tag: self.tag.clone() });
         Ok(())
     }
 
@@ -331,43 +331,43 @@ impl<'a> Patient<'a> {
     }
 
     pub(super) fn student_block(&self, layer_idx: usize) -> Result<Block> {
-        Block::open(&self.student()?, &self.blueprint, layer_idx, self.case.options)
+        Block::open(&self.student()?, &self.spec, layer_idx, self.case.options)
     }
 
     pub(super) fn teacher_block(&self, source_layer: usize) -> Result<Block> {
-        Block::open(self.teacher(), self.teacher_blueprint(), source_layer, self.case.options)
+        Block::open(self.teacher(), self.teacher_spec(), source_layer, self.case.options)
     }
 
     /// A layer of the student with all its heads and neurons; no config need express it.
     pub(super) fn wide_block(&self, layer_idx: usize) -> Result<Block> {
         let source_layer = self.source_layer(layer_idx);
-        let mut blueprint = self.blueprint.clone();
+        let mut spec = self.spec.clone();
         // All of them: a student of one query head per key/value head has no dim for the latter.
-        for whole in self.teacher_blueprint().dims.values() {
+        for whole in self.teacher_spec().dims.values() {
             if let (kind, Some(layer)) = split_dim(&whole.name)
                 && layer == source_layer
             {
                 let name = dim_of_layer(kind, layer_idx);
-                blueprint.dims.insert(name.clone(), Dim { name, ..whole.clone() });
+                spec.dims.insert(name.clone(), Dim { name, ..whole.clone() });
             }
         }
-        Block::open(&self.wide_view()?, &blueprint, layer_idx, self.case.options)
+        Block::open(&self.wide_view()?, &spec, layer_idx, self.case.options)
     }
 
     /// Replaced weights count where pruned heads and neurons are no part of them.
     fn wide_view(&self) -> Result<HealedView<'_>> {
         let mut plan = self.plan.clone();
         plan.kept.retain(|dim, _| split_dim(dim).1.is_none());
-        let wide = PrunedView::new(self.teacher(), self.teacher_blueprint(), &plan)?;
+        let wide = PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?;
         let shape = |name: &str| wide.info(name).map(|info| info.shape.iter().map(|&side| side as i64).collect());
         let fits = |(name, tensor): &(&String, &Tensor)| shape(name) == Some(tensor.size());
         let changes = self.changes.iter().filter(fits).map(|(name, tensor)| (name.as_str(), tensor)).collect();
         Ok(HealedView::new(wide, changes, &self.factors))
     }
 
-    pub(super) fn spec(&self, at: At, role: Role, slot: Slot) -> Result<&TensorSpec> {
-        let missing = || format!("`{}` has no {role} ({slot:?}) in {at}", self.blueprint.architecture);
-        self.blueprint.find(at, role, slot).ok_or_else(|| Error::Internal(missing()))
+    pub(super) fn param(&self, at: At, role: Role, slot: Slot) -> Result<&Param> {
+        let missing = || format!("`{}` has no {role} ({slot:?}) in {at}", self.spec.architecture);
+        self.spec.find(at, role, slot).ok_or_else(|| Error::Internal(missing()))
     }
 
     fn broken(&self, message: String) -> Error {
@@ -376,7 +376,7 @@ impl<'a> Patient<'a> {
 }
 
 /// [out | in] in f64.
-fn laid_out(source: &dyn TensorSource, spec: &TensorSpec) -> Result<Tensor> {
-    let stored = exact(&source.read(&spec.name())?)?;
-    if spec.transposed { Ok(stored.f_transpose(0, 1)?.f_contiguous()?) } else { Ok(stored) }
+fn laid_out(source: &dyn TensorSource, param: &Param) -> Result<Tensor> {
+    let stored = exact(&source.read(&param.name())?)?;
+    if param.transposed { Ok(stored.f_transpose(0, 1)?.f_contiguous()?) } else { Ok(stored) }
 }

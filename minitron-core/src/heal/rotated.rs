@@ -7,10 +7,10 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use super::joint::exact;
-use crate::blueprint::{At, Blueprint, Evidence, HIDDEN, Norm, NormKind, Part, Role, Slot, TensorSpec};
 use crate::checkpoint::{Config, TensorInfo, TensorSource};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
+use crate::spec::{At, Evidence, HIDDEN, ModelSpec, Norm, NormKind, Param, Part, Role, Slot};
 
 /// With Q [E, E] orthogonal and x' = x·Q in place of x:
 ///
@@ -45,22 +45,17 @@ enum Turn {
 
 impl<'a> RotatedView<'a> {
     /// Works out what happens to each tensor; `rotated` is the model's description with embeddings untied.
-    pub fn new(
-        source: &'a dyn TensorSource,
-        blueprint: &Blueprint,
-        rotated: &Blueprint,
-        basis_ee: &Tensor,
-    ) -> Result<Self> {
+    pub fn new(source: &'a dyn TensorSource, spec: &ModelSpec, rotated: &ModelSpec, basis_ee: &Tensor) -> Result<Self> {
         let mut entries = BTreeMap::new();
-        for spec in &rotated.tensors {
-            let of_source = match blueprint.find(spec.at, spec.role, spec.slot) {
-                None if spec.role == Role::HEAD => blueprint.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight),
+        for param in &rotated.params {
+            let of_source = match spec.find(param.at, param.role, param.slot) {
+                None if param.role == Role::HEAD => spec.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight),
                 other => other,
             };
-            let missing = || Error::Internal(format!("no tensor behind `{}` to turn", spec.name()));
+            let missing = || Error::Internal(format!("no tensor behind `{}` to turn", param.name()));
             let source_name = of_source.ok_or_else(missing)?.name();
             let info = source.info(&source_name).ok_or_else(missing)?;
-            entries.insert(spec.name(), Entry { source_name, info, turn: turn_of(spec, source, blueprint)? });
+            entries.insert(param.name(), Entry { source_name, info, turn: turn_of(param, source, spec)? });
         }
         Ok(RotatedView { source, basis_ee: exact(basis_ee)?, entries, last: RefCell::default() })
     }
@@ -109,18 +104,18 @@ impl TensorSource for RotatedView<'_> {
     }
 }
 
-fn turn_of(spec: &TensorSpec, source: &dyn TensorSource, blueprint: &Blueprint) -> Result<Turn> {
-    if [Role::INPUT_NORM, Role::FINAL_NORM].contains(&spec.role) {
+fn turn_of(param: &Param, source: &dyn TensorSource, spec: &ModelSpec) -> Result<Turn> {
+    if [Role::INPUT_NORM, Role::FINAL_NORM].contains(&param.role) {
         return Ok(Turn::Gain);
     }
     let is_stream = |part: &Part| matches!(part, Part::Units { dim, .. } if dim == HIDDEN);
-    let Some(side) = spec.sides.iter().position(|side| side.0.iter().any(is_stream)) else { return Ok(Turn::None) };
-    let gain = match spec.at {
-        At::Model if spec.role == Role::HEAD => blueprint.find(At::Model, Role::FINAL_NORM, Slot::Weight),
+    let Some(side) = param.sides.iter().position(|side| side.0.iter().any(is_stream)) else { return Ok(Turn::None) };
+    let gain = match param.at {
+        At::Model if param.role == Role::HEAD => spec.find(At::Model, Role::FINAL_NORM, Slot::Weight),
         At::Sublayer { layer, sublayer } => {
-            let part = blueprint.layers.get(layer).and_then(|layer| layer.0.get(sublayer));
-            let is_reader = part.is_some_and(|part| part.mixer.ports().readers.contains(&spec.role));
-            blueprint.find(spec.at, Role::INPUT_NORM, Slot::Weight).filter(|_| is_reader)
+            let part = spec.layers.get(layer).and_then(|layer| layer.0.get(sublayer));
+            let is_reader = part.is_some_and(|part| part.mixer.ports().readers.contains(&param.role));
+            spec.find(param.at, Role::INPUT_NORM, Slot::Weight).filter(|_| is_reader)
         }
         At::Model => None,
     };
@@ -129,23 +124,23 @@ fn turn_of(spec: &TensorSpec, source: &dyn TensorSource, blueprint: &Blueprint) 
 }
 
 /// Refuses families whose norms do not turn with the stream.
-pub(super) fn check_turns(blueprint: &Blueprint) -> Result<()> {
-    let Some(found) = fixed_norm(blueprint) else { return Ok(()) };
+pub(super) fn check_turns(spec: &ModelSpec) -> Result<()> {
+    let Some(found) = fixed_norm(spec) else { return Ok(()) };
     Err(Error::Recipe(format!(
         "the residual stream can be turned where RMS norms stand before each part, as in Llama; `{}` has {found}: \
          leave the rotation out",
-        blueprint.architecture
+        spec.architecture
     )))
 }
 
 /// What holds the stream's channels in their place, where something does.
-fn fixed_norm(blueprint: &Blueprint) -> Option<&'static str> {
-    let options = &blueprint.options;
+fn fixed_norm(spec: &ModelSpec) -> Option<&'static str> {
+    let options = &spec.options;
     let is_rms = |norm: Norm| norm.kind == NormKind::Rms;
     if options.embedding.norm.is_some() && options.final_norm.is_none() {
         return Some("layer norms after its sums");
     }
-    for part in blueprint.layers.iter().flat_map(|layer| &layer.0) {
+    for part in spec.layers.iter().flat_map(|layer| &layer.0) {
         match (part.pre, part.post, part.after_sum) {
             (Some(pre), None, None) if is_rms(pre) => {}
             (_, _, Some(norm)) if is_rms(norm) => return Some("RMS norms after its sums"),
@@ -163,20 +158,15 @@ fn fixed_norm(blueprint: &Blueprint) -> Option<&'static str> {
 }
 
 /// The model's description with embeddings untied.
-pub(super) fn untied(
-    source: &dyn TensorSource,
-    blueprint: &Blueprint,
-    registry: &Registry,
-) -> Result<(Config, Blueprint)> {
-    let mut config = blueprint.config.clone();
-    if !blueprint.options.tied {
-        return Ok((config, blueprint.clone()));
+pub(super) fn untied(source: &dyn TensorSource, spec: &ModelSpec, registry: &Registry) -> Result<(Config, ModelSpec)> {
+    let mut config = spec.config.clone();
+    if !spec.options.tied {
+        return Ok((config, spec.clone()));
     }
     config.set("tie_word_embeddings", false);
-    let described = registry.architecture_for(&config)?.blueprint(&Evidence::of(&config, source))?;
+    let described = registry.architecture_for(&config)?.spec(&Evidence::of(&config, source))?;
     if described.options.tied {
-        let message =
-            format!("`{}` has no config with untied embeddings, which a rotation needs", blueprint.architecture);
+        let message = format!("`{}` has no config with untied embeddings, which a rotation needs", spec.architecture);
         return Err(Error::Recipe(message));
     }
     Ok((config, described))

@@ -11,9 +11,9 @@ use tracing::debug_span;
 
 use super::joint::{Joint, Place, Spot};
 use super::patient::Patient;
-use crate::blueprint::{At, HIDDEN, Role, Slot, Sublayer};
 use crate::error::{Error, Result};
 use crate::model::{Block, Context, Frame, Input, NoTap, Site, Stream, Tap};
+use crate::spec::{At, HIDDEN, Role, Slot, Sublayer};
 
 /// What the student's stream should be after each part of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -103,7 +103,7 @@ impl Patient<'_> {
         for layer_idx in 0..self.n_layers() {
             let _span = debug_span!("layer", layer_idx).entered();
             let parts: Vec<(At, Sublayer)> =
-                self.blueprint().sublayers(layer_idx).map(|(at, part)| (at, part.clone())).collect();
+                self.spec().sublayers(layer_idx).map(|(at, part)| (at, part.clone())).collect();
             for (number, (at, part)) in parts.iter().enumerate() {
                 let half = Half { layer_idx, number, at: *at, part, is_last: number + 1 == parts.len() };
                 streams.begin(number);
@@ -119,7 +119,7 @@ impl Patient<'_> {
             progress.advance(1, "");
         }
         progress.finish();
-        let has_transform = self.blueprint().find(At::Model, Role::HEAD_TRANSFORM, Slot::Weight).is_some();
+        let has_transform = self.spec().find(At::Model, Role::HEAD_TRANSFORM, Slot::Weight).is_some();
         if aim == Aim::Teacher && !has_transform {
             let joint = streams.head(self)?;
             visit(self, &joint)?;
@@ -132,12 +132,12 @@ impl Patient<'_> {
     /// # Errors
     /// `Recipe` with the reason.
     pub fn check_writers(&self, advice: &str) -> Result<()> {
-        let parts = self.blueprint().layers.iter().flat_map(|layer| &layer.0);
+        let parts = self.spec().layers.iter().flat_map(|layer| &layer.0);
         let Some(part) = parts.into_iter().find(|part| part.post.is_some()) else { return Ok(()) };
         Err(Error::Recipe(format!(
             "`{}` has a norm after the output projection of its {}, so what it adds to the residual stream is not linear in \
              its weights and cannot be fitted; {advice}",
-            self.blueprint().architecture,
+            self.spec().architecture,
             part.mixer.name()
         )))
     }
@@ -145,8 +145,8 @@ impl Patient<'_> {
     fn frame(&self, of_student: bool, tokens: &BTreeSet<u32>) -> Result<Frame> {
         let options = self.load_options();
         match of_student {
-            true => Frame::open(&self.student()?, self.blueprint(), options, tokens, false),
-            false => Frame::open(self.teacher(), self.teacher_blueprint(), options, tokens, false),
+            true => Frame::open(&self.student()?, self.spec(), options, tokens, false),
+            false => Frame::open(self.teacher(), self.teacher_spec(), options, tokens, false),
         }
     }
 
@@ -299,7 +299,7 @@ impl Streams {
 
 /// What the student's input lacks of the teacher's: all of it at dropped channels.
 fn add_inputs(patient: &Patient, joint: &mut Joint, student_bte: &Tensor, teacher_bte: &Tensor) -> Result<()> {
-    let eye = Tensor::f_eye(patient.teacher_blueprint().size(HIDDEN) as i64, (Kind::Float, teacher_bte.device()))?;
+    let eye = Tensor::f_eye(patient.teacher_spec().size(HIDDEN) as i64, (Kind::Float, teacher_bte.device()))?;
     let spread = student_bte.f_to_kind(Kind::Float)?.f_matmul(&kept_channels(patient, &eye, 1)?.f_transpose(0, 1)?)?;
     joint.add(student_bte, &teacher_bte.f_to_kind(Kind::Float)?.f_sub(&spread)?)
 }
@@ -307,7 +307,7 @@ fn add_inputs(patient: &Patient, joint: &mut Joint, student_bte: &Tensor, teache
 /// The teacher's activations at the residual channels that the student kept.
 fn kept_channels(patient: &Patient, x: &Tensor, side: i64) -> Result<Tensor> {
     let kept: Vec<i64> = patient.kept(HIDDEN).iter().map(|&channel| channel as i64).collect();
-    if kept.len() == patient.teacher_blueprint().size(HIDDEN) {
+    if kept.len() == patient.teacher_spec().size(HIDDEN) {
         return Ok(x.shallow_clone());
     }
     Ok(x.f_index_select(side, &Tensor::f_from_slice(&kept)?.f_to_device(x.device())?)?)

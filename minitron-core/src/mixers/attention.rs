@@ -3,10 +3,10 @@
 use tch::{Kind, Tensor};
 
 use super::attend::{Keys, Rule, attend};
-use crate::blueprint::{Cost, HEADS, KV_HEADS, Norm, ROPE_PAIRS, Role, Rotary, RotaryScaling, Slot};
 use crate::contract::{Mixer, Observed, Rescale, RunMixer};
 use crate::error::{Error, Result};
 use crate::model::{Context, Linear, MixerState, NormLayer, PartWeights, Port, PortTap, Ports};
+use crate::spec::{Cost, HEADS, KV_HEADS, Norm, ROPE_PAIRS, Role, Rotary, RotaryScaling, Slot};
 
 /// softmax(cap(s · q·kᵀ) + mask) · v for each head, then the output projection; all that families do differently is data.
 #[derive(Debug, Clone, PartialEq)]

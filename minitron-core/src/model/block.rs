@@ -8,10 +8,10 @@ use super::context::Context;
 use super::layers::NormLayer;
 use super::tap::{PortTap, Tap, show};
 use super::weights::Weights;
-use crate::blueprint::{At, Blueprint, Norm, Port, Role, Site};
 use crate::checkpoint::TensorSource;
 use crate::contract::RunMixer;
 use crate::error::{Error, Result};
+use crate::spec::{At, ModelSpec, Norm, Port, Role, Site};
 
 /// One layer, which can be loaded and run on its own.
 #[derive(Debug)]
@@ -46,18 +46,13 @@ impl Block {
     ///
     /// # Errors
     /// As reading a file does.
-    pub fn open(
-        source: &dyn TensorSource,
-        blueprint: &Blueprint,
-        layer_idx: usize,
-        options: LoadOptions,
-    ) -> Result<Self> {
-        Self::load(&mut Weights::new(source, blueprint, options), layer_idx)
+    pub fn open(source: &dyn TensorSource, spec: &ModelSpec, layer_idx: usize, options: LoadOptions) -> Result<Self> {
+        Self::load(&mut Weights::new(source, spec, options), layer_idx)
     }
 
     pub(super) fn load(weights: &mut Weights, layer_idx: usize) -> Result<Self> {
         let mut parts = Vec::new();
-        for (at, part) in weights.blueprint.sublayers(layer_idx) {
+        for (at, part) in weights.spec.sublayers(layer_idx) {
             let norm = |weights: &mut Weights, role: Role, norm: Option<Norm>| {
                 norm.map(|norm| weights.part(at).norm(role, norm)).transpose()
             };

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 use super::rope::Rope;
-use crate::blueprint::Rotary;
 use crate::error::{Error, Result};
+use crate::spec::Rotary;
 
 /// Token ids, and which of them are there: what a model is given. B batch, T tokens.
 #[derive(Debug, Clone, Copy)]

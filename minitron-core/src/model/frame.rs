@@ -10,9 +10,9 @@ use super::head::Head;
 use super::layers::NormLayer;
 use super::tap::{Tap, show};
 use super::weights::Weights;
-use crate::blueprint::{At, Blueprint, Role, Site, Slot};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
+use crate::spec::{At, ModelSpec, Role, Site, Slot};
 
 /// Embeddings, final norm and head.
 #[derive(Debug)]
@@ -44,15 +44,15 @@ impl Frame {
     /// where it is asked for.
     pub fn open(
         source: &dyn TensorSource,
-        blueprint: &Blueprint,
+        spec: &ModelSpec,
         options: LoadOptions,
         tokens: &BTreeSet<u32>,
         with_head: bool,
     ) -> Result<Self> {
-        let mut weights = Weights::new(source, blueprint, options);
-        let spec = blueprint.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight);
-        let missing = || Error::Internal(format!("`{}` declares no token table", blueprint.architecture));
-        let name = spec.ok_or_else(missing)?.name();
+        let mut weights = Weights::new(source, spec, options);
+        let param = spec.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight);
+        let missing = || Error::Internal(format!("`{}` declares no token table", spec.architecture));
+        let name = param.ok_or_else(missing)?.name();
         let mut rows = Vec::with_capacity(tokens.len());
         for &token in tokens {
             rows.push(source.read_rows(&name, token as usize..token as usize + 1)?);
@@ -60,7 +60,7 @@ impl Frame {
         let table_ve = Tensor::f_cat(&rows, 0)?.f_to_device(options.device)?.f_to_kind(options.kind)?;
         let places = tokens.iter().enumerate().map(|(row, &token)| (i64::from(token), row as i64));
         let tokens = TokenTable { table_ve, rows: Some(places.collect()) };
-        let whole = match with_head && blueprint.options.tied {
+        let whole = match with_head && spec.options.tied {
             true => Some(weights.required(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight)?),
             false => None,
         };
@@ -75,17 +75,17 @@ impl Frame {
     }
 
     fn around(weights: &mut Weights, tokens: TokenTable, head: Option<Head>) -> Result<Self> {
-        weights.blueprint.check_computable()?;
-        let (blueprint, place) = (weights.blueprint, weights.options);
-        let (embedding, final_norm) = (&blueprint.options.embedding, blueprint.options.final_norm);
+        weights.spec.check_computable()?;
+        let (spec, place) = (weights.spec, weights.options);
+        let (embedding, final_norm) = (&spec.options.embedding, spec.options.final_norm);
         // Rounded to the type computed in, as `transformers` does.
         let scale = match embedding.scale == 1.0 {
             true => None,
             false => Some(Tensor::f_full([1i64], embedding.scale, (place.kind, place.device))?),
         };
         Ok(Frame {
-            architecture: blueprint.architecture.clone(),
-            max_positions: blueprint.options.max_positions,
+            architecture: spec.architecture.clone(),
+            max_positions: spec.options.max_positions,
             tokens,
             scale,
             position_table: weights.optional(At::Model, Role::POSITION_EMBEDDING, Slot::Weight)?,
@@ -95,7 +95,7 @@ impl Frame {
                 .norm
                 .map(|norm| weights.part(At::Model).norm(Role::EMBEDDING_NORM, norm))
                 .transpose()?,
-            causal: blueprint.options.causal,
+            causal: spec.options.causal,
             kind: place.kind,
             final_norm: final_norm.map(|norm| weights.part(At::Model).norm(Role::FINAL_NORM, norm)).transpose()?,
             head,

@@ -4,10 +4,10 @@ use std::f64::consts::TAU;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::blueprint::{At, Blueprint, Norm, Role, Slot, TensorSpec};
 use crate::checkpoint::MemorySource;
 use crate::error::Result;
 use crate::random::SplitMix;
+use crate::spec::{At, ModelSpec, Norm, Param, Role, Slot};
 
 /// 400 GB of f32; a config that says more would only make us allocate.
 const MAX_PARAMS: u64 = 100_000_000_000;
@@ -17,50 +17,50 @@ const MAX_PARAMS: u64 = 100_000_000_000;
 ///
 /// # Errors
 /// `Checkpoint` when the config describes more than any memory holds.
-pub fn fresh_weights(blueprint: &Blueprint, seed: u64) -> Result<MemorySource> {
-    let shape_of = |spec: &TensorSpec| -> Vec<i64> {
-        let size_of = |dim: &str| blueprint.dims.get(dim).map(|d| d.size);
-        spec.sides.iter().map(|side| side.len(size_of) as i64).collect()
+pub fn fresh_weights(spec: &ModelSpec, seed: u64) -> Result<MemorySource> {
+    let shape_of = |param: &Param| -> Vec<i64> {
+        let size_of = |dim: &str| spec.dims.get(dim).map(|d| d.size);
+        param.sides.iter().map(|side| side.len(size_of) as i64).collect()
     };
-    let n_elements = |spec| shape_of(spec).iter().fold(1u64, |n, &side| n.saturating_mul(side.unsigned_abs()));
-    let n_params = blueprint.tensors.iter().map(n_elements).fold(0u64, u64::saturating_add);
+    let n_elements = |param| shape_of(param).iter().fold(1u64, |n, &side| n.saturating_mul(side.unsigned_abs()));
+    let n_params = spec.params.iter().map(n_elements).fold(0u64, u64::saturating_add);
     if n_params > MAX_PARAMS {
         let message = format!("describes {n_params} parameters, more than can be made in memory; correct its sizes");
-        return Err(blueprint.config.error(message));
+        return Err(spec.config.error(message));
     }
     let mut random = SplitMix::new(seed);
     let mut source = MemorySource::default();
-    for spec in &blueprint.tensors {
-        let shape = shape_of(spec);
+    for param in &spec.params {
+        let shape = shape_of(param);
         let options = (Kind::Float, Device::Cpu);
-        let tensor = match (spec.slot, blueprint.norm_of(spec)) {
+        let tensor = match (param.slot, spec.norm_of(param)) {
             (Slot::Bias, _) => Tensor::f_zeros(&shape, options)?,
             (Slot::Weight, Some(norm)) if norm.kind.stores_gain_less_one() => Tensor::f_zeros(&shape, options)?,
             (Slot::Weight, Some(_)) => Tensor::f_ones(&shape, options)?,
-            (Slot::Weight, None) => normal(&mut random, &shape, blueprint.options.initializer_range)?,
+            (Slot::Weight, None) => normal(&mut random, &shape, spec.options.initializer_range)?,
         };
-        source.insert(spec.name(), &tensor)?;
+        source.insert(param.name(), &tensor)?;
     }
     Ok(source)
 }
 
-impl Blueprint {
+impl ModelSpec {
     /// The norm that a tensor belongs to, where it belongs to one.
-    pub fn norm_of(&self, spec: &TensorSpec) -> Option<Norm> {
+    pub fn norm_of(&self, param: &Param) -> Option<Norm> {
         let options = &self.options;
-        let At::Sublayer { layer, sublayer } = spec.at else {
+        let At::Sublayer { layer, sublayer } = param.at else {
             let head_norm = options.head.as_ref().and_then(|head| head.transform).map(|(_, norm)| norm);
             let norms = [
                 (Role::EMBEDDING_NORM, options.embedding.norm),
                 (Role::FINAL_NORM, options.final_norm),
                 (Role::HEAD_NORM, head_norm),
             ];
-            return norms.into_iter().find(|(role, _)| *role == spec.role).and_then(|(_, norm)| norm);
+            return norms.into_iter().find(|(role, _)| *role == param.role).and_then(|(_, norm)| norm);
         };
         let part = self.layers.get(layer)?.0.get(sublayer)?;
         let around = [(Role::INPUT_NORM, part.pre), (Role::OUTPUT_NORM, part.post), (Role::SUM_NORM, part.after_sum)];
         let around = around.into_iter().filter_map(|(role, norm)| Some((role, norm?)));
-        around.chain(part.mixer.norms()).find(|(role, _)| *role == spec.role).map(|(_, norm)| norm)
+        around.chain(part.mixer.norms()).find(|(role, _)| *role == param.role).map(|(_, norm)| norm)
     }
 }
 

@@ -5,8 +5,8 @@ use tch::Tensor;
 use super::layers::{Linear, NormLayer, activate};
 use super::rows::row_chunks;
 use super::weights::Weights;
-use crate::blueprint::{Activation, At, Role, Slot};
 use crate::error::Result;
+use crate::spec::{Activation, At, Role, Slot};
 
 /// A projection on the vocabulary, which BERT's kind puts a layer of its own before.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ pub(crate) struct Head {
 impl Head {
     /// None for a model whose output is its hidden state.
     pub(super) fn load(weights: &mut Weights, table_ve: Option<&Tensor>) -> Result<Option<Self>> {
-        let blueprint = weights.blueprint;
-        let Some(head) = &blueprint.options.head else { return Ok(None) };
+        let spec = weights.spec;
+        let Some(head) = &spec.options.head else { return Ok(None) };
         let transform = match head.transform {
             Some((activation, norm)) => {
                 let dense = weights.part(At::Model).linear(Role::HEAD_TRANSFORM)?;
@@ -30,7 +30,7 @@ impl Head {
             None => None,
         };
         let projection = match table_ve {
-            Some(table_ve) if blueprint.options.tied => Linear {
+            Some(table_ve) if spec.options.tied => Linear {
                 weight_oi: table_ve.shallow_clone(),
                 bias_o: weights.optional(At::Model, Role::HEAD, Slot::Bias)?,
             },

@@ -3,8 +3,8 @@
 use tch::{Kind, Tensor};
 
 use super::products::linear;
-use crate::blueprint::{Activation, Norm, NormKind};
 use crate::error::{Error, Result};
+use crate::spec::{Activation, Norm, NormKind};
 
 /// x·Wᵀ + b.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The transformer, built from a blueprint's options one block at a time; it knows no tensor names and no families.
+//! The transformer, built from a spec's options one block at a time; it knows no tensor names and no families.
 //!
 //! Shape suffixes in this room: B batch, T tokens, E embed, F ffn, H query heads, G key/value heads, K head dim,
 //! V vocab, N rows.
@@ -29,7 +29,7 @@ pub use rows::{over_shared_ids, row_chunks};
 pub use run::{InMemory, LayerStore, Shelf, Walk, hidden_of, run_layers};
 pub use tap::{NoTap, PortTap, Tap};
 
-pub use crate::blueprint::{Port, Ports, Site};
+pub use crate::spec::{Port, Ports, Site};
 pub use weights::{Parameter, PartWeights};
 
 use std::collections::BTreeMap;
@@ -38,16 +38,16 @@ use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::blueprint::{At, Blueprint, Role, Slot};
 use crate::checkpoint::{MemorySource, TensorSource};
 use crate::error::{Error, Result};
+use crate::spec::{At, ModelSpec, Role, Slot};
 use weights::Weights;
 
 /// A model with its weights on a device.
 #[derive(Debug)]
 pub struct Transformer {
     /// What it was built from.
-    pub blueprint: Blueprint,
+    pub spec: ModelSpec,
     /// Where the weights are.
     pub device: Device,
     /// What stands around the layers.
@@ -75,16 +75,16 @@ impl Default for LoadOptions {
 }
 
 impl Transformer {
-    /// Reads every weight of a source that [`Blueprint::check`] has accepted.
-    pub fn load(source: &dyn TensorSource, blueprint: &Blueprint, options: LoadOptions) -> Result<Self> {
-        blueprint.check_computable()?;
-        let mut weights = Weights::new(source, blueprint, options);
+    /// Reads every weight of a source that [`ModelSpec::check`] has accepted.
+    pub fn load(source: &dyn TensorSource, spec: &ModelSpec, options: LoadOptions) -> Result<Self> {
+        spec.check_computable()?;
+        let mut weights = Weights::new(source, spec, options);
         let token_table_ve = weights.required(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight)?;
-        let blocks = (0..blueprint.n_layers())
+        let blocks = (0..spec.n_layers())
             .map(|layer_idx| Block::load(&mut weights, layer_idx).map(Rc::new))
             .collect::<Result<Vec<_>>>()?;
         Ok(Transformer {
-            blueprint: blueprint.clone(),
+            spec: spec.clone(),
             device: options.device,
             frame: Rc::new(Frame::load(&mut weights, token_table_ve)?),
             blocks,
@@ -143,7 +143,7 @@ impl Transformer {
     pub fn without(&self, layers: Range<usize>) -> Transformer {
         let stays = |layer_idx: &usize| !layers.contains(layer_idx);
         Transformer {
-            blueprint: self.blueprint.clone(),
+            spec: self.spec.clone(),
             device: self.device,
             frame: Rc::clone(&self.frame),
             blocks: self
@@ -159,7 +159,7 @@ impl Transformer {
 
     /// Whether positions see only earlier ones.
     pub fn is_causal(&self) -> bool {
-        self.blueprint.options.causal
+        self.spec.options.causal
     }
 
     /// The trained weights, ties once; tensors share memory with the model.

@@ -3,8 +3,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::blueprint::Rotary;
 use crate::error::{Present, Result};
+use crate::spec::Rotary;
 
 /// The rotation of one sequence's positions: cos and sin [1, T, 1, R/2], made when it is asked for, since a table of all
 /// positions that a config announces would take memory that no text needs.

@@ -6,9 +6,9 @@ use tch::{Device, Tensor};
 use tracing::debug_span;
 
 use super::{Block, Cache, Context, Frame, Input, LoadOptions, Tap, Transformer};
-use crate::blueprint::Blueprint;
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
+use crate::spec::ModelSpec;
 
 /// Where a model's layers are.
 #[derive(Clone, Copy)]
@@ -20,7 +20,7 @@ pub enum LayerStore<'a> {
         /// Its tensors.
         source: &'a dyn TensorSource,
         /// Its description.
-        blueprint: &'a Blueprint,
+        spec: &'a ModelSpec,
         /// Where and in what it computes.
         options: LoadOptions,
     },
@@ -100,7 +100,7 @@ impl LayerStore<'_> {
     pub fn n_layers(&self) -> usize {
         match self {
             LayerStore::Loaded(model) => model.blocks.len(),
-            LayerStore::Stored { blueprint, .. } => blueprint.n_layers(),
+            LayerStore::Stored { spec, .. } => spec.n_layers(),
         }
     }
 }
@@ -120,9 +120,9 @@ pub fn run_layers<W: Walk>(
     shelf: &mut impl Shelf<W>,
 ) -> Result<()> {
     let n_layers = store.n_layers();
-    let (source, blueprint, options) = match *store {
+    let (source, spec, options) = match *store {
         LayerStore::Loaded(model) => return run_loaded(&model.blocks, n_batches, walk),
-        LayerStore::Stored { source, blueprint, options } => (source, blueprint, options),
+        LayerStore::Stored { source, spec, options } => (source, spec, options),
     };
     let begin = match shelf.begin() {
         Some(begin) => begin,
@@ -137,7 +137,7 @@ pub fn run_layers<W: Walk>(
     };
     for layer_idx in begin..n_layers {
         let _span = debug_span!("layer", layer_idx).entered();
-        let block = Block::open(source, blueprint, layer_idx, options)?;
+        let block = Block::open(source, spec, layer_idx, options)?;
         for batch in 0..n_batches {
             let mut flow = shelf.take(layer_idx, batch)?;
             walk.layer(batch, layer_idx, &block, &mut flow)?;

@@ -2,8 +2,8 @@
 
 use tch::Tensor;
 
-use crate::blueprint::{At, Port, Site};
 use crate::error::Result;
+use crate::spec::{At, Port, Site};
 
 /// Something that looks on during a forward pass.
 pub trait Tap {

@@ -4,9 +4,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::LoadOptions;
 use super::layers::{Linear, NormLayer};
-use crate::blueprint::{At, Blueprint, Norm, Role, Slot, TensorSpec, dim_of_layer};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
+use crate::spec::{At, ModelSpec, Norm, Param, Role, Slot, dim_of_layer};
 
 /// One weight of a loaded model.
 #[derive(Debug)]
@@ -47,29 +47,29 @@ impl Parameter {
 
 pub(super) struct Weights<'a> {
     source: &'a dyn TensorSource,
-    pub(super) blueprint: &'a Blueprint,
+    pub(super) spec: &'a ModelSpec,
     pub(super) options: LoadOptions,
     parameters: Vec<Parameter>,
 }
 
 impl<'a> Weights<'a> {
-    pub(super) fn new(source: &'a dyn TensorSource, blueprint: &'a Blueprint, options: LoadOptions) -> Self {
-        Weights { source, blueprint, options, parameters: Vec::new() }
+    pub(super) fn new(source: &'a dyn TensorSource, spec: &'a ModelSpec, options: LoadOptions) -> Self {
+        Weights { source, spec, options, parameters: Vec::new() }
     }
 
-    fn read(&mut self, spec: &TensorSpec) -> Result<Tensor> {
-        let name = spec.name();
+    fn read(&mut self, param: &Param) -> Result<Tensor> {
+        let name = param.name();
         let stored = self.source.read(&name)?;
         let stored_kind = stored.f_kind()?;
-        let laid_out = if spec.transposed { stored.f_transpose(0, 1)? } else { stored };
+        let laid_out = if param.transposed { stored.f_transpose(0, 1)? } else { stored };
         let tensor = laid_out.f_to_device(self.options.device)?.f_to_kind(self.options.kind)?.f_contiguous()?;
         // Training changes tensors in place: never the source's own memory.
         let tensor = if self.options.trainable { tensor.f_detach_copy()?.f_set_requires_grad(true)? } else { tensor };
         self.parameters.push(Parameter {
             name,
             tensor: tensor.shallow_clone(),
-            decays: spec.decays(),
-            transposed: spec.transposed,
+            decays: param.decays(),
+            transposed: param.transposed,
             stored_kind,
         });
         Ok(tensor)
@@ -81,12 +81,12 @@ impl<'a> Weights<'a> {
     }
 
     pub(super) fn optional(&mut self, at: At, role: Role, slot: Slot) -> Result<Option<Tensor>> {
-        let blueprint = self.blueprint;
-        blueprint.find(at, role, slot).map(|spec| self.read(spec)).transpose()
+        let spec = self.spec;
+        spec.find(at, role, slot).map(|param| self.read(param)).transpose()
     }
 
     pub(super) fn required(&mut self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
-        let family = &self.blueprint.architecture;
+        let family = &self.spec.architecture;
         let missing = || Error::Internal(format!("`{family}` declares no {role} ({slot:?}) in {at}"));
         self.optional(at, role, slot)?.ok_or_else(missing)
     }
@@ -94,9 +94,9 @@ impl<'a> Weights<'a> {
     /// Reads what the forward pass does not use but the folder holds, so that a trained model is written whole.
     pub(super) fn finish(mut self) -> Result<Vec<Parameter>> {
         if self.options.trainable {
-            let blueprint = self.blueprint;
-            for spec in blueprint.tensors.iter().filter(|spec| spec.role == Role::CARRIED) {
-                let _ = self.read(spec)?;
+            let spec = self.spec;
+            for param in spec.params.iter().filter(|param| param.role == Role::CARRIED) {
+                let _ = self.read(param)?;
             }
         }
         Ok(self.parameters)
@@ -122,7 +122,7 @@ impl PartWeights<'_, '_> {
     /// The same, where the layer has one.
     pub fn size_opt(&self, kind: &str) -> Option<usize> {
         let name = dim_of_layer(kind, self.at.layer()?);
-        self.weights.blueprint.dims.get(&name).map(|dim| dim.size)
+        self.weights.spec.dims.get(&name).map(|dim| dim.size)
     }
 
     /// A matrix [out | in] with its bias, where it has one.
@@ -152,6 +152,6 @@ impl PartWeights<'_, '_> {
     }
 
     fn family(&self) -> &str {
-        &self.weights.blueprint.architecture
+        &self.weights.spec.architecture
     }
 }

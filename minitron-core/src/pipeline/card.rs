@@ -6,10 +6,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::identity;
-use crate::blueprint::{Blueprint, Sizes};
 use crate::checkpoint::{modules, write_whole};
 use crate::error::Result;
 use crate::files::read_text;
+use crate::spec::{ModelSpec, Sizes};
 
 /// The card's file.
 const FILE: &str = "README.md";
@@ -35,18 +35,12 @@ pub(super) struct Card {
 
 impl Card {
     /// Of a job on a model that people call `name`, in this folder; without a name, on fresh weights.
-    pub fn new(
-        job: &'static str,
-        name: Option<&str>,
-        dir: &Path,
-        blueprint: &Blueprint,
-        facts: Vec<Fact>,
-    ) -> Result<Self> {
+    pub fn new(job: &'static str, name: Option<&str>, dir: &Path, spec: &ModelSpec, facts: Vec<Fact>) -> Result<Self> {
         let is_encoder = modules(dir)?.is_some();
-        let task = match &blueprint.options.head {
+        let task = match &spec.options.head {
             _ if is_encoder => "sentence-similarity",
             None => "feature-extraction",
-            Some(_) if blueprint.options.causal => "text-generation",
+            Some(_) if spec.options.causal => "text-generation",
             Some(_) => "fill-mask",
         };
         let library = if is_encoder { "sentence-transformers" } else { "transformers" };
@@ -60,7 +54,7 @@ impl Card {
     }
 
     /// Writes it into a student's folder; `before` are the sizes of what was pruned, where they are known.
-    pub fn write(&self, dir: &Path, student: &Blueprint, before: Option<&Before>, measured: &[Fact]) -> Result<()> {
+    pub fn write(&self, dir: &Path, student: &ModelSpec, before: Option<&Before>, measured: &[Fact]) -> Result<()> {
         let mut text = self.front_matter();
         text += &match self.base() {
             Some(base) => format!("# Made from {base} with minitron\n\n"),
@@ -115,8 +109,8 @@ pub(super) struct Before {
 }
 
 impl Before {
-    pub fn of(blueprint: &Blueprint) -> Self {
-        Before { sizes: blueprint.sizes(), n_params: blueprint.n_params() }
+    pub fn of(spec: &ModelSpec) -> Self {
+        Before { sizes: spec.sizes(), n_params: spec.n_params() }
     }
 
     /// As `plan.json` of a pruned folder has them.
@@ -127,7 +121,7 @@ impl Before {
     }
 }
 
-fn sizes(student: &Blueprint, before: Option<&Before>) -> String {
+fn sizes(student: &ModelSpec, before: Option<&Before>) -> String {
     let mut rows = vec![("parameters".to_owned(), before.map(|before| before.n_params), student.n_params())];
     for (kind, size) in student.sizes() {
         let earlier = before.and_then(|before| before.sizes.get(&kind)).map(|&size| size as u64);

@@ -3,24 +3,24 @@
 use serde_json::{Value, json};
 
 use super::context::Context;
-use crate::blueprint::{Blueprint, ClientLimit, Sizes};
 use crate::error::Result;
+use crate::spec::{ClientLimit, ModelSpec, Sizes};
 
 /// What the family knows of programs that refuse these sizes.
-pub(super) fn limits(context: &Context, blueprint: &Blueprint, sizes: &Sizes) -> Result<Vec<ClientLimit>> {
-    Ok(context.registry.architecture_for(&blueprint.config)?.client_limits(blueprint, sizes))
+pub(super) fn limits(context: &Context, spec: &ModelSpec, sizes: &Sizes) -> Result<Vec<ClientLimit>> {
+    Ok(context.registry.architecture_for(&spec.config)?.client_limits(spec, sizes))
 }
 
 /// Adds to a report how the model can be split over devices, and which programs refuse it.
-pub(super) fn note(context: &Context, blueprint: &Blueprint, sizes: &Sizes, report: &mut Value) -> Result<()> {
-    report["tensor_parallel"] = json!(blueprint.tensor_parallel_at(sizes));
-    report["clients"] = json!(limits(context, blueprint, sizes)?);
+pub(super) fn note(context: &Context, spec: &ModelSpec, sizes: &Sizes, report: &mut Value) -> Result<()> {
+    report["tensor_parallel"] = json!(spec.tensor_parallel_at(sizes));
+    report["clients"] = json!(limits(context, spec, sizes)?);
     Ok(())
 }
 
 /// The same for a person: one line with the programs' names, which repeats word for word over the jobs of a run.
-pub(super) fn warn(context: &Context, blueprint: &Blueprint, sizes: &Sizes) -> Result<()> {
-    let mut clients: Vec<String> = limits(context, blueprint, sizes)?.into_iter().map(|limit| limit.client).collect();
+pub(super) fn warn(context: &Context, spec: &ModelSpec, sizes: &Sizes) -> Result<()> {
+    let mut clients: Vec<String> = limits(context, spec, sizes)?.into_iter().map(|limit| limit.client).collect();
     clients.dedup();
     if !clients.is_empty() {
         let message = "refuses the student's sizes; plan.json and `minitron inspect` say why, and what helps";
@@ -32,14 +32,14 @@ pub(super) fn warn(context: &Context, blueprint: &Blueprint, sizes: &Sizes) -> R
 /// Of several candidates, in one line: each program with how many it refuses, and why it refuses the first.
 pub(super) fn warn_of_many<'s>(
     context: &Context,
-    blueprint: &Blueprint,
+    spec: &ModelSpec,
     candidates: impl Iterator<Item = &'s Sizes>,
 ) -> Result<()> {
     let mut refused: Vec<(ClientLimit, usize)> = Vec::new();
     let mut n_candidates = 0_usize;
     for sizes in candidates {
         n_candidates += 1;
-        for limit in limits(context, blueprint, sizes)? {
+        for limit in limits(context, spec, sizes)? {
             match refused.iter_mut().find(|(known, _)| known.client == limit.client) {
                 Some((_, n_refused)) => *n_refused += 1,
                 None => refused.push((limit, 1)),

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 use tracing::info_span;
 
-use crate::blueprint::{Blueprint, ModelFolder, PruneGroup, Sizes};
 use crate::calibrate::ScoreInputs;
 use crate::checkpoint::{Remarks, TensorSource};
 use crate::contract::Axis;
@@ -14,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::{LoadOptions, Transformer};
 use crate::progress::{Interrupt, Progress};
 use crate::registry::{Kind as PluginKind, PluginSpec, Registry};
+use crate::spec::{ModelFolder, ModelSpec, PruneGroup, Sizes};
 
 /// Which strategies are taken where nobody names one. This crate names no plugin, so whoever links some says.
 pub trait Defaults: std::fmt::Debug + Send + Sync {
@@ -26,7 +26,7 @@ pub trait Defaults: std::fmt::Debug + Send + Sync {
     /// The allocator for what was asked.
     fn allocator(&self, wanted: &Wanted) -> PluginSpec;
     /// What is measured on held-out text.
-    fn evaluators(&self, blueprint: &Blueprint, has_teacher: bool) -> Vec<PluginSpec>;
+    fn evaluators(&self, spec: &ModelSpec, has_teacher: bool) -> Vec<PluginSpec>;
     /// The evaluator that reads a task file.
     fn task(&self, path: &Path) -> Result<PluginSpec>;
 }
@@ -82,7 +82,7 @@ impl Context<'_> {
     /// As [`Context::open`], and where the model's forward pass is not known.
     pub fn open_to_run(&self, model: &str) -> Result<ModelFolder> {
         let folder = self.open(model)?;
-        folder.blueprint.check_computable()?;
+        folder.spec.check_computable()?;
         Ok(folder)
     }
 
@@ -98,7 +98,7 @@ impl Context<'_> {
         let folder = ModelFolder::open(&(self.resolve)(model)?, self.registry)?;
         self.say(&folder.checkpoint.remarks);
         if let [first, ..] = folder.unknown_tensors.as_slice() {
-            let (n, architecture) = (folder.unknown_tensors.len(), &folder.blueprint.architecture);
+            let (n, architecture) = (folder.unknown_tensors.len(), &folder.spec.architecture);
             let message = format!("{model}: {n} tensors are unknown to `{architecture}` and left out, `{first}` first");
             self.progress.warn(&message);
         }
@@ -106,9 +106,9 @@ impl Context<'_> {
     }
 
     /// Loads weights onto the device.
-    pub fn load(&self, source: &dyn TensorSource, blueprint: &Blueprint, trainable: bool) -> Result<Transformer> {
-        let _span = info_span!("load", n_params = blueprint.n_params(), trainable).entered();
-        Transformer::load(source, blueprint, LoadOptions { trainable, ..self.load_options() })
+    pub fn load(&self, source: &dyn TensorSource, spec: &ModelSpec, trainable: bool) -> Result<Transformer> {
+        let _span = info_span!("load", n_params = spec.n_params(), trainable).entered();
+        Transformer::load(source, spec, LoadOptions { trainable, ..self.load_options() })
     }
 
     /// Where models are and what they compute in; not trainable.
@@ -120,17 +120,17 @@ impl Context<'_> {
     pub(super) fn score_inputs<'a>(
         &'a self,
         source: &'a dyn TensorSource,
-        (blueprint, groups): (&'a Blueprint, &'a [PruneGroup]),
+        (spec, groups): (&'a ModelSpec, &'a [PruneGroup]),
         tokenizer: &'a Tokenizer,
         windows: &'a Windows,
     ) -> ScoreInputs<'a> {
         ScoreInputs {
             source,
-            blueprint,
+            spec,
             groups,
             windows,
             // An encoder whose tokenizer has no mask is told so when something is to be predicted.
-            task: Task::of(blueprint.options.causal, tokenizer.mask, self.seed).ok(),
+            task: Task::of(spec.options.causal, tokenizer.mask, self.seed).ok(),
             tokenizer: Some(tokenizer),
             batch_size: 1,
             max_memory: None,
@@ -145,7 +145,7 @@ impl Context<'_> {
     /// The model's own tokenizer.
     pub fn tokenizer(&self, folder: &ModelFolder) -> Result<Tokenizer> {
         let _span = info_span!("tokenizer").entered();
-        let options = &folder.blueprint.options;
+        let options = &folder.spec.options;
         Tokenizer::load(&folder.checkpoint.dir, &folder.checkpoint.config, options.vocab, options.causal)
     }
 
@@ -175,11 +175,11 @@ impl Context<'_> {
     ///
     /// # Errors
     /// `Plugin` when a group breaks the law: its dim is unknown or it has another number of units.
-    pub fn groups(&self, axes: &[Box<dyn Axis>], blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
-        let groups: Vec<Vec<PruneGroup>> = axes.iter().map(|axis| axis.groups(blueprint)).collect::<Result<_>>()?;
+    pub fn groups(&self, axes: &[Box<dyn Axis>], spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
+        let groups: Vec<Vec<PruneGroup>> = axes.iter().map(|axis| axis.groups(spec)).collect::<Result<_>>()?;
         let groups = groups.concat();
         for (idx, group) in groups.iter().enumerate() {
-            let found = blueprint.dims.get(&group.dim).map(|dim| dim.size);
+            let found = spec.dims.get(&group.dim).map(|dim| dim.size);
             let twice = groups.iter().take(idx).any(|other| other.dim == group.dim);
             if found != Some(group.n_units) || twice {
                 let message =
@@ -200,7 +200,7 @@ pub(super) fn at_least_1(name: &str, value: usize) -> Result<()> {
 const SEQ_LEN: usize = 512;
 
 /// The window length asked for, or the default that the model has positions for.
-pub(super) fn seq_len_or_default(asked: Option<usize>, blueprint: &Blueprint, tokenizer: &Tokenizer) -> usize {
+pub(super) fn seq_len_or_default(asked: Option<usize>, spec: &ModelSpec, tokenizer: &Tokenizer) -> usize {
     let brackets = if tokenizer.brackets.is_some() { 2 } else { 0 };
-    asked.unwrap_or_else(|| blueprint.options.max_positions.saturating_sub(brackets).min(SEQ_LEN))
+    asked.unwrap_or_else(|| spec.options.max_positions.saturating_sub(brackets).min(SEQ_LEN))
 }

@@ -11,7 +11,6 @@ use serde_json::{Map, Value, json};
 use super::context::{Context, at_least_1, seq_len_or_default};
 use super::identity::{identity_of, name_of};
 use super::vocabulary::{Compared, Model, Vocabulary};
-use crate::blueprint::{HIDDEN, ModelFolder, Sizes};
 use crate::contract::{Evaluator, Measurements, Subject};
 use crate::data::{DataSpec, TextOptions, Tokenizer, Windows, are_texts};
 use crate::error::{Error, Result};
@@ -19,6 +18,7 @@ use crate::files::read_text;
 use crate::model::Transformer;
 use crate::plan::Plan;
 use crate::registry::PluginSpec;
+use crate::spec::{HIDDEN, ModelFolder, Sizes};
 
 /// Options of `eval`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -139,7 +139,7 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     let windows = windows(context, options, &folder, &tokenizer)?;
     let has_teacher = teacher_folder.is_some();
     let specs = match (&windows, options.evaluators.as_slice()) {
-        (Some(_), []) => context.defaults.evaluators(&folder.blueprint, has_teacher),
+        (Some(_), []) => context.defaults.evaluators(&folder.spec, has_teacher),
         (_, named) => named.to_vec(),
     };
     let measures: Vec<Box<dyn Evaluator>> =
@@ -148,7 +148,7 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
         let message = "an encoder without a head has no loss of its own; give a teacher to compare hidden states with";
         return Err(Error::Recipe(message.into()));
     }
-    let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.blueprint, false);
+    let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.spec, false);
     let model = load(&folder)?;
     // A model beside itself is loaded once.
     let other = teacher_folder.as_ref().filter(|teacher| teacher.checkpoint.dir != folder.checkpoint.dir);
@@ -166,9 +166,9 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
         progress: context.progress,
     };
     let mut report = Map::new();
-    report.insert("architecture".into(), json!(folder.blueprint.architecture));
-    report.insert("n_params".into(), json!(folder.blueprint.n_params()));
-    report.insert("n_non_embedding".into(), json!(folder.blueprint.n_non_embedding_at(&Sizes::new())));
+    report.insert("architecture".into(), json!(folder.spec.architecture));
+    report.insert("n_params".into(), json!(folder.spec.n_params()));
+    report.insert("n_non_embedding".into(), json!(folder.spec.n_non_embedding_at(&Sizes::new())));
     for (spec, evaluator) in specs.iter().zip(measures) {
         let _span = tracing::info_span!("evaluate", name = %spec.tag).entered();
         insert(&mut report, evaluator.evaluate(&subject)?);
@@ -230,11 +230,11 @@ fn windows(
     if options.data.is_empty() {
         return Ok(None);
     }
-    let seq_len = seq_len_or_default(options.seq_len, &folder.blueprint, tokenizer);
+    let seq_len = seq_len_or_default(options.seq_len, &folder.spec, tokenizer);
     let reading = options.text.reading(seq_len, options.samples, context.seed);
     let windows = reading.windows(&options.data, tokenizer, context.registry)?;
     context.warn_of_date(tokenizer);
-    windows.check_fits(&folder.blueprint.options)?;
+    windows.check_fits(&folder.spec.options)?;
     Ok(Some(windows))
 }
 
@@ -245,8 +245,8 @@ pub(super) fn kept_hidden(context: &Context, dir: &Path, teacher: &ModelFolder) 
     let Some(saved) = saved_plan(&path) else { return Ok(None) };
     // Components of a turned stream are no channels of the teacher.
     let from_teacher = saved["hidden_basis"].is_null()
-        && saved["n_params_source"].as_u64() == Some(teacher.blueprint.n_params())
-        && saved["sizes_source"][HIDDEN].as_u64() == Some(teacher.blueprint.size(HIDDEN) as u64);
+        && saved["n_params_source"].as_u64() == Some(teacher.spec.n_params())
+        && saved["sizes_source"][HIDDEN].as_u64() == Some(teacher.spec.size(HIDDEN) as u64);
     let Some((mut plan, source)) = Plan::load_with_source(&path).ok().filter(|_| from_teacher) else { return Ok(None) };
     if let Some(source) = source {
         let own = identity_of(teacher)?;

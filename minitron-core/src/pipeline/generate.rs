@@ -140,7 +140,7 @@ impl Speaker {
             top_k: options.top_k,
             seed: context.seed,
         };
-        let model = context.load(&folder.checkpoint.tensors, &folder.blueprint, false)?;
+        let model = context.load(&folder.checkpoint.tensors, &folder.spec, false)?;
         Ok(Speaker { model, tokenizer, sampling })
     }
 

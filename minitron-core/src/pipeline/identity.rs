@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use super::context::Context;
-use crate::blueprint::ModelFolder;
 use crate::checkpoint::{Identity, weights_digest};
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::spec::ModelFolder;
 
 /// The identity of a model's folder.
 pub(super) fn identity_of(folder: &ModelFolder) -> Result<Identity> {
-    let tensors = folder.blueprint.tensors.iter().map(|tensor| (tensor.layer(), tensor.name()));
+    let tensors = folder.spec.params.iter().map(|tensor| (tensor.layer(), tensor.name()));
     let dir = &folder.checkpoint.dir;
     let tokenizer = dir.join("tokenizer.json");
     Ok(Identity {

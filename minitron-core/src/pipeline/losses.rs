@@ -3,18 +3,18 @@
 use serde_json::Value;
 
 use super::context::Context;
-use crate::blueprint::Blueprint;
 use crate::contract::{LogitLoss, StateLoss};
 use crate::error::{Error, Result};
 use crate::registry::{Kind, PluginSpec};
+use crate::spec::ModelSpec;
 use crate::train::{LiftStart, Objective, StateTerm, Term, Weight};
 
 /// The losses by name, on logits and on states.
 pub(super) fn objective(
     context: &Context,
     losses: &[PluginSpec],
-    student: &Blueprint,
-    teacher: Option<&Blueprint>,
+    student: &ModelSpec,
+    teacher: Option<&ModelSpec>,
     kept_hidden: Option<&[usize]>,
 ) -> Result<Objective> {
     let start = LiftStart { device: context.device, kind: context.kind, kept_hidden, seed: context.seed };

@@ -7,7 +7,6 @@ use super::context::Context;
 use super::identity::Artefact;
 use super::prune::PruneOptions;
 use super::score::{metrics, scores_path};
-use crate::blueprint::{Blueprint, HIDDEN, MLP, ModelFolder, Sizes};
 use crate::calibrate::{self, Scores};
 use crate::checkpoint::{Identity, TensorSource};
 use crate::contract::{Allocator, Axis};
@@ -15,6 +14,7 @@ use crate::data::Windows;
 use crate::error::{Error, Result};
 use crate::plan::{Explained, Plan, Rankings, Space, schedule};
 use crate::prune::Student;
+use crate::spec::{HIDDEN, MLP, ModelFolder, ModelSpec, Sizes};
 
 /// The plan, what ranked the units, and where scores decided it, why.
 pub(super) struct Decision {
@@ -32,10 +32,10 @@ pub(super) fn decide(
     windows: Option<&Windows>,
 ) -> Result<Decision> {
     let _span = tracing::info_span!("plan").entered();
-    let blueprint = &folder.blueprint;
+    let spec = &folder.spec;
     let axes = context.axes(&options.axes)?;
-    let space = space_of(blueprint, &axes, options.square)?;
-    let groups = context.groups(&axes, blueprint)?;
+    let space = space_of(spec, &axes, options.square)?;
+    let groups = context.groups(&axes, spec)?;
     let rank = |scores: &String| {
         let scores = scores_of(context, &scores_path(scores)?, own, options.any_model)?;
         Rankings::new(&scores, &groups, &options.by)
@@ -44,7 +44,7 @@ pub(super) fn decide(
     if let Some(path) = &options.plan {
         let (plan, source) = Plan::load_with_source(path)?;
         Artefact { what: "a plan", path, of: source.as_ref() }.check(context, own, options.any_model)?;
-        let plan = plan.checked(&space, blueprint)?;
+        let plan = plan.checked(&space, spec)?;
         return Ok(Decision { plan, rankings, explained: BTreeMap::new() });
     }
     let rankings = rankings.unwrap_or_default();
@@ -54,7 +54,7 @@ pub(super) fn decide(
         let plan = rounds.plan(&space, &plan.sizes(), &rankings)?;
         return Ok(Decision { plan, rankings: Some(rankings), explained: BTreeMap::new() });
     }
-    let explained = plan.explain(&rankings, blueprint, options.bootstrap)?;
+    let explained = plan.explain(&rankings, spec, options.bootstrap)?;
     Ok(Decision { plan, rankings: Some(rankings), explained })
 }
 
@@ -65,9 +65,9 @@ pub(super) fn scores_of(context: &Context, path: &Path, own: &Identity, any_mode
     Ok(scores)
 }
 
-fn space_of(blueprint: &Blueprint, axes: &[Box<dyn Axis>], square: bool) -> Result<Space> {
-    let space = Space::new(blueprint, axes)?;
-    Ok(if square { space.squared(blueprint) } else { space })
+fn space_of(spec: &ModelSpec, axes: &[Box<dyn Axis>], square: bool) -> Result<Space> {
+    let space = Space::new(spec, axes)?;
+    Ok(if square { space.squared(spec) } else { space })
 }
 
 fn text(windows: Option<&Windows>) -> Result<&Windows> {
@@ -82,12 +82,12 @@ fn allocate(
     (space, rankings): (&Space, &Rankings),
 ) -> Result<Plan> {
     let wanted = options.wanted(folder)?;
-    let spec = options.allocator.clone().unwrap_or_else(|| context.defaults.allocator(&wanted));
-    let allocator = context.registry.build::<dyn Allocator>(&spec)?;
-    let best = allocator.allocate(space, rankings, &folder.blueprint)?.into_iter().next();
-    let broken = |message: String| Error::Plugin { tag: spec.tag.clone(), origin: "allocator".into(), message };
+    let asked = options.allocator.clone().unwrap_or_else(|| context.defaults.allocator(&wanted));
+    let allocator = context.registry.build::<dyn Allocator>(&asked)?;
+    let best = allocator.allocate(space, rankings, &folder.spec)?.into_iter().next();
+    let broken = |message: String| Error::Plugin { tag: asked.tag.clone(), origin: "allocator".into(), message };
     let plan = best.ok_or_else(|| broken("gave no plan".into()))?;
-    plan.checked(space, &folder.blueprint).map_err(|e| match e {
+    plan.checked(space, &folder.spec).map_err(|e| match e {
         Error::Plan(message) => broken(message),
         other => other,
     })
@@ -106,39 +106,39 @@ struct Rounds<'a> {
 impl Rounds<'_> {
     /// One plan on the source that all rounds add up to.
     fn plan(&self, space: &Space, target: &Sizes, rankings: &Rankings) -> Result<Plan> {
-        let (source, blueprint) = (&self.folder.checkpoint.tensors, &self.folder.blueprint);
+        let (source, spec) = (&self.folder.checkpoint.tensors, &self.folder.spec);
         let n_rounds = self.options.rounds;
         let sizes = |round| schedule(&space.full(), target, round, n_rounds, space);
-        let mut plan = space.plan(&sizes(1), rankings, blueprint)?;
+        let mut plan = space.plan(&sizes(1), rankings, spec)?;
         for round in 2..=n_rounds {
             let _span = tracing::info_span!("round", round).entered();
-            let student = Student::new(source, blueprint, &plan, self.context.registry)?;
-            let later = self.round(&student.view, &student.blueprint, (sizes(round), space))?;
-            plan = plan.compose(&later, blueprint);
+            let student = Student::new(source, spec, &plan, self.context.registry)?;
+            let later = self.round(&student.view, &student.spec, (sizes(round), space))?;
+            plan = plan.compose(&later, spec);
         }
-        plan.checked(space, blueprint)
+        plan.checked(space, spec)
     }
 
     fn round(
         &self,
         source: &dyn TensorSource,
-        blueprint: &Blueprint,
+        spec: &ModelSpec,
         (mut sizes, of_source): (Sizes, &Space),
     ) -> Result<Plan> {
-        let groups = self.context.groups(self.axes, blueprint)?;
+        let groups = self.context.groups(self.axes, spec)?;
         let tokenizer = self.context.tokenizer(self.folder)?;
-        let mut inputs = self.context.score_inputs(source, (blueprint, &groups), &tokenizer, self.windows);
+        let mut inputs = self.context.score_inputs(source, (spec, &groups), &tokenizer, self.windows);
         inputs.batch_size = self.options.treatment.batch_size.max(1);
         inputs.max_memory = self.options.max_memory.map(|bytes| bytes.0);
         let scores = calibrate::score(&inputs, metrics(self.context, &self.options.metrics)?)?;
         let rankings = Rankings::new(&scores, &groups, &self.options.by)?;
-        let mut space = space_of(blueprint, self.axes, self.options.square)?;
+        let mut space = space_of(spec, self.axes, self.options.square)?;
         // What is legal for the source is legal on the way there, whatever steps a narrower model would have.
         for axis in space.axes.iter_mut().filter(|axis| [HIDDEN, MLP].contains(&axis.kind.as_str())) {
             axis.step = of_source.axis(&axis.kind).map_or(axis.step, |whole| whole.step.min(axis.step));
         }
         // A student with a key/value head for each query head has no such axis any more.
         sizes.retain(|kind, _| space.axis(kind).is_ok());
-        space.plan(&sizes, &rankings, blueprint)
+        space.plan(&sizes, &rankings, spec)
     }
 }

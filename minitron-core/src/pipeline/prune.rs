@@ -14,7 +14,6 @@ use super::identity::identity_of;
 use super::planning::{Decision, decide};
 use super::student::Written;
 use super::treatment::{Treatment, note};
-use crate::blueprint::{Blueprint, DEPTH, ModelFolder, Sizes};
 use crate::checkpoint::{Claim, Identity, OutputDir, TensorSource, WriteOptions, write_whole};
 use crate::error::{Error, Result};
 use crate::heal::Patient;
@@ -22,6 +21,7 @@ use crate::memory::{mib, peak_bytes};
 use crate::plan::{Bytes, Explained, Plan};
 use crate::prune::{ModuleChanges, Student};
 use crate::registry::PluginSpec;
+use crate::spec::{DEPTH, ModelFolder, ModelSpec, Sizes};
 
 /// Beyond the steps that any axis has; each scores the text anew.
 const MAX_ROUNDS: usize = 1000;
@@ -119,7 +119,7 @@ impl PruneOptions {
             memory: self.memory.clone(),
             seq_len: self.kv_seq_len,
             batch_size: self.kv_batch_size,
-            bytes_per_param: folder.n_bytes() as f64 / folder.blueprint.n_params().max(1) as f64,
+            bytes_per_param: folder.n_bytes() as f64 / folder.spec.n_params().max(1) as f64,
         })
     }
 
@@ -134,7 +134,7 @@ impl PruneOptions {
         told["rounds"] = json!((self.rounds > 1).then_some(self.rounds));
         let facts = facts(&told, &format!("{SIZED_BY} {looks_at_text}"));
         let dir = &folder.checkpoint.dir;
-        Card::new("prune", Some(&name_of(&self.model, dir)), dir, &folder.blueprint, facts)
+        Card::new("prune", Some(&name_of(&self.model, dir)), dir, &folder.spec, facts)
     }
 
     /// Exactly one way to say how large the student shall be.
@@ -188,15 +188,15 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     let Decision { plan, rankings, explained } = decide(context, options, (&folder, &own), windows.as_ref())?;
     // Before the healings, which take long. The student knows which layers stay; what it holds of the plan goes at once.
     {
-        let student = Student::new(&folder.checkpoint.tensors, &folder.blueprint, &plan, context.registry)?;
-        clients::warn(context, &student.blueprint, &Sizes::new())?;
+        let student = Student::new(&folder.checkpoint.tensors, &folder.spec, &plan, context.registry)?;
+        clients::warn(context, &student.spec, &Sizes::new())?;
     }
-    ModuleChanges::new(&folder.checkpoint.dir, &folder.blueprint, &plan, None)?;
+    ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, &plan, None)?;
     let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
     let patient = options.treatment.patient(context, &folder, (plan, rankings.as_ref()), windows.as_ref())?;
     let plan = patient.plan();
-    let modules = ModuleChanges::new(&folder.checkpoint.dir, &folder.blueprint, plan, patient.hidden_basis())?;
-    let mut report = report_of(context, &folder.blueprint, &patient)?;
+    let modules = ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, plan, patient.hidden_basis())?;
+    let mut report = report_of(context, &folder.spec, &patient)?;
     report["near_ties"] = json!(near_ties(&explained));
     if dry_run {
         report["kept"] = json!(plan.kept);
@@ -206,12 +206,12 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     let output = OutputDir::create(out, context.force)?;
     let written = Written {
         config: patient.config(),
-        blueprint: patient.blueprint(),
+        spec: patient.spec(),
         tensors: &patient.student()?,
         from: &folder.checkpoint.dir,
         modules: &modules,
         card: &options.card(context, &folder)?,
-        before: Some(&Before::of(&folder.blueprint)),
+        before: Some(&Before::of(&folder.spec)),
         measured: &[],
         options: writing,
     };
@@ -228,18 +228,18 @@ pub(super) fn kind_of(word: &str) -> &str {
 }
 
 /// Sizes before and after, and what follows from them.
-pub(super) fn report_of(context: &Context, source: &Blueprint, patient: &Patient) -> Result<Value> {
+pub(super) fn report_of(context: &Context, source: &ModelSpec, patient: &Patient) -> Result<Value> {
     let sizes = patient.plan().sizes();
     let mut report = json!({
         "architecture": source.architecture,
-        "n_params": patient.blueprint().n_params(),
+        "n_params": patient.spec().n_params(),
         "n_params_source": source.n_params(),
-        "n_non_embedding": patient.blueprint().n_non_embedding_at(&Sizes::new()),
+        "n_non_embedding": patient.spec().n_non_embedding_at(&Sizes::new()),
         "n_non_embedding_source": source.n_non_embedding_at(&Sizes::new()),
         "sizes": sizes,
         "sizes_source": source.sizes(),
     });
-    clients::note(context, patient.blueprint(), &Sizes::new(), &mut report)?;
+    clients::note(context, patient.spec(), &Sizes::new(), &mut report)?;
     note(patient, &mut report);
     Ok(report)
 }

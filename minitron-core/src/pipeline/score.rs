@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::context::{Context, at_least_1, seq_len_or_default};
 use super::identity::identity_of;
-use crate::blueprint::ModelFolder;
 use crate::calibrate::{self, Metric, Scores, Stated};
 use crate::checkpoint::{Claim, Identity, OutputDir, Reader};
 use crate::contract::Importance;
@@ -17,6 +16,7 @@ use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::plan::Bytes;
 use crate::registry::PluginSpec;
+use crate::spec::ModelFolder;
 
 /// Options of `score`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -78,18 +78,17 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let folder = context.open(&options.model)?;
     refuse_out(out, &folder.checkpoint.dir)?;
     let own = identity_of(&folder)?;
-    let groups = context.groups(&context.axes(&[])?, &folder.blueprint)?;
+    let groups = context.groups(&context.axes(&[])?, &folder.spec)?;
     let tokenizer = context.reader(&folder, &options.text)?;
-    let seq_len = seq_len_or_default(options.seq_len, &folder.blueprint, &tokenizer);
+    let seq_len = seq_len_or_default(options.seq_len, &folder.spec, &tokenizer);
     let reading = options.text.reading(seq_len, Some(options.samples), context.seed);
     let files = files_of(&options.data, context.registry, &reading)?;
     OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
     let _claim = Claim::of(out)?;
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
     context.warn_of_date(&tokenizer);
-    windows.check_fits(&folder.blueprint.options)?;
-    let mut inputs =
-        context.score_inputs(&folder.checkpoint.tensors, (&folder.blueprint, &groups), &tokenizer, &windows);
+    windows.check_fits(&folder.spec.options)?;
+    let mut inputs = context.score_inputs(&folder.checkpoint.tensors, (&folder.spec, &groups), &tokenizer, &windows);
     // One that holds more windows than there are is as large as they are.
     inputs.batch_size = options.batch_size.min(windows.len()).max(1);
     inputs.max_memory = options.max_memory.map(|bytes| bytes.0);

@@ -2,9 +2,9 @@
 
 use super::context::{Context, seq_len_or_default};
 use super::train::Setup;
-use crate::blueprint::Blueprint;
 use crate::data::{Reading, Tokenizer, Windows};
 use crate::error::{Error, Result};
+use crate::spec::ModelSpec;
 use crate::train::{AdamWSettings, HeldOut, Saving, TrainSettings};
 
 /// Windows of the held-out text where nothing is stated.
@@ -43,7 +43,7 @@ impl Setup {
     pub(super) fn eval_windows(
         &self,
         context: &Context,
-        blueprint: &Blueprint,
+        spec: &ModelSpec,
         tokenizer: &Tokenizer,
     ) -> Result<Option<Windows>> {
         if self.eval_data.is_empty() {
@@ -52,7 +52,7 @@ impl Setup {
                 _ => Err(Error::Recipe("eval_every, eval_samples: no eval_data is given to evaluate on".into())),
             };
         }
-        let seq_len = seq_len_or_default(self.seq_len, blueprint, tokenizer);
+        let seq_len = seq_len_or_default(self.seq_len, spec, tokenizer);
         let max_windows = Some(self.eval_samples.unwrap_or(EVAL_SAMPLES));
         let reading = Reading { max_windows, ..self.reading(seq_len, context.seed) };
         reading.windows(&self.eval_data, tokenizer, context.registry).map(Some).map_err(|e| e.at("eval_data"))

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::card::name_of;
 use super::context::Context;
-use crate::blueprint::{Blueprint, ModelFolder};
 use crate::checkpoint::{Config, TensorSource, companions};
 use crate::digest;
 use crate::error::Result;
 use crate::model::fresh_weights;
+use crate::spec::{ModelFolder, ModelSpec};
 
 /// What is trained, before it is loaded.
 pub(super) struct Start {
@@ -16,7 +16,7 @@ pub(super) struct Start {
     pub name: Option<String>,
     pub dir: PathBuf,
     pub config: Config,
-    pub blueprint: Blueprint,
+    pub spec: ModelSpec,
     pub source: Box<dyn TensorSource>,
     /// Weight files; none where the weights are fresh.
     pub files: Vec<PathBuf>,
@@ -25,14 +25,14 @@ pub(super) struct Start {
 impl Start {
     /// A model to go on with, as somebody named it.
     pub fn folder(model: &str, folder: ModelFolder) -> Self {
-        let ModelFolder { checkpoint, blueprint, .. } = folder;
+        let ModelFolder { checkpoint, spec, .. } = folder;
         let files = checkpoint.tensors.paths().map(Path::to_path_buf).collect();
         let name = Some(name_of(model, &checkpoint.dir));
         Start {
             name,
             dir: checkpoint.dir,
             config: checkpoint.config,
-            blueprint,
+            spec,
             source: Box::new(checkpoint.tensors),
             files,
         }
@@ -47,16 +47,16 @@ impl Start {
     /// Random weights of a config's shapes.
     pub fn fresh(context: &Context, path: &Path) -> Result<Self> {
         let _span = tracing::info_span!("fresh weights").entered();
-        let (mut blueprint, remarks) = Blueprint::of_config(&Config::load(path)?, context.registry)?;
+        let (mut spec, remarks) = ModelSpec::of_config(&Config::load(path)?, context.registry)?;
         context.say(&remarks);
-        blueprint.check_computable()?;
-        say_fresh(&mut blueprint.config);
-        let config = blueprint.config.clone();
-        let source = Box::new(fresh_weights(&blueprint, context.seed)?);
+        spec.check_computable()?;
+        say_fresh(&mut spec.config);
+        let config = spec.config.clone();
+        let source = Box::new(fresh_weights(&spec, context.seed)?);
         let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
         // Now, rather than when they are copied at the end.
         companions(&dir)?;
-        Ok(Start { name: None, dir, config, blueprint, source, files: Vec::new() })
+        Ok(Start { name: None, dir, config, spec, source, files: Vec::new() })
     }
 }
 

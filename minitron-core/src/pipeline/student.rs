@@ -10,7 +10,6 @@ use super::context::Context;
 use super::start::Start;
 use super::teaching::Teaching;
 use super::train::Setup;
-use crate::blueprint::Blueprint;
 use crate::checkpoint::{
     Config, OutputDir, TensorSource, WriteOptions, copy_tokenizer, remove_whole, sync_dir, write_model,
 };
@@ -19,12 +18,13 @@ use crate::model::Transformer;
 use crate::plan::Plan;
 use crate::prune::{ModuleChanges, NAME};
 use crate::registry::PluginSpec;
+use crate::spec::ModelSpec;
 use crate::train::Masters;
 
 /// A student's folder but for its plan.
 pub(super) struct Written<'a> {
     pub config: &'a Config,
-    pub blueprint: &'a Blueprint,
+    pub spec: &'a ModelSpec,
     pub tensors: &'a dyn TensorSource,
     /// Where its companions are.
     pub from: &'a Path,
@@ -40,7 +40,7 @@ impl Written<'_> {
     pub fn write(&self, dir: &Path) -> Result<()> {
         write_model(dir, self.config, self.tensors, Some(self.from), self.options)?;
         self.modules.write(dir)?;
-        self.card.write(dir, self.blueprint, self.before, self.measured)
+        self.card.write(dir, self.spec, self.before, self.measured)
     }
 }
 
@@ -81,7 +81,7 @@ impl StudentFolder<'_> {
         let before = Before::of_plan(self.dir).filter(|_| self.is_trained);
         let written = Written {
             config: &config,
-            blueprint: &self.student.blueprint,
+            spec: &self.student.spec,
             tensors: &self.student.to_source(masters)?,
             from: self.dir,
             modules: self.modules,
@@ -131,7 +131,7 @@ impl StudentFolder<'_> {
 
 /// A student is as wide as what it starts from; the modules behind it may still speak of another model's width.
 pub(super) fn modules_of(start: &Start) -> Result<ModuleChanges> {
-    ModuleChanges::new(&start.dir, &start.blueprint, &Plan::default(), None)
+    ModuleChanges::new(&start.dir, &start.spec, &Plan::default(), None)
 }
 
 /// What the cards of a training say of it.
@@ -148,7 +148,7 @@ pub(super) fn card_of(
     options["losses"] = json!(losses);
     options["seed"] = json!(context.seed);
     let job = if teacher.is_some() { "distill" } else { "train" };
-    Card::new(job, start.name.as_deref(), &start.dir, &start.blueprint, facts(&options, TOLD))
+    Card::new(job, start.name.as_deref(), &start.dir, &start.spec, facts(&options, TOLD))
 }
 
 /// The first and the last losses on record.

@@ -11,13 +11,13 @@ use super::context::Context;
 use super::identity::name_of;
 use super::start::digest_of;
 use super::student::StudentFolder;
-use crate::blueprint::ModelFolder;
 use crate::checkpoint::OutputDir;
 use crate::contract::TeacherNeed;
 use crate::error::{Error, Result};
 use crate::model::{LoadOptions, Transformer};
 use crate::plan::Plan;
 use crate::prune::ModuleChanges;
+use crate::spec::ModelFolder;
 use crate::train::{
     CacheHeader, CacheType, Loaded, Masters, Objective, Remembered, Streamed, Teacher, TeacherCache, Term,
 };
@@ -73,7 +73,7 @@ impl Teaching {
     /// A teacher for students of its own vocabulary, under the name that cards give it.
     pub fn new(name: String, folder: ModelFolder, options: &TeacherOptions) -> Result<Self> {
         let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
-        let vocab = folder.blueprint.options.vocab;
+        let vocab = folder.spec.options.vocab;
         Ok(Teaching { name, folder, options: options.clone(), digest, vocab })
     }
 
@@ -154,7 +154,7 @@ impl Teaching {
         context.progress.note(&format!("teacher cache: {n_bytes} bytes per token, {} windows stored", cache.len()));
         let loader = Box::new(move || self.live(context));
         Ok(Some(Box::new(Remembered::new(
-            &self.folder.blueprint,
+            &self.folder.spec,
             self.load_options(context).kind,
             cache,
             loader,
@@ -168,17 +168,17 @@ impl Teaching {
     /// As [`Teaching::check`].
     pub fn corrected(&self, context: &Context, objective: &Objective) -> Result<Option<Transformer>> {
         self.check(objective)?;
-        let ModelFolder { checkpoint, blueprint, .. } = &self.folder;
+        let ModelFolder { checkpoint, spec, .. } = &self.folder;
         let options = LoadOptions { trainable: true, ..self.load_options(context) };
-        self.options.correct_teacher.map(|_| Transformer::load(&checkpoint.tensors, blueprint, options)).transpose()
+        self.options.correct_teacher.map(|_| Transformer::load(&checkpoint.tensors, spec, options)).transpose()
     }
 
     /// A corrected teacher as a model folder.
     pub fn write(&self, model: &Transformer, masters: &Masters, card: &Card, target: &Path) -> Result<()> {
-        let ModelFolder { checkpoint, blueprint, .. } = &self.folder;
+        let ModelFolder { checkpoint, spec, .. } = &self.folder;
         let card = card.of_another(&self.name, &checkpoint.dir);
         let folder = StudentFolder {
-            modules: &ModuleChanges::new(&checkpoint.dir, blueprint, &Plan::default(), None)?,
+            modules: &ModuleChanges::new(&checkpoint.dir, spec, &Plan::default(), None)?,
             card: &card,
             config: &checkpoint.config,
             dir: &checkpoint.dir,
@@ -201,11 +201,11 @@ impl Teaching {
     }
 
     fn live<'a>(&'a self, context: &Context) -> Result<Box<dyn Teacher + 'a>> {
-        let ModelFolder { checkpoint, blueprint, .. } = &self.folder;
+        let ModelFolder { checkpoint, spec, .. } = &self.folder;
         let options = self.load_options(context);
         Ok(match self.options.stream_teacher {
-            true => Box::new(Streamed::new(&checkpoint.tensors, blueprint, options)),
-            false => Box::new(Loaded(Transformer::load(&checkpoint.tensors, blueprint, options)?)),
+            true => Box::new(Streamed::new(&checkpoint.tensors, spec, options)),
+            false => Box::new(Loaded(Transformer::load(&checkpoint.tensors, spec, options)?)),
         })
     }
 }

@@ -18,7 +18,6 @@ use super::start::Start;
 use super::student::{StudentFolder, card_of, clear, measured, modules_of};
 use super::teaching::{TeacherOptions, Teaching};
 use super::vocabulary::{Compared, Model, Vocabulary};
-use crate::blueprint::Blueprint;
 use crate::checkpoint::{Claim, MemorySource};
 use crate::data::{
     BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Reading, Task, TextOptions, Tokenizer, Windows, are_texts,
@@ -27,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::memory::peak_bytes;
 use crate::plan::Count;
 use crate::registry::PluginSpec;
+use crate::spec::ModelSpec;
 use crate::train::{
     Correction, Learner, Masters, Objective, Outcome, Saving, Shape, TrainSettings, Trainer, saved_cursor,
 };
@@ -200,22 +200,22 @@ fn run(
 ) -> Result<Value> {
     refuse(context, setup, &start, teacher.as_ref(), (out.dir, out.resume))?;
     let _claim = Claim::of(out.dir)?;
-    let options = &start.blueprint.options;
+    let options = &start.spec.options;
     let Vocabulary { tokenizer, borrowed_from, .. } = vocabulary(context, setup, &start, teacher.as_mut())?;
     let tokenizer = Arc::new(tokenizer.at(setup.text.now()?));
     let settings = setup.settings(context.seed);
     settings.check()?;
     let objective = objective_of(context, setup, losses, &start, teacher.as_ref())?;
     let feed = RefCell::new(feed(context, setup, &start, &tokenizer, &out)?);
-    let eval_windows = setup.eval_windows(context, &start.blueprint, &tokenizer)?;
+    let eval_windows = setup.eval_windows(context, &start.spec, &tokenizer)?;
     let asked = teacher.as_ref();
     let corrected = asked.map(|teaching| teaching.corrected(context, &objective)).transpose()?.flatten();
     let taught_by = asked.map(|teaching| teaching.teacher(context, &objective, corrected.as_ref())).transpose()?;
     let rate = asked.and_then(|teaching| teaching.options.correct_teacher).unwrap_or(1.0);
-    let mut by_labels = self::objective(context, &context.defaults.training_losses(), &start.blueprint, None, None)?;
+    let mut by_labels = self::objective(context, &context.defaults.training_losses(), &start.spec, None, None)?;
     by_labels.recompute = setup.recompute;
     let correction = corrected.as_ref().map(|model| Correction { model, objective: &by_labels, rate });
-    let student = context.load(start.source.as_ref(), &start.blueprint, true)?;
+    let student = context.load(start.source.as_ref(), &start.spec, true)?;
     // Fresh weights would stay in memory beside the model's own.
     start.source = Box::new(MemorySource::default());
     let modules = modules_of(&start)?;
@@ -251,7 +251,7 @@ fn run(
 /// The student's tokenizer, compared with its teacher's.
 /// The tokenizer in use; a teacher is asked over the ids that both models have.
 fn vocabulary(context: &Context, setup: &Setup, start: &Start, teacher: Option<&mut Teaching>) -> Result<Vocabulary> {
-    let student = Model { dir: &start.dir, config: &start.config, blueprint: &start.blueprint };
+    let student = Model { dir: &start.dir, config: &start.config, spec: &start.spec };
     let Some(teaching) = teacher else { return Vocabulary::open(context, student, None, (Compared::Nothing, false)) };
     let data: Vec<DataSpec> = setup.data.iter().chain(&setup.eval_data).cloned().collect();
     let is_text = are_texts(&data, &setup.reading(2, context.seed), context.registry)?;
@@ -268,9 +268,9 @@ fn objective_of(
     start: &Start,
     teacher: Option<&Teaching>,
 ) -> Result<Objective> {
-    let blueprint = teacher.map(|teaching| &teaching.folder.blueprint);
+    let spec = teacher.map(|teaching| &teaching.folder.spec);
     let kept = teacher.map(|teaching| kept_hidden(context, &start.dir, &teaching.folder)).transpose()?.flatten();
-    let objective = objective(context, losses, &start.blueprint, blueprint, kept.as_deref())?;
+    let objective = objective(context, losses, &start.spec, spec, kept.as_deref())?;
     Ok(Objective { recompute: setup.recompute, ..objective })
 }
 
@@ -331,11 +331,11 @@ fn finish(
         }
         folder.write_among(&masters.student, out.dir, &measured(out.dir))?;
     }
-    Ok(summary(&outcome, &folder.student.blueprint, out.dir))
+    Ok(summary(&outcome, &folder.student.spec, out.dir))
 }
 
 fn feed(context: &Context, setup: &Setup, start: &Start, tokenizer: &Arc<Tokenizer>, out: &Output) -> Result<Feed> {
-    let seq_len = seq_len_or_default(setup.seq_len, &start.blueprint, tokenizer);
+    let seq_len = seq_len_or_default(setup.seq_len, &start.spec, tokenizer);
     let reading = setup.reading(seq_len, context.seed);
     let (specs, registry) = (setup.data.as_slice(), context.registry);
     let options = FeedOptions { reading: &reading, specs, tokenizer, registry, block_tokens: BLOCK_TOKENS };
@@ -349,10 +349,10 @@ fn feed(context: &Context, setup: &Setup, start: &Start, tokenizer: &Arc<Tokeniz
     Ok(feed)
 }
 
-fn summary(outcome: &Outcome, blueprint: &Blueprint, out_dir: &Path) -> Value {
+fn summary(outcome: &Outcome, spec: &ModelSpec, out_dir: &Path) -> Value {
     json!({
         "out": out_dir,
-        "n_params": blueprint.n_params(),
+        "n_params": spec.n_params(),
         "n_steps": outcome.n_steps,
         "n_planned": outcome.n_planned,
         "n_tokens": outcome.n_tokens,

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::context::{Context, at_least_1, seq_len_or_default};
-use crate::blueprint::ModelFolder;
 use crate::calibrate::Calibration;
 use crate::checkpoint::OutputDir;
 use crate::contract::Healing;
@@ -17,6 +16,7 @@ use crate::heal::{Case, Patient};
 use crate::model::LoadOptions;
 use crate::plan::{Plan, Rankings};
 use crate::registry::PluginSpec;
+use crate::spec::ModelFolder;
 
 /// Options of `prune` that healings share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -71,7 +71,7 @@ impl Treatment {
             return Ok(None);
         }
         let tokenizer = context.reader(folder, &self.text)?;
-        let seq_len = seq_len_or_default(self.seq_len, &folder.blueprint, &tokenizer);
+        let seq_len = seq_len_or_default(self.seq_len, &folder.spec, &tokenizer);
         let reading = self.text.reading(seq_len, Some(self.samples), context.seed);
         if let Some(out) = out {
             let files = files_of(&self.data, context.registry, &reading)?;
@@ -79,7 +79,7 @@ impl Treatment {
         }
         let windows = reading.windows(&self.data, &tokenizer, context.registry)?;
         context.warn_of_date(&tokenizer);
-        windows.check_fits(&folder.blueprint.options)?;
+        windows.check_fits(&folder.spec.options)?;
         Ok(Some(windows))
     }
 
@@ -93,7 +93,7 @@ impl Treatment {
     ) -> Result<Patient<'a>> {
         let case = Case {
             source: &folder.checkpoint.tensors,
-            blueprint: &folder.blueprint,
+            spec: &folder.spec,
             rankings,
             calibration: windows.map(|windows| Calibration {
                 windows,

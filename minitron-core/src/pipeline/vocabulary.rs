@@ -4,23 +4,23 @@ use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::identity::name_of;
-use crate::blueprint::{Blueprint, ModelFolder};
 use crate::checkpoint::Config;
 use crate::data::{Tokenizer, TokenizerDifference};
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::spec::{ModelFolder, ModelSpec};
 
 /// A model that may be compared with a teacher.
 #[derive(Clone, Copy)]
 pub(super) struct Model<'a> {
     pub dir: &'a Path,
     pub config: &'a Config,
-    pub blueprint: &'a Blueprint,
+    pub spec: &'a ModelSpec,
 }
 
 impl<'a> Model<'a> {
     pub fn of(folder: &'a ModelFolder) -> Self {
-        Model { dir: &folder.checkpoint.dir, config: &folder.checkpoint.config, blueprint: &folder.blueprint }
+        Model { dir: &folder.checkpoint.dir, config: &folder.checkpoint.config, spec: &folder.spec }
     }
 
     fn name(&self) -> String {
@@ -28,7 +28,7 @@ impl<'a> Model<'a> {
     }
 
     fn n_ids(&self) -> usize {
-        self.blueprint.options.vocab
+        self.spec.options.vocab
     }
 
     fn has_tokenizer(&self) -> bool {
@@ -37,7 +37,7 @@ impl<'a> Model<'a> {
 
     fn tokenizer(&self, dir: &Path, n_ids: usize) -> Result<Tokenizer> {
         let _span = tracing::info_span!("tokenizer").entered();
-        Tokenizer::load(dir, self.config, n_ids, self.blueprint.options.causal)
+        Tokenizer::load(dir, self.config, n_ids, self.spec.options.causal)
     }
 }
 

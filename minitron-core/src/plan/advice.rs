@@ -1,7 +1,7 @@
 //! What to type instead of sizes that no student can have.
 
 use super::space::{AxisSizes, Space};
-use crate::blueprint::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
+use crate::spec::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
 
 /// Sizes tried in the place of one.
 const MAX_TRIED: usize = 512;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ranking::{Ranking, Rankings};
 use super::saved::Plan;
-use crate::blueprint::{Blueprint, DEPTH, split_dim};
 use crate::error::{Error, Result};
+use crate::spec::{DEPTH, ModelSpec, split_dim};
 
 /// A margin below this is a near tie.
 const NEAR_TIE: f64 = 0.01;
@@ -105,13 +105,13 @@ impl Plan {
     pub fn explain(
         &self,
         rankings: &Rankings,
-        blueprint: &Blueprint,
+        spec: &ModelSpec,
         bootstrap: Option<usize>,
     ) -> Result<BTreeMap<String, Explained>> {
         let mut explained = BTreeMap::new();
         for (name, ranking) in &rankings.by_dim {
-            let (Some(kept), Some(dim)) = (self.kept.get(name), blueprint.dims.get(name)) else { continue };
-            let parts = self.parts_of(dim, blueprint);
+            let (Some(kept), Some(dim)) = (self.kept.get(name), spec.dims.get(name)) else { continue };
+            let parts = self.parts_of(dim, spec);
             let is_dropped = split_dim(name)
                 .1
                 .is_some_and(|layer| self.kept.get(DEPTH).is_some_and(|depth| !depth.contains(&layer)));

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::blueprint::{PruneGroup, dim_of_layer};
 use crate::calibrate::Scores;
 use crate::error::{Error, Result};
+use crate::spec::{PruneGroup, dim_of_layer};
 
 /// The order of one dim's units: by score, highest first, ties by the lower index.
 ///

@@ -4,7 +4,7 @@
 
 use super::saved::Plan;
 use super::space::Space;
-use crate::blueprint::{Blueprint, DEPTH, HEADS, KV_HEADS, Sizes, dim_of_layer, split_dim};
+use crate::spec::{DEPTH, HEADS, KV_HEADS, ModelSpec, Sizes, dim_of_layer, split_dim};
 
 /// The sizes to prune to in a round, counted from 1: full + (target − full) x round / n_rounds on each axis, rounded to the
 /// nearest legal size between target and full, the larger of two as near. The last round is the target.
@@ -80,21 +80,21 @@ fn nearest_together(choices: &[(&str, Vec<usize>)], beside: &Sizes, space: &Spac
 impl Plan {
     /// A plan on the student of this one, back in the source's numbering: pruning by both in turn is pruning by the result.
     ///
-    /// `blueprint` is the source's. The entry of a layer that this plan drops has no effect; it takes the units of the
+    /// `spec` is the source's. The entry of a layer that this plan drops has no effect; it takes the units of the
     /// student's first layer, so that its length is that of the others.
     #[must_use]
-    pub fn compose(&self, later: &Plan, blueprint: &Blueprint) -> Plan {
-        let whole = |name: &str| (0..blueprint.dims.get(name).map_or(0, |dim| dim.size)).collect::<Vec<usize>>();
+    pub fn compose(&self, later: &Plan, spec: &ModelSpec) -> Plan {
+        let whole = |name: &str| (0..spec.dims.get(name).map_or(0, |dim| dim.size)).collect::<Vec<usize>>();
         let units = |name: &str| self.kept.get(name).cloned().unwrap_or_else(|| whole(name));
         let depth = units(DEPTH);
-        let names = blueprint.dims.keys().filter(|name| {
+        let names = spec.dims.keys().filter(|name| {
             let kind = split_dim(name).0;
             let is_kind = |other: &&String| split_dim(other).0 == kind;
             self.kept.contains_key(*name) || later.kept.keys().any(|other| is_kind(&other))
         });
         let composed = |name: &String| {
             let own = units(name);
-            match self.later_units(later, name, &depth, blueprint) {
+            match self.later_units(later, name, &depth, spec) {
                 Some(of_student) => of_student.iter().filter_map(|&unit| own.get(unit)).copied().collect(),
                 None => own,
             }
@@ -108,7 +108,7 @@ impl Plan {
         later: &'a Plan,
         name: &str,
         depth: &[usize],
-        blueprint: &Blueprint,
+        spec: &ModelSpec,
     ) -> Option<&'a Vec<usize>> {
         let (kind, layer) = split_dim(name);
         // Absent where the layer goes: its units are as many as those of the layers that stay, whichever they are.
@@ -116,9 +116,9 @@ impl Plan {
         let in_student = |kind: &str| place.map_or(kind.to_owned(), |place| dim_of_layer(kind, place));
         // With one query head for each key/value head, a student has no groups: its heads are both.
         let ungrouped = || {
-            let carried = blueprint.carried_by(name)?;
+            let carried = spec.carried_by(name)?;
             let n_queries = self.kept.get(&carried.name)?.len();
-            let is_one_each = self.kept.get(name).map_or(blueprint.dims.get(name)?.size, Vec::len) == n_queries;
+            let is_one_each = self.kept.get(name).map_or(spec.dims.get(name)?.size, Vec::len) == n_queries;
             is_one_each.then(|| later.kept.get(&in_student(split_dim(&carried.name).0)))?
         };
         later.kept.get(&in_student(kind)).or_else(ungrouped)

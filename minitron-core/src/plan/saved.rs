@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::space::Space;
-use crate::blueprint::{Blueprint, DEPTH, Dim, SizeMap, Sizes, split_dim};
 use crate::checkpoint::Identity;
 use crate::error::{Error, Present, Result};
 use crate::files::read_text;
+use crate::spec::{DEPTH, Dim, ModelSpec, SizeMap, Sizes, split_dim};
 
 /// Kept units per dim, ascending, in the source's numbering. Every prunable dim is there, whole or not; the entry of a
 /// layer that `depth` drops has no effect.
@@ -42,24 +42,24 @@ impl Plan {
     }
 
     /// The same for each dim, with the layers that stay.
-    pub fn size_map(&self, blueprint: &Blueprint) -> SizeMap {
+    pub fn size_map(&self, spec: &ModelSpec) -> SizeMap {
         let by_name = self.kept.iter().map(|(dim, kept)| (dim.clone(), kept.len())).collect();
-        let layers = self.kept.get(DEPTH).cloned().unwrap_or_else(|| (0..blueprint.n_layers()).collect());
+        let layers = self.kept.get(DEPTH).cloned().unwrap_or_else(|| (0..spec.n_layers()).collect());
         SizeMap { by_name, layers: Some(layers) }
     }
 
     /// The runs of a dim's units that stay as a whole or in part; one run where no other dim partitions it.
-    pub(super) fn parts_of(&self, dim: &Dim, blueprint: &Blueprint) -> Parts {
-        let by = dim.partition.as_ref().and_then(|by| blueprint.dims.get(by));
+    pub(super) fn parts_of(&self, dim: &Dim, spec: &ModelSpec) -> Parts {
+        let by = dim.partition.as_ref().and_then(|by| spec.dims.get(by));
         let n_parts = by.map_or(1, |by| by.size.max(1));
         let kept = by.and_then(|by| self.kept.get(&by.name)).cloned();
         Parts { kept: kept.unwrap_or_else(|| (0..n_parts).collect()), per_part: dim.size / n_parts }
     }
 
     /// Dims left out stay whole, query heads inside the key/value heads that stay.
-    fn complete(&mut self, space: &Space, blueprint: &Blueprint) -> Result<()> {
-        for dim in blueprint.dims.values().filter(|dim| space.axis(split_dim(&dim.name).0).is_ok()) {
-            let parts = self.parts_of(dim, blueprint);
+    fn complete(&mut self, space: &Space, spec: &ModelSpec) -> Result<()> {
+        for dim in spec.dims.values().filter(|dim| space.axis(split_dim(&dim.name).0).is_ok()) {
+            let parts = self.parts_of(dim, spec);
             let kept = self.kept.entry(dim.name.clone()).or_insert_with(|| parts.units());
             parts.check(&dim.name, kept)?;
         }
@@ -70,9 +70,9 @@ impl Plan {
     ///
     /// # Errors
     /// `Plan` for a unit out of range or order, widths that differ between layers, unequal parts, or an illegal size.
-    pub fn checked(mut self, space: &Space, blueprint: &Blueprint) -> Result<Plan> {
+    pub fn checked(mut self, space: &Space, spec: &ModelSpec) -> Result<Plan> {
         for (name, kept) in &self.kept {
-            let dim = blueprint.dim(name)?;
+            let dim = spec.dim(name)?;
             space.axis(split_dim(name).0)?;
             let ascending = kept.windows(2).all(|pair| pair[0] < pair[1]);
             if !ascending || kept.last().is_some_and(|&last| last >= dim.size) {
@@ -80,7 +80,7 @@ impl Plan {
                 return Err(Error::Plan(message));
             }
         }
-        self.complete(space, blueprint)?;
+        self.complete(space, spec)?;
         let sizes = self.sizes();
         for (name, kept) in &self.kept {
             let common = sizes.get(split_dim(name).0).copied().present("a size of each kind")?;
@@ -93,8 +93,8 @@ impl Plan {
             }
         }
         space.complete(&sizes)?;
-        let layers = self.size_map(blueprint).layers.unwrap_or_default();
-        if let Some((layer, why)) = blueprint.fixed_layers.iter().find(|(layer, _)| !layers.contains(layer)) {
+        let layers = self.size_map(spec).layers.unwrap_or_default();
+        if let Some((layer, why)) = spec.fixed_layers.iter().find(|(layer, _)| !layers.contains(layer)) {
             return Err(Error::Plan(format!("`depth`: layer {layer} has to stay: {why}; drop another one")));
         }
         Ok(self)

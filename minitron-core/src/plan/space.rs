@@ -1,8 +1,8 @@
 //! The sizes a student may have.
 
-use crate::blueprint::{Blueprint, Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes, split_dim};
 use crate::contract::Axis;
 use crate::error::{Error, Result};
+use crate::spec::{Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, ModelSpec, ROPE_PAIRS, Sizes, split_dim};
 
 use super::ranking::Rankings;
 use super::saved::{Parts, Plan};
@@ -75,16 +75,16 @@ pub struct Space {
 
 impl Space {
     /// The space of a model under the given axes.
-    pub fn new(blueprint: &Blueprint, axes: &[Box<dyn Axis>]) -> Result<Self> {
-        let mut ties = Ties::new(&blueprint.constraints, blueprint.sizes());
+    pub fn new(spec: &ModelSpec, axes: &[Box<dyn Axis>]) -> Result<Self> {
+        let mut ties = Ties::new(&spec.constraints, spec.sizes());
         let mut found: Vec<AxisSizes> = Vec::new();
         let mut queries = None;
         for axis in axes {
             // Before the question that can fail, which then says what happened here.
             let asked = axis.multiple_of();
-            let Some(group) = axis.groups(blueprint)?.into_iter().next() else { continue };
+            let Some(group) = axis.groups(spec)?.into_iter().next() else { continue };
             let (kind, full) = (group.kind().to_owned(), group.n_units);
-            let multiple_of = multiple_of(&kind, asked, blueprint, &ties).clamp(1, full.max(1));
+            let multiple_of = multiple_of(&kind, asked, spec, &ties).clamp(1, full.max(1));
             if group.n_parts > 1 {
                 queries = Some(Queries { per_kv_head: full / group.n_parts, multiple_of });
             }
@@ -94,7 +94,7 @@ impl Space {
         }
         // A key/value head takes its queries along, whether or not queries are an axis of their own.
         if let Some(kv_heads) = found.iter().find(|axis| axis.kind == KV_HEADS).map(|axis| axis.full) {
-            let full = blueprint.size(HEADS);
+            let full = spec.size(HEADS);
             if !found.iter().any(|axis| axis.kind == HEADS) {
                 found.push(AxisSizes { kind: HEADS.to_owned(), full, step: kv_heads, held: None });
             }
@@ -106,9 +106,9 @@ impl Space {
 
     /// The students in it whose hidden width is heads x head_dim, as some programs that load them want it.
     #[must_use]
-    pub fn squared(mut self, blueprint: &Blueprint) -> Self {
+    pub fn squared(mut self, spec: &ModelSpec) -> Self {
         if self.ties.times(HIDDEN, HEADS).is_none() {
-            let head_dim = blueprint.head_dim();
+            let head_dim = spec.head_dim();
             self.ties.add(Constraint::hidden_follows_heads(head_dim, "the student is to be square"));
             for axis in self.axes.iter_mut().filter(|axis| axis.kind == HIDDEN) {
                 axis.step = common_multiple(axis.step, head_dim).min(axis.full);
@@ -190,16 +190,16 @@ impl Space {
     ///
     /// # Errors
     /// `Plan` for an illegal size, `Recipe` for an axis that shrinks without scores.
-    pub fn plan(&self, wanted: &Sizes, rankings: &Rankings, blueprint: &Blueprint) -> Result<Plan> {
+    pub fn plan(&self, wanted: &Sizes, rankings: &Rankings, spec: &ModelSpec) -> Result<Plan> {
         let sizes = self.complete(wanted)?;
         let mut plan = Plan::default();
         // First what no other dim decides: query heads are taken inside the key/value heads that stay.
         for partitioned in [false, true] {
-            for dim in blueprint.dims.values().filter(|dim| dim.partition.is_some() == partitioned) {
+            for dim in spec.dims.values().filter(|dim| dim.partition.is_some() == partitioned) {
                 if let Some(&size) = sizes.get(split_dim(&dim.name).0) {
-                    let mut kept = kept_units(dim, size, rankings, &plan.parts_of(dim, blueprint))?;
+                    let mut kept = kept_units(dim, size, rankings, &plan.parts_of(dim, spec))?;
                     if dim.name == DEPTH {
-                        keep_fixed(&mut kept, blueprint, rankings);
+                        keep_fixed(&mut kept, spec, rankings);
                     }
                     plan.kept.insert(dim.name.clone(), kept);
                 }
@@ -215,10 +215,10 @@ impl Space {
 }
 
 /// Layers that have to stay take the places of those that matter least.
-fn keep_fixed(kept: &mut Vec<usize>, blueprint: &Blueprint, rankings: &Rankings) {
-    let is_fixed = |layer: &usize| blueprint.fixed_layers.iter().any(|(fixed, _)| fixed == layer);
+fn keep_fixed(kept: &mut Vec<usize>, spec: &ModelSpec, rankings: &Rankings) {
+    let is_fixed = |layer: &usize| spec.fixed_layers.iter().any(|(fixed, _)| fixed == layer);
     let missing: Vec<usize> =
-        blueprint.fixed_layers.iter().map(|(layer, _)| *layer).filter(|layer| !kept.contains(layer)).collect();
+        spec.fixed_layers.iter().map(|(layer, _)| *layer).filter(|layer| !kept.contains(layer)).collect();
     // Absent where no layer goes.
     let mut worst_first: Vec<usize> =
         rankings.by_dim.get(DEPTH).map(|ranking| ranking.order().collect()).unwrap_or_default();
@@ -250,8 +250,8 @@ fn kept_units(dim: &Dim, size: usize, rankings: &Rankings, parts: &Parts) -> Res
 }
 
 /// What sizes of a kind are multiples of: what the axis asks for, or the product that it is, or the dim's own rule.
-fn multiple_of(kind: &str, asked: Option<usize>, blueprint: &Blueprint, ties: &Ties) -> usize {
-    let own = || blueprint.dims.values().find(|dim| split_dim(&dim.name).0 == kind).map_or(1, |dim| dim.multiple_of);
+fn multiple_of(kind: &str, asked: Option<usize>, spec: &ModelSpec, ties: &Ties) -> usize {
+    let own = || spec.dims.values().find(|dim| split_dim(&dim.name).0 == kind).map_or(1, |dim| dim.multiple_of);
     match (asked, ties.factor_of(kind)) {
         (Some(asked), Some(factor)) => common_multiple(asked, factor),
         (Some(asked), None) => asked,

@@ -1,7 +1,7 @@
 //! What ties sizes to each other, solved in one place: what follows from some of them, and which go together.
 
 use super::space::AxisSizes;
-use crate::blueprint::{Constraint, HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes};
+use crate::spec::{Constraint, HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes};
 
 /// How query heads follow their key/value heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::view::PrunedView;
-use crate::blueprint::{At, Blueprint, DEPTH, HIDDEN, Part, Role, Side, Slot, TensorSpec, fixed};
 use crate::checkpoint::{Config, DenseFile, Module, modules, write_tensors};
 use crate::error::{Error, IoContext, Result};
 use crate::plan::Plan;
+use crate::spec::{At, DEPTH, HIDDEN, ModelSpec, Param, Part, Role, Side, Slot, fixed};
 
 /// Modules that do not depend on any width.
 const OF_ANY_WIDTH: [&str; 3] = ["Normalize", "Dropout", "SpladePooling"];
@@ -29,7 +29,7 @@ struct DenseChange {
     folder: PathBuf,
     file: DenseFile,
     /// Describes the file's tensors by the model's dims.
-    blueprint: Blueprint,
+    spec: ModelSpec,
     plan: Plan,
 }
 
@@ -38,11 +38,11 @@ impl ModuleChanges {
     ///
     /// # Errors
     /// `Checkpoint` for modules that contradict themselves; `Plan` for a module that channels or layers cannot be taken from.
-    pub fn new(model_dir: &Path, blueprint: &Blueprint, plan: &Plan, basis: Option<&str>) -> Result<Self> {
+    pub fn new(model_dir: &Path, spec: &ModelSpec, plan: &Plan, basis: Option<&str>) -> Result<Self> {
         let mut changes = ModuleChanges::default();
-        let n_kept = |name: &str| plan.kept.get(name).map_or(blueprint.size(name), Vec::len);
-        let (hidden, n_hidden) = (blueprint.size(HIDDEN), n_kept(HIDDEN));
-        let (is_narrower, is_shallower) = (n_hidden < hidden, n_kept(DEPTH) < blueprint.n_layers());
+        let n_kept = |name: &str| plan.kept.get(name).map_or(spec.size(name), Vec::len);
+        let (hidden, n_hidden) = (spec.size(HIDDEN), n_kept(HIDDEN));
+        let (is_narrower, is_shallower) = (n_hidden < hidden, n_kept(DEPTH) < spec.n_layers());
         for module in modules(model_dir)?.unwrap_or_default().iter().filter(|module| !module.is_transformer()) {
             match module.kind.as_str() {
                 kind if OF_ANY_WIDTH.contains(&kind) => {}
@@ -50,7 +50,7 @@ impl ModuleChanges {
                 "Dense" => {
                     let config = module.config(model_dir)?;
                     if is_narrower {
-                        changes.dense(model_dir, module, config, (blueprint, plan, basis))?;
+                        changes.dense(model_dir, module, config, (spec, plan, basis))?;
                     }
                     // What follows has the width of its output.
                     return Ok(changes);
@@ -76,7 +76,7 @@ impl ModuleChanges {
         model_dir: &Path,
         module: &Module,
         mut config: Config,
-        (blueprint, plan, basis): (&Blueprint, &Plan, Option<&str>),
+        (spec, plan, basis): (&ModelSpec, &Plan, Option<&str>),
     ) -> Result<()> {
         if let Some(tag) = basis {
             return Err(cannot(module, &format!("`{tag}` turns the channels that it reads; leave that healing out")));
@@ -85,7 +85,7 @@ impl ModuleChanges {
             return Err(cannot(module, "it adds its own input to its output"));
         }
         let file = DenseFile::open(model_dir, module, &config)?;
-        let hidden = blueprint.size(HIDDEN);
+        let hidden = spec.size(HIDDEN);
         // Several ways of pooling stand side by side, each as wide as the model.
         let n_pooled = file.n_in / hidden.max(1);
         if n_pooled == 0 || file.n_in != n_pooled * hidden {
@@ -95,7 +95,7 @@ impl ModuleChanges {
         }
         let n_kept = plan.kept.get(HIDDEN).map_or(hidden, Vec::len);
         let channels = Side(vec![Part::Units { dim: HIDDEN.to_owned(), block: 1 }; n_pooled]);
-        let spec = |name: &str, slot, sides| TensorSpec {
+        let param = |name: &str, slot, sides| Param {
             template: name.to_owned(),
             at: At::Model,
             role: Role::CARRIED,
@@ -104,15 +104,14 @@ impl ModuleChanges {
             transposed: false,
             aliases: Vec::new(),
         };
-        let mut described = blueprint.clone();
-        described.tensors = vec![spec(&file.weight, Slot::Weight, vec![fixed(file.n_out), channels])];
-        described.tensors.extend(file.bias.iter().map(|name| spec(name, Slot::Bias, vec![fixed(file.n_out)])));
+        let mut described = spec.clone();
+        described.params = vec![param(&file.weight, Slot::Weight, vec![fixed(file.n_out), channels])];
+        described.params.extend(file.bias.iter().map(|name| param(name, Slot::Bias, vec![fixed(file.n_out)])));
         described.config = config.clone();
         described.check(&file.tensors)?;
         config.set("in_features", n_pooled * n_kept);
         self.configs.push((module.folder.clone(), config));
-        self.dense =
-            Some(DenseChange { folder: module.folder.clone(), file, blueprint: described, plan: plan.clone() });
+        self.dense = Some(DenseChange { folder: module.folder.clone(), file, spec: described, plan: plan.clone() });
         Ok(())
     }
 
@@ -125,7 +124,7 @@ impl ModuleChanges {
             let path = to.join(&dense.folder).join("model.safetensors");
             // The copy may be read-only, as its source was.
             fs::remove_file(&path).at_path(&path)?;
-            write_tensors(&path, &PrunedView::new(&dense.file.tensors, &dense.blueprint, &dense.plan)?)?;
+            write_tensors(&path, &PrunedView::new(&dense.file.tensors, &dense.spec, &dense.plan)?)?;
         }
         Ok(())
     }

@@ -8,11 +8,11 @@ use tch::Tensor;
 
 use super::config::student_config;
 use super::indices::{side_indices, source_layers};
-use crate::blueprint::{Blueprint, Evidence, TensorSpec};
 use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource, kind_of};
 use crate::error::{Error, Present, Result};
 use crate::plan::Plan;
 use crate::registry::Registry;
+use crate::spec::{Evidence, ModelSpec, Param};
 
 /// The tensors of a student, read through the teacher's.
 pub struct PrunedView<'a> {
@@ -36,29 +36,29 @@ impl<'a> PrunedView<'a> {
     /// Works out names, shapes and index lists; reads no tensor.
     ///
     /// # Errors
-    /// `Internal` when the source lacks a tensor: the blueprint was checked against it before.
-    pub fn new(source: &'a dyn TensorSource, blueprint: &Blueprint, plan: &Plan) -> Result<Self> {
-        let layers = source_layers(blueprint, plan);
+    /// `Internal` when the source lacks a tensor: the spec was checked against it before.
+    pub fn new(source: &'a dyn TensorSource, spec: &ModelSpec, plan: &Plan) -> Result<Self> {
+        let layers = source_layers(spec, plan);
         let mut entries = BTreeMap::new();
-        for spec in &blueprint.tensors {
-            let student_layer = match spec.layer() {
+        for param in &spec.params {
+            let student_layer = match param.layer() {
                 Some(layer_idx) => match layers.iter().position(|&kept| kept == layer_idx) {
                     Some(position) => Some(position),
                     None => continue,
                 },
                 None => None,
             };
-            entries.insert(spec.name_at(student_layer), entry_of(source, spec, blueprint, plan)?);
+            entries.insert(param.name_at(student_layer), entry_of(source, param, spec, plan)?);
         }
         Ok(PrunedView { source, entries })
     }
 }
 
-fn entry_of(source: &dyn TensorSource, spec: &TensorSpec, blueprint: &Blueprint, plan: &Plan) -> Result<Entry> {
-    let source_name = spec.name();
+fn entry_of(source: &dyn TensorSource, param: &Param, spec: &ModelSpec, plan: &Plan) -> Result<Entry> {
+    let source_name = param.name();
     let broken = |what: &str| Error::Internal(format!("tensor `{source_name}` cannot be pruned: {what}"));
     let mut info = source.info(&source_name).ok_or_else(|| broken("it is absent"))?;
-    let mut kept: Vec<Option<Vec<usize>>> = spec.sides.iter().map(|side| side_indices(side, blueprint, plan)).collect();
+    let mut kept: Vec<Option<Vec<usize>>> = param.sides.iter().map(|side| side_indices(side, spec, plan)).collect();
     let within = |(len, kept): (&usize, &Option<Vec<usize>>)| kept.iter().flatten().all(|position| position < len);
     if kept.len() != info.shape.len() || !info.shape.iter().zip(&kept).all(within) {
         return Err(broken("the plan goes beyond its sides"));
@@ -158,7 +158,7 @@ pub struct Student<'a> {
     /// What its `config.json` will say.
     pub config: Config,
     /// The family's description of that config.
-    pub blueprint: Blueprint,
+    pub spec: ModelSpec,
     /// Its tensors.
     pub view: PrunedView<'a>,
 }
@@ -168,15 +168,15 @@ impl<'a> Student<'a> {
     ///
     /// # Errors
     /// `Plan` when the student's config does not describe the pruned tensors: no config of the family can.
-    pub fn new(source: &'a dyn TensorSource, blueprint: &Blueprint, plan: &Plan, registry: &Registry) -> Result<Self> {
-        let config = student_config(blueprint, plan);
-        let view = PrunedView::new(source, blueprint, plan)?;
-        let student = registry.architecture_for(&config)?.blueprint(&Evidence::of(&config, &view))?;
+    pub fn new(source: &'a dyn TensorSource, spec: &ModelSpec, plan: &Plan, registry: &Registry) -> Result<Self> {
+        let config = student_config(spec, plan);
+        let view = PrunedView::new(source, spec, plan)?;
+        let student = registry.architecture_for(&config)?.spec(&Evidence::of(&config, &view))?;
         student.check(&view).map_err(|e| Error::Plan(format!("no config of this family expresses the plan: {e}")))?;
-        let (predicted, found) = (blueprint.n_params_of(&plan.size_map(blueprint)), student.n_params());
+        let (predicted, found) = (spec.n_params_of(&plan.size_map(spec)), student.n_params());
         if predicted != found {
             return Err(Error::Internal(format!("the plan predicts {predicted} parameters, the student has {found}")));
         }
-        Ok(Student { config, blueprint: student, view })
+        Ok(Student { config, spec: student, view })
     }
 }

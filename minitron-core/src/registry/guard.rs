@@ -18,7 +18,6 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tch::Tensor;
 
-use crate::blueprint::{Blueprint, ClientLimit, Evidence, PruneGroup, Sizes};
 use crate::calibrate::Observation;
 use crate::checkpoint::Config;
 use crate::contract::{
@@ -28,6 +27,7 @@ use crate::contract::{
 use crate::error::{Error, Result};
 use crate::heal::Patient;
 use crate::plan::{Plan, Rankings, Space};
+use crate::spec::{ClientLimit, Evidence, ModelSpec, PruneGroup, Sizes};
 
 /// Whom an error names.
 #[derive(Debug, Clone, Copy)]
@@ -187,22 +187,22 @@ impl<P: Architecture + Serialize> Architecture for Guarded<P> {
         self.ask(|plugin| plugin.recognises(config), true)
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
-        let mut blueprint = self.call(|plugin| plugin.blueprint(evidence))?;
-        mixers::guard(self.who, &mut blueprint)?;
-        Ok(blueprint)
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+        let mut spec = self.call(|plugin| plugin.spec(evidence))?;
+        mixers::guard(self.who, &mut spec)?;
+        Ok(spec)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        self.ask(|plugin| plugin.client_limits(blueprint, sizes), Vec::new())
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        self.ask(|plugin| plugin.client_limits(spec, sizes), Vec::new())
     }
 }
 
 impl<P: Axis + Serialize> Axis for Guarded<P> {
     same_tag!();
 
-    fn groups(&self, blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
-        self.call(|plugin| plugin.groups(blueprint))
+    fn groups(&self, spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
+        self.call(|plugin| plugin.groups(spec))
     }
 
     fn multiple_of(&self) -> Option<usize> {
@@ -251,8 +251,8 @@ impl Scorer for GuardedScorer {
 impl<P: Allocator + Serialize> Allocator for Guarded<P> {
     same_tag!();
 
-    fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>> {
-        self.call(|plugin| plugin.allocate(space, rankings, blueprint))
+    fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>> {
+        self.call(|plugin| plugin.allocate(space, rankings, spec))
     }
 }
 
@@ -279,7 +279,7 @@ impl<P: LogitLoss + Serialize> LogitLoss for Guarded<P> {
 impl<P: StateLoss + Serialize> StateLoss for Guarded<P> {
     same_tag!();
 
-    fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>> {
+    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         self.call(|plugin| plugin.pairs(student, teacher))
     }
 

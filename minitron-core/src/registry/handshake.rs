@@ -7,7 +7,6 @@ use std::fmt;
 use std::mem::{align_of, size_of};
 
 use super::Descriptor;
-use crate::blueprint::{Blueprint, Evidence, PruneGroup};
 use crate::calibrate::Observation;
 use crate::checkpoint::Config;
 use crate::contract::{Document, Need, States, Subject};
@@ -15,6 +14,7 @@ use crate::error::Error;
 use crate::heal::Patient;
 use crate::model::Transformer;
 use crate::plan::{Plan, Rankings, Space};
+use crate::spec::{Evidence, ModelSpec, PruneGroup};
 
 /// The first bytes of every handshake.
 const MAGIC: [u8; 16] = *b"minitron plugin\0";
@@ -153,8 +153,8 @@ const fn layout() -> u64 {
     const SIZES: [usize; 32] = [
         size_of::<Descriptor>(),
         align_of::<Descriptor>(),
-        size_of::<Blueprint>(),
-        align_of::<Blueprint>(),
+        size_of::<ModelSpec>(),
+        align_of::<ModelSpec>(),
         size_of::<Evidence>(),
         align_of::<Evidence>(),
         size_of::<PruneGroup>(),

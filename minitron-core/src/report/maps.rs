@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::blueprint::{DEPTH, split_dim};
 use crate::calibrate::Scores;
 use crate::error::Result;
 use crate::plan::Plan;
+use crate::spec::{DEPTH, split_dim};
 
 /// Most cells of a row.
 const N_CELLS: usize = 64;

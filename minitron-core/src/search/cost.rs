@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::blueprint::{Blueprint, DEPTH, Part, Sizes, TensorSpec, split_dim};
+use crate::spec::{DEPTH, ModelSpec, Param, Part, Sizes, split_dim};
 
-/// `Σ coefficient · Π size^power` over a fixed list of kinds; equal to [`Blueprint::n_params_at`] at every point.
+/// `Σ coefficient · Π size^power` over a fixed list of kinds; equal to [`ModelSpec::n_params_at`] at every point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cost {
     kinds: Vec<String>,
@@ -20,11 +20,11 @@ type Term = (Vec<usize>, u64);
 
 impl Cost {
     /// Of a model, in sizes of these kinds; other kinds keep their size.
-    pub fn of(blueprint: &Blueprint, kinds: &[String]) -> Self {
+    pub fn of(spec: &ModelSpec, kinds: &[String]) -> Self {
         let mut terms: BTreeMap<Vec<usize>, u64> = BTreeMap::new();
         let depth = kinds.iter().position(|kind| kind == DEPTH);
-        let full = blueprint.sizes();
-        for tensor in &blueprint.tensors {
+        let full = spec.sizes();
+        for tensor in &spec.params {
             for (mut powers, factor) in products(tensor, kinds, &full) {
                 powers.extend(tensor.layer().and(depth));
                 powers.sort_unstable();
@@ -34,7 +34,7 @@ impl Cost {
         }
         let is_of_layers = |(powers, _): &Term| depth.is_some_and(|depth| powers.contains(&depth));
         let (layers, around) = terms.into_iter().partition(is_of_layers);
-        Cost { kinds: kinds.to_vec(), around, layers, n_layers: blueprint.n_layers().max(1) as u64 }
+        Cost { kinds: kinds.to_vec(), around, layers, n_layers: spec.n_layers().max(1) as u64 }
     }
 
     /// At sizes in the order of the kinds.
@@ -54,7 +54,7 @@ impl Cost {
 }
 
 /// A tensor's volume, multiplied out: a side is a sum of parts.
-fn products(tensor: &TensorSpec, kinds: &[String], full: &Sizes) -> Vec<(Vec<usize>, u64)> {
+fn products(tensor: &Param, kinds: &[String], full: &Sizes) -> Vec<(Vec<usize>, u64)> {
     tensor.sides.iter().fold(vec![(Vec::new(), 1)], |terms, side| times(&terms, &terms_of(&side.0, kinds, full)))
 }
 

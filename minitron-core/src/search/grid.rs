@@ -5,9 +5,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::cost::Cost;
-use crate::blueprint::{Blueprint, HIDDEN, MLP, ROPE_PAIRS, Sizes};
 use crate::error::{Error, Result};
 use crate::plan::{Led, Space};
+use crate::spec::{HIDDEN, MLP, ModelSpec, ROPE_PAIRS, Sizes};
 
 /// One direction of a grid.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,7 +129,7 @@ impl Grid {
     /// `Recipe` for a kind that the model has no axis for; what `keep` says.
     pub fn survey(
         &self,
-        blueprint: &Blueprint,
+        spec: &ModelSpec,
         space: &Space,
         cost: &dyn Fn(u64, &[usize]) -> u64,
         (within, keep): (Within, Keep),
@@ -142,7 +142,7 @@ impl Grid {
             return Err(Error::Recipe(format!("grid: {n} points, at most {MAX_POINTS} are counted; name fewer sizes")));
         }
         let kinds: Vec<String> = space.axes.iter().map(|axis| axis.kind.clone()).collect();
-        let params = Cost::of(blueprint, &kinds);
+        let params = Cost::of(spec, &kinds);
         let mut point = Point::first(self, space, &kinds);
         let (begin, mut n_within, mut found) = (Instant::now(), 0, Vec::new());
         loop {

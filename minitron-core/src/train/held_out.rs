@@ -140,7 +140,7 @@ impl<'a> Evaluation<'a> {
     /// What the rows of a batch lose by every term on logits, and by the likelihood.
     fn add_rows(&mut self, lesson: Option<&(dyn Lesson + '_)>, targets: &Targets, hidden_bte: &Tensor) -> Result<()> {
         let hidden_ne = targets.rows(hidden_bte)?;
-        for (start, len) in row_chunks(targets.n_rows(), self.student.blueprint.options.vocab) {
+        for (start, len) in row_chunks(targets.n_rows(), self.student.spec.options.vocab) {
             let labels_n = targets.labels_n.f_narrow(0, start, len)?;
             let student_nv = self.student.logits(&hidden_ne.f_narrow(0, start, len)?)?;
             let teacher_nv = self.objective.teacher_rows(lesson, start, len, &student_nv)?;

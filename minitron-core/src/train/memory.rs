@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::correction::Correction;
 use super::objective::Objective;
-use crate::blueprint::{Blueprint, HIDDEN};
 use crate::memory::mib;
 use crate::model::row_chunks;
+use crate::spec::{HIDDEN, ModelSpec};
 
 /// Logits of a chunk and their log-softmax, the teacher's two, and one more: a loss's product, later a gradient.
 const COPIES_OF_LOGITS: u64 = 5;
@@ -45,8 +45,8 @@ impl StepMemory {
     /// For a student, what its teacher keeps (bytes) and its shapes, and one batch.
     pub fn of(
         objective: &Objective,
-        student: &Blueprint,
-        teacher: Option<(&Blueprint, u64)>,
+        student: &ModelSpec,
+        teacher: Option<(&ModelSpec, u64)>,
         batch: BatchShape,
         base: u64,
     ) -> Self {
@@ -60,7 +60,7 @@ impl StepMemory {
             false => held(student).fold(0, u64::saturating_add),
         };
         // Kept states of both, and the student's lifted ones; what a loss makes of them is its own.
-        let widths = hidden.saturating_add(teacher.map_or(0, |(blueprint, _)| 2 * blueprint.size(HIDDEN) as u64));
+        let widths = hidden.saturating_add(teacher.map_or(0, |(spec, _)| 2 * spec.size(HIDDEN) as u64));
         let n_pairs = objective.states.iter().map(|term| term.student_sites().count() as u64).sum::<u64>();
         let compared = n_pairs.saturating_mul(widths);
         let vocab = student.options.vocab;
@@ -70,7 +70,7 @@ impl StepMemory {
             false => COPIES_OF_LOGITS * 4 * chunk.saturating_mul(vocab as u64),
         };
         let masters = if batch.n_bytes < 4 { 4 } else { 0 };
-        let teacher = teacher.map_or(0, |(blueprint, kept)| kept.saturating_add(per_row(widest(blueprint) / 2)));
+        let teacher = teacher.map_or(0, |(spec, kept)| kept.saturating_add(per_row(widest(spec) / 2)));
         StepMemory {
             base,
             student: student.n_params().saturating_mul(2 * wide + 8 + masters),
@@ -82,7 +82,7 @@ impl StepMemory {
 
     /// The same with a teacher that is trained too, after the student in every batch.
     pub fn with_correction(self, correction: &Correction, batch: BatchShape) -> Self {
-        let teacher = &correction.model.blueprint;
+        let teacher = &correction.model.spec;
         let alone = StepMemory::of(correction.objective, teacher, None, batch, 0);
         let weights = teacher.n_params().saturating_mul(batch.n_bytes as u64);
         StepMemory {
@@ -135,13 +135,13 @@ impl StepMemory {
 }
 
 /// Numbers per row that each layer's backward pass needs.
-fn held(blueprint: &Blueprint) -> impl Iterator<Item = u64> {
-    (0..blueprint.n_layers()).map(|layer| blueprint.held_in(layer))
+fn held(spec: &ModelSpec) -> impl Iterator<Item = u64> {
+    (0..spec.n_layers()).map(|layer| spec.held_in(layer))
 }
 
 /// Those of the layer that needs most.
-fn widest(blueprint: &Blueprint) -> u64 {
-    held(blueprint).max().unwrap_or(0)
+fn widest(spec: &ModelSpec) -> u64 {
+    held(spec).max().unwrap_or(0)
 }
 
 #[cfg(test)]

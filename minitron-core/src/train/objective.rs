@@ -223,7 +223,7 @@ impl Objective {
         sums: &mut [f64],
     ) -> Result<Tensor> {
         let head = student.frame.head()?;
-        head.gradient(inputs_ne, student.blueprint.options.vocab, |student_nv, start| {
+        head.gradient(inputs_ne, student.spec.options.vocab, |student_nv, start| {
             let len = student_nv.size2()?.0;
             let labels_n = targets.labels_n.f_narrow(0, start, len)?;
             let teacher_nv = self.teacher_rows(lesson, start, len, student_nv)?;

@@ -19,11 +19,11 @@ use super::saving::Saving;
 use super::settings::TrainSettings;
 use super::step::Step;
 use super::teacher::Teacher;
-use crate::blueprint::Options;
 use crate::data::{Feed, Task};
 use crate::error::{Error, Result};
 use crate::memory::{available_bytes, resident_bytes};
 use crate::progress::{Interrupt, Progress};
+use crate::spec::Options;
 
 /// The program with libtorch, and the buffers of matrix products, at least.
 const BASE_BYTES: u64 = 300 << 20;
@@ -268,7 +268,7 @@ impl Trainer<'_> {
 
     fn check_learner(&self, learner: &Learner, fits: &dyn Fn(&Options) -> Result<()>) -> Result<()> {
         let Learner { student, objective, .. } = learner;
-        fits(&student.blueprint.options)?;
+        fits(&student.spec.options)?;
         objective.check()?;
         if !objective.terms.is_empty() && !student.has_head() {
             return Err(Error::Data("the student has no language-model head, so there are no logits to train".into()));
@@ -280,7 +280,7 @@ impl Trainer<'_> {
             return Ok(());
         };
         let teacher = teacher.borrow();
-        let teacher = teacher.blueprint();
+        let teacher = teacher.spec();
         fits(&teacher.options)?;
         if let Some(correction) = &self.correction
             && (self.task == Task::States || !correction.model.has_head())
@@ -303,18 +303,17 @@ impl Trainer<'_> {
     /// by now without its models (tokenising a text leaves some behind).
     pub fn memory(&self) -> StepMemory {
         let teacher = self.teacher.as_ref().map(RefCell::borrow);
-        let teacher = teacher.as_ref().map(|teacher| (teacher.blueprint(), teacher.kept_bytes()));
+        let teacher = teacher.as_ref().map(|teacher| (teacher.spec(), teacher.kept_bytes()));
         let width = self.feed.borrow().width();
         let n_bytes_of =
             |learner: &Learner| learner.student.parameters().first().map_or(4, |p| p.tensor.kind().elt_size_in_bytes());
-        let weights =
-            |learner: &Learner| learner.student.blueprint.n_params().saturating_mul(n_bytes_of(learner) as u64);
+        let weights = |learner: &Learner| learner.student.spec.n_params().saturating_mul(n_bytes_of(learner) as u64);
         let models = self.learners.iter().map(weights).fold(teacher.map_or(0, |(_, kept)| kept), u64::saturating_add);
         let base = BASE_BYTES.max(resident_bytes().saturating_sub(models));
         let of = |learner: &Learner| {
             let n_bytes = n_bytes_of(learner);
             let batch = BatchShape { n_windows: self.settings.batch_size, width, n_bytes };
-            let memory = StepMemory::of(learner.objective, &learner.student.blueprint, teacher, batch, base);
+            let memory = StepMemory::of(learner.objective, &learner.student.spec, teacher, batch, base);
             match &self.correction {
                 Some(correction) => memory.with_correction(correction, batch),
                 None => memory,

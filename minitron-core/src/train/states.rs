@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
 use super::pass::{at_least, plus};
-use crate::blueprint::{Blueprint, HIDDEN};
 use crate::contract::{SitePair, StateLoss, States};
 use crate::error::{Error, Result};
 use crate::model::{Parameter, Site};
 use crate::random::SplitMix;
+use crate::spec::{HIDDEN, ModelSpec};
 
 /// How much a loss on states counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,8 +44,8 @@ struct Heads {
 }
 
 impl Heads {
-    fn of(blueprint: &Blueprint) -> Self {
-        Heads { head_dim: blueprint.head_dim(), causal: blueprint.options.causal }
+    fn of(spec: &ModelSpec) -> Self {
+        Heads { head_dim: spec.head_dim(), causal: spec.options.causal }
     }
 
     fn states<'a>(self, x_btc: &'a Tensor, seen_bt: Option<&'a Tensor>) -> States<'a> {
@@ -75,8 +75,8 @@ impl StateTerm {
         label: String,
         weight: Weight,
         loss: Box<dyn StateLoss>,
-        student: &Blueprint,
-        teacher: &Blueprint,
+        student: &ModelSpec,
+        teacher: &ModelSpec,
         start: LiftStart,
     ) -> Result<Self> {
         let pairs = loss.pairs(student, teacher)?;

@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Blueprint, Sizes};
 use minitron_core::contract::Allocator;
 use minitron_core::error::Result;
 use minitron_core::plan::{Plan, Rankings, Space, Target, parse_budget};
+use minitron_core::spec::{ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,10 +40,10 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "budget")]
 impl Allocator for Budget {
-    fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>> {
+    fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>> {
         let Target { n_params, tolerance } = parse_budget(&self.params)?;
         let goal = Goal {
-            cost: &|sizes| blueprint.n_params_at(sizes),
+            cost: &|sizes| spec.n_params_at(sizes),
             unit: "parameters",
             target: n_params,
             tolerance,
@@ -51,6 +51,6 @@ impl Allocator for Budget {
             hold: &self.hold,
             free: &self.free,
         };
-        plans(&goal, space, rankings, blueprint, self.n_plans)
+        plans(&goal, space, rankings, spec, self.n_plans)
     }
 }

@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Blueprint, Sizes};
 use minitron_core::contract::Allocator;
 use minitron_core::error::Result;
 use minitron_core::plan::{Plan, Rankings, Space};
+use minitron_core::spec::{ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "fixed")]
 impl Allocator for Fixed {
-    fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>> {
-        Ok(vec![space.plan(&self.sizes, rankings, blueprint)?])
+    fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>> {
+        Ok(vec![space.plan(&self.sizes, rankings, spec)?])
     }
 }

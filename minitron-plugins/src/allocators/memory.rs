@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Blueprint, Sizes};
 use minitron_core::contract::Allocator;
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{Plan, Rankings, Space, parse_bytes};
+use minitron_core::spec::{ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -56,15 +56,15 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "memory")]
 impl Allocator for Memory {
-    fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>> {
+    fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>> {
         if !(self.bytes_per_param > 0.0 && self.bytes_per_param <= 16.0) {
             let message = format!("bytes_per_param: expected above 0, at most 16, got {}", self.bytes_per_param);
             return Err(Error::Recipe(message));
         }
-        let seq_len = self.seq_len.unwrap_or(blueprint.options.max_positions);
+        let seq_len = self.seq_len.unwrap_or(spec.options.max_positions);
         let cost = |sizes: &Sizes| {
-            let weights = (blueprint.n_params_at(sizes) as f64 * self.bytes_per_param).ceil() as u64;
-            weights.saturating_add(blueprint.kv_cache_bytes_at(sizes, seq_len, self.batch_size))
+            let weights = (spec.n_params_at(sizes) as f64 * self.bytes_per_param).ceil() as u64;
+            weights.saturating_add(spec.kv_cache_bytes_at(sizes, seq_len, self.batch_size))
         };
         let goal = Goal {
             cost: &cost,
@@ -75,6 +75,6 @@ impl Allocator for Memory {
             hold: &self.hold,
             free: &self.free,
         };
-        plans(&goal, space, rankings, blueprint, 1)
+        plans(&goal, space, rankings, spec, 1)
     }
 }

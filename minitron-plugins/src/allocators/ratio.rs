@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Blueprint, Sizes};
 use minitron_core::contract::Allocator;
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{Plan, Rankings, Space};
+use minitron_core::spec::{ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -39,13 +39,13 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "ratio")]
 impl Allocator for Ratio {
-    fn allocate(&self, space: &Space, rankings: &Rankings, blueprint: &Blueprint) -> Result<Vec<Plan>> {
+    fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>> {
         if !(self.ratio > 0.0 && self.ratio <= 1.0) {
             return Err(Error::Recipe(format!("ratio: expected a share above 0, at most 1, got {}", self.ratio)));
         }
         let cost = |sizes: &Sizes| match self.non_embedding {
-            true => blueprint.n_non_embedding_at(sizes),
-            false => blueprint.n_params_at(sizes),
+            true => spec.n_non_embedding_at(sizes),
+            false => spec.n_params_at(sizes),
         };
         let goal = Goal {
             cost: &cost,
@@ -56,6 +56,6 @@ impl Allocator for Ratio {
             hold: &self.hold,
             free: &self.free,
         };
-        plans(&goal, space, rankings, blueprint, 1)
+        plans(&goal, space, rankings, spec, 1)
     }
 }

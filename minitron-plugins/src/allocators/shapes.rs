@@ -1,8 +1,8 @@
 //! The grid of legal shapes near a cost, most balanced first.
 
-use minitron_core::blueprint::{Blueprint, DEPTH, KV_HEADS, MLP, ROPE_PAIRS, Sizes};
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{AxisSizes, Plan, Rankings, Space, flags};
+use minitron_core::spec::{DEPTH, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes};
 
 /// What a shape has to meet.
 pub(super) struct Goal<'a> {
@@ -41,11 +41,11 @@ pub(super) fn plans(
     goal: &Goal,
     space: &Space,
     rankings: &Rankings,
-    blueprint: &Blueprint,
+    spec: &ModelSpec,
     n_plans: usize,
 ) -> Result<Vec<Plan>> {
     let shapes = best_shapes(goal, space, rankings, n_plans)?;
-    shapes.iter().map(|sizes| space.plan(sizes, rankings, blueprint)).collect()
+    shapes.iter().map(|sizes| space.plan(sizes, rankings, spec)).collect()
 }
 
 /// The shapes within the tolerance, most balanced first: the sum over free axes of (log kept share − their mean)², plus

@@ -3,38 +3,38 @@
 //! Of llama.cpp v0.4.0: `src/models/{qwen2,olmo2,phi3,gemma2,gemma3,smollm3}.cpp`, `conversion/{base,llama,granite}.py`; of vLLM:
 //! `model_executor/models/{qwen2,olmo2}.py`, `model_executor/layers/rotary_embedding/phi3_long_rope_scaled_rope.py`.
 
-use minitron_core::blueprint::{Blueprint, ClientLimit, DEPTH, HEADS, HIDDEN, ROPE_PAIRS, RotaryScaling, Sizes};
+use minitron_core::spec::{ClientLimit, DEPTH, HEADS, HIDDEN, ModelSpec, ROPE_PAIRS, RotaryScaling, Sizes};
 use serde_json::Value;
 
 pub(super) const LLAMA_CPP: &str = "llama.cpp";
 pub(super) const VLLM: &str = "vLLM";
 
 /// Of a program that takes all heads together for as wide as the residual stream.
-pub(super) fn wants_square(client: &str, what: &str, blueprint: &Blueprint, sizes: &Sizes) -> Option<ClientLimit> {
-    let width = blueprint.attention_width_beside_hidden(sizes)?;
-    let hidden = blueprint.size_at(HIDDEN, sizes);
+pub(super) fn wants_square(client: &str, what: &str, spec: &ModelSpec, sizes: &Sizes) -> Option<ClientLimit> {
+    let width = spec.attention_width_beside_hidden(sizes)?;
+    let hidden = spec.size_at(HIDDEN, sizes);
     let message = format!("{what}: heads x head_dim is {width}, hidden {hidden}; keep them equal with --square");
     Some(ClientLimit::new(client, message))
 }
 
 /// The same of llama.cpp, whose tables have such matrices for the family.
-pub(super) fn llama_cpp_wants_square(blueprint: &Blueprint, sizes: &Sizes) -> Option<ClientLimit> {
+pub(super) fn llama_cpp_wants_square(spec: &ModelSpec, sizes: &Sizes) -> Option<ClientLimit> {
     let what = "its converter takes the folder, but the file does not load";
-    wants_square(LLAMA_CPP, what, blueprint, sizes)
+    wants_square(LLAMA_CPP, what, spec, sizes)
 }
 
 /// The same of vLLM, where its class of the family reads no `head_dim`.
-pub(super) fn vllm_wants_square(blueprint: &Blueprint, sizes: &Sizes) -> Option<ClientLimit> {
+pub(super) fn vllm_wants_square(spec: &ModelSpec, sizes: &Sizes) -> Option<ClientLimit> {
     let what = "its own class of this family takes hidden / heads for head_dim in versions up to 0.8 at least";
-    wants_square(VLLM, what, blueprint, sizes)
+    wants_square(VLLM, what, spec, sizes)
 }
 
 /// Of narrower heads, whose frequencies the config lists: llama.cpp's converter writes such a list for Phi-3 alone, and kernels
 /// take heads of some widths.
-pub(super) fn of_narrower_heads(blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+pub(super) fn of_narrower_heads(spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
     let is_list = |scaling: &RotaryScaling| matches!(scaling, RotaryScaling::Long { .. });
-    let is_listed = blueprint.rotaries.iter().any(|stated| is_list(&stated.rotary.scaling));
-    if !is_listed && blueprint.size_at(ROPE_PAIRS, sizes) == blueprint.size(ROPE_PAIRS) {
+    let is_listed = spec.rotaries.iter().any(|stated| is_list(&stated.rotary.scaling));
+    if !is_listed && spec.size_at(ROPE_PAIRS, sizes) == spec.size(ROPE_PAIRS) {
         return Vec::new();
     }
     let mut limits = vec![ClientLimit::new(
@@ -42,7 +42,7 @@ pub(super) fn of_narrower_heads(blueprint: &Blueprint, sizes: &Sizes) -> Vec<Cli
         "it loads the file and computes other logits: its converter leaves out the frequencies that the config lists \
          (longrope); keep rope_pairs whole, or use another program",
     )];
-    let head_dim = blueprint.head_dim_at(sizes);
+    let head_dim = spec.head_dim_at(sizes);
     if !head_dim.is_multiple_of(8) {
         let message = format!(
             "its attention on GPUs takes heads of a multiple of 8 channels, not of {head_dim}; keep a multiple of 4 rope_pairs"
@@ -55,15 +55,15 @@ pub(super) fn of_narrower_heads(blueprint: &Blueprint, sizes: &Sizes) -> Vec<Cli
 /// Of llama.cpp, where it counts layers itself and reads no list of the config: what it computes is something else. Which
 /// layers a plan keeps is known of the student alone.
 pub(super) fn llama_cpp_counts_layers(
-    blueprint: &Blueprint,
+    spec: &ModelSpec,
     sizes: &Sizes,
     (key, what): (&str, &str),
     expected: impl Fn(usize) -> Value,
 ) -> Option<ClientLimit> {
-    if blueprint.size_at(DEPTH, sizes) != blueprint.n_layers() {
+    if spec.size_at(DEPTH, sizes) != spec.n_layers() {
         return None;
     }
-    let list = blueprint.layer_lists.iter().find(|list| list.key.ends_with(key))?;
+    let list = spec.layer_lists.iter().find(|list| list.key.ends_with(key))?;
     let other = list.values.iter().enumerate().position(|(layer, value)| *value != expected(layer))?;
     let message = format!(
         "it loads the file and computes other logits: it takes {what}, layer {other} is another kind; drop layers from the end \
@@ -80,15 +80,15 @@ pub(super) fn full_every(period: usize) -> impl Fn(usize) -> Value {
 /// Of llama.cpp's Gemmas, which compute the factor of attention from other sizes. `largest` is the depth of the model whose
 /// factor comes from hidden / heads.
 pub(super) fn llama_cpp_scales_gemma(
-    blueprint: &Blueprint,
+    spec: &ModelSpec,
     sizes: &Sizes,
     largest: usize,
     scalar: f64,
 ) -> Option<ClientLimit> {
-    let size = |kind: &str| blueprint.size_at(kind, sizes);
+    let size = |kind: &str| spec.size_at(kind, sizes);
     let (taken, name) = match size(DEPTH) == largest {
         true => (size(HIDDEN).checked_div(size(HEADS))?, "hidden / heads"),
-        false => (blueprint.head_dim_at(sizes), "head_dim"),
+        false => (spec.head_dim_at(sizes), "head_dim"),
     };
     let message = format!(
         "it loads the file and computes other logits: it divides scores by the root of {name} ({taken}), the model by the root \

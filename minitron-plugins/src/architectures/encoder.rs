@@ -1,11 +1,11 @@
 //! Encoders with norms after their sums, learned positions and a masked-language head: BERT and what follows it.
 
-use minitron_core::blueprint::{
-    Activation, Blueprint, Constraint, Embedding, Evidence, Head, Layer, Norm, Options, Role, Shape, ShapeKeys, Slot,
-    Sublayer, Table, fixed,
-};
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate, Mlp};
+use minitron_core::spec::{
+    Activation, Constraint, Embedding, Evidence, Head, Layer, ModelSpec, Norm, Options, Role, Shape, ShapeKeys, Slot,
+    Sublayer, Table, fixed,
+};
 
 /// Names of an encoder's tensors, without `.weight` and `.bias`; `{l}` is the layer.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,7 @@ pub(super) struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    pub fn finish(self) -> Result<Blueprint> {
+    pub fn finish(self) -> Result<ModelSpec> {
         let mut table = Table::new(self.names.prefix);
         self.embedding_rows(&mut table);
         for layer in 0..self.shape.n_layers {
@@ -90,11 +90,11 @@ impl Encoder<'_> {
         };
         let (dims, layers) = (self.shape.dims(&self.keys), vec![layer; self.shape.n_layers]);
         let config = self.evidence.config;
-        let mut blueprint = Blueprint::new(self.architecture, config, dims, table.finish(), layers, options)?;
-        blueprint.constraints.push(Constraint::no_head_dim(self.shape.head_dim));
-        blueprint.buffers = &["embeddings.position_ids"];
-        blueprint.reads = &["is_causal", "use_bidirectional_attention"];
-        Ok(blueprint)
+        let mut spec = ModelSpec::new(self.architecture, config, dims, table.finish(), layers, options)?;
+        spec.constraints.push(Constraint::no_head_dim(self.shape.head_dim));
+        spec.buffers = &["embeddings.position_ids"];
+        spec.reads = &["is_causal", "use_bidirectional_attention"];
+        Ok(spec)
     }
 
     /// The token table comes last, so that a tie can be added to it.

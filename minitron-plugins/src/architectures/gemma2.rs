@@ -1,10 +1,10 @@
 use minitron_core::architectures::{Decoder, Norms};
-use minitron_core::blueprint::{
-    Activation, Blueprint, ClientLimit, Constraint, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
-};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
+use minitron_core::spec::{
+    Activation, ClientLimit, Constraint, Evidence, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ impl Architecture for Gemma2 {
         config.is_type("gemma2")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let caps =
             json!({ "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "max_position_embeddings": 8192 });
         let mut decoder = blocks("gemma2", evidence.config, caps)?;
@@ -34,21 +34,21 @@ impl Architecture for Gemma2 {
         decoder.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        limits(blueprint, sizes, (2, 46))
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        limits(spec, sizes, (2, 46))
     }
 }
 
 /// What llama.cpp makes of a model with a layer without a window in every `period`, of which the largest has `largest` layers.
-pub(super) fn limits(blueprint: &Blueprint, sizes: &Sizes, (period, largest): (usize, usize)) -> Vec<ClientLimit> {
-    let text = blueprint.config.nested("text_config").ok().flatten();
-    let scalar = text.as_ref().unwrap_or(&blueprint.config).number_or("query_pre_attn_scalar", 256.0);
+pub(super) fn limits(spec: &ModelSpec, sizes: &Sizes, (period, largest): (usize, usize)) -> Vec<ClientLimit> {
+    let text = spec.config.nested("text_config").ok().flatten();
+    let scalar = text.as_ref().unwrap_or(&spec.config).number_or("query_pre_attn_scalar", 256.0);
     let what = format!("one layer in {period} for one without a window");
     let limits = [
-        llama_cpp_counts_layers(blueprint, sizes, ("layer_types", &what), full_every(period)),
-        scalar.ok().and_then(|scalar| llama_cpp_scales_gemma(blueprint, sizes, largest, scalar)),
+        llama_cpp_counts_layers(spec, sizes, ("layer_types", &what), full_every(period)),
+        scalar.ok().and_then(|scalar| llama_cpp_scales_gemma(spec, sizes, largest, scalar)),
     ];
-    limits.into_iter().flatten().chain(of_narrower_heads(blueprint, sizes)).collect()
+    limits.into_iter().flatten().chain(of_narrower_heads(spec, sizes)).collect()
 }
 
 /// What Gemma 2 and 3 share.

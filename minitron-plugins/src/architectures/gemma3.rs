@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
+use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ impl Architecture for Gemma3 {
         config.is_type("gemma3")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let text = text_config(evidence.config)?;
         let names = ("language_model.model.", "language_model.lm_head");
         let mut decoder = decoder(&text)?.inside("gemma3", evidence.config, names, BESIDE)?;
@@ -28,8 +28,8 @@ impl Architecture for Gemma3 {
         decoder.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        limits(blueprint, sizes, (6, 62))
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        limits(spec, sizes, (6, 62))
     }
 }
 

@@ -1,9 +1,9 @@
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, RotaryDefaults, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::QkNorm;
+use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, RotaryDefaults, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -21,12 +21,12 @@ impl Architecture for Gemma3Text {
         config.is_type("gemma3_text")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         decoder(evidence.config)?.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        limits(blueprint, sizes, (6, 62))
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        limits(spec, sizes, (6, 62))
     }
 }
 

@@ -1,11 +1,11 @@
-use minitron_core::blueprint::{
-    Activation, Blueprint, ClientLimit, Constraint, Embedding, Evidence, HIDDEN, Head, Layer, MLP, Norm, NormKind,
-    Options, Role, Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
-};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate, Layout, Mlp};
+use minitron_core::spec::{
+    Activation, ClientLimit, Constraint, Embedding, Evidence, HIDDEN, Head, Layer, MLP, ModelSpec, Norm, NormKind,
+    Options, Role, Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ impl Architecture for Gpt2 {
         config.is_type("gpt2")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let config = evidence.config;
         config.only("scale_attn_weights", true)?;
         config.only("scale_attn_by_inverse_layer_idx", false)?;
@@ -86,14 +86,14 @@ impl Architecture for Gpt2 {
             initializer_range: config.number_or("initializer_range", 0.02)?,
         };
         let layers = vec![layer; shape.n_layers];
-        let mut blueprint = Blueprint::new("gpt2", config, shape.dims(&KEYS), table.finish(), layers, options)?;
-        blueprint.constraints.push(Constraint::no_head_dim(shape.head_dim));
-        blueprint.buffers = &[".attn.bias", ".attn.masked_bias"];
-        Ok(blueprint)
+        let mut spec = ModelSpec::new("gpt2", config, shape.dims(&KEYS), table.finish(), layers, options)?;
+        spec.constraints.push(Constraint::no_head_dim(shape.head_dim));
+        spec.buffers = &[".attn.bias", ".attn.masked_bias"];
+        Ok(spec)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        let (hidden, mlp) = (blueprint.size_at(HIDDEN, sizes), blueprint.size_at(MLP, sizes));
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        let (hidden, mlp) = (spec.size_at(HIDDEN, sizes), spec.size_at(MLP, sizes));
         let limit = || {
             ClientLimit::new(
                 "llama.cpp",

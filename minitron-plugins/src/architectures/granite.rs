@@ -1,8 +1,8 @@
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
+use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -20,7 +20,7 @@ impl Architecture for Granite {
         config.is_type("granite")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
         let mut decoder =
@@ -36,10 +36,10 @@ impl Architecture for Granite {
         decoder.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
         let what = "its converter leaves head_dim out, so the file does not load";
-        let square = wants_square(LLAMA_CPP, what, blueprint, sizes);
-        square.into_iter().chain(of_narrower_heads(blueprint, sizes)).collect()
+        let square = wants_square(LLAMA_CPP, what, spec, sizes);
+        square.into_iter().chain(of_narrower_heads(spec, sizes)).collect()
     }
 }
 

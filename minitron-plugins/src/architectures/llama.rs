@@ -1,10 +1,10 @@
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{
-    Blueprint, ClientLimit, Constraint, Evidence, HIDDEN, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
-};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
+use minitron_core::spec::{
+    ClientLimit, Constraint, Evidence, HIDDEN, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -22,7 +22,7 @@ impl Architecture for Llama {
         config.is_type("llama")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
         let defaults = json!({ "max_position_embeddings": 2048 });
@@ -36,9 +36,9 @@ impl Architecture for Llama {
         decoder.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
         let limit = |width: usize| {
-            let hidden = blueprint.size_at(HIDDEN, sizes);
+            let hidden = spec.size_at(HIDDEN, sizes);
             ClientLimit::new(
                 "optimum",
                 format!(
@@ -47,8 +47,8 @@ impl Architecture for Llama {
                 ),
             )
         };
-        let square = blueprint.attention_width_beside_hidden(sizes).map(limit);
-        square.into_iter().chain(of_narrower_heads(blueprint, sizes)).collect()
+        let square = spec.attention_width_beside_hidden(sizes).map(limit);
+        square.into_iter().chain(of_narrower_heads(spec, sizes)).collect()
     }
 }
 

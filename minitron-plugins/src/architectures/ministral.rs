@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
+use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,15 +19,15 @@ impl Architecture for Ministral {
         config.is_type("ministral")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let mut decoder = blocks("ministral", evidence.config)?;
         let window = decoder.config.size_opt("sliding_window")?;
         decoder.sliding(window, |_| window.is_some())?;
         decoder.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        of_narrower_heads(blueprint, sizes)
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        of_narrower_heads(spec, sizes)
     }
 }
 

@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
+use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ impl Architecture for Mistral3 {
         config.is_type("mistral3")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let text = text_config(evidence.config)?;
         let decoder = match text.word_or("model_type", "mistral")? {
             "ministral3" => decoder(&text)?,
@@ -36,8 +36,8 @@ impl Architecture for Mistral3 {
             .finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        of_narrower_heads(blueprint, sizes)
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        of_narrower_heads(spec, sizes)
     }
 }
 

@@ -1,12 +1,12 @@
 use minitron_core::architectures::stated_windows;
-use minitron_core::blueprint::{
-    Activation, Blueprint, ClientLimit, Constraint, Embedding, Evidence, Head, Layer, LayerList, Norm, NormKind,
-    Options, Role, Rotary, RotaryDefaults, Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
-};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate, Layout, Mlp};
+use minitron_core::spec::{
+    Activation, ClientLimit, Constraint, Embedding, Evidence, Head, Layer, LayerList, ModelSpec, Norm, NormKind,
+    Options, Role, Rotary, RotaryDefaults, Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ impl Architecture for Modernbert {
         config.is_type("modernbert")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let config = evidence.config;
         let keys = ShapeKeys { ..KEYS };
         let shape = Shape::read(config, &keys, Some(1152), Some(8192))?;
@@ -59,23 +59,22 @@ impl Architecture for Modernbert {
         };
         let table = file.rows(config, &shape)?;
         let layers = layers(config, &shape, norm, &slides)?;
-        let mut blueprint = Blueprint::new("modernbert", config, shape.dims(&keys), table, layers, options)?;
-        blueprint.constraints.push(Constraint::no_head_dim(shape.head_dim));
+        let mut spec = ModelSpec::new("modernbert", config, shape.dims(&keys), table, layers, options)?;
+        spec.constraints.push(Constraint::no_head_dim(shape.head_dim));
         let word = |&slides: &bool| if slides { "sliding_attention" } else { "full_attention" }.into();
-        blueprint.layer_lists =
-            vec![LayerList { key: "layer_types".into(), values: slides.iter().map(word).collect() }];
-        blueprint.fixed_layers =
+        spec.layer_lists = vec![LayerList { key: "layer_types".into(), values: slides.iter().map(word).collect() }];
+        spec.fixed_layers =
             vec![(0, "its attention has no norm before it, as the class has it in the first layer alone")];
-        blueprint.reads = &["is_causal", "layer_types", "hidden_activation", "use_bidirectional_attention"];
-        Ok(blueprint)
+        spec.reads = &["is_causal", "layer_types", "hidden_activation", "use_bidirectional_attention"];
+        Ok(spec)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        let period = blueprint.config.size_or("global_attn_every_n_layers", 3).unwrap_or(3);
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        let period = spec.config.size_or("global_attn_every_n_layers", 3).unwrap_or(3);
         let what = format!("one layer in {period} for one without a window, from the first on");
         let word =
             |layer: usize| if layer.is_multiple_of(period) { "full_attention" } else { "sliding_attention" }.into();
-        llama_cpp_counts_layers(blueprint, sizes, ("layer_types", &what), word).into_iter().collect()
+        llama_cpp_counts_layers(spec, sizes, ("layer_types", &what), word).into_iter().collect()
     }
 }
 
@@ -106,7 +105,7 @@ struct File {
 }
 
 impl File {
-    fn rows(&self, config: &Config, shape: &Shape) -> Result<Vec<minitron_core::blueprint::TensorSpec>> {
+    fn rows(&self, config: &Config, shape: &Shape) -> Result<Vec<minitron_core::spec::Param>> {
         let stream = || shape.stream();
         let norm = ("weight", config.flag_or("norm_bias", false)?.then_some("bias"));
         let (attention_bias, mlp_bias) = (config.flag_or("attention_bias", false)?, config.flag_or("mlp_bias", false)?);

@@ -1,11 +1,9 @@
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{
-    Blueprint, ClientLimit, Evidence, HIDDEN, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
-};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::Gate;
+use minitron_core::spec::{ClientLimit, Evidence, HIDDEN, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -24,7 +22,7 @@ impl Architecture for Nemotron {
         config.is_type("nemotron")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Layer1p, eps: config.number_or("norm_eps", 1e-5)? };
         let defaults = json!({ "max_position_embeddings": 4096, "hidden_act": "relu2", "initializer_range": 0.0134 });
@@ -37,9 +35,9 @@ impl Architecture for Nemotron {
         decoder.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
         let limit = |width: usize| {
-            let hidden = blueprint.size_at(HIDDEN, sizes);
+            let hidden = spec.size_at(HIDDEN, sizes);
             ClientLimit::new(
                 "llama.cpp",
                 format!(
@@ -48,8 +46,8 @@ impl Architecture for Nemotron {
                 ),
             )
         };
-        let square = blueprint.attention_width_beside_hidden(sizes).map(limit);
-        square.into_iter().chain(of_narrower_heads(blueprint, sizes)).collect()
+        let square = spec.attention_width_beside_hidden(sizes).map(limit);
+        square.into_iter().chain(of_narrower_heads(spec, sizes)).collect()
     }
 }
 

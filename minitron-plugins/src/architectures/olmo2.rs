@@ -1,9 +1,9 @@
 use minitron_core::architectures::{Decoder, Norms};
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::QkNorm;
+use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -21,15 +21,15 @@ impl Architecture for Olmo2 {
         config.is_type("olmo2")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let mut decoder = blocks("olmo2", evidence.config)?;
         decoder.rotate(RotaryDefaults::default())?;
         decoder.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        let limits = [vllm_wants_square(blueprint, sizes), llama_cpp_wants_square(blueprint, sizes)];
-        limits.into_iter().flatten().chain(of_narrower_heads(blueprint, sizes)).collect()
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        let limits = [vllm_wants_square(spec, sizes), llama_cpp_wants_square(spec, sizes)];
+        limits.into_iter().flatten().chain(of_narrower_heads(spec, sizes)).collect()
     }
 }
 

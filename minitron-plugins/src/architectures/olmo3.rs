@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, RotaryDefaults, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
+use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, RotaryDefaults, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ impl Architecture for Olmo3 {
         config.is_type("olmo3")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let mut decoder = blocks("olmo3", evidence.config)?;
         let window = if decoder.config.states("sliding_window") {
             decoder.config.size_opt("sliding_window")?
@@ -35,8 +35,8 @@ impl Architecture for Olmo3 {
         decoder.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        llama_cpp_wants_square(blueprint, sizes).into_iter().chain(of_narrower_heads(blueprint, sizes)).collect()
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        llama_cpp_wants_square(spec, sizes).into_iter().chain(of_narrower_heads(spec, sizes)).collect()
     }
 }
 

@@ -1,11 +1,11 @@
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{
-    Blueprint, ClientLimit, Evidence, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys, Sizes,
-};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::{Gate, Layout};
+use minitron_core::spec::{
+    ClientLimit, Evidence, ModelSpec, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys, Sizes,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -23,7 +23,7 @@ impl Architecture for Phi3 {
         config.is_type("phi3")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-5)? };
         let defaults = json!({ "max_position_embeddings": 4096, "original_max_position_embeddings": 4096 });
@@ -44,8 +44,8 @@ impl Architecture for Phi3 {
         decoder.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        llama_cpp_wants_square(blueprint, sizes).into_iter().collect()
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        llama_cpp_wants_square(spec, sizes).into_iter().collect()
     }
 }
 

@@ -1,8 +1,8 @@
 use minitron_core::architectures::{Bias, Decoder};
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
+use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -20,7 +20,7 @@ impl Architecture for Qwen2 {
         config.is_type("qwen2")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
         let mut decoder =
@@ -31,9 +31,9 @@ impl Architecture for Qwen2 {
         decoder.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
-        let limits = [vllm_wants_square(blueprint, sizes), llama_cpp_wants_square(blueprint, sizes)];
-        limits.into_iter().flatten().chain(of_narrower_heads(blueprint, sizes)).collect()
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
+        let limits = [vllm_wants_square(spec, sizes), llama_cpp_wants_square(spec, sizes)];
+        limits.into_iter().flatten().chain(of_narrower_heads(spec, sizes)).collect()
     }
 }
 

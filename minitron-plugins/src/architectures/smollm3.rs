@@ -1,8 +1,8 @@
 use minitron_core::architectures::Decoder;
-use minitron_core::blueprint::{Blueprint, ClientLimit, Evidence, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
+use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ impl Architecture for Smollm3 {
         config.is_type("smollm3")
     }
 
-    fn blueprint(&self, evidence: &Evidence) -> Result<Blueprint> {
+    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
         let defaults =
@@ -42,11 +42,11 @@ impl Architecture for Smollm3 {
         decoder.finish(evidence)
     }
 
-    fn client_limits(&self, blueprint: &Blueprint, sizes: &Sizes) -> Vec<ClientLimit> {
+    fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
         let what = ("no_rope_layers", "one layer in 4 for one without rope");
         let turns = |layer: usize| u8::from(!(layer + 1).is_multiple_of(4)).into();
-        let order = llama_cpp_counts_layers(blueprint, sizes, what, turns);
-        order.into_iter().chain(of_narrower_heads(blueprint, sizes)).collect()
+        let order = llama_cpp_counts_layers(spec, sizes, what, turns);
+        order.into_iter().chain(of_narrower_heads(spec, sizes)).collect()
     }
 }
 

@@ -1,6 +1,6 @@
-use minitron_core::blueprint::{Blueprint, DEPTH, PruneGroup};
 use minitron_core::contract::Axis;
 use minitron_core::error::Result;
+use minitron_core::spec::{DEPTH, ModelSpec, PruneGroup};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +24,8 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "depth")]
 impl Axis for Depth {
-    fn groups(&self, blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
-        let groups = PruneGroup::of_kind(blueprint, DEPTH).into_iter();
+    fn groups(&self, spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
+        let groups = PruneGroup::of_kind(spec, DEPTH).into_iter();
         Ok(groups.map(|group| PruneGroup { contiguous: self.contiguous, ..group }).collect())
     }
 

@@ -1,6 +1,6 @@
-use minitron_core::blueprint::{Blueprint, HIDDEN, PruneGroup};
 use minitron_core::contract::Axis;
 use minitron_core::error::Result;
+use minitron_core::spec::{HIDDEN, ModelSpec, PruneGroup};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +22,8 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "hidden")]
 impl Axis for Hidden {
-    fn groups(&self, blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
-        Ok(PruneGroup::of_kind(blueprint, HIDDEN))
+    fn groups(&self, spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
+        Ok(PruneGroup::of_kind(spec, HIDDEN))
     }
 
     fn multiple_of(&self) -> Option<usize> {

@@ -1,6 +1,6 @@
-use minitron_core::blueprint::{Blueprint, KV_HEADS, PruneGroup};
 use minitron_core::contract::Axis;
 use minitron_core::error::Result;
+use minitron_core::spec::{KV_HEADS, ModelSpec, PruneGroup};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +23,8 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "kv_heads")]
 impl Axis for KvHeads {
-    fn groups(&self, blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
-        Ok(PruneGroup::of_kind(blueprint, KV_HEADS))
+    fn groups(&self, spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
+        Ok(PruneGroup::of_kind(spec, KV_HEADS))
     }
 
     fn multiple_of(&self) -> Option<usize> {

@@ -1,6 +1,6 @@
-use minitron_core::blueprint::{Blueprint, MLP, PruneGroup};
 use minitron_core::contract::Axis;
 use minitron_core::error::Result;
+use minitron_core::spec::{MLP, ModelSpec, PruneGroup};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +22,8 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "mlp")]
 impl Axis for Mlp {
-    fn groups(&self, blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
-        Ok(PruneGroup::of_kind(blueprint, MLP))
+    fn groups(&self, spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
+        Ok(PruneGroup::of_kind(spec, MLP))
     }
 
     fn multiple_of(&self) -> Option<usize> {

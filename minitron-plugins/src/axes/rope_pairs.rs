@@ -1,6 +1,6 @@
-use minitron_core::blueprint::{Blueprint, PruneGroup, ROPE_PAIRS};
 use minitron_core::contract::Axis;
 use minitron_core::error::Result;
+use minitron_core::spec::{ModelSpec, PruneGroup, ROPE_PAIRS};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +24,8 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "rope_pairs")]
 impl Axis for RopePairs {
-    fn groups(&self, blueprint: &Blueprint) -> Result<Vec<PruneGroup>> {
-        Ok(PruneGroup::of_kind(blueprint, ROPE_PAIRS))
+    fn groups(&self, spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
+        Ok(PruneGroup::of_kind(spec, ROPE_PAIRS))
     }
 
     fn multiple_of(&self) -> Option<usize> {

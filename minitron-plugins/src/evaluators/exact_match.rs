@@ -64,7 +64,7 @@ impl Evaluator for ExactMatch {
         let mut by_shape: BTreeMap<(usize, usize), Vec<Question>> = BTreeMap::new();
         let mut n_questions = 0u64;
         let mut skipped = Skipped::new(self.strict);
-        let max_positions = subject.model.blueprint.options.max_positions;
+        let max_positions = subject.model.spec.options.max_positions;
         for (place, record) in records(&self.path)? {
             let made = question(&record, &place, tokenizer).and_then(|made| made.checked(&place, max_positions));
             let Some(question) = skipped.take(made)? else { continue };

@@ -28,7 +28,7 @@ impl Evaluator for HiddenCosine {
             |what: &str| Error::Data(format!("hidden_cosine compares with a teacher on text; no {what} is given"));
         let teacher = subject.teacher.ok_or_else(|| lacking("teacher"))?;
         let windows = subject.windows.ok_or_else(|| lacking("data"))?;
-        windows.check_fits(&subject.model.blueprint.options)?;
+        windows.check_fits(&subject.model.spec.options)?;
         let (mut n_tokens, mut n_windows, mut by_token, mut pooled) = (0.0, 0.0, 0.0, 0.0);
         subject.progress.start("eval, tokens", windows.n_tokens() as u64);
         for batch in windows.batches(subject.batch_size) {

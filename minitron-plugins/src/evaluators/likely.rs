@@ -49,7 +49,7 @@ pub(super) fn continuations(
     tokenizer: &Tokenizer,
     pairs: &[(String, Pair)],
 ) -> Result<Vec<Result<Continuation>>> {
-    let max_positions = subject.model.blueprint.options.max_positions;
+    let max_positions = subject.model.spec.options.max_positions;
     let mut contexts: HashMap<&str, usize> = HashMap::new();
     let mut given: Vec<&str> = Vec::new();
     for (_, pair) in pairs {

@@ -76,7 +76,7 @@ impl Evaluator for NearestNeighbour {
         if self.k == 0 {
             return Err(Error::Recipe("k: expected at least 1".into()));
         }
-        let max_tokens = self.max_tokens.min(subject.model.blueprint.options.max_positions);
+        let max_tokens = self.max_tokens.min(subject.model.spec.options.max_positions);
         let mut skipped = Skipped::new(self.strict);
         let mut items = |path: &Path| self.items(path, tokenizer, max_tokens, &mut skipped);
         let asked = items(&self.path)?;

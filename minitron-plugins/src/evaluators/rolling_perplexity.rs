@@ -71,7 +71,7 @@ impl Evaluator for RollingPerplexity {
             true => documents.iter().map(|page| wikitext::running(page)).collect::<Result<Vec<_>>>()?,
             false => documents,
         };
-        let positions = subject.model.blueprint.options.max_positions;
+        let positions = subject.model.spec.options.max_positions;
         let width = if self.seq_len == 0 { positions } else { self.seq_len.min(positions) };
         let prefix = likely::prefix(tokenizer)?;
         let tokens = tokenizer.encode_whole(&running.iter().map(String::as_str).collect::<Vec<_>>())?;

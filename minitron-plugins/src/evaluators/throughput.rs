@@ -59,7 +59,7 @@ impl Evaluator for Throughput {
         if asked.iter().any(|&n| n > MOST) {
             return Err(Error::Recipe(format!("throughput: expected at most {MOST} of anything")));
         }
-        let positions = model.blueprint.options.max_positions;
+        let positions = model.spec.options.max_positions;
         let (n_prompt, n_new) = self.fitted(positions)?;
         let prompt_bt = prompts(model, self.batch.max(1), n_prompt, subject.seed)?;
         let repeats = self.repeats.max(1);
@@ -105,7 +105,7 @@ impl Throughput {
 
 fn prompts(model: &Transformer, n_sequences: usize, n_tokens: usize, seed: u64) -> Result<Tensor> {
     let mut random = SplitMix::new(seed);
-    let vocab = model.blueprint.options.vocab;
+    let vocab = model.spec.options.vocab;
     let ids: Vec<i64> = (0..n_sequences * n_tokens).map(|_| random.below(vocab) as i64).collect();
     Ok(Tensor::f_from_slice(&ids)?.f_view([n_sequences as i64, n_tokens as i64])?.f_to_device(model.device)?)
 }

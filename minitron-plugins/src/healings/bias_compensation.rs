@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Blueprint, Slot};
 use minitron_core::contract::Healing;
 use minitron_core::error::{Error, Result};
 use minitron_core::heal::{Aim, Patient};
+use minitron_core::spec::{ModelSpec, Slot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,16 +25,16 @@ minitron_core::plugin! {
 impl Healing for BiasCompensation {
     fn heal(&self, patient: &mut Patient) -> Result<()> {
         patient.check_writers("leave bias_compensation out")?;
-        if !has_writer_biases(patient.blueprint()) {
+        if !has_writer_biases(patient.spec()) {
             return Err(Error::Recipe(format!(
                 "bias_compensation: this `{}` model has no biases on its output projections; take least_squares",
-                patient.blueprint().architecture
+                patient.spec().architecture
             )));
         }
         patient.sweep(Aim::Teacher, &mut |patient, joint| {
             let place = &joint.place;
             for &role in place.roles.iter().filter(|_| place.is_writer) {
-                if patient.blueprint().find(place.at, role, Slot::Bias).is_some() {
+                if patient.spec().find(place.at, role, Slot::Bias).is_some() {
                     let mean_e = joint.r_sum_e.f_div_scalar(joint.n_tokens.max(1) as f64 * joint.scale)?;
                     let bias_e = patient.read(place.at, role, Slot::Bias)?.f_add(&mean_e)?;
                     patient.replace(place.at, role, Slot::Bias, &bias_e)?;
@@ -45,7 +45,7 @@ impl Healing for BiasCompensation {
     }
 }
 
-fn has_writer_biases(blueprint: &Blueprint) -> bool {
-    let mut parts = (0..blueprint.n_layers()).flat_map(|layer| blueprint.sublayers(layer));
-    parts.any(|(at, part)| blueprint.find(at, part.mixer.ports().writer, Slot::Bias).is_some())
+fn has_writer_biases(spec: &ModelSpec) -> bool {
+    let mut parts = (0..spec.n_layers()).flat_map(|layer| spec.sublayers(layer));
+    parts.any(|(at, part)| spec.find(at, part.mixer.ports().writer, Slot::Bias).is_some())
 }

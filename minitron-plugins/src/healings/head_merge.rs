@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{At, HEADS, Role, Side, Slot, dim_of_layer};
 use minitron_core::contract::Healing;
 use minitron_core::error::{Error, Result};
 use minitron_core::heal::Patient;
+use minitron_core::spec::{At, HEADS, Role, Side, Slot, dim_of_layer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -31,7 +31,7 @@ impl Healing for HeadMerge {
     fn heal(&self, patient: &mut Patient) -> Result<()> {
         for layer_idx in 0..patient.n_layers() {
             let dim = dim_of_layer(HEADS, patient.source_layer(layer_idx));
-            if patient.kept(&dim).len() < patient.teacher_blueprint().dim(&dim)?.size {
+            if patient.kept(&dim).len() < patient.teacher_spec().dim(&dim)?.size {
                 merge_layer(patient, layer_idx, &dim)?;
             }
         }
@@ -42,14 +42,14 @@ impl Healing for HeadMerge {
 fn merge_layer(patient: &mut Patient, layer_idx: usize, dim: &str) -> Result<()> {
     let pairs = pairs(patient, dim)?;
     let source_layer = patient.source_layer(layer_idx);
-    let parts = patient.teacher_blueprint().sublayers(source_layer);
+    let parts = patient.teacher_spec().sublayers(source_layer);
     let readers: Vec<(At, Role)> =
         parts.flat_map(|(at, part)| part.mixer.ports().readers.into_iter().map(move |role| (at, role))).collect();
     for (source, role) in readers {
         let at = source.in_layer(layer_idx);
         for slot in [Slot::Weight, Slot::Bias] {
-            let Some(spec) = patient.teacher_blueprint().find(source, role, slot) else { continue };
-            let outputs = if spec.transposed { spec.sides.last() } else { spec.sides.first() };
+            let Some(param) = patient.teacher_spec().find(source, role, slot) else { continue };
+            let outputs = if param.transposed { param.sides.last() } else { param.sides.first() };
             // Where queries share them, keys and values have no such heads.
             let Some(outputs) = outputs.filter(|side| blocks(patient, side, dim).any(|block| block.is_some())).cloned()
             else {
@@ -94,13 +94,13 @@ fn pairs(patient: &Patient, dim: &str) -> Result<Vec<(usize, Option<usize>)>> {
 
 /// Block sizes of a side's parts where they are heads of this dim. Heads that lost channels are merged without them.
 fn blocks<'s>(patient: &'s Patient, side: &'s Side, dim: &'s str) -> impl Iterator<Item = Option<usize>> + 's {
-    let size_of = |dim: &str| patient.blueprint().dims.get(dim).map(|dim| dim.size);
+    let size_of = |dim: &str| patient.spec().dims.get(dim).map(|dim| dim.size);
     side.0.iter().map(move |part| part.units(&size_of).filter(|(of, _)| *of == dim).map(|(_, block)| block))
 }
 
 /// The map from all rows of a projection to the student's: 2 for a kept head and −1 for its partner, row by row.
 fn mixing(patient: &Patient, dim: &str, outputs: &Side, pairs: &[(usize, Option<usize>)]) -> Result<Tensor> {
-    let n_heads = patient.teacher_blueprint().dim(dim)?.size;
+    let n_heads = patient.teacher_spec().dim(dim)?.size;
     let mut heads = vec![0f64; pairs.len() * n_heads];
     for (row, (head, partner)) in heads.chunks_mut(n_heads).zip(pairs) {
         for (column, value) in row.iter_mut().enumerate() {
@@ -114,7 +114,7 @@ fn mixing(patient: &Patient, dim: &str, outputs: &Side, pairs: &[(usize, Option<
     let heads = Tensor::f_from_slice(&heads)?.f_view([pairs.len() as i64, n_heads as i64])?;
     let mut diagonal = Vec::new();
     for (part, block) in outputs.0.iter().zip(blocks(patient, outputs, dim)) {
-        let n_rows = Side(vec![part.clone()]).len(|dim| patient.teacher_blueprint().dims.get(dim).map(|dim| dim.size));
+        let n_rows = Side(vec![part.clone()]).len(|dim| patient.teacher_spec().dims.get(dim).map(|dim| dim.size));
         let eye = |n: usize| Tensor::f_eye(n as i64, (Kind::Double, Device::Cpu));
         diagonal.push(match block {
             Some(block) => heads.f_kron(&eye(block)?)?,

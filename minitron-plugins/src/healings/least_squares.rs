@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{Role, Slot};
 use minitron_core::contract::Healing;
 use minitron_core::error::{Error, Result};
 use minitron_core::heal::{Aim, Joint, Patient};
+use minitron_core::spec::{Role, Slot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -66,7 +66,7 @@ impl Healing for LeastSquares {
             }
             let Some(delta_ec) = self.solve(joint)? else { return Ok(()) };
             for &role in &joint.place.roles {
-                if patient.blueprint().find(joint.place.at, role, Slot::Weight).is_some() {
+                if patient.spec().find(joint.place.at, role, Slot::Weight).is_some() {
                     refit(patient, role, joint, &delta_ec)?;
                 }
             }

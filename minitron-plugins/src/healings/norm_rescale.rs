@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
-use minitron_core::blueprint::{At, Role};
 use minitron_core::contract::Healing;
 use minitron_core::error::Result;
 use minitron_core::heal::Patient;
+use minitron_core::spec::{At, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -90,7 +90,7 @@ impl Healing for NormRescale {
 }
 
 fn is_rms(patient: &Patient, at: At, role: Role) -> bool {
-    let blueprint = patient.blueprint();
-    let spec = blueprint.find(at, role, minitron_core::blueprint::Slot::Weight);
-    spec.and_then(|spec| blueprint.norm_of(spec)).is_some_and(|norm| norm.kind.is_rms())
+    let spec = patient.spec();
+    let param = spec.find(at, role, minitron_core::spec::Slot::Weight);
+    param.and_then(|param| spec.norm_of(param)).is_some_and(|norm| norm.kind.is_rms())
 }

@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 
-use minitron_core::blueprint::{At, HIDDEN, Role, Slot};
 use minitron_core::contract::Healing;
 use minitron_core::error::Result;
 use minitron_core::heal::Patient;
 use minitron_core::random::SplitMix;
+use minitron_core::spec::{At, HIDDEN, Role, Slot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -42,7 +42,7 @@ minitron_core::plugin! {
 impl Healing for Rotation {
     fn heal(&self, patient: &mut Patient) -> Result<()> {
         patient.check_rebase()?;
-        let (n_hidden, n_kept) = (patient.teacher_blueprint().size(HIDDEN), patient.blueprint().size(HIDDEN));
+        let (n_hidden, n_kept) = (patient.teacher_spec().size(HIDDEN), patient.spec().size(HIDDEN));
         if n_kept == n_hidden {
             return Ok(());
         }

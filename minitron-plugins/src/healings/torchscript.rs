@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 
-use minitron_core::blueprint::{HIDDEN, MLP, Role, Slot, dim_of_layer};
 use minitron_core::contract::Healing;
 use minitron_core::error::{Error, Result};
 use minitron_core::heal::Patient;
+use minitron_core::spec::{HIDDEN, MLP, Role, Slot, dim_of_layer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{IValue, Tensor};
@@ -37,7 +37,7 @@ impl Healing for Torchscript {
             return Ok(());
         }
         for layer in 0..patient.n_layers() {
-            let Some(at) = patient.blueprint().part_with(layer, Role::DOWN) else { continue };
+            let Some(at) = patient.spec().part_with(layer, Role::DOWN) else { continue };
             let student_ef = patient.read(at, Role::DOWN, Slot::Weight)?;
             let teacher_ef = patient.read_teacher(at, Role::DOWN, Slot::Weight)?;
             let kept = |dim: &str| {

@@ -1,8 +1,8 @@
-use minitron_core::blueprint::PruneGroup;
 use minitron_core::calibrate::{Observation, SequenceStat, Site};
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::Port;
+use minitron_core::spec::PruneGroup;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

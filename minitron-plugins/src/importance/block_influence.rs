@@ -1,7 +1,7 @@
-use minitron_core::blueprint::{DEPTH, PruneGroup};
 use minitron_core::calibrate::{Observation, Site};
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::error::{Error, Result};
+use minitron_core::spec::{DEPTH, PruneGroup};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};

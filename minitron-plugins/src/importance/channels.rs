@@ -1,9 +1,9 @@
 //! Activations of channels beside the weights that read them: what Wanda- and FLAP-like metrics share.
 
-use minitron_core::blueprint::PruneGroup;
 use minitron_core::calibrate::{Observation, Site};
 use minitron_core::contract::{Need, Scorer};
 use minitron_core::error::{Present, Result};
+use minitron_core::spec::PruneGroup;
 use tch::{Kind, Tensor};
 
 use super::activation::sites;

@@ -1,6 +1,6 @@
-use minitron_core::blueprint::PruneGroup;
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::error::Result;
+use minitron_core::spec::PruneGroup;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

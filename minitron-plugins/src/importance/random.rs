@@ -1,9 +1,9 @@
-use minitron_core::blueprint::PruneGroup;
 use minitron_core::calibrate::Observation;
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::digest;
 use minitron_core::error::{Present, Result};
 use minitron_core::random::SplitMix;
+use minitron_core::spec::PruneGroup;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

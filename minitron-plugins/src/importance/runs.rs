@@ -1,9 +1,9 @@
 //! Runs of layers: what single-layer and block metrics of depth share.
 
-use minitron_core::blueprint::{DEPTH, PruneGroup};
 use minitron_core::calibrate::Observation;
 use minitron_core::contract::Scorer;
 use minitron_core::error::{Error, Result};
+use minitron_core::spec::{DEPTH, PruneGroup};
 
 use super::add_sums;
 

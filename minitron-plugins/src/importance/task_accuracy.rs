@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 
-use minitron_core::blueprint::{DEPTH, PruneGroup};
 use minitron_core::calibrate::Observation;
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::error::Result;
+use minitron_core::spec::{DEPTH, PruneGroup};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use minitron_core::blueprint::PruneGroup;
 use minitron_core::calibrate::{Observation, Site};
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::error::{Error, Result};
+use minitron_core::spec::PruneGroup;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{IValue, Kind, Tensor};

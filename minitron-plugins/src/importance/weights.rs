@@ -1,9 +1,9 @@
 //! Sums over the weights of coupled groups: what metrics of weights and of gradients share.
 
-use minitron_core::blueprint::PruneGroup;
 use minitron_core::calibrate::{Observation, Weights};
 use minitron_core::contract::Scorer;
 use minitron_core::error::{Present, Result};
+use minitron_core::spec::PruneGroup;
 use tch::{Kind, Tensor};
 
 use super::add_sums;

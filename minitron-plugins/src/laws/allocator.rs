@@ -28,16 +28,16 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
 
 fn on(trial: &Trial, sample: &Sample) -> Result<()> {
     let allocator = trial.build::<dyn Allocator>()?;
-    let (space, blueprint) = (sample.space(trial.registry)?, &sample.blueprint);
+    let (space, spec) = (sample.space(trial.registry)?, &sample.spec);
     let rankings = random_rankings(&sample.groups(trial.registry)?, 3)?;
-    let plans = allocator.allocate(&space, &rankings, blueprint)?;
+    let plans = allocator.allocate(&space, &rankings, spec)?;
     trial.ensure(!plans.is_empty(), "it gives no plan: expected at least one, or an error that says why")?;
     for plan in &plans {
-        let checked = plan.clone().checked(&space, blueprint);
+        let checked = plan.clone().checked(&space, spec);
         let checked = checked.map_err(|error: Error| trial.broken(format!("an illegal plan: {error}")))?;
         trial.ensure(checked == *plan, format!("a plan leaves dims out: it has {}", dims(plan)))?;
     }
-    let again = allocator.allocate(&space, &rankings, blueprint)?;
+    let again = allocator.allocate(&space, &rankings, spec)?;
     trial.ensure(again == plans, "asked twice, it gives two answers")
 }
 

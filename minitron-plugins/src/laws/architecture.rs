@@ -1,6 +1,5 @@
-//! The blueprint declares every weight with the sides that it is stored with, and is a function of its argument alone.
+//! The spec declares every weight with the sides that it is stored with, and is a function of its argument alone.
 
-use minitron_core::blueprint::{Blueprint, DEPTH, KV_HEADS, ModelFolder, ROPE_PAIRS};
 use minitron_core::checkpoint::{Config, TensorSource, WriteOptions, write_model};
 use minitron_core::contract::Architecture;
 use minitron_core::error::{IoContext, Result};
@@ -9,6 +8,7 @@ use minitron_core::plan::{Plan, Space};
 use minitron_core::prune::Student;
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Kind, PluginSpec};
+use minitron_core::spec::{DEPTH, KV_HEADS, ModelFolder, ModelSpec, ROPE_PAIRS};
 use serde_json::Value;
 use tch::Tensor;
 
@@ -32,16 +32,16 @@ pub fn check(trial: &Trial, config: &Value) -> Result<String> {
     if !own {
         return Ok(format!("{UNTRIED} a model of it is given"));
     }
-    let blueprint = match described(family.as_ref(), &config) {
-        Ok(blueprint) => blueprint,
+    let spec = match described(family.as_ref(), &config) {
+        Ok(spec) => spec,
         Err(error) => {
             let reason = of_inputs(&error).ok_or(error)?;
             return Ok(format!("{UNTRIED} a model of it is given: {reason}"));
         }
     };
-    alike(trial, &blueprint, &described(family.as_ref(), &config)?)?;
-    let source = random_weights(&blueprint, 1)?;
-    let sample = Sample { blueprint, source };
+    alike(trial, &spec, &described(family.as_ref(), &config)?)?;
+    let source = random_weights(&spec, 1)?;
+    let sample = Sample { spec, source };
     read_back(trial, &sample)?;
     units(trial, &sample)?;
     tokens(trial, &sample)?;
@@ -63,23 +63,23 @@ fn alone(trial: &Trial, family: &dyn Architecture, config: &Config) -> Result<()
     Ok(())
 }
 
-fn alike(trial: &Trial, one: &Blueprint, two: &Blueprint) -> Result<()> {
+fn alike(trial: &Trial, one: &ModelSpec, two: &ModelSpec) -> Result<()> {
     let is_named = one.architecture == trial.plugin.tag;
-    trial.ensure(is_named, format!("its blueprint is called `{}`: expected its tag", one.architecture))?;
-    let layers = |blueprint: &Blueprint| format!("{:?}", blueprint.layers);
-    let is_same = (&one.tensors, &one.dims, &one.options) == (&two.tensors, &two.dims, &two.options)
-        && layers(one) == layers(two);
-    trial.ensure(is_same, "asked twice, it gives two blueprints")
+    trial.ensure(is_named, format!("its spec is called `{}`: expected its tag", one.architecture))?;
+    let layers = |spec: &ModelSpec| format!("{:?}", spec.layers);
+    let is_same =
+        (&one.params, &one.dims, &one.options) == (&two.params, &two.dims, &two.options) && layers(one) == layers(two);
+    trial.ensure(is_same, "asked twice, it gives two specs")
 }
 
 fn read_back(trial: &Trial, sample: &Sample) -> Result<()> {
-    let Sample { blueprint, source } = sample;
+    let Sample { spec, source } = sample;
     let dir = tempfile::tempdir().at_path("a temporary folder")?;
-    write_model(dir.path(), &blueprint.config, source, None, WriteOptions::default())?;
+    write_model(dir.path(), &spec.config, source, None, WriteOptions::default())?;
     let folder = ModelFolder::open(dir.path(), trial.registry)?;
     let unknown = &folder.unknown_tensors;
     trial.ensure(unknown.is_empty(), format!("read back, it does not know {}", unknown.join(", ")))?;
-    let is_same = folder.blueprint.tensors == blueprint.tensors;
+    let is_same = folder.spec.params == spec.params;
     trial.ensure(is_same, "beside the weights, it describes other tensors than from the config alone")?;
     for name in source.names() {
         let is_same = folder.checkpoint.tensors.read(&name)?.f_equal(&source.read(&name)?)?;
@@ -89,14 +89,14 @@ fn read_back(trial: &Trial, sample: &Sample) -> Result<()> {
 }
 
 fn units(trial: &Trial, sample: &Sample) -> Result<()> {
-    let Sample { blueprint, source } = sample;
-    let whole = outputs(source, blueprint)?;
+    let Sample { spec, source } = sample;
+    let whole = outputs(source, spec)?;
     trial.ensure(is_finite(&whole)?, "the outputs of random weights are not finite")?;
     let mut random = SplitMix::new(1);
     // Layers and rope pairs have places of their own.
-    for dim in blueprint.dims.values().filter(|dim| ![DEPTH, ROPE_PAIRS].contains(&dim.name.as_str())) {
-        let moved = reordered(source, blueprint, &reorder(blueprint, dim, &mut random)?)?;
-        let change = relative(&outputs(&moved, blueprint)?, &whole)?;
+    for dim in spec.dims.values().filter(|dim| ![DEPTH, ROPE_PAIRS].contains(&dim.name.as_str())) {
+        let moved = reordered(source, spec, &reorder(spec, dim, &mut random)?)?;
+        let change = relative(&outputs(&moved, spec)?, &whole)?;
         let message = format!("`{}` in another order changes the outputs by {change:.1e}, relatively", dim.name);
         trial.ensure(change <= REORDERED, format!("{message}: some tensor's sides do not say where its units are"))?;
     }
@@ -105,7 +105,7 @@ fn units(trial: &Trial, sample: &Sample) -> Result<()> {
 
 /// In a causal model a token sees those before it alone, and states of those give what all tokens at once give.
 fn tokens(trial: &Trial, sample: &Sample) -> Result<()> {
-    if !sample.blueprint.options.causal {
+    if !sample.spec.options.causal {
         return Ok(());
     }
     let model = sample.load()?;
@@ -128,22 +128,22 @@ fn tokens(trial: &Trial, sample: &Sample) -> Result<()> {
 
 /// Student::new compares the view with what the family says of the student's config.
 fn students(trial: &Trial, sample: &Sample) -> Result<()> {
-    let Sample { blueprint, source } = sample;
-    let space = Space::new(blueprint, &linked_axes(trial.registry)?)?;
+    let Sample { spec, source } = sample;
+    let space = Space::new(spec, &linked_axes(trial.registry)?)?;
     let rankings = random_rankings(&sample.groups(trial.registry)?, 5)?;
     let mut wanted = halves(&space);
     wanted.push(half_of_all(&space));
     for sizes in wanted {
-        let plan: Plan = space.plan(&sizes, &rankings, blueprint)?;
-        let student = Student::new(source, blueprint, &plan, trial.registry)
+        let plan: Plan = space.plan(&sizes, &rankings, spec)?;
+        let student = Student::new(source, spec, &plan, trial.registry)
             .map_err(|error| trial.broken(format!("a student with {sizes:?}: {error}")))?;
         for (kind, size) in &sizes {
-            let found = student.blueprint.size(kind);
+            let found = student.spec.size(kind);
             // Key/value heads that keep a query head each are no dim of their own.
             let is_read = found == *size || found == 0 && kind == KV_HEADS;
             trial.ensure(is_read, format!("a student with {size} {kind}: its config says {found}"))?;
         }
-        let is_sound = is_finite(&outputs(&student.view, &student.blueprint)?)?;
+        let is_sound = is_finite(&outputs(&student.view, &student.spec)?)?;
         trial.ensure(is_sound, format!("a student with {sizes:?}: its outputs are not finite"))?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Every group names a dim of the blueprint and has as many units as it; no dim is named twice.
+//! Every group names a dim of the spec and has as many units as it; no dim is named twice.
 
 use std::collections::HashSet;
 
@@ -26,11 +26,11 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
 }
 
 fn groups(trial: &Trial, sample: &Sample) -> Result<usize> {
-    let (axis, blueprint) = (trial.build::<dyn Axis>()?, &sample.blueprint);
-    let groups = axis.groups(blueprint)?;
+    let (axis, spec) = (trial.build::<dyn Axis>()?, &sample.spec);
+    let groups = axis.groups(spec)?;
     let mut seen = HashSet::new();
     for group in &groups {
-        let size = blueprint.dims.get(&group.dim).map(|dim| dim.size);
+        let size = spec.dims.get(&group.dim).map(|dim| dim.size);
         let is_dim = size == Some(group.n_units) && seen.insert(&group.dim);
         let message = format!("group `{}` of {} units; the model has {size:?}, once", group.dim, group.n_units);
         trial.ensure(is_dim, message)?;
@@ -38,7 +38,7 @@ fn groups(trial: &Trial, sample: &Sample) -> Result<usize> {
         let message = format!("group `{}`: {} units in {} parts", group.dim, group.n_units, group.n_parts);
         trial.ensure(is_even, message)?;
     }
-    let space = Space::new(blueprint, &[axis])?;
+    let space = Space::new(spec, &[axis])?;
     // Where two dims follow each other, shrinking one takes scores of both.
     let mut scored = sample.groups(trial.registry)?;
     scored.extend(
@@ -46,8 +46,8 @@ fn groups(trial: &Trial, sample: &Sample) -> Result<usize> {
     );
     let rankings = random_rankings(&scored, 3)?;
     for sizes in halves(&space) {
-        let plan = space.plan(&sizes, &rankings, blueprint)?;
-        Student::new(&sample.source, blueprint, &plan, trial.registry)?;
+        let plan = space.plan(&sizes, &rankings, spec)?;
+        Student::new(&sample.source, spec, &plan, trial.registry)?;
     }
     Ok(groups.len())
 }

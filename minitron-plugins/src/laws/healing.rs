@@ -49,7 +49,7 @@ impl Ward<'_> {
     fn patient(&self, plan: &Plan) -> Result<Patient<'_>> {
         let case = Case {
             source: &self.sample.source,
-            blueprint: &self.sample.blueprint,
+            spec: &self.sample.spec,
             rankings: Some(&self.rankings),
             calibration: Some(self.sample.calibration(self.windows, 8)?),
             options: LoadOptions::default(),
@@ -74,16 +74,16 @@ impl Ward<'_> {
 
     fn pruned(&self) -> Result<()> {
         let (trial, space) = (self.trial, self.sample.space(self.trial.registry)?);
-        let plan = space.plan(&half_of_all(&space), &self.rankings, &self.sample.blueprint)?;
+        let plan = space.plan(&half_of_all(&space), &self.rankings, &self.sample.spec)?;
         let patient = self.treated(&plan)?;
         let student = patient.student()?;
-        let unknown = patient.blueprint().check(&student)?;
+        let unknown = patient.spec().check(&student)?;
         trial.ensure(unknown.is_empty(), format!("it adds tensors: {}", unknown.join(", ")))?;
         let healed = weights(&patient)?;
         for (name, tensor) in &healed {
             trial.ensure(is_finite(tensor)?, format!("`{name}` is not finite after it"))?;
         }
-        let is_sound = is_finite(&outputs(&student, patient.blueprint())?)?;
+        let is_sound = is_finite(&outputs(&student, patient.spec())?)?;
         trial.ensure(is_sound, "the outputs of a healed student are not finite")?;
         let again = weights(&self.treated(&plan)?)?;
         trial.ensure(healed == again, "asked twice, it gives two students")

@@ -1,11 +1,11 @@
 //! One finite score per unit, the same twice, and whatever the batch size.
 
-use minitron_core::blueprint::PruneGroup;
 use minitron_core::calibrate::{Metric, ScoreInputs, Scores, score};
 use minitron_core::data::{Tokenizer, Windows};
 use minitron_core::error::{IoContext, Result};
 use minitron_core::model::LoadOptions;
 use minitron_core::progress::Silent;
+use minitron_core::spec::PruneGroup;
 
 use super::evaluator::{TEXT, tokenizer};
 use super::samples::some_windows;
@@ -56,11 +56,11 @@ impl Given<'_> {
 
     /// The scores, each checked for number and finiteness by the pass.
     fn scores(&self, groups: &[PruneGroup], batch_size: usize) -> Result<Scores> {
-        let Sample { blueprint, source } = self.sample;
+        let Sample { spec, source } = self.sample;
         let metric = Metric { label: self.trial.plugin.tag.to_owned(), importance: self.trial.build()? };
         let inputs = ScoreInputs {
             source,
-            blueprint,
+            spec,
             groups,
             windows: self.windows,
             task: self.sample.calibration(self.windows, batch_size)?.task,

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use minitron_core::blueprint::{Blueprint, Evidence, PruneGroup, Role, Sizes, Slot};
 use minitron_core::calibrate::{Calibration, Scores};
 use minitron_core::checkpoint::{Config, MemorySource, TensorSource};
 use minitron_core::contract::{Architecture, Axis};
@@ -14,6 +13,7 @@ use minitron_core::plan::{AxisSizes, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Kind, PluginSpec, Registry};
+use minitron_core::spec::{Evidence, ModelSpec, PruneGroup, Role, Sizes, Slot};
 use serde_json::{Value, json};
 use tch::Tensor;
 
@@ -24,7 +24,7 @@ pub(super) const VOCAB: usize = 61;
 #[derive(Debug)]
 pub struct Sample {
     /// Its description.
-    pub blueprint: Blueprint,
+    pub spec: ModelSpec,
     /// Its weights.
     pub source: MemorySource,
 }
@@ -35,29 +35,29 @@ impl Sample {
     /// # Errors
     /// `Checkpoint` where no family recognises the config.
     pub fn new(registry: &Registry, config: &Value, seed: u64) -> Result<Self> {
-        let blueprint = Blueprint::from_config(&config_of(config)?, registry)?;
-        let source = random_weights(&blueprint, seed)?;
-        Ok(Sample { blueprint, source })
+        let spec = ModelSpec::from_config(&config_of(config)?, registry)?;
+        let source = random_weights(&spec, seed)?;
+        Ok(Sample { spec, source })
     }
 
     pub(super) fn load(&self) -> Result<Transformer> {
-        Transformer::load(&self.source, &self.blueprint, LoadOptions::default())
+        Transformer::load(&self.source, &self.spec, LoadOptions::default())
     }
 
     /// The groups of all linked axes. Opened ones may cut the same dims.
     pub(super) fn groups(&self, registry: &Registry) -> Result<Vec<PruneGroup>> {
-        let groups = linked_axes(registry)?.iter().map(|axis| axis.groups(&self.blueprint)).collect::<Result<Vec<_>>>();
+        let groups = linked_axes(registry)?.iter().map(|axis| axis.groups(&self.spec)).collect::<Result<Vec<_>>>();
         Ok(groups?.concat())
     }
 
     pub(super) fn space(&self, registry: &Registry) -> Result<Space> {
-        Space::new(&self.blueprint, &linked_axes(registry)?)
+        Space::new(&self.spec, &linked_axes(registry)?)
     }
 
     /// What a pass over windows takes; an encoder's mask is its last token but one.
     pub(super) fn calibration<'a>(&self, windows: &'a Windows, batch_size: usize) -> Result<Calibration<'a>> {
-        let mask = self.blueprint.options.vocab.checked_sub(2).map(|id| id as u32);
-        let task = Some(Task::of(self.blueprint.options.causal, mask, 0)?);
+        let mask = self.spec.options.vocab.checked_sub(2).map(|id| id as u32);
+        let task = Some(Task::of(self.spec.options.causal, mask, 0)?);
         Ok(Calibration { windows, task, batch_size, progress: &Silent })
     }
 }
@@ -99,8 +99,8 @@ pub(super) fn config_of(value: &Value) -> Result<Config> {
 }
 
 /// The description that one plugin gives of a config.
-pub(super) fn described(family: &dyn Architecture, config: &Config) -> Result<Blueprint> {
-    family.blueprint(&Evidence::config_alone(config))
+pub(super) fn described(family: &dyn Architecture, config: &Config) -> Result<ModelSpec> {
+    family.spec(&Evidence::config_alone(config))
 }
 
 /// Weights that show in the output one and all: no zero biases, no unit gains. From our own generator, since libtorch's is
@@ -108,18 +108,18 @@ pub(super) fn described(family: &dyn Architecture, config: &Config) -> Result<Bl
 ///
 /// # Errors
 /// `Torch` for sides that no tensor has.
-pub fn random_weights(blueprint: &Blueprint, seed: u64) -> Result<MemorySource> {
+pub fn random_weights(spec: &ModelSpec, seed: u64) -> Result<MemorySource> {
     let mut random = SplitMix::new(seed);
     let mut source = MemorySource::default();
-    for spec in &blueprint.tensors {
-        let len = |dim: &str| blueprint.dims.get(dim).map(|dim| dim.size);
-        let shape: Vec<i64> = spec.sides.iter().map(|side| side.len(len) as i64).collect();
-        let is_gain = spec.sides.len() == 1 && spec.slot == Slot::Weight;
-        let spread = if spec.role == Role::TOKEN_EMBEDDING { 1.0 } else { 0.4 };
+    for param in &spec.params {
+        let len = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
+        let shape: Vec<i64> = param.sides.iter().map(|side| side.len(len) as i64).collect();
+        let is_gain = param.sides.len() == 1 && param.slot == Slot::Weight;
+        let spread = if param.role == Role::TOKEN_EMBEDDING { 1.0 } else { 0.4 };
         let centre = f64::from(u8::from(is_gain));
         let values: Vec<f32> =
             (0..shape.iter().product()).map(|_| (centre + spread * (2.0 * random.unit() - 1.0)) as f32).collect();
-        source.insert(spec.name(), &Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?)?;
+        source.insert(param.name(), &Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?)?;
     }
     Ok(source)
 }
@@ -175,12 +175,12 @@ pub(super) fn some_windows(n_windows: usize, width: usize, seed: u64) -> Result<
 }
 
 /// Logits, or the last hidden states of a model without a head, of two sequences.
-pub(super) fn outputs(source: &dyn TensorSource, blueprint: &Blueprint) -> Result<Tensor> {
-    let width = blueprint.options.max_positions.clamp(1, 12);
-    let vocab = blueprint.options.vocab.max(1);
+pub(super) fn outputs(source: &dyn TensorSource, spec: &ModelSpec) -> Result<Tensor> {
+    let width = spec.options.max_positions.clamp(1, 12);
+    let vocab = spec.options.vocab.max(1);
     let ids: Vec<i64> = (0..2 * width).map(|idx| ((7 * idx + 3) % vocab) as i64).collect();
     let ids_bt = Tensor::f_from_slice(&ids)?.f_view([2, -1])?;
-    let model = Transformer::load(source, blueprint, LoadOptions::default())?;
+    let model = Transformer::load(source, spec, LoadOptions::default())?;
     let _no_grad = tch::no_grad_guard();
     let hidden = model.hidden(&ids_bt, &mut NoTap, None)?;
     if model.has_head() { model.logits(&hidden) } else { Ok(hidden) }

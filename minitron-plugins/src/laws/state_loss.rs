@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use minitron_core::blueprint::DEPTH;
 use minitron_core::contract::{StateLoss, States};
 use minitron_core::error::Result;
 use minitron_core::model::{Site, Tap};
+use minitron_core::spec::DEPTH;
 use tch::{Kind, Tensor};
 
 use super::numbers::{gradient_error, is_finite, leaf, uniform};
@@ -39,8 +39,8 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
 
 /// The same model with two more layers.
 fn deeper(trial: &Trial, sample: &Sample) -> Result<Sample> {
-    let depth = sample.blueprint.dim(DEPTH)?;
-    let mut config = sample.blueprint.config.to_value();
+    let depth = sample.spec.dim(DEPTH)?;
+    let mut config = sample.spec.config.to_value();
     for key in &depth.config_keys {
         config[key] = (depth.size + 2).into();
     }
@@ -48,7 +48,7 @@ fn deeper(trial: &Trial, sample: &Sample) -> Result<Sample> {
 }
 
 fn sites(trial: &Trial, loss: &dyn StateLoss, student: &Sample, teacher: &Sample) -> Result<()> {
-    let pairs = loss.pairs(&student.blueprint, &teacher.blueprint)?;
+    let pairs = loss.pairs(&student.spec, &teacher.spec)?;
     trial.ensure(!pairs.is_empty(), "it compares nothing")?;
     shown(trial, student, pairs.iter().map(|pair| pair.student).collect())?;
     shown(trial, teacher, pairs.iter().map(|pair| pair.teacher).collect())
@@ -58,7 +58,7 @@ fn shown(trial: &Trial, sample: &Sample, wanted: HashSet<Site>) -> Result<()> {
     let mut seen = Seen { wanted, found: HashSet::new() };
     let ids_bt = Tensor::f_from_slice(&[3i64, 5, 7])?.f_view([1, 3])?;
     let _ = sample.load()?.hidden(&ids_bt, &mut seen, None)?;
-    let (family, n_layers) = (&sample.blueprint.architecture, sample.blueprint.n_layers());
+    let (family, n_layers) = (&sample.spec.architecture, sample.spec.n_layers());
     match seen.wanted.iter().find(|site| !seen.found.contains(site)) {
         None => Ok(()),
         Some(site) => {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use minitron_core::blueprint::{Blueprint, Dim, HEADS, KV_HEADS, Side, dim_of_layer, split_dim};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::error::{Error, Result};
 use minitron_core::random::SplitMix;
+use minitron_core::spec::{Dim, HEADS, KV_HEADS, ModelSpec, Side, dim_of_layer, split_dim};
 use tch::Tensor;
 
 /// The units of each dim in a new order: position → unit.
@@ -13,10 +13,10 @@ pub(super) type Order = BTreeMap<String, Vec<usize>>;
 
 /// A new order of a dim's units. Query heads stay with their key/value head: they move inside its run, or the whole run
 /// moves.
-pub(super) fn reorder(blueprint: &Blueprint, dim: &Dim, random: &mut SplitMix) -> Result<Order> {
+pub(super) fn reorder(spec: &ModelSpec, dim: &Dim, random: &mut SplitMix) -> Result<Order> {
     let runs = |order: &[usize], per: usize| order.iter().flat_map(|&run| run * per..(run + 1) * per).collect();
     if let Some(by) = &dim.partition {
-        let n_runs = blueprint.dim(by)?.size.max(1);
+        let n_runs = spec.dim(by)?.size.max(1);
         let inside = shuffled(dim.size / n_runs, random);
         let order = (0..n_runs).flat_map(|run| inside.iter().map(move |unit| (run, *unit)));
         let order = order.map(|(run, unit)| run * inside.len() + unit).collect();
@@ -25,7 +25,7 @@ pub(super) fn reorder(blueprint: &Blueprint, dim: &Dim, random: &mut SplitMix) -
     let order = shuffled(dim.size, random);
     let mut orders = Order::new();
     if let (KV_HEADS, Some(layer)) = split_dim(&dim.name) {
-        let heads = blueprint.dim(&dim_of_layer(HEADS, layer))?;
+        let heads = spec.dim(&dim_of_layer(HEADS, layer))?;
         orders.insert(heads.name.clone(), runs(&order, heads.size / dim.size.max(1)));
     }
     orders.insert(dim.name.clone(), order);
@@ -41,23 +41,23 @@ fn shuffled(n: usize, random: &mut SplitMix) -> Vec<usize> {
     if order.is_sorted() { order.into_iter().rev().collect() } else { order }
 }
 
-/// The same model with units in another order, everywhere that the blueprint says they are.
-pub(super) fn reordered(source: &dyn TensorSource, blueprint: &Blueprint, order: &Order) -> Result<MemorySource> {
+/// The same model with units in another order, everywhere that the spec says they are.
+pub(super) fn reordered(source: &dyn TensorSource, spec: &ModelSpec, order: &Order) -> Result<MemorySource> {
     let mut moved = MemorySource::default();
-    for spec in &blueprint.tensors {
-        let mut tensor = source.read(&spec.name())?;
-        for (side, of) in spec.sides.iter().enumerate() {
-            tensor = tensor.f_index_select(side as i64, &Tensor::f_from_slice(&positions(of, blueprint, order)?)?)?;
+    for param in &spec.params {
+        let mut tensor = source.read(&param.name())?;
+        for (side, of) in param.sides.iter().enumerate() {
+            tensor = tensor.f_index_select(side as i64, &Tensor::f_from_slice(&positions(of, spec, order)?)?)?;
         }
-        moved.insert(spec.name(), &tensor)?;
+        moved.insert(param.name(), &tensor)?;
     }
     Ok(moved)
 }
 
-fn positions(side: &Side, blueprint: &Blueprint, order: &Order) -> Result<Vec<i64>> {
-    let size_of = |dim: &str| blueprint.dims.get(dim).map(|dim| dim.size);
+fn positions(side: &Side, spec: &ModelSpec, order: &Order) -> Result<Vec<i64>> {
+    let size_of = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
     for dim in side.dims() {
-        let (size, len) = (blueprint.dim(dim)?.size, order.get(dim).map(Vec::len));
+        let (size, len) = (spec.dim(dim)?.size, order.get(dim).map(Vec::len));
         if len.is_some_and(|len| len != size) {
             return Err(Error::Internal(format!("`{dim}`: {size} units in an order of {len:?}")));
         }

@@ -1,6 +1,6 @@
-use minitron_core::blueprint::{Blueprint, HEADS, KV_HEADS};
 use minitron_core::contract::{SitePair, StateLoss, States};
 use minitron_core::error::{Error, Result};
+use minitron_core::spec::{HEADS, KV_HEADS, ModelSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -58,11 +58,11 @@ impl Width {
         Ok(Width { width: states.x_btc.size3()?.2, head_dim: states.head_dim as i64 })
     }
 
-    fn of_model(relation: Relation, blueprint: &Blueprint) -> Self {
-        let n_kv_heads = blueprint.size(KV_HEADS);
+    fn of_model(relation: Relation, spec: &ModelSpec) -> Self {
+        let n_kv_heads = spec.size(KV_HEADS);
         let is_grouped = relation != Relation::Query && n_kv_heads > 0;
-        let n_heads = if is_grouped { n_kv_heads } else { blueprint.size(HEADS) };
-        let head_dim = blueprint.head_dim() as i64;
+        let n_heads = if is_grouped { n_kv_heads } else { spec.size(HEADS) };
+        let head_dim = spec.head_dim() as i64;
         Width { width: n_heads as i64 * head_dim, head_dim }
     }
 }
@@ -97,7 +97,7 @@ fn greatest_common_divisor(a: i64, b: i64) -> i64 {
 
 #[typetag::serde(name = "attention_relation")]
 impl StateLoss for AttentionRelation {
-    fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>> {
+    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         let mut pairs = Vec::new();
         for &relation in &self.relations.0 {
             self.n_relation_heads(Width::of_model(relation, student), Width::of_model(relation, teacher))?;

@@ -1,6 +1,6 @@
-use minitron_core::blueprint::Blueprint;
 use minitron_core::contract::{SitePair, StateLoss, States};
 use minitron_core::error::Result;
+use minitron_core::spec::ModelSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -28,7 +28,7 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "embedding")]
 impl StateLoss for Embedding {
-    fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>> {
+    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         Ok(vec![SitePair { student: student.first_input(), teacher: teacher.first_input() }])
     }
 

@@ -1,6 +1,6 @@
-use minitron_core::blueprint::Blueprint;
 use minitron_core::contract::{SitePair, StateLoss, States};
 use minitron_core::error::Result;
+use minitron_core::spec::ModelSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -32,7 +32,7 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "hidden_state")]
 impl StateLoss for HiddenState {
-    fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>> {
+    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         self.layers.pairs("hidden_state", student, teacher, |model, layer| Ok(model.normed_output(layer)))
     }
 

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use minitron_core::blueprint::Blueprint;
 use minitron_core::contract::SitePair;
 use minitron_core::error::{Error, Result};
 use minitron_core::model::Site;
+use minitron_core::spec::ModelSpec;
 use serde::{Deserialize, Serialize};
 
 /// Pairs of layers, written `last_but_two`, `last`, `uniform` or `29:13 31:15` (teacher:student, counted from 0).
@@ -152,9 +152,9 @@ impl Layers {
     pub(super) fn pairs(
         &self,
         tag: &str,
-        student: &Blueprint,
-        teacher: &Blueprint,
-        site: impl Fn(&Blueprint, usize) -> Result<Site>,
+        student: &ModelSpec,
+        teacher: &ModelSpec,
+        site: impl Fn(&ModelSpec, usize) -> Result<Site>,
     ) -> Result<Vec<SitePair>> {
         let (n_student, n_teacher) = (student.n_layers(), teacher.n_layers());
         let pairs = self.of(tag, n_student, n_teacher)?.into_iter();

@@ -1,7 +1,7 @@
-use minitron_core::blueprint::Blueprint;
 use minitron_core::contract::{SitePair, StateLoss, States};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{Port, Site};
+use minitron_core::spec::ModelSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -33,7 +33,7 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "mlp_input")]
 impl StateLoss for MlpInput {
-    fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>> {
+    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         self.layers.pairs("mlp_input", student, teacher, |model, layer| {
             let part = model.part_showing(layer, Port::NEURONS);
             let site = part.map(|at| Site::Inside { at, port: Port::INPUT });

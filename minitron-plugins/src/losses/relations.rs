@@ -1,8 +1,8 @@
 //! Queries, keys and values, by choice.
 
-use minitron_core::blueprint::Blueprint;
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{Port, Site};
+use minitron_core::spec::ModelSpec;
 use serde::{Deserialize, Serialize};
 
 use super::layer_map::Written;
@@ -33,7 +33,7 @@ impl Relation {
     ///
     /// # Errors
     /// `Recipe` for a layer without attention.
-    pub(super) fn site(self, model: &Blueprint, layer: usize) -> Result<Site> {
+    pub(super) fn site(self, model: &ModelSpec, layer: usize) -> Result<Site> {
         let port = match self {
             Relation::Query => Port::QUERY,
             Relation::Key => Port::KEY,

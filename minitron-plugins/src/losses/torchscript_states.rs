@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 
-use minitron_core::blueprint::Blueprint;
 use minitron_core::contract::{SitePair, StateLoss, States};
 use minitron_core::error::Result;
+use minitron_core::spec::ModelSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{IValue, Tensor};
@@ -34,7 +34,7 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "torchscript_states")]
 impl StateLoss for TorchscriptStates {
-    fn pairs(&self, student: &Blueprint, teacher: &Blueprint) -> Result<Vec<SitePair>> {
+    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         self.layers.pairs("torchscript_states", student, teacher, |model, layer| Ok(model.normed_output(layer)))
     }
 

@@ -22,7 +22,6 @@ use super::options::{Found, SearchOptions};
 use super::prepare::{eval_windows, losses, refuse, treatment};
 use super::record::{Entry, Place, Record, ZeroShot};
 use super::{by_label, entries, start};
-use crate::blueprint::{Blueprint, HIDDEN, PruneGroup};
 use crate::checkpoint::{Identity, OutputDir};
 use crate::data::{BLOCK_TOKENS, Feed, FeedOptions, Task, Tokenizer, Windows};
 use crate::digest;
@@ -33,6 +32,7 @@ use crate::model::Transformer;
 use crate::plan::{Plan, Rankings};
 use crate::registry::PluginSpec;
 use crate::search::Halving;
+use crate::spec::{HIDDEN, ModelSpec, PruneGroup};
 use crate::train::{HeldOut, Learner, Objective, Teacher, Trainer, clear_state, evaluate_all, saved_cursor};
 
 /// Bytes of a candidate that learns, for each of its parameters: weight, gradient, two moments, and what allocators keep back
@@ -105,7 +105,7 @@ impl<'a> Field<'a> {
         let folder = context.open_to_run(&options.model)?;
         refuse_places(context, &options.setup, options.asked.teacher_cache.as_deref(), out)?;
         OutputDir::refuse_inputs(out, [folder.checkpoint.dir.as_path()])?;
-        let groups: Vec<PruneGroup> = context.groups(&context.axes(&options.axes)?, &folder.blueprint)?;
+        let groups: Vec<PruneGroup> = context.groups(&context.axes(&options.axes)?, &folder.spec)?;
         let path = scores_path(&options.scores)?;
         OutputDir::refuse_inputs(out, [path.as_path()])?;
         let source = identity_of(&folder)?;
@@ -144,7 +144,7 @@ impl<'a> Field<'a> {
         let halving = Halving { n_rungs: options.rungs, keep: options.keep_share };
         halving.rungs(n_screened, field.n_steps, field.every)?;
         // Losses that do not exist, or that the teacher's cache cannot serve.
-        let of_source = field.objective(&field.teaching.folder.blueprint, &Plan::default(), true)?;
+        let of_source = field.objective(&field.teaching.folder.spec, &Plan::default(), true)?;
         field.teaching.corrected(context, &of_source)?;
         let fresh = field.record(&found, &feed, &digest::of_file(&path)?)?;
         let record = start(context, out, resume, fresh)?;
@@ -153,11 +153,11 @@ impl<'a> Field<'a> {
 
     fn record(&self, found: &Found, feed: &Feed, scores: &str) -> Result<Record> {
         let folder = &self.teaching.folder;
-        let bytes_per_param = folder.n_bytes() as f64 / folder.blueprint.n_params().max(1) as f64;
+        let bytes_per_param = folder.n_bytes() as f64 / folder.spec.n_params().max(1) as f64;
         let bytes = |found: &Found, idx: usize| {
             let candidate = &found.candidates[idx];
             let sizes = || candidate.sizes.clone();
-            self.options.bytes_of(&found.blueprint, candidate.n_params, bytes_per_param, sizes)
+            self.options.bytes_of(&found.spec, candidate.n_params, bytes_per_param, sizes)
         };
         let how = serde_json::to_value(self.options).unwrap_or_default();
         let mut deciding = how.clone();
@@ -180,7 +180,7 @@ impl<'a> Field<'a> {
             model: self.options.model.clone(),
             weights: self.source.weights.clone(),
             options: how,
-            n_params_source: found.blueprint.n_params(),
+            n_params_source: found.spec.n_params(),
             target: found.target.clone(),
             seed: self.context.seed,
             grid: Some(found.survey.clone()),
@@ -220,7 +220,7 @@ impl<'a> Field<'a> {
     }
 
     fn plan(&self, entry: &Entry) -> Result<Plan> {
-        self.space.plan(&entry.sizes, &self.rankings, &self.teaching.folder.blueprint)
+        self.space.plan(&entry.sizes, &self.rankings, &self.teaching.folder.spec)
     }
 
     /// A candidate as a view, healed.
@@ -229,10 +229,10 @@ impl<'a> Field<'a> {
         self.treatment.patient(self.context, &self.teaching.folder, ranked, self.heal_windows.as_ref())
     }
 
-    fn objective(&self, student: &Blueprint, plan: &Plan, is_turned: bool) -> Result<Objective> {
+    fn objective(&self, student: &ModelSpec, plan: &Plan, is_turned: bool) -> Result<Objective> {
         // Components of a turned stream are no channels of the teacher.
         let kept = plan.kept.get(HIDDEN).filter(|_| !is_turned).map(Vec::as_slice);
-        let teacher = Some(&self.teaching.folder.blueprint);
+        let teacher = Some(&self.teaching.folder.spec);
         let objective = objective(self.context, &self.losses, student, teacher, kept)?;
         Ok(Objective { recompute: self.options.setup.recompute, ..objective })
     }
@@ -246,8 +246,8 @@ impl<'a> Field<'a> {
     ) -> Result<Vec<(Transformer, Objective)>> {
         let load = |&idx: &usize| {
             let patient = self.patient(&record.candidates[idx])?;
-            let model = self.context.load(&patient.student()?, patient.blueprint(), trainable)?;
-            let objective = self.objective(patient.blueprint(), patient.plan(), patient.hidden_basis().is_some())?;
+            let model = self.context.load(&patient.student()?, patient.spec(), trainable)?;
+            let objective = self.objective(patient.spec(), patient.plan(), patient.hidden_basis().is_some())?;
             Ok((model, objective))
         };
         group.iter().map(load).collect()
@@ -259,7 +259,7 @@ impl<'a> Field<'a> {
     }
 
     fn task(&self) -> Result<Task> {
-        Task::of_model(&self.teaching.folder.blueprint.options, self.tokenizer.mask, self.context.seed)
+        Task::of_model(&self.teaching.folder.spec.options, self.tokenizer.mask, self.context.seed)
     }
 
     fn held_out(&self) -> HeldOut<'_> {
@@ -326,8 +326,8 @@ impl<'a> Field<'a> {
 
     /// The training text, at the place of candidates that all have one.
     fn feed(&self, dirs: &[PathBuf]) -> Result<Feed> {
-        let (setup, blueprint) = (&self.options.setup, &self.teaching.folder.blueprint);
-        let seq_len = seq_len_or_default(setup.seq_len, blueprint, &self.tokenizer);
+        let (setup, spec) = (&self.options.setup, &self.teaching.folder.spec);
+        let seq_len = seq_len_or_default(setup.seq_len, spec, &self.tokenizer);
         let reading = setup.reading(seq_len, self.context.seed);
         let (specs, registry) = (setup.data.as_slice(), self.context.registry);
         let options =

@@ -176,7 +176,7 @@ fn listing(found: &Found) -> Value {
         .iter()
         .map(|candidate| json!({ "sizes": candidate.sizes, "n_params": candidate.n_params, "imbalance": candidate.imbalance }))
         .collect();
-    json!({ "grid": found.survey, "n_params_source": found.blueprint.n_params(), "candidates": rows })
+    json!({ "grid": found.survey, "n_params_source": found.spec.n_params(), "candidates": rows })
 }
 
 fn report(record: &Record, out: &Path, is_interrupted: bool) -> Value {

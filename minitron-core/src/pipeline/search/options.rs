@@ -12,12 +12,12 @@ use super::super::inspect::open;
 use super::super::prune::kind_of;
 use super::super::teaching::TeacherOptions;
 use super::super::train::Setup;
-use crate::blueprint::{Blueprint, DEPTH, KV_HEADS, MLP, ROPE_PAIRS, Sizes};
 use crate::contract::Axis;
 use crate::error::{Error, Result};
 use crate::plan::{Bytes, Space, Target, parse_budget, parse_bytes};
 use crate::registry::PluginSpec;
 use crate::search::{Candidate, Grid, GridAxis, Predicate, Survey, Within};
+use crate::spec::{DEPTH, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes};
 
 /// Options of `search`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -150,7 +150,7 @@ impl FromStr for SizeList {
 
 /// What sizes alone say.
 pub(super) struct Found {
-    pub blueprint: Blueprint,
+    pub spec: ModelSpec,
     pub space: Space,
     pub candidates: Vec<Candidate>,
     pub survey: Survey,
@@ -168,18 +168,18 @@ impl SearchOptions {
     /// # Errors
     /// `Recipe` for what cannot be meant, `Plan` where nothing on the grid is legal and within the budget.
     pub(super) fn survey(&self, context: &Context) -> Result<Found> {
-        let (blueprint, weights) = open(context, &self.model)?;
+        let (spec, weights) = open(context, &self.model)?;
         let axes: Vec<Box<dyn Axis>> = context.axes(&self.axes)?;
-        let space = Space::new(&blueprint, &axes)?;
-        let space = if self.square { space.squared(&blueprint) } else { space };
-        let bytes_per_param = weights.n_bytes as f64 / blueprint.n_params().max(1) as f64;
+        let space = Space::new(&spec, &axes)?;
+        let space = if self.square { space.squared(&spec) } else { space };
+        let bytes_per_param = weights.n_bytes as f64 / spec.n_params().max(1) as f64;
         let (within, target) = self.budget()?;
         let is_memory = target.memory_bytes.is_some();
         let cost = |n_params: u64, sizes: &[usize]| {
             if !is_memory {
                 return n_params;
             }
-            self.bytes_of(&blueprint, n_params, bytes_per_param, || {
+            self.bytes_of(&spec, n_params, bytes_per_param, || {
                 space.axes.iter().map(|axis| axis.kind.clone()).zip(sizes.iter().copied()).collect()
             })
         };
@@ -188,7 +188,7 @@ impl SearchOptions {
             Some(filter) => ask(filter, sizes, n_params),
             None => Ok(true),
         };
-        let (mut candidates, survey) = self.grid(&space)?.survey(&blueprint, &space, &cost, (within, &keep))?;
+        let (mut candidates, survey) = self.grid(&space)?.survey(&spec, &space, &cost, (within, &keep))?;
         if candidates.is_empty() {
             return Err(Error::Plan(format!(
                 "search: none of {} points is legal and within the budget ({} are within); widen the tolerance, the grid or \
@@ -202,21 +202,21 @@ impl SearchOptions {
             context.progress.note(&message);
             candidates.truncate(self.candidates.max(1));
         }
-        warn_of_many(context, &blueprint, candidates.iter().map(|candidate| &candidate.sizes))?;
-        Ok(Found { blueprint, space, candidates, survey, target })
+        warn_of_many(context, &spec, candidates.iter().map(|candidate| &candidate.sizes))?;
+        Ok(Found { spec, space, candidates, survey, target })
     }
 
     /// Of weights as stored, and a sequence's key/value cache.
     pub(super) fn bytes_of(
         &self,
-        blueprint: &Blueprint,
+        spec: &ModelSpec,
         n_params: u64,
         bytes_per_param: f64,
         sizes: impl FnOnce() -> Sizes,
     ) -> u64 {
-        let seq_len = self.kv_seq_len.unwrap_or(blueprint.options.max_positions);
+        let seq_len = self.kv_seq_len.unwrap_or(spec.options.max_positions);
         let weights = (n_params as f64 * bytes_per_param).ceil() as u64;
-        weights.saturating_add(blueprint.kv_cache_bytes_at(&sizes(), seq_len, 1))
+        weights.saturating_add(spec.kv_cache_bytes_at(&sizes(), seq_len, 1))
     }
 
     fn budget(&self) -> Result<(Within, super::record::Target)> {

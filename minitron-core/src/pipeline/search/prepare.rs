@@ -6,10 +6,10 @@ use super::super::context::Context;
 use super::super::train::Setup;
 use super::super::treatment::Treatment;
 use super::options::SearchOptions;
-use crate::blueprint::ModelFolder;
 use crate::data::{DataSpec, Tokenizer, Windows};
 use crate::error::{Error, Result};
 use crate::registry::PluginSpec;
+use crate::spec::ModelFolder;
 
 /// What can be refused by looking at the options alone.
 pub(super) fn refuse(context: &Context, options: &SearchOptions) -> Result<()> {
@@ -60,7 +60,7 @@ pub(super) fn eval_windows(
     tokenizer: &Tokenizer,
 ) -> Result<Windows> {
     let setup = &options.setup;
-    if let Some(windows) = setup.eval_windows(context, &folder.blueprint, tokenizer)? {
+    if let Some(windows) = setup.eval_windows(context, &folder.spec, tokenizer)? {
         context.warn_of_date(tokenizer);
         return Ok(windows);
     }
@@ -68,6 +68,6 @@ pub(super) fn eval_windows(
     context.progress.warn(message);
     let eval_data = setup.data.iter().map(|data| DataSpec { weight: None, ..data.clone() }).collect();
     let own = Setup { eval_data, ..setup.clone() };
-    let windows = own.eval_windows(context, &folder.blueprint, tokenizer)?;
+    let windows = own.eval_windows(context, &folder.spec, tokenizer)?;
     windows.ok_or_else(|| Error::Recipe("data: no text to learn from".into()))
 }

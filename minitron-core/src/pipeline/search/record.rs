@@ -5,12 +5,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::blueprint::Sizes;
 use crate::checkpoint::write_whole;
 use crate::error::{Error, IoContext, Result};
 use crate::files::read_text;
 use crate::progress::Progress;
 use crate::search::{Survey, kendall, ranks, settled, spearman};
+use crate::spec::Sizes;
 
 const FILE: &str = "search.json";
 

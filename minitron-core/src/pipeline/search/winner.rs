@@ -25,24 +25,24 @@ impl Field<'_> {
         }
         let patient = self.patient(&record.candidates[idx])?;
         let folder = &self.teaching.folder;
-        let report = report_of(self.context, &folder.blueprint, &patient)?;
+        let report = report_of(self.context, &folder.spec, &patient)?;
         let output = OutputDir::create(target, true)?;
         let Trained { student, .. } = trained;
         let (model, _) = models.first().ok_or_else(|| Error::Internal("a winner without a model".into()))?;
         let dir = &folder.checkpoint.dir;
         let written = Written {
             config: patient.config(),
-            blueprint: patient.blueprint(),
+            spec: patient.spec(),
             tensors: &model.to_source(&student)?,
             from: dir,
-            modules: &ModuleChanges::new(dir, &folder.blueprint, patient.plan(), patient.hidden_basis())?,
-            card: &Card::new("search", Some(&self.teaching.name), dir, &folder.blueprint, self.facts())?,
-            before: Some(&Before::of(&folder.blueprint)),
+            modules: &ModuleChanges::new(dir, &folder.spec, patient.plan(), patient.hidden_basis())?,
+            card: &Card::new("search", Some(&self.teaching.name), dir, &folder.spec, self.facts())?,
+            before: Some(&Before::of(&folder.spec)),
             measured: &measured(&record.candidates[idx]),
             options: WriteOptions::default(),
         };
         written.write(output.path())?;
-        let explained = patient.plan().explain(&self.rankings, &folder.blueprint, None)?;
+        let explained = patient.plan().explain(&self.rankings, &folder.spec, None)?;
         write_plan(&output.path().join("plan.json"), (patient.plan(), &self.source), &explained, &report)?;
         output.commit()
     }

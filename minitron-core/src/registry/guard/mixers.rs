@@ -1,22 +1,22 @@
-//! The same for mixers that a plugin brings: they run long after the blueprint that holds them was written.
+//! The same for mixers that a plugin brings: they run long after the spec that holds them was written.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::Tensor;
 
 use super::{Held, Who};
-use crate::blueprint::{Blueprint, Cost, Norm, Role, dim_of_layer};
 use crate::contract::{Mixer, Observed, Rescale, RunMixer};
 use crate::error::{Error, Result};
 use crate::mixers::is_built_in;
 use crate::model::{Context, MixerState, PartWeights, Port, PortTap, Ports};
+use crate::spec::{Cost, ModelSpec, Norm, Role, dim_of_layer};
 
 /// Puts a guard before every mixer of the plugin's own.
 ///
 /// # Errors
 /// `Plugin` for a mixer that panics where it is asked what it is.
-pub(super) fn guard(who: Who, blueprint: &mut Blueprint) -> Result<()> {
-    let Blueprint { layers, dims, .. } = blueprint;
+pub(super) fn guard(who: Who, spec: &mut ModelSpec) -> Result<()> {
+    let ModelSpec { layers, dims, .. } = spec;
     for (idx, layer) in layers.iter_mut().enumerate() {
         let size = |kind: &str| {
             let of_layer = dims.get(&dim_of_layer(kind, idx));

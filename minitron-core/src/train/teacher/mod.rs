@@ -18,15 +18,15 @@ use std::time::{Duration, Instant};
 
 use tch::Tensor;
 
-use crate::blueprint::Blueprint;
 use crate::data::Targets;
 use crate::error::{Error, Result};
 use crate::model::{Frame, Site, Tap, Transformer};
+use crate::spec::ModelSpec;
 
 /// A source of lessons. Nothing it gives out carries gradient.
 pub trait Teacher: Debug {
     /// The teacher's shapes.
-    fn blueprint(&self) -> &Blueprint;
+    fn spec(&self) -> &ModelSpec;
 
     /// What it says to a batch: logits row by row where `with_logits`, and its states at `sites`.
     fn lesson<'a>(
@@ -97,8 +97,8 @@ impl<M: Borrow<Transformer> + Debug> Teacher for Loaded<M> {
         self.0.borrow().parameters().iter().map(|parameter| bytes(&parameter.tensor)).sum()
     }
 
-    fn blueprint(&self) -> &Blueprint {
-        &self.0.borrow().blueprint
+    fn spec(&self) -> &ModelSpec {
+        &self.0.borrow().spec
     }
 
     fn lesson<'a>(

@@ -8,11 +8,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::cache::{Key, TeacherCache, TopRows};
 use super::{Lesson, Teacher};
-use crate::blueprint::Blueprint;
 use crate::data::Targets;
 use crate::error::{Error, Present, Result};
 use crate::model::Site;
 use crate::progress::Progress;
+use crate::spec::ModelSpec;
 
 /// Loads the teacher at the first window that the cache lacks.
 pub type Loader<'a> = Box<dyn FnOnce() -> Result<Box<dyn Teacher + 'a>> + 'a>;
@@ -20,7 +20,7 @@ pub type Loader<'a> = Box<dyn FnOnce() -> Result<Box<dyn Teacher + 'a>> + 'a>;
 /// A cache in front of a teacher. A batch that lacks a window runs whole, so that what is stored does not depend on what was
 /// there before; lessons are read from what is stored in either case.
 pub struct Remembered<'a> {
-    blueprint: &'a Blueprint,
+    spec: &'a ModelSpec,
     kind: Kind,
     cache: TeacherCache,
     loader: Option<Loader<'a>>,
@@ -30,15 +30,15 @@ pub struct Remembered<'a> {
 }
 
 impl<'a> Remembered<'a> {
-    /// A cache in front of the teacher of this blueprint, which computes in `kind`.
+    /// A cache in front of the teacher of this spec, which computes in `kind`.
     pub fn new(
-        blueprint: &'a Blueprint,
+        spec: &'a ModelSpec,
         kind: Kind,
         cache: TeacherCache,
         loader: Loader<'a>,
         progress: &'a dyn Progress,
     ) -> Self {
-        Remembered { blueprint, kind, cache, loader: Some(loader), teacher: None, progress, has_warned: false }
+        Remembered { spec, kind, cache, loader: Some(loader), teacher: None, progress, has_warned: false }
     }
 
     fn teacher(&mut self) -> Result<&mut (dyn Teacher + 'a)> {
@@ -50,7 +50,7 @@ impl<'a> Remembered<'a> {
 
     /// Runs the teacher on a batch and stores the windows that are not there yet; returns those that cannot be.
     fn listen(&mut self, targets: &Targets, windows: &[Window]) -> Result<HashMap<Key, TopRows>> {
-        let (k, vocab) = (self.cache.header().top_k, self.blueprint.options.vocab);
+        let (k, vocab) = (self.cache.header().top_k, self.spec.options.vocab);
         let n_shared = self.cache.header().vocab as i64;
         let mut all = TopRows::default();
         {
@@ -90,13 +90,13 @@ impl Teacher for Remembered<'_> {
     fn kept_bytes(&self) -> u64 {
         match &self.teacher {
             Some(teacher) => teacher.kept_bytes(),
-            None if self.cache.is_empty() => self.blueprint.n_params() * self.kind.elt_size_in_bytes() as u64,
+            None if self.cache.is_empty() => self.spec.n_params() * self.kind.elt_size_in_bytes() as u64,
             None => 0,
         }
     }
 
-    fn blueprint(&self) -> &Blueprint {
-        self.blueprint
+    fn spec(&self) -> &ModelSpec {
+        self.spec
     }
 
     fn lesson<'l>(

@@ -6,52 +6,52 @@ use std::fmt;
 use tch::{Device, Tensor};
 
 use super::{Heard, Kept, Lesson, Teacher};
-use crate::blueprint::{Blueprint, Sizes};
 use crate::checkpoint::TensorSource;
 use crate::data::Targets;
 use crate::error::Result;
 use crate::model::{Frame, LayerStore, LoadOptions, Site, hidden_of};
+use crate::spec::{ModelSpec, Sizes};
 
 /// Holds the output head, of the token table the rows of the batch, and one layer at a time; says the same as the same
 /// teacher in memory. Reading costs as many bytes a batch as the layers have.
 pub struct Streamed<'s> {
     source: &'s dyn TensorSource,
-    blueprint: &'s Blueprint,
+    spec: &'s ModelSpec,
     options: LoadOptions,
     head: Option<Frame>,
 }
 
 impl<'s> Streamed<'s> {
-    /// A teacher behind a source that [`Blueprint::check`] has accepted.
-    pub fn new(source: &'s dyn TensorSource, blueprint: &'s Blueprint, options: LoadOptions) -> Self {
-        Streamed { source, blueprint, options: LoadOptions { trainable: false, ..options }, head: None }
+    /// A teacher behind a source that [`ModelSpec::check`] has accepted.
+    pub fn new(source: &'s dyn TensorSource, spec: &'s ModelSpec, options: LoadOptions) -> Self {
+        Streamed { source, spec, options: LoadOptions { trainable: false, ..options }, head: None }
     }
 
     fn frame(&self, tokens: &BTreeSet<u32>, with_head: bool) -> Result<Frame> {
-        Frame::open(self.source, self.blueprint, self.options, tokens, with_head)
+        Frame::open(self.source, self.spec, self.options, tokens, with_head)
     }
 }
 
 impl fmt::Debug for Streamed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Streamed").field("architecture", &self.blueprint.architecture).finish_non_exhaustive()
+        f.debug_struct("Streamed").field("architecture", &self.spec.architecture).finish_non_exhaustive()
     }
 }
 
 impl Teacher for Streamed<'_> {
     /// The head and the largest layer.
     fn kept_bytes(&self) -> u64 {
-        let blueprint = self.blueprint;
-        let whole = blueprint.n_params();
-        let layers = blueprint.n_non_embedding_at(&Sizes::new());
-        let tables = if blueprint.options.tied { 1 } else { 2 };
-        let widest = (0..blueprint.n_layers()).map(|layer| blueprint.n_layer_params(layer)).max().unwrap_or(0);
+        let spec = self.spec;
+        let whole = spec.n_params();
+        let layers = spec.n_non_embedding_at(&Sizes::new());
+        let tables = if spec.options.tied { 1 } else { 2 };
+        let widest = (0..spec.n_layers()).map(|layer| spec.n_layer_params(layer)).max().unwrap_or(0);
         let n = (whole - layers) / tables + widest;
         n * self.options.kind.elt_size_in_bytes() as u64
     }
 
-    fn blueprint(&self) -> &Blueprint {
-        self.blueprint
+    fn spec(&self) -> &ModelSpec {
+        self.spec
     }
 
     fn lesson<'a>(
@@ -67,7 +67,7 @@ impl Teacher for Streamed<'_> {
         }
         let frame = self.frame(&tokens, false)?;
         let mut kept = Kept::at(sites);
-        let store = LayerStore::Stored { source: self.source, blueprint: self.blueprint, options: self.options };
+        let store = LayerStore::Stored { source: self.source, spec: self.spec, options: self.options };
         let hidden_bte = hidden_of(&store, &frame, targets.input(), &mut kept, None)?;
         let hidden_ne = if with_logits { Some(targets.rows(&hidden_bte)?) } else { None };
         Ok(Box::new(Heard::new(self.head.as_ref(), hidden_ne, kept.states)))

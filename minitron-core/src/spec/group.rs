@@ -1,7 +1,7 @@
 //! What an axis gives: interchangeable units that can be removed one by one.
 
 use super::dim::split_dim;
-use super::{Blueprint, Site};
+use super::{ModelSpec, Site};
 
 /// The units of one dim, as metrics and plans see them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,20 +25,20 @@ pub struct PruneGroup {
 }
 
 impl PruneGroup {
-    /// The groups of every dim of a kind, as the blueprint states them.
-    pub fn of_kind(blueprint: &Blueprint, kind: &str) -> Vec<PruneGroup> {
-        let mut groups: Vec<PruneGroup> = blueprint
+    /// The groups of every dim of a kind, as the spec states them.
+    pub fn of_kind(spec: &ModelSpec, kind: &str) -> Vec<PruneGroup> {
+        let mut groups: Vec<PruneGroup> = spec
             .dims
             .values()
             .filter(|dim| split_dim(&dim.name).0 == kind)
             .map(|dim| PruneGroup {
                 dim: dim.name.clone(),
                 layer: split_dim(&dim.name).1,
-                n_layers: blueprint.n_layers(),
-                sites: blueprint.observed_at(&dim.name),
+                n_layers: spec.n_layers(),
+                sites: spec.observed_at(&dim.name),
                 n_units: dim.size,
-                block: block_of(blueprint, &dim.name),
-                n_parts: dim.partition.as_ref().and_then(|by| blueprint.dims.get(by)).map_or(1, |by| by.size),
+                block: block_of(spec, &dim.name),
+                n_parts: dim.partition.as_ref().and_then(|by| spec.dims.get(by)).map_or(1, |by| by.size),
                 contiguous: false,
             })
             .collect();
@@ -53,8 +53,8 @@ impl PruneGroup {
 }
 
 /// A unit that carries units of another dim, as a key/value head its queries, is seen through theirs.
-fn block_of(blueprint: &Blueprint, name: &str) -> usize {
-    let width = |name: &str| blueprint.unit_width(name).unwrap_or(1);
-    let n_units = blueprint.dims.get(name).map_or(1, |dim| dim.size.max(1));
-    blueprint.carried_by(name).map_or(width(name), |carried| width(&carried.name) * (carried.size / n_units))
+fn block_of(spec: &ModelSpec, name: &str) -> usize {
+    let width = |name: &str| spec.unit_width(name).unwrap_or(1);
+    let n_units = spec.dims.get(name).map_or(1, |dim| dim.size.max(1));
+    spec.carried_by(name).map_or(width(name), |carried| width(&carried.name) * (carried.size / n_units))
 }

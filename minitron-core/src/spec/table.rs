@@ -1,24 +1,24 @@
 //! The vocabulary in which an architecture writes its tensors down, one line each.
 
-use super::part::{At, Part, Role, Side, Slot, TensorSpec};
+use super::part::{At, Param, Part, Role, Side, Slot};
 
 /// A side that no axis prunes.
 pub fn fixed(n: usize) -> Side {
     Side(vec![Part::Fixed(n)])
 }
 
-/// Collects tensor specs; `prefix` goes before every name.
+/// Collects parameters; `prefix` goes before every name.
 #[derive(Debug)]
 pub struct Table {
     prefix: String,
     at: At,
-    tensors: Vec<TensorSpec>,
+    params: Vec<Param>,
 }
 
 impl Table {
     /// An empty table; `prefix` is for example `transformer.`.
     pub fn new(prefix: impl Into<String>) -> Self {
-        Table { prefix: prefix.into(), at: At::Model, tensors: Vec::new() }
+        Table { prefix: prefix.into(), at: At::Model, params: Vec::new() }
     }
 
     /// Rows from here on belong to this part of a layer.
@@ -36,8 +36,8 @@ impl Table {
     /// Any tensor, by its whole name without prefix.
     pub fn tensor(&mut self, name: &str, role: Role, slot: Slot, sides: Vec<Side>) -> &mut Self {
         let template = format!("{}{name}", self.prefix);
-        let spec = TensorSpec { template, at: self.at, role, slot, sides, transposed: false, aliases: Vec::new() };
-        self.tensors.push(spec);
+        let spec = Param { template, at: self.at, role, slot, sides, transposed: false, aliases: Vec::new() };
+        self.params.push(spec);
         self
     }
 
@@ -53,7 +53,7 @@ impl Table {
     /// `name.weight` [in | out] and `name.bias` \[out\]: GPT-2's Conv1D.
     pub fn conv1d(&mut self, name: &str, role: Role, out: Side, input: Side) -> &mut Self {
         self.tensor(&format!("{name}.weight"), role, Slot::Weight, vec![input, out.clone()]);
-        if let Some(last) = self.tensors.last_mut() {
+        if let Some(last) = self.params.last_mut() {
             last.transposed = true;
         }
         self.tensor(&format!("{name}.bias"), role, Slot::Bias, vec![out])
@@ -70,7 +70,7 @@ impl Table {
 
     /// Other whole names under which the last row may lie in the file.
     pub fn also_known_as(&mut self, names: &[&str]) -> &mut Self {
-        if let Some(last) = self.tensors.last_mut() {
+        if let Some(last) = self.params.last_mut() {
             last.aliases.extend(names.iter().map(|&name| name.to_owned()));
         }
         self
@@ -85,7 +85,7 @@ impl Table {
     }
 
     /// The rows.
-    pub fn finish(self) -> Vec<TensorSpec> {
-        self.tensors
+    pub fn finish(self) -> Vec<Param> {
+        self.params
     }
 }

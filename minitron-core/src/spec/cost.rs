@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{At, Blueprint, DEPTH, Role, Sizes, TensorSpec, split_dim};
+use super::{At, DEPTH, ModelSpec, Param, Role, Sizes, split_dim};
 
 /// Sizes of dims: uniform by kind, single dims apart where layers differ, and the layers that stay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,26 +45,26 @@ pub struct Cost {
 }
 
 /// Layers that are equal in all their tensors and mixers: each costs what the first of them does.
-pub(super) fn classes(blueprint: &Blueprint) -> Vec<(usize, usize)> {
+pub(super) fn classes(spec: &ModelSpec) -> Vec<(usize, usize)> {
     let mut classes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    let n_layers = blueprint.layers.len();
+    let n_layers = spec.layers.len();
     let mut described = vec![String::new(); n_layers];
-    for tensor in &blueprint.tensors {
-        if let At::Sublayer { layer, sublayer } = tensor.at
+    for param in &spec.params {
+        if let At::Sublayer { layer, sublayer } = param.at
             && let Some(text) = described.get_mut(layer)
         {
-            let sides: Vec<usize> = tensor.sides.iter().map(|side| blueprint.len(side)).collect();
-            text.push_str(&format!("{sublayer} {} {:?} {sides:?};", tensor.role, tensor.slot));
+            let sides: Vec<usize> = param.sides.iter().map(|side| spec.len(side)).collect();
+            text.push_str(&format!("{sublayer} {} {:?} {sides:?};", param.role, param.slot));
         }
     }
     for (layer, text) in described.into_iter().enumerate() {
-        let mixers: Vec<String> = blueprint.sublayers(layer).map(|(_, part)| format!("{:?}", part.mixer)).collect();
+        let mixers: Vec<String> = spec.sublayers(layer).map(|(_, part)| format!("{:?}", part.mixer)).collect();
         classes.entry(text + &mixers.join(";")).or_insert((layer, 0)).1 += 1;
     }
     classes.into_values().collect()
 }
 
-impl Blueprint {
+impl ModelSpec {
     /// Length of a side at full size.
     pub fn len(&self, side: &super::Side) -> usize {
         side.len(|dim| self.dims.get(dim).map(|dim| dim.size))
@@ -87,7 +87,7 @@ impl Blueprint {
 
     /// The same of sizes that may differ between layers.
     pub fn n_non_embedding_of(&self, sizes: &SizeMap) -> u64 {
-        self.total(sizes, |at| self.volume(at, sizes, |tensor| !tensor.role.is_vocabulary()))
+        self.total(sizes, |at| self.volume(at, sizes, |param| !param.role.is_vocabulary()))
     }
 
     /// Number of parameters of this very model.
@@ -157,25 +157,25 @@ impl Blueprint {
     }
 
     /// Elements of the tensors of a layer, or of those around the layers.
-    fn volume(&self, layer: Option<usize>, sizes: &SizeMap, counts: impl Fn(&TensorSpec) -> bool) -> u64 {
+    fn volume(&self, layer: Option<usize>, sizes: &SizeMap, counts: impl Fn(&Param) -> bool) -> u64 {
         let size_of = |dim: &str| self.dims.get(dim).map(|found| sizes.size(dim, found.size));
         let volume =
-            |tensor: &TensorSpec| tensor.sides.iter().fold(1u64, |n, side| n.saturating_mul(side.len(size_of) as u64));
-        let tensors = self.tensors_of(layer).filter(|tensor| counts(tensor));
-        tensors.map(volume).fold(0, u64::saturating_add)
+            |param: &Param| param.sides.iter().fold(1u64, |n, side| n.saturating_mul(side.len(size_of) as u64));
+        let params = self.params_in(layer).filter(|param| counts(param));
+        params.map(volume).fold(0, u64::saturating_add)
     }
 
     /// Tensors of a layer, or of those around the layers.
-    pub fn tensors_of(&self, layer: Option<usize>) -> impl Iterator<Item = &TensorSpec> {
+    pub fn params_in(&self, layer: Option<usize>) -> impl Iterator<Item = &Param> {
         let found = self.by_layer.get(layer.map_or(0, |layer| layer + 1));
-        found.into_iter().flatten().filter_map(|&idx| self.tensors.get(idx))
+        found.into_iter().flatten().filter_map(|&idx| self.params.get(idx))
     }
 
     /// Indices of the tensors around the layers, then of each layer.
-    pub(super) fn grouped(tensors: &[TensorSpec], n_layers: usize) -> Vec<Vec<usize>> {
+    pub(super) fn grouped(params: &[Param], n_layers: usize) -> Vec<Vec<usize>> {
         let mut groups = vec![Vec::new(); n_layers + 1];
-        for (idx, tensor) in tensors.iter().enumerate() {
-            if let Some(group) = groups.get_mut(tensor.layer().map_or(0, |layer| layer + 1)) {
+        for (idx, param) in params.iter().enumerate() {
+            if let Some(group) = groups.get_mut(param.layer().map_or(0, |layer| layer + 1)) {
                 group.push(idx);
             }
         }

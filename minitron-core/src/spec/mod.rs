@@ -5,7 +5,7 @@
 //! tensors   q_proj [ heads.3 x8 | hidden ]     k_proj [ kv_heads.3 x8 | hidden ]     o_proj [ hidden | heads.3 x8 ]
 //! ```
 //!
-//! An architecture plugin writes it, [`Blueprint::check`] compares it with the file, and everything further right
+//! An architecture plugin writes it, [`ModelSpec::check`] compares it with the file, and everything further right
 //! (model, groups, plans, views, parameter counts) follows from it without knowing a single tensor name.
 
 mod clients;
@@ -35,7 +35,7 @@ pub use group::PruneGroup;
 pub use layer::{Embedding, Head, Layer, Norm, Sublayer};
 pub use model_folder::{Evidence, ModelFolder};
 pub use options::{Activation, NormKind, Options, Rotary, RotaryScaling};
-pub use part::{At, Part, Role, Side, SizeOf, Slot, TensorSpec, UnitsOf, units};
+pub use part::{At, Param, Part, Role, Side, SizeOf, Slot, UnitsOf, units};
 pub use rotary::RotaryDefaults;
 pub use shape::{Shape, ShapeKeys};
 pub use site::{Port, Ports, Site};
@@ -52,7 +52,7 @@ pub type Sizes = BTreeMap<String, usize>;
 
 /// Everything that is known of a model besides its weights.
 #[derive(Debug, Clone)]
-pub struct Blueprint {
+pub struct ModelSpec {
     /// Tag of the architecture plugin that wrote it.
     pub architecture: String,
     /// The configuration it was written from.
@@ -60,7 +60,7 @@ pub struct Blueprint {
     /// Named sizes, by name.
     pub dims: BTreeMap<String, Dim>,
     /// Every tensor of the model, layer after layer.
-    pub tensors: Vec<TensorSpec>,
+    pub params: Vec<Param>,
     /// What stands around the layers, and what they share.
     pub options: Options,
     /// What each layer is made of.
@@ -95,7 +95,7 @@ pub struct LayerList {
     pub values: Vec<serde_json::Value>,
 }
 
-impl Blueprint {
+impl ModelSpec {
     /// Puts the parts together.
     ///
     /// # Errors
@@ -104,31 +104,31 @@ impl Blueprint {
         architecture: &str,
         config: &Config,
         dims: Vec<Dim>,
-        tensors: Vec<TensorSpec>,
+        params: Vec<Param>,
         layers: Vec<Layer>,
         options: Options,
     ) -> Result<Self> {
         let dims: BTreeMap<String, Dim> = dims.into_iter().map(|dim| (dim.name.clone(), dim)).collect();
         let mut index = HashMap::new();
-        for (idx, tensor) in tensors.iter().enumerate() {
-            if let Some(dim) = tensor.sides.iter().flat_map(Side::dims).find(|&dim| !dims.contains_key(dim)) {
-                return Err(Error::Internal(format!("`{}` names the unknown dim `{dim}`", tensor.name())));
+        for (idx, param) in params.iter().enumerate() {
+            if let Some(dim) = param.sides.iter().flat_map(Side::dims).find(|&dim| !dims.contains_key(dim)) {
+                return Err(Error::Internal(format!("`{}` names the unknown dim `{dim}`", param.name())));
             }
-            if tensor.role != Role::CARRIED && index.insert((tensor.at, tensor.role, tensor.slot), idx).is_some() {
-                return Err(Error::Internal(format!("`{}` has the role of another tensor", tensor.name())));
+            if param.role != Role::CARRIED && index.insert((param.at, param.role, param.slot), idx).is_some() {
+                return Err(Error::Internal(format!("`{}` has the role of another tensor", param.name())));
             }
-            if let At::Sublayer { layer, sublayer } = tensor.at
+            if let At::Sublayer { layer, sublayer } = param.at
                 && layers.get(layer).is_none_or(|layer: &Layer| layer.0.len() <= sublayer)
             {
-                return Err(Error::Internal(format!("`{}` belongs to a part that is not there", tensor.name())));
+                return Err(Error::Internal(format!("`{}` belongs to a part that is not there", param.name())));
             }
         }
-        let by_layer = Self::grouped(&tensors, layers.len());
-        let mut blueprint = Blueprint {
+        let by_layer = Self::grouped(&params, layers.len());
+        let mut spec = ModelSpec {
             architecture: architecture.to_owned(),
             config: config.clone(),
             dims,
-            tensors,
+            params,
             options,
             layers,
             layer_lists: Vec::new(),
@@ -142,13 +142,13 @@ impl Blueprint {
             by_layer,
             classes: Vec::new(),
         };
-        blueprint.classes = cost::classes(&blueprint);
-        Ok(blueprint)
+        spec.classes = cost::classes(&spec);
+        Ok(spec)
     }
 
     /// The tensor with a role in some part of the model, where it has one.
-    pub fn find(&self, at: At, role: Role, slot: Slot) -> Option<&TensorSpec> {
-        self.index.get(&(at, role, slot)).and_then(|&idx| self.tensors.get(idx))
+    pub fn find(&self, at: At, role: Role, slot: Slot) -> Option<&Param> {
+        self.index.get(&(at, role, slot)).and_then(|&idx| self.params.get(idx))
     }
 
     /// Every part of a layer, in order.
@@ -197,7 +197,7 @@ impl Blueprint {
     /// `Checkpoint` for the first tensor that is missing, of another shape, not of a floating-point type, or stored twice
     /// with different values although it is tied.
     pub fn check(&self, source: &dyn TensorSource) -> Result<Vec<String>> {
-        for tensor in &self.tensors {
+        for tensor in &self.params {
             let name = tensor.name();
             let Some(found) = source.info(&name) else {
                 let message = format!("tensor `{name}` is missing; `{}` of this config needs it", self.architecture);
@@ -206,14 +206,14 @@ impl Blueprint {
             self.check_tensor(tensor, &name, &found)?;
             self.check_ties(tensor, &name, source)?;
         }
-        let known: std::collections::HashSet<String> = self.tensors.iter().map(TensorSpec::name).collect();
-        let aliases: std::collections::HashSet<&String> = self.tensors.iter().flat_map(|t| &t.aliases).collect();
+        let known: std::collections::HashSet<String> = self.params.iter().map(Param::name).collect();
+        let aliases: std::collections::HashSet<&String> = self.params.iter().flat_map(|t| &t.aliases).collect();
         let is_buffer = |name: &String| self.buffers.iter().any(|ending| name.ends_with(ending));
         let unknown = |name: &String| !known.contains(name) && !aliases.contains(name) && !is_buffer(name);
         Ok(source.names().into_iter().filter(unknown).collect())
     }
 
-    fn check_tensor(&self, tensor: &TensorSpec, name: &str, found: &TensorInfo) -> Result<()> {
+    fn check_tensor(&self, tensor: &Param, name: &str, found: &TensorInfo) -> Result<()> {
         use safetensors::Dtype::{BF16, F16, F32, F64};
         let expected: Vec<usize> =
             tensor.sides.iter().map(|side| side.len(|dim| self.dims.get(dim).map(|d| d.size))).collect();
@@ -232,7 +232,7 @@ impl Blueprint {
     }
 
     /// A tied tensor that the file holds twice must hold the same both times: `transformers` would use both.
-    fn check_ties(&self, tensor: &TensorSpec, name: &str, source: &dyn TensorSource) -> Result<()> {
+    fn check_ties(&self, tensor: &Param, name: &str, source: &dyn TensorSource) -> Result<()> {
         for alias in tensor.aliases.iter().filter(|alias| source.info(alias).is_some()) {
             if !same_values(source, name, alias)? {
                 let message = format!(

@@ -249,7 +249,7 @@ pub enum Slot {
 
 /// One tensor of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorSpec {
+pub struct Param {
     /// Name in the file, `{l}` for the layer.
     pub template: String,
     /// Where it belongs.
@@ -266,7 +266,7 @@ pub struct TensorSpec {
     pub aliases: Vec<String>,
 }
 
-impl TensorSpec {
+impl Param {
     /// Name in the file.
     pub fn name(&self) -> String {
         self.name_at(self.layer())

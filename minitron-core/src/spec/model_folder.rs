@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::renaming::Renaming;
 use super::unread::unread;
-use super::{Activation, Blueprint, Role, Slot, TensorSpec};
+use super::{Activation, ModelSpec, Param, Role, Slot};
 use crate::checkpoint::{Checkpoint, Config, Remarks, TensorSource, as_codes, drop_stale};
 use crate::contract::Architecture;
 use crate::error::{Error, Result};
@@ -52,7 +52,7 @@ pub struct ModelFolder {
     /// Files.
     pub checkpoint: Checkpoint,
     /// Description.
-    pub blueprint: Blueprint,
+    pub spec: ModelSpec,
     /// Tensors that the family does not know and that are not carried over.
     pub unknown_tensors: Vec<String>,
 }
@@ -67,50 +67,50 @@ impl ModelFolder {
     pub fn open(dir: &Path, registry: &Registry) -> Result<Self> {
         let mut checkpoint = Checkpoint::open(dir)?;
         let architecture = registry.architecture_for(&checkpoint.config)?;
-        let blueprint = named(&mut checkpoint, architecture.as_ref())?;
-        if let Some(why) = as_codes_or_headless(&checkpoint, &blueprint) {
+        let spec = named(&mut checkpoint, architecture.as_ref())?;
+        if let Some(why) = as_codes_or_headless(&checkpoint, &spec) {
             return Err(Error::checkpoint(dir, why));
         }
-        let checked = blueprint.check(&checkpoint.tensors);
+        let checked = spec.check(&checkpoint.tensors);
         let unknown_tensors = checked.map_err(|error| with_hint(error, &checkpoint.remarks))?;
-        let weights = blueprint.tensors.iter().filter(|tensor| !tensor.is_passed_through());
-        checkpoint.tensors.expect_weights(weights.map(TensorSpec::name));
+        let weights = spec.params.iter().filter(|tensor| !tensor.is_passed_through());
+        checkpoint.tensors.expect_weights(weights.map(Param::name));
         let Checkpoint { config, remarks, .. } = &mut checkpoint;
-        let blueprint = blueprint.into_written(config, remarks);
-        Ok(ModelFolder { checkpoint, blueprint, unknown_tensors })
+        let spec = spec.into_written(config, remarks);
+        Ok(ModelFolder { checkpoint, spec, unknown_tensors })
     }
 
     /// Stored bytes of the weights that the family knows.
     pub fn n_bytes(&self) -> u64 {
         let n_bytes = |name: String| self.checkpoint.tensors.info(&name)?.n_bytes();
-        self.blueprint.tensors.iter().filter_map(|tensor| n_bytes(tensor.name())).sum()
+        self.spec.params.iter().filter_map(|tensor| n_bytes(tensor.name())).sum()
     }
 }
 
 /// Describes a model, and has its tensors read by the names of the description, whatever stands in front of them in the file.
-fn named(checkpoint: &mut Checkpoint, architecture: &dyn Architecture) -> Result<Blueprint> {
+fn named(checkpoint: &mut Checkpoint, architecture: &dyn Architecture) -> Result<ModelSpec> {
     let config = &checkpoint.config;
     let names: BTreeSet<String> = checkpoint.tensors.names().into_iter().collect();
-    let mut best: Option<(usize, Renaming, Blueprint)> = None;
+    let mut best: Option<(usize, Renaming, ModelSpec)> = None;
     for candidate in Renaming::candidates(&names) {
         let shape = |name: &String| checkpoint.tensors.info(name).map(|info| info.shape).unwrap_or_default();
         let read = |name: &String| (candidate.names().get(name).unwrap_or(name).clone(), shape(name));
         let evidence = Evidence { config, tensors: Some(names.iter().map(read).collect()) };
-        let blueprint = architecture.blueprint(&evidence)?;
-        let (renaming, n_missing) = candidate.completed(&names, &blueprint);
+        let spec = architecture.spec(&evidence)?;
+        let (renaming, n_missing) = candidate.completed(&names, &spec);
         if best.as_ref().is_none_or(|(least, ..)| n_missing < *least) {
-            best = Some((n_missing, renaming, blueprint));
+            best = Some((n_missing, renaming, spec));
         }
         if n_missing == 0 {
             break;
         }
     }
-    let (_, renaming, blueprint) = best.ok_or_else(|| Error::Internal("no way to read a file's names".into()))?;
+    let (_, renaming, spec) = best.ok_or_else(|| Error::Internal("no way to read a file's names".into()))?;
     checkpoint.tensors.rename(renaming.names());
     for said in renaming.said() {
         checkpoint.remarks.warnings.push(format!("{}: {said}", checkpoint.dir.display()));
     }
-    Ok(blueprint)
+    Ok(spec)
 }
 
 /// An odd index or a second set of weights is the likely cause of what does not fit.
@@ -124,9 +124,9 @@ fn with_hint(error: Error, remarks: &Remarks) -> Error {
 }
 
 /// Why a folder holds no whole model of plain weights, where that can be told.
-fn as_codes_or_headless(checkpoint: &Checkpoint, blueprint: &Blueprint) -> Option<String> {
+fn as_codes_or_headless(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<String> {
     let source = &checkpoint.tensors;
-    let missing: Vec<&TensorSpec> = blueprint.tensors.iter().filter(|t| source.info(&t.name()).is_none()).collect();
+    let missing: Vec<&Param> = spec.params.iter().filter(|t| source.info(&t.name()).is_none()).collect();
     if let [tensor] = missing.as_slice()
         && tensor.role == Role::HEAD
         && tensor.slot == Slot::Weight
@@ -138,10 +138,10 @@ fn as_codes_or_headless(checkpoint: &Checkpoint, blueprint: &Blueprint) -> Optio
             tensor.name()
         ));
     }
-    blueprint.tensors.iter().find_map(|tensor| as_codes(&checkpoint.config, source, &tensor.name()))
+    spec.params.iter().find_map(|tensor| as_codes(&checkpoint.config, source, &tensor.name()))
 }
 
-impl Blueprint {
+impl ModelSpec {
     /// The same under the config that is written: without keys that describe the source's files, which are said, as is what
     /// the family does not read.
     fn into_written(mut self, config: &mut Config, remarks: &mut Remarks) -> Self {
@@ -157,11 +157,11 @@ impl Blueprint {
     ///
     /// # Errors
     /// `Checkpoint` for a config that no family describes.
-    pub fn of_config(config: &Config, registry: &Registry) -> Result<(Blueprint, Remarks)> {
+    pub fn of_config(config: &Config, registry: &Registry) -> Result<(ModelSpec, Remarks)> {
         let (mut config, mut remarks) = (config.clone(), Remarks::default());
-        let blueprint = Self::from_config(&config, registry)?;
-        let blueprint = blueprint.into_written(&mut config, &mut remarks);
-        Ok((blueprint, remarks))
+        let spec = Self::from_config(&config, registry)?;
+        let spec = spec.into_written(&mut config, &mut remarks);
+        Ok((spec, remarks))
     }
 
     /// Refuses a model whose forward pass is not known, before anything is loaded. What turns nothing does not ask.
@@ -183,7 +183,7 @@ impl Blueprint {
     }
 
     /// Describes a model that has no weights yet.
-    pub fn from_config(config: &Config, registry: &Registry) -> Result<Blueprint> {
-        registry.architecture_for(config)?.blueprint(&Evidence::config_alone(config))
+    pub fn from_config(config: &Config, registry: &Registry) -> Result<ModelSpec> {
+        registry.architecture_for(config)?.spec(&Evidence::config_alone(config))
     }
 }

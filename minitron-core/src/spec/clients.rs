@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Blueprint, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
+use super::{HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, Sizes};
 
 /// A program that does not take a model at some sizes, although it takes the family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,7 +20,7 @@ impl ClientLimit {
     }
 }
 
-impl Blueprint {
+impl ModelSpec {
     /// The size of a kind of dim where `sizes` may say another one.
     pub fn size_at(&self, kind: &str, sizes: &Sizes) -> usize {
         sizes.get(kind).copied().unwrap_or_else(|| self.size(kind))

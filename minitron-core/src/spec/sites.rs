@@ -1,9 +1,9 @@
 //! Where a model's dims and states can be observed, asked by dim and by port.
 
 use super::site::{Port, Site};
-use super::{At, Blueprint, HEADS, HIDDEN, ROPE_PAIRS, Sizes, dim_of_layer, split_dim};
+use super::{At, HEADS, HIDDEN, ModelSpec, ROPE_PAIRS, Sizes, dim_of_layer, split_dim};
 
-impl Blueprint {
+impl ModelSpec {
     /// Where the units of a dim are seen: at the places that mixers name for it; residual channels at what every mixer reads.
     pub fn observed_at(&self, name: &str) -> Vec<Site> {
         match split_dim(name) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Blueprint;
+use super::ModelSpec;
 
 /// Segments that wrappers of PyTorch put anywhere into a name: compiled, sharded and recomputed modules.
 const WRAPPERS: [&str; 4] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
@@ -55,10 +55,10 @@ impl Renaming {
     /// The same, with what a family's names have in front and the file's have not, and a tie's one name for the other.
     ///
     /// Also how many of the family's tensors are still missing.
-    pub fn completed(&self, names: &BTreeSet<String>, blueprint: &Blueprint) -> (Renaming, usize) {
+    pub fn completed(&self, names: &BTreeSet<String>, spec: &ModelSpec) -> (Renaming, usize) {
         let found = self.applied(names);
         let (mut more, mut said, mut n_missing) = (BTreeMap::new(), BTreeSet::new(), 0);
-        for tensor in &blueprint.tensors {
+        for tensor in &spec.params {
             let name = tensor.name();
             if found.contains(&name) {
                 continue;
