@@ -38,6 +38,8 @@ mod searching;
 mod teachers;
 /// The loop, the objective, resuming.
 mod training;
+/// Layers of different widths.
+mod uneven;
 
 use std::cell::RefCell;
 use std::path::Path;

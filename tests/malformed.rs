@@ -822,7 +822,7 @@ fn a_plan_that_does_not_fit_the_model_is_refused() {
     with_plan("plan", in_order, &kept(json!({ "hidden": [0, 1, 2, 3, 4, 5, 6, 32] })));
     with_plan("plan", in_order, &kept(json!({ "hidden": [0, 1, 2, 3, 4, 5, 7, 6] })));
     with_plan("plan", in_order, &kept(json!({ "hidden": [0, 0, 2, 3, 4, 5, 6, 7] })));
-    let one_width = &["keeps ", "another layer ", "one width for all layers"];
+    let one_width = &["keeps ", "in each", "one number for all layers"];
     with_plan("plan", one_width, &kept(json!({ "mlp.0": [0, 1, 2, 3] })));
     let per_head = &["`heads.0`: expected equally many query heads per key/value head, got [2, 0]"];
     with_plan("plan", per_head, &kept(json!({ "heads.0": [0, 1], "heads.1": [0, 2], "heads.2": [0, 2] })));

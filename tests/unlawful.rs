@@ -23,7 +23,7 @@ use minitron_core::model::{Context, Linear, LoadOptions, MixerState, PartWeights
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
-use minitron_core::spec::{At, Cost, Evidence, MLP, ModelSpec, PruneGroup, Role, Sizes, Slot, fixed};
+use minitron_core::spec::{At, ConfigKey, Cost, Evidence, MLP, ModelSpec, PruneGroup, Role, Sizes, Slot, fixed};
 use minitron_plugins::laws::{self, UNTRIED};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -90,7 +90,7 @@ impl Architecture for BadFamily {
             tensor.sides[1] = fixed(48);
         }
         for dim in spec.dims.values_mut().filter(|dim| dim.name.starts_with(MLP) && self.has("key")) {
-            dim.config_keys = vec!["ffn_size".into()];
+            dim.stated = vec![ConfigKey::scalar("ffn_size")];
         }
         for part in spec.layers.iter_mut().flat_map(|layer| layer.0.last_mut()) {
             part.mixer = Arc::new(BadMixer(self.fault.clone()));

@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 #[test]
 fn the_polynomial_counts_what_the_spec_counts() {
     let mut random = SplitMix::new(1);
-    for value in families() {
-        let spec = ModelSpec::from_config(&config(&value).unwrap(), &registry()).unwrap();
+    let family = |value: &Value| ModelSpec::from_config(&config(value).unwrap(), &registry()).unwrap();
+    let uneven = super::uneven::uneven(&json!([24, 16, 8]));
+    for spec in families().iter().map(family).chain([uneven]) {
         let kinds: Vec<String> = spec.sizes().into_keys().collect();
         let cost = Cost::of(&spec, &kinds);
         assert_eq!(cost.at(&spec.sizes().into_values().collect::<Vec<_>>()), spec.n_params());

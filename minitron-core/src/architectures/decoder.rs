@@ -10,7 +10,7 @@ use crate::contract::Mixer;
 use crate::error::Result;
 use crate::mixers::{Attention, Gate, Mlp, QkNorm};
 use crate::spec::{
-    Activation, Constraint, Embedding, Head, LayerList, Norm, Rotary, RotaryDefaults, RotaryScaling, Shape, ShapeKeys,
+    Activation, ConfigKey, Constraint, Embedding, Head, Norm, Rotary, RotaryDefaults, RotaryScaling, Shape, ShapeKeys,
     StatedRotary,
 };
 
@@ -86,8 +86,8 @@ pub struct Decoder {
     pub tied: bool,
     /// Longest sequence.
     pub max_positions: usize,
-    /// Entries of the config with one value for each layer.
-    pub layer_lists: Vec<LayerList>,
+    /// What the config says of each layer, or implies by its index.
+    pub patterns: Vec<ConfigKey>,
     /// Whether `hidden = heads x head_dim` always: the family has no key for `head_dim`.
     pub square: bool,
     /// What else ties sizes to each other.
@@ -136,7 +136,7 @@ impl Decoder {
             head: Head::default(),
             tied: config.flag_or("tie_word_embeddings", false)?,
             max_positions: shape.max_positions,
-            layer_lists: Vec::new(),
+            patterns: Vec::new(),
             square: keys.head_dim.is_none(),
             constraints: Vec::new(),
             buffers: &[],
@@ -223,7 +223,7 @@ impl Decoder {
         }
         let word = |&slides: &bool| Value::from(if slides { "sliding_attention" } else { "full_attention" });
         let values = slides.iter().map(word).collect();
-        self.layer_lists.push(LayerList { key: format!("{}layer_types", self.scope), values });
+        self.patterns.push(ConfigKey::pattern("layer_types", values));
         for (attention, &slides) in self.attention.iter_mut().zip(&slides) {
             attention.reach = window.filter(|_| slides).map(|window| window.saturating_sub(1));
         }
@@ -237,7 +237,7 @@ impl Decoder {
 
     /// A value for each layer, under a key of the config that may imply it by a layer's index.
     pub fn by_layer(&mut self, key: &str, values: Vec<Value>) {
-        self.layer_lists.push(LayerList { key: format!("{}{key}", self.scope), values });
+        self.patterns.push(ConfigKey::pattern(key, values));
     }
 
     /// Norms of queries and keys.
@@ -261,9 +261,6 @@ impl Decoder {
         (self.architecture, self.scope, self.beside) = (architecture, "text_config.", beside);
         (self.names.prefix, self.names.head) = names;
         self.tied = outer.flag_or("tie_word_embeddings", self.tied)?;
-        for list in &mut self.layer_lists {
-            list.key.insert_str(0, self.scope);
-        }
         Ok(self)
     }
 }

@@ -4,8 +4,8 @@ use super::{Decoder, Norms};
 use crate::error::Result;
 use crate::mixers::{Attention, Gate, Layout, QkNorm, SINKS};
 use crate::spec::{
-    Constraint, Evidence, HIDDEN, Layer, ModelSpec, Options, ROPE_PAIRS, Role, Side, Slot, StatedRotary, Sublayer,
-    Table, fixed,
+    Constraint, DEPTH, Evidence, HIDDEN, Layer, ModelSpec, Options, ROPE_PAIRS, Role, Side, Slot, StatedRotary,
+    Sublayer, Table, fixed,
 };
 
 impl Decoder {
@@ -50,7 +50,9 @@ impl Decoder {
             head: Some(self.head),
             initializer_range: self.initializer_range,
         };
-        let dims = self.shape.dims_in(self.scope, &self.keys);
+        let mut dims = self.shape.dims_in(self.scope, &self.keys);
+        self.patterns.iter_mut().for_each(|pattern| pattern.enter(self.scope));
+        dims.iter_mut().filter(|dim| dim.name == DEPTH).for_each(|dim| dim.stated.append(&mut self.patterns));
         let mut spec = ModelSpec::new(self.architecture, whole_config, dims, table.finish(), layers, options)?;
         match self.keys.head_dim {
             // Left out, it would be derived from the student's own width.
@@ -62,7 +64,6 @@ impl Decoder {
         if !self.beside.is_empty() {
             spec.constraints.push(Constraint::held(HIDDEN, "a projector from another tower feeds it"));
         }
-        spec.layer_lists = self.layer_lists;
         spec.rotaries = self.rotaries;
         spec.rotaries.iter_mut().for_each(|stated| stated.scope = self.scope);
         (spec.buffers, spec.reads) = (self.buffers, self.reads);

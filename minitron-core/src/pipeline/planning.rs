@@ -14,7 +14,7 @@ use crate::data::Windows;
 use crate::error::{Error, Result};
 use crate::plan::{Explained, Plan, Rankings, Space, schedule};
 use crate::prune::Student;
-use crate::spec::{HIDDEN, MLP, ModelFolder, ModelSpec, Sizes};
+use crate::spec::{HIDDEN, MLP, ModelFolder, ModelSpec, Sizes, split_dim};
 
 /// The plan, what ranked the units, and where scores decided it, why.
 pub(super) struct Decision {
@@ -108,6 +108,11 @@ impl Rounds<'_> {
     fn plan(&self, space: &Space, target: &Sizes, rankings: &Rankings) -> Result<Plan> {
         let (source, spec) = (&self.folder.checkpoint.tensors, &self.folder.spec);
         let n_rounds = self.options.rounds;
+        if let Some(dim) = target.keys().find(|name| split_dim(name).1.is_some()) {
+            let message =
+                format!("rounds: `{dim}` has a size of its own, and rounds give all layers one; plan it in one round");
+            return Err(Error::Recipe(message));
+        }
         let sizes = |round| schedule(&space.full(), target, round, n_rounds, space);
         let mut plan = space.plan(&sizes(1), rankings, spec)?;
         for round in 2..=n_rounds {

@@ -32,6 +32,9 @@ impl AxisSizes {
 impl Space {
     /// Legal sizes near illegal ones, each as it is typed.
     pub(super) fn advice(&self, wanted: &Sizes) -> String {
+        if self.settle(wanted).is_ok() {
+            return flags(wanted);
+        }
         let found = self.alternatives(wanted);
         if found.is_empty() { "none".to_owned() } else { found.iter().map(flags).collect::<Vec<_>>().join(" or ") }
     }
@@ -41,8 +44,11 @@ impl Space {
         let is_candidate = |axis: &&AxisSizes| {
             wanted.contains_key(&axis.kind) || [HIDDEN, HEADS, KV_HEADS].contains(&axis.kind.as_str())
         };
+        let axes = self.axes.iter().filter(is_candidate).map(|axis| &axis.kind);
+        // One layer's size of a kind that is one axis.
+        let of_layers = wanted.keys().filter(|name| self.axes.iter().all(|axis| axis.kind != **name));
         let mut found: Vec<(f64, Sizes)> =
-            self.axes.iter().filter(is_candidate).flat_map(|axis| self.with_another(&axis.kind, wanted)).collect();
+            axes.chain(of_layers).flat_map(|name| self.with_another(name, wanted)).collect();
         found.sort_by(|a, b| a.0.total_cmp(&b.0));
         found.truncate(MAX_NAMED);
         if found.is_empty() {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::calibrate::Scores;
 use crate::error::{Error, Result};
-use crate::spec::{PruneGroup, dim_of_layer};
+use crate::spec::{PruneGroup, split_dim};
 
 /// The order of one dim's units: by score, highest first, ties by the lower index.
 ///
@@ -165,9 +165,8 @@ impl Rankings {
 impl Rankings {
     /// Whether some metric scored this kind of dim.
     pub fn covers(&self, kind: &str) -> bool {
-        [kind.to_owned(), dim_of_layer(kind, 0)]
-            .iter()
-            .any(|dim| self.by_dim.contains_key(dim) || self.unclear.contains_key(dim))
+        let mut dims = self.by_dim.keys().chain(self.unclear.keys());
+        dims.any(|dim| dim == kind || split_dim(dim).0 == kind)
     }
 }
 

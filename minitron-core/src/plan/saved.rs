@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::space::Space;
 use crate::checkpoint::Identity;
-use crate::error::{Error, Present, Result};
+use crate::error::{Error, Result};
 use crate::files::read_text;
-use crate::spec::{DEPTH, Dim, ModelSpec, SizeMap, Sizes, split_dim};
+use crate::spec::{DEPTH, Dim, ModelSpec, SizeMap, Sizes, by_kind, split_dim};
 
 /// Kept units per dim, ascending, in the source's numbering. Every prunable dim is there, whole or not; the entry of a
 /// layer that `depth` drops has no effect.
@@ -36,9 +36,9 @@ impl Plan {
         Ok((plan, serde_json::from_str(&text).ok()))
     }
 
-    /// Size per kind.
+    /// Size per kind, or per dim where layers keep unequally many.
     pub fn sizes(&self) -> Sizes {
-        self.kept.iter().map(|(dim, kept)| (split_dim(dim).0.to_owned(), kept.len())).collect()
+        by_kind(self.kept.iter().map(|(dim, kept)| (dim.as_str(), kept.len())))
     }
 
     /// The same for each dim, with the layers that stay.
@@ -58,7 +58,7 @@ impl Plan {
 
     /// Dims left out stay whole, query heads inside the key/value heads that stay.
     fn complete(&mut self, space: &Space, spec: &ModelSpec) -> Result<()> {
-        for dim in spec.dims.values().filter(|dim| space.axis(split_dim(&dim.name).0).is_ok()) {
+        for dim in spec.dims.values().filter(|dim| space.axis_of(&dim.name).is_ok()) {
             let parts = self.parts_of(dim, spec);
             let kept = self.kept.entry(dim.name.clone()).or_insert_with(|| parts.units());
             parts.check(&dim.name, kept)?;
@@ -73,7 +73,7 @@ impl Plan {
     pub fn checked(mut self, space: &Space, spec: &ModelSpec) -> Result<Plan> {
         for (name, kept) in &self.kept {
             let dim = spec.dim(name)?;
-            space.axis(split_dim(name).0)?;
+            space.axis_of(name)?;
             let ascending = kept.windows(2).all(|pair| pair[0] < pair[1]);
             if !ascending || kept.last().is_some_and(|&last| last >= dim.size) {
                 let message = format!("`{name}`: expected units below {}, ascending, each once", dim.size);
@@ -81,23 +81,35 @@ impl Plan {
             }
         }
         self.complete(space, spec)?;
-        let sizes = self.sizes();
-        for (name, kept) in &self.kept {
-            let common = sizes.get(split_dim(name).0).copied().present("a size of each kind")?;
-            if kept.len() != common {
-                let message = format!(
-                    "`{name}` keeps {} units, another layer {common}; this family's config has one width for all layers",
-                    kept.len()
-                );
-                return Err(Error::Plan(message));
-            }
-        }
-        space.complete(&sizes)?;
+        self.check_alike(spec)?;
+        space.complete(&self.sizes())?;
         let layers = self.size_map(spec).layers.unwrap_or_default();
         if let Some((layer, why)) = spec.fixed_layers.iter().find(|(layer, _)| !layers.contains(layer)) {
             return Err(Error::Plan(format!("`depth`: layer {layer} has to stay: {why}; drop another one")));
         }
         Ok(self)
+    }
+}
+
+impl Plan {
+    /// Layers keep equally many units, unless the family's config lists sizes by layer.
+    fn check_alike(&self, spec: &ModelSpec) -> Result<()> {
+        let mut first: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
+        for (name, kept) in self.kept.iter().filter(|(name, _)| !spec.may_differ(split_dim(name).0)) {
+            let (of_first, common) = *first.entry(split_dim(name).0).or_insert((name, kept.len()));
+            if kept.len() != common {
+                let dim = spec.dim(name)?;
+                let keys: Vec<String> = dim.stated.iter().map(|key| format!("`{}`", key.path())).collect();
+                let message = format!(
+                    "`{name}` keeps {} units, `{of_first}` {common}; this family's config has one number for all layers ({}): \
+                     keep {common} in each",
+                    kept.len(),
+                    keys.join(", ")
+                );
+                return Err(Error::Plan(message));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,11 @@
 
 use crate::contract::Axis;
 use crate::error::{Error, Result};
-use crate::spec::{Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, ModelSpec, ROPE_PAIRS, Sizes, split_dim};
+use std::collections::BTreeMap;
+
+use crate::spec::{
+    Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, ModelSpec, PruneGroup, ROPE_PAIRS, Sizes, dim_of_layer, split_dim,
+};
 
 use super::ranking::Rankings;
 use super::saved::{Parts, Plan};
@@ -11,7 +15,7 @@ use super::ties::{Queries, Ties, common_multiple};
 /// The legal sizes of one kind of dim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AxisSizes {
-    /// `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`, `depth`.
+    /// `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`, `depth`; `mlp.3` where layers of the source differ.
     pub kind: String,
     /// Size of the source.
     pub full: usize,
@@ -67,8 +71,10 @@ impl AxisSizes {
 /// The legal sizes of every axis, and what ties them to each other.
 #[derive(Debug, Clone)]
 pub struct Space {
-    /// One entry per kind that some axis can prune.
+    /// One entry per kind that some axis can prune, or per dim where layers of the source differ.
     pub axes: Vec<AxisSizes>,
+    /// The dims of kinds of which layers may differ.
+    listed: Vec<String>,
     /// What ties their sizes.
     pub ties: Ties,
 }
@@ -78,30 +84,27 @@ impl Space {
     pub fn new(spec: &ModelSpec, axes: &[Box<dyn Axis>]) -> Result<Self> {
         let mut ties = Ties::new(&spec.constraints, spec.sizes());
         let mut found: Vec<AxisSizes> = Vec::new();
-        let mut queries = None;
+        let mut multiples = BTreeMap::new();
         for axis in axes {
             // Before the question that can fail, which then says what happened here.
             let asked = axis.multiple_of();
-            let Some(group) = axis.groups(spec)?.into_iter().next() else { continue };
-            let (kind, full) = (group.kind().to_owned(), group.n_units);
-            let multiple_of = multiple_of(&kind, asked, spec, &ties).clamp(1, full.max(1));
-            if group.n_parts > 1 {
-                queries = Some(Queries { per_kv_head: full / group.n_parts, multiple_of });
+            let mut groups = axis.groups(spec)?;
+            let are_alike = groups.windows(2).all(|pair| shape(&pair[0]) == shape(&pair[1]));
+            groups.truncate(if are_alike { 1 } else { usize::MAX });
+            for group in groups {
+                let (kind, full) = (group.kind(), group.n_units);
+                let multiple_of = multiple_of(&group.dim, asked, spec, &ties).clamp(1, full.max(1));
+                let held = ties.held(kind);
+                let step = if held.is_some() { full } else { common_multiple(multiple_of, group.n_parts).min(full) };
+                let kind = if are_alike { kind.to_owned() } else { group.dim.clone() };
+                found.push(AxisSizes { kind, full, step, held });
+                multiples.insert(group.dim, multiple_of);
             }
-            let held = ties.held(&kind);
-            let step = if held.is_some() { full } else { common_multiple(multiple_of, group.n_parts).min(full) };
-            found.push(AxisSizes { kind, full, step, held });
         }
-        // A key/value head takes its queries along, whether or not queries are an axis of their own.
-        if let Some(kv_heads) = found.iter().find(|axis| axis.kind == KV_HEADS).map(|axis| axis.full) {
-            let full = spec.size(HEADS);
-            if !found.iter().any(|axis| axis.kind == HEADS) {
-                found.push(AxisSizes { kind: HEADS.to_owned(), full, step: kv_heads, held: None });
-            }
-            let all = Queries { per_kv_head: full / kv_heads.max(1), multiple_of: 1 };
-            ties.share(queries.unwrap_or(all));
-        }
-        Ok(Space { axes: found, ties })
+        let queries = with_queries(&mut found, &multiples, spec);
+        queries.into_iter().for_each(|queries| ties.share(queries));
+        let listed = spec.dims.values().filter(|dim| dim.is_listed()).map(|dim| dim.name.clone()).collect();
+        Ok(Space { axes: found, listed, ties })
     }
 
     /// The students in it whose hidden width is heads x head_dim, as some programs that load them want it.
@@ -120,13 +123,17 @@ impl Space {
         self
     }
 
-    /// The axis of a kind.
+    /// The axis of a kind, or of a dim where layers may differ.
     ///
     /// # Errors
     /// `Recipe` listing the axes of this model.
     pub fn axis(&self, kind: &str) -> Result<&AxisSizes> {
-        let find = self.axes.iter().find(|axis| axis.kind == kind);
-        find.ok_or_else(|| {
+        let find = |name: &str| self.axes.iter().find(|axis| axis.kind == name);
+        let of_kind = || self.listed.iter().find(|dim| *dim == kind).and_then(|dim| find(split_dim(dim).0));
+        find(kind).or_else(of_kind).ok_or_else(|| {
+            if find(split_dim(kind).0).is_some() {
+                return Error::Plan(format!("`{kind}`: this family's config has one number for all layers"));
+            }
             let known = self.axes.iter().map(|axis| axis.kind.as_str());
             match (Error::unknown("axis of this model", kind, known), self.ties.held(kind)) {
                 (Error::Recipe(message), Some(why)) => Error::Recipe(format!("{message}; why not: {why}")),
@@ -135,12 +142,21 @@ impl Space {
         })
     }
 
-    /// The same beside other sizes: fewer key/value heads leave fewer query heads, equally many for each.
+    /// The axis that a dim belongs to.
+    ///
+    /// # Errors
+    /// `Recipe` listing the axes of this model.
+    pub fn axis_of(&self, dim: &str) -> Result<&AxisSizes> {
+        let own = self.axes.iter().find(|axis| axis.kind == dim);
+        own.map_or_else(|| self.axis(split_dim(dim).0), Ok)
+    }
+
+    /// The same as [`Space::axis`] beside other sizes: fewer key/value heads leave fewer query heads, equally many for each.
     ///
     /// # Errors
     /// `Recipe` listing the axes of this model.
     pub fn axis_beside(&self, kind: &str, sizes: &Sizes) -> Result<AxisSizes> {
-        Ok(self.ties.beside(self.axis(kind)?.clone(), sizes))
+        Ok(self.ties.beside(AxisSizes { kind: kind.to_owned(), ..self.axis(kind)?.clone() }, sizes))
     }
 
     /// Completes and checks sizes: kinds left out keep their size, except that `hidden` and `heads` follow each other
@@ -150,7 +166,9 @@ impl Space {
     /// `Plan` naming the nearest legal sizes as they are typed.
     pub fn complete(&self, wanted: &Sizes) -> Result<Sizes> {
         self.settle(wanted).map_err(|error| match error {
-            Error::Plan(objection) => Error::Plan(format!("{objection}; nearest: {}", self.advice(wanted))),
+            Error::Plan(objection) => {
+                Error::Plan(format!("{objection}; nearest: {}", self.advice(&self.typed(wanted))))
+            }
             other => other,
         })
     }
@@ -160,6 +178,7 @@ impl Space {
     /// # Errors
     /// `Plan` with the rule that the sizes break.
     pub fn settle(&self, wanted: &Sizes) -> Result<Sizes> {
+        let wanted = &self.by_dim(wanted);
         let mut sizes = wanted.clone();
         for (kind, &size) in wanted {
             self.check_size(kind, size, wanted)?;
@@ -176,13 +195,38 @@ impl Space {
         }
     }
 
+    /// A size of a kind whose layers differ in the source is one of each of them.
+    fn by_dim(&self, sizes: &Sizes) -> Sizes {
+        let mut all = sizes.clone();
+        for axis in self.axes.iter().filter(|axis| split_dim(&axis.kind).1.is_some()) {
+            if let Some(&size) = sizes.get(split_dim(&axis.kind).0) {
+                all.remove(split_dim(&axis.kind).0);
+                all.entry(axis.kind.clone()).or_insert(size);
+            }
+        }
+        all
+    }
+
+    /// Sizes under names that can be typed: a layer's own is that of its kind where layers are alike.
+    fn typed(&self, sizes: &Sizes) -> Sizes {
+        let name = |name: String| match self.axis(&name) {
+            Err(Error::Plan(_)) => split_dim(&name).0.to_owned(),
+            _ => name,
+        };
+        self.by_dim(sizes).into_iter().map(|(of, size)| (name(of), size)).collect()
+    }
+
     fn check_size(&self, kind: &str, size: usize, beside: &Sizes) -> Result<()> {
         let whole = self.axis(kind)?;
         let axis = self.axis_beside(kind, beside)?;
         let Some(objection) = axis.objection(size) else { return Ok(()) };
         // Absent where nobody asked for fewer.
         let kv_heads = beside.get(KV_HEADS).copied().unwrap_or(0);
-        let with = if axis == *whole { String::new() } else { format!(" (with {kv_heads} kv_heads)") };
+        let with = if (axis.full, axis.step) == (whole.full, whole.step) {
+            String::new()
+        } else {
+            format!(" (with {kv_heads} kv_heads)")
+        };
         Err(Error::Plan(objection + &with))
     }
 
@@ -196,7 +240,7 @@ impl Space {
         // First what no other dim decides: query heads are taken inside the key/value heads that stay.
         for partitioned in [false, true] {
             for dim in spec.dims.values().filter(|dim| dim.partition.is_some() == partitioned) {
-                if let Some(&size) = sizes.get(split_dim(&dim.name).0) {
+                if let Some(&size) = sizes.get(&dim.name).or_else(|| sizes.get(split_dim(&dim.name).0)) {
                     let mut kept = kept_units(dim, size, rankings, &plan.parts_of(dim, spec))?;
                     if dim.name == DEPTH {
                         keep_fixed(&mut kept, spec, rankings);
@@ -249,10 +293,36 @@ fn kept_units(dim: &Dim, size: usize, rankings: &Rankings, parts: &Parts) -> Res
     }
 }
 
-/// What sizes of a kind are multiples of: what the axis asks for, or the product that it is, or the dim's own rule.
-fn multiple_of(kind: &str, asked: Option<usize>, spec: &ModelSpec, ties: &Ties) -> usize {
-    let own = || spec.dims.values().find(|dim| split_dim(&dim.name).0 == kind).map_or(1, |dim| dim.multiple_of);
-    match (asked, ties.factor_of(kind)) {
+/// What decides which sizes of a group are legal.
+fn shape(group: &PruneGroup) -> (usize, usize, usize) {
+    (group.n_units, group.n_parts, group.block)
+}
+
+/// A key/value head takes its queries along, whether or not queries are an axis of their own.
+fn with_queries(axes: &mut Vec<AxisSizes>, multiples: &BTreeMap<String, usize>, spec: &ModelSpec) -> Vec<Queries> {
+    let of_kind = |axis: &&AxisSizes| split_dim(&axis.kind).0 == KV_HEADS;
+    let kv_heads: Vec<(String, usize)> =
+        axes.iter().filter(of_kind).map(|axis| (axis.kind.clone(), axis.full)).collect();
+    let mut found = Vec::new();
+    for (by, n_kv_heads) in kv_heads {
+        let of = split_dim(&by).1.map_or(HEADS.to_owned(), |layer| dim_of_layer(HEADS, layer));
+        let Some(full) = spec.dims.get(&of).or_else(|| spec.dims_of(HEADS).next()).map(|dim| dim.size) else {
+            continue;
+        };
+        if !axes.iter().any(|axis| axis.kind == of) {
+            axes.push(AxisSizes { kind: of.clone(), full, step: n_kv_heads, held: None });
+        }
+        let first = multiples.iter().find(|(dim, _)| **dim == of || split_dim(dim).0 == of);
+        let multiple_of = first.map_or(1, |(_, &multiple_of)| multiple_of);
+        found.push(Queries { of, by, per_kv_head: full / n_kv_heads.max(1), multiple_of });
+    }
+    found
+}
+
+/// What sizes of a dim are multiples of: what the axis asks for, or the product that it is, or the dim's own rule.
+fn multiple_of(dim: &str, asked: Option<usize>, spec: &ModelSpec, ties: &Ties) -> usize {
+    let own = || spec.dims.get(dim).map_or(1, |dim| dim.multiple_of);
+    match (asked, ties.factor_of(split_dim(dim).0)) {
         (Some(asked), Some(factor)) => common_multiple(asked, factor),
         (Some(asked), None) => asked,
         (None, factor) => factor.unwrap_or_else(own),

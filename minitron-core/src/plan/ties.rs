@@ -1,11 +1,17 @@
 //! What ties sizes to each other, solved in one place: what follows from some of them, and which go together.
 
+use std::collections::BTreeSet;
+
 use super::space::AxisSizes;
-use crate::spec::{Constraint, HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes};
+use crate::spec::{Constraint, HEADS, HIDDEN, ROPE_PAIRS, Sizes, dim_of_layer, split_dim};
 
 /// How query heads follow their key/value heads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queries {
+    /// The axis of the query heads: `heads`, or `heads.3` where layers differ.
+    pub of: String,
+    /// The axis of their key/value heads.
+    pub by: String,
     /// Query heads of one key/value head.
     pub per_kv_head: usize,
     /// Divisibility of all of them, besides that by the key/value heads.
@@ -35,7 +41,7 @@ impl Led {
 pub struct Ties {
     constraints: Vec<Constraint>,
     /// Where queries share keys and values and whole groups may go.
-    queries: Option<Queries>,
+    queries: Vec<Queries>,
     /// Sizes of the source, also of kinds that no axis prunes.
     source: Sizes,
 }
@@ -43,7 +49,7 @@ pub struct Ties {
 impl Ties {
     /// The rules of a model of these sizes.
     pub fn new(constraints: &[Constraint], source: Sizes) -> Self {
-        Ties { constraints: constraints.to_vec(), queries: None, source }
+        Ties { constraints: constraints.to_vec(), queries: Vec::new(), source }
     }
 
     /// One more rule.
@@ -52,12 +58,12 @@ impl Ties {
     }
 
     pub(super) fn share(&mut self, queries: Queries) {
-        self.queries = Some(queries);
+        self.queries.push(queries);
     }
 
     /// Whether no size says anything of another one.
     pub fn is_empty(&self) -> bool {
-        self.queries.is_none() && self.together().is_empty()
+        self.queries.is_empty() && self.together().is_empty()
     }
 
     /// Why a kind keeps its size, where it has to.
@@ -123,8 +129,8 @@ impl Ties {
             lead(of, by, 1, times);
             lead(by, of, times, 1);
         }
-        if let Some(queries) = self.queries {
-            lead(KV_HEADS, HEADS, queries.per_kv_head, 1);
+        for queries in &self.queries {
+            lead(&queries.by, &queries.of, queries.per_kv_head, 1);
         }
         found
     }
@@ -145,30 +151,50 @@ impl Ties {
 
     /// An axis beside other sizes: fewer key/value heads leave fewer query heads, equally many for each.
     pub(super) fn beside(&self, mut axis: AxisSizes, sizes: &Sizes) -> AxisSizes {
-        if let (HEADS, Some(queries), Some(&kv_heads)) = (axis.kind.as_str(), self.queries, sizes.get(KV_HEADS)) {
+        if let Some((queries, kv_heads)) = self.key_values_of(&axis.kind, sizes) {
             axis.full = kv_heads.saturating_mul(queries.per_kv_head).min(axis.full);
             axis.step = common_multiple(queries.multiple_of, kv_heads).min(axis.full);
         }
         axis
     }
 
-    /// The rule that sizes break, where they break one.
+    /// How the query heads of an axis follow, and how many key/value heads stay beside them.
+    fn key_values_of(&self, axis: &str, sizes: &Sizes) -> Option<(&Queries, usize)> {
+        let (kind, layer) = split_dim(axis);
+        let own = self.queries.iter().find(|queries| queries.of == axis || queries.of == kind)?;
+        let by_layer = layer.map(|layer| dim_of_layer(split_dim(&own.by).0, layer));
+        let kv_heads = by_layer.and_then(|name| sizes.get(&name)).or_else(|| sizes.get(&own.by))?;
+        Some((own, *kv_heads))
+    }
+
+    /// The rule that sizes break, where they break one: of what all layers share, then layer by layer where they differ.
     pub fn objection(&self, sizes: &Sizes) -> Option<String> {
-        let size = |kind: &str| sizes.get(kind).or_else(|| self.source.get(kind)).copied();
+        let layers: BTreeSet<Option<usize>> =
+            sizes.keys().chain(self.source.keys()).map(|name| split_dim(name).1).collect();
+        std::iter::once(None).chain(layers).find_map(|layer| self.objection_in(layer, sizes))
+    }
+
+    fn objection_in(&self, layer: Option<usize>, sizes: &Sizes) -> Option<String> {
+        let of = |sizes: &Sizes, kind: &str| {
+            let own = layer.and_then(|layer| sizes.get(&dim_of_layer(kind, layer)));
+            own.or_else(|| sizes.get(kind)).copied()
+        };
+        let size = |kind: &str| of(sizes, kind).or_else(|| of(&self.source, kind));
         self.constraints.iter().find_map(|constraint| match constraint {
-            Constraint::Product { of, by, times, why } => {
-                let (product, factor) = (size(of)?, size(by)?);
-                let message = || format!("{of} {product} with {factor} {by}: {why}, so {of} must be {by} x {times}");
+            Constraint::Product { of: kind, by, times, why } => {
+                let (product, factor) = (size(kind)?, size(by)?);
+                let message =
+                    || format!("{kind} {product} with {factor} {by}: {why}, so {kind} must be {by} x {times}");
                 (product != factor.saturating_mul(*times)).then(message)
             }
-            Constraint::Divides { divisor, of, why } => {
-                let (multiple, by) = (size(of)?, size(divisor)?);
-                let is_source = self.source.get(of) == Some(&multiple) && self.source.get(divisor) == Some(&by);
+            Constraint::Divides { divisor, of: kind, why } => {
+                let (multiple, by) = (size(kind)?, size(divisor)?);
+                let is_source = of(&self.source, kind) == Some(multiple) && of(&self.source, divisor) == Some(by);
                 let is_legal = multiple.is_multiple_of(by.max(1)) || is_source;
-                (!is_legal).then(|| format!("{of} {multiple} with {by} {divisor}: {why}"))
+                (!is_legal).then(|| format!("{kind} {multiple} with {by} {divisor}: {why}"))
             }
             Constraint::Held { kind, why } => {
-                let (wanted, full) = (size(kind)?, *self.source.get(kind)?);
+                let (wanted, full) = (size(kind)?, of(&self.source, kind)?);
                 (wanted != full).then(|| format!("{kind}: {wanted} is not legal, it keeps its {full}: {why}"))
             }
         })
@@ -201,7 +227,7 @@ mod tests {
         ];
         let source = [("hidden", 32), ("heads", 4), ("kv_heads", 2), ("experts", 9), ("groups", 2), ("latent", 5)];
         let mut ties = Ties::new(&constraints, sizes(&source));
-        ties.share(Queries { per_kv_head: 2, multiple_of: 1 });
+        ties.share(Queries { of: "heads".into(), by: "kv_heads".into(), per_kv_head: 2, multiple_of: 1 });
         ties
     }
 

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Config;
 use crate::plan::Plan;
-use crate::spec::{Dim, ModelSpec, ROPE_PAIRS, split_dim};
+use crate::spec::{ConfigKey, Dim, ModelSpec, ROPE_PAIRS, dim_of_layer, split_dim};
 
 /// What `transformers` may keep for each layer of any family.
 const LAYER_TYPES: &str = "layer_types";
@@ -22,12 +22,20 @@ pub fn student_config(spec: &ModelSpec, plan: &Plan) -> Config {
     for (key, value) in &spec.pinned {
         config.set_at(key, value.clone());
     }
-    let sizes = plan.sizes();
+    let layers = super::source_layers(spec, plan);
+    let is_shallower = layers.len() < spec.n_layers();
     for dim in spec.dims.values() {
-        if let Some(&size) = sizes.get(split_dim(&dim.name).0) {
-            // A key that the source leaves to the family's default is added: the default may follow from another size.
-            for key in &dim.config_keys {
-                config.set_at(key, dim.stated.of(size));
+        let size = plan.kept.get(&dim.name).map(Vec::len);
+        for key in &dim.stated {
+            match (key, size) {
+                // A key that the source leaves to the family's default is added: the default may follow from another size.
+                (ConfigKey::Scalar { path, .. }, Some(size)) => config.set_at(path, dim.stated_number(size)),
+                (ConfigKey::PerLayer { path }, _) => config.set_at(path, listed(spec, plan, &dim.name, &layers)),
+                // A pattern that follows from a layer's index would be another one of the layers that stay.
+                (ConfigKey::Pattern { path, values }, _) if is_shallower || config.get_at(path).is_some() => {
+                    config.set_at(path, of_layers(values, &layers));
+                }
+                _ => {}
             }
         }
     }
@@ -35,22 +43,24 @@ pub fn student_config(spec: &ModelSpec, plan: &Plan) -> Config {
         && kept.len() < dim.size
     {
         for stated in &spec.rotaries {
-            stated.state(&mut config, kept, spec.options.max_positions, dim.stated.plus);
+            stated.state(&mut config, kept, spec.options.max_positions, dim.stated_number(0));
         }
     }
-    let layers = super::source_layers(spec, plan);
-    let is_shallower = layers.len() < spec.n_layers();
-    // A pattern that follows from a layer's index would be another one of the layers that stay: it is written out.
-    for list in &spec.layer_lists {
-        if is_shallower || config.get_at(&list.key).is_some() {
-            config.set_at(&list.key, of_layers(&list.values, &layers));
-        }
-    }
-    let is_described = spec.layer_lists.iter().any(|list| list.key == LAYER_TYPES);
+    let is_described = spec.pattern(LAYER_TYPES).is_some();
     if let Some(serde_json::Value::Array(list)) = config.get(LAYER_TYPES).filter(|_| !is_described).cloned() {
         config.set(LAYER_TYPES, of_layers(&list, &layers));
     }
     config
+}
+
+/// The sizes of a kind in the layers that stay; 0 in one that has no such dim.
+fn listed(spec: &ModelSpec, plan: &Plan, name: &str, layers: &[usize]) -> Vec<usize> {
+    let kind = split_dim(name).0;
+    let size = |&layer: &usize| {
+        let name = dim_of_layer(kind, layer);
+        plan.kept.get(&name).map_or_else(|| spec.dims.get(&name).map_or(0, |dim| dim.size), Vec::len)
+    };
+    layers.iter().map(size).collect()
 }
 
 fn of_layers(values: &[serde_json::Value], layers: &[usize]) -> Vec<serde_json::Value> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::spec::{DEPTH, ModelSpec, Param, Part, Sizes, split_dim};
+use crate::spec::{DEPTH, ModelSpec, Param, Part, split_dim};
 
 /// `Σ coefficient · Π size^power` over a fixed list of kinds; equal to [`ModelSpec::n_params_at`] at every point.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,9 +23,8 @@ impl Cost {
     pub fn of(spec: &ModelSpec, kinds: &[String]) -> Self {
         let mut terms: BTreeMap<Vec<usize>, u64> = BTreeMap::new();
         let depth = kinds.iter().position(|kind| kind == DEPTH);
-        let full = spec.sizes();
         for tensor in &spec.params {
-            for (mut powers, factor) in products(tensor, kinds, &full) {
+            for (mut powers, factor) in products(tensor, kinds, spec) {
                 powers.extend(tensor.layer().and(depth));
                 powers.sort_unstable();
                 let sum = terms.entry(powers).or_default();
@@ -54,23 +53,23 @@ impl Cost {
 }
 
 /// A tensor's volume, multiplied out: a side is a sum of parts.
-fn products(tensor: &Param, kinds: &[String], full: &Sizes) -> Vec<(Vec<usize>, u64)> {
-    tensor.sides.iter().fold(vec![(Vec::new(), 1)], |terms, side| times(&terms, &terms_of(&side.0, kinds, full)))
+fn products(tensor: &Param, kinds: &[String], spec: &ModelSpec) -> Vec<(Vec<usize>, u64)> {
+    tensor.sides.iter().fold(vec![(Vec::new(), 1)], |terms, side| times(&terms, &terms_of(&side.0, kinds, spec)))
 }
 
 /// The length of some parts in a row.
-fn terms_of(parts: &[Part], kinds: &[String], full: &Sizes) -> Vec<Term> {
+fn terms_of(parts: &[Part], kinds: &[String], spec: &ModelSpec) -> Vec<Term> {
     let of_dim = |dim: &str, each: u64| {
-        let kind = split_dim(dim).0;
-        match kinds.iter().position(|other| other == kind) {
+        let position = |name: &str| kinds.iter().position(|other| other == name);
+        match position(dim).or_else(|| position(split_dim(dim).0)) {
             Some(idx) => (vec![idx], each),
-            None => (Vec::new(), full.get(kind).map_or(u64::MAX, |&size| each.saturating_mul(size as u64))),
+            None => (Vec::new(), spec.dims.get(dim).map_or(u64::MAX, |found| each.saturating_mul(found.size as u64))),
         }
     };
     let of_part = |part: &Part| match part {
         Part::Fixed(n) => vec![(Vec::new(), *n as u64)],
         Part::Units { dim, block } => vec![of_dim(dim, *block as u64)],
-        Part::Each { dim, parts } => times(&[of_dim(dim, 1)], &terms_of(parts, kinds, full)),
+        Part::Each { dim, parts } => times(&[of_dim(dim, 1)], &terms_of(parts, kinds, spec)),
     };
     parts.iter().flat_map(of_part).collect()
 }

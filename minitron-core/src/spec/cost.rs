@@ -20,13 +20,28 @@ impl SizeMap {
         found.copied().unwrap_or(full)
     }
 
-    /// Whether layers of one kind stay alike.
+    /// Whether layers that are alike stay alike.
     fn is_uniform(&self) -> bool {
-        self.layers.is_none() && self.by_name.keys().all(|name| split_dim(name).1.is_none())
+        self.by_name.keys().all(|name| split_dim(name).1.is_none())
     }
 }
 
-/// One size for all dims of a kind.
+/// Sizes by kind where all dims of it have one, else by dim.
+pub fn by_kind<'a>(sizes: impl Iterator<Item = (&'a str, usize)>) -> Sizes {
+    let all: Vec<(&str, usize)> = sizes.collect();
+    let mut first: BTreeMap<&str, (usize, bool)> = BTreeMap::new();
+    for &(name, size) in &all {
+        let (of_first, are_equal) = first.entry(split_dim(name).0).or_insert((size, true));
+        *are_equal &= *of_first == size;
+    }
+    let name_of = |name: &str| match split_dim(name).0 {
+        kind if first.get(kind).is_some_and(|(_, are_equal)| *are_equal) => kind.to_owned(),
+        _ => name.to_owned(),
+    };
+    all.into_iter().map(|(name, size)| (name_of(name), size)).collect()
+}
+
+/// As they are.
 impl From<&Sizes> for SizeMap {
     fn from(sizes: &Sizes) -> Self {
         SizeMap { by_name: sizes.clone(), layers: None }
@@ -143,13 +158,13 @@ impl ModelSpec {
     /// Over what stands around the layers (none) and every layer that stays.
     fn total(&self, sizes: &SizeMap, of: impl Fn(Option<usize>) -> u64) -> u64 {
         let around = of(None);
-        if !sizes.is_uniform() {
-            let all = (0..self.n_layers()).collect();
-            let layers = sizes.layers.as_ref().unwrap_or(&all);
+        if let Some(layers) = &sizes.layers {
             return layers.iter().map(|&layer| of(Some(layer))).fold(around, u64::saturating_add);
         }
-        let classes = self.classes.iter();
-        let total = classes.map(|&(layer, n)| of(Some(layer)).saturating_mul(n as u64)).fold(0, u64::saturating_add);
+        let each = (0..self.layers.len()).map(|layer| (layer, 1)).collect();
+        let classes = if sizes.is_uniform() { &self.classes } else { &each };
+        let total =
+            classes.iter().map(|&(layer, n)| of(Some(layer)).saturating_mul(n as u64)).fold(0, u64::saturating_add);
         let n_full = self.layers.len().max(1);
         let n_layers = sizes.by_name.get(DEPTH).copied().unwrap_or(n_full);
         let share = u128::from(total).saturating_mul(n_layers as u128).checked_div(n_full as u128).unwrap_or(0);

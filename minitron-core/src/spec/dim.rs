@@ -1,5 +1,7 @@
 //! Named sizes.
 
+use super::ConfigKey;
+
 /// Kind of the residual stream's width.
 pub const HIDDEN: &str = "hidden";
 /// Kind of an MLP's inner width.
@@ -22,48 +24,39 @@ pub struct Dim {
     /// Number of units.
     pub size: usize,
     /// Where config.json states it; all of them get the student's size.
-    pub config_keys: Vec<String>,
-    /// What they state of it.
-    pub stated: Stated,
+    pub stated: Vec<ConfigKey>,
     /// Legal student sizes are multiples of this, or the full size.
     pub multiple_of: usize,
     /// The kept units must be equally many for each unit of this dim (grouped queries).
     pub partition: Option<String>,
 }
 
-/// What a config states of a size n: `times` · n + `plus`. A head has two channels for each pair, and those that do not turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stated {
-    /// Factor.
-    pub times: usize,
-    /// What is there whatever the size.
-    pub plus: usize,
-}
-
-impl Default for Stated {
-    fn default() -> Self {
-        Stated { times: 1, plus: 0 }
-    }
-}
-
-impl Stated {
-    /// Of a size.
-    pub fn of(self, size: usize) -> usize {
-        size.saturating_mul(self.times).saturating_add(self.plus)
-    }
-}
-
 impl Dim {
-    /// A dim that may take any size.
+    /// A dim that may take any size, stated as it is under these keys.
     pub fn new(name: impl Into<String>, size: usize, config_keys: &[&str]) -> Self {
-        let config_keys = config_keys.iter().map(|&key| key.to_owned()).collect();
-        Dim { name: name.into(), size, config_keys, stated: Stated::default(), multiple_of: 1, partition: None }
+        let stated = config_keys.iter().map(|&key| ConfigKey::scalar(key)).collect();
+        Dim { name: name.into(), size, stated, multiple_of: 1, partition: None }
     }
 
-    /// The same where the config states another number that follows from the size.
+    /// The same, stated in another form.
     #[must_use]
-    pub fn stated(self, stated: Stated) -> Self {
+    pub fn stated(self, stated: Vec<ConfigKey>) -> Self {
         Dim { stated, ..self }
+    }
+
+    /// Whether the config can give each layer a size of its own.
+    pub fn is_listed(&self) -> bool {
+        let is_list = |key: &ConfigKey| matches!(key, ConfigKey::PerLayer { .. });
+        !self.stated.is_empty() && self.stated.iter().all(is_list)
+    }
+
+    /// The number that config.json has at a size: `head_dim` of rope pairs. The size itself where it is stated otherwise.
+    pub fn stated_number(&self, size: usize) -> usize {
+        let number = self.stated.iter().find_map(|key| match key {
+            ConfigKey::Scalar { times, plus, .. } => Some(size.saturating_mul(*times).saturating_add(*plus)),
+            _ => None,
+        });
+        number.unwrap_or(size)
     }
 
     /// The same with a divisibility rule.

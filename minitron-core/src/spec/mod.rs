@@ -9,6 +9,7 @@
 //! (model, groups, plans, views, parameter counts) follows from it without knowing a single tensor name.
 
 mod clients;
+mod config_key;
 mod constraint;
 mod cost;
 mod dim;
@@ -28,9 +29,10 @@ mod table;
 mod unread;
 
 pub use clients::ClientLimit;
+pub use config_key::ConfigKey;
 pub use constraint::Constraint;
-pub use cost::{Cost, SizeMap};
-pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, ROPE_PAIRS, Stated, dim_of_layer, split_dim};
+pub use cost::{Cost, SizeMap, by_kind};
+pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, ROPE_PAIRS, dim_of_layer, split_dim};
 pub use group::PruneGroup;
 pub use layer::{Embedding, Head, Layer, Norm, Sublayer};
 pub use model_folder::{Evidence, ModelFolder};
@@ -47,7 +49,8 @@ use std::collections::{BTreeMap, HashMap};
 use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource};
 use crate::error::{Error, Result};
 
-/// Target or actual size per kind of dim: `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`, `depth`.
+/// Target or actual sizes by kind of dim: `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`, `depth`. Where layers differ, by
+/// dim: `mlp.3`, which goes before its kind.
 pub type Sizes = BTreeMap<String, usize>;
 
 /// Everything that is known of a model besides its weights.
@@ -65,8 +68,6 @@ pub struct ModelSpec {
     pub options: Options,
     /// What each layer is made of.
     pub layers: Vec<Layer>,
-    /// What the config says of each layer, or implies by a layer's index.
-    pub layer_lists: Vec<LayerList>,
     /// Rotations that the config states, of which fewer pairs may stay.
     pub rotaries: Vec<StatedRotary>,
     /// Layers that have to stay, each with the reason.
@@ -84,15 +85,6 @@ pub struct ModelSpec {
     by_layer: Vec<Vec<usize>>,
     /// First and number of the layers that are equal to each other.
     classes: Vec<(usize, usize)>,
-}
-
-/// An entry of config.json with one value for each layer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LayerList {
-    /// Its key, or path.
-    pub key: String,
-    /// Layer by layer.
-    pub values: Vec<serde_json::Value>,
 }
 
 impl ModelSpec {
@@ -131,7 +123,6 @@ impl ModelSpec {
             params,
             options,
             layers,
-            layer_lists: Vec::new(),
             rotaries: Vec::new(),
             fixed_layers: Vec::new(),
             pinned: Vec::new(),
@@ -173,10 +164,20 @@ impl ModelSpec {
         self.dims.values().find(|dim| dim.partition.as_deref() == Some(name))
     }
 
-    /// Size of the first dim of a kind (`mlp` stands for `mlp.0`); zero where there is none.
+    /// The dims of a kind, layer after layer: the one of that name, or `mlp.0`, `mlp.1`, … where they are there.
+    pub fn dims_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Dim> {
+        let of_layers = (0..self.layers.len()).filter_map(move |layer| self.dims.get(&dim_of_layer(kind, layer)));
+        self.dims.get(kind).into_iter().chain(of_layers)
+    }
+
+    /// Size of the first dim of a kind; zero where there is none.
     pub fn size(&self, kind: &str) -> usize {
-        let find = |name: &str| self.dims.get(name).map(|dim| dim.size);
-        find(kind).or_else(|| find(&dim_of_layer(kind, 0))).unwrap_or(0)
+        self.dims_of(kind).next().map_or(0, |dim| dim.size)
+    }
+
+    /// Whether the config can give each layer a size of this kind of its own.
+    pub fn may_differ(&self, kind: &str) -> bool {
+        self.dims_of(kind).next().is_some() && self.dims_of(kind).all(Dim::is_listed)
     }
 
     /// Number of layers.
@@ -184,9 +185,17 @@ impl ModelSpec {
         self.size(DEPTH)
     }
 
-    /// The size of every kind of dim.
+    /// The size of every kind of dim, or of every dim where layers differ.
     pub fn sizes(&self) -> Sizes {
-        self.dims.values().map(|dim| (split_dim(&dim.name).0.to_owned(), dim.size)).collect()
+        by_kind(self.dims.values().map(|dim| (dim.name.as_str(), dim.size)))
+    }
+
+    /// What the config says of each layer under a key, or implies by its index.
+    pub fn pattern(&self, key: &str) -> Option<&[serde_json::Value]> {
+        self.dims.values().flat_map(|dim| &dim.stated).find_map(|stated| match stated {
+            ConfigKey::Pattern { path, values } if path.rsplit('.').next() == Some(key) => Some(values.as_slice()),
+            _ => None,
+        })
     }
 
     /// Compares every declared tensor with the source, before anything is allocated.

@@ -1,6 +1,6 @@
 //! The sizes that a family's config states: what the author of an architecture reads first.
 
-use super::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Part, ROPE_PAIRS, Side, Stated, dim_of_layer, fixed, units};
+use super::{ConfigKey, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Part, ROPE_PAIRS, Side, dim_of_layer, fixed, units};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 
@@ -107,9 +107,7 @@ impl Shape {
     /// The same with the keys in a part of the config, such as `text_config.`.
     pub fn dims_in(&self, scope: &str, keys: &ShapeKeys) -> Vec<Dim> {
         let mut dims = self.unscoped(keys);
-        for key in dims.iter_mut().flat_map(|dim| &mut dim.config_keys) {
-            key.insert_str(0, scope);
-        }
+        dims.iter_mut().flat_map(|dim| &mut dim.stated).for_each(|key| key.enter(scope));
         dims
     }
 
@@ -119,9 +117,10 @@ impl Shape {
             Dim::new(DEPTH, self.n_layers, &[keys.depth]),
         ];
         if let Some(pairs) = self.rope_pairs {
-            let stated = Stated { times: 2, plus: self.head_dim.saturating_sub(2 * pairs) };
-            let keys: Vec<&str> = keys.head_dim.into_iter().collect();
-            dims.push(Dim::new(ROPE_PAIRS, pairs, &keys).stated(stated).multiple_of(step_of_pairs(pairs)));
+            let plus = self.head_dim.saturating_sub(2 * pairs);
+            let stated = |key: &str| ConfigKey::Scalar { path: key.to_owned(), times: 2, plus };
+            let keys = keys.head_dim.into_iter().map(stated).collect();
+            dims.push(Dim::new(ROPE_PAIRS, pairs, &[]).stated(keys).multiple_of(step_of_pairs(pairs)));
         }
         for layer_idx in 0..self.n_layers {
             let of_layer = |kind| dim_of_layer(kind, layer_idx);

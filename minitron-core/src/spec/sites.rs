@@ -47,7 +47,7 @@ impl ModelSpec {
     /// The same at other sizes: fewer pairs leave narrower heads.
     pub fn head_dim_at(&self, sizes: &Sizes) -> usize {
         let pairs = self.dims.get(ROPE_PAIRS);
-        pairs.map_or(self.head_dim(), |dim| dim.stated.of(sizes.get(ROPE_PAIRS).copied().unwrap_or(dim.size)))
+        pairs.map_or(self.head_dim(), |dim| dim.stated_number(self.size_at(ROPE_PAIRS, sizes)))
     }
 
     /// The first part of a layer whose mixer shows a port.

@@ -2,7 +2,7 @@
 
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{AxisSizes, Plan, Rankings, Space, flags};
-use minitron_core::spec::{DEPTH, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes};
+use minitron_core::spec::{DEPTH, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes, split_dim};
 
 /// What a shape has to meet.
 pub(super) struct Goal<'a> {
@@ -121,7 +121,12 @@ fn free_axes(goal: &Goal, space: &Space, rankings: &Rankings) -> Result<Vec<Axis
         space.axis_beside(kind, goal.hold)?.check(size)?;
     }
     let may_shrink = |axis: &&AxisSizes| match goal.free {
-        [] => !ON_REQUEST.contains(&axis.kind.as_str()) && rankings.covers(&axis.kind),
+        // Where layers of the source differ, each keeps its size unless it is named.
+        [] => {
+            !ON_REQUEST.contains(&axis.kind.as_str())
+                && split_dim(&axis.kind).1.is_none()
+                && rankings.covers(&axis.kind)
+        }
         named => named.contains(&axis.kind),
     };
     Ok(space.axes.iter().filter(|axis| !goal.hold.contains_key(&axis.kind)).filter(may_shrink).cloned().collect())

@@ -63,8 +63,7 @@ pub(super) fn llama_cpp_counts_layers(
     if spec.size_at(DEPTH, sizes) != spec.n_layers() {
         return None;
     }
-    let list = spec.layer_lists.iter().find(|list| list.key.ends_with(key))?;
-    let other = list.values.iter().enumerate().position(|(layer, value)| *value != expected(layer))?;
+    let other = spec.pattern(key)?.iter().enumerate().position(|(layer, value)| *value != expected(layer))?;
     let message = format!(
         "it loads the file and computes other logits: it takes {what}, layer {other} is another kind; drop layers from the end \
          alone, or use another program"

@@ -4,7 +4,7 @@ use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate, Layout, Mlp};
 use minitron_core::spec::{
-    Activation, ClientLimit, Constraint, Embedding, Evidence, Head, Layer, LayerList, ModelSpec, Norm, NormKind,
+    Activation, ClientLimit, ConfigKey, Constraint, DEPTH, Embedding, Evidence, Head, Layer, ModelSpec, Norm, NormKind,
     Options, Role, Rotary, RotaryDefaults, Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
 };
 use schemars::JsonSchema;
@@ -59,10 +59,12 @@ impl Architecture for Modernbert {
         };
         let table = file.rows(config, &shape)?;
         let layers = layers(config, &shape, norm, &slides)?;
-        let mut spec = ModelSpec::new("modernbert", config, shape.dims(&keys), table, layers, options)?;
-        spec.constraints.push(Constraint::no_head_dim(shape.head_dim));
         let word = |&slides: &bool| if slides { "sliding_attention" } else { "full_attention" }.into();
-        spec.layer_lists = vec![LayerList { key: "layer_types".into(), values: slides.iter().map(word).collect() }];
+        let pattern = ConfigKey::pattern("layer_types", slides.iter().map(word).collect());
+        let mut dims = shape.dims(&keys);
+        dims.iter_mut().filter(|dim| dim.name == DEPTH).for_each(|dim| dim.stated.push(pattern.clone()));
+        let mut spec = ModelSpec::new("modernbert", config, dims, table, layers, options)?;
+        spec.constraints.push(Constraint::no_head_dim(shape.head_dim));
         spec.fixed_layers =
             vec![(0, "its attention has no norm before it, as the class has it in the first layer alone")];
         spec.reads = &["is_causal", "layer_types", "hidden_activation", "use_bidirectional_attention"];

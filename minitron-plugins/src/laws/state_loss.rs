@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use minitron_core::contract::{StateLoss, States};
 use minitron_core::error::Result;
 use minitron_core::model::{Site, Tap};
-use minitron_core::spec::DEPTH;
+use minitron_core::spec::{ConfigKey, DEPTH};
 use tch::{Kind, Tensor};
 
 use super::numbers::{gradient_error, is_finite, leaf, uniform};
@@ -41,9 +41,8 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
 fn deeper(trial: &Trial, sample: &Sample) -> Result<Sample> {
     let depth = sample.spec.dim(DEPTH)?;
     let mut config = sample.spec.config.to_value();
-    for key in &depth.config_keys {
-        config[key] = (depth.size + 2).into();
-    }
+    let numbers = depth.stated.iter().filter(|key| matches!(key, ConfigKey::Scalar { .. }));
+    numbers.for_each(|key| config[key.path()] = (depth.size + 2).into());
     Sample::new(trial.registry, &config, 2)
 }
 
