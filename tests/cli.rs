@@ -886,8 +886,8 @@ fn memory_that_pruning_cannot_keep_to_is_refused_before_it_starts() {
     assert!(!desk.at("student").exists());
     let needed = ran.stderr.split("needs ").nth(1).unwrap().split(' ').next().unwrap();
     assert!(ran.stderr.contains("8MiB were given") && ran.stderr.contains(&format!("give {needed} or more")));
-    let healed = [&prune[..], &["1GiB", "--heal", "least_squares", "--data", "@text.txt"]].concat();
-    assert!(desk.error(2, &healed).contains("healings hold the calibration text's activations"));
+    let reconstructed = [&prune[..], &["1GiB", "--heal", "least_squares", "--data", "@text.txt"]].concat();
+    assert!(desk.error(2, &reconstructed).contains("reconstructions hold the calibration text's activations"));
     // What it asks for, with room for another run's other pages, is enough.
     let needed: u64 = needed.trim_end_matches("MiB").parse().unwrap();
     desk.json(&[&prune[..], &[&format!("{}MiB", needed + 16)]].concat());
@@ -1071,7 +1071,7 @@ fn wrong_requests_are_answered_with_code_2() {
     );
     insta::assert_snapshot!(
         error(&["plugins", "show", "metric/activation"]),
-        @"error: recipe: no kind is called `metric`; known: architecture, axis, importance, allocator, healing, loss, state_loss, evaluator, corpus"
+        @"error: recipe: no kind is called `metric`; known: architecture, axis, importance, allocator, reconstruction, loss, state_loss, evaluator, corpus"
     );
     insta::assert_snapshot!(
         error(&["plugins", "show", "activation"]),

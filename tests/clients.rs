@@ -13,7 +13,7 @@ use minitron_core::data::Tokenizer;
 use minitron_core::error::{Error, Result};
 use minitron_core::evaluate::{Pooling, SentenceModules, sentence_embeddings};
 use minitron_core::pipeline::{
-    Context, InspectOptions, PruneOptions, ScoreOptions, TrainOptions, Treatment, inspect, prune, score, train,
+    Context, InspectOptions, PruneOptions, ReconstructOptions, ScoreOptions, TrainOptions, inspect, prune, score, train,
 };
 use minitron_core::plan::{Count, Space};
 use minitron_core::progress::Silent;
@@ -548,8 +548,8 @@ fn rounds_keep_the_steps_of_the_source_where_those_of_a_student_would_be_coarser
         space(&config).1.axis(MLP).unwrap().step
     });
     assert_eq!(steps, [4, 32]);
-    let treatment = Treatment { data, samples: 4, seq_len, ..Treatment::default() };
-    let base = PruneOptions { model, scores: Some(scores), rounds: 2, treatment, ..PruneOptions::default() };
+    let reconstruction = ReconstructOptions { data, samples: 4, seq_len, ..ReconstructOptions::default() };
+    let base = PruneOptions { model, scores: Some(scores), rounds: 2, reconstruction, ..PruneOptions::default() };
     let options = PruneOptions { mlp: Some(252), ..base };
     let report = with_context(false, |context| prune(context, &options, &desk.at("student"), false)).unwrap();
     assert_eq!(report["sizes"][MLP], json!(252));
@@ -568,16 +568,16 @@ fn a_spread_rotation_is_the_same_student_with_its_energy_evened_out() {
     let (model, n_kept) = real.as_ref().map_or((desk.at("model"), 24), |real| (real.clone(), 48));
     desk.write("text.txt", &minitron::some_text());
     desk.write("plan.json", &json!({ "kept": { "hidden": (0..n_kept).collect::<Vec<_>>() } }).to_string());
-    let logits_of = |heal: &str| {
-        let out = desk.at(&heal.replace([':', '='], "-"));
+    let logits_of = |reconstruct: &str| {
+        let out = desk.at(&reconstruct.replace([':', '='], "-"));
         let mut options = PruneOptions {
             model: model.display().to_string(),
             plan: Some(desk.at("plan.json")),
             ..PruneOptions::default()
         };
-        options.treatment.heal = vec![heal.parse().unwrap()];
-        options.treatment.data = vec![desk.at("text.txt").display().to_string().parse().unwrap()];
-        (options.treatment.samples, options.treatment.seq_len) = (8, Some(32));
+        options.reconstruction.heal = vec![reconstruct.parse().unwrap()];
+        options.reconstruction.data = vec![desk.at("text.txt").display().to_string().parse().unwrap()];
+        (options.reconstruction.samples, options.reconstruction.seq_len) = (8, Some(32));
         with_context(false, |context| prune(context, &options, &out, false)).unwrap();
         let (folder, model) = load(&out).unwrap();
         let table = folder.spec.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
@@ -660,7 +660,7 @@ const LOG_PROBABILITIES: f64 = 2e-3;
 
 #[test]
 #[ignore = "slow: installs node-llama-cpp and Python packages"]
-fn a_pruned_healed_and_distilled_model_is_the_same_in_llama_cpp() {
+fn a_pruned_reconstructed_and_distilled_model_is_the_same_in_llama_cpp() {
     let data = (shared("models/stories260K"), shared("text/tinystories_800.jsonl"));
     let packages = ["gguf", "sentencepiece"];
     let (((Some(teacher), Some(text)), Some((node, source))), Some(python)) =

@@ -67,7 +67,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
         ],
     ),
     (Kind::Allocator, &["budget", "fixed", "memory", "ratio"]),
-    (Kind::Healing, &["bias_compensation", "head_merge", "least_squares", "rotation", "torchscript"]),
+    (Kind::Reconstruction, &["bias_compensation", "head_merge", "least_squares", "rotation", "torchscript"]),
     (
         Kind::Loss,
         &[
@@ -185,8 +185,8 @@ fn every_allocator_keeps_its_law() {
 }
 
 #[test]
-fn every_healing_keeps_its_law() {
-    assert_lawful(Kind::Healing, &["torchscript"]);
+fn every_reconstruction_keeps_its_law() {
+    assert_lawful(Kind::Reconstruction, &["torchscript"]);
 }
 
 #[test]

@@ -269,8 +269,8 @@ fn a_plan_of_another_model_is_refused_by_name() {
 
     let in_rounds = |o: &mut PruneOptions| {
         (o.scores, o.mlp, o.rounds) = (Some(scores.display().to_string()), Some(16), 3);
-        o.treatment.data = vec![desk.named("text.txt").parse().unwrap()];
-        (o.treatment.samples, o.treatment.seq_len) = (4, Some(16));
+        o.reconstruction.data = vec![desk.named("text.txt").parse().unwrap()];
+        (o.reconstruction.samples, o.reconstruction.seq_len) = (4, Some(16));
     };
     desk.prune("base", in_rounds).unwrap();
     assert_eq!(

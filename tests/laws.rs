@@ -12,8 +12,6 @@ mod degenerate;
 mod filling;
 /// Continuations with and without the key/value cache.
 mod generation;
-/// What healings do to a student.
-mod healing;
 /// What a training run keeps, whatever happens to it.
 mod keeping;
 /// Texts after their contexts, side by side.
@@ -28,6 +26,8 @@ mod planning;
 mod properties;
 /// What plans and views do to a model.
 mod pruning;
+/// What reconstructions do to a student.
+mod reconstruction;
 /// Widths that rescale: embeddings and norms.
 mod rescaling;
 /// What scores may and may not depend on.

@@ -30,7 +30,7 @@ do = "prune"
 model = "teacher"
 scores = "scores"
 mlp = 24
-heal = [{ type = "least_squares" }]
+reconstruct = [{ type = "least_squares" }]
 data = ["text.txt"]
 samples = 16
 seq_len = 32
@@ -153,7 +153,7 @@ fn every_stage_has_a_span_that_holds_those_of_its_phases_in_their_order() {
     let command = spans.iter().find(|span| span.name == "command run").unwrap();
     let phases: [(&str, &[&str]); 5] = [
         ("scores", &["inputs", "open", "tokenise", "load", "calibrate"]),
-        ("small", &["open", "tokenise", "plan", "heal least_squares", "write"]),
+        ("small", &["open", "tokenise", "plan", "reconstruct least_squares", "write"]),
         ("distilled", &["open", "read data", "load", "train", "write"]),
         ("measured", &["open", "tokenise", "load", "evaluate perplexity"]),
         ("said", &["open", "load", "generate"]),
@@ -258,7 +258,7 @@ fn what_people_are_told_is_a_log_line_only_where_they_are_not_told() {
 
 #[test]
 fn a_warning_is_shown_once_whatever_is_asked_and_kept_with_what_it_is_of() {
-    const WARNING: &str = "data: nothing looks at it; name a healing with heal, or rounds";
+    const WARNING: &str = "data: nothing looks at it; name a reconstruction with reconstruct, or rounds";
     let desk = Desk::new();
     let stages: Vec<&str> = RECIPE.split("[[stages]]").take(3).collect();
     let recipe = stages.join("[[stages]]").replace("heal = [{ type = \"least_squares\" }]\n", "");

@@ -531,7 +531,7 @@ fn scripts(dir: &Path) -> Option<[String; 4]> {
         std::io::Write::write_all(&mut std::io::stderr(), b"absent, not tested: PyTorch\n").ok();
         return None;
     };
-    Some(["importance", "loss", "state_loss", "healing"].map(|name| {
+    Some(["importance", "loss", "state_loss", "reconstruction"].map(|name| {
         let script = root().join(format!("examples/pytorch/{name}.py"));
         let path = dir.join(format!("{name}.pt"));
         let output = Command::new(&python).arg(script).arg(&path).output().unwrap();
@@ -593,9 +593,9 @@ fn losses_in_pytorch_are_their_twins_in_rust_with_their_gradients() {
 }
 
 #[test]
-fn metrics_and_healings_in_pytorch_are_their_twins_in_rust() {
+fn metrics_and_reconstructions_in_pytorch_are_their_twins_in_rust() {
     let (dir, model, text) = desk();
-    let Some([importance, loss, _, healing]) = scripts(dir.path()) else { return };
+    let Some([importance, loss, _, reconstruction]) = scripts(dir.path()) else { return };
     let at = |name: &str| dir.path().join(name).display().to_string();
     let library = examples().display().to_string();
     let scores = at("scores.safetensors");
@@ -629,7 +629,7 @@ fn metrics_and_healings_in_pytorch_are_their_twins_in_rust() {
     }
     assert!(n_groups > 6, "{n_groups}");
 
-    let weights = |heal: &str, out: &str| {
+    let weights = |reconstruct: &str, out: &str| {
         succeed(&[
             "--plugin",
             &library,
@@ -646,13 +646,14 @@ fn metrics_and_healings_in_pytorch_are_their_twins_in_rust() {
             "--layers",
             "2",
             "--heal",
-            heal,
+            reconstruct,
             "--out",
             &at(out),
         ]);
         fs::read(dir.path().join(out).join("model.safetensors")).unwrap()
     };
-    let (ours, theirs) = (weights("norm_keeping", "ours"), weights(&format!("torchscript:path={healing}"), "theirs"));
+    let (ours, theirs) =
+        (weights("norm_keeping", "ours"), weights(&format!("torchscript:path={reconstruction}"), "theirs"));
     assert!(ours == theirs);
 
     // Mistakes are answered by what they are.

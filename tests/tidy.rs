@@ -201,7 +201,7 @@ fn tensor_names_stand_in_architectures_alone() {
 fn one_function_slices_weights() {
     // The one function, which takes elements out of stored rows; then what picks from activations (predicted rows, states
     // of tokens, logits of the likeliest ones, a teacher's channels that a student kept, compared by an evaluator, aimed at
-    // by healings, states that predict a continuation, keys and values of what shares a context), what reads the numbers of
+    // by reconstructions, states that predict a continuation, keys and values of what shares a context), what reads the numbers of
     // token files or looks for those that are not finite, and what tries units in another order.
     const ALLOWED: [&str; 12] = [
         "minitron-core/src/prune/view.rs",
@@ -211,7 +211,7 @@ fn one_function_slices_weights() {
         "minitron-plugins/src/evaluators/hidden_cosine.rs",
         "minitron-plugins/src/corpora/tokens.rs",
         "minitron-plugins/src/corpora/tokens/evidence.rs",
-        "minitron-core/src/heal/streams.rs",
+        "minitron-core/src/reconstruct/streams.rs",
         "minitron-core/src/evaluate/likelihood.rs",
         "minitron-core/src/model/cache.rs",
         "minitron-plugins/src/laws/units.rs",
@@ -435,7 +435,7 @@ fn rooms_look_left() {
         "calibrate",
         "plan",
         "prune",
-        "heal",
+        "reconstruct",
         "train",
         "evaluate",
         "search",
@@ -483,13 +483,13 @@ fn an_index_that_cannot_fail_has_no_other_value() {
         "minitron-core/src/calibrate/",
         "minitron-core/src/plan/",
         "minitron-core/src/prune/",
-        "minitron-core/src/heal/",
+        "minitron-core/src/reconstruct/",
         "minitron-core/src/train/",
         "minitron-core/src/evaluate/",
         "minitron-core/src/search/",
         "minitron-plugins/src/allocators/",
         "minitron-plugins/src/evaluators/",
-        "minitron-plugins/src/healings/",
+        "minitron-plugins/src/reconstructions/",
         "minitron-plugins/src/importance/",
         "minitron-plugins/src/losses/",
     ];

@@ -12,16 +12,16 @@ use minitron::{config, forward, registry, some_windows};
 use minitron_core::calibrate::{Observation, SequenceStat, Site};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::{
-    Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Healing, Importance, LogitLoss,
-    Measurements, Mixer, Need, Observed, RunMixer, Scorer, SitePair, StateLoss, States, Subject, TeacherNeed,
+    Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Importance, LogitLoss, Measurements, Mixer,
+    Need, Observed, Reconstruction, RunMixer, Scorer, SitePair, StateLoss, States, Subject, TeacherNeed,
 };
 use minitron_core::descriptor;
 use minitron_core::error::Result;
 use minitron_core::evaluate::scan_rows;
-use minitron_core::heal::Patient;
 use minitron_core::model::{Context, Linear, LoadOptions, MixerState, PartWeights, Port, PortTap, Ports, Transformer};
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
+use minitron_core::reconstruct::StudentEditor;
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
 use minitron_core::spec::{At, ConfigKey, Cost, Evidence, MLP, ModelSpec, PruneGroup, Role, Sizes, Slot, fixed};
 use minitron_plugins::laws::{self, UNTRIED};
@@ -61,7 +61,7 @@ macro_rules! faulty {
 }
 
 faulty! {
-    BadFamily BadAxis BadMetric BadAllocator BadHealing BadLoss BadStates BadMeasure BadText
+    BadFamily BadAxis BadMetric BadAllocator BadReconstruction BadLoss BadStates BadMeasure BadText
 }
 
 /// Says another number each time.
@@ -254,22 +254,22 @@ impl Allocator for BadAllocator {
     }
 }
 
-#[typetag::serde(name = "bad_healing")]
-impl Healing for BadHealing {
-    fn heal(&self, patient: &mut Patient) -> Result<()> {
+#[typetag::serde(name = "bad_reconstruction")]
+impl Reconstruction for BadReconstruction {
+    fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
         let (role, slot) = (Role::ATTENTION_OUTPUT, Slot::Weight);
-        if patient.is_whole() && !self.has("meddling") {
+        if editor.is_whole() && !self.has("meddling") {
             return Ok(());
         }
         let at = At::Sublayer { layer: 0, sublayer: 0 };
-        let weight = patient.read(at, role, slot)?;
+        let weight = editor.read(at, role, slot)?;
         let weight = match self.fault.as_str() {
             "fickle" => weight + calls() as f64,
             "nan" => weight * f64::NAN,
             "shape" => weight.narrow(0, 0, 1),
             _ => weight * 1.5,
         };
-        patient.replace(at, role, slot, &weight)
+        editor.replace(at, role, slot, &weight)
     }
 }
 
@@ -387,7 +387,7 @@ fn descriptors() -> [Descriptor; 9] {
         descriptor! { Axis for BadAxis { tag: "bad_axis", summary: "a test", source: "a test" } },
         descriptor! { Importance for BadMetric { tag: "bad_metric", summary: "a test", source: "a test" } },
         descriptor! { Allocator for BadAllocator { tag: "bad_allocator", summary: "a test", source: "a test" } },
-        descriptor! { Healing for BadHealing { tag: "bad_healing", summary: "a test", source: "a test" } },
+        descriptor! { Reconstruction for BadReconstruction { tag: "bad_reconstruction", summary: "a test", source: "a test" } },
         descriptor! { LogitLoss for BadLoss { tag: "bad_loss", summary: "a test", source: "a test" } },
         descriptor! { StateLoss for BadStates { tag: "bad_states", summary: "a test", source: "a test" } },
         descriptor! { Evaluator for BadMeasure { tag: "bad_measure", summary: "a test", source: "a test" } },
@@ -454,8 +454,8 @@ const FAULTS: [Faults; 9] = [
         ],
     ),
     (
-        Kind::Healing,
-        "bad_healing",
+        Kind::Reconstruction,
+        "bad_reconstruction",
         &[
             ("meddling", "changed a student from which nothing was removed"),
             ("fickle", "asked twice, it gives two students"),

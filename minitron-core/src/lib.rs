@@ -15,7 +15,7 @@
 //! | [`calibrate`] | one forward pass, observations, scores |
 //! | [`plan`] | groups, rankings, legal sizes, plans |
 //! | [`prune`] | plans to index lists, and the pruned view of a source |
-//! | [`heal`] | closed-form repair of a pruned model |
+//! | [`reconstruct`] | closed-form repair of a pruned model |
 //! | [`train`] | objective, optimiser, schedule, loop, resume |
 //! | [`evaluate`] | row-chunked losses over held-out windows, generation, sentence embeddings |
 //! | [`search`] | candidates from sizes alone, successive halving, orders |
@@ -34,7 +34,6 @@ pub mod digest;
 pub mod error;
 pub mod evaluate;
 pub mod files;
-pub mod heal;
 pub mod memory;
 pub mod mixers;
 pub mod model;
@@ -43,6 +42,7 @@ pub mod plan;
 pub mod progress;
 pub mod prune;
 pub mod random;
+pub mod reconstruct;
 pub mod registry;
 pub mod report;
 pub mod search;

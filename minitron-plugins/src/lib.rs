@@ -7,10 +7,10 @@ mod corpora;
 mod defaults;
 mod dynamic;
 mod evaluators;
-mod healings;
 mod importance;
 pub mod laws;
 mod losses;
+mod reconstructions;
 mod script;
 
 pub use defaults::BuiltIn;

@@ -10,7 +10,8 @@ use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{
-    Context, DistillOptions, EvalOptions, PruneOptions, ScoreOptions, Setup, Treatment, distill, eval, prune, score,
+    Context, DistillOptions, EvalOptions, PruneOptions, ReconstructOptions, ScoreOptions, Setup, distill, eval, prune,
+    score,
 };
 use minitron_core::plan::Count;
 use serde_json::{Value, json};
@@ -79,18 +80,18 @@ impl Desk {
         self.with(|context| score(context, &options, &self.at("scores")))
     }
 
-    fn prune(&self, mlp: usize, heal: &[&str]) -> Result<Value> {
+    fn prune(&self, mlp: usize, reconstruct: &[&str]) -> Result<Value> {
         let options = PruneOptions {
             model: self.path("model"),
             scores: Some(self.path("scores")),
             mlp: Some(mlp),
             by: [(String::new(), "activation".to_owned())].into(),
-            treatment: Treatment {
-                heal: heal.iter().map(|h| h.parse().unwrap()).collect(),
+            reconstruction: ReconstructOptions {
+                heal: reconstruct.iter().map(|h| h.parse().unwrap()).collect(),
                 data: vec![self.path("text.txt").parse().unwrap()],
                 samples: 4,
                 seq_len: Some(16),
-                ..Treatment::default()
+                ..ReconstructOptions::default()
             },
             ..PruneOptions::default()
         };
@@ -178,7 +179,7 @@ fn go_through(about: &str, desk: &Desk) -> Vec<&'static str> {
                 assert_finite(&desk.at("distilled"));
             }
         }
-        if note("heal", desk.prune(24, &[desk.fitted])) {
+        if note("reconstruct", desk.prune(24, &[desk.fitted])) {
             assert_finite(&desk.at("pruned"));
         }
     }
@@ -300,9 +301,9 @@ fn least_squares_on_covariances_of_any_rank_stays_finite() {
     for (about, change) in ways {
         let desk = Desk::new(&tiny_llama(), change);
         desk.score(16, 2).unwrap();
-        for heal in ["least_squares", "rotation"] {
-            let done = desk.prune(16, &[heal]);
-            assert!(is_clear(&format!("{about}: {heal}"), &done), "{about}: {heal}: {done:?}");
+        for reconstruct in ["least_squares", "rotation"] {
+            let done = desk.prune(16, &[reconstruct]);
+            assert!(is_clear(&format!("{about}: {reconstruct}"), &done), "{about}: {reconstruct}: {done:?}");
             assert_finite(&desk.at("pruned"));
         }
     }

@@ -6,16 +6,16 @@ use std::path::Path;
 use minitron::{axes, families, forward, registry, some_ids, tiny_gpt2, tiny_llama, tiny_nemotron};
 use minitron_core::checkpoint::{Config, MemorySource, TensorSource};
 use minitron_core::error::Error;
-use minitron_core::heal::{Case, Patient};
 use minitron_core::model::{Cache, NoTap};
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::prune::{Student, student_config};
+use minitron_core::reconstruct::{ReconstructInputs, StudentEditor};
 use minitron_core::spec::{ModelSpec, PruneGroup, ROPE_PAIRS, Role, RotaryScaling, Side, Sizes};
 use serde_json::{Value, json};
 use tch::Tensor;
 
-use super::healing::{Ward, logits};
 use super::pruning::{activation_scores, random_rankings};
+use super::reconstruction::{Ward, logits};
 use super::rescaling::decoder;
 use super::{Model, REORDERED, load, relative};
 
@@ -86,8 +86,8 @@ fn dead_pairs_are_ranked_last_and_removing_them_changes_nothing() {
         let (registry, ids_bt) = (registry(), some_ids(2, 12, 61, 41).unwrap());
         let expected = forward(&whole, &ids_bt).unwrap();
         let student = |compensates: bool| {
-            let case = Case { compensates, registry: &registry, ..ward.case() };
-            Patient::new(case, plan.clone()).unwrap()
+            let inputs = ReconstructInputs { compensates, registry: &registry, ..ward.inputs() };
+            StudentEditor::new(inputs, plan.clone()).unwrap()
         };
         let difference = relative(&logits(&student(true), &ids_bt), &expected);
         assert!(difference <= REORDERED, "{}: {difference:e}", ward.model.family());
@@ -98,8 +98,9 @@ fn dead_pairs_are_ranked_last_and_removing_them_changes_nothing() {
 
         // What zeros were assumed of is measured, and found to be so.
         let mut measured = student(true);
-        let healing = registry.build::<dyn minitron_core::contract::Healing>(&"norm_rescale".parse().unwrap()).unwrap();
-        measured.treat(healing.as_ref()).unwrap();
+        let reconstruction =
+            registry.build::<dyn minitron_core::contract::Reconstruction>(&"norm_rescale".parse().unwrap()).unwrap();
+        measured.treat(reconstruction.as_ref()).unwrap();
         let difference = relative(&logits(&measured, &ids_bt), &expected);
         assert!(difference <= 1e-4, "{}: measured, {difference:e}", ward.model.family());
     }

@@ -2,12 +2,12 @@
 
 use minitron::{forward, some_ids, tiny_llama};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
-use minitron_core::heal::{Case, Patient};
+use minitron_core::reconstruct::{ReconstructInputs, StudentEditor};
 use minitron_core::spec::{At, HIDDEN, Role, Side, Slot};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
-use super::healing::{ATTENTION, Ward, logits};
+use super::reconstruction::{ATTENTION, Ward, logits};
 use super::{Model, REORDERED, relative};
 
 /// A tiny decoder with grouped queries and next to no epsilon, which would blur what is exact.
@@ -45,15 +45,15 @@ fn normed_by_mean_square() -> Vec<Value> {
 }
 
 /// The student as sliced, nothing compensated.
-fn sliced(ward: &Ward) -> Patient<'_> {
-    Patient::new(Case { compensates: false, ..ward.case() }, ward.plan.clone()).unwrap()
+fn sliced(ward: &Ward) -> StudentEditor<'_> {
+    StudentEditor::new(ReconstructInputs { compensates: false, ..ward.inputs() }, ward.plan.clone()).unwrap()
 }
 
-fn gain(source: &dyn TensorSource, patient: &Patient, at: At, role: Role) -> Tensor {
-    source.read(&patient.spec().find(at, role, Slot::Weight).unwrap().name()).unwrap()
+fn gain(source: &dyn TensorSource, editor: &StudentEditor, at: At, role: Role) -> Tensor {
+    source.read(&editor.spec().find(at, role, Slot::Weight).unwrap().name()).unwrap()
 }
 
-fn assert_same_bytes(one: &Patient, other: &Patient, what: &str) {
+fn assert_same_bytes(one: &StudentEditor, other: &StudentEditor, what: &str) {
     let (one, other) = (one.student().unwrap(), other.student().unwrap());
     for name in one.names() {
         assert_eq!(one.read(&name).unwrap(), other.read(&name).unwrap(), "{what}: {name}");
@@ -87,11 +87,11 @@ fn a_stream_of_all_its_channels_is_compensated_for_nothing() {
     for config in normed_by_mean_square() {
         for sizes in [&[][..], &[("heads", 2), ("mlp", 24), ("depth", 2)]] {
             let ward = Ward::of(&config, sizes);
-            assert!(!ward.patient().is_compensated(), "{}", ward.model.family());
-            assert_same_bytes(&ward.patient(), &sliced(&ward), ward.model.family());
+            assert!(!ward.editor().is_compensated(), "{}", ward.model.family());
+            assert_same_bytes(&ward.editor(), &sliced(&ward), ward.model.family());
         }
         let whole = Ward::of(&config, &[]);
-        assert_same_bytes(&whole.treated(&["norm_rescale"]).unwrap(), &whole.patient(), whole.model.family());
+        assert_same_bytes(&whole.treated(&["norm_rescale"]).unwrap(), &whole.editor(), whole.model.family());
     }
 }
 
@@ -100,7 +100,7 @@ fn only_families_that_multiply_by_the_root_of_the_width_are_compensated() {
     for config in normed_by_mean_square() {
         let ward = Ward::of(&config, &[("hidden", 16)]);
         let is_gemma = ward.model.family().starts_with("gemma");
-        assert_eq!(ward.patient().is_compensated(), is_gemma, "{}", ward.model.family());
+        assert_eq!(ward.editor().is_compensated(), is_gemma, "{}", ward.model.family());
     }
 }
 
@@ -116,7 +116,7 @@ fn a_tied_table_is_scaled_and_its_logits_are_not() {
     }
     let mut untied = Ward::new(twin, &[("hidden", 16)]);
     untied.plan = tied.plan.clone();
-    let (tied, sliced_twin, untied) = (tied.patient(), sliced(&untied), untied.patient());
+    let (tied, sliced_twin, untied) = (tied.editor(), sliced(&untied), untied.editor());
     let ids_bt = some_ids(2, 12, 61, 35).unwrap();
     let difference = relative(&logits(&tied, &ids_bt), &logits(&untied, &ids_bt));
     assert!(difference <= REORDERED, "{difference:e}");
@@ -144,14 +144,14 @@ fn a_tied_table_is_scaled_and_its_logits_are_not() {
 fn channels_that_hold_nothing_go_unnoticed() {
     for config in normed_by_mean_square() {
         let mut ward = Ward::of(&config, &[("hidden", 24)]);
-        let kept = ward.patient().kept(HIDDEN).to_vec();
+        let kept = ward.editor().kept(HIDDEN).to_vec();
         let writers = [Role::TOKEN_EMBEDDING, Role::ATTENTION_OUTPUT, Role::DOWN];
         scale_units(&mut ward.model, &writers, HIDDEN, &|channel| f64::from(u8::from(kept.contains(&channel))));
         let ids_bt = some_ids(2, 12, 61, 35).unwrap();
         let teacher = teacher(&ward, &ids_bt);
         let rescaled = relative(&logits(&ward.treated(&["norm_rescale"]).unwrap(), &ids_bt), &teacher);
         assert!(rescaled <= 1e-4, "{}: {rescaled:e}", ward.model.family());
-        let before = relative(&logits(&ward.patient(), &ids_bt), &teacher);
+        let before = relative(&logits(&ward.editor(), &ids_bt), &teacher);
         assert!(before > 1e-2, "{}: {before:e} already", ward.model.family());
     }
 }
@@ -161,7 +161,7 @@ fn channels_that_hold_nothing_go_unnoticed() {
 fn gains_follow_the_share_of_the_mean_square_that_stays() {
     for config in [decoder("llama", &json!({})), gemma3(false)] {
         let mut ward = Ward::of(&config, &[("hidden", 24)]);
-        let kept = ward.patient().kept(HIDDEN).to_vec();
+        let kept = ward.editor().kept(HIDDEN).to_vec();
         scale_units(&mut ward.model, &[Role::ATTENTION_OUTPUT, Role::DOWN], HIDDEN, &|_| 0.0);
         let table = ward.model.spec.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
         let signs = ward.model.source.read(&table).unwrap().sign();
@@ -169,7 +169,7 @@ fn gains_follow_the_share_of_the_mean_square_that_stays() {
         let share = |channel: usize| if kept.contains(&channel) { 1.0 } else { 3.0 };
         scale_units(&mut ward.model, &[Role::TOKEN_EMBEDDING], HIDDEN, &share);
 
-        let (before, after) = (ward.patient(), ward.treated(&["norm_rescale"]).unwrap());
+        let (before, after) = (ward.editor(), ward.treated(&["norm_rescale"]).unwrap());
         let (sliced, rescaled) = (before.student().unwrap(), after.student().unwrap());
         let stored_less = f64::from(u8::from(ward.model.family().starts_with("gemma")));
         let expected = (1.0 / ((24.0 + 8.0 * 9.0) / 32.0f64)).sqrt();
@@ -180,7 +180,8 @@ fn gains_follow_the_share_of_the_mean_square_that_stays() {
         }
         // What nothing passes through has no share: its gain stays.
         if stored_less > 0.0 {
-            let output = |patient: &Patient| gain(&patient.student().unwrap(), patient, ATTENTION, Role::OUTPUT_NORM);
+            let output =
+                |editor: &StudentEditor| gain(&editor.student().unwrap(), editor, ATTENTION, Role::OUTPUT_NORM);
             assert_eq!(output(&after), output(&before));
         }
     }
@@ -211,17 +212,18 @@ fn norms_over_whole_projections_forget_the_heads_that_go() {
         }
         let ids_bt = some_ids(2, 12, 61, 35).unwrap();
         let teacher = teacher(&ward, &ids_bt);
-        let (before, after) = (ward.patient(), ward.treated(&["norm_rescale"]).unwrap());
+        let (before, after) = (ward.editor(), ward.treated(&["norm_rescale"]).unwrap());
         let rescaled = relative(&logits(&after, &ids_bt), &teacher);
         assert!(rescaled <= 1e-4, "{kind}: {rescaled:e}");
         assert!(relative(&logits(&before, &ids_bt), &teacher) > 1e-3, "{kind}");
 
-        let (sliced, healed) = (before.student().unwrap(), after.student().unwrap());
+        let (sliced, reconstructed) = (before.student().unwrap(), after.student().unwrap());
         let half_gone = (1.0f64 / ((1.0 + 4.0) / 2.0)).sqrt();
         let keys = if kind == "kv_heads" { half_gone } else { 1.0 };
         for (role, expected) in [(Role::QUERY_NORM, half_gone), (Role::KEY_NORM, keys)] {
-            let (sliced, healed) = (gain(&sliced, &before, ATTENTION, role), gain(&healed, &after, ATTENTION, role));
-            let difference = relative(&healed, &(sliced * expected));
+            let (sliced, reconstructed) =
+                (gain(&sliced, &before, ATTENTION, role), gain(&reconstructed, &after, ATTENTION, role));
+            let difference = relative(&reconstructed, &(sliced * expected));
             assert!(difference < 1e-5, "{kind} {role}: {difference:e}");
         }
     }
@@ -235,8 +237,8 @@ fn a_gain_of_nothing_leaves_the_others_finite() {
     let gains = ward.model.source.read(&name).unwrap();
     let _ = gains.narrow(0, 3, 20).zero_();
     ward.model.source.insert(name, &gains).unwrap();
-    let (before, after) = (ward.patient(), ward.treated(&["norm_rescale"]).unwrap());
-    let queries = |patient: &Patient| gain(&patient.student().unwrap(), patient, ATTENTION, Role::QUERY_NORM);
+    let (before, after) = (ward.editor(), ward.treated(&["norm_rescale"]).unwrap());
+    let queries = |editor: &StudentEditor| gain(&editor.student().unwrap(), editor, ATTENTION, Role::QUERY_NORM);
     let (before, after) = (queries(&before), queries(&after));
     assert_eq!(after.eq(0.0), before.eq(0.0));
     assert!(bool::try_from(after.isfinite().all()).unwrap());

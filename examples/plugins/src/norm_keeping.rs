@@ -1,6 +1,6 @@
-use minitron_core::contract::Healing;
+use minitron_core::contract::Reconstruction;
 use minitron_core::error::Result;
-use minitron_core::heal::Patient;
+use minitron_core::reconstruct::StudentEditor;
 use minitron_core::spec::{Role, Slot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct NormKeeping {}
 
 minitron_core::plugin! {
-    Healing for NormKeeping {
+    Reconstruction for NormKeeping {
         tag: "norm_keeping",
         summary: "second projections scaled back to the teacher's norm",
         source: "an example",
@@ -20,16 +20,16 @@ minitron_core::plugin! {
 }
 
 #[typetag::serde(name = "norm_keeping")]
-impl Healing for NormKeeping {
-    fn heal(&self, patient: &mut Patient) -> Result<()> {
-        for layer in 0..patient.n_layers() {
+impl Reconstruction for NormKeeping {
+    fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
+        for layer in 0..editor.n_layers() {
             let (role, slot) = (Role::DOWN, Slot::Weight);
-            let Some(at) = patient.spec().part_with(layer, role) else { continue };
-            let student_ef = patient.read(at, role, slot)?;
-            let teacher_ef = patient.read_teacher(at, role, slot)?;
+            let Some(at) = editor.spec().part_with(layer, role) else { continue };
+            let student_ef = editor.read(at, role, slot)?;
+            let teacher_ef = editor.read_teacher(at, role, slot)?;
             let (ours, theirs) = (student_ef.f_norm()?.f_double_value(&[])?, teacher_ef.f_norm()?.f_double_value(&[])?);
             if ours > 0.0 && ours != theirs {
-                patient.replace(at, role, slot, &student_ef.f_mul_scalar(theirs / ours)?)?;
+                editor.replace(at, role, slot, &student_ef.f_mul_scalar(theirs / ours)?)?;
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ mod pruning;
 mod search;
 mod training;
 
-pub use pruning::{Prune, Treatment};
+pub use pruning::{Prune, ReconstructOptions};
 pub use search::Search;
 pub use training::{Asked, Distill, How, Train, Training};
 

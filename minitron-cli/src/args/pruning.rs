@@ -86,26 +86,26 @@ pub struct Prune {
     /// Take scores and a plan of another model, with a warning
     #[arg(long)]
     pub any_model: bool,
-    /// Plan and heal, write nothing
+    /// Plan and reconstruct, write nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
-    pub treatment: Treatment,
+    pub reconstruction: ReconstructOptions,
 }
 
 /// Repair of what pruning damaged, without training.
 #[derive(Debug, Args)]
-pub struct Treatment {
+pub struct ReconstructOptions {
     /// Slice alone: Gemma's embeddings and narrower heads are not compensated for fewer channels
     #[arg(long)]
     pub uncompensated: bool,
-    /// A healing, `name:key=value`; several are applied in order
+    /// A reconstruction, `name:key=value`; several are applied in order
     #[arg(long)]
     pub heal: Vec<PluginSpec>,
-    /// Calibration text for the healings: FILE, or FILE#a..b for some of its documents
+    /// Calibration text for the reconstructions: FILE, or FILE#a..b for some of its documents
     #[arg(long, num_args = 1..)]
     pub data: Vec<DataSpec>,
     /// Windows used

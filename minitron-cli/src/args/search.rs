@@ -59,12 +59,12 @@ pub struct Search {
     /// Which metric decides where two scored an axis: LABEL, or KIND=LABEL
     #[arg(long = "by")]
     pub by: Vec<String>,
-    /// A healing of every candidate, `name:key=value`; several are applied in order
+    /// A reconstruction of every candidate, `name:key=value`; several are applied in order
     #[arg(long)]
     pub heal: Vec<PluginSpec>,
-    /// Windows of the training text that healings look at
+    /// Windows of the training text that reconstructions look at
     #[arg(long, default_value_t = 128)]
-    pub heal_samples: usize,
+    pub reconstruct_samples: usize,
     /// Memory for candidates that learn side by side [default: half of what is free]
     #[arg(long)]
     pub max_memory: Option<Bytes>,

@@ -38,7 +38,7 @@ fn template(kind: Kind) -> Template {
         Kind::Axis => template!("MlpTiles", "mlp_tiles"),
         Kind::Importance => template!("MeanPower", "mean_power"),
         Kind::Allocator => template!("HalfMlp", "half_mlp"),
-        Kind::Healing => template!("NormKeeping", "norm_keeping"),
+        Kind::Reconstruction => template!("NormKeeping", "norm_keeping"),
         Kind::Loss => template!("SkewKl", "skew_kl"),
         Kind::StateLoss => template!("LogCosh", "log_cosh"),
         Kind::Evaluator => template!("TokenAccuracy", "token_accuracy"),
@@ -194,7 +194,9 @@ fn readme(kind: Kind, tag: &str, library: &str) -> String {
         Kind::Axis => format!("minitron --plugin LIB prune MODEL --axis {tag} --mlp 128 --scores SCORES --out OUT"),
         Kind::Importance => format!("minitron --plugin LIB score MODEL --data TEXT --metric {tag} --out SCORES"),
         Kind::Allocator => format!("minitron --plugin LIB prune MODEL --allocator {tag} --scores SCORES --out OUT"),
-        Kind::Healing => format!("minitron --plugin LIB prune MODEL --mlp 128 --scores SCORES --heal {tag} --out OUT"),
+        Kind::Reconstruction => {
+            format!("minitron --plugin LIB prune MODEL --mlp 128 --scores SCORES --heal {tag} --out OUT")
+        }
         Kind::Loss | Kind::StateLoss => {
             format!("minitron --plugin LIB distill --teacher T --student S --data TEXT --loss {tag} --out OUT")
         }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use minitron_core::error::{Error, Result};
-use minitron_core::pipeline::{PruneOptions, Treatment, prune};
+use minitron_core::pipeline::{PruneOptions, ReconstructOptions, prune};
 
 use crate::args::{self, Common, Prune};
 use crate::output;
@@ -33,15 +33,15 @@ pub fn run(common: &Common, args: &Prune) -> Result<()> {
         metrics: args.metrics.clone(),
         max_memory: args.max_memory,
         any_model: args.any_model,
-        treatment: treatment(&args.treatment),
+        reconstruction: reconstruction(&args.reconstruction),
     };
     let out = args.out.clone().unwrap_or_default();
     let report = single(common, args.force, |context| prune(context, &options, &out, args.dry_run))?;
     output::show(common.json, &report, output::plan_table)
 }
 
-fn treatment(args: &args::Treatment) -> Treatment {
-    Treatment {
+fn reconstruction(args: &args::ReconstructOptions) -> ReconstructOptions {
+    ReconstructOptions {
         heal: args.heal.clone(),
         data: args.data.clone(),
         samples: args.samples,

@@ -30,7 +30,7 @@ pub fn run(common: &Common, args: &Search) -> Result<()> {
         axes: args.axes.clone(),
         by: by(&args.by),
         heal: args.heal.clone(),
-        heal_samples: args.heal_samples,
+        reconstruct_samples: args.reconstruct_samples,
         max_memory: args.max_memory,
         asked: asked(&args.asked),
         setup: how(&args.how, &args.data, args.tokens.unwrap_or(Count(0))),

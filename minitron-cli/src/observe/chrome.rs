@@ -198,7 +198,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chrome {
         let mut extensions = span.extensions_mut();
         let Some(open) = extensions.get_mut::<Open>() else { return };
         let Some(begin) = open.entered.take() else { return };
-        // Which stage, healing or evaluator: what one looks for in a picture.
+        // Which stage, reconstruction or evaluator: what one looks for in a picture.
         let name = match open.args.get("name").and_then(Value::as_str) {
             Some(which) => format!("{} {which}", about.name()),
             None => about.name().to_owned(),

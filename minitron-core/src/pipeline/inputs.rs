@@ -46,9 +46,9 @@ impl Inputs<'_, '_> {
                     self.file(plan)?;
                 }
                 self.specs(&mut o.metrics)?;
-                let treatment = &mut o.treatment;
-                self.specs(&mut treatment.heal)?;
-                self.data(&mut treatment.data, &treatment.text)?;
+                let reconstruction = &mut o.reconstruction;
+                self.specs(&mut reconstruction.heal)?;
+                self.data(&mut reconstruction.data, &reconstruction.text)?;
             }
             StageOptions::Train(o) => {
                 if let Some(config) = &mut o.config {

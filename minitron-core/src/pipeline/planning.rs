@@ -133,7 +133,7 @@ impl Rounds<'_> {
         let groups = self.context.groups(self.axes, spec)?;
         let tokenizer = self.context.tokenizer(self.folder)?;
         let mut inputs = self.context.score_inputs(source, (spec, &groups), &tokenizer, self.windows);
-        inputs.batch_size = self.options.treatment.batch_size.max(1);
+        inputs.batch_size = self.options.reconstruction.batch_size.max(1);
         inputs.max_memory = self.options.max_memory.map(|bytes| bytes.0);
         let scores = calibrate::score(&inputs, metrics(self.context, &self.options.metrics)?)?;
         let rankings = Rankings::new(&scores, &groups, &self.options.by)?;

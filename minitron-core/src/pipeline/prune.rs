@@ -1,4 +1,4 @@
-//! `prune`: rank, plan, slice, heal, write.
+//! `prune`: rank, plan, slice, reconstruct, write.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use super::clients;
 use super::context::{Context, Wanted};
 use super::identity::identity_of;
 use super::planning::{Decision, decide};
+use super::reconstruction::{ReconstructOptions, note};
 use super::student::Written;
-use super::treatment::{Treatment, note};
 use crate::checkpoint::{Claim, Identity, OutputDir, TensorSource, WriteOptions, write_whole};
 use crate::error::{Error, Result};
-use crate::heal::Patient;
 use crate::memory::{mib, peak_bytes};
 use crate::plan::{Bytes, Explained, Plan};
 use crate::prune::{ModuleChanges, Student};
+use crate::reconstruct::StudentEditor;
 use crate::registry::PluginSpec;
 use crate::spec::{DEPTH, ModelFolder, ModelSpec, Sizes};
 
@@ -78,9 +78,9 @@ pub struct PruneOptions {
     pub max_memory: Option<Bytes>,
     /// Whether scores and a plan of another model are taken, with a warning.
     pub any_model: bool,
-    /// Healings and their text.
+    /// Reconstructions and their text.
     #[serde(flatten)]
-    pub treatment: Treatment,
+    pub reconstruction: ReconstructOptions,
 }
 
 impl PruneOptions {
@@ -125,9 +125,9 @@ impl PruneOptions {
 
     fn card(&self, context: &Context, folder: &ModelFolder) -> Result<Card> {
         const SIZED_BY: &str = "params ratio non_embedding memory square allocator axes by plan";
-        let looks_at_text = match self.treatment.heal.is_empty() && self.rounds <= 1 {
+        let looks_at_text = match self.reconstruction.heal.is_empty() && self.rounds <= 1 {
             true => "seed",
-            false => "rounds metrics heal data samples seq_len seed",
+            false => "rounds metrics reconstruct data samples seq_len seed",
         };
         let mut told = serde_json::to_value(self).unwrap_or_default();
         told["seed"] = json!(context.seed);
@@ -156,10 +156,10 @@ impl PruneOptions {
         if self.rounds > MAX_ROUNDS {
             return Err(Error::Recipe(format!("rounds: expected at most {MAX_ROUNDS}, got {}", self.rounds)));
         }
-        if self.max_memory.is_some() && !self.treatment.heal.is_empty() {
-            let message = "max_memory: healings hold the calibration text's activations, which no limit bounds";
+        if self.max_memory.is_some() && !self.reconstruction.heal.is_empty() {
+            let message = "max_memory: reconstructions hold the calibration text's activations, which no limit bounds";
             return Err(Error::Recipe(format!(
-                "{message}; leave the limit out (fewer samples take less) or the healings"
+                "{message}; leave the limit out (fewer samples take less) or the reconstructions"
             )));
         }
         if self.plan.is_none() && self.scores.is_none() {
@@ -169,7 +169,7 @@ impl PruneOptions {
     }
 }
 
-/// Prunes a model into a folder and heals it; with `dry_run`, writes nothing.
+/// Prunes a model into a folder and reconstructs it; with `dry_run`, writes nothing.
 pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: bool) -> Result<Value> {
     options.check()?;
     if !dry_run {
@@ -182,21 +182,21 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
         OutputDir::refuse_inputs(out, inputs.into_iter().flatten())?;
     }
     let _claim = if dry_run { None } else { Some(Claim::of(out)?) };
-    options.treatment.build(context)?;
-    let windows = options.treatment.windows(context, &folder, options.rounds > 1, (!dry_run).then_some(out))?;
+    options.reconstruction.build(context)?;
+    let windows = options.reconstruction.windows(context, &folder, options.rounds > 1, (!dry_run).then_some(out))?;
     let own = identity_of(&folder)?;
     let Decision { plan, rankings, explained } = decide(context, options, (&folder, &own), windows.as_ref())?;
-    // Before the healings, which take long. The student knows which layers stay; what it holds of the plan goes at once.
+    // Before the reconstructions, which take long. The student knows which layers stay; what it holds of the plan goes at once.
     {
         let student = Student::new(&folder.checkpoint.tensors, &folder.spec, &plan, context.registry)?;
         clients::warn(context, &student.spec, &Sizes::new())?;
     }
     ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, &plan, None)?;
     let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
-    let patient = options.treatment.patient(context, &folder, (plan, rankings.as_ref()), windows.as_ref())?;
-    let plan = patient.plan();
-    let modules = ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, plan, patient.hidden_basis())?;
-    let mut report = report_of(context, &folder.spec, &patient)?;
+    let editor = options.reconstruction.editor(context, &folder, (plan, rankings.as_ref()), windows.as_ref())?;
+    let plan = editor.plan();
+    let modules = ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, plan, editor.hidden_basis())?;
+    let mut report = report_of(context, &folder.spec, &editor)?;
     report["near_ties"] = json!(near_ties(&explained));
     if dry_run {
         report["kept"] = json!(plan.kept);
@@ -205,9 +205,9 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     }
     let output = OutputDir::create(out, context.force)?;
     let written = Written {
-        config: patient.config(),
-        spec: patient.spec(),
-        tensors: &patient.student()?,
+        config: editor.config(),
+        spec: editor.spec(),
+        tensors: &editor.student()?,
         from: &folder.checkpoint.dir,
         modules: &modules,
         card: &options.card(context, &folder)?,
@@ -228,19 +228,19 @@ pub(super) fn kind_of(word: &str) -> &str {
 }
 
 /// Sizes before and after, and what follows from them.
-pub(super) fn report_of(context: &Context, source: &ModelSpec, patient: &Patient) -> Result<Value> {
-    let sizes = patient.plan().sizes();
+pub(super) fn report_of(context: &Context, source: &ModelSpec, editor: &StudentEditor) -> Result<Value> {
+    let sizes = editor.plan().sizes();
     let mut report = json!({
         "architecture": source.architecture,
-        "n_params": patient.spec().n_params(),
+        "n_params": editor.spec().n_params(),
         "n_params_source": source.n_params(),
-        "n_non_embedding": patient.spec().n_non_embedding_at(&Sizes::new()),
+        "n_non_embedding": editor.spec().n_non_embedding_at(&Sizes::new()),
         "n_non_embedding_source": source.n_non_embedding_at(&Sizes::new()),
         "sizes": sizes,
         "sizes_source": source.sizes(),
     });
-    clients::note(context, patient.spec(), &Sizes::new(), &mut report)?;
-    note(patient, &mut report);
+    clients::note(context, editor.spec(), &Sizes::new(), &mut report)?;
+    note(editor, &mut report);
     Ok(report)
 }
 

@@ -11,7 +11,7 @@ const NAMING: [(&str, &[Kind]); 6] = [
     ("metrics", &[Kind::Importance]),
     ("axes", &[Kind::Axis]),
     ("allocator", &[Kind::Allocator]),
-    ("heal", &[Kind::Healing]),
+    ("heal", &[Kind::Reconstruction]),
     ("losses", &[Kind::Loss, Kind::StateLoss]),
     ("evaluators", &[Kind::Evaluator]),
 ];

@@ -79,7 +79,10 @@ impl ModuleChanges {
         (spec, plan, basis): (&ModelSpec, &Plan, Option<&str>),
     ) -> Result<()> {
         if let Some(tag) = basis {
-            return Err(cannot(module, &format!("`{tag}` turns the channels that it reads; leave that healing out")));
+            return Err(cannot(
+                module,
+                &format!("`{tag}` turns the channels that it reads; leave that reconstruction out"),
+            ));
         }
         if config.flag_or("use_residual", false)? {
             return Err(cannot(module, "it adds its own input to its output"));

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::contract::{Allocator, Architecture, Axis, Corpus, Evaluator, Healing, Importance, LogitLoss, StateLoss};
+use crate::contract::{
+    Allocator, Architecture, Axis, Corpus, Evaluator, Importance, LogitLoss, Reconstruction, StateLoss,
+};
 use crate::error::{Error, Result};
 
 /// The contract that a plugin fulfils.
@@ -21,8 +23,8 @@ pub enum Kind {
     Importance,
     /// [`Allocator`]
     Allocator,
-    /// [`Healing`]
-    Healing,
+    /// [`Reconstruction`]
+    Reconstruction,
     /// [`LogitLoss`]
     Loss,
     /// [`StateLoss`]
@@ -40,7 +42,7 @@ impl Kind {
         Kind::Axis,
         Kind::Importance,
         Kind::Allocator,
-        Kind::Healing,
+        Kind::Reconstruction,
         Kind::Loss,
         Kind::StateLoss,
         Kind::Evaluator,
@@ -54,7 +56,7 @@ impl Kind {
             Kind::Axis => "axis",
             Kind::Importance => "importance",
             Kind::Allocator => "allocator",
-            Kind::Healing => "healing",
+            Kind::Reconstruction => "reconstruction",
             Kind::Loss => "loss",
             Kind::StateLoss => "state_loss",
             Kind::Evaluator => "evaluator",
@@ -67,6 +69,8 @@ impl FromStr for Kind {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         let known = Kind::ALL.iter().map(|kind| kind.name());
+        // The name of earlier versions.
+        let text = if text == "healing" { Kind::Reconstruction.name() } else { text };
         let found = Kind::ALL.iter().find(|kind| kind.name() == text);
         found.copied().ok_or_else(|| Error::unknown("kind", text, known))
     }
@@ -92,8 +96,8 @@ pub enum Build {
     Importance(BuildFn<dyn Importance>),
     /// Builds an [`Allocator`].
     Allocator(BuildFn<dyn Allocator>),
-    /// Builds a [`Healing`].
-    Healing(BuildFn<dyn Healing>),
+    /// Builds a [`Reconstruction`].
+    Reconstruction(BuildFn<dyn Reconstruction>),
     /// Builds a [`LogitLoss`].
     LogitLoss(BuildFn<dyn LogitLoss>),
     /// Builds a [`StateLoss`].
@@ -137,7 +141,7 @@ impl Descriptor {
             Build::Axis(build) => to_value(build(value)?),
             Build::Importance(build) => to_value(build(value)?),
             Build::Allocator(build) => to_value(build(value)?),
-            Build::Healing(build) => to_value(build(value)?),
+            Build::Reconstruction(build) => to_value(build(value)?),
             Build::LogitLoss(build) => to_value(build(value)?),
             Build::StateLoss(build) => to_value(build(value)?),
             Build::Evaluator(build) => to_value(build(value)?),
@@ -174,7 +178,7 @@ contract!(Architecture, Architecture);
 contract!(Axis, Axis);
 contract!(Importance, Importance);
 contract!(Allocator, Allocator);
-contract!(Healing, Healing);
+contract!(Reconstruction, Reconstruction);
 contract!(LogitLoss, Loss);
 contract!(StateLoss, StateLoss);
 contract!(Evaluator, Evaluator);

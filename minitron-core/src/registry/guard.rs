@@ -21,12 +21,12 @@ use tch::Tensor;
 use crate::calibrate::Observation;
 use crate::checkpoint::Config;
 use crate::contract::{
-    Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Healing, Importance, LogitLoss,
-    Measurements, Need, Scorer, SitePair, StateLoss, States, Subject, TeacherNeed,
+    Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Importance, LogitLoss, Measurements, Need,
+    Reconstruction, Scorer, SitePair, StateLoss, States, Subject, TeacherNeed,
 };
 use crate::error::{Error, Result};
-use crate::heal::Patient;
 use crate::plan::{Plan, Rankings, Space};
+use crate::reconstruct::StudentEditor;
 use crate::spec::{ClientLimit, Evidence, ModelSpec, PruneGroup, Sizes};
 
 /// Whom an error names.
@@ -256,11 +256,11 @@ impl<P: Allocator + Serialize> Allocator for Guarded<P> {
     }
 }
 
-impl<P: Healing + Serialize> Healing for Guarded<P> {
+impl<P: Reconstruction + Serialize> Reconstruction for Guarded<P> {
     same_tag!();
 
-    fn heal(&self, patient: &mut Patient) -> Result<()> {
-        self.call(|plugin| plugin.heal(patient))
+    fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
+        self.call(|plugin| plugin.reconstruct(editor))
     }
 }
 

@@ -11,9 +11,9 @@ use crate::calibrate::Observation;
 use crate::checkpoint::Config;
 use crate::contract::{Document, Need, States, Subject};
 use crate::error::Error;
-use crate::heal::Patient;
 use crate::model::Transformer;
 use crate::plan::{Plan, Rankings, Space};
+use crate::reconstruct::StudentEditor;
 use crate::spec::{Evidence, ModelSpec, PruneGroup};
 
 /// The first bytes of every handshake.
@@ -171,8 +171,8 @@ const fn layout() -> u64 {
         align_of::<States>(),
         size_of::<Subject>(),
         align_of::<Subject>(),
-        size_of::<Patient>(),
-        align_of::<Patient>(),
+        size_of::<StudentEditor>(),
+        align_of::<StudentEditor>(),
         size_of::<Transformer>(),
         align_of::<Transformer>(),
         size_of::<Plan>(),

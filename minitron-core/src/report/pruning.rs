@@ -28,8 +28,8 @@ pub struct Pruning {
     pub cuts: Vec<CutSummary>,
     /// Which units stay.
     pub kept: Vec<HeatMap>,
-    /// Healings that followed, as recorded.
-    pub healed: Option<Value>,
+    /// Reconstructions that followed, as recorded.
+    pub reconstructed: Option<Value>,
 }
 
 /// An axis before and after.
@@ -78,7 +78,7 @@ struct Recorded {
     n_params_source: Option<u64>,
     #[serde(default)]
     explained: BTreeMap<String, Explained>,
-    healed: Option<Value>,
+    reconstructed: Option<Value>,
 }
 
 impl Pruning {
@@ -107,7 +107,7 @@ impl Pruning {
             n_params: recorded.n_params,
             cuts,
             kept,
-            healed: recorded.healed,
+            reconstructed: recorded.reconstructed,
         })
     }
 }

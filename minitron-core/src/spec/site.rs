@@ -29,7 +29,7 @@ impl Port {
     pub const NEURONS: Port = Port("neurons");
 }
 
-/// A mixer's projections, as healings see them.
+/// A mixer's projections, as reconstructions see them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ports {
     /// Those that read the stream: they share one input. A family has some of them.

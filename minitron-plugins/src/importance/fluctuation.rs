@@ -8,7 +8,7 @@ use super::channels::{self, ChannelScorer};
 
 /// What a bias cannot make up for when a unit goes: Σ over its channels c of Var(x_c) · ‖W_·c‖², the variance over all
 /// calibration tokens, W the projection that reads them. A channel that hardly changes is replaced by its mean, so this goes
-/// with the healing `bias_compensation`. Neurons and heads only.
+/// with the reconstruction `bias_compensation`. Neurons and heads only.
 ///
 /// FLAP (arXiv 2312.11983), "weighted input feature variance". Where it lets layers have different widths by standardising
 /// scores over all of them, a Hugging Face config has one width, so units are ranked inside their layer.

@@ -7,9 +7,9 @@ pub mod axis;
 pub mod corpus;
 pub mod evaluator;
 pub mod form;
-pub mod healing;
 pub mod importance;
 pub mod loss;
+pub mod reconstruction;
 pub mod state_loss;
 
 mod numbers;
@@ -100,7 +100,7 @@ fn law(trial: &Trial, samples: &[Sample]) -> Result<String> {
         Kind::Axis => axis::check(trial, samples),
         Kind::Importance => importance::check(trial, samples),
         Kind::Allocator => allocator::check(trial, samples),
-        Kind::Healing => healing::check(trial, samples),
+        Kind::Reconstruction => reconstruction::check(trial, samples),
         Kind::Loss => loss::check(trial),
         Kind::StateLoss => state_loss::check(trial, samples),
         Kind::Evaluator => evaluator::check(trial),

@@ -127,7 +127,7 @@ pub fn prunings(prunings: &[Pruning]) -> Markup {
     html! { @for pruning in prunings { section {
         h3 { "Pruning: " (pruning.name) }
         (sizes(pruning))
-        @if let Some(healed) = &pruning.healed { p { "Healed by " code { (healings(healed)) } } }
+        @if let Some(reconstructed) = &pruning.reconstructed { p { "Reconstructed by " code { (reconstructions(reconstructed)) } } }
         @if !pruning.kept.is_empty() {
             p.muted { "Share of the units that stay, darkest (on dark pages brightest) where all do." }
             div.figures { @for map in &pruning.kept { (kept_figure(map)) } }
@@ -137,9 +137,10 @@ pub fn prunings(prunings: &[Pruning]) -> Markup {
 }
 
 /// As they are written on the command line.
-fn healings(healed: &Value) -> String {
-    let words = healed.as_array().map(|list| list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
-    words.filter(|words| !words.is_empty()).unwrap_or_else(|| healed.to_string())
+fn reconstructions(reconstructed: &Value) -> String {
+    let words =
+        reconstructed.as_array().map(|list| list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+    words.filter(|words| !words.is_empty()).unwrap_or_else(|| reconstructed.to_string())
 }
 
 fn sizes(pruning: &Pruning) -> Markup {

@@ -14,22 +14,22 @@ use super::super::identity::identity_of;
 use super::super::losses::objective;
 use super::super::places::refuse_places;
 use super::super::planning::scores_of;
+use super::super::reconstruction::ReconstructOptions;
 use super::super::score::scores_path;
 use super::super::teaching::Teaching;
 use super::super::train::identity;
-use super::super::treatment::Treatment;
 use super::options::{Found, SearchOptions};
-use super::prepare::{eval_windows, losses, refuse, treatment};
+use super::prepare::{eval_windows, losses, reconstruction, refuse};
 use super::record::{Entry, Place, Record, ZeroShot};
 use super::{by_label, entries, start};
 use crate::checkpoint::{Identity, OutputDir};
 use crate::data::{BLOCK_TOKENS, Feed, FeedOptions, Task, Tokenizer, Windows};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
-use crate::heal::Patient;
 use crate::memory::available_bytes;
 use crate::model::Transformer;
 use crate::plan::{Plan, Rankings};
+use crate::reconstruct::StudentEditor;
 use crate::registry::PluginSpec;
 use crate::search::Halving;
 use crate::spec::{HIDDEN, ModelSpec, PruneGroup};
@@ -74,8 +74,8 @@ pub(super) struct Field<'a> {
     pub(super) teaching: Teaching,
     pub(super) losses: Vec<PluginSpec>,
     tokenizer: Arc<Tokenizer>,
-    treatment: Treatment,
-    heal_windows: Option<Windows>,
+    reconstruction: ReconstructOptions,
+    reconstruct_windows: Option<Windows>,
     eval_windows: Windows,
     out: &'a Path,
 }
@@ -112,8 +112,8 @@ impl<'a> Field<'a> {
         let scores = scores_of(context, &path, &source, options.asked.any_model)?;
         let rankings = Rankings::new(&scores, &groups, &options.by)?;
         let tokenizer = Arc::new(context.reader(&folder, &options.setup.text)?);
-        let treatment = treatment(options);
-        let heal_windows = treatment.windows(context, &folder, false, Some(out))?;
+        let reconstruction = reconstruction(options);
+        let reconstruct_windows = reconstruction.windows(context, &folder, false, Some(out))?;
         let eval_windows = eval_windows(context, options, &folder, &tokenizer)?;
         let losses = losses(context, options);
         let teaching = Teaching::new(name_of(&options.model, &folder.checkpoint.dir), folder, &options.asked)?;
@@ -129,8 +129,8 @@ impl<'a> Field<'a> {
             teaching,
             losses,
             tokenizer,
-            treatment,
-            heal_windows,
+            reconstruction,
+            reconstruct_windows,
             eval_windows,
             out,
         };
@@ -170,7 +170,7 @@ impl<'a> Field<'a> {
             scores,
             self.identity(feed, "")?,
             self.context.seed,
-            self.heal_windows.as_ref().map(Windows::digest),
+            self.reconstruct_windows.as_ref().map(Windows::digest),
             PluginSpec::digests(&self.options.heal)?,
         ]);
         Ok(Record {
@@ -223,10 +223,10 @@ impl<'a> Field<'a> {
         self.space.plan(&entry.sizes, &self.rankings, &self.teaching.folder.spec)
     }
 
-    /// A candidate as a view, healed.
-    pub(super) fn patient(&self, entry: &Entry) -> Result<Patient<'_>> {
+    /// A candidate as a view, reconstructed.
+    pub(super) fn editor(&self, entry: &Entry) -> Result<StudentEditor<'_>> {
         let ranked = (self.plan(entry)?, Some(&self.rankings));
-        self.treatment.patient(self.context, &self.teaching.folder, ranked, self.heal_windows.as_ref())
+        self.reconstruction.editor(self.context, &self.teaching.folder, ranked, self.reconstruct_windows.as_ref())
     }
 
     fn objective(&self, student: &ModelSpec, plan: &Plan, is_turned: bool) -> Result<Objective> {
@@ -245,9 +245,9 @@ impl<'a> Field<'a> {
         trainable: bool,
     ) -> Result<Vec<(Transformer, Objective)>> {
         let load = |&idx: &usize| {
-            let patient = self.patient(&record.candidates[idx])?;
-            let model = self.context.load(&patient.student()?, patient.spec(), trainable)?;
-            let objective = self.objective(patient.spec(), patient.plan(), patient.hidden_basis().is_some())?;
+            let editor = self.editor(&record.candidates[idx])?;
+            let model = self.context.load(&editor.student()?, editor.spec(), trainable)?;
+            let objective = self.objective(editor.spec(), editor.plan(), editor.hidden_basis().is_some())?;
             Ok((model, objective))
         };
         group.iter().map(load).collect()

@@ -56,10 +56,10 @@ pub struct SearchOptions {
     pub axes: Vec<PluginSpec>,
     /// Which metric decides, by kind of dim.
     pub by: BTreeMap<String, String>,
-    /// Healings of every candidate, on the first windows of the training text.
+    /// Reconstructions of every candidate, on the first windows of the training text.
     pub heal: Vec<PluginSpec>,
     /// Windows that they look at.
-    pub heal_samples: usize,
+    pub reconstruct_samples: usize,
     /// Memory for candidates that learn side by side; more of them take turns, and the teacher is asked again for each turn.
     pub max_memory: Option<Bytes>,
     /// How the original is asked.
@@ -90,7 +90,7 @@ impl Default for SearchOptions {
             axes: Vec::new(),
             by: BTreeMap::new(),
             heal: Vec::new(),
-            heal_samples: 128,
+            reconstruct_samples: 128,
             max_memory: None,
             asked: TeacherOptions::default(),
             setup: Setup::default(),

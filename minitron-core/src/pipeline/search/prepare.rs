@@ -3,8 +3,8 @@
 use tch::Kind;
 
 use super::super::context::Context;
+use super::super::reconstruction::ReconstructOptions;
 use super::super::train::Setup;
-use super::super::treatment::Treatment;
 use super::options::SearchOptions;
 use crate::data::{DataSpec, Tokenizer, Windows};
 use crate::error::{Error, Result};
@@ -38,13 +38,13 @@ pub(super) fn losses(context: &Context, options: &SearchOptions) -> Vec<PluginSp
     }
 }
 
-/// Healings look at the first windows of the training text.
-pub(super) fn treatment(options: &SearchOptions) -> Treatment {
+/// Reconstructions look at the first windows of the training text.
+pub(super) fn reconstruction(options: &SearchOptions) -> ReconstructOptions {
     let setup = &options.setup;
-    Treatment {
+    ReconstructOptions {
         heal: options.heal.clone(),
         data: if options.heal.is_empty() { Vec::new() } else { setup.data.clone() },
-        samples: options.heal_samples,
+        samples: options.reconstruct_samples,
         seq_len: setup.seq_len,
         batch_size: setup.batch_size,
         uncompensated: false,

@@ -23,33 +23,33 @@ impl Field<'_> {
         if outcome.n_steps < until {
             return Err(Error::Internal(format!("the winner learned {} of {until} steps", outcome.n_steps)));
         }
-        let patient = self.patient(&record.candidates[idx])?;
+        let editor = self.editor(&record.candidates[idx])?;
         let folder = &self.teaching.folder;
-        let report = report_of(self.context, &folder.spec, &patient)?;
+        let report = report_of(self.context, &folder.spec, &editor)?;
         let output = OutputDir::create(target, true)?;
         let Trained { student, .. } = trained;
         let (model, _) = models.first().ok_or_else(|| Error::Internal("a winner without a model".into()))?;
         let dir = &folder.checkpoint.dir;
         let written = Written {
-            config: patient.config(),
-            spec: patient.spec(),
+            config: editor.config(),
+            spec: editor.spec(),
             tensors: &model.to_source(&student)?,
             from: dir,
-            modules: &ModuleChanges::new(dir, &folder.spec, patient.plan(), patient.hidden_basis())?,
+            modules: &ModuleChanges::new(dir, &folder.spec, editor.plan(), editor.hidden_basis())?,
             card: &Card::new("search", Some(&self.teaching.name), dir, &folder.spec, self.facts())?,
             before: Some(&Before::of(&folder.spec)),
             measured: &measured(&record.candidates[idx]),
             options: WriteOptions::default(),
         };
         written.write(output.path())?;
-        let explained = patient.plan().explain(&self.rankings, &folder.spec, None)?;
-        write_plan(&output.path().join("plan.json"), (patient.plan(), &self.source), &explained, &report)?;
+        let explained = editor.plan().explain(&self.rankings, &folder.spec, None)?;
+        write_plan(&output.path().join("plan.json"), (editor.plan(), &self.source), &explained, &report)?;
         output.commit()
     }
 
     /// What the winner's card says of the search.
     fn facts(&self) -> Vec<Fact> {
-        const TOLD: &str = "params memory square grid size free filter candidates rungs keep_share heal losses data tokens seq_len \
+        const TOLD: &str = "params memory square grid size free filter candidates rungs keep_share reconstruct losses data tokens seq_len \
                             batch_size lr seed";
         let mut options = serde_json::to_value(self.options).unwrap_or_default();
         options["losses"] = json!(self.losses);

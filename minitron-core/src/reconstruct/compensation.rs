@@ -1,11 +1,11 @@
-//! What follows from sizes alone, before any healing.
+//! What follows from sizes alone, before any reconstruction.
 
-use super::patient::Patient;
+use super::editor::StudentEditor;
 use crate::contract::Rescale;
 use crate::error::Result;
 use crate::spec::{At, HIDDEN, Param, ROPE_PAIRS, Role, Slot};
 
-impl Patient<'_> {
+impl StudentEditor<'_> {
     pub(super) fn compensate(&mut self) -> Result<()> {
         self.compensate_embedding()?;
         self.compensate_heads()

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
-use minitron_core::contract::Healing;
+use minitron_core::contract::Reconstruction;
 use minitron_core::error::Result;
-use minitron_core::heal::Patient;
+use minitron_core::reconstruct::StudentEditor;
 use minitron_core::spec::{At, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use tch::{Kind, Tensor};
 pub struct NormRescale {}
 
 minitron_core::plugin! {
-    Healing for NormRescale {
+    Reconstruction for NormRescale {
         tag: "norm_rescale",
         summary: "gains of RMS norms corrected for the channels or heads that they lost",
         source: "the gains of arXiv 2401.15024 (SliceGPT), for channels that are cut rather than turned",
@@ -55,15 +55,15 @@ impl Mean {
 }
 
 #[typetag::serde(name = "norm_rescale")]
-impl Healing for NormRescale {
-    fn heal(&self, patient: &mut Patient) -> Result<()> {
-        if patient.is_whole() {
+impl Reconstruction for NormRescale {
+    fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
+        if editor.is_whole() {
             return Ok(());
         }
         let mut sums: BTreeMap<(At, Role), Shares> = BTreeMap::new();
-        patient.teachers_norms(&mut |at, role, z_nc| {
-            let kept = patient.kept_of_norm(at, role)?;
-            if kept.len() as i64 == z_nc.size2()?.1 || !is_rms(patient, at, role) {
+        editor.teachers_norms(&mut |at, role, z_nc| {
+            let kept = editor.kept_of_norm(at, role)?;
+            if kept.len() as i64 == z_nc.size2()?.1 || !is_rms(editor, at, role) {
                 return Ok(());
             }
             let mut is_kept = vec![0f32; z_nc.size2()?.1.max(0) as usize];
@@ -82,15 +82,15 @@ impl Healing for NormRescale {
             // Where nothing passes, before or after, there is nothing to correct.
             if factor.is_finite() && factor > 0.0 {
                 // What was taken for granted is known now.
-                patient.scale_gain(at, role, factor / patient.assumed(at, role))?;
+                editor.scale_gain(at, role, factor / editor.assumed(at, role))?;
             }
         }
         Ok(())
     }
 }
 
-fn is_rms(patient: &Patient, at: At, role: Role) -> bool {
-    let spec = patient.spec();
+fn is_rms(editor: &StudentEditor, at: At, role: Role) -> bool {
+    let spec = editor.spec();
     let param = spec.find(at, role, minitron_core::spec::Slot::Weight);
     param.and_then(|param| spec.norm_of(param)).is_some_and(|norm| norm.kind.is_rms())
 }

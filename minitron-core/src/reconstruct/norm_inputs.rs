@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
 
-use super::joint::rows;
-use super::patient::Patient;
+use super::editor::StudentEditor;
+use super::projections::rows;
 use super::streams::State;
 use crate::error::{Error, Result};
 use crate::model::{Block, Context, InMemory, LayerStore, Port, Site, Tap, Walk, run_layers};
@@ -35,7 +35,7 @@ impl Tap for Ports {
     }
 }
 
-impl Patient<'_> {
+impl StudentEditor<'_> {
     /// Runs the teacher over the calibration text and shows the input of every norm on the residual stream that the student
     /// keeps, one batch at a time, in f32.
     ///
@@ -60,7 +60,7 @@ impl Patient<'_> {
         progress.start("look at norms, layers x batches", n_steps as u64);
         let (source, spec) = (self.teacher(), self.teacher_spec());
         let store = LayerStore::Stored { source, spec, options: self.load_options() };
-        let mut looking = Looking { patient: self, states: states.into_iter(), contexts, look, progress };
+        let mut looking = Looking { editor: self, states: states.into_iter(), contexts, look, progress };
         run_layers(&store, n_batches, &mut looking, &mut InMemory::default())?;
         progress.finish();
         Ok(())
@@ -109,7 +109,7 @@ impl Patient<'_> {
 
 /// The teacher's batches, which are embedded already.
 struct Looking<'a, 'p, 'l> {
-    patient: &'a Patient<'p>,
+    editor: &'a StudentEditor<'p>,
     states: std::vec::IntoIter<State>,
     contexts: Vec<Context>,
     look: &'a mut Look<'l>,
@@ -124,14 +124,14 @@ impl Walk for Looking<'_, '_, '_> {
     }
 
     fn layer(&mut self, batch: usize, source_layer: usize, block: &Block, state: &mut State) -> Result<()> {
-        let patient = self.patient;
+        let editor = self.editor;
         let context = self.contexts.get(batch);
         let context = context.ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
-        let layer_idx = (0..patient.n_layers()).find(|&layer_idx| patient.source_layer(layer_idx) == source_layer);
-        for (number, (at, part)) in patient.teacher_spec().sublayers(source_layer).enumerate() {
+        let layer_idx = (0..editor.n_layers()).find(|&layer_idx| editor.source_layer(layer_idx) == source_layer);
+        for (number, (at, part)) in editor.teacher_spec().sublayers(source_layer).enumerate() {
             match layer_idx {
                 Some(layer_idx) => {
-                    patient.look_at_part(at, layer_idx, part, (block, number), state, context, self.look)?
+                    editor.look_at_part(at, layer_idx, part, (block, number), state, context, self.look)?
                 }
                 None => _ = state.pass(block, number, context)?,
             }
@@ -141,7 +141,7 @@ impl Walk for Looking<'_, '_, '_> {
     }
 
     fn leave(&mut self, _batch: usize, state: State) -> Result<()> {
-        match self.patient.teacher_spec().options.final_norm {
+        match self.editor.teacher_spec().options.final_norm {
             Some(_) => (self.look)(At::Model, Role::FINAL_NORM, &normalised(&state.now_bte)?),
             None => Ok(()),
         }

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
-use minitron_core::contract::Healing;
+use minitron_core::contract::Reconstruction;
 use minitron_core::error::Result;
-use minitron_core::heal::Patient;
 use minitron_core::random::SplitMix;
+use minitron_core::reconstruct::StudentEditor;
 use minitron_core::spec::{At, HIDDEN, Role, Slot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use tch::{Device, Kind, Tensor};
 /// the whole model is turned by Q (tables T·Q, readers W·diag(g)·Q, writers Qᵀ·W), which changes nothing, and the first d' of
 /// d components stay. The mean square of what stays is smaller than that of the whole, so each norm would blow it up; its gain
 /// becomes c = sqrt(Σ_{i<d'} E[z_i²] / d'), with z the turned input of that very norm. For RMS norms before each part. Tied
-/// embeddings come apart. It comes first among healings, and does nothing where all channels are kept.
+/// embeddings come apart. It comes first among reconstructions, and does nothing where all channels are kept.
 ///
 /// The gains being one number each, any orthogonal map among the d' components is free. With `spread`, a random one (the
 /// run's seed) evens out their energy, which otherwise lies in the first: the same student in f32, but quantised it errs less.
@@ -31,7 +31,7 @@ pub struct Rotation {
 }
 
 minitron_core::plugin! {
-    Healing for Rotation {
+    Reconstruction for Rotation {
         tag: "rotation",
         summary: "principal components of the residual stream in the place of channels",
         source: "arXiv 2401.15024 (SliceGPT), section 3",
@@ -39,30 +39,30 @@ minitron_core::plugin! {
 }
 
 #[typetag::serde(name = "rotation")]
-impl Healing for Rotation {
-    fn heal(&self, patient: &mut Patient) -> Result<()> {
-        patient.check_rebase()?;
-        let (n_hidden, n_kept) = (patient.teacher_spec().size(HIDDEN), patient.spec().size(HIDDEN));
+impl Reconstruction for Rotation {
+    fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
+        editor.check_rebase()?;
+        let (n_hidden, n_kept) = (editor.teacher_spec().size(HIDDEN), editor.spec().size(HIDDEN));
         if n_kept == n_hidden {
             return Ok(());
         }
-        let mut basis_ee = principal_components(&covariance(patient, n_hidden)?)?;
+        let mut basis_ee = principal_components(&covariance(editor, n_hidden)?)?;
         if self.spread {
-            basis_ee = spread(&basis_ee, n_kept as i64, patient.seed())?;
+            basis_ee = spread(&basis_ee, n_kept as i64, editor.seed())?;
         }
-        patient.rebase(&basis_ee)?;
-        for ((at, role), gain) in gains(patient, n_kept as i64)? {
+        editor.rotate_residual(&basis_ee)?;
+        for ((at, role), gain) in gains(editor, n_kept as i64)? {
             let gain_e = Tensor::f_full([n_kept as i64], gain, (Kind::Double, Device::Cpu))?;
-            patient.replace(at, role, Slot::Weight, &gain_e)?;
+            editor.replace(at, role, Slot::Weight, &gain_e)?;
         }
         Ok(())
     }
 }
 
 /// Σ zᵀz over tokens and norms.
-fn covariance(patient: &Patient, n_hidden: usize) -> Result<Tensor> {
+fn covariance(editor: &StudentEditor, n_hidden: usize) -> Result<Tensor> {
     let mut sum_ee = Tensor::f_zeros([n_hidden as i64, n_hidden as i64], (Kind::Double, Device::Cpu))?;
-    patient.norm_inputs(&mut |_, _, z_ne| {
+    editor.norm_inputs(&mut |_, _, z_ne| {
         let square_ee = z_ne.f_transpose(0, 1)?.f_matmul(z_ne)?;
         sum_ee = sum_ee.f_add(&square_ee.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)?;
         Ok(())
@@ -88,9 +88,9 @@ fn spread(basis_ee: &Tensor, n_kept: i64, seed: u64) -> Result<Tensor> {
 }
 
 /// c of every norm.
-fn gains(patient: &Patient, n_kept: i64) -> Result<BTreeMap<(At, Role), f64>> {
+fn gains(editor: &StudentEditor, n_kept: i64) -> Result<BTreeMap<(At, Role), f64>> {
     let mut sums: BTreeMap<(At, Role), (f64, usize)> = BTreeMap::new();
-    patient.norm_inputs(&mut |at, role, z_ne| {
+    editor.norm_inputs(&mut |at, role, z_ne| {
         let kept = z_ne.f_narrow(1, 0, n_kept)?.f_square()?;
         let (sum, n_values) = sums.entry((at, role)).or_default();
         *sum += kept.f_sum(Kind::Double)?.f_double_value(&[])?;

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 
 use minitron_core::checkpoint::TensorSource;
-use minitron_core::contract::Healing;
+use minitron_core::contract::Reconstruction;
 use minitron_core::data::Windows;
 use minitron_core::error::Result;
-use minitron_core::heal::{Case, Patient};
 use minitron_core::model::LoadOptions;
 use minitron_core::plan::{Plan, Rankings};
+use minitron_core::reconstruct::{ReconstructInputs, StudentEditor};
 use tch::Tensor;
 
 use super::numbers::is_finite;
 use super::samples::{half_of_all, outputs, random_rankings, some_windows};
 use super::{Sample, Trial, UNTRIED, of_inputs};
 
-/// Tries a healing on a whole and a pruned student of every sample that it is for.
+/// Tries a reconstruction on a whole and a pruned student of every sample that it is for.
 ///
 /// # Errors
 /// `Plugin` with the rule and how it was broken.
@@ -46,8 +46,8 @@ struct Ward<'a> {
 type Weights = BTreeMap<String, Tensor>;
 
 impl Ward<'_> {
-    fn patient(&self, plan: &Plan) -> Result<Patient<'_>> {
-        let case = Case {
+    fn editor(&self, plan: &Plan) -> Result<StudentEditor<'_>> {
+        let inputs = ReconstructInputs {
             source: &self.sample.source,
             spec: &self.sample.spec,
             rankings: Some(&self.rankings),
@@ -57,40 +57,41 @@ impl Ward<'_> {
             seed: 0,
             compensates: true,
         };
-        Patient::new(case, plan.clone())
+        StudentEditor::new(inputs, plan.clone())
     }
 
-    fn treated(&self, plan: &Plan) -> Result<Patient<'_>> {
-        let mut patient = self.patient(plan)?;
-        patient.treat(self.trial.build::<dyn Healing>()?.as_ref())?;
-        Ok(patient)
+    fn treated(&self, plan: &Plan) -> Result<StudentEditor<'_>> {
+        let mut editor = self.editor(plan)?;
+        editor.treat(self.trial.build::<dyn Reconstruction>()?.as_ref())?;
+        Ok(editor)
     }
 
     fn whole(&self) -> Result<()> {
-        let healed = weights(&self.treated(&Plan::default())?)?;
-        let before = weights(&self.patient(&Plan::default())?)?;
-        self.trial.ensure(healed == before, "a student from which nothing was removed has other weights after it")
+        let reconstructed = weights(&self.treated(&Plan::default())?)?;
+        let before = weights(&self.editor(&Plan::default())?)?;
+        self.trial
+            .ensure(reconstructed == before, "a student from which nothing was removed has other weights after it")
     }
 
     fn pruned(&self) -> Result<()> {
         let (trial, space) = (self.trial, self.sample.space(self.trial.registry)?);
         let plan = space.plan(&half_of_all(&space), &self.rankings, &self.sample.spec)?;
-        let patient = self.treated(&plan)?;
-        let student = patient.student()?;
-        let unknown = patient.spec().check(&student)?;
+        let editor = self.treated(&plan)?;
+        let student = editor.student()?;
+        let unknown = editor.spec().check(&student)?;
         trial.ensure(unknown.is_empty(), format!("it adds tensors: {}", unknown.join(", ")))?;
-        let healed = weights(&patient)?;
-        for (name, tensor) in &healed {
+        let reconstructed = weights(&editor)?;
+        for (name, tensor) in &reconstructed {
             trial.ensure(is_finite(tensor)?, format!("`{name}` is not finite after it"))?;
         }
-        let is_sound = is_finite(&outputs(&student, patient.spec())?)?;
-        trial.ensure(is_sound, "the outputs of a healed student are not finite")?;
+        let is_sound = is_finite(&outputs(&student, editor.spec())?)?;
+        trial.ensure(is_sound, "the outputs of a reconstructed student are not finite")?;
         let again = weights(&self.treated(&plan)?)?;
-        trial.ensure(healed == again, "asked twice, it gives two students")
+        trial.ensure(reconstructed == again, "asked twice, it gives two students")
     }
 }
 
-fn weights(patient: &Patient) -> Result<Weights> {
-    let student = patient.student()?;
+fn weights(editor: &StudentEditor) -> Result<Weights> {
+    let student = editor.student()?;
     student.names().into_iter().map(|name| Ok((name.clone(), student.read(&name)?))).collect()
 }

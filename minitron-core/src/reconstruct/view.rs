@@ -1,4 +1,4 @@
-//! A healed student as a view: replaced weights before the pruned ones.
+//! A reconstructed student as a view: replaced weights before the pruned ones.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,8 +9,8 @@ use crate::checkpoint::{TensorInfo, TensorSource, append_tensor};
 use crate::error::Result;
 use crate::prune::PrunedView;
 
-/// The tensors of a student under treatment.
-pub struct HealedView<'a> {
+/// The tensors of a student under reconstruction.
+pub struct ReconstructedView<'a> {
     pruned: PrunedView<'a>,
     /// As they are stored.
     changes: BTreeMap<&'a str, &'a Tensor>,
@@ -18,17 +18,17 @@ pub struct HealedView<'a> {
     factors: &'a BTreeMap<String, f64>,
 }
 
-impl<'a> HealedView<'a> {
+impl<'a> ReconstructedView<'a> {
     pub(super) fn new(
         pruned: PrunedView<'a>,
         changes: BTreeMap<&'a str, &'a Tensor>,
         factors: &'a BTreeMap<String, f64>,
     ) -> Self {
-        HealedView { pruned, changes, factors }
+        ReconstructedView { pruned, changes, factors }
     }
 }
 
-impl TensorSource for HealedView<'_> {
+impl TensorSource for ReconstructedView<'_> {
     fn names(&self) -> Vec<String> {
         self.pruned.names()
     }

@@ -1,13 +1,13 @@
-use minitron_core::contract::Healing;
+use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
-use minitron_core::heal::{Aim, Joint, Patient};
+use minitron_core::reconstruct::{ProjectionStats, Reference, StudentEditor};
 use minitron_core::spec::{Role, Slot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 /// Refits every projection that writes to the residual stream or reads it, front to back, on the stream of the student as
-/// healed so far.
+/// reconstructed so far.
 ///
 /// With X [N, C] the inputs of attention's output projection (then of the MLP's second projection) over all N calibration
 /// tokens, and R [N, E] what the stream lacks after it, W [E, C] becomes W + ΔW, where ΔW minimises
@@ -30,7 +30,7 @@ pub struct LeastSquares {
     /// λ, relative to the mean diagonal of XᵀX; above 0.
     pub ridge: f64,
     /// What the stream should be: `teacher`, or `own` for the same layer with all its heads and neurons.
-    pub target: Aim,
+    pub target: Reference,
     /// Whether projections that read the stream are refitted too, where the target is the teacher.
     pub readers: bool,
     /// Whether projections that write to it are refitted; false where a family norms what they give.
@@ -39,12 +39,12 @@ pub struct LeastSquares {
 
 impl Default for LeastSquares {
     fn default() -> Self {
-        LeastSquares { ridge: 1e-3, target: Aim::Teacher, readers: true, writers: true }
+        LeastSquares { ridge: 1e-3, target: Reference::Teacher, readers: true, writers: true }
     }
 }
 
 minitron_core::plugin! {
-    Healing for LeastSquares {
+    Reconstruction for LeastSquares {
         tag: "least_squares",
         summary: "projections refitted to what the teacher's residual stream holds",
         source: "in the manner of arXiv 2302.04089 (ZipLM), section 3",
@@ -52,22 +52,22 @@ minitron_core::plugin! {
 }
 
 #[typetag::serde(name = "least_squares")]
-impl Healing for LeastSquares {
-    fn heal(&self, patient: &mut Patient) -> Result<()> {
+impl Reconstruction for LeastSquares {
+    fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
         if !(self.ridge > 0.0 && self.ridge.is_finite()) {
             return Err(Error::Recipe(format!("least_squares: ridge: expected a number above 0, got {}", self.ridge)));
         }
         if self.writers {
-            patient.check_writers("with writers=false those that read the stream are refitted alone")?;
+            editor.check_writers("with writers=false those that read the stream are refitted alone")?;
         }
-        patient.sweep(self.target, &mut |patient, joint| {
-            if !joint.place.is_writer && !self.readers || joint.place.is_writer && !self.writers {
+        editor.for_each_projection(self.target, &mut |editor, stats| {
+            if !stats.projections.is_writer && !self.readers || stats.projections.is_writer && !self.writers {
                 return Ok(());
             }
-            let Some(delta_ec) = self.solve(joint)? else { return Ok(()) };
-            for &role in &joint.place.roles {
-                if patient.spec().find(joint.place.at, role, Slot::Weight).is_some() {
-                    refit(patient, role, joint, &delta_ec)?;
+            let Some(delta_ec) = self.solve(stats)? else { return Ok(()) };
+            for &role in &stats.projections.roles {
+                if editor.spec().find(stats.projections.at, role, Slot::Weight).is_some() {
+                    refit(editor, role, stats, &delta_ec)?;
                 }
             }
             Ok(())
@@ -75,28 +75,28 @@ impl Healing for LeastSquares {
     }
 }
 
-fn refit(patient: &mut Patient, role: Role, joint: &Joint, delta_ec: &Tensor) -> Result<()> {
-    let at = joint.place.at;
-    let added = match joint.place.is_writer {
+fn refit(editor: &mut StudentEditor, role: Role, stats: &ProjectionStats, delta_ec: &Tensor) -> Result<()> {
+    let at = stats.projections.at;
+    let added = match stats.projections.is_writer {
         true => delta_ec.shallow_clone(),
-        false => patient.read_tall(at, role, Slot::Weight)?.f_matmul(delta_ec)?,
+        false => editor.read_all_channels(at, role, Slot::Weight)?.f_matmul(delta_ec)?,
     };
-    let weight = patient.read(at, role, Slot::Weight)?.f_add(&added)?;
-    patient.replace(at, role, Slot::Weight, &weight)
+    let weight = editor.read(at, role, Slot::Weight)?.f_add(&added)?;
+    editor.replace(at, role, Slot::Weight, &weight)
 }
 
 impl LeastSquares {
     /// ΔW [E, C]; `None` where it is zero.
-    fn solve(&self, joint: &Joint) -> Result<Option<Tensor>> {
-        let (n_inputs, _) = joint.xx_cc.size2()?;
-        let mean = joint.xx_cc.f_diagonal(0, 0, 1)?.f_mean(Kind::Double)?.f_double_value(&[])?;
-        let is_zero = joint.rx_ec.f_abs()?.f_max()?.f_double_value(&[])? == 0.0;
+    fn solve(&self, stats: &ProjectionStats) -> Result<Option<Tensor>> {
+        let (n_inputs, _) = stats.xx_cc.size2()?;
+        let mean = stats.xx_cc.f_diagonal(0, 0, 1)?.f_mean(Kind::Double)?.f_double_value(&[])?;
+        let is_zero = stats.rx_ec.f_abs()?.f_max()?.f_double_value(&[])? == 0.0;
         if is_zero || mean == 0.0 {
             return Ok(None);
         }
         let eye_cc = Tensor::f_eye(n_inputs, (Kind::Double, Device::Cpu))?;
-        let ridged_cc = joint.xx_cc.f_add(&eye_cc.f_mul_scalar(self.ridge * mean)?)?;
-        let delta_ce = joint.rx_ec.f_transpose(0, 1)?.f_cholesky_solve(&ridged_cc.f_linalg_cholesky(false)?, false)?;
+        let ridged_cc = stats.xx_cc.f_add(&eye_cc.f_mul_scalar(self.ridge * mean)?)?;
+        let delta_ce = stats.rx_ec.f_transpose(0, 1)?.f_cholesky_solve(&ridged_cc.f_linalg_cholesky(false)?, false)?;
         Ok(Some(delta_ce.f_transpose(0, 1)?))
     }
 }

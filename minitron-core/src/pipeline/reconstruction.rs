@@ -1,4 +1,4 @@
-//! The healings of a pruned model, and the text they look at.
+//! The reconstructions of a pruned model, and the text they look at.
 
 use std::path::{Path, PathBuf};
 
@@ -9,20 +9,20 @@ use serde_json::{Value, json};
 use super::context::{Context, at_least_1, seq_len_or_default};
 use crate::calibrate::Calibration;
 use crate::checkpoint::OutputDir;
-use crate::contract::Healing;
+use crate::contract::Reconstruction;
 use crate::data::{DataSpec, TextOptions, Windows, files_of};
 use crate::error::Result;
-use crate::heal::{Case, Patient};
 use crate::model::LoadOptions;
 use crate::plan::{Plan, Rankings};
+use crate::reconstruct::{ReconstructInputs, StudentEditor};
 use crate::registry::PluginSpec;
 use crate::spec::ModelFolder;
 
-/// Options of `prune` that healings share.
+/// Options of `prune` that reconstructions share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Treatment {
-    /// Healings, in order.
+pub struct ReconstructOptions {
+    /// Reconstructions, in order.
     pub heal: Vec<PluginSpec>,
     /// Calibration text, for those that look at any.
     pub data: Vec<DataSpec>,
@@ -39,9 +39,9 @@ pub struct Treatment {
     pub text: TextOptions,
 }
 
-impl Default for Treatment {
+impl Default for ReconstructOptions {
     fn default() -> Self {
-        Treatment {
+        ReconstructOptions {
             heal: Vec::new(),
             data: Vec::new(),
             samples: 128,
@@ -53,8 +53,8 @@ impl Default for Treatment {
     }
 }
 
-impl Treatment {
-    /// The calibration text, read where a healing may ask for it or rounds score it; never from the output's own place.
+impl ReconstructOptions {
+    /// The calibration text, read where a reconstruction may ask for it or rounds score it; never from the output's own place.
     pub(super) fn windows(
         &self,
         context: &Context,
@@ -65,7 +65,7 @@ impl Treatment {
         at_least_1("batch_size", self.batch_size)?;
         let is_used = is_scored || !self.heal.is_empty();
         if !is_used && !self.data.is_empty() {
-            context.progress.warn("data: nothing looks at it; name a healing with heal, or rounds");
+            context.progress.warn("data: nothing looks at it; name a reconstruction with reconstruct, or rounds");
         }
         if !is_used || self.data.is_empty() {
             return Ok(None);
@@ -83,15 +83,15 @@ impl Treatment {
         Ok(Some(windows))
     }
 
-    /// The student of a plan, healed.
-    pub(super) fn patient<'a>(
+    /// The student of a plan, reconstructed.
+    pub(super) fn editor<'a>(
         &self,
         context: &Context<'a>,
         folder: &'a ModelFolder,
         (plan, rankings): (Plan, Option<&'a Rankings>),
         windows: Option<&'a Windows>,
-    ) -> Result<Patient<'a>> {
-        let case = Case {
+    ) -> Result<StudentEditor<'a>> {
+        let inputs = ReconstructInputs {
             source: &folder.checkpoint.tensors,
             spec: &folder.spec,
             rankings,
@@ -106,31 +106,32 @@ impl Treatment {
             seed: context.seed,
             compensates: !self.uncompensated,
         };
-        let mut patient = Patient::new(case, plan)?;
-        let healings = self.build(context)?;
-        for (idx, healing) in healings.iter().enumerate() {
-            patient.treat(healing.as_ref()).map_err(|e| e.at(format!("heal[{idx}]")))?;
+        let mut editor = StudentEditor::new(inputs, plan)?;
+        let reconstructions = self.build(context)?;
+        for (idx, reconstruction) in reconstructions.iter().enumerate() {
+            editor.treat(reconstruction.as_ref()).map_err(|e| e.at(format!("heal[{idx}]")))?;
         }
-        Ok(patient)
+        Ok(editor)
     }
 
-    /// Every healing, before any work.
-    pub(super) fn build(&self, context: &Context) -> Result<Vec<Box<dyn Healing>>> {
-        let build = |(idx, spec)| context.registry.build::<dyn Healing>(spec).map_err(|e| e.at(format!("heal[{idx}]")));
+    /// Every reconstruction, before any work.
+    pub(super) fn build(&self, context: &Context) -> Result<Vec<Box<dyn Reconstruction>>> {
+        let build =
+            |(idx, spec)| context.registry.build::<dyn Reconstruction>(spec).map_err(|e| e.at(format!("heal[{idx}]")));
         self.heal.iter().enumerate().map(build).collect()
     }
 }
 
-/// What a report and `plan.json` say of a treatment; nothing where there was none.
-pub(super) fn note(patient: &Patient, report: &mut Value) {
-    if !patient.healed().is_empty() {
-        let healed: Vec<String> = patient.healed().iter().map(PluginSpec::to_string).collect();
-        report["healed"] = json!(healed);
+/// What a report and `plan.json` say of a reconstruction; nothing where there was none.
+pub(super) fn note(editor: &StudentEditor, report: &mut Value) {
+    if !editor.reconstructed().is_empty() {
+        let reconstructed: Vec<String> = editor.reconstructed().iter().map(PluginSpec::to_string).collect();
+        report["healed"] = json!(reconstructed);
     }
-    if patient.is_compensated() {
-        report["compensated"] = json!(patient.compensated().join("; "));
+    if editor.is_compensated() {
+        report["compensated"] = json!(editor.compensated().join("; "));
     }
-    if let Some(basis) = patient.hidden_basis() {
+    if let Some(basis) = editor.hidden_basis() {
         report["hidden_basis"] = json!(basis);
     }
 }

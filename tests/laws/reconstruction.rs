@@ -1,4 +1,4 @@
-//! What healings do to a student, and what they may not do.
+//! What reconstructions do to a student, and what they may not do.
 
 use minitron::{
     axes, families, forward, groups, least_squares, registry, some_ids, some_windows, tiny_gpt2, tiny_llama,
@@ -6,15 +6,15 @@ use minitron::{
 };
 use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
-use minitron_core::contract::Healing;
+use minitron_core::contract::Reconstruction;
 use minitron_core::data::Windows;
 use minitron_core::error::{Error, Result};
-use minitron_core::heal::{Aim, Case, Joint, Patient, Place};
 use minitron_core::model::LoadOptions;
-use minitron_core::pipeline::{PruneOptions, Treatment, prune};
+use minitron_core::pipeline::{PruneOptions, ReconstructOptions, prune};
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
+use minitron_core::reconstruct::{ProjectionSet, ProjectionStats, ReconstructInputs, Reference, StudentEditor};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec, Registry};
 use minitron_core::spec::{At, HIDDEN, ModelFolder, Role, Slot};
 use minitron_plugins::laws::random_rankings;
@@ -23,7 +23,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Model, REORDERED, load, relative};
 
-/// A teacher, its random ranking, a plan and text: everything that a patient borrows.
+/// A teacher, its random ranking, a plan and text: everything that a editor borrows.
 pub(super) struct Ward {
     pub model: Model,
     registry: Registry,
@@ -46,8 +46,8 @@ impl Ward {
         Ward::new(Model::new(config, 30).unwrap(), sizes)
     }
 
-    pub fn case(&self) -> Case<'_> {
-        Case {
+    pub fn inputs(&self) -> ReconstructInputs<'_> {
+        ReconstructInputs {
             source: &self.model.source,
             spec: &self.model.spec,
             rankings: Some(&self.rankings),
@@ -59,32 +59,32 @@ impl Ward {
         }
     }
 
-    pub fn patient(&self) -> Patient<'_> {
-        Patient::new(self.case(), self.plan.clone()).unwrap()
+    pub fn editor(&self) -> StudentEditor<'_> {
+        StudentEditor::new(self.inputs(), self.plan.clone()).unwrap()
     }
 
-    pub fn treated(&self, healings: &[&str]) -> Result<Patient<'_>> {
-        let mut patient = self.patient();
-        for healing in healings {
-            patient.treat(self.registry.build::<dyn Healing>(&healing.parse()?)?.as_ref())?;
+    pub fn treated(&self, reconstructions: &[&str]) -> Result<StudentEditor<'_>> {
+        let mut editor = self.editor();
+        for reconstruction in reconstructions {
+            editor.treat(self.registry.build::<dyn Reconstruction>(&reconstruction.parse()?)?.as_ref())?;
         }
-        Ok(patient)
+        Ok(editor)
     }
 }
 
-pub(super) fn logits(patient: &Patient, ids_bt: &Tensor) -> Tensor {
-    forward(&load(&patient.student().unwrap(), patient.spec()).unwrap(), ids_bt).unwrap()
+pub(super) fn logits(editor: &StudentEditor, ids_bt: &Tensor) -> Tensor {
+    forward(&load(&editor.student().unwrap(), editor.spec()).unwrap(), ids_bt).unwrap()
 }
 
 /// Mean square difference to the teacher's logits on the calibration text.
-fn distance(ward: &Ward, patient: &Patient) -> f64 {
+fn distance(ward: &Ward, editor: &StudentEditor) -> f64 {
     let ids_bt = ward.windows.batch(0..ward.windows.len(), Device::Cpu).unwrap();
     let teacher = forward(&ward.model.load().unwrap(), &ids_bt).unwrap();
-    (logits(patient, &ids_bt) - teacher).square().mean(Kind::Double).double_value(&[])
+    (logits(editor, &ids_bt) - teacher).square().mean(Kind::Double).double_value(&[])
 }
 
-/// Whether a healing is one for this family at all.
-fn suits(result: Result<Patient>) -> Option<Patient> {
+/// Whether a reconstruction is one for this family at all.
+fn suits(result: Result<StudentEditor>) -> Option<StudentEditor> {
     match result {
         Err(Error::Recipe(_)) => None,
         other => Some(other.unwrap()),
@@ -92,7 +92,7 @@ fn suits(result: Result<Patient>) -> Option<Patient> {
 }
 
 #[test]
-fn a_plan_that_leaves_whole_dims_out_is_healed_as_one_that_names_them() {
+fn a_plan_that_leaves_whole_dims_out_is_reconstructed_as_one_that_names_them() {
     for config in families() {
         let whole = Ward::of(&config, &[("mlp", 24)]);
         let mut short = Ward::of(&config, &[("mlp", 24)]);
@@ -110,7 +110,7 @@ fn a_plan_that_leaves_whole_dims_out_is_healed_as_one_that_names_them() {
 fn queries_of_a_dropped_key_value_head_are_folded_into_none() {
     // One of two key/value heads goes, the other keeps both its queries: no query has a dropped partner beside it.
     let ward = Ward::of(&tiny_llama(), &[("kv_heads", 1)]);
-    let (pruned, merged) = (ward.patient(), ward.treated(&["head_merge"]).unwrap());
+    let (pruned, merged) = (ward.editor(), ward.treated(&["head_merge"]).unwrap());
     let (one, other) = (pruned.student().unwrap(), merged.student().unwrap());
     for name in one.names() {
         assert_eq!(one.read(&name).unwrap(), other.read(&name).unwrap(), "{name}");
@@ -118,15 +118,15 @@ fn queries_of_a_dropped_key_value_head_are_folded_into_none() {
 }
 
 #[test]
-fn a_healing_of_a_whole_student_changes_no_byte() {
+fn a_reconstruction_of_a_whole_student_changes_no_byte() {
     for config in families() {
         let ward = Ward::of(&config, &[]);
-        for healing in registry().of_kind(PluginKind::Healing) {
-            let Some(patient) = suits(ward.treated(&[healing.tag])) else { continue };
-            let (pruned, view) = (ward.patient(), patient.student().unwrap());
+        for reconstruction in registry().of_kind(PluginKind::Reconstruction) {
+            let Some(editor) = suits(ward.treated(&[reconstruction.tag])) else { continue };
+            let (pruned, view) = (ward.editor(), editor.student().unwrap());
             for name in view.names() {
                 let (one, other) = (pruned.student().unwrap().read(&name).unwrap(), view.read(&name).unwrap());
-                assert_eq!(one, other, "{}: {name}", healing.tag);
+                assert_eq!(one, other, "{}: {name}", reconstruction.tag);
             }
         }
     }
@@ -141,15 +141,19 @@ fn linear_writers() -> Vec<serde_json::Value> {
 const HALVED: [(&str, usize); 4] = [("hidden", 16), ("heads", 2), ("mlp", 24), ("depth", 2)];
 
 #[test]
-fn a_healing_keeps_shapes_and_gives_finite_values() {
+fn a_reconstruction_keeps_shapes_and_gives_finite_values() {
     for config in families() {
         let ward = Ward::of(&config, &HALVED);
-        for healing in registry().of_kind(PluginKind::Healing) {
-            let Some(patient) = suits(ward.treated(&[healing.tag])) else { continue };
-            let view = patient.student().unwrap();
-            patient.spec().check(&view).unwrap();
+        for reconstruction in registry().of_kind(PluginKind::Reconstruction) {
+            let Some(editor) = suits(ward.treated(&[reconstruction.tag])) else { continue };
+            let view = editor.student().unwrap();
+            editor.spec().check(&view).unwrap();
             for name in view.names() {
-                assert!(bool::try_from(view.read(&name).unwrap().isfinite().all()).unwrap(), "{}: {name}", healing.tag);
+                assert!(
+                    bool::try_from(view.read(&name).unwrap().isfinite().all()).unwrap(),
+                    "{}: {name}",
+                    reconstruction.tag
+                );
             }
         }
     }
@@ -160,13 +164,13 @@ fn least_squares_brings_every_family_nearer_to_its_teacher() {
     for config in linear_writers() {
         for sizes in [&[("mlp", 24)][..], &[("hidden", 16), ("heads", 2)], &[("depth", 2)], &HALVED] {
             let ward = Ward::of(&config, sizes);
-            let (pruned, healed) = (distance(&ward, &ward.patient()), ward.treated(&["least_squares"]).unwrap());
-            let healed = distance(&ward, &healed);
-            assert!(healed < 0.9 * pruned, "{} {sizes:?}: {pruned} to {healed}", ward.model.family());
+            let (pruned, reconstructed) = (distance(&ward, &ward.editor()), ward.treated(&["least_squares"]).unwrap());
+            let reconstructed = distance(&ward, &reconstructed);
+            assert!(reconstructed < 0.9 * pruned, "{} {sizes:?}: {pruned} to {reconstructed}", ward.model.family());
         }
         let ward = Ward::of(&config, &[("mlp", 24)]);
         let own = ward.treated(&["least_squares:target=own"]).unwrap();
-        assert!(distance(&ward, &own) < distance(&ward, &ward.patient()), "{}", ward.model.family());
+        assert!(distance(&ward, &own) < distance(&ward, &ward.editor()), "{}", ward.model.family());
     }
 }
 
@@ -174,15 +178,15 @@ fn least_squares_brings_every_family_nearer_to_its_teacher() {
 pub(super) const ATTENTION: At = At::Sublayer { layer: 0, sublayer: 0 };
 
 /// ‖R‖² and the mean of R at every writer.
-fn residuals(patient: &mut Patient) -> Vec<(f64, Tensor)> {
+fn residuals(editor: &mut StudentEditor) -> Vec<(f64, Tensor)> {
     let mut found = Vec::new();
-    let look = &mut |_: &mut Patient, joint: &Joint| {
-        if joint.place.is_writer {
-            found.push((joint.r_squared, joint.r_sum_e.f_div_scalar(joint.n_tokens as f64)?));
+    let look = &mut |_: &mut StudentEditor, stats: &ProjectionStats| {
+        if stats.projections.is_writer {
+            found.push((stats.r_squared, stats.r_sum_e.f_div_scalar(stats.n_tokens as f64)?));
         }
         Ok(())
     };
-    patient.sweep(Aim::Teacher, look).unwrap();
+    editor.for_each_projection(Reference::Teacher, look).unwrap();
     found
 }
 
@@ -190,20 +194,20 @@ fn residuals(patient: &mut Patient) -> Vec<(f64, Tensor)> {
 fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
     for config in linear_writers() {
         let ward = Ward::of(&config, &HALVED);
-        let (mut before, mut first) = (ward.patient(), None);
-        let look = &mut |_: &mut Patient, joint: &Joint| {
-            if first.is_none() && joint.place.is_writer {
-                first = Some((joint.xx_cc.copy(), joint.rx_ec.copy(), joint.r_squared, joint.n_tokens));
+        let (mut before, mut first) = (ward.editor(), None);
+        let look = &mut |_: &mut StudentEditor, stats: &ProjectionStats| {
+            if first.is_none() && stats.projections.is_writer {
+                first = Some((stats.xx_cc.copy(), stats.rx_ec.copy(), stats.r_squared, stats.n_tokens));
             }
             Ok(())
         };
-        before.sweep(Aim::Teacher, look).unwrap();
+        before.for_each_projection(Reference::Teacher, look).unwrap();
         let mut after = ward.treated(&["least_squares:readers=false"]).unwrap();
-        let read = |patient: &Patient| patient.read(ATTENTION, Role::ATTENTION_OUTPUT, Slot::Weight).unwrap();
+        let read = |editor: &StudentEditor| editor.read(ATTENTION, Role::ATTENTION_OUTPUT, Slot::Weight).unwrap();
         let delta_ec = read(&after) - read(&before);
         let (xx_cc, rx_ec, r_squared, n_tokens) = first.unwrap();
-        let joint = Joint {
-            place: Place { at: ATTENTION, roles: vec![Role::ATTENTION_OUTPUT], is_writer: true },
+        let stats = ProjectionStats {
+            projections: ProjectionSet { at: ATTENTION, roles: vec![Role::ATTENTION_OUTPUT], is_writer: true },
             scale: 1.0,
             r_sum_e: rx_ec.sum_dim_intlist(1i64, false, Kind::Double),
             xx_cc,
@@ -211,7 +215,7 @@ fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
             r_squared,
             n_tokens,
         };
-        let predicted = joint.remaining(&delta_ec).unwrap();
+        let predicted = stats.remaining(&delta_ec).unwrap();
         assert!(predicted <= r_squared, "{}: {r_squared} to {predicted}", ward.model.family());
         let found = residuals(&mut after)[0].0;
         assert!((found - predicted).abs() <= 1e-4 * r_squared, "{}: {found} {predicted}", ward.model.family());
@@ -238,9 +242,9 @@ fn a_neuron_whose_twin_is_dropped_does_the_work_of_both() {
     }
     let ids_bt = some_ids(2, 12, 61, 34).unwrap();
     let teacher = forward(&ward.model.load().unwrap(), &ids_bt).unwrap();
-    assert!(relative(&logits(&ward.patient(), &ids_bt), &teacher) > 0.01);
-    let healed = ward.treated(&["least_squares:ridge=1e-8"]).unwrap();
-    let difference = relative(&logits(&healed, &ids_bt), &teacher);
+    assert!(relative(&logits(&ward.editor(), &ids_bt), &teacher) > 0.01);
+    let reconstructed = ward.treated(&["least_squares:ridge=1e-8"]).unwrap();
+    let difference = relative(&logits(&reconstructed, &ids_bt), &teacher);
     assert!(difference < 1e-4, "{difference:e}");
 }
 
@@ -259,13 +263,13 @@ fn compensated_biases_restore_the_mean_of_the_stream() {
 fn merged_heads_are_twice_the_kept_one_less_the_dropped_one() {
     // Heads of one fused matrix, [in | q k v]: the last of three kept takes the fourth in.
     let ward = Ward::of(&tiny_gpt2(), &[("hidden", 24), ("heads", 3)]);
-    let patient = ward.treated(&["head_merge"]).unwrap();
-    let order = &patient.ranked("heads.1").unwrap()[0];
+    let editor = ward.treated(&["head_merge"]).unwrap();
+    let order = &editor.ranked("heads.1").unwrap()[0];
     let name = "transformer.h.1.attn.c_attn.bias";
-    let (source, merged) = (ward.model.source.read(name).unwrap(), patient.student().unwrap().read(name).unwrap());
+    let (source, merged) = (ward.model.source.read(name).unwrap(), editor.student().unwrap().read(name).unwrap());
     let head = |bias: &Tensor, n_heads: i64, part: i64, head: i64| bias.narrow(0, (part * n_heads + head) * 8, 8);
     for part in 0..3 {
-        for (position, &kept) in patient.kept("heads.1").iter().enumerate() {
+        for (position, &kept) in editor.kept("heads.1").iter().enumerate() {
             let of_source = |unit: usize| head(&source, 4, part, unit as i64);
             let expected = if kept == order[2] { of_source(kept) * 2.0 - of_source(order[3]) } else { of_source(kept) };
             let found = head(&merged, 3, part, position as i64);
@@ -277,11 +281,11 @@ fn merged_heads_are_twice_the_kept_one_less_the_dropped_one() {
 #[test]
 fn shared_keys_and_values_stay_when_query_heads_merge() {
     let ward = Ward::of(&tiny_llama(), &[("heads", 2)]);
-    let (pruned, merged) = (ward.patient(), ward.treated(&["head_merge"]).unwrap());
-    let read = |patient: &Patient, role| patient.read(ATTENTION, role, Slot::Weight).unwrap();
+    let (pruned, merged) = (ward.editor(), ward.treated(&["head_merge"]).unwrap());
+    let read = |editor: &StudentEditor, role| editor.read(ATTENTION, role, Slot::Weight).unwrap();
     assert_eq!(read(&pruned, Role::KEY), read(&merged, Role::KEY));
     assert_eq!(read(&pruned, Role::VALUE), read(&merged, Role::VALUE));
-    let source = merged.read_wide(ATTENTION, Role::QUERY, Slot::Weight).unwrap();
+    let source = merged.read_all_heads(ATTENTION, Role::QUERY, Slot::Weight).unwrap();
     let row = |head: usize| source.narrow(0, head as i64 * 8, 8);
     let expected: Vec<Tensor> =
         merged.ranked("heads.0").unwrap().iter().map(|part| row(part[0]) * 2.0 - row(part[1])).collect();
@@ -306,11 +310,11 @@ fn a_turned_stream_leaves_the_logits_equal() {
             (0..32 * 32).map(|_| random.unit() - 0.5).collect()
         };
         let (basis_ee, _) = Tensor::linalg_qr(&Tensor::from_slice(&values).view([32, 32]), "reduced");
-        let mut patient = ward.patient();
-        patient.rebase(&basis_ee).unwrap();
-        let difference = relative(&logits(&patient, &ids_bt), &teacher);
+        let mut editor = ward.editor();
+        editor.rotate_residual(&basis_ee).unwrap();
+        let difference = relative(&logits(&editor, &ids_bt), &teacher);
         assert!(difference < 1e-4, "tied {tied}: {difference:e}");
-        assert_eq!(patient.config().get("tie_word_embeddings"), Some(&false.into()));
+        assert_eq!(editor.config().get("tie_word_embeddings"), Some(&false.into()));
     }
 }
 
@@ -320,34 +324,38 @@ fn components_lose_less_of_the_stream_than_channels() {
         let ward = Ward::of(&llama(tied), &[("hidden", 24)]);
         let turned = ward.treated(&["rotation"]).unwrap();
         assert_eq!(turned.kept(HIDDEN), (0..24).collect::<Vec<_>>());
-        let (channels, components) = (distance(&ward, &ward.patient()), distance(&ward, &turned));
+        let (channels, components) = (distance(&ward, &ward.editor()), distance(&ward, &turned));
         assert!(components < channels, "tied {tied}: {channels} to {components}");
         let refitted = ward.treated(&["rotation", "least_squares"]).unwrap();
         assert!(distance(&ward, &refitted) < components, "tied {tied}");
-        let healed: Vec<String> = refitted.healed().iter().map(PluginSpec::to_string).collect();
-        assert!(healed[0].starts_with("rotation") && healed[1].starts_with("least_squares:ridge="), "{healed:?}");
+        let reconstructed: Vec<String> = refitted.reconstructed().iter().map(PluginSpec::to_string).collect();
+        assert!(
+            reconstructed[0].starts_with("rotation") && reconstructed[1].starts_with("least_squares:ridge="),
+            "{reconstructed:?}"
+        );
     }
 }
 
 #[test]
-fn a_healing_says_what_it_lacks() {
+fn a_reconstruction_says_what_it_lacks() {
     let (llama, gpt2) = (Ward::of(&tiny_llama(), &HALVED), Ward::of(&tiny_gpt2(), &HALVED));
-    for (ward, healings, says) in [
+    for (ward, reconstructions, says) in [
         (&llama, &["least_squares:ridge=0"][..], "ridge: expected a number above 0, got 0"),
         (&llama, &["bias_compensation"], "no biases on its output projections"),
         (&llama, &["least_squares", "rotation"], "name it first"),
         (&llama, &["rotation", "rotation"], "name it first"),
         (&gpt2, &["rotation"], "`gpt2` has layer norms"),
     ] {
-        let error = ward.treated(healings).err().unwrap();
+        let error = ward.treated(reconstructions).err().unwrap();
         assert!(error.is_usage() && error.to_string().contains(says), "{error}");
     }
-    let bare = Case { rankings: None, calibration: None, ..llama.case() };
-    for (healing, says) in [("least_squares", "needs calibration text: give --data"), ("head_merge", "give the scores")]
+    let bare = ReconstructInputs { rankings: None, calibration: None, ..llama.inputs() };
+    for (reconstruction, says) in
+        [("least_squares", "needs calibration text: give --data"), ("head_merge", "give the scores")]
     {
-        let mut patient = Patient::new(bare, llama.plan.clone()).unwrap();
-        let healing = llama.registry.build::<dyn Healing>(&PluginSpec::bare(healing)).unwrap();
-        let error = patient.treat(healing.as_ref()).unwrap_err();
+        let mut editor = StudentEditor::new(bare, llama.plan.clone()).unwrap();
+        let reconstruction = llama.registry.build::<dyn Reconstruction>(&PluginSpec::bare(reconstruction)).unwrap();
+        let error = editor.treat(reconstruction.as_ref()).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains(says), "{error}");
     }
 }
@@ -355,9 +363,9 @@ fn a_healing_says_what_it_lacks() {
 #[test]
 fn a_replaced_weight_of_another_shape_or_not_finite_is_refused_by_name() {
     let ward = Ward::of(&tiny_llama(), &[("mlp", 24)]);
-    let mut patient = ward.patient();
+    let mut editor = ward.editor();
     let mut replace = |tensor: &Tensor| {
-        patient.replace(At::Sublayer { layer: 0, sublayer: 1 }, Role::DOWN, Slot::Weight, tensor).unwrap_err()
+        editor.replace(At::Sublayer { layer: 0, sublayer: 1 }, Role::DOWN, Slot::Weight, tensor).unwrap_err()
     };
     let wrong = replace(&Tensor::zeros([32, 48], (Kind::Double, Device::Cpu))).to_string();
     assert!(wrong.contains("expected shape [32, 24], got [32, 48]"), "{wrong}");
@@ -367,7 +375,7 @@ fn a_replaced_weight_of_another_shape_or_not_finite_is_refused_by_name() {
 }
 
 #[test]
-fn a_healed_folder_is_a_plain_checkpoint_that_says_how_it_was_healed() {
+fn a_reconstructed_folder_is_a_plain_checkpoint_that_says_how_it_was_reconstructed() {
     let dir = tempfile::tempdir().unwrap();
     let teacher = dir.path().join("teacher");
     minitron::write_tiny(&teacher, &minitron::with_demo_vocabulary(llama(true)), 37).unwrap();
@@ -380,11 +388,11 @@ fn a_healed_folder_is_a_plain_checkpoint_that_says_how_it_was_healed() {
     let options = PruneOptions {
         model: teacher.display().to_string(),
         plan: Some(plan),
-        treatment: Treatment {
+        reconstruction: ReconstructOptions {
             heal: vec![PluginSpec::bare("rotation"), "least_squares:ridge=0.01".parse().unwrap()],
             data: vec![text.display().to_string().parse().unwrap()],
             seq_len: Some(32),
-            ..Treatment::default()
+            ..ReconstructOptions::default()
         },
         ..PruneOptions::default()
     };

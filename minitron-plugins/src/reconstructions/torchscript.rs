@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 
-use minitron_core::contract::Healing;
+use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
-use minitron_core::heal::Patient;
+use minitron_core::reconstruct::StudentEditor;
 use minitron_core::spec::{HIDDEN, MLP, Role, Slot, dim_of_layer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub struct Torchscript {
 }
 
 minitron_core::plugin! {
-    Healing for Torchscript {
+    Reconstruction for Torchscript {
         tag: "torchscript",
         summary: "a repair of second projections from a TorchScript file",
         source: "the file's author",
@@ -31,28 +31,28 @@ minitron_core::plugin! {
 }
 
 #[typetag::serde(name = "torchscript")]
-impl Healing for Torchscript {
-    fn heal(&self, patient: &mut Patient) -> Result<()> {
-        if patient.is_whole() {
+impl Reconstruction for Torchscript {
+    fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
+        if editor.is_whole() {
             return Ok(());
         }
-        for layer in 0..patient.n_layers() {
-            let Some(at) = patient.spec().part_with(layer, Role::DOWN) else { continue };
-            let student_ef = patient.read(at, Role::DOWN, Slot::Weight)?;
-            let teacher_ef = patient.read_teacher(at, Role::DOWN, Slot::Weight)?;
+        for layer in 0..editor.n_layers() {
+            let Some(at) = editor.spec().part_with(layer, Role::DOWN) else { continue };
+            let student_ef = editor.read(at, Role::DOWN, Slot::Weight)?;
+            let teacher_ef = editor.read_teacher(at, Role::DOWN, Slot::Weight)?;
             let kept = |dim: &str| {
-                let kept: Vec<i64> = patient.kept(dim).iter().map(|&unit| unit as i64).collect();
+                let kept: Vec<i64> = editor.kept(dim).iter().map(|&unit| unit as i64).collect();
                 Tensor::f_from_slice(&kept)
             };
-            let (kept_e, kept_f) = (kept(HIDDEN)?, kept(&dim_of_layer(MLP, patient.source_layer(layer)))?);
+            let (kept_e, kept_f) = (kept(HIDDEN)?, kept(&dim_of_layer(MLP, editor.source_layer(layer)))?);
             let shape = student_ef.size();
             let arguments = [student_ef, teacher_ef, kept_e, kept_f].map(IValue::Tensor);
-            let healed_ef = tch::no_grad(|| self.script.call(&self.path, "forward", &arguments))?;
-            if healed_ef.size() != shape {
-                let message = format!("expected a weight of {shape:?}, got {:?}", healed_ef.size());
+            let fitted_ef = tch::no_grad(|| self.script.call(&self.path, "forward", &arguments))?;
+            if fitted_ef.size() != shape {
+                let message = format!("expected a weight of {shape:?}, got {:?}", fitted_ef.size());
                 return Err(Error::Data(format!("{}: `forward`: {message}", self.path.display())));
             }
-            patient.replace(at, Role::DOWN, Slot::Weight, &healed_ef)?;
+            editor.replace(at, Role::DOWN, Slot::Weight, &fitted_ef)?;
         }
         Ok(())
     }

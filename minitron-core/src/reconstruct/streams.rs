@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use tracing::debug_span;
 
-use super::joint::{Joint, Place, Spot};
-use super::patient::Patient;
+use super::editor::StudentEditor;
+use super::projections::{Capture, ProjectionSet, ProjectionStats};
 use crate::error::{Error, Result};
 use crate::model::{Block, Context, Frame, Input, NoTap, Site, Stream, Tap};
 use crate::spec::{At, HIDDEN, Role, Slot, Sublayer};
@@ -18,7 +18,7 @@ use crate::spec::{At, HIDDEN, Role, Slot, Sublayer};
 /// What the student's stream should be after each part of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Aim {
+pub enum Reference {
     /// The dense teacher's on its own stream, at the kept channels; where layers were dropped, after the last of them.
     #[default]
     Teacher,
@@ -27,7 +27,7 @@ pub enum Aim {
 }
 
 struct Streams {
-    aim: Aim,
+    reference: Reference,
     /// One per batch.
     contexts: Vec<Context>,
     teacher: Vec<State>,
@@ -83,23 +83,27 @@ impl State {
     }
 }
 
-impl Patient<'_> {
-    /// Goes through the student from front to back and shows every [`Place`] to `visit`, which may replace weights there; what
-    /// follows runs on the stream as healed so far. Readers are shown where the aim is the teacher; writers whose output is
+impl StudentEditor<'_> {
+    /// Goes through the student from front to back and shows every [`ProjectionSet`] to `visit`, which may replace weights there; what
+    /// follows runs on the stream as reconstructed so far. Readers are shown where the reference is the teacher; writers whose output is
     /// normed before it is added are not shown, since they are not linear in the stream.
     ///
     /// A plan that removes nothing leaves no residuals, so nothing is shown then.
     ///
     /// # Errors
     /// `Recipe` where there is no calibration text.
-    pub fn sweep(&mut self, aim: Aim, visit: &mut dyn FnMut(&mut Self, &Joint) -> Result<()>) -> Result<()> {
+    pub fn for_each_projection(
+        &mut self,
+        reference: Reference,
+        visit: &mut dyn FnMut(&mut Self, &ProjectionStats) -> Result<()>,
+    ) -> Result<()> {
         if self.is_whole() {
             return Ok(());
         }
         let _no_grad = tch::no_grad_guard();
-        let mut streams = Streams::enter(self, aim)?;
+        let mut streams = Streams::enter(self, reference)?;
         let progress = self.calibration()?.progress;
-        progress.start("heal, layers", self.n_layers() as u64);
+        progress.start("reconstruct, layers", self.n_layers() as u64);
         for layer_idx in 0..self.n_layers() {
             let _span = debug_span!("layer", layer_idx).entered();
             let parts: Vec<(At, Sublayer)> =
@@ -107,12 +111,12 @@ impl Patient<'_> {
             for (number, (at, part)) in parts.iter().enumerate() {
                 let half = Half { layer_idx, number, at: *at, part, is_last: number + 1 == parts.len() };
                 streams.begin(number);
-                if aim == Aim::Teacher {
-                    let joint = streams.readers(self, &half)?;
-                    visit(self, &joint)?;
+                if reference == Reference::Teacher {
+                    let stats = streams.readers(self, &half)?;
+                    visit(self, &stats)?;
                 }
-                if let Some(joint) = streams.writer(self, &half)? {
-                    visit(self, &joint)?;
+                if let Some(stats) = streams.writer(self, &half)? {
+                    visit(self, &stats)?;
                 }
                 streams.step(self, &half)?;
             }
@@ -120,9 +124,9 @@ impl Patient<'_> {
         }
         progress.finish();
         let has_transform = self.spec().find(At::Model, Role::HEAD_TRANSFORM, Slot::Weight).is_some();
-        if aim == Aim::Teacher && !has_transform {
-            let joint = streams.head(self)?;
-            visit(self, &joint)?;
+        if reference == Reference::Teacher && !has_transform {
+            let stats = streams.head(self)?;
+            visit(self, &stats)?;
         }
         Ok(())
     }
@@ -183,13 +187,13 @@ struct Half<'p> {
 
 impl Streams {
     /// Embeds the text; a teacher aimed at runs up to the first layer that the student kept.
-    fn enter(patient: &Patient, aim: Aim) -> Result<Self> {
-        let (student, contexts) = patient.embedded(true)?;
-        let teacher = if aim == Aim::Teacher { patient.embedded(false)?.0 } else { Vec::new() };
-        let mut streams = Streams { aim, contexts, teacher, student };
-        if aim == Aim::Teacher {
-            for source_layer in 0..patient.source_layer(0) {
-                streams.run_teacher(patient, source_layer)?;
+    fn enter(editor: &StudentEditor, reference: Reference) -> Result<Self> {
+        let (student, contexts) = editor.embedded(true)?;
+        let teacher = if reference == Reference::Teacher { editor.embedded(false)?.0 } else { Vec::new() };
+        let mut streams = Streams { reference, contexts, teacher, student };
+        if reference == Reference::Teacher {
+            for source_layer in 0..editor.source_layer(0) {
+                streams.run_teacher(editor, source_layer)?;
             }
         }
         Ok(streams)
@@ -202,87 +206,89 @@ impl Streams {
     }
 
     /// Before teacher and student pass this part of their layer.
-    fn readers(&self, patient: &Patient, half: &Half) -> Result<Joint> {
-        let student = patient.student_block(half.layer_idx)?;
-        let teacher = patient.teacher_block(patient.source_layer(half.layer_idx))?;
+    fn readers(&self, editor: &StudentEditor, half: &Half) -> Result<ProjectionStats> {
+        let student = editor.student_block(half.layer_idx)?;
+        let teacher = editor.teacher_block(editor.source_layer(half.layer_idx))?;
         let roles = half.part.mixer.ports().readers;
-        let mut joint = Joint::new(Place { at: half.at, roles, is_writer: false })?;
+        let mut stats = ProjectionStats::new(ProjectionSet { at: half.at, roles, is_writer: false })?;
         for (of_student, of_teacher) in self.student.iter().zip(&self.teacher) {
             let student_bte = student.input(half.number, of_student.stream())?;
             let teacher_bte = teacher.input(half.number, of_teacher.stream())?;
-            add_inputs(patient, &mut joint, &student_bte, &teacher_bte)?;
+            add_inputs(editor, &mut stats, &student_bte, &teacher_bte)?;
         }
-        Ok(joint)
+        Ok(stats)
     }
 
     /// After the last layer.
-    fn head(&self, patient: &Patient) -> Result<Joint> {
+    fn head(&self, editor: &StudentEditor) -> Result<ProjectionStats> {
         let any = BTreeSet::from([0]);
-        let (student, teacher) = (patient.frame(true, &any)?, patient.frame(false, &any)?);
-        let mut joint = Joint::new(Place { at: At::Model, roles: vec![Role::HEAD], is_writer: false })?;
+        let (student, teacher) = (editor.frame(true, &any)?, editor.frame(false, &any)?);
+        let mut stats =
+            ProjectionStats::new(ProjectionSet { at: At::Model, roles: vec![Role::HEAD], is_writer: false })?;
         for (of_student, of_teacher) in self.student.iter().zip(&self.teacher) {
             let student_bte = student.finish(of_student.now_bte.shallow_clone())?;
-            add_inputs(patient, &mut joint, &student_bte, &teacher.finish(of_teacher.now_bte.shallow_clone())?)?;
+            add_inputs(editor, &mut stats, &student_bte, &teacher.finish(of_teacher.now_bte.shallow_clone())?)?;
         }
-        Ok(joint)
+        Ok(stats)
     }
 
     /// Moves the teacher past this part of its layer; the student stays before it.
-    fn writer(&mut self, patient: &Patient, half: &Half) -> Result<Option<Joint>> {
-        let wanted_bte = match self.aim {
-            Aim::Teacher => self.teacher_sums(patient, half)?,
-            Aim::Own => self.own_sums(patient, half)?,
+    fn writer(&mut self, editor: &StudentEditor, half: &Half) -> Result<Option<ProjectionStats>> {
+        let wanted_bte = match self.reference {
+            Reference::Teacher => self.teacher_sums(editor, half)?,
+            Reference::Own => self.own_sums(editor, half)?,
         };
         if half.part.post.is_some() {
             return Ok(None);
         }
-        let block = patient.student_block(half.layer_idx)?;
+        let block = editor.student_block(half.layer_idx)?;
         let ports = half.part.mixer.ports();
-        let mut joint = Joint::new(Place { at: half.at, roles: vec![ports.writer], is_writer: true })?;
-        joint.scale = half.part.scale;
+        let mut stats =
+            ProjectionStats::new(ProjectionSet { at: half.at, roles: vec![ports.writer], is_writer: true })?;
+        stats.scale = half.part.scale;
         for ((state, context), wanted_bte) in self.student.iter().zip(&self.contexts).zip(&wanted_bte) {
-            let mut spot = Spot { site: Site::Inside { at: half.at, port: ports.written }, x: None };
+            let mut spot = Capture { site: Site::Inside { at: half.at, port: ports.written }, x: None };
             let sum_bte = block.added(half.number, state.stream(), context, &mut spot)?;
             let r_bte = wanted_bte.f_to_kind(Kind::Float)?.f_sub(&sum_bte.f_to_kind(Kind::Float)?)?;
             if let Some(x_btc) = spot.x {
-                let x_btc = if joint.scale == 1.0 { x_btc } else { x_btc.f_mul_scalar(joint.scale)? };
-                joint.add(&x_btc, &r_bte)?;
+                let x_btc = if stats.scale == 1.0 { x_btc } else { x_btc.f_mul_scalar(stats.scale)? };
+                stats.add(&x_btc, &r_bte)?;
             }
         }
-        Ok(Some(joint))
+        Ok(Some(stats))
     }
 
     /// Moves the student past one part of a layer.
-    fn step(&mut self, patient: &Patient, half: &Half) -> Result<()> {
-        let block = patient.student_block(half.layer_idx)?;
+    fn step(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
+        let block = editor.student_block(half.layer_idx)?;
         for (state, context) in self.student.iter_mut().zip(&self.contexts) {
             let _ = state.pass(&block, half.number, context)?;
         }
         Ok(())
     }
 
-    fn own_sums(&self, patient: &Patient, half: &Half) -> Result<Vec<Tensor>> {
-        let whole = patient.wide_block(half.layer_idx)?;
+    fn own_sums(&self, editor: &StudentEditor, half: &Half) -> Result<Vec<Tensor>> {
+        let whole = editor.wide_block(half.layer_idx)?;
         let states = self.student.iter().zip(&self.contexts);
         states.map(|(state, context)| whole.added(half.number, state.stream(), context, &mut NoTap)).collect()
     }
 
     /// Moves the teacher past one part of a layer, and past the layers that the student dropped after it.
-    fn teacher_sums(&mut self, patient: &Patient, half: &Half) -> Result<Vec<Tensor>> {
-        let source_layer = patient.source_layer(half.layer_idx);
-        let block = patient.teacher_block(source_layer)?;
+    fn teacher_sums(&mut self, editor: &StudentEditor, half: &Half) -> Result<Vec<Tensor>> {
+        let source_layer = editor.source_layer(half.layer_idx);
+        let block = editor.teacher_block(source_layer)?;
         let mut sums = self.run_teacher_part(&block, half.number)?;
         if half.is_last {
-            for dropped in source_layer + 1..patient.source_layer(half.layer_idx + 1) {
-                sums = self.run_teacher(patient, dropped)?;
+            for dropped in source_layer + 1..editor.source_layer(half.layer_idx + 1) {
+                sums = self.run_teacher(editor, dropped)?;
             }
         }
-        sums.iter().map(|sum_bte| kept_channels(patient, sum_bte, 2)).collect()
+        sums.iter().map(|sum_bte| kept_channels(editor, sum_bte, 2)).collect()
     }
 
     /// The last sums before they settle.
-    fn run_teacher(&mut self, patient: &Patient, source_layer: usize) -> Result<Vec<Tensor>> {
-        let block = patient.teacher_block(source_layer)?;
+    fn run_teacher(&mut self, editor: &StudentEditor, source_layer: usize) -> Result<Vec<Tensor>> {
+        let block = editor.teacher_block(source_layer)?;
         let mut sums = self.teacher.iter().map(|state| state.now_bte.shallow_clone()).collect();
         for part in 0..block.n_parts() {
             sums = self.run_teacher_part(&block, part)?;
@@ -298,16 +304,21 @@ impl Streams {
 }
 
 /// What the student's input lacks of the teacher's: all of it at dropped channels.
-fn add_inputs(patient: &Patient, joint: &mut Joint, student_bte: &Tensor, teacher_bte: &Tensor) -> Result<()> {
-    let eye = Tensor::f_eye(patient.teacher_spec().size(HIDDEN) as i64, (Kind::Float, teacher_bte.device()))?;
-    let spread = student_bte.f_to_kind(Kind::Float)?.f_matmul(&kept_channels(patient, &eye, 1)?.f_transpose(0, 1)?)?;
-    joint.add(student_bte, &teacher_bte.f_to_kind(Kind::Float)?.f_sub(&spread)?)
+fn add_inputs(
+    editor: &StudentEditor,
+    stats: &mut ProjectionStats,
+    student_bte: &Tensor,
+    teacher_bte: &Tensor,
+) -> Result<()> {
+    let eye = Tensor::f_eye(editor.teacher_spec().size(HIDDEN) as i64, (Kind::Float, teacher_bte.device()))?;
+    let spread = student_bte.f_to_kind(Kind::Float)?.f_matmul(&kept_channels(editor, &eye, 1)?.f_transpose(0, 1)?)?;
+    stats.add(student_bte, &teacher_bte.f_to_kind(Kind::Float)?.f_sub(&spread)?)
 }
 
 /// The teacher's activations at the residual channels that the student kept.
-fn kept_channels(patient: &Patient, x: &Tensor, side: i64) -> Result<Tensor> {
-    let kept: Vec<i64> = patient.kept(HIDDEN).iter().map(|&channel| channel as i64).collect();
-    if kept.len() == patient.teacher_spec().size(HIDDEN) {
+fn kept_channels(editor: &StudentEditor, x: &Tensor, side: i64) -> Result<Tensor> {
+    let kept: Vec<i64> = editor.kept(HIDDEN).iter().map(|&channel| channel as i64).collect();
+    if kept.len() == editor.teacher_spec().size(HIDDEN) {
         return Ok(x.shallow_clone());
     }
     Ok(x.f_index_select(side, &Tensor::f_from_slice(&kept)?.f_to_device(x.device())?)?)

@@ -8,7 +8,7 @@ use crate::spec::{At, Role};
 
 /// Projections that share their input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct ProjectionSet {
     /// The part of the student that they belong to; around the layers for an output projection that reads the last hidden
     /// state itself.
     pub at: At,
@@ -24,9 +24,9 @@ pub struct Place {
 /// the same projections, over all the teacher's channels, dropped ones counting as zero in X. Products in f32; sums in f64, on
 /// the CPU.
 #[derive(Debug)]
-pub struct Joint {
+pub struct ProjectionStats {
     /// Which projections.
-    pub place: Place,
+    pub projections: ProjectionSet,
     /// XᵀX.
     pub xx_cc: Tensor,
     /// RᵀX.
@@ -41,11 +41,11 @@ pub struct Joint {
     pub scale: f64,
 }
 
-impl Joint {
-    pub(super) fn new(place: Place) -> Result<Self> {
+impl ProjectionStats {
+    pub(super) fn new(projections: ProjectionSet) -> Result<Self> {
         let zero = || Tensor::f_zeros([1], (Kind::Double, Device::Cpu));
         let (xx_cc, rx_ec, r_sum_e) = (zero()?, zero()?, zero()?);
-        Ok(Joint { place, xx_cc, rx_ec, r_sum_e, r_squared: 0.0, n_tokens: 0, scale: 1.0 })
+        Ok(ProjectionStats { projections, xx_cc, rx_ec, r_sum_e, r_squared: 0.0, n_tokens: 0, scale: 1.0 })
     }
 
     /// Adds one batch of X and R.
@@ -80,12 +80,12 @@ pub(super) fn exact(x: &Tensor) -> Result<Tensor> {
 }
 
 /// Remembers what one site shows.
-pub(super) struct Spot {
+pub(super) struct Capture {
     pub site: Site,
     pub x: Option<Tensor>,
 }
 
-impl Tap for Spot {
+impl Tap for Capture {
     fn wants(&self, site: Site) -> bool {
         site == self.site
     }

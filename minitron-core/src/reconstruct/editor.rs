@@ -1,15 +1,15 @@
-//! A student under treatment.
+//! A student under reconstruction.
 
 use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
-use super::joint::exact;
+use super::projections::exact;
 use super::rotated::{RotatedView, check_orthogonal, check_turns, untied};
-use super::view::HealedView;
+use super::view::ReconstructedView;
 use crate::calibrate::Calibration;
 use crate::checkpoint::{Config, TensorSource, kind_of};
-use crate::contract::Healing;
+use crate::contract::Reconstruction;
 use crate::error::{Error, Result};
 use crate::model::{Block, LoadOptions};
 use crate::plan::{Plan, Rankings};
@@ -17,9 +17,9 @@ use crate::prune::{PrunedView, Student, side_indices, source_layers};
 use crate::registry::{PluginSpec, Registry};
 use crate::spec::{At, Dim, HIDDEN, ModelSpec, Param, Role, Slot, dim_of_layer, split_dim};
 
-/// What a treatment starts from.
+/// What a reconstruction starts from.
 #[derive(Clone, Copy)]
-pub struct Case<'a> {
+pub struct ReconstructInputs<'a> {
     /// The teacher's tensors.
     pub source: &'a dyn TensorSource,
     /// The teacher's description.
@@ -32,15 +32,15 @@ pub struct Case<'a> {
     pub options: LoadOptions,
     /// All plugins.
     pub registry: &'a Registry,
-    /// Of everything that healings draw.
+    /// Of everything that reconstructions draw.
     pub seed: u64,
     /// Whether what a width rescales is compensated where that follows from sizes alone.
     pub compensates: bool,
 }
 
-/// A student under treatment: weights are read by role, and replaced without changing any source.
-pub struct Patient<'a> {
-    case: Case<'a>,
+/// A student under reconstruction: weights are read by role, and replaced without changing any source.
+pub struct StudentEditor<'a> {
+    inputs: ReconstructInputs<'a>,
     plan: Plan,
     rotation: Option<Rotation<'a>>,
     config: Config,
@@ -53,8 +53,8 @@ pub struct Patient<'a> {
     pub(super) assumed: BTreeMap<(At, Role), f64>,
     /// What was compensated, in words.
     pub(super) compensated: Vec<&'static str>,
-    healed: Vec<PluginSpec>,
-    /// Tag of the healing under way.
+    reconstructed: Vec<PluginSpec>,
+    /// Tag of the reconstruction under way.
     tag: String,
 }
 
@@ -62,22 +62,22 @@ pub struct Patient<'a> {
 struct Rotation<'a> {
     view: RotatedView<'a>,
     spec: ModelSpec,
-    /// Tag of the healing that chose it.
+    /// Tag of the reconstruction that chose it.
     tag: String,
 }
 
-impl<'a> Patient<'a> {
+impl<'a> StudentEditor<'a> {
     /// The student of a plan, as pruned; dims that the plan leaves out are whole.
     ///
     /// # Errors
     /// As [`Student::new`].
-    pub fn new(case: Case<'a>, mut plan: Plan) -> Result<Self> {
-        for dim in case.spec.dims.values() {
+    pub fn new(inputs: ReconstructInputs<'a>, mut plan: Plan) -> Result<Self> {
+        for dim in inputs.spec.dims.values() {
             plan.kept.entry(dim.name.clone()).or_insert_with(|| (0..dim.size).collect());
         }
-        let Student { config, spec, .. } = Student::new(case.source, case.spec, &plan, case.registry)?;
-        let mut patient = Patient {
-            case,
+        let Student { config, spec, .. } = Student::new(inputs.source, inputs.spec, &plan, inputs.registry)?;
+        let mut editor = StudentEditor {
+            inputs,
             plan,
             rotation: None,
             config,
@@ -86,19 +86,19 @@ impl<'a> Patient<'a> {
             factors: BTreeMap::new(),
             assumed: BTreeMap::new(),
             compensated: Vec::new(),
-            healed: Vec::new(),
+            reconstructed: Vec::new(),
             tag: String::new(),
         };
-        if case.compensates {
-            patient.compensate()?;
+        if inputs.compensates {
+            editor.compensate()?;
         }
-        Ok(patient)
+        Ok(editor)
     }
 
     /// Multiplies a norm's gain, however it is stored.
     ///
     /// # Errors
-    /// As [`Patient::replace`].
+    /// As [`StudentEditor::replace`].
     pub fn scale_gain(&mut self, at: At, role: Role, factor: f64) -> Result<()> {
         let param = self.param(at, role, Slot::Weight)?;
         let less_one = self.spec.norm_of(param).is_some_and(|norm| norm.kind.stores_gain_less_one());
@@ -120,28 +120,28 @@ impl<'a> Patient<'a> {
         Ok(side_indices(side, spec, &self.plan).unwrap_or_else(|| (0..spec.len(side)).collect()))
     }
 
-    /// Applies one healing, and checks its law.
+    /// Applies one reconstruction, and checks its law.
     ///
     /// # Errors
     /// `Plugin` when it changed a student from which nothing was removed.
-    pub fn treat(&mut self, healing: &dyn Healing) -> Result<()> {
-        let value =
-            serde_json::to_value(healing).map_err(|e| Error::Internal(format!("a healing's parameters: {e}")))?;
-        let spec: PluginSpec =
-            serde_json::from_value(value).map_err(|e| Error::Internal(format!("a healing's parameters: {e}")))?;
+    pub fn treat(&mut self, reconstruction: &dyn Reconstruction) -> Result<()> {
+        let value = serde_json::to_value(reconstruction)
+            .map_err(|e| Error::Internal(format!("a reconstruction's parameters: {e}")))?;
+        let spec: PluginSpec = serde_json::from_value(value)
+            .map_err(|e| Error::Internal(format!("a reconstruction's parameters: {e}")))?;
         self.tag.clone_from(&spec.tag);
-        let _span = tracing::info_span!("heal", name = %spec.tag).entered();
-        healing.heal(self)?;
+        let _span = tracing::info_span!("reconstruct", name = %spec.tag).entered();
+        reconstruction.reconstruct(self)?;
         if self.is_whole() && !(self.changes.is_empty() && self.factors.is_empty() && self.rotation.is_none()) {
             return Err(self.broken("changed a student from which nothing was removed".into()));
         }
-        self.healed.push(spec);
+        self.reconstructed.push(spec);
         Ok(())
     }
 
     // --- what it is --------------------------------------------------------------------------------------------------
 
-    /// Kept units per dim, in the numbering of [`Patient::teacher`].
+    /// Kept units per dim, in the numbering of [`StudentEditor::teacher`].
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -152,17 +152,17 @@ impl<'a> Patient<'a> {
         self.plan.kept.iter().all(|(dim, kept)| dims.get(dim).is_none_or(|dim| dim.size == kept.len()))
     }
 
-    /// Seed of whatever a healing draws.
+    /// Seed of whatever a reconstruction draws.
     pub fn seed(&self) -> u64 {
-        self.case.seed
+        self.inputs.seed
     }
 
-    /// Healings so far, with all their parameters.
-    pub fn healed(&self) -> &[PluginSpec] {
-        &self.healed
+    /// Reconstructions so far, with all their parameters.
+    pub fn reconstructed(&self) -> &[PluginSpec] {
+        &self.reconstructed
     }
 
-    /// Tag of the healing that turned the residual stream, where one did: hidden indices of the plan are components then.
+    /// Tag of the reconstruction that turned the residual stream, where one did: hidden indices of the plan are components then.
     pub fn hidden_basis(&self) -> Option<&str> {
         self.rotation.as_ref().map(|rotation| rotation.tag.as_str())
     }
@@ -179,19 +179,19 @@ impl<'a> Patient<'a> {
 
     /// The teacher's tensors, in the basis that the plan counts channels in.
     pub fn teacher(&self) -> &dyn TensorSource {
-        self.rotation.as_ref().map_or(self.case.source, |rotation| &rotation.view)
+        self.rotation.as_ref().map_or(self.inputs.source, |rotation| &rotation.view)
     }
 
     /// The teacher's description.
     pub fn teacher_spec(&self) -> &ModelSpec {
-        self.rotation.as_ref().map_or(self.case.spec, |rotation| &rotation.spec)
+        self.rotation.as_ref().map_or(self.inputs.spec, |rotation| &rotation.spec)
     }
 
-    /// The student's tensors as healed so far.
-    pub fn student(&self) -> Result<HealedView<'_>> {
+    /// The student's tensors as reconstructed so far.
+    pub fn student(&self) -> Result<ReconstructedView<'_>> {
         let pruned = PrunedView::new(self.teacher(), self.teacher_spec(), &self.plan)?;
         let changes = self.changes.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        Ok(HealedView::new(pruned, changes, &self.factors))
+        Ok(ReconstructedView::new(pruned, changes, &self.factors))
     }
 
     /// The student's layers.
@@ -216,7 +216,7 @@ impl<'a> Patient<'a> {
     /// # Errors
     /// `Recipe` for a plan that no scores stand behind.
     pub fn ranked(&self, dim: &str) -> Result<Vec<Vec<usize>>> {
-        let ranking = self.case.rankings.and_then(|rankings| rankings.by_dim.get(dim)).ok_or_else(|| {
+        let ranking = self.inputs.rankings.and_then(|rankings| rankings.by_dim.get(dim)).ok_or_else(|| {
             Error::Recipe(format!(
                 "`{}` needs the order of `{dim}`: give the scores that the plan comes from",
                 self.tag
@@ -234,9 +234,9 @@ impl<'a> Patient<'a> {
     /// # Errors
     /// `Recipe` where there is none.
     pub fn calibration(&self) -> Result<Calibration<'a>> {
-        self.case
+        self.inputs
             .calibration
-            .ok_or_else(|| Error::Recipe(format!("healing `{}` needs calibration text: give --data", self.tag)))
+            .ok_or_else(|| Error::Recipe(format!("reconstruction `{}` needs calibration text: give --data", self.tag)))
     }
 
     // --- weights -----------------------------------------------------------------------------------------------------
@@ -250,12 +250,12 @@ impl<'a> Patient<'a> {
     }
 
     /// The same of the student with all heads and neurons: only its channels and layers are pruned.
-    pub fn read_wide(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
+    pub fn read_all_heads(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
         laid_out(&self.wide_view()?, self.param(at, role, slot)?)
     }
 
     /// The same of the teacher's weight with all channels, as pruned: its heads, neurons and layers are the student's.
-    pub fn read_tall(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
+    pub fn read_all_channels(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
         let mut plan = self.plan.clone();
         plan.kept.remove(HIDDEN);
         laid_out(&PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?, self.param(at, role, slot)?)
@@ -269,7 +269,7 @@ impl<'a> Patient<'a> {
         laid_out(self.teacher(), param.ok_or_else(missing)?)
     }
 
-    /// Puts a weight in the place of the student's, laid out as [`Patient::read`] gives it.
+    /// Puts a weight in the place of the student's, laid out as [`StudentEditor::read`] gives it.
     ///
     /// # Errors
     /// `Plugin` for another shape, or values that are not finite in the stored type.
@@ -298,10 +298,10 @@ impl<'a> Patient<'a> {
     /// Whether the residual stream can still be turned.
     ///
     /// # Errors
-    /// `Recipe` for families whose norms do not turn with it, and after other healings.
+    /// `Recipe` for families whose norms do not turn with it, and after other reconstructions.
     pub fn check_rebase(&self) -> Result<()> {
-        check_turns(self.case.spec)?;
-        if self.healed.is_empty() && self.changes.is_empty() && self.rotation.is_none() {
+        check_turns(self.inputs.spec)?;
+        if self.reconstructed.is_empty() && self.changes.is_empty() && self.rotation.is_none() {
             return Ok(());
         }
         Err(Error::Recipe(format!("`{}` changes what all weights mean: name it first, and once", self.tag)))
@@ -309,16 +309,16 @@ impl<'a> Patient<'a> {
 
     /// Turns the teacher's residual stream into the basis whose vectors are the columns of Q [E, E], most important first;
     /// the student keeps as many of the first as the plan keeps channels.
-    pub fn rebase(&mut self, basis_ee: &Tensor) -> Result<()> {
+    pub fn rotate_residual(&mut self, basis_ee: &Tensor) -> Result<()> {
         self.check_rebase()?;
-        check_orthogonal(basis_ee, self.case.spec.size(HIDDEN))?;
-        let (_, spec) = untied(self.case.source, self.case.spec, self.case.registry)?;
-        let view = RotatedView::new(self.case.source, self.case.spec, &spec, basis_ee)?;
+        check_orthogonal(basis_ee, self.inputs.spec.size(HIDDEN))?;
+        let (_, spec) = untied(self.inputs.source, self.inputs.spec, self.inputs.registry)?;
+        let view = RotatedView::new(self.inputs.source, self.inputs.spec, &spec, basis_ee)?;
         let mut plan = self.plan.clone();
         if let Some(kept) = plan.kept.get_mut(HIDDEN) {
             *kept = (0..kept.len()).collect();
         }
-        let Student { config, spec: student, .. } = Student::new(&view, &spec, &plan, self.case.registry)?;
+        let Student { config, spec: student, .. } = Student::new(&view, &spec, &plan, self.inputs.registry)?;
         (self.plan, self.config, self.spec) = (plan, config, student);
         self.rotation = Some(Rotation { view, spec, tag: self.tag.clone() });
         Ok(())
@@ -327,15 +327,15 @@ impl<'a> Patient<'a> {
     // --- layers to run -----------------------------------------------------------------------------------------------
 
     pub(super) fn load_options(&self) -> LoadOptions {
-        self.case.options
+        self.inputs.options
     }
 
     pub(super) fn student_block(&self, layer_idx: usize) -> Result<Block> {
-        Block::open(&self.student()?, &self.spec, layer_idx, self.case.options)
+        Block::open(&self.student()?, &self.spec, layer_idx, self.inputs.options)
     }
 
     pub(super) fn teacher_block(&self, source_layer: usize) -> Result<Block> {
-        Block::open(self.teacher(), self.teacher_spec(), source_layer, self.case.options)
+        Block::open(self.teacher(), self.teacher_spec(), source_layer, self.inputs.options)
     }
 
     /// A layer of the student with all its heads and neurons; no config need express it.
@@ -351,18 +351,18 @@ impl<'a> Patient<'a> {
                 spec.dims.insert(name.clone(), Dim { name, ..whole.clone() });
             }
         }
-        Block::open(&self.wide_view()?, &spec, layer_idx, self.case.options)
+        Block::open(&self.wide_view()?, &spec, layer_idx, self.inputs.options)
     }
 
     /// Replaced weights count where pruned heads and neurons are no part of them.
-    fn wide_view(&self) -> Result<HealedView<'_>> {
+    fn wide_view(&self) -> Result<ReconstructedView<'_>> {
         let mut plan = self.plan.clone();
         plan.kept.retain(|dim, _| split_dim(dim).1.is_none());
         let wide = PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?;
         let shape = |name: &str| wide.info(name).map(|info| info.shape.iter().map(|&side| side as i64).collect());
         let fits = |(name, tensor): &(&String, &Tensor)| shape(name) == Some(tensor.size());
         let changes = self.changes.iter().filter(fits).map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        Ok(HealedView::new(wide, changes, &self.factors))
+        Ok(ReconstructedView::new(wide, changes, &self.factors))
     }
 
     pub(super) fn param(&self, at: At, role: Role, slot: Slot) -> Result<&Param> {
@@ -371,7 +371,7 @@ impl<'a> Patient<'a> {
     }
 
     fn broken(&self, message: String) -> Error {
-        Error::Plugin { tag: self.tag.clone(), origin: "healing".into(), message }
+        Error::Plugin { tag: self.tag.clone(), origin: "reconstruction".into(), message }
     }
 }
 

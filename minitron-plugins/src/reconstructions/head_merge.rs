@@ -1,6 +1,6 @@
-use minitron_core::contract::Healing;
+use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
-use minitron_core::heal::Patient;
+use minitron_core::reconstruct::StudentEditor;
 use minitron_core::spec::{At, HEADS, Role, Side, Slot, dim_of_layer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use tch::{Device, Kind, Tensor};
 pub struct HeadMerge {}
 
 minitron_core::plugin! {
-    Healing for HeadMerge {
+    Reconstruction for HeadMerge {
         tag: "head_merge",
         summary: "the difference to a dropped head added to a kept one",
         source: "arXiv 2407.14679, section 2.3",
@@ -27,46 +27,46 @@ minitron_core::plugin! {
 }
 
 #[typetag::serde(name = "head_merge")]
-impl Healing for HeadMerge {
-    fn heal(&self, patient: &mut Patient) -> Result<()> {
-        for layer_idx in 0..patient.n_layers() {
-            let dim = dim_of_layer(HEADS, patient.source_layer(layer_idx));
-            if patient.kept(&dim).len() < patient.teacher_spec().dim(&dim)?.size {
-                merge_layer(patient, layer_idx, &dim)?;
+impl Reconstruction for HeadMerge {
+    fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
+        for layer_idx in 0..editor.n_layers() {
+            let dim = dim_of_layer(HEADS, editor.source_layer(layer_idx));
+            if editor.kept(&dim).len() < editor.teacher_spec().dim(&dim)?.size {
+                merge_layer(editor, layer_idx, &dim)?;
             }
         }
         Ok(())
     }
 }
 
-fn merge_layer(patient: &mut Patient, layer_idx: usize, dim: &str) -> Result<()> {
-    let pairs = pairs(patient, dim)?;
-    let source_layer = patient.source_layer(layer_idx);
-    let parts = patient.teacher_spec().sublayers(source_layer);
+fn merge_layer(editor: &mut StudentEditor, layer_idx: usize, dim: &str) -> Result<()> {
+    let pairs = pairs(editor, dim)?;
+    let source_layer = editor.source_layer(layer_idx);
+    let parts = editor.teacher_spec().sublayers(source_layer);
     let readers: Vec<(At, Role)> =
         parts.flat_map(|(at, part)| part.mixer.ports().readers.into_iter().map(move |role| (at, role))).collect();
     for (source, role) in readers {
         let at = source.in_layer(layer_idx);
         for slot in [Slot::Weight, Slot::Bias] {
-            let Some(param) = patient.teacher_spec().find(source, role, slot) else { continue };
+            let Some(param) = editor.teacher_spec().find(source, role, slot) else { continue };
             let outputs = if param.transposed { param.sides.last() } else { param.sides.first() };
             // Where queries share them, keys and values have no such heads.
-            let Some(outputs) = outputs.filter(|side| blocks(patient, side, dim).any(|block| block.is_some())).cloned()
+            let Some(outputs) = outputs.filter(|side| blocks(editor, side, dim).any(|block| block.is_some())).cloned()
             else {
                 continue;
             };
-            let mixing = mixing(patient, dim, &outputs, &pairs)?;
-            let merged = mixing.f_matmul(&patient.read_wide(at, role, slot)?)?;
-            patient.replace(at, role, slot, &merged)?;
+            let mixing = mixing(editor, dim, &outputs, &pairs)?;
+            let merged = mixing.f_matmul(&editor.read_all_heads(at, role, slot)?)?;
+            editor.replace(at, role, slot, &merged)?;
         }
     }
     Ok(())
 }
 
 /// Every kept head with the dropped one that is folded into it.
-fn pairs(patient: &Patient, dim: &str) -> Result<Vec<(usize, Option<usize>)>> {
-    let (kept, mut pairs) = (patient.kept(dim), Vec::new());
-    for part in patient.ranked(dim)? {
+fn pairs(editor: &StudentEditor, dim: &str) -> Result<Vec<(usize, Option<usize>)>> {
+    let (kept, mut pairs) = (editor.kept(dim), Vec::new());
+    for part in editor.ranked(dim)? {
         let n_kept = part.iter().filter(|head| kept.contains(head)).count();
         if n_kept == 0 {
             // Its key/value head is gone with all its queries: nothing is left to fold into.
@@ -93,14 +93,14 @@ fn pairs(patient: &Patient, dim: &str) -> Result<Vec<(usize, Option<usize>)>> {
 }
 
 /// Block sizes of a side's parts where they are heads of this dim. Heads that lost channels are merged without them.
-fn blocks<'s>(patient: &'s Patient, side: &'s Side, dim: &'s str) -> impl Iterator<Item = Option<usize>> + 's {
-    let size_of = |dim: &str| patient.spec().dims.get(dim).map(|dim| dim.size);
+fn blocks<'s>(editor: &'s StudentEditor, side: &'s Side, dim: &'s str) -> impl Iterator<Item = Option<usize>> + 's {
+    let size_of = |dim: &str| editor.spec().dims.get(dim).map(|dim| dim.size);
     side.0.iter().map(move |part| part.units(&size_of).filter(|(of, _)| *of == dim).map(|(_, block)| block))
 }
 
 /// The map from all rows of a projection to the student's: 2 for a kept head and −1 for its partner, row by row.
-fn mixing(patient: &Patient, dim: &str, outputs: &Side, pairs: &[(usize, Option<usize>)]) -> Result<Tensor> {
-    let n_heads = patient.teacher_spec().dim(dim)?.size;
+fn mixing(editor: &StudentEditor, dim: &str, outputs: &Side, pairs: &[(usize, Option<usize>)]) -> Result<Tensor> {
+    let n_heads = editor.teacher_spec().dim(dim)?.size;
     let mut heads = vec![0f64; pairs.len() * n_heads];
     for (row, (head, partner)) in heads.chunks_mut(n_heads).zip(pairs) {
         for (column, value) in row.iter_mut().enumerate() {
@@ -113,8 +113,8 @@ fn mixing(patient: &Patient, dim: &str, outputs: &Side, pairs: &[(usize, Option<
     }
     let heads = Tensor::f_from_slice(&heads)?.f_view([pairs.len() as i64, n_heads as i64])?;
     let mut diagonal = Vec::new();
-    for (part, block) in outputs.0.iter().zip(blocks(patient, outputs, dim)) {
-        let n_rows = Side(vec![part.clone()]).len(|dim| patient.teacher_spec().dims.get(dim).map(|dim| dim.size));
+    for (part, block) in outputs.0.iter().zip(blocks(editor, outputs, dim)) {
+        let n_rows = Side(vec![part.clone()]).len(|dim| editor.teacher_spec().dims.get(dim).map(|dim| dim.size));
         let eye = |n: usize| Tensor::f_eye(n as i64, (Kind::Double, Device::Cpu));
         diagonal.push(match block {
             Some(block) => heads.f_kron(&eye(block)?)?,

@@ -1,0 +1,23 @@
+//! Closed-form repair of a pruned model: the student under reconstruction, and what a reconstruction may ask for.
+//!
+//! Nothing is changed in place. A replaced weight lies over the pruned view, a turned residual stream under it:
+//!
+//! ```text
+//! source -> RotatedView (where a reconstruction turned the stream) -> PrunedView -> ReconstructedView (replaced weights)
+//! ```
+//!
+//! Shape suffixes in this room: B batch, T tokens, N tokens of all windows, E residual channels, C inputs of a projection.
+
+mod compensation;
+mod editor;
+mod norm_inputs;
+mod projections;
+mod rotated;
+mod streams;
+mod view;
+
+pub use editor::{ReconstructInputs, StudentEditor};
+pub use projections::{ProjectionSet, ProjectionStats};
+pub use rotated::RotatedView;
+pub use streams::Reference;
+pub use view::ReconstructedView;
