@@ -1,7 +1,7 @@
 """A healing for `minitron prune --heal torchscript:path=healing.pt`: the second projection of every MLP, scaled so that its
 Frobenius norm is the teacher's again.
 
-    python healing.py healing.pt
+    python reconstruction.py reconstruction.pt
 """
 
 import sys
