@@ -9,7 +9,7 @@ use minitron_core::data::Task;
 use minitron_core::model::{LoadOptions, NoTap, Transformer};
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelSpec;
-use minitron_core::train::{Counts, Loaded, Objective, Term};
+use minitron_core::train::{Counts, InMemoryTeacher, Objective, Term};
 use tch::{Device, Kind, Tensor};
 
 fn randn(shape: &[i64]) -> Tensor {
@@ -75,7 +75,7 @@ fn objective(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(targets.n_rows() as u64)).sample_size(10);
     group.bench_function("in row chunks", |bencher| {
         let whole = Counts::of(&targets).unwrap();
-        bencher.iter(|| objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, whole).unwrap());
+        bencher.iter(|| objective.backward(&student, Some(&mut InMemoryTeacher(&teacher)), &targets, whole).unwrap());
     });
     group.bench_function("whole", |bencher| {
         bencher.iter(|| {

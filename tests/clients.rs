@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{
-    Heard, axes, families, forward, load, max_difference, minitron, python, registry, root, shared, some_ids,
+    DenseOutput, axes, families, forward, load, max_difference, minitron, python, registry, root, shared, some_ids,
     tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron, with_context, write_tiny_with_tokenizer,
 };
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
@@ -475,7 +475,7 @@ fn what_a_client_refuses_is_said_at_planning_by_its_name() {
             plan: Some(desk.at("plan.json")),
             ..PruneOptions::default()
         };
-        let heard = Heard::default();
+        let heard = DenseOutput::default();
         with_context(false, |context| {
             let context = Context { progress: &heard, ..*context };
             prune(&context, &options, &desk.at("student"), false)
@@ -823,7 +823,7 @@ fn embedded(dir: &Path, texts: &[&str]) -> Tensor {
     let (folder, model) = load(dir).unwrap();
     let options = &folder.spec.options;
     let tokenizer = Tokenizer::load(dir, &folder.checkpoint.config, options.vocab, options.causal).unwrap();
-    let (cls, sep) = tokenizer.brackets.unwrap();
+    let (cls, sep) = tokenizer.special_tokens.unwrap();
     let sentence = |text: &&str| [&[cls], tokenizer.encode(text).unwrap().as_slice(), &[sep]].concat();
     let sentences: Vec<Vec<u32>> = texts.iter().map(sentence).collect();
     sentence_embeddings(&model, &sentences, &SentenceModules::of(&model, None).unwrap(), 8, &Silent).unwrap()

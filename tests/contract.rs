@@ -349,8 +349,8 @@ fn all_variants<C: Contract + ?Sized>() -> Vec<(PluginSpec, Box<C>)> {
 }
 
 /// States of a model with heads of four channels.
-fn states<'a>(x_btc: &'a Tensor, seen_bt: Option<&'a Tensor>, causal: bool) -> States<'a> {
-    States { x_btc, seen_bt, causal, head_dim: 4 }
+fn states<'a>(x_btc: &'a Tensor, attention_mask_bt: Option<&'a Tensor>, causal: bool) -> States<'a> {
+    States { x_btc, attention_mask_bt, causal, head_dim: 4 }
 }
 
 #[test]
@@ -363,12 +363,14 @@ fn the_gradient_of_every_loss_is_that_of_finite_differences() {
         let error = gradient_error(&student_nv, 1e-5, value).unwrap();
         assert!(error <= 1e-7, "{spec}: {error:e}");
     }
-    let seen_bt = Tensor::from_slice(&[1i64, 1, 1, 0, 1, 1, 1, 1]).view([2, 4]).to_kind(Element::Bool);
+    let attention_mask_bt = Tensor::from_slice(&[1i64, 1, 1, 0, 1, 1, 1, 1]).view([2, 4]).to_kind(Element::Bool);
     let (student, teacher) = (uniform(&[2, 4, 8], 2.0, 3), uniform(&[2, 4, 8], 2.0, 4));
     for (spec, loss) in all_variants::<dyn StateLoss>() {
-        for (causal, seen_bt) in [(true, None), (false, Some(&seen_bt)), (true, Some(&seen_bt))] {
-            let other = states(&teacher, seen_bt, causal);
-            let value = |x: &Tensor| loss.loss(&states(x, seen_bt, causal), &other);
+        for (causal, attention_mask_bt) in
+            [(true, None), (false, Some(&attention_mask_bt)), (true, Some(&attention_mask_bt))]
+        {
+            let other = states(&teacher, attention_mask_bt, causal);
+            let value = |x: &Tensor| loss.loss(&states(x, attention_mask_bt, causal), &other);
             let error = gradient_error(&student, 1e-5, value).unwrap();
             assert!(error <= 1e-7, "{spec}: {error:e}");
         }
@@ -402,19 +404,19 @@ fn a_loss_of_the_teacher_itself_is_zero_and_no_constant_of_a_row_changes_a_distr
 
 #[test]
 fn a_loss_of_the_teachers_own_states_or_of_none_is_zero_in_every_type() {
-    let seen_bt = Tensor::from_slice(&[1i64, 0, 1, 0, 0, 0, 1, 1, 1, 1]).view([2, 5]).to_kind(Element::Bool);
+    let attention_mask_bt = Tensor::from_slice(&[1i64, 0, 1, 0, 0, 0, 1, 1, 1, 1]).view([2, 5]).to_kind(Element::Bool);
     for (spec, loss) in all_variants::<dyn StateLoss>() {
         for kind in [Element::Float, Element::Half, Element::Double] {
             let [student, teacher] = [7, 8].map(|seed| uniform(&[2, 5, 12], 2.0, seed).to_kind(kind));
             for causal in [false, true] {
-                let run = |student: &Tensor, teacher: &Tensor, seen_bt: &Tensor| {
-                    let states = |x| states(x, Some(seen_bt), causal);
+                let run = |student: &Tensor, teacher: &Tensor, attention_mask_bt: &Tensor| {
+                    let states = |x| states(x, Some(attention_mask_bt), causal);
                     loss.loss(&states(student), &states(teacher)).unwrap().double_value(&[])
                 };
-                assert!(run(&student, &teacher, &seen_bt) > 1e-3, "{spec} does not tell one from the other");
-                let same = run(&student, &student, &seen_bt);
+                assert!(run(&student, &teacher, &attention_mask_bt) > 1e-3, "{spec} does not tell one from the other");
+                let same = run(&student, &student, &attention_mask_bt);
                 assert!(same.abs() <= 1e-6, "{spec}: {same:e}");
-                assert_eq!(run(&student, &teacher, &seen_bt.zeros_like()), 0.0, "{spec} of no tokens");
+                assert_eq!(run(&student, &teacher, &attention_mask_bt.zeros_like()), 0.0, "{spec} of no tokens");
             }
         }
     }

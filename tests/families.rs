@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use minitron::{axes, config, forward, groups, load, python, registry, root, with_context};
 use minitron_core::checkpoint::{Config, Reader, TensorSource};
 use minitron_core::contract::LogitLoss;
-use minitron_core::data::{Piece, Task};
+use minitron_core::data::{Sample, Task};
 use minitron_core::error::{Error, Result};
 use minitron_core::evaluate::{Sampling, generate};
 use minitron_core::model::{Cache, Input, LoadOptions, NoTap, Transformer};
@@ -145,9 +145,10 @@ impl<'r> Case<'r> {
 
     /// Differences of the batch with padding and of the short one from what a file says.
     fn said(&self, model: &Transformer, by: &Reader) -> Result<f64> {
-        let (ids_bt, seen_bt) = (self.given.read("ids")?, self.given.read("mask")?.to_kind(Kind::Bool));
-        let ours = forward(model, Input { ids_bt: &ids_bt, seen_bt: Some(&seen_bt), positions_bt: None })?;
-        let at_tokens = |x: Tensor| x.where_self(&seen_bt.unsqueeze(-1), &Tensor::from(0f32));
+        let (ids_bt, attention_mask_bt) = (self.given.read("ids")?, self.given.read("mask")?.to_kind(Kind::Bool));
+        let ours =
+            forward(model, Input { ids_bt: &ids_bt, attention_mask_bt: Some(&attention_mask_bt), positions_bt: None })?;
+        let at_tokens = |x: Tensor| x.where_self(&attention_mask_bt.unsqueeze(-1), &Tensor::from(0f32));
         let long = apart(&at_tokens(ours), &at_tokens(by.read("said")?));
         let short = apart(&forward(model, &self.given.read("short_ids")?)?, &by.read("short_said")?);
         Ok(long.max(short))
@@ -176,7 +177,7 @@ impl<'r> Case<'r> {
         let rows = 0..ids_bt.size()[0];
         let piece = |row: i64| {
             let tokens = Vec::<i64>::try_from(ids_bt.get(row).narrow(0, 0, lengths_b.int64_value(&[row]))).unwrap();
-            Piece { id: row as u64, tokens: tokens.into_iter().map(|id| id as u32).collect(), marks: Vec::new() }
+            Sample { id: row as u64, tokens: tokens.into_iter().map(|id| id as u32).collect(), marks: Vec::new() }
         };
         let targets = Task::NextToken.batch_of(&rows.map(piece).collect::<Vec<_>>(), 0, Device::Cpu)?;
         let loss = registry().build::<dyn LogitLoss>(&PluginSpec::bare("cross_entropy"))?;

@@ -215,12 +215,13 @@ fn losses_on_states_and_their_gradients_are_those_of_pytorch() {
     let read = |name: String| fixture.read(&name).unwrap();
     for (case, plugin, causal, head_dims) in STATE_LOSSES {
         let loss = registry().build::<dyn StateLoss>(&plugin.parse().unwrap()).unwrap();
-        let seen_bt = read(format!("{case}.seen")).to_kind(Kind::Bool);
-        let seen_bt = if bool::try_from(seen_bt.all()).unwrap() { None } else { Some(&seen_bt) };
+        let attention_mask_bt = read(format!("{case}.seen")).to_kind(Kind::Bool);
+        let attention_mask_bt =
+            if bool::try_from(attention_mask_bt.all()).unwrap() { None } else { Some(&attention_mask_bt) };
         for (kind, tolerance) in PRECISIONS {
             let student = read(format!("{case}.student")).to_kind(kind).copy().set_requires_grad(true);
             let teacher = read(format!("{case}.teacher")).to_kind(kind);
-            let states = |x_btc, head_dim| States { x_btc, seen_bt, causal, head_dim };
+            let states = |x_btc, head_dim| States { x_btc, attention_mask_bt, causal, head_dim };
             let found = loss.loss(&states(&student, head_dims[0]), &states(&teacher, head_dims[1])).unwrap();
             found.backward();
             let value: f64 = scaled_difference(&found.detach(), &read(case.to_owned()));

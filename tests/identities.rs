@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use minitron::{Heard, add_demo_tokenizer, registry, some_text, tiny_llama, with_context, write_tiny_with_tokenizer};
+use minitron::{
+    DenseOutput, add_demo_tokenizer, registry, some_text, tiny_llama, with_context, write_tiny_with_tokenizer,
+};
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{Checkpoint, MemorySource, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
@@ -21,12 +23,12 @@ use tch::{Kind, Tensor};
 /// Models of one shape and a text, in a folder.
 struct Workspace {
     dir: tempfile::TempDir,
-    heard: Heard,
+    heard: DenseOutput,
 }
 
 impl Workspace {
     fn new() -> Self {
-        let workspace = Workspace { dir: tempfile::tempdir().unwrap(), heard: Heard::default() };
+        let workspace = Workspace { dir: tempfile::tempdir().unwrap(), heard: DenseOutput::default() };
         for (name, seed) in [("base", 3), ("chat", 4)] {
             write_tiny_with_tokenizer(&workspace.at(name), tiny_llama(), seed).unwrap();
         }

@@ -11,7 +11,7 @@ use minitron_core::checkpoint::{
     Checkpoint, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
 };
 use minitron_core::contract::{Evaluator, LogitLoss, Subject};
-use minitron_core::data::{Piece, Targets, Task, Tokenizer};
+use minitron_core::data::{Batch, Sample, Task, Tokenizer};
 use minitron_core::evaluate::{Sampling, SentenceModules, generate, sentence_embeddings};
 use minitron_core::model::{Input, LoadOptions, Transformer};
 use minitron_core::pipeline::{EvalOptions, PruneOptions, ScoreOptions, eval, prune, score};
@@ -144,9 +144,9 @@ impl Comparison {
         let n_tokens = options.max_positions.min(24) as i64;
         source.insert("input_ids", &some_ids(2, n_tokens, options.vocab as i64, 7).unwrap()).unwrap();
         if name == "filled" {
-            let seen_bt = Tensor::ones([2, n_tokens], (Kind::Int64, Device::Cpu));
-            let _ = seen_bt.get(1).narrow(0, n_tokens - N_FILLED, N_FILLED).fill_(0);
-            source.insert("attention_mask", &seen_bt).unwrap();
+            let attention_mask_bt = Tensor::ones([2, n_tokens], (Kind::Int64, Device::Cpu));
+            let _ = attention_mask_bt.get(1).narrow(0, n_tokens - N_FILLED, N_FILLED).fill_(0);
+            source.insert("attention_mask", &attention_mask_bt).unwrap();
         }
         let ids = work.join(format!("{name}.ids.safetensors"));
         write_tensors(&ids, &source).unwrap();
@@ -161,12 +161,17 @@ impl Comparison {
         assert_eq!(model.has_head(), name == "logits", "{}", self.model.display());
         let input = Reader::open_file(&self.ids).unwrap();
         let ids_bt = input.read("input_ids").unwrap();
-        let seen_bt = input.read("attention_mask").ok().map(|seen_bt| seen_bt.to_kind(Kind::Bool));
-        let ours = forward(&model, Input { ids_bt: &ids_bt, seen_bt: seen_bt.as_ref(), positions_bt: None }).unwrap();
+        let attention_mask_bt =
+            input.read("attention_mask").ok().map(|attention_mask_bt| attention_mask_bt.to_kind(Kind::Bool));
+        let ours = forward(
+            &model,
+            Input { ids_bt: &ids_bt, attention_mask_bt: attention_mask_bt.as_ref(), positions_bt: None },
+        )
+        .unwrap();
         let theirs = expected.read(&name).unwrap();
         assert_eq!(ours.size(), theirs.size(), "{}", self.model.display());
-        let at_tokens = |x: Tensor| match &seen_bt {
-            Some(seen_bt) => x.where_self(&seen_bt.unsqueeze(-1), &Tensor::from(0f32)),
+        let at_tokens = |x: Tensor| match &attention_mask_bt {
+            Some(attention_mask_bt) => x.where_self(&attention_mask_bt.unsqueeze(-1), &Tensor::from(0f32)),
             None => x,
         };
         max_difference(&at_tokens(ours), &at_tokens(theirs)).unwrap()
@@ -176,7 +181,7 @@ impl Comparison {
 /// A training step of two passes of unequal lengths, the first padded, whose gradient `transformers` takes too.
 struct Gradient {
     model: PathBuf,
-    passes: [Targets; 2],
+    passes: [Batch; 2],
     ids: PathBuf,
     out: PathBuf,
 }
@@ -190,17 +195,17 @@ impl Gradient {
             .iter()
             .map(|&id| id as u32)
             .collect();
-        let piece = |range: std::ops::Range<usize>| Piece {
+        let piece = |range: std::ops::Range<usize>| Sample {
             id: range.start as u64,
             tokens: tokens[range].to_vec(),
             marks: Vec::new(),
         };
-        let batch = |pieces: &[Piece]| Task::NextToken.batch_of(pieces, 0, Device::Cpu).unwrap();
+        let batch = |pieces: &[Sample]| Task::NextToken.batch_of(pieces, 0, Device::Cpu).unwrap();
         let passes = [batch(&[piece(0..9), piece(9..13)]), batch(&[piece(13..33)])];
         let mut source = MemorySource::default();
         for (idx, targets) in passes.iter().enumerate() {
-            let labels_bt = match &targets.seen_bt {
-                Some(seen_bt) => targets.ids_bt.where_self(seen_bt, &Tensor::from(-100i64)),
+            let labels_bt = match &targets.attention_mask_bt {
+                Some(attention_mask_bt) => targets.ids_bt.where_self(attention_mask_bt, &Tensor::from(-100i64)),
                 None => targets.ids_bt.shallow_clone(),
             };
             source.insert(format!("ids.{idx}"), &targets.ids_bt).unwrap();
@@ -435,7 +440,7 @@ fn sentence_embeddings_and_their_neighbours_are_those_of_transformers() {
     let (folder, model) = load(&model_dir).unwrap();
     let options = &folder.spec.options;
     let tokenizer = Tokenizer::load(&model_dir, &folder.checkpoint.config, options.vocab, options.causal).unwrap();
-    let (cls, sep) = tokenizer.brackets.unwrap();
+    let (cls, sep) = tokenizer.special_tokens.unwrap();
     for (name, path) in [("items", &items), ("reference", &others)] {
         let sentence = |line: &str| {
             let record: Value = serde_json::from_str(line).unwrap();

@@ -8,8 +8,6 @@ mod conversations;
 mod data;
 /// Models and texts at the edge of what numbers can hold.
 mod degenerate;
-/// Sequences of different lengths side by side.
-mod filling;
 /// Continuations with and without the key/value cache.
 mod generation;
 /// What a training run keeps, whatever happens to it.
@@ -18,6 +16,8 @@ mod keeping;
 mod likelihood;
 /// What layers are made of, at the ends of their options.
 mod mixers;
+/// Sequences of different lengths side by side.
+mod padding;
 /// Heads that lose channels in rope pairs.
 mod pairs;
 /// Sizes, budgets, rounds and what a plan says of itself.
@@ -46,13 +46,13 @@ use std::path::Path;
 
 use minitron::{config, random_weights, registry};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
-use minitron_core::data::{Feed, Task, Tokenizer, Windows};
+use minitron_core::data::{DataLoader, Task, Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::spec::ModelSpec;
-use minitron_core::train::{Learner, Loaded, Objective, Saving, TrainSettings, Trainer};
+use minitron_core::train::{InMemoryTeacher, Learner, Objective, Saving, TrainSettings, Trainer};
 use serde_json::Value;
 use tch::Tensor;
 
@@ -87,11 +87,11 @@ fn load(source: &dyn TensorSource, spec: &ModelSpec) -> Result<Transformer> {
     Transformer::load(source, spec, LoadOptions::default())
 }
 
-/// Documents of so many random ids each, one a window, between brackets where there are some.
-fn documents(lengths: impl IntoIterator<Item = usize>, seed: u64, brackets: Option<(u32, u32)>) -> Windows {
+/// Documents of so many random ids each, one a window, between special tokens where there are some.
+fn documents(lengths: impl IntoIterator<Item = usize>, seed: u64, special_tokens: Option<(u32, u32)>) -> Windows {
     let none = config(&serde_json::json!({})).unwrap();
     let mut tokenizer = Tokenizer::load(Path::new(""), &none, usize::MAX, false).unwrap();
-    tokenizer.brackets = brackets;
+    tokenizer.special_tokens = special_tokens;
     let mut random = SplitMix::new(seed);
     let document = |length| (0..length).map(|_| 5 + random.below(50) as u32).collect();
     Windows::of_documents(lengths.into_iter().map(document).collect(), 64, None, &tokenizer, "documents").unwrap()
@@ -106,15 +106,15 @@ fn learner<'a>(student: &'a Transformer, objective: &'a Objective, out_dir: &'a 
 fn trainer<'a>(
     learners: &'a [Learner<'a>],
     teacher: &'a Transformer,
-    feed: &'a RefCell<Feed>,
+    loader: &'a RefCell<DataLoader>,
     settings: &'a TrainSettings,
     interrupt: &'a Interrupt,
 ) -> Trainer<'a> {
     Trainer {
         learners,
-        teacher: Some(RefCell::new(Box::new(Loaded(teacher)))),
+        teacher: Some(RefCell::new(Box::new(InMemoryTeacher(teacher)))),
         correction: None,
-        feed,
+        loader,
         task: Task::NextToken,
         settings,
         saving: Saving::default(),

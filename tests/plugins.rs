@@ -583,7 +583,7 @@ fn losses_in_pytorch_are_their_twins_in_rust_with_their_gradients() {
     let run = |spec: &str| {
         let loss = registry.build::<dyn StateLoss>(&spec.parse().unwrap()).unwrap();
         fn states(x_btc: &Tensor) -> States<'_> {
-            States { x_btc, seen_bt: None, causal: true, head_dim: 4 }
+            States { x_btc, attention_mask_bt: None, causal: true, head_dim: 4 }
         }
         with_gradient(&student, |x| loss.loss(&states(x), &states(&teacher)).unwrap())
     };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use minitron::{Heard, python, root, tiny_llama, with_context, write_tiny_with_tokenizer};
+use minitron::{DenseOutput, python, root, tiny_llama, with_context, write_tiny_with_tokenizer};
 use minitron_core::data::TextOptions;
 use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{Context, EvalOptions, Recipe, eval};
@@ -42,7 +42,7 @@ impl Desk {
         let model = self.at("model").display().to_string();
         let mut options = EvalOptions { model, seq_len: Some(32), ..EvalOptions::default() };
         change(&mut options);
-        let heard = Heard::default();
+        let heard = DenseOutput::default();
         let found = with_context(false, |context| eval(&Context { progress: &heard, ..*context }, &options));
         (found, heard.warnings())
     }

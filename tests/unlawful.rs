@@ -317,7 +317,7 @@ impl StateLoss for BadStates {
     }
 
     fn loss(&self, student: &States, teacher: &States) -> Result<Tensor> {
-        if self.has("filling") {
+        if self.has("padding") {
             return Ok((student.x_btc - teacher.x_btc.detach()).square().mean(None));
         }
         let (student_nc, teacher_nc) = (student.rows()?, teacher.rows()?);
@@ -483,7 +483,7 @@ const FAULTS: [Faults; 9] = [
         &[
             ("nothing", "it compares nothing"),
             ("depth", "LayerInput(4): a site that a `bert` of 3 layers does not show"),
-            ("filling", "depends on what stands for no token"),
+            ("padding", "depends on what stands for no token"),
             ("sides", "expected a scalar"),
             ("detached", "no gradient reaches the student's states"),
             ("gradient", "away from its differences"),

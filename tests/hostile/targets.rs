@@ -8,7 +8,7 @@ use minitron_core::calibrate::Scores;
 use minitron_core::chat::{ChatTemplate, Conversation, Example, Form, Moment, Rendered};
 use minitron_core::checkpoint::{Config, MemorySource, Reader, TensorSource};
 use minitron_core::contract::{Axis, Corpus, Document};
-use minitron_core::data::{DataSpec, Feed, Tokenizer, Windows};
+use minitron_core::data::{DataLoader, DataSpec, Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, Transformer, fresh_weights};
 use minitron_core::pipeline::{Recipe, Spec, check_recipe};
@@ -422,11 +422,11 @@ pub fn cursor(bytes: &[u8]) {
     let path = put(&step, "state.safetensors", tensors.or(Some(b"")));
     within(bytes.len(), MIB, || {
         if let Some(mut cursor) = saved_cursor(&out) {
-            let Some(mut feed) = answer(feed()) else { return };
-            cursor.digest = feed.digest().to_owned();
-            if answer(feed.seek(&cursor)).is_some() {
-                answer(feed.take(5));
-                assert!(!feed.cursor().lanes.is_empty());
+            let Some(mut loader) = answer(loader()) else { return };
+            cursor.digest = loader.digest().to_owned();
+            if answer(loader.seek(&cursor)).is_some() {
+                answer(loader.take(5));
+                assert!(!loader.cursor().streams.is_empty());
             }
         }
         if let (Some(reader), Some(mut optimizer)) = (answer(Reader::open_file(&path)), answer(optimizer())) {
@@ -435,11 +435,11 @@ pub fn cursor(bytes: &[u8]) {
     });
 }
 
-fn feed() -> Result<Feed> {
+fn loader() -> Result<DataLoader> {
     let none = Config::from_value(Path::new("config.json"), json!({}))?;
     let tokenizer = Tokenizer::load(Path::new(""), &none, 16, true)?;
     let windows = Windows::cut((0..12).collect(), 4, None, &tokenizer, "tokens")?;
-    Ok(Feed::of_windows(windows.into(), 0))
+    Ok(DataLoader::of_windows(windows.into(), 0))
 }
 
 /// Of a model of a few numbers.

@@ -7,18 +7,18 @@ use std::process::Command;
 use std::sync::Arc;
 
 use minitron::{
-    Heard, minitron, python, reads_no_file, registry, root, some_windows, tiny_bert, tiny_gpt2, tiny_llama,
+    DenseOutput, minitron, python, reads_no_file, registry, root, some_windows, tiny_bert, tiny_gpt2, tiny_llama,
 };
 use minitron_core::calibrate::{Calibration, mean_gradient};
 use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::{LogitLoss, StateLoss};
-use minitron_core::data::{DataSpec, Feed, FeedOptions, Pack, Piece, Task, TextOptions, Tokenizer, Windows};
+use minitron_core::data::{DataLoader, DataSpec, LoaderOptions, Pack, Sample, Task, TextOptions, Tokenizer, Windows};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec};
 use minitron_core::train::{
-    AdamWSettings, CacheHeader, CacheType, Correction, Counts, HeldOut, Learner, LiftStart, Loaded, Objective,
-    Remembered, StateTerm, Streamed, Teacher, TeacherCache, Term, TrainSettings, Trainer, Weight,
+    AdamWSettings, CacheHeader, CacheType, CachedTeacher, Correction, Counts, HeldOut, InMemoryTeacher, Learner,
+    LiftStart, Objective, StateTerm, StreamedTeacher, Teacher, TeacherCache, Term, TrainSettings, Trainer, Weight,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -35,12 +35,12 @@ const SPLITS: [(usize, usize); 3] = [(4, 1), (2, 2), (1, 4)];
 
 const LENGTHS: [usize; 12] = [2, 3, 3, 5, 8, 8, 13, 17, 21, 34, 40, 48];
 const N_STEPS: u64 = 6;
-const BRACKETS: (u32, u32) = (2, 3);
+const SPECIAL_TOKENS: (u32, u32) = (2, 3);
 const MASK: u32 = 4;
 
 /// Windows of very different lengths: batches of several are padded.
-fn documents(brackets: Option<(u32, u32)>) -> Windows {
-    super::documents(LENGTHS, 17, brackets)
+fn documents(special_tokens: Option<(u32, u32)>) -> Windows {
+    super::documents(LENGTHS, 17, special_tokens)
 }
 
 /// A loss by its tag, with a weight or a share.
@@ -104,7 +104,7 @@ impl Case {
     }
 
     /// Trains with a split; what the learners came to, and a corrected teacher.
-    fn run(&self, split: (usize, usize), feed: Feed, cache: &Path) -> Vec<Found> {
+    fn run(&self, split: (usize, usize), loader: DataLoader, cache: &Path) -> Vec<Found> {
         let teacher_model = Model::new(&self.teacher, 71).unwrap();
         let models: Vec<Model> = self.students.iter().map(|config| Model::new(config, 70).unwrap()).collect();
         let students: Vec<Transformer> = models.iter().map(|model| self.load(model, true)).collect();
@@ -112,23 +112,23 @@ impl Case {
         let loaded = self.load(&teacher_model, self.from == Held::Corrected);
         let by_labels = Objective { terms: vec![logit_term("cross_entropy")], ..Objective::default() };
         let teacher: Box<dyn Teacher> = match self.from {
-            Held::Memory | Held::Corrected => Box::new(Loaded(&loaded)),
+            Held::Memory | Held::Corrected => Box::new(InMemoryTeacher(&loaded)),
             Held::Streamed => {
                 let options = LoadOptions { kind: self.kind, ..LoadOptions::default() };
-                Box::new(Streamed::new(&teacher_model.source, &teacher_model.spec, options))
+                Box::new(StreamedTeacher::new(&teacher_model.source, &teacher_model.spec, options))
             }
             Held::Cache => {
                 let header = CacheHeader::new("a teacher".into(), "float".into(), 61, 8, CacheType::F16);
                 let opened = TeacherCache::open(cache, header).unwrap();
-                let load = || Ok(Box::new(Loaded(teacher_model.load()?)) as Box<dyn Teacher>);
-                Box::new(Remembered::new(&teacher_model.spec, self.kind, opened, Box::new(load), &Silent))
+                let load = || Ok(Box::new(InMemoryTeacher(teacher_model.load()?)) as Box<dyn Teacher>);
+                Box::new(CachedTeacher::new(&teacher_model.spec, self.kind, opened, Box::new(load), &Silent))
             }
         };
         let dirs: Vec<_> = models.iter().map(|_| tempfile::tempdir().unwrap()).collect();
         let learner = |idx: usize| learner(&students[idx], &objectives[idx], dirs[idx].path());
         let learners: Vec<Learner> = (0..models.len()).map(learner).collect();
         let (batch_size, accumulate) = split;
-        let n_tokens = N_STEPS * 4 * feed.mean_width() as u64;
+        let n_tokens = N_STEPS * 4 * loader.mean_width() as u64;
         // No clipping: it would hide a gradient that is too large by a factor.
         let settings = TrainSettings {
             n_tokens,
@@ -145,12 +145,12 @@ impl Case {
         };
         let task = Task::of_model(&models[0].spec.options, Some(MASK), 5).unwrap();
         let correction = Correction { model: &loaded, objective: &by_labels, rate: 0.5 };
-        let (feed, interrupt) = (RefCell::new(feed), Interrupt::default());
+        let (loader, interrupt) = (RefCell::new(loader), Interrupt::default());
         let trainer = Trainer {
             teacher: Some(RefCell::new(teacher)),
             correction: (self.from == Held::Corrected).then_some(correction),
             task,
-            ..trainer(&learners, &loaded, &feed, &settings, &interrupt)
+            ..trainer(&learners, &loaded, &loader, &settings, &interrupt)
         };
         for learner in trainer.run(false).unwrap().learners {
             assert_eq!(learner.unwrap().0.n_skipped, 0);
@@ -171,9 +171,9 @@ impl Case {
     }
 
     /// Largest differences of losses and weights from one pass a step, for two and four passes.
-    fn differences(&self, feed: impl Fn() -> Feed) -> [Apart; 2] {
+    fn differences(&self, loader: impl Fn() -> DataLoader) -> [Apart; 2] {
         let cache = tempfile::tempdir().unwrap();
-        let [whole, halves, quarters] = SPLITS.map(|split| self.run(split, feed(), cache.path()));
+        let [whole, halves, quarters] = SPLITS.map(|split| self.run(split, loader(), cache.path()));
         [&halves, &quarters].map(|split| {
             let apart = split.iter().zip(&whole).map(|(split, whole)| split.apart(whole));
             apart.reduce(Apart::most).unwrap()
@@ -233,8 +233,8 @@ impl Found {
     }
 }
 
-fn of_documents(brackets: Option<(u32, u32)>) -> impl Fn() -> Feed {
-    move || Feed::of_windows(Arc::new(documents(brackets)), 7)
+fn of_documents(special_tokens: Option<(u32, u32)>) -> impl Fn() -> DataLoader {
+    move || DataLoader::of_windows(Arc::new(documents(special_tokens)), 7)
 }
 
 fn assert_lawful(what: &str, apart: [Apart; 2]) {
@@ -308,11 +308,11 @@ fn wherever_the_teacher_is() {
 
 #[test]
 fn masked_tokens_and_other_families_too() {
-    for (config, brackets) in [(tiny_bert(), Some(BRACKETS)), (tiny_gpt2(), None)] {
+    for (config, special_tokens) in [(tiny_bert(), Some(SPECIAL_TOKENS)), (tiny_gpt2(), None)] {
         let losses =
             vec![asked("reverse_kl", Weight::Fixed(1.0)), asked("hidden_state:layers=last", Weight::Dynamic(1.0))];
         let case = Case { students: vec![config.clone()], teacher: config.clone(), ..Case::new(losses) };
-        assert_lawful(&format!("{}", config["model_type"]), case.differences(of_documents(brackets)));
+        assert_lawful(&format!("{}", config["model_type"]), case.differences(of_documents(special_tokens)));
     }
 }
 
@@ -335,7 +335,7 @@ fn weighted_mixtures_of_long_and_short_documents_too() {
     let text = TextOptions { field, pack: Pack::Documents, ..TextOptions::default() };
     let reading = text.reading(64, None, 7);
     let registry = registry();
-    let options = FeedOptions {
+    let options = LoaderOptions {
         reading: &reading,
         specs: &specs,
         tokenizer: &tokenizer,
@@ -344,13 +344,13 @@ fn weighted_mixtures_of_long_and_short_documents_too() {
     };
     let losses = vec![asked("forward_kl", Weight::Fixed(1.0)), asked("embedding", Weight::Fixed(1.0))];
     let case = Case::new(losses);
-    assert_lawful("a mixture", case.differences(|| Feed::open(&options, None).unwrap()));
+    assert_lawful("a mixture", case.differences(|| DataLoader::open(&options, None).unwrap()));
 }
 
 /// Windows of these tokens as a batch.
-fn batch(windows: &[&[u32]]) -> minitron_core::data::Targets {
-    let pieces: Vec<Piece> =
-        windows.iter().zip(0..).map(|(tokens, id)| Piece { id, tokens: tokens.to_vec(), marks: Vec::new() }).collect();
+fn batch(windows: &[&[u32]]) -> minitron_core::data::Batch {
+    let pieces: Vec<Sample> =
+        windows.iter().zip(0..).map(|(tokens, id)| Sample { id, tokens: tokens.to_vec(), marks: Vec::new() }).collect();
     Task::NextToken.batch_of(&pieces, 0, Device::Cpu).unwrap()
 }
 
@@ -361,12 +361,14 @@ fn a_pass_without_predictions_counts_nothing() {
     let (some, none) = (batch(&[&[5, 6, 7], &[8, 9]]), batch(&[&[11], &[12]]));
     let counts = [&some, &none].map(|targets| Counts::of(targets).unwrap());
     assert_eq!(counts.map(|counts| (counts.predictions, counts.tokens)), [(3, 5), (0, 2)]);
-    let gradients = |targets: &[&minitron_core::data::Targets], whole: Counts| {
+    let gradients = |targets: &[&minitron_core::data::Batch], whole: Counts| {
         let objective =
             Objective { terms: vec![logit_term("forward_kl"), logit_term("cross_entropy")], ..Objective::default() };
         let total: f64 = targets
             .iter()
-            .map(|targets| objective.backward(&model, Some(&mut Loaded(&heard)), targets, whole).unwrap().total)
+            .map(|targets| {
+                objective.backward(&model, Some(&mut InMemoryTeacher(&heard)), targets, whole).unwrap().total
+            })
             .sum();
         let taken: Vec<Tensor> = model.parameters().iter().map(|p| p.tensor.grad().copy()).collect();
         model.parameters().iter().for_each(|p| drop(p.tensor.grad().zero_()));
@@ -389,11 +391,11 @@ fn a_step_without_predictions_changes_nothing_and_says_so() {
     let with_states = Objective { terms: vec![logit_term("cross_entropy")], ..case.objective(&model, &model) };
     let alone = Objective { terms: vec![logit_term("cross_entropy")], ..Objective::default() };
     for (objective, n_skipped) in [(&alone, 8), (&with_states, 0)] {
-        let (dir, warned) = (tempfile::tempdir().unwrap(), Heard::default());
+        let (dir, warned) = (tempfile::tempdir().unwrap(), DenseOutput::default());
         let settings = TrainSettings { n_tokens: 8 * 4, batch_size: 2, accumulate: 2, ..TrainSettings::default() };
-        let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
+        let (loader, interrupt) = (RefCell::new(DataLoader::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
         let learners = [learner(&student, objective, dir.path())];
-        let trainer = Trainer { progress: &warned, ..trainer(&learners, &heard, &feed, &settings, &interrupt) };
+        let trainer = Trainer { progress: &warned, ..trainer(&learners, &heard, &loader, &settings, &interrupt) };
         let (outcome, _) = trainer.run(false).unwrap().single().unwrap();
         // A mean over predictions, of which there are none.
         assert_eq!((outcome.n_steps, outcome.n_skipped, outcome.loss), (8, n_skipped, None));
@@ -425,7 +427,7 @@ fn held_out_states_are_averaged_over_tokens_whatever_the_batches() {
     let windows = documents(None);
     let evaluate = |batch_size| {
         let held_out = HeldOut { windows: &windows, batch_size, every: None };
-        objective.evaluate(&model, Some(&mut Loaded(&heard)), Task::NextToken, &held_out).unwrap()
+        objective.evaluate(&model, Some(&mut InMemoryTeacher(&heard)), Task::NextToken, &held_out).unwrap()
     };
     let found = evaluate(1);
     let (mut sums, mut whole) = ([0.0; 2], Counts::default());
@@ -433,7 +435,7 @@ fn held_out_states_are_averaged_over_tokens_whatever_the_batches() {
     for window in 0..windows.len() {
         let targets = Task::NextToken.batch(&windows, &[window], Device::Cpu).unwrap();
         let counts = Counts::of(&targets).unwrap();
-        let means = objective.backward(&trainable, Some(&mut Loaded(&heard)), &targets, counts).unwrap();
+        let means = objective.backward(&trainable, Some(&mut InMemoryTeacher(&heard)), &targets, counts).unwrap();
         sums[0] += means.terms[0] * counts.predictions as f64;
         sums[1] += means.terms[1] * counts.tokens as f64;
         whole = whole.plus(counts);
@@ -521,8 +523,8 @@ fn what_a_loss_is_averaged_over_is_on_record_beside_it() {
     let case = Case::new(vec![asked("cross_entropy", Weight::Fixed(1.0)), asked("embedding", Weight::Fixed(1.0))]);
     let windows = some_windows(8, 16, 61, 3).unwrap();
     let run = |case: &Case| {
-        let feed = Feed::of_windows(Arc::new(windows.clone()), 7);
-        case.run((2, 2), feed, Path::new("")).remove(0).lines.remove(0)
+        let loader = DataLoader::of_windows(Arc::new(windows.clone()), 7);
+        case.run((2, 2), loader, Path::new("")).remove(0).lines.remove(0)
     };
     let both = run(&case);
     assert_eq!((&both["n_predictions"], &both["n_states"]), (&json!(4 * 15), &json!(4 * 16)));

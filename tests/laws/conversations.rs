@@ -7,11 +7,11 @@ use minitron::{
     add_demo_tokenizer, config, metric, random_weights, registry, score, tiny_gpt2, tiny_llama, tiny_nemotron,
     with_demo_vocabulary,
 };
-use minitron_core::data::{Attend, DataSpec, LossMask, Pack, Targets, Task, TextOptions, Tokenizer, Windows};
+use minitron_core::data::{Attend, Batch, DataSpec, LossMask, Pack, Task, TextOptions, Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, NoTap, Transformer};
 use minitron_core::spec::ModelSpec;
-use minitron_core::train::{Loaded, Streamed, Teacher};
+use minitron_core::train::{InMemoryTeacher, StreamedTeacher, Teacher};
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
 
@@ -234,7 +234,7 @@ fn what_has_no_answers_is_refused_by_name() {
     let error = workspace.windows(&path).unwrap_err().to_string();
     assert!(error.contains("has no chat template"), "{error}");
     let mut encoder = workspace.tokenizer();
-    encoder.brackets = Some((1, 2));
+    encoder.special_tokens = Some((1, 2));
     let reading = workspace.text.reading(16, None, 0);
     let error = reading.windows(&[], &encoder, &registry()).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("an encoder predicts masked tokens"), "{error}");
@@ -254,11 +254,11 @@ fn causal_families() -> [Value; 3] {
 /// Last hidden states at the predicting rows, and what they predict.
 fn rows(model: &Transformer, windows: &Windows) -> (Tensor, Tensor) {
     let all = |window: usize| Task::NextToken.batch(windows, &[window], Device::Cpu).unwrap();
-    let hidden = |targets: &Targets| {
+    let hidden = |targets: &Batch| {
         let hidden_bte = tch::no_grad(|| model.hidden(targets.input(), &mut NoTap, None)).unwrap();
         targets.rows(&hidden_bte).unwrap()
     };
-    let targets: Vec<Targets> = (0..windows.len()).map(all).collect();
+    let targets: Vec<Batch> = (0..windows.len()).map(all).collect();
     let labels: Vec<&Tensor> = targets.iter().map(|targets| &targets.labels_n).collect();
     (Tensor::cat(&targets.iter().map(hidden).collect::<Vec<_>>(), 0), Tensor::cat(&labels, 0))
 }
@@ -322,11 +322,11 @@ fn a_streamed_teacher_sees_documents_apart_too() {
     for config in causal_families() {
         let model = super::Model::new(&config, 92).unwrap();
         let logits = |teacher: &mut dyn Teacher| {
-            let lesson = teacher.lesson(&targets, true, &std::collections::BTreeSet::new()).unwrap();
+            let lesson = teacher.forward(&targets, true, &std::collections::BTreeSet::new()).unwrap();
             lesson.logits(0, targets.n_rows(), &Tensor::new()).unwrap()
         };
-        let in_memory = logits(&mut Loaded(model.load().unwrap()));
-        let streamed = logits(&mut Streamed::new(&model.source, &model.spec, LoadOptions::default()));
+        let in_memory = logits(&mut InMemoryTeacher(model.load().unwrap()));
+        let streamed = logits(&mut StreamedTeacher::new(&model.source, &model.spec, LoadOptions::default()));
         assert!(in_memory.equal(&streamed), "{}", model.family());
     }
 }

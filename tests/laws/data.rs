@@ -8,7 +8,8 @@ use std::sync::Arc;
 use minitron::{config, registry, root, some_text};
 use minitron_core::checkpoint::Config;
 use minitron_core::data::{
-    Attend, BLOCK_TOKENS, Cursor, DataSpec, Feed, FeedOptions, Order, Pack, Piece, Reading, TextOptions, Tokenizer,
+    Attend, BLOCK_TOKENS, Cursor, DataLoader, DataSpec, LoaderOptions, Order, Pack, Reading, Sample, TextOptions,
+    Tokenizer,
 };
 use minitron_core::error::{Error, Result};
 use minitron_core::random::SplitMix;
@@ -48,14 +49,14 @@ impl Desk {
         self.specs.push(DataSpec { weight, ..spec });
     }
 
-    fn open(&self, cursor: Option<&Cursor>) -> Result<Feed> {
+    fn open(&self, cursor: Option<&Cursor>) -> Result<DataLoader> {
         let (registry, block_tokens) = (registry(), self.block_tokens);
         let Desk { reading, specs, tokenizer, .. } = self;
-        Feed::open(&FeedOptions { reading, specs, tokenizer, registry: &registry, block_tokens }, cursor)
+        DataLoader::open(&LoaderOptions { reading, specs, tokenizer, registry: &registry, block_tokens }, cursor)
     }
 
-    fn brackets(&mut self) {
-        Arc::get_mut(&mut self.tokenizer).unwrap().brackets = Some((1_000_000, 1_000_001));
+    fn special_tokens(&mut self) {
+        Arc::get_mut(&mut self.tokenizer).unwrap().special_tokens = Some((1_000_000, 1_000_001));
     }
 }
 
@@ -65,21 +66,23 @@ fn any_desk() -> impl Strategy<Value = Desk> {
     let source = (lengths(), ranges, 0.1..1.0f64);
     let packs = prop::sample::select(vec![Pack::Stream, Pack::Documents, Pack::Whole]);
     let shape = (packs, any::<bool>(), any::<bool>(), 2..6usize, 4..60usize);
-    (prop::collection::vec(source, 1..4), shape).prop_map(|(sources, (pack, weighted, brackets, seq_len, block))| {
-        let mut desk = Desk::new(pack, seq_len);
-        // A whole document is in one block.
-        desk.block_tokens = if pack == Pack::Whole { block.max(12) } else { block };
-        for (idx, (mut lengths, range, weight)) in sources.into_iter().enumerate() {
-            // Something is left, whatever the range.
-            lengths.extend([9; 3]);
-            lengths.splice(0..0, [9; 3]);
-            desk.add(weighted.then_some(weight), range, 1000 * idx as u32, &lengths);
-        }
-        if brackets {
-            desk.brackets();
-        }
-        desk
-    })
+    (prop::collection::vec(source, 1..4), shape).prop_map(
+        |(sources, (pack, weighted, special_tokens, seq_len, block))| {
+            let mut desk = Desk::new(pack, seq_len);
+            // A whole document is in one block.
+            desk.block_tokens = if pack == Pack::Whole { block.max(12) } else { block };
+            for (idx, (mut lengths, range, weight)) in sources.into_iter().enumerate() {
+                // Something is left, whatever the range.
+                lengths.extend([9; 3]);
+                lengths.splice(0..0, [9; 3]);
+                desk.add(weighted.then_some(weight), range, 1000 * idx as u32, &lengths);
+            }
+            if special_tokens {
+                desk.special_tokens();
+            }
+            desk
+        },
+    )
 }
 
 proptest! {
@@ -88,22 +91,22 @@ proptest! {
     #[test]
     fn a_resumed_feed_gives_what_would_have_come(desk in any_desk()) {
         const N: usize = 120;
-        let mut feed = desk.open(None).unwrap();
+        let mut loader = desk.open(None).unwrap();
         let (mut pieces, mut cursors) = (Vec::new(), Vec::new());
         for _ in 0..N {
-            cursors.push(feed.cursor());
-            pieces.extend(feed.take(1).unwrap());
+            cursors.push(loader.cursor());
+            pieces.extend(loader.take(1).unwrap());
         }
         for (at, cursor) in cursors.iter().enumerate().step_by(3) {
             let saved: Cursor = serde_json::from_str(&serde_json::to_string(cursor).unwrap()).unwrap();
             let mut resumed = desk.open(Some(&saved)).unwrap();
             prop_assert_eq!(&resumed.cursor(), cursor);
-            prop_assert_eq!(resumed.mean_width(), feed.mean_width());
+            prop_assert_eq!(resumed.mean_width(), loader.mean_width());
             let n = (N - at).min(30);
             prop_assert_eq!(&resumed.take(n).unwrap()[..], &pieces[at..at + n], "from {}", at);
             if at % 15 == 0 {
-                feed.seek(&saved).unwrap();
-                prop_assert_eq!(&feed.take(n).unwrap()[..], &pieces[at..at + n], "back to {}", at);
+                loader.seek(&saved).unwrap();
+                prop_assert_eq!(&loader.take(n).unwrap()[..], &pieces[at..at + n], "back to {}", at);
             }
         }
     }
@@ -122,13 +125,13 @@ proptest! {
             windows
         };
         let expected = sorted((0..windows.len()).map(|window| windows.window(window).unwrap().to_vec()).collect());
-        let mut feed = desk.open(None).unwrap();
+        let mut loader = desk.open(None).unwrap();
         for _ in 0..3 {
-            let epoch = feed.take(windows.len()).unwrap();
-            let mut ids: Vec<u64> = epoch.iter().map(|piece| piece.id).collect();
+            let epoch = loader.take(windows.len()).unwrap();
+            let mut ids: Vec<u64> = epoch.iter().map(|sample| sample.id).collect();
             ids.sort_unstable();
             prop_assert_eq!(ids, (0..windows.len() as u64).collect::<Vec<_>>());
-            prop_assert_eq!(&sorted(epoch.into_iter().map(|piece| piece.tokens).collect()), &expected);
+            prop_assert_eq!(&sorted(epoch.into_iter().map(|sample| sample.tokens).collect()), &expected);
         }
     }
 
@@ -140,21 +143,21 @@ proptest! {
         }
         let windows = Arc::new(desk.reading.windows(&desk.specs, &desk.tokenizer, &registry()).unwrap());
         let mut order = Order::new(windows.len(), desk.reading.seed);
-        let mut feed = desk.open(None).unwrap();
-        let mut held = Feed::of_windows(windows.clone(), desk.reading.seed);
-        prop_assert_eq!(feed.mean_width(), windows.mean_width());
+        let mut loader = desk.open(None).unwrap();
+        let mut held = DataLoader::of_windows(windows.clone(), desk.reading.seed);
+        prop_assert_eq!(loader.mean_width(), windows.mean_width());
         for position in 0..3 * windows.len() as u64 {
             let window = order.at(position).unwrap();
-            let piece = Piece { id: window as u64, tokens: windows.window(window).unwrap().to_vec(), marks: Vec::new() };
-            prop_assert_eq!(&held.take(1).unwrap()[..], std::slice::from_ref(&piece));
-            prop_assert_eq!(feed.take(1).unwrap(), [piece]);
+            let sample = Sample { id: window as u64, tokens: windows.window(window).unwrap().to_vec(), marks: Vec::new() };
+            prop_assert_eq!(&held.take(1).unwrap()[..], std::slice::from_ref(&sample));
+            prop_assert_eq!(loader.take(1).unwrap(), [sample]);
         }
     }
 }
 
 /// Which of the files of [`Desk::add`] a window is from.
-fn source_of(piece: &Piece) -> usize {
-    piece.tokens[0] as usize / 1000
+fn source_of(sample: &Sample) -> usize {
+    sample.tokens[0] as usize / 1000
 }
 
 #[test]
@@ -166,10 +169,10 @@ fn a_mixture_takes_from_each_source_its_share() {
         // Sources end their epochs at different times.
         desk.add(Some(4.0 * weight), "", 1000 * idx as u32, &vec![7; 5 + 9 * idx]);
     }
-    let mut feed = desk.open(None).unwrap();
+    let mut loader = desk.open(None).unwrap();
     let mut taken = [0usize; 4];
     for n in 1..=500 {
-        taken[source_of(&feed.take(1).unwrap()[0])] += 1;
+        taken[source_of(&loader.take(1).unwrap()[0])] += 1;
         for (taken, weight) in taken.iter().zip(weights) {
             assert!((*taken as f64 - weight * n as f64).abs() < 1.0 + 1e-6, "{taken} of {n} at {weight}");
         }
@@ -193,11 +196,11 @@ fn blocks_are_shuffled_apart() {
     desk.block_tokens = 200;
     desk.add(Some(1.0), "", 0, &[400]);
     desk.add(Some(1.0), "", 1000, &[400]);
-    let mut feed = desk.open(None).unwrap();
+    let mut loader = desk.open(None).unwrap();
     let mut orders: BTreeMap<(usize, u64, u64), Vec<u64>> = BTreeMap::new();
     for epoch in 0..2 {
-        for piece in feed.take(400).unwrap() {
-            orders.entry((source_of(&piece), epoch, piece.id / 100)).or_default().push(piece.id % 100);
+        for sample in loader.take(400).unwrap() {
+            orders.entry((source_of(&sample), epoch, sample.id / 100)).or_default().push(sample.id % 100);
         }
     }
     assert_eq!(orders.len(), 8);
@@ -216,9 +219,9 @@ fn what_goes_wrong_ahead_arrives_where_it_is_met() {
     let path = desk.dir.path().join("0.jsonl");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.clone() + "{\"text\": 3}\n").unwrap();
-    let mut feed = desk.open(None).unwrap();
-    assert_eq!(feed.take(10).unwrap().len(), 10, "what comes before is given");
-    let error = feed.take(1).unwrap_err();
+    let mut loader = desk.open(None).unwrap();
+    assert_eq!(loader.take(10).unwrap().len(), 10, "what comes before is given");
+    let error = loader.take(1).unwrap_err();
     assert!(matches!(&error, Error::Data(message) if message.contains("0.jsonl: line 6")), "{error}");
 
     fs::write(&path, "{\"text\": 3}\n".to_owned() + &text).unwrap();
@@ -233,7 +236,7 @@ fn later_windows_beyond_a_models_positions_are_refused_when_they_come() {
     let mut desk = Desk::new(Pack::Documents, 50);
     desk.block_tokens = 8;
     desk.add(None, "", 0, &[4, 4, 4, 40]);
-    let mut feed = desk.open(None).unwrap();
+    let mut loader = desk.open(None).unwrap();
     let options = minitron_core::spec::ModelSpec::from_config(
         &config(&{
             let mut value = minitron::tiny_llama();
@@ -245,9 +248,9 @@ fn later_windows_beyond_a_models_positions_are_refused_when_they_come() {
     )
     .unwrap()
     .options;
-    feed.check_fits(&options).unwrap();
-    feed.take(3).unwrap();
-    let error = feed.take(1).unwrap_err();
+    loader.check_fits(&options).unwrap();
+    loader.take(3).unwrap();
+    let error = loader.take(1).unwrap_err();
     assert!(
         error.is_usage() && error.to_string().contains("40 is longer than the model's positions allow; at most 16")
     );
@@ -260,10 +263,10 @@ fn a_dropped_feed_leaves_no_thread_behind() {
     desk.add(Some(1.0), "", 0, &[8; 50]);
     desk.add(Some(2.0), "", 0, &[8; 50]);
     for n_windows in [0, 1, 7, 300] {
-        let mut feed = desk.open(None).unwrap();
-        feed.take(n_windows).unwrap();
+        let mut loader = desk.open(None).unwrap();
+        loader.take(n_windows).unwrap();
         assert!(Arc::strong_count(&desk.tokenizer) > 1);
-        drop(feed);
+        drop(loader);
         // The thread held its source, and that the tokenizer.
         assert_eq!(Arc::strong_count(&desk.tokenizer), 1);
     }
@@ -287,9 +290,9 @@ fn texts_are_tokenised_ahead_as_they_are_one_by_one() {
         }
         let windows = desk.reading.windows(&desk.specs, &desk.tokenizer, &registry()).unwrap();
         let mut pieces = desk.open(None).unwrap().take(windows.len()).unwrap();
-        pieces.sort_by_key(|piece| piece.id);
-        for (window, piece) in pieces.iter().enumerate() {
-            assert_eq!(piece.tokens, windows.window(window).unwrap());
+        pieces.sort_by_key(|sample| sample.id);
+        for (window, sample) in pieces.iter().enumerate() {
+            assert_eq!(sample.tokens, windows.window(window).unwrap());
         }
     }
 }
@@ -303,11 +306,11 @@ fn a_long_token_file_is_gone_on_with_in_its_middle() {
     let path = desk.dir.path().join("long.bin");
     fs::write(&path, bytes).unwrap();
     desk.name(None, &path.display().to_string());
-    let mut feed = desk.open(None).unwrap();
-    feed.take((1 << 14) + 1500).unwrap();
-    let cursor = feed.cursor();
-    assert_eq!(cursor.lanes[0].start.place.item, 1, "in the second part of the document");
-    assert_eq!(desk.open(Some(&cursor)).unwrap().take(3000).unwrap(), feed.take(3000).unwrap());
+    let mut loader = desk.open(None).unwrap();
+    loader.take((1 << 14) + 1500).unwrap();
+    let cursor = loader.cursor();
+    assert_eq!(cursor.streams[0].start.place.item, 1, "in the second part of the document");
+    assert_eq!(desk.open(Some(&cursor)).unwrap().take(3000).unwrap(), loader.take(3000).unwrap());
 }
 
 #[test]
@@ -335,7 +338,7 @@ fn data_are_known_by_what_they_hold() {
         &|desk| desk.reading.seq_len = 5,
         &|desk| desk.reading.text.pack = Pack::Documents,
         &|desk| desk.reading.seed = 6,
-        &|desk| desk.brackets(),
+        &|desk| desk.special_tokens(),
         &|desk| desk.add(None, "", 0, &[9]),
         &|desk| fs::write(desk.dir.path().join("0.jsonl"), "{\"text\": [1]}\n{\"text\": [1, 2, 3, 4, 5]}\n").unwrap(),
     ];
@@ -350,8 +353,8 @@ fn data_are_known_by_what_they_hold() {
 fn a_place_in_other_data_is_not_gone_to() {
     let mut desk = Desk::new(Pack::Stream, 4);
     desk.add(None, "", 0, &[9, 9, 9]);
-    let mut feed = desk.open(None).unwrap();
-    let cursor = Cursor { digest: "other".into(), ..feed.cursor() };
-    assert!(feed.seek(&cursor).unwrap_err().is_usage());
-    assert_eq!(desk.open(Some(&cursor)).unwrap().cursor(), feed.cursor(), "opened at the beginning");
+    let mut loader = desk.open(None).unwrap();
+    let cursor = Cursor { digest: "other".into(), ..loader.cursor() };
+    assert!(loader.seek(&cursor).unwrap_err().is_usage());
+    assert_eq!(desk.open(Some(&cursor)).unwrap().cursor(), loader.cursor(), "opened at the beginning");
 }

@@ -9,7 +9,7 @@ use minitron_core::checkpoint::Reader;
 use minitron_core::data::{Task, Windows};
 use minitron_core::error::Error;
 use minitron_core::model::Transformer;
-use minitron_core::train::{HeldOut, Loaded, Masters, Saving, Shape, TrainSettings};
+use minitron_core::train::{HeldOut, InMemoryTeacher, MasterWeights, Saving, Shape, TrainSettings};
 use serde_json::Value;
 use tch::IndexOp;
 
@@ -252,7 +252,7 @@ fn evaluations_are_the_losses_and_disturb_nothing() {
     let held_out_windows = some_windows(5, 16, 61, 9).unwrap();
     let written = RefCell::new(Vec::new());
     let best_loss = RefCell::new(None::<f64>);
-    let write_best = |masters: &Masters| {
+    let write_best = |masters: &MasterWeights| {
         assert!(masters.is_empty(), "an f32 model is its own master");
         written.borrow_mut().push(());
         Ok(())
@@ -290,7 +290,8 @@ fn evaluations_are_the_losses_and_disturb_nothing() {
     // The last evaluation is that of the trained model, by the plugins' own losses over all rows at once.
     let targets = Task::NextToken.batch(&held_out_windows, &[0, 1, 2, 3, 4], tch::Device::Cpu).unwrap();
     let objective = objective().unwrap();
-    let found = objective.evaluate(&whole.student, Some(&mut Loaded(&teacher)), Task::NextToken, &held_out).unwrap();
+    let found =
+        objective.evaluate(&whole.student, Some(&mut InMemoryTeacher(&teacher)), Task::NextToken, &held_out).unwrap();
     assert_eq!(records[8]["eval/loss"].as_f64(), found.nll);
     assert_eq!(records[8]["eval/forward_kl"].as_f64(), Some(found.terms[0]));
     assert!((found.objective - 0.7 * found.terms[0] - 0.3 * found.terms[1]).abs() < 1e-12);
@@ -321,7 +322,7 @@ fn the_state_of_the_best_evaluation_outlives_newer_ones() {
     let (model, teacher, windows) = some_job();
     let held_out_windows = some_windows(5, 16, 61, 9).unwrap();
     let held_out = HeldOut { windows: &held_out_windows, batch_size: 5, every: Some(1) };
-    let write_best = |_: &Masters| Ok(());
+    let write_best = |_: &MasterWeights| Ok(());
     let dir = tempfile::tempdir().unwrap();
     let saving = Saving { every: Some(1), keep: 1, ..Saving::default() };
     // Uphill on purpose: random tokens are not learned, so what is held out is soon worse.

@@ -7,15 +7,15 @@ use std::rc::Rc;
 
 use minitron::{registry, some_windows, tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron};
 use minitron_core::contract::{LogitLoss, SitePair, StateLoss, States};
-use minitron_core::data::{Targets, Task, Windows};
+use minitron_core::data::{Batch, Task, Windows};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Port, Site, Transformer};
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{At, ModelSpec};
 use minitron_core::train::{
-    CacheHeader, CacheType, Counts, LiftStart, Loaded, Objective, Remembered, StateTerm, Streamed, Teacher,
-    TeacherCache, Term, Weight,
+    CacheHeader, CacheType, CachedTeacher, Counts, InMemoryTeacher, LiftStart, Objective, StateTerm, StreamedTeacher,
+    Teacher, TeacherCache, Term, Weight,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -99,7 +99,7 @@ fn take_gradients(model: &Transformer) -> Vec<(String, Tensor)> {
     taken
 }
 
-fn batch(windows: &Windows, student: &Model) -> Targets {
+fn batch(windows: &Windows, student: &Model) -> Batch {
     let chosen: Vec<usize> = (0..windows.len()).collect();
     let task = Task::of(student.spec.options.causal, Some(4), 1).unwrap();
     task.batch(windows, &chosen, Device::Cpu).unwrap()
@@ -120,8 +120,9 @@ fn layers_that_run_twice_give_the_same_gradient() {
         for recompute in [false, true] {
             let term = state_term(Box::new(Everywhere {}), Weight::Fixed(0.5), &student, &teacher);
             let objective = Objective { terms: vec![logit_term(0.7)], states: vec![term], recompute };
-            let means =
-                objective.backward(&model, Some(&mut Loaded(&heard)), &targets, Counts::of(&targets).unwrap()).unwrap();
+            let means = objective
+                .backward(&model, Some(&mut InMemoryTeacher(&heard)), &targets, Counts::of(&targets).unwrap())
+                .unwrap();
             both.push((means, take_gradients(&model)));
         }
         let [(held, expected), (again, found)] = both.try_into().unwrap();
@@ -147,7 +148,9 @@ fn states_alone_train_a_student_and_its_map() {
         let term = state_term(Box::new(LastState {}), Weight::Fixed(1.0), &student, &teacher);
         let objective = Objective { terms: Vec::new(), states: vec![term], recompute };
         objective.check().unwrap();
-        objective.backward(&model, Some(&mut Loaded(&heard)), &targets, Counts::of(&targets).unwrap()).unwrap();
+        objective
+            .backward(&model, Some(&mut InMemoryTeacher(&heard)), &targets, Counts::of(&targets).unwrap())
+            .unwrap();
         let lift = objective.lifts().next().expect("widths differ");
         assert_eq!(lift.tensor.size(), [32, 16]);
         assert!(lift.tensor.grad().abs().max().double_value(&[]) > 0.0);
@@ -167,8 +170,9 @@ fn a_dynamic_weight_makes_the_states_count_as_much_as_the_logits() {
     let term = |weight| state_term(Box::new(LastState {}), weight, &student, &teacher);
     let run = |weight| {
         let objective = Objective { terms: vec![logit_term(2.0)], states: vec![term(weight)], recompute: false };
-        let means =
-            objective.backward(&model, Some(&mut Loaded(&heard)), &targets, Counts::of(&targets).unwrap()).unwrap();
+        let means = objective
+            .backward(&model, Some(&mut InMemoryTeacher(&heard)), &targets, Counts::of(&targets).unwrap())
+            .unwrap();
         (means, take_gradients(&model))
     };
     let (means, gradients) = run(Weight::Dynamic(0.5));
@@ -191,9 +195,9 @@ fn a_teacher_read_layer_by_layer_says_the_same_to_the_last_bit() {
         let targets = batch(&some_windows(3, 16, 61, 10).unwrap(), &teacher);
         let of = |layer, port| Site::Inside { at: At::Sublayer { layer, sublayer: 0 }, port };
         let sites: BTreeSet<Site> = [of(1, Port::INPUT), of(0, Port::VALUE), Site::LayerOutput(1), Site::Last].into();
-        let mut streamed = Streamed::new(&teacher.source, &teacher.spec, LoadOptions::default());
-        let mut held = Loaded(&loaded);
-        let (a, b) = (streamed.lesson(&targets, true, &sites).unwrap(), held.lesson(&targets, true, &sites).unwrap());
+        let mut streamed = StreamedTeacher::new(&teacher.source, &teacher.spec, LoadOptions::default());
+        let mut held = InMemoryTeacher(&loaded);
+        let (a, b) = (streamed.forward(&targets, true, &sites).unwrap(), held.forward(&targets, true, &sites).unwrap());
         let nothing = Tensor::new();
         assert!(a.logits(2, 3, &nothing).unwrap().equal(&b.logits(2, 3, &nothing).unwrap()), "{}", teacher.family());
         for site in sites {
@@ -212,7 +216,7 @@ fn a_teacher_may_compute_in_less_than_its_student() {
         let heard = Transformer::load(&teacher.source, &teacher.spec, options).unwrap();
         let states = vec![state_term(Box::new(LastState {}), Weight::Fixed(0.5), &student, &teacher)];
         let objective = Objective { terms: vec![logit_term(1.0)], states, recompute: false };
-        objective.backward(&model, Some(&mut Loaded(&heard)), &targets, Counts::of(&targets).unwrap()).unwrap()
+        objective.backward(&model, Some(&mut InMemoryTeacher(&heard)), &targets, Counts::of(&targets).unwrap()).unwrap()
     };
     let (exact, narrow) = (run(Kind::Float), run(Kind::BFloat16));
     // bf16 has eight bits: 2^-8 at each of some roundings, which average out over tokens.
@@ -233,18 +237,18 @@ fn remembered<'a>(
     dir: &Path,
     header: CacheHeader,
     n_loads: &Rc<Cell<usize>>,
-) -> Result<Remembered<'a>> {
+) -> Result<CachedTeacher<'a>> {
     let n_loads = Rc::clone(n_loads);
     let loader = Box::new(move || {
         n_loads.set(n_loads.get() + 1);
-        Ok(Box::new(Loaded(teacher.load()?)) as Box<dyn Teacher>)
+        Ok(Box::new(InMemoryTeacher(teacher.load()?)) as Box<dyn Teacher>)
     });
-    Ok(Remembered::new(&teacher.spec, Kind::Float, TeacherCache::open(dir, header)?, loader, &Silent))
+    Ok(CachedTeacher::new(&teacher.spec, Kind::Float, TeacherCache::open(dir, header)?, loader, &Silent))
 }
 
 /// Logits of all rows.
-fn words(teacher: &mut dyn Teacher, targets: &Targets, student_nv: &Tensor) -> Tensor {
-    teacher.lesson(targets, true, &BTreeSet::new()).unwrap().logits(0, targets.n_rows(), student_nv).unwrap()
+fn words(teacher: &mut dyn Teacher, targets: &Batch, student_nv: &Tensor) -> Tensor {
+    teacher.forward(targets, true, &BTreeSet::new()).unwrap().logits(0, targets.n_rows(), student_nv).unwrap()
 }
 
 #[test]
@@ -253,7 +257,8 @@ fn what_is_remembered_is_what_was_said_and_the_teacher_is_not_loaded_again() {
         let teacher = Model::new(&config, 57).unwrap();
         let targets = batch(&some_windows(5, 16, VOCAB, 11).unwrap(), &teacher);
         let student_nv = Tensor::randn([targets.n_rows(), VOCAB as i64], (Kind::Float, Device::Cpu)) * 3.0;
-        let said_nv = words(&mut Loaded(teacher.load().unwrap()), &targets, &student_nv).log_softmax(-1, Kind::Float);
+        let said_nv =
+            words(&mut InMemoryTeacher(teacher.load().unwrap()), &targets, &student_nv).log_softmax(-1, Kind::Float);
         let (dir, n_loads) = (tempfile::tempdir().unwrap(), Rc::new(Cell::new(0)));
         for expected_loads in [1, 1] {
             let mut teacher = remembered(&teacher, dir.path(), header(VOCAB, CacheType::F32), &n_loads).unwrap();
@@ -271,7 +276,7 @@ fn a_cut_distribution_teaches_its_largest_tokens_and_one_for_all_others() {
     let n = targets.n_rows();
     let student_nv = (Tensor::randn([n, VOCAB as i64], (Kind::Float, Device::Cpu)) * 2.0).set_requires_grad(true);
     let k = 7;
-    let said_nv = words(&mut Loaded(teacher.load().unwrap()), &targets, &student_nv).softmax(-1, Kind::Double);
+    let said_nv = words(&mut InMemoryTeacher(teacher.load().unwrap()), &targets, &student_nv).softmax(-1, Kind::Double);
     let (dir, n_loads) = (tempfile::tempdir().unwrap(), Rc::new(Cell::new(0)));
     let mut teacher = remembered(&teacher, dir.path(), header(k, CacheType::F32), &n_loads).unwrap();
     let teacher_nv = words(&mut teacher, &targets, &student_nv);
@@ -301,7 +306,7 @@ fn with_vocabulary(vocab: usize, seed: u64) -> Model {
 }
 
 /// Over the ids that all models here have, in f64.
-fn log_p(model: &Transformer, targets: &Targets) -> Tensor {
+fn log_p(model: &Transformer, targets: &Batch) -> Tensor {
     let _no_grad = tch::no_grad_guard();
     let hidden = model.hidden(targets.input(), &mut minitron_core::model::NoTap, None).unwrap();
     let logits = model.logits(&targets.rows(&hidden).unwrap()).unwrap();
@@ -322,7 +327,7 @@ fn tables_of_different_sizes_are_compared_over_the_ids_that_both_have() {
 
         let (dir, n_loads) = (tempfile::tempdir().unwrap(), Rc::new(Cell::new(0)));
         let mut cached = remembered(&teacher, dir.path(), header(VOCAB, CacheType::F32), &n_loads).unwrap();
-        let mut live = Loaded(&heard);
+        let mut live = InMemoryTeacher(&heard);
         let teachers: [&mut dyn Teacher; 2] = [&mut live, &mut cached];
         for teacher in teachers {
             let means = objective.backward(&model, Some(teacher), &targets, Counts::of(&targets).unwrap()).unwrap();
@@ -376,6 +381,6 @@ fn a_damaged_or_foreign_cache_is_refused_by_name_and_a_torn_end_is_cut_off() {
     bytes[40] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let mut teacher = open(header(7, CacheType::F16)).unwrap();
-    let error = teacher.lesson(&part(&[0, 1, 2]), true, &BTreeSet::new()).err().unwrap();
+    let error = teacher.forward(&part(&[0, 1, 2]), true, &BTreeSet::new()).err().unwrap();
     assert!(matches!(error, Error::Checkpoint { .. }) && error.to_string().contains("damaged"), "{error}");
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use minitron::{reads_no_file, registry, some_windows, tiny_bert, tiny_llama};
 use minitron_core::contract::{LogitLoss, StateLoss};
-use minitron_core::data::{Cursor, DataSpec, Feed, FeedOptions, Targets, Task, TextOptions, Tokenizer, Windows};
+use minitron_core::data::{Batch, Cursor, DataLoader, DataSpec, LoaderOptions, Task, TextOptions, Tokenizer, Windows};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, NoTap, Transformer, row_chunks};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::PluginSpec;
 use minitron_core::train::{
-    Correction, Counts, HeldOut, Learner, LiftStart, Loaded, Objective, Outcome, Saving, StateTerm, Term,
+    Correction, Counts, HeldOut, InMemoryTeacher, Learner, LiftStart, Objective, Outcome, Saving, StateTerm, Term,
     TrainSettings, Trainer, Weight, WriteStudent, saved_cursor,
 };
 use serde_json::Value;
@@ -54,7 +54,7 @@ fn assert_same_gradients(found: &[(String, Tensor)], expected: &[(String, Tensor
 }
 
 /// The unchunked loss, as the formula says it.
-fn direct(student: &Transformer, teacher: &Transformer, targets: &Targets, objective: &Objective) -> Result<Vec<f64>> {
+fn direct(student: &Transformer, teacher: &Transformer, targets: &Batch, objective: &Objective) -> Result<Vec<f64>> {
     let logits =
         |model: &Transformer| model.logits(&targets.rows(&model.hidden(&targets.ids_bt, &mut NoTap, None)?)?);
     let teacher_nv = tch::no_grad(|| logits(teacher))?;
@@ -84,8 +84,9 @@ fn a_loss_in_row_chunks_is_the_loss_and_so_is_its_gradient() {
         let targets = task.batch(&windows, &chosen, Device::Cpu).unwrap();
         assert!(row_chunks(targets.n_rows(), 1 << 17).count() > 1);
 
-        let chunked =
-            objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, Counts::of(&targets).unwrap()).unwrap();
+        let chunked = objective
+            .backward(&student, Some(&mut InMemoryTeacher(&teacher)), &targets, Counts::of(&targets).unwrap())
+            .unwrap();
         let gradients = take_gradients(&student);
         let whole = direct(&student, &teacher, &targets, &objective).unwrap();
         for (chunked, whole) in chunked.terms.iter().zip(&whole) {
@@ -114,8 +115,9 @@ fn every_loss_in_row_chunks_is_the_loss_whatever_it_is() {
         let loss = registry().build::<dyn LogitLoss>(&PluginSpec::bare(descriptor.tag)).unwrap().into();
         let term = Term { label: descriptor.tag.into(), weight: 0.7, loss };
         let objective = Objective { terms: vec![term], ..Objective::default() };
-        let chunked =
-            objective.backward(&student, Some(&mut Loaded(&teacher)), &targets, Counts::of(&targets).unwrap()).unwrap();
+        let chunked = objective
+            .backward(&student, Some(&mut InMemoryTeacher(&teacher)), &targets, Counts::of(&targets).unwrap())
+            .unwrap();
         let gradients = take_gradients(&student);
         let whole = direct(&student, &teacher, &targets, &objective).unwrap();
         let difference = (chunked.terms[0] - whole[0]).abs() / whole[0].abs();
@@ -138,8 +140,9 @@ fn two_passes_of_four_are_one_of_eight() {
     let windows = some_windows(8, 16, 61, 3).unwrap();
     let targets = |chosen: &[usize]| Task::NextToken.batch(&windows, chosen, Device::Cpu).unwrap();
     let whole = Counts::of(&targets(&[0, 1, 2, 3, 4, 5, 6, 7])).unwrap();
-    let backward =
-        |chosen: &[usize]| objective.backward(&student, Some(&mut Loaded(&teacher)), &targets(chosen), whole).unwrap();
+    let backward = |chosen: &[usize]| {
+        objective.backward(&student, Some(&mut InMemoryTeacher(&teacher)), &targets(chosen), whole).unwrap()
+    };
     backward(&[0, 1, 2, 3]);
     backward(&[4, 5, 6, 7]);
     let accumulated = take_gradients(&student);
@@ -192,9 +195,9 @@ impl<'a> Run<'a> {
         };
         let trainer = Trainer {
             learners: &[learner],
-            teacher: Some(RefCell::new(Box::new(Loaded(self.teacher)))),
+            teacher: Some(RefCell::new(Box::new(InMemoryTeacher(self.teacher)))),
             correction: None,
-            feed: &RefCell::new(Feed::of_windows(Arc::new(self.windows.clone()), self.settings.seed)),
+            loader: &RefCell::new(DataLoader::of_windows(Arc::new(self.windows.clone()), self.settings.seed)),
             task: Task::of(self.student.is_causal(), Some(4), 1)?,
             settings: &self.settings,
             saving: self.saving,
@@ -298,14 +301,14 @@ fn a_run_over_a_mixture_is_resumed_within_its_blocks_bit_for_bit() {
     let tokenizer = &Arc::new(Tokenizer::load(Path::new(""), &none, 61, true).unwrap());
     let reading = &TextOptions::default().reading(16, None, 7);
     let registry = &registry();
-    let options = FeedOptions { reading, specs: &specs, tokenizer, registry, block_tokens: 16 * 9 };
+    let options = LoaderOptions { reading, specs: &specs, tokenizer, registry, block_tokens: 16 * 9 };
     let run = |out_dir: &Path, stop_after, cursor: Option<&Cursor>| {
         let student = model.trainable().unwrap();
         let settings = settings();
         let objective = objective().unwrap();
-        let (feed, interrupt) = (RefCell::new(Feed::open(&options, cursor).unwrap()), Interrupt::default());
+        let (loader, interrupt) = (RefCell::new(DataLoader::open(&options, cursor).unwrap()), Interrupt::default());
         let learners = [learner(&student, &objective, out_dir)];
-        let trainer = Trainer { stop_after, ..trainer(&learners, &teacher, &feed, &settings, &interrupt) };
+        let trainer = Trainer { stop_after, ..trainer(&learners, &teacher, &loader, &settings, &interrupt) };
         trainer.run(true).unwrap().single().unwrap();
         column(out_dir, "loss")
     };
@@ -332,12 +335,12 @@ fn a_teacher_that_is_corrected_learns_its_labels_and_is_resumed_with_its_student
     let run = |out_dir: &Path, stop_after| {
         let (student, teacher) = (ours.trainable().unwrap(), theirs.trainable().unwrap());
         let settings = TrainSettings { n_tokens: 8 * 16 * 40, ..settings() };
-        let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
+        let (loader, interrupt) = (RefCell::new(DataLoader::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
         let learners = [learner(&student, &by_teacher, out_dir)];
         let trainer = Trainer {
             correction: Some(Correction { model: &teacher, objective: &by_labels, rate: 0.5 }),
             stop_after,
-            ..trainer(&learners, &teacher, &feed, &settings, &interrupt)
+            ..trainer(&learners, &teacher, &loader, &settings, &interrupt)
         };
         trainer.run(true).unwrap().single().unwrap();
         drop(trainer);
@@ -373,9 +376,9 @@ fn a_learned_map_is_resumed_with_its_student() {
         let term = StateTerm::new(label, weight, loss, &ours.spec, &theirs.spec, start).unwrap();
         let objective = Objective { states: vec![term], ..objective().unwrap() };
         let settings = settings();
-        let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
+        let (loader, interrupt) = (RefCell::new(DataLoader::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
         let learners = [learner(&student, &objective, out_dir)];
-        let trainer = Trainer { stop_after, ..trainer(&learners, &teacher, &feed, &settings, &interrupt) };
+        let trainer = Trainer { stop_after, ..trainer(&learners, &teacher, &loader, &settings, &interrupt) };
         trainer.run(true).unwrap().single().unwrap();
         let lift = objective.lifts().next().unwrap().tensor.detach().copy();
         (lift, column(out_dir, "loss"), column(out_dir, "loss/hidden_state"))
@@ -400,10 +403,10 @@ fn students_that_share_a_teacher_learn_what_each_learns_alone() {
     let held_out = HeldOut { windows: &held_out_windows, batch_size: 2, every: Some(3) };
     let run = |students: &[&Transformer], dirs: &[&Path], stop_after| {
         let (settings, interrupt) = (settings(), Interrupt::default());
-        let feed = RefCell::new(Feed::of_windows(Arc::clone(&windows), 7));
+        let loader = RefCell::new(DataLoader::of_windows(Arc::clone(&windows), 7));
         let learners: Vec<Learner> =
             students.iter().zip(dirs).map(|(student, dir)| learner(student, &objective, dir)).collect();
-        let trainer = trainer(&learners, &teacher, &feed, &settings, &interrupt);
+        let trainer = trainer(&learners, &teacher, &loader, &settings, &interrupt);
         let trainer = Trainer { stop_after, held_out: Some(held_out), ..trainer };
         for learned in trainer.run(true).unwrap().learners {
             assert_eq!(learned.unwrap().0.n_steps, stop_after.unwrap_or(9));

@@ -208,12 +208,12 @@ pub fn with_context<T>(force: bool, job: impl FnOnce(&Context) -> T) -> T {
 
 /// Keeps what people are told.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub struct DenseOutput {
     notes: Mutex<Vec<String>>,
     warnings: Mutex<Vec<String>>,
 }
 
-impl Heard {
+impl DenseOutput {
     /// What was noted since the last time.
     pub fn notes(&self) -> Vec<String> {
         std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
@@ -225,7 +225,7 @@ impl Heard {
     }
 }
 
-impl Progress for Heard {
+impl Progress for DenseOutput {
     fn start(&self, _what: &str, _total: u64) {}
     fn advance(&self, _n: u64, _note: &str) {}
     fn finish(&self) {}
@@ -282,7 +282,7 @@ pub fn groups(spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
     Ok(groups.concat())
 }
 
-/// Windows of given tokens, without brackets.
+/// Windows of given tokens, without special tokens.
 pub fn windows(tokens: Vec<u32>, width: usize) -> Result<Windows> {
     let none = config(&serde_json::json!({}))?;
     let tokenizer = Tokenizer::load(Path::new(""), &none, usize::MAX, true)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Calibration;
 use crate::checkpoint::MemorySource;
 use crate::contract::{LogitLoss, TeacherNeed};
-use crate::data::Targets;
+use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::{NoTap, Transformer};
 
@@ -53,7 +53,7 @@ pub fn mean_gradient(model: &Transformer, loss: Arc<dyn LogitLoss>, input: &Cali
 }
 
 /// Adds one batch's part.
-fn add_gradient(model: &Transformer, loss: &dyn LogitLoss, targets: &Targets, n_predictions: i64) -> Result<()> {
+fn add_gradient(model: &Transformer, loss: &dyn LogitLoss, targets: &Batch, n_predictions: i64) -> Result<()> {
     let hidden_bte = model.hidden(targets.input(), &mut NoTap, None)?;
     let head = model.frame.head()?;
     let inputs_ne = head.inputs(&targets.rows(&hidden_bte)?)?;

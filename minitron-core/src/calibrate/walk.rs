@@ -11,7 +11,7 @@ use super::Site;
 use super::observation::{Ablated, Activations};
 use super::pass::Pass;
 use super::stream::{Mark, Streamed};
-use crate::data::{Targets, Task, Windows};
+use crate::data::{Batch, Task, Windows};
 use crate::error::{Error, Result};
 use crate::model::{
     Block, Context, Frame, InMemory, Input, LayerStore, NoTap, Shelf, Tap, Transformer, Walk, row_chunks, run_layers,
@@ -108,7 +108,7 @@ impl Route {
     }
 
     pub fn start(&self, frame: &Frame, ids_bt: &Tensor, positions_bt: Option<&Tensor>) -> Result<Flow> {
-        let input = Input { ids_bt, seen_bt: None, positions_bt };
+        let input = Input { ids_bt, attention_mask_bt: None, positions_bt };
         Ok(Flow { recent: vec![frame.embed(input, 0)?], ablated: Vec::new() })
     }
 
@@ -150,7 +150,7 @@ impl Route {
     }
 
     /// After the last layer: the predictions without each run of layers.
-    pub fn finish(&self, flow: Flow, frame: &Frame, targets: &Targets, pass: &mut Pass) -> Result<()> {
+    pub fn finish(&self, flow: Flow, frame: &Frame, targets: &Batch, pass: &mut Pass) -> Result<()> {
         for (layers, x_bte) in flow.ablated {
             let hidden_ne = targets.rows(&frame.finish(x_bte)?)?;
             for (start, len) in row_chunks(targets.n_rows(), self.vocab) {
@@ -163,7 +163,7 @@ impl Route {
         Ok(())
     }
 
-    fn targets(&self, windows: &Windows, batch: Range<usize>, device: Device) -> Result<Option<Targets>> {
+    fn targets(&self, windows: &Windows, batch: Range<usize>, device: Device) -> Result<Option<Batch>> {
         self.task.map(|task| task.batch(windows, &batch.collect::<Vec<_>>(), device)).transpose()
     }
 }

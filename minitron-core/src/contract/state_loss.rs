@@ -20,8 +20,8 @@ pub struct SitePair {
 pub struct States<'a> {
     /// The activations [B, T, C]; the student's carry gradient.
     pub x_btc: &'a Tensor,
-    /// Whether a position holds a token rather than filling [B, T], boolean; none where all do.
-    pub seen_bt: Option<&'a Tensor>,
+    /// Whether a position holds a token rather than padding [B, T], boolean; none where all do.
+    pub attention_mask_bt: Option<&'a Tensor>,
     /// Whether a position of this model sees only itself and earlier ones.
     pub causal: bool,
     /// Channels of one of this model's attention heads.
@@ -29,14 +29,15 @@ pub struct States<'a> {
 }
 
 impl States<'_> {
-    /// The states of all tokens [N, C], filling left out.
+    /// The states of all tokens [N, C], padding left out.
     pub fn rows(&self) -> Result<Tensor> {
         let width = self.x_btc.size().last().copied().present("channels of states")?;
         let rows_nc = self.x_btc.f_reshape([-1, width])?;
-        match self.seen_bt {
+        match self.attention_mask_bt {
             None => Ok(rows_nc),
-            Some(seen_bt) => {
-                Ok(rows_nc.f_index_select(0, &seen_bt.f_reshape([-1i64])?.f_nonzero()?.f_reshape([-1i64])?)?)
+            Some(attention_mask_bt) => {
+                Ok(rows_nc
+                    .f_index_select(0, &attention_mask_bt.f_reshape([-1i64])?.f_nonzero()?.f_reshape([-1i64])?)?)
             }
         }
     }
@@ -46,7 +47,7 @@ impl States<'_> {
 /// their tokens.
 ///
 /// # Law
-/// A finite scalar for finite states, differentiable in the student's, the same whatever stands where `seen_bt` is false;
+/// A finite scalar for finite states, differentiable in the student's, the same whatever stands where `attention_mask_bt` is false;
 /// the teacher's carry no gradient. It is a mean over tokens: of two sequences together, that of each alone, weighed by its tokens.
 #[typetag::serde(tag = "type")]
 pub trait StateLoss: Debug + Send + Sync {

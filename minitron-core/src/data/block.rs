@@ -7,7 +7,7 @@ use std::sync::mpsc::SyncSender;
 
 use serde::{Deserialize, Serialize};
 
-use super::documents::{Place, Reader, Shelf};
+use super::documents::{DataSources, DocumentPosition, Reader};
 use super::order::shuffle;
 use super::packing::{WholePacker, cut_at_turns};
 use super::text_options::Pack;
@@ -26,7 +26,7 @@ const GROUP_LEN: usize = 4096;
 /// Documents, and how they become blocks.
 #[derive(Debug)]
 pub(super) struct Source {
-    pub shelf: Shelf,
+    pub sources: DataSources,
     pub tokenizer: Arc<Tokenizer>,
     /// Never `auto`.
     pub pack: Pack,
@@ -35,7 +35,7 @@ pub(super) struct Source {
     /// Whether attention stays inside documents.
     pub inside_documents: bool,
     pub seq_len: usize,
-    /// Most tokens of a block, brackets left out.
+    /// Most tokens of a block, special tokens left out.
     pub block_tokens: usize,
     /// Of the order of windows.
     pub seed: u64,
@@ -53,7 +53,7 @@ pub struct Start {
     /// Windows of this epoch before it.
     pub window: u64,
     /// The item with its first token.
-    pub place: Place,
+    pub place: DocumentPosition,
     /// Tokens of this item that belong to the block before.
     pub n_carried: usize,
 }
@@ -104,7 +104,7 @@ fn pack_all(source: &Source, mut start: Start, blocks: &SyncSender<Result<Block>
 
 /// Tokens of one item.
 struct Item {
-    place: Place,
+    place: DocumentPosition,
     tokens: Vec<Token>,
     /// Whether the document goes on with the next.
     is_part: bool,
@@ -132,7 +132,7 @@ impl<'s> Packer<'s> {
         Packer {
             source,
             stop,
-            reader: source.shelf.read(start.place),
+            reader: source.sources.read(start.place),
             pending: VecDeque::new(),
             n_carried: start.n_carried,
             failure: None,
@@ -152,7 +152,7 @@ impl<'s> Packer<'s> {
         }
         let is_first = start.block == 0;
         let source = self.source;
-        let name = source.shelf.name();
+        let name = source.sources.name();
         let kind = (name.as_str(), source.inside_documents);
         let windows = match source.pack {
             Pack::Auto | Pack::Stream => {
@@ -240,7 +240,7 @@ impl<'s> Packer<'s> {
             whole.tokens.extend(item.tokens);
             if whole.tokens.len() > most && pack == Pack::Whole {
                 let message = format!("a document of more than {most} tokens is too long to stay whole; pack: stream");
-                return Err(self.source.shelf.named(whole.place.spec, Error::Data(message)));
+                return Err(self.source.sources.named(whole.place.spec, Error::Data(message)));
             }
             whole.tokens.truncate(most);
             if !is_part {
@@ -261,10 +261,11 @@ impl<'s> Packer<'s> {
             }
             let group = self.group();
             for alike in group.chunk_by(|a, b| a.0.spec == b.0.spec) {
-                let (places, documents): (Vec<Place>, Vec<&Document>) = alike.iter().map(|(p, d)| (*p, d)).unzip();
+                let (places, documents): (Vec<DocumentPosition>, Vec<&Document>) =
+                    alike.iter().map(|(p, d)| (*p, d)).unzip();
                 let spec = places.first().map_or(0, |place| place.spec);
                 let tokens = self.source.tokenizer.tokenise_all(&documents, self.source.wants);
-                let tokens = tokens.map_err(|error| self.source.shelf.named(spec, error))?;
+                let tokens = tokens.map_err(|error| self.source.sources.named(spec, error))?;
                 let mut items = Vec::with_capacity(documents.len());
                 for ((place, document), tokens) in places.into_iter().zip(documents).zip(tokens) {
                     let is_part = matches!(document, Document::Part(_));
@@ -280,7 +281,7 @@ impl<'s> Packer<'s> {
     }
 
     /// Items to tokenise together.
-    fn group(&mut self) -> Vec<(Place, Document)> {
+    fn group(&mut self) -> Vec<(DocumentPosition, Document)> {
         let (mut group, mut n_bytes) = (Vec::new(), 0);
         while n_bytes < GROUP_BYTES && group.len() < GROUP_LEN {
             match self.reader.next() {

@@ -18,7 +18,7 @@ const MOST_PARTS: usize = 256;
 
 /// A place in a list of data: before the first item of a document, or before a later part of one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct DocumentPosition {
     /// Which of the list.
     pub spec: usize,
     /// Items of its corpus before it.
@@ -29,28 +29,28 @@ pub struct Place {
 
 /// Data in the order in which it was named.
 #[derive(Debug)]
-pub(super) struct Shelf {
-    books: Vec<(DataSpec, Box<dyn Corpus>)>,
+pub(super) struct DataSources {
+    entries: Vec<(DataSpec, Box<dyn Corpus>)>,
     seed: u64,
 }
 
-impl Shelf {
+impl DataSources {
     /// # Errors
     /// `Recipe` for an ending that no corpus reads, `Data` for a file that is not there.
     pub fn new(specs: &[DataSpec], reading: &Reading, registry: &Registry) -> Result<Self> {
         let open = |spec: &DataSpec| Ok((spec.clone(), spec.corpus(registry, reading)?));
-        Ok(Shelf { books: specs.iter().map(open).collect::<Result<_>>()?, seed: reading.seed })
+        Ok(DataSources { entries: specs.iter().map(open).collect::<Result<_>>()?, seed: reading.seed })
     }
 
     /// As errors name it.
     pub fn name(&self) -> String {
-        let names = self.books.iter().map(|(spec, _)| DataSpec { weight: None, ..spec.clone() }.to_string());
+        let names = self.entries.iter().map(|(spec, _)| DataSpec { weight: None, ..spec.clone() }.to_string());
         names.collect::<Vec<_>>().join(", ")
     }
 
     /// An error of one of the list, with its name in front where it does not name it itself.
     pub fn named(&self, spec: usize, error: Error) -> Error {
-        match (error, self.books.get(spec)) {
+        match (error, self.entries.get(spec)) {
             (Error::Data(message), Some((spec, _))) if !message.contains(&spec.name) => {
                 Error::Data(format!("`{}`: {message}", spec.name))
             }
@@ -59,8 +59,8 @@ impl Shelf {
     }
 
     /// What lies on it: the spec and its corpus.
-    pub fn books(&self) -> impl Iterator<Item = (&DataSpec, &dyn Corpus)> {
-        self.books.iter().map(|(spec, corpus)| (spec, corpus.as_ref()))
+    pub fn entries(&self) -> impl Iterator<Item = (&DataSpec, &dyn Corpus)> {
+        self.entries.iter().map(|(spec, corpus)| (spec, corpus.as_ref()))
     }
 
     /// How documents are packed where `auto` leaves it to the first of them.
@@ -76,7 +76,7 @@ impl Shelf {
 
     /// Whether the first document is a conversation, or a prompt with its completion.
     pub fn holds_conversations(&self) -> Result<bool> {
-        let first = self.read(Place::default()).next().transpose()?;
+        let first = self.read(DocumentPosition::default()).next().transpose()?;
         Ok(first.is_some_and(|(_, document)| matches!(document, Document::Example(_))))
     }
 
@@ -87,7 +87,7 @@ impl Shelf {
         wants: Wants,
     ) -> impl Iterator<Item = Result<(Vec<Token>, bool)>> + 's {
         let mut is_inside = false;
-        self.read(Place::default()).map(move |item| {
+        self.read(DocumentPosition::default()).map(move |item| {
             let (place, document) = item?;
             let is_part = matches!(document, Document::Part(_));
             let tokens = tokenizer.tokenise(&document, wants).map_err(|error| self.named(place.spec, error))?;
@@ -97,28 +97,30 @@ impl Shelf {
     }
 
     /// The items from a place on, each with its own.
-    pub fn read(&self, from: Place) -> Reader<'_> {
-        Reader { shelf: self, spec: from.spec, from: Some(from), open: None }
+    pub fn read(&self, from: DocumentPosition) -> Reader<'_> {
+        Reader { sources: self, spec: from.spec, from: Some(from), open: None }
     }
 }
 
-/// Reads a shelf; what follows an error is not to be read.
+/// Reads a sources; what follows an error is not to be read.
 pub(super) struct Reader<'s> {
-    shelf: &'s Shelf,
+    sources: &'s DataSources,
     spec: usize,
-    from: Option<Place>,
+    from: Option<DocumentPosition>,
     open: Option<Range<'s>>,
 }
 
 impl Reader<'_> {
-    fn advance(&mut self) -> Result<Option<(Place, Document)>> {
-        while let Some((spec, corpus)) = self.shelf.books.get(self.spec) {
+    fn advance(&mut self) -> Result<Option<(DocumentPosition, Document)>> {
+        while let Some((spec, corpus)) = self.sources.entries.get(self.spec) {
             let range = match &mut self.open {
                 Some(range) => range,
                 None => {
                     let range = match self.from.take().filter(|place| place.item > 0) {
-                        None => Range::new(self.spec, spec, corpus.documents(self.shelf.seed)?),
-                        Some(place) => Range::resumed(place, spec, corpus.documents_from(self.shelf.seed, place.item)?),
+                        None => Range::new(self.spec, spec, corpus.documents(self.sources.seed)?),
+                        Some(place) => {
+                            Range::resumed(place, spec, corpus.documents_from(self.sources.seed, place.item)?)
+                        }
                     };
                     self.open.insert(range)
                 }
@@ -134,10 +136,10 @@ impl Reader<'_> {
 }
 
 impl Iterator for Reader<'_> {
-    type Item = Result<(Place, Document)>;
+    type Item = Result<(DocumentPosition, Document)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let found = self.advance().map_err(|error| self.shelf.named(self.spec, error));
+        let found = self.advance().map_err(|error| self.sources.named(self.spec, error));
         found.transpose()
     }
 }
@@ -146,8 +148,8 @@ impl Iterator for Reader<'_> {
 struct Range<'s> {
     items: Documents<'s>,
     /// Of the next item to be read.
-    place: Place,
-    held: VecDeque<(Place, Document)>,
+    place: DocumentPosition,
+    held: VecDeque<(DocumentPosition, Document)>,
     from: i64,
     to: Option<i64>,
     is_read: bool,
@@ -156,16 +158,16 @@ struct Range<'s> {
 impl<'s> Range<'s> {
     fn new(spec: usize, data: &DataSpec, items: Documents<'s>) -> Self {
         let (from, to) = data.range.unwrap_or_default();
-        let place = Place { spec, ..Place::default() };
+        let place = DocumentPosition { spec, ..DocumentPosition::default() };
         Range { items, place, held: VecDeque::new(), from: from.unwrap_or(0), to, is_read: false }
     }
 
     /// At a place that was reached, the lower bound lies behind.
-    fn resumed(place: Place, data: &DataSpec, items: Documents<'s>) -> Self {
+    fn resumed(place: DocumentPosition, data: &DataSpec, items: Documents<'s>) -> Self {
         Range { place, from: 0, ..Range::new(place.spec, data, items) }
     }
 
-    fn advance(&mut self) -> Result<Option<(Place, Document)>> {
+    fn advance(&mut self) -> Result<Option<(DocumentPosition, Document)>> {
         loop {
             if self.held.front().is_some_and(|(place, _)| self.is_known_inside(place)) {
                 return Ok(self.held.pop_front());
@@ -181,7 +183,7 @@ impl<'s> Range<'s> {
     }
 
     /// Whether what was read so far is enough to say that the range holds the document at this place.
-    fn is_known_inside(&self, place: &Place) -> bool {
+    fn is_known_inside(&self, place: &DocumentPosition) -> bool {
         let n_to_follow = self.to.filter(|to| *to < 0).map_or(0, i64::unsigned_abs);
         let n_following = self.place.document.saturating_sub(place.document + 1);
         self.is_read || (self.from >= 0 && n_following >= n_to_follow)
@@ -237,7 +239,7 @@ mod tests {
         Box::new(items.collect::<Vec<_>>().into_iter())
     }
 
-    fn rest(mut range: Range) -> Vec<(Place, Document)> {
+    fn rest(mut range: Range) -> Vec<(DocumentPosition, Document)> {
         std::iter::from_fn(|| range.advance().unwrap()).collect()
     }
 

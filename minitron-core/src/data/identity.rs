@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::documents::Shelf;
+use super::documents::DataSources;
 use super::spec::Reading;
 use super::text_options::{Attend, LossMask, Pack};
 use super::tokenizer::Tokenizer;
@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 /// ([`digest::of_data_file`]), a generated corpus by its parameters and seed; so do the parameters of reading, ranges,
 /// weights, window length, packing, block size and the tokenizer.
 pub(super) fn of(
-    shelves: &[Shelf],
+    all_sources: &[DataSources],
     packs: &[Pack],
     reading: &Reading,
     tokenizer: &Tokenizer,
     block_tokens: usize,
 ) -> Result<String> {
-    let sources: Vec<Vec<Value>> = shelves.iter().map(of_shelf).collect::<Result<_>>()?;
+    let sources: Vec<Vec<Value>> = all_sources.iter().map(of_sources).collect::<Result<_>>()?;
     let pack: Vec<&str> = packs.iter().map(|pack| name_of(*pack)).collect();
     let pack = match pack.as_slice() {
         [one, rest @ ..] if rest.iter().all(|other| other == one) => json!(one),
@@ -28,8 +28,8 @@ pub(super) fn of(
     };
     let mut all = json!([sources, reading.seq_len, pack, block_tokens, reading.seed, tokenizer.digest()]);
     let mut with_template = false;
-    for shelf in shelves {
-        with_template |= shelf.holds_conversations()?;
+    for sources in all_sources {
+        with_template |= sources.holds_conversations()?;
     }
     let (mask, attend) = (reading.text.mask, reading.text.attend);
     if let (Some(all), true) = (all.as_array_mut(), (mask, attend) != (LossMask::None, Attend::Window)) {
@@ -50,8 +50,8 @@ fn name_of(pack: Pack) -> &'static str {
     }
 }
 
-fn of_shelf(shelf: &Shelf) -> Result<Vec<Value>> {
-    let of_book = |(spec, corpus): (&super::DataSpec, &dyn crate::contract::Corpus)| {
+fn of_sources(sources: &DataSources) -> Result<Vec<Value>> {
+    let of_entry = |(spec, corpus): (&super::DataSpec, &dyn crate::contract::Corpus)| {
         let mut parameters = serde_json::to_value(corpus).map_err(|e| Error::Internal(format!("a corpus: {e}")))?;
         if let Some(object) = parameters.as_object_mut() {
             object.remove("path");
@@ -61,5 +61,5 @@ fn of_shelf(shelf: &Shelf) -> Result<Vec<Value>> {
         let files: Vec<String> = corpus.files().iter().map(|path| digest::of_data_file(path)).collect::<Result<_>>()?;
         Ok(json!([spec.weight, spec.range, parameters, files]))
     };
-    shelf.books().map(of_book).collect()
+    sources.entries().map(of_entry).collect()
 }

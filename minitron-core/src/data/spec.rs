@@ -6,7 +6,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::documents::Shelf;
+use super::documents::DataSources;
 use super::packing::{WholePacker, cut_at_turns};
 use super::text_options::{Attend, LossMask, Pack, TextOptions};
 use super::token::Token;
@@ -165,31 +165,31 @@ impl Reading {
         if specs.iter().any(|spec| spec.weight.is_some()) {
             return Err(Error::Recipe("data: weights mix text for training; leave them out here".into()));
         }
-        self.text.check(tokenizer.brackets.is_some())?;
-        let shelf = Shelf::new(specs, self, registry)?;
-        let (name, pack) = (shelf.name(), shelf.pack(&self.text)?);
+        self.text.check(tokenizer.special_tokens.is_some())?;
+        let sources = DataSources::new(specs, self, registry)?;
+        let (name, pack) = (sources.name(), sources.pack(&self.text)?);
         let kind = (name.as_str(), self.is_inside_documents());
         match pack {
             Pack::Documents => {
-                let documents = self.documents(&shelf, tokenizer, pack, self.max_windows)?;
+                let documents = self.documents(&sources, tokenizer, pack, self.max_windows)?;
                 Windows::of_runs(documents, self.max_windows, tokenizer, kind)
             }
             Pack::Whole => {
-                let windows = self.packed(&shelf, tokenizer)?;
+                let windows = self.packed(&sources, tokenizer)?;
                 Windows::of_runs(windows, self.max_windows, tokenizer, kind)
             }
             Pack::Auto | Pack::Stream => {
-                let tokens = self.stream(&shelf, tokenizer, pack)?;
+                let tokens = self.stream(&sources, tokenizer, pack)?;
                 Windows::cut_stream(tokens, self.seq_len, self.max_windows, tokenizer, kind)
             }
         }
     }
 
     /// All documents in one stream, as far as it is wanted.
-    fn stream(&self, shelf: &Shelf, tokenizer: &Tokenizer, pack: Pack) -> Result<Vec<Token>> {
+    fn stream(&self, sources: &DataSources, tokenizer: &Tokenizer, pack: Pack) -> Result<Vec<Token>> {
         let wanted = self.max_windows.map_or(usize::MAX, |n| n.saturating_mul(self.seq_len));
         let mut tokens = Vec::new();
-        for item in shelf.tokenised(tokenizer, self.wants(pack)) {
+        for item in sources.tokenised(tokenizer, self.wants(pack)) {
             tokens.extend(item?.0);
             if tokens.len() >= wanted {
                 break;
@@ -201,13 +201,13 @@ impl Reading {
     /// Documents cut at a window's length, or where the last turn ends that has room; at most so many of two tokens or more.
     fn documents(
         &self,
-        shelf: &Shelf,
+        sources: &DataSources,
         tokenizer: &Tokenizer,
         pack: Pack,
         most: Option<usize>,
     ) -> Result<Vec<Vec<Token>>> {
         let (mut documents, mut document, mut n_found) = (Vec::new(), Vec::new(), 0);
-        for item in shelf.tokenised(tokenizer, self.wants(pack)) {
+        for item in sources.tokenised(tokenizer, self.wants(pack)) {
             let (tokens, is_part) = item?;
             // Of a long document no more than its window is held.
             document.extend(tokens.into_iter().take(self.seq_len.saturating_add(1).saturating_sub(document.len())));
@@ -226,9 +226,9 @@ impl Reading {
     }
 
     /// Whole documents together, as many as a window has room for.
-    fn packed(&self, shelf: &Shelf, tokenizer: &Tokenizer) -> Result<Vec<Vec<Token>>> {
+    fn packed(&self, sources: &DataSources, tokenizer: &Tokenizer) -> Result<Vec<Vec<Token>>> {
         let (mut packer, mut document) = (WholePacker::new(self.seq_len), Vec::new());
-        for item in shelf.tokenised(tokenizer, self.wants(Pack::Whole)) {
+        for item in sources.tokenised(tokenizer, self.wants(Pack::Whole)) {
             let (tokens, is_part) = item?;
             document.extend(tokens);
             if !is_part {

@@ -28,7 +28,7 @@ pub struct Tokenizer {
     instead: String,
     prefix: Option<u32>,
     /// `[CLS]` and `[SEP]` of encoders.
-    pub brackets: Option<(u32, u32)>,
+    pub special_tokens: Option<(u32, u32)>,
     /// `[MASK]` of encoders.
     pub mask: Option<u32>,
 }
@@ -56,7 +56,7 @@ impl Beside {
 
 impl Tokenizer {
     /// Loads the tokenizer of a model folder; `causal` models get an end-of-sequence token after each document,
-    /// others brackets around each window.
+    /// others special tokens around each window.
     ///
     /// A folder without tokenizer.json serves token files only.
     ///
@@ -75,7 +75,7 @@ impl Tokenizer {
             ends: Vec::new(),
             instead: String::new(),
             prefix: None,
-            brackets: None,
+            special_tokens: None,
             mask: None,
         };
         if path.is_file() {
@@ -101,10 +101,10 @@ impl Tokenizer {
             tokenizer.prefix = tokenizer.beginning_of_sequence(&beside, config).or(tokenizer.eos);
         } else {
             let id = |token: &str| tokenizer.inner.as_ref().and_then(|inner| inner.token_to_id(token));
-            tokenizer.brackets = id("[CLS]").or(id("<s>")).zip(id("[SEP]").or(id("</s>")));
+            tokenizer.special_tokens = id("[CLS]").or(id("<s>")).zip(id("[SEP]").or(id("</s>")));
             tokenizer.mask = id("[MASK]").or(id("<mask>"));
-            let brackets = tokenizer.brackets.into_iter().flat_map(|(first, last)| [first, last]);
-            tokenizer.check(&brackets.chain(tokenizer.mask).collect::<Vec<_>>())?;
+            let special_tokens = tokenizer.special_tokens.into_iter().flat_map(|(first, last)| [first, last]);
+            tokenizer.check(&special_tokens.chain(tokenizer.mask).collect::<Vec<_>>())?;
         }
         Ok(tokenizer)
     }
@@ -215,7 +215,7 @@ impl Tokenizer {
 
     /// Of all that decides which tokens a document becomes.
     pub(super) fn digest(&self) -> String {
-        digest::of_text(&format!("{} {:?} {:?} {}", self.file_digest, self.eos, self.brackets, self.vocab))
+        digest::of_text(&format!("{} {:?} {:?} {}", self.file_digest, self.eos, self.special_tokens, self.vocab))
     }
 
     /// Text of token ids, special tokens left out.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::documents::{Place, Shelf};
+use super::documents::{DataSources, DocumentPosition};
 use super::spec::{DataSpec, Reading};
 use super::tokenizer::Tokenizer;
 use crate::contract::Document;
@@ -101,8 +101,8 @@ fn differing_rules(one: &tokenizers::Tokenizer, other: &tokenizers::Tokenizer) -
 /// `Recipe` for an ending that no corpus reads, `Data` for a file that is not there.
 pub fn are_texts(specs: &[DataSpec], reading: &Reading, registry: &Registry) -> Result<bool> {
     for spec in specs {
-        let shelf = Shelf::new(std::slice::from_ref(spec), reading, registry)?;
-        let first = shelf.read(Place::default()).next();
+        let sources = DataSources::new(std::slice::from_ref(spec), reading, registry)?;
+        let first = sources.read(DocumentPosition::default()).next();
         // What cannot be read is said by whoever reads it all.
         if !matches!(first, Some(Ok((_, document))) if is_tokens(&document)) {
             return Ok(true);

@@ -5,13 +5,13 @@ use std::sync::OnceLock;
 
 use tch::{Device, Tensor};
 
-use super::filling::fill;
+use super::padding::fill;
 use super::token::{Marks, Token};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Present, Result};
 use crate::spec::Options;
 
-/// Windows of one length, or one per document. An encoder's carry its brackets.
+/// Windows of one length, or one per document. An encoder's carry its special tokens.
 #[derive(Debug, Clone)]
 pub struct Windows {
     tokens: Vec<u32>,
@@ -20,14 +20,14 @@ pub struct Windows {
     /// Where each window begins, and the end of the last.
     bounds: Vec<usize>,
     width: usize,
-    n_brackets: usize,
+    n_special_tokens: usize,
     /// Digest of the tokens, for telling data apart.
     digest: OnceLock<String>,
 }
 
-/// A window on its own: tokens, brackets included, and a number that stays its own from epoch to epoch.
+/// A window on its own: tokens, special tokens included, and a number that stays its own from epoch to epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
+pub struct Sample {
     /// Its place among the windows of its source.
     pub id: u64,
     /// Token ids.
@@ -74,15 +74,15 @@ impl Windows {
             return Err(Error::Recipe("samples: expected at least 1".into()));
         }
         tokens.truncate(n_windows * seq_len);
-        let (tokens, width, n_brackets) = match around(tokenizer)? {
+        let (tokens, width, n_special_tokens) = match around(tokenizer)? {
             None => (tokens, seq_len, 0),
             Some((cls, sep)) => {
-                let bracketed = |window: &[Token]| [&[cls], window, &[sep]].concat();
-                (tokens.chunks(seq_len).flat_map(bracketed).collect(), seq_len + 2, 2)
+                let enclosed = |window: &[Token]| [&[cls], window, &[sep]].concat();
+                (tokens.chunks(seq_len).flat_map(enclosed).collect(), seq_len + 2, 2)
             }
         };
         let bounds: Vec<usize> = (0..=tokens.len()).step_by(width).collect();
-        Ok(Self::of_tokens(tokens, bounds, inside_documents, (width, n_brackets)))
+        Ok(Self::of_tokens(tokens, bounds, inside_documents, (width, n_special_tokens)))
     }
 
     /// One window per document of ids that all count, cut at `seq_len` tokens, shorter ones first so that batches are of a
@@ -118,7 +118,7 @@ impl Windows {
             return Err(Error::Data(format!("{name}: no document of two tokens or more in it")));
         };
         let around = around(tokenizer)?;
-        let n_brackets = if around.is_some() { 2 } else { 0 };
+        let n_special_tokens = if around.is_some() { 2 } else { 0 };
         let (mut tokens, mut bounds) = (Vec::new(), vec![0]);
         for run in runs {
             tokens.extend(around.map(|(cls, _)| cls));
@@ -126,20 +126,20 @@ impl Windows {
             tokens.extend(around.map(|(_, sep)| sep));
             bounds.push(tokens.len());
         }
-        Ok(Self::of_tokens(tokens, bounds, inside_documents, (longest + n_brackets, n_brackets)))
+        Ok(Self::of_tokens(tokens, bounds, inside_documents, (longest + n_special_tokens, n_special_tokens)))
     }
 
     fn of_tokens(
         tokens: Vec<Token>,
         bounds: Vec<usize>,
         inside_documents: bool,
-        (width, n_brackets): (usize, usize),
+        (width, n_special_tokens): (usize, usize),
     ) -> Self {
         let mark = |token: &Token| token.marks().that_decide(inside_documents);
         let is_plain = tokens.iter().all(|token| mark(token) == Marks::default());
         let marks = if is_plain { Vec::new() } else { tokens.iter().map(mark).collect() };
         let tokens = tokens.into_iter().map(Token::id).collect();
-        Windows { tokens, marks, bounds, width, n_brackets, digest: OnceLock::new() }
+        Windows { tokens, marks, bounds, width, n_special_tokens, digest: OnceLock::new() }
     }
 
     /// Number of windows.
@@ -147,7 +147,7 @@ impl Windows {
         self.bounds.len().saturating_sub(1)
     }
 
-    /// Tokens of a window, brackets included.
+    /// Tokens of a window, special tokens included.
     ///
     /// # Errors
     /// `Internal` where there is no such window.
@@ -172,8 +172,8 @@ impl Windows {
     }
 
     /// A window on its own, under a number.
-    pub(super) fn piece(&self, window: usize, id: u64) -> Result<Piece> {
-        Ok(Piece { id, tokens: self.window(window)?.to_vec(), marks: self.marks(window)?.to_vec() })
+    pub(super) fn sample(&self, window: usize, id: u64) -> Result<Sample> {
+        Ok(Sample { id, tokens: self.window(window)?.to_vec(), marks: self.marks(window)?.to_vec() })
     }
 
     /// Runs of at most `batch_size` windows of one length, in order.
@@ -201,19 +201,19 @@ impl Windows {
         self.tokens.is_empty()
     }
 
-    /// Tokens of the longest window, brackets included.
+    /// Tokens of the longest window, special tokens included.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Tokens in all windows, brackets included.
+    /// Tokens in all windows, special tokens included.
     pub fn n_tokens(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Bracket tokens per window.
-    pub fn n_brackets(&self) -> usize {
-        self.n_brackets
+    /// special tokens per window.
+    pub fn n_special_tokens(&self) -> usize {
+        self.n_special_tokens
     }
 
     /// Digest of all tokens and of what is learned from them.
@@ -226,7 +226,7 @@ impl Windows {
     /// # Errors
     /// `Recipe` naming the longest possible `seq_len`.
     pub fn check_fits(&self, options: &Options) -> Result<()> {
-        fits(self.width, self.n_brackets, options.max_positions)
+        fits(self.width, self.n_special_tokens, options.max_positions)
     }
 
     /// Token ids [B, T] of the given windows; shorter ones are filled up with token 0 on the right.
@@ -244,7 +244,7 @@ impl Windows {
     }
 }
 
-/// Each token's position in its document [B, T], filling left zero-based by its sequence's last document; none where every
+/// Each token's position in its document [B, T], padding left zero-based by its sequence's last document; none where every
 /// sequence is one document.
 pub(super) fn positions_in_documents(marks: &[&[Marks]], device: Device) -> Result<Option<Tensor>> {
     let begins_inside = |marks: &&[Marks]| marks.iter().skip(1).any(|mark| mark.begins_document());
@@ -267,19 +267,19 @@ pub(super) fn positions_in_documents(marks: &[&[Marks]], device: Device) -> Resu
     Ok(Some(positions_bt.f_to_device(device)?))
 }
 
-/// Refuses a window of `width` tokens, brackets included, for `max_positions`.
-pub(super) fn fits(width: usize, n_brackets: usize, max_positions: usize) -> Result<()> {
+/// Refuses a window of `width` tokens, special tokens included, for `max_positions`.
+pub(super) fn fits(width: usize, n_special_tokens: usize, max_positions: usize) -> Result<()> {
     if width <= max_positions {
         return Ok(());
     }
-    let longest = max_positions.saturating_sub(n_brackets);
-    let found = width.saturating_sub(n_brackets);
+    let longest = max_positions.saturating_sub(n_special_tokens);
+    let found = width.saturating_sub(n_special_tokens);
     Err(Error::Recipe(format!("seq_len: {found} is longer than the model's positions allow; at most {longest}")))
 }
 
 /// The special tokens around a window.
 fn around(tokenizer: &Tokenizer) -> Result<Option<(Token, Token)>> {
-    tokenizer.brackets.map(|(cls, sep)| Ok((Token::new(cls)?, Token::new(sep)?))).transpose()
+    tokenizer.special_tokens.map(|(cls, sep)| Ok((Token::new(cls)?, Token::new(sep)?))).transpose()
 }
 
 /// Of tokens, marks where there are any, and cuts.

@@ -150,7 +150,7 @@ struct Tally<'m> {
 }
 
 impl Tally<'_> {
-    /// Context and continuation in one forward pass: later positions do not reach earlier ones, so filling does not show.
+    /// Context and continuation in one forward pass: later positions do not reach earlier ones, so padding does not show.
     fn whole(&mut self, batch: &[&Text]) -> Result<()> {
         let inputs: Vec<Vec<u32>> = batch.iter().map(|text| [text.context, text.read()].concat()).collect();
         let (ids_bt, _) = fill(&inputs.iter().map(Vec::as_slice).collect::<Vec<_>>(), self.model.device)?;

@@ -39,16 +39,16 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
     let task = Task::of(model.is_causal(), subject.tokenizer.and_then(|t| t.mask), subject.seed)?;
     subject.progress.start("eval, tokens", windows.n_tokens() as u64);
     let mut n_rows = 0;
-    for batch in windows.batches(subject.batch_size) {
-        let chosen: Vec<usize> = batch.collect();
-        let targets = task.batch(windows, &chosen, model.device)?;
-        let hidden_ne = targets.rows(&model.hidden(targets.input(), &mut NoTap, None)?)?;
+    for range in windows.batches(subject.batch_size) {
+        let chosen: Vec<usize> = range.collect();
+        let batch = task.batch(windows, &chosen, model.device)?;
+        let hidden_ne = batch.rows(&model.hidden(batch.input(), &mut NoTap, None)?)?;
         let teacher_ne = match subject.teacher {
-            Some(teacher) => Some(targets.rows(&teacher.hidden(targets.input(), &mut NoTap, None)?)?),
+            Some(teacher) => Some(batch.rows(&teacher.hidden(batch.input(), &mut NoTap, None)?)?),
             None => None,
         };
-        n_rows += targets.n_rows();
-        for (start, len) in row_chunks(targets.n_rows(), model.spec.options.vocab) {
+        n_rows += batch.n_rows();
+        for (start, len) in row_chunks(batch.n_rows(), model.spec.options.vocab) {
             let teacher_nv = match (subject.teacher, &teacher_ne) {
                 (Some(teacher), Some(rows)) => Some(teacher.logits(&rows.f_narrow(0, start, len)?)?),
                 _ => None,
@@ -56,10 +56,10 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
             see(&RowChunk {
                 student_nv: model.logits(&hidden_ne.f_narrow(0, start, len)?)?,
                 teacher_nv,
-                labels_n: targets.labels_n.f_narrow(0, start, len)?,
+                labels_n: batch.labels_n.f_narrow(0, start, len)?,
             })?;
         }
-        subject.progress.advance(targets.ids_bt.numel() as u64, "");
+        subject.progress.advance(batch.ids_bt.numel() as u64, "");
     }
     subject.progress.finish();
     match n_rows {

@@ -17,7 +17,7 @@ use crate::progress::Progress;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
-    /// The mean over all its tokens, brackets included.
+    /// The mean over all its tokens, special tokens included.
     #[default]
     Mean,
     /// That of its first token.
@@ -67,14 +67,14 @@ impl Pooling {
         }
     }
 
-    /// [B, E] of [B, T, E]; filling does not count.
-    fn pool(self, hidden_bte: &Tensor, seen_bt: Option<&Tensor>) -> Result<Tensor> {
+    /// [B, E] of [B, T, E]; padding does not count.
+    fn pool(self, hidden_bte: &Tensor, attention_mask_bt: Option<&Tensor>) -> Result<Tensor> {
         let mean = [1i64].as_slice();
-        Ok(match (self, seen_bt) {
+        Ok(match (self, attention_mask_bt) {
             (Pooling::Cls, _) => hidden_bte.f_select(1, 0)?,
             (Pooling::Mean, None) => hidden_bte.f_mean_dim(mean, false, Kind::Float)?,
-            (Pooling::Mean, Some(seen_bt)) => {
-                let seen_bt1 = seen_bt.f_unsqueeze(-1)?.f_to_kind(Kind::Float)?;
+            (Pooling::Mean, Some(attention_mask_bt)) => {
+                let seen_bt1 = attention_mask_bt.f_unsqueeze(-1)?.f_to_kind(Kind::Float)?;
                 let sum_be = hidden_bte.f_mul(&seen_bt1)?.f_sum_dim_intlist(mean, false, Kind::Float)?;
                 sum_be.f_div(&seen_bt1.f_sum_dim_intlist(mean, false, Kind::Float)?)?
             }
@@ -151,8 +151,8 @@ impl SentenceModules {
         Ok(found)
     }
 
-    fn apply(&self, hidden_bte: &Tensor, seen_bt: Option<&Tensor>) -> Result<Tensor> {
-        let mut x_be = self.pooling.pool(hidden_bte, seen_bt)?;
+    fn apply(&self, hidden_bte: &Tensor, attention_mask_bt: Option<&Tensor>) -> Result<Tensor> {
+        let mut x_be = self.pooling.pool(hidden_bte, attention_mask_bt)?;
         for step in &self.after {
             x_be = match step {
                 Step::Normalize => normalized(&x_be)?,
@@ -218,8 +218,8 @@ fn normalized(x_be: &Tensor) -> Result<Tensor> {
     Ok(x_be.f_div(&length_b1)?)
 }
 
-/// Vectors [N, E] of length 1, in f32 on the model's device, of token sequences with their brackets, in their order. Those of
-/// one length side by side need no filling.
+/// Vectors [N, E] of length 1, in f32 on the model's device, of token sequences with their special_tokens, in their order. Those of
+/// one length side by side need no padding.
 ///
 /// # Errors
 /// `Data` for a sequence without tokens, or longer than the model's positions.
@@ -238,12 +238,12 @@ pub fn sentence_embeddings(
     progress.start("embed, sentences", sentences.len() as u64);
     for batch in sentences.chunks(batch_size.max(1)) {
         let sequences: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
-        let (ids_bt, seen_bt) = fill(&sequences, model.device)?;
-        let seen_bt = seen_bt.as_ref();
+        let (ids_bt, attention_mask_bt) = fill(&sequences, model.device)?;
+        let attention_mask_bt = attention_mask_bt.as_ref();
         let hidden_bte = model
-            .hidden(Input { ids_bt: &ids_bt, seen_bt, positions_bt: None }, &mut NoTap, None)?
+            .hidden(Input { ids_bt: &ids_bt, attention_mask_bt, positions_bt: None }, &mut NoTap, None)?
             .f_to_kind(Kind::Float)?;
-        let pooled_be = modules.apply(&hidden_bte, seen_bt)?;
+        let pooled_be = modules.apply(&hidden_bte, attention_mask_bt)?;
         if !pooled_be.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
             return Err(Error::Data("the model gives states that are not finite, so sentences have no place".into()));
         }

@@ -43,8 +43,8 @@ fn in_blocks(rule: Rule, query_bhtk: &Tensor, keys: &Keys, context: &Context, re
     let (n_batch, n_heads, n_tokens, head_dim) = query_bhtk.size4()?;
     let block = reach.max(1);
     let (n_blocks, n_keys) = (blocks(n_tokens, block), context.keys_of_block(block));
-    let filling = n_blocks * block - n_tokens;
-    let after = filling + n_keys - 2 * block;
+    let padding = n_blocks * block - n_tokens;
+    let after = padding + n_keys - 2 * block;
     let in_windows = |x_bgsk: &Tensor| -> Result<Tensor> {
         let n_groups = x_bgsk.size4()?.1;
         let x_bgnkc = x_bgsk.f_constant_pad_nd([0, 0, block, after])?.f_unfold(2, n_keys, block)?;
@@ -52,7 +52,7 @@ fn in_blocks(rule: Rule, query_bhtk: &Tensor, keys: &Keys, context: &Context, re
     };
     let (key_ngck, value_ngck) = (in_windows(keys.key_bgsk)?, in_windows(keys.value_bgsk)?);
     let query_bhnqk =
-        query_bhtk.f_constant_pad_nd([0, 0, 0, filling])?.f_reshape([n_batch, n_heads, n_blocks, block, head_dim])?;
+        query_bhtk.f_constant_pad_nd([0, 0, 0, padding])?.f_reshape([n_batch, n_heads, n_blocks, block, head_dim])?;
     let query_nhqk = query_bhnqk.f_transpose(1, 2)?.f_reshape([n_batch * n_blocks, n_heads, block, head_dim])?;
     let mask = context.band_mask(n_batch, block, reach)?;
     let windows = Keys { key_bgsk: &key_ngck, value_bgsk: &value_ngck };

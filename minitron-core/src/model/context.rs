@@ -15,8 +15,8 @@ use crate::spec::Rotary;
 pub struct Input<'a> {
     /// Token ids [B, T].
     pub ids_bt: &'a Tensor,
-    /// Whether a position holds a token rather than filling on the right [B, T], boolean; none where all do.
-    pub seen_bt: Option<&'a Tensor>,
+    /// Whether a position holds a token rather than padding on the right [B, T], boolean; none where all do.
+    pub attention_mask_bt: Option<&'a Tensor>,
     /// Each token's position in its document [B, T], where attention stays inside documents; none where it does not, and a
     /// sequence is one document.
     pub positions_bt: Option<&'a Tensor>,
@@ -25,7 +25,7 @@ pub struct Input<'a> {
 /// Sequences of one length, nothing filled up.
 impl<'a> From<&'a Tensor> for Input<'a> {
     fn from(ids_bt: &'a Tensor) -> Self {
-        Input { ids_bt, seen_bt: None, positions_bt: None }
+        Input { ids_bt, attention_mask_bt: None, positions_bt: None }
     }
 }
 
@@ -38,7 +38,7 @@ pub struct Context {
     pub n_tokens: i64,
     /// Whether a position sees only itself and earlier ones.
     pub causal: bool,
-    pub(super) seen_bt: Option<Tensor>,
+    pub(super) attention_mask_bt: Option<Tensor>,
     positions_bt: Option<Tensor>,
     device: Device,
     kind: Kind,
@@ -59,19 +59,19 @@ enum MaskKey {
 impl Context {
     pub(super) fn new(causal: bool, start: i64, n_tokens: i64, device: Device, kind: Kind) -> Self {
         let (ropes, masks) = (RefCell::default(), RefCell::default());
-        Context { start, n_tokens, causal, seen_bt: None, positions_bt: None, device, kind, ropes, masks }
+        Context { start, n_tokens, causal, attention_mask_bt: None, positions_bt: None, device, kind, ropes, masks }
     }
 
     /// Where some positions hold no tokens, and where documents are told apart: their positions begin at zero with each.
     ///
     /// # Errors
     /// `Recipe` for documents told apart in an encoder.
-    pub(super) fn beside(mut self, seen_bt: Option<&Tensor>, positions_bt: Option<&Tensor>) -> Result<Self> {
+    pub(super) fn beside(mut self, attention_mask_bt: Option<&Tensor>, positions_bt: Option<&Tensor>) -> Result<Self> {
         if positions_bt.is_some() && !self.causal {
             let message = "attend: documents: an encoder's windows hold one stretch of text; leave it out";
             return Err(Error::Recipe(message.into()));
         }
-        self.seen_bt = seen_bt.map(|seen_bt| seen_bt.shallow_clone());
+        self.attention_mask_bt = attention_mask_bt.map(|attention_mask_bt| attention_mask_bt.shallow_clone());
         self.positions_bt = positions_bt.map(|positions_bt| positions_bt.shallow_clone());
         Ok(self)
     }
@@ -103,7 +103,7 @@ impl Context {
 
     /// Whether a single document without gaps fills every sequence: who sees whom then follows from positions alone.
     pub fn is_plain(&self) -> bool {
-        self.positions_bt.is_none() && self.seen_bt.is_none()
+        self.positions_bt.is_none() && self.attention_mask_bt.is_none()
     }
 
     /// Whether documents are told apart.
@@ -112,23 +112,23 @@ impl Context {
     }
 
     /// Which keys a query sees, boolean, where that is neither all of them nor, in a causal model without a state, all before:
-    /// keys that are no filling, [B, 1, 1, T], what several tokens see behind those of a state, [T, S], or what lies before in
-    /// the same document, [B, 1, T, T]. Filling on the right lies after all that a causal position sees.
+    /// keys that are no padding, [B, 1, 1, T], what several tokens see behind those of a state, [T, S], or what lies before in
+    /// the same document, [B, 1, T, T]. Padding on the right lies after all that a causal position sees.
     ///
     /// # Errors
     /// As tensor operations do.
     pub fn mask(&self) -> Result<Option<Rc<Tensor>>> {
         let is_cut = match self.causal {
-            // Filling stands on the right, where no token looks; from the first token on, the kernel needs no mask.
+            // Padding stands on the right, where no token looks; from the first token on, the kernel needs no mask.
             true => self.start > 0 && self.n_tokens > 1,
-            false => self.seen_bt.is_some(),
+            false => self.attention_mask_bt.is_some(),
         };
         if self.positions_bt.is_none() && !is_cut {
             return Ok(None);
         }
-        self.cached(MaskKey::Full, || match (&self.positions_bt, &self.seen_bt) {
+        self.cached(MaskKey::Full, || match (&self.positions_bt, &self.attention_mask_bt) {
             (Some(positions_bt), _) => inside_documents(positions_bt),
-            (None, Some(seen_bt)) if !self.causal => Ok(seen_bt.f_unsqueeze(1)?.f_unsqueeze(1)?),
+            (None, Some(attention_mask_bt)) if !self.causal => Ok(attention_mask_bt.f_unsqueeze(1)?.f_unsqueeze(1)?),
             _ => {
                 let all = Tensor::f_ones([self.n_tokens, self.start + self.n_tokens], (Kind::Bool, self.device))?;
                 Ok(all.f_tril(self.start)?)
@@ -148,11 +148,11 @@ impl Context {
             let of = |from: i64| Tensor::f_arange_start(from, end, (Kind::Int64, self.device));
             let back_ts = of(self.start)?.f_unsqueeze(1)?.f_sub(&of(end - n_keys)?.f_unsqueeze(0)?)?;
             let near_ts = self.within(&back_ts, reach)?;
-            match (&self.positions_bt, &self.seen_bt) {
+            match (&self.positions_bt, &self.attention_mask_bt) {
                 (Some(positions_bt), _) => Ok(near_ts.f_logical_and(&inside_documents(positions_bt)?)?),
-                (None, Some(seen_bt)) if !self.causal => {
-                    let seen = seen_bt.f_unsqueeze(1)?.f_unsqueeze(1)?;
-                    // Filling sees itself, so that no row is empty.
+                (None, Some(attention_mask_bt)) if !self.causal => {
+                    let seen = attention_mask_bt.f_unsqueeze(1)?.f_unsqueeze(1)?;
+                    // Padding sees itself, so that no row is empty.
                     Ok(near_ts.f_logical_and(&seen)?.f_logical_or(&back_ts.f_eq(0)?)?)
                 }
                 _ => Ok(near_ts),
@@ -171,8 +171,8 @@ impl Context {
             let to = |n: i64| Tensor::f_arange(n, (Kind::Int64, self.device));
             let back_qc = to(block)?.f_add_scalar(block)?.f_unsqueeze(1)?.f_sub(&to(n_keys)?.f_unsqueeze(0)?)?;
             let near_qc = self.within(&back_qc, reach)?;
-            let place_bt = match &self.seen_bt {
-                Some(seen_bt) if !self.causal => seen_bt.shallow_clone(),
+            let place_bt = match &self.attention_mask_bt {
+                Some(attention_mask_bt) if !self.causal => attention_mask_bt.shallow_clone(),
                 _ => Tensor::f_ones([1, self.n_tokens], (Kind::Bool, self.device))?,
             };
             let after = n_blocks * block - self.n_tokens + (n_keys - 2 * block);

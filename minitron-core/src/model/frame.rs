@@ -138,7 +138,7 @@ impl Frame {
         }
     }
 
-    /// How `n_tokens` positions from `start` on lie, of which those hold tokens that are `seen_bt` [B, T]; none: all.
+    /// How `n_tokens` positions from `start` on lie, of which those hold tokens that are `attention_mask_bt` [B, T]; none: all.
     /// `positions_bt` [B, T] begin at zero with each document where attention stays inside them.
     ///
     /// # Errors
@@ -147,11 +147,11 @@ impl Frame {
         &self,
         start: i64,
         n_tokens: i64,
-        seen_bt: Option<&Tensor>,
+        attention_mask_bt: Option<&Tensor>,
         positions_bt: Option<&Tensor>,
     ) -> Result<Context> {
         let device = self.tokens.table_ve.device();
-        Context::new(self.causal, start, n_tokens, device, self.kind).beside(seen_bt, positions_bt)
+        Context::new(self.causal, start, n_tokens, device, self.kind).beside(attention_mask_bt, positions_bt)
     }
 
     /// The last hidden state of what leaves the last layer.

@@ -93,7 +93,7 @@ impl Transformer {
     }
 
     /// Last hidden state [B, T, E] (after the final norm) of token ids [B, T]; where those are filled up on the right, an
-    /// [`Input`] says where, and what stands at tokens is the same as without filling.
+    /// [`Input`] says where, and what stands at tokens is the same as without padding.
     ///
     /// # Errors
     /// `Data` when the sequence is longer than the model's positions.

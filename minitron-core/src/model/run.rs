@@ -177,7 +177,7 @@ pub fn hidden_of(
 ) -> Result<Tensor> {
     let n_tokens = input.ids_bt.size2()?.1;
     let start = cache.as_ref().map_or(0, |cache| cache.len());
-    let context = frame.context(start, n_tokens, input.seen_bt, input.positions_bt)?;
+    let context = frame.context(start, n_tokens, input.attention_mask_bt, input.positions_bt)?;
     let mut forward = Forward { frame, input, start, context, tap, cache, hidden_bte: None };
     run_layers(store, 1, &mut forward, &mut InMemory::default())?;
     if let Some(cache) = forward.cache {

@@ -201,6 +201,6 @@ const SEQ_LEN: usize = 512;
 
 /// The window length asked for, or the default that the model has positions for.
 pub(super) fn seq_len_or_default(asked: Option<usize>, spec: &ModelSpec, tokenizer: &Tokenizer) -> usize {
-    let brackets = if tokenizer.brackets.is_some() { 2 } else { 0 };
-    asked.unwrap_or_else(|| spec.options.max_positions.saturating_sub(brackets).min(SEQ_LEN))
+    let special_tokens = if tokenizer.special_tokens.is_some() { 2 } else { 0 };
+    asked.unwrap_or_else(|| spec.options.max_positions.saturating_sub(special_tokens).min(SEQ_LEN))
 }

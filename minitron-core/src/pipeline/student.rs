@@ -19,7 +19,7 @@ use crate::plan::Plan;
 use crate::prune::{ModuleChanges, NAME};
 use crate::registry::PluginSpec;
 use crate::spec::ModelSpec;
-use crate::train::Masters;
+use crate::train::MasterWeights;
 
 /// A student's folder but for its plan.
 pub(super) struct Written<'a> {
@@ -73,7 +73,7 @@ impl<'a> StudentFolder<'a> {
 
 impl StudentFolder<'_> {
     /// A folder of its own, whole or not at all; one there before is replaced.
-    pub fn write(&self, masters: &Masters, target: &Path, measured: &[Fact]) -> Result<()> {
+    pub fn write(&self, masters: &MasterWeights, target: &Path, measured: &[Fact]) -> Result<()> {
         let output = OutputDir::create(target, true)?;
         let mut config = self.config.clone();
         // It names another model than what was learned.
@@ -103,7 +103,7 @@ impl StudentFolder<'_> {
 
     /// Beside the metrics: whole in a folder of its own first, then file by file with config.json last, so that a folder
     /// that has one has everything.
-    pub fn write_among(&self, masters: &Masters, out_dir: &Path, measured: &[Fact]) -> Result<()> {
+    pub fn write_among(&self, masters: &MasterWeights, out_dir: &Path, measured: &[Fact]) -> Result<()> {
         let staged = out_dir.join("model");
         if staged.exists() {
             // Half moved out when an earlier process ended.

@@ -19,7 +19,8 @@ use crate::plan::Plan;
 use crate::prune::ModuleChanges;
 use crate::spec::ModelFolder;
 use crate::train::{
-    CacheHeader, CacheType, Loaded, Masters, Objective, Remembered, Streamed, Teacher, TeacherCache, Term,
+    CacheHeader, CacheType, CachedTeacher, InMemoryTeacher, MasterWeights, Objective, StreamedTeacher, Teacher,
+    TeacherCache, Term,
 };
 
 /// How the teacher is asked.
@@ -135,7 +136,7 @@ impl Teaching {
         corrected: Option<&'a Transformer>,
     ) -> Result<Option<Box<dyn Teacher + 'a>>> {
         if let Some(model) = corrected {
-            return Ok(Some(Box::new(Loaded(model))));
+            return Ok(Some(Box::new(InMemoryTeacher(model))));
         }
         if !objective.needs_teacher() {
             return Ok(None);
@@ -153,7 +154,7 @@ impl Teaching {
         let n_bytes = cache.header().bytes_per_token();
         context.progress.note(&format!("teacher cache: {n_bytes} bytes per token, {} windows stored", cache.len()));
         let loader = Box::new(move || self.live(context));
-        Ok(Some(Box::new(Remembered::new(
+        Ok(Some(Box::new(CachedTeacher::new(
             &self.folder.spec,
             self.load_options(context).kind,
             cache,
@@ -174,7 +175,7 @@ impl Teaching {
     }
 
     /// A corrected teacher as a model folder.
-    pub fn write(&self, model: &Transformer, masters: &Masters, card: &Card, target: &Path) -> Result<()> {
+    pub fn write(&self, model: &Transformer, masters: &MasterWeights, card: &Card, target: &Path) -> Result<()> {
         let ModelFolder { checkpoint, spec, .. } = &self.folder;
         let card = card.of_another(&self.name, &checkpoint.dir);
         let folder = StudentFolder {
@@ -204,8 +205,8 @@ impl Teaching {
         let ModelFolder { checkpoint, spec, .. } = &self.folder;
         let options = self.load_options(context);
         Ok(match self.options.stream_teacher {
-            true => Box::new(Streamed::new(&checkpoint.tensors, spec, options)),
-            false => Box::new(Loaded(Transformer::load(&checkpoint.tensors, spec, options)?)),
+            true => Box::new(StreamedTeacher::new(&checkpoint.tensors, spec, options)),
+            false => Box::new(InMemoryTeacher(Transformer::load(&checkpoint.tensors, spec, options)?)),
         })
     }
 }

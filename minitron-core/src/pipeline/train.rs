@@ -20,7 +20,7 @@ use super::teaching::{TeacherOptions, Teaching};
 use super::vocabulary::{Compared, Model, Vocabulary};
 use crate::checkpoint::{Claim, MemorySource};
 use crate::data::{
-    BLOCK_TOKENS, DataSpec, Feed, FeedOptions, Reading, Task, TextOptions, Tokenizer, Windows, are_texts,
+    BLOCK_TOKENS, DataLoader, DataSpec, LoaderOptions, Reading, Task, TextOptions, Tokenizer, Windows, are_texts,
 };
 use crate::error::{Error, Result};
 use crate::memory::peak_bytes;
@@ -28,7 +28,7 @@ use crate::plan::Count;
 use crate::registry::PluginSpec;
 use crate::spec::ModelSpec;
 use crate::train::{
-    Correction, Learner, Masters, Objective, Outcome, Saving, Shape, TrainSettings, Trainer, saved_cursor,
+    Correction, Learner, MasterWeights, Objective, Outcome, Saving, Shape, TrainSettings, Trainer, saved_cursor,
 };
 
 /// What `train` and `distill` have in common.
@@ -206,7 +206,7 @@ fn run(
     let settings = setup.settings(context.seed);
     settings.check()?;
     let objective = objective_of(context, setup, losses, &start, teacher.as_ref())?;
-    let feed = RefCell::new(feed(context, setup, &start, &tokenizer, &out)?);
+    let loader = RefCell::new(loader(context, setup, &start, &tokenizer, &out)?);
     let eval_windows = setup.eval_windows(context, &start.spec, &tokenizer)?;
     let asked = teacher.as_ref();
     let corrected = asked.map(|teaching| teaching.corrected(context, &objective)).transpose()?.flatten();
@@ -221,9 +221,9 @@ fn run(
     let modules = modules_of(&start)?;
     let card = card_of(context, setup, &start, teacher.as_ref(), losses)?;
     let folder = StudentFolder::of(&start, (&modules, &card), borrowed_from.as_deref(), &student);
-    let write_best = |masters: &Masters| folder.write(masters, &out.dir.join("best"), &[]);
+    let write_best = |masters: &MasterWeights| folder.write(masters, &out.dir.join("best"), &[]);
     let held_out = (eval_windows.as_ref(), setup.eval_every);
-    let identity = identity(context, losses, &feed.borrow(), held_out, &start.digest(context.seed)?, asked)?;
+    let identity = identity(context, losses, &loader.borrow(), held_out, &start.digest(context.seed)?, asked)?;
     let learner = Learner {
         student: &student,
         objective: &objective,
@@ -235,7 +235,7 @@ fn run(
         learners: &[learner],
         teacher: taught_by.flatten().map(RefCell::new),
         correction,
-        feed: &feed,
+        loader: &loader,
         task: Task::of_model(options, tokenizer.mask, context.seed)?,
         settings: &settings,
         saving: setup.saving(),
@@ -278,13 +278,13 @@ fn objective_of(
 pub(super) fn identity(
     context: &Context,
     losses: &[PluginSpec],
-    feed: &Feed,
+    loader: &DataLoader,
     (eval_windows, eval_every): (Option<&Windows>, Option<u64>),
     student: &str,
     teacher: Option<&Teaching>,
 ) -> Result<Value> {
     Ok(json!({
-        "data": feed.digest(),
+        "data": loader.digest(),
         "eval_data": eval_windows.map(|windows| json!([windows.digest(), eval_every])),
         "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "student": student,
@@ -334,19 +334,25 @@ fn finish(
     Ok(summary(&outcome, &folder.student.spec, out.dir))
 }
 
-fn feed(context: &Context, setup: &Setup, start: &Start, tokenizer: &Arc<Tokenizer>, out: &Output) -> Result<Feed> {
+fn loader(
+    context: &Context,
+    setup: &Setup,
+    start: &Start,
+    tokenizer: &Arc<Tokenizer>,
+    out: &Output,
+) -> Result<DataLoader> {
     let seq_len = seq_len_or_default(setup.seq_len, &start.spec, tokenizer);
     let reading = setup.reading(seq_len, context.seed);
     let (specs, registry) = (setup.data.as_slice(), context.registry);
-    let options = FeedOptions { reading: &reading, specs, tokenizer, registry, block_tokens: BLOCK_TOKENS };
+    let options = LoaderOptions { reading: &reading, specs, tokenizer, registry, block_tokens: BLOCK_TOKENS };
     let cursor = if out.resume { saved_cursor(out.dir) } else { None };
     // The state may be damaged where it says the place: what is resumed in the end says it again.
-    let feed = Feed::open(&options, cursor.as_ref()).or_else(|error| match cursor {
-        Some(_) => Feed::open(&options, None),
+    let loader = DataLoader::open(&options, cursor.as_ref()).or_else(|error| match cursor {
+        Some(_) => DataLoader::open(&options, None),
         None => Err(error),
     })?;
     context.warn_of_date(tokenizer);
-    Ok(feed)
+    Ok(loader)
 }
 
 fn summary(outcome: &Outcome, spec: &ModelSpec, out_dir: &Path) -> Value {

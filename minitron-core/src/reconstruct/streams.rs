@@ -169,7 +169,7 @@ impl StudentEditor<'_> {
             let ids_bt = windows.batch(batch.clone(), device)?;
             let positions_bt = windows.positions(batch, device)?;
             let positions_bt = positions_bt.as_ref();
-            states.push(State::new(frame.embed(Input { ids_bt: &ids_bt, seen_bt: None, positions_bt }, 0)?));
+            states.push(State::new(frame.embed(Input { ids_bt: &ids_bt, attention_mask_bt: None, positions_bt }, 0)?));
             contexts.push(frame.context(0, ids_bt.size2()?.1, None, positions_bt)?);
         }
         Ok((states, contexts))

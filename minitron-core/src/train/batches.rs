@@ -3,7 +3,7 @@
 use tch::Device;
 
 use super::counts::Counts;
-use crate::data::{Feed, Piece, Targets, Task};
+use crate::data::{Batch, DataLoader, Sample, Task};
 use crate::error::Result;
 
 /// A step's batches, one for each pass.
@@ -12,29 +12,34 @@ use crate::error::Result;
 #[derive(Debug)]
 pub(super) struct Batches {
     task: Task,
-    n_brackets: usize,
+    n_special_tokens: usize,
     device: Device,
-    batches: Vec<Batch>,
+    batches: Vec<Pending>,
 }
 
 #[derive(Debug)]
-enum Batch {
-    Built(Targets),
-    Pieces(Vec<Piece>),
+enum Pending {
+    Built(Batch),
+    Samples(Vec<Sample>),
 }
 
 impl Batches {
     /// The next `n_passes` batches of `batch_size` windows.
     ///
     /// # Errors
-    /// As [`Feed::take`].
-    pub fn take(feed: &mut Feed, task: Task, (batch_size, n_passes): (usize, usize), device: Device) -> Result<Self> {
-        let mut batches = Batches { task, n_brackets: feed.n_brackets(), device, batches: Vec::new() };
+    /// As [`DataLoader::take`].
+    pub fn take(
+        loader: &mut DataLoader,
+        task: Task,
+        (batch_size, n_passes): (usize, usize),
+        device: Device,
+    ) -> Result<Self> {
+        let mut batches = Batches { task, n_special_tokens: loader.n_special_tokens(), device, batches: Vec::new() };
         for _ in 0..n_passes {
-            let pieces = feed.take(batch_size)?;
+            let samples = loader.take(batch_size)?;
             batches.batches.push(match n_passes {
-                1 => Batch::Built(batches.build(&pieces, device)?),
-                _ => Batch::Pieces(pieces),
+                1 => Pending::Built(batches.build(&samples, device)?),
+                _ => Pending::Samples(samples),
             });
         }
         Ok(batches)
@@ -47,20 +52,20 @@ impl Batches {
 
     /// What the step's losses are averaged over.
     pub fn counts(&self) -> Result<Counts> {
-        let of = |batch: &Batch| match batch {
-            Batch::Built(targets) => Counts::of(targets),
-            Batch::Pieces(pieces) => Counts::of(&self.build(pieces, Device::Cpu)?),
+        let of = |pending: &Pending| match pending {
+            Pending::Built(batch) => Counts::of(batch),
+            Pending::Samples(samples) => Counts::of(&self.build(samples, Device::Cpu)?),
         };
         self.batches.iter().map(of).sum()
     }
 
     /// Shows every batch in turn.
-    pub fn each(&self, mut look: impl FnMut(&Targets) -> Result<()>) -> Result<()> {
-        for batch in &self.batches {
-            match batch {
-                Batch::Built(targets) => look(targets)?,
-                Batch::Pieces(pieces) => {
-                    let build = || self.build(pieces, self.device);
+    pub fn each(&self, mut look: impl FnMut(&Batch) -> Result<()>) -> Result<()> {
+        for pending in &self.batches {
+            match pending {
+                Pending::Built(batch) => look(batch)?,
+                Pending::Samples(samples) => {
+                    let build = || self.build(samples, self.device);
                     look(&tracing::debug_span!("data").in_scope(build)?)?;
                 }
             }
@@ -68,7 +73,7 @@ impl Batches {
         Ok(())
     }
 
-    fn build(&self, pieces: &[Piece], device: Device) -> Result<Targets> {
-        self.task.batch_of(pieces, self.n_brackets, device)
+    fn build(&self, samples: &[Sample], device: Device) -> Result<Batch> {
+        self.task.batch_of(samples, self.n_special_tokens, device)
     }
 }

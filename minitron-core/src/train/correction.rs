@@ -2,8 +2,8 @@
 
 use super::counts::Counts;
 use super::objective::Objective;
-use super::optimizer::{AdamW, Masters};
-use crate::data::Targets;
+use super::optimizer::{AdamW, MasterWeights};
+use crate::data::Batch;
 use crate::error::Result;
 use crate::model::Transformer;
 
@@ -31,15 +31,15 @@ impl Correction<'_> {
     }
 
     /// Adds a batch's part of the gradient of a `whole` step; returns its part of the loss.
-    pub(super) fn backward(&self, targets: &Targets, whole: Counts) -> Result<f64> {
-        Ok(self.objective.backward(self.model, None, targets, whole)?.total)
+    pub(super) fn backward(&self, batch: &Batch, whole: Counts) -> Result<f64> {
+        Ok(self.objective.backward(self.model, None, batch, whole)?.total)
     }
 
     pub(super) fn gradient_norm(&self, optimizer: &AdamW) -> Result<f64> {
         optimizer.gradient_norm(GROUP)
     }
 
-    pub(super) fn masters(&self, optimizer: &AdamW) -> Masters {
+    pub(super) fn masters(&self, optimizer: &AdamW) -> MasterWeights {
         optimizer.masters(PREFIX)
     }
 }

@@ -4,7 +4,7 @@ use std::iter::Sum;
 
 use tch::Kind;
 
-use crate::data::Targets;
+use crate::data::Batch;
 use crate::error::Result;
 
 /// What losses are averaged over: a step's, of all its passes.
@@ -21,12 +21,12 @@ impl Counts {
     ///
     /// # Errors
     /// `Torch` when the attention mask cannot be read.
-    pub fn of(targets: &Targets) -> Result<Self> {
-        let tokens = match targets.compared_bt() {
+    pub fn of(batch: &Batch) -> Result<Self> {
+        let tokens = match batch.compared_bt() {
             Some(compared_bt) => compared_bt.f_sum(Kind::Int64)?.f_int64_value(&[])?,
-            None => targets.ids_bt.numel() as i64,
+            None => batch.ids_bt.numel() as i64,
         };
-        Ok(Counts { predictions: targets.n_rows(), tokens })
+        Ok(Counts { predictions: batch.n_rows(), tokens })
     }
 
     /// Of both together.

@@ -8,8 +8,8 @@ use tch::{Kind, Reduction, Tensor};
 use super::counts::{Counts, mean};
 use super::objective::{Objective, ask};
 use super::states::StateTerm;
-use super::teacher::{Kept, Lesson, Teacher, losses};
-use crate::data::{Targets, Task, Windows};
+use super::teacher::{Kept, Teacher, TeacherOutput, losses};
+use crate::data::{Batch, Task, Windows};
 use crate::error::{Error, Present, Result};
 use crate::model::{Site, Transformer, row_chunks};
 
@@ -105,11 +105,11 @@ impl<'a> Evaluation<'a> {
         let _span = tracing::info_span!("evaluate", n_models = subjects.len()).entered();
         let Some(device) = subjects.first().map(|(student, _)| student.device) else { return Ok(Vec::new()) };
         let mut evaluations: Vec<Evaluation> = subjects.into_iter().map(Evaluation::start).collect();
-        for batch in held_out.windows.batches(held_out.batch_size) {
-            let targets = task.batch(held_out.windows, &batch.collect::<Vec<_>>(), device)?;
+        for range in held_out.windows.batches(held_out.batch_size) {
+            let batch = task.batch(held_out.windows, &range.collect::<Vec<_>>(), device)?;
             let objectives = evaluations.iter().map(|evaluation| evaluation.objective);
-            let lesson = ask(objectives, teacher.as_deref_mut(), &targets)?;
-            evaluations.iter_mut().try_for_each(|evaluation| evaluation.add(lesson.as_deref(), &targets))?;
+            let output = ask(objectives, teacher.as_deref_mut(), &batch)?;
+            evaluations.iter_mut().try_for_each(|evaluation| evaluation.add(output.as_deref(), &batch))?;
         }
         evaluations.into_iter().map(Evaluation::finish).collect()
     }
@@ -122,28 +122,33 @@ impl<'a> Evaluation<'a> {
     }
 
     /// Adds a batch.
-    pub fn add(&mut self, lesson: Option<&(dyn Lesson + '_)>, targets: &Targets) -> Result<()> {
+    pub fn add(&mut self, output: Option<&(dyn TeacherOutput + '_)>, batch: &Batch) -> Result<()> {
         let mut kept = Kept::at(&self.sites);
-        let hidden_bte = self.student.hidden(targets.input(), &mut kept, None)?;
-        let counts = Counts::of(targets)?;
-        if let Some(lesson) = lesson {
+        let hidden_bte = self.student.hidden(batch.input(), &mut kept, None)?;
+        let counts = Counts::of(batch)?;
+        if let Some(output) = output {
             let on_states = self.sums.get_mut(self.objective.terms.len()..).present("sums of losses on states")?;
             for (term, sum) in self.objective.states.iter().zip(on_states) {
-                let value = term.value(&kept.states, |site| lesson.states(site), targets.compared_bt())?;
+                let value = term.value(&kept.states, |site| output.states(site), batch.compared_bt())?;
                 *sum += value.f_double_value(&[])? * counts.tokens as f64;
             }
         }
         self.counts = self.counts.plus(counts);
-        if self.student.has_head() { self.add_rows(lesson, targets, &hidden_bte) } else { Ok(()) }
+        if self.student.has_head() { self.add_rows(output, batch, &hidden_bte) } else { Ok(()) }
     }
 
     /// What the rows of a batch lose by every term on logits, and by the likelihood.
-    fn add_rows(&mut self, lesson: Option<&(dyn Lesson + '_)>, targets: &Targets, hidden_bte: &Tensor) -> Result<()> {
-        let hidden_ne = targets.rows(hidden_bte)?;
-        for (start, len) in row_chunks(targets.n_rows(), self.student.spec.options.vocab) {
-            let labels_n = targets.labels_n.f_narrow(0, start, len)?;
+    fn add_rows(
+        &mut self,
+        output: Option<&(dyn TeacherOutput + '_)>,
+        batch: &Batch,
+        hidden_bte: &Tensor,
+    ) -> Result<()> {
+        let hidden_ne = batch.rows(hidden_bte)?;
+        for (start, len) in row_chunks(batch.n_rows(), self.student.spec.options.vocab) {
+            let labels_n = batch.labels_n.f_narrow(0, start, len)?;
             let student_nv = self.student.logits(&hidden_ne.f_narrow(0, start, len)?)?;
-            let teacher_nv = self.objective.teacher_rows(lesson, start, len, &student_nv)?;
+            let teacher_nv = self.objective.teacher_rows(output, start, len, &student_nv)?;
             for (term, sum) in self.objective.terms.iter().zip(&mut self.sums) {
                 let loss_n = losses(term, &student_nv, teacher_nv.as_ref(), &labels_n)?;
                 *sum += loss_n.f_sum(Kind::Double)?.f_double_value(&[])?;

@@ -11,19 +11,19 @@ use super::counts::Counts;
 use super::held_out::{Best, HeldOutLoss};
 use super::metrics::{Clock, Metrics};
 use super::objective::Objective;
-use super::optimizer::{AdamW, Masters};
+use super::optimizer::{AdamW, MasterWeights};
 use super::resume::{self, State};
 use super::run::Trained;
 use super::settings::TrainSettings;
 use super::step::{Step, Weighed, recent_loss};
-use super::teacher::Lesson;
-use crate::data::Targets;
+use super::teacher::TeacherOutput;
+use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::progress::Progress;
 
 /// Writes a student, whose masters these are.
-pub type WriteStudent<'a> = &'a dyn Fn(&Masters) -> Result<()>;
+pub type WriteStudent<'a> = &'a dyn Fn(&MasterWeights) -> Result<()>;
 
 /// One model that learns.
 pub struct Learner<'a> {
@@ -76,9 +76,9 @@ impl Outcome {
 }
 
 /// A learner on its way.
-pub(super) struct Course<'a> {
+pub(super) struct TrainState<'a> {
     pub learner: &'a Learner<'a>,
-    pub state: State,
+    pub saved: State,
     /// Why it goes no further.
     pub failure: Option<Error>,
     optimizer: AdamW,
@@ -88,7 +88,7 @@ pub(super) struct Course<'a> {
     step: Step,
 }
 
-impl<'a> Course<'a> {
+impl<'a> TrainState<'a> {
     /// At an earlier state, restored, or at the beginning, and then nothing of another run stays. `start` is what a run from
     /// the beginning starts with.
     pub fn open(
@@ -112,7 +112,7 @@ impl<'a> Course<'a> {
         let metrics = Metrics::open(learner.out_dir, &state)?;
         let clock = Clock::after(state.elapsed_s);
         let (recent, step) = (metrics.losses()?, Step::default());
-        Ok(Course { learner, state, failure: None, optimizer, metrics, clock, recent, step })
+        Ok(TrainState { learner, saved: state, failure: None, optimizer, metrics, clock, recent, step })
     }
 
     /// Begins a step of all these predictions and tokens.
@@ -128,17 +128,17 @@ impl<'a> Course<'a> {
     /// Adds the gradient of one of the step's batches.
     pub fn learn(
         &mut self,
-        targets: &Targets,
-        lesson: Option<&(dyn Lesson + '_)>,
+        batch: &Batch,
+        output: Option<&(dyn TeacherOutput + '_)>,
         correction: Option<&Correction>,
     ) -> Result<()> {
         let Learner { student, objective, .. } = self.learner;
         let _span = tracing::debug_span!("student").entered();
         let (whole, factors) = (self.step.counts, self.step.factors.as_deref());
-        let means = objective.learn(student, lesson, targets, whole, factors)?;
+        let means = objective.learn(student, output, batch, whole, factors)?;
         if let Some(correction) = correction.filter(|_| whole.predictions > 0) {
             let (loss, _) = self.step.teacher.unwrap_or_default();
-            self.step.teacher = Some((loss + correction.backward(targets, whole)?, 0.0));
+            self.step.teacher = Some((loss + correction.backward(batch, whole)?, 0.0));
         }
         self.step.add(&means);
         Ok(())
@@ -166,7 +166,7 @@ impl<'a> Course<'a> {
         } else {
             self.optimizer.skip()?;
         }
-        self.state.count(step, n_tokens, (done.is_applied(), done.is_empty));
+        self.saved.count(step, n_tokens, (done.is_applied(), done.is_empty));
         Ok(done)
     }
 
@@ -174,31 +174,31 @@ impl<'a> Course<'a> {
     /// run that ends in between comes here again.
     pub fn judge(&mut self, found: &HeldOutLoss) -> Result<bool> {
         let loss = found.value();
-        if !loss.is_finite() || self.state.best.is_some_and(|best| loss >= best.loss) {
+        if !loss.is_finite() || self.saved.best.is_some_and(|best| loss >= best.loss) {
             return Ok(false);
         }
         if let Some(write) = self.learner.write_best {
             write(&self.optimizer.masters(""))?;
         }
-        self.state.best = Some(Best { step: self.state.step, loss });
+        self.saved.best = Some(Best { step: self.saved.step, loss });
         Ok(self.learner.write_best.is_some())
     }
 
     /// Writes a step's line.
     pub fn note(&mut self, lr: f64, done: &Step, evaluated: Option<&HeldOutLoss>) -> Result<()> {
         let record = self.record(lr, done, evaluated);
-        self.metrics.write(self.state.step, &record)
+        self.metrics.write(self.saved.step, &record)
     }
 
     fn record(&self, lr: f64, done: &Step, evaluated: Option<&HeldOutLoss>) -> Value {
         let objective = self.learner.objective;
         let mut record = Map::from_iter([
-            ("step".to_owned(), json!(self.state.step)),
-            ("n_tokens".to_owned(), json!(self.state.n_tokens)),
+            ("step".to_owned(), json!(self.saved.step)),
+            ("n_tokens".to_owned(), json!(self.saved.n_tokens)),
             ("loss".to_owned(), json!(done.loss)),
             ("lr".to_owned(), json!(lr)),
             ("grad_norm".to_owned(), json!(done.norm)),
-            ("n_skipped".to_owned(), json!(self.state.n_skipped)),
+            ("n_skipped".to_owned(), json!(self.saved.n_skipped)),
             ("elapsed_s".to_owned(), json!(self.clock.elapsed())),
             ("tokens_per_second".to_owned(), json!(self.clock.rate())),
         ]);
@@ -222,21 +222,21 @@ impl<'a> Course<'a> {
     /// `Data` where an update has left what no later one mends: the states before stay.
     pub fn save(&mut self, cursor: crate::data::Cursor, keep: usize) -> Result<()> {
         if let Some(name) = self.optimizer.not_finite()? {
-            let what = format!("`{name}` or its moments are not finite after step {}", self.state.step);
+            let what = format!("`{name}` or its moments are not finite after step {}", self.saved.step);
             return Err(self.diverged(&what));
         }
-        self.state.metrics_len = self.metrics.sync()?;
-        (self.state.data, self.state.elapsed_s) = (cursor, self.clock.elapsed());
-        resume::save(self.learner.out_dir, &self.state, &self.optimizer, keep)
+        self.saved.metrics_len = self.metrics.sync()?;
+        (self.saved.data, self.saved.elapsed_s) = (cursor, self.clock.elapsed());
+        resume::save(self.learner.out_dir, &self.saved, &self.optimizer, keep)
     }
 
     /// Ends a run whose last steps all changed nothing.
     pub fn refuse_divergence(&self, done: &Step, max_skipped: u64) -> Result<()> {
-        if self.state.n_skipped_in_row < max_skipped.max(1) {
+        if self.saved.n_skipped_in_row < max_skipped.max(1) {
             return Ok(());
         }
         let Step { loss, norm, .. } = done;
-        let (step, in_row) = (self.state.step, self.state.n_skipped_in_row);
+        let (step, in_row) = (self.saved.step, self.saved.n_skipped_in_row);
         let what = format!("loss {loss}, gradient norm {norm} at step {step}, {in_row} skipped in a row");
         Err(self.diverged(&what))
     }
@@ -261,12 +261,12 @@ impl<'a> Course<'a> {
             return Err(failure);
         }
         let outcome = Outcome {
-            n_steps: self.state.step,
+            n_steps: self.saved.step,
             n_planned,
-            n_tokens: self.state.n_tokens,
-            n_skipped: self.state.n_skipped,
+            n_tokens: self.saved.n_tokens,
+            n_skipped: self.saved.n_skipped,
             loss: recent_loss(&self.recent),
-            best: self.state.best,
+            best: self.saved.best,
             is_interrupted,
             tokens_per_second: self.clock.rate(),
             memory_bytes: 0,

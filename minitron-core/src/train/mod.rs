@@ -30,11 +30,13 @@ pub use held_out::{Best, HeldOut, HeldOutLoss, evaluate_all};
 pub use learner::{Learner, Outcome, WriteStudent};
 pub use memory::{BatchShape, StepMemory};
 pub use objective::{Means, Objective, Term};
-pub use optimizer::{AdamW, AdamWSettings, Masters};
+pub use optimizer::{AdamW, AdamWSettings, MasterWeights};
 pub use resume::{clear as clear_state, has_state, saved_cursor};
 pub use run::{Run, Trained, Trainer};
 pub use saving::Saving;
 pub use schedule::{Schedule, Shape};
 pub use settings::TrainSettings;
 pub use states::{LiftStart, StateTerm, Weight};
-pub use teacher::{CacheHeader, CacheType, Lesson, Loaded, Remembered, Streamed, Teacher, TeacherCache};
+pub use teacher::{
+    CacheHeader, CacheType, CachedTeacher, InMemoryTeacher, StreamedTeacher, Teacher, TeacherCache, TeacherOutput,
+};

@@ -9,9 +9,9 @@ use tracing::debug_span;
 use super::counts::{Counts, mean};
 use super::pass::{Pass, at_least, plus};
 use super::states::StateTerm;
-use super::teacher::{Lesson, Teacher, losses};
+use super::teacher::{Teacher, TeacherOutput, losses};
 use crate::contract::{LogitLoss, TeacherNeed};
-use crate::data::Targets;
+use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::{Parameter, Site, Transformer};
 
@@ -126,11 +126,11 @@ impl Objective {
         &self,
         student: &Transformer,
         teacher: Option<&mut (dyn Teacher + '_)>,
-        targets: &Targets,
+        batch: &Batch,
         whole: Counts,
     ) -> Result<Means> {
-        let lesson = ask([self], teacher, targets)?;
-        self.learn(student, lesson.as_deref(), targets, whole, None)
+        let output = ask([self], teacher, batch)?;
+        self.learn(student, output.as_deref(), batch, whole, None)
     }
 
     /// The same from what a teacher said to the batch. `factors` are those of the losses on states, where the step's values
@@ -141,35 +141,35 @@ impl Objective {
     pub(super) fn learn(
         &self,
         student: &Transformer,
-        lesson: Option<&(dyn Lesson + '_)>,
-        targets: &Targets,
+        output: Option<&(dyn TeacherOutput + '_)>,
+        batch: &Batch,
         whole: Counts,
         factors: Option<&[f64]>,
     ) -> Result<Means> {
-        let batch = Counts::of(targets)?;
+        let counts = Counts::of(batch)?;
         let mut sums = vec![0.0; self.terms.len()];
-        if !self.counts_any(batch) {
+        if !self.counts_any(counts) {
             return Ok(Means { terms: vec![0.0; self.terms.len() + self.states.len()], total: 0.0 });
         }
         let sites: BTreeSet<Site> = self.states.iter().flat_map(StateTerm::student_sites).collect();
-        let forward = || Pass::forward(student, targets.input(), &sites, self.recompute);
+        let forward = || Pass::forward(student, batch.input(), &sites, self.recompute);
         let pass = debug_span!("forward").in_scope(forward)?;
         let mut scalar: Option<Tensor> = None;
-        if !self.terms.is_empty() && batch.predictions > 0 {
-            let inputs_ne = student.frame.head()?.inputs(&targets.rows(&pass.hidden_bte)?)?;
-            let gradient = || self.logit_gradient(student, lesson, targets, (&inputs_ne, whole), &mut sums);
+        if !self.terms.is_empty() && counts.predictions > 0 {
+            let inputs_ne = student.frame.head()?.inputs(&batch.rows(&pass.hidden_bte)?)?;
+            let gradient = || self.logit_gradient(student, output, batch, (&inputs_ne, whole), &mut sums);
             let gradient_ne = debug_span!("losses").in_scope(gradient)?;
             // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
             scalar = Some(inputs_ne.f_mul(&gradient_ne)?.f_sum(inputs_ne.f_kind()?)?);
         }
         let mut values = Vec::new();
         for term in &self.states {
-            let lesson = lesson.ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
-            values.push(term.value(&pass.states, |site| lesson.states(site), targets.compared_bt())?);
+            let output = output.ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
+            values.push(term.value(&pass.states, |site| output.states(site), batch.compared_bt())?);
         }
         let on_states = values.iter().map(|value| Ok(value.f_double_value(&[])?)).collect::<Result<Vec<_>>>()?;
-        let factors = factors.map_or_else(|| self.factors_of_batch(&sums, batch, &on_states), <[f64]>::to_vec);
-        let share = mean(batch.tokens as f64, whole.tokens);
+        let factors = factors.map_or_else(|| self.factors_of_batch(&sums, counts, &on_states), <[f64]>::to_vec);
+        let share = mean(counts.tokens as f64, whole.tokens);
         for (value, factor) in values.iter().zip(&factors) {
             let part = value.f_mul_scalar(factor * share)?;
             scalar = Some(plus(scalar, part)?);
@@ -180,8 +180,8 @@ impl Objective {
     }
 
     /// Factors that follow from one batch alone.
-    fn factors_of_batch(&self, sums: &[f64], batch: Counts, on_states: &[f64]) -> Vec<f64> {
-        let on_logits = sums.iter().map(|sum| mean(*sum, batch.predictions));
+    fn factors_of_batch(&self, sums: &[f64], counts: Counts, on_states: &[f64]) -> Vec<f64> {
+        let on_logits = sums.iter().map(|sum| mean(*sum, counts.predictions));
         self.factors(&on_logits.chain(on_states.iter().copied()).collect::<Vec<_>>())
     }
 
@@ -203,13 +203,13 @@ impl Objective {
     /// The teacher's logits at some rows, where a loss compares with them; in the student's type or a wider one.
     pub(super) fn teacher_rows(
         &self,
-        lesson: Option<&(dyn Lesson + '_)>,
+        output: Option<&(dyn TeacherOutput + '_)>,
         start: i64,
         len: i64,
         student_nv: &Tensor,
     ) -> Result<Option<Tensor>> {
-        let lesson = lesson.filter(|_| self.needs_teacher_logits());
-        lesson.map(|lesson| at_least(lesson.logits(start, len, student_nv)?, student_nv.f_kind()?)).transpose()
+        let output = output.filter(|_| self.needs_teacher_logits());
+        output.map(|output| at_least(output.logits(start, len, student_nv)?, student_nv.f_kind()?)).transpose()
     }
 
     /// Gradient of the losses on logits, over all predictions of the step, with respect to the rows [N, E] that the head
@@ -217,16 +217,16 @@ impl Objective {
     fn logit_gradient(
         &self,
         student: &Transformer,
-        lesson: Option<&(dyn Lesson + '_)>,
-        targets: &Targets,
+        output: Option<&(dyn TeacherOutput + '_)>,
+        batch: &Batch,
         (inputs_ne, whole): (&Tensor, Counts),
         sums: &mut [f64],
     ) -> Result<Tensor> {
         let head = student.frame.head()?;
         head.gradient(inputs_ne, student.spec.options.vocab, |student_nv, start| {
             let len = student_nv.size2()?.0;
-            let labels_n = targets.labels_n.f_narrow(0, start, len)?;
-            let teacher_nv = self.teacher_rows(lesson, start, len, student_nv)?;
+            let labels_n = batch.labels_n.f_narrow(0, start, len)?;
+            let teacher_nv = self.teacher_rows(output, start, len, student_nv)?;
             let total = self.chunk(student_nv, teacher_nv.as_ref(), &labels_n, sums)?;
             Ok(total.f_mul_scalar(mean(1.0, whole.predictions))?)
         })
@@ -261,18 +261,18 @@ impl Objective {
 pub(super) fn ask<'t, 'o>(
     objectives: impl IntoIterator<Item = &'o Objective>,
     teacher: Option<&'t mut (dyn Teacher + '_)>,
-    targets: &Targets,
-) -> Result<Option<Box<dyn Lesson + 't>>> {
-    let predicts = targets.n_rows() > 0;
+    batch: &Batch,
+) -> Result<Option<Box<dyn TeacherOutput + 't>>> {
+    let predicts = batch.n_rows() > 0;
     let asks = |objective: &&Objective| !objective.states.is_empty() || (predicts && objective.needs_teacher_logits());
     let asking: Vec<&Objective> = objectives.into_iter().filter(asks).collect();
     let Some(teacher) = teacher.filter(|_| !asking.is_empty()) else { return Ok(None) };
-    let _span = debug_span!("teacher", n_windows = targets.n_windows()).entered();
+    let _span = debug_span!("teacher", n_windows = batch.n_windows()).entered();
     let sites = asking.iter().flat_map(|objective| &objective.states).flat_map(StateTerm::teacher_sites).collect();
     let with_logits = predicts && asking.iter().any(|objective| objective.needs_teacher_logits());
-    let mut lesson = teacher.lesson(targets, with_logits, &sites)?;
+    let mut output = teacher.forward(batch, with_logits, &sites)?;
     if asking.len() > 1 {
-        lesson.keep();
+        output.keep();
     }
-    Ok(Some(lesson))
+    Ok(Some(output))
 }

@@ -33,7 +33,7 @@ impl Default for AdamWSettings {
 }
 
 /// Weights in f32 by name, where the model computes in less.
-pub type Masters = BTreeMap<String, Tensor>;
+pub type MasterWeights = BTreeMap<String, Tensor>;
 
 /// Moments and masters, f32 whatever the model computes in.
 ///
@@ -143,7 +143,7 @@ impl AdamW {
 
     /// What a trained model is written from, where it computes in less than f32: those whose names begin with `prefix`,
     /// without it.
-    pub fn masters(&self, prefix: &str) -> Masters {
+    pub fn masters(&self, prefix: &str) -> MasterWeights {
         let master =
             |state: &State| Some((state.name.strip_prefix(prefix)?.to_owned(), state.master.as_ref()?.shallow_clone()));
         self.states.iter().filter_map(master).collect()

@@ -36,7 +36,7 @@ impl<'m> Pass<'m> {
         recompute: bool,
     ) -> Result<Self> {
         let mut kept = Kept::at(sites);
-        let context = model.frame.context(0, input.ids_bt.size2()?.1, input.seen_bt, input.positions_bt)?;
+        let context = model.frame.context(0, input.ids_bt.size2()?.1, input.attention_mask_bt, input.positions_bt)?;
         if !recompute {
             let hidden_bte = model.hidden(input, &mut kept, None)?;
             return Ok(Pass { model, input, context, sites, inputs: None, hidden_bte, states: kept.states });

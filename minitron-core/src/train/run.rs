@@ -10,16 +10,16 @@ use super::batches::Batches;
 use super::correction::Correction;
 use super::counts::Counts;
 use super::held_out::{Evaluation, HeldOut, HeldOutLoss};
-use super::learner::{Course, Learner, Outcome};
+use super::learner::{Learner, Outcome, TrainState};
 use super::memory::{BatchShape, StepMemory};
 use super::objective::ask;
-use super::optimizer::Masters;
+use super::optimizer::MasterWeights;
 use super::resume::State;
 use super::saving::Saving;
 use super::settings::TrainSettings;
 use super::step::Step;
 use super::teacher::Teacher;
-use crate::data::{Feed, Task};
+use crate::data::{DataLoader, Task};
 use crate::error::{Error, Result};
 use crate::memory::{available_bytes, resident_bytes};
 use crate::progress::{Interrupt, Progress};
@@ -39,7 +39,7 @@ pub struct Trainer<'a> {
     /// Where the teacher learns on meanwhile, beside a single learner.
     pub correction: Option<Correction<'a>>,
     /// What to learn from.
-    pub feed: &'a RefCell<Feed>,
+    pub loader: &'a RefCell<DataLoader>,
     /// Next tokens, masked ones, or none.
     pub task: Task,
     /// How.
@@ -58,13 +58,13 @@ pub struct Trainer<'a> {
     pub interrupt: &'a Interrupt,
 }
 
-/// Masters of what was trained, where it computes in less than f32.
+/// MasterWeights of what was trained, where it computes in less than f32.
 #[derive(Debug)]
 pub struct Trained {
     /// The student's.
-    pub student: Masters,
+    pub student: MasterWeights,
     /// Those of a teacher that was corrected.
-    pub teacher: Option<Masters>,
+    pub teacher: Option<MasterWeights>,
 }
 
 /// How all of a run's learners went.
@@ -96,10 +96,10 @@ impl Trainer<'_> {
         self.check()?;
         let _span = info_span!("train", n_learners = self.learners.len()).entered();
         let memory = self.memory();
-        let mut courses = self.courses(resume)?;
-        let width = self.feed.borrow().mean_width();
+        let mut states = self.states(resume)?;
+        let width = self.loader.borrow().mean_width();
         let (schedule, per_step) = (self.settings.schedule(width), self.settings.tokens_per_step(width));
-        let first = courses.iter().map(|course| course.state.step).min().unwrap_or(0);
+        let first = states.iter().map(|state| state.saved.step).min().unwrap_or(0);
         let last = self.stop_after.unwrap_or(schedule.n_steps).min(schedule.n_steps);
         let mut timer = self.saving.timer(schedule.n_steps);
         self.progress.note(&memory.says());
@@ -112,11 +112,11 @@ impl Trainer<'_> {
         self.progress.advance(first.saturating_mul(per_step), "");
         for step in first + 1..=last {
             let _span = debug_span!("step", step).entered();
-            if courses.iter().all(|course| course.failure.is_some()) {
+            if states.iter().all(|state| state.failure.is_some()) {
                 break;
             }
-            let behind = |course: &&mut Course| course.state.step < step && course.failure.is_none();
-            let mut group: Vec<&mut Course> = courses.iter_mut().filter(behind).collect();
+            let behind = |state: &&mut TrainState| state.saved.step < step && state.failure.is_none();
+            let mut group: Vec<&mut TrainState> = states.iter_mut().filter(behind).collect();
             let (lr, begin) = (schedule.at(step), Instant::now());
             for (sum, time) in teacher_s.iter_mut().zip(self.learn(&mut group)?) {
                 *sum += time.as_secs_f64();
@@ -124,7 +124,7 @@ impl Trainer<'_> {
             let done = self.apply(&mut group, step, per_step, lr)?;
             note.warn_of_empty(step, &done, self.progress);
             let took = begin.elapsed().checked_div(group.len() as u32).unwrap_or_default();
-            group.iter_mut().for_each(|course| course.tick(per_step, took));
+            group.iter_mut().for_each(|state| state.tick(per_step, took));
             let evaluated = match &self.held_out {
                 Some(held_out) if step == schedule.n_steps || timer.is_evaluated(step, held_out) => {
                     self.evaluate(held_out, &mut group)?
@@ -145,31 +145,31 @@ impl Trainer<'_> {
             }
         }
         self.progress.finish();
-        let end = |course: Course| {
-            let (outcome, trained) = course.end(schedule.n_steps, is_interrupted, self.correction.as_ref())?;
+        let end = |state: TrainState| {
+            let (outcome, trained) = state.end(schedule.n_steps, is_interrupted, self.correction.as_ref())?;
             Ok((Outcome { memory_bytes: memory.total(), ..outcome }, trained))
         };
         let [teacher_s, spared_s] = teacher_s;
-        Ok(Run { learners: courses.into_iter().map(end).collect(), teacher_s, spared_s })
+        Ok(Run { learners: states.into_iter().map(end).collect(), teacher_s, spared_s })
     }
 
     /// Every learner where it stands, and the text at the place of the one that is least far.
-    fn courses(&self, resume: bool) -> Result<Vec<Course<'_>>> {
-        let begin = self.feed.borrow().cursor();
+    fn states(&self, resume: bool) -> Result<Vec<TrainState<'_>>> {
+        let begin = self.loader.borrow().cursor();
         let open = |learner| {
             let start = |identity| State::start(identity, begin.clone());
-            Course::open(learner, self.settings, self.correction.as_ref(), (resume, start), self.progress)
+            TrainState::open(learner, self.settings, self.correction.as_ref(), (resume, start), self.progress)
         };
-        let courses = self.learners.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let least = courses.iter().min_by_key(|course| course.state.step);
-        if let Some(course) = least.filter(|course| course.state.step > 0) {
-            self.feed.borrow_mut().seek(&course.state.data)?;
+        let states = self.learners.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let least = states.iter().min_by_key(|state| state.saved.step);
+        if let Some(state) = least.filter(|state| state.saved.step > 0) {
+            self.loader.borrow_mut().seek(&state.saved.data)?;
         }
-        Ok(courses)
+        Ok(states)
     }
 
     /// Shows a step's batches to everyone; returns the time that the teacher took, and that which it was spared.
-    fn learn(&self, group: &mut [&mut Course]) -> Result<[Duration; 2]> {
+    fn learn(&self, group: &mut [&mut TrainState]) -> Result<[Duration; 2]> {
         let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
         let (mut took, mut spared) = (Duration::ZERO, Duration::ZERO);
         let n_others = (group.len() as u32).saturating_sub(1);
@@ -177,19 +177,19 @@ impl Trainer<'_> {
             return Ok([took, spared]);
         };
         let (batches, whole) = debug_span!("data").in_scope(|| self.batches(device))?;
-        group.iter_mut().for_each(|course| course.begin(whole));
+        group.iter_mut().for_each(|state| state.begin(whole));
         if batches.len() > 1 {
             took += weigh(&batches, group, teacher.as_mut().map(|teacher| &mut ***teacher))?;
         }
-        batches.each(|targets| {
+        batches.each(|batch| {
             let begin = Instant::now();
-            let objectives = group.iter().map(|course| course.learner.objective);
-            let lesson = ask(objectives, teacher.as_mut().map(|teacher| &mut ***teacher), targets)?;
+            let objectives = group.iter().map(|state| state.learner.objective);
+            let output = ask(objectives, teacher.as_mut().map(|teacher| &mut ***teacher), batch)?;
             let asking = begin.elapsed();
-            for course in &mut *group {
-                course.learn(targets, lesson.as_deref(), self.correction.as_ref())?;
+            for state in &mut *group {
+                state.learn(batch, output.as_deref(), self.correction.as_ref())?;
             }
-            let (by_logits, kept) = lesson.map(|lesson| lesson.took()).unwrap_or_default();
+            let (by_logits, kept) = output.map(|output| output.took()).unwrap_or_default();
             took += asking + by_logits;
             spared += asking.saturating_mul(n_others) + kept;
             Ok(())
@@ -200,44 +200,44 @@ impl Trainer<'_> {
     /// The next step's batches, and over how much they are averaged.
     fn batches(&self, device: Device) -> Result<(Batches, Counts)> {
         let passes = (self.settings.batch_size, self.settings.accumulate);
-        let batches = Batches::take(&mut self.feed.borrow_mut(), self.task, passes, device)?;
+        let batches = Batches::take(&mut self.loader.borrow_mut(), self.task, passes, device)?;
         let whole = batches.counts()?;
         Ok((batches, whole))
     }
 
-    fn apply(&self, group: &mut [&mut Course], step: u64, per_step: u64, lr: f64) -> Result<Vec<Step>> {
+    fn apply(&self, group: &mut [&mut TrainState], step: u64, per_step: u64, lr: f64) -> Result<Vec<Step>> {
         let place = (step, step * per_step);
-        let apply = |course: &mut &mut Course| course.apply(place, lr, self.settings.clip, self.correction.as_ref());
+        let apply = |state: &mut &mut TrainState| state.apply(place, lr, self.settings.clip, self.correction.as_ref());
         group.iter_mut().map(apply).collect()
     }
 
     /// Measures everyone on the held-out text; the teacher is asked once for each batch.
-    fn evaluate(&self, held_out: &HeldOut, group: &mut [&mut Course]) -> Result<Vec<HeldOutLoss>> {
+    fn evaluate(&self, held_out: &HeldOut, group: &mut [&mut TrainState]) -> Result<Vec<HeldOutLoss>> {
         let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
-        let subjects = group.iter().map(|course| (course.learner.student, course.learner.objective)).collect();
+        let subjects = group.iter().map(|state| (state.learner.student, state.learner.objective)).collect();
         Evaluation::of(subjects, teacher.as_mut().map(|teacher| &mut ***teacher), self.task, held_out)
     }
 
     /// Writes down what a step gave; true where an evaluation was some learner's best.
-    fn record(&self, group: &mut [&mut Course], lr: f64, done: &[Step], evaluated: &[HeldOutLoss]) -> Result<bool> {
+    fn record(&self, group: &mut [&mut TrainState], lr: f64, done: &[Step], evaluated: &[HeldOutLoss]) -> Result<bool> {
         let mut is_best = false;
-        for (idx, (course, done)) in group.iter_mut().zip(done).enumerate() {
+        for (idx, (state, done)) in group.iter_mut().zip(done).enumerate() {
             let evaluated = evaluated.get(idx);
-            is_best |= evaluated.map(|found| course.judge(found)).transpose()?.unwrap_or(false);
-            course.note(lr, done, evaluated)?;
-            course.failure = course.refuse_divergence(done, self.max_skipped).err();
+            is_best |= evaluated.map(|found| state.judge(found)).transpose()?.unwrap_or(false);
+            state.note(lr, done, evaluated)?;
+            state.failure = state.refuse_divergence(done, self.max_skipped).err();
         }
         Ok(is_best)
     }
 
-    fn save(&self, group: &mut [&mut Course]) -> Result<()> {
+    fn save(&self, group: &mut [&mut TrainState]) -> Result<()> {
         if let Some(teacher) = &self.teacher {
             teacher.borrow_mut().settle()?;
         }
         // The state before a learner's divergence is the one to go on from.
-        for course in group.iter_mut().filter(|course| course.failure.is_none()) {
-            match course.save(self.feed.borrow().cursor(), self.saving.keep) {
-                Err(error @ Error::Data(_)) => course.failure = Some(error),
+        for state in group.iter_mut().filter(|state| state.failure.is_none()) {
+            match state.save(self.loader.borrow().cursor(), self.saving.keep) {
+                Err(error @ Error::Data(_)) => state.failure = Some(error),
                 saved => saved?,
             }
         }
@@ -255,7 +255,7 @@ impl Trainer<'_> {
             return Err(Error::Recipe("max_skipped, eval_every: expected at least 1".into()));
         }
         let fits = |options: &Options| {
-            self.feed.borrow_mut().check_fits(options)?;
+            self.loader.borrow_mut().check_fits(options)?;
             self.held_out.iter().try_for_each(|held_out| held_out.windows.check_fits(options))
         };
         if self.learners.len() > 1 && self.correction.is_some() {
@@ -304,7 +304,7 @@ impl Trainer<'_> {
     pub fn memory(&self) -> StepMemory {
         let teacher = self.teacher.as_ref().map(RefCell::borrow);
         let teacher = teacher.as_ref().map(|teacher| (teacher.spec(), teacher.kept_bytes()));
-        let width = self.feed.borrow().width();
+        let width = self.loader.borrow().width();
         let n_bytes_of =
             |learner: &Learner| learner.student.parameters().first().map_or(4, |p| p.tensor.kind().elt_size_in_bytes());
         let weights = |learner: &Learner| learner.student.spec.n_params().saturating_mul(n_bytes_of(learner) as u64);
@@ -327,29 +327,29 @@ impl Trainer<'_> {
 /// as a whole. Returns the time that the teacher took.
 fn weigh(
     batches: &Batches,
-    group: &mut [&mut Course],
+    group: &mut [&mut TrainState],
     mut teacher: Option<&mut (dyn Teacher + '_)>,
 ) -> Result<Duration> {
-    let mut dynamic: Vec<&mut &mut Course> =
-        group.iter_mut().filter(|course| course.learner.objective.is_dynamic()).collect();
+    let mut dynamic: Vec<&mut &mut TrainState> =
+        group.iter_mut().filter(|state| state.learner.objective.is_dynamic()).collect();
     if dynamic.is_empty() {
         return Ok(Duration::ZERO);
     }
     let (_no_grad, _span) = (tch::no_grad_guard(), debug_span!("weigh").entered());
     let mut took = Duration::ZERO;
-    let subjects = dynamic.iter().map(|course| (course.learner.student, course.learner.objective));
+    let subjects = dynamic.iter().map(|state| (state.learner.student, state.learner.objective));
     let mut evaluations: Vec<Evaluation> = subjects.map(Evaluation::start).collect();
-    batches.each(|targets| {
+    batches.each(|batch| {
         let begin = Instant::now();
-        let objectives = dynamic.iter().map(|course| course.learner.objective);
-        let lesson = ask(objectives, teacher.as_deref_mut(), targets)?;
+        let objectives = dynamic.iter().map(|state| state.learner.objective);
+        let output = ask(objectives, teacher.as_deref_mut(), batch)?;
         took += begin.elapsed();
-        evaluations.iter_mut().try_for_each(|evaluation| evaluation.add(lesson.as_deref(), targets))?;
-        took += lesson.map(|lesson| lesson.took().0).unwrap_or_default();
+        evaluations.iter_mut().try_for_each(|evaluation| evaluation.add(output.as_deref(), batch))?;
+        took += output.map(|output| output.took().0).unwrap_or_default();
         Ok(())
     })?;
-    for (course, evaluation) in dynamic.iter_mut().zip(&evaluations) {
-        course.set_factors(evaluation.factors());
+    for (state, evaluation) in dynamic.iter_mut().zip(&evaluations) {
+        state.set_factors(evaluation.factors());
     }
     Ok(took)
 }

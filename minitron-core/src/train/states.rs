@@ -48,8 +48,8 @@ impl Heads {
         Heads { head_dim: spec.head_dim(), causal: spec.options.causal }
     }
 
-    fn states<'a>(self, x_btc: &'a Tensor, seen_bt: Option<&'a Tensor>) -> States<'a> {
-        States { x_btc, seen_bt, causal: self.causal, head_dim: self.head_dim }
+    fn states<'a>(self, x_btc: &'a Tensor, attention_mask_bt: Option<&'a Tensor>) -> States<'a> {
+        States { x_btc, attention_mask_bt, causal: self.causal, head_dim: self.head_dim }
     }
 }
 
@@ -126,7 +126,7 @@ impl StateTerm {
         &self,
         student: &BTreeMap<Site, Tensor>,
         teacher: impl Fn(Site) -> Result<&'t Tensor>,
-        seen_bt: Option<&Tensor>,
+        attention_mask_bt: Option<&Tensor>,
     ) -> Result<Tensor> {
         let mut total: Option<Tensor> = None;
         for pair in &self.pairs {
@@ -137,7 +137,9 @@ impl StateTerm {
             let x_btc = lifted.as_ref().unwrap_or(states);
             let [ours, theirs] = self.heads;
             let theirs_btc = at_least(teacher(pair.teacher)?.shallow_clone(), x_btc.f_kind()?)?;
-            let value = self.loss.loss(&ours.states(x_btc, seen_bt), &theirs.states(&theirs_btc, seen_bt))?;
+            let value = self
+                .loss
+                .loss(&ours.states(x_btc, attention_mask_bt), &theirs.states(&theirs_btc, attention_mask_bt))?;
             if value.numel() != 1 {
                 return Err(self.error(format!("expected one number, got a tensor of {:?}", value.size())));
             }

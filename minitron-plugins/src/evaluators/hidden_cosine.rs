@@ -34,7 +34,7 @@ impl Evaluator for HiddenCosine {
         for batch in windows.batches(subject.batch_size) {
             let ids_bt = windows.batch(batch.clone(), subject.model.device)?;
             let positions_bt = windows.positions(batch, subject.model.device)?;
-            let input = Input { ids_bt: &ids_bt, seen_bt: None, positions_bt: positions_bt.as_ref() };
+            let input = Input { ids_bt: &ids_bt, attention_mask_bt: None, positions_bt: positions_bt.as_ref() };
             let ours_bte = subject.model.hidden(input, &mut NoTap, None)?.f_to_kind(Kind::Float)?;
             let theirs_bte = kept(&teacher.hidden(input, &mut NoTap, None)?, subject.kept_hidden)?;
             let cosine_bt = Tensor::f_cosine_similarity(&checked(&ours_bte, &theirs_bte)?, &theirs_bte, -1, 1e-12)?;

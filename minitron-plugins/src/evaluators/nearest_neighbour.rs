@@ -31,7 +31,7 @@ pub struct NearestNeighbour {
     pub label: String,
     /// Neighbours asked.
     pub k: usize,
-    /// Tokens of a sentence, brackets included; longer ones are cut, and at the model's positions.
+    /// Tokens of a sentence, special tokens included; longer ones are cut, and at the model's positions.
     pub max_tokens: usize,
     /// How states become one vector, `mean` or `cls`, whatever the model's folder says.
     pub pooling: Option<Pooling>,
@@ -121,7 +121,7 @@ impl NearestNeighbour {
         Ok(Items { sentences, owners, labels })
     }
 
-    /// A record's sentence with its brackets, and its label.
+    /// A record's sentence with its special_tokens, and its label.
     fn item(
         &self,
         record: &Map<String, Value>,
@@ -129,7 +129,7 @@ impl NearestNeighbour {
         tokenizer: &Tokenizer,
         max_tokens: usize,
     ) -> Result<(Vec<u32>, String)> {
-        let (first, last) = tokenizer.brackets.unzip();
+        let (first, last) = tokenizer.special_tokens.unzip();
         let room = max_tokens.saturating_sub(first.iter().chain(&last).count());
         let mut ids = tokenizer.encode(text(record, &[self.text.as_str()], place)?).map_err(|e| e.at(place))?;
         ids.truncate(room);

@@ -34,7 +34,7 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
     for causal in [false, true] {
         Court { trial, loss: loss.as_ref(), causal }.check()?;
     }
-    Ok("a finite number of states of its sites, with a gradient for the student alone, filling left out".into())
+    Ok("a finite number of states of its sites, with a gradient for the student alone, padding left out".into())
 }
 
 /// The same model with two more layers.
@@ -90,32 +90,33 @@ struct Court<'a> {
 
 impl Court<'_> {
     fn check(&self) -> Result<()> {
-        let seen_bt =
+        let attention_mask_bt =
             Tensor::f_from_slice(&[1i64, 0, 1, 0, 0, 0, 1, 1, 1, 1])?.f_view([2, 5])?.f_to_kind(Kind::Bool)?;
-        let filling_bt1 = seen_bt.f_logical_not()?.f_unsqueeze(-1)?;
+        let padding_bt1 = attention_mask_bt.f_logical_not()?.f_unsqueeze(-1)?;
         let (student, teacher) = (uniform(&[2, 5, 12], 2.0, 7)?, uniform(&[2, 5, 12], 2.0, 8)?);
         let (student, teacher) = (student.f_to_kind(Kind::Float)?, teacher.f_to_kind(Kind::Float)?);
-        let (value, gradient) = self.with_gradient(&student, &teacher, Some(&seen_bt))?;
-        for filling in [0.0, -1e4, f64::NAN] {
-            let elsewhere = |x: &Tensor| x.f_masked_fill(&filling_bt1, filling);
-            let (other, others) = self.with_gradient(&elsewhere(&student)?, &elsewhere(&teacher)?, Some(&seen_bt))?;
+        let (value, gradient) = self.with_gradient(&student, &teacher, Some(&attention_mask_bt))?;
+        for padding in [0.0, -1e4, f64::NAN] {
+            let elsewhere = |x: &Tensor| x.f_masked_fill(&padding_bt1, padding);
+            let (other, others) =
+                self.with_gradient(&elsewhere(&student)?, &elsewhere(&teacher)?, Some(&attention_mask_bt))?;
             let is_same = other.f_equal(&value)? && others.f_equal(&gradient)?;
             self.trial
-                .ensure(is_same, format!("it, or its gradient, depends on what stands for no token: {filling}"))?;
+                .ensure(is_same, format!("it, or its gradient, depends on what stands for no token: {padding}"))?;
         }
-        self.by_tokens(&student, &teacher, &seen_bt)?;
+        self.by_tokens(&student, &teacher, &attention_mask_bt)?;
         let _ = self.with_gradient(&student, &teacher, None)?;
         let error = gradient_error(&student, STEP, |x| self.value(x, &teacher.f_to_kind(Kind::Double)?, None))?;
         self.trial.ensure(error <= 1e-2, format!("its gradient is {error:.1e} away from its differences, relatively"))
     }
 
     /// Two sequences are worth the mean of both, each by its tokens.
-    fn by_tokens(&self, student: &Tensor, teacher: &Tensor, seen_bt: &Tensor) -> Result<()> {
-        let together = self.value(student, teacher, Some(seen_bt))?.f_double_value(&[])?;
+    fn by_tokens(&self, student: &Tensor, teacher: &Tensor, attention_mask_bt: &Tensor) -> Result<()> {
+        let together = self.value(student, teacher, Some(attention_mask_bt))?.f_double_value(&[])?;
         let (mut sum, mut n_tokens) = (0.0, 0.0);
         for row in 0..2 {
             let one = |x: &Tensor| x.f_narrow(0, row, 1);
-            let seen_1t = one(seen_bt)?;
+            let seen_1t = one(attention_mask_bt)?;
             let n = seen_1t.f_sum(Kind::Double)?.f_double_value(&[])?;
             sum += n * self.value(&one(student)?, &one(teacher)?, Some(&seen_1t))?.f_double_value(&[])?;
             n_tokens += n;
@@ -127,12 +128,13 @@ impl Court<'_> {
         self.trial.ensure(is_mean, message)
     }
 
-    fn value(&self, student: &Tensor, teacher: &Tensor, seen_bt: Option<&Tensor>) -> Result<Tensor> {
+    fn value(&self, student: &Tensor, teacher: &Tensor, attention_mask_bt: Option<&Tensor>) -> Result<Tensor> {
         let causal = self.causal;
-        fn states<'a>(x_btc: &'a Tensor, seen_bt: Option<&'a Tensor>, causal: bool) -> States<'a> {
-            States { x_btc, seen_bt, causal, head_dim: 4 }
+        fn states<'a>(x_btc: &'a Tensor, attention_mask_bt: Option<&'a Tensor>, causal: bool) -> States<'a> {
+            States { x_btc, attention_mask_bt, causal, head_dim: 4 }
         }
-        let value = self.loss.loss(&states(student, seen_bt, causal), &states(teacher, seen_bt, causal))?;
+        let value =
+            self.loss.loss(&states(student, attention_mask_bt, causal), &states(teacher, attention_mask_bt, causal))?;
         let size = value.size();
         self.trial.ensure(size.is_empty(), format!("expected a scalar, got sides {size:?}"))?;
         Ok(value)

@@ -122,37 +122,46 @@ impl StateLoss for AttentionRelation {
         }
         let n_heads = self.n_relation_heads(Width::of_states(student)?, Width::of_states(teacher)?)?;
         let hidden = hidden_keys(student, n_tokens)?;
-        let log_q_brtt = log_relations(student.x_btc, student.seen_bt, hidden.as_ref(), n_heads)?;
-        let log_p_brtt = log_relations(&teacher.x_btc.f_detach()?, student.seen_bt, hidden.as_ref(), n_heads)?;
-        // Filling is zero in both models: as a query it relates alike, and adds nothing.
+        let log_q_brtt = log_relations(student.x_btc, student.attention_mask_bt, hidden.as_ref(), n_heads)?;
+        let log_p_brtt =
+            log_relations(&teacher.x_btc.f_detach()?, student.attention_mask_bt, hidden.as_ref(), n_heads)?;
+        // Padding is zero in both models: as a query it relates alike, and adds nothing.
         let loss_brt = kl(&log_p_brtt, &log_q_brtt)?;
-        let n_seen = match student.seen_bt {
-            Some(seen_bt) => seen_bt.f_sum(tch::Kind::Int64)?.f_int64_value(&[])?,
+        let n_seen = match student.attention_mask_bt {
+            Some(attention_mask_bt) => attention_mask_bt.f_sum(tch::Kind::Int64)?.f_int64_value(&[])?,
             None => n_batch * n_tokens,
         };
         Ok(loss_brt.f_sum(loss_brt.f_kind()?)?.f_div_scalar((n_seen * n_heads).max(1))?)
     }
 }
 
-/// Which positions a query [.., T] does not relate to [.., T]: filling, and later ones in a causal model.
+/// Which positions a query [.., T] does not relate to [.., T]: padding, and later ones in a causal model.
 fn hidden_keys(states: &States, n_tokens: i64) -> Result<Option<Tensor>> {
-    let filling = states.seen_bt.map(|seen_bt| seen_bt.f_logical_not()?.f_reshape([-1, 1, 1, n_tokens])).transpose()?;
+    let padding = states
+        .attention_mask_bt
+        .map(|attention_mask_bt| attention_mask_bt.f_logical_not()?.f_reshape([-1, 1, 1, n_tokens]))
+        .transpose()?;
     if !states.causal {
-        return Ok(filling);
+        return Ok(padding);
     }
     let later_tt = Tensor::f_ones([n_tokens, n_tokens], (tch::Kind::Bool, states.x_btc.device()))?.f_triu(1)?;
-    match filling {
-        Some(filling) => Ok(Some(filling.f_logical_or(&later_tt)?)),
+    match padding {
+        Some(padding) => Ok(Some(padding.f_logical_or(&later_tt)?)),
         None => Ok(Some(later_tt)),
     }
 }
 
 /// log A [B, R, T, T] of states [B, T, C].
-fn log_relations(x_btc: &Tensor, seen_bt: Option<&Tensor>, hidden: Option<&Tensor>, n_heads: i64) -> Result<Tensor> {
+fn log_relations(
+    x_btc: &Tensor,
+    attention_mask_bt: Option<&Tensor>,
+    hidden: Option<&Tensor>,
+    n_heads: i64,
+) -> Result<Tensor> {
     let (n_batch, n_tokens, width) = x_btc.size3()?;
     let mut x_btc = widened(x_btc)?;
-    if let Some(seen_bt) = seen_bt {
-        x_btc = x_btc.f_masked_fill(&seen_bt.f_logical_not()?.f_unsqueeze(-1)?, 0.0)?;
+    if let Some(attention_mask_bt) = attention_mask_bt {
+        x_btc = x_btc.f_masked_fill(&attention_mask_bt.f_logical_not()?.f_unsqueeze(-1)?, 0.0)?;
     }
     let x_brtd = x_btc.f_reshape([n_batch, n_tokens, n_heads, width / n_heads])?.f_transpose(1, 2)?;
     let scale = ((width / n_heads) as f64).sqrt();

@@ -20,7 +20,7 @@ pub enum Distance {
 }
 
 impl Distance {
-    /// Mean over all tokens that are no filling, a scalar; 0 where there is no token. The teacher carries no gradient.
+    /// Mean over all tokens that are no padding, a scalar; 0 where there is no token. The teacher carries no gradient.
     ///
     /// # Errors
     /// `Plugin` when the states are not of one shape: the engine lifts the student's first.

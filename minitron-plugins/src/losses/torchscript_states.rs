@@ -11,7 +11,7 @@ use super::layer_map::Layers;
 use crate::script::Script;
 
 /// A loss on states written in PyTorch: `forward(student_nc, teacher_nc) -> scalar` of a module that `torch.jit.script` saved.
-/// N tokens, without filling; C channels of the states after a layer, as the next norm gives them out. Gradients go through it.
+/// N tokens, without padding; C channels of the states after a layer, as the next norm gives them out. Gradients go through it.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TorchscriptStates {

@@ -23,7 +23,7 @@ use super::prepare::{eval_windows, losses, reconstruction, refuse};
 use super::record::{Entry, Place, Record, ZeroShot};
 use super::{by_label, entries, start};
 use crate::checkpoint::{Identity, OutputDir};
-use crate::data::{BLOCK_TOKENS, Feed, FeedOptions, Task, Tokenizer, Windows};
+use crate::data::{BLOCK_TOKENS, DataLoader, LoaderOptions, Task, Tokenizer, Windows};
 use crate::digest;
 use crate::error::{Error, IoContext, Result};
 use crate::memory::available_bytes;
@@ -134,11 +134,11 @@ impl<'a> Field<'a> {
             eval_windows,
             out,
         };
-        let feed = field.feed(&[])?;
+        let loader = field.loader(&[])?;
         let settings = options.setup.settings(context.seed);
         settings.check()?;
-        field.n_steps = settings.schedule(feed.mean_width()).n_steps;
-        field.tokens_per_step = settings.tokens_per_step(feed.mean_width());
+        field.n_steps = settings.schedule(loader.mean_width()).n_steps;
+        field.tokens_per_step = settings.tokens_per_step(loader.mean_width());
         field.every = options.setup.eval_every.unwrap_or(field.n_steps / EVALUATIONS).max(1);
         let n_screened = options.screen.unwrap_or(usize::MAX).clamp(1, found.candidates.len().max(1));
         let halving = Halving { n_rungs: options.rungs, keep: options.keep_share };
@@ -146,12 +146,12 @@ impl<'a> Field<'a> {
         // Losses that do not exist, or that the teacher's cache cannot serve.
         let of_source = field.objective(&field.teaching.folder.spec, &Plan::default(), true)?;
         field.teaching.corrected(context, &of_source)?;
-        let fresh = field.record(&found, &feed, &digest::of_file(&path)?)?;
+        let fresh = field.record(&found, &loader, &digest::of_file(&path)?)?;
         let record = start(context, out, resume, fresh)?;
         Ok((field, record))
     }
 
-    fn record(&self, found: &Found, feed: &Feed, scores: &str) -> Result<Record> {
+    fn record(&self, found: &Found, loader: &DataLoader, scores: &str) -> Result<Record> {
         let folder = &self.teaching.folder;
         let bytes_per_param = folder.n_bytes() as f64 / folder.spec.n_params().max(1) as f64;
         let bytes = |found: &Found, idx: usize| {
@@ -168,7 +168,7 @@ impl<'a> Field<'a> {
             env!("CARGO_PKG_VERSION"),
             deciding,
             scores,
-            self.identity(feed, "")?,
+            self.identity(loader, "")?,
             self.context.seed,
             self.reconstruct_windows.as_ref().map(Windows::digest),
             PluginSpec::digests(&self.options.heal)?,
@@ -190,9 +190,9 @@ impl<'a> Field<'a> {
     }
 
     /// Facts that a resumed candidate must share.
-    fn identity(&self, feed: &Feed, student: &str) -> Result<Value> {
+    fn identity(&self, loader: &DataLoader, student: &str) -> Result<Value> {
         let held_out = (Some(&self.eval_windows), Some(self.every));
-        identity(self.context, &self.losses, feed, held_out, student, Some(&self.teaching))
+        identity(self.context, &self.losses, loader, held_out, student, Some(&self.teaching))
     }
 
     /// Candidates in turns whose memory fits.
@@ -299,19 +299,19 @@ impl<'a> Field<'a> {
     ) -> Result<crate::train::Run> {
         let dirs: Vec<PathBuf> = group.iter().map(|&idx| self.dir(&record.candidates[idx].name)).collect();
         let setup = &self.options.setup;
-        let feed = RefCell::new(self.feed(&dirs)?);
+        let loader = RefCell::new(self.loader(&dirs)?);
         let mut learners = Vec::new();
         for ((&idx, dir), (student, objective)) in group.iter().zip(&dirs).zip(models) {
             let entry = &record.candidates[idx];
             let what = json!([self.teaching.digest, self.plan(entry)?.kept, self.options.heal]);
-            let identity = self.identity(&feed.borrow(), &digest::of_text(&what.to_string()))?;
+            let identity = self.identity(&loader.borrow(), &digest::of_text(&what.to_string()))?;
             learners.push(Learner { student, objective, identity, out_dir: dir, write_best: None });
         }
         let trainer = Trainer {
             learners: &learners,
             teacher: self.teacher(models)?.map(RefCell::new),
             correction: None,
-            feed: &feed,
+            loader: &loader,
             task: self.task()?,
             settings: &setup.settings(self.context.seed),
             saving: setup.saving(),
@@ -325,17 +325,22 @@ impl<'a> Field<'a> {
     }
 
     /// The training text, at the place of candidates that all have one.
-    fn feed(&self, dirs: &[PathBuf]) -> Result<Feed> {
+    fn loader(&self, dirs: &[PathBuf]) -> Result<DataLoader> {
         let (setup, spec) = (&self.options.setup, &self.teaching.folder.spec);
         let seq_len = seq_len_or_default(setup.seq_len, spec, &self.tokenizer);
         let reading = setup.reading(seq_len, self.context.seed);
         let (specs, registry) = (setup.data.as_slice(), self.context.registry);
-        let options =
-            FeedOptions { reading: &reading, specs, tokenizer: &self.tokenizer, registry, block_tokens: BLOCK_TOKENS };
+        let options = LoaderOptions {
+            reading: &reading,
+            specs,
+            tokenizer: &self.tokenizer,
+            registry,
+            block_tokens: BLOCK_TOKENS,
+        };
         let cursors: Option<Vec<_>> = dirs.iter().map(|dir| saved_cursor(dir)).collect();
         let cursor = cursors.and_then(|cursors| cursors.into_iter().next());
-        Feed::open(&options, cursor.as_ref()).or_else(|error| match cursor {
-            Some(_) => Feed::open(&options, None),
+        DataLoader::open(&options, cursor.as_ref()).or_else(|error| match cursor {
+            Some(_) => DataLoader::open(&options, None),
             None => Err(error),
         })
     }

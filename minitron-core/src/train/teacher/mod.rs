@@ -1,14 +1,14 @@
 //! What a teacher says to a batch, whether it lies in memory or elsewhere. N rows, E embed, V vocab.
 
 mod cache;
-mod remembered;
+mod cached;
 mod shared;
 mod streamed;
 
 pub use cache::{CacheHeader, CacheType, TeacherCache};
-pub use remembered::Remembered;
+pub use cached::CachedTeacher;
 pub(in crate::train) use shared::losses;
-pub use streamed::Streamed;
+pub use streamed::StreamedTeacher;
 
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
@@ -18,23 +18,23 @@ use std::time::{Duration, Instant};
 
 use tch::Tensor;
 
-use crate::data::Targets;
+use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::{Frame, Site, Tap, Transformer};
 use crate::spec::ModelSpec;
 
-/// A source of lessons. Nothing it gives out carries gradient.
+/// A source of outputs. Nothing it gives out carries gradient.
 pub trait Teacher: Debug {
     /// The teacher's shapes.
     fn spec(&self) -> &ModelSpec;
 
     /// What it says to a batch: logits row by row where `with_logits`, and its states at `sites`.
-    fn lesson<'a>(
+    fn forward<'a>(
         &'a mut self,
-        targets: &Targets,
+        batch: &Batch,
         with_logits: bool,
         sites: &BTreeSet<Site>,
-    ) -> Result<Box<dyn Lesson + 'a>>;
+    ) -> Result<Box<dyn TeacherOutput + 'a>>;
 
     /// Bytes that it keeps in memory besides a batch's activations.
     fn kept_bytes(&self) -> u64;
@@ -46,7 +46,7 @@ pub trait Teacher: Debug {
 }
 
 /// What a teacher says to one batch.
-pub trait Lesson: Debug {
+pub trait TeacherOutput: Debug {
     /// Logits [len, V] of some rows; the student's own are at hand for a teacher that remembers only the largest. V may be another
     /// number than the student's.
     fn logits(&self, start: i64, len: i64, student_nv: &Tensor) -> Result<Tensor>;
@@ -57,25 +57,25 @@ pub trait Lesson: Debug {
     /// Several students will ask: what was worked out once is kept, within bounds.
     fn keep(&mut self) {}
 
-    /// Time that logits have taken since the lesson began, and time that kept ones spared.
+    /// Time that logits have taken since the output began, and time that kept ones spared.
     fn took(&self) -> (Duration, Duration) {
         (Duration::ZERO, Duration::ZERO)
     }
 }
 
-/// Most bytes of logits that a lesson keeps for further students.
+/// Most bytes of logits that a output keeps for further students.
 const KEPT_BYTES: usize = 1 << 30;
 
 /// A teacher in memory, its own or somebody else's.
 #[derive(Debug)]
-pub struct Loaded<M>(pub M);
+pub struct InMemoryTeacher<M>(pub M);
 
 /// By first row and number of rows, with the time that they took.
 type KeptLogits = BTreeMap<(i64, i64), (Tensor, Duration)>;
 
 /// What a model said that ran: its last hidden states at the predicting rows, and what turns them into logits.
 #[derive(Debug)]
-struct Heard<'m> {
+struct DenseOutput<'m> {
     head: Option<&'m Frame>,
     hidden_ne: Option<Tensor>,
     states: BTreeMap<Site, Tensor>,
@@ -85,13 +85,13 @@ struct Heard<'m> {
     spared: Cell<Duration>,
 }
 
-impl<'m> Heard<'m> {
+impl<'m> DenseOutput<'m> {
     fn new(head: Option<&'m Frame>, hidden_ne: Option<Tensor>, states: BTreeMap<Site, Tensor>) -> Self {
-        Heard { head, hidden_ne, states, kept: None, took: Cell::default(), spared: Cell::default() }
+        DenseOutput { head, hidden_ne, states, kept: None, took: Cell::default(), spared: Cell::default() }
     }
 }
 
-impl<M: Borrow<Transformer> + Debug> Teacher for Loaded<M> {
+impl<M: Borrow<Transformer> + Debug> Teacher for InMemoryTeacher<M> {
     fn kept_bytes(&self) -> u64 {
         let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
         self.0.borrow().parameters().iter().map(|parameter| bytes(&parameter.tensor)).sum()
@@ -101,22 +101,22 @@ impl<M: Borrow<Transformer> + Debug> Teacher for Loaded<M> {
         &self.0.borrow().spec
     }
 
-    fn lesson<'a>(
+    fn forward<'a>(
         &'a mut self,
-        targets: &Targets,
+        batch: &Batch,
         with_logits: bool,
         sites: &BTreeSet<Site>,
-    ) -> Result<Box<dyn Lesson + 'a>> {
+    ) -> Result<Box<dyn TeacherOutput + 'a>> {
         let _no_grad = tch::no_grad_guard();
         let mut kept = Kept::at(sites);
         let model = self.0.borrow();
-        let hidden_bte = model.hidden(targets.input(), &mut kept, None)?;
-        let hidden_ne = if with_logits { Some(targets.rows(&hidden_bte)?) } else { None };
-        Ok(Box::new(Heard::new(Some(&model.frame), hidden_ne, kept.states)))
+        let hidden_bte = model.hidden(batch.input(), &mut kept, None)?;
+        let hidden_ne = if with_logits { Some(batch.rows(&hidden_bte)?) } else { None };
+        Ok(Box::new(DenseOutput::new(Some(&model.frame), hidden_ne, kept.states)))
     }
 }
 
-impl Lesson for Heard<'_> {
+impl TeacherOutput for DenseOutput<'_> {
     fn logits(&self, start: i64, len: i64, _student_nv: &Tensor) -> Result<Tensor> {
         if let Some((logits_nv, took)) = self.kept.as_ref().and_then(|kept| {
             let kept = kept.borrow();

@@ -5,26 +5,26 @@ use std::fmt;
 
 use tch::{Device, Tensor};
 
-use super::{Heard, Kept, Lesson, Teacher};
+use super::{DenseOutput, Kept, Teacher, TeacherOutput};
 use crate::checkpoint::TensorSource;
-use crate::data::Targets;
+use crate::data::Batch;
 use crate::error::Result;
 use crate::model::{Frame, LayerStore, LoadOptions, Site, hidden_of};
 use crate::spec::{ModelSpec, Sizes};
 
 /// Holds the output head, of the token table the rows of the batch, and one layer at a time; says the same as the same
 /// teacher in memory. Reading costs as many bytes a batch as the layers have.
-pub struct Streamed<'s> {
+pub struct StreamedTeacher<'s> {
     source: &'s dyn TensorSource,
     spec: &'s ModelSpec,
     options: LoadOptions,
     head: Option<Frame>,
 }
 
-impl<'s> Streamed<'s> {
+impl<'s> StreamedTeacher<'s> {
     /// A teacher behind a source that [`ModelSpec::check`] has accepted.
     pub fn new(source: &'s dyn TensorSource, spec: &'s ModelSpec, options: LoadOptions) -> Self {
-        Streamed { source, spec, options: LoadOptions { trainable: false, ..options }, head: None }
+        StreamedTeacher { source, spec, options: LoadOptions { trainable: false, ..options }, head: None }
     }
 
     fn frame(&self, tokens: &BTreeSet<u32>, with_head: bool) -> Result<Frame> {
@@ -32,13 +32,13 @@ impl<'s> Streamed<'s> {
     }
 }
 
-impl fmt::Debug for Streamed<'_> {
+impl fmt::Debug for StreamedTeacher<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Streamed").field("architecture", &self.spec.architecture).finish_non_exhaustive()
+        f.debug_struct("StreamedTeacher").field("architecture", &self.spec.architecture).finish_non_exhaustive()
     }
 }
 
-impl Teacher for Streamed<'_> {
+impl Teacher for StreamedTeacher<'_> {
     /// The head and the largest layer.
     fn kept_bytes(&self) -> u64 {
         let spec = self.spec;
@@ -54,23 +54,23 @@ impl Teacher for Streamed<'_> {
         self.spec
     }
 
-    fn lesson<'a>(
+    fn forward<'a>(
         &'a mut self,
-        targets: &Targets,
+        batch: &Batch,
         with_logits: bool,
         sites: &BTreeSet<Site>,
-    ) -> Result<Box<dyn Lesson + 'a>> {
+    ) -> Result<Box<dyn TeacherOutput + 'a>> {
         let _no_grad = tch::no_grad_guard();
-        let tokens = tokens_of(&targets.ids_bt)?;
+        let tokens = tokens_of(&batch.ids_bt)?;
         if with_logits && self.head.is_none() {
             self.head = Some(self.frame(&tokens.iter().take(1).copied().collect(), true)?);
         }
         let frame = self.frame(&tokens, false)?;
         let mut kept = Kept::at(sites);
         let store = LayerStore::Stored { source: self.source, spec: self.spec, options: self.options };
-        let hidden_bte = hidden_of(&store, &frame, targets.input(), &mut kept, None)?;
-        let hidden_ne = if with_logits { Some(targets.rows(&hidden_bte)?) } else { None };
-        Ok(Box::new(Heard::new(self.head.as_ref(), hidden_ne, kept.states)))
+        let hidden_bte = hidden_of(&store, &frame, batch.input(), &mut kept, None)?;
+        let hidden_ne = if with_logits { Some(batch.rows(&hidden_bte)?) } else { None };
+        Ok(Box::new(DenseOutput::new(self.head.as_ref(), hidden_ne, kept.states)))
     }
 }
 

@@ -2,9 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::filling::fill;
+use super::padding::fill;
 use super::token::Marks;
-use super::windows::{Piece, Windows, positions_in_documents};
+use super::windows::{Sample, Windows, positions_in_documents};
 use crate::error::{Error, Result};
 use crate::model::Input;
 use crate::random::SplitMix;
@@ -18,7 +18,7 @@ const MASKED_SHARE: f64 = 0.15;
 pub enum Task {
     /// Position t predicts token t + 1: T − 1 rows per window.
     NextToken,
-    /// 15 % of the positions between the brackets are replaced by this token and predicted.
+    /// 15 % of the positions between the special tokens are replaced by this token and predicted.
     Masked {
         /// The model's mask token.
         mask: u32,
@@ -31,13 +31,13 @@ pub enum Task {
 
 /// One batch.
 #[derive(Debug)]
-pub struct Targets {
+pub struct Batch {
     /// Inputs [B, T].
     pub ids_bt: Tensor,
     /// Answers \[N\]; of no rows where nothing is predicted.
     pub labels_n: Tensor,
-    /// Whether a position holds a token rather than filling [B, T]; none where all do.
-    pub seen_bt: Option<Tensor>,
+    /// Whether a position holds a token rather than padding [B, T]; none where all do.
+    pub attention_mask_bt: Option<Tensor>,
     /// Each token's position in its document [B, T], where attention stays inside documents and windows hold several.
     pub positions_bt: Option<Tensor>,
     rows: Option<Tensor>,
@@ -48,7 +48,7 @@ pub struct Targets {
 /// One window of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowRows {
-    /// Its tokens as the model sees them, without filling.
+    /// Its tokens as the model sees them, without padding.
     pub tokens: Vec<i64>,
     /// The positions that predict, ascending.
     pub positions: Vec<i64>,
@@ -58,44 +58,51 @@ pub struct WindowRows {
 
 impl Task {
     /// The batch of some windows.
-    pub fn batch(self, windows: &Windows, chosen: &[usize], device: Device) -> Result<Targets> {
-        let piece = |&window: &usize| windows.piece(window, window as u64);
-        self.batch_of(&chosen.iter().map(piece).collect::<Result<Vec<_>>>()?, windows.n_brackets(), device)
+    pub fn batch(self, windows: &Windows, chosen: &[usize], device: Device) -> Result<Batch> {
+        let sample = |&window: &usize| windows.sample(window, window as u64);
+        self.batch_of(&chosen.iter().map(sample).collect::<Result<Vec<_>>>()?, windows.n_special_tokens(), device)
     }
 
-    /// The batch of some pieces, each with as many bracket tokens.
-    pub fn batch_of(self, pieces: &[Piece], n_brackets: usize, device: Device) -> Result<Targets> {
-        let sequences: Vec<&[u32]> = pieces.iter().map(|piece| piece.tokens.as_slice()).collect();
-        let (ids_bt, seen_bt) = fill(&sequences, device)?;
+    /// The batch of some samples, each with as many special tokens.
+    pub fn batch_of(self, samples: &[Sample], n_special_tokens: usize, device: Device) -> Result<Batch> {
+        let sequences: Vec<&[u32]> = samples.iter().map(|sample| sample.tokens.as_slice()).collect();
+        let (ids_bt, attention_mask_bt) = fill(&sequences, device)?;
         let (_, n_tokens) = ids_bt.size2()?;
-        let marks: Vec<&[Marks]> = pieces.iter().map(|piece| piece.marks.as_slice()).collect();
+        let marks: Vec<&[Marks]> = samples.iter().map(|sample| sample.marks.as_slice()).collect();
         let positions_bt = positions_in_documents(&marks, device)?;
         match self {
-            Task::NextToken if seen_bt.is_some() || marks.iter().any(|marks| !marks.is_empty()) => {
-                let rows = Tensor::f_from_slice(&predicting_rows(pieces, n_tokens as usize))?.f_to_device(device)?;
+            Task::NextToken if attention_mask_bt.is_some() || marks.iter().any(|marks| !marks.is_empty()) => {
+                let rows = Tensor::f_from_slice(&predicting_rows(samples, n_tokens as usize))?.f_to_device(device)?;
                 let is_masked = marks.iter().copied().flatten().any(|mark| !mark.counts());
                 let counted_bt = if is_masked { Some(at_rows(&rows, &ids_bt)?) } else { None };
                 let labels_n = ids_bt.f_reshape([-1i64])?.f_index_select(0, &rows.f_add_scalar(1)?)?;
-                Ok(Targets { ids_bt, labels_n, seen_bt, positions_bt, rows: Some(rows), counted_bt })
+                Ok(Batch { ids_bt, labels_n, attention_mask_bt, positions_bt, rows: Some(rows), counted_bt })
             }
             Task::NextToken => {
                 let labels_n = ids_bt.f_narrow(1, 1, n_tokens - 1)?.f_reshape([-1i64])?;
-                Ok(Targets { ids_bt, labels_n, seen_bt, positions_bt, rows: None, counted_bt: None })
+                Ok(Batch { ids_bt, labels_n, attention_mask_bt, positions_bt, rows: None, counted_bt: None })
             }
             Task::Masked { mask, seed } => {
-                let rows = masked_rows(pieces, n_brackets, seed);
+                let rows = masked_rows(samples, n_special_tokens, seed);
                 let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
                 let flat = ids_bt.f_reshape([-1i64])?;
                 let labels_n = flat.f_index_select(0, &rows)?;
                 let masked = flat.f_index_fill(0, &rows, i64::from(mask))?.f_view_as(&ids_bt)?;
-                Ok(Targets { ids_bt: masked, labels_n, seen_bt, positions_bt, rows: Some(rows), counted_bt: None })
+                Ok(Batch {
+                    ids_bt: masked,
+                    labels_n,
+                    attention_mask_bt,
+                    positions_bt,
+                    rows: Some(rows),
+                    counted_bt: None,
+                })
             }
             Task::States => {
                 let none = Tensor::f_zeros([0], (Kind::Int64, device))?;
-                Ok(Targets {
+                Ok(Batch {
                     ids_bt,
                     labels_n: none.shallow_clone(),
-                    seen_bt,
+                    attention_mask_bt,
                     positions_bt,
                     rows: Some(none),
                     counted_bt: None,
@@ -113,28 +120,28 @@ fn at_rows(rows: &Tensor, ids_bt: &Tensor) -> Result<Tensor> {
 
 /// Places in the flattened batch whose next token is predicted and counts. What begins a document, where attention stays
 /// inside documents, is predicted by none.
-fn predicting_rows(pieces: &[Piece], width: usize) -> Vec<i64> {
+fn predicting_rows(samples: &[Sample], width: usize) -> Vec<i64> {
     let mut rows = Vec::new();
-    for (row, piece) in pieces.iter().enumerate() {
+    for (row, sample) in samples.iter().enumerate() {
         let is_predicted = |next: usize| {
             // Absent where all tokens count.
-            let mark = piece.marks.get(next).copied().unwrap_or_default();
+            let mark = sample.marks.get(next).copied().unwrap_or_default();
             mark.counts() && !mark.begins_document()
         };
-        let nexts = (1..piece.tokens.len()).filter(|&next| is_predicted(next));
+        let nexts = (1..sample.tokens.len()).filter(|&next| is_predicted(next));
         rows.extend(nexts.map(|next| (row * width + next - 1) as i64));
     }
     rows
 }
 
 /// Positions in the flattened batch; at least one per window.
-fn masked_rows(pieces: &[Piece], n_brackets: usize, seed: u64) -> Vec<i64> {
-    let width = pieces.iter().map(|piece| piece.tokens.len()).max().unwrap_or(0);
-    let first = n_brackets / 2;
+fn masked_rows(samples: &[Sample], n_special_tokens: usize, seed: u64) -> Vec<i64> {
+    let width = samples.iter().map(|sample| sample.tokens.len()).max().unwrap_or(0);
+    let first = n_special_tokens / 2;
     let mut rows = Vec::new();
-    for (row, piece) in pieces.iter().enumerate() {
-        let n_inner = piece.tokens.len().saturating_sub(n_brackets);
-        let mut random = SplitMix::new(seed ^ piece.id.wrapping_mul(0xD6E8_FEB8_6659_FD93));
+    for (row, sample) in samples.iter().enumerate() {
+        let n_inner = sample.tokens.len().saturating_sub(n_special_tokens);
+        let mut random = SplitMix::new(seed ^ sample.id.wrapping_mul(0xD6E8_FEB8_6659_FD93));
         let mut positions: Vec<usize> = (0..n_inner).collect();
         let n_masked = ((n_inner as f64 * MASKED_SHARE).round() as usize).max(1);
         for i in 0..n_masked.min(n_inner) {
@@ -148,16 +155,20 @@ fn masked_rows(pieces: &[Piece], n_brackets: usize, seed: u64) -> Vec<i64> {
     rows
 }
 
-impl Targets {
+impl Batch {
     /// What a model is given.
     pub fn input(&self) -> Input<'_> {
-        Input { ids_bt: &self.ids_bt, seen_bt: self.seen_bt.as_ref(), positions_bt: self.positions_bt.as_ref() }
+        Input {
+            ids_bt: &self.ids_bt,
+            attention_mask_bt: self.attention_mask_bt.as_ref(),
+            positions_bt: self.positions_bt.as_ref(),
+        }
     }
 
     /// The positions [B, T] that losses on states compare: all that hold tokens, or where answers alone count those that predict
     /// them; none for all.
     pub fn compared_bt(&self) -> Option<&Tensor> {
-        self.counted_bt.as_ref().or(self.seen_bt.as_ref())
+        self.counted_bt.as_ref().or(self.attention_mask_bt.as_ref())
     }
 
     /// The predicting rows [N, E] of hidden states [B, T, E].
@@ -178,7 +189,7 @@ impl Targets {
         let flat = |x: &Tensor| -> Result<Vec<i64>> {
             Ok(Vec::<i64>::try_from(x.f_to_device(Device::Cpu)?.f_to_kind(Kind::Int64)?.f_reshape([-1i64])?)?)
         };
-        let (ids, seen) = (flat(&self.ids_bt)?, self.seen_bt.as_ref().map(flat).transpose()?);
+        let (ids, seen) = (flat(&self.ids_bt)?, self.attention_mask_bt.as_ref().map(flat).transpose()?);
         let in_document = self.positions_bt.as_ref().map(flat).transpose()?.unwrap_or_default();
         let every = |window: i64| (0..width - 1).map(move |position| window * width + position);
         let rows = match &self.rows {

@@ -8,13 +8,13 @@ use std::thread::{self, JoinHandle};
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Source, Start, send_blocks};
-use super::documents::Shelf;
+use super::documents::DataSources;
 use super::identity;
 use super::mixture::Mixture;
 use super::spec::{DataSpec, Reading};
 use super::text_options::Pack;
 use super::tokenizer::Tokenizer;
-use super::windows::{Piece, Windows, fits};
+use super::windows::{Sample, Windows, fits};
 use crate::error::{Error, IoContext, Result};
 use crate::registry::Registry;
 use crate::spec::Options;
@@ -22,9 +22,9 @@ use crate::spec::Options;
 /// Most tokens of a block: 64 MiB of ids.
 pub const BLOCK_TOKENS: usize = 1 << 24;
 
-/// What a feed is made of.
+/// What a loader is made of.
 #[derive(Debug, Clone, Copy)]
-pub struct FeedOptions<'a> {
+pub struct LoaderOptions<'a> {
     /// Fields, lengths, packing, seed; `max_windows` does not apply.
     pub reading: &'a Reading,
     /// One source, or where they have weights, one each.
@@ -37,20 +37,20 @@ pub struct FeedOptions<'a> {
     pub block_tokens: usize,
 }
 
-impl FeedOptions<'_> {
+impl LoaderOptions<'_> {
     /// Sources with their weights.
-    fn shelves(&self) -> Result<(Vec<Shelf>, Vec<f64>)> {
+    fn all_sources(&self) -> Result<(Vec<DataSources>, Vec<f64>)> {
         if self.reading.seq_len < 2 {
             return Err(Error::Recipe(format!("seq_len: expected at least 2 tokens, got {}", self.reading.seq_len)));
         }
-        self.reading.text.check(self.tokenizer.brackets.is_some())?;
+        self.reading.text.check(self.tokenizer.special_tokens.is_some())?;
         let weights: Vec<f64> = self.specs.iter().filter_map(|spec| spec.weight).collect();
-        let shelf = |specs: &[DataSpec]| Shelf::new(specs, self.reading, self.registry);
+        let sources = |specs: &[DataSpec]| DataSources::new(specs, self.reading, self.registry);
         if weights.is_empty() {
-            return Ok((vec![shelf(self.specs)?], vec![1.0]));
+            return Ok((vec![sources(self.specs)?], vec![1.0]));
         }
         match self.specs.iter().find(|spec| spec.weight.is_none()) {
-            None => Ok((self.specs.chunks(1).map(shelf).collect::<Result<_>>()?, weights)),
+            None => Ok((self.specs.chunks(1).map(sources).collect::<Result<_>>()?, weights)),
             Some(bare) => {
                 let message =
                     format!("data: `{bare}` has no weight, others do; give each one, as in 0.7*web.jsonl, or none");
@@ -60,20 +60,21 @@ impl FeedOptions<'_> {
     }
 }
 
-/// Where a feed stands.
+/// Where a loader stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cursor {
     /// Digest of the data.
     pub digest: String,
-    /// Of the feed when it was new; later blocks may have another.
+    /// Of the loader when it was new; later blocks may have another.
     pub mean_width: usize,
     /// Each source's place.
-    pub lanes: Vec<LaneCursor>,
+    #[serde(rename = "lanes")]
+    pub streams: Vec<SourceCursor>,
 }
 
 /// Where a source stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LaneCursor {
+pub struct SourceCursor {
     /// Where its block begins.
     pub start: Start,
     /// Windows taken of this block.
@@ -92,31 +93,31 @@ pub struct LaneCursor {
 /// A thread per source prepares the next block while the current one is trained on, and waits with it: a source holds two
 /// blocks at most, whatever the size of the data. An epoch of one block is kept instead of read again.
 #[derive(Debug)]
-pub struct Feed {
-    lanes: Vec<Lane>,
+pub struct DataLoader {
+    streams: Vec<SourceStream>,
     mixture: Mixture,
     digest: String,
     mean_width: usize,
     max_positions: usize,
 }
 
-impl Feed {
+impl DataLoader {
     /// Opens the data, at the place of a cursor where one is given, and waits for the first block of each source.
     ///
     /// # Errors
     /// `Recipe` for weights on some of the data only, `Data` when a source holds less than one window, or is not what the
     /// cursor was taken from.
-    pub fn open(options: &FeedOptions, cursor: Option<&Cursor>) -> Result<Self> {
+    pub fn open(options: &LoaderOptions, cursor: Option<&Cursor>) -> Result<Self> {
         let _span = tracing::info_span!("read data").entered();
-        let (shelves, weights) = options.shelves()?;
+        let (all_sources, weights) = options.all_sources()?;
         let reading = options.reading;
-        let packs: Vec<Pack> = shelves.iter().map(|shelf| shelf.pack(&reading.text)).collect::<Result<_>>()?;
-        let digest = identity::of(&shelves, &packs, reading, options.tokenizer, options.block_tokens)?;
-        let cursor = cursor.filter(|cursor| cursor.digest == digest && cursor.lanes.len() == shelves.len());
+        let packs: Vec<Pack> = all_sources.iter().map(|sources| sources.pack(&reading.text)).collect::<Result<_>>()?;
+        let digest = identity::of(&all_sources, &packs, reading, options.tokenizer, options.block_tokens)?;
+        let cursor = cursor.filter(|cursor| cursor.digest == digest && cursor.streams.len() == all_sources.len());
         let mut workers = Vec::new();
-        for (idx, (shelf, pack)) in shelves.into_iter().zip(packs).enumerate() {
+        for (idx, (sources, pack)) in all_sources.into_iter().zip(packs).enumerate() {
             let source = Arc::new(Source {
-                shelf,
+                sources,
                 tokenizer: options.tokenizer.clone(),
                 pack,
                 wants: reading.wants(pack),
@@ -126,7 +127,7 @@ impl Feed {
                 seed: reading.seed,
                 idx,
             });
-            let place = cursor.and_then(|cursor| cursor.lanes.get(idx)).copied();
+            let place = cursor.and_then(|cursor| cursor.streams.get(idx)).copied();
             place.map_or(Ok(()), check_counts)?;
             workers.push((
                 Worker::start(&source, place.map_or_else(Start::default, |place| place.start))?,
@@ -135,47 +136,51 @@ impl Feed {
             ));
         }
         // All of them are at work by now.
-        let opened = workers.into_iter().map(|(worker, source, place)| Lane::open(worker, source, place));
-        let lanes: Vec<Lane> = opened.collect::<Result<_>>()?;
-        Ok(Feed::of(lanes, Mixture::new(&weights), digest, cursor.map(|cursor| cursor.mean_width)))
+        let opened = workers.into_iter().map(|(worker, source, place)| SourceStream::open(worker, source, place));
+        let streams: Vec<SourceStream> = opened.collect::<Result<_>>()?;
+        Ok(DataLoader::of(streams, Mixture::new(&weights), digest, cursor.map(|cursor| cursor.mean_width)))
     }
 
     /// The same windows in every epoch, in the order of [`super::Order`].
     pub fn of_windows(windows: Arc<Windows>, seed: u64) -> Self {
         let digest = windows.digest().to_owned();
         let block = Block::new(Start::default(), windows, true, seed, 0);
-        let lane = Lane { idx: 0, seed, source: None, worker: None, block, n_taken: 0, n_total: 0 };
-        Feed::of(vec![lane], Mixture::new(&[1.0]), digest, None)
+        let stream = SourceStream { idx: 0, seed, source: None, worker: None, block, n_taken: 0, n_total: 0 };
+        DataLoader::of(vec![stream], Mixture::new(&[1.0]), digest, None)
     }
 
-    fn of(lanes: Vec<Lane>, mixture: Mixture, digest: String, mean_width: Option<usize>) -> Self {
-        let mean = mixture.average(lanes.iter().map(|lane| lane.block.windows.mean_width() as f64)).ceil() as usize;
-        Feed { mean_width: mean_width.unwrap_or(mean), lanes, mixture, digest, max_positions: usize::MAX }
+    fn of(streams: Vec<SourceStream>, mixture: Mixture, digest: String, mean_width: Option<usize>) -> Self {
+        let mean =
+            mixture.average(streams.iter().map(|stream| stream.block.windows.mean_width() as f64)).ceil() as usize;
+        DataLoader { mean_width: mean_width.unwrap_or(mean), streams, mixture, digest, max_positions: usize::MAX }
     }
 
     /// The next `n_windows` windows.
     ///
     /// # Errors
     /// What reading or tokenising ahead met; `Recipe` for a window beyond the positions of a model that was checked.
-    pub fn take(&mut self, n_windows: usize) -> Result<Vec<Piece>> {
+    pub fn take(&mut self, n_windows: usize) -> Result<Vec<Sample>> {
         (0..n_windows).map(|_| self.next_piece()).collect()
     }
 
-    fn next_piece(&mut self) -> Result<Piece> {
-        let n_totals: Vec<u64> = self.lanes.iter().map(|lane| lane.n_total).collect();
+    fn next_piece(&mut self) -> Result<Sample> {
+        let n_totals: Vec<u64> = self.streams.iter().map(|stream| stream.n_total).collect();
         let idx = self.mixture.pick(&n_totals);
-        let lane = self.lanes.get_mut(idx).ok_or_else(|| Error::Internal("a mixture of nothing".into()))?;
-        let piece = lane.next_piece()?;
-        fits(piece.tokens.len(), lane.block.windows.n_brackets(), self.max_positions)?;
-        Ok(piece)
+        let stream = self.streams.get_mut(idx).ok_or_else(|| Error::Internal("a mixture of nothing".into()))?;
+        let sample = stream.next_piece()?;
+        fits(sample.tokens.len(), stream.block.windows.n_special_tokens(), self.max_positions)?;
+        Ok(sample)
     }
 
-    /// Where the feed stands.
+    /// Where the loader stands.
     pub fn cursor(&self) -> Cursor {
-        let of_lane =
-            |lane: &Lane| LaneCursor { start: lane.block.start, n_taken: lane.n_taken, n_total: lane.n_total };
-        let lanes = self.lanes.iter().map(of_lane).collect();
-        Cursor { digest: self.digest.clone(), mean_width: self.mean_width, lanes }
+        let of_lane = |stream: &SourceStream| SourceCursor {
+            start: stream.block.start,
+            n_taken: stream.n_taken,
+            n_total: stream.n_total,
+        };
+        let streams = self.streams.iter().map(of_lane).collect();
+        Cursor { digest: self.digest.clone(), mean_width: self.mean_width, streams }
     }
 
     /// Goes to the place of a cursor, tokenising at most a block of each source again.
@@ -183,13 +188,13 @@ impl Feed {
     /// # Errors
     /// `Recipe` when it was taken from other data, `Data` when these have changed since.
     pub fn seek(&mut self, cursor: &Cursor) -> Result<()> {
-        if cursor.digest != self.digest || cursor.lanes.len() != self.lanes.len() {
+        if cursor.digest != self.digest || cursor.streams.len() != self.streams.len() {
             return Err(Error::Recipe("resume: the place in the data is one in other data; use the same".into()));
         }
         if *cursor != self.cursor() {
             self.mean_width = cursor.mean_width;
-            for (lane, place) in self.lanes.iter_mut().zip(&cursor.lanes) {
-                lane.seek(*place)?;
+            for (stream, place) in self.streams.iter_mut().zip(&cursor.streams) {
+                stream.seek(*place)?;
             }
         }
         Ok(())
@@ -201,20 +206,20 @@ impl Feed {
         &self.digest
     }
 
-    /// Mean tokens per window in the first block, brackets included, rounded up; of a mixture, weighted. Streams have
+    /// Mean tokens per window in the first block, special tokens included, rounded up; of a mixture, weighted. Streams have
     /// windows of one length; for packed documents this is the mean of all where they fit one block.
     pub fn mean_width(&self) -> usize {
         self.mean_width
     }
 
-    /// Tokens of the longest window in the current blocks, brackets included.
+    /// Tokens of the longest window in the current blocks, special tokens included.
     pub fn width(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.block.windows.width()).max().unwrap_or(0)
+        self.streams.iter().map(|stream| stream.block.windows.width()).max().unwrap_or(0)
     }
 
-    /// Bracket tokens per window.
-    pub fn n_brackets(&self) -> usize {
-        self.lanes.first().map_or(0, |lane| lane.block.windows.n_brackets())
+    /// special tokens per window.
+    pub fn n_special_tokens(&self) -> usize {
+        self.streams.first().map_or(0, |stream| stream.block.windows.n_special_tokens())
     }
 
     /// Refuses windows that a model has no positions for: those at hand now, later ones when they come.
@@ -223,13 +228,13 @@ impl Feed {
     /// `Recipe` naming the longest possible `seq_len`.
     pub fn check_fits(&mut self, options: &Options) -> Result<()> {
         self.max_positions = self.max_positions.min(options.max_positions);
-        self.lanes.iter().try_for_each(|lane| lane.block.windows.check_fits(options))
+        self.streams.iter().try_for_each(|stream| stream.block.windows.check_fits(options))
     }
 }
 
 /// One source on its way.
 #[derive(Debug)]
-struct Lane {
+struct SourceStream {
     idx: usize,
     seed: u64,
     /// None for windows in memory.
@@ -241,18 +246,26 @@ struct Lane {
     n_total: u64,
 }
 
-impl Lane {
-    fn open(mut worker: Worker, source: Arc<Source>, place: Option<LaneCursor>) -> Result<Self> {
+impl SourceStream {
+    fn open(mut worker: Worker, source: Arc<Source>, place: Option<SourceCursor>) -> Result<Self> {
         let block = worker.next()?;
-        let place = place.unwrap_or(LaneCursor { start: block.start, n_taken: 0, n_total: 0 });
+        let place = place.unwrap_or(SourceCursor { start: block.start, n_taken: 0, n_total: 0 });
         check(place, block.start, block.windows.len())?;
         // What needs no worker any more need not hold one.
         let worker = (!block.is_epoch).then_some(worker);
         let (idx, seed) = (source.idx, source.seed);
-        Ok(Lane { idx, seed, source: Some(source), worker, block, n_taken: place.n_taken, n_total: place.n_total })
+        Ok(SourceStream {
+            idx,
+            seed,
+            source: Some(source),
+            worker,
+            block,
+            n_taken: place.n_taken,
+            n_total: place.n_total,
+        })
     }
 
-    fn next_piece(&mut self) -> Result<Piece> {
+    fn next_piece(&mut self) -> Result<Sample> {
         if self.n_taken == self.block.order.len() {
             self.block = match &mut self.worker {
                 Some(worker) => worker.next()?,
@@ -265,7 +278,7 @@ impl Lane {
         self.n_taken += 1;
         self.n_total += 1;
         let id = self.block.start.window + window as u64;
-        self.block.windows.piece(window, id)
+        self.block.windows.sample(window, id)
     }
 
     /// The block in the order of another epoch.
@@ -274,13 +287,13 @@ impl Lane {
         Block::new(start, self.block.windows.clone(), true, self.seed, self.idx)
     }
 
-    fn seek(&mut self, place: LaneCursor) -> Result<()> {
+    fn seek(&mut self, place: SourceCursor) -> Result<()> {
         match &self.source {
             Some(source) if !self.block.is_epoch => {
                 check_counts(place)?;
                 // The old worker ends before the new one begins, so that there are never three blocks.
                 self.worker = None;
-                *self = Lane::open(Worker::start(source, place.start)?, source.clone(), Some(place))?;
+                *self = SourceStream::open(Worker::start(source, place.start)?, source.clone(), Some(place))?;
             }
             _ => {
                 let start = Start { epoch: place.start.epoch, ..self.block.start };
@@ -295,13 +308,13 @@ impl Lane {
 }
 
 /// Refuses a place that is none in the block that begins at `start`.
-fn check(place: LaneCursor, start: Start, n_windows: usize) -> Result<()> {
+fn check(place: SourceCursor, start: Start, n_windows: usize) -> Result<()> {
     check_counts(place)?;
     if place.start == start && place.n_taken <= n_windows { Ok(()) } else { Err(nowhere()) }
 }
 
 /// Counts that no training reaches are damage, and would overflow where a block is prepared.
-fn check_counts(place: LaneCursor) -> Result<()> {
+fn check_counts(place: SourceCursor) -> Result<()> {
     let Start { epoch, block, window, place: item, n_carried } = place.start;
     let counts = [epoch, block, window, item.item, item.document, n_carried as u64];
     if counts.iter().all(|&count| count < 1 << 48) && place.n_total < 1 << 56 { Ok(()) } else { Err(nowhere()) }

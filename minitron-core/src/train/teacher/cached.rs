@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::cache::{Key, TeacherCache, TopRows};
-use super::{Lesson, Teacher};
-use crate::data::Targets;
+use super::{Teacher, TeacherOutput};
+use crate::data::Batch;
 use crate::error::{Error, Present, Result};
 use crate::model::Site;
 use crate::progress::Progress;
@@ -18,8 +18,8 @@ use crate::spec::ModelSpec;
 pub type Loader<'a> = Box<dyn FnOnce() -> Result<Box<dyn Teacher + 'a>> + 'a>;
 
 /// A cache in front of a teacher. A batch that lacks a window runs whole, so that what is stored does not depend on what was
-/// there before; lessons are read from what is stored in either case.
-pub struct Remembered<'a> {
+/// there before; outputs are read from what is stored in either case.
+pub struct CachedTeacher<'a> {
     spec: &'a ModelSpec,
     kind: Kind,
     cache: TeacherCache,
@@ -29,7 +29,7 @@ pub struct Remembered<'a> {
     has_warned: bool,
 }
 
-impl<'a> Remembered<'a> {
+impl<'a> CachedTeacher<'a> {
     /// A cache in front of the teacher of this spec, which computes in `kind`.
     pub fn new(
         spec: &'a ModelSpec,
@@ -38,7 +38,7 @@ impl<'a> Remembered<'a> {
         loader: Loader<'a>,
         progress: &'a dyn Progress,
     ) -> Self {
-        Remembered { spec, kind, cache, loader: Some(loader), teacher: None, progress, has_warned: false }
+        CachedTeacher { spec, kind, cache, loader: Some(loader), teacher: None, progress, has_warned: false }
     }
 
     fn teacher(&mut self) -> Result<&mut (dyn Teacher + 'a)> {
@@ -49,15 +49,15 @@ impl<'a> Remembered<'a> {
     }
 
     /// Runs the teacher on a batch and stores the windows that are not there yet; returns those that cannot be.
-    fn listen(&mut self, targets: &Targets, windows: &[Window]) -> Result<HashMap<Key, TopRows>> {
+    fn listen(&mut self, batch: &Batch, windows: &[Window]) -> Result<HashMap<Key, TopRows>> {
         let (k, vocab) = (self.cache.header().top_k, self.spec.options.vocab);
         let n_shared = self.cache.header().vocab as i64;
         let mut all = TopRows::default();
         {
-            let lesson = self.teacher()?.lesson(targets, true, &BTreeSet::new())?;
+            let output = self.teacher()?.forward(batch, true, &BTreeSet::new())?;
             let nothing = Tensor::new();
-            for (start, len) in crate::model::row_chunks(targets.n_rows(), vocab) {
-                top_rows(&cut(&lesson.logits(start, len, &nothing)?, n_shared)?, k as i64, &mut all)?;
+            for (start, len) in crate::model::row_chunks(batch.n_rows(), vocab) {
+                top_rows(&cut(&output.logits(start, len, &nothing)?, n_shared)?, k as i64, &mut all)?;
             }
         }
         let mut unstored = HashMap::new();
@@ -79,13 +79,13 @@ impl<'a> Remembered<'a> {
     }
 }
 
-impl fmt::Debug for Remembered<'_> {
+impl fmt::Debug for CachedTeacher<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Remembered").field("cache", &self.cache).finish_non_exhaustive()
+        f.debug_struct("CachedTeacher").field("cache", &self.cache).finish_non_exhaustive()
     }
 }
 
-impl Teacher for Remembered<'_> {
+impl Teacher for CachedTeacher<'_> {
     /// Nothing before a window is missing; of a cache that is empty, the first one will.
     fn kept_bytes(&self) -> u64 {
         match &self.teacher {
@@ -99,18 +99,18 @@ impl Teacher for Remembered<'_> {
         self.spec
     }
 
-    fn lesson<'l>(
+    fn forward<'l>(
         &'l mut self,
-        targets: &Targets,
+        batch: &Batch,
         with_logits: bool,
         sites: &BTreeSet<Site>,
-    ) -> Result<Box<dyn Lesson + 'l>> {
+    ) -> Result<Box<dyn TeacherOutput + 'l>> {
         if !sites.is_empty() || !with_logits {
             return Err(Error::Internal("a teacher cache holds no states".into()));
         }
-        let windows = windows_of(targets)?;
+        let windows = windows_of(batch)?;
         let is_missing = windows.iter().any(|window| !self.cache.holds(&window.key));
-        let unstored = if is_missing { self.listen(targets, &windows)? } else { HashMap::new() };
+        let unstored = if is_missing { self.listen(batch, &windows)? } else { HashMap::new() };
         let mut rows = TopRows::default();
         for window in &windows {
             if !self.cache.read(&window.key, &mut rows)?
@@ -121,13 +121,13 @@ impl Teacher for Remembered<'_> {
                 rows.log_tail.extend(&part.log_tail);
             }
         }
-        let (n_rows, k) = (targets.n_rows(), self.cache.header().top_k as i64);
+        let (n_rows, k) = (batch.n_rows(), self.cache.header().top_k as i64);
         if rows.log_tail.len() as i64 != n_rows {
-            return Err(Error::Internal(format!("{} remembered rows for {n_rows}", rows.log_tail.len())));
+            return Err(Error::Internal(format!("{} cached rows for {n_rows}", rows.log_tail.len())));
         }
-        let device = targets.ids_bt.device();
+        let device = batch.ids_bt.device();
         let ids: Vec<i64> = rows.ids.iter().map(|&id| i64::from(id)).collect();
-        Ok(Box::new(Recalled {
+        Ok(Box::new(CachedOutput {
             ids_nk: Tensor::f_from_slice(&ids)?.f_view([n_rows, k])?.f_to_device(device)?,
             log_p_nk: Tensor::f_from_slice(&rows.log_p)?.f_view([n_rows, k])?.f_to_device(device)?,
             log_tail_n1: Tensor::f_from_slice(&rows.log_tail)?.f_view([n_rows, 1])?.f_to_device(device)?,
@@ -143,7 +143,7 @@ impl Teacher for Remembered<'_> {
 
 /// What the cache holds of one batch. N rows, K stored probabilities, V ids that both models have.
 #[derive(Debug)]
-struct Recalled {
+struct CachedOutput {
     n_shared: i64,
     ids_nk: Tensor,
     log_p_nk: Tensor,
@@ -151,7 +151,7 @@ struct Recalled {
     is_whole: bool,
 }
 
-impl Lesson for Recalled {
+impl TeacherOutput for CachedOutput {
     /// Log-probabilities [len, V]: the stored ones, and the mass of the rest divided as the student divides its own,
     ///
     /// ```text
@@ -212,9 +212,9 @@ struct Window {
 
 /// Keys of a batch's windows, in order: digests of the tokens that are there, the positions that predict, and
 /// where documents begin if attention stays inside them.
-fn windows_of(targets: &Targets) -> Result<Vec<Window>> {
+fn windows_of(batch: &Batch) -> Result<Vec<Window>> {
     let mut windows: Vec<Window> = Vec::new();
-    for window in targets.windows()? {
+    for window in batch.windows()? {
         let mut hasher = Sha256::new();
         // Documents where they are told apart alone, so that keys of before are found.
         let documents = Some(window.documents.as_slice()).filter(|documents| !documents.is_empty());

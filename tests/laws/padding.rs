@@ -1,4 +1,4 @@
-//! Sequences of different lengths side by side: filling is never seen.
+//! Sequences of different lengths side by side: padding is never seen.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use minitron::{families, tiny_bert};
 use minitron_core::contract::{SitePair, StateLoss, States};
-use minitron_core::data::{Feed, Targets, Task, Windows, fill};
+use minitron_core::data::{Batch, DataLoader, Task, Windows, fill};
 use minitron_core::error::Result;
 use minitron_core::evaluate::{Pooling, sentence_embeddings};
 use minitron_core::model::{Input, LoadOptions, NoTap, Port, Site, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::spec::ModelSpec;
 use minitron_core::train::{
-    Counts, LiftStart, Loaded, Objective, StateTerm, Streamed, Teacher, TrainSettings, Trainer, Weight,
+    Counts, InMemoryTeacher, LiftStart, Objective, StateTerm, StreamedTeacher, Teacher, TrainSettings, Trainer, Weight,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,12 +22,12 @@ use tch::{Device, Kind, Tensor};
 use super::{Model, REORDERED, learner, relative, trainer};
 
 /// Begin and end of every window.
-const BRACKETS: (u32, u32) = (2, 3);
+const SPECIAL_TOKENS: (u32, u32) = (2, 3);
 const MASK: u32 = 4;
 
-/// Windows of these many tokens, brackets included, in this order (shortest first).
+/// Windows of these many tokens, special tokens included, in this order (shortest first).
 fn documents(lengths: &[usize], seed: u64) -> Windows {
-    super::documents(lengths.iter().map(|length| length - 2), seed, Some(BRACKETS))
+    super::documents(lengths.iter().map(|length| length - 2), seed, Some(SPECIAL_TOKENS))
 }
 
 /// A BERT without a head, as sentence encoders are.
@@ -37,7 +37,7 @@ fn headless() -> Value {
     config
 }
 
-fn hidden(model: &Transformer, targets: &Targets) -> Tensor {
+fn hidden(model: &Transformer, targets: &Batch) -> Tensor {
     tch::no_grad(|| model.hidden(targets.input(), &mut NoTap, None)).unwrap()
 }
 
@@ -49,13 +49,14 @@ fn a_window_has_the_same_states_alone_and_beside_a_longer_one() {
         let whole = model.load().unwrap();
         let together = Task::States.batch(&windows, &[0, 3, 1], Device::Cpu).unwrap();
         assert_eq!(
-            Vec::<i64>::try_from(together.seen_bt.as_ref().unwrap().sum_dim_intlist(1, false, Kind::Int64)).unwrap(),
+            Vec::<i64>::try_from(together.attention_mask_bt.as_ref().unwrap().sum_dim_intlist(1, false, Kind::Int64))
+                .unwrap(),
             [4, 23, 9]
         );
         let together_bte = hidden(&whole, &together);
         for (row, window) in [(0, 0), (1, 3), (2, 1)] {
             let alone = Task::States.batch(&windows, &[window], Device::Cpu).unwrap();
-            assert!(alone.seen_bt.is_none());
+            assert!(alone.attention_mask_bt.is_none());
             let alone_te = hidden(&whole, &alone).get(0);
             let found_te = together_bte.get(row).narrow(0, 0, alone_te.size()[0]);
             assert!(
@@ -66,12 +67,12 @@ fn a_window_has_the_same_states_alone_and_beside_a_longer_one() {
             );
         }
         // Windows of one length need no mask.
-        assert!(Task::States.batch(&windows, &[1, 2], Device::Cpu).unwrap().seen_bt.is_none());
+        assert!(Task::States.batch(&windows, &[1, 2], Device::Cpu).unwrap().attention_mask_bt.is_none());
     }
 }
 
 #[test]
-fn filling_is_not_seen_in_half_precision_either() {
+fn padding_is_not_seen_in_half_precision_either() {
     let windows = documents(&[4, 23], 2);
     let model = Model::new(&tiny_bert(), 61).unwrap();
     let options = LoadOptions { kind: Kind::BFloat16, ..LoadOptions::default() };
@@ -82,16 +83,18 @@ fn filling_is_not_seen_in_half_precision_either() {
     let (found, alone) = (exact(hidden(&half, &together).get(0).narrow(0, 0, 4)), exact(hidden(&half, &alone).get(0)));
     // Eight bits of mantissa through three layers.
     assert!(relative(&found, &alone) <= 0.05, "{}", relative(&found, &alone));
-    // What stands in the filling does not matter to the last bit.
-    let (ids_bt, seen_bt) = (together.ids_bt.copy(), together.seen_bt.as_ref());
+    // What stands in the padding does not matter to the last bit.
+    let (ids_bt, attention_mask_bt) = (together.ids_bt.copy(), together.attention_mask_bt.as_ref());
     let _ = ids_bt.get(0).narrow(0, 4, 19).fill_(17);
-    let other =
-        tch::no_grad(|| half.hidden(Input { ids_bt: &ids_bt, seen_bt, positions_bt: None }, &mut NoTap, None)).unwrap();
+    let other = tch::no_grad(|| {
+        half.hidden(Input { ids_bt: &ids_bt, attention_mask_bt, positions_bt: None }, &mut NoTap, None)
+    })
+    .unwrap();
     assert!(exact(other.get(0).narrow(0, 0, 4)).equal(&found));
 }
 
 #[test]
-fn masked_rows_of_documents_lie_inside_their_brackets_and_ask_for_what_stood_there() {
+fn masked_rows_of_documents_lie_inside_their_special_tokens_and_ask_for_what_stood_there() {
     let windows = documents(&[4, 6, 14, 33], 3);
     let chosen = [2, 0, 3, 1];
     let targets = Task::Masked { mask: MASK, seed: 5 }.batch(&windows, &chosen, Device::Cpu).unwrap();
@@ -177,12 +180,14 @@ fn the_gradient_of_a_filled_batch_is_that_of_its_windows_one_by_one() {
         let objective = objective(&student, &teacher, recompute);
         let whole = Counts::of(&batch(&[0, 1, 2])).unwrap();
         assert_eq!(whole.tokens, 36);
-        let together = objective.backward(&model, Some(&mut Loaded(&heard)), &batch(&[0, 1, 2]), whole).unwrap();
+        let together =
+            objective.backward(&model, Some(&mut InMemoryTeacher(&heard)), &batch(&[0, 1, 2]), whole).unwrap();
         let found = take_gradients(&model);
         // A mean over tokens: each window counts by its length.
         let mut alone = 0.0;
         for window in 0..3 {
-            alone += objective.backward(&model, Some(&mut Loaded(&heard)), &batch(&[window]), whole).unwrap().total;
+            alone +=
+                objective.backward(&model, Some(&mut InMemoryTeacher(&heard)), &batch(&[window]), whole).unwrap().total;
         }
         assert!((together.total - alone).abs() <= REORDERED * alone, "{} {alone}", together.total);
         assert!(relative(&found, &take_gradients(&model)) <= REORDERED);
@@ -190,15 +195,15 @@ fn the_gradient_of_a_filled_batch_is_that_of_its_windows_one_by_one() {
 }
 
 #[test]
-fn a_streamed_teacher_does_not_see_filling_either() {
+fn a_streamed_teacher_does_not_see_padding_either() {
     let teacher = Model::new(&tiny_bert(), 64).unwrap();
     let loaded = teacher.load().unwrap();
     let targets =
         Task::Masked { mask: MASK, seed: 1 }.batch(&documents(&[4, 9, 23], 6), &[0, 1, 2], Device::Cpu).unwrap();
-    let mut streamed = Streamed::new(&teacher.source, &teacher.spec, LoadOptions::default());
-    let mut held = Loaded(&loaded);
+    let mut streamed = StreamedTeacher::new(&teacher.source, &teacher.spec, LoadOptions::default());
+    let mut held = InMemoryTeacher(&loaded);
     let sites = BTreeSet::from([Site::Last]);
-    let (a, b) = (streamed.lesson(&targets, true, &sites).unwrap(), held.lesson(&targets, true, &sites).unwrap());
+    let (a, b) = (streamed.forward(&targets, true, &sites).unwrap(), held.forward(&targets, true, &sites).unwrap());
     assert!(a.states(Site::Last).unwrap().equal(b.states(Site::Last).unwrap()));
     let (n_rows, nothing) = (targets.n_rows(), Tensor::new());
     assert!(a.logits(0, n_rows, &nothing).unwrap().equal(&b.logits(0, n_rows, &nothing).unwrap()));
@@ -213,9 +218,9 @@ fn an_encoder_without_a_head_learns_its_teachers_states_from_documents() {
     let settings = TrainSettings { n_tokens: 87 * 40, batch_size: 4, lr: 1e-2, ..TrainSettings::default() };
     let objective = objective(&student, &teacher, false);
     let learners = [learner(&model, &objective, dir.path())];
-    let (feed, interrupt) = (RefCell::new(Feed::of_windows(Arc::new(windows), 0)), Interrupt::default());
+    let (loader, interrupt) = (RefCell::new(DataLoader::of_windows(Arc::new(windows), 0)), Interrupt::default());
     let task = Task::of_model(&student.spec.options, None, 0).unwrap();
-    let trainer = Trainer { task, ..trainer(&learners, &heard, &feed, &settings, &interrupt) };
+    let trainer = Trainer { task, ..trainer(&learners, &heard, &loader, &settings, &interrupt) };
     let (outcome, _) = trainer.run(false).unwrap().single().unwrap();
     let metrics = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
     let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();

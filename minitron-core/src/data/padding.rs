@@ -10,8 +10,8 @@ pub fn fill(sequences: &[&[u32]], device: Device) -> Result<(Tensor, Option<Tens
     let lengths: Vec<i64> = sequences.iter().map(|sequence| sequence.len() as i64).collect();
     let width = lengths.iter().max().copied().unwrap_or(0);
     let filled = |sequence: &&[u32]| {
-        let filling = std::iter::repeat_n(0, width as usize - sequence.len());
-        sequence.iter().map(|&id| i64::from(id)).chain(filling).collect::<Vec<_>>()
+        let padding = std::iter::repeat_n(0, width as usize - sequence.len());
+        sequence.iter().map(|&id| i64::from(id)).chain(padding).collect::<Vec<_>>()
     };
     let ids: Vec<i64> = sequences.iter().flat_map(filled).collect();
     let ids_bt = Tensor::f_from_slice(&ids)?.f_view([sequences.len() as i64, width])?.f_to_kind(Kind::Int64)?;
