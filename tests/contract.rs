@@ -8,7 +8,7 @@ use minitron::{
     binary, config, families, groups, random_weights, reads_no_file, registry, root, score, some_windows, tiny_bert,
     tiny_llama,
 };
-use minitron_core::calibrate::{Metric, Pass};
+use minitron_core::calibrate::{Metric, ScorerSet};
 use minitron_core::contract::{Axis, Corpus, Evaluator, LogitLoss, StateLoss, States, Subject, TeacherNeed};
 use minitron_core::data::{Tokenizer, Windows};
 use minitron_core::error::Result;
@@ -282,9 +282,9 @@ fn a_metric_of_a_task_is_the_tasks_error_without_each_layer() {
     for plugin in registry().of_kind(Kind::Importance).filter(|plugin| plugin.tag == "task_accuracy") {
         let asked = PluginSpec::bare(plugin.tag).with("path", path.to_string_lossy().as_ref());
         let metric = Metric { label: plugin.tag.into(), importance: registry().build(&asked).unwrap() };
-        let mut pass = Pass::new(vec![metric], &groups(&spec).unwrap(), 0).unwrap();
-        pass.measure(&subject(&model, &windows, &tokenizer)).unwrap();
-        let scores = pass.finish().unwrap();
+        let mut scorers = ScorerSet::new(vec![metric], &groups(&spec).unwrap(), 0).unwrap();
+        scorers.measure(&subject(&model, &windows, &tokenizer)).unwrap();
+        let scores = scorers.finish().unwrap();
         for (layer, score) in scores.by_name[&format!("{}/depth", plugin.tag)].iter().enumerate() {
             let without = model.without(layer..layer + 1);
             let accuracy = choice.evaluate(&subject(&without, &windows, &tokenizer)).unwrap()["acc"];

@@ -7,7 +7,7 @@ use minitron::{
     axes, calibration, fixture, fixtures, forward, groups, load, max_difference, metric, minitron, random_weights,
     reads_no_file, registry, root, score, windows,
 };
-use minitron_core::calibrate::{Metric, Pass};
+use minitron_core::calibrate::{Metric, ScorerSet};
 use minitron_core::checkpoint::{Reader, TensorSource};
 use minitron_core::contract::{Document, LogitLoss, StateLoss, States};
 use minitron_core::digest;
@@ -86,9 +86,9 @@ fn scores_are_those_of_hooks_in_pytorch() {
         let ids_bt = expected.read("input_ids").unwrap();
         let ids = Vec::<i64>::try_from(&ids_bt.reshape([-1])).unwrap();
         let windows = windows(ids.iter().map(|&id| id as u32).collect(), ids_bt.size()[1] as usize).unwrap();
-        let mut pass = Pass::new(metrics().unwrap(), &groups(&folder.spec).unwrap(), 0).unwrap();
-        pass.run(&model, &calibration(&folder.spec, &windows, 2).unwrap()).unwrap();
-        let mut scores = pass.finish().unwrap().by_name;
+        let mut scorers = ScorerSet::new(metrics().unwrap(), &groups(&folder.spec).unwrap(), 0).unwrap();
+        scorers.run(&model, &calibration(&folder.spec, &windows, 2).unwrap()).unwrap();
+        let mut scores = scorers.finish().unwrap().by_name;
         // Laws tie key/value heads to their queries (`laws/scoring.rs`) and say which pairs go first (`laws/pairs.rs`).
         scores.retain(|name, _| !name.contains("/kv_heads.") && !name.contains("/rope_pairs"));
 

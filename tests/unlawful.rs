@@ -222,7 +222,7 @@ impl Scorer for BadScorer {
         self.sums_u.clone()
     }
 
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
+    fn merge(&mut self, state: &[f64]) -> Result<()> {
         self.sums_u.iter_mut().zip(state).for_each(|(ours, theirs)| *ours += theirs);
         Ok(())
     }
@@ -570,7 +570,7 @@ impl Scorer for BrittleScorer {
         Vec::new()
     }
 
-    fn absorb(&mut self, _state: &[f64]) -> Result<()> {
+    fn merge(&mut self, _state: &[f64]) -> Result<()> {
         Ok(())
     }
 

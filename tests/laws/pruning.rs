@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use minitron::{axes, families, forward, groups, registry, some_ids, tiny_gpt2, tiny_llama, tiny_nemotron};
-use minitron_core::calibrate::{Metric, Pass, Scores};
+use minitron_core::calibrate::{Metric, ScorerSet, Scores};
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
 use minitron_core::model::Transformer;
@@ -128,9 +128,9 @@ fn zeroed(
 
 pub(super) fn activation_scores(model: &Transformer, groups: &[PruneGroup]) -> Result<Scores> {
     let importance = registry().build(&PluginSpec::bare("activation"))?;
-    let mut pass = Pass::new(vec![Metric { label: "activation".into(), importance }], groups, 0)?;
-    pass.run(model, &minitron::calibration(&model.spec, &minitron::some_windows(6, 12, 61, 5)?, 4)?)?;
-    pass.finish()
+    let mut scorers = ScorerSet::new(vec![Metric { label: "activation".into(), importance }], groups, 0)?;
+    scorers.run(model, &minitron::calibration(&model.spec, &minitron::some_windows(6, 12, 61, 5)?, 4)?)?;
+    scorers.finish()
 }
 
 #[test]

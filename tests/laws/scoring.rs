@@ -7,7 +7,7 @@ use minitron::{
     calibration, families, groups, metric, reads_no_file, registry, score, some_windows, tiny_bert, tiny_gpt2,
     tiny_llama, tiny_nemotron,
 };
-use minitron_core::calibrate::{Metric, Pass, Scores, Spill, Streamed};
+use minitron_core::calibrate::{ActivationStore, Metric, ScorerSet, Scores, Streamed};
 use minitron_core::checkpoint::{MemorySource, TensorInfo, TensorSource};
 use minitron_core::contract::Importance;
 use minitron_core::error::{Error, Result};
@@ -73,11 +73,11 @@ fn what_two_passes_saw_adds_up() {
         let model = Model::new(&config, 21).unwrap();
         let loaded = model.load().unwrap();
         let over = |windows| {
-            let mut pass = Pass::new(metrics(looks).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
+            let mut scorers = ScorerSet::new(metrics(looks).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
             // Which positions of an encoder are masked follows from a window's number.
             let task = calibration(&model.spec, windows, 4).unwrap();
-            pass.run(&loaded, &task).unwrap();
-            pass
+            scorers.run(&loaded, &task).unwrap();
+            scorers
         };
         if !model.spec.options.causal {
             continue;
@@ -85,7 +85,7 @@ fn what_two_passes_saw_adds_up() {
         let [left, right] =
             halves.clone().map(|part: Range<usize>| minitron::windows(tokens[part].to_vec(), 10).unwrap());
         let (mut left, right) = (over(&left), over(&right));
-        left.absorb(&right.state()).unwrap();
+        left.merge(&right.state()).unwrap();
         assert_same(&left.finish().unwrap(), &over(&whole).finish().unwrap(), model.family());
     }
 }
@@ -96,7 +96,7 @@ fn a_state_of_another_metric_is_refused() {
     let groups = groups(&model.spec).unwrap();
     let depth = groups.iter().find(|group| group.kind() == DEPTH).unwrap();
     let scorer = |tag: &str| registry().build::<dyn Importance>(&PluginSpec::bare(tag)).unwrap().scorer(depth).unwrap();
-    let error = scorer("magnitude").absorb(&scorer("block_influence").state()).unwrap_err().to_string();
+    let error = scorer("magnitude").merge(&scorer("block_influence").state()).unwrap_err().to_string();
     assert!(error.contains("of another metric"), "{error}");
 }
 
@@ -133,25 +133,25 @@ fn streamed_scores_are_those_in_memory_also_after_an_interruption_anywhere() {
         let dir = tempfile::tempdir().unwrap();
         let (mut n_attempts, mut reached) = (0, Vec::new());
         let streamed = loop {
-            let spill = Spill::open(&dir.path().join("spill"), "same".into()).unwrap();
-            reached.extend(spill.reached());
+            let activations = ActivationStore::open(&dir.path().join("activations"), "same".into()).unwrap();
+            reached.extend(activations.reached());
             // Enough for what stands around the layers and one layer, never for all of them.
             let of = |layer| model.spec.params.iter().filter(|param| param.layer() == layer).count();
             let source = Failing { source: &model.source, left: Cell::new(of(None) + of(Some(0)) + 3) };
             let options = LoadOptions::default();
-            let from = Streamed { source: &source, spec: &model.spec, options, spill: &spill };
-            let mut pass = Pass::new(metrics(streams).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
-            let done = pass.stream(&from, &calibration(&model.spec, &windows, 3).unwrap());
+            let from = Streamed { source: &source, spec: &model.spec, options, activations: &activations };
+            let mut scorers = ScorerSet::new(metrics(streams).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
+            let done = scorers.stream(&from, &calibration(&model.spec, &windows, 3).unwrap());
             n_attempts += 1;
             assert!(n_attempts < 20, "{}: never done", model.family());
             if done.is_ok() {
-                pass.weigh(&model.source, None, &model.spec, &Silent).unwrap();
-                break pass.finish().unwrap();
+                scorers.observe_weights(&model.source, None, &model.spec, &Silent).unwrap();
+                break scorers.finish().unwrap();
             }
         };
         assert!(n_attempts > 1 && reached.iter().any(|&layer| layer > 0), "{}: never interrupted", model.family());
         assert_same(&whole, &streamed, model.family());
-        assert!(!dir.path().join("spill").exists(), "the spilled activations stay behind");
+        assert!(!dir.path().join("activations").exists(), "the spilled activations stay behind");
     }
 }
 
@@ -160,15 +160,15 @@ fn a_spill_of_other_inputs_is_not_gone_on_from() {
     let model = Model::new(&tiny_llama(), 24).unwrap();
     let windows = some_windows(4, 10, 61, 3).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let place = dir.path().join("spill");
-    let spill = Spill::open(&place, "one".into()).unwrap();
+    let place = dir.path().join("activations");
+    let activations = ActivationStore::open(&place, "one".into()).unwrap();
     let source = Failing { source: &model.source, left: Cell::new(13) };
     let options = LoadOptions::default();
-    let from = Streamed { source: &source, spec: &model.spec, options, spill: &spill };
-    let mut pass = Pass::new(metrics(looks).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
-    assert!(pass.stream(&from, &calibration(&model.spec, &windows, 2).unwrap()).is_err());
-    assert!(Spill::open(&place, "one".into()).unwrap().reached().is_some());
-    assert_eq!(Spill::open(&place, "two".into()).unwrap().reached(), None);
+    let from = Streamed { source: &source, spec: &model.spec, options, activations: &activations };
+    let mut scorers = ScorerSet::new(metrics(looks).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
+    assert!(scorers.stream(&from, &calibration(&model.spec, &windows, 2).unwrap()).is_err());
+    assert!(ActivationStore::open(&place, "one".into()).unwrap().reached().is_some());
+    assert_eq!(ActivationStore::open(&place, "two".into()).unwrap().reached(), None);
 }
 
 #[test]
@@ -311,11 +311,11 @@ fn resamples_spread_around_the_score_and_are_drawn_together() {
     let model = Model::new(&tiny_llama(), 28).unwrap();
     // A mean over windows, whose expectation over resamples it is itself.
     let specs = ["activation:batch=mean", "block_influence", "magnitude"].map(|spec| metric(spec).unwrap());
-    let mut pass = Pass::new(specs.into(), &groups(&model.spec).unwrap(), 16).unwrap();
-    pass.run(&model.load().unwrap(), &calibration(&model.spec, &windows, 5).unwrap()).unwrap();
-    let (scores, replicates) = (pass.finish().unwrap(), pass.replicates(200, 1).unwrap());
-    assert_eq!(replicates, pass.replicates(200, 1).unwrap());
-    assert_ne!(replicates, pass.replicates(200, 2).unwrap());
+    let mut scorers = ScorerSet::new(specs.into(), &groups(&model.spec).unwrap(), 16).unwrap();
+    scorers.run(&model.load().unwrap(), &calibration(&model.spec, &windows, 5).unwrap()).unwrap();
+    let (scores, replicates) = (scorers.finish().unwrap(), scorers.replicates(200, 1).unwrap());
+    assert_eq!(replicates, scorers.replicates(200, 1).unwrap());
+    assert_ne!(replicates, scorers.replicates(200, 2).unwrap());
     assert!(!replicates.keys().any(|name| name.starts_with("magnitude")), "weights have no samples");
     for (name, drawn) in &replicates {
         for (unit, &score) in scores.by_name[name].iter().enumerate() {
@@ -335,7 +335,7 @@ fn resamples_spread_around_the_score_and_are_drawn_together() {
 fn a_run_of_layers_longer_than_the_model_is_refused() {
     let model = Model::new(&tiny_llama(), 29).unwrap();
     for spec in ["block_influence:span=3", "perplexity:span=0", "task_accuracy:span=9"] {
-        let error = Pass::new(vec![metric(spec).unwrap()], &groups(&model.spec).unwrap(), 0).unwrap_err();
+        let error = ScorerSet::new(vec![metric(spec).unwrap()], &groups(&model.spec).unwrap(), 0).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains("span: expected 1 to 2"), "{error}");
     }
 }

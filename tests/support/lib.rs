@@ -323,7 +323,7 @@ pub fn score(
         options: LoadOptions::default(),
         seed: 0,
         bootstrap: 0,
-        spill: None,
+        activations: None,
         progress: &Silent,
     };
     calibrate::score(&inputs, metrics)

@@ -66,7 +66,7 @@ impl Scorer for Seen {
         self.sums_u.clone()
     }
 
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
+    fn merge(&mut self, state: &[f64]) -> Result<()> {
         if state.len() != self.sums_u.len() {
             return Err(Error::Internal(format!("{} numbers for {} units", state.len(), self.sums_u.len())));
         }

@@ -124,7 +124,7 @@ pub struct Activations<'a> {
     pub site: Site,
     /// [B, T, C].
     pub x_btc: &'a Tensor,
-    /// The other end of [`Site::Across`], [B, T, C].
+    /// The other end of [`Site::LayerSpan`], [B, T, C].
     pub before_btc: Option<&'a Tensor>,
     stats: RefCell<HashMap<(SequenceStat, usize), Vec<f64>>>,
 }
@@ -141,7 +141,7 @@ impl<'a> Activations<'a> {
 
     /// Of both ends of a run of layers.
     pub fn across(first: usize, span: usize, before_btc: &'a Tensor, after_btc: &'a Tensor) -> Self {
-        Self::beside(Site::Across { first, span }, after_btc, Some(before_btc))
+        Self::beside(Site::LayerSpan { first, span }, after_btc, Some(before_btc))
     }
 
     /// The statistic of each window and unit, [B, U] row-major in f64; units of several channels enter as the L2 norm over

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::gradient::mean_gradient;
-use super::{Calibration, Metric, Pass, Scores, Spill, Streamed};
+use super::{ActivationStore, Calibration, Metric, ScorerSet, Scores, Streamed};
 use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
 use crate::data::{Task, Tokenizer, Windows};
@@ -40,7 +40,7 @@ pub struct ScoreInputs<'a> {
     pub bootstrap: usize,
     /// A folder for activations, where one layer is to be in memory at a time, and a digest of all that the scores follow from:
     /// an interrupted scoring of the same goes on from there.
-    pub spill: Option<(&'a Path, &'a str)>,
+    pub activations: Option<(&'a Path, &'a str)>,
     /// Where to report.
     pub progress: &'a dyn Progress,
 }
@@ -51,20 +51,20 @@ const LIBRARY_BYTES: u64 = 256 << 20;
 const MAX_FOLDS: usize = 64;
 
 /// The one way from metrics to scores: each metric is shown what it asks for (sites, ablations, weights, gradients, tasks), in
-/// memory or, with `spill`, streamed. Both give the same numbers, in batches of any size.
+/// memory or, with `activations`, streamed. Both give the same numbers, in batches of any size.
 ///
 /// # Errors
 /// `Recipe` for metrics that write one score or score nothing, a metric that needs the whole model where it is streamed, or a
 /// budget that one window does not fit in; `Plugin` for scores that are not one finite number a unit.
 pub fn score(inputs: &ScoreInputs, metrics: Vec<Metric>) -> Result<Scores> {
     let n_folds = if inputs.bootstrap == 0 { 0 } else { inputs.windows.len().min(MAX_FOLDS) };
-    let mut pass = Pass::new(metrics, inputs.groups, n_folds)?;
-    match inputs.spill {
-        Some((dir, digest)) => inputs.streamed(&mut pass, dir, digest)?,
-        None => inputs.in_memory(&mut pass)?,
+    let mut scorers = ScorerSet::new(metrics, inputs.groups, n_folds)?;
+    match inputs.activations {
+        Some((dir, digest)) => inputs.streamed(&mut scorers, dir, digest)?,
+        None => inputs.in_memory(&mut scorers)?,
     }
-    let mut scores = pass.finish()?;
-    scores.replicates = pass.replicates(inputs.bootstrap, inputs.seed)?;
+    let mut scores = scorers.finish()?;
+    scores.replicates = scorers.replicates(inputs.bootstrap, inputs.seed)?;
     Ok(scores)
 }
 
@@ -79,17 +79,17 @@ impl ScoreInputs<'_> {
     }
 
     /// With the whole model in memory, and its gradients where a metric asks for them.
-    fn in_memory(&self, pass: &mut Pass) -> Result<()> {
-        let gradient_loss = pass.gradient_loss()?;
+    fn in_memory(&self, scorers: &mut ScorerSet) -> Result<()> {
+        let gradient_loss = scorers.gradient_loss()?;
         let n_copies = if gradient_loss.is_some() { 2 } else { 1 };
         let weights = n_copies * self.spec.n_params() * self.element_bytes();
-        let input = self.calibration(self.fitting_batch(pass, weights, "--stream holds one layer at a time")?);
-        let needs_model = pass.wants_sites() || !pass.ablation_spans().is_empty() || pass.wants_measurements();
+        let input = self.calibration(self.fitting_batch(scorers, weights, "--stream holds one layer at a time")?);
+        let needs_model = scorers.wants_sites() || !scorers.ablation_spans().is_empty() || scorers.wants_measurements();
         if needs_model {
             let model = self.load(false)?;
-            pass.run(&model, &input)?;
-            if pass.wants_measurements() {
-                pass.measure(&Subject {
+            scorers.run(&model, &input)?;
+            if scorers.wants_measurements() {
+                scorers.measure(&Subject {
                     model: &model,
                     teacher: None,
                     kept_hidden: None,
@@ -105,36 +105,36 @@ impl ScoreInputs<'_> {
             Some(loss) => Some(mean_gradient(&self.load(true)?, loss, &input)?),
             None => None,
         };
-        if pass.wants_weights() {
+        if scorers.wants_weights() {
             let gradients = gradients.as_ref().map(|gradients| gradients as &dyn TensorSource);
-            pass.weigh(self.source, gradients, self.spec, self.progress)?;
+            scorers.observe_weights(self.source, gradients, self.spec, self.progress)?;
         }
         Ok(())
     }
 
     /// With one layer in memory; activations wait in a folder, from which an interrupted run goes on.
-    fn streamed(&self, pass: &mut Pass, dir: &Path, digest: &str) -> Result<()> {
-        if pass.gradient_loss()?.is_some() || pass.wants_measurements() {
+    fn streamed(&self, scorers: &mut ScorerSet, dir: &Path, digest: &str) -> Result<()> {
+        if scorers.gradient_loss()?.is_some() || scorers.wants_measurements() {
             let message = "a metric asks for gradients or task results, which need the whole model in memory";
             return Err(Error::Recipe(format!("{message}; leave --stream out, or score by it in a run of its own")));
         }
-        if pass.wants_sites() || !pass.ablation_spans().is_empty() {
+        if scorers.wants_sites() || !scorers.ablation_spans().is_empty() {
             self.spec.check_computable()?;
         }
-        let head = if pass.ablation_spans().is_empty() { 0 } else { self.head_params() };
+        let head = if scorers.ablation_spans().is_empty() { 0 } else { self.head_params() };
         let layers = 0..self.spec.n_layers();
         let layer = layers.map(|layer| self.params_of(|param| param.layer() == Some(layer))).max().unwrap_or(0);
         let weights = (layer + head) * self.element_bytes() + self.largest_stored(head > 0);
-        let input = self.calibration(self.fitting_batch(pass, weights, "one layer is held at a time already")?);
-        let spill = Spill::open(dir, digest.to_owned())?;
-        if let Some(layer_idx) = spill.reached() {
+        let input = self.calibration(self.fitting_batch(scorers, weights, "one layer is held at a time already")?);
+        let activations = ActivationStore::open(dir, digest.to_owned())?;
+        if let Some(layer_idx) = activations.reached() {
             self.progress.note(&format!("an interrupted scoring goes on at layer {layer_idx}"));
         }
         let options = LoadOptions { trainable: false, ..self.options };
-        let model = Streamed { source: self.source, spec: self.spec, options, spill: &spill };
-        pass.stream(&model, &input)?;
-        if pass.wants_weights() {
-            pass.weigh(self.source, None, self.spec, self.progress)?;
+        let model = Streamed { source: self.source, spec: self.spec, options, activations: &activations };
+        scorers.stream(&model, &input)?;
+        if scorers.wants_weights() {
+            scorers.observe_weights(self.source, None, self.spec, self.progress)?;
         }
         Ok(())
     }
@@ -143,10 +143,10 @@ impl ScoreInputs<'_> {
     ///
     /// # Errors
     /// `Recipe` with what one window needs.
-    fn fitting_batch(&self, pass: &Pass, weights: u64, advice: &str) -> Result<usize> {
+    fn fitting_batch(&self, scorers: &ScorerSet, weights: u64, advice: &str) -> Result<usize> {
         let Some(budget) = self.max_memory else { return Ok(self.batch_size) };
         let base = peak_bytes().saturating_add(LIBRARY_BYTES).saturating_add(weights);
-        let needed = |batch_size: usize| base.saturating_add(self.activation_bytes(pass, batch_size));
+        let needed = |batch_size: usize| base.saturating_add(self.activation_bytes(scorers, batch_size));
         let Some(batch_size) = (1..=self.batch_size).rev().find(|&size| needed(size) <= budget) else {
             return Err(Error::Recipe(format!(
                 "max_memory: scoring needs {} with one window of {} tokens at a time, {} were given; {advice}, \
@@ -163,13 +163,13 @@ impl ScoreInputs<'_> {
 
     /// What a batch takes at its widest: the stream a few times over (statistics in f64 included), the inside of the MLP
     /// and of attention, a chunk of logits, the streams that leave layers out, and the scorers' numbers.
-    fn activation_bytes(&self, pass: &Pass, batch_size: usize) -> u64 {
+    fn activation_bytes(&self, scorers: &ScorerSet, batch_size: usize) -> u64 {
         let n_layers = self.spec.n_layers();
-        let n_streams = 2 * pass.ablation_spans().len() * n_layers + 16;
+        let n_streams = 2 * scorers.ablation_spans().len() * n_layers + 16;
         let inside = (0..n_layers).map(|layer| self.spec.held_inside(layer)).max().unwrap_or(0) as usize;
         let per_token = n_streams * self.spec.size(HIDDEN) + inside + inside / 4;
-        let logits = if pass.ablation_spans().is_empty() { 0 } else { 160 << 20 };
-        (batch_size * self.windows.width() * per_token * 4 + logits) as u64 + pass.state_bytes()
+        let logits = if scorers.ablation_spans().is_empty() { 0 } else { 160 << 20 };
+        (batch_size * self.windows.width() * per_token * 4 + logits) as u64 + scorers.state_bytes()
     }
 
     fn element_bytes(&self) -> u64 {

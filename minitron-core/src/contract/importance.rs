@@ -76,7 +76,7 @@ pub trait Scorer: Debug + Send {
     ///
     /// # Errors
     /// `Internal` when the numbers cannot be such a state.
-    fn absorb(&mut self, state: &[f64]) -> Result<()>;
+    fn merge(&mut self, state: &[f64]) -> Result<()>;
 
     /// One score per unit.
     fn finish(&self) -> Result<Vec<f32>>;

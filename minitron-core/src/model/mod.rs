@@ -26,7 +26,7 @@ pub use fresh::fresh_weights;
 pub use layers::{Linear, NormLayer, activate};
 pub use rope::Rope;
 pub use rows::{over_shared_ids, row_chunks};
-pub use run::{InMemory, LayerStore, Shelf, Walk, hidden_of, run_layers};
+pub use run::{BatchStore, InMemory, LayerStore, Walk, hidden_of, run_layers};
 pub use tap::{NoTap, PortTap, Tap};
 
 pub use crate::spec::{Port, Ports, Site};

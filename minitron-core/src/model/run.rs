@@ -29,30 +29,30 @@ pub enum LayerStore<'a> {
 /// What goes through the layers, batch by batch.
 pub trait Walk {
     /// What a batch carries from layer to layer.
-    type Flow;
+    type State;
 
     /// Before the first layer.
-    fn enter(&mut self, batch: usize) -> Result<Self::Flow>;
+    fn enter(&mut self, batch: usize) -> Result<Self::State>;
 
     /// One layer.
-    fn layer(&mut self, batch: usize, layer_idx: usize, block: &Block, flow: &mut Self::Flow) -> Result<()>;
+    fn layer(&mut self, batch: usize, layer_idx: usize, block: &Block, state: &mut Self::State) -> Result<()>;
 
     /// After the last layer.
-    fn leave(&mut self, batch: usize, flow: Self::Flow) -> Result<()>;
+    fn leave(&mut self, batch: usize, state: Self::State) -> Result<()>;
 }
 
-/// Where flows wait while other batches pass a layer.
-pub trait Shelf<W: Walk> {
+/// Where states wait while other batches pass a layer.
+pub trait BatchStore<W: Walk> {
     /// The layer that all batches of an interrupted run stand before.
     fn begin(&self) -> Option<usize> {
         None
     }
 
     /// Puts away what stands before a layer.
-    fn put(&mut self, layer_idx: usize, batch: usize, flow: W::Flow) -> Result<()>;
+    fn put(&mut self, layer_idx: usize, batch: usize, state: W::State) -> Result<()>;
 
     /// Gives it back.
-    fn take(&mut self, layer_idx: usize, batch: usize) -> Result<W::Flow>;
+    fn take(&mut self, layer_idx: usize, batch: usize) -> Result<W::State>;
 
     /// All batches stand before a layer.
     fn reached(&mut self, _layer_idx: usize, _walk: &W) -> Result<()> {
@@ -60,7 +60,7 @@ pub trait Shelf<W: Walk> {
     }
 }
 
-/// Holds all flows in memory.
+/// Holds all states in memory.
 #[derive(Debug)]
 pub struct InMemory<F>(Vec<Option<F>>);
 
@@ -70,20 +70,20 @@ impl<F> Default for InMemory<F> {
     }
 }
 
-impl<W: Walk> Shelf<W> for InMemory<W::Flow> {
-    fn put(&mut self, _layer_idx: usize, batch: usize, flow: W::Flow) -> Result<()> {
+impl<W: Walk> BatchStore<W> for InMemory<W::State> {
+    fn put(&mut self, _layer_idx: usize, batch: usize, state: W::State) -> Result<()> {
         if self.0.len() <= batch {
             self.0.resize_with(batch + 1, || None);
         }
         if let Some(place) = self.0.get_mut(batch) {
-            *place = Some(flow);
+            *place = Some(state);
         }
         Ok(())
     }
 
-    fn take(&mut self, _layer_idx: usize, batch: usize) -> Result<W::Flow> {
-        let flow = self.0.get_mut(batch).and_then(Option::take);
-        flow.ok_or_else(|| Error::Internal(format!("batch {batch} was not put away before a layer")))
+    fn take(&mut self, _layer_idx: usize, batch: usize) -> Result<W::State> {
+        let state = self.0.get_mut(batch).and_then(Option::take);
+        state.ok_or_else(|| Error::Internal(format!("batch {batch} was not put away before a layer")))
     }
 }
 
@@ -106,32 +106,32 @@ impl LayerStore<'_> {
 }
 
 /// Takes all batches through all layers, in an order that suits the store: loaded layers see batch after batch, so that one
-/// flow exists at a time; stored ones are read once each, all batches pass, and their flows wait on the shelf.
+/// state exists at a time; stored ones are read once each, all batches pass, and their states wait in the store.
 ///
 /// A walk sees each batch at each layer once, layers of a batch in order and batches at a layer in order; it takes the same
 /// steps either way.
 ///
 /// # Errors
-/// Those of the walk, of the shelf, and of reading a layer.
+/// Those of the walk, of the waiting, and of reading a layer.
 pub fn run_layers<W: Walk>(
     store: &LayerStore,
     n_batches: usize,
     walk: &mut W,
-    shelf: &mut impl Shelf<W>,
+    waiting: &mut impl BatchStore<W>,
 ) -> Result<()> {
     let n_layers = store.n_layers();
     let (source, spec, options) = match *store {
         LayerStore::Loaded(model) => return run_loaded(&model.blocks, n_batches, walk),
         LayerStore::Stored { source, spec, options } => (source, spec, options),
     };
-    let begin = match shelf.begin() {
+    let begin = match waiting.begin() {
         Some(begin) => begin,
         None => {
             for batch in 0..n_batches {
-                let flow = walk.enter(batch)?;
-                shelf.put(0, batch, flow)?;
+                let state = walk.enter(batch)?;
+                waiting.put(0, batch, state)?;
             }
-            shelf.reached(0, walk)?;
+            waiting.reached(0, walk)?;
             0
         }
     };
@@ -139,15 +139,15 @@ pub fn run_layers<W: Walk>(
         let _span = debug_span!("layer", layer_idx).entered();
         let block = Block::open(source, spec, layer_idx, options)?;
         for batch in 0..n_batches {
-            let mut flow = shelf.take(layer_idx, batch)?;
-            walk.layer(batch, layer_idx, &block, &mut flow)?;
-            shelf.put(layer_idx + 1, batch, flow)?;
+            let mut state = waiting.take(layer_idx, batch)?;
+            walk.layer(batch, layer_idx, &block, &mut state)?;
+            waiting.put(layer_idx + 1, batch, state)?;
         }
-        shelf.reached(layer_idx + 1, walk)?;
+        waiting.reached(layer_idx + 1, walk)?;
     }
     for batch in 0..n_batches {
-        let flow = shelf.take(n_layers, batch)?;
-        walk.leave(batch, flow)?;
+        let state = waiting.take(n_layers, batch)?;
+        walk.leave(batch, state)?;
     }
     Ok(())
 }
@@ -155,11 +155,11 @@ pub fn run_layers<W: Walk>(
 /// Where nothing has to wait.
 fn run_loaded<W: Walk>(blocks: &[Rc<Block>], n_batches: usize, walk: &mut W) -> Result<()> {
     for batch in 0..n_batches {
-        let mut flow = walk.enter(batch)?;
+        let mut state = walk.enter(batch)?;
         for (layer_idx, block) in blocks.iter().enumerate() {
-            walk.layer(batch, layer_idx, block, &mut flow)?;
+            walk.layer(batch, layer_idx, block, &mut state)?;
         }
-        walk.leave(batch, flow)?;
+        walk.leave(batch, state)?;
     }
     Ok(())
 }
@@ -199,7 +199,7 @@ struct Forward<'a, 'i> {
 
 impl Walk for Forward<'_, '_> {
     /// The residual stream [B, T, E].
-    type Flow = Tensor;
+    type State = Tensor;
 
     fn enter(&mut self, _batch: usize) -> Result<Tensor> {
         self.frame.embed(self.input, self.start)

@@ -137,7 +137,7 @@ impl Context<'_> {
             options: self.load_options(),
             seed: self.seed,
             bootstrap: 0,
-            spill: None,
+            activations: None,
             progress: self.progress,
         }
     }

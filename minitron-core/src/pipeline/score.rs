@@ -99,7 +99,7 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
         true => fingerprint(context, options, (&folder, &own), &windows)?,
         false => String::new(),
     };
-    inputs.spill = options.stream.then_some((beside.as_path(), digest.as_str()));
+    inputs.activations = options.stream.then_some((beside.as_path(), digest.as_str()));
     let begin = std::time::Instant::now();
     let mut scores = calibrate::score(&inputs, metrics)?;
     (scores.model, scores.data) = (Some(own), Some(windows.digest().to_owned()));

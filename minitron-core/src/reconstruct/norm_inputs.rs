@@ -117,7 +117,7 @@ struct Looking<'a, 'p, 'l> {
 }
 
 impl Walk for Looking<'_, '_, '_> {
-    type Flow = State;
+    type State = State;
 
     fn enter(&mut self, batch: usize) -> Result<State> {
         self.states.next().ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))

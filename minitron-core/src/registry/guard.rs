@@ -239,8 +239,8 @@ impl Scorer for GuardedScorer {
         self.who.run(|| Ok(self.scorer.get()?.state())).unwrap_or_else(|_| vec![f64::NAN])
     }
 
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
-        self.who.run(|| self.scorer.get_mut()?.absorb(state))
+    fn merge(&mut self, state: &[f64]) -> Result<()> {
+        self.who.run(|| self.scorer.get_mut()?.merge(state))
     }
 
     fn finish(&self) -> Result<Vec<f32>> {

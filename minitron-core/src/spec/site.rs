@@ -56,7 +56,7 @@ pub enum Site {
     LayerOutput(usize),
     /// Residual stream after layer `first + span − 1`, beside the one before layer `first`; a calibration pass alone
     /// shows it.
-    Across {
+    LayerSpan {
         /// First layer of the run.
         first: usize,
         /// Layers in the run.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
 use super::counts::{Counts, mean};
-use super::objective::{Objective, ask};
+use super::objective::{Objective, teacher_output};
 use super::states::StateTerm;
 use super::teacher::{Kept, Teacher, TeacherOutput, losses};
 use crate::data::{Batch, Task, Windows};
@@ -108,7 +108,7 @@ impl<'a> Evaluation<'a> {
         for range in held_out.windows.batches(held_out.batch_size) {
             let batch = task.batch(held_out.windows, &range.collect::<Vec<_>>(), device)?;
             let objectives = evaluations.iter().map(|evaluation| evaluation.objective);
-            let output = ask(objectives, teacher.as_deref_mut(), &batch)?;
+            let output = teacher_output(objectives, teacher.as_deref_mut(), &batch)?;
             evaluations.iter_mut().try_for_each(|evaluation| evaluation.add(output.as_deref(), &batch))?;
         }
         evaluations.into_iter().map(Evaluation::finish).collect()

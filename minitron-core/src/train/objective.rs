@@ -129,7 +129,7 @@ impl Objective {
         batch: &Batch,
         whole: Counts,
     ) -> Result<Means> {
-        let output = ask([self], teacher, batch)?;
+        let output = teacher_output([self], teacher, batch)?;
         self.learn(student, output.as_deref(), batch, whole, None)
     }
 
@@ -258,7 +258,7 @@ impl Objective {
 }
 
 /// What the teacher says to a batch, where a loss of one of the objectives asks it; of logits nothing where nothing is predicted.
-pub(super) fn ask<'t, 'o>(
+pub(super) fn teacher_output<'t, 'o>(
     objectives: impl IntoIterator<Item = &'o Objective>,
     teacher: Option<&'t mut (dyn Teacher + '_)>,
     batch: &Batch,

@@ -12,7 +12,7 @@ use super::counts::Counts;
 use super::held_out::{Evaluation, HeldOut, HeldOutLoss};
 use super::learner::{Learner, Outcome, TrainState};
 use super::memory::{BatchShape, StepMemory};
-use super::objective::ask;
+use super::objective::teacher_output;
 use super::optimizer::MasterWeights;
 use super::resume::State;
 use super::saving::Saving;
@@ -179,12 +179,12 @@ impl Trainer<'_> {
         let (batches, whole) = debug_span!("data").in_scope(|| self.batches(device))?;
         group.iter_mut().for_each(|state| state.begin(whole));
         if batches.len() > 1 {
-            took += weigh(&batches, group, teacher.as_mut().map(|teacher| &mut ***teacher))?;
+            took += weigh_states(&batches, group, teacher.as_mut().map(|teacher| &mut ***teacher))?;
         }
         batches.each(|batch| {
             let begin = Instant::now();
             let objectives = group.iter().map(|state| state.learner.objective);
-            let output = ask(objectives, teacher.as_mut().map(|teacher| &mut ***teacher), batch)?;
+            let output = teacher_output(objectives, teacher.as_mut().map(|teacher| &mut ***teacher), batch)?;
             let asking = begin.elapsed();
             for state in &mut *group {
                 state.learn(batch, output.as_deref(), self.correction.as_ref())?;
@@ -325,7 +325,7 @@ impl Trainer<'_> {
 
 /// A round without gradient that finds out what dynamic weights are in a step of several passes: they follow from its values
 /// as a whole. Returns the time that the teacher took.
-fn weigh(
+fn weigh_states(
     batches: &Batches,
     group: &mut [&mut TrainState],
     mut teacher: Option<&mut (dyn Teacher + '_)>,
@@ -342,7 +342,7 @@ fn weigh(
     batches.each(|batch| {
         let begin = Instant::now();
         let objectives = dynamic.iter().map(|state| state.learner.objective);
-        let output = ask(objectives, teacher.as_deref_mut(), batch)?;
+        let output = teacher_output(objectives, teacher.as_deref_mut(), batch)?;
         took += begin.elapsed();
         evaluations.iter_mut().try_for_each(|evaluation| evaluation.add(output.as_deref(), batch))?;
         took += output.map(|output| output.took().0).unwrap_or_default();

@@ -109,7 +109,7 @@ impl Scorer for ActivationScorer {
         self.moments.iter().flat_map(|m| [m.n, m.mean, m.m2, m.sum_abs, m.sum_squares]).collect()
     }
 
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
+    fn merge(&mut self, state: &[f64]) -> Result<()> {
         check_len(state, 5 * self.moments.len())?;
         for (ours, theirs) in self.moments.iter_mut().zip(state.chunks_exact(5)) {
             if let [n, mean, m2, sum_abs, sum_squares] = *theirs {

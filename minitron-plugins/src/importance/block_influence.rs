@@ -38,7 +38,7 @@ const EPS: f64 = 1e-12;
 #[typetag::serde(name = "block_influence")]
 impl Importance for BlockInfluence {
     fn need(&self, group: &PruneGroup) -> Option<Need> {
-        let sites = starts(group, self.span).map(|first| Site::Across { first, span: self.span });
+        let sites = starts(group, self.span).map(|first| Site::LayerSpan { first, span: self.span });
         (group.kind() == DEPTH).then(|| Need::Sites(sites.collect()))
     }
 
@@ -49,7 +49,7 @@ impl Importance for BlockInfluence {
 
 fn cosines(observation: &Observation) -> Result<Seen> {
     let seen = observation.activations()?;
-    let (Site::Across { first, .. }, Some(before_btc)) = (seen.site, seen.before_btc) else {
+    let (Site::LayerSpan { first, .. }, Some(before_btc)) = (seen.site, seen.before_btc) else {
         return Err(Error::Internal(format!("block influence was shown {:?}", seen.site)));
     };
     let (x, y) = (before_btc.f_to_kind(Kind::Double)?, seen.x_btc.f_to_kind(Kind::Double)?);

@@ -83,7 +83,7 @@ impl Scorer for ChannelScorer {
         [&[self.n_tokens], self.sums.as_slice(), &self.weights].concat()
     }
 
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
+    fn merge(&mut self, state: &[f64]) -> Result<()> {
         check_len(state, 1 + self.sums.len() + self.weights.len())?;
         let (n_tokens, rest) = state.split_at(1);
         let (sums, weights) = rest.split_at(self.sums.len());

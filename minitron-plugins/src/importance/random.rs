@@ -53,7 +53,7 @@ impl Scorer for RandomScorer {
         Vec::new()
     }
 
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
+    fn merge(&mut self, state: &[f64]) -> Result<()> {
         check_len(state, 0)
     }
 

@@ -77,7 +77,7 @@ impl Scorer for RunScorer {
         self.sums.clone()
     }
 
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
+    fn merge(&mut self, state: &[f64]) -> Result<()> {
         add_sums(&mut self.sums, state)
     }
 

@@ -104,7 +104,7 @@ impl Scorer for ScriptedScorer {
         self.sums.iter().flat_map(|sums| std::iter::once(sums.len() as f64).chain(sums.iter().copied())).collect()
     }
 
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
+    fn merge(&mut self, state: &[f64]) -> Result<()> {
         if state.is_empty() {
             return Ok(());
         }

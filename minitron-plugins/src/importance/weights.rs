@@ -36,7 +36,7 @@ impl Scorer for WeightScorer {
         self.sums.clone()
     }
 
-    fn absorb(&mut self, state: &[f64]) -> Result<()> {
+    fn merge(&mut self, state: &[f64]) -> Result<()> {
         add_sums(&mut self.sums, state)
     }
 

@@ -70,7 +70,7 @@ impl Given<'_> {
             options: LoadOptions::default(),
             seed: 0,
             bootstrap: 0,
-            spill: None,
+            activations: None,
             progress: &Silent,
         };
         score(&inputs, vec![metric])

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use super::walk::{Calibration, Flow, Route};
+use super::forward::{BatchState, Calibration, ForwardPlan};
 use crate::checkpoint::{TensorSource, sync_tree, write_whole};
 use crate::data::Task;
 use crate::error::{Error, IoContext, Result};
@@ -26,12 +26,12 @@ pub struct Streamed<'a> {
     /// Where and in what it computes.
     pub options: LoadOptions,
     /// Where activations wait.
-    pub spill: &'a Spill,
+    pub activations: &'a ActivationStore,
 }
 
 impl Streamed<'_> {
     /// Embeddings of the tokens that occur, and the head where something is predicted.
-    pub(super) fn frame(&self, input: &Calibration, route: &Route) -> Result<Frame> {
+    pub(super) fn frame(&self, input: &Calibration, forward: &ForwardPlan) -> Result<Frame> {
         let mut tokens: BTreeSet<u32> = BTreeSet::new();
         for window in 0..input.windows.len() {
             tokens.extend(input.windows.window(window)?);
@@ -39,7 +39,7 @@ impl Streamed<'_> {
         if let Some(Task::Masked { mask, .. }) = input.task {
             tokens.insert(mask);
         }
-        Frame::open(self.source, self.spec, self.options, &tokens, route.predicts())
+        Frame::open(self.source, self.spec, self.options, &tokens, forward.predicts())
     }
 
     pub(super) fn n_embed(&self) -> i64 {
@@ -49,9 +49,10 @@ impl Streamed<'_> {
 
 /// How far a pass has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Mark {
+pub(super) struct Reached {
     /// Ways through the model that are behind it.
-    pub route: usize,
+    #[serde(rename = "route")]
+    pub forward: usize,
     /// Layer that all batches have reached on the way under way; none before the embeddings.
     pub layer: Option<usize>,
 }
@@ -60,36 +61,37 @@ pub(super) struct Mark {
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     inputs: String,
-    mark: Mark,
+    #[serde(rename = "mark")]
+    reached: Reached,
     /// Numbers per scorer in the state file.
     lens: Vec<usize>,
 }
 
 /// A folder beside the scores that holds a streamed pass under way; removed when it is done.
 #[derive(Debug)]
-pub struct Spill {
+pub struct ActivationStore {
     dir: PathBuf,
     inputs: String,
 }
 
 const PROGRESS: &str = "progress.json";
 
-impl Spill {
+impl ActivationStore {
     /// Opens the folder, or makes it; what another pass left in it is thrown away.
     ///
     /// `inputs` is a digest of all that the scores follow from.
     pub fn open(dir: &Path, inputs: String) -> Result<Self> {
-        let spill = Spill { dir: dir.to_path_buf(), inputs };
-        if dir.exists() && spill.record().is_none() {
+        let activations = ActivationStore { dir: dir.to_path_buf(), inputs };
+        if dir.exists() && activations.record().is_none() {
             fs::remove_dir_all(dir).at_path(dir)?;
         }
         fs::create_dir_all(dir).at_path(dir)?;
-        Ok(spill)
+        Ok(activations)
     }
 
     /// Layer at which an earlier run of the same pass stopped.
     pub fn reached(&self) -> Option<usize> {
-        self.record().and_then(|record| record.mark.layer)
+        self.record().and_then(|record| record.reached.layer)
     }
 
     fn record(&self) -> Option<Record> {
@@ -99,9 +101,9 @@ impl Spill {
     }
 
     /// How far the pass had come, and what its scorers had seen.
-    pub(super) fn resume(&self) -> Result<(Mark, Vec<Vec<f64>>)> {
-        let Some(record) = self.record() else { return Ok((Mark::default(), Vec::new())) };
-        let path = self.state_path(&record.mark);
+    pub(super) fn resume(&self) -> Result<(Reached, Vec<Vec<f64>>)> {
+        let Some(record) = self.record() else { return Ok((Reached::default(), Vec::new())) };
+        let path = self.state_path(&record.reached);
         let bytes = fs::read(&path).at_path(&path)?;
         let mut numbers = bytes.chunks_exact(8).map(|chunk| f64::from_le_bytes(chunk.try_into().unwrap_or_default()));
         let state: Vec<Vec<f64>> = record.lens.iter().map(|&len| numbers.by_ref().take(len).collect()).collect();
@@ -109,33 +111,34 @@ impl Spill {
             let message = "cut off; remove the folder and score again";
             return Err(Error::checkpoint(path, message));
         }
-        Ok((record.mark, state))
+        Ok((record.reached, state))
     }
 
-    fn state_path(&self, mark: &Mark) -> PathBuf {
-        self.dir.join(format!("state-{}-{}", mark.route, mark.layer.map_or(0, |layer| layer + 1)))
+    fn state_path(&self, reached: &Reached) -> PathBuf {
+        self.dir.join(format!("state-{}-{}", reached.forward, reached.layer.map_or(0, |layer| layer + 1)))
     }
 
-    fn layer_dir(&self, mark: &Mark, layer_idx: usize) -> PathBuf {
-        self.dir.join(format!("layer-{}-{layer_idx}", mark.route))
+    fn layer_dir(&self, reached: &Reached, layer_idx: usize) -> PathBuf {
+        self.dir.join(format!("layer-{}-{layer_idx}", reached.forward))
     }
 
-    /// Makes a mark the one to go on from, then frees what lies behind it.
-    pub(super) fn commit(&self, mark: Mark, state: &[Vec<f64>]) -> Result<()> {
-        let path = self.state_path(&mark);
+    /// Makes a place reached the one to go on from, then frees what lies behind it.
+    pub(super) fn commit(&self, reached: Reached, state: &[Vec<f64>]) -> Result<()> {
+        let path = self.state_path(&reached);
         let bytes: Vec<u8> = state.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
         write_whole(&path, bytes)?;
-        if let Some(dir) = mark.layer.map(|layer_idx| self.layer_dir(&mark, layer_idx)).filter(|dir| dir.exists()) {
+        if let Some(dir) = reached.layer.map(|layer_idx| self.layer_dir(&reached, layer_idx)).filter(|dir| dir.exists())
+        {
             sync_tree(&dir)?;
         }
         let before = self.record();
-        let record = Record { inputs: self.inputs.clone(), mark, lens: state.iter().map(Vec::len).collect() };
+        let record = Record { inputs: self.inputs.clone(), reached, lens: state.iter().map(Vec::len).collect() };
         let text = serde_json::to_string(&record).map_err(|e| Error::Internal(format!("progress: {e}")))?;
         write_whole(&self.dir.join(PROGRESS), text)?;
-        if let Some(Record { mark: old, .. }) = before {
+        if let Some(Record { reached: old, .. }) = before {
             let path = self.state_path(&old);
             fs::remove_file(&path).at_path(&path)?;
-            // Before a mark's first layer there is nothing but what the next mark is about.
+            // Before the first layer of a way there is nothing but what the next one is about.
             if let Some(dir) = old.layer.map(|layer_idx| self.layer_dir(&old, layer_idx)).filter(|dir| dir.exists()) {
                 fs::remove_dir_all(&dir).at_path(&dir)?;
             }
@@ -144,12 +147,12 @@ impl Spill {
     }
 
     /// Writes a batch's streams down as they stand before a layer.
-    pub(super) fn put(&self, mark: &Mark, layer_idx: usize, number: usize, flow: &Flow) -> Result<()> {
-        let dir = self.layer_dir(mark, layer_idx);
+    pub(super) fn put(&self, reached: &Reached, layer_idx: usize, number: usize, state: &BatchState) -> Result<()> {
+        let dir = self.layer_dir(reached, layer_idx);
         fs::create_dir_all(&dir).at_path(&dir)?;
         let path = dir.join(number.to_string());
         let mut file = fs::File::create(&path).at_path(&path)?;
-        for tensor in flow.recent.iter().chain(flow.ablated.iter().map(|(_, x_bte)| x_bte)) {
+        for tensor in state.recent.iter().chain(state.ablated.iter().map(|(_, x_bte)| x_bte)) {
             let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
             let mut bytes = vec![0; tensor.numel() * tensor.f_kind()?.elt_size_in_bytes()];
             tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
@@ -161,14 +164,14 @@ impl Spill {
     /// Reads them back.
     pub(super) fn take(
         &self,
-        mark: &Mark,
+        reached: &Reached,
         layer_idx: usize,
         number: usize,
-        route: &Route,
+        forward: &ForwardPlan,
         shape: &[i64],
         options: LoadOptions,
-    ) -> Result<Flow> {
-        let path = self.layer_dir(mark, layer_idx).join(number.to_string());
+    ) -> Result<BatchState> {
+        let path = self.layer_dir(reached, layer_idx).join(number.to_string());
         let mut file = fs::File::open(&path).at_path(&path)?;
         let n_bytes = shape.iter().product::<i64>() as usize * options.kind.elt_size_in_bytes();
         let mut bytes = vec![0; n_bytes];
@@ -176,10 +179,10 @@ impl Spill {
             std::io::Read::read_exact(&mut file, &mut bytes).at_path(&path)?;
             Ok(Tensor::f_from_data_size(&bytes, shape, options.kind)?.f_to_device(options.device)?)
         };
-        let (n_recent, runs) = route.n_streams(layer_idx);
+        let (n_recent, runs) = forward.n_streams(layer_idx);
         let recent = (0..n_recent).map(|_| next()).collect::<Result<_>>()?;
         let ablated = runs.into_iter().map(|run| Ok((run, next()?))).collect::<Result<_>>()?;
-        Ok(Flow { recent, ablated })
+        Ok(BatchState { recent, ablated })
     }
 
     /// The pass is done.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tch::{Kind, Tensor};
 
 use super::observation::{Measured, Weights};
-use super::pass::Pass;
+use super::scorers::ScorerSet;
 use crate::checkpoint::TensorSource;
 use crate::contract::Subject;
 use crate::error::{Error, Result};
@@ -35,10 +35,10 @@ struct Place {
     block: i64,
 }
 
-impl Pass {
+impl ScorerSet {
     /// Shows every weight to the metrics that asked for weights; with `gradients`, under the same names, to those that
     /// asked for gradients too.
-    pub fn weigh(
+    pub fn observe_weights(
         &mut self,
         source: &dyn TensorSource,
         gradients: Option<&dyn TensorSource>,
@@ -48,7 +48,7 @@ impl Pass {
         let wanted = self.weighed_groups();
         let _span = tracing::info_span!("weigh", n_groups = wanted.len()).entered();
         progress.start("weigh, groups", wanted.len() as u64);
-        for (watcher, group, with_gradient) in wanted {
+        for (slot, group, with_gradient) in wanted {
             for piece in pieces(spec, &group) {
                 let weight_ui = piece.read(source)?;
                 let gradient_ui = match (with_gradient, gradients) {
@@ -58,7 +58,7 @@ impl Pass {
                 };
                 let (units, gradient_ui) = (piece.units.clone(), gradient_ui.as_ref());
                 let reads = piece.reads;
-                self.show_weights(watcher, Weights { units, reads, weight_ui: &weight_ui, gradient_ui })?;
+                self.show_weights(slot, Weights { units, reads, weight_ui: &weight_ui, gradient_ui })?;
             }
             progress.advance(1, "");
         }
@@ -70,7 +70,7 @@ impl Pass {
     pub fn measure(&mut self, subject: &Subject) -> Result<()> {
         let _span = tracing::info_span!("measure").entered();
         let (mut seen, progress) = (Vec::new(), Recorder::new(subject.progress));
-        for (span, evaluator, name, watcher) in self.measurements() {
+        for (span, evaluator, name, slot) in self.measurements() {
             for first in 0..=subject.model.spec.n_layers().saturating_sub(span) {
                 let layers = first..first + span;
                 let without = subject.model.without(layers.clone());
@@ -78,10 +78,10 @@ impl Pass {
                 let value = *measured.get(name).ok_or_else(|| {
                     Error::unknown("measurement of this task", name, measured.keys().map(String::as_str))
                 })?;
-                seen.push((watcher, Measured { layers, value }));
+                seen.push((slot, Measured { layers, value }));
             }
         }
-        seen.into_iter().try_for_each(|(watcher, measured)| self.show_measurement(watcher, measured))
+        seen.into_iter().try_for_each(|(slot, measured)| self.show_measurement(slot, measured))
     }
 }
 

@@ -9,12 +9,13 @@ use tracing::info_span;
 
 use super::Site;
 use super::observation::{Ablated, Activations};
-use super::pass::Pass;
-use super::stream::{Mark, Streamed};
+use super::scorers::ScorerSet;
+use super::streamed::{Reached, Streamed};
 use crate::data::{Batch, Task, Windows};
 use crate::error::{Error, Result};
 use crate::model::{
-    Block, Context, Frame, InMemory, Input, LayerStore, NoTap, Shelf, Tap, Transformer, Walk, row_chunks, run_layers,
+    BatchStore, Block, Context, Frame, InMemory, Input, LayerStore, NoTap, Tap, Transformer, Walk, row_chunks,
+    run_layers,
 };
 use crate::progress::Progress;
 
@@ -39,7 +40,7 @@ impl Calibration<'_> {
 
 /// One way through the model: an encoder's predictions are of masked text, which its activations are not.
 #[derive(Debug)]
-pub(super) struct Route {
+pub(super) struct ForwardPlan {
     /// Whether the metrics look at the sites.
     looks: bool,
     /// Lengths of runs of layers to leave out.
@@ -53,20 +54,20 @@ pub(super) struct Route {
 
 /// One batch on its way.
 #[derive(Debug)]
-pub(super) struct Flow {
+pub(super) struct BatchState {
     /// The residual stream that enters the next layer, last, and those that entered the layers before it.
     pub recent: Vec<Tensor>,
     /// The residual streams that leave out a run of layers.
     pub ablated: Vec<(Range<usize>, Tensor)>,
 }
 
-impl Route {
+impl ForwardPlan {
     /// The ways that a pass takes.
     ///
     /// # Errors
     /// `Data` when predictions are needed of a model without a head.
-    pub fn all(pass: &Pass, model: &crate::spec::ModelSpec, task: Option<Task>) -> Result<Vec<Route>> {
-        let spans = pass.ablation_spans();
+    pub fn all(scorers: &ScorerSet, model: &crate::spec::ModelSpec, task: Option<Task>) -> Result<Vec<ForwardPlan>> {
+        let spans = scorers.ablation_spans();
         if !spans.is_empty() && (task.is_none() || model.options.head.is_none()) {
             let message = format!("this `{}` model has no language-model head", model.architecture);
             return Err(Error::Data(format!(
@@ -74,15 +75,15 @@ impl Route {
             )));
         }
         let (n_layers, vocab) = (model.n_layers(), model.options.vocab);
-        let route = |looks: bool, spans: BTreeSet<usize>| {
+        let forward = |looks: bool, spans: BTreeSet<usize>| {
             let task = task.filter(|_| !spans.is_empty());
-            Route { looks, spans, reach: pass.longest_reach(), task, n_layers, vocab }
+            ForwardPlan { looks, spans, reach: scorers.longest_reach(), task, n_layers, vocab }
         };
-        Ok(match (pass.wants_sites(), spans.is_empty()) {
+        Ok(match (scorers.wants_sites(), spans.is_empty()) {
             (false, true) => Vec::new(),
-            (looks, _) if model.options.causal || !looks => vec![route(looks, spans)],
-            (_, true) => vec![route(true, spans)],
-            (_, false) => vec![route(true, BTreeSet::new()), route(false, spans)],
+            (looks, _) if model.options.causal || !looks => vec![forward(looks, spans)],
+            (_, true) => vec![forward(true, spans)],
+            (_, false) => vec![forward(true, BTreeSet::new()), forward(false, spans)],
         })
     }
 
@@ -91,7 +92,7 @@ impl Route {
         !self.spans.is_empty()
     }
 
-    /// Tensors that a flow holds before a layer.
+    /// Tensors that a state holds before a layer.
     pub fn n_streams(&self, layer_idx: usize) -> (usize, Vec<Range<usize>>) {
         let begun = |span: usize| (0..layer_idx).map(move |first| first..first + span);
         let ablated = self.spans.iter().flat_map(|&span| begun(span)).filter(|run| run.end <= self.n_layers);
@@ -107,57 +108,57 @@ impl Route {
         }
     }
 
-    pub fn start(&self, frame: &Frame, ids_bt: &Tensor, positions_bt: Option<&Tensor>) -> Result<Flow> {
+    pub fn start(&self, frame: &Frame, ids_bt: &Tensor, positions_bt: Option<&Tensor>) -> Result<BatchState> {
         let input = Input { ids_bt, attention_mask_bt: None, positions_bt };
-        Ok(Flow { recent: vec![frame.embed(input, 0)?], ablated: Vec::new() })
+        Ok(BatchState { recent: vec![frame.embed(input, 0)?], ablated: Vec::new() })
     }
 
     /// One layer: everything that does not leave it out goes through it, and the metrics look at the whole model's way.
     pub fn step(
         &self,
-        flow: &mut Flow,
+        state: &mut BatchState,
         layer_idx: usize,
         block: &Block,
         context: &Context,
-        pass: &mut Pass,
+        scorers: &mut ScorerSet,
     ) -> Result<()> {
-        for (run, x_bte) in &mut flow.ablated {
+        for (run, x_bte) in &mut state.ablated {
             if layer_idx >= run.end {
                 *x_bte = block.forward(x_bte, context, &mut NoTap, None)?;
             }
         }
-        let Some(x_bte) = flow.recent.last() else { return Err(Error::Internal("a batch without a stream".into())) };
+        let Some(x_bte) = state.recent.last() else { return Err(Error::Internal("a batch without a stream".into())) };
         for &span in self.spans.iter().filter(|&&span| layer_idx + span <= self.n_layers) {
-            flow.ablated.push((layer_idx..layer_idx + span, x_bte.shallow_clone()));
+            state.ablated.push((layer_idx..layer_idx + span, x_bte.shallow_clone()));
         }
         let after_bte = match self.looks {
-            true => look(block, x_bte, context, pass)?,
+            true => look(block, x_bte, context, scorers)?,
             false => block.forward(x_bte, context, &mut NoTap, None)?,
         };
-        for span in (1..=flow.recent.len()).filter(|_| self.looks) {
+        for span in (1..=state.recent.len()).filter(|_| self.looks) {
             let first = layer_idx + 1 - span;
-            if let Some(before_bte) = flow.recent.get(flow.recent.len() - span)
-                && pass.wants(Site::Across { first, span })
+            if let Some(before_bte) = state.recent.get(state.recent.len() - span)
+                && scorers.wants(Site::LayerSpan { first, span })
             {
-                pass.show_activations(Activations::across(first, span, before_bte, &after_bte))?;
+                scorers.show_activations(Activations::across(first, span, before_bte, &after_bte))?;
             }
         }
-        flow.recent.push(after_bte);
-        if flow.recent.len() > self.reach {
-            let _ = flow.recent.remove(0);
+        state.recent.push(after_bte);
+        if state.recent.len() > self.reach {
+            let _ = state.recent.remove(0);
         }
         Ok(())
     }
 
     /// After the last layer: the predictions without each run of layers.
-    pub fn finish(&self, flow: Flow, frame: &Frame, targets: &Batch, pass: &mut Pass) -> Result<()> {
-        for (layers, x_bte) in flow.ablated {
+    pub fn finish(&self, state: BatchState, frame: &Frame, targets: &Batch, scorers: &mut ScorerSet) -> Result<()> {
+        for (layers, x_bte) in state.ablated {
             let hidden_ne = targets.rows(&frame.finish(x_bte)?)?;
             for (start, len) in row_chunks(targets.n_rows(), self.vocab) {
                 let logits_nv = frame.logits(&hidden_ne.f_narrow(0, start, len)?)?;
                 let labels_n = targets.labels_n.f_narrow(0, start, len)?;
                 let layers = layers.clone();
-                pass.show_ablated(Ablated { layers, logits_nv: &logits_nv, labels_n: &labels_n })?;
+                scorers.show_ablated(Ablated { layers, logits_nv: &logits_nv, labels_n: &labels_n })?;
             }
         }
         Ok(())
@@ -168,18 +169,18 @@ impl Route {
     }
 }
 
-fn look(block: &Block, x_bte: &Tensor, context: &Context, pass: &mut Pass) -> Result<Tensor> {
-    block.shown(x_bte, context, pass, None)
+fn look(block: &Block, x_bte: &Tensor, context: &Context, scorers: &mut ScorerSet) -> Result<Tensor> {
+    block.shown(x_bte, context, scorers, None)
 }
 
 /// All batches on one way through the model.
 pub(super) struct Calibrating<'a> {
-    pub route: &'a Route,
+    pub forward: &'a ForwardPlan,
     pub frame: &'a Frame,
     pub input: &'a Calibration<'a>,
     pub device: Device,
     pub batches: Vec<Range<usize>>,
-    pub pass: &'a mut Pass,
+    pub scorers: &'a mut ScorerSet,
     /// That of the batch under way.
     context: Option<(usize, Context)>,
 }
@@ -198,19 +199,19 @@ impl<'a> Calibrating<'a> {
 }
 
 impl Walk for Calibrating<'_> {
-    type Flow = Flow;
+    type State = BatchState;
 
-    fn enter(&mut self, batch: usize) -> Result<Flow> {
+    fn enter(&mut self, batch: usize) -> Result<BatchState> {
         let windows = self.windows(batch)?;
-        let ids_bt = self.route.ids(self.input.windows, windows.clone(), self.device)?;
+        let ids_bt = self.forward.ids(self.input.windows, windows.clone(), self.device)?;
         let positions_bt = self.input.windows.positions(windows, self.device)?;
-        self.route.start(self.frame, &ids_bt, positions_bt.as_ref())
+        self.forward.start(self.frame, &ids_bt, positions_bt.as_ref())
     }
 
-    fn layer(&mut self, batch: usize, layer_idx: usize, block: &Block, flow: &mut Flow) -> Result<()> {
+    fn layer(&mut self, batch: usize, layer_idx: usize, block: &Block, state: &mut BatchState) -> Result<()> {
         let (n_windows, width) = self.shape(batch)?;
         let windows = self.windows(batch)?;
-        self.pass.first_window = windows.start;
+        self.scorers.first_window = windows.start;
         let context = match self.context.take() {
             Some((of, context)) if of == batch => context,
             _ => {
@@ -218,55 +219,55 @@ impl Walk for Calibrating<'_> {
                 self.frame.context(0, width as i64, None, positions_bt.as_ref())?
             }
         };
-        self.route.step(flow, layer_idx, block, &context, self.pass)?;
+        self.forward.step(state, layer_idx, block, &context, self.scorers)?;
         self.context = Some((batch, context));
         self.input.progress.advance((n_windows * width) as u64, "");
         Ok(())
     }
 
-    fn leave(&mut self, batch: usize, flow: Flow) -> Result<()> {
-        if let Some(targets) = self.route.targets(self.input.windows, self.windows(batch)?, self.device)? {
-            self.route.finish(flow, self.frame, &targets, self.pass)?;
+    fn leave(&mut self, batch: usize, state: BatchState) -> Result<()> {
+        if let Some(targets) = self.forward.targets(self.input.windows, self.windows(batch)?, self.device)? {
+            self.forward.finish(state, self.frame, &targets, self.scorers)?;
         }
         Ok(())
     }
 }
 
-/// Flows that wait in a folder; each layer that all of them have passed is a place to go on from.
+/// Batches that wait in a folder; each layer that all of them have passed is a place to go on from.
 struct Waiting<'a> {
     model: &'a Streamed<'a>,
-    route: &'a Route,
-    done: Mark,
+    forward: &'a ForwardPlan,
+    done: Reached,
     shapes: Vec<[i64; 3]>,
 }
 
-impl Shelf<Calibrating<'_>> for Waiting<'_> {
+impl BatchStore<Calibrating<'_>> for Waiting<'_> {
     fn begin(&self) -> Option<usize> {
         self.done.layer
     }
 
-    fn put(&mut self, layer_idx: usize, batch: usize, flow: Flow) -> Result<()> {
-        self.model.spill.put(&self.done, layer_idx, batch, &flow)
+    fn put(&mut self, layer_idx: usize, batch: usize, state: BatchState) -> Result<()> {
+        self.model.activations.put(&self.done, layer_idx, batch, &state)
     }
 
-    fn take(&mut self, layer_idx: usize, batch: usize) -> Result<Flow> {
+    fn take(&mut self, layer_idx: usize, batch: usize) -> Result<BatchState> {
         let shape = self.shapes.get(batch).ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
-        self.model.spill.take(&self.done, layer_idx, batch, self.route, shape, self.model.options)
+        self.model.activations.take(&self.done, layer_idx, batch, self.forward, shape, self.model.options)
     }
 
     fn reached(&mut self, layer_idx: usize, walk: &Calibrating) -> Result<()> {
-        self.model.spill.commit(Mark { layer: Some(layer_idx), ..self.done }, &walk.pass.state())
+        self.model.activations.commit(Reached { layer: Some(layer_idx), ..self.done }, &walk.scorers.state())
     }
 }
 
-impl Pass {
+impl ScorerSet {
     /// Sites and ablations, with the whole model in memory. What comes before a removed run of layers is computed once, so
     /// removing each of L layers in turn costs about L/2 passes.
     pub fn run(&mut self, model: &Transformer, input: &Calibration) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens()).entered();
-        for route in Route::all(self, &model.spec, input.task)? {
-            self.take(&LayerStore::Loaded(model), &model.frame, (&route, input), &mut InMemory::default())?;
+        for forward in ForwardPlan::all(self, &model.spec, input.task)? {
+            self.take(&LayerStore::Loaded(model), &model.frame, (&forward, input), &mut InMemory::default())?;
         }
         Ok(())
     }
@@ -276,24 +277,24 @@ impl Pass {
     pub fn stream(&mut self, model: &Streamed, input: &Calibration) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens(), streamed = true).entered();
-        let (done, state) = model.spill.resume()?;
-        self.absorb(&state)?;
+        let (done, state) = model.activations.resume()?;
+        self.merge(&state)?;
         let store = LayerStore::Stored { source: model.source, spec: model.spec, options: model.options };
-        for (number, route) in Route::all(self, model.spec, input.task)?.iter().enumerate() {
-            if number < done.route {
+        for (number, forward) in ForwardPlan::all(self, model.spec, input.task)?.iter().enumerate() {
+            if number < done.forward {
                 continue;
             }
-            let done = Mark { route: number, layer: if number == done.route { done.layer } else { None } };
+            let done = Reached { forward: number, layer: if number == done.forward { done.layer } else { None } };
             let shape = |batch: Range<usize>| {
                 let width = input.windows.window(batch.start)?.len() as i64;
                 Ok([batch.len() as i64, width, model.n_embed()])
             };
             let shapes = input.batches().into_iter().map(shape).collect::<Result<_>>()?;
-            let frame = model.frame(input, route)?;
-            self.take(&store, &frame, (route, input), &mut Waiting { model, route, done, shapes })?;
-            model.spill.commit(Mark { route: number + 1, layer: None }, &self.state())?;
+            let frame = model.frame(input, forward)?;
+            self.take(&store, &frame, (forward, input), &mut Waiting { model, forward, done, shapes })?;
+            model.activations.commit(Reached { forward: number + 1, layer: None }, &self.state())?;
         }
-        model.spill.remove()
+        model.activations.remove()
     }
 
     /// One way through the model.
@@ -301,16 +302,16 @@ impl Pass {
         &'a mut self,
         store: &LayerStore,
         frame: &'a Frame,
-        (route, input): (&'a Route, &'a Calibration),
-        shelf: &mut impl Shelf<Calibrating<'a>>,
+        (forward, input): (&'a ForwardPlan, &'a Calibration),
+        shelf: &mut impl BatchStore<Calibrating<'a>>,
     ) -> Result<()> {
         let batches = input.batches();
         let n_batches = batches.len();
         let n_tokens = input.windows.n_tokens();
         input.progress.start("score, tokens x layers", (n_tokens * store.n_layers()) as u64);
-        input.progress.advance((n_tokens * Shelf::begin(shelf).unwrap_or(0)) as u64, "");
+        input.progress.advance((n_tokens * BatchStore::begin(shelf).unwrap_or(0)) as u64, "");
         let device = store.device();
-        let mut walk = Calibrating { route, frame, input, device, batches, pass: self, context: None };
+        let mut walk = Calibrating { forward, frame, input, device, batches, scorers: self, context: None };
         run_layers(store, n_batches, &mut walk, shelf)?;
         input.progress.finish();
         Ok(())
