@@ -8,10 +8,11 @@ use minitron::{
     write_tiny_with_tokenizer,
 };
 use minitron_core::checkpoint::{
-    Checkpoint, Config, MemorySource, OutputDir, Reader, TensorSource, WriteOptions, write_model, write_tensors,
+    Checkpoint, Config, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
 };
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::output::OutputDir;
 use minitron_core::pipeline::{
     Context, EvalOptions, PruneOptions, ScoreOptions, Setup, TrainOptions, eval, prune, score, train,
 };

@@ -5,6 +5,7 @@
 //! | room | holds |
 //! |---|---|
 //! | [`error`] | errors by blame |
+//! | [`output`] | files and folders that appear whole, one process an output |
 //! | [`checkpoint`] | model folders in and out, [`TensorSource`](checkpoint::TensorSource) |
 //! | [`spec`] | a family's description of one model: dims, tensors, layers, sites |
 //! | [`model`] | the transformer built from a spec, with taps |
@@ -37,6 +38,7 @@ pub mod files;
 pub mod memory;
 pub mod mixers;
 pub mod model;
+pub mod output;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;

@@ -1,5 +1,5 @@
-use minitron_core::checkpoint::write_whole;
 use minitron_core::error::{Error, Result};
+use minitron_core::output::write_atomic;
 use minitron_core::pipeline::{Recipe, Spec, compare};
 use minitron_core::report::{comparison_markdown, gather};
 use serde_json::Value;
@@ -25,6 +25,6 @@ pub fn run(common: &Common, args: &Compare) -> Result<()> {
 fn write(report: &Value, args: &Compare) -> Result<()> {
     let comparison =
         serde_json::from_value(report.clone()).map_err(|e| Error::Internal(format!("compare.json: {e}")))?;
-    write_whole(&args.out.join("compare.md"), comparison_markdown(&comparison))?;
-    write_whole(&args.out.join("report.html"), output::page(&[gather(&args.out)?]))
+    write_atomic(&args.out.join("compare.md"), comparison_markdown(&comparison))?;
+    write_atomic(&args.out.join("report.html"), output::page(&[gather(&args.out)?]))
 }

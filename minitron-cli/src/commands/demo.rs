@@ -1,7 +1,7 @@
 use std::fs;
 
-use minitron_core::checkpoint::write_whole;
 use minitron_core::error::{IoContext, Result};
+use minitron_core::output::write_atomic;
 use minitron_core::pipeline::{Recipe, RunDir, run as run_recipe};
 
 use crate::args::{Common, Demo};
@@ -26,7 +26,7 @@ pub fn run(common: &Common, args: &Demo) -> Result<()> {
     }
     for (name, text) in FILES {
         let path = if name.ends_with(".toml") { recipes.join(name) } else { model.join(name) };
-        write_whole(&path, text)?;
+        write_atomic(&path, text)?;
     }
     let recipe = Recipe::load(&recipes.join("demo.toml"))?;
     let report = with_context(common, false, Some(&recipe), |context| run_recipe(context, &recipe, &args.out))?;

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use minitron_core::checkpoint::{Claim, OutputDir};
 use minitron_core::error::{Error, Result};
+use minitron_core::output::{OutputDir, OutputLock};
 use minitron_core::registry::Kind;
 use serde_json::json;
 
@@ -73,7 +73,7 @@ pub fn new(common: &Common, kind: Kind, dir: &Path) -> Result<()> {
         (&format!("src/{tag}.rs"), code),
         ("README.md", readme(kind, &tag, &library)),
     ];
-    let _claim = Claim::of(dir)?;
+    let _claim = OutputLock::of(dir)?;
     let output = OutputDir::create(dir, false)?;
     for (name, text) in files.iter().filter(|(_, text)| !text.is_empty()) {
         let path = output.path().join(name);

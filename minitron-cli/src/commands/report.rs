@@ -3,8 +3,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use minitron_core::checkpoint::write_whole;
 use minitron_core::error::{Error, IoContext, Result};
+use minitron_core::output::write_atomic;
 use minitron_core::report::{Folder, gather};
 use serde_json::json;
 
@@ -37,7 +37,7 @@ pub fn run(common: &Common, args: &Report) -> Result<()> {
     let n_bytes = page.len();
     let dir = args.out.parent().unwrap_or(Path::new(""));
     fs::create_dir_all(dir).at_path(dir)?;
-    write_whole(&args.out, &page)?;
+    write_atomic(&args.out, &page)?;
     let report = json!({ "out": args.out, "n_bytes": n_bytes, "folders": folders });
     output::show(common.json, &report, |_| format!("{} ({n_bytes} bytes)", args.out.display()))
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 use tch::Tensor;
 
 use super::observation::to_vec;
-use crate::checkpoint::{Identity, MemorySource, Reader, TensorSource, replace_file, write_tensors_about};
+use crate::checkpoint::{Identity, MemorySource, Reader, TensorSource, write_tensors_about};
 use crate::error::{Error, IoContext, Result};
+use crate::output::replace_file;
 use crate::registry::PluginSpec;
 
 /// One score per unit for each scored dim, by `metric/dim`; f32, higher = keep.

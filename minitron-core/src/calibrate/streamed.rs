@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::forward::{BatchState, Calibration, ForwardPlan};
-use crate::checkpoint::{TensorSource, sync_tree, write_whole};
+use crate::checkpoint::TensorSource;
 use crate::data::Task;
 use crate::error::{Error, IoContext, Result};
 use crate::files::read_text;
 use crate::model::{Frame, LoadOptions};
+use crate::output::{sync_tree, write_atomic};
 use crate::spec::{HIDDEN, ModelSpec};
 
 /// A model that is read one layer at a time.
@@ -126,7 +127,7 @@ impl ActivationStore {
     pub(super) fn commit(&self, reached: Reached, state: &[Vec<f64>]) -> Result<()> {
         let path = self.state_path(&reached);
         let bytes: Vec<u8> = state.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
-        write_whole(&path, bytes)?;
+        write_atomic(&path, bytes)?;
         if let Some(dir) = reached.layer.map(|layer_idx| self.layer_dir(&reached, layer_idx)).filter(|dir| dir.exists())
         {
             sync_tree(&dir)?;
@@ -134,7 +135,7 @@ impl ActivationStore {
         let before = self.record();
         let record = Record { inputs: self.inputs.clone(), reached, lens: state.iter().map(Vec::len).collect() };
         let text = serde_json::to_string(&record).map_err(|e| Error::Internal(format!("progress: {e}")))?;
-        write_whole(&self.dir.join(PROGRESS), text)?;
+        write_atomic(&self.dir.join(PROGRESS), text)?;
         if let Some(Record { reached: old, .. }) = before {
             let path = self.state_path(&old);
             fs::remove_file(&path).at_path(&path)?;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::links::refuse_link_outside;
 use super::modules::{MODULES, modules};
-use super::whole::parent_of;
 use crate::error::{IoContext, Result};
+use crate::output::parent_of;
 
 /// Files that travel under their names.
 const NAMES: &[&str] = &[

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::whole::write_whole;
 use crate::error::{Error, IoContext, Result};
 use crate::files::read_text;
+use crate::output::write_atomic;
 
 /// A model's `config.json`; the order and the unknown keys survive a round trip.
 #[derive(Debug, Clone)]
@@ -228,6 +228,6 @@ impl Config {
 
     /// Writes the file.
     pub fn save(&self, path: &Path) -> Result<()> {
-        write_whole(path, self.to_json()?)
+        write_atomic(path, self.to_json()?)
     }
 }

@@ -2,12 +2,9 @@
 //!
 //! Everything further right sees a [`TensorSource`]: names, shapes and a way to read one tensor at a time.
 
-mod claim;
 mod companions;
 mod config;
-mod direct;
 mod finite;
-mod folder;
 mod identity;
 mod links;
 mod modules;
@@ -16,13 +13,10 @@ mod reader;
 mod source;
 mod stale;
 mod weight_files;
-mod whole;
 mod writer;
 
-pub use claim::Claim;
 pub use companions::{companions, copy_tokenizer};
 pub use config::Config;
-pub use folder::OutputDir;
 pub use identity::{Identity, weights_digest};
 pub use modules::{DenseFile, Module, modules};
 pub use quantised::as_codes;
@@ -30,7 +24,6 @@ pub use reader::{PIECE_BYTES, Reader};
 pub use source::{MemorySource, TensorInfo, TensorSource, append_tensor, kind_of};
 pub use stale::drop_stale;
 pub use weight_files::{Remarks, WeightFiles, has_weights, held_instead};
-pub use whole::{remove_whole, replace_file, sync_dir, sync_tree, write_whole};
 pub use writer::{WriteOptions, write_model, write_tensors, write_tensors_about};
 
 use std::path::{Path, PathBuf};

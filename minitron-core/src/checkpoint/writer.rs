@@ -10,12 +10,12 @@ use serde_json::json;
 
 use super::companions::copy_companions;
 use super::config::Config;
-use super::direct::{BLOCK, Output, aligned_start};
 use super::reader::PIECE_BYTES;
 use super::source::{TensorInfo, TensorSource};
 use super::weight_files::{INDEX, SINGLE};
-use super::whole::write_whole;
 use crate::error::{Error, IoContext, Result};
+use crate::output::write_atomic;
+use crate::output::{BLOCK, Output, aligned_start};
 
 /// How a model is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +125,7 @@ fn write_shards(dir: &Path, source: &dyn TensorSource, shards: &[Vec<String>], c
     }
     let path = dir.join(INDEX);
     let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
-    write_whole(&path, format!("{index:#}\n"))
+    write_atomic(&path, format!("{index:#}\n"))
 }
 
 fn write_file(path: &Path, source: &dyn TensorSource, names: &[String], chunk_bytes: usize) -> Result<()> {

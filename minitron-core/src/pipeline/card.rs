@@ -6,9 +6,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::identity;
-use crate::checkpoint::{modules, write_whole};
+use crate::checkpoint::modules;
 use crate::error::Result;
 use crate::files::read_text;
+use crate::output::write_atomic;
 use crate::spec::{ModelSpec, Sizes};
 
 /// The card's file.
@@ -67,7 +68,7 @@ impl Card {
         for (key, value) in self.facts.iter().chain(measured) {
             text += &format!("| {key} | {} |\n", cell(value));
         }
-        write_whole(&dir.join(FILE), text)
+        write_atomic(&dir.join(FILE), text)
     }
 
     /// What the first of all jobs started from.

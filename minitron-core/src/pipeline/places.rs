@@ -7,9 +7,9 @@ use super::context::Context;
 use super::start::Start;
 use super::teaching::Teaching;
 use super::train::Setup;
-use crate::checkpoint::OutputDir;
 use crate::data::files_of;
 use crate::error::{Error, IoContext, Result};
+use crate::output::OutputDir;
 use crate::train::has_state;
 
 /// Refuses an output that is in the way, or that holds what the training reads.

@@ -14,9 +14,10 @@ use super::identity::identity_of;
 use super::planning::{Decision, decide};
 use super::reconstruction::{ReconstructOptions, note};
 use super::student::Written;
-use crate::checkpoint::{Claim, Identity, OutputDir, TensorSource, WriteOptions, write_whole};
+use crate::checkpoint::{Identity, TensorSource, WriteOptions};
 use crate::error::{Error, Result};
 use crate::memory::{mib, peak_bytes};
+use crate::output::{OutputDir, OutputLock, write_atomic};
 use crate::plan::{Bytes, Explained, Plan};
 use crate::prune::{ModuleChanges, Student};
 use crate::reconstruct::StudentEditor;
@@ -181,7 +182,7 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     if !dry_run {
         OutputDir::refuse_inputs(out, inputs.into_iter().flatten())?;
     }
-    let _claim = if dry_run { None } else { Some(Claim::of(out)?) };
+    let _claim = if dry_run { None } else { Some(OutputLock::of(out)?) };
     options.reconstruction.build(context)?;
     let windows = options.reconstruction.windows(context, &folder, options.rounds > 1, (!dry_run).then_some(out))?;
     let own = identity_of(&folder)?;
@@ -288,5 +289,5 @@ pub(super) fn write_plan(
             value[key] = found.clone();
         }
     }
-    write_whole(path, format!("{value:#}\n"))
+    write_atomic(path, format!("{value:#}\n"))
 }

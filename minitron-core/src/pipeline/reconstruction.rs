@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::context::{Context, at_least_1, seq_len_or_default};
 use crate::calibrate::Calibration;
-use crate::checkpoint::OutputDir;
 use crate::contract::Reconstruction;
 use crate::data::{DataSpec, TextOptions, Windows, files_of};
 use crate::error::Result;
 use crate::model::LoadOptions;
+use crate::output::OutputDir;
 use crate::plan::{Plan, Rankings};
 use crate::reconstruct::{ReconstructInputs, StudentEditor};
 use crate::registry::PluginSpec;

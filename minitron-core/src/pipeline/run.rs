@@ -14,10 +14,10 @@ use super::recipe::{Recipe, Stage, StageOptions};
 use super::run_dir::{RunDir, StageRecord};
 use super::verify::{artefacts, is_intact};
 use super::{distill, eval, generate, prune, score, search, train};
-use crate::checkpoint::{OutputDir, write_whole};
 use crate::digest;
 use crate::error::{IoContext, Result};
 use crate::memory::{forget_peak, peak_bytes};
+use crate::output::{OutputDir, write_atomic};
 use crate::progress::Recorder;
 use crate::train::{clear_state, has_state};
 
@@ -231,7 +231,7 @@ fn artefact(options: &StageOptions) -> &'static str {
 fn save_result(dir: &Path, result: Value) -> Result<Value> {
     std::fs::create_dir_all(dir).at_path(dir)?;
     let path = dir.join("result.json");
-    write_whole(&path, format!("{result:#}\n"))?;
+    write_atomic(&path, format!("{result:#}\n"))?;
     Ok(result)
 }
 

@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::context::Context;
 use super::verify::versions;
-use crate::checkpoint::{Claim, OutputDir, remove_whole, write_whole};
 use crate::error::{Error, IoContext, Result};
 use crate::files::read_text;
+use crate::output::{OutputDir, OutputLock, remove_atomic, write_atomic};
 
 const RECORD: &str = "run.json";
 
@@ -76,7 +76,7 @@ pub(crate) struct RunRecord {
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    _claim: Claim,
+    _claim: OutputLock,
     pub(super) record: RunRecord,
 }
 
@@ -84,10 +84,10 @@ impl RunDir {
     /// Opens or starts a run. A folder that holds no run is refused unless `force`, which replaces any.
     pub fn open(path: &Path, force: bool) -> Result<Self> {
         let file = path.join(RECORD);
-        let claim = Claim::of(path)?;
+        let claim = OutputLock::of(path)?;
         if force && path.exists() {
             OutputDir::refuse_existing(path, true)?;
-            remove_whole(path)?;
+            remove_atomic(path)?;
         }
         if !file.is_file() {
             OutputDir::refuse_existing(path, force)?;
@@ -143,7 +143,7 @@ impl RunDir {
 
     pub(super) fn save(&self) -> Result<()> {
         let text = serde_json::to_string_pretty(&self.record).map_err(|e| Error::Internal(format!("run.json: {e}")))?;
-        write_whole(&self.path.join(RECORD), &(text + "\n"))
+        write_atomic(&self.path.join(RECORD), &(text + "\n"))
     }
 
     /// run.json as it stands.

@@ -10,11 +10,10 @@ use super::context::Context;
 use super::start::Start;
 use super::teaching::Teaching;
 use super::train::Setup;
-use crate::checkpoint::{
-    Config, OutputDir, TensorSource, WriteOptions, copy_tokenizer, remove_whole, sync_dir, write_model,
-};
+use crate::checkpoint::{Config, TensorSource, WriteOptions, copy_tokenizer, write_model};
 use crate::error::{IoContext, Result};
 use crate::model::Transformer;
+use crate::output::{OutputDir, remove_atomic, sync_dir};
 use crate::plan::Plan;
 use crate::prune::{ModuleChanges, NAME};
 use crate::registry::PluginSpec;
@@ -182,5 +181,5 @@ fn remove_model(out_dir: &Path) -> Result<()> {
 
 /// `--force`: what lies at the output goes.
 pub(super) fn clear(dir: &Path) -> Result<()> {
-    remove_whole(dir)
+    remove_atomic(dir)
 }

@@ -18,12 +18,13 @@ use super::start::Start;
 use super::student::{StudentFolder, card_of, clear, measured, modules_of};
 use super::teaching::{TeacherOptions, Teaching};
 use super::vocabulary::{Compared, Model, Vocabulary};
-use crate::checkpoint::{Claim, MemorySource};
+use crate::checkpoint::MemorySource;
 use crate::data::{
     BLOCK_TOKENS, DataLoader, DataSpec, LoaderOptions, Reading, Task, TextOptions, Tokenizer, Windows, are_texts,
 };
 use crate::error::{Error, Result};
 use crate::memory::peak_bytes;
+use crate::output::OutputLock;
 use crate::plan::Count;
 use crate::registry::PluginSpec;
 use crate::spec::ModelSpec;
@@ -199,7 +200,7 @@ fn run(
     out: Output,
 ) -> Result<Value> {
     refuse(context, setup, &start, teacher.as_ref(), (out.dir, out.resume))?;
-    let _claim = Claim::of(out.dir)?;
+    let _claim = OutputLock::of(out.dir)?;
     let options = &start.spec.options;
     let Vocabulary { tokenizer, borrowed_from, .. } = vocabulary(context, setup, &start, teacher.as_mut())?;
     let tokenizer = Arc::new(tokenizer.at(setup.text.now()?));

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::held_out::Best;
 use super::optimizer::AdamW;
-use crate::checkpoint::{OutputDir, Reader, remove_whole, sync_dir, write_tensors, write_whole};
+use crate::checkpoint::{Reader, write_tensors};
 use crate::data::Cursor;
 use crate::error::{Error, IoContext, Result};
 use crate::files::read_text;
+use crate::output::{OutputDir, remove_atomic, sync_dir, write_atomic};
 use crate::progress::Progress;
 
 const DIR: &str = "checkpoint";
@@ -117,18 +118,18 @@ pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW, keep: usize
     }
     let target = step_dir(out_dir, state.step);
     // One of this step that could not be read: the run would not have come here otherwise.
-    remove_whole(&target)?;
+    remove_atomic(&target)?;
     let output = OutputDir::create(&target, true)?;
     write_tensors(&output.path().join(TENSORS), &optimizer.to_source()?)?;
     let text = serde_json::to_string_pretty(state).map_err(|e| Error::Internal(format!("state: {e}")))?;
     let path = output.path().join(STATE);
-    write_whole(&path, text)?;
+    write_atomic(&path, text)?;
     output.commit()?;
     let best = state.best.map(|best| best.step);
     // Those of later steps could not be read either.
     let (older, unreadable): (Vec<u64>, Vec<u64>) = steps(out_dir)?.into_iter().partition(|&step| step <= state.step);
     let outdated = older.into_iter().skip(keep).filter(|&step| Some(step) != best);
-    outdated.chain(unreadable).try_for_each(|step| remove_whole(&step_dir(out_dir, step)))
+    outdated.chain(unreadable).try_for_each(|step| remove_atomic(&step_dir(out_dir, step)))
 }
 
 /// The place in the data that an interrupted run reached, so that they can be opened there at once; whether the run may go
@@ -184,7 +185,7 @@ fn sweep(out_dir: &Path) -> Result<()> {
 
 /// Takes all states of another run away.
 pub fn clear(out_dir: &Path) -> Result<()> {
-    remove_whole(&dir(out_dir))
+    remove_atomic(&dir(out_dir))
 }
 
 fn read(dir: &Path, step: u64, identity: &serde_json::Value, optimizer: &mut AdamW) -> Result<State> {

@@ -17,8 +17,8 @@ use self::table::{Line, checks, columns, ratios};
 use super::context::Context;
 use super::run::{Place, refuse_own_inputs, run_stage};
 use super::run_dir::RunDir;
-use crate::checkpoint::write_whole;
 use crate::error::{Error, Result};
+use crate::output::write_atomic;
 
 const FILE: &str = "compare.json";
 
@@ -251,7 +251,7 @@ impl<'a> Comparison<'a> {
         if !self.warnings.is_empty() {
             report["warnings"] = json!(self.warnings);
         }
-        write_whole(&self.out.join(FILE), format!("{report:#}\n"))?;
+        write_atomic(&self.out.join(FILE), format!("{report:#}\n"))?;
         Ok(report)
     }
 }

@@ -19,8 +19,8 @@ use self::field::Field;
 use self::options::Found;
 use self::record::{Entry, Record, RungRecord, Winner};
 use super::context::Context;
-use crate::checkpoint::{Claim, OutputDir, remove_whole};
 use crate::error::{Error, IoContext, Result};
+use crate::output::{OutputDir, OutputLock, remove_atomic};
 use crate::progress::Recorder;
 use crate::search::{Halving, Rung};
 
@@ -30,7 +30,7 @@ pub fn search(context: &Context, options: &SearchOptions, out: &Path, resume: bo
         return options.survey(context).map(|found| listing(&found));
     }
     let begin = Instant::now();
-    let _claim = Claim::of(out)?;
+    let _claim = OutputLock::of(out)?;
     let recorder = Recorder::new(context.progress);
     let context = &Context { progress: &recorder, ..*context };
     let (field, mut record) = info_span!("candidates").in_scope(|| Field::open(context, options, out, resume))?;
@@ -219,7 +219,7 @@ fn start(context: &Context, out: &Path, resume: bool, fresh: Record) -> Result<R
         }
     }
     OutputDir::refuse_existing(out, context.force)?;
-    remove_whole(out)?;
+    remove_atomic(out)?;
     std::fs::create_dir_all(out).at_path(out)?;
     fresh.save(out)?;
     Ok(fresh)

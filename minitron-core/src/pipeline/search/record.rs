@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::write_whole;
 use crate::error::{Error, IoContext, Result};
 use crate::files::read_text;
+use crate::output::write_atomic;
 use crate::progress::Progress;
 use crate::search::{Survey, kendall, ranks, settled, spearman};
 use crate::spec::Sizes;
@@ -167,7 +167,7 @@ impl Record {
     /// Whole or not at all.
     pub fn save(&self, out: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::Internal(format!("{FILE}: {e}")))?;
-        write_whole(&out.join(FILE), &(text + "\n"))
+        write_atomic(&out.join(FILE), &(text + "\n"))
     }
 
     /// Indices of those that are still in, in their order.

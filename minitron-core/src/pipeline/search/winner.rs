@@ -9,8 +9,9 @@ use super::super::prune::{report_of, write_plan};
 use super::super::student::Written;
 use super::field::Field;
 use super::record::{Entry, Record};
-use crate::checkpoint::{OutputDir, WriteOptions};
+use crate::checkpoint::WriteOptions;
 use crate::error::{Error, Result};
+use crate::output::OutputDir;
 use crate::prune::ModuleChanges;
 use crate::train::Trained;
 

@@ -18,9 +18,9 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::write_whole;
 use crate::error::{Error, IoContext, Result};
 use crate::files::read_text;
+use crate::output::write_atomic;
 
 const HEADER: &str = "cache.json";
 const ROWS: &str = "rows.bin";
@@ -152,7 +152,7 @@ impl TeacherCache {
                 return Err(Error::checkpoint(&path, "missing beside the cache's other files; delete the folder"));
             }
             let text = serde_json::to_string_pretty(&header).map_err(|e| Error::Internal(format!("cache: {e}")))?;
-            write_whole(&path, text)?;
+            write_atomic(&path, text)?;
         }
         let open = |name: &str| {
             let path = dir.join(name);

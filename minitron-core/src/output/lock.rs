@@ -3,19 +3,19 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
-use super::whole::{beside, parent_of};
+use super::atomic::{parent_of, sibling};
 use crate::error::{Error, IoContext, Result};
 
 /// The right to write to a place, for as long as this lives: `.NAME.lock` beside it, locked, and gone at the end. The system
 /// lets go of the lock of a process that was killed, so what such a process leaves is in nobody's way.
 #[derive(Debug)]
-pub struct Claim {
+pub struct OutputLock {
     path: PathBuf,
     /// None where the file system knows no locks.
     lock: Option<File>,
 }
 
-impl Claim {
+impl OutputLock {
     /// Claims a file or folder that is there or shall be.
     ///
     /// # Errors
@@ -29,18 +29,18 @@ impl Claim {
             (_, Ok(parent), Some(name)) => parent.join(name),
             _ => target.to_path_buf(),
         };
-        let path = beside(&place, "lock")?;
+        let path = sibling(&place, "lock")?;
         loop {
             let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at_path(&path)?;
             match file.try_lock() {
                 // Removed by the process that had it, after this one had opened it: the next one opens another.
                 Ok(()) if !is_at(&file, &path) => continue,
-                Ok(()) => return Ok(Claim { path, lock: Some(file) }),
+                Ok(()) => return Ok(OutputLock { path, lock: Some(file) }),
                 Err(TryLockError::WouldBlock) => {
                     let message = format!("the output `{}` is being written by another process", target.display());
                     return Err(Error::Recipe(format!("{message}; wait until it is done, or give another name")));
                 }
-                Err(TryLockError::Error(_)) => return Ok(Claim { path, lock: None }),
+                Err(TryLockError::Error(_)) => return Ok(OutputLock { path, lock: None }),
             }
         }
     }
@@ -53,7 +53,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     file.metadata().map(place).ok().is_some_and(|place_of| fs::metadata(path).map(place).is_ok_and(|p| p == place_of))
 }
 
-impl Drop for Claim {
+impl Drop for OutputLock {
     fn drop(&mut self) {
         // While it is still locked: another process must not have claimed it meanwhile.
         let _ = fs::remove_file(&self.path);
@@ -69,18 +69,18 @@ mod tests {
     fn a_place_is_claimed_once_at_a_time_and_nothing_stays_behind() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("new").join("out");
-        let claim = Claim::of(&target).unwrap();
-        let refusal = Claim::of(&target).unwrap_err();
+        let claim = OutputLock::of(&target).unwrap();
+        let refusal = OutputLock::of(&target).unwrap_err();
         assert!(refusal.is_usage() && refusal.to_string().contains("another process"), "{refusal}");
-        Claim::of(&dir.path().join("new").join("other")).unwrap();
+        OutputLock::of(&dir.path().join("new").join("other")).unwrap();
         drop(claim);
         fs::create_dir(&target).unwrap();
         std::os::unix::fs::symlink(&target, dir.path().join("link")).unwrap();
-        let claim = Claim::of(&dir.path().join("link")).unwrap();
-        assert!(Claim::of(&target).is_err());
+        let claim = OutputLock::of(&dir.path().join("link")).unwrap();
+        assert!(OutputLock::of(&target).is_err());
         drop(claim);
         fs::remove_dir(&target).unwrap();
-        drop(Claim::of(&target).unwrap());
+        drop(OutputLock::of(&target).unwrap());
         assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 0);
     }
 
@@ -88,7 +88,7 @@ mod tests {
     fn what_a_killed_process_left_is_in_nobodys_way() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(".out.lock"), "").unwrap();
-        drop(Claim::of(&dir.path().join("out")).unwrap());
+        drop(OutputLock::of(&dir.path().join("out")).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

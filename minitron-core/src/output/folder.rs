@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::whole::{beside, parent_of, remove_any, sync_dir, sync_tree};
+use super::atomic::{parent_of, remove_any, sibling, sync_dir, sync_tree};
 use crate::error::{Error, IoContext, Result};
 
 /// A folder being written under a temporary name; [`OutputDir::commit`] gives it its place.
@@ -25,7 +25,7 @@ impl OutputDir {
     /// # Errors
     /// `Recipe` when `target` exists and `force` is not set.
     pub fn create(target: &Path, force: bool) -> Result<Self> {
-        let (part, replaced) = (beside(target, "part")?, beside(target, "old")?);
+        let (part, replaced) = (sibling(target, "part")?, sibling(target, "old")?);
         if replaced.exists() && target.symlink_metadata().is_err() {
             // A process ended between the two moves of a file system that cannot exchange.
             fs::rename(&replaced, target).at_path(target)?;

@@ -8,7 +8,7 @@ use crate::error::{Error, IoContext, Result};
 /// Replaces or makes a file: `write` fills one beside its place, which then takes it. Where anything fails, what was at the
 /// place stays.
 pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let part = beside(path, "part")?;
+    let part = sibling(path, "part")?;
     let done = write(&part)
         .and_then(|()| File::open(&part).and_then(|file| file.sync_all()).at_path(&part))
         .and_then(|()| fs::rename(&part, path).at_path(path));
@@ -19,16 +19,16 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Res
 }
 
 /// Replaces or makes a file with this content.
-pub fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+pub fn write_atomic(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     replace_file(path, |part| fs::write(part, content).at_path(part))
 }
 
 /// Takes a file or folder away, under another name first, so that no half of it is ever found.
-pub fn remove_whole(path: &Path) -> Result<()> {
+pub fn remove_atomic(path: &Path) -> Result<()> {
     if path.symlink_metadata().is_err() {
         return Ok(());
     }
-    let leaving = beside(path, "gone")?;
+    let leaving = sibling(path, "gone")?;
     remove_any(&leaving)?;
     fs::rename(path, &leaving).at_path(path)?;
     remove_any(&leaving)
@@ -62,7 +62,7 @@ pub fn sync_tree(dir: &Path) -> Result<()> {
 }
 
 /// A place in the same folder that nobody else writes to: `.NAME.ENDING`.
-pub(super) fn beside(path: &Path, ending: &str) -> Result<PathBuf> {
+pub(super) fn sibling(path: &Path, ending: &str) -> Result<PathBuf> {
     let name = path
         .file_name()
         .ok_or_else(|| Error::Recipe(format!("`{}` cannot name an output", path.display())))?
@@ -70,7 +70,7 @@ pub(super) fn beside(path: &Path, ending: &str) -> Result<PathBuf> {
     Ok(parent_of(path).join(format!(".{name}.{ending}")))
 }
 
-pub(super) fn parent_of(path: &Path) -> PathBuf {
+pub(crate) fn parent_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
@@ -85,14 +85,14 @@ mod tests {
     fn a_file_that_cannot_be_written_leaves_the_one_before_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        write_whole(&path, "old").unwrap();
+        write_atomic(&path, "old").unwrap();
         let refused = replace_file(&path, |part| {
             fs::write(part, "ne").at_path(part)?;
             Err(Error::Data("no more".into()))
         });
         assert_eq!(refused.unwrap_err().to_string(), "data: no more");
         assert_eq!((fs::read(&path).unwrap(), fs::read_dir(dir.path()).unwrap().count()), (b"old".to_vec(), 1));
-        write_whole(&path, "new").unwrap();
+        write_atomic(&path, "new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
     }
 }
