@@ -18,7 +18,7 @@ use minitron_core::pipeline::{
 use minitron_core::plan::{Count, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
-use minitron_core::spec::{At, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, Role, Sizes, Slot};
+use minitron_core::spec::{At, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, ParamKind, Role, Sizes};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
@@ -580,7 +580,7 @@ fn a_spread_rotation_is_the_same_student_with_its_energy_evened_out() {
         (options.reconstruction.samples, options.reconstruction.seq_len) = (8, Some(32));
         with_context(false, |context| prune(context, &options, &out, false)).unwrap();
         let (folder, model) = load(&out).unwrap();
-        let table = folder.spec.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
+        let table = folder.spec.find(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight).unwrap().name();
         let energy_e =
             folder.checkpoint.tensors.read(&table).unwrap().square().mean_dim([0i64].as_slice(), false, Kind::Double);
         let peak = energy_e.max().double_value(&[]) / energy_e.median().double_value(&[]);

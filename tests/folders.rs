@@ -12,8 +12,8 @@ use minitron::{
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::data::Tokenizer;
 use minitron_core::pipeline::{
-    EvalOptions, GenerateOptions, InspectOptions, PruneOptions, ScoreOptions, Setup, TrainOptions, eval, generate,
-    inspect, prune, score, train,
+    EvalOptions, GenerateOptions, InspectOptions, PruneOptions, ScoreOptions, TrainOptions, TrainingOptions, eval,
+    generate, inspect, prune, score, train,
 };
 use minitron_core::plan::Count;
 use minitron_core::spec::{ModelFolder, ModelSpec};
@@ -143,7 +143,13 @@ impl Folder {
         let data = || vec![self.beside("text.txt").display().to_string().parse().unwrap()];
         let evaluating = EvalOptions { model: self.model(), data: data(), seq_len: Some(16), ..EvalOptions::default() };
         let generating = GenerateOptions { model: self.model(), prompt: "One".into(), ..GenerateOptions::default() };
-        let setup = Setup { data: data(), tokens: Count(64), seq_len: Some(16), batch_size: 2, ..Setup::default() };
+        let setup = TrainingOptions {
+            data: data(),
+            tokens: Count(64),
+            seq_len: Some(16),
+            batch_size: 2,
+            ..TrainingOptions::default()
+        };
         let training = TrainOptions { model: Some(self.model()), setup, ..TrainOptions::default() };
         with_context(true, |context| {
             let (out, scores) = (self.beside("trained"), self.beside("run.safetensors"));
@@ -384,12 +390,12 @@ fn keys_that_describe_the_sources_files_are_said_and_not_written() {
     for key in ["quantization_config", "auto_map"] {
         assert_said(&opened.checkpoint.remarks.warnings, &[&format!("`{key}` is left out of what is written")]);
     }
-    let setup = |folder: &Folder| Setup {
+    let setup = |folder: &Folder| TrainingOptions {
         data: vec![folder.beside("text.txt").display().to_string().parse().unwrap()],
         tokens: Count(64),
         seq_len: Some(16),
         batch_size: 2,
-        ..Setup::default()
+        ..TrainingOptions::default()
     };
     let (trained, fresh) = (folder.beside("trained"), folder.beside("fresh"));
     folder.config(|config| config["dtype"] = json!("bfloat16"));

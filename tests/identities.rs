@@ -10,8 +10,8 @@ use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{Checkpoint, MemorySource, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
 use minitron_core::pipeline::{
-    Context, DistillOptions, EvalOptions, PruneOptions, Recipe, ScoreOptions, SearchOptions, Setup, TeacherOptions,
-    distill, eval, prune, run, score, search,
+    Context, DistillOptions, EvalOptions, PruneOptions, Recipe, ScoreOptions, SearchOptions, TeacherOptions,
+    TrainingOptions, distill, eval, prune, run, score, search,
 };
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
@@ -99,12 +99,12 @@ impl Workspace {
         resume: bool,
         change: impl FnOnce(&mut DistillOptions),
     ) -> Result<Value> {
-        let setup = Setup {
+        let setup = TrainingOptions {
             data: vec![self.named("text.txt").parse().unwrap()],
             tokens: Count(256),
             seq_len: Some(16),
             batch_size: 4,
-            ..Setup::default()
+            ..TrainingOptions::default()
         };
         let mut options = DistillOptions {
             teacher: self.named(teacher),
@@ -221,12 +221,12 @@ fn scores_of_other_weights_are_refused_by_name() {
 fn a_search_by_scores_of_another_model_is_refused() {
     let desk = Workspace::new();
     let scores = desk.score("base").display().to_string();
-    let setup = Setup {
+    let setup = TrainingOptions {
         data: vec![desk.named("text.txt").parse().unwrap()],
         tokens: Count(512),
         seq_len: Some(16),
         batch_size: 4,
-        ..Setup::default()
+        ..TrainingOptions::default()
     };
     let mut options =
         SearchOptions { model: desk.named("chat"), scores, candidates: 2, rungs: 1, setup, ..SearchOptions::default() };

@@ -14,7 +14,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::output::OutputDir;
 use minitron_core::pipeline::{
-    Context, EvalOptions, PruneOptions, ScoreOptions, Setup, TrainOptions, eval, prune, score, train,
+    Context, EvalOptions, PruneOptions, ScoreOptions, TrainOptions, TrainingOptions, eval, prune, score, train,
 };
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
@@ -132,13 +132,13 @@ impl Desk {
     fn train_options(&self) -> TrainOptions {
         TrainOptions {
             model: Some(self.model().display().to_string()),
-            setup: Setup {
+            setup: TrainingOptions {
                 data: vec![self.at("text.txt").display().to_string().parse().unwrap()],
                 tokens: Count(256),
                 seq_len: Some(16),
                 batch_size: 2,
                 checkpoint_every: Some(2),
-                ..Setup::default()
+                ..TrainingOptions::default()
             },
             ..TrainOptions::default()
         }
@@ -982,7 +982,7 @@ fn resuming_with_other_settings_names_what_differs() {
 #[test]
 fn settings_that_cannot_be_meant_are_refused() {
     let desk = Desk::llama();
-    type Change = fn(&mut Setup);
+    type Change = fn(&mut TrainingOptions);
     let cases: [(&str, Change); 14] = [
         ("tokens: expected at least 1", |s| s.tokens = Count(0)),
         ("batch_size and accumulate: expected at least 1", |s| s.batch_size = 0),

@@ -23,7 +23,9 @@ use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::reconstruct::StudentEditor;
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
-use minitron_core::spec::{At, ConfigKey, Cost, Evidence, MLP, ModelSpec, PruneGroup, Role, Sizes, Slot, fixed};
+use minitron_core::spec::{
+    At, CheckpointInfo, ConfigKey, Cost, MLP, ModelSpec, ParamKind, PruneGroup, Role, Sizes, fixed,
+};
 use minitron_plugins::laws::{self, UNTRIED};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -76,11 +78,11 @@ impl Architecture for BadFamily {
         self.has("greedy") || config.model_type().is_ok_and(|found| found == "bad_family")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let mut config = evidence.config.clone();
         config.set("model_type", "llama");
         let llama = registry().build::<dyn Architecture>(&PluginSpec::bare("llama"))?;
-        let mut spec = llama.spec(&Evidence::config_alone(&config))?;
+        let mut spec = llama.spec(&CheckpointInfo::config_alone(&config))?;
         spec.config = evidence.config.clone();
         spec.architecture = if self.has("name") { "llama" } else { "bad_family" }.into();
         if self.has("fickle") {
@@ -257,19 +259,19 @@ impl Allocator for BadAllocator {
 #[typetag::serde(name = "bad_reconstruction")]
 impl Reconstruction for BadReconstruction {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
-        let (role, slot) = (Role::ATTENTION_OUTPUT, Slot::Weight);
+        let (role, kind) = (Role::ATTENTION_OUTPUT, ParamKind::Weight);
         if editor.is_whole() && !self.has("meddling") {
             return Ok(());
         }
         let at = At::Sublayer { layer: 0, sublayer: 0 };
-        let weight = editor.read(at, role, slot)?;
+        let weight = editor.read(at, role, kind)?;
         let weight = match self.fault.as_str() {
             "fickle" => weight + calls() as f64,
             "nan" => weight * f64::NAN,
             "shape" => weight.narrow(0, 0, 1),
             _ => weight * 1.5,
         };
-        editor.replace(at, role, slot, &weight)
+        editor.replace(at, role, kind, &weight)
     }
 }
 
@@ -312,7 +314,7 @@ impl StateLoss for BadStates {
         })
     }
 
-    fn lifts(&self) -> bool {
+    fn projects(&self) -> bool {
         true
     }
 

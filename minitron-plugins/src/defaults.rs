@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use minitron_core::error::Result;
-use minitron_core::pipeline::{Defaults, Wanted};
+use minitron_core::pipeline::{Defaults, SizeRequest};
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelSpec;
 
@@ -26,7 +26,7 @@ impl Defaults for BuiltIn {
         vec![PluginSpec::bare("cross_entropy")]
     }
 
-    fn allocator(&self, wanted: &Wanted) -> PluginSpec {
+    fn allocator(&self, wanted: &SizeRequest) -> PluginSpec {
         let sizes = serde_json::to_value(&wanted.sizes).unwrap_or_default();
         match (&wanted.params, wanted.ratio, &wanted.memory) {
             (Some(params), ..) => PluginSpec::bare("budget").with("params", params.as_str()).with("hold", sizes),

@@ -17,7 +17,7 @@ use minitron_core::prune::Student;
 use minitron_core::registry::{Handshake, Kind, Opening, PluginSpec, Registry};
 use minitron_core::report;
 use minitron_core::search::Predicate;
-use minitron_core::spec::{Evidence, ModelFolder, ModelSpec};
+use minitron_core::spec::{CheckpointInfo, ModelFolder, ModelSpec};
 use minitron_core::train::{AdamW, AdamWSettings, CacheHeader, CacheType, TeacherCache, saved_cursor};
 use serde_json::{Value, json};
 
@@ -124,7 +124,7 @@ pub fn config(bytes: &[u8]) {
         });
         answer(with_registry(|registry| {
             let none = MemorySource::default();
-            registry.architecture_for(&config)?.spec(&Evidence::of(&config, &none))
+            registry.architecture_for(&config)?.spec(&CheckpointInfo::of(&config, &none))
         }));
     });
 }

@@ -157,7 +157,7 @@ impl Case {
         }
         drop(trainer);
         let weights = |model: &Transformer, objective: &Objective| {
-            let all = model.parameters().iter().chain(objective.lifts());
+            let all = model.parameters().iter().chain(objective.projects());
             all.map(|parameter| parameter.tensor.detach().copy()).collect()
         };
         let trained = students.iter().zip(&objectives).zip(&dirs);

@@ -10,8 +10,8 @@ use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{
-    Context, DistillOptions, EvalOptions, PruneOptions, ReconstructOptions, ScoreOptions, Setup, distill, eval, prune,
-    score,
+    Context, DistillOptions, EvalOptions, PruneOptions, ReconstructOptions, ScoreOptions, TrainingOptions, distill,
+    eval, prune, score,
 };
 use minitron_core::plan::Count;
 use serde_json::{Value, json};
@@ -99,12 +99,12 @@ impl Desk {
     }
 
     fn distill(&self) -> Result<Value> {
-        let setup = Setup {
+        let setup = TrainingOptions {
             data: vec![self.path("text.txt").parse().unwrap()],
             tokens: Count(256),
             seq_len: Some(16),
             batch_size: 1,
-            ..Setup::default()
+            ..TrainingOptions::default()
         };
         let options =
             DistillOptions { teacher: self.path("model"), student: self.path("pruned"), setup, ..Default::default() };

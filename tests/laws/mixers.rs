@@ -8,7 +8,7 @@ use minitron_core::model::{Cache, LoadOptions, NoTap, Transformer};
 use minitron_core::plan::Plan;
 use minitron_core::prune::PrunedView;
 use minitron_core::spec::{
-    At, Evidence, ModelSpec, Norm, NormKind, Role, RotaryDefaults, ShapeKeys, Slot, dim_of_layer,
+    At, CheckpointInfo, ModelSpec, Norm, NormKind, ParamKind, Role, RotaryDefaults, ShapeKeys, dim_of_layer,
 };
 use serde_json::json;
 use tch::Tensor;
@@ -22,7 +22,7 @@ fn decoder(change: impl Fn(&mut Decoder)) -> ModelSpec {
     let mut decoder = Decoder::new("llama", &config, ShapeKeys::USUAL, norm, json!({})).unwrap();
     decoder.rotate(RotaryDefaults::default()).unwrap();
     change(&mut decoder);
-    decoder.finish(&Evidence::config_alone(&config)).unwrap()
+    decoder.finish(&CheckpointInfo::config_alone(&config)).unwrap()
 }
 
 fn loaded(source: &dyn TensorSource, spec: &ModelSpec) -> Transformer {
@@ -63,10 +63,10 @@ fn sinks_go_with_their_heads_and_hold_in_generation() {
     let view = PrunedView::new(&source, &spec, &Plan { kept }).unwrap();
     for layer in 0..3 {
         let at = At::Sublayer { layer, sublayer: 0 };
-        let name = spec.find(at, SINKS, Slot::Weight).unwrap().name();
+        let name = spec.find(at, SINKS, ParamKind::Weight).unwrap().name();
         let (whole, pruned) = (source.read(&name).unwrap(), view.read(&name).unwrap());
         assert_eq!(pruned, Tensor::stack(&[whole.get(0), whole.get(2)], 0));
-        assert!(spec.find(at, Role::QUERY, Slot::Weight).is_some());
+        assert!(spec.find(at, Role::QUERY, ParamKind::Weight).is_some());
     }
     let model = loaded(&source, &spec);
     let ids_bt = some_ids(1, 9, 61, 6).unwrap();

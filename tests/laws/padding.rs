@@ -141,7 +141,7 @@ impl StateLoss for Distance {
         Ok(sites.map(|site| SitePair { student: site, teacher: site }).into())
     }
 
-    fn lifts(&self) -> bool {
+    fn projects(&self) -> bool {
         false
     }
 

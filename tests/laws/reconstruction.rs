@@ -16,7 +16,7 @@ use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::reconstruct::{ProjectionSet, ProjectionStats, ReconstructInputs, Reference, StudentEditor};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec, Registry};
-use minitron_core::spec::{At, HIDDEN, ModelFolder, Role, Slot};
+use minitron_core::spec::{At, HIDDEN, ModelFolder, ParamKind, Role};
 use minitron_plugins::laws::random_rankings;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -203,7 +203,7 @@ fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
         };
         before.for_each_projection(Reference::Teacher, look).unwrap();
         let mut after = ward.treated(&["least_squares:readers=false"]).unwrap();
-        let read = |editor: &StudentEditor| editor.read(ATTENTION, Role::ATTENTION_OUTPUT, Slot::Weight).unwrap();
+        let read = |editor: &StudentEditor| editor.read(ATTENTION, Role::ATTENTION_OUTPUT, ParamKind::Weight).unwrap();
         let delta_ec = read(&after) - read(&before);
         let (xx_cc, rx_ec, r_squared, n_tokens) = first.unwrap();
         let stats = ProjectionStats {
@@ -282,10 +282,10 @@ fn merged_heads_are_twice_the_kept_one_less_the_dropped_one() {
 fn shared_keys_and_values_stay_when_query_heads_merge() {
     let ward = Ward::of(&tiny_llama(), &[("heads", 2)]);
     let (pruned, merged) = (ward.editor(), ward.treated(&["head_merge"]).unwrap());
-    let read = |editor: &StudentEditor, role| editor.read(ATTENTION, role, Slot::Weight).unwrap();
+    let read = |editor: &StudentEditor, role| editor.read(ATTENTION, role, ParamKind::Weight).unwrap();
     assert_eq!(read(&pruned, Role::KEY), read(&merged, Role::KEY));
     assert_eq!(read(&pruned, Role::VALUE), read(&merged, Role::VALUE));
-    let source = merged.read_all_heads(ATTENTION, Role::QUERY, Slot::Weight).unwrap();
+    let source = merged.read_all_heads(ATTENTION, Role::QUERY, ParamKind::Weight).unwrap();
     let row = |head: usize| source.narrow(0, head as i64 * 8, 8);
     let expected: Vec<Tensor> =
         merged.ranked("heads.0").unwrap().iter().map(|part| row(part[0]) * 2.0 - row(part[1])).collect();
@@ -365,7 +365,7 @@ fn a_replaced_weight_of_another_shape_or_not_finite_is_refused_by_name() {
     let ward = Ward::of(&tiny_llama(), &[("mlp", 24)]);
     let mut editor = ward.editor();
     let mut replace = |tensor: &Tensor| {
-        editor.replace(At::Sublayer { layer: 0, sublayer: 1 }, Role::DOWN, Slot::Weight, tensor).unwrap_err()
+        editor.replace(At::Sublayer { layer: 0, sublayer: 1 }, Role::DOWN, ParamKind::Weight, tensor).unwrap_err()
     };
     let wrong = replace(&Tensor::zeros([32, 48], (Kind::Double, Device::Cpu))).to_string();
     assert!(wrong.contains("expected shape [32, 24], got [32, 48]"), "{wrong}");

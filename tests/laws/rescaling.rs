@@ -3,7 +3,7 @@
 use minitron::{forward, some_ids, tiny_llama};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::reconstruct::{ReconstructInputs, StudentEditor};
-use minitron_core::spec::{At, HIDDEN, Role, Side, Slot};
+use minitron_core::spec::{At, HIDDEN, ParamKind, Role, Side};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
@@ -50,7 +50,7 @@ fn sliced(ward: &Ward) -> StudentEditor<'_> {
 }
 
 fn gain(source: &dyn TensorSource, editor: &StudentEditor, at: At, role: Role) -> Tensor {
-    source.read(&editor.spec().find(at, role, Slot::Weight).unwrap().name()).unwrap()
+    source.read(&editor.spec().find(at, role, ParamKind::Weight).unwrap().name()).unwrap()
 }
 
 fn assert_same_bytes(one: &StudentEditor, other: &StudentEditor, what: &str) {
@@ -111,7 +111,7 @@ fn a_tied_table_is_scaled_and_its_logits_are_not() {
     for param in &twin.spec.params {
         // The head of the one is the table of the other.
         let role = if param.role == Role::HEAD { Role::TOKEN_EMBEDDING } else { param.role };
-        let name = tied.model.spec.find(param.at, role, param.slot).unwrap().name();
+        let name = tied.model.spec.find(param.at, role, param.kind).unwrap().name();
         twin.source.insert(param.name(), &tied.model.source.read(&name).unwrap()).unwrap();
     }
     let mut untied = Ward::new(twin, &[("hidden", 16)]);
@@ -123,7 +123,7 @@ fn a_tied_table_is_scaled_and_its_logits_are_not() {
 
     // 32 channels of which 16 stay: the table times the root of 2, and of the untied twin nothing else.
     let (scaled, plain) = (untied.student().unwrap(), sliced_twin.student().unwrap());
-    let table = untied.spec().find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
+    let table = untied.spec().find(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight).unwrap().name();
     for name in scaled.names() {
         let (scaled, plain) = (scaled.read(&name).unwrap(), plain.read(&name).unwrap());
         if name == table {
@@ -163,7 +163,7 @@ fn gains_follow_the_share_of_the_mean_square_that_stays() {
         let mut ward = Ward::of(&config, &[("hidden", 24)]);
         let kept = ward.editor().kept(HIDDEN).to_vec();
         scale_units(&mut ward.model, &[Role::ATTENTION_OUTPUT, Role::DOWN], HIDDEN, &|_| 0.0);
-        let table = ward.model.spec.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight).unwrap().name();
+        let table = ward.model.spec.find(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight).unwrap().name();
         let signs = ward.model.source.read(&table).unwrap().sign();
         ward.model.source.insert(table, &signs).unwrap();
         let share = |channel: usize| if kept.contains(&channel) { 1.0 } else { 3.0 };
@@ -194,7 +194,7 @@ fn norms_over_whole_projections_forget_the_heads_that_go() {
     for (sizes, kind) in [([("heads", 2)], "heads"), ([("kv_heads", 1)], "kv_heads")] {
         let mut ward = Ward::of(&decoder("olmo2", &json!({})), &sizes);
         let plan = ward.plan.kept.clone();
-        let name_of = |model: &Model, at, role| model.spec.find(at, role, Slot::Weight).unwrap().name();
+        let name_of = |model: &Model, at, role| model.spec.find(at, role, ParamKind::Weight).unwrap().name();
         for layer in 0..3 {
             let at = At::Sublayer { layer, sublayer: 0 };
             for (role, dim, n) in [(Role::QUERY, "heads", 4), (Role::KEY, "kv_heads", 2)] {
@@ -233,7 +233,7 @@ fn norms_over_whole_projections_forget_the_heads_that_go() {
 #[test]
 fn a_gain_of_nothing_leaves_the_others_finite() {
     let mut ward = Ward::of(&decoder("olmo2", &json!({})), &[("heads", 2)]);
-    let name = ward.model.spec.find(ATTENTION, Role::QUERY_NORM, Slot::Weight).unwrap().name();
+    let name = ward.model.spec.find(ATTENTION, Role::QUERY_NORM, ParamKind::Weight).unwrap().name();
     let gains = ward.model.source.read(&name).unwrap();
     let _ = gains.narrow(0, 3, 20).zero_();
     ward.model.source.insert(name, &gains).unwrap();

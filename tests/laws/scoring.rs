@@ -14,7 +14,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Port, Site, Tap};
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Kind, PluginSpec};
-use minitron_core::spec::{DEPTH, Param, Role, Slot};
+use minitron_core::spec::{DEPTH, Param, ParamKind, Role};
 use tch::{Kind as Element, Reduction, Tensor};
 
 use super::{Model, REORDERED, load, relative, relative_scores};
@@ -344,7 +344,7 @@ fn a_run_of_layers_longer_than_the_model_is_refused() {
 fn a_key_value_head_is_as_large_as_its_query_heads_together() {
     for config in [tiny_llama(), tiny_nemotron()] {
         let model = Model::new(&config, 24).unwrap();
-        let is_output = |param: &Param| param.role == Role::ATTENTION_OUTPUT && param.slot == Slot::Weight;
+        let is_output = |param: &Param| param.role == Role::ATTENTION_OUTPUT && param.kind == ParamKind::Weight;
         let label = "activation:seq=l2,batch=l2";
         let windows = some_windows(12, 10, 61, 1).unwrap();
         let scored = |spec| score(&model.source, &model.spec, vec![metric(spec).unwrap()], &windows, 4).unwrap();
@@ -408,7 +408,7 @@ fn channel_metrics_are_activations_times_the_weights_that_read_them() {
             );
             let _ = tch::no_grad(|| loaded.hidden(&ids_bt.view([5, -1]), &mut seen, None)).unwrap();
             let x_nc = Tensor::cat(&seen.1, 0).flatten(0, 1).to_kind(Element::Double);
-            let param = model.spec.find(model.spec.part_with(1, role).unwrap(), role, Slot::Weight).unwrap();
+            let param = model.spec.find(model.spec.part_with(1, role).unwrap(), role, ParamKind::Weight).unwrap();
             let weight = model.source.read(&param.name()).unwrap().to_kind(Element::Double);
             let weight_rc = if transposed { weight.tr() } else { weight };
             let norms_c = x_nc.square().sum_dim_intlist(0, false, Element::Double).sqrt();

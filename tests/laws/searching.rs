@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use minitron::{axes, config, families, registry, some_text, tiny_llama, with_context, write_tiny_with_tokenizer};
-use minitron_core::pipeline::{Context, ScoreOptions, SearchOptions, Setup, Spec, compare, score, search};
+use minitron_core::pipeline::{Context, ScoreOptions, SearchOptions, Spec, TrainingOptions, compare, score, search};
 use minitron_core::plan::{Count, Space};
 use minitron_core::progress::{Interrupt, Progress};
 use minitron_core::random::SplitMix;
@@ -124,7 +124,7 @@ impl Desk {
             filter: Some("mlp >= hidden && n_params > 1000".into()),
             candidates: 6,
             rungs: 3,
-            setup: Setup {
+            setup: TrainingOptions {
                 data: text.clone(),
                 eval_data: text,
                 eval_samples: Some(4),
@@ -134,7 +134,7 @@ impl Desk {
                 batch_size: 4,
                 lr: 3e-3,
                 checkpoint_every: Some(3),
-                ..Setup::default()
+                ..TrainingOptions::default()
             },
             ..SearchOptions::default()
         }

@@ -47,7 +47,7 @@ impl StateLoss for Everywhere {
         Ok(sites.map(|site| SitePair { student: site, teacher: site }).collect())
     }
 
-    fn lifts(&self) -> bool {
+    fn projects(&self) -> bool {
         false
     }
 
@@ -66,7 +66,7 @@ impl StateLoss for LastState {
         Ok(vec![SitePair { student: Site::Last, teacher: Site::Last }])
     }
 
-    fn lifts(&self) -> bool {
+    fn projects(&self) -> bool {
         true
     }
 
@@ -151,7 +151,7 @@ fn states_alone_train_a_student_and_its_map() {
         objective
             .backward(&model, Some(&mut InMemoryTeacher(&heard)), &targets, Counts::of(&targets).unwrap())
             .unwrap();
-        let lift = objective.lifts().next().expect("widths differ");
+        let lift = objective.projects().next().expect("widths differ");
         assert_eq!(lift.tensor.size(), [32, 16]);
         assert!(lift.tensor.grad().abs().max().double_value(&[]) > 0.0);
         assert!(

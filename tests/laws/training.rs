@@ -380,7 +380,7 @@ fn a_learned_map_is_resumed_with_its_student() {
         let learners = [learner(&student, &objective, out_dir)];
         let trainer = Trainer { stop_after, ..trainer(&learners, &teacher, &loader, &settings, &interrupt) };
         trainer.run(true).unwrap().single().unwrap();
-        let lift = objective.lifts().next().unwrap().tensor.detach().copy();
+        let lift = objective.projects().next().unwrap().tensor.detach().copy();
         (lift, column(out_dir, "loss"), column(out_dir, "loss/hidden_state"))
     };
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());

@@ -8,8 +8,8 @@ use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::plan::{Plan, Space};
 use minitron_core::prune::{PrunedView, student_config};
 use minitron_core::spec::{
-    ConfigKey, DEPTH, Evidence, HIDDEN, KV_HEADS, MLP, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
-    split_dim,
+    CheckpointInfo, ConfigKey, DEPTH, HIDDEN, KV_HEADS, MLP, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys,
+    Sizes, split_dim,
 };
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ fn spec_of(config: &Config) -> Result<ModelSpec> {
     let norm = Norm { kind: NormKind::Rms, eps: 1e-5 };
     let mut decoder = Decoder::new("llama", config, ShapeKeys::USUAL, norm, json!({}))?;
     decoder.rotate(RotaryDefaults::default())?;
-    let spec = decoder.finish(&Evidence::config_alone(config))?;
+    let spec = decoder.finish(&CheckpointInfo::config_alone(config))?;
     let widths = config.list("widths")?.cloned().unwrap_or_default();
     let mut dims: Vec<_> = spec.dims.values().cloned().collect();
     for dim in &mut dims {

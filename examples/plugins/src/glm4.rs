@@ -8,7 +8,7 @@ use minitron_core::mixers::{Attention, Gate};
 use minitron_core::model::{Context, Linear, MixerState, PartWeights, Port, PortTap, Ports};
 use minitron_core::serde_json::json;
 use minitron_core::spec::{
-    Cost, Evidence, HEADS, KV_HEADS, ModelSpec, Norm, NormKind, Role, Rotary, RotaryDefaults, ShapeKeys,
+    CheckpointInfo, Cost, HEADS, KV_HEADS, ModelSpec, Norm, NormKind, Role, Rotary, RotaryDefaults, ShapeKeys,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ impl Architecture for Glm4 {
         config.is_type("glm4")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1.5625e-7)? };
         // What a config may leave to the class.

@@ -25,7 +25,7 @@ impl StateLoss for LogCosh {
         Ok(vec![SitePair { student: Site::Last, teacher: Site::Last }])
     }
 
-    fn lifts(&self) -> bool {
+    fn projects(&self) -> bool {
         // A learned map where the student is narrower.
         true
     }

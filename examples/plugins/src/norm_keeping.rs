@@ -1,7 +1,7 @@
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::Result;
 use minitron_core::reconstruct::StudentEditor;
-use minitron_core::spec::{Role, Slot};
+use minitron_core::spec::{ParamKind, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,13 +23,13 @@ minitron_core::plugin! {
 impl Reconstruction for NormKeeping {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
         for layer in 0..editor.n_layers() {
-            let (role, slot) = (Role::DOWN, Slot::Weight);
+            let (role, kind) = (Role::DOWN, ParamKind::Weight);
             let Some(at) = editor.spec().part_with(layer, role) else { continue };
-            let student_ef = editor.read(at, role, slot)?;
-            let teacher_ef = editor.read_teacher(at, role, slot)?;
+            let student_ef = editor.read(at, role, kind)?;
+            let teacher_ef = editor.read_teacher(at, role, kind)?;
             let (ours, theirs) = (student_ef.f_norm()?.f_double_value(&[])?, teacher_ef.f_norm()?.f_double_value(&[])?);
             if ours > 0.0 && ours != theirs {
-                editor.replace(at, role, slot, &student_ef.f_mul_scalar(theirs / ours)?)?;
+                editor.replace(at, role, kind, &student_ef.f_mul_scalar(theirs / ours)?)?;
             }
         }
         Ok(())

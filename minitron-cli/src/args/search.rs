@@ -7,7 +7,7 @@ use minitron_core::data::DataSpec;
 use minitron_core::plan::{Bytes, Count};
 use minitron_core::registry::PluginSpec;
 
-use super::{Asked, How};
+use super::{TeacherArgs, TrainingArgs};
 
 /// `search`
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ pub struct Search {
     /// Most candidates, the most evenly shrunk ones
     #[arg(long, default_value_t = 16)]
     pub candidates: usize,
-    /// How many of them are trained, the best ones before training [default: all]
+    /// TrainingArgs many of them are trained, the best ones before training [default: all]
     #[arg(long)]
     pub screen: Option<usize>,
     /// Stretches of training, after each of which some leave
@@ -72,7 +72,7 @@ pub struct Search {
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
-    pub asked: Asked,
+    pub asked: TeacherArgs,
     /// Training text: FILE, FILE#a..b for some of its documents, or WEIGHT*FILE, each, for a mixture
     #[arg(long, num_args = 1.., required_unless_present = "dry_run")]
     pub data: Vec<DataSpec>,
@@ -89,5 +89,5 @@ pub struct Search {
     #[arg(long, conflicts_with = "resume")]
     pub force: bool,
     #[command(flatten)]
-    pub how: How,
+    pub training: TrainingArgs,
 }

@@ -33,12 +33,12 @@ pub struct Training {
     #[arg(long, conflicts_with = "resume")]
     pub force: bool,
     #[command(flatten)]
-    pub how: How,
+    pub training: TrainingArgs,
 }
 
-/// How something is trained.
+/// TrainingArgs something is trained.
 #[derive(Debug, Args)]
-pub struct How {
+pub struct TrainingArgs {
     /// Tokens per window [default: the model's positions, at most 512]
     #[arg(long)]
     pub seq_len: Option<usize>,
@@ -132,14 +132,14 @@ pub struct Distill {
     #[arg(long)]
     pub student: String,
     #[command(flatten)]
-    pub asked: Asked,
+    pub asked: TeacherArgs,
     #[command(flatten)]
     pub training: Training,
 }
 
-/// How a teacher is asked.
+/// TrainingArgs a teacher is asked.
 #[derive(Debug, Args)]
-pub struct Asked {
+pub struct TeacherArgs {
     /// Read the teacher's layers from its files for every batch instead of holding it in memory
     #[arg(long)]
     pub stream_teacher: bool,

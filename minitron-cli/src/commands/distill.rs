@@ -2,7 +2,7 @@ use minitron_core::error::Result;
 use minitron_core::pipeline::{DistillOptions, TeacherOptions, distill};
 
 use super::train::setup;
-use crate::args::{Asked, Common, Distill, Training};
+use crate::args::{Common, Distill, TeacherArgs, Training};
 use crate::output;
 use crate::settings::single;
 
@@ -16,8 +16,8 @@ pub fn run(common: &Common, args: &Distill) -> Result<()> {
     output::show(common.json, &report, output::facts_table)
 }
 
-/// How a teacher is asked.
-pub fn asked(args: &Asked) -> TeacherOptions {
+/// TrainingArgs a teacher is asked.
+pub fn asked(args: &TeacherArgs) -> TeacherOptions {
     TeacherOptions {
         stream_teacher: args.stream_teacher,
         teacher_dtype: args.teacher_dtype,

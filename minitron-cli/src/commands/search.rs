@@ -6,7 +6,7 @@ use minitron_core::plan::Count;
 
 use super::distill::asked;
 use super::prune::{by, by_kind};
-use super::train::how;
+use super::train::training_options;
 use crate::args::{Common, Search};
 use crate::output;
 use crate::settings::single;
@@ -33,7 +33,7 @@ pub fn run(common: &Common, args: &Search) -> Result<()> {
         reconstruct_samples: args.reconstruct_samples,
         max_memory: args.max_memory,
         asked: asked(&args.asked),
-        setup: how(&args.how, &args.data, args.tokens.unwrap_or(Count(0))),
+        setup: training_options(&args.training, &args.data, args.tokens.unwrap_or(Count(0))),
     };
     let out = args.out.clone().unwrap_or_default();
     let job = |context: &Context| search(context, &options, &out, args.resume, args.dry_run);

@@ -1,9 +1,9 @@
 use minitron_core::data::DataSpec;
 use minitron_core::error::Result;
-use minitron_core::pipeline::{Setup, TrainOptions, train};
+use minitron_core::pipeline::{TrainOptions, TrainingOptions, train};
 use minitron_core::plan::Count;
 
-use crate::args::{Common, How, Train, Training};
+use crate::args::{Common, Train, Training, TrainingArgs};
 use crate::output;
 use crate::settings::single;
 
@@ -16,13 +16,13 @@ pub fn run(common: &Common, args: &Train) -> Result<()> {
 }
 
 /// What `train` and `distill` share.
-pub fn setup(args: &Training) -> Setup {
-    Setup { stop_after: args.stop_after, ..how(&args.how, &args.data, args.tokens) }
+pub fn setup(args: &Training) -> TrainingOptions {
+    TrainingOptions { stop_after: args.stop_after, ..training_options(&args.training, &args.data, args.tokens) }
 }
 
-/// How something is trained on so many tokens of a text.
-pub fn how(args: &How, data: &[DataSpec], tokens: Count) -> Setup {
-    Setup {
+/// TrainingArgs something is trained on so many tokens of a text.
+pub fn training_options(args: &TrainingArgs, data: &[DataSpec], tokens: Count) -> TrainingOptions {
+    TrainingOptions {
         data: data.to_vec(),
         tokens,
         seq_len: args.seq_len,

@@ -4,8 +4,8 @@ use super::{Decoder, Norms};
 use crate::error::Result;
 use crate::mixers::{Attention, Gate, Layout, QkNorm, SINKS};
 use crate::spec::{
-    Constraint, DEPTH, Evidence, HIDDEN, Layer, ModelSpec, Options, ROPE_PAIRS, Role, Side, Slot, StatedRotary,
-    Sublayer, Table, fixed,
+    CheckpointInfo, Constraint, DEPTH, HIDDEN, Layer, ModelSpec, Options, ParamKind, ROPE_PAIRS, Role, Side,
+    StatedRotary, Sublayer, Table, fixed,
 };
 
 impl Decoder {
@@ -13,13 +13,13 @@ impl Decoder {
     ///
     /// # Errors
     /// `Internal` where the family is at fault.
-    pub fn finish(mut self, evidence: &Evidence) -> Result<ModelSpec> {
+    pub fn finish(mut self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         self.choose_pairs();
         let whole_config = evidence.config;
         let mut table = Table::new(self.names.prefix);
         let (stream, vocab) = (self.shape.stream(), self.shape.vocab);
         let tokens = format!("{}.weight", self.names.tokens);
-        table.tensor(&tokens, Role::TOKEN_EMBEDDING, Slot::Weight, vec![fixed(vocab), stream.clone()]);
+        table.tensor(&tokens, Role::TOKEN_EMBEDDING, ParamKind::Weight, vec![fixed(vocab), stream.clone()]);
         let head = format!("{}.weight", self.names.head);
         if self.tied {
             table.also_known_as(&[&head]);
@@ -37,7 +37,7 @@ impl Decoder {
             evidence.tensors().filter(|(name, _)| self.beside.iter().any(|start| name.starts_with(start)))
         {
             let sides = shape.iter().map(|&side| fixed(side)).collect();
-            table.unprefixed(|table| _ = table.tensor(name, Role::CARRIED, Slot::Weight, sides));
+            table.unprefixed(|table| _ = table.tensor(name, Role::CARRIED, ParamKind::Weight, sides));
         }
         let layers = self.layers();
         let options = Options {
@@ -163,7 +163,7 @@ impl Decoder {
         linear(names.attention_output, Role::ATTENTION_OUTPUT, stream, queries.clone(), self.bias.attention_output);
         if attention.sinks {
             let each = self.shape.heads_of_width(layer, 1);
-            table.tensor(&in_layer(names.sinks), SINKS, Slot::Weight, vec![each]);
+            table.tensor(&in_layer(names.sinks), SINKS, ParamKind::Weight, vec![each]);
         }
         if let Some((over, _)) = attention.qk_norm {
             let over = match over {

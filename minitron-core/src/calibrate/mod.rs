@@ -16,5 +16,5 @@ pub use gradient::mean_gradient;
 pub use observation::{Ablated, Activations, Measured, Observation, SequenceStat, Weights};
 pub use score::{ScoreInputs, score};
 pub use scorers::{Metric, ScorerSet};
-pub use scores::{Scores, Stated};
+pub use scores::{NamedMetric, Scores};
 pub use streamed::{ActivationStore, Streamed};

@@ -32,14 +32,14 @@ const BOOTSTRAP: &str = "@bootstrap";
 
 /// A metric as a user states it: its plugin, and the label under which its scores are kept.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stated {
+pub struct NamedMetric {
     /// The part before `/`: the tag, or `as=LABEL`.
     pub label: String,
     /// The plugin, without `as`.
     pub spec: PluginSpec,
 }
 
-impl Stated {
+impl NamedMetric {
     /// Splits `as=LABEL` off.
     pub fn new(mut spec: PluginSpec) -> Result<Self> {
         let label = match spec.take("as") {
@@ -47,7 +47,7 @@ impl Stated {
             Some(serde_json::Value::String(label)) if !label.is_empty() && !label.contains('/') => label,
             Some(other) => return Err(Error::Recipe(format!("`as={other}`: expected a word without `/`"))),
         };
-        Ok(Stated { label, spec })
+        Ok(NamedMetric { label, spec })
     }
 }
 

@@ -2,7 +2,7 @@ use std::fmt::Debug;
 
 use crate::checkpoint::Config;
 use crate::error::Result;
-use crate::spec::{ClientLimit, Evidence, ModelSpec, Sizes};
+use crate::spec::{CheckpointInfo, ClientLimit, ModelSpec, Sizes};
 
 /// A family of transformers: the only place that knows its tensor names and config keys.
 ///
@@ -19,7 +19,7 @@ pub trait Architecture: Debug + Send + Sync {
     ///
     /// # Errors
     /// `Checkpoint` for a missing key, a value out of range, or an option of the family that is not supported.
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec>;
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec>;
 
     /// Programs that take this family but not a model of these sizes (kinds left out keep the spec's), with what helps.
     /// People read it when they plan and inspect.

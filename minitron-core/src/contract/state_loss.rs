@@ -59,7 +59,7 @@ pub trait StateLoss: Debug + Send + Sync {
 
     /// Whether a linear map, learned with the student and shared by all pairs, takes the student's states to the teacher's
     /// width first. It is there only where the widths differ.
-    fn lifts(&self) -> bool;
+    fn projects(&self) -> bool;
 
     /// The loss at one pair, a scalar: its mean over tokens.
     fn loss(&self, student: &States, teacher: &States) -> Result<Tensor>;

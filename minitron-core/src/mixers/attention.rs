@@ -6,7 +6,7 @@ use super::attend::{Keys, Rule, attend};
 use crate::contract::{Mixer, Observed, Rescale, RunMixer};
 use crate::error::{Error, Result};
 use crate::model::{Context, Linear, MixerState, NormLayer, PartWeights, Port, PortTap, Ports};
-use crate::spec::{Cost, HEADS, KV_HEADS, Norm, ROPE_PAIRS, Role, Rotary, RotaryScaling, Slot};
+use crate::spec::{Cost, HEADS, KV_HEADS, Norm, ParamKind, ROPE_PAIRS, Role, Rotary, RotaryScaling};
 
 /// softmax(cap(s · q·kᵀ) + mask) · v for each head, then the output projection; all that families do differently is data.
 #[derive(Debug, Clone, PartialEq)]
@@ -180,7 +180,7 @@ impl Mixer for Attention {
             inputs,
             norms,
             output: weights.linear(Role::ATTENTION_OUTPUT)?,
-            sinks_h: if self.sinks { Some(weights.tensor(SINKS, Slot::Weight)?) } else { None },
+            sinks_h: if self.sinks { Some(weights.tensor(SINKS, ParamKind::Weight)?) } else { None },
             n_heads,
             n_kv_heads: weights.size_opt(KV_HEADS).map_or(n_heads, |n| n as i64),
         }))

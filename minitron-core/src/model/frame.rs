@@ -12,7 +12,7 @@ use super::tap::{Tap, show};
 use super::weights::Weights;
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
-use crate::spec::{At, ModelSpec, Role, Site, Slot};
+use crate::spec::{At, ModelSpec, ParamKind, Role, Site};
 
 /// Embeddings, final norm and head.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Frame {
         with_head: bool,
     ) -> Result<Self> {
         let mut weights = Weights::new(source, spec, options);
-        let param = spec.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight);
+        let param = spec.find(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight);
         let missing = || Error::Internal(format!("`{}` declares no token table", spec.architecture));
         let name = param.ok_or_else(missing)?.name();
         let mut rows = Vec::with_capacity(tokens.len());
@@ -61,7 +61,7 @@ impl Frame {
         let places = tokens.iter().enumerate().map(|(row, &token)| (i64::from(token), row as i64));
         let tokens = TokenTable { table_ve, rows: Some(places.collect()) };
         let whole = match with_head && spec.options.tied {
-            true => Some(weights.required(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight)?),
+            true => Some(weights.required(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight)?),
             false => None,
         };
         let head = if with_head { Head::load(&mut weights, whole.as_ref())? } else { None };
@@ -88,9 +88,9 @@ impl Frame {
             max_positions: spec.options.max_positions,
             tokens,
             scale,
-            position_table: weights.optional(At::Model, Role::POSITION_EMBEDDING, Slot::Weight)?,
+            position_table: weights.optional(At::Model, Role::POSITION_EMBEDDING, ParamKind::Weight)?,
             first_position: embedding.first_position as i64,
-            type_table: weights.optional(At::Model, Role::TYPE_EMBEDDING, Slot::Weight)?,
+            type_table: weights.optional(At::Model, Role::TYPE_EMBEDDING, ParamKind::Weight)?,
             embedding_norm: embedding
                 .norm
                 .map(|norm| weights.part(At::Model).norm(Role::EMBEDDING_NORM, norm))

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::checkpoint::MemorySource;
 use crate::error::Result;
 use crate::random::SplitMix;
-use crate::spec::{At, ModelSpec, Norm, Param, Role, Slot};
+use crate::spec::{At, ModelSpec, Norm, Param, ParamKind, Role};
 
 /// 400 GB of f32; a config that says more would only make us allocate.
 const MAX_PARAMS: u64 = 100_000_000_000;
@@ -33,11 +33,11 @@ pub fn fresh_weights(spec: &ModelSpec, seed: u64) -> Result<MemorySource> {
     for param in &spec.params {
         let shape = shape_of(param);
         let options = (Kind::Float, Device::Cpu);
-        let tensor = match (param.slot, spec.norm_of(param)) {
-            (Slot::Bias, _) => Tensor::f_zeros(&shape, options)?,
-            (Slot::Weight, Some(norm)) if norm.kind.stores_gain_less_one() => Tensor::f_zeros(&shape, options)?,
-            (Slot::Weight, Some(_)) => Tensor::f_ones(&shape, options)?,
-            (Slot::Weight, None) => normal(&mut random, &shape, spec.options.initializer_range)?,
+        let tensor = match (param.kind, spec.norm_of(param)) {
+            (ParamKind::Bias, _) => Tensor::f_zeros(&shape, options)?,
+            (ParamKind::Weight, Some(norm)) if norm.kind.stores_gain_less_one() => Tensor::f_zeros(&shape, options)?,
+            (ParamKind::Weight, Some(_)) => Tensor::f_ones(&shape, options)?,
+            (ParamKind::Weight, None) => normal(&mut random, &shape, spec.options.initializer_range)?,
         };
         source.insert(param.name(), &tensor)?;
     }

@@ -6,7 +6,7 @@ use super::layers::{Linear, NormLayer, activate};
 use super::rows::row_chunks;
 use super::weights::Weights;
 use crate::error::Result;
-use crate::spec::{Activation, At, Role, Slot};
+use crate::spec::{Activation, At, ParamKind, Role};
 
 /// A projection on the vocabulary, which BERT's kind puts a layer of its own before.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Head {
         let projection = match table_ve {
             Some(table_ve) if spec.options.tied => Linear {
                 weight_oi: table_ve.shallow_clone(),
-                bias_o: weights.optional(At::Model, Role::HEAD, Slot::Bias)?,
+                bias_o: weights.optional(At::Model, Role::HEAD, ParamKind::Bias)?,
             },
             _ => weights.part(At::Model).linear(Role::HEAD)?,
         };

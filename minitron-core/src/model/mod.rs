@@ -40,7 +40,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::{MemorySource, TensorSource};
 use crate::error::{Error, Result};
-use crate::spec::{At, ModelSpec, Role, Slot};
+use crate::spec::{At, ModelSpec, ParamKind, Role};
 use weights::Weights;
 
 /// A model with its weights on a device.
@@ -79,7 +79,7 @@ impl Transformer {
     pub fn load(source: &dyn TensorSource, spec: &ModelSpec, options: LoadOptions) -> Result<Self> {
         spec.check_computable()?;
         let mut weights = Weights::new(source, spec, options);
-        let token_table_ve = weights.required(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight)?;
+        let token_table_ve = weights.required(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight)?;
         let blocks = (0..spec.n_layers())
             .map(|layer_idx| Block::load(&mut weights, layer_idx).map(Rc::new))
             .collect::<Result<Vec<_>>>()?;

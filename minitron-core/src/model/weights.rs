@@ -6,7 +6,7 @@ use super::LoadOptions;
 use super::layers::{Linear, NormLayer};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
-use crate::spec::{At, ModelSpec, Norm, Param, Role, Slot, dim_of_layer};
+use crate::spec::{At, ModelSpec, Norm, Param, ParamKind, Role, dim_of_layer};
 
 /// One weight of a loaded model.
 #[derive(Debug)]
@@ -80,15 +80,15 @@ impl<'a> Weights<'a> {
         PartWeights { weights: self, at }
     }
 
-    pub(super) fn optional(&mut self, at: At, role: Role, slot: Slot) -> Result<Option<Tensor>> {
+    pub(super) fn optional(&mut self, at: At, role: Role, kind: ParamKind) -> Result<Option<Tensor>> {
         let spec = self.spec;
-        spec.find(at, role, slot).map(|param| self.read(param)).transpose()
+        spec.find(at, role, kind).map(|param| self.read(param)).transpose()
     }
 
-    pub(super) fn required(&mut self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
+    pub(super) fn required(&mut self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
         let family = &self.spec.architecture;
-        let missing = || Error::Internal(format!("`{family}` declares no {role} ({slot:?}) in {at}"));
-        self.optional(at, role, slot)?.ok_or_else(missing)
+        let missing = || Error::Internal(format!("`{family}` declares no {role} ({kind:?}) in {at}"));
+        self.optional(at, role, kind)?.ok_or_else(missing)
     }
 
     /// Reads what the forward pass does not use but the folder holds, so that a trained model is written whole.
@@ -130,8 +130,8 @@ impl PartWeights<'_, '_> {
     /// # Errors
     /// As reading does; `Internal` where the family declares no such tensor.
     pub fn linear(&mut self, role: Role) -> Result<Linear> {
-        let weight_oi = self.weights.required(self.at, role, Slot::Weight)?;
-        Ok(Linear { weight_oi, bias_o: self.weights.optional(self.at, role, Slot::Bias)? })
+        let weight_oi = self.weights.required(self.at, role, ParamKind::Weight)?;
+        Ok(Linear { weight_oi, bias_o: self.weights.optional(self.at, role, ParamKind::Bias)? })
     }
 
     /// A norm's gain with its bias, where it has one.
@@ -139,16 +139,16 @@ impl PartWeights<'_, '_> {
     /// # Errors
     /// As reading does; `Internal` where the family declares no such tensor.
     pub fn norm(&mut self, role: Role, of: Norm) -> Result<NormLayer> {
-        let gain_e = self.weights.required(self.at, role, Slot::Weight)?;
-        Ok(NormLayer { of, gain_e, bias_e: self.weights.optional(self.at, role, Slot::Bias)? })
+        let gain_e = self.weights.required(self.at, role, ParamKind::Weight)?;
+        Ok(NormLayer { of, gain_e, bias_e: self.weights.optional(self.at, role, ParamKind::Bias)? })
     }
 
     /// Any tensor.
     ///
     /// # Errors
     /// As reading does; `Internal` where the family declares no such tensor.
-    pub fn tensor(&mut self, role: Role, slot: Slot) -> Result<Tensor> {
-        self.weights.required(self.at, role, slot)
+    pub fn tensor(&mut self, role: Role, kind: ParamKind) -> Result<Tensor> {
+        self.weights.required(self.at, role, kind)
     }
 
     fn family(&self) -> &str {

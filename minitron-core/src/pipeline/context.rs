@@ -24,7 +24,7 @@ pub trait Defaults: std::fmt::Debug + Send + Sync {
     /// Losses of training without a teacher.
     fn training_losses(&self) -> Vec<PluginSpec>;
     /// The allocator for what was asked.
-    fn allocator(&self, wanted: &Wanted) -> PluginSpec;
+    fn allocator(&self, wanted: &SizeRequest) -> PluginSpec;
     /// What is measured on held-out text.
     fn evaluators(&self, spec: &ModelSpec, has_teacher: bool) -> Vec<PluginSpec>;
     /// The evaluator that reads a task file.
@@ -33,7 +33,7 @@ pub trait Defaults: std::fmt::Debug + Send + Sync {
 
 /// A student's size, as asked for.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Wanted {
+pub struct SizeRequest {
     /// Sizes by kind; with a budget, these are held.
     pub sizes: Sizes,
     /// For example `4B+-5%`.

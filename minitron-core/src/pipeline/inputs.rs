@@ -7,7 +7,7 @@ use super::context::Context;
 use super::recipe::StageOptions;
 use super::run::parent;
 use super::run_dir::RunDir;
-use super::{Setup, TaskSource};
+use super::{TaskSource, TrainingOptions};
 use crate::checkpoint::companions;
 use crate::data::{DataSpec, TextOptions};
 use crate::digest;
@@ -146,7 +146,7 @@ impl Inputs<'_, '_> {
     }
 
     /// What a training reads and what it is evaluated on.
-    fn texts(&mut self, setup: &mut Setup) -> Result<()> {
+    fn texts(&mut self, setup: &mut TrainingOptions) -> Result<()> {
         self.specs(&mut setup.losses)?;
         self.data(&mut setup.data, &setup.text)?;
         self.data(&mut setup.eval_data, &setup.text)

@@ -34,7 +34,7 @@ mod vocabulary;
 
 pub use compare::{Check, Ratio, Row, Spec, compare};
 pub use compute_type::ComputeType;
-pub use context::{Context, Defaults, Wanted};
+pub use context::{Context, Defaults, SizeRequest};
 pub use eval::{EvalOptions, NamedTask, TaskSource, eval};
 pub use generate::{Chat, GenerateOptions, generate};
 pub use inspect::{InspectOptions, inspect};
@@ -48,5 +48,5 @@ pub(crate) use run_dir::{RunRecord, StageRecord};
 pub use score::{ScoreOptions, score};
 pub use search::{SearchOptions, SizeList, search};
 pub use teaching::TeacherOptions;
-pub use train::{DistillOptions, Setup, TrainOptions, distill, train};
+pub use train::{DistillOptions, TrainOptions, TrainingOptions, distill, train};
 pub use verify::verify;

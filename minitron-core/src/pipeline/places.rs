@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::start::Start;
-use super::teaching::Teaching;
-use super::train::Setup;
+use super::teaching::TeacherSource;
+use super::train::TrainingOptions;
 use crate::data::files_of;
 use crate::error::{Error, IoContext, Result};
 use crate::output::OutputDir;
@@ -15,9 +15,9 @@ use crate::train::has_state;
 /// Refuses an output that is in the way, or that holds what the training reads.
 pub(super) fn refuse(
     context: &Context,
-    setup: &Setup,
+    setup: &TrainingOptions,
     start: &Start,
-    teacher: Option<&Teaching>,
+    teacher: Option<&TeacherSource>,
     (out, resume): (&Path, bool),
 ) -> Result<()> {
     if !(resume && can_resume(out)?) {
@@ -33,7 +33,12 @@ pub(super) fn refuse(
 }
 
 /// Of text and a teacher's cache.
-pub(super) fn refuse_places(context: &Context, setup: &Setup, cache: Option<&Path>, out: &Path) -> Result<()> {
+pub(super) fn refuse_places(
+    context: &Context,
+    setup: &TrainingOptions,
+    cache: Option<&Path>,
+    out: &Path,
+) -> Result<()> {
     if let Some(cache) = cache {
         let whole = |path: &Path| std::path::absolute(path).at_path(path);
         if whole(cache)?.starts_with(whole(out)?) {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::card::{Before, Card, facts, name_of};
 use super::clients;
-use super::context::{Context, Wanted};
+use super::context::{Context, SizeRequest};
 use super::identity::identity_of;
 use super::planning::{Decision, decide};
 use super::reconstruction::{ReconstructOptions, note};
@@ -111,8 +111,8 @@ impl PruneOptions {
         Ok(sizes)
     }
 
-    pub(super) fn wanted(&self, folder: &ModelFolder) -> Result<Wanted> {
-        Ok(Wanted {
+    pub(super) fn wanted(&self, folder: &ModelFolder) -> Result<SizeRequest> {
+        Ok(SizeRequest {
             sizes: self.sizes()?,
             params: self.params.clone(),
             ratio: self.ratio,

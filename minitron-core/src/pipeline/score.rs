@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::context::{Context, at_least_1, seq_len_or_default};
 use super::identity::identity_of;
-use crate::calibrate::{self, Metric, Scores, Stated};
+use crate::calibrate::{self, Metric, NamedMetric, Scores};
 use crate::checkpoint::{Identity, Reader};
 use crate::contract::Importance;
 use crate::data::{DataSpec, TextOptions, Windows, files_of};
@@ -157,7 +157,7 @@ pub(super) fn metrics(context: &Context, named: &[PluginSpec]) -> Result<Vec<Met
     let specs = if named.is_empty() { context.defaults.metrics() } else { named.to_vec() };
     let mut metrics = Vec::new();
     for (idx, spec) in specs.into_iter().enumerate() {
-        let stated = Stated::new(spec)?;
+        let stated = NamedMetric::new(spec)?;
         let importance = context
             .registry
             .build::<dyn Importance>(&stated.spec)

@@ -1,7 +1,7 @@
 //! From a training's options to what the loop takes.
 
 use super::context::{Context, seq_len_or_default};
-use super::train::Setup;
+use super::train::TrainingOptions;
 use crate::data::{Reading, Tokenizer, Windows};
 use crate::error::{Error, Result};
 use crate::spec::ModelSpec;
@@ -10,7 +10,7 @@ use crate::train::{AdamWSettings, HeldOut, Saving, TrainSettings};
 /// Windows of the held-out text where nothing is stated.
 const EVAL_SAMPLES: usize = 64;
 
-impl Setup {
+impl TrainingOptions {
     pub(super) fn settings(&self, seed: u64) -> TrainSettings {
         TrainSettings {
             n_tokens: self.tokens.0,

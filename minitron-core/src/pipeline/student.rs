@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::card::{Before, Card, Fact, facts};
 use super::context::Context;
 use super::start::Start;
-use super::teaching::Teaching;
-use super::train::Setup;
+use super::teaching::TeacherSource;
+use super::train::TrainingOptions;
 use crate::checkpoint::{Config, TensorSource, WriteOptions, copy_tokenizer, write_model};
 use crate::error::{IoContext, Result};
 use crate::model::Transformer;
@@ -136,9 +136,9 @@ pub(super) fn modules_of(start: &Start) -> Result<ModuleChanges> {
 /// What the cards of a training say of it.
 pub(super) fn card_of(
     context: &Context,
-    setup: &Setup,
+    setup: &TrainingOptions,
     start: &Start,
-    teacher: Option<&Teaching>,
+    teacher: Option<&TeacherSource>,
     losses: &[PluginSpec],
 ) -> Result<Card> {
     const TOLD: &str = "teacher losses data tokens seq_len batch_size accumulate lr schedule seed";

@@ -59,7 +59,7 @@ impl Default for TeacherOptions {
 
 /// A distillation's teacher.
 #[derive(Debug)]
-pub(super) struct Teaching {
+pub(super) struct TeacherSource {
     /// How others call it.
     pub name: String,
     pub folder: ModelFolder,
@@ -70,12 +70,12 @@ pub(super) struct Teaching {
     pub vocab: usize,
 }
 
-impl Teaching {
+impl TeacherSource {
     /// A teacher for students of its own vocabulary, under the name that cards give it.
     pub fn new(name: String, folder: ModelFolder, options: &TeacherOptions) -> Result<Self> {
         let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
         let vocab = folder.spec.options.vocab;
-        Ok(Teaching { name, folder, options: options.clone(), digest, vocab })
+        Ok(TeacherSource { name, folder, options: options.clone(), digest, vocab })
     }
 
     /// Refuses what the options cannot do, before any work.
@@ -166,7 +166,7 @@ impl Teaching {
     /// The teacher as one that learns, where it is to be corrected.
     ///
     /// # Errors
-    /// As [`Teaching::check`].
+    /// As [`TeacherSource::check`].
     pub fn corrected(&self, context: &Context, objective: &Objective) -> Result<Option<Transformer>> {
         self.check(objective)?;
         let ModelFolder { checkpoint, spec, .. } = &self.folder;

@@ -16,7 +16,7 @@ use super::losses::objective;
 use super::places::refuse;
 use super::start::Start;
 use super::student::{StudentFolder, card_of, clear, measured, modules_of};
-use super::teaching::{TeacherOptions, Teaching};
+use super::teaching::{TeacherOptions, TeacherSource};
 use super::vocabulary::{Compared, Model, Vocabulary};
 use crate::checkpoint::MemorySource;
 use crate::data::{
@@ -35,7 +35,7 @@ use crate::train::{
 /// What `train` and `distill` have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Setup {
+pub struct TrainingOptions {
     /// Training text.
     pub data: Vec<DataSpec>,
     /// Tokens to train on.
@@ -91,10 +91,10 @@ pub struct Setup {
     pub recompute: bool,
 }
 
-impl Default for Setup {
+impl Default for TrainingOptions {
     fn default() -> Self {
         let (settings, saving) = (TrainSettings::default(), Saving::default());
-        Setup {
+        TrainingOptions {
             data: Vec::new(),
             tokens: Count(settings.n_tokens),
             seq_len: None,
@@ -125,7 +125,7 @@ impl Default for Setup {
     }
 }
 
-impl Setup {
+impl TrainingOptions {
     pub(super) fn reading(&self, seq_len: usize, seed: u64) -> Reading {
         self.text.reading(seq_len, None, seed)
     }
@@ -141,7 +141,7 @@ pub struct TrainOptions {
     pub model: Option<String>,
     /// The rest.
     #[serde(flatten)]
-    pub setup: Setup,
+    pub setup: TrainingOptions,
 }
 
 /// Options of `distill`.
@@ -157,7 +157,7 @@ pub struct DistillOptions {
     pub asked: TeacherOptions,
     /// The rest.
     #[serde(flatten)]
-    pub setup: Setup,
+    pub setup: TrainingOptions,
 }
 
 /// Trains from random weights, or goes on with a model, by the training losses.
@@ -177,7 +177,7 @@ pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool
 /// Trains a student to give its teacher's distribution.
 pub fn distill(context: &Context, options: &DistillOptions, out: &Path, resume: bool) -> Result<Value> {
     let folder = context.open_to_run(&options.teacher)?;
-    let teacher = Teaching::new(card::name_of(&options.teacher, &folder.checkpoint.dir), folder, &options.asked)?;
+    let teacher = TeacherSource::new(card::name_of(&options.teacher, &folder.checkpoint.dir), folder, &options.asked)?;
     let start = Start::folder(&options.student, context.open_to_run(&options.student)?);
     let losses = match options.setup.losses.as_slice() {
         [] => context.defaults.distillation_losses(),
@@ -193,9 +193,9 @@ struct Output<'a> {
 
 fn run(
     context: &Context,
-    setup: &Setup,
+    setup: &TrainingOptions,
     mut start: Start,
-    mut teacher: Option<Teaching>,
+    mut teacher: Option<TeacherSource>,
     losses: &[PluginSpec],
     out: Output,
 ) -> Result<Value> {
@@ -251,7 +251,12 @@ fn run(
 
 /// The student's tokenizer, compared with its teacher's.
 /// The tokenizer in use; a teacher is asked over the ids that both models have.
-fn vocabulary(context: &Context, setup: &Setup, start: &Start, teacher: Option<&mut Teaching>) -> Result<Vocabulary> {
+fn vocabulary(
+    context: &Context,
+    setup: &TrainingOptions,
+    start: &Start,
+    teacher: Option<&mut TeacherSource>,
+) -> Result<Vocabulary> {
     let student = Model { dir: &start.dir, config: &start.config, spec: &start.spec };
     let Some(teaching) = teacher else { return Vocabulary::open(context, student, None, (Compared::Nothing, false)) };
     let data: Vec<DataSpec> = setup.data.iter().chain(&setup.eval_data).cloned().collect();
@@ -264,10 +269,10 @@ fn vocabulary(context: &Context, setup: &Setup, start: &Start, teacher: Option<&
 
 fn objective_of(
     context: &Context,
-    setup: &Setup,
+    setup: &TrainingOptions,
     losses: &[PluginSpec],
     start: &Start,
-    teacher: Option<&Teaching>,
+    teacher: Option<&TeacherSource>,
 ) -> Result<Objective> {
     let spec = teacher.map(|teaching| &teaching.folder.spec);
     let kept = teacher.map(|teaching| kept_hidden(context, &start.dir, &teaching.folder)).transpose()?.flatten();
@@ -282,7 +287,7 @@ pub(super) fn identity(
     loader: &DataLoader,
     (eval_windows, eval_every): (Option<&Windows>, Option<u64>),
     student: &str,
-    teacher: Option<&Teaching>,
+    teacher: Option<&TeacherSource>,
 ) -> Result<Value> {
     Ok(json!({
         "data": loader.digest(),
@@ -290,7 +295,7 @@ pub(super) fn identity(
         "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "student": student,
         "teacher": teacher.map(|teaching| teaching.digest.as_str()),
-        "teacher_cache": teacher.and_then(Teaching::cached_as),
+        "teacher_cache": teacher.and_then(TeacherSource::cached_as),
         "teacher_dtype": teacher.and_then(|teaching| teaching.options.teacher_dtype),
         "correct_teacher": teacher.and_then(|teaching| teaching.options.correct_teacher),
         "dtype": format!("{:?}", context.kind),
@@ -300,7 +305,7 @@ pub(super) fn identity(
 }
 
 /// Names of the models behind an identity's digests, for messages.
-fn with_names(mut identity: Value, start: &Start, teacher: Option<&Teaching>) -> Value {
+fn with_names(mut identity: Value, start: &Start, teacher: Option<&TeacherSource>) -> Value {
     let teacher = teacher.map(|teaching| name_of(&teaching.folder.checkpoint.dir));
     identity["names"] = json!({ "student": name_of(&start.dir), "teacher": teacher });
     identity
@@ -311,7 +316,7 @@ fn finish(
     context: &Context,
     trainer: &Trainer,
     folder: &StudentFolder,
-    teacher: Option<&Teaching>,
+    teacher: Option<&TeacherSource>,
     out: &Output,
 ) -> Result<Value> {
     trainer.check()?;
@@ -337,7 +342,7 @@ fn finish(
 
 fn loader(
     context: &Context,
-    setup: &Setup,
+    setup: &TrainingOptions,
     start: &Start,
     tokenizer: &Arc<Tokenizer>,
     out: &Output,

@@ -7,7 +7,7 @@ use super::view::PrunedView;
 use crate::checkpoint::{Config, DenseFile, Module, modules, write_tensors};
 use crate::error::{Error, IoContext, Result};
 use crate::plan::Plan;
-use crate::spec::{At, DEPTH, HIDDEN, ModelSpec, Param, Part, Role, Side, Slot, fixed};
+use crate::spec::{At, DEPTH, HIDDEN, ModelSpec, Param, ParamKind, Part, Role, Side, fixed};
 
 /// Modules that do not depend on any width.
 const OF_ANY_WIDTH: [&str; 3] = ["Normalize", "Dropout", "SpladePooling"];
@@ -98,18 +98,18 @@ impl ModuleChanges {
         }
         let n_kept = plan.kept.get(HIDDEN).map_or(hidden, Vec::len);
         let channels = Side(vec![Part::Units { dim: HIDDEN.to_owned(), block: 1 }; n_pooled]);
-        let param = |name: &str, slot, sides| Param {
+        let param = |name: &str, kind, sides| Param {
             template: name.to_owned(),
             at: At::Model,
             role: Role::CARRIED,
-            slot,
+            kind,
             sides,
             transposed: false,
             aliases: Vec::new(),
         };
         let mut described = spec.clone();
-        described.params = vec![param(&file.weight, Slot::Weight, vec![fixed(file.n_out), channels])];
-        described.params.extend(file.bias.iter().map(|name| param(name, Slot::Bias, vec![fixed(file.n_out)])));
+        described.params = vec![param(&file.weight, ParamKind::Weight, vec![fixed(file.n_out), channels])];
+        described.params.extend(file.bias.iter().map(|name| param(name, ParamKind::Bias, vec![fixed(file.n_out)])));
         described.config = config.clone();
         described.check(&file.tensors)?;
         config.set("in_features", n_pooled * n_kept);

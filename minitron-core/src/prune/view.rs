@@ -12,7 +12,7 @@ use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource, kind_of};
 use crate::error::{Error, Present, Result};
 use crate::plan::Plan;
 use crate::registry::Registry;
-use crate::spec::{Evidence, ModelSpec, Param};
+use crate::spec::{CheckpointInfo, ModelSpec, Param};
 
 /// The tensors of a student, read through the teacher's.
 pub struct PrunedView<'a> {
@@ -171,7 +171,7 @@ impl<'a> Student<'a> {
     pub fn new(source: &'a dyn TensorSource, spec: &ModelSpec, plan: &Plan, registry: &Registry) -> Result<Self> {
         let config = student_config(spec, plan);
         let view = PrunedView::new(source, spec, plan)?;
-        let student = registry.architecture_for(&config)?.spec(&Evidence::of(&config, &view))?;
+        let student = registry.architecture_for(&config)?.spec(&CheckpointInfo::of(&config, &view))?;
         student.check(&view).map_err(|e| Error::Plan(format!("no config of this family expresses the plan: {e}")))?;
         let (predicted, found) = (spec.n_params_of(&plan.size_map(spec)), student.n_params());
         if predicted != found {

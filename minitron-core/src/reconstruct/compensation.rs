@@ -3,7 +3,7 @@
 use super::editor::StudentEditor;
 use crate::contract::Rescale;
 use crate::error::Result;
-use crate::spec::{At, HIDDEN, Param, ROPE_PAIRS, Role, Slot};
+use crate::spec::{At, HIDDEN, Param, ParamKind, ROPE_PAIRS, Role};
 
 impl StudentEditor<'_> {
     pub(super) fn compensate(&mut self) -> Result<()> {
@@ -67,11 +67,11 @@ impl StudentEditor<'_> {
 
     /// Multiplies a weight and its bias, or a norm's gain, as they are read.
     fn scale(&mut self, at: At, role: Role, factor: f64) -> Result<()> {
-        let param = self.param(at, role, Slot::Weight)?;
+        let param = self.param(at, role, ParamKind::Weight)?;
         if self.spec().norm_of(param).is_some_and(|norm| norm.kind.stores_gain_less_one()) {
             return self.scale_gain(at, role, factor);
         }
-        let bias = self.spec().find(at, role, Slot::Bias);
+        let bias = self.spec().find(at, role, ParamKind::Bias);
         let names: Vec<String> = std::iter::once(param).chain(bias).map(Param::name).collect();
         for name in names {
             let all = self.factors.entry(name).or_insert(1.0);

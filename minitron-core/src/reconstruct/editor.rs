@@ -15,7 +15,7 @@ use crate::model::{Block, LoadOptions};
 use crate::plan::{Plan, Rankings};
 use crate::prune::{PrunedView, Student, side_indices, source_layers};
 use crate::registry::{PluginSpec, Registry};
-use crate::spec::{At, Dim, HIDDEN, ModelSpec, Param, Role, Slot, dim_of_layer, split_dim};
+use crate::spec::{At, Dim, HIDDEN, ModelSpec, Param, ParamKind, Role, dim_of_layer, split_dim};
 
 /// What a reconstruction starts from.
 #[derive(Clone, Copy)]
@@ -100,11 +100,11 @@ impl<'a> StudentEditor<'a> {
     /// # Errors
     /// As [`StudentEditor::replace`].
     pub fn scale_gain(&mut self, at: At, role: Role, factor: f64) -> Result<()> {
-        let param = self.param(at, role, Slot::Weight)?;
+        let param = self.param(at, role, ParamKind::Weight)?;
         let less_one = self.spec.norm_of(param).is_some_and(|norm| norm.kind.stores_gain_less_one());
         let offset = if less_one { 1.0 } else { 0.0 };
-        let gain = self.read(at, role, Slot::Weight)?.f_add_scalar(offset)?.f_mul_scalar(factor)?;
-        self.replace(at, role, Slot::Weight, &gain.f_sub_scalar(offset)?)
+        let gain = self.read(at, role, ParamKind::Weight)?.f_add_scalar(offset)?.f_mul_scalar(factor)?;
+        self.replace(at, role, ParamKind::Weight, &gain.f_sub_scalar(offset)?)
     }
 
     /// Positions of a norm's gain that the student keeps, in the teacher's numbering.
@@ -115,7 +115,7 @@ impl<'a> StudentEditor<'a> {
         let source = at.layer().map_or(at, |layer| at.in_layer(self.source_layer(layer)));
         let spec = self.teacher_spec();
         let missing = || Error::Internal(format!("the teacher has no {role} in {source}"));
-        let param = spec.find(source, role, Slot::Weight).ok_or_else(missing)?;
+        let param = spec.find(source, role, ParamKind::Weight).ok_or_else(missing)?;
         let side = param.sides.first().ok_or_else(missing)?;
         Ok(side_indices(side, spec, &self.plan).unwrap_or_else(|| (0..spec.len(side)).collect()))
     }
@@ -245,27 +245,27 @@ impl<'a> StudentEditor<'a> {
     ///
     /// # Errors
     /// `Internal` where the family has none: ask [`ModelSpec::find`] first.
-    pub fn read(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
-        laid_out(&self.student()?, self.param(at, role, slot)?)
+    pub fn read(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
+        laid_out(&self.student()?, self.param(at, role, kind)?)
     }
 
     /// The same of the student with all heads and neurons: only its channels and layers are pruned.
-    pub fn read_all_heads(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
-        laid_out(&self.wide_view()?, self.param(at, role, slot)?)
+    pub fn read_all_heads(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
+        laid_out(&self.wide_view()?, self.param(at, role, kind)?)
     }
 
     /// The same of the teacher's weight with all channels, as pruned: its heads, neurons and layers are the student's.
-    pub fn read_all_channels(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
+    pub fn read_all_channels(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
         let mut plan = self.plan.clone();
         plan.kept.remove(HIDDEN);
-        laid_out(&PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?, self.param(at, role, slot)?)
+        laid_out(&PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?, self.param(at, role, kind)?)
     }
 
     /// The teacher's whole weight, in the layer behind a layer of the student.
-    pub fn read_teacher(&self, at: At, role: Role, slot: Slot) -> Result<Tensor> {
+    pub fn read_teacher(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
         let source = at.layer().map_or(at, |layer| at.in_layer(self.source_layer(layer)));
-        let param = self.teacher_spec().find(source, role, slot);
-        let missing = || Error::Internal(format!("the teacher has no {role} ({slot:?}) in {source}"));
+        let param = self.teacher_spec().find(source, role, kind);
+        let missing = || Error::Internal(format!("the teacher has no {role} ({kind:?}) in {source}"));
         laid_out(self.teacher(), param.ok_or_else(missing)?)
     }
 
@@ -273,8 +273,8 @@ impl<'a> StudentEditor<'a> {
     ///
     /// # Errors
     /// `Plugin` for another shape, or values that are not finite in the stored type.
-    pub fn replace(&mut self, at: At, role: Role, slot: Slot, tensor: &Tensor) -> Result<()> {
-        let param = self.param(at, role, slot)?;
+    pub fn replace(&mut self, at: At, role: Role, kind: ParamKind, tensor: &Tensor) -> Result<()> {
+        let param = self.param(at, role, kind)?;
         let (name, is_transposed) = (param.name(), param.transposed);
         let missing = || Error::Internal(format!("no tensor `{name}` in the student"));
         let info = self.student()?.info(&name).ok_or_else(missing)?;
@@ -365,9 +365,9 @@ impl<'a> StudentEditor<'a> {
         Ok(ReconstructedView::new(wide, changes, &self.factors))
     }
 
-    pub(super) fn param(&self, at: At, role: Role, slot: Slot) -> Result<&Param> {
-        let missing = || format!("`{}` has no {role} ({slot:?}) in {at}", self.spec.architecture);
-        self.spec.find(at, role, slot).ok_or_else(|| Error::Internal(missing()))
+    pub(super) fn param(&self, at: At, role: Role, kind: ParamKind) -> Result<&Param> {
+        let missing = || format!("`{}` has no {role} ({kind:?}) in {at}", self.spec.architecture);
+        self.spec.find(at, role, kind).ok_or_else(|| Error::Internal(missing()))
     }
 
     fn broken(&self, message: String) -> Error {

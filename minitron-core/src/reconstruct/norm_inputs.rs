@@ -10,7 +10,7 @@ use super::streams::State;
 use crate::error::{Error, Result};
 use crate::model::{Block, Context, InMemory, LayerStore, Port, Site, Tap, Walk, run_layers};
 use crate::progress::Progress;
-use crate::spec::{At, Role, Slot, Sublayer};
+use crate::spec::{At, ParamKind, Role, Sublayer};
 
 /// Shown a norm (its place in the student and its role) and its normalised input, x / rms(x) [N, width].
 pub type Look<'a> = dyn FnMut(At, Role, &Tensor) -> Result<()> + 'a;
@@ -91,7 +91,7 @@ impl StudentEditor<'_> {
         }
         for (role, port) in over_units {
             if let (Some(normed), Some(param)) =
-                (ports.seen.get(&port), self.teacher_spec().find(source, role, Slot::Weight))
+                (ports.seen.get(&port), self.teacher_spec().find(source, role, ParamKind::Weight))
             {
                 // What leaves the norm, without its gain; behind a gain of 0 nothing is seen.
                 let gain = self.teacher().read(&param.name())?.f_to_kind(Kind::Float)?.f_to_device(normed.device())?;

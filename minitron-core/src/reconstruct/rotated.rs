@@ -10,7 +10,7 @@ use super::projections::exact;
 use crate::checkpoint::{Config, TensorInfo, TensorSource};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
-use crate::spec::{At, Evidence, HIDDEN, ModelSpec, Norm, NormKind, Param, Part, Role, Slot};
+use crate::spec::{At, CheckpointInfo, HIDDEN, ModelSpec, Norm, NormKind, Param, ParamKind, Part, Role};
 
 /// With Q [E, E] orthogonal and x' = x·Q in place of x:
 ///
@@ -48,8 +48,8 @@ impl<'a> RotatedView<'a> {
     pub fn new(source: &'a dyn TensorSource, spec: &ModelSpec, rotated: &ModelSpec, basis_ee: &Tensor) -> Result<Self> {
         let mut entries = BTreeMap::new();
         for param in &rotated.params {
-            let of_source = match spec.find(param.at, param.role, param.slot) {
-                None if param.role == Role::HEAD => spec.find(At::Model, Role::TOKEN_EMBEDDING, Slot::Weight),
+            let of_source = match spec.find(param.at, param.role, param.kind) {
+                None if param.role == Role::HEAD => spec.find(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight),
                 other => other,
             };
             let missing = || Error::Internal(format!("no tensor behind `{}` to turn", param.name()));
@@ -111,11 +111,11 @@ fn turn_of(param: &Param, source: &dyn TensorSource, spec: &ModelSpec) -> Result
     let is_stream = |part: &Part| matches!(part, Part::Units { dim, .. } if dim == HIDDEN);
     let Some(side) = param.sides.iter().position(|side| side.0.iter().any(is_stream)) else { return Ok(Turn::None) };
     let gain = match param.at {
-        At::Model if param.role == Role::HEAD => spec.find(At::Model, Role::FINAL_NORM, Slot::Weight),
+        At::Model if param.role == Role::HEAD => spec.find(At::Model, Role::FINAL_NORM, ParamKind::Weight),
         At::Sublayer { layer, sublayer } => {
             let part = spec.layers.get(layer).and_then(|layer| layer.0.get(sublayer));
             let is_reader = part.is_some_and(|part| part.mixer.ports().readers.contains(&param.role));
-            spec.find(param.at, Role::INPUT_NORM, Slot::Weight).filter(|_| is_reader)
+            spec.find(param.at, Role::INPUT_NORM, ParamKind::Weight).filter(|_| is_reader)
         }
         At::Model => None,
     };
@@ -164,7 +164,7 @@ pub(super) fn untied(source: &dyn TensorSource, spec: &ModelSpec, registry: &Reg
         return Ok((config, spec.clone()));
     }
     config.set("tie_word_embeddings", false);
-    let described = registry.architecture_for(&config)?.spec(&Evidence::of(&config, source))?;
+    let described = registry.architecture_for(&config)?.spec(&CheckpointInfo::of(&config, source))?;
     if described.options.tied {
         let message = format!("`{}` has no config with untied embeddings, which a rotation needs", spec.architecture);
         return Err(Error::Recipe(message));

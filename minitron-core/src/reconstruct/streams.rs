@@ -13,7 +13,7 @@ use super::editor::StudentEditor;
 use super::projections::{Capture, ProjectionSet, ProjectionStats};
 use crate::error::{Error, Result};
 use crate::model::{Block, Context, Frame, Input, NoTap, Site, Stream, Tap};
-use crate::spec::{At, HIDDEN, Role, Slot, Sublayer};
+use crate::spec::{At, HIDDEN, ParamKind, Role, Sublayer};
 
 /// What the student's stream should be after each part of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -123,7 +123,7 @@ impl StudentEditor<'_> {
             progress.advance(1, "");
         }
         progress.finish();
-        let has_transform = self.spec().find(At::Model, Role::HEAD_TRANSFORM, Slot::Weight).is_some();
+        let has_transform = self.spec().find(At::Model, Role::HEAD_TRANSFORM, ParamKind::Weight).is_some();
         if reference == Reference::Teacher && !has_transform {
             let stats = streams.head(self)?;
             visit(self, &stats)?;

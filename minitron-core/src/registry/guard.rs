@@ -27,7 +27,7 @@ use crate::contract::{
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Rankings, Space};
 use crate::reconstruct::StudentEditor;
-use crate::spec::{ClientLimit, Evidence, ModelSpec, PruneGroup, Sizes};
+use crate::spec::{CheckpointInfo, ClientLimit, ModelSpec, PruneGroup, Sizes};
 
 /// Whom an error names.
 #[derive(Debug, Clone, Copy)]
@@ -187,7 +187,7 @@ impl<P: Architecture + Serialize> Architecture for Guarded<P> {
         self.ask(|plugin| plugin.recognises(config), true)
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let mut spec = self.call(|plugin| plugin.spec(evidence))?;
         mixers::guard(self.who, &mut spec)?;
         Ok(spec)
@@ -283,8 +283,8 @@ impl<P: StateLoss + Serialize> StateLoss for Guarded<P> {
         self.call(|plugin| plugin.pairs(student, teacher))
     }
 
-    fn lifts(&self) -> bool {
-        self.ask(StateLoss::lifts, false)
+    fn projects(&self) -> bool {
+        self.ask(StateLoss::projects, false)
     }
 
     fn loss(&self, student: &States, teacher: &States) -> Result<Tensor> {

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::model::Transformer;
 use crate::plan::{Plan, Rankings, Space};
 use crate::reconstruct::StudentEditor;
-use crate::spec::{Evidence, ModelSpec, PruneGroup};
+use crate::spec::{CheckpointInfo, ModelSpec, PruneGroup};
 
 /// The first bytes of every handshake.
 const MAGIC: [u8; 16] = *b"minitron plugin\0";
@@ -155,8 +155,8 @@ const fn layout() -> u64 {
         align_of::<Descriptor>(),
         size_of::<ModelSpec>(),
         align_of::<ModelSpec>(),
-        size_of::<Evidence>(),
-        align_of::<Evidence>(),
+        size_of::<CheckpointInfo>(),
+        align_of::<CheckpointInfo>(),
         size_of::<PruneGroup>(),
         align_of::<PruneGroup>(),
         size_of::<Observation>(),

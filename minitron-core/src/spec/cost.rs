@@ -69,7 +69,7 @@ pub(super) fn classes(spec: &ModelSpec) -> Vec<(usize, usize)> {
             && let Some(text) = described.get_mut(layer)
         {
             let sides: Vec<usize> = param.sides.iter().map(|side| spec.len(side)).collect();
-            text.push_str(&format!("{sublayer} {} {:?} {sides:?};", param.role, param.slot));
+            text.push_str(&format!("{sublayer} {} {:?} {sides:?};", param.role, param.kind));
         }
     }
     for (layer, text) in described.into_iter().enumerate() {
@@ -206,6 +206,6 @@ impl ModelSpec {
 
     /// Whether the model has an output projection of its own.
     pub fn has_own_head(&self) -> bool {
-        self.find(At::Model, Role::HEAD, super::Slot::Weight).is_some()
+        self.find(At::Model, Role::HEAD, super::ParamKind::Weight).is_some()
     }
 }

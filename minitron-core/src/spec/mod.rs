@@ -35,9 +35,9 @@ pub use cost::{Cost, SizeMap, by_kind};
 pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, ROPE_PAIRS, dim_of_layer, split_dim};
 pub use group::PruneGroup;
 pub use layer::{Embedding, Head, Layer, Norm, Sublayer};
-pub use model_folder::{Evidence, ModelFolder};
+pub use model_folder::{CheckpointInfo, ModelFolder};
 pub use options::{Activation, NormKind, Options, Rotary, RotaryScaling};
-pub use part::{At, Param, Part, Role, Side, SizeOf, Slot, UnitsOf, units};
+pub use part::{At, Param, ParamKind, Part, Role, Side, SizeOf, UnitsOf, units};
 pub use rotary::RotaryDefaults;
 pub use shape::{Shape, ShapeKeys};
 pub use site::{Port, Ports, Site};
@@ -80,7 +80,7 @@ pub struct ModelSpec {
     pub buffers: &'static [&'static str],
     /// Keys of config.json that change other families and that this one reads, so that nobody is warned of them.
     pub reads: &'static [&'static str],
-    index: HashMap<(At, Role, Slot), usize>,
+    index: HashMap<(At, Role, ParamKind), usize>,
     /// Indices of the tensors around the layers, then of each layer.
     by_layer: Vec<Vec<usize>>,
     /// First and number of the layers that are equal to each other.
@@ -106,7 +106,7 @@ impl ModelSpec {
             if let Some(dim) = param.sides.iter().flat_map(Side::dims).find(|&dim| !dims.contains_key(dim)) {
                 return Err(Error::Internal(format!("`{}` names the unknown dim `{dim}`", param.name())));
             }
-            if param.role != Role::CARRIED && index.insert((param.at, param.role, param.slot), idx).is_some() {
+            if param.role != Role::CARRIED && index.insert((param.at, param.role, param.kind), idx).is_some() {
                 return Err(Error::Internal(format!("`{}` has the role of another tensor", param.name())));
             }
             if let At::Sublayer { layer, sublayer } = param.at
@@ -138,8 +138,8 @@ impl ModelSpec {
     }
 
     /// The tensor with a role in some part of the model, where it has one.
-    pub fn find(&self, at: At, role: Role, slot: Slot) -> Option<&Param> {
-        self.index.get(&(at, role, slot)).and_then(|&idx| self.params.get(idx))
+    pub fn find(&self, at: At, role: Role, kind: ParamKind) -> Option<&Param> {
+        self.index.get(&(at, role, kind)).and_then(|&idx| self.params.get(idx))
     }
 
     /// Every part of a layer, in order.
@@ -151,7 +151,7 @@ impl ModelSpec {
     /// The first part of a layer that has a tensor with this role.
     pub fn part_with(&self, layer: usize, role: Role) -> Option<At> {
         let mut parts = self.sublayers(layer).map(|(at, _)| at);
-        parts.find(|&at| self.find(at, role, Slot::Weight).is_some())
+        parts.find(|&at| self.find(at, role, ParamKind::Weight).is_some())
     }
 
     /// Size of a dim by full name.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::renaming::Renaming;
 use super::unread::unread;
-use super::{Activation, ModelSpec, Param, Role, Slot};
+use super::{Activation, ModelSpec, Param, ParamKind, Role};
 use crate::checkpoint::{Checkpoint, Config, Remarks, TensorSource, as_codes, drop_stale};
 use crate::contract::Architecture;
 use crate::error::{Error, Result};
@@ -15,24 +15,24 @@ use crate::registry::Registry;
 ///
 /// One family is stored under several spellings (with or without a prefix, a pooler, a head); the names decide.
 #[derive(Debug)]
-pub struct Evidence<'a> {
+pub struct CheckpointInfo<'a> {
     /// `config.json`.
     pub config: &'a Config,
     /// Shapes by name.
     tensors: Option<BTreeMap<String, Vec<usize>>>,
 }
 
-impl<'a> Evidence<'a> {
+impl<'a> CheckpointInfo<'a> {
     /// With a file.
     pub fn of(config: &'a Config, source: &dyn TensorSource) -> Self {
         let shape = |name: &str| source.info(name).map(|info| info.shape).unwrap_or_default();
         let tensors = source.names().into_iter().map(|name| (name.clone(), shape(&name))).collect();
-        Evidence { config, tensors: Some(tensors) }
+        CheckpointInfo { config, tensors: Some(tensors) }
     }
 
     /// From a config alone: the family's own spelling.
     pub fn config_alone(config: &'a Config) -> Self {
-        Evidence { config, tensors: None }
+        CheckpointInfo { config, tensors: None }
     }
 
     /// Whether the file holds a tensor; `otherwise` where there is no file.
@@ -95,7 +95,7 @@ fn named(checkpoint: &mut Checkpoint, architecture: &dyn Architecture) -> Result
     for candidate in Renaming::candidates(&names) {
         let shape = |name: &String| checkpoint.tensors.info(name).map(|info| info.shape).unwrap_or_default();
         let read = |name: &String| (candidate.names().get(name).unwrap_or(name).clone(), shape(name));
-        let evidence = Evidence { config, tensors: Some(names.iter().map(read).collect()) };
+        let evidence = CheckpointInfo { config, tensors: Some(names.iter().map(read).collect()) };
         let spec = architecture.spec(&evidence)?;
         let (renaming, n_missing) = candidate.completed(&names, &spec);
         if best.as_ref().is_none_or(|(least, ..)| n_missing < *least) {
@@ -129,7 +129,7 @@ fn as_codes_or_headless(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<Str
     let missing: Vec<&Param> = spec.params.iter().filter(|t| source.info(&t.name()).is_none()).collect();
     if let [tensor] = missing.as_slice()
         && tensor.role == Role::HEAD
-        && tensor.slot == Slot::Weight
+        && tensor.kind == ParamKind::Weight
     {
         return Some(format!(
             "tensor `{}` is missing, all others are there: a model without its head, which config.json does not tie; \
@@ -184,6 +184,6 @@ impl ModelSpec {
 
     /// Describes a model that has no weights yet.
     pub fn from_config(config: &Config, registry: &Registry) -> Result<ModelSpec> {
-        registry.architecture_for(config)?.spec(&Evidence::config_alone(config))
+        registry.architecture_for(config)?.spec(&CheckpointInfo::config_alone(config))
     }
 }

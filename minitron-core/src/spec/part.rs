@@ -126,7 +126,7 @@ pub fn units(dim: impl Into<String>, block: usize) -> Side {
     Side(vec![Part::Units { dim: dim.into(), block }])
 }
 
-/// What a tensor does in the part of the model that it belongs to; with its place and [`Slot`], it finds the tensor. A mixer
+/// What a tensor does in the part of the model that it belongs to; with its place and [`ParamKind`], it finds the tensor. A mixer
 /// from elsewhere brings roles of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Role(pub &'static str);
@@ -240,7 +240,7 @@ impl fmt::Display for At {
 
 /// The matrix or the vector of an affine map or norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Slot {
+pub enum ParamKind {
     /// Matrix, table or gain.
     Weight,
     /// Additive vector.
@@ -257,7 +257,7 @@ pub struct Param {
     /// What it does.
     pub role: Role,
     /// Matrix or vector.
-    pub slot: Slot,
+    pub kind: ParamKind,
     /// Its sides, in stored order.
     pub sides: Vec<Side>,
     /// Stored as [in | out], the transpose of what a linear layer multiplies with.

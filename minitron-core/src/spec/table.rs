@@ -1,6 +1,6 @@
 //! The vocabulary in which an architecture writes its tensors down, one line each.
 
-use super::part::{At, Param, Part, Role, Side, Slot};
+use super::part::{At, Param, ParamKind, Part, Role, Side};
 
 /// A side that no axis prunes.
 pub fn fixed(n: usize) -> Side {
@@ -34,36 +34,36 @@ impl Table {
     }
 
     /// Any tensor, by its whole name without prefix.
-    pub fn tensor(&mut self, name: &str, role: Role, slot: Slot, sides: Vec<Side>) -> &mut Self {
+    pub fn tensor(&mut self, name: &str, role: Role, kind: ParamKind, sides: Vec<Side>) -> &mut Self {
         let template = format!("{}{name}", self.prefix);
-        let spec = Param { template, at: self.at, role, slot, sides, transposed: false, aliases: Vec::new() };
+        let spec = Param { template, at: self.at, role, kind, sides, transposed: false, aliases: Vec::new() };
         self.params.push(spec);
         self
     }
 
     /// `name.weight` [out | in], and `name.bias` \[out\] where `bias`.
     pub fn linear(&mut self, name: &str, role: Role, out: Side, input: Side, bias: bool) -> &mut Self {
-        self.tensor(&format!("{name}.weight"), role, Slot::Weight, vec![out.clone(), input]);
+        self.tensor(&format!("{name}.weight"), role, ParamKind::Weight, vec![out.clone(), input]);
         if bias {
-            self.tensor(&format!("{name}.bias"), role, Slot::Bias, vec![out]);
+            self.tensor(&format!("{name}.bias"), role, ParamKind::Bias, vec![out]);
         }
         self
     }
 
     /// `name.weight` [in | out] and `name.bias` \[out\]: GPT-2's Conv1D.
     pub fn conv1d(&mut self, name: &str, role: Role, out: Side, input: Side) -> &mut Self {
-        self.tensor(&format!("{name}.weight"), role, Slot::Weight, vec![input, out.clone()]);
+        self.tensor(&format!("{name}.weight"), role, ParamKind::Weight, vec![input, out.clone()]);
         if let Some(last) = self.params.last_mut() {
             last.transposed = true;
         }
-        self.tensor(&format!("{name}.bias"), role, Slot::Bias, vec![out])
+        self.tensor(&format!("{name}.bias"), role, ParamKind::Bias, vec![out])
     }
 
     /// A gain, and a bias where `bias`, under the suffixes that this file uses.
     pub fn norm(&mut self, name: &str, role: Role, over: Side, suffixes: (&str, Option<&str>)) -> &mut Self {
-        self.tensor(&format!("{name}.{}", suffixes.0), role, Slot::Weight, vec![over.clone()]);
+        self.tensor(&format!("{name}.{}", suffixes.0), role, ParamKind::Weight, vec![over.clone()]);
         if let Some(bias) = suffixes.1 {
-            self.tensor(&format!("{name}.{bias}"), role, Slot::Bias, vec![over]);
+            self.tensor(&format!("{name}.{bias}"), role, ParamKind::Bias, vec![over]);
         }
         self
     }

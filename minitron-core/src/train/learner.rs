@@ -98,7 +98,7 @@ impl<'a> TrainState<'a> {
         (resume, start): (bool, impl FnOnce(Value) -> State),
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let learned = learner.student.parameters().iter().chain(learner.objective.lifts());
+        let learned = learner.student.parameters().iter().chain(learner.objective.projects());
         let mut optimizer = AdamW::new(learned, settings.adamw)?;
         if let Some(correction) = correction {
             correction.join(&mut optimizer)?;

@@ -65,7 +65,7 @@ impl Objective {
     }
 
     /// Learned maps, which are trained with the student.
-    pub fn lifts(&self) -> impl Iterator<Item = &Parameter> {
+    pub fn projects(&self) -> impl Iterator<Item = &Parameter> {
         self.states.iter().filter_map(StateTerm::lift)
     }
 

@@ -85,7 +85,7 @@ impl StateTerm {
             return Err(Error::Plugin { tag: label, origin: "state_loss".into(), message });
         }
         let (n_student, n_teacher) = (student.dim(HIDDEN)?.size, teacher.dim(HIDDEN)?.size);
-        let lift = match loss.lifts() && n_student != n_teacher {
+        let lift = match loss.projects() && n_student != n_teacher {
             true => Some(lift(&label, n_student, n_teacher, start)?),
             false => None,
         };

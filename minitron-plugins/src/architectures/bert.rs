@@ -1,7 +1,7 @@
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::spec::{Activation, Evidence, ModelSpec, Norm, NormKind, Shape, ShapeKeys};
+use minitron_core::spec::{Activation, CheckpointInfo, ModelSpec, Norm, NormKind, Shape, ShapeKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ impl Architecture for Bert {
     }
 
     /// Spelled as the file does; without a file, as the class named in the config.
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
         check(config)?;
         let class = class(evidence, "BertForMaskedLM");

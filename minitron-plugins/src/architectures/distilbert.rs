@@ -1,7 +1,7 @@
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::spec::{Activation, Evidence, ModelSpec, Norm, NormKind, Shape, ShapeKeys};
+use minitron_core::spec::{Activation, CheckpointInfo, ModelSpec, Norm, NormKind, Shape, ShapeKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ impl Architecture for Distilbert {
         config.is_type("distilbert")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
         let class = class(evidence, "DistilBertForMaskedLM");
         let is_prefixed = evidence.has("distilbert.embeddings.word_embeddings.weight", class != "DistilBertModel");

@@ -3,8 +3,8 @@
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate, Mlp};
 use minitron_core::spec::{
-    Activation, Constraint, Embedding, Evidence, Head, Layer, ModelSpec, Norm, Options, Role, Shape, ShapeKeys, Slot,
-    Sublayer, Table, fixed,
+    Activation, CheckpointInfo, Constraint, Embedding, Head, Layer, ModelSpec, Norm, Options, ParamKind, Role, Shape,
+    ShapeKeys, Sublayer, Table, fixed,
 };
 
 /// Names of an encoder's tensors, without `.weight` and `.bias`; `{l}` is the layer.
@@ -34,7 +34,7 @@ pub(super) struct Names {
 /// What an encoder is, before it is written out.
 pub(super) struct Encoder<'a> {
     pub architecture: &'static str,
-    pub evidence: &'a Evidence<'a>,
+    pub evidence: &'a CheckpointInfo<'a>,
     pub keys: ShapeKeys,
     pub shape: Shape,
     pub names: Names,
@@ -101,7 +101,7 @@ impl Encoder<'_> {
     fn embedding_rows(&self, table: &mut Table) {
         let mut rows = |name: &str, role, n_rows| {
             let sides = vec![fixed(n_rows), self.shape.stream()];
-            table.tensor(&format!("embeddings.{name}.weight"), role, Slot::Weight, sides);
+            table.tensor(&format!("embeddings.{name}.weight"), role, ParamKind::Weight, sides);
         };
         rows("position_embeddings", Role::POSITION_EMBEDDING, self.shape.max_positions);
         if let Some(n_types) = self.n_types {
@@ -109,7 +109,7 @@ impl Encoder<'_> {
         }
         table.norm("embeddings.LayerNorm", Role::EMBEDDING_NORM, self.shape.stream(), self.names.norm);
         let sides = vec![fixed(self.shape.vocab), self.shape.stream()];
-        table.tensor("embeddings.word_embeddings.weight", Role::TOKEN_EMBEDDING, Slot::Weight, sides);
+        table.tensor("embeddings.word_embeddings.weight", Role::TOKEN_EMBEDDING, ParamKind::Weight, sides);
         if self.tied {
             table.also_known_as(&[&format!("{}.weight", self.names.decoder)]);
         }
@@ -149,20 +149,20 @@ impl Encoder<'_> {
         // Untied, the decoder's own is the one that is added.
         let (first, second) = if self.tied { (own, decoder.as_str()) } else { (decoder.as_str(), own) };
         let (bias, other) = if self.evidence.has(first, true) { (first, second) } else { (second, first) };
-        table.tensor(bias, Role::HEAD, Slot::Bias, vec![fixed(vocab)]);
+        table.tensor(bias, Role::HEAD, ParamKind::Bias, vec![fixed(vocab)]);
         if bias == other {
             return;
         }
         if self.tied {
             table.also_known_as(&[other]);
         } else if self.evidence.has(own, false) && bias != own {
-            table.tensor(own, Role::CARRIED, Slot::Bias, vec![fixed(vocab)]);
+            table.tensor(own, Role::CARRIED, ParamKind::Bias, vec![fixed(vocab)]);
         }
     }
 }
 
 /// The class that a config names first, or the family's usual one.
-pub(super) fn class<'a>(evidence: &'a Evidence, usual: &'a str) -> &'a str {
+pub(super) fn class<'a>(evidence: &'a CheckpointInfo, usual: &'a str) -> &'a str {
     let classes = evidence.config.get("architectures").and_then(|list| list.get(0));
     classes.and_then(serde_json::Value::as_str).unwrap_or(usual)
 }

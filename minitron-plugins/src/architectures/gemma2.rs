@@ -3,7 +3,7 @@ use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::spec::{
-    Activation, ClientLimit, Constraint, Evidence, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+    Activation, CheckpointInfo, ClientLimit, Constraint, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ impl Architecture for Gemma2 {
         config.is_type("gemma2")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let caps =
             json!({ "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "max_position_embeddings": 8192 });
         let mut decoder = blocks("gemma2", evidence.config, caps)?;

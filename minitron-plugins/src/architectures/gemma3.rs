@@ -1,7 +1,7 @@
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, Sizes};
+use minitron_core::spec::{CheckpointInfo, ClientLimit, ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ impl Architecture for Gemma3 {
         config.is_type("gemma3")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let text = text_config(evidence.config)?;
         let names = ("language_model.model.", "language_model.lm_head");
         let mut decoder = decoder(&text)?.inside("gemma3", evidence.config, names, BESIDE)?;

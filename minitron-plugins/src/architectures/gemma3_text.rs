@@ -3,7 +3,7 @@ use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::QkNorm;
-use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, RotaryDefaults, Sizes};
+use minitron_core::spec::{CheckpointInfo, ClientLimit, ModelSpec, RotaryDefaults, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -21,7 +21,7 @@ impl Architecture for Gemma3Text {
         config.is_type("gemma3_text")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         decoder(evidence.config)?.finish(evidence)
     }
 

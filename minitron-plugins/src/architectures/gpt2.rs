@@ -3,8 +3,8 @@ use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate, Layout, Mlp};
 use minitron_core::spec::{
-    Activation, ClientLimit, Constraint, Embedding, Evidence, HIDDEN, Head, Layer, MLP, ModelSpec, Norm, NormKind,
-    Options, Role, Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
+    Activation, CheckpointInfo, ClientLimit, Constraint, Embedding, HIDDEN, Head, Layer, MLP, ModelSpec, Norm,
+    NormKind, Options, ParamKind, Role, Shape, ShapeKeys, Side, Sizes, Sublayer, Table, fixed,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ impl Architecture for Gpt2 {
         config.is_type("gpt2")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
         config.only("scale_attn_weights", true)?;
         config.only("scale_attn_by_inverse_layer_idx", false)?;
@@ -44,12 +44,12 @@ impl Architecture for Gpt2 {
         // Saved from the bare model, names have no prefix; the published GPT-2 is such a file.
         let is_prefixed = evidence.has("transformer.wte.weight", true);
         let mut table = Table::new(if is_prefixed { "transformer." } else { "" });
-        table.tensor("wte.weight", Role::TOKEN_EMBEDDING, Slot::Weight, vec![fixed(shape.vocab), shape.stream()]);
+        table.tensor("wte.weight", Role::TOKEN_EMBEDDING, ParamKind::Weight, vec![fixed(shape.vocab), shape.stream()]);
         if tied {
             table.also_known_as(&["lm_head.weight"]);
         }
         let position_sides = vec![fixed(shape.max_positions), shape.stream()];
-        table.tensor("wpe.weight", Role::POSITION_EMBEDDING, Slot::Weight, position_sides);
+        table.tensor("wpe.weight", Role::POSITION_EMBEDDING, ParamKind::Weight, position_sides);
         for layer_idx in 0..shape.n_layers {
             let (stream, neurons, heads) = (shape.stream(), shape.neurons(layer_idx), shape.queries(layer_idx));
             let fused = Side([heads.0.clone(), heads.0.clone(), heads.0.clone()].concat());

@@ -3,7 +3,7 @@ use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::{Gate, Layout};
-use minitron_core::spec::{Activation, Evidence, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys};
+use minitron_core::spec::{Activation, CheckpointInfo, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -31,7 +31,7 @@ impl Architecture for GptNeox {
         config.is_type("gpt_neox")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
         let keys = ShapeKeys { kv_heads: None, head_dim: None, ..ShapeKeys::USUAL };
         let norm = Norm { kind: NormKind::Layer, eps: config.number_or("layer_norm_eps", 1e-5)? };

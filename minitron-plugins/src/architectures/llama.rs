@@ -3,7 +3,7 @@ use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::spec::{
-    ClientLimit, Constraint, Evidence, HIDDEN, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+    CheckpointInfo, ClientLimit, Constraint, HIDDEN, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ impl Architecture for Llama {
         config.is_type("llama")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
         let defaults = json!({ "max_position_embeddings": 2048 });

@@ -1,7 +1,7 @@
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, Sizes};
+use minitron_core::spec::{CheckpointInfo, ClientLimit, ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ impl Architecture for Ministral {
         config.is_type("ministral")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let mut decoder = blocks("ministral", evidence.config)?;
         let window = decoder.config.size_opt("sliding_window")?;
         decoder.sliding(window, |_| window.is_some())?;

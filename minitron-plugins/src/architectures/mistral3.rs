@@ -1,7 +1,7 @@
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, Sizes};
+use minitron_core::spec::{CheckpointInfo, ClientLimit, ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ impl Architecture for Mistral3 {
         config.is_type("mistral3")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let text = text_config(evidence.config)?;
         let decoder = match text.word_or("model_type", "mistral")? {
             "ministral3" => decoder(&text)?,

@@ -4,8 +4,8 @@ use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate, Layout, Mlp};
 use minitron_core::spec::{
-    Activation, ClientLimit, ConfigKey, Constraint, DEPTH, Embedding, Evidence, Head, Layer, ModelSpec, Norm, NormKind,
-    Options, Role, Rotary, RotaryDefaults, Shape, ShapeKeys, Side, Sizes, Slot, Sublayer, Table, fixed,
+    Activation, CheckpointInfo, ClientLimit, ConfigKey, Constraint, DEPTH, Embedding, Head, Layer, ModelSpec, Norm,
+    NormKind, Options, ParamKind, Role, Rotary, RotaryDefaults, Shape, ShapeKeys, Side, Sizes, Sublayer, Table, fixed,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ impl Architecture for Modernbert {
         config.is_type("modernbert")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
         let keys = ShapeKeys { ..KEYS };
         let shape = Shape::read(config, &keys, Some(1152), Some(8192))?;
@@ -113,7 +113,7 @@ impl File {
         let (attention_bias, mlp_bias) = (config.flag_or("attention_bias", false)?, config.flag_or("mlp_bias", false)?);
         let mut table = Table::new(self.prefix);
         let sides = vec![fixed(shape.vocab), stream()];
-        table.tensor("embeddings.tok_embeddings.weight", Role::TOKEN_EMBEDDING, Slot::Weight, sides);
+        table.tensor("embeddings.tok_embeddings.weight", Role::TOKEN_EMBEDDING, ParamKind::Weight, sides);
         if self.tied {
             table.also_known_as(&["decoder.weight"]);
         }
@@ -150,7 +150,7 @@ impl File {
                 table.linear("decoder", Role::HEAD, fixed(shape.vocab), stream(), false);
             }
             if bias {
-                table.tensor("decoder.bias", Role::HEAD, Slot::Bias, vec![fixed(shape.vocab)]);
+                table.tensor("decoder.bias", Role::HEAD, ParamKind::Bias, vec![fixed(shape.vocab)]);
             }
         });
         Ok(table.finish())

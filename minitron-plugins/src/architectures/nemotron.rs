@@ -3,7 +3,9 @@ use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::Gate;
-use minitron_core::spec::{ClientLimit, Evidence, HIDDEN, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
+use minitron_core::spec::{
+    CheckpointInfo, ClientLimit, HIDDEN, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -22,7 +24,7 @@ impl Architecture for Nemotron {
         config.is_type("nemotron")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Layer1p, eps: config.number_or("norm_eps", 1e-5)? };
         let defaults = json!({ "max_position_embeddings": 4096, "hidden_act": "relu2", "initializer_range": 0.0134 });

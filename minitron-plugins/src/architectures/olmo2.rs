@@ -3,7 +3,7 @@ use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::QkNorm;
-use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
+use minitron_core::spec::{CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -21,7 +21,7 @@ impl Architecture for Olmo2 {
         config.is_type("olmo2")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let mut decoder = blocks("olmo2", evidence.config)?;
         decoder.rotate(RotaryDefaults::default())?;
         decoder.finish(evidence)

@@ -1,7 +1,7 @@
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::spec::{ClientLimit, Evidence, ModelSpec, RotaryDefaults, Sizes};
+use minitron_core::spec::{CheckpointInfo, ClientLimit, ModelSpec, RotaryDefaults, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ impl Architecture for Olmo3 {
         config.is_type("olmo3")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let mut decoder = blocks("olmo3", evidence.config)?;
         let window = if decoder.config.states("sliding_window") {
             decoder.config.size_opt("sliding_window")?

@@ -4,7 +4,7 @@ use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::{Gate, Layout};
 use minitron_core::spec::{
-    ClientLimit, Evidence, ModelSpec, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys, Sizes,
+    CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys, Sizes,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ impl Architecture for Phi3 {
         config.is_type("phi3")
     }
 
-    fn spec(&self, evidence: &Evidence) -> Result<ModelSpec> {
+    fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
         let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-5)? };
         let defaults = json!({ "max_position_embeddings": 4096, "original_max_position_embeddings": 4096 });

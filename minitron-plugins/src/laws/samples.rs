@@ -13,7 +13,7 @@ use minitron_core::plan::{AxisSizes, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Kind, PluginSpec, Registry};
-use minitron_core::spec::{Evidence, ModelSpec, PruneGroup, Role, Sizes, Slot};
+use minitron_core::spec::{CheckpointInfo, ModelSpec, ParamKind, PruneGroup, Role, Sizes};
 use serde_json::{Value, json};
 use tch::Tensor;
 
@@ -100,7 +100,7 @@ pub(super) fn config_of(value: &Value) -> Result<Config> {
 
 /// The description that one plugin gives of a config.
 pub(super) fn described(family: &dyn Architecture, config: &Config) -> Result<ModelSpec> {
-    family.spec(&Evidence::config_alone(config))
+    family.spec(&CheckpointInfo::config_alone(config))
 }
 
 /// Weights that show in the output one and all: no zero biases, no unit gains. From our own generator, since libtorch's is
@@ -114,7 +114,7 @@ pub fn random_weights(spec: &ModelSpec, seed: u64) -> Result<MemorySource> {
     for param in &spec.params {
         let len = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
         let shape: Vec<i64> = param.sides.iter().map(|side| side.len(len) as i64).collect();
-        let is_gain = param.sides.len() == 1 && param.slot == Slot::Weight;
+        let is_gain = param.sides.len() == 1 && param.kind == ParamKind::Weight;
         let spread = if param.role == Role::TOKEN_EMBEDDING { 1.0 } else { 0.4 };
         let centre = f64::from(u8::from(is_gain));
         let values: Vec<f32> =

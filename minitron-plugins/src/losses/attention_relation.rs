@@ -106,7 +106,7 @@ impl StateLoss for AttentionRelation {
         Ok(pairs)
     }
 
-    fn lifts(&self) -> bool {
+    fn projects(&self) -> bool {
         false
     }
 

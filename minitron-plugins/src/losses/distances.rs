@@ -23,7 +23,7 @@ impl Distance {
     /// Mean over all tokens that are no padding, a scalar; 0 where there is no token. The teacher carries no gradient.
     ///
     /// # Errors
-    /// `Plugin` when the states are not of one shape: the engine lifts the student's first.
+    /// `Plugin` when the states are not of one shape: the engine projects the student's first.
     pub(super) fn between(self, tag: &str, student: &States, teacher: &States) -> Result<Tensor> {
         let (student_nc, teacher_nc) = (widened(&student.rows()?)?, widened(&teacher.rows()?.f_detach()?)?);
         if student_nc.size() != teacher_nc.size() {

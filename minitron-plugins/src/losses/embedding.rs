@@ -32,7 +32,7 @@ impl StateLoss for Embedding {
         Ok(vec![SitePair { student: student.first_input(), teacher: teacher.first_input() }])
     }
 
-    fn lifts(&self) -> bool {
+    fn projects(&self) -> bool {
         true
     }
 

@@ -36,7 +36,7 @@ impl StateLoss for HiddenState {
         self.layers.pairs("hidden_state", student, teacher, |model, layer| Ok(model.normed_output(layer)))
     }
 
-    fn lifts(&self) -> bool {
+    fn projects(&self) -> bool {
         true
     }
 

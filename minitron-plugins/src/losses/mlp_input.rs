@@ -41,7 +41,7 @@ impl StateLoss for MlpInput {
         })
     }
 
-    fn lifts(&self) -> bool {
+    fn projects(&self) -> bool {
         true
     }
 

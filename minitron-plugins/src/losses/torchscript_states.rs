@@ -38,7 +38,7 @@ impl StateLoss for TorchscriptStates {
         self.layers.pairs("torchscript_states", student, teacher, |model, layer| Ok(model.normed_output(layer)))
     }
 
-    fn lifts(&self) -> bool {
+    fn projects(&self) -> bool {
         true
     }
 

@@ -1,7 +1,7 @@
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
 use minitron_core::reconstruct::{Reference, StudentEditor};
-use minitron_core::spec::{ModelSpec, Slot};
+use minitron_core::spec::{ModelSpec, ParamKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,10 +34,10 @@ impl Reconstruction for BiasCompensation {
         editor.for_each_projection(Reference::Teacher, &mut |editor, stats| {
             let projections = &stats.projections;
             for &role in projections.roles.iter().filter(|_| projections.is_writer) {
-                if editor.spec().find(projections.at, role, Slot::Bias).is_some() {
+                if editor.spec().find(projections.at, role, ParamKind::Bias).is_some() {
                     let mean_e = stats.r_sum_e.f_div_scalar(stats.n_tokens.max(1) as f64 * stats.scale)?;
-                    let bias_e = editor.read(projections.at, role, Slot::Bias)?.f_add(&mean_e)?;
-                    editor.replace(projections.at, role, Slot::Bias, &bias_e)?;
+                    let bias_e = editor.read(projections.at, role, ParamKind::Bias)?.f_add(&mean_e)?;
+                    editor.replace(projections.at, role, ParamKind::Bias, &bias_e)?;
                 }
             }
             Ok(())
@@ -47,5 +47,5 @@ impl Reconstruction for BiasCompensation {
 
 fn has_writer_biases(spec: &ModelSpec) -> bool {
     let mut parts = (0..spec.n_layers()).flat_map(|layer| spec.sublayers(layer));
-    parts.any(|(at, part)| spec.find(at, part.mixer.ports().writer, Slot::Bias).is_some())
+    parts.any(|(at, part)| spec.find(at, part.mixer.ports().writer, ParamKind::Bias).is_some())
 }

@@ -1,7 +1,7 @@
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
 use minitron_core::reconstruct::StudentEditor;
-use minitron_core::spec::{At, HEADS, Role, Side, Slot, dim_of_layer};
+use minitron_core::spec::{At, HEADS, ParamKind, Role, Side, dim_of_layer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -47,8 +47,8 @@ fn merge_layer(editor: &mut StudentEditor, layer_idx: usize, dim: &str) -> Resul
         parts.flat_map(|(at, part)| part.mixer.ports().readers.into_iter().map(move |role| (at, role))).collect();
     for (source, role) in readers {
         let at = source.in_layer(layer_idx);
-        for slot in [Slot::Weight, Slot::Bias] {
-            let Some(param) = editor.teacher_spec().find(source, role, slot) else { continue };
+        for kind in [ParamKind::Weight, ParamKind::Bias] {
+            let Some(param) = editor.teacher_spec().find(source, role, kind) else { continue };
             let outputs = if param.transposed { param.sides.last() } else { param.sides.first() };
             // Where queries share them, keys and values have no such heads.
             let Some(outputs) = outputs.filter(|side| blocks(editor, side, dim).any(|block| block.is_some())).cloned()
@@ -56,8 +56,8 @@ fn merge_layer(editor: &mut StudentEditor, layer_idx: usize, dim: &str) -> Resul
                 continue;
             };
             let mixing = mixing(editor, dim, &outputs, &pairs)?;
-            let merged = mixing.f_matmul(&editor.read_all_heads(at, role, slot)?)?;
-            editor.replace(at, role, slot, &merged)?;
+            let merged = mixing.f_matmul(&editor.read_all_heads(at, role, kind)?)?;
+            editor.replace(at, role, kind, &merged)?;
         }
     }
     Ok(())

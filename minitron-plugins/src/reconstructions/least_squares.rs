@@ -1,7 +1,7 @@
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
 use minitron_core::reconstruct::{ProjectionStats, Reference, StudentEditor};
-use minitron_core::spec::{Role, Slot};
+use minitron_core::spec::{ParamKind, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -66,7 +66,7 @@ impl Reconstruction for LeastSquares {
             }
             let Some(delta_ec) = self.solve(stats)? else { return Ok(()) };
             for &role in &stats.projections.roles {
-                if editor.spec().find(stats.projections.at, role, Slot::Weight).is_some() {
+                if editor.spec().find(stats.projections.at, role, ParamKind::Weight).is_some() {
                     refit(editor, role, stats, &delta_ec)?;
                 }
             }
@@ -79,10 +79,10 @@ fn refit(editor: &mut StudentEditor, role: Role, stats: &ProjectionStats, delta_
     let at = stats.projections.at;
     let added = match stats.projections.is_writer {
         true => delta_ec.shallow_clone(),
-        false => editor.read_all_channels(at, role, Slot::Weight)?.f_matmul(delta_ec)?,
+        false => editor.read_all_channels(at, role, ParamKind::Weight)?.f_matmul(delta_ec)?,
     };
-    let weight = editor.read(at, role, Slot::Weight)?.f_add(&added)?;
-    editor.replace(at, role, Slot::Weight, &weight)
+    let weight = editor.read(at, role, ParamKind::Weight)?.f_add(&added)?;
+    editor.replace(at, role, ParamKind::Weight, &weight)
 }
 
 impl LeastSquares {

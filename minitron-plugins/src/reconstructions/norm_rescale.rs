@@ -91,6 +91,6 @@ impl Reconstruction for NormRescale {
 
 fn is_rms(editor: &StudentEditor, at: At, role: Role) -> bool {
     let spec = editor.spec();
-    let param = spec.find(at, role, minitron_core::spec::Slot::Weight);
+    let param = spec.find(at, role, minitron_core::spec::ParamKind::Weight);
     param.and_then(|param| spec.norm_of(param)).is_some_and(|norm| norm.kind.is_rms())
 }

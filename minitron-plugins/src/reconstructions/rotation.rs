@@ -4,7 +4,7 @@ use minitron_core::contract::Reconstruction;
 use minitron_core::error::Result;
 use minitron_core::random::SplitMix;
 use minitron_core::reconstruct::StudentEditor;
-use minitron_core::spec::{At, HIDDEN, Role, Slot};
+use minitron_core::spec::{At, HIDDEN, ParamKind, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -53,7 +53,7 @@ impl Reconstruction for Rotation {
         editor.rotate_residual(&basis_ee)?;
         for ((at, role), gain) in gains(editor, n_kept as i64)? {
             let gain_e = Tensor::f_full([n_kept as i64], gain, (Kind::Double, Device::Cpu))?;
-            editor.replace(at, role, Slot::Weight, &gain_e)?;
+            editor.replace(at, role, ParamKind::Weight, &gain_e)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
 use minitron_core::reconstruct::StudentEditor;
-use minitron_core::spec::{HIDDEN, MLP, Role, Slot, dim_of_layer};
+use minitron_core::spec::{HIDDEN, MLP, ParamKind, Role, dim_of_layer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{IValue, Tensor};
@@ -38,8 +38,8 @@ impl Reconstruction for Torchscript {
         }
         for layer in 0..editor.n_layers() {
             let Some(at) = editor.spec().part_with(layer, Role::DOWN) else { continue };
-            let student_ef = editor.read(at, Role::DOWN, Slot::Weight)?;
-            let teacher_ef = editor.read_teacher(at, Role::DOWN, Slot::Weight)?;
+            let student_ef = editor.read(at, Role::DOWN, ParamKind::Weight)?;
+            let teacher_ef = editor.read_teacher(at, Role::DOWN, ParamKind::Weight)?;
             let kept = |dim: &str| {
                 let kept: Vec<i64> = editor.kept(dim).iter().map(|&unit| unit as i64).collect();
                 Tensor::f_from_slice(&kept)
@@ -52,7 +52,7 @@ impl Reconstruction for Torchscript {
                 let message = format!("expected a weight of {shape:?}, got {:?}", fitted_ef.size());
                 return Err(Error::Data(format!("{}: `forward`: {message}", self.path.display())));
             }
-            editor.replace(at, Role::DOWN, Slot::Weight, &fitted_ef)?;
+            editor.replace(at, Role::DOWN, ParamKind::Weight, &fitted_ef)?;
         }
         Ok(())
     }

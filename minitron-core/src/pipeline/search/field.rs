@@ -16,7 +16,7 @@ use super::super::places::refuse_places;
 use super::super::planning::scores_of;
 use super::super::reconstruction::ReconstructOptions;
 use super::super::score::scores_path;
-use super::super::teaching::Teaching;
+use super::super::teaching::TeacherSource;
 use super::super::train::identity;
 use super::options::{Found, SearchOptions};
 use super::prepare::{eval_windows, losses, reconstruction, refuse};
@@ -72,7 +72,7 @@ pub(super) struct Field<'a> {
     pub(super) rankings: Rankings,
     space: crate::plan::Space,
     pub(super) source: Identity,
-    pub(super) teaching: Teaching,
+    pub(super) teaching: TeacherSource,
     pub(super) losses: Vec<PluginSpec>,
     tokenizer: Arc<Tokenizer>,
     reconstruction: ReconstructOptions,
@@ -117,7 +117,7 @@ impl<'a> Field<'a> {
         let reconstruct_windows = reconstruction.windows(context, &folder, false, Some(out))?;
         let eval_windows = eval_windows(context, options, &folder, &tokenizer)?;
         let losses = losses(context, options);
-        let teaching = Teaching::new(name_of(&options.model, &folder.checkpoint.dir), folder, &options.asked)?;
+        let teaching = TeacherSource::new(name_of(&options.model, &folder.checkpoint.dir), folder, &options.asked)?;
         let mut field = Field {
             context,
             options,

@@ -11,7 +11,7 @@ use super::super::context::Context;
 use super::super::inspect::open;
 use super::super::prune::kind_of;
 use super::super::teaching::TeacherOptions;
-use super::super::train::Setup;
+use super::super::train::TrainingOptions;
 use crate::contract::Axis;
 use crate::error::{Error, Result};
 use crate::plan::{Bytes, Space, Target, parse_budget, parse_bytes};
@@ -67,7 +67,7 @@ pub struct SearchOptions {
     pub asked: TeacherOptions,
     /// Training of a candidate that stays to the end.
     #[serde(flatten)]
-    pub setup: Setup,
+    pub setup: TrainingOptions,
 }
 
 impl Default for SearchOptions {
@@ -93,7 +93,7 @@ impl Default for SearchOptions {
             reconstruct_samples: 128,
             max_memory: None,
             asked: TeacherOptions::default(),
-            setup: Setup::default(),
+            setup: TrainingOptions::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use tch::Kind;
 
 use super::super::context::Context;
 use super::super::reconstruction::ReconstructOptions;
-use super::super::train::Setup;
+use super::super::train::TrainingOptions;
 use super::options::SearchOptions;
 use crate::data::{DataSpec, Tokenizer, Windows};
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ pub(super) fn eval_windows(
     let message = "eval_data: none is given, so candidates are judged on text that they also learn from";
     context.progress.warn(message);
     let eval_data = setup.data.iter().map(|data| DataSpec { weight: None, ..data.clone() }).collect();
-    let own = Setup { eval_data, ..setup.clone() };
+    let own = TrainingOptions { eval_data, ..setup.clone() };
     let windows = own.eval_windows(context, &folder.spec, tokenizer)?;
     windows.ok_or_else(|| Error::Recipe("data: no text to learn from".into()))
 }
