@@ -9,7 +9,7 @@ use minitron_core::pipeline::{Context, ScoreOptions, SearchOptions, Spec, Traini
 use minitron_core::plan::{Count, Space};
 use minitron_core::progress::{Interrupt, Progress};
 use minitron_core::random::SplitMix;
-use minitron_core::search::{Cost, Grid, GridAxis, Halving, Within};
+use minitron_core::search::{CountPolynomial, Grid, GridAxis, Halving, Within};
 use minitron_core::spec::{ModelSpec, Sizes};
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ fn the_polynomial_counts_what_the_spec_counts() {
     let uneven = super::uneven::uneven(&json!([24, 16, 8]));
     for spec in families().iter().map(family).chain([uneven]) {
         let kinds: Vec<String> = spec.sizes().into_keys().collect();
-        let cost = Cost::of(&spec, &kinds);
+        let cost = CountPolynomial::of(&spec, &kinds);
         assert_eq!(cost.at(&spec.sizes().into_values().collect::<Vec<_>>()), spec.n_params());
         for _ in 0..200 {
             let sizes: Vec<usize> = kinds.iter().map(|_| 1 + random.below(4096)).collect();

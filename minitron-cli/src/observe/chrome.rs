@@ -26,10 +26,10 @@ const TAIL: &str = "\n]}\n";
 
 /// The file. Every write ends with the tail, over which the next one begins: a process that ends at any time leaves JSON.
 #[derive(Debug, Clone)]
-pub struct TraceFile(Arc<Mutex<State>>);
+pub struct TraceFile(Arc<Mutex<TraceState>>);
 
 #[derive(Debug)]
-struct State {
+struct TraceState {
     file: File,
     path: PathBuf,
     /// Where the tail begins.
@@ -60,7 +60,7 @@ impl TraceFile {
             )));
         }
         let file = File::create(path).at_path(path)?;
-        let mut state = State {
+        let mut state = TraceState {
             file,
             path: path.to_path_buf(),
             end: 0,
@@ -96,7 +96,7 @@ impl TraceFile {
     }
 }
 
-impl State {
+impl TraceState {
     /// A file that cannot be written does not end the work; what came before the fault stays as it is.
     fn flush(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
@@ -133,7 +133,7 @@ thread_local! {
 }
 
 /// What a span keeps.
-struct Open {
+struct OpenSpan {
     args: Map<String, Value>,
     entered: Option<Instant>,
 }
@@ -168,17 +168,17 @@ fn micros(duration: Duration) -> f64 {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chrome {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut fields = Fields::default();
+        let mut fields = SpanArgs::default();
         attributes.record(&mut fields);
         if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(Open { args: fields.0, entered: None });
+            span.extensions_mut().insert(OpenSpan { args: fields.0, entered: None });
         }
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        if let Some(open) = span.extensions_mut().get_mut::<Open>() {
-            let mut fields = Fields(std::mem::take(&mut open.args));
+        if let Some(open) = span.extensions_mut().get_mut::<OpenSpan>() {
+            let mut fields = SpanArgs(std::mem::take(&mut open.args));
             values.record(&mut fields);
             open.args = fields.0;
         }
@@ -186,7 +186,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chrome {
 
     fn on_enter(&self, id: &Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        if let Some(open) = span.extensions_mut().get_mut::<Open>() {
+        if let Some(open) = span.extensions_mut().get_mut::<OpenSpan>() {
             open.entered = Some(Instant::now());
         }
     }
@@ -196,7 +196,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chrome {
         let Some(span) = context.span(id) else { return };
         let (tid, about) = (self.thread(), span.metadata());
         let mut extensions = span.extensions_mut();
-        let Some(open) = extensions.get_mut::<Open>() else { return };
+        let Some(open) = extensions.get_mut::<OpenSpan>() else { return };
         let Some(begin) = open.entered.take() else { return };
         // Which stage, reconstruction or evaluator: what one looks for in a picture.
         let name = match open.args.get("name").and_then(Value::as_str) {
@@ -210,7 +210,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chrome {
     }
 
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        let mut fields = Fields::default();
+        let mut fields = SpanArgs::default();
         event.record(&mut fields);
         let (tid, about) = (self.thread(), event.metadata());
         let message = fields.0.remove("message");
@@ -222,17 +222,17 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chrome {
     }
 }
 
-/// Fields as JSON.
+/// SpanArgs as JSON.
 #[derive(Default)]
-struct Fields(Map<String, Value>);
+struct SpanArgs(Map<String, Value>);
 
-impl Fields {
+impl SpanArgs {
     fn put(&mut self, field: &Field, value: Value) {
         self.0.insert(field.name().to_owned(), value);
     }
 }
 
-impl Visit for Fields {
+impl Visit for SpanArgs {
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.put(field, value.into());
     }

@@ -40,7 +40,7 @@ struct Open {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut fields = Fields::default();
+        let mut fields = EventFields::default();
         attributes.record(&mut fields);
         if let Some(span) = context.span(id) {
             span.extensions_mut().insert(Open { about: fields.text, begin: Instant::now() });
@@ -50,7 +50,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
         if let Some(open) = span.extensions_mut().get_mut::<Open>() {
-            let mut fields = Fields { text: std::mem::take(&mut open.about), message: String::new() };
+            let mut fields = EventFields { text: std::mem::take(&mut open.about), message: String::new() };
             values.record(&mut fields);
             open.about = fields.text;
         }
@@ -62,7 +62,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         if event.metadata().target() == SAID && is_told {
             return;
         }
-        let mut fields = Fields::default();
+        let mut fields = EventFields::default();
         event.record(&mut fields);
         let around: Vec<&str> =
             context.event_scope(event).into_iter().flatten().map(|span| span.metadata().name()).collect();
@@ -81,14 +81,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 }
 
-/// Fields as `name=value`, a message without its name.
+/// EventFields as `name=value`, a message without its name.
 #[derive(Default)]
-struct Fields {
+struct EventFields {
     message: String,
     text: String,
 }
 
-impl Visit for Fields {
+impl Visit for EventFields {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         // Writing into a string does not fail.
         let _ = match field.name() {

@@ -31,11 +31,11 @@ pub(in crate::output) fn say(line: &str) {
 pub struct Bar {
     quiet: bool,
     terminal: bool,
-    state: Mutex<Option<State>>,
+    state: Mutex<Option<BarState>>,
 }
 
 #[derive(Debug)]
-struct State {
+struct BarState {
     bar: ProgressBar,
     what: String,
     total: u64,
@@ -61,7 +61,7 @@ impl Progress for Bar {
         }
         bar.set_prefix(what.to_owned());
         *DRAWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
-        let state = State { bar, what: what.to_owned(), total, done: 0, first: None, said: Instant::now() };
+        let state = BarState { bar, what: what.to_owned(), total, done: 0, first: None, said: Instant::now() };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
     }
 

@@ -60,7 +60,7 @@ pub(super) struct Reached {
 
 /// What stands in `progress.json`.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
+struct ProgressRecord {
     inputs: String,
     #[serde(rename = "mark")]
     reached: Reached,
@@ -95,9 +95,9 @@ impl ActivationStore {
         self.record().and_then(|record| record.reached.layer)
     }
 
-    fn record(&self) -> Option<Record> {
+    fn record(&self) -> Option<ProgressRecord> {
         let text = read_text(&self.dir.join(PROGRESS)).ok()?;
-        let record: Record = serde_json::from_str(&text).ok()?;
+        let record: ProgressRecord = serde_json::from_str(&text).ok()?;
         (record.inputs == self.inputs).then_some(record)
     }
 
@@ -133,10 +133,11 @@ impl ActivationStore {
             sync_tree(&dir)?;
         }
         let before = self.record();
-        let record = Record { inputs: self.inputs.clone(), reached, lens: state.iter().map(Vec::len).collect() };
+        let record =
+            ProgressRecord { inputs: self.inputs.clone(), reached, lens: state.iter().map(Vec::len).collect() };
         let text = serde_json::to_string(&record).map_err(|e| Error::Internal(format!("progress: {e}")))?;
         write_atomic(&self.dir.join(PROGRESS), text)?;
-        if let Some(Record { reached: old, .. }) = before {
+        if let Some(ProgressRecord { reached: old, .. }) = before {
             let path = self.state_path(&old);
             fs::remove_file(&path).at_path(&path)?;
             // Before the first layer of a way there is nothing but what the next one is about.

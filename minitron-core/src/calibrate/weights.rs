@@ -16,18 +16,18 @@ use crate::spec::{DEPTH, ModelSpec, Param, Part, PruneGroup};
 const PIECE: usize = 1 << 24;
 
 /// A run of a tensor's rows that carries units of a group.
-struct Piece {
+struct WeightRows {
     name: String,
     rows: Range<usize>,
     units: Range<usize>,
     /// Whether the tensor reads them.
     reads: bool,
     /// Where the units lie.
-    place: Option<Place>,
+    place: Option<UnitSpan>,
 }
 
 /// Units in order along a side, once or several times: each channel of a pair begins a run of its own in every head.
-struct Place {
+struct UnitSpan {
     side: i64,
     /// Where they begin on it (within `rows` for the first side).
     starts: Vec<i64>,
@@ -85,12 +85,12 @@ impl ScorerSet {
     }
 }
 
-impl Piece {
+impl WeightRows {
     /// [U, I] in f32; of a tensor that reads the units, with a unit's channels innermost.
     fn read(&self, source: &dyn TensorSource) -> Result<Tensor> {
         let rows = source.read_rows(&self.name, self.rows.clone())?.f_to_kind(Kind::Float)?;
         let n_units = self.units.len() as i64;
-        let Some(Place { side, ref starts, block }) = self.place else { return Ok(rows.f_reshape([1, -1])?) };
+        let Some(UnitSpan { side, ref starts, block }) = self.place else { return Ok(rows.f_reshape([1, -1])?) };
         let run = |start: &i64| rows.f_narrow(side, *start, n_units * block);
         if side == 0 {
             let part = run(&0)?;
@@ -111,7 +111,7 @@ impl Piece {
 }
 
 /// Everything that carries units of the group; a layer's units are all its tensors.
-fn pieces(spec: &ModelSpec, group: &PruneGroup) -> Vec<Piece> {
+fn pieces(spec: &ModelSpec, group: &PruneGroup) -> Vec<WeightRows> {
     let of_depth = group.kind() == DEPTH;
     let pieces_of = |param: &Param| if of_depth { whole(spec, param) } else { carrying(spec, group, param) };
     spec.params.iter().flat_map(pieces_of).collect()
@@ -131,11 +131,12 @@ fn chunks(n: usize, elements_each: usize) -> impl Iterator<Item = Range<usize>> 
     (0..n).step_by(step).map(move |from| from..(from + step).min(n))
 }
 
-fn whole(spec: &ModelSpec, param: &Param) -> Vec<Piece> {
+fn whole(spec: &ModelSpec, param: &Param) -> Vec<WeightRows> {
     let Some(layer_idx) = param.layer() else { return Vec::new() };
     let sides = sides_of(spec, param);
     let (n_rows, row) = (sides.first().copied().unwrap_or(1), sides.iter().skip(1).product());
-    let piece = |rows| Piece { name: param.name(), rows, units: layer_idx..layer_idx + 1, reads: false, place: None };
+    let piece =
+        |rows| WeightRows { name: param.name(), rows, units: layer_idx..layer_idx + 1, reads: false, place: None };
     chunks(n_rows, row).map(piece).collect()
 }
 
@@ -163,7 +164,7 @@ fn runs_in(spec: &ModelSpec, group: &PruneGroup, part: &Part, start: usize) -> V
     runs
 }
 
-fn carrying(spec: &ModelSpec, group: &PruneGroup, param: &Param) -> Vec<Piece> {
+fn carrying(spec: &ModelSpec, group: &PruneGroup, param: &Param) -> Vec<WeightRows> {
     let sides = sides_of(spec, param);
     let (n_rows, row) = (sides.first().copied().unwrap_or(1), sides.iter().skip(1).product::<usize>());
     let mut found = Vec::new();
@@ -183,13 +184,13 @@ fn carrying(spec: &ModelSpec, group: &PruneGroup, param: &Param) -> Vec<Piece> {
     found
 }
 
-fn rows_of_units(param: &Param, group: &PruneGroup, start: usize, block: usize, row: usize) -> Vec<Piece> {
-    let piece = |units: Range<usize>| Piece {
+fn rows_of_units(param: &Param, group: &PruneGroup, start: usize, block: usize, row: usize) -> Vec<WeightRows> {
+    let piece = |units: Range<usize>| WeightRows {
         name: param.name(),
         rows: start + units.start * block..start + units.end * block,
         units,
         reads: is_read(param, 0),
-        place: Some(Place { side: 0, starts: vec![0], block: block as i64 }),
+        place: Some(UnitSpan { side: 0, starts: vec![0], block: block as i64 }),
     };
     chunks(group.n_units, row * block).map(piece).collect()
 }
@@ -199,11 +200,11 @@ fn columns_of_units(
     group: &PruneGroup,
     runs: &[(usize, usize)],
     (n_rows, row): (usize, usize),
-) -> Vec<Piece> {
+) -> Vec<WeightRows> {
     let Some(&(_, block)) = runs.first() else { return Vec::new() };
     let starts: Vec<i64> = runs.iter().map(|&(start, _)| start as i64).collect();
-    let place = || Some(Place { side: 1, starts: starts.clone(), block: block as i64 });
+    let place = || Some(UnitSpan { side: 1, starts: starts.clone(), block: block as i64 });
     let reads = is_read(param, 1);
-    let piece = |rows| Piece { name: param.name(), rows, units: 0..group.n_units, reads, place: place() };
+    let piece = |rows| WeightRows { name: param.name(), rows, units: 0..group.n_units, reads, place: place() };
     chunks(n_rows, row).map(piece).collect()
 }

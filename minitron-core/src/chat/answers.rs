@@ -19,7 +19,7 @@ pub(super) fn by_prefixes(call: &Call, full: &str, add_generation_prompt: bool) 
     let mut answers: Vec<Range<usize>> = Vec::new();
     let mut weightless = Vec::new();
     for (idx, own) in assistant(call.conversation) {
-        let turn = Turn { call, full, idx, own, add_generation_prompt };
+        let turn = AnswerTurn { call, full, idx, own, add_generation_prompt };
         let answer = turn.by_prefix().or_else(|| turn.by_stand_ins()).ok_or_else(|| turn.untold())?;
         let is_after = answers.last().is_none_or(|last| last.end <= answer.start);
         if !is_after || full.get(answer.clone()).is_none() {
@@ -62,7 +62,7 @@ fn assistant(conversation: &Conversation) -> impl Iterator<Item = (usize, &Messa
 }
 
 /// An assistant's message in a conversation that was rendered.
-struct Turn<'t, 'c> {
+struct AnswerTurn<'t, 'c> {
     call: &'t Call<'c>,
     full: &'t str,
     idx: usize,
@@ -70,7 +70,7 @@ struct Turn<'t, 'c> {
     add_generation_prompt: bool,
 }
 
-impl Turn<'_, '_> {
+impl AnswerTurn<'_, '_> {
     fn untold(&self) -> Error {
         let message = "what the assistant says there cannot be told from the rest: the template renders it otherwise in the \
                        whole conversation than at its end";

@@ -8,7 +8,7 @@ use minijinja::{Environment, ErrorKind, Value};
 use serde_json::Map;
 
 use super::clock::Moment;
-use super::marks::{self, Marks};
+use super::marks::{self, TextMarks};
 use super::{python, source};
 use crate::error::{Error, Result};
 
@@ -77,7 +77,11 @@ impl Engine {
     }
 
     /// The text; with marks, what they enclose stands between their characters. To be called by [`apart`].
-    pub(super) fn render(&self, mut variables: Map<String, serde_json::Value>, marks: Option<Marks>) -> Result<String> {
+    pub(super) fn render(
+        &self,
+        mut variables: Map<String, serde_json::Value>,
+        marks: Option<TextMarks>,
+    ) -> Result<String> {
         let steps = size_of(&variables).saturating_mul(STEPS_PER_BYTE).clamp(STEPS, MOST_STEPS);
         if let Some(marks) = marks {
             variables.insert(marks::CHARACTERS.into(), marks.characters().into());

@@ -17,17 +17,17 @@ pub(super) const CHARACTERS: &str = "__marks__";
 
 /// A character before what is marked and one after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Marks {
+pub(super) struct TextMarks {
     open: char,
     close: char,
 }
 
-impl Marks {
+impl TextMarks {
     /// Two that none of the texts holds: Unicode keeps these for such use and promises that no text is written in them.
     pub(super) fn absent_from(texts: &[&str]) -> Option<Self> {
         let is_free = |c: &char| !texts.iter().any(|text| text.contains(*c));
         let mut free = ('\u{fdd0}'..='\u{fdef}').filter(is_free);
-        Some(Marks { open: free.next()?, close: free.next()? })
+        Some(TextMarks { open: free.next()?, close: free.next()? })
     }
 
     pub(super) fn characters(self) -> String {

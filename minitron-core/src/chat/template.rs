@@ -10,7 +10,7 @@ use super::clock::Moment;
 use super::conversation::{Conversation, Message};
 use super::engine::{self, Engine};
 use super::files::{self, Files};
-use super::marks::Marks;
+use super::marks::TextMarks;
 use crate::digest;
 use crate::error::{Error, Result};
 
@@ -194,7 +194,7 @@ impl Call<'_> {
         let inputs = Value::Object(variables.clone()).to_string();
         let texts = [inputs.as_str(), expected.unwrap_or_default()];
         let unclear = |why: &str| Error::Data(format!("{}: {why}", self.origin()));
-        let marks = Marks::absent_from(&texts).ok_or_else(|| {
+        let marks = TextMarks::absent_from(&texts).ok_or_else(|| {
             unclear("the conversation holds all the characters by which `{% generation %}` blocks are found")
         })?;
         let marked = self.engine.render(variables, Some(marks))?;

@@ -33,7 +33,7 @@ const LEN_BYTES: u64 = 8;
 #[derive(Debug)]
 pub struct Reader {
     files: Vec<OpenFile>,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, StoredTensor>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -47,7 +47,7 @@ struct OpenFile {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct StoredTensor {
     file: usize,
     info: TensorInfo,
     start: u64,
@@ -59,7 +59,7 @@ struct Entry {
 struct Stored<'a> {
     name: &'a str,
     file: &'a OpenFile,
-    entry: &'a Entry,
+    entry: &'a StoredTensor,
     first_row: usize,
     start: u64,
     n_bytes: usize,
@@ -153,7 +153,7 @@ impl Reader {
         self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
-            let entry = Entry {
+            let entry = StoredTensor {
                 file: self.files.len(),
                 info: TensorInfo { dtype: info.dtype, shape: info.shape.clone() },
                 start: data_start.saturating_add(start as u64),

@@ -15,7 +15,7 @@ use super::source::{TensorInfo, TensorSource};
 use super::weight_files::{INDEX, SINGLE};
 use crate::error::{Error, IoContext, Result};
 use crate::output::write_atomic;
-use crate::output::{BLOCK, Output, aligned_start};
+use crate::output::{BLOCK, DirectFile, aligned_start};
 
 /// How a model is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,19 +135,19 @@ fn write_file(path: &Path, source: &dyn TensorSource, names: &[String], chunk_by
 fn write_laid_out(
     path: &Path,
     source: &dyn TensorSource,
-    (header, entries): (Vec<u8>, Vec<Entry>),
+    (header, entries): (Vec<u8>, Vec<HeaderEntry>),
     chunk_bytes: usize,
 ) -> Result<()> {
     let n_bytes = n_bytes_of(&header, &entries);
     let _span = tracing::info_span!("write file", path = %path.display(), n_bytes).entered();
-    let mut file = Output::create(path, n_bytes).at_path(path)?;
+    let mut file = DirectFile::create(path, n_bytes).at_path(path)?;
     stream(&mut file, &header, source, &entries, chunk_bytes)?.at_path(path)?;
     file.sync_all().at_path(path)
 }
 
-type Entry<'a> = (&'a String, TensorInfo, u64);
+type HeaderEntry<'a> = (&'a String, TensorInfo, u64);
 
-fn n_bytes_of(header: &[u8], entries: &[Entry]) -> u64 {
+fn n_bytes_of(header: &[u8], entries: &[HeaderEntry]) -> u64 {
     entries.iter().fold(header.len() as u64, |n, (.., n_bytes)| n.saturating_add(*n_bytes))
 }
 
@@ -156,7 +156,7 @@ fn lay_out<'a>(
     source: &dyn TensorSource,
     names: &'a [String],
     metadata: &BTreeMap<String, String>,
-) -> Result<(Vec<u8>, Vec<Entry<'a>>)> {
+) -> Result<(Vec<u8>, Vec<HeaderEntry<'a>>)> {
     let mut entries = Vec::with_capacity(names.len());
     for name in names {
         let (info, n_bytes) = info_of(source, name)?;
@@ -201,7 +201,7 @@ fn stream(
     out: impl Write + Send,
     header: &[u8],
     source: &dyn TensorSource,
-    entries: &[Entry],
+    entries: &[HeaderEntry],
     chunk_bytes: usize,
 ) -> Result<std::io::Result<()>> {
     let (full, to_write) = sync_channel(0);
@@ -270,7 +270,7 @@ struct Filler {
 
 impl Filler {
     /// Reads all tensors, one after the other; stops where the writer did.
-    fn fill(mut self, header: &[u8], source: &dyn TensorSource, entries: &[Entry]) -> Result<()> {
+    fn fill(mut self, header: &[u8], source: &dyn TensorSource, entries: &[HeaderEntry]) -> Result<()> {
         self.chunk.bytes.extend_from_slice(header);
         for (name, info, n_bytes) in entries {
             let n_rows = info.shape.first().copied().unwrap_or(1);

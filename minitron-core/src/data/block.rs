@@ -7,7 +7,7 @@ use std::sync::mpsc::SyncSender;
 
 use serde::{Deserialize, Serialize};
 
-use super::documents::{DataSources, DocumentPosition, Reader};
+use super::documents::{DataSources, DocumentPosition, DocumentReader};
 use super::order::shuffle;
 use super::packing::{WholePacker, cut_at_turns};
 use super::text_options::Pack;
@@ -114,7 +114,7 @@ struct Item {
 struct Packer<'s> {
     source: &'s Source,
     stop: &'s AtomicBool,
-    reader: Reader<'s>,
+    reader: DocumentReader<'s>,
     /// Tokenised, in no block yet.
     pending: VecDeque<Item>,
     /// Tokens of the first pending item that are in a block.

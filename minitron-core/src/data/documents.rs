@@ -97,20 +97,20 @@ impl DataSources {
     }
 
     /// The items from a place on, each with its own.
-    pub fn read(&self, from: DocumentPosition) -> Reader<'_> {
-        Reader { sources: self, spec: from.spec, from: Some(from), open: None }
+    pub fn read(&self, from: DocumentPosition) -> DocumentReader<'_> {
+        DocumentReader { sources: self, spec: from.spec, from: Some(from), open: None }
     }
 }
 
 /// Reads a sources; what follows an error is not to be read.
-pub(super) struct Reader<'s> {
+pub(super) struct DocumentReader<'s> {
     sources: &'s DataSources,
     spec: usize,
     from: Option<DocumentPosition>,
     open: Option<Range<'s>>,
 }
 
-impl Reader<'_> {
+impl DocumentReader<'_> {
     fn advance(&mut self) -> Result<Option<(DocumentPosition, Document)>> {
         while let Some((spec, corpus)) = self.sources.entries.get(self.spec) {
             let range = match &mut self.open {
@@ -135,7 +135,7 @@ impl Reader<'_> {
     }
 }
 
-impl Iterator for Reader<'_> {
+impl Iterator for DocumentReader<'_> {
     type Item = Result<(DocumentPosition, Document)>;
 
     fn next(&mut self) -> Option<Self::Item> {

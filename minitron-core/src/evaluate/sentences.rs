@@ -86,7 +86,7 @@ impl Pooling {
 #[derive(Debug)]
 pub struct SentenceModules {
     pooling: Pooling,
-    after: Vec<Step>,
+    after: Vec<ModuleStep>,
 }
 
 impl From<Pooling> for SentenceModules {
@@ -96,7 +96,7 @@ impl From<Pooling> for SentenceModules {
 }
 
 #[derive(Debug)]
-enum Step {
+enum ModuleStep {
     Dense { weight_of: Tensor, bias_o: Option<Tensor>, activation: DenseActivation },
     Normalize,
 }
@@ -135,8 +135,8 @@ impl SentenceModules {
                         found.pooling = Pooling::of(&module.config(dir)?)?;
                     }
                 }
-                "Normalize" if is_pooled => found.after.push(Step::Normalize),
-                "Dense" if is_pooled => found.after.push(Step::dense(dir, module, model)?),
+                "Normalize" if is_pooled => found.after.push(ModuleStep::Normalize),
+                "Dense" if is_pooled => found.after.push(ModuleStep::dense(dir, module, model)?),
                 "Dropout" => {}
                 _ => {
                     let place = if is_pooled { "" } else { " before pooling" };
@@ -155,8 +155,8 @@ impl SentenceModules {
         let mut x_be = self.pooling.pool(hidden_bte, attention_mask_bt)?;
         for step in &self.after {
             x_be = match step {
-                Step::Normalize => normalized(&x_be)?,
-                Step::Dense { weight_of, bias_o, activation } => {
+                ModuleStep::Normalize => normalized(&x_be)?,
+                ModuleStep::Dense { weight_of, bias_o, activation } => {
                     activation.of(&x_be.f_linear(weight_of, bias_o.as_ref())?)?
                 }
             };
@@ -165,8 +165,8 @@ impl SentenceModules {
     }
 }
 
-impl Step {
-    fn dense(dir: &Path, module: &Module, model: &Transformer) -> Result<Step> {
+impl ModuleStep {
+    fn dense(dir: &Path, module: &Module, model: &Transformer) -> Result<ModuleStep> {
         let config = module.config(dir)?;
         config.only("use_residual", false)?;
         for key in ["module_input_name", "module_output_name"] {
@@ -196,7 +196,7 @@ impl Step {
             Ok::<Tensor, Error>(file.tensors.read(name)?.f_to_device(model.device)?.f_to_kind(Kind::Float)?)
         };
         let (weight_of, bias_o) = (read(&file.weight)?, file.bias.as_ref().map(read).transpose()?);
-        Ok(Step::Dense { weight_of, bias_o, activation })
+        Ok(ModuleStep::Dense { weight_of, bias_o, activation })
     }
 }
 

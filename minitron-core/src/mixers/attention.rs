@@ -164,12 +164,12 @@ impl Mixer for Attention {
     fn load(&self, weights: &mut PartWeights) -> Result<Box<dyn RunMixer>> {
         let n_heads = weights.size(HEADS)? as i64;
         let inputs = match self.layout {
-            Layout::Split => Inputs::Split {
+            Layout::Split => Projected::Split {
                 query: weights.linear(Role::QUERY)?,
                 key: weights.linear(Role::KEY)?,
                 value: weights.linear(Role::VALUE)?,
             },
-            Layout::Fused | Layout::FusedByHead => Inputs::Fused(weights.linear(Role::QUERY_KEY_VALUE)?),
+            Layout::Fused | Layout::FusedByHead => Projected::Fused(weights.linear(Role::QUERY_KEY_VALUE)?),
         };
         let norms = match self.qk_norm {
             Some((_, norm)) => Some((weights.norm(Role::QUERY_NORM, norm)?, weights.norm(Role::KEY_NORM, norm)?)),
@@ -190,7 +190,7 @@ impl Mixer for Attention {
 #[derive(Debug)]
 struct RunAttention {
     of: Attention,
-    inputs: Inputs,
+    inputs: Projected,
     norms: Option<(NormLayer, NormLayer)>,
     output: Linear,
     sinks_h: Option<Tensor>,
@@ -199,7 +199,7 @@ struct RunAttention {
 }
 
 #[derive(Debug)]
-enum Inputs {
+enum Projected {
     Split { query: Linear, key: Linear, value: Linear },
     Fused(Linear),
 }
@@ -247,7 +247,7 @@ impl RunAttention {
         let head_dim = self.of.head_dim as i64;
         let split = |x: &Tensor, n_heads: i64| x.f_view([n_batch, n_tokens, n_heads, head_dim]);
         let (query, key, value) = match &self.inputs {
-            Inputs::Split { query, key, value } => {
+            Projected::Split { query, key, value } => {
                 let (mut q, mut k) = (query.forward(x_bte)?, key.forward(x_bte)?);
                 if let (Some((query_norm, key_norm)), Some((QkNorm::Projection, _))) = (&self.norms, self.of.qk_norm) {
                     (q, k) = (query_norm.forward(&q)?, key_norm.forward(&k)?);
@@ -255,11 +255,11 @@ impl RunAttention {
                 let v = value.forward(x_bte)?;
                 (split(&q, self.n_heads)?, split(&k, self.n_kv_heads)?, split(&v, self.n_kv_heads)?)
             }
-            Inputs::Fused(fused) if self.of.layout == Layout::FusedByHead => {
+            Projected::Fused(fused) if self.of.layout == Layout::FusedByHead => {
                 let all = fused.forward(x_bte)?.f_view([n_batch, n_tokens, self.n_heads, 3, head_dim])?;
                 (all.f_select(3, 0)?, all.f_select(3, 1)?, all.f_select(3, 2)?)
             }
-            Inputs::Fused(fused) => {
+            Projected::Fused(fused) => {
                 let all = split(&fused.forward(x_bte)?, self.n_heads + 2 * self.n_kv_heads)?;
                 (
                     all.f_narrow(2, 0, self.n_heads)?,

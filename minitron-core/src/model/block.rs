@@ -17,12 +17,12 @@ use crate::spec::{At, ModelSpec, Norm, Port, Role, Site};
 #[derive(Debug)]
 pub struct Block {
     layer_idx: usize,
-    parts: Vec<Part>,
+    parts: Vec<RunPart>,
 }
 
 /// A sublayer with its weights: y = settle(sum), sum = x + scale · post(mixer(pre(r))).
 #[derive(Debug)]
-struct Part {
+struct RunPart {
     at: At,
     mixer: Box<dyn RunMixer>,
     pre: Option<NormLayer>,
@@ -56,7 +56,7 @@ impl Block {
             let norm = |weights: &mut Weights, role: Role, norm: Option<Norm>| {
                 norm.map(|norm| weights.part(at).norm(role, norm)).transpose()
             };
-            parts.push(Part {
+            parts.push(RunPart {
                 at,
                 pre: norm(weights, Role::INPUT_NORM, part.pre)?,
                 after_sum: norm(weights, Role::SUM_NORM, part.after_sum)?,
@@ -136,13 +136,13 @@ impl Block {
         self.part(part)?.settle(sum_bte)
     }
 
-    fn part(&self, part: usize) -> Result<&Part> {
+    fn part(&self, part: usize) -> Result<&RunPart> {
         let missing = || Error::Internal(format!("layer {} has no part {part}", self.layer_idx));
         self.parts.get(part).ok_or_else(missing)
     }
 }
 
-impl Part {
+impl RunPart {
     fn input(&self, stream: Stream) -> Result<Tensor> {
         let read_bte = if self.reads_layer_input { stream.entered_bte } else { stream.now_bte };
         normed(self.pre.as_ref(), read_bte)

@@ -14,17 +14,17 @@ const LARGE_BYTES: u64 = 1 << 30;
 
 /// A new file, written front to back: whole aligned blocks directly, where the file is large and the file system can, all
 /// else through the page cache.
-pub struct Output {
+pub struct DirectFile {
     cached: File,
     direct: Option<File>,
     n_written: u64,
 }
 
-impl Output {
+impl DirectFile {
     /// Creates the file, or empties it.
     pub fn create(path: &Path, n_bytes: u64) -> io::Result<Self> {
         let cached = File::create(path)?;
-        Ok(Output { cached, direct: if n_bytes < LARGE_BYTES { None } else { open_direct(path) }, n_written: 0 })
+        Ok(DirectFile { cached, direct: if n_bytes < LARGE_BYTES { None } else { open_direct(path) }, n_written: 0 })
     }
 
     /// Waits until all of it is on the disk.
@@ -43,7 +43,7 @@ pub fn aligned_start(bytes: &[u8]) -> usize {
     bytes.as_ptr().align_offset(BLOCK).min(BLOCK)
 }
 
-impl Write for Output {
+impl Write for DirectFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let whole = bytes.len() / BLOCK * BLOCK;
         let aligned = aligned_start(bytes) == 0 && self.n_written.is_multiple_of(BLOCK as u64);
@@ -78,7 +78,7 @@ mod tests {
         let bytes: Vec<u8> = (0..5 * BLOCK + 77).map(|i| (i % 251) as u8).collect();
         for (n_announced, piece) in [(0, BLOCK), (LARGE_BYTES, BLOCK), (LARGE_BYTES, 1000), (LARGE_BYTES, 3 * BLOCK)] {
             let path = dir.path().join("file");
-            let mut output = Output::create(&path, n_announced).unwrap();
+            let mut output = DirectFile::create(&path, n_announced).unwrap();
             for piece in bytes.chunks(piece) {
                 let mut buffer = Vec::with_capacity(piece.len() + BLOCK);
                 let start = aligned_start(&buffer);

@@ -7,6 +7,6 @@ mod lock;
 
 pub(crate) use atomic::parent_of;
 pub use atomic::{remove_atomic, replace_file, sync_dir, sync_tree, write_atomic};
-pub(crate) use direct::{BLOCK, Output, aligned_start};
+pub(crate) use direct::{BLOCK, DirectFile, aligned_start};
 pub use folder::OutputDir;
 pub use lock::OutputLock;

@@ -55,14 +55,14 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
 }
 
 /// What is said of the weights.
-pub(super) struct Weights {
+pub(super) struct WeightSummary {
     pub n_bytes: u64,
     dtype: Option<String>,
     unknown_tensors: Vec<String>,
 }
 
 /// A model's description and its weights; from the config alone where the folder holds no more.
-pub(super) fn open(context: &Context, model: &str) -> Result<(ModelSpec, Weights)> {
+pub(super) fn open(context: &Context, model: &str) -> Result<(ModelSpec, WeightSummary)> {
     let dir = (context.resolve)(model)?;
     let config_path = dir.join("config.json");
     if config_path.is_file() && !has_weights(&dir) {
@@ -78,7 +78,7 @@ pub(super) fn open(context: &Context, model: &str) -> Result<(ModelSpec, Weights
     let folder = context.open(model)?;
     let source = &folder.checkpoint.tensors;
     let infos = || folder.spec.params.iter().filter_map(|tensor| source.info(&tensor.name()));
-    let weights = Weights {
+    let weights = WeightSummary {
         n_bytes: infos().filter_map(|info| info.n_bytes()).sum(),
         dtype: infos().next().map(|info| format!("{:?}", info.dtype).to_lowercase()),
         unknown_tensors: folder.unknown_tensors,
@@ -87,7 +87,7 @@ pub(super) fn open(context: &Context, model: &str) -> Result<(ModelSpec, Weights
 }
 
 /// What the weights will be by the config: of its type where it names one, in two bytes per parameter where not.
-fn announced(spec: &ModelSpec) -> Result<Weights> {
+fn announced(spec: &ModelSpec) -> Result<WeightSummary> {
     let config = &spec.config;
     // Newer files call it `dtype`.
     let named = config.word_or("torch_dtype", config.word_or("dtype", "")?)?;
@@ -98,7 +98,7 @@ fn announced(spec: &ModelSpec) -> Result<Weights> {
         "" => (None, 2),
         other => (Some(other), 2),
     };
-    Ok(Weights {
+    Ok(WeightSummary {
         n_bytes: spec.n_params().saturating_mul(width),
         dtype: dtype.map(str::to_owned),
         unknown_tensors: Vec::new(),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::context::Context;
-use super::start::Start;
+use super::start::WeightStart;
 use super::teaching::TeacherSource;
 use super::train::TrainingOptions;
 use crate::data::files_of;
@@ -16,7 +16,7 @@ use crate::train::has_state;
 pub(super) fn refuse(
     context: &Context,
     setup: &TrainingOptions,
-    start: &Start,
+    start: &WeightStart,
     teacher: Option<&TeacherSource>,
     (out, resume): (&Path, bool),
 ) -> Result<()> {

@@ -37,7 +37,7 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
     let (mut known, mut is_interrupted) = (BTreeMap::new(), false);
     for (idx, stage) in recipe.stages.iter().enumerate() {
         let earlier = names.get(..idx).unwrap_or_default();
-        let place = Place { dir: parent(&recipe.path), earlier };
+        let place = StagePlace { dir: parent(&recipe.path), earlier };
         let done = run_stage(&context, stage, &place, &mut known, &mut run_dir);
         let is_halted = done.map_err(|e| e.at(format!("stages[{idx}] ({})", stage.name)))?;
         if is_halted || context.interrupt.is_asked() {
@@ -97,7 +97,7 @@ fn what_decides(stage: &Stage) -> Value {
 }
 
 /// Where a stage stands.
-pub(super) struct Place<'a> {
+pub(super) struct StagePlace<'a> {
     /// Where paths begin.
     pub dir: PathBuf,
     /// Stages that may be named.
@@ -109,7 +109,7 @@ pub(super) struct Place<'a> {
 pub(super) fn run_stage(
     context: &Context,
     stage: &Stage,
-    place: &Place,
+    place: &StagePlace,
     known: &mut BTreeMap<PathBuf, String>,
     run_dir: &mut RunDir,
 ) -> Result<bool> {

@@ -11,7 +11,7 @@ use crate::model::fresh_weights;
 use crate::spec::{ModelFolder, ModelSpec};
 
 /// What is trained, before it is loaded.
-pub(super) struct Start {
+pub(super) struct WeightStart {
     /// How others call it; none where the weights are fresh.
     pub name: Option<String>,
     pub dir: PathBuf,
@@ -22,13 +22,13 @@ pub(super) struct Start {
     pub files: Vec<PathBuf>,
 }
 
-impl Start {
+impl WeightStart {
     /// A model to go on with, as somebody named it.
     pub fn folder(model: &str, folder: ModelFolder) -> Self {
         let ModelFolder { checkpoint, spec, .. } = folder;
         let files = checkpoint.tensors.paths().map(Path::to_path_buf).collect();
         let name = Some(name_of(model, &checkpoint.dir));
-        Start {
+        WeightStart {
             name,
             dir: checkpoint.dir,
             config: checkpoint.config,
@@ -56,7 +56,7 @@ impl Start {
         let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
         // Now, rather than when they are copied at the end.
         companions(&dir)?;
-        Ok(Start { name: None, dir, config, spec, source, files: Vec::new() })
+        Ok(WeightStart { name: None, dir, config, spec, source, files: Vec::new() })
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::card::{Before, Card, Fact, facts};
 use super::context::Context;
-use super::start::Start;
+use super::start::WeightStart;
 use super::teaching::TeacherSource;
 use super::train::TrainingOptions;
 use crate::checkpoint::{Config, TensorSource, WriteOptions, copy_tokenizer, write_model};
@@ -60,7 +60,7 @@ pub(super) struct StudentFolder<'a> {
 impl<'a> StudentFolder<'a> {
     /// Of a training that starts there; its tokenizer may be another folder's.
     pub fn of(
-        start: &'a Start,
+        start: &'a WeightStart,
         (modules, card): (&'a ModuleChanges, &'a Card),
         tokenizer_dir: Option<&'a Path>,
         student: &'a Transformer,
@@ -129,7 +129,7 @@ impl StudentFolder<'_> {
 }
 
 /// A student is as wide as what it starts from; the modules behind it may still speak of another model's width.
-pub(super) fn modules_of(start: &Start) -> Result<ModuleChanges> {
+pub(super) fn modules_of(start: &WeightStart) -> Result<ModuleChanges> {
     ModuleChanges::new(&start.dir, &start.spec, &Plan::default(), None)
 }
 
@@ -137,7 +137,7 @@ pub(super) fn modules_of(start: &Start) -> Result<ModuleChanges> {
 pub(super) fn card_of(
     context: &Context,
     setup: &TrainingOptions,
-    start: &Start,
+    start: &WeightStart,
     teacher: Option<&TeacherSource>,
     losses: &[PluginSpec],
 ) -> Result<Card> {

@@ -14,7 +14,7 @@ use super::eval::kept_hidden;
 use super::identity::name_of;
 use super::losses::objective;
 use super::places::refuse;
-use super::start::Start;
+use super::start::WeightStart;
 use super::student::{StudentFolder, card_of, clear, measured, modules_of};
 use super::teaching::{TeacherOptions, TeacherSource};
 use super::vocabulary::{Compared, Model, Vocabulary};
@@ -163,30 +163,30 @@ pub struct DistillOptions {
 /// Trains from random weights, or goes on with a model, by the training losses.
 pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool) -> Result<Value> {
     let start = match (&options.config, &options.model) {
-        (Some(path), None) => Start::fresh(context, path)?,
-        (None, Some(model)) => Start::folder(model, context.open_to_run(model)?),
+        (Some(path), None) => WeightStart::fresh(context, path)?,
+        (None, Some(model)) => WeightStart::folder(model, context.open_to_run(model)?),
         _ => return Err(Error::Recipe("give a config to start from random weights, or a model to go on with".into())),
     };
     let losses = match options.setup.losses.as_slice() {
         [] => context.defaults.training_losses(),
         named => named.to_vec(),
     };
-    run(context, &options.setup, start, None, &losses, Output { dir: out, resume })
+    run(context, &options.setup, start, None, &losses, TrainOutput { dir: out, resume })
 }
 
 /// Trains a student to give its teacher's distribution.
 pub fn distill(context: &Context, options: &DistillOptions, out: &Path, resume: bool) -> Result<Value> {
     let folder = context.open_to_run(&options.teacher)?;
     let teacher = TeacherSource::new(card::name_of(&options.teacher, &folder.checkpoint.dir), folder, &options.asked)?;
-    let start = Start::folder(&options.student, context.open_to_run(&options.student)?);
+    let start = WeightStart::folder(&options.student, context.open_to_run(&options.student)?);
     let losses = match options.setup.losses.as_slice() {
         [] => context.defaults.distillation_losses(),
         named => named.to_vec(),
     };
-    run(context, &options.setup, start, Some(teacher), &losses, Output { dir: out, resume })
+    run(context, &options.setup, start, Some(teacher), &losses, TrainOutput { dir: out, resume })
 }
 
-struct Output<'a> {
+struct TrainOutput<'a> {
     dir: &'a Path,
     resume: bool,
 }
@@ -194,10 +194,10 @@ struct Output<'a> {
 fn run(
     context: &Context,
     setup: &TrainingOptions,
-    mut start: Start,
+    mut start: WeightStart,
     mut teacher: Option<TeacherSource>,
     losses: &[PluginSpec],
-    out: Output,
+    out: TrainOutput,
 ) -> Result<Value> {
     refuse(context, setup, &start, teacher.as_ref(), (out.dir, out.resume))?;
     let _claim = OutputLock::of(out.dir)?;
@@ -254,7 +254,7 @@ fn run(
 fn vocabulary(
     context: &Context,
     setup: &TrainingOptions,
-    start: &Start,
+    start: &WeightStart,
     teacher: Option<&mut TeacherSource>,
 ) -> Result<Vocabulary> {
     let student = Model { dir: &start.dir, config: &start.config, spec: &start.spec };
@@ -271,7 +271,7 @@ fn objective_of(
     context: &Context,
     setup: &TrainingOptions,
     losses: &[PluginSpec],
-    start: &Start,
+    start: &WeightStart,
     teacher: Option<&TeacherSource>,
 ) -> Result<Objective> {
     let spec = teacher.map(|teaching| &teaching.folder.spec);
@@ -305,7 +305,7 @@ pub(super) fn identity(
 }
 
 /// Names of the models behind an identity's digests, for messages.
-fn with_names(mut identity: Value, start: &Start, teacher: Option<&TeacherSource>) -> Value {
+fn with_names(mut identity: Value, start: &WeightStart, teacher: Option<&TeacherSource>) -> Value {
     let teacher = teacher.map(|teaching| name_of(&teaching.folder.checkpoint.dir));
     identity["names"] = json!({ "student": name_of(&start.dir), "teacher": teacher });
     identity
@@ -317,7 +317,7 @@ fn finish(
     trainer: &Trainer,
     folder: &StudentFolder,
     teacher: Option<&TeacherSource>,
-    out: &Output,
+    out: &TrainOutput,
 ) -> Result<Value> {
     trainer.check()?;
     // Nothing that was there goes before all that can be refused was.
@@ -343,9 +343,9 @@ fn finish(
 fn loader(
     context: &Context,
     setup: &TrainingOptions,
-    start: &Start,
+    start: &WeightStart,
     tokenizer: &Arc<Tokenizer>,
-    out: &Output,
+    out: &TrainOutput,
 ) -> Result<DataLoader> {
     let seq_len = seq_len_or_default(setup.seq_len, &start.spec, tokenizer);
     let reading = setup.reading(seq_len, context.seed);

@@ -81,7 +81,7 @@ impl Vocabulary {
             let n_shared = model.n_ids();
             return Ok(Vocabulary { tokenizer: model.tokenizer(model.dir, n_shared)?, borrowed_from: None, n_shared });
         };
-        let pair = Pair { context, model, teacher, n_shared: model.n_ids().min(teacher.n_ids()) };
+        let pair = TokenizerPair { context, model, teacher, n_shared: model.n_ids().min(teacher.n_ids()) };
         let is_borrowed = !model.has_tokenizer() && teacher.has_tokenizer();
         let dir = if is_borrowed { teacher.dir } else { model.dir };
         if is_borrowed {
@@ -101,17 +101,17 @@ impl Vocabulary {
 }
 
 /// A model and its teacher.
-struct Pair<'a> {
+struct TokenizerPair<'a> {
     context: &'a Context<'a>,
     model: Model<'a>,
     teacher: Model<'a>,
     n_shared: usize,
 }
 
-impl Pair<'_> {
+impl TokenizerPair<'_> {
     /// Refuses or says what keeps the two from meaning the same by the same ids; `dir` holds the tokenizer in use.
     fn compare(&self, dir: &Path, is_text: bool, any_model: bool) -> Result<()> {
-        let Pair { context, model, teacher, n_shared } = self;
+        let TokenizerPair { context, model, teacher, n_shared } = self;
         let sizes = format!("`{}` has {} rows, its teacher {}", model.name(), model.n_ids(), teacher.n_ids());
         let is_padded = model.n_ids() != teacher.n_ids();
         if !(model.has_tokenizer() && teacher.has_tokenizer()) && dir == model.dir {

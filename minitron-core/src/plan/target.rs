@@ -21,17 +21,17 @@ const TOLERANCE: f64 = 0.05;
 
 /// A count: `4B`, `4.19B`, `350M`, `12k`, `4096`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "NumberOrText")]
 pub struct Count(pub u64);
 
 /// A size in bytes: `8GiB`, `5GB`, `4096`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "NumberOrText")]
 pub struct Bytes(pub u64);
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
-enum Written {
+enum NumberOrText {
     Number(u64),
     Text(String),
 }
@@ -43,12 +43,12 @@ impl FromStr for Count {
     }
 }
 
-impl TryFrom<Written> for Count {
+impl TryFrom<NumberOrText> for Count {
     type Error = Error;
-    fn try_from(written: Written) -> Result<Self> {
+    fn try_from(written: NumberOrText) -> Result<Self> {
         match written {
-            Written::Number(n) => parse_count(&n.to_string()).map(Count),
-            Written::Text(text) => text.parse(),
+            NumberOrText::Number(n) => parse_count(&n.to_string()).map(Count),
+            NumberOrText::Text(text) => text.parse(),
         }
     }
 }
@@ -60,12 +60,12 @@ impl FromStr for Bytes {
     }
 }
 
-impl TryFrom<Written> for Bytes {
+impl TryFrom<NumberOrText> for Bytes {
     type Error = Error;
-    fn try_from(written: Written) -> Result<Self> {
+    fn try_from(written: NumberOrText) -> Result<Self> {
         match written {
-            Written::Number(n) => parse_bytes(&n.to_string()).map(Bytes),
-            Written::Text(text) => text.parse(),
+            NumberOrText::Number(n) => parse_bytes(&n.to_string()).map(Bytes),
+            NumberOrText::Text(text) => text.parse(),
         }
     }
 }

@@ -17,10 +17,10 @@ use crate::spec::{CheckpointInfo, ModelSpec, Param};
 /// The tensors of a student, read through the teacher's.
 pub struct PrunedView<'a> {
     source: &'a dyn TensorSource,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, PrunedEntry>,
 }
 
-struct Entry {
+struct PrunedEntry {
     source_name: String,
     info: TensorInfo,
     /// Bytes per element, and per row of the source.
@@ -54,7 +54,7 @@ impl<'a> PrunedView<'a> {
     }
 }
 
-fn entry_of(source: &dyn TensorSource, param: &Param, spec: &ModelSpec, plan: &Plan) -> Result<Entry> {
+fn entry_of(source: &dyn TensorSource, param: &Param, spec: &ModelSpec, plan: &Plan) -> Result<PrunedEntry> {
     let source_name = param.name();
     let broken = |what: &str| Error::Internal(format!("tensor `{source_name}` cannot be pruned: {what}"));
     let mut info = source.info(&source_name).ok_or_else(|| broken("it is absent"))?;
@@ -71,7 +71,7 @@ fn entry_of(source: &dyn TensorSource, param: &Param, spec: &ModelSpec, plan: &P
         *len = kept.as_ref().map_or(*len, Vec::len);
     }
     let rows = kept.first_mut().and_then(Option::take);
-    Ok(Entry { source_name, info, width, source_row_bytes, rows, columns })
+    Ok(PrunedEntry { source_name, info, width, source_row_bytes, rows, columns })
 }
 
 /// Kept elements of a flat row; `None` where every side behind the first stays whole.

@@ -42,7 +42,7 @@ pub struct ReconstructInputs<'a> {
 pub struct StudentEditor<'a> {
     inputs: ReconstructInputs<'a>,
     plan: Plan,
-    rotation: Option<Rotation<'a>>,
+    rotation: Option<ResidualRotation<'a>>,
     config: Config,
     spec: ModelSpec,
     /// By the student's names, as they are stored.
@@ -59,7 +59,7 @@ pub struct StudentEditor<'a> {
 }
 
 /// The teacher in another basis.
-struct Rotation<'a> {
+struct ResidualRotation<'a> {
     view: RotatedView<'a>,
     spec: ModelSpec,
     /// Tag of the reconstruction that chose it.
@@ -320,7 +320,7 @@ impl<'a> StudentEditor<'a> {
         }
         let Student { config, spec: student, .. } = Student::new(&view, &spec, &plan, self.inputs.registry)?;
         (self.plan, self.config, self.spec) = (plan, config, student);
-        self.rotation = Some(Rotation { view, spec, tag: self.tag.clone() });
+        self.rotation = Some(ResidualRotation { view, spec, tag: self.tag.clone() });
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::editor::StudentEditor;
 use super::projections::rows;
-use super::streams::State;
+use super::streams::StreamState;
 use crate::error::{Error, Result};
 use crate::model::{Block, Context, InMemory, LayerStore, Port, Site, Tap, Walk, run_layers};
 use crate::progress::Progress;
@@ -16,13 +16,13 @@ use crate::spec::{At, ParamKind, Role, Sublayer};
 pub type Look<'a> = dyn FnMut(At, Role, &Tensor) -> Result<()> + 'a;
 
 /// Remembers what some ports of one part show.
-struct Ports {
+struct NormInputs {
     at: At,
     wanted: Vec<Port>,
     seen: BTreeMap<Port, Tensor>,
 }
 
-impl Tap for Ports {
+impl Tap for NormInputs {
     fn wants(&self, site: Site) -> bool {
         matches!(site, Site::Inside { at, port } if at == self.at && self.wanted.contains(&port))
     }
@@ -74,14 +74,14 @@ impl StudentEditor<'_> {
         layer_idx: usize,
         part: &Sublayer,
         (block, number): (&Block, usize),
-        state: &mut State,
+        state: &mut StreamState,
         context: &Context,
         look: &mut Look,
     ) -> Result<()> {
         let at = source.in_layer(layer_idx);
         let over_units = part.mixer.norms_over_units();
         let wanted = over_units.iter().map(|(_, port)| *port).chain([Port::OUTPUT]).collect();
-        let mut ports = Ports { at: source, wanted, seen: BTreeMap::new() };
+        let mut ports = NormInputs { at: source, wanted, seen: BTreeMap::new() };
         if part.pre.is_some() {
             look(at, Role::INPUT_NORM, &normalised(state.read(part.reads_layer_input, number))?)?;
         }
@@ -110,20 +110,20 @@ impl StudentEditor<'_> {
 /// The teacher's batches, which are embedded already.
 struct Looking<'a, 'p, 'l> {
     editor: &'a StudentEditor<'p>,
-    states: std::vec::IntoIter<State>,
+    states: std::vec::IntoIter<StreamState>,
     contexts: Vec<Context>,
     look: &'a mut Look<'l>,
     progress: &'a dyn Progress,
 }
 
 impl Walk for Looking<'_, '_, '_> {
-    type State = State;
+    type State = StreamState;
 
-    fn enter(&mut self, batch: usize) -> Result<State> {
+    fn enter(&mut self, batch: usize) -> Result<StreamState> {
         self.states.next().ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))
     }
 
-    fn layer(&mut self, batch: usize, source_layer: usize, block: &Block, state: &mut State) -> Result<()> {
+    fn layer(&mut self, batch: usize, source_layer: usize, block: &Block, state: &mut StreamState) -> Result<()> {
         let editor = self.editor;
         let context = self.contexts.get(batch);
         let context = context.ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
@@ -140,7 +140,7 @@ impl Walk for Looking<'_, '_, '_> {
         Ok(())
     }
 
-    fn leave(&mut self, _batch: usize, state: State) -> Result<()> {
+    fn leave(&mut self, _batch: usize, state: StreamState) -> Result<()> {
         match self.editor.teacher_spec().options.final_norm {
             Some(_) => (self.look)(At::Model, Role::FINAL_NORM, &normalised(&state.now_bte)?),
             None => Ok(()),

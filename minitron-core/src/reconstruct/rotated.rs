@@ -23,18 +23,18 @@ use crate::spec::{At, CheckpointInfo, HIDDEN, ModelSpec, Norm, NormKind, Param, 
 pub struct RotatedView<'a> {
     source: &'a dyn TensorSource,
     basis_ee: Tensor,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, RotatedEntry>,
     /// The tensor turned last, by name: each of its rows follows from all of the source's, and rows are asked for in pieces.
     last: RefCell<Option<(String, Tensor)>>,
 }
 
-struct Entry {
+struct RotatedEntry {
     source_name: String,
     info: TensorInfo,
-    turn: Turn,
+    turn: SideTurn,
 }
 
-enum Turn {
+enum SideTurn {
     /// As it is.
     None,
     /// Ones.
@@ -55,7 +55,7 @@ impl<'a> RotatedView<'a> {
             let missing = || Error::Internal(format!("no tensor behind `{}` to turn", param.name()));
             let source_name = of_source.ok_or_else(missing)?.name();
             let info = source.info(&source_name).ok_or_else(missing)?;
-            entries.insert(param.name(), Entry { source_name, info, turn: turn_of(param, source, spec)? });
+            entries.insert(param.name(), RotatedEntry { source_name, info, turn: turn_of(param, source, spec)? });
         }
         Ok(RotatedView { source, basis_ee: exact(basis_ee)?, entries, last: RefCell::default() })
     }
@@ -84,10 +84,10 @@ impl TensorSource for RotatedView<'_> {
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
         let entry = self.entries.get(name).ok_or_else(|| Error::Internal(format!("no tensor `{name}` in the view")))?;
         match &entry.turn {
-            Turn::None => self.source.read_rows(&entry.source_name, rows),
-            Turn::Gain => Ok(self.source.read_rows(&entry.source_name, rows)?.f_ones_like()?),
+            SideTurn::None => self.source.read_rows(&entry.source_name, rows),
+            SideTurn::Gain => Ok(self.source.read_rows(&entry.source_name, rows)?.f_ones_like()?),
             // Every row of the result follows from all rows of the source.
-            Turn::Side(0, gain_e) => {
+            SideTurn::Side(0, gain_e) => {
                 let mut last = self.last.borrow_mut();
                 let whole = match last.take() {
                     Some((of, whole)) if of == name => whole,
@@ -97,19 +97,21 @@ impl TensorSource for RotatedView<'_> {
                 *last = Some((name.to_owned(), whole));
                 Ok(found)
             }
-            Turn::Side(side, gain_e) => {
+            SideTurn::Side(side, gain_e) => {
                 self.turned(&self.source.read_rows(&entry.source_name, rows)?, *side, gain_e.as_ref())
             }
         }
     }
 }
 
-fn turn_of(param: &Param, source: &dyn TensorSource, spec: &ModelSpec) -> Result<Turn> {
+fn turn_of(param: &Param, source: &dyn TensorSource, spec: &ModelSpec) -> Result<SideTurn> {
     if [Role::INPUT_NORM, Role::FINAL_NORM].contains(&param.role) {
-        return Ok(Turn::Gain);
+        return Ok(SideTurn::Gain);
     }
     let is_stream = |part: &Part| matches!(part, Part::Units { dim, .. } if dim == HIDDEN);
-    let Some(side) = param.sides.iter().position(|side| side.0.iter().any(is_stream)) else { return Ok(Turn::None) };
+    let Some(side) = param.sides.iter().position(|side| side.0.iter().any(is_stream)) else {
+        return Ok(SideTurn::None);
+    };
     let gain = match param.at {
         At::Model if param.role == Role::HEAD => spec.find(At::Model, Role::FINAL_NORM, ParamKind::Weight),
         At::Sublayer { layer, sublayer } => {
@@ -120,7 +122,7 @@ fn turn_of(param: &Param, source: &dyn TensorSource, spec: &ModelSpec) -> Result
         At::Model => None,
     };
     let gain_e = gain.map(|gain| exact(&source.read(&gain.name())?)).transpose()?;
-    Ok(Turn::Side(side, gain_e))
+    Ok(SideTurn::Side(side, gain_e))
 }
 
 /// Refuses families whose norms do not turn with the stream.

@@ -30,21 +30,21 @@ struct Streams {
     reference: Reference,
     /// One per batch.
     contexts: Vec<Context>,
-    teacher: Vec<State>,
-    student: Vec<State>,
+    teacher: Vec<StreamState>,
+    student: Vec<StreamState>,
 }
 
 /// One batch on its way through a model.
-pub(super) struct State {
+pub(super) struct StreamState {
     /// The residual stream.
     pub now_bte: Tensor,
     /// What entered the layer under way.
     entered_bte: Tensor,
 }
 
-impl State {
+impl StreamState {
     pub(super) fn new(x_bte: Tensor) -> Self {
-        State { entered_bte: x_bte.shallow_clone(), now_bte: x_bte }
+        StreamState { entered_bte: x_bte.shallow_clone(), now_bte: x_bte }
     }
 
     fn stream(&self) -> Stream<'_> {
@@ -155,7 +155,7 @@ impl StudentEditor<'_> {
     }
 
     /// Token ids of every batch of the calibration text, embedded by student or teacher.
-    pub(super) fn embedded(&self, of_student: bool) -> Result<(Vec<State>, Vec<Context>)> {
+    pub(super) fn embedded(&self, of_student: bool) -> Result<(Vec<StreamState>, Vec<Context>)> {
         let calibration = self.calibration()?;
         let windows = calibration.windows;
         let mut tokens = BTreeSet::new();
@@ -169,7 +169,9 @@ impl StudentEditor<'_> {
             let ids_bt = windows.batch(batch.clone(), device)?;
             let positions_bt = windows.positions(batch, device)?;
             let positions_bt = positions_bt.as_ref();
-            states.push(State::new(frame.embed(Input { ids_bt: &ids_bt, attention_mask_bt: None, positions_bt }, 0)?));
+            states.push(StreamState::new(
+                frame.embed(Input { ids_bt: &ids_bt, attention_mask_bt: None, positions_bt }, 0)?,
+            ));
             contexts.push(frame.context(0, ids_bt.size2()?.1, None, positions_bt)?);
         }
         Ok((states, contexts))
@@ -201,7 +203,7 @@ impl Streams {
 
     fn begin(&mut self, number: usize) {
         if number == 0 {
-            self.student.iter_mut().chain(&mut self.teacher).for_each(State::enter);
+            self.student.iter_mut().chain(&mut self.teacher).for_each(StreamState::enter);
         }
     }
 

@@ -114,17 +114,17 @@ impl fmt::Debug for Handshake {
 /// The descriptors of a library, which stays open.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub struct Table {
+pub struct PluginTable {
     first: *const &'static Descriptor,
     len: usize,
 }
 
-impl Table {
+impl PluginTable {
     /// Of all plugins that were registered in this library.
-    pub fn of_this_library() -> Table {
+    pub fn of_this_library() -> PluginTable {
         let all: Vec<&'static Descriptor> = inventory::iter::<Descriptor>.into_iter().collect();
         let all: &'static [&'static Descriptor] = Box::leak(all.into_boxed_slice());
-        Table { first: all.as_ptr(), len: all.len() }
+        PluginTable { first: all.as_ptr(), len: all.len() }
     }
 
     /// Where the descriptors lie, and how many.
@@ -207,8 +207,8 @@ macro_rules! export_plugins {
         // SAFETY: nothing else has this name; called after the handshake alone.
         #[unsafe(no_mangle)]
         #[allow(unsafe_code)]
-        pub extern "C" fn minitron_plugins() -> $crate::registry::Table {
-            $crate::registry::Table::of_this_library()
+        pub extern "C" fn minitron_plugins() -> $crate::registry::PluginTable {
+            $crate::registry::PluginTable::of_this_library()
         }
     };
 }

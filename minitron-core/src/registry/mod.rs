@@ -13,7 +13,7 @@ pub use guard::{Guarded, Who};
 // For `plugin!`.
 #[doc(hidden)]
 pub use guard::{inlined, parsed, shielded};
-pub use handshake::{Handshake, Opening, Table};
+pub use handshake::{Handshake, Opening, PluginTable};
 pub use spec::PluginSpec;
 
 use serde_json::Value;

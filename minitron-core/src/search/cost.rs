@@ -6,19 +6,19 @@ use crate::spec::{DEPTH, ModelSpec, Param, Part, split_dim};
 
 /// `Σ coefficient · Π size^power` over a fixed list of kinds; equal to [`ModelSpec::n_params_at`] at every point.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Cost {
+pub struct CountPolynomial {
     kinds: Vec<String>,
     /// Of what stands around the layers, and of all layers where depth is no size.
-    around: Vec<Term>,
+    around: Vec<Monomial>,
     /// Of all layers at the depth's power, to be shared out among `n_layers`.
-    layers: Vec<Term>,
+    layers: Vec<Monomial>,
     n_layers: u64,
 }
 
 /// Indices of kinds, one for each power, and the factor.
-type Term = (Vec<usize>, u64);
+type Monomial = (Vec<usize>, u64);
 
-impl Cost {
+impl CountPolynomial {
     /// Of a model, in sizes of these kinds; other kinds keep their size.
     pub fn of(spec: &ModelSpec, kinds: &[String]) -> Self {
         let mut terms: BTreeMap<Vec<usize>, u64> = BTreeMap::new();
@@ -31,17 +31,18 @@ impl Cost {
                 *sum = sum.saturating_add(factor);
             }
         }
-        let is_of_layers = |(powers, _): &Term| depth.is_some_and(|depth| powers.contains(&depth));
+        let is_of_layers = |(powers, _): &Monomial| depth.is_some_and(|depth| powers.contains(&depth));
         let (layers, around) = terms.into_iter().partition(is_of_layers);
-        Cost { kinds: kinds.to_vec(), around, layers, n_layers: spec.n_layers().max(1) as u64 }
+        CountPolynomial { kinds: kinds.to_vec(), around, layers, n_layers: spec.n_layers().max(1) as u64 }
     }
 
     /// At sizes in the order of the kinds.
     pub fn at(&self, sizes: &[usize]) -> u64 {
         // A size that is not given makes a count that no budget takes.
         let size = |idx: &usize| sizes.get(*idx).map_or(u64::MAX, |&size| size as u64);
-        let value =
-            |(powers, factor): &Term| powers.iter().fold(*factor, |product, power| product.saturating_mul(size(power)));
+        let value = |(powers, factor): &Monomial| {
+            powers.iter().fold(*factor, |product, power| product.saturating_mul(size(power)))
+        };
         let layers = self.layers.iter().map(value).fold(0, u64::saturating_add) / self.n_layers;
         self.around.iter().map(value).fold(layers, u64::saturating_add)
     }
@@ -58,7 +59,7 @@ fn products(tensor: &Param, kinds: &[String], spec: &ModelSpec) -> Vec<(Vec<usiz
 }
 
 /// The length of some parts in a row.
-fn terms_of(parts: &[Part], kinds: &[String], spec: &ModelSpec) -> Vec<Term> {
+fn terms_of(parts: &[Part], kinds: &[String], spec: &ModelSpec) -> Vec<Monomial> {
     let of_dim = |dim: &str, each: u64| {
         let position = |name: &str| kinds.iter().position(|other| other == name);
         match position(dim).or_else(|| position(split_dim(dim).0)) {
@@ -74,9 +75,9 @@ fn terms_of(parts: &[Part], kinds: &[String], spec: &ModelSpec) -> Vec<Term> {
     parts.iter().flat_map(of_part).collect()
 }
 
-fn times(one: &[Term], other: &[Term]) -> Vec<Term> {
-    let product = |(powers, factor): &Term| {
-        let with = |(more, times): &Term| ([powers.as_slice(), more].concat(), factor.saturating_mul(*times));
+fn times(one: &[Monomial], other: &[Monomial]) -> Vec<Monomial> {
+    let product = |(powers, factor): &Monomial| {
+        let with = |(more, times): &Monomial| ([powers.as_slice(), more].concat(), factor.saturating_mul(*times));
         other.iter().map(with).collect::<Vec<_>>()
     };
     one.iter().flat_map(product).collect()

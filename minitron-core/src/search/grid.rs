@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::cost::Cost;
+use super::cost::CountPolynomial;
 use crate::error::{Error, Result};
 use crate::plan::{Led, Space};
 use crate::spec::{HIDDEN, MLP, ModelSpec, ROPE_PAIRS, Sizes};
@@ -142,7 +142,7 @@ impl Grid {
             return Err(Error::Recipe(format!("grid: {n} points, at most {MAX_POINTS} are counted; name fewer sizes")));
         }
         let kinds: Vec<String> = space.axes.iter().map(|axis| axis.kind.clone()).collect();
-        let params = Cost::of(spec, &kinds);
+        let params = CountPolynomial::of(spec, &kinds);
         let mut point = Point::first(self, space, &kinds);
         let (begin, mut n_within, mut found) = (Instant::now(), 0, Vec::new());
         loop {

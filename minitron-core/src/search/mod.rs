@@ -6,7 +6,7 @@ mod halving;
 mod order;
 mod predicate;
 
-pub use cost::Cost;
+pub use cost::CountPolynomial;
 pub use grid::{Candidate, Grid, GridAxis, Keep, Survey, Within};
 pub use halving::{Halving, Rung};
 pub use order::{kendall, ranks, settled, spearman};

@@ -33,19 +33,19 @@ pub struct StateTerm {
     pairs: Vec<SitePair>,
     lift: Option<Parameter>,
     /// The student's, the teacher's.
-    heads: [Heads; 2],
+    heads: [HeadCounts; 2],
 }
 
 /// What a loss is told of a model besides its states.
 #[derive(Debug, Clone, Copy)]
-struct Heads {
+struct HeadCounts {
     head_dim: usize,
     causal: bool,
 }
 
-impl Heads {
+impl HeadCounts {
     fn of(spec: &ModelSpec) -> Self {
-        Heads { head_dim: spec.head_dim(), causal: spec.options.causal }
+        HeadCounts { head_dim: spec.head_dim(), causal: spec.options.causal }
     }
 
     fn states<'a>(self, x_btc: &'a Tensor, attention_mask_bt: Option<&'a Tensor>) -> States<'a> {
@@ -89,7 +89,7 @@ impl StateTerm {
             true => Some(lift(&label, n_student, n_teacher, start)?),
             false => None,
         };
-        Ok(StateTerm { label, weight, loss, pairs, lift, heads: [student, teacher].map(Heads::of) })
+        Ok(StateTerm { label, weight, loss, pairs, lift, heads: [student, teacher].map(HeadCounts::of) })
     }
 
     /// Places in the student.

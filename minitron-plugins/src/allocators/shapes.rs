@@ -27,7 +27,7 @@ const ON_REQUEST: [&str; 3] = [DEPTH, KV_HEADS, ROPE_PAIRS];
 const MAX_PER_AXIS: usize = 128;
 
 #[derive(Debug)]
-struct Shape {
+struct SizedShape {
     sizes: Sizes,
     cost: u64,
     imbalance: f64,
@@ -71,7 +71,7 @@ fn best_shapes(goal: &Goal, space: &Space, rankings: &Rankings, n_best: usize) -
 }
 
 /// Around every combination of the enumerated axes, the shapes that the family allows and the held sizes agree with.
-fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<Shape> {
+fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<SizedShape> {
     let (solved, mut enumerated): (Vec<&AxisSizes>, Vec<&AxisSizes>) = free.iter().partition(|axis| axis.kind == MLP);
     let is_held = |kind: &str| goal.hold.contains_key(kind);
     let is_free = |kind: &str| free.iter().any(|axis| axis.kind == kind);
@@ -84,7 +84,7 @@ fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<Shape> {
             if goal.hold.iter().all(|(kind, held)| sizes.get(kind) == Some(held)) {
                 let cost = (goal.cost)(&sizes);
                 let imbalance = imbalance(&sizes, free, cost, goal.target);
-                shapes.push(Shape { sizes, cost, imbalance });
+                shapes.push(SizedShape { sizes, cost, imbalance });
             }
         }
     }
@@ -93,12 +93,12 @@ fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<Shape> {
 
 impl Goal<'_> {
     /// Relative; what breaks a ceiling is farther than anything below it.
-    fn deviation(&self, shape: &Shape) -> f64 {
+    fn deviation(&self, shape: &SizedShape) -> f64 {
         let relative = shape.cost as f64 / self.target.max(1) as f64 - 1.0;
         if self.is_ceiling && relative > 0.0 { 1.0 + relative } else { relative.abs() }
     }
 
-    fn unreachable(&self, nearest: &Shape) -> Error {
+    fn unreachable(&self, nearest: &SizedShape) -> Error {
         let (target, unit) = (self.target, self.unit);
         let wanted = match self.is_ceiling {
             true => format!("at most {target} {unit}"),

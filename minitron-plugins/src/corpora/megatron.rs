@@ -12,7 +12,7 @@ use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::pair::{MAGIC, Pair};
+use self::pair::{IndexedFile, MAGIC};
 
 /// The documents of a pair, each of its sequences joined. End-of-document tokens are those that are in the file.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -37,7 +37,7 @@ impl Corpus for Megatron {
     }
 
     fn documents_from(&self, _seed: u64, n_items: u64) -> Result<Documents<'_>> {
-        let mut pair = Pair::open(&self.path, self.ids())?;
+        let mut pair = IndexedFile::open(&self.path, self.ids())?;
         pair.enter(n_items)?;
         let mut failed = false;
         Ok(Box::new(iter::from_fn(move || {

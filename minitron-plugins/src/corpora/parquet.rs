@@ -74,7 +74,7 @@ impl Corpus for Parquet {
             Chosen::Text(idx) => idx,
             Chosen::Columns(columns) => return self.of_rows(&columns, form),
         };
-        let mut rows = Texts {
+        let mut rows = ParquetTexts {
             corpus: self,
             file,
             reader,
@@ -109,7 +109,7 @@ impl Parquet {
 }
 
 /// The place reached in a column.
-struct Texts<'a> {
+struct ParquetTexts<'a> {
     corpus: &'a Parquet,
     file: File,
     reader: SerializedFileReader<File>,
@@ -121,7 +121,7 @@ struct Texts<'a> {
     failed: bool,
 }
 
-impl Texts<'_> {
+impl ParquetTexts<'_> {
     fn next_document(&mut self) -> Option<Result<Document>> {
         while !self.failed {
             if let Some(value) = self.batch.next() {

@@ -77,11 +77,11 @@ pub(super) struct Text {
 /// The texts of a JSON file's records. Blank lines are none.
 pub(super) struct Texts {
     path: PathBuf,
-    form: Form,
+    form: RecordForm,
     is_over: bool,
 }
 
-enum Form {
+enum RecordForm {
     Lines(Box<dyn BufRead>, usize),
     Values(Values<Box<dyn BufRead>>),
 }
@@ -91,17 +91,21 @@ impl Texts {
     /// As [`records`].
     pub fn open(path: &Path) -> Result<Self> {
         let reader = plain::open(path)?;
-        let form = if super::ends(path, &WHOLE) { Form::Values(Values::new(reader)) } else { Form::Lines(reader, 0) };
+        let form = if super::ends(path, &WHOLE) {
+            RecordForm::Values(Values::new(reader))
+        } else {
+            RecordForm::Lines(reader, 0)
+        };
         Ok(Texts { path: path.to_owned(), form, is_over: false })
     }
 
     fn advance(&mut self) -> Result<Option<Text>> {
         match &mut self.form {
-            Form::Values(values) => {
+            RecordForm::Values(values) => {
                 let found = values.next(&self.path)?;
                 Ok(found.map(|(line, bytes)| Text { place: Place::Line(line), bytes }))
             }
-            Form::Lines(reader, number) => line(reader, number, &self.path),
+            RecordForm::Lines(reader, number) => line(reader, number, &self.path),
         }
     }
 }

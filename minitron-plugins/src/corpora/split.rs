@@ -12,7 +12,7 @@ pub(super) const MOST_BYTES: u64 = 1 << 28;
 
 /// Where the next value stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum State {
+enum SplitState {
     /// Nothing was read.
     Start,
     /// In the array that is the file; true before its first element.
@@ -26,13 +26,13 @@ enum State {
 /// Cuts values apart by their brackets, and leaves all else of JSON to who reads them.
 pub(super) struct Values<R> {
     reader: R,
-    state: State,
+    state: SplitState,
     line: usize,
 }
 
 impl<R: BufRead> Values<R> {
     pub fn new(reader: R) -> Self {
-        Values { reader, state: State::Start, line: 1 }
+        Values { reader, state: SplitState::Start, line: 1 }
     }
 
     /// The bytes of the next value, and the line where it begins.
@@ -44,30 +44,32 @@ impl<R: BufRead> Values<R> {
         loop {
             let byte = self.after_space().map_err(|e| read_error(path, e))?;
             match (self.state, byte) {
-                (State::Array(_), None) => return bad(self.line, "the array does not end; copy the file again"),
+                (SplitState::Array(_), None) => return bad(self.line, "the array does not end; copy the file again"),
                 (_, None) => return Ok(None),
-                (State::Start, Some(b'[')) => self.pass(State::Array(true)),
-                (State::Start, Some(_)) => self.state = State::Stream,
-                (State::Array(_), Some(b']')) => self.pass(State::Behind),
-                (State::Array(false), Some(b',')) => self.pass(State::Array(true)),
-                (State::Array(true) | State::Stream, Some(_)) => {
+                (SplitState::Start, Some(b'[')) => self.pass(SplitState::Array(true)),
+                (SplitState::Start, Some(_)) => self.state = SplitState::Stream,
+                (SplitState::Array(_), Some(b']')) => self.pass(SplitState::Behind),
+                (SplitState::Array(false), Some(b',')) => self.pass(SplitState::Array(true)),
+                (SplitState::Array(true) | SplitState::Stream, Some(_)) => {
                     let line = self.line;
                     let value = self.value().map_err(|e| read_error(path, e))?;
                     if value.len() as u64 > MOST_BYTES {
                         return bad(line, &format!("expected a record of at most {MOST_BYTES} bytes; split it"));
                     }
-                    if self.state != State::Stream {
-                        self.state = State::Array(false);
+                    if self.state != SplitState::Stream {
+                        self.state = SplitState::Array(false);
                     }
                     return Ok(Some((line, value)));
                 }
-                (State::Array(false), Some(_)) => return bad(self.line, "expected `,` or `]` after a record"),
-                (State::Behind, Some(_)) => return bad(self.line, "expected nothing behind the array; mend the file"),
+                (SplitState::Array(false), Some(_)) => return bad(self.line, "expected `,` or `]` after a record"),
+                (SplitState::Behind, Some(_)) => {
+                    return bad(self.line, "expected nothing behind the array; mend the file");
+                }
             }
         }
     }
 
-    fn pass(&mut self, state: State) {
+    fn pass(&mut self, state: SplitState) {
         self.reader.consume(1);
         self.state = state;
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use minitron_core::error::{Error, Result};
-use minitron_core::registry::{Descriptor, Handshake, Opening, Table};
+use minitron_core::registry::{Descriptor, Handshake, Opening, PluginTable};
 
 use super::elf;
 
@@ -102,7 +102,7 @@ fn otherwise(path: &Path, differences: &[(&'static str, String, String)]) -> Err
 #[allow(unsafe_code)]
 fn descriptors(path: &Path, library: &Library) -> Result<Vec<&'static Descriptor>> {
     // SAFETY: the handshake agrees, so the function is that of `export_plugins!` of this very core.
-    let table = unsafe { library.get::<extern "C" fn() -> Table>(b"minitron_plugins\0") };
+    let table = unsafe { library.get::<extern "C" fn() -> PluginTable>(b"minitron_plugins\0") };
     let table =
         table.map_err(|_| error(path, "no minitron_plugins in it; call minitron_core::export_plugins!()".into()))?;
     let (first, len) = table().parts();

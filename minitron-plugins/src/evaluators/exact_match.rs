@@ -34,12 +34,12 @@ minitron_core::plugin! {
 }
 
 /// A prompt and what must follow it.
-struct Question {
+struct Exercise {
     prompt: Vec<u32>,
     expected: Vec<u32>,
 }
 
-impl Question {
+impl Exercise {
     /// The last token is generated, and not read.
     fn checked(self, place: &str, max_positions: usize) -> Result<Self> {
         let (n_prompt, n_expected) = (self.prompt.len(), self.expected.len());
@@ -61,7 +61,7 @@ impl Evaluator for ExactMatch {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
         let tokenizer =
             subject.tokenizer.ok_or_else(|| Error::Data("exact_match needs the model's tokenizer".into()))?;
-        let mut by_shape: BTreeMap<(usize, usize), Vec<Question>> = BTreeMap::new();
+        let mut by_shape: BTreeMap<(usize, usize), Vec<Exercise>> = BTreeMap::new();
         let mut n_questions = 0u64;
         let mut skipped = Skipped::new(self.strict);
         let max_positions = subject.model.spec.options.max_positions;
@@ -95,20 +95,20 @@ impl Evaluator for ExactMatch {
     }
 }
 
-fn question(record: &Map<String, Value>, place: &str, tokenizer: &Tokenizer) -> Result<Question> {
+fn question(record: &Map<String, Value>, place: &str, tokenizer: &Tokenizer) -> Result<Exercise> {
     let question = if record.contains_key("prompt_ids") && record.contains_key("completion_ids") {
         let ids = |key: &str| {
             let ids = ids(record, key, place)?;
             tokenizer.check(&ids).map_err(|e| e.at(place))?;
             Ok::<_, Error>(ids)
         };
-        Question { prompt: ids("prompt_ids")?, expected: ids("completion_ids")? }
+        Exercise { prompt: ids("prompt_ids")?, expected: ids("completion_ids")? }
     } else if record.contains_key("target") {
         let context = text(record, &["context", "prompt"], place)?;
         let (prompt, expected) = parted(tokenizer, context, text(record, &["target"], place)?)?;
-        Question { prompt, expected }
+        Exercise { prompt, expected }
     } else {
-        Question {
+        Exercise {
             prompt: tokenizer.encode(text(record, &["prompt"], place)?)?,
             expected: tokenizer.encode(text(record, &["completion"], place)?)?,
         }

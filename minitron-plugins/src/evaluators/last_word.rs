@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::likely::{self, Pair};
+use super::likely::{self, TextPair};
 use super::skipped::Skipped;
 use super::{insert_mean, records, text};
 
@@ -62,14 +62,14 @@ impl Evaluator for LastWord {
     }
 }
 
-fn passage(record: &Map<String, Value>, place: &str) -> Result<Pair> {
+fn passage(record: &Map<String, Value>, place: &str) -> Result<TextPair> {
     if record.contains_key("target") {
         let target = text(record, &["target"], place)?;
-        return Ok(Pair::new(text(record, &["context", "prompt"], place)?, format!(" {target}")));
+        return Ok(TextPair::new(text(record, &["context", "prompt"], place)?, format!(" {target}")));
     }
     let whole = text(record, &["text"], place)?;
     match whole.rsplit_once(' ') {
-        Some((context, word)) => Ok(Pair::new(context, format!(" {word}"))),
+        Some((context, word)) => Ok(TextPair::new(context, format!(" {word}"))),
         None => Err(Error::Data(format!("{place}: expected words with spaces between them, got `{whole}`"))),
     }
 }

@@ -9,14 +9,14 @@ use minitron_core::evaluate::Continuation;
 
 /// A text, and what is scored after it: nothing is put between the two.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pair {
+pub(super) struct TextPair {
     pub context: String,
     pub continuation: String,
 }
 
-impl Pair {
+impl TextPair {
     pub fn new(context: impl Into<String>, continuation: impl Into<String>) -> Self {
-        Pair { context: context.into(), continuation: continuation.into() }
+        TextPair { context: context.into(), continuation: continuation.into() }
     }
 
     /// White space at the end of the context counts as the beginning of what follows.
@@ -47,7 +47,7 @@ pub(super) fn tokenizer<'a>(subject: &Subject<'a>, tag: &str) -> Result<&'a Toke
 pub(super) fn continuations(
     subject: &Subject,
     tokenizer: &Tokenizer,
-    pairs: &[(String, Pair)],
+    pairs: &[(String, TextPair)],
 ) -> Result<Vec<Result<Continuation>>> {
     let max_positions = subject.model.spec.options.max_positions;
     let mut contexts: HashMap<&str, usize> = HashMap::new();
@@ -79,7 +79,7 @@ pub(super) fn continuations(
     Ok(found)
 }
 
-fn checked(continuation: Continuation, place: &str, pair: &Pair, max_positions: usize) -> Result<Continuation> {
+fn checked(continuation: Continuation, place: &str, pair: &TextPair, max_positions: usize) -> Result<Continuation> {
     let n_tokens = continuation.tokens.len();
     if continuation.context.is_empty() || n_tokens == 0 {
         return Err(Error::Data(format!(
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn white_space_is_pythons() {
-        let pair = Pair::new("a b \n\u{1c}\u{85}\u{a0}", " c");
+        let pair = TextPair::new("a b \n\u{1c}\u{85}\u{a0}", " c");
         assert_eq!(pair.given(), "a b");
         assert!(!is_space('\u{200b}') && !is_space('\u{1b}'));
     }

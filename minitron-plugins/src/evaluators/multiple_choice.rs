@@ -6,7 +6,7 @@ use minitron_core::evaluate::{Likelihood, likelihoods};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::questions::{Form, Question, question};
+use super::questions::{Question, QuestionForm, question};
 use super::skipped::Skipped;
 use super::{insert_mean, likely, records};
 
@@ -28,7 +28,7 @@ pub struct MultipleChoice {
     /// Questions asked, the first ones; all where 0.
     pub questions: usize,
     /// How a question is put.
-    pub form: Form,
+    pub form: QuestionForm,
     /// What `acc_norm` divides by.
     pub length: Length,
     /// Whether a question that cannot be scored is an error; else it is skipped, and `n_skipped` counts it.

@@ -6,13 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::likely::{Pair, is_space};
+use super::likely::{TextPair, is_space};
 use super::text;
 
 /// What stands before a choice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Form {
+pub enum QuestionForm {
     /// What the evaluation harness does with a record of these fields: `question` for ARC's and PIQA's, `letters` for
     /// MMLU's, `plain` for all others.
     #[default]
@@ -32,7 +32,7 @@ const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 #[derive(Debug)]
 pub(super) struct Question {
     /// One a choice.
-    pub pairs: Vec<Pair>,
+    pub pairs: Vec<TextPair>,
     /// Of which the length counts.
     pub choices: Vec<String>,
     pub gold: usize,
@@ -43,30 +43,30 @@ struct Asked {
     context: String,
     choices: Vec<String>,
     gold: usize,
-    form: Form,
+    form: QuestionForm,
 }
 
 /// Reads a record.
 ///
 /// # Errors
 /// `Data` naming the field that is missing, or not as expected.
-pub(super) fn question(record: &Map<String, Value>, place: &str, form: Form) -> Result<Question> {
+pub(super) fn question(record: &Map<String, Value>, place: &str, form: QuestionForm) -> Result<Question> {
     if record.contains_key("sentence") && record.contains_key("option1") {
         return in_a_blank(record, place);
     }
     let Asked { context, choices, gold, form: natural } = asked(record, place)?;
-    let (context, choices) = match if form == Form::Auto { natural } else { form } {
-        Form::Auto | Form::Plain => (context, choices),
-        Form::Question => (format!("Question: {context}\nAnswer:"), choices),
-        Form::Letters if choices.len() > LETTERS.len() => {
+    let (context, choices) = match if form == QuestionForm::Auto { natural } else { form } {
+        QuestionForm::Auto | QuestionForm::Plain => (context, choices),
+        QuestionForm::Question => (format!("Question: {context}\nAnswer:"), choices),
+        QuestionForm::Letters if choices.len() > LETTERS.len() => {
             let n = choices.len();
             return Err(Error::Data(format!(
                 "{place}: expected at most 26 choices, one a letter, got {n}; use form=plain"
             )));
         }
-        Form::Letters => lettered(record, &context, &choices),
+        QuestionForm::Letters => lettered(record, &context, &choices),
     };
-    let pairs = choices.iter().map(|choice| Pair::new(context.as_str(), format!(" {choice}"))).collect();
+    let pairs = choices.iter().map(|choice| TextPair::new(context.as_str(), format!(" {choice}"))).collect();
     Ok(Question { pairs, choices, gold })
 }
 
@@ -79,7 +79,7 @@ fn in_a_blank(record: &Map<String, Value>, place: &str) -> Result<Question> {
     let after = after.trim_matches(is_space);
     let mut pairs = Vec::new();
     for key in ["option1", "option2"] {
-        pairs.push(Pair::new(format!("{before}{}", text(record, &[key], place)?), format!(" {after}")));
+        pairs.push(TextPair::new(format!("{before}{}", text(record, &[key], place)?), format!(" {after}")));
     }
     let answer = record.get("answer").and_then(|answer| match answer {
         Value::String(word) => word.parse().ok(),
@@ -115,7 +115,7 @@ fn asked(record: &Map<String, Value>, place: &str) -> Result<Asked> {
         .ok_or_else(|| wrong(format!("expected the right choice's index under `gold` or `label`, got {answer:?}")))?;
     if record.contains_key("activity_label") && record.contains_key("ctx_a") {
         let choices = choices.iter().map(|choice| hellaswag(choice)).collect::<Result<_>>()?;
-        return Ok(Asked { context: hellaswag_context(record, place)?, choices, gold, form: Form::Plain });
+        return Ok(Asked { context: hellaswag_context(record, place)?, choices, gold, form: QuestionForm::Plain });
     }
     let (context, form) = context(record, inner, place)?;
     Ok(Asked { context: context.to_owned(), choices, gold, form })
@@ -155,16 +155,16 @@ fn context<'a>(
     record: &'a Map<String, Value>,
     inner: Option<&'a Map<String, Value>>,
     place: &str,
-) -> Result<(&'a str, Form)> {
+) -> Result<(&'a str, QuestionForm)> {
     if let Some(inner) = inner {
-        return Ok((text(inner, &["stem"], place)?, Form::Question));
+        return Ok((text(inner, &["stem"], place)?, QuestionForm::Question));
     }
     let has = |key: &str| record.contains_key(key);
     let form = match () {
-        () if has("context") || has("ctx") || has("question_stem") => Form::Plain,
-        () if has("answerKey") || has("sol1") => Form::Question,
-        () if has("subject") => Form::Letters,
-        () => Form::Plain,
+        () if has("context") || has("ctx") || has("question_stem") => QuestionForm::Plain,
+        () if has("answerKey") || has("sol1") => QuestionForm::Question,
+        () if has("subject") => QuestionForm::Letters,
+        () => QuestionForm::Plain,
     };
     Ok((text(record, &["context", "ctx", "question_stem", "question", "goal"], place)?, form))
 }
@@ -207,11 +207,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn of(record: Value, form: Form) -> Result<Question> {
+    fn of(record: Value, form: QuestionForm) -> Result<Question> {
         question(record.as_object().unwrap(), "items.jsonl:1", form)
     }
 
-    fn first(record: Value, form: Form) -> (String, String, usize) {
+    fn first(record: Value, form: QuestionForm) -> (String, String, usize) {
         let question = of(record, form).unwrap();
         let pair = question.pairs.first().unwrap();
         (pair.context.clone(), pair.continuation.clone(), question.gold)
@@ -220,40 +220,43 @@ mod tests {
     #[test]
     fn records_are_put_as_their_benchmark_puts_them() {
         let plain = json!({ "context": "It is", "choices": ["hot", "cold"], "gold": 1 });
-        assert_eq!(first(plain.clone(), Form::Auto), ("It is".into(), " hot".into(), 1));
-        assert_eq!(first(plain, Form::Question).0, "Question: It is\nAnswer:");
+        assert_eq!(first(plain.clone(), QuestionForm::Auto), ("It is".into(), " hot".into(), 1));
+        assert_eq!(first(plain, QuestionForm::Question).0, "Question: It is\nAnswer:");
         let arc =
             json!({ "question": "Why?", "choices": { "text": ["so", "no"], "label": ["1", "2"] }, "answerKey": "2" });
-        assert_eq!(first(arc, Form::Auto), ("Question: Why?\nAnswer:".into(), " so".into(), 1));
+        assert_eq!(first(arc, QuestionForm::Auto), ("Question: Why?\nAnswer:".into(), " so".into(), 1));
         let stem =
             json!({ "question": { "stem": "Why?", "choices": [{ "text": "so", "label": "A" }] }, "answerKey": "A" });
-        assert_eq!(first(stem, Form::Auto), ("Question: Why?\nAnswer:".into(), " so".into(), 0));
+        assert_eq!(first(stem, QuestionForm::Auto), ("Question: Why?\nAnswer:".into(), " so".into(), 0));
         let openbook = json!({ "question_stem": "Fog is", "choices": { "text": ["a", "b"], "label": ["A", "B"] }, "answerKey": "B" });
-        assert_eq!(first(openbook, Form::Auto), ("Fog is".into(), " a".into(), 1));
+        assert_eq!(first(openbook, QuestionForm::Auto), ("Fog is".into(), " a".into(), 1));
         let piqa = json!({ "goal": "Boil", "sol1": "heat", "sol2": "cool", "label": 0 });
-        assert_eq!(first(piqa, Form::Auto), ("Question: Boil\nAnswer:".into(), " heat".into(), 0));
+        assert_eq!(first(piqa, QuestionForm::Auto), ("Question: Boil\nAnswer:".into(), " heat".into(), 0));
         let mmlu =
             json!({ "question": " 1 + 1? ", "subject": "abstract_algebra", "choices": ["1", "2"], "answer": "B" });
         let context = "The following are multiple choice questions (with answers) about abstract algebra.\n\n\
                        1 + 1?\nA. 1\nB. 2\nAnswer:";
-        assert_eq!(first(mmlu, Form::Auto), (context.into(), " A".into(), 1));
+        assert_eq!(first(mmlu, QuestionForm::Auto), (context.into(), " A".into(), 1));
         let hellaswag = json!({
             "activity_label": "Roofing", "ctx_a": "A man sits.", "ctx_b": "he Then", "ctx": "",
             "endings": [" falls [step] down [title] Up", "x"], "label": "0"
         });
-        assert_eq!(first(hellaswag, Form::Auto), ("Roofing: A man sits. He then".into(), " falls down. Up".into(), 0));
+        assert_eq!(
+            first(hellaswag, QuestionForm::Auto),
+            ("Roofing: A man sits. He then".into(), " falls down. Up".into(), 0)
+        );
     }
 
     #[test]
     fn an_option_stands_in_the_blank() {
         let record = |answer: Value| json!({ "sentence": "The mug hid the pea as _ was big. ", "option1": "it", "option2": "the pea", "answer": answer });
-        let found = of(record("2".into()), Form::Auto).unwrap();
+        let found = of(record("2".into()), QuestionForm::Auto).unwrap();
         assert_eq!(
             found.pairs,
-            ["it", "the pea"].map(|it| Pair::new(format!("The mug hid the pea as {it}"), " was big."))
+            ["it", "the pea"].map(|it| TextPair::new(format!("The mug hid the pea as {it}"), " was big."))
         );
         assert_eq!(found.gold, 1);
-        let error = of(record("".into()), Form::Auto).unwrap_err().to_string();
+        let error = of(record("".into()), QuestionForm::Auto).unwrap_err().to_string();
         assert!(error.contains("items.jsonl:1: expected 1 or 2 under `answer`"), "{error}");
     }
 }

@@ -19,7 +19,7 @@ const STEP: f64 = 1e-3;
 /// `Plugin` with the rule and how it was broken.
 pub fn check(trial: &Trial) -> Result<String> {
     let loss = trial.build::<dyn LogitLoss>()?;
-    let court = Court { trial, loss: loss.as_ref(), labels_n: Tensor::f_from_slice(&LABELS)? };
+    let court = LossTrial { trial, loss: loss.as_ref(), labels_n: Tensor::f_from_slice(&LABELS)? };
     let (student_nv, teacher_nv) = (mixed(4)?, mixed(5)?);
     court.by_rows(&student_nv, &teacher_nv)?;
     for seed in 0..4 {
@@ -31,7 +31,7 @@ pub fn check(trial: &Trial) -> Result<String> {
     Ok("one finite loss per row, of that row alone, with a gradient for the student alone".into())
 }
 
-struct Court<'a> {
+struct LossTrial<'a> {
     trial: &'a Trial<'a>,
     loss: &'a dyn LogitLoss,
     labels_n: Tensor,
@@ -44,7 +44,7 @@ fn mixed(seed: u64) -> Result<Tensor> {
     Ok(uniform(&[6, VOCAB], 1.0, seed)?.f_mul(&sizes_n1)?.f_to_kind(Kind::Float)?)
 }
 
-impl Court<'_> {
+impl LossTrial<'_> {
     fn rows(&self, student_nv: &Tensor, teacher_nv: &Tensor) -> Result<Tensor> {
         let teacher = (self.loss.teacher() != TeacherNeed::Nothing).then_some(teacher_nv);
         self.loss.rows(student_nv, teacher, &self.labels_n)

@@ -43,7 +43,7 @@ struct Ward<'a> {
     rankings: Rankings,
 }
 
-type Weights = BTreeMap<String, Tensor>;
+type WeightDigests = BTreeMap<String, Tensor>;
 
 impl Ward<'_> {
     fn editor(&self, plan: &Plan) -> Result<StudentEditor<'_>> {
@@ -91,7 +91,7 @@ impl Ward<'_> {
     }
 }
 
-fn weights(editor: &StudentEditor) -> Result<Weights> {
+fn weights(editor: &StudentEditor) -> Result<WeightDigests> {
     let student = editor.student()?;
     student.names().into_iter().map(|name| Ok((name.clone(), student.read(&name)?))).collect()
 }

@@ -32,7 +32,7 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
         return Ok(format!("{UNTRIED} a model has its sites: {refusal}"));
     }
     for causal in [false, true] {
-        Court { trial, loss: loss.as_ref(), causal }.check()?;
+        StateLossTrial { trial, loss: loss.as_ref(), causal }.check()?;
     }
     Ok("a finite number of states of its sites, with a gradient for the student alone, padding left out".into())
 }
@@ -54,7 +54,7 @@ fn sites(trial: &Trial, loss: &dyn StateLoss, student: &Sample, teacher: &Sample
 }
 
 fn shown(trial: &Trial, sample: &Sample, wanted: HashSet<Site>) -> Result<()> {
-    let mut seen = Seen { wanted, found: HashSet::new() };
+    let mut seen = ShownSites { wanted, found: HashSet::new() };
     let ids_bt = Tensor::f_from_slice(&[3i64, 5, 7])?.f_view([1, 3])?;
     let _ = sample.load()?.hidden(&ids_bt, &mut seen, None)?;
     let (family, n_layers) = (&sample.spec.architecture, sample.spec.n_layers());
@@ -66,12 +66,12 @@ fn shown(trial: &Trial, sample: &Sample, wanted: HashSet<Site>) -> Result<()> {
     }
 }
 
-struct Seen {
+struct ShownSites {
     wanted: HashSet<Site>,
     found: HashSet<Site>,
 }
 
-impl Tap for Seen {
+impl Tap for ShownSites {
     fn wants(&self, site: Site) -> bool {
         self.wanted.contains(&site)
     }
@@ -82,13 +82,13 @@ impl Tap for Seen {
     }
 }
 
-struct Court<'a> {
+struct StateLossTrial<'a> {
     trial: &'a Trial<'a>,
     loss: &'a dyn StateLoss,
     causal: bool,
 }
 
-impl Court<'_> {
+impl StateLossTrial<'_> {
     fn check(&self) -> Result<()> {
         let attention_mask_bt =
             Tensor::f_from_slice(&[1i64, 0, 1, 0, 0, 0, 1, 1, 1, 1])?.f_view([2, 5])?.f_to_kind(Kind::Bool)?;

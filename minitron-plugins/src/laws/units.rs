@@ -9,21 +9,21 @@ use minitron_core::spec::{Dim, HEADS, KV_HEADS, ModelSpec, Side, dim_of_layer, s
 use tch::Tensor;
 
 /// The units of each dim in a new order: position → unit.
-pub(super) type Order = BTreeMap<String, Vec<usize>>;
+pub(super) type UnitOrder = BTreeMap<String, Vec<usize>>;
 
 /// A new order of a dim's units. Query heads stay with their key/value head: they move inside its run, or the whole run
 /// moves.
-pub(super) fn reorder(spec: &ModelSpec, dim: &Dim, random: &mut SplitMix) -> Result<Order> {
+pub(super) fn reorder(spec: &ModelSpec, dim: &Dim, random: &mut SplitMix) -> Result<UnitOrder> {
     let runs = |order: &[usize], per: usize| order.iter().flat_map(|&run| run * per..(run + 1) * per).collect();
     if let Some(by) = &dim.partition {
         let n_runs = spec.dim(by)?.size.max(1);
         let inside = shuffled(dim.size / n_runs, random);
         let order = (0..n_runs).flat_map(|run| inside.iter().map(move |unit| (run, *unit)));
         let order = order.map(|(run, unit)| run * inside.len() + unit).collect();
-        return Ok(Order::from([(dim.name.clone(), order)]));
+        return Ok(UnitOrder::from([(dim.name.clone(), order)]));
     }
     let order = shuffled(dim.size, random);
-    let mut orders = Order::new();
+    let mut orders = UnitOrder::new();
     if let (KV_HEADS, Some(layer)) = split_dim(&dim.name) {
         let heads = spec.dim(&dim_of_layer(HEADS, layer))?;
         orders.insert(heads.name.clone(), runs(&order, heads.size / dim.size.max(1)));
@@ -42,7 +42,7 @@ fn shuffled(n: usize, random: &mut SplitMix) -> Vec<usize> {
 }
 
 /// The same model with units in another order, everywhere that the spec says they are.
-pub(super) fn reordered(source: &dyn TensorSource, spec: &ModelSpec, order: &Order) -> Result<MemorySource> {
+pub(super) fn reordered(source: &dyn TensorSource, spec: &ModelSpec, order: &UnitOrder) -> Result<MemorySource> {
     let mut moved = MemorySource::default();
     for param in &spec.params {
         let mut tensor = source.read(&param.name())?;
@@ -54,7 +54,7 @@ pub(super) fn reordered(source: &dyn TensorSource, spec: &ModelSpec, order: &Ord
     Ok(moved)
 }
 
-fn positions(side: &Side, spec: &ModelSpec, order: &Order) -> Result<Vec<i64>> {
+fn positions(side: &Side, spec: &ModelSpec, order: &UnitOrder) -> Result<Vec<i64>> {
     let size_of = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
     for dim in side.dims() {
         let (size, len) = (spec.dim(dim)?.size, order.get(dim).map(Vec::len));

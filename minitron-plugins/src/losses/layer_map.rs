@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// Pairs of layers, written `last_but_two`, `last`, `uniform` or `29:13 31:15` (teacher:student, counted from 0).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Written", into = "String")]
+#[serde(try_from = "LayerPairs", into = "String")]
 pub enum Layers {
     /// The layer that two others follow, of each model: 29:13 with 32 layers in the teacher and 16 in the student.
     #[default]
@@ -36,17 +36,17 @@ pub struct LayerPair {
 /// A list in one string, or as an array of its words.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected a string, or an array of strings")]
-pub(super) enum Written {
+pub(super) enum LayerPairs {
     Text(String),
     List(Vec<String>),
 }
 
-impl Written {
+impl LayerPairs {
     /// Words between spaces or plus signs: a comma ends a parameter on the command line.
     pub(super) fn words(self) -> Vec<String> {
         let text = match self {
-            Written::Text(text) => text,
-            Written::List(list) => list.join(" "),
+            LayerPairs::Text(text) => text,
+            LayerPairs::List(list) => list.join(" "),
         };
         text.split(|c: char| c.is_whitespace() || c == '+').filter(|word| !word.is_empty()).map(str::to_owned).collect()
     }
@@ -69,10 +69,10 @@ fn unreadable(text: &str) -> Error {
     Error::Recipe(format!("layers: expected {expected}, got `{text}`"))
 }
 
-impl TryFrom<Written> for Layers {
+impl TryFrom<LayerPairs> for Layers {
     type Error = Error;
 
-    fn try_from(written: Written) -> Result<Self> {
+    fn try_from(written: LayerPairs) -> Result<Self> {
         let words = written.words();
         match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             ["last_but_two"] => Ok(Layers::LastButTwo),
@@ -173,10 +173,10 @@ fn uniform(student: usize, n_student: usize, n_teacher: usize) -> LayerPair {
 
 #[cfg(test)]
 mod tests {
-    use super::{LayerPair, Layers, Written};
+    use super::{LayerPair, LayerPairs, Layers};
 
     fn layers(text: &str) -> minitron_core::error::Result<Layers> {
-        Layers::try_from(Written::Text(text.into()))
+        Layers::try_from(LayerPairs::Text(text.into()))
     }
 
     fn pairs(text: &str, n_student: usize, n_teacher: usize) -> String {
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(pairs("uniform", 3, 1), "0:0 0:1 0:2");
         assert_eq!(pairs("29:13 31:15", 16, 32), "29:13 31:15");
         assert_eq!(pairs("29:13+31:15", 16, 32), "29:13 31:15");
-        let list = Written::List(vec!["29:13".into(), "31:15".into()]);
+        let list = LayerPairs::List(vec!["29:13".into(), "31:15".into()]);
         assert_eq!(Layers::try_from(list).unwrap(), layers("29:13 31:15").unwrap());
     }
 

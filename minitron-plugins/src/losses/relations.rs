@@ -5,7 +5,7 @@ use minitron_core::model::{Port, Site};
 use minitron_core::spec::ModelSpec;
 use serde::{Deserialize, Serialize};
 
-use super::layer_map::Written;
+use super::layer_map::LayerPairs;
 
 /// Between what there are relations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl Relation {
 
 /// A choice of relations, each once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Written", into = "String")]
+#[serde(try_from = "LayerPairs", into = "String")]
 pub struct Relations(pub(super) Vec<Relation>);
 
 impl Default for Relations {
@@ -62,10 +62,10 @@ impl From<Relations> for String {
     }
 }
 
-impl TryFrom<Written> for Relations {
+impl TryFrom<LayerPairs> for Relations {
     type Error = Error;
 
-    fn try_from(written: Written) -> Result<Self> {
+    fn try_from(written: LayerPairs) -> Result<Self> {
         let words = written.words();
         let chosen: Vec<Relation> =
             Relation::ALL.into_iter().filter(|relation| words.iter().any(|word| word == relation.name())).collect();

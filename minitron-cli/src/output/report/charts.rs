@@ -90,13 +90,13 @@ pub struct Plot<'a> {
 
 /// An axis: its ends, and where its marks are.
 #[derive(Debug, Clone)]
-struct Axis {
+struct ChartAxis {
     ends: (f64, f64),
     ticks: Vec<f64>,
     is_log: bool,
 }
 
-impl Axis {
+impl ChartAxis {
     /// Over these values; logarithmic where that is asked for and the ends are far apart.
     fn over(values: impl Iterator<Item = f64>, from_zero: bool, may_be_log: bool, n_ticks: usize) -> Option<Self> {
         let (min, max) = range(values)?;
@@ -104,7 +104,7 @@ impl Axis {
         let at = |x: f64| if is_log { x.log10() } else { x };
         let ends = padded((if from_zero { 0.0 } else { at(min) }, at(max)), from_zero);
         let ticks = if is_log { log_ticks(ends, n_ticks) } else { linear_ticks(ends, n_ticks) };
-        Some(Axis { ends, ticks, is_log })
+        Some(ChartAxis { ends, ticks, is_log })
     }
 
     fn at(&self, x: f64) -> f64 {
@@ -117,7 +117,7 @@ impl Axis {
 }
 
 /// The library's own coordinates choose their marks themselves.
-impl Ranged for Axis {
+impl Ranged for ChartAxis {
     type FormatOption = DefaultFormatting;
     type ValueType = f64;
 
@@ -164,8 +164,8 @@ fn log_ticks((min, max): (f64, f64), most: usize) -> Vec<f64> {
 /// Draws a plot; nothing where no series has a point. The vertical axis is logarithmic where its ends are far apart.
 pub fn plot(plot: &Plot) -> Markup {
     let points = || plot.series.iter().flat_map(|series| series.points.iter().copied());
-    let x = Axis::over(points().map(|p| p.0), plot.from_zero, false, 5);
-    let (Some(x), Some(y)) = (x, Axis::over(points().map(|p| p.1), false, true, 6)) else { return html! {} };
+    let x = ChartAxis::over(points().map(|p| p.0), plot.from_zero, false, 5);
+    let (Some(x), Some(y)) = (x, ChartAxis::over(points().map(|p| p.1), false, true, 6)) else { return html! {} };
     let mut svg = String::new();
     let drawn = draw_plot(&mut svg, plot, &x, &y);
     if drawn.is_ok() {
@@ -177,7 +177,7 @@ pub fn plot(plot: &Plot) -> Markup {
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-fn draw_plot(svg: &mut String, plot: &Plot, x: &Axis, y: &Axis) -> Drawn {
+fn draw_plot(svg: &mut String, plot: &Plot, x: &ChartAxis, y: &ChartAxis) -> Drawn {
     let root = SVGBackend::with_string(svg, (WIDTH, HEIGHT)).into_drawing_area();
     let label = ("sans-serif", FONT).into_font().color(&TEXT);
     // Above the axis and not along it: words that stand upright need no turned head.

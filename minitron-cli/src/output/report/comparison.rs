@@ -4,8 +4,8 @@ use maud::{Markup, html};
 use minitron_core::report::{Column, Comparison, Measured, Ratio, Row, spread};
 
 use super::charts::{Mark, Plot, REFERENCE, Series, plot};
-use super::curves::{self, Drawn};
-use super::parts::{Cell, Named, Table, figure};
+use super::curves::{self, DrawnCurve};
+use super::parts::{Cell, HtmlTable, Named, figure};
 use crate::output::watch::duration;
 
 /// Rows that a legend names: with more, the best one alone stands out.
@@ -41,9 +41,10 @@ fn ratios(comparison: &Comparison) -> Markup {
     }
 }
 
-fn ratio_table(ratio: &Ratio) -> Table {
+fn ratio_table(ratio: &Ratio) -> HtmlTable {
     let header = ["row", "its tokens", "the reference's", "times as many"].map(str::to_owned);
-    let mut table = Table::new("Read between the reference's budgets, over the logarithm of tokens".to_owned(), header);
+    let mut table =
+        HtmlTable::new("Read between the reference's budgets, over the logarithm of tokens".to_owned(), header);
     for point in &ratio.points {
         let words = Cell::sorted(point.words(), point.ratio);
         table.row([Cell::text(&point.row), Cell::number(point.n_tokens), Cell::number(point.reference_tokens), words]);
@@ -70,7 +71,7 @@ fn table(comparison: &Comparison) -> Markup {
         0 | 1 => "The best of each column is bold".to_owned(),
         n => format!("Mean ± standard deviation over {n} seeds; the best mean of each column is bold"),
     };
-    let mut table = Table::new(caption, std::iter::once("row".to_owned()).chain(titles));
+    let mut table = HtmlTable::new(caption, std::iter::once("row".to_owned()).chain(titles));
     if let Some(teacher) = &comparison.teacher {
         let values = comparison.columns.iter().map(|column| cell(column, teacher.values.get(&column.key)));
         table.reference(std::iter::once(Cell::text(teacher.title())).chain(values));
@@ -119,11 +120,11 @@ fn figures(comparison: &Comparison) -> Markup {
     let is_named = comparison.rows.len() <= MOST_NAMED;
     let best = best_row(comparison);
     // The best one is drawn last where it alone has a colour.
-    let style = |(idx, row): (usize, _)| Drawn {
+    let style = |(idx, row): (usize, _)| DrawnCurve {
         row,
         style: if is_named { idx } else { usize::from(best.is_some_and(|best| std::ptr::eq(best, row))) * 6 + 7 },
     };
-    let mut rows: Vec<Drawn> = comparison.rows.iter().enumerate().map(style).collect();
+    let mut rows: Vec<DrawnCurve> = comparison.rows.iter().enumerate().map(style).collect();
     if !is_named {
         rows.sort_by_key(|drawn| drawn.style);
     }
@@ -154,7 +155,7 @@ fn best_row(comparison: &Comparison) -> Option<&Row> {
 }
 
 /// A marker a row, the original among them.
-fn loss_by_size(comparison: &Comparison, rows: &[Drawn], is_named: bool) -> Markup {
+fn loss_by_size(comparison: &Comparison, rows: &[DrawnCurve], is_named: bool) -> Markup {
     let Some(key) = loss_column(comparison) else { return html! {} };
     let teacher = comparison.teacher.iter().map(|row| (row, REFERENCE, Mark::Dots { large: true }));
     let all = rows.iter().map(|drawn| (drawn.row, drawn.style, Mark::Dots { large: false })).chain(teacher);
@@ -165,7 +166,7 @@ fn loss_by_size(comparison: &Comparison, rows: &[Drawn], is_named: bool) -> Mark
         return html! {};
     }
     let label = "Held-out loss against parameters, a marker per row";
-    let mut numbers = Table::new(label, ["row", "parameters", "loss"]);
+    let mut numbers = HtmlTable::new(label, ["row", "parameters", "loss"]);
     let (mut series, mut legend) = (Vec::new(), Vec::new());
     for (row, style, mark, point) in placed {
         numbers.row([Cell::text(row.title()), Cell::of("n_params", Some(point.0)), Cell::number(Some(point.1))]);
@@ -186,7 +187,7 @@ fn by_seed(comparison: &Comparison) -> Markup {
     if comparison.seeds.len() < 2 {
         return html! {};
     }
-    let mut table = Table::new(
+    let mut table = HtmlTable::new(
         "Every seed",
         ["row", "seed"]
             .map(str::to_owned)

@@ -100,14 +100,14 @@ pub fn of_training(training: &Training) -> Markup {
 }
 
 /// A row of a comparison, and how it is drawn in all figures.
-pub struct Drawn<'a> {
+pub struct DrawnCurve<'a> {
     /// The row.
     pub row: &'a Row,
     /// Of its line and markers.
     pub style: usize,
 }
 
-impl<'a> Drawn<'a> {
+impl<'a> DrawnCurve<'a> {
     fn curve(&self, points: &'a [Point]) -> Curve<'a> {
         Curve { name: self.row.title(), style: self.style, mark: Mark::Marked, points }
     }
@@ -118,7 +118,7 @@ impl<'a> Drawn<'a> {
 }
 
 /// Losses of all rows against tokens, one line a row: on held-out text, then what each was trained by.
-pub fn of_rows(rows: &[Drawn], has_legend: bool) -> Markup {
+pub fn of_rows(rows: &[DrawnCurve], has_legend: bool) -> Markup {
     let mut labels: Vec<&str> = Vec::new();
     for term in rows.iter().flat_map(|drawn| &drawn.row.terms) {
         if !labels.contains(&term.label.as_str()) {

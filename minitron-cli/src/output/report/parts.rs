@@ -55,7 +55,7 @@ impl Cell {
 
 /// Rows under a header; the first column names the row.
 #[derive(Debug, Default)]
-pub struct Table {
+pub struct HtmlTable {
     caption: String,
     columns: Vec<String>,
     rows: Vec<Vec<Cell>>,
@@ -63,10 +63,14 @@ pub struct Table {
     n_fixed: usize,
 }
 
-impl Table {
+impl HtmlTable {
     /// With these columns.
     pub fn new<T: Into<String>>(caption: impl Into<String>, columns: impl IntoIterator<Item = T>) -> Self {
-        Table { caption: caption.into(), columns: columns.into_iter().map(Into::into).collect(), ..Table::default() }
+        HtmlTable {
+            caption: caption.into(),
+            columns: columns.into_iter().map(Into::into).collect(),
+            ..HtmlTable::default()
+        }
     }
 
     /// Adds a row that the others are compared with, before them.
@@ -142,7 +146,7 @@ impl Named {
 }
 
 /// A drawing, what it shows, and its numbers for those who do not see it.
-pub fn figure(caption: &Markup, legend: &[Named], drawing: &Markup, numbers: &Table) -> Markup {
+pub fn figure(caption: &Markup, legend: &[Named], drawing: &Markup, numbers: &HtmlTable) -> Markup {
     if drawing.0.is_empty() {
         return html! {};
     }
@@ -159,9 +163,9 @@ pub fn figure(caption: &Markup, legend: &[Named], drawing: &Markup, numbers: &Ta
 }
 
 /// At most twelve points of every curve, under each other.
-pub fn curve_table(caption: &str, curves: &[(String, &[Point])]) -> Table {
+pub fn curve_table(caption: &str, curves: &[(String, &[Point])]) -> HtmlTable {
     const MOST: usize = 12;
-    let mut table = Table::new(caption, ["curve", "tokens", "loss"]);
+    let mut table = HtmlTable::new(caption, ["curve", "tokens", "loss"]);
     for (name, points) in curves {
         let run = points.len().div_ceil(MOST).max(1);
         let last = points.len().saturating_sub(1);

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::charts::{HeatCells, heat};
 use super::curves;
-use super::parts::{Cell, Table, figure};
+use super::parts::{Cell, HtmlTable, figure};
 use crate::output::tables::title;
 use crate::output::watch::duration;
 
@@ -20,7 +20,7 @@ pub fn stages(stages: &[StageSummary]) -> Markup {
         return html! {};
     }
     let mut table =
-        Table::new("Stages in order", ["stage", "job", "state", "time", "tokens/s", "memory", "inputs (SHA-256)"]);
+        HtmlTable::new("Stages in order", ["stage", "job", "state", "time", "tokens/s", "memory", "inputs (SHA-256)"]);
     for stage in stages {
         table.row([
             Cell::text(&stage.name),
@@ -55,7 +55,7 @@ pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
         false => "Measured on held-out data".to_owned(),
     };
     let titles = std::iter::once("model".to_owned()).chain(keys.iter().map(|key| title(key)));
-    let mut table = Table::new(caption, titles.chain((!is_one_text).then(|| "text".to_owned())));
+    let mut table = HtmlTable::new(caption, titles.chain((!is_one_text).then(|| "text".to_owned())));
     for evaluation in evaluations {
         let values = keys.iter().map(|key| Cell::of(key, evaluation.values.get(*key).copied()));
         let text = (!is_one_text).then(|| Cell::text(evaluation.data.join(", ")).words());
@@ -144,7 +144,7 @@ fn reconstructions(reconstructed: &Value) -> String {
 }
 
 fn sizes(pruning: &Pruning) -> Markup {
-    let mut table = Table::new("Sizes before and after", ["axis", "source", "student", "kept"]);
+    let mut table = HtmlTable::new("Sizes before and after", ["axis", "source", "student", "kept"]);
     let mut add = |name: &str, source: Option<u64>, student: Option<u64>| {
         let share = source.zip(student).map(|(source, student)| student as f64 / source.max(1) as f64);
         let kept = Cell::sorted(share.map_or("–".into(), percent), share);
@@ -165,7 +165,7 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
     // Only where the scores were resampled.
     let is_resampled = cuts.iter().any(|cut| cut.explained.stable.is_some());
     let titles = titles.into_iter().chain(is_resampled.then_some("stable"));
-    let mut table = Table::new("Cuts, the closest calls first", titles);
+    let mut table = HtmlTable::new("Cuts, the closest calls first", titles);
     for cut in cuts {
         let explained = &cut.explained;
         let [kept, dropped] = cut.sides();
@@ -197,8 +197,8 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
     }
 }
 
-fn rows_table(caption: &str, map: &HeatMap) -> Table {
-    let mut table = Table::new(caption, ["layer", "units", "lowest", "mean", "highest"]);
+fn rows_table(caption: &str, map: &HeatMap) -> HtmlTable {
+    let mut table = HtmlTable::new(caption, ["layer", "units", "lowest", "mean", "highest"]);
     for row in &map.rows {
         let layer = row.layer.map_or("all".into(), |layer| layer.to_string());
         let name = Cell::sorted(layer, row.layer.map(|layer| layer as f64));

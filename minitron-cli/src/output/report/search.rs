@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use minitron_core::report::{Candidate, Search, bytes, grouped, number, percent};
 
 use super::charts::{Mark, Plot, Series, plot};
-use super::parts::{Cell, Named, Table, curve_table, figure, places};
+use super::parts::{Cell, HtmlTable, Named, curve_table, figure, places};
 use crate::output::watch::duration;
 
 const MIB: f64 = (1 << 20) as f64;
@@ -107,7 +107,7 @@ fn pareto(search: &Search) -> Markup {
         Series { style: 1, mark: Mark::Dots { large: true }, points: winner.into_iter().collect() },
     ];
     let label = format!("Held-out loss against {x}, a dot per candidate");
-    let mut numbers = Table::new(label.as_str(), ["candidate", x, "loss"]);
+    let mut numbers = HtmlTable::new(label.as_str(), ["candidate", x, "loss"]);
     for candidate in &search.candidates {
         let (cost, loss) = (cost(search, candidate), last_loss(search, candidate));
         if loss.is_some() {
@@ -167,7 +167,7 @@ fn candidates(search: &Search) -> Markup {
         "memory",
     ];
     let titles = titles.into_iter().map(str::to_owned).chain(axes.iter().map(|axis| axis.replace('_', " ")));
-    let mut table = Table::new("Candidates", titles);
+    let mut table = HtmlTable::new("Candidates", titles);
     let best = search.leader().map(|leader| leader.name.as_str());
     for candidate in &search.candidates {
         let before = candidate.zero_shot.clone().unwrap_or_default();
@@ -200,7 +200,7 @@ fn left_out(search: &Search, candidate: &Candidate) -> Cell {
 }
 
 fn rungs(search: &Search) -> Markup {
-    let mut table = Table::new("Rungs", ["rung", "candidates", "tokens", "steps", "time", "teacher’s time"]);
+    let mut table = HtmlTable::new("Rungs", ["rung", "candidates", "tokens", "steps", "time", "teacher’s time"]);
     for (rung_no, rung) in (1u64..).zip(&search.rungs) {
         let time = |seconds: Option<f64>| Cell::sorted(seconds.map_or("–".into(), duration), seconds);
         table.row([

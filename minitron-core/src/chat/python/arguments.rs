@@ -1,17 +1,17 @@
-//! Arguments by position or by name, as Python takes them.
+//! CallArguments by position or by name, as Python takes them.
 
 use minijinja::value::{Kwargs, Rest};
 use minijinja::{Error, ErrorKind, Value};
 
 /// Asked for in the order of the function's parameters.
-pub(super) struct Arguments {
+pub(super) struct CallArguments {
     given: std::vec::IntoIter<Value>,
     named: Kwargs,
 }
 
-impl Arguments {
+impl CallArguments {
     pub(super) fn new(given: Rest<Value>, named: Kwargs) -> Self {
-        Arguments { given: given.0.into_iter(), named }
+        CallArguments { given: given.0.into_iter(), named }
     }
 
     /// `None` where it is not given, or none.

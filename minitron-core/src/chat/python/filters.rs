@@ -3,7 +3,7 @@
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-use super::arguments::Arguments;
+use super::arguments::CallArguments;
 use super::methods::{filled, is_space, lines, pay, trimmed};
 use super::printing::str_of;
 
@@ -47,7 +47,7 @@ fn trim(state: &State, value: &Value, chars: Option<&str>) -> Result<Value, Erro
 
 /// `join(d="", attribute=None)`.
 fn join(state: &mut State, value: &Value, given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
-    let mut given = Arguments::new(given, named);
+    let mut given = CallArguments::new(given, named);
     let separator = given.text("d")?.unwrap_or_default();
     let attribute = given.value("attribute")?;
     given.end()?;
@@ -71,7 +71,7 @@ fn join(state: &mut State, value: &Value, given: Rest<Value>, named: Kwargs) -> 
 
 /// `indent(width=4, first=False, blank=False)`; the width may be what is put before a line.
 fn indent(state: &State, text: &str, given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
-    let mut given = Arguments::new(given, named);
+    let mut given = CallArguments::new(given, named);
     let width = given.value("width")?.unwrap_or_else(|| Value::from(4));
     let (first, blank) = (given.flag("first")?, given.flag("blank")?);
     given.end()?;
@@ -135,7 +135,7 @@ fn float(value: &Value, default: Option<Value>) -> Value {
 
 /// `truncate(length=255, killwords=False, end="...", leeway=5)`.
 fn truncate(text: &str, given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
-    let mut given = Arguments::new(given, named);
+    let mut given = CallArguments::new(given, named);
     let length = given.integer("length")?.unwrap_or(255).max(0).unsigned_abs() as usize;
     let kills_words = given.flag("killwords")?;
     let end = given.text("end")?.unwrap_or_else(|| "...".to_owned());

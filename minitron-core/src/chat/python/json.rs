@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::arguments::Arguments;
+use super::arguments::CallArguments;
 use super::methods::pay;
 use super::printing::{float, too_deep};
 
@@ -23,7 +23,7 @@ struct Writer {
 
 /// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(super) fn to_json(state: &State, value: &Value, given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
-    let mut given = Arguments::new(given, named);
+    let mut given = CallArguments::new(given, named);
     let ascii = given.flag("ensure_ascii")?;
     let indent = given.value("indent")?;
     let separators = given.value("separators")?;

@@ -13,9 +13,9 @@ pub use spec::{Check, Ratio, Row, Spec};
 use serde_json::{Value, json};
 
 use self::spec::{Link, Original};
-use self::table::{Line, checks, columns, ratios};
+use self::table::{TableLine, checks, columns, ratios};
 use super::context::Context;
-use super::run::{Place, refuse_own_inputs, run_stage};
+use super::run::{StagePlace, refuse_own_inputs, run_stage};
 use super::run_dir::RunDir;
 use crate::error::{Error, Result};
 use crate::output::write_atomic;
@@ -55,9 +55,9 @@ struct Comparison<'a> {
     spec: &'a Spec,
     out: &'a Path,
     run_dir: RunDir,
-    lines: Vec<Line>,
+    lines: Vec<TableLine>,
     /// The original, where no row is that.
-    original: Option<Line>,
+    original: Option<TableLine>,
     /// Those of no row.
     warnings: Vec<String>,
     known: BTreeMap<std::path::PathBuf, String>,
@@ -82,7 +82,7 @@ impl<'a> Comparison<'a> {
             for &seed in &spec.seeds {
                 names.extend(spec.links(row, seed)?.into_iter().map(|link| link.stage.name));
             }
-            lines.push(Line::new(row, &spec.links(row, spec.seeds.first().copied().unwrap_or(0))?));
+            lines.push(TableLine::new(row, &spec.links(row, spec.seeds.first().copied().unwrap_or(0))?));
         }
         if let Some(Original::Own(link)) = spec.original()? {
             names.insert(link.stage.name);
@@ -98,7 +98,7 @@ impl<'a> Comparison<'a> {
     /// Measures the original where no row is that; true where it was asked to end on the way.
     fn original(&mut self) -> Result<bool> {
         let Some(Original::Own(link)) = self.spec.original()? else { return Ok(false) };
-        let mut line = Line::original(&self.spec.model, &link);
+        let mut line = TableLine::original(&self.spec.model, &link);
         let links = [*link];
         self.context.progress.note("teacher: evaluated as the rows are");
         match self.links(&links) {
@@ -200,7 +200,7 @@ impl<'a> Comparison<'a> {
         let names: Vec<&str> = links.iter().map(|link| link.stage.name.as_str()).collect();
         let dir = self.spec.path.parent().map(Path::to_path_buf).unwrap_or_default();
         for (idx, link) in links.iter().enumerate() {
-            let place = Place { dir: dir.clone(), earlier: names.get(..idx).unwrap_or_default() };
+            let place = StagePlace { dir: dir.clone(), earlier: names.get(..idx).unwrap_or_default() };
             let context = Context { seed: link.seed, ..self.context };
             let is_halted = run_stage(&context, &link.stage, &place, &mut self.known, &mut self.run_dir)
                 .map_err(|e| e.at(&link.word))?;

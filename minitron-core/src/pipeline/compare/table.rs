@@ -65,7 +65,7 @@ impl Over {
 
 /// A strategy's line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Line {
+pub(super) struct TableLine {
     pub name: String,
     pub title: Option<String>,
     pub source: Option<String>,
@@ -86,10 +86,10 @@ pub(super) struct Line {
 /// A stage's result, how long it took, and the most memory meanwhile.
 pub(super) type Done<'a> = (&'a Value, f64, Option<u64>);
 
-impl Line {
+impl TableLine {
     /// Before anything ran.
     pub fn new(row: &Row, links: &[Link]) -> Self {
-        Line {
+        TableLine {
             name: row.name.clone(),
             title: row.title.clone(),
             source: row.source.clone(),
@@ -106,7 +106,7 @@ impl Line {
     /// The original beside the rows, before it is measured.
     pub fn original(model: &str, link: &Link) -> Self {
         let name = Path::new(model).file_name().map_or(model.into(), |name| name.to_string_lossy());
-        Line {
+        TableLine {
             name: "teacher".into(),
             title: Some(format!("teacher ({name})")),
             source: None,
@@ -218,7 +218,7 @@ fn measured(result: &Value, prefix: &str, values: &mut BTreeMap<String, f64>) {
 }
 
 /// The columns asked for, or all that some row has.
-pub(super) fn columns(spec: &Spec, lines: &[Line]) -> Vec<Column> {
+pub(super) fn columns(spec: &Spec, lines: &[TableLine]) -> Vec<Column> {
     let has = |key: &str| lines.iter().any(|line| line.values.contains_key(key));
     let known = known_columns().map(|(key, ..)| key.to_owned());
     let others = lines.iter().flat_map(|line| line.values.keys().cloned());
@@ -252,7 +252,7 @@ fn better(key: &str) -> Option<&'static str> {
 }
 
 /// Whether what should hold does, with the numbers; null where a row has none.
-pub(super) fn checks(spec: &Spec, lines: &[Line]) -> Vec<Value> {
+pub(super) fn checks(spec: &Spec, lines: &[TableLine]) -> Vec<Value> {
     let value = |name: &str| {
         let (row, column) = name.split_once('.')?;
         lines.iter().find(|line| line.name == row)?.values.get(column).map(|over| over.mean)
@@ -273,11 +273,11 @@ pub(super) fn checks(spec: &Spec, lines: &[Line]) -> Vec<Value> {
 }
 
 /// For each row of a ratio, the tokens that the reference needs to come as far.
-pub(super) fn ratios(spec: &Spec, lines: &[Line]) -> Vec<Value> {
+pub(super) fn ratios(spec: &Spec, lines: &[TableLine]) -> Vec<Value> {
     spec.ratios.iter().map(|ratio| json!({ "by": ratio.by, "points": points(ratio, lines) })).collect()
 }
 
-fn points(ratio: &Ratio, lines: &[Line]) -> Vec<Value> {
+fn points(ratio: &Ratio, lines: &[TableLine]) -> Vec<Value> {
     let point = |name: &String| {
         let values = &lines.iter().find(|line| line.name == *name)?.values;
         Some((values.get("n_tokens")?.mean, values.get(&ratio.by)?.mean))

@@ -100,24 +100,24 @@ impl Default for SearchOptions {
 
 /// Sizes to try: `[2560, 3072]`, `"24,32,48"`, `"29-32"` (both ends), `"4096-6144/512"` (in steps).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "NumberListOrText")]
 pub struct SizeList(pub Vec<f64>);
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
-enum Written {
+enum NumberListOrText {
     One(f64),
     List(Vec<f64>),
     Text(String),
 }
 
-impl TryFrom<Written> for SizeList {
+impl TryFrom<NumberListOrText> for SizeList {
     type Error = Error;
-    fn try_from(written: Written) -> Result<Self> {
+    fn try_from(written: NumberListOrText) -> Result<Self> {
         match written {
-            Written::One(size) => Ok(SizeList(vec![size])),
-            Written::List(sizes) => Ok(SizeList(sizes)),
-            Written::Text(text) => text.parse(),
+            NumberListOrText::One(size) => Ok(SizeList(vec![size])),
+            NumberListOrText::List(sizes) => Ok(SizeList(sizes)),
+            NumberListOrText::Text(text) => text.parse(),
         }
     }
 }

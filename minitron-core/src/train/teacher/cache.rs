@@ -119,7 +119,7 @@ pub struct TopRows {
 pub type Key = [u8; 16];
 
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct CacheEntry {
     first_row: u64,
     n_rows: u32,
     crc: u32,
@@ -132,7 +132,7 @@ pub struct TeacherCache {
     header: CacheHeader,
     rows: File,
     index: File,
-    entries: HashMap<Key, Entry>,
+    entries: HashMap<Key, CacheEntry>,
     n_rows: u64,
     is_writer: bool,
 }
@@ -259,7 +259,8 @@ impl TeacherCache {
             return Ok(true);
         }
         let bytes = self.encode(rows);
-        let entry = Entry { first_row: self.n_rows, n_rows: rows.log_tail.len() as u32, crc: crc32c::crc32c(&bytes) };
+        let entry =
+            CacheEntry { first_row: self.n_rows, n_rows: rows.log_tail.len() as u32, crc: crc32c::crc32c(&bytes) };
         let written = self.rows.write_all(&bytes).at_path(self.dir.join(ROWS));
         let written = written.and_then(|()| {
             let mut line = key.to_vec();
@@ -352,11 +353,11 @@ fn check_header(path: &Path, wanted: &CacheHeader) -> Result<()> {
     Err(Error::checkpoint(path, message))
 }
 
-fn parse_entry(bytes: &[u8]) -> (Key, Entry) {
+fn parse_entry(bytes: &[u8]) -> (Key, CacheEntry) {
     // Absent in no entry: they are cut to their length before.
     let part = |from: usize, len: usize| bytes.get(from..from + len).unwrap_or_default();
     let key = part(0, 16).try_into().unwrap_or_default();
     let first_row = part(16, 8).try_into().map_or(0, u64::from_le_bytes);
     let number = |from| part(from, 4).try_into().map_or(0, u32::from_le_bytes);
-    (key, Entry { first_row, n_rows: number(24), crc: number(28) })
+    (key, CacheEntry { first_row, n_rows: number(24), crc: number(28) })
 }

@@ -36,7 +36,7 @@ fn element(code: u8) -> Option<Element> {
 }
 
 /// Both files; the index is never held whole.
-pub struct Pair<'a> {
+pub struct IndexedFile<'a> {
     index: &'a Path,
     ids_path: PathBuf,
     element: Element,
@@ -52,7 +52,7 @@ pub struct Pair<'a> {
     sequence: u64,
 }
 
-impl<'a> Pair<'a> {
+impl<'a> IndexedFile<'a> {
     pub fn open(path: &'a Path, ids_path: PathBuf) -> Result<Self> {
         let open = |path: &Path| open(path).map(BufReader::new);
         let mut index = open(path)?;
@@ -83,7 +83,7 @@ impl<'a> Pair<'a> {
         let ids = open(&ids_path)?;
         let n_bytes = ids.get_ref().metadata().at_path(&ids_path)?.len();
         let n_documents = n_bounds.saturating_sub(1);
-        Ok(Pair {
+        Ok(IndexedFile {
             index: path,
             ids_path,
             element,

@@ -12,23 +12,23 @@ use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::schema::types::ColumnDescriptor;
 
-/// Bytes of a page that need no reason, and how often a page may be as long as it is compressed: deflate's limit.
+/// FileBytes of a page that need no reason, and how often a page may be as long as it is compressed: deflate's limit.
 const PAGE: u64 = 64 << 20;
 const FOLDS: u64 = 1032;
 /// Values of a page whose lengths are unfolded all at once.
 const MOST_VALUES: usize = 1 << 24;
-/// Bytes that are unfolded at a time.
+/// FileBytes that are unfolded at a time.
 const BUFFER: usize = 4096;
 /// Structures within structures; the format has seven.
 const MOST_NESTED: u32 = 32;
 
-type Bytes<'a> = Take<BufReader<&'a File>>;
+type FileBytes<'a> = Take<BufReader<&'a File>>;
 
 fn contradiction() -> ParquetError {
     ParquetError::General("it announces more than it holds".to_owned())
 }
 
-fn bytes(file: &File, start: u64, len: u64) -> Result<Bytes<'_>> {
+fn bytes(file: &File, start: u64, len: u64) -> Result<FileBytes<'_>> {
     let mut reader = BufReader::new(file);
     reader.seek(SeekFrom::Start(start))?;
     Ok(reader.take(len))
@@ -69,7 +69,7 @@ pub fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<()> {
 }
 
 /// The crate unfolds all that is there, however long the header says that it is.
-fn unfold(page: Take<Bytes>, compression: Compression, n_expected: u64) -> Result<()> {
+fn unfold(page: Take<FileBytes>, compression: Compression, n_expected: u64) -> Result<()> {
     let most = n_expected.saturating_add(1);
     let n_found = match compression {
         // Of a page of the newer kind the levels stand before what is compressed: damage is for the crate to name.
@@ -92,7 +92,7 @@ fn unfold(page: Take<Bytes>, compression: Compression, n_expected: u64) -> Resul
 
 /// Reads a structure to its end; none where it announces more than is left. Gives its own fields 2 and 3, which are the
 /// lengths of a page, unfolded and stored.
-fn structure(from: &mut Bytes, depth: u32) -> Result<Option<[i64; 2]>> {
+fn structure(from: &mut FileBytes, depth: u32) -> Result<Option<[i64; 2]>> {
     let (mut sizes, mut id) = ([0; 2], 0_i64);
     loop {
         let head = byte(from)?;
@@ -112,7 +112,7 @@ fn structure(from: &mut Bytes, depth: u32) -> Result<Option<[i64; 2]>> {
 }
 
 /// Reads a value; false where it announces more than is left.
-fn value(from: &mut Bytes, kind: u8, depth: u32) -> Result<bool> {
+fn value(from: &mut FileBytes, kind: u8, depth: u32) -> Result<bool> {
     match kind {
         1..=3 => drop(byte(from)?),
         4..=6 => drop(zigzag(from)?),
@@ -138,7 +138,7 @@ fn value(from: &mut Bytes, kind: u8, depth: u32) -> Result<bool> {
 }
 
 /// None of them takes less than a byte.
-fn values(from: &mut Bytes, n: u64, kinds: &[u8], depth: u32) -> Result<bool> {
+fn values(from: &mut FileBytes, n: u64, kinds: &[u8], depth: u32) -> Result<bool> {
     if n > from.limit() || depth >= MOST_NESTED {
         return Ok(false);
     }
@@ -150,7 +150,7 @@ fn values(from: &mut Bytes, n: u64, kinds: &[u8], depth: u32) -> Result<bool> {
     Ok(true)
 }
 
-fn skip(from: &mut Bytes, len: u64) -> Result<bool> {
+fn skip(from: &mut FileBytes, len: u64) -> Result<bool> {
     Ok(len <= from.limit() && io::copy(&mut from.take(len), &mut io::sink())? == len)
 }
 

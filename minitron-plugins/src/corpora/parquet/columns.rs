@@ -23,7 +23,7 @@ pub(super) enum Chosen {
 
 /// What a column, or a group of them, holds.
 #[derive(Debug, PartialEq)]
-enum Kind {
+enum ColumnKind {
     Text,
     /// In lists.
     Ids,
@@ -44,9 +44,9 @@ pub(super) fn choose(reader: &SerializedFileReader<File>, field: &str) -> Result
         let path = find(root, name).unwrap_or_default();
         let (Some(first), Some(last)) = (path.first(), path.last()) else { return Err(missing(root, name)) };
         match kind_of(last) {
-            Kind::Other(_) => return Err(missing(root, name)),
-            Kind::Text => text = Some(path.iter().map(|group| group.name()).collect::<Vec<_>>()),
-            Kind::Ids => {}
+            ColumnKind::Other(_) => return Err(missing(root, name)),
+            ColumnKind::Text => text = Some(path.iter().map(|group| group.name()).collect::<Vec<_>>()),
+            ColumnKind::Ids => {}
         }
         if !columns.iter().any(|column| column == first.name()) {
             columns.push(first.name().to_owned());
@@ -121,23 +121,23 @@ fn element(list: &Type) -> &Type {
     found
 }
 
-fn kind_of(field: &Type) -> Kind {
+fn kind_of(field: &Type) -> ColumnKind {
     let info = field.get_basic_info();
     match field {
-        _ if info.converted_type() == ConvertedType::MAP => Kind::Other("a map".to_owned()),
+        _ if info.converted_type() == ConvertedType::MAP => ColumnKind::Other("a map".to_owned()),
         _ if is_list(field) => {
             let inner = element(field);
             match inner {
-                Type::PrimitiveType { physical_type: Physical::INT32 | Physical::INT64, .. } => Kind::Ids,
-                _ if is_text(inner) => Kind::Other("a list of strings".to_owned()),
-                Type::PrimitiveType { physical_type, .. } => Kind::Other(format!("a list of {physical_type}")),
-                _ if is_list(inner) && inner.get_fields().len() == 1 => Kind::Other("a list of lists".to_owned()),
-                _ => Kind::Other(format!("a list of groups with {}", keys(inner))),
+                Type::PrimitiveType { physical_type: Physical::INT32 | Physical::INT64, .. } => ColumnKind::Ids,
+                _ if is_text(inner) => ColumnKind::Other("a list of strings".to_owned()),
+                Type::PrimitiveType { physical_type, .. } => ColumnKind::Other(format!("a list of {physical_type}")),
+                _ if is_list(inner) && inner.get_fields().len() == 1 => ColumnKind::Other("a list of lists".to_owned()),
+                _ => ColumnKind::Other(format!("a list of groups with {}", keys(inner))),
             }
         }
-        _ if is_text(field) => Kind::Text,
-        Type::PrimitiveType { physical_type, .. } => Kind::Other(format!("one of {physical_type}")),
-        Type::GroupType { .. } => Kind::Other(format!("a group with {}", keys(field))),
+        _ if is_text(field) => ColumnKind::Text,
+        Type::PrimitiveType { physical_type, .. } => ColumnKind::Other(format!("one of {physical_type}")),
+        Type::GroupType { .. } => ColumnKind::Other(format!("a group with {}", keys(field))),
     }
 }
 
@@ -154,7 +154,7 @@ fn keys(group: &Type) -> String {
 
 fn missing(root: &[TypePtr], name: &str) -> String {
     let found = match find(root, name).and_then(|path| path.last().map(|last| kind_of(last))) {
-        Some(Kind::Other(found)) => found,
+        Some(ColumnKind::Other(found)) => found,
         _ => before(root, name).unwrap_or_else(|| "none of that name".to_owned()),
     };
     let columns = match listed(root) {
@@ -168,7 +168,7 @@ fn missing(root: &[TypePtr], name: &str) -> String {
 fn before(root: &[TypePtr], name: &str) -> Option<String> {
     let (start, _) = name.rsplit_once('.')?;
     match find(root, start).and_then(|path| path.last().map(|last| kind_of(last))) {
-        Some(Kind::Other(found)) => Some(format!("none in `{start}`, {found}")),
+        Some(ColumnKind::Other(found)) => Some(format!("none in `{start}`, {found}")),
         Some(_) => Some(format!("none in `{start}`, which is no group")),
         None => before(root, start),
     }
@@ -181,13 +181,13 @@ fn listed(root: &[TypePtr]) -> Vec<String> {
         root.iter().rev().map(|f| (f.name().to_owned(), f.as_ref(), 0)).collect();
     while let Some((name, field, depth)) = open.pop() {
         match kind_of(field) {
-            Kind::Text => found.push(format!("`{name}`")),
-            Kind::Ids => found.push(format!("`{name}` (integers)")),
-            Kind::Other(_) if field.is_group() && !is_list(field) && depth < DEEPEST => {
+            ColumnKind::Text => found.push(format!("`{name}`")),
+            ColumnKind::Ids => found.push(format!("`{name}` (integers)")),
+            ColumnKind::Other(_) if field.is_group() && !is_list(field) && depth < DEEPEST => {
                 let below = field.get_fields().iter().rev();
                 open.extend(below.map(|f| (format!("{name}.{}", f.name()), f.as_ref(), depth + 1)));
             }
-            Kind::Other(_) => found.push(format!("`{name}` (no strings)")),
+            ColumnKind::Other(_) => found.push(format!("`{name}` (no strings)")),
         }
     }
     found
