@@ -30,7 +30,7 @@ do = "prune"
 model = "teacher"
 scores = "scores"
 mlp = 24
-reconstruct = [{ type = "least_squares" }]
+heal = [{ type = "least_squares" }]
 data = ["text.txt"]
 samples = 16
 seq_len = 32
