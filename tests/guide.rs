@@ -14,7 +14,7 @@ fn chapters() -> Vec<PathBuf> {
     found
 }
 
-/// Batch of `[text](target)`, without code.
+/// Targets of `[text](target)`, without code.
 fn links(text: &str) -> Vec<String> {
     let is_prose = |(idx, part): (usize, &'_ str)| idx.is_multiple_of(2).then_some(part.to_owned());
     let prose: String = text.split("```").enumerate().filter_map(is_prose).collect();

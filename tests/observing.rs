@@ -258,7 +258,7 @@ fn what_people_are_told_is_a_log_line_only_where_they_are_not_told() {
 
 #[test]
 fn a_warning_is_shown_once_whatever_is_asked_and_kept_with_what_it_is_of() {
-    const WARNING: &str = "data: nothing looks at it; name a reconstruction with reconstruct, or rounds";
+    const WARNING: &str = "data: nothing looks at it; name a reconstruction with heal, or rounds";
     let desk = Desk::new();
     let stages: Vec<&str> = RECIPE.split("[[stages]]").take(3).collect();
     let recipe = stages.join("[[stages]]").replace("heal = [{ type = \"least_squares\" }]\n", "");

@@ -235,7 +235,7 @@ prune = { mlp = 23 }
 
 #[test]
 fn a_comparison_shows_the_teacher_curves_warnings_and_what_failed() {
-    const WARNING: &str = "data: nothing looks at it; name a reconstruction with reconstruct, or rounds";
+    const WARNING: &str = "data: nothing looks at it; name a reconstruction with heal, or rounds";
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
     let from = run_dir("whole/teacher").display().to_string();

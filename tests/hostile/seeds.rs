@@ -200,9 +200,7 @@ fn decisions(seeds: &mut Seeds, dir: &Path) -> Result<()> {
 }
 
 fn words(seeds: &mut Seeds) {
-    for name in
-        ["recipes/stories260k.toml", "recipes/capp-gpt.toml", "compare/reconstruction.toml", "search/prose.toml"]
-    {
+    for name in ["recipes/stories260k.toml", "recipes/capp-gpt.toml", "compare/healing.toml", "search/prose.toml"] {
         let text = fs::read(root().join("examples").join(name)).unwrap_or_default();
         seeds.push(("recipe", name.replace(['/', '.'], "_"), text));
     }

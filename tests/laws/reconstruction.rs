@@ -23,7 +23,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Model, REORDERED, load, relative};
 
-/// A teacher, its random ranking, a plan and text: everything that a editor borrows.
+/// A teacher, its random ranking, a plan and text: everything that an editor borrows.
 pub(super) struct Ward {
     pub model: Model,
     registry: Registry,

@@ -102,7 +102,7 @@ pub enum Command {
     Demo(Demo),
     /// One page about runs, searches, comparisons or stages, to look at
     Report(Report),
-    /// TrainingArgs far a running job has come
+    /// How far a running job has come
     Watch(Watch),
 }
 
@@ -178,7 +178,7 @@ pub enum RecipeCommand {
     Schema,
 }
 
-/// TrainingArgs files are read.
+/// How files are read.
 #[derive(Debug, Args)]
 pub struct Files {
     /// Field of JSON lines, column of Parquet files [default: text]
@@ -187,17 +187,17 @@ pub struct Files {
     /// Element type of .bin files: u16 or u32 [default: u16]
     #[arg(long)]
     pub token_type: Option<String>,
-    /// TrainingArgs records hold conversations: messages, sharegpt, prompt_completion or alpaca [default: recognised]
+    /// How records hold conversations: messages, sharegpt, prompt_completion or alpaca [default: recognised]
     #[arg(long)]
     pub form: Option<String>,
-    /// TrainingArgs documents become windows: stream (joined, cut at --seq-len), documents (one window each), whole (as many whole
+    /// How documents become windows: stream (joined, cut at --seq-len), documents (one window each), whole (as many whole
     /// ones as a window has room for) or auto (whole for conversations, stream for the rest)
     #[arg(long, default_value = "auto")]
     pub pack: Pack,
     /// Which tokens are learned and measured: none (all of them) or answers (what the assistant says)
     #[arg(long, default_value = "none")]
     pub mask: LossMask,
-    /// TrainingArgs far attention reaches: window, or documents (inside each document of a window alone)
+    /// How far attention reaches: window, or documents (inside each document of a window alone)
     #[arg(long, default_value = "window")]
     pub attend: Attend,
     /// The day that chat templates write where they ask for one, 2026-11-28 [default: today]

@@ -44,7 +44,7 @@ pub struct Search {
     /// Most candidates, the most evenly shrunk ones
     #[arg(long, default_value_t = 16)]
     pub candidates: usize,
-    /// TrainingArgs many of them are trained, the best ones before training [default: all]
+    /// How many of them are trained, the best ones before training [default: all]
     #[arg(long)]
     pub screen: Option<usize>,
     /// Stretches of training, after each of which some leave

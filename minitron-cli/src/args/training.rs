@@ -36,7 +36,7 @@ pub struct Training {
     pub training: TrainingArgs,
 }
 
-/// TrainingArgs something is trained.
+/// How something is trained.
 #[derive(Debug, Args)]
 pub struct TrainingArgs {
     /// Tokens per window [default: the model's positions, at most 512]
@@ -137,7 +137,7 @@ pub struct Distill {
     pub training: Training,
 }
 
-/// TrainingArgs a teacher is asked.
+/// How a teacher is asked.
 #[derive(Debug, Args)]
 pub struct TeacherArgs {
     /// Read the teacher's layers from its files for every batch instead of holding it in memory

@@ -16,7 +16,7 @@ pub fn run(common: &Common, args: &Distill) -> Result<()> {
     output::show(common.json, &report, output::facts_table)
 }
 
-/// TrainingArgs a teacher is asked.
+/// How a teacher is asked.
 pub fn asked(args: &TeacherArgs) -> TeacherOptions {
     TeacherOptions {
         stream_teacher: args.stream_teacher,

@@ -20,7 +20,7 @@ pub fn setup(args: &Training) -> TrainingOptions {
     TrainingOptions { stop_after: args.stop_after, ..training_options(&args.training, &args.data, args.tokens) }
 }
 
-/// TrainingArgs something is trained on so many tokens of a text.
+/// How something is trained on so many tokens of a text.
 pub fn training_options(args: &TrainingArgs, data: &[DataSpec], tokens: Count) -> TrainingOptions {
     TrainingOptions {
         data: data.to_vec(),

@@ -222,7 +222,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chrome {
     }
 }
 
-/// SpanArgs as JSON.
+/// Fields as JSON.
 #[derive(Default)]
 struct SpanArgs(Map<String, Value>);
 

@@ -81,7 +81,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 }
 
-/// EventFields as `name=value`, a message without its name.
+/// Fields as `name=value`, a message without its name.
 #[derive(Default)]
 struct EventFields {
     message: String,

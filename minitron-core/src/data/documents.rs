@@ -102,7 +102,7 @@ impl DataSources {
     }
 }
 
-/// Reads a sources; what follows an error is not to be read.
+/// Reads the sources; what follows an error is not to be read.
 pub(super) struct DocumentReader<'s> {
     sources: &'s DataSources,
     spec: usize,

@@ -218,7 +218,7 @@ fn normalized(x_be: &Tensor) -> Result<Tensor> {
     Ok(x_be.f_div(&length_b1)?)
 }
 
-/// Vectors [N, E] of length 1, in f32 on the model's device, of token sequences with their special_tokens, in their order. Those of
+/// Vectors [N, E] of length 1, in f32 on the model's device, of token sequences with their special tokens, in their order. Those of
 /// one length side by side need no padding.
 ///
 /// # Errors

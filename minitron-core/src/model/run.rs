@@ -112,7 +112,7 @@ impl LayerStore<'_> {
 /// steps either way.
 ///
 /// # Errors
-/// Those of the walk, of the waiting, and of reading a layer.
+/// Those of the walk, of the store, and of reading a layer.
 pub fn run_layers<W: Walk>(
     store: &LayerStore,
     n_batches: usize,

@@ -128,7 +128,7 @@ impl PruneOptions {
         const SIZED_BY: &str = "params ratio non_embedding memory square allocator axes by plan";
         let looks_at_text = match self.reconstruction.heal.is_empty() && self.rounds <= 1 {
             true => "seed",
-            false => "rounds metrics reconstruct data samples seq_len seed",
+            false => "rounds metrics heal data samples seq_len seed",
         };
         let mut told = serde_json::to_value(self).unwrap_or_default();
         told["seed"] = json!(context.seed);

@@ -65,7 +65,7 @@ impl ReconstructOptions {
         at_least_1("batch_size", self.batch_size)?;
         let is_used = is_scored || !self.heal.is_empty();
         if !is_used && !self.data.is_empty() {
-            context.progress.warn("data: nothing looks at it; name a reconstruction with reconstruct, or rounds");
+            context.progress.warn("data: nothing looks at it; name a reconstruction with heal, or rounds");
         }
         if !is_used || self.data.is_empty() {
             return Ok(None);

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// So many parameters, give or take a share of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Target {
-    /// SizeRequest number.
+    /// Wanted number.
     pub n_params: u64,
     /// Largest relative deviation.
     pub tolerance: f64,

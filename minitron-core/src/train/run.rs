@@ -58,7 +58,7 @@ pub struct Trainer<'a> {
     pub interrupt: &'a Interrupt,
 }
 
-/// MasterWeights of what was trained, where it computes in less than f32.
+/// Master weights of what was trained, where it computes in less than f32.
 #[derive(Debug)]
 pub struct Trained {
     /// The student's.

@@ -121,7 +121,7 @@ impl NearestNeighbour {
         Ok(Items { sentences, owners, labels })
     }
 
-    /// A record's sentence with its special_tokens, and its label.
+    /// A record's sentence with its special tokens, and its label.
     fn item(
         &self,
         record: &Map<String, Value>,

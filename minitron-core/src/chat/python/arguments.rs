@@ -1,4 +1,4 @@
-//! CallArguments by position or by name, as Python takes them.
+//! Arguments by position or by name, as Python takes them.
 
 use minijinja::value::{Kwargs, Rest};
 use minijinja::{Error, ErrorKind, Value};

@@ -63,7 +63,7 @@ pub trait TeacherOutput: Debug {
     }
 }
 
-/// Most bytes of logits that a output keeps for further students.
+/// Most bytes of logits that an output keeps for further students.
 const KEPT_BYTES: usize = 1 << 30;
 
 /// A teacher in memory, its own or somebody else's.

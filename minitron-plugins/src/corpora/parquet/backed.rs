@@ -12,12 +12,12 @@ use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::schema::types::ColumnDescriptor;
 
-/// FileBytes of a page that need no reason, and how often a page may be as long as it is compressed: deflate's limit.
+/// Bytes of a page that need no reason, and how often a page may be as long as it is compressed: deflate's limit.
 const PAGE: u64 = 64 << 20;
 const FOLDS: u64 = 1032;
 /// Values of a page whose lengths are unfolded all at once.
 const MOST_VALUES: usize = 1 << 24;
-/// FileBytes that are unfolded at a time.
+/// Bytes that are unfolded at a time.
 const BUFFER: usize = 4096;
 /// Structures within structures; the format has seven.
 const MOST_NESTED: u32 = 32;
