@@ -142,3 +142,65 @@ fn the_comparison_of_outputs_can_fail() {
     }
     assert_eq!(consoles("```console\n$ a \\\n  b\nc\n```").concat(), [("a b".to_owned(), "c\n".to_owned())]);
 }
+
+/// The command lines of a text's shell blocks, in one line each.
+fn command_lines(text: &str) -> Vec<String> {
+    let is_shell = |block: &&str| block.starts_with("sh\n") || block.starts_with("console\n");
+    let blocks = text.split("```").skip(1).step_by(2).filter(is_shell);
+    let whole = blocks.map(|block| block.replace("\\\n", " ")).collect::<Vec<_>>().join("\n");
+    let lines = whole.lines().map(|line| line.trim_start_matches("$ ").trim());
+    lines.filter(|line| line.starts_with("minitron ")).map(str::to_owned).collect()
+}
+
+/// Its words, without a comment at its end; quotes hold words together.
+fn words(line: &str) -> Vec<String> {
+    let mut found = vec![String::new()];
+    let mut quote = None;
+    for c in line.chars() {
+        match (c, quote, found.last_mut().unwrap()) {
+            ('#', None, last) if last.is_empty() => break,
+            (' ' | '|', None, _) => found.push(String::new()),
+            ('\'' | '"', None, _) => quote = Some(c),
+            (c, Some(open), _) if c == open => quote = None,
+            (c, _, last) => last.push(c),
+        }
+    }
+    found.retain(|word| !word.is_empty());
+    found
+}
+
+fn help(command: &[String]) -> Option<String> {
+    let output = Command::new(binary()).args(command).arg("--help").output().unwrap();
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn the_guide_names_every_command_and_types_no_flag_that_its_command_lacks() {
+    let readme = root().join("README.md");
+    let texts: Vec<String> = chapters().iter().chain([&readme]).map(|path| fs::read_to_string(path).unwrap()).collect();
+    let lines: Vec<Vec<String>> = texts.iter().flat_map(|text| command_lines(text)).map(|line| words(&line)).collect();
+    assert!(lines.len() > 50, "the pattern that finds command lines misses them: {}", lines.len());
+    let all = help(&[]).unwrap();
+    let listed = all.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    let commands: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    for command in commands.iter().filter(|command| !["help", "demo"].contains(command)) {
+        assert!(lines.iter().any(|line| line.iter().any(|word| word == command)), "no page shows `{command}`");
+    }
+    let mut helps = std::collections::BTreeMap::new();
+    for line in &lines {
+        let Some(at) = line.iter().position(|word| commands.contains(&word.as_str())) else {
+            assert!(line[1].starts_with("--"), "no such command: {line:?}");
+            continue;
+        };
+        // `plugins show`, `recipe check`: two words are one command.
+        let two = ["plugins", "recipe"].contains(&line[at].as_str()) && line.len() > at + 1;
+        let command = line[at..=at + usize::from(two)].to_vec();
+        let text = helps.entry(command.clone()).or_insert_with(|| help(&command));
+        let text = text.as_ref().unwrap_or_else(|| panic!("no such command: {command:?}"));
+        for flag in line.iter().filter(|word| word.starts_with("--")) {
+            let flag = flag.split('=').next().unwrap();
+            let is_there = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|word| word == flag);
+            assert!(is_there, "`{}` has no {flag}: {}", command.join(" "), line.join(" "));
+        }
+    }
+}
