@@ -32,6 +32,7 @@ pub struct Arguments {
 
 /// What every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Common {
     /// Where models compute: auto, cpu, cuda or cuda:N
     #[arg(long, global = true, default_value = "auto")]
@@ -70,7 +71,7 @@ pub enum Command {
     Inspect(Inspect),
     /// What is registered
     Plugins {
-        /// list or show
+        /// list, show, new or check
         #[command(subcommand)]
         command: Plugins,
     },
