@@ -311,21 +311,8 @@ pub fn score(
     batch_size: usize,
 ) -> Result<Scores> {
     let groups = groups(spec)?;
-    let inputs = ScoreInputs {
-        source,
-        spec,
-        groups: &groups,
-        windows,
-        task: calibration(spec, windows, batch_size)?.task,
-        tokenizer: None,
-        batch_size,
-        max_memory: None,
-        options: LoadOptions::default(),
-        seed: 0,
-        bootstrap: 0,
-        activations: None,
-        progress: &Silent,
-    };
+    let task = calibration(spec, windows, batch_size)?.task;
+    let inputs = ScoreInputs { task, batch_size, ..ScoreInputs::new(source, spec, &groups, windows) };
     calibrate::score(&inputs, metrics)
 }
 

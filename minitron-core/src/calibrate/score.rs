@@ -10,7 +10,7 @@ use crate::data::{Task, Tokenizer, Windows};
 use crate::error::{Error, Result};
 use crate::memory::{mib, peak_bytes};
 use crate::model::{LoadOptions, Transformer};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::spec::{HIDDEN, ModelSpec, Param, PruneGroup, Role};
 
 /// A model, a text, and how they are brought together.
@@ -66,6 +66,32 @@ pub fn score(inputs: &ScoreInputs, metrics: Vec<Metric>) -> Result<Scores> {
     let mut scores = scorers.finish()?;
     scores.replicates = scorers.replicates(inputs.bootstrap, inputs.seed)?;
     Ok(scores)
+}
+
+impl<'a> ScoreInputs<'a> {
+    /// One window at a time on the CPU, in memory, without a task and without a word.
+    pub fn new(
+        source: &'a dyn TensorSource,
+        spec: &'a ModelSpec,
+        groups: &'a [PruneGroup],
+        windows: &'a Windows,
+    ) -> Self {
+        ScoreInputs {
+            source,
+            spec,
+            groups,
+            windows,
+            task: None,
+            tokenizer: None,
+            batch_size: 1,
+            max_memory: None,
+            options: LoadOptions::default(),
+            seed: 0,
+            bootstrap: 0,
+            activations: None,
+            progress: &Silent,
+        }
+    }
 }
 
 impl ScoreInputs<'_> {

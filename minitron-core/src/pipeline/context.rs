@@ -125,20 +125,13 @@ impl Context<'_> {
         windows: &'a Windows,
     ) -> ScoreInputs<'a> {
         ScoreInputs {
-            source,
-            spec,
-            groups,
-            windows,
             // An encoder whose tokenizer has no mask is told so when something is to be predicted.
             task: Task::of(spec.options.causal, tokenizer.mask, self.seed).ok(),
             tokenizer: Some(tokenizer),
-            batch_size: 1,
-            max_memory: None,
             options: self.load_options(),
             seed: self.seed,
-            bootstrap: 0,
-            activations: None,
             progress: self.progress,
+            ..ScoreInputs::new(source, spec, groups, windows)
         }
     }
 

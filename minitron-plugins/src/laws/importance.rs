@@ -3,8 +3,6 @@
 use minitron_core::calibrate::{Metric, ScoreInputs, Scores, score};
 use minitron_core::data::{Tokenizer, Windows};
 use minitron_core::error::{IoContext, Result};
-use minitron_core::model::LoadOptions;
-use minitron_core::progress::Silent;
 use minitron_core::spec::PruneGroup;
 
 use super::evaluator::{TEXT, tokenizer};
@@ -59,19 +57,10 @@ impl Given<'_> {
         let Sample { spec, source } = self.sample;
         let metric = Metric { label: self.trial.plugin.tag.to_owned(), importance: self.trial.build()? };
         let inputs = ScoreInputs {
-            source,
-            spec,
-            groups,
-            windows: self.windows,
             task: self.sample.calibration(self.windows, batch_size)?.task,
             tokenizer: Some(self.tokenizer),
             batch_size,
-            max_memory: None,
-            options: LoadOptions::default(),
-            seed: 0,
-            bootstrap: 0,
-            activations: None,
-            progress: &Silent,
+            ..ScoreInputs::new(source, spec, groups, self.windows)
         };
         score(&inputs, vec![metric])
     }
