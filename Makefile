@@ -7,6 +7,9 @@ LIBTORCH_FLAVOUR := $(if $(CUDA),cuda,cpu)
 demo: build  ## train, halve, distil and compare a small model: under five minutes after the build
 	target/release/minitron demo --out out/demo
 
+# Waiting threads of libgomp spin; beside other processes that costs most of the processor. Numbers do not change.
+test test-slow: export GOMP_SPINCOUNT ?= 1000
+
 test: build python  ## every test
 	cargo test --locked --release --workspace
 
