@@ -407,4 +407,6 @@ fn a_reconstructed_folder_is_a_plain_checkpoint_that_says_how_it_was_reconstruct
     let saved: Value = serde_json::from_str(&std::fs::read_to_string(out.join("plan.json")).unwrap()).unwrap();
     assert_eq!(saved["hidden_basis"], "rotation");
     assert!(saved["healed"][1].as_str().unwrap().starts_with("least_squares:ridge=0.01"), "{saved}");
+    let card = std::fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(card.contains("| heal | rotation, least_squares:ridge=0.01"), "{card}");
 }
