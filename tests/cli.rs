@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use minitron::{add_demo_tokenizer, minitron, tiny_llama, with_demo_vocabulary};
+use minitron::{Workspace, add_demo_tokenizer, minitron, tiny_llama, with_demo_vocabulary};
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{Reader, TensorSource};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 /// A folder with a config, a tokenizer and texts to work in; `@` at the beginning of an argument stands for it.
-struct Desk {
-    dir: TempDir,
+struct Shell {
+    files: Workspace,
 }
 
 /// What a command left.
@@ -23,20 +21,22 @@ struct Ran {
     stderr: String,
 }
 
-impl Desk {
-    fn new() -> Self {
-        let desk = Desk { dir: tempfile::tempdir().unwrap() };
-        let config = with_demo_vocabulary(tiny_llama());
-        fs::write(desk.at("config.json"), config.to_string()).unwrap();
-        add_demo_tokenizer(desk.dir.path()).unwrap();
-        fs::write(desk.at("text.txt"), minitron::some_text()).unwrap();
-        let lines = (0..40).map(|i| json!({ "text": format!("One day, the cat saw house {i}.") }).to_string());
-        fs::write(desk.at("text.jsonl"), lines.collect::<Vec<_>>().join("\n")).unwrap();
-        desk
-    }
+impl std::ops::Deref for Shell {
+    type Target = Workspace;
 
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+    fn deref(&self) -> &Workspace {
+        &self.files
+    }
+}
+
+impl Shell {
+    fn new() -> Self {
+        let config = with_demo_vocabulary(tiny_llama());
+        let shell = Shell { files: Workspace::new().file("config.json", config.to_string()).text("text.txt") };
+        add_demo_tokenizer(shell.root()).unwrap();
+        let lines = (0..40).map(|i| json!({ "text": format!("One day, the cat saw house {i}.") }).to_string());
+        fs::write(shell.at("text.jsonl"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+        shell
     }
 
     fn run(&self, args: &[&str]) -> Ran {
@@ -49,7 +49,7 @@ impl Desk {
         let output = minitron(&args).unwrap();
         // Temporary names would make every run's texts differ.
         let text = |bytes: &[u8]| {
-            String::from_utf8(bytes.to_vec()).unwrap().replace(&self.dir.path().display().to_string(), "DIR")
+            String::from_utf8(bytes.to_vec()).unwrap().replace(&self.root().display().to_string(), "DIR")
         };
         Ran { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
@@ -73,10 +73,6 @@ impl Desk {
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(code), ""), "{args:?}: {}", ran.stderr);
         assert!(ran.stderr.starts_with("error: "), "{args:?}: {}", ran.stderr);
         without_plugins(ran.stderr.trim_end())
-    }
-
-    fn value(&self, name: &str) -> Value {
-        serde_json::from_slice(&fs::read(self.at(name)).unwrap()).unwrap()
     }
 
     /// A trained model in `teacher`.
@@ -109,12 +105,12 @@ fn assert_keys(value: &Value, keys: &[&str]) {
 
 #[test]
 fn the_whole_job_from_a_config_to_a_distilled_student() {
-    let desk = Desk::new();
+    let shell = Shell::new();
     let args = &["train", "--config", "@config.json", "--out", "@teacher", "--tokens", "8k", "--lr", "5e-3"];
-    let trained = desk.json(&[args, TRAINING].concat());
+    let trained = shell.json(&[args, TRAINING].concat());
     assert_keys(&trained, &["out", "n_params", "n_steps", "n_tokens", "loss", "tokens_per_second", "complete"]);
     assert_eq!((&trained["complete"], &trained["n_tokens"]), (&json!(true), &json!(8064)));
-    let metrics = fs::read_to_string(desk.at("teacher/metrics.jsonl")).unwrap();
+    let metrics = fs::read_to_string(shell.at("teacher/metrics.jsonl")).unwrap();
     let metrics: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(metrics.len(), 63);
     assert_keys(
@@ -123,13 +119,13 @@ fn the_whole_job_from_a_config_to_a_distilled_student() {
     );
     let (first, last) = (metrics[0]["loss"].as_f64().unwrap(), metrics[62]["loss"].as_f64().unwrap());
     assert!(last < 0.7 * first, "{first} {last}");
-    assert!(desk.at("teacher/checkpoint").is_dir() && desk.at("teacher/tokenizer.json").is_file());
+    assert!(shell.at("teacher/checkpoint").is_dir() && shell.at("teacher/tokenizer.json").is_file());
 
     let args =
         &["score", "@teacher", "--data", "@text.txt", "--out", "@s.safetensors", "--seq-len", "32", "--samples", "8"];
-    let scored = desk.json(args);
+    let scored = shell.json(args);
     assert_eq!((&scored["n_samples"], &scored["n_tokens"]), (&json!(8), &json!(256)));
-    let scores = Reader::open_file(&desk.at("s.safetensors")).unwrap();
+    let scores = Reader::open_file(&shell.at("s.safetensors")).unwrap();
     let mut expected = BTreeMap::from([("activation/hidden".to_owned(), 32), ("block_influence/depth".to_owned(), 3)]);
     expected.insert("activation/rope_pairs".to_owned(), 4);
     for layer in 0..3 {
@@ -150,33 +146,33 @@ fn the_whole_job_from_a_config_to_a_distilled_student() {
 
     let sizes = ["--hidden", "16", "--mlp", "24", "--heads", "2", "--layers", "2"];
     let prune = [&["prune", "@teacher", "--scores", "@s.safetensors"], &sizes[..]].concat();
-    let planned = desk.json(&[&prune[..], &["--dry-run"]].concat());
+    let planned = shell.json(&[&prune[..], &["--dry-run"]].concat());
     assert_keys(&planned, &["n_params", "n_params_source", "sizes", "sizes_source", "kept"]);
-    assert!(!desk.at("pruned").exists());
-    let pruned = desk.json(&[&prune[..], &["--out", "@pruned"]].concat());
+    assert!(!shell.at("pruned").exists());
+    let pruned = shell.json(&[&prune[..], &["--out", "@pruned"]].concat());
     assert_eq!(pruned["n_params"], planned["n_params"]);
-    let plan = desk.value("pruned/plan.json");
+    let plan = shell.value("pruned/plan.json");
     assert_eq!(plan["kept"], planned["kept"]);
     let n_kept = |dim: &str| plan["kept"][dim].as_array().map(Vec::len);
     for (dim, n) in [("hidden", 16), ("mlp.0", 24), ("mlp.2", 24), ("heads.0", 2), ("heads.2", 2), ("depth", 2)] {
         assert_eq!(n_kept(dim), Some(n), "{dim}");
     }
-    assert_eq!(desk.json(&["inspect", "@pruned"])["n_params"], pruned["n_params"]);
+    assert_eq!(shell.json(&["inspect", "@pruned"])["n_params"], pruned["n_params"]);
     // The same plan gives the same student.
-    desk.json(&["prune", "@teacher", "--plan", "@pruned/plan.json", "--out", "@again"]);
-    let weights = |dir: &str| fs::read(desk.at(dir).join("model.safetensors")).unwrap();
+    shell.json(&["prune", "@teacher", "--plan", "@pruned/plan.json", "--out", "@again"]);
+    let weights = |dir: &str| fs::read(shell.at(dir).join("model.safetensors")).unwrap();
     assert_eq!(weights("pruned"), weights("again"));
 
     let args = &["distill", "--teacher", "@teacher", "--student", "@pruned", "--out", "@student", "--tokens", "4k"];
-    let distilled = desk.json(&[args, TRAINING, &["--lr", "5e-3"]].concat());
+    let distilled = shell.json(&[args, TRAINING, &["--lr", "5e-3"]].concat());
     assert_eq!((&distilled["complete"], &distilled["n_params"]), (&json!(true), &pruned["n_params"]));
-    assert_eq!(desk.value("student/plan.json"), plan);
+    assert_eq!(shell.value("student/plan.json"), plan);
 
     let question = json!({ "context": "One day, the cat saw a", "choices": ["ball", "xylophone"], "gold": 0 });
-    fs::write(desk.at("task.jsonl"), question.to_string()).unwrap();
+    fs::write(shell.at("task.jsonl"), question.to_string()).unwrap();
     let eval = |model: &str| {
         let args = ["--data", "@text.txt", "--seq-len", "32", "--teacher", "@teacher", "--task", "balls=@task.jsonl"];
-        desk.json(&[&["eval", model], &args[..]].concat())
+        shell.json(&[&["eval", model], &args[..]].concat())
     };
     let (teacher, before, after) = (eval("@teacher"), eval("@pruned"), eval("@student"));
     assert_keys(&after, &["architecture", "n_params", "loss", "perplexity", "n_tokens", "kl_to_teacher", "tasks"]);
@@ -189,27 +185,27 @@ fn the_whole_job_from_a_config_to_a_distilled_student() {
     }
 
     let args = ["generate", "@student", "--prompt", "One day,", "--max-new-tokens", "5"];
-    let generated = desk.json(&args);
+    let generated = shell.json(&args);
     assert_keys(&generated, &["prompt", "text", "completion", "n_prompt_tokens", "n_new_tokens"]);
     assert!(generated["text"].as_str().unwrap().starts_with("One day,"));
-    assert_eq!(desk.run(&args).stdout.trim_end(), generated["text"].as_str().unwrap().trim_end());
+    assert_eq!(shell.run(&args).stdout.trim_end(), generated["text"].as_str().unwrap().trim_end());
 }
 
 #[test]
 fn a_resumed_training_writes_the_same_weights() {
-    let desk = Desk::new();
+    let shell = Shell::new();
     let train = |out: &str, more: &[&str]| {
-        desk.json(&[&["train", "--config", "@config.json", "--out", out, "--tokens", "1k"], TRAINING, more].concat())
+        shell.json(&[&["train", "--config", "@config.json", "--out", out, "--tokens", "1k"], TRAINING, more].concat())
     };
     train("@whole", &[]);
     let part = train("@parts", &["--stop-after", "3"]);
     assert_eq!((&part["complete"], &part["n_steps"]), (&json!(false), &json!(3)));
-    assert!(!desk.at("parts/config.json").exists());
+    assert!(!shell.at("parts/config.json").exists());
     assert_eq!(train("@parts", &["--resume"])["complete"], json!(true));
-    let weights = |dir: &str| fs::read(desk.at(dir).join("model.safetensors")).unwrap();
+    let weights = |dir: &str| fs::read(shell.at(dir).join("model.safetensors")).unwrap();
     assert!(weights("whole") == weights("parts"));
     let steps = |dir: &str| {
-        let text = fs::read_to_string(desk.at(dir).join("metrics.jsonl")).unwrap();
+        let text = fs::read_to_string(shell.at(dir).join("metrics.jsonl")).unwrap();
         let step = |line: &str| {
             let line: Value = serde_json::from_str(line).unwrap();
             json!([line["step"], line["loss"], line["lr"]])
@@ -221,24 +217,24 @@ fn a_resumed_training_writes_the_same_weights() {
 
 #[test]
 fn the_best_student_is_a_model_of_its_own() {
-    let desk = Desk::new();
+    let shell = Shell::new();
     let args = ["train", "--config", "@config.json", "--tokens", "2k"];
     let more = ["--lr", "5e-3", "--schedule", "wsd", "--decay-share", "0.2", "--beta2", "0.99", "--out", "@out"];
     let held_out = ["--eval-data", "@text.jsonl", "--eval-every", "3", "--eval-samples", "6"];
-    let report = desk.json(&[&args, TRAINING, &held_out, &more].concat());
+    let report = shell.json(&[&args, TRAINING, &held_out, &more].concat());
     assert_eq!((&report["n_skipped"], &report["interrupted"]), (&json!(0), &json!(false)));
-    let text = fs::read_to_string(desk.at("out/metrics.jsonl")).unwrap();
+    let text = fs::read_to_string(shell.at("out/metrics.jsonl")).unwrap();
     let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let evaluated: Vec<Value> = records.filter(|record| record.get("eval/loss").is_some()).collect();
     assert_eq!(evaluated.iter().map(|r| r["step"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 6, 9, 12, 15, 16]);
     assert_keys(&evaluated[0], &["loss/cross_entropy", "eval/cross_entropy", "n_skipped", "elapsed_s"]);
     // The same number as `eval` gives.
-    let eval = desk.json(&["eval", "@out/best", "--data", "@text.jsonl", "--samples", "6", "--seq-len", "32"]);
+    let eval = shell.json(&["eval", "@out/best", "--data", "@text.jsonl", "--samples", "6", "--seq-len", "32"]);
     let (found, expected) = (report["best"]["loss"].as_f64().unwrap(), eval["loss"].as_f64().unwrap());
     assert!((found - expected).abs() < 1e-6, "{report} {eval}");
-    desk.json(&["generate", "@out/best", "--prompt", "One day,", "--max-new-tokens", "2"]);
+    shell.json(&["generate", "@out/best", "--prompt", "One day,", "--max-new-tokens", "2"]);
 
-    let error = |more: &[&str]| desk.error(2, &[&args[..], &["--out", "@o"], TRAINING, more].concat());
+    let error = |more: &[&str]| shell.error(2, &[&args[..], &["--out", "@o"], TRAINING, more].concat());
     insta::assert_snapshot!(
         error(&["--schedule", "cos"]),
         @r"
@@ -255,38 +251,38 @@ fn the_best_student_is_a_model_of_its_own() {
         error(&["--schedule", "constant", "--min-lr", "1e-4"]),
         @"error: recipe: min_lr: a constant schedule stays at lr; leave one of them out"
     );
-    assert!(!desk.at("o").exists());
+    assert!(!shell.at("o").exists());
 }
 
 #[test]
 fn a_student_is_pruned_by_key_value_heads_or_to_fit_a_memory() {
-    let desk = Desk::new().with_teacher();
+    let shell = Shell::new().with_teacher();
     let score =
         ["score", "@teacher", "--data", "@text.txt", "--out", "@s.safetensors", "--seq-len", "32", "--samples", "8"];
-    desk.json(&score);
-    let prune = |more: &[&str]| desk.json(&[&["prune", "@teacher", "--scores", "@s.safetensors"], more].concat());
+    shell.json(&score);
+    let prune = |more: &[&str]| shell.json(&[&["prune", "@teacher", "--scores", "@s.safetensors"], more].concat());
 
     let by_heads = prune(&["--kv-heads", "1", "--out", "@one"]);
     assert_eq!((&by_heads["sizes"]["kv_heads"], &by_heads["sizes"]["heads"]), (&json!(1), &json!(2)));
-    let config = desk.value("one/config.json");
+    let config = shell.value("one/config.json");
     assert_eq!((&config["num_key_value_heads"], &config["num_attention_heads"]), (&json!(1), &json!(2)));
-    let plan = desk.value("one/plan.json");
+    let plan = shell.value("one/plan.json");
     let kept = plan["kept"]["kv_heads.1"][0].as_u64().unwrap();
     assert_eq!(plan["kept"]["heads.1"], json!([2 * kept, 2 * kept + 1]));
     let why = &plan["explained"]["kv_heads.1"];
     assert_keys(why, &["metric", "last_kept", "first_dropped", "margin", "near_tie", "borderline"]);
     assert_eq!((&why["metric"], &why["last_kept"]["unit"]), (&json!("activation"), &json!(kept)));
     assert!(plan["explained"].get("mlp.1").is_none() && by_heads.get("explained").is_none());
-    let eval = desk.json(&["eval", "@one", "--data", "@text.txt", "--seq-len", "32"]);
+    let eval = shell.json(&["eval", "@one", "--data", "@text.txt", "--seq-len", "32"]);
     assert!(eval["loss"].as_f64().unwrap().is_finite());
 
     let to_fit = prune(&["--memory", "150kB", "--kv-seq-len", "16", "--kv-batch-size", "2", "--out", "@fits"]);
-    let memory = &desk.json(&["inspect", "@fits", "--seq-len", "16", "--batch-size", "2"])["memory"];
+    let memory = &shell.json(&["inspect", "@fits", "--seq-len", "16", "--batch-size", "2"])["memory"];
     let n_bytes = memory["weights_bytes"].as_u64().unwrap() + memory["kv_cache_bytes"].as_u64().unwrap();
     assert!(n_bytes <= 150_000 && n_bytes > 142_500, "{memory}");
     assert_eq!((&to_fit["sizes"]["kv_heads"], &to_fit["sizes"]["depth"]), (&json!(2), &json!(3)));
 
-    let error = |args: &[&str]| desk.error(2, &[&["prune", "@teacher", "--scores", "@s.safetensors"], args].concat());
+    let error = |args: &[&str]| shell.error(2, &[&["prune", "@teacher", "--scores", "@s.safetensors"], args].concat());
     insta::assert_snapshot!(
         error(&["--memory", "8Gib", "--out", "@o"]),
         @"error: recipe: expected a size such as 8GiB, 5GB or 4096, got `8Gib`"
@@ -299,31 +295,31 @@ fn a_student_is_pruned_by_key_value_heads_or_to_fit_a_memory() {
         error(&["--kv-heads", "1", "--heads", "4", "--out", "@o"]),
         @"error: plan: heads: 4 is not legal, expected a size up to 2 (with 1 kv_heads); nearest: --heads 2 --kv-heads 1 or --heads 4 --kv-heads 2"
     );
-    assert!(!desk.at("o").exists());
+    assert!(!shell.at("o").exists());
 }
 
 #[test]
 fn a_near_tie_is_told_in_one_line() {
-    let desk = Desk::new().with_teacher();
+    let shell = Shell::new().with_teacher();
     let neurons: Vec<f32> = (0..48).map(|unit| if unit == 24 { 23.001 } else { unit as f32 }).collect();
     let by_name = (0..3).map(|layer| (format!("own/mlp.{layer}"), neurons.clone())).collect();
     let scores = Scores { by_name, ..Scores::default() };
-    scores.save(&desk.at("s.safetensors")).unwrap();
-    let ran = desk.run(&["prune", "@teacher", "--scores", "@s.safetensors", "--mlp", "24", "--dry-run"]);
+    scores.save(&shell.at("s.safetensors")).unwrap();
+    let ran = shell.run(&["prune", "@teacher", "--scores", "@s.safetensors", "--mlp", "24", "--dry-run"]);
     assert_eq!(ran.stdout.lines().last(), Some("near ties (margin below 1 %): mlp.0, mlp.1, mlp.2"), "{}", ran.stderr);
-    let ran = desk.run(&["prune", "@teacher", "--scores", "@s.safetensors", "--mlp", "20", "--dry-run"]);
+    let ran = shell.run(&["prune", "@teacher", "--scores", "@s.safetensors", "--mlp", "20", "--dry-run"]);
     assert!(!ran.stdout.contains("near ties"), "{}", ran.stdout);
 }
 
 #[test]
 fn an_output_that_exists_needs_force() {
-    let desk = Desk::new().with_teacher();
+    let shell = Shell::new().with_teacher();
     let train = [&["train", "--config", "@config.json", "--out", "@teacher", "--tokens", "500"], TRAINING].concat();
     insta::assert_snapshot!(
-        desk.error(2, &train),
+        shell.error(2, &train),
         @"error: recipe: the output `DIR/teacher` exists; give another name or --force to replace it"
     );
-    desk.json(&[&train[..], &["--force"]].concat());
+    shell.json(&[&train[..], &["--force"]].concat());
 }
 
 // --- recipes ---------------------------------------------------------------------------------------------------------
@@ -385,38 +381,38 @@ max_new_tokens = 4
 "#;
 
 /// Digest and time of every stage: the time tells whether it ran again.
-fn records(desk: &Desk) -> BTreeMap<String, Value> {
-    let stages = desk.value("run/run.json")["stages"].as_array().unwrap().clone();
+fn records(shell: &Shell) -> BTreeMap<String, Value> {
+    let stages = shell.value("run/run.json")["stages"].as_array().unwrap().clone();
     stages.into_iter().map(|stage| (stage["name"].as_str().unwrap().to_owned(), stage)).collect()
 }
 
 #[test]
 fn a_recipe_runs_its_stages_once_and_again_only_what_changed() {
-    let desk = Desk::new();
+    let shell = Shell::new();
     let run = |text: &str| {
-        fs::write(desk.at("recipe.toml"), text).unwrap();
-        desk.json(&["run", "@recipe.toml", "--out", "@run"])
+        fs::write(shell.at("recipe.toml"), text).unwrap();
+        shell.json(&["run", "@recipe.toml", "--out", "@run"])
     };
     let report = run(RECIPE);
     assert_keys(&report, &["minitron", "recipe", "seed", "device", "dtype", "stages"]);
-    let first = records(&desk);
+    let first = records(&shell);
     assert_eq!(first.len(), 7);
     for (name, stage) in &first {
         assert_keys(stage, &["name", "do", "inputs", "result", "seconds", "options"]);
-        assert!(desk.at("run").join(name).is_dir(), "{name}");
+        assert!(shell.at("run").join(name).is_dir(), "{name}");
     }
     assert_keys(&first["eval-distilled"]["result"], &["loss", "perplexity", "kl_to_teacher"]);
 
     // Unchanged: not a byte of the record differs.
-    let record = fs::read(desk.at("run/run.json")).unwrap();
+    let record = fs::read(shell.at("run/run.json")).unwrap();
     assert_eq!(run(RECIPE), report);
-    assert_eq!(fs::read(desk.at("run/run.json")).unwrap(), record);
-    let skipped = desk.run(&["run", "@recipe.toml", "--out", "@run"]);
+    assert_eq!(fs::read(shell.at("run/run.json")).unwrap(), record);
+    let skipped = shell.run(&["run", "@recipe.toml", "--out", "@run"]);
     assert_eq!(skipped.stderr.matches(": unchanged, skipped").count(), 7, "{}", skipped.stderr);
 
     // Another option: that stage and what follows from it.
     run(&RECIPE.replace("samples = 8", "samples = 7"));
-    let second = records(&desk);
+    let second = records(&shell);
     for (name, stage) in &second {
         let follows = !["teacher", "eval-teacher"].contains(&name.as_str());
         assert_eq!(stage != &first[name], follows, "{name}");
@@ -424,22 +420,22 @@ fn a_recipe_runs_its_stages_once_and_again_only_what_changed() {
     }
 
     // Another text: what read it and what follows.
-    let text = fs::read_to_string(desk.at("text.jsonl")).unwrap();
-    fs::write(desk.at("text.jsonl"), text.replace("cat", "dog")).unwrap();
+    let text = fs::read_to_string(shell.at("text.jsonl")).unwrap();
+    fs::write(shell.at("text.jsonl"), text.replace("cat", "dog")).unwrap();
     run(&RECIPE.replace("samples = 8", "samples = 7"));
-    let third = records(&desk);
+    let third = records(&shell);
     assert_eq!(third["teacher"], second["teacher"]);
     assert_ne!(third["scores"]["inputs"], second["scores"]["inputs"]);
     assert_ne!(third["eval-teacher"]["result"], second["eval-teacher"]["result"]);
 
     // A lost artefact is made anew.
-    fs::remove_file(desk.at("run/pruned/config.json")).unwrap();
+    fs::remove_file(shell.at("run/pruned/config.json")).unwrap();
     run(&RECIPE.replace("samples = 8", "samples = 7"));
-    assert!(desk.at("run/pruned/config.json").is_file());
-    assert_eq!(records(&desk)["teacher"], third["teacher"]);
+    assert!(shell.at("run/pruned/config.json").is_file());
+    assert_eq!(records(&shell)["teacher"], third["teacher"]);
 
     // One that is lost or damaged beside those that show a stage is done, too.
-    let weights = desk.at("run/pruned/model.safetensors");
+    let weights = shell.at("run/pruned/model.safetensors");
     let whole = fs::read(&weights).unwrap();
     fs::remove_file(&weights).unwrap();
     run(&RECIPE.replace("samples = 8", "samples = 7"));
@@ -451,10 +447,10 @@ fn a_recipe_runs_its_stages_once_and_again_only_what_changed() {
 
 #[test]
 fn a_training_whose_update_overflows_leaves_no_weights_that_are_not_finite() {
-    let desk = Desk::new();
+    let shell = Shell::new();
     let train = |flags: &[&str]| {
         let args = ["train", "--config", "@config.json", "--out", "@trained", "--force"];
-        desk.run(&[&args, TRAINING, flags].concat())
+        shell.run(&[&args, TRAINING, flags].concat())
     };
     // Too few steps for so many skipped in a row, and more than that.
     for flags in [["--tokens", "512", "--lr", "1e308"], ["--tokens", "8k", "--lr", "1e308"]] {
@@ -462,15 +458,15 @@ fn a_training_whose_update_overflows_leaves_no_weights_that_are_not_finite() {
         assert_eq!(ran.code, Some(1), "{}", ran.stderr);
         let says = ["training diverged", "not finite after step", "no checkpoint was written yet"];
         assert!(says.iter().all(|words| ran.stderr.contains(words)), "{}", ran.stderr);
-        assert!(!desk.at("trained/model.safetensors").exists() && !desk.at("trained/checkpoint").exists());
+        assert!(!shell.at("trained/model.safetensors").exists() && !shell.at("trained/checkpoint").exists());
     }
 }
 
 #[test]
 fn requests_that_would_run_away_or_destroy_are_refused() {
-    let desk = Desk::new().with_teacher();
+    let shell = Shell::new().with_teacher();
     let refused = |says: &str, args: &[&str]| {
-        let ran = desk.run(args);
+        let ran = shell.run(args);
         assert!(
             matches!(ran.code, Some(1 | 2)) && ran.stderr.contains(says),
             "{args:?}: {:?} {}",
@@ -484,22 +480,22 @@ fn requests_that_would_run_away_or_destroy_are_refused() {
     refused("batch_size: expected at least 1", &score(&["--out", "@s", "--batch-size", "0"]));
     refused("--threads: expected at most", &["inspect", "@teacher", "--threads", "65535"]);
     refused("is a device or a pipe", &score(&["--out", "/dev/null", "--force"]));
-    fs::write(desk.at("notes"), "mine").unwrap();
+    fs::write(shell.at("notes"), "mine").unwrap();
     refused("a file that holds no scores", &score(&["--out", "@notes", "--force"]));
     refused("exists and is no trace", &["inspect", "@teacher", "--trace", "@teacher/model.safetensors"]);
-    desk.json(&score(&["--out", "@s", "--batch-size", "1000000000000000", "--max-memory", "8GiB"]));
+    shell.json(&score(&["--out", "@s", "--batch-size", "1000000000000000", "--max-memory", "8GiB"]));
     let prune = |flags: &[&'static str]| [&["prune", "@teacher", "--scores", "@s", "--mlp", "24"], flags].concat();
     refused("rounds: expected at most", &prune(&["--dry-run", "--rounds", "18446744073709551615"]));
     refused("is a file, where a folder would be written", &prune(&["--out", "@notes", "--force"]));
-    assert_eq!(fs::read(desk.at("notes")).unwrap(), b"mine");
+    assert_eq!(fs::read(shell.at("notes")).unwrap(), b"mine");
     refused("throughput: expected at most", &["eval", "@teacher", "--evaluator", "throughput:batch=1000000000000"]);
-    fs::write(desk.at("q.jsonl"), r#"{"prompt": "One", "answer": " day"}"#).unwrap();
+    fs::write(shell.at("q.jsonl"), r#"{"prompt": "One", "answer": " day"}"#).unwrap();
     refused("two have one name", &["eval", "@teacher", "--task", "q=@q.jsonl", "--task", "q=@q.jsonl"]);
 
     // What waits for a writer, or never ends.
-    assert!(Command::new("mkfifo").arg(desk.at("pipe")).status().unwrap().success());
-    fs::create_dir(desk.at("piped")).unwrap();
-    fs::rename(desk.at("pipe"), desk.at("piped/config.json")).unwrap();
+    assert!(Command::new("mkfifo").arg(shell.at("pipe")).status().unwrap().success());
+    fs::create_dir(shell.at("piped")).unwrap();
+    fs::rename(shell.at("pipe"), shell.at("piped/config.json")).unwrap();
     for args in [
         &["inspect", "@piped"][..],
         &["run", "@piped/config.json", "--out", "@r"],
@@ -519,10 +515,10 @@ fn requests_that_would_run_away_or_destroy_are_refused() {
 
 #[test]
 fn a_temperature_near_zero_takes_the_likeliest_token() {
-    let desk = Desk::new().with_teacher();
+    let shell = Shell::new().with_teacher();
     let generate = |flags: &[&str]| {
         let args = ["generate", "@teacher", "--prompt", "One day", "--max-new-tokens", "8"];
-        desk.json(&[&args, flags].concat())["text"].clone()
+        shell.json(&[&args, flags].concat())["text"].clone()
     };
     let greedy = generate(&[]);
     for temperature in ["1e-46", "1e-300", "1e-9"] {
@@ -536,25 +532,25 @@ fn a_temperature_near_zero_takes_the_likeliest_token() {
 
 #[test]
 fn a_failed_stage_is_named_and_runs_again_later() {
-    let desk = Desk::new();
+    let shell = Shell::new();
     let stages: Vec<&str> = RECIPE.split("[[stages]]").take(4).collect();
     let recipe = stages.join("[[stages]]");
-    fs::write(desk.at("recipe.toml"), recipe.replace("ratio = 0.5", "mlp = 30")).unwrap();
-    let ran = desk.run(&["run", "@recipe.toml", "--out", "@run", "--quiet"]);
+    fs::write(shell.at("recipe.toml"), recipe.replace("ratio = 0.5", "mlp = 30")).unwrap();
+    let ran = shell.run(&["run", "@recipe.toml", "--out", "@run", "--quiet"]);
     assert_eq!(ran.code, Some(2));
     insta::assert_snapshot!(
         ran.stderr.trim_end(),
         @"error: stages[2] (pruned): plan: mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 32 or --mlp 28"
     );
-    assert!(records(&desk)["pruned"].get("result").is_none() && !desk.at("run/pruned").exists());
-    fs::write(desk.at("recipe.toml"), &recipe).unwrap();
-    desk.json(&["run", "@recipe.toml", "--out", "@run"]);
-    assert_keys(&records(&desk)["pruned"], &["result"]);
+    assert!(records(&shell)["pruned"].get("result").is_none() && !shell.at("run/pruned").exists());
+    fs::write(shell.at("recipe.toml"), &recipe).unwrap();
+    shell.json(&["run", "@recipe.toml", "--out", "@run"]);
+    assert_keys(&records(&shell)["pruned"], &["result"]);
 }
 
 #[test]
 fn the_command_lines_seed_takes_the_place_of_a_comparisons() {
-    let desk = Desk::new().with_teacher();
+    let shell = Shell::new().with_teacher();
     let spec = r#"
         model = "teacher"
         chain = ["train"]
@@ -563,32 +559,32 @@ fn the_command_lines_seed_takes_the_place_of_a_comparisons() {
         name = "trained"
         train = { data = ["text.txt"], tokens = 256, seq_len = 32, batch_size = 4 }
     "#;
-    fs::write(desk.at("spec.toml"), spec).unwrap();
-    let compare = |flags: &[&str]| desk.json(&[&["compare", "@spec.toml", "--out", "@compared"], flags].concat());
+    fs::write(shell.at("spec.toml"), spec).unwrap();
+    let compare = |flags: &[&str]| shell.json(&[&["compare", "@spec.toml", "--out", "@compared"], flags].concat());
     assert_eq!(compare(&[])["seeds"], json!([3, 4]));
     let other = compare(&["--seed", "7"]);
     assert_eq!((&other["seeds"], &other["rows"][0]["status"]), (&json!([7]), &json!("done")));
     // A job for each seed.
-    let n_trained = fs::read_dir(desk.at("compared")).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir());
+    let n_trained = fs::read_dir(shell.at("compared")).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir());
     assert_eq!(n_trained.count(), 3);
 }
 
 #[test]
 fn a_folder_that_holds_no_run_is_not_written_into() {
-    let desk = Desk::new();
-    fs::write(desk.at("recipe.toml"), RECIPE).unwrap();
-    fs::create_dir(desk.at("mine")).unwrap();
+    let shell = Shell::new();
+    fs::write(shell.at("recipe.toml"), RECIPE).unwrap();
+    fs::create_dir(shell.at("mine")).unwrap();
     insta::assert_snapshot!(
-        desk.error(2, &["run", "@recipe.toml", "--out", "@mine"]),
+        shell.error(2, &["run", "@recipe.toml", "--out", "@mine"]),
         @"error: recipe: the output `DIR/mine` exists; give another name or --force to replace it"
     );
-    assert_eq!(fs::read_dir(desk.at("mine")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(shell.at("mine")).unwrap().count(), 0);
 }
 
 #[test]
 fn a_task_is_measured_by_what_its_fields_ask_for() {
-    let desk = Desk::new().with_teacher();
-    let write = |name: &str, record: Value| fs::write(desk.at(name), format!("{record}\n{record}")).unwrap();
+    let shell = Shell::new().with_teacher();
+    let write = |name: &str, record: Value| fs::write(shell.at(name), format!("{record}\n{record}")).unwrap();
     write("choice.jsonl", json!({ "context": "One day, the cat", "choices": ["saw a ball", "x"], "gold": 0 }));
     write("word.jsonl", json!({ "context": "One day, the cat saw a", "target": "ball" }));
     write("blank.jsonl", json!({ "sentence": "A _ saw a ball.", "option1": "cat", "option2": "x", "answer": "1" }));
@@ -605,7 +601,7 @@ fn a_task_is_measured_by_what_its_fields_ask_for() {
         "speed=throughput:",
     ];
     let words: Vec<&str> = tasks.iter().flat_map(|task| ["--task", task]).collect();
-    let tasks = desk.json(&[&["eval", "@teacher"], &words[..]].concat())["tasks"].clone();
+    let tasks = shell.json(&[&["eval", "@teacher"], &words[..]].concat())["tasks"].clone();
     let choosing = ["acc", "acc_norm", "acc_norm_stderr", "acc_stderr", "n_questions"];
     let rolling =
         ["bits_per_byte", "byte_perplexity", "n_bytes", "n_documents", "n_tokens", "n_words", "word_perplexity"];
@@ -622,8 +618,8 @@ fn a_task_is_measured_by_what_its_fields_ask_for() {
     // In a recipe, paths are beside it, and a changed file is another stage.
     let recipe = "[[stages]]\nname = \"quality\"\ndo = \"eval\"\nmodel = \"teacher\"\ntasks = \
                   [\"one=rolling_perplexity:path=pages.jsonl\", \"other=word.jsonl\"]\n";
-    fs::write(desk.at("recipe.toml"), recipe).unwrap();
-    let run = || desk.json(&["run", "@recipe.toml", "--out", "@run"])["stages"][0]["result"]["tasks"].clone();
+    fs::write(shell.at("recipe.toml"), recipe).unwrap();
+    let run = || shell.json(&["run", "@recipe.toml", "--out", "@run"])["stages"][0]["result"]["tasks"].clone();
     assert_eq!(run()["one"]["n_words"], json!(14));
     write("pages.jsonl", json!({ "text": "One day, the cat" }));
     assert_eq!(run()["one"]["n_words"], json!(8));
@@ -631,40 +627,40 @@ fn a_task_is_measured_by_what_its_fields_ask_for() {
 
 #[test]
 fn sentences_are_labelled_by_their_neighbours() {
-    let desk = Desk::new().with_teacher();
+    let shell = Shell::new().with_teacher();
     let line = |(text, label): (&str, &str)| json!({ "text": text, "label": label }).to_string();
     let lines = |items: &[(&str, &str)]| items.iter().copied().map(line).collect::<Vec<_>>().join("\n");
     let items =
         [("the cat saw a ball", "cat"), ("a dog lost", "dog"), ("the cat saw a ball", "cat"), ("a dog lost", "dog")];
-    fs::create_dir(desk.at("data")).unwrap();
-    fs::write(desk.at("data/items.jsonl"), lines(&items)).unwrap();
-    fs::write(desk.at("data/reference.jsonl"), lines(&items[..1])).unwrap();
+    fs::create_dir(shell.at("data")).unwrap();
+    fs::write(shell.at("data/items.jsonl"), lines(&items)).unwrap();
+    fs::write(shell.at("data/reference.jsonl"), lines(&items[..1])).unwrap();
     // Each among the others, where nothing else is given: its twin is its nearest.
-    let report = desk.json(&["eval", "@teacher", "--evaluator", "nearest_neighbour:path=@data/items.jsonl"]);
+    let report = shell.json(&["eval", "@teacher", "--evaluator", "nearest_neighbour:path=@data/items.jsonl"]);
     assert_eq!((&report["accuracy"], &report["n_items"]), (&json!(1.0), &json!(4)));
-    let report = desk.json(&["eval", "@teacher", "--task", "pets=@data/items.jsonl"]);
+    let report = shell.json(&["eval", "@teacher", "--task", "pets=@data/items.jsonl"]);
     assert_eq!(report["tasks"]["pets"], json!({ "accuracy": 1.0, "n_items": 4 }));
     // Both files of a recipe lie beside it, and are inputs of its stage.
     let recipe = "[[stages]]\nname = \"quality\"\ndo = \"eval\"\nmodel = \"teacher\"\nevaluators = [{ type = \
                   \"nearest_neighbour\", path = \"data/items.jsonl\", reference = \"data/reference.jsonl\" }]\n";
-    fs::write(desk.at("recipe.toml"), recipe).unwrap();
-    let run = || desk.json(&["run", "@recipe.toml", "--out", "@run"])["stages"][0]["result"]["accuracy"].clone();
+    fs::write(shell.at("recipe.toml"), recipe).unwrap();
+    let run = || shell.json(&["run", "@recipe.toml", "--out", "@run"])["stages"][0]["result"]["accuracy"].clone();
     assert_eq!(run(), json!(0.5));
-    fs::write(desk.at("data/reference.jsonl"), lines(&items[1..2])).unwrap();
+    fs::write(shell.at("data/reference.jsonl"), lines(&items[1..2])).unwrap();
     assert_eq!(run(), json!(0.5));
-    fs::write(desk.at("data/reference.jsonl"), lines(&items[..2])).unwrap();
+    fs::write(shell.at("data/reference.jsonl"), lines(&items[..2])).unwrap();
     assert_eq!(run(), json!(1.0));
-    fs::remove_file(desk.at("data/reference.jsonl")).unwrap();
-    assert!(desk.error(1, &["run", "@recipe.toml", "--out", "@run"]).contains("reference.jsonl"));
+    fs::remove_file(shell.at("data/reference.jsonl")).unwrap();
+    assert!(shell.error(1, &["run", "@recipe.toml", "--out", "@run"]).contains("reference.jsonl"));
 }
 
 #[test]
 fn recipes_say_where_they_are_wrong() {
-    let desk = Desk::new();
+    let shell = Shell::new();
     let error = |text: &str| {
-        fs::write(desk.at("recipe.toml"), text).unwrap();
-        let error = desk.error(2, &["run", "@recipe.toml", "--out", "@run"]);
-        assert!(!desk.at("run").exists());
+        fs::write(shell.at("recipe.toml"), text).unwrap();
+        let error = shell.error(2, &["run", "@recipe.toml", "--out", "@run"]);
+        assert!(!shell.at("run").exists());
         error
     };
     insta::assert_snapshot!(
@@ -699,8 +695,8 @@ fn recipes_say_where_they_are_wrong() {
 
 #[test]
 fn inspect_describes_a_model() {
-    let desk = Desk::new().with_teacher();
-    let report = desk.json(&["inspect", "@teacher", "--seq-len", "10", "--batch-size", "3"]);
+    let shell = Shell::new().with_teacher();
+    let report = shell.json(&["inspect", "@teacher", "--seq-len", "10", "--batch-size", "3"]);
     assert_keys(&report, &["architecture", "n_params", "dims", "memory", "legal_sizes"]);
     let dims = json!({
         "hidden": 32, "mlp": 48, "heads": 4, "kv_heads": 2, "head_dim": 8, "layers": 3, "vocab": 512
@@ -712,36 +708,36 @@ fn inspect_describes_a_model() {
     assert_eq!(report["memory"]["weights_bytes"], json!(4 * (embeddings + 3 * layer + 32)));
     // Keys and values, two bytes, layers, heads, channels, tokens, sequences.
     assert_eq!(report["memory"]["kv_cache_bytes"], json!(2 * 2 * 3 * 2 * 8 * 10 * 3));
-    let table = desk.run(&["inspect", "@teacher"]);
+    let table = shell.run(&["inspect", "@teacher"]);
     assert!(table.code == Some(0) && table.stdout.contains("llama") && table.stdout.contains("multiples of 4"));
 }
 
 #[test]
 fn inspect_and_prune_say_how_a_model_can_be_split_and_who_refuses_it() {
-    let desk = Desk::new().with_teacher();
+    let shell = Shell::new().with_teacher();
     let line = |text: &str, begin: &str| {
         let found = text.lines().find(|line| line.trim_start().starts_with(begin));
         found.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    let inspected = desk.run(&["inspect", "@teacher"]);
+    let inspected = shell.run(&["inspect", "@teacher"]);
     assert_eq!(line(&inspected.stdout, "tensor parallel"), "tensor parallel 1, 2, 4", "{}", inspected.stdout);
     assert_eq!(line(&inspected.stdout, "optimum"), "", "{}", inspected.stdout);
     let kept = json!({ "heads.0": [0, 2], "heads.1": [1, 3], "heads.2": [0, 3] });
-    fs::write(desk.at("plan.json"), json!({ "kept": kept }).to_string()).unwrap();
-    let pruned = desk.run(&["prune", "@teacher", "--plan", "@plan.json", "--out", "@student"]);
+    fs::write(shell.at("plan.json"), json!({ "kept": kept }).to_string()).unwrap();
+    let pruned = shell.run(&["prune", "@teacher", "--plan", "@plan.json", "--out", "@student"]);
     assert_eq!(line(&pruned.stdout, "tensor parallel:"), "tensor parallel: 1, 2", "{}", pruned.stdout);
     let refusal = line(&pruned.stdout, "optimum: ORTModelForCausalLM");
     assert!(refusal.contains("heads x head_dim is 16, hidden 32") && refusal.contains("--square"), "{refusal}");
     assert_eq!(pruned.stderr.matches("warning: optimum: refuses").count(), 1, "{}", pruned.stderr);
-    let inspected = desk.run(&["inspect", "@student"]);
+    let inspected = shell.run(&["inspect", "@student"]);
     assert_eq!(line(&inspected.stdout, "tensor parallel"), "tensor parallel 1, 2");
     assert_eq!(line(&inspected.stdout, "optimum: ORTModelForCausalLM"), refusal);
 }
 
 #[test]
 fn square_is_a_flag_of_search_and_a_key_of_recipes() {
-    let desk = Desk::new().with_teacher();
-    desk.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--seq-len", "16", "--out", "@s"]);
+    let shell = Shell::new().with_teacher();
+    shell.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--seq-len", "16", "--out", "@s"]);
     let search = ["search", "@teacher", "--grid", "hidden=16,24,32", "--grid", "heads=2,4", "--grid", "mlp=24,32"];
     let search = [&search[..], &["--dry-run"]].concat();
     let shapes = |report: &Value| -> Vec<(u64, u64)> {
@@ -749,13 +745,13 @@ fn square_is_a_flag_of_search_and_a_key_of_recipes() {
         report["candidates"].as_array().unwrap().iter().map(|row| (size(row, "hidden"), size(row, "heads"))).collect()
     };
     let is_square = |&(hidden, heads): &(u64, u64)| hidden == heads * 8;
-    let free = shapes(&desk.json(&search));
+    let free = shapes(&shell.json(&search));
     assert!(!free.iter().all(is_square), "{free:?}");
     let refused = free.iter().filter(|shape| !is_square(shape)).count();
-    let said = desk.run(&search).stderr;
+    let said = shell.run(&search).stderr;
     let warning = format!("warning: optimum: refuses {refused} of {} candidates", free.len());
     assert!(said.contains(&warning) && said.matches("warning: ").count() == 1, "{warning}: {said}");
-    let square = desk.run(&[&search[..], &["--square", "--json"]].concat());
+    let square = shell.run(&[&search[..], &["--square", "--json"]].concat());
     assert!(!square.stderr.contains("warning: "), "{}", square.stderr);
     let square = shapes(&serde_json::from_str(&square.stdout).unwrap());
     assert!(square.iter().all(is_square), "{square:?}");
@@ -784,32 +780,32 @@ fn square_is_a_flag_of_search_and_a_key_of_recipes() {
         pruned("less-narrow", "hidden = 24"),
         found.to_owned(),
     ];
-    fs::write(desk.at("recipe.toml"), stages.concat()).unwrap();
-    let ran = desk.run(&["run", "@recipe.toml", "--out", "@run"]);
+    fs::write(shell.at("recipe.toml"), stages.concat()).unwrap();
+    let ran = shell.run(&["run", "@recipe.toml", "--out", "@run"]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    let sizes = |name: &str| desk.value(&format!("run/{name}/plan.json"))["sizes"].clone();
+    let sizes = |name: &str| shell.value(&format!("run/{name}/plan.json"))["sizes"].clone();
     assert_eq!((&sizes("square")["hidden"], &sizes("square")["heads"]), (&json!(16), &json!(2)));
     assert_eq!((&sizes("narrow")["hidden"], &sizes("narrow")["heads"]), (&json!(16), &json!(4)));
-    assert!(shapes(&desk.value("run/found/search.json")).iter().all(is_square));
+    assert!(shapes(&shell.value("run/found/search.json")).iter().all(is_square));
     // Two of its jobs make what optimum refuses: once is enough.
     assert_eq!(ran.stderr.matches("optimum: refuses").count(), 1, "{}", ran.stderr);
-    let record = desk.value("run/run.json");
+    let record = shell.value("run/run.json");
     let warned = record["stages"].as_array().unwrap().iter().filter(|stage| stage.get("warnings").is_some());
     assert!(warned.count() >= 1, "{record}");
 }
 
 #[test]
 fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
-    let desk = Desk::new().with_teacher();
-    desk.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--seq-len", "16", "--out", "@s"]);
+    let shell = Shell::new().with_teacher();
+    shell.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--seq-len", "16", "--out", "@s"]);
     let prune = ["prune", "@teacher", "--scores", "@s", "--dry-run"];
-    let kept = |flags: &[&str]| desk.json(&[&prune, flags].concat())["kept"].clone();
+    let kept = |flags: &[&str]| shell.json(&[&prune, flags].concat())["kept"].clone();
     let short = kept(&["--mlp", "24", "--heads", "2", "--layers", "2"]);
     assert_eq!(kept(&["--size", "mlp=24,heads=2", "--size", "layers=2"]), short);
     assert_eq!(kept(&["--size", "depth=2", "--size", "mlp=24", "--heads", "2", "--size", "heads=2"]), short);
-    let held = desk.json(&[&prune[..], &["--ratio", "0.75", "--size", "mlp=48"]].concat());
+    let held = shell.json(&[&prune[..], &["--ratio", "0.75", "--size", "mlp=48"]].concat());
     assert_eq!(held["sizes"]["mlp"], 48);
-    let error = |flags: &[&str]| desk.error(2, &[&prune, flags].concat());
+    let error = |flags: &[&str]| shell.error(2, &[&prune, flags].concat());
     for (flags, says) in [
         (&["--size", "mlp=24", "--mlp", "32"][..], "size: `mlp` is given twice, 32 and 24; give one of them"),
         (&["--size", "depth=2", "--layers", "1"], "size: `depth` is given twice, 1 and 2"),
@@ -832,7 +828,7 @@ fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
         assert!(said.contains(says), "{flags:?}: {said}");
     }
 
-    let search = |flags: &[&str]| desk.json(&[&["search", "@teacher", "--scores", "@s", "--dry-run"], flags].concat());
+    let search = |flags: &[&str]| shell.json(&[&["search", "@teacher", "--scores", "@s", "--dry-run"], flags].concat());
     let (grid, size) = (
         search(&["--grid", "hidden=16,24", "--grid", "mlp=24-28/4", "--grid", "layers=2"]),
         search(&["--size", "hidden=16,24,mlp=24-28/4", "--size", "layers=2"]),
@@ -840,134 +836,134 @@ fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
     assert_eq!(grid["candidates"], size["candidates"]);
     assert_eq!(size["candidates"].as_array().unwrap().len(), 4);
     let twice = ["search", "@teacher", "--dry-run", "--grid", "layers=2,3", "--size", "depth=2"];
-    assert!(desk.error(2, &twice).contains("grid, size: `depth` is given twice"));
+    assert!(shell.error(2, &twice).contains("grid, size: `depth` is given twice"));
 
     let stage = |options: &str| {
         let name =
             format!("[[stages]]\nname = \"a\"\ndo = \"prune\"\nmodel = \"teacher\"\nscores = \"s\"\n{options}\n");
-        fs::write(desk.at("recipe.toml"), name).unwrap();
+        fs::write(shell.at("recipe.toml"), name).unwrap();
     };
     stage("size = { mlp = 24, heads = 2, layers = 2 }");
-    desk.json(&["run", "@recipe.toml", "--out", "@run"]);
-    assert_eq!(desk.value("run/a/plan.json")["kept"], short);
+    shell.json(&["run", "@recipe.toml", "--out", "@run"]);
+    assert_eq!(shell.value("run/a/plan.json")["kept"], short);
     stage("size = { mlp = 24 }\nmlp = 32");
-    let said = desk.error(2, &["recipe", "check", "@recipe.toml"]);
+    let said = shell.error(2, &["recipe", "check", "@recipe.toml"]);
     assert!(said.contains("stages[0] (a): recipe: size: `mlp` is given twice, 32 and 24"), "{said}");
 }
 
 #[test]
 fn inspect_describes_a_config_without_weights() {
-    let desk = Desk::new();
+    let shell = Shell::new();
     let config = json!({
         "model_type": "nemotron", "hidden_size": 6144, "intermediate_size": 24576, "num_hidden_layers": 32,
         "num_attention_heads": 48, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 256000,
         "max_position_embeddings": 4096, "tie_word_embeddings": false, "torch_dtype": "bfloat16"
     });
-    fs::create_dir(desk.at("nemotron")).unwrap();
-    fs::write(desk.at("nemotron/config.json"), config.to_string()).unwrap();
-    let report = desk.json(&["inspect", "@nemotron"]);
+    fs::create_dir(shell.at("nemotron")).unwrap();
+    fs::write(shell.at("nemotron/config.json"), config.to_string()).unwrap();
+    let report = shell.json(&["inspect", "@nemotron"]);
     // Nemotron-4 15B.
     assert_eq!(report["n_params"], json!(15_628_775_424_u64));
     assert_eq!(report["dims"]["vocab"], json!(256_000));
     assert_eq!(report["memory"]["weights_bytes"], json!(2 * 15_628_775_424_u64));
     assert_eq!(report["memory"]["dtype"], json!("bf16"));
     assert_eq!(report["legal_sizes"]["hidden"]["multiple_of"], json!(64));
-    let table = desk.run(&["inspect", "@nemotron"]);
+    let table = shell.run(&["inspect", "@nemotron"]);
     assert!(table.code == Some(0) && table.stderr.contains("no weights"), "{}", table.stderr);
 }
 
 #[test]
 fn memory_that_pruning_cannot_keep_to_is_refused_before_it_starts() {
-    let desk = Desk::new().with_teacher();
-    desk.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--out", "@s"]);
+    let shell = Shell::new().with_teacher();
+    shell.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--out", "@s"]);
     let prune = ["prune", "@teacher", "--scores", "@s", "--mlp", "24", "--out", "@student", "--max-memory"];
-    let ran = desk.run(&[&prune[..], &["8MiB"]].concat());
+    let ran = shell.run(&[&prune[..], &["8MiB"]].concat());
     assert_eq!(ran.code, Some(2));
-    assert!(!desk.at("student").exists());
+    assert!(!shell.at("student").exists());
     let needed = ran.stderr.split("needs ").nth(1).unwrap().split(' ').next().unwrap();
     assert!(ran.stderr.contains("8MiB were given") && ran.stderr.contains(&format!("give {needed} or more")));
     let reconstructed = [&prune[..], &["1GiB", "--heal", "least_squares", "--data", "@text.txt"]].concat();
-    assert!(desk.error(2, &reconstructed).contains("reconstructions hold the calibration text's activations"));
+    assert!(shell.error(2, &reconstructed).contains("reconstructions hold the calibration text's activations"));
     // What it asks for, with room for another run's other pages, is enough.
     let needed: u64 = needed.trim_end_matches("MiB").parse().unwrap();
-    desk.json(&[&prune[..], &[&format!("{}MiB", needed + 16)]].concat());
+    shell.json(&[&prune[..], &[&format!("{}MiB", needed + 16)]].concat());
 }
 
 #[test]
 fn streamed_scoring_gives_the_file_of_the_one_in_memory_within_its_limit() {
-    let desk = Desk::new().with_teacher();
+    let shell = Shell::new().with_teacher();
     let score = ["score", "@teacher", "--data", "@text.txt", "--samples", "12", "--seq-len", "16", "--bootstrap", "5"];
     let metrics = ["--metric", "activation", "--metric", "magnitude", "--metric", "perplexity:span=2"];
-    desk.json(&[&score[..], &metrics, &["--out", "@whole"]].concat());
-    desk.json(&[&score[..], &metrics, &["--out", "@streamed", "--stream", "--max-memory", "4GiB"]].concat());
-    assert!(fs::read(desk.at("whole")).unwrap() == fs::read(desk.at("streamed")).unwrap());
-    assert!(!desk.at(".streamed.streamed").exists());
+    shell.json(&[&score[..], &metrics, &["--out", "@whole"]].concat());
+    shell.json(&[&score[..], &metrics, &["--out", "@streamed", "--stream", "--max-memory", "4GiB"]].concat());
+    assert!(fs::read(shell.at("whole")).unwrap() == fs::read(shell.at("streamed")).unwrap());
+    assert!(!shell.at(".streamed.streamed").exists());
     for more in [&["--stream"][..], &[]] {
-        let error = desk.error(2, &[&score[..], more, &["--out", "@none", "--max-memory", "10MiB"]].concat());
+        let error = shell.error(2, &[&score[..], more, &["--out", "@none", "--max-memory", "10MiB"]].concat());
         assert!(error.contains("max_memory: scoring needs") && error.contains("10MiB were given"), "{error}");
     }
-    let error = desk.error(2, &[&score[..], &["--metric", "taylor", "--stream", "--out", "@none"]].concat());
+    let error = shell.error(2, &[&score[..], &["--metric", "taylor", "--stream", "--out", "@none"]].concat());
     assert!(error.contains("need the whole model in memory; leave --stream out"), "{error}");
-    assert!(!desk.at("none").exists());
+    assert!(!shell.at("none").exists());
 
     // What the resamples say of close calls stands in the plan.
     let prune = ["prune", "@teacher", "--scores", "@whole", "--by", "activation", "--mlp", "24"];
-    desk.json(&[&prune[..], &["--bootstrap", "5", "--out", "@student"]].concat());
-    let plan = desk.value("student/plan.json");
+    shell.json(&[&prune[..], &["--bootstrap", "5", "--out", "@student"]].concat());
+    let plan = shell.value("student/plan.json");
     assert!(plan["explained"]["mlp.0"]["stable"].is_number(), "{}", plan["explained"]["mlp.0"]);
-    let error = desk.error(2, &[&prune[..], &["--bootstrap", "6", "--dry-run"]].concat());
+    let error = shell.error(2, &[&prune[..], &["--bootstrap", "6", "--dry-run"]].concat());
     assert!(error.contains("minitron score --bootstrap 6"), "{error}");
 }
 
 #[test]
 fn rounds_score_the_student_of_the_round_before() {
-    let desk = Desk::new().with_teacher();
-    desk.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "8", "--seq-len", "16", "--out", "@s"]);
+    let shell = Shell::new().with_teacher();
+    shell.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "8", "--seq-len", "16", "--out", "@s"]);
     let prune = ["prune", "@teacher", "--scores", "@s", "--mlp", "16", "--hidden", "16"];
     let text = ["--data", "@text.txt", "--samples", "8", "--seq-len", "16"];
-    let error = desk.error(2, &[&prune[..], &["--rounds", "2", "--out", "@none"]].concat());
+    let error = shell.error(2, &[&prune[..], &["--rounds", "2", "--out", "@none"]].concat());
     assert!(error.contains("rounds: scoring between rounds needs calibration text"), "{error}");
-    desk.json(&[&prune[..], &["--out", "@once"]].concat());
-    desk.json(&[&prune[..], &text, &["--rounds", "3", "--out", "@thrice"]].concat());
-    let (once, thrice) = (desk.value("once/plan.json"), desk.value("thrice/plan.json"));
+    shell.json(&[&prune[..], &["--out", "@once"]].concat());
+    shell.json(&[&prune[..], &text, &["--rounds", "3", "--out", "@thrice"]].concat());
+    let (once, thrice) = (shell.value("once/plan.json"), shell.value("thrice/plan.json"));
     assert_eq!(once["sizes"], thrice["sizes"]);
     assert_ne!(once["kept"], thrice["kept"]);
-    desk.json(&["eval", "@thrice", "--data", "@text.txt", "--seq-len", "16"]);
+    shell.json(&["eval", "@thrice", "--data", "@text.txt", "--seq-len", "16"]);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_file_that_cannot_be_written_to_its_end_is_named_and_the_output_before_stays() {
-    let desk = Desk::new().with_teacher();
-    desk.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--out", "@s"]);
-    desk.json(&["prune", "@teacher", "--scores", "@s", "--mlp", "24", "--out", "@student"]);
-    let before = fs::read(desk.at("student/model.safetensors")).unwrap();
+    let shell = Shell::new().with_teacher();
+    shell.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--out", "@s"]);
+    shell.json(&["prune", "@teacher", "--scores", "@s", "--mlp", "24", "--out", "@student"]);
+    let before = fs::read(shell.at("student/model.safetensors")).unwrap();
     // A limit on the size of files ends a write as a full disk does: 16 blocks of 512 bytes or 1 KiB.
     let limited = Command::new("sh")
         .args(["-c", "ulimit -f 16; exec \"$0\" \"$@\""])
         .arg(minitron::binary())
-        .args(["prune".as_ref(), desk.at("teacher").as_os_str(), "--scores".as_ref(), desk.at("s").as_os_str()])
+        .args(["prune".as_ref(), shell.at("teacher").as_os_str(), "--scores".as_ref(), shell.at("s").as_os_str()])
         .args(["--mlp", "32", "--force", "--quiet", "--out"])
-        .arg(desk.at("student"))
+        .arg(shell.at("student"))
         .output()
         .unwrap();
     let stderr = String::from_utf8(limited.stderr).unwrap();
     assert_eq!(limited.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("model.safetensors: File too large"), "{stderr}");
-    assert!(fs::read(desk.at("student/model.safetensors")).unwrap() == before);
-    let names: Vec<_> = fs::read_dir(desk.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(fs::read(shell.at("student/model.safetensors")).unwrap() == before);
+    let names: Vec<_> = fs::read_dir(shell.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!names.iter().any(|name| name.to_string_lossy().contains(".part")), "{names:?}");
 }
 
 #[test]
 fn plugins_are_listed_and_shown() {
-    let desk = Desk::new();
-    let list = desk.json(&["plugins", "list"]);
+    let shell = Shell::new();
+    let list = shell.json(&["plugins", "list"]);
     let plugins = list["plugins"].as_array().unwrap();
     for plugin in plugins {
         assert_keys(plugin, &["kind", "name", "summary", "origin"]);
         let name = format!("{}/{}", plugin["kind"].as_str().unwrap(), plugin["name"].as_str().unwrap());
-        let shown = desk.json(&["plugins", "show", &name]);
+        let shown = shell.json(&["plugins", "show", &name]);
         assert_keys(&shown, &["kind", "name", "summary", "origin", "source", "defaults", "example", "schema"]);
         assert!(shown["example"].as_str().unwrap().starts_with(plugin["name"].as_str().unwrap()));
     }
@@ -1010,14 +1006,14 @@ fn plugins_are_listed_and_shown() {
     ] {
         assert!(has(kind, name), "{kind}/{name} is not registered");
     }
-    assert!(desk.run(&["plugins", "list"]).stdout.contains("block_influence"));
-    assert!(desk.run(&["plugins", "show", "importance/activation"]).stdout.contains("arXiv 2407.14679"));
+    assert!(shell.run(&["plugins", "list"]).stdout.contains("block_influence"));
+    assert!(shell.run(&["plugins", "show", "importance/activation"]).stdout.contains("arXiv 2407.14679"));
 }
 
 #[test]
 fn every_command_explains_itself() {
-    let desk = Desk::new();
-    let help = desk.run(&["--help"]);
+    let shell = Shell::new();
+    let help = shell.run(&["--help"]);
     assert_eq!(help.code, Some(0));
     let commands = [
         "inspect",
@@ -1034,7 +1030,7 @@ fn every_command_explains_itself() {
         "demo",
     ];
     for command in commands {
-        let ran = desk.run(&[&command.split(' ').collect::<Vec<_>>()[..], &["--help"]].concat());
+        let ran = shell.run(&[&command.split(' ').collect::<Vec<_>>()[..], &["--help"]].concat());
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{command}");
         assert!(ran.stdout.contains(&format!("Usage: minitron {command}")), "{}", ran.stdout);
         for common in ["--device", "--dtype", "--threads", "--seed", "--json", "--quiet"] {
@@ -1043,7 +1039,7 @@ fn every_command_explains_itself() {
         let first = command.split(' ').next().unwrap();
         assert!(help.stdout.lines().any(|line| line.trim_start().starts_with(first)), "{first}");
     }
-    assert!(desk.run(&["--version"]).stdout.starts_with("minitron "));
+    assert!(shell.run(&["--version"]).stdout.starts_with("minitron "));
 }
 
 #[test]
@@ -1063,8 +1059,8 @@ fn a_reader_that_goes_away_is_no_error() {
 
 #[test]
 fn wrong_requests_are_answered_with_code_2() {
-    let desk = Desk::new().with_teacher();
-    let error = |args: &[&str]| desk.error(2, args);
+    let shell = Shell::new().with_teacher();
+    let error = |args: &[&str]| shell.error(2, args);
     insta::assert_snapshot!(
         error(&["plugins", "show", "importance/activaton"]),
         @"error: recipe: no importance plugin is called `activaton`; known: activation, …"
@@ -1157,33 +1153,33 @@ fn wrong_requests_are_answered_with_code_2() {
         For more information, try '--help'.
         "
     );
-    assert!(!desk.at("o").exists());
+    assert!(!shell.at("o").exists());
 }
 
 #[test]
 fn starting_a_run_over_never_removes_what_its_recipe_names() {
-    let desk = Desk::new().with_teacher();
+    let shell = Shell::new().with_teacher();
     let recipe =
         "[[stages]]\nname = \"say\"\ndo = \"generate\"\nmodel = \"MODEL\"\nmax_new_tokens = 1\nprompt = \"A\"\n";
-    fs::write(desk.at("recipe.toml"), recipe.replace("MODEL", "teacher")).unwrap();
-    desk.json(&["run", "@recipe.toml", "--out", "@run"]);
-    fs::rename(desk.at("teacher"), desk.at("run/mine")).unwrap();
-    fs::write(desk.at("recipe.toml"), recipe.replace("MODEL", "run/mine")).unwrap();
-    let error = desk.error(2, &["run", "@recipe.toml", "--out", "@run", "--force"]);
-    assert!(error.contains("holds the input") && desk.at("run/mine/model.safetensors").is_file(), "{error}");
-    fs::rename(desk.at("recipe.toml"), desk.at("run/recipe.toml")).unwrap();
-    desk.error(2, &["run", "@run/recipe.toml", "--out", "@run", "--force"]);
-    assert!(desk.at("run/recipe.toml").is_file());
+    fs::write(shell.at("recipe.toml"), recipe.replace("MODEL", "teacher")).unwrap();
+    shell.json(&["run", "@recipe.toml", "--out", "@run"]);
+    fs::rename(shell.at("teacher"), shell.at("run/mine")).unwrap();
+    fs::write(shell.at("recipe.toml"), recipe.replace("MODEL", "run/mine")).unwrap();
+    let error = shell.error(2, &["run", "@recipe.toml", "--out", "@run", "--force"]);
+    assert!(error.contains("holds the input") && shell.at("run/mine/model.safetensors").is_file(), "{error}");
+    fs::rename(shell.at("recipe.toml"), shell.at("run/recipe.toml")).unwrap();
+    shell.error(2, &["run", "@run/recipe.toml", "--out", "@run", "--force"]);
+    assert!(shell.at("run/recipe.toml").is_file());
 }
 
 #[test]
 fn failed_runs_are_answered_with_code_1() {
-    let desk = Desk::new().with_teacher();
+    let shell = Shell::new().with_teacher();
     insta::assert_snapshot!(
-        desk.error(2, &["run", "@absent.toml", "--out", "@o"]),
+        shell.error(2, &["run", "@absent.toml", "--out", "@o"]),
         @"error: recipe: DIR/absent.toml: no such recipe"
     );
-    let error = |args: &[&str]| desk.error(1, args);
+    let error = |args: &[&str]| shell.error(1, args);
     insta::assert_snapshot!(
         error(&["inspect", "@absent"]),
         @"error: checkpoint: DIR/absent: no such model folder; expected one with config.json and model.safetensors, or a hub id `org/name`"
@@ -1204,23 +1200,23 @@ fn failed_runs_are_answered_with_code_1() {
         error(&["prune", "@teacher", "--scores", "@absent", "--mlp", "24", "--out", "@o"]),
         @"error: checkpoint: DIR/absent: no such scores file; `minitron score` writes one"
     );
-    let config = fs::read_to_string(desk.at("teacher/config.json")).unwrap();
-    fs::write(desk.at("teacher/config.json"), config.replace("\"llama\"", "\"mamba\"")).unwrap();
+    let config = fs::read_to_string(shell.at("teacher/config.json")).unwrap();
+    fs::write(shell.at("teacher/config.json"), config.replace("\"llama\"", "\"mamba\"")).unwrap();
     insta::assert_snapshot!(
         error(&["generate", "@teacher"]),
         @"error: checkpoint: DIR/teacher/config.json: model_type `mamba` is not supported; supported: bert, …"
     );
-    fs::write(desk.at("teacher/config.json"), config.replace("48", "52")).unwrap();
+    fs::write(shell.at("teacher/config.json"), config.replace("48", "52")).unwrap();
     insta::assert_snapshot!(
         error(&["generate", "@teacher"]),
         @"error: checkpoint: DIR/teacher: tensor `model.layers.0.mlp.gate_proj.weight`: expected shape [52, 32] by config.json, got [48, 32]; the config belongs to other weights"
     );
-    fs::write(desk.at("teacher/config.json"), &config).unwrap();
-    let weights = fs::read(desk.at("teacher/model.safetensors")).unwrap();
-    fs::write(desk.at("teacher/model.safetensors"), &weights[..weights.len() / 2]).unwrap();
+    fs::write(shell.at("teacher/config.json"), &config).unwrap();
+    let weights = fs::read(shell.at("teacher/model.safetensors")).unwrap();
+    fs::write(shell.at("teacher/model.safetensors"), &weights[..weights.len() / 2]).unwrap();
     insta::assert_snapshot!(
         error(&["inspect", "@teacher"]),
         @"error: checkpoint: DIR/teacher/model.safetensors: not a whole safetensors file (its header announces 224128 bytes of data, 110532 follow); it may be cut off: fetch or copy it again"
     );
-    assert!(!desk.at("o").exists());
+    assert!(!shell.at("o").exists());
 }

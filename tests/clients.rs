@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{
-    DenseOutput, axes, families, forward, load, max_difference, minitron, python, registry, root, shared, some_ids,
-    tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron, with_context, write_tiny_with_tokenizer,
+    Recorder, Workspace, axes, families, forward, load, max_difference, minitron, python, registry, root, shared,
+    some_ids, tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron, with_context,
 };
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::data::Tokenizer;
@@ -21,30 +21,37 @@ use minitron_core::random::SplitMix;
 use minitron_core::spec::{At, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, ParamKind, Role, Sizes};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
-use tempfile::TempDir;
 
 /// A folder with a model and room for what is made of it.
-struct Desk(TempDir);
+struct Exported {
+    files: Workspace,
+}
 
-impl Desk {
+impl std::ops::Deref for Exported {
+    type Target = Workspace;
+
+    fn deref(&self) -> &Workspace {
+        &self.files
+    }
+}
+
+impl Exported {
     fn new(config: &Value) -> Self {
-        let desk = Desk(tempfile::tempdir().unwrap());
-        write_tiny_with_tokenizer(&desk.at("model"), config.clone(), 1).unwrap();
-        desk
+        Exported { files: Workspace::new().model("model", config, 1) }
     }
 
     /// A sentence encoder 32 wide: pooling, and what else is named.
     fn encoder(pooling: &Value, more: &[&str]) -> Self {
         let mut config = tiny_bert();
         config["architectures"] = json!(["BertModel"]);
-        let desk = Self::new(&config);
+        let exported = Self::new(&config);
         let modules = ["Transformer", "Pooling"].iter().chain(more).enumerate().map(|(idx, kind)| {
             let path = if idx == 0 { String::new() } else { format!("{idx}_{kind}") };
             json!({ "idx": idx, "name": idx.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}") })
         });
-        desk.write("model/modules.json", &Value::from_iter(modules).to_string());
-        desk.write("model/1_Pooling/config.json", &pooling.to_string());
-        desk
+        exported.write("model/modules.json", &Value::from_iter(modules).to_string());
+        exported.write("model/1_Pooling/config.json", &pooling.to_string());
+        exported
     }
 
     /// Gives it a Dense that turns `n_in` values to 5.
@@ -58,19 +65,6 @@ impl Desk {
         self.write("model/2_Dense/config.json", &config.to_string());
         write_tensors(&self.at("model/2_Dense/model.safetensors"), &tensors).unwrap();
         self
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::create_dir_all(self.at(name).parent().unwrap()).unwrap();
-        fs::write(self.at(name), text).unwrap();
-    }
-
-    fn json(&self, name: &str) -> Value {
-        serde_json::from_slice(&fs::read(self.at(name)).unwrap()).unwrap()
     }
 
     /// Prunes by a plan of kept units alone, which needs no scores.
@@ -109,34 +103,35 @@ fn pooling_announces_the_width_of_the_student_in_both_formats() {
         ("word_embedding_dimension", json!({ "word_embedding_dimension": 32, "pooling_mode_mean_tokens": true })),
         ("embedding_dimension", json!({ "embedding_dimension": 32, "pooling_mode": "mean", "include_prompt": true })),
     ] {
-        let desk = Desk::encoder(&pooling, &["Normalize"]);
-        desk.write("model/2_Normalize/config.json", "{}");
-        desk.prune(&narrower(), "student").unwrap();
+        let exported = Exported::encoder(&pooling, &["Normalize"]);
+        exported.write("model/2_Normalize/config.json", "{}");
+        exported.prune(&narrower(), "student").unwrap();
         let mut expected = pooling;
         expected[key] = json!(24);
-        assert_eq!(desk.json("student/1_Pooling/config.json"), expected);
-        assert_eq!(desk.json("student/modules.json"), desk.json("model/modules.json"));
-        assert!(desk.at("student/2_Normalize/config.json").is_file());
-        desk.prune(&json!({ "depth": [0, 2] }), "shallower").unwrap();
-        assert_eq!(desk.json("shallower/1_Pooling/config.json"), desk.json("model/1_Pooling/config.json"));
+        assert_eq!(exported.value("student/1_Pooling/config.json"), expected);
+        assert_eq!(exported.value("student/modules.json"), exported.value("model/modules.json"));
+        assert!(exported.at("student/2_Normalize/config.json").is_file());
+        exported.prune(&json!({ "depth": [0, 2] }), "shallower").unwrap();
+        assert_eq!(exported.value("shallower/1_Pooling/config.json"), exported.value("model/1_Pooling/config.json"));
     }
 }
 
 #[test]
 fn a_student_whose_pooling_speaks_of_its_teacher_is_set_right_when_it_is_trained() {
-    let desk = Desk::new(&tiny_llama());
-    desk.write(
+    let exported = Exported::new(&tiny_llama());
+    exported.write(
         "model/modules.json",
         r#"[{"idx": 0, "path": "", "type": "Transformer"}, {"idx": 1, "path": "1_Pooling", "type": "Pooling"}]"#,
     );
-    desk.write("model/1_Pooling/config.json", r#"{"word_embedding_dimension": 384}"#);
-    desk.write("text.txt", &minitron::some_text());
-    let mut options = TrainOptions { model: Some(desk.at("model").display().to_string()), ..TrainOptions::default() };
-    options.setup.data = vec![desk.at("text.txt").display().to_string().parse().unwrap()];
+    exported.write("model/1_Pooling/config.json", r#"{"word_embedding_dimension": 384}"#);
+    exported.write("text.txt", &minitron::some_text());
+    let mut options =
+        TrainOptions { model: Some(exported.at("model").display().to_string()), ..TrainOptions::default() };
+    options.setup.data = vec![exported.at("text.txt").display().to_string().parse().unwrap()];
     (options.setup.tokens, options.setup.seq_len, options.setup.batch_size) = (Count(64), Some(16), 2);
-    with_context(false, |context| train(context, &options, &desk.at("out"), false)).unwrap();
-    assert_eq!(desk.json("out/1_Pooling/config.json"), json!({ "word_embedding_dimension": 32 }));
-    let card = fs::read_to_string(desk.at("out/README.md")).unwrap();
+    with_context(false, |context| train(context, &options, &exported.at("out"), false)).unwrap();
+    assert_eq!(exported.value("out/1_Pooling/config.json"), json!({ "word_embedding_dimension": 32 }));
+    let card = fs::read_to_string(exported.at("out/README.md")).unwrap();
     assert!(
         card.contains("base_model: \"model\"") && card.contains("| training loss | ") && card.contains("(step 2)"),
         "{card}"
@@ -148,10 +143,11 @@ fn the_first_dense_loses_the_columns_of_channels_that_went() {
     let pooling = json!({ "word_embedding_dimension": 32, "pooling_mode_mean_tokens": true });
     // Two ways of pooling side by side are twice as wide.
     for n_pooled in [1, 2] {
-        let desk = Desk::encoder(&pooling, &["Dense", "Normalize"]).with_dense(32 * n_pooled);
-        desk.prune(&narrower(), "student").unwrap();
-        assert_eq!(desk.json("student/2_Dense/config.json")["in_features"], json!(24 * n_pooled));
-        let [before, after] = ["model", "student"].map(|name| Reader::open(&desk.at(name).join("2_Dense")).unwrap());
+        let exported = Exported::encoder(&pooling, &["Dense", "Normalize"]).with_dense(32 * n_pooled);
+        exported.prune(&narrower(), "student").unwrap();
+        assert_eq!(exported.value("student/2_Dense/config.json")["in_features"], json!(24 * n_pooled));
+        let [before, after] =
+            ["model", "student"].map(|name| Reader::open(&exported.at(name).join("2_Dense")).unwrap());
         let kept: Vec<i64> = (0..32 * n_pooled).filter(|channel| channel % 4 != 1).collect();
         let expected = before.read("linear.weight").unwrap().index_select(1, &Tensor::from_slice(&kept));
         assert_eq!(after.read("linear.weight").unwrap(), expected);
@@ -162,35 +158,36 @@ fn the_first_dense_loses_the_columns_of_channels_that_went() {
 #[test]
 fn modules_that_cannot_follow_a_narrower_student_are_refused_by_name() {
     let pooling = json!({ "embedding_dimension": 32, "pooling_mode": "cls" });
-    let refusal = |desk: &Desk| desk.prune(&narrower(), "student").unwrap_err().to_string();
-    let norm = Desk::encoder(&pooling, &["LayerNorm"]);
+    let refusal = |exported: &Exported| exported.prune(&narrower(), "student").unwrap_err().to_string();
+    let norm = Exported::encoder(&pooling, &["LayerNorm"]);
     assert!(refusal(&norm).contains("`2_LayerNorm` (LayerNorm) cannot be pruned"), "{}", refusal(&norm));
     norm.prune(&json!({ "depth": [0, 1] }), "shallower").unwrap();
-    let dense = Desk::encoder(&pooling, &["Dense"]);
+    let dense = Exported::encoder(&pooling, &["Dense"]);
     assert!(refusal(&dense).contains("modules.json names `2_Dense` (Dense)"), "{}", refusal(&dense));
     let dense = dense.with_dense(32);
     fs::rename(dense.at("model/2_Dense/model.safetensors"), dense.at("model/2_Dense/pytorch_model.bin")).unwrap();
     assert!(refusal(&dense).contains("expected model.safetensors of module `2_Dense`"), "{}", refusal(&dense));
     dense.prune(&json!({ "depth": [0, 1] }), "shallower").unwrap();
     assert!(dense.at("shallower/2_Dense/pytorch_model.bin").is_file());
-    let dense = Desk::encoder(&pooling, &["Dense"]).with_dense(30);
+    let dense = Exported::encoder(&pooling, &["Dense"]).with_dense(30);
     assert!(refusal(&dense).contains("expected 32 or a multiple"), "{}", refusal(&dense));
     for (path, says) in [("../elsewhere", "inside the model's"), ("/etc", "inside the model's")] {
-        let desk = Desk::encoder(&pooling, &[]);
-        desk.write("model/modules.json", &json!([{ "path": path, "type": "Pooling" }]).to_string());
-        assert!(refusal(&desk).contains(says), "{}", refusal(&desk));
+        let exported = Exported::encoder(&pooling, &[]);
+        exported.write("model/modules.json", &json!([{ "path": path, "type": "Pooling" }]).to_string());
+        assert!(refusal(&exported).contains(says), "{}", refusal(&exported));
     }
     assert!(!norm.at("student").exists());
 }
 
 #[test]
 fn sentence_embeddings_pass_through_the_modules_that_the_folder_names() {
-    let desk = Desk::encoder(&json!({ "embedding_dimension": 32, "pooling_mode": "mean" }), &["Dense", "Normalize"]);
-    let desk = desk.with_dense(32);
-    let (_, model) = load(&desk.at("model")).unwrap();
+    let exported =
+        Exported::encoder(&json!({ "embedding_dimension": 32, "pooling_mode": "mean" }), &["Dense", "Normalize"]);
+    let exported = exported.with_dense(32);
+    let (_, model) = load(&exported.at("model")).unwrap();
     let sentences = [vec![3u32, 5, 7], vec![9, 4]];
     let embed = |modules: &SentenceModules| sentence_embeddings(&model, &sentences, modules, 1, &Silent).unwrap();
-    let dense = Reader::open(&desk.at("model/2_Dense")).unwrap();
+    let dense = Reader::open(&exported.at("model/2_Dense")).unwrap();
     let expected = sentences.each_ref().map(|ids| {
         let ids = Tensor::from_slice(&ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>()).unsqueeze(0);
         let mean = forward(&model, &ids).unwrap().mean_dim([1i64].as_slice(), false, Kind::Float);
@@ -208,8 +205,8 @@ fn sentence_embeddings_pass_through_the_modules_that_the_folder_names() {
 #[test]
 fn pooling_is_read_in_both_formats_and_other_ways_are_refused_by_name() {
     let of = |pooling: Value, more: &[&str]| {
-        let desk = Desk::encoder(&pooling, more);
-        let (_, model) = load(&desk.at("model")).unwrap();
+        let exported = Exported::encoder(&pooling, more);
+        let (_, model) = load(&exported.at("model")).unwrap();
         SentenceModules::of(&model, None).map(|modules| format!("{modules:?}")).map_err(|e| e.to_string())
     };
     for pooling in [
@@ -242,13 +239,13 @@ fn pooling_is_read_in_both_formats_and_other_ways_are_refused_by_name() {
 
 #[test]
 fn licences_and_templates_travel_and_the_card_says_what_the_student_is() {
-    let desk = Desk::new(&tiny_gpt2());
-    let mut config = desk.json("model/config.json");
+    let exported = Exported::new(&tiny_gpt2());
+    let mut config = exported.value("model/config.json");
     config["_name_or_path"] = json!("somebody/else");
-    desk.write("model/config.json", &config.to_string());
+    exported.write("model/config.json", &config.to_string());
     let front = "---\nlicense: other\nlicense_name: some-licence\nlicense_link: LICENSE\nlanguage:\n- en\n- de\n\
                  tags: [plain, 'of words']\nbase_model: somebody/else\nmetrics:\n- accuracy\n---\n# The teacher\nIt is the best.\n";
-    desk.write("model/README.md", front);
+    exported.write("model/README.md", front);
     let texts = [
         "LICENSE",
         "License-MIT.txt",
@@ -257,30 +254,30 @@ fn licences_and_templates_travel_and_the_card_says_what_the_student_is() {
         "chat_template.jinja",
         "additional_chat_templates/tool_use.jinja",
     ];
-    texts.iter().for_each(|name| desk.write(&format!("model/{name}"), name));
-    desk.write("model/secret.env", "not to travel");
-    desk.prune(&json!({ "depth": [0, 2] }), "student").unwrap();
+    texts.iter().for_each(|name| exported.write(&format!("model/{name}"), name));
+    exported.write("model/secret.env", "not to travel");
+    exported.prune(&json!({ "depth": [0, 2] }), "student").unwrap();
     for name in texts {
-        assert_eq!(fs::read_to_string(desk.at("student").join(name)).unwrap(), name);
+        assert_eq!(fs::read_to_string(exported.at("student").join(name)).unwrap(), name);
     }
-    assert!(!desk.at("student/secret.env").exists());
-    assert_eq!(desk.json("student/config.json").get("_name_or_path"), None);
-    let card = fs::read_to_string(desk.at("student/README.md")).unwrap();
+    assert!(!exported.at("student/secret.env").exists());
+    assert_eq!(exported.value("student/config.json").get("_name_or_path"), None);
+    let card = fs::read_to_string(exported.at("student/README.md")).unwrap();
     let begin = "---\nbase_model: \"model\"\nlibrary_name: transformers\nlicense: other\nlicense_name: some-licence\n\
                  license_link: LICENSE\nlanguage:\n- en\n- de\npipeline_tag: text-generation\n\
                  tags:\n- \"plain\"\n- \"of words\"\n- \"minitron\"\n---\n\n# Made from model with minitron\n";
     assert!(card.starts_with(begin), "{card}");
     assert!(card.contains("| depth | 3 | 2 |") && card.contains("### prune"), "{card}");
-    assert!(!card.contains("best") && !card.contains(&desk.0.path().display().to_string()), "{card}");
+    assert!(!card.contains("best") && !card.contains(&exported.root().display().to_string()), "{card}");
     // A student of the student is one of the first model, and says what happened to it.
-    fs::rename(desk.at("model"), desk.at("first")).unwrap();
-    fs::rename(desk.at("student"), desk.at("model")).unwrap();
-    desk.prune(&json!({ "depth": [0] }), "again").unwrap();
-    let again = fs::read_to_string(desk.at("again/README.md")).unwrap();
+    fs::rename(exported.at("model"), exported.at("first")).unwrap();
+    fs::rename(exported.at("student"), exported.at("model")).unwrap();
+    exported.prune(&json!({ "depth": [0] }), "again").unwrap();
+    let again = fs::read_to_string(exported.at("again/README.md")).unwrap();
     assert!(again.starts_with(begin), "{again}");
     assert_eq!(again.matches("### prune").count(), 2);
-    desk.prune(&json!({ "depth": [0] }), "same").unwrap();
-    assert_eq!(fs::read_to_string(desk.at("same/README.md")).unwrap(), again);
+    exported.prune(&json!({ "depth": [0] }), "same").unwrap();
+    assert_eq!(fs::read_to_string(exported.at("same/README.md")).unwrap(), again);
 }
 
 // --- planning --------------------------------------------------------------------------------------------------------
@@ -468,17 +465,17 @@ fn what_a_client_refuses_is_said_at_planning_by_its_name() {
         (tiny_llama(), heads, "optimum", "use_cache=False"),
         (tiny_gpt2(), mlp, "llama.cpp", "gguf_set_metadata.py --force FILE.gguf gpt2.feed_forward_length 32"),
     ] {
-        let desk = Desk::new(&family);
-        desk.write("plan.json", &json!({ "kept": kept }).to_string());
+        let exported = Exported::new(&family);
+        exported.write("plan.json", &json!({ "kept": kept }).to_string());
         let options = PruneOptions {
-            model: desk.at("model").display().to_string(),
-            plan: Some(desk.at("plan.json")),
+            model: exported.at("model").display().to_string(),
+            plan: Some(exported.at("plan.json")),
             ..PruneOptions::default()
         };
-        let heard = DenseOutput::default();
+        let heard = Recorder::default();
         with_context(false, |context| {
             let context = Context { progress: &heard, ..*context };
-            prune(&context, &options, &desk.at("student"), false)
+            prune(&context, &options, &exported.at("student"), false)
         })
         .unwrap();
         // The plan is written by hand, which is said too.
@@ -486,11 +483,12 @@ fn what_a_client_refuses_is_said_at_planning_by_its_name() {
         // Without sizes, so that every job of a run says the same.
         let message = "refuses the student's sizes; plan.json and `minitron inspect` say why, and what helps";
         assert_eq!(warnings, [format!("{client}: {message}")]);
-        let saved = desk.json("student/plan.json");
+        let saved = exported.value("student/plan.json");
         assert_eq!(saved["clients"][0]["client"], json!(client));
         assert!(saved["clients"][0]["message"].as_str().unwrap().contains(says), "{saved}");
         assert!(saved["tensor_parallel"].as_array().is_some_and(|sizes| sizes[0] == json!(1)));
-        let options = InspectOptions { model: desk.at("student").display().to_string(), seq_len: None, batch_size: 1 };
+        let options =
+            InspectOptions { model: exported.at("student").display().to_string(), seq_len: None, batch_size: 1 };
         let report = with_context(false, |context| inspect(context, &options)).unwrap();
         assert_eq!(report["clients"], saved["clients"]);
         assert_eq!(report["tensor_parallel"], saved["tensor_parallel"]);
@@ -499,13 +497,13 @@ fn what_a_client_refuses_is_said_at_planning_by_its_name() {
 
 #[test]
 fn square_students_keep_hidden_at_heads_x_head_dim() {
-    let desk = Desk::new(&tiny_nemotron());
-    desk.write("text.txt", &minitron::some_text());
-    let model = desk.at("model").display().to_string();
-    let scores = desk.at("scores.safetensors").display().to_string();
+    let exported = Exported::new(&tiny_nemotron());
+    exported.write("text.txt", &minitron::some_text());
+    let model = exported.at("model").display().to_string();
+    let scores = exported.at("scores.safetensors").display().to_string();
     let options = ScoreOptions {
         model: model.clone(),
-        data: vec![desk.at("text.txt").display().to_string().parse().unwrap()],
+        data: vec![exported.at("text.txt").display().to_string().parse().unwrap()],
         samples: 4,
         seq_len: Some(16),
         ..ScoreOptions::default()
@@ -513,7 +511,7 @@ fn square_students_keep_hidden_at_heads_x_head_dim() {
     with_context(false, |context| score(context, &options, Path::new(&scores))).unwrap();
     let base = PruneOptions { model, scores: Some(scores), square: true, ..PruneOptions::default() };
     let run = |options: PruneOptions, out: &str| {
-        with_context(false, |context| prune(context, &options, &desk.at(out), false))
+        with_context(false, |context| prune(context, &options, &exported.at(out), false))
     };
     let error = run(PruneOptions { hidden: Some(16), heads: Some(4), ..base.clone() }, "a").unwrap_err().to_string();
     assert!(error.contains("hidden 16 with 4 heads: the student is to be square"), "{error}");
@@ -533,11 +531,11 @@ fn square_students_keep_hidden_at_heads_x_head_dim() {
 fn rounds_keep_the_steps_of_the_source_where_those_of_a_student_would_be_coarser() {
     let mut config = tiny_llama();
     config["intermediate_size"] = json!(260);
-    let desk = Desk::new(&config);
-    desk.write("text.txt", &minitron::some_text());
-    let data = vec![desk.at("text.txt").display().to_string().parse().unwrap()];
-    let model = desk.at("model").display().to_string();
-    let scores = desk.at("scores.safetensors").display().to_string();
+    let exported = Exported::new(&config);
+    exported.write("text.txt", &minitron::some_text());
+    let data = vec![exported.at("text.txt").display().to_string().parse().unwrap()];
+    let model = exported.at("model").display().to_string();
+    let scores = exported.at("scores.safetensors").display().to_string();
     let seq_len = Some(16);
     let options =
         ScoreOptions { model: model.clone(), data: data.clone(), samples: 4, seq_len, ..ScoreOptions::default() };
@@ -551,10 +549,10 @@ fn rounds_keep_the_steps_of_the_source_where_those_of_a_student_would_be_coarser
     let reconstruction = ReconstructOptions { data, samples: 4, seq_len, ..ReconstructOptions::default() };
     let base = PruneOptions { model, scores: Some(scores), rounds: 2, reconstruction, ..PruneOptions::default() };
     let options = PruneOptions { mlp: Some(252), ..base };
-    let report = with_context(false, |context| prune(context, &options, &desk.at("student"), false)).unwrap();
+    let report = with_context(false, |context| prune(context, &options, &exported.at("student"), false)).unwrap();
     assert_eq!(report["sizes"][MLP], json!(252));
-    assert_eq!(desk.json("student/plan.json")["kept"]["mlp.1"].as_array().map(Vec::len), Some(252));
-    let (folder, _) = load(&desk.at("student")).unwrap();
+    assert_eq!(exported.value("student/plan.json")["kept"]["mlp.1"].as_array().map(Vec::len), Some(252));
+    let (folder, _) = load(&exported.at("student")).unwrap();
     assert_eq!(folder.spec.size(MLP), 252);
 }
 
@@ -563,20 +561,20 @@ fn rounds_keep_the_steps_of_the_source_where_those_of_a_student_would_be_coarser
 #[test]
 fn a_spread_rotation_is_the_same_student_with_its_energy_evened_out() {
     // Random weights have their energy even as they are.
-    let desk = Desk::new(&tiny_llama());
+    let exported = Exported::new(&tiny_llama());
     let real = shared("models/stories260K");
-    let (model, n_kept) = real.as_ref().map_or((desk.at("model"), 24), |real| (real.clone(), 48));
-    desk.write("text.txt", &minitron::some_text());
-    desk.write("plan.json", &json!({ "kept": { "hidden": (0..n_kept).collect::<Vec<_>>() } }).to_string());
+    let (model, n_kept) = real.as_ref().map_or((exported.at("model"), 24), |real| (real.clone(), 48));
+    exported.write("text.txt", &minitron::some_text());
+    exported.write("plan.json", &json!({ "kept": { "hidden": (0..n_kept).collect::<Vec<_>>() } }).to_string());
     let logits_of = |reconstruct: &str| {
-        let out = desk.at(&reconstruct.replace([':', '='], "-"));
+        let out = exported.at(&reconstruct.replace([':', '='], "-"));
         let mut options = PruneOptions {
             model: model.display().to_string(),
-            plan: Some(desk.at("plan.json")),
+            plan: Some(exported.at("plan.json")),
             ..PruneOptions::default()
         };
         options.reconstruction.heal = vec![reconstruct.parse().unwrap()];
-        options.reconstruction.data = vec![desk.at("text.txt").display().to_string().parse().unwrap()];
+        options.reconstruction.data = vec![exported.at("text.txt").display().to_string().parse().unwrap()];
         (options.reconstruction.samples, options.reconstruction.seq_len) = (8, Some(32));
         with_context(false, |context| prune(context, &options, &out, false)).unwrap();
         let (folder, model) = load(&out).unwrap();

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use minitron::{add_demo_tokenizer, tiny_llama, with_demo_vocabulary, write_tiny};
+use minitron::Workspace;
 use minitron_core::digest;
 use minitron_core::random::SplitMix;
 use serde_json::Value;
@@ -127,33 +127,24 @@ distill = { lr = 1e-5 }
 
 /// Where faults are tried: inputs, a folder for outputs, and what they are without faults.
 struct Bench {
-    dir: TempDir,
+    files: Workspace,
 }
 
 impl Bench {
     fn new() -> Self {
-        let bench = Bench { dir: tempfile::tempdir().unwrap() };
-        let config = with_demo_vocabulary(tiny_llama());
-        for (name, seed) in [("teacher", 1), ("student", 2)] {
-            write_tiny(&bench.at(name), &config, seed).unwrap();
-            add_demo_tokenizer(&bench.at(name)).unwrap();
-        }
-        fs::write(bench.at("text.txt"), minitron::some_text()).unwrap();
-        fs::write(bench.at("recipe.toml"), RECIPE).unwrap();
-        fs::write(bench.at("spec.toml"), SPEC).unwrap();
+        let files = Workspace::with_teacher_and_student().file("recipe.toml", RECIPE).file("spec.toml", SPEC);
+        let bench = Bench { files };
         bench.must("score teacher --data text.txt --samples 8 --seq-len 32 --out scores.safetensors");
         bench
     }
 
     fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.files.at(name)
     }
 
     fn command(&self, words: &str) -> Command {
-        let mut command = Command::new(minitron::binary());
-        let words = words.replace("{train}", TRAIN);
-        command.args(words.split_whitespace()).current_dir(self.dir.path()).env("OMP_NUM_THREADS", "1");
-        command.args(["--quiet", "--threads", "1"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut command = self.files.command(&words.replace("{train}", TRAIN));
+        command.args(["--quiet", "--threads", "1"]).stdout(Stdio::null());
         command
     }
 
@@ -553,7 +544,7 @@ fn reads_that_come_in_small_pieces_change_nothing() {
     bench.clear();
     let words = "score teacher --data text.txt --samples 8 --seq-len 32 --out outs/scores.safetensors";
     let mut command = bench.command(words);
-    command.env("LD_PRELOAD", library).env("FAULTS_UNDER", bench.dir.path().canonicalize().unwrap());
+    command.env("LD_PRELOAD", library).env("FAULTS_UNDER", bench.files.root().canonicalize().unwrap());
     let output = command.env("FAULTS_OF", "read").env("FAULTS_HOW", "short").output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(
@@ -572,7 +563,7 @@ fn every_read_that_fails_names_a_file_and_leaves_nothing() {
     for k in (1..).step_by(7) {
         bench.clear();
         let mut command = bench.command(words);
-        command.env("LD_PRELOAD", preload().unwrap()).env("FAULTS_UNDER", bench.dir.path().canonicalize().unwrap());
+        command.env("LD_PRELOAD", preload().unwrap()).env("FAULTS_UNDER", bench.files.root().canonicalize().unwrap());
         command.env("FAULTS_OF", "read").env("FAULTS_HOW", "5").env("FAULTS_AT", k.to_string());
         let output = command.output().unwrap();
         if output.status.success() {

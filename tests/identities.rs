@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use minitron::{
-    DenseOutput, add_demo_tokenizer, registry, some_text, tiny_llama, with_context, write_tiny_with_tokenizer,
-};
+use minitron::{Recorder, Workspace, add_demo_tokenizer, registry, tiny_llama, with_context};
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{Checkpoint, MemorySource, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
@@ -21,29 +19,24 @@ use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 /// Models of one shape and a text, in a folder.
-struct Workspace {
-    dir: tempfile::TempDir,
-    heard: DenseOutput,
+struct Models {
+    files: Workspace,
+    heard: Recorder,
 }
 
-impl Workspace {
+impl std::ops::Deref for Models {
+    type Target = Workspace;
+
+    fn deref(&self) -> &Workspace {
+        &self.files
+    }
+}
+
+impl Models {
     fn new() -> Self {
-        let workspace = Workspace { dir: tempfile::tempdir().unwrap(), heard: DenseOutput::default() };
-        for (name, seed) in [("base", 3), ("chat", 4)] {
-            write_tiny_with_tokenizer(&workspace.at(name), tiny_llama(), seed).unwrap();
-        }
-        fs::write(workspace.at("text.txt"), some_text()).unwrap();
         let ids: Vec<u8> = (0..400u16).flat_map(|id| (id % 300).to_le_bytes()).collect();
-        fs::write(workspace.at("ids.bin"), ids).unwrap();
-        workspace
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn named(&self, name: &str) -> String {
-        self.at(name).display().to_string()
+        let files = Workspace::new().model("base", &tiny_llama(), 3).model("chat", &tiny_llama(), 4);
+        Models { files: files.text("text.txt").file("ids.bin", ids), heard: Recorder::default() }
     }
 
     /// A job, whose outputs may be replaced.
@@ -62,8 +55,8 @@ impl Workspace {
 
     fn score(&self, model: &str) -> PathBuf {
         let options = ScoreOptions {
-            model: self.named(model),
-            data: vec![self.named("text.txt").parse().unwrap()],
+            model: self.path(model),
+            data: vec![self.path("text.txt").parse().unwrap()],
             samples: 4,
             seq_len: Some(16),
             ..ScoreOptions::default()
@@ -74,7 +67,7 @@ impl Workspace {
     }
 
     fn prune(&self, model: &str, change: impl FnOnce(&mut PruneOptions)) -> Result<Value> {
-        let mut options = PruneOptions { model: self.named(model), rounds: 1, ..PruneOptions::default() };
+        let mut options = PruneOptions { model: self.path(model), rounds: 1, ..PruneOptions::default() };
         change(&mut options);
         self.with(|context| prune(context, &options, &self.at("pruned"), false))
     }
@@ -100,15 +93,15 @@ impl Workspace {
         change: impl FnOnce(&mut DistillOptions),
     ) -> Result<Value> {
         let setup = TrainingOptions {
-            data: vec![self.named("text.txt").parse().unwrap()],
+            data: vec![self.path("text.txt").parse().unwrap()],
             tokens: Count(256),
             seq_len: Some(16),
             batch_size: 4,
             ..TrainingOptions::default()
         };
         let mut options = DistillOptions {
-            teacher: self.named(teacher),
-            student: self.named(student),
+            teacher: self.path(teacher),
+            student: self.path(student),
             asked: TeacherOptions::default(),
             setup,
         };
@@ -118,9 +111,9 @@ impl Workspace {
 
     fn eval(&self, model: &str, teacher: &str, change: impl FnOnce(&mut EvalOptions)) -> Result<Value> {
         let mut options = EvalOptions {
-            model: self.named(model),
-            teacher: Some(self.named(teacher)),
-            data: vec![self.named("text.txt").parse().unwrap()],
+            model: self.path(model),
+            teacher: Some(self.path(teacher)),
+            data: vec![self.path("text.txt").parse().unwrap()],
             samples: Some(4),
             seq_len: Some(16),
             ..EvalOptions::default()
@@ -183,7 +176,7 @@ fn assert_said(said: &[String], says: &[&str]) {
 
 #[test]
 fn scores_of_other_weights_are_refused_by_name() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     let path = desk.score("base");
     let scores = Scores::load(&path).unwrap();
     let whose = scores.model.clone().unwrap();
@@ -219,17 +212,17 @@ fn scores_of_other_weights_are_refused_by_name() {
 
 #[test]
 fn a_search_by_scores_of_another_model_is_refused() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     let scores = desk.score("base").display().to_string();
     let setup = TrainingOptions {
-        data: vec![desk.named("text.txt").parse().unwrap()],
+        data: vec![desk.path("text.txt").parse().unwrap()],
         tokens: Count(512),
         seq_len: Some(16),
         batch_size: 4,
         ..TrainingOptions::default()
     };
     let mut options =
-        SearchOptions { model: desk.named("chat"), scores, candidates: 2, rungs: 1, setup, ..SearchOptions::default() };
+        SearchOptions { model: desk.path("chat"), scores, candidates: 2, rungs: 1, setup, ..SearchOptions::default() };
     options.grid.insert("mlp".into(), "16,24".parse().unwrap());
     let find = |options: &SearchOptions, resume| {
         desk.with(|context| search(&Context { force: false, ..*context }, options, &desk.at("found"), resume, false))
@@ -240,13 +233,13 @@ fn a_search_by_scores_of_another_model_is_refused() {
     find(&options, false).unwrap();
     assert_said(&desk.warnings(), &["scores of `base`", "taken anyway"]);
     assert_eq!(desk.value("found/winner/plan.json")["model"], "chat");
-    options.model = desk.named("base");
+    options.model = desk.path("base");
     assert_refused(find(&options, true), &["holds a search of another model (`", "chat`)"]);
 }
 
 #[test]
 fn a_plan_of_another_model_is_refused_by_name() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     let scores = desk.score("base");
     desk.by_scores("base", &scores, false).unwrap();
     let plan = desk.at("plan.json");
@@ -271,7 +264,7 @@ fn a_plan_of_another_model_is_refused_by_name() {
 
     let in_rounds = |o: &mut PruneOptions| {
         (o.scores, o.mlp, o.rounds) = (Some(scores.display().to_string()), Some(16), 3);
-        o.reconstruction.data = vec![desk.named("text.txt").parse().unwrap()];
+        o.reconstruction.data = vec![desk.path("text.txt").parse().unwrap()];
         (o.reconstruction.samples, o.reconstruction.seq_len) = (4, Some(16));
     };
     desk.prune("base", in_rounds).unwrap();
@@ -285,7 +278,7 @@ fn a_plan_of_another_model_is_refused_by_name() {
 
 #[test]
 fn a_student_of_one_model_under_another_is_said() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     let scores = desk.score("base").display().to_string();
     desk.prune("base", |o| (o.scores, o.hidden) = (Some(scores), Some(16))).unwrap();
     desk.eval("pruned", "base", |_| {}).unwrap();
@@ -298,7 +291,7 @@ fn a_student_of_one_model_under_another_is_said() {
 
 #[test]
 fn caches_and_states_name_the_other_teacher() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     let cached = |o: &mut DistillOptions| o.asked.teacher_cache = Some(desk.at("said"));
     desk.distill("base", "chat", cached).unwrap();
     assert_eq!(desk.value("said/cache.json")["model"], "base");
@@ -322,7 +315,7 @@ fn caches_and_states_name_the_other_teacher() {
 
 #[test]
 fn a_model_that_changed_in_its_place_is_noticed() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     let text = "[[stages]]\nname = \"scores\"\ndo = \"score\"\nmodel = \"base\"\ndata = [\"text.txt\"]\nsamples = 4\nseq_len = 16\n";
     let recipe = Recipe::parse(text, &desk.at("recipe.toml")).unwrap();
     let again = || {
@@ -355,7 +348,7 @@ fn swap_two_tokens(file: &mut Value) {
 
 #[test]
 fn a_teacher_with_other_tokens_is_refused_by_example() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     desk.change_json("chat/tokenizer.json", swap_two_tokens);
     let says =
         ["the tokenizer of `chat` is not that of its teacher `base`: id 300 is `", "2 ids differ", "--any-model"];
@@ -368,7 +361,7 @@ fn a_teacher_with_other_tokens_is_refused_by_example() {
     desk.eval("chat", "base", |o| o.any_model = true).unwrap();
     assert_said(&desk.warnings(), &["id 300 is `", "compared anyway"]);
     // Token files have no words.
-    let ids = || vec![desk.named("ids.bin").parse().unwrap()];
+    let ids = || vec![desk.path("ids.bin").parse().unwrap()];
     desk.distill("base", "chat", |o| o.setup.data = ids()).unwrap();
     assert_said(&desk.warnings(), &["id 300 is `", "the data are token ids"]);
     desk.eval("chat", "base", |o| o.data = ids()).unwrap();
@@ -377,7 +370,7 @@ fn a_teacher_with_other_tokens_is_refused_by_example() {
 
 #[test]
 fn tokenizers_that_cut_otherwise_or_know_more_are_said() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     desk.change_json("chat/tokenizer.json", |file| file["model"]["merges"].as_array_mut().unwrap().swap(0, 1));
     desk.eval("chat", "base", |_| {}).unwrap();
     assert_said(
@@ -406,7 +399,7 @@ fn tokenizers_that_cut_otherwise_or_know_more_are_said() {
 
 #[test]
 fn a_student_without_a_tokenizer_takes_its_teachers() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         fs::remove_file(desk.at("chat").join(name)).unwrap();
     }
@@ -423,7 +416,7 @@ fn a_student_without_a_tokenizer_takes_its_teachers() {
 
     // Nobody has one, and nobody needs it.
     fs::remove_file(desk.at("base/tokenizer.json")).unwrap();
-    let ids = || vec![desk.named("ids.bin").parse().unwrap()];
+    let ids = || vec![desk.path("ids.bin").parse().unwrap()];
     desk.eval("chat", "base", |o| o.data = ids()).unwrap();
     desk.distill("base", "chat", |o| o.setup.data = ids()).unwrap();
     assert_eq!(desk.warnings(), [""; 0]);
@@ -433,7 +426,7 @@ fn a_student_without_a_tokenizer_takes_its_teachers() {
 
 #[test]
 fn padded_vocabularies_are_compared_over_the_ids_that_both_have() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     desk.with_rows("base", "padded", 520);
     for (model, teacher) in [("base", "padded"), ("padded", "base")] {
         let report = desk.eval(model, teacher, |_| {}).unwrap();
@@ -468,7 +461,7 @@ fn padded_vocabularies_are_compared_over_the_ids_that_both_have() {
 
 #[test]
 fn a_tokenizer_that_needs_more_rows_than_one_of_the_models_has_is_refused() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     desk.with_rows("base", "padded", 520);
     desk.change_json("padded/tokenizer.json", |file| {
         let mut added = file["added_tokens"][0].clone();
@@ -484,7 +477,7 @@ fn a_tokenizer_that_needs_more_rows_than_one_of_the_models_has_is_refused() {
     add_demo_tokenizer(&desk.at("padded")).unwrap();
     fs::write(desk.at("ids.bin"), [1u16, 515].repeat(64).iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>())
         .unwrap();
-    let ids = || vec![desk.named("ids.bin").parse().unwrap()];
+    let ids = || vec![desk.path("ids.bin").parse().unwrap()];
     let error = desk.eval("padded", "base", |o| o.data = ids()).unwrap_err().to_string();
     assert!(error.contains("token 515 lies outside") && error.contains("512"), "{error}");
     let error = desk.distill("base", "padded", |o| o.setup.data = ids()).unwrap_err().to_string();
@@ -493,16 +486,16 @@ fn a_tokenizer_that_needs_more_rows_than_one_of_the_models_has_is_refused() {
 
 #[test]
 fn without_any_tokenizer_tables_of_different_sizes_are_compared_and_that_is_said() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     fs::remove_file(desk.at("base/tokenizer.json")).unwrap();
     desk.with_rows("base", "padded", 520);
-    desk.eval("padded", "base", |o| o.data = vec![desk.named("ids.bin").parse().unwrap()]).unwrap();
+    desk.eval("padded", "base", |o| o.data = vec![desk.path("ids.bin").parse().unwrap()]).unwrap();
     assert_said(&desk.warnings(), &["520 rows", "512", "compared over the 512 first"]);
 }
 
 #[test]
 fn losses_on_labels_see_a_students_whole_table_beside_those_on_the_teacher() {
-    let desk = Workspace::new();
+    let desk = Models::new();
     desk.with_rows("base", "padded", 520);
     let losses = |o: &mut DistillOptions| {
         o.setup.losses = ["forward_kl", "cross_entropy", "logit_mse"].map(PluginSpec::bare).to_vec();

@@ -1,19 +1,12 @@
 #![allow(clippy::unwrap_used)] // Set-up of tests: what fails here is the test's own fault.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use minitron::{add_demo_tokenizer, tiny_llama, with_demo_vocabulary, write_tiny};
+use minitron::Workspace;
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A folder with a teacher, a student, a text and a recipe; commands run in it.
-struct Desk {
-    dir: TempDir,
-}
 
 const RECIPE: &str = r#"
 [[stages]]
@@ -66,56 +59,29 @@ max_new_tokens = 40
 const DISTILL: &str =
     "distill --teacher teacher --student student --data text.txt --seq-len 32 --batch-size 4 --lr 3e-3 --threads 1";
 
-impl Desk {
-    fn new() -> Self {
-        let desk = Desk { dir: tempfile::tempdir().unwrap() };
-        let config = with_demo_vocabulary(tiny_llama());
-        for (name, seed) in [("teacher", 1), ("student", 2)] {
-            write_tiny(&desk.at(name), &config, seed).unwrap();
-            add_demo_tokenizer(&desk.at(name)).unwrap();
-        }
-        fs::write(desk.at("text.txt"), minitron::some_text()).unwrap();
-        fs::write(desk.at("recipe.toml"), RECIPE).unwrap();
-        desk
-    }
+fn workspace() -> Workspace {
+    Workspace::with_teacher_and_student().file("recipe.toml", RECIPE)
+}
 
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
+/// Runs a command that succeeds; its stderr.
+fn stderr_of(workspace: &Workspace, words: &str) -> String {
+    let output = workspace.run(words);
+    let stderr = text(&output.stderr);
+    assert!(output.status.success(), "{words}: {stderr}");
+    stderr
+}
 
-    fn command(&self, words: &str) -> Command {
-        let mut command = Command::new(minitron::binary());
-        command.args(words.split_whitespace()).current_dir(self.dir.path()).env("OMP_NUM_THREADS", "1");
-        command.env_remove("MINITRON_LOG").stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn run(&self, words: &str) -> Output {
-        self.command(words).output().unwrap()
-    }
-
-    /// Runs a command that succeeds; its stderr.
-    fn stderr(&self, words: &str) -> String {
-        let output = self.run(words);
-        let stderr = text(&output.stderr);
-        assert!(output.status.success(), "{words}: {stderr}");
-        stderr
-    }
-
-    /// What the file of a trace holds.
-    fn trace(&self, name: &str) -> Vec<Event> {
-        let text = fs::read_to_string(self.at(name)).unwrap();
-        let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}\n{text}"));
-        let event = |value: &Value| Event {
-            name: value["name"].as_str().unwrap().to_owned(),
-            phase: value["ph"].as_str().unwrap().to_owned(),
-            tid: value["tid"].as_u64().unwrap(),
-            begin: value["ts"].as_f64().unwrap_or(0.0),
-            end: value["ts"].as_f64().unwrap_or(0.0) + value["dur"].as_f64().unwrap_or(0.0),
-            args: value["args"].clone(),
-        };
-        value["traceEvents"].as_array().unwrap().iter().map(event).collect()
-    }
+/// What the file of a trace holds.
+fn trace(workspace: &Workspace, name: &str) -> Vec<Event> {
+    let event = |value: &Value| Event {
+        name: value["name"].as_str().unwrap().to_owned(),
+        phase: value["ph"].as_str().unwrap().to_owned(),
+        tid: value["tid"].as_u64().unwrap(),
+        begin: value["ts"].as_f64().unwrap_or(0.0),
+        end: value["ts"].as_f64().unwrap_or(0.0) + value["dur"].as_f64().unwrap_or(0.0),
+        args: value["args"].clone(),
+    };
+    workspace.value(name)["traceEvents"].as_array().unwrap().iter().map(event).collect()
 }
 
 struct Event {
@@ -146,9 +112,9 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn every_stage_has_a_span_that_holds_those_of_its_phases_in_their_order() {
-    let desk = Desk::new();
-    desk.stderr("run recipe.toml --out run --quiet --threads 1 --trace trace.json");
-    let events = desk.trace("trace.json");
+    let workspace = workspace();
+    stderr_of(&workspace, "run recipe.toml --out run --quiet --threads 1 --trace trace.json");
+    let events = trace(&workspace, "trace.json");
     let spans: Vec<&Event> = events.iter().filter(|event| event.phase == "X").collect();
     let command = spans.iter().find(|span| span.name == "command run").unwrap();
     let phases: [(&str, &[&str]); 5] = [
@@ -158,7 +124,7 @@ fn every_stage_has_a_span_that_holds_those_of_its_phases_in_their_order() {
         ("measured", &["open", "tokenise", "load", "evaluate perplexity"]),
         ("said", &["open", "load", "generate"]),
     ];
-    let record: Value = serde_json::from_slice(&fs::read(desk.at("run/run.json")).unwrap()).unwrap();
+    let record: Value = serde_json::from_slice(&fs::read(workspace.at("run/run.json")).unwrap()).unwrap();
     for (idx, (stage, phases)) in phases.iter().enumerate() {
         let span = spans.iter().find(|span| span.name == format!("stage {stage}")).unwrap();
         assert!(command.holds(span), "{stage}");
@@ -191,56 +157,57 @@ fn every_stage_has_a_span_that_holds_those_of_its_phases_in_their_order() {
 
 #[test]
 fn a_trace_is_whole_json_however_the_command_ends() {
-    let desk = Desk::new();
-    let failed = desk.run("inspect nowhere --trace failed.json");
+    let workspace = workspace();
+    let failed = workspace.run("inspect nowhere --trace failed.json");
     assert_eq!(failed.status.code(), Some(1));
-    assert!(desk.trace("failed.json").iter().any(|event| event.name == "command inspect"));
+    assert!(trace(&workspace, "failed.json").iter().any(|event| event.name == "command inspect"));
     for (signal, name) in [("INT", "asked.json"), ("KILL", "killed.json")] {
         let out = name.trim_end_matches(".json");
         let words = format!("{DISTILL} --tokens 100M --quiet --out {out} --trace {name}");
-        let mut child = desk.command(&words).spawn().unwrap();
-        while fs::read_to_string(desk.at(&format!("{out}/metrics.jsonl"))).map_or(0, |text| text.len()) < 2000 {
+        let mut child = workspace.command(&words).spawn().unwrap();
+        while fs::read_to_string(workspace.at(&format!("{out}/metrics.jsonl"))).map_or(0, |text| text.len()) < 2000 {
             assert!(child.try_wait().unwrap().is_none(), "{name}: ended early");
             sleep(Duration::from_millis(10));
         }
         // The file is behind the steps by a pause, or by what is gathered.
-        while fs::read_to_string(desk.at(name)).map_or(0, |text| text.matches("\"step\"").count()) < 10 {
+        while fs::read_to_string(workspace.at(name)).map_or(0, |text| text.matches("\"step\"").count()) < 10 {
             assert!(child.try_wait().unwrap().is_none(), "{name}: ended early");
             sleep(Duration::from_millis(10));
         }
         assert!(Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap().success());
         child.wait().unwrap();
-        let events = desk.trace(name);
+        let events = trace(&workspace, name);
         assert!(events.iter().filter(|event| event.name == "step").count() > 3, "{name}");
         assert_eq!(events.iter().any(|event| event.name == "command distill"), signal == "INT");
     }
-    let unwritable = desk.run("inspect teacher --trace nowhere/trace.json");
+    let unwritable = workspace.run("inspect teacher --trace nowhere/trace.json");
     assert_eq!(unwritable.status.code(), Some(1));
     assert!(text(&unwritable.stderr).starts_with("error: nowhere/trace.json: "), "{}", text(&unwritable.stderr));
 }
 
 #[test]
 fn log_lines_say_what_was_asked_for_and_nothing_unless_asked() {
-    let desk = Desk::new();
-    assert_eq!(desk.stderr("inspect teacher"), "");
-    assert_eq!(desk.stderr("inspect teacher --log warn"), "");
-    let info = desk.stderr("inspect teacher --log info");
+    let workspace = workspace();
+    assert_eq!(stderr_of(&workspace, "inspect teacher"), "");
+    assert_eq!(stderr_of(&workspace, "inspect teacher --log warn"), "");
+    let info = stderr_of(&workspace, "inspect teacher --log info");
     let lines: Vec<&str> = info.lines().map(|line| line.trim_start().split_once(' ').unwrap().1).collect();
     assert!(
         lines.iter().any(|line| line.starts_with("info  minitron_core::pipeline::context: command: open ")),
         "{info}"
     );
     assert!(lines.last().unwrap().starts_with("info  minitron::commands: command name=\"inspect\" took "), "{info}");
-    let by_variable = desk.command("inspect teacher").env("MINITRON_LOG", "info").output().unwrap();
+    let by_variable = workspace.command("inspect teacher").env("MINITRON_LOG", "info").output().unwrap();
     assert_eq!(text(&by_variable.stderr).lines().count(), lines.len());
-    let quieter = desk.command("inspect teacher --log error").env("MINITRON_LOG", "info").output().unwrap();
+    let quieter = workspace.command("inspect teacher --log error").env("MINITRON_LOG", "info").output().unwrap();
     assert_eq!(text(&quieter.stderr), "");
 
-    let steps = desk.stderr(&format!("{DISTILL} --tokens 1k --quiet --out out --log minitron_core::train=debug"));
+    let steps =
+        stderr_of(&workspace, &format!("{DISTILL} --tokens 1k --quiet --out out --log minitron_core::train=debug"));
     assert!(steps.lines().all(|line| line.contains(" minitron_core::train")), "{steps}");
     assert!(steps.lines().any(|line| line.contains(": train: step step=3 took ")), "{steps}");
     for wrong in ["loud", "info,", "minitron_core=", "=info"] {
-        let output = desk.run(&format!("inspect teacher --log {wrong}"));
+        let output = workspace.run(&format!("inspect teacher --log {wrong}"));
         assert_eq!(output.status.code(), Some(2), "{wrong}");
         assert!(text(&output.stderr).contains("--log: expected error, warn, info, debug or trace"), "{wrong}");
     }
@@ -248,55 +215,55 @@ fn log_lines_say_what_was_asked_for_and_nothing_unless_asked() {
 
 #[test]
 fn what_people_are_told_is_a_log_line_only_where_they_are_not_told() {
-    let desk = Desk::new();
+    let workspace = workspace();
     let words = format!("{DISTILL} --tokens 1k --log info --out");
-    let told = desk.stderr(&format!("{words} told"));
+    let told = stderr_of(&workspace, &format!("{words} told"));
     assert!(told.lines().all(|line| !line.contains("minitron::said")), "{told}");
-    let quiet = desk.stderr(&format!("{words} quiet --quiet"));
+    let quiet = stderr_of(&workspace, &format!("{words} quiet --quiet"));
     assert!(quiet.lines().any(|line| line.contains(" info  minitron::said: ")), "{quiet}");
 }
 
 #[test]
 fn a_warning_is_shown_once_whatever_is_asked_and_kept_with_what_it_is_of() {
     const WARNING: &str = "data: nothing looks at it; name a reconstruction with heal, or rounds";
-    let desk = Desk::new();
+    let workspace = workspace();
     let stages: Vec<&str> = RECIPE.split("[[stages]]").take(3).collect();
     let recipe = stages.join("[[stages]]").replace("heal = [{ type = \"least_squares\" }]\n", "");
-    fs::write(desk.at("recipe.toml"), recipe).unwrap();
+    fs::write(workspace.at("recipe.toml"), recipe).unwrap();
     let run = "run recipe.toml --out run --threads 1 --quiet";
-    assert_eq!(desk.stderr(run), format!("warning: {WARNING}\n"));
+    assert_eq!(stderr_of(&workspace, run), format!("warning: {WARNING}\n"));
     let stages = || -> Vec<Value> {
-        let record: Value = serde_json::from_slice(&fs::read(desk.at("run/run.json")).unwrap()).unwrap();
+        let record: Value = serde_json::from_slice(&fs::read(workspace.at("run/run.json")).unwrap()).unwrap();
         record["stages"].as_array().unwrap().clone()
     };
     let recorded = stages();
     assert_eq!((recorded[0].get("warnings"), &recorded[1]["warnings"]), (None, &json!([WARNING])));
     // A stage that is skipped keeps it.
-    assert_eq!(desk.stderr(run), "");
+    assert_eq!(stderr_of(&workspace, run), "");
     assert_eq!(stages(), recorded);
     for more in ["", " --log warn", " --quiet --log warn", " --log info"] {
-        let told = desk.stderr(&format!("run recipe.toml --out again --threads 1 --force{more}"));
+        let told = stderr_of(&workspace, &format!("run recipe.toml --out again --threads 1 --force{more}"));
         assert_eq!(told.matches(WARNING).count(), 1, "{more}: {told}");
         assert!(told.lines().any(|line| line == format!("warning: {WARNING}")), "{more}: {told}");
     }
-    let watched = text(&desk.run("watch run --once").stdout);
+    let watched = text(&workspace.run("watch run --once").stdout);
     assert!(watched.lines().any(|line| line == format!("warning  small: {WARNING}")), "{watched}");
-    desk.stderr("report run run/small --out page.html");
-    let page = fs::read_to_string(desk.at("page.html")).unwrap();
+    stderr_of(&workspace, "report run run/small --out page.html");
+    let page = fs::read_to_string(workspace.at("page.html")).unwrap();
     assert!(page.contains(&format!("<strong>small</strong>: {WARNING}")), "{page}");
     assert_eq!(page.matches("<h3>Warnings</h3>").count(), 2);
     // A command that leaves no record says it in its result.
     let words = "prune teacher --mlp 24 --scores run/scores --data text.txt --out alone --quiet";
-    let alone = desk.run(&format!("{words} --json"));
+    let alone = workspace.run(&format!("{words} --json"));
     let said: Value = serde_json::from_slice(&alone.stdout).unwrap();
     assert_eq!((&said["warnings"], text(&alone.stderr)), (&json!([WARNING]), format!("warning: {WARNING}\n")));
-    let table = desk.run(&format!("{words} --force"));
+    let table = workspace.run(&format!("{words} --force"));
     assert!(!text(&table.stdout).contains("nothing looks"), "{}", text(&table.stdout));
 }
 
 /// A failing command's object, and its text for people.
-fn failure(desk: &Desk, code: i32, words: &str) -> (Value, String) {
-    let output = desk.run(&format!("{words} --json"));
+fn failure(workspace: &Workspace, code: i32, words: &str) -> (Value, String) {
+    let output = workspace.run(&format!("{words} --json"));
     assert_eq!(output.status.code(), Some(code), "{words}");
     let stdout = text(&output.stdout);
     assert_eq!(stdout.lines().count(), 1, "{stdout}");
@@ -307,55 +274,56 @@ fn failure(desk: &Desk, code: i32, words: &str) -> (Value, String) {
 
 #[test]
 fn with_json_an_error_is_an_object_too() {
-    let desk = Desk::new();
-    let (error, stderr) = failure(&desk, 1, "inspect nowhere");
+    let workspace = workspace();
+    let (error, stderr) = failure(&workspace, 1, "inspect nowhere");
     assert_eq!((&error["kind"], &error["exit_code"]), (&json!("checkpoint"), &json!(1)), "{error}");
     let (path, message) = (error["path"].as_str().unwrap(), error["message"].as_str().unwrap());
     assert_eq!(stderr, format!("error: checkpoint: {path}: {message}\n"));
     assert_eq!(error.get("place"), None);
 
     let recipe = RECIPE.replace("model = \"teacher\"\nscores", "model = \"absent\"\nscores");
-    fs::write(desk.at("recipe.toml"), recipe).unwrap();
-    let (error, stderr) = failure(&desk, 1, "run recipe.toml --out run --quiet");
+    fs::write(workspace.at("recipe.toml"), recipe).unwrap();
+    let (error, stderr) = failure(&workspace, 1, "run recipe.toml --out run --quiet");
     assert_eq!((&error["kind"], &error["place"]), (&json!("checkpoint"), &json!("stages[1] (small)")), "{error}");
     assert!(error["path"].as_str().unwrap().ends_with("absent"), "{error}");
     assert!(stderr.starts_with("error: stages[1] (small): checkpoint: "), "{stderr}");
 
-    let (error, _) = failure(&desk, 2, "prune teacher --mlp 24 --heal nothing_known --scores run/scores --out small");
+    let (error, _) =
+        failure(&workspace, 2, "prune teacher --mlp 24 --heal nothing_known --scores run/scores --out small");
     assert_eq!((&error["kind"], &error["place"]), (&json!("recipe"), &json!("heal[0]")), "{error}");
-    let (error, _) = failure(&desk, 2, "inspect teacher --device moon");
+    let (error, _) = failure(&workspace, 2, "inspect teacher --device moon");
     assert_eq!((&error["kind"], error.get("path")), (&json!("recipe"), None), "{error}");
 }
 
 #[test]
 fn with_json_what_cannot_be_read_is_an_object_too() {
-    let desk = Desk::new();
+    let workspace = workspace();
     for words in ["inspect", "inspect teacher --seq-len many", "inspekt teacher", "--no-such-flag"] {
-        let (error, stderr) = failure(&desk, 2, words);
+        let (error, stderr) = failure(&workspace, 2, words);
         assert_eq!((&error["kind"], &error["exit_code"]), (&json!("usage"), &json!(2)), "{error}");
         let message = error["message"].as_str().unwrap();
         assert!(stderr.starts_with(&format!("error: {}", message.split_whitespace().next().unwrap())), "{error}");
         assert!(!message.contains("Usage:") && !message.contains('\n'), "{error}");
     }
-    let help = desk.run("--help --json");
+    let help = workspace.run("--help --json");
     assert_eq!((help.status.code(), text(&help.stderr).as_str()), (Some(0), ""));
 }
 
 #[test]
 fn a_run_keeps_the_most_memory_of_every_stage() {
-    let desk = Desk::new();
-    let table = desk.run("run recipe.toml --out run --quiet --threads 1");
+    let workspace = workspace();
+    let table = workspace.run("run recipe.toml --out run --quiet --threads 1");
     let table = text(&table.stdout);
     assert!(table.contains(" tokens/s   peak memory "), "{table}");
     assert!(table.lines().filter(|line| line.contains(" MiB")).count() == 5, "{table}");
-    let record: Value = serde_json::from_slice(&fs::read(desk.at("run/run.json")).unwrap()).unwrap();
+    let record: Value = serde_json::from_slice(&fs::read(workspace.at("run/run.json")).unwrap()).unwrap();
     for stage in record["stages"].as_array().unwrap() {
         let n_bytes = stage["peak_bytes"].as_u64().unwrap();
         assert!((1 << 20..1 << 36).contains(&n_bytes), "{stage}");
     }
-    let page = desk.run("report run --out page.html");
+    let page = workspace.run("report run --out page.html");
     assert!(page.status.success(), "{}", text(&page.stderr));
-    let markup = fs::read_to_string(desk.at("page.html")).unwrap();
+    let markup = fs::read_to_string(workspace.at("page.html")).unwrap();
     let rows: Vec<&str> =
         markup.split("<tr").filter(|row| row.contains(">score<") || row.contains(">prune<")).collect();
     assert!(rows.len() == 2 && rows.iter().all(|row| row.contains(" MiB<")), "{rows:?}");

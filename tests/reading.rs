@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use minitron::{DenseOutput, python, root, tiny_llama, with_context, write_tiny_with_tokenizer};
+use minitron::{Recorder, Workspace, python, root, tiny_llama, with_context};
 use minitron_core::data::TextOptions;
 use minitron_core::error::{Error, Result};
 use minitron_core::pipeline::{Context, EvalOptions, Recipe, eval};
@@ -15,34 +14,32 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A folder with a model, and files that it is measured on.
-struct Desk {
-    dir: TempDir,
+struct Measured {
+    files: Workspace,
 }
 
-impl Desk {
+impl std::ops::Deref for Measured {
+    type Target = Workspace;
+
+    fn deref(&self) -> &Workspace {
+        &self.files
+    }
+}
+
+impl Measured {
     fn new() -> Self {
         Self::of(tiny_llama())
     }
 
     fn of(config: Value) -> Self {
-        let desk = Desk { dir: tempfile::tempdir().unwrap() };
-        write_tiny_with_tokenizer(&desk.at("model"), config, 1).unwrap();
-        desk
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn put(&self, name: &str, bytes: impl AsRef<[u8]>) {
-        fs::write(self.at(name), bytes).unwrap();
+        Measured { files: Workspace::new().model("model", &config, 1) }
     }
 
     fn eval(&self, change: impl FnOnce(&mut EvalOptions)) -> (Result<Value>, Vec<String>) {
         let model = self.at("model").display().to_string();
         let mut options = EvalOptions { model, seq_len: Some(32), ..EvalOptions::default() };
         change(&mut options);
-        let heard = DenseOutput::default();
+        let heard = Recorder::default();
         let found = with_context(false, |context| eval(&Context { progress: &heard, ..*context }, &options));
         (found, heard.warnings())
     }
@@ -116,25 +113,25 @@ fn sentences() -> Vec<String> {
 
 #[test]
 fn a_text_is_measured_alike_however_it_is_stored() {
-    let desk = Desk::new();
+    let measured = Measured::new();
     let text = minitron::some_text();
-    desk.put("text.txt", &text);
-    let expected = desk.loss("text.txt", None).unwrap();
+    measured.write("text.txt", &text);
+    let expected = measured.loss("text.txt", None).unwrap();
     for (name, bytes) in [
         ("marked.txt", marked(&text)),
         ("TEXT.TXT", text.clone().into_bytes()),
         ("text.txt.gz", gz(&marked(&text))),
         ("text.txt.zst", zst(text.as_bytes())),
     ] {
-        desk.put(name, bytes);
-        assert_eq!(desk.loss(name, None).unwrap(), expected, "{name}");
+        measured.write(name, bytes);
+        assert_eq!(measured.loss(name, None).unwrap(), expected, "{name}");
     }
     let records: Vec<Value> = sentences().iter().map(|text| json!({ "text": text, "n": 1 })).collect();
-    desk.put("a.jsonl", lines(&records));
-    let expected = desk.loss("a.jsonl", None).unwrap();
+    measured.write("a.jsonl", lines(&records));
+    let expected = measured.loss("a.jsonl", None).unwrap();
     let nested: Vec<Value> = sentences().iter().map(|text| json!({ "id": 1, "data": { "text": text } })).collect();
-    desk.put("nested.jsonl", lines(&nested));
-    assert_eq!(desk.loss("nested.jsonl", Some("data.text")).unwrap(), expected);
+    measured.write("nested.jsonl", lines(&nested));
+    assert_eq!(measured.loss("nested.jsonl", Some("data.text")).unwrap(), expected);
     let with_null = [&[json!({ "text": null })], &records[..3], &[json!({ "text": null })], &records[3..]].concat();
     let texts = sentences();
     let rows: Vec<Vec<&str>> = texts.iter().map(|text| vec![text.as_str()]).collect();
@@ -155,37 +152,37 @@ fn a_text_is_measured_alike_however_it_is_stored() {
         ("b.parquet", table(&["text"], &rows, Compression::LZ4_RAW)),
         ("c.PARQUET", table(&["text"], &rows, Compression::LZ4)),
     ] {
-        desk.put(name, bytes);
-        assert_eq!(desk.loss(name, None).unwrap(), expected, "{name}");
+        measured.write(name, bytes);
+        assert_eq!(measured.loss(name, None).unwrap(), expected, "{name}");
     }
     // Python's text mode would turn them into "\n"; here bytes are text.
-    desk.put("crlf.txt", text.replace(". ", ".\r\n"));
-    desk.put("lf.txt", text.replace(". ", ".\n"));
-    assert_ne!(desk.loss("crlf.txt", None).unwrap(), desk.loss("lf.txt", None).unwrap());
+    measured.write("crlf.txt", text.replace(". ", ".\r\n"));
+    measured.write("lf.txt", text.replace(". ", ".\n"));
+    assert_ne!(measured.loss("crlf.txt", None).unwrap(), measured.loss("lf.txt", None).unwrap());
 }
 
 #[test]
 fn a_model_and_a_recipe_with_byte_order_marks_are_read() {
-    let desk = Desk::new();
-    desk.put("text.txt", minitron::some_text());
-    let expected = desk.loss("text.txt", None).unwrap();
+    let measured = Measured::new();
+    measured.write("text.txt", minitron::some_text());
+    let expected = measured.loss("text.txt", None).unwrap();
     for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-        let path = desk.at("model").join(name);
+        let path = measured.at("model").join(name);
         fs::write(&path, marked(&fs::read_to_string(&path).unwrap())).unwrap();
     }
-    assert_eq!(desk.loss("text.txt", None).unwrap(), expected);
+    assert_eq!(measured.loss("text.txt", None).unwrap(), expected);
     let recipe = "[[stages]]\nname = \"a\"\ndo = \"eval\"\nmodel = \"model\"\ndata = [\"text.txt\"]\n";
-    desk.put("recipe.toml", marked(recipe));
-    assert!(Recipe::load(&desk.at("recipe.toml")).is_ok());
+    measured.write("recipe.toml", marked(recipe));
+    assert!(Recipe::load(&measured.at("recipe.toml")).is_ok());
     let wide: Vec<u8> = recipe.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    desk.put("recipe.toml", wide);
-    let error = Recipe::load(&desk.at("recipe.toml")).unwrap_err().to_string();
+    measured.write("recipe.toml", wide);
+    let error = Recipe::load(&measured.at("recipe.toml")).unwrap_err().to_string();
     assert!(error.contains("got UTF-16; save it as UTF-8"), "{error}");
 }
 
 #[test]
 fn a_task_is_measured_alike_however_it_is_stored() {
-    let desk = Desk::new();
+    let measured = Measured::new();
     let records: Vec<Value> = sentences()
         .iter()
         .take(6)
@@ -195,8 +192,8 @@ fn a_task_is_measured_alike_however_it_is_stored() {
         .iter()
         .map(|record| vec![record["text"].as_str().unwrap(), record["label"].as_str().unwrap()])
         .collect();
-    desk.put("a.jsonl", lines(&records));
-    let expected = desk.task_of("a.jsonl").unwrap();
+    measured.write("a.jsonl", lines(&records));
+    let expected = measured.task_of("a.jsonl").unwrap();
     assert_eq!(expected["n_items"], json!(6));
     for (name, bytes) in [
         ("marked.jsonl", marked(&lines(&records).replace('\n', "\r\n"))),
@@ -205,14 +202,14 @@ fn a_task_is_measured_alike_however_it_is_stored() {
         ("A.JSONL.ZST", zst(lines(&records).as_bytes())),
         ("a.parquet", table(&["text", "label"], &rows, Compression::SNAPPY)),
     ] {
-        desk.put(name, bytes);
-        assert_eq!(desk.task_of(name).unwrap(), expected, "{name}");
+        measured.write(name, bytes);
+        assert_eq!(measured.task_of(name).unwrap(), expected, "{name}");
     }
-    desk.put("pages.jsonl", lines(&records.iter().map(|r| json!({ "text": r["text"] })).collect::<Vec<_>>()));
-    desk.put("pages.parquet", table(&["text"], &rows, Compression::SNAPPY));
-    let expected = desk.task_of("pages.jsonl").unwrap();
+    measured.write("pages.jsonl", lines(&records.iter().map(|r| json!({ "text": r["text"] })).collect::<Vec<_>>()));
+    measured.write("pages.parquet", table(&["text"], &rows, Compression::SNAPPY));
+    let expected = measured.task_of("pages.jsonl").unwrap();
     assert_eq!(expected["n_documents"], json!(6));
-    assert_eq!(desk.task_of("pages.parquet").unwrap(), expected);
+    assert_eq!(measured.task_of("pages.parquet").unwrap(), expected);
 }
 
 /// For an evaluator: what can be scored, what cannot, and how the first of those is named.
@@ -267,38 +264,38 @@ fn broken() -> Vec<Broken> {
 
 #[test]
 fn a_record_that_cannot_be_scored_does_not_cost_the_others() {
-    let desk = Desk::new();
+    let measured = Measured::new();
     for (tag, good, bad, first) in broken() {
-        let spec = |name: &str| format!("{tag}:path={}", desk.at(name).display());
-        desk.put("good.jsonl", lines(&good));
-        let (expected, heard) = desk.task(&spec("good.jsonl"));
+        let spec = |name: &str| format!("{tag}:path={}", measured.at(name).display());
+        measured.write("good.jsonl", lines(&good));
+        let (expected, heard) = measured.task(&spec("good.jsonl"));
         let mut expected = expected.unwrap();
         assert!(heard.is_empty() && expected.get("n_skipped").is_none(), "{tag}: {heard:?}");
         let mixed = [&good[..1], &bad[..], &good[1..]].concat();
-        desk.put("mixed.jsonl", lines(&mixed));
-        let (found, heard) = desk.task(&spec("mixed.jsonl"));
+        measured.write("mixed.jsonl", lines(&mixed));
+        let (found, heard) = measured.task(&spec("mixed.jsonl"));
         expected["n_skipped"] = json!(bad.len());
         assert_eq!(found.unwrap(), expected, "{tag}");
         let [warning] = heard.as_slice() else { panic!("{tag}: {heard:?}") };
         let expected = format!("mixed.jsonl: {} records were skipped, which cannot be scored; the first: ", bad.len());
         assert!(warning.contains(&expected) && warning.contains(first), "{tag}: {warning}");
-        let (strict, _) = desk.task(&format!("{},strict=true", spec("mixed.jsonl")));
+        let (strict, _) = measured.task(&format!("{},strict=true", spec("mixed.jsonl")));
         assert!(strict.unwrap_err().to_string().contains(first), "{tag}");
-        desk.put("bad.jsonl", lines(&bad));
-        let (none, _) = desk.task(&spec("bad.jsonl"));
+        measured.write("bad.jsonl", lines(&bad));
+        let (none, _) = measured.task(&spec("bad.jsonl"));
         assert_eq!(none.unwrap_err().kind(), "data", "{tag}");
     }
 }
 
 #[test]
 fn token_files_of_another_type_are_found_out() {
-    let desk = Desk::new();
+    let measured = Measured::new();
     let ids: Vec<u32> = (0..4000u32).map(|idx| idx.wrapping_mul(2_654_435_761) % 499).collect();
-    desk.put("u16.bin", ids.iter().flat_map(|id| (*id as u16).to_le_bytes()).collect::<Vec<u8>>());
-    desk.put("u32.bin", ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+    measured.write("u16.bin", ids.iter().flat_map(|id| (*id as u16).to_le_bytes()).collect::<Vec<u8>>());
+    measured.write("u32.bin", ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
     let read = |name: &str, token_type: &str| {
-        let (found, _) = desk.eval(|options| {
-            options.data = vec![desk.at(name).display().to_string().parse().unwrap()];
+        let (found, _) = measured.eval(|options| {
+            options.data = vec![measured.at(name).display().to_string().parse().unwrap()];
             options.text.token_type = Some(token_type.to_owned());
         });
         found.map(|found| found["n_tokens"].clone()).map_err(|e: Error| e.to_string())
@@ -312,11 +309,11 @@ fn token_files_of_another_type_are_found_out() {
 
 #[test]
 fn what_cannot_be_read_is_named_and_not_called_damaged() {
-    let desk = Desk::new();
-    desk.put("tags.jsonl", lines(&[json!({ "tags": ["One", "day"], "id": 1 })]));
-    desk.put("wide.txt", minitron::some_text().encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>());
-    desk.put("pointer.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n");
-    desk.put("arrow.parquet", b"ARROW1\0\0and more");
+    let measured = Measured::new();
+    measured.write("tags.jsonl", lines(&[json!({ "tags": ["One", "day"], "id": 1 })]));
+    measured.write("wide.txt", minitron::some_text().encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>());
+    measured.write("pointer.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n");
+    measured.write("arrow.parquet", b"ARROW1\0\0and more");
     for (name, field, expected) in [
         ("tags.jsonl", Some("tags"), "`tags`, got an array of strings"),
         ("tags.jsonl", None, "got none of that name; its fields: `tags`, `id`"),
@@ -324,7 +321,7 @@ fn what_cannot_be_read_is_named_and_not_called_damaged() {
         ("pointer.txt", None, "fetch it with `git lfs pull`"),
         ("arrow.parquet", None, "expected a Parquet file, got an Arrow file"),
     ] {
-        let error = desk.refusal(name, field);
+        let error = measured.refusal(name, field);
         assert!(error.contains(expected) && !error.contains("damaged"), "{name}: {error}");
     }
 }

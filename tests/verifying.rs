@@ -2,12 +2,10 @@
 #![allow(clippy::unwrap_used)] // Set-up of tests: what fails here is the test's own fault.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use minitron::{add_demo_tokenizer, tiny_llama, with_demo_vocabulary, write_tiny};
+use minitron::{Workspace, tiny_llama};
 use serde_json::Value;
-use tempfile::TempDir;
 
 const RECIPE: &str = r#"
 [[stages]]
@@ -42,37 +40,20 @@ samples = 4
 seq_len = 32
 "#;
 
-struct Desk {
-    dir: TempDir,
+fn workspace() -> Workspace {
+    Workspace::new().model("teacher", &tiny_llama(), 1).text("text.txt").file("recipe.toml", RECIPE)
 }
 
-impl Desk {
-    fn new() -> Self {
-        let desk = Desk { dir: tempfile::tempdir().unwrap() };
-        write_tiny(&desk.at("teacher"), &with_demo_vocabulary(tiny_llama()), 1).unwrap();
-        add_demo_tokenizer(&desk.at("teacher")).unwrap();
-        fs::write(desk.at("text.txt"), minitron::some_text()).unwrap();
-        fs::write(desk.at("recipe.toml"), RECIPE).unwrap();
-        desk
-    }
+fn run(workspace: &Workspace, words: &str) -> Output {
+    workspace.run(&format!("{words} --quiet --threads 1"))
+}
 
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn run(&self, words: &str) -> Output {
-        let mut command = Command::new(minitron::binary());
-        command.args(words.split_whitespace()).args(["--quiet", "--threads", "1"]);
-        command.current_dir(self.dir.path()).env("OMP_NUM_THREADS", "1").output().unwrap()
-    }
-
-    /// The first object on stdout, and the exit code.
-    fn verify(&self, words: &str) -> (Value, i32) {
-        let output = self.run(&format!("{words} --json"));
-        let found = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>().next();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        (found.unwrap_or_else(|| panic!("{text}")).unwrap(), output.status.code().unwrap())
-    }
+/// The first object on stdout, and the exit code.
+fn verify(workspace: &Workspace, words: &str) -> (Value, i32) {
+    let output = run(workspace, &format!("{words} --json"));
+    let found = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>().next();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (found.unwrap_or_else(|| panic!("{text}")).unwrap(), output.status.code().unwrap())
 }
 
 /// Kinds, stages and names of what differs.
@@ -88,17 +69,17 @@ fn differences(report: &Value) -> Vec<String> {
 
 #[test]
 fn a_run_repeats_to_the_byte_and_says_what_differs_where_it_does_not() {
-    let desk = Desk::new();
-    assert!(desk.run("run recipe.toml --out one").status.success());
-    let (report, code) = desk.verify("run --verify one");
+    let workspace = workspace();
+    assert!(run(&workspace, "run recipe.toml --out one").status.success());
+    let (report, code) = verify(&workspace, "run --verify one");
     assert_eq!((differences(&report), &report["verified"], code), (vec![], &Value::from(true), 0));
     assert!(report["n_artefacts"].as_u64() > Some(8), "{report}");
 
-    let (report, code) = desk.verify("run recipe.toml --out two --verify one");
+    let (report, code) = verify(&workspace, "run recipe.toml --out two --verify one");
     assert_eq!((differences(&report), code), (vec![], 0), "{report}");
 
     // Another seed: everything that follows from it.
-    let (report, code) = desk.verify("run recipe.toml --out three --verify one --seed 5");
+    let (report, code) = verify(&workspace, "run recipe.toml --out three --verify one --seed 5");
     let found = differences(&report);
     assert_eq!((code, &report["verified"]), (1, &Value::from(false)), "{found:?}");
     for expected in ["artefact distilled model.safetensors", "artefact distilled metrics.jsonl", "setting  seed"] {
@@ -107,14 +88,14 @@ fn a_run_repeats_to_the_byte_and_says_what_differs_where_it_does_not() {
     assert!(!found.iter().any(|found| found.starts_with("input")), "{found:?}");
 
     // What the run left, changed by hand; what it read, changed; a file gone, one too many.
-    let weights = desk.at("one/pruned/model.safetensors");
+    let weights = workspace.at("one/pruned/model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(weights, bytes).unwrap();
-    fs::remove_file(desk.at("one/scores/scores.safetensors")).unwrap();
-    fs::write(desk.at("one/evaluated/more"), "").unwrap();
-    fs::write(desk.at("text.txt"), "other text").unwrap();
-    let (report, code) = desk.verify("run --verify one");
+    fs::remove_file(workspace.at("one/scores/scores.safetensors")).unwrap();
+    fs::write(workspace.at("one/evaluated/more"), "").unwrap();
+    fs::write(workspace.at("text.txt"), "other text").unwrap();
+    let (report, code) = verify(&workspace, "run --verify one");
     let expected = [
         "artefact scores scores.safetensors",
         "input scores text.txt",
@@ -124,26 +105,26 @@ fn a_run_repeats_to_the_byte_and_says_what_differs_where_it_does_not() {
         "input evaluated text.txt",
     ];
     assert_eq!((differences(&report), code), (expected.map(str::to_owned).to_vec(), 1));
-    let output = desk.run("run --verify one");
+    let output = run(&workspace, "run --verify one");
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(table.contains("not verified: 4 stages") && table.contains("model.safetensors"), "{table}");
 }
 
 #[test]
 fn folders_that_hold_no_run_or_an_older_one_are_refused() {
-    let desk = Desk::new();
-    let refusal = |words: &str| String::from_utf8_lossy(&desk.run(words).stderr).into_owned();
+    let workspace = workspace();
+    let refusal = |words: &str| String::from_utf8_lossy(&run(&workspace, words).stderr).into_owned();
     assert!(refusal("run --verify teacher").contains("`teacher` holds no run: no run.json there"));
-    fs::create_dir(desk.at("old")).unwrap();
+    fs::create_dir(workspace.at("old")).unwrap();
     let stage = r#"{"name": "a", "do": "eval", "inputs": "0", "result": {}, "seconds": 1.0}"#;
     let run = |stages: &str| {
         format!(
             r#"{{"minitron": "0", "recipe": "r", "seed": 0, "device": "cpu", "dtype": "float", "stages": [{stages}]}}"#
         )
     };
-    fs::write(desk.at("old/run.json"), run(stage)).unwrap();
+    fs::write(workspace.at("old/run.json"), run(stage)).unwrap();
     assert!(refusal("run --verify old").contains("recorded no digests"));
-    fs::write(desk.at("old/run.json"), "{}").unwrap();
+    fs::write(workspace.at("old/run.json"), "{}").unwrap();
     assert!(refusal("run --verify old").contains("not a run's record"));
     assert!(refusal("run").contains("required"), "{}", refusal("run"));
     assert!(refusal("run recipe.toml").contains("--out"), "{}", refusal("run recipe.toml"));

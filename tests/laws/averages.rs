@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use minitron::{
-    DenseOutput, minitron, python, reads_no_file, registry, root, some_windows, tiny_bert, tiny_gpt2, tiny_llama,
+    Recorder, minitron, python, reads_no_file, registry, root, some_windows, tiny_bert, tiny_gpt2, tiny_llama,
 };
 use minitron_core::calibrate::{Calibration, mean_gradient};
 use minitron_core::checkpoint::TensorSource;
@@ -391,7 +391,7 @@ fn a_step_without_predictions_changes_nothing_and_says_so() {
     let with_states = Objective { terms: vec![logit_term("cross_entropy")], ..case.objective(&model, &model) };
     let alone = Objective { terms: vec![logit_term("cross_entropy")], ..Objective::default() };
     for (objective, n_skipped) in [(&alone, 8), (&with_states, 0)] {
-        let (dir, warned) = (tempfile::tempdir().unwrap(), DenseOutput::default());
+        let (dir, warned) = (tempfile::tempdir().unwrap(), Recorder::default());
         let settings = TrainSettings { n_tokens: 8 * 4, batch_size: 2, accumulate: 2, ..TrainSettings::default() };
         let (loader, interrupt) = (RefCell::new(DataLoader::of_windows(Arc::clone(&windows), 7)), Interrupt::default());
         let learners = [learner(&student, objective, dir.path())];

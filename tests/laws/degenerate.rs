@@ -1,11 +1,8 @@
 //! Models and texts at the edge of what numbers can hold: what comes out is finite, or an error that says what is not.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use minitron::{
-    add_demo_tokenizer, families, least_squares, tiny_llama, with_context, with_demo_vocabulary, write_tiny,
-};
+use minitron::{Workspace, families, least_squares, tiny_llama, with_context};
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::error::{Error, Result};
@@ -16,11 +13,10 @@ use minitron_core::pipeline::{
 use minitron_core::plan::Count;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
-use tempfile::TempDir;
 
 /// A model and a text; jobs leave their outputs beside them.
-struct Desk {
-    dir: TempDir,
+struct Jobs {
+    files: Workspace,
     kind: Kind,
     /// Whether there is something to predict.
     has_head: bool,
@@ -28,38 +24,36 @@ struct Desk {
     fitted: &'static str,
 }
 
-impl Desk {
+impl std::ops::Deref for Jobs {
+    type Target = Workspace;
+
+    fn deref(&self) -> &Workspace {
+        &self.files
+    }
+}
+
+impl Jobs {
     /// A random model, each tensor changed.
     fn new(config: &Value, change: impl Fn(&str, Tensor) -> Tensor) -> Self {
-        let desk = Desk {
-            dir: tempfile::tempdir().unwrap(),
+        let jobs = Jobs {
+            files: Workspace::new().model("model", config, 1).text("text.txt"),
             kind: Kind::Float,
             has_head: config["model_type"] != "bert",
             fitted: least_squares(config),
         };
-        write_tiny(&desk.at("model"), &with_demo_vocabulary(config.clone()), 1).unwrap();
-        add_demo_tokenizer(&desk.at("model")).unwrap();
-        let path = desk.at("model/model.safetensors");
+        let path = jobs.at("model/model.safetensors");
         let reader = Reader::open_file(&path).unwrap();
         let mut source = MemorySource::default();
         for name in reader.names() {
             source.insert(name.clone(), &change(&name, reader.read(&name).unwrap())).unwrap();
         }
         write_tensors(&path, &source).unwrap();
-        desk.with_text(&minitron::some_text())
+        jobs
     }
 
     fn with_text(self, text: &str) -> Self {
-        fs::write(self.at("text.txt"), text).unwrap();
+        self.write("text.txt", text);
         self
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.at(name).display().to_string()
     }
 
     fn with<T>(&self, job: impl FnOnce(&Context) -> Result<T>) -> Result<T> {
@@ -157,8 +151,8 @@ fn assert_finite(path: &Path) {
     }
 }
 
-/// Every job on one desk; what it leaves has to be finite. Gives the jobs that ended with an error.
-fn go_through(about: &str, desk: &Desk) -> Vec<&'static str> {
+/// Every job on one jobs; what it leaves has to be finite. Gives the jobs that ended with an error.
+fn go_through(about: &str, jobs: &Jobs) -> Vec<&'static str> {
     let mut refused = Vec::new();
     let mut note = |job: &'static str, done: Result<Value>| {
         let is_done = is_clear(&format!("{about}: {job}"), &done);
@@ -167,20 +161,20 @@ fn go_through(about: &str, desk: &Desk) -> Vec<&'static str> {
         }
         is_done
     };
-    if note("score", desk.score(16, 1)) {
-        let scores = Scores::load(&desk.at("scores")).unwrap();
+    if note("score", jobs.score(16, 1)) {
+        let scores = Scores::load(&jobs.at("scores")).unwrap();
         assert!(scores.by_name.values().flatten().all(|score| score.is_finite()), "{about}");
-        if note("prune", desk.prune(24, &[])) {
-            assert_finite(&desk.at("pruned"));
-            if desk.has_head {
-                note("eval", desk.eval("pruned"));
+        if note("prune", jobs.prune(24, &[])) {
+            assert_finite(&jobs.at("pruned"));
+            if jobs.has_head {
+                note("eval", jobs.eval("pruned"));
             }
-            if desk.has_head && note("distill", desk.distill()) {
-                assert_finite(&desk.at("distilled"));
+            if jobs.has_head && note("distill", jobs.distill()) {
+                assert_finite(&jobs.at("distilled"));
             }
         }
-        if note("reconstruct", desk.prune(24, &[desk.fitted])) {
-            assert_finite(&desk.at("pruned"));
+        if note("reconstruct", jobs.prune(24, &[jobs.fitted])) {
+            assert_finite(&jobs.at("pruned"));
         }
     }
     refused
@@ -193,8 +187,8 @@ fn scaled(factor: f64) -> impl Fn(&str, Tensor) -> Tensor {
 #[test]
 fn a_model_of_zeros_goes_through_every_job() {
     for config in families() {
-        let desk = Desk::new(&config, |_, tensor| tensor.zeros_like());
-        assert_eq!(go_through(&format!("zeros {}", config["model_type"]), &desk), Vec::<&str>::new());
+        let jobs = Jobs::new(&config, |_, tensor| tensor.zeros_like());
+        assert_eq!(go_through(&format!("zeros {}", config["model_type"]), &jobs), Vec::<&str>::new());
     }
 }
 
@@ -202,8 +196,8 @@ fn a_model_of_zeros_goes_through_every_job() {
 fn tiny_weights_go_through_every_job_in_f32_and_bf16() {
     for config in families() {
         for (kind, factor) in [(Kind::Float, 1e-38), (Kind::Float, 1e-20), (Kind::BFloat16, 1e-38)] {
-            let desk = Desk { kind, ..Desk::new(&config, scaled(factor)) };
-            assert_eq!(go_through(&format!("{factor} {kind:?} {}", config["model_type"]), &desk), Vec::<&str>::new());
+            let jobs = Jobs { kind, ..Jobs::new(&config, scaled(factor)) };
+            assert_eq!(go_through(&format!("{factor} {kind:?} {}", config["model_type"]), &jobs), Vec::<&str>::new());
         }
     }
 }
@@ -213,21 +207,21 @@ fn huge_weights_are_finite_or_said_to_overflow() {
     for config in families() {
         for (kind, factor) in [(Kind::Float, 1e4), (Kind::Float, 1e30), (Kind::BFloat16, 1e10), (Kind::BFloat16, 1e36)]
         {
-            let desk = Desk { kind, ..Desk::new(&config, scaled(factor)) };
-            go_through(&format!("{factor} {kind:?} {}", config["model_type"]), &desk);
+            let jobs = Jobs { kind, ..Jobs::new(&config, scaled(factor)) };
+            go_through(&format!("{factor} {kind:?} {}", config["model_type"]), &jobs);
         }
     }
 }
 
 #[test]
 fn weights_stored_as_denormals_of_bf16_are_read_as_they_are() {
-    let desk = Desk::new(&tiny_llama(), |_, tensor| (tensor * 1e-39).to_kind(Kind::BFloat16));
-    let reader = Reader::open(&desk.at("model")).unwrap();
+    let jobs = Jobs::new(&tiny_llama(), |_, tensor| (tensor * 1e-39).to_kind(Kind::BFloat16));
+    let reader = Reader::open(&jobs.at("model")).unwrap();
     let largest = |name: &String| reader.read(name).unwrap().to_kind(Kind::Double).abs().max().double_value(&[]);
     let all = reader.names().iter().map(largest).fold(0.0, f64::max);
     assert!(all > 0.0 && all < 1.2e-38, "{all}");
     drop(reader);
-    assert_eq!(go_through("stored denormals", &desk), Vec::<&str>::new());
+    assert_eq!(go_through("stored denormals", &jobs), Vec::<&str>::new());
 }
 
 #[test]
@@ -248,9 +242,9 @@ fn one_layer_one_head_and_one_of_both_go_through_every_job() {
                     }
                 }
             }
-            let desk = Desk::new(&config, |_, tensor| tensor);
+            let jobs = Jobs::new(&config, |_, tensor| tensor);
             let about = format!("{n_layers:?} layers, {n_heads:?} heads, {}", config["model_type"]);
-            assert_eq!(go_through(&about, &desk), Vec::<&str>::new());
+            assert_eq!(go_through(&about, &jobs), Vec::<&str>::new());
         }
     }
 }
@@ -258,17 +252,17 @@ fn one_layer_one_head_and_one_of_both_go_through_every_job() {
 #[test]
 fn one_text_over_and_over_leaves_covariances_of_rank_one_and_finite_weights() {
     for config in families() {
-        let desk = Desk::new(&config, |_, tensor| tensor).with_text(&"a".repeat(4000));
-        assert_eq!(go_through(&format!("constant text {}", config["model_type"]), &desk), Vec::<&str>::new());
+        let jobs = Jobs::new(&config, |_, tensor| tensor).with_text(&"a".repeat(4000));
+        assert_eq!(go_through(&format!("constant text {}", config["model_type"]), &jobs), Vec::<&str>::new());
     }
 }
 
 #[test]
 fn windows_of_one_token_are_refused_before_any_work() {
-    let desk = Desk::new(&tiny_llama(), |_, tensor| tensor);
-    let error = desk.score(1, 1).unwrap_err().to_string();
+    let jobs = Jobs::new(&tiny_llama(), |_, tensor| tensor);
+    let error = jobs.score(1, 1).unwrap_err().to_string();
     assert_eq!(error, "recipe: seq_len: expected at least 2 tokens, got 1");
-    desk.score(2, 1).unwrap();
+    jobs.score(2, 1).unwrap();
 }
 
 #[test]
@@ -299,23 +293,23 @@ fn least_squares_on_covariances_of_any_rank_stays_finite() {
         }),
     ];
     for (about, change) in ways {
-        let desk = Desk::new(&tiny_llama(), change);
-        desk.score(16, 2).unwrap();
+        let jobs = Jobs::new(&tiny_llama(), change);
+        jobs.score(16, 2).unwrap();
         for reconstruct in ["least_squares", "rotation"] {
-            let done = desk.prune(16, &[reconstruct]);
+            let done = jobs.prune(16, &[reconstruct]);
             assert!(is_clear(&format!("{about}: {reconstruct}"), &done), "{about}: {reconstruct}: {done:?}");
-            assert_finite(&desk.at("pruned"));
+            assert_finite(&jobs.at("pruned"));
         }
     }
 }
 
 #[test]
 fn a_batch_of_one_scores_as_a_batch_of_all() {
-    let desk = Desk::new(&tiny_llama(), |_, tensor| tensor);
-    desk.score(16, 1).unwrap();
-    let one = Scores::load(&desk.at("scores")).unwrap();
-    desk.score(16, 4).unwrap();
-    let all = Scores::load(&desk.at("scores")).unwrap();
+    let jobs = Jobs::new(&tiny_llama(), |_, tensor| tensor);
+    jobs.score(16, 1).unwrap();
+    let one = Scores::load(&jobs.at("scores")).unwrap();
+    jobs.score(16, 4).unwrap();
+    let all = Scores::load(&jobs.at("scores")).unwrap();
     for (name, scores) in &one.by_name {
         for (a, b) in scores.iter().zip(&all.by_name[name]) {
             assert!((a - b).abs() <= 1e-4 * a.abs().max(1e-3), "{name}: {a} {b}");

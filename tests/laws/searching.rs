@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use minitron::{axes, config, families, registry, some_text, tiny_llama, with_context, write_tiny_with_tokenizer};
+use minitron::{Workspace, axes, config, families, registry, tiny_llama, with_context};
 use minitron_core::pipeline::{Context, ScoreOptions, SearchOptions, Spec, TrainingOptions, compare, score, search};
 use minitron_core::plan::{Count, Space};
 use minitron_core::progress::{Interrupt, Progress};
@@ -89,55 +89,43 @@ fn rungs_end_at_evaluations_and_each_costs_about_the_same() {
 }
 
 /// A tiny model with a tokenizer, its scores and a text.
-struct Desk {
-    dir: tempfile::TempDir,
+fn workspace() -> Workspace {
+    let workspace = Workspace::new().model("model", &tiny_llama(), 3).text("text.txt");
+    let options = ScoreOptions {
+        model: workspace.path("model"),
+        data: workspace.data("text.txt"),
+        samples: 8,
+        seq_len: Some(16),
+        ..ScoreOptions::default()
+    };
+    with_context(false, |context| score(context, &options, &workspace.at("scores.safetensors"))).unwrap();
+    workspace
 }
 
-impl Desk {
-    fn new() -> Self {
-        let desk = Desk { dir: tempfile::tempdir().unwrap() };
-        write_tiny_with_tokenizer(&desk.at("model"), tiny_llama(), 3).unwrap();
-        fs::write(desk.at("text.txt"), some_text()).unwrap();
-        let options = ScoreOptions {
-            model: desk.at("model").display().to_string(),
-            data: vec![desk.at("text.txt").display().to_string().parse().unwrap()],
-            samples: 8,
+fn options(workspace: &Workspace) -> SearchOptions {
+    let text = workspace.data("text.txt");
+    SearchOptions {
+        model: workspace.path("model"),
+        scores: workspace.path("scores.safetensors"),
+        grid: [("hidden", "16,24,32"), ("mlp", "24,32"), ("layers", "2-3")]
+            .map(|(kind, sizes)| (kind.to_owned(), sizes.parse().unwrap()))
+            .into(),
+        filter: Some("mlp >= hidden && n_params > 1000".into()),
+        candidates: 6,
+        rungs: 3,
+        setup: TrainingOptions {
+            data: text.clone(),
+            eval_data: text,
+            eval_samples: Some(4),
+            eval_every: Some(2),
+            tokens: Count(16 * 4 * 12),
             seq_len: Some(16),
-            ..ScoreOptions::default()
-        };
-        with_context(false, |context| score(context, &options, &desk.at("scores.safetensors"))).unwrap();
-        desk
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn options(&self) -> SearchOptions {
-        let text = vec![self.at("text.txt").display().to_string().parse().unwrap()];
-        SearchOptions {
-            model: self.at("model").display().to_string(),
-            scores: self.at("scores.safetensors").display().to_string(),
-            grid: [("hidden", "16,24,32"), ("mlp", "24,32"), ("layers", "2-3")]
-                .map(|(kind, sizes)| (kind.to_owned(), sizes.parse().unwrap()))
-                .into(),
-            filter: Some("mlp >= hidden && n_params > 1000".into()),
-            candidates: 6,
-            rungs: 3,
-            setup: TrainingOptions {
-                data: text.clone(),
-                eval_data: text,
-                eval_samples: Some(4),
-                eval_every: Some(2),
-                tokens: Count(16 * 4 * 12),
-                seq_len: Some(16),
-                batch_size: 4,
-                lr: 3e-3,
-                checkpoint_every: Some(3),
-                ..TrainingOptions::default()
-            },
-            ..SearchOptions::default()
-        }
+            batch_size: 4,
+            lr: 3e-3,
+            checkpoint_every: Some(3),
+            ..TrainingOptions::default()
+        },
+        ..SearchOptions::default()
     }
 }
 
@@ -175,9 +163,9 @@ impl Progress for Impatient<'_> {
 
 #[test]
 fn a_search_interrupted_anywhere_ends_as_one_that_was_not() {
-    let desk = Desk::new();
-    let options = desk.options();
-    let whole = with_context(false, |context| search(context, &options, &desk.at("whole"), false, false)).unwrap();
+    let workspace = workspace();
+    let options = options(&workspace);
+    let whole = with_context(false, |context| search(context, &options, &workspace.at("whole"), false, false)).unwrap();
     let candidates = whole["candidates"].as_array().unwrap();
     assert_eq!(candidates.len(), 6);
     let evaluations = |row: &Value| row["curve"].as_array().unwrap().len();
@@ -192,11 +180,11 @@ fn a_search_interrupted_anywhere_ends_as_one_that_was_not() {
     let winner = candidates.iter().find(|row| row["rank"] == 1).unwrap();
     assert_eq!(whole["winner"]["name"], winner["name"]);
     assert!(winner["loss"].as_f64() < winner["zero_shot"]["loss"].as_f64());
-    let plan: Value = serde_json::from_slice(&fs::read(desk.at("whole/winner/plan.json")).unwrap()).unwrap();
+    let plan: Value = serde_json::from_slice(&fs::read(workspace.at("whole/winner/plan.json")).unwrap()).unwrap();
     assert_eq!(plan["n_params"], winner["n_params"]);
 
     for (name, patience) in [("one", 2), ("two", 5), ("three", 9)] {
-        let out = desk.at(name);
+        let out = workspace.at(name);
         let interrupt = Interrupt::default();
         let impatient = Impatient(AtomicU64::new(patience), &interrupt);
         let halted = with_context(false, |context| {
@@ -221,39 +209,39 @@ fn a_search_interrupted_anywhere_ends_as_one_that_was_not() {
         });
         assert_eq!(resumed, whole, "{name}");
         let weights = |dir: &Path| fs::read(dir.join("winner/model.safetensors")).unwrap();
-        assert!(weights(&out) == weights(&desk.at("whole")), "{name}");
+        assert!(weights(&out) == weights(&workspace.at("whole")), "{name}");
     }
     let other = SearchOptions { keep_share: 0.4, ..options };
-    let error = with_context(false, |context| search(context, &other, &desk.at("one"), true, false)).unwrap_err();
+    let error = with_context(false, |context| search(context, &other, &workspace.at("one"), true, false)).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("other options"), "{error}");
 }
 
 #[test]
 fn what_a_search_lost_or_did_not_clear_up_is_made_up_for() {
-    let desk = Desk::new();
-    let options = desk.options();
+    let workspace = workspace();
+    let options = options(&workspace);
     let run =
-        |resume| with_context(false, |context| search(context, &options, &desk.at("out"), resume, false)).unwrap();
+        |resume| with_context(false, |context| search(context, &options, &workspace.at("out"), resume, false)).unwrap();
     let whole = timeless(run(false));
     // Killed behind the last rung, before those that left were cleared and the winner was written.
-    let path = desk.at("out/search.json");
+    let path = workspace.at("out/search.json");
     let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     (record["complete"], record["winner"]) = (false.into(), Value::Null);
     fs::write(&path, record.to_string()).unwrap();
-    fs::create_dir_all(desk.at("out/candidates/c06/checkpoint/step-00000004")).unwrap();
-    fs::remove_dir_all(desk.at("out/winner")).unwrap();
+    fs::create_dir_all(workspace.at("out/candidates/c06/checkpoint/step-00000004")).unwrap();
+    fs::remove_dir_all(workspace.at("out/winner")).unwrap();
     assert_eq!(timeless(run(true)), whole);
     // A winner that somebody removed is written again.
-    fs::remove_dir_all(desk.at("out/winner")).unwrap();
+    fs::remove_dir_all(workspace.at("out/winner")).unwrap();
     assert_eq!(timeless(run(true)), whole);
-    assert!(desk.at("out/winner/config.json").is_file());
+    assert!(workspace.at("out/winner/config.json").is_file());
 }
 
 #[test]
 fn those_that_are_screened_out_are_not_trained_nor_counted() {
-    let desk = Desk::new();
-    let options = SearchOptions { screen: Some(3), rungs: 2, ..desk.options() };
-    let report = with_context(false, |context| search(context, &options, &desk.at("out"), false, false)).unwrap();
+    let workspace = workspace();
+    let options = SearchOptions { screen: Some(3), rungs: 2, ..options(&workspace) };
+    let report = with_context(false, |context| search(context, &options, &workspace.at("out"), false, false)).unwrap();
     for row in report["candidates"].as_array().unwrap() {
         let is_out = row["zero_shot"]["rank"].as_u64() > Some(3);
         assert_eq!((row["screened_out"] == true, row["curve"] == json!([])), (is_out, is_out), "{row}");
@@ -264,12 +252,12 @@ fn those_that_are_screened_out_are_not_trained_nor_counted() {
 
 #[test]
 fn candidates_that_take_turns_come_to_what_they_come_to_together() {
-    let desk = Desk::new();
-    let together = desk.options();
+    let workspace = workspace();
+    let together = options(&workspace);
     // Room for one at a time.
-    let in_turns = SearchOptions { max_memory: Some("1kB".parse().unwrap()), ..desk.options() };
+    let in_turns = SearchOptions { max_memory: Some("1kB".parse().unwrap()), ..options(&workspace) };
     let run = |options: &SearchOptions, out: &str| {
-        with_context(false, |context| search(context, options, &desk.at(out), false, false)).unwrap()
+        with_context(false, |context| search(context, options, &workspace.at(out), false, false)).unwrap()
     };
     let (together, in_turns) = (run(&together, "together"), run(&in_turns, "turns"));
     let losses = |report: &Value| -> Vec<Value> {
@@ -283,15 +271,15 @@ fn candidates_that_take_turns_come_to_what_they_come_to_together() {
 
 #[test]
 fn what_cannot_be_searched_is_said_before_any_work() {
-    let desk = Desk::new();
+    let workspace = workspace();
     let refusal = |options: SearchOptions| {
         let error =
-            with_context(false, |context| search(context, &options, &desk.at("out"), false, false)).unwrap_err();
-        assert!(error.is_usage() && !desk.at("out").exists(), "{error}");
+            with_context(false, |context| search(context, &options, &workspace.at("out"), false, false)).unwrap_err();
+        assert!(error.is_usage() && !workspace.at("out").exists(), "{error}");
         error.to_string()
     };
     let with = |change: &dyn Fn(&mut SearchOptions)| {
-        let mut options = desk.options();
+        let mut options = options(&workspace);
         change(&mut options);
         refusal(options)
     };
@@ -318,7 +306,7 @@ fn what_cannot_be_searched_is_said_before_any_work() {
 
 #[test]
 fn rows_share_what_they_have_in_common_and_failures_are_kept() {
-    let desk = Desk::new();
+    let workspace = workspace();
     let spec = r#"
 title = "tiny"
 model = "model"
@@ -371,16 +359,16 @@ holds = "{broken.loss} < 1"
 rows = ["width"]
 reference = ["scratch"]
 "#;
-    fs::write(desk.at("spec.toml"), spec).unwrap();
-    let spec = Spec::load(&desk.at("spec.toml")).unwrap();
-    let run = || with_context(false, |context| compare(context, &spec, &desk.at("out"))).unwrap();
+    fs::write(workspace.at("spec.toml"), spec).unwrap();
+    let spec = Spec::load(&workspace.at("spec.toml")).unwrap();
+    let run = || with_context(false, |context| compare(context, &spec, &workspace.at("out"))).unwrap();
     let report = run();
     let row = |name: &str| report["rows"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap().clone();
     assert_eq!(row("broken")["status"], "failed");
     assert!(row("broken")["error"].as_str().unwrap().contains("23 is not legal"), "{}", row("broken"));
     let folders = |word: &str| {
         let names =
-            fs::read_dir(desk.at("out")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            fs::read_dir(workspace.at("out")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with(word)).count()
     };
     // Trainings are per seed; scores of the original and the first student are shared, the retrained ones are scored anew.

@@ -1,5 +1,7 @@
 //! What tests and benches share: where things are, tiny models, running the command line and the reference.
 
+mod workspace;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +20,8 @@ use minitron_core::spec::{ModelFolder, ModelSpec, PruneGroup};
 pub use minitron_plugins::laws::random_weights;
 use serde_json::Value;
 use tch::Tensor;
+
+pub use workspace::Workspace;
 
 /// The repository.
 pub fn root() -> PathBuf {
@@ -208,12 +212,12 @@ pub fn with_context<T>(force: bool, job: impl FnOnce(&Context) -> T) -> T {
 
 /// Keeps what people are told.
 #[derive(Debug, Default)]
-pub struct DenseOutput {
+pub struct Recorder {
     notes: Mutex<Vec<String>>,
     warnings: Mutex<Vec<String>>,
 }
 
-impl DenseOutput {
+impl Recorder {
     /// What was noted since the last time.
     pub fn notes(&self) -> Vec<String> {
         std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
@@ -225,7 +229,7 @@ impl DenseOutput {
     }
 }
 
-impl Progress for DenseOutput {
+impl Progress for Recorder {
     fn start(&self, _what: &str, _total: u64) {}
     fn advance(&self, _n: u64, _note: &str) {}
     fn finish(&self) {}
