@@ -275,7 +275,7 @@ fn keeping_every_unit_of_a_fixture_gives_back_its_tensors_and_its_config() {
         let source = &folder.checkpoint.tensors;
         let space = Space::new(&folder.spec, &axes(&registry()).unwrap()).unwrap();
         let plan = Plan::default().checked(&space, &folder.spec).unwrap();
-        let student = Student::new(source, &folder.spec, &plan, &registry()).unwrap();
+        let student = Student::new(source, &folder.spec, &plan).unwrap();
         assert_eq!(student.config.to_json().unwrap(), folder.checkpoint.config.to_json().unwrap(), "{}", name(&dir));
         for param in &folder.spec.params {
             let tensor = param.name();

@@ -445,6 +445,8 @@ fn rooms_look_left() {
     ];
     // Contracts speak of what plugins are given, and rooms ask plugins through contracts found in the registry.
     const ACROSS: [&str; 2] = ["contract", "registry"];
+    // All others are given what they work with.
+    const FIND_PLUGINS: [&str; 3] = ["data", "pipeline", "registry"];
     let place = |room: &str| ROOMS.iter().position(|other| *other == room);
     let mut objections = Vec::new();
     for source in sources("minitron-core/src") {
@@ -456,6 +458,10 @@ fn rooms_look_left() {
         let is_across = ACROSS.contains(&room);
         assert!(is_across || place(room).is_some(), "{room} has no place in the order of rooms");
         for (idx, line) in source.code.iter().enumerate() {
+            let looks_up = after(line, "crate::").any(|seen| seen == "registry") && !line.contains("$crate");
+            if looks_up && !FIND_PLUGINS.contains(&room) {
+                objections.push(format!("{}:{}: {room} looks at registry", source.path, idx + 1));
+            }
             for seen in after(line, "crate::").filter(|seen| !ACROSS.contains(seen) && !line.contains("$crate")) {
                 // What all rooms share, the contracts share too; nothing below the jobs sees a job.
                 let limit = if is_across { place("pipeline") } else { place(room).map(|own| own + 1) };

@@ -165,11 +165,11 @@ fn source(registry: &Registry) -> Result<Source> {
 /// plan.json, up to the student that it makes.
 pub fn plan(bytes: &[u8]) {
     let path = put(&dir(), "plan.json", Some(bytes));
-    with_source(|source, registry| {
+    with_source(|source, _| {
         within(bytes.len(), MIB, || {
             let Some(plan) = answer(Plan::load(&path)) else { return };
             let Some(plan) = answer(plan.checked(&source.space, &source.spec)) else { return };
-            let student = answer(Student::new(&source.weights, &source.spec, &plan, registry));
+            let student = answer(Student::new(&source.weights, &source.spec, &plan));
             if let Some(student) = student {
                 student.view.names().iter().for_each(|name| drop(answer(student.view.read(name))));
             }

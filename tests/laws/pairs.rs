@@ -86,7 +86,7 @@ fn dead_pairs_are_ranked_last_and_removing_them_changes_nothing() {
         let (registry, ids_bt) = (registry(), some_ids(2, 12, 61, 41).unwrap());
         let expected = forward(&whole, &ids_bt).unwrap();
         let student = |compensates: bool| {
-            let inputs = ReconstructInputs { compensates, registry: &registry, ..ward.inputs() };
+            let inputs = ReconstructInputs { compensates, ..ward.inputs() };
             StudentEditor::new(inputs, plan.clone()).unwrap()
         };
         let difference = relative(&logits(&student(true), &ids_bt), &expected);
@@ -139,7 +139,7 @@ fn the_pairs_that_stay_turn_as_before() {
         let mut more = rotation.clone();
         more["head_dim"] = 16.into();
         let model = Model::new(&decoder("llama", &more), 42).unwrap();
-        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
+        let student = Student::new(&model.source, &model.spec, &plan).unwrap();
         assert_eq!(student.spec.head_dim(), 8);
         let of = |spec: &ModelSpec| spec.rotaries[0].rotary.clone();
         let (before, after) = (of(&model.spec), of(&student.spec));
@@ -163,7 +163,7 @@ fn states_hold_whatever_the_length() {
     } });
     let model = Model::new(&decoder("llama", &longer), 42).unwrap();
     let plan = Plan { kept: BTreeMap::from([(ROPE_PAIRS.to_owned(), vec![0, 3, 5])]) };
-    let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
+    let student = Student::new(&model.source, &model.spec, &plan).unwrap();
     // Both lists are one, so nothing changes at the length where the second begins.
     assert!(student.spec.states_hold(4, 60));
     let (student, ids_bt) = (load(&student.view, &student.spec).unwrap(), some_ids(1, 20, 61, 43).unwrap());
@@ -183,11 +183,11 @@ fn states_hold_whatever_the_length() {
 fn a_student_of_a_student_turns_as_the_source_does() {
     for config in with_pairs() {
         let model = Model::new(&config, 43).unwrap();
-        let (spec, registry) = (&model.spec, registry());
+        let spec = &model.spec;
         let plan = |kept: &[usize]| Plan { kept: BTreeMap::from([(ROPE_PAIRS.to_owned(), kept.to_vec())]) };
-        let first = Student::new(&model.source, spec, &plan(&[0, 2, 3]), &registry).unwrap();
-        let second = Student::new(&first.view, &first.spec, &plan(&[1, 2]), &registry).unwrap();
-        let once = Student::new(&model.source, spec, &plan(&[2, 3]), &registry).unwrap();
+        let first = Student::new(&model.source, spec, &plan(&[0, 2, 3])).unwrap();
+        let second = Student::new(&first.view, &first.spec, &plan(&[1, 2])).unwrap();
+        let once = Student::new(&model.source, spec, &plan(&[2, 3])).unwrap();
         let composed = plan(&[0, 2, 3]).compose(&plan(&[1, 2]), spec);
         assert_eq!(composed.kept[ROPE_PAIRS], [2, 3]);
         let ids_bt = some_ids(2, 12, 61, 44).unwrap();
@@ -288,7 +288,7 @@ fn parts_inside_units_are_counted_and_placed() {
         let Ok(axis) = space.axis(ROPE_PAIRS) else { continue };
         let sizes = Sizes::from([(ROPE_PAIRS.to_owned(), axis.full / 2), ("heads".to_owned(), 2)]);
         let plan = space.plan(&sizes, &rankings, &model.spec).unwrap();
-        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
+        let student = Student::new(&model.source, &model.spec, &plan).unwrap();
         // Keys and values of a token, of narrower heads.
         let of_cache = |spec: &ModelSpec, sizes: &Sizes| spec.kv_cache_bytes_at(sizes, 8, 1);
         let (planned, found) = (of_cache(&model.spec, &plan.sizes()), of_cache(&student.spec, &Sizes::new()));

@@ -25,7 +25,7 @@ fn keeping_every_unit_is_the_identity_byte_for_byte() {
     for config in families() {
         let model = Model::new(&config, 4).unwrap();
         let plan = Plan::default().checked(&space(&model.spec), &model.spec).unwrap();
-        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
+        let student = Student::new(&model.source, &model.spec, &plan).unwrap();
         let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         write_model(before.path(), &model.spec.config, &model.source, None, WriteOptions::default()).unwrap();
         write_model(after.path(), &student.config, &student.view, None, WriteOptions::default()).unwrap();
@@ -41,7 +41,7 @@ fn chunks_of_any_size_write_the_same_bytes() {
     for config in families() {
         let model = Model::new(&config, 4).unwrap();
         let plan = half_on_every_axis(&model.spec, 5).unwrap();
-        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
+        let student = Student::new(&model.source, &model.spec, &plan).unwrap();
         let write = |chunk_bytes| {
             let dir = tempfile::tempdir().unwrap();
             let options = WriteOptions { chunk_bytes, ..WriteOptions::default() };
@@ -64,7 +64,7 @@ fn keeping_every_unit_adds_no_key_to_a_config_that_leaves_defaults_out() {
         }
         let model = Model::new(&config, 5).unwrap();
         let plan = Plan::default().checked(&space(&model.spec), &model.spec).unwrap();
-        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
+        let student = Student::new(&model.source, &model.spec, &plan).unwrap();
         assert_eq!(student.config.to_json().unwrap(), model.spec.config.to_json().unwrap());
     }
 }
@@ -77,7 +77,7 @@ fn a_width_that_the_config_leaves_to_its_default_stays_when_the_stream_shrinks()
     let sizes = Sizes::from([("hidden".to_owned(), 16)]);
     let rankings = random_rankings(&model.spec, 17).unwrap();
     let plan = space(&model.spec).plan(&sizes, &rankings, &model.spec).unwrap();
-    let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
+    let student = Student::new(&model.source, &model.spec, &plan).unwrap();
     assert_eq!(student.config.get("n_inner"), Some(&128.into()));
 }
 
@@ -154,7 +154,7 @@ fn dead_neurons_are_ranked_last_and_removing_them_changes_nothing() {
         }
         let wanted = Sizes::from([(MLP.to_owned(), 44)]);
         let plan = space(&model.spec).plan(&wanted, &rankings, &model.spec).unwrap();
-        let student = Student::new(&source, &model.spec, &plan, &registry()).unwrap();
+        let student = Student::new(&source, &model.spec, &plan).unwrap();
         let ids_bt = some_ids(2, 12, 61, 7).unwrap();
         let pruned = forward(&load(&student.view, &student.spec).unwrap(), &ids_bt).unwrap();
         let difference = relative(&pruned, &forward(&whole, &ids_bt).unwrap());
@@ -219,7 +219,7 @@ fn a_pruned_folder_loads_as_its_view_does_and_has_the_predicted_parameters() {
     for config in families() {
         let model = Model::new(&config, 12).unwrap();
         let plan = half_on_every_axis(&model.spec, 13).unwrap();
-        let student = Student::new(&model.source, &model.spec, &plan, &registry()).unwrap();
+        let student = Student::new(&model.source, &model.spec, &plan).unwrap();
         let dir = tempfile::tempdir().unwrap();
         write_model(dir.path(), &student.config, &student.view, None, WriteOptions::default()).unwrap();
 
@@ -272,7 +272,7 @@ fn a_dead_key_value_head_is_ranked_last_and_goes_with_its_queries_unnoticed() {
             assert_eq!(plan.kept[&format!("kv_heads.{layer}")], [alive]);
             assert_eq!(plan.kept[&format!("heads.{layer}")], [2 * alive, 2 * alive + 1]);
         }
-        let student = Student::new(&source, &model.spec, &plan, &registry()).unwrap();
+        let student = Student::new(&source, &model.spec, &plan).unwrap();
         assert_eq!(student.config.get("num_key_value_heads"), Some(&1.into()));
         let ids_bt = some_ids(2, 12, 61, 21).unwrap();
         let pruned = forward(&load(&student.view, &student.spec).unwrap(), &ids_bt).unwrap();
@@ -306,11 +306,11 @@ fn pruning_twice_is_pruning_once_by_the_composed_plan_byte_for_byte() {
                 space(spec).plan(wanted, &random_rankings(spec, seed).unwrap(), spec).unwrap()
             };
             let one = of(&model.spec, first, 31 + idx as u64);
-            let once = Student::new(&model.source, &model.spec, &one, &registry()).unwrap();
+            let once = Student::new(&model.source, &model.spec, &one).unwrap();
             let two = of(&once.spec, second, 41 + idx as u64);
-            let twice = Student::new(&once.view, &once.spec, &two, &registry()).unwrap();
+            let twice = Student::new(&once.view, &once.spec, &two).unwrap();
             let both = one.compose(&two, &model.spec).checked(&space(&model.spec), &model.spec).unwrap();
-            let direct = Student::new(&model.source, &model.spec, &both, &registry()).unwrap();
+            let direct = Student::new(&model.source, &model.spec, &both).unwrap();
             assert_eq!(direct.config.to_json().unwrap(), twice.config.to_json().unwrap(), "{}", model.family());
             assert!(contents(&direct.view) == contents(&twice.view), "{} {first:?} {second:?}", model.family());
         }

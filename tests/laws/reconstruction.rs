@@ -53,7 +53,6 @@ impl Ward {
             rankings: Some(&self.rankings),
             calibration: Some(Calibration { windows: &self.windows, task: None, batch_size: 8, progress: &Silent }),
             options: LoadOptions::default(),
-            registry: &self.registry,
             seed: 0,
             compensates: true,
         }

@@ -11,6 +11,7 @@ mod evaluator;
 mod importance;
 mod loss;
 mod mixer;
+mod plugin_spec;
 mod reconstruction;
 mod state_loss;
 
@@ -22,5 +23,6 @@ pub use evaluator::{Evaluator, Measurements, Subject};
 pub use importance::{Importance, Need, Scorer};
 pub use loss::{LogitLoss, TeacherNeed};
 pub use mixer::{Mixer, Observed, Rescale, RunMixer};
+pub use plugin_spec::PluginSpec;
 pub use reconstruction::Reconstruction;
 pub use state_loss::{SitePair, StateLoss, States};

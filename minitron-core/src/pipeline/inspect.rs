@@ -50,7 +50,7 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
         "hidden_per_head": space.ties.times(HIDDEN, HEADS),
         "unknown_tensors": weights.unknown_tensors,
     });
-    clients::note(context, spec, &Sizes::new(), &mut report)?;
+    clients::note(spec, &Sizes::new(), &mut report);
     Ok(report)
 }
 

@@ -117,7 +117,7 @@ impl Rounds<'_> {
         let mut plan = space.plan(&sizes(1), rankings, spec)?;
         for round in 2..=n_rounds {
             let _span = tracing::info_span!("round", round).entered();
-            let student = Student::new(source, spec, &plan, self.context.registry)?;
+            let student = Student::new(source, spec, &plan)?;
             let later = self.round(&student.view, &student.spec, (sizes(round), space))?;
             plan = plan.compose(&later, spec);
         }

@@ -189,15 +189,15 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     let Decision { plan, rankings, explained } = decide(context, options, (&folder, &own), windows.as_ref())?;
     // Before the reconstructions, which take long. The student knows which layers stay; what it holds of the plan goes at once.
     {
-        let student = Student::new(&folder.checkpoint.tensors, &folder.spec, &plan, context.registry)?;
-        clients::warn(context, &student.spec, &Sizes::new())?;
+        let student = Student::new(&folder.checkpoint.tensors, &folder.spec, &plan)?;
+        clients::warn(context, &student.spec, &Sizes::new());
     }
     ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, &plan, None)?;
     let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
     let editor = options.reconstruction.editor(context, &folder, (plan, rankings.as_ref()), windows.as_ref())?;
     let plan = editor.plan();
     let modules = ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, plan, editor.hidden_basis())?;
-    let mut report = report_of(context, &folder.spec, &editor)?;
+    let mut report = report_of(&folder.spec, &editor);
     report["near_ties"] = json!(near_ties(&explained));
     if dry_run {
         report["kept"] = json!(plan.kept);
@@ -229,7 +229,7 @@ pub(super) fn kind_of(word: &str) -> &str {
 }
 
 /// Sizes before and after, and what follows from them.
-pub(super) fn report_of(context: &Context, source: &ModelSpec, editor: &StudentEditor) -> Result<Value> {
+pub(super) fn report_of(source: &ModelSpec, editor: &StudentEditor) -> Value {
     let sizes = editor.plan().sizes();
     let mut report = json!({
         "architecture": source.architecture,
@@ -240,9 +240,9 @@ pub(super) fn report_of(context: &Context, source: &ModelSpec, editor: &StudentE
         "sizes": sizes,
         "sizes_source": source.sizes(),
     });
-    clients::note(context, editor.spec(), &Sizes::new(), &mut report)?;
+    clients::note(editor.spec(), &Sizes::new(), &mut report);
     note(editor, &mut report);
-    Ok(report)
+    report
 }
 
 /// How to write within a limit: what the process takes by now, and chunks of rows, which the source's rows bound.

@@ -102,7 +102,6 @@ impl ReconstructOptions {
                 progress: context.progress,
             }),
             options: LoadOptions { device: context.device, kind: context.kind, trainable: false },
-            registry: context.registry,
             seed: context.seed,
             compensates: !self.uncompensated,
         };

@@ -11,7 +11,6 @@ use super::indices::{side_indices, source_layers};
 use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource, kind_of};
 use crate::error::{Error, Present, Result};
 use crate::plan::Plan;
-use crate::registry::Registry;
 use crate::spec::{CheckpointInfo, ModelSpec, Param};
 
 /// The tensors of a student, read through the teacher's.
@@ -168,10 +167,10 @@ impl<'a> Student<'a> {
     ///
     /// # Errors
     /// `Plan` when the student's config does not describe the pruned tensors: no config of the family can.
-    pub fn new(source: &'a dyn TensorSource, spec: &ModelSpec, plan: &Plan, registry: &Registry) -> Result<Self> {
+    pub fn new(source: &'a dyn TensorSource, spec: &ModelSpec, plan: &Plan) -> Result<Self> {
         let config = student_config(spec, plan);
         let view = PrunedView::new(source, spec, plan)?;
-        let student = registry.architecture_for(&config)?.spec(&CheckpointInfo::of(&config, &view))?;
+        let student = spec.redescribed(&CheckpointInfo::of(&config, &view))?;
         student.check(&view).map_err(|e| Error::Plan(format!("no config of this family expresses the plan: {e}")))?;
         let (predicted, found) = (spec.n_params_of(&plan.size_map(spec)), student.n_params());
         if predicted != found {

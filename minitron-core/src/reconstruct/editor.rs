@@ -9,12 +9,11 @@ use super::rotated::{RotatedView, check_orthogonal, check_turns, untied};
 use super::view::ReconstructedView;
 use crate::calibrate::Calibration;
 use crate::checkpoint::{Config, TensorSource, kind_of};
-use crate::contract::Reconstruction;
+use crate::contract::{PluginSpec, Reconstruction};
 use crate::error::{Error, Result};
 use crate::model::{Block, LoadOptions};
 use crate::plan::{Plan, Rankings};
 use crate::prune::{PrunedView, Student, side_indices, source_layers};
-use crate::registry::{PluginSpec, Registry};
 use crate::spec::{At, Dim, HIDDEN, ModelSpec, Param, ParamKind, Role, dim_of_layer, split_dim};
 
 /// What a reconstruction starts from.
@@ -30,8 +29,6 @@ pub struct ReconstructInputs<'a> {
     pub calibration: Option<Calibration<'a>>,
     /// Where passes run, and in which type.
     pub options: LoadOptions,
-    /// All plugins.
-    pub registry: &'a Registry,
     /// Of everything that reconstructions draw.
     pub seed: u64,
     /// Whether what a width rescales is compensated where that follows from sizes alone.
@@ -75,7 +72,7 @@ impl<'a> StudentEditor<'a> {
         for dim in inputs.spec.dims.values() {
             plan.kept.entry(dim.name.clone()).or_insert_with(|| (0..dim.size).collect());
         }
-        let Student { config, spec, .. } = Student::new(inputs.source, inputs.spec, &plan, inputs.registry)?;
+        let Student { config, spec, .. } = Student::new(inputs.source, inputs.spec, &plan)?;
         let mut editor = StudentEditor {
             inputs,
             plan,
@@ -312,13 +309,13 @@ impl<'a> StudentEditor<'a> {
     pub fn rotate_residual(&mut self, basis_ee: &Tensor) -> Result<()> {
         self.check_rebase()?;
         check_orthogonal(basis_ee, self.inputs.spec.size(HIDDEN))?;
-        let (_, spec) = untied(self.inputs.source, self.inputs.spec, self.inputs.registry)?;
+        let (_, spec) = untied(self.inputs.source, self.inputs.spec)?;
         let view = RotatedView::new(self.inputs.source, self.inputs.spec, &spec, basis_ee)?;
         let mut plan = self.plan.clone();
         if let Some(kept) = plan.kept.get_mut(HIDDEN) {
             *kept = (0..kept.len()).collect();
         }
-        let Student { config, spec: student, .. } = Student::new(&view, &spec, &plan, self.inputs.registry)?;
+        let Student { config, spec: student, .. } = Student::new(&view, &spec, &plan)?;
         (self.plan, self.config, self.spec) = (plan, config, student);
         self.rotation = Some(ResidualRotation { view, spec, tag: self.tag.clone() });
         Ok(())

@@ -9,7 +9,6 @@ use tch::{Device, Kind, Tensor};
 use super::projections::exact;
 use crate::checkpoint::{Config, TensorInfo, TensorSource};
 use crate::error::{Error, Result};
-use crate::registry::Registry;
 use crate::spec::{At, CheckpointInfo, HIDDEN, ModelSpec, Norm, NormKind, Param, ParamKind, Part, Role};
 
 /// With Q [E, E] orthogonal and x' = x·Q in place of x:
@@ -160,13 +159,13 @@ fn fixed_norm(spec: &ModelSpec) -> Option<&'static str> {
 }
 
 /// The model's description with embeddings untied.
-pub(super) fn untied(source: &dyn TensorSource, spec: &ModelSpec, registry: &Registry) -> Result<(Config, ModelSpec)> {
+pub(super) fn untied(source: &dyn TensorSource, spec: &ModelSpec) -> Result<(Config, ModelSpec)> {
     let mut config = spec.config.clone();
     if !spec.options.tied {
         return Ok((config, spec.clone()));
     }
     config.set("tie_word_embeddings", false);
-    let described = registry.architecture_for(&config)?.spec(&CheckpointInfo::of(&config, source))?;
+    let described = spec.redescribed(&CheckpointInfo::of(&config, source))?;
     if described.options.tied {
         let message = format!("`{}` has no config with untied embeddings, which a rotation needs", spec.architecture);
         return Err(Error::Recipe(message));

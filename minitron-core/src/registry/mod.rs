@@ -6,15 +6,17 @@
 mod descriptor;
 mod guard;
 mod handshake;
-mod spec;
+mod models;
+
+use std::sync::Arc;
 
 pub use descriptor::{Build, Contract, Descriptor, Kind};
 pub use guard::{Guarded, Who};
 // For `plugin!`.
+pub use crate::contract::PluginSpec;
 #[doc(hidden)]
 pub use guard::{inlined, parsed, shielded};
 pub use handshake::{Handshake, Opening, PluginTable};
-pub use spec::PluginSpec;
 
 use serde_json::Value;
 
@@ -133,11 +135,11 @@ impl Registry {
     ///
     /// # Errors
     /// `Checkpoint` listing the supported families.
-    pub fn architecture_for(&self, config: &Config) -> Result<Box<dyn Architecture>> {
+    pub fn architecture_for(&self, config: &Config) -> Result<Arc<dyn Architecture>> {
         for descriptor in self.of_kind(Kind::Architecture) {
             let architecture = self.build::<dyn Architecture>(&PluginSpec::bare(descriptor.tag))?;
             if architecture.recognises(config) {
-                return Ok(architecture);
+                return Ok(Arc::from(architecture));
             }
         }
         let known: Vec<&str> = self.of_kind(Kind::Architecture).map(|d| d.tag).collect();

@@ -45,8 +45,10 @@ pub use stated_rotary::StatedRotary;
 pub use table::{Table, fixed};
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource};
+use crate::contract::Architecture;
 use crate::error::{Error, Result};
 
 /// Target or actual sizes by kind of dim: `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`, `depth`. Where layers differ, by
@@ -58,6 +60,8 @@ pub type Sizes = BTreeMap<String, usize>;
 pub struct ModelSpec {
     /// Tag of the architecture plugin that wrote it.
     pub architecture: String,
+    /// The plugin itself, which describes a student's config as well; none of a spec that was put together by hand.
+    pub family: Option<Arc<dyn Architecture>>,
     /// The configuration it was written from.
     pub config: Config,
     /// Named sizes, by name.
@@ -118,6 +122,7 @@ impl ModelSpec {
         let by_layer = Self::grouped(&params, layers.len());
         let mut spec = ModelSpec {
             architecture: architecture.to_owned(),
+            family: None,
             config: config.clone(),
             dims,
             params,
@@ -135,6 +140,29 @@ impl ModelSpec {
         };
         spec.classes = cost::classes(&spec);
         Ok(spec)
+    }
+
+    /// What a family says of a model.
+    ///
+    /// # Errors
+    /// `Checkpoint` for what the family cannot be.
+    pub fn of(family: &Arc<dyn Architecture>, info: &CheckpointInfo) -> Result<Self> {
+        let spec = family.spec(info)?;
+        Ok(ModelSpec { family: Some(Arc::clone(family)), ..spec })
+    }
+
+    /// What the same family says of another config or file.
+    ///
+    /// # Errors
+    /// As [`ModelSpec::of`]; `Internal` without a family.
+    pub fn redescribed(&self, info: &CheckpointInfo) -> Result<Self> {
+        let family = self.family.as_ref().ok_or_else(|| Error::Internal("a spec of no family".into()))?;
+        ModelSpec::of(family, info)
+    }
+
+    /// Programs that take this family but not a model of these sizes (kinds left out keep theirs), with what helps.
+    pub fn client_limits(&self, sizes: &Sizes) -> Vec<ClientLimit> {
+        self.family.as_ref().map_or_else(Vec::new, |family| family.client_limits(self, sizes))
     }
 
     /// The tensor with a role in some part of the model, where it has one.

@@ -1,7 +1,7 @@
 //! A checkpoint together with its family's description, checked against each other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::sync::Arc;
 
 use super::renaming::Renaming;
 use super::unread::unread;
@@ -9,7 +9,6 @@ use super::{Activation, ModelSpec, Param, ParamKind, Role};
 use crate::checkpoint::{Checkpoint, Config, Remarks, TensorSource, as_codes, drop_stale};
 use crate::contract::Architecture;
 use crate::error::{Error, Result};
-use crate::registry::Registry;
 
 /// What an architecture may look at: the config, and the tensor names where there is a file.
 ///
@@ -58,18 +57,16 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Opens a folder: finds the family, describes the model, compares every tensor's shape with the description. Whatever
-    /// reads a weight afterwards is told where it is NaN or infinite. What is odd about the folder is in the checkpoint's
-    /// remarks; keys that describe the files alone are not in its config any more.
+    /// Describes a checkpoint and compares every tensor's shape with the description. Whatever reads a weight afterwards is told
+    /// where it is NaN or infinite. What is odd about the folder is in the checkpoint's remarks; keys that describe the files
+    /// alone are not in its config any more.
     ///
     /// # Errors
-    /// `Checkpoint` for anything missing, malformed, mismatched or of an unsupported family.
-    pub fn open(dir: &Path, registry: &Registry) -> Result<Self> {
-        let mut checkpoint = Checkpoint::open(dir)?;
-        let architecture = registry.architecture_for(&checkpoint.config)?;
-        let spec = named(&mut checkpoint, architecture.as_ref())?;
+    /// `Checkpoint` for anything missing, malformed or mismatched.
+    pub fn of(mut checkpoint: Checkpoint, family: &Arc<dyn Architecture>) -> Result<Self> {
+        let spec = named(&mut checkpoint, family)?;
         if let Some(why) = as_codes_or_headless(&checkpoint, &spec) {
-            return Err(Error::checkpoint(dir, why));
+            return Err(Error::checkpoint(&checkpoint.dir, why));
         }
         let checked = spec.check(&checkpoint.tensors);
         let unknown_tensors = checked.map_err(|error| with_hint(error, &checkpoint.remarks))?;
@@ -88,7 +85,7 @@ impl ModelFolder {
 }
 
 /// Describes a model, and has its tensors read by the names of the description, whatever stands in front of them in the file.
-fn named(checkpoint: &mut Checkpoint, architecture: &dyn Architecture) -> Result<ModelSpec> {
+fn named(checkpoint: &mut Checkpoint, family: &Arc<dyn Architecture>) -> Result<ModelSpec> {
     let config = &checkpoint.config;
     let names: BTreeSet<String> = checkpoint.tensors.names().into_iter().collect();
     let mut best: Option<(usize, Renaming, ModelSpec)> = None;
@@ -96,7 +93,7 @@ fn named(checkpoint: &mut Checkpoint, architecture: &dyn Architecture) -> Result
         let shape = |name: &String| checkpoint.tensors.info(name).map(|info| info.shape).unwrap_or_default();
         let read = |name: &String| (candidate.names().get(name).unwrap_or(name).clone(), shape(name));
         let evidence = CheckpointInfo { config, tensors: Some(names.iter().map(read).collect()) };
-        let spec = architecture.spec(&evidence)?;
+        let spec = ModelSpec::of(family, &evidence)?;
         let (renaming, n_missing) = candidate.completed(&names, &spec);
         if best.as_ref().is_none_or(|(least, ..)| n_missing < *least) {
             best = Some((n_missing, renaming, spec));
@@ -144,24 +141,13 @@ fn as_codes_or_headless(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<Str
 impl ModelSpec {
     /// The same under the config that is written: without keys that describe the source's files, which are said, as is what
     /// the family does not read.
-    fn into_written(mut self, config: &mut Config, remarks: &mut Remarks) -> Self {
+    pub(crate) fn into_written(mut self, config: &mut Config, remarks: &mut Remarks) -> Self {
         remarks.warnings.extend(unread(config, &self.architecture, self.reads));
         let stale = drop_stale(config);
         remarks.warnings.extend(stale.warnings);
         remarks.notes.extend(stale.notes);
         self.config = config.clone();
         self
-    }
-
-    /// Describes a model that has no weights yet, and the config to be written, with what is odd about it.
-    ///
-    /// # Errors
-    /// `Checkpoint` for a config that no family describes.
-    pub fn of_config(config: &Config, registry: &Registry) -> Result<(ModelSpec, Remarks)> {
-        let (mut config, mut remarks) = (config.clone(), Remarks::default());
-        let spec = Self::from_config(&config, registry)?;
-        let spec = spec.into_written(&mut config, &mut remarks);
-        Ok((spec, remarks))
     }
 
     /// Refuses a model whose forward pass is not known, before anything is loaded. What turns nothing does not ask.
@@ -180,10 +166,5 @@ impl ModelSpec {
             return Err(self.config.error(message));
         }
         Ok(())
-    }
-
-    /// Describes a model that has no weights yet.
-    pub fn from_config(config: &Config, registry: &Registry) -> Result<ModelSpec> {
-        registry.architecture_for(config)?.spec(&CheckpointInfo::config_alone(config))
     }
 }

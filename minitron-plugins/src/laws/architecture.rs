@@ -1,5 +1,7 @@
 //! The spec declares every weight with the sides that it is stored with, and is a function of its argument alone.
 
+use std::sync::Arc;
+
 use minitron_core::checkpoint::{Config, TensorSource, WriteOptions, write_model};
 use minitron_core::contract::Architecture;
 use minitron_core::error::{IoContext, Result};
@@ -26,20 +28,20 @@ const REORDERED: f64 = 1e-5;
 /// `Plugin` with the rule and how it was broken.
 pub fn check(trial: &Trial, config: &Value) -> Result<String> {
     let config = config_of(config)?;
-    let family = trial.build::<dyn Architecture>()?;
+    let family: Arc<dyn Architecture> = trial.build::<dyn Architecture>()?.into();
     let own = family.recognises(&config);
     alone(trial, family.as_ref(), &config)?;
     if !own {
         return Ok(format!("{UNTRIED} a model of it is given"));
     }
-    let spec = match described(family.as_ref(), &config) {
+    let spec = match described(&family, &config) {
         Ok(spec) => spec,
         Err(error) => {
             let reason = of_inputs(&error).ok_or(error)?;
             return Ok(format!("{UNTRIED} a model of it is given: {reason}"));
         }
     };
-    alike(trial, &spec, &described(family.as_ref(), &config)?)?;
+    alike(trial, &spec, &described(&family, &config)?)?;
     let source = random_weights(&spec, 1)?;
     let sample = Sample { spec, source };
     read_back(trial, &sample)?;
@@ -135,7 +137,7 @@ fn students(trial: &Trial, sample: &Sample) -> Result<()> {
     wanted.push(half_of_all(&space));
     for sizes in wanted {
         let plan: Plan = space.plan(&sizes, &rankings, spec)?;
-        let student = Student::new(source, spec, &plan, trial.registry)
+        let student = Student::new(source, spec, &plan)
             .map_err(|error| trial.broken(format!("a student with {sizes:?}: {error}")))?;
         for (kind, size) in &sizes {
             let found = student.spec.size(kind);

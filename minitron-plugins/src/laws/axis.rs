@@ -47,7 +47,7 @@ fn groups(trial: &Trial, sample: &Sample) -> Result<usize> {
     let rankings = random_rankings(&scored, 3)?;
     for sizes in halves(&space) {
         let plan = space.plan(&sizes, &rankings, spec)?;
-        Student::new(&sample.source, spec, &plan, trial.registry)?;
+        Student::new(&sample.source, spec, &plan)?;
     }
     Ok(groups.len())
 }

@@ -53,7 +53,6 @@ impl Ward<'_> {
             rankings: Some(&self.rankings),
             calibration: Some(self.sample.calibration(self.windows, 8)?),
             options: LoadOptions::default(),
-            registry: self.trial.registry,
             seed: 0,
             compensates: true,
         };

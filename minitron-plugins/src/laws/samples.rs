@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use std::sync::Arc;
+
 use minitron_core::calibrate::{Calibration, Scores};
 use minitron_core::checkpoint::{Config, MemorySource, TensorSource};
 use minitron_core::contract::{Architecture, Axis};
@@ -99,8 +101,8 @@ pub(super) fn config_of(value: &Value) -> Result<Config> {
 }
 
 /// The description that one plugin gives of a config.
-pub(super) fn described(family: &dyn Architecture, config: &Config) -> Result<ModelSpec> {
-    family.spec(&CheckpointInfo::config_alone(config))
+pub(super) fn described(family: &Arc<dyn Architecture>, config: &Config) -> Result<ModelSpec> {
+    ModelSpec::of(family, &CheckpointInfo::config_alone(config))
 }
 
 /// Weights that show in the output one and all: no zero biases, no unit gains. From our own generator, since libtorch's is

@@ -202,7 +202,7 @@ impl SearchOptions {
             context.progress.note(&message);
             candidates.truncate(self.candidates.max(1));
         }
-        warn_of_many(context, &spec, candidates.iter().map(|candidate| &candidate.sizes))?;
+        warn_of_many(context, &spec, candidates.iter().map(|candidate| &candidate.sizes));
         Ok(Found { spec, space, candidates, survey, target })
     }
 

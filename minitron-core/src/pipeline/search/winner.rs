@@ -26,7 +26,7 @@ impl Field<'_> {
         }
         let editor = self.editor(&record.candidates[idx])?;
         let folder = &self.teaching.folder;
-        let report = report_of(self.context, &folder.spec, &editor)?;
+        let report = report_of(&folder.spec, &editor);
         let output = OutputDir::create(target, true)?;
         let Trained { student, .. } = trained;
         let (model, _) = models.first().ok_or_else(|| Error::Internal("a winner without a model".into()))?;

@@ -1,0 +1,40 @@
+//! From a folder or a config to its spec: the family is found among all that are registered.
+
+use std::path::Path;
+
+use super::Registry;
+use crate::checkpoint::{Checkpoint, Config, Remarks};
+use crate::error::Result;
+use crate::spec::{CheckpointInfo, ModelFolder, ModelSpec};
+
+impl ModelFolder {
+    /// Opens a folder: finds the family, and describes and checks the model by it.
+    ///
+    /// # Errors
+    /// `Checkpoint` for anything missing, malformed, mismatched or of an unsupported family.
+    pub fn open(dir: &Path, registry: &Registry) -> Result<Self> {
+        let checkpoint = Checkpoint::open(dir)?;
+        let family = registry.architecture_for(&checkpoint.config)?;
+        ModelFolder::of(checkpoint, &family)
+    }
+}
+
+impl ModelSpec {
+    /// Describes a model that has no weights yet.
+    ///
+    /// # Errors
+    /// `Checkpoint` for a config that no family describes.
+    pub fn from_config(config: &Config, registry: &Registry) -> Result<ModelSpec> {
+        ModelSpec::of(&registry.architecture_for(config)?, &CheckpointInfo::config_alone(config))
+    }
+
+    /// The same, and the config to be written, with what is odd about it.
+    ///
+    /// # Errors
+    /// `Checkpoint` for a config that no family describes.
+    pub fn of_config(config: &Config, registry: &Registry) -> Result<(ModelSpec, Remarks)> {
+        let (mut config, mut remarks) = (config.clone(), Remarks::default());
+        let spec = Self::from_config(&config, registry)?.into_written(&mut config, &mut remarks);
+        Ok((spec, remarks))
+    }
+}
