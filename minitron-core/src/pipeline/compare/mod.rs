@@ -27,6 +27,8 @@ const FILE: &str = "compare.json";
 pub fn compare(context: &Context, spec: &Spec, out: &Path) -> Result<Value> {
     let begin = Instant::now();
     let mut comparison = Comparison::open(context, spec, out)?;
+    // Before any stage: the folder is a comparison's from here on, whenever this ends.
+    comparison.save(begin, false)?;
     let mut is_interrupted = comparison.original()?;
     let n_rows = if is_interrupted { 0 } else { spec.rows.len() };
     for row_idx in 0..n_rows {
