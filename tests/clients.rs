@@ -49,8 +49,8 @@ impl Exported {
             let path = if idx == 0 { String::new() } else { format!("{idx}_{kind}") };
             json!({ "idx": idx, "name": idx.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}") })
         });
-        exported.write("model/modules.json", &Value::from_iter(modules).to_string());
-        exported.write("model/1_Pooling/config.json", &pooling.to_string());
+        exported.write("model/modules.json", Value::from_iter(modules).to_string());
+        exported.write("model/1_Pooling/config.json", pooling.to_string());
         exported
     }
 
@@ -62,14 +62,14 @@ impl Exported {
         tensors.insert("linear.bias", &Tensor::randn([5], (Kind::Float, Device::Cpu))).unwrap();
         let config = json!({ "in_features": n_in, "out_features": 5, "bias": true,
                              "activation_function": "torch.nn.modules.activation.Tanh" });
-        self.write("model/2_Dense/config.json", &config.to_string());
+        self.write("model/2_Dense/config.json", config.to_string());
         write_tensors(&self.at("model/2_Dense/model.safetensors"), &tensors).unwrap();
         self
     }
 
     /// Prunes by a plan of kept units alone, which needs no scores.
     fn prune(&self, kept: &Value, out: &str) -> Result<Value> {
-        self.write("plan.json", &json!({ "kept": kept }).to_string());
+        self.write("plan.json", json!({ "kept": kept }).to_string());
         let options = PruneOptions {
             model: self.at("model").display().to_string(),
             plan: Some(self.at("plan.json")),
@@ -124,7 +124,7 @@ fn a_student_whose_pooling_speaks_of_its_teacher_is_set_right_when_it_is_trained
         r#"[{"idx": 0, "path": "", "type": "Transformer"}, {"idx": 1, "path": "1_Pooling", "type": "Pooling"}]"#,
     );
     exported.write("model/1_Pooling/config.json", r#"{"word_embedding_dimension": 384}"#);
-    exported.write("text.txt", &minitron::some_text());
+    exported.write("text.txt", minitron::some_text());
     let mut options =
         TrainOptions { model: Some(exported.at("model").display().to_string()), ..TrainOptions::default() };
     options.setup.data = vec![exported.at("text.txt").display().to_string().parse().unwrap()];
@@ -173,7 +173,7 @@ fn modules_that_cannot_follow_a_narrower_student_are_refused_by_name() {
     assert!(refusal(&dense).contains("expected 32 or a multiple"), "{}", refusal(&dense));
     for (path, says) in [("../elsewhere", "inside the model's"), ("/etc", "inside the model's")] {
         let exported = Exported::encoder(&pooling, &[]);
-        exported.write("model/modules.json", &json!([{ "path": path, "type": "Pooling" }]).to_string());
+        exported.write("model/modules.json", json!([{ "path": path, "type": "Pooling" }]).to_string());
         assert!(refusal(&exported).contains(says), "{}", refusal(&exported));
     }
     assert!(!norm.at("student").exists());
@@ -242,7 +242,7 @@ fn licences_and_templates_travel_and_the_card_says_what_the_student_is() {
     let exported = Exported::new(&tiny_gpt2());
     let mut config = exported.value("model/config.json");
     config["_name_or_path"] = json!("somebody/else");
-    exported.write("model/config.json", &config.to_string());
+    exported.write("model/config.json", config.to_string());
     let front = "---\nlicense: other\nlicense_name: some-licence\nlicense_link: LICENSE\nlanguage:\n- en\n- de\n\
                  tags: [plain, 'of words']\nbase_model: somebody/else\nmetrics:\n- accuracy\n---\n# The teacher\nIt is the best.\n";
     exported.write("model/README.md", front);
@@ -466,7 +466,7 @@ fn what_a_client_refuses_is_said_at_planning_by_its_name() {
         (tiny_gpt2(), mlp, "llama.cpp", "gguf_set_metadata.py --force FILE.gguf gpt2.feed_forward_length 32"),
     ] {
         let exported = Exported::new(&family);
-        exported.write("plan.json", &json!({ "kept": kept }).to_string());
+        exported.write("plan.json", json!({ "kept": kept }).to_string());
         let options = PruneOptions {
             model: exported.at("model").display().to_string(),
             plan: Some(exported.at("plan.json")),
@@ -498,7 +498,7 @@ fn what_a_client_refuses_is_said_at_planning_by_its_name() {
 #[test]
 fn square_students_keep_hidden_at_heads_x_head_dim() {
     let exported = Exported::new(&tiny_nemotron());
-    exported.write("text.txt", &minitron::some_text());
+    exported.write("text.txt", minitron::some_text());
     let model = exported.at("model").display().to_string();
     let scores = exported.at("scores.safetensors").display().to_string();
     let options = ScoreOptions {
@@ -532,7 +532,7 @@ fn rounds_keep_the_steps_of_the_source_where_those_of_a_student_would_be_coarser
     let mut config = tiny_llama();
     config["intermediate_size"] = json!(260);
     let exported = Exported::new(&config);
-    exported.write("text.txt", &minitron::some_text());
+    exported.write("text.txt", minitron::some_text());
     let data = vec![exported.at("text.txt").display().to_string().parse().unwrap()];
     let model = exported.at("model").display().to_string();
     let scores = exported.at("scores.safetensors").display().to_string();
@@ -564,8 +564,8 @@ fn a_spread_rotation_is_the_same_student_with_its_energy_evened_out() {
     let exported = Exported::new(&tiny_llama());
     let real = shared("models/stories260K");
     let (model, n_kept) = real.as_ref().map_or((exported.at("model"), 24), |real| (real.clone(), 48));
-    exported.write("text.txt", &minitron::some_text());
-    exported.write("plan.json", &json!({ "kept": { "hidden": (0..n_kept).collect::<Vec<_>>() } }).to_string());
+    exported.write("text.txt", minitron::some_text());
+    exported.write("plan.json", json!({ "kept": { "hidden": (0..n_kept).collect::<Vec<_>>() } }).to_string());
     let logits_of = |reconstruct: &str| {
         let out = exported.at(&reconstruct.replace([':', '='], "-"));
         let mut options = PruneOptions {

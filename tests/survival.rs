@@ -227,11 +227,11 @@ fn interrupt(workspace: &Workspace, job: &str, early: bool, mut end: impl FnMut(
         assert!(child.try_wait().unwrap().is_none(), "the run ended by itself at time {time}; make it longer");
         end(child);
     }
-    let n_before = steps(&workspace, "out").len();
+    let n_before = steps(workspace, "out").len();
     let report = workspace.json(&format!("{job} --resume"));
     assert_eq!((&report["complete"], &report["interrupted"]), (&json!(true), &json!(false)));
-    assert_same(&workspace, "whole", "out");
-    eprintln!("interrupted 20 times within {n_before} of {} steps; the same bytes", steps(&workspace, "out").len());
+    assert_same(workspace, "whole", "out");
+    eprintln!("interrupted 20 times within {n_before} of {} steps; the same bytes", steps(workspace, "out").len());
 }
 
 #[test]
