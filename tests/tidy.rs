@@ -580,3 +580,21 @@ fn no_file_names_a_place_on_somebodys_machine() {
         }
     }
 }
+
+/// Cargo takes a path that a build script watches from the package that it is built for: one that is missing there makes every
+/// build start over.
+#[test]
+fn what_a_build_script_watches_is_there() {
+    let packages = [("", "build.rs"), ("minitron-core", "minitron-core/build.rs"), ("minitron-plugins", "build.rs")];
+    let packages = packages.into_iter().chain([("minitron-cli", "build.rs"), ("examples/plugins", "build.rs")]);
+    for (package, script) in packages {
+        let text = fs::read_to_string(root().join(script)).unwrap();
+        for watched in text.split("rerun-if-changed=").skip(1).filter_map(|rest| rest.split('"').next()) {
+            let is_computed = watched.starts_with('{');
+            assert!(
+                is_computed || root().join(package).join(watched).exists(),
+                "{package}: {script} watches {watched}"
+            );
+        }
+    }
+}
