@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::model::{Frame, Site, Tap, Transformer};
 use crate::spec::ModelSpec;
 
-/// A source of outputs. Nothing it gives out carries gradient.
+/// Gives outputs for batches. Nothing of them carries a gradient.
 pub trait Teacher: Debug {
     /// The teacher's shapes.
     fn spec(&self) -> &ModelSpec;
@@ -57,7 +57,7 @@ pub trait TeacherOutput: Debug {
     /// Several students will ask: what was worked out once is kept, within bounds.
     fn keep(&mut self) {}
 
-    /// Time that logits have taken since the output began, and time that kept ones spared.
+    /// Time that logits have taken since the batch began, and time that kept ones spared.
     fn took(&self) -> (Duration, Duration) {
         (Duration::ZERO, Duration::ZERO)
     }
