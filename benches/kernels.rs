@@ -5,11 +5,11 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use minitron_core::calibrate::{Activations, SequenceStat, Site};
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::contract::LogitLoss;
-use minitron_core::data::Task;
 use minitron_core::model::{LoadOptions, NoTap, Transformer};
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelSpec;
-use minitron_core::train::{Counts, InMemoryTeacher, Objective, Term};
+use minitron_core::windows::Task;
+use minitron_engine::train::{Counts, InMemoryTeacher, Objective, Term};
 use tch::{Device, Kind, Tensor};
 
 fn randn(shape: &[i64]) -> Tensor {

@@ -6,11 +6,13 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use minitron::{python, root, shared, tiny_llama, with_context, write_tiny_with_tokenizer};
-use minitron_core::chat::{ChatTemplate, Conversation, Example, Form, Message, Moment, Rendered};
 use minitron_core::checkpoint::Config;
-use minitron_core::data::Tokenizer;
+use minitron_core::conversation::{Conversation, Example, Form, Message};
 use minitron_core::evaluate::{Sampling, generate};
-use minitron_core::pipeline::{self, GenerateOptions};
+use minitron_core::windows::Tokenize;
+use minitron_engine::chat::{ChatTemplate, Moment, Rendered};
+use minitron_engine::data::Tokenizer;
+use minitron_engine::pipeline::{self, GenerateOptions};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 

@@ -9,16 +9,17 @@ use minitron::{
     some_ids, tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron, with_context,
 };
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
-use minitron_core::data::Tokenizer;
 use minitron_core::error::{Error, Result};
 use minitron_core::evaluate::{Pooling, SentenceModules, sentence_embeddings};
-use minitron_core::pipeline::{
-    Context, InspectOptions, PruneOptions, ReconstructOptions, ScoreOptions, TrainOptions, inspect, prune, score, train,
-};
 use minitron_core::plan::{Count, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::spec::{At, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, ParamKind, Role, Sizes};
+use minitron_core::windows::Tokenize;
+use minitron_engine::data::Tokenizer;
+use minitron_engine::pipeline::{
+    Context, InspectOptions, PruneOptions, ReconstructOptions, ScoreOptions, TrainOptions, inspect, prune, score, train,
+};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 

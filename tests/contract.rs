@@ -8,15 +8,16 @@ use minitron::{
     binary, config, families, groups, random_weights, reads_no_file, registry, root, score, some_windows, tiny_bert,
     tiny_llama,
 };
-use minitron_core::calibrate::{Metric, ScorerSet};
 use minitron_core::contract::{Axis, Corpus, Evaluator, LogitLoss, StateLoss, States, Subject, TeacherNeed};
-use minitron_core::data::{Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Contract, Descriptor, Kind, PluginSpec, Registry};
 use minitron_core::spec::ModelSpec;
+use minitron_core::windows::{Tokenize, Windows};
+use minitron_engine::data::Tokenizer;
+use minitron_engine::score::{Metric, ScorerSet};
 use minitron_plugins::laws::{self, Sample, Trial, UNTRIED, gradient_error};
 use serde_json::{Value, json};
 use tch::{Kind as Element, Tensor};
@@ -265,7 +266,7 @@ fn a_metric_of_a_task_is_the_tasks_error_without_each_layer() {
     let windows = some_windows(2, 12, 512, 8).unwrap();
     let path = task_file(dir.path());
     fn subject<'a>(model: &'a Transformer, windows: &'a Windows, tokenizer: &'a Tokenizer) -> Subject<'a> {
-        let (windows, tokenizer) = (Some(windows), Some(tokenizer));
+        let (windows, tokenizer) = (Some(windows), Some(tokenizer as &dyn Tokenize));
         Subject {
             model,
             teacher: None,

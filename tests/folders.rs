@@ -10,13 +10,14 @@ use minitron::{
     tiny_llama, tiny_nemotron, with_context, with_demo_vocabulary, write_tiny,
 };
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
-use minitron_core::data::Tokenizer;
-use minitron_core::pipeline::{
+use minitron_core::plan::Count;
+use minitron_core::spec::{ModelFolder, ModelSpec};
+use minitron_core::windows::Tokenize;
+use minitron_engine::data::Tokenizer;
+use minitron_engine::pipeline::{
     EvalOptions, GenerateOptions, InspectOptions, PruneOptions, ScoreOptions, TrainOptions, TrainingOptions, eval,
     generate, inspect, prune, score, train,
 };
-use minitron_core::plan::Count;
-use minitron_core::spec::{ModelFolder, ModelSpec};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 use tempfile::TempDir;

@@ -7,7 +7,6 @@ use minitron::{
     axes, calibration, fixture, fixtures, forward, groups, load, max_difference, metric, minitron, random_weights,
     reads_no_file, registry, root, score, windows,
 };
-use minitron_core::calibrate::{Metric, ScorerSet};
 use minitron_core::checkpoint::{Reader, TensorSource};
 use minitron_core::contract::{Document, LogitLoss, StateLoss, States};
 use minitron_core::digest;
@@ -15,7 +14,8 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::registry::{self, PluginSpec};
 use minitron_core::spec::ModelSpec;
-use minitron_core::train::{AdamW, AdamWSettings};
+use minitron_engine::score::{Metric, ScorerSet};
+use minitron_engine::train::{AdamW, AdamWSettings};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 

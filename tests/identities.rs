@@ -7,14 +7,14 @@ use minitron::{Recorder, Workspace, add_demo_tokenizer, registry, tiny_llama, wi
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{Checkpoint, MemorySource, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
-use minitron_core::pipeline::{
-    Context, DistillOptions, EvalOptions, PruneOptions, Recipe, ScoreOptions, SearchOptions, TeacherOptions,
-    TrainingOptions, distill, eval, prune, run, score, search,
-};
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelFolder;
-use minitron_core::train::CacheType;
+use minitron_engine::pipeline::{
+    Context, DistillOptions, EvalOptions, PruneOptions, Recipe, ScoreOptions, SearchOptions, TeacherOptions,
+    TrainingOptions, distill, eval, prune, run, score, search,
+};
+use minitron_engine::train::CacheType;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 

@@ -11,15 +11,16 @@ use minitron_core::checkpoint::{
     Checkpoint, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
 };
 use minitron_core::contract::{Evaluator, LogitLoss, Subject};
-use minitron_core::data::{Batch, Sample, Task, Tokenizer};
 use minitron_core::evaluate::{Sampling, SentenceModules, generate, sentence_embeddings};
 use minitron_core::model::{Input, LoadOptions, Transformer};
-use minitron_core::pipeline::{EvalOptions, PruneOptions, ScoreOptions, eval, prune, score};
 use minitron_core::plan::Space;
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes};
-use minitron_core::train::{Counts, Objective, Term};
+use minitron_core::windows::{Batch, Sample, Task, Tokenize};
+use minitron_engine::data::Tokenizer;
+use minitron_engine::pipeline::{EvalOptions, PruneOptions, ScoreOptions, eval, prune, score};
+use minitron_engine::train::{Counts, Objective, Term};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 

@@ -46,13 +46,14 @@ use std::path::Path;
 
 use minitron::{config, random_weights, registry};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
-use minitron_core::data::{DataLoader, Task, Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::spec::ModelSpec;
-use minitron_core::train::{InMemoryTeacher, Learner, Objective, Saving, TrainSettings, Trainer};
+use minitron_core::windows::{Task, Windows};
+use minitron_engine::data::DataLoader;
+use minitron_engine::train::{InMemoryTeacher, Learner, Objective, Saving, TrainSettings, Trainer};
 use serde_json::Value;
 use tch::Tensor;
 
@@ -89,12 +90,9 @@ fn load(source: &dyn TensorSource, spec: &ModelSpec) -> Result<Transformer> {
 
 /// Documents of so many random ids each, one a window, between special tokens where there are some.
 fn documents(lengths: impl IntoIterator<Item = usize>, seed: u64, special_tokens: Option<(u32, u32)>) -> Windows {
-    let none = config(&serde_json::json!({})).unwrap();
-    let mut tokenizer = Tokenizer::load(Path::new(""), &none, usize::MAX, false).unwrap();
-    tokenizer.special_tokens = special_tokens;
     let mut random = SplitMix::new(seed);
     let document = |length| (0..length).map(|_| 5 + random.below(50) as u32).collect();
-    Windows::of_documents(lengths.into_iter().map(document).collect(), 64, None, &tokenizer, "documents").unwrap()
+    Windows::of_documents(lengths.into_iter().map(document).collect(), 64, None, special_tokens, "documents").unwrap()
 }
 
 /// One who learns, with nothing special about it.

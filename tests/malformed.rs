@@ -10,12 +10,12 @@ use minitron_core::checkpoint::{
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::output::OutputDir;
-use minitron_core::pipeline::{
-    Context, EvalOptions, PruneOptions, ScoreOptions, TrainOptions, TrainingOptions, eval, prune, score, train,
-};
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelFolder;
+use minitron_engine::pipeline::{
+    Context, EvalOptions, PruneOptions, ScoreOptions, TrainOptions, TrainingOptions, eval, prune, score, train,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tch::Tensor;

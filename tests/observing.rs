@@ -193,7 +193,7 @@ fn log_lines_say_what_was_asked_for_and_nothing_unless_asked() {
     let info = stderr_of(&workspace, "inspect teacher --log info");
     let lines: Vec<&str> = info.lines().map(|line| line.trim_start().split_once(' ').unwrap().1).collect();
     assert!(
-        lines.iter().any(|line| line.starts_with("info  minitron_core::pipeline::context: command: open ")),
+        lines.iter().any(|line| line.starts_with("info  minitron_engine::pipeline::context: command: open ")),
         "{info}"
     );
     assert!(lines.last().unwrap().starts_with("info  minitron::commands: command name=\"inspect\" took "), "{info}");
@@ -203,8 +203,8 @@ fn log_lines_say_what_was_asked_for_and_nothing_unless_asked() {
     assert_eq!(text(&quieter.stderr), "");
 
     let steps =
-        stderr_of(&workspace, &format!("{DISTILL} --tokens 1k --quiet --out out --log minitron_core::train=debug"));
-    assert!(steps.lines().all(|line| line.contains(" minitron_core::train")), "{steps}");
+        stderr_of(&workspace, &format!("{DISTILL} --tokens 1k --quiet --out out --log minitron_engine::train=debug"));
+    assert!(steps.lines().all(|line| line.contains(" minitron_engine::train")), "{steps}");
     assert!(steps.lines().any(|line| line.contains(": train: step step=3 took ")), "{steps}");
     for wrong in ["loud", "info,", "minitron_core=", "=info"] {
         let output = workspace.run(&format!("inspect teacher --log {wrong}"));

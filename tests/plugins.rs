@@ -11,9 +11,9 @@ use minitron::{
 use minitron_core::calibrate::Scores;
 use minitron_core::contract::{LogitLoss, StateLoss, States};
 use minitron_core::model::{Cache, LoadOptions, NoTap, Transformer};
-use minitron_core::pipeline::{ScoreOptions, score};
 use minitron_core::registry::{Handshake, Kind, Registry};
 use minitron_core::spec::ModelFolder;
+use minitron_engine::pipeline::{ScoreOptions, score};
 use tch::Tensor;
 use tempfile::TempDir;
 

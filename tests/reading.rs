@@ -6,9 +6,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use minitron::{Recorder, Workspace, python, root, tiny_llama, with_context};
-use minitron_core::data::TextOptions;
 use minitron_core::error::{Error, Result};
-use minitron_core::pipeline::{Context, EvalOptions, Recipe, eval};
+use minitron_engine::data::TextOptions;
+use minitron_engine::pipeline::{Context, EvalOptions, Recipe, eval};
 use parquet::basic::Compression;
 use serde_json::{Value, json};
 use tempfile::TempDir;

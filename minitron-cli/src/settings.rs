@@ -2,9 +2,9 @@
 
 use minitron_core::digest;
 use minitron_core::error::{Error, Result};
-use minitron_core::pipeline::{Context, PluginFile, Recipe};
 use minitron_core::progress::{Interrupt, Recorder};
 use minitron_core::registry::Registry;
+use minitron_engine::pipeline::{Context, PluginFile, Recipe};
 use serde_json::{Value, json};
 use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;

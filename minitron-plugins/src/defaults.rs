@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use minitron_core::error::Result;
-use minitron_core::pipeline::{Defaults, SizeRequest};
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelSpec;
+use minitron_engine::pipeline::{Defaults, SizeRequest};
 
 use crate::evaluators::tag_of_task;
 

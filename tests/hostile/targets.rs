@@ -5,20 +5,22 @@ use std::mem::size_of;
 use std::path::Path;
 
 use minitron_core::calibrate::Scores;
-use minitron_core::chat::{ChatTemplate, Conversation, Example, Form, Moment, Rendered};
 use minitron_core::checkpoint::{Config, MemorySource, Reader, TensorSource};
 use minitron_core::contract::{Axis, Corpus, Document};
-use minitron_core::data::{DataLoader, DataSpec, Tokenizer, Windows};
+use minitron_core::conversation::{Conversation, Example, Form};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, Transformer, fresh_weights};
-use minitron_core::pipeline::{Recipe, Spec, check_recipe};
 use minitron_core::plan::{Plan, Rankings, Space, parse_budget, parse_bytes, parse_count};
 use minitron_core::prune::Student;
 use minitron_core::registry::{Handshake, Kind, Opening, PluginSpec, Registry};
-use minitron_core::report;
-use minitron_core::search::Predicate;
 use minitron_core::spec::{CheckpointInfo, ModelFolder, ModelSpec};
-use minitron_core::train::{AdamW, AdamWSettings, CacheHeader, CacheType, TeacherCache, saved_cursor};
+use minitron_core::windows::{Tokenize, Windows};
+use minitron_engine::chat::{ChatTemplate, Moment, Rendered};
+use minitron_engine::data::{DataLoader, DataSpec, Tokenizer};
+use minitron_engine::pipeline::{Recipe, Spec, check_recipe};
+use minitron_engine::report;
+use minitron_engine::search::Predicate;
+use minitron_engine::train::{AdamW, AdamWSettings, CacheHeader, CacheType, TeacherCache, saved_cursor};
 use serde_json::{Value, json};
 
 use super::desk::{answer, dir, files, put, with_registry, within};
@@ -436,9 +438,7 @@ pub fn cursor(bytes: &[u8]) {
 }
 
 fn loader() -> Result<DataLoader> {
-    let none = Config::from_value(Path::new("config.json"), json!({}))?;
-    let tokenizer = Tokenizer::load(Path::new(""), &none, 16, true)?;
-    let windows = Windows::cut((0..12).collect(), 4, None, &tokenizer, "tokens")?;
+    let windows = Windows::cut((0..12).collect(), 4, None, None, "tokens")?;
     Ok(DataLoader::of_windows(windows.into(), 0))
 }
 

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use minitron::{
     Recorder, minitron, python, reads_no_file, registry, root, some_windows, tiny_bert, tiny_gpt2, tiny_llama,
 };
-use minitron_core::calibrate::{Calibration, mean_gradient};
+use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::{LogitLoss, StateLoss};
-use minitron_core::data::{DataLoader, DataSpec, LoaderOptions, Pack, Sample, Task, TextOptions, Tokenizer, Windows};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec};
-use minitron_core::train::{
+use minitron_core::windows::{Sample, Task, Windows};
+use minitron_engine::data::{DataLoader, DataSpec, LoaderOptions, Pack, TextOptions, Tokenizer};
+use minitron_engine::score::mean_gradient;
+use minitron_engine::train::{
     AdamWSettings, CacheHeader, CacheType, CachedTeacher, Correction, Counts, HeldOut, InMemoryTeacher, Learner,
     LiftStart, Objective, StateTerm, StreamedTeacher, Teacher, TeacherCache, Term, TrainSettings, Trainer, Weight,
 };
@@ -340,7 +342,7 @@ fn weighted_mixtures_of_long_and_short_documents_too() {
         specs: &specs,
         tokenizer: &tokenizer,
         registry: &registry,
-        block_tokens: minitron_core::data::BLOCK_TOKENS,
+        block_tokens: minitron_engine::data::BLOCK_TOKENS,
     };
     let losses = vec![asked("forward_kl", Weight::Fixed(1.0)), asked("embedding", Weight::Fixed(1.0))];
     let case = Case::new(losses);
@@ -348,7 +350,7 @@ fn weighted_mixtures_of_long_and_short_documents_too() {
 }
 
 /// Windows of these tokens as a batch.
-fn batch(windows: &[&[u32]]) -> minitron_core::data::Batch {
+fn batch(windows: &[&[u32]]) -> minitron_core::windows::Batch {
     let pieces: Vec<Sample> =
         windows.iter().zip(0..).map(|(tokens, id)| Sample { id, tokens: tokens.to_vec(), marks: Vec::new() }).collect();
     Task::NextToken.batch_of(&pieces, 0, Device::Cpu).unwrap()
@@ -361,7 +363,7 @@ fn a_pass_without_predictions_counts_nothing() {
     let (some, none) = (batch(&[&[5, 6, 7], &[8, 9]]), batch(&[&[11], &[12]]));
     let counts = [&some, &none].map(|targets| Counts::of(targets).unwrap());
     assert_eq!(counts.map(|counts| (counts.predictions, counts.tokens)), [(3, 5), (0, 2)]);
-    let gradients = |targets: &[&minitron_core::data::Batch], whole: Counts| {
+    let gradients = |targets: &[&minitron_core::windows::Batch], whole: Counts| {
         let objective =
             Objective { terms: vec![logit_term("forward_kl"), logit_term("cross_entropy")], ..Objective::default() };
         let total: f64 = targets
@@ -383,9 +385,7 @@ fn a_pass_without_predictions_counts_nothing() {
 #[test]
 fn a_step_without_predictions_changes_nothing_and_says_so() {
     let model = Model::new(&tiny_llama(), 74).unwrap();
-    let none = minitron::config(&json!({})).unwrap();
-    let tokenizer = Tokenizer::load(Path::new(""), &none, usize::MAX, true).unwrap();
-    let windows = Arc::new(Windows::cut((0..61).collect(), 1, None, &tokenizer, "single tokens").unwrap());
+    let windows = Arc::new(Windows::cut((0..61).collect(), 1, None, None, "single tokens").unwrap());
     let (student, heard) = (model.trainable().unwrap(), model.load().unwrap());
     let case = Case::new(vec![asked("hidden_state", Weight::Fixed(1.0))]);
     let with_states = Objective { terms: vec![logit_term("cross_entropy")], ..case.objective(&model, &model) };

@@ -7,11 +7,12 @@ use minitron::{
     add_demo_tokenizer, config, metric, random_weights, registry, score, tiny_gpt2, tiny_llama, tiny_nemotron,
     with_demo_vocabulary,
 };
-use minitron_core::data::{Attend, Batch, DataSpec, LossMask, Pack, Task, TextOptions, Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, NoTap, Transformer};
 use minitron_core::spec::ModelSpec;
-use minitron_core::train::{InMemoryTeacher, StreamedTeacher, Teacher};
+use minitron_core::windows::{Batch, Task, Tokenize, Windows};
+use minitron_engine::data::{Attend, DataSpec, LossMask, Pack, TextOptions, Tokenizer};
+use minitron_engine::train::{InMemoryTeacher, StreamedTeacher, Teacher};
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use minitron::{config, registry, root, some_text};
 use minitron_core::checkpoint::Config;
-use minitron_core::data::{
-    Attend, BLOCK_TOKENS, Cursor, DataLoader, DataSpec, LoaderOptions, Order, Pack, Reading, Sample, TextOptions,
-    Tokenizer,
-};
 use minitron_core::error::{Error, Result};
 use minitron_core::random::SplitMix;
+use minitron_core::windows::Sample;
+use minitron_engine::data::{
+    Attend, BLOCK_TOKENS, Cursor, DataLoader, DataSpec, LoaderOptions, Order, Pack, Reading, TextOptions, Tokenizer,
+};
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -6,11 +6,11 @@ use minitron::{Workspace, families, least_squares, tiny_llama, with_context};
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::error::{Error, Result};
-use minitron_core::pipeline::{
+use minitron_core::plan::Count;
+use minitron_engine::pipeline::{
     Context, DistillOptions, EvalOptions, PruneOptions, ReconstructOptions, ScoreOptions, TrainingOptions, distill,
     eval, prune, score,
 };
-use minitron_core::plan::Count;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 

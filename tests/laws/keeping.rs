@@ -6,10 +6,10 @@ use std::path::Path;
 
 use minitron::{some_windows, tiny_llama, windows};
 use minitron_core::checkpoint::Reader;
-use minitron_core::data::{Task, Windows};
 use minitron_core::error::Error;
 use minitron_core::model::Transformer;
-use minitron_core::train::{HeldOut, InMemoryTeacher, MasterWeights, Saving, Shape, TrainSettings};
+use minitron_core::windows::{Task, Windows};
+use minitron_engine::train::{HeldOut, InMemoryTeacher, MasterWeights, Saving, Shape, TrainSettings};
 use serde_json::Value;
 use tch::IndexOp;
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use minitron::{families, tiny_bert};
 use minitron_core::contract::{SitePair, StateLoss, States};
-use minitron_core::data::{Batch, DataLoader, Task, Windows, fill};
 use minitron_core::error::Result;
 use minitron_core::evaluate::{Pooling, sentence_embeddings};
 use minitron_core::model::{Input, LoadOptions, NoTap, Port, Site, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::spec::ModelSpec;
-use minitron_core::train::{
+use minitron_core::windows::{Batch, Task, Windows, fill};
+use minitron_engine::data::DataLoader;
+use minitron_engine::train::{
     Counts, InMemoryTeacher, LiftStart, Objective, StateTerm, StreamedTeacher, Teacher, TrainSettings, Trainer, Weight,
 };
 use serde::{Deserialize, Serialize};

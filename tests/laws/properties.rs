@@ -5,13 +5,13 @@ use std::path::Path;
 
 use minitron::{axes, config, families, random_weights, registry};
 use minitron_core::checkpoint::{Reader, TensorSource, write_tensors};
-use minitron_core::data::DataSpec;
 use minitron_core::error::Error;
-use minitron_core::pipeline::Recipe;
 use minitron_core::plan::{Plan, Space};
 use minitron_core::prune::{PrunedView, side_indices, source_layers};
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{ModelSpec, Sizes};
+use minitron_engine::data::DataSpec;
+use minitron_engine::pipeline::Recipe;
 use proptest::prelude::*;
 use serde_json::Value;
 use tch::Tensor;

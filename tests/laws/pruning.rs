@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use minitron::{axes, families, forward, groups, registry, some_ids, tiny_gpt2, tiny_llama, tiny_nemotron};
-use minitron_core::calibrate::{Metric, ScorerSet, Scores};
+use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
 use minitron_core::model::Transformer;
@@ -11,6 +11,7 @@ use minitron_core::plan::{Plan, Ranking, Rankings, Space};
 use minitron_core::prune::{PrunedView, Student};
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{HEADS, KV_HEADS, MLP, ModelFolder, ModelSpec, PruneGroup, Role, Side, Sizes};
+use minitron_engine::score::{Metric, ScorerSet};
 use minitron_plugins::laws;
 use tch::Tensor;
 

@@ -7,16 +7,16 @@ use minitron::{
 use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::contract::Reconstruction;
-use minitron_core::data::Windows;
 use minitron_core::error::{Error, Result};
 use minitron_core::model::LoadOptions;
-use minitron_core::pipeline::{PruneOptions, ReconstructOptions, prune};
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::reconstruct::{ProjectionSet, ProjectionStats, ReconstructInputs, Reference, StudentEditor};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec, Registry};
 use minitron_core::spec::{At, HIDDEN, ModelFolder, ParamKind, Role};
+use minitron_core::windows::Windows;
+use minitron_engine::pipeline::{PruneOptions, ReconstructOptions, prune};
 use minitron_plugins::laws::random_rankings;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};

@@ -7,7 +7,7 @@ use minitron::{
     calibration, families, groups, metric, reads_no_file, registry, score, some_windows, tiny_bert, tiny_gpt2,
     tiny_llama, tiny_nemotron,
 };
-use minitron_core::calibrate::{ActivationStore, Metric, ScorerSet, Scores, Streamed};
+use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{MemorySource, TensorInfo, TensorSource};
 use minitron_core::contract::Importance;
 use minitron_core::error::{Error, Result};
@@ -15,6 +15,7 @@ use minitron_core::model::{LoadOptions, Port, Site, Tap};
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Kind, PluginSpec};
 use minitron_core::spec::{DEPTH, Param, ParamKind, Role};
+use minitron_engine::score::{ActivationStore, Metric, ScorerSet, Streamed};
 use tch::{Kind as Element, Reduction, Tensor};
 
 use super::{Model, REORDERED, load, relative, relative_scores};

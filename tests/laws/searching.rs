@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use minitron::{Workspace, axes, config, families, registry, tiny_llama, with_context};
-use minitron_core::pipeline::{Context, ScoreOptions, SearchOptions, Spec, TrainingOptions, compare, score, search};
 use minitron_core::plan::{Count, Space};
 use minitron_core::progress::{Interrupt, Progress};
 use minitron_core::random::SplitMix;
-use minitron_core::search::{CountPolynomial, Grid, GridAxis, Halving, Within};
 use minitron_core::spec::{ModelSpec, Sizes};
+use minitron_engine::pipeline::{Context, ScoreOptions, SearchOptions, Spec, TrainingOptions, compare, score, search};
+use minitron_engine::search::{CountPolynomial, Grid, GridAxis, Halving, Within};
 use serde_json::{Value, json};
 
 #[test]
@@ -403,8 +403,8 @@ fn the_specs_that_come_along_can_be_meant() {
         assert!(spec.rows.len() > 1 && !spec.title.is_empty(), "{}", path.display());
     }
     for path in searches {
-        let recipe = minitron_core::pipeline::Recipe::load(&path).unwrap();
-        minitron_core::pipeline::check_recipe(&registry(), &recipe).unwrap();
+        let recipe = minitron_engine::pipeline::Recipe::load(&path).unwrap();
+        minitron_engine::pipeline::check_recipe(&registry(), &recipe).unwrap();
     }
 }
 

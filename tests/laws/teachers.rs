@@ -7,13 +7,13 @@ use std::rc::Rc;
 
 use minitron::{registry, some_windows, tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron};
 use minitron_core::contract::{LogitLoss, SitePair, StateLoss, States};
-use minitron_core::data::{Batch, Task, Windows};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Port, Site, Transformer};
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{At, ModelSpec};
-use minitron_core::train::{
+use minitron_core::windows::{Batch, Task, Windows};
+use minitron_engine::train::{
     CacheHeader, CacheType, CachedTeacher, Counts, InMemoryTeacher, LiftStart, Objective, StateTerm, StreamedTeacher,
     Teacher, TeacherCache, Term, Weight,
 };

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use minitron::{reads_no_file, registry, some_windows, tiny_bert, tiny_llama};
 use minitron_core::contract::{LogitLoss, StateLoss};
-use minitron_core::data::{Batch, Cursor, DataLoader, DataSpec, LoaderOptions, Task, TextOptions, Tokenizer, Windows};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, NoTap, Transformer, row_chunks};
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::PluginSpec;
-use minitron_core::train::{
+use minitron_core::windows::{Batch, Task, Windows};
+use minitron_engine::data::{Cursor, DataLoader, DataSpec, LoaderOptions, TextOptions, Tokenizer};
+use minitron_engine::train::{
     Correction, Counts, HeldOut, InMemoryTeacher, Learner, LiftStart, Objective, Outcome, Saving, StateTerm, Term,
     TrainSettings, Trainer, Weight, WriteStudent, saved_cursor,
 };

@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
-use minitron_core::calibrate::{self, Calibration, Metric, ScoreInputs, Scores};
+use minitron_core::calibrate::{Calibration, Scores};
 use minitron_core::checkpoint::{Config, TensorSource, WriteOptions, write_model};
 use minitron_core::contract::Axis;
-use minitron_core::data::{Task, Tokenizer, Windows};
 use minitron_core::error::{IoContext, Result};
 use minitron_core::model::{Input, LoadOptions, NoTap, Transformer, fresh_weights};
-use minitron_core::pipeline::Context;
 use minitron_core::progress::{Interrupt, Progress, Silent};
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
 use minitron_core::spec::{ModelFolder, ModelSpec, PruneGroup};
+use minitron_core::windows::{Task, Windows};
+use minitron_engine::pipeline::Context;
+use minitron_engine::score::{self as scoring, Metric, ScoreInputs};
 pub use minitron_plugins::laws::random_weights;
 use serde_json::Value;
 use tch::Tensor;
@@ -288,9 +289,7 @@ pub fn groups(spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
 
 /// Windows of given tokens, without special tokens.
 pub fn windows(tokens: Vec<u32>, width: usize) -> Result<Windows> {
-    let none = config(&serde_json::json!({}))?;
-    let tokenizer = Tokenizer::load(Path::new(""), &none, usize::MAX, true)?;
-    Windows::cut(tokens, width, None, &tokenizer, "tokens")
+    Windows::cut(tokens, width, None, None, "tokens")
 }
 
 /// Windows of tokens below `vocab`, the same for the same seed.
@@ -317,7 +316,7 @@ pub fn score(
     let groups = groups(spec)?;
     let task = calibration(spec, windows, batch_size)?.task;
     let inputs = ScoreInputs { task, batch_size, ..ScoreInputs::new(source, spec, &groups, windows) };
-    calibrate::score(&inputs, metrics)
+    scoring::score(&inputs, metrics)
 }
 
 /// A metric under the name it is written with.

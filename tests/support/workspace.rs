@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use minitron_core::data::DataSpec;
+use minitron_engine::data::DataSpec;
 use serde_json::Value;
 use tempfile::TempDir;
 

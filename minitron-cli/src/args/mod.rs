@@ -11,10 +11,10 @@ pub use training::{Distill, TeacherArgs, Train, Training, TrainingArgs};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use minitron_core::data::{Attend, DataSpec, LossMask, Pack, TextOptions};
-use minitron_core::pipeline::{ComputeType, NamedTask};
 use minitron_core::plan::Bytes;
 use minitron_core::registry::{Kind, PluginSpec};
+use minitron_engine::data::{Attend, DataSpec, LossMask, Pack, TextOptions};
+use minitron_engine::pipeline::{ComputeType, NamedTask};
 
 use crate::commands::{Report, Watch};
 
@@ -55,7 +55,7 @@ pub struct Common {
     /// No progress on stderr
     #[arg(long, global = true)]
     pub quiet: bool,
-    /// Log lines on stderr: error, warn, info, debug or trace, or per room, `minitron_core::train=debug` [default:
+    /// Log lines on stderr: error, warn, info, debug or trace, or per room, `minitron_engine::train=debug` [default:
     /// MINITRON_LOG, or none]
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log: Option<String>,

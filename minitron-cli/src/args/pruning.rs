@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use minitron_core::data::DataSpec;
 use minitron_core::plan::Bytes;
 use minitron_core::registry::PluginSpec;
+use minitron_engine::data::DataSpec;
 
 use super::Files;
 

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use minitron_core::data::DataSpec;
-use minitron_core::pipeline::ComputeType;
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
-use minitron_core::train::{CacheType, Shape};
+use minitron_engine::data::DataSpec;
+use minitron_engine::pipeline::ComputeType;
+use minitron_engine::train::{CacheType, Shape};
 
 use super::Files;
 

@@ -1,7 +1,7 @@
 use minitron_core::error::{Error, Result};
 use minitron_core::output::write_atomic;
-use minitron_core::pipeline::{Recipe, Spec, compare};
-use minitron_core::report::{comparison_markdown, gather};
+use minitron_engine::pipeline::{Recipe, Spec, compare};
+use minitron_engine::report::{comparison_markdown, gather};
 use serde_json::Value;
 
 use crate::args::{Common, Compare};

@@ -1,5 +1,5 @@
 use minitron_core::error::Result;
-use minitron_core::pipeline::{DistillOptions, TeacherOptions, distill};
+use minitron_engine::pipeline::{DistillOptions, TeacherOptions, distill};
 
 use super::train::setup;
 use crate::args::{Common, Distill, TeacherArgs, Training};

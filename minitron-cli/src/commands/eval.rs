@@ -1,5 +1,5 @@
 use minitron_core::error::Result;
-use minitron_core::pipeline::{EvalOptions, eval};
+use minitron_engine::pipeline::{EvalOptions, eval};
 
 use crate::args::{Common, Eval};
 use crate::output;

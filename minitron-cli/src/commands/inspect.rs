@@ -1,5 +1,5 @@
 use minitron_core::error::Result;
-use minitron_core::pipeline::{InspectOptions, inspect};
+use minitron_engine::pipeline::{InspectOptions, inspect};
 
 use crate::args::{Common, Inspect};
 use crate::output;

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use minitron_core::error::{Error, Result};
-use minitron_core::pipeline::{PruneOptions, ReconstructOptions, prune};
+use minitron_engine::pipeline::{PruneOptions, ReconstructOptions, prune};
 
 use crate::args::{self, Common, Prune};
 use crate::output;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::output::write_atomic;
-use minitron_core::report::{Folder, gather};
+use minitron_engine::report::{Folder, gather};
 use serde_json::json;
 
 use crate::args::Common;

@@ -1,5 +1,5 @@
 use minitron_core::error::Result;
-use minitron_core::pipeline::{ScoreOptions, score};
+use minitron_engine::pipeline::{ScoreOptions, score};
 
 use crate::args::{Common, Score};
 use crate::output;

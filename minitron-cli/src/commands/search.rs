@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use minitron_core::error::{Error, Result};
-use minitron_core::pipeline::{Context, SearchOptions, SizeList, search};
 use minitron_core::plan::Count;
+use minitron_engine::pipeline::{Context, SearchOptions, SizeList, search};
 
 use super::distill::asked;
 use super::prune::{by, by_kind};

@@ -1,7 +1,7 @@
-use minitron_core::data::DataSpec;
 use minitron_core::error::Result;
-use minitron_core::pipeline::{TrainOptions, TrainingOptions, train};
 use minitron_core::plan::Count;
+use minitron_engine::data::DataSpec;
+use minitron_engine::pipeline::{TrainOptions, TrainingOptions, train};
 
 use crate::args::{Common, Train, Training, TrainingArgs};
 use crate::output;

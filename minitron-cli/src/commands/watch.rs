@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use minitron_core::error::{Error, Result};
-use minitron_core::report::watch;
+use minitron_engine::report::watch;
 use serde_json::json;
 
 use crate::args::Common;

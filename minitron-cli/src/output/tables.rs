@@ -5,7 +5,7 @@ mod plugins;
 mod runs;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
-use minitron_core::report::grouped;
+use minitron_engine::report::grouped;
 use serde_json::Value;
 
 pub use models::{inspect_table, plan_table, scores_table};

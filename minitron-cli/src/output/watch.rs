@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use comfy_table::CellAlignment;
 use minitron_core::error::{Error, Result};
-use minitron_core::report::{JobProgress, Point, StageProgress, StageState, Training, bytes, grouped};
+use minitron_engine::report::{JobProgress, Point, StageProgress, StageState, Training, bytes, grouped};
 
 use super::tables::table;
 

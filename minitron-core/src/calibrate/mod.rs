@@ -1,20 +1,10 @@
-//! Scoring: what metrics ask for is shown to their scorers. Activations and predictions without some layers come from one
-//! forward pass, in memory or streamed layer after layer; weights come from the file a piece at a time.
+//! What scorers are shown of a model on its calibration text, and what they make of it.
 
-mod forward;
-mod gradient;
+mod calibration;
 mod observation;
-mod score;
-mod scorers;
 mod scores;
-mod streamed;
-mod weights;
 
 pub use crate::model::Site;
-pub use forward::Calibration;
-pub use gradient::mean_gradient;
-pub use observation::{Ablated, Activations, Measured, Observation, SequenceStat, Weights};
-pub use score::{ScoreInputs, score};
-pub use scorers::{Metric, ScorerSet};
+pub use calibration::Calibration;
+pub use observation::{Ablated, Activations, Measured, Observation, SequenceStat, Weights, to_vec};
 pub use scores::{NamedMetric, Scores};
-pub use streamed::{ActivationStore, Streamed};

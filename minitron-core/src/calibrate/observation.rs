@@ -132,16 +132,17 @@ pub struct Activations<'a> {
 impl<'a> Activations<'a> {
     /// Of one site.
     pub fn new(site: Site, x_btc: &'a Tensor) -> Self {
-        Self::beside(site, x_btc, None)
+        Self::between(site, x_btc, None)
     }
 
-    pub(super) fn beside(site: Site, x_btc: &'a Tensor, before_btc: Option<&'a Tensor>) -> Self {
+    /// Of one site, with the other end where it is a run of layers.
+    pub fn between(site: Site, x_btc: &'a Tensor, before_btc: Option<&'a Tensor>) -> Self {
         Activations { site, x_btc, before_btc, stats: RefCell::default() }
     }
 
     /// Of both ends of a run of layers.
     pub fn across(first: usize, span: usize, before_btc: &'a Tensor, after_btc: &'a Tensor) -> Self {
-        Self::beside(Site::LayerSpan { first, span }, after_btc, Some(before_btc))
+        Self::between(Site::LayerSpan { first, span }, after_btc, Some(before_btc))
     }
 
     /// The statistic of each window and unit, [B, U] row-major in f64; units of several channels enter as the L2 norm over
@@ -170,7 +171,7 @@ fn unit_norms(x_btc: &Tensor, block: i64) -> Result<Tensor> {
 }
 
 /// A tensor's elements in row-major order.
-pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f64>> {
+pub fn to_vec(tensor: &Tensor) -> Result<Vec<f64>> {
     let flat = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?.f_reshape([-1i64])?;
     Ok(Vec::<f64>::try_from(&flat)?)
 }

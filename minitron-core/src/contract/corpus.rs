@@ -1,6 +1,6 @@
 use std::fmt::Debug;
 
-use crate::chat::Example;
+use crate::conversation::Example;
 use crate::error::Result;
 
 /// One document.

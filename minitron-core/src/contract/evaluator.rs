@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use crate::data::{Tokenizer, Windows};
 use crate::error::Result;
 use crate::model::Transformer;
 use crate::progress::Progress;
+use crate::windows::Tokenize;
+use crate::windows::Windows;
 
 /// Named results.
 pub type Measurements = BTreeMap<String, f64>;
@@ -20,7 +21,7 @@ pub struct Subject<'a> {
     /// Held-out windows.
     pub windows: Option<&'a Windows>,
     /// The model's tokenizer.
-    pub tokenizer: Option<&'a Tokenizer>,
+    pub tokenizer: Option<&'a dyn Tokenize>,
     /// Windows, or sequences, per batch.
     pub batch_size: usize,
     /// Seed of whatever is drawn.

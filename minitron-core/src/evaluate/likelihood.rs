@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use tch::{Kind, Reduction, Tensor};
 
 use crate::contract::Subject;
-use crate::data::fill;
 use crate::error::{Error, Present, Result};
 use crate::model::{Cache, NoTap, Transformer, row_chunks};
+use crate::windows::fill;
 
 /// Tokens, and what stands before them.
 #[derive(Debug, Clone, PartialEq, Eq)]

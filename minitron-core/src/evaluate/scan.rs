@@ -3,9 +3,9 @@
 use tch::Tensor;
 
 use crate::contract::Subject;
-use crate::data::Task;
 use crate::error::{Error, Result};
 use crate::model::{NoTap, over_shared_ids, row_chunks};
+use crate::windows::Task;
 
 /// Some rows of predictions. N rows, V vocab.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
     let model = subject.model;
     let windows = subject.windows.ok_or_else(|| Error::Data("no held-out text is given (--data)".into()))?;
     windows.check_fits(&model.spec.options)?;
-    let task = Task::of(model.is_causal(), subject.tokenizer.and_then(|t| t.mask), subject.seed)?;
+    let task = Task::of(model.is_causal(), subject.tokenizer.and_then(|t| t.mask()), subject.seed)?;
     subject.progress.start("eval, tokens", windows.n_tokens() as u64);
     let mut n_rows = 0;
     for range in windows.batches(subject.batch_size) {

@@ -8,10 +8,10 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use crate::checkpoint::{Config, DenseFile, Module, TensorSource, modules};
-use crate::data::fill;
 use crate::error::{Error, Result};
 use crate::model::{Input, NoTap, Transformer};
 use crate::progress::Progress;
+use crate::windows::fill;
 
 /// How the last hidden states of a sentence become one vector.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

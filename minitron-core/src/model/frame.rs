@@ -182,7 +182,7 @@ impl Frame {
     ///
     /// # Errors
     /// `Data` for an encoder without a head.
-    pub(crate) fn head(&self) -> Result<&Head> {
+    pub fn head(&self) -> Result<&Head> {
         self.head
             .as_ref()
             .ok_or_else(|| Error::Data(format!("this `{}` model has no language-model head", self.architecture)))

@@ -10,7 +10,7 @@ use crate::spec::{Activation, At, ParamKind, Role};
 
 /// A projection on the vocabulary, which BERT's kind puts a layer of its own before.
 #[derive(Debug)]
-pub(crate) struct Head {
+pub struct Head {
     transform: Option<(Linear, Activation, NormLayer)>,
     projection: Linear,
     scale: f64,

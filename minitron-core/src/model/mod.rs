@@ -23,6 +23,7 @@ pub(crate) use context::blocks;
 pub use context::{Context, Input};
 pub use frame::Frame;
 pub use fresh::fresh_weights;
+pub use head::Head;
 pub use layers::{Linear, NormLayer, activate};
 pub use rope::Rope;
 pub use rows::{over_shared_ids, row_chunks};
@@ -107,13 +108,7 @@ impl Transformer {
     }
 
     /// One layer of [`Transformer::hidden`] on its own, without a cache.
-    pub(crate) fn layer(
-        &self,
-        layer_idx: usize,
-        x_bte: &Tensor,
-        context: &Context,
-        tap: &mut dyn Tap,
-    ) -> Result<Tensor> {
+    pub fn layer(&self, layer_idx: usize, x_bte: &Tensor, context: &Context, tap: &mut dyn Tap) -> Result<Tensor> {
         match self.blocks.get(layer_idx) {
             Some(block) => block.shown(x_bte, context, tap, None),
             None => Err(Error::Internal(format!("there is no layer {layer_idx}"))),
@@ -121,7 +116,7 @@ impl Transformer {
     }
 
     /// The end of [`Transformer::hidden`]: from what leaves the last layer to the last hidden state.
-    pub(crate) fn last(&self, x_bte: Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
+    pub fn last(&self, x_bte: Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
         self.frame.last(x_bte, tap)
     }
 

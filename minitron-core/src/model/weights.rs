@@ -23,7 +23,7 @@ pub struct Parameter {
 
 impl Parameter {
     /// A weight that is learned beside the model's own.
-    pub(crate) fn learned(name: String, tensor: &Tensor, device: Device, kind: Kind) -> Result<Self> {
+    pub fn learned(name: String, tensor: &Tensor, device: Device, kind: Kind) -> Result<Self> {
         let stored_kind = tensor.f_kind()?;
         let tensor = tensor.f_to_device(device)?.f_to_kind(kind)?.f_detach_copy()?.f_set_requires_grad(true)?;
         Ok(Parameter { name, tensor, decays: true, transposed: false, stored_kind })

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use minitron_core::chat::{Example, Form};
 use minitron_core::contract::Document;
+use minitron_core::conversation::{Example, Form};
 use minitron_core::error::Result;
 use serde_json::{Map, Value};
 

@@ -3,8 +3,8 @@
 use std::iter;
 use std::path::PathBuf;
 
-use minitron_core::chat::Form;
 use minitron_core::contract::{Corpus, Document, Documents};
+use minitron_core::conversation::Form;
 use minitron_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

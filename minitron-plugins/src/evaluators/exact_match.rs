@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use minitron_core::contract::{Evaluator, Measurements, Subject};
-use minitron_core::data::Tokenizer;
 use minitron_core::error::{Error, Result};
 use minitron_core::evaluate::{Sampling, generate};
+use minitron_core::windows::Tokenize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -95,7 +95,7 @@ impl Evaluator for ExactMatch {
     }
 }
 
-fn question(record: &Map<String, Value>, place: &str, tokenizer: &Tokenizer) -> Result<Exercise> {
+fn question(record: &Map<String, Value>, place: &str, tokenizer: &dyn Tokenize) -> Result<Exercise> {
     let question = if record.contains_key("prompt_ids") && record.contains_key("completion_ids") {
         let ids = |key: &str| {
             let ids = ids(record, key, place)?;
@@ -118,7 +118,7 @@ fn question(record: &Map<String, Value>, place: &str, tokenizer: &Tokenizer) -> 
 
 /// Ids of a context and of what follows it after a space. Both are tokenised together, since many tokenizers mark the
 /// beginning of a text with a space of their own, and parted where they leave the context's own ids.
-fn parted(tokenizer: &Tokenizer, context: &str, continuation: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+fn parted(tokenizer: &dyn Tokenize, context: &str, continuation: &str) -> Result<(Vec<u32>, Vec<u32>)> {
     let alone = tokenizer.encode(context)?;
     let mut whole = tokenizer.encode(&format!("{context} {continuation}"))?;
     let n_common = alone.iter().zip(&whole).take_while(|(a, b)| a == b).count();

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use minitron_core::contract::Subject;
-use minitron_core::data::Tokenizer;
 use minitron_core::error::{Error, Present, Result};
 use minitron_core::evaluate::Continuation;
+use minitron_core::windows::Tokenize;
 
 /// A text, and what is scored after it: nothing is put between the two.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) fn is_space(c: char) -> bool {
 }
 
 /// A tokenizer, of a model that texts are likely for.
-pub(super) fn tokenizer<'a>(subject: &Subject<'a>, tag: &str) -> Result<&'a Tokenizer> {
+pub(super) fn tokenizer<'a>(subject: &Subject<'a>, tag: &str) -> Result<&'a dyn Tokenize> {
     if !subject.model.is_causal() {
         return Err(Error::Data(format!("{tag} needs a causal language model, this one is an encoder")));
     }
@@ -46,7 +46,7 @@ pub(super) fn tokenizer<'a>(subject: &Subject<'a>, tag: &str) -> Result<&'a Toke
 /// Within, `Data` naming the pair of which nothing is left to score, or more than the model has positions for.
 pub(super) fn continuations(
     subject: &Subject,
-    tokenizer: &Tokenizer,
+    tokenizer: &dyn Tokenize,
     pairs: &[(String, TextPair)],
 ) -> Result<Vec<Result<Continuation>>> {
     let max_positions = subject.model.spec.options.max_positions;
@@ -94,7 +94,7 @@ fn checked(continuation: Continuation, place: &str, pair: &TextPair, max_positio
     Ok(continuation)
 }
 
-fn after_prefix(tokenizer: &Tokenizer, text: &str) -> Result<Continuation> {
+fn after_prefix(tokenizer: &dyn Tokenize, text: &str) -> Result<Continuation> {
     let (mut tokens, prefix) = (tokenizer.encode(text)?, prefix(tokenizer)?);
     if tokens.first() == Some(&prefix) {
         tokens.remove(0);
@@ -103,7 +103,7 @@ fn after_prefix(tokenizer: &Tokenizer, text: &str) -> Result<Continuation> {
 }
 
 /// What the first token of a text is scored after.
-pub(super) fn prefix(tokenizer: &Tokenizer) -> Result<u32> {
+pub(super) fn prefix(tokenizer: &dyn Tokenize) -> Result<u32> {
     tokenizer.prefix().ok_or_else(|| {
         let what = "the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token";
         Error::Data(format!("{what}, so nothing stands before a text without a context; name one in its config"))

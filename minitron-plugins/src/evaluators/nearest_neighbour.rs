@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use minitron_core::contract::{Evaluator, Measurements, Subject};
-use minitron_core::data::Tokenizer;
 use minitron_core::error::{Error, Result};
 use minitron_core::evaluate::{Pooling, SentenceModules, sentence_embeddings};
+use minitron_core::windows::Tokenize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -107,7 +107,7 @@ impl Evaluator for NearestNeighbour {
 }
 
 impl NearestNeighbour {
-    fn items(&self, path: &Path, tokenizer: &Tokenizer, max_tokens: usize, skipped: &mut Skipped) -> Result<Items> {
+    fn items(&self, path: &Path, tokenizer: &dyn Tokenize, max_tokens: usize, skipped: &mut Skipped) -> Result<Items> {
         let mut by_sentence: BTreeMap<(usize, Vec<u32>), Vec<usize>> = BTreeMap::new();
         let mut labels = Vec::new();
         for (place, record) in records(path)? {
@@ -126,10 +126,10 @@ impl NearestNeighbour {
         &self,
         record: &Map<String, Value>,
         place: &str,
-        tokenizer: &Tokenizer,
+        tokenizer: &dyn Tokenize,
         max_tokens: usize,
     ) -> Result<(Vec<u32>, String)> {
-        let (first, last) = tokenizer.special_tokens.unzip();
+        let (first, last) = tokenizer.special_tokens().unzip();
         let room = max_tokens.saturating_sub(first.iter().chain(&last).count());
         let mut ids = tokenizer.encode(text(record, &[self.text.as_str()], place)?).map_err(|e| e.at(place))?;
         ids.truncate(room);

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use minitron_core::contract::{Evaluator, Measurements, Subject};
-use minitron_core::data::Tokenizer;
 use minitron_core::error::{IoContext, Result};
 use minitron_core::progress::Silent;
+use minitron_engine::data::Tokenizer;
 use serde_json::{Value, json};
 
 use super::samples::{VOCAB, config_of, some_windows};

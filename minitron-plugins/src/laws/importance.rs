@@ -1,9 +1,11 @@
 //! One finite score per unit, the same twice, and whatever the batch size.
 
-use minitron_core::calibrate::{Metric, ScoreInputs, Scores, score};
-use minitron_core::data::{Tokenizer, Windows};
+use minitron_core::calibrate::Scores;
 use minitron_core::error::{IoContext, Result};
 use minitron_core::spec::PruneGroup;
+use minitron_core::windows::Windows;
+use minitron_engine::data::Tokenizer;
+use minitron_engine::score::{Metric, ScoreInputs, score};
 
 use super::evaluator::{TEXT, tokenizer};
 use super::samples::some_windows;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::Reconstruction;
-use minitron_core::data::Windows;
 use minitron_core::error::Result;
 use minitron_core::model::LoadOptions;
 use minitron_core::plan::{Plan, Rankings};
 use minitron_core::reconstruct::{ReconstructInputs, StudentEditor};
+use minitron_core::windows::Windows;
 use tch::Tensor;
 
 use super::numbers::is_finite;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use minitron_core::calibrate::{Calibration, Scores};
 use minitron_core::checkpoint::{Config, MemorySource, TensorSource};
 use minitron_core::contract::{Architecture, Axis};
-use minitron_core::data::{Task, Tokenizer, Windows};
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, NoTap, Transformer};
 use minitron_core::plan::{AxisSizes, Rankings, Space};
@@ -16,6 +15,7 @@ use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Kind, PluginSpec, Registry};
 use minitron_core::spec::{CheckpointInfo, ModelSpec, ParamKind, PruneGroup, Role, Sizes};
+use minitron_core::windows::{Task, Windows};
 use serde_json::{Value, json};
 use tch::Tensor;
 
@@ -165,15 +165,10 @@ pub(super) fn half_of_all(space: &Space) -> Sizes {
     })
 }
 
-/// A tokenizer of a folder with none, for windows of given tokens.
-pub(super) fn no_tokenizer() -> Result<Tokenizer> {
-    Tokenizer::load(Path::new(""), &config_of(&json!({}))?, VOCAB, true)
-}
-
 pub(super) fn some_windows(n_windows: usize, width: usize, seed: u64) -> Result<Windows> {
     let mut random = SplitMix::new(seed);
     let tokens = (0..n_windows * width).map(|_| random.below(VOCAB) as u32).collect();
-    Windows::cut(tokens, width, None, &no_tokenizer()?, "made-up tokens")
+    Windows::cut(tokens, width, None, None, "made-up tokens")
 }
 
 /// Logits, or the last hidden states of a model without a head, of two sequences.

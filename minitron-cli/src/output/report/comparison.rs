@@ -1,7 +1,7 @@
 //! Strategies side by side.
 
 use maud::{Markup, html};
-use minitron_core::report::{Column, Comparison, Measured, Ratio, Row, spread};
+use minitron_engine::report::{Column, Comparison, Measured, Ratio, Row, spread};
 
 use super::charts::{Mark, Plot, REFERENCE, Series, plot};
 use super::curves::{self, DrawnCurve};

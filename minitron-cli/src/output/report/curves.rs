@@ -1,7 +1,7 @@
 //! Curves of trainings: each quantity has a figure of its own, named with its unit.
 
 use maud::{Markup, html};
-use minitron_core::report::{Point, Row, Term, Training};
+use minitron_engine::report::{Point, Row, Term, Training};
 
 use super::charts::{Mark, Plot, Series, plot};
 use super::parts::{Named, curve_table, figure, places};

@@ -11,7 +11,7 @@ mod run;
 mod search;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use minitron_core::report::{Folder, FolderKind, Repeat};
+use minitron_engine::report::{Folder, FolderKind, Repeat};
 
 /// What a page begins with.
 pub const PAGE_MARK: &str = "<!DOCTYPE html><!-- minitron report -->";
@@ -116,7 +116,7 @@ fn to_repeat(repeat: &Repeat) -> Markup {
 mod tests {
     use std::path::Path;
 
-    use minitron_core::report::gather;
+    use minitron_engine::report::gather;
     use serde_json::{Value, json};
 
     use super::*;

@@ -1,7 +1,7 @@
 //! What sections are made of: tables that can be sorted, figures with a text beside them, numbers.
 
 use maud::{Markup, html};
-use minitron_core::report::{Point, grouped, in_units, number};
+use minitron_engine::report::{Point, grouped, in_units, number};
 
 use super::charts::{Mark, key, short};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
-use minitron_core::report::{
+use minitron_engine::report::{
     CutSummary, Evaluation, HeatMap, Pruning, Sample, StageSummary, Training, bytes, grouped, number, percent,
 };
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! What a search found.
 
 use maud::{Markup, html};
-use minitron_core::report::{Candidate, Search, bytes, grouped, number, percent};
+use minitron_engine::report::{Candidate, Search, bytes, grouped, number, percent};
 
 use super::charts::{Mark, Plot, Series, plot};
 use super::parts::{Cell, HtmlTable, Named, curve_table, figure, places};

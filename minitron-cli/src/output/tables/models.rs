@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use comfy_table::CellAlignment;
-use minitron_core::report::{bytes, grouped};
+use minitron_engine::report::{bytes, grouped};
 use serde_json::Value;
 
 use super::{entries, right_aligned, table, word};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use minitron_core::report::{bytes, in_units, spread};
+use minitron_engine::report::{bytes, in_units, spread};
 use serde_json::Value;
 
 use super::{entries, in_blocks, right_aligned, table, terminal_width, title, word};

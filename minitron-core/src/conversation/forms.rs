@@ -1,0 +1,307 @@
+//! The layouts that conversations are published in.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde_json::{Map, Value};
+
+use super::{Conversation, Example, Message, expected, keys, message, role_of};
+use crate::error::{Error, Result};
+
+/// A layout of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `messages`, each with `role` and `content`; `tools` beside them.
+    Messages,
+    /// `conversations`, each with `from` and `value`; `system` and `tools` beside them.
+    ShareGpt,
+    /// `prompt` and `completion`, both text or both lists of messages.
+    PromptCompletion,
+    /// `instruction`, `input` and `output`; `system` and `history` beside them.
+    Alpaca,
+}
+
+impl Form {
+    /// All layouts, in the order in which a record is tried.
+    pub const ALL: [Form; 4] = [Form::Messages, Form::ShareGpt, Form::PromptCompletion, Form::Alpaca];
+
+    /// The name that users write.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Messages => "messages",
+            Form::ShareGpt => "sharegpt",
+            Form::PromptCompletion => "prompt_completion",
+            Form::Alpaca => "alpaca",
+        }
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Form {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Form::ALL.into_iter().find(|form| form.name() == name);
+        found.ok_or_else(|| Error::unknown("layout of conversations", name, Form::ALL.map(Form::name)))
+    }
+}
+
+/// Field names in the order in which they are looked for.
+const MESSAGES: [&str; 3] = ["messages", "conversation", "conversations"];
+const SHARE_GPT: [&str; 3] = ["conversations", "conversation", "messages"];
+
+/// See [`Example::from_record`].
+pub(super) fn read(record: &Value, named: Option<Form>) -> Result<Option<Example>> {
+    let fields = match record {
+        Value::Object(fields) => fields,
+        // A record that is the list itself.
+        Value::Array(turns) if named.is_none_or(|form| matches!(form, Form::Messages | Form::ShareGpt)) => {
+            let Some(form) = named.or_else(|| form_of(turns)) else { return Ok(None) };
+            return turns_of(form, turns, &Map::new()).map(Some);
+        }
+        other if named.is_some() => return Err(expected("record", "a JSON object", other)),
+        _ => return Ok(None),
+    };
+    match named {
+        Some(Form::Messages) => listed(Form::Messages, &MESSAGES, fields).map(Some),
+        Some(Form::ShareGpt) => listed(Form::ShareGpt, &SHARE_GPT, fields).map(Some),
+        Some(Form::PromptCompletion) => prompt_completion(fields).map(Some),
+        Some(Form::Alpaca) => alpaca(fields).map(Some),
+        None => recognised(fields),
+    }
+}
+
+fn recognised(fields: &Map<String, Value>) -> Result<Option<Example>> {
+    let has = |key: &str| fields.get(key).is_some_and(|value| !value.is_null());
+    if let Some(turns) = MESSAGES.iter().find_map(|key| fields.get(*key)).and_then(Value::as_array) {
+        let form = form_of(turns).unwrap_or(Form::Messages);
+        return turns_of(form, turns, fields).map(Some);
+    }
+    if has("prompt") && has("completion") {
+        return prompt_completion(fields).map(Some);
+    }
+    if has("instruction") && has("output") {
+        return alpaca(fields).map(Some);
+    }
+    let lists = |(name, value): (&'_ String, &'_ Value)| {
+        let turns = value.as_array()?;
+        form_of(turns).map(|form| (name.clone(), form, turns.clone()))
+    };
+    let found: Vec<_> = fields.iter().filter_map(lists).collect();
+    match found.as_slice() {
+        [] => Ok(None),
+        [(_, form, turns)] => turns_of(*form, turns, fields).map(Some),
+        several => {
+            let names: Vec<&str> = several.iter().map(|(name, ..)| name.as_str()).collect();
+            let message =
+                format!("the fields {} all hold conversations; keep one of them, called `messages`", names.join(", "));
+            Err(Error::Data(message))
+        }
+    }
+}
+
+/// What the first turn shows.
+fn form_of(turns: &[Value]) -> Option<Form> {
+    let first = turns.first()?.as_object()?;
+    if first.contains_key("role") && (first.contains_key("content") || first.contains_key("tool_calls")) {
+        return Some(Form::Messages);
+    }
+    (first.contains_key("from") && first.contains_key("value")).then_some(Form::ShareGpt)
+}
+
+/// Turns under the first of the names that is there.
+fn listed(form: Form, names: &[&str], fields: &Map<String, Value>) -> Result<Example> {
+    match names.iter().find_map(|name| fields.get(*name).map(|value| (name, value))) {
+        Some((_, Value::Array(turns))) => turns_of(form, turns, fields),
+        Some((name, other)) => Err(expected(name, "a list of messages", other)),
+        None => {
+            let name = names.first().copied().unwrap_or_default();
+            Err(Error::Data(format!("no `{name}` beside {}, which the layout {form} needs", keys(fields))))
+        }
+    }
+}
+
+fn turns_of(form: Form, turns: &[Value], fields: &Map<String, Value>) -> Result<Example> {
+    let mut messages = match form {
+        Form::ShareGpt => {
+            turns.iter().enumerate().map(|(idx, turn)| share_gpt(idx, turn)).collect::<Result<Vec<_>>>()?
+        }
+        _ => objects("messages", turns)?,
+    };
+    let opens = messages.first().and_then(role_of) == Some("system");
+    let system = fields.get("system").and_then(Value::as_str).filter(|system| !system.is_empty());
+    if let (Form::ShareGpt, Some(system), false) = (form, system, opens) {
+        messages.insert(0, message("system", system));
+    }
+    conversation(messages, 0, fields).map(Example::Chat)
+}
+
+fn objects(field: &str, turns: &[Value]) -> Result<Vec<Message>> {
+    let object = |(idx, turn): (usize, &Value)| match turn {
+        Value::Object(message) => Ok(message.clone()),
+        other => {
+            Err(expected(field, "messages that are objects", other).at(format!("message {}", idx.saturating_add(1))))
+        }
+    };
+    turns.iter().enumerate().map(object).collect()
+}
+
+/// With what stands beside the messages.
+fn conversation(messages: Vec<Message>, n_prompt: usize, fields: &Map<String, Value>) -> Result<Conversation> {
+    let variables = match fields.get("chat_template_kwargs") {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(variables)) => variables.clone(),
+        Some(other) => return Err(expected("chat_template_kwargs", "an object", other)),
+    };
+    let conversation = Conversation {
+        messages,
+        tools: list_beside(fields, "tools")?,
+        documents: list_beside(fields, "documents")?,
+        variables,
+        n_prompt,
+    };
+    conversation.check()?;
+    Ok(conversation)
+}
+
+/// A list of objects, or the same as JSON in a string, as tables hold it.
+fn list_beside(fields: &Map<String, Value>, name: &str) -> Result<Option<Vec<Value>>> {
+    let parsed;
+    let value = match fields.get(name) {
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
+        Some(Value::String(text)) => {
+            parsed = serde_json::from_str(text)
+                .map_err(|e| Error::Data(format!("`{name}`: expected a list, got text that is no JSON: {e}")))?;
+            &parsed
+        }
+        None => return Ok(None),
+        Some(value) => value,
+    };
+    match value {
+        Value::Null => Ok(None),
+        Value::Array(list) => match list.iter().find(|item| !item.is_object()) {
+            None => Ok(Some(list.clone())),
+            Some(other) => Err(expected(name, "a list of objects", other)),
+        },
+        other => Err(expected(name, "a list", other)),
+    }
+}
+
+fn share_gpt(idx: usize, turn: &Value) -> Result<Message> {
+    let place = |e: Error| e.at(format!("message {}", idx.saturating_add(1)));
+    let Value::Object(fields) = turn else { return Err(place(expected("conversations", "objects", turn))) };
+    let from = match fields.get("from") {
+        Some(Value::String(from)) => from.as_str(),
+        Some(other) => return Err(place(expected("from", "a string", other))),
+        None => return Err(place(Error::Data(format!("no `from` beside {}", keys(fields))))),
+    };
+    let value = match fields.get("value") {
+        Some(Value::String(value)) => value.as_str(),
+        Some(other) => return Err(place(expected("value", "a string", other))),
+        None => return Err(place(Error::Data(format!("no `value` beside {}", keys(fields))))),
+    };
+    let mut message = match from {
+        "human" | "user" => message("user", value),
+        "gpt" | "assistant" | "chatgpt" | "bot" | "bing" | "bard" | "model" => message("assistant", value),
+        "system" | "developer" => message(from, value),
+        "tool" | "function_response" | "function-response" | "observation" | "ipython" => message("tool", value),
+        "function_call" | "tool_call" => calling(value).map_err(place)?,
+        other => {
+            let known = "human, gpt, system, tool, function_call, observation";
+            return Err(place(Error::Data(format!("no speaker is called `{other}`; known: {known}"))));
+        }
+    };
+    let rest = fields.iter().filter(|(key, _)| !["from", "value"].contains(&key.as_str()));
+    for (key, value) in rest {
+        if !message.contains_key(key) {
+            message.insert(key.clone(), value.clone());
+        }
+    }
+    Ok(message)
+}
+
+/// An assistant that calls tools: JSON with `name` and `arguments`, once or in a list.
+fn calling(value: &str) -> Result<Message> {
+    let refused =
+        |why: &str| Error::Data(format!("a function call: expected JSON with `name` and `arguments`, got {why}"));
+    let parsed: Value = serde_json::from_str(value).map_err(|e| refused(&e.to_string()))?;
+    let calls = match parsed {
+        Value::Array(calls) => calls,
+        one => vec![one],
+    };
+    let call = |call: Value| match call {
+        Value::Object(call) if call.get("name").is_some_and(Value::is_string) => {
+            Ok(serde_json::json!({ "type": "function", "function": call }))
+        }
+        other => Err(refused(&super::shown(&other))),
+    };
+    let calls = calls.into_iter().map(call).collect::<Result<Vec<_>>>()?;
+    let fields = [("role".to_owned(), Value::from("assistant")), ("tool_calls".to_owned(), Value::Array(calls))];
+    Ok(Message::from_iter(fields))
+}
+
+fn prompt_completion(fields: &Map<String, Value>) -> Result<Example> {
+    let field = |name: &str| {
+        let needed =
+            || Error::Data(format!("no `{name}` beside {}, which the layout prompt_completion needs", keys(fields)));
+        fields.get(name).ok_or_else(needed)
+    };
+    match (field("prompt")?, field("completion")?) {
+        (Value::String(prompt), Value::String(completion)) => {
+            Ok(Example::Completion { prompt: prompt.clone(), completion: completion.clone() })
+        }
+        (Value::Array(prompt), Value::Array(completion)) => {
+            let mut messages = objects("prompt", prompt)?;
+            let n_prompt = messages.len();
+            messages.extend(objects("completion", completion)?);
+            conversation(messages, n_prompt, fields).map(Example::Chat)
+        }
+        (Value::String(_), other) => Err(expected("completion", "text, as `prompt` is", other)),
+        (Value::Array(_), other) => Err(expected("completion", "a list of messages, as `prompt` is", other)),
+        (other, _) => Err(expected("prompt", "text or a list of messages", other)),
+    }
+}
+
+/// The user says the instruction, and the input after a blank line.
+fn alpaca(fields: &Map<String, Value>) -> Result<Example> {
+    let text = |name: &str| match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(other) => Err(expected(name, "a text", other)),
+    };
+    let needed = |name: &str| {
+        text(name)?
+            .ok_or_else(|| Error::Data(format!("no `{name}` beside {}, which the layout alpaca needs", keys(fields))))
+    };
+    let asked = |instruction: &str, input: Option<&str>| match input.filter(|input| !input.is_empty()) {
+        Some(input) => format!("{instruction}\n\n{input}"),
+        None => instruction.to_owned(),
+    };
+    let mut messages: Vec<Message> = Vec::new();
+    messages.extend(text("system")?.filter(|system| !system.is_empty()).map(|system| message("system", system)));
+    for (user, assistant) in history(fields)? {
+        messages.extend([message("user", &user), message("assistant", &assistant)]);
+    }
+    messages.push(message("user", &asked(needed("instruction")?, text("input")?)));
+    messages.push(message("assistant", needed("output")?));
+    conversation(messages, 0, fields).map(Example::Chat)
+}
+
+/// Earlier turns: pairs of what was asked and answered.
+fn history(fields: &Map<String, Value>) -> Result<Vec<(String, String)>> {
+    let pairs = match fields.get("history") {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(pairs)) => pairs,
+        Some(other) => return Err(expected("history", "a list of pairs", other)),
+    };
+    let pair = |pair: &Value| match pair.as_array().map(Vec::as_slice) {
+        Some([Value::String(user), Value::String(assistant)]) => Ok((user.clone(), assistant.clone())),
+        _ => Err(expected("history", "pairs of a question and an answer", pair)),
+    };
+    pairs.iter().map(pair).collect()
+}

@@ -1,0 +1,13 @@
+//! Token ids as models take them: marked, cut into windows, made into batches with what is predicted.
+
+mod batch;
+mod padding;
+mod token;
+mod tokenize;
+mod windows;
+
+pub use batch::{Batch, Task, WindowRows};
+pub use padding::fill;
+pub use token::{Marks, Token};
+pub use tokenize::Tokenize;
+pub use windows::{Sample, Windows, fits};

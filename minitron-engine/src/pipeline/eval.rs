@@ -1,0 +1,267 @@
+//! `eval`: held-out loss, divergence from a teacher, tasks.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::context::{Context, at_least_1, seq_len_or_default};
+use super::identity::{identity_of, name_of};
+use super::vocabulary::{Compared, Model, Vocabulary};
+use crate::data::{DataSpec, TextOptions, Tokenizer, are_texts};
+use minitron_core::contract::{Evaluator, Measurements, Subject};
+use minitron_core::error::{Error, Result};
+use minitron_core::files::read_text;
+use minitron_core::model::Transformer;
+use minitron_core::plan::Plan;
+use minitron_core::registry::PluginSpec;
+use minitron_core::spec::{HIDDEN, ModelFolder, Sizes};
+use minitron_core::windows::Windows;
+
+/// Options of `eval`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct EvalOptions {
+    /// The model.
+    pub model: String,
+    /// Held-out text.
+    pub data: Vec<DataSpec>,
+    /// What it is compared with.
+    pub teacher: Option<String>,
+    /// What is measured under names of its own.
+    pub tasks: Vec<NamedTask>,
+    /// Evaluators of the held-out text, or of files of their own; the defaults on the text where empty.
+    pub evaluators: Vec<PluginSpec>,
+    /// At most so many windows, the first ones.
+    pub samples: Option<usize>,
+    /// Tokens per window.
+    pub seq_len: Option<usize>,
+    /// Windows per forward pass.
+    pub batch_size: usize,
+    /// How the text is read.
+    #[serde(flatten)]
+    pub text: TextOptions,
+    /// Whether a teacher with another tokenizer is taken, with a warning.
+    pub any_model: bool,
+}
+
+impl Default for EvalOptions {
+    fn default() -> Self {
+        EvalOptions {
+            model: String::new(),
+            data: Vec::new(),
+            teacher: None,
+            tasks: Vec::new(),
+            evaluators: Vec::new(),
+            samples: None,
+            seq_len: None,
+            batch_size: 8,
+            text: TextOptions::default(),
+            any_model: false,
+        }
+    }
+}
+
+/// `NAME=FILE`, or `NAME=TAG:key=value,…`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+pub struct NamedTask {
+    /// Key in the result.
+    pub name: String,
+    /// What is measured.
+    pub what: TaskSource,
+}
+
+/// What a task measures.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TaskSource {
+    /// A file, by the evaluator that reads it.
+    File(PathBuf),
+    /// An evaluator of any kind.
+    Evaluator(PluginSpec),
+}
+
+impl FromStr for NamedTask {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, what) = match text.split_once('=') {
+            Some((name, what)) if !name.is_empty() && !what.is_empty() => (name, what),
+            _ => return Err(Error::Recipe(format!("expected NAME=FILE, or NAME=EVALUATOR:key=value, got `{text}`"))),
+        };
+        let what = match is_evaluator(what) {
+            true => TaskSource::Evaluator(what.parse()?),
+            false => TaskSource::File(PathBuf::from(what)),
+        };
+        Ok(NamedTask { name: name.to_owned(), what })
+    }
+}
+
+/// A file may have a colon in its name, but hardly between what could be a tag and its parameters.
+fn is_evaluator(what: &str) -> bool {
+    let is_tag = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    what.split_once(':').is_some_and(|(tag, rest)| is_tag(tag) && (rest.is_empty() || rest.contains('=')))
+}
+
+impl TryFrom<String> for NamedTask {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<NamedTask> for String {
+    fn from(task: NamedTask) -> String {
+        match task.what {
+            TaskSource::File(path) => format!("{}={}", task.name, path.display()),
+            // A colon is what tells an evaluator from a file.
+            TaskSource::Evaluator(spec) if spec.params.is_empty() => format!("{}={spec}:", task.name),
+            TaskSource::Evaluator(spec) => format!("{}={spec}", task.name),
+        }
+    }
+}
+
+/// Evaluates a model.
+pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
+    at_least_1("batch_size", options.batch_size)?;
+    let names: BTreeSet<&str> = options.tasks.iter().map(|task| task.name.as_str()).collect();
+    if names.len() < options.tasks.len() {
+        return Err(Error::Recipe("tasks: two have one name, under which one result stands; name each its own".into()));
+    }
+    if options.data.is_empty() && options.tasks.is_empty() && options.evaluators.is_empty() {
+        return Err(Error::Recipe("nothing to evaluate on; give data, a task or an evaluator".into()));
+    }
+    let folder = context.open_to_run(&options.model)?;
+    let teacher_folder = options.teacher.as_deref().map(|teacher| context.open_to_run(teacher)).transpose()?;
+    let tasks = tasks(context, options)?;
+    let tokenizer = tokenizer(context, options, &folder, teacher_folder.as_ref())?.at(options.text.now()?);
+    let windows = windows(context, options, &folder, &tokenizer)?;
+    let has_teacher = teacher_folder.is_some();
+    let specs = match (&windows, options.evaluators.as_slice()) {
+        (Some(_), []) => context.defaults.evaluators(&folder.spec, has_teacher),
+        (_, named) => named.to_vec(),
+    };
+    let measures: Vec<Box<dyn Evaluator>> =
+        specs.iter().map(|spec| context.registry.build(spec)).collect::<Result<_>>()?;
+    if measures.is_empty() && windows.is_some() {
+        let message = "an encoder without a head has no loss of its own; give a teacher to compare hidden states with";
+        return Err(Error::Recipe(message.into()));
+    }
+    let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.spec, false);
+    let model = load(&folder)?;
+    // A model beside itself is loaded once.
+    let other = teacher_folder.as_ref().filter(|teacher| teacher.checkpoint.dir != folder.checkpoint.dir);
+    let other: Option<Transformer> = other.map(load).transpose()?;
+    let kept_hidden = teacher_folder.as_ref().map(|teacher| kept_hidden(context, &folder.checkpoint.dir, teacher));
+    let kept_hidden = kept_hidden.transpose()?.flatten();
+    let subject = Subject {
+        model: &model,
+        teacher: other.as_ref().or(teacher_folder.as_ref().map(|_| &model)),
+        kept_hidden: kept_hidden.as_deref(),
+        windows: windows.as_ref(),
+        tokenizer: Some(&tokenizer),
+        batch_size: options.batch_size,
+        seed: context.seed,
+        progress: context.progress,
+    };
+    let mut report = Map::new();
+    report.insert("architecture".into(), json!(folder.spec.architecture));
+    report.insert("n_params".into(), json!(folder.spec.n_params()));
+    report.insert("n_non_embedding".into(), json!(folder.spec.n_non_embedding_at(&Sizes::new())));
+    for (spec, evaluator) in specs.iter().zip(measures) {
+        let _span = tracing::info_span!("evaluate", name = %spec.tag).entered();
+        insert(&mut report, evaluator.evaluate(&subject)?);
+    }
+    let mut by_task = Map::new();
+    for (name, evaluator) in tasks {
+        let _span = tracing::info_span!("evaluate", %name).entered();
+        let mut results = Map::new();
+        insert(&mut results, evaluator.evaluate(&subject).map_err(|e| e.at(format!("task {name}")))?);
+        by_task.insert(name, Value::Object(results));
+    }
+    report.insert("tasks".into(), Value::Object(by_task));
+    Ok(Value::Object(report))
+}
+
+/// Counts are whole numbers in the report.
+fn insert(report: &mut Map<String, Value>, measured: Measurements) {
+    for (key, value) in measured {
+        let value = if key.starts_with("n_") { json!(value as u64) } else { json!(value) };
+        report.insert(key, value);
+    }
+}
+
+/// The model's tokenizer, compared with its teacher's.
+fn tokenizer(
+    context: &Context,
+    options: &EvalOptions,
+    folder: &ModelFolder,
+    teacher: Option<&ModelFolder>,
+) -> Result<Tokenizer> {
+    let compared = match options.data.is_empty() {
+        true => Compared::Nothing,
+        false if are_texts(&options.data, &options.text.reading(2, None, context.seed), context.registry)? => {
+            Compared::Text
+        }
+        false => Compared::Tokens,
+    };
+    Ok(Vocabulary::open(context, Model::of(folder), teacher, (compared, options.any_model))?.tokenizer)
+}
+
+fn tasks(context: &Context, options: &EvalOptions) -> Result<Vec<(String, Box<dyn Evaluator>)>> {
+    let mut tasks = Vec::new();
+    for NamedTask { name, what } in &options.tasks {
+        let spec = match what {
+            TaskSource::File(path) => context.defaults.task(path).map_err(|e| e.at(format!("task {name}")))?,
+            TaskSource::Evaluator(spec) => spec.clone(),
+        };
+        tasks.push((name.clone(), context.registry.build::<dyn Evaluator>(&spec)?));
+    }
+    Ok(tasks)
+}
+
+fn windows(
+    context: &Context,
+    options: &EvalOptions,
+    folder: &ModelFolder,
+    tokenizer: &Tokenizer,
+) -> Result<Option<Windows>> {
+    if options.data.is_empty() {
+        return Ok(None);
+    }
+    let seq_len = seq_len_or_default(options.seq_len, &folder.spec, tokenizer);
+    let reading = options.text.reading(seq_len, options.samples, context.seed);
+    let windows = reading.windows(&options.data, tokenizer, context.registry)?;
+    context.warn_of_date(tokenizer);
+    windows.check_fits(&folder.spec.options)?;
+    Ok(Some(windows))
+}
+
+/// Residual channels that a pruned folder kept of this teacher, by its plan.json; none where it was pruned from one of another
+/// shape. One of the same shape may be the source as trained further, so it is taken, and said.
+pub(super) fn kept_hidden(context: &Context, dir: &Path, teacher: &ModelFolder) -> Result<Option<Vec<usize>>> {
+    let path = dir.join("plan.json");
+    let Some(saved) = saved_plan(&path) else { return Ok(None) };
+    // Components of a turned stream are no channels of the teacher.
+    let from_teacher = saved["hidden_basis"].is_null()
+        && saved["n_params_source"].as_u64() == Some(teacher.spec.n_params())
+        && saved["sizes_source"][HIDDEN].as_u64() == Some(teacher.spec.size(HIDDEN) as u64);
+    let Some((mut plan, source)) = Plan::load_with_source(&path).ok().filter(|_| from_teacher) else { return Ok(None) };
+    if let Some(source) = source {
+        let own = identity_of(teacher)?;
+        if !source.has_weights_of(&own) {
+            let name = name_of(dir);
+            context.progress.note(&format!(
+                "`{name}` was pruned from {source}, and its teacher is {own}: the channels that it kept are taken for those \
+                 of its teacher"
+            ));
+        }
+    }
+    Ok(plan.kept.remove(HIDDEN))
+}
+
+fn saved_plan(path: &Path) -> Option<Value> {
+    serde_json::from_str(&read_text(path).ok()?).ok()
+}

@@ -1,0 +1,87 @@
+//! Whether scores, plans and records belong to the model at hand.
+
+use std::path::Path;
+
+use super::context::Context;
+use minitron_core::checkpoint::{Identity, weights_digest};
+use minitron_core::digest;
+use minitron_core::error::{Error, Result};
+use minitron_core::spec::ModelFolder;
+
+/// The identity of a model's folder.
+pub(super) fn identity_of(folder: &ModelFolder) -> Result<Identity> {
+    let tensors = folder.spec.params.iter().map(|tensor| (tensor.layer(), tensor.name()));
+    let dir = &folder.checkpoint.dir;
+    let tokenizer = dir.join("tokenizer.json");
+    Ok(Identity {
+        model: name_of(dir),
+        weights: weights_digest(&folder.checkpoint.tensors, tensors)?,
+        tokenizer: if tokenizer.is_file() { Some(digest::of_file(&tokenizer)?) } else { None },
+    })
+}
+
+/// A model as messages and files name it: `org/name` where it lies in the hub's cache, else its folder's last name, since
+/// the rest is this machine's.
+pub(super) fn name_of(dir: &Path) -> String {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    let words = || dir.components().rev().map(|part| part.as_os_str().to_string_lossy().into_owned());
+    let cached = words().find_map(|word| Some(word.strip_prefix("models--")?.replace("--", "/")));
+    cached.or_else(|| words().next()).unwrap_or_default()
+}
+
+/// Something that belongs to a model.
+pub(super) struct Artefact<'a> {
+    /// `scores` or `a plan`.
+    pub what: &'static str,
+    /// Its file.
+    pub path: &'a Path,
+    /// Whose it says it is.
+    pub of: Option<&'a Identity>,
+}
+
+impl Artefact<'_> {
+    /// Refuses another model's; with `any_model`, says so instead. One that does not name its model is taken, and that is said.
+    ///
+    /// # Errors
+    /// `Recipe` with both models by name.
+    pub fn check(&self, context: &Context, own: &Identity, any_model: bool) -> Result<()> {
+        let Artefact { what, path, of } = self;
+        let path = path.display();
+        let Some(of) = of else {
+            let message = format!(
+                "{path}: does not say which model it is of, as files of earlier versions; it is taken to be of {own}"
+            );
+            context.progress.warn(&message);
+            return Ok(());
+        };
+        if !of.has_weights_of(own) {
+            let message = format!("{path}: {what} of {of}, and the model is {own}");
+            if !any_model {
+                return Err(Error::Recipe(format!(
+                    "{message}; make it of this model, or take it anyway with --any-model (any_model in recipes)"
+                )));
+            }
+            context.progress.warn(&format!("{message}; taken anyway"));
+        } else if of.has_other_tokenizer(own) {
+            context.progress.warn(&format!("{path}: {what} made with another tokenizer.json than {own} has now"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_named_without_the_place_it_lies_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let named = |place: &str| {
+            let path = dir.path().join(place);
+            std::fs::create_dir_all(&path).unwrap();
+            name_of(&path)
+        };
+        assert_eq!(named("base"), "base");
+        assert_eq!(named("models--org--small/snapshots/0123"), "org/small");
+    }
+}

@@ -1,0 +1,201 @@
+//! What a recipe may hold, as JSON Schema, and whether one holds it, before anything runs.
+
+use serde_json::{Map, Value, json};
+
+use super::recipe::{JOBS, Recipe, StageOptions, default_options, options_schema};
+use minitron_core::error::{Error, Result};
+use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
+
+/// The options that name plugins, and of which kinds.
+const NAMING: [(&str, &[Kind]); 6] = [
+    ("metrics", &[Kind::Importance]),
+    ("axes", &[Kind::Axis]),
+    ("allocator", &[Kind::Allocator]),
+    ("heal", &[Kind::Reconstruction]),
+    ("losses", &[Kind::Loss, Kind::StateLoss]),
+    ("evaluators", &[Kind::Evaluator]),
+];
+
+/// What the engine takes out of a plugin's parameters for itself.
+fn engine_keys(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Importance => &["as"],
+        Kind::Loss | Kind::StateLoss => &["as", "weight", "alpha"],
+        _ => &[],
+    }
+}
+
+fn engine_schema(key: &str) -> Value {
+    let number = json!({ "type": "number", "exclusiveMinimum": 0 });
+    let (mut schema, description) = match key {
+        "as" => (json!({ "type": "string" }), "Its name in results, where one plugin is named twice"),
+        "weight" => (number, "Factor of this loss in the sum"),
+        _ => (
+            json!({ "anyOf": [number, { "type": "string", "const": "dynamic" }] }),
+            "Factor of a loss on states; `dynamic` makes it count as much as those on logits",
+        ),
+    };
+    schema["description"] = description.into();
+    schema
+}
+
+/// Builds every plugin that a recipe names, without running it; returns how many stages and plugins there are.
+///
+/// # Errors
+/// `Recipe` naming the stage: a kind of dim with two sizes; a plugin's unknown tag, stray parameter, value out of range.
+pub fn check_recipe(registry: &Registry, recipe: &Recipe) -> Result<Value> {
+    let mut n_plugins = 0_usize;
+    for (idx, stage) in recipe.stages.iter().enumerate() {
+        let sizes = match &stage.options {
+            StageOptions::Prune(options) => options.sizes().map(drop),
+            StageOptions::Search(options) => options.lists().map(drop),
+            _ => Ok(()),
+        };
+        sizes.map_err(|e| e.at(format!("stages[{idx}] ({})", stage.name)))?;
+        let options = serde_json::to_value(&stage.options).unwrap_or_default();
+        for (key, kinds) in NAMING {
+            for spec in specs(options.get(key)) {
+                let place = |e: Error| e.at(format!("stages[{idx}] ({}): {key}", stage.name));
+                check_plugin(registry, kinds, spec).map_err(place)?;
+                n_plugins += 1;
+            }
+        }
+    }
+    Ok(json!({ "recipe": recipe.path, "stages": recipe.stages.len(), "plugins": n_plugins }))
+}
+
+fn specs(value: Option<&Value>) -> Vec<PluginSpec> {
+    let one_or_more = match value {
+        Some(Value::Array(list)) => list.clone(),
+        Some(Value::Null) | None => Vec::new(),
+        Some(one) => vec![one.clone()],
+    };
+    one_or_more.into_iter().filter_map(|spec| serde_json::from_value(spec).ok()).collect()
+}
+
+fn check_plugin(registry: &Registry, kinds: &[Kind], mut spec: PluginSpec) -> Result<()> {
+    let all = || registry.descriptors().iter().filter(|d| kinds.contains(&d.kind));
+    let Some(descriptor) = all().find(|d| d.tag == spec.tag) else {
+        let kind = kinds.first().map_or("", |kind| kind.name());
+        return Err(Error::unknown(&format!("{kind} plugin"), &spec.tag, all().map(|d| d.tag)));
+    };
+    for key in engine_keys(descriptor.kind) {
+        let _ = spec.take(key);
+    }
+    let value = serde_json::to_value(&spec).unwrap_or_default();
+    let built = descriptor.rewritten(value).map(drop);
+    built.map_err(|e| Error::Recipe(format!("{} `{}`: {e}", descriptor.kind, spec.tag)))
+}
+
+/// The schema of recipes with the plugins that are registered, for editors that complete and check TOML by one.
+pub fn recipe_schema(registry: &Registry) -> Value {
+    let stages: Vec<Value> = JOBS.iter().map(|job| stage(job)).collect();
+    let definitions: Map<String, Value> = NAMING
+        .iter()
+        .map(|(key, kinds)| {
+            let all = registry.descriptors().iter().filter(|d| kinds.contains(&d.kind));
+            ((*key).to_owned(), json!({ "oneOf": all.map(|plugin| named(plugin)).collect::<Vec<_>>() }))
+        })
+        .collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "minitron recipe",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["stages"],
+        "properties": {
+            "seed": { "type": "integer", "minimum": 0, "description": "Seed of everything that is drawn" },
+            "plugins": {
+                "type": "object",
+                "description": "Libraries of plugins, by a name of your own",
+                "additionalProperties": {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "required": ["path"],
+                    "properties": {
+                        "path": { "type": "string", "description": "The file, from the recipe's folder" },
+                        "sha256": { "type": "string", "description": "The only content that is accepted" }
+                    }
+                }
+            },
+            "stages": { "type": "array", "minItems": 1, "items": { "oneOf": stages } }
+        },
+        "$defs": definitions,
+    })
+}
+
+fn stage(job: &str) -> Value {
+    let mut properties = Map::new();
+    let name = "Its folder's name, and how later stages refer to it";
+    properties.insert(
+        "name".into(),
+        json!({ "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", "description": name }),
+    );
+    properties.insert("do".into(), json!({ "type": "string", "const": job, "description": "The job" }));
+    let schema = options_schema(job).to_value();
+    for (key, default) in default_options(job) {
+        let own = schema.pointer(&format!("/properties/{key}")).cloned().unwrap_or_default();
+        properties.insert(key.clone(), option(&key, own, default));
+    }
+    json!({ "type": "object", "additionalProperties": false, "required": ["name", "do"], "properties": properties })
+}
+
+/// An option's own schema; one that names plugins refers to theirs, and one without a default has none.
+fn option(key: &str, mut own: Value, default: Value) -> Value {
+    if NAMING.iter().any(|(naming, _)| *naming == key) {
+        let plugin = json!({ "$ref": format!("#/$defs/{key}") });
+        let description = own.get("description").cloned().unwrap_or_default();
+        return match key {
+            "allocator" => json!({ "$ref": plugin["$ref"], "description": description }),
+            _ => json!({ "type": "array", "items": plugin, "description": description }),
+        };
+    }
+    without_null(&mut own);
+    if let Some(object) = own.as_object_mut() {
+        object.shift_remove("default");
+        if !default.is_null() {
+            object.insert("default".into(), default);
+        }
+    }
+    own
+}
+
+/// TOML has no null: what may be absent is left out.
+fn without_null(schema: &mut Value) {
+    let is_null = |schema: &Value| schema == "null" || schema.get("type").is_some_and(|of| of == "null");
+    for key in ["type", "anyOf", "enum"] {
+        let Some(Value::Array(choices)) = schema.get_mut(key) else { continue };
+        choices.retain(|choice| !is_null(choice) && !choice.is_null());
+        if let (1, Some(only)) = (choices.len(), choices.first().cloned()) {
+            match (key, only) {
+                ("anyOf", Value::Object(only)) => {
+                    let Some(object) = schema.as_object_mut() else { return };
+                    object.shift_remove(key);
+                    // What is said of the option goes before what is said of its type.
+                    for (name, value) in only {
+                        object.entry(name).or_insert(value);
+                    }
+                }
+                ("type", only) => schema[key] = only,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A plugin as a recipe names it: its own schema, its tag, and what the engine takes.
+fn named(plugin: &Descriptor) -> Value {
+    let mut schema = (plugin.schema)().to_value();
+    let mut properties = json!({ "type": { "const": plugin.tag, "description": plugin.summary } });
+    if let (Some(all), Some(own)) = (properties.as_object_mut(), schema.get("properties").and_then(Value::as_object)) {
+        all.extend(own.clone());
+        for key in engine_keys(plugin.kind) {
+            all.insert((*key).to_owned(), engine_schema(key));
+        }
+    }
+    let Some(object) = schema.as_object_mut() else { return json!({ "properties": properties }) };
+    object.shift_remove("$schema");
+    object.insert("properties".into(), properties);
+    object.insert("required".into(), json!(["type"]));
+    schema
+}

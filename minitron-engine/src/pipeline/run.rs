@@ -1,0 +1,240 @@
+//! `run`: a recipe's stages in order, those left out whose inputs did not change.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+use tracing::info_span;
+
+use super::context::Context;
+use super::inputs::Inputs;
+use super::recipe::{Recipe, Stage, StageOptions};
+use super::run_dir::{RunDir, StageRecord};
+use super::verify::{artefacts, is_intact};
+use super::{distill, eval, generate, prune, score, search, train};
+use crate::memory::{forget_peak, peak_bytes};
+use crate::train::{clear_state, has_state};
+use minitron_core::digest;
+use minitron_core::error::{IoContext, Result};
+use minitron_core::output::{OutputDir, write_atomic};
+use minitron_core::progress::Recorder;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Runs a recipe into a folder; an interrupted training goes on at its last checkpoint.
+pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
+    if context.force {
+        refuse_own_inputs(&serde_json::to_value(&recipe.stages).unwrap_or_default(), &recipe.path, out)?;
+    }
+    let mut run_dir = RunDir::open(out, context.force)?;
+    run_dir.describe(context, &recipe.path);
+    let names: Vec<&str> = recipe.stages.iter().map(|stage| stage.name.as_str()).collect();
+    run_dir.record.stages.retain(|stage| names.contains(&stage.name.as_str()));
+    // Each stage owns its folder.
+    let context = Context { force: true, ..*context };
+    let (mut known, mut is_interrupted) = (BTreeMap::new(), false);
+    for (idx, stage) in recipe.stages.iter().enumerate() {
+        let earlier = names.get(..idx).unwrap_or_default();
+        let place = StagePlace { dir: parent(&recipe.path), earlier };
+        let done = run_stage(&context, stage, &place, &mut known, &mut run_dir);
+        let is_halted = done.map_err(|e| e.at(format!("stages[{idx}] ({})", stage.name)))?;
+        if is_halted || context.interrupt.is_asked() {
+            is_interrupted = true;
+            break;
+        }
+    }
+    let mut report = run_dir.to_value();
+    if let (Some(report), true) = (report.as_object_mut(), is_interrupted) {
+        report.insert("interrupted".into(), true.into());
+    }
+    Ok(report)
+}
+
+/// Starting over removes the folder: nothing that the recipe names may lie in it.
+pub(super) fn refuse_own_inputs(named_in: &Value, file: &Path, out: &Path) -> Result<()> {
+    fn words(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::String(word) => found.push(word.split('#').next().unwrap_or_default().to_owned()),
+            Value::Array(list) => list.iter().for_each(|value| words(value, found)),
+            Value::Object(object) => object.values().for_each(|value| words(value, found)),
+            _ => {}
+        }
+    }
+    let mut named = Vec::new();
+    words(named_in, &mut named);
+    let dir = parent(file);
+    // `NAME=FILE`, and the file of a plugin: `text:path=FILE`.
+    let task = |word: &String| word.rsplit_once('=').map(|(_, path)| dir.join(path));
+    let paths: Vec<PathBuf> = named.iter().flat_map(|word| [Some(dir.join(word)), task(word)]).flatten().collect();
+    let inputs = paths
+        .iter()
+        .filter(|path| path.is_file() || ["config.json", "cache.json"].iter().any(|name| path.join(name).is_file()));
+    OutputDir::refuse_inputs(out, inputs.map(PathBuf::as_path).chain([file]))
+}
+
+/// A stage without the options that change when its result is there, but not the result.
+fn what_decides(stage: &Stage) -> Value {
+    const CHANGE_NOTHING: [&str; 7] =
+        ["checkpoint_every", "checkpoint_minutes", "keep", "stop_after", "max_skipped", "stream_teacher", "any_model"];
+    let mut value = serde_json::to_value(stage).unwrap_or_default();
+    if let Some(options) = value.as_object_mut() {
+        options.retain(|key, _| !CHANGE_NOTHING.contains(&key.as_str()));
+        // Recipes without it came before it.
+        if options.get("size").and_then(Value::as_object).is_some_and(Map::is_empty) {
+            options.shift_remove("size");
+        }
+        if matches!(stage.options, StageOptions::Search(_)) {
+            // How many candidates learn side by side.
+            options.shift_remove("max_memory");
+        }
+        if let Some(cache) = options.get_mut("teacher_cache") {
+            *cache = Value::from(!cache.is_null());
+        }
+    }
+    value
+}
+
+/// Where a stage stands.
+pub(super) struct StagePlace<'a> {
+    /// Where paths begin.
+    pub dir: PathBuf,
+    /// Stages that may be named.
+    pub earlier: &'a [&'a str],
+}
+
+/// Runs a stage, or skips it where its result is there and its inputs are what they were; true where it stopped on the way
+/// and what follows has to wait. `known` holds digests of files.
+pub(super) fn run_stage(
+    context: &Context,
+    stage: &Stage,
+    place: &StagePlace,
+    known: &mut BTreeMap<PathBuf, String>,
+    run_dir: &mut RunDir,
+) -> Result<bool> {
+    let _span = info_span!("stage", name = %stage.name, job = stage.options.job()).entered();
+    let mut inputs =
+        Inputs { context, recipe_dir: place.dir.clone(), run_dir, earlier: place.earlier, known, read: Vec::new() };
+    let resolved = info_span!("inputs").in_scope(|| inputs.resolve(&stage.options))?;
+    let read = std::mem::take(&mut inputs.read);
+    let digests: Vec<&String> = read.iter().map(|(_, digest)| digest).collect();
+    let what = json!([
+        VERSION,
+        what_decides(stage),
+        digests,
+        context.seed,
+        format!("{:?}", context.kind),
+        context.registry.libraries()
+    ]);
+    let record = StageRecord {
+        name: stage.name.clone(),
+        job: stage.options.job().to_owned(),
+        inputs: digest::of_text(&what.to_string()),
+        result: None,
+        seconds: 0.0,
+        peak_bytes: None,
+        warnings: Vec::new(),
+        options: serde_json::to_value(&stage.options).unwrap_or_default(),
+        input_files: read
+            .into_iter()
+            .filter_map(|(path, digest)| Some((path?.display().to_string(), digest)))
+            .collect(),
+        artefacts: BTreeMap::new(),
+    };
+    run_resolved(context, &resolved, record, run_dir)
+}
+
+fn run_resolved(
+    context: &Context,
+    options: &StageOptions,
+    mut record: StageRecord,
+    run_dir: &mut RunDir,
+) -> Result<bool> {
+    let dir = run_dir.stage(&record.name);
+    let earlier = run_dir.find(&record.name).filter(|earlier| earlier.inputs == record.inputs);
+    let is_whole = |earlier: &StageRecord| {
+        earlier.result.is_some() && dir.join(artefact(options)).is_file() && is_intact(&dir, &earlier.artefacts)
+    };
+    if earlier.is_some_and(is_whole) {
+        context.progress.note(&format!("{}: unchanged, skipped", record.name));
+        return Ok(false);
+    }
+    // The state of a training that was interrupted with the very same inputs.
+    let is_same = earlier.is_some();
+    // Of a run that was interrupted.
+    let interrupted = earlier.filter(|earlier| earlier.result.is_none());
+    record.seconds = interrupted.map_or(0.0, |earlier| earlier.seconds);
+    record.warnings = interrupted.map(|earlier| earlier.warnings.clone()).unwrap_or_default();
+    let resume = is_same && has_state(&dir);
+    if !is_same {
+        // One of other inputs goes before these are on record, or it would be taken for theirs.
+        clear_state(&dir)?;
+    }
+    run_dir.put(record.clone())?;
+    forget_peak();
+    context.progress.note(&format!("{}: {}", record.name, record.job));
+    let begin = Instant::now();
+    let result = recorded(context, &mut record, run_dir, |context| match options {
+        StageOptions::Score(options) => score(context, options, &dir.join("scores.safetensors")),
+        StageOptions::Prune(options) => prune(context, options, &dir, false),
+        StageOptions::Train(options) => train(context, options, &dir, resume),
+        StageOptions::Distill(options) => distill(context, options, &dir, resume),
+        StageOptions::Eval(options) => eval(context, options).and_then(|result| save_result(&dir, result)),
+        StageOptions::Search(options) => search(context, options, &dir, is_same, false),
+        StageOptions::Generate(options) => generate(context, options).and_then(|result| save_result(&dir, result)),
+    })?;
+    record.seconds += begin.elapsed().as_secs_f64();
+    record.peak_bytes = Some(peak_bytes());
+    tracing::info!(peak_bytes = record.peak_bytes, "stage ended");
+    if result["complete"] == false {
+        run_dir.put(record)?;
+        // Interrupted, or stopped where it was asked to: the next run finds its state.
+        return Ok(true);
+    }
+    record.result = Some(result);
+    record.artefacts = artefacts(&dir)?;
+    run_dir.put(record)?;
+    Ok(false)
+}
+
+/// Runs a job whose warnings go into its record, and on disk at once: the system may end the process that was warned of.
+fn recorded(
+    context: &Context,
+    record: &mut StageRecord,
+    run_dir: &mut RunDir,
+    job: impl FnOnce(&Context) -> Result<Value>,
+) -> Result<Value> {
+    let earlier = record.warnings.clone();
+    let shared = Mutex::new((record, run_dir));
+    let listener = |warnings: &[String]| {
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let (record, run_dir) = &mut *shared;
+        record.warnings = warnings.to_vec();
+        // Where nothing can be written, the end of the stage says so.
+        let _ = run_dir.put(record.clone());
+    };
+    let recorder = Recorder::continued(context.progress, earlier, &listener);
+    job(&Context { progress: &recorder, ..*context })
+}
+
+/// The file that shows a stage is done.
+fn artefact(options: &StageOptions) -> &'static str {
+    match options {
+        StageOptions::Score(_) => "scores.safetensors",
+        StageOptions::Prune(_) | StageOptions::Train(_) | StageOptions::Distill(_) => "config.json",
+        StageOptions::Search(_) => "winner/config.json",
+        StageOptions::Eval(_) | StageOptions::Generate(_) => "result.json",
+    }
+}
+
+fn save_result(dir: &Path, result: Value) -> Result<Value> {
+    std::fs::create_dir_all(dir).at_path(dir)?;
+    let path = dir.join("result.json");
+    write_atomic(&path, format!("{result:#}\n"))?;
+    Ok(result)
+}
+
+pub(super) fn parent(path: &Path) -> PathBuf {
+    path.parent().map(Path::to_path_buf).unwrap_or_default()
+}

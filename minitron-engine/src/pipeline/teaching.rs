@@ -1,0 +1,212 @@
+//! Where a distillation's teacher is: in memory, on disk layer by layer, or remembered.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::card::Card;
+use super::compute_type::ComputeType;
+use super::context::Context;
+use super::identity::name_of;
+use super::start::digest_of;
+use super::student::StudentFolder;
+use crate::train::{
+    CacheHeader, CacheType, CachedTeacher, InMemoryTeacher, MasterWeights, Objective, StreamedTeacher, Teacher,
+    TeacherCache, Term,
+};
+use minitron_core::contract::TeacherNeed;
+use minitron_core::error::{Error, Result};
+use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::output::OutputDir;
+use minitron_core::plan::Plan;
+use minitron_core::prune::ModuleChanges;
+use minitron_core::spec::ModelFolder;
+
+/// How the teacher is asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TeacherOptions {
+    /// Whether its layers are read from its files for every batch instead of being held in memory.
+    pub stream_teacher: bool,
+    /// What it computes in where that is not what the student does.
+    pub teacher_dtype: Option<ComputeType>,
+    /// Folder that remembers its largest probabilities of every window, over epochs and runs.
+    pub teacher_cache: Option<PathBuf>,
+    /// Probabilities remembered per token.
+    pub cache_top_k: usize,
+    /// Their type.
+    pub cache_type: CacheType,
+    /// The teacher goes on learning on the same text, at this share of the student's learning rate.
+    pub correct_teacher: Option<f64>,
+    /// Whether a teacher with another tokenizer, or scores of another model, are taken, with a warning.
+    pub any_model: bool,
+}
+
+impl Default for TeacherOptions {
+    fn default() -> Self {
+        TeacherOptions {
+            stream_teacher: false,
+            teacher_dtype: None,
+            teacher_cache: None,
+            cache_top_k: 64,
+            cache_type: CacheType::F16,
+            correct_teacher: None,
+            any_model: false,
+        }
+    }
+}
+
+/// A distillation's teacher.
+#[derive(Debug)]
+pub(super) struct TeacherSource {
+    /// How others call it.
+    pub name: String,
+    pub folder: ModelFolder,
+    pub options: TeacherOptions,
+    /// Digest of its config and weights.
+    pub digest: String,
+    /// Token ids that its students are compared with it over: its own, or theirs where those are fewer.
+    pub vocab: usize,
+}
+
+impl TeacherSource {
+    /// A teacher for students of its own vocabulary, under the name that cards give it.
+    pub fn new(name: String, folder: ModelFolder, options: &TeacherOptions) -> Result<Self> {
+        let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
+        let vocab = folder.spec.options.vocab;
+        Ok(TeacherSource { name, folder, options: options.clone(), digest, vocab })
+    }
+
+    /// Refuses what the options cannot do, before any work.
+    ///
+    /// # Errors
+    /// `Recipe` naming the loss that a cache cannot serve, or options that do not go together.
+    fn check(&self, objective: &Objective) -> Result<()> {
+        if let Some(rate) = self.options.correct_teacher {
+            if !(rate.is_finite() && rate > 0.0) {
+                return Err(Error::Recipe(format!("correct_teacher: expected a positive share, got {rate}")));
+            }
+            if self.options.stream_teacher || self.options.teacher_cache.is_some() || !objective.needs_teacher() {
+                let message = "correct_teacher: a teacher that learns is held in memory and says something else every \
+                               time; leave out stream_teacher and teacher_cache, and take a loss that asks it";
+                return Err(Error::Recipe(message.into()));
+            }
+        }
+        if !objective.needs_teacher() && (self.options.stream_teacher || self.options.teacher_cache.is_some()) {
+            let message =
+                "stream_teacher, teacher_cache: no loss asks the teacher; leave them out, or take one that does";
+            return Err(Error::Recipe(message.into()));
+        }
+        let Some(dir) = &self.options.teacher_cache else { return Ok(()) };
+        if self.options.cache_top_k == 0 {
+            return Err(Error::Recipe("cache_top_k: expected at least 1".into()));
+        }
+        OutputDir::refuse_inputs(dir, [self.folder.checkpoint.dir.as_path()])?;
+        if let Some(term) = objective.states.first() {
+            return Err(Error::Recipe(format!(
+                "teacher_cache: `{}` compares states, the cache holds probabilities; leave one of the two out",
+                term.label
+            )));
+        }
+        objective.terms.iter().try_for_each(|term| self.check_served(term))
+    }
+
+    /// Refuses a loss that needs more than the cache holds.
+    fn check_served(&self, term: &Term) -> Result<()> {
+        let (held, vocab) = (self.options.cache_top_k, self.vocab);
+        let label = &term.label;
+        match term.loss.teacher() {
+            TeacherNeed::Logits => Err(Error::Recipe(format!(
+                "teacher_cache: `{label}` compares logits as they are, the cache holds probabilities; leave one of the two out"
+            ))),
+            TeacherNeed::Distribution { n_tokens } if n_tokens.min(vocab) > held => Err(Error::Recipe(format!(
+                "teacher_cache: `{label}` needs the teacher's {} likeliest tokens one by one, the cache holds {held}; raise cache_top_k",
+                n_tokens.min(vocab)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The teacher, loaded no earlier than it has to be.
+    pub fn teacher<'a>(
+        &'a self,
+        context: &'a Context,
+        objective: &Objective,
+        corrected: Option<&'a Transformer>,
+    ) -> Result<Option<Box<dyn Teacher + 'a>>> {
+        if let Some(model) = corrected {
+            return Ok(Some(Box::new(InMemoryTeacher(model))));
+        }
+        if !objective.needs_teacher() {
+            return Ok(None);
+        }
+        let Some(dir) = &self.options.teacher_cache else { return self.live(context).map(Some) };
+        let header = CacheHeader::new(
+            self.digest.clone(),
+            format!("{:?}", self.load_options(context).kind).to_lowercase(),
+            self.vocab,
+            self.options.cache_top_k,
+            self.options.cache_type,
+        )
+        .named(name_of(&self.folder.checkpoint.dir));
+        let cache = TeacherCache::open(dir, header)?;
+        let n_bytes = cache.header().bytes_per_token();
+        context.progress.note(&format!("teacher cache: {n_bytes} bytes per token, {} windows stored", cache.len()));
+        let loader = Box::new(move || self.live(context));
+        Ok(Some(Box::new(CachedTeacher::new(
+            &self.folder.spec,
+            self.load_options(context).kind,
+            cache,
+            loader,
+            context.progress,
+        ))))
+    }
+
+    /// The teacher as one that learns, where it is to be corrected.
+    ///
+    /// # Errors
+    /// As [`TeacherSource::check`].
+    pub fn corrected(&self, context: &Context, objective: &Objective) -> Result<Option<Transformer>> {
+        self.check(objective)?;
+        let ModelFolder { checkpoint, spec, .. } = &self.folder;
+        let options = LoadOptions { trainable: true, ..self.load_options(context) };
+        self.options.correct_teacher.map(|_| Transformer::load(&checkpoint.tensors, spec, options)).transpose()
+    }
+
+    /// A corrected teacher as a model folder.
+    pub fn write(&self, model: &Transformer, masters: &MasterWeights, card: &Card, target: &Path) -> Result<()> {
+        let ModelFolder { checkpoint, spec, .. } = &self.folder;
+        let card = card.of_another(&self.name, &checkpoint.dir);
+        let folder = StudentFolder {
+            modules: &ModuleChanges::new(&checkpoint.dir, spec, &Plan::default(), None)?,
+            card: &card,
+            config: &checkpoint.config,
+            dir: &checkpoint.dir,
+            tokenizer_dir: None,
+            is_trained: true,
+            student: model,
+        };
+        folder.write(masters, target, &[])
+    }
+
+    /// What of the cache decides the result, for telling runs apart.
+    pub fn cached_as(&self) -> Option<String> {
+        let TeacherOptions { cache_top_k, cache_type, .. } = self.options;
+        self.options.teacher_cache.as_ref().map(|_| format!("{cache_top_k} {cache_type:?}"))
+    }
+
+    fn load_options(&self, context: &Context) -> LoadOptions {
+        let kind = self.options.teacher_dtype.map_or(context.kind, ComputeType::kind);
+        LoadOptions { kind, ..context.load_options() }
+    }
+
+    fn live<'a>(&'a self, context: &Context) -> Result<Box<dyn Teacher + 'a>> {
+        let ModelFolder { checkpoint, spec, .. } = &self.folder;
+        let options = self.load_options(context);
+        Ok(match self.options.stream_teacher {
+            true => Box::new(StreamedTeacher::new(&checkpoint.tensors, spec, options)),
+            false => Box::new(InMemoryTeacher(Transformer::load(&checkpoint.tensors, spec, options)?)),
+        })
+    }
+}

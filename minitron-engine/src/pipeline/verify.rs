@@ -1,0 +1,220 @@
+//! What a run was made with and what it left, so that two runs, or a run and what lies on disk now, can be told apart.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::run_dir::{RunDir, RunRecord, StageRecord};
+use minitron_core::digest;
+use minitron_core::error::{Error, IoContext, Result};
+use minitron_core::registry::Handshake;
+
+/// Everything besides recipe, inputs and seed that numbers can depend on to the last bit.
+pub(super) fn versions() -> BTreeMap<String, String> {
+    let fields = Handshake::OURS.fields().into_iter().filter(|(name, _)| !["contract", "layout", "tch"].contains(name));
+    let here = [("threads", tch::get_num_threads().to_string()), ("processor", processor())];
+    fields.chain(here).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Kernels are chosen by it.
+fn processor() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split(':').nth(1));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |name| name.trim().to_owned())
+}
+
+/// Digests of what a stage left, by path within its folder: weights, scores, plans and configs as they are; records with what
+/// no run repeats (times, speeds, memory) left out. What is there to go on from, and events, are not among them.
+pub(super) fn artefacts(dir: &Path) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).at_path(&folder)? {
+            let path = entry.at_path(&folder)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with('.') || NOT_ARTEFACTS.contains(&name.as_str()) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let place = path.strip_prefix(dir).unwrap_or(&path).display().to_string();
+                found.insert(place, digest_of(&path)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Larger files are only asked whether they are there: `run --verify` reads them whole.
+const MOST_HASHED: u64 = 64 << 20;
+
+/// Whether what a stage left is still there, and its files as they were.
+pub(super) fn is_intact(dir: &Path, artefacts: &BTreeMap<String, String>) -> bool {
+    artefacts.iter().all(|(name, digest)| {
+        let path = dir.join(name);
+        let is_small = || fs::metadata(&path).is_ok_and(|about| about.len() <= MOST_HASHED);
+        path.is_file() && (!is_small() || digest_of(&path).is_ok_and(|found| found == *digest))
+    })
+}
+
+const NOT_ARTEFACTS: [&str; 3] = ["checkpoint", "logs", "candidates"];
+
+/// Records of a run; all else is compared byte for byte.
+const RECORDS: [&str; 3] = ["metrics.jsonl", "result.json", "search.json"];
+
+/// Keys of records, or ends of keys, whose values no run repeats.
+const NEVER_REPEATED: [&str; 6] =
+    ["seconds", "elapsed_s", "seconds_saved", "per_second", "peak_bytes", "predicted_bytes"];
+
+fn digest_of(path: &Path) -> Result<String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if !RECORDS.contains(&name.as_ref()) {
+        return digest::of_file(path);
+    }
+    let text = fs::read_to_string(path).at_path(path)?;
+    let values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    let what_repeats: Vec<Value> = values.map_while(Result::ok).map(without_times).collect();
+    Ok(digest::of_text(&json!(what_repeats).to_string()))
+}
+
+fn without_times(value: Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let repeats = |key: &String| !NEVER_REPEATED.iter().any(|end| key.ends_with(end));
+            let left = object.into_iter().filter(|(key, _)| repeats(key));
+            Value::Object(left.map(|(key, value)| (key, without_times(value))).collect())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(without_times).collect()),
+        other => other,
+    }
+}
+
+/// Compares a run's record with what lies on disk now, or, where `other` is given, with another run's record.
+///
+/// Differences come by kind: `artefact` (what the run left), `input` (what it read), `setting` (recipe, seed, versions,
+/// processor, threads). `verified` says that no artefact differs, is missing or was never made; the others say why one may.
+///
+/// # Errors
+/// `Recipe` where a folder holds no run, or one that recorded no digests.
+pub fn verify(dir: &Path, other: Option<&Path>) -> Result<Value> {
+    let recorded = record_of(dir)?;
+    let differences = match other {
+        Some(other) => between(&recorded, &record_of(other)?),
+        None => with_disk(dir, &recorded)?,
+    };
+    let n_artefacts: usize = recorded.stages.iter().map(|stage| stage.artefacts.len()).sum();
+    let is_verified = !differences.iter().any(|difference| difference["kind"] == "artefact");
+    Ok(json!({
+        "dir": dir,
+        "other": other,
+        "verified": is_verified,
+        "n_stages": recorded.stages.len(),
+        "n_artefacts": n_artefacts,
+        "differences": differences,
+    }))
+}
+
+fn record_of(dir: &Path) -> Result<RunRecord> {
+    let record = RunDir::read(dir)?;
+    let is_silent = |stage: &StageRecord| stage.result.is_some() && stage.artefacts.is_empty();
+    match record.stages.iter().find(|stage| is_silent(stage)) {
+        Some(stage) => Err(Error::Recipe(format!(
+            "{}: stage `{}` was run by a version that recorded no digests; run it again with --force",
+            dir.display(),
+            stage.name
+        ))),
+        None => Ok(record),
+    }
+}
+
+fn difference(kind: &str, stage: &str, what: &str, recorded: Option<&str>, found: Option<&str>) -> Value {
+    json!({ "kind": kind, "stage": stage, "what": what, "recorded": recorded, "found": found })
+}
+
+/// What two maps do not agree in.
+fn differing<'a>(
+    kind: &'a str,
+    stage: &'a str,
+    recorded: &'a BTreeMap<String, String>,
+    found: &'a BTreeMap<String, String>,
+) -> impl Iterator<Item = Value> + 'a {
+    let mut names: Vec<&String> = recorded.keys().chain(found.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let pairs = names.into_iter().map(|name| (name, recorded.get(name), found.get(name)));
+    pairs.filter(|(_, recorded, found)| recorded != found).map(move |(name, recorded, found)| {
+        difference(kind, stage, name, recorded.map(String::as_str), found.map(String::as_str))
+    })
+}
+
+fn settings(record: &RunRecord) -> BTreeMap<String, String> {
+    let own = [("seed", record.seed.to_string()), ("device", record.device.clone()), ("dtype", record.dtype.clone())];
+    own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(record.versions.clone()).collect()
+}
+
+fn with_disk(dir: &Path, recorded: &RunRecord) -> Result<Vec<Value>> {
+    let mut differences = Vec::new();
+    for stage in &recorded.stages {
+        if stage.result.is_none() {
+            differences.push(difference("artefact", &stage.name, "(the stage)", Some("unfinished"), None));
+            continue;
+        }
+        let folder = dir.join(&stage.name);
+        let found = if folder.is_dir() { artefacts(&folder)? } else { BTreeMap::new() };
+        differences.extend(differing("artefact", &stage.name, &stage.artefacts, &found));
+        for (path, recorded) in &stage.input_files {
+            let found = input_digest(Path::new(path), recorded);
+            if found.as_deref() != Some(recorded) {
+                differences.push(difference("input", &stage.name, path, Some(recorded), found.as_deref()));
+            }
+        }
+    }
+    let here = versions();
+    differences.extend(differing("setting", "", &recorded.versions, &here));
+    Ok(differences)
+}
+
+/// A large data file is remembered by samples of it.
+fn input_digest(path: &Path, recorded: &str) -> Option<String> {
+    let whole = digest::of_file(path).ok()?;
+    if whole == recorded { Some(whole) } else { digest::of_data_file(path).ok() }
+}
+
+fn between(recorded: &RunRecord, other: &RunRecord) -> Vec<Value> {
+    let mut differences = Vec::new();
+    let by_name = |record: &RunRecord, name: &str| record.stages.iter().find(|stage| stage.name == name).cloned();
+    let mut names: Vec<&str> = recorded.stages.iter().chain(&other.stages).map(|stage| stage.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let (Some(one), Some(two)) = (by_name(recorded, name), by_name(other, name)) else {
+            let is_here = by_name(recorded, name).is_some();
+            let (recorded, found) = (is_here.then_some("there"), (!is_here).then_some("there"));
+            differences.push(difference("artefact", name, "(the stage)", recorded, found));
+            continue;
+        };
+        differences.extend(differing("artefact", name, &one.artefacts, &two.artefacts));
+        differences.extend(differing("input", name, &by_file_name(&one), &by_file_name(&two)));
+        let options = |stage: &StageRecord| BTreeMap::from([("options".to_owned(), stage.options.to_string())]);
+        differences.extend(differing("setting", name, &options(&one), &options(&two)));
+    }
+    differences.extend(differing("setting", "", &settings(recorded), &settings(other)));
+    differences
+}
+
+/// Two runs may have read the same files from other places.
+fn by_file_name(stage: &StageRecord) -> BTreeMap<String, String> {
+    let name = |path: &String| PathBuf::from(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (path, digest) in &stage.input_files {
+        by_name.entry(name(path)).or_default().push(digest.clone());
+    }
+    let joined = |mut digests: Vec<String>| {
+        digests.sort_unstable();
+        digests.join(" ")
+    };
+    by_name.into_iter().map(|(name, digests)| (name, joined(digests))).collect()
+}

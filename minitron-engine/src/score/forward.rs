@@ -1,0 +1,303 @@
+//! The forward pass of a calibration, one layer of one batch at a time: with the whole model in memory batch after batch,
+//! streamed layer after layer. Both take the same steps, so both see the same numbers.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use tch::{Device, Tensor};
+use tracing::info_span;
+
+use super::scorers::ScorerSet;
+use super::streamed::{Reached, Streamed};
+use minitron_core::calibrate::{Ablated, Activations, Calibration};
+use minitron_core::error::{Error, Result};
+use minitron_core::model::Site;
+use minitron_core::model::{
+    BatchStore, Block, Context, Frame, InMemory, Input, LayerStore, NoTap, Tap, Transformer, Walk, row_chunks,
+    run_layers,
+};
+use minitron_core::windows::{Batch, Task, Windows};
+
+/// One way through the model: an encoder's predictions are of masked text, which its activations are not.
+#[derive(Debug)]
+pub(super) struct ForwardPlan {
+    /// Whether the metrics look at the sites.
+    looks: bool,
+    /// Lengths of runs of layers to leave out.
+    spans: BTreeSet<usize>,
+    /// Residual streams kept behind the current one.
+    reach: usize,
+    task: Option<Task>,
+    n_layers: usize,
+    vocab: usize,
+}
+
+/// One batch on its way.
+#[derive(Debug)]
+pub(super) struct BatchState {
+    /// The residual stream that enters the next layer, last, and those that entered the layers before it.
+    pub recent: Vec<Tensor>,
+    /// The residual streams that leave out a run of layers.
+    pub ablated: Vec<(Range<usize>, Tensor)>,
+}
+
+impl ForwardPlan {
+    /// The ways that a pass takes.
+    ///
+    /// # Errors
+    /// `Data` when predictions are needed of a model without a head.
+    pub fn all(
+        scorers: &ScorerSet,
+        model: &minitron_core::spec::ModelSpec,
+        task: Option<Task>,
+    ) -> Result<Vec<ForwardPlan>> {
+        let spans = scorers.ablation_spans();
+        if !spans.is_empty() && (task.is_none() || model.options.head.is_none()) {
+            let message = format!("this `{}` model has no language-model head", model.architecture);
+            return Err(Error::Data(format!(
+                "{message}; a loss without a layer cannot be taken, score by another metric"
+            )));
+        }
+        let (n_layers, vocab) = (model.n_layers(), model.options.vocab);
+        let forward = |looks: bool, spans: BTreeSet<usize>| {
+            let task = task.filter(|_| !spans.is_empty());
+            ForwardPlan { looks, spans, reach: scorers.longest_reach(), task, n_layers, vocab }
+        };
+        Ok(match (scorers.wants_sites(), spans.is_empty()) {
+            (false, true) => Vec::new(),
+            (looks, _) if model.options.causal || !looks => vec![forward(looks, spans)],
+            (_, true) => vec![forward(true, spans)],
+            (_, false) => vec![forward(true, BTreeSet::new()), forward(false, spans)],
+        })
+    }
+
+    /// Whether the head is needed.
+    pub fn predicts(&self) -> bool {
+        !self.spans.is_empty()
+    }
+
+    /// Tensors that a state holds before a layer.
+    pub fn n_streams(&self, layer_idx: usize) -> (usize, Vec<Range<usize>>) {
+        let begun = |span: usize| (0..layer_idx).map(move |first| first..first + span);
+        let ablated = self.spans.iter().flat_map(|&span| begun(span)).filter(|run| run.end <= self.n_layers);
+        let mut ablated: Vec<Range<usize>> = ablated.collect();
+        ablated.sort_by_key(|run| (run.start, run.end));
+        ((layer_idx + 1).min(self.reach), ablated)
+    }
+
+    pub fn ids(&self, windows: &Windows, batch: Range<usize>, device: Device) -> Result<Tensor> {
+        match self.task {
+            Some(task) => Ok(task.batch(windows, &batch.collect::<Vec<_>>(), device)?.ids_bt),
+            None => windows.batch(batch, device),
+        }
+    }
+
+    pub fn start(&self, frame: &Frame, ids_bt: &Tensor, positions_bt: Option<&Tensor>) -> Result<BatchState> {
+        let input = Input { ids_bt, attention_mask_bt: None, positions_bt };
+        Ok(BatchState { recent: vec![frame.embed(input, 0)?], ablated: Vec::new() })
+    }
+
+    /// One layer: everything that does not leave it out goes through it, and the metrics look at the whole model's way.
+    pub fn step(
+        &self,
+        state: &mut BatchState,
+        layer_idx: usize,
+        block: &Block,
+        context: &Context,
+        scorers: &mut ScorerSet,
+    ) -> Result<()> {
+        for (run, x_bte) in &mut state.ablated {
+            if layer_idx >= run.end {
+                *x_bte = block.forward(x_bte, context, &mut NoTap, None)?;
+            }
+        }
+        let Some(x_bte) = state.recent.last() else { return Err(Error::Internal("a batch without a stream".into())) };
+        for &span in self.spans.iter().filter(|&&span| layer_idx + span <= self.n_layers) {
+            state.ablated.push((layer_idx..layer_idx + span, x_bte.shallow_clone()));
+        }
+        let after_bte = match self.looks {
+            true => look(block, x_bte, context, scorers)?,
+            false => block.forward(x_bte, context, &mut NoTap, None)?,
+        };
+        for span in (1..=state.recent.len()).filter(|_| self.looks) {
+            let first = layer_idx + 1 - span;
+            if let Some(before_bte) = state.recent.get(state.recent.len() - span)
+                && scorers.wants(Site::LayerSpan { first, span })
+            {
+                scorers.show_activations(Activations::across(first, span, before_bte, &after_bte))?;
+            }
+        }
+        state.recent.push(after_bte);
+        if state.recent.len() > self.reach {
+            let _ = state.recent.remove(0);
+        }
+        Ok(())
+    }
+
+    /// After the last layer: the predictions without each run of layers.
+    pub fn finish(&self, state: BatchState, frame: &Frame, targets: &Batch, scorers: &mut ScorerSet) -> Result<()> {
+        for (layers, x_bte) in state.ablated {
+            let hidden_ne = targets.rows(&frame.finish(x_bte)?)?;
+            for (start, len) in row_chunks(targets.n_rows(), self.vocab) {
+                let logits_nv = frame.logits(&hidden_ne.f_narrow(0, start, len)?)?;
+                let labels_n = targets.labels_n.f_narrow(0, start, len)?;
+                let layers = layers.clone();
+                scorers.show_ablated(Ablated { layers, logits_nv: &logits_nv, labels_n: &labels_n })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn targets(&self, windows: &Windows, batch: Range<usize>, device: Device) -> Result<Option<Batch>> {
+        self.task.map(|task| task.batch(windows, &batch.collect::<Vec<_>>(), device)).transpose()
+    }
+}
+
+fn look(block: &Block, x_bte: &Tensor, context: &Context, scorers: &mut ScorerSet) -> Result<Tensor> {
+    block.shown(x_bte, context, scorers, None)
+}
+
+/// All batches on one way through the model.
+pub(super) struct Calibrating<'a> {
+    pub forward: &'a ForwardPlan,
+    pub frame: &'a Frame,
+    pub input: &'a Calibration<'a>,
+    pub device: Device,
+    pub batches: Vec<Range<usize>>,
+    pub scorers: &'a mut ScorerSet,
+    /// That of the batch under way.
+    context: Option<(usize, Context)>,
+}
+
+impl<'a> Calibrating<'a> {
+    fn windows(&self, batch: usize) -> Result<Range<usize>> {
+        let windows = self.batches.get(batch).cloned();
+        windows.ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))
+    }
+
+    /// Windows and their width, of a batch.
+    pub fn shape(&self, batch: usize) -> Result<(usize, usize)> {
+        let windows = self.windows(batch)?;
+        Ok((windows.len(), self.input.windows.window(windows.start)?.len()))
+    }
+}
+
+impl Walk for Calibrating<'_> {
+    type State = BatchState;
+
+    fn enter(&mut self, batch: usize) -> Result<BatchState> {
+        let windows = self.windows(batch)?;
+        let ids_bt = self.forward.ids(self.input.windows, windows.clone(), self.device)?;
+        let positions_bt = self.input.windows.positions(windows, self.device)?;
+        self.forward.start(self.frame, &ids_bt, positions_bt.as_ref())
+    }
+
+    fn layer(&mut self, batch: usize, layer_idx: usize, block: &Block, state: &mut BatchState) -> Result<()> {
+        let (n_windows, width) = self.shape(batch)?;
+        let windows = self.windows(batch)?;
+        self.scorers.first_window = windows.start;
+        let context = match self.context.take() {
+            Some((of, context)) if of == batch => context,
+            _ => {
+                let positions_bt = self.input.windows.positions(windows, self.device)?;
+                self.frame.context(0, width as i64, None, positions_bt.as_ref())?
+            }
+        };
+        self.forward.step(state, layer_idx, block, &context, self.scorers)?;
+        self.context = Some((batch, context));
+        self.input.progress.advance((n_windows * width) as u64, "");
+        Ok(())
+    }
+
+    fn leave(&mut self, batch: usize, state: BatchState) -> Result<()> {
+        if let Some(targets) = self.forward.targets(self.input.windows, self.windows(batch)?, self.device)? {
+            self.forward.finish(state, self.frame, &targets, self.scorers)?;
+        }
+        Ok(())
+    }
+}
+
+/// Batches that wait in a folder; each layer that all of them have passed is a place to go on from.
+struct Waiting<'a> {
+    model: &'a Streamed<'a>,
+    forward: &'a ForwardPlan,
+    done: Reached,
+    shapes: Vec<[i64; 3]>,
+}
+
+impl BatchStore<Calibrating<'_>> for Waiting<'_> {
+    fn begin(&self) -> Option<usize> {
+        self.done.layer
+    }
+
+    fn put(&mut self, layer_idx: usize, batch: usize, state: BatchState) -> Result<()> {
+        self.model.activations.put(&self.done, layer_idx, batch, &state)
+    }
+
+    fn take(&mut self, layer_idx: usize, batch: usize) -> Result<BatchState> {
+        let shape = self.shapes.get(batch).ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
+        self.model.activations.take(&self.done, layer_idx, batch, self.forward, shape, self.model.options)
+    }
+
+    fn reached(&mut self, layer_idx: usize, walk: &Calibrating) -> Result<()> {
+        self.model.activations.commit(Reached { layer: Some(layer_idx), ..self.done }, &walk.scorers.state())
+    }
+}
+
+impl ScorerSet {
+    /// Sites and ablations, with the whole model in memory. What comes before a removed run of layers is computed once, so
+    /// removing each of L layers in turn costs about L/2 passes.
+    pub fn run(&mut self, model: &Transformer, input: &Calibration) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens()).entered();
+        for forward in ForwardPlan::all(self, &model.spec, input.task)? {
+            self.take(&LayerStore::Loaded(model), &model.frame, (&forward, input), &mut InMemory::default())?;
+        }
+        Ok(())
+    }
+
+    /// The same with one layer's weights and one batch's activations in memory; the other activations wait on disk, and
+    /// an interrupted pass goes on at the layer it had reached.
+    pub fn stream(&mut self, model: &Streamed, input: &Calibration) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens(), streamed = true).entered();
+        let (done, state) = model.activations.resume()?;
+        self.merge(&state)?;
+        let store = LayerStore::Stored { source: model.source, spec: model.spec, options: model.options };
+        for (number, forward) in ForwardPlan::all(self, model.spec, input.task)?.iter().enumerate() {
+            if number < done.forward {
+                continue;
+            }
+            let done = Reached { forward: number, layer: if number == done.forward { done.layer } else { None } };
+            let shape = |batch: Range<usize>| {
+                let width = input.windows.window(batch.start)?.len() as i64;
+                Ok([batch.len() as i64, width, model.n_embed()])
+            };
+            let shapes = input.batches().into_iter().map(shape).collect::<Result<_>>()?;
+            let frame = model.frame(input, forward)?;
+            self.take(&store, &frame, (forward, input), &mut Waiting { model, forward, done, shapes })?;
+            model.activations.commit(Reached { forward: number + 1, layer: None }, &self.state())?;
+        }
+        model.activations.remove()
+    }
+
+    /// One way through the model.
+    fn take<'a>(
+        &'a mut self,
+        store: &LayerStore,
+        frame: &'a Frame,
+        (forward, input): (&'a ForwardPlan, &'a Calibration),
+        shelf: &mut impl BatchStore<Calibrating<'a>>,
+    ) -> Result<()> {
+        let batches = input.batches();
+        let n_batches = batches.len();
+        let n_tokens = input.windows.n_tokens();
+        input.progress.start("score, tokens x layers", (n_tokens * store.n_layers()) as u64);
+        input.progress.advance((n_tokens * BatchStore::begin(shelf).unwrap_or(0)) as u64, "");
+        let device = store.device();
+        let mut walk = Calibrating { forward, frame, input, device, batches, scorers: self, context: None };
+        run_layers(store, n_batches, &mut walk, shelf)?;
+        input.progress.finish();
+        Ok(())
+    }
+}

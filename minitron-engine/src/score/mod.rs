@@ -1,0 +1,14 @@
+//! Scoring: what metrics ask for is shown to their scorers. Activations and predictions without some layers come from one
+//! forward pass, in memory or streamed layer after layer; weights come from the file a piece at a time.
+
+mod forward;
+mod gradient;
+mod scorers;
+mod scoring;
+mod streamed;
+mod weights;
+
+pub use gradient::mean_gradient;
+pub use scorers::{Metric, ScorerSet};
+pub use scoring::{ScoreInputs, score};
+pub use streamed::{ActivationStore, Streamed};

@@ -1,0 +1,188 @@
+//! What the student makes of text that it is not trained on.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Reduction, Tensor};
+
+use super::counts::{Counts, mean};
+use super::objective::{Objective, teacher_output};
+use super::states::StateTerm;
+use super::teacher::{Kept, Teacher, TeacherOutput, losses};
+use minitron_core::error::{Error, Present, Result};
+use minitron_core::model::{Site, Transformer, row_chunks};
+use minitron_core::windows::{Batch, Task, Windows};
+
+/// Text for evaluations between steps.
+#[derive(Debug, Clone, Copy)]
+pub struct HeldOut<'a> {
+    /// The same windows every time.
+    pub windows: &'a Windows,
+    /// Windows per forward pass.
+    pub batch_size: usize,
+    /// Steps between evaluations; a tenth of the run where not given. The last step is evaluated anyhow.
+    pub every: Option<u64>,
+}
+
+/// The best evaluation of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// After which step.
+    pub step: u64,
+    /// Its [`HeldOutLoss::value`].
+    pub loss: f64,
+}
+
+/// Means over all predictions on held-out windows, of losses on states over all tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldOutLoss {
+    /// Negative log-likelihood of the right tokens in nats; none where there is no head.
+    pub nll: Option<f64>,
+    /// Each term of the objective, in its order.
+    pub terms: Vec<f64>,
+    /// `sum of weight · term`.
+    pub objective: f64,
+}
+
+impl HeldOutLoss {
+    /// What evaluations are compared by: the likelihood, or the objective where there is none.
+    pub fn value(&self) -> f64 {
+        self.nll.unwrap_or(self.objective)
+    }
+}
+
+/// Sums of one model's losses over held-out windows.
+pub(super) struct Evaluation<'a> {
+    student: &'a Transformer,
+    objective: &'a Objective,
+    sites: BTreeSet<Site>,
+    nll: f64,
+    counts: Counts,
+    /// By term.
+    sums: Vec<f64>,
+}
+
+impl Objective {
+    /// The means of every term and of the likelihood over held-out windows: no gradient, nothing drawn, row-chunked as in
+    /// training.
+    ///
+    /// # Errors
+    /// As [`Objective::backward`].
+    pub fn evaluate(
+        &self,
+        student: &Transformer,
+        teacher: Option<&mut (dyn Teacher + '_)>,
+        task: Task,
+        held_out: &HeldOut,
+    ) -> Result<HeldOutLoss> {
+        let found = Evaluation::of(vec![(student, self)], teacher, task, held_out)?;
+        found.into_iter().next().ok_or_else(|| Error::Internal("an evaluation of nothing".into()))
+    }
+}
+
+/// The same of several models under one teacher, which is asked once for each batch.
+///
+/// # Errors
+/// As [`Objective::backward`].
+pub fn evaluate_all(
+    subjects: Vec<(&Transformer, &Objective)>,
+    teacher: Option<&mut (dyn Teacher + '_)>,
+    task: Task,
+    held_out: &HeldOut,
+) -> Result<Vec<HeldOutLoss>> {
+    Evaluation::of(subjects, teacher, task, held_out)
+}
+
+impl<'a> Evaluation<'a> {
+    /// Of several models, batch after batch: what the teacher says to one is worked out once.
+    pub fn of(
+        subjects: Vec<(&'a Transformer, &'a Objective)>,
+        mut teacher: Option<&mut (dyn Teacher + '_)>,
+        task: Task,
+        held_out: &HeldOut,
+    ) -> Result<Vec<HeldOutLoss>> {
+        let _no_grad = tch::no_grad_guard();
+        let _span = tracing::info_span!("evaluate", n_models = subjects.len()).entered();
+        let Some(device) = subjects.first().map(|(student, _)| student.device) else { return Ok(Vec::new()) };
+        let mut evaluations: Vec<Evaluation> = subjects.into_iter().map(Evaluation::start).collect();
+        for range in held_out.windows.batches(held_out.batch_size) {
+            let batch = task.batch(held_out.windows, &range.collect::<Vec<_>>(), device)?;
+            let objectives = evaluations.iter().map(|evaluation| evaluation.objective);
+            let output = teacher_output(objectives, teacher.as_deref_mut(), &batch)?;
+            evaluations.iter_mut().try_for_each(|evaluation| evaluation.add(output.as_deref(), &batch))?;
+        }
+        evaluations.into_iter().map(Evaluation::finish).collect()
+    }
+
+    /// Before the first batch.
+    pub fn start((student, objective): (&'a Transformer, &'a Objective)) -> Self {
+        let sites = objective.states.iter().flat_map(StateTerm::student_sites).collect();
+        let sums = vec![0.0; objective.labels().count()];
+        Evaluation { student, objective, sites, nll: 0.0, counts: Counts::default(), sums }
+    }
+
+    /// Adds a batch.
+    pub fn add(&mut self, output: Option<&(dyn TeacherOutput + '_)>, batch: &Batch) -> Result<()> {
+        let mut kept = Kept::at(&self.sites);
+        let hidden_bte = self.student.hidden(batch.input(), &mut kept, None)?;
+        let counts = Counts::of(batch)?;
+        if let Some(output) = output {
+            let on_states = self.sums.get_mut(self.objective.terms.len()..).present("sums of losses on states")?;
+            for (term, sum) in self.objective.states.iter().zip(on_states) {
+                let value = term.value(&kept.states, |site| output.states(site), batch.compared_bt())?;
+                *sum += value.f_double_value(&[])? * counts.tokens as f64;
+            }
+        }
+        self.counts = self.counts.plus(counts);
+        if self.student.has_head() { self.add_rows(output, batch, &hidden_bte) } else { Ok(()) }
+    }
+
+    /// What the rows of a batch lose by every term on logits, and by the likelihood.
+    fn add_rows(
+        &mut self,
+        output: Option<&(dyn TeacherOutput + '_)>,
+        batch: &Batch,
+        hidden_bte: &Tensor,
+    ) -> Result<()> {
+        let hidden_ne = batch.rows(hidden_bte)?;
+        for (start, len) in row_chunks(batch.n_rows(), self.student.spec.options.vocab) {
+            let labels_n = batch.labels_n.f_narrow(0, start, len)?;
+            let student_nv = self.student.logits(&hidden_ne.f_narrow(0, start, len)?)?;
+            let teacher_nv = self.objective.teacher_rows(output, start, len, &student_nv)?;
+            for (term, sum) in self.objective.terms.iter().zip(&mut self.sums) {
+                let loss_n = losses(term, &student_nv, teacher_nv.as_ref(), &labels_n)?;
+                *sum += loss_n.f_sum(Kind::Double)?.f_double_value(&[])?;
+            }
+            let logits_nv = student_nv.f_to_kind(Kind::Float)?;
+            let nll_n = logits_nv.f_cross_entropy_loss(&labels_n, None::<Tensor>, Reduction::None, -100, 0.0)?;
+            self.nll += nll_n.f_sum(Kind::Double)?.f_double_value(&[])?;
+        }
+        Ok(())
+    }
+
+    /// Means of all terms over what was seen.
+    fn means(&self) -> Vec<f64> {
+        let Counts { predictions, tokens } = self.counts;
+        let n_logit_terms = self.objective.terms.len();
+        let n = |term: usize| if term < n_logit_terms { predictions } else { tokens };
+        self.sums.iter().enumerate().map(|(term, sum)| mean(*sum, n(term))).collect()
+    }
+
+    /// What losses on states are multiplied by, from what was seen.
+    pub fn factors(&self) -> Vec<f64> {
+        self.objective.factors(&self.means())
+    }
+
+    fn finish(self) -> Result<HeldOutLoss> {
+        let Objective { terms, .. } = self.objective;
+        if self.counts.predictions == 0 && !terms.is_empty() {
+            return Err(Error::Data("the held-out text has nothing to predict".into()));
+        }
+        let means = self.means();
+        let weights = terms.iter().map(|term| term.weight).chain(self.factors());
+        let objective = weights.zip(&means).map(|(weight, mean)| weight * mean).sum();
+        let has_nll = self.student.has_head() && self.counts.predictions > 0;
+        let nll = has_nll.then(|| mean(self.nll, self.counts.predictions));
+        Ok(HeldOutLoss { nll, terms: means, objective })
+    }
+}

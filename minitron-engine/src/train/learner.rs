@@ -1,0 +1,280 @@
+//! One model that learns, and how far it is.
+
+use std::fmt::{Debug, Formatter};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::correction::Correction;
+use super::counts::Counts;
+use super::held_out::{Best, HeldOutLoss};
+use super::metrics::{Clock, Metrics};
+use super::objective::Objective;
+use super::optimizer::{AdamW, MasterWeights};
+use super::resume::{self, State};
+use super::run::Trained;
+use super::settings::TrainSettings;
+use super::step::{Step, Weighed, recent_loss};
+use super::teacher::TeacherOutput;
+use minitron_core::error::{Error, Result};
+use minitron_core::model::Transformer;
+use minitron_core::progress::Progress;
+use minitron_core::windows::Batch;
+
+/// Writes a student, whose masters these are.
+pub type WriteStudent<'a> = &'a dyn Fn(&MasterWeights) -> Result<()>;
+
+/// One model that learns.
+pub struct Learner<'a> {
+    /// Loaded trainable; changed in place.
+    pub student: &'a Transformer,
+    /// What to minimise.
+    pub objective: &'a Objective,
+    /// Facts beyond the settings that a resumed run must share: data, models, losses.
+    pub identity: Value,
+    /// Folder for metrics.jsonl, logs/ and checkpoint/.
+    pub out_dir: &'a Path,
+    /// What becomes of the best student by held-out text.
+    pub write_best: Option<WriteStudent<'a>>,
+}
+
+impl Debug for Learner<'_> {
+    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
+        f.debug_struct("Learner").field("out_dir", &self.out_dir).finish_non_exhaustive()
+    }
+}
+
+/// How a run went.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// Steps done, earlier runs included.
+    pub n_steps: u64,
+    /// Steps planned.
+    pub n_planned: u64,
+    /// Tokens seen, earlier runs included.
+    pub n_tokens: u64,
+    /// Steps among them that changed nothing.
+    pub n_skipped: u64,
+    /// Mean loss over the predictions of the last tenth of all steps, skipped ones left out.
+    pub loss: Option<f64>,
+    /// The best evaluation, earlier runs included.
+    pub best: Option<Best>,
+    /// Whether the run was asked to end before the last of the steps it was to do.
+    pub is_interrupted: bool,
+    /// Rate of this run, the first step left out.
+    pub tokens_per_second: f64,
+    /// What a step was expected to take at its peak.
+    pub memory_bytes: u64,
+}
+
+impl Outcome {
+    /// Whether nothing is left to do.
+    pub fn is_complete(&self) -> bool {
+        self.n_steps >= self.n_planned
+    }
+}
+
+/// A learner on its way.
+pub(super) struct TrainState<'a> {
+    pub learner: &'a Learner<'a>,
+    pub saved: State,
+    /// Why it goes no further.
+    pub failure: Option<Error>,
+    optimizer: AdamW,
+    metrics: Metrics,
+    clock: Clock,
+    recent: Vec<Weighed>,
+    step: Step,
+}
+
+impl<'a> TrainState<'a> {
+    /// At an earlier state, restored, or at the beginning, and then nothing of another run stays. `start` is what a run from
+    /// the beginning starts with.
+    pub fn open(
+        learner: &'a Learner<'a>,
+        settings: &TrainSettings,
+        correction: Option<&Correction>,
+        (resume, start): (bool, impl FnOnce(Value) -> State),
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let learned = learner.student.parameters().iter().chain(learner.objective.projects());
+        let mut optimizer = AdamW::new(learned, settings.adamw)?;
+        if let Some(correction) = correction {
+            correction.join(&mut optimizer)?;
+        }
+        let identity = json!({ "settings": settings, "inputs": learner.identity });
+        let resumed = if resume { resume::load(learner.out_dir, &identity, &mut optimizer, progress)? } else { None };
+        if resumed.is_none() {
+            resume::clear(learner.out_dir)?;
+        }
+        let state = resumed.unwrap_or_else(|| start(identity));
+        let metrics = Metrics::open(learner.out_dir, &state)?;
+        let clock = Clock::after(state.elapsed_s);
+        let (recent, step) = (metrics.losses()?, Step::default());
+        Ok(TrainState { learner, saved: state, failure: None, optimizer, metrics, clock, recent, step })
+    }
+
+    /// Begins a step of all these predictions and tokens.
+    pub fn begin(&mut self, counts: Counts) {
+        self.step = Step::begin(self.learner.objective, counts);
+    }
+
+    /// Says what the losses on states of the step are multiplied by.
+    pub fn set_factors(&mut self, factors: Vec<f64>) {
+        self.step.factors = Some(factors);
+    }
+
+    /// Adds the gradient of one of the step's batches.
+    pub fn learn(
+        &mut self,
+        batch: &Batch,
+        output: Option<&(dyn TeacherOutput + '_)>,
+        correction: Option<&Correction>,
+    ) -> Result<()> {
+        let Learner { student, objective, .. } = self.learner;
+        let _span = tracing::debug_span!("student").entered();
+        let (whole, factors) = (self.step.counts, self.step.factors.as_deref());
+        let means = objective.learn(student, output, batch, whole, factors)?;
+        if let Some(correction) = correction.filter(|_| whole.predictions > 0) {
+            let (loss, _) = self.step.teacher.unwrap_or_default();
+            self.step.teacher = Some((loss + correction.backward(batch, whole)?, 0.0));
+        }
+        self.step.add(&means);
+        Ok(())
+    }
+
+    /// Ends the step that the batches since the last one make, and counts it.
+    pub fn apply(
+        &mut self,
+        (step, n_tokens): (u64, u64),
+        lr: f64,
+        clip: f64,
+        correction: Option<&Correction>,
+    ) -> Result<Step> {
+        let _span = tracing::debug_span!("optimise").entered();
+        let mut done = std::mem::take(&mut self.step);
+        done.norm = self.optimizer.gradient_norm(0)?;
+        if let (Some(correction), Some((_, norm))) = (correction, &mut done.teacher) {
+            *norm = correction.gradient_norm(&self.optimizer)?;
+        }
+        if done.is_applied() {
+            let clipped = |norm: f64| if norm > clip { clip / norm } else { 1.0 };
+            let of_teacher = clipped(done.teacher.map_or(0.0, |(_, norm)| norm));
+            self.optimizer.step(lr, &[clipped(done.norm), of_teacher])?;
+            self.recent.push((done.loss, Some(done.weight(self.learner.objective))));
+        } else {
+            self.optimizer.skip()?;
+        }
+        self.saved.count(step, n_tokens, (done.is_applied(), done.is_empty));
+        Ok(done)
+    }
+
+    /// Takes in an evaluation; true where it is the best so far and somebody keeps that. The student is written before the state says so, so that a
+    /// run that ends in between comes here again.
+    pub fn judge(&mut self, found: &HeldOutLoss) -> Result<bool> {
+        let loss = found.value();
+        if !loss.is_finite() || self.saved.best.is_some_and(|best| loss >= best.loss) {
+            return Ok(false);
+        }
+        if let Some(write) = self.learner.write_best {
+            write(&self.optimizer.masters(""))?;
+        }
+        self.saved.best = Some(Best { step: self.saved.step, loss });
+        Ok(self.learner.write_best.is_some())
+    }
+
+    /// Writes a step's line.
+    pub fn note(&mut self, lr: f64, done: &Step, evaluated: Option<&HeldOutLoss>) -> Result<()> {
+        let record = self.record(lr, done, evaluated);
+        self.metrics.write(self.saved.step, &record)
+    }
+
+    fn record(&self, lr: f64, done: &Step, evaluated: Option<&HeldOutLoss>) -> Value {
+        let objective = self.learner.objective;
+        let mut record = Map::from_iter([
+            ("step".to_owned(), json!(self.saved.step)),
+            ("n_tokens".to_owned(), json!(self.saved.n_tokens)),
+            ("loss".to_owned(), json!(done.loss)),
+            ("lr".to_owned(), json!(lr)),
+            ("grad_norm".to_owned(), json!(done.norm)),
+            ("n_skipped".to_owned(), json!(self.saved.n_skipped)),
+            ("elapsed_s".to_owned(), json!(self.clock.elapsed())),
+            ("tokens_per_second".to_owned(), json!(self.clock.rate())),
+        ]);
+        done.record(objective, &mut record);
+        if let Some(evaluated) = evaluated {
+            record.insert("eval/loss".into(), json!(evaluated.value()));
+            let terms = objective.labels().zip(&evaluated.terms);
+            record.extend(terms.map(|(label, mean)| (format!("eval/{label}"), json!(mean))));
+        }
+        Value::Object(record)
+    }
+
+    /// The learner's share of the time that a step took.
+    pub fn tick(&mut self, n_tokens: u64, took: Duration) {
+        self.clock.tick(n_tokens, took);
+    }
+
+    /// Keeps a state to go on from; `cursor` is the place in the data.
+    ///
+    /// # Errors
+    /// `Data` where an update has left what no later one mends: the states before stay.
+    pub fn save(&mut self, cursor: crate::data::Cursor, keep: usize) -> Result<()> {
+        if let Some(name) = self.optimizer.not_finite()? {
+            let what = format!("`{name}` or its moments are not finite after step {}", self.saved.step);
+            return Err(self.diverged(&what));
+        }
+        self.saved.metrics_len = self.metrics.sync()?;
+        (self.saved.data, self.saved.elapsed_s) = (cursor, self.clock.elapsed());
+        resume::save(self.learner.out_dir, &self.saved, &self.optimizer, keep)
+    }
+
+    /// Ends a run whose last steps all changed nothing.
+    pub fn refuse_divergence(&self, done: &Step, max_skipped: u64) -> Result<()> {
+        if self.saved.n_skipped_in_row < max_skipped.max(1) {
+            return Ok(());
+        }
+        let Step { loss, norm, .. } = done;
+        let (step, in_row) = (self.saved.step, self.saved.n_skipped_in_row);
+        let what = format!("loss {loss}, gradient norm {norm} at step {step}, {in_row} skipped in a row");
+        Err(self.diverged(&what))
+    }
+
+    fn diverged(&self, what: &str) -> Error {
+        let out_dir = self.learner.out_dir;
+        let good = match resume::newest(out_dir) {
+            Some(step) => format!("the last good checkpoint is {}", resume::step_dir(out_dir, step).display()),
+            None => "no checkpoint was written yet".to_owned(),
+        };
+        Error::Data(format!("training diverged: {what}; {good}; try a lower lr or a longer warm-up"))
+    }
+
+    /// How it went.
+    pub fn end(
+        self,
+        n_planned: u64,
+        is_interrupted: bool,
+        correction: Option<&Correction>,
+    ) -> Result<(Outcome, Trained)> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        let outcome = Outcome {
+            n_steps: self.saved.step,
+            n_planned,
+            n_tokens: self.saved.n_tokens,
+            n_skipped: self.saved.n_skipped,
+            loss: recent_loss(&self.recent),
+            best: self.saved.best,
+            is_interrupted,
+            tokens_per_second: self.clock.rate(),
+            memory_bytes: 0,
+        };
+        let masters = Trained {
+            student: self.optimizer.masters(""),
+            teacher: correction.map(|correction| correction.masters(&self.optimizer)),
+        };
+        Ok((outcome, masters))
+    }
+}

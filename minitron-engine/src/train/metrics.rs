@@ -1,0 +1,95 @@
+//! What a run tells step by step: metrics.jsonl, event files, and its speed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::events::Events;
+use super::resume::State;
+use super::step::Weighed;
+use minitron_core::error::{IoContext, Result};
+
+const METRICS: &str = "metrics.jsonl";
+
+/// metrics.jsonl, one line per step, and the same numbers as events.
+pub(super) struct Metrics {
+    path: PathBuf,
+    file: File,
+    events: Events,
+}
+
+impl Metrics {
+    /// Opens the file and cuts off what follows the resumed step.
+    pub fn open(out_dir: &Path, resumed: &State) -> Result<Self> {
+        fs::create_dir_all(out_dir).at_path(out_dir)?;
+        let path = out_dir.join(METRICS);
+        let file = OpenOptions::new().create(true).append(true).open(&path).at_path(&path)?;
+        let found = file.metadata().at_path(&path)?.len();
+        file.set_len(resumed.metrics_len.min(found)).at_path(&path)?;
+        Ok(Metrics { path, file, events: Events::start(out_dir, resumed.step + 1)? })
+    }
+
+    /// Losses of the steps that are on record, with what each weighs; those left out that changed nothing.
+    pub fn losses(&self) -> Result<Vec<Weighed>> {
+        let text = fs::read_to_string(&self.path).at_path(&self.path)?;
+        let mut n_skipped = 0;
+        let loss = |line: &str| {
+            let record: Value = serde_json::from_str(line).ok()?;
+            let before = std::mem::replace(&mut n_skipped, record["n_skipped"].as_u64()?);
+            let weight = record["n_predictions"].as_f64().or_else(|| record["n_states"].as_f64());
+            record["loss"].as_f64().filter(|_| n_skipped == before).map(|loss| (loss, weight))
+        };
+        Ok(text.lines().filter_map(loss).collect())
+    }
+
+    /// Adds a step's record.
+    pub fn write(&mut self, step: u64, record: &Value) -> Result<()> {
+        writeln!(self.file, "{record}").at_path(&self.path)?;
+        self.events.scalars(step, record)
+    }
+
+    /// Makes all lines durable and gives their bytes.
+    pub fn sync(&mut self) -> Result<u64> {
+        self.file.sync_all().at_path(&self.path)?;
+        Ok(self.file.metadata().at_path(&self.path)?.len())
+    }
+}
+
+/// Counts tokens over the time of steps alone; the first step, which warms caches up, is left out of the rate.
+pub(super) struct Clock {
+    begin: Instant,
+    /// Of earlier processes.
+    before: f64,
+    n_steps: u64,
+    n_tokens: u64,
+    busy: Duration,
+}
+
+impl Clock {
+    /// Goes on after so many seconds.
+    pub fn after(before: f64) -> Self {
+        Clock { begin: Instant::now(), before, n_steps: 0, n_tokens: 0, busy: Duration::ZERO }
+    }
+
+    /// A step of `n_tokens` is done.
+    pub fn tick(&mut self, n_tokens: u64, took: Duration) {
+        if self.n_steps > 0 {
+            self.n_tokens += n_tokens;
+            self.busy += took;
+        }
+        self.n_steps += 1;
+    }
+
+    /// Seconds since the run began, interruptions left out.
+    pub fn elapsed(&self) -> f64 {
+        self.before + self.begin.elapsed().as_secs_f64()
+    }
+
+    /// Tokens per second.
+    pub fn rate(&self) -> f64 {
+        if self.n_tokens == 0 { 0.0 } else { self.n_tokens as f64 / self.busy.as_secs_f64().max(1e-9) }
+    }
+}

@@ -1,0 +1,252 @@
+//! AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101): weight decay apart from the adaptive step.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use minitron_core::checkpoint::{MemorySource, TensorSource};
+use minitron_core::error::{Error, Result};
+use minitron_core::model::Parameter;
+
+/// Elements handled at a time: in-place operations over such a block stay in the cache.
+const BLOCK: i64 = 1 << 18;
+
+/// Constants of the update.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamWSettings {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decay of matrices and tables towards zero; gains and biases are left alone.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWSettings {
+    fn default() -> Self {
+        AdamWSettings { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }
+    }
+}
+
+/// Weights in f32 by name, where the model computes in less.
+pub type MasterWeights = BTreeMap<String, Tensor>;
+
+/// Moments and masters, f32 whatever the model computes in.
+///
+/// ```text
+/// m ← β1·m + (1 − β1)·g        v ← β2·v + (1 − β2)·g²
+/// w ← w·(1 − lr·λ) − lr · (m / (1 − β1ᵗ)) / (sqrt(v / (1 − β2ᵗ)) + ε)
+/// ```
+#[derive(Debug)]
+pub struct AdamW {
+    settings: AdamWSettings,
+    n_steps: u64,
+    states: Vec<State>,
+    /// Each group's learning rate as a share of the one that a step is told.
+    rates: Vec<f64>,
+}
+
+#[derive(Debug)]
+struct State {
+    name: String,
+    /// The model's own tensor.
+    weight: Tensor,
+    /// The same in f32, where the model computes in less.
+    master: Option<Tensor>,
+    m: Tensor,
+    v: Tensor,
+    decays: bool,
+    group: usize,
+}
+
+impl AdamW {
+    /// Moments at zero for every parameter that takes gradients.
+    pub fn new<'p>(parameters: impl IntoIterator<Item = &'p Parameter>, settings: AdamWSettings) -> Result<Self> {
+        let mut optimizer = AdamW { settings, n_steps: 0, states: Vec::new(), rates: Vec::new() };
+        optimizer.add_group("", parameters, 1.0)?;
+        Ok(optimizer)
+    }
+
+    /// Parameters of another model, whose gradients are measured and scaled apart and whose names begin with `prefix`.
+    pub fn add_group<'p>(
+        &mut self,
+        prefix: &str,
+        parameters: impl IntoIterator<Item = &'p Parameter>,
+        rate: f64,
+    ) -> Result<()> {
+        let group = self.rates.len();
+        self.rates.push(rate);
+        for parameter in parameters {
+            let weight = parameter.tensor.shallow_clone();
+            let options = (Kind::Float, weight.device());
+            let master = match weight.f_kind()? {
+                Kind::Float => None,
+                _ => Some(weight.f_detach()?.f_to_kind(Kind::Float)?),
+            };
+            let zeros = || Tensor::f_zeros(weight.size(), options);
+            let (m, v) = (zeros()?, zeros()?);
+            let name = format!("{prefix}{}", parameter.name);
+            self.states.push(State { name, weight, master, m, v, decays: parameter.decays, group });
+        }
+        Ok(())
+    }
+
+    /// L2 norm of all gradients of a group.
+    pub fn gradient_norm(&self, group: usize) -> Result<f64> {
+        let mut sum = 0.0;
+        for state in self.states.iter().filter(|state| state.group == group) {
+            let gradient = state.weight.f_grad()?;
+            if gradient.defined() {
+                let norm = gradient.f_detach()?.f_to_kind(Kind::Float)?.f_norm()?.f_double_value(&[])?;
+                sum += norm * norm;
+            }
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// One update from gradients times their group's scale; the gradients are cleared.
+    pub fn step(&mut self, lr: f64, gradient_scales: &[f64]) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        self.n_steps += 1;
+        for state in &mut self.states {
+            let gradient = state.weight.f_grad()?;
+            if !gradient.defined() {
+                continue;
+            }
+            let gradient = gradient.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1i64])?;
+            let scale = gradient_scales.get(state.group).copied().unwrap_or(1.0);
+            let lr = lr * self.rates.get(state.group).copied().unwrap_or(1.0);
+            update(state, &gradient, self.settings, self.n_steps, lr, scale)?;
+            if let Some(master) = &state.master {
+                state.weight.f_detach()?.f_copy_(master)?;
+            }
+            let _ = state.weight.f_grad()?.f_zero_()?;
+        }
+        Ok(())
+    }
+
+    /// Leaves weights and moments as they are, and takes the gradients away.
+    pub fn skip(&mut self) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        for state in &self.states {
+            let mut gradient = state.weight.f_grad()?;
+            if gradient.defined() {
+                let _ = gradient.f_zero_()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a trained model is written from, where it computes in less than f32: those whose names begin with `prefix`,
+    /// without it.
+    pub fn masters(&self, prefix: &str) -> MasterWeights {
+        let master =
+            |state: &State| Some((state.name.strip_prefix(prefix)?.to_owned(), state.master.as_ref()?.shallow_clone()));
+        self.states.iter().filter_map(master).collect()
+    }
+
+    /// The first weight or moment that is NaN or infinite.
+    pub fn not_finite(&self) -> Result<Option<&str>> {
+        for state in &self.states {
+            let weight = state.master.as_ref().unwrap_or(&state.weight);
+            for tensor in [weight, &state.m, &state.v] {
+                // NaN is both; a copy of a large table, as a sum in f64 makes, would be the peak of the run.
+                let (least, most) = tensor.f_detach()?.f_aminmax(None::<i64>, false)?;
+                if ![least.f_double_value(&[])?, most.f_double_value(&[])?].into_iter().all(f64::is_finite) {
+                    return Ok(Some(&state.name));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Moments, and masters where there are any.
+    pub fn to_source(&self) -> Result<MemorySource> {
+        let mut source = MemorySource::default();
+        for state in &self.states {
+            source.insert(format!("m/{}", state.name), &state.m)?;
+            source.insert(format!("v/{}", state.name), &state.v)?;
+            let weight = state.master.as_ref().unwrap_or(&state.weight);
+            source.insert(format!("w/{}", state.name), weight)?;
+        }
+        Ok(source)
+    }
+
+    /// Takes moments, masters and weights back, as after `n_steps` updates.
+    ///
+    /// # Errors
+    /// `Recipe` when they belong to a model of other shapes.
+    pub fn restore(&mut self, source: &dyn TensorSource, n_steps: u64) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        self.n_steps = n_steps;
+        for state in &mut self.states {
+            let read = |part: &str, like: &Tensor| -> Result<Tensor> {
+                let name = format!("{part}/{}", state.name);
+                let shape: Vec<usize> = like.size().iter().map(|&side| side as usize).collect();
+                match source.info(&name) {
+                    Some(info) if info.shape == shape => Ok(source.read(&name)?.f_to_device(like.device())?),
+                    _ => Err(Error::Recipe(format!(
+                        "resume: the saved state has no `{name}` of shape {shape:?}; it belongs to another student"
+                    ))),
+                }
+            };
+            let (m, v, w) = (read("m", &state.m)?, read("v", &state.v)?, read("w", &state.weight)?);
+            state.m.f_copy_(&m)?;
+            state.v.f_copy_(&v)?;
+            state.weight.f_detach()?.f_copy_(&w)?;
+            if let Some(master) = &mut state.master {
+                master.f_copy_(&w)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn update(state: &mut State, g: &Tensor, s: AdamWSettings, n_steps: u64, lr: f64, gradient_scale: f64) -> Result<()> {
+    let correction1 = 1.0 - s.beta1.powf(n_steps as f64);
+    let correction2 = 1.0 - s.beta2.powf(n_steps as f64);
+    let weight = state.master.as_ref().unwrap_or(&state.weight).f_detach()?.f_view([-1i64])?;
+    let (m, v) = (state.m.f_view([-1i64])?, state.v.f_view([-1i64])?);
+    let n = g.numel() as i64;
+    for start in (0..n).step_by(BLOCK as usize) {
+        let len = BLOCK.min(n - start);
+        let block = |t: &Tensor| t.f_narrow(0, start, len);
+        let g = block(g)?.f_mul_scalar(gradient_scale)?;
+        let (mut w, mut m, mut v) = (block(&weight)?, block(&m)?, block(&v)?);
+        let _ = m.f_lerp_(&g, 1.0 - s.beta1)?;
+        let _ = v.f_lerp_(&g.f_square()?, 1.0 - s.beta2)?;
+        let denominator = v.f_div_scalar(correction2)?.f_sqrt_()?.f_add_scalar_(s.eps)?;
+        if state.decays {
+            let _ = w.f_mul_scalar_(1.0 - lr * s.weight_decay)?;
+        }
+        let step = m.f_div(&denominator)?.f_mul_scalar_(lr / correction1)?;
+        let _ = w.f_sub_(&step)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use minitron_core::model::Parameter;
+
+    #[test]
+    fn a_weight_or_moment_that_is_not_finite_is_found() {
+        let like = Tensor::ones([4, 3], (Kind::Float, tch::Device::Cpu));
+        let parameter = Parameter::learned("w".into(), &like, tch::Device::Cpu, Kind::Float).unwrap();
+        for x in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let optimizer = AdamW::new([&parameter], AdamWSettings::default()).unwrap();
+            assert_eq!(optimizer.not_finite().unwrap(), None);
+            for tensor in [&optimizer.states[0].v, &optimizer.states[0].weight.detach()] {
+                let _ = tensor.get(1).get(2).fill_(x);
+                assert_eq!(optimizer.not_finite().unwrap(), Some("w"));
+                let _ = tensor.get(1).get(2).fill_(3e38);
+                assert_eq!(optimizer.not_finite().unwrap(), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! States that a run continues from: weights, moments, counts. Each is written whole or not at all, and older ones go only
+//! when a newer one is durable: `checkpoint/step-00000100/{state.json,state.safetensors}`.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::held_out::Best;
+use super::optimizer::AdamW;
+use crate::data::Cursor;
+use minitron_core::checkpoint::{Reader, write_tensors};
+use minitron_core::error::{Error, IoContext, Result};
+use minitron_core::files::read_text;
+use minitron_core::output::{OutputDir, remove_atomic, sync_dir, write_atomic};
+use minitron_core::progress::Progress;
+
+const DIR: &str = "checkpoint";
+const STEP: &str = "step-";
+const STATE: &str = "state.json";
+const TENSORS: &str = "state.safetensors";
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// Steps done.
+    pub step: u64,
+    /// Tokens seen.
+    pub n_tokens: u64,
+    /// Steps among them that changed nothing: loss or gradient was not finite, or nothing was predicted.
+    pub n_skipped: u64,
+    /// Those of them since the last update whose loss or gradient was not finite.
+    pub n_skipped_in_row: u64,
+    /// Seconds that the run has taken, interruptions left out.
+    pub elapsed_s: f64,
+    /// The best evaluation so far.
+    pub best: Option<Best>,
+    /// Digest of all that decides the result: settings, losses, data, models.
+    pub identity: serde_json::Value,
+    /// Bytes of metrics.jsonl at this step; later ones are cut off on resume.
+    pub metrics_len: u64,
+    /// Place in the data.
+    pub data: Cursor,
+}
+
+impl State {
+    /// Before the first step.
+    pub fn start(identity: serde_json::Value, data: Cursor) -> Self {
+        State {
+            step: 0,
+            n_tokens: 0,
+            n_skipped: 0,
+            n_skipped_in_row: 0,
+            elapsed_s: 0.0,
+            best: None,
+            identity,
+            metrics_len: 0,
+            data,
+        }
+    }
+
+    /// One more step is done. One without anything to learn from is no sign of divergence.
+    pub fn count(&mut self, step: u64, n_tokens: u64, (is_applied, is_empty): (bool, bool)) {
+        (self.step, self.n_tokens) = (step, n_tokens);
+        self.n_skipped += u64::from(!is_applied);
+        self.n_skipped_in_row = match (is_applied, is_empty) {
+            (true, _) => 0,
+            (false, true) => self.n_skipped_in_row,
+            (false, false) => self.n_skipped_in_row + 1,
+        };
+    }
+}
+
+fn dir(out_dir: &Path) -> PathBuf {
+    out_dir.join(DIR)
+}
+
+/// The folder of the state after a step.
+pub(super) fn step_dir(out_dir: &Path, step: u64) -> PathBuf {
+    dir(out_dir).join(format!("{STEP}{step:08}"))
+}
+
+/// Steps that states lie of, whole or not, newest first.
+fn steps(out_dir: &Path) -> Result<Vec<u64>> {
+    let dir = dir(out_dir);
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let names = names_in(&dir)?;
+    let mut steps: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix(STEP)?.parse().ok()).collect();
+    steps.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(steps)
+}
+
+fn names_in(dir: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(dir).at_path(dir)?;
+    Ok(entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect())
+}
+
+/// The newest step that a state lies of.
+pub(super) fn newest(out_dir: &Path) -> Option<u64> {
+    steps(out_dir).ok()?.first().copied()
+}
+
+/// Whether an earlier run left a state in `out_dir`.
+pub fn has_state(out_dir: &Path) -> bool {
+    newest(out_dir).is_some()
+}
+
+/// Writes a state, then removes all but the newest `keep` and the best one's.
+pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Result<()> {
+    let _span = tracing::info_span!("save state", path = %out_dir.display(), step = state.step).entered();
+    let parent = dir(out_dir);
+    if !parent.is_dir() {
+        fs::create_dir_all(&parent).at_path(&parent)?;
+        sync_dir(out_dir)?;
+    }
+    let target = step_dir(out_dir, state.step);
+    // One of this step that could not be read: the run would not have come here otherwise.
+    remove_atomic(&target)?;
+    let output = OutputDir::create(&target, true)?;
+    write_tensors(&output.path().join(TENSORS), &optimizer.to_source()?)?;
+    let text = serde_json::to_string_pretty(state).map_err(|e| Error::Internal(format!("state: {e}")))?;
+    let path = output.path().join(STATE);
+    write_atomic(&path, text)?;
+    output.commit()?;
+    let best = state.best.map(|best| best.step);
+    // Those of later steps could not be read either.
+    let (older, unreadable): (Vec<u64>, Vec<u64>) = steps(out_dir)?.into_iter().partition(|&step| step <= state.step);
+    let outdated = older.into_iter().skip(keep).filter(|&step| Some(step) != best);
+    outdated.chain(unreadable).try_for_each(|step| remove_atomic(&step_dir(out_dir, step)))
+}
+
+/// The place in the data that an interrupted run reached, so that they can be opened there at once; whether the run may go
+/// on is another question.
+pub fn saved_cursor(out_dir: &Path) -> Option<Cursor> {
+    let text = read_text(&step_dir(out_dir, newest(out_dir)?).join(STATE)).ok()?;
+    serde_json::from_str(&text).ok().map(|state: State| state.data)
+}
+
+/// Restores the newest state that is whole; `None` where there is nothing to resume. What an interrupted write left goes.
+///
+/// # Errors
+/// `Recipe` naming what differs from the interrupted run; `Checkpoint` where states lie there and none can be read.
+pub(super) fn load(
+    out_dir: &Path,
+    identity: &serde_json::Value,
+    optimizer: &mut AdamW,
+    progress: &dyn Progress,
+) -> Result<Option<State>> {
+    let steps = steps(out_dir)?;
+    let mut damage = None;
+    for &step in &steps {
+        match read(&step_dir(out_dir, step), step, identity, optimizer) {
+            Ok(state) => {
+                sweep(out_dir)?;
+                return Ok(Some(state));
+            }
+            Err(error) if is_damage(&error) => {
+                progress.warn(&format!("resume: this checkpoint is damaged and left out, {error}"));
+                damage = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match damage {
+        None => Ok(None),
+        Some(error) => {
+            let message = format!("none of {} checkpoints can be read ({error}); remove it to start over", steps.len());
+            Err(Error::checkpoint(dir(out_dir), message))
+        }
+    }
+}
+
+/// Beginnings and remains of states, whose names begin with a dot.
+fn sweep(out_dir: &Path) -> Result<()> {
+    let dir = dir(out_dir);
+    let is_rest = |name: &String| name.starts_with(&format!(".{STEP}"));
+    for path in names_in(&dir)?.into_iter().filter(is_rest).map(|name| dir.join(name)) {
+        fs::remove_dir_all(&path).at_path(&path)?;
+    }
+    Ok(())
+}
+
+/// Takes all states of another run away.
+pub fn clear(out_dir: &Path) -> Result<()> {
+    remove_atomic(&dir(out_dir))
+}
+
+fn read(dir: &Path, step: u64, identity: &serde_json::Value, optimizer: &mut AdamW) -> Result<State> {
+    let path = dir.join(STATE);
+    let text = read_text(&path).at_path(&path)?;
+    let state: State = serde_json::from_str(&text).map_err(|e| Error::checkpoint(&path, format!("unreadable: {e}")))?;
+    if state.step != step || state.n_skipped > step {
+        return Err(Error::checkpoint(&path, format!("expected step {step}, got {}", state.step)));
+    }
+    let (then, now) = (without_names(&state.identity), without_names(identity));
+    if then != now {
+        let differing = named(differing_keys(&then, &now), &state.identity, identity).join(", ");
+        let message = format!(
+            "resume: {} was written with other settings ({differing}); use the same, or start over with --force and without --resume",
+            path.display()
+        );
+        return Err(Error::Recipe(message));
+    }
+    optimizer.restore(&Reader::open_file(&dir.join(TENSORS))?, step - state.n_skipped)?;
+    Ok(state)
+}
+
+/// Whether a state is not whole, rather than out of reach or another run's.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Checkpoint { .. } => true,
+        Error::Io { source, .. } => matches!(
+            source.kind(),
+            ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::FileTooLarge
+        ),
+        _ => false,
+    }
+}
+
+/// Where an identity names the models behind its digests, for messages alone.
+const NAMES: &str = "names";
+
+fn without_names(identity: &serde_json::Value) -> serde_json::Value {
+    let mut identity = identity.clone();
+    if let Some(inputs) = identity.get_mut("inputs").and_then(serde_json::Value::as_object_mut) {
+        inputs.shift_remove(NAMES);
+    }
+    identity
+}
+
+/// `inputs.teacher` becomes "inputs.teacher: `base` then, `chat` now" where names are known.
+fn named(keys: Vec<String>, old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
+    let name = |identity: &serde_json::Value, key: &str| {
+        let of = key.strip_prefix("inputs.")?;
+        Some(identity["inputs"][NAMES][of].as_str()?.to_owned())
+    };
+    let with_names = |key: String| match (name(old, &key), name(new, &key)) {
+        (Some(then), Some(now)) => format!("{key}: `{then}` then, `{now}` now"),
+        _ => key,
+    };
+    keys.into_iter().map(with_names).collect()
+}
+
+/// Paths of the values that differ: `settings.lr`.
+fn differing_keys(old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return Vec::new() };
+    let mut keys = Vec::new();
+    for (key, value) in new.iter().filter(|(key, value)| old.get(*key) != Some(value)) {
+        let inner = old.get(key).map_or_else(Vec::new, |old| differing_keys(old, value));
+        if inner.is_empty() {
+            keys.push(key.clone());
+        }
+        keys.extend(inner.into_iter().map(|inner| format!("{key}.{inner}")));
+    }
+    keys
+}

@@ -1,0 +1,105 @@
+//! What a training run is told.
+
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::AdamWSettings;
+use super::schedule::{Schedule, Shape};
+use minitron_core::error::{Error, Result};
+
+const MAX_WINDOWS_PER_STEP: usize = 1 << 20;
+
+/// Everything that decides the result besides models, data and losses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainSettings {
+    /// Tokens to train on; rounded up to whole steps.
+    pub n_tokens: u64,
+    /// Windows per forward pass.
+    pub batch_size: usize,
+    /// Forward passes per step.
+    pub accumulate: usize,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// How the learning rate goes on after warm-up.
+    pub schedule: Shape,
+    /// Share of all steps that a `wsd` schedule decays over, at the end.
+    pub decay_share: f64,
+    /// Last learning rate; a tenth of the highest where not given.
+    pub min_lr: Option<f64>,
+    /// Warm-up steps; a twentieth of all where not given.
+    pub warmup: Option<u64>,
+    /// Largest norm of the gradient; larger ones are scaled down.
+    pub clip: f64,
+    /// Constants of the optimiser.
+    pub adamw: AdamWSettings,
+    /// Seed of the order of windows.
+    pub seed: u64,
+}
+
+impl Default for TrainSettings {
+    fn default() -> Self {
+        TrainSettings {
+            n_tokens: 1_000_000,
+            batch_size: 8,
+            accumulate: 1,
+            lr: 1e-3,
+            schedule: Shape::default(),
+            decay_share: 0.1,
+            min_lr: None,
+            warmup: None,
+            clip: 1.0,
+            adamw: AdamWSettings::default(),
+            seed: 0,
+        }
+    }
+}
+
+impl TrainSettings {
+    /// Refuses what cannot be meant.
+    ///
+    /// # Errors
+    /// `Recipe` naming the setting.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: &str| Err(Error::Recipe(what.to_owned()));
+        let in_unit = |beta: f64| (0.0..1.0).contains(&beta);
+        match self {
+            s if s.n_tokens == 0 => wrong("tokens: expected at least 1"),
+            s if s.batch_size == 0 || s.accumulate == 0 => wrong("batch_size and accumulate: expected at least 1"),
+            s if s.batch_size.saturating_mul(s.accumulate) > MAX_WINDOWS_PER_STEP => {
+                wrong("batch_size times accumulate: expected at most 1048576 windows per step")
+            }
+            s if !(s.lr.is_finite() && s.lr > 0.0) => wrong("lr: expected a positive number"),
+            s if s.clip.is_nan() || s.clip <= 0.0 => wrong("clip: expected a positive number"),
+            s if s.min_lr.is_some_and(|lr| !(0.0..=s.lr).contains(&lr)) => wrong("min_lr: expected 0 to lr"),
+            s if s.min_lr.is_some() && s.schedule == Shape::Constant => {
+                wrong("min_lr: a constant schedule stays at lr; leave one of them out")
+            }
+            s if !(s.decay_share > 0.0 && s.decay_share <= 1.0) => {
+                wrong("decay_share: expected more than 0 and at most 1")
+            }
+            s if !(in_unit(s.adamw.beta1) && in_unit(s.adamw.beta2)) => wrong("beta1, beta2: expected 0 to 1"),
+            s if s.adamw.eps.is_nan()
+                || s.adamw.eps <= 0.0
+                || !s.adamw.weight_decay.is_finite()
+                || s.adamw.weight_decay < 0.0 =>
+            {
+                wrong("eps: expected a positive number; weight_decay: expected at least 0")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tokens of one step for windows of this width.
+    pub fn tokens_per_step(&self, width: usize) -> u64 {
+        (self.batch_size as u64).saturating_mul(self.accumulate as u64).saturating_mul(width as u64).max(1)
+    }
+
+    /// The learning rates for windows of this width.
+    pub fn schedule(&self, width: usize) -> Schedule {
+        let n_steps = self.n_tokens.div_ceil(self.tokens_per_step(width));
+        let n_warmup = self.warmup.unwrap_or(n_steps / 20).min(n_steps);
+        // Rounded up: a decay has at least one step.
+        let n_decay = (self.decay_share * n_steps as f64).ceil() as u64;
+        let minimum = self.min_lr.unwrap_or(self.lr / 10.0);
+        Schedule { shape: self.schedule, peak: self.lr, minimum, n_warmup, n_decay, n_steps }
+    }
+}
