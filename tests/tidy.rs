@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use minitron::root;
 
-const CRATES: [&str; 3] = ["minitron-core", "minitron-plugins", "minitron-cli"];
+const CRATES: [&str; 4] = ["minitron-core", "minitron-engine", "minitron-plugins", "minitron-cli"];
 
 /// One source file: its path from the repository, its lines, and the same without tests, comments' texts left empty.
 struct Source {
@@ -134,26 +134,37 @@ fn core_names_no_concrete_plugin() {
         .filter(|(_, contract, ..)| contract != "Axis")
         .map(|(.., tag)| tag)
         .collect();
-    let core = sources("minitron-core/src");
+    let core = ["minitron-core/src", "minitron-engine/src"].map(sources).into_iter().flatten().collect::<Vec<_>>();
     // Before a colon it is a key of some JSON.
     let is_named = |line: &str, tag: &str| line.replace(&format!("\"{tag}\":"), "").contains(&format!("\"{tag}\""));
     let names_tag = |line: &str| tags.iter().any(|tag| is_named(line, tag));
     // Messages of a chat have parts of type `text`, whatever a corpus is called.
-    let core = core.iter().filter(|source| !source.is_in("minitron-core/src/chat/"));
+    let is_chat = |source: &Source| {
+        ["minitron-core/src/conversation/", "minitron-engine/src/chat/"].iter().any(|r| source.is_in(r))
+    };
+    let core = core.iter().filter(|source| !is_chat(source));
     assert_none(core.flat_map(|source| source.objections(names_tag)), "core names a plugin's tag");
-    let manifest = fs::read_to_string(root().join("minitron-core/Cargo.toml")).unwrap();
-    for name in ["minitron-plugins", "minitron-cli", "clap", "anyhow", "libloading"] {
-        let depends = manifest.lines().any(|line| line.starts_with(name));
-        assert!(!depends, "minitron-core depends on {name}");
-    }
 }
 
+/// Core, engine, plugins, command line: each depends on those before it alone, and the core on nothing heavy, since every
+/// crate of plugins builds it.
 #[test]
-fn dependencies_point_from_cli_to_plugins_to_core() {
-    let manifest = fs::read_to_string(root().join("minitron-plugins/Cargo.toml")).unwrap();
-    for name in ["minitron-cli", "clap", "anyhow"] {
-        assert!(!manifest.lines().any(|line| line.starts_with(name)), "minitron-plugins depends on {name}");
+fn dependencies_point_from_the_command_line_to_the_core() {
+    let heavy = ["tokenizers", "minijinja", "toml", "parquet", "exmex", "chrono"];
+    let outside = ["clap", "anyhow"];
+    for (idx, name) in CRATES.iter().enumerate() {
+        let manifest = fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
+        let depends = |on: &str| manifest.lines().any(|line| line.split(['.', ' ', '=']).next() == Some(on));
+        let later = CRATES[idx + 1..].iter().filter(|later| depends(later));
+        let (is_core, is_library) = (idx == 0, idx < CRATES.len() - 1);
+        let heavy =
+            heavy.iter().filter(|on| is_core && depends(on) || is_library && outside.iter().any(|on| depends(on)));
+        assert_eq!(later.chain(heavy).collect::<Vec<_>>(), Vec::<&&str>::new(), "{name} depends on these");
     }
+    // What is built in is written as a plugin of anybody's: with the core alone.
+    let strategies = plugins().into_iter().map(|(source, ..)| source).collect::<Vec<_>>();
+    let names_engine = |line: &str| has_word(line, "minitron_engine");
+    assert_none(strategies.iter().flat_map(|source| source.objections(names_engine)), "a plugin that needs the engine");
 }
 
 #[test]
@@ -205,7 +216,7 @@ fn one_function_slices_weights() {
     // token files or looks for those that are not finite, and what tries units in another order.
     const ALLOWED: [&str; 12] = [
         "minitron-core/src/prune/view.rs",
-        "minitron-core/src/data/batch.rs",
+        "minitron-core/src/windows/batch.rs",
         "minitron-core/src/contract/state_loss.rs",
         "minitron-plugins/src/losses/top_k_kl.rs",
         "minitron-plugins/src/evaluators/hidden_cosine.rs",
@@ -213,7 +224,7 @@ fn one_function_slices_weights() {
         "minitron-plugins/src/corpora/tokens/evidence.rs",
         "minitron-core/src/reconstruct/streams.rs",
         "minitron-core/src/evaluate/likelihood.rs",
-        "minitron-core/src/model/cache.rs",
+        "minitron-core/src/nn/state.rs",
         "minitron-plugins/src/laws/units.rs",
         "minitron-core/src/checkpoint/finite.rs",
     ];
@@ -230,6 +241,7 @@ fn one_function_slices_weights() {
         source.is_in("minitron-core/src/checkpoint/") && source.stem() != "source"
             || source.is_in("minitron-core/src/prune/")
             || source.is_in("minitron-core/src/spec/")
+            || source.is_in("minitron-core/src/parts/")
     });
     assert_none(readers.flat_map(|source| source.objections(narrows)), "weights are sliced elsewhere");
 }
@@ -415,85 +427,111 @@ fn the_output_room_alone_prints() {
     assert_none(elsewhere.flat_map(|source| source.objections(prints)), "printing outside output/");
 }
 
+/// The rooms of a crate, in the order of the table in its lib.rs.
+fn rooms(name: &str) -> Vec<String> {
+    let map = fs::read_to_string(root().join(name).join("src/lib.rs")).unwrap();
+    let rows = map.lines().filter_map(|line| line.strip_prefix("//! | [`"));
+    rows.filter_map(|row| row.split('`').next()).map(str::to_owned).collect()
+}
+
 #[test]
 fn rooms_look_left() {
-    // The order of lib.rs, small shared things first.
-    const ROOMS: [&str; 23] = [
-        "error",
-        "progress",
-        "random",
-        "files",
-        "digest",
-        "memory",
-        "output",
-        "checkpoint",
-        "spec",
-        "model",
-        "mixers",
-        "architectures",
-        "chat",
-        "data",
-        "calibrate",
-        "plan",
-        "prune",
-        "reconstruct",
-        "train",
-        "evaluate",
-        "search",
-        "pipeline",
-        "report",
-    ];
-    // Contracts speak of what plugins are given, and rooms ask plugins through contracts found in the registry.
-    const ACROSS: [&str; 2] = ["contract", "registry"];
     // All others are given what they work with.
-    const FIND_PLUGINS: [&str; 3] = ["data", "pipeline", "registry"];
-    let place = |room: &str| ROOMS.iter().position(|other| *other == room);
+    const FIND_PLUGINS: [&str; 2] = ["data", "pipeline"];
     let mut objections = Vec::new();
-    for source in sources("minitron-core/src") {
-        let room =
-            source.path.trim_start_matches("minitron-core/src/").trim_end_matches(".rs").split('/').next().unwrap();
-        if room == "lib" {
-            continue;
-        }
-        let is_across = ACROSS.contains(&room);
-        assert!(is_across || place(room).is_some(), "{room} has no place in the order of rooms");
-        for (idx, line) in source.code.iter().enumerate() {
-            let looks_up = after(line, "crate::").any(|seen| seen == "registry") && !line.contains("$crate");
-            if looks_up && !FIND_PLUGINS.contains(&room) {
-                objections.push(format!("{}:{}: {room} looks at registry", source.path, idx + 1));
+    for name in ["minitron-core", "minitron-engine"] {
+        let rooms = rooms(name);
+        let place = |room: &str| rooms.iter().position(|other| other == room);
+        let folder = format!("{name}/src/");
+        for source in sources(&folder) {
+            let room = source.path.trim_start_matches(&folder).trim_end_matches(".rs").split('/').next().unwrap();
+            if room == "lib" {
+                continue;
             }
-            for seen in after(line, "crate::").filter(|seen| !ACROSS.contains(seen) && !line.contains("$crate")) {
-                // What all rooms share, the contracts share too; nothing below the jobs sees a job.
-                let limit = if is_across { place("pipeline") } else { place(room).map(|own| own + 1) };
-                if seen != "plugin" && place(seen) >= limit {
-                    objections.push(format!("{}:{}: {room} looks at {seen}", source.path, idx + 1));
+            let own = place(room).unwrap_or_else(|| panic!("{room} has no place in the table of {name}/src/lib.rs"));
+            for (idx, line) in source.code.iter().enumerate().filter(|(_, line)| !line.contains("$crate")) {
+                let right = after(line, "crate::").filter(|seen| place(seen).is_some_and(|seen| seen > own));
+                objections.extend(right.map(|seen| format!("{}:{}: {room} looks at {seen}", source.path, idx + 1)));
+                let looks_up =
+                    after(line, "minitron_core::").any(|seen| seen == "registry") && !line.contains("PluginSpec");
+                if name == "minitron-engine" && looks_up && !FIND_PLUGINS.contains(&room) {
+                    objections.push(format!("{}:{}: {room} looks at registry", source.path, idx + 1));
                 }
             }
         }
     }
     assert_none(objections, "a room looks right");
-    let map = fs::read_to_string(root().join("minitron-core/src/lib.rs")).unwrap();
-    let documented: Vec<&str> = map.lines().filter_map(|line| line.strip_prefix("//! | [`")).collect();
-    let documented: Vec<&str> = documented.iter().filter_map(|line| line.split('`').next()).collect();
-    let rooms: Vec<&str> = documented.iter().copied().filter(|room| !ACROSS.contains(room)).collect();
-    let in_order: Vec<&str> = ROOMS.iter().copied().filter(|room| documented.contains(room)).collect();
-    assert_eq!(rooms, in_order, "the map of lib.rs has another order");
+}
+
+/// Files that look at their siblings (`super::name::`, `super::name`) never come back to where they began.
+#[test]
+fn no_files_of_a_room_look_at_each_other() {
+    let mut n_seen = 0;
+    for name in CRATES {
+        let all = sources(&format!("{name}/src"));
+        let seen: Vec<Vec<usize>> = all.iter().map(|source| siblings(source, &all)).collect();
+        for begin in 0..all.len() {
+            let (mut reached, mut open) = (vec![false; all.len()], seen[begin].clone());
+            while let Some(idx) = open.pop() {
+                assert_ne!(idx, begin, "{} looks at a file that leads back to it", all[begin].path);
+                if !reached[idx] {
+                    reached[idx] = true;
+                    open.extend(&seen[idx]);
+                }
+            }
+        }
+        assert!(
+            seen.iter().map(Vec::len).sum::<usize>() > 20,
+            "the pattern that finds siblings misses those of {name}"
+        );
+    }
+}
+
+/// The files that a file names by `super::`; what `mod.rs` hands on is no file.
+fn siblings(source: &Source, all: &[Source]) -> Vec<usize> {
+    let folder = match source.stem() {
+        "mod" | "lib" | "main" => return Vec::new(),
+        _ => source.path.rsplit_once('/').unwrap().0,
+    };
+    let mut found = Vec::new();
+    for line in &source.code {
+        let ups = line.match_indices("super::").filter(|(at, _)| !line[..*at].ends_with("super::"));
+        for (at, _) in ups {
+            let names = line[at..].trim_start_matches("super::");
+            let n_up = (line[at..].len() - names.len()) / "super::".len();
+            let parts: Vec<&str> = folder.split('/').collect();
+            let Some(above) = parts.get(..(parts.len() + 1).saturating_sub(n_up)).map(|parts| parts.join("/")) else {
+                continue;
+            };
+            let words = names.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty());
+            // In braces each word may be a file, otherwise the first one alone.
+            let n_words = if names.starts_with('{') { usize::MAX } else { 1 };
+            for word in words.take(n_words) {
+                let paths = [format!("{above}/{word}.rs"), format!("{above}/{word}/mod.rs")];
+                found.extend(all.iter().position(|other| paths.contains(&other.path) && other.path != source.path));
+            }
+        }
+    }
+    found
 }
 
 /// Where numbers are made, what an index misses is a mistake (`present(..)?`), or a comment above says when it may be absent.
 #[test]
 fn an_index_that_cannot_fail_has_no_other_value() {
-    const ROOMS: [&str; 15] = [
+    const ROOMS: [&str; 18] = [
+        "minitron-core/src/nn/",
         "minitron-core/src/model/",
         "minitron-core/src/mixers/",
-        "minitron-core/src/data/",
+        "minitron-core/src/windows/",
         "minitron-core/src/calibrate/",
         "minitron-core/src/plan/",
         "minitron-core/src/prune/",
         "minitron-core/src/reconstruct/",
-        "minitron-core/src/train/",
         "minitron-core/src/evaluate/",
-        "minitron-core/src/search/",
+        "minitron-engine/src/data/",
+        "minitron-engine/src/score/",
+        "minitron-engine/src/train/",
+        "minitron-engine/src/search/",
         "minitron-plugins/src/allocators/",
         "minitron-plugins/src/evaluators/",
         "minitron-plugins/src/reconstructions/",
@@ -528,7 +566,7 @@ fn an_index_that_cannot_fail_has_no_other_value() {
 
 #[test]
 fn files_fit_on_a_few_screens() {
-    for source in sources("minitron-core/src") {
+    for source in ["minitron-core/src", "minitron-engine/src"].map(sources).iter().flatten() {
         assert!(source.code.len() <= 400, "{}: {} lines, at most 400", source.path, source.code.len());
     }
     for (source, ..) in plugins() {
@@ -585,8 +623,12 @@ fn no_file_names_a_place_on_somebodys_machine() {
 /// build start over.
 #[test]
 fn what_a_build_script_watches_is_there() {
-    let packages = [("", "build.rs"), ("minitron-core", "minitron-core/build.rs"), ("minitron-plugins", "build.rs")];
-    let packages = packages.into_iter().chain([("minitron-cli", "build.rs"), ("examples/plugins", "build.rs")]);
+    let packages = [("", "build.rs"), ("minitron-core", "minitron-core/build.rs"), ("minitron-engine", "build.rs")];
+    let packages = packages.into_iter().chain([
+        ("minitron-plugins", "build.rs"),
+        ("minitron-cli", "build.rs"),
+        ("examples/plugins", "build.rs"),
+    ]);
     for (package, script) in packages {
         let text = fs::read_to_string(root().join(script)).unwrap();
         for watched in text.split("rerun-if-changed=").skip(1).filter_map(|rest| rest.split('"').next()) {

@@ -17,7 +17,7 @@ use crate::output;
 /// Asked where `--log` is not given.
 const VARIABLE: &str = "MINITRON_LOG";
 /// Whose spans a trace holds.
-const OURS: [&str; 3] = ["minitron", "minitron_core", "minitron_plugins"];
+const OURS: [&str; 4] = ["minitron", "minitron_core", "minitron_engine", "minitron_plugins"];
 
 /// Listens as long as this lives.
 #[derive(Debug)]

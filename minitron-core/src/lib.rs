@@ -5,19 +5,28 @@
 //! | room | holds |
 //! |---|---|
 //! | [`error`] | errors by blame |
+//! | [`progress`] | where long work reports to |
+//! | [`random`] | a seeded generator |
+//! | [`files`] | files opened without waiting for a pipe, texts read whole up to a limit |
+//! | [`digest`] | SHA-256 of inputs |
+//! | [`plugin_spec`] | a plugin as it is named: tag and parameters |
 //! | [`output`] | files and folders that appear whole, one process an output |
 //! | [`checkpoint`] | model folders in and out, [`TensorSource`](checkpoint::TensorSource) |
+//! | [`parts`] | what a model is described with: dims, tensors by role, ports, norms, rotations |
+//! | [`nn`] | what mixers compute with: affine maps, norms, masks, states, weights by role |
+//! | [`mixers`] | what layers are made of: attention, MLP, one file a kind; the trait |
 //! | [`spec`] | a family's description of one model: dims, tensors, layers, sites |
-//! | [`model`] | the transformer built from a spec, with taps |
-//! | [`mixers`] | what layers are made of: attention, MLP, one file a kind |
 //! | [`architectures`] | presets for families |
-//! | [`calibrate`] | one forward pass, observations, scores |
-//! | [`plan`] | groups, rankings, legal sizes, plans |
+//! | [`model`] | the transformer built from a spec, with taps |
+//! | [`conversation`] | conversations as data, read from records of the usual layouts |
+//! | [`windows`] | token ids as models take them: windows, batches with what is predicted |
+//! | [`calibrate`] | what scorers are shown on a text, and scores |
+//! | [`plan`] | rankings, legal sizes, plans |
 //! | [`prune`] | plans to index lists, and the pruned view of a source |
-//! | [`reconstruct`] | closed-form repair of a pruned model |
-//! | [`evaluate`] | row-chunked losses over held-out windows, generation, sentence embeddings |
+//! | [`reconstruct`] | the student under closed-form repair |
+//! | [`evaluate`] | row-chunked losses over held-out windows, likelihoods, generation, sentence embeddings |
 //! | [`contract`] | the plugin traits, one file each |
-//! | [`registry`] | one lookup for all plugins |
+//! | [`registry`] | one lookup for all plugins, the guard around each, the handshake of libraries |
 
 pub mod architectures;
 pub mod calibrate;
@@ -30,8 +39,11 @@ pub mod evaluate;
 pub mod files;
 pub mod mixers;
 pub mod model;
+pub mod nn;
 pub mod output;
+pub mod parts;
 pub mod plan;
+pub mod plugin_spec;
 pub mod progress;
 pub mod prune;
 pub mod random;

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::Names;
 use crate::checkpoint::Config;
-use crate::contract::Mixer;
 use crate::error::Result;
+use crate::mixers::Mixer;
 use crate::mixers::{Attention, Gate, Mlp, QkNorm};
 use crate::spec::{
     Activation, ConfigKey, Constraint, Embedding, Head, Norm, Rotary, RotaryDefaults, RotaryScaling, Shape, ShapeKeys,

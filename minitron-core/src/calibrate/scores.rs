@@ -7,9 +7,9 @@ use tch::Tensor;
 
 use super::observation::to_vec;
 use crate::checkpoint::{Identity, MemorySource, Reader, TensorSource, write_tensors_about};
-use crate::contract::PluginSpec;
 use crate::error::{Error, IoContext, Result};
 use crate::output::replace_file;
+use crate::plugin_spec::PluginSpec;
 
 /// One score per unit for each scored dim, by `metric/dim`; f32, higher = keep.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -4,25 +4,22 @@
 //! same thing. It is declared with [`plugin!`](crate::plugin) and found through the [registry](crate::registry).
 
 mod allocator;
-mod architecture;
-mod axis;
 mod corpus;
 mod evaluator;
 mod importance;
 mod loss;
-mod mixer;
-mod plugin_spec;
-mod reconstruction;
 mod state_loss;
 
+// Those whose rooms lie further left, because what they describe is named there.
+pub use crate::evaluate::Subject;
+pub use crate::mixers::{Mixer, Observed, Rescale, RunMixer};
+pub use crate::plugin_spec::PluginSpec;
+pub use crate::reconstruct::Reconstruction;
+pub use crate::spec::{Architecture, Axis};
+
 pub use allocator::Allocator;
-pub use architecture::Architecture;
-pub use axis::Axis;
 pub use corpus::{Corpus, Document, Documents};
-pub use evaluator::{Evaluator, Measurements, Subject};
+pub use evaluator::{Evaluator, Measurements};
 pub use importance::{Importance, Need, Scorer};
 pub use loss::{LogitLoss, TeacherNeed};
-pub use mixer::{Mixer, Observed, Rescale, RunMixer};
-pub use plugin_spec::PluginSpec;
-pub use reconstruction::Reconstruction;
 pub use state_loss::{SitePair, StateLoss, States};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, Reduction, Tensor};
 
-use crate::contract::Subject;
+use super::Subject;
 use crate::error::{Error, Present, Result};
 use crate::model::{Cache, NoTap, Transformer, row_chunks};
 use crate::windows::fill;

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::contract::Subject;
+use super::Subject;
 use crate::error::{Error, Result};
 use crate::model::{NoTap, over_shared_ids, row_chunks};
 use crate::windows::Task;

@@ -2,9 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use super::attention::Attention;
 use crate::error::Result;
-use crate::model::{Context, blocks};
+use crate::nn::{Context, blocks};
 
 /// Keys and values [B, G, S, K].
 pub(super) struct Keys<'a> {
@@ -15,7 +14,14 @@ pub(super) struct Keys<'a> {
 /// How scores become weights.
 #[derive(Clone, Copy)]
 pub(super) struct Rule<'a> {
-    pub of: &'a Attention,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// Factor of the products; 1/sqrt(head_dim) where not given.
+    pub scale: Option<f64>,
+    /// c · tanh(s / c) of the scores.
+    pub softcap: Option<f64>,
+    /// Tokens that a position sees behind itself, where not all.
+    pub reach: Option<usize>,
     /// Logits that join each head's softmax \[H\].
     pub sinks_h: Option<&'a Tensor>,
 }
@@ -24,7 +30,7 @@ pub(super) struct Rule<'a> {
 pub(super) fn attend(rule: Rule, query_bhtk: &Tensor, keys: &Keys, context: &Context) -> Result<Tensor> {
     let n_tokens = context.n_tokens;
     let n_keys = keys.key_bgsk.size4()?.2;
-    match rule.of.reach.map(|reach| reach as i64).filter(|&reach| reach + 1 < n_keys) {
+    match rule.reach.map(|reach| reach as i64).filter(|&reach| reach + 1 < n_keys) {
         None => {
             // A single new token sees all that the state holds; of a longer run behind one, the mask says it.
             let mask = context.mask()?;
@@ -64,7 +70,7 @@ fn in_blocks(rule: Rule, query_bhtk: &Tensor, keys: &Keys, context: &Context, re
 /// Attention proper; by hand where scores are capped or sinks join them, which libtorch's own does not.
 fn softmax_of(rule: Rule, query: &Tensor, keys: &Keys, mask: Option<&Tensor>, is_causal: bool) -> Result<Tensor> {
     let (n_heads, n_groups) = (query.size4()?.1, keys.key_bgsk.size4()?.1);
-    if rule.of.softcap.is_none() && rule.sinks_h.is_none() {
+    if rule.softcap.is_none() && rule.sinks_h.is_none() {
         return Ok(Tensor::f_scaled_dot_product_attention(
             query,
             keys.key_bgsk,
@@ -72,7 +78,7 @@ fn softmax_of(rule: Rule, query: &Tensor, keys: &Keys, mask: Option<&Tensor>, is
             mask,
             0.0,
             is_causal,
-            rule.of.scale,
+            rule.scale,
             n_heads != n_groups,
         )?);
     }
@@ -81,9 +87,9 @@ fn softmax_of(rule: Rule, query: &Tensor, keys: &Keys, mask: Option<&Tensor>, is
         false => x.f_repeat_interleave_self_int(n_heads / n_groups, 1, None),
     };
     let (key, value) = (repeated(keys.key_bgsk)?, repeated(keys.value_bgsk)?);
-    let scale = rule.of.scale.unwrap_or(1.0 / (rule.of.head_dim as f64).sqrt());
+    let scale = rule.scale.unwrap_or(1.0 / (rule.head_dim as f64).sqrt());
     let mut scores = query.f_matmul(&key.f_transpose(-2, -1)?)?.f_mul_scalar(scale)?;
-    if let Some(cap) = rule.of.softcap {
+    if let Some(cap) = rule.softcap {
         scores = scores.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?;
     }
     let (n_batch, _, n_queries, n_keys) = scores.size4()?;

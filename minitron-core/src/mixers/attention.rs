@@ -3,10 +3,10 @@
 use tch::{Kind, Tensor};
 
 use super::attend::{Keys, Rule, attend};
-use crate::contract::{Mixer, Observed, Rescale, RunMixer};
+use super::{Mixer, Observed, Rescale, RunMixer};
 use crate::error::{Error, Result};
-use crate::model::{Context, Linear, MixerState, NormLayer, PartWeights, Port, PortTap, Ports};
-use crate::spec::{Cost, HEADS, KV_HEADS, Norm, ParamKind, ROPE_PAIRS, Role, Rotary, RotaryScaling};
+use crate::nn::{Context, Linear, MixerState, NormLayer, PartWeights, PortTap};
+use crate::parts::{Cost, HEADS, KV_HEADS, Norm, ParamKind, Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling};
 
 /// softmax(cap(s · q·kᵀ) + mask) · v for each head, then the output projection; all that families do differently is data.
 #[derive(Debug, Clone, PartialEq)]
@@ -232,7 +232,8 @@ impl RunMixer for RunAttention {
             }
         }
         let keys = Keys { key_bgsk: &key_bgsk, value_bgsk: &value_bgsk };
-        let rule = Rule { of: &self.of, sinks_h: self.sinks_h.as_ref() };
+        let Attention { head_dim, scale, softcap, reach, .. } = self.of;
+        let rule = Rule { head_dim, scale, softcap, reach, sinks_h: self.sinks_h.as_ref() };
         let context_bhtk = attend(rule, &query_bhtk, &keys, context)?;
         let context_btc =
             context_bhtk.f_transpose(1, 2)?.f_reshape([n_batch, n_tokens, self.n_heads * self.of.head_dim as i64])?;

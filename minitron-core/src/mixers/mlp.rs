@@ -2,10 +2,10 @@
 
 use tch::Tensor;
 
-use crate::contract::{Mixer, Observed, RunMixer};
+use super::{Mixer, Observed, RunMixer};
 use crate::error::{Present, Result};
-use crate::model::{Context, Linear, MixerState, PartWeights, Port, PortTap, Ports, activate};
-use crate::spec::{Activation, Cost, MLP, Role};
+use crate::nn::{Context, Linear, MixerState, PartWeights, PortTap, activate};
+use crate::parts::{Activation, Cost, MLP, Port, Ports, Role};
 
 /// down(act(gate(x)) · up(x)), or down(act(up(x))) without a gate.
 #[derive(Debug, Clone, PartialEq)]

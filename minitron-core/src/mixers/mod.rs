@@ -5,14 +5,14 @@
 
 mod attend;
 mod attention;
+mod mixer;
 mod mlp;
 
 pub use attention::{Attention, Layout, QkNorm, SINKS};
+pub use mixer::{Mixer, Observed, Rescale, RunMixer};
 pub use mlp::{Gate, Mlp};
 
 use std::any::Any;
-
-use crate::contract::Mixer;
 
 /// Whether a mixer is of this crate: what goes wrong in others is their library's fault.
 pub(crate) fn is_built_in(mixer: &dyn Mixer) -> bool {

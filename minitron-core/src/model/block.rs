@@ -3,14 +3,14 @@
 use tch::Tensor;
 
 use super::LoadOptions;
-use super::cache::MixerState;
-use super::context::Context;
-use super::layers::NormLayer;
-use super::tap::{PortTap, Tap, show};
 use super::weights::Weights;
 use crate::checkpoint::TensorSource;
-use crate::contract::RunMixer;
 use crate::error::{Error, Result};
+use crate::mixers::RunMixer;
+use crate::nn::Context;
+use crate::nn::MixerState;
+use crate::nn::NormLayer;
+use crate::nn::{PortTap, Tap, show};
 use crate::spec::{At, ModelSpec, Norm, Port, Role, Site};
 
 /// One layer, which can be loaded and run on its own.

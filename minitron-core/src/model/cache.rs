@@ -3,19 +3,14 @@
 use tch::Tensor;
 
 use super::Transformer;
-use crate::error::{Present, Result};
+use crate::error::Result;
+use crate::nn::MixerState;
 
 /// The states of every layer's mixers; all sequences of a batch have the same length.
 #[derive(Debug)]
 pub struct Cache {
     layers: Vec<Vec<MixerState>>,
     len: i64,
-}
-
-/// What one mixer keeps: tensors whose first side is the sequences.
-#[derive(Debug, Default)]
-pub struct MixerState {
-    tensors: Vec<Tensor>,
 }
 
 impl Cache {
@@ -50,45 +45,5 @@ impl Cache {
 
     pub(super) fn advance(&mut self, n_tokens: i64) {
         self.len += n_tokens;
-    }
-}
-
-impl MixerState {
-    /// What is held.
-    pub fn tensors(&self) -> &[Tensor] {
-        &self.tensors
-    }
-
-    /// Holds these instead.
-    pub fn replace(&mut self, tensors: Vec<Tensor>) {
-        self.tensors = tensors;
-    }
-
-    /// What is held with new parts behind it along a side; of that, the last `most` stay held.
-    ///
-    /// # Errors
-    /// As tensor operations do.
-    pub fn extended(&mut self, parts: &[&Tensor], side: i64, most: Option<usize>) -> Result<Vec<Tensor>> {
-        let mut joined = Vec::with_capacity(parts.len());
-        for (idx, part) in parts.iter().enumerate() {
-            joined.push(match self.tensors.get(idx) {
-                Some(held) => Tensor::f_cat(&[held, part], side)?,
-                None => part.shallow_clone(),
-            });
-        }
-        let stays = |x: &Tensor| -> Result<Tensor> {
-            let len = x.size().get(side as usize).copied().present("the side that grows")?;
-            match most.map(|most| most as i64) {
-                Some(most) if most < len => Ok(x.f_narrow(side, len - most, most)?.f_contiguous()?),
-                _ => Ok(x.shallow_clone()),
-            }
-        };
-        self.tensors = joined.iter().map(stays).collect::<Result<_>>()?;
-        Ok(joined)
-    }
-
-    fn rows(&self, rows: &Tensor) -> Result<MixerState> {
-        let tensors = self.tensors.iter().map(|tensor| Ok(tensor.f_index_select(0, rows)?));
-        Ok(MixerState { tensors: tensors.collect::<Result<_>>()? })
     }
 }

@@ -5,13 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 use tch::{Device, Kind, Tensor};
 
 use super::LoadOptions;
-use super::context::{Context, Input};
 use super::head::Head;
-use super::layers::NormLayer;
-use super::tap::{Tap, show};
 use super::weights::Weights;
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
+use crate::nn::NormLayer;
+use crate::nn::{Context, Input};
+use crate::nn::{Tap, show};
 use crate::spec::{At, ModelSpec, ParamKind, Role, Site};
 
 /// Embeddings, final norm and head.
@@ -61,7 +61,7 @@ impl Frame {
         let places = tokens.iter().enumerate().map(|(row, &token)| (i64::from(token), row as i64));
         let tokens = TokenTable { table_ve, rows: Some(places.collect()) };
         let whole = match with_head && spec.options.tied {
-            true => Some(weights.required(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight)?),
+            true => Some(weights.part(At::Model).tensor(Role::TOKEN_EMBEDDING, ParamKind::Weight)?),
             false => None,
         };
         let head = if with_head { Head::load(&mut weights, whole.as_ref())? } else { None };
@@ -88,9 +88,9 @@ impl Frame {
             max_positions: spec.options.max_positions,
             tokens,
             scale,
-            position_table: weights.optional(At::Model, Role::POSITION_EMBEDDING, ParamKind::Weight)?,
+            position_table: weights.part(At::Model).tensor_opt(Role::POSITION_EMBEDDING, ParamKind::Weight)?,
             first_position: embedding.first_position as i64,
-            type_table: weights.optional(At::Model, Role::TYPE_EMBEDDING, ParamKind::Weight)?,
+            type_table: weights.part(At::Model).tensor_opt(Role::TYPE_EMBEDDING, ParamKind::Weight)?,
             embedding_norm: embedding
                 .norm
                 .map(|norm| weights.part(At::Model).norm(Role::EMBEDDING_NORM, norm))

@@ -2,10 +2,10 @@
 
 use tch::Tensor;
 
-use super::layers::{Linear, NormLayer, activate};
-use super::rows::row_chunks;
 use super::weights::Weights;
 use crate::error::Result;
+use crate::nn::row_chunks;
+use crate::nn::{Linear, NormLayer, activate};
 use crate::spec::{Activation, At, ParamKind, Role};
 
 /// A projection on the vocabulary, which BERT's kind puts a layer of its own before.
@@ -32,7 +32,7 @@ impl Head {
         let projection = match table_ve {
             Some(table_ve) if spec.options.tied => Linear {
                 weight_oi: table_ve.shallow_clone(),
-                bias_o: weights.optional(At::Model, Role::HEAD, ParamKind::Bias)?,
+                bias_o: weights.part(At::Model).tensor_opt(Role::HEAD, ParamKind::Bias)?,
             },
             _ => weights.part(At::Model).linear(Role::HEAD)?,
         };

@@ -5,33 +5,25 @@
 
 mod block;
 mod cache;
-mod context;
 mod frame;
 mod fresh;
 mod head;
-mod layers;
-mod products;
-mod rope;
-mod rows;
 mod run;
-mod tap;
 mod weights;
 
+pub use crate::nn::{
+    Context, Input, Linear, MixerState, NoTap, NormLayer, PartWeights, PortTap, Rope, Tap, activate, over_shared_ids,
+    row_chunks,
+};
 pub use block::{Block, Stream};
-pub use cache::{Cache, MixerState};
-pub(crate) use context::blocks;
-pub use context::{Context, Input};
+pub use cache::Cache;
 pub use frame::Frame;
 pub use fresh::fresh_weights;
 pub use head::Head;
-pub use layers::{Linear, NormLayer, activate};
-pub use rope::Rope;
-pub use rows::{over_shared_ids, row_chunks};
 pub use run::{BatchStore, InMemory, LayerStore, Walk, hidden_of, run_layers};
-pub use tap::{NoTap, PortTap, Tap};
 
 pub use crate::spec::{Port, Ports, Site};
-pub use weights::{Parameter, PartWeights};
+pub use weights::Parameter;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -80,7 +72,7 @@ impl Transformer {
     pub fn load(source: &dyn TensorSource, spec: &ModelSpec, options: LoadOptions) -> Result<Self> {
         spec.check_computable()?;
         let mut weights = Weights::new(source, spec, options);
-        let token_table_ve = weights.required(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight)?;
+        let token_table_ve = weights.part(At::Model).tensor(Role::TOKEN_EMBEDDING, ParamKind::Weight)?;
         let blocks = (0..spec.n_layers())
             .map(|layer_idx| Block::load(&mut weights, layer_idx).map(Rc::new))
             .collect::<Result<Vec<_>>>()?;

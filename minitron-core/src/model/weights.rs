@@ -3,10 +3,10 @@
 use tch::{Device, Kind, Tensor};
 
 use super::LoadOptions;
-use super::layers::{Linear, NormLayer};
 use crate::checkpoint::TensorSource;
-use crate::error::{Error, Result};
-use crate::spec::{At, ModelSpec, Norm, Param, ParamKind, Role, dim_of_layer};
+use crate::error::Result;
+use crate::nn::{PartWeights, ReadWeights};
+use crate::spec::{At, ModelSpec, Param, ParamKind, Role};
 
 /// One weight of a loaded model.
 #[derive(Debug)]
@@ -76,19 +76,8 @@ impl<'a> Weights<'a> {
     }
 
     /// The weights of one part of the model.
-    pub(super) fn part(&mut self, at: At) -> PartWeights<'_, 'a> {
-        PartWeights { weights: self, at }
-    }
-
-    pub(super) fn optional(&mut self, at: At, role: Role, kind: ParamKind) -> Result<Option<Tensor>> {
-        let spec = self.spec;
-        spec.find(at, role, kind).map(|param| self.read(param)).transpose()
-    }
-
-    pub(super) fn required(&mut self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
-        let family = &self.spec.architecture;
-        let missing = || Error::Internal(format!("`{family}` declares no {role} ({kind:?}) in {at}"));
-        self.optional(at, role, kind)?.ok_or_else(missing)
+    pub(super) fn part(&mut self, at: At) -> PartWeights<'_> {
+        PartWeights::new(self, at)
     }
 
     /// Reads what the forward pass does not use but the folder holds, so that a trained model is written whole.
@@ -103,55 +92,17 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// The weights of one part of the model, by role.
-pub struct PartWeights<'w, 'a> {
-    weights: &'w mut Weights<'a>,
-    at: At,
-}
-
-impl PartWeights<'_, '_> {
-    /// The size of a dim of this layer.
-    ///
-    /// # Errors
-    /// `Internal` where the layer has none of this kind.
-    pub fn size(&self, kind: &str) -> Result<usize> {
-        let missing = || Error::Internal(format!("`{}` has no {kind} in {}", self.family(), self.at));
-        self.size_opt(kind).ok_or_else(missing)
-    }
-
-    /// The same, where the layer has one.
-    pub fn size_opt(&self, kind: &str) -> Option<usize> {
-        let name = dim_of_layer(kind, self.at.layer()?);
-        self.weights.spec.dims.get(&name).map(|dim| dim.size)
-    }
-
-    /// A matrix [out | in] with its bias, where it has one.
-    ///
-    /// # Errors
-    /// As reading does; `Internal` where the family declares no such tensor.
-    pub fn linear(&mut self, role: Role) -> Result<Linear> {
-        let weight_oi = self.weights.required(self.at, role, ParamKind::Weight)?;
-        Ok(Linear { weight_oi, bias_o: self.weights.optional(self.at, role, ParamKind::Bias)? })
-    }
-
-    /// A norm's gain with its bias, where it has one.
-    ///
-    /// # Errors
-    /// As reading does; `Internal` where the family declares no such tensor.
-    pub fn norm(&mut self, role: Role, of: Norm) -> Result<NormLayer> {
-        let gain_e = self.weights.required(self.at, role, ParamKind::Weight)?;
-        Ok(NormLayer { of, gain_e, bias_e: self.weights.optional(self.at, role, ParamKind::Bias)? })
-    }
-
-    /// Any tensor.
-    ///
-    /// # Errors
-    /// As reading does; `Internal` where the family declares no such tensor.
-    pub fn tensor(&mut self, role: Role, kind: ParamKind) -> Result<Tensor> {
-        self.weights.required(self.at, role, kind)
-    }
-
+impl ReadWeights for Weights<'_> {
     fn family(&self) -> &str {
-        &self.weights.spec.architecture
+        &self.spec.architecture
+    }
+
+    fn size(&self, dim: &str) -> Option<usize> {
+        self.spec.dims.get(dim).map(|dim| dim.size)
+    }
+
+    fn optional(&mut self, at: At, role: Role, kind: ParamKind) -> Result<Option<Tensor>> {
+        let spec = self.spec;
+        spec.find(at, role, kind).map(|param| self.read(param)).transpose()
     }
 }

@@ -1,6 +1,7 @@
 //! What to type instead of sizes that no student can have.
 
-use super::space::{AxisSizes, Space};
+use super::axis_sizes::AxisSizes;
+use super::space::Space;
 use crate::spec::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
 
 /// Sizes tried in the place of one.

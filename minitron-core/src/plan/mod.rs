@@ -1,6 +1,8 @@
 //! From scores to a plan: rankings, legal sizes, kept units, and why these. Nothing here runs a model.
 
 mod advice;
+mod axis_sizes;
+mod checked;
 mod explain;
 mod ranking;
 mod rounds;
@@ -10,10 +12,11 @@ mod target;
 mod ties;
 
 pub use advice::flags;
+pub use axis_sizes::AxisSizes;
 pub use explain::{BlockScore, Borderline, Cut, Explained, UnitScore};
 pub use ranking::{Ranking, Rankings};
 pub use rounds::schedule;
 pub use saved::Plan;
-pub use space::{AxisSizes, Space};
+pub use space::Space;
 pub use target::{Bytes, Count, Target, parse_budget, parse_bytes, parse_count};
 pub use ties::{Led, Queries, Ties};

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::space::Space;
 use crate::checkpoint::Identity;
 use crate::error::{Error, Result};
 use crate::files::read_text;
@@ -55,45 +54,11 @@ impl Plan {
         let kept = by.and_then(|by| self.kept.get(&by.name)).cloned();
         Parts { kept: kept.unwrap_or_else(|| (0..n_parts).collect()), per_part: dim.size / n_parts }
     }
-
-    /// Dims left out stay whole, query heads inside the key/value heads that stay.
-    fn complete(&mut self, space: &Space, spec: &ModelSpec) -> Result<()> {
-        for dim in spec.dims.values().filter(|dim| space.axis_of(&dim.name).is_ok()) {
-            let parts = self.parts_of(dim, spec);
-            let kept = self.kept.entry(dim.name.clone()).or_insert_with(|| parts.units());
-            parts.check(&dim.name, kept)?;
-        }
-        Ok(())
-    }
-
-    /// Completes a plan from elsewhere with whole dims, and checks it against a model.
-    ///
-    /// # Errors
-    /// `Plan` for a unit out of range or order, widths that differ between layers, unequal parts, or an illegal size.
-    pub fn checked(mut self, space: &Space, spec: &ModelSpec) -> Result<Plan> {
-        for (name, kept) in &self.kept {
-            let dim = spec.dim(name)?;
-            space.axis_of(name)?;
-            let ascending = kept.windows(2).all(|pair| pair[0] < pair[1]);
-            if !ascending || kept.last().is_some_and(|&last| last >= dim.size) {
-                let message = format!("`{name}`: expected units below {}, ascending, each once", dim.size);
-                return Err(Error::Plan(message));
-            }
-        }
-        self.complete(space, spec)?;
-        self.check_alike(spec)?;
-        space.complete(&self.sizes())?;
-        let layers = self.size_map(spec).layers.unwrap_or_default();
-        if let Some((layer, why)) = spec.fixed_layers.iter().find(|(layer, _)| !layers.contains(layer)) {
-            return Err(Error::Plan(format!("`depth`: layer {layer} has to stay: {why}; drop another one")));
-        }
-        Ok(self)
-    }
 }
 
 impl Plan {
     /// Layers keep equally many units, unless the family's config lists sizes by layer.
-    fn check_alike(&self, spec: &ModelSpec) -> Result<()> {
+    pub(super) fn check_alike(&self, spec: &ModelSpec) -> Result<()> {
         let mut first: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
         for (name, kept) in self.kept.iter().filter(|(name, _)| !spec.may_differ(split_dim(name).0)) {
             let (of_first, common) = *first.entry(split_dim(name).0).or_insert((name, kept.len()));
@@ -128,7 +93,7 @@ impl Parts {
         self.kept.iter().flat_map(|part| part * self.per_part..(part + 1) * self.per_part).collect()
     }
 
-    fn check(&self, name: &str, kept: &[usize]) -> Result<()> {
+    pub(super) fn check(&self, name: &str, kept: &[usize]) -> Result<()> {
         let part = |unit: usize| unit / self.per_part.max(1);
         if let Some(unit) = kept.iter().find(|&&unit| !self.kept.contains(&part(unit))) {
             let parts = &self.kept;

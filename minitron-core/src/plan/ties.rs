@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::space::AxisSizes;
+use super::axis_sizes::AxisSizes;
 use crate::spec::{Constraint, HEADS, HIDDEN, ROPE_PAIRS, Sizes, dim_of_layer, split_dim};
 
 /// How query heads follow their key/value heads.

@@ -1,8 +1,8 @@
 //! What follows from sizes alone, before any reconstruction.
 
 use super::editor::StudentEditor;
-use crate::contract::Rescale;
 use crate::error::Result;
+use crate::mixers::Rescale;
 use crate::spec::{At, HIDDEN, Param, ParamKind, ROPE_PAIRS, Role};
 
 impl StudentEditor<'_> {

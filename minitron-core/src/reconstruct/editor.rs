@@ -9,10 +9,10 @@ use super::rotated::{RotatedView, check_orthogonal, check_turns, untied};
 use super::view::ReconstructedView;
 use crate::calibrate::Calibration;
 use crate::checkpoint::{Config, TensorSource, kind_of};
-use crate::contract::{PluginSpec, Reconstruction};
 use crate::error::{Error, Result};
 use crate::model::{Block, LoadOptions};
 use crate::plan::{Plan, Rankings};
+use crate::plugin_spec::PluginSpec;
 use crate::prune::{PrunedView, Student, side_indices, source_layers};
 use crate::spec::{At, Dim, HIDDEN, ModelSpec, Param, ParamKind, Role, dim_of_layer, split_dim};
 
@@ -50,9 +50,9 @@ pub struct StudentEditor<'a> {
     pub(super) assumed: BTreeMap<(At, Role), f64>,
     /// What was compensated, in words.
     pub(super) compensated: Vec<&'static str>,
-    reconstructed: Vec<PluginSpec>,
+    pub(super) reconstructed: Vec<PluginSpec>,
     /// Tag of the reconstruction under way.
-    tag: String,
+    pub(super) tag: String,
 }
 
 /// The teacher in another basis.
@@ -117,30 +117,16 @@ impl<'a> StudentEditor<'a> {
         Ok(side_indices(side, spec, &self.plan).unwrap_or_else(|| (0..spec.len(side)).collect()))
     }
 
-    /// Applies one reconstruction, and checks its law.
-    ///
-    /// # Errors
-    /// `Plugin` when it changed a student from which nothing was removed.
-    pub fn treat(&mut self, reconstruction: &dyn Reconstruction) -> Result<()> {
-        let value = serde_json::to_value(reconstruction)
-            .map_err(|e| Error::Internal(format!("a reconstruction's parameters: {e}")))?;
-        let spec: PluginSpec = serde_json::from_value(value)
-            .map_err(|e| Error::Internal(format!("a reconstruction's parameters: {e}")))?;
-        self.tag.clone_from(&spec.tag);
-        let _span = tracing::info_span!("reconstruct", name = %spec.tag).entered();
-        reconstruction.reconstruct(self)?;
-        if self.is_whole() && !(self.changes.is_empty() && self.factors.is_empty() && self.rotation.is_none()) {
-            return Err(self.broken("changed a student from which nothing was removed".into()));
-        }
-        self.reconstructed.push(spec);
-        Ok(())
-    }
-
     // --- what it is --------------------------------------------------------------------------------------------------
 
     /// Kept units per dim, in the numbering of [`StudentEditor::teacher`].
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Whether no reconstruction has replaced anything yet.
+    pub fn is_untouched(&self) -> bool {
+        self.changes.is_empty() && self.factors.is_empty() && self.rotation.is_none()
     }
 
     /// Whether the plan removes nothing.
@@ -367,7 +353,7 @@ impl<'a> StudentEditor<'a> {
         self.spec.find(at, role, kind).ok_or_else(|| Error::Internal(missing()))
     }
 
-    fn broken(&self, message: String) -> Error {
+    pub(super) fn broken(&self, message: String) -> Error {
         Error::Plugin { tag: self.tag.clone(), origin: "reconstruction".into(), message }
     }
 }

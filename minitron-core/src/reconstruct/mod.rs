@@ -12,12 +12,14 @@ mod compensation;
 mod editor;
 mod norm_inputs;
 mod projections;
+mod reconstruction;
 mod rotated;
 mod streams;
 mod view;
 
 pub use editor::{ReconstructInputs, StudentEditor};
 pub use projections::{ProjectionSet, ProjectionStats};
+pub use reconstruction::Reconstruction;
 pub use rotated::RotatedView;
 pub use streams::Reference;
 pub use view::ReconstructedView;

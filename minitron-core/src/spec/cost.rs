@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{At, DEPTH, ModelSpec, Param, Role, Sizes, split_dim};
+use super::{At, Cost, DEPTH, ModelSpec, Param, Role, Sizes, split_dim};
 
 /// Sizes of dims: uniform by kind, single dims apart where layers differ, and the layers that stay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,17 +46,6 @@ impl From<&Sizes> for SizeMap {
     fn from(sizes: &Sizes) -> Self {
         SizeMap { by_name: sizes.clone(), layers: None }
     }
-}
-
-/// What a mixer costs beside its weights. Numbers, not bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cost {
-    /// Held for each earlier token that can still be seen, in generation.
-    pub cache_per_token: u64,
-    /// Tokens that can still be seen, where not all can.
-    pub cached_tokens: Option<usize>,
-    /// Held for each token until the backward pass.
-    pub inside: u64,
 }
 
 /// Layers that are equal in all their tensors and mixers: each costs what the first of them does.

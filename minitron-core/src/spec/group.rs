@@ -1,6 +1,6 @@
 //! What an axis gives: interchangeable units that can be removed one by one.
 
-use super::dim::split_dim;
+use super::split_dim;
 use super::{ModelSpec, Site};
 
 /// The units of one dim, as metrics and plans see them.

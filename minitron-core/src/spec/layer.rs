@@ -2,17 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Activation, NormKind};
-use crate::contract::Mixer;
-
-/// A norm's kind and the number added to its variance.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Norm {
-    /// Which normalisation.
-    pub kind: NormKind,
-    /// Added to the variance.
-    pub eps: f64,
-}
+use super::{Activation, Norm};
+use crate::mixers::Mixer;
 
 /// The sublayers of one layer, in the order in which they add to the residual stream. A layer without any is the identity.
 #[derive(Debug, Clone, Default)]

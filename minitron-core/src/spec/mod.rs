@@ -8,39 +8,37 @@
 //! An architecture plugin writes it, [`ModelSpec::check`] compares it with the file, and everything further right
 //! (model, groups, plans, views, parameter counts) follows from it without knowing a single tensor name.
 
+mod architecture;
+mod axis;
 mod clients;
-mod config_key;
-mod constraint;
 mod cost;
-mod dim;
-mod frequencies;
 mod group;
 mod layer;
 mod model_folder;
 mod options;
-mod part;
 mod renaming;
 mod rotary;
 mod shape;
-mod site;
 mod sites;
 mod stated_rotary;
 mod table;
 mod unread;
 
+pub use crate::parts::{
+    Activation, At, ConfigKey, Constraint, Cost, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Norm, NormKind, Param,
+    ParamKind, Part, Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling, Side, Site, SizeOf, UnitsOf, dim_of_layer,
+    split_dim, units,
+};
+pub use architecture::Architecture;
+pub use axis::Axis;
 pub use clients::ClientLimit;
-pub use config_key::ConfigKey;
-pub use constraint::Constraint;
-pub use cost::{Cost, SizeMap, by_kind};
-pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, ROPE_PAIRS, dim_of_layer, split_dim};
+pub use cost::{SizeMap, by_kind};
 pub use group::PruneGroup;
-pub use layer::{Embedding, Head, Layer, Norm, Sublayer};
+pub use layer::{Embedding, Head, Layer, Sublayer};
 pub use model_folder::{CheckpointInfo, ModelFolder};
-pub use options::{Activation, NormKind, Options, Rotary, RotaryScaling};
-pub use part::{At, Param, ParamKind, Part, Role, Side, SizeOf, UnitsOf, units};
+pub use options::Options;
 pub use rotary::RotaryDefaults;
 pub use shape::{Shape, ShapeKeys};
-pub use site::{Port, Ports, Site};
 pub use stated_rotary::StatedRotary;
 pub use table::{Table, fixed};
 
@@ -48,7 +46,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource};
-use crate::contract::Architecture;
 use crate::error::{Error, Result};
 
 /// Target or actual sizes by kind of dim: `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`, `depth`. Where layers differ, by

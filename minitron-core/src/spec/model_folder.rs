@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::Architecture;
 use super::renaming::Renaming;
 use super::unread::unread;
 use super::{Activation, ModelSpec, Param, ParamKind, Role};
 use crate::checkpoint::{Checkpoint, Config, Remarks, TensorSource, as_codes, drop_stale};
-use crate::contract::Architecture;
 use crate::error::{Error, Result};
 
 /// What an architecture may look at: the config, and the tensor names where there is a file.

@@ -1,7 +1,7 @@
 //! Where a model's dims and states can be observed, asked by dim and by port.
 
-use super::site::{Port, Site};
 use super::{At, HEADS, HIDDEN, ModelSpec, ROPE_PAIRS, Sizes, dim_of_layer, split_dim};
+use super::{Port, Site};
 
 impl ModelSpec {
     /// Where the units of a dim are seen: at the places that mixers name for it; residual channels at what every mixer reads.

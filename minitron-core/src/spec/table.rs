@@ -1,6 +1,6 @@
 //! The vocabulary in which an architecture writes its tensors down, one line each.
 
-use super::part::{At, Param, ParamKind, Part, Role, Side};
+use super::{At, Param, ParamKind, Part, Role, Side};
 
 /// A side that no axis prunes.
 pub fn fixed(n: usize) -> Side {

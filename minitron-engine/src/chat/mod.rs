@@ -12,6 +12,7 @@ mod files;
 mod marks;
 mod mask;
 mod python;
+mod render;
 mod source;
 mod template;
 

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::answers::{self, Answers};
 use super::clock::Moment;
 use super::engine::{self, Engine};
 use super::files::{self, Files};
@@ -119,35 +118,14 @@ impl ChatTemplate {
     /// # Errors
     /// `Data` naming the template, with what it raises or where it fails.
     pub fn text(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String> {
-        conversation.check()?;
-        let call = Call { engine: self.engine(conversation)?, template: self, conversation };
+        let call = self.call(conversation)?;
         engine::apart(call.origin(), || call.text(&conversation.messages, add_generation_prompt))
     }
 
-    /// The text, and which of it the assistant said.
-    ///
-    /// Where the template marks it, that is what the marks enclose. Otherwise it is what an assistant's message adds to the
-    /// rendering of those before it, from after the generation prompt up to and with the end of the turn; white space after the
-    /// end of the turn is left out.
-    ///
-    /// # Errors
-    /// As [`ChatTemplate::text`]; `Data` where answers cannot be told apart, which marks in the template would mend.
-    pub fn render(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<Rendered> {
+    /// The template for a conversation.
+    pub(super) fn call<'c>(&'c self, conversation: &'c Conversation) -> Result<Call<'c>> {
         conversation.check()?;
-        let call = Call { engine: self.engine(conversation)?, template: self, conversation };
-        engine::apart(call.origin(), || {
-            let text = call.text(&conversation.messages, add_generation_prompt)?;
-            let marks = call.engine.has_marks();
-            let Answers { answers, weightless } = match marks {
-                true => {
-                    let marked = call.marked(&text, add_generation_prompt)?;
-                    let weightless = answers::weightless(&call, (&text, &marked), add_generation_prompt)?;
-                    Answers { answers: marked, weightless }
-                }
-                false => answers::by_prefixes(&call, &text, add_generation_prompt)?,
-            };
-            Ok(Rendered { text, answers, weightless, marks })
-        })
+        Ok(Call { engine: self.engine(conversation)?, template: self, conversation })
     }
 
     fn engine(&self, conversation: &Conversation) -> Result<&Engine> {
@@ -161,7 +139,7 @@ impl ChatTemplate {
 
 /// A conversation and the template chosen for it.
 pub(super) struct Call<'c> {
-    engine: &'c Engine,
+    pub(super) engine: &'c Engine,
     template: &'c ChatTemplate,
     pub(super) conversation: &'c Conversation,
 }
@@ -178,7 +156,7 @@ impl Call<'_> {
     }
 
     /// Between marks, which are looked for in a second rendering: it must be the first in all else.
-    fn marked(&self, text: &str, add_generation_prompt: bool) -> Result<Vec<Range<usize>>> {
+    pub(super) fn marked(&self, text: &str, add_generation_prompt: bool) -> Result<Vec<Range<usize>>> {
         let all = self.marked_in(&self.conversation.messages, add_generation_prompt, Some(text))?;
         let n_prompt = self.conversation.n_prompt;
         if n_prompt == 0 {

@@ -2,6 +2,7 @@
 
 mod block;
 mod documents;
+mod held;
 mod identity;
 mod loader;
 mod mixture;

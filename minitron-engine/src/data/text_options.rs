@@ -5,7 +5,6 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::spec::Reading;
 use crate::chat::Moment;
 use minitron_core::error::{Error, Result};
 
@@ -51,11 +50,6 @@ impl TextOptions {
             ))),
             false => Ok(()),
         }
-    }
-
-    /// With the length and number of windows. `seed` is that of generated corpora.
-    pub fn reading(&self, seq_len: usize, max_windows: Option<usize>, seed: u64) -> Reading {
-        Reading { text: self.clone(), seq_len, max_windows, seed }
     }
 
     /// What corpora are told.

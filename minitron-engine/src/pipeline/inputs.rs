@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::recipe::StageOptions;
-use super::run::parent;
 use super::run_dir::RunDir;
 use super::{TaskSource, TrainingOptions};
 use crate::data::{DataSpec, TextOptions};
@@ -202,4 +201,8 @@ impl Inputs<'_, '_> {
 fn is_weight_or_config(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     path.is_file() && (name.ends_with(".safetensors") || name.ends_with(".json"))
+}
+
+pub(super) fn parent(path: &Path) -> PathBuf {
+    path.parent().map(Path::to_path_buf).unwrap_or_default()
 }

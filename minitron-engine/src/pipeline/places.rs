@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use super::start::WeightStart;
-use super::teaching::TeacherSource;
-use super::train::TrainingOptions;
+use super::teacher_source::TeacherSource;
+use super::training_options::TrainingOptions;
 use crate::data::files_of;
 use crate::train::has_state;
 use minitron_core::error::{Error, IoContext, Result};

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::context::Context;
 use super::identity::Artefact;
-use super::prune::PruneOptions;
+use super::prune_options::PruneOptions;
 use super::score::{metrics, scores_path};
 use crate::score;
 use minitron_core::calibrate::Scores;

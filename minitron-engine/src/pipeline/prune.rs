@@ -1,18 +1,17 @@
 //! `prune`: rank, plan, slice, reconstruct, write.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::card::{Before, Card, facts, name_of};
 use super::clients;
-use super::context::{Context, SizeRequest};
+use super::context::Context;
 use super::identity::identity_of;
 use super::planning::{Decision, decide};
-use super::reconstruction::{ReconstructOptions, note};
+use super::prune_options::PruneOptions;
+use super::reconstruction::note;
 use super::student::Written;
 use crate::memory::{mib, peak_bytes};
 use minitron_core::checkpoint::{Identity, TensorSource, WriteOptions};
@@ -21,109 +20,12 @@ use minitron_core::output::{OutputDir, OutputLock, write_atomic};
 use minitron_core::plan::{Bytes, Explained, Plan};
 use minitron_core::prune::{ModuleChanges, Student};
 use minitron_core::reconstruct::StudentEditor;
-use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{DEPTH, ModelFolder, ModelSpec, Sizes};
+use minitron_core::spec::{ModelFolder, ModelSpec, Sizes};
 
 /// Beyond the steps that any axis has; each scores the text anew.
 const MAX_ROUNDS: usize = 1000;
 
-/// Options of `prune`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct PruneOptions {
-    /// The model.
-    pub model: String,
-    /// Its scores.
-    pub scores: Option<String>,
-    /// Residual channels to keep.
-    pub hidden: Option<usize>,
-    /// Neurons to keep in each layer.
-    pub mlp: Option<usize>,
-    /// Query heads to keep in each layer.
-    pub heads: Option<usize>,
-    /// Key/value heads to keep in each layer, each with its query heads.
-    pub kv_heads: Option<usize>,
-    /// Layers to keep.
-    pub layers: Option<usize>,
-    /// Sizes by kind of dim, of any that an axis of the model names; those above are the same for some kinds.
-    pub size: BTreeMap<String, usize>,
-    /// A budget, for example `4B+-5%`.
-    pub params: Option<String>,
-    /// Share of the parameters to keep.
-    pub ratio: Option<f64>,
-    /// Whether `ratio` leaves embeddings and output head out.
-    pub non_embedding: bool,
-    /// Most bytes that weights and key/value cache may take, for example `8GiB`.
-    pub memory: Option<String>,
-    /// Tokens per sequence of that cache; the model's positions where not given.
-    pub kv_seq_len: Option<usize>,
-    /// Sequences of that cache; 1 where not given.
-    pub kv_batch_size: Option<usize>,
-    /// Another allocator than the sizes, budget, ratio or memory above ask for.
-    pub allocator: Option<PluginSpec>,
-    /// Whether the hidden width is to be heads x head_dim: some programs that load students want it.
-    pub square: bool,
-    /// A finished plan.
-    pub plan: Option<PathBuf>,
-    /// Axes with parameters of their own; all with defaults where empty.
-    pub axes: Vec<PluginSpec>,
-    /// Which metric decides, by kind of dim; needed where two scored it. The empty key stands for all kinds.
-    pub by: BTreeMap<String, String>,
-    /// Replicates of the scores that must be there to say which units survive resampling; all there are where not given.
-    pub bootstrap: Option<usize>,
-    /// Rounds of scoring and pruning; above 1, `metrics` score the data anew after each.
-    pub rounds: usize,
-    /// Metrics of later rounds; the defaults where empty.
-    pub metrics: Vec<PluginSpec>,
-    /// Memory that the process may take, for example `1GiB`; decides nothing about the student.
-    pub max_memory: Option<Bytes>,
-    /// Whether scores and a plan of another model are taken, with a warning.
-    pub any_model: bool,
-    /// Reconstructions and their text.
-    #[serde(flatten)]
-    pub reconstruction: ReconstructOptions,
-}
-
 impl PruneOptions {
-    /// Every size that is asked for.
-    ///
-    /// # Errors
-    /// `Recipe` for a kind with two sizes.
-    pub(super) fn sizes(&self) -> Result<Sizes> {
-        let short = [
-            ("hidden", self.hidden),
-            ("mlp", self.mlp),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
-            ("layers", self.layers),
-        ];
-        let short = short.into_iter().filter_map(|(option, size)| Some((option, size?)));
-        let all = short.chain(self.size.iter().map(|(kind, &size)| (kind.as_str(), size)));
-        let mut sizes = Sizes::new();
-        for (kind, size) in all {
-            let before = sizes.insert(kind_of(kind).to_owned(), size);
-            if let Some(before) = before.filter(|before| *before != size) {
-                return Err(Error::Recipe(format!(
-                    "size: `{kind}` is given twice, {before} and {size}; give one of them"
-                )));
-            }
-        }
-        Ok(sizes)
-    }
-
-    pub(super) fn wanted(&self, folder: &ModelFolder) -> Result<SizeRequest> {
-        Ok(SizeRequest {
-            sizes: self.sizes()?,
-            params: self.params.clone(),
-            ratio: self.ratio,
-            non_embedding: self.non_embedding,
-            memory: self.memory.clone(),
-            seq_len: self.kv_seq_len,
-            batch_size: self.kv_batch_size,
-            bytes_per_param: folder.n_bytes() as f64 / folder.spec.n_params().max(1) as f64,
-        })
-    }
-
     fn card(&self, context: &Context, folder: &ModelFolder) -> Result<Card> {
         const SIZED_BY: &str = "params ratio non_embedding memory square allocator axes by plan";
         let looks_at_text = match self.reconstruction.heal.is_empty() && self.rounds <= 1 {
@@ -221,11 +123,6 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
     output.commit()?;
     report["out"] = json!(out);
     Ok(report)
-}
-
-/// The kind of dim that options call so: the depth is `layers` to those who type it.
-pub(super) fn kind_of(word: &str) -> &str {
-    if word == "layers" { DEPTH } else { word }
 }
 
 /// Sizes before and after, and what follows from them.

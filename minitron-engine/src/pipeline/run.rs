@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tracing::info_span;
 
 use super::context::Context;
-use super::inputs::Inputs;
+use super::inputs::{Inputs, parent};
 use super::recipe::{Recipe, Stage, StageOptions};
 use super::run_dir::{RunDir, StageRecord};
 use super::verify::{artefacts, is_intact};
@@ -233,8 +233,4 @@ fn save_result(dir: &Path, result: Value) -> Result<Value> {
     let path = dir.join("result.json");
     write_atomic(&path, format!("{result:#}\n"))?;
     Ok(result)
-}
-
-pub(super) fn parent(path: &Path) -> PathBuf {
-    path.parent().map(Path::to_path_buf).unwrap_or_default()
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::context::Context;
-use super::verify::versions;
+use super::versions::versions;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::files::read_text;
 use minitron_core::output::{OutputDir, OutputLock, remove_atomic, write_atomic};

@@ -1,7 +1,7 @@
 //! From a training's options to what the loop takes.
 
 use super::context::{Context, seq_len_or_default};
-use super::train::TrainingOptions;
+use super::training_options::TrainingOptions;
 use crate::data::{Reading, Tokenizer};
 use crate::train::{AdamWSettings, HeldOut, Saving, TrainSettings};
 use minitron_core::error::{Error, Result};

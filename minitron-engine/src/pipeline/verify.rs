@@ -7,23 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::run_dir::{RunDir, RunRecord, StageRecord};
+use super::versions::versions;
 use minitron_core::digest;
 use minitron_core::error::{Error, IoContext, Result};
-use minitron_core::registry::Handshake;
-
-/// Everything besides recipe, inputs and seed that numbers can depend on to the last bit.
-pub(super) fn versions() -> BTreeMap<String, String> {
-    let fields = Handshake::OURS.fields().into_iter().filter(|(name, _)| !["contract", "layout", "tch"].contains(name));
-    let here = [("threads", tch::get_num_threads().to_string()), ("processor", processor())];
-    fields.chain(here).map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// Kernels are chosen by it.
-fn processor() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split(':').nth(1));
-    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |name| name.trim().to_owned())
-}
 
 /// Digests of what a stage left, by path within its folder: weights, scores, plans and configs as they are; records with what
 /// no run repeats (times, speeds, memory) left out. What is there to go on from, and events, are not among them.

@@ -6,6 +6,7 @@ mod gradient;
 mod scorers;
 mod scoring;
 mod streamed;
+mod waiting;
 mod weights;
 
 pub use gradient::mean_gradient;

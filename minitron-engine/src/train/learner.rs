@@ -13,7 +13,6 @@ use super::metrics::{Clock, Metrics};
 use super::objective::Objective;
 use super::optimizer::{AdamW, MasterWeights};
 use super::resume::{self, State};
-use super::run::Trained;
 use super::settings::TrainSettings;
 use super::step::{Step, Weighed, recent_loss};
 use super::teacher::TeacherOutput;
@@ -43,6 +42,15 @@ impl Debug for Learner<'_> {
     fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
         f.debug_struct("Learner").field("out_dir", &self.out_dir).finish_non_exhaustive()
     }
+}
+
+/// Master weights of what was trained, where it computes in less than f32.
+#[derive(Debug)]
+pub struct Trained {
+    /// The student's.
+    pub student: MasterWeights,
+    /// Those of a teacher that was corrected.
+    pub teacher: Option<MasterWeights>,
 }
 
 /// How a run went.

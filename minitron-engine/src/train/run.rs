@@ -10,10 +10,9 @@ use super::batches::Batches;
 use super::correction::Correction;
 use super::counts::Counts;
 use super::held_out::{Evaluation, HeldOut, HeldOutLoss};
-use super::learner::{Learner, Outcome, TrainState};
+use super::learner::{Learner, Outcome, TrainState, Trained};
 use super::memory::{BatchShape, StepMemory};
 use super::objective::teacher_output;
-use super::optimizer::MasterWeights;
 use super::resume::State;
 use super::saving::Saving;
 use super::settings::TrainSettings;
@@ -57,15 +56,6 @@ pub struct Trainer<'a> {
     pub progress: &'a dyn Progress,
     /// How the run is asked to end after the step at hand; `--resume` goes on.
     pub interrupt: &'a Interrupt,
-}
-
-/// Master weights of what was trained, where it computes in less than f32.
-#[derive(Debug)]
-pub struct Trained {
-    /// The student's.
-    pub student: MasterWeights,
-    /// Those of a teacher that was corrected.
-    pub teacher: Option<MasterWeights>,
 }
 
 /// How all of a run's learners went.

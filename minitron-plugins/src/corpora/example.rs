@@ -7,7 +7,7 @@ use minitron_core::conversation::{Example, Form};
 use minitron_core::error::Result;
 use serde_json::{Map, Value};
 
-use super::records::Record;
+use super::record::Record;
 use super::{default_field, field};
 
 /// What a template may read beside the messages.
@@ -53,7 +53,7 @@ fn alone(record: &Value, messages: &[Value]) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::records::Place;
+    use super::super::record::Place;
     use super::*;
     use serde_json::json;
 

@@ -3,7 +3,7 @@
 use minitron_core::contract::Document;
 use serde_json::Value;
 
-use super::records::{kind_of, names, paths_of};
+use super::record::{kind_of, names, paths_of};
 
 /// What stands in the way, in words.
 pub(super) type Missing = String;

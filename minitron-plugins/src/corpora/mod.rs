@@ -8,6 +8,7 @@ mod jsonl;
 mod megatron;
 mod parquet;
 mod plain;
+pub(crate) mod record;
 pub(crate) mod records;
 mod split;
 mod stories;
@@ -23,7 +24,7 @@ use minitron_core::contract::{Corpus, Document};
 use minitron_core::error::{Error, Result};
 use minitron_core::files::open_regular;
 
-use self::records::Record;
+use self::record::Record;
 
 /// A file as one text.
 pub(crate) fn of_text(path: &Path) -> Box<dyn Corpus> {

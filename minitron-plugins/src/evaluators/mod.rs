@@ -19,10 +19,8 @@ use minitron_core::contract::Measurements;
 use minitron_core::error::{Error, Result};
 use serde_json::{Map, Value};
 
-use crate::corpora::{
-    self,
-    records::{self, Place, kind_of},
-};
+use crate::corpora::record::{Place, kind_of};
+use crate::corpora::{self, records};
 
 /// The objects of a task file, read as data are, each with the place it stands at; at least one.
 pub(crate) fn records(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {

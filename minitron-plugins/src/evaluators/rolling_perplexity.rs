@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::skipped::Skipped;
 use super::{likely, wikitext};
 use crate::corpora;
-use crate::corpora::records::{Record, has_records, records};
+use crate::corpora::record::Record;
+use crate::corpora::records::{has_records, records};
 
 /// Perplexity of whole documents, per word and per byte: with the summed log-likelihood L over all documents in nats,
 /// `word_perplexity` = exp(−L / words), `byte_perplexity` = exp(−L / bytes), `bits_per_byte` = −L / (bytes · ln 2). They

@@ -16,7 +16,7 @@ use super::super::places::refuse_places;
 use super::super::planning::scores_of;
 use super::super::reconstruction::ReconstructOptions;
 use super::super::score::scores_path;
-use super::super::teaching::TeacherSource;
+use super::super::teacher_source::TeacherSource;
 use super::super::train::identity;
 use super::options::{Found, SearchOptions};
 use super::prepare::{eval_windows, losses, reconstruction, refuse};

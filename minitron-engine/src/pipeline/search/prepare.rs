@@ -4,7 +4,7 @@ use tch::Kind;
 
 use super::super::context::Context;
 use super::super::reconstruction::ReconstructOptions;
-use super::super::train::TrainingOptions;
+use super::super::training_options::TrainingOptions;
 use super::options::SearchOptions;
 use crate::data::{DataSpec, Tokenizer};
 use minitron_core::error::{Error, Result};

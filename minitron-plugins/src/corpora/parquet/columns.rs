@@ -7,7 +7,7 @@ use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::schema::types::{Type, TypePtr};
 
 use crate::corpora::example::BESIDE;
-use crate::corpora::records::names;
+use crate::corpora::record::names;
 
 /// Groups within groups that are named; deeper ones are not.
 const DEEPEST: usize = 8;

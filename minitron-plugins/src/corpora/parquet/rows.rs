@@ -18,7 +18,8 @@ use serde_json::{Map, Number, Value};
 
 use super::backed::{self, Backed};
 use super::{guarded, open, unreadable};
-use crate::corpora::records::{Place, Record, Records, names};
+use crate::corpora::record::{Place, Record, names};
+use crate::corpora::records::Records;
 
 /// Groups within groups; rows are assembled by a function that calls itself.
 const DEEPEST: usize = 32;

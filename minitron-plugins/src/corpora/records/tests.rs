@@ -5,7 +5,7 @@ use ::parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 

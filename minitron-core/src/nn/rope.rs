@@ -4,7 +4,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Present, Result};
-use crate::spec::Rotary;
+use crate::parts::Rotary;
 
 /// The rotation of one sequence's positions: cos and sin [1, T, 1, R/2], made when it is asked for, since a table of all
 /// positions that a config announces would take memory that no text needs.
@@ -17,7 +17,7 @@ pub struct Rope {
 
 impl Rope {
     /// Of `n_tokens` positions from `start` on.
-    pub(super) fn at(rotary: &Rotary, start: i64, n_tokens: i64, device: Device, kind: Kind) -> Result<Rope> {
+    pub fn at(rotary: &Rotary, start: i64, n_tokens: i64, device: Device, kind: Kind) -> Result<Rope> {
         let end = start.saturating_add(n_tokens);
         let freq_r = Tensor::f_from_slice(&rotary.frequencies(end as f64))?;
         let position_t = Tensor::f_arange_start(start, end, (Kind::Double, Device::Cpu))?;

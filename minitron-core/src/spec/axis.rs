@@ -1,8 +1,8 @@
 use std::fmt::Debug;
 
+use super::ModelSpec;
+use super::PruneGroup;
 use crate::error::Result;
-use crate::spec::ModelSpec;
-use crate::spec::PruneGroup;
 
 /// What can be removed: the groups of interchangeable units of a model.
 ///

@@ -16,7 +16,7 @@ const WIDE: i64 = 8192;
 ///
 /// On processors with AVX-512 that are not Intel's, the MKL that libtorch multiplies f32 matrices with keeps to AVX2, while
 /// oneDNN, which comes with it too, does not; everywhere else this is libtorch's own `linear`.
-pub(super) fn linear(x: &Tensor, weight_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<Tensor> {
+pub fn linear(x: &Tensor, weight_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<Tensor> {
     let mut shape = x.size();
     let (Some(last), &[n_outputs, n_inputs]) = (shape.last_mut(), weight_oi.size().as_slice()) else {
         return Ok(x.f_linear(weight_oi, bias_o)?);

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::products::linear;
 use crate::error::{Error, Result};
-use crate::spec::{Activation, Norm, NormKind};
+use crate::parts::{Activation, Norm, NormKind};
 
 /// x·Wᵀ + b.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl Linear {
 
     /// The gradient on x [N, I] of one on x·Wᵀ + b [N, O]. Those of W and b are added to what they have in place, so that of
     /// a large W no second copy exists, which is what autograd makes in every call.
-    pub(super) fn back(&self, x_ni: &Tensor, gradient_no: &Tensor) -> Result<Tensor> {
+    pub fn back(&self, x_ni: &Tensor, gradient_no: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         if let Some(mut gradient_oi) = gradient_of(&self.weight_oi)? {
             let _ = gradient_oi.f_addmm_(&gradient_no.f_tr()?, x_ni)?;

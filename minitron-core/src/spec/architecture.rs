@@ -1,8 +1,8 @@
 use std::fmt::Debug;
 
+use super::{CheckpointInfo, ClientLimit, ModelSpec, Sizes};
 use crate::checkpoint::Config;
 use crate::error::Result;
-use crate::spec::{CheckpointInfo, ClientLimit, ModelSpec, Sizes};
 
 /// A family of transformers: the only place that knows its tensor names and config keys.
 ///

@@ -1,8 +1,77 @@
-//! How fast the pairs of channels of a head turn.
+//! Rotary position embedding as data, and how fast the pairs of channels of a head turn.
 
 use std::f64::consts::PI;
 
-use super::{Rotary, RotaryScaling};
+/// Rotary position embedding in the half-split form.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotary {
+    /// Base of the wavelengths.
+    pub theta: f64,
+    /// The first `n_rotated` of each head's channels turn, the rest pass.
+    pub n_rotated: usize,
+    /// Change of the wavelengths for long contexts.
+    pub scaling: RotaryScaling,
+    /// Factor of the rotated channels (yarn's and longrope's attention factor).
+    pub factor: f64,
+}
+
+/// Change of the rotary wavelengths.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RotaryScaling {
+    /// As trained first.
+    None,
+    /// As trained first up to the original positions; a longer sequence has a larger base, by its length (NTK).
+    Dynamic {
+        /// Stretch.
+        factor: f64,
+        /// Positions up to which nothing changes.
+        original_max_positions: f64,
+    },
+    /// All angles divided by `factor`.
+    Linear {
+        /// Divisor.
+        factor: f64,
+    },
+    /// Llama 3: long wavelengths divided by `factor`, short ones kept, a smooth passage between.
+    Llama3 {
+        /// Divisor of the long wavelengths.
+        factor: f64,
+        /// Wavelengths above `original / low` are long.
+        low_freq_factor: f64,
+        /// Wavelengths below `original / high` are short.
+        high_freq_factor: f64,
+        /// Context of the first training.
+        original_max_positions: f64,
+    },
+    /// Long wavelengths divided by `factor`, short ones kept, a linear passage between, by the number of turns within the
+    /// original positions (arXiv 2309.00071).
+    Yarn {
+        /// Divisor of the long wavelengths.
+        factor: f64,
+        /// Turns from which on a wavelength is short.
+        beta_fast: f64,
+        /// Turns up to which it is long.
+        beta_slow: f64,
+        /// Context of the first training.
+        original_max_positions: f64,
+        /// Whether the ends of the passage are rounded to whole channels.
+        truncate: bool,
+    },
+    /// A divisor for each pair of channels; other ones for sequences longer than the original positions (arXiv 2402.13753).
+    Long {
+        /// Up to the original positions.
+        short: Vec<f64>,
+        /// Beyond them.
+        long: Vec<f64>,
+        /// Context of the first training.
+        original_max_positions: f64,
+    },
+    /// Not known: whatever turns nothing works, the rest is refused.
+    Unsupported {
+        /// The key, what is known, and the way out.
+        why: String,
+    },
+}
 
 impl Rotary {
     /// f_k \[R/2\] in a sequence that ends at `end`: channel k turns with channel k + R/2 by the angle t · f_k at position t, R the

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::rope::Rope;
 use crate::error::{Error, Result};
-use crate::spec::Rotary;
+use crate::parts::Rotary;
 
 /// Token ids, and which of them are there: what a model is given. B batch, T tokens.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +57,8 @@ enum MaskKey {
 }
 
 impl Context {
-    pub(super) fn new(causal: bool, start: i64, n_tokens: i64, device: Device, kind: Kind) -> Self {
+    /// Of `n_tokens` tokens from position `start` on, all of them seen.
+    pub fn new(causal: bool, start: i64, n_tokens: i64, device: Device, kind: Kind) -> Self {
         let (ropes, masks) = (RefCell::default(), RefCell::default());
         Context { start, n_tokens, causal, attention_mask_bt: None, positions_bt: None, device, kind, ropes, masks }
     }
@@ -66,7 +67,7 @@ impl Context {
     ///
     /// # Errors
     /// `Recipe` for documents told apart in an encoder.
-    pub(super) fn beside(mut self, attention_mask_bt: Option<&Tensor>, positions_bt: Option<&Tensor>) -> Result<Self> {
+    pub fn beside(mut self, attention_mask_bt: Option<&Tensor>, positions_bt: Option<&Tensor>) -> Result<Self> {
         if positions_bt.is_some() && !self.causal {
             let message = "attend: documents: an encoder's windows hold one stretch of text; leave it out";
             return Err(Error::Recipe(message.into()));
@@ -206,7 +207,7 @@ impl Context {
 }
 
 /// Blocks that so many tokens fill.
-pub(crate) fn blocks(n_tokens: i64, block: i64) -> i64 {
+pub fn blocks(n_tokens: i64, block: i64) -> i64 {
     (n_tokens + block - 1) / block
 }
 

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use tch::Tensor;
 
 use crate::error::Result;
-use crate::model::{Context, MixerState, PartWeights, Port, PortTap, Ports};
-use crate::spec::{Cost, Norm, Role};
+use crate::nn::{Context, MixerState, PartWeights, PortTap};
+use crate::parts::{Cost, Norm, Port, Ports, Role};
 
 /// What reads the residual stream and gives what is added to it: attention, an MLP. Data, made by an architecture for each
 /// layer; a family in a library may bring its own.

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use crate::error::Result;
-use crate::spec::{At, Port, Site};
+use crate::parts::{At, Port, Site};
 
 /// Something that looks on during a forward pass.
 pub trait Tap {
@@ -55,6 +55,6 @@ impl<'t> PortTap<'t> {
 }
 
 /// Shows a site where somebody looks.
-pub(super) fn show(tap: &mut dyn Tap, site: Site, x: &Tensor) -> Result<()> {
+pub fn show(tap: &mut dyn Tap, site: Site, x: &Tensor) -> Result<()> {
     if tap.wants(site) { tap.see(site, x) } else { Ok(()) }
 }

@@ -1,0 +1,39 @@
+use std::fmt::Debug;
+
+use super::editor::StudentEditor;
+use crate::error::{Error, Result};
+use crate::plugin_spec::PluginSpec;
+
+/// Repairs a pruned model in closed form, without training.
+///
+/// # Law
+/// Shapes stay; a plan that removes nothing changes nothing, byte for byte; values are finite. The framework checks.
+#[typetag::serde(tag = "type")]
+pub trait Reconstruction: Debug + Send + Sync {
+    /// Reads the student, its teacher and, where it needs any, calibration text from the editor, and replaces weights.
+    ///
+    /// # Errors
+    /// `Recipe` where the family, the plan or the options leave nothing to work with.
+    fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()>;
+}
+
+impl StudentEditor<'_> {
+    /// Applies one reconstruction, and checks its law.
+    ///
+    /// # Errors
+    /// `Plugin` when it changed a student from which nothing was removed.
+    pub fn treat(&mut self, reconstruction: &dyn Reconstruction) -> Result<()> {
+        let value = serde_json::to_value(reconstruction)
+            .map_err(|e| Error::Internal(format!("a reconstruction's parameters: {e}")))?;
+        let spec: PluginSpec = serde_json::from_value(value)
+            .map_err(|e| Error::Internal(format!("a reconstruction's parameters: {e}")))?;
+        self.tag.clone_from(&spec.tag);
+        let _span = tracing::info_span!("reconstruct", name = %spec.tag).entered();
+        reconstruction.reconstruct(self)?;
+        if self.is_whole() && !self.is_untouched() {
+            return Err(self.broken("changed a student from which nothing was removed".into()));
+        }
+        self.reconstructed.push(spec);
+        Ok(())
+    }
+}

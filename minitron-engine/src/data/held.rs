@@ -1,0 +1,116 @@
+//! All windows of some data at once, for scoring and evaluating.
+
+use super::documents::DataSources;
+use super::packing::{WholePacker, cut_at_turns};
+use super::spec::{DataSpec, Reading};
+use super::text_options::{Attend, LossMask, Pack};
+use super::tokenise::Wants;
+use super::tokenizer::Tokenizer;
+use minitron_core::error::{Error, Result};
+use minitron_core::registry::Registry;
+use minitron_core::windows::{Token, Tokenize, Windows};
+
+impl Reading {
+    /// Whether attention stays inside documents.
+    pub(super) fn is_inside_documents(&self) -> bool {
+        self.text.attend == Attend::Documents
+    }
+
+    /// What tokenising has to find out.
+    pub(super) fn wants(&self, pack: Pack) -> Wants {
+        Wants { answers: self.text.mask == LossMask::Answers, turns: matches!(pack, Pack::Documents | Pack::Whole) }
+    }
+
+    /// Reads, tokenises, joins and cuts.
+    ///
+    /// # Errors
+    /// `Data` when there is less than one window, or a token lies outside the vocabulary.
+    pub fn windows(&self, specs: &[DataSpec], tokenizer: &Tokenizer, registry: &Registry) -> Result<Windows> {
+        let _span = tracing::info_span!("tokenise").entered();
+        if self.seq_len < 2 {
+            return Err(Error::Recipe(format!("seq_len: expected at least 2 tokens, got {}", self.seq_len)));
+        }
+        if self.max_windows == Some(0) {
+            return Err(Error::Recipe("samples: expected at least 1".into()));
+        }
+        if specs.iter().any(|spec| spec.weight.is_some()) {
+            return Err(Error::Recipe("data: weights mix text for training; leave them out here".into()));
+        }
+        self.text.check(tokenizer.special_tokens().is_some())?;
+        let sources = DataSources::new(specs, self, registry)?;
+        let (name, pack) = (sources.name(), sources.pack(&self.text)?);
+        let kind = (name.as_str(), self.is_inside_documents());
+        match pack {
+            Pack::Documents => {
+                let documents = self.documents(&sources, tokenizer, pack, self.max_windows)?;
+                Windows::of_runs(documents, self.max_windows, tokenizer.special_tokens(), kind)
+            }
+            Pack::Whole => {
+                let windows = self.packed(&sources, tokenizer)?;
+                Windows::of_runs(windows, self.max_windows, tokenizer.special_tokens(), kind)
+            }
+            Pack::Auto | Pack::Stream => {
+                let tokens = self.stream(&sources, tokenizer, pack)?;
+                Windows::cut_stream(tokens, self.seq_len, self.max_windows, tokenizer.special_tokens(), kind)
+            }
+        }
+    }
+
+    /// All documents in one stream, as far as it is wanted.
+    fn stream(&self, sources: &DataSources, tokenizer: &Tokenizer, pack: Pack) -> Result<Vec<Token>> {
+        let wanted = self.max_windows.map_or(usize::MAX, |n| n.saturating_mul(self.seq_len));
+        let mut tokens = Vec::new();
+        for item in sources.tokenised(tokenizer, self.wants(pack)) {
+            tokens.extend(item?.0);
+            if tokens.len() >= wanted {
+                break;
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Documents cut at a window's length, or where the last turn ends that has room; at most so many of two tokens or more.
+    fn documents(
+        &self,
+        sources: &DataSources,
+        tokenizer: &Tokenizer,
+        pack: Pack,
+        most: Option<usize>,
+    ) -> Result<Vec<Vec<Token>>> {
+        let (mut documents, mut document, mut n_found) = (Vec::new(), Vec::new(), 0);
+        for item in sources.tokenised(tokenizer, self.wants(pack)) {
+            let (tokens, is_part) = item?;
+            // Of a long document no more than its window is held.
+            document.extend(tokens.into_iter().take(self.seq_len.saturating_add(1).saturating_sub(document.len())));
+            if is_part {
+                continue;
+            }
+            let first = cut_at_turns(&document, self.seq_len).first().map(|piece| piece.to_vec());
+            document.clear();
+            n_found += usize::from(first.as_ref().is_some_and(|piece| piece.len() > 1));
+            documents.extend(first);
+            if most.is_some_and(|most| n_found >= most) {
+                break;
+            }
+        }
+        Ok(documents)
+    }
+
+    /// Whole documents together, as many as a window has room for.
+    fn packed(&self, sources: &DataSources, tokenizer: &Tokenizer) -> Result<Vec<Vec<Token>>> {
+        let (mut packer, mut document) = (WholePacker::new(self.seq_len), Vec::new());
+        for item in sources.tokenised(tokenizer, self.wants(Pack::Whole)) {
+            let (tokens, is_part) = item?;
+            document.extend(tokens);
+            if !is_part {
+                // One token is no document.
+                packer.push(if document.len() > 1 { &document } else { &[] });
+                document.clear();
+            }
+            if self.max_windows.is_some_and(|most| packer.n_closed() >= most) {
+                break;
+            }
+        }
+        Ok(packer.finish())
+    }
+}
