@@ -325,6 +325,62 @@ fn a_new_plugin_builds_passes_and_runs_as_it_is_and_its_panic_is_an_error() {
 
 /// Minutes: in the slow set.
 #[test]
+#[ignore = "slow: builds the program twice: minutes"]
+fn a_change_of_the_engine_leaves_a_library_valid_and_one_of_the_core_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("minitron");
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().unwrap();
+    if !listed.status.success() {
+        println!("absent, not tested: git");
+        return;
+    }
+    for name in String::from_utf8(listed.stdout).unwrap().split_terminator('\0') {
+        let (from, to) = (root().join(name), at.join(name));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+    }
+    // What other packages were built to is taken over: as hard links, since cargo writes new files and changes none.
+    let built = binary().parent().unwrap().to_path_buf();
+    let target = at.join("target/release");
+    fs::create_dir_all(&target).unwrap();
+    for part in ["deps", "build", ".fingerprint"] {
+        let copied = Command::new("cp").arg("-al").args([built.join(part), target.join(part)]).status().unwrap();
+        assert!(copied.success());
+    }
+    // The one that those packages were built with.
+    let libtorch = std::env::var_os("LIBTORCH").map_or_else(|| root().join(".deps/libtorch/torch"), PathBuf::from);
+    let built = |package: &str| {
+        // The levels of development: what is asked is whether libraries open.
+        let levels = ["core", "engine", "plugins", "cli"]
+            .map(|name| format!("profile.release.package.minitron-{name}.opt-level=0"));
+        let mut cargo = Command::new("cargo");
+        cargo.current_dir(&at).args(["build", "--release", "--offline", "--locked", "-p", package]);
+        cargo.args(levels.iter().flat_map(|level| ["--config", level]));
+        let output = cargo.env("CARGO_TARGET_DIR", at.join("target")).env("LIBTORCH", &libtorch).output().unwrap();
+        assert!(output.status.success(), "{package}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let check = || {
+        let library = target.join("libminitron_examples.so");
+        Command::new(target.join("minitron")).args(["plugins", "check"]).arg(library).output().unwrap()
+    };
+    let change = |file: &str| {
+        let text = fs::read_to_string(at.join(file)).unwrap();
+        fs::write(at.join(file), text + "\n/// Added.\npub fn added() {}\n").unwrap();
+    };
+    built("minitron-examples");
+    change("minitron-engine/src/memory.rs");
+    built("minitron-cli");
+    let output = check();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    change("minitron-core/src/random.rs");
+    built("minitron-cli");
+    let output = check();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("built otherwise than this program: core:"), "{error}");
+}
+
+#[test]
 #[ignore = "builds a crate of every kind: minutes"]
 fn a_new_plugin_of_every_kind_builds_passes_and_keeps_its_law() {
     let dir = tempfile::tempdir().unwrap();
