@@ -1,4 +1,4 @@
-//! The command line: arguments in, a job of `minitron-core`, a table or JSON out.
+//! The command line: arguments in, a job of `minitron-engine`, a table or JSON out.
 
 mod args;
 mod commands;

@@ -4,17 +4,15 @@ mod pruning;
 mod search;
 mod training;
 
-pub use pruning::{Prune, ReconstructOptions};
+pub use pruning::Prune;
 pub use search::Search;
-pub use training::{Distill, TeacherArgs, Train, Training, TrainingArgs};
+pub use training::{Distill, Train, Training};
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use minitron_core::plan::Bytes;
-use minitron_core::registry::{Kind, PluginSpec};
-use minitron_engine::data::{Attend, DataSpec, LossMask, Pack, TextOptions};
-use minitron_engine::pipeline::{ComputeType, NamedTask};
+use minitron_core::registry::Kind;
+use minitron_engine::pipeline::{ComputeType, EvalOptions, GenerateOptions, InspectOptions, ScoreOptions};
 
 use crate::commands::{Report, Watch};
 
@@ -68,7 +66,7 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Sizes, parameters, memory and legal pruned sizes of a model
-    Inspect(Inspect),
+    Inspect(InspectOptions),
     /// What is registered
     Plugins {
         /// list, show, new or check
@@ -76,7 +74,7 @@ pub enum Command {
         command: Plugins,
     },
     /// Held-out loss and perplexity, KL to a teacher, tasks
-    Eval(Eval),
+    Eval(EvalOptions),
     /// One calibration pass: a score for every neuron, head, channel and layer
     Score(Score),
     /// Rank, plan, slice, write
@@ -88,7 +86,7 @@ pub enum Command {
     /// The best small shape: candidates from sizes alone, ranked by short distillation
     Search(Box<Search>),
     /// Continue a prompt
-    Generate(Generate),
+    Generate(GenerateOptions),
     /// Whether a recipe can be meant, and what recipes may hold
     Recipe {
         /// check or schema
@@ -130,19 +128,6 @@ impl Command {
     }
 }
 
-/// `inspect`
-#[derive(Debug, Args)]
-pub struct Inspect {
-    /// Folder or hub id: org/name or org/name@revision
-    pub model: String,
-    /// Tokens per sequence of the key/value cache [default: the model's positions]
-    #[arg(long)]
-    pub seq_len: Option<usize>,
-    /// Sequences of the key/value cache
-    #[arg(long, default_value_t = 1)]
-    pub batch_size: usize,
-}
-
 /// `plugins`
 #[derive(Debug, Subcommand)]
 pub enum Plugins {
@@ -179,146 +164,17 @@ pub enum RecipeCommand {
     Schema,
 }
 
-/// How files are read.
-#[derive(Debug, Args)]
-pub struct Files {
-    /// Field of JSON lines, column of Parquet files [default: text]
-    #[arg(long)]
-    pub field: Option<String>,
-    /// Element type of .bin files: u16 or u32 [default: u16]
-    #[arg(long)]
-    pub token_type: Option<String>,
-    /// How records hold conversations: messages, sharegpt, prompt_completion or alpaca [default: recognised]
-    #[arg(long)]
-    pub form: Option<String>,
-    /// How documents become windows: stream (joined, cut at --seq-len), documents (one window each), whole (as many whole
-    /// ones as a window has room for) or auto (whole for conversations, stream for the rest)
-    #[arg(long, default_value = "auto")]
-    pub pack: Pack,
-    /// Which tokens are learned and measured: none (all of them) or answers (what the assistant says)
-    #[arg(long, default_value = "none")]
-    pub mask: LossMask,
-    /// How far attention reaches: window, or documents (inside each document of a window alone)
-    #[arg(long, default_value = "window")]
-    pub attend: Attend,
-    /// The day that chat templates write where they ask for one, 2026-11-28 [default: today]
-    #[arg(long)]
-    pub date: Option<String>,
-}
-
-impl Files {
-    /// As jobs take them.
-    pub fn text(&self) -> TextOptions {
-        TextOptions {
-            field: self.field.clone(),
-            form: self.form.clone(),
-            token_type: self.token_type.clone(),
-            pack: self.pack,
-            mask: self.mask,
-            attend: self.attend,
-            date: self.date.clone(),
-        }
-    }
-}
-
-/// `eval`
-#[derive(Debug, Args)]
-pub struct Eval {
-    /// Folder or hub id
-    pub model: String,
-    /// Held-out text: FILE, or FILE#a..b for some of its documents
-    #[arg(long, num_args = 1..)]
-    pub data: Vec<DataSpec>,
-    /// Compare with this model
-    #[arg(long)]
-    pub teacher: Option<String>,
-    /// A task file, NAME=FILE, measured by what its fields ask for; or NAME=EVALUATOR:key=value
-    #[arg(long = "task")]
-    pub tasks: Vec<NamedTask>,
-    /// What to measure on the text, or on files of its own, `name:path=FILE` [default: what suits the model, on the text]
-    #[arg(long = "evaluator")]
-    pub evaluators: Vec<PluginSpec>,
-    /// At most so many windows
-    #[arg(long)]
-    pub samples: Option<usize>,
-    /// Tokens per window [default: the model's positions, at most 512]
-    #[arg(long)]
-    pub seq_len: Option<usize>,
-    /// Windows per forward pass
-    #[arg(long, default_value_t = 8)]
-    pub batch_size: usize,
-    /// Compare with a teacher that has another tokenizer, with a warning
-    #[arg(long)]
-    pub any_model: bool,
-    #[command(flatten)]
-    pub files: Files,
-}
-
 /// `score`
 #[derive(Debug, Args)]
 pub struct Score {
-    /// Folder or hub id
-    pub model: String,
-    /// Calibration text: FILE, or FILE#a..b for some of its documents
-    #[arg(long, num_args = 1.., required = true)]
-    pub data: Vec<DataSpec>,
+    #[command(flatten)]
+    pub options: ScoreOptions,
     /// Where the scores go
     #[arg(long)]
     pub out: PathBuf,
-    /// A metric, `name:key=value,as=LABEL` [default: activation, block_influence]
-    #[arg(long = "metric")]
-    pub metrics: Vec<PluginSpec>,
-    /// Windows used
-    #[arg(long, default_value_t = 1024)]
-    pub samples: usize,
-    /// Tokens per window [default: the model's positions, at most 512]
-    #[arg(long)]
-    pub seq_len: Option<usize>,
-    /// Windows per forward pass
-    #[arg(long, default_value_t = 8)]
-    pub batch_size: usize,
-    /// Store scores of so many resamples of the windows too, for plans that say how close their calls were
-    #[arg(long, default_value_t = 0)]
-    pub bootstrap: usize,
-    /// Hold one layer at a time; an interrupted scoring goes on at the layer it had reached
-    #[arg(long)]
-    pub stream: bool,
-    /// Memory that the process may take, `2GiB`: batches shrink to keep it
-    #[arg(long)]
-    pub max_memory: Option<Bytes>,
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,
-    #[command(flatten)]
-    pub files: Files,
-}
-
-/// `generate`
-#[derive(Debug, Args)]
-pub struct Generate {
-    /// Folder or hub id
-    pub model: String,
-    /// Text to continue, or with --chat what a user says
-    #[arg(long, default_value = "")]
-    pub prompt: String,
-    /// Answer as the assistant of the model's own chat template; without --prompt, line after line of standard input
-    #[arg(long)]
-    pub chat: bool,
-    /// What the system says first, in a chat
-    #[arg(long, requires = "chat")]
-    pub system: Option<String>,
-    /// The day that the chat template writes where it asks for one, 2026-11-28 [default: today]
-    #[arg(long, requires = "chat")]
-    pub date: Option<String>,
-    /// At most so many new tokens
-    #[arg(long, default_value_t = 100)]
-    pub max_new_tokens: usize,
-    /// 0 takes the likeliest token, more draws
-    #[arg(long, default_value_t = 0.0)]
-    pub temperature: f64,
-    /// Draw from the k likeliest only; 0 means all
-    #[arg(long, default_value_t = 0)]
-    pub top_k: usize,
 }
 
 /// `run`
@@ -364,4 +220,44 @@ pub struct Demo {
     /// Start over, replacing the folder
     #[arg(long)]
     pub force: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::FromArgMatches;
+    use minitron_engine::pipeline::{
+        DistillOptions, PruneOptions, ReconstructOptions, SearchOptions, TeacherOptions, TrainOptions, TrainingOptions,
+    };
+
+    use super::*;
+
+    /// What a command's options are where no more than these words is typed.
+    fn typed<T: Args>(words: &[&str]) -> T {
+        let command = T::augment_args(clap::Command::new("x").no_binary_name(true));
+        T::from_arg_matches(&command.get_matches_from(words)).unwrap()
+    }
+
+    /// The command line and recipes have one default for each option.
+    #[test]
+    fn what_is_not_typed_is_as_what_a_recipe_leaves_out() {
+        assert_eq!(typed::<EvalOptions>(&["m"]), EvalOptions { model: "m".into(), ..EvalOptions::default() });
+        assert_eq!(
+            typed::<GenerateOptions>(&["m"]),
+            GenerateOptions { model: "m".into(), ..GenerateOptions::default() }
+        );
+        let score = ScoreOptions { model: "m".into(), data: vec!["t".parse().unwrap()], ..ScoreOptions::default() };
+        assert_eq!(typed::<ScoreOptions>(&["m", "--data", "t"]), score);
+        // A recipe that says nothing of rounds has none beyond the first.
+        let prune = PruneOptions { model: "m".into(), rounds: 1, ..PruneOptions::default() };
+        assert_eq!(typed::<PruneOptions>(&["m"]), prune);
+        assert_eq!(typed::<ReconstructOptions>(&[]), ReconstructOptions::default());
+        assert_eq!(typed::<TeacherOptions>(&[]), TeacherOptions::default());
+        assert_eq!(typed::<TrainingOptions>(&[]), TrainingOptions::default());
+        let train = TrainOptions { model: Some("m".into()), ..TrainOptions::default() };
+        assert_eq!(typed::<TrainOptions>(&["m"]), train);
+        let distill = DistillOptions { teacher: "t".into(), student: "s".into(), ..DistillOptions::default() };
+        assert_eq!(typed::<DistillOptions>(&["--teacher", "t", "--student", "s"]), distill);
+        let search = SearchOptions { model: "m".into(), scores: "s".into(), ..SearchOptions::default() };
+        assert_eq!(typed::<SearchOptions>(&["m", "--scores", "s"]), search);
+    }
 }

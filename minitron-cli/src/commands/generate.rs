@@ -3,25 +3,15 @@ use std::io;
 use minitron_core::error::{Error, Result};
 use minitron_engine::pipeline::{Chat, Context, GenerateOptions, generate};
 
-use crate::args::{Common, Generate};
+use crate::args::Common;
 use crate::output;
 use crate::settings::{single, with_context};
 
-pub fn run(common: &Common, args: &Generate) -> Result<()> {
-    let options = GenerateOptions {
-        model: args.model.clone(),
-        prompt: args.prompt.clone(),
-        chat: args.chat,
-        system: args.system.clone(),
-        date: args.date.clone(),
-        max_new_tokens: args.max_new_tokens,
-        temperature: args.temperature,
-        top_k: args.top_k,
-    };
-    if args.chat && args.prompt.is_empty() {
-        return with_context(common, false, None, |context| converse(context, &options, common.json));
+pub fn run(common: &Common, options: &GenerateOptions) -> Result<()> {
+    if options.chat && options.prompt.is_empty() {
+        return with_context(common, false, None, |context| converse(context, options, common.json));
     }
-    let report = single(common, false, |context| generate(context, &options))?;
+    let report = single(common, false, |context| generate(context, options))?;
     output::show(common.json, &report, output::generated_text)
 }
 

@@ -1,55 +1,17 @@
 use std::collections::BTreeMap;
 
 use minitron_core::error::{Error, Result};
-use minitron_engine::pipeline::{PruneOptions, ReconstructOptions, prune};
+use minitron_engine::pipeline::{PruneOptions, prune};
 
-use crate::args::{self, Common, Prune};
+use crate::args::{Common, Prune};
 use crate::output;
 use crate::settings::single;
 
 pub fn run(common: &Common, args: &Prune) -> Result<()> {
-    let options = PruneOptions {
-        model: args.model.clone(),
-        scores: args.scores.clone(),
-        hidden: args.hidden,
-        mlp: args.mlp,
-        heads: args.heads,
-        kv_heads: args.kv_heads,
-        layers: args.layers,
-        size: sizes(&args.size)?,
-        params: args.params.clone(),
-        ratio: args.ratio,
-        non_embedding: args.non_embedding,
-        memory: args.memory.clone(),
-        kv_seq_len: args.kv_seq_len,
-        kv_batch_size: args.kv_batch_size,
-        allocator: args.allocator.clone(),
-        square: args.square,
-        plan: args.plan.clone(),
-        axes: args.axes.clone(),
-        by: by(&args.by),
-        bootstrap: args.bootstrap,
-        rounds: args.rounds,
-        metrics: args.metrics.clone(),
-        max_memory: args.max_memory,
-        any_model: args.any_model,
-        reconstruction: reconstruction(&args.reconstruction),
-    };
+    let options = PruneOptions { size: sizes(&args.size)?, by: by(&args.by), ..args.options.clone() };
     let out = args.out.clone().unwrap_or_default();
     let report = single(common, args.force, |context| prune(context, &options, &out, args.dry_run))?;
     output::show(common.json, &report, output::plan_table)
-}
-
-fn reconstruction(args: &args::ReconstructOptions) -> ReconstructOptions {
-    ReconstructOptions {
-        heal: args.heal.clone(),
-        data: args.data.clone(),
-        samples: args.samples,
-        seq_len: args.seq_len,
-        batch_size: args.batch_size,
-        uncompensated: args.uncompensated,
-        text: args.files.text(),
-    }
 }
 
 fn sizes(words: &[String]) -> Result<BTreeMap<String, usize>> {

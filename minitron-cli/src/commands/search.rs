@@ -2,39 +2,18 @@ use std::collections::BTreeMap;
 
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::Count;
-use minitron_engine::pipeline::{Context, SearchOptions, SizeList, search};
+use minitron_engine::pipeline::{Context, SearchOptions, SizeList, TrainingOptions, search};
 
-use super::distill::asked;
 use super::prune::{by, by_kind};
-use super::train::training_options;
 use crate::args::{Common, Search};
 use crate::output;
 use crate::settings::single;
 
 pub fn run(common: &Common, args: &Search) -> Result<()> {
-    let options = SearchOptions {
-        model: args.model.clone(),
-        scores: args.scores.clone(),
-        params: args.params.clone(),
-        memory: args.memory.clone(),
-        kv_seq_len: args.kv_seq_len,
-        grid: grid(&args.grid)?,
-        size: sizes(&args.size)?,
-        free: args.free.clone(),
-        filter: args.filter.clone(),
-        square: args.square,
-        candidates: args.candidates,
-        screen: args.screen,
-        rungs: args.rungs,
-        keep_share: args.keep_share,
-        axes: args.axes.clone(),
-        by: by(&args.by),
-        heal: args.heal.clone(),
-        reconstruct_samples: args.reconstruct_samples,
-        max_memory: args.max_memory,
-        asked: asked(&args.asked),
-        setup: training_options(&args.training, &args.data, args.tokens.unwrap_or(Count(0))),
-    };
+    let (data, tokens) = (args.data.clone(), args.tokens.unwrap_or(Count(0)));
+    let setup = TrainingOptions { data, tokens, ..args.options.setup.clone() };
+    let (grid, size, by) = (grid(&args.grid)?, sizes(&args.size)?, by(&args.by));
+    let options = SearchOptions { grid, size, by, setup, ..args.options.clone() };
     let out = args.out.clone().unwrap_or_default();
     let job = |context: &Context| search(context, &options, &out, args.resume, args.dry_run);
     let report = single(common, args.force, job)?;

@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::padding::fill;
 use super::token::Marks;
-use super::windows::{Sample, Windows, positions_in_documents};
+use super::window::{Sample, Windows, positions_in_documents};
 use crate::error::{Error, Result};
 use crate::model::Input;
 use crate::random::SplitMix;

@@ -4,10 +4,10 @@ mod batch;
 mod padding;
 mod token;
 mod tokenize;
-mod windows;
+mod window;
 
 pub use batch::{Batch, Task, WindowRows};
 pub use padding::fill;
 pub use token::{Marks, Token};
 pub use tokenize::Tokenize;
-pub use windows::{Sample, Windows, fits};
+pub use window::{Sample, Windows, fits};

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use clap::Args;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,22 +10,30 @@ use crate::chat::Moment;
 use minitron_core::error::{Error, Result};
 
 /// How files are read, and how what they hold becomes windows.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(default)]
 pub struct TextOptions {
-    /// Field of JSON lines, column of Parquet files.
+    /// Field of JSON lines, column of Parquet files [default: text]
+    #[arg(long)]
     pub field: Option<String>,
-    /// How records hold conversations: messages, sharegpt, prompt_completion or alpaca; recognised where not given.
+    /// How records hold conversations: messages, sharegpt, prompt_completion or alpaca [default: recognised]
+    #[arg(long)]
     pub form: Option<String>,
-    /// Element type of `.bin` files.
+    /// Element type of .bin files: u16 or u32 [default: u16]
+    #[arg(long)]
     pub token_type: Option<String>,
-    /// How documents become windows.
+    /// How documents become windows: stream (joined, cut at --seq-len), documents (one window each), whole (as many
+    /// whole ones as a window has room for) or auto (whole for conversations, stream for the rest).
+    #[arg(long, default_value = "auto")]
     pub pack: Pack,
-    /// Which tokens are learned and measured.
+    /// Which tokens are learned and measured: none (all of them) or answers (what the assistant says).
+    #[arg(long, default_value = "none")]
     pub mask: LossMask,
-    /// How far attention reaches in a window that holds several documents.
+    /// How far attention reaches: window, or documents (inside each document of a window alone).
+    #[arg(long, default_value = "window")]
     pub attend: Attend,
-    /// The day that chat templates write where they ask for one, `2026-11-28`; today where not given.
+    /// The day that chat templates write where they ask for one, 2026-11-28 [default: today]
+    #[arg(long)]
     pub date: Option<String>,
 }
 

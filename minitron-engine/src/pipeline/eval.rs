@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::Args;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -22,29 +23,41 @@ use minitron_core::spec::{HIDDEN, ModelFolder, Sizes};
 use minitron_core::windows::Windows;
 
 /// Options of `eval`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(default)]
 pub struct EvalOptions {
-    /// The model.
+    /// Folder or hub id.
     pub model: String,
-    /// Held-out text.
+    /// Held-out text: FILE, or FILE#a..b for some of its documents.
+    #[arg(long, num_args = 1..)]
     pub data: Vec<DataSpec>,
-    /// What it is compared with.
+    /// Compare with this model.
+    #[arg(long)]
     pub teacher: Option<String>,
-    /// What is measured under names of its own.
+    /// A task file, NAME=FILE, measured by what its fields ask for; or NAME=EVALUATOR:key=value.
+    #[arg(long = "task")]
     pub tasks: Vec<NamedTask>,
-    /// Evaluators of the held-out text, or of files of their own; the defaults on the text where empty.
+    /// What to measure on the text, or on files of its own, `name:path=FILE` [default: what suits the model, on the
+    /// text]
+    #[arg(long = "evaluator")]
+    #[schemars(extend("plugins" = ["evaluator"]))]
     pub evaluators: Vec<PluginSpec>,
-    /// At most so many windows, the first ones.
+    /// At most so many windows.
+    #[arg(long)]
     pub samples: Option<usize>,
-    /// Tokens per window.
+    /// Tokens per window [default: the model's positions, at most 512]
+    #[arg(long)]
     pub seq_len: Option<usize>,
     /// Windows per forward pass.
+    #[arg(long, default_value_t = Self::default().batch_size)]
     pub batch_size: usize,
     /// How the text is read.
     #[serde(flatten)]
+    #[command(flatten)]
     pub text: TextOptions,
-    /// Whether a teacher with another tokenizer is taken, with a warning.
+    /// Compare with a teacher that has another tokenizer, with a warning.
+    #[arg(long)]
+    #[schemars(extend("decides" = false))]
     pub any_model: bool,
 }
 

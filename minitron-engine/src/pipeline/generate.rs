@@ -1,5 +1,6 @@
 //! `generate`: text, to look at.
 
+use clap::Args;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -13,24 +14,31 @@ use minitron_core::model::Transformer;
 use minitron_core::windows::Tokenize;
 
 /// Options of `generate`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerateOptions {
-    /// The model.
+    /// Folder or hub id.
     pub model: String,
-    /// Text to continue, or where `chat` is set what a user says.
+    /// Text to continue, or with --chat what a user says.
+    #[arg(long, default_value = "")]
     pub prompt: String,
-    /// Whether the prompt is a user's turn, put into the model's own chat template, and the answer the assistant's.
+    /// Answer as the assistant of the model's own chat template; without --prompt, line after line of standard input.
+    #[arg(long)]
     pub chat: bool,
     /// What the system says first, in a chat.
+    #[arg(long, requires = "chat")]
     pub system: Option<String>,
-    /// The day that chat templates write where they ask for one, `2026-11-28`; today where not given.
+    /// The day that the chat template writes where it asks for one, 2026-11-28 [default: today]
+    #[arg(long, requires = "chat")]
     pub date: Option<String>,
     /// At most so many new tokens.
+    #[arg(long, default_value_t = Self::default().max_new_tokens)]
     pub max_new_tokens: usize,
-    /// 0 is greedy.
+    /// 0 takes the likeliest token, more draws.
+    #[arg(long, default_value_t = Self::default().temperature)]
     pub temperature: f64,
     /// Draw from the k likeliest only; 0 means all.
+    #[arg(long, default_value_t = Self::default().top_k)]
     pub top_k: usize,
 }
 

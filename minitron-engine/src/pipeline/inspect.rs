@@ -1,5 +1,6 @@
 //! `inspect`: sizes, parameters, memory, legal pruned sizes.
 
+use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -11,13 +12,15 @@ use minitron_core::plan::Space;
 use minitron_core::spec::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, Sizes};
 
 /// Options of `inspect`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
 pub struct InspectOptions {
-    /// The model.
+    /// Folder or hub id: org/name or org/name@revision.
     pub model: String,
-    /// Tokens per sequence of the key/value cache; the model's positions where not given.
+    /// Tokens per sequence of the key/value cache [default: the model's positions]
+    #[arg(long)]
     pub seq_len: Option<usize>,
     /// Sequences of the key/value cache.
+    #[arg(long, default_value_t = 1)]
     pub batch_size: usize,
 }
 

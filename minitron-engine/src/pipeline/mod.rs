@@ -14,6 +14,7 @@ mod identity;
 mod inputs;
 mod inspect;
 mod losses;
+mod marks;
 mod places;
 mod planning;
 mod prune;

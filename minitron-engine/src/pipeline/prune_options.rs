@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use clap::Args;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,59 +15,87 @@ use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{DEPTH, ModelFolder, Sizes};
 
 /// Options of `prune`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(default)]
 pub struct PruneOptions {
-    /// The model.
+    /// Folder or hub id.
     pub model: String,
     /// Its scores.
+    #[arg(long)]
     pub scores: Option<String>,
     /// Residual channels to keep.
+    #[arg(long)]
     pub hidden: Option<usize>,
     /// Neurons to keep in each layer.
+    #[arg(long)]
     pub mlp: Option<usize>,
     /// Query heads to keep in each layer.
+    #[arg(long)]
     pub heads: Option<usize>,
     /// Key/value heads to keep in each layer, each with its query heads.
+    #[arg(long)]
     pub kv_heads: Option<usize>,
     /// Layers to keep.
+    #[arg(long)]
     pub layers: Option<usize>,
     /// Sizes by kind of dim, of any that an axis of the model names; those above are the same for some kinds.
+    #[arg(skip)]
     pub size: BTreeMap<String, usize>,
-    /// A budget, for example `4B+-5%`.
+    /// Parameters to end with, `4B` or `4B+-5%`; sizes beside it are held.
+    #[arg(long)]
     pub params: Option<String>,
-    /// Share of the parameters to keep.
+    /// Share of all parameters to keep; sizes beside it are held.
+    #[arg(long)]
     pub ratio: Option<f64>,
-    /// Whether `ratio` leaves embeddings and output head out.
+    /// `--ratio` leaves embeddings and output head out.
+    #[arg(long, requires = "ratio")]
     pub non_embedding: bool,
-    /// Most bytes that weights and key/value cache may take, for example `8GiB`.
+    /// Most that weights and key/value cache may take, `8GiB`; sizes beside it are held.
+    #[arg(long)]
     pub memory: Option<String>,
-    /// Tokens per sequence of that cache; the model's positions where not given.
+    /// Tokens per sequence of the key/value cache, as `inspect --seq-len` [default: the model's positions]
+    #[arg(long, requires = "memory")]
     pub kv_seq_len: Option<usize>,
-    /// Sequences of that cache; 1 where not given.
+    /// Sequences of the key/value cache, as `inspect --batch-size` [default: 1]
+    #[arg(long, requires = "memory")]
     pub kv_batch_size: Option<usize>,
-    /// Another allocator than the sizes, budget, ratio or memory above ask for.
+    /// Another allocator, `name:key=value`.
+    #[arg(long)]
+    #[schemars(extend("plugins" = ["allocator"]))]
     pub allocator: Option<PluginSpec>,
-    /// Whether the hidden width is to be heads x head_dim: some programs that load students want it.
+    /// Keep hidden = heads x head_dim: llama.cpp's Nemotron and optimum's Llama want it.
+    #[arg(long)]
     pub square: bool,
-    /// A finished plan.
+    /// A finished plan.json.
+    #[arg(long)]
     pub plan: Option<PathBuf>,
-    /// Axes with parameters of their own; all with defaults where empty.
+    /// An axis with parameters of its own, `mlp:multiple_of=64` [default: all axes]
+    #[arg(long = "axis")]
+    #[schemars(extend("plugins" = ["axis"]))]
     pub axes: Vec<PluginSpec>,
     /// Which metric decides, by kind of dim; needed where two scored it. The empty key stands for all kinds.
+    #[arg(skip)]
     pub by: BTreeMap<String, String>,
-    /// Replicates of the scores that must be there to say which units survive resampling; all there are where not given.
+    /// Replicates that `score --bootstrap` left and that must be there, to say which units survive resampling.
+    #[arg(long)]
     pub bootstrap: Option<usize>,
-    /// Rounds of scoring and pruning; above 1, `metrics` score the data anew after each.
+    /// Rounds of scoring and pruning along a linear schedule; later rounds score --data anew.
+    #[arg(long, default_value_t = 1)]
     pub rounds: usize,
-    /// Metrics of later rounds; the defaults where empty.
+    /// A metric of later rounds, `name:key=value` [default: activation, block_influence]
+    #[arg(long = "metric")]
+    #[schemars(extend("plugins" = ["importance"]))]
     pub metrics: Vec<PluginSpec>,
-    /// Memory that the process may take, for example `1GiB`; decides nothing about the student.
+    /// Memory that the process may take, `1GiB`: rows are copied in smaller chunks to keep it.
+    #[arg(long)]
     pub max_memory: Option<Bytes>,
-    /// Whether scores and a plan of another model are taken, with a warning.
+    /// Take scores and a plan of another model, with a warning.
+    #[arg(long)]
+    #[schemars(extend("decides" = false))]
     pub any_model: bool,
     /// Reconstructions and their text.
     #[serde(flatten)]
+    #[command(flatten)]
     pub reconstruction: ReconstructOptions,
 }
 

@@ -2,19 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::marks::{MARKS, naming};
 use super::recipe::{JOBS, Recipe, StageOptions, default_options, options_schema};
 use minitron_core::error::{Error, Result};
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
-
-/// The options that name plugins, and of which kinds.
-const NAMING: [(&str, &[Kind]); 6] = [
-    ("metrics", &[Kind::Importance]),
-    ("axes", &[Kind::Axis]),
-    ("allocator", &[Kind::Allocator]),
-    ("heal", &[Kind::Reconstruction]),
-    ("losses", &[Kind::Loss, Kind::StateLoss]),
-    ("evaluators", &[Kind::Evaluator]),
-];
 
 /// What the engine takes out of a plugin's parameters for itself.
 fn engine_keys(kind: Kind) -> &'static [&'static str] {
@@ -44,7 +35,7 @@ fn engine_schema(key: &str) -> Value {
 /// # Errors
 /// `Recipe` naming the stage: a kind of dim with two sizes; a plugin's unknown tag, stray parameter, value out of range.
 pub fn check_recipe(registry: &Registry, recipe: &Recipe) -> Result<Value> {
-    let mut n_plugins = 0_usize;
+    let (naming, mut n_plugins) = (naming(), 0_usize);
     for (idx, stage) in recipe.stages.iter().enumerate() {
         let sizes = match &stage.options {
             StageOptions::Prune(options) => options.sizes().map(drop),
@@ -53,7 +44,7 @@ pub fn check_recipe(registry: &Registry, recipe: &Recipe) -> Result<Value> {
         };
         sizes.map_err(|e| e.at(format!("stages[{idx}] ({})", stage.name)))?;
         let options = serde_json::to_value(&stage.options).unwrap_or_default();
-        for (key, kinds) in NAMING {
+        for (key, kinds) in &naming {
             for spec in specs(options.get(key)) {
                 let place = |e: Error| e.at(format!("stages[{idx}] ({}): {key}", stage.name));
                 check_plugin(registry, kinds, spec).map_err(place)?;
@@ -90,11 +81,11 @@ fn check_plugin(registry: &Registry, kinds: &[Kind], mut spec: PluginSpec) -> Re
 /// The schema of recipes with the plugins that are registered, for editors that complete and check TOML by one.
 pub fn recipe_schema(registry: &Registry) -> Value {
     let stages: Vec<Value> = JOBS.iter().map(|job| stage(job)).collect();
-    let definitions: Map<String, Value> = NAMING
-        .iter()
+    let definitions: Map<String, Value> = naming()
+        .into_iter()
         .map(|(key, kinds)| {
             let all = registry.descriptors().iter().filter(|d| kinds.contains(&d.kind));
-            ((*key).to_owned(), json!({ "oneOf": all.map(|plugin| named(plugin)).collect::<Vec<_>>() }))
+            (key, json!({ "oneOf": all.map(|plugin| named(plugin)).collect::<Vec<_>>() }))
         })
         .collect();
     json!({
@@ -142,7 +133,9 @@ fn stage(job: &str) -> Value {
 
 /// An option's own schema; one that names plugins refers to theirs, and one without a default has none.
 fn option(key: &str, mut own: Value, default: Value) -> Value {
-    if NAMING.iter().any(|(naming, _)| *naming == key) {
+    let names_plugins = own.get("plugins").is_some();
+    MARKS.iter().for_each(|mark| drop(own.as_object_mut().and_then(|own| own.shift_remove(*mark))));
+    if names_plugins {
         let plugin = json!({ "$ref": format!("#/$defs/{key}") });
         let description = own.get("description").cloned().unwrap_or_default();
         return match key {

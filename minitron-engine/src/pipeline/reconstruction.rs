@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,23 +21,31 @@ use minitron_core::spec::ModelFolder;
 use minitron_core::windows::Windows;
 
 /// Options of `prune` that reconstructions share.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(default)]
 pub struct ReconstructOptions {
-    /// Reconstructions, in order.
+    /// A reconstruction, `name:key=value`; several are applied in order.
+    #[arg(long)]
+    #[schemars(extend("plugins" = ["reconstruction"]))]
     pub heal: Vec<PluginSpec>,
-    /// Calibration text, for those that look at any.
+    /// Calibration text for the reconstructions: FILE, or FILE#a..b for some of its documents.
+    #[arg(long, num_args = 1..)]
     pub data: Vec<DataSpec>,
-    /// Windows used, the first ones.
+    /// Windows used.
+    #[arg(long, default_value_t = Self::default().samples)]
     pub samples: usize,
-    /// Tokens per window.
+    /// Tokens per window [default: the model's positions, at most 512]
+    #[arg(long)]
     pub seq_len: Option<usize>,
     /// Windows per forward pass.
+    #[arg(long, default_value_t = Self::default().batch_size)]
     pub batch_size: usize,
-    /// Slices alone: neither embeddings that the family multiplies by the root of its width nor narrower heads are compensated.
+    /// Slice alone: Gemma's embeddings and narrower heads are not compensated for fewer channels.
+    #[arg(long)]
     pub uncompensated: bool,
     /// How the text is read.
     #[serde(flatten)]
+    #[command(flatten)]
     pub text: TextOptions,
 }
 

@@ -10,6 +10,7 @@ use tracing::info_span;
 
 use super::context::Context;
 use super::inputs::{Inputs, parent};
+use super::marks::decide_nothing;
 use super::recipe::{Recipe, Stage, StageOptions};
 use super::run_dir::{RunDir, StageRecord};
 use super::verify::{artefacts, is_intact};
@@ -76,18 +77,13 @@ pub(super) fn refuse_own_inputs(named_in: &Value, file: &Path, out: &Path) -> Re
 
 /// A stage without the options that change when its result is there, but not the result.
 fn what_decides(stage: &Stage) -> Value {
-    const CHANGE_NOTHING: [&str; 7] =
-        ["checkpoint_every", "checkpoint_minutes", "keep", "stop_after", "max_skipped", "stream_teacher", "any_model"];
+    let nothing = decide_nothing(stage.options.job());
     let mut value = serde_json::to_value(stage).unwrap_or_default();
     if let Some(options) = value.as_object_mut() {
-        options.retain(|key, _| !CHANGE_NOTHING.contains(&key.as_str()));
+        options.retain(|key, _| !nothing.contains(key));
         // Recipes without it came before it.
         if options.get("size").and_then(Value::as_object).is_some_and(Map::is_empty) {
             options.shift_remove("size");
-        }
-        if matches!(stage.options, StageOptions::Search(_)) {
-            // How many candidates learn side by side.
-            options.shift_remove("max_memory");
         }
         if let Some(cache) = options.get_mut("teacher_cache") {
             *cache = Value::from(!cache.is_null());

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -22,29 +23,39 @@ use minitron_core::spec::ModelFolder;
 use minitron_core::windows::Windows;
 
 /// Options of `score`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(default)]
 pub struct ScoreOptions {
-    /// The model.
+    /// Folder or hub id.
     pub model: String,
-    /// Calibration text.
+    /// Calibration text: FILE, or FILE#a..b for some of its documents.
+    #[arg(long, num_args = 1.., required = true)]
     pub data: Vec<DataSpec>,
-    /// Metrics; the defaults where empty.
+    /// A metric, `name:key=value,as=LABEL` [default: activation, block_influence]
+    #[arg(long = "metric")]
+    #[schemars(extend("plugins" = ["importance"]))]
     pub metrics: Vec<PluginSpec>,
-    /// Windows used, the first ones.
+    /// Windows used.
+    #[arg(long, default_value_t = Self::default().samples)]
     pub samples: usize,
-    /// Tokens per window.
+    /// Tokens per window [default: the model's positions, at most 512]
+    #[arg(long)]
     pub seq_len: Option<usize>,
     /// Windows per forward pass.
+    #[arg(long, default_value_t = Self::default().batch_size)]
     pub batch_size: usize,
     /// How the text is read.
     #[serde(flatten)]
+    #[command(flatten)]
     pub text: TextOptions,
-    /// Resamples of the windows that scores are stored for, so that a plan can say how close its calls were.
+    /// Store scores of so many resamples of the windows too, for plans that say how close their calls were.
+    #[arg(long, default_value_t = Self::default().bootstrap)]
     pub bootstrap: usize,
-    /// Whether one layer's weights are held at a time instead of the whole model.
+    /// Hold one layer at a time; an interrupted scoring goes on at the layer it had reached.
+    #[arg(long)]
     pub stream: bool,
-    /// Memory that the process may take, for example `2GiB`: batches shrink to keep it.
+    /// Memory that the process may take, `2GiB`: batches shrink to keep it.
+    #[arg(long)]
     pub max_memory: Option<Bytes>,
 }
 

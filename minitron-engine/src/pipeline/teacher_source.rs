@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,22 +13,34 @@ use minitron_core::error::Result;
 use minitron_core::spec::ModelFolder;
 
 /// How the teacher is asked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(default)]
 pub struct TeacherOptions {
-    /// Whether its layers are read from its files for every batch instead of being held in memory.
+    /// Read the teacher's layers from its files for every batch instead of holding it in memory.
+    #[arg(long)]
+    #[schemars(extend("decides" = false))]
     pub stream_teacher: bool,
-    /// What it computes in where that is not what the student does.
+    /// What the teacher computes in: bf16 is faster than f32 where the processor has it, and takes half the memory
+    /// [default: as --dtype]
+    #[arg(long, value_name = "TYPE")]
     pub teacher_dtype: Option<ComputeType>,
-    /// Folder that remembers its largest probabilities of every window, over epochs and runs.
+    /// Folder that remembers the teacher's largest probabilities: every window is asked once, over epochs and runs.
+    #[arg(long, value_name = "DIR")]
+    #[schemars(extend("by_content" = true))]
     pub teacher_cache: Option<PathBuf>,
     /// Probabilities remembered per token.
+    #[arg(long, default_value_t = Self::default().cache_top_k, value_name = "K")]
     pub cache_top_k: usize,
-    /// Their type.
+    /// Type of the remembered log-probabilities: f16 or f32.
+    #[arg(long, default_value = "f16", value_name = "TYPE")]
     pub cache_type: CacheType,
-    /// The teacher goes on learning on the same text, at this share of the student's learning rate.
+    /// Let the teacher learn on, from the labels of the same text, at this share of the student's learning rate: 0.2 is
+    /// a start.
+    #[arg(long, value_name = "SHARE")]
     pub correct_teacher: Option<f64>,
-    /// Whether a teacher with another tokenizer, or scores of another model, are taken, with a warning.
+    /// Take a teacher with another tokenizer, or scores of another model, with a warning.
+    #[arg(long)]
+    #[schemars(extend("decides" = false))]
     pub any_model: bool,
 }
 

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::Args;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -30,31 +31,38 @@ use minitron_core::spec::ModelSpec;
 use minitron_core::windows::{Task, Tokenize, Windows};
 
 /// Options of `train`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(default)]
 pub struct TrainOptions {
-    /// A config to start from random weights; its folder's tokenizer is used.
+    /// A config.json to start from random weights; the tokenizer beside it is used.
+    #[arg(long)]
     pub config: Option<PathBuf>,
-    /// A model to go on with.
+    /// A model to go on with: folder or hub id.
+    #[arg(required_unless_present = "config", conflicts_with = "config")]
     pub model: Option<String>,
     /// The rest.
     #[serde(flatten)]
+    #[command(flatten)]
     pub setup: TrainingOptions,
 }
 
 /// Options of `distill`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(default)]
 pub struct DistillOptions {
-    /// The original.
+    /// The original: folder or hub id.
+    #[arg(long)]
     pub teacher: String,
-    /// What learns from it.
+    /// What learns from it: folder or hub id.
+    #[arg(long)]
     pub student: String,
     /// How the original is asked.
     #[serde(flatten)]
+    #[command(flatten)]
     pub asked: TeacherOptions,
     /// The rest.
     #[serde(flatten)]
+    #[command(flatten)]
     pub setup: TrainingOptions,
 }
 

@@ -12,6 +12,7 @@ use super::super::card::name_of;
 use super::super::context::{Context, seq_len_or_default};
 use super::super::identity::identity_of;
 use super::super::losses::objective;
+use super::super::marks::{by_content, decide_nothing};
 use super::super::places::refuse_places;
 use super::super::planning::scores_of;
 use super::super::reconstruction::ReconstructOptions;
@@ -44,22 +45,6 @@ const BYTES_PER_PARAM: u64 = 20;
 const SHARE_OF_FREE: f64 = 0.5;
 /// Evaluations in a candidate's whole training where none are asked for.
 const EVALUATIONS: u64 = 20;
-
-/// Options that decide nothing, and files that are known by their content.
-const DECIDE_NOTHING: [&str; 12] = [
-    "model",
-    "scores",
-    "data",
-    "eval_data",
-    "max_memory",
-    "checkpoint_every",
-    "checkpoint_minutes",
-    "keep",
-    "stop_after",
-    "stream_teacher",
-    "teacher_cache",
-    "any_model",
-];
 
 /// Candidates, and all that they share.
 pub(super) struct Field<'a> {
@@ -164,7 +149,8 @@ impl<'a> Field<'a> {
         let how = serde_json::to_value(self.options).unwrap_or_default();
         let mut deciding = how.clone();
         if let Some(options) = deciding.as_object_mut() {
-            options.retain(|key, _| !DECIDE_NOTHING.contains(&key.as_str()));
+            let nothing = [decide_nothing("search"), by_content("search")].concat();
+            options.retain(|key, _| !nothing.contains(key));
         }
         let inputs = json!([
             env!("CARGO_PKG_VERSION"),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use clap::Args;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,53 +21,78 @@ use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{DEPTH, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes};
 
 /// Options of `search`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(default)]
 pub struct SearchOptions {
-    /// The original, which is pruned and teaches.
+    /// The original, which is pruned and teaches: folder or hub id.
+    #[schemars(extend("by_content" = true))]
     pub model: String,
     /// Its scores.
+    #[arg(long, required_unless_present = "dry_run", default_value = "")]
+    #[schemars(extend("by_content" = true))]
     pub scores: String,
-    /// Parameters of a candidate, for example `4B+-5%`.
+    /// Parameters of a candidate, `4B` or `4B+-5%`.
+    #[arg(long)]
     pub params: Option<String>,
-    /// Most bytes that weights and key/value cache may take, for example `8GiB`; least is 5 % less.
+    /// Most that weights and key/value cache may take, `8GiB`; least is 5 % less.
+    #[arg(long)]
     pub memory: Option<String>,
-    /// Tokens per sequence of that cache; the model's positions where not given.
+    /// Tokens per sequence of the key/value cache [default: the model's positions]
+    #[arg(long, requires = "memory")]
     pub kv_seq_len: Option<usize>,
-    /// Sizes to try by kind (`hidden`, `mlp`, `heads`, `kv_heads`, `layers`), and `mlp_factor`, multiples of the hidden width;
-    /// where empty, all legal widths and heads.
+    /// Sizes to try by kind (`hidden`, `mlp`, `heads`, `kv_heads`, `layers`), and `mlp_factor`, multiples of the hidden
+    /// width; where empty, all legal widths and heads.
+    #[arg(skip)]
     pub grid: BTreeMap<String, SizeList>,
     /// The same as `grid`, as `prune` calls it.
+    #[arg(skip)]
     pub size: BTreeMap<String, SizeList>,
-    /// Kinds that the grid of all legal sizes has besides widths and heads: `depth`, `kv_heads`, `rope_pairs`.
+    /// An axis that the default grid has too: depth, kv_heads, rope_pairs (head_dim in pairs).
+    #[arg(long)]
     pub free: Vec<String>,
-    /// A question that a candidate must answer with yes: `hidden % 128 == 0 && mlp >= 2 * hidden`.
+    /// What a candidate must answer with yes: `hidden % 128 == 0 && mlp >= 2 * hidden`.
+    #[arg(long)]
     pub filter: Option<String>,
-    /// Whether every candidate's hidden width is to be heads x head_dim: some programs that load students want it.
+    /// Keep hidden = heads x head_dim: llama.cpp's Nemotron and optimum's Llama want it.
+    #[arg(long)]
     pub square: bool,
     /// Most candidates, the most evenly shrunk ones.
+    #[arg(long, default_value_t = Self::default().candidates)]
     pub candidates: usize,
-    /// How many of them are trained, the best ones before training; all where not given.
+    /// How many of them are trained, the best ones before training [default: all]
+    #[arg(long)]
     pub screen: Option<usize>,
     /// Stretches of training, after each of which some leave.
+    #[arg(long, default_value_t = Self::default().rungs)]
     pub rungs: usize,
     /// Share that stays after each.
+    #[arg(long, default_value_t = Self::default().keep_share)]
     pub keep_share: f64,
-    /// Axes with parameters of their own; all with defaults where empty.
+    /// An axis with parameters of its own, `mlp:multiple_of=64` [default: all axes]
+    #[arg(long = "axis")]
+    #[schemars(extend("plugins" = ["axis"]))]
     pub axes: Vec<PluginSpec>,
     /// Which metric decides, by kind of dim.
+    #[arg(skip)]
     pub by: BTreeMap<String, String>,
-    /// Reconstructions of every candidate, on the first windows of the training text.
+    /// A reconstruction of every candidate, `name:key=value`; several are applied in order.
+    #[arg(long)]
+    #[schemars(extend("plugins" = ["reconstruction"]))]
     pub heal: Vec<PluginSpec>,
-    /// Windows that they look at.
+    /// Windows of the training text that reconstructions look at.
+    #[arg(long, default_value_t = Self::default().reconstruct_samples)]
     pub reconstruct_samples: usize,
-    /// Memory for candidates that learn side by side; more of them take turns, and the teacher is asked again for each turn.
+    /// Memory for candidates that learn side by side [default: half of what is free]
+    #[arg(long)]
+    #[schemars(extend("decides" = false))]
     pub max_memory: Option<Bytes>,
     /// How the original is asked.
     #[serde(flatten)]
+    #[command(flatten)]
     pub asked: TeacherOptions,
     /// Training of a candidate that stays to the end.
     #[serde(flatten)]
+    #[command(flatten)]
     pub setup: TrainingOptions,
 }
 
