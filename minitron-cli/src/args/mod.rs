@@ -224,7 +224,6 @@ pub struct Demo {
 
 #[cfg(test)]
 mod tests {
-    use clap::FromArgMatches;
     use minitron_engine::pipeline::{
         DistillOptions, PruneOptions, ReconstructOptions, SearchOptions, TeacherOptions, TrainOptions, TrainingOptions,
     };
