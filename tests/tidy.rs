@@ -135,8 +135,11 @@ fn core_names_no_concrete_plugin() {
         .map(|(.., tag)| tag)
         .collect();
     let core = ["minitron-core/src", "minitron-engine/src"].map(sources).into_iter().flatten().collect::<Vec<_>>();
-    // Before a colon it is a key of some JSON.
-    let is_named = |line: &str, tag: &str| line.replace(&format!("\"{tag}\":"), "").contains(&format!("\"{tag}\""));
+    // Before a colon it is a key of some JSON, and behind `requires` another option.
+    let is_named = |line: &str, tag: &str| {
+        let elsewhere = [format!("\"{tag}\":"), format!("requires = \"{tag}\"")];
+        elsewhere.iter().fold(line.to_owned(), |line, other| line.replace(other, "")).contains(&format!("\"{tag}\""))
+    };
     let names_tag = |line: &str| tags.iter().any(|tag| is_named(line, tag));
     // Messages of a chat have parts of type `text`, whatever a corpus is called.
     let is_chat = |source: &Source| {
