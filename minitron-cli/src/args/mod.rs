@@ -14,8 +14,6 @@ use clap::{Args, Parser, Subcommand};
 use minitron_core::registry::Kind;
 use minitron_engine::pipeline::{ComputeType, EvalOptions, GenerateOptions, InspectOptions, ScoreOptions};
 
-use crate::commands::{Report, Watch};
-
 /// Compress language models by structured pruning and knowledge distillation.
 #[derive(Debug, Parser)]
 #[command(name = "minitron", version, max_term_width = 120)]
@@ -220,6 +218,33 @@ pub struct Demo {
     /// Start over, replacing the folder
     #[arg(long)]
     pub force: bool,
+}
+
+/// `report`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Folders of runs, searches, comparisons, or single stages
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    /// The page, an HTML file that needs no other; an earlier page is replaced
+    #[arg(long, default_value = "report.html")]
+    pub out: PathBuf,
+    /// Replace an existing file that is no earlier page
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `watch`
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// The folder of a run, search, comparison, or of a single training
+    pub dir: PathBuf,
+    /// Look once, and end
+    #[arg(long)]
+    pub once: bool,
+    /// Seconds between looks
+    #[arg(long, default_value_t = 2.0, value_name = "S")]
+    pub interval: f64,
 }
 
 #[cfg(test)]

@@ -17,9 +17,6 @@ mod search;
 mod train;
 mod watch;
 
-pub use report::Report;
-pub use watch::Watch;
-
 use std::process::ExitCode;
 
 use minitron_core::error::Result;

@@ -1,29 +1,14 @@
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::Args;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::output::write_atomic;
 use minitron_engine::report::{Folder, gather};
 use serde_json::json;
 
-use crate::args::Common;
+use crate::args::{Common, Report};
 use crate::output;
-
-/// `report`
-#[derive(Debug, Args)]
-pub struct Report {
-    /// Folders of runs, searches, comparisons, or single stages
-    #[arg(required = true, value_name = "DIR")]
-    pub dirs: Vec<PathBuf>,
-    /// The page, an HTML file that needs no other; an earlier page is replaced
-    #[arg(long, default_value = "report.html")]
-    pub out: PathBuf,
-    /// Replace an existing file that is no earlier page
-    #[arg(long)]
-    pub force: bool,
-}
 
 pub fn run(common: &Common, args: &Report) -> Result<()> {
     if !args.force {

@@ -1,27 +1,12 @@
-use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
-use clap::Args;
 use minitron_core::error::{Error, Result};
 use minitron_engine::report::watch;
 use serde_json::json;
 
-use crate::args::Common;
+use crate::args::{Common, Watch};
 use crate::output;
-
-/// `watch`
-#[derive(Debug, Args)]
-pub struct Watch {
-    /// The folder of a run, search, comparison, or of a single training
-    pub dir: PathBuf,
-    /// Look once, and end
-    #[arg(long)]
-    pub once: bool,
-    /// Seconds between looks
-    #[arg(long, default_value_t = 2.0, value_name = "S")]
-    pub interval: f64,
-}
 
 pub fn run(common: &Common, args: &Watch) -> Result<()> {
     if !(0.1..=86_400.0).contains(&args.interval) {

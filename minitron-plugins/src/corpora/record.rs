@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use minitron_core::error::Result;
 use serde_json::Value;
 
 /// Where a record stands in its file; places count from 1.
@@ -30,6 +31,9 @@ pub(crate) struct Record {
     /// Mostly an object; a row of a table is one always.
     pub value: Value,
 }
+
+/// Records in the order of their file; nothing follows an error.
+pub(crate) type Records = Box<dyn Iterator<Item = Result<Record>>>;
 
 /// What a value is, in words: lists and objects with what they hold.
 pub(crate) fn kind_of(value: &Value) -> String {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use minitron_core::error::{Error, Result};
 
-use super::record::{Place, Record};
+use super::record::{Place, Record, Records};
 use super::split::{MOST_BYTES, Values};
 use super::{bad, parquet, plain, read_error};
 
@@ -17,9 +17,6 @@ pub(super) const ENDINGS: [&str; 9] =
 
 /// Those with an array of records, one record, or records after one another; the others have one on each line.
 const WHOLE: [&str; 3] = ["json", "json.gz", "json.zst"];
-
-/// Records in the order of their file; nothing follows an error.
-pub(crate) type Records = Box<dyn Iterator<Item = Result<Record>>>;
 
 /// Whether a file is read by its records, by its ending, in upper case or lower.
 pub(crate) fn has_records(path: &Path) -> bool {

@@ -18,8 +18,7 @@ use serde_json::{Map, Number, Value};
 
 use super::backed::{self, Backed};
 use super::{guarded, open, unreadable};
-use crate::corpora::record::{Place, Record, names};
-use crate::corpora::records::Records;
+use crate::corpora::record::{Place, Record, Records, names};
 
 /// Groups within groups; rows are assembled by a function that calls itself.
 const DEEPEST: usize = 32;
