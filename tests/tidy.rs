@@ -482,7 +482,7 @@ fn rooms_of_plugins_and_command_line_have_an_order() {
                 lines.flat_map(|line| after(line, "crate::")).filter(|seen| rooms.iter().any(|room| room == seen));
             edges.extend(seen.map(|seen| (room(source), seen.to_owned())).filter(|(from, to)| from != to));
         }
-        assert!(edges.len() > 20, "the pattern that finds rooms misses those of {name}");
+        assert!(edges.len() > 3, "the pattern that finds rooms misses those of {name}");
         // Whatever looks at no room that is left goes next.
         while let Some(idx) = rooms.iter().position(|room| edges.iter().all(|(from, _)| from != room)) {
             let placed = rooms.remove(idx);
