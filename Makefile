@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo test test-slow fuzz build libtorch python check deny docs bench clean
+.PHONY: demo test test-slow results fuzz build libtorch python check deny docs bench clean
 
 # A user's own LIBTORCH is taken as it is.
 LIBTORCH_FLAVOUR := $(if $(CUDA),cuda,cpu)
@@ -17,6 +17,9 @@ test-slow: build python  ## faults and kills under every command, memory bounds,
 	cargo test --locked --release --workspace --test index -- --ignored --nocapture --test-threads 2
 	@if command -v cargo-fuzz > /dev/null; then tools/fuzz.sh 15; else echo "absent, not tested: cargo-fuzz"; fi
 	$(MAKE) demo
+
+results: build  ## figures of RESULTS.md that docs/results/figures.json names, run again; says which moved
+	python3 tools/results.py
 
 fuzz: libtorch  ## every parser against libFuzzer, FUZZ_SECONDS each (a nightly compiler and cargo-fuzz)
 	tools/fuzz.sh $(or $(FUZZ_SECONDS),60)
