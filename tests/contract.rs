@@ -59,6 +59,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
             "block_influence",
             "fluctuation",
             "magnitude",
+            "norm_ratio",
             "perplexity",
             "random",
             "task_accuracy",

@@ -63,11 +63,13 @@ fn logits_and_hidden_states_are_those_of_transformers() {
     println!("worst difference of outputs, fixtures: {worst:e}");
 }
 
-/// All nine aggregations and the influence of blocks, under the fixtures' labels.
+/// All nine aggregations, the influence of blocks and their ratio of norms, under the fixtures' labels.
 fn metrics() -> Result<Vec<Metric>> {
     let registry = registry();
     let metric = |label: String, spec: PluginSpec| Ok::<_, Error>(Metric { label, importance: registry.build(&spec)? });
-    let mut metrics = vec![metric("block_influence".into(), PluginSpec::bare("block_influence"))?];
+    let depth = ["block_influence", "norm_ratio"];
+    let depth = depth.map(|tag| metric(tag.to_owned(), PluginSpec::bare(tag)));
+    let mut metrics: Vec<Metric> = depth.into_iter().collect::<Result<_>>()?;
     for seq in ["mean", "l2", "var"] {
         for batch in ["mean", "l2", "var"] {
             let spec = PluginSpec::bare("activation").with("seq", seq).with("batch", batch);

@@ -8,6 +8,7 @@ fixtures/CASE/expected.safetensors
     logits | last_hidden_state          [2, T, V | E] f32
     activation.SEQ.BATCH/mlp.L          [F] f64, heads.L [H], hidden [E]
     block_influence/depth               [layers] f64
+    norm_ratio/depth                    [layers] f64
 fixtures/CASE/metrics.safetensors, for some cases: scores that need weights, gradients or a model without a layer
     magnitude/DIM, taylor/DIM           [F], [H], [E], [layers] f64
     perplexity/depth                    [layers] f64
@@ -124,6 +125,10 @@ def scores(sites, n_heads):
         for idx in range(n_layers)
     ]
     result["block_influence/depth"] = torch.stack(influence)
+    ratios = [
+        (sites.seen[idx, "after"].norm(dim=-1) / sites.seen[idx, "before"].norm(dim=-1)).mean() for idx in range(n_layers)
+    ]
+    result["norm_ratio/depth"] = torch.stack(ratios)
     return result
 
 

@@ -5,6 +5,7 @@ mod block_influence;
 mod channels;
 mod fluctuation;
 mod magnitude;
+mod norm_ratio;
 mod perplexity;
 mod random;
 mod runs;
