@@ -2,6 +2,7 @@
 .PHONY: demo test test-slow results fuzz build libtorch python check deny docs bench clean
 
 # A user's own LIBTORCH is taken as it is.
+CARGO := cargo
 LIBTORCH_FLAVOUR := $(if $(CUDA),cuda,cpu)
 
 demo: build  ## train, halve, distil and compare a small model: under five minutes after the build
@@ -11,10 +12,10 @@ demo: build  ## train, halve, distil and compare a small model: under five minut
 test test-slow: export GOMP_SPINCOUNT ?= 1000
 
 test: build python  ## every test
-	cargo test --locked --release --workspace
+	$(CARGO) test --locked --release --workspace
 
 test-slow: build python  ## faults and kills under every command, memory bounds, crates of plugins, libFuzzer, the demo: half an hour
-	cargo test --locked --release --workspace --test index -- --ignored --nocapture --test-threads 2
+	$(CARGO) test --locked --release --workspace --test index -- --ignored --nocapture --test-threads 2
 	@if command -v cargo-fuzz > /dev/null; then tools/fuzz.sh 15; else echo "absent, not tested: cargo-fuzz"; fi
 	$(MAKE) demo
 
@@ -25,7 +26,7 @@ fuzz: libtorch  ## every parser against libFuzzer, FUZZ_SECONDS each (a nightly 
 	tools/fuzz.sh $(or $(FUZZ_SECONDS),60)
 
 build: libtorch
-	cargo build --locked --release --workspace
+	$(CARGO) build --locked --release --workspace
 
 libtorch:  ## libtorch 2.11.0 into .deps/; CUDA=1 for the CUDA build
 	@if [ -z "$$LIBTORCH" ]; then tools/libtorch.sh $(LIBTORCH_FLAVOUR); fi
@@ -34,21 +35,21 @@ python:  ## transformers, for the interop tests
 	@tools/venv.sh
 
 check: libtorch  ## what CI asks besides the tests
-	cargo fmt --all --check
-	cargo clippy --locked --release --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --release --workspace --no-deps
 
 deny:  ## licences, sources and duplicates of what is built in, where cargo-deny is there; no network is asked
 	@if command -v cargo-deny > /dev/null; then cargo deny --offline --workspace check licenses bans sources; \
 	else echo "no cargo-deny (cargo install --locked cargo-deny): tests/supply.rs checks licences and sources"; fi
 
 docs: libtorch  ## the API's documentation into target/doc/; the author's guide into docs/book/ where mdBook is there
-	cargo doc --locked --release --workspace --no-deps
+	$(CARGO) doc --locked --release --workspace --no-deps
 	@if command -v mdbook > /dev/null; then mdbook build docs; else echo "no mdbook: docs/src is readable as it is"; fi
 
 bench: build  ## the kernels
-	cargo bench --locked --bench kernels
+	$(CARGO) bench --locked --bench kernels
 
 clean:
-	cargo clean
+	$(CARGO) clean
 	rm -rf out

@@ -134,7 +134,9 @@ fn stage(job: &str) -> Value {
 /// An option's own schema; one that names plugins refers to theirs, and one without a default has none.
 fn option(key: &str, mut own: Value, default: Value) -> Value {
     let names_plugins = own.get("plugins").is_some();
-    MARKS.iter().for_each(|mark| drop(own.as_object_mut().and_then(|own| own.shift_remove(*mark))));
+    if let Some(own) = own.as_object_mut() {
+        own.retain(|key, _| !MARKS.contains(&key.as_str()));
+    }
     if names_plugins {
         let plugin = json!({ "$ref": format!("#/$defs/{key}") });
         let description = own.get("description").cloned().unwrap_or_default();
