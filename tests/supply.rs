@@ -133,7 +133,9 @@ fn builds_take_the_versions_that_are_locked() {
     }
     let makefile = read("Makefile");
     let builds = |line: &&str| {
-        ["build", "test", "clippy", "doc", "bench"].iter().any(|job| line.contains(&format!("cargo {job} ")))
+        let named =
+            |job: &&str| [format!("cargo {job} "), format!("$(CARGO) {job} ")].iter().any(|call| line.contains(call));
+        ["build", "test", "clippy", "doc", "bench"].iter().any(named)
     };
     let lines: Vec<&str> = makefile.lines().filter(builds).collect();
     assert!(lines.len() >= 6 && lines.iter().all(|line| line.contains("--locked")), "{lines:?}");
