@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs figures of RESULTS.md again, those that take under an hour, and says which moved: `make results`.
+"""Runs figures of RESULTS.md again and says which moved: `make results`.
 
     tools/results.py [WORD ...]    those alone whose claim holds one of the words
 
@@ -46,7 +46,7 @@ def main(words):
             print(f"{entry['claim']}: not run, {needs} is absent")
             continue
         out = ROOT / "out/results" / str(entries.index(entry))
-        print(f"{entry['claim']} (about {entry['minutes']} minutes)", flush=True)
+        print(entry["claim"], flush=True)
         begin = time.monotonic()
         command = entry["command"].format(out=shlex.quote(str(out)))
         log = out.with_suffix(".log")

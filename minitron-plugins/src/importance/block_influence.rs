@@ -1,12 +1,12 @@
-use minitron_core::calibrate::{Observation, Site};
+use minitron_core::calibrate::Observation;
 use minitron_core::contract::{Importance, Need, Scorer};
-use minitron_core::error::{Error, Result};
-use minitron_core::spec::{DEPTH, PruneGroup};
+use minitron_core::error::Result;
+use minitron_core::spec::PruneGroup;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::runs::{RunScorer, Seen, starts};
+use super::runs::{RunScorer, Seen, both_ends, ends_of};
 
 /// How much a layer, or a contiguous run of `span` layers, turns the residual stream: 1 − mean over windows and tokens of
 /// cos(before, after) (arXiv 2407.14679, section 2.2; arXiv 2408.11796 for runs). The cosine is taken in f64, since near 1
@@ -38,8 +38,7 @@ const EPS: f64 = 1e-12;
 #[typetag::serde(name = "block_influence")]
 impl Importance for BlockInfluence {
     fn need(&self, group: &PruneGroup) -> Option<Need> {
-        let sites = starts(group, self.span).map(|first| Site::LayerSpan { first, span: self.span });
-        (group.kind() == DEPTH).then(|| Need::Sites(sites.collect()))
+        both_ends(group, self.span)
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
@@ -48,11 +47,8 @@ impl Importance for BlockInfluence {
 }
 
 fn cosines(observation: &Observation) -> Result<Seen> {
-    let seen = observation.activations()?;
-    let (Site::LayerSpan { first, .. }, Some(before_btc)) = (seen.site, seen.before_btc) else {
-        return Err(Error::Internal(format!("block influence was shown {:?}", seen.site)));
-    };
-    let (x, y) = (before_btc.f_to_kind(Kind::Double)?, seen.x_btc.f_to_kind(Kind::Double)?);
+    let (first, before_btc, after_btc) = ends_of(observation)?;
+    let (x, y) = (before_btc.f_to_kind(Kind::Double)?, after_btc.f_to_kind(Kind::Double)?);
     let cosine_bt = Tensor::f_cosine_similarity(&x, &y, -1, EPS)?;
     Ok((first, cosine_bt.f_sum(Kind::Double)?.f_double_value(&[])?, cosine_bt.numel() as f64))
 }

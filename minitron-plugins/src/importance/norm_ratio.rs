@@ -1,12 +1,12 @@
-use minitron_core::calibrate::{Observation, Site};
+use minitron_core::calibrate::Observation;
 use minitron_core::contract::{Importance, Need, Scorer};
-use minitron_core::error::{Error, Result};
-use minitron_core::spec::{DEPTH, PruneGroup};
+use minitron_core::error::Result;
+use minitron_core::spec::PruneGroup;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::runs::{RunScorer, Seen, starts};
+use super::runs::{RunScorer, Seen, both_ends, ends_of};
 
 /// How much a layer, or a contiguous run of `span` layers, makes the residual stream grow: the mean over windows and tokens
 /// of ‖after‖₂ / ‖before‖₂, in f64 (Ministral 3, arXiv 2601.08584). Layers that add little go first. With a span above 1 a
@@ -38,8 +38,7 @@ const EPS: f64 = 1e-12;
 #[typetag::serde(name = "norm_ratio")]
 impl Importance for NormRatio {
     fn need(&self, group: &PruneGroup) -> Option<Need> {
-        let sites = starts(group, self.span).map(|first| Site::LayerSpan { first, span: self.span });
-        (group.kind() == DEPTH).then(|| Need::Sites(sites.collect()))
+        both_ends(group, self.span)
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
@@ -48,15 +47,12 @@ impl Importance for NormRatio {
 }
 
 fn ratios(observation: &Observation) -> Result<Seen> {
-    let seen = observation.activations()?;
-    let (Site::LayerSpan { first, .. }, Some(before_btc)) = (seen.site, seen.before_btc) else {
-        return Err(Error::Internal(format!("the ratio of norms was shown {:?}", seen.site)));
-    };
+    let (first, before_btc, after_btc) = ends_of(observation)?;
     let norm = |x_btc: &Tensor| -> Result<Tensor> {
         let squares = x_btc.f_to_kind(Kind::Double)?.f_square()?;
         Ok(squares.f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Double)?.f_sqrt()?)
     };
-    let ratio_bt = norm(seen.x_btc)?.f_div(&norm(before_btc)?.f_clamp_min(EPS)?)?;
+    let ratio_bt = norm(after_btc)?.f_div(&norm(before_btc)?.f_clamp_min(EPS)?)?;
     Ok((first, ratio_bt.f_sum(Kind::Double)?.f_double_value(&[])?, ratio_bt.numel() as f64))
 }
 

@@ -1,9 +1,11 @@
 //! Runs of layers: what single-layer and block metrics of depth share.
 
-use minitron_core::calibrate::Observation;
-use minitron_core::contract::Scorer;
+use minitron_core::calibrate::{Observation, Site};
+use minitron_core::contract::{Need, Scorer};
 use minitron_core::error::{Error, Result};
 use minitron_core::spec::{DEPTH, PruneGroup};
+
+use tch::Tensor;
 
 use super::add_sums;
 
@@ -12,6 +14,24 @@ pub(super) fn starts(group: &PruneGroup, span: usize) -> std::ops::Range<usize> 
     match group.kind() {
         DEPTH => 0..(group.n_units + 1).saturating_sub(span),
         _ => 0..0,
+    }
+}
+
+/// Both ends of every run of `span` layers, for the group of layers.
+pub(super) fn both_ends(group: &PruneGroup, span: usize) -> Option<Need> {
+    let sites = starts(group, span).map(|first| Site::LayerSpan { first, span });
+    (group.kind() == DEPTH).then(|| Need::Sites(sites.collect()))
+}
+
+/// The residual stream that enters the run which was seen, [B, T, E], and the one that leaves it, with the run's first layer.
+///
+/// # Errors
+/// `Internal` for anything but both ends of a run.
+pub(super) fn ends_of<'a>(observation: &'a Observation) -> Result<(usize, &'a Tensor, &'a Tensor)> {
+    let seen = observation.activations()?;
+    match (seen.site, seen.before_btc) {
+        (Site::LayerSpan { first, .. }, Some(before_btc)) => Ok((first, before_btc, seen.x_btc)),
+        (site, _) => Err(Error::Internal(format!("a metric of runs of layers was shown {site:?}"))),
     }
 }
 
