@@ -1,4 +1,5 @@
-//! What this core is built with, for the handshake of plugin libraries; and libtorch's folder into our own test programs.
+//! What this core is built with, for the handshake of plugin libraries; and libtorch's folder into
+//! our own test programs.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
@@ -10,12 +11,21 @@ fn main() {
     println!("cargo:rerun-if-changed=src");
     println!("cargo:rerun-if-changed=Cargo.toml");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    set("MINITRON_CORE", &format!("{}+{:016x}", variable("CARGO_PKG_VERSION"), sources()));
+    set(
+        "MINITRON_CORE",
+        &format!("{}+{:016x}", variable("CARGO_PKG_VERSION"), sources()),
+    );
     set("MINITRON_RUSTC", &rustc());
     set("MINITRON_TARGET", &variable("TARGET"));
-    set("MINITRON_FEATURES", &format!("panic={}", variable("CARGO_CFG_PANIC")));
+    set(
+        "MINITRON_FEATURES",
+        &format!("panic={}", variable("CARGO_CFG_PANIC")),
+    );
     let lib_dir = variable("DEP_TCH_LIBTORCH_LIB");
-    set("MINITRON_LIBTORCH", &libtorch(&Path::new(&lib_dir).join("..")));
+    set(
+        "MINITRON_LIBTORCH",
+        &libtorch(&Path::new(&lib_dir).join("..")),
+    );
     if !lib_dir.is_empty() {
         println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags,-rpath,{lib_dir}");
     }
@@ -31,7 +41,9 @@ fn variable(name: &str) -> String {
 
 fn rustc() -> String {
     let output = Command::new(variable("RUSTC")).arg("--version").output();
-    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+    output
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// libtorch's archive has a file with its version, Python's package a line in another.
@@ -42,11 +54,17 @@ fn libtorch(dir: &Path) -> String {
         fs::read_to_string(path).unwrap_or_default()
     };
     let package = read("version.py");
-    let line = package.lines().find_map(|line| line.strip_prefix("__version__ = "));
-    line.map_or_else(|| read("build-version").trim().to_owned(), |version| version.trim_matches('\'').to_owned())
+    let line = package
+        .lines()
+        .find_map(|line| line.strip_prefix("__version__ = "));
+    line.map_or_else(
+        || read("build-version").trim().to_owned(),
+        |version| version.trim_matches('\'').to_owned(),
+    )
 }
 
-/// A version says too little while a core is being worked on: two that differ in one line may lay out a type differently.
+/// A version says too little while a core is being worked on: two that differ in one line may lay
+/// out a type differently.
 fn sources() -> u64 {
     let mut paths = Vec::new();
     collect(Path::new("src"), &mut paths);

@@ -9,7 +9,8 @@ use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{Reader, TensorSource};
 use serde_json::{Value, json};
 
-/// A folder with a config, a tokenizer and texts to work in; `@` at the beginning of an argument stands for it.
+/// A folder with a config, a tokenizer and texts to work in; `@` at the beginning of an argument
+/// stands for it.
 struct Shell {
     files: Workspace,
 }
@@ -32,9 +33,14 @@ impl std::ops::Deref for Shell {
 impl Shell {
     fn new() -> Self {
         let config = with_demo_vocabulary(tiny_llama());
-        let shell = Shell { files: Workspace::new().file("config.json", config.to_string()).text("text.txt") };
+        let shell = Shell {
+            files: Workspace::new()
+                .file("config.json", config.to_string())
+                .text("text.txt"),
+        };
         add_demo_tokenizer(shell.root()).unwrap();
-        let lines = (0..40).map(|i| json!({ "text": format!("One day, the cat saw house {i}.") }).to_string());
+        let lines = (0..40)
+            .map(|i| json!({ "text": format!("One day, the cat saw house {i}.") }).to_string());
         fs::write(shell.at("text.jsonl"), lines.collect::<Vec<_>>().join("\n")).unwrap();
         shell
     }
@@ -49,17 +55,28 @@ impl Shell {
         let output = minitron(&args).unwrap();
         // Temporary names would make every run's texts differ.
         let text = |bytes: &[u8]| {
-            String::from_utf8(bytes.to_vec()).unwrap().replace(&self.root().display().to_string(), "DIR")
+            String::from_utf8(bytes.to_vec())
+                .unwrap()
+                .replace(&self.root().display().to_string(), "DIR")
         };
-        Ran { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Ran {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 
-    /// Runs a command that succeeds, with `--json`: one object, on one line, and nothing else on stdout.
+    /// Runs a command that succeeds, with `--json`: one object, on one line, and nothing else on
+    /// stdout.
     fn json(&self, args: &[&str]) -> Value {
         let ran = self.run(&[args, &["--json", "--quiet"]].concat());
         assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.stderr);
         // What is quiet warns all the same.
-        let said: Vec<&str> = ran.stderr.lines().filter(|line| !line.starts_with("warning: ")).collect();
+        let said: Vec<&str> = ran
+            .stderr
+            .lines()
+            .filter(|line| !line.starts_with("warning: "))
+            .collect();
         assert!(said.is_empty(), "{args:?}: --quiet: {said:?}");
         assert_eq!(ran.stdout.lines().count(), 1, "{args:?}: {}", ran.stdout);
         let value: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -70,20 +87,50 @@ impl Shell {
     /// Runs a command that fails, and gives its text.
     fn error(&self, code: i32, args: &[&str]) -> String {
         let ran = self.run(args);
-        assert_eq!((ran.code, ran.stdout.as_str()), (Some(code), ""), "{args:?}: {}", ran.stderr);
-        assert!(ran.stderr.starts_with("error: "), "{args:?}: {}", ran.stderr);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(code), ""),
+            "{args:?}: {}",
+            ran.stderr
+        );
+        assert!(
+            ran.stderr.starts_with("error: "),
+            "{args:?}: {}",
+            ran.stderr
+        );
         without_plugins(ran.stderr.trim_end())
     }
 
     /// A trained model in `teacher`.
     fn with_teacher(self) -> Self {
-        self.json(&[&["train", "--config", "@config.json", "--out", "@teacher", "--tokens", "1k"], TRAINING].concat());
+        self.json(
+            &[
+                &[
+                    "train",
+                    "--config",
+                    "@config.json",
+                    "--out",
+                    "@teacher",
+                    "--tokens",
+                    "1k",
+                ],
+                TRAINING,
+            ]
+            .concat(),
+        );
         self
     }
 }
 
 /// Short windows and few of them, since only the way is tested.
-const TRAINING: &[&str] = &["--data", "@text.txt", "--seq-len", "32", "--batch-size", "4"];
+const TRAINING: &[&str] = &[
+    "--data",
+    "@text.txt",
+    "--seq-len",
+    "32",
+    "--batch-size",
+    "4",
+];
 
 /// Lists of plugins cut short: a new plugin is to change no test.
 fn without_plugins(text: &str) -> String {
@@ -101,32 +148,89 @@ fn assert_keys(value: &Value, keys: &[&str]) {
     }
 }
 
-// --- the whole job ---------------------------------------------------------------------------------------------------
+// --- the whole job
+// ---------------------------------------------------------------------------------------------------
 
 #[test]
 fn the_whole_job_from_a_config_to_a_distilled_student() {
     let shell = Shell::new();
-    let args = &["train", "--config", "@config.json", "--out", "@teacher", "--tokens", "8k", "--lr", "5e-3"];
+    let args = &[
+        "train",
+        "--config",
+        "@config.json",
+        "--out",
+        "@teacher",
+        "--tokens",
+        "8k",
+        "--lr",
+        "5e-3",
+    ];
     let trained = shell.json(&[args, TRAINING].concat());
-    assert_keys(&trained, &["out", "n_params", "n_steps", "n_tokens", "loss", "tokens_per_second", "complete"]);
-    assert_eq!((&trained["complete"], &trained["n_tokens"]), (&json!(true), &json!(8064)));
+    assert_keys(
+        &trained,
+        &[
+            "out",
+            "n_params",
+            "n_steps",
+            "n_tokens",
+            "loss",
+            "tokens_per_second",
+            "complete",
+        ],
+    );
+    assert_eq!(
+        (&trained["complete"], &trained["n_tokens"]),
+        (&json!(true), &json!(8064))
+    );
     let metrics = fs::read_to_string(shell.at("teacher/metrics.jsonl")).unwrap();
-    let metrics: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let metrics: Vec<Value> = metrics
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(metrics.len(), 63);
     assert_keys(
         &metrics[0],
-        &["step", "n_tokens", "loss", "lr", "grad_norm", "tokens_per_second", "loss/cross_entropy"],
+        &[
+            "step",
+            "n_tokens",
+            "loss",
+            "lr",
+            "grad_norm",
+            "tokens_per_second",
+            "loss/cross_entropy",
+        ],
     );
-    let (first, last) = (metrics[0]["loss"].as_f64().unwrap(), metrics[62]["loss"].as_f64().unwrap());
+    let (first, last) = (
+        metrics[0]["loss"].as_f64().unwrap(),
+        metrics[62]["loss"].as_f64().unwrap(),
+    );
     assert!(last < 0.7 * first, "{first} {last}");
-    assert!(shell.at("teacher/checkpoint").is_dir() && shell.at("teacher/tokenizer.json").is_file());
+    assert!(
+        shell.at("teacher/checkpoint").is_dir() && shell.at("teacher/tokenizer.json").is_file()
+    );
 
-    let args =
-        &["score", "@teacher", "--data", "@text.txt", "--out", "@s.safetensors", "--seq-len", "32", "--samples", "8"];
+    let args = &[
+        "score",
+        "@teacher",
+        "--data",
+        "@text.txt",
+        "--out",
+        "@s.safetensors",
+        "--seq-len",
+        "32",
+        "--samples",
+        "8",
+    ];
     let scored = shell.json(args);
-    assert_eq!((&scored["n_samples"], &scored["n_tokens"]), (&json!(8), &json!(256)));
+    assert_eq!(
+        (&scored["n_samples"], &scored["n_tokens"]),
+        (&json!(8), &json!(256))
+    );
     let scores = Reader::open_file(&shell.at("s.safetensors")).unwrap();
-    let mut expected = BTreeMap::from([("activation/hidden".to_owned(), 32), ("block_influence/depth".to_owned(), 3)]);
+    let mut expected = BTreeMap::from([
+        ("activation/hidden".to_owned(), 32),
+        ("block_influence/depth".to_owned(), 3),
+    ]);
     expected.insert("activation/rope_pairs".to_owned(), 4);
     for layer in 0..3 {
         expected.insert(format!("activation/mlp.{layer}"), 48);
@@ -144,62 +248,171 @@ fn the_whole_job_from_a_config_to_a_distilled_student() {
         .collect();
     assert_eq!(found, expected);
 
-    let sizes = ["--hidden", "16", "--mlp", "24", "--heads", "2", "--layers", "2"];
-    let prune = [&["prune", "@teacher", "--scores", "@s.safetensors"], &sizes[..]].concat();
+    let sizes = [
+        "--hidden", "16", "--mlp", "24", "--heads", "2", "--layers", "2",
+    ];
+    let prune = [
+        &["prune", "@teacher", "--scores", "@s.safetensors"],
+        &sizes[..],
+    ]
+    .concat();
     let planned = shell.json(&[&prune[..], &["--dry-run"]].concat());
-    assert_keys(&planned, &["n_params", "n_params_source", "sizes", "sizes_source", "kept"]);
+    assert_keys(
+        &planned,
+        &[
+            "n_params",
+            "n_params_source",
+            "sizes",
+            "sizes_source",
+            "kept",
+        ],
+    );
     assert!(!shell.at("pruned").exists());
     let pruned = shell.json(&[&prune[..], &["--out", "@pruned"]].concat());
     assert_eq!(pruned["n_params"], planned["n_params"]);
     let plan = shell.value("pruned/plan.json");
     assert_eq!(plan["kept"], planned["kept"]);
     let n_kept = |dim: &str| plan["kept"][dim].as_array().map(Vec::len);
-    for (dim, n) in [("hidden", 16), ("mlp.0", 24), ("mlp.2", 24), ("heads.0", 2), ("heads.2", 2), ("depth", 2)] {
+    for (dim, n) in [
+        ("hidden", 16),
+        ("mlp.0", 24),
+        ("mlp.2", 24),
+        ("heads.0", 2),
+        ("heads.2", 2),
+        ("depth", 2),
+    ] {
         assert_eq!(n_kept(dim), Some(n), "{dim}");
     }
-    assert_eq!(shell.json(&["inspect", "@pruned"])["n_params"], pruned["n_params"]);
+    assert_eq!(
+        shell.json(&["inspect", "@pruned"])["n_params"],
+        pruned["n_params"]
+    );
     // The same plan gives the same student.
-    shell.json(&["prune", "@teacher", "--plan", "@pruned/plan.json", "--out", "@again"]);
+    shell.json(&[
+        "prune",
+        "@teacher",
+        "--plan",
+        "@pruned/plan.json",
+        "--out",
+        "@again",
+    ]);
     let weights = |dir: &str| fs::read(shell.at(dir).join("model.safetensors")).unwrap();
     assert_eq!(weights("pruned"), weights("again"));
 
-    let args = &["distill", "--teacher", "@teacher", "--student", "@pruned", "--out", "@student", "--tokens", "4k"];
+    let args = &[
+        "distill",
+        "--teacher",
+        "@teacher",
+        "--student",
+        "@pruned",
+        "--out",
+        "@student",
+        "--tokens",
+        "4k",
+    ];
     let distilled = shell.json(&[args, TRAINING, &["--lr", "5e-3"]].concat());
-    assert_eq!((&distilled["complete"], &distilled["n_params"]), (&json!(true), &pruned["n_params"]));
+    assert_eq!(
+        (&distilled["complete"], &distilled["n_params"]),
+        (&json!(true), &pruned["n_params"])
+    );
     assert_eq!(shell.value("student/plan.json"), plan);
 
-    let question = json!({ "context": "One day, the cat saw a", "choices": ["ball", "xylophone"], "gold": 0 });
+    let question =
+        json!({ "context": "One day, the cat saw a", "choices": ["ball", "xylophone"], "gold": 0 });
     fs::write(shell.at("task.jsonl"), question.to_string()).unwrap();
     let eval = |model: &str| {
-        let args = ["--data", "@text.txt", "--seq-len", "32", "--teacher", "@teacher", "--task", "balls=@task.jsonl"];
+        let args = [
+            "--data",
+            "@text.txt",
+            "--seq-len",
+            "32",
+            "--teacher",
+            "@teacher",
+            "--task",
+            "balls=@task.jsonl",
+        ];
         shell.json(&[&["eval", model], &args[..]].concat())
     };
     let (teacher, before, after) = (eval("@teacher"), eval("@pruned"), eval("@student"));
-    assert_keys(&after, &["architecture", "n_params", "loss", "perplexity", "n_tokens", "kl_to_teacher", "tasks"]);
-    assert_keys(&after["tasks"]["balls"], &["acc", "acc_norm", "n_questions"]);
+    assert_keys(
+        &after,
+        &[
+            "architecture",
+            "n_params",
+            "loss",
+            "perplexity",
+            "n_tokens",
+            "kl_to_teacher",
+            "tasks",
+        ],
+    );
+    assert_keys(
+        &after["tasks"]["balls"],
+        &["acc", "acc_norm", "n_questions"],
+    );
     let number = |report: &Value, key: &str| report[key].as_f64().unwrap();
     assert!(number(&teacher, "kl_to_teacher").abs() < 1e-6, "{teacher}");
     assert!((number(&teacher, "loss").exp() - number(&teacher, "perplexity")).abs() < 1e-6);
     for key in ["loss", "kl_to_teacher"] {
-        assert!(number(&after, key) < number(&before, key), "{key}: {before} {after}");
+        assert!(
+            number(&after, key) < number(&before, key),
+            "{key}: {before} {after}"
+        );
     }
 
-    let args = ["generate", "@student", "--prompt", "One day,", "--max-new-tokens", "5"];
+    let args = [
+        "generate",
+        "@student",
+        "--prompt",
+        "One day,",
+        "--max-new-tokens",
+        "5",
+    ];
     let generated = shell.json(&args);
-    assert_keys(&generated, &["prompt", "text", "completion", "n_prompt_tokens", "n_new_tokens"]);
+    assert_keys(
+        &generated,
+        &[
+            "prompt",
+            "text",
+            "completion",
+            "n_prompt_tokens",
+            "n_new_tokens",
+        ],
+    );
     assert!(generated["text"].as_str().unwrap().starts_with("One day,"));
-    assert_eq!(shell.run(&args).stdout.trim_end(), generated["text"].as_str().unwrap().trim_end());
+    assert_eq!(
+        shell.run(&args).stdout.trim_end(),
+        generated["text"].as_str().unwrap().trim_end()
+    );
 }
 
 #[test]
 fn a_resumed_training_writes_the_same_weights() {
     let shell = Shell::new();
     let train = |out: &str, more: &[&str]| {
-        shell.json(&[&["train", "--config", "@config.json", "--out", out, "--tokens", "1k"], TRAINING, more].concat())
+        shell.json(
+            &[
+                &[
+                    "train",
+                    "--config",
+                    "@config.json",
+                    "--out",
+                    out,
+                    "--tokens",
+                    "1k",
+                ],
+                TRAINING,
+                more,
+            ]
+            .concat(),
+        )
     };
     train("@whole", &[]);
     let part = train("@parts", &["--stop-after", "3"]);
-    assert_eq!((&part["complete"], &part["n_steps"]), (&json!(false), &json!(3)));
+    assert_eq!(
+        (&part["complete"], &part["n_steps"]),
+        (&json!(false), &json!(3))
+    );
     assert!(!shell.at("parts/config.json").exists());
     assert_eq!(train("@parts", &["--resume"])["complete"], json!(true));
     let weights = |dir: &str| fs::read(shell.at(dir).join("model.safetensors")).unwrap();
@@ -219,22 +432,81 @@ fn a_resumed_training_writes_the_same_weights() {
 fn the_best_student_is_a_model_of_its_own() {
     let shell = Shell::new();
     let args = ["train", "--config", "@config.json", "--tokens", "2k"];
-    let more = ["--lr", "5e-3", "--schedule", "wsd", "--decay-share", "0.2", "--beta2", "0.99", "--out", "@out"];
-    let held_out = ["--eval-data", "@text.jsonl", "--eval-every", "3", "--eval-samples", "6"];
+    let more = [
+        "--lr",
+        "5e-3",
+        "--schedule",
+        "wsd",
+        "--decay-share",
+        "0.2",
+        "--beta2",
+        "0.99",
+        "--out",
+        "@out",
+    ];
+    let held_out = [
+        "--eval-data",
+        "@text.jsonl",
+        "--eval-every",
+        "3",
+        "--eval-samples",
+        "6",
+    ];
     let report = shell.json(&[&args, TRAINING, &held_out, &more].concat());
-    assert_eq!((&report["n_skipped"], &report["interrupted"]), (&json!(0), &json!(false)));
+    assert_eq!(
+        (&report["n_skipped"], &report["interrupted"]),
+        (&json!(0), &json!(false))
+    );
     let text = fs::read_to_string(shell.at("out/metrics.jsonl")).unwrap();
-    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let evaluated: Vec<Value> = records.filter(|record| record.get("eval/loss").is_some()).collect();
-    assert_eq!(evaluated.iter().map(|r| r["step"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 6, 9, 12, 15, 16]);
-    assert_keys(&evaluated[0], &["loss/cross_entropy", "eval/cross_entropy", "n_skipped", "elapsed_s"]);
+    let records = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let evaluated: Vec<Value> = records
+        .filter(|record| record.get("eval/loss").is_some())
+        .collect();
+    assert_eq!(
+        evaluated
+            .iter()
+            .map(|r| r["step"].as_u64().unwrap())
+            .collect::<Vec<_>>(),
+        [3, 6, 9, 12, 15, 16]
+    );
+    assert_keys(
+        &evaluated[0],
+        &[
+            "loss/cross_entropy",
+            "eval/cross_entropy",
+            "n_skipped",
+            "elapsed_s",
+        ],
+    );
     // The same number as `eval` gives.
-    let eval = shell.json(&["eval", "@out/best", "--data", "@text.jsonl", "--samples", "6", "--seq-len", "32"]);
-    let (found, expected) = (report["best"]["loss"].as_f64().unwrap(), eval["loss"].as_f64().unwrap());
+    let eval = shell.json(&[
+        "eval",
+        "@out/best",
+        "--data",
+        "@text.jsonl",
+        "--samples",
+        "6",
+        "--seq-len",
+        "32",
+    ]);
+    let (found, expected) = (
+        report["best"]["loss"].as_f64().unwrap(),
+        eval["loss"].as_f64().unwrap(),
+    );
     assert!((found - expected).abs() < 1e-6, "{report} {eval}");
-    shell.json(&["generate", "@out/best", "--prompt", "One day,", "--max-new-tokens", "2"]);
+    shell.json(&[
+        "generate",
+        "@out/best",
+        "--prompt",
+        "One day,",
+        "--max-new-tokens",
+        "2",
+    ]);
 
-    let error = |more: &[&str]| shell.error(2, &[&args[..], &["--out", "@o"], TRAINING, more].concat());
+    let error =
+        |more: &[&str]| shell.error(2, &[&args[..], &["--out", "@o"], TRAINING, more].concat());
     insta::assert_snapshot!(
         error(&["--schedule", "cos"]),
         @r"
@@ -257,32 +529,85 @@ fn the_best_student_is_a_model_of_its_own() {
 #[test]
 fn a_student_is_pruned_by_key_value_heads_or_to_fit_a_memory() {
     let shell = Shell::new().with_teacher();
-    let score =
-        ["score", "@teacher", "--data", "@text.txt", "--out", "@s.safetensors", "--seq-len", "32", "--samples", "8"];
+    let score = [
+        "score",
+        "@teacher",
+        "--data",
+        "@text.txt",
+        "--out",
+        "@s.safetensors",
+        "--seq-len",
+        "32",
+        "--samples",
+        "8",
+    ];
     shell.json(&score);
-    let prune = |more: &[&str]| shell.json(&[&["prune", "@teacher", "--scores", "@s.safetensors"], more].concat());
+    let prune = |more: &[&str]| {
+        shell.json(&[&["prune", "@teacher", "--scores", "@s.safetensors"], more].concat())
+    };
 
     let by_heads = prune(&["--kv-heads", "1", "--out", "@one"]);
-    assert_eq!((&by_heads["sizes"]["kv_heads"], &by_heads["sizes"]["heads"]), (&json!(1), &json!(2)));
+    assert_eq!(
+        (&by_heads["sizes"]["kv_heads"], &by_heads["sizes"]["heads"]),
+        (&json!(1), &json!(2))
+    );
     let config = shell.value("one/config.json");
-    assert_eq!((&config["num_key_value_heads"], &config["num_attention_heads"]), (&json!(1), &json!(2)));
+    assert_eq!(
+        (
+            &config["num_key_value_heads"],
+            &config["num_attention_heads"]
+        ),
+        (&json!(1), &json!(2))
+    );
     let plan = shell.value("one/plan.json");
     let kept = plan["kept"]["kv_heads.1"][0].as_u64().unwrap();
     assert_eq!(plan["kept"]["heads.1"], json!([2 * kept, 2 * kept + 1]));
     let why = &plan["explained"]["kv_heads.1"];
-    assert_keys(why, &["metric", "last_kept", "first_dropped", "margin", "near_tie", "borderline"]);
-    assert_eq!((&why["metric"], &why["last_kept"]["unit"]), (&json!("activation"), &json!(kept)));
+    assert_keys(
+        why,
+        &[
+            "metric",
+            "last_kept",
+            "first_dropped",
+            "margin",
+            "near_tie",
+            "borderline",
+        ],
+    );
+    assert_eq!(
+        (&why["metric"], &why["last_kept"]["unit"]),
+        (&json!("activation"), &json!(kept))
+    );
     assert!(plan["explained"].get("mlp.1").is_none() && by_heads.get("explained").is_none());
     let eval = shell.json(&["eval", "@one", "--data", "@text.txt", "--seq-len", "32"]);
     assert!(eval["loss"].as_f64().unwrap().is_finite());
 
-    let to_fit = prune(&["--memory", "150kB", "--kv-seq-len", "16", "--kv-batch-size", "2", "--out", "@fits"]);
-    let memory = &shell.json(&["inspect", "@fits", "--seq-len", "16", "--batch-size", "2"])["memory"];
-    let n_bytes = memory["weights_bytes"].as_u64().unwrap() + memory["kv_cache_bytes"].as_u64().unwrap();
+    let to_fit = prune(&[
+        "--memory",
+        "150kB",
+        "--kv-seq-len",
+        "16",
+        "--kv-batch-size",
+        "2",
+        "--out",
+        "@fits",
+    ]);
+    let memory =
+        &shell.json(&["inspect", "@fits", "--seq-len", "16", "--batch-size", "2"])["memory"];
+    let n_bytes =
+        memory["weights_bytes"].as_u64().unwrap() + memory["kv_cache_bytes"].as_u64().unwrap();
     assert!(n_bytes <= 150_000 && n_bytes > 142_500, "{memory}");
-    assert_eq!((&to_fit["sizes"]["kv_heads"], &to_fit["sizes"]["depth"]), (&json!(2), &json!(3)));
+    assert_eq!(
+        (&to_fit["sizes"]["kv_heads"], &to_fit["sizes"]["depth"]),
+        (&json!(2), &json!(3))
+    );
 
-    let error = |args: &[&str]| shell.error(2, &[&["prune", "@teacher", "--scores", "@s.safetensors"], args].concat());
+    let error = |args: &[&str]| {
+        shell.error(
+            2,
+            &[&["prune", "@teacher", "--scores", "@s.safetensors"], args].concat(),
+        )
+    };
     insta::assert_snapshot!(
         error(&["--memory", "8Gib", "--out", "@o"]),
         @"error: recipe: expected a size such as 8GiB, 5GB or 4096, got `8Gib`"
@@ -301,20 +626,60 @@ fn a_student_is_pruned_by_key_value_heads_or_to_fit_a_memory() {
 #[test]
 fn a_near_tie_is_told_in_one_line() {
     let shell = Shell::new().with_teacher();
-    let neurons: Vec<f32> = (0..48).map(|unit| if unit == 24 { 23.001 } else { unit as f32 }).collect();
-    let by_name = (0..3).map(|layer| (format!("own/mlp.{layer}"), neurons.clone())).collect();
-    let scores = Scores { by_name, ..Scores::default() };
+    let neurons: Vec<f32> = (0..48)
+        .map(|unit| if unit == 24 { 23.001 } else { unit as f32 })
+        .collect();
+    let by_name = (0..3)
+        .map(|layer| (format!("own/mlp.{layer}"), neurons.clone()))
+        .collect();
+    let scores = Scores {
+        by_name,
+        ..Scores::default()
+    };
     scores.save(&shell.at("s.safetensors")).unwrap();
-    let ran = shell.run(&["prune", "@teacher", "--scores", "@s.safetensors", "--mlp", "24", "--dry-run"]);
-    assert_eq!(ran.stdout.lines().last(), Some("near ties (margin below 1 %): mlp.0, mlp.1, mlp.2"), "{}", ran.stderr);
-    let ran = shell.run(&["prune", "@teacher", "--scores", "@s.safetensors", "--mlp", "20", "--dry-run"]);
+    let ran = shell.run(&[
+        "prune",
+        "@teacher",
+        "--scores",
+        "@s.safetensors",
+        "--mlp",
+        "24",
+        "--dry-run",
+    ]);
+    assert_eq!(
+        ran.stdout.lines().last(),
+        Some("near ties (margin below 1 %): mlp.0, mlp.1, mlp.2"),
+        "{}",
+        ran.stderr
+    );
+    let ran = shell.run(&[
+        "prune",
+        "@teacher",
+        "--scores",
+        "@s.safetensors",
+        "--mlp",
+        "20",
+        "--dry-run",
+    ]);
     assert!(!ran.stdout.contains("near ties"), "{}", ran.stdout);
 }
 
 #[test]
 fn an_output_that_exists_needs_force() {
     let shell = Shell::new().with_teacher();
-    let train = [&["train", "--config", "@config.json", "--out", "@teacher", "--tokens", "500"], TRAINING].concat();
+    let train = [
+        &[
+            "train",
+            "--config",
+            "@config.json",
+            "--out",
+            "@teacher",
+            "--tokens",
+            "500",
+        ],
+        TRAINING,
+    ]
+    .concat();
     insta::assert_snapshot!(
         shell.error(2, &train),
         @"error: recipe: the output `DIR/teacher` exists; give another name or --force to replace it"
@@ -322,7 +687,8 @@ fn an_output_that_exists_needs_force() {
     shell.json(&[&train[..], &["--force"]].concat());
 }
 
-// --- recipes ---------------------------------------------------------------------------------------------------------
+// --- recipes
+// ---------------------------------------------------------------------------------------------------------
 
 const RECIPE: &str = r#"
 [[stages]]
@@ -382,8 +748,14 @@ max_new_tokens = 4
 
 /// Digest and time of every stage: the time tells whether it ran again.
 fn records(shell: &Shell) -> BTreeMap<String, Value> {
-    let stages = shell.value("run/run.json")["stages"].as_array().unwrap().clone();
-    stages.into_iter().map(|stage| (stage["name"].as_str().unwrap().to_owned(), stage)).collect()
+    let stages = shell.value("run/run.json")["stages"]
+        .as_array()
+        .unwrap()
+        .clone();
+    stages
+        .into_iter()
+        .map(|stage| (stage["name"].as_str().unwrap().to_owned(), stage))
+        .collect()
 }
 
 #[test]
@@ -394,21 +766,35 @@ fn a_recipe_runs_its_stages_once_and_again_only_what_changed() {
         shell.json(&["run", "@recipe.toml", "--out", "@run"])
     };
     let report = run(RECIPE);
-    assert_keys(&report, &["minitron", "recipe", "seed", "device", "dtype", "stages"]);
+    assert_keys(
+        &report,
+        &["minitron", "recipe", "seed", "device", "dtype", "stages"],
+    );
     let first = records(&shell);
     assert_eq!(first.len(), 7);
     for (name, stage) in &first {
-        assert_keys(stage, &["name", "do", "inputs", "result", "seconds", "options"]);
+        assert_keys(
+            stage,
+            &["name", "do", "inputs", "result", "seconds", "options"],
+        );
         assert!(shell.at("run").join(name).is_dir(), "{name}");
     }
-    assert_keys(&first["eval-distilled"]["result"], &["loss", "perplexity", "kl_to_teacher"]);
+    assert_keys(
+        &first["eval-distilled"]["result"],
+        &["loss", "perplexity", "kl_to_teacher"],
+    );
 
     // Unchanged: not a byte of the record differs.
     let record = fs::read(shell.at("run/run.json")).unwrap();
     assert_eq!(run(RECIPE), report);
     assert_eq!(fs::read(shell.at("run/run.json")).unwrap(), record);
     let skipped = shell.run(&["run", "@recipe.toml", "--out", "@run"]);
-    assert_eq!(skipped.stderr.matches(": unchanged, skipped").count(), 7, "{}", skipped.stderr);
+    assert_eq!(
+        skipped.stderr.matches(": unchanged, skipped").count(),
+        7,
+        "{}",
+        skipped.stderr
+    );
 
     // Another option: that stage and what follows from it.
     run(&RECIPE.replace("samples = 8", "samples = 7"));
@@ -426,7 +812,10 @@ fn a_recipe_runs_its_stages_once_and_again_only_what_changed() {
     let third = records(&shell);
     assert_eq!(third["teacher"], second["teacher"]);
     assert_ne!(third["scores"]["inputs"], second["scores"]["inputs"]);
-    assert_ne!(third["eval-teacher"]["result"], second["eval-teacher"]["result"]);
+    assert_ne!(
+        third["eval-teacher"]["result"],
+        second["eval-teacher"]["result"]
+    );
 
     // A lost artefact is made anew.
     fs::remove_file(shell.at("run/pruned/config.json")).unwrap();
@@ -449,16 +838,37 @@ fn a_recipe_runs_its_stages_once_and_again_only_what_changed() {
 fn a_training_whose_update_overflows_leaves_no_weights_that_are_not_finite() {
     let shell = Shell::new();
     let train = |flags: &[&str]| {
-        let args = ["train", "--config", "@config.json", "--out", "@trained", "--force"];
+        let args = [
+            "train",
+            "--config",
+            "@config.json",
+            "--out",
+            "@trained",
+            "--force",
+        ];
         shell.run(&[&args, TRAINING, flags].concat())
     };
     // Too few steps for so many skipped in a row, and more than that.
-    for flags in [["--tokens", "512", "--lr", "1e308"], ["--tokens", "8k", "--lr", "1e308"]] {
+    for flags in [
+        ["--tokens", "512", "--lr", "1e308"],
+        ["--tokens", "8k", "--lr", "1e308"],
+    ] {
         let ran = train(&[&flags[..], &["--checkpoint-every", "1", "--warmup", "0"]].concat());
         assert_eq!(ran.code, Some(1), "{}", ran.stderr);
-        let says = ["training diverged", "not finite after step", "no checkpoint was written yet"];
-        assert!(says.iter().all(|words| ran.stderr.contains(words)), "{}", ran.stderr);
-        assert!(!shell.at("trained/model.safetensors").exists() && !shell.at("trained/checkpoint").exists());
+        let says = [
+            "training diverged",
+            "not finite after step",
+            "no checkpoint was written yet",
+        ];
+        assert!(
+            says.iter().all(|words| ran.stderr.contains(words)),
+            "{}",
+            ran.stderr
+        );
+        assert!(
+            !shell.at("trained/model.safetensors").exists()
+                && !shell.at("trained/checkpoint").exists()
+        );
     }
 }
 
@@ -474,26 +884,108 @@ fn requests_that_would_run_away_or_destroy_are_refused() {
             ran.stderr
         );
     };
-    let score =
-        |flags: &[&'static str]| [&["score", "@teacher", "--data", "@text.txt", "--seq-len", "32"], flags].concat();
-    refused("bootstrap: expected at most", &score(&["--out", "@s", "--bootstrap", "18446744073709551615"]));
-    refused("batch_size: expected at least 1", &score(&["--out", "@s", "--batch-size", "0"]));
-    refused("--threads: expected at most", &["inspect", "@teacher", "--threads", "65535"]);
-    refused("is a device or a pipe", &score(&["--out", "/dev/null", "--force"]));
+    let score = |flags: &[&'static str]| {
+        [
+            &[
+                "score",
+                "@teacher",
+                "--data",
+                "@text.txt",
+                "--seq-len",
+                "32",
+            ],
+            flags,
+        ]
+        .concat()
+    };
+    refused(
+        "bootstrap: expected at most",
+        &score(&["--out", "@s", "--bootstrap", "18446744073709551615"]),
+    );
+    refused(
+        "batch_size: expected at least 1",
+        &score(&["--out", "@s", "--batch-size", "0"]),
+    );
+    refused(
+        "--threads: expected at most",
+        &["inspect", "@teacher", "--threads", "65535"],
+    );
+    refused(
+        "is a device or a pipe",
+        &score(&["--out", "/dev/null", "--force"]),
+    );
     fs::write(shell.at("notes"), "mine").unwrap();
-    refused("a file that holds no scores", &score(&["--out", "@notes", "--force"]));
-    refused("exists and is no trace", &["inspect", "@teacher", "--trace", "@teacher/model.safetensors"]);
-    shell.json(&score(&["--out", "@s", "--batch-size", "1000000000000000", "--max-memory", "8GiB"]));
-    let prune = |flags: &[&'static str]| [&["prune", "@teacher", "--scores", "@s", "--mlp", "24"], flags].concat();
-    refused("rounds: expected at most", &prune(&["--dry-run", "--rounds", "18446744073709551615"]));
-    refused("is a file, where a folder would be written", &prune(&["--out", "@notes", "--force"]));
+    refused(
+        "a file that holds no scores",
+        &score(&["--out", "@notes", "--force"]),
+    );
+    refused(
+        "exists and is no trace",
+        &[
+            "inspect",
+            "@teacher",
+            "--trace",
+            "@teacher/model.safetensors",
+        ],
+    );
+    shell.json(&score(&[
+        "--out",
+        "@s",
+        "--batch-size",
+        "1000000000000000",
+        "--max-memory",
+        "8GiB",
+    ]));
+    let prune = |flags: &[&'static str]| {
+        [
+            &["prune", "@teacher", "--scores", "@s", "--mlp", "24"],
+            flags,
+        ]
+        .concat()
+    };
+    refused(
+        "rounds: expected at most",
+        &prune(&["--dry-run", "--rounds", "18446744073709551615"]),
+    );
+    refused(
+        "is a file, where a folder would be written",
+        &prune(&["--out", "@notes", "--force"]),
+    );
     assert_eq!(fs::read(shell.at("notes")).unwrap(), b"mine");
-    refused("throughput: expected at most", &["eval", "@teacher", "--evaluator", "throughput:batch=1000000000000"]);
-    fs::write(shell.at("q.jsonl"), r#"{"prompt": "One", "answer": " day"}"#).unwrap();
-    refused("two have one name", &["eval", "@teacher", "--task", "q=@q.jsonl", "--task", "q=@q.jsonl"]);
+    refused(
+        "throughput: expected at most",
+        &[
+            "eval",
+            "@teacher",
+            "--evaluator",
+            "throughput:batch=1000000000000",
+        ],
+    );
+    fs::write(
+        shell.at("q.jsonl"),
+        r#"{"prompt": "One", "answer": " day"}"#,
+    )
+    .unwrap();
+    refused(
+        "two have one name",
+        &[
+            "eval",
+            "@teacher",
+            "--task",
+            "q=@q.jsonl",
+            "--task",
+            "q=@q.jsonl",
+        ],
+    );
 
     // What waits for a writer, or never ends.
-    assert!(Command::new("mkfifo").arg(shell.at("pipe")).status().unwrap().success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(shell.at("pipe"))
+            .status()
+            .unwrap()
+            .success()
+    );
     fs::create_dir(shell.at("piped")).unwrap();
     fs::rename(shell.at("pipe"), shell.at("piped/config.json")).unwrap();
     for args in [
@@ -502,9 +994,33 @@ fn requests_that_would_run_away_or_destroy_are_refused() {
         &["run", "/dev/zero", "--out", "@r"],
         &["recipe", "check", "@piped/config.json"],
         &["compare", "@piped/config.json", "--out", "@r"],
-        &["prune", "@teacher", "--plan", "@piped/config.json", "--out", "@r"],
-        &["train", "--config", "@piped/config.json", "--data", "@text.txt", "--tokens", "1k", "--out", "@r"],
-        &["score", "@teacher", "--data", "text:path=@piped/config.json", "--out", "@r"],
+        &[
+            "prune",
+            "@teacher",
+            "--plan",
+            "@piped/config.json",
+            "--out",
+            "@r",
+        ],
+        &[
+            "train",
+            "--config",
+            "@piped/config.json",
+            "--data",
+            "@text.txt",
+            "--tokens",
+            "1k",
+            "--out",
+            "@r",
+        ],
+        &[
+            "score",
+            "@teacher",
+            "--data",
+            "text:path=@piped/config.json",
+            "--out",
+            "@r",
+        ],
         &["eval", "@teacher", "--task", "t=@piped/config.json"],
         &["eval", "@teacher", "--task", "t=/dev/zero"],
         &["plugins", "check", "@piped/config.json"],
@@ -517,13 +1033,25 @@ fn requests_that_would_run_away_or_destroy_are_refused() {
 fn a_temperature_near_zero_takes_the_likeliest_token() {
     let shell = Shell::new().with_teacher();
     let generate = |flags: &[&str]| {
-        let args = ["generate", "@teacher", "--prompt", "One day", "--max-new-tokens", "8"];
+        let args = [
+            "generate",
+            "@teacher",
+            "--prompt",
+            "One day",
+            "--max-new-tokens",
+            "8",
+        ];
         shell.json(&[&args, flags].concat())["text"].clone()
     };
     let greedy = generate(&[]);
     for temperature in ["1e-46", "1e-300", "1e-9"] {
         assert_eq!(
-            generate(&["--temperature", temperature, "--top-k", "18446744073709551615"]),
+            generate(&[
+                "--temperature",
+                temperature,
+                "--top-k",
+                "18446744073709551615"
+            ]),
             greedy,
             "{temperature}"
         );
@@ -535,7 +1063,11 @@ fn a_failed_stage_is_named_and_runs_again_later() {
     let shell = Shell::new();
     let stages: Vec<&str> = RECIPE.split("[[stages]]").take(4).collect();
     let recipe = stages.join("[[stages]]");
-    fs::write(shell.at("recipe.toml"), recipe.replace("ratio = 0.5", "mlp = 30")).unwrap();
+    fs::write(
+        shell.at("recipe.toml"),
+        recipe.replace("ratio = 0.5", "mlp = 30"),
+    )
+    .unwrap();
     let ran = shell.run(&["run", "@recipe.toml", "--out", "@run", "--quiet"]);
     assert_eq!(ran.code, Some(2));
     insta::assert_snapshot!(
@@ -560,12 +1092,19 @@ fn the_command_lines_seed_takes_the_place_of_a_comparisons() {
         train = { data = ["text.txt"], tokens = 256, seq_len = 32, batch_size = 4 }
     "#;
     fs::write(shell.at("spec.toml"), spec).unwrap();
-    let compare = |flags: &[&str]| shell.json(&[&["compare", "@spec.toml", "--out", "@compared"], flags].concat());
+    let compare = |flags: &[&str]| {
+        shell.json(&[&["compare", "@spec.toml", "--out", "@compared"], flags].concat())
+    };
     assert_eq!(compare(&[])["seeds"], json!([3, 4]));
     let other = compare(&["--seed", "7"]);
-    assert_eq!((&other["seeds"], &other["rows"][0]["status"]), (&json!([7]), &json!("done")));
+    assert_eq!(
+        (&other["seeds"], &other["rows"][0]["status"]),
+        (&json!([7]), &json!("done"))
+    );
     // A job for each seed.
-    let n_trained = fs::read_dir(shell.at("compared")).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir());
+    let n_trained = fs::read_dir(shell.at("compared"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().is_dir());
     assert_eq!(n_trained.count(), 3);
 }
 
@@ -584,12 +1123,29 @@ fn a_folder_that_holds_no_run_is_not_written_into() {
 #[test]
 fn a_task_is_measured_by_what_its_fields_ask_for() {
     let shell = Shell::new().with_teacher();
-    let write = |name: &str, record: Value| fs::write(shell.at(name), format!("{record}\n{record}")).unwrap();
-    write("choice.jsonl", json!({ "context": "One day, the cat", "choices": ["saw a ball", "x"], "gold": 0 }));
-    write("word.jsonl", json!({ "context": "One day, the cat saw a", "target": "ball" }));
-    write("blank.jsonl", json!({ "sentence": "A _ saw a ball.", "option1": "cat", "option2": "x", "answer": "1" }));
-    write("exact.jsonl", json!({ "prompt": "One day,", "completion": " the cat" }));
-    write("pages.jsonl", json!({ "text": "One day, the cat saw a ball." }));
+    let write = |name: &str, record: Value| {
+        fs::write(shell.at(name), format!("{record}\n{record}")).unwrap()
+    };
+    write(
+        "choice.jsonl",
+        json!({ "context": "One day, the cat", "choices": ["saw a ball", "x"], "gold": 0 }),
+    );
+    write(
+        "word.jsonl",
+        json!({ "context": "One day, the cat saw a", "target": "ball" }),
+    );
+    write(
+        "blank.jsonl",
+        json!({ "sentence": "A _ saw a ball.", "option1": "cat", "option2": "x", "answer": "1" }),
+    );
+    write(
+        "exact.jsonl",
+        json!({ "prompt": "One day,", "completion": " the cat" }),
+    );
+    write(
+        "pages.jsonl",
+        json!({ "text": "One day, the cat saw a ball." }),
+    );
     let tasks = [
         "choice=@choice.jsonl",
         "word=@word.jsonl",
@@ -602,24 +1158,46 @@ fn a_task_is_measured_by_what_its_fields_ask_for() {
     ];
     let words: Vec<&str> = tasks.iter().flat_map(|task| ["--task", task]).collect();
     let tasks = shell.json(&[&["eval", "@teacher"], &words[..]].concat())["tasks"].clone();
-    let choosing = ["acc", "acc_norm", "acc_norm_stderr", "acc_stderr", "n_questions"];
-    let rolling =
-        ["bits_per_byte", "byte_perplexity", "n_bytes", "n_documents", "n_tokens", "n_words", "word_perplexity"];
+    let choosing = [
+        "acc",
+        "acc_norm",
+        "acc_norm_stderr",
+        "acc_stderr",
+        "n_questions",
+    ];
+    let rolling = [
+        "bits_per_byte",
+        "byte_perplexity",
+        "n_bytes",
+        "n_documents",
+        "n_tokens",
+        "n_words",
+        "word_perplexity",
+    ];
     assert_keys(&tasks["choice"], &choosing);
     assert_keys(&tasks["blank"], &choosing);
-    assert_keys(&tasks["word"], &["acc", "acc_stderr", "n_questions", "perplexity"]);
+    assert_keys(
+        &tasks["word"],
+        &["acc", "acc_stderr", "n_questions", "perplexity"],
+    );
     assert_keys(&tasks["exact"], &["exact_match", "n_questions"]);
     for (name, n_documents) in [("pages", 2), ("book", 1), ("few", 1)] {
         assert_keys(&tasks[name], &rolling);
         assert_eq!(tasks[name]["n_documents"], json!(n_documents), "{name}");
     }
-    assert_eq!((&tasks["few"]["n_words"], &tasks["few"]["n_bytes"]), (&json!(7), &json!(28)));
+    assert_eq!(
+        (&tasks["few"]["n_words"], &tasks["few"]["n_bytes"]),
+        (&json!(7), &json!(28))
+    );
     assert!(tasks["speed"]["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
     // In a recipe, paths are beside it, and a changed file is another stage.
     let recipe = "[[stages]]\nname = \"quality\"\ndo = \"eval\"\nmodel = \"teacher\"\ntasks = \
                   [\"one=rolling_perplexity:path=pages.jsonl\", \"other=word.jsonl\"]\n";
     fs::write(shell.at("recipe.toml"), recipe).unwrap();
-    let run = || shell.json(&["run", "@recipe.toml", "--out", "@run"])["stages"][0]["result"]["tasks"].clone();
+    let run = || {
+        shell.json(&["run", "@recipe.toml", "--out", "@run"])["stages"][0]["result"]["tasks"]
+            .clone()
+    };
     assert_eq!(run()["one"]["n_words"], json!(14));
     write("pages.jsonl", json!({ "text": "One day, the cat" }));
     assert_eq!(run()["one"]["n_words"], json!(8));
@@ -629,29 +1207,58 @@ fn a_task_is_measured_by_what_its_fields_ask_for() {
 fn sentences_are_labelled_by_their_neighbours() {
     let shell = Shell::new().with_teacher();
     let line = |(text, label): (&str, &str)| json!({ "text": text, "label": label }).to_string();
-    let lines = |items: &[(&str, &str)]| items.iter().copied().map(line).collect::<Vec<_>>().join("\n");
-    let items =
-        [("the cat saw a ball", "cat"), ("a dog lost", "dog"), ("the cat saw a ball", "cat"), ("a dog lost", "dog")];
+    let lines = |items: &[(&str, &str)]| {
+        items
+            .iter()
+            .copied()
+            .map(line)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let items = [
+        ("the cat saw a ball", "cat"),
+        ("a dog lost", "dog"),
+        ("the cat saw a ball", "cat"),
+        ("a dog lost", "dog"),
+    ];
     fs::create_dir(shell.at("data")).unwrap();
     fs::write(shell.at("data/items.jsonl"), lines(&items)).unwrap();
     fs::write(shell.at("data/reference.jsonl"), lines(&items[..1])).unwrap();
     // Each among the others, where nothing else is given: its twin is its nearest.
-    let report = shell.json(&["eval", "@teacher", "--evaluator", "nearest_neighbour:path=@data/items.jsonl"]);
-    assert_eq!((&report["accuracy"], &report["n_items"]), (&json!(1.0), &json!(4)));
+    let report = shell.json(&[
+        "eval",
+        "@teacher",
+        "--evaluator",
+        "nearest_neighbour:path=@data/items.jsonl",
+    ]);
+    assert_eq!(
+        (&report["accuracy"], &report["n_items"]),
+        (&json!(1.0), &json!(4))
+    );
     let report = shell.json(&["eval", "@teacher", "--task", "pets=@data/items.jsonl"]);
-    assert_eq!(report["tasks"]["pets"], json!({ "accuracy": 1.0, "n_items": 4 }));
+    assert_eq!(
+        report["tasks"]["pets"],
+        json!({ "accuracy": 1.0, "n_items": 4 })
+    );
     // Both files of a recipe lie beside it, and are inputs of its stage.
     let recipe = "[[stages]]\nname = \"quality\"\ndo = \"eval\"\nmodel = \"teacher\"\nevaluators = [{ type = \
                   \"nearest_neighbour\", path = \"data/items.jsonl\", reference = \"data/reference.jsonl\" }]\n";
     fs::write(shell.at("recipe.toml"), recipe).unwrap();
-    let run = || shell.json(&["run", "@recipe.toml", "--out", "@run"])["stages"][0]["result"]["accuracy"].clone();
+    let run = || {
+        shell.json(&["run", "@recipe.toml", "--out", "@run"])["stages"][0]["result"]["accuracy"]
+            .clone()
+    };
     assert_eq!(run(), json!(0.5));
     fs::write(shell.at("data/reference.jsonl"), lines(&items[1..2])).unwrap();
     assert_eq!(run(), json!(0.5));
     fs::write(shell.at("data/reference.jsonl"), lines(&items[..2])).unwrap();
     assert_eq!(run(), json!(1.0));
     fs::remove_file(shell.at("data/reference.jsonl")).unwrap();
-    assert!(shell.error(1, &["run", "@recipe.toml", "--out", "@run"]).contains("reference.jsonl"));
+    assert!(
+        shell
+            .error(1, &["run", "@recipe.toml", "--out", "@run"])
+            .contains("reference.jsonl")
+    );
 }
 
 #[test]
@@ -691,74 +1298,179 @@ fn recipes_say_where_they_are_wrong() {
     );
 }
 
-// --- what can be asked -----------------------------------------------------------------------------------------------
+// --- what can be asked
+// -----------------------------------------------------------------------------------------------
 
 #[test]
 fn inspect_describes_a_model() {
     let shell = Shell::new().with_teacher();
-    let report = shell.json(&["inspect", "@teacher", "--seq-len", "10", "--batch-size", "3"]);
-    assert_keys(&report, &["architecture", "n_params", "dims", "memory", "legal_sizes"]);
+    let report = shell.json(&[
+        "inspect",
+        "@teacher",
+        "--seq-len",
+        "10",
+        "--batch-size",
+        "3",
+    ]);
+    assert_keys(
+        &report,
+        &["architecture", "n_params", "dims", "memory", "legal_sizes"],
+    );
     let dims = json!({
         "hidden": 32, "mlp": 48, "heads": 4, "kv_heads": 2, "head_dim": 8, "layers": 3, "vocab": 512
     });
-    assert_eq!((&report["architecture"], &report["dims"]), (&json!("llama"), &dims));
+    assert_eq!(
+        (&report["architecture"], &report["dims"]),
+        (&json!("llama"), &dims)
+    );
     let embeddings = 2 * 512 * 32;
     let layer = 32 * 32 * 2 + 2 * 16 * 32 + 3 * 32 * 48 + 2 * 32;
     assert_eq!(report["n_params"], json!(embeddings + 3 * layer + 32));
-    assert_eq!(report["memory"]["weights_bytes"], json!(4 * (embeddings + 3 * layer + 32)));
+    assert_eq!(
+        report["memory"]["weights_bytes"],
+        json!(4 * (embeddings + 3 * layer + 32))
+    );
     // Keys and values, two bytes, layers, heads, channels, tokens, sequences.
-    assert_eq!(report["memory"]["kv_cache_bytes"], json!(2 * 2 * 3 * 2 * 8 * 10 * 3));
+    assert_eq!(
+        report["memory"]["kv_cache_bytes"],
+        json!(2 * 2 * 3 * 2 * 8 * 10 * 3)
+    );
     let table = shell.run(&["inspect", "@teacher"]);
-    assert!(table.code == Some(0) && table.stdout.contains("llama") && table.stdout.contains("multiples of 4"));
+    assert!(
+        table.code == Some(0)
+            && table.stdout.contains("llama")
+            && table.stdout.contains("multiples of 4")
+    );
 }
 
 #[test]
 fn inspect_and_prune_say_how_a_model_can_be_split_and_who_refuses_it() {
     let shell = Shell::new().with_teacher();
     let line = |text: &str, begin: &str| {
-        let found = text.lines().find(|line| line.trim_start().starts_with(begin));
-        found.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+        let found = text
+            .lines()
+            .find(|line| line.trim_start().starts_with(begin));
+        found
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     let inspected = shell.run(&["inspect", "@teacher"]);
-    assert_eq!(line(&inspected.stdout, "tensor parallel"), "tensor parallel 1, 2, 4", "{}", inspected.stdout);
-    assert_eq!(line(&inspected.stdout, "optimum"), "", "{}", inspected.stdout);
+    assert_eq!(
+        line(&inspected.stdout, "tensor parallel"),
+        "tensor parallel 1, 2, 4",
+        "{}",
+        inspected.stdout
+    );
+    assert_eq!(
+        line(&inspected.stdout, "optimum"),
+        "",
+        "{}",
+        inspected.stdout
+    );
     let kept = json!({ "heads.0": [0, 2], "heads.1": [1, 3], "heads.2": [0, 3] });
     fs::write(shell.at("plan.json"), json!({ "kept": kept }).to_string()).unwrap();
-    let pruned = shell.run(&["prune", "@teacher", "--plan", "@plan.json", "--out", "@student"]);
-    assert_eq!(line(&pruned.stdout, "tensor parallel:"), "tensor parallel: 1, 2", "{}", pruned.stdout);
+    let pruned = shell.run(&[
+        "prune",
+        "@teacher",
+        "--plan",
+        "@plan.json",
+        "--out",
+        "@student",
+    ]);
+    assert_eq!(
+        line(&pruned.stdout, "tensor parallel:"),
+        "tensor parallel: 1, 2",
+        "{}",
+        pruned.stdout
+    );
     let refusal = line(&pruned.stdout, "optimum: ORTModelForCausalLM");
-    assert!(refusal.contains("heads x head_dim is 16, hidden 32") && refusal.contains("--square"), "{refusal}");
-    assert_eq!(pruned.stderr.matches("warning: optimum: refuses").count(), 1, "{}", pruned.stderr);
+    assert!(
+        refusal.contains("heads x head_dim is 16, hidden 32") && refusal.contains("--square"),
+        "{refusal}"
+    );
+    assert_eq!(
+        pruned.stderr.matches("warning: optimum: refuses").count(),
+        1,
+        "{}",
+        pruned.stderr
+    );
     let inspected = shell.run(&["inspect", "@student"]);
-    assert_eq!(line(&inspected.stdout, "tensor parallel"), "tensor parallel 1, 2");
-    assert_eq!(line(&inspected.stdout, "optimum: ORTModelForCausalLM"), refusal);
+    assert_eq!(
+        line(&inspected.stdout, "tensor parallel"),
+        "tensor parallel 1, 2"
+    );
+    assert_eq!(
+        line(&inspected.stdout, "optimum: ORTModelForCausalLM"),
+        refusal
+    );
 }
 
 #[test]
 fn square_is_a_flag_of_search_and_a_key_of_recipes() {
     let shell = Shell::new().with_teacher();
-    shell.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--seq-len", "16", "--out", "@s"]);
-    let search = ["search", "@teacher", "--grid", "hidden=16,24,32", "--grid", "heads=2,4", "--grid", "mlp=24,32"];
+    shell.json(&[
+        "score",
+        "@teacher",
+        "--data",
+        "@text.txt",
+        "--samples",
+        "4",
+        "--seq-len",
+        "16",
+        "--out",
+        "@s",
+    ]);
+    let search = [
+        "search",
+        "@teacher",
+        "--grid",
+        "hidden=16,24,32",
+        "--grid",
+        "heads=2,4",
+        "--grid",
+        "mlp=24,32",
+    ];
     let search = [&search[..], &["--dry-run"]].concat();
     let shapes = |report: &Value| -> Vec<(u64, u64)> {
         let size = |row: &Value, kind: &str| row["sizes"][kind].as_u64().unwrap();
-        report["candidates"].as_array().unwrap().iter().map(|row| (size(row, "hidden"), size(row, "heads"))).collect()
+        report["candidates"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| (size(row, "hidden"), size(row, "heads")))
+            .collect()
     };
     let is_square = |&(hidden, heads): &(u64, u64)| hidden == heads * 8;
     let free = shapes(&shell.json(&search));
     assert!(!free.iter().all(is_square), "{free:?}");
     let refused = free.iter().filter(|shape| !is_square(shape)).count();
     let said = shell.run(&search).stderr;
-    let warning = format!("warning: optimum: refuses {refused} of {} candidates", free.len());
-    assert!(said.contains(&warning) && said.matches("warning: ").count() == 1, "{warning}: {said}");
+    let warning = format!(
+        "warning: optimum: refuses {refused} of {} candidates",
+        free.len()
+    );
+    assert!(
+        said.contains(&warning) && said.matches("warning: ").count() == 1,
+        "{warning}: {said}"
+    );
     let square = shell.run(&[&search[..], &["--square", "--json"]].concat());
     assert!(!square.stderr.contains("warning: "), "{}", square.stderr);
     let square = shapes(&serde_json::from_str(&square.stdout).unwrap());
     assert!(square.iter().all(is_square), "{square:?}");
-    assert_eq!(square.iter().map(|shape| shape.0).collect::<std::collections::BTreeSet<_>>(), [16, 32].into());
+    assert_eq!(
+        square
+            .iter()
+            .map(|shape| shape.0)
+            .collect::<std::collections::BTreeSet<_>>(),
+        [16, 32].into()
+    );
 
     let pruned = |name: &str, options: &str| {
-        format!("[[stages]]\nname = \"{name}\"\ndo = \"prune\"\nmodel = \"teacher\"\nscores = \"s\"\n{options}\n")
+        format!(
+            "[[stages]]\nname = \"{name}\"\ndo = \"prune\"\nmodel = \"teacher\"\nscores = \"s\"\n{options}\n"
+        )
     };
     let found = r#"
         [[stages]]
@@ -784,32 +1496,79 @@ fn square_is_a_flag_of_search_and_a_key_of_recipes() {
     let ran = shell.run(&["run", "@recipe.toml", "--out", "@run"]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let sizes = |name: &str| shell.value(&format!("run/{name}/plan.json"))["sizes"].clone();
-    assert_eq!((&sizes("square")["hidden"], &sizes("square")["heads"]), (&json!(16), &json!(2)));
-    assert_eq!((&sizes("narrow")["hidden"], &sizes("narrow")["heads"]), (&json!(16), &json!(4)));
-    assert!(shapes(&shell.value("run/found/search.json")).iter().all(is_square));
+    assert_eq!(
+        (&sizes("square")["hidden"], &sizes("square")["heads"]),
+        (&json!(16), &json!(2))
+    );
+    assert_eq!(
+        (&sizes("narrow")["hidden"], &sizes("narrow")["heads"]),
+        (&json!(16), &json!(4))
+    );
+    assert!(
+        shapes(&shell.value("run/found/search.json"))
+            .iter()
+            .all(is_square)
+    );
     // Two of its jobs make what optimum refuses: once is enough.
-    assert_eq!(ran.stderr.matches("optimum: refuses").count(), 1, "{}", ran.stderr);
+    assert_eq!(
+        ran.stderr.matches("optimum: refuses").count(),
+        1,
+        "{}",
+        ran.stderr
+    );
     let record = shell.value("run/run.json");
-    let warned = record["stages"].as_array().unwrap().iter().filter(|stage| stage.get("warnings").is_some());
+    let warned = record["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|stage| stage.get("warnings").is_some());
     assert!(warned.count() >= 1, "{record}");
 }
 
 #[test]
 fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
     let shell = Shell::new().with_teacher();
-    shell.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--seq-len", "16", "--out", "@s"]);
+    shell.json(&[
+        "score",
+        "@teacher",
+        "--data",
+        "@text.txt",
+        "--samples",
+        "4",
+        "--seq-len",
+        "16",
+        "--out",
+        "@s",
+    ]);
     let prune = ["prune", "@teacher", "--scores", "@s", "--dry-run"];
     let kept = |flags: &[&str]| shell.json(&[&prune, flags].concat())["kept"].clone();
     let short = kept(&["--mlp", "24", "--heads", "2", "--layers", "2"]);
-    assert_eq!(kept(&["--size", "mlp=24,heads=2", "--size", "layers=2"]), short);
-    assert_eq!(kept(&["--size", "depth=2", "--size", "mlp=24", "--heads", "2", "--size", "heads=2"]), short);
+    assert_eq!(
+        kept(&["--size", "mlp=24,heads=2", "--size", "layers=2"]),
+        short
+    );
+    assert_eq!(
+        kept(&[
+            "--size", "depth=2", "--size", "mlp=24", "--heads", "2", "--size", "heads=2"
+        ]),
+        short
+    );
     let held = shell.json(&[&prune[..], &["--ratio", "0.75", "--size", "mlp=48"]].concat());
     assert_eq!(held["sizes"]["mlp"], 48);
     let error = |flags: &[&str]| shell.error(2, &[&prune, flags].concat());
     for (flags, says) in [
-        (&["--size", "mlp=24", "--mlp", "32"][..], "size: `mlp` is given twice, 32 and 24; give one of them"),
-        (&["--size", "depth=2", "--layers", "1"], "size: `depth` is given twice, 1 and 2"),
-        (&["--size", "mlp=24", "--size", "mlp=32"], "--size: `mlp` is given twice, 24 and 32"),
+        (
+            &["--size", "mlp=24", "--mlp", "32"][..],
+            "size: `mlp` is given twice, 32 and 24; give one of them",
+        ),
+        (
+            &["--size", "depth=2", "--layers", "1"],
+            "size: `depth` is given twice, 1 and 2",
+        ),
+        (
+            &["--size", "mlp=24", "--size", "mlp=32"],
+            "--size: `mlp` is given twice, 24 and 32",
+        ),
         (
             &["--size", "experts=4"],
             "no axis of this model is called `experts`; known: depth, heads, hidden, kv_heads, mlp, rope_pairs",
@@ -818,29 +1577,69 @@ fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
             &["--size", "mlp=30"],
             "mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 32 or --mlp 28",
         ),
-        (&["--size", "24"], "--size: expected DIM=N such as mlp=96,heads=4, got `24`"),
+        (
+            &["--size", "24"],
+            "--size: expected DIM=N such as mlp=96,heads=4, got `24`",
+        ),
         (&["--size", "=24"], "--size: expected DIM=N"),
-        (&["--size", "mlp=24,32"], "--size mlp: expected one whole number, got `24,32`"),
-        (&["--size", "mlp=-1"], "--size mlp: expected one whole number, got `-1`"),
-        (&["--size", "mlp=24", "--ratio", "0.5", "--params", "10k"], "say once how large"),
+        (
+            &["--size", "mlp=24,32"],
+            "--size mlp: expected one whole number, got `24,32`",
+        ),
+        (
+            &["--size", "mlp=-1"],
+            "--size mlp: expected one whole number, got `-1`",
+        ),
+        (
+            &["--size", "mlp=24", "--ratio", "0.5", "--params", "10k"],
+            "say once how large",
+        ),
     ] {
         let said = error(flags);
         assert!(said.contains(says), "{flags:?}: {said}");
     }
 
-    let search = |flags: &[&str]| shell.json(&[&["search", "@teacher", "--scores", "@s", "--dry-run"], flags].concat());
+    let search = |flags: &[&str]| {
+        shell.json(
+            &[
+                &["search", "@teacher", "--scores", "@s", "--dry-run"],
+                flags,
+            ]
+            .concat(),
+        )
+    };
     let (grid, size) = (
-        search(&["--grid", "hidden=16,24", "--grid", "mlp=24-28/4", "--grid", "layers=2"]),
+        search(&[
+            "--grid",
+            "hidden=16,24",
+            "--grid",
+            "mlp=24-28/4",
+            "--grid",
+            "layers=2",
+        ]),
         search(&["--size", "hidden=16,24,mlp=24-28/4", "--size", "layers=2"]),
     );
     assert_eq!(grid["candidates"], size["candidates"]);
     assert_eq!(size["candidates"].as_array().unwrap().len(), 4);
-    let twice = ["search", "@teacher", "--dry-run", "--grid", "layers=2,3", "--size", "depth=2"];
-    assert!(shell.error(2, &twice).contains("grid, size: `depth` is given twice"));
+    let twice = [
+        "search",
+        "@teacher",
+        "--dry-run",
+        "--grid",
+        "layers=2,3",
+        "--size",
+        "depth=2",
+    ];
+    assert!(
+        shell
+            .error(2, &twice)
+            .contains("grid, size: `depth` is given twice")
+    );
 
     let stage = |options: &str| {
-        let name =
-            format!("[[stages]]\nname = \"a\"\ndo = \"prune\"\nmodel = \"teacher\"\nscores = \"s\"\n{options}\n");
+        let name = format!(
+            "[[stages]]\nname = \"a\"\ndo = \"prune\"\nmodel = \"teacher\"\nscores = \"s\"\n{options}\n"
+        );
         fs::write(shell.at("recipe.toml"), name).unwrap();
     };
     stage("size = { mlp = 24, heads = 2, layers = 2 }");
@@ -848,7 +1647,10 @@ fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
     assert_eq!(shell.value("run/a/plan.json")["kept"], short);
     stage("size = { mlp = 24 }\nmlp = 32");
     let said = shell.error(2, &["recipe", "check", "@recipe.toml"]);
-    assert!(said.contains("stages[0] (a): recipe: size: `mlp` is given twice, 32 and 24"), "{said}");
+    assert!(
+        said.contains("stages[0] (a): recipe: size: `mlp` is given twice, 32 and 24"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -865,25 +1667,69 @@ fn inspect_describes_a_config_without_weights() {
     // Nemotron-4 15B.
     assert_eq!(report["n_params"], json!(15_628_775_424_u64));
     assert_eq!(report["dims"]["vocab"], json!(256_000));
-    assert_eq!(report["memory"]["weights_bytes"], json!(2 * 15_628_775_424_u64));
+    assert_eq!(
+        report["memory"]["weights_bytes"],
+        json!(2 * 15_628_775_424_u64)
+    );
     assert_eq!(report["memory"]["dtype"], json!("bf16"));
     assert_eq!(report["legal_sizes"]["hidden"]["multiple_of"], json!(64));
     let table = shell.run(&["inspect", "@nemotron"]);
-    assert!(table.code == Some(0) && table.stderr.contains("no weights"), "{}", table.stderr);
+    assert!(
+        table.code == Some(0) && table.stderr.contains("no weights"),
+        "{}",
+        table.stderr
+    );
 }
 
 #[test]
 fn memory_that_pruning_cannot_keep_to_is_refused_before_it_starts() {
     let shell = Shell::new().with_teacher();
-    shell.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--out", "@s"]);
-    let prune = ["prune", "@teacher", "--scores", "@s", "--mlp", "24", "--out", "@student", "--max-memory"];
+    shell.json(&[
+        "score",
+        "@teacher",
+        "--data",
+        "@text.txt",
+        "--samples",
+        "4",
+        "--out",
+        "@s",
+    ]);
+    let prune = [
+        "prune",
+        "@teacher",
+        "--scores",
+        "@s",
+        "--mlp",
+        "24",
+        "--out",
+        "@student",
+        "--max-memory",
+    ];
     let ran = shell.run(&[&prune[..], &["8MiB"]].concat());
     assert_eq!(ran.code, Some(2));
     assert!(!shell.at("student").exists());
-    let needed = ran.stderr.split("needs ").nth(1).unwrap().split(' ').next().unwrap();
-    assert!(ran.stderr.contains("8MiB were given") && ran.stderr.contains(&format!("give {needed} or more")));
-    let reconstructed = [&prune[..], &["1GiB", "--heal", "least_squares", "--data", "@text.txt"]].concat();
-    assert!(shell.error(2, &reconstructed).contains("reconstructions hold the calibration text's activations"));
+    let needed = ran
+        .stderr
+        .split("needs ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap();
+    assert!(
+        ran.stderr.contains("8MiB were given")
+            && ran.stderr.contains(&format!("give {needed} or more"))
+    );
+    let reconstructed = [
+        &prune[..],
+        &["1GiB", "--heal", "least_squares", "--data", "@text.txt"],
+    ]
+    .concat();
+    assert!(
+        shell
+            .error(2, &reconstructed)
+            .contains("reconstructions hold the calibration text's activations")
+    );
     // What it asks for, with room for another run's other pages, is enough.
     let needed: u64 = needed.trim_end_matches("MiB").parse().unwrap();
     shell.json(&[&prune[..], &[&format!("{}MiB", needed + 16)]].concat());
@@ -892,40 +1738,124 @@ fn memory_that_pruning_cannot_keep_to_is_refused_before_it_starts() {
 #[test]
 fn streamed_scoring_gives_the_file_of_the_one_in_memory_within_its_limit() {
     let shell = Shell::new().with_teacher();
-    let score = ["score", "@teacher", "--data", "@text.txt", "--samples", "12", "--seq-len", "16", "--bootstrap", "5"];
-    let metrics = ["--metric", "activation", "--metric", "magnitude", "--metric", "perplexity:span=2"];
+    let score = [
+        "score",
+        "@teacher",
+        "--data",
+        "@text.txt",
+        "--samples",
+        "12",
+        "--seq-len",
+        "16",
+        "--bootstrap",
+        "5",
+    ];
+    let metrics = [
+        "--metric",
+        "activation",
+        "--metric",
+        "magnitude",
+        "--metric",
+        "perplexity:span=2",
+    ];
     shell.json(&[&score[..], &metrics, &["--out", "@whole"]].concat());
-    shell.json(&[&score[..], &metrics, &["--out", "@streamed", "--stream", "--max-memory", "4GiB"]].concat());
+    shell.json(
+        &[
+            &score[..],
+            &metrics,
+            &["--out", "@streamed", "--stream", "--max-memory", "4GiB"],
+        ]
+        .concat(),
+    );
     assert!(fs::read(shell.at("whole")).unwrap() == fs::read(shell.at("streamed")).unwrap());
     assert!(!shell.at(".streamed.streamed").exists());
     for more in [&["--stream"][..], &[]] {
-        let error = shell.error(2, &[&score[..], more, &["--out", "@none", "--max-memory", "10MiB"]].concat());
-        assert!(error.contains("max_memory: scoring needs") && error.contains("10MiB were given"), "{error}");
+        let error = shell.error(
+            2,
+            &[
+                &score[..],
+                more,
+                &["--out", "@none", "--max-memory", "10MiB"],
+            ]
+            .concat(),
+        );
+        assert!(
+            error.contains("max_memory: scoring needs") && error.contains("10MiB were given"),
+            "{error}"
+        );
     }
-    let error = shell.error(2, &[&score[..], &["--metric", "taylor", "--stream", "--out", "@none"]].concat());
-    assert!(error.contains("need the whole model in memory; leave --stream out"), "{error}");
+    let error = shell.error(
+        2,
+        &[
+            &score[..],
+            &["--metric", "taylor", "--stream", "--out", "@none"],
+        ]
+        .concat(),
+    );
+    assert!(
+        error.contains("need the whole model in memory; leave --stream out"),
+        "{error}"
+    );
     assert!(!shell.at("none").exists());
 
     // What the resamples say of close calls stands in the plan.
-    let prune = ["prune", "@teacher", "--scores", "@whole", "--by", "activation", "--mlp", "24"];
+    let prune = [
+        "prune",
+        "@teacher",
+        "--scores",
+        "@whole",
+        "--by",
+        "activation",
+        "--mlp",
+        "24",
+    ];
     shell.json(&[&prune[..], &["--bootstrap", "5", "--out", "@student"]].concat());
     let plan = shell.value("student/plan.json");
-    assert!(plan["explained"]["mlp.0"]["stable"].is_number(), "{}", plan["explained"]["mlp.0"]);
-    let error = shell.error(2, &[&prune[..], &["--bootstrap", "6", "--dry-run"]].concat());
+    assert!(
+        plan["explained"]["mlp.0"]["stable"].is_number(),
+        "{}",
+        plan["explained"]["mlp.0"]
+    );
+    let error = shell.error(
+        2,
+        &[&prune[..], &["--bootstrap", "6", "--dry-run"]].concat(),
+    );
     assert!(error.contains("minitron score --bootstrap 6"), "{error}");
 }
 
 #[test]
 fn rounds_score_the_student_of_the_round_before() {
     let shell = Shell::new().with_teacher();
-    shell.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "8", "--seq-len", "16", "--out", "@s"]);
-    let prune = ["prune", "@teacher", "--scores", "@s", "--mlp", "16", "--hidden", "16"];
+    shell.json(&[
+        "score",
+        "@teacher",
+        "--data",
+        "@text.txt",
+        "--samples",
+        "8",
+        "--seq-len",
+        "16",
+        "--out",
+        "@s",
+    ]);
+    let prune = [
+        "prune", "@teacher", "--scores", "@s", "--mlp", "16", "--hidden", "16",
+    ];
     let text = ["--data", "@text.txt", "--samples", "8", "--seq-len", "16"];
-    let error = shell.error(2, &[&prune[..], &["--rounds", "2", "--out", "@none"]].concat());
-    assert!(error.contains("rounds: scoring between rounds needs calibration text"), "{error}");
+    let error = shell.error(
+        2,
+        &[&prune[..], &["--rounds", "2", "--out", "@none"]].concat(),
+    );
+    assert!(
+        error.contains("rounds: scoring between rounds needs calibration text"),
+        "{error}"
+    );
     shell.json(&[&prune[..], &["--out", "@once"]].concat());
     shell.json(&[&prune[..], &text, &["--rounds", "3", "--out", "@thrice"]].concat());
-    let (once, thrice) = (shell.value("once/plan.json"), shell.value("thrice/plan.json"));
+    let (once, thrice) = (
+        shell.value("once/plan.json"),
+        shell.value("thrice/plan.json"),
+    );
     assert_eq!(once["sizes"], thrice["sizes"]);
     assert_ne!(once["kept"], thrice["kept"]);
     shell.json(&["eval", "@thrice", "--data", "@text.txt", "--seq-len", "16"]);
@@ -935,24 +1865,52 @@ fn rounds_score_the_student_of_the_round_before() {
 #[test]
 fn a_file_that_cannot_be_written_to_its_end_is_named_and_the_output_before_stays() {
     let shell = Shell::new().with_teacher();
-    shell.json(&["score", "@teacher", "--data", "@text.txt", "--samples", "4", "--out", "@s"]);
-    shell.json(&["prune", "@teacher", "--scores", "@s", "--mlp", "24", "--out", "@student"]);
+    shell.json(&[
+        "score",
+        "@teacher",
+        "--data",
+        "@text.txt",
+        "--samples",
+        "4",
+        "--out",
+        "@s",
+    ]);
+    shell.json(&[
+        "prune", "@teacher", "--scores", "@s", "--mlp", "24", "--out", "@student",
+    ]);
     let before = fs::read(shell.at("student/model.safetensors")).unwrap();
-    // A limit on the size of files ends a write as a full disk does: 16 blocks of 512 bytes or 1 KiB.
+    // A limit on the size of files ends a write as a full disk does: 16 blocks of 512 bytes or 1
+    // KiB.
     let limited = Command::new("sh")
         .args(["-c", "ulimit -f 16; exec \"$0\" \"$@\""])
         .arg(minitron::binary())
-        .args(["prune".as_ref(), shell.at("teacher").as_os_str(), "--scores".as_ref(), shell.at("s").as_os_str()])
+        .args([
+            "prune".as_ref(),
+            shell.at("teacher").as_os_str(),
+            "--scores".as_ref(),
+            shell.at("s").as_os_str(),
+        ])
         .args(["--mlp", "32", "--force", "--quiet", "--out"])
         .arg(shell.at("student"))
         .output()
         .unwrap();
     let stderr = String::from_utf8(limited.stderr).unwrap();
     assert_eq!(limited.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("model.safetensors: File too large"), "{stderr}");
+    assert!(
+        stderr.contains("model.safetensors: File too large"),
+        "{stderr}"
+    );
     assert!(fs::read(shell.at("student/model.safetensors")).unwrap() == before);
-    let names: Vec<_> = fs::read_dir(shell.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(!names.iter().any(|name| name.to_string_lossy().contains(".part")), "{names:?}");
+    let names: Vec<_> = fs::read_dir(shell.root())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.to_string_lossy().contains(".part")),
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -962,12 +1920,30 @@ fn plugins_are_listed_and_shown() {
     let plugins = list["plugins"].as_array().unwrap();
     for plugin in plugins {
         assert_keys(plugin, &["kind", "name", "summary", "origin"]);
-        let name = format!("{}/{}", plugin["kind"].as_str().unwrap(), plugin["name"].as_str().unwrap());
+        let name = format!(
+            "{}/{}",
+            plugin["kind"].as_str().unwrap(),
+            plugin["name"].as_str().unwrap()
+        );
         let shown = shell.json(&["plugins", "show", &name]);
-        assert_keys(&shown, &["kind", "name", "summary", "origin", "source", "defaults", "example", "schema"]);
-        assert!(shown["example"].as_str().unwrap().starts_with(plugin["name"].as_str().unwrap()));
+        assert_keys(
+            &shown,
+            &[
+                "kind", "name", "summary", "origin", "source", "defaults", "example", "schema",
+            ],
+        );
+        assert!(
+            shown["example"]
+                .as_str()
+                .unwrap()
+                .starts_with(plugin["name"].as_str().unwrap())
+        );
     }
-    let has = |kind: &str, name: &str| plugins.iter().any(|p| p["kind"] == kind && p["name"] == name);
+    let has = |kind: &str, name: &str| {
+        plugins
+            .iter()
+            .any(|p| p["kind"] == kind && p["name"] == name)
+    };
     for (kind, name) in [
         ("architecture", "llama"),
         ("architecture", "gpt2"),
@@ -1006,8 +1982,18 @@ fn plugins_are_listed_and_shown() {
     ] {
         assert!(has(kind, name), "{kind}/{name} is not registered");
     }
-    assert!(shell.run(&["plugins", "list"]).stdout.contains("block_influence"));
-    assert!(shell.run(&["plugins", "show", "importance/activation"]).stdout.contains("arXiv 2407.14679"));
+    assert!(
+        shell
+            .run(&["plugins", "list"])
+            .stdout
+            .contains("block_influence")
+    );
+    assert!(
+        shell
+            .run(&["plugins", "show", "importance/activation"])
+            .stdout
+            .contains("arXiv 2407.14679")
+    );
 }
 
 #[test]
@@ -1032,21 +2018,46 @@ fn every_command_explains_itself() {
     for command in commands {
         let ran = shell.run(&[&command.split(' ').collect::<Vec<_>>()[..], &["--help"]].concat());
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{command}");
-        assert!(ran.stdout.contains(&format!("Usage: minitron {command}")), "{}", ran.stdout);
-        for common in ["--device", "--dtype", "--threads", "--seed", "--json", "--quiet"] {
+        assert!(
+            ran.stdout.contains(&format!("Usage: minitron {command}")),
+            "{}",
+            ran.stdout
+        );
+        for common in [
+            "--device",
+            "--dtype",
+            "--threads",
+            "--seed",
+            "--json",
+            "--quiet",
+        ] {
             assert!(ran.stdout.contains(common), "{command}: {common}");
         }
         let first = command.split(' ').next().unwrap();
-        assert!(help.stdout.lines().any(|line| line.trim_start().starts_with(first)), "{first}");
+        assert!(
+            help.stdout
+                .lines()
+                .any(|line| line.trim_start().starts_with(first)),
+            "{first}"
+        );
     }
     assert!(shell.run(&["--version"]).stdout.starts_with("minitron "));
 }
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    for args in [&["plugins", "list"][..], &["plugins", "list", "--json"], &["--help"]] {
+    for args in [
+        &["plugins", "list"][..],
+        &["plugins", "list", "--json"],
+        &["--help"],
+    ] {
         let mut command = Command::new(minitron::binary());
-        let mut child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         // Dropped before the first byte is read.
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
@@ -1055,7 +2066,8 @@ fn a_reader_that_goes_away_is_no_error() {
     }
 }
 
-// --- errors ----------------------------------------------------------------------------------------------------------
+// --- errors
+// ----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn wrong_requests_are_answered_with_code_2() {
@@ -1101,7 +2113,15 @@ fn wrong_requests_are_answered_with_code_2() {
         error(&["prune", "@teacher", "--out", "@o"]),
         @"error: recipe: say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, layers, size), params, ratio or memory (sizes beside them are held), allocator, or plan"
     );
-    let score = ["score", "@teacher", "--data", "@text.txt", "--out", "@o", "--metric"];
+    let score = [
+        "score",
+        "@teacher",
+        "--data",
+        "@text.txt",
+        "--out",
+        "@o",
+        "--metric",
+    ];
     let score = |metric: &str| error(&[&score[..], &[metric]].concat());
     insta::assert_snapshot!(
         score("activaton"),
@@ -1159,14 +2179,16 @@ fn wrong_requests_are_answered_with_code_2() {
 #[test]
 fn starting_a_run_over_never_removes_what_its_recipe_names() {
     let shell = Shell::new().with_teacher();
-    let recipe =
-        "[[stages]]\nname = \"say\"\ndo = \"generate\"\nmodel = \"MODEL\"\nmax_new_tokens = 1\nprompt = \"A\"\n";
+    let recipe = "[[stages]]\nname = \"say\"\ndo = \"generate\"\nmodel = \"MODEL\"\nmax_new_tokens = 1\nprompt = \"A\"\n";
     fs::write(shell.at("recipe.toml"), recipe.replace("MODEL", "teacher")).unwrap();
     shell.json(&["run", "@recipe.toml", "--out", "@run"]);
     fs::rename(shell.at("teacher"), shell.at("run/mine")).unwrap();
     fs::write(shell.at("recipe.toml"), recipe.replace("MODEL", "run/mine")).unwrap();
     let error = shell.error(2, &["run", "@recipe.toml", "--out", "@run", "--force"]);
-    assert!(error.contains("holds the input") && shell.at("run/mine/model.safetensors").is_file(), "{error}");
+    assert!(
+        error.contains("holds the input") && shell.at("run/mine/model.safetensors").is_file(),
+        "{error}"
+    );
     fs::rename(shell.at("recipe.toml"), shell.at("run/recipe.toml")).unwrap();
     shell.error(2, &["run", "@run/recipe.toml", "--out", "@run", "--force"]);
     assert!(shell.at("run/recipe.toml").is_file());
@@ -1201,7 +2223,11 @@ fn failed_runs_are_answered_with_code_1() {
         @"error: checkpoint: DIR/absent: no such scores file; `minitron score` writes one"
     );
     let config = fs::read_to_string(shell.at("teacher/config.json")).unwrap();
-    fs::write(shell.at("teacher/config.json"), config.replace("\"llama\"", "\"mamba\"")).unwrap();
+    fs::write(
+        shell.at("teacher/config.json"),
+        config.replace("\"llama\"", "\"mamba\""),
+    )
+    .unwrap();
     insta::assert_snapshot!(
         error(&["generate", "@teacher"]),
         @"error: checkpoint: DIR/teacher/config.json: model_type `mamba` is not supported; supported: bert, …"
@@ -1213,7 +2239,11 @@ fn failed_runs_are_answered_with_code_1() {
     );
     fs::write(shell.at("teacher/config.json"), &config).unwrap();
     let weights = fs::read(shell.at("teacher/model.safetensors")).unwrap();
-    fs::write(shell.at("teacher/model.safetensors"), &weights[..weights.len() / 2]).unwrap();
+    fs::write(
+        shell.at("teacher/model.safetensors"),
+        &weights[..weights.len() / 2],
+    )
+    .unwrap();
     insta::assert_snapshot!(
         error(&["inspect", "@teacher"]),
         @"error: checkpoint: DIR/teacher/model.safetensors: not a whole safetensors file (its header announces 224128 bytes of data, 110532 follow); it may be cut off: fetch or copy it again"

@@ -1,6 +1,7 @@
-//! Faults of the operating system under every command that writes. A small library between the program and the C library
-//! (`faults/preload.c`) lets the k-th operation on the outputs fail, fills the disk at a byte, or kills the process there;
-//! the program under test is the one that users have.
+//! Faults of the operating system under every command that writes. A small library between the
+//! program and the C library (`faults/preload.c`) lets the k-th operation on the outputs fail,
+//! fills the disk at a byte, or kills the process there; the program under test is the one that
+//! users have.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)] // Set-up of tests: what fails here is the test's own fault.
 
@@ -40,15 +41,50 @@ const TRAIN: &str = "--data text.txt --eval-data text.txt --eval-samples 2 --seq
     --tokens 2k --checkpoint-every 4 --eval-every 8 --keep 2";
 
 fn jobs() -> [Job; 11] {
-    let job = |name, words, out, keeps| Job { name, words, out, keeps };
+    let job = |name, words, out, keeps| Job {
+        name,
+        words,
+        out,
+        keeps,
+    };
     [
-        job("score", "score teacher --data text.txt --samples 8 --seq-len 32", "scores.safetensors", OldOrNew),
-        job("score --stream", "score teacher --data text.txt --samples 8 --seq-len 32 --stream", "s/scores", OldOrNew),
-        job("prune", "prune teacher --scores scores.safetensors --mlp 24 --hidden 24", "pruned", OldOrNew),
+        job(
+            "score",
+            "score teacher --data text.txt --samples 8 --seq-len 32",
+            "scores.safetensors",
+            OldOrNew,
+        ),
+        job(
+            "score --stream",
+            "score teacher --data text.txt --samples 8 --seq-len 32 --stream",
+            "s/scores",
+            OldOrNew,
+        ),
+        job(
+            "prune",
+            "prune teacher --scores scores.safetensors --mlp 24 --hidden 24",
+            "pruned",
+            OldOrNew,
+        ),
         job("report", "report done", "report.html", OldOrNew),
-        job("plugins new", "plugins new importance", "plug", Progress("")),
-        job("train", "train student {train}", "trained", Progress("--resume")),
-        job("distill", "distill --teacher teacher --student student {train}", "distilled", Progress("--resume")),
+        job(
+            "plugins new",
+            "plugins new importance",
+            "plug",
+            Progress(""),
+        ),
+        job(
+            "train",
+            "train student {train}",
+            "trained",
+            Progress("--resume"),
+        ),
+        job(
+            "distill",
+            "distill --teacher teacher --student student {train}",
+            "distilled",
+            Progress("--resume"),
+        ),
         job(
             "distill --teacher-cache",
             "distill --teacher teacher --student student --teacher-cache outs/cache {train}",
@@ -132,9 +168,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let files = Workspace::with_teacher_and_student().file("recipe.toml", RECIPE).file("spec.toml", SPEC);
+        let files = Workspace::with_teacher_and_student()
+            .file("recipe.toml", RECIPE)
+            .file("spec.toml", SPEC);
         let bench = Bench { files };
-        bench.must("score teacher --data text.txt --samples 8 --seq-len 32 --out scores.safetensors");
+        bench.must(
+            "score teacher --data text.txt --samples 8 --seq-len 32 --out scores.safetensors",
+        );
         bench
     }
 
@@ -144,7 +184,9 @@ impl Bench {
 
     fn command(&self, words: &str) -> Command {
         let mut command = self.files.command(&words.replace("{train}", TRAIN));
-        command.args(["--quiet", "--threads", "1"]).stdout(Stdio::null());
+        command
+            .args(["--quiet", "--threads", "1"])
+            .stdout(Stdio::null());
         command
     }
 
@@ -153,11 +195,17 @@ impl Bench {
         assert!(output.status.success(), "{words}: {}", stderr(&output));
     }
 
-    /// Runs a job with a fault; FAULTS_COUNT tells how often the program came to where one could be.
+    /// Runs a job with a fault; FAULTS_COUNT tells how often the program came to where one could
+    /// be.
     fn with_fault(&self, words: &str, fault: &Fault) -> Output {
         let mut command = self.command(words);
-        command.env("LD_PRELOAD", preload().unwrap()).env("FAULTS_UNDER", self.at("outs").canonicalize().unwrap());
-        command.env("FAULTS_COUNT", self.at("counted")).env("FAULTS_OF", fault.of).env("FAULTS_HOW", &fault.how);
+        command
+            .env("LD_PRELOAD", preload().unwrap())
+            .env("FAULTS_UNDER", self.at("outs").canonicalize().unwrap());
+        command
+            .env("FAULTS_COUNT", self.at("counted"))
+            .env("FAULTS_OF", fault.of)
+            .env("FAULTS_HOW", &fault.how);
         match fault.at {
             At::Operation(k) => command.env("FAULTS_AT", k.to_string()),
             At::Byte(k) => command.env("FAULTS_BYTES", k.to_string()),
@@ -167,10 +215,20 @@ impl Bench {
 
     /// Operations of a kind that a job comes to, and bytes that it writes.
     fn count(&self, words: &str, of: &'static str) -> (u64, u64) {
-        let output = self.with_fault(words, &Fault { of, how: "0".into(), at: At::Operation(0) });
+        let output = self.with_fault(
+            words,
+            &Fault {
+                of,
+                how: "0".into(),
+                at: At::Operation(0),
+            },
+        );
         assert!(output.status.success(), "{words}: {}", stderr(&output));
         let text = fs::read_to_string(self.at("counted")).unwrap();
-        let numbers: Vec<u64> = text.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        let numbers: Vec<u64> = text
+            .split_whitespace()
+            .map(|n| n.parse().unwrap())
+            .collect();
         (numbers[0], numbers[1])
     }
 
@@ -225,11 +283,14 @@ fn preload() -> Option<&'static Path> {
         }
         Some((dir, library))
     };
-    BUILT.get_or_init(build).as_ref().map(|(_, library)| library.as_path())
+    BUILT
+        .get_or_init(build)
+        .as_ref()
+        .map(|(_, library)| library.as_path())
 }
 
-/// Digests of a file or of all files in a folder; records without what no run repeats. States to go on from, events and what
-/// begins with a dot are left out.
+/// Digests of a file or of all files in a folder; records without what no run repeats. States to go
+/// on from, events and what begins with a dot are left out.
 fn tree(path: &Path) -> BTreeMap<String, String> {
     fn visit(root: &Path, path: &Path, found: &mut BTreeMap<String, String>) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -243,21 +304,38 @@ fn tree(path: &Path) -> BTreeMap<String, String> {
             }
             return;
         }
-        let is_record =
-            ["metrics.jsonl", "run.json", "compare.json", "search.json", "result.json"].contains(&name.as_str());
+        let is_record = [
+            "metrics.jsonl",
+            "run.json",
+            "compare.json",
+            "search.json",
+            "result.json",
+        ]
+        .contains(&name.as_str());
         let content = if name == "compare.md" || (name == "report.html" && path != root) {
             // With times all over it.
             "there".to_owned()
         } else if is_record {
             let text = fs::read_to_string(path).unwrap();
             let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
-            let whole: Vec<Value> = values.by_ref().map_while(Result::ok).map(without_times).collect();
+            let whole: Vec<Value> = values
+                .by_ref()
+                .map_while(Result::ok)
+                .map(without_times)
+                .collect();
             // What follows the last whole value is torn.
-            digest::of_text(&format!("{}{}", Value::from(whole), text[values.byte_offset()..].trim()))
+            digest::of_text(&format!(
+                "{}{}",
+                Value::from(whole),
+                text[values.byte_offset()..].trim()
+            ))
         } else {
             digest::of_file(path).unwrap()
         };
-        found.insert(path.strip_prefix(root).unwrap().display().to_string(), content);
+        found.insert(
+            path.strip_prefix(root).unwrap().display().to_string(),
+            content,
+        );
     }
     let mut found = BTreeMap::new();
     if path.exists() {
@@ -266,13 +344,23 @@ fn tree(path: &Path) -> BTreeMap<String, String> {
     found
 }
 
-const TIMES: [&str; 6] = ["seconds", "elapsed_s", "per_second", "memory", "peak_bytes", "seconds_saved"];
+const TIMES: [&str; 6] = [
+    "seconds",
+    "elapsed_s",
+    "per_second",
+    "memory",
+    "peak_bytes",
+    "seconds_saved",
+];
 
 fn without_times(value: Value) -> Value {
     match value {
         Value::Object(object) => {
-            let kept = object.into_iter().filter(|(key, _)| !TIMES.iter().any(|end| key.ends_with(end)));
-            kept.map(|(key, value)| (key, without_times(value))).collect()
+            let kept = object
+                .into_iter()
+                .filter(|(key, _)| !TIMES.iter().any(|end| key.ends_with(end)));
+            kept.map(|(key, value)| (key, without_times(value)))
+                .collect()
         }
         Value::Array(list) => list.into_iter().map(without_times).collect(),
         other => other,
@@ -291,11 +379,19 @@ struct Case<'a> {
 
 impl<'a> Case<'a> {
     fn new(bench: &'a Bench, job: &'a Job, is_replacing: bool) -> Self {
-        let out =
-            if job.name == "plugins new" { format!("outs/{}", job.out) } else { format!("--out outs/{}", job.out) };
+        let out = if job.name == "plugins new" {
+            format!("outs/{}", job.out)
+        } else {
+            format!("--out outs/{}", job.out)
+        };
         let force = if is_replacing { " --force" } else { "" };
-        let mut case =
-            Case { bench, job, words: format!("{} {out}{force}", job.words), old: None, new: BTreeMap::new() };
+        let mut case = Case {
+            bench,
+            job,
+            words: format!("{} {out}{force}", job.words),
+            old: None,
+            new: BTreeMap::new(),
+        };
         if job.name == "report" && !bench.at("done").exists() {
             bench.must("run recipe.toml --out done");
         }
@@ -316,8 +412,13 @@ impl<'a> Case<'a> {
 
     /// The job with another result.
     fn old_words(&self) -> String {
-        let words = self.words.replace("--samples 8", "--samples 4").replace("--mlp 24", "--mlp 32");
-        words.replace("report done", "report done/pruned").replace(" --force", "")
+        let words = self
+            .words
+            .replace("--samples 8", "--samples 4")
+            .replace("--mlp 24", "--mlp 32");
+        words
+            .replace("report done", "report done/pruned")
+            .replace(" --force", "")
     }
 
     fn start(&self) {
@@ -340,7 +441,10 @@ impl<'a> Case<'a> {
             return false;
         } else {
             assert_eq!(output.status.code(), Some(1), "{about}: {text}");
-            assert!(text.contains(fault.cause()) && text.contains("outs"), "{about}: {text}");
+            assert!(
+                text.contains(fault.cause()) && text.contains("outs"),
+                "{about}: {text}"
+            );
             assert!(!text.contains("panicked"), "{about}: {text}");
         }
         match self.job.keeps {
@@ -353,19 +457,34 @@ impl<'a> Case<'a> {
     fn check_old_or_new(&self, about: &str) {
         let found = tree(&self.out());
         let is_old = found == self.old.clone().unwrap_or_default();
-        assert!(is_old || found == self.new, "{about}: a mixture: {:?}", found.keys());
-        let force = if is_old || self.old.is_some() { "" } else { " --force" };
+        assert!(
+            is_old || found == self.new,
+            "{about}: a mixture: {:?}",
+            found.keys()
+        );
+        let force = if is_old || self.old.is_some() {
+            ""
+        } else {
+            " --force"
+        };
         self.bench.must(&format!("{}{force}", self.words));
         self.check_new(about);
         let parent = self.out().parent().unwrap().to_path_buf();
-        let names: Vec<_> = fs::read_dir(parent).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> = fs::read_dir(parent)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(names.len(), 1, "{about}: left behind {names:?}");
     }
 
     fn check_progress(&self, more: &str, about: &str) {
         let is_model = self.out().join("config.json").exists();
         if is_model && self.job.name != "plugins new" {
-            assert_eq!(tree(&self.out().join("model.safetensors")), tree_of(&self.new, "model.safetensors"), "{about}");
+            assert_eq!(
+                tree(&self.out().join("model.safetensors")),
+                tree_of(&self.new, "model.safetensors"),
+                "{about}"
+            );
         }
         if tree(&self.out()) != self.new || !more.is_empty() {
             self.bench.must(&format!("{} {more}", self.words));
@@ -376,13 +495,20 @@ impl<'a> Case<'a> {
     fn check_new(&self, about: &str) {
         let found = tree(&self.out());
         let differs = |name: &&String| found.get(*name) != self.new.get(*name);
-        let differing: Vec<&String> = self.new.keys().chain(found.keys()).filter(differs).collect();
+        let differing: Vec<&String> = self
+            .new
+            .keys()
+            .chain(found.keys())
+            .filter(differs)
+            .collect();
         assert!(differing.is_empty(), "{about}: {differing:?} differ");
     }
 }
 
 fn tree_of(tree: &BTreeMap<String, String>, name: &str) -> BTreeMap<String, String> {
-    tree.get(name).map(|content| BTreeMap::from([(String::new(), content.clone())])).unwrap_or_default()
+    tree.get(name)
+        .map(|content| BTreeMap::from([(String::new(), content.clone())]))
+        .unwrap_or_default()
 }
 
 /// So many of `1..=n`, all where there are no more.
@@ -390,24 +516,44 @@ fn some_of(n: u64, wanted: u64, random: &mut SplitMix) -> Vec<u64> {
     if n <= wanted {
         return (1..=n).collect();
     }
-    (0..wanted).map(|k| (k * n / wanted) + 1 + random.below((n / wanted) as usize) as u64).collect()
+    (0..wanted)
+        .map(|k| (k * n / wanted) + 1 + random.below((n / wanted) as usize) as u64)
+        .collect()
 }
 
 /// Write faults of every kind, so many in all.
 fn faults(case: &Case, wanted: u64) -> Vec<Fault> {
     let mut random = SplitMix::new(5);
     let mut faults = Vec::new();
-    for (of, how) in [("sync", "5"), ("rename", "5"), ("make", "28"), ("remove", "5"), ("write", "5")] {
+    for (of, how) in [
+        ("sync", "5"),
+        ("rename", "5"),
+        ("make", "28"),
+        ("remove", "5"),
+        ("write", "5"),
+    ] {
         case.start();
         let (n, _) = case.bench.count(&case.words, of);
-        let at = some_of(n, wanted / 6, &mut random).into_iter().map(At::Operation);
-        faults.extend(at.map(|at| Fault { of, how: how.to_owned(), at }));
+        let at = some_of(n, wanted / 6, &mut random)
+            .into_iter()
+            .map(At::Operation);
+        faults.extend(at.map(|at| Fault {
+            of,
+            how: how.to_owned(),
+            at,
+        }));
     }
     case.start();
     let (_, n_bytes) = case.bench.count(&case.words, "write");
     let n_left = wanted.saturating_sub(faults.len() as u64);
-    let bytes = some_of(n_bytes, n_left, &mut random).into_iter().map(|k| At::Byte(k - 1));
-    faults.extend(bytes.map(|at| Fault { of: "write", how: "28".into(), at }));
+    let bytes = some_of(n_bytes, n_left, &mut random)
+        .into_iter()
+        .map(|k| At::Byte(k - 1));
+    faults.extend(bytes.map(|at| Fault {
+        of: "write",
+        how: "28".into(),
+        at,
+    }));
     faults
 }
 
@@ -416,7 +562,11 @@ fn campaign(job: &Job, n_faults: u64) {
         return;
     }
     let bench = Bench::new();
-    let replaces: &[bool] = if job.keeps == OldOrNew { &[false, true] } else { &[false] };
+    let replaces: &[bool] = if job.keeps == OldOrNew {
+        &[false, true]
+    } else {
+        &[false]
+    };
     let (mut n_tried, mut n_failed) = (0, 0);
     for &is_replacing in replaces {
         let case = Case::new(&bench, job, is_replacing);
@@ -425,7 +575,10 @@ fn campaign(job: &Job, n_faults: u64) {
             n_failed += usize::from(case.try_fault(&fault));
         }
     }
-    eprintln!("{}: {n_tried} faults, {n_failed} ended it, each whole or gone on with to the same bytes", job.name);
+    eprintln!(
+        "{}: {n_tried} faults, {n_failed} ended it, each whole or gone on with to the same bytes",
+        job.name
+    );
 }
 
 fn kills(job: &Job, wanted: u64) {
@@ -438,9 +591,17 @@ fn kills(job: &Job, wanted: u64) {
     let (n, _) = bench.count(&case.words, "change");
     let places = some_of(n, wanted, &mut SplitMix::new(7));
     for &k in &places {
-        case.try_fault(&Fault { of: "change", how: "kill".into(), at: At::Operation(k) });
+        case.try_fault(&Fault {
+            of: "change",
+            how: "kill".into(),
+            at: At::Operation(k),
+        });
     }
-    eprintln!("{}: killed at {} of {n} operations; the same bytes afterwards", job.name, places.len());
+    eprintln!(
+        "{}: killed at {} of {n} operations; the same bytes afterwards",
+        job.name,
+        places.len()
+    );
 }
 
 fn job(name: &str) -> Job {
@@ -504,7 +665,11 @@ fn a_file_system_that_cannot_exchange_folders_still_has_one_or_the_other() {
     case.start();
     let (n, _) = bench.count(&case.words, "rename");
     // EINVAL, as such file systems say; it comes just before the two renames that then do it.
-    let no_exchange = Fault { of: "rename", how: "22".into(), at: At::Operation(n) };
+    let no_exchange = Fault {
+        of: "rename",
+        how: "22".into(),
+        at: At::Operation(n),
+    };
     case.start();
     let output = bench.with_fault(&case.words, &no_exchange);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -517,7 +682,8 @@ fn a_second_process_on_one_output_is_refused() {
     let bench = Bench::new();
     bench.clear();
     fs::write(bench.at("long.txt"), minitron::some_text().repeat(200)).unwrap();
-    let slow = "train student --data long.txt --seq-len 32 --batch-size 4 --tokens 10M --out outs/slow";
+    let slow =
+        "train student --data long.txt --seq-len 32 --batch-size 4 --tokens 10M --out outs/slow";
     let mut first = bench.command(slow).spawn().unwrap();
     while !bench.at("outs/slow/metrics.jsonl").exists() {
         assert!(first.try_wait().unwrap().is_none());
@@ -533,7 +699,11 @@ fn a_second_process_on_one_output_is_refused() {
     }
     first.kill().unwrap();
     first.wait().unwrap();
-    bench.must(&slow.replace("10M", "1k").replace("outs/slow", "outs/slow --force"));
+    bench.must(
+        &slow
+            .replace("10M", "1k")
+            .replace("outs/slow", "outs/slow --force"),
+    );
     assert!(!bench.at("outs/.slow.lock").exists());
 }
 
@@ -542,10 +712,17 @@ fn reads_that_come_in_small_pieces_change_nothing() {
     let Some(library) = preload() else { return };
     let bench = Bench::new();
     bench.clear();
-    let words = "score teacher --data text.txt --samples 8 --seq-len 32 --out outs/scores.safetensors";
+    let words =
+        "score teacher --data text.txt --samples 8 --seq-len 32 --out outs/scores.safetensors";
     let mut command = bench.command(words);
-    command.env("LD_PRELOAD", library).env("FAULTS_UNDER", bench.files.root().canonicalize().unwrap());
-    let output = command.env("FAULTS_OF", "read").env("FAULTS_HOW", "short").output().unwrap();
+    command
+        .env("LD_PRELOAD", library)
+        .env("FAULTS_UNDER", bench.files.root().canonicalize().unwrap());
+    let output = command
+        .env("FAULTS_OF", "read")
+        .env("FAULTS_HOW", "short")
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(
         fs::read(bench.at("outs/scores.safetensors")).unwrap(),
@@ -559,12 +736,20 @@ fn every_read_that_fails_names_a_file_and_leaves_nothing() {
         return;
     }
     let bench = Bench::new();
-    let (mut n_tried, words) = (0, "score teacher --data text.txt --samples 8 --seq-len 32 --out outs/scores");
+    let (mut n_tried, words) = (
+        0,
+        "score teacher --data text.txt --samples 8 --seq-len 32 --out outs/scores",
+    );
     for k in (1..).step_by(7) {
         bench.clear();
         let mut command = bench.command(words);
-        command.env("LD_PRELOAD", preload().unwrap()).env("FAULTS_UNDER", bench.files.root().canonicalize().unwrap());
-        command.env("FAULTS_OF", "read").env("FAULTS_HOW", "5").env("FAULTS_AT", k.to_string());
+        command
+            .env("LD_PRELOAD", preload().unwrap())
+            .env("FAULTS_UNDER", bench.files.root().canonicalize().unwrap());
+        command
+            .env("FAULTS_OF", "read")
+            .env("FAULTS_HOW", "5")
+            .env("FAULTS_AT", k.to_string());
         let output = command.output().unwrap();
         if output.status.success() {
             break;
@@ -572,10 +757,15 @@ fn every_read_that_fails_names_a_file_and_leaves_nothing() {
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(
-            text.contains("Input/output error") && (text.contains("teacher") || text.contains("text.txt")),
+            text.contains("Input/output error")
+                && (text.contains("teacher") || text.contains("text.txt")),
             "{text}"
         );
-        assert_eq!(fs::read_dir(bench.at("outs")).unwrap().count(), 0, "read {k}");
+        assert_eq!(
+            fs::read_dir(bench.at("outs")).unwrap().count(),
+            0,
+            "read {k}"
+        );
         n_tried += 1;
     }
     assert!(n_tried > 5, "{n_tried}");

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{
-    add_demo_tokenizer, config, families, forward, load, max_difference, python, registry, root, some_ids, tiny_gpt2,
-    tiny_llama, tiny_nemotron, with_context, with_demo_vocabulary, write_tiny,
+    add_demo_tokenizer, config, families, forward, load, max_difference, python, registry, root,
+    some_ids, tiny_gpt2, tiny_llama, tiny_nemotron, with_context, with_demo_vocabulary, write_tiny,
 };
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::plan::Count;
@@ -15,8 +15,8 @@ use minitron_core::spec::{ModelFolder, ModelSpec};
 use minitron_core::windows::Tokenize;
 use minitron_engine::data::Tokenizer;
 use minitron_engine::pipeline::{
-    EvalOptions, GenerateOptions, InspectOptions, PruneOptions, ScoreOptions, TrainOptions, TrainingOptions, eval,
-    generate, inspect, prune, score, train,
+    EvalOptions, GenerateOptions, InspectOptions, PruneOptions, ScoreOptions, TrainOptions,
+    TrainingOptions, eval, generate, inspect, prune, score, train,
 };
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -29,7 +29,9 @@ struct Folder {
 
 impl Folder {
     fn new(config: &Value) -> Self {
-        let folder = Folder { root: tempfile::tempdir().unwrap() };
+        let folder = Folder {
+            root: tempfile::tempdir().unwrap(),
+        };
         write_tiny(&folder.dir(), config, 3).unwrap();
         folder
     }
@@ -59,25 +61,37 @@ impl Folder {
     }
 
     fn config(&self, change: impl FnOnce(&mut Value)) {
-        let mut config: Value = serde_json::from_slice(&fs::read(self.at("config.json")).unwrap()).unwrap();
+        let mut config: Value =
+            serde_json::from_slice(&fs::read(self.at("config.json")).unwrap()).unwrap();
         change(&mut config);
         fs::write(self.at("config.json"), config.to_string()).unwrap();
     }
 
     fn tensors(&self) -> BTreeMap<String, Tensor> {
         let reader = Reader::open(&self.dir()).unwrap();
-        reader.names().into_iter().map(|name| (name.clone(), reader.read(&name).unwrap())).collect()
+        reader
+            .names()
+            .into_iter()
+            .map(|name| (name.clone(), reader.read(&name).unwrap()))
+            .collect()
     }
 
     fn write(&self, file: &str, tensors: impl IntoIterator<Item = (String, Tensor)>) {
         let mut source = MemorySource::default();
-        tensors.into_iter().for_each(|(name, tensor)| source.insert(name, &tensor).unwrap());
+        tensors
+            .into_iter()
+            .for_each(|(name, tensor)| source.insert(name, &tensor).unwrap());
         write_tensors(&self.at(file), &source).unwrap();
     }
 
     fn rename(&self, change: impl Fn(&str) -> String) {
         let tensors = self.tensors();
-        self.write("model.safetensors", tensors.into_iter().map(|(name, tensor)| (change(&name), tensor)));
+        self.write(
+            "model.safetensors",
+            tensors
+                .into_iter()
+                .map(|(name, tensor)| (change(&name), tensor)),
+        );
     }
 
     /// Adds tensors of other types than any that is written.
@@ -91,7 +105,12 @@ impl Folder {
             n_bytes += len;
         }
         let text = serde_json::to_vec(&header).unwrap();
-        let bytes = [&(text.len() as u64).to_le_bytes()[..], &text, &vec![0; n_bytes]].concat();
+        let bytes = [
+            &(text.len() as u64).to_le_bytes()[..],
+            &text,
+            &vec![0; n_bytes],
+        ]
+        .concat();
         fs::write(self.at("model.safetensors"), bytes).unwrap();
     }
 
@@ -123,7 +142,11 @@ impl Folder {
     fn pruned(&self) -> PathBuf {
         let (plan, out) = (self.beside("plan.json"), self.beside("student"));
         fs::write(&plan, json!({ "kept": { "depth": [0, 2] } }).to_string()).unwrap();
-        let options = PruneOptions { model: self.model(), plan: Some(plan), ..PruneOptions::default() };
+        let options = PruneOptions {
+            model: self.model(),
+            plan: Some(plan),
+            ..PruneOptions::default()
+        };
         with_context(true, |context| prune(context, &options, &out, false)).unwrap();
         out
     }
@@ -131,7 +154,13 @@ impl Folder {
     fn score_options(&self, metric: &str) -> ScoreOptions {
         ScoreOptions {
             model: self.model(),
-            data: vec![self.beside("text.txt").display().to_string().parse().unwrap()],
+            data: vec![
+                self.beside("text.txt")
+                    .display()
+                    .to_string()
+                    .parse()
+                    .unwrap(),
+            ],
             metrics: vec![metric.parse().unwrap()],
             samples: 2,
             seq_len: Some(16),
@@ -141,9 +170,26 @@ impl Folder {
 
     /// What commands say that run the model.
     fn refusals_to_run(&self) -> Vec<String> {
-        let data = || vec![self.beside("text.txt").display().to_string().parse().unwrap()];
-        let evaluating = EvalOptions { model: self.model(), data: data(), seq_len: Some(16), ..EvalOptions::default() };
-        let generating = GenerateOptions { model: self.model(), prompt: "One".into(), ..GenerateOptions::default() };
+        let data = || {
+            vec![
+                self.beside("text.txt")
+                    .display()
+                    .to_string()
+                    .parse()
+                    .unwrap(),
+            ]
+        };
+        let evaluating = EvalOptions {
+            model: self.model(),
+            data: data(),
+            seq_len: Some(16),
+            ..EvalOptions::default()
+        };
+        let generating = GenerateOptions {
+            model: self.model(),
+            prompt: "One".into(),
+            ..GenerateOptions::default()
+        };
         let setup = TrainingOptions {
             data: data(),
             tokens: Count(64),
@@ -151,7 +197,11 @@ impl Folder {
             batch_size: 2,
             ..TrainingOptions::default()
         };
-        let training = TrainOptions { model: Some(self.model()), setup, ..TrainOptions::default() };
+        let training = TrainOptions {
+            model: Some(self.model()),
+            setup,
+            ..TrainOptions::default()
+        };
         with_context(true, |context| {
             let (out, scores) = (self.beside("trained"), self.beside("run.safetensors"));
             let results = [
@@ -159,10 +209,23 @@ impl Folder {
                 generate(context, &generating),
                 train(context, &training, &out, false),
                 score(context, &self.score_options("activation"), &scores),
-                score(context, &ScoreOptions { stream: true, ..self.score_options("activation") }, &scores),
+                score(
+                    context,
+                    &ScoreOptions {
+                        stream: true,
+                        ..self.score_options("activation")
+                    },
+                    &scores,
+                ),
             ];
-            let refusals = results.into_iter().map(|result| result.unwrap_err().to_string()).collect();
-            let left: Vec<_> = fs::read_dir(self.root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            let refusals = results
+                .into_iter()
+                .map(|result| result.unwrap_err().to_string())
+                .collect();
+            let left: Vec<_> = fs::read_dir(self.root.path())
+                .unwrap()
+                .map(|e| e.unwrap().file_name())
+                .collect();
             assert_eq!(left.len(), 2, "{left:?}");
             refusals
         })
@@ -170,37 +233,69 @@ impl Folder {
 }
 
 fn assert_said(said: &[String], words: &[&str]) {
-    assert!(said.iter().any(|said| words.iter().all(|word| said.contains(word))), "expected {words:?} in {said:?}");
+    assert!(
+        said.iter()
+            .any(|said| words.iter().all(|word| said.contains(word))),
+        "expected {words:?} in {said:?}"
+    );
 }
 
-// --- names -----------------------------------------------------------------------------------------------------------
+// --- names
+// -----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_constant_prefix_is_read_away_and_named_in_every_family() {
     for config in families() {
         let folder = Folder::new(&config);
         let (plain, outputs) = (folder.tensors(), folder.outputs());
-        let prefixes = ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", "net.", "a.b.module."];
-        for prefix in prefixes.into_iter().chain(["model.model.", "_fsdp_wrapped_module."]) {
+        let prefixes = [
+            "module.",
+            "_orig_mod.",
+            "_orig_mod.module.",
+            "module._orig_mod.",
+            "net.",
+            "a.b.module.",
+        ];
+        for prefix in prefixes
+            .into_iter()
+            .chain(["model.model.", "_fsdp_wrapped_module."])
+        {
             folder.write(
                 "model.safetensors",
-                plain.iter().map(|(name, t)| (format!("{prefix}{name}"), t.shallow_clone())),
+                plain
+                    .iter()
+                    .map(|(name, t)| (format!("{prefix}{name}"), t.shallow_clone())),
             );
             let place = format!("{prefix} {}", config["model_type"]);
             assert!(folder.is_as(&outputs), "{place}");
             let opened = folder.open().unwrap();
-            let said = prefix.split('.').find(|segment| !segment.is_empty()).unwrap();
-            assert_said(&opened.checkpoint.remarks.warnings, &["names", said, "read away"]);
-            assert!(opened.unknown_tensors.is_empty(), "{place}: {:?}", opened.unknown_tensors);
+            let said = prefix
+                .split('.')
+                .find(|segment| !segment.is_empty())
+                .unwrap();
+            assert_said(
+                &opened.checkpoint.remarks.warnings,
+                &["names", said, "read away"],
+            );
+            assert!(
+                opened.unknown_tensors.is_empty(),
+                "{place}: {:?}",
+                opened.unknown_tensors
+            );
             let student = Reader::open(&folder.pruned()).unwrap();
-            assert!(student.names().iter().all(|name| plain.contains_key(name)), "{place}: {:?}", student.names());
+            assert!(
+                student.names().iter().all(|name| plain.contains_key(name)),
+                "{place}: {:?}",
+                student.names()
+            );
         }
         // Wrapped inside, as layers that are compiled or recomputed one by one are.
         folder.write(
             "model.safetensors",
             plain.iter().map(|(name, t)| {
                 (
-                    name.replace(".0.", ".0._orig_mod.").replace(".1.", ".1._checkpoint_wrapped_module."),
+                    name.replace(".0.", ".0._orig_mod.")
+                        .replace(".1.", ".1._checkpoint_wrapped_module."),
                     t.shallow_clone(),
                 )
             }),
@@ -215,17 +310,33 @@ fn a_base_models_names_get_the_familys_prefix() {
         config["tie_word_embeddings"] = json!(true);
         let folder = Folder::new(&config);
         let (plain, outputs) = (folder.tensors(), folder.outputs());
-        let own = plain.keys().next().unwrap().split('.').next().unwrap().to_owned();
+        let own = plain
+            .keys()
+            .next()
+            .unwrap()
+            .split('.')
+            .next()
+            .unwrap()
+            .to_owned();
         for wrapper in ["", "module.", "_orig_mod."] {
             folder.write(
                 "model.safetensors",
-                plain.iter().map(|(name, t)| (name.replacen(&format!("{own}."), wrapper, 1), t.shallow_clone())),
+                plain.iter().map(|(name, t)| {
+                    (
+                        name.replacen(&format!("{own}."), wrapper, 1),
+                        t.shallow_clone(),
+                    )
+                }),
             );
             assert!(folder.is_as(&outputs), "{wrapper} {own}");
             if own == "model" {
                 assert_said(&folder.warnings(), &["names lack `model.`"]);
                 let student = Reader::open(&folder.pruned()).unwrap();
-                assert!(student.names().iter().all(|name| plain.contains_key(name)), "{:?}", student.names());
+                assert!(
+                    student.names().iter().all(|name| plain.contains_key(name)),
+                    "{:?}",
+                    student.names()
+                );
             }
         }
     }
@@ -245,21 +356,40 @@ fn two_names_never_become_one() {
     tensors.insert("module.model.norm.weight".into(), &norm + 1);
     folder.write("model.safetensors", tensors);
     assert!(folder.is_as(&outputs));
-    assert_eq!(folder.open().unwrap().unknown_tensors, ["module.model.norm.weight"]);
+    assert_eq!(
+        folder.open().unwrap().unknown_tensors,
+        ["module.model.norm.weight"]
+    );
 }
 
 #[test]
 fn a_tied_file_may_hold_the_head_alone() {
-    for (mut config, head) in [(tiny_llama(), "lm_head.weight"), (tiny_gpt2(), "lm_head.weight")] {
+    for (mut config, head) in [
+        (tiny_llama(), "lm_head.weight"),
+        (tiny_gpt2(), "lm_head.weight"),
+    ] {
         config["tie_word_embeddings"] = json!(true);
         let folder = Folder::new(&config);
         let outputs = folder.outputs();
-        let is_table = |name: &str| name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight");
-        folder.rename(|name| if is_table(name) { head.to_owned() } else { name.to_owned() });
+        let is_table =
+            |name: &str| name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight");
+        folder.rename(|name| {
+            if is_table(name) {
+                head.to_owned()
+            } else {
+                name.to_owned()
+            }
+        });
         assert!(folder.is_as(&outputs));
-        assert_said(&folder.warnings(), &["`lm_head.weight` is read for the tied"]);
+        assert_said(
+            &folder.warnings(),
+            &["`lm_head.weight` is read for the tied"],
+        );
         let student = Reader::open(&folder.pruned()).unwrap();
-        assert!(student.names().iter().any(|name| is_table(name)) && !student.names().contains(&head.to_owned()));
+        assert!(
+            student.names().iter().any(|name| is_table(name))
+                && !student.names().contains(&head.to_owned())
+        );
     }
 }
 
@@ -267,10 +397,20 @@ fn a_tied_file_may_hold_the_head_alone() {
 fn a_model_without_the_head_that_it_unties_is_refused_by_that_name() {
     for prefix in ["model.", ""] {
         let folder = Folder::new(&tiny_llama());
-        let tensors = folder.tensors().into_iter().filter(|(name, _)| name != "lm_head.weight");
-        folder.write("model.safetensors", tensors.map(|(name, t)| (name.replacen("model.", prefix, 1), t)));
+        let tensors = folder
+            .tensors()
+            .into_iter()
+            .filter(|(name, _)| name != "lm_head.weight");
+        folder.write(
+            "model.safetensors",
+            tensors.map(|(name, t)| (name.replacen("model.", prefix, 1), t)),
+        );
         let refusal = folder.refusal();
-        for words in ["`lm_head.weight` is missing", "without its head", "tie_word_embeddings"] {
+        for words in [
+            "`lm_head.weight` is missing",
+            "without its head",
+            "tie_word_embeddings",
+        ] {
             assert!(refusal.contains(words), "{refusal}");
         }
     }
@@ -281,18 +421,30 @@ fn weights_of_double_precision_are_read() {
     let folder = Folder::with_text(&tiny_llama());
     let outputs = folder.outputs();
     let tensors = folder.tensors();
-    folder.write("model.safetensors", tensors.into_iter().map(|(name, t)| (name, t.to_kind(Kind::Double))));
+    folder.write(
+        "model.safetensors",
+        tensors
+            .into_iter()
+            .map(|(name, t)| (name, t.to_kind(Kind::Double))),
+    );
     assert!(folder.is_as(&outputs));
     for metric in ["magnitude", "activation"] {
         let scores = folder.beside("scores.safetensors");
-        with_context(true, |context| score(context, &folder.score_options(metric), &scores)).unwrap();
+        with_context(true, |context| {
+            score(context, &folder.score_options(metric), &scores)
+        })
+        .unwrap();
     }
     // Copied, so as they are.
     let student = Reader::open(&folder.pruned()).unwrap();
-    assert_eq!(student.read("model.norm.weight").unwrap().kind(), Kind::Double);
+    assert_eq!(
+        student.read("model.norm.weight").unwrap().kind(),
+        Kind::Double
+    );
 }
 
-// --- rope ------------------------------------------------------------------------------------------------------------
+// --- rope
+// ------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn dynamic_scaling_is_plain_within_the_positions_and_carried_as_it_is() {
@@ -300,19 +452,30 @@ fn dynamic_scaling_is_plain_within_the_positions_and_carried_as_it_is() {
         let outputs = Folder::new(&base).outputs();
         for (key, scaling) in [
             ("rope_scaling", json!({ "type": "dynamic", "factor": 4.0 })),
-            ("rope_parameters", json!({ "rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0 })),
+            (
+                "rope_parameters",
+                json!({ "rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0 }),
+            ),
         ] {
             let mut config = base.clone();
             config[key] = scaling.clone();
             let folder = Folder::new(&config);
             assert!(folder.is_as(&outputs));
             let student = fs::read(folder.pruned().join("config.json")).unwrap();
-            assert_eq!(serde_json::from_slice::<Value>(&student).unwrap()[key], scaling);
+            assert_eq!(
+                serde_json::from_slice::<Value>(&student).unwrap()[key],
+                scaling
+            );
             let (_, model) = load(&folder.dir()).unwrap();
             // Beyond them, angles stretch up to as many times the positions as the factor says.
             assert!(forward(&model, &some_ids(1, 65, 61, 1).unwrap()).is_ok());
-            let error = forward(&model, &some_ids(1, 257, 61, 1).unwrap()).unwrap_err().to_string();
-            assert!(error.contains("257 tokens") && error.contains("256 positions"), "{error}");
+            let error = forward(&model, &some_ids(1, 257, 61, 1).unwrap())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("257 tokens") && error.contains("256 positions"),
+                "{error}"
+            );
         }
     }
 }
@@ -320,23 +483,54 @@ fn dynamic_scaling_is_plain_within_the_positions_and_carried_as_it_is() {
 #[test]
 fn what_is_not_computed_is_refused_where_the_model_is_run_alone() {
     let cases = [
-        ("rope_scaling", json!({ "rope_type": "helix", "factor": 4.0 }), "`helix` are not computed"),
-        ("rope_parameters", json!({ "rope_type": "spiral", "rope_theta": 5.0 }), "`spiral` are not computed"),
-        ("rope_parameters", json!({ "full_attention": { "rope_theta": 5.0 } }), "`rope_parameters.full_attention`"),
-        ("partial_rotary_factor", json!(0.5), "`partial_rotary_factor`: expected 1 in this family"),
-        ("is_causal", json!(false), "`is_causal`: expected true, got false"),
-        ("hidden_act", json!("tanhshrink"), "`hidden_act`: no activation function is called `tanhshrink`; known: silu"),
+        (
+            "rope_scaling",
+            json!({ "rope_type": "helix", "factor": 4.0 }),
+            "`helix` are not computed",
+        ),
+        (
+            "rope_parameters",
+            json!({ "rope_type": "spiral", "rope_theta": 5.0 }),
+            "`spiral` are not computed",
+        ),
+        (
+            "rope_parameters",
+            json!({ "full_attention": { "rope_theta": 5.0 } }),
+            "`rope_parameters.full_attention`",
+        ),
+        (
+            "partial_rotary_factor",
+            json!(0.5),
+            "`partial_rotary_factor`: expected 1 in this family",
+        ),
+        (
+            "is_causal",
+            json!(false),
+            "`is_causal`: expected true, got false",
+        ),
+        (
+            "hidden_act",
+            json!("tanhshrink"),
+            "`hidden_act`: no activation function is called `tanhshrink`; known: silu",
+        ),
     ];
     for (key, value, says) in cases {
         let mut config = tiny_llama();
         config[key] = value.clone();
         let folder = Folder::with_text(&config);
         for refusal in folder.refusals_to_run() {
-            assert!(refusal.starts_with("checkpoint: ") && refusal.contains(says), "{key}: {refusal}");
+            assert!(
+                refusal.starts_with("checkpoint: ") && refusal.contains(says),
+                "{key}: {refusal}"
+            );
         }
         // What turns nothing works, and hands the key on.
         let scores = folder.beside("scores.safetensors");
-        let inspecting = InspectOptions { model: folder.model(), seq_len: None, batch_size: 1 };
+        let inspecting = InspectOptions {
+            model: folder.model(),
+            seq_len: None,
+            batch_size: 1,
+        };
         with_context(true, |context| {
             score(context, &folder.score_options("magnitude"), &scores).unwrap();
             inspect(context, &inspecting).unwrap();
@@ -349,15 +543,17 @@ fn what_is_not_computed_is_refused_where_the_model_is_run_alone() {
             prune(context, &options, &folder.beside("student"), false).unwrap();
         });
         let student = fs::read(folder.beside("student/config.json")).unwrap();
-        assert_eq!(serde_json::from_slice::<Value>(&student).unwrap()[key], value);
+        assert_eq!(
+            serde_json::from_slice::<Value>(&student).unwrap()[key],
+            value
+        );
     }
 }
 
 #[test]
 fn positions_of_the_first_training_beside_the_scaling_go_first() {
     let scaling = |original: Option<u64>| {
-        let mut scaling =
-            json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+        let mut scaling = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
         if let Some(original) = original {
             scaling["original_max_position_embeddings"] = json!(original);
         }
@@ -372,11 +568,15 @@ fn positions_of_the_first_training_beside_the_scaling_go_first() {
         Folder::new(&config).outputs()
     };
     let expected = outputs(None, Some(16));
-    assert_eq!(max_difference(&outputs(Some(16), Some(48)), &expected).unwrap(), 0.0);
+    assert_eq!(
+        max_difference(&outputs(Some(16), Some(48)), &expected).unwrap(),
+        0.0
+    );
     assert!(max_difference(&outputs(None, Some(48)), &expected).unwrap() > 1e-3);
 }
 
-// --- keys of the files -----------------------------------------------------------------------------------------------
+// --- keys of the files
+// -----------------------------------------------------------------------------------------------
 
 #[test]
 fn keys_that_describe_the_sources_files_are_said_and_not_written() {
@@ -389,10 +589,20 @@ fn keys_that_describe_the_sources_files_are_said_and_not_written() {
     let folder = Folder::with_text(&config);
     let opened = folder.open().unwrap();
     for key in ["quantization_config", "auto_map"] {
-        assert_said(&opened.checkpoint.remarks.warnings, &[&format!("`{key}` is left out of what is written")]);
+        assert_said(
+            &opened.checkpoint.remarks.warnings,
+            &[&format!("`{key}` is left out of what is written")],
+        );
     }
     let setup = |folder: &Folder| TrainingOptions {
-        data: vec![folder.beside("text.txt").display().to_string().parse().unwrap()],
+        data: vec![
+            folder
+                .beside("text.txt")
+                .display()
+                .to_string()
+                .parse()
+                .unwrap(),
+        ],
         tokens: Count(64),
         seq_len: Some(16),
         batch_size: 2,
@@ -401,20 +611,32 @@ fn keys_that_describe_the_sources_files_are_said_and_not_written() {
     let (trained, fresh) = (folder.beside("trained"), folder.beside("fresh"));
     folder.config(|config| config["dtype"] = json!("bfloat16"));
     with_context(true, |context| {
-        let options = TrainOptions { model: Some(folder.model()), setup: setup(&folder), ..TrainOptions::default() };
+        let options = TrainOptions {
+            model: Some(folder.model()),
+            setup: setup(&folder),
+            ..TrainOptions::default()
+        };
         train(context, &options, &trained, false).unwrap();
         let config = Some(folder.at("config.json"));
-        let options = TrainOptions { config, setup: setup(&folder), ..TrainOptions::default() };
+        let options = TrainOptions {
+            config,
+            setup: setup(&folder),
+            ..TrainOptions::default()
+        };
         train(context, &options, &fresh, false).unwrap();
     });
     for out in [folder.pruned(), trained, fresh.clone()] {
-        let config: Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
+        let config: Value =
+            serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
         for key in ["quantization_config", "auto_map", "transformers.js_config"] {
             assert!(config.get(key).is_none(), "{}: {key}", out.display());
         }
         assert_eq!(config["pretraining_tp"], 1);
         // Fresh weights are f32 whatever the config says; others stay what they were.
-        assert_eq!(config["dtype"], if out == fresh { "float32" } else { "bfloat16" });
+        assert_eq!(
+            config["dtype"],
+            if out == fresh { "float32" } else { "bfloat16" }
+        );
     }
 }
 
@@ -425,9 +647,25 @@ type QuantisedAs<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str, usize)]);
 fn weights_that_are_codes_are_refused_by_the_name_of_their_format() {
     let at = "model.layers.0.self_attn.q_proj";
     let formats: [QuantisedAs; 9] = [
-        ("bitsandbytes, 4 bits", "dequantize()", &[("weight", "U8", 512), ("weight.absmax", "U8", 16)]),
-        ("bitsandbytes, 8 bits", "dequantize()", &[("weight", "I8", 1024), ("SCB", "F32", 128)]),
-        ("GPTQ or AWQ", "quantised from", &[("qweight", "I32", 512), ("qzeros", "I32", 64), ("scales", "F16", 64)]),
+        (
+            "bitsandbytes, 4 bits",
+            "dequantize()",
+            &[("weight", "U8", 512), ("weight.absmax", "U8", 16)],
+        ),
+        (
+            "bitsandbytes, 8 bits",
+            "dequantize()",
+            &[("weight", "I8", 1024), ("SCB", "F32", 128)],
+        ),
+        (
+            "GPTQ or AWQ",
+            "quantised from",
+            &[
+                ("qweight", "I32", 512),
+                ("qzeros", "I32", 64),
+                ("scales", "F16", 64),
+            ],
+        ),
         (
             "compressed-tensors",
             "CompressedTensorsConfig",
@@ -438,9 +676,25 @@ fn weights_that_are_codes_are_refused_by_the_name_of_their_format() {
             "FineGrainedFP8Config",
             &[("weight", "F8_E4M3", 1024), ("weight_scale_inv", "F32", 4)],
         ),
-        ("fp8 or int8 with scales", "quantised from", &[("weight", "F8_E4M3", 1024), ("weight_scale", "F32", 4)]),
-        ("fp8: tensor", "quantised from", &[("weight", "F8_E5M2", 1024)]),
-        ("MLX", "mlx_lm", &[("weight", "U32", 512), ("scales", "F16", 64), ("biases", "F16", 64)]),
+        (
+            "fp8 or int8 with scales",
+            "quantised from",
+            &[("weight", "F8_E4M3", 1024), ("weight_scale", "F32", 4)],
+        ),
+        (
+            "fp8: tensor",
+            "quantised from",
+            &[("weight", "F8_E5M2", 1024)],
+        ),
+        (
+            "MLX",
+            "mlx_lm",
+            &[
+                ("weight", "U32", 512),
+                ("scales", "F16", 64),
+                ("biases", "F16", 64),
+            ],
+        ),
         ("HQQ", "quantised from", &[("W_q", "U8", 512)]),
     ];
     for (name, way, marks) in formats {
@@ -449,7 +703,14 @@ fn weights_that_are_codes_are_refused_by_the_name_of_their_format() {
         let mut raw: Vec<(String, &str, Vec<usize>, usize)> = tensors
             .iter()
             .filter(|(tensor, _)| **tensor != format!("{at}.weight"))
-            .map(|(name, t)| (name.clone(), "F32", t.size().iter().map(|&n| n as usize).collect(), 4 * t.numel()))
+            .map(|(name, t)| {
+                (
+                    name.clone(),
+                    "F32",
+                    t.size().iter().map(|&n| n as usize).collect(),
+                    4 * t.numel(),
+                )
+            })
             .collect();
         for &(mark, dtype, n_bytes) in marks {
             let width = match dtype {
@@ -457,23 +718,37 @@ fn weights_that_are_codes_are_refused_by_the_name_of_their_format() {
                 "F16" | "BF16" => 2,
                 _ => 1,
             };
-            let shape = if n_bytes == 1024 { vec![32, 32] } else { vec![n_bytes / width] };
+            let shape = if n_bytes == 1024 {
+                vec![32, 32]
+            } else {
+                vec![n_bytes / width]
+            };
             raw.push((format!("{at}.{mark}"), dtype, shape, n_bytes));
         }
-        let raw: Vec<_> =
-            raw.iter().map(|(name, dtype, shape, n)| (name.as_str(), *dtype, shape.as_slice(), *n)).collect();
+        let raw: Vec<_> = raw
+            .iter()
+            .map(|(name, dtype, shape, n)| (name.as_str(), *dtype, shape.as_slice(), *n))
+            .collect();
         folder.write_raw(&raw);
         let refusal = folder.refusal();
-        assert!(refusal.contains(&format!("the weights are quantised ({name}")) && refusal.contains(way), "{refusal}");
+        assert!(
+            refusal.contains(&format!("the weights are quantised ({name}"))
+                && refusal.contains(way),
+            "{refusal}"
+        );
     }
 }
 
-// --- which weights ---------------------------------------------------------------------------------------------------
+// --- which weights
+// ---------------------------------------------------------------------------------------------------
 
 /// Two shards, with an index of both.
 fn shard(folder: &Folder) -> (BTreeMap<String, Tensor>, Value) {
     let tensors = folder.tensors();
-    let (first, second) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let (first, second) = (
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    );
     let (mut parts, mut map) = ([Vec::new(), Vec::new()], serde_json::Map::new());
     for (idx, (name, tensor)) in tensors.iter().enumerate() {
         let part = usize::from(idx >= tensors.len() / 2);
@@ -495,14 +770,21 @@ fn of_two_sets_of_weights_the_single_file_is_read_and_both_are_named() {
     let outputs = folder.outputs();
     let (tensors, _) = shard(&folder);
     assert!(folder.is_as(&outputs) && folder.warnings().is_empty());
-    folder.write("model.safetensors", tensors.iter().map(|(name, t)| (name.clone(), t + 1)));
+    folder.write(
+        "model.safetensors",
+        tensors.iter().map(|(name, t)| (name.clone(), t + 1)),
+    );
     assert!(!folder.is_as(&outputs));
-    assert_said(&folder.warnings(), &["model.safetensors and model.safetensors.index.json are both there"]);
+    assert_said(
+        &folder.warnings(),
+        &["model.safetensors and model.safetensors.index.json are both there"],
+    );
     // The file that the config names goes before both.
     folder.write("chosen.safetensors", tensors);
     folder.config(|config| config["transformers_weights"] = json!("chosen.safetensors"));
     assert!(folder.is_as(&outputs));
-    let student: Value = serde_json::from_slice(&fs::read(folder.pruned().join("config.json")).unwrap()).unwrap();
+    let student: Value =
+        serde_json::from_slice(&fs::read(folder.pruned().join("config.json")).unwrap()).unwrap();
     assert!(student.get("transformers_weights").is_none());
     for outside in ["../x.safetensors", "absent.safetensors", "config.json"] {
         folder.config(|config| config["transformers_weights"] = json!(outside));
@@ -515,7 +797,9 @@ fn what_shards_hold_is_read_whatever_a_stale_index_says_of_it() {
     let folder = Folder::new(&tiny_llama());
     let outputs = folder.outputs();
     let (tensors, index) = shard(&folder);
-    let save = |index: &Value| fs::write(folder.at("model.safetensors.index.json"), index.to_string()).unwrap();
+    let save = |index: &Value| {
+        fs::write(folder.at("model.safetensors.index.json"), index.to_string()).unwrap()
+    };
     // Left out of the index.
     let mut partial = index.clone();
     let map = partial["weight_map"].as_object_mut().unwrap();
@@ -523,27 +807,45 @@ fn what_shards_hold_is_read_whatever_a_stale_index_says_of_it() {
     map.remove("lm_head.weight");
     save(&partial);
     assert!(folder.is_as(&outputs));
-    assert_said(&folder.warnings(), &["2 tensors in its shards are not in it and are read, `lm_head.weight` first"]);
+    assert_said(
+        &folder.warnings(),
+        &["2 tensors in its shards are not in it and are read, `lm_head.weight` first"],
+    );
     // In another shard than it says.
     let mut stale = index.clone();
     stale["weight_map"]["lm_head.weight"] = json!("model-00002-of-00002.safetensors");
     save(&stale);
     assert!(folder.is_as(&outputs));
-    assert_said(&folder.warnings(), &["`lm_head.weight` is read from model-00001-of-00002.safetensors, not from"]);
+    assert_said(
+        &folder.warnings(),
+        &["`lm_head.weight` is read from model-00001-of-00002.safetensors, not from"],
+    );
     // In two shards: the later one is read.
     let head = &tensors["lm_head.weight"] + 1;
-    let late = tensors.iter().skip(tensors.len() / 2).map(|(name, t)| (name.clone(), t.shallow_clone()));
-    folder.write("model-00002-of-00002.safetensors", late.chain([("lm_head.weight".to_owned(), head)]));
+    let late = tensors
+        .iter()
+        .skip(tensors.len() / 2)
+        .map(|(name, t)| (name.clone(), t.shallow_clone()));
+    folder.write(
+        "model-00002-of-00002.safetensors",
+        late.chain([("lm_head.weight".to_owned(), head)]),
+    );
     save(&index);
     assert!(!folder.is_as(&outputs));
-    assert_said(&folder.warnings(), &["`lm_head.weight` is read from model-00002-of-00002.safetensors, not from"]);
+    assert_said(
+        &folder.warnings(),
+        &["`lm_head.weight` is read from model-00002-of-00002.safetensors, not from"],
+    );
     // A shard that it does not name.
     let mut short = index;
     let map = short["weight_map"].as_object_mut().unwrap();
     map.retain(|_, shard| shard == "model-00001-of-00002.safetensors");
     save(&short);
     let refusal = folder.refusal();
-    assert!(refusal.contains("is missing") && refusal.contains("model-00002-of-00002.safetensors"), "{refusal}");
+    assert!(
+        refusal.contains("is missing") && refusal.contains("model-00002-of-00002.safetensors"),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -552,24 +854,46 @@ fn an_adapter_is_never_taken_for_the_model() {
     let outputs = folder.outputs();
     let adapter = json!({ "peft_type": "LORA", "base_model_name_or_path": "some/base" });
     fs::write(folder.at("adapter_config.json"), adapter.to_string()).unwrap();
-    fs::copy(folder.at("model.safetensors"), folder.at("adapter_model.safetensors")).unwrap();
+    fs::copy(
+        folder.at("model.safetensors"),
+        folder.at("adapter_model.safetensors"),
+    )
+    .unwrap();
     assert!(folder.is_as(&outputs));
-    assert_said(&folder.warnings(), &["an adapter lies beside the weights and is not applied", "merge_and_unload()"]);
+    assert_said(
+        &folder.warnings(),
+        &[
+            "an adapter lies beside the weights and is not applied",
+            "merge_and_unload()",
+        ],
+    );
     for file in ["model.safetensors", "config.json"] {
         fs::remove_file(folder.at(file)).unwrap();
         let refusal = folder.refusal();
-        assert!(refusal.contains("an adapter of some/base lies there"), "{refusal}");
-        assert!(refusal.contains("merge_and_unload().save_pretrained("), "{refusal}");
+        assert!(
+            refusal.contains("an adapter of some/base lies there"),
+            "{refusal}"
+        );
+        assert!(
+            refusal.contains("merge_and_unload().save_pretrained("),
+            "{refusal}"
+        );
     }
 }
 
 #[test]
 fn weights_that_are_not_read_are_named_with_the_way_to_make_them_so() {
     let cases = [
-        ("pytorch_model.bin", "LlamaForCausalLM as M; M.from_pretrained('"),
+        (
+            "pytorch_model.bin",
+            "LlamaForCausalLM as M; M.from_pretrained('",
+        ),
         ("pytorch_model.bin.index.json", "save_pretrained"),
         ("pytorch_model-00001-of-00002.bin", "save_pretrained"),
-        ("model-00001-of-00002.safetensors", "fetch or copy model.safetensors.index.json"),
+        (
+            "model-00001-of-00002.safetensors",
+            "fetch or copy model.safetensors.index.json",
+        ),
         ("model.fp16.safetensors", "rename the file"),
         ("consolidated.safetensors", "their author's own layout"),
         ("consolidated.00.pth", "their author's own layout"),
@@ -583,18 +907,31 @@ fn weights_that_are_not_read_are_named_with_the_way_to_make_them_so() {
         let folder = Folder::new(&tiny_llama());
         fs::write(folder.at(name), "").unwrap();
         // Beside the weights they change nothing.
-        assert!(folder.warnings().is_empty(), "{name}: {:?}", folder.warnings());
+        assert!(
+            folder.warnings().is_empty(),
+            "{name}: {:?}",
+            folder.warnings()
+        );
         fs::remove_file(folder.at("model.safetensors")).unwrap();
         let refusal = folder.refusal();
-        assert!(refusal.contains(&format!("{name} lies there, ")) && refusal.contains(says), "{name}: {refusal}");
+        assert!(
+            refusal.contains(&format!("{name} lies there, ")) && refusal.contains(says),
+            "{name}: {refusal}"
+        );
     }
     let outer = tempfile::tempdir().unwrap();
     write_tiny(&outer.path().join("checkpoint-500"), &tiny_llama(), 1).unwrap();
-    let error = ModelFolder::open(outer.path(), &registry()).unwrap_err().to_string();
-    assert!(error.contains("checkpoint-500 has one: give that folder"), "{error}");
+    let error = ModelFolder::open(outer.path(), &registry())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("checkpoint-500 has one: give that folder"),
+        "{error}"
+    );
 }
 
-// --- what another tool would read ------------------------------------------------------------------------------------
+// --- what another tool would read
+// ------------------------------------------------------------------------------------
 
 #[test]
 fn keys_of_other_families_are_said_once_and_change_nothing() {
@@ -609,14 +946,20 @@ fn keys_of_other_families_are_said_once_and_change_nothing() {
         ("logits_scaling", json!(8.0)),
         ("use_qk_norm", json!(true)),
         ("clip_qkv", json!(8.0)),
-        ("layer_types", json!(["sliding_attention", "full_attention", "full_attention"])),
+        (
+            "layer_types",
+            json!(["sliding_attention", "full_attention", "full_attention"]),
+        ),
         ("architectures", json!(["MistralForCausalLM"])),
     ] {
         let mut config = tiny_llama();
         config[key] = value;
         let folder = Folder::new(&config);
         let warnings = folder.warnings();
-        assert!(warnings.len() == 1 && warnings[0].contains(&format!("`{key}`")), "{warnings:?}");
+        assert!(
+            warnings.len() == 1 && warnings[0].contains(&format!("`{key}`")),
+            "{warnings:?}"
+        );
         assert!(folder.is_as(&outputs), "{key}");
     }
     for config in families() {
@@ -628,41 +971,73 @@ fn keys_of_other_families_are_said_once_and_change_nothing() {
 fn kinds_of_layers_that_are_not_computed_are_refused_by_name_in_every_family_that_lists_them() {
     for model_type in ["gemma2", "gemma3_text", "olmo3", "modernbert"] {
         for (list, says) in [
-            (json!(["full_attention", "chunked_attention"]), "sliding_attention, got \"chunked_attention\""),
+            (
+                json!(["full_attention", "chunked_attention"]),
+                "sliding_attention, got \"chunked_attention\"",
+            ),
             (json!(["full_attention", 1]), "sliding_attention, got 1"),
-            (json!(["full_attention"]), "expected 2 entries, one for a layer, got 1"),
+            (
+                json!(["full_attention"]),
+                "expected 2 entries, one for a layer, got 1",
+            ),
         ] {
             let of = json!({
                 "model_type": model_type, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
                 "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 96,
                 "max_position_embeddings": 64, "sliding_window": 8, "layer_types": list,
             });
-            let error = ModelSpec::from_config(&config(&of).unwrap(), &registry()).unwrap_err().to_string();
-            assert!(error.contains("`layer_types`") && error.contains(says), "{model_type}: {error}");
+            let error = ModelSpec::from_config(&config(&of).unwrap(), &registry())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("`layer_types`") && error.contains(says),
+                "{model_type}: {error}"
+            );
         }
     }
 }
 
-// --- tokenizers ------------------------------------------------------------------------------------------------------
+// --- tokenizers
+// ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_tokenizer_in_an_older_format_is_named_with_the_command_that_converts_it() {
     let cases: [(&[&str], &str); 5] = [
-        (&["tokenizer.model"], "tokenizer.model lies there, of which this makes one (with sentencepiece installed): "),
+        (
+            &["tokenizer.model"],
+            "tokenizer.model lies there, of which this makes one (with sentencepiece installed): ",
+        ),
         (&["spiece.model", "vocab.txt"], "spiece.model lies there, "),
-        (&["vocab.json", "merges.txt"], "vocab.json and merges.txt lies there, of which this makes one: python -c"),
-        (&["vocab.txt"], "vocab.txt lies there, of which this makes one: python -c"),
-        (&[], "no tokenizer.json; add it, or give token files (.npy, .bin)"),
+        (
+            &["vocab.json", "merges.txt"],
+            "vocab.json and merges.txt lies there, of which this makes one: python -c",
+        ),
+        (
+            &["vocab.txt"],
+            "vocab.txt lies there, of which this makes one: python -c",
+        ),
+        (
+            &[],
+            "no tokenizer.json; add it, or give token files (.npy, .bin)",
+        ),
     ];
     for (names, says) in cases {
         let folder = Folder::with_text(&tiny_llama());
         fs::remove_file(folder.at("tokenizer.json")).unwrap();
-        names.iter().for_each(|name| fs::write(folder.at(name), "").unwrap());
+        names
+            .iter()
+            .for_each(|name| fs::write(folder.at(name), "").unwrap());
         let scores = folder.beside("s.safetensors");
-        let error = with_context(false, |c| score(c, &folder.score_options("activation"), &scores)).unwrap_err();
+        let error = with_context(false, |c| {
+            score(c, &folder.score_options("activation"), &scores)
+        })
+        .unwrap_err();
         let error = error.to_string();
         assert!(error.contains(says), "{error}");
-        let command = format!("AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"", folder.model());
+        let command = format!(
+            "AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"",
+            folder.model()
+        );
         assert_eq!(error.contains(&command), !names.is_empty(), "{error}");
     }
 }
@@ -672,18 +1047,38 @@ fn generation_ends_at_every_id_of_the_config_that_transformers_takes() {
     let ends = |config: Value, generation: Option<Value>| {
         let dir = tempfile::tempdir().unwrap();
         if let Some(generation) = generation {
-            fs::write(dir.path().join("generation_config.json"), generation.to_string()).unwrap();
+            fs::write(
+                dir.path().join("generation_config.json"),
+                generation.to_string(),
+            )
+            .unwrap();
         }
-        let tokenizer = Tokenizer::load(dir.path(), &minitron::config(&config).unwrap(), 61, true).unwrap();
+        let tokenizer =
+            Tokenizer::load(dir.path(), &minitron::config(&config).unwrap(), 61, true).unwrap();
         (tokenizer.ends().to_vec(), tokenizer.eos())
     };
     let one = || json!({ "eos_token_id": 2 });
-    assert_eq!(ends(one(), Some(json!({ "eos_token_id": [5, 7] }))), (vec![5, 7], Some(2)));
-    assert_eq!(ends(one(), Some(json!({ "eos_token_id": 5 }))), (vec![5], Some(2)));
-    assert_eq!(ends(json!({ "eos_token_id": [2, 9] }), None), (vec![2, 9], Some(2)));
+    assert_eq!(
+        ends(one(), Some(json!({ "eos_token_id": [5, 7] }))),
+        (vec![5, 7], Some(2))
+    );
+    assert_eq!(
+        ends(one(), Some(json!({ "eos_token_id": 5 }))),
+        (vec![5], Some(2))
+    );
+    assert_eq!(
+        ends(json!({ "eos_token_id": [2, 9] }), None),
+        (vec![2, 9], Some(2))
+    );
     // Of files that name none, or none of the vocabulary, the other's.
-    assert_eq!(ends(one(), Some(json!({ "temperature": 0.6 }))), (vec![2], Some(2)));
-    assert_eq!(ends(one(), Some(json!({ "eos_token_id": [128_001] }))), (vec![2], Some(2)));
+    assert_eq!(
+        ends(one(), Some(json!({ "temperature": 0.6 }))),
+        (vec![2], Some(2))
+    );
+    assert_eq!(
+        ends(one(), Some(json!({ "eos_token_id": [128_001] }))),
+        (vec![2], Some(2))
+    );
     assert_eq!(ends(json!({}), None), (vec![], None));
 }
 
@@ -692,46 +1087,79 @@ fn a_text_ends_at_the_second_of_two_end_ids() {
     let folder = Folder::with_text(&tiny_llama());
     let new = || {
         let prompt = "One day, the cat saw a ball".to_owned();
-        let options =
-            GenerateOptions { model: folder.model(), prompt, max_new_tokens: 12, ..GenerateOptions::default() };
-        with_context(false, |context| generate(context, &options)).unwrap()["n_new_tokens"].as_u64().unwrap()
+        let options = GenerateOptions {
+            model: folder.model(),
+            prompt,
+            max_new_tokens: 12,
+            ..GenerateOptions::default()
+        };
+        with_context(false, |context| generate(context, &options)).unwrap()["n_new_tokens"]
+            .as_u64()
+            .unwrap()
     };
     folder.config(|config| config["eos_token_id"] = json!(511));
     let (opened, model) = load(&folder.dir()).unwrap();
     let tokenizer = Tokenizer::load(&folder.dir(), &opened.checkpoint.config, 512, true).unwrap();
     let prompt = tokenizer.encode("One day, the cat saw a ball").unwrap();
-    let sampling = minitron_core::evaluate::Sampling { max_new_tokens: 12, ..Default::default() };
-    let found = minitron_core::evaluate::generate(&model, &[prompt], &[], &sampling).unwrap().remove(0);
+    let sampling = minitron_core::evaluate::Sampling {
+        max_new_tokens: 12,
+        ..Default::default()
+    };
+    let found = minitron_core::evaluate::generate(&model, &[prompt], &[], &sampling)
+        .unwrap()
+        .remove(0);
     let before = found.iter().position(|&id| id == found[6]).unwrap() as u64;
     assert!(new() > before);
-    fs::write(folder.at("generation_config.json"), json!({ "eos_token_id": [510, found[6]] }).to_string()).unwrap();
+    fs::write(
+        folder.at("generation_config.json"),
+        json!({ "eos_token_id": [510, found[6]] }).to_string(),
+    )
+    .unwrap();
     assert_eq!(new(), before);
 }
 
-// --- cases beside the repository -------------------------------------------------------------------------------------
+// --- cases beside the repository
+// -------------------------------------------------------------------------------------
 
-/// Every case of the kind of this file, made by the script beside the repository, which computes the right values without us.
+/// Every case of the kind of this file, made by the script beside the repository, which computes
+/// the right values without us.
 #[test]
 fn the_cases_from_the_field_have_their_values() {
     let script = root().join("../shared/cases/make.py");
     let (Some(python), true) = (python(), script.is_file()) else {
-        eprintln!("absent, not tested: the cases beside the repository, or the Python of `make test`");
+        eprintln!(
+            "absent, not tested: the cases beside the repository, or the Python of `make test`"
+        );
         return;
     };
     let dir = tempfile::tempdir().unwrap();
     let names = ["c01", "c02", "c04", "c06", "c07", "c08", "c15"];
-    let made = Command::new(python).arg(script).arg(dir.path()).args(names).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made = Command::new(python)
+        .arg(script)
+        .arg(dir.path())
+        .args(names)
+        .output()
+        .unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
     let at = |name: &str| dir.path().join(name);
-    let expected =
-        |case: &str| -> Value { serde_json::from_slice(&fs::read(at(case).join("expected.json")).unwrap()).unwrap() };
+    let expected = |case: &str| -> Value {
+        serde_json::from_slice(&fs::read(at(case).join("expected.json")).unwrap()).unwrap()
+    };
     let assert_loss = |model: &str, data: &str, expected: &Value| {
         let report = measure(&at(model), &at(data), expected["seq_len"].as_u64().unwrap()).unwrap();
-        let difference = (report["loss"].as_f64().unwrap() - expected["loss"].as_f64().unwrap()).abs();
+        let difference =
+            (report["loss"].as_f64().unwrap() - expected["loss"].as_f64().unwrap()).abs();
         assert!(difference <= 1e-4, "{model} {data}: {report} {expected}");
         assert_eq!(report["n_tokens"], expected["n_tokens"], "{model} {data}");
     };
-    for expected in expected("c01")["plain = dynamic = dynamic_v5"].as_array().unwrap() {
+    for expected in expected("c01")["plain = dynamic = dynamic_v5"]
+        .as_array()
+        .unwrap()
+    {
         for model in ["c01/plain", "c01/dynamic", "c01/dynamic_v5"] {
             assert_loss(model, "c01/text.txt", expected);
         }
@@ -743,16 +1171,34 @@ fn the_cases_from_the_field_have_their_values() {
         assert_loss(model, "c04/text.txt", &expected("c04")["good = bare"]);
     }
     for model in ["c06/base", "c06/nometa", "c06/emptymeta", "c06/extras"] {
-        assert_loss(model, "c06/text.txt", &expected("c06")["base = nometa = emptymeta = extras"]);
+        assert_loss(
+            model,
+            "c06/text.txt",
+            &expected("c06")["base = nometa = emptymeta = extras"],
+        );
     }
     for data in ["one.txt", "two.jsonl"] {
         assert_loss("c07/model", &format!("c07/{data}"), &expected("c07")[data]);
     }
-    let error = measure(&at("c07/model"), &at("c07/beyond.jsonl"), 10).unwrap_err().to_string();
-    assert!(error.contains("token 12") && error.contains("vocabulary of 12"), "{error}");
-    assert_loss("c08/model", "c08/tokens.npy", &expected("c08")["tokens.npy"]);
-    let error = measure(&at("c08/model"), &at("c08/text.txt"), 32).unwrap_err().to_string();
-    assert!(error.contains("tokenizer.model lies there") && error.contains("AutoTokenizer"), "{error}");
+    let error = measure(&at("c07/model"), &at("c07/beyond.jsonl"), 10)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("token 12") && error.contains("vocabulary of 12"),
+        "{error}"
+    );
+    assert_loss(
+        "c08/model",
+        "c08/tokens.npy",
+        &expected("c08")["tokens.npy"],
+    );
+    let error = measure(&at("c08/model"), &at("c08/text.txt"), 32)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("tokenizer.model lies there") && error.contains("AutoTokenizer"),
+        "{error}"
+    );
     one_key_head(&at("c15"), &expected("c15"), &assert_loss);
 }
 
@@ -768,8 +1214,15 @@ fn measure(model: &Path, data: &Path, seq_len: u64) -> minitron_core::error::Res
 
 /// Queries that share one key/value head: those that do nothing go, and nothing changes.
 fn one_key_head(case: &Path, expected: &Value, assert_loss: &dyn Fn(&str, &str, &Value)) {
-    assert_loss("c15/model", "c15/text.txt", &expected["before = after --heads 4"]);
-    let (model, student) = (case.join("model").display().to_string(), case.join("student"));
+    assert_loss(
+        "c15/model",
+        "c15/text.txt",
+        &expected["before = after --heads 4"],
+    );
+    let (model, student) = (
+        case.join("model").display().to_string(),
+        case.join("student"),
+    );
     let scores = case.join("scores.safetensors");
     let scoring = ScoreOptions {
         model: model.clone(),
@@ -777,15 +1230,24 @@ fn one_key_head(case: &Path, expected: &Value, assert_loss: &dyn Fn(&str, &str, 
         seq_len: Some(32),
         ..ScoreOptions::default()
     };
-    let pruning =
-        PruneOptions { model, scores: Some(scores.display().to_string()), heads: Some(4), ..PruneOptions::default() };
+    let pruning = PruneOptions {
+        model,
+        scores: Some(scores.display().to_string()),
+        heads: Some(4),
+        ..PruneOptions::default()
+    };
     with_context(false, |context| {
         score(context, &scoring, &scores).unwrap();
         prune(context, &pruning, &student, false).unwrap();
     });
-    let plan: Value = serde_json::from_slice(&fs::read(student.join("plan.json")).unwrap()).unwrap();
+    let plan: Value =
+        serde_json::from_slice(&fs::read(student.join("plan.json")).unwrap()).unwrap();
     for (dim, kept) in expected["kept"].as_object().unwrap() {
         assert_eq!(&plan["kept"][dim], kept, "{dim}");
     }
-    assert_loss("c15/student", "c15/text.txt", &expected["before = after --heads 4"]);
+    assert_loss(
+        "c15/student",
+        "c15/text.txt",
+        &expected["before = after --heads 4"],
+    );
 }

@@ -10,23 +10,59 @@ use serde_json::{Value, json};
 /// Of accuracies and their errors absolute, of perplexities relative.
 const TOLERANCE: f64 = 1e-3;
 
-/// Threads of both sides wait for each other actively, which takes ages where other tests run beside.
+/// Threads of both sides wait for each other actively, which takes ages where other tests run
+/// beside.
 const ONE_THREAD: &str = "1";
 
 /// Sentences whose blank only their end decides.
 const BLANKS: [(&str, &str, &str, u8); 6] = [
-    ("The mug would not go into the bag because _ was too wide.", "the mug", "the bag", 1),
-    ("Lily gave Tom the last cake since _ had asked for it.", "Lily", "Tom", 2),
-    ("The dog ran from the goose when _ began to hiss at it.", "the dog", "the goose", 2),
-    ("Sam lost the race to Ben although _ had trained all summer. ", "Sam", "Ben", 1),
-    ("They moved the sofa off the rug so that the _ could be washed.", "sofa", "rug", 2),
-    ("The rope held the boat for years, until the _ sank in the storm.", "rope", "boat", 2),
+    (
+        "The mug would not go into the bag because _ was too wide.",
+        "the mug",
+        "the bag",
+        1,
+    ),
+    (
+        "Lily gave Tom the last cake since _ had asked for it.",
+        "Lily",
+        "Tom",
+        2,
+    ),
+    (
+        "The dog ran from the goose when _ began to hiss at it.",
+        "the dog",
+        "the goose",
+        2,
+    ),
+    (
+        "Sam lost the race to Ben although _ had trained all summer. ",
+        "Sam",
+        "Ben",
+        1,
+    ),
+    (
+        "They moved the sofa off the rug so that the _ could be washed.",
+        "sofa",
+        "rug",
+        2,
+    ),
+    (
+        "The rope held the boat for years, until the _ sank in the storm.",
+        "rope",
+        "boat",
+        2,
+    ),
 ];
 
 /// The first records of a file, where it lies beside the repository.
 fn records(file: &str, n: usize) -> Option<Vec<Value>> {
     let text = fs::read_to_string(shared(file)?).unwrap();
-    Some(text.lines().take(n).map(|line| serde_json::from_str(line).unwrap()).collect())
+    Some(
+        text.lines()
+            .take(n)
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect(),
+    )
 }
 
 /// Where WikiText begins a page: a heading of the first rank.
@@ -45,8 +81,17 @@ fn pages(n: usize) -> Option<Vec<Value>> {
     }
     // Several windows each, but for one that is a part of its window.
     pages.sort_by_key(String::len);
-    pages.iter_mut().take(1).for_each(|page| page.truncate(page.find(" . ").unwrap_or(0) + 3));
-    Some(pages.into_iter().take(n).map(|page| json!({ "page": page })).collect())
+    pages
+        .iter_mut()
+        .take(1)
+        .for_each(|page| page.truncate(page.find(" . ").unwrap_or(0) + 3));
+    Some(
+        pages
+            .into_iter()
+            .take(n)
+            .map(|page| json!({ "page": page }))
+            .collect(),
+    )
 }
 
 /// Something measured on both sides.
@@ -83,8 +128,7 @@ fn measured() -> Option<Vec<Measured>> {
     };
     let as_piqa = |r: Value| json!({ "goal": r["context"], "sol1": r["choices"][0], "sol2": r["choices"][1], "label": r["gold"] });
     let as_mmlu = |r: Value| json!({ "question": r["context"], "subject": "abstract_algebra", "choices": r["choices"], "answer": r["gold"] });
-    let as_lambada =
-        |r: Value| json!({ "text": format!("{} {}", r["context"].as_str().unwrap(), r["target"].as_str().unwrap()) });
+    let as_lambada = |r: Value| json!({ "text": format!("{} {}", r["context"].as_str().unwrap(), r["target"].as_str().unwrap()) });
     // Words that these models know.
     let as_story = |r: Value| {
         let words: Vec<&str> = r["text"].as_str().unwrap().split(' ').collect();
@@ -94,18 +138,58 @@ fn measured() -> Option<Vec<Measured>> {
         json!({ "sentence": sentence, "option1": option1, "option2": option2, "answer": answer.to_string() })
     });
     let of = |file: &str, n, as_published: &dyn Fn(Value) -> Value| {
-        Some(records(file, n)?.into_iter().map(as_published).collect::<Vec<_>>())
+        Some(
+            records(file, n)?
+                .into_iter()
+                .map(as_published)
+                .collect::<Vec<_>>(),
+        )
     };
-    let new = |name, task, ours, items| Measured { name, task, ours, items };
+    let new = |name, task, ours, items| Measured {
+        name,
+        task,
+        ours,
+        items,
+    };
     let characters = "multiple_choice:length=characters,path=";
     let wikitext = "rolling_perplexity:wikitext=true,field=page,path=";
     Some(vec![
-        new("hellaswag", "hellaswag/hellaswag", "", of("eval/hellaswag_val_even.jsonl", 60, &as_hellaswag)?),
-        new("characters", "hellaswag/hellaswag", characters, of("eval/hellaswag_val_even.jsonl", 40, &as_hellaswag)?),
-        new("arc", "arc/arc_easy", "", of("eval/arc_easy_test.jsonl", 100, &as_arc)?),
-        new("piqa", "piqa/piqa", "", of("eval/piqa_val.jsonl", 80, &as_piqa)?),
-        new("openbookqa", "openbookqa/openbookqa", "", of("eval/openbookqa_test.jsonl", 100, &as_openbook)?),
-        new("mmlu", "mmlu/default/mmlu_abstract_algebra", "", of("eval/mmlu_test_even_subjects.jsonl", 50, &as_mmlu)?),
+        new(
+            "hellaswag",
+            "hellaswag/hellaswag",
+            "",
+            of("eval/hellaswag_val_even.jsonl", 60, &as_hellaswag)?,
+        ),
+        new(
+            "characters",
+            "hellaswag/hellaswag",
+            characters,
+            of("eval/hellaswag_val_even.jsonl", 40, &as_hellaswag)?,
+        ),
+        new(
+            "arc",
+            "arc/arc_easy",
+            "",
+            of("eval/arc_easy_test.jsonl", 100, &as_arc)?,
+        ),
+        new(
+            "piqa",
+            "piqa/piqa",
+            "",
+            of("eval/piqa_val.jsonl", 80, &as_piqa)?,
+        ),
+        new(
+            "openbookqa",
+            "openbookqa/openbookqa",
+            "",
+            of("eval/openbookqa_test.jsonl", 100, &as_openbook)?,
+        ),
+        new(
+            "mmlu",
+            "mmlu/default/mmlu_abstract_algebra",
+            "",
+            of("eval/mmlu_test_even_subjects.jsonl", 50, &as_mmlu)?,
+        ),
         new("winogrande", "winogrande/default", "", blanks.to_vec()),
         new(
             "lambada",
@@ -113,7 +197,12 @@ fn measured() -> Option<Vec<Measured>> {
             "last_word:path=",
             of("eval/lambada_openai_test_even.jsonl", 20, &as_lambada)?,
         ),
-        new("stories", "lambada/lambada_openai", "last_word:path=", of("text/tinystories_800.jsonl", 120, &as_story)?),
+        new(
+            "stories",
+            "lambada/lambada_openai",
+            "last_word:path=",
+            of("text/tinystories_800.jsonl", 120, &as_story)?,
+        ),
         new("wikitext", "wikitext/wikitext", wikitext, pages(4)?),
     ])
 }
@@ -121,13 +210,25 @@ fn measured() -> Option<Vec<Measured>> {
 impl Measured {
     fn write(&self, dir: &Path) -> PathBuf {
         let path = dir.join(format!("{}.jsonl", self.name));
-        fs::write(&path, self.items.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")).unwrap();
+        fs::write(
+            &path,
+            self.items
+                .iter()
+                .map(Value::to_string)
+                .collect::<Vec<_>>()
+                .join("\n"),
+        )
+        .unwrap();
         path
     }
 
     /// Ours, the harness', and how far they are from each other.
     fn differences(&self, ours: &Value, theirs: &Value) -> Vec<(String, f64, f64, f64)> {
-        let norm = if self.name == "characters" { "acc_norm" } else { "acc_bytes" };
+        let norm = if self.name == "characters" {
+            "acc_norm"
+        } else {
+            "acc_bytes"
+        };
         let names = [
             ("acc", "acc"),
             ("acc_stderr", "acc_stderr"),
@@ -143,36 +244,70 @@ impl Measured {
             let is_theirs = self.name == "winogrande" && our_name.contains("norm");
             let our = ours.get(our_name).filter(|_| !is_theirs)?.as_f64()?;
             let their = theirs[format!("{their_name},none")].as_f64().unwrap();
-            let scale = if our_name.starts_with("acc") { 1.0 } else { their };
-            Some((format!("{} {our_name}", self.name), our, their, (our - their).abs() / scale))
+            let scale = if our_name.starts_with("acc") {
+                1.0
+            } else {
+                their
+            };
+            Some((
+                format!("{} {our_name}", self.name),
+                our,
+                their,
+                (our - their).abs() / scale,
+            ))
         });
         both.into_iter().flatten().collect()
     }
 }
 
 /// What the harness measures of both models, one Python process for all.
-fn harness(python: &Path, models: &[PathBuf], tasks: &[(&Measured, PathBuf)], out: &Path) -> Vec<Value> {
+fn harness(
+    python: &Path,
+    models: &[PathBuf],
+    tasks: &[(&Measured, PathBuf)],
+    out: &Path,
+) -> Vec<Value> {
     let mut command = Command::new(python);
-    command.env("HF_HUB_OFFLINE", "1").env("HF_DATASETS_OFFLINE", "1").env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_DATASETS_OFFLINE", "1")
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     command.env("OMP_NUM_THREADS", ONE_THREAD);
-    command.arg(root().join("tests/interop/harness.py")).arg(out).args(models);
+    command
+        .arg(root().join("tests/interop/harness.py"))
+        .arg(out)
+        .args(models);
     for (measured, path) in tasks {
-        command.arg(format!("{}={}:{}", measured.name, measured.task, path.display()));
+        command.arg(format!(
+            "{}={}:{}",
+            measured.name,
+            measured.task,
+            path.display()
+        ));
     }
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&fs::read(out).unwrap()).unwrap()
 }
 
 fn has_harness(python: &Path) -> bool {
     let question = "import importlib.util as u; exit(u.find_spec('lm_eval') is None)";
-    Command::new(python).args(["-c", question]).status().is_ok_and(|status| status.success())
+    Command::new(python)
+        .args(["-c", question])
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 #[test]
 fn evaluators_give_the_numbers_of_the_evaluation_harness() {
     let models = ["models/prose-llama", "models/stories260K"].map(shared);
-    let (Some(python), [Some(prose), Some(stories)], Some(measured)) = (python(), models, measured()) else {
+    let (Some(python), [Some(prose), Some(stories)], Some(measured)) =
+        (python(), models, measured())
+    else {
         eprintln!("absent, not tested: the Python of `make test`, or the data");
         return;
     };
@@ -182,24 +317,52 @@ fn evaluators_give_the_numbers_of_the_evaluation_harness() {
     }
     let work = tempfile::tempdir().unwrap();
     let models = [prose, stories];
-    let tasks: Vec<(&Measured, PathBuf)> = measured.iter().map(|one| (one, one.write(work.path()))).collect();
+    let tasks: Vec<(&Measured, PathBuf)> = measured
+        .iter()
+        .map(|one| (one, one.write(work.path())))
+        .collect();
     let theirs = harness(&python, &models, &tasks, &work.path().join("out.json"));
     let mut worst = 0f64;
     for (model, theirs) in models.iter().zip(&theirs) {
-        let mut args =
-            ["eval", &model.display().to_string(), "--json", "--threads", ONE_THREAD].map(str::to_owned).to_vec();
+        let mut args = [
+            "eval",
+            &model.display().to_string(),
+            "--json",
+            "--threads",
+            ONE_THREAD,
+        ]
+        .map(str::to_owned)
+        .to_vec();
         for (measured, path) in &tasks {
-            args.extend(["--task".to_owned(), format!("{}={}{}", measured.name, measured.ours, path.display())]);
+            args.extend([
+                "--task".to_owned(),
+                format!("{}={}{}", measured.name, measured.ours, path.display()),
+            ]);
         }
         let output = minitron(&args.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let ours: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let of_tasks = measured.iter().flat_map(|one| one.differences(&ours["tasks"][one.name], &theirs[one.name]));
+        let of_tasks = measured
+            .iter()
+            .flat_map(|one| one.differences(&ours["tasks"][one.name], &theirs[one.name]));
         let differences: Vec<_> = of_tasks.collect();
         assert_eq!(differences.len(), 6 * 4 + 2 + 2 * 3 + 3, "{differences:#?}");
-        let apart = differences.iter().filter(|(.., difference)| difference.is_nan() || *difference > TOLERANCE);
+        let apart = differences
+            .iter()
+            .filter(|(.., difference)| difference.is_nan() || *difference > TOLERANCE);
         assert_eq!(apart.count(), 0, "{}: {differences:#?}", model.display());
-        worst = differences.iter().map(|(.., difference)| *difference).fold(worst, f64::max);
+        worst = differences
+            .iter()
+            .map(|(.., difference)| *difference)
+            .fold(worst, f64::max);
     }
-    println!("worst difference from lm-eval, {} tasks, {} models: {worst:e}", measured.len(), models.len());
+    println!(
+        "worst difference from lm-eval, {} tasks, {} models: {worst:e}",
+        measured.len(),
+        models.len()
+    );
 }

@@ -19,15 +19,22 @@ mod seeds;
 /// A function for each kind of file.
 mod targets;
 
-/// Inputs that are kept, in a folder for each target: seeds and what once went wrong, or what still does.
+/// Inputs that are kept, in a folder for each target: seeds and what once went wrong, or what still
+/// does.
 fn kept(folder: &str, target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let dir = root().join("tests/fuzz").join(folder).join(target);
     if !dir.is_dir() {
         return Vec::new();
     }
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.sort();
-    paths.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    paths
+        .into_iter()
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
 }
 
 #[test]
@@ -37,9 +44,10 @@ fn seeds_are_written_anew() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    for (folder, kind, seeds) in
-        [("corpus", "seed", seeds::all(dir.path()).unwrap()), ("corpus", "crash", seeds::crashes())]
-    {
+    for (folder, kind, seeds) in [
+        ("corpus", "seed", seeds::all(dir.path()).unwrap()),
+        ("corpus", "crash", seeds::crashes()),
+    ] {
         for (target, name, bytes) in seeds {
             let dir = root().join("tests/fuzz").join(folder).join(target);
             fs::create_dir_all(&dir).unwrap();
@@ -52,7 +60,8 @@ thread_local! {
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a body. What panics under a guard is not printed: it is expected, and a backtrace takes more memory than any file.
+/// Runs a body. What panics under a guard is not printed: it is expected, and a backtrace takes
+/// more memory than any file.
 fn answered(body: fn(&[u8]), bytes: &[u8]) -> Result<(), String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -68,7 +77,8 @@ fn answered(body: fn(&[u8]), bytes: &[u8]) -> Result<(), String> {
     IS_QUIET.set(false);
     done.map_err(|words| {
         let text = words.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| words.downcast_ref::<String>().cloned()).unwrap_or_default()
+        text.or_else(|| words.downcast_ref::<String>().cloned())
+            .unwrap_or_default()
     })
 }
 
@@ -77,14 +87,24 @@ fn every_kept_input_has_an_answer_and_takes_no_more_memory_than_it_backs_up() {
     for (name, body) in targets::ALL {
         let kept = kept("corpus", name);
         assert!(!kept.is_empty(), "{name} has no seeds");
-        kept.iter().for_each(|(path, bytes)| assert_eq!(answered(body, bytes), Ok(()), "{}", path.display()));
+        kept.iter().for_each(|(path, bytes)| {
+            assert_eq!(answered(body, bytes), Ok(()), "{}", path.display())
+        });
     }
 }
 
 /// The same bytes with some of them changed, left out, doubled or taken from another input.
 fn mutated(bytes: &[u8], other: &[u8], random: &mut SplitMix) -> Vec<u8> {
-    const NUMBERS: [&[u8]; 8] =
-        [b"0", b"-1", b"18446744073709551615", b"9223372036854775807", b"1e999", b"null", b"{}", b"[[[["];
+    const NUMBERS: [&[u8]; 8] = [
+        b"0",
+        b"-1",
+        b"18446744073709551615",
+        b"9223372036854775807",
+        b"1e999",
+        b"null",
+        b"{}",
+        b"[[[[",
+    ];
     let mut bytes = bytes.to_vec();
     for _ in 0..=random.below(4) {
         let (at, len) = (random.below(bytes.len() + 1), 1 + random.below(9));
@@ -94,7 +114,10 @@ fn mutated(bytes: &[u8], other: &[u8], random: &mut SplitMix) -> Vec<u8> {
             1 if at < bytes.len() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.below(5)],
             2 => drop(bytes.drain(at..end)),
             3 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
-            4 => drop(bytes.splice(at..end, NUMBERS[random.below(NUMBERS.len())].iter().copied())),
+            4 => drop(bytes.splice(
+                at..end,
+                NUMBERS[random.below(NUMBERS.len())].iter().copied(),
+            )),
             5 => bytes.truncate(at),
             _ => {
                 let from = random.below(other.len() + 1);
@@ -112,12 +135,19 @@ fn thousands_of_damaged_files_of_every_kind_have_an_answer() {
     for (name, body) in targets::ALL {
         let (kept, mut random) = (kept("corpus", name), SplitMix::new(name.len() as u64));
         for round in 0..ROUNDS {
-            let (one, other) = (&kept[random.below(kept.len())], &kept[random.below(kept.len())]);
+            let (one, other) = (
+                &kept[random.below(kept.len())],
+                &kept[random.below(kept.len())],
+            );
             let bytes = mutated(&one.1, &other.1, &mut random);
             if let Err(words) = answered(body, &bytes) {
                 let path = root().join("target").join(format!("crash-{name}-{round}"));
                 fs::write(&path, &bytes).unwrap();
-                panic!("{name}: round {round}, from {}: {words}; kept as {}", one.0.display(), path.display());
+                panic!(
+                    "{name}: round {round}, from {}: {words}; kept as {}",
+                    one.0.display(),
+                    path.display()
+                );
             }
         }
     }

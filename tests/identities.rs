@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use minitron::{Recorder, Workspace, add_demo_tokenizer, registry, tiny_llama, with_context};
 use minitron_core::calibrate::Scores;
-use minitron_core::checkpoint::{Checkpoint, MemorySource, TensorSource, WriteOptions, write_model};
+use minitron_core::checkpoint::{
+    Checkpoint, MemorySource, TensorSource, WriteOptions, write_model,
+};
 use minitron_core::error::Result;
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelFolder;
 use minitron_engine::pipeline::{
-    Context, DistillOptions, EvalOptions, PruneOptions, Recipe, ScoreOptions, SearchOptions, TeacherOptions,
-    TrainingOptions, distill, eval, prune, run, score, search,
+    Context, DistillOptions, EvalOptions, PruneOptions, Recipe, ScoreOptions, SearchOptions,
+    TeacherOptions, TrainingOptions, distill, eval, prune, run, score, search,
 };
 use minitron_engine::train::CacheType;
 use serde_json::{Value, json};
@@ -34,14 +36,27 @@ impl std::ops::Deref for Models {
 
 impl Models {
     fn new() -> Self {
-        let ids: Vec<u8> = (0..400u16).flat_map(|id| (id % 300).to_le_bytes()).collect();
-        let files = Workspace::new().model("base", &tiny_llama(), 3).model("chat", &tiny_llama(), 4);
-        Models { files: files.text("text.txt").file("ids.bin", ids), heard: Recorder::default() }
+        let ids: Vec<u8> = (0..400u16)
+            .flat_map(|id| (id % 300).to_le_bytes())
+            .collect();
+        let files =
+            Workspace::new()
+                .model("base", &tiny_llama(), 3)
+                .model("chat", &tiny_llama(), 4);
+        Models {
+            files: files.text("text.txt").file("ids.bin", ids),
+            heard: Recorder::default(),
+        }
     }
 
     /// A job, whose outputs may be replaced.
     fn with<T>(&self, job: impl FnOnce(&Context) -> T) -> T {
-        with_context(true, |context| job(&Context { progress: &self.heard, ..*context }))
+        with_context(true, |context| {
+            job(&Context {
+                progress: &self.heard,
+                ..*context
+            })
+        })
     }
 
     /// What was warned of since the last time.
@@ -67,21 +82,34 @@ impl Models {
     }
 
     fn prune(&self, model: &str, change: impl FnOnce(&mut PruneOptions)) -> Result<Value> {
-        let mut options = PruneOptions { model: self.path(model), rounds: 1, ..PruneOptions::default() };
+        let mut options = PruneOptions {
+            model: self.path(model),
+            rounds: 1,
+            ..PruneOptions::default()
+        };
         change(&mut options);
         self.with(|context| prune(context, &options, &self.at("pruned"), false))
     }
 
     fn by_scores(&self, model: &str, scores: &Path, any_model: bool) -> Result<Value> {
         let scores = Some(scores.display().to_string());
-        self.prune(model, |o| (o.scores, o.mlp, o.any_model) = (scores, Some(24), any_model))
+        self.prune(model, |o| {
+            (o.scores, o.mlp, o.any_model) = (scores, Some(24), any_model)
+        })
     }
 
     fn by_plan(&self, model: &str, plan: &Path, any_model: bool) -> Result<Value> {
-        self.prune(model, |o| (o.plan, o.any_model) = (Some(plan.to_path_buf()), any_model))
+        self.prune(model, |o| {
+            (o.plan, o.any_model) = (Some(plan.to_path_buf()), any_model)
+        })
     }
 
-    fn distill(&self, teacher: &str, student: &str, change: impl FnOnce(&mut DistillOptions)) -> Result<Value> {
+    fn distill(
+        &self,
+        teacher: &str,
+        student: &str,
+        change: impl FnOnce(&mut DistillOptions),
+    ) -> Result<Value> {
         self.go_on(teacher, student, false, change)
     }
 
@@ -109,7 +137,12 @@ impl Models {
         self.with(|context| distill(context, &options, &self.at("distilled"), resume))
     }
 
-    fn eval(&self, model: &str, teacher: &str, change: impl FnOnce(&mut EvalOptions)) -> Result<Value> {
+    fn eval(
+        &self,
+        model: &str,
+        teacher: &str,
+        change: impl FnOnce(&mut EvalOptions),
+    ) -> Result<Value> {
         let mut options = EvalOptions {
             model: self.path(model),
             teacher: Some(self.path(teacher)),
@@ -123,26 +156,62 @@ impl Models {
     }
 
     /// A copy of a model with other tensors.
-    fn rewritten(&self, model: &str, copy: &str, change: impl Fn(&str, Tensor) -> Tensor, max_shard_bytes: u64) {
+    fn rewritten(
+        &self,
+        model: &str,
+        copy: &str,
+        change: impl Fn(&str, Tensor) -> Tensor,
+        max_shard_bytes: u64,
+    ) {
         let opened = Checkpoint::open(&self.at(model)).unwrap();
         let (mut config, mut source) = (opened.config.clone(), MemorySource::default());
         for name in opened.tensors.names() {
-            source.insert(name.as_str(), &change(&name, opened.tensors.read(&name).unwrap())).unwrap();
+            source
+                .insert(
+                    name.as_str(),
+                    &change(&name, opened.tensors.read(&name).unwrap()),
+                )
+                .unwrap();
         }
-        let n_rows = ModelFolder::open(&self.at(model), &registry()).unwrap().spec.options.vocab;
-        let tables = source.names().into_iter().filter_map(|name| source.info(&name)).map(|info| info.shape[0]);
-        config.set("vocab_size", tables.filter(|&rows| rows >= n_rows - 50).max().unwrap());
+        let n_rows = ModelFolder::open(&self.at(model), &registry())
+            .unwrap()
+            .spec
+            .options
+            .vocab;
+        let tables = source
+            .names()
+            .into_iter()
+            .filter_map(|name| source.info(&name))
+            .map(|info| info.shape[0]);
+        config.set(
+            "vocab_size",
+            tables.filter(|&rows| rows >= n_rows - 50).max().unwrap(),
+        );
         fs::create_dir_all(self.at(copy)).unwrap();
-        let options = WriteOptions { max_shard_bytes, ..WriteOptions::default() };
-        write_model(&self.at(copy), &config, &source, Some(&self.at(model)), options).unwrap();
+        let options = WriteOptions {
+            max_shard_bytes,
+            ..WriteOptions::default()
+        };
+        write_model(
+            &self.at(copy),
+            &config,
+            &source,
+            Some(&self.at(model)),
+            options,
+        )
+        .unwrap();
     }
 
     /// The same with so many rows in both tables; new ones are far from all others.
     fn with_rows(&self, model: &str, copy: &str, n_rows: i64) {
         let resize = |_: &str, x: Tensor| match x.size().as_slice() {
-            [512, width] if n_rows > 512 => {
-                Tensor::cat(&[&x, &Tensor::full([n_rows - 512, *width], 0.7, (x.kind(), x.device()))], 0)
-            }
+            [512, width] if n_rows > 512 => Tensor::cat(
+                &[
+                    &x,
+                    &Tensor::full([n_rows - 512, *width], 0.7, (x.kind(), x.device())),
+                ],
+                0,
+            ),
             [512, _] => x.narrow(0, 0, n_rows),
             _ => x,
         };
@@ -169,10 +238,15 @@ fn assert_refused<T: std::fmt::Debug>(result: Result<T>, says: &[&str]) {
 }
 
 fn assert_said(said: &[String], says: &[&str]) {
-    assert!(said.iter().any(|line| says.iter().all(|says| line.contains(says))), "{says:?} in {said:#?}");
+    assert!(
+        said.iter()
+            .any(|line| says.iter().all(|says| line.contains(says))),
+        "{says:?} in {said:#?}"
+    );
 }
 
-// --- scores and plans ------------------------------------------------------------------------------------------------
+// --- scores and plans
+// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn scores_of_other_weights_are_refused_by_name() {
@@ -180,16 +254,31 @@ fn scores_of_other_weights_are_refused_by_name() {
     let path = desk.score("base");
     let scores = Scores::load(&path).unwrap();
     let whose = scores.model.clone().unwrap();
-    assert_eq!((whose.model.as_str(), whose.weights.len(), whose.tokenizer.is_some()), ("base", 64, true));
+    assert_eq!(
+        (
+            whose.model.as_str(),
+            whose.weights.len(),
+            whose.tokenizer.is_some()
+        ),
+        ("base", 64, true)
+    );
     assert_eq!(scores.data.as_ref().map(String::len), Some(64));
     desk.by_scores("base", &path, false).unwrap();
     assert_eq!(desk.warnings(), [""; 0]);
 
-    let says = ["base.safetensors", "scores of `base` (weights ", "the model is `chat` (weights ", "--any-model"];
+    let says = [
+        "base.safetensors",
+        "scores of `base` (weights ",
+        "the model is `chat` (weights ",
+        "--any-model",
+    ];
     assert_refused(desk.by_scores("chat", &path, false), &says);
     assert_eq!(desk.warnings(), [""; 0]);
     desk.by_scores("chat", &path, true).unwrap();
-    assert_said(&desk.warnings(), &["scores of `base`", "`chat`", "taken anyway"]);
+    assert_said(
+        &desk.warnings(),
+        &["scores of `base`", "`chat`", "taken anyway"],
+    );
 
     // The same weights in other files are the same model; a copy in another type is not.
     desk.rewritten("base", "sharded", |_, x| x, 10_000);
@@ -197,17 +286,38 @@ fn scores_of_other_weights_are_refused_by_name() {
     desk.by_scores("sharded", &path, false).unwrap();
     assert_eq!(desk.warnings(), [""; 0]);
     desk.rewritten("base", "narrow", |_, x| x.to_kind(Kind::BFloat16), u64::MAX);
-    assert_refused(desk.by_scores("narrow", &path, false), &["`base`", "`narrow`"]);
+    assert_refused(
+        desk.by_scores("narrow", &path, false),
+        &["`base`", "`narrow`"],
+    );
     desk.rewritten("base", "stepped", |_, x| x * 1.000_1, u64::MAX);
-    assert_refused(desk.by_scores("stepped", &path, false), &["`base`", "`stepped`"]);
+    assert_refused(
+        desk.by_scores("stepped", &path, false),
+        &["`base`", "`stepped`"],
+    );
 
     desk.change_json("base/tokenizer.json", |_| {});
     desk.by_scores("base", &path, false).unwrap();
-    assert_said(&desk.warnings(), &["scores made with another tokenizer.json than `base`"]);
+    assert_said(
+        &desk.warnings(),
+        &["scores made with another tokenizer.json than `base`"],
+    );
 
-    Scores { model: None, data: None, ..scores }.save(&path).unwrap();
+    Scores {
+        model: None,
+        data: None,
+        ..scores
+    }
+    .save(&path)
+    .unwrap();
     desk.by_scores("chat", &path, false).unwrap();
-    assert_said(&desk.warnings(), &["base.safetensors: does not say which model it is of", "`chat`"]);
+    assert_said(
+        &desk.warnings(),
+        &[
+            "base.safetensors: does not say which model it is of",
+            "`chat`",
+        ],
+    );
 }
 
 #[test]
@@ -221,20 +331,43 @@ fn a_search_by_scores_of_another_model_is_refused() {
         batch_size: 4,
         ..TrainingOptions::default()
     };
-    let mut options =
-        SearchOptions { model: desk.path("chat"), scores, candidates: 2, rungs: 1, setup, ..SearchOptions::default() };
+    let mut options = SearchOptions {
+        model: desk.path("chat"),
+        scores,
+        candidates: 2,
+        rungs: 1,
+        setup,
+        ..SearchOptions::default()
+    };
     options.grid.insert("mlp".into(), "16,24".parse().unwrap());
     let find = |options: &SearchOptions, resume| {
-        desk.with(|context| search(&Context { force: false, ..*context }, options, &desk.at("found"), resume, false))
+        desk.with(|context| {
+            search(
+                &Context {
+                    force: false,
+                    ..*context
+                },
+                options,
+                &desk.at("found"),
+                resume,
+                false,
+            )
+        })
     };
-    assert_refused(find(&options, false), &["scores of `base`", "the model is `chat`", "--any-model"]);
+    assert_refused(
+        find(&options, false),
+        &["scores of `base`", "the model is `chat`", "--any-model"],
+    );
     assert!(!desk.at("found").exists());
     options.asked.any_model = true;
     find(&options, false).unwrap();
     assert_said(&desk.warnings(), &["scores of `base`", "taken anyway"]);
     assert_eq!(desk.value("found/winner/plan.json")["model"], "chat");
     options.model = desk.path("base");
-    assert_refused(find(&options, true), &["holds a search of another model (`", "chat`)"]);
+    assert_refused(
+        find(&options, true),
+        &["holds a search of another model (`", "chat`)"],
+    );
 }
 
 #[test]
@@ -246,12 +379,19 @@ fn a_plan_of_another_model_is_refused_by_name() {
     fs::copy(desk.at("pruned/plan.json"), &plan).unwrap();
     let whose = Scores::load(&scores).unwrap().model.unwrap();
     let saved = desk.value("plan.json");
-    assert_eq!((&saved["model"], &saved["weights"]), (&json!("base"), &json!(whose.weights)));
+    assert_eq!(
+        (&saved["model"], &saved["weights"]),
+        (&json!("base"), &json!(whose.weights))
+    );
     assert_eq!(saved["tokenizer"], json!(whose.tokenizer));
 
     desk.by_plan("base", &plan, false).unwrap();
     assert_eq!(desk.warnings(), [""; 0]);
-    let says = ["plan.json: a plan of `base` (weights ", "the model is `chat`", "--any-model"];
+    let says = [
+        "plan.json: a plan of `base` (weights ",
+        "the model is `chat`",
+        "--any-model",
+    ];
     assert_refused(desk.by_plan("chat", &plan, false), &says);
     desk.by_plan("chat", &plan, true).unwrap();
     assert_said(&desk.warnings(), &["a plan of `base`", "taken anyway"]);
@@ -260,7 +400,10 @@ fn a_plan_of_another_model_is_refused_by_name() {
 
     fs::write(&plan, json!({ "kept": saved["kept"] }).to_string()).unwrap();
     desk.by_plan("chat", &plan, false).unwrap();
-    assert_said(&desk.warnings(), &["plan.json: does not say which model it is of"]);
+    assert_said(
+        &desk.warnings(),
+        &["plan.json: does not say which model it is of"],
+    );
 
     let in_rounds = |o: &mut PruneOptions| {
         (o.scores, o.mlp, o.rounds) = (Some(scores.display().to_string()), Some(16), 3);
@@ -280,14 +423,19 @@ fn a_plan_of_another_model_is_refused_by_name() {
 fn a_student_of_one_model_under_another_is_said() {
     let desk = Models::new();
     let scores = desk.score("base").display().to_string();
-    desk.prune("base", |o| (o.scores, o.hidden) = (Some(scores), Some(16))).unwrap();
+    desk.prune("base", |o| (o.scores, o.hidden) = (Some(scores), Some(16)))
+        .unwrap();
     desk.eval("pruned", "base", |_| {}).unwrap();
     assert!(!desk.notes().iter().any(|note| note.contains("pruned from")));
     desk.eval("pruned", "chat", |_| {}).unwrap();
-    assert_said(&desk.notes(), &["`pruned` was pruned from `base`", "its teacher is `chat`"]);
+    assert_said(
+        &desk.notes(),
+        &["`pruned` was pruned from `base`", "its teacher is `chat`"],
+    );
 }
 
-// --- teachers --------------------------------------------------------------------------------------------------------
+// --- teachers
+// --------------------------------------------------------------------------------------------------------
 
 #[test]
 fn caches_and_states_name_the_other_teacher() {
@@ -295,16 +443,28 @@ fn caches_and_states_name_the_other_teacher() {
     let cached = |o: &mut DistillOptions| o.asked.teacher_cache = Some(desk.at("said"));
     desk.distill("base", "chat", cached).unwrap();
     assert_eq!(desk.value("said/cache.json")["model"], "base");
-    let refused = desk.distill("chat", "base", cached).unwrap_err().to_string();
-    assert!(refused.contains("a teacher cache of `base`, not of `chat` (teacher: stored"), "{refused}");
+    let refused = desk
+        .distill("chat", "base", cached)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("a teacher cache of `base`, not of `chat` (teacher: stored"),
+        "{refused}"
+    );
     // Those of earlier versions do not name anybody.
-    desk.change_json("said/cache.json", |header| _ = header.as_object_mut().unwrap().remove("model"));
+    desk.change_json("said/cache.json", |header| {
+        _ = header.as_object_mut().unwrap().remove("model")
+    });
     desk.distill("base", "chat", cached).unwrap();
     assert_eq!(desk.warnings(), [""; 0]);
 
     let stopped = |o: &mut DistillOptions| o.setup.stop_after = Some(2);
     desk.distill("base", "chat", stopped).unwrap();
-    let says = ["other settings", "inputs.teacher: `base` then, `chat` now", "inputs.student: `chat` then, `base` now"];
+    let says = [
+        "other settings",
+        "inputs.teacher: `base` then, `chat` now",
+        "inputs.student: `chat` then, `base` now",
+    ];
     assert_refused(desk.go_on("chat", "base", true, stopped), &says);
     // A copy is the same model.
     desk.rewritten("chat", "copy", |_, x| x, u64::MAX);
@@ -319,16 +479,37 @@ fn a_model_that_changed_in_its_place_is_noticed() {
     let text = "[[stages]]\nname = \"scores\"\ndo = \"score\"\nmodel = \"base\"\ndata = [\"text.txt\"]\nsamples = 4\nseq_len = 16\n";
     let recipe = Recipe::parse(text, &desk.at("recipe.toml")).unwrap();
     let again = || {
-        desk.with(|context| run(&Context { force: false, ..*context }, &recipe, &desk.at("run"))).unwrap();
-        !desk.notes().iter().any(|note| note.contains("unchanged, skipped"))
+        desk.with(|context| {
+            run(
+                &Context {
+                    force: false,
+                    ..*context
+                },
+                &recipe,
+                &desk.at("run"),
+            )
+        })
+        .unwrap();
+        !desk
+            .notes()
+            .iter()
+            .any(|note| note.contains("unchanged, skipped"))
     };
     assert!(again() && !again());
     // One element, in a file of the same length and, for all that its name and time tell, the same.
     let path = desk.at("base/model.safetensors");
-    let (mut bytes, time) = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+    let (mut bytes, time) = (
+        fs::read(&path).unwrap(),
+        fs::metadata(&path).unwrap().modified().unwrap(),
+    );
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&path, bytes).unwrap();
-    fs::File::options().append(true).open(&path).unwrap().set_modified(time).unwrap();
+    fs::File::options()
+        .append(true)
+        .open(&path)
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
     assert!(again() && !again());
     // What goes along into outputs counts.
     fs::write(desk.at("base/chat_template.jinja"), "{{ messages }}").unwrap();
@@ -337,11 +518,19 @@ fn a_model_that_changed_in_its_place_is_noticed() {
     assert!(again() && !again());
 }
 
-// --- tokenizers ------------------------------------------------------------------------------------------------------
+// --- tokenizers
+// ------------------------------------------------------------------------------------------------------
 
 fn swap_two_tokens(file: &mut Value) {
     let vocab = file["model"]["vocab"].as_object_mut().unwrap();
-    let token = |id: u64| vocab.iter().find(|(_, found)| **found == json!(id)).unwrap().0.clone();
+    let token = |id: u64| {
+        vocab
+            .iter()
+            .find(|(_, found)| **found == json!(id))
+            .unwrap()
+            .0
+            .clone()
+    };
     let (a, b) = (token(300), token(301));
     (vocab[&a], vocab[&b]) = (json!(301), json!(300));
 }
@@ -350,19 +539,24 @@ fn swap_two_tokens(file: &mut Value) {
 fn a_teacher_with_other_tokens_is_refused_by_example() {
     let desk = Models::new();
     desk.change_json("chat/tokenizer.json", swap_two_tokens);
-    let says =
-        ["the tokenizer of `chat` is not that of its teacher `base`: id 300 is `", "2 ids differ", "--any-model"];
+    let says = [
+        "the tokenizer of `chat` is not that of its teacher `base`: id 300 is `",
+        "2 ids differ",
+        "--any-model",
+    ];
     assert_refused(desk.distill("base", "chat", |_| {}), &says);
     assert!(!desk.at("distilled/config.json").exists());
     assert_refused(desk.eval("chat", "base", |_| {}), &says);
 
-    desk.distill("base", "chat", |o| o.asked.any_model = true).unwrap();
+    desk.distill("base", "chat", |o| o.asked.any_model = true)
+        .unwrap();
     assert_said(&desk.warnings(), &["id 300 is `", "compared anyway"]);
     desk.eval("chat", "base", |o| o.any_model = true).unwrap();
     assert_said(&desk.warnings(), &["id 300 is `", "compared anyway"]);
     // Token files have no words.
     let ids = || vec![desk.path("ids.bin").parse().unwrap()];
-    desk.distill("base", "chat", |o| o.setup.data = ids()).unwrap();
+    desk.distill("base", "chat", |o| o.setup.data = ids())
+        .unwrap();
     assert_said(&desk.warnings(), &["id 300 is `", "the data are token ids"]);
     desk.eval("chat", "base", |o| o.data = ids()).unwrap();
     assert_said(&desk.warnings(), &["id 300 is `", "the data are token ids"]);
@@ -371,7 +565,9 @@ fn a_teacher_with_other_tokens_is_refused_by_example() {
 #[test]
 fn tokenizers_that_cut_otherwise_or_know_more_are_said() {
     let desk = Models::new();
-    desk.change_json("chat/tokenizer.json", |file| file["model"]["merges"].as_array_mut().unwrap().swap(0, 1));
+    desk.change_json("chat/tokenizer.json", |file| {
+        file["model"]["merges"].as_array_mut().unwrap().swap(0, 1)
+    });
     desk.eval("chat", "base", |_| {}).unwrap();
     assert_said(
         &desk.warnings(),
@@ -380,19 +576,40 @@ fn tokenizers_that_cut_otherwise_or_know_more_are_said() {
     add_demo_tokenizer(&desk.at("chat")).unwrap();
     desk.change_json("base/tokenizer.json", |file| {
         let vocab = file["model"]["vocab"].as_object_mut().unwrap();
-        let last = vocab.iter().find(|(_, id)| **id == json!(511)).unwrap().0.clone();
+        let last = vocab
+            .iter()
+            .find(|(_, id)| **id == json!(511))
+            .unwrap()
+            .0
+            .clone();
         vocab.remove(&last);
         let merges = file["model"]["merges"].as_array_mut().unwrap();
         merges.retain(|pair| match pair {
             Value::String(pair) => pair.replace(' ', "") != last,
-            pair => pair.as_array().unwrap().iter().map(|part| part.as_str().unwrap()).collect::<String>() != last,
+            pair => {
+                pair.as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|part| part.as_str().unwrap())
+                    .collect::<String>()
+                    != last
+            }
         });
     });
     desk.eval("chat", "base", |_| {}).unwrap();
-    assert_said(&desk.warnings(), &["tokens of `chat` that its teacher `base` does not know: 1", "(id 511)"]);
+    assert_said(
+        &desk.warnings(),
+        &[
+            "tokens of `chat` that its teacher `base` does not know: 1",
+            "(id 511)",
+        ],
+    );
     desk.eval("base", "chat", |_| {}).unwrap();
     assert!(
-        !desk.warnings().iter().any(|said| said.contains("does not know")),
+        !desk
+            .warnings()
+            .iter()
+            .any(|said| said.contains("does not know")),
         "what the teacher knows besides is no harm"
     );
 }
@@ -404,7 +621,10 @@ fn a_student_without_a_tokenizer_takes_its_teachers() {
         fs::remove_file(desk.at("chat").join(name)).unwrap();
     }
     desk.distill("base", "chat", |_| {}).unwrap();
-    assert_said(&desk.notes(), &["`chat` has no tokenizer.json: that of its teacher `base` is taken"]);
+    assert_said(
+        &desk.notes(),
+        &["`chat` has no tokenizer.json: that of its teacher `base` is taken"],
+    );
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         let bytes = |dir: &str| fs::read(desk.at(dir).join(name)).unwrap();
         assert_eq!(bytes("distilled"), bytes("base"), "{name}");
@@ -418,11 +638,13 @@ fn a_student_without_a_tokenizer_takes_its_teachers() {
     fs::remove_file(desk.at("base/tokenizer.json")).unwrap();
     let ids = || vec![desk.path("ids.bin").parse().unwrap()];
     desk.eval("chat", "base", |o| o.data = ids()).unwrap();
-    desk.distill("base", "chat", |o| o.setup.data = ids()).unwrap();
+    desk.distill("base", "chat", |o| o.setup.data = ids())
+        .unwrap();
     assert_eq!(desk.warnings(), [""; 0]);
 }
 
-// --- tables of different sizes ---------------------------------------------------------------------------------------
+// --- tables of different sizes
+// ---------------------------------------------------------------------------------------
 
 #[test]
 fn padded_vocabularies_are_compared_over_the_ids_that_both_have() {
@@ -430,15 +652,32 @@ fn padded_vocabularies_are_compared_over_the_ids_that_both_have() {
     desk.with_rows("base", "padded", 520);
     for (model, teacher) in [("base", "padded"), ("padded", "base")] {
         let report = desk.eval(model, teacher, |_| {}).unwrap();
-        assert!(report["kl_to_teacher"].as_f64().unwrap().abs() < 1e-9, "{report}");
+        assert!(
+            report["kl_to_teacher"].as_f64().unwrap().abs() < 1e-9,
+            "{report}"
+        );
         let alone = desk.eval(model, model, |_| {}).unwrap();
-        assert_eq!(report["loss"], alone["loss"], "a model's own loss is over its own rows");
-        assert_said(&desk.notes(), &["compared over the 512 token ids that both have"]);
+        assert_eq!(
+            report["loss"], alone["loss"],
+            "a model's own loss is over its own rows"
+        );
+        assert_said(
+            &desk.notes(),
+            &["compared over the 512 token ids that both have"],
+        );
     }
-    let loss = |model: &str| desk.eval(model, model, |_| {}).unwrap()["loss"].as_f64().unwrap();
-    assert!((loss("padded") - loss("base")).abs() > 1e-4, "the rows beyond count in a model's own loss");
+    let loss = |model: &str| {
+        desk.eval(model, model, |_| {}).unwrap()["loss"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!(
+        (loss("padded") - loss("base")).abs() > 1e-4,
+        "the rows beyond count in a model's own loss"
+    );
 
-    // A student of the same logits over the shared ids has nothing to learn, whatever the rows beyond say.
+    // A student of the same logits over the shared ids has nothing to learn, whatever the rows
+    // beyond say.
     for (student, teacher) in [("padded", "base"), ("base", "padded")] {
         for cache in [None, Some(desk.at(&format!("said-by-{teacher}")))] {
             let with = |o: &mut DistillOptions| {
@@ -446,16 +685,26 @@ fn padded_vocabularies_are_compared_over_the_ids_that_both_have() {
                 (o.asked.cache_type, o.setup.lr) = (CacheType::F32, 1e-9);
             };
             let report = desk.distill(teacher, student, with).unwrap();
-            assert!(report["loss"].as_f64().unwrap().abs() < 1e-5, "{student} {cache:?}: {report}");
+            assert!(
+                report["loss"].as_f64().unwrap().abs() < 1e-5,
+                "{student} {cache:?}: {report}"
+            );
         }
-        assert_eq!(desk.value(&format!("said-by-{teacher}/cache.json"))["vocab"], 512);
+        assert_eq!(
+            desk.value(&format!("said-by-{teacher}/cache.json"))["vocab"],
+            512
+        );
     }
     assert_eq!(desk.warnings(), [""; 0]);
 
     // A cache over other ids is another one.
-    let cached =
-        |o: &mut DistillOptions| (o.asked.teacher_cache, o.asked.cache_top_k) = (Some(desk.at("said-by-padded")), 600);
-    let error = desk.distill("padded", "padded", cached).unwrap_err().to_string();
+    let cached = |o: &mut DistillOptions| {
+        (o.asked.teacher_cache, o.asked.cache_top_k) = (Some(desk.at("said-by-padded")), 600)
+    };
+    let error = desk
+        .distill("padded", "padded", cached)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("vocab: stored 512, wanted 520"), "{error}");
 }
 
@@ -468,19 +717,45 @@ fn a_tokenizer_that_needs_more_rows_than_one_of_the_models_has_is_refused() {
         (added["id"], added["content"]) = (json!(512), json!("<|tool|>"));
         file["added_tokens"].as_array_mut().unwrap().push(added);
     });
-    fs::copy(desk.at("padded/tokenizer.json"), desk.at("base/tokenizer.json")).unwrap();
-    let says = [" has 512 rows", "520", "the tokenizer needs 513", "`<|tool|>`, id 512", "resize_token_embeddings"];
+    fs::copy(
+        desk.at("padded/tokenizer.json"),
+        desk.at("base/tokenizer.json"),
+    )
+    .unwrap();
+    let says = [
+        " has 512 rows",
+        "520",
+        "the tokenizer needs 513",
+        "`<|tool|>`, id 512",
+        "resize_token_embeddings",
+    ];
     assert_refused(desk.eval("base", "padded", |_| {}), &says[1..]);
     assert_refused(desk.distill("padded", "base", |_| {}), &says);
     // Ids that only one of them has are refused where they occur.
     add_demo_tokenizer(&desk.at("base")).unwrap();
     add_demo_tokenizer(&desk.at("padded")).unwrap();
-    fs::write(desk.at("ids.bin"), [1u16, 515].repeat(64).iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>())
-        .unwrap();
+    fs::write(
+        desk.at("ids.bin"),
+        [1u16, 515]
+            .repeat(64)
+            .iter()
+            .flat_map(|id| id.to_le_bytes())
+            .collect::<Vec<_>>(),
+    )
+    .unwrap();
     let ids = || vec![desk.path("ids.bin").parse().unwrap()];
-    let error = desk.eval("padded", "base", |o| o.data = ids()).unwrap_err().to_string();
-    assert!(error.contains("token 515 lies outside") && error.contains("512"), "{error}");
-    let error = desk.distill("base", "padded", |o| o.setup.data = ids()).unwrap_err().to_string();
+    let error = desk
+        .eval("padded", "base", |o| o.data = ids())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("token 515 lies outside") && error.contains("512"),
+        "{error}"
+    );
+    let error = desk
+        .distill("base", "padded", |o| o.setup.data = ids())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("token 515 lies outside"), "{error}");
 }
 
@@ -489,8 +764,14 @@ fn without_any_tokenizer_tables_of_different_sizes_are_compared_and_that_is_said
     let desk = Models::new();
     fs::remove_file(desk.at("base/tokenizer.json")).unwrap();
     desk.with_rows("base", "padded", 520);
-    desk.eval("padded", "base", |o| o.data = vec![desk.path("ids.bin").parse().unwrap()]).unwrap();
-    assert_said(&desk.warnings(), &["520 rows", "512", "compared over the 512 first"]);
+    desk.eval("padded", "base", |o| {
+        o.data = vec![desk.path("ids.bin").parse().unwrap()]
+    })
+    .unwrap();
+    assert_said(
+        &desk.warnings(),
+        &["520 rows", "512", "compared over the 512 first"],
+    );
 }
 
 #[test]
@@ -498,7 +779,9 @@ fn losses_on_labels_see_a_students_whole_table_beside_those_on_the_teacher() {
     let desk = Models::new();
     desk.with_rows("base", "padded", 520);
     let losses = |o: &mut DistillOptions| {
-        o.setup.losses = ["forward_kl", "cross_entropy", "logit_mse"].map(PluginSpec::bare).to_vec();
+        o.setup.losses = ["forward_kl", "cross_entropy", "logit_mse"]
+            .map(PluginSpec::bare)
+            .to_vec();
         (o.setup.eval_data, o.setup.eval_samples) = (o.setup.data.clone(), Some(4));
         o.setup.lr = 1e-9;
     };
@@ -508,8 +791,13 @@ fn losses_on_labels_see_a_students_whole_table_beside_those_on_the_teacher() {
     for key in ["eval/forward_kl", "eval/logit_mse", "loss/forward_kl"] {
         assert!(last[key].as_f64().unwrap().abs() < 1e-5, "{key}: {last}");
     }
-    let own = desk.eval("padded", "padded", |_| {}).unwrap()["loss"].as_f64().unwrap();
+    let own = desk.eval("padded", "padded", |_| {}).unwrap()["loss"]
+        .as_f64()
+        .unwrap();
     for key in ["eval/cross_entropy", "eval/loss"] {
-        assert!((last[key].as_f64().unwrap() - own).abs() < 1e-4, "{key}: {last} {own}");
+        assert!(
+            (last[key].as_f64().unwrap() - own).abs() < 1e-4,
+            "{key}: {last} {own}"
+        );
     }
 }

@@ -15,7 +15,8 @@ mod chat;
 mod cli;
 /// What programs that load written folders find there, and those programs themselves.
 mod clients;
-/// Every family and option against transformers, on tiny models that it makes: whole, generating, and pruned.
+/// Every family and option against transformers, on tiny models that it makes: whole, generating,
+/// and pruned.
 mod families;
 /// What disks and kills do to what is being written.
 mod faults;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{
-    fixture, fixtures, forward, load, max_difference, python, registry, root, shared, some_ids, with_context,
+    fixture, fixtures, forward, load, max_difference, python, registry, root, shared, some_ids,
+    with_context,
 };
 use minitron_core::checkpoint::{
     Checkpoint, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
@@ -29,11 +30,21 @@ const TOLERANCE: f64 = 1e-4;
 
 /// Fixtures of the golden script, and the real models beside the repository.
 fn models() -> Vec<PathBuf> {
-    // RoBERTa counts positions by ids, past those of padding, which random texts hold: `families` compares it.
+    // RoBERTa counts positions by ids, past those of padding, which random texts hold: `families`
+    // compares it.
     let mut models = fixtures();
-    models.retain(|dir| !dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("roberta")));
+    models.retain(|dir| {
+        !dir.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("roberta"))
+    });
     assert!(models.len() > 15, "fixtures are missing");
-    for name in ["stories260K", "capp-gpt", "all-MiniLM-L6-v2-f16", "prose-llama", "prose-nemotron"] {
+    for name in [
+        "stories260K",
+        "capp-gpt",
+        "all-MiniLM-L6-v2-f16",
+        "prose-llama",
+        "prose-nemotron",
+    ] {
         models.extend(shared(&format!("models/{name}")));
     }
     models
@@ -55,7 +66,12 @@ fn smaller_sizes(space: &Space) -> Sizes {
     if hidden.held.is_some() {
         return space.complete(&sizes).unwrap();
     }
-    for size in hidden.legal().into_iter().rev().filter(|&size| size < hidden.full) {
+    for size in hidden
+        .legal()
+        .into_iter()
+        .rev()
+        .filter(|&size| size < hidden.full)
+    {
         let mut with_hidden = sizes.clone();
         with_hidden.insert(HIDDEN.to_owned(), size);
         if let Ok(complete) = space.complete(&with_hidden) {
@@ -72,7 +88,13 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
     let ids = some_ids(4, 12, options.vocab as i64, 5).unwrap();
     let tokens = work.join("ids.bin");
     let ids: Vec<i64> = Vec::try_from(ids.view([-1])).unwrap();
-    fs::write(&tokens, ids.iter().flat_map(|&id| (id as u16).to_le_bytes()).collect::<Vec<_>>()).unwrap();
+    fs::write(
+        &tokens,
+        ids.iter()
+            .flat_map(|&id| (id as u16).to_le_bytes())
+            .collect::<Vec<_>>(),
+    )
+    .unwrap();
     let scoring = ScoreOptions {
         model: model.display().to_string(),
         data: vec![tokens.display().to_string().parse().unwrap()],
@@ -84,7 +106,10 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
         let scores = work.join("scores.safetensors");
         score(context, &scoring, &scores).unwrap();
         let sizes = smaller_sizes(&Space::new(&folder.spec, &context.axes(&[]).unwrap()).unwrap());
-        let n_axes = 4 + [KV_HEADS, ROPE_PAIRS].iter().filter(|kind| sizes.contains_key(**kind)).count();
+        let n_axes = 4 + [KV_HEADS, ROPE_PAIRS]
+            .iter()
+            .filter(|kind| sizes.contains_key(**kind))
+            .count();
         assert_eq!(sizes.len(), n_axes, "{sizes:?}");
         let pruning = PruneOptions {
             model: scoring.model.clone(),
@@ -94,7 +119,11 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
             heads: sizes.get("heads").copied(),
             kv_heads: sizes.get(KV_HEADS).copied(),
             layers: sizes.get("depth").copied(),
-            size: sizes.clone().into_iter().filter(|(kind, _)| kind == ROPE_PAIRS).collect(),
+            size: sizes
+                .clone()
+                .into_iter()
+                .filter(|(kind, _)| kind == ROPE_PAIRS)
+                .collect(),
             ..PruneOptions::default()
         };
         prune(context, &pruning, &out, false).unwrap();
@@ -102,8 +131,17 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
     let pruned = Checkpoint::open(&out).unwrap();
     for param in &load(&out).unwrap().0.spec.params {
         // A student's layers are renamed, its types are not changed.
-        let (was, is) = (folder.checkpoint.tensors.info(&param.name()), pruned.tensors.info(&param.name()));
-        assert_eq!(was.unwrap().dtype, is.unwrap().dtype, "{}: {}", model.display(), param.name());
+        let (was, is) = (
+            folder.checkpoint.tensors.info(&param.name()),
+            pruned.tensors.info(&param.name()),
+        );
+        assert_eq!(
+            was.unwrap().dtype,
+            is.unwrap().dtype,
+            "{}: {}",
+            model.display(),
+            param.name()
+        );
     }
     out
 }
@@ -111,17 +149,28 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
 /// The same model in several files with an index.
 fn shard(model: &Path, out: PathBuf) -> PathBuf {
     let opened = Checkpoint::open(model).unwrap();
-    let n_bytes: u64 = opened.tensors.names().iter().filter_map(|name| opened.tensors.info(name)?.n_bytes()).sum();
+    let n_bytes: u64 = opened
+        .tensors
+        .names()
+        .iter()
+        .filter_map(|name| opened.tensors.info(name)?.n_bytes())
+        .sum();
     fs::create_dir(&out).unwrap();
     write_model(
         &out,
         &opened.config,
         &opened.tensors,
         Some(model),
-        WriteOptions { max_shard_bytes: n_bytes / 3, ..WriteOptions::default() },
+        WriteOptions {
+            max_shard_bytes: n_bytes / 3,
+            ..WriteOptions::default()
+        },
     )
     .unwrap();
-    assert!(out.join("model.safetensors.index.json").is_file() && !out.join("model.safetensors").exists());
+    assert!(
+        out.join("model.safetensors.index.json").is_file()
+            && !out.join("model.safetensors").exists()
+    );
     out
 }
 
@@ -143,15 +192,27 @@ impl Comparison {
         let options = load(&model).unwrap().0.spec.options;
         let mut source = MemorySource::default();
         let n_tokens = options.max_positions.min(24) as i64;
-        source.insert("input_ids", &some_ids(2, n_tokens, options.vocab as i64, 7).unwrap()).unwrap();
+        source
+            .insert(
+                "input_ids",
+                &some_ids(2, n_tokens, options.vocab as i64, 7).unwrap(),
+            )
+            .unwrap();
         if name == "filled" {
             let attention_mask_bt = Tensor::ones([2, n_tokens], (Kind::Int64, Device::Cpu));
-            let _ = attention_mask_bt.get(1).narrow(0, n_tokens - N_FILLED, N_FILLED).fill_(0);
+            let _ = attention_mask_bt
+                .get(1)
+                .narrow(0, n_tokens - N_FILLED, N_FILLED)
+                .fill_(0);
             source.insert("attention_mask", &attention_mask_bt).unwrap();
         }
         let ids = work.join(format!("{name}.ids.safetensors"));
         write_tensors(&ids, &source).unwrap();
-        Comparison { model, ids, out: work.join(format!("{name}.out.safetensors")) }
+        Comparison {
+            model,
+            ids,
+            out: work.join(format!("{name}.out.safetensors")),
+        }
     }
 
     /// Largest difference between our outputs and those of `transformers`.
@@ -159,27 +220,41 @@ impl Comparison {
         let expected = Reader::open_file(&self.out).unwrap();
         let [name] = expected.names().try_into().unwrap();
         let (_, model) = load(&self.model).unwrap();
-        assert_eq!(model.has_head(), name == "logits", "{}", self.model.display());
+        assert_eq!(
+            model.has_head(),
+            name == "logits",
+            "{}",
+            self.model.display()
+        );
         let input = Reader::open_file(&self.ids).unwrap();
         let ids_bt = input.read("input_ids").unwrap();
-        let attention_mask_bt =
-            input.read("attention_mask").ok().map(|attention_mask_bt| attention_mask_bt.to_kind(Kind::Bool));
+        let attention_mask_bt = input
+            .read("attention_mask")
+            .ok()
+            .map(|attention_mask_bt| attention_mask_bt.to_kind(Kind::Bool));
         let ours = forward(
             &model,
-            Input { ids_bt: &ids_bt, attention_mask_bt: attention_mask_bt.as_ref(), positions_bt: None },
+            Input {
+                ids_bt: &ids_bt,
+                attention_mask_bt: attention_mask_bt.as_ref(),
+                positions_bt: None,
+            },
         )
         .unwrap();
         let theirs = expected.read(&name).unwrap();
         assert_eq!(ours.size(), theirs.size(), "{}", self.model.display());
         let at_tokens = |x: Tensor| match &attention_mask_bt {
-            Some(attention_mask_bt) => x.where_self(&attention_mask_bt.unsqueeze(-1), &Tensor::from(0f32)),
+            Some(attention_mask_bt) => {
+                x.where_self(&attention_mask_bt.unsqueeze(-1), &Tensor::from(0f32))
+            }
             None => x,
         };
         max_difference(&at_tokens(ours), &at_tokens(theirs)).unwrap()
     }
 }
 
-/// A training step of two passes of unequal lengths, the first padded, whose gradient `transformers` takes too.
+/// A training step of two passes of unequal lengths, the first padded, whose gradient
+/// `transformers` takes too.
 struct Gradient {
     model: PathBuf,
     passes: [Batch; 2],
@@ -206,39 +281,77 @@ impl Gradient {
         let mut source = MemorySource::default();
         for (idx, targets) in passes.iter().enumerate() {
             let labels_bt = match &targets.attention_mask_bt {
-                Some(attention_mask_bt) => targets.ids_bt.where_self(attention_mask_bt, &Tensor::from(-100i64)),
+                Some(attention_mask_bt) => targets
+                    .ids_bt
+                    .where_self(attention_mask_bt, &Tensor::from(-100i64)),
                 None => targets.ids_bt.shallow_clone(),
             };
-            source.insert(format!("ids.{idx}"), &targets.ids_bt).unwrap();
+            source
+                .insert(format!("ids.{idx}"), &targets.ids_bt)
+                .unwrap();
             source.insert(format!("labels.{idx}"), &labels_bt).unwrap();
         }
-        let [ids, out] = ["ids", "out"].map(|what| work.join(format!("{name}.gradient.{what}.safetensors")));
+        let [ids, out] =
+            ["ids", "out"].map(|what| work.join(format!("{name}.gradient.{what}.safetensors")));
         write_tensors(&ids, &source).unwrap();
-        Gradient { model, passes, ids, out }
+        Gradient {
+            model,
+            passes,
+            ids,
+            out,
+        }
     }
 
     /// Largest difference of the gradient, relative to its largest number, and of the loss.
     fn difference(&self) -> f64 {
         let folder = load(&self.model).unwrap().0;
-        let options = LoadOptions { trainable: true, ..LoadOptions::default() };
+        let options = LoadOptions {
+            trainable: true,
+            ..LoadOptions::default()
+        };
         let model = Transformer::load(&folder.checkpoint.tensors, &folder.spec, options).unwrap();
-        let loss = registry().build::<dyn LogitLoss>(&PluginSpec::bare("cross_entropy")).unwrap();
-        let terms = vec![Term { label: "cross_entropy".into(), weight: 1.0, loss: loss.into() }];
-        let objective = Objective { terms, ..Objective::default() };
-        let whole: Counts = self.passes.iter().map(|targets| Counts::of(targets).unwrap()).sum();
+        let loss = registry()
+            .build::<dyn LogitLoss>(&PluginSpec::bare("cross_entropy"))
+            .unwrap();
+        let terms = vec![Term {
+            label: "cross_entropy".into(),
+            weight: 1.0,
+            loss: loss.into(),
+        }];
+        let objective = Objective {
+            terms,
+            ..Objective::default()
+        };
+        let whole: Counts = self
+            .passes
+            .iter()
+            .map(|targets| Counts::of(targets).unwrap())
+            .sum();
         assert_eq!(whole.predictions, 8 + 3 + 19);
-        let step = self.passes.iter().map(|targets| objective.backward(&model, None, targets, whole).unwrap().total);
+        let step = self.passes.iter().map(|targets| {
+            objective
+                .backward(&model, None, targets, whole)
+                .unwrap()
+                .total
+        });
         let (loss, expected) = (step.sum::<f64>(), Reader::open_file(&self.out).unwrap());
         let mut difference = (loss - expected.read("loss").unwrap().double_value(&[0])).abs();
         let (mut largest, mut n_compared) = (0.0_f64, 0);
         let mut apart = 0.0_f64;
         for parameter in model.parameters() {
-            let Ok(theirs) = expected.read(&parameter.name) else { continue };
+            let Ok(theirs) = expected.read(&parameter.name) else {
+                continue;
+            };
             apart = apart.max(max_difference(&parameter.gradient().unwrap(), &theirs).unwrap());
             largest = largest.max(theirs.abs().max().double_value(&[]));
             n_compared += 1;
         }
-        assert_eq!(n_compared, expected.names().len() - 1, "{}", self.model.display());
+        assert_eq!(
+            n_compared,
+            expected.names().len() - 1,
+            "{}",
+            self.model.display()
+        );
         difference = difference.max(apart / largest);
         difference
     }
@@ -246,9 +359,20 @@ impl Gradient {
 
 fn run_script<'p>(python: &Path, name: &str, words: impl IntoIterator<Item = &'p Path>) {
     let mut command = Command::new(python);
-    command.env("HF_HUB_OFFLINE", "1").env("PYTHONDONTWRITEBYTECODE", "1").env("TRANSFORMERS_VERBOSITY", "error");
-    let output = command.arg(root().join("tests/interop").join(name)).args(words).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    command
+        .env("HF_HUB_OFFLINE", "1")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("TRANSFORMERS_VERBOSITY", "error");
+    let output = command
+        .arg(root().join("tests/interop").join(name))
+        .args(words)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// A fixture with another config and other names, types or files of its weights.
@@ -273,15 +397,25 @@ fn changed(
     out
 }
 
-/// Folders that differ by what should make no difference, or the one that `transformers` makes of it.
+/// Folders that differ by what should make no difference, or the one that `transformers` makes of
+/// it.
 fn odd_folders(work: &Path) -> Vec<PathBuf> {
     let at = |name: &str| work.join(format!("odd-{name}"));
     let as_is = |name: &str, tensor: Tensor| Some((name.to_owned(), tensor));
     let dynamic = json!({ "rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0 });
     let old_dynamic = json!({ "type": "dynamic", "factor": 2.0 });
     let both = changed("llama_untied", at("both"), |_| (), as_is);
-    let shards = changed("llama_untied", at("shards"), |_| (), |name, tensor| Some((name.to_owned(), tensor + 1)));
-    fs::rename(shards.join("model.safetensors"), both.join("model-00001-of-00001.safetensors")).unwrap();
+    let shards = changed(
+        "llama_untied",
+        at("shards"),
+        |_| (),
+        |name, tensor| Some((name.to_owned(), tensor + 1)),
+    );
+    fs::rename(
+        shards.join("model.safetensors"),
+        both.join("model-00001-of-00001.safetensors"),
+    )
+    .unwrap();
     let map: serde_json::Map<_, _> = Reader::open(&both)
         .unwrap()
         .names()
@@ -290,19 +424,47 @@ fn odd_folders(work: &Path) -> Vec<PathBuf> {
         .collect();
     let index = json!({ "metadata": {}, "weight_map": map }).to_string();
     fs::write(both.join("model.safetensors.index.json"), index).unwrap();
-    let bare = |name: &str, tensor| Some((name.strip_prefix("model.").unwrap_or(name).to_owned(), tensor));
+    let bare = |name: &str, tensor| {
+        Some((
+            name.strip_prefix("model.").unwrap_or(name).to_owned(),
+            tensor,
+        ))
+    };
     let head_alone = |name: &str, tensor| {
         let is_table = name == "model.embed_tokens.weight";
-        Some((if is_table { "lm_head.weight" } else { name }.to_owned(), tensor))
+        Some((
+            if is_table { "lm_head.weight" } else { name }.to_owned(),
+            tensor,
+        ))
     };
     vec![
         both,
-        changed("llama_untied", at("dynamic"), |config| config["rope_parameters"] = dynamic.clone(), as_is),
-        changed("nemotron_untied", at("old_dynamic"), |config| config["rope_scaling"] = old_dynamic, as_is),
-        changed("llama_untied", at("double"), |_| (), |name, t| Some((name.to_owned(), t.to_kind(Kind::Double)))),
+        changed(
+            "llama_untied",
+            at("dynamic"),
+            |config| config["rope_parameters"] = dynamic.clone(),
+            as_is,
+        ),
+        changed(
+            "nemotron_untied",
+            at("old_dynamic"),
+            |config| config["rope_scaling"] = old_dynamic,
+            as_is,
+        ),
+        changed(
+            "llama_untied",
+            at("double"),
+            |_| (),
+            |name, t| Some((name.to_owned(), t.to_kind(Kind::Double))),
+        ),
         changed("llama_untied", at("bare"), |_| (), bare),
         changed("llama_tied", at("head_alone"), |_| (), head_alone),
-        changed("llama_untied", at("multipliers"), |config| config["logits_scaling"] = json!(8.0), as_is),
+        changed(
+            "llama_untied",
+            at("multipliers"),
+            |config| config["logits_scaling"] = json!(8.0),
+            as_is,
+        ),
     ]
 }
 
@@ -322,8 +484,13 @@ impl Ended {
         let prompt = some_ids(1, 6, model.spec.options.vocab as i64, 3).unwrap();
         let ids: Vec<i64> = Vec::try_from(prompt.view([-1])).unwrap();
         let prompt_ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
-        let sampling = Sampling { max_new_tokens: N_NEW as usize, ..Sampling::default() };
-        let found = generate(&model, &[prompt_ids], &[], &sampling).unwrap().remove(0);
+        let sampling = Sampling {
+            max_new_tokens: N_NEW as usize,
+            ..Sampling::default()
+        };
+        let found = generate(&model, &[prompt_ids], &[], &sampling)
+            .unwrap()
+            .remove(0);
         let (early, late) = (found[2], found[7]);
         let cases = [
             (json!(early), None),
@@ -335,14 +502,18 @@ impl Ended {
         let ends = |(idx, (config_ends, generation)): (usize, (Value, Option<Value>))| {
             let set = |config: &mut Value| config["eos_token_id"] = config_ends.clone();
             let out = work.join(format!("ends-{idx}"));
-            let model = changed("llama_untied", out, set, |name, tensor| Some((name.to_owned(), tensor)));
+            let model = changed("llama_untied", out, set, |name, tensor| {
+                Some((name.to_owned(), tensor))
+            });
             if let Some(ends) = generation {
                 let config = json!({ "eos_token_id": ends }).to_string();
                 fs::write(model.join("generation_config.json"), config).unwrap();
             }
             let mut source = MemorySource::default();
             source.insert("input_ids", &prompt).unwrap();
-            source.insert("n_new", &Tensor::from_slice(&[N_NEW])).unwrap();
+            source
+                .insert("n_new", &Tensor::from_slice(&[N_NEW]))
+                .unwrap();
             let (ids, out) = (model.join("ids"), model.join("out"));
             write_tensors(&ids, &source).unwrap();
             Ended { model, ids, out }
@@ -353,18 +524,42 @@ impl Ended {
     fn check(&self) {
         let (folder, model) = load(&self.model).unwrap();
         let vocab = folder.spec.options.vocab;
-        let tokenizer = Tokenizer::load(&self.model, &folder.checkpoint.config, vocab, true).unwrap();
-        let ids = Reader::open_file(&self.ids).unwrap().read("input_ids").unwrap();
-        let prompt: Vec<u32> = Vec::<i64>::try_from(ids.view([-1])).unwrap().iter().map(|&id| id as u32).collect();
-        let sampling = Sampling { max_new_tokens: N_NEW as usize, ..Sampling::default() };
-        let ours = generate(&model, &[prompt], tokenizer.ends(), &sampling).unwrap().remove(0);
-        let theirs = Reader::open_file(&self.out).unwrap().read("continued").unwrap();
+        let tokenizer =
+            Tokenizer::load(&self.model, &folder.checkpoint.config, vocab, true).unwrap();
+        let ids = Reader::open_file(&self.ids)
+            .unwrap()
+            .read("input_ids")
+            .unwrap();
+        let prompt: Vec<u32> = Vec::<i64>::try_from(ids.view([-1]))
+            .unwrap()
+            .iter()
+            .map(|&id| id as u32)
+            .collect();
+        let sampling = Sampling {
+            max_new_tokens: N_NEW as usize,
+            ..Sampling::default()
+        };
+        let ours = generate(&model, &[prompt], tokenizer.ends(), &sampling)
+            .unwrap()
+            .remove(0);
+        let theirs = Reader::open_file(&self.out)
+            .unwrap()
+            .read("continued")
+            .unwrap();
         let theirs = Vec::<i64>::try_from(theirs).unwrap();
         // Theirs holds the token at which it ended.
         let is_end = |id: &i64| tokenizer.ends().contains(&(*id as u32));
-        let theirs: Vec<u32> = theirs.iter().take_while(|id| !is_end(id)).map(|&id| id as u32).collect();
+        let theirs: Vec<u32> = theirs
+            .iter()
+            .take_while(|id| !is_end(id))
+            .map(|&id| id as u32)
+            .collect();
         assert_eq!(ours, theirs, "{}", self.model.display());
-        assert!(ours.len() < N_NEW as usize, "{}: it never ended", self.model.display());
+        assert!(
+            ours.len() < N_NEW as usize,
+            "{}: it never ended",
+            self.model.display()
+        );
     }
 }
 
@@ -395,29 +590,67 @@ fn models_and_their_pruned_students_give_the_outputs_of_transformers() {
         comparisons.push(Comparison::new(folder, &dir, "whole"));
     }
     let ended = Ended::all(work.path());
-    let words = comparisons.iter().flat_map(|Comparison { model, ids, out }| [model, ids, out]);
-    let words = words.chain(steps.iter().flat_map(|Gradient { model, ids, out, .. }| [model, ids, out]));
-    let words = words.chain(ended.iter().flat_map(|Ended { model, ids, out }| [model, ids, out]));
-    run_script(&python, "reference.py", [Path::new("logits")].into_iter().chain(words.map(PathBuf::as_path)));
+    let words = comparisons
+        .iter()
+        .flat_map(|Comparison { model, ids, out }| [model, ids, out]);
+    let words = words.chain(steps.iter().flat_map(
+        |Gradient {
+             model, ids, out, ..
+         }| [model, ids, out],
+    ));
+    let words = words.chain(
+        ended
+            .iter()
+            .flat_map(|Ended { model, ids, out }| [model, ids, out]),
+    );
+    run_script(
+        &python,
+        "reference.py",
+        [Path::new("logits")]
+            .into_iter()
+            .chain(words.map(PathBuf::as_path)),
+    );
     ended.iter().for_each(Ended::check);
-    let differences: Vec<(f64, &Path)> = comparisons.iter().map(|c| (c.difference(), c.model.as_path())).collect();
+    let differences: Vec<(f64, &Path)> = comparisons
+        .iter()
+        .map(|c| (c.difference(), c.model.as_path()))
+        .collect();
     // A difference that is no number is no agreement either.
-    let apart: Vec<_> =
-        differences.iter().filter(|(difference, _)| difference.is_nan() || *difference > TOLERANCE).collect();
+    let apart: Vec<_> = differences
+        .iter()
+        .filter(|(difference, _)| difference.is_nan() || *difference > TOLERANCE)
+        .collect();
     assert!(apart.is_empty(), "{apart:#?}");
-    let worst = differences.iter().map(|(difference, _)| *difference).fold(0.0, f64::max);
+    let worst = differences
+        .iter()
+        .map(|(difference, _)| *difference)
+        .fold(0.0, f64::max);
     for step in &steps {
         let difference = step.difference();
-        assert!(difference <= TOLERANCE, "{}: gradient of two unequal passes: {difference:e}", step.model.display());
-        println!("gradient of two unequal passes, {}: {difference:e}", step.model.display());
+        assert!(
+            difference <= TOLERANCE,
+            "{}: gradient of two unequal passes: {difference:e}",
+            step.model.display()
+        );
+        println!(
+            "gradient of two unequal passes, {}: {difference:e}",
+            step.model.display()
+        );
     }
-    println!("worst difference of outputs, live, {} folders: {worst:e}", differences.len());
+    println!(
+        "worst difference of outputs, live, {} folders: {worst:e}",
+        differences.len()
+    );
 }
 
 /// Every `step`-th line of a file.
 fn thinned(path: &Path, step: usize, out: PathBuf) -> PathBuf {
     let text = fs::read_to_string(path).unwrap();
-    fs::write(&out, text.lines().step_by(step).collect::<Vec<_>>().join("\n")).unwrap();
+    fs::write(
+        &out,
+        text.lines().step_by(step).collect::<Vec<_>>().join("\n"),
+    )
+    .unwrap();
     out
 }
 
@@ -426,7 +659,12 @@ const EMBEDDINGS: f64 = 1e-5;
 
 #[test]
 fn sentence_embeddings_and_their_neighbours_are_those_of_transformers() {
-    let paths = ["models/all-MiniLM-L6-v2-f16", "eval/banking77_test.jsonl", "eval/banking77_train.jsonl"].map(shared);
+    let paths = [
+        "models/all-MiniLM-L6-v2-f16",
+        "eval/banking77_test.jsonl",
+        "eval/banking77_train.jsonl",
+    ]
+    .map(shared);
     let (Some(python), [Some(model_dir), Some(items), Some(others)]) = (python(), paths) else {
         eprintln!("absent, not tested: the Python of `make test`, or the data");
         return;
@@ -435,27 +673,57 @@ fn sentence_embeddings_and_their_neighbours_are_those_of_transformers() {
     let items = thinned(&items, 10, work.path().join("items.jsonl"));
     let others = thinned(&others, 10, work.path().join("reference.jsonl"));
     let out = work.path().join("out.safetensors");
-    run_script(&python, "sentences.py", [&model_dir, &items, &others, &out].map(PathBuf::as_path));
+    run_script(
+        &python,
+        "sentences.py",
+        [&model_dir, &items, &others, &out].map(PathBuf::as_path),
+    );
     let expected = Reader::open_file(&out).unwrap();
 
     let (folder, model) = load(&model_dir).unwrap();
     let options = &folder.spec.options;
-    let tokenizer = Tokenizer::load(&model_dir, &folder.checkpoint.config, options.vocab, options.causal).unwrap();
+    let tokenizer = Tokenizer::load(
+        &model_dir,
+        &folder.checkpoint.config,
+        options.vocab,
+        options.causal,
+    )
+    .unwrap();
     let (cls, sep) = tokenizer.special_tokens.unwrap();
     for (name, path) in [("items", &items), ("reference", &others)] {
         let sentence = |line: &str| {
             let record: Value = serde_json::from_str(line).unwrap();
-            [&[cls], tokenizer.encode(record["text"].as_str().unwrap()).unwrap().as_slice(), &[sep]].concat()
+            [
+                &[cls],
+                tokenizer
+                    .encode(record["text"].as_str().unwrap())
+                    .unwrap()
+                    .as_slice(),
+                &[sep],
+            ]
+            .concat()
         };
-        let sentences: Vec<Vec<u32>> = fs::read_to_string(path).unwrap().lines().map(sentence).collect();
+        let sentences: Vec<Vec<u32>> = fs::read_to_string(path)
+            .unwrap()
+            .lines()
+            .map(sentence)
+            .collect();
         let modules = SentenceModules::of(&model, None).unwrap();
         let found = sentence_embeddings(&model, &sentences, &modules, 32, &Silent).unwrap();
         let difference = max_difference(&found, &expected.read(name).unwrap()).unwrap();
-        assert!(found.size()[0] > 300 && difference <= EMBEDDINGS, "{name}: {difference:e}");
-        println!("worst difference of {} embeddings of {name}: {difference:e}", sentences.len());
+        assert!(
+            found.size()[0] > 300 && difference <= EMBEDDINGS,
+            "{name}: {difference:e}"
+        );
+        println!(
+            "worst difference of {} embeddings of {name}: {difference:e}",
+            sentences.len()
+        );
     }
     let file = |path: &Path| path.display().to_string();
-    let spec = PluginSpec::bare("nearest_neighbour").with("path", file(&items)).with("reference", file(&others));
+    let spec = PluginSpec::bare("nearest_neighbour")
+        .with("path", file(&items))
+        .with("reference", file(&others));
     let subject = Subject {
         model: &model,
         teacher: None,
@@ -466,19 +734,33 @@ fn sentence_embeddings_and_their_neighbours_are_those_of_transformers() {
         seed: 0,
         progress: &Silent,
     };
-    let measured = registry().build::<dyn Evaluator>(&spec).unwrap().evaluate(&subject).unwrap();
+    let measured = registry()
+        .build::<dyn Evaluator>(&spec)
+        .unwrap()
+        .evaluate(&subject)
+        .unwrap();
     let accuracy = expected.read("accuracy").unwrap().double_value(&[0]);
-    assert!((measured["accuracy"] - accuracy).abs() <= 1e-12, "{measured:?} {accuracy}");
+    assert!(
+        (measured["accuracy"] - accuracy).abs() <= 1e-12,
+        "{measured:?} {accuracy}"
+    );
     println!("accuracy over {} items: {accuracy}", measured["n_items"]);
 }
 
-/// Mean KL(teacher ‖ model) in nats by PyTorch's own operator, over as many ids as the smaller table has; the last position
-/// of a window predicts nothing.
+/// Mean KL(teacher ‖ model) in nats by PyTorch's own operator, over as many ids as the smaller
+/// table has; the last position of a window predicts nothing.
 fn kl_of_torch(teacher: &Path, model: &Path) -> f64 {
     let logits = |path: &Path| {
-        let logits_btv = Reader::open_file(path).unwrap().read("logits").unwrap().to_kind(Kind::Double);
+        let logits_btv = Reader::open_file(path)
+            .unwrap()
+            .read("logits")
+            .unwrap()
+            .to_kind(Kind::Double);
         let (_, n_tokens, vocab) = logits_btv.size3().unwrap();
-        logits_btv.narrow(1, 0, n_tokens - 1).contiguous().view([-1, vocab])
+        logits_btv
+            .narrow(1, 0, n_tokens - 1)
+            .contiguous()
+            .view([-1, vocab])
     };
     let (p_nv, q_nv) = (logits(teacher), logits(model));
     let n_shared = p_nv.size()[1].min(q_nv.size()[1]);
@@ -489,16 +771,30 @@ fn kl_of_torch(teacher: &Path, model: &Path) -> f64 {
 
 #[test]
 fn padded_vocabularies_are_compared_as_pytorch_compares_the_rows_that_both_have() {
-    let (Some(python), Some(cases)) = (python(), root().join("../shared/cases/make.py").canonicalize().ok()) else {
+    let (Some(python), Some(cases)) = (
+        python(),
+        root().join("../shared/cases/make.py").canonicalize().ok(),
+    ) else {
         eprintln!("absent, not tested: the Python of `make test`, or cases/make.py");
         return;
     };
     let work = tempfile::tempdir().unwrap();
-    let made = Command::new(&python).arg(cases).arg(work.path()).arg("c18").output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made = Command::new(&python)
+        .arg(cases)
+        .arg(work.path())
+        .arg("c18")
+        .output()
+        .unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
     let at = |name: &str| work.path().join("c18").join(name);
-    // As many rows as `narrow`, and other weights: between `wide` and `narrow` there is nothing to measure.
-    let mut config: Value = serde_json::from_slice(&fs::read(at("narrow/config.json")).unwrap()).unwrap();
+    // As many rows as `narrow`, and other weights: between `wide` and `narrow` there is nothing to
+    // measure.
+    let mut config: Value =
+        serde_json::from_slice(&fs::read(at("narrow/config.json")).unwrap()).unwrap();
     config["initializer_range"] = 0.3.into();
     minitron::write_tiny(&at("other"), &config, 5).unwrap();
     fs::copy(at("narrow/tokenizer.json"), at("other/tokenizer.json")).unwrap();
@@ -511,31 +807,58 @@ fn padded_vocabularies_are_compared_as_pytorch_compares_the_rows_that_both_have(
             ..EvalOptions::default()
         };
         let report = with_context(false, |context| eval(context, &options)).unwrap();
-        (report["loss"].as_f64().unwrap(), report["kl_to_teacher"].as_f64().unwrap())
+        (
+            report["loss"].as_f64().unwrap(),
+            report["kl_to_teacher"].as_f64().unwrap(),
+        )
     };
     let expected: Value = serde_json::from_slice(&fs::read(at("expected.json")).unwrap()).unwrap();
     for (model, teacher) in [("narrow", "wide"), ("wide", "narrow")] {
         let (loss, kl) = eval(model, teacher);
-        assert!((loss - expected[model]["loss"].as_f64().unwrap()).abs() < 1e-4, "{model}: {loss} {expected}");
+        assert!(
+            (loss - expected[model]["loss"].as_f64().unwrap()).abs() < 1e-4,
+            "{model}: {loss} {expected}"
+        );
         assert!(kl.abs() < 1e-7, "{model}: {kl}");
     }
 
     let (folder, _) = load(&at("narrow")).unwrap();
     let tokenizer = Tokenizer::load(&at("narrow"), &folder.checkpoint.config, 128, true).unwrap();
-    let mut ids = tokenizer.encode(&fs::read_to_string(at("text.txt")).unwrap()).unwrap();
+    let mut ids = tokenizer
+        .encode(&fs::read_to_string(at("text.txt")).unwrap())
+        .unwrap();
     ids.extend(tokenizer.eos());
     ids.truncate(ids.len() / 32 * 32);
     let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
     let mut source = MemorySource::default();
-    source.insert("input_ids", &Tensor::from_slice(&ids).view([-1, 32])).unwrap();
+    source
+        .insert("input_ids", &Tensor::from_slice(&ids).view([-1, 32]))
+        .unwrap();
     write_tensors(&at("ids.safetensors"), &source).unwrap();
     let (wide, other) = (at("wide.out.safetensors"), at("other.out.safetensors"));
-    let words = [&at("wide"), &at("ids.safetensors"), &wide, &at("other"), &at("ids.safetensors"), &other];
-    run_script(&python, "reference.py", [Path::new("logits")].into_iter().chain(words.map(PathBuf::as_path)));
-    for (model, teacher, expected) in
-        [("other", "wide", kl_of_torch(&wide, &other)), ("wide", "other", kl_of_torch(&other, &wide))]
-    {
+    let words = [
+        &at("wide"),
+        &at("ids.safetensors"),
+        &wide,
+        &at("other"),
+        &at("ids.safetensors"),
+        &other,
+    ];
+    run_script(
+        &python,
+        "reference.py",
+        [Path::new("logits")]
+            .into_iter()
+            .chain(words.map(PathBuf::as_path)),
+    );
+    for (model, teacher, expected) in [
+        ("other", "wide", kl_of_torch(&wide, &other)),
+        ("wide", "other", kl_of_torch(&other, &wide)),
+    ] {
         let (_, kl) = eval(model, teacher);
-        assert!(expected > 0.01 && (kl - expected).abs() < 1e-5 * expected, "{model}: {kl} {expected}");
+        assert!(
+            expected > 0.01 && (kl - expected).abs() < 1e-5 * expected,
+            "{model}: {kl} {expected}"
+        );
     }
 }

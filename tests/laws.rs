@@ -79,7 +79,10 @@ impl Model {
     }
 
     fn trainable(&self) -> Result<Transformer> {
-        let options = LoadOptions { trainable: true, ..LoadOptions::default() };
+        let options = LoadOptions {
+            trainable: true,
+            ..LoadOptions::default()
+        };
         Transformer::load(&self.source, &self.spec, options)
     }
 }
@@ -89,15 +92,36 @@ fn load(source: &dyn TensorSource, spec: &ModelSpec) -> Result<Transformer> {
 }
 
 /// Documents of so many random ids each, one a window, between special tokens where there are some.
-fn documents(lengths: impl IntoIterator<Item = usize>, seed: u64, special_tokens: Option<(u32, u32)>) -> Windows {
+fn documents(
+    lengths: impl IntoIterator<Item = usize>,
+    seed: u64,
+    special_tokens: Option<(u32, u32)>,
+) -> Windows {
     let mut random = SplitMix::new(seed);
     let document = |length| (0..length).map(|_| 5 + random.below(50) as u32).collect();
-    Windows::of_documents(lengths.into_iter().map(document).collect(), 64, None, special_tokens, "documents").unwrap()
+    Windows::of_documents(
+        lengths.into_iter().map(document).collect(),
+        64,
+        None,
+        special_tokens,
+        "documents",
+    )
+    .unwrap()
 }
 
 /// One who learns, with nothing special about it.
-fn learner<'a>(student: &'a Transformer, objective: &'a Objective, out_dir: &'a Path) -> Learner<'a> {
-    Learner { student, objective, identity: Value::Null, out_dir, write_best: None }
+fn learner<'a>(
+    student: &'a Transformer,
+    objective: &'a Objective,
+    out_dir: &'a Path,
+) -> Learner<'a> {
+    Learner {
+        student,
+        objective,
+        identity: Value::Null,
+        out_dir,
+        write_best: None,
+    }
 }
 
 /// A distillation of next tokens with nothing special about it.

@@ -3,9 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use minitron::{Workspace, add_demo_tokenizer, tiny_gpt2, tiny_llama, with_context, with_demo_vocabulary, write_tiny};
+use minitron::{
+    Workspace, add_demo_tokenizer, tiny_gpt2, tiny_llama, with_context, with_demo_vocabulary,
+    write_tiny,
+};
 use minitron_core::checkpoint::{
-    Checkpoint, Config, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
+    Checkpoint, Config, MemorySource, Reader, TensorSource, WriteOptions, write_model,
+    write_tensors,
 };
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
@@ -14,7 +18,8 @@ use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelFolder;
 use minitron_engine::pipeline::{
-    Context, EvalOptions, PruneOptions, ScoreOptions, TrainOptions, TrainingOptions, eval, prune, score, train,
+    Context, EvalOptions, PruneOptions, ScoreOptions, TrainOptions, TrainingOptions, eval, prune,
+    score, train,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -35,7 +40,9 @@ impl std::ops::Deref for Given {
 
 impl Given {
     fn new(config: &Value) -> Self {
-        Given { files: Workspace::new().model("model", config, 1).text("text.txt") }
+        Given {
+            files: Workspace::new().model("model", config, 1).text("text.txt"),
+        }
     }
 
     fn llama() -> Self {
@@ -89,7 +96,10 @@ impl Given {
             &opened.config,
             &opened.tensors,
             Some(&self.model()),
-            WriteOptions { max_shard_bytes: 40_000, ..WriteOptions::default() },
+            WriteOptions {
+                max_shard_bytes: 40_000,
+                ..WriteOptions::default()
+            },
         )
         .unwrap();
         drop(opened);
@@ -114,7 +124,14 @@ impl Given {
 
     /// Scores the model, into `scores.safetensors`.
     fn scored(self) -> Self {
-        with_context(false, |context| score(context, &self.score_options(), &self.at("scores.safetensors"))).unwrap();
+        with_context(false, |context| {
+            score(
+                context,
+                &self.score_options(),
+                &self.at("scores.safetensors"),
+            )
+        })
+        .unwrap();
         self
     }
 
@@ -179,29 +196,49 @@ impl Given {
     fn refuses_model(&self, blame: &str, says: &[&str]) {
         let opened = self.refuses(blame, says, || open(&self.model()));
         let scored = self.refuses(blame, says, || {
-            with_context(false, |context| score(context, &self.score_options(), &self.at("s.safetensors")))
+            with_context(false, |context| {
+                score(context, &self.score_options(), &self.at("s.safetensors"))
+            })
         });
         let trained = self.refuses(blame, says, || {
-            with_context(false, |context| train(context, &self.train_options(), &self.at("out"), false))
+            with_context(false, |context| {
+                train(context, &self.train_options(), &self.at("out"), false)
+            })
         });
-        assert!(opened == scored && scored == trained, "{opened}\n{scored}\n{trained}");
+        assert!(
+            opened == scored && scored == trained,
+            "{opened}\n{scored}\n{trained}"
+        );
     }
 
     fn refuses_prune(&self, blame: &str, says: &[&str], change: impl FnOnce(&mut PruneOptions)) {
         let mut options = self.prune_options();
         change(&mut options);
-        self.refuses(blame, says, || with_context(false, |context| prune(context, &options, &self.at("out"), false)));
+        self.refuses(blame, says, || {
+            with_context(false, |context| {
+                prune(context, &options, &self.at("out"), false)
+            })
+        });
     }
 
     fn refuses_data(&self, blame: &str, says: &[&str], name: &str) {
         let data = vec![self.at(name).display().to_string().parse().unwrap()];
-        let options = ScoreOptions { data: data.clone(), ..self.score_options() };
+        let options = ScoreOptions {
+            data: data.clone(),
+            ..self.score_options()
+        };
         self.refuses(blame, says, || {
-            with_context(false, |context| score(context, &options, &self.at("s.safetensors")))
+            with_context(false, |context| {
+                score(context, &options, &self.at("s.safetensors"))
+            })
         });
         let mut options = self.train_options();
         options.setup.data = data;
-        self.refuses(blame, says, || with_context(false, |context| train(context, &options, &self.at("out"), false)));
+        self.refuses(blame, says, || {
+            with_context(false, |context| {
+                train(context, &options, &self.at("out"), false)
+            })
+        });
     }
 }
 
@@ -227,28 +264,43 @@ fn header(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u64).to_le_bytes(), bytes].concat()
 }
 
-// --- weights ---------------------------------------------------------------------------------------------------------
+// --- weights
+// ---------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_folder_that_is_not_there_is_named() {
     let given = Given::llama();
     fs::remove_dir_all(given.model()).unwrap();
-    given.refuses_model("checkpoint", &["no such model folder", "config.json and model.safetensors"]);
+    given.refuses_model(
+        "checkpoint",
+        &["no such model folder", "config.json and model.safetensors"],
+    );
 }
 
 #[test]
 fn a_folder_without_weights_says_which_files_it_needs() {
     let given = Given::llama();
     fs::remove_file(given.weights()).unwrap();
-    given.refuses_model("checkpoint", &["expected model.safetensors or model.safetensors.index.json", "transformers"]);
+    given.refuses_model(
+        "checkpoint",
+        &[
+            "expected model.safetensors or model.safetensors.index.json",
+            "transformers",
+        ],
+    );
 }
 
 #[test]
 fn weights_cut_off_inside_the_header_are_called_cut_off() {
     let bytes = fs::read(Given::llama().weights()).unwrap();
     for keep in [0, 5, 8, 100] {
-        let says = ["model.safetensors: not a whole safetensors file", "copy it again"];
-        Given::llama().with_weights(&bytes[..keep]).refuses_model("checkpoint", &says);
+        let says = [
+            "model.safetensors: not a whole safetensors file",
+            "copy it again",
+        ];
+        Given::llama()
+            .with_weights(&bytes[..keep])
+            .refuses_model("checkpoint", &says);
     }
 }
 
@@ -256,18 +308,29 @@ fn weights_cut_off_inside_the_header_are_called_cut_off() {
 fn weights_cut_off_inside_the_data_are_called_cut_off() {
     let bytes = fs::read(Given::llama().weights()).unwrap();
     for keep in [bytes.len() / 2, bytes.len() - 1] {
-        let says = ["model.safetensors: not a whole safetensors file", "copy it again"];
-        Given::llama().with_weights(&bytes[..keep]).refuses_model("checkpoint", &says);
+        let says = [
+            "model.safetensors: not a whole safetensors file",
+            "copy it again",
+        ];
+        Given::llama()
+            .with_weights(&bytes[..keep])
+            .refuses_model("checkpoint", &says);
     }
 }
 
 #[test]
 fn a_header_of_garbage_is_refused() {
-    for garbage in
-        [&b"\xff\xfe\x00garbage"[..], b"[1, 2]", b"{\"a\": 3}", b"{\"a\": {\"dtype\": \"F32\", \"shape\": [-1]}}"]
-    {
+    for garbage in [
+        &b"\xff\xfe\x00garbage"[..],
+        b"[1, 2]",
+        b"{\"a\": 3}",
+        b"{\"a\": {\"dtype\": \"F32\", \"shape\": [-1]}}",
+    ] {
         let given = Given::llama().with_weights(&header(garbage));
-        given.refuses_model("checkpoint", &["model.safetensors: not a whole safetensors file"]);
+        given.refuses_model(
+            "checkpoint",
+            &["model.safetensors: not a whole safetensors file"],
+        );
     }
 }
 
@@ -275,7 +338,10 @@ fn a_header_of_garbage_is_refused() {
 fn a_header_longer_than_the_file_is_refused_without_allocating_it() {
     for length in [1u64 << 20, 1 << 40, u64::MAX] {
         let given = Given::llama().with_weights(&[&length.to_le_bytes()[..], &[b'{'; 64]].concat());
-        given.refuses_model("checkpoint", &["model.safetensors: not a whole safetensors file"]);
+        given.refuses_model(
+            "checkpoint",
+            &["model.safetensors: not a whole safetensors file"],
+        );
     }
 }
 
@@ -284,14 +350,28 @@ fn a_file_that_changes_while_it_is_open_is_an_error_and_not_the_end() {
     let given = Given::llama();
     let whole = fs::read(given.weights()).unwrap();
     let opened = open(&given.model()).unwrap();
-    let read_all =
-        || opened.checkpoint.tensors.names().iter().try_for_each(|n| opened.checkpoint.tensors.read(n).map(drop));
+    let read_all = || {
+        opened
+            .checkpoint
+            .tensors
+            .names()
+            .iter()
+            .try_for_each(|n| opened.checkpoint.tensors.read(n).map(drop))
+    };
     read_all().unwrap();
     // Cut off in place, as a copy that begins anew does.
     for n_bytes in [whole.len() / 2, 100, 0] {
-        fs::OpenOptions::new().write(true).open(given.weights()).unwrap().set_len(n_bytes as u64).unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .open(given.weights())
+            .unwrap()
+            .set_len(n_bytes as u64)
+            .unwrap();
         let error = read_all().unwrap_err().to_string();
-        assert!(error.contains("model.safetensors: changed while it was read"), "{error}");
+        assert!(
+            error.contains("model.safetensors: changed while it was read"),
+            "{error}"
+        );
     }
     // Of the same length, with other bytes.
     std::thread::sleep(std::time::Duration::from_millis(20));
@@ -303,27 +383,55 @@ fn a_file_that_changes_while_it_is_open_is_an_error_and_not_the_end() {
 #[test]
 fn a_shape_whose_product_overflows_is_refused() {
     let info = json!({ "a": { "dtype": "F32", "shape": [1u64 << 40, 1u64 << 40], "data_offsets": [0, 4] } });
-    let given = Given::llama().with_weights(&[header(info.to_string().as_bytes()), vec![0; 4]].concat());
-    given.refuses_model("checkpoint", &["model.safetensors: not a whole safetensors file"]);
+    let given =
+        Given::llama().with_weights(&[header(info.to_string().as_bytes()), vec![0; 4]].concat());
+    given.refuses_model(
+        "checkpoint",
+        &["model.safetensors: not a whole safetensors file"],
+    );
 }
 
 #[test]
 fn an_absent_shard_is_named() {
     let given = Given::llama().sharded(|_| ());
     open(&given.model()).unwrap();
-    let shard = fs::read_dir(given.model()).unwrap().map(|entry| entry.unwrap().path());
-    fs::remove_file(shard.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).max().unwrap()).unwrap();
-    let says = ["model.safetensors.index.json", "names the shard `model-0000", "fetch the missing file"];
+    let shard = fs::read_dir(given.model())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    fs::remove_file(
+        shard
+            .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+            .max()
+            .unwrap(),
+    )
+    .unwrap();
+    let says = [
+        "model.safetensors.index.json",
+        "names the shard `model-0000",
+        "fetch the missing file",
+    ];
     given.refuses_model("checkpoint", &says);
 }
 
 #[test]
 fn a_shard_outside_the_folder_is_refused() {
-    for outside in ["../x.safetensors", "/etc/passwd", "a/../../x", "sub/x.safetensors", "..", ".", ""] {
-        let given = Given::llama().sharded(|index| index["weight_map"]["lm_head.weight"] = json!(outside));
+    for outside in [
+        "../x.safetensors",
+        "/etc/passwd",
+        "a/../../x",
+        "sub/x.safetensors",
+        "..",
+        ".",
+        "",
+    ] {
+        let given =
+            Given::llama().sharded(|index| index["weight_map"]["lm_head.weight"] = json!(outside));
         // What the name points to exists, so that only the rule can refuse it.
         fs::write(given.at("x.safetensors"), "").unwrap();
-        let says = ["index.json", &format!("`{outside}`, which is not a plain file name inside the folder")];
+        let says = [
+            "index.json",
+            &format!("`{outside}`, which is not a plain file name inside the folder"),
+        ];
         given.refuses_model("checkpoint", &says);
     }
 }
@@ -334,13 +442,23 @@ fn a_tensor_that_its_shard_does_not_hold_is_named() {
         let shard = index["weight_map"]["lm_head.weight"].clone();
         index["weight_map"]["model.extra.weight"] = shard;
     });
-    given.refuses_model("checkpoint", &["index.json", "`model.extra.weight` in ", "which does not hold it"]);
+    given.refuses_model(
+        "checkpoint",
+        &[
+            "index.json",
+            "`model.extra.weight` in ",
+            "which does not hold it",
+        ],
+    );
 }
 
 #[test]
 fn an_index_without_a_map_is_refused() {
     let given = Given::llama().sharded(|index| *index = json!({ "weight_map": ["a"] }));
-    given.refuses_model("checkpoint", &["index.json", "expected an object with `weight_map`"]);
+    given.refuses_model(
+        "checkpoint",
+        &["index.json", "expected an object with `weight_map`"],
+    );
 }
 
 #[test]
@@ -351,7 +469,11 @@ fn links_out_of_a_model_folder_are_refused_wherever_they_hide() {
     let index_path = given.model().join("model.safetensors.index.json");
     let index = fs::read_to_string(&index_path).unwrap();
     let shard = "model-00001-of-";
-    let name = index.split('"').find(|word| word.starts_with(shard)).unwrap().to_owned();
+    let name = index
+        .split('"')
+        .find(|word| word.starts_with(shard))
+        .unwrap()
+        .to_owned();
     fs::rename(given.model().join(&name), given.at("private")).unwrap();
     symlink(given.at("private"), given.model().join("w.bin")).unwrap();
     fs::write(&index_path, index.replace(&name, "w.bin")).unwrap();
@@ -361,17 +483,41 @@ fn links_out_of_a_model_folder_are_refused_wherever_they_hide() {
     let given = Given::llama();
     fs::write(given.at("secret"), "{}").unwrap();
     fs::create_dir(given.model().join("1_Pooling")).unwrap();
-    symlink(given.at("secret"), given.model().join("1_Pooling/config.json")).unwrap();
-    let options = PruneOptions { plan: Some(given.at("plan.json")), scores: None, ..given.prune_options() };
+    symlink(
+        given.at("secret"),
+        given.model().join("1_Pooling/config.json"),
+    )
+    .unwrap();
+    let options = PruneOptions {
+        plan: Some(given.at("plan.json")),
+        scores: None,
+        ..given.prune_options()
+    };
     fs::write(given.at("plan.json"), json!({ "kept": {} }).to_string()).unwrap();
-    given.refuses("checkpoint", &["1_Pooling", "outside the model folder"], || {
-        with_context(false, |context| prune(context, &options, &given.at("out"), false))
-    });
+    given.refuses(
+        "checkpoint",
+        &["1_Pooling", "outside the model folder"],
+        || {
+            with_context(false, |context| {
+                prune(context, &options, &given.at("out"), false)
+            })
+        },
+    );
     let config = Some(given.model().join("config.json"));
-    let options = TrainOptions { model: None, config, ..given.train_options() };
-    given.refuses("checkpoint", &["1_Pooling", "outside the model folder"], || {
-        with_context(false, |context| train(context, &options, &given.at("out"), false))
-    });
+    let options = TrainOptions {
+        model: None,
+        config,
+        ..given.train_options()
+    };
+    given.refuses(
+        "checkpoint",
+        &["1_Pooling", "outside the model folder"],
+        || {
+            with_context(false, |context| {
+                train(context, &options, &given.at("out"), false)
+            })
+        },
+    );
 }
 
 #[test]
@@ -380,14 +526,21 @@ fn a_tensor_of_another_shape_is_named_with_both_shapes() {
         "model.layers.1.mlp.up_proj.weight" => Some(tensor.narrow(0, 0, 47)),
         _ => Some(tensor),
     });
-    let says = ["`model.layers.1.mlp.up_proj.weight`", "expected shape [48, 32] by config.json, got [47, 32]"];
+    let says = [
+        "`model.layers.1.mlp.up_proj.weight`",
+        "expected shape [48, 32] by config.json, got [47, 32]",
+    ];
     given.refuses_model("checkpoint", &says);
 }
 
 #[test]
 fn a_missing_tensor_is_named() {
-    let given = Given::llama().with_tensors(|name, tensor| (name != "model.norm.weight").then_some(tensor));
-    given.refuses_model("checkpoint", &["tensor `model.norm.weight` is missing; `llama` of this config needs it"]);
+    let given =
+        Given::llama().with_tensors(|name, tensor| (name != "model.norm.weight").then_some(tensor));
+    given.refuses_model(
+        "checkpoint",
+        &["tensor `model.norm.weight` is missing; `llama` of this config needs it"],
+    );
 }
 
 #[test]
@@ -396,7 +549,10 @@ fn a_tensor_of_integers_is_refused() {
         "model.norm.weight" => Some(tensor.to_kind(tch::Kind::Int64)),
         _ => Some(tensor),
     });
-    given.refuses_model("checkpoint", &["tensor `model.norm.weight`: expected f64, f32, f16 or bf16, got I64"]);
+    given.refuses_model(
+        "checkpoint",
+        &["tensor `model.norm.weight`: expected f64, f32, f16 or bf16, got I64"],
+    );
 }
 
 /// A given whose model has one weight that is not finite.
@@ -413,21 +569,45 @@ fn with_a_weight(x: f64) -> Given {
 fn a_weight_that_is_not_finite_is_named_by_every_job() {
     for x in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let given = with_a_weight(x);
-        let says = ["model.safetensors", "tensor `model.layers.1.mlp.up_proj.weight` is NaN or infinite at [40, 7]"];
+        let says = [
+            "model.safetensors",
+            "tensor `model.layers.1.mlp.up_proj.weight` is NaN or infinite at [40, 7]",
+        ];
         let refuses = |job: &dyn Fn(&Context) -> Result<Value>| {
-            given.refuses("checkpoint", &says, || with_context(false, |context| job(context)));
+            given.refuses("checkpoint", &says, || {
+                with_context(false, |context| job(context))
+            });
         };
         let options = given.score_options();
-        let ScoreOptions { model, data, seq_len, .. } = options.clone();
+        let ScoreOptions {
+            model,
+            data,
+            seq_len,
+            ..
+        } = options.clone();
         refuses(&|context| score(context, &options, &given.at("s.safetensors")));
-        let by_weights = ScoreOptions { metrics: vec!["magnitude".parse().unwrap()], ..options.clone() };
+        let by_weights = ScoreOptions {
+            metrics: vec!["magnitude".parse().unwrap()],
+            ..options.clone()
+        };
         refuses(&|context| score(context, &by_weights, &given.at("s.safetensors")));
-        let options = EvalOptions { model, data, seq_len, ..EvalOptions::default() };
+        let options = EvalOptions {
+            model,
+            data,
+            seq_len,
+            ..EvalOptions::default()
+        };
         refuses(&|context| eval(context, &options));
         refuses(&|context| train(context, &given.train_options(), &given.at("out"), false));
         // Streamed, it leaves what it has reached.
-        let streamed = ScoreOptions { stream: true, ..given.score_options() };
-        let error = with_context(false, |context| score(context, &streamed, &given.at("s.safetensors"))).unwrap_err();
+        let streamed = ScoreOptions {
+            stream: true,
+            ..given.score_options()
+        };
+        let error = with_context(false, |context| {
+            score(context, &streamed, &given.at("s.safetensors"))
+        })
+        .unwrap_err();
         assert!(error.to_string().contains(says[1]), "{error}");
     }
 }
@@ -435,17 +615,31 @@ fn a_weight_that_is_not_finite_is_named_by_every_job() {
 #[test]
 fn a_student_of_weights_that_are_not_finite_is_not_written() {
     let given = with_a_weight(f64::NAN);
-    let plan = |mlp: &[usize]| json!({ "kept": { "mlp.0": mlp, "mlp.1": mlp, "mlp.2": mlp } }).to_string();
-    let options = PruneOptions { plan: Some(given.at("plan.json")), scores: None, ..given.prune_options() };
-    let prune = || with_context(false, |context| prune(context, &options, &given.at("out"), false));
+    let plan =
+        |mlp: &[usize]| json!({ "kept": { "mlp.0": mlp, "mlp.1": mlp, "mlp.2": mlp } }).to_string();
+    let options = PruneOptions {
+        plan: Some(given.at("plan.json")),
+        scores: None,
+        ..given.prune_options()
+    };
+    let prune = || {
+        with_context(false, |context| {
+            prune(context, &options, &given.at("out"), false)
+        })
+    };
     fs::write(given.at("plan.json"), plan(&[0, 1, 2, 3, 4, 5, 6, 40])).unwrap();
-    given.refuses("checkpoint", &["`model.layers.1.mlp.up_proj.weight` is NaN or infinite at [40, 7]"], prune);
+    given.refuses(
+        "checkpoint",
+        &["`model.layers.1.mlp.up_proj.weight` is NaN or infinite at [40, 7]"],
+        prune,
+    );
     // A student without that row is sound.
     fs::write(given.at("plan.json"), plan(&[0, 1, 2, 3, 4, 5, 6, 7])).unwrap();
     prune().unwrap();
 }
 
-// --- config.json -------------------------------------------------------------------------------------------------------
+// --- config.json
+// -------------------------------------------------------------------------------------------------------
 
 #[test]
 fn an_unsupported_family_lists_the_supported_ones() {
@@ -459,7 +653,10 @@ fn an_unsupported_family_lists_the_supported_ones() {
     ];
     given.refuses_model("checkpoint", &says);
     let given = Given::llama().with_config("model_type", Value::Null);
-    given.refuses_model("checkpoint", &["config.json: no `model_type`; expected a string"]);
+    given.refuses_model(
+        "checkpoint",
+        &["config.json: no `model_type`; expected a string"],
+    );
 }
 
 #[test]
@@ -493,53 +690,99 @@ fn a_config_nested_without_end_is_refused() {
 
 #[test]
 fn absurd_sizes_in_a_config_are_refused_without_allocating() {
-    let keys =
-        ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "head_dim"];
+    let keys = [
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "vocab_size",
+        "head_dim",
+    ];
     for key in keys {
-        for absurd in [json!(0), json!(-8), json!(8.5), json!(1u64 << 31), json!(1e300), json!("8"), json!([8])] {
-            let says = ["config.json", &format!("`{key}`: expected a positive integer below 2^31, got {absurd}")];
-            Given::llama().with_config(key, absurd.clone()).refuses_model("checkpoint", &says);
+        for absurd in [
+            json!(0),
+            json!(-8),
+            json!(8.5),
+            json!(1u64 << 31),
+            json!(1e300),
+            json!("8"),
+            json!([8]),
+        ] {
+            let says = [
+                "config.json",
+                &format!("`{key}`: expected a positive integer below 2^31, got {absurd}"),
+            ];
+            Given::llama()
+                .with_config(key, absurd.clone())
+                .refuses_model("checkpoint", &says);
         }
         // Thinkable, but not what the file holds.
-        Given::llama().with_config(key, json!((1u64 << 31) - 1)).refuses_model("checkpoint", &[]);
+        Given::llama()
+            .with_config(key, json!((1u64 << 31) - 1))
+            .refuses_model("checkpoint", &[]);
     }
 }
 
 #[test]
 fn absurd_sizes_are_refused_before_random_weights_are_made() {
-    for (key, size) in [("hidden_size", 1 << 30), ("intermediate_size", (1u64 << 31) - 1), ("head_dim", (1 << 31) - 2)]
-    {
+    for (key, size) in [
+        ("hidden_size", 1 << 30),
+        ("intermediate_size", (1u64 << 31) - 1),
+        ("head_dim", (1 << 31) - 2),
+    ] {
         let given = Given::llama().with_config(key, json!(size));
         let mut options = given.train_options();
         options.model = None;
         options.config = Some(given.model().join("config.json"));
-        given.refuses("checkpoint", &["config.json", "parameters, more than can be made in memory"], || {
-            with_context(false, |context| train(context, &options, &given.at("out"), false))
-        });
+        given.refuses(
+            "checkpoint",
+            &["config.json", "parameters, more than can be made in memory"],
+            || {
+                with_context(false, |context| {
+                    train(context, &options, &given.at("out"), false)
+                })
+            },
+        );
     }
 }
 
 #[test]
 fn heads_that_do_not_share_keys_evenly_are_refused() {
     let given = Given::llama().with_config("num_key_value_heads", json!(3));
-    given.refuses_model("checkpoint", &["config.json", "num_attention_heads", "num_key_value_heads"]);
+    given.refuses_model(
+        "checkpoint",
+        &["config.json", "num_attention_heads", "num_key_value_heads"],
+    );
 }
 
 #[test]
 fn a_tied_head_stored_with_other_values_is_refused() {
     let given = Given::llama().with_config("tie_word_embeddings", json!(true));
-    given.refuses_model("checkpoint", &["ties `lm_head.weight` to `model.embed_tokens.weight`", "tie_word_embeddings"]);
+    given.refuses_model(
+        "checkpoint",
+        &[
+            "ties `lm_head.weight` to `model.embed_tokens.weight`",
+            "tie_word_embeddings",
+        ],
+    );
 }
 
-// --- text ------------------------------------------------------------------------------------------------------------
+// --- text
+// ------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_tokenizer_that_exceeds_the_vocabulary_is_refused() {
-    let given = Given { files: Workspace::new() };
+    let given = Given {
+        files: Workspace::new(),
+    };
     write_tiny(&given.model(), &tiny_llama(), 1).unwrap();
     add_demo_tokenizer(&given.model()).unwrap();
     fs::write(given.at("text.txt"), minitron::some_text()).unwrap();
-    let says = ["tokenizer.json: token `", "has id 511, the model's vocabulary ends at 60", "belongs to another model"];
+    let says = [
+        "tokenizer.json: token `",
+        "has id 511, the model's vocabulary ends at 60",
+        "belongs to another model",
+    ];
     given.refuses_data("checkpoint", &says, "text.txt");
 }
 
@@ -547,22 +790,44 @@ fn a_tokenizer_that_exceeds_the_vocabulary_is_refused() {
 fn a_tokenizer_that_cannot_be_read_is_named() {
     let given = Given::llama();
     fs::write(given.model().join("tokenizer.json"), "{\"model\": 3}").unwrap();
-    given.refuses_data("checkpoint", &["tokenizer.json: not a tokenizer that can be read"], "text.txt");
+    given.refuses_data(
+        "checkpoint",
+        &["tokenizer.json: not a tokenizer that can be read"],
+        "text.txt",
+    );
 }
 
 #[test]
 fn text_without_a_tokenizer_says_what_to_add() {
     let given = Given::llama();
     fs::remove_file(given.model().join("tokenizer.json")).unwrap();
-    given.refuses_data("data", &["no tokenizer.json; add it, or give token files (.npy, .bin)"], "text.txt");
+    given.refuses_data(
+        "data",
+        &["no tokenizer.json; add it, or give token files (.npy, .bin)"],
+        "text.txt",
+    );
 }
 
 #[test]
 fn token_files_beyond_the_vocabulary_are_refused() {
     let given = Given::llama();
-    fs::write(given.at("ids.bin"), [1u16, 600].repeat(64).iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>())
-        .unwrap();
-    given.refuses_data("data", &["ids.bin", "token 600 lies outside the model's vocabulary of 512"], "ids.bin");
+    fs::write(
+        given.at("ids.bin"),
+        [1u16, 600]
+            .repeat(64)
+            .iter()
+            .flat_map(|id| id.to_le_bytes())
+            .collect::<Vec<_>>(),
+    )
+    .unwrap();
+    given.refuses_data(
+        "data",
+        &[
+            "ids.bin",
+            "token 600 lies outside the model's vocabulary of 512",
+        ],
+        "ids.bin",
+    );
 }
 
 #[test]
@@ -578,14 +843,22 @@ fn an_empty_file_is_refused() {
 fn a_file_shorter_than_one_window_says_how_long_it_is() {
     let given = Given::llama();
     fs::write(given.at("short.txt"), "One").unwrap();
-    given.refuses_data("data", &["short.txt", "shorter than one window of 16", "--seq-len"], "short.txt");
+    given.refuses_data(
+        "data",
+        &["short.txt", "shorter than one window of 16", "--seq-len"],
+        "short.txt",
+    );
 }
 
 #[test]
 fn an_unknown_ending_lists_the_known_ones() {
     let given = Given::llama();
     fs::write(given.at("text.docx"), "One day").unwrap();
-    given.refuses_data("recipe", &["text.docx", "known endings: ", ".jsonl", ".txt", ".parquet"], "text.docx");
+    given.refuses_data(
+        "recipe",
+        &["text.docx", "known endings: ", ".jsonl", ".txt", ".parquet"],
+        "text.docx",
+    );
 }
 
 #[test]
@@ -596,10 +869,25 @@ fn a_missing_data_file_is_named() {
 #[test]
 fn a_bad_line_is_named_by_its_number() {
     let given = Given::llama();
-    fs::write(given.at("a.jsonl"), "{\"text\": \"One day\"}\n{\"text\": \n").unwrap();
-    given.refuses_data("data", &["a.jsonl: line 2: expected JSON, one value on each line"], "a.jsonl");
+    fs::write(
+        given.at("a.jsonl"),
+        "{\"text\": \"One day\"}\n{\"text\": \n",
+    )
+    .unwrap();
+    given.refuses_data(
+        "data",
+        &["a.jsonl: line 2: expected JSON, one value on each line"],
+        "a.jsonl",
+    );
     fs::write(given.at("b.jsonl"), "{\"body\": \"One day\"}\n").unwrap();
-    given.refuses_data("data", &["b.jsonl: line 1", "its fields: `body`; choose one with `--field`"], "b.jsonl");
+    given.refuses_data(
+        "data",
+        &[
+            "b.jsonl: line 1",
+            "its fields: `body`; choose one with `--field`",
+        ],
+        "b.jsonl",
+    );
 }
 
 /// A pair of Megatron's: i32 ids, two sequences of three and two, a document each.
@@ -611,7 +899,13 @@ fn megatron() -> (Vec<u8>, Vec<u8>) {
     index.extend([3i32, 2].iter().flat_map(|length| length.to_le_bytes()));
     index.extend([0i64, 12].iter().flat_map(|place| place.to_le_bytes()));
     index.extend([0i64, 1, 2].iter().flat_map(|bound| bound.to_le_bytes()));
-    (index, [10i32, 11, 12, 13, 14].iter().flat_map(|id| id.to_le_bytes()).collect())
+    (
+        index,
+        [10i32, 11, 12, 13, 14]
+            .iter()
+            .flat_map(|id| id.to_le_bytes())
+            .collect(),
+    )
 }
 
 #[test]
@@ -624,24 +918,56 @@ fn megatron_files_that_contradict_themselves_are_refused() {
         (0, b"MMIDIDY".to_vec(), "does not begin as one"),
         (9, bytes(2), "expected version 1 of the index, got 2"),
         (17, vec![0], "got code 0"),
-        (17, vec![7], "expected ids of an integer type (code 1 to 5 or 8), got code 7"),
-        (18, bytes(3), "bytes for 3 sequences and 3 bounds of documents"),
-        (18, bytes(-1), "more than any file bytes for 18446744073709551615 sequences"),
+        (
+            17,
+            vec![7],
+            "expected ids of an integer type (code 1 to 5 or 8), got code 7",
+        ),
+        (
+            18,
+            bytes(3),
+            "bytes for 3 sequences and 3 bounds of documents",
+        ),
+        (
+            18,
+            bytes(-1),
+            "more than any file bytes for 18446744073709551615 sequences",
+        ),
         (26, bytes(i64::MAX), "more than any file"),
         (34, vec![4, 0, 0, 0], "expected sequence 1 within 20 bytes"),
         (34, vec![0xff; 4], "-1 ids at byte 0"),
-        (38, vec![0xff, 0xff, 0xff, 0x7f], "2147483647 ids at byte 12"),
+        (
+            38,
+            vec![0xff, 0xff, 0xff, 0x7f],
+            "2147483647 ids at byte 12",
+        ),
         (42, bytes(-4), "3 ids at byte -4"),
         (50, bytes(16), "2 ids at byte 16"),
         (50, bytes(i64::MAX), "2 ids at byte 9223372036854775807"),
-        (58, bytes(1), "expected the first document at sequence 0, got 1"),
-        (66, bytes(3), "expected document 0 to end at sequence 0 to 2, got 3"),
-        (74, bytes(0), "expected document 1 to end at sequence 1 to 2, got 0"),
+        (
+            58,
+            bytes(1),
+            "expected the first document at sequence 0, got 1",
+        ),
+        (
+            66,
+            bytes(3),
+            "expected document 0 to end at sequence 0 to 2, got 3",
+        ),
+        (
+            74,
+            bytes(0),
+            "expected document 1 to end at sequence 1 to 2, got 0",
+        ),
     ];
     for (idx, (at, change, says)) in cases.iter().enumerate() {
         let mut damaged = index.clone();
         damaged[*at..at + change.len()].copy_from_slice(change);
-        let ids = if idx == 7 { ids[..16].to_vec() } else { ids.clone() };
+        let ids = if idx == 7 {
+            ids[..16].to_vec()
+        } else {
+            ids.clone()
+        };
         let says = if idx == 7 { "within 16 bytes" } else { says };
         fs::write(given.at("a.idx"), damaged).unwrap();
         fs::write(given.at("a.bin"), ids).unwrap();
@@ -654,10 +980,21 @@ fn megatron_files_that_contradict_themselves_are_refused() {
     }
     let missing = [&index[..26], &bytes(2), &index[34..74]].concat();
     fs::write(given.at("a.idx"), missing).unwrap();
-    given.refuses_data("data", &["a.idx", "expected documents of 2 sequences, got 1"], "a.idx");
+    given.refuses_data(
+        "data",
+        &["a.idx", "expected documents of 2 sequences, got 1"],
+        "a.idx",
+    );
     fs::write(given.at("a.idx"), &index).unwrap();
     fs::write(given.at("a.bin"), [&ids[..16], &[0xff; 4]].concat()).unwrap();
-    given.refuses_data("data", &["a.idx", "expected ids from 0 to 4294967295, got another in sequence 1"], "a.idx");
+    given.refuses_data(
+        "data",
+        &[
+            "a.idx",
+            "expected ids from 0 to 4294967295, got another in sequence 1",
+        ],
+        "a.idx",
+    );
 }
 
 #[test]
@@ -667,7 +1004,14 @@ fn half_a_megatron_pair_is_refused() {
     fs::write(given.at("a.idx"), index).unwrap();
     given.refuses_data("io", &["a.bin"], "a.idx");
     fs::write(given.at("a.bin"), ids).unwrap();
-    given.refuses_data("recipe", &["a.bin` is one half of a Megatron pair; name the other", "a.idx`"], "a.bin");
+    given.refuses_data(
+        "recipe",
+        &[
+            "a.bin` is one half of a Megatron pair; name the other",
+            "a.idx`",
+        ],
+        "a.bin",
+    );
 }
 
 #[test]
@@ -680,18 +1024,30 @@ fn text_that_is_not_utf8_is_refused() {
 #[test]
 fn windows_beyond_the_positions_say_how_long_they_may_be() {
     let given = Given::llama();
-    let options = ScoreOptions { seq_len: Some(65), ..given.score_options() };
-    given.refuses("recipe", &["seq_len: 65 is longer than the model's positions allow; at most 64"], || {
-        with_context(false, |context| score(context, &options, &given.at("s.safetensors")))
-    });
+    let options = ScoreOptions {
+        seq_len: Some(65),
+        ..given.score_options()
+    };
+    given.refuses(
+        "recipe",
+        &["seq_len: 65 is longer than the model's positions allow; at most 64"],
+        || {
+            with_context(false, |context| {
+                score(context, &options, &given.at("s.safetensors"))
+            })
+        },
+    );
     let mut options = given.train_options();
     options.setup.seq_len = Some(65);
     given.refuses("recipe", &["seq_len: 65", "at most 64"], || {
-        with_context(false, |context| train(context, &options, &given.at("out"), false))
+        with_context(false, |context| {
+            train(context, &options, &given.at("out"), false)
+        })
     });
 }
 
-// --- sizes, scores, plans --------------------------------------------------------------------------------------------
+// --- sizes, scores, plans
+// --------------------------------------------------------------------------------------------
 
 #[test]
 fn illegal_sizes_name_the_nearest_legal_ones() {
@@ -710,11 +1066,19 @@ fn illegal_sizes_name_the_nearest_legal_ones() {
             o.hidden = Some(12);
         },
     );
-    given.refuses_prune("plan", &["depth: 4 is not legal, expected a size up to 3; nearest: --layers 3"], |o| {
-        o.layers = Some(4)
+    given.refuses_prune(
+        "plan",
+        &["depth: 4 is not legal, expected a size up to 3; nearest: --layers 3"],
+        |o| o.layers = Some(4),
+    );
+    given.refuses_prune(
+        "plan",
+        &["depth: 0 is not legal", "nearest: --layers 1"],
+        |o| o.layers = Some(0),
+    );
+    given.refuses_prune("plan", &["mlp: 0 is not legal", "nearest: --mlp 4"], |o| {
+        o.mlp = Some(0)
     });
-    given.refuses_prune("plan", &["depth: 0 is not legal", "nearest: --layers 1"], |o| o.layers = Some(0));
-    given.refuses_prune("plan", &["mlp: 0 is not legal", "nearest: --mlp 4"], |o| o.mlp = Some(0));
 }
 
 #[test]
@@ -727,7 +1091,11 @@ fn illegal_heads_under_grouped_queries_name_the_nearest_legal_ones() {
             o.heads = Some(3);
         },
     );
-    given.refuses_prune("plan", &["heads: 1 is not legal", "nearest: --heads 2"], |o| o.heads = Some(1));
+    given.refuses_prune(
+        "plan",
+        &["heads: 1 is not legal", "nearest: --heads 2"],
+        |o| o.heads = Some(1),
+    );
 }
 
 #[test]
@@ -740,7 +1108,12 @@ fn widths_that_a_family_cannot_express_name_the_nearest_ones() {
             o.hidden = Some(20);
         },
     );
-    let says = ["hidden 16 with 3 heads", "no head_dim", "--heads 2 --hidden 16", "--heads 3 --hidden 24"];
+    let says = [
+        "hidden 16 with 3 heads",
+        "no head_dim",
+        "--heads 2 --hidden 16",
+        "--heads 3 --hidden 24",
+    ];
     given.refuses_prune("plan", &says, |o| (o.hidden, o.heads) = (Some(16), Some(3)));
 }
 
@@ -748,28 +1121,50 @@ fn widths_that_a_family_cannot_express_name_the_nearest_ones() {
 fn a_ratio_out_of_range_is_refused() {
     let given = Given::llama().scored();
     for ratio in [0.0, -0.5, 1.5, f64::NAN, f64::INFINITY] {
-        given.refuses_prune("recipe", &["ratio", "expected a share above 0, at most 1"], |o| o.ratio = Some(ratio));
+        given.refuses_prune(
+            "recipe",
+            &["ratio", "expected a share above 0, at most 1"],
+            |o| o.ratio = Some(ratio),
+        );
     }
 }
 
 #[test]
 fn a_budget_that_cannot_be_reached_names_the_nearest() {
     let given = Given::llama().scored();
-    given.refuses_prune("plan", &["10 parameters within 5.0 % cannot be reached; nearest: "], |o| {
-        o.params = Some("10".into());
+    given.refuses_prune(
+        "plan",
+        &["10 parameters within 5.0 % cannot be reached; nearest: "],
+        |o| {
+            o.params = Some("10".into());
+        },
+    );
+    given.refuses_prune("plan", &["cannot be reached; nearest: "], |o| {
+        o.params = Some("4B".into())
     });
-    given.refuses_prune("plan", &["cannot be reached; nearest: "], |o| o.params = Some("4B".into()));
-    given.refuses_prune("recipe", &["expected a number such as 4B, 4.19B, 350M or 4096, got `many`"], |o| {
-        o.params = Some("many".into());
-    });
+    given.refuses_prune(
+        "recipe",
+        &["expected a number such as 4B, 4.19B, 350M or 4096, got `many`"],
+        |o| {
+            o.params = Some("many".into());
+        },
+    );
 }
 
 #[test]
 fn a_size_is_said_once() {
     let given = Given::llama().scored();
-    given.refuses_prune("recipe", &["say once how large the student shall be"], |_| ());
-    given.refuses_prune("recipe", &["say once"], |o| (o.ratio, o.params) = (Some(0.5), Some("10k".into())));
-    given.refuses_prune("recipe", &["scores: needed to rank by"], |o| (o.scores, o.mlp) = (None, Some(24)));
+    given.refuses_prune(
+        "recipe",
+        &["say once how large the student shall be"],
+        |_| (),
+    );
+    given.refuses_prune("recipe", &["say once"], |o| {
+        (o.ratio, o.params) = (Some(0.5), Some("10k".into()))
+    });
+    given.refuses_prune("recipe", &["scores: needed to rank by"], |o| {
+        (o.scores, o.mlp) = (None, Some(24))
+    });
 }
 
 #[test]
@@ -777,9 +1172,14 @@ fn scores_of_another_model_are_refused() {
     let mut wide = tiny_llama();
     wide["intermediate_size"] = json!(64);
     let (given, other) = (Given::llama(), Given::new(&wide).scored());
-    let mut scores = PruneOptions { mlp: Some(24), ..given.prune_options() };
+    let mut scores = PruneOptions {
+        mlp: Some(24),
+        ..given.prune_options()
+    };
     scores.scores = Some(other.at("scores.safetensors").display().to_string());
-    given.refuses_prune("recipe", &["scores of `model`", "--any-model"], |o| *o = scores.clone());
+    given.refuses_prune("recipe", &["scores of `model`", "--any-model"], |o| {
+        *o = scores.clone()
+    });
     scores.any_model = true;
     let says = ["`mlp.0` has 48 units, the scores hold 64", "score this one"];
     given.refuses_prune("recipe", &says, |o| *o = scores.clone());
@@ -789,24 +1189,47 @@ fn scores_of_another_model_are_refused() {
 fn scores_that_hold_nothing_for_an_axis_say_so() {
     let given = Given::llama();
     let metrics = vec!["block_influence".parse().unwrap()];
-    let options = ScoreOptions { metrics, ..given.score_options() };
-    with_context(false, |context| score(context, &options, &given.at("scores.safetensors"))).unwrap();
-    given.refuses_prune("recipe", &["`mlp.0` is to shrink to 24, but the scores hold nothing for it"], |o| {
-        o.mlp = Some(24);
-    });
+    let options = ScoreOptions {
+        metrics,
+        ..given.score_options()
+    };
+    with_context(false, |context| {
+        score(context, &options, &given.at("scores.safetensors"))
+    })
+    .unwrap();
+    given.refuses_prune(
+        "recipe",
+        &["`mlp.0` is to shrink to 24, but the scores hold nothing for it"],
+        |o| {
+            o.mlp = Some(24);
+        },
+    );
 }
 
 #[test]
 fn a_scores_file_that_is_none_is_refused() {
     let given = Given::llama();
-    given.refuses_prune("checkpoint", &["no such scores file; `minitron score` writes one"], |o| o.mlp = Some(24));
+    given.refuses_prune(
+        "checkpoint",
+        &["no such scores file; `minitron score` writes one"],
+        |o| o.mlp = Some(24),
+    );
     fs::write(given.at("scores.safetensors"), "scores").unwrap();
-    given.refuses_prune("checkpoint", &["scores.safetensors: not a whole safetensors file"], |o| o.mlp = Some(24));
+    given.refuses_prune(
+        "checkpoint",
+        &["scores.safetensors: not a whole safetensors file"],
+        |o| o.mlp = Some(24),
+    );
     let mut source = MemorySource::default();
-    source.insert("activation/mlp.0", &Tensor::from_slice(&[f32::NAN; 48])).unwrap();
+    source
+        .insert("activation/mlp.0", &Tensor::from_slice(&[f32::NAN; 48]))
+        .unwrap();
     write_tensors(&given.at("scores.safetensors"), &source).unwrap();
-    given
-        .refuses_prune("checkpoint", &["scores.safetensors: `activation/mlp.0`: score 0 is NaN"], |o| o.mlp = Some(24));
+    given.refuses_prune(
+        "checkpoint",
+        &["scores.safetensors: `activation/mlp.0`: score 0 is NaN"],
+        |o| o.mlp = Some(24),
+    );
 }
 
 #[test]
@@ -814,29 +1237,79 @@ fn a_plan_that_does_not_fit_the_model_is_refused() {
     let given = Given::llama();
     let with_plan = |blame: &str, says: &[&str], text: &str| {
         fs::write(given.at("plan.json"), text).unwrap();
-        given.refuses_prune(blame, says, |o| (o.plan, o.scores) = (Some(given.at("plan.json")), None));
+        given.refuses_prune(blame, says, |o| {
+            (o.plan, o.scores) = (Some(given.at("plan.json")), None)
+        });
     };
     let kept = |kept: Value| json!({ "kept": kept }).to_string();
     let in_order = &["`hidden`: expected units below 32, ascending, each once"];
-    with_plan("plan", in_order, &kept(json!({ "hidden": [0, 1, 2, 3, 4, 5, 6, 32] })));
-    with_plan("plan", in_order, &kept(json!({ "hidden": [0, 1, 2, 3, 4, 5, 7, 6] })));
-    with_plan("plan", in_order, &kept(json!({ "hidden": [0, 0, 2, 3, 4, 5, 6, 7] })));
+    with_plan(
+        "plan",
+        in_order,
+        &kept(json!({ "hidden": [0, 1, 2, 3, 4, 5, 6, 32] })),
+    );
+    with_plan(
+        "plan",
+        in_order,
+        &kept(json!({ "hidden": [0, 1, 2, 3, 4, 5, 7, 6] })),
+    );
+    with_plan(
+        "plan",
+        in_order,
+        &kept(json!({ "hidden": [0, 0, 2, 3, 4, 5, 6, 7] })),
+    );
     let one_width = &["keeps ", "in each", "one number for all layers"];
     with_plan("plan", one_width, &kept(json!({ "mlp.0": [0, 1, 2, 3] })));
     let per_head = &["`heads.0`: expected equally many query heads per key/value head, got [2, 0]"];
-    with_plan("plan", per_head, &kept(json!({ "heads.0": [0, 1], "heads.1": [0, 2], "heads.2": [0, 2] })));
-    with_plan("plan", &["hidden: 4 is not legal", "nearest: "], &kept(json!({ "hidden": [0, 1, 2, 3] })));
-    with_plan("plan", &["depth: 0 is not legal", "nearest: --layers 1"], &kept(json!({ "depth": [] })));
-    with_plan("recipe", &["no dim is called `mlp.7`; known: depth, "], &kept(json!({ "mlp.7": [0] })));
+    with_plan(
+        "plan",
+        per_head,
+        &kept(json!({ "heads.0": [0, 1], "heads.1": [0, 2], "heads.2": [0, 2] })),
+    );
+    with_plan(
+        "plan",
+        &["hidden: 4 is not legal", "nearest: "],
+        &kept(json!({ "hidden": [0, 1, 2, 3] })),
+    );
+    with_plan(
+        "plan",
+        &["depth: 0 is not legal", "nearest: --layers 1"],
+        &kept(json!({ "depth": [] })),
+    );
+    with_plan(
+        "recipe",
+        &["no dim is called `mlp.7`; known: depth, "],
+        &kept(json!({ "mlp.7": [0] })),
+    );
     with_plan("plan", one_width, &kept(json!({ "kv_heads.0": [1] })));
     let of_no_group = &["`heads.0`: unit 1 belongs to none of the key/value heads that stay ([1])"];
-    with_plan("plan", of_no_group, &kept(json!({ "kv_heads.0": [1], "heads.0": [1, 2] })));
-    with_plan("recipe", &["plan.json: expected {\"kept\": {dim: [units]}}"], &kept(json!({ "hidden": [-1] })));
+    with_plan(
+        "plan",
+        of_no_group,
+        &kept(json!({ "kv_heads.0": [1], "heads.0": [1, 2] })),
+    );
+    with_plan(
+        "recipe",
+        &["plan.json: expected {\"kept\": {dim: [units]}}"],
+        &kept(json!({ "hidden": [-1] })),
+    );
     with_plan("recipe", &["plan.json: expected {\"kept\""], "{\"kept\": ");
-    fs::write(given.at("plan.json"), kept(json!({ "hidden": [0, 1, 2, 3, 4, 5, 6, 7] }))).unwrap();
-    given.refuses_prune("recipe", &["no axis of this model is called `hidden`; known: mlp"], |o| {
-        (o.plan, o.scores, o.axes) = (Some(given.at("plan.json")), None, vec![PluginSpec::bare("mlp")]);
-    });
+    fs::write(
+        given.at("plan.json"),
+        kept(json!({ "hidden": [0, 1, 2, 3, 4, 5, 6, 7] })),
+    )
+    .unwrap();
+    given.refuses_prune(
+        "recipe",
+        &["no axis of this model is called `hidden`; known: mlp"],
+        |o| {
+            (o.plan, o.scores, o.axes) = (
+                Some(given.at("plan.json")),
+                None,
+                vec![PluginSpec::bare("mlp")],
+            );
+        },
+    );
 }
 
 #[test]
@@ -847,7 +1320,8 @@ fn a_missing_plan_is_named() {
     });
 }
 
-// --- outputs ---------------------------------------------------------------------------------------------------------
+// --- outputs
+// ---------------------------------------------------------------------------------------------------------
 
 #[test]
 fn outputs_that_exist_are_kept_unless_forced() {
@@ -857,21 +1331,39 @@ fn outputs_that_exist_are_kept_unless_forced() {
     fs::write(out.join("mine"), "mine").unwrap();
     // What marks a folder as one that a command wrote.
     fs::write(out.join("result.json"), "{}").unwrap();
-    let says = ["the output `", "exists; give another name or --force to replace it"];
+    let says = [
+        "the output `",
+        "exists; give another name or --force to replace it",
+    ];
     let scores = given.at("scores.safetensors");
-    given.refuses("recipe", &says, || with_context(false, |context| score(context, &given.score_options(), &scores)));
+    given.refuses("recipe", &says, || {
+        with_context(false, |context| {
+            score(context, &given.score_options(), &scores)
+        })
+    });
     given.refuses_prune("recipe", &says, |o| o.mlp = Some(24));
     given.refuses("recipe", &says, || {
-        with_context(false, |context| train(context, &given.train_options(), &out, false))
+        with_context(false, |context| {
+            train(context, &given.train_options(), &out, false)
+        })
     });
     assert_eq!(fs::read_to_string(out.join("mine")).unwrap(), "mine");
 
-    let options = PruneOptions { mlp: Some(24), ..given.prune_options() };
+    let options = PruneOptions {
+        mlp: Some(24),
+        ..given.prune_options()
+    };
     with_context(true, |context| prune(context, &options, &out, false)).unwrap();
     assert!(open(&out).is_ok() && !out.join("mine").exists());
-    with_context(true, |context| train(context, &given.train_options(), &out, false)).unwrap();
+    with_context(true, |context| {
+        train(context, &given.train_options(), &out, false)
+    })
+    .unwrap();
     assert_eq!(open(&out).unwrap().spec.size("mlp"), 48);
-    with_context(true, |context| score(context, &given.score_options(), &scores)).unwrap();
+    with_context(true, |context| {
+        score(context, &given.score_options(), &scores)
+    })
+    .unwrap();
 }
 
 #[test]
@@ -881,17 +1373,32 @@ fn a_folder_of_other_files_is_not_replaced_even_by_force() {
     fs::create_dir(&out).unwrap();
     fs::write(out.join("mine"), "mine").unwrap();
     let says = ["--force does not replace it"];
-    let options = PruneOptions { mlp: Some(24), ..given.prune_options() };
-    given.refuses("recipe", &says, || with_context(true, |context| prune(context, &options, &out, false)));
-    given
-        .refuses("recipe", &says, || with_context(true, |context| train(context, &given.train_options(), &out, false)));
+    let options = PruneOptions {
+        mlp: Some(24),
+        ..given.prune_options()
+    };
+    given.refuses("recipe", &says, || {
+        with_context(true, |context| prune(context, &options, &out, false))
+    });
+    given.refuses("recipe", &says, || {
+        with_context(true, |context| {
+            train(context, &given.train_options(), &out, false)
+        })
+    });
     // Nor does --resume write beside what is no training.
     let says = ["exists; give another name"];
-    given
-        .refuses("recipe", &says, || with_context(false, |context| train(context, &given.train_options(), &out, true)));
+    given.refuses("recipe", &says, || {
+        with_context(false, |context| {
+            train(context, &given.train_options(), &out, true)
+        })
+    });
     let says = ["a folder or a file of the model"];
     let weights = given.model().join("model.safetensors");
-    given.refuses("recipe", &says, || with_context(true, |context| score(context, &given.score_options(), &weights)));
+    given.refuses("recipe", &says, || {
+        with_context(true, |context| {
+            score(context, &given.score_options(), &weights)
+        })
+    });
 }
 
 #[test]
@@ -902,14 +1409,30 @@ fn a_forced_output_stays_when_the_job_is_refused() {
     fs::write(out.join("mine"), "mine").unwrap();
     // What marks a folder as one that a command wrote.
     fs::write(out.join("result.json"), "{}").unwrap();
-    let options = PruneOptions { mlp: Some(30), ..given.prune_options() };
-    given.refuses("plan", &["mlp: 30"], || with_context(true, |context| prune(context, &options, &out, false)));
+    let options = PruneOptions {
+        mlp: Some(30),
+        ..given.prune_options()
+    };
+    given.refuses("plan", &["mlp: 30"], || {
+        with_context(true, |context| prune(context, &options, &out, false))
+    });
     let mut options = given.train_options();
-    options.setup.data = vec![given.at("absent.txt").display().to_string().parse().unwrap()];
-    given.refuses("data", &["absent.txt"], || with_context(true, |context| train(context, &options, &out, false)));
+    options.setup.data = vec![
+        given
+            .at("absent.txt")
+            .display()
+            .to_string()
+            .parse()
+            .unwrap(),
+    ];
+    given.refuses("data", &["absent.txt"], || {
+        with_context(true, |context| train(context, &options, &out, false))
+    });
     let mut options = given.train_options();
     options.setup.seq_len = Some(65);
-    given.refuses("recipe", &["seq_len: 65"], || with_context(true, |context| train(context, &options, &out, false)));
+    given.refuses("recipe", &["seq_len: 65"], || {
+        with_context(true, |context| train(context, &options, &out, false))
+    });
 }
 
 #[test]
@@ -933,7 +1456,10 @@ fn what_a_killed_writer_leaves_is_not_taken_for_a_model_and_is_replaced_later() 
         &opened.config,
         &opened.tensors,
         None,
-        WriteOptions { max_shard_bytes: 1 << 40, ..WriteOptions::default() },
+        WriteOptions {
+            max_shard_bytes: 1 << 40,
+            ..WriteOptions::default()
+        },
     )
     .unwrap();
     // A killed process runs no destructor.
@@ -941,8 +1467,14 @@ fn what_a_killed_writer_leaves_is_not_taken_for_a_model_and_is_replaced_later() 
     assert!(part.is_dir() && part.file_name().unwrap().to_string_lossy().starts_with('.'));
     let error = open(&given.at("out")).unwrap_err().to_string();
     assert!(error.contains("no such model folder"), "{error}");
-    let options = PruneOptions { mlp: Some(24), ..given.prune_options() };
-    with_context(false, |context| prune(context, &options, &given.at("out"), false)).unwrap();
+    let options = PruneOptions {
+        mlp: Some(24),
+        ..given.prune_options()
+    };
+    with_context(false, |context| {
+        prune(context, &options, &given.at("out"), false)
+    })
+    .unwrap();
     assert_eq!(open(&given.at("out")).unwrap().spec.size("mlp"), 24);
     assert!(!part.exists());
 }
@@ -952,7 +1484,10 @@ fn an_interrupted_training_is_not_taken_for_a_model() {
     let given = Given::llama();
     let mut options = given.train_options();
     options.setup.stop_after = Some(2);
-    with_context(false, |context| train(context, &options, &given.at("out"), false)).unwrap();
+    with_context(false, |context| {
+        train(context, &options, &given.at("out"), false)
+    })
+    .unwrap();
     let error = open(&given.at("out")).unwrap_err().to_string();
     assert!(error.contains("config.json: no such file"), "{error}");
 }
@@ -962,23 +1497,43 @@ fn resuming_with_other_settings_names_what_differs() {
     let given = Given::llama();
     let mut options = given.train_options();
     options.setup.stop_after = Some(2);
-    with_context(false, |context| train(context, &options, &given.at("out"), false)).unwrap();
+    with_context(false, |context| {
+        train(context, &options, &given.at("out"), false)
+    })
+    .unwrap();
     let resume = |options: &TrainOptions, says: &[&str]| {
-        given
-            .refuses("recipe", says, || with_context(false, |context| train(context, options, &given.at("out"), true)));
+        given.refuses("recipe", says, || {
+            with_context(false, |context| {
+                train(context, options, &given.at("out"), true)
+            })
+        });
     };
     let mut other = options.clone();
     other.setup.lr = 5e-4;
-    resume(&other, &["resume: ", "state.json was written with other settings (settings.lr)", "use the same"]);
+    resume(
+        &other,
+        &[
+            "resume: ",
+            "state.json was written with other settings (settings.lr)",
+            "use the same",
+        ],
+    );
     let mut other = options.clone();
     other.setup.batch_size = 1;
     resume(&other, &["(settings.batch_size)"]);
     let mut other = options.clone();
-    fs::write(given.at("other.txt"), minitron::some_text().replace("cat", "cow")).unwrap();
+    fs::write(
+        given.at("other.txt"),
+        minitron::some_text().replace("cat", "cow"),
+    )
+    .unwrap();
     other.setup.data = vec![given.at("other.txt").display().to_string().parse().unwrap()];
     resume(&other, &["(inputs.data)"]);
     options.setup.stop_after = None;
-    with_context(false, |context| train(context, &options, &given.at("out"), true)).unwrap();
+    with_context(false, |context| {
+        train(context, &options, &given.at("out"), true)
+    })
+    .unwrap();
     assert!(open(&given.at("out")).is_ok());
 }
 
@@ -988,35 +1543,57 @@ fn settings_that_cannot_be_meant_are_refused() {
     type Change = fn(&mut TrainingOptions);
     let cases: [(&str, Change); 14] = [
         ("tokens: expected at least 1", |s| s.tokens = Count(0)),
-        ("batch_size and accumulate: expected at least 1", |s| s.batch_size = 0),
+        ("batch_size and accumulate: expected at least 1", |s| {
+            s.batch_size = 0
+        }),
         ("lr: expected a positive number", |s| s.lr = f64::NAN),
         ("clip: expected a positive number", |s| s.clip = -1.0),
         ("min_lr: expected 0 to lr", |s| s.min_lr = Some(1.0)),
-        ("decay_share: expected more than 0 and at most 1", |s| s.decay_share = 1.5),
+        ("decay_share: expected more than 0 and at most 1", |s| {
+            s.decay_share = 1.5
+        }),
         ("beta1, beta2: expected 0 to 1", |s| s.beta2 = 1.0),
         ("eps: expected a positive number", |s| s.eps = 0.0),
-        ("max_skipped, eval_every: expected at least 1", |s| s.max_skipped = 0),
-        ("checkpoint_every, keep: expected at least 1", |s| s.keep = 0),
-        ("checkpoint_minutes: expected a positive number", |s| s.checkpoint_minutes = f64::NAN),
+        ("max_skipped, eval_every: expected at least 1", |s| {
+            s.max_skipped = 0
+        }),
+        ("checkpoint_every, keep: expected at least 1", |s| {
+            s.keep = 0
+        }),
+        ("checkpoint_minutes: expected a positive number", |s| {
+            s.checkpoint_minutes = f64::NAN
+        }),
         ("no eval_data is given", |s| s.eval_samples = Some(3)),
-        ("seq_len: expected at least 2 tokens, got 1", |s| s.seq_len = Some(1)),
-        ("no loss plugin is called `kl`; known: cross_entropy, ", |s| s.losses = vec!["kl".parse().unwrap()]),
+        ("seq_len: expected at least 2 tokens, got 1", |s| {
+            s.seq_len = Some(1)
+        }),
+        (
+            "no loss plugin is called `kl`; known: cross_entropy, ",
+            |s| s.losses = vec!["kl".parse().unwrap()],
+        ),
     ];
     for (says, change) in cases {
         let mut options = given.train_options();
         change(&mut options.setup);
         given.refuses("recipe", &[says], || {
-            with_context(false, |context| train(context, &options, &given.at("out"), false))
+            with_context(false, |context| {
+                train(context, &options, &given.at("out"), false)
+            })
         });
     }
 }
 
-// --- random damage ---------------------------------------------------------------------------------------------------
+// --- random damage
+// ---------------------------------------------------------------------------------------------------
 
 /// Opens, checks and loads whatever lies there; an error is fine, a panic is not.
 fn open_and_load(dir: &Path) {
     if let Ok(folder) = open(dir) {
-        let _ = Transformer::load(&folder.checkpoint.tensors, &folder.spec, LoadOptions::default());
+        let _ = Transformer::load(
+            &folder.checkpoint.tensors,
+            &folder.spec,
+            LoadOptions::default(),
+        );
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{
-    add_demo_tokenizer, binary, minitron, python, registry, root, some_ids, tiny_llama, with_context,
-    with_demo_vocabulary, write_tiny,
+    add_demo_tokenizer, binary, minitron, python, registry, root, some_ids, tiny_llama,
+    with_context, with_demo_vocabulary, write_tiny,
 };
 use minitron_core::calibrate::Scores;
 use minitron_core::contract::{LogitLoss, StateLoss, States};
@@ -29,14 +29,19 @@ fn examples() -> PathBuf {
 /// A command's standard error, with the folder's name taken out; it must fail with this code.
 fn refusal(dir: &TempDir, args: &[&str], code: i32) -> String {
     let output = minitron(args).unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).replace(&dir.path().display().to_string(), "DIR");
+    let text =
+        String::from_utf8_lossy(&output.stderr).replace(&dir.path().display().to_string(), "DIR");
     assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
     text.trim().to_owned()
 }
 
 fn succeed(args: &[&str]) {
     let output = minitron(args).unwrap();
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// A model, a text, and the words for them.
@@ -65,7 +70,10 @@ fn a_linked_and_an_opened_plugin_give_the_same_bytes() {
         ..ScoreOptions::default()
     };
     assert!(registry().find(Kind::Importance, "mean_power").is_ok());
-    with_context(false, |context| score(context, &options, Path::new(&linked))).unwrap();
+    with_context(false, |context| {
+        score(context, &options, Path::new(&linked))
+    })
+    .unwrap();
     let library = examples().display().to_string();
     succeed(&[
         "--plugin",
@@ -91,10 +99,22 @@ fn every_kind_of_opened_plugin_does_its_part() {
     let (dir, model, text) = desk();
     let library = examples().display().to_string();
     let at = |name: &str| dir.path().join(name).display().to_string();
-    let with = |args: &[&str]| succeed(&[&["--plugin", library.as_str(), "--quiet"], args].concat());
+    let with =
+        |args: &[&str]| succeed(&[&["--plugin", library.as_str(), "--quiet"], args].concat());
     succeed(&["plugins", "check", &library]);
     let (scores, student) = (at("scores.safetensors"), at("student"));
-    with(&["score", &model, "--data", &text, "--metric", "activation", "--samples", "8", "--out", &scores]);
+    with(&[
+        "score",
+        &model,
+        "--data",
+        &text,
+        "--metric",
+        "activation",
+        "--samples",
+        "8",
+        "--out",
+        &scores,
+    ]);
     with(&[
         "prune",
         &model,
@@ -132,8 +152,21 @@ fn every_kind_of_opened_plugin_does_its_part() {
         &distilled,
     ]);
     let paragraphs = at("text.paragraphs");
-    fs::write(&paragraphs, "One day, the cat saw a dog.\n\nThe dog saw the cat.\n".repeat(20)).unwrap();
-    with(&["eval", &distilled, "--data", &paragraphs, "--evaluator", "token_accuracy", "--seq-len", "16"]);
+    fs::write(
+        &paragraphs,
+        "One day, the cat saw a dog.\n\nThe dog saw the cat.\n".repeat(20),
+    )
+    .unwrap();
+    with(&[
+        "eval",
+        &distilled,
+        "--data",
+        &paragraphs,
+        "--evaluator",
+        "token_accuracy",
+        "--seq-len",
+        "16",
+    ]);
 }
 
 #[test]
@@ -151,10 +184,18 @@ fn a_recipe_names_its_libraries_and_pins_them() {
     };
     let out = dir.path().join("run").display().to_string();
     let digest = minitron_core::digest::of_file(&examples()).unwrap();
-    succeed(&["run", &recipe(&format!(", sha256 = \"{digest}\"")), "--out", &out]);
+    succeed(&[
+        "run",
+        &recipe(&format!(", sha256 = \"{digest}\"")),
+        "--out",
+        &out,
+    ]);
     let wrong = recipe(", sha256 = \"00\"");
     let text = refusal(&dir, &["run", &wrong, "--out", &out], 1);
-    assert!(text.contains("sha256: expected 00, got ") && text.contains("libminitron_examples.so"), "{text}");
+    assert!(
+        text.contains("sha256: expected 00, got ") && text.contains("libminitron_examples.so"),
+        "{text}"
+    );
     let stray = recipe(", sha = \"00\"");
     assert!(refusal(&dir, &["run", &stray, "--out", &out], 2).contains("unknown field `sha`"));
 }
@@ -173,7 +214,10 @@ fn handshake_at(bytes: &[u8]) -> usize {
     let core = Handshake::OURS.fields()[1].1.clone();
     let magic = b"minitron plugin\0";
     let is_here = |at: &usize| {
-        bytes[*at..].starts_with(magic) && bytes.get(at + 24..).is_some_and(|rest| rest.starts_with(core.as_bytes()))
+        bytes[*at..].starts_with(magic)
+            && bytes
+                .get(at + 24..)
+                .is_some_and(|rest| rest.starts_with(core.as_bytes()))
     };
     (0..bytes.len() - magic.len()).find(is_here).unwrap()
 }
@@ -194,27 +238,49 @@ fn what_is_no_plugin_of_this_build_is_refused_by_what_it_is() {
         @"error: plugin: `other.so` (DIR/other.so): built for another processor: expected x86_64, got aarch64; build it on, or for, this machine"
     );
     let absent = dir.path().join("absent.so").display().to_string();
-    assert!(check(&absent).contains("absent.so: No such file"), "{}", check(&absent));
+    assert!(
+        check(&absent).contains("absent.so: No such file"),
+        "{}",
+        check(&absent)
+    );
     let cut = patched(&dir, "cut.so", |bytes| bytes.truncate(4096));
-    assert!(check(&cut).contains("cut off: expected at least "), "{}", check(&cut));
+    assert!(
+        check(&cut).contains("cut off: expected at least "),
+        "{}",
+        check(&cut)
+    );
 
     let older = patched(&dir, "older.so", |bytes| {
         let at = handshake_at(bytes);
         bytes[at + 24..at + 29].copy_from_slice(b"0.0.9");
     });
     let text = check(&older);
-    assert!(text.contains("built otherwise than this program: core: this program has 0.1.0+"), "{text}");
-    assert!(text.contains(", the library 0.0.9+") && text.contains("rebuild it against this core"), "{text}");
+    assert!(
+        text.contains("built otherwise than this program: core: this program has 0.1.0+"),
+        "{text}"
+    );
+    assert!(
+        text.contains(", the library 0.0.9+") && text.contains("rebuild it against this core"),
+        "{text}"
+    );
     let contract = patched(&dir, "contract.so", |bytes| {
         let at = handshake_at(bytes);
         bytes[at + 16] = 9;
     });
-    assert!(check(&contract).contains("contract: this program has 1 "), "{}", check(&contract));
+    assert!(
+        check(&contract).contains("contract: this program has 1 "),
+        "{}",
+        check(&contract)
+    );
     let foreign = patched(&dir, "foreign.so", |bytes| {
         let at = handshake_at(bytes);
         bytes[at..at + 8].copy_from_slice(b"mini-me ");
     });
-    assert!(check(&foreign).contains("magic: this program has minitron plugin"), "{}", check(&foreign));
+    assert!(
+        check(&foreign).contains("magic: this program has minitron plugin"),
+        "{}",
+        check(&foreign)
+    );
 }
 
 #[test]
@@ -223,8 +289,16 @@ fn libraries_of_others_are_refused() {
     let at = |name: &str| dir.path().join(name).display().to_string();
     fs::write(at("empty.rs"), "").unwrap();
     let rustc = |args: &[&str]| {
-        let output = Command::new("rustc").current_dir(dir.path()).args(args).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("rustc")
+            .current_dir(dir.path())
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
     rustc(&["--crate-type", "cdylib", "-o", "plain.so", "empty.rs"]);
     insta::assert_snapshot!(
@@ -232,7 +306,13 @@ fn libraries_of_others_are_refused() {
         @"error: plugin: `plain.so` (DIR/plain.so): no MINITRON_HANDSHAKE in it: not a plugin of minitron; call minitron_core::export_plugins!()"
     );
     // One that needs a libtorch which goes away.
-    rustc(&["--crate-type", "cdylib", "-o", "libtorch_gone.so", "empty.rs"]);
+    rustc(&[
+        "--crate-type",
+        "cdylib",
+        "-o",
+        "libtorch_gone.so",
+        "empty.rs",
+    ]);
     rustc(&[
         "--crate-type",
         "cdylib",
@@ -248,11 +328,25 @@ fn libraries_of_others_are_refused() {
     ]);
     fs::remove_file(at("libtorch_gone.so")).unwrap();
     let text = refusal(&dir, &["plugins", "check", &at("needy.so")], 1);
-    assert!(text.contains("it needs a libtorch that is not here: libtorch_gone.so"), "{text}");
+    assert!(
+        text.contains("it needs a libtorch that is not here: libtorch_gone.so"),
+        "{text}"
+    );
     // Two libraries with the same plugins.
-    let (one, two) = (examples().display().to_string(), patched(&dir, "again.so", |_| ()));
-    let text = refusal(&dir, &["--plugin", &one, "--plugin", &two, "plugins", "list"], 1);
-    assert!(text.contains("another ") && text.contains(" plugin of that tag comes from minitron-examples"), "{text}");
+    let (one, two) = (
+        examples().display().to_string(),
+        patched(&dir, "again.so", |_| ()),
+    );
+    let text = refusal(
+        &dir,
+        &["--plugin", &one, "--plugin", &two, "plugins", "list"],
+        1,
+    );
+    assert!(
+        text.contains("another ")
+            && text.contains(" plugin of that tag comes from minitron-examples"),
+        "{text}"
+    );
     // The search path opens each once, whoever names it too.
     let searched = Command::new(binary())
         .args(["--plugin", &two, "plugins", "list", "--json"])
@@ -268,17 +362,25 @@ fn libraries_of_others_are_refused() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&searched.stdout).into_owned();
-    assert!(searched.status.success() && text.contains("skew_kl"), "{}", String::from_utf8_lossy(&searched.stderr));
+    assert!(
+        searched.status.success() && text.contains("skew_kl"),
+        "{}",
+        String::from_utf8_lossy(&searched.stderr)
+    );
 }
 
-/// The guide's first chapter, step by step, outside the repository; then the same plugin with a mistake.
+/// The guide's first chapter, step by step, outside the repository; then the same plugin with a
+/// mistake.
 #[test]
 fn a_new_plugin_builds_passes_and_runs_as_it_is_and_its_panic_is_an_error() {
     let (dir, model, text) = desk();
     let crate_dir = dir.path().join("my-metric");
     let here = crate_dir.display().to_string();
     succeed(&["plugins", "new", "importance", &here]);
-    assert!(refusal(&dir, &["plugins", "new", "importance", &here], 2).contains("there is something already"));
+    assert!(
+        refusal(&dir, &["plugins", "new", "importance", &here], 2)
+            .contains("there is something already")
+    );
     // The cargo of this build's target folder, so that what is compiled stays for the next time.
     let target = binary().ancestors().nth(2).unwrap().to_path_buf();
     let cargo = |args: &[&str]| {
@@ -289,14 +391,32 @@ fn a_new_plugin_builds_passes_and_runs_as_it_is_and_its_panic_is_an_error() {
             .env("CARGO_TARGET_DIR", &target)
             .output()
             .unwrap();
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
     cargo(&["test"]);
     cargo(&["build"]);
-    let library = binary().with_file_name("libmy_metric.so").display().to_string();
+    let library = binary()
+        .with_file_name("libmy_metric.so")
+        .display()
+        .to_string();
     succeed(&["plugins", "check", &library]);
     let out = dir.path().join("scores.safetensors").display().to_string();
-    let score = ["--plugin", &library, "score", &model, "--data", &text, "--metric", "my_metric", "--samples", "4"];
+    let score = [
+        "--plugin",
+        &library,
+        "score",
+        &model,
+        "--data",
+        &text,
+        "--metric",
+        "my_metric",
+        "--samples",
+        "4",
+    ];
     let score = [&score[..], &["--seq-len", "32", "--out", &out, "--force"]].concat();
     succeed(&score);
 
@@ -312,15 +432,34 @@ fn a_new_plugin_builds_passes_and_runs_as_it_is_and_its_panic_is_an_error() {
     cargo(&["build"]);
     let said = refusal(&dir, &score, 1);
     let names = "error: plugin: `my_metric` (my_metric 0.1.0): ";
-    assert!(said.contains("at its end") && said.ends_with(&format!("{names}it panicked: power is 1")), "{said}");
+    assert!(
+        said.contains("at its end") && said.ends_with(&format!("{names}it panicked: power is 1")),
+        "{said}"
+    );
     let said = refusal(&dir, &["plugins", "check", &library], 1);
-    assert!(said.ends_with(&format!("{names}it panicked: power is 1")), "{said}");
+    assert!(
+        said.ends_with(&format!("{names}it panicked: power is 1")),
+        "{said}"
+    );
 
-    // One that looks at how many windows came at once: every number is finite, and the law is broken.
-    fs::write(&code, good.replace("value.powf(self.power)", "value.powf(self.power) / stat_bu.len() as f64")).unwrap();
+    // One that looks at how many windows came at once: every number is finite, and the law is
+    // broken.
+    fs::write(
+        &code,
+        good.replace(
+            "value.powf(self.power)",
+            "value.powf(self.power) / stat_bu.len() as f64",
+        ),
+    )
+    .unwrap();
     cargo(&["build"]);
     let said = refusal(&dir, &["plugins", "check", &library], 1);
-    assert!(said.ends_with(&format!("{names}`my_metric/mlp.0` depends on how windows are batched")), "{said}");
+    assert!(
+        said.ends_with(&format!(
+            "{names}`my_metric/mlp.0` depends on how windows are batched"
+        )),
+        "{said}"
+    );
 }
 
 /// Minutes: in the slow set.
@@ -329,39 +468,66 @@ fn a_new_plugin_builds_passes_and_runs_as_it_is_and_its_panic_is_an_error() {
 fn a_change_of_the_engine_leaves_a_library_valid_and_one_of_the_core_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().join("minitron");
-    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().unwrap();
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root())
+        .output()
+        .unwrap();
     if !listed.status.success() {
         println!("absent, not tested: git");
         return;
     }
-    for name in String::from_utf8(listed.stdout).unwrap().split_terminator('\0') {
+    for name in String::from_utf8(listed.stdout)
+        .unwrap()
+        .split_terminator('\0')
+    {
         let (from, to) = (root().join(name), at.join(name));
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(from, to).unwrap();
     }
-    // What other packages were built to is taken over: as hard links, since cargo writes new files and changes none.
+    // What other packages were built to is taken over: as hard links, since cargo writes new files
+    // and changes none.
     let built = binary().parent().unwrap().to_path_buf();
     let target = at.join("target/release");
     fs::create_dir_all(&target).unwrap();
     for part in ["deps", "build", ".fingerprint"] {
-        let copied = Command::new("cp").arg("-al").args([built.join(part), target.join(part)]).status().unwrap();
+        let copied = Command::new("cp")
+            .arg("-al")
+            .args([built.join(part), target.join(part)])
+            .status()
+            .unwrap();
         assert!(copied.success());
     }
     // The one that those packages were built with.
-    let libtorch = std::env::var_os("LIBTORCH").map_or_else(|| root().join(".deps/libtorch/torch"), PathBuf::from);
+    let libtorch = std::env::var_os("LIBTORCH")
+        .map_or_else(|| root().join(".deps/libtorch/torch"), PathBuf::from);
     let built = |package: &str| {
         // The levels of development: what is asked is whether libraries open.
         let levels = ["core", "engine", "plugins", "cli"]
             .map(|name| format!("profile.release.package.minitron-{name}.opt-level=0"));
         let mut cargo = Command::new("cargo");
-        cargo.current_dir(&at).args(["build", "--release", "--offline", "--locked", "-p", package]);
+        cargo
+            .current_dir(&at)
+            .args(["build", "--release", "--offline", "--locked", "-p", package]);
         cargo.args(levels.iter().flat_map(|level| ["--config", level]));
-        let output = cargo.env("CARGO_TARGET_DIR", at.join("target")).env("LIBTORCH", &libtorch).output().unwrap();
-        assert!(output.status.success(), "{package}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = cargo
+            .env("CARGO_TARGET_DIR", at.join("target"))
+            .env("LIBTORCH", &libtorch)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{package}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
     let check = || {
         let library = target.join("libminitron_examples.so");
-        Command::new(target.join("minitron")).args(["plugins", "check"]).arg(library).output().unwrap()
+        Command::new(target.join("minitron"))
+            .args(["plugins", "check"])
+            .arg(library)
+            .output()
+            .unwrap()
     };
     let change = |file: &str| {
         let text = fs::read_to_string(at.join(file)).unwrap();
@@ -371,13 +537,20 @@ fn a_change_of_the_engine_leaves_a_library_valid_and_one_of_the_core_does_not() 
     change("minitron-engine/src/memory.rs");
     built("minitron-cli");
     let output = check();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     change("minitron-core/src/random.rs");
     built("minitron-cli");
     let output = check();
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(error.contains("built otherwise than this program: core:"), "{error}");
+    assert!(
+        error.contains("built otherwise than this program: core:"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -386,7 +559,9 @@ fn a_new_plugin_of_every_kind_builds_passes_and_keeps_its_law() {
     let dir = tempfile::tempdir().unwrap();
     let target = binary().ancestors().nth(2).unwrap().to_path_buf();
     for kind in Kind::ALL {
-        let at = dir.path().join(format!("own-{}", kind.name().replace('_', "-")));
+        let at = dir
+            .path()
+            .join(format!("own-{}", kind.name().replace('_', "-")));
         succeed(&["plugins", "new", kind.name(), &at.display().to_string()]);
         for job in ["test", "build"] {
             let output = Command::new("cargo")
@@ -395,7 +570,11 @@ fn a_new_plugin_of_every_kind_builds_passes_and_keeps_its_law() {
                 .env("CARGO_TARGET_DIR", &target)
                 .output()
                 .unwrap();
-            assert!(output.status.success(), "{kind} {job}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{kind} {job}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         let library = binary().with_file_name(format!("libown_{}.so", kind.name()));
         succeed(&["plugins", "check", &library.display().to_string()]);
@@ -403,20 +582,34 @@ fn a_new_plugin_of_every_kind_builds_passes_and_keeps_its_law() {
     }
 }
 
-/// Every other kind's crate is written, with names of its own; the example that it starts from is built above.
+/// Every other kind's crate is written, with names of its own; the example that it starts from is
+/// built above.
 #[test]
 fn every_kind_has_a_crate_to_start_from() {
     let dir = tempfile::tempdir().unwrap();
     for kind in Kind::ALL {
-        let at = dir.path().join(format!("own-{}", kind.name().replace('_', "-")));
+        let at = dir
+            .path()
+            .join(format!("own-{}", kind.name().replace('_', "-")));
         succeed(&["plugins", "new", kind.name(), &at.display().to_string()]);
         let tag = format!("own_{}", kind.name());
         let code = fs::read_to_string(at.join(format!("src/{tag}.rs"))).unwrap();
-        let camel: String = kind.name().split('_').map(|w| w[..1].to_uppercase() + &w[1..]).collect();
-        assert!(code.contains(&format!("for Own{camel} {{")) && code.contains(&format!("tag: \"{tag}\"")), "{code}");
+        let camel: String = kind
+            .name()
+            .split('_')
+            .map(|w| w[..1].to_uppercase() + &w[1..])
+            .collect();
+        assert!(
+            code.contains(&format!("for Own{camel} {{"))
+                && code.contains(&format!("tag: \"{tag}\"")),
+            "{code}"
+        );
     }
     let bad = dir.path().join("Bad Name").display().to_string();
-    assert!(refusal(&dir, &["plugins", "new", "loss", &bad], 2).contains("the folder gives the plugin its name"));
+    assert!(
+        refusal(&dir, &["plugins", "new", "loss", &bad], 2)
+            .contains("the folder gives the plugin its name")
+    );
 }
 
 const GLM4: &str = r#"
@@ -443,21 +636,43 @@ else:
 #[test]
 fn a_family_of_a_library_is_transformers_own_whole_and_pruned() {
     let Some(python) = python() else {
-        std::io::Write::write_all(&mut std::io::stderr(), b"absent, not tested: transformers\n").ok();
+        std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"absent, not tested: transformers\n",
+        )
+        .ok();
         return;
     };
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
     let run = |args: &[&str]| {
-        let output = Command::new(&python).args(["-c", GLM4]).args(args).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new(&python)
+            .args(["-c", GLM4])
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
     run(&["make", &at("whole")]);
     add_demo_tokenizer(Path::new(&at("whole"))).unwrap();
     fs::write(at("text.txt"), minitron::some_text()).unwrap();
     let library = examples().display().to_string();
-    let with = |args: &[&str]| succeed(&[&["--plugin", library.as_str(), "--quiet"], args].concat());
-    with(&["score", &at("whole"), "--data", &at("text.txt"), "--samples", "8", "--out", &at("scores.safetensors")]);
+    let with =
+        |args: &[&str]| succeed(&[&["--plugin", library.as_str(), "--quiet"], args].concat());
+    with(&[
+        "score",
+        &at("whole"),
+        "--data",
+        &at("text.txt"),
+        "--samples",
+        "8",
+        "--out",
+        &at("scores.safetensors"),
+    ]);
     with(&[
         "prune",
         &at("whole"),
@@ -478,21 +693,41 @@ fn a_family_of_a_library_is_transformers_own_whole_and_pruned() {
     ids.write_npy(at("ids.npy")).unwrap();
     // One of its plugins is linked here, too.
     let opened = minitron_plugins::open(&examples()).unwrap();
-    let opened = opened.into_iter().filter(|plugin| plugin.kind == Kind::Architecture).collect();
+    let opened = opened
+        .into_iter()
+        .filter(|plugin| plugin.kind == Kind::Architecture)
+        .collect();
     let registry: Registry = registry().with_library(String::new(), opened).unwrap();
     for name in ["whole", "pruned"] {
         run(&["logits", &at(name), &at("ids.npy"), &at("logits.npy")]);
         let theirs = tch::Tensor::read_npy(at("logits.npy")).unwrap();
         let folder = ModelFolder::open(Path::new(&at(name)), &registry).unwrap();
         assert_eq!(folder.spec.architecture, "glm4");
-        let model = Transformer::load(&folder.checkpoint.tensors, &folder.spec, LoadOptions::default()).unwrap();
+        let model = Transformer::load(
+            &folder.checkpoint.tensors,
+            &folder.spec,
+            LoadOptions::default(),
+        )
+        .unwrap();
         // All at once, and behind the states of earlier tokens.
         for pieces in [vec![(0, 20)], vec![(0, 9), (9, 1), (10, 10)]] {
             let mut cache = Cache::new(&model);
-            let hidden = |(start, n)| model.hidden(&ids.narrow(1, start, n), &mut NoTap, Some(&mut cache)).unwrap();
-            let ours = model.logits(&tch::Tensor::cat(&pieces.into_iter().map(hidden).collect::<Vec<_>>(), 1)).unwrap();
+            let hidden = |(start, n)| {
+                model
+                    .hidden(&ids.narrow(1, start, n), &mut NoTap, Some(&mut cache))
+                    .unwrap()
+            };
+            let ours = model
+                .logits(&tch::Tensor::cat(
+                    &pieces.into_iter().map(hidden).collect::<Vec<_>>(),
+                    1,
+                ))
+                .unwrap();
             let difference = (&ours - &theirs).abs().max().double_value(&[]);
-            assert!(difference <= 1e-4 && difference.is_finite(), "{name}: {difference:e}");
+            assert!(
+                difference <= 1e-4 && difference.is_finite(),
+                "{name}: {difference:e}"
+            );
         }
         assert!(theirs.abs().max().double_value(&[]) > 1.0);
     }
@@ -502,7 +737,11 @@ fn a_family_of_a_library_is_transformers_own_whole_and_pruned() {
 fn recipes_are_checked_before_they_run_and_described_by_a_schema() {
     let dir = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(root().join("examples/recipes")).unwrap() {
-        succeed(&["recipe", "check", &entry.unwrap().path().display().to_string()]);
+        succeed(&[
+            "recipe",
+            "check",
+            &entry.unwrap().path().display().to_string(),
+        ]);
     }
     let recipe = |metrics: &str| {
         let path = dir.path().join("recipe.toml");
@@ -514,36 +753,67 @@ fn recipes_are_checked_before_they_run_and_described_by_a_schema() {
         refusal(&dir, &["recipe", "check", &recipe("{ type = \"activation\", as = \"a\", seq = \"median\" }")], 2),
         @"error: stages[0] (a): metrics: recipe: importance `activation`: unknown variant `median`, expected one of `mean`, `l2`, `var`"
     );
-    let unknown = refusal(&dir, &["recipe", "check", &recipe("{ type = \"skew_kl\" }")], 2);
-    assert!(unknown.contains("stages[0] (a): metrics: recipe: no importance plugin is called `skew_kl`; known: "));
+    let unknown = refusal(
+        &dir,
+        &["recipe", "check", &recipe("{ type = \"skew_kl\" }")],
+        2,
+    );
+    assert!(unknown.contains(
+        "stages[0] (a): metrics: recipe: no importance plugin is called `skew_kl`; known: "
+    ));
     let library = examples().display().to_string();
     let output = minitron(&["--plugin", &library, "recipe", "schema"]).unwrap();
     let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let losses = schema["$defs"]["losses"]["oneOf"].as_array().unwrap();
-    let skewed = losses.iter().find(|loss| loss["properties"]["type"]["const"] == "skew_kl").unwrap();
-    assert!(skewed["properties"]["share"]["description"].as_str().unwrap().contains("share of the mixture"));
+    let skewed = losses
+        .iter()
+        .find(|loss| loss["properties"]["type"]["const"] == "skew_kl")
+        .unwrap();
+    assert!(
+        skewed["properties"]["share"]["description"]
+            .as_str()
+            .unwrap()
+            .contains("share of the mixture")
+    );
     assert_eq!(skewed["properties"]["share"]["maximum"], 1.0);
     assert_eq!(skewed["additionalProperties"], false);
     // Every reference leads somewhere.
     fn references(value: &serde_json::Value, found: &mut Vec<String>) {
         match value {
-            serde_json::Value::Object(object) => object.iter().for_each(|(key, value)| match value.as_str() {
-                Some(to) if key == "$ref" => found.push(to.to_owned()),
-                _ => references(value, found),
-            }),
-            serde_json::Value::Array(list) => list.iter().for_each(|value| references(value, found)),
+            serde_json::Value::Object(object) => {
+                object.iter().for_each(|(key, value)| match value.as_str() {
+                    Some(to) if key == "$ref" => found.push(to.to_owned()),
+                    _ => references(value, found),
+                })
+            }
+            serde_json::Value::Array(list) => {
+                list.iter().for_each(|value| references(value, found))
+            }
             _ => {}
         }
     }
     let mut found = Vec::new();
     references(&schema, &mut found);
-    assert!(!found.is_empty() && found.iter().all(|to| schema.pointer(&to[1..]).is_some()), "{found:?}");
-    assert_eq!(schema["properties"]["stages"]["items"]["oneOf"].as_array().unwrap().len(), 7);
+    assert!(
+        !found.is_empty() && found.iter().all(|to| schema.pointer(&to[1..]).is_some()),
+        "{found:?}"
+    );
+    assert_eq!(
+        schema["properties"]["stages"]["items"]["oneOf"]
+            .as_array()
+            .unwrap()
+            .len(),
+        7
+    );
 }
 
 /// Whether a schema says what kind of value it takes.
 fn is_typed(schema: &serde_json::Value) -> bool {
-    let all = |key: &str| schema[key].as_array().is_some_and(|choices| choices.iter().all(is_typed));
+    let all = |key: &str| {
+        schema[key]
+            .as_array()
+            .is_some_and(|choices| choices.iter().all(is_typed))
+    };
     !schema["type"].is_null() || schema["$ref"].is_string() || all("oneOf") || all("anyOf")
 }
 
@@ -551,33 +821,65 @@ fn is_typed(schema: &serde_json::Value) -> bool {
 fn every_option_of_every_stage_has_a_type_and_a_description_and_no_null() {
     let output = minitron(&["recipe", "schema"]).unwrap();
     let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let stages = schema["properties"]["stages"]["items"]["oneOf"].as_array().unwrap();
+    let stages = schema["properties"]["stages"]["items"]["oneOf"]
+        .as_array()
+        .unwrap();
     let mut n_options = 0;
     for stage in stages {
         for (key, option) in stage["properties"].as_object().unwrap() {
             n_options += 1;
             let place = format!("{} {key}: {option}", stage["properties"]["do"]["const"]);
-            assert!(option["description"].as_str().is_some_and(|text| !text.is_empty()), "{place}");
+            assert!(
+                option["description"]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty()),
+                "{place}"
+            );
             assert!(is_typed(option), "{place}");
             assert!(!option.to_string().contains("null"), "{place}");
         }
     }
     assert!(n_options > 100, "{n_options}");
     let option = |job: &str, key: &str| {
-        let stage = stages.iter().find(|stage| stage["properties"]["do"]["const"] == job).unwrap();
+        let stage = stages
+            .iter()
+            .find(|stage| stage["properties"]["do"]["const"] == job)
+            .unwrap();
         stage["properties"][key].clone()
     };
     assert_eq!(option("train", "lr")["type"], "number");
-    assert_eq!(option("distill", "tokens")["anyOf"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        option("distill", "tokens")["anyOf"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
     assert_eq!(option("prune", "hidden")["type"], "integer");
-    assert_eq!(option("prune", "hidden")["description"], "Residual channels to keep.");
-    assert_eq!(option("prune", "size")["additionalProperties"]["type"], "integer");
-    assert_eq!(option("search", "size")["additionalProperties"], option("search", "grid")["additionalProperties"]);
+    assert_eq!(
+        option("prune", "hidden")["description"],
+        "Residual channels to keep."
+    );
+    assert_eq!(
+        option("prune", "size")["additionalProperties"]["type"],
+        "integer"
+    );
+    assert_eq!(
+        option("search", "size")["additionalProperties"],
+        option("search", "grid")["additionalProperties"]
+    );
     assert_eq!(option("distill", "stream_teacher")["default"], false);
     assert_eq!(option("score", "data")["items"]["type"], "string");
-    assert_eq!(option("score", "metrics")["items"]["$ref"], "#/$defs/metrics");
-    let packs: Vec<_> =
-        option("eval", "pack")["oneOf"].as_array().unwrap().iter().map(|of| of["const"].clone()).collect();
+    assert_eq!(
+        option("score", "metrics")["items"]["$ref"],
+        "#/$defs/metrics"
+    );
+    let packs: Vec<_> = option("eval", "pack")["oneOf"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|of| of["const"].clone())
+        .collect();
     assert_eq!(packs, ["auto", "stream", "documents", "whole"]);
 }
 
@@ -587,13 +889,23 @@ fn scripts(dir: &Path) -> Option<[String; 4]> {
         std::io::Write::write_all(&mut std::io::stderr(), b"absent, not tested: PyTorch\n").ok();
         return None;
     };
-    Some(["importance", "loss", "state_loss", "reconstruction"].map(|name| {
-        let script = root().join(format!("examples/pytorch/{name}.py"));
-        let path = dir.join(format!("{name}.pt"));
-        let output = Command::new(&python).arg(script).arg(&path).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        path.display().to_string()
-    }))
+    Some(
+        ["importance", "loss", "state_loss", "reconstruction"].map(|name| {
+            let script = root().join(format!("examples/pytorch/{name}.py"));
+            let path = dir.join(format!("{name}.pt"));
+            let output = Command::new(&python)
+                .arg(script)
+                .arg(&path)
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            path.display().to_string()
+        }),
+    )
 }
 
 /// Value and gradient of a scalar.
@@ -605,29 +917,49 @@ fn with_gradient(x: &Tensor, value: impl Fn(&Tensor) -> Tensor) -> (Tensor, Tens
 }
 
 fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
-    let (difference, size) = ((ours - theirs).abs().max().double_value(&[]), theirs.abs().max().double_value(&[]));
-    assert!(size > 0.0 && difference <= tolerance * size, "{what}: {difference:e} of {size}");
+    let (difference, size) = (
+        (ours - theirs).abs().max().double_value(&[]),
+        theirs.abs().max().double_value(&[]),
+    );
+    assert!(
+        size > 0.0 && difference <= tolerance * size,
+        "{what}: {difference:e} of {size}"
+    );
 }
 
 #[test]
 fn losses_in_pytorch_are_their_twins_in_rust_with_their_gradients() {
     let dir = tempfile::tempdir().unwrap();
-    let Some([_, loss, state_loss, _]) = scripts(dir.path()) else { return };
+    let Some([_, loss, state_loss, _]) = scripts(dir.path()) else {
+        return;
+    };
     let registry = registry();
     let numbers = |shape: &[i64], phase: f64| {
-        let values = Tensor::arange(shape.iter().product::<i64>(), (tch::Kind::Double, tch::Device::Cpu));
+        let values = Tensor::arange(
+            shape.iter().product::<i64>(),
+            (tch::Kind::Double, tch::Device::Cpu),
+        );
         (((values * 0.7 + phase).sin()) * 3.0).view(shape)
     };
     let labels_n = Tensor::from_slice(&[0i64, 6, 3, 1]);
     let (student_nv, teacher_nv) = (numbers(&[4, 11], 0.0), numbers(&[4, 11], 1.0));
     let run = |spec: &str| {
-        let loss = registry.build::<dyn LogitLoss>(&spec.parse().unwrap()).unwrap();
+        let loss = registry
+            .build::<dyn LogitLoss>(&spec.parse().unwrap())
+            .unwrap();
         // Several times: TorchScript changes how it runs a graph after some calls.
         let runs: Vec<_> = (0..4)
-            .map(|_| with_gradient(&student_nv, |x| loss.rows(x, Some(&teacher_nv), &labels_n).unwrap()))
+            .map(|_| {
+                with_gradient(&student_nv, |x| {
+                    loss.rows(x, Some(&teacher_nv), &labels_n).unwrap()
+                })
+            })
             .collect();
         for (value, gradient) in &runs {
-            assert!(value.equal(&runs[0].0) && gradient.equal(&runs[0].1), "{spec} changes with the number of calls");
+            assert!(
+                value.equal(&runs[0].0) && gradient.equal(&runs[0].1),
+                "{spec} changes with the number of calls"
+            );
         }
         runs.into_iter().next().unwrap()
     };
@@ -637,13 +969,25 @@ fn losses_in_pytorch_are_their_twins_in_rust_with_their_gradients() {
 
     let (student, teacher) = (numbers(&[2, 5, 8], 0.0), numbers(&[2, 5, 8], 1.0));
     let run = |spec: &str| {
-        let loss = registry.build::<dyn StateLoss>(&spec.parse().unwrap()).unwrap();
+        let loss = registry
+            .build::<dyn StateLoss>(&spec.parse().unwrap())
+            .unwrap();
         fn states(x_btc: &Tensor) -> States<'_> {
-            States { x_btc, attention_mask_bt: None, causal: true, head_dim: 4 }
+            States {
+                x_btc,
+                attention_mask_bt: None,
+                causal: true,
+                head_dim: 4,
+            }
         }
-        with_gradient(&student, |x| loss.loss(&states(x), &states(&teacher)).unwrap())
+        with_gradient(&student, |x| {
+            loss.loss(&states(x), &states(&teacher)).unwrap()
+        })
     };
-    let (ours, theirs) = (run("hidden_state"), run(&format!("torchscript_states:path={state_loss}")));
+    let (ours, theirs) = (
+        run("hidden_state"),
+        run(&format!("torchscript_states:path={state_loss}")),
+    );
     assert_close("loss on states", &theirs.0, &ours.0, 1e-6);
     assert_close("its gradient", &theirs.1, &ours.1, 1e-6);
 }
@@ -651,7 +995,9 @@ fn losses_in_pytorch_are_their_twins_in_rust_with_their_gradients() {
 #[test]
 fn metrics_and_reconstructions_in_pytorch_are_their_twins_in_rust() {
     let (dir, model, text) = desk();
-    let Some([importance, loss, _, reconstruction]) = scripts(dir.path()) else { return };
+    let Some([importance, loss, _, reconstruction]) = scripts(dir.path()) else {
+        return;
+    };
     let at = |name: &str| dir.path().join(name).display().to_string();
     let library = examples().display().to_string();
     let scores = at("scores.safetensors");
@@ -676,7 +1022,11 @@ fn metrics_and_reconstructions_in_pytorch_are_their_twins_in_rust() {
     ]);
     let read = Scores::load(Path::new(&scores)).unwrap();
     let mut n_groups = 0;
-    for (name, theirs) in read.by_name.iter().filter(|(name, _)| name.starts_with("torchscript/")) {
+    for (name, theirs) in read
+        .by_name
+        .iter()
+        .filter(|(name, _)| name.starts_with("torchscript/"))
+    {
         let ours = &read.by_name[&name.replace("torchscript/", "activation/")];
         n_groups += 1;
         for (a, b) in ours.iter().zip(theirs) {
@@ -708,21 +1058,51 @@ fn metrics_and_reconstructions_in_pytorch_are_their_twins_in_rust() {
         ]);
         fs::read(dir.path().join(out).join("model.safetensors")).unwrap()
     };
-    let (ours, theirs) =
-        (weights("norm_keeping", "ours"), weights(&format!("torchscript:path={reconstruction}"), "theirs"));
+    let (ours, theirs) = (
+        weights("norm_keeping", "ours"),
+        weights(&format!("torchscript:path={reconstruction}"), "theirs"),
+    );
     assert!(ours == theirs);
 
     // Mistakes are answered by what they are.
     let metric = |path: &str| {
         let spec = format!("torchscript:path={path}");
-        let args = ["score", &model, "--data", &text, "--metric", &spec, "--samples", "4", "--seq-len", "32", "--out"];
-        let output = minitron(&[&args[..], &[&at("none.safetensors"), "--quiet"]].concat()).unwrap();
+        let args = [
+            "score",
+            &model,
+            "--data",
+            &text,
+            "--metric",
+            &spec,
+            "--samples",
+            "4",
+            "--seq-len",
+            "32",
+            "--out",
+        ];
+        let output =
+            minitron(&[&args[..], &[&at("none.safetensors"), "--quiet"]].concat()).unwrap();
         assert!(!output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    assert!(metric("").contains("path: expected a file that torch.jit.script"), "{}", metric(""));
-    assert!(metric(&at("absent.pt")).contains("absent.pt: no such file"), "{}", metric(&at("absent.pt")));
-    assert!(metric(&text).contains("text.txt: not a TorchScript file"), "{}", metric(&text));
+    assert!(
+        metric("").contains("path: expected a file that torch.jit.script"),
+        "{}",
+        metric("")
+    );
+    assert!(
+        metric(&at("absent.pt")).contains("absent.pt: no such file"),
+        "{}",
+        metric(&at("absent.pt"))
+    );
+    assert!(
+        metric(&text).contains("text.txt: not a TorchScript file"),
+        "{}",
+        metric(&text)
+    );
     let said = metric(&loss);
-    assert!(said.contains("loss.pt: `observe`: ") && !said.contains("panicked"), "{said}");
+    assert!(
+        said.contains("loss.pt: `observe`: ") && !said.contains("panicked"),
+        "{said}"
+    );
 }

@@ -5,9 +5,15 @@ use std::path::{Path, PathBuf};
 
 use minitron::root;
 
-const CRATES: [&str; 4] = ["minitron-core", "minitron-engine", "minitron-plugins", "minitron-cli"];
+const CRATES: [&str; 4] = [
+    "minitron-core",
+    "minitron-engine",
+    "minitron-plugins",
+    "minitron-cli",
+];
 
-/// One source file: its path from the repository, its lines, and the same without tests, comments' texts left empty.
+/// One source file: its path from the repository, its lines, and the same without tests, comments'
+/// texts left empty.
 struct Source {
     path: String,
     lines: Vec<String>,
@@ -20,9 +26,17 @@ impl Source {
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         // A file of tests alone has no other code.
         let is_test = path.file_name().is_some_and(|name| name == "tests.rs");
-        let before_tests = lines.iter().take_while(|line| !is_test && line.trim() != "#[cfg(test)]");
-        let code = before_tests.map(|line| without_comment(line).to_owned()).collect();
-        let path = path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
+        let before_tests = lines
+            .iter()
+            .take_while(|line| !is_test && line.trim() != "#[cfg(test)]");
+        let code = before_tests
+            .map(|line| without_comment(line).to_owned())
+            .collect();
+        let path = path
+            .strip_prefix(root())
+            .unwrap()
+            .to_string_lossy()
+            .replace('\\', "/");
         Source { path, lines, code }
     }
 
@@ -31,12 +45,23 @@ impl Source {
     }
 
     fn stem(&self) -> &str {
-        self.path.rsplit('/').next().unwrap().trim_end_matches(".rs")
+        self.path
+            .rsplit('/')
+            .next()
+            .unwrap()
+            .trim_end_matches(".rs")
     }
 
     /// `path:line: text` of every code line that a rule objects to.
-    fn objections<'a>(&'a self, objects: impl Fn(&str) -> bool + 'a) -> impl Iterator<Item = String> + 'a {
-        let numbered = self.code.iter().enumerate().filter(move |(_, line)| objects(line));
+    fn objections<'a>(
+        &'a self,
+        objects: impl Fn(&str) -> bool + 'a,
+    ) -> impl Iterator<Item = String> + 'a {
+        let numbered = self
+            .code
+            .iter()
+            .enumerate()
+            .filter(move |(_, line)| objects(line));
         numbered.map(|(idx, line)| format!("{}:{}: {}", self.path, idx + 1, line.trim()))
     }
 }
@@ -45,7 +70,10 @@ impl Source {
 fn without_comment(line: &str) -> &str {
     let places = line.match_indices("//").map(|(at, _)| at);
     let outside = |at: &usize| line[..*at].matches('"').count().is_multiple_of(2);
-    places.into_iter().find(outside).map_or(line, |at| &line[..at])
+    places
+        .into_iter()
+        .find(outside)
+        .map_or(line, |at| &line[..at])
 }
 
 /// The string literals of a line.
@@ -80,14 +108,19 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn sources(folder: &str) -> Vec<Source> {
-    let paths = files(&root().join(folder)).into_iter().filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    let paths = files(&root().join(folder))
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "rs"));
     let sources: Vec<Source> = paths.map(|path| Source::read(&path)).collect();
     assert!(!sources.is_empty(), "no sources in {folder}");
     sources
 }
 
 fn of_all_crates() -> Vec<Source> {
-    CRATES.iter().flat_map(|name| sources(&format!("{name}/src"))).collect()
+    CRATES
+        .iter()
+        .flat_map(|name| sources(&format!("{name}/src")))
+        .collect()
 }
 
 fn assert_none(objections: impl IntoIterator<Item = String>, rule: &str) {
@@ -98,15 +131,18 @@ fn assert_none(objections: impl IntoIterator<Item = String>, rule: &str) {
 /// Whether `word` stands in the text as a word of its own.
 fn has_word(text: &str, word: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    text.match_indices(word)
-        .any(|(at, _)| !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part))
+    text.match_indices(word).any(|(at, _)| {
+        !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part)
+    })
 }
 
 /// Names that follow a prefix: `after(line, ".f_")` of `x.f_add(y)` is `add`.
 fn after<'a>(line: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
     line.match_indices(prefix).map(move |(at, _)| {
         let rest = &line[at + prefix.len()..];
-        rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap()
+        rest.split(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .next()
+            .unwrap()
     })
 }
 
@@ -115,14 +151,34 @@ fn plugins() -> Vec<(Source, String, String, String)> {
     let mut found = Vec::new();
     for source in sources("minitron-plugins/src") {
         let code = source.code.join("\n");
-        let Some((_, registration)) = code.split_once("plugin! {") else { continue };
-        assert_eq!(code.matches("plugin! {").count(), 1, "{}: one plugin a file", source.path);
+        let Some((_, registration)) = code.split_once("plugin! {") else {
+            continue;
+        };
+        assert_eq!(
+            code.matches("plugin! {").count(),
+            1,
+            "{}: one plugin a file",
+            source.path
+        );
         let mut words = registration.split_whitespace();
-        let (contract, plugin) = (words.next().unwrap().to_owned(), words.nth(1).unwrap().to_owned());
-        let tag = registration.split("tag: \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        let (contract, plugin) = (
+            words.next().unwrap().to_owned(),
+            words.nth(1).unwrap().to_owned(),
+        );
+        let tag = registration
+            .split("tag: \"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+            .to_owned();
         found.push((source, contract, plugin, tag));
     }
-    assert!(found.len() > 15, "the pattern that finds plugins misses them");
+    assert!(
+        found.len() > 15,
+        "the pattern that finds plugins misses them"
+    );
     found
 }
 
@@ -134,38 +190,81 @@ fn core_names_no_concrete_plugin() {
         .filter(|(_, contract, ..)| contract != "Axis")
         .map(|(.., tag)| tag)
         .collect();
-    let core = ["minitron-core/src", "minitron-engine/src"].map(sources).into_iter().flatten().collect::<Vec<_>>();
+    let core = ["minitron-core/src", "minitron-engine/src"]
+        .map(sources)
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
     // Before a colon it is a key of some JSON, and behind `requires` another option.
     let is_named = |line: &str, tag: &str| {
         let elsewhere = [format!("\"{tag}\":"), format!("requires = \"{tag}\"")];
-        elsewhere.iter().fold(line.to_owned(), |line, other| line.replace(other, "")).contains(&format!("\"{tag}\""))
+        elsewhere
+            .iter()
+            .fold(line.to_owned(), |line, other| line.replace(other, ""))
+            .contains(&format!("\"{tag}\""))
     };
     let names_tag = |line: &str| tags.iter().any(|tag| is_named(line, tag));
     // Messages of a chat have parts of type `text`, whatever a corpus is called.
     let is_chat = |source: &Source| {
-        ["minitron-core/src/conversation/", "minitron-engine/src/chat/"].iter().any(|r| source.is_in(r))
+        [
+            "minitron-core/src/conversation/",
+            "minitron-engine/src/chat/",
+        ]
+        .iter()
+        .any(|r| source.is_in(r))
     };
     let core = core.iter().filter(|source| !is_chat(source));
-    assert_none(core.flat_map(|source| source.objections(names_tag)), "core names a plugin's tag");
+    assert_none(
+        core.flat_map(|source| source.objections(names_tag)),
+        "core names a plugin's tag",
+    );
 }
 
-/// Core, engine, plugins, command line: each depends on those before it alone, and the core on nothing heavy, since every
-/// crate of plugins builds it.
+/// Core, engine, plugins, command line: each depends on those before it alone, and the core on
+/// nothing heavy, since every crate of plugins builds it.
 #[test]
 fn dependencies_point_from_the_command_line_to_the_core() {
-    const HEAVY: [&str; 7] = ["tokenizers", "minijinja", "toml", "parquet", "exmex", "chrono", "clap"];
+    const HEAVY: [&str; 7] = [
+        "tokenizers",
+        "minijinja",
+        "toml",
+        "parquet",
+        "exmex",
+        "chrono",
+        "clap",
+    ];
     for (idx, name) in CRATES.iter().enumerate() {
         let manifest = fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
-        let depends = |on: &str| manifest.lines().any(|line| line.split(['.', ' ', '=']).next() == Some(on));
+        let depends = |on: &str| {
+            manifest
+                .lines()
+                .any(|line| line.split(['.', ' ', '=']).next() == Some(on))
+        };
         let heavy = HEAVY.iter().filter(|on| idx == 0 && depends(on));
-        let wrong: Vec<&str> = CRATES[idx + 1..].iter().filter(|on| depends(on)).chain(heavy).copied().collect();
+        let wrong: Vec<&str> = CRATES[idx + 1..]
+            .iter()
+            .filter(|on| depends(on))
+            .chain(heavy)
+            .copied()
+            .collect();
         assert!(wrong.is_empty(), "{name} depends on {wrong:?}");
-        assert!(!depends("anyhow") || *name == "minitron-cli", "{name} depends on anyhow");
+        assert!(
+            !depends("anyhow") || *name == "minitron-cli",
+            "{name} depends on anyhow"
+        );
     }
     // What is built in is written as a plugin of anybody's: with the core alone.
-    let strategies = plugins().into_iter().map(|(source, ..)| source).collect::<Vec<_>>();
+    let strategies = plugins()
+        .into_iter()
+        .map(|(source, ..)| source)
+        .collect::<Vec<_>>();
     let names_engine = |line: &str| has_word(line, "minitron_engine");
-    assert_none(strategies.iter().flat_map(|source| source.objections(names_engine)), "a plugin that needs the engine");
+    assert_none(
+        strategies
+            .iter()
+            .flat_map(|source| source.objections(names_engine)),
+        "a plugin that needs the engine",
+    );
 }
 
 #[test]
@@ -196,7 +295,9 @@ fn tensor_names_stand_in_architectures_alone() {
         "cls.predictions",
     ];
     let is_name = |literal: &str| {
-        NAMES.iter().any(|name| has_word(literal, name)) || literal.ends_with(".weight") || literal.ends_with(".bias")
+        NAMES.iter().any(|name| has_word(literal, name))
+            || literal.ends_with(".weight")
+            || literal.ends_with(".bias")
     };
     let elsewhere = |source: &&Source| {
         // The table writes `{name}.weight`; the name itself comes from the architecture.
@@ -205,16 +306,20 @@ fn tensor_names_stand_in_architectures_alone() {
             && source.path != "minitron-core/src/spec/table.rs"
     };
     let all = of_all_crates();
-    let objections = all.iter().filter(elsewhere).flat_map(|s| s.objections(|line| literals(line).any(is_name)));
+    let objections = all
+        .iter()
+        .filter(elsewhere)
+        .flat_map(|s| s.objections(|line| literals(line).any(is_name)));
     assert_none(objections, "a tensor's name outside architectures/");
 }
 
 #[test]
 fn one_function_slices_weights() {
-    // The one function, which takes elements out of stored rows; then what picks from activations (predicted rows, states
-    // of tokens, logits of the likeliest ones, a teacher's channels that a student kept, compared by an evaluator, aimed at
-    // by reconstructions, states that predict a continuation, keys and values of what shares a context), what reads the numbers of
-    // token files or looks for those that are not finite, and what tries units in another order.
+    // The one function, which takes elements out of stored rows; then what picks from activations
+    // (predicted rows, states of tokens, logits of the likeliest ones, a teacher's channels that a
+    // student kept, compared by an evaluator, aimed at by reconstructions, states that predict a
+    // continuation, keys and values of what shares a context), what reads the numbers of token
+    // files or looks for those that are not finite, and what tries units in another order.
     const ALLOWED: [&str; 12] = [
         "minitron-core/src/prune/view.rs",
         "minitron-core/src/windows/batch.rs",
@@ -230,13 +335,25 @@ fn one_function_slices_weights() {
         "minitron-core/src/checkpoint/finite.rs",
     ];
     let all = of_all_crates();
-    let slices =
-        |line: &str| [".as_chunks::<", "index_select", ".f_gather(", ".f_take("].iter().any(|call| line.contains(call));
-    let elsewhere = all.iter().filter(|source| !ALLOWED.contains(&source.path.as_str()));
-    assert_none(elsewhere.flat_map(|source| source.objections(slices)), "rows or channels are picked elsewhere");
+    let slices = |line: &str| {
+        [".as_chunks::<", "index_select", ".f_gather(", ".f_take("]
+            .iter()
+            .any(|call| line.contains(call))
+    };
+    let elsewhere = all
+        .iter()
+        .filter(|source| !ALLOWED.contains(&source.path.as_str()));
+    assert_none(
+        elsewhere.flat_map(|source| source.objections(slices)),
+        "rows or channels are picked elsewhere",
+    );
     let view = all.iter().find(|source| source.path == ALLOWED[0]).unwrap();
     assert_eq!(view.objections(slices).count(), 1);
-    let narrows = |line: &str| [".f_narrow(", ".f_slice(", ".f_select("].iter().any(|call| line.contains(call));
+    let narrows = |line: &str| {
+        [".f_narrow(", ".f_slice(", ".f_select("]
+            .iter()
+            .any(|call| line.contains(call))
+    };
     let readers = all.iter().filter(|source| {
         // A source in memory gives out rows, as one on disk does.
         source.is_in("minitron-core/src/checkpoint/") && source.stem() != "source"
@@ -244,13 +361,20 @@ fn one_function_slices_weights() {
             || source.is_in("minitron-core/src/spec/")
             || source.is_in("minitron-core/src/parts/")
     });
-    assert_none(readers.flat_map(|source| source.objections(narrows)), "weights are sliced elsewhere");
+    assert_none(
+        readers.flat_map(|source| source.objections(narrows)),
+        "weights are sliced elsewhere",
+    );
 }
 
 #[test]
 fn axes_touch_no_tensors() {
     let axes = sources("minitron-plugins/src/axes");
-    assert_none(axes.iter().flat_map(|s| s.objections(|line| has_word(line, "tch"))), "an axis is data");
+    assert_none(
+        axes.iter()
+            .flat_map(|s| s.objections(|line| has_word(line, "tch"))),
+        "an axis is data",
+    );
 }
 
 #[test]
@@ -263,29 +387,44 @@ fn nothing_mutates_a_tensor_source() {
                 inside = true;
                 n_impls += 1;
             }
-            assert!(!(inside && line.contains("&mut self")), "{}:{}: {line}", source.path, idx + 1);
+            assert!(
+                !(inside && line.contains("&mut self")),
+                "{}:{}: {line}",
+                source.path,
+                idx + 1
+            );
             inside &= line != "}";
         }
-        let by_mut =
-            source.objections(|line| line.contains("&mut dyn TensorSource") || line.contains("mut impl TensorSource"));
+        let by_mut = source.objections(|line| {
+            line.contains("&mut dyn TensorSource") || line.contains("mut impl TensorSource")
+        });
         assert_none(by_mut, "a tensor source is borrowed to be changed");
     }
-    assert!(n_impls >= 4, "the pattern that finds implementations misses them");
+    assert!(
+        n_impls >= 4,
+        "the pattern that finds implementations misses them"
+    );
 }
 
 #[test]
 fn plugins_are_looked_up_in_the_registry_alone() {
     let all = of_all_crates();
-    let elsewhere = all.iter().filter(|source| !source.is_in("minitron-core/src/registry/"));
+    let elsewhere = all
+        .iter()
+        .filter(|source| !source.is_in("minitron-core/src/registry/"));
     let objects = |line: &str| {
         // lib.rs hands the crates on to the macro.
         let is_export = line.trim_start().starts_with("pub use {inventory");
         let is_attribute = line.trim_start().starts_with("#[typetag::serde(");
         // In the manifest that `plugins new` writes.
         let is_export = is_export || line.starts_with("typetag = ");
-        has_word(line, "inventory") && !is_export || has_word(line, "typetag") && !is_attribute && !is_export
+        has_word(line, "inventory") && !is_export
+            || has_word(line, "typetag") && !is_attribute && !is_export
     };
-    assert_none(elsewhere.flat_map(|source| source.objections(objects)), "a lookup past the registry");
+    assert_none(
+        elsewhere.flat_map(|source| source.objections(objects)),
+        "a lookup past the registry",
+    );
 }
 
 #[test]
@@ -301,7 +440,11 @@ fn every_plugin_file_is_called_as_its_tag_and_its_struct() {
         }
         assert_eq!(snake, tag, "{}: struct {plugin}", source.path);
         let attribute = format!("#[typetag::serde(name = \"{tag}\")]");
-        assert!(source.code.iter().any(|line| line.trim() == attribute), "{}: expected {attribute}", source.path);
+        assert!(
+            source.code.iter().any(|line| line.trim() == attribute),
+            "{}: expected {attribute}",
+            source.path
+        );
     }
 }
 
@@ -343,8 +486,9 @@ fn tensors_are_never_asked_in_a_way_that_panics() {
         "to_dense",
         "nan_to_num",
     ];
-    // Also methods of numbers, iterators, maps or of our own types; with a receiver that is a tensor, the operators among
-    // them are caught by clippy, and the others have other arguments than the tensor's (below).
+    // Also methods of numbers, iterators, maps or of our own types; with a receiver that is a
+    // tensor, the operators among them are caught by clippy, and the others have other arguments
+    // than the tensor's (below).
     const AMBIGUOUS: [&str; 24] = [
         "abs",
         "ne",
@@ -373,18 +517,25 @@ fn tensors_are_never_asked_in_a_way_that_panics() {
     ];
     let all = of_all_crates();
     let lines = || all.iter().flat_map(|source| &source.code);
-    let mut names: Vec<&str> = lines().flat_map(|line| after(line, ".f_")).chain(KNOWN).collect();
+    let mut names: Vec<&str> = lines()
+        .flat_map(|line| after(line, ".f_"))
+        .chain(KNOWN)
+        .collect();
     names.sort_unstable();
     names.dedup();
     names.retain(|name| !AMBIGUOUS.contains(name));
-    assert!(names.len() > 60, "the pattern that finds tensor calls misses them");
+    assert!(
+        names.len() > 60,
+        "the pattern that finds tensor calls misses them"
+    );
     let panics = |line: &str| {
         let line = outside_strings(line);
         let is_call = |name: &&str| line.contains(&format!(".{name}("));
         // An Option's transpose and an iterator's sum and flatten take no arguments.
-        let by_arguments = [".transpose(", ".sum(", ".flatten("]
-            .iter()
-            .any(|call| line.match_indices(call).any(|(at, _)| !line[at + call.len()..].starts_with(')')));
+        let by_arguments = [".transpose(", ".sum(", ".flatten("].iter().any(|call| {
+            line.match_indices(call)
+                .any(|(at, _)| !line[at + call.len()..].starts_with(')'))
+        });
         let constructs = after(&line, "Tensor::").any(|name| {
             let is_function = name.starts_with(|c: char| c.is_ascii_lowercase());
             is_function && !name.starts_with("f_") && name != "new"
@@ -392,16 +543,30 @@ fn tensors_are_never_asked_in_a_way_that_panics() {
         names.iter().any(is_call) || by_arguments || constructs
     };
     let objections = all.iter().flat_map(|source| source.objections(panics));
-    assert_none(objections, "a tensor call that panics; take its f_ form and `?`");
+    assert_none(
+        objections,
+        "a tensor call that panics; take its f_ form and `?`",
+    );
 }
 
 #[test]
 fn nothing_unwraps_or_panics_outside_tests() {
-    const PANICS: [&str; 8] =
-        [".unwrap()", ".unwrap_err()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "unreachable!(", "assert!("];
+    const PANICS: [&str; 8] = [
+        ".unwrap()",
+        ".unwrap_err()",
+        ".expect(",
+        "panic!(",
+        "todo!(",
+        "unimplemented!(",
+        "unreachable!(",
+        "assert!(",
+    ];
     let all = of_all_crates();
     let panics = |line: &str| PANICS.iter().any(|call| line.contains(call));
-    assert_none(all.iter().flat_map(|source| source.objections(panics)), "a panic");
+    assert_none(
+        all.iter().flat_map(|source| source.objections(panics)),
+        "a panic",
+    );
 }
 
 #[test]
@@ -410,29 +575,54 @@ fn unsafe_stands_where_it_must_and_says_why_it_is_sound() {
         let allowed = source.path == "minitron-core/src/checkpoint/reader.rs"
             || source.path == "minitron-core/src/registry/handshake.rs"
             || source.is_in("minitron-plugins/src/dynamic/");
-        for (idx, line) in source.code.iter().enumerate().filter(|(_, line)| has_word(line, "unsafe")) {
+        for (idx, line) in source
+            .code
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| has_word(line, "unsafe"))
+        {
             assert!(allowed, "{}:{}: {line}", source.path, idx + 1);
             let before = source.lines[..idx].iter().rev();
             let mut comment = before.take_while(|line| line.trim_start().starts_with("//"));
-            assert!(comment.any(|line| line.contains("// SAFETY:")), "{}:{}: no // SAFETY:", source.path, idx + 1);
+            assert!(
+                comment.any(|line| line.contains("// SAFETY:")),
+                "{}:{}: no // SAFETY:",
+                source.path,
+                idx + 1
+            );
         }
     }
 }
 
 #[test]
 fn the_output_room_alone_prints() {
-    const PRINTS: [&str; 7] = ["println!", "eprintln!", "print!", "eprint!", "dbg!", "stdout()", "stderr()"];
+    const PRINTS: [&str; 7] = [
+        "println!",
+        "eprintln!",
+        "print!",
+        "eprint!",
+        "dbg!",
+        "stdout()",
+        "stderr()",
+    ];
     let all = of_all_crates();
-    let elsewhere = all.iter().filter(|source| !source.is_in("minitron-cli/src/output/"));
+    let elsewhere = all
+        .iter()
+        .filter(|source| !source.is_in("minitron-cli/src/output/"));
     let prints = |line: &str| PRINTS.iter().any(|call| line.contains(call));
-    assert_none(elsewhere.flat_map(|source| source.objections(prints)), "printing outside output/");
+    assert_none(
+        elsewhere.flat_map(|source| source.objections(prints)),
+        "printing outside output/",
+    );
 }
 
 /// The rooms of a crate, in the order of the table in its lib.rs.
 fn rooms(name: &str) -> Vec<String> {
     let map = fs::read_to_string(root().join(name).join("src/lib.rs")).unwrap();
     let rows = map.lines().filter_map(|line| line.strip_prefix("//! | [`"));
-    rows.filter_map(|row| row.split('`').next()).map(str::to_owned).collect()
+    rows.filter_map(|row| row.split('`').next())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -445,18 +635,38 @@ fn rooms_look_left() {
         let place = |room: &str| rooms.iter().position(|other| other == room);
         let folder = format!("{name}/src/");
         for source in sources(&folder) {
-            let room = source.path.trim_start_matches(&folder).trim_end_matches(".rs").split('/').next().unwrap();
+            let room = source
+                .path
+                .trim_start_matches(&folder)
+                .trim_end_matches(".rs")
+                .split('/')
+                .next()
+                .unwrap();
             if room == "lib" {
                 continue;
             }
-            let own = place(room).unwrap_or_else(|| panic!("{room} has no place in the table of {name}/src/lib.rs"));
-            for (idx, line) in source.code.iter().enumerate().filter(|(_, line)| !line.contains("$crate")) {
-                let right = after(line, "crate::").filter(|seen| place(seen).is_some_and(|seen| seen > own));
-                objections.extend(right.map(|seen| format!("{}:{}: {room} looks at {seen}", source.path, idx + 1)));
-                let looks_up =
-                    after(line, "minitron_core::").any(|seen| seen == "registry") && !line.contains("PluginSpec");
+            let own = place(room)
+                .unwrap_or_else(|| panic!("{room} has no place in the table of {name}/src/lib.rs"));
+            for (idx, line) in source
+                .code
+                .iter()
+                .enumerate()
+                .filter(|(_, line)| !line.contains("$crate"))
+            {
+                let right = after(line, "crate::")
+                    .filter(|seen| place(seen).is_some_and(|seen| seen > own));
+                objections
+                    .extend(right.map(|seen| {
+                        format!("{}:{}: {room} looks at {seen}", source.path, idx + 1)
+                    }));
+                let looks_up = after(line, "minitron_core::").any(|seen| seen == "registry")
+                    && !line.contains("PluginSpec");
                 if name == "minitron-engine" && looks_up && !FIND_PLUGINS.contains(&room) {
-                    objections.push(format!("{}:{}: {room} looks at registry", source.path, idx + 1));
+                    objections.push(format!(
+                        "{}:{}: {room} looks at registry",
+                        source.path,
+                        idx + 1
+                    ));
                 }
             }
         }
@@ -471,24 +681,44 @@ fn rooms_of_plugins_and_command_line_have_an_order() {
         let folder = format!("{name}/src/");
         let all = sources(&folder);
         let room = |source: &Source| {
-            source.path.trim_start_matches(&folder).trim_end_matches(".rs").split('/').next().unwrap().to_owned()
+            source
+                .path
+                .trim_start_matches(&folder)
+                .trim_end_matches(".rs")
+                .split('/')
+                .next()
+                .unwrap()
+                .to_owned()
         };
         let mut rooms: Vec<String> = all.iter().map(room).collect();
         rooms.dedup();
         let mut edges = Vec::new();
         for source in &all {
             let lines = source.code.iter().filter(|line| !line.contains("$crate"));
-            let seen =
-                lines.flat_map(|line| after(line, "crate::")).filter(|seen| rooms.iter().any(|room| room == seen));
-            edges.extend(seen.map(|seen| (room(source), seen.to_owned())).filter(|(from, to)| from != to));
+            let seen = lines
+                .flat_map(|line| after(line, "crate::"))
+                .filter(|seen| rooms.iter().any(|room| room == seen));
+            edges.extend(
+                seen.map(|seen| (room(source), seen.to_owned()))
+                    .filter(|(from, to)| from != to),
+            );
         }
-        assert!(edges.len() > 3, "the pattern that finds rooms misses those of {name}");
+        assert!(
+            edges.len() > 3,
+            "the pattern that finds rooms misses those of {name}"
+        );
         // Whatever looks at no room that is left goes next.
-        while let Some(idx) = rooms.iter().position(|room| edges.iter().all(|(from, _)| from != room)) {
+        while let Some(idx) = rooms
+            .iter()
+            .position(|room| edges.iter().all(|(from, _)| from != room))
+        {
             let placed = rooms.remove(idx);
             edges.retain(|(_, to)| *to != placed);
         }
-        assert!(rooms.is_empty(), "{name}: these rooms look at each other: {rooms:?}");
+        assert!(
+            rooms.is_empty(),
+            "{name}: these rooms look at each other: {rooms:?}"
+        );
     }
 }
 
@@ -502,7 +732,11 @@ fn no_files_look_at_each_other() {
         for begin in 0..all.len() {
             let (mut reached, mut open) = (vec![false; all.len()], seen[begin].clone());
             while let Some(idx) = open.pop() {
-                assert_ne!(idx, begin, "{} looks at a file that leads back to it", all[begin].path);
+                assert_ne!(
+                    idx, begin,
+                    "{} looks at a file that leads back to it",
+                    all[begin].path
+                );
                 if !reached[idx] {
                     reached[idx] = true;
                     open.extend(&seen[idx]);
@@ -511,7 +745,10 @@ fn no_files_look_at_each_other() {
         }
         n_seen += seen.iter().map(Vec::len).sum::<usize>();
     }
-    assert!(n_seen > 300, "the pattern that finds them misses some: {n_seen}");
+    assert!(
+        n_seen > 300,
+        "the pattern that finds them misses some: {n_seen}"
+    );
 }
 
 /// The files that a file names by `super::` and `crate::`; what a `mod.rs` hands on is no file.
@@ -522,11 +759,17 @@ fn siblings(source: &Source, all: &[Source]) -> Vec<usize> {
     let folders: Vec<&str> = source.path.split('/').collect();
     let mut found = Vec::new();
     for line in source.code.iter().filter(|line| !line.contains("$crate")) {
-        let ups = line.match_indices("super::").filter(|(at, _)| !line[..*at].ends_with("super::"));
+        let ups = line
+            .match_indices("super::")
+            .filter(|(at, _)| !line[..*at].ends_with("super::"));
         for (at, _) in ups {
             let names = line[at..].trim_start_matches("super::");
             let n_up = (line[at..].len() - names.len()) / "super::".len();
-            found.extend(named(&folders[..folders.len().saturating_sub(n_up)], names, all));
+            found.extend(named(
+                &folders[..folders.len().saturating_sub(n_up)],
+                names,
+                all,
+            ));
         }
         for (at, _) in line.match_indices("crate::") {
             // CRATE/src
@@ -542,20 +785,32 @@ fn named(folder: &[&str], names: &str, all: &[Source]) -> Vec<usize> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let paths: Vec<&str> = match names.strip_prefix('{') {
         Some(list) => list.split(['{', '}', ',', ' ']).collect(),
-        None => vec![names.split(|c: char| !is_word(c) && c != ':').next().unwrap()],
+        None => vec![
+            names
+                .split(|c: char| !is_word(c) && c != ':')
+                .next()
+                .unwrap(),
+        ],
     };
     let mut found = Vec::new();
     for path in paths {
         let mut at = folder.join("/");
-        for word in path.split("::").filter(|word| !word.is_empty() && word.chars().all(is_word)) {
+        for word in path
+            .split("::")
+            .filter(|word| !word.is_empty() && word.chars().all(is_word))
+        {
             at = format!("{at}/{word}");
-            found.extend(all.iter().position(|source| source.path == format!("{at}.rs")));
+            found.extend(
+                all.iter()
+                    .position(|source| source.path == format!("{at}.rs")),
+            );
         }
     }
     found
 }
 
-/// Where numbers are made, what an index misses is a mistake (`present(..)?`), or a comment above says when it may be absent.
+/// Where numbers are made, what an index misses is a mistake (`present(..)?`), or a comment above
+/// says when it may be absent.
 #[test]
 fn an_index_that_cannot_fail_has_no_other_value() {
     const ROOMS: [&str; 18] = [
@@ -578,11 +833,21 @@ fn an_index_that_cannot_fail_has_no_other_value() {
         "minitron-plugins/src/importance/",
         "minitron-plugins/src/losses/",
     ];
-    let looks_up = |text: &str| [".get(", ".get_mut(", ".position("].iter().any(|call| text.contains(call));
-    let replaces =
-        |text: &str| [".unwrap_or_default()", ".unwrap_or(0)", ".unwrap_or(&"].iter().any(|call| text.contains(call));
+    let looks_up = |text: &str| {
+        [".get(", ".get_mut(", ".position("]
+            .iter()
+            .any(|call| text.contains(call))
+    };
+    let replaces = |text: &str| {
+        [".unwrap_or_default()", ".unwrap_or(0)", ".unwrap_or(&"]
+            .iter()
+            .any(|call| text.contains(call))
+    };
     let (mut n_excused, mut objections) = (0, Vec::new());
-    for source in of_all_crates().iter().filter(|source| ROOMS.iter().any(|room| source.is_in(room))) {
+    for source in of_all_crates()
+        .iter()
+        .filter(|source| ROOMS.iter().any(|room| source.is_in(room)))
+    {
         let mut statement = String::new();
         let mut begin = 0;
         for (idx, line) in source.code.iter().enumerate() {
@@ -594,23 +859,43 @@ fn an_index_that_cannot_fail_has_no_other_value() {
                 continue;
             }
             let above = source.lines[..=begin].iter().rev().skip(1).take(3);
-            match above.map(|line| line.trim()).any(|line| line.starts_with("//") && line.contains("bsent")) {
+            match above
+                .map(|line| line.trim())
+                .any(|line| line.starts_with("//") && line.contains("bsent"))
+            {
                 true => n_excused += 1,
                 false => objections.push(format!("{}:{}: {}", source.path, idx + 1, line.trim())),
             }
         }
     }
-    assert!(n_excused > 3, "the pattern that finds such places misses them");
+    assert!(
+        n_excused > 3,
+        "the pattern that finds such places misses them"
+    );
     assert_none(objections, "another value where an index misses");
 }
 
 #[test]
 fn files_fit_on_a_few_screens() {
-    for source in ["minitron-core/src", "minitron-engine/src"].map(sources).iter().flatten() {
-        assert!(source.code.len() <= 400, "{}: {} lines, at most 400", source.path, source.code.len());
+    for source in ["minitron-core/src", "minitron-engine/src"]
+        .map(sources)
+        .iter()
+        .flatten()
+    {
+        assert!(
+            source.code.len() <= 400,
+            "{}: {} lines, at most 400",
+            source.path,
+            source.code.len()
+        );
     }
     for (source, ..) in plugins() {
-        assert!(source.code.len() <= 200, "{}: {} lines before its tests, at most 200", source.path, source.code.len());
+        assert!(
+            source.code.len() <= 200,
+            "{}: {} lines before its tests, at most 200",
+            source.path,
+            source.code.len()
+        );
     }
 }
 
@@ -620,50 +905,88 @@ fn functions_fit_on_a_screen_or_say_why_not() {
     for source in of_all_crates() {
         let indent = |line: &str| line.len() - line.trim_start().len();
         for (start, line) in source.code.iter().enumerate() {
-            let is_function = has_word(line, "fn") && !line.trim_end().ends_with(';') && !line.contains("|");
+            let is_function =
+                has_word(line, "fn") && !line.trim_end().ends_with(';') && !line.contains("|");
             let first = line.trim_start().split(' ').next().unwrap();
-            if !is_function || !["fn", "pub", "pub(super)", "pub(crate)", "async", "unsafe", "const"].contains(&first) {
+            if !is_function
+                || ![
+                    "fn",
+                    "pub",
+                    "pub(super)",
+                    "pub(crate)",
+                    "async",
+                    "unsafe",
+                    "const",
+                ]
+                .contains(&first)
+            {
                 continue;
             }
             // rustfmt closes a body at the indentation of its `fn`.
             let close = format!("{}}}", " ".repeat(indent(line)));
             let length = match line.contains('}') {
                 true => 1,
-                false => source.code[start..].iter().position(|line| *line == close).map_or(1, |n| n + 1),
+                false => source.code[start..]
+                    .iter()
+                    .position(|line| *line == close)
+                    .map_or(1, |n| n + 1),
             };
             lengths.push(length);
             let before = source.lines[..start].iter().rev();
             let mut comment = before.take_while(|line| line.trim_start().starts_with(['/', '#']));
             let says_why = comment.any(|line| line.contains("Long because"));
-            assert!(length <= 60 || says_why, "{}:{}: {length} lines, at most 60", source.path, start + 1);
+            assert!(
+                length <= 60 || says_why,
+                "{}:{}: {length} lines, at most 60",
+                source.path,
+                start + 1
+            );
         }
     }
     lengths.sort_unstable();
-    assert!(lengths.len() > 300, "the pattern that finds functions misses them");
+    assert!(
+        lengths.len() > 300,
+        "the pattern that finds functions misses them"
+    );
     let ninetieth = lengths[lengths.len() * 9 / 10];
-    assert!(ninetieth <= 28, "90 % of functions should have at most 28 lines, got {ninetieth}");
+    assert!(
+        ninetieth <= 28,
+        "90 % of functions should have at most 28 lines, got {ninetieth}"
+    );
 }
 
 #[test]
 fn no_file_names_a_place_on_somebodys_machine() {
     // Put together here, so that this file does not name one.
-    let places: Vec<String> = ["work", "root", "home", "Users"].iter().map(|top| format!("/{top}/")).collect();
+    let places: Vec<String> = ["work", "root", "home", "Users"]
+        .iter()
+        .map(|top| format!("/{top}/"))
+        .collect();
     for path in files(&root()) {
         let bytes = fs::read(&path).unwrap();
         let text = String::from_utf8_lossy(&bytes);
         for place in &places {
-            let is_absolute =
-                |(at, _): (usize, &str)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || "._-/}$)".contains(c));
-            assert!(!text.match_indices(place.as_str()).any(is_absolute), "{} names {place}", path.display());
+            let is_absolute = |(at, _): (usize, &str)| {
+                !text[..at].ends_with(|c: char| c.is_alphanumeric() || "._-/}$)".contains(c))
+            };
+            assert!(
+                !text.match_indices(place.as_str()).any(is_absolute),
+                "{} names {place}",
+                path.display()
+            );
         }
     }
 }
 
-/// Cargo takes a path that a build script watches from the package that it is built for: one that is missing there makes every
-/// build start over.
+/// Cargo takes a path that a build script watches from the package that it is built for: one that
+/// is missing there makes every build start over.
 #[test]
 fn what_a_build_script_watches_is_there() {
-    let packages = [("", "build.rs"), ("minitron-core", "minitron-core/build.rs"), ("minitron-engine", "build.rs")];
+    let packages = [
+        ("", "build.rs"),
+        ("minitron-core", "minitron-core/build.rs"),
+        ("minitron-engine", "build.rs"),
+    ];
     let packages = packages.into_iter().chain([
         ("minitron-plugins", "build.rs"),
         ("minitron-cli", "build.rs"),
@@ -671,7 +994,11 @@ fn what_a_build_script_watches_is_there() {
     ]);
     for (package, script) in packages {
         let text = fs::read_to_string(root().join(script)).unwrap();
-        for watched in text.split("rerun-if-changed=").skip(1).filter_map(|rest| rest.split('"').next()) {
+        for watched in text
+            .split("rerun-if-changed=")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+        {
             let is_computed = watched.starts_with('{');
             assert!(
                 is_computed || root().join(package).join(watched).exists(),

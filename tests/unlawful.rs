@@ -12,13 +12,16 @@ use minitron::{config, forward, registry, some_windows};
 use minitron_core::calibrate::{Observation, SequenceStat, Site};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::{
-    Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Importance, LogitLoss, Measurements, Mixer,
-    Need, Observed, Reconstruction, RunMixer, Scorer, SitePair, StateLoss, States, Subject, TeacherNeed,
+    Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Importance, LogitLoss,
+    Measurements, Mixer, Need, Observed, Reconstruction, RunMixer, Scorer, SitePair, StateLoss,
+    States, Subject, TeacherNeed,
 };
 use minitron_core::descriptor;
 use minitron_core::error::Result;
 use minitron_core::evaluate::scan_rows;
-use minitron_core::model::{Context, Linear, LoadOptions, MixerState, PartWeights, Port, PortTap, Ports, Transformer};
+use minitron_core::model::{
+    Context, Linear, LoadOptions, MixerState, PartWeights, Port, PortTap, Ports, Transformer,
+};
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::reconstruct::StudentEditor;
@@ -36,7 +39,8 @@ thread_local! {
     static FAULT: RefCell<&'static str> = const { RefCell::new("") };
 }
 
-/// A plugin of the tests alone: its fault is its only parameter, and what this thread says where it is left out.
+/// A plugin of the tests alone: its fault is its only parameter, and what this thread says where it
+/// is left out.
 macro_rules! faulty {
     ($($plugin:ident)*) => {$(
         /// Keeps its law without a fault.
@@ -84,14 +88,27 @@ impl Architecture for BadFamily {
         let llama = registry().build::<dyn Architecture>(&PluginSpec::bare("llama"))?;
         let mut spec = llama.spec(&CheckpointInfo::config_alone(&config))?;
         spec.config = evidence.config.clone();
-        spec.architecture = if self.has("name") { "llama" } else { "bad_family" }.into();
+        spec.architecture = if self.has("name") {
+            "llama"
+        } else {
+            "bad_family"
+        }
+        .into();
         if self.has("fickle") {
             spec.options.initializer_range += calls() as f64;
         }
-        for tensor in spec.params.iter_mut().filter(|tensor| tensor.role == Role::DOWN && self.has("sides")) {
+        for tensor in spec
+            .params
+            .iter_mut()
+            .filter(|tensor| tensor.role == Role::DOWN && self.has("sides"))
+        {
             tensor.sides[1] = fixed(48);
         }
-        for dim in spec.dims.values_mut().filter(|dim| dim.name.starts_with(MLP) && self.has("key")) {
+        for dim in spec
+            .dims
+            .values_mut()
+            .filter(|dim| dim.name.starts_with(MLP) && self.has("key"))
+        {
             dim.stated = vec![ConfigKey::scalar("ffn_size")];
         }
         for part in spec.layers.iter_mut().flat_map(|layer| layer.0.last_mut()) {
@@ -118,11 +135,19 @@ impl Mixer for BadMixer {
 
     fn ports(&self) -> Ports {
         self.at("ports");
-        Ports { readers: vec![Role::GATE, Role::UP], writer: Role::DOWN, written: Port::NEURONS }
+        Ports {
+            readers: vec![Role::GATE, Role::UP],
+            writer: Role::DOWN,
+            written: Port::NEURONS,
+        }
     }
 
     fn observed(&self) -> Vec<Observed> {
-        vec![Observed { kind: MLP, port: Port::NEURONS, width: 1 }]
+        vec![Observed {
+            kind: MLP,
+            port: Port::NEURONS,
+            width: 1,
+        }]
     }
 
     fn shows(&self) -> Vec<Port> {
@@ -133,14 +158,28 @@ impl Mixer for BadMixer {
         // Of the model's own size it says something.
         let is_own = size(MLP) == 48;
         self.at(if is_own { "cost" } else { "cost of others" });
-        Cost { inside: 4 * size(MLP) as u64, ..Cost::default() }
+        Cost {
+            inside: 4 * size(MLP) as u64,
+            ..Cost::default()
+        }
     }
 
     fn load(&self, weights: &mut PartWeights) -> Result<Box<dyn RunMixer>> {
         self.at("load");
         let of = self.clone();
-        let [gate, up] = [Role::GATE, if self.0 == "role" { Role("up and away") } else { Role::UP }];
-        let (gate, up, down) = (weights.linear(gate)?, weights.linear(up)?, weights.linear(Role::DOWN)?);
+        let [gate, up] = [
+            Role::GATE,
+            if self.0 == "role" {
+                Role("up and away")
+            } else {
+                Role::UP
+            },
+        ];
+        let (gate, up, down) = (
+            weights.linear(gate)?,
+            weights.linear(up)?,
+            weights.linear(Role::DOWN)?,
+        );
         Ok(Box::new(RunBadMixer { of, gate, up, down }))
     }
 }
@@ -160,7 +199,13 @@ impl Drop for RunBadMixer {
 }
 
 impl RunMixer for RunBadMixer {
-    fn forward(&self, x_bte: &Tensor, _: &Context, _: Option<&mut MixerState>, tap: &mut PortTap) -> Result<Tensor> {
+    fn forward(
+        &self,
+        x_bte: &Tensor,
+        _: &Context,
+        _: Option<&mut MixerState>,
+        tap: &mut PortTap,
+    ) -> Result<Tensor> {
         self.of.at("forward");
         let up_btf = self.up.forward(x_bte)?;
         let inner_btf = self.gate.forward(x_bte)?.f_silu()?.f_mul(&up_btf)?;
@@ -198,7 +243,11 @@ impl Importance for BadMetric {
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(BadScorer { fault: self.fault.clone(), block: group.block, sums_u: vec![0.0; group.n_units] }))
+        Ok(Box::new(BadScorer {
+            fault: self.fault.clone(),
+            block: group.block,
+            sums_u: vec![0.0; group.n_units],
+        }))
     }
 }
 
@@ -211,11 +260,16 @@ struct BadScorer {
 
 impl Scorer for BadScorer {
     fn observe(&mut self, observation: &Observation) -> Result<()> {
-        let stat_bu = observation.activations()?.per_window(SequenceStat::Mean, self.block)?;
+        let stat_bu = observation
+            .activations()?
+            .per_window(SequenceStat::Mean, self.block)?;
         for (idx, stat_u) in stat_bu.chunks(self.sums_u.len()).enumerate() {
             // The first window of each batch alone.
             let counts = self.fault != "batches" || idx == 0;
-            self.sums_u.iter_mut().zip(stat_u).for_each(|(sum, value)| *sum += if counts { *value } else { 0.0 });
+            self.sums_u
+                .iter_mut()
+                .zip(stat_u)
+                .for_each(|(sum, value)| *sum += if counts { *value } else { 0.0 });
         }
         Ok(())
     }
@@ -225,12 +279,19 @@ impl Scorer for BadScorer {
     }
 
     fn merge(&mut self, state: &[f64]) -> Result<()> {
-        self.sums_u.iter_mut().zip(state).for_each(|(ours, theirs)| *ours += theirs);
+        self.sums_u
+            .iter_mut()
+            .zip(state)
+            .for_each(|(ours, theirs)| *ours += theirs);
         Ok(())
     }
 
     fn finish(&self) -> Result<Vec<f32>> {
-        let add = if self.fault == "fickle" { calls() as f64 } else { 0.0 };
+        let add = if self.fault == "fickle" {
+            calls() as f64
+        } else {
+            0.0
+        };
         let mut scores: Vec<f32> = self.sums_u.iter().map(|sum| (sum + add) as f32).collect();
         match self.fault.as_str() {
             "nan" => scores[0] = f32::NAN,
@@ -244,7 +305,11 @@ impl Scorer for BadScorer {
 #[typetag::serde(name = "bad_allocator")]
 impl Allocator for BadAllocator {
     fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>> {
-        let size = if self.has("fickle") && calls().is_multiple_of(2) { 16 } else { 24 };
+        let size = if self.has("fickle") && calls().is_multiple_of(2) {
+            16
+        } else {
+            24
+        };
         let mut plan = space.plan(&Sizes::from([(MLP.to_owned(), size)]), rankings, spec)?;
         match self.fault.as_str() {
             "none" => return Ok(Vec::new()),
@@ -263,7 +328,10 @@ impl Reconstruction for BadReconstruction {
         if editor.is_whole() && !self.has("meddling") {
             return Ok(());
         }
-        let at = At::Sublayer { layer: 0, sublayer: 0 };
+        let at = At::Sublayer {
+            layer: 0,
+            sublayer: 0,
+        };
         let weight = editor.read(at, role, kind)?;
         let weight = match self.fault.as_str() {
             "fickle" => weight + calls() as f64,
@@ -279,15 +347,26 @@ impl Reconstruction for BadReconstruction {
 impl LogitLoss for BadLoss {
     fn teacher(&self) -> TeacherNeed {
         if self.has("constants") {
-            TeacherNeed::Distribution { n_tokens: TeacherNeed::ALL }
+            TeacherNeed::Distribution {
+                n_tokens: TeacherNeed::ALL,
+            }
         } else {
             TeacherNeed::Logits
         }
     }
 
-    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {
+    fn rows(
+        &self,
+        student_nv: &Tensor,
+        teacher_nv: Option<&Tensor>,
+        _labels_n: &Tensor,
+    ) -> Result<Tensor> {
         let teacher_nv = teacher_nv.unwrap();
-        let teacher_nv = if self.has("teacher") { teacher_nv.shallow_clone() } else { teacher_nv.detach() };
+        let teacher_nv = if self.has("teacher") {
+            teacher_nv.shallow_clone()
+        } else {
+            teacher_nv.detach()
+        };
         let loss_n = (student_nv - teacher_nv).square().mean_dim(-1, false, None);
         Ok(match self.fault.as_str() {
             "rows" => loss_n.mean(None) + &loss_n,
@@ -304,8 +383,14 @@ impl LogitLoss for BadLoss {
 #[typetag::serde(name = "bad_states")]
 impl StateLoss for BadStates {
     fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        let last = SitePair { student: Site::Last, teacher: Site::Last };
-        let deep = SitePair { student: Site::LayerInput(teacher.n_layers() - 1), ..last };
+        let last = SitePair {
+            student: Site::Last,
+            teacher: Site::Last,
+        };
+        let deep = SitePair {
+            student: Site::LayerInput(teacher.n_layers() - 1),
+            ..last
+        };
         let _ = student;
         Ok(match self.fault.as_str() {
             "nothing" => Vec::new(),
@@ -323,7 +408,11 @@ impl StateLoss for BadStates {
             return Ok((student.x_btc - teacher.x_btc.detach()).square().mean(None));
         }
         let (student_nc, teacher_nc) = (student.rows()?, teacher.rows()?);
-        let teacher_nc = if self.has("teacher") { teacher_nc } else { teacher_nc.detach() };
+        let teacher_nc = if self.has("teacher") {
+            teacher_nc
+        } else {
+            teacher_nc.detach()
+        };
         let d_nc = (student_nc - teacher_nc).square();
         Ok(match self.fault.as_str() {
             "sides" => d_nc.mean_dim(-1, false, None),
@@ -340,7 +429,12 @@ impl Evaluator for BadMeasure {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
         let (mut sum, mut n_rows, mut n_batches) = (0.0, 0.0, 0.0);
         scan_rows(subject, |rows| {
-            sum += rows.student_nv.max_dim(-1, false).0.sum(tch::Kind::Double).double_value(&[]);
+            sum += rows
+                .student_nv
+                .max_dim(-1, false)
+                .0
+                .sum(tch::Kind::Double)
+                .double_value(&[]);
             n_rows += rows.labels_n.numel() as f64;
             n_batches += 1.0;
             Ok(())
@@ -353,7 +447,11 @@ impl Evaluator for BadMeasure {
         };
         assert!(n_batches > 0.0);
         let nothing = self.has("nothing");
-        Ok(if nothing { Measurements::new() } else { Measurements::from([("largest".to_owned(), value)]) })
+        Ok(if nothing {
+            Measurements::new()
+        } else {
+            Measurements::from([("largest".to_owned(), value)])
+        })
     }
 }
 
@@ -368,12 +466,20 @@ impl Corpus for BadText {
     }
 
     fn documents(&self, _seed: u64) -> Result<Documents<'_>> {
-        let add = if self.has("fickle") { calls() as u32 } else { 0 };
+        let add = if self.has("fickle") {
+            calls() as u32
+        } else {
+            0
+        };
         let n = if self.has("nothing") { 0 } else { 4 };
         let open = self.has("open");
         Ok(Box::new((0..n).map(move |idx| {
             let tokens = Document::Tokens(vec![idx + add]);
-            Ok(if open && idx == 3 { Document::Part(Box::new(tokens)) } else { tokens })
+            Ok(if open && idx == 3 {
+                Document::Part(Box::new(tokens))
+            } else {
+                tokens
+            })
         })))
     }
 
@@ -400,7 +506,9 @@ fn descriptors() -> [Descriptor; 9] {
 /// As if a library had brought them.
 fn opened() -> Registry {
     let leaked: &'static [Descriptor] = Box::leak(Box::new(descriptors()));
-    registry().with_library(String::new(), leaked.iter().collect()).unwrap()
+    registry()
+        .with_library(String::new(), leaked.iter().collect())
+        .unwrap()
 }
 
 #[test]
@@ -408,7 +516,10 @@ fn without_a_fault_they_keep_their_laws() {
     let checked = laws::check_opened(&opened()).unwrap();
     assert_eq!(checked.len(), Kind::ALL.len());
     for (name, verdict) in checked {
-        assert!(verdict.starts_with("form, ") && !verdict.contains(UNTRIED), "{name}: {verdict}");
+        assert!(
+            verdict.starts_with("form, ") && !verdict.contains(UNTRIED),
+            "{name}: {verdict}"
+        );
     }
 }
 
@@ -434,7 +545,14 @@ const FAULTS: [Faults; 9] = [
             ("ahead", "a token changes what stands before it"),
         ],
     ),
-    (Kind::Axis, "bad_axis", &[("twice", "group `mlp.0` of 48 units"), ("short", "group `mlp.0` of 47 units")]),
+    (
+        Kind::Axis,
+        "bad_axis",
+        &[
+            ("twice", "group `mlp.0` of 48 units"),
+            ("short", "group `mlp.0` of 47 units"),
+        ],
+    ),
     (
         Kind::Importance,
         "bad_metric",
@@ -459,7 +577,10 @@ const FAULTS: [Faults; 9] = [
         Kind::Reconstruction,
         "bad_reconstruction",
         &[
-            ("meddling", "changed a student from which nothing was removed"),
+            (
+                "meddling",
+                "changed a student from which nothing was removed",
+            ),
             ("fickle", "asked twice, it gives two students"),
             ("nan", "values that are not finite"),
             ("shape", "expected shape"),
@@ -476,7 +597,10 @@ const FAULTS: [Faults; 9] = [
             ("overflow", "is not finite for finite logits"),
             ("fickle", "asked twice, it gives two answers"),
             ("teacher", "the teacher's logits get a gradient"),
-            ("constants", "a constant added to a row of the teacher's logits"),
+            (
+                "constants",
+                "a constant added to a row of the teacher's logits",
+            ),
         ],
     ),
     (
@@ -484,7 +608,10 @@ const FAULTS: [Faults; 9] = [
         "bad_states",
         &[
             ("nothing", "it compares nothing"),
-            ("depth", "LayerInput(4): a site that a `bert` of 3 layers does not show"),
+            (
+                "depth",
+                "LayerInput(4): a site that a `bert` of 3 layers does not show",
+            ),
             ("padding", "depends on what stands for no token"),
             ("sides", "expected a scalar"),
             ("detached", "no gradient reaches the student's states"),
@@ -517,17 +644,35 @@ const FAULTS: [Faults; 9] = [
 
 #[test]
 fn every_fault_of_every_kind_is_caught_and_named_with_the_plugin_and_its_origin() {
-    assert_eq!(FAULTS.iter().map(|(kind, ..)| *kind).collect::<HashSet<_>>().len(), Kind::ALL.len());
+    assert_eq!(
+        FAULTS
+            .iter()
+            .map(|(kind, ..)| *kind)
+            .collect::<HashSet<_>>()
+            .len(),
+        Kind::ALL.len()
+    );
     for (kind, tag, faults) in FAULTS {
         // As if its library brought this one alone.
         let plugin = opened().find(kind, tag).unwrap();
-        let registry = registry().with_library(String::new(), vec![plugin]).unwrap();
+        let registry = registry()
+            .with_library(String::new(), vec![plugin])
+            .unwrap();
         for (fault, says) in faults {
             FAULT.set(fault);
-            let text = laws::check_opened(&registry).map_err(|error| error.to_string()).unwrap_err();
+            let text = laws::check_opened(&registry)
+                .map_err(|error| error.to_string())
+                .unwrap_err();
             FAULT.set("");
-            let begins = format!("plugin: `{tag}` ({} {}): ", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-            assert!(text.starts_with(&begins) && text.contains(says), "{tag}, {fault}: {text}");
+            let begins = format!(
+                "plugin: `{tag}` ({} {}): ",
+                env!("CARGO_PKG_NAME"),
+                env!("CARGO_PKG_VERSION")
+            );
+            assert!(
+                text.starts_with(&begins) && text.contains(says),
+                "{tag}, {fault}: {text}"
+            );
         }
     }
 }
@@ -585,8 +730,12 @@ impl Scorer for BrittleScorer {
 fn what_panics_while_shown_or_dropped_unwinds_no_further_than_its_guard() {
     let plugin = descriptor! { Importance for Brittle { tag: "brittle", summary: "a test", source: "a test" } };
     let plugin: &'static Descriptor = Box::leak(Box::new(plugin));
-    let registry = registry().with_library(String::new(), vec![plugin]).unwrap();
-    let brittle = registry.build::<dyn Importance>(&PluginSpec::bare("brittle")).unwrap();
+    let registry = registry()
+        .with_library(String::new(), vec![plugin])
+        .unwrap();
+    let brittle = registry
+        .build::<dyn Importance>(&PluginSpec::bare("brittle"))
+        .unwrap();
     assert_eq!(format!("{brittle:?}"), "<its Debug panicked: shown>");
     assert_eq!(format!("{brittle:#?}"), "<its Debug panicked: shown>");
     let llama = laws::Sample::new(&registry, &laws::sample_config("llama"), 1).unwrap();
@@ -596,7 +745,9 @@ fn what_panics_while_shown_or_dropped_unwinds_no_further_than_its_guard() {
     drop(scorer);
     drop(brittle);
     // It is shown as it shows itself where nothing is wrong.
-    let honest = opened().build::<dyn Axis>(&PluginSpec::bare("bad_axis")).unwrap();
+    let honest = opened()
+        .build::<dyn Axis>(&PluginSpec::bare("bad_axis"))
+        .unwrap();
     assert_eq!(format!("{honest:?}"), "BadAxis { fault: \"\" }");
 }
 
@@ -625,9 +776,16 @@ fn a_mixer_of_a_library_is_guarded_wherever_it_is_asked_and_a_built_in_one_is_le
     // Where no error can be said, the next thing that can fail says it.
     let fickle = described("bad_family", "cost of others");
     let half = Sizes::from([(MLP.to_owned(), 24)]);
-    assert_eq!(fickle.kv_cache_bytes_at(&half, 8, 1), own.kv_cache_bytes_at(&half, 8, 1));
+    assert_eq!(
+        fickle.kv_cache_bytes_at(&half, 8, 1),
+        own.kv_cache_bytes_at(&half, 8, 1)
+    );
     let said = model(&fickle).unwrap_err().to_string();
-    assert!(said.contains("plugin: `bad_family`") && said.ends_with("it panicked: at its cost of others"), "{said}");
+    assert!(
+        said.contains("plugin: `bad_family`")
+            && said.ends_with("it panicked: at its cost of others"),
+        "{said}"
+    );
     // What panics while it is dropped ends nothing.
     drop(model(&described("bad_family", "end")).unwrap());
 }
@@ -649,7 +807,11 @@ fn a_measurement_that_is_no_number_is_the_evaluators_error_with_its_key_and_valu
         seed: 0,
         progress: &Silent,
     };
-    let error = registry.build::<dyn Evaluator>(&spec).unwrap().evaluate(&subject).unwrap_err();
+    let error = registry
+        .build::<dyn Evaluator>(&spec)
+        .unwrap()
+        .evaluate(&subject)
+        .unwrap_err();
     insta::assert_snapshot!(
         error,
         @"plugin: `bad_measure` (minitron 0.1.0): `largest` came out as inf: expected a finite number; the model's outputs may overflow, or its weights not be finite"

@@ -1,5 +1,6 @@
-//! Models of the hub, for names that somebody gave: the one place that asks the network. A file stands under its name only
-//! after its size and hash were those that the hub announced; what was cut off waits beside it, and is gone on with.
+//! Models of the hub, for names that somebody gave: the one place that asks the network. A file
+//! stands under its name only after its size and hash were those that the hub announced; what was
+//! cut off waits beside it, and is gone on with.
 
 mod listing;
 mod snapshot;
@@ -25,27 +26,41 @@ const ENDPOINT: &str = "https://huggingface.co";
 /// Without a byte for so long, a connection counts as lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The folder behind a MODEL: itself, or a hub id's snapshot, fetched where the local cache lacks it.
+/// The folder behind a MODEL: itself, or a hub id's snapshot, fetched where the local cache lacks
+/// it.
 ///
 /// # Errors
-/// `Data` where the hub does not give it, or gives something else than it announced; `Recipe` for a revision that is none.
+/// `Data` where the hub does not give it, or gives something else than it announced; `Recipe` for a
+/// revision that is none.
 pub fn folder(model: &str, bar: &Bar) -> Result<PathBuf> {
     let path = Path::new(model);
     let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
-    if path.exists() || path.is_absolute() || id.split('/').count() != 2 || !id.split('/').all(is_plain) {
+    if path.exists()
+        || path.is_absolute()
+        || id.split('/').count() != 2
+        || !id.split('/').all(is_plain)
+    {
         return Ok(path.to_path_buf());
     }
     if !revision.split('/').all(is_plain) {
-        return Err(Error::Recipe(format!("`{model}`: expected a branch, tag or commit after @, got `{revision}`")));
+        return Err(Error::Recipe(format!(
+            "`{model}`: expected a branch, tag or commit after @, got `{revision}`"
+        )));
     }
     let cache = Cache::from_env();
     let token = cache.token();
-    let cache = cache.repo(Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned()));
+    let cache = cache.repo(Repo::with_revision(
+        id.to_owned(),
+        RepoType::Model,
+        revision.to_owned(),
+    ));
     if let Some(dir) = cached(&cache, revision) {
         info!(path = %dir.display(), "whole in the cache");
         return Ok(dir);
     }
-    let offline = std::env::var("HF_HUB_OFFLINE").unwrap_or_default().to_lowercase();
+    let offline = std::env::var("HF_HUB_OFFLINE")
+        .unwrap_or_default()
+        .to_lowercase();
     if ["1", "true", "yes", "on"].contains(&offline.as_str()) {
         return Err(Error::Data(format!(
             "`{model}` is no folder here and not whole in the cache, and HF_HUB_OFFLINE keeps it from being fetched; unset \
@@ -58,9 +73,14 @@ pub fn folder(model: &str, bar: &Bar) -> Result<PathBuf> {
 
 /// A snapshot in the local cache that has a config and all weights.
 fn cached(cache: &CacheRepo, revision: &str) -> Option<PathBuf> {
-    let by_ref = cache.get(CONFIG).and_then(|config| Some(config.parent()?.to_path_buf()));
+    let by_ref = cache
+        .get(CONFIG)
+        .and_then(|config| Some(config.parent()?.to_path_buf()));
     // A commit needs no reference to it.
-    by_ref.into_iter().chain([cache.pointer_path(revision)]).find(|dir| is_whole(dir))
+    by_ref
+        .into_iter()
+        .chain([cache.pointer_path(revision)])
+        .find(|dir| is_whole(dir))
 }
 
 /// One part of an id, a revision or a path: nothing that leads elsewhere.
@@ -81,8 +101,13 @@ struct Hub<'a> {
 
 impl<'a> Hub<'a> {
     fn new(model: &'a str, id: &'a str, revision: &'a str, token: Option<String>) -> Self {
-        let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
-        let endpoint = endpoint.unwrap_or_else(|| ENDPOINT.to_owned()).trim_end_matches('/').to_owned();
+        let endpoint = std::env::var("HF_ENDPOINT")
+            .ok()
+            .filter(|endpoint| !endpoint.is_empty());
+        let endpoint = endpoint
+            .unwrap_or_else(|| ENDPOINT.to_owned())
+            .trim_end_matches('/')
+            .to_owned();
         let config = Agent::config_builder()
             .https_only(endpoint.starts_with("https:"))
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
@@ -91,7 +116,14 @@ impl<'a> Hub<'a> {
             .timeout_recv_response(Some(PATIENCE))
             .timeout_per_read(Some(PATIENCE))
             .build();
-        Hub { agent: config.into(), endpoint, token, model, id, revision }
+        Hub {
+            agent: config.into(),
+            endpoint,
+            token,
+            model,
+            id,
+            revision,
+        }
     }
 
     fn failed(&self, cause: impl std::fmt::Display) -> Error {
@@ -105,11 +137,26 @@ impl<'a> Hub<'a> {
     fn fetch(&self, cache: &CacheRepo, bar: &Bar) -> Result<PathBuf> {
         let (commit, files) = self.listing()?;
         let dir = cache.pointer_path(&commit);
-        let blobs = dir.parent().and_then(Path::parent).unwrap_or(&dir).join("blobs");
+        let blobs = dir
+            .parent()
+            .and_then(Path::parent)
+            .unwrap_or(&dir)
+            .join("blobs");
         fs::create_dir_all(&blobs).at_path(&blobs)?;
-        bar.note(&format!("{}: fetching {} files from the hub", self.model, files.len()));
-        bar.start("fetch, bytes", files.iter().fold(0, |sum, file| sum.saturating_add(file.n_bytes)));
-        let fetched = files.iter().try_for_each(|file| self.blob(&commit, file, &blobs, bar));
+        bar.note(&format!(
+            "{}: fetching {} files from the hub",
+            self.model,
+            files.len()
+        ));
+        bar.start(
+            "fetch, bytes",
+            files
+                .iter()
+                .fold(0, |sum, file| sum.saturating_add(file.n_bytes)),
+        );
+        let fetched = files
+            .iter()
+            .try_for_each(|file| self.blob(&commit, file, &blobs, bar));
         bar.finish();
         fetched?;
         fs::create_dir_all(&dir).at_path(&dir)?;
@@ -123,24 +170,43 @@ impl<'a> Hub<'a> {
 
     /// The commit, and the files of it that a model may need.
     fn listing(&self) -> Result<(String, Vec<Announced>)> {
-        let url = format!("{}/api/models/{}/revision/{}?blobs=true", self.endpoint, self.id, encoded(self.revision));
+        let url = format!(
+            "{}/api/models/{}/revision/{}?blobs=true",
+            self.endpoint,
+            self.id,
+            encoded(self.revision)
+        );
         let mut response = self.get(&url, 0).map_err(|e| self.failed(e))?;
-        let text = response.body_mut().read_to_string().map_err(|e| self.failed(e))?;
-        let Listing { sha, siblings } =
-            serde_json::from_str(&text).map_err(|e| self.failed(format!("no list of files came ({e})")))?;
+        let text = response
+            .body_mut()
+            .read_to_string()
+            .map_err(|e| self.failed(e))?;
+        let Listing { sha, siblings } = serde_json::from_str(&text)
+            .map_err(|e| self.failed(format!("no list of files came ({e})")))?;
         if !is_hex(&sha, 40) {
             return Err(self.failed(format!("expected a commit, got `{sha}`")));
         }
-        let elsewhere = |name: &str| name.contains('\\') || name.split('/').any(|part| part.is_empty() || part == "..");
-        if let Some(sibling) = siblings.iter().find(|sibling| elsewhere(&sibling.rfilename)) {
+        let elsewhere = |name: &str| {
+            name.contains('\\') || name.split('/').any(|part| part.is_empty() || part == "..")
+        };
+        if let Some(sibling) = siblings
+            .iter()
+            .find(|sibling| elsewhere(&sibling.rfilename))
+        {
             let name = &sibling.rfilename;
-            return Err(self.failed(format!("it lists `{name}`, which would lie outside the model's folder")));
+            return Err(self.failed(format!(
+                "it lists `{name}`, which would lie outside the model's folder"
+            )));
         }
         let wanted = siblings.into_iter().filter(Sibling::is_wanted);
         let announced = |sibling: Sibling| sibling.announced().map_err(|cause| self.failed(cause));
         let files: Vec<Announced> = wanted.map(announced).collect::<Result<_>>()?;
         info!(n_files = files.len(), commit = %sha, "listed");
-        if files.is_empty() { Err(self.failed("the repository is empty")) } else { Ok((sha, files)) }
+        if files.is_empty() {
+            Err(self.failed("the repository is empty"))
+        } else {
+            Ok((sha, files))
+        }
     }
 
     /// Brings one file, verified, to where the cache keeps it.
@@ -172,36 +238,60 @@ impl<'a> Hub<'a> {
         let found = file.hash.of(&part)?;
         if found != file.hash.hex() {
             fs::remove_file(&part).at_path(&part)?;
-            let message = format!("{}: expected hash {}, got {found}", file.name, file.hash.hex());
-            return Err(Error::Data(format!("`{}`: {message}; nothing of it was kept, try again", self.model)));
+            let message = format!(
+                "{}: expected hash {}, got {found}",
+                file.name,
+                file.hash.hex()
+            );
+            return Err(Error::Data(format!(
+                "`{}`: {message}; nothing of it was kept, try again",
+                self.model
+            )));
         }
         fs::rename(&part, &blob).at_path(&blob)
     }
 
     /// Fetches what a begun file lacks.
     fn append(&self, commit: &str, file: &Announced, part: &Path, bar: &Bar) -> Result<()> {
-        let path = file.name.split('/').map(encoded).collect::<Vec<_>>().join("/");
+        let path = file
+            .name
+            .split('/')
+            .map(encoded)
+            .collect::<Vec<_>>()
+            .join("/");
         let url = format!("{}/{}/resolve/{commit}/{path}", self.endpoint, self.id);
         let begun = n_bytes_of(part);
         bar.advance(begun, "");
         if begun == file.n_bytes && part.is_file() {
             return Ok(());
         }
-        let response = self.get(&url, begun).map_err(|e| self.failed(format!("{}: {e}", file.name)))?;
-        let range = response.headers().get("content-range").and_then(|range| range.to_str().ok());
+        let response = self
+            .get(&url, begun)
+            .map_err(|e| self.failed(format!("{}: {e}", file.name)))?;
+        let range = response
+            .headers()
+            .get("content-range")
+            .and_then(|range| range.to_str().ok());
         // Who ignores the range sends everything.
-        let is_rest = begun > 0 && range.is_some_and(|range| range.starts_with(&format!("bytes {begun}-")));
+        let is_rest =
+            begun > 0 && range.is_some_and(|range| range.starts_with(&format!("bytes {begun}-")));
         let mut out = match is_rest {
             true => OpenOptions::new().append(true).open(part),
             false => File::create(part),
         }
         .at_path(part)?;
-        let mut left = if is_rest { file.n_bytes.saturating_sub(begun) } else { file.n_bytes };
+        let mut left = if is_rest {
+            file.n_bytes.saturating_sub(begun)
+        } else {
+            file.n_bytes
+        };
         info!(name = %file.name, begun = if is_rest { begun } else { 0 }, n_bytes = left, "fetching");
         let mut body = response.into_body().into_reader();
         let mut buffer = vec![0u8; 1 << 16];
         loop {
-            let n = body.read(&mut buffer).map_err(|e| self.cut_off(file, part, &e))?;
+            let n = body
+                .read(&mut buffer)
+                .map_err(|e| self.cut_off(file, part, &e))?;
             let bytes = buffer.get(..n).unwrap_or_default();
             if bytes.is_empty() {
                 break;
@@ -209,15 +299,25 @@ impl<'a> Hub<'a> {
             if n as u64 > left {
                 drop(out);
                 fs::remove_file(part).at_path(part)?;
-                let message = format!("{}: more came than the {} bytes announced", file.name, file.n_bytes);
-                return Err(Error::Data(format!("`{}`: {message}; nothing of it was kept", self.model)));
+                let message = format!(
+                    "{}: more came than the {} bytes announced",
+                    file.name, file.n_bytes
+                );
+                return Err(Error::Data(format!(
+                    "`{}`: {message}; nothing of it was kept",
+                    self.model
+                )));
             }
             out.write_all(bytes).at_path(part)?;
             left = left.saturating_sub(n as u64);
             bar.advance(n as u64, &file.name);
         }
         out.sync_all().at_path(part)?;
-        if left > 0 { Err(self.cut_off(file, part, &"the connection ended")) } else { Ok(()) }
+        if left > 0 {
+            Err(self.cut_off(file, part, &"the connection ended"))
+        } else {
+            Ok(())
+        }
     }
 
     fn cut_off(&self, file: &Announced, part: &Path, cause: &dyn std::fmt::Display) -> Error {
@@ -228,7 +328,11 @@ impl<'a> Hub<'a> {
         ))
     }
 
-    fn get(&self, url: &str, begin: u64) -> std::result::Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+    fn get(
+        &self,
+        url: &str,
+        begin: u64,
+    ) -> std::result::Result<ureq::http::Response<ureq::Body>, ureq::Error> {
         let mut request = self.agent.get(url);
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
@@ -248,7 +352,9 @@ fn n_bytes_of(path: &Path) -> u64 {
 /// As a part of a URL.
 fn encoded(word: &str) -> String {
     let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+            char::from(byte).to_string()
+        }
         other => format!("%{other:02X}"),
     };
     word.bytes().map(byte).collect()

@@ -15,7 +15,12 @@ use clap::Parser;
 fn main() -> ExitCode {
     let arguments = match args::Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(refusal) => return output::refuse(&refusal, std::env::args_os().any(|word| word == OsStr::new("--json"))),
+        Err(refusal) => {
+            return output::refuse(
+                &refusal,
+                std::env::args_os().any(|word| word == OsStr::new("--json")),
+            );
+        }
     };
     let json = arguments.common.json;
     let observing = match observe::start(&arguments.common) {

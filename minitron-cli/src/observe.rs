@@ -17,7 +17,12 @@ use crate::output;
 /// Asked where `--log` is not given.
 const VARIABLE: &str = "MINITRON_LOG";
 /// Whose spans a trace holds.
-const OURS: [&str; 4] = ["minitron", "minitron_core", "minitron_engine", "minitron_plugins"];
+const OURS: [&str; 4] = [
+    "minitron",
+    "minitron_core",
+    "minitron_engine",
+    "minitron_plugins",
+];
 
 /// Listens as long as this lives.
 #[derive(Debug)]
@@ -44,13 +49,20 @@ pub fn start(common: &Common) -> Result<Observing> {
     let chrome = file.clone().map(|file| Chrome::new(file).with_filter(ours));
     if lines.is_some() || chrome.is_some() {
         // Only fails where somebody listens already, and nobody else begins to.
-        let _ = tracing_subscriber::registry().with(lines).with(chrome).try_init();
+        let _ = tracing_subscriber::registry()
+            .with(lines)
+            .with(chrome)
+            .try_init();
     }
     Ok(Observing { file })
 }
 
 fn filter(common: &Common) -> Result<Option<Targets>> {
-    let from_variable = || std::env::var(VARIABLE).ok().filter(|words| !words.is_empty());
+    let from_variable = || {
+        std::env::var(VARIABLE)
+            .ok()
+            .filter(|words| !words.is_empty())
+    };
     let (name, words) = match (&common.log, from_variable()) {
         (Some(words), _) => ("--log", words.clone()),
         (None, Some(words)) => (VARIABLE, words),

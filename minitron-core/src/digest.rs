@@ -9,7 +9,11 @@ use crate::error::{IoContext, Result};
 use crate::files::open_regular;
 
 fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Of token ids.
@@ -38,8 +42,8 @@ const MIB: u64 = 1 << 20;
 const SAMPLED_ABOVE: u64 = 256 * MIB;
 const N_SAMPLES: u64 = 64;
 
-/// Of a data file: of all bytes up to 256 MiB; of a larger file, of its length and 64 evenly spaced MiB, first and last
-/// included, so that hundreds of gigabytes need not be read to be told apart.
+/// Of a data file: of all bytes up to 256 MiB; of a larger file, of its length and 64 evenly spaced
+/// MiB, first and last included, so that hundreds of gigabytes need not be read to be told apart.
 pub fn of_data_file(path: &Path) -> Result<String> {
     let mut file = open_regular(path).at_path(path)?;
     let n_bytes = file.metadata().at_path(path)?.len();
@@ -52,7 +56,11 @@ pub fn of_data_file(path: &Path) -> Result<String> {
     for sample in 0..N_SAMPLES {
         let start = (n_bytes - MIB) / (N_SAMPLES - 1) * sample;
         // The division leaves a rest, which the last sample must not miss.
-        let start = if sample + 1 == N_SAMPLES { n_bytes - MIB } else { start };
+        let start = if sample + 1 == N_SAMPLES {
+            n_bytes - MIB
+        } else {
+            start
+        };
         file.seek(SeekFrom::Start(start)).at_path(path)?;
         file.read_exact(&mut buffer).at_path(path)?;
         hasher.update(&buffer);

@@ -1,4 +1,5 @@
-//! Errors by blame: the variant says whose fault it is, the text what was expected, what was found and what to do.
+//! Errors by blame: the variant says whose fault it is, the text what was expected, what was found
+//! and what to do.
 
 use std::panic::Location;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What the user asked for cannot be meant: an unknown name, a bad flag, an output that is already there.
+    /// What the user asked for cannot be meant: an unknown name, a bad flag, an output that is
+    /// already there.
     #[error("recipe: {0}")]
     Recipe(String),
     /// A model folder is damaged, incomplete or of an unsupported kind.
@@ -72,23 +74,35 @@ pub enum Error {
 impl Error {
     /// A damaged or unsupported model folder.
     pub fn checkpoint(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
-        Error::Checkpoint { path: path.as_ref().to_path_buf(), message: message.into() }
+        Error::Checkpoint {
+            path: path.as_ref().to_path_buf(),
+            message: message.into(),
+        }
     }
 
     /// A refusal of the operating system.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Error::Io { path: path.as_ref().to_path_buf(), source }
+        Error::Io {
+            path: path.as_ref().to_path_buf(),
+            source,
+        }
     }
 
     /// An unknown name, answered with the known ones.
     pub fn unknown<'a>(kind: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
-        Error::Recipe(format!("no {kind} is called `{name}`; known: {}", known.join(", ")))
+        Error::Recipe(format!(
+            "no {kind} is called `{name}`; known: {}",
+            known.join(", ")
+        ))
     }
 
     /// The error with the place it belongs to in front.
     pub fn at(self, place: impl Into<String>) -> Self {
-        Error::At { place: place.into(), source: Box::new(self) }
+        Error::At {
+            place: place.into(),
+            source: Box::new(self),
+        }
     }
 
     /// Whose fault it is, in one word: the variant's name.
@@ -117,18 +131,29 @@ impl Error {
 
     /// Places in the recipe or run, outer ones first; none where the error names none.
     pub fn place(&self) -> Option<String> {
-        let Error::At { place, source } = self else { return None };
-        Some(source.place().map_or_else(|| place.clone(), |inner| format!("{place}: {inner}")))
+        let Error::At { place, source } = self else {
+            return None;
+        };
+        Some(
+            source
+                .place()
+                .map_or_else(|| place.clone(), |inner| format!("{place}: {inner}")),
+        )
     }
 
     /// What is said besides the kind, the path and the place.
     pub fn message(&self) -> String {
         match self {
-            Error::Recipe(message) | Error::Plan(message) | Error::Data(message) | Error::Internal(message) => {
-                message.clone()
-            }
+            Error::Recipe(message)
+            | Error::Plan(message)
+            | Error::Data(message)
+            | Error::Internal(message) => message.clone(),
             Error::Checkpoint { message, .. } => message.clone(),
-            Error::Plugin { tag, origin, message } => format!("`{tag}` ({origin}): {message}"),
+            Error::Plugin {
+                tag,
+                origin,
+                message,
+            } => format!("`{tag}` ({origin}): {message}"),
             Error::Torch { op, message } => format!("{op}: {message}"),
             Error::Io { source, .. } => source.to_string(),
             Error::At { source, .. } => source.message(),
@@ -159,14 +184,22 @@ impl From<TchError> for Error {
     fn from(error: TchError) -> Self {
         let place = Location::caller();
         let text = error.to_string();
-        let line = text.lines().next().unwrap_or_default().trim_start_matches("Internal torch error: ");
-        Error::Torch { op: format!("{}:{}", place.file(), place.line()), message: line.to_owned() }
+        let line = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("Internal torch error: ");
+        Error::Torch {
+            op: format!("{}:{}", place.file(), place.line()),
+            message: line.to_owned(),
+        }
     }
 }
 
 /// What is there unless this program is wrong.
 pub trait Present<T> {
-    /// `slice.get(idx).present("a window of the block")?`: a mistake of ours is an error, never another value.
+    /// `slice.get(idx).present("a window of the block")?`: a mistake of ours is an error, never
+    /// another value.
     fn present(self, what: &str) -> Result<T>;
 }
 

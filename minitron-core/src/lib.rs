@@ -1,4 +1,5 @@
-//! What minitron is made of: models as data, their forward pass, plans, observations, and the contracts of plugins.
+//! What minitron is made of: models as data, their forward pass, plans, observations, and the
+//! contracts of plugins.
 //!
 //! Data flows one way, and each room looks left only:
 //!

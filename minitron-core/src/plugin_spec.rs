@@ -1,4 +1,5 @@
-//! A plugin as it is named: `activation:batch=l2,seq=mean`, or `{ type = "activation", batch = "l2" }`.
+//! A plugin as it is named: `activation:batch=l2,seq=mean`, or `{ type = "activation", batch = "l2"
+//! }`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,10 @@ pub struct PluginSpec {
 impl PluginSpec {
     /// A plugin with all defaults.
     pub fn bare(tag: &str) -> Self {
-        PluginSpec { tag: tag.to_owned(), params: Map::new() }
+        PluginSpec {
+            tag: tag.to_owned(),
+            params: Map::new(),
+        }
     }
 
     /// The same with one more parameter.
@@ -35,7 +39,8 @@ impl PluginSpec {
         self
     }
 
-    /// The files that the plugin reads: parameters called `path`, or `reference` for what it compares with.
+    /// The files that the plugin reads: parameters called `path`, or `reference` for what it
+    /// compares with.
     pub fn paths(&self) -> impl Iterator<Item = (&'static str, PathBuf)> + '_ {
         let path = |key| Some((key, PathBuf::from(self.params.get(key)?.as_str()?)));
         ["path", "reference"].into_iter().filter_map(path)
@@ -46,14 +51,20 @@ impl PluginSpec {
     /// # Errors
     /// `Io` for a file that cannot be read.
     pub fn digests(specs: &[PluginSpec]) -> Result<Vec<String>> {
-        specs.iter().flat_map(PluginSpec::paths).map(|(_, path)| digest::of_file(&path)).collect()
+        specs
+            .iter()
+            .flat_map(PluginSpec::paths)
+            .map(|(_, path)| digest::of_file(&path))
+            .collect()
     }
 
     /// The same with its relative paths taken from `dir`.
     #[must_use]
     pub fn relative_to(self, dir: &Path) -> Self {
         let paths: Vec<_> = self.paths().collect();
-        let joined = |spec: Self, (key, path)| spec.with(key, dir.join::<PathBuf>(path).to_string_lossy().as_ref());
+        let joined = |spec: Self, (key, path)| {
+            spec.with(key, dir.join::<PathBuf>(path).to_string_lossy().as_ref())
+        };
         paths.into_iter().fold(self, joined)
     }
 
@@ -71,7 +82,9 @@ impl FromStr for PluginSpec {
         let mut spec = PluginSpec::bare(tag.trim());
         for pair in rest.split(',').filter(|pair| !pair.trim().is_empty()) {
             let (key, value) = pair.split_once('=').ok_or_else(|| {
-                Error::Recipe(format!("`{text}`: expected `name` or `name:key=value,key=value`, got `{pair}`"))
+                Error::Recipe(format!(
+                    "`{text}`: expected `name` or `name:key=value,key=value`, got `{pair}`"
+                ))
             })?;
             let (key, value) = (key.trim(), value.trim());
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
@@ -80,7 +93,9 @@ impl FromStr for PluginSpec {
             }
         }
         if spec.tag.is_empty() {
-            return Err(Error::Recipe(format!("`{text}`: expected a plugin's name before the colon")));
+            return Err(Error::Recipe(format!(
+                "`{text}`: expected a plugin's name before the colon"
+            )));
         }
         Ok(spec)
     }
@@ -90,7 +105,9 @@ impl fmt::Display for PluginSpec {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.tag)?;
         for (idx, (key, value)) in self.params.iter().enumerate() {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let text = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
             write!(f, "{}{key}={text}", if idx == 0 { ':' } else { ',' })?;
         }
         Ok(())

@@ -59,19 +59,38 @@ struct Recorded {
 impl<'a> Recorder<'a> {
     /// Nothing kept yet.
     pub fn new(inner: &'a dyn Progress) -> Self {
-        Recorder { inner, state: Mutex::default(), listener: None }
+        Recorder {
+            inner,
+            state: Mutex::default(),
+            listener: None,
+        }
     }
 
-    /// With the warnings of an earlier process, which a repetition does not add to; `listener` is told of each new one.
-    pub fn continued(inner: &'a dyn Progress, kept: Vec<String>, listener: &'a Listener<'a>) -> Self {
-        let state = Recorded { kept, passed_on: BTreeSet::new() };
-        Recorder { inner, state: Mutex::new(state), listener: Some(listener) }
+    /// With the warnings of an earlier process, which a repetition does not add to; `listener` is
+    /// told of each new one.
+    pub fn continued(
+        inner: &'a dyn Progress,
+        kept: Vec<String>,
+        listener: &'a Listener<'a>,
+    ) -> Self {
+        let state = Recorded {
+            kept,
+            passed_on: BTreeSet::new(),
+        };
+        Recorder {
+            inner,
+            state: Mutex::new(state),
+            listener: Some(listener),
+        }
     }
 }
 
 impl Debug for Recorder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Recorder").field("inner", &self.inner).field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Recorder")
+            .field("inner", &self.inner)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
 }
 
@@ -110,12 +129,16 @@ impl Progress for Recorder<'_> {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).kept.clone()
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .kept
+            .clone()
     }
 }
 
-/// How a person ends long work early. Only work that can be gone on with listens; whoever catches signals asks it through
-/// the two flags, and ends other work at once.
+/// How a person ends long work early. Only work that can be gone on with listens; whoever catches
+/// signals asks it through the two flags, and ends other work at once.
 #[derive(Debug, Clone)]
 pub struct Interrupt {
     /// Set where the work that listens is to finish its step, keep what it has and return.
@@ -126,7 +149,10 @@ pub struct Interrupt {
 
 impl Default for Interrupt {
     fn default() -> Self {
-        Interrupt { asked: Arc::new(AtomicBool::new(false)), deaf: Arc::new(AtomicBool::new(true)) }
+        Interrupt {
+            asked: Arc::new(AtomicBool::new(false)),
+            deaf: Arc::new(AtomicBool::new(true)),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! A small seeded generator (SplitMix64) for orders and draws, the same on every platform and version.
+//! A small seeded generator (SplitMix64) for orders and draws, the same on every platform and
+//! version.
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Debug, Clone)]

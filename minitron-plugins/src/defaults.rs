@@ -15,7 +15,10 @@ pub struct BuiltIn;
 
 impl Defaults for BuiltIn {
     fn metrics(&self) -> Vec<PluginSpec> {
-        vec![PluginSpec::bare("activation"), PluginSpec::bare("block_influence")]
+        vec![
+            PluginSpec::bare("activation"),
+            PluginSpec::bare("block_influence"),
+        ]
     }
 
     fn distillation_losses(&self) -> Vec<PluginSpec> {
@@ -29,7 +32,9 @@ impl Defaults for BuiltIn {
     fn allocator(&self, wanted: &SizeRequest) -> PluginSpec {
         let sizes = serde_json::to_value(&wanted.sizes).unwrap_or_default();
         match (&wanted.params, wanted.ratio, &wanted.memory) {
-            (Some(params), ..) => PluginSpec::bare("budget").with("params", params.as_str()).with("hold", sizes),
+            (Some(params), ..) => PluginSpec::bare("budget")
+                .with("params", params.as_str())
+                .with("hold", sizes),
             (None, None, Some(memory)) => PluginSpec::bare("memory")
                 .with("memory", memory.as_str())
                 .with("seq_len", wanted.seq_len)

@@ -1,4 +1,5 @@
-//! The built-in strategies, one file each. Adding one is a file and a `mod` line; nothing else names it.
+//! The built-in strategies, one file each. Adding one is a file and a `mod` line; nothing else
+//! names it.
 
 mod allocators;
 mod architectures;

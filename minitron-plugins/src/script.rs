@@ -15,18 +15,28 @@ impl Script {
     /// Calls a method that gives a tensor.
     ///
     /// # Errors
-    /// `Recipe` when the file cannot be read as TorchScript, `Data` when the call fails or gives something else.
+    /// `Recipe` when the file cannot be read as TorchScript, `Data` when the call fails or gives
+    /// something else.
     pub fn call(&self, path: &Path, method: &str, arguments: &[IValue]) -> Result<Tensor> {
         let device = arguments.iter().find_map(|argument| match argument {
             IValue::Tensor(tensor) => Some(tensor.device()),
             _ => None,
         });
-        let module = self.0.get_or_init(|| load(path, device.unwrap_or(Device::Cpu)));
-        let module = module.as_ref().map_err(|message| Error::Recipe(message.clone()))?;
-        // Fusing kernels after some calls would make a run that was resumed differ from one that was not. Kept for each thread.
+        let module = self
+            .0
+            .get_or_init(|| load(path, device.unwrap_or(Device::Cpu)));
+        let module = module
+            .as_ref()
+            .map_err(|message| Error::Recipe(message.clone()))?;
+        // Fusing kernels after some calls would make a run that was resumed differ from one that
+        // was not. Kept for each thread.
         tch::jit::f_set_graph_executor_optimize(false)?;
-        let failed = |message: String| Error::Data(format!("{}: `{method}`: {message}", path.display()));
-        match module.method_is(method, arguments).map_err(|error| failed(last_line(&error.to_string())))? {
+        let failed =
+            |message: String| Error::Data(format!("{}: `{method}`: {message}", path.display()));
+        match module
+            .method_is(method, arguments)
+            .map_err(|error| failed(last_line(&error.to_string())))?
+        {
             IValue::Tensor(tensor) => Ok(tensor),
             _ => Err(failed("expected a tensor for an answer".into())),
         }
@@ -47,7 +57,12 @@ fn load(path: &Path, device: Device) -> Result<CModule, String> {
     if !path.is_file() {
         return Err(wrong("no such file".into()));
     }
-    let said = |error: tch::TchError| format!("not a TorchScript file ({})", first_line(&error.to_string()));
+    let said = |error: tch::TchError| {
+        format!(
+            "not a TorchScript file ({})",
+            first_line(&error.to_string())
+        )
+    };
     CModule::load_on_device(path, device).map_err(|error| wrong(said(error)))
 }
 

@@ -14,8 +14,8 @@ pub use libfuzzer_sys;
 
 static LAST_WORDS: Mutex<String> = Mutex::new(String::new());
 
-/// Takes libFuzzer's own hook away, which ends the process although somebody catches the panic: the guard of Parquet
-/// files does.
+/// Takes libFuzzer's own hook away, which ends the process although somebody catches the panic: the
+/// guard of Parquet files does.
 pub fn begin() {
     tch::set_num_threads(1);
     set_hook(Box::new(|panic| *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = panic.to_string()));

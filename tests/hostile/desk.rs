@@ -38,7 +38,10 @@ pub fn files<const N: usize>(bytes: &[u8]) -> [Option<&[u8]>; N] {
     let mut rest = Some(bytes);
     std::array::from_fn(|idx| {
         let all = rest?;
-        let end = all.windows(BETWEEN.len()).position(|window| window == BETWEEN).filter(|_| idx + 1 < N);
+        let end = all
+            .windows(BETWEEN.len())
+            .position(|window| window == BETWEEN)
+            .filter(|_| idx + 1 < N);
         rest = end.map(|end| &all[end + BETWEEN.len()..]);
         Some(&all[..end.unwrap_or(all.len())])
     })
@@ -61,7 +64,10 @@ pub fn answer<T>(result: Result<T>) -> Option<T> {
         Ok(value) => Some(value),
         Err(error) => {
             let text = error.to_string();
-            assert!(!is_internal(&error) && !text.contains("it panicked"), "a file led to a bug: {text}");
+            assert!(
+                !is_internal(&error) && !text.contains("it panicked"),
+                "a file led to a bug: {text}"
+            );
             assert!(text.len() > 8, "an error without words: {text}");
             None
         }
@@ -76,12 +82,16 @@ fn is_internal(error: &Error) -> bool {
     }
 }
 
-/// Bytes of memory for each byte of a file: one of JSON becomes a value, a key and a place in a table.
+/// Bytes of memory for each byte of a file: one of JSON becomes a value, a key and a place in a
+/// table.
 const PER_BYTE: usize = 64;
 
 /// Runs some work, which may hold so much at a time: a multiple of its input and a constant.
 pub fn within(n_bytes: usize, constant: usize, work: impl FnOnce()) {
     let peak = memory::peak_of(work);
     let most = n_bytes * PER_BYTE + constant;
-    assert!(peak <= most, "{n_bytes} bytes took {peak} bytes of memory, at most {most} expected");
+    assert!(
+        peak <= most,
+        "{n_bytes} bytes took {peak} bytes of memory, at most {most} expected"
+    );
 }

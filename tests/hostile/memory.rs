@@ -1,4 +1,5 @@
-//! Counts what a thread holds on the Rust side, so that a parser's appetite can be compared with its input.
+//! Counts what a thread holds on the Rust side, so that a parser's appetite can be compared with
+//! its input.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -20,7 +20,9 @@ use minitron_engine::data::{DataLoader, DataSpec, Tokenizer};
 use minitron_engine::pipeline::{Recipe, Spec, check_recipe};
 use minitron_engine::report;
 use minitron_engine::search::Predicate;
-use minitron_engine::train::{AdamW, AdamWSettings, CacheHeader, CacheType, TeacherCache, saved_cursor};
+use minitron_engine::train::{
+    AdamW, AdamWSettings, CacheHeader, CacheType, TeacherCache, saved_cursor,
+};
 use serde_json::{Value, json};
 
 use super::desk::{answer, dir, files, put, with_registry, within};
@@ -62,9 +64,16 @@ pub fn safetensors(bytes: &[u8]) {
 fn read_all(source: &dyn TensorSource, n_stored: usize) {
     let mut n_bytes = 0;
     for name in source.names() {
-        let info = source.info(&name).unwrap_or_else(|| panic!("`{name}` is listed and has no type"));
-        n_bytes += info.n_bytes().unwrap_or_else(|| panic!("`{name}` is larger than numbers go"));
-        assert!(n_bytes <= n_stored as u64, "`{name}` is larger than its file");
+        let info = source
+            .info(&name)
+            .unwrap_or_else(|| panic!("`{name}` is listed and has no type"));
+        n_bytes += info
+            .n_bytes()
+            .unwrap_or_else(|| panic!("`{name}` is larger than numbers go"));
+        assert!(
+            n_bytes <= n_stored as u64,
+            "`{name}` is larger than its file"
+        );
         if let Some(tensor) = answer(source.read(&name)) {
             assert_eq!(Some(tensor.numel() as u64), info.n_elements(), "{name}");
         }
@@ -83,7 +92,11 @@ pub fn model(bytes: &[u8]) {
     put(&dir, "config.json", config);
     let is_sharded = shard_a.is_some();
     put(&dir, "model.safetensors", weights.filter(|_| !is_sharded));
-    put(&dir, "model.safetensors.index.json", weights.filter(|_| is_sharded));
+    put(
+        &dir,
+        "model.safetensors.index.json",
+        weights.filter(|_| is_sharded),
+    );
     put(&dir, "a.safetensors", shard_a);
     put(&dir, "b.safetensors", shard_b);
     if config.is_none_or(has_many_layers) {
@@ -93,16 +106,23 @@ pub fn model(bytes: &[u8]) {
         let folder = answer(with_registry(|registry| ModelFolder::open(&dir, registry)));
         if let Some(folder) = folder {
             assert!(folder.n_bytes() <= bytes.len() as u64);
-            answer(Transformer::load(&folder.checkpoint.tensors, &folder.spec, LoadOptions::default()));
+            answer(Transformer::load(
+                &folder.checkpoint.tensors,
+                &folder.spec,
+                LoadOptions::default(),
+            ));
         }
     });
 }
 
-/// A layer costs some kilobytes of names, whatever the config's length; up to 4096 are allowed. That many take a while.
+/// A layer costs some kilobytes of names, whatever the config's length; up to 4096 are allowed.
+/// That many take a while.
 fn has_many_layers(config: &[u8]) -> bool {
     const MANY: u64 = 64;
     let value: Value = serde_json::from_slice(config).unwrap_or_default();
-    ["num_hidden_layers", "n_layer"].iter().any(|key| value[*key].as_u64().is_some_and(|n| n > MANY))
+    ["num_hidden_layers", "n_layer"]
+        .iter()
+        .any(|key| value[*key].as_u64().is_some_and(|n| n > MANY))
 }
 
 /// config.json of every family, and what follows from it alone.
@@ -112,9 +132,13 @@ pub fn config(bytes: &[u8]) {
     }
     let path = put(&dir(), "config.json", Some(bytes));
     within(bytes.len(), 4 * MIB, || {
-        let Some(config) = answer(Config::load(&path)) else { return };
+        let Some(config) = answer(Config::load(&path)) else {
+            return;
+        };
         with_registry(|registry| {
-            let Some(spec) = answer(ModelSpec::from_config(&config, registry)) else { return };
+            let Some(spec) = answer(ModelSpec::from_config(&config, registry)) else {
+                return;
+            };
             let sizes = spec.sizes();
             assert_eq!(spec.n_params(), spec.n_params_at(&sizes));
             assert!(spec.n_non_embedding_at(&sizes) <= spec.n_params());
@@ -126,14 +150,19 @@ pub fn config(bytes: &[u8]) {
         });
         answer(with_registry(|registry| {
             let none = MemorySource::default();
-            registry.architecture_for(&config)?.spec(&CheckpointInfo::of(&config, &none))
+            registry
+                .architecture_for(&config)?
+                .spec(&CheckpointInfo::of(&config, &none))
         }));
     });
 }
 
 fn axes(registry: &Registry) -> Vec<Box<dyn Axis>> {
-    let tags = registry.of_kind(Kind::Axis).map(|descriptor| PluginSpec::bare(descriptor.tag));
-    tags.filter_map(|spec| answer(registry.build(&spec))).collect()
+    let tags = registry
+        .of_kind(Kind::Axis)
+        .map(|descriptor| PluginSpec::bare(descriptor.tag));
+    tags.filter_map(|spec| answer(registry.build(&spec)))
+        .collect()
 }
 
 /// A model that plans and scores are for.
@@ -146,7 +175,9 @@ struct Source {
 fn with_source(work: impl FnOnce(&Source, &Registry)) {
     thread_local! { static SOURCE: Option<Source> = with_registry(source).ok(); }
     SOURCE.with(|source| {
-        let source = source.as_ref().unwrap_or_else(|| panic!("the model for plans cannot be made"));
+        let source = source
+            .as_ref()
+            .unwrap_or_else(|| panic!("the model for plans cannot be made"));
         with_registry(|registry| work(source, registry));
     });
 }
@@ -161,7 +192,11 @@ fn source(registry: &Registry) -> Result<Source> {
     let spec = ModelSpec::from_config(&config, registry)?;
     let space = Space::new(&spec, &axes(registry))?;
     let weights = fresh_weights(&spec, 0)?;
-    Ok(Source { spec, space, weights })
+    Ok(Source {
+        spec,
+        space,
+        weights,
+    })
 }
 
 /// plan.json, up to the student that it makes.
@@ -169,11 +204,19 @@ pub fn plan(bytes: &[u8]) {
     let path = put(&dir(), "plan.json", Some(bytes));
     with_source(|source, _| {
         within(bytes.len(), MIB, || {
-            let Some(plan) = answer(Plan::load(&path)) else { return };
-            let Some(plan) = answer(plan.checked(&source.space, &source.spec)) else { return };
+            let Some(plan) = answer(Plan::load(&path)) else {
+                return;
+            };
+            let Some(plan) = answer(plan.checked(&source.space, &source.spec)) else {
+                return;
+            };
             let student = answer(Student::new(&source.weights, &source.spec, &plan));
             if let Some(student) = student {
-                student.view.names().iter().for_each(|name| drop(answer(student.view.read(name))));
+                student
+                    .view
+                    .names()
+                    .iter()
+                    .for_each(|name| drop(answer(student.view.read(name))));
             }
             let twice = plan.compose(&plan, &source.spec);
             assert!(twice.kept.values().flatten().all(|&unit| unit < 16));
@@ -186,13 +229,29 @@ pub fn scores(bytes: &[u8]) {
     let path = put(&dir(), "scores.safetensors", Some(bytes));
     with_source(|source, registry| {
         within(bytes.len(), MIB, || {
-            let Some(scores) = answer(Scores::load(&path)) else { return };
-            assert!(scores.by_name.values().flatten().all(|score| score.is_finite()));
-            let groups = axes(registry).into_iter().filter_map(|axis| answer(axis.groups(&source.spec))).flatten();
+            let Some(scores) = answer(Scores::load(&path)) else {
+                return;
+            };
+            assert!(
+                scores
+                    .by_name
+                    .values()
+                    .flatten()
+                    .all(|score| score.is_finite())
+            );
+            let groups = axes(registry)
+                .into_iter()
+                .filter_map(|axis| answer(axis.groups(&source.spec)))
+                .flatten();
             let groups: Vec<_> = groups.collect();
-            let Some(rankings) = answer(Rankings::new(&scores, &groups, &Default::default())) else { return };
+            let Some(rankings) = answer(Rankings::new(&scores, &groups, &Default::default()))
+            else {
+                return;
+            };
             let sizes = [("mlp".to_owned(), 8), ("heads".to_owned(), 2)].into();
-            let Some(plan) = answer(source.space.plan(&sizes, &rankings, &source.spec)) else { return };
+            let Some(plan) = answer(source.space.plan(&sizes, &rankings, &source.spec)) else {
+                return;
+            };
             answer(plan.explain(&rankings, &source.spec, Some(4)));
         });
     });
@@ -206,7 +265,12 @@ pub fn recipe(bytes: &[u8]) {
             answer(with_registry(|registry| check_recipe(registry, &recipe)));
         }
         answer(Spec::load(&path));
-        let Some(line) = std::str::from_utf8(bytes).ok().filter(|text| text.len() < 512) else { return };
+        let Some(line) = std::str::from_utf8(bytes)
+            .ok()
+            .filter(|text| text.len() < 512)
+        else {
+            return;
+        };
         if let Some(spec) = answer(line.parse::<PluginSpec>()) {
             assert!(!spec.to_string().is_empty());
         }
@@ -228,12 +292,21 @@ pub fn tokenizer(bytes: &[u8]) {
     put(&dir, "tokenizer.json", table);
     put(&dir, "tokenizer_config.json", config);
     within(bytes.len(), 16 * MIB, || {
-        let none = answer(Config::from_value(&dir.join("config.json"), json!({ "eos_token_id": 1 })));
+        let none = answer(Config::from_value(
+            &dir.join("config.json"),
+            json!({ "eos_token_id": 1 }),
+        ));
         let Some(none) = none else { return };
         for is_causal in [true, false] {
-            let Some(tokenizer) = answer(Tokenizer::load(&dir, &none, 512, is_causal)) else { continue };
-            let text = String::from_utf8_lossy(text.unwrap_or(b"Once upon a time, in 1 house:\n\t<s>"));
-            for ids in answer(tokenizer.encode_whole(&[&text])).into_iter().flatten() {
+            let Some(tokenizer) = answer(Tokenizer::load(&dir, &none, 512, is_causal)) else {
+                continue;
+            };
+            let text =
+                String::from_utf8_lossy(text.unwrap_or(b"Once upon a time, in 1 house:\n\t<s>"));
+            for ids in answer(tokenizer.encode_whole(&[&text]))
+                .into_iter()
+                .flatten()
+            {
                 assert!(ids.iter().all(|&id| id < 512));
                 answer(tokenizer.decode(&ids));
             }
@@ -245,23 +318,39 @@ pub fn tokenizer(bytes: &[u8]) {
 
 /// Token files: the first byte says of which kind.
 pub fn tokens(bytes: &[u8]) {
-    let Some((kind, bytes)) = bytes.split_first() else { return };
+    let Some((kind, bytes)) = bytes.split_first() else {
+        return;
+    };
     let dir = dir();
     let [index, ids] = files(bytes);
     let (tag, name, first, params) = match kind % 4 {
         0 => ("tokens", "t.npy", Some(bytes), json!({})),
-        1 => ("tokens", "u.bin", Some(bytes), json!({ "token_type": "u16" })),
-        2 => ("tokens", "u.bin", Some(bytes), json!({ "token_type": "u32" })),
+        1 => (
+            "tokens",
+            "u.bin",
+            Some(bytes),
+            json!({ "token_type": "u16" }),
+        ),
+        2 => (
+            "tokens",
+            "u.bin",
+            Some(bytes),
+            json!({ "token_type": "u32" }),
+        ),
         _ => ("megatron", "m.idx", index, json!({})),
     };
     put(&dir, "m.bin", ids);
     let path = put(&dir, name, first);
-    within(bytes.len(), MIB, || read_documents(tag, &path, params, bytes.len()));
+    within(bytes.len(), MIB, || {
+        read_documents(tag, &path, params, bytes.len())
+    });
 }
 
 /// Texts: the first byte says of which kind.
 pub fn texts(bytes: &[u8]) {
-    let Some((kind, bytes)) = bytes.split_first() else { return };
+    let Some((kind, bytes)) = bytes.split_first() else {
+        return;
+    };
     let (tag, name, params) = match kind {
         5 => ("jsonl", "t.json", json!({})),
         // Two fields are assembled row by row.
@@ -278,17 +367,33 @@ pub fn texts(bytes: &[u8]) {
     // What is compressed unfolds: a line, or a page.
     let is_plain = matches!(name, "t.txt" | "t.jsonl" | "t.json");
     let constant = if is_plain { MIB } else { 16 * MIB };
-    within(bytes.len(), constant, || read_documents(tag, &path, params, bytes.len()));
+    within(bytes.len(), constant, || {
+        read_documents(tag, &path, params, bytes.len())
+    });
 }
 
 fn read_documents(tag: &str, path: &Path, params: Value, n_bytes: usize) {
-    let Value::Object(params) = params else { return };
-    let spec = PluginSpec { tag: tag.to_owned(), params }.with("path", path.to_string_lossy().as_ref());
-    let Some(corpus) = answer(with_registry(|registry| registry.build::<dyn Corpus>(&spec))) else { return };
+    let Value::Object(params) = params else {
+        return;
+    };
+    let spec = PluginSpec {
+        tag: tag.to_owned(),
+        params,
+    }
+    .with("path", path.to_string_lossy().as_ref());
+    let Some(corpus) = answer(with_registry(|registry| {
+        registry.build::<dyn Corpus>(&spec)
+    })) else {
+        return;
+    };
     let n_all = n_documents(corpus.as_ref(), 0, n_bytes);
     let n_rest = n_documents(corpus.as_ref(), 1, n_bytes);
     if let (Some(all), Some(rest)) = (n_all, n_rest) {
-        assert_eq!(rest, all.saturating_sub(1), "{tag}: the documents after the first");
+        assert_eq!(
+            rest,
+            all.saturating_sub(1),
+            "{tag}: the documents after the first"
+        );
     }
 }
 
@@ -319,13 +424,17 @@ pub fn conversation(bytes: &[u8]) {
     const UNMARKED: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[end]{% endfor %}\
                             {% if add_generation_prompt %}[assistant]{% endif %}";
     thread_local! { static TEMPLATES: Vec<ChatTemplate> = [MARKED, UNMARKED].into_iter().filter_map(compiled).collect(); }
-    let Ok(record) = serde_json::from_slice::<Value>(bytes) else { return };
+    let Ok(record) = serde_json::from_slice::<Value>(bytes) else {
+        return;
+    };
     TEMPLATES.with(|templates| {
         assert_eq!(templates.len(), 2);
         within(bytes.len(), MIB, || {
             for form in [None].into_iter().chain(Form::ALL.map(Some)) {
                 match answer(Example::from_record(&record, form)).flatten() {
-                    Some(Example::Chat(chat)) => templates.iter().for_each(|template| render(template, &chat)),
+                    Some(Example::Chat(chat)) => templates
+                        .iter()
+                        .for_each(|template| render(template, &chat)),
                     Some(Example::Completion { prompt, completion }) => {
                         check_answers(&Rendered::completion(&prompt, &completion));
                     }
@@ -339,7 +448,12 @@ pub fn conversation(bytes: &[u8]) {
 fn compiled(source: &str) -> Option<ChatTemplate> {
     let tokens = json!({ "bos_token": "<s>", "eos_token": "</s>" });
     let now: Moment = answer("2026-02-03T04:05:06".parse())?;
-    answer(ChatTemplate::from_source("chat_template.jinja", source, tokens.as_object()?.clone(), now))
+    answer(ChatTemplate::from_source(
+        "chat_template.jinja",
+        source,
+        tokens.as_object()?.clone(),
+        now,
+    ))
 }
 
 fn render(template: &ChatTemplate, chat: &Conversation) {
@@ -354,7 +468,11 @@ fn render(template: &ChatTemplate, chat: &Conversation) {
 fn check_answers(rendered: &Rendered) {
     let mut end = 0;
     for range in &rendered.answers {
-        assert!(end <= range.start && rendered.text.get(range.clone()).is_some(), "{range:?} of {:?}", rendered.text);
+        assert!(
+            end <= range.start && rendered.text.get(range.clone()).is_some(),
+            "{range:?} of {:?}",
+            rendered.text
+        );
         end = range.end;
     }
     assert_eq!(rendered.answers_in_chars().len(), rendered.answers.len());
@@ -382,7 +500,9 @@ pub fn template(bytes: &[u8]) {
         };
     }
     CHAT.with(|chat| {
-        let chat = chat.as_ref().unwrap_or_else(|| panic!("the conversation for templates cannot be read"));
+        let chat = chat
+            .as_ref()
+            .unwrap_or_else(|| panic!("the conversation for templates cannot be read"));
         within(bytes.len(), MIB, || {
             if let Some(template) = compiled(&String::from_utf8_lossy(bytes)) {
                 render(&template, chat);
@@ -403,8 +523,13 @@ pub fn cache(bytes: &[u8]) {
     within(bytes.len(), MIB, || {
         for (vocab, dtype) in [(100, CacheType::F16), (70_000, CacheType::F32)] {
             let wanted = CacheHeader::new("t".into(), "f32".into(), vocab, 4, dtype);
-            let Some(cache) = answer(TeacherCache::open(&dir, wanted)) else { continue };
-            let keys = index.unwrap_or_default().chunks_exact(32).filter_map(|entry| entry.get(..16)?.try_into().ok());
+            let Some(cache) = answer(TeacherCache::open(&dir, wanted)) else {
+                continue;
+            };
+            let keys = index
+                .unwrap_or_default()
+                .chunks_exact(32)
+                .filter_map(|entry| entry.get(..16)?.try_into().ok());
             for key in keys {
                 let mut rows = Default::default();
                 answer(cache.read(&key, &mut rows));
@@ -424,14 +549,18 @@ pub fn cursor(bytes: &[u8]) {
     let path = put(&step, "state.safetensors", tensors.or(Some(b"")));
     within(bytes.len(), MIB, || {
         if let Some(mut cursor) = saved_cursor(&out) {
-            let Some(mut loader) = answer(loader()) else { return };
+            let Some(mut loader) = answer(loader()) else {
+                return;
+            };
             cursor.digest = loader.digest().to_owned();
             if answer(loader.seek(&cursor)).is_some() {
                 answer(loader.take(5));
                 assert!(!loader.cursor().streams.is_empty());
             }
         }
-        if let (Some(reader), Some(mut optimizer)) = (answer(Reader::open_file(&path)), answer(optimizer())) {
+        if let (Some(reader), Some(mut optimizer)) =
+            (answer(Reader::open_file(&path)), answer(optimizer()))
+        {
             answer(optimizer.restore(&reader, 2));
         }
     });
@@ -445,7 +574,10 @@ fn loader() -> Result<DataLoader> {
 /// Of a model of a few numbers.
 pub fn optimizer() -> Result<AdamW> {
     let spec = with_registry(|registry| ModelSpec::from_config(&dwarf()?, registry))?;
-    let options = LoadOptions { trainable: true, ..LoadOptions::default() };
+    let options = LoadOptions {
+        trainable: true,
+        ..LoadOptions::default()
+    };
     let model = Transformer::load(&fresh_weights(&spec, 0)?, &spec, options)?;
     AdamW::new(model.parameters(), AdamWSettings::default())
 }
@@ -494,7 +626,9 @@ pub fn report(bytes: &[u8]) {
         "scores.safetensors",
         "events.jsonl",
     ];
-    let Some((first, bytes)) = bytes.split_first() else { return };
+    let Some((first, bytes)) = bytes.split_first() else {
+        return;
+    };
     let dir = dir().join("job");
     fs::create_dir_all(&dir).unwrap_or_default();
     let parts = files::<2>(bytes);

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use minitron::{
-    add_demo_tokenizer, config, metric, random_weights, registry, score, tiny_gpt2, tiny_llama, tiny_nemotron,
-    with_demo_vocabulary,
+    add_demo_tokenizer, config, metric, random_weights, registry, score, tiny_gpt2, tiny_llama,
+    tiny_nemotron, with_demo_vocabulary,
 };
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, NoTap, Transformer};
@@ -18,7 +18,8 @@ use tch::{Device, Tensor};
 
 use super::{REORDERED, relative};
 
-/// Writes each message between words of its role; the demo's tokenizer has no token for any of them.
+/// Writes each message between words of its role; the demo's tokenizer has no token for any of
+/// them.
 const TEMPLATE: &str = "{%- for m in messages -%}{{ '[' + m.role + ']' + m.content + '[end]' }}{%- endfor -%}\
                         {%- if add_generation_prompt -%}{{ '[assistant]' }}{%- endif -%}";
 
@@ -34,7 +35,11 @@ impl Workspace {
         let dir = tempfile::tempdir().unwrap();
         add_demo_tokenizer(dir.path()).unwrap();
         fs::write(dir.path().join("chat_template.jinja"), TEMPLATE).unwrap();
-        Workspace { dir, text: TextOptions::default(), seq_len }
+        Workspace {
+            dir,
+            text: TextOptions::default(),
+            seq_len,
+        }
     }
 
     fn tokenizer(&self) -> Tokenizer {
@@ -44,49 +49,91 @@ impl Workspace {
 
     fn put(&self, name: &str, records: &[Value]) -> PathBuf {
         let path = self.dir.path().join(name);
-        fs::write(&path, records.iter().map(|record| format!("{record}\n")).collect::<String>()).unwrap();
+        fs::write(
+            &path,
+            records
+                .iter()
+                .map(|record| format!("{record}\n"))
+                .collect::<String>(),
+        )
+        .unwrap();
         path
     }
 
     fn windows(&self, path: &Path) -> Result<Windows> {
         let specs: Vec<DataSpec> = vec![path.display().to_string().parse()?];
-        self.text.reading(self.seq_len, None, 0).windows(&specs, &self.tokenizer(), &registry())
+        self.text
+            .reading(self.seq_len, None, 0)
+            .windows(&specs, &self.tokenizer(), &registry())
     }
 
     /// Texts of what the windows predict, window by window.
     fn predicted(&self, windows: &Windows) -> Vec<String> {
         let tokenizer = self.tokenizer();
         let text = |window: usize| {
-            let targets = Task::NextToken.batch(windows, &[window], Device::Cpu).unwrap();
+            let targets = Task::NextToken
+                .batch(windows, &[window], Device::Cpu)
+                .unwrap();
             let labels = Vec::<i64>::try_from(&targets.labels_n).unwrap();
-            tokenizer.decode(&labels.iter().map(|&id| id as u32).collect::<Vec<_>>()).unwrap()
+            tokenizer
+                .decode(&labels.iter().map(|&id| id as u32).collect::<Vec<_>>())
+                .unwrap()
         };
         (0..windows.len()).map(text).collect()
     }
 }
 
 fn talk(turns: &[(&str, &str)]) -> Value {
-    let messages: Vec<Value> =
-        turns.iter().map(|(role, content)| json!({ "role": role, "content": content })).collect();
+    let messages: Vec<Value> = turns
+        .iter()
+        .map(|(role, content)| json!({ "role": role, "content": content }))
+        .collect();
     json!({ "messages": messages })
 }
 
 #[test]
 fn answers_alone_are_predicted_each_with_the_end_of_its_turn() {
     let mut workspace = Workspace::new(200);
-    let record = talk(&[("user", "the cat"), ("assistant", "saw a ball"), ("user", "when"), ("assistant", "one day")]);
+    let record = talk(&[
+        ("user", "the cat"),
+        ("assistant", "saw a ball"),
+        ("user", "when"),
+        ("assistant", "one day"),
+    ]);
     let path = workspace.put("chat.jsonl", &[record]);
     let all = workspace.predicted(&workspace.windows(&path).unwrap());
-    assert!(all[0].contains("ser]the cat[end][assistant]saw a ball[end][user]when[end]"), "{all:?}");
+    assert!(
+        all[0].contains("ser]the cat[end][assistant]saw a ball[end][user]when[end]"),
+        "{all:?}"
+    );
     workspace.text.mask = LossMask::Answers;
     let windows = workspace.windows(&path).unwrap();
-    assert_eq!(workspace.predicted(&windows), ["saw a ball[end]one day[end]"]);
+    assert_eq!(
+        workspace.predicted(&windows),
+        ["saw a ball[end]one day[end]"]
+    );
     let targets = Task::NextToken.batch(&windows, &[0], Device::Cpu).unwrap();
-    let compared = targets.compared_bt().unwrap().sum(tch::Kind::Int64).int64_value(&[]);
-    assert_eq!(compared, targets.n_rows(), "losses on states see the same positions");
+    let compared = targets
+        .compared_bt()
+        .unwrap()
+        .sum(tch::Kind::Int64)
+        .int64_value(&[]);
+    assert_eq!(
+        compared,
+        targets.n_rows(),
+        "losses on states see the same positions"
+    );
     let rows = targets.windows().unwrap().remove(0);
-    let counted = windows.marks(0).unwrap().iter().filter(|mark| mark.counts()).count();
-    assert_eq!((rows.positions.len(), targets.n_rows()), (counted, counted as i64));
+    let counted = windows
+        .marks(0)
+        .unwrap()
+        .iter()
+        .filter(|mark| mark.counts())
+        .count();
+    assert_eq!(
+        (rows.positions.len(), targets.n_rows()),
+        (counted, counted as i64)
+    );
 }
 
 #[test]
@@ -103,7 +150,10 @@ fn every_layout_gives_the_same_windows() {
         json!({ "instruction": user, "input": "", "output": assistant }),
     ];
     let digest = |(idx, record): (usize, &Value)| {
-        let mut workspace = Workspace { text: workspace.text.clone(), ..Workspace::new(100) };
+        let mut workspace = Workspace {
+            text: workspace.text.clone(),
+            ..Workspace::new(100)
+        };
         workspace.text.mask = LossMask::Answers;
         let mut record = record.clone();
         if idx == 1 {
@@ -122,11 +172,18 @@ fn every_layout_gives_the_same_windows() {
 fn a_completion_counts_and_its_prompt_does_not() {
     let mut workspace = Workspace::new(100);
     workspace.text.mask = LossMask::Answers;
-    let path = workspace.put("pairs.jsonl", &[json!({ "prompt": "One day, ", "completion": "the cat saw a ball" })]);
+    let path = workspace.put(
+        "pairs.jsonl",
+        &[json!({ "prompt": "One day, ", "completion": "the cat saw a ball" })],
+    );
     let windows = workspace.windows(&path).unwrap();
     assert_eq!(workspace.predicted(&windows), [" the cat saw a ball"]);
     let window = windows.window(0).unwrap();
-    assert_eq!(window.last(), Some(&0), "the end of the text is learned too");
+    assert_eq!(
+        window.last(),
+        Some(&0),
+        "the end of the text is learned too"
+    );
 }
 
 /// The same with marks.
@@ -138,11 +195,19 @@ const MARKED: &str = "{%- for m in messages -%}{{ '[' + m.role + ']' }}\
 #[test]
 fn answers_of_weight_0_do_not_count_and_other_weights_are_refused() {
     let mut workspace = Workspace::new(200);
-    let turns = [("user", "the cat"), ("assistant", "saw a ball"), ("user", "when"), ("assistant", "one day")];
+    let turns = [
+        ("user", "the cat"),
+        ("assistant", "saw a ball"),
+        ("user", "when"),
+        ("assistant", "one day"),
+    ];
     let weighted = |weights: [Value; 2]| {
         let mut record = talk(&turns);
         let [first, second] = weights;
-        (record["messages"][1]["weight"], record["messages"][3]["weight"]) = (first, second);
+        (
+            record["messages"][1]["weight"],
+            record["messages"][3]["weight"],
+        ) = (first, second);
         record
     };
     for template in [TEMPLATE, MARKED] {
@@ -156,11 +221,18 @@ fn answers_of_weight_0_do_not_count_and_other_weights_are_refused() {
         ] {
             workspace.text.mask = LossMask::Answers;
             let path = workspace.put("chat.jsonl", &[weighted(weights)]);
-            assert_eq!(workspace.predicted(&workspace.windows(&path).unwrap()), [counted]);
+            assert_eq!(
+                workspace.predicted(&workspace.windows(&path).unwrap()),
+                [counted]
+            );
             workspace.text.mask = LossMask::None;
             let all = workspace.windows(&path).unwrap();
             let path = workspace.put("plain.jsonl", &[talk(&turns)]);
-            assert_eq!(all.digest(), workspace.windows(&path).unwrap().digest(), "without the mask, all count");
+            assert_eq!(
+                all.digest(),
+                workspace.windows(&path).unwrap().digest(),
+                "without the mask, all count"
+            );
         }
     }
     workspace.text.mask = LossMask::Answers;
@@ -169,12 +241,27 @@ fn answers_of_weight_0_do_not_count_and_other_weights_are_refused() {
     let record = json!({ "conversations": [said("human", "the cat", json!(0)), said("gpt", "saw", json!(0)),
                                            said("human", "when", Value::Null), said("gpt", "one day", json!(1))] });
     let path = workspace.put("share.jsonl", &[record]);
-    assert_eq!(workspace.predicted(&workspace.windows(&path).unwrap()), ["one day[end]"]);
-    for weight in [json!(0.5), json!(2), json!(-1), json!("0"), json!(true), json!([])] {
+    assert_eq!(
+        workspace.predicted(&workspace.windows(&path).unwrap()),
+        ["one day[end]"]
+    );
+    for weight in [
+        json!(0.5),
+        json!(2),
+        json!(-1),
+        json!("0"),
+        json!(true),
+        json!([]),
+    ] {
         let path = workspace.put("chat.jsonl", &[weighted([json!(1), weight.clone()])]);
         let error = workspace.windows(&path).unwrap_err().to_string();
-        let says = format!("message 4: data: `weight`: expected 0 (the answer does not count) or 1, got {weight}");
-        assert!(error.contains("chat.jsonl") && error.ends_with(&says), "{error}");
+        let says = format!(
+            "message 4: data: `weight`: expected 0 (the answer does not count) or 1, got {weight}"
+        );
+        assert!(
+            error.contains("chat.jsonl") && error.ends_with(&says),
+            "{error}"
+        );
     }
 }
 
@@ -191,13 +278,17 @@ fn conversations_stay_whole_and_long_ones_are_cut_where_a_turn_ends() {
         assert!(windows.len() > 2);
         for window in 0..windows.len() {
             let text = tokenizer.decode(windows.window(window).unwrap()).unwrap();
-            assert!(text.starts_with("[user]") && text.ends_with("[end]"), "{mask:?}: {text}");
+            assert!(
+                text.starts_with("[user]") && text.ends_with("[end]"),
+                "{mask:?}: {text}"
+            );
             assert!(windows.window(window).unwrap().len() <= 40);
         }
     }
 }
 
-/// Counts messages and letters in each message's head, so what is said is nowhere the same between the same words.
+/// Counts messages and letters in each message's head, so what is said is nowhere the same between
+/// the same words.
 const UNTELLABLE: &str = "{%- for m in messages -%}{{ '[' ~ messages | length ~ m.role ~ m.content | length ~ ']' }}\
                           {{- m.content ~ '[end]' }}{%- endfor -%}";
 
@@ -211,25 +302,44 @@ fn a_template_that_cannot_tell_answers_is_refused_only_where_they_are_asked_for(
     for pack in [Pack::Stream, Pack::Documents, Pack::Whole, Pack::Auto] {
         workspace.text.pack = pack;
         let windows = workspace.windows(&path).unwrap();
-        texts.push((0..windows.len()).flat_map(|idx| windows.window(idx).unwrap().to_vec()).collect::<Vec<_>>());
+        texts.push(
+            (0..windows.len())
+                .flat_map(|idx| windows.window(idx).unwrap().to_vec())
+                .collect::<Vec<_>>(),
+        );
     }
     let tokenizer = workspace.tokenizer();
     let text = tokenizer.decode(&texts[2]).unwrap();
-    assert!(text.contains("]where is the ball[end]") && text.contains("]near house"), "{text}");
+    assert!(
+        text.contains("]where is the ball[end]") && text.contains("]near house"),
+        "{text}"
+    );
     assert_eq!(texts[2], texts[3]);
-    assert!(texts[2].len() > 40, "a conversation longer than a window goes on in the next one");
+    assert!(
+        texts[2].len() > 40,
+        "a conversation longer than a window goes on in the next one"
+    );
     workspace.text.mask = LossMask::Answers;
     let error = workspace.windows(&path).unwrap_err().to_string();
-    assert!(error.contains("chat.jsonl") && error.contains("cannot be told from the rest"), "{error}");
+    assert!(
+        error.contains("chat.jsonl") && error.contains("cannot be told from the rest"),
+        "{error}"
+    );
 }
 
 #[test]
 fn what_has_no_answers_is_refused_by_name() {
     let mut workspace = Workspace::new(16);
     workspace.text.mask = LossMask::Answers;
-    let path = workspace.put("plain.jsonl", &[json!({ "text": "the cat saw a ball near the house" })]);
+    let path = workspace.put(
+        "plain.jsonl",
+        &[json!({ "text": "the cat saw a ball near the house" })],
+    );
     let error = workspace.windows(&path).unwrap_err().to_string();
-    assert!(error.contains("plain.jsonl") && error.contains("plain text"), "{error}");
+    assert!(
+        error.contains("plain.jsonl") && error.contains("plain text"),
+        "{error}"
+    );
     fs::remove_file(workspace.dir.path().join("chat_template.jinja")).unwrap();
     let path = workspace.put("chat.jsonl", &[talk(&[("user", "a"), ("assistant", "b")])]);
     let error = workspace.windows(&path).unwrap_err().to_string();
@@ -238,14 +348,24 @@ fn what_has_no_answers_is_refused_by_name() {
     encoder.special_tokens = Some((1, 2));
     let reading = workspace.text.reading(16, None, 0);
     let error = reading.windows(&[], &encoder, &registry()).unwrap_err();
-    assert!(error.is_usage() && error.to_string().contains("an encoder predicts masked tokens"), "{error}");
+    assert!(
+        error.is_usage()
+            && error
+                .to_string()
+                .contains("an encoder predicts masked tokens"),
+        "{error}"
+    );
 }
 
 /// Documents of these many ids.
 fn documents(workspace: &Workspace, lengths: &[usize]) -> PathBuf {
-    let ids = |(idx, len): (usize, &usize)| (0..*len).map(move |place| 1 + (idx * 37 + place * 11) % 500);
+    let ids =
+        |(idx, len): (usize, &usize)| (0..*len).map(move |place| 1 + (idx * 37 + place * 11) % 500);
     let record = |document| json!({ "text": ids(document).collect::<Vec<_>>() });
-    workspace.put("ids.jsonl", &lengths.iter().enumerate().map(record).collect::<Vec<_>>())
+    workspace.put(
+        "ids.jsonl",
+        &lengths.iter().enumerate().map(record).collect::<Vec<_>>(),
+    )
 }
 
 fn causal_families() -> [Value; 3] {
@@ -254,14 +374,21 @@ fn causal_families() -> [Value; 3] {
 
 /// Last hidden states at the predicting rows, and what they predict.
 fn rows(model: &Transformer, windows: &Windows) -> (Tensor, Tensor) {
-    let all = |window: usize| Task::NextToken.batch(windows, &[window], Device::Cpu).unwrap();
+    let all = |window: usize| {
+        Task::NextToken
+            .batch(windows, &[window], Device::Cpu)
+            .unwrap()
+    };
     let hidden = |targets: &Batch| {
         let hidden_bte = tch::no_grad(|| model.hidden(targets.input(), &mut NoTap, None)).unwrap();
         targets.rows(&hidden_bte).unwrap()
     };
     let targets: Vec<Batch> = (0..windows.len()).map(all).collect();
     let labels: Vec<&Tensor> = targets.iter().map(|targets| &targets.labels_n).collect();
-    (Tensor::cat(&targets.iter().map(hidden).collect::<Vec<_>>(), 0), Tensor::cat(&labels, 0))
+    (
+        Tensor::cat(&targets.iter().map(hidden).collect::<Vec<_>>(), 0),
+        Tensor::cat(&labels, 0),
+    )
 }
 
 #[test]
@@ -276,17 +403,33 @@ fn documents_in_one_window_are_as_if_each_had_it_alone() {
     let alone = workspace.windows(&path).unwrap();
     for config in causal_families() {
         let model = super::Model::new(&config, 90).unwrap().load().unwrap();
-        let ((found, found_labels), (expected, labels)) = (rows(&model, &together), rows(&model, &alone));
+        let ((found, found_labels), (expected, labels)) =
+            (rows(&model, &together), rows(&model, &alone));
         assert!(found_labels.equal(&labels));
         let difference = relative(&found, &expected);
-        assert!(difference <= REORDERED, "{}: {difference}", model.spec.architecture);
+        assert!(
+            difference <= REORDERED,
+            "{}: {difference}",
+            model.spec.architecture
+        );
     }
     // Where attention crosses documents, it shows.
-    workspace.text = TextOptions { pack: Pack::Whole, ..TextOptions::default() };
+    workspace.text = TextOptions {
+        pack: Pack::Whole,
+        ..TextOptions::default()
+    };
     let crossing = workspace.windows(&path).unwrap();
-    let model = super::Model::new(&causal_families()[0], 90).unwrap().load().unwrap();
+    let model = super::Model::new(&causal_families()[0], 90)
+        .unwrap()
+        .load()
+        .unwrap();
     let (found, _) = rows(&model, &crossing);
-    assert!(relative(&found.narrow(0, 20, 5), &rows(&model, &together).0.narrow(0, 17, 5)) > 1e-2);
+    assert!(
+        relative(
+            &found.narrow(0, 20, 5),
+            &rows(&model, &together).0.narrow(0, 17, 5)
+        ) > 1e-2
+    );
 }
 
 #[test]
@@ -296,11 +439,15 @@ fn scores_of_documents_in_one_window_are_those_of_each_alone() {
     // Equally long ones, so that a mean over a window's tokens is one over its documents.
     let path = documents(&workspace, &[8; 8]);
     for config in causal_families() {
-        let spec = ModelSpec::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
+        let spec =
+            ModelSpec::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
         let source = random_weights(&spec, 91).unwrap();
         let scores = |workspace: &Workspace| {
             let windows = workspace.windows(&path).unwrap();
-            let metrics = vec![metric("activation:batch=mean,seq=mean").unwrap(), metric("perplexity").unwrap()];
+            let metrics = vec![
+                metric("activation:batch=mean,seq=mean").unwrap(),
+                metric("perplexity").unwrap(),
+            ];
             score(&source, &spec, metrics, &windows, 2).unwrap()
         };
         workspace.text.pack = Pack::Whole;
@@ -309,7 +456,11 @@ fn scores_of_documents_in_one_window_are_those_of_each_alone() {
         let alone = scores(&workspace);
         for (name, found) in &together.by_name {
             let difference = super::relative_scores(found, &alone.by_name[name]);
-            assert!(difference <= 10.0 * REORDERED, "{} {name}: {difference}", spec.architecture);
+            assert!(
+                difference <= 10.0 * REORDERED,
+                "{} {name}: {difference}",
+                spec.architecture
+            );
         }
     }
 }
@@ -317,17 +468,29 @@ fn scores_of_documents_in_one_window_are_those_of_each_alone() {
 #[test]
 fn a_streamed_teacher_sees_documents_apart_too() {
     let mut workspace = Workspace::new(32);
-    workspace.text = TextOptions { attend: Attend::Documents, pack: Pack::Whole, ..TextOptions::default() };
-    let windows = workspace.windows(&documents(&workspace, &[5, 7, 9, 10])).unwrap();
+    workspace.text = TextOptions {
+        attend: Attend::Documents,
+        pack: Pack::Whole,
+        ..TextOptions::default()
+    };
+    let windows = workspace
+        .windows(&documents(&workspace, &[5, 7, 9, 10]))
+        .unwrap();
     let targets = Task::NextToken.batch(&windows, &[0], Device::Cpu).unwrap();
     for config in causal_families() {
         let model = super::Model::new(&config, 92).unwrap();
         let logits = |teacher: &mut dyn Teacher| {
-            let lesson = teacher.forward(&targets, true, &std::collections::BTreeSet::new()).unwrap();
+            let lesson = teacher
+                .forward(&targets, true, &std::collections::BTreeSet::new())
+                .unwrap();
             lesson.logits(0, targets.n_rows(), &Tensor::new()).unwrap()
         };
         let in_memory = logits(&mut InMemoryTeacher(model.load().unwrap()));
-        let streamed = logits(&mut StreamedTeacher::new(&model.source, &model.spec, LoadOptions::default()));
+        let streamed = logits(&mut StreamedTeacher::new(
+            &model.source,
+            &model.spec,
+            LoadOptions::default(),
+        ));
         assert!(in_memory.equal(&streamed), "{}", model.family());
     }
 }

@@ -11,7 +11,8 @@ use minitron_core::error::{Error, Result};
 use minitron_core::random::SplitMix;
 use minitron_core::windows::Sample;
 use minitron_engine::data::{
-    Attend, BLOCK_TOKENS, Cursor, DataLoader, DataSpec, LoaderOptions, Order, Pack, Reading, TextOptions, Tokenizer,
+    Attend, BLOCK_TOKENS, Cursor, DataLoader, DataSpec, LoaderOptions, Order, Pack, Reading,
+    TextOptions, Tokenizer,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -30,16 +31,28 @@ impl Desk {
     fn new(pack: Pack, seq_len: usize) -> Self {
         let none = config(&json!({})).unwrap();
         let tokenizer = Tokenizer::load(Path::new(""), &none, usize::MAX, true).unwrap();
-        let reading = TextOptions { pack, ..TextOptions::default() }.reading(seq_len, None, 5);
+        let reading = TextOptions {
+            pack,
+            ..TextOptions::default()
+        }
+        .reading(seq_len, None, 5);
         let dir = tempfile::tempdir().unwrap();
-        Desk { dir, specs: Vec::new(), reading, tokenizer: Arc::new(tokenizer), block_tokens: BLOCK_TOKENS }
+        Desk {
+            dir,
+            specs: Vec::new(),
+            reading,
+            tokenizer: Arc::new(tokenizer),
+            block_tokens: BLOCK_TOKENS,
+        }
     }
 
     /// Documents of consecutive ids, of these lengths.
     fn add(&mut self, weight: Option<f64>, range: &str, first: u32, lengths: &[usize]) {
         let path = self.dir.path().join(format!("{}.jsonl", self.specs.len()));
         let mut ids = first..;
-        let line = |len: &usize| json!({ "text": ids.by_ref().take(*len).collect::<Vec<u32>>() }).to_string() + "\n";
+        let line = |len: &usize| {
+            json!({ "text": ids.by_ref().take(*len).collect::<Vec<u32>>() }).to_string() + "\n"
+        };
         fs::write(&path, lengths.iter().map(line).collect::<String>()).unwrap();
         self.name(weight, &format!("{}{range}", path.display()));
     }
@@ -51,8 +64,22 @@ impl Desk {
 
     fn open(&self, cursor: Option<&Cursor>) -> Result<DataLoader> {
         let (registry, block_tokens) = (registry(), self.block_tokens);
-        let Desk { reading, specs, tokenizer, .. } = self;
-        DataLoader::open(&LoaderOptions { reading, specs, tokenizer, registry: &registry, block_tokens }, cursor)
+        let Desk {
+            reading,
+            specs,
+            tokenizer,
+            ..
+        } = self;
+        DataLoader::open(
+            &LoaderOptions {
+                reading,
+                specs,
+                tokenizer,
+                registry: &registry,
+                block_tokens,
+            },
+            cursor,
+        )
     }
 
     fn special_tokens(&mut self) {
@@ -70,12 +97,21 @@ fn any_desk() -> impl Strategy<Value = Desk> {
         |(sources, (pack, weighted, special_tokens, seq_len, block))| {
             let mut desk = Desk::new(pack, seq_len);
             // A whole document is in one block.
-            desk.block_tokens = if pack == Pack::Whole { block.max(12) } else { block };
+            desk.block_tokens = if pack == Pack::Whole {
+                block.max(12)
+            } else {
+                block
+            };
             for (idx, (mut lengths, range, weight)) in sources.into_iter().enumerate() {
                 // Something is left, whatever the range.
                 lengths.extend([9; 3]);
                 lengths.splice(0..0, [9; 3]);
-                desk.add(weighted.then_some(weight), range, 1000 * idx as u32, &lengths);
+                desk.add(
+                    weighted.then_some(weight),
+                    range,
+                    1000 * idx as u32,
+                    &lengths,
+                );
             }
             if special_tokens {
                 desk.special_tokens();
@@ -167,14 +203,22 @@ fn a_mixture_takes_from_each_source_its_share() {
     desk.block_tokens = 16;
     for (idx, weight) in weights.iter().enumerate() {
         // Sources end their epochs at different times.
-        desk.add(Some(4.0 * weight), "", 1000 * idx as u32, &vec![7; 5 + 9 * idx]);
+        desk.add(
+            Some(4.0 * weight),
+            "",
+            1000 * idx as u32,
+            &vec![7; 5 + 9 * idx],
+        );
     }
     let mut loader = desk.open(None).unwrap();
     let mut taken = [0usize; 4];
     for n in 1..=500 {
         taken[source_of(&loader.take(1).unwrap()[0])] += 1;
         for (taken, weight) in taken.iter().zip(weights) {
-            assert!((*taken as f64 - weight * n as f64).abs() < 1.0 + 1e-6, "{taken} of {n} at {weight}");
+            assert!(
+                (*taken as f64 - weight * n as f64).abs() < 1.0 + 1e-6,
+                "{taken} of {n} at {weight}"
+            );
         }
     }
 }
@@ -183,11 +227,23 @@ fn a_mixture_takes_from_each_source_its_share() {
 fn weights_are_given_to_all_or_none_and_to_training_alone() {
     let mut desk = Desk::new(Pack::Stream, 4);
     desk.add(Some(0.7), "", 0, &[9]);
-    let error = desk.reading.windows(&desk.specs, &desk.tokenizer, &registry()).unwrap_err();
-    assert!(error.is_usage() && error.to_string().contains("weights mix text for training"), "{error}");
+    let error = desk
+        .reading
+        .windows(&desk.specs, &desk.tokenizer, &registry())
+        .unwrap_err();
+    assert!(
+        error.is_usage() && error.to_string().contains("weights mix text for training"),
+        "{error}"
+    );
     desk.add(None, "", 0, &[9]);
     let error = desk.open(None).unwrap_err();
-    assert!(error.is_usage() && error.to_string().contains("1.jsonl` has no weight, others do"), "{error}");
+    assert!(
+        error.is_usage()
+            && error
+                .to_string()
+                .contains("1.jsonl` has no weight, others do"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -200,7 +256,10 @@ fn blocks_are_shuffled_apart() {
     let mut orders: BTreeMap<(usize, u64, u64), Vec<u64>> = BTreeMap::new();
     for epoch in 0..2 {
         for sample in loader.take(400).unwrap() {
-            orders.entry((source_of(&sample), epoch, sample.id / 100)).or_default().push(sample.id % 100);
+            orders
+                .entry((source_of(&sample), epoch, sample.id / 100))
+                .or_default()
+                .push(sample.id % 100);
         }
     }
     assert_eq!(orders.len(), 8);
@@ -220,15 +279,34 @@ fn what_goes_wrong_ahead_arrives_where_it_is_met() {
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.clone() + "{\"text\": 3}\n").unwrap();
     let mut loader = desk.open(None).unwrap();
-    assert_eq!(loader.take(10).unwrap().len(), 10, "what comes before is given");
+    assert_eq!(
+        loader.take(10).unwrap().len(),
+        10,
+        "what comes before is given"
+    );
     let error = loader.take(1).unwrap_err();
-    assert!(matches!(&error, Error::Data(message) if message.contains("0.jsonl: line 6")), "{error}");
+    assert!(
+        matches!(&error, Error::Data(message) if message.contains("0.jsonl: line 6")),
+        "{error}"
+    );
 
     fs::write(&path, "{\"text\": 3}\n".to_owned() + &text).unwrap();
     assert!(desk.open(None).unwrap_err().to_string().contains("line 1"));
-    let brief = Desk { reading: Reading { seq_len: 80, ..desk.reading.clone() }, ..desk };
+    let brief = Desk {
+        reading: Reading {
+            seq_len: 80,
+            ..desk.reading.clone()
+        },
+        ..desk
+    };
     fs::write(&path, text).unwrap();
-    assert!(brief.open(None).unwrap_err().to_string().contains("40 tokens, shorter than one window of 80"));
+    assert!(
+        brief
+            .open(None)
+            .unwrap_err()
+            .to_string()
+            .contains("40 tokens, shorter than one window of 80")
+    );
 }
 
 #[test]
@@ -252,7 +330,10 @@ fn later_windows_beyond_a_models_positions_are_refused_when_they_come() {
     loader.take(3).unwrap();
     let error = loader.take(1).unwrap_err();
     assert!(
-        error.is_usage() && error.to_string().contains("40 is longer than the model's positions allow; at most 16")
+        error.is_usage()
+            && error
+                .to_string()
+                .contains("40 is longer than the model's positions allow; at most 16")
     );
 }
 
@@ -281,14 +362,20 @@ fn texts_are_tokenised_ahead_as_they_are_one_by_one() {
         desk.tokenizer = Arc::new(Tokenizer::load(&demo, &config, 512, true).unwrap());
         assert!(desk.tokenizer.eos().is_some());
         let text = some_text();
-        let lines: Vec<String> = text.split_inclusive(". ").map(|text| json!({ "text": text }).to_string()).collect();
+        let lines: Vec<String> = text
+            .split_inclusive(". ")
+            .map(|text| json!({ "text": text }).to_string())
+            .collect();
         fs::write(desk.dir.path().join("a.jsonl"), lines.join("\n")).unwrap();
         fs::write(desk.dir.path().join("b.txt"), text).unwrap();
         for name in ["a.jsonl", "b.txt"] {
             let name = desk.dir.path().join(name).display().to_string();
             desk.name(None, &name);
         }
-        let windows = desk.reading.windows(&desk.specs, &desk.tokenizer, &registry()).unwrap();
+        let windows = desk
+            .reading
+            .windows(&desk.specs, &desk.tokenizer, &registry())
+            .unwrap();
         let mut pieces = desk.open(None).unwrap().take(windows.len()).unwrap();
         pieces.sort_by_key(|sample| sample.id);
         for (window, sample) in pieces.iter().enumerate() {
@@ -302,15 +389,23 @@ fn a_long_token_file_is_gone_on_with_in_its_middle() {
     let mut desk = Desk::new(Pack::Stream, 64);
     desk.block_tokens = 1 << 16;
     let mut random = SplitMix::new(9);
-    let bytes: Vec<u8> = (0..(1 << 20) + 300_000).flat_map(|_| (random.bits() as u16).to_le_bytes()).collect();
+    let bytes: Vec<u8> = (0..(1 << 20) + 300_000)
+        .flat_map(|_| (random.bits() as u16).to_le_bytes())
+        .collect();
     let path = desk.dir.path().join("long.bin");
     fs::write(&path, bytes).unwrap();
     desk.name(None, &path.display().to_string());
     let mut loader = desk.open(None).unwrap();
     loader.take((1 << 14) + 1500).unwrap();
     let cursor = loader.cursor();
-    assert_eq!(cursor.streams[0].start.place.item, 1, "in the second part of the document");
-    assert_eq!(desk.open(Some(&cursor)).unwrap().take(3000).unwrap(), loader.take(3000).unwrap());
+    assert_eq!(
+        cursor.streams[0].start.place.item, 1,
+        "in the second part of the document"
+    );
+    assert_eq!(
+        desk.open(Some(&cursor)).unwrap().take(3000).unwrap(),
+        loader.take(3000).unwrap()
+    );
 }
 
 #[test]
@@ -325,7 +420,10 @@ fn data_are_known_by_what_they_hold() {
     assert_eq!(
         plain,
         digest(&|desk| {
-            let (old, new) = (desk.dir.path().join("0.jsonl"), desk.dir.path().join("other.jsonl"));
+            let (old, new) = (
+                desk.dir.path().join("0.jsonl"),
+                desk.dir.path().join("other.jsonl"),
+            );
             fs::rename(old, &new).unwrap();
             desk.specs[0].name = new.display().to_string();
         })
@@ -340,7 +438,13 @@ fn data_are_known_by_what_they_hold() {
         &|desk| desk.reading.seed = 6,
         &|desk| desk.special_tokens(),
         &|desk| desk.add(None, "", 0, &[9]),
-        &|desk| fs::write(desk.dir.path().join("0.jsonl"), "{\"text\": [1]}\n{\"text\": [1, 2, 3, 4, 5]}\n").unwrap(),
+        &|desk| {
+            fs::write(
+                desk.dir.path().join("0.jsonl"),
+                "{\"text\": [1]}\n{\"text\": [1, 2, 3, 4, 5]}\n",
+            )
+            .unwrap()
+        },
     ];
     let mut all: Vec<String> = changes.iter().map(|change| digest(change)).collect();
     all.push(plain);
@@ -354,7 +458,14 @@ fn a_place_in_other_data_is_not_gone_to() {
     let mut desk = Desk::new(Pack::Stream, 4);
     desk.add(None, "", 0, &[9, 9, 9]);
     let mut loader = desk.open(None).unwrap();
-    let cursor = Cursor { digest: "other".into(), ..loader.cursor() };
+    let cursor = Cursor {
+        digest: "other".into(),
+        ..loader.cursor()
+    };
     assert!(loader.seek(&cursor).unwrap_err().is_usage());
-    assert_eq!(desk.open(Some(&cursor)).unwrap().cursor(), loader.cursor(), "opened at the beginning");
+    assert_eq!(
+        desk.open(Some(&cursor)).unwrap().cursor(),
+        loader.cursor(),
+        "opened at the beginning"
+    );
 }

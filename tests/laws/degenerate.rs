@@ -1,4 +1,5 @@
-//! Models and texts at the edge of what numbers can hold: what comes out is finite, or an error that says what is not.
+//! Models and texts at the edge of what numbers can hold: what comes out is finite, or an error
+//! that says what is not.
 
 use std::path::Path;
 
@@ -8,8 +9,8 @@ use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensor
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::Count;
 use minitron_engine::pipeline::{
-    Context, DistillOptions, EvalOptions, PruneOptions, ReconstructOptions, ScoreOptions, TrainingOptions, distill,
-    eval, prune, score,
+    Context, DistillOptions, EvalOptions, PruneOptions, ReconstructOptions, ScoreOptions,
+    TrainingOptions, distill, eval, prune, score,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -45,7 +46,9 @@ impl Jobs {
         let reader = Reader::open_file(&path).unwrap();
         let mut source = MemorySource::default();
         for name in reader.names() {
-            source.insert(name.clone(), &change(&name, reader.read(&name).unwrap())).unwrap();
+            source
+                .insert(name.clone(), &change(&name, reader.read(&name).unwrap()))
+                .unwrap();
         }
         write_tensors(&path, &source).unwrap();
         jobs
@@ -57,15 +60,30 @@ impl Jobs {
     }
 
     fn with<T>(&self, job: impl FnOnce(&Context) -> Result<T>) -> Result<T> {
-        with_context(true, |context| job(&Context { kind: self.kind, ..*context }))
+        with_context(true, |context| {
+            job(&Context {
+                kind: self.kind,
+                ..*context
+            })
+        })
     }
 
     fn score(&self, seq_len: usize, batch_size: usize) -> Result<Value> {
-        let metrics = ["activation", "block_influence", "taylor", "wanda", "fluctuation"].into_iter();
+        let metrics = [
+            "activation",
+            "block_influence",
+            "taylor",
+            "wanda",
+            "fluctuation",
+        ]
+        .into_iter();
         let options = ScoreOptions {
             model: self.path("model"),
             data: vec![self.path("text.txt").parse().unwrap()],
-            metrics: metrics.filter(|m| self.has_head || *m != "taylor").map(|m| m.parse().unwrap()).collect(),
+            metrics: metrics
+                .filter(|m| self.has_head || *m != "taylor")
+                .map(|m| m.parse().unwrap())
+                .collect(),
             samples: 4,
             seq_len: Some(seq_len),
             batch_size,
@@ -100,8 +118,12 @@ impl Jobs {
             batch_size: 1,
             ..TrainingOptions::default()
         };
-        let options =
-            DistillOptions { teacher: self.path("model"), student: self.path("pruned"), setup, ..Default::default() };
+        let options = DistillOptions {
+            teacher: self.path("model"),
+            student: self.path("pruned"),
+            setup,
+            ..Default::default()
+        };
         self.with(|context| distill(context, &options, &self.at("distilled"), false))
     }
 
@@ -117,20 +139,31 @@ impl Jobs {
     }
 }
 
-/// Finite numbers throughout, or an error that blames the model, the text or a plugin's result; never the program.
+/// Finite numbers throughout, or an error that blames the model, the text or a plugin's result;
+/// never the program.
 fn is_clear(about: &str, done: &Result<Value>) -> bool {
     match done {
         Ok(report) => {
             // JSON has no NaN: one would stand there as null.
             for key in ["loss", "perplexity", "kl_to_teacher"] {
-                assert!(report.get(key).is_none_or(Value::is_number), "{about}: {key} is {}", report[key]);
+                assert!(
+                    report.get(key).is_none_or(Value::is_number),
+                    "{about}: {key} is {}",
+                    report[key]
+                );
             }
             true
         }
         Err(error) => {
             let text = error.to_string();
-            assert!(!matches!(blame(error), Error::Internal(_) | Error::Torch { .. }), "{about}: {text}");
-            assert!(text.contains("NaN") || text.contains("inf") || text.contains("finite"), "{about}: {text}");
+            assert!(
+                !matches!(blame(error), Error::Internal(_) | Error::Torch { .. }),
+                "{about}: {text}"
+            );
+            assert!(
+                text.contains("NaN") || text.contains("inf") || text.contains("finite"),
+                "{about}: {text}"
+            );
             false
         }
     }
@@ -147,7 +180,11 @@ fn assert_finite(path: &Path) {
     let reader = Reader::open(path).unwrap();
     for name in reader.names() {
         let tensor = reader.read(&name).unwrap().to_kind(Kind::Float);
-        assert!(bool::try_from(tensor.isfinite().all()).unwrap(), "{}: {name}", path.display());
+        assert!(
+            bool::try_from(tensor.isfinite().all()).unwrap(),
+            "{}: {name}",
+            path.display()
+        );
     }
 }
 
@@ -163,7 +200,14 @@ fn go_through(about: &str, jobs: &Jobs) -> Vec<&'static str> {
     };
     if note("score", jobs.score(16, 1)) {
         let scores = Scores::load(&jobs.at("scores")).unwrap();
-        assert!(scores.by_name.values().flatten().all(|score| score.is_finite()), "{about}");
+        assert!(
+            scores
+                .by_name
+                .values()
+                .flatten()
+                .all(|score| score.is_finite()),
+            "{about}"
+        );
         if note("prune", jobs.prune(24, &[])) {
             assert_finite(&jobs.at("pruned"));
             if jobs.has_head {
@@ -188,16 +232,32 @@ fn scaled(factor: f64) -> impl Fn(&str, Tensor) -> Tensor {
 fn a_model_of_zeros_goes_through_every_job() {
     for config in families() {
         let jobs = Jobs::new(&config, |_, tensor| tensor.zeros_like());
-        assert_eq!(go_through(&format!("zeros {}", config["model_type"]), &jobs), Vec::<&str>::new());
+        assert_eq!(
+            go_through(&format!("zeros {}", config["model_type"]), &jobs),
+            Vec::<&str>::new()
+        );
     }
 }
 
 #[test]
 fn tiny_weights_go_through_every_job_in_f32_and_bf16() {
     for config in families() {
-        for (kind, factor) in [(Kind::Float, 1e-38), (Kind::Float, 1e-20), (Kind::BFloat16, 1e-38)] {
-            let jobs = Jobs { kind, ..Jobs::new(&config, scaled(factor)) };
-            assert_eq!(go_through(&format!("{factor} {kind:?} {}", config["model_type"]), &jobs), Vec::<&str>::new());
+        for (kind, factor) in [
+            (Kind::Float, 1e-38),
+            (Kind::Float, 1e-20),
+            (Kind::BFloat16, 1e-38),
+        ] {
+            let jobs = Jobs {
+                kind,
+                ..Jobs::new(&config, scaled(factor))
+            };
+            assert_eq!(
+                go_through(
+                    &format!("{factor} {kind:?} {}", config["model_type"]),
+                    &jobs
+                ),
+                Vec::<&str>::new()
+            );
         }
     }
 }
@@ -205,19 +265,39 @@ fn tiny_weights_go_through_every_job_in_f32_and_bf16() {
 #[test]
 fn huge_weights_are_finite_or_said_to_overflow() {
     for config in families() {
-        for (kind, factor) in [(Kind::Float, 1e4), (Kind::Float, 1e30), (Kind::BFloat16, 1e10), (Kind::BFloat16, 1e36)]
-        {
-            let jobs = Jobs { kind, ..Jobs::new(&config, scaled(factor)) };
-            go_through(&format!("{factor} {kind:?} {}", config["model_type"]), &jobs);
+        for (kind, factor) in [
+            (Kind::Float, 1e4),
+            (Kind::Float, 1e30),
+            (Kind::BFloat16, 1e10),
+            (Kind::BFloat16, 1e36),
+        ] {
+            let jobs = Jobs {
+                kind,
+                ..Jobs::new(&config, scaled(factor))
+            };
+            go_through(
+                &format!("{factor} {kind:?} {}", config["model_type"]),
+                &jobs,
+            );
         }
     }
 }
 
 #[test]
 fn weights_stored_as_denormals_of_bf16_are_read_as_they_are() {
-    let jobs = Jobs::new(&tiny_llama(), |_, tensor| (tensor * 1e-39).to_kind(Kind::BFloat16));
+    let jobs = Jobs::new(&tiny_llama(), |_, tensor| {
+        (tensor * 1e-39).to_kind(Kind::BFloat16)
+    });
     let reader = Reader::open(&jobs.at("model")).unwrap();
-    let largest = |name: &String| reader.read(name).unwrap().to_kind(Kind::Double).abs().max().double_value(&[]);
+    let largest = |name: &String| {
+        reader
+            .read(name)
+            .unwrap()
+            .to_kind(Kind::Double)
+            .abs()
+            .max()
+            .double_value(&[])
+    };
     let all = reader.names().iter().map(largest).fold(0.0, f64::max);
     assert!(all > 0.0 && all < 1.2e-38, "{all}");
     drop(reader);
@@ -227,8 +307,16 @@ fn weights_stored_as_denormals_of_bf16_are_read_as_they_are() {
 #[test]
 fn one_layer_one_head_and_one_of_both_go_through_every_job() {
     for config in families() {
-        let key = |names: [&'static str; 2]| names.into_iter().find(|name| config.get(*name).is_some()).unwrap();
-        let (layers, heads) = (key(["num_hidden_layers", "n_layer"]), key(["num_attention_heads", "n_head"]));
+        let key = |names: [&'static str; 2]| {
+            names
+                .into_iter()
+                .find(|name| config.get(*name).is_some())
+                .unwrap()
+        };
+        let (layers, heads) = (
+            key(["num_hidden_layers", "n_layer"]),
+            key(["num_attention_heads", "n_head"]),
+        );
         for (n_layers, n_heads) in [(Some(1), None), (None, Some(1)), (Some(1), Some(1))] {
             let mut config = config.clone();
             if let Some(n_layers) = n_layers {
@@ -238,12 +326,19 @@ fn one_layer_one_head_and_one_of_both_go_through_every_job() {
                 config[heads] = json!(n_heads);
                 for own in ["num_key_value_heads", "head_dim"] {
                     if config.get(own).is_some() {
-                        config[own] = if own == "head_dim" { json!(32) } else { json!(1) };
+                        config[own] = if own == "head_dim" {
+                            json!(32)
+                        } else {
+                            json!(1)
+                        };
                     }
                 }
             }
             let jobs = Jobs::new(&config, |_, tensor| tensor);
-            let about = format!("{n_layers:?} layers, {n_heads:?} heads, {}", config["model_type"]);
+            let about = format!(
+                "{n_layers:?} layers, {n_heads:?} heads, {}",
+                config["model_type"]
+            );
             assert_eq!(go_through(&about, &jobs), Vec::<&str>::new());
         }
     }
@@ -253,7 +348,10 @@ fn one_layer_one_head_and_one_of_both_go_through_every_job() {
 fn one_text_over_and_over_leaves_covariances_of_rank_one_and_finite_weights() {
     for config in families() {
         let jobs = Jobs::new(&config, |_, tensor| tensor).with_text(&"a".repeat(4000));
-        assert_eq!(go_through(&format!("constant text {}", config["model_type"]), &jobs), Vec::<&str>::new());
+        assert_eq!(
+            go_through(&format!("constant text {}", config["model_type"]), &jobs),
+            Vec::<&str>::new()
+        );
     }
 }
 
@@ -277,7 +375,11 @@ fn least_squares_on_covariances_of_any_rank_stays_finite() {
             tensor
         }),
         ("equal rows", |name, tensor| {
-            if name.contains("mlp") { tensor.narrow(0, 0, 1).expand_as(&tensor).contiguous() } else { tensor }
+            if name.contains("mlp") {
+                tensor.narrow(0, 0, 1).expand_as(&tensor).contiguous()
+            } else {
+                tensor
+            }
         }),
         ("sizes far apart", |name, tensor| {
             if name.contains("up_proj") {
@@ -289,7 +391,11 @@ fn least_squares_on_covariances_of_any_rank_stays_finite() {
             }
         }),
         ("one token for all", |name, tensor| {
-            if name.contains("embed_tokens") { tensor.narrow(0, 0, 1).expand_as(&tensor).contiguous() } else { tensor }
+            if name.contains("embed_tokens") {
+                tensor.narrow(0, 0, 1).expand_as(&tensor).contiguous()
+            } else {
+                tensor
+            }
         }),
     ];
     for (about, change) in ways {
@@ -297,7 +403,10 @@ fn least_squares_on_covariances_of_any_rank_stays_finite() {
         jobs.score(16, 2).unwrap();
         for reconstruct in ["least_squares", "rotation"] {
             let done = jobs.prune(16, &[reconstruct]);
-            assert!(is_clear(&format!("{about}: {reconstruct}"), &done), "{about}: {reconstruct}: {done:?}");
+            assert!(
+                is_clear(&format!("{about}: {reconstruct}"), &done),
+                "{about}: {reconstruct}: {done:?}"
+            );
             assert_finite(&jobs.at("pruned"));
         }
     }

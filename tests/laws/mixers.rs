@@ -8,7 +8,8 @@ use minitron_core::model::{Cache, LoadOptions, NoTap, Transformer};
 use minitron_core::plan::Plan;
 use minitron_core::prune::PrunedView;
 use minitron_core::spec::{
-    At, CheckpointInfo, ModelSpec, Norm, NormKind, ParamKind, Role, RotaryDefaults, ShapeKeys, dim_of_layer,
+    At, CheckpointInfo, ModelSpec, Norm, NormKind, ParamKind, Role, RotaryDefaults, ShapeKeys,
+    dim_of_layer,
 };
 use serde_json::json;
 use tch::Tensor;
@@ -18,11 +19,16 @@ use super::{REORDERED, relative};
 /// Llama's blocks with changed attention.
 fn decoder(change: impl Fn(&mut Decoder)) -> ModelSpec {
     let config = config(&tiny_llama()).unwrap();
-    let norm = Norm { kind: NormKind::Rms, eps: 1e-5 };
+    let norm = Norm {
+        kind: NormKind::Rms,
+        eps: 1e-5,
+    };
     let mut decoder = Decoder::new("llama", &config, ShapeKeys::USUAL, norm, json!({})).unwrap();
     decoder.rotate(RotaryDefaults::default()).unwrap();
     change(&mut decoder);
-    decoder.finish(&CheckpointInfo::config_alone(&config)).unwrap()
+    decoder
+        .finish(&CheckpointInfo::config_alone(&config))
+        .unwrap()
 }
 
 fn loaded(source: &dyn TensorSource, spec: &ModelSpec) -> Transformer {
@@ -33,25 +39,50 @@ fn loaded(source: &dyn TensorSource, spec: &ModelSpec) -> Transformer {
 fn changed(source: &MemorySource, change: impl Fn(&str, Tensor) -> Tensor) -> MemorySource {
     let mut other = MemorySource::default();
     for name in source.names() {
-        other.insert(name.clone(), &change(&name, source.read(&name).unwrap())).unwrap();
+        other
+            .insert(name.clone(), &change(&name, source.read(&name).unwrap()))
+            .unwrap();
     }
     other
 }
 
 #[test]
 fn sinks_far_below_are_none_and_far_above_take_all() {
-    let (plain, with_sinks) = (decoder(|_| {}), decoder(|of| of.attention(|_, attention| attention.sinks = true)));
+    let (plain, with_sinks) = (
+        decoder(|_| {}),
+        decoder(|of| of.attention(|_, attention| attention.sinks = true)),
+    );
     let source = random_weights(&with_sinks, 3).unwrap();
     let ids_bt = some_ids(2, 9, 61, 4).unwrap();
     let at = |value: f64| {
-        let sunk = changed(&source, |name, x| if name.ends_with("sinks") { x.full_like(value) } else { x });
+        let sunk = changed(&source, |name, x| {
+            if name.ends_with("sinks") {
+                x.full_like(value)
+            } else {
+                x
+            }
+        });
         forward(&loaded(&sunk, &with_sinks), &ids_bt).unwrap()
     };
     let none = forward(&loaded(&source, &plain), &ids_bt).unwrap();
     assert!(relative(&at(-1e4), &none) <= REORDERED);
-    let silent = changed(&source, |name, x| if name.ends_with("o_proj.weight") { x.zeros_like() } else { x });
-    assert!(relative(&at(1e4), &forward(&loaded(&silent, &plain), &ids_bt).unwrap()) <= REORDERED);
-    assert!(relative(&at(0.0), &none) > 1e-3, "sinks of 0 are one more key whose value is nothing");
+    let silent = changed(&source, |name, x| {
+        if name.ends_with("o_proj.weight") {
+            x.zeros_like()
+        } else {
+            x
+        }
+    });
+    assert!(
+        relative(
+            &at(1e4),
+            &forward(&loaded(&silent, &plain), &ids_bt).unwrap()
+        ) <= REORDERED
+    );
+    assert!(
+        relative(&at(0.0), &none) > 1e-3,
+        "sinks of 0 are one more key whose value is nothing"
+    );
 }
 
 #[test]
@@ -59,7 +90,9 @@ fn sinks_go_with_their_heads_and_hold_in_generation() {
     let spec = decoder(|of| of.attention(|_, attention| attention.sinks = true));
     let source = random_weights(&spec, 5).unwrap();
     // The second head of each pair goes.
-    let kept = (0..3).map(|layer| (dim_of_layer("heads", layer), vec![0, 2])).collect();
+    let kept = (0..3)
+        .map(|layer| (dim_of_layer("heads", layer), vec![0, 2]))
+        .collect();
     let view = PrunedView::new(&source, &spec, &Plan { kept }).unwrap();
     for layer in 0..3 {
         let at = At::Sublayer { layer, sublayer: 0 };
@@ -100,6 +133,9 @@ fn assert_stepwise(model: &Transformer, ids_bt: &Tensor) {
             let hidden = model.hidden(&part, &mut NoTap, Some(&mut cache)).unwrap();
             parts.push(model.logits(&hidden).unwrap());
         }
-        assert!(relative(&Tensor::cat(&parts, 1), &whole) <= REORDERED, "in runs of {run}");
+        assert!(
+            relative(&Tensor::cat(&parts, 1), &whole) <= REORDERED,
+            "in runs of {run}"
+        );
     }
 }

@@ -21,10 +21,14 @@ fn space(spec: &ModelSpec) -> Space {
 }
 
 fn sizes(pairs: &[(&str, usize)]) -> Sizes {
-    pairs.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect()
+    pairs
+        .iter()
+        .map(|&(kind, size)| (kind.to_owned(), size))
+        .collect()
 }
 
-// --- the papers' models ----------------------------------------------------------------------------------------------
+// --- the papers' models
+// ----------------------------------------------------------------------------------------------
 
 fn nemotron(hidden: usize, heads: usize, mlp: usize) -> Value {
     json!({
@@ -49,8 +53,16 @@ fn the_papers_models_have_exactly_the_printed_parameters() {
         ("Minitron 8B", nemotron(4096, 48, 16384), 8_271_699_968),
         ("Minitron 4B", nemotron(3072, 24, 9216), 4_190_509_056),
         ("Llama-3.1-8B", llama(32, 4096, 14336), 8_030_261_248),
-        ("Llama-3.1-Minitron-4B-Width", llama(32, 3072, 9216), 4_512_746_496),
-        ("Llama-3.1-Minitron-4B-Depth", llama(16, 4096, 14336), 4_540_469_248u64),
+        (
+            "Llama-3.1-Minitron-4B-Width",
+            llama(32, 3072, 9216),
+            4_512_746_496,
+        ),
+        (
+            "Llama-3.1-Minitron-4B-Depth",
+            llama(16, 4096, 14336),
+            4_540_469_248u64,
+        ),
     ];
     for (name, config, n_params) in table {
         assert_eq!(spec(&config).n_params(), n_params, "{name}");
@@ -59,21 +71,39 @@ fn the_papers_models_have_exactly_the_printed_parameters() {
 
 #[test]
 fn the_papers_shapes_are_legal_and_have_the_printed_parameters_as_sizes_of_their_sources() {
-    let (large, small) = (spec(&nemotron(6144, 48, 24576)), spec(&llama(32, 4096, 14336)));
+    let (large, small) = (
+        spec(&nemotron(6144, 48, 24576)),
+        spec(&llama(32, 4096, 14336)),
+    );
     for hidden in [2560, 3072, 3584, 4096, 4608, 5120, 5632, 6144] {
         for half_factors in 5..=8 {
             for (heads, layers) in [(24, 29), (32, 30), (48, 32)] {
                 let mlp = hidden * half_factors / 2;
-                let shape = sizes(&[(HIDDEN, hidden), (MLP, mlp), (HEADS, heads), (DEPTH, layers)]);
+                let shape = sizes(&[
+                    (HIDDEN, hidden),
+                    (MLP, mlp),
+                    (HEADS, heads),
+                    (DEPTH, layers),
+                ]);
                 space(&large).complete(&shape).unwrap();
             }
         }
     }
-    let n_params =
-        |spec: &ModelSpec, shape: &[(&str, usize)]| spec.n_params_at(&space(spec).complete(&sizes(shape)).unwrap());
-    assert_eq!(n_params(&large, &[(HIDDEN, 4096), (MLP, 16384)]), 8_271_699_968);
-    assert_eq!(n_params(&large, &[(HIDDEN, 3072), (MLP, 9216), (HEADS, 24)]), 4_190_509_056);
-    assert_eq!(n_params(&small, &[(HIDDEN, 3072), (MLP, 9216)]), 4_512_746_496);
+    let n_params = |spec: &ModelSpec, shape: &[(&str, usize)]| {
+        spec.n_params_at(&space(spec).complete(&sizes(shape)).unwrap())
+    };
+    assert_eq!(
+        n_params(&large, &[(HIDDEN, 4096), (MLP, 16384)]),
+        8_271_699_968
+    );
+    assert_eq!(
+        n_params(&large, &[(HIDDEN, 3072), (MLP, 9216), (HEADS, 24)]),
+        4_190_509_056
+    );
+    assert_eq!(
+        n_params(&small, &[(HIDDEN, 3072), (MLP, 9216)]),
+        4_512_746_496
+    );
     assert_eq!(n_params(&small, &[(DEPTH, 16)]), 4_540_469_248);
 }
 
@@ -82,7 +112,14 @@ fn widths_are_divisible_as_matrix_units_like_it_unless_the_axis_says_otherwise()
     let large = spec(&nemotron(6144, 48, 24576));
     let step = |kind: &str, spec: &ModelSpec| space(spec).axis(kind).unwrap().step;
     assert_eq!((step(HIDDEN, &large), step(MLP, &large)), (64, 256));
-    assert_eq!((step(HEADS, &large), step(KV_HEADS, &large), step(DEPTH, &large)), (8, 1, 1));
+    assert_eq!(
+        (
+            step(HEADS, &large),
+            step(KV_HEADS, &large),
+            step(DEPTH, &large)
+        ),
+        (8, 1, 1)
+    );
     let tiny = spec(&tiny_llama());
     assert_eq!((step(HIDDEN, &tiny), step(MLP, &tiny)), (8, 4));
     let own = PluginSpec::bare("mlp").with("multiple_of", 64);
@@ -90,7 +127,8 @@ fn widths_are_divisible_as_matrix_units_like_it_unless_the_axis_says_otherwise()
     assert_eq!(own.axis(MLP).unwrap().step, 64);
 }
 
-// --- key/value heads -------------------------------------------------------------------------------------------------
+// --- key/value heads
+// -------------------------------------------------------------------------------------------------
 
 #[test]
 fn fewer_key_value_heads_leave_equally_many_query_heads_each() {
@@ -106,11 +144,22 @@ fn fewer_key_value_heads_leave_equally_many_query_heads_each() {
         @"plan: heads: 20 is not legal, expected a multiple of 4 up to 16 (with 4 kv_heads); nearest: --heads 16 --kv-heads 4"
     );
     let rankings = random_rankings(&model, 1).unwrap();
-    let plan = space.plan(&sizes(&[(KV_HEADS, 4), (HEADS, 8)]), &rankings, &model).unwrap();
+    let plan = space
+        .plan(&sizes(&[(KV_HEADS, 4), (HEADS, 8)]), &rankings, &model)
+        .unwrap();
     for layer in 0..2 {
-        let (heads, kv_heads) = (&plan.kept[&format!("heads.{layer}")], &plan.kept[&format!("kv_heads.{layer}")]);
+        let (heads, kv_heads) = (
+            &plan.kept[&format!("heads.{layer}")],
+            &plan.kept[&format!("kv_heads.{layer}")],
+        );
         let owners: Vec<usize> = heads.iter().map(|head| head / 4).collect();
-        assert_eq!(owners, kv_heads.iter().flat_map(|&kv_head| [kv_head, kv_head]).collect::<Vec<_>>());
+        assert_eq!(
+            owners,
+            kv_heads
+                .iter()
+                .flat_map(|&kv_head| [kv_head, kv_head])
+                .collect::<Vec<_>>()
+        );
     }
     assert_eq!(&plan.clone().checked(&space, &model).unwrap(), &plan);
 }
@@ -119,12 +168,22 @@ fn fewer_key_value_heads_leave_equally_many_query_heads_each() {
 fn a_plan_from_elsewhere_may_name_key_value_heads_alone() {
     let model = spec(&tiny_nemotron());
     let kept = |kept: &[(&str, &[usize])]| {
-        let kept = kept.iter().map(|(dim, units)| ((*dim).to_owned(), units.to_vec())).collect();
+        let kept = kept
+            .iter()
+            .map(|(dim, units)| ((*dim).to_owned(), units.to_vec()))
+            .collect();
         Plan { kept }.checked(&space(&model), &model)
     };
-    let kv_heads: [(&str, &[usize]); 3] = [("kv_heads.0", &[1]), ("kv_heads.1", &[0]), ("kv_heads.2", &[1])];
+    let kv_heads: [(&str, &[usize]); 3] = [
+        ("kv_heads.0", &[1]),
+        ("kv_heads.1", &[0]),
+        ("kv_heads.2", &[1]),
+    ];
     let plan = kept(&kv_heads).unwrap();
-    assert_eq!((&plan.kept["heads.0"], &plan.kept["heads.1"]), (&vec![2, 3], &vec![0, 1]));
+    assert_eq!(
+        (&plan.kept["heads.0"], &plan.kept["heads.1"]),
+        (&vec![2, 3], &vec![0, 1])
+    );
     insta::assert_snapshot!(
         kept(&[&kv_heads[..], &[("heads.0", &[0])]].concat()).unwrap_err(),
         @"plan: `heads.0`: unit 0 belongs to none of the key/value heads that stay ([1])"
@@ -134,16 +193,32 @@ fn a_plan_from_elsewhere_may_name_key_value_heads_alone() {
 #[test]
 fn a_key_value_axis_alone_takes_its_queries_along() {
     let model = spec(&tiny_llama());
-    let axis = registry().build::<dyn Axis>(&PluginSpec::bare("kv_heads")).unwrap();
+    let axis = registry()
+        .build::<dyn Axis>(&PluginSpec::bare("kv_heads"))
+        .unwrap();
     let groups = axis.groups(&model).unwrap();
     // Two query heads of eight channels.
-    assert!(groups.iter().all(|group| group.n_units == 2 && group.block == 16 && group.n_parts == 1));
+    assert!(
+        groups
+            .iter()
+            .all(|group| group.n_units == 2 && group.block == 16 && group.n_parts == 1)
+    );
     let space = Space::new(&model, &[axis]).unwrap();
-    let plan = space.plan(&sizes(&[(KV_HEADS, 1)]), &random_rankings(&model, 2).unwrap(), &model).unwrap();
-    assert_eq!((plan.sizes()[HEADS], plan.kept.contains_key(HIDDEN)), (2, false));
+    let plan = space
+        .plan(
+            &sizes(&[(KV_HEADS, 1)]),
+            &random_rankings(&model, 2).unwrap(),
+            &model,
+        )
+        .unwrap();
+    assert_eq!(
+        (plan.sizes()[HEADS], plan.kept.contains_key(HIDDEN)),
+        (2, false)
+    );
 }
 
-// --- budgets ---------------------------------------------------------------------------------------------------------
+// --- budgets
+// ---------------------------------------------------------------------------------------------------------
 
 fn best(asked: PluginSpec, spec: &ModelSpec) -> minitron_core::error::Result<Sizes> {
     let allocator = registry().build::<dyn Allocator>(&asked).unwrap();
@@ -158,17 +233,27 @@ fn budgets_take_layers_and_key_value_heads_on_request_alone() {
         let specs = [
             PluginSpec::bare("budget").with("params", format!("{}", model.n_params() / 2)),
             PluginSpec::bare("ratio"),
-            PluginSpec::bare("memory").with("memory", format!("{}", model.n_params())).with("batch_size", 0),
+            PluginSpec::bare("memory")
+                .with("memory", format!("{}", model.n_params()))
+                .with("batch_size", 0),
         ];
         for spec in specs {
             let free = best(spec.clone(), &model).unwrap();
             assert_eq!((free[DEPTH], free[KV_HEADS]), (3, 2), "{spec}");
-            let held = best(spec.clone().with("hold", json!({ "kv_heads": 1, "depth": 2 })), &model).unwrap();
+            let held = best(
+                spec.clone()
+                    .with("hold", json!({ "kv_heads": 1, "depth": 2 })),
+                &model,
+            )
+            .unwrap();
             assert_eq!((held[DEPTH], held[KV_HEADS]), (2, 1), "{spec}");
             assert!(held[HEADS] <= 2, "{spec}: {held:?}");
         }
         let free = json!(["kv_heads", "heads", "mlp"]);
-        let spec = PluginSpec::bare("ratio").with("ratio", 0.6).with("free", free).with("tolerance", 0.1);
+        let spec = PluginSpec::bare("ratio")
+            .with("ratio", 0.6)
+            .with("free", free)
+            .with("tolerance", 0.1);
         assert_eq!(best(spec, &model).unwrap()[KV_HEADS], 1);
     }
 }
@@ -177,7 +262,8 @@ fn budgets_take_layers_and_key_value_heads_on_request_alone() {
 fn memory_is_a_ceiling() {
     for value in families() {
         let model = spec(&value);
-        let bytes = |sizes: &Sizes| 2 * model.n_params_at(sizes) + model.kv_cache_bytes_at(sizes, 16, 3);
+        let bytes =
+            |sizes: &Sizes| 2 * model.n_params_at(sizes) + model.kv_cache_bytes_at(sizes, 16, 3);
         let whole = bytes(&Sizes::new());
         let spec = |memory: u64| {
             let spec = PluginSpec::bare("memory").with("memory", memory.to_string());
@@ -186,12 +272,24 @@ fn memory_is_a_ceiling() {
         for percent in [40, 55, 63, 70, 81, 95, 100, 300] {
             let memory = whole * percent / 100;
             let found = best(spec(memory), &model).unwrap();
-            assert!(bytes(&found) <= memory, "{}: {percent} % {found:?}", model.architecture);
-            assert_eq!(percent >= 100, found == space(&model).full(), "{}: {percent} %", model.architecture);
+            assert!(
+                bytes(&found) <= memory,
+                "{}: {percent} % {found:?}",
+                model.architecture
+            );
+            assert_eq!(
+                percent >= 100,
+                found == space(&model).full(),
+                "{}: {percent} %",
+                model.architecture
+            );
         }
         let error = best(spec(10), &model).unwrap_err().to_string();
         let text = "plan: at most 10 bytes cannot be reached; nearest: ";
-        assert!(error.starts_with(text) && error.ends_with("allow more or free another axis"), "{error}");
+        assert!(
+            error.starts_with(text) && error.ends_with("allow more or free another axis"),
+            "{error}"
+        );
     }
 }
 
@@ -200,13 +298,17 @@ fn a_ceiling_that_no_shape_comes_near_is_answered_with_the_largest_below_it() {
     let model = spec(&tiny_llama());
     let hold = json!({ "hidden": 32, "mlp": 48, "heads": 4 });
     let layers = |n: usize| 2 * model.n_params_at(&sizes(&[(DEPTH, n)]));
-    let spec = PluginSpec::bare("memory").with("batch_size", 0).with("hold", hold).with("free", json!(["depth"]));
+    let spec = PluginSpec::bare("memory")
+        .with("batch_size", 0)
+        .with("hold", hold)
+        .with("free", json!(["depth"]));
     let found = best(spec.with("memory", (layers(3) - 1).to_string()), &model).unwrap();
     assert_eq!(found[DEPTH], 2);
     assert!((layers(2) as f64) < 0.95 * layers(3) as f64);
 }
 
-// --- rounds ----------------------------------------------------------------------------------------------------------
+// --- rounds
+// ----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_schedule_falls_through_legal_sizes_to_the_target() {
@@ -221,7 +323,12 @@ fn a_schedule_falls_through_legal_sizes_to_the_target() {
     let mut cases: Vec<(ModelSpec, Sizes)> = vec![(large, of_large)];
     for value in families() {
         let legal = |target: &&Sizes| space(&spec(&value)).complete(target).is_ok();
-        cases.extend(targets.iter().filter(legal).map(|target| (spec(&value), target.clone())));
+        cases.extend(
+            targets
+                .iter()
+                .filter(legal)
+                .map(|target| (spec(&value), target.clone())),
+        );
     }
     assert!(cases.len() > 8);
     for (model, target) in cases {
@@ -232,28 +339,46 @@ fn a_schedule_falls_through_legal_sizes_to_the_target() {
             for round in 1..=n_rounds {
                 let now = schedule(&full, &target, round, n_rounds, &space);
                 assert_eq!(space.complete(&now).unwrap(), now);
-                let falls = now.iter().all(|(kind, size)| *size <= before[kind] && *size >= target[kind]);
-                assert!(falls, "{} {before:?} {now:?} {target:?}", model.architecture);
+                let falls = now
+                    .iter()
+                    .all(|(kind, size)| *size <= before[kind] && *size >= target[kind]);
+                assert!(
+                    falls,
+                    "{} {before:?} {now:?} {target:?}",
+                    model.architecture
+                );
                 if let (Some(kv_heads), Some(last)) = (now.get(KV_HEADS), target.get(KV_HEADS)) {
-                    assert!(now[HEADS] / kv_heads >= target[HEADS] / last, "{now:?} {target:?}");
+                    assert!(
+                        now[HEADS] / kv_heads >= target[HEADS] / last,
+                        "{now:?} {target:?}"
+                    );
                 }
                 before = now;
             }
             assert_eq!(before, target);
         }
     }
-    let halfway = schedule(&sizes(&[(MLP, 48)]), &sizes(&[(MLP, 24)]), 1, 2, &space(&spec(&tiny_nemotron())));
+    let halfway = schedule(
+        &sizes(&[(MLP, 48)]),
+        &sizes(&[(MLP, 24)]),
+        1,
+        2,
+        &space(&spec(&tiny_nemotron())),
+    );
     assert_eq!(halfway[MLP], 36);
 }
 
-// --- what a plan says of itself --------------------------------------------------------------------------------------
+// --- what a plan says of itself
+// --------------------------------------------------------------------------------------
 
 /// Scores of a tiny Llama that are far apart, but where said otherwise.
 fn scores(changed: &[(&str, &[f32])]) -> (ModelSpec, Scores) {
     let model = spec(&tiny_llama());
     let mut scores = Scores::default();
     for group in groups(&model).unwrap() {
-        let far_apart = (0..group.n_units).map(|unit| 1.5f32.powi(unit as i32)).collect();
+        let far_apart = (0..group.n_units)
+            .map(|unit| 1.5f32.powi(unit as i32))
+            .collect();
         scores.by_name.insert(format!("m/{}", group.dim), far_apart);
     }
     for (dim, values) in changed {
@@ -265,7 +390,10 @@ fn scores(changed: &[(&str, &[f32])]) -> (ModelSpec, Scores) {
 fn rankings(model: &ModelSpec, scores: &Scores, contiguous: bool) -> Rankings {
     let mut groups = groups(model).unwrap();
     for group in groups.iter_mut().filter(|group| group.dim == DEPTH) {
-        *group = PruneGroup { contiguous, ..group.clone() };
+        *group = PruneGroup {
+            contiguous,
+            ..group.clone()
+        };
     }
     Rankings::new(scores, &groups, &BTreeMap::new()).unwrap()
 }
@@ -283,11 +411,23 @@ fn a_plan_explains_the_dims_that_shrink_and_names_near_ties() {
     let wanted = sizes(&[(MLP, 24), (HEADS, 2), (DEPTH, 2)]);
     let plan = space(&model).plan(&wanted, &rankings, &model).unwrap();
     let explained = plan.explain(&rankings, &model, None).unwrap();
-    // Layer 0 has the lowest depth score and is dropped, so its dims have no effect; hidden stays whole.
-    assert_eq!(explained.keys().collect::<Vec<_>>(), ["depth", "heads.1", "heads.2", "mlp.1", "mlp.2"]);
-    let whole_depth = space(&model).plan(&sizes(&[(MLP, 24), (HEADS, 2)]), &rankings, &model).unwrap();
+    // Layer 0 has the lowest depth score and is dropped, so its dims have no effect; hidden stays
+    // whole.
+    assert_eq!(
+        explained.keys().collect::<Vec<_>>(),
+        ["depth", "heads.1", "heads.2", "mlp.1", "mlp.2"]
+    );
+    let whole_depth = space(&model)
+        .plan(&sizes(&[(MLP, 24), (HEADS, 2)]), &rankings, &model)
+        .unwrap();
     let explained = whole_depth.explain(&rankings, &model, None).unwrap();
-    assert_eq!(explained.keys().filter(|dim| explained[*dim].near_tie).collect::<Vec<_>>(), ["mlp.0"]);
+    assert_eq!(
+        explained
+            .keys()
+            .filter(|dim| explained[*dim].near_tie)
+            .collect::<Vec<_>>(),
+        ["mlp.0"]
+    );
     let text = |dim: &str| serde_json::to_string(&explained[dim]).unwrap();
     insta::assert_snapshot!(
         text("mlp.0"),
@@ -304,13 +444,24 @@ fn a_plan_explains_the_dims_that_shrink_and_names_near_ties() {
 fn a_block_is_explained_by_the_next_best_one() {
     let (model, scores) = scores(&[(DEPTH, &[3.0, 1.0, 2.9])]);
     let rankings = rankings(&model, &scores, true);
-    let plan = space(&model).plan(&sizes(&[(DEPTH, 1)]), &rankings, &model).unwrap();
+    let plan = space(&model)
+        .plan(&sizes(&[(DEPTH, 1)]), &rankings, &model)
+        .unwrap();
     assert_eq!(plan.kept[DEPTH], [0]);
     let explained = plan.explain(&rankings, &model, None).unwrap();
-    let Cut::Blocks { removed, next } = &explained[DEPTH].cut else { unreachable!() };
-    assert_eq!((removed.first, removed.last, next.first, next.last), (1, 2, 0, 1));
+    let Cut::Blocks { removed, next } = &explained[DEPTH].cut else {
+        unreachable!()
+    };
+    assert_eq!(
+        (removed.first, removed.last, next.first, next.last),
+        (1, 2, 0, 1)
+    );
     assert!((explained[DEPTH].margin - 0.025).abs() < 1e-6 && !explained[DEPTH].near_tie);
-    let borderline: Vec<(usize, bool)> = explained[DEPTH].borderline.iter().map(|b| (b.unit, b.kept)).collect();
+    let borderline: Vec<(usize, bool)> = explained[DEPTH]
+        .borderline
+        .iter()
+        .map(|b| (b.unit, b.kept))
+        .collect();
     assert_eq!(borderline, [(0, true), (2, false)]);
 }
 
@@ -320,22 +471,37 @@ fn an_axis_of_contiguous_layers_drops_one_block() {
     let spec: PluginSpec = "depth:contiguous=true".parse().unwrap();
     let axis = registry().build::<dyn Axis>(&spec).unwrap();
     let rankings = Rankings::new(&scores, &axis.groups(&model).unwrap(), &BTreeMap::new()).unwrap();
-    let plan = Space::new(&model, &[axis]).unwrap().plan(&sizes(&[(DEPTH, 1)]), &rankings, &model).unwrap();
+    let plan = Space::new(&model, &[axis])
+        .unwrap()
+        .plan(&sizes(&[(DEPTH, 1)]), &rankings, &model)
+        .unwrap();
     // One by one, layer 1 would stay.
     assert_eq!(plan.kept[DEPTH], [2]);
 }
 
 #[test]
 fn replicates_say_which_units_survive() {
-    let (model, mut scores) = scores(&[("mlp.0", &[&[5.0; 23][..], &[4.0, 3.99], &[1.0; 23]].concat())]);
+    let (model, mut scores) = scores(&[(
+        "mlp.0",
+        &[&[5.0; 23][..], &[4.0, 3.99], &[1.0; 23]].concat(),
+    )]);
     let mut other = scores.by_name["m/mlp.0"].clone();
     other.swap(23, 24);
     let same = scores.by_name["m/mlp.0"].clone();
-    scores.replicates.insert("m/mlp.0".into(), vec![same.clone(), other, same.clone(), same]);
+    scores.replicates.insert(
+        "m/mlp.0".into(),
+        vec![same.clone(), other, same.clone(), same],
+    );
     let rankings = rankings(&model, &scores, false);
-    let plan = space(&model).plan(&sizes(&[(MLP, 24)]), &rankings, &model).unwrap();
+    let plan = space(&model)
+        .plan(&sizes(&[(MLP, 24)]), &rankings, &model)
+        .unwrap();
     let explained = plan.explain(&rankings, &model, None).unwrap();
-    let survives: Vec<_> = explained["mlp.0"].borderline.iter().map(|b| (b.unit, b.survives)).collect();
+    let survives: Vec<_> = explained["mlp.0"]
+        .borderline
+        .iter()
+        .map(|b| (b.unit, b.survives))
+        .collect();
     assert_eq!(survives, [(23, Some(0.75)), (24, Some(0.25))]);
     assert_eq!(explained["mlp.0"].stable, Some(23.0 / 24.0));
     assert!(explained["mlp.1"].stable.is_none());
@@ -348,7 +514,10 @@ fn replicates_say_which_units_survive() {
 #[test]
 fn replicates_survive_their_file_and_are_no_scores_of_their_own() {
     let (_, mut scores) = scores(&[]);
-    scores.replicates.insert("m/mlp.0".into(), vec![vec![0.5; 48], vec![0.25; 48], vec![2.0; 48]]);
+    scores.replicates.insert(
+        "m/mlp.0".into(),
+        vec![vec![0.5; 48], vec![0.25; 48], vec![2.0; 48]],
+    );
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.safetensors");
     scores.save(&path).unwrap();
@@ -365,9 +534,18 @@ fn what_a_config_class_insists_on_holds_also_where_the_other_axis_is_not_asked_f
     config["num_key_value_heads"] = 6.into();
     config["hidden_size"] = 36.into();
     let spec = ModelSpec::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
-    let heads = registry().build::<dyn Axis>(&PluginSpec::bare("heads")).unwrap();
+    let heads = registry()
+        .build::<dyn Axis>(&PluginSpec::bare("heads"))
+        .unwrap();
     let space = Space::new(&spec, &[heads]).unwrap();
-    assert!(space.complete(&Sizes::from([("heads".to_owned(), 4)])).is_ok());
-    let error = space.complete(&Sizes::from([("heads".to_owned(), 5)])).unwrap_err().to_string();
+    assert!(
+        space
+            .complete(&Sizes::from([("heads".to_owned(), 4)]))
+            .is_ok()
+    );
+    let error = space
+        .complete(&Sizes::from([("heads".to_owned(), 5)]))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("hidden 36 with 5 heads"), "{error}");
 }

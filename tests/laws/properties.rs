@@ -29,10 +29,18 @@ fn any_plan() -> impl Strategy<Value = (ModelSpec, Plan)> {
             .dims
             .values()
             .map(|dim| {
-                (Just(dim.name.clone()), proptest::sample::subsequence((0..dim.size).collect::<Vec<_>>(), 1..=dim.size))
+                (
+                    Just(dim.name.clone()),
+                    proptest::sample::subsequence((0..dim.size).collect::<Vec<_>>(), 1..=dim.size),
+                )
             })
             .collect();
-        (Just(spec), kept.prop_map(|kept| Plan { kept: kept.into_iter().collect() }))
+        (
+            Just(spec),
+            kept.prop_map(|kept| Plan {
+                kept: kept.into_iter().collect(),
+            }),
+        )
     })
 }
 
@@ -169,7 +177,8 @@ fn any_value() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(Value::from),
         (-1000..1000i32).prop_map(|n| Value::from(f64::from(n) / 8.0)),
         "[a-zA-Z.+%/-]{1,8}"
-            .prop_filter("is JSON", |word| serde_json::from_str::<Value>(word).is_err())
+            .prop_filter("is JSON", |word| serde_json::from_str::<Value>(word)
+                .is_err())
             .prop_map(Value::from),
     ]
 }
@@ -206,9 +215,16 @@ fn recipe_word() -> impl Strategy<Value = String> {
 
 #[test]
 fn a_plan_survives_its_file() {
-    let kept = BTreeMap::from([("mlp.0".to_owned(), vec![0, 2, 5]), ("depth".to_owned(), vec![0])]);
+    let kept = BTreeMap::from([
+        ("mlp.0".to_owned(), vec![0, 2, 5]),
+        ("depth".to_owned(), vec![0]),
+    ]);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("plan.json");
-    std::fs::write(&path, serde_json::to_string(&Plan { kept: kept.clone() }).unwrap()).unwrap();
+    std::fs::write(
+        &path,
+        serde_json::to_string(&Plan { kept: kept.clone() }).unwrap(),
+    )
+    .unwrap();
     assert_eq!(Plan::load(&path).unwrap().kept, kept);
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use minitron::{axes, families, forward, groups, registry, some_ids, tiny_gpt2, tiny_llama, tiny_nemotron};
+use minitron::{
+    axes, families, forward, groups, registry, some_ids, tiny_gpt2, tiny_llama, tiny_nemotron,
+};
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
@@ -10,7 +12,9 @@ use minitron_core::model::Transformer;
 use minitron_core::plan::{Plan, Ranking, Rankings, Space};
 use minitron_core::prune::{PrunedView, Student};
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{HEADS, KV_HEADS, MLP, ModelFolder, ModelSpec, PruneGroup, Role, Side, Sizes};
+use minitron_core::spec::{
+    HEADS, KV_HEADS, MLP, ModelFolder, ModelSpec, PruneGroup, Role, Side, Sizes,
+};
 use minitron_engine::score::{Metric, ScorerSet};
 use minitron_plugins::laws;
 use tch::Tensor;
@@ -25,14 +29,34 @@ fn space(spec: &ModelSpec) -> Space {
 fn keeping_every_unit_is_the_identity_byte_for_byte() {
     for config in families() {
         let model = Model::new(&config, 4).unwrap();
-        let plan = Plan::default().checked(&space(&model.spec), &model.spec).unwrap();
+        let plan = Plan::default()
+            .checked(&space(&model.spec), &model.spec)
+            .unwrap();
         let student = Student::new(&model.source, &model.spec, &plan).unwrap();
         let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        write_model(before.path(), &model.spec.config, &model.source, None, WriteOptions::default()).unwrap();
-        write_model(after.path(), &student.config, &student.view, None, WriteOptions::default()).unwrap();
+        write_model(
+            before.path(),
+            &model.spec.config,
+            &model.source,
+            None,
+            WriteOptions::default(),
+        )
+        .unwrap();
+        write_model(
+            after.path(),
+            &student.config,
+            &student.view,
+            None,
+            WriteOptions::default(),
+        )
+        .unwrap();
         for file in ["config.json", "model.safetensors"] {
             let read = |dir: &tempfile::TempDir| std::fs::read(dir.path().join(file)).unwrap();
-            assert!(read(&before) == read(&after), "{}: {file} differs", model.family());
+            assert!(
+                read(&before) == read(&after),
+                "{}: {file} differs",
+                model.family()
+            );
         }
     }
 }
@@ -45,13 +69,20 @@ fn chunks_of_any_size_write_the_same_bytes() {
         let student = Student::new(&model.source, &model.spec, &plan).unwrap();
         let write = |chunk_bytes| {
             let dir = tempfile::tempdir().unwrap();
-            let options = WriteOptions { chunk_bytes, ..WriteOptions::default() };
+            let options = WriteOptions {
+                chunk_bytes,
+                ..WriteOptions::default()
+            };
             write_model(dir.path(), &student.config, &student.view, None, options).unwrap();
             std::fs::read(dir.path().join("model.safetensors")).unwrap()
         };
         let whole = write(usize::MAX);
         for chunk_bytes in [0, 1, 7, 100, 4096] {
-            assert!(write(chunk_bytes) == whole, "{}: chunks of {chunk_bytes} bytes", model.family());
+            assert!(
+                write(chunk_bytes) == whole,
+                "{}: chunks of {chunk_bytes} bytes",
+                model.family()
+            );
         }
     }
 }
@@ -64,9 +95,14 @@ fn keeping_every_unit_adds_no_key_to_a_config_that_leaves_defaults_out() {
             object.remove(key);
         }
         let model = Model::new(&config, 5).unwrap();
-        let plan = Plan::default().checked(&space(&model.spec), &model.spec).unwrap();
+        let plan = Plan::default()
+            .checked(&space(&model.spec), &model.spec)
+            .unwrap();
         let student = Student::new(&model.source, &model.spec, &plan).unwrap();
-        assert_eq!(student.config.to_json().unwrap(), model.spec.config.to_json().unwrap());
+        assert_eq!(
+            student.config.to_json().unwrap(),
+            model.spec.config.to_json().unwrap()
+        );
     }
 }
 
@@ -77,7 +113,9 @@ fn a_width_that_the_config_leaves_to_its_default_stays_when_the_stream_shrinks()
     let model = Model::new(&config, 16).unwrap();
     let sizes = Sizes::from([("hidden".to_owned(), 16)]);
     let rankings = random_rankings(&model.spec, 17).unwrap();
-    let plan = space(&model.spec).plan(&sizes, &rankings, &model.spec).unwrap();
+    let plan = space(&model.spec)
+        .plan(&sizes, &rankings, &model.spec)
+        .unwrap();
     let student = Student::new(&model.source, &model.spec, &plan).unwrap();
     assert_eq!(student.config.get("n_inner"), Some(&128.into()));
 }
@@ -110,13 +148,23 @@ fn zeroed(
             let is_bias_of_inputs = param.sides.len() == 1 && !of_outputs;
             let size_of = |dim: &str| model.spec.dims.get(dim).map(|dim| dim.size);
             let mut start = 0;
-            for (idx, part) in param.sides[side].0.iter().enumerate().filter(|_| !is_bias_of_inputs) {
+            for (idx, part) in param.sides[side]
+                .0
+                .iter()
+                .enumerate()
+                .filter(|_| !is_bias_of_inputs)
+            {
                 // Queries, keys and values in a row: without its values, a head says nothing.
-                let is_asked = param.role != Role::QUERY_KEY_VALUE || idx == 2 || param.sides[side].0.len() == 1;
+                let is_asked = param.role != Role::QUERY_KEY_VALUE
+                    || idx == 2
+                    || param.sides[side].0.len() == 1;
                 if is_asked && part.dims().iter().any(|dim| dead.contains_key(*dim)) {
                     let own = Side(vec![part.clone()]);
-                    for position in own.positions(&size_of, &|dim| dead.get(dim).map(Vec::as_slice)) {
-                        let _ = tensor.f_narrow(side as i64, (start + position) as i64, 1)?.f_zero_()?;
+                    for position in own.positions(&size_of, &|dim| dead.get(dim).map(Vec::as_slice))
+                    {
+                        let _ = tensor
+                            .f_narrow(side as i64, (start + position) as i64, 1)?
+                            .f_zero_()?;
                     }
                 }
                 start += part.len(&size_of);
@@ -129,8 +177,18 @@ fn zeroed(
 
 pub(super) fn activation_scores(model: &Transformer, groups: &[PruneGroup]) -> Result<Scores> {
     let importance = registry().build(&PluginSpec::bare("activation"))?;
-    let mut scorers = ScorerSet::new(vec![Metric { label: "activation".into(), importance }], groups, 0)?;
-    scorers.run(model, &minitron::calibration(&model.spec, &minitron::some_windows(6, 12, 61, 5)?, 4)?)?;
+    let mut scorers = ScorerSet::new(
+        vec![Metric {
+            label: "activation".into(),
+            importance,
+        }],
+        groups,
+        0,
+    )?;
+    scorers.run(
+        model,
+        &minitron::calibration(&model.spec, &minitron::some_windows(6, 12, 61, 5)?, 4)?,
+    )?;
     scorers.finish()
 }
 
@@ -154,19 +212,28 @@ fn dead_neurons_are_ranked_last_and_removing_them_changes_nothing() {
             assert_eq!(&last, dead, "{} {dim}", model.family());
         }
         let wanted = Sizes::from([(MLP.to_owned(), 44)]);
-        let plan = space(&model.spec).plan(&wanted, &rankings, &model.spec).unwrap();
+        let plan = space(&model.spec)
+            .plan(&wanted, &rankings, &model.spec)
+            .unwrap();
         let student = Student::new(&source, &model.spec, &plan).unwrap();
         let ids_bt = some_ids(2, 12, 61, 7).unwrap();
         let pruned = forward(&load(&student.view, &student.spec).unwrap(), &ids_bt).unwrap();
         let difference = relative(&pruned, &forward(&whole, &ids_bt).unwrap());
-        assert!(difference <= REORDERED, "{}: {difference:e}", model.family());
+        assert!(
+            difference <= REORDERED,
+            "{}: {difference:e}",
+            model.family()
+        );
     }
 }
 
 #[test]
 fn a_dead_head_is_ranked_last_and_removing_it_changes_nothing() {
     // Where a norm is over all heads, a dead one divides the others too: norm_rescale is for that.
-    for mut config in families().into_iter().filter(|config| config["model_type"] != "olmo3") {
+    for mut config in families()
+        .into_iter()
+        .filter(|config| config["model_type"] != "olmo3")
+    {
         // Here every query head has values of its own; grouped ones are dead only together.
         if config.get("num_key_value_heads").is_some() {
             config["num_key_value_heads"] = 4.into();
@@ -179,11 +246,17 @@ fn a_dead_head_is_ranked_last_and_removing_it_changes_nothing() {
         let scores = activation_scores(&whole, &groups).unwrap();
         let ranking = Ranking::new(&groups[1], scores.of("heads.1", None).unwrap()).unwrap();
         assert_eq!(ranking.order().last(), Some(2), "{}", model.family());
-        let kept = Plan { kept: BTreeMap::from([("heads.1".to_owned(), ranking.best(3).unwrap())]) };
+        let kept = Plan {
+            kept: BTreeMap::from([("heads.1".to_owned(), ranking.best(3).unwrap())]),
+        };
         let ids_bt = some_ids(2, 12, 61, 9).unwrap();
         let pruned = forward(&without(&model, &source, kept).unwrap(), &ids_bt).unwrap();
         let difference = relative(&pruned, &forward(&whole, &ids_bt).unwrap());
-        assert!(difference <= REORDERED, "{}: {difference:e}", model.family());
+        assert!(
+            difference <= REORDERED,
+            "{}: {difference:e}",
+            model.family()
+        );
     }
 }
 
@@ -195,10 +268,14 @@ fn removing_a_head_that_nothing_reads_from_each_group_changes_nothing() {
         let source = zeroed(&model, &[Role::ATTENTION_OUTPUT], false, &dead).unwrap();
         let ids_bt = some_ids(2, 12, 61, 11).unwrap();
         let whole = forward(&load(&source, &model.spec).unwrap(), &ids_bt).unwrap();
-        let kept = Plan { kept: BTreeMap::from([("heads.2".to_owned(), vec![1, 2])]) };
+        let kept = Plan {
+            kept: BTreeMap::from([("heads.2".to_owned(), vec![1, 2])]),
+        };
         let pruned = forward(&without(&model, &source, kept).unwrap(), &ids_bt).unwrap();
         assert!(relative(&pruned, &whole) <= REORDERED, "{}", model.family());
-        let other = Plan { kept: BTreeMap::from([("heads.2".to_owned(), vec![0, 3])]) };
+        let other = Plan {
+            kept: BTreeMap::from([("heads.2".to_owned(), vec![0, 3])]),
+        };
         let other = forward(&without(&model, &source, other).unwrap(), &ids_bt).unwrap();
         assert!(relative(&other, &whole) > 0.01, "{}", model.family());
     }
@@ -211,7 +288,10 @@ pub(super) fn random_rankings(spec: &ModelSpec, seed: u64) -> Result<Rankings> {
 
 fn half_on_every_axis(spec: &ModelSpec, seed: u64) -> Result<Plan> {
     let sizes = [("hidden", 16), ("heads", 2), ("mlp", 20), ("depth", 2)];
-    let sizes = sizes.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect();
+    let sizes = sizes
+        .iter()
+        .map(|&(kind, size)| (kind.to_owned(), size))
+        .collect();
     space(spec).plan(&sizes, &random_rankings(spec, seed)?, spec)
 }
 
@@ -222,21 +302,47 @@ fn a_pruned_folder_loads_as_its_view_does_and_has_the_predicted_parameters() {
         let plan = half_on_every_axis(&model.spec, 13).unwrap();
         let student = Student::new(&model.source, &model.spec, &plan).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        write_model(dir.path(), &student.config, &student.view, None, WriteOptions::default()).unwrap();
+        write_model(
+            dir.path(),
+            &student.config,
+            &student.view,
+            None,
+            WriteOptions::default(),
+        )
+        .unwrap();
 
         let folder = ModelFolder::open(dir.path(), &registry()).unwrap();
         assert!(folder.unknown_tensors.is_empty());
         let written = load(&folder.checkpoint.tensors, &folder.spec).unwrap();
         let viewed = load(&student.view, &student.spec).unwrap();
         for (written, viewed) in written.parameters().iter().zip(viewed.parameters()) {
-            assert!(written.name == viewed.name && written.tensor.equal(&viewed.tensor), "{}", written.name);
+            assert!(
+                written.name == viewed.name && written.tensor.equal(&viewed.tensor),
+                "{}",
+                written.name
+            );
         }
         let ids_bt = some_ids(2, 12, 61, 14).unwrap();
-        assert!(forward(&written, &ids_bt).unwrap().equal(&forward(&viewed, &ids_bt).unwrap()), "{}", model.family());
+        assert!(
+            forward(&written, &ids_bt)
+                .unwrap()
+                .equal(&forward(&viewed, &ids_bt).unwrap()),
+            "{}",
+            model.family()
+        );
 
         let reader = Reader::open(dir.path()).unwrap();
-        let n_written: u64 = reader.names().iter().map(|name| reader.info(name).unwrap().n_elements().unwrap()).sum();
-        assert_eq!(model.spec.n_params_at(&plan.sizes()), n_written, "{}", model.family());
+        let n_written: u64 = reader
+            .names()
+            .iter()
+            .map(|name| reader.info(name).unwrap().n_elements().unwrap())
+            .sum();
+        assert_eq!(
+            model.spec.n_params_at(&plan.sizes()),
+            n_written,
+            "{}",
+            model.family()
+        );
         assert_eq!(folder.spec.n_params(), n_written, "{}", model.family());
         assert!(n_written < model.spec.n_params());
     }
@@ -250,9 +356,17 @@ fn every_key_value_head_keeps_as_many_queries_and_the_best_of_them() {
         // The second group holds the two best of all, and still gives one up.
         let ranking = Ranking::new(group, &[0.1, 0.2, 0.9, 0.8]).unwrap();
         assert_eq!(ranking.best(2).unwrap(), [1, 2]);
-        let unequal = Plan { kept: BTreeMap::from([("heads.0".to_owned(), vec![2, 3])]) };
-        let error = unequal.checked(&space(&model.spec), &model.spec).unwrap_err().to_string();
-        assert!(error.contains("equally many query heads per key/value head"), "{error}");
+        let unequal = Plan {
+            kept: BTreeMap::from([("heads.0".to_owned(), vec![2, 3])]),
+        };
+        let error = unequal
+            .checked(&space(&model.spec), &model.spec)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("equally many query heads per key/value head"),
+            "{error}"
+        );
     }
 }
 
@@ -260,31 +374,48 @@ fn every_key_value_head_keeps_as_many_queries_and_the_best_of_them() {
 fn a_dead_key_value_head_is_ranked_last_and_goes_with_its_queries_unnoticed() {
     for config in [tiny_llama(), tiny_nemotron()] {
         let model = Model::new(&config, 20).unwrap();
-        let dead = (0..3).map(|layer| (format!("kv_heads.{layer}"), vec![layer % 2])).collect();
+        let dead = (0..3)
+            .map(|layer| (format!("kv_heads.{layer}"), vec![layer % 2]))
+            .collect();
         let source = zeroed(&model, &[Role::VALUE], true, &dead).unwrap();
         let whole = load(&source, &model.spec).unwrap();
         let groups = groups(&model.spec).unwrap();
         let scores = activation_scores(&whole, &groups).unwrap();
         let rankings = Rankings::new(&scores, &groups, &BTreeMap::new()).unwrap();
         let wanted = Sizes::from([(KV_HEADS.to_owned(), 1)]);
-        let plan = space(&model.spec).plan(&wanted, &rankings, &model.spec).unwrap();
+        let plan = space(&model.spec)
+            .plan(&wanted, &rankings, &model.spec)
+            .unwrap();
         for layer in 0..3 {
             let alive = 1 - layer % 2;
             assert_eq!(plan.kept[&format!("kv_heads.{layer}")], [alive]);
-            assert_eq!(plan.kept[&format!("heads.{layer}")], [2 * alive, 2 * alive + 1]);
+            assert_eq!(
+                plan.kept[&format!("heads.{layer}")],
+                [2 * alive, 2 * alive + 1]
+            );
         }
         let student = Student::new(&source, &model.spec, &plan).unwrap();
         assert_eq!(student.config.get("num_key_value_heads"), Some(&1.into()));
         let ids_bt = some_ids(2, 12, 61, 21).unwrap();
         let pruned = forward(&load(&student.view, &student.spec).unwrap(), &ids_bt).unwrap();
         let difference = relative(&pruned, &forward(&whole, &ids_bt).unwrap());
-        assert!(difference <= REORDERED, "{}: {difference:e}", model.family());
+        assert!(
+            difference <= REORDERED,
+            "{}: {difference:e}",
+            model.family()
+        );
     }
 }
 
 /// Names, types, shapes and bytes of every tensor.
 fn contents(source: &dyn TensorSource) -> Vec<String> {
-    let of = |name: String| format!("{name} {:?} {:?}", source.info(&name), Vec::<f32>::try_from(flat(source, &name)));
+    let of = |name: String| {
+        format!(
+            "{name} {:?} {:?}",
+            source.info(&name),
+            Vec::<f32>::try_from(flat(source, &name))
+        )
+    };
     source.names().into_iter().map(of).collect()
 }
 
@@ -294,26 +425,56 @@ fn flat(source: &dyn TensorSource, name: &str) -> Tensor {
 
 #[test]
 fn pruning_twice_is_pruning_once_by_the_composed_plan_byte_for_byte() {
-    let sizes = |pairs: &[(&str, usize)]| pairs.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect::<Sizes>();
-    let widths =
-        [sizes(&[("hidden", 16), ("heads", 2), ("mlp", 40)]), sizes(&[("hidden", 8), ("heads", 1), ("mlp", 20)])];
-    let groups = [sizes(&[("kv_heads", 1), ("depth", 2)]), sizes(&[("heads", 1), ("mlp", 44), ("depth", 1)])];
-    let layers = [sizes(&[("depth", 2), ("mlp", 40)]), sizes(&[("mlp", 32), ("depth", 1)])];
+    let sizes = |pairs: &[(&str, usize)]| {
+        pairs
+            .iter()
+            .map(|&(kind, size)| (kind.to_owned(), size))
+            .collect::<Sizes>()
+    };
+    let widths = [
+        sizes(&[("hidden", 16), ("heads", 2), ("mlp", 40)]),
+        sizes(&[("hidden", 8), ("heads", 1), ("mlp", 20)]),
+    ];
+    let groups = [
+        sizes(&[("kv_heads", 1), ("depth", 2)]),
+        sizes(&[("heads", 1), ("mlp", 44), ("depth", 1)]),
+    ];
+    let layers = [
+        sizes(&[("depth", 2), ("mlp", 40)]),
+        sizes(&[("mlp", 32), ("depth", 1)]),
+    ];
     for (idx, config) in families().into_iter().enumerate() {
         let model = Model::new(&config, 30).unwrap();
         let is_grouped = model.spec.size(KV_HEADS) > 0;
-        for [first, second] in [&widths, &groups, &layers].into_iter().filter(|steps| is_grouped || *steps != &groups) {
+        for [first, second] in [&widths, &groups, &layers]
+            .into_iter()
+            .filter(|steps| is_grouped || *steps != &groups)
+        {
             let of = |spec: &ModelSpec, wanted: &Sizes, seed: u64| {
-                space(spec).plan(wanted, &random_rankings(spec, seed).unwrap(), spec).unwrap()
+                space(spec)
+                    .plan(wanted, &random_rankings(spec, seed).unwrap(), spec)
+                    .unwrap()
             };
             let one = of(&model.spec, first, 31 + idx as u64);
             let once = Student::new(&model.source, &model.spec, &one).unwrap();
             let two = of(&once.spec, second, 41 + idx as u64);
             let twice = Student::new(&once.view, &once.spec, &two).unwrap();
-            let both = one.compose(&two, &model.spec).checked(&space(&model.spec), &model.spec).unwrap();
+            let both = one
+                .compose(&two, &model.spec)
+                .checked(&space(&model.spec), &model.spec)
+                .unwrap();
             let direct = Student::new(&model.source, &model.spec, &both).unwrap();
-            assert_eq!(direct.config.to_json().unwrap(), twice.config.to_json().unwrap(), "{}", model.family());
-            assert!(contents(&direct.view) == contents(&twice.view), "{} {first:?} {second:?}", model.family());
+            assert_eq!(
+                direct.config.to_json().unwrap(),
+                twice.config.to_json().unwrap(),
+                "{}",
+                model.family()
+            );
+            assert!(
+                contents(&direct.view) == contents(&twice.view),
+                "{} {first:?} {second:?}",
+                model.family()
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What reconstructions do to a student, and what they may not do.
 
 use minitron::{
-    axes, families, forward, groups, least_squares, registry, some_ids, some_windows, tiny_gpt2, tiny_llama,
-    with_context,
+    axes, families, forward, groups, least_squares, registry, some_ids, some_windows, tiny_gpt2,
+    tiny_llama, with_context,
 };
 use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
@@ -12,7 +12,9 @@ use minitron_core::model::LoadOptions;
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
-use minitron_core::reconstruct::{ProjectionSet, ProjectionStats, ReconstructInputs, Reference, StudentEditor};
+use minitron_core::reconstruct::{
+    ProjectionSet, ProjectionStats, ReconstructInputs, Reference, StudentEditor,
+};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec, Registry};
 use minitron_core::spec::{At, HIDDEN, ModelFolder, ParamKind, Role};
 use minitron_core::windows::Windows;
@@ -36,10 +38,19 @@ impl Ward {
     pub fn new(model: Model, sizes: &[(&str, usize)]) -> Self {
         let (registry, groups) = (registry(), groups(&model.spec).unwrap());
         let rankings = random_rankings(&groups, 31).unwrap();
-        let sizes = sizes.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect();
+        let sizes = sizes
+            .iter()
+            .map(|&(kind, size)| (kind.to_owned(), size))
+            .collect();
         let space = Space::new(&model.spec, &axes(&registry).unwrap()).unwrap();
         let plan = space.plan(&sizes, &rankings, &model.spec).unwrap();
-        Ward { model, registry, rankings, windows: some_windows(24, 16, 61, 32).unwrap(), plan }
+        Ward {
+            model,
+            registry,
+            rankings,
+            windows: some_windows(24, 16, 61, 32).unwrap(),
+            plan,
+        }
     }
 
     pub fn of(config: &Value, sizes: &[(&str, usize)]) -> Self {
@@ -51,7 +62,12 @@ impl Ward {
             source: &self.model.source,
             spec: &self.model.spec,
             rankings: Some(&self.rankings),
-            calibration: Some(Calibration { windows: &self.windows, task: None, batch_size: 8, progress: &Silent }),
+            calibration: Some(Calibration {
+                windows: &self.windows,
+                task: None,
+                batch_size: 8,
+                progress: &Silent,
+            }),
             options: LoadOptions::default(),
             seed: 0,
             compensates: true,
@@ -65,21 +81,35 @@ impl Ward {
     pub fn treated(&self, reconstructions: &[&str]) -> Result<StudentEditor<'_>> {
         let mut editor = self.editor();
         for reconstruction in reconstructions {
-            editor.treat(self.registry.build::<dyn Reconstruction>(&reconstruction.parse()?)?.as_ref())?;
+            editor.treat(
+                self.registry
+                    .build::<dyn Reconstruction>(&reconstruction.parse()?)?
+                    .as_ref(),
+            )?;
         }
         Ok(editor)
     }
 }
 
 pub(super) fn logits(editor: &StudentEditor, ids_bt: &Tensor) -> Tensor {
-    forward(&load(&editor.student().unwrap(), editor.spec()).unwrap(), ids_bt).unwrap()
+    forward(
+        &load(&editor.student().unwrap(), editor.spec()).unwrap(),
+        ids_bt,
+    )
+    .unwrap()
 }
 
 /// Mean square difference to the teacher's logits on the calibration text.
 fn distance(ward: &Ward, editor: &StudentEditor) -> f64 {
-    let ids_bt = ward.windows.batch(0..ward.windows.len(), Device::Cpu).unwrap();
+    let ids_bt = ward
+        .windows
+        .batch(0..ward.windows.len(), Device::Cpu)
+        .unwrap();
     let teacher = forward(&ward.model.load().unwrap(), &ids_bt).unwrap();
-    (logits(editor, &ids_bt) - teacher).square().mean(Kind::Double).double_value(&[])
+    (logits(editor, &ids_bt) - teacher)
+        .square()
+        .mean(Kind::Double)
+        .double_value(&[])
 }
 
 /// Whether a reconstruction is one for this family at all.
@@ -97,22 +127,34 @@ fn a_plan_that_leaves_whole_dims_out_is_reconstructed_as_one_that_names_them() {
         let mut short = Ward::of(&config, &[("mlp", 24)]);
         short.plan.kept.retain(|dim, _| dim.starts_with("mlp."));
         let fitted = least_squares(&config);
-        let (whole, short) = (whole.treated(&[fitted]).unwrap(), short.treated(&[fitted]).unwrap());
+        let (whole, short) = (
+            whole.treated(&[fitted]).unwrap(),
+            short.treated(&[fitted]).unwrap(),
+        );
         let (one, other) = (whole.student().unwrap(), short.student().unwrap());
         for name in one.names() {
-            assert_eq!(one.read(&name).unwrap(), other.read(&name).unwrap(), "{name}");
+            assert_eq!(
+                one.read(&name).unwrap(),
+                other.read(&name).unwrap(),
+                "{name}"
+            );
         }
     }
 }
 
 #[test]
 fn queries_of_a_dropped_key_value_head_are_folded_into_none() {
-    // One of two key/value heads goes, the other keeps both its queries: no query has a dropped partner beside it.
+    // One of two key/value heads goes, the other keeps both its queries: no query has a dropped
+    // partner beside it.
     let ward = Ward::of(&tiny_llama(), &[("kv_heads", 1)]);
     let (pruned, merged) = (ward.editor(), ward.treated(&["head_merge"]).unwrap());
     let (one, other) = (pruned.student().unwrap(), merged.student().unwrap());
     for name in one.names() {
-        assert_eq!(one.read(&name).unwrap(), other.read(&name).unwrap(), "{name}");
+        assert_eq!(
+            one.read(&name).unwrap(),
+            other.read(&name).unwrap(),
+            "{name}"
+        );
     }
 }
 
@@ -121,10 +163,15 @@ fn a_reconstruction_of_a_whole_student_changes_no_byte() {
     for config in families() {
         let ward = Ward::of(&config, &[]);
         for reconstruction in registry().of_kind(PluginKind::Reconstruction) {
-            let Some(editor) = suits(ward.treated(&[reconstruction.tag])) else { continue };
+            let Some(editor) = suits(ward.treated(&[reconstruction.tag])) else {
+                continue;
+            };
             let (pruned, view) = (ward.editor(), editor.student().unwrap());
             for name in view.names() {
-                let (one, other) = (pruned.student().unwrap().read(&name).unwrap(), view.read(&name).unwrap());
+                let (one, other) = (
+                    pruned.student().unwrap().read(&name).unwrap(),
+                    view.read(&name).unwrap(),
+                );
                 assert_eq!(one, other, "{}: {name}", reconstruction.tag);
             }
         }
@@ -133,7 +180,10 @@ fn a_reconstruction_of_a_whole_student_changes_no_byte() {
 
 /// Families whose output projections are linear in the residual stream.
 fn linear_writers() -> Vec<serde_json::Value> {
-    families().into_iter().filter(|config| least_squares(config) == "least_squares").collect()
+    families()
+        .into_iter()
+        .filter(|config| least_squares(config) == "least_squares")
+        .collect()
 }
 
 /// Sizes that every tiny family can have.
@@ -144,7 +194,9 @@ fn a_reconstruction_keeps_shapes_and_gives_finite_values() {
     for config in families() {
         let ward = Ward::of(&config, &HALVED);
         for reconstruction in registry().of_kind(PluginKind::Reconstruction) {
-            let Some(editor) = suits(ward.treated(&[reconstruction.tag])) else { continue };
+            let Some(editor) = suits(ward.treated(&[reconstruction.tag])) else {
+                continue;
+            };
             let view = editor.student().unwrap();
             editor.spec().check(&view).unwrap();
             for name in view.names() {
@@ -161,31 +213,55 @@ fn a_reconstruction_keeps_shapes_and_gives_finite_values() {
 #[test]
 fn least_squares_brings_every_family_nearer_to_its_teacher() {
     for config in linear_writers() {
-        for sizes in [&[("mlp", 24)][..], &[("hidden", 16), ("heads", 2)], &[("depth", 2)], &HALVED] {
+        for sizes in [
+            &[("mlp", 24)][..],
+            &[("hidden", 16), ("heads", 2)],
+            &[("depth", 2)],
+            &HALVED,
+        ] {
             let ward = Ward::of(&config, sizes);
-            let (pruned, reconstructed) = (distance(&ward, &ward.editor()), ward.treated(&["least_squares"]).unwrap());
+            let (pruned, reconstructed) = (
+                distance(&ward, &ward.editor()),
+                ward.treated(&["least_squares"]).unwrap(),
+            );
             let reconstructed = distance(&ward, &reconstructed);
-            assert!(reconstructed < 0.9 * pruned, "{} {sizes:?}: {pruned} to {reconstructed}", ward.model.family());
+            assert!(
+                reconstructed < 0.9 * pruned,
+                "{} {sizes:?}: {pruned} to {reconstructed}",
+                ward.model.family()
+            );
         }
         let ward = Ward::of(&config, &[("mlp", 24)]);
         let own = ward.treated(&["least_squares:target=own"]).unwrap();
-        assert!(distance(&ward, &own) < distance(&ward, &ward.editor()), "{}", ward.model.family());
+        assert!(
+            distance(&ward, &own) < distance(&ward, &ward.editor()),
+            "{}",
+            ward.model.family()
+        );
     }
 }
 
 /// Of the first layer.
-pub(super) const ATTENTION: At = At::Sublayer { layer: 0, sublayer: 0 };
+pub(super) const ATTENTION: At = At::Sublayer {
+    layer: 0,
+    sublayer: 0,
+};
 
 /// ‖R‖² and the mean of R at every writer.
 fn residuals(editor: &mut StudentEditor) -> Vec<(f64, Tensor)> {
     let mut found = Vec::new();
     let look = &mut |_: &mut StudentEditor, stats: &ProjectionStats| {
         if stats.projections.is_writer {
-            found.push((stats.r_squared, stats.r_sum_e.f_div_scalar(stats.n_tokens as f64)?));
+            found.push((
+                stats.r_squared,
+                stats.r_sum_e.f_div_scalar(stats.n_tokens as f64)?,
+            ));
         }
         Ok(())
     };
-    editor.for_each_projection(Reference::Teacher, look).unwrap();
+    editor
+        .for_each_projection(Reference::Teacher, look)
+        .unwrap();
     found
 }
 
@@ -196,17 +272,32 @@ fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
         let (mut before, mut first) = (ward.editor(), None);
         let look = &mut |_: &mut StudentEditor, stats: &ProjectionStats| {
             if first.is_none() && stats.projections.is_writer {
-                first = Some((stats.xx_cc.copy(), stats.rx_ec.copy(), stats.r_squared, stats.n_tokens));
+                first = Some((
+                    stats.xx_cc.copy(),
+                    stats.rx_ec.copy(),
+                    stats.r_squared,
+                    stats.n_tokens,
+                ));
             }
             Ok(())
         };
-        before.for_each_projection(Reference::Teacher, look).unwrap();
+        before
+            .for_each_projection(Reference::Teacher, look)
+            .unwrap();
         let mut after = ward.treated(&["least_squares:readers=false"]).unwrap();
-        let read = |editor: &StudentEditor| editor.read(ATTENTION, Role::ATTENTION_OUTPUT, ParamKind::Weight).unwrap();
+        let read = |editor: &StudentEditor| {
+            editor
+                .read(ATTENTION, Role::ATTENTION_OUTPUT, ParamKind::Weight)
+                .unwrap()
+        };
         let delta_ec = read(&after) - read(&before);
         let (xx_cc, rx_ec, r_squared, n_tokens) = first.unwrap();
         let stats = ProjectionStats {
-            projections: ProjectionSet { at: ATTENTION, roles: vec![Role::ATTENTION_OUTPUT], is_writer: true },
+            projections: ProjectionSet {
+                at: ATTENTION,
+                roles: vec![Role::ATTENTION_OUTPUT],
+                is_writer: true,
+            },
             scale: 1.0,
             r_sum_e: rx_ec.sum_dim_intlist(1i64, false, Kind::Double),
             xx_cc,
@@ -215,9 +306,17 @@ fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
             n_tokens,
         };
         let predicted = stats.remaining(&delta_ec).unwrap();
-        assert!(predicted <= r_squared, "{}: {r_squared} to {predicted}", ward.model.family());
+        assert!(
+            predicted <= r_squared,
+            "{}: {r_squared} to {predicted}",
+            ward.model.family()
+        );
         let found = residuals(&mut after)[0].0;
-        assert!((found - predicted).abs() <= 1e-4 * r_squared, "{}: {found} {predicted}", ward.model.family());
+        assert!(
+            (found - predicted).abs() <= 1e-4 * r_squared,
+            "{}: {found} {predicted}",
+            ward.model.family()
+        );
     }
 }
 
@@ -229,7 +328,11 @@ fn a_neuron_whose_twin_is_dropped_does_the_work_of_both() {
     for param in &model.spec.params {
         let tensor = model.source.read(&param.name()).unwrap();
         let has_twins = matches!(param.role, Role::GATE | Role::UP);
-        let tensor = if has_twins { tensor.index_select(0, &Tensor::from_slice(&twins)) } else { tensor };
+        let tensor = if has_twins {
+            tensor.index_select(0, &Tensor::from_slice(&twins))
+        } else {
+            tensor
+        };
         source.insert(param.name(), &tensor).unwrap();
     }
     model.source = source;
@@ -251,10 +354,18 @@ fn a_neuron_whose_twin_is_dropped_does_the_work_of_both() {
 fn compensated_biases_restore_the_mean_of_the_stream() {
     let ward = Ward::of(&tiny_gpt2(), &[("mlp", 24)]);
     let (before, after) = (ward.treated(&[]), ward.treated(&["bias_compensation"]));
-    let (before, after) = (residuals(&mut before.unwrap()), residuals(&mut after.unwrap()));
+    let (before, after) = (
+        residuals(&mut before.unwrap()),
+        residuals(&mut after.unwrap()),
+    );
     for ((_, before), (_, after)) in before.iter().zip(&after).skip(1) {
         let largest = |mean: &Tensor| mean.abs().max().double_value(&[]);
-        assert!(largest(after) < 1e-5 && largest(before) > 1e-2, "{} to {}", largest(before), largest(after));
+        assert!(
+            largest(after) < 1e-5 && largest(before) > 1e-2,
+            "{} to {}",
+            largest(before),
+            largest(after)
+        );
     }
 }
 
@@ -265,14 +376,26 @@ fn merged_heads_are_twice_the_kept_one_less_the_dropped_one() {
     let editor = ward.treated(&["head_merge"]).unwrap();
     let order = &editor.ranked("heads.1").unwrap()[0];
     let name = "transformer.h.1.attn.c_attn.bias";
-    let (source, merged) = (ward.model.source.read(name).unwrap(), editor.student().unwrap().read(name).unwrap());
-    let head = |bias: &Tensor, n_heads: i64, part: i64, head: i64| bias.narrow(0, (part * n_heads + head) * 8, 8);
+    let (source, merged) = (
+        ward.model.source.read(name).unwrap(),
+        editor.student().unwrap().read(name).unwrap(),
+    );
+    let head = |bias: &Tensor, n_heads: i64, part: i64, head: i64| {
+        bias.narrow(0, (part * n_heads + head) * 8, 8)
+    };
     for part in 0..3 {
         for (position, &kept) in editor.kept("heads.1").iter().enumerate() {
             let of_source = |unit: usize| head(&source, 4, part, unit as i64);
-            let expected = if kept == order[2] { of_source(kept) * 2.0 - of_source(order[3]) } else { of_source(kept) };
+            let expected = if kept == order[2] {
+                of_source(kept) * 2.0 - of_source(order[3])
+            } else {
+                of_source(kept)
+            };
             let found = head(&merged, 3, part, position as i64);
-            assert!(relative(&found, &expected) <= REORDERED, "part {part}, head {kept}");
+            assert!(
+                relative(&found, &expected) <= REORDERED,
+                "part {part}, head {kept}"
+            );
         }
     }
 }
@@ -281,13 +404,20 @@ fn merged_heads_are_twice_the_kept_one_less_the_dropped_one() {
 fn shared_keys_and_values_stay_when_query_heads_merge() {
     let ward = Ward::of(&tiny_llama(), &[("heads", 2)]);
     let (pruned, merged) = (ward.editor(), ward.treated(&["head_merge"]).unwrap());
-    let read = |editor: &StudentEditor, role| editor.read(ATTENTION, role, ParamKind::Weight).unwrap();
+    let read =
+        |editor: &StudentEditor, role| editor.read(ATTENTION, role, ParamKind::Weight).unwrap();
     assert_eq!(read(&pruned, Role::KEY), read(&merged, Role::KEY));
     assert_eq!(read(&pruned, Role::VALUE), read(&merged, Role::VALUE));
-    let source = merged.read_all_heads(ATTENTION, Role::QUERY, ParamKind::Weight).unwrap();
+    let source = merged
+        .read_all_heads(ATTENTION, Role::QUERY, ParamKind::Weight)
+        .unwrap();
     let row = |head: usize| source.narrow(0, head as i64 * 8, 8);
-    let expected: Vec<Tensor> =
-        merged.ranked("heads.0").unwrap().iter().map(|part| row(part[0]) * 2.0 - row(part[1])).collect();
+    let expected: Vec<Tensor> = merged
+        .ranked("heads.0")
+        .unwrap()
+        .iter()
+        .map(|part| row(part[0]) * 2.0 - row(part[1]))
+        .collect();
     assert!(relative(&read(&merged, Role::QUERY), &Tensor::cat(&expected, 0)) <= REORDERED);
 }
 
@@ -308,12 +438,16 @@ fn a_turned_stream_leaves_the_logits_equal() {
             let mut random = SplitMix::new(36);
             (0..32 * 32).map(|_| random.unit() - 0.5).collect()
         };
-        let (basis_ee, _) = Tensor::linalg_qr(&Tensor::from_slice(&values).view([32, 32]), "reduced");
+        let (basis_ee, _) =
+            Tensor::linalg_qr(&Tensor::from_slice(&values).view([32, 32]), "reduced");
         let mut editor = ward.editor();
         editor.rotate_residual(&basis_ee).unwrap();
         let difference = relative(&logits(&editor, &ids_bt), &teacher);
         assert!(difference < 1e-4, "tied {tied}: {difference:e}");
-        assert_eq!(editor.config().get("tie_word_embeddings"), Some(&false.into()));
+        assert_eq!(
+            editor.config().get("tie_word_embeddings"),
+            Some(&false.into())
+        );
     }
 }
 
@@ -324,12 +458,20 @@ fn components_lose_less_of_the_stream_than_channels() {
         let turned = ward.treated(&["rotation"]).unwrap();
         assert_eq!(turned.kept(HIDDEN), (0..24).collect::<Vec<_>>());
         let (channels, components) = (distance(&ward, &ward.editor()), distance(&ward, &turned));
-        assert!(components < channels, "tied {tied}: {channels} to {components}");
+        assert!(
+            components < channels,
+            "tied {tied}: {channels} to {components}"
+        );
         let refitted = ward.treated(&["rotation", "least_squares"]).unwrap();
         assert!(distance(&ward, &refitted) < components, "tied {tied}");
-        let reconstructed: Vec<String> = refitted.reconstructed().iter().map(PluginSpec::to_string).collect();
+        let reconstructed: Vec<String> = refitted
+            .reconstructed()
+            .iter()
+            .map(PluginSpec::to_string)
+            .collect();
         assert!(
-            reconstructed[0].starts_with("rotation") && reconstructed[1].starts_with("least_squares:ridge="),
+            reconstructed[0].starts_with("rotation")
+                && reconstructed[1].starts_with("least_squares:ridge="),
             "{reconstructed:?}"
         );
     }
@@ -337,25 +479,50 @@ fn components_lose_less_of_the_stream_than_channels() {
 
 #[test]
 fn a_reconstruction_says_what_it_lacks() {
-    let (llama, gpt2) = (Ward::of(&tiny_llama(), &HALVED), Ward::of(&tiny_gpt2(), &HALVED));
+    let (llama, gpt2) = (
+        Ward::of(&tiny_llama(), &HALVED),
+        Ward::of(&tiny_gpt2(), &HALVED),
+    );
     for (ward, reconstructions, says) in [
-        (&llama, &["least_squares:ridge=0"][..], "ridge: expected a number above 0, got 0"),
-        (&llama, &["bias_compensation"], "no biases on its output projections"),
+        (
+            &llama,
+            &["least_squares:ridge=0"][..],
+            "ridge: expected a number above 0, got 0",
+        ),
+        (
+            &llama,
+            &["bias_compensation"],
+            "no biases on its output projections",
+        ),
         (&llama, &["least_squares", "rotation"], "name it first"),
         (&llama, &["rotation", "rotation"], "name it first"),
         (&gpt2, &["rotation"], "`gpt2` has layer norms"),
     ] {
         let error = ward.treated(reconstructions).err().unwrap();
-        assert!(error.is_usage() && error.to_string().contains(says), "{error}");
+        assert!(
+            error.is_usage() && error.to_string().contains(says),
+            "{error}"
+        );
     }
-    let bare = ReconstructInputs { rankings: None, calibration: None, ..llama.inputs() };
-    for (reconstruction, says) in
-        [("least_squares", "needs calibration text: give --data"), ("head_merge", "give the scores")]
-    {
+    let bare = ReconstructInputs {
+        rankings: None,
+        calibration: None,
+        ..llama.inputs()
+    };
+    for (reconstruction, says) in [
+        ("least_squares", "needs calibration text: give --data"),
+        ("head_merge", "give the scores"),
+    ] {
         let mut editor = StudentEditor::new(bare, llama.plan.clone()).unwrap();
-        let reconstruction = llama.registry.build::<dyn Reconstruction>(&PluginSpec::bare(reconstruction)).unwrap();
+        let reconstruction = llama
+            .registry
+            .build::<dyn Reconstruction>(&PluginSpec::bare(reconstruction))
+            .unwrap();
         let error = editor.treat(reconstruction.as_ref()).unwrap_err();
-        assert!(error.is_usage() && error.to_string().contains(says), "{error}");
+        assert!(
+            error.is_usage() && error.to_string().contains(says),
+            "{error}"
+        );
     }
 }
 
@@ -364,10 +531,23 @@ fn a_replaced_weight_of_another_shape_or_not_finite_is_refused_by_name() {
     let ward = Ward::of(&tiny_llama(), &[("mlp", 24)]);
     let mut editor = ward.editor();
     let mut replace = |tensor: &Tensor| {
-        editor.replace(At::Sublayer { layer: 0, sublayer: 1 }, Role::DOWN, ParamKind::Weight, tensor).unwrap_err()
+        editor
+            .replace(
+                At::Sublayer {
+                    layer: 0,
+                    sublayer: 1,
+                },
+                Role::DOWN,
+                ParamKind::Weight,
+                tensor,
+            )
+            .unwrap_err()
     };
     let wrong = replace(&Tensor::zeros([32, 48], (Kind::Double, Device::Cpu))).to_string();
-    assert!(wrong.contains("expected shape [32, 24], got [32, 48]"), "{wrong}");
+    assert!(
+        wrong.contains("expected shape [32, 24], got [32, 48]"),
+        "{wrong}"
+    );
     // Finite in f64, not as it is stored.
     let wide = replace(&Tensor::full([32, 24], 1e300, (Kind::Double, Device::Cpu))).to_string();
     assert!(wide.contains("not finite"), "{wide}");
@@ -388,7 +568,10 @@ fn a_reconstructed_folder_is_a_plain_checkpoint_that_says_how_it_was_reconstruct
         model: teacher.display().to_string(),
         plan: Some(plan),
         reconstruction: ReconstructOptions {
-            heal: vec![PluginSpec::bare("rotation"), "least_squares:ridge=0.01".parse().unwrap()],
+            heal: vec![
+                PluginSpec::bare("rotation"),
+                "least_squares:ridge=0.01".parse().unwrap(),
+            ],
             data: vec![text.display().to_string().parse().unwrap()],
             seq_len: Some(32),
             ..ReconstructOptions::default()
@@ -397,15 +580,28 @@ fn a_reconstructed_folder_is_a_plain_checkpoint_that_says_how_it_was_reconstruct
     };
     let out = dir.path().join("student");
     let (planned, written) = with_context(false, |context| {
-        (prune(context, &options, &out, true).unwrap(), prune(context, &options, &out, false).unwrap())
+        (
+            prune(context, &options, &out, true).unwrap(),
+            prune(context, &options, &out, false).unwrap(),
+        )
     });
     let folder = ModelFolder::open(&out, &registry()).unwrap();
     assert!(!folder.spec.options.tied && folder.unknown_tensors.is_empty());
     assert_eq!(planned["n_params"], folder.spec.n_params());
     assert_eq!(written["n_params"], folder.spec.n_params());
-    let saved: Value = serde_json::from_str(&std::fs::read_to_string(out.join("plan.json")).unwrap()).unwrap();
+    let saved: Value =
+        serde_json::from_str(&std::fs::read_to_string(out.join("plan.json")).unwrap()).unwrap();
     assert_eq!(saved["hidden_basis"], "rotation");
-    assert!(saved["healed"][1].as_str().unwrap().starts_with("least_squares:ridge=0.01"), "{saved}");
+    assert!(
+        saved["healed"][1]
+            .as_str()
+            .unwrap()
+            .starts_with("least_squares:ridge=0.01"),
+        "{saved}"
+    );
     let card = std::fs::read_to_string(out.join("README.md")).unwrap();
-    assert!(card.contains("| heal | rotation, least_squares:ridge=0.01"), "{card}");
+    assert!(
+        card.contains("| heal | rotation, least_squares:ridge=0.01"),
+        "{card}"
+    );
 }

@@ -9,23 +9,34 @@ use minitron_core::plan::{Count, Space};
 use minitron_core::progress::{Interrupt, Progress};
 use minitron_core::random::SplitMix;
 use minitron_core::spec::{ModelSpec, Sizes};
-use minitron_engine::pipeline::{Context, ScoreOptions, SearchOptions, Spec, TrainingOptions, compare, score, search};
+use minitron_engine::pipeline::{
+    Context, ScoreOptions, SearchOptions, Spec, TrainingOptions, compare, score, search,
+};
 use minitron_engine::search::{CountPolynomial, Grid, GridAxis, Halving, Within};
 use serde_json::{Value, json};
 
 #[test]
 fn the_polynomial_counts_what_the_spec_counts() {
     let mut random = SplitMix::new(1);
-    let family = |value: &Value| ModelSpec::from_config(&config(value).unwrap(), &registry()).unwrap();
+    let family =
+        |value: &Value| ModelSpec::from_config(&config(value).unwrap(), &registry()).unwrap();
     let uneven = super::uneven::uneven(&json!([24, 16, 8]));
     for spec in families().iter().map(family).chain([uneven]) {
         let kinds: Vec<String> = spec.sizes().into_keys().collect();
         let cost = CountPolynomial::of(&spec, &kinds);
-        assert_eq!(cost.at(&spec.sizes().into_values().collect::<Vec<_>>()), spec.n_params());
+        assert_eq!(
+            cost.at(&spec.sizes().into_values().collect::<Vec<_>>()),
+            spec.n_params()
+        );
         for _ in 0..200 {
             let sizes: Vec<usize> = kinds.iter().map(|_| 1 + random.below(4096)).collect();
             let named: Sizes = kinds.iter().cloned().zip(sizes.clone()).collect();
-            assert_eq!(cost.at(&sizes), spec.n_params_at(&named), "{}: {named:?}", spec.architecture);
+            assert_eq!(
+                cost.at(&sizes),
+                spec.n_params_at(&named),
+                "{}: {named:?}",
+                spec.architecture
+            );
         }
     }
 }
@@ -53,7 +64,14 @@ fn survey(heads: &[usize], hidden: &[usize], within: Within) -> Vec<u64> {
         sizes("hidden", hidden),
     ])
     .unwrap();
-    let (found, survey) = grid.survey(&spec, &space, &|n_params, _| n_params, (within, &|_, _| Ok(true))).unwrap();
+    let (found, survey) = grid
+        .survey(
+            &spec,
+            &space,
+            &|n_params, _| n_params,
+            (within, &|_, _| Ok(true)),
+        )
+        .unwrap();
     assert_eq!(survey.n_points, (16 * heads.len() * hidden.len()) as u64);
     assert_eq!(survey.n_legal, found.len() as u64);
     for candidate in &found {
@@ -64,10 +82,17 @@ fn survey(heads: &[usize], hidden: &[usize], within: Within) -> Vec<u64> {
 
 #[test]
 fn the_papers_grids_hold_the_papers_candidates() {
-    let found = survey(&[24, 32, 48], &[2560, 3072, 3584, 4096, 4608], Within::around(4_000_000_000, 0.05));
+    let found = survey(
+        &[24, 32, 48],
+        &[2560, 3072, 3584, 4096, 4608],
+        Within::around(4_000_000_000, 0.05),
+    );
     assert_eq!(found.len(), 18);
     assert!(found.contains(&4_190_509_056), "Minitron 4B is among them");
-    let within = Within { least: 7_780_000_000, most: 8_540_000_000 };
+    let within = Within {
+        least: 7_780_000_000,
+        most: 8_540_000_000,
+    };
     let found = survey(&[32, 48], &[4096, 4608, 5120, 5632, 6144], within);
     assert_eq!(found.len(), 15);
     assert!(found.contains(&8_271_699_968), "Minitron 8B is among them");
@@ -75,22 +100,43 @@ fn the_papers_grids_hold_the_papers_candidates() {
 
 #[test]
 fn rungs_end_at_evaluations_and_each_costs_about_the_same() {
-    let halving = Halving { n_rungs: 3, keep: 0.5 };
+    let halving = Halving {
+        n_rungs: 3,
+        keep: 0.5,
+    };
     let rungs = halving.rungs(32, 400, 20).unwrap();
     assert_eq!(
-        rungs.iter().map(|rung| (rung.n_candidates, rung.until)).collect::<Vec<_>>(),
+        rungs
+            .iter()
+            .map(|rung| (rung.n_candidates, rung.until))
+            .collect::<Vec<_>>(),
         [(32, 100), (16, 200), (8, 400)]
     );
     // As short as it can be, each rung still has an evaluation of its own.
     let rungs = halving.rungs(3, 3, 1).unwrap();
-    assert_eq!(rungs.iter().map(|rung| (rung.n_candidates, rung.until)).collect::<Vec<_>>(), [(3, 1), (2, 2), (1, 3)]);
+    assert_eq!(
+        rungs
+            .iter()
+            .map(|rung| (rung.n_candidates, rung.until))
+            .collect::<Vec<_>>(),
+        [(3, 1), (2, 2), (1, 3)]
+    );
     assert!(halving.rungs(3, 2, 1).is_err());
-    assert!(Halving { n_rungs: 1, keep: 0.0 }.rungs(3, 9, 1).is_err());
+    assert!(
+        Halving {
+            n_rungs: 1,
+            keep: 0.0
+        }
+        .rungs(3, 9, 1)
+        .is_err()
+    );
 }
 
 /// A tiny model with a tokenizer, its scores and a text.
 fn workspace() -> Workspace {
-    let workspace = Workspace::new().model("model", &tiny_llama(), 3).text("text.txt");
+    let workspace = Workspace::new()
+        .model("model", &tiny_llama(), 3)
+        .text("text.txt");
     let options = ScoreOptions {
         model: workspace.path("model"),
         data: workspace.data("text.txt"),
@@ -98,7 +144,10 @@ fn workspace() -> Workspace {
         seq_len: Some(16),
         ..ScoreOptions::default()
     };
-    with_context(false, |context| score(context, &options, &workspace.at("scores.safetensors"))).unwrap();
+    with_context(false, |context| {
+        score(context, &options, &workspace.at("scores.safetensors"))
+    })
+    .unwrap();
     workspace
 }
 
@@ -165,7 +214,10 @@ impl Progress for Impatient<'_> {
 fn a_search_interrupted_anywhere_ends_as_one_that_was_not() {
     let workspace = workspace();
     let options = options(&workspace);
-    let whole = with_context(false, |context| search(context, &options, &workspace.at("whole"), false, false)).unwrap();
+    let whole = with_context(false, |context| {
+        search(context, &options, &workspace.at("whole"), false, false)
+    })
+    .unwrap();
     let candidates = whole["candidates"].as_array().unwrap();
     assert_eq!(candidates.len(), 6);
     let evaluations = |row: &Value| row["curve"].as_array().unwrap().len();
@@ -173,14 +225,18 @@ fn a_search_interrupted_anywhere_ends_as_one_that_was_not() {
     let mut lengths: Vec<usize> = candidates.iter().map(evaluations).collect();
     lengths.sort_unstable();
     assert_eq!(lengths, [2, 2, 2, 3, 6, 6]);
-    let ranks: Vec<u64> = candidates.iter().map(|row| row["rank"].as_u64().unwrap()).collect();
+    let ranks: Vec<u64> = candidates
+        .iter()
+        .map(|row| row["rank"].as_u64().unwrap())
+        .collect();
     for (row, rank) in candidates.iter().zip(&ranks) {
         assert_eq!(*rank <= 2, evaluations(row) == 6, "{row}");
     }
     let winner = candidates.iter().find(|row| row["rank"] == 1).unwrap();
     assert_eq!(whole["winner"]["name"], winner["name"]);
     assert!(winner["loss"].as_f64() < winner["zero_shot"]["loss"].as_f64());
-    let plan: Value = serde_json::from_slice(&fs::read(workspace.at("whole/winner/plan.json")).unwrap()).unwrap();
+    let plan: Value =
+        serde_json::from_slice(&fs::read(workspace.at("whole/winner/plan.json")).unwrap()).unwrap();
     assert_eq!(plan["n_params"], winner["n_params"]);
 
     for (name, patience) in [("one", 2), ("two", 5), ("three", 9)] {
@@ -188,15 +244,25 @@ fn a_search_interrupted_anywhere_ends_as_one_that_was_not() {
         let interrupt = Interrupt::default();
         let impatient = Impatient(AtomicU64::new(patience), &interrupt);
         let halted = with_context(false, |context| {
-            let context = Context { progress: &impatient, interrupt: &interrupt, ..*context };
+            let context = Context {
+                progress: &impatient,
+                interrupt: &interrupt,
+                ..*context
+            };
             search(&context, &options, &out, false, false)
         })
         .unwrap();
         assert_eq!(halted["interrupted"], true, "{name}");
         // How many learn side by side decides nothing.
         let room = (name == "two").then(|| "1kB".parse().unwrap());
-        let options = SearchOptions { max_memory: room, ..options.clone() };
-        let resumed = with_context(false, |context| search(context, &options, &out, true, false)).unwrap();
+        let options = SearchOptions {
+            max_memory: room,
+            ..options.clone()
+        };
+        let resumed = with_context(false, |context| {
+            search(context, &options, &out, true, false)
+        })
+        .unwrap();
         let [resumed, whole] = [resumed, whole.clone()].map(|report| {
             let report = timeless(report);
             json!([
@@ -211,17 +277,30 @@ fn a_search_interrupted_anywhere_ends_as_one_that_was_not() {
         let weights = |dir: &Path| fs::read(dir.join("winner/model.safetensors")).unwrap();
         assert!(weights(&out) == weights(&workspace.at("whole")), "{name}");
     }
-    let other = SearchOptions { keep_share: 0.4, ..options };
-    let error = with_context(false, |context| search(context, &other, &workspace.at("one"), true, false)).unwrap_err();
-    assert!(error.is_usage() && error.to_string().contains("other options"), "{error}");
+    let other = SearchOptions {
+        keep_share: 0.4,
+        ..options
+    };
+    let error = with_context(false, |context| {
+        search(context, &other, &workspace.at("one"), true, false)
+    })
+    .unwrap_err();
+    assert!(
+        error.is_usage() && error.to_string().contains("other options"),
+        "{error}"
+    );
 }
 
 #[test]
 fn what_a_search_lost_or_did_not_clear_up_is_made_up_for() {
     let workspace = workspace();
     let options = options(&workspace);
-    let run =
-        |resume| with_context(false, |context| search(context, &options, &workspace.at("out"), resume, false)).unwrap();
+    let run = |resume| {
+        with_context(false, |context| {
+            search(context, &options, &workspace.at("out"), resume, false)
+        })
+        .unwrap()
+    };
     let whole = timeless(run(false));
     // Killed behind the last rung, before those that left were cleared and the winner was written.
     let path = workspace.at("out/search.json");
@@ -240,11 +319,22 @@ fn what_a_search_lost_or_did_not_clear_up_is_made_up_for() {
 #[test]
 fn those_that_are_screened_out_are_not_trained_nor_counted() {
     let workspace = workspace();
-    let options = SearchOptions { screen: Some(3), rungs: 2, ..options(&workspace) };
-    let report = with_context(false, |context| search(context, &options, &workspace.at("out"), false, false)).unwrap();
+    let options = SearchOptions {
+        screen: Some(3),
+        rungs: 2,
+        ..options(&workspace)
+    };
+    let report = with_context(false, |context| {
+        search(context, &options, &workspace.at("out"), false, false)
+    })
+    .unwrap();
     for row in report["candidates"].as_array().unwrap() {
         let is_out = row["zero_shot"]["rank"].as_u64() > Some(3);
-        assert_eq!((row["screened_out"] == true, row["curve"] == json!([])), (is_out, is_out), "{row}");
+        assert_eq!(
+            (row["screened_out"] == true, row["curve"] == json!([])),
+            (is_out, is_out),
+            "{row}"
+        );
         assert_eq!(row["rank"].as_u64() > Some(3), is_out, "{row}");
     }
     assert_eq!(report["rungs"][0]["n_candidates"], 3);
@@ -255,17 +345,31 @@ fn candidates_that_take_turns_come_to_what_they_come_to_together() {
     let workspace = workspace();
     let together = options(&workspace);
     // Room for one at a time.
-    let in_turns = SearchOptions { max_memory: Some("1kB".parse().unwrap()), ..options(&workspace) };
+    let in_turns = SearchOptions {
+        max_memory: Some("1kB".parse().unwrap()),
+        ..options(&workspace)
+    };
     let run = |options: &SearchOptions, out: &str| {
-        with_context(false, |context| search(context, options, &workspace.at(out), false, false)).unwrap()
+        with_context(false, |context| {
+            search(context, options, &workspace.at(out), false, false)
+        })
+        .unwrap()
     };
     let (together, in_turns) = (run(&together, "together"), run(&in_turns, "turns"));
     let losses = |report: &Value| -> Vec<Value> {
-        report["candidates"].as_array().unwrap().iter().map(|row| row["curve"].clone()).collect()
+        report["candidates"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["curve"].clone())
+            .collect()
     };
     assert_eq!(losses(&together), losses(&in_turns));
     let tokens = |report: &Value, key: &str| report["shared_teacher"][key].as_u64().unwrap();
-    assert_eq!(tokens(&together, "forward_tokens_unshared"), tokens(&in_turns, "forward_tokens"));
+    assert_eq!(
+        tokens(&together, "forward_tokens_unshared"),
+        tokens(&in_turns, "forward_tokens")
+    );
     assert!(tokens(&together, "forward_tokens") < tokens(&in_turns, "forward_tokens"));
 }
 
@@ -273,8 +377,10 @@ fn candidates_that_take_turns_come_to_what_they_come_to_together() {
 fn what_cannot_be_searched_is_said_before_any_work() {
     let workspace = workspace();
     let refusal = |options: SearchOptions| {
-        let error =
-            with_context(false, |context| search(context, &options, &workspace.at("out"), false, false)).unwrap_err();
+        let error = with_context(false, |context| {
+            search(context, &options, &workspace.at("out"), false, false)
+        })
+        .unwrap_err();
         assert!(error.is_usage() && !workspace.at("out").exists(), "{error}");
         error.to_string()
     };
@@ -286,16 +392,26 @@ fn what_cannot_be_searched_is_said_before_any_work() {
     type Change<'a> = &'a dyn Fn(&mut SearchOptions);
     let changes: [(&str, Change); 12] = [
         ("none of 12 points", &|o| o.params = Some("9M".into())),
-        ("give one of the two", &|o| (o.params, o.memory) = (Some("1k".into()), Some("1MiB".into()))),
-        ("there is no `width`", &|o| o.filter = Some("width > 2".into())),
+        ("give one of the two", &|o| {
+            (o.params, o.memory) = (Some("1k".into()), Some("1MiB".into()))
+        }),
+        ("there is no `width`", &|o| {
+            o.filter = Some("width > 2".into())
+        }),
         ("comparison", &|o| o.filter = Some("mlp".into())),
-        ("known: ", &|o| _ = o.grid.insert("experts".into(), "4".parse().unwrap())),
-        ("whole numbers", &|o| _ = o.grid.insert("mlp".into(), "2.5".parse().unwrap())),
+        ("known: ", &|o| {
+            _ = o.grid.insert("experts".into(), "4".parse().unwrap())
+        }),
+        ("whole numbers", &|o| {
+            _ = o.grid.insert("mlp".into(), "2.5".parse().unwrap())
+        }),
         ("as many evaluations", &|o| o.rungs = 9),
         ("keep", &|o| o.keep_share = f64::NAN),
         ("stop_after", &|o| o.setup.stop_after = Some(3)),
         ("correct_teacher", &|o| o.asked.correct_teacher = Some(0.2)),
-        ("no loss plugin is called", &|o| o.setup.losses = vec!["forward_kld".parse().unwrap()]),
+        ("no loss plugin is called", &|o| {
+            o.setup.losses = vec!["forward_kld".parse().unwrap()]
+        }),
         ("say how large", &|o| o.grid.clear()),
     ];
     for (says, change) in changes {
@@ -361,21 +477,49 @@ reference = ["scratch"]
 "#;
     fs::write(workspace.at("spec.toml"), spec).unwrap();
     let spec = Spec::load(&workspace.at("spec.toml")).unwrap();
-    let run = || with_context(false, |context| compare(context, &spec, &workspace.at("out"))).unwrap();
+    let run = || {
+        with_context(false, |context| {
+            compare(context, &spec, &workspace.at("out"))
+        })
+        .unwrap()
+    };
     let report = run();
-    let row = |name: &str| report["rows"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap().clone();
+    let row = |name: &str| {
+        report["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["name"] == name)
+            .unwrap()
+            .clone()
+    };
     assert_eq!(row("broken")["status"], "failed");
-    assert!(row("broken")["error"].as_str().unwrap().contains("23 is not legal"), "{}", row("broken"));
+    assert!(
+        row("broken")["error"]
+            .as_str()
+            .unwrap()
+            .contains("23 is not legal"),
+        "{}",
+        row("broken")
+    );
     let folders = |word: &str| {
-        let names =
-            fs::read_dir(workspace.at("out")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names = fs::read_dir(workspace.at("out"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with(word)).count()
     };
-    // Trainings are per seed; scores of the original and the first student are shared, the retrained ones are scored anew.
-    assert_eq!((folders("score-"), folders("distill-"), folders("scratch-")), (3, 6, 2));
+    // Trainings are per seed; scores of the original and the first student are shared, the
+    // retrained ones are scored anew.
+    assert_eq!(
+        (folders("score-"), folders("distill-"), folders("scratch-")),
+        (3, 6, 2)
+    );
     let over = &row("width")["values"]["loss"];
     let by_seed: Vec<f64> = serde_json::from_value(over["by_seed"].clone()).unwrap();
-    assert!(by_seed.len() == 2 && by_seed[0] != by_seed[1] && over["std"].as_f64() > Some(0.0), "{over}");
+    assert!(
+        by_seed.len() == 2 && by_seed[0] != by_seed[1] && over["std"].as_f64() > Some(0.0),
+        "{over}"
+    );
     let zero_shot = &row("width")["values"]["zero_shot_loss"];
     assert_eq!(zero_shot["by_seed"][0], zero_shot["by_seed"][1]);
     assert_eq!(zero_shot, &row("lower")["values"]["zero_shot_loss"]);
@@ -394,13 +538,22 @@ reference = ["scratch"]
 fn the_specs_that_come_along_can_be_meant() {
     let files = |dir: &str| {
         let entries = fs::read_dir(minitron::root().join("examples").join(dir)).unwrap();
-        entries.map(|entry| entry.unwrap().path()).collect::<Vec<PathBuf>>()
+        entries
+            .map(|entry| entry.unwrap().path())
+            .collect::<Vec<PathBuf>>()
     };
     let (comparisons, searches) = (files("compare"), files("search"));
-    assert!(comparisons.len() >= 10 && searches.len() >= 3, "{comparisons:?} {searches:?}");
+    assert!(
+        comparisons.len() >= 10 && searches.len() >= 3,
+        "{comparisons:?} {searches:?}"
+    );
     for path in comparisons {
         let spec = Spec::load(&path).unwrap();
-        assert!(spec.rows.len() > 1 && !spec.title.is_empty(), "{}", path.display());
+        assert!(
+            spec.rows.len() > 1 && !spec.title.is_empty(),
+            "{}",
+            path.display()
+        );
     }
     for path in searches {
         let recipe = minitron_engine::pipeline::Recipe::load(&path).unwrap();
@@ -414,22 +567,51 @@ fn a_comparison_that_cannot_be_meant_is_refused_with_its_place() {
     let path = dir.path().join("spec.toml");
     for (text, says) in [
         ("model = \"m\"\nrows = []", "at least one"),
-        ("model = \"m\"\n[[rows]]\nname = \"a b\"", "expected letters"),
-        ("model = \"m\"\n[[rows]]\nname = \"a\"\n[[rows]]\nname = \"a\"", "two rows"),
-        ("model = \"m\"\n[[rows]]\nname = \"a\"\nprunes = {}", "row `a`"),
+        (
+            "model = \"m\"\n[[rows]]\nname = \"a b\"",
+            "expected letters",
+        ),
+        (
+            "model = \"m\"\n[[rows]]\nname = \"a\"\n[[rows]]\nname = \"a\"",
+            "two rows",
+        ),
+        (
+            "model = \"m\"\n[[rows]]\nname = \"a\"\nprunes = {}",
+            "row `a`",
+        ),
         (
             "model = \"m\"\n[[rows]]\nname = \"a\"\nprune = { hiden = 1 }",
             "row `a`: prune: recipe: no option is called `hiden`",
         ),
-        ("model = \"m\"\n[[rows]]\nname = \"a\"\nchain = [\"bake\"]", "known: score, prune"),
-        ("model = \"m\"\n[[rows]]\nname = \"a\"\n[[checks]]\nsays = \"\"\nholds = \"{b.loss} < 1\"", "ROW.COLUMN"),
-        ("model = \"m\"\n[[rows]]\nname = \"a\"\n[[ratios]]\nrows = [\"b\"]\nreference = []", "no row is called `b`"),
+        (
+            "model = \"m\"\n[[rows]]\nname = \"a\"\nchain = [\"bake\"]",
+            "known: score, prune",
+        ),
+        (
+            "model = \"m\"\n[[rows]]\nname = \"a\"\n[[checks]]\nsays = \"\"\nholds = \"{b.loss} < 1\"",
+            "ROW.COLUMN",
+        ),
+        (
+            "model = \"m\"\n[[rows]]\nname = \"a\"\n[[ratios]]\nrows = [\"b\"]\nreference = []",
+            "no row is called `b`",
+        ),
         ("rows = 1", "invalid type"),
-        ("model = \"m\"\ncolour = 1\n[[rows]]\nname = \"a\"", "unknown field `colour`"),
+        (
+            "model = \"m\"\ncolour = 1\n[[rows]]\nname = \"a\"",
+            "unknown field `colour`",
+        ),
     ] {
         fs::write(&path, text).unwrap();
         let error = Spec::load(&path).unwrap_err();
-        assert!(error.is_usage() && error.to_string().contains(says), "{text}\n{error}");
+        assert!(
+            error.is_usage() && error.to_string().contains(says),
+            "{text}\n{error}"
+        );
     }
-    assert!(Spec::load(&dir.path().join("none.toml")).unwrap_err().to_string().contains("no such spec"));
+    assert!(
+        Spec::load(&dir.path().join("none.toml"))
+            .unwrap_err()
+            .to_string()
+            .contains("no such spec")
+    );
 }

@@ -1,4 +1,5 @@
-//! What tests and benches share: where things are, tiny models, running the command line and the reference.
+//! What tests and benches share: where things are, tiny models, running the command line and the
+//! reference.
 
 mod workspace;
 
@@ -36,8 +37,14 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// All folders of the golden script, sorted.
 pub fn fixtures() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(root().join("tests/golden/fixtures")).into_iter().flatten().flatten();
-    let mut dirs: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    let entries = std::fs::read_dir(root().join("tests/golden/fixtures"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut dirs: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
     dirs.sort();
     dirs
 }
@@ -47,7 +54,11 @@ pub fn shared(relative: &str) -> Option<PathBuf> {
     let path = root().join("../shared/data").join(relative);
     if !path.exists() {
         // Tests go on without it, but not silently.
-        std::io::Write::write_all(&mut std::io::stderr(), format!("absent, not tested: {relative}\n").as_bytes()).ok();
+        std::io::Write::write_all(
+            &mut std::io::stderr(),
+            format!("absent, not tested: {relative}\n").as_bytes(),
+        )
+        .ok();
         return None;
     }
     path.canonicalize().ok()
@@ -59,7 +70,8 @@ pub fn registry() -> Registry {
     Registry::linked().unwrap_or_else(|e| unreachable!("{e}"))
 }
 
-/// Whether a plugin works without a file that somebody names; what others make of theirs is tested with one.
+/// Whether a plugin works without a file that somebody names; what others make of theirs is tested
+/// with one.
 pub fn reads_no_file(plugin: &Descriptor) -> bool {
     (plugin.example)().get("path").is_none()
 }
@@ -73,7 +85,13 @@ pub fn write_tiny(dir: &Path, config: &Value, seed: u64) -> Result<()> {
     let config = Config::from_value(&dir.join("config.json"), config)?;
     let spec = ModelSpec::from_config(&config, &registry())?;
     std::fs::create_dir_all(dir).unwrap_or_default();
-    write_model(dir, &config, &fresh_weights(&spec, seed)?, None, WriteOptions::default())
+    write_model(
+        dir,
+        &config,
+        &fresh_weights(&spec, seed)?,
+        None,
+        WriteOptions::default(),
+    )
 }
 
 /// A small Llama with grouped queries.
@@ -111,7 +129,8 @@ pub fn tiny_nemotron() -> Value {
     })
 }
 
-/// A small Gemma 3: tied, norms around parts, norms of queries and keys, windows in two of three layers, two rotations.
+/// A small Gemma 3: tied, norms around parts, norms of queries and keys, windows in two of three
+/// layers, two rotations.
 pub fn tiny_gemma3() -> Value {
     serde_json::json!({
         "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
@@ -121,7 +140,8 @@ pub fn tiny_gemma3() -> Value {
     })
 }
 
-/// A small OLMo 3: norms after parts alone, norms over whole queries and keys, windows in two of three layers.
+/// A small OLMo 3: norms after parts alone, norms over whole queries and keys, windows in two of
+/// three layers.
 pub fn tiny_olmo3() -> Value {
     serde_json::json!({
         "model_type": "olmo3", "architectures": ["Olmo3ForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
@@ -141,19 +161,37 @@ pub fn tiny_neox() -> Value {
 
 /// What least squares is asked for in a family: not the writers of one that norms what they give.
 pub fn least_squares(config: &Value) -> &'static str {
-    let norms_what_is_added = ["gemma3_text", "olmo3"].map(Value::from).contains(&config["model_type"]);
-    if norms_what_is_added { "least_squares:writers=false" } else { "least_squares" }
+    let norms_what_is_added = ["gemma3_text", "olmo3"]
+        .map(Value::from)
+        .contains(&config["model_type"]);
+    if norms_what_is_added {
+        "least_squares:writers=false"
+    } else {
+        "least_squares"
+    }
 }
 
 /// Small configs of families that differ in what their layers are made of.
 pub fn families() -> [Value; 7] {
-    [tiny_llama(), tiny_gpt2(), tiny_bert(), tiny_nemotron(), tiny_gemma3(), tiny_olmo3(), tiny_neox()]
+    [
+        tiny_llama(),
+        tiny_gpt2(),
+        tiny_bert(),
+        tiny_nemotron(),
+        tiny_gemma3(),
+        tiny_olmo3(),
+        tiny_neox(),
+    ]
 }
 
 /// Opens and loads a folder in f32.
 pub fn load(dir: &Path) -> Result<(ModelFolder, Transformer)> {
     let folder = ModelFolder::open(dir, &registry())?;
-    let model = Transformer::load(&folder.checkpoint.tensors, &folder.spec, LoadOptions::default())?;
+    let model = Transformer::load(
+        &folder.checkpoint.tensors,
+        &folder.spec,
+        LoadOptions::default(),
+    )?;
     Ok((folder, model))
 }
 
@@ -161,18 +199,29 @@ pub fn load(dir: &Path) -> Result<(ModelFolder, Transformer)> {
 pub fn forward<'a>(model: &Transformer, input: impl Into<Input<'a>>) -> Result<Tensor> {
     let _no_grad = tch::no_grad_guard();
     let hidden = model.hidden(input, &mut NoTap, None)?;
-    if model.has_head() { model.logits(&hidden) } else { Ok(hidden) }
+    if model.has_head() {
+        model.logits(&hidden)
+    } else {
+        Ok(hidden)
+    }
 }
 
 /// Ids [B, T] below `vocab`, the same for the same seed.
 pub fn some_ids(n_batch: i64, n_tokens: i64, vocab: i64, seed: i64) -> Result<Tensor> {
     tch::manual_seed(seed);
-    Ok(Tensor::f_randint(vocab, [n_batch, n_tokens], (tch::Kind::Int64, tch::Device::Cpu))?)
+    Ok(Tensor::f_randint(
+        vocab,
+        [n_batch, n_tokens],
+        (tch::Kind::Int64, tch::Device::Cpu),
+    )?)
 }
 
 /// Largest absolute difference.
 pub fn max_difference(a: &Tensor, b: &Tensor) -> Result<f64> {
-    let (a, b) = (a.f_to_kind(tch::Kind::Double)?, b.f_to_kind(tch::Kind::Double)?);
+    let (a, b) = (
+        a.f_to_kind(tch::Kind::Double)?,
+        b.f_to_kind(tch::Kind::Double)?,
+    );
     Ok(a.f_sub(&b)?.f_abs()?.f_max()?.f_double_value(&[])?)
 }
 
@@ -180,12 +229,18 @@ pub fn max_difference(a: &Tensor, b: &Tensor) -> Result<f64> {
 pub fn binary() -> PathBuf {
     // target/release/deps/index-… is what runs; the binary lies two folders up.
     let exe = std::env::current_exe().unwrap_or_default();
-    exe.ancestors().nth(2).unwrap_or(Path::new(".")).join("minitron")
+    exe.ancestors()
+        .nth(2)
+        .unwrap_or(Path::new("."))
+        .join("minitron")
 }
 
 /// Runs the command line from the repository's root.
 pub fn minitron(args: &[&str]) -> std::io::Result<Output> {
-    Command::new(binary()).args(args).current_dir(root()).output()
+    Command::new(binary())
+        .args(args)
+        .current_dir(root())
+        .output()
 }
 
 /// The Python of the interop tests, where it was set up (`make test` does).
@@ -235,10 +290,16 @@ impl Progress for Recorder {
     fn advance(&self, _n: u64, _note: &str) {}
     fn finish(&self) {}
     fn note(&self, message: &str) {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(message.to_owned());
+        self.notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(message.to_owned());
     }
     fn warn(&self, message: &str) {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(message.to_owned());
+        self.warnings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(message.to_owned());
     }
 }
 
@@ -265,8 +326,18 @@ pub fn add_demo_tokenizer(dir: &Path) -> std::io::Result<()> {
 
 /// A few kilobytes of text that repeats itself with variations.
 pub fn some_text() -> String {
-    let (who, what) = (["the cat", "a dog", "my friend"], ["saw", "liked", "found", "lost"]);
-    let sentence = |i: usize| format!("One day, {} {} a ball near house {}. ", who[i % 3], what[i % 4], i % 7);
+    let (who, what) = (
+        ["the cat", "a dog", "my friend"],
+        ["saw", "liked", "found", "lost"],
+    );
+    let sentence = |i: usize| {
+        format!(
+            "One day, {} {} a ball near house {}. ",
+            who[i % 3],
+            what[i % 4],
+            i % 7
+        )
+    };
     (0..120).map(sentence).collect()
 }
 
@@ -277,13 +348,18 @@ pub fn config(value: &Value) -> Result<Config> {
 
 /// Every linked axis with its defaults.
 pub fn axes(registry: &Registry) -> Result<Vec<Box<dyn Axis>>> {
-    registry.of_kind(Kind::Axis).map(|descriptor| registry.build(&PluginSpec::bare(descriptor.tag))).collect()
+    registry
+        .of_kind(Kind::Axis)
+        .map(|descriptor| registry.build(&PluginSpec::bare(descriptor.tag)))
+        .collect()
 }
 
 /// Everything that can be pruned.
 pub fn groups(spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
-    let groups: Vec<Vec<PruneGroup>> =
-        axes(&registry())?.iter().map(|axis| axis.groups(spec)).collect::<Result<_>>()?;
+    let groups: Vec<Vec<PruneGroup>> = axes(&registry())?
+        .iter()
+        .map(|axis| axis.groups(spec))
+        .collect::<Result<_>>()?;
     Ok(groups.concat())
 }
 
@@ -295,14 +371,28 @@ pub fn windows(tokens: Vec<u32>, width: usize) -> Result<Windows> {
 /// Windows of tokens below `vocab`, the same for the same seed.
 pub fn some_windows(n_windows: usize, width: usize, vocab: usize, seed: u64) -> Result<Windows> {
     let mut random = SplitMix::new(seed);
-    windows((0..n_windows * width).map(|_| random.below(vocab) as u32).collect(), width)
+    windows(
+        (0..n_windows * width)
+            .map(|_| random.below(vocab) as u32)
+            .collect(),
+        width,
+    )
 }
 
 /// What a pass over some windows takes; an encoder's mask is its last token but one.
-pub fn calibration<'a>(spec: &ModelSpec, windows: &'a Windows, batch_size: usize) -> Result<Calibration<'a>> {
+pub fn calibration<'a>(
+    spec: &ModelSpec,
+    windows: &'a Windows,
+    batch_size: usize,
+) -> Result<Calibration<'a>> {
     let mask = spec.options.vocab.checked_sub(2).map(|id| id as u32);
     let task = Some(Task::of(spec.options.causal, mask, 0)?);
-    Ok(Calibration { windows, task, batch_size, progress: &Silent })
+    Ok(Calibration {
+        windows,
+        task,
+        batch_size,
+        progress: &Silent,
+    })
 }
 
 /// Scores by every metric that needs no task file, as the command line takes them.
@@ -315,11 +405,18 @@ pub fn score(
 ) -> Result<Scores> {
     let groups = groups(spec)?;
     let task = calibration(spec, windows, batch_size)?.task;
-    let inputs = ScoreInputs { task, batch_size, ..ScoreInputs::new(source, spec, &groups, windows) };
+    let inputs = ScoreInputs {
+        task,
+        batch_size,
+        ..ScoreInputs::new(source, spec, &groups, windows)
+    };
     scoring::score(&inputs, metrics)
 }
 
 /// A metric under the name it is written with.
 pub fn metric(spec: &str) -> Result<Metric> {
-    Ok(Metric { label: spec.to_owned(), importance: registry().build(&spec.parse()?)? })
+    Ok(Metric {
+        label: spec.to_owned(),
+        importance: registry().build(&spec.parse()?)?,
+    })
 }

@@ -19,7 +19,9 @@ pub struct Workspace {
 
 impl Default for Workspace {
     fn default() -> Self {
-        Workspace { dir: tempfile::tempdir().unwrap() }
+        Workspace {
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 }
 
@@ -31,7 +33,10 @@ impl Workspace {
 
     /// With two small Llamas, `teacher` and `student`, and `text.txt`.
     pub fn with_teacher_and_student() -> Self {
-        let workspace = Self::new().model("teacher", &tiny_llama(), 1).model("student", &tiny_llama(), 2);
+        let workspace =
+            Self::new()
+                .model("teacher", &tiny_llama(), 1)
+                .model("student", &tiny_llama(), 2);
         workspace.text("text.txt")
     }
 
@@ -94,8 +99,14 @@ impl Workspace {
     /// A command in it, in one thread: words are parted by white space.
     pub fn command(&self, words: &str) -> Command {
         let mut command = Command::new(binary());
-        command.args(words.split_whitespace()).current_dir(self.root()).env("OMP_NUM_THREADS", "1");
-        command.env_remove("MINITRON_LOG").stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(words.split_whitespace())
+            .current_dir(self.root())
+            .env("OMP_NUM_THREADS", "1");
+        command
+            .env_remove("MINITRON_LOG")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -107,7 +118,11 @@ impl Workspace {
     /// Runs one that succeeds, with `--json`.
     pub fn json(&self, words: &str) -> Value {
         let output = self.run(&format!("{words} --json"));
-        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{words}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }

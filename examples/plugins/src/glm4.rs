@@ -8,13 +8,15 @@ use minitron_core::mixers::{Attention, Gate};
 use minitron_core::model::{Context, Linear, MixerState, PartWeights, Port, PortTap, Ports};
 use minitron_core::serde_json::json;
 use minitron_core::spec::{
-    CheckpointInfo, Cost, HEADS, KV_HEADS, ModelSpec, Norm, NormKind, Role, Rotary, RotaryDefaults, ShapeKeys,
+    CheckpointInfo, Cost, HEADS, KV_HEADS, ModelSpec, Norm, NormKind, Role, Rotary, RotaryDefaults,
+    ShapeKeys,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-/// GLM-4: norms before and after each part, gate and up in one matrix, and an attention that no built-in mixer computes.
+/// GLM-4: norms before and after each part, gate and up in one matrix, and an attention that no
+/// built-in mixer computes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Glm4 {}
@@ -35,23 +37,34 @@ impl Architecture for Glm4 {
 
     fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
-        let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1.5625e-7)? };
+        let norm = Norm {
+            kind: NormKind::Rms,
+            eps: config.number_or("rms_norm_eps", 1.5625e-7)?,
+        };
         // What a config may leave to the class.
         let defaults = json!({ "head_dim": 128, "num_key_value_heads": 2, "max_position_embeddings": 131_072 });
         let mut decoder = Decoder::new("glm4", config, ShapeKeys::USUAL, norm, defaults)?;
-        decoder.names = Names { post_norms: ["post_self_attn_layernorm", "post_mlp_layernorm"], ..Names::USUAL };
+        decoder.names = Names {
+            post_norms: ["post_self_attn_layernorm", "post_mlp_layernorm"],
+            ..Names::USUAL
+        };
         decoder.norms = Norms::Around;
         decoder.bias.query_key_value = config.flag_or("attention_bias", true)?;
         decoder.mlp.gate = Gate::Fused;
-        decoder.rotate(RotaryDefaults { partial: 0.5, reads_partial: true, ..RotaryDefaults::default() })?;
+        decoder.rotate(RotaryDefaults {
+            partial: 0.5,
+            reads_partial: true,
+            ..RotaryDefaults::default()
+        })?;
         decoder.attention_by = Some(|attention| Arc::new(Neighbours(attention.clone())));
         decoder.reads = &["partial_rotary_factor"];
         decoder.finish(evidence)
     }
 }
 
-/// Attention whose rotation turns neighbouring channels together: 0 with 1, 2 with 3. The built-in one turns a channel with
-/// the one half a head away. Described as the built-in one, and computed here.
+/// Attention whose rotation turns neighbouring channels together: 0 with 1, 2 with 3. The built-in
+/// one turns a channel with the one half a head away. Described as the built-in one, and computed
+/// here.
 #[derive(Debug, Clone)]
 struct Neighbours(Attention);
 
@@ -63,12 +76,22 @@ impl Mixer for Neighbours {
     // The roles under which `Decoder` declares attention's weights.
     fn ports(&self) -> Ports {
         let readers = vec![Role::QUERY, Role::KEY, Role::VALUE];
-        Ports { readers, writer: Role::ATTENTION_OUTPUT, written: Port::HEADS }
+        Ports {
+            readers,
+            writer: Role::ATTENTION_OUTPUT,
+            written: Port::HEADS,
+        }
     }
 
     // Scores of heads, and of the key/value heads that they share, come from the writer's input.
     fn observed(&self) -> Vec<Observed> {
-        [HEADS, KV_HEADS].map(|kind| Observed { kind, port: Port::HEADS, width: self.0.head_dim }).into()
+        [HEADS, KV_HEADS]
+            .map(|kind| Observed {
+                kind,
+                port: Port::HEADS,
+                width: self.0.head_dim,
+            })
+            .into()
     }
 
     fn shows(&self) -> Vec<Port> {
@@ -78,10 +101,20 @@ impl Mixer for Neighbours {
     fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost {
         let n_heads = size(HEADS);
         // Without groups, there are no dims of this kind.
-        let n_kv_heads = if size(KV_HEADS) == 0 { n_heads } else { size(KV_HEADS) };
-        let per_head = |copies: usize, n: usize| (copies * self.0.head_dim).saturating_mul(n) as u64;
-        // Keys and values; queries before and after they turned, keys and values for each of their heads, the output.
-        Cost { cache_per_token: per_head(2, n_kv_heads), cached_tokens: None, inside: per_head(5, n_heads) }
+        let n_kv_heads = if size(KV_HEADS) == 0 {
+            n_heads
+        } else {
+            size(KV_HEADS)
+        };
+        let per_head =
+            |copies: usize, n: usize| (copies * self.0.head_dim).saturating_mul(n) as u64;
+        // Keys and values; queries before and after they turned, keys and values for each of their
+        // heads, the output.
+        Cost {
+            cache_per_token: per_head(2, n_kv_heads),
+            cached_tokens: None,
+            inside: per_head(5, n_heads),
+        }
     }
 
     // A kind of rope that is not known; states that a longer sequence turns otherwise.
@@ -133,9 +166,12 @@ impl RunMixer for RunNeighbours {
         let key_btgk = self.turned(&heads(&self.key, Port::KEY)?, context)?;
         let value_btgk = heads(&self.value, Port::VALUE)?;
         // Keys and values of earlier tokens stand before those of these: S of them in all.
-        let (mut key_bgsk, mut value_bgsk) = (key_btgk.f_transpose(1, 2)?, value_btgk.f_transpose(1, 2)?);
+        let (mut key_bgsk, mut value_bgsk) =
+            (key_btgk.f_transpose(1, 2)?, value_btgk.f_transpose(1, 2)?);
         if let Some(state) = state
-            && let [keys, values] = state.extended(&[&key_bgsk, &value_bgsk], 2, None)?.as_slice()
+            && let [keys, values] = state
+                .extended(&[&key_bgsk, &value_bgsk], 2, None)?
+                .as_slice()
         {
             (key_bgsk, value_bgsk) = (keys.shallow_clone(), values.shallow_clone());
         }
@@ -153,22 +189,37 @@ impl RunMixer for RunNeighbours {
             None,
             is_grouped,
         )?;
-        let mixed_btc = mixed_bhtk.f_transpose(1, 2)?.f_reshape([n_batch, n_tokens, -1])?;
+        let mixed_btc = mixed_bhtk
+            .f_transpose(1, 2)?
+            .f_reshape([n_batch, n_tokens, -1])?;
         tap.show(Port::HEADS, &mixed_btc)?;
         self.output.forward(&mixed_btc)
     }
 }
 
 impl RunNeighbours {
-    /// Queries or keys at their positions. First of each pair come before the seconds, as the built-in rotation wants them;
-    /// queries and keys keep that order, so that their products are the same.
+    /// Queries or keys at their positions. First of each pair come before the seconds, as the
+    /// built-in rotation wants them; queries and keys keep that order, so that their products are
+    /// the same.
     fn turned(&self, x_bthk: &Tensor, context: &Context) -> Result<Tensor> {
-        let Some(rotary) = &self.rotary else { return Ok(x_bthk.shallow_clone()) };
+        let Some(rotary) = &self.rotary else {
+            return Ok(x_bthk.shallow_clone());
+        };
         let (n_batch, n_tokens, n_heads, head_dim) = x_bthk.size4()?;
         let turning = rotary.n_rotated as i64;
-        let pairs = x_bthk.f_narrow(3, 0, turning)?.f_reshape([n_batch, n_tokens, n_heads, turning / 2, 2])?;
-        let halves = pairs.f_transpose(3, 4)?.f_reshape([n_batch, n_tokens, n_heads, turning])?;
+        let pairs = x_bthk.f_narrow(3, 0, turning)?.f_reshape([
+            n_batch,
+            n_tokens,
+            n_heads,
+            turning / 2,
+            2,
+        ])?;
+        let halves = pairs
+            .f_transpose(3, 4)?
+            .f_reshape([n_batch, n_tokens, n_heads, turning])?;
         let rest = x_bthk.f_narrow(3, turning, head_dim - turning)?;
-        context.rope(rotary)?.apply(&Tensor::f_cat(&[halves, rest], 3)?)
+        context
+            .rope(rotary)?
+            .apply(&Tensor::f_cat(&[halves, rest], 3)?)
     }
 }

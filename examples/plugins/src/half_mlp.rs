@@ -24,6 +24,10 @@ impl Allocator for HalfMlp {
         let axis = space.axis(MLP)?;
         let half = (axis.full / 2).div_ceil(axis.step) * axis.step;
         // Legality and the best units of that size are the core's part.
-        Ok(vec![space.plan(&Sizes::from([(MLP.to_owned(), half)]), rankings, spec)?])
+        Ok(vec![space.plan(
+            &Sizes::from([(MLP.to_owned(), half)]),
+            rankings,
+            spec,
+        )?])
     }
 }

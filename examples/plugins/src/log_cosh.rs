@@ -22,7 +22,10 @@ minitron_core::plugin! {
 #[typetag::serde(name = "log_cosh")]
 impl StateLoss for LogCosh {
     fn pairs(&self, _student: &ModelSpec, _teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        Ok(vec![SitePair { student: Site::Last, teacher: Site::Last }])
+        Ok(vec![SitePair {
+            student: Site::Last,
+            teacher: Site::Last,
+        }])
     }
 
     fn projects(&self) -> bool {
@@ -36,7 +39,9 @@ impl StateLoss for LogCosh {
         // log cosh d = |d| + log(1 + e^(−2|d|)) − log 2, which does not overflow.
         let size_nc = d_nc.f_abs()?;
         let tail_nc = size_nc.f_mul_scalar(-2.0)?.f_exp()?.f_log1p()?;
-        let value = size_nc.f_add(&tail_nc)?.f_sub_scalar(std::f64::consts::LN_2)?;
+        let value = size_nc
+            .f_add(&tail_nc)?
+            .f_sub_scalar(std::f64::consts::LN_2)?;
         Ok(value.f_mean(value.f_kind()?)?)
     }
 }

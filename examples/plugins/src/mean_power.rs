@@ -38,7 +38,11 @@ impl Importance for MeanPower {
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(Seen { power: self.power, block: group.block, sums_u: vec![0.0; group.n_units] }))
+        Ok(Box::new(Seen {
+            power: self.power,
+            block: group.block,
+            sums_u: vec![0.0; group.n_units],
+        }))
     }
 }
 
@@ -53,7 +57,9 @@ struct Seen {
 impl Scorer for Seen {
     fn observe(&mut self, observation: &Observation) -> Result<()> {
         // One number per window and unit; `x_btc` has the activations themselves.
-        let stat_bu = observation.activations()?.per_window(SequenceStat::Mean, self.block)?;
+        let stat_bu = observation
+            .activations()?
+            .per_window(SequenceStat::Mean, self.block)?;
         for stat_u in stat_bu.chunks(self.sums_u.len().max(1)) {
             for (sum, value) in self.sums_u.iter_mut().zip(stat_u) {
                 *sum += value.powf(self.power);
@@ -68,9 +74,16 @@ impl Scorer for Seen {
 
     fn merge(&mut self, state: &[f64]) -> Result<()> {
         if state.len() != self.sums_u.len() {
-            return Err(Error::Internal(format!("{} numbers for {} units", state.len(), self.sums_u.len())));
+            return Err(Error::Internal(format!(
+                "{} numbers for {} units",
+                state.len(),
+                self.sums_u.len()
+            )));
         }
-        self.sums_u.iter_mut().zip(state).for_each(|(ours, theirs)| *ours += theirs);
+        self.sums_u
+            .iter_mut()
+            .zip(state)
+            .for_each(|(ours, theirs)| *ours += theirs);
         Ok(())
     }
 

@@ -33,7 +33,13 @@ impl Corpus for Paragraphs {
 
     fn documents(&self, _seed: u64) -> Result<Documents<'_>> {
         let text = std::fs::read_to_string(&self.path).map_err(|e| Error::io(&self.path, e))?;
-        let parts: Vec<String> = text.split("\n\n").filter(|part| !part.trim().is_empty()).map(str::to_owned).collect();
-        Ok(Box::new(parts.into_iter().map(|part| Ok(Document::Text(part)))))
+        let parts: Vec<String> = text
+            .split("\n\n")
+            .filter(|part| !part.trim().is_empty())
+            .map(str::to_owned)
+            .collect();
+        Ok(Box::new(
+            parts.into_iter().map(|part| Ok(Document::Text(part))),
+        ))
     }
 }

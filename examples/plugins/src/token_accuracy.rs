@@ -23,11 +23,17 @@ impl Evaluator for TokenAccuracy {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
         let (mut n_right, mut n_rows) = (0.0, 0.0);
         scan_rows(subject, |rows| {
-            let is_right_n = rows.student_nv.f_argmax(-1, false)?.f_eq_tensor(&rows.labels_n)?;
+            let is_right_n = rows
+                .student_nv
+                .f_argmax(-1, false)?
+                .f_eq_tensor(&rows.labels_n)?;
             n_right += is_right_n.f_sum(Kind::Double)?.f_double_value(&[])?;
             n_rows += rows.labels_n.numel() as f64;
             Ok(())
         })?;
-        Ok(Measurements::from([("accuracy".to_owned(), n_right / n_rows)]))
+        Ok(Measurements::from([(
+            "accuracy".to_owned(),
+            n_right / n_rows,
+        )]))
     }
 }

@@ -12,7 +12,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use minitron_core::registry::Kind;
-use minitron_engine::pipeline::{ComputeType, EvalOptions, GenerateOptions, InspectOptions, ScoreOptions};
+use minitron_engine::pipeline::{
+    ComputeType, EvalOptions, GenerateOptions, InspectOptions, ScoreOptions,
+};
 
 /// Compress language models by structured pruning and knowledge distillation.
 #[derive(Debug, Parser)]
@@ -42,7 +44,8 @@ pub struct Common {
     /// Seed of everything that is drawn; a comparison's only one [default: 0, or the file's]
     #[arg(long, global = true)]
     pub seed: Option<u64>,
-    /// A library of plugins to open besides those in the folders of MINITRON_PLUGIN_PATH; may be given again
+    /// A library of plugins to open besides those in the folders of MINITRON_PLUGIN_PATH; may be
+    /// given again
     #[arg(long, global = true, value_name = "LIB")]
     pub plugin: Vec<PathBuf>,
     /// One JSON object on stdout instead of a table
@@ -51,8 +54,8 @@ pub struct Common {
     /// No progress on stderr
     #[arg(long, global = true)]
     pub quiet: bool,
-    /// Log lines on stderr: error, warn, info, debug or trace, or per room, `minitron_engine::train=debug` [default:
-    /// MINITRON_LOG, or none]
+    /// Log lines on stderr: error, warn, info, debug or trace, or per room,
+    /// `minitron_engine::train=debug` [default: MINITRON_LOG, or none]
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log: Option<String>,
     /// A file of all spans with their times, which chrome://tracing and ui.perfetto.dev open
@@ -143,7 +146,8 @@ pub enum Plugins {
         /// A folder that is not there yet; its name becomes the crate's and the plugin's
         dir: PathBuf,
     },
-    /// Whether a library's handshake agrees with this program's, and its plugins keep what every plugin has to
+    /// Whether a library's handshake agrees with this program's, and its plugins keep what every
+    /// plugin has to
     Check {
         /// The library
         library: PathBuf,
@@ -190,8 +194,8 @@ pub struct Run {
     /// Start over, replacing the folder
     #[arg(long, conflicts_with = "resume")]
     pub force: bool,
-    /// A finished run: alone, whether what it left and read is still as recorded; beside a recipe, whether the new run left
-    /// the same. Says what differs; exit code 1 where an artefact does
+    /// A finished run: alone, whether what it left and read is still as recorded; beside a recipe,
+    /// whether the new run left the same. Says what differs; exit code 1 where an artefact does
     #[arg(long, value_name = "DIR")]
     pub verify: Option<PathBuf>,
 }
@@ -250,7 +254,8 @@ pub struct Watch {
 #[cfg(test)]
 mod tests {
     use minitron_engine::pipeline::{
-        DistillOptions, PruneOptions, ReconstructOptions, SearchOptions, TeacherOptions, TrainOptions, TrainingOptions,
+        DistillOptions, PruneOptions, ReconstructOptions, SearchOptions, TeacherOptions,
+        TrainOptions, TrainingOptions,
     };
 
     use super::*;
@@ -264,24 +269,58 @@ mod tests {
     /// The command line and recipes have one default for each option.
     #[test]
     fn what_is_not_typed_is_as_what_a_recipe_leaves_out() {
-        assert_eq!(typed::<EvalOptions>(&["m"]), EvalOptions { model: "m".into(), ..EvalOptions::default() });
+        assert_eq!(
+            typed::<EvalOptions>(&["m"]),
+            EvalOptions {
+                model: "m".into(),
+                ..EvalOptions::default()
+            }
+        );
         assert_eq!(
             typed::<GenerateOptions>(&["m"]),
-            GenerateOptions { model: "m".into(), ..GenerateOptions::default() }
+            GenerateOptions {
+                model: "m".into(),
+                ..GenerateOptions::default()
+            }
         );
-        let score = ScoreOptions { model: "m".into(), data: vec!["t".parse().unwrap()], ..ScoreOptions::default() };
+        let score = ScoreOptions {
+            model: "m".into(),
+            data: vec!["t".parse().unwrap()],
+            ..ScoreOptions::default()
+        };
         assert_eq!(typed::<ScoreOptions>(&["m", "--data", "t"]), score);
         // A recipe that says nothing of rounds has none beyond the first.
-        let prune = PruneOptions { model: "m".into(), rounds: 1, ..PruneOptions::default() };
+        let prune = PruneOptions {
+            model: "m".into(),
+            rounds: 1,
+            ..PruneOptions::default()
+        };
         assert_eq!(typed::<PruneOptions>(&["m"]), prune);
-        assert_eq!(typed::<ReconstructOptions>(&[]), ReconstructOptions::default());
+        assert_eq!(
+            typed::<ReconstructOptions>(&[]),
+            ReconstructOptions::default()
+        );
         assert_eq!(typed::<TeacherOptions>(&[]), TeacherOptions::default());
         assert_eq!(typed::<TrainingOptions>(&[]), TrainingOptions::default());
-        let train = TrainOptions { model: Some("m".into()), ..TrainOptions::default() };
+        let train = TrainOptions {
+            model: Some("m".into()),
+            ..TrainOptions::default()
+        };
         assert_eq!(typed::<TrainOptions>(&["m"]), train);
-        let distill = DistillOptions { teacher: "t".into(), student: "s".into(), ..DistillOptions::default() };
-        assert_eq!(typed::<DistillOptions>(&["--teacher", "t", "--student", "s"]), distill);
-        let search = SearchOptions { model: "m".into(), scores: "s".into(), ..SearchOptions::default() };
+        let distill = DistillOptions {
+            teacher: "t".into(),
+            student: "s".into(),
+            ..DistillOptions::default()
+        };
+        assert_eq!(
+            typed::<DistillOptions>(&["--teacher", "t", "--student", "s"]),
+            distill
+        );
+        let search = SearchOptions {
+            model: "m".into(),
+            scores: "s".into(),
+            ..SearchOptions::default()
+        };
         assert_eq!(typed::<SearchOptions>(&["m", "--scores", "s"]), search);
     }
 }

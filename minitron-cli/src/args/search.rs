@@ -12,7 +12,8 @@ use minitron_engine::pipeline::SearchOptions;
 pub struct Search {
     #[command(flatten)]
     pub options: SearchOptions,
-    /// Sizes to try, KIND=LIST: `layers=29-32`, `heads=24,32,48`, `hidden=2560-4608/512`, `mlp_factor=2.5,3` (of the hidden width) [default: all legal widths and heads]
+    /// Sizes to try, KIND=LIST: `layers=29-32`, `heads=24,32,48`, `hidden=2560-4608/512`,
+    /// `mlp_factor=2.5,3` (of the hidden width) [default: all legal widths and heads]
     #[arg(long)]
     pub grid: Vec<String>,
     /// The same for several kinds, as `prune` has it: `mlp=96,heads=2,4`
@@ -21,7 +22,8 @@ pub struct Search {
     /// Which metric decides where two scored an axis: LABEL, or KIND=LABEL
     #[arg(long = "by")]
     pub by: Vec<String>,
-    /// Training text: FILE, FILE#a..b for some of its documents, or WEIGHT*FILE, each, for a mixture
+    /// Training text: FILE, FILE#a..b for some of its documents, or WEIGHT*FILE, each, for a
+    /// mixture
     #[arg(long, num_args = 1.., required_unless_present = "dry_run")]
     pub data: Vec<DataSpec>,
     /// Tokens that a candidate that stays to the end is trained on, for example 5M

@@ -7,10 +7,12 @@ use minitron_core::plan::Count;
 use minitron_engine::data::DataSpec;
 use minitron_engine::pipeline::{DistillOptions, TrainOptions, TrainingOptions};
 
-/// What `train` and `distill` have in common beside their options: text, length, and where the output goes.
+/// What `train` and `distill` have in common beside their options: text, length, and where the
+/// output goes.
 #[derive(Debug, Args)]
 pub struct Training {
-    /// Training text: FILE, FILE#a..b for some of its documents, or WEIGHT*FILE, each, for a mixture
+    /// Training text: FILE, FILE#a..b for some of its documents, or WEIGHT*FILE, each, for a
+    /// mixture
     #[arg(long, num_args = 1.., required = true)]
     pub data: Vec<DataSpec>,
     /// Tokens to train on, for example 5M
@@ -19,7 +21,8 @@ pub struct Training {
     /// Folder of the model, metrics.jsonl, logs/ (for TensorBoard) and checkpoint/
     #[arg(long)]
     pub out: PathBuf,
-    /// Go on at the last checkpoint in the output folder, to the same result as without the interruption
+    /// Go on at the last checkpoint in the output folder, to the same result as without the
+    /// interruption
     #[arg(long)]
     pub resume: bool,
     /// Stop after this step; --resume goes on
@@ -34,7 +37,12 @@ impl Training {
     /// What is required here, and of a search only where it runs.
     pub fn complete(&self, setup: &TrainingOptions) -> TrainingOptions {
         let (data, tokens, stop_after) = (self.data.clone(), self.tokens, self.stop_after);
-        TrainingOptions { data, tokens, stop_after, ..setup.clone() }
+        TrainingOptions {
+            data,
+            tokens,
+            stop_after,
+            ..setup.clone()
+        }
     }
 }
 

@@ -14,8 +14,15 @@ pub fn run(common: &Common, args: &Compare) -> Result<()> {
         spec.seeds = vec![seed];
     }
     let plugins = spec.plugins.values().cloned().collect();
-    let stated = Recipe { path: spec.path.clone(), seed: None, plugins, stages: Vec::new() };
-    let report = with_context(common, args.force, Some(&stated), |context| compare(context, &spec, &args.out))?;
+    let stated = Recipe {
+        path: spec.path.clone(),
+        seed: None,
+        plugins,
+        stages: Vec::new(),
+    };
+    let report = with_context(common, args.force, Some(&stated), |context| {
+        compare(context, &spec, &args.out)
+    })?;
     write(&report, args)?;
     output::say_how_to_go_on(&report, "the same command");
     output::show(common.json, &report, output::comparison_table)
@@ -23,8 +30,14 @@ pub fn run(common: &Common, args: &Compare) -> Result<()> {
 
 /// The comparison for people: as Markdown and as a page.
 fn write(report: &Value, args: &Compare) -> Result<()> {
-    let comparison =
-        serde_json::from_value(report.clone()).map_err(|e| Error::Internal(format!("compare.json: {e}")))?;
-    write_atomic(&args.out.join("compare.md"), comparison_markdown(&comparison))?;
-    write_atomic(&args.out.join("report.html"), output::page(&[gather(&args.out)?]))
+    let comparison = serde_json::from_value(report.clone())
+        .map_err(|e| Error::Internal(format!("compare.json: {e}")))?;
+    write_atomic(
+        &args.out.join("compare.md"),
+        comparison_markdown(&comparison),
+    )?;
+    write_atomic(
+        &args.out.join("report.html"),
+        output::page(&[gather(&args.out)?]),
+    )
 }

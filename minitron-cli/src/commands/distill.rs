@@ -6,9 +6,16 @@ use crate::output;
 use crate::settings::single;
 
 pub fn run(common: &Common, args: &Distill) -> Result<()> {
-    let options = DistillOptions { setup: args.training.complete(&args.options.setup), ..args.options.clone() };
-    let Training { out, resume, force, .. } = &args.training;
-    let report = single(common, *force, |context| distill(context, &options, out, *resume))?;
+    let options = DistillOptions {
+        setup: args.training.complete(&args.options.setup),
+        ..args.options.clone()
+    };
+    let Training {
+        out, resume, force, ..
+    } = &args.training;
+    let report = single(common, *force, |context| {
+        distill(context, &options, out, *resume)
+    })?;
     output::say_how_to_go_on(&report, "the same command with --resume");
     output::show(common.json, &report, output::facts_table)
 }

@@ -9,7 +9,9 @@ use crate::settings::{single, with_context};
 
 pub fn run(common: &Common, options: &GenerateOptions) -> Result<()> {
     if options.chat && options.prompt.is_empty() {
-        return with_context(common, false, None, |context| converse(context, options, common.json));
+        return with_context(common, false, None, |context| {
+            converse(context, options, common.json)
+        });
     }
     let report = single(common, false, |context| generate(context, options))?;
     output::show(common.json, &report, output::generated_text)

@@ -1,5 +1,5 @@
-//! `plugins new`: a crate that builds, passes its tests and runs in a recipe as it is. It starts from the example of its
-//! kind, which the tests of this project build.
+//! `plugins new`: a crate that builds, passes its tests and runs in a recipe as it is. It starts
+//! from the example of its kind, which the tests of this project build.
 
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,10 @@ fn template(kind: Kind) -> Template {
 
 pub fn new(common: &Common, kind: Kind, dir: &Path) -> Result<()> {
     if dir.exists() {
-        return Err(Error::Recipe(format!("{}: there is something already; name a new folder", dir.display())));
+        return Err(Error::Recipe(format!(
+            "{}: there is something already; name a new folder",
+            dir.display()
+        )));
     }
     let tag = tag_of(dir)?;
     let plugin: String = tag.split('_').map(capitalised).collect();
@@ -58,7 +61,11 @@ pub fn new(common: &Common, kind: Kind, dir: &Path) -> Result<()> {
             "plugins new: this program's own sources are not where it was built; clone them and build it again";
         Error::Recipe(message.into())
     })?;
-    let Template { text, plugin: from, tag: from_tag } = template(kind);
+    let Template {
+        text,
+        plugin: from,
+        tag: from_tag,
+    } = template(kind);
     // By way of marks: a new name may hold the old one.
     let marked = text.replace(from, "\u{1}").replace(from_tag, "\u{2}");
     let code = marked.replace('\u{1}', &plugin).replace('\u{2}', &tag);
@@ -95,14 +102,19 @@ pub fn new(common: &Common, kind: Kind, dir: &Path) -> Result<()> {
 
 /// The folder's name as a tag.
 fn tag_of(dir: &Path) -> Result<String> {
-    let name = dir.file_name().map(|name| name.to_string_lossy().replace('-', "_")).unwrap_or_default();
+    let name = dir
+        .file_name()
+        .map(|name| name.to_string_lossy().replace('-', "_"))
+        .unwrap_or_default();
     let is_tag = name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         && !name.contains("__")
         && !name.ends_with('_');
     const TAKEN: [&str; 16] = [
-        "as", "crate", "enum", "fn", "impl", "loop", "match", "mod", "schemars", "self", "serde", "struct", "tch",
-        "test", "type", "use",
+        "as", "crate", "enum", "fn", "impl", "loop", "match", "mod", "schemars", "self", "serde",
+        "struct", "tch", "test", "type", "use",
     ];
     if TAKEN.contains(&name.as_str()) {
         return Err(Error::Recipe(format!(
@@ -119,7 +131,12 @@ fn tag_of(dir: &Path) -> Result<String> {
 
 fn capitalised(word: &str) -> String {
     let mut letters = word.chars();
-    letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
+    letters
+        .next()
+        .map(|first| first.to_ascii_uppercase())
+        .into_iter()
+        .chain(letters)
+        .collect()
 }
 
 fn manifest(tag: &str, core: &Path) -> String {
@@ -158,7 +175,9 @@ overflow-checks = true
 
 /// The libtorch of this program.
 fn cargo_config() -> String {
-    let line = |libtorch| format!("# A LIBTORCH of your own comes first.\n[env]\nLIBTORCH = \"{libtorch}\"\n");
+    let line = |libtorch| {
+        format!("# A LIBTORCH of your own comes first.\n[env]\nLIBTORCH = \"{libtorch}\"\n")
+    };
     option_env!("LIBTORCH").map(line).unwrap_or_default()
 }
 
@@ -191,16 +210,28 @@ mod tests {{
 fn readme(kind: Kind, tag: &str, library: &str) -> String {
     let used = match kind {
         Kind::Architecture => "minitron --plugin LIB inspect MODEL".to_owned(),
-        Kind::Axis => format!("minitron --plugin LIB prune MODEL --axis {tag} --mlp 128 --scores SCORES --out OUT"),
-        Kind::Importance => format!("minitron --plugin LIB score MODEL --data TEXT --metric {tag} --out SCORES"),
-        Kind::Allocator => format!("minitron --plugin LIB prune MODEL --allocator {tag} --scores SCORES --out OUT"),
+        Kind::Axis => format!(
+            "minitron --plugin LIB prune MODEL --axis {tag} --mlp 128 --scores SCORES --out OUT"
+        ),
+        Kind::Importance => {
+            format!("minitron --plugin LIB score MODEL --data TEXT --metric {tag} --out SCORES")
+        }
+        Kind::Allocator => {
+            format!("minitron --plugin LIB prune MODEL --allocator {tag} --scores SCORES --out OUT")
+        }
         Kind::Reconstruction => {
-            format!("minitron --plugin LIB prune MODEL --mlp 128 --scores SCORES --heal {tag} --out OUT")
+            format!(
+                "minitron --plugin LIB prune MODEL --mlp 128 --scores SCORES --heal {tag} --out OUT"
+            )
         }
         Kind::Loss | Kind::StateLoss => {
-            format!("minitron --plugin LIB distill --teacher T --student S --data TEXT --loss {tag} --out OUT")
+            format!(
+                "minitron --plugin LIB distill --teacher T --student S --data TEXT --loss {tag} --out OUT"
+            )
         }
-        Kind::Evaluator => format!("minitron --plugin LIB eval MODEL --data TEXT --evaluator {tag}"),
+        Kind::Evaluator => {
+            format!("minitron --plugin LIB eval MODEL --data TEXT --evaluator {tag}")
+        }
         Kind::Corpus => format!("minitron --plugin LIB eval MODEL --data FILE.{tag}"),
     };
     format!(

@@ -18,14 +18,28 @@ pub fn run(common: &Common, command: &Plugins) -> Result<()> {
     match command {
         Plugins::New { .. } | Plugins::Check { .. } => Ok(()),
         Plugins::List => {
-            let rows: Vec<Value> = registry.descriptors().iter().map(|descriptor| row(descriptor)).collect();
-            output::show(common.json, &json!({ "plugins": rows }), output::plugins_table)
+            let rows: Vec<Value> = registry
+                .descriptors()
+                .iter()
+                .map(|descriptor| row(descriptor))
+                .collect();
+            output::show(
+                common.json,
+                &json!({ "plugins": rows }),
+                output::plugins_table,
+            )
         }
         Plugins::Show { name } => {
             let (kind, tag) = name.split_once('/').ok_or_else(|| {
-                Error::Recipe(format!("expected KIND/NAME, for example importance/activation, got `{name}`"))
+                Error::Recipe(format!(
+                    "expected KIND/NAME, for example importance/activation, got `{name}`"
+                ))
             })?;
-            output::show(common.json, &details(registry.find(kind.parse()?, tag)?), output::plugin_table)
+            output::show(
+                common.json,
+                &details(registry.find(kind.parse()?, tag)?),
+                output::plugin_table,
+            )
         }
     }
 }
@@ -43,7 +57,10 @@ fn details(descriptor: &Descriptor) -> Value {
     let mut details = row(descriptor);
     let schema = (descriptor.schema)().to_value();
     let example = (descriptor.example)();
-    let spec = PluginSpec { tag: descriptor.tag.to_owned(), params: example.as_object().cloned().unwrap_or_default() };
+    let spec = PluginSpec {
+        tag: descriptor.tag.to_owned(),
+        params: example.as_object().cloned().unwrap_or_default(),
+    };
     details["source"] = json!(descriptor.source);
     details["description"] = schema.get("description").cloned().unwrap_or_default();
     details["defaults"] = example;
@@ -56,8 +73,17 @@ fn details(descriptor: &Descriptor) -> Value {
 fn check(common: &Common, library: &Path) -> Result<()> {
     let handshake = minitron_plugins::handshake(library)?;
     minitron_plugins::link();
-    let registry = Registry::linked()?.with_library(String::new(), minitron_plugins::open(library)?)?;
+    let registry =
+        Registry::linked()?.with_library(String::new(), minitron_plugins::open(library)?)?;
     let rows = minitron_plugins::check_opened(&registry)?;
-    let fields: Map<String, Value> = handshake.fields().into_iter().map(|(k, v)| (k.to_owned(), v.into())).collect();
-    output::show(common.json, &json!({ "library": library, "handshake": fields, "plugins": rows }), output::facts_table)
+    let fields: Map<String, Value> = handshake
+        .fields()
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v.into()))
+        .collect();
+    output::show(
+        common.json,
+        &json!({ "library": library, "handshake": fields, "plugins": rows }),
+        output::facts_table,
+    )
 }

@@ -8,29 +8,44 @@ use crate::output;
 use crate::settings::single;
 
 pub fn run(common: &Common, args: &Prune) -> Result<()> {
-    let options = PruneOptions { size: sizes(&args.size)?, by: by(&args.by), ..args.options.clone() };
+    let options = PruneOptions {
+        size: sizes(&args.size)?,
+        by: by(&args.by),
+        ..args.options.clone()
+    };
     let out = args.out.clone().unwrap_or_default();
-    let report = single(common, args.force, |context| prune(context, &options, &out, args.dry_run))?;
+    let report = single(common, args.force, |context| {
+        prune(context, &options, &out, args.dry_run)
+    })?;
     output::show(common.json, &report, output::plan_table)
 }
 
 fn sizes(words: &[String]) -> Result<BTreeMap<String, usize>> {
     let whole = |(kind, size): (String, String)| match size.trim().parse() {
         Ok(size) => Ok((kind, size)),
-        Err(_) => Err(Error::Recipe(format!("--size {kind}: expected one whole number, got `{size}`"))),
+        Err(_) => Err(Error::Recipe(format!(
+            "--size {kind}: expected one whole number, got `{size}`"
+        ))),
     };
     by_kind(words)?.into_iter().map(whole).collect()
 }
 
-/// `mlp=96,heads=2,4`: what is said of each kind. A piece without a kind belongs to the one before it.
+/// `mlp=96,heads=2,4`: what is said of each kind. A piece without a kind belongs to the one before
+/// it.
 pub fn by_kind(words: &[String]) -> Result<BTreeMap<String, String>> {
     let mut found: BTreeMap<String, String> = BTreeMap::new();
     for word in words {
-        let wrong = || Error::Recipe(format!("--size: expected DIM=N such as mlp=96,heads=4, got `{word}`"));
+        let wrong = || {
+            Error::Recipe(format!(
+                "--size: expected DIM=N such as mlp=96,heads=4, got `{word}`"
+            ))
+        };
         let mut kinds: Vec<(String, String)> = Vec::new();
         for piece in word.split(',') {
             match (piece.split_once('='), kinds.last_mut()) {
-                (Some((kind, size)), _) => kinds.push((kind.trim().to_owned(), size.trim().to_owned())),
+                (Some((kind, size)), _) => {
+                    kinds.push((kind.trim().to_owned(), size.trim().to_owned()))
+                }
                 (None, Some((_, sizes))) => *sizes = format!("{sizes},{}", piece.trim()),
                 (None, None) => return Err(wrong()),
             }

@@ -13,6 +13,10 @@ pub fn run(common: &Common, command: &RecipeCommand) -> Result<()> {
             output::show(common.json, &found, output::facts_table)
         }
         // A schema is JSON, with or without --json.
-        RecipeCommand::Schema => output::show(true, &recipe_schema(&registry(common, None)?), output::facts_table),
+        RecipeCommand::Schema => output::show(
+            true,
+            &recipe_schema(&registry(common, None)?),
+            output::facts_table,
+        ),
     }
 }

@@ -9,9 +9,13 @@ use crate::output;
 use crate::settings::with_context;
 
 pub fn run(common: &Common, args: &Run) -> Result<ExitCode> {
-    let (Some(recipe), Some(out)) = (&args.recipe, &args.out) else { return check(common, args, None) };
+    let (Some(recipe), Some(out)) = (&args.recipe, &args.out) else {
+        return check(common, args, None);
+    };
     let recipe = Recipe::load(recipe)?;
-    let report = with_context(common, args.force, Some(&recipe), |context| run_recipe(context, &recipe, out))?;
+    let report = with_context(common, args.force, Some(&recipe), |context| {
+        run_recipe(context, &recipe, out)
+    })?;
     output::say_how_to_go_on(&report, "the same command");
     if args.verify.is_some() && report.get("interrupted").is_none() {
         return check(common, args, Some(out));
@@ -22,12 +26,18 @@ pub fn run(common: &Common, args: &Run) -> Result<ExitCode> {
 
 /// Says what differs between a run and the disk, or another run.
 fn check(common: &Common, args: &Run, other: Option<&Path>) -> Result<ExitCode> {
-    let Some(dir) = &args.verify else { return Ok(ExitCode::SUCCESS) };
+    let Some(dir) = &args.verify else {
+        return Ok(ExitCode::SUCCESS);
+    };
     if let Some(threads) = common.threads {
         // They are among what is compared.
         tch::set_num_threads(i32::from(threads));
     }
     let report = verify(dir, other)?;
     output::show(common.json, &report, output::verify_table)?;
-    Ok(if report["verified"] == true { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report["verified"] == true {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -11,9 +11,19 @@ use crate::settings::single;
 
 pub fn run(common: &Common, args: &Search) -> Result<()> {
     let (data, tokens) = (args.data.clone(), args.tokens.unwrap_or(Count(0)));
-    let setup = TrainingOptions { data, tokens, ..args.options.setup.clone() };
+    let setup = TrainingOptions {
+        data,
+        tokens,
+        ..args.options.setup.clone()
+    };
     let (grid, size, by) = (grid(&args.grid)?, sizes(&args.size)?, by(&args.by));
-    let options = SearchOptions { grid, size, by, setup, ..args.options.clone() };
+    let options = SearchOptions {
+        grid,
+        size,
+        by,
+        setup,
+        ..args.options.clone()
+    };
     let out = args.out.clone().unwrap_or_default();
     let job = |context: &Context| search(context, &options, &out, args.resume, args.dry_run);
     let report = single(common, args.force, job)?;
@@ -31,9 +41,15 @@ fn sizes(words: &[String]) -> Result<BTreeMap<String, SizeList>> {
 
 fn grid(words: &[String]) -> Result<BTreeMap<String, SizeList>> {
     let axis = |word: &String| {
-        let wrong = || Error::Recipe(format!("--grid: expected KIND=LIST such as heads=24,32,48, got `{word}`"));
+        let wrong = || {
+            Error::Recipe(format!(
+                "--grid: expected KIND=LIST such as heads=24,32,48, got `{word}`"
+            ))
+        };
         let (kind, sizes) = word.split_once('=').ok_or_else(wrong)?;
-        let sizes = sizes.parse().map_err(|e: Error| e.at(format!("--grid {kind}")))?;
+        let sizes = sizes
+            .parse()
+            .map_err(|e: Error| e.at(format!("--grid {kind}")))?;
         Ok((kind.to_owned(), sizes))
     };
     words.iter().map(axis).collect()

@@ -10,7 +10,10 @@ use crate::output;
 
 pub fn run(common: &Common, args: &Watch) -> Result<()> {
     if !(0.1..=86_400.0).contains(&args.interval) {
-        return Err(Error::Recipe(format!("--interval: expected 0.1 to 86400 seconds, got {}", args.interval)));
+        return Err(Error::Recipe(format!(
+            "--interval: expected 0.1 to 86400 seconds, got {}",
+            args.interval
+        )));
     }
     let mut screen = output::Screen::default();
     loop {

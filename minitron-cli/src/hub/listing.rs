@@ -11,8 +11,16 @@ use sha1::{Digest, Sha1};
 
 /// Endings of files that a model may need.
 const WANTED: [&str; 5] = [".json", ".safetensors", ".model", ".txt", ".jinja"];
-/// How names of licences and model cards begin, in capitals: students carry the one and draw on the other.
-const WANTED_TEXTS: [&str; 6] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY", "README.MD"];
+/// How names of licences and model cards begin, in capitals: students carry the one and draw on the
+/// other.
+const WANTED_TEXTS: [&str; 6] = [
+    "LICENSE",
+    "LICENCE",
+    "NOTICE",
+    "COPYING",
+    "USE_POLICY",
+    "README.MD",
+];
 
 /// What the hub says of a revision.
 #[derive(Deserialize)]
@@ -45,26 +53,52 @@ impl Sibling {
 
     /// With its size and hash, or what they lack.
     pub(super) fn announced(self) -> std::result::Result<Announced, String> {
-        let Sibling { rfilename: name, size, blob_id, lfs } = self;
+        let Sibling {
+            rfilename: name,
+            size,
+            blob_id,
+            lfs,
+        } = self;
         let (n_bytes, hash) = match lfs {
-            Some(lfs) => (lfs.size.or(size), Some(lfs.sha256).filter(|hex| is_hex(hex, 64)).map(Hash::Sha256)),
-            None => (size, blob_id.filter(|hex| is_hex(hex, 40)).map(Hash::GitBlob)),
+            Some(lfs) => (
+                lfs.size.or(size),
+                Some(lfs.sha256)
+                    .filter(|hex| is_hex(hex, 64))
+                    .map(Hash::Sha256),
+            ),
+            None => (
+                size,
+                blob_id.filter(|hex| is_hex(hex, 40)).map(Hash::GitBlob),
+            ),
         };
         match (n_bytes, hash) {
-            (Some(n_bytes), Some(hash)) => Ok(Announced { name, n_bytes, hash }),
-            _ => Err(format!("it announces no size and hash of `{name}` to verify it by")),
+            (Some(n_bytes), Some(hash)) => Ok(Announced {
+                name,
+                n_bytes,
+                hash,
+            }),
+            _ => Err(format!(
+                "it announces no size and hash of `{name}` to verify it by"
+            )),
         }
     }
 }
 
-/// Whether a model may need a file, by its place and its ending or as a text: those beside its config, and those in folders of
-/// a sentence encoder's modules (`1_Pooling`) and of further chat templates.
+/// Whether a model may need a file, by its place and its ending or as a text: those beside its
+/// config, and those in folders of a sentence encoder's modules (`1_Pooling`) and of further chat
+/// templates.
 fn is_needed(name: &str, endings: &[&str]) -> bool {
     let (folder, file) = name.split_once('/').unwrap_or(("", name));
-    let is_module = folder.split_once('_').is_some_and(|(idx, _)| idx.parse::<u32>().is_ok());
-    let is_text = WANTED_TEXTS.iter().any(|begin| file.to_uppercase().starts_with(begin));
+    let is_module = folder
+        .split_once('_')
+        .is_some_and(|(idx, _)| idx.parse::<u32>().is_ok());
+    let is_text = WANTED_TEXTS
+        .iter()
+        .any(|begin| file.to_uppercase().starts_with(begin));
     let has_place = folder.is_empty() || is_module || folder == "additional_chat_templates";
-    has_place && !file.contains('/') && (endings.iter().any(|end| file.ends_with(end)) || is_text && endings.is_empty())
+    has_place
+        && !file.contains('/')
+        && (endings.iter().any(|end| file.ends_with(end)) || is_text && endings.is_empty())
 }
 
 /// A file as it was announced.
@@ -106,11 +140,20 @@ fn git_blob(path: &Path) -> Result<String> {
         let n = file.read(&mut buffer).at_path(path)?;
         match buffer.get(..n) {
             Some(bytes) if n > 0 => hasher.update(bytes),
-            _ => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            _ => {
+                return Ok(hasher
+                    .finalize()
+                    .iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect());
+            }
         }
     }
 }
 
 pub(super) fn is_hex(word: &str, len: usize) -> bool {
-    word.len() == len && word.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
+    word.len() == len
+        && word
+            .chars()
+            .all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
 }

@@ -17,21 +17,31 @@ const INDEX: &str = "model.safetensors.index.json";
 pub(super) fn is_whole(dir: &Path) -> bool {
     let has = |name: &str| dir.join(name).is_file();
     // A single file goes first where there are both.
-    let has_weights = || has(SINGLE) || shards(dir).is_some_and(|shards| shards.iter().all(|shard| has(shard)));
+    let has_weights =
+        || has(SINGLE) || shards(dir).is_some_and(|shards| shards.iter().all(|shard| has(shard)));
     has(CONFIG) && has_weights() && has_pooling(dir)
 }
 
-/// Whether the settings are there that a sentence encoder's `modules.json` asks for: without them it would be pooled otherwise.
+/// Whether the settings are there that a sentence encoder's `modules.json` asks for: without them
+/// it would be pooled otherwise.
 fn has_pooling(dir: &Path) -> bool {
-    let Ok(Some(modules)) = minitron_core::checkpoint::modules(dir) else { return true };
+    let Ok(Some(modules)) = minitron_core::checkpoint::modules(dir) else {
+        return true;
+    };
     let needs_config = |kind: &str| ["Pooling", "Dense"].contains(&kind);
-    modules.iter().all(|module| !needs_config(&module.kind) || dir.join(&module.folder).join(CONFIG).is_file())
+    modules.iter().all(|module| {
+        !needs_config(&module.kind) || dir.join(&module.folder).join(CONFIG).is_file()
+    })
 }
 
 /// Files that an index names.
 fn shards(dir: &Path) -> Option<BTreeSet<String>> {
     let index: Value = serde_json::from_slice(&fs::read(dir.join(INDEX)).ok()?).ok()?;
-    index["weight_map"].as_object()?.values().map(|shard| shard.as_str().map(str::to_owned)).collect()
+    index["weight_map"]
+        .as_object()?
+        .values()
+        .map(|shard| shard.as_str().map(str::to_owned))
+        .collect()
 }
 
 /// Puts a verified file under its name.

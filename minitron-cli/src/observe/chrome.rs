@@ -24,7 +24,8 @@ const ROOM: usize = 1 << 16;
 const HEAD: &str = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[";
 const TAIL: &str = "\n]}\n";
 
-/// The file. Every write ends with the tail, over which the next one begins: a process that ends at any time leaves JSON.
+/// The file. Every write ends with the tail, over which the next one begins: a process that ends at
+/// any time leaves JSON.
 #[derive(Debug, Clone)]
 pub struct TraceFile(Arc<Mutex<TraceState>>);
 
@@ -53,7 +54,11 @@ impl TraceFile {
     /// # Errors
     /// `Io` where it cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
-        if path.symlink_metadata().is_ok_and(|about| !about.is_file() || about.len() > 0) && !is_trace(path) {
+        if path
+            .symlink_metadata()
+            .is_ok_and(|about| !about.is_file() || about.len() > 0)
+            && !is_trace(path)
+        {
             return Err(Error::Recipe(format!(
                 "--trace: `{}` exists and is no trace; give another name",
                 path.display()
@@ -97,7 +102,8 @@ impl TraceFile {
 }
 
 impl TraceState {
-    /// A file that cannot be written does not end the work; what came before the fault stays as it is.
+    /// A file that cannot be written does not end the work; what came before the fault stays as it
+    /// is.
     fn flush(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
         self.written = Instant::now();
@@ -141,7 +147,10 @@ struct OpenSpan {
 impl Chrome {
     /// Counts time from now.
     pub fn new(file: TraceFile) -> Self {
-        Chrome { file, begin: Instant::now() }
+        Chrome {
+            file,
+            begin: Instant::now(),
+        }
     }
 
     /// Microseconds, as the format counts.
@@ -153,7 +162,9 @@ impl Chrome {
         let id = THREAD.with(|id| *id);
         if !IS_NAMED.with(|is_named| is_named.replace(true)) {
             let thread = std::thread::current();
-            let name = thread.name().map_or_else(|| format!("thread {id}"), str::to_owned);
+            let name = thread
+                .name()
+                .map_or_else(|| format!("thread {id}"), str::to_owned);
             self.file.add(&json!({
                 "ph": "M", "name": "thread_name", "pid": 1, "tid": id, "args": { "name": name },
             }));
@@ -171,7 +182,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chrome {
         let mut fields = SpanArgs::default();
         attributes.record(&mut fields);
         if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(OpenSpan { args: fields.0, entered: None });
+            span.extensions_mut().insert(OpenSpan {
+                args: fields.0,
+                entered: None,
+            });
         }
     }
 
@@ -196,8 +210,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chrome {
         let Some(span) = context.span(id) else { return };
         let (tid, about) = (self.thread(), span.metadata());
         let mut extensions = span.extensions_mut();
-        let Some(open) = extensions.get_mut::<OpenSpan>() else { return };
-        let Some(begin) = open.entered.take() else { return };
+        let Some(open) = extensions.get_mut::<OpenSpan>() else {
+            return;
+        };
+        let Some(begin) = open.entered.take() else {
+            return;
+        };
         // Which stage, reconstruction or evaluator: what one looks for in a picture.
         let name = match open.args.get("name").and_then(Value::as_str) {
             Some(which) => format!("{} {which}", about.name()),
@@ -214,7 +232,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chrome {
         event.record(&mut fields);
         let (tid, about) = (self.thread(), event.metadata());
         let message = fields.0.remove("message");
-        let name = message.as_ref().and_then(Value::as_str).unwrap_or(about.name());
+        let name = message
+            .as_ref()
+            .and_then(Value::as_str)
+            .unwrap_or(about.name());
         self.file.add(&json!({
             "ph": "i", "s": "t", "name": name, "cat": about.target(), "pid": 1, "tid": tid,
             "ts": self.at(Instant::now()), "args": fields.0,

@@ -12,7 +12,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::progress::{SAID, say};
 
-/// Writes what happens to stderr, a line each: seconds since the start, level, room, spans around it, what.
+/// Writes what happens to stderr, a line each: seconds since the start, level, room, spans around
+/// it, what.
 #[derive(Debug)]
 pub struct Lines {
     begin: Instant,
@@ -23,12 +24,22 @@ pub struct Lines {
 impl Lines {
     /// Counts seconds from now.
     pub fn new(quiet: bool) -> Self {
-        Lines { begin: Instant::now(), quiet }
+        Lines {
+            begin: Instant::now(),
+            quiet,
+        }
     }
 
     fn write(&self, about: &Metadata, spans: &str, what: &str) {
-        let (seconds, level) = (self.begin.elapsed().as_secs_f64(), about.level().as_str().to_lowercase());
-        say(&format!("{seconds:9.3} {level:5} {}: {spans}{}", about.target(), plain(what)));
+        let (seconds, level) = (
+            self.begin.elapsed().as_secs_f64(),
+            about.level().as_str().to_lowercase(),
+        );
+        say(&format!(
+            "{seconds:9.3} {level:5} {}: {spans}{}",
+            about.target(),
+            plain(what)
+        ));
     }
 }
 
@@ -43,14 +54,20 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         let mut fields = EventFields::default();
         attributes.record(&mut fields);
         if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(Open { about: fields.text, begin: Instant::now() });
+            span.extensions_mut().insert(Open {
+                about: fields.text,
+                begin: Instant::now(),
+            });
         }
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
         if let Some(open) = span.extensions_mut().get_mut::<Open>() {
-            let mut fields = EventFields { text: std::mem::take(&mut open.about), message: String::new() };
+            let mut fields = EventFields {
+                text: std::mem::take(&mut open.about),
+                message: String::new(),
+            };
             values.record(&mut fields);
             open.about = fields.text;
         }
@@ -64,20 +81,52 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         }
         let mut fields = EventFields::default();
         event.record(&mut fields);
-        let around: Vec<&str> =
-            context.event_scope(event).into_iter().flatten().map(|span| span.metadata().name()).collect();
-        let around: String = around.iter().rev().map(|name| format!("{name}: ")).collect();
-        self.write(event.metadata(), &around, &format!("{}{}", fields.message, fields.text));
+        let around: Vec<&str> = context
+            .event_scope(event)
+            .into_iter()
+            .flatten()
+            .map(|span| span.metadata().name())
+            .collect();
+        let around: String = around
+            .iter()
+            .rev()
+            .map(|name| format!("{name}: "))
+            .collect();
+        self.write(
+            event.metadata(),
+            &around,
+            &format!("{}{}", fields.message, fields.text),
+        );
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
-        let Some(span) = context.span(&id) else { return };
+        let Some(span) = context.span(&id) else {
+            return;
+        };
         let extensions = span.extensions();
-        let Some(open) = extensions.get::<Open>() else { return };
-        let around: Vec<&str> = span.scope().skip(1).map(|span| span.metadata().name()).collect();
-        let around: String = around.iter().rev().map(|name| format!("{name}: ")).collect();
+        let Some(open) = extensions.get::<Open>() else {
+            return;
+        };
+        let around: Vec<&str> = span
+            .scope()
+            .skip(1)
+            .map(|span| span.metadata().name())
+            .collect();
+        let around: String = around
+            .iter()
+            .rev()
+            .map(|name| format!("{name}: "))
+            .collect();
         let seconds = open.begin.elapsed().as_secs_f64();
-        self.write(span.metadata(), &around, &format!("{}{} took {seconds:.3} s", span.metadata().name(), open.about));
+        self.write(
+            span.metadata(),
+            &around,
+            &format!(
+                "{}{} took {seconds:.3} s",
+                span.metadata().name(),
+                open.about
+            ),
+        );
     }
 }
 
@@ -100,5 +149,7 @@ impl Visit for EventFields {
 
 /// Names out of files steer no terminal, and a line stays one.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '·' } else { c })
+        .collect()
 }

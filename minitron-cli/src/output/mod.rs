@@ -10,8 +10,8 @@ pub use log::Lines;
 pub use progress::Bar;
 pub use report::{PAGE_MARK, page};
 pub use tables::{
-    comparison_table, facts_table, generated_text, inspect_table, plan_table, plugin_table, plugins_table, run_table,
-    scores_table, search_table, verify_table,
+    comparison_table, facts_table, generated_text, inspect_table, plan_table, plugin_table,
+    plugins_table, run_table, scores_table, search_table, verify_table,
 };
 pub use watch::{Screen, progress_text};
 
@@ -23,7 +23,11 @@ use serde_json::{Value, json};
 
 /// Prints a result: JSON, or the table drawn from it. A reader that has gone away is no error.
 pub fn show(json: bool, report: &Value, draw: impl FnOnce(&Value) -> String) -> Result<()> {
-    let text = if json { report.to_string() } else { draw(report) };
+    let text = if json {
+        report.to_string()
+    } else {
+        draw(report)
+    };
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("stdout", e)),
@@ -34,7 +38,10 @@ pub fn show(json: bool, report: &Value, draw: impl FnOnce(&Value) -> String) -> 
 /// Says on stderr that a run was interrupted, and which command goes on with it.
 pub fn say_how_to_go_on(report: &Value, command: &str) {
     if report["interrupted"] == true {
-        let _ = writeln!(io::stderr().lock(), "interrupted; all that was done is saved: go on with {command}");
+        let _ = writeln!(
+            io::stderr().lock(),
+            "interrupted; all that was done is saved: go on with {command}"
+        );
     }
 }
 
@@ -43,8 +50,8 @@ pub fn warn(message: &str) {
     progress::say(&format!("warning: {message}"));
 }
 
-/// Prints an error and gives its exit code: 2 for a wrong request, 1 for a failed run. With `json`, also an object on
-/// stdout.
+/// Prints an error and gives its exit code: 2 for a wrong request, 1 for a failed run. With `json`,
+/// also an object on stdout.
 pub fn fail(error: &Error, json: bool) -> ExitCode {
     let exit_code = if error.is_usage() { 2 } else { 1 };
     let _ = writeln!(io::stderr().lock(), "error: {error}");
@@ -61,8 +68,8 @@ pub fn fail(error: &Error, json: bool) -> ExitCode {
     ExitCode::from(exit_code)
 }
 
-/// What was typed and cannot be read: in the parser's words, and with `json` as an object too. Help and version are no
-/// refusals.
+/// What was typed and cannot be read: in the parser's words, and with `json` as an object too. Help
+/// and version are no refusals.
 pub fn refuse(refusal: &clap::Error, json: bool) -> ExitCode {
     // A reader that has gone away is no error.
     let _ = refusal.print();
@@ -72,7 +79,10 @@ pub fn refuse(refusal: &clap::Error, json: bool) -> ExitCode {
     if json {
         let said = refusal.to_string();
         let usage = said.split("\n\n").next().unwrap_or_default();
-        let words: Vec<&str> = usage.trim_start_matches("error: ").split_whitespace().collect();
+        let words: Vec<&str> = usage
+            .trim_start_matches("error: ")
+            .split_whitespace()
+            .collect();
         say_object(json!({ "kind": "usage", "message": words.join(" ") }), 2);
     }
     ExitCode::from(2)

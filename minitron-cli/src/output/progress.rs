@@ -48,20 +48,35 @@ struct BarState {
 impl Bar {
     /// Without bars and notes where `quiet`; warnings are shown all the same.
     pub fn new(quiet: bool) -> Self {
-        Bar { quiet, terminal: io::stderr().is_terminal(), state: Mutex::new(None) }
+        Bar {
+            quiet,
+            terminal: io::stderr().is_terminal(),
+            state: Mutex::new(None),
+        }
     }
 }
 
 impl Progress for Bar {
     fn start(&self, what: &str, total: u64) {
-        let bar = if self.quiet || !self.terminal { ProgressBar::hidden() } else { ProgressBar::new(total) };
+        let bar = if self.quiet || !self.terminal {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::new(total)
+        };
         let template = "{prefix} {wide_bar:.cyan/dim} {percent:>3} % of {human_len}  {per_sec}  ETA {eta}  {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸─"));
         }
         bar.set_prefix(what.to_owned());
         *DRAWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
-        let state = BarState { bar, what: what.to_owned(), total, done: 0, first: None, said: Instant::now() };
+        let state = BarState {
+            bar,
+            what: what.to_owned(),
+            total,
+            done: 0,
+            first: None,
+            said: Instant::now(),
+        };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
     }
 
@@ -80,14 +95,22 @@ impl Progress for Bar {
             return;
         }
         state.said = Instant::now();
-        let rate = state.done.saturating_sub(first) as f64 / begin.elapsed().as_secs_f64().max(1e-9);
+        let rate =
+            state.done.saturating_sub(first) as f64 / begin.elapsed().as_secs_f64().max(1e-9);
         let left = state.total.saturating_sub(state.done) as f64 / rate.max(1e-9);
         let (what, done, total) = (&state.what, state.done, state.total);
-        say(&format!("{what}: {done}/{total}  {rate:.0}/s  ETA {left:.0} s  {note}"));
+        say(&format!(
+            "{what}: {done}/{total}  {rate:.0}/s  ETA {left:.0} s  {note}"
+        ));
     }
 
     fn finish(&self) {
-        if let Some(state) = self.state.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(state) = self
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             state.bar.finish_and_clear();
             *DRAWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }

@@ -14,7 +14,8 @@ pub use runs::{comparison_table, generated_text, run_table, search_table, verify
 
 pub(in crate::output) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    // Words wrap where a table would be wider than the terminal; whoever reads a pipe has whole lines.
+    // Words wrap where a table would be wider than the terminal; whoever reads a pipe has whole
+    // lines.
     if table.width().is_some() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
@@ -50,12 +51,18 @@ fn terminal_width() -> usize {
     Table::new().width().map_or(WIDTH, usize::from)
 }
 
-/// Rows with a name and numbers: where they are wider than the terminal, in blocks of columns, each with the names.
+/// Rows with a name and numbers: where they are wider than the terminal, in blocks of columns, each
+/// with the names.
 fn in_blocks(header: &[String], rows: &[Vec<String>], width: usize) -> String {
-    let all: Vec<&[String]> = std::iter::once(header).chain(rows.iter().map(Vec::as_slice)).collect();
+    let all: Vec<&[String]> = std::iter::once(header)
+        .chain(rows.iter().map(Vec::as_slice))
+        .collect();
     // A space on each side, and one between two columns.
     let width_of = |idx: usize| {
-        let cells = all.iter().filter_map(|row| row.get(idx)).map(|cell| cell.chars().count());
+        let cells = all
+            .iter()
+            .filter_map(|row| row.get(idx))
+            .map(|cell| cell.chars().count());
         cells.max().unwrap_or(0) + 3
     };
     let mut blocks: Vec<Vec<usize>> = Vec::new();
@@ -72,8 +79,13 @@ fn in_blocks(header: &[String], rows: &[Vec<String>], width: usize) -> String {
     }
     let drawn = blocks.iter().map(|block| {
         let cells = |row: &[String]| -> Vec<String> {
-            let name = row.first().map(|name| shortened(name, NAME_WIDTH - 2)).unwrap_or_default();
-            std::iter::once(name).chain(block.iter().filter_map(|&idx| row.get(idx).cloned())).collect()
+            let name = row
+                .first()
+                .map(|name| shortened(name, NAME_WIDTH - 2))
+                .unwrap_or_default();
+            std::iter::once(name)
+                .chain(block.iter().filter_map(|&idx| row.get(idx).cloned()))
+                .collect()
         };
         let titles = cells(header);
         let mut table = table(&titles.iter().map(String::as_str).collect::<Vec<_>>());
@@ -87,7 +99,11 @@ fn in_blocks(header: &[String], rows: &[Vec<String>], width: usize) -> String {
 fn shortened(text: &str, most: usize) -> String {
     match text.chars().count() {
         n if n <= most => text.to_owned(),
-        _ => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+        _ => text
+            .chars()
+            .take(most.saturating_sub(1))
+            .chain(['…'])
+            .collect(),
     }
 }
 
@@ -144,11 +160,24 @@ mod tests {
     fn rows_that_are_too_wide_are_cut_into_blocks_with_their_names() {
         let header = ["", "first", "second", "third"].map(str::to_owned);
         let long = "a strategy whose title goes on and on, farther than any";
-        let rows = [vec!["short".to_owned(), "1".into(), "2".into(), "3.0000".into()], vec![long.to_owned()]];
+        let rows = [
+            vec!["short".to_owned(), "1".into(), "2".into(), "3.0000".into()],
+            vec![long.to_owned()],
+        ];
         let text = in_blocks(&header, &rows, 54);
-        assert!(text.lines().all(|line| line.chars().count() <= 54), "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 54),
+            "{text}"
+        );
         assert_eq!(text.matches("short").count(), 2, "{text}");
-        assert_eq!(text.matches("a strategy whose title goes on an…").count(), 2, "{text}");
-        assert!(text.find("third").unwrap() > text.find("second").unwrap() && text.contains("3.0000"), "{text}");
+        assert_eq!(
+            text.matches("a strategy whose title goes on an…").count(),
+            2,
+            "{text}"
+        );
+        assert!(
+            text.find("third").unwrap() > text.find("second").unwrap() && text.contains("3.0000"),
+            "{text}"
+        );
     }
 }

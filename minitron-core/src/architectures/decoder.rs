@@ -1,4 +1,5 @@
-//! Decoders as people build them: embeddings, layers of attention and MLP, a norm, a head. A family states what differs.
+//! Decoders as people build them: embeddings, layers of attention and MLP, a norm, a head. A family
+//! states what differs.
 
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use crate::error::Result;
 use crate::mixers::Mixer;
 use crate::mixers::{Attention, Gate, Mlp, QkNorm};
 use crate::spec::{
-    Activation, ConfigKey, Constraint, Embedding, Head, Norm, Rotary, RotaryDefaults, RotaryScaling, Shape, ShapeKeys,
-    StatedRotary,
+    Activation, ConfigKey, Constraint, Embedding, Head, Norm, Rotary, RotaryDefaults,
+    RotaryScaling, Shape, ShapeKeys, StatedRotary,
 };
 
 /// Where norms stand in a layer.
@@ -39,7 +40,8 @@ pub struct Bias {
 /// Makes the mixer that computes what this attention describes.
 pub type AttentionBy = fn(&Attention) -> Arc<dyn Mixer>;
 
-/// What a decoder is, before it is written out tensor by tensor. All fields may be changed until [`Decoder::finish`].
+/// What a decoder is, before it is written out tensor by tensor. All fields may be changed until
+/// [`Decoder::finish`].
 #[derive(Debug, Clone)]
 pub struct Decoder {
     /// Tag of the architecture plugin.
@@ -48,7 +50,8 @@ pub struct Decoder {
     pub config: Config,
     /// Where that part stands: empty, or `text_config.`.
     pub scope: &'static str,
-    /// Beginnings of names of tensors beside the decoder that travel as they are: a vision tower, a projector.
+    /// Beginnings of names of tensors beside the decoder that travel as they are: a vision tower, a
+    /// projector.
     pub beside: &'static [&'static str],
     /// Sizes.
     pub shape: Shape,
@@ -101,8 +104,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Llama's blocks under Llama's names: RMS norms before gated MLP and attention, no biases, no rotation yet. `defaults` are the
-    /// family's values of keys that its configs may leave out.
+    /// Llama's blocks under Llama's names: RMS norms before gated MLP and attention, no biases, no
+    /// rotation yet. `defaults` are the family's values of keys that its configs may leave out.
     ///
     /// # Errors
     /// `Checkpoint` for a missing key, or sizes that do not go together.
@@ -129,7 +132,10 @@ impl Decoder {
             attention_by: None,
             rotaries: Vec::new(),
             keeps_channels: None,
-            mlp: Mlp { activation: Activation::read(&config, "hidden_act", "silu")?, gate: Gate::Split },
+            mlp: Mlp {
+                activation: Activation::read(&config, "hidden_act", "silu")?,
+                gate: Gate::Split,
+            },
             parallel: false,
             residual_scale: 1.0,
             embedding: Embedding::default(),
@@ -154,17 +160,25 @@ impl Decoder {
     pub fn stated_biases(&mut self) -> Result<()> {
         let attention = self.config.flag_or("attention_bias", false)?;
         let mlp = self.config.flag_or("mlp_bias", false)?;
-        self.bias = Bias { query_key_value: attention, attention_output: attention, mlp };
+        self.bias = Bias {
+            query_key_value: attention,
+            attention_output: attention,
+            mlp,
+        };
         Ok(())
     }
 
     /// Changes attention in every layer.
     pub fn attention(&mut self, change: impl Fn(usize, &mut Attention)) {
-        self.attention.iter_mut().enumerate().for_each(|(layer, attention)| change(layer, attention));
+        self.attention
+            .iter_mut()
+            .enumerate()
+            .for_each(|(layer, attention)| change(layer, attention));
     }
 
-    /// The rotation of every layer, as the config states it for all of them. Where it turns a part of a head's channels,
-    /// which `transformers` computes for few families, the family says so by its defaults.
+    /// The rotation of every layer, as the config states it for all of them. Where it turns a part
+    /// of a head's channels, which `transformers` computes for few families, the family says so by
+    /// its defaults.
     ///
     /// # Errors
     /// `Checkpoint` for numbers that do not go together.
@@ -177,11 +191,17 @@ impl Decoder {
         Ok(())
     }
 
-    /// Two rotations, for layers without a window and with one. Parameters for all layers are for the former alone.
+    /// Two rotations, for layers without a window and with one. Parameters for all layers are for
+    /// the former alone.
     ///
     /// # Errors
     /// `Checkpoint` for numbers that do not go together.
-    pub fn rotate_by_type(&mut self, slides: &[bool], full: RotaryDefaults, sliding: RotaryDefaults) -> Result<()> {
+    pub fn rotate_by_type(
+        &mut self,
+        slides: &[bool],
+        full: RotaryDefaults,
+        sliding: RotaryDefaults,
+    ) -> Result<()> {
         let (config, shape) = (&self.config, &self.shape);
         let full = Rotary::of_layer_type(config, shape, "full_attention", true, full)?;
         let sliding = Rotary::of_layer_type(config, shape, "sliding_attention", false, sliding)?;
@@ -191,25 +211,39 @@ impl Decoder {
         ];
         self.attention(|layer, attention| {
             let slides = slides.get(layer) == Some(&true);
-            attention.rotary = Some(if slides { sliding.clone() } else { full.clone() });
+            attention.rotary = Some(if slides {
+                sliding.clone()
+            } else {
+                full.clone()
+            });
         });
         Ok(())
     }
 
     /// Families that always turn whole heads do so whatever `partial_rotary_factor` says.
     fn check_partial(&self, rotary: &mut Rotary, defaults: RotaryDefaults) {
-        if defaults.partial == 1.0 && !defaults.reads_partial && rotary.n_rotated != self.shape.head_dim {
+        if defaults.partial == 1.0
+            && !defaults.reads_partial
+            && rotary.n_rotated != self.shape.head_dim
+        {
             let why = "`partial_rotary_factor`: expected 1 in this family, got less; `transformers` turns all channels \
                        whatever it says, other tools a part: take it out where all turn (what turns nothing works)";
-            rotary.scaling = RotaryScaling::Unsupported { why: why.to_owned() };
+            rotary.scaling = RotaryScaling::Unsupported {
+                why: why.to_owned(),
+            };
         }
     }
 
-    /// The sliding window of every layer, where `layer_types` or the family's pattern says that it slides.
+    /// The sliding window of every layer, where `layer_types` or the family's pattern says that it
+    /// slides.
     ///
     /// # Errors
     /// `Checkpoint` for a list of another length, or of words that are not known.
-    pub fn sliding(&mut self, window: Option<usize>, slides_by_default: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
+    pub fn sliding(
+        &mut self,
+        window: Option<usize>,
+        slides_by_default: impl Fn(usize) -> bool,
+    ) -> Result<Vec<bool>> {
         let n_layers = self.shape.n_layers;
         let slides = match stated_windows(&self.config, n_layers)? {
             None => (0..n_layers).map(slides_by_default).collect(),
@@ -221,18 +255,29 @@ impl Decoder {
                  them full_attention",
             ));
         }
-        let word = |&slides: &bool| Value::from(if slides { "sliding_attention" } else { "full_attention" });
+        let word = |&slides: &bool| {
+            Value::from(if slides {
+                "sliding_attention"
+            } else {
+                "full_attention"
+            })
+        };
         let values = slides.iter().map(word).collect();
-        self.patterns.push(ConfigKey::pattern("layer_types", values));
+        self.patterns
+            .push(ConfigKey::pattern("layer_types", values));
         for (attention, &slides) in self.attention.iter_mut().zip(&slides) {
-            attention.reach = window.filter(|_| slides).map(|window| window.saturating_sub(1));
+            attention.reach = window
+                .filter(|_| slides)
+                .map(|window| window.saturating_sub(1));
         }
         Ok(slides)
     }
 
     /// The same window in all layers, whatever `layer_types` says.
     pub fn window(&mut self, window: Option<usize>) {
-        self.attention(|_, attention| attention.reach = window.map(|window| window.saturating_sub(1)));
+        self.attention(|_, attention| {
+            attention.reach = window.map(|window| window.saturating_sub(1))
+        });
     }
 
     /// A value for each layer, under a key of the config that may imply it by a layer's index.
@@ -246,8 +291,8 @@ impl Decoder {
         self.attention(|_, attention| attention.qk_norm = Some((over, norm)));
     }
 
-    /// The language model inside a wrapper, whose other tensors travel as they are. A projector feeds the residual stream, so its
-    /// width stays.
+    /// The language model inside a wrapper, whose other tensors travel as they are. A projector
+    /// feeds the residual stream, so its width stays.
     ///
     /// # Errors
     /// `Checkpoint` for an outer key that is no flag.
@@ -270,17 +315,23 @@ impl Decoder {
 /// # Errors
 /// `Checkpoint` for a list of another length, or of words that are not known.
 pub fn stated_windows(config: &Config, n_layers: usize) -> Result<Option<Vec<bool>>> {
-    let Some(list) = config.list("layer_types")? else { return Ok(None) };
+    let Some(list) = config.list("layer_types")? else {
+        return Ok(None);
+    };
     if list.len() != n_layers {
         let found = list.len();
-        return Err(config.error(format!("`layer_types`: expected {n_layers} entries, one for a layer, got {found}")));
+        return Err(config.error(format!(
+            "`layer_types`: expected {n_layers} entries, one for a layer, got {found}"
+        )));
     }
-    let slides = |word: &Value| match word.as_str() {
+    let slides = |word: &Value| {
+        match word.as_str() {
         Some("sliding_attention") => Ok(true),
         Some("full_attention") => Ok(false),
         _ => Err(config.error(format!(
             "`layer_types`: expected full_attention or sliding_attention, got {word}; other kinds are not computed"
         ))),
+    }
     };
     list.iter().map(slides).collect::<Result<_>>().map(Some)
 }

@@ -4,8 +4,8 @@ use super::{Decoder, Norms};
 use crate::error::Result;
 use crate::mixers::{Attention, Gate, Layout, QkNorm, SINKS};
 use crate::spec::{
-    CheckpointInfo, Constraint, DEPTH, HIDDEN, Layer, ModelSpec, Options, ParamKind, ROPE_PAIRS, Role, Side,
-    StatedRotary, Sublayer, Table, fixed,
+    CheckpointInfo, Constraint, DEPTH, HIDDEN, Layer, ModelSpec, Options, ParamKind, ROPE_PAIRS,
+    Role, Side, StatedRotary, Sublayer, Table, fixed,
 };
 
 impl Decoder {
@@ -19,7 +19,12 @@ impl Decoder {
         let mut table = Table::new(self.names.prefix);
         let (stream, vocab) = (self.shape.stream(), self.shape.vocab);
         let tokens = format!("{}.weight", self.names.tokens);
-        table.tensor(&tokens, Role::TOKEN_EMBEDDING, ParamKind::Weight, vec![fixed(vocab), stream.clone()]);
+        table.tensor(
+            &tokens,
+            Role::TOKEN_EMBEDDING,
+            ParamKind::Weight,
+            vec![fixed(vocab), stream.clone()],
+        );
         let head = format!("{}.weight", self.names.head);
         if self.tied {
             table.also_known_as(&[&head]);
@@ -29,15 +34,25 @@ impl Decoder {
             self.mlp_rows(&mut table, layer);
         }
         table.around();
-        self.norm_row(&mut table, self.names.final_norm, Role::FINAL_NORM, stream.clone());
+        self.norm_row(
+            &mut table,
+            self.names.final_norm,
+            Role::FINAL_NORM,
+            stream.clone(),
+        );
         if !self.tied {
-            table.unprefixed(|table| _ = table.linear(self.names.head, Role::HEAD, fixed(vocab), stream, false));
+            table.unprefixed(|table| {
+                _ = table.linear(self.names.head, Role::HEAD, fixed(vocab), stream, false)
+            });
         }
-        for (name, shape) in
-            evidence.tensors().filter(|(name, _)| self.beside.iter().any(|start| name.starts_with(start)))
+        for (name, shape) in evidence
+            .tensors()
+            .filter(|(name, _)| self.beside.iter().any(|start| name.starts_with(start)))
         {
             let sides = shape.iter().map(|&side| fixed(side)).collect();
-            table.unprefixed(|table| _ = table.tensor(name, Role::CARRIED, ParamKind::Weight, sides));
+            table.unprefixed(|table| {
+                _ = table.tensor(name, Role::CARRIED, ParamKind::Weight, sides)
+            });
         }
         let layers = self.layers();
         let options = Options {
@@ -51,21 +66,41 @@ impl Decoder {
             initializer_range: self.initializer_range,
         };
         let mut dims = self.shape.dims_in(self.scope, &self.keys);
-        self.patterns.iter_mut().for_each(|pattern| pattern.enter(self.scope));
-        dims.iter_mut().filter(|dim| dim.name == DEPTH).for_each(|dim| dim.stated.append(&mut self.patterns));
-        let mut spec = ModelSpec::new(self.architecture, whole_config, dims, table.finish(), layers, options)?;
+        self.patterns
+            .iter_mut()
+            .for_each(|pattern| pattern.enter(self.scope));
+        dims.iter_mut()
+            .filter(|dim| dim.name == DEPTH)
+            .for_each(|dim| dim.stated.append(&mut self.patterns));
+        let mut spec = ModelSpec::new(
+            self.architecture,
+            whole_config,
+            dims,
+            table.finish(),
+            layers,
+            options,
+        )?;
         match self.keys.head_dim {
             // Left out, it would be derived from the student's own width.
-            Some(key) => spec.pinned.push((format!("{}{key}", self.scope), self.shape.head_dim.into())),
-            None if self.square => spec.constraints.push(Constraint::no_head_dim(self.shape.head_dim)),
+            Some(key) => spec
+                .pinned
+                .push((format!("{}{key}", self.scope), self.shape.head_dim.into())),
+            None if self.square => spec
+                .constraints
+                .push(Constraint::no_head_dim(self.shape.head_dim)),
             None => {}
         }
         spec.constraints.extend(self.constraints);
         if !self.beside.is_empty() {
-            spec.constraints.push(Constraint::held(HIDDEN, "a projector from another tower feeds it"));
+            spec.constraints.push(Constraint::held(
+                HIDDEN,
+                "a projector from another tower feeds it",
+            ));
         }
         spec.rotaries = self.rotaries;
-        spec.rotaries.iter_mut().for_each(|stated| stated.scope = self.scope);
+        spec.rotaries
+            .iter_mut()
+            .for_each(|stated| stated.scope = self.scope);
         (spec.buffers, spec.reads) = (self.buffers, self.reads);
         Ok(spec)
     }
@@ -75,7 +110,10 @@ impl Decoder {
         match self.pairs_obstacle() {
             Some(why) => self.constraints.push(Constraint::held(ROPE_PAIRS, why)),
             None => {
-                let pairs = self.rotaries.first().map(|stated| stated.rotary.n_rotated / 2);
+                let pairs = self
+                    .rotaries
+                    .first()
+                    .map(|stated| stated.rotary.n_rotated / 2);
                 self.shape.rope_pairs = pairs;
                 self.attention(|_, attention| attention.rope_pairs = pairs);
             }
@@ -85,17 +123,24 @@ impl Decoder {
     fn pairs_obstacle(&self) -> Option<&'static str> {
         let n_rotated = |stated: &StatedRotary| stated.rotary.n_rotated;
         let all = self.rotaries.first().map_or(0, n_rotated);
-        let is_rms = |attention: &Attention| attention.qk_norm.is_none_or(|(_, norm)| norm.kind.is_rms());
+        let is_rms =
+            |attention: &Attention| attention.qk_norm.is_none_or(|(_, norm)| norm.kind.is_rms());
         match self.attention.first() {
             _ if self.keys.head_dim.is_none() => Some("a config of this family has no head_dim"),
             _ if self.keeps_channels.is_some() => self.keeps_channels,
-            _ if self.attention_by.is_some() => Some("its attention is computed in a way of its own"),
-            Some(attention) if attention.layout != Layout::Split => Some("its queries, keys and values are one matrix"),
+            _ if self.attention_by.is_some() => {
+                Some("its attention is computed in a way of its own")
+            }
+            Some(attention) if attention.layout != Layout::Split => {
+                Some("its queries, keys and values are one matrix")
+            }
             _ if all == 0 => Some("nothing turns its queries and keys"),
             _ if self.rotaries.iter().any(|stated| n_rotated(stated) != all) => {
                 Some("its layers turn unequal parts of heads")
             }
-            _ if !self.attention.iter().all(is_rms) => Some("its norms of queries and keys take the mean out"),
+            _ if !self.attention.iter().all(is_rms) => {
+                Some("its norms of queries and keys take the mean out")
+            }
             _ => self.rotaries.iter().find_map(StatedRotary::obstacle),
         }
     }
@@ -107,10 +152,16 @@ impl Decoder {
                 Norms::Post => part.post(self.norm),
                 Norms::Around => part.pre(self.norm).post(self.norm),
             };
-            Sublayer { scale: self.residual_scale, ..part }
+            Sublayer {
+                scale: self.residual_scale,
+                ..part
+            }
         };
         let of_layer = |attention: &Attention| {
-            let mlp = Sublayer { reads_layer_input: self.parallel, ..around(Sublayer::new(self.mlp.clone())) };
+            let mlp = Sublayer {
+                reads_layer_input: self.parallel,
+                ..around(Sublayer::new(self.mlp.clone()))
+            };
             let attention = match self.attention_by {
                 Some(own) => Sublayer::of(own(attention)),
                 None => Sublayer::new(attention.clone()),
@@ -121,23 +172,43 @@ impl Decoder {
     }
 
     fn norm_row(&self, table: &mut Table, name: &str, role: Role, over: Side) {
-        table.norm(name, role, over, ("weight", self.norm_bias.then_some("bias")));
+        table.norm(
+            name,
+            role,
+            over,
+            ("weight", self.norm_bias.then_some("bias")),
+        );
     }
 
     /// The norms around one part of a layer.
     fn norm_rows(&self, table: &mut Table, part: usize) {
         let in_layer = |name: &str| format!("{}{name}", self.names.layer);
-        let (pre, post) = (self.names.pre_norms.get(part), self.names.post_norms.get(part));
+        let (pre, post) = (
+            self.names.pre_norms.get(part),
+            self.names.post_norms.get(part),
+        );
         if let Some(name) = pre.filter(|_| self.norms != Norms::Post) {
-            self.norm_row(table, &in_layer(name), Role::INPUT_NORM, self.shape.stream());
+            self.norm_row(
+                table,
+                &in_layer(name),
+                Role::INPUT_NORM,
+                self.shape.stream(),
+            );
         }
         if let Some(name) = post.filter(|_| self.norms != Norms::Pre) {
-            self.norm_row(table, &in_layer(name), Role::OUTPUT_NORM, self.shape.stream());
+            self.norm_row(
+                table,
+                &in_layer(name),
+                Role::OUTPUT_NORM,
+                self.shape.stream(),
+            );
         }
     }
 
     fn attention_rows(&self, table: &mut Table, layer: usize) {
-        let Some(attention) = self.attention.get(layer) else { return };
+        let Some(attention) = self.attention.get(layer) else {
+            return;
+        };
         let (names, stream, bias) = (&self.names, self.shape.stream(), self.bias.query_key_value);
         let (queries, keys) = (self.shape.queries(layer), self.shape.keys(layer));
         let in_layer = |name: &str| format!("{}{name}", names.layer);
@@ -147,20 +218,44 @@ impl Decoder {
         };
         match attention.layout {
             Layout::Split => {
-                linear(names.query, Role::QUERY, queries.clone(), stream.clone(), bias);
+                linear(
+                    names.query,
+                    Role::QUERY,
+                    queries.clone(),
+                    stream.clone(),
+                    bias,
+                );
                 linear(names.key, Role::KEY, keys.clone(), stream.clone(), bias);
                 linear(names.value, Role::VALUE, keys.clone(), stream.clone(), bias);
             }
             Layout::Fused => {
                 let all = Side([queries.0.clone(), keys.0.clone(), keys.0.clone()].concat());
-                linear(names.query_key_value, Role::QUERY_KEY_VALUE, all, stream.clone(), bias);
+                linear(
+                    names.query_key_value,
+                    Role::QUERY_KEY_VALUE,
+                    all,
+                    stream.clone(),
+                    bias,
+                );
             }
             Layout::FusedByHead => {
                 let all = self.shape.heads_of_width(layer, 3 * self.shape.head_dim);
-                linear(names.query_key_value, Role::QUERY_KEY_VALUE, all, stream.clone(), bias);
+                linear(
+                    names.query_key_value,
+                    Role::QUERY_KEY_VALUE,
+                    all,
+                    stream.clone(),
+                    bias,
+                );
             }
         }
-        linear(names.attention_output, Role::ATTENTION_OUTPUT, stream, queries.clone(), self.bias.attention_output);
+        linear(
+            names.attention_output,
+            Role::ATTENTION_OUTPUT,
+            stream,
+            queries.clone(),
+            self.bias.attention_output,
+        );
         if attention.sinks {
             let each = self.shape.heads_of_width(layer, 1);
             table.tensor(&in_layer(names.sinks), SINKS, ParamKind::Weight, vec![each]);

@@ -35,7 +35,10 @@ impl<'a> Observation<'a> {
     }
 
     fn wrong<T>(&self, asked: &str) -> Result<T> {
-        Err(Error::Internal(format!("a scorer that asked for {asked} was shown {}", self.name())))
+        Err(Error::Internal(format!(
+            "a scorer that asked for {asked} was shown {}",
+            self.name()
+        )))
     }
 
     /// The activations, for a scorer that asked for sites.
@@ -71,12 +74,14 @@ impl<'a> Observation<'a> {
     }
 }
 
-/// Weights that carry some of a group's units: of one tensor or a part of one. U units, I numbers of each.
+/// Weights that carry some of a group's units: of one tensor or a part of one. U units, I numbers
+/// of each.
 #[derive(Debug)]
 pub struct Weights<'a> {
     /// Which units.
     pub units: Range<usize>,
-    /// Whether they are what the tensor reads: its columns, I = rows · block with a unit's channels innermost.
+    /// Whether they are what the tensor reads: its columns, I = rows · block with a unit's channels
+    /// innermost.
     pub reads: bool,
     /// Their weights [U, I], f32.
     pub weight_ui: &'a Tensor,
@@ -116,8 +121,8 @@ pub enum SequenceStat {
     Var,
 }
 
-/// One site of one batch, with per-window statistics computed once for all metrics. B batch, T tokens, U units,
-/// C = U · block channels.
+/// One site of one batch, with per-window statistics computed once for all metrics. B batch, T
+/// tokens, U units, C = U · block channels.
 #[derive(Debug)]
 pub struct Activations<'a> {
     /// Where they were read.
@@ -137,25 +142,47 @@ impl<'a> Activations<'a> {
 
     /// Of one site, with the other end where it is a run of layers.
     pub fn between(site: Site, x_btc: &'a Tensor, before_btc: Option<&'a Tensor>) -> Self {
-        Activations { site, x_btc, before_btc, stats: RefCell::default() }
+        Activations {
+            site,
+            x_btc,
+            before_btc,
+            stats: RefCell::default(),
+        }
     }
 
     /// Of both ends of a run of layers.
-    pub fn across(first: usize, span: usize, before_btc: &'a Tensor, after_btc: &'a Tensor) -> Self {
+    pub fn across(
+        first: usize,
+        span: usize,
+        before_btc: &'a Tensor,
+        after_btc: &'a Tensor,
+    ) -> Self {
         Self::between(Site::LayerSpan { first, span }, after_btc, Some(before_btc))
     }
 
-    /// The statistic of each window and unit, [B, U] row-major in f64; units of several channels enter as the L2 norm over
-    /// them. Computed in f32, once per statistic however many metrics ask.
+    /// The statistic of each window and unit, [B, U] row-major in f64; units of several channels
+    /// enter as the L2 norm over them. Computed in f32, once per statistic however many metrics
+    /// ask.
     pub fn per_window(&self, stat: SequenceStat, block: usize) -> Result<Vec<f64>> {
         if let Some(found) = self.stats.borrow().get(&(stat, block)) {
             return Ok(found.clone());
         }
         let x = self.x_btc.f_to_kind(Kind::Float)?;
-        let x_btu = if block == 1 { x } else { unit_norms(&x, block as i64)? };
+        let x_btu = if block == 1 {
+            x
+        } else {
+            unit_norms(&x, block as i64)?
+        };
         let stat_bu = match stat {
-            SequenceStat::Mean => x_btu.f_abs()?.f_mean_dim([1i64].as_slice(), false, Kind::Float)?,
-            SequenceStat::L2 => x_btu.f_square()?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?.f_sqrt()?,
+            SequenceStat::Mean => {
+                x_btu
+                    .f_abs()?
+                    .f_mean_dim([1i64].as_slice(), false, Kind::Float)?
+            }
+            SequenceStat::L2 => x_btu
+                .f_square()?
+                .f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?
+                .f_sqrt()?,
             SequenceStat::Var => x_btu.f_var_correction([1i64].as_slice(), 0, false)?,
         };
         let flat = to_vec(&stat_bu)?;
@@ -167,11 +194,17 @@ impl<'a> Activations<'a> {
 fn unit_norms(x_btc: &Tensor, block: i64) -> Result<Tensor> {
     let (n_batch, n_tokens, n_channels) = x_btc.size3()?;
     let x_btuk = x_btc.f_reshape([n_batch, n_tokens, n_channels / block, block])?;
-    Ok(x_btuk.f_square()?.f_sum_dim_intlist([3i64].as_slice(), false, Kind::Float)?.f_sqrt()?)
+    Ok(x_btuk
+        .f_square()?
+        .f_sum_dim_intlist([3i64].as_slice(), false, Kind::Float)?
+        .f_sqrt()?)
 }
 
 /// A tensor's elements in row-major order.
 pub fn to_vec(tensor: &Tensor) -> Result<Vec<f64>> {
-    let flat = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?.f_reshape([-1i64])?;
+    let flat = tensor
+        .f_to_device(Device::Cpu)?
+        .f_to_kind(Kind::Double)?
+        .f_reshape([-1i64])?;
     Ok(Vec::<f64>::try_from(&flat)?)
 }

@@ -1,4 +1,5 @@
-//! What travels beside a model's weights: tokenizer, settings, licence, the modules of a sentence encoder.
+//! What travels beside a model's weights: tokenizer, settings, licence, the modules of a sentence
+//! encoder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,36 +31,52 @@ const NAMES: &[&str] = &[
     "vocab.txt",
 ];
 
-/// How names of licences and their conditions begin, in capitals: several ask for a copy with every derivative.
+/// How names of licences and their conditions begin, in capitals: several ask for a copy with every
+/// derivative.
 const LICENCES: [&str; 5] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"];
 
 /// Templates besides the first one, where a tokenizer has several.
 const CHAT_TEMPLATES: &str = "additional_chat_templates";
 
-/// Files that go along from a model folder, by path within it, sorted. The folder's README.md is not among them: it speaks
-/// of another model.
+/// Files that go along from a model folder, by path within it, sorted. The folder's README.md is
+/// not among them: it speaks of another model.
 ///
 /// # Errors
 /// `Checkpoint` for a link out of the folder, and for a `modules.json` that cannot be followed.
 pub fn companions(from: &Path) -> Result<Vec<PathBuf>> {
-    let mut found: Vec<PathBuf> = NAMES.iter().map(PathBuf::from).filter(|name| from.join(name).is_file()).collect();
+    let mut found: Vec<PathBuf> = NAMES
+        .iter()
+        .map(PathBuf::from)
+        .filter(|name| from.join(name).is_file())
+        .collect();
     found.extend(licences(from)?);
     let is_template = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "jinja");
-    found.extend(files_below(from, Path::new(CHAT_TEMPLATES))?.into_iter().filter(is_template));
+    found.extend(
+        files_below(from, Path::new(CHAT_TEMPLATES))?
+            .into_iter()
+            .filter(is_template),
+    );
     match modules(from)? {
         Some(modules) => {
-            for module in modules.iter().filter(|module| !module.folder.as_os_str().is_empty()) {
+            for module in modules
+                .iter()
+                .filter(|module| !module.folder.as_os_str().is_empty())
+            {
                 found.extend(files_below(from, &module.folder)?);
             }
         }
         // Of a folder that lost its list.
-        None => {
-            found.extend([PathBuf::from("1_Pooling/config.json")].into_iter().filter(|path| from.join(path).is_file()))
-        }
+        None => found.extend(
+            [PathBuf::from("1_Pooling/config.json")]
+                .into_iter()
+                .filter(|path| from.join(path).is_file()),
+        ),
     }
     found.sort();
     found.dedup();
-    found.iter().try_for_each(|name| refuse_link_outside(from, &from.join(name)))?;
+    found
+        .iter()
+        .try_for_each(|name| refuse_link_outside(from, &from.join(name)))?;
     Ok(found)
 }
 
@@ -120,12 +137,21 @@ const TOKENIZER: [&str; 11] = [
 
 /// Puts a model's tokenizer in the place of whatever another folder has of one.
 pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
-    let is_of_one =
-        |path: &Path| TOKENIZER.iter().any(|name| path == Path::new(name)) || path.starts_with(CHAT_TEMPLATES);
-    for path in TOKENIZER.iter().map(|name| to.join(name)).filter(|path| path.is_file()) {
+    let is_of_one = |path: &Path| {
+        TOKENIZER.iter().any(|name| path == Path::new(name)) || path.starts_with(CHAT_TEMPLATES)
+    };
+    for path in TOKENIZER
+        .iter()
+        .map(|name| to.join(name))
+        .filter(|path| path.is_file())
+    {
         fs::remove_file(&path).at_path(&path)?;
     }
-    copy_files(from, to, companions(from)?.into_iter().filter(|path| is_of_one(path)))
+    copy_files(
+        from,
+        to,
+        companions(from)?.into_iter().filter(|path| is_of_one(path)),
+    )
 }
 
 fn copy_files(from: &Path, to: &Path, names: impl IntoIterator<Item = PathBuf>) -> Result<()> {

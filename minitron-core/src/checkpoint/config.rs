@@ -19,25 +19,37 @@ impl Config {
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Self> {
         let text = read_text(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::checkpoint(path, "no such file; a model folder needs config.json with a `model_type`")
+            std::io::ErrorKind::NotFound => Error::checkpoint(
+                path,
+                "no such file; a model folder needs config.json with a `model_type`",
+            ),
+            std::io::ErrorKind::InvalidData => {
+                Error::checkpoint(path, format!("{e}; expected a JSON object"))
             }
-            std::io::ErrorKind::InvalidData => Error::checkpoint(path, format!("{e}; expected a JSON object")),
             _ => Error::io(path, e),
         })?;
-        let value = serde_json::from_str(&text).map_err(|e| Error::checkpoint(path, format!("not valid JSON: {e}")))?;
+        let value = serde_json::from_str(&text)
+            .map_err(|e| Error::checkpoint(path, format!("not valid JSON: {e}")))?;
         Self::from_value(path, value)
     }
 
-    /// Reads a file that may be absent; one that is there and cannot be read is an error, not as good as absent.
+    /// Reads a file that may be absent; one that is there and cannot be read is an error, not as
+    /// good as absent.
     pub fn load_optional(path: &Path) -> Result<Option<Self>> {
-        if path.try_exists().at_path(path)? { Self::load(path).map(Some) } else { Ok(None) }
+        if path.try_exists().at_path(path)? {
+            Self::load(path).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Wraps an object; `path` is what errors will name.
     pub fn from_value(path: &Path, value: Value) -> Result<Self> {
         match value {
-            Value::Object(object) => Ok(Config { path: path.to_path_buf(), object }),
+            Value::Object(object) => Ok(Config {
+                path: path.to_path_buf(),
+                object,
+            }),
             _ => Err(Error::checkpoint(path, "expected a JSON object at the top")),
         }
     }
@@ -57,14 +69,17 @@ impl Config {
         self.object.get(key).filter(|v| !v.is_null())
     }
 
-    /// Whether a key is there, be it null: some families take that for another value than their default.
+    /// Whether a key is there, be it null: some families take that for another value than their
+    /// default.
     pub fn states(&self, key: &str) -> bool {
         self.object.contains_key(key)
     }
 
     /// The family's name.
     pub fn model_type(&self) -> Result<&str> {
-        self.get("model_type").and_then(Value::as_str).ok_or_else(|| self.error("no `model_type`; expected a string"))
+        self.get("model_type")
+            .and_then(Value::as_str)
+            .ok_or_else(|| self.error("no `model_type`; expected a string"))
     }
 
     /// Whether this is the config of a family.
@@ -80,20 +95,31 @@ impl Config {
         if self.flag_or(key, supported)? == supported {
             return Ok(());
         }
-        let message = format!("`{key}`: expected {supported}, got {}; this variant is not supported", !supported);
+        let message = format!(
+            "`{key}`: expected {supported}, got {}; this variant is not supported",
+            !supported
+        );
         Err(self.error(message))
     }
 
-    fn typed<'a, T>(&'a self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        what: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>> {
         match self.get(key) {
             None => Ok(None),
-            Some(v) => read(v).map(Some).ok_or_else(|| self.error(format!("`{key}`: expected {what}, got {v}"))),
+            Some(v) => read(v)
+                .map(Some)
+                .ok_or_else(|| self.error(format!("`{key}`: expected {what}, got {v}"))),
         }
     }
 
     /// A size: a positive integer below 2^31, so that products of sizes stay within 64 bits.
     pub fn size(&self, key: &str) -> Result<usize> {
-        self.size_opt(key)?.ok_or_else(|| self.error(format!("no `{key}`; expected a positive integer")))
+        self.size_opt(key)?
+            .ok_or_else(|| self.error(format!("no `{key}`; expected a positive integer")))
     }
 
     /// A size, or `default` where the key is absent.
@@ -104,36 +130,49 @@ impl Config {
     /// A size, where given.
     pub fn size_opt(&self, key: &str) -> Result<Option<usize>> {
         self.typed(key, "a positive integer below 2^31", |v| {
-            v.as_u64().filter(|n| (1..1 << 31).contains(n)).map(|n| n as usize)
+            v.as_u64()
+                .filter(|n| (1..1 << 31).contains(n))
+                .map(|n| n as usize)
         })
     }
 
     /// A whole number that may be zero, or `default`.
     pub fn count_or(&self, key: &str, default: usize) -> Result<usize> {
         let count = |v: &Value| v.as_u64().filter(|n| *n < 1 << 31).map(|n| n as usize);
-        Ok(self.typed(key, "a whole number below 2^31", count)?.unwrap_or(default))
+        Ok(self
+            .typed(key, "a whole number below 2^31", count)?
+            .unwrap_or(default))
     }
 
     /// A finite number, or `default`.
     pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
-        Ok(self.typed(key, "a number", Value::as_f64)?.unwrap_or(default))
+        Ok(self
+            .typed(key, "a number", Value::as_f64)?
+            .unwrap_or(default))
     }
 
     /// A flag, or `default`.
     pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
-        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
+        Ok(self
+            .typed(key, "true or false", Value::as_bool)?
+            .unwrap_or(default))
     }
 
     /// A word, or `default`.
     pub fn word_or<'a>(&'a self, key: &str, default: &'a str) -> Result<&'a str> {
-        Ok(self.typed(key, "a string", Value::as_str)?.unwrap_or(default))
+        Ok(self
+            .typed(key, "a string", Value::as_str)?
+            .unwrap_or(default))
     }
 
     /// A nested object, where given, with the same getters.
     pub fn nested(&self, key: &str) -> Result<Option<Config>> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Object(object)) => Ok(Some(Config { path: self.path.clone(), object: object.clone() })),
+            Some(Value::Object(object)) => Ok(Some(Config {
+                path: self.path.clone(),
+                object: object.clone(),
+            })),
             Some(v) => Err(self.error(format!("`{key}`: expected an object, got {v}"))),
         }
     }

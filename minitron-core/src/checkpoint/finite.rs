@@ -2,22 +2,30 @@
 
 use safetensors::Dtype;
 
-/// Elements looked at before it is asked whether one of them was: without a branch in between they go many at a time.
+/// Elements looked at before it is asked whether one of them was: without a branch in between they
+/// go many at a time.
 const BLOCK_ELEMENTS: usize = 1024;
 
 /// The first element that is NaN or infinite; `None` for types that hold neither.
 pub fn first_not_finite(bytes: &[u8], dtype: Dtype) -> Option<usize> {
     // Neither is finite whose exponent has all bits set.
     match dtype {
-        Dtype::F64 => first(bytes, |x| u64::from_le_bytes(x) & (0x7ff << 52) == 0x7ff << 52),
-        Dtype::F32 => first(bytes, |x| u32::from_le_bytes(x) & 0x7f80_0000 == 0x7f80_0000),
+        Dtype::F64 => first(bytes, |x| {
+            u64::from_le_bytes(x) & (0x7ff << 52) == 0x7ff << 52
+        }),
+        Dtype::F32 => first(bytes, |x| {
+            u32::from_le_bytes(x) & 0x7f80_0000 == 0x7f80_0000
+        }),
         Dtype::F16 => first(bytes, |x| u16::from_le_bytes(x) & 0x7c00 == 0x7c00),
         Dtype::BF16 => first(bytes, |x| u16::from_le_bytes(x) & 0x7f80 == 0x7f80),
         _ => None,
     }
 }
 
-fn first<const WIDTH: usize>(bytes: &[u8], is_meant: impl Fn([u8; WIDTH]) -> bool) -> Option<usize> {
+fn first<const WIDTH: usize>(
+    bytes: &[u8],
+    is_meant: impl Fn([u8; WIDTH]) -> bool,
+) -> Option<usize> {
     let mut start = 0;
     for block in bytes.as_chunks::<WIDTH>().0.chunks(BLOCK_ELEMENTS) {
         if block.iter().fold(false, |any, &x| any | is_meant(x)) {
@@ -59,7 +67,11 @@ mod tests {
                     append_tensor(&tensor, &mut bytes).unwrap();
                     let is_finite = bool::try_from(tensor.isfinite().all()).unwrap();
                     assert_eq!(is_finite, at.is_none(), "{kind:?} {x}");
-                    assert_eq!(first_not_finite(&bytes, dtype), at.map(|at| at as usize), "{kind:?} {x}");
+                    assert_eq!(
+                        first_not_finite(&bytes, dtype),
+                        at.map(|at| at as usize),
+                        "{kind:?} {x}"
+                    );
                 }
             }
             tensor = tensor.nan_to_num(0.0, 0.0, 0.0);

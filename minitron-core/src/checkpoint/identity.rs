@@ -29,8 +29,14 @@ impl Identity {
     /// As a file's header holds it.
     pub fn to_metadata(&self) -> BTreeMap<String, String> {
         let own = [(MODEL, &self.model), (WEIGHTS, &self.weights)];
-        let pairs = own.into_iter().chain(self.tokenizer.iter().map(|tokenizer| (TOKENIZER, tokenizer)));
-        pairs.map(|(key, value)| (key.to_owned(), value.clone())).collect()
+        let pairs = own.into_iter().chain(
+            self.tokenizer
+                .iter()
+                .map(|tokenizer| (TOKENIZER, tokenizer)),
+        );
+        pairs
+            .map(|(key, value)| (key.to_owned(), value.clone()))
+            .collect()
     }
 
     /// Back from a file's header; none where it says nothing of weights.
@@ -69,11 +75,12 @@ const N_BLOCKS: usize = 16;
 /// Bytes of a block, where no row is longer.
 const BLOCK_BYTES: u64 = 16 << 10;
 
-/// Digest of weights: of every tensor its layer, type, shape, and bytes; of one above 1 MiB, 16 blocks of 16 KiB. An 8B model
-/// takes about 75 MB of reading.
+/// Digest of weights: of every tensor its layer, type, shape, and bytes; of one above 1 MiB, 16
+/// blocks of 16 KiB. An 8B model takes about 75 MB of reading.
 ///
-/// Names, order and files do not count, so a model that is sharded otherwise or stored under a prefix stays itself. A copy in
-/// another type is another model. One changed element of a large tensor may be missed; training changes all of them.
+/// Names, order and files do not count, so a model that is sharded otherwise or stored under a
+/// prefix stays itself. A copy in another type is another model. One changed element of a large
+/// tensor may be missed; training changes all of them.
 ///
 /// # Errors
 /// What reading a tensor gives.
@@ -90,7 +97,12 @@ pub fn weights_digest(
         bytes.clear();
         sample(source, &name, &mut bytes)?;
         let layer = layer.map_or_else(|| "-".to_owned(), |layer| layer.to_string());
-        lines.push(format!("{layer} {:?} {:?} {}", info.dtype, info.shape, digest::of_bytes(&bytes)));
+        lines.push(format!(
+            "{layer} {:?} {:?} {}",
+            info.dtype,
+            info.shape,
+            digest::of_bytes(&bytes)
+        ));
     }
     lines.sort_unstable();
     Ok(digest::of_text(&lines.join("\n")))
@@ -99,8 +111,13 @@ pub fn weights_digest(
 /// Appends a tensor's bytes, or those of evenly spaced rows.
 fn sample(source: &dyn TensorSource, name: &str, bytes: &mut Vec<u8>) -> Result<()> {
     let info = source.info(name);
-    let n_bytes = info.as_ref().and_then(super::TensorInfo::n_bytes).unwrap_or(0);
-    let n_rows = info.and_then(|info| info.shape.first().copied()).unwrap_or(1);
+    let n_bytes = info
+        .as_ref()
+        .and_then(super::TensorInfo::n_bytes)
+        .unwrap_or(0);
+    let n_rows = info
+        .and_then(|info| info.shape.first().copied())
+        .unwrap_or(1);
     if n_bytes <= WHOLE_BYTES {
         return source.append_unchecked(name, 0..n_rows, bytes);
     }
@@ -111,7 +128,11 @@ fn sample(source: &dyn TensorSource, name: &str, bytes: &mut Vec<u8>) -> Result<
         let start = last / (N_BLOCKS - 1) * block;
         // The division leaves a rest, which the last block must not miss.
         let start = if block + 1 == N_BLOCKS { last } else { start };
-        source.append_unchecked(name, start..start.saturating_add(n_in_block).min(n_rows), bytes)?;
+        source.append_unchecked(
+            name,
+            start..start.saturating_add(n_in_block).min(n_rows),
+            bytes,
+        )?;
     }
     Ok(())
 }
@@ -123,14 +144,25 @@ mod tests {
     use super::*;
     use crate::checkpoint::MemorySource;
 
-    const TENSORS: [(Option<usize>, &str); 4] = [(None, "table"), (Some(0), "up"), (Some(1), "up.1"), (None, "norm")];
+    const TENSORS: [(Option<usize>, &str); 4] = [
+        (None, "table"),
+        (Some(0), "up"),
+        (Some(1), "up.1"),
+        (None, "norm"),
+    ];
 
     fn source(change: impl Fn(&str, Tensor) -> Tensor) -> MemorySource {
         let mut source = MemorySource::default();
-        for (name, rows, columns) in [("table", 3000, 100), ("up", 40, 20), ("up.1", 40, 20), ("norm", 20, 1)] {
+        for (name, rows, columns) in [
+            ("table", 3000, 100),
+            ("up", 40, 20),
+            ("up.1", 40, 20),
+            ("norm", 20, 1),
+        ] {
             // Drawn ones would be others beside another test that draws.
-            let ramp =
-                Tensor::arange(rows * columns, (Kind::Float, Device::Cpu)).f_add_scalar(name.len() as f64).unwrap();
+            let ramp = Tensor::arange(rows * columns, (Kind::Float, Device::Cpu))
+                .f_add_scalar(name.len() as f64)
+                .unwrap();
             let tensor = ramp.sin().view([rows, columns]);
             source.insert(name, &change(name, tensor)).unwrap();
         }
@@ -138,7 +170,13 @@ mod tests {
     }
 
     fn digest(source: &MemorySource, tensors: &[(Option<usize>, &str)]) -> String {
-        weights_digest(source, tensors.iter().map(|(layer, name)| (*layer, (*name).to_owned()))).unwrap()
+        weights_digest(
+            source,
+            tensors
+                .iter()
+                .map(|(layer, name)| (*layer, (*name).to_owned())),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -150,17 +188,29 @@ mod tests {
         assert_eq!(digest(&source(same), &turned), plain);
         let mut renamed = MemorySource::default();
         for (_, name) in TENSORS {
-            renamed.insert(format!("model.{name}"), &source(same).read(name).unwrap()).unwrap();
+            renamed
+                .insert(format!("model.{name}"), &source(same).read(name).unwrap())
+                .unwrap();
         }
-        let names: Vec<(Option<usize>, String)> =
-            TENSORS.iter().map(|(layer, name)| (*layer, format!("model.{name}"))).collect();
+        let names: Vec<(Option<usize>, String)> = TENSORS
+            .iter()
+            .map(|(layer, name)| (*layer, format!("model.{name}")))
+            .collect();
         assert_eq!(weights_digest(&renamed, names).unwrap(), plain);
 
         let other = |change: &dyn Fn(&str, Tensor) -> Tensor| digest(&source(change), &TENSORS);
         assert_ne!(other(&|_, x| x * 1.000_01), plain, "a step of training");
-        assert_ne!(other(&|_, x| x.to_kind(Kind::BFloat16)), plain, "another type");
         assert_ne!(
-            other(&|name, x| if name == "up" { x.f_transpose(0, 1).unwrap() } else { x }),
+            other(&|_, x| x.to_kind(Kind::BFloat16)),
+            plain,
+            "another type"
+        );
+        assert_ne!(
+            other(&|name, x| if name == "up" {
+                x.f_transpose(0, 1).unwrap()
+            } else {
+                x
+            }),
             plain,
             "another shape"
         );
@@ -174,7 +224,12 @@ mod tests {
         };
         assert_ne!(other(&one(0)), plain);
         assert_ne!(other(&one(799)), plain, "one element of a small tensor");
-        let layers_swapped = [(None, "table"), (Some(1), "up"), (Some(0), "up.1"), (None, "norm")];
+        let layers_swapped = [
+            (None, "table"),
+            (Some(1), "up"),
+            (Some(0), "up.1"),
+            (None, "norm"),
+        ];
         assert_ne!(digest(&source(same), &layers_swapped), plain);
     }
 
@@ -196,12 +251,28 @@ mod tests {
 
     #[test]
     fn an_identity_comes_back_from_a_header() {
-        let identity = Identity { model: "base".into(), weights: "0123456789".into(), tokenizer: None };
-        assert_eq!(Identity::from_metadata(&identity.to_metadata()), Some(identity.clone()));
+        let identity = Identity {
+            model: "base".into(),
+            weights: "0123456789".into(),
+            tokenizer: None,
+        };
+        assert_eq!(
+            Identity::from_metadata(&identity.to_metadata()),
+            Some(identity.clone())
+        );
         assert_eq!(identity.to_string(), "`base` (weights 01234567)");
-        assert_eq!(Identity::from_metadata(&BTreeMap::from([("format".to_owned(), "pt".to_owned())])), None);
-        let own = Identity { tokenizer: Some("a".into()), ..identity.clone() };
+        assert_eq!(
+            Identity::from_metadata(&BTreeMap::from([("format".to_owned(), "pt".to_owned())])),
+            None
+        );
+        let own = Identity {
+            tokenizer: Some("a".into()),
+            ..identity.clone()
+        };
         assert!(!own.has_other_tokenizer(&identity) && own.has_weights_of(&identity));
-        assert!(own.has_other_tokenizer(&Identity { tokenizer: Some("b".into()), ..identity }));
+        assert!(own.has_other_tokenizer(&Identity {
+            tokenizer: Some("b".into()),
+            ..identity
+        }));
     }
 }

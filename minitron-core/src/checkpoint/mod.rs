@@ -1,6 +1,7 @@
 //! Model folders on disk: `config.json` and safetensors in, the same out.
 //!
-//! Everything further right sees a [`TensorSource`]: names, shapes and a way to read one tensor at a time.
+//! Everything further right sees a [`TensorSource`]: names, shapes and a way to read one tensor at
+//! a time.
 
 mod companions;
 mod config;
@@ -47,7 +48,8 @@ impl Checkpoint {
     /// Opens a folder; no tensor is read yet.
     ///
     /// # Errors
-    /// `Checkpoint` when the folder, its config or its weights are missing or malformed, or a file is a link out of the folder.
+    /// `Checkpoint` when the folder, its config or its weights are missing or malformed, or a file
+    /// is a link out of the folder.
     pub fn open(dir: &Path) -> Result<Self> {
         if !dir.is_dir() {
             return Err(Error::checkpoint(
@@ -65,6 +67,11 @@ impl Checkpoint {
         };
         let (files, mut remarks) = WeightFiles::of(dir, Some(&config))?;
         let tensors = Reader::open_files(dir, &files, &mut remarks)?;
-        Ok(Checkpoint { dir: dir.to_path_buf(), config, tensors, remarks })
+        Ok(Checkpoint {
+            dir: dir.to_path_buf(),
+            config,
+            tensors,
+            remarks,
+        })
     }
 }

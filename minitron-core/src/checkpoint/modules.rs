@@ -1,4 +1,5 @@
-//! The modules of a sentence encoder: what sentence-transformers puts behind a transformer, each in a folder of its own.
+//! The modules of a sentence encoder: what sentence-transformers puts behind a transformer, each in
+//! a folder of its own.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -36,7 +37,10 @@ impl Module {
         let path = model_dir.join(&self.folder).join("config.json");
         refuse_link_outside(model_dir, &path)?;
         let missing = || {
-            let message = format!("no such file, but {MODULES} names {}; fetch or copy the model whole", self.name());
+            let message = format!(
+                "no such file, but {MODULES} names {}; fetch or copy the model whole",
+                self.name()
+            );
             Error::checkpoint(&path, message)
         };
         Config::load_optional(&path)?.ok_or_else(missing)
@@ -46,7 +50,8 @@ impl Module {
 /// The modules of a model folder in their order; none where it is no sentence encoder.
 ///
 /// # Errors
-/// `Checkpoint` where `modules.json` is malformed, names a place outside the folder or a transformer in a folder below it.
+/// `Checkpoint` where `modules.json` is malformed, names a place outside the folder or a
+/// transformer in a folder below it.
 pub fn modules(model_dir: &Path) -> Result<Option<Vec<Module>>> {
     let path = model_dir.join(MODULES);
     if !path.try_exists().at_path(&path)? {
@@ -55,17 +60,31 @@ pub fn modules(model_dir: &Path) -> Result<Option<Vec<Module>>> {
     refuse_link_outside(model_dir, &path)?;
     let wrong = |message: String| Error::checkpoint(&path, message);
     let text = read_text(&path).at_path(&path)?;
-    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(format!("not valid JSON: {e}")))?;
-    let list = value.as_array().ok_or_else(|| wrong("expected a list of modules with `type` and `path`".into()))?;
+    let value: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| wrong(format!("not valid JSON: {e}")))?;
+    let list = value
+        .as_array()
+        .ok_or_else(|| wrong("expected a list of modules with `type` and `path`".into()))?;
     let read = |entry: &serde_json::Value| {
         let word = |key: &str| entry.get(key).and_then(serde_json::Value::as_str);
         let (Some(class), Some(folder)) = (word("type"), word("path")) else {
-            return Err(wrong(format!("expected a module with `type` and `path`, got {entry}")));
+            return Err(wrong(format!(
+                "expected a module with `type` and `path`, got {entry}"
+            )));
         };
         let kind = class.rsplit('.').next().unwrap_or(class).to_owned();
-        let module = Module { kind, folder: PathBuf::from(folder) };
-        if !module.folder.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(wrong(format!("`path`: expected a folder inside the model's, got `{folder}`")));
+        let module = Module {
+            kind,
+            folder: PathBuf::from(folder),
+        };
+        if !module
+            .folder
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+        {
+            return Err(wrong(format!(
+                "`path`: expected a folder inside the model's, got `{folder}`"
+            )));
         }
         if module.is_transformer() && !folder.is_empty() {
             let message = format!(
@@ -86,7 +105,8 @@ impl Module {
     }
 }
 
-/// What a Dense module's file holds, found by shape: a matrix [out | in], and a vector \[out\] where it has a bias.
+/// What a Dense module's file holds, found by shape: a matrix [out | in], and a vector \[out\]
+/// where it has a bias.
 #[derive(Debug)]
 pub struct DenseFile {
     /// The file.
@@ -105,7 +125,8 @@ impl DenseFile {
     /// Opens the file of a module, and compares it with its settings.
     ///
     /// # Errors
-    /// `Checkpoint` for another format than safetensors, other tensors, or sizes that its `config.json` does not state.
+    /// `Checkpoint` for another format than safetensors, other tensors, or sizes that its
+    /// `config.json` does not state.
     pub fn open(model_dir: &Path, module: &Module, config: &Config) -> Result<Self> {
         let dir = model_dir.join(&module.folder);
         if !dir.join(SINGLE).is_file() {
@@ -119,23 +140,45 @@ impl DenseFile {
         let mut tensors = Reader::open(&dir)?;
         let names = tensors.names();
         let of_sides = |n: usize| -> Vec<&String> {
-            names.iter().filter(|name| tensors.info(name).is_some_and(|info| info.shape.len() == n)).collect()
+            names
+                .iter()
+                .filter(|name| tensors.info(name).is_some_and(|info| info.shape.len() == n))
+                .collect()
         };
         let (matrices, vectors) = (of_sides(2), of_sides(1));
-        let ([weight], true, true) =
-            (matrices.as_slice(), vectors.len() < 2, matrices.len() + vectors.len() == names.len())
-        else {
-            let message = format!("expected one matrix and at most one vector, got {}", names.join(", "));
+        let ([weight], true, true) = (
+            matrices.as_slice(),
+            vectors.len() < 2,
+            matrices.len() + vectors.len() == names.len(),
+        ) else {
+            let message = format!(
+                "expected one matrix and at most one vector, got {}",
+                names.join(", ")
+            );
             return Err(Error::checkpoint(dir.join(SINGLE), message));
         };
-        let (weight, bias) = ((*weight).clone(), vectors.first().map(|name| (*name).clone()));
-        let shape = tensors.info(&weight).map(|info| info.shape).unwrap_or_default();
+        let (weight, bias) = (
+            (*weight).clone(),
+            vectors.first().map(|name| (*name).clone()),
+        );
+        let shape = tensors
+            .info(&weight)
+            .map(|info| info.shape)
+            .unwrap_or_default();
         let stated = [config.size("out_features")?, config.size("in_features")?];
         if shape != stated {
-            return Err(config.error(format!("states {stated:?} (out, in), but the matrix has {shape:?}")));
+            return Err(config.error(format!(
+                "states {stated:?} (out, in), but the matrix has {shape:?}"
+            )));
         }
         tensors.expect_weights(names);
         let [n_out, n_in] = stated;
-        Ok(DenseFile { tensors, weight, bias, n_out, n_in })
+        Ok(DenseFile {
+            tensors,
+            weight,
+            bias,
+            n_out,
+            n_in,
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! Files whose weights are codes and scales instead of numbers: told from their names, and refused by the format's name.
+//! Files whose weights are codes and scales instead of numbers: told from their names, and refused
+//! by the format's name.
 
 use safetensors::Dtype;
 
@@ -34,42 +35,117 @@ const FORMATS: &[Format] = &[
         marks: &["weight.absmax", "weight.quant_map", "weight.nested_absmax"],
         way: DEQUANTIZE,
     },
-    Format { name: "bitsandbytes, 8 bits", marks: &["SCB", "weight_format"], way: DEQUANTIZE },
-    Format { name: "GPTQ or AWQ", marks: &["qweight", "qzeros"], way: ORIGINAL },
-    Format { name: "compressed-tensors", marks: &["weight_packed", "weight_shape"], way: COMPRESSED },
-    Format { name: "ModelOpt", marks: &["weight_scale_2", "weight_quantizer._amax"], way: ORIGINAL },
-    Format { name: "fp8 with scales a block", marks: &["weight_scale_inv"], way: FP8 },
-    Format { name: SCALED, marks: &["weight_scale"], way: ORIGINAL },
-    Format { name: "MXFP4", marks: &["weight_blocks", "weight_scales"], way: MXFP4 },
-    Format { name: "HQQ", marks: &["W_q"], way: ORIGINAL },
-    Format { name: "quanto", marks: &["weight._data", "weight._scale"], way: ORIGINAL },
-    Format { name: "torchao", marks: &["weight:qdata", "weight:scale", "weight:_data"], way: ORIGINAL },
-    Format { name: "AQLM", marks: &["codes", "codebooks"], way: ORIGINAL },
-    Format { name: "MLX", marks: &["scales"], way: MLX },
+    Format {
+        name: "bitsandbytes, 8 bits",
+        marks: &["SCB", "weight_format"],
+        way: DEQUANTIZE,
+    },
+    Format {
+        name: "GPTQ or AWQ",
+        marks: &["qweight", "qzeros"],
+        way: ORIGINAL,
+    },
+    Format {
+        name: "compressed-tensors",
+        marks: &["weight_packed", "weight_shape"],
+        way: COMPRESSED,
+    },
+    Format {
+        name: "ModelOpt",
+        marks: &["weight_scale_2", "weight_quantizer._amax"],
+        way: ORIGINAL,
+    },
+    Format {
+        name: "fp8 with scales a block",
+        marks: &["weight_scale_inv"],
+        way: FP8,
+    },
+    Format {
+        name: SCALED,
+        marks: &["weight_scale"],
+        way: ORIGINAL,
+    },
+    Format {
+        name: "MXFP4",
+        marks: &["weight_blocks", "weight_scales"],
+        way: MXFP4,
+    },
+    Format {
+        name: "HQQ",
+        marks: &["W_q"],
+        way: ORIGINAL,
+    },
+    Format {
+        name: "quanto",
+        marks: &["weight._data", "weight._scale"],
+        way: ORIGINAL,
+    },
+    Format {
+        name: "torchao",
+        marks: &["weight:qdata", "weight:scale", "weight:_data"],
+        way: ORIGINAL,
+    },
+    Format {
+        name: "AQLM",
+        marks: &["codes", "codebooks"],
+        way: ORIGINAL,
+    },
+    Format {
+        name: "MLX",
+        marks: &["scales"],
+        way: MLX,
+    },
 ];
 
-/// Why a weight is not there as a number of floating point, and what to do; none where nothing shows that it is a code.
+/// Why a weight is not there as a number of floating point, and what to do; none where nothing
+/// shows that it is a code.
 ///
 /// The weight is one that is missing, or of a type that no plain weight has.
 pub fn as_codes(config: &Config, source: &dyn TensorSource, name: &str) -> Option<String> {
     let (stem, _) = name.rsplit_once('.')?;
     let has = |mark: &&str| source.info(&format!("{stem}.{mark}")).is_some();
-    let found = FORMATS.iter().find_map(|format| Some((format, format.marks.iter().find(|mark| has(mark))?)));
-    let dir = config.path().parent().unwrap_or(config.path()).display().to_string();
+    let found = FORMATS
+        .iter()
+        .find_map(|format| Some((format, format.marks.iter().find(|mark| has(mark))?)));
+    let dir = config
+        .path()
+        .parent()
+        .unwrap_or(config.path())
+        .display()
+        .to_string();
     let message = |what: &str, way: &str| {
-        format!("the weights are quantised ({what}), plain ones are read: {}", way.replace("{dir}", &dir))
+        format!(
+            "the weights are quantised ({what}), plain ones are read: {}",
+            way.replace("{dir}", &dir)
+        )
     };
     let method = config.nested("quantization_config").ok().flatten();
-    let method = method.as_ref().and_then(|nested| nested.word_or("quant_method", "").ok()).unwrap_or_default();
+    let method = method
+        .as_ref()
+        .and_then(|nested| nested.word_or("quant_method", "").ok())
+        .unwrap_or_default();
     if let Some((format, mark)) = found {
-        let says = if method.is_empty() { String::new() } else { format!("; config.json says {method}") };
-        return Some(message(&format!("{}: tensor `{stem}.{mark}`{says}", format.name), way(format, method)));
+        let says = if method.is_empty() {
+            String::new()
+        } else {
+            format!("; config.json says {method}")
+        };
+        return Some(message(
+            &format!("{}: tensor `{stem}.{mark}`{says}", format.name),
+            way(format, method),
+        ));
     }
     let dtype = source.info(name)?.dtype;
     match dtype {
         Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => None,
-        _ if !method.is_empty() => Some(message(&format!("{method}: tensor `{name}` is {dtype:?}"), ORIGINAL)),
-        Dtype::F8_E4M3 | Dtype::F8_E5M2 => Some(message(&format!("fp8: tensor `{name}` is {dtype:?}"), ORIGINAL)),
+        _ if !method.is_empty() => Some(message(
+            &format!("{method}: tensor `{name}` is {dtype:?}"),
+            ORIGINAL,
+        )),
+        Dtype::F8_E4M3 | Dtype::F8_E5M2 => Some(message(
+            &format!("fp8: tensor `{name}` is {dtype:?}"),
+            ORIGINAL,
+        )),
         _ => None,
     }
 }

@@ -1,6 +1,8 @@
-//! Reads safetensors: headers are validated on opening, bytes are read when they are asked for, straight to where they go.
+//! Reads safetensors: headers are validated on opening, bytes are read when they are asked for,
+//! straight to where they go.
 //!
-//! Files are read, not mapped: one that another process cuts off meanwhile is an error here, and the end of the process there.
+//! Files are read, not mapped: one that another process cuts off meanwhile is an error here, and
+//! the end of the process there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Metadata as FileFacts};
@@ -81,7 +83,11 @@ impl Reader {
     }
 
     /// Opens the weights that were chosen; what is odd about them is added to the remarks.
-    pub(super) fn open_files(dir: &Path, files: &WeightFiles, remarks: &mut Remarks) -> Result<Self> {
+    pub(super) fn open_files(
+        dir: &Path,
+        files: &WeightFiles,
+        remarks: &mut Remarks,
+    ) -> Result<Self> {
         match files {
             WeightFiles::Single(path) => Self::open_file(path),
             WeightFiles::Sharded(index_path) => Self::open_sharded(dir, index_path, remarks),
@@ -90,26 +96,47 @@ impl Reader {
 
     /// Opens one safetensors file.
     pub fn open_file(path: &Path) -> Result<Self> {
-        let mut reader = Reader { files: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() };
+        let mut reader = Reader {
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+        };
         reader.add(path)?;
         Ok(reader)
     }
 
-    /// All tensors of the shards that an index names, as `transformers` reads them: of one in two shards, the later one.
+    /// All tensors of the shards that an index names, as `transformers` reads them: of one in two
+    /// shards, the later one.
     fn open_sharded(dir: &Path, index_path: &Path, remarks: &mut Remarks) -> Result<Self> {
         let text = read_text(index_path).at_path(index_path)?;
-        let index: Index = serde_json::from_str(&text)
-            .map_err(|e| Error::checkpoint(index_path, format!("expected an object with `weight_map`: {e}")))?;
+        let index: Index = serde_json::from_str(&text).map_err(|e| {
+            Error::checkpoint(
+                index_path,
+                format!("expected an object with `weight_map`: {e}"),
+            )
+        })?;
         let shards: BTreeSet<&String> = index.weight_map.values().collect();
-        let mut reader = Reader { files: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() };
+        let mut reader = Reader {
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+        };
         for shard in &shards {
             reader.add(&shard_path(dir, index_path, shard)?)?;
         }
         let odd = reader.oddities(index_path, &index)?;
-        remarks.warnings.extend(odd.into_iter().map(|odd| format!("{}: {odd}", index_path.display())));
+        remarks.warnings.extend(
+            odd.into_iter()
+                .map(|odd| format!("{}: {odd}", index_path.display())),
+        );
         if let Some(shard) = unnamed_shard(dir, &shards)? {
-            let message = format!("{}: leaves out the shard {shard}, which is not read", index_path.display());
-            remarks.warnings.push(format!("{message}: fetch the index that belongs to the shards, or remove it"));
+            let message = format!(
+                "{}: leaves out the shard {shard}, which is not read",
+                index_path.display()
+            );
+            remarks.warnings.push(format!(
+                "{message}: fetch the index that belongs to the shards, or remove it"
+            ));
         }
         Ok(reader)
     }
@@ -122,26 +149,44 @@ impl Reader {
         let mut odd = Vec::new();
         let shard_of = |name: &String| {
             let path = &self.files.get(self.entries.get(name)?.file)?.path;
-            path.file_name().map(|name| name.to_string_lossy().into_owned())
+            path.file_name()
+                .map(|name| name.to_string_lossy().into_owned())
         };
         for (name, shard) in &index.weight_map {
             match shard_of(name) {
                 Some(found) if found == *shard => {}
-                Some(found) => odd.push(format!("tensor `{name}` is read from {found}, not from {shard}")),
+                Some(found) => odd.push(format!(
+                    "tensor `{name}` is read from {found}, not from {shard}"
+                )),
                 None => {
-                    let message = format!("the index places tensor `{name}` in {shard}, which does not hold it");
-                    return Err(Error::checkpoint(index_path, format!("{message}; fetch both again")));
+                    let message = format!(
+                        "the index places tensor `{name}` in {shard}, which does not hold it"
+                    );
+                    return Err(Error::checkpoint(
+                        index_path,
+                        format!("{message}; fetch both again"),
+                    ));
                 }
             }
         }
         let n_moved = odd.len();
         odd.truncate(MAX_ODD);
         if n_moved > MAX_ODD {
-            odd.push(format!("{} more tensors are read from other shards than it says", n_moved - MAX_ODD));
+            odd.push(format!(
+                "{} more tensors are read from other shards than it says",
+                n_moved - MAX_ODD
+            ));
         }
-        let beyond: Vec<&String> = self.entries.keys().filter(|name| !index.weight_map.contains_key(*name)).collect();
+        let beyond: Vec<&String> = self
+            .entries
+            .keys()
+            .filter(|name| !index.weight_map.contains_key(*name))
+            .collect();
         if let [first, ..] = beyond.as_slice() {
-            odd.push(format!("{} tensors in its shards are not in it and are read, `{first}` first", beyond.len()));
+            odd.push(format!(
+                "{} tensors in its shards are not in it and are read, `{first}` first",
+                beyond.len()
+            ));
         }
         Ok(odd)
     }
@@ -150,12 +195,16 @@ impl Reader {
     fn add(&mut self, path: &Path) -> Result<()> {
         let file = OpenFile::open(path)?;
         let (data_start, metadata) = file.header()?;
-        self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
+        self.metadata
+            .extend(metadata.metadata().clone().unwrap_or_default());
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
             let entry = StoredTensor {
                 file: self.files.len(),
-                info: TensorInfo { dtype: info.dtype, shape: info.shape.clone() },
+                info: TensorInfo {
+                    dtype: info.dtype,
+                    shape: info.shape.clone(),
+                },
                 start: data_start.saturating_add(start as u64),
                 n_bytes: end.saturating_sub(start) as u64,
                 is_weight: false,
@@ -170,7 +219,10 @@ impl Reader {
     pub fn rename(&mut self, names: &BTreeMap<String, String>) {
         let entries = std::mem::take(&mut self.entries);
         let renamed = |name: String| names.get(&name).cloned().unwrap_or(name);
-        self.entries = entries.into_iter().map(|(name, entry)| (renamed(name), entry)).collect();
+        self.entries = entries
+            .into_iter()
+            .map(|(name, entry)| (renamed(name), entry))
+            .collect();
     }
 
     /// Says which tensors are weights: reading one that is NaN or infinite is an error from now on.
@@ -184,16 +236,31 @@ impl Reader {
 
     /// Where rows of a tensor lie.
     fn stored<'a>(&'a self, name: &'a str, rows: Range<usize>) -> Result<Stored<'a>> {
-        let missing = || Error::Internal(format!("no tensor `{name}`; names are checked against the spec first"));
+        let missing = || {
+            Error::Internal(format!(
+                "no tensor `{name}`; names are checked against the spec first"
+            ))
+        };
         let entry = self.entries.get(name).ok_or_else(missing)?;
         let file = self.files.get(entry.file).ok_or_else(missing)?;
         let n_rows = entry.info.shape.first().copied().unwrap_or(1);
         if rows.start > rows.end || rows.end > n_rows {
-            return Err(Error::Internal(format!("rows {rows:?} of tensor `{name}`, which has {n_rows}")));
+            return Err(Error::Internal(format!(
+                "rows {rows:?} of tensor `{name}`, which has {n_rows}"
+            )));
         }
         let row_bytes = entry.n_bytes / n_rows.max(1) as u64;
-        let start = entry.start.saturating_add(row_bytes.saturating_mul(rows.start as u64));
-        Ok(Stored { name, file, entry, first_row: rows.start, start, n_bytes: row_bytes as usize * rows.len() })
+        let start = entry
+            .start
+            .saturating_add(row_bytes.saturating_mul(rows.start as u64));
+        Ok(Stored {
+            name,
+            file,
+            entry,
+            first_row: rows.start,
+            start,
+            n_bytes: row_bytes as usize * rows.len(),
+        })
     }
 
     /// What the files' headers say besides their tensors.
@@ -211,7 +278,11 @@ impl Reader {
 fn unnamed_shard(dir: &Path, named: &BTreeSet<&String>) -> Result<Option<String>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).at_path(dir)? {
-        let name = entry.at_path(dir)?.file_name().to_string_lossy().into_owned();
+        let name = entry
+            .at_path(dir)?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
         let is_shard = name.starts_with("model-") && name.ends_with(".safetensors");
         if is_shard && !named.contains(&name) {
             found.push(name);
@@ -223,13 +294,19 @@ fn unnamed_shard(dir: &Path, named: &BTreeSet<&String>) -> Result<Option<String>
 /// A shard's path, refused when it is absent or would leave the folder.
 fn shard_path(dir: &Path, index_path: &Path, shard: &str) -> Result<PathBuf> {
     let mut parts = Path::new(shard).components();
-    if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-        let message = format!("names the shard `{shard}`, which is not a plain file name inside the folder");
+    if !matches!(
+        (parts.next(), parts.next()),
+        (Some(Component::Normal(_)), None)
+    ) {
+        let message =
+            format!("names the shard `{shard}`, which is not a plain file name inside the folder");
         return Err(Error::checkpoint(index_path, message));
     }
     let path = dir.join(shard);
     if !path.exists() {
-        let message = format!("names the shard `{shard}`, which is not in the folder; fetch the missing file");
+        let message = format!(
+            "names the shard `{shard}`, which is not in the folder; fetch the missing file"
+        );
         return Err(Error::checkpoint(index_path, message));
     }
     // Whatever its ending.
@@ -241,13 +318,21 @@ impl OpenFile {
     fn open(path: &Path) -> Result<Self> {
         let file = open_regular(path).at_path(path)?;
         let facts = file.metadata().at_path(path)?;
-        Ok(OpenFile { path: path.to_path_buf(), file, n_bytes: facts.len(), modified: facts.modified().ok() })
+        Ok(OpenFile {
+            path: path.to_path_buf(),
+            file,
+            n_bytes: facts.len(),
+            modified: facts.modified().ok(),
+        })
     }
 
-    /// Where the data begins, and what is in it: without gaps or overlaps, from there to the end of the file.
+    /// Where the data begins, and what is in it: without gaps or overlaps, from there to the end of
+    /// the file.
     fn header(&self) -> Result<(u64, Metadata)> {
         let not_whole = |why: &dyn std::fmt::Display| {
-            let message = format!("not a whole safetensors file ({why}); it may be cut off: fetch or copy it again");
+            let message = format!(
+                "not a whole safetensors file ({why}); it may be cut off: fetch or copy it again"
+            );
             Error::checkpoint(&self.path, message)
         };
         let mut len = [0; LEN_BYTES as usize];
@@ -257,34 +342,52 @@ impl OpenFile {
         self.read(&mut len, 0)?;
         let len = u64::from_le_bytes(len);
         if len > MAX_HEADER_BYTES || len > self.n_bytes.saturating_sub(LEN_BYTES) {
-            return Err(not_whole(&"its first bytes announce a header longer than the file"));
+            return Err(not_whole(
+                &"its first bytes announce a header longer than the file",
+            ));
         }
         let mut header = vec![0; len as usize];
         self.read(&mut header, LEN_BYTES)?;
         let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| not_whole(&e))?;
         let start = len.saturating_add(LEN_BYTES);
-        let (expected, found) = (metadata.data_len() as u64, self.n_bytes.saturating_sub(start));
+        let (expected, found) = (
+            metadata.data_len() as u64,
+            self.n_bytes.saturating_sub(start),
+        );
         if expected != found {
-            return Err(not_whole(&format!("its header announces {expected} bytes of data, {found} follow")));
+            return Err(not_whole(&format!(
+                "its header announces {expected} bytes of data, {found} follow"
+            )));
         }
         Ok((start, metadata))
     }
 
     /// Reads exactly so many bytes of a file that is still as it was.
     fn read(&self, bytes: &mut [u8], start: u64) -> Result<()> {
-        let changed =
-            || Error::checkpoint(&self.path, "changed while it was read; wait until it is written, then start again");
+        let changed = || {
+            Error::checkpoint(
+                &self.path,
+                "changed while it was read; wait until it is written, then start again",
+            )
+        };
         match self.file.read_exact_at(bytes, start) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(changed()),
             done => done.at_path(&self.path)?,
         }
-        let is_as_before = |facts: FileFacts| facts.len() == self.n_bytes && facts.modified().ok() == self.modified;
-        if is_as_before(self.file.metadata().at_path(&self.path)?) { Ok(()) } else { Err(changed()) }
+        let is_as_before = |facts: FileFacts| {
+            facts.len() == self.n_bytes && facts.modified().ok() == self.modified
+        };
+        if is_as_before(self.file.metadata().at_path(&self.path)?) {
+            Ok(())
+        } else {
+            Err(changed())
+        }
     }
 }
 
 impl Stored<'_> {
-    /// Reads them, a weight in pieces that are looked through while the processor's cache holds them.
+    /// Reads them, a weight in pieces that are looked through while the processor's cache holds
+    /// them.
     fn read(&self, bytes: &mut [u8]) -> Result<()> {
         if !self.entry.is_weight {
             return self.file.read(bytes, self.start);
@@ -331,8 +434,9 @@ fn bytes_of(tensor: &mut Tensor, n_bytes: usize) -> &mut [u8] {
     if n_bytes == 0 {
         return &mut [];
     }
-    // SAFETY: the tensor is new and contiguous in main memory, `n_bytes` is its size, nothing else refers to it, and it is
-    // borrowed as long as the slice is. Any bytes are valid values, so it does not matter what they were before.
+    // SAFETY: the tensor is new and contiguous in main memory, `n_bytes` is its size, nothing else
+    // refers to it, and it is borrowed as long as the slice is. Any bytes are valid values, so it
+    // does not matter what they were before.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), n_bytes) }
 }
 
@@ -359,7 +463,10 @@ impl TensorSource for Reader {
         }
         let mut tensor = Tensor::f_empty(&shape, (kind, Device::Cpu))?;
         if tensor.numel().saturating_mul(kind.elt_size_in_bytes()) != stored.n_bytes {
-            return Err(Error::Internal(format!("tensor `{name}`: {} bytes for {shape:?}", stored.n_bytes)));
+            return Err(Error::Internal(format!(
+                "tensor `{name}`: {} bytes for {shape:?}",
+                stored.n_bytes
+            )));
         }
         stored.read(bytes_of(&mut tensor, stored.n_bytes))?;
         Ok(tensor)
@@ -376,6 +483,9 @@ impl TensorSource for Reader {
         let stored = self.stored(name, rows)?;
         let before = bytes.len();
         bytes.resize(before.saturating_add(stored.n_bytes), 0);
-        stored.file.read(bytes.get_mut(before..).present("room for rows")?, stored.start)
+        stored.file.read(
+            bytes.get_mut(before..).present("room for rows")?,
+            stored.start,
+        )
     }
 }

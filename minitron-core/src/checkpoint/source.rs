@@ -20,12 +20,16 @@ pub struct TensorInfo {
 impl TensorInfo {
     /// Number of elements; `None` when the product overflows.
     pub fn n_elements(&self) -> Option<u64> {
-        self.shape.iter().try_fold(1u64, |n, &side| n.checked_mul(side as u64))
+        self.shape
+            .iter()
+            .try_fold(1u64, |n, &side| n.checked_mul(side as u64))
     }
 
     /// Number of bytes; `None` when the product overflows.
     pub fn n_bytes(&self) -> Option<u64> {
-        self.n_elements()?.checked_mul(self.dtype.bitsize() as u64).map(|bits| bits.div_ceil(8))
+        self.n_elements()?
+            .checked_mul(self.dtype.bitsize() as u64)
+            .map(|bits| bits.div_ceil(8))
     }
 }
 
@@ -37,22 +41,27 @@ pub trait TensorSource {
     /// Type and shape; `None` for an unknown name. Costs no read.
     fn info(&self, name: &str) -> Option<TensorInfo>;
 
-    /// Some rows (positions along the first side) on the CPU, contiguous, in the stored type: how anything larger than
-    /// memory is read.
+    /// Some rows (positions along the first side) on the CPU, contiguous, in the stored type: how
+    /// anything larger than memory is read.
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor>;
 
     /// The whole tensor, likewise.
     fn read(&self, name: &str) -> Result<Tensor> {
-        let n_rows = self.info(name).and_then(|info| info.shape.first().copied()).unwrap_or(1);
+        let n_rows = self
+            .info(name)
+            .and_then(|info| info.shape.first().copied())
+            .unwrap_or(1);
         self.read_rows(name, 0..n_rows)
     }
 
-    /// Appends the same rows as they are stored, row by row: what is copied from file to file never becomes a tensor.
+    /// Appends the same rows as they are stored, row by row: what is copied from file to file never
+    /// becomes a tensor.
     fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
         append_tensor(&self.read_rows(name, rows)?, bytes)
     }
 
-    /// The same whatever the values are, for telling weights apart: what is not finite may be cut away yet.
+    /// The same whatever the values are, for telling weights apart: what is not finite may be cut
+    /// away yet.
     fn append_unchecked(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
         self.append_rows(name, rows, bytes)
     }
@@ -62,8 +71,14 @@ pub trait TensorSource {
 pub fn append_tensor(tensor: &Tensor, bytes: &mut Vec<u8>) -> Result<()> {
     let tensor = tensor.f_contiguous()?;
     let start = bytes.len();
-    bytes.resize(start + tensor.numel() * tensor.f_kind()?.elt_size_in_bytes(), 0);
-    Ok(tensor.f_copy_data_u8(bytes.get_mut(start..).present("room for a tensor")?, tensor.numel())?)
+    bytes.resize(
+        start + tensor.numel() * tensor.f_kind()?.elt_size_in_bytes(),
+        0,
+    );
+    Ok(tensor.f_copy_data_u8(
+        bytes.get_mut(start..).present("room for a tensor")?,
+        tensor.numel(),
+    )?)
 }
 
 /// libtorch's name for a stored type; `None` for types that no weight has.
@@ -108,9 +123,18 @@ impl MemorySource {
     pub fn insert(&mut self, name: impl Into<String>, tensor: &Tensor) -> Result<()> {
         let name = name.into();
         if dtype_of(tensor.f_kind()?).is_none() {
-            return Err(Error::Internal(format!("`{name}` has type {:?}, which is never written", tensor.kind())));
+            return Err(Error::Internal(format!(
+                "`{name}` has type {:?}, which is never written",
+                tensor.kind()
+            )));
         }
-        self.tensors.insert(name, tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?);
+        self.tensors.insert(
+            name,
+            tensor
+                .f_detach()?
+                .f_to_device(Device::Cpu)?
+                .f_contiguous()?,
+        );
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! Which of a folder's files the weights are read from: those that `transformers` reads, and what else lies there is said.
+//! Which of a folder's files the weights are read from: those that `transformers` reads, and what
+//! else lies there is said.
 
 use std::path::{Path, PathBuf};
 
@@ -40,14 +41,21 @@ struct Other {
     way: &'static str,
 }
 
-const LOAD_AND_SAVE: &str =
-    "python -c \"from transformers import {class} as M; M.from_pretrained('{dir}').save_pretrained('{dir}')\"";
+const LOAD_AND_SAVE: &str = "python -c \"from transformers import {class} as M; M.from_pretrained('{dir}').save_pretrained('{dir}')\"";
 const ORIGINAL: &str = "take the repository that `transformers` reads, or its conversion script";
 
 /// The likelier ones first.
 const OTHERS: &[Other] = &[
-    Other { name: ("pytorch_model", ".bin"), what: "weights in PyTorch's own format", way: LOAD_AND_SAVE },
-    Other { name: ("pytorch_model", ".bin.index.json"), what: "weights in PyTorch's own format", way: LOAD_AND_SAVE },
+    Other {
+        name: ("pytorch_model", ".bin"),
+        what: "weights in PyTorch's own format",
+        way: LOAD_AND_SAVE,
+    },
+    Other {
+        name: ("pytorch_model", ".bin.index.json"),
+        what: "weights in PyTorch's own format",
+        way: LOAD_AND_SAVE,
+    },
     Other {
         name: ("model-", ".safetensors"),
         what: "shards without their table",
@@ -58,8 +66,16 @@ const OTHERS: &[Other] = &[
         what: "weights under the name of a variant",
         way: "rename the file to model.safetensors",
     },
-    Other { name: ("consolidated", ".safetensors"), what: "weights in their author's own layout", way: ORIGINAL },
-    Other { name: ("consolidated", ".pth"), what: "weights in their author's own layout", way: ORIGINAL },
+    Other {
+        name: ("consolidated", ".safetensors"),
+        what: "weights in their author's own layout",
+        way: ORIGINAL,
+    },
+    Other {
+        name: ("consolidated", ".pth"),
+        what: "weights in their author's own layout",
+        way: ORIGINAL,
+    },
     Other {
         name: ("", ".gguf"),
         what: "a GGUF file",
@@ -76,10 +92,26 @@ const OTHERS: &[Other] = &[
         what: "states of PyTorch's distributed training",
         way: "accelerate merge-weights {dir} {dir}",
     },
-    Other { name: ("tf_model", ".h5"), what: "weights of TensorFlow", way: "save them once with `transformers` 4" },
-    Other { name: ("flax_model", ".msgpack"), what: "weights of Flax", way: "save them once with `transformers` 4" },
-    Other { name: ("", ".onnx"), what: "a graph of ONNX", way: "take the model that it was exported from" },
-    Other { name: ("", ".ckpt"), what: "a training's own state", way: "save the model in it with `save_pretrained`" },
+    Other {
+        name: ("tf_model", ".h5"),
+        what: "weights of TensorFlow",
+        way: "save them once with `transformers` 4",
+    },
+    Other {
+        name: ("flax_model", ".msgpack"),
+        what: "weights of Flax",
+        way: "save them once with `transformers` 4",
+    },
+    Other {
+        name: ("", ".onnx"),
+        what: "a graph of ONNX",
+        way: "take the model that it was exported from",
+    },
+    Other {
+        name: ("", ".ckpt"),
+        what: "a training's own state",
+        way: "save the model in it with `save_pretrained`",
+    },
 ];
 
 /// Files beside the weights that hold them a second time.
@@ -88,14 +120,20 @@ const SECOND_SETS: usize = 7;
 const ADAPTER: &str = "adapter_config.json";
 
 impl WeightFiles {
-    /// Those of a folder: the file that the config names, `model.safetensors`, or the shards of an index, in this order.
+    /// Those of a folder: the file that the config names, `model.safetensors`, or the shards of an
+    /// index, in this order.
     ///
     /// # Errors
-    /// `Checkpoint` where there are none, with what lies there instead and how weights are made of it.
+    /// `Checkpoint` where there are none, with what lies there instead and how weights are made of
+    /// it.
     pub fn of(dir: &Path, config: Option<&Config>) -> Result<(Self, Remarks)> {
         let names = names_in(dir)?;
         let mut remarks = Remarks::default();
-        let found = match config.map(|config| named(dir, config)).transpose()?.flatten() {
+        let found = match config
+            .map(|config| named(dir, config))
+            .transpose()?
+            .flatten()
+        {
             Some(found) => found,
             None if dir.join(SINGLE).exists() => WeightFiles::Single(dir.join(SINGLE)),
             None if dir.join(INDEX).exists() => WeightFiles::Sharded(dir.join(INDEX)),
@@ -116,9 +154,17 @@ impl WeightFiles {
                 dir.display()
             ));
         }
-        let second = names.iter().find(|name| OTHERS.iter().take(SECOND_SETS).any(|other| other.is(name, &found)));
+        let second = names.iter().find(|name| {
+            OTHERS
+                .iter()
+                .take(SECOND_SETS)
+                .any(|other| other.is(name, &found))
+        });
         if let Some(name) = second {
-            remarks.notes.push(format!("{}: {name} is not read beside the weights taken", dir.display()));
+            remarks.notes.push(format!(
+                "{}: {name} is not read beside the weights taken",
+                dir.display()
+            ));
         }
         Ok((found, remarks))
     }
@@ -138,13 +184,25 @@ pub fn held_instead(dir: &Path, config: Option<&Config>) -> Result<Option<String
 pub fn without_config(dir: &Path) -> Result<Option<Error>> {
     let names = names_in(dir)?;
     if let Some(found) = instead(dir, &names, None) {
-        return Ok(Some(Error::checkpoint(dir, format!("no config.json; {found}"))));
+        return Ok(Some(Error::checkpoint(
+            dir,
+            format!("no config.json; {found}"),
+        )));
     }
-    let mut inside: Vec<&String> = names.iter().filter(|name| dir.join(name).join("config.json").is_file()).collect();
+    let mut inside: Vec<&String> = names
+        .iter()
+        .filter(|name| dir.join(name).join("config.json").is_file())
+        .collect();
     inside.sort_by_key(|name| std::cmp::Reverse((name.len(), name.as_str())));
     Ok(inside.first().map(|name| {
         let place = dir.join(name);
-        Error::checkpoint(dir, format!("no config.json; {} has one: give that folder", place.display()))
+        Error::checkpoint(
+            dir,
+            format!(
+                "no config.json; {} has one: give that folder",
+                place.display()
+            ),
+        )
     }))
 }
 
@@ -169,20 +227,30 @@ fn named(dir: &Path, config: &Config) -> Result<Option<WeightFiles>> {
     }
     let path = dir.join(name);
     if name.contains(['/', '\\']) || !path.is_file() {
-        let message = format!("`{NAMED}`: expected a file in this folder, got `{name}`; fetch it, or remove the key");
+        let message = format!(
+            "`{NAMED}`: expected a file in this folder, got `{name}`; fetch it, or remove the key"
+        );
         return Err(config.error(message));
     }
     match name.ends_with(".safetensors.index.json") {
         true => Ok(Some(WeightFiles::Sharded(path))),
         false if name.ends_with(".safetensors") => Ok(Some(WeightFiles::Single(path))),
-        false => Err(config.error(format!("`{NAMED}`: expected safetensors or an index of them, got `{name}`"))),
+        false => Err(config.error(format!(
+            "`{NAMED}`: expected safetensors or an index of them, got `{name}`"
+        ))),
     }
 }
 
 fn names_in(dir: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir).at_path(dir)? {
-        names.push(entry.at_path(dir)?.file_name().to_string_lossy().into_owned());
+        names.push(
+            entry
+                .at_path(dir)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned(),
+        );
     }
     names.sort();
     Ok(names)
@@ -211,18 +279,33 @@ fn nothing_to_read(dir: &Path, names: &[String], config: Option<&Config>) -> Err
 fn instead(dir: &Path, names: &[String], config: Option<&Config>) -> Option<String> {
     if is_adapter(names) {
         let base = Config::load(&dir.join(ADAPTER)).ok();
-        let base = base.as_ref().and_then(|base| base.word_or("base_model_name_or_path", "").ok()).unwrap_or_default();
-        let of = if base.is_empty() { String::new() } else { format!(" of {base}") };
-        return Some(format!("an adapter{of} lies there; merge it into its model first: {}", merge_adapter(dir)));
+        let base = base
+            .as_ref()
+            .and_then(|base| base.word_or("base_model_name_or_path", "").ok())
+            .unwrap_or_default();
+        let of = if base.is_empty() {
+            String::new()
+        } else {
+            format!(" of {base}")
+        };
+        return Some(format!(
+            "an adapter{of} lies there; merge it into its model first: {}",
+            merge_adapter(dir)
+        ));
     }
     // Nothing is read, so that no name is the one read.
     let none = WeightFiles::Single(PathBuf::new());
-    let (other, name) =
-        OTHERS.iter().find_map(|other| Some((other, names.iter().find(|name| other.is(name, &none))?)))?;
+    let (other, name) = OTHERS
+        .iter()
+        .find_map(|other| Some((other, names.iter().find(|name| other.is(name, &none))?)))?;
     let class = config.and_then(|config| config.get("architectures")?.get(0)?.as_str());
     let is_plain = |class: &&str| class.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let class = class.filter(is_plain).unwrap_or("AutoModelForCausalLM");
     let place = dir.display().to_string();
-    let way = other.way.replace("{dir}", &place).replace("{file}", name).replace("{class}", class);
+    let way = other
+        .way
+        .replace("{dir}", &place)
+        .replace("{file}", name)
+        .replace("{class}", class);
     Some(format!("{name} lies there, {}: {way}", other.what))
 }

@@ -1,4 +1,5 @@
-//! Writes safetensors as a stream: the header from shapes alone, then rows in chunks; reading and writing overlap.
+//! Writes safetensors as a stream: the header from shapes alone, then rows in chunks; reading and
+//! writing overlap.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -22,13 +23,17 @@ use crate::output::{BLOCK, DirectFile, aligned_start};
 pub struct WriteOptions {
     /// Largest shard, where no tensor is larger; 5 GB, as `transformers` splits, unless stated.
     pub max_shard_bytes: u64,
-    /// Bytes read at a time, where no row is longer; two such chunks are held, one read and one written.
+    /// Bytes read at a time, where no row is longer; two such chunks are held, one read and one
+    /// written.
     pub chunk_bytes: usize,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        WriteOptions { max_shard_bytes: 5_000_000_000, chunk_bytes: 16 << 20 }
+        WriteOptions {
+            max_shard_bytes: 5_000_000_000,
+            chunk_bytes: 16 << 20,
+        }
     }
 }
 
@@ -36,14 +41,22 @@ impl Default for WriteOptions {
 const ROOM_BESIDE: u64 = 24 << 20;
 
 impl WriteOptions {
-    /// The largest chunks, up to the usual ones, that `source` is copied with in so many bytes of memory.
+    /// The largest chunks, up to the usual ones, that `source` is copied with in so many bytes of
+    /// memory.
     ///
     /// # Errors
     /// The bytes needed where the longest row does not fit.
     pub fn within(n_bytes: u64, source: &dyn TensorSource) -> Result<Self, u64> {
-        let row_bytes =
-            |info: TensorInfo| info.n_bytes().map(|n| n / info.shape.first().map_or(1, |&n| n.max(1) as u64));
-        let longest = source.names().iter().filter_map(|name| row_bytes(source.info(name)?)).max().unwrap_or(0);
+        let row_bytes = |info: TensorInfo| {
+            info.n_bytes()
+                .map(|n| n / info.shape.first().map_or(1, |&n| n.max(1) as u64))
+        };
+        let longest = source
+            .names()
+            .iter()
+            .filter_map(|name| row_bytes(source.info(name)?))
+            .max()
+            .unwrap_or(0);
         let piece = longest.max(PIECE_BYTES as u64);
         let beside = ROOM_BESIDE.saturating_add(piece);
         let chunk_bytes = n_bytes.saturating_sub(beside) / 2;
@@ -51,12 +64,15 @@ impl WriteOptions {
             return Err(beside.saturating_add(piece.saturating_mul(2)));
         }
         let usual = WriteOptions::default();
-        Ok(WriteOptions { chunk_bytes: usual.chunk_bytes.min(chunk_bytes as usize), ..usual })
+        Ok(WriteOptions {
+            chunk_bytes: usual.chunk_bytes.min(chunk_bytes as usize),
+            ..usual
+        })
     }
 }
 
-/// Writes a model into an existing folder: `config.json`, weights in as many shards as the options ask for, and the companion
-/// files of `companions_dir`, where given.
+/// Writes a model into an existing folder: `config.json`, weights in as many shards as the options
+/// ask for, and the companion files of `companions_dir`, where given.
 pub fn write_model(
     dir: &Path,
     config: &Config,
@@ -84,14 +100,27 @@ pub fn write_tensors(path: &Path, source: &dyn TensorSource) -> Result<()> {
 }
 
 /// The same with words about the tensors in the file's header.
-pub fn write_tensors_about(path: &Path, source: &dyn TensorSource, metadata: &BTreeMap<String, String>) -> Result<()> {
+pub fn write_tensors_about(
+    path: &Path,
+    source: &dyn TensorSource,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
     let names = source.names();
-    write_laid_out(path, source, lay_out(source, &names, metadata)?, WriteOptions::default().chunk_bytes)
+    write_laid_out(
+        path,
+        source,
+        lay_out(source, &names, metadata)?,
+        WriteOptions::default().chunk_bytes,
+    )
 }
 
 fn info_of(source: &dyn TensorSource, name: &str) -> Result<(TensorInfo, u64)> {
-    let info = source.info(name).ok_or_else(|| Error::Internal(format!("no info for tensor `{name}`")))?;
-    let n_bytes = info.n_bytes().ok_or_else(|| Error::Internal(format!("size of tensor `{name}` overflows")))?;
+    let info = source
+        .info(name)
+        .ok_or_else(|| Error::Internal(format!("no info for tensor `{name}`")))?;
+    let n_bytes = info
+        .n_bytes()
+        .ok_or_else(|| Error::Internal(format!("size of tensor `{name}` overflows")))?;
     Ok((info, n_bytes))
 }
 
@@ -112,11 +141,20 @@ fn plan_shards(source: &dyn TensorSource, max_shard_bytes: u64) -> Result<Vec<Ve
     Ok(shards)
 }
 
-fn write_shards(dir: &Path, source: &dyn TensorSource, shards: &[Vec<String>], chunk_bytes: usize) -> Result<()> {
+fn write_shards(
+    dir: &Path,
+    source: &dyn TensorSource,
+    shards: &[Vec<String>],
+    chunk_bytes: usize,
+) -> Result<()> {
     let mut weight_map = BTreeMap::new();
     let mut total_size = 0;
     for (shard_idx, names) in shards.iter().enumerate() {
-        let file = format!("model-{:05}-of-{:05}.safetensors", shard_idx + 1, shards.len());
+        let file = format!(
+            "model-{:05}-of-{:05}.safetensors",
+            shard_idx + 1,
+            shards.len()
+        );
         write_file(&dir.join(&file), source, names, chunk_bytes)?;
         for name in names {
             total_size += info_of(source, name)?.1;
@@ -128,8 +166,18 @@ fn write_shards(dir: &Path, source: &dyn TensorSource, shards: &[Vec<String>], c
     write_atomic(&path, format!("{index:#}\n"))
 }
 
-fn write_file(path: &Path, source: &dyn TensorSource, names: &[String], chunk_bytes: usize) -> Result<()> {
-    write_laid_out(path, source, lay_out(source, names, &BTreeMap::new())?, chunk_bytes)
+fn write_file(
+    path: &Path,
+    source: &dyn TensorSource,
+    names: &[String],
+    chunk_bytes: usize,
+) -> Result<()> {
+    write_laid_out(
+        path,
+        source,
+        lay_out(source, names, &BTreeMap::new())?,
+        chunk_bytes,
+    )
 }
 
 fn write_laid_out(
@@ -148,7 +196,11 @@ fn write_laid_out(
 type HeaderEntry<'a> = (&'a String, TensorInfo, u64);
 
 fn n_bytes_of(header: &[u8], entries: &[HeaderEntry]) -> u64 {
-    entries.iter().fold(header.len() as u64, |n, (.., n_bytes)| n.saturating_add(*n_bytes))
+    entries
+        .iter()
+        .fold(header.len() as u64, |n, (.., n_bytes)| {
+            n.saturating_add(*n_bytes)
+        })
 }
 
 /// The header's bytes, and the tensors in the order of their data.
@@ -163,7 +215,12 @@ fn lay_out<'a>(
         entries.push((name, info, n_bytes));
     }
     // Wide types first, so that every tensor stays aligned to its element size.
-    entries.sort_by(|a, b| b.1.dtype.bitsize().cmp(&a.1.dtype.bitsize()).then_with(|| a.0.cmp(b.0)));
+    entries.sort_by(|a, b| {
+        b.1.dtype
+            .bitsize()
+            .cmp(&a.1.dtype.bitsize())
+            .then_with(|| a.0.cmp(b.0))
+    });
 
     let mut offset = 0usize;
     let mut table = Vec::with_capacity(entries.len());
@@ -171,7 +228,11 @@ fn lay_out<'a>(
         let end = offset + *n_bytes as usize;
         table.push((
             (*name).clone(),
-            RawInfo { dtype: info.dtype, shape: info.shape.clone(), data_offsets: (offset, end) },
+            RawInfo {
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                data_offsets: (offset, end),
+            },
         ));
         offset = end;
     }
@@ -182,21 +243,28 @@ fn lay_out<'a>(
     Ok((header, entries))
 }
 
-/// The header as JSON; the crate writes its words in another order every time, so several are put in order here.
-fn header_text(table: Vec<(String, RawInfo)>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+/// The header as JSON; the crate writes its words in another order every time, so several are put
+/// in order here.
+fn header_text(
+    table: Vec<(String, RawInfo)>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>> {
     let format = ("format".to_owned(), "pt".to_owned());
     let internal = |e: &dyn std::fmt::Display| Error::Internal(format!("safetensors header: {e}"));
-    let header = Metadata::new(Some(HashMap::from([format.clone()])), table).map_err(|e| internal(&e))?;
+    let header =
+        Metadata::new(Some(HashMap::from([format.clone()])), table).map_err(|e| internal(&e))?;
     if metadata.is_empty() {
         return serde_json::to_vec(&header).map_err(|e| internal(&e));
     }
     let mut header = serde_json::to_value(&header).map_err(|e| internal(&e))?;
-    let words: BTreeMap<&String, &String> = metadata.iter().chain([(&format.0, &format.1)]).collect();
+    let words: BTreeMap<&String, &String> =
+        metadata.iter().chain([(&format.0, &format.1)]).collect();
     header["__metadata__"] = json!(words);
     serde_json::to_vec(&header).map_err(|e| internal(&e))
 }
 
-/// Reads on this thread and writes on another. The outer result is the reader's, the inner one the writer's.
+/// Reads on this thread and writes on another. The outer result is the reader's, the inner one the
+/// writer's.
 fn stream(
     out: impl Write + Send,
     header: &[u8],
@@ -211,16 +279,30 @@ fn stream(
     let chunk = Chunk::with_room(room);
     std::thread::scope(|scope| {
         let write = move || write_chunks(out, &to_write, &written);
-        let writer = std::thread::Builder::new().name("write".into()).spawn_scoped(scope, write);
+        let writer = std::thread::Builder::new()
+            .name("write".into())
+            .spawn_scoped(scope, write);
         let writer = writer.at_path("a thread to write")?;
-        let read = Filler { full, empty, chunk, chunk_bytes }.fill(header, source, entries);
-        let wrote = writer.join().map_err(|_| Error::Internal("the thread that writes ended early".into()))?;
+        let read = Filler {
+            full,
+            empty,
+            chunk,
+            chunk_bytes,
+        }
+        .fill(header, source, entries);
+        let wrote = writer
+            .join()
+            .map_err(|_| Error::Internal("the thread that writes ended early".into()))?;
         read.map(|()| wrote)
     })
 }
 
 /// Writes what arrives until nothing more does; an error ends it, which the reader notices.
-fn write_chunks(mut out: impl Write, full: &Receiver<Chunk>, written: &SyncSender<Chunk>) -> std::io::Result<()> {
+fn write_chunks(
+    mut out: impl Write,
+    full: &Receiver<Chunk>,
+    written: &SyncSender<Chunk>,
+) -> std::io::Result<()> {
     for chunk in full {
         let _span = tracing::debug_span!("write chunk", n_bytes = chunk.content().len()).entered();
         out.write_all(chunk.content())?;
@@ -249,12 +331,14 @@ impl Chunk {
         self.bytes.get(self.start..).unwrap_or_default()
     }
 
-    /// What does not fill a whole block at the end moves to the front of `next`, which is emptied first.
+    /// What does not fill a whole block at the end moves to the front of `next`, which is emptied
+    /// first.
     fn split_into(&mut self, next: &mut Chunk) {
         next.bytes.truncate(next.start);
         let whole = self.content().len() / BLOCK * BLOCK;
         if whole > 0 {
-            next.bytes.extend_from_slice(self.content().get(whole..).unwrap_or_default());
+            next.bytes
+                .extend_from_slice(self.content().get(whole..).unwrap_or_default());
             self.bytes.truncate(self.start + whole);
         }
     }
@@ -270,7 +354,12 @@ struct Filler {
 
 impl Filler {
     /// Reads all tensors, one after the other; stops where the writer did.
-    fn fill(mut self, header: &[u8], source: &dyn TensorSource, entries: &[HeaderEntry]) -> Result<()> {
+    fn fill(
+        mut self,
+        header: &[u8],
+        source: &dyn TensorSource,
+        entries: &[HeaderEntry],
+    ) -> Result<()> {
         self.chunk.bytes.extend_from_slice(header);
         for (name, info, n_bytes) in entries {
             let n_rows = info.shape.first().copied().unwrap_or(1);
@@ -287,7 +376,10 @@ impl Filler {
                 bytes.reserve_exact(n * row_bytes);
                 source.append_rows(name, row..row + n, bytes)?;
                 if bytes.len() != expected {
-                    let message = format!("tensor `{name}`: {expected} bytes announced, {} read", bytes.len());
+                    let message = format!(
+                        "tensor `{name}`: {expected} bytes announced, {} read",
+                        bytes.len()
+                    );
                     return Err(Error::Internal(message));
                 }
                 row += n;
@@ -304,9 +396,13 @@ impl Filler {
         if n_bytes == 0 || n_bytes.saturating_add(row_bytes) <= self.chunk_bytes {
             return true;
         }
-        let Ok(mut next) = self.empty.recv() else { return false };
+        let Ok(mut next) = self.empty.recv() else {
+            return false;
+        };
         self.chunk.split_into(&mut next);
-        self.full.send(std::mem::replace(&mut self.chunk, next)).is_ok()
+        self.full
+            .send(std::mem::replace(&mut self.chunk, next))
+            .is_ok()
     }
 }
 
@@ -325,7 +421,10 @@ mod tests {
 
     impl Write for Full {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 = self.0.checked_sub(bytes.len()).ok_or(ErrorKind::StorageFull)?;
+            self.0 = self
+                .0
+                .checked_sub(bytes.len())
+                .ok_or(ErrorKind::StorageFull)?;
             Ok(bytes.len())
         }
 
@@ -337,7 +436,9 @@ mod tests {
     fn some_source() -> MemorySource {
         let mut source = MemorySource::default();
         for name in ["a", "b", "c"] {
-            source.insert(name, &Tensor::ones([10, 4], (Kind::Float, Device::Cpu))).unwrap();
+            source
+                .insert(name, &Tensor::ones([10, 4], (Kind::Float, Device::Cpu)))
+                .unwrap();
         }
         source
     }
@@ -348,10 +449,14 @@ mod tests {
         let (_, entries) = lay_out(&source, &names, &BTreeMap::new()).unwrap();
         for chunk_bytes in [1, 16, 100, 1 << 20] {
             for room in [0, 16, 200, 479] {
-                let error = stream(Full(room), &[], &source, &entries, chunk_bytes).unwrap().unwrap_err();
+                let error = stream(Full(room), &[], &source, &entries, chunk_bytes)
+                    .unwrap()
+                    .unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::StorageFull, "{chunk_bytes} {room}");
             }
-            stream(Full(480), &[], &source, &entries, chunk_bytes).unwrap().unwrap();
+            stream(Full(480), &[], &source, &entries, chunk_bytes)
+                .unwrap()
+                .unwrap();
         }
     }
 
@@ -368,26 +473,38 @@ mod tests {
         }
 
         fn read_rows(&self, name: &str, rows: std::ops::Range<usize>) -> Result<Tensor> {
-            if name == "b" { Err(Error::Data("unreadable".into())) } else { self.0.read_rows(name, rows) }
+            if name == "b" {
+                Err(Error::Data("unreadable".into()))
+            } else {
+                self.0.read_rows(name, rows)
+            }
         }
     }
 
     #[test]
     fn words_about_tensors_come_back_and_stand_in_one_order() {
         let dir = tempfile::tempdir().unwrap();
-        let words: BTreeMap<String, String> =
-            (0..8).map(|idx| (format!("key {idx}"), format!("\"value\" {idx}"))).collect();
+        let words: BTreeMap<String, String> = (0..8)
+            .map(|idx| (format!("key {idx}"), format!("\"value\" {idx}")))
+            .collect();
         let write = |name: &str, words: &BTreeMap<String, String>| {
             write_tensors_about(&dir.path().join(name), &some_source(), words).unwrap();
             fs::read(dir.path().join(name)).unwrap()
         };
         assert_eq!(write("one", &words), write("two", &words));
         let reader = crate::checkpoint::Reader::open_file(&dir.path().join("one")).unwrap();
-        let found: BTreeMap<String, String> =
-            reader.metadata().clone().into_iter().filter(|(key, _)| key != "format").collect();
+        let found: BTreeMap<String, String> = reader
+            .metadata()
+            .clone()
+            .into_iter()
+            .filter(|(key, _)| key != "format")
+            .collect();
         assert_eq!((found, reader.names().len()), (words, 3));
         write_tensors(&dir.path().join("plain"), &some_source()).unwrap();
-        assert_eq!(write("none", &BTreeMap::new()), fs::read(dir.path().join("plain")).unwrap());
+        assert_eq!(
+            write("none", &BTreeMap::new()),
+            fs::read(dir.path().join("plain")).unwrap()
+        );
     }
 
     #[test]
@@ -404,7 +521,13 @@ mod tests {
     fn memory_decides_about_chunks_up_to_the_usual_ones() {
         let source = some_source();
         let least = WriteOptions::within(0, &source).unwrap_err();
-        assert_eq!(WriteOptions::within(least, &source).unwrap().chunk_bytes, PIECE_BYTES);
-        assert_eq!(WriteOptions::within(u64::MAX, &source), Ok(WriteOptions::default()));
+        assert_eq!(
+            WriteOptions::within(least, &source).unwrap().chunk_bytes,
+            PIECE_BYTES
+        );
+        assert_eq!(
+            WriteOptions::within(u64::MAX, &source),
+            Ok(WriteOptions::default())
+        );
     }
 }

@@ -7,7 +7,8 @@ use crate::spec::ModelSpec;
 /// Decides how much of each axis stays.
 ///
 /// # Law
-/// Every plan keeps a legal size of every dim (the framework checks), best first. It never runs a model.
+/// Every plan keeps a legal size of every dim (the framework checks), best first. It never runs a
+/// model.
 #[typetag::serde(tag = "type")]
 pub trait Allocator: Debug + Send + Sync {
     /// Plans that meet the target, best first; at least one.

@@ -9,8 +9,8 @@ use crate::spec::PruneGroup;
 /// A metric: how much each unit of a group matters, from what it asks to be shown.
 ///
 /// # Law
-/// A group's scorer returns one finite f32 per unit, higher = keep, that does not depend on how windows were batched
-/// (1e-5 relative). It is shown exactly what it needs, each thing once.
+/// A group's scorer returns one finite f32 per unit, higher = keep, that does not depend on how
+/// windows were batched (1e-5 relative). It is shown exactly what it needs, each thing once.
 #[typetag::serde(tag = "type")]
 pub trait Importance: Debug + Send + Sync {
     /// What to show for this group; `None` where this metric does not score such groups.
@@ -23,18 +23,22 @@ pub trait Importance: Debug + Send + Sync {
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>>;
 }
 
-/// What a metric asks to be shown for a group. Metrics that ask for sites or ablations share one pass.
+/// What a metric asks to be shown for a group. Metrics that ask for sites or ablations share one
+/// pass.
 #[derive(Debug)]
 pub enum Need {
-    /// [`Observation::Activations`] of these sites, in forward order within a batch; an empty list asks for nothing.
+    /// [`Observation::Activations`] of these sites, in forward order within a batch; an empty list
+    /// asks for nothing.
     Sites(Vec<Site>),
     /// [`Observation::Weights`]: every weight that carries the group's units.
     Weights,
     /// Both: first the activations of these sites, over all windows, then the weights.
     SitesAndWeights(Vec<Site>),
-    /// The same, with the gradient of this loss, the mean over all predictions of the calibration windows.
+    /// The same, with the gradient of this loss, the mean over all predictions of the calibration
+    /// windows.
     Gradients(Arc<dyn LogitLoss>),
-    /// [`Observation::Ablated`]: predictions on the calibration windows without each run of so many layers.
+    /// [`Observation::Ablated`]: predictions on the calibration windows without each run of so many
+    /// layers.
     Ablations {
         /// Layers in a run.
         span: usize,
@@ -65,14 +69,16 @@ pub trait Scorer: Debug + Send {
     /// Takes in one thing that [`Importance::need`] asked for.
     ///
     /// # Errors
-    /// `Internal` when it is shown anything else ([`Observation::activations`] and its siblings say so).
+    /// `Internal` when it is shown anything else ([`Observation::activations`] and its siblings say
+    /// so).
     fn observe(&mut self, observation: &Observation) -> Result<()>;
 
     /// All that was seen, as numbers: what a run that was interrupted goes on from.
     fn state(&self) -> Vec<f64>;
 
-    /// Takes in what another scorer of the same metric and group saw (an earlier run, other ranks, a resample). Weights are
-    /// the same whoever saw them: what follows from them is taken over, not added.
+    /// Takes in what another scorer of the same metric and group saw (an earlier run, other ranks,
+    /// a resample). Weights are the same whoever saw them: what follows from them is taken over,
+    /// not added.
     ///
     /// # Errors
     /// `Internal` when the numbers cannot be such a state.

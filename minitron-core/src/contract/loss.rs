@@ -11,8 +11,8 @@ pub enum TeacherNeed {
     Nothing,
     /// The teacher's distribution: logits up to a constant per row.
     Distribution {
-        /// So many of its likeliest tokens one by one, and all others as one: what a teacher cache can stand in for. `ALL`
-        /// where each counts.
+        /// So many of its likeliest tokens one by one, and all others as one: what a teacher cache
+        /// can stand in for. `ALL` where each counts.
         n_tokens: usize,
     },
     /// The teacher's logits as they are.
@@ -29,14 +29,20 @@ impl TeacherNeed {
 /// Shapes: N rows, V vocab.
 ///
 /// # Law
-/// Row n of the result depends on row n of the arguments alone and is finite for finite logits; no reduction. It is
-/// differentiable in `student_nv`; the teacher carries no gradient. Where [`TeacherNeed::Distribution`] is stated, a
-/// constant added to a row of the teacher's logits changes nothing.
+/// Row n of the result depends on row n of the arguments alone and is finite for finite logits; no
+/// reduction. It is differentiable in `student_nv`; the teacher carries no gradient. Where
+/// [`TeacherNeed::Distribution`] is stated, a constant added to a row of the teacher's logits
+/// changes nothing.
 #[typetag::serde(tag = "type")]
 pub trait LogitLoss: Debug + Send + Sync {
     /// What of the teacher is needed; where no loss needs it, the teacher does not run.
     fn teacher(&self) -> TeacherNeed;
 
     /// `loss_n` in nats (or the loss's own unit) from raw logits [N, V] and next tokens \[N\].
-    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, labels_n: &Tensor) -> Result<Tensor>;
+    fn rows(
+        &self,
+        student_nv: &Tensor,
+        teacher_nv: Option<&Tensor>,
+        labels_n: &Tensor,
+    ) -> Result<Tensor>;
 }

@@ -1,7 +1,9 @@
-//! The plugin contracts, one file each. Nothing else in this crate is meant to be implemented outside it.
+//! The plugin contracts, one file each. Nothing else in this crate is meant to be implemented
+//! outside it.
 //!
-//! A plugin is parameters: a struct with serde, no tensors, so that a recipe, a report and the plugin list print the
-//! same thing. It is declared with [`plugin!`](crate::plugin) and found through the [registry](crate::registry).
+//! A plugin is parameters: a struct with serde, no tensors, so that a recipe, a report and the
+//! plugin list print the same thing. It is declared with [`plugin!`](crate::plugin) and found
+//! through the [registry](crate::registry).
 
 mod allocator;
 mod corpus;

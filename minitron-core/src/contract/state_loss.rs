@@ -31,24 +31,33 @@ pub struct States<'a> {
 impl States<'_> {
     /// The states of all tokens [N, C], padding left out.
     pub fn rows(&self) -> Result<Tensor> {
-        let width = self.x_btc.size().last().copied().present("channels of states")?;
+        let width = self
+            .x_btc
+            .size()
+            .last()
+            .copied()
+            .present("channels of states")?;
         let rows_nc = self.x_btc.f_reshape([-1, width])?;
         match self.attention_mask_bt {
             None => Ok(rows_nc),
-            Some(attention_mask_bt) => {
-                Ok(rows_nc
-                    .f_index_select(0, &attention_mask_bt.f_reshape([-1i64])?.f_nonzero()?.f_reshape([-1i64])?)?)
-            }
+            Some(attention_mask_bt) => Ok(rows_nc.f_index_select(
+                0,
+                &attention_mask_bt
+                    .f_reshape([-1i64])?
+                    .f_nonzero()?
+                    .f_reshape([-1i64])?,
+            )?),
         }
     }
 }
 
-/// A loss on states inside the models, one pair of places at a time; the engine averages the pairs, and a step's batches by
-/// their tokens.
+/// A loss on states inside the models, one pair of places at a time; the engine averages the pairs,
+/// and a step's batches by their tokens.
 ///
 /// # Law
-/// A finite scalar for finite states, differentiable in the student's, the same whatever stands where `attention_mask_bt` is false;
-/// the teacher's carry no gradient. It is a mean over tokens: of two sequences together, that of each alone, weighed by its tokens.
+/// A finite scalar for finite states, differentiable in the student's, the same whatever stands
+/// where `attention_mask_bt` is false; the teacher's carry no gradient. It is a mean over tokens:
+/// of two sequences together, that of each alone, weighed by its tokens.
 #[typetag::serde(tag = "type")]
 pub trait StateLoss: Debug + Send + Sync {
     /// What is compared in models of these shapes.
@@ -57,8 +66,8 @@ pub trait StateLoss: Debug + Send + Sync {
     /// `Recipe` where a named layer does not exist, saying which do.
     fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>>;
 
-    /// Whether a linear map, learned with the student and shared by all pairs, takes the student's states to the teacher's
-    /// width first. It is there only where the widths differ.
+    /// Whether a linear map, learned with the student and shared by all pairs, takes the student's
+    /// states to the teacher's width first. It is there only where the widths differ.
     fn projects(&self) -> bool;
 
     /// The loss at one pair, a scalar: its mean over tokens.

@@ -23,7 +23,12 @@ pub enum Form {
 
 impl Form {
     /// All layouts, in the order in which a record is tried.
-    pub const ALL: [Form; 4] = [Form::Messages, Form::ShareGpt, Form::PromptCompletion, Form::Alpaca];
+    pub const ALL: [Form; 4] = [
+        Form::Messages,
+        Form::ShareGpt,
+        Form::PromptCompletion,
+        Form::Alpaca,
+    ];
 
     /// The name that users write.
     pub fn name(self) -> &'static str {
@@ -47,7 +52,9 @@ impl FromStr for Form {
 
     fn from_str(name: &str) -> Result<Self> {
         let found = Form::ALL.into_iter().find(|form| form.name() == name);
-        found.ok_or_else(|| Error::unknown("layout of conversations", name, Form::ALL.map(Form::name)))
+        found.ok_or_else(|| {
+            Error::unknown("layout of conversations", name, Form::ALL.map(Form::name))
+        })
     }
 }
 
@@ -60,8 +67,12 @@ pub(super) fn read(record: &Value, named: Option<Form>) -> Result<Option<Example
     let fields = match record {
         Value::Object(fields) => fields,
         // A record that is the list itself.
-        Value::Array(turns) if named.is_none_or(|form| matches!(form, Form::Messages | Form::ShareGpt)) => {
-            let Some(form) = named.or_else(|| form_of(turns)) else { return Ok(None) };
+        Value::Array(turns)
+            if named.is_none_or(|form| matches!(form, Form::Messages | Form::ShareGpt)) =>
+        {
+            let Some(form) = named.or_else(|| form_of(turns)) else {
+                return Ok(None);
+            };
             return turns_of(form, turns, &Map::new()).map(Some);
         }
         other if named.is_some() => return Err(expected("record", "a JSON object", other)),
@@ -78,7 +89,11 @@ pub(super) fn read(record: &Value, named: Option<Form>) -> Result<Option<Example
 
 fn recognised(fields: &Map<String, Value>) -> Result<Option<Example>> {
     let has = |key: &str| fields.get(key).is_some_and(|value| !value.is_null());
-    if let Some(turns) = MESSAGES.iter().find_map(|key| fields.get(*key)).and_then(Value::as_array) {
+    if let Some(turns) = MESSAGES
+        .iter()
+        .find_map(|key| fields.get(*key))
+        .and_then(Value::as_array)
+    {
         let form = form_of(turns).unwrap_or(Form::Messages);
         return turns_of(form, turns, fields).map(Some);
     }
@@ -98,8 +113,10 @@ fn recognised(fields: &Map<String, Value>) -> Result<Option<Example>> {
         [(_, form, turns)] => turns_of(*form, turns, fields).map(Some),
         several => {
             let names: Vec<&str> = several.iter().map(|(name, ..)| name.as_str()).collect();
-            let message =
-                format!("the fields {} all hold conversations; keep one of them, called `messages`", names.join(", "));
+            let message = format!(
+                "the fields {} all hold conversations; keep one of them, called `messages`",
+                names.join(", ")
+            );
             Err(Error::Data(message))
         }
     }
@@ -108,7 +125,9 @@ fn recognised(fields: &Map<String, Value>) -> Result<Option<Example>> {
 /// What the first turn shows.
 fn form_of(turns: &[Value]) -> Option<Form> {
     let first = turns.first()?.as_object()?;
-    if first.contains_key("role") && (first.contains_key("content") || first.contains_key("tool_calls")) {
+    if first.contains_key("role")
+        && (first.contains_key("content") || first.contains_key("tool_calls"))
+    {
         return Some(Form::Messages);
     }
     (first.contains_key("from") && first.contains_key("value")).then_some(Form::ShareGpt)
@@ -116,25 +135,36 @@ fn form_of(turns: &[Value]) -> Option<Form> {
 
 /// Turns under the first of the names that is there.
 fn listed(form: Form, names: &[&str], fields: &Map<String, Value>) -> Result<Example> {
-    match names.iter().find_map(|name| fields.get(*name).map(|value| (name, value))) {
+    match names
+        .iter()
+        .find_map(|name| fields.get(*name).map(|value| (name, value)))
+    {
         Some((_, Value::Array(turns))) => turns_of(form, turns, fields),
         Some((name, other)) => Err(expected(name, "a list of messages", other)),
         None => {
             let name = names.first().copied().unwrap_or_default();
-            Err(Error::Data(format!("no `{name}` beside {}, which the layout {form} needs", keys(fields))))
+            Err(Error::Data(format!(
+                "no `{name}` beside {}, which the layout {form} needs",
+                keys(fields)
+            )))
         }
     }
 }
 
 fn turns_of(form: Form, turns: &[Value], fields: &Map<String, Value>) -> Result<Example> {
     let mut messages = match form {
-        Form::ShareGpt => {
-            turns.iter().enumerate().map(|(idx, turn)| share_gpt(idx, turn)).collect::<Result<Vec<_>>>()?
-        }
+        Form::ShareGpt => turns
+            .iter()
+            .enumerate()
+            .map(|(idx, turn)| share_gpt(idx, turn))
+            .collect::<Result<Vec<_>>>()?,
         _ => objects("messages", turns)?,
     };
     let opens = messages.first().and_then(role_of) == Some("system");
-    let system = fields.get("system").and_then(Value::as_str).filter(|system| !system.is_empty());
+    let system = fields
+        .get("system")
+        .and_then(Value::as_str)
+        .filter(|system| !system.is_empty());
     if let (Form::ShareGpt, Some(system), false) = (form, system, opens) {
         messages.insert(0, message("system", system));
     }
@@ -144,15 +174,18 @@ fn turns_of(form: Form, turns: &[Value], fields: &Map<String, Value>) -> Result<
 fn objects(field: &str, turns: &[Value]) -> Result<Vec<Message>> {
     let object = |(idx, turn): (usize, &Value)| match turn {
         Value::Object(message) => Ok(message.clone()),
-        other => {
-            Err(expected(field, "messages that are objects", other).at(format!("message {}", idx.saturating_add(1))))
-        }
+        other => Err(expected(field, "messages that are objects", other)
+            .at(format!("message {}", idx.saturating_add(1)))),
     };
     turns.iter().enumerate().map(object).collect()
 }
 
 /// With what stands beside the messages.
-fn conversation(messages: Vec<Message>, n_prompt: usize, fields: &Map<String, Value>) -> Result<Conversation> {
+fn conversation(
+    messages: Vec<Message>,
+    n_prompt: usize,
+    fields: &Map<String, Value>,
+) -> Result<Conversation> {
     let variables = match fields.get("chat_template_kwargs") {
         None | Some(Value::Null) => Map::new(),
         Some(Value::Object(variables)) => variables.clone(),
@@ -175,8 +208,11 @@ fn list_beside(fields: &Map<String, Value>, name: &str) -> Result<Option<Vec<Val
     let value = match fields.get(name) {
         Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
         Some(Value::String(text)) => {
-            parsed = serde_json::from_str(text)
-                .map_err(|e| Error::Data(format!("`{name}`: expected a list, got text that is no JSON: {e}")))?;
+            parsed = serde_json::from_str(text).map_err(|e| {
+                Error::Data(format!(
+                    "`{name}`: expected a list, got text that is no JSON: {e}"
+                ))
+            })?;
             &parsed
         }
         None => return Ok(None),
@@ -194,29 +230,49 @@ fn list_beside(fields: &Map<String, Value>, name: &str) -> Result<Option<Vec<Val
 
 fn share_gpt(idx: usize, turn: &Value) -> Result<Message> {
     let place = |e: Error| e.at(format!("message {}", idx.saturating_add(1)));
-    let Value::Object(fields) = turn else { return Err(place(expected("conversations", "objects", turn))) };
+    let Value::Object(fields) = turn else {
+        return Err(place(expected("conversations", "objects", turn)));
+    };
     let from = match fields.get("from") {
         Some(Value::String(from)) => from.as_str(),
         Some(other) => return Err(place(expected("from", "a string", other))),
-        None => return Err(place(Error::Data(format!("no `from` beside {}", keys(fields))))),
+        None => {
+            return Err(place(Error::Data(format!(
+                "no `from` beside {}",
+                keys(fields)
+            ))));
+        }
     };
     let value = match fields.get("value") {
         Some(Value::String(value)) => value.as_str(),
         Some(other) => return Err(place(expected("value", "a string", other))),
-        None => return Err(place(Error::Data(format!("no `value` beside {}", keys(fields))))),
+        None => {
+            return Err(place(Error::Data(format!(
+                "no `value` beside {}",
+                keys(fields)
+            ))));
+        }
     };
     let mut message = match from {
         "human" | "user" => message("user", value),
-        "gpt" | "assistant" | "chatgpt" | "bot" | "bing" | "bard" | "model" => message("assistant", value),
+        "gpt" | "assistant" | "chatgpt" | "bot" | "bing" | "bard" | "model" => {
+            message("assistant", value)
+        }
         "system" | "developer" => message(from, value),
-        "tool" | "function_response" | "function-response" | "observation" | "ipython" => message("tool", value),
+        "tool" | "function_response" | "function-response" | "observation" | "ipython" => {
+            message("tool", value)
+        }
         "function_call" | "tool_call" => calling(value).map_err(place)?,
         other => {
             let known = "human, gpt, system, tool, function_call, observation";
-            return Err(place(Error::Data(format!("no speaker is called `{other}`; known: {known}"))));
+            return Err(place(Error::Data(format!(
+                "no speaker is called `{other}`; known: {known}"
+            ))));
         }
     };
-    let rest = fields.iter().filter(|(key, _)| !["from", "value"].contains(&key.as_str()));
+    let rest = fields
+        .iter()
+        .filter(|(key, _)| !["from", "value"].contains(&key.as_str()));
     for (key, value) in rest {
         if !message.contains_key(key) {
             message.insert(key.clone(), value.clone());
@@ -227,8 +283,11 @@ fn share_gpt(idx: usize, turn: &Value) -> Result<Message> {
 
 /// An assistant that calls tools: JSON with `name` and `arguments`, once or in a list.
 fn calling(value: &str) -> Result<Message> {
-    let refused =
-        |why: &str| Error::Data(format!("a function call: expected JSON with `name` and `arguments`, got {why}"));
+    let refused = |why: &str| {
+        Error::Data(format!(
+            "a function call: expected JSON with `name` and `arguments`, got {why}"
+        ))
+    };
     let parsed: Value = serde_json::from_str(value).map_err(|e| refused(&e.to_string()))?;
     let calls = match parsed {
         Value::Array(calls) => calls,
@@ -241,20 +300,28 @@ fn calling(value: &str) -> Result<Message> {
         other => Err(refused(&super::shown(&other))),
     };
     let calls = calls.into_iter().map(call).collect::<Result<Vec<_>>>()?;
-    let fields = [("role".to_owned(), Value::from("assistant")), ("tool_calls".to_owned(), Value::Array(calls))];
+    let fields = [
+        ("role".to_owned(), Value::from("assistant")),
+        ("tool_calls".to_owned(), Value::Array(calls)),
+    ];
     Ok(Message::from_iter(fields))
 }
 
 fn prompt_completion(fields: &Map<String, Value>) -> Result<Example> {
     let field = |name: &str| {
-        let needed =
-            || Error::Data(format!("no `{name}` beside {}, which the layout prompt_completion needs", keys(fields)));
+        let needed = || {
+            Error::Data(format!(
+                "no `{name}` beside {}, which the layout prompt_completion needs",
+                keys(fields)
+            ))
+        };
         fields.get(name).ok_or_else(needed)
     };
     match (field("prompt")?, field("completion")?) {
-        (Value::String(prompt), Value::String(completion)) => {
-            Ok(Example::Completion { prompt: prompt.clone(), completion: completion.clone() })
-        }
+        (Value::String(prompt), Value::String(completion)) => Ok(Example::Completion {
+            prompt: prompt.clone(),
+            completion: completion.clone(),
+        }),
         (Value::Array(prompt), Value::Array(completion)) => {
             let mut messages = objects("prompt", prompt)?;
             let n_prompt = messages.len();
@@ -262,7 +329,11 @@ fn prompt_completion(fields: &Map<String, Value>) -> Result<Example> {
             conversation(messages, n_prompt, fields).map(Example::Chat)
         }
         (Value::String(_), other) => Err(expected("completion", "text, as `prompt` is", other)),
-        (Value::Array(_), other) => Err(expected("completion", "a list of messages, as `prompt` is", other)),
+        (Value::Array(_), other) => Err(expected(
+            "completion",
+            "a list of messages, as `prompt` is",
+            other,
+        )),
         (other, _) => Err(expected("prompt", "text or a list of messages", other)),
     }
 }
@@ -275,19 +346,31 @@ fn alpaca(fields: &Map<String, Value>) -> Result<Example> {
         Some(other) => Err(expected(name, "a text", other)),
     };
     let needed = |name: &str| {
-        text(name)?
-            .ok_or_else(|| Error::Data(format!("no `{name}` beside {}, which the layout alpaca needs", keys(fields))))
+        text(name)?.ok_or_else(|| {
+            Error::Data(format!(
+                "no `{name}` beside {}, which the layout alpaca needs",
+                keys(fields)
+            ))
+        })
     };
-    let asked = |instruction: &str, input: Option<&str>| match input.filter(|input| !input.is_empty()) {
-        Some(input) => format!("{instruction}\n\n{input}"),
-        None => instruction.to_owned(),
-    };
+    let asked =
+        |instruction: &str, input: Option<&str>| match input.filter(|input| !input.is_empty()) {
+            Some(input) => format!("{instruction}\n\n{input}"),
+            None => instruction.to_owned(),
+        };
     let mut messages: Vec<Message> = Vec::new();
-    messages.extend(text("system")?.filter(|system| !system.is_empty()).map(|system| message("system", system)));
+    messages.extend(
+        text("system")?
+            .filter(|system| !system.is_empty())
+            .map(|system| message("system", system)),
+    );
     for (user, assistant) in history(fields)? {
         messages.extend([message("user", &user), message("assistant", &assistant)]);
     }
-    messages.push(message("user", &asked(needed("instruction")?, text("input")?)));
+    messages.push(message(
+        "user",
+        &asked(needed("instruction")?, text("input")?),
+    ));
     messages.push(message("assistant", needed("output")?));
     conversation(messages, 0, fields).map(Example::Chat)
 }
@@ -300,8 +383,14 @@ fn history(fields: &Map<String, Value>) -> Result<Vec<(String, String)>> {
         Some(other) => return Err(expected("history", "a list of pairs", other)),
     };
     let pair = |pair: &Value| match pair.as_array().map(Vec::as_slice) {
-        Some([Value::String(user), Value::String(assistant)]) => Ok((user.clone(), assistant.clone())),
-        _ => Err(expected("history", "pairs of a question and an answer", pair)),
+        Some([Value::String(user), Value::String(assistant)]) => {
+            Ok((user.clone(), assistant.clone()))
+        }
+        _ => Err(expected(
+            "history",
+            "pairs of a question and an answer",
+            pair,
+        )),
     };
     pairs.iter().map(pair).collect()
 }

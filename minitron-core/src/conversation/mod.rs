@@ -1,4 +1,5 @@
-//! Conversations as data: what was said by whom, as templates see it, read from records of the usual layouts.
+//! Conversations as data: what was said by whom, as templates see it, read from records of the
+//! usual layouts.
 
 mod forms;
 
@@ -8,10 +9,12 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 pub use forms::Form;
 
-/// One message: `role`, `content` and whatever else a template may read, in the order of the record.
+/// One message: `role`, `content` and whatever else a template may read, in the order of the
+/// record.
 pub type Message = Map<String, Value>;
 
-/// Roles that chat templates know. A misspelt one would be rendered by many templates, and would never count.
+/// Roles that chat templates know. A misspelt one would be rendered by many templates, and would
+/// never count.
 const ROLES: [&str; 18] = [
     "system",
     "developer",
@@ -56,7 +59,8 @@ pub struct Conversation {
 pub enum Example {
     /// Messages for a chat template.
     Chat(Conversation),
-    /// Plain text that no template touches; the completion alone counts, with the end-of-sequence token after it.
+    /// Plain text that no template touches; the completion alone counts, with the end-of-sequence
+    /// token after it.
     Completion {
         /// Comes first, counts never.
         prompt: String,
@@ -66,8 +70,8 @@ pub enum Example {
 }
 
 impl Example {
-    /// Reads a record in the layout that is named, or in the one that its fields show. `None` where none is named and the
-    /// record shows none of them.
+    /// Reads a record in the layout that is named, or in the one that its fields show. `None` where
+    /// none is named and the record shows none of them.
     ///
     /// # Errors
     /// `Data` saying which field or message was expected to hold what, and what it holds.
@@ -80,10 +84,16 @@ impl Example {
     /// Bytes of text, about.
     pub fn n_bytes(&self) -> usize {
         match self {
-            Example::Completion { prompt, completion } => prompt.len().saturating_add(completion.len()),
+            Example::Completion { prompt, completion } => {
+                prompt.len().saturating_add(completion.len())
+            }
             Example::Chat(chat) => {
-                let of_message = |message: &Message| Value::Object(message.clone()).to_string().len();
-                chat.messages.iter().map(of_message).fold(0, usize::saturating_add)
+                let of_message =
+                    |message: &Message| Value::Object(message.clone()).to_string().len();
+                chat.messages
+                    .iter()
+                    .map(of_message)
+                    .fold(0, usize::saturating_add)
             }
         }
     }
@@ -95,7 +105,10 @@ impl Conversation {
     /// # Errors
     /// `Data` naming the message that templates could not read.
     pub fn new(messages: Vec<Message>) -> Result<Self> {
-        let conversation = Conversation { messages, ..Conversation::default() };
+        let conversation = Conversation {
+            messages,
+            ..Conversation::default()
+        };
         conversation.check()?;
         Ok(conversation)
     }
@@ -104,7 +117,10 @@ impl Conversation {
     pub fn ask(system: Option<&str>, user: &str) -> Self {
         let system = system.map(|content| message("system", content));
         let messages = system.into_iter().chain([message("user", user)]).collect();
-        Conversation { messages, ..Conversation::default() }
+        Conversation {
+            messages,
+            ..Conversation::default()
+        }
     }
 
     /// Appends a message.
@@ -115,10 +131,13 @@ impl Conversation {
     /// Refuses what no template could mean.
     pub fn check(&self) -> Result<()> {
         if self.messages.is_empty() {
-            return Err(Error::Data("the conversation is empty; expected at least one message".into()));
+            return Err(Error::Data(
+                "the conversation is empty; expected at least one message".into(),
+            ));
         }
         for (idx, message) in self.messages.iter().enumerate() {
-            check_message(message).map_err(|e| e.at(format!("message {}", idx.saturating_add(1))))?;
+            check_message(message)
+                .map_err(|e| e.at(format!("message {}", idx.saturating_add(1))))?;
         }
         Ok(())
     }
@@ -126,7 +145,10 @@ impl Conversation {
 
 /// A message with a text.
 pub fn message(role: &str, content: &str) -> Message {
-    Message::from_iter([("role".to_owned(), role.into()), ("content".to_owned(), content.into())])
+    Message::from_iter([
+        ("role".to_owned(), role.into()),
+        ("content".to_owned(), content.into()),
+    ])
 }
 
 /// Whether a message is said not to count, as OpenAI's format for fine-tuning has it.
@@ -144,7 +166,9 @@ fn check_message(message: &Message) -> Result<()> {
         Some(Value::String(role)) if ROLES.contains(&role.as_str()) => role.as_str(),
         Some(Value::String(role)) => {
             let known = ROLES.join(", ");
-            return Err(Error::Data(format!("no role is called `{role}`; known: {known}")));
+            return Err(Error::Data(format!(
+                "no role is called `{role}`; known: {known}"
+            )));
         }
         Some(other) => return Err(expected("role", "a string", other)),
         None => {
@@ -156,9 +180,15 @@ fn check_message(message: &Message) -> Result<()> {
         }
     };
     if let Some(weight) = message.get(WEIGHT).filter(|weight| !weight.is_null())
-        && !weight.as_f64().is_some_and(|weight| weight == 0.0 || weight == 1.0)
+        && !weight
+            .as_f64()
+            .is_some_and(|weight| weight == 0.0 || weight == 1.0)
     {
-        return Err(expected(WEIGHT, "0 (the answer does not count) or 1", weight));
+        return Err(expected(
+            WEIGHT,
+            "0 (the answer does not count) or 1",
+            weight,
+        ));
     }
     match message.get("content") {
         Some(Value::String(_)) => Ok(()),
@@ -166,9 +196,9 @@ fn check_message(message: &Message) -> Result<()> {
         // What a tool answers may be any object; templates write it as JSON.
         Some(Value::Object(_)) if role == "tool" || role == "function" => Ok(()),
         None | Some(Value::Null) if says_otherwise(message) => Ok(()),
-        None | Some(Value::Null) => {
-            Err(Error::Data(format!("no `content` for {role}; only a message with `tool_calls` may go without")))
-        }
+        None | Some(Value::Null) => Err(Error::Data(format!(
+            "no `content` for {role}; only a message with `tool_calls` may go without"
+        ))),
         Some(other) => Err(expected("content", "a string or a list of parts", other)),
     }
 }
@@ -181,10 +211,20 @@ fn says_otherwise(message: &Message) -> bool {
         Some(Value::String(text)) => !text.is_empty(),
         Some(_) => true,
     };
-    ["tool_calls", "function_call", "reasoning_content", "thinking", "reasoning", "tool_responses"].iter().any(is_there)
+    [
+        "tool_calls",
+        "function_call",
+        "reasoning_content",
+        "thinking",
+        "reasoning",
+        "tool_responses",
+    ]
+    .iter()
+    .any(is_there)
 }
 
-/// A part of a content, as far as it is read here: images and the like are for the template to refuse.
+/// A part of a content, as far as it is read here: images and the like are for the template to
+/// refuse.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Part {
@@ -202,7 +242,10 @@ fn check_part(part: &Value) -> Result<()> {
     }
     match Part::deserialize(part) {
         Ok(Part::Text { .. } | Part::Other) => Ok(()),
-        Err(e) => Err(Error::Data(format!("a part of `content`, {}: {e}", shown(part)))),
+        Err(e) => Err(Error::Data(format!(
+            "a part of `content`, {}: {e}",
+            shown(part)
+        ))),
     }
 }
 
@@ -214,7 +257,11 @@ pub(super) fn expected(field: &str, what: &str, found: &Value) -> Error {
 /// Names of an object's fields.
 pub(super) fn keys(object: &Map<String, Value>) -> String {
     let names: Vec<&str> = object.keys().map(String::as_str).collect();
-    if names.is_empty() { "no field at all".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "no field at all".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 /// A value as an error shows it: whole where it is short.

@@ -1,5 +1,5 @@
-//! Forward passes over held-out windows in row chunks, likelihoods of texts after their contexts, generation, sentence
-//! embeddings. What is computed from them is a plugin's.
+//! Forward passes over held-out windows in row chunks, likelihoods of texts after their contexts,
+//! generation, sentence embeddings. What is computed from them is a plugin's.
 
 mod generate;
 mod likelihood;

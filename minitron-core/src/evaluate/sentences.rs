@@ -24,7 +24,8 @@ pub enum Pooling {
     Cls,
 }
 
-/// Keys that were true for a way each up to sentence-transformers 5, and what `pooling_mode` says from 6 on.
+/// Keys that were true for a way each up to sentence-transformers 5, and what `pooling_mode` says
+/// from 6 on.
 const WAYS: [(&str, &str); 6] = [
     ("pooling_mode_cls_token", "cls"),
     ("pooling_mode_max_tokens", "max"),
@@ -42,8 +43,15 @@ impl Pooling {
     fn of(config: &Config) -> Result<Pooling> {
         let ways: Vec<String> = match config.get("pooling_mode") {
             Some(Value::String(way)) => vec![way.clone()],
-            Some(Value::Array(ways)) => ways.iter().map(|way| way.as_str().unwrap_or_default().to_owned()).collect(),
-            Some(other) => return Err(config.error(format!("`pooling_mode`: expected a word or a list, got {other}"))),
+            Some(Value::Array(ways)) => ways
+                .iter()
+                .map(|way| way.as_str().unwrap_or_default().to_owned())
+                .collect(),
+            Some(other) => {
+                return Err(config.error(format!(
+                    "`pooling_mode`: expected a word or a list, got {other}"
+                )));
+            }
             None => {
                 let mut ways = Vec::new();
                 for (key, way) in WAYS {
@@ -60,8 +68,10 @@ impl Pooling {
             [] | ["mean"] => Ok(Pooling::Mean),
             ["cls"] => Ok(Pooling::Cls),
             other => {
-                let message =
-                    format!("pooling by {} is not supported; expected mean or cls alone", other.join(" and "));
+                let message = format!(
+                    "pooling by {} is not supported; expected mean or cls alone",
+                    other.join(" and ")
+                );
                 Err(config.error(message))
             }
         }
@@ -75,14 +85,18 @@ impl Pooling {
             (Pooling::Mean, None) => hidden_bte.f_mean_dim(mean, false, Kind::Float)?,
             (Pooling::Mean, Some(attention_mask_bt)) => {
                 let seen_bt1 = attention_mask_bt.f_unsqueeze(-1)?.f_to_kind(Kind::Float)?;
-                let sum_be = hidden_bte.f_mul(&seen_bt1)?.f_sum_dim_intlist(mean, false, Kind::Float)?;
+                let sum_be =
+                    hidden_bte
+                        .f_mul(&seen_bt1)?
+                        .f_sum_dim_intlist(mean, false, Kind::Float)?;
                 sum_be.f_div(&seen_bt1.f_sum_dim_intlist(mean, false, Kind::Float)?)?
             }
         })
     }
 }
 
-/// What makes one vector of the last hidden states: the modules behind a sentence encoder's transformer.
+/// What makes one vector of the last hidden states: the modules behind a sentence encoder's
+/// transformer.
 #[derive(Debug)]
 pub struct SentenceModules {
     pooling: Pooling,
@@ -91,13 +105,20 @@ pub struct SentenceModules {
 
 impl From<Pooling> for SentenceModules {
     fn from(pooling: Pooling) -> Self {
-        SentenceModules { pooling, after: Vec::new() }
+        SentenceModules {
+            pooling,
+            after: Vec::new(),
+        }
     }
 }
 
 #[derive(Debug)]
 enum ModuleStep {
-    Dense { weight_of: Tensor, bias_o: Option<Tensor>, activation: DenseActivation },
+    Dense {
+        weight_of: Tensor,
+        bias_o: Option<Tensor>,
+        activation: DenseActivation,
+    },
     Normalize,
 }
 
@@ -111,14 +132,19 @@ enum DenseActivation {
 }
 
 impl SentenceModules {
-    /// Those that the model's folder names; `pooling` stands in for what it says. The mean alone where there are none.
+    /// Those that the model's folder names; `pooling` stands in for what it says. The mean alone
+    /// where there are none.
     ///
     /// # Errors
-    /// `Checkpoint` for a module that is not supported, or whose files are missing: without it the vectors would be others.
+    /// `Checkpoint` for a module that is not supported, or whose files are missing: without it the
+    /// vectors would be others.
     pub fn of(model: &Transformer, pooling: Option<Pooling>) -> Result<Self> {
         let path = model.spec.config.path();
         let dir = path.parent().unwrap_or(path);
-        let mut found = SentenceModules { pooling: pooling.unwrap_or_default(), after: Vec::new() };
+        let mut found = SentenceModules {
+            pooling: pooling.unwrap_or_default(),
+            after: Vec::new(),
+        };
         let Some(modules) = modules(dir)? else {
             let config = Config::load_optional(&dir.join("1_Pooling").join("config.json"))?;
             if let (None, Some(config)) = (pooling, config) {
@@ -156,9 +182,11 @@ impl SentenceModules {
         for step in &self.after {
             x_be = match step {
                 ModuleStep::Normalize => normalized(&x_be)?,
-                ModuleStep::Dense { weight_of, bias_o, activation } => {
-                    activation.of(&x_be.f_linear(weight_of, bias_o.as_ref())?)?
-                }
+                ModuleStep::Dense {
+                    weight_of,
+                    bias_o,
+                    activation,
+                } => activation.of(&x_be.f_linear(weight_of, bias_o.as_ref())?)?,
             };
         }
         Ok(x_be)
@@ -172,9 +200,9 @@ impl ModuleStep {
         for key in ["module_input_name", "module_output_name"] {
             let name = config.word_or(key, "sentence_embedding")?;
             if name != "sentence_embedding" {
-                return Err(
-                    config.error(format!("`{key}`: expected sentence_embedding, got {name}; others are not supported"))
-                );
+                return Err(config.error(format!(
+                    "`{key}`: expected sentence_embedding, got {name}; others are not supported"
+                )));
             }
         }
         let class = config.word_or("activation_function", "Tanh")?;
@@ -193,10 +221,22 @@ impl ModuleStep {
         };
         let file = DenseFile::open(dir, module, &config)?;
         let read = |name: &String| {
-            Ok::<Tensor, Error>(file.tensors.read(name)?.f_to_device(model.device)?.f_to_kind(Kind::Float)?)
+            Ok::<Tensor, Error>(
+                file.tensors
+                    .read(name)?
+                    .f_to_device(model.device)?
+                    .f_to_kind(Kind::Float)?,
+            )
         };
-        let (weight_of, bias_o) = (read(&file.weight)?, file.bias.as_ref().map(read).transpose()?);
-        Ok(ModuleStep::Dense { weight_of, bias_o, activation })
+        let (weight_of, bias_o) = (
+            read(&file.weight)?,
+            file.bias.as_ref().map(read).transpose()?,
+        );
+        Ok(ModuleStep::Dense {
+            weight_of,
+            bias_o,
+            activation,
+        })
     }
 }
 
@@ -214,12 +254,14 @@ impl DenseActivation {
 
 /// Of length 1.
 fn normalized(x_be: &Tensor) -> Result<Tensor> {
-    let length_b1 = x_be.f_norm_scalaropt_dim(2, [1i64].as_slice(), true)?.f_clamp_min(1e-12)?;
+    let length_b1 = x_be
+        .f_norm_scalaropt_dim(2, [1i64].as_slice(), true)?
+        .f_clamp_min(1e-12)?;
     Ok(x_be.f_div(&length_b1)?)
 }
 
-/// Vectors [N, E] of length 1, in f32 on the model's device, of token sequences with their special tokens, in their order. Those of
-/// one length side by side need no padding.
+/// Vectors [N, E] of length 1, in f32 on the model's device, of token sequences with their special
+/// tokens, in their order. Those of one length side by side need no padding.
 ///
 /// # Errors
 /// `Data` for a sequence without tokens, or longer than the model's positions.
@@ -232,7 +274,9 @@ pub fn sentence_embeddings(
 ) -> Result<Tensor> {
     let _no_grad = tch::no_grad_guard();
     if sentences.is_empty() || sentences.iter().any(Vec::is_empty) {
-        return Err(Error::Data("expected sentences of at least one token each".into()));
+        return Err(Error::Data(
+            "expected sentences of at least one token each".into(),
+        ));
     }
     let mut embedded = Vec::new();
     progress.start("embed, sentences", sentences.len() as u64);
@@ -241,11 +285,25 @@ pub fn sentence_embeddings(
         let (ids_bt, attention_mask_bt) = fill(&sequences, model.device)?;
         let attention_mask_bt = attention_mask_bt.as_ref();
         let hidden_bte = model
-            .hidden(Input { ids_bt: &ids_bt, attention_mask_bt, positions_bt: None }, &mut NoTap, None)?
+            .hidden(
+                Input {
+                    ids_bt: &ids_bt,
+                    attention_mask_bt,
+                    positions_bt: None,
+                },
+                &mut NoTap,
+                None,
+            )?
             .f_to_kind(Kind::Float)?;
         let pooled_be = modules.apply(&hidden_bte, attention_mask_bt)?;
-        if !pooled_be.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
-            return Err(Error::Data("the model gives states that are not finite, so sentences have no place".into()));
+        if !pooled_be
+            .f_sum(Kind::Double)?
+            .f_double_value(&[])?
+            .is_finite()
+        {
+            return Err(Error::Data(
+                "the model gives states that are not finite, so sentences have no place".into(),
+            ));
         }
         embedded.push(normalized(&pooled_be)?);
         progress.advance(batch.len() as u64, "");

@@ -8,7 +8,8 @@ pub struct Subject<'a> {
     pub model: &'a Transformer,
     /// Its teacher.
     pub teacher: Option<&'a Transformer>,
-    /// Teacher's residual channels that the model kept, where it was pruned: for comparing hidden states.
+    /// Teacher's residual channels that the model kept, where it was pruned: for comparing hidden
+    /// states.
     pub kept_hidden: Option<&'a [usize]>,
     /// Held-out windows.
     pub windows: Option<&'a Windows>,

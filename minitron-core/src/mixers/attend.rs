@@ -1,4 +1,5 @@
-//! Who looks at whom: whole sequences, or blocks of them where a window is shorter, so that a window costs what it holds.
+//! Who looks at whom: whole sequences, or blocks of them where a window is shorter, so that a
+//! window costs what it holds.
 
 use tch::{Kind, Tensor};
 
@@ -27,25 +28,50 @@ pub(super) struct Rule<'a> {
 }
 
 /// From queries [B, H, T, K] to what their heads give, [B, H, T, K].
-pub(super) fn attend(rule: Rule, query_bhtk: &Tensor, keys: &Keys, context: &Context) -> Result<Tensor> {
+pub(super) fn attend(
+    rule: Rule,
+    query_bhtk: &Tensor,
+    keys: &Keys,
+    context: &Context,
+) -> Result<Tensor> {
     let n_tokens = context.n_tokens;
     let n_keys = keys.key_bgsk.size4()?.2;
-    match rule.reach.map(|reach| reach as i64).filter(|&reach| reach + 1 < n_keys) {
+    match rule
+        .reach
+        .map(|reach| reach as i64)
+        .filter(|&reach| reach + 1 < n_keys)
+    {
         None => {
-            // A single new token sees all that the state holds; of a longer run behind one, the mask says it.
+            // A single new token sees all that the state holds; of a longer run behind one, the
+            // mask says it.
             let mask = context.mask()?;
             let is_causal = context.causal && n_tokens > 1 && mask.is_none();
             softmax_of(rule, query_bhtk, keys, mask.as_deref(), is_causal)
         }
-        Some(reach) if context.start > 0 || context.has_documents() || n_tokens <= 2 * reach.max(1) => {
-            softmax_of(rule, query_bhtk, keys, Some(context.window_mask(reach, n_keys)?.as_ref()), false)
+        Some(reach)
+            if context.start > 0 || context.has_documents() || n_tokens <= 2 * reach.max(1) =>
+        {
+            softmax_of(
+                rule,
+                query_bhtk,
+                keys,
+                Some(context.window_mask(reach, n_keys)?.as_ref()),
+                false,
+            )
         }
         Some(reach) => in_blocks(rule, query_bhtk, keys, context, reach),
     }
 }
 
-/// Blocks of as many queries as they reach back see their own block and the one before (in an encoder, the one after too).
-fn in_blocks(rule: Rule, query_bhtk: &Tensor, keys: &Keys, context: &Context, reach: i64) -> Result<Tensor> {
+/// Blocks of as many queries as they reach back see their own block and the one before (in an
+/// encoder, the one after too).
+fn in_blocks(
+    rule: Rule,
+    query_bhtk: &Tensor,
+    keys: &Keys,
+    context: &Context,
+    reach: i64,
+) -> Result<Tensor> {
     let (n_batch, n_heads, n_tokens, head_dim) = query_bhtk.size4()?;
     let block = reach.max(1);
     let (n_blocks, n_keys) = (blocks(n_tokens, block), context.keys_of_block(block));
@@ -53,22 +79,47 @@ fn in_blocks(rule: Rule, query_bhtk: &Tensor, keys: &Keys, context: &Context, re
     let after = padding + n_keys - 2 * block;
     let in_windows = |x_bgsk: &Tensor| -> Result<Tensor> {
         let n_groups = x_bgsk.size4()?.1;
-        let x_bgnkc = x_bgsk.f_constant_pad_nd([0, 0, block, after])?.f_unfold(2, n_keys, block)?;
-        Ok(x_bgnkc.f_permute([0, 2, 1, 4, 3])?.f_reshape([n_batch * n_blocks, n_groups, n_keys, head_dim])?)
+        let x_bgnkc = x_bgsk
+            .f_constant_pad_nd([0, 0, block, after])?
+            .f_unfold(2, n_keys, block)?;
+        Ok(x_bgnkc.f_permute([0, 2, 1, 4, 3])?.f_reshape([
+            n_batch * n_blocks,
+            n_groups,
+            n_keys,
+            head_dim,
+        ])?)
     };
     let (key_ngck, value_ngck) = (in_windows(keys.key_bgsk)?, in_windows(keys.value_bgsk)?);
-    let query_bhnqk =
-        query_bhtk.f_constant_pad_nd([0, 0, 0, padding])?.f_reshape([n_batch, n_heads, n_blocks, block, head_dim])?;
-    let query_nhqk = query_bhnqk.f_transpose(1, 2)?.f_reshape([n_batch * n_blocks, n_heads, block, head_dim])?;
+    let query_bhnqk = query_bhtk
+        .f_constant_pad_nd([0, 0, 0, padding])?
+        .f_reshape([n_batch, n_heads, n_blocks, block, head_dim])?;
+    let query_nhqk =
+        query_bhnqk
+            .f_transpose(1, 2)?
+            .f_reshape([n_batch * n_blocks, n_heads, block, head_dim])?;
     let mask = context.band_mask(n_batch, block, reach)?;
-    let windows = Keys { key_bgsk: &key_ngck, value_bgsk: &value_ngck };
+    let windows = Keys {
+        key_bgsk: &key_ngck,
+        value_bgsk: &value_ngck,
+    };
     let out_nhqk = softmax_of(rule, &query_nhqk, &windows, Some(mask.as_ref()), false)?;
-    let out_bhnqk = out_nhqk.f_reshape([n_batch, n_blocks, n_heads, block, head_dim])?.f_transpose(1, 2)?;
-    Ok(out_bhnqk.f_reshape([n_batch, n_heads, n_blocks * block, head_dim])?.f_narrow(2, 0, n_tokens)?)
+    let out_bhnqk = out_nhqk
+        .f_reshape([n_batch, n_blocks, n_heads, block, head_dim])?
+        .f_transpose(1, 2)?;
+    Ok(out_bhnqk
+        .f_reshape([n_batch, n_heads, n_blocks * block, head_dim])?
+        .f_narrow(2, 0, n_tokens)?)
 }
 
-/// Attention proper; by hand where scores are capped or sinks join them, which libtorch's own does not.
-fn softmax_of(rule: Rule, query: &Tensor, keys: &Keys, mask: Option<&Tensor>, is_causal: bool) -> Result<Tensor> {
+/// Attention proper; by hand where scores are capped or sinks join them, which libtorch's own does
+/// not.
+fn softmax_of(
+    rule: Rule,
+    query: &Tensor,
+    keys: &Keys,
+    mask: Option<&Tensor>,
+    is_causal: bool,
+) -> Result<Tensor> {
     let (n_heads, n_groups) = (query.size4()?.1, keys.key_bgsk.size4()?.1);
     if rule.softcap.is_none() && rule.sinks_h.is_none() {
         return Ok(Tensor::f_scaled_dot_product_attention(
@@ -88,23 +139,35 @@ fn softmax_of(rule: Rule, query: &Tensor, keys: &Keys, mask: Option<&Tensor>, is
     };
     let (key, value) = (repeated(keys.key_bgsk)?, repeated(keys.value_bgsk)?);
     let scale = rule.scale.unwrap_or(1.0 / (rule.head_dim as f64).sqrt());
-    let mut scores = query.f_matmul(&key.f_transpose(-2, -1)?)?.f_mul_scalar(scale)?;
+    let mut scores = query
+        .f_matmul(&key.f_transpose(-2, -1)?)?
+        .f_mul_scalar(scale)?;
     if let Some(cap) = rule.softcap {
         scores = scores.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?;
     }
     let (n_batch, _, n_queries, n_keys) = scores.size4()?;
     if is_causal {
-        let later = Tensor::f_ones([n_queries, n_keys], (Kind::Bool, scores.device()))?.f_triu(1)?;
+        let later =
+            Tensor::f_ones([n_queries, n_keys], (Kind::Bool, scores.device()))?.f_triu(1)?;
         scores = scores.f_masked_fill(&later, f64::NEG_INFINITY)?;
     }
     if let Some(mask) = mask {
         scores = scores.f_masked_fill(&mask.f_logical_not()?, f64::NEG_INFINITY)?;
     }
     if let Some(sinks_h) = rule.sinks_h {
-        let sinks = sinks_h.f_view([1, n_heads, 1, 1])?.f_expand([n_batch, n_heads, n_queries, 1], false)?;
+        let sinks = sinks_h
+            .f_view([1, n_heads, 1, 1])?
+            .f_expand([n_batch, n_heads, n_queries, 1], false)?;
         scores = Tensor::f_cat(&[scores, sinks], -1)?;
     }
-    let wide = if scores.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float };
-    let weights = scores.f_softmax(-1, wide)?.f_narrow(-1, 0, n_keys)?.f_to_kind(value.f_kind()?)?;
+    let wide = if scores.f_kind()? == Kind::Double {
+        Kind::Double
+    } else {
+        Kind::Float
+    };
+    let weights = scores
+        .f_softmax(-1, wide)?
+        .f_narrow(-1, 0, n_keys)?
+        .f_to_kind(value.f_kind()?)?;
     Ok(weights.f_matmul(&value)?)
 }

@@ -6,9 +6,12 @@ use super::attend::{Keys, Rule, attend};
 use super::{Mixer, Observed, Rescale, RunMixer};
 use crate::error::{Error, Result};
 use crate::nn::{Context, Linear, MixerState, NormLayer, PartWeights, PortTap};
-use crate::parts::{Cost, HEADS, KV_HEADS, Norm, ParamKind, Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling};
+use crate::parts::{
+    Cost, HEADS, KV_HEADS, Norm, ParamKind, Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling,
+};
 
-/// softmax(cap(s · q·kᵀ) + mask) · v for each head, then the output projection; all that families do differently is data.
+/// softmax(cap(s · q·kᵀ) + mask) · v for each head, then the output projection; all that families
+/// do differently is data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
     /// Channels of a head.
@@ -27,9 +30,11 @@ pub struct Attention {
     pub scale: Option<f64>,
     /// cap(x) = c · tanh(x / c).
     pub softcap: Option<f64>,
-    /// Whether each query head has a logit of its own that joins its softmax and gives nothing (gpt-oss).
+    /// Whether each query head has a logit of its own that joins its softmax and gives nothing
+    /// (gpt-oss).
     pub sinks: bool,
-    /// (β, P): queries at position t grow by 1 + β · ln(1 + ⌊t / P⌋), after they turned (Llama 4's temperature).
+    /// (β, P): queries at position t grow by 1 + β · ln(1 + ⌊t / P⌋), after they turned (Llama 4's
+    /// temperature).
     pub growth: Option<(f64, f64)>,
 }
 
@@ -76,7 +81,9 @@ impl Attention {
 
     /// Channels of a head with so many pairs.
     fn head_dim_of(&self, pairs: usize) -> usize {
-        self.rope_pairs.map_or(self.head_dim, |all| self.head_dim.saturating_sub(2 * all) + 2 * pairs)
+        self.rope_pairs.map_or(self.head_dim, |all| {
+            self.head_dim.saturating_sub(2 * all) + 2 * pairs
+        })
     }
 }
 
@@ -90,22 +97,43 @@ impl Mixer for Attention {
             Layout::Split => vec![Role::QUERY, Role::KEY, Role::VALUE],
             Layout::Fused | Layout::FusedByHead => vec![Role::QUERY_KEY_VALUE],
         };
-        Ports { readers, writer: Role::ATTENTION_OUTPUT, written: Port::HEADS }
+        Ports {
+            readers,
+            writer: Role::ATTENTION_OUTPUT,
+            written: Port::HEADS,
+        }
     }
 
     fn observed(&self) -> Vec<Observed> {
-        let heads = |kind| Observed { kind, port: Port::HEADS, width: self.head_dim };
-        let pairs = self.rope_pairs.map(|_| Observed { kind: ROPE_PAIRS, port: Port::ROPE_PAIRS, width: 1 });
-        [heads(HEADS), heads(KV_HEADS)].into_iter().chain(pairs).collect()
+        let heads = |kind| Observed {
+            kind,
+            port: Port::HEADS,
+            width: self.head_dim,
+        };
+        let pairs = self.rope_pairs.map(|_| Observed {
+            kind: ROPE_PAIRS,
+            port: Port::ROPE_PAIRS,
+            width: 1,
+        });
+        [heads(HEADS), heads(KV_HEADS)]
+            .into_iter()
+            .chain(pairs)
+            .collect()
     }
 
     fn shows(&self) -> Vec<Port> {
         let pairs = self.rope_pairs.map(|_| Port::ROPE_PAIRS);
-        [Port::QUERY, Port::KEY, Port::VALUE, Port::HEADS].into_iter().chain(pairs).collect()
+        [Port::QUERY, Port::KEY, Port::VALUE, Port::HEADS]
+            .into_iter()
+            .chain(pairs)
+            .collect()
     }
 
     fn norms(&self) -> Vec<(Role, Norm)> {
-        self.qk_norm.iter().flat_map(|&(_, norm)| [(Role::QUERY_NORM, norm), (Role::KEY_NORM, norm)]).collect()
+        self.qk_norm
+            .iter()
+            .flat_map(|&(_, norm)| [(Role::QUERY_NORM, norm), (Role::KEY_NORM, norm)])
+            .collect()
     }
 
     fn norms_over_units(&self) -> Vec<(Role, Port)> {
@@ -117,10 +145,15 @@ impl Mixer for Attention {
         }
     }
 
-    /// Queries, keys, values, the context and its copy, keys and values repeated for their query heads.
+    /// Queries, keys, values, the context and its copy, keys and values repeated for their query
+    /// heads.
     fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost {
         let n_heads = size(HEADS);
-        let n_kv_heads = if size(KV_HEADS) == 0 { n_heads } else { size(KV_HEADS) };
+        let n_kv_heads = if size(KV_HEADS) == 0 {
+            n_heads
+        } else {
+            size(KV_HEADS)
+        };
         let head_dim = self.head_dim_of(size(ROPE_PAIRS));
         let wide = |n: usize, copies: usize| (copies * head_dim).saturating_mul(n) as u64;
         let normed = if self.qk_norm.is_some() { 2 } else { 0 };
@@ -133,25 +166,45 @@ impl Mixer for Attention {
 
     fn states_hold_for(&self) -> Option<usize> {
         match &self.rotary.as_ref()?.scaling {
-            RotaryScaling::Long { short, long, original_max_positions } if short != long => {
-                Some(*original_max_positions as usize)
-            }
+            RotaryScaling::Long {
+                short,
+                long,
+                original_max_positions,
+            } if short != long => Some(*original_max_positions as usize),
             _ => None,
         }
     }
 
-    /// With d channels of a head of which d' stay, scores are divided by another root where the family takes 1 / sqrt(d), and
-    /// x / rms(x) of queries and keys shrinks by sqrt(d' / d) where what goes is zero.
+    /// With d channels of a head of which d' stay, scores are divided by another root where the
+    /// family takes 1 / sqrt(d), and x / rms(x) of queries and keys shrinks by sqrt(d' / d) where
+    /// what goes is zero.
     fn rescales(&self, kind: &str, kept: usize) -> Vec<Rescale> {
         if kind != ROPE_PAIRS {
             return Vec::new();
         }
         let wider = (self.head_dim as f64 / self.head_dim_of(kept).max(1) as f64).sqrt();
-        let queries = if self.qk_norm.is_some() { Role::QUERY_NORM } else { Role::QUERY };
-        let by_scale = Rescale { role: queries, factor: 1.0 / wider, assumes_zeros: false };
-        let by_norm = |(role, _)| Rescale { role, factor: wider, assumes_zeros: true };
+        let queries = if self.qk_norm.is_some() {
+            Role::QUERY_NORM
+        } else {
+            Role::QUERY
+        };
+        let by_scale = Rescale {
+            role: queries,
+            factor: 1.0 / wider,
+            assumes_zeros: false,
+        };
+        let by_norm = |(role, _)| Rescale {
+            role,
+            factor: wider,
+            assumes_zeros: true,
+        };
         let norms = self.norms().into_iter().map(by_norm);
-        self.scale.is_none().then_some(by_scale).into_iter().chain(norms).collect()
+        self.scale
+            .is_none()
+            .then_some(by_scale)
+            .into_iter()
+            .chain(norms)
+            .collect()
     }
 
     fn obstacle(&self) -> Option<String> {
@@ -169,10 +222,15 @@ impl Mixer for Attention {
                 key: weights.linear(Role::KEY)?,
                 value: weights.linear(Role::VALUE)?,
             },
-            Layout::Fused | Layout::FusedByHead => Projected::Fused(weights.linear(Role::QUERY_KEY_VALUE)?),
+            Layout::Fused | Layout::FusedByHead => {
+                Projected::Fused(weights.linear(Role::QUERY_KEY_VALUE)?)
+            }
         };
         let norms = match self.qk_norm {
-            Some((_, norm)) => Some((weights.norm(Role::QUERY_NORM, norm)?, weights.norm(Role::KEY_NORM, norm)?)),
+            Some((_, norm)) => Some((
+                weights.norm(Role::QUERY_NORM, norm)?,
+                weights.norm(Role::KEY_NORM, norm)?,
+            )),
             None => None,
         };
         Ok(Box::new(RunAttention {
@@ -180,7 +238,11 @@ impl Mixer for Attention {
             inputs,
             norms,
             output: weights.linear(Role::ATTENTION_OUTPUT)?,
-            sinks_h: if self.sinks { Some(weights.tensor(SINKS, ParamKind::Weight)?) } else { None },
+            sinks_h: if self.sinks {
+                Some(weights.tensor(SINKS, ParamKind::Weight)?)
+            } else {
+                None
+            },
             n_heads,
             n_kv_heads: weights.size_opt(KV_HEADS).map_or(n_heads, |n| n as i64),
         }))
@@ -200,7 +262,11 @@ struct RunAttention {
 
 #[derive(Debug)]
 enum Projected {
-    Split { query: Linear, key: Linear, value: Linear },
+    Split {
+        query: Linear,
+        key: Linear,
+        value: Linear,
+    },
     Fused(Linear),
 }
 
@@ -214,13 +280,20 @@ impl RunMixer for RunAttention {
     ) -> Result<Tensor> {
         let (n_batch, n_tokens, _) = x_bte.size3()?;
         let (query, key, value) = self.project(x_bte, n_batch, n_tokens)?;
-        for (port, heads) in [(Port::QUERY, &query), (Port::KEY, &key), (Port::VALUE, &value)] {
+        for (port, heads) in [
+            (Port::QUERY, &query),
+            (Port::KEY, &key),
+            (Port::VALUE, &value),
+        ] {
             if tap.wants(port) {
                 tap.show(port, &heads.f_reshape([n_batch, n_tokens, -1])?)?;
             }
         }
         if let Some(pairs) = self.of.rope_pairs.filter(|_| tap.wants(Port::ROPE_PAIRS)) {
-            tap.show(Port::ROPE_PAIRS, &shares_of_pairs([&query, &key, &value], pairs as i64)?)?;
+            tap.show(
+                Port::ROPE_PAIRS,
+                &shares_of_pairs([&query, &key, &value], pairs as i64)?,
+            )?;
         }
         let (query, key) = self.turned(query, key, context)?;
         let query_bhtk = query.f_transpose(1, 2)?;
@@ -231,12 +304,30 @@ impl RunMixer for RunAttention {
                 (key_bgsk, value_bgsk) = (keys.shallow_clone(), values.shallow_clone());
             }
         }
-        let keys = Keys { key_bgsk: &key_bgsk, value_bgsk: &value_bgsk };
-        let Attention { head_dim, scale, softcap, reach, .. } = self.of;
-        let rule = Rule { head_dim, scale, softcap, reach, sinks_h: self.sinks_h.as_ref() };
+        let keys = Keys {
+            key_bgsk: &key_bgsk,
+            value_bgsk: &value_bgsk,
+        };
+        let Attention {
+            head_dim,
+            scale,
+            softcap,
+            reach,
+            ..
+        } = self.of;
+        let rule = Rule {
+            head_dim,
+            scale,
+            softcap,
+            reach,
+            sinks_h: self.sinks_h.as_ref(),
+        };
         let context_bhtk = attend(rule, &query_bhtk, &keys, context)?;
-        let context_btc =
-            context_bhtk.f_transpose(1, 2)?.f_reshape([n_batch, n_tokens, self.n_heads * self.of.head_dim as i64])?;
+        let context_btc = context_bhtk.f_transpose(1, 2)?.f_reshape([
+            n_batch,
+            n_tokens,
+            self.n_heads * self.of.head_dim as i64,
+        ])?;
         tap.show(Port::HEADS, &context_btc)?;
         self.output.forward(&context_btc)
     }
@@ -244,21 +335,39 @@ impl RunMixer for RunAttention {
 
 impl RunAttention {
     /// Queries [B, T, H, K], keys and values [B, T, G, K], normed where the family does.
-    fn project(&self, x_bte: &Tensor, n_batch: i64, n_tokens: i64) -> Result<(Tensor, Tensor, Tensor)> {
+    fn project(
+        &self,
+        x_bte: &Tensor,
+        n_batch: i64,
+        n_tokens: i64,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
         let head_dim = self.of.head_dim as i64;
         let split = |x: &Tensor, n_heads: i64| x.f_view([n_batch, n_tokens, n_heads, head_dim]);
         let (query, key, value) = match &self.inputs {
             Projected::Split { query, key, value } => {
                 let (mut q, mut k) = (query.forward(x_bte)?, key.forward(x_bte)?);
-                if let (Some((query_norm, key_norm)), Some((QkNorm::Projection, _))) = (&self.norms, self.of.qk_norm) {
+                if let (Some((query_norm, key_norm)), Some((QkNorm::Projection, _))) =
+                    (&self.norms, self.of.qk_norm)
+                {
                     (q, k) = (query_norm.forward(&q)?, key_norm.forward(&k)?);
                 }
                 let v = value.forward(x_bte)?;
-                (split(&q, self.n_heads)?, split(&k, self.n_kv_heads)?, split(&v, self.n_kv_heads)?)
+                (
+                    split(&q, self.n_heads)?,
+                    split(&k, self.n_kv_heads)?,
+                    split(&v, self.n_kv_heads)?,
+                )
             }
             Projected::Fused(fused) if self.of.layout == Layout::FusedByHead => {
-                let all = fused.forward(x_bte)?.f_view([n_batch, n_tokens, self.n_heads, 3, head_dim])?;
-                (all.f_select(3, 0)?, all.f_select(3, 1)?, all.f_select(3, 2)?)
+                let all =
+                    fused
+                        .forward(x_bte)?
+                        .f_view([n_batch, n_tokens, self.n_heads, 3, head_dim])?;
+                (
+                    all.f_select(3, 0)?,
+                    all.f_select(3, 1)?,
+                    all.f_select(3, 2)?,
+                )
             }
             Projected::Fused(fused) => {
                 let all = split(&fused.forward(x_bte)?, self.n_heads + 2 * self.n_kv_heads)?;
@@ -285,16 +394,24 @@ impl RunAttention {
             (query, key) = (rope.apply(&query)?, rope.apply(&key)?);
         }
         if let Some((beta, period)) = self.of.growth {
-            let periods = context.positions()?.f_to_kind(Kind::Double)?.f_div_scalar(period)?.f_floor()?;
-            let growth = periods.f_log1p()?.f_mul_scalar(beta)?.f_add_scalar(1.0)?.f_to_kind(query.f_kind()?)?;
+            let periods = context
+                .positions()?
+                .f_to_kind(Kind::Double)?
+                .f_div_scalar(period)?
+                .f_floor()?;
+            let growth = periods
+                .f_log1p()?
+                .f_mul_scalar(beta)?
+                .f_add_scalar(1.0)?
+                .f_to_kind(query.f_kind()?)?;
             query = query.f_mul(&growth.f_unsqueeze(-1)?.f_unsqueeze(-1)?)?;
         }
         Ok((query, key))
     }
 }
 
-/// What share each pair has of a token's queries, of its keys and of its values over all heads, together [B, T, P]: with q the
-/// channels of all queries of a token,
+/// What share each pair has of a token's queries, of its keys and of its values over all heads,
+/// together [B, T, P]: with q the channels of all queries of a token,
 ///
 /// ```text
 /// share(p)² = ‖q_p‖² / ‖q‖² + ‖k_p‖² / ‖k‖² + ‖v_p‖² / ‖v‖²
@@ -303,9 +420,13 @@ fn shares_of_pairs(heads: [&Tensor; 3], n_pairs: i64) -> Result<Tensor> {
     let mut sum_btp: Option<Tensor> = None;
     for x_bthk in heads {
         let (n_batch, n_tokens, n_heads, _) = x_bthk.size4()?;
-        let turning = x_bthk.f_narrow(3, 0, 2 * n_pairs)?.f_to_kind(Kind::Float)?.f_square()?;
+        let turning = x_bthk
+            .f_narrow(3, 0, 2 * n_pairs)?
+            .f_to_kind(Kind::Float)?
+            .f_square()?;
         let square_bthsp = turning.f_reshape([n_batch, n_tokens, n_heads, 2, n_pairs])?;
-        let square_btp = square_bthsp.f_sum_dim_intlist([2i64, 3].as_slice(), false, Kind::Float)?;
+        let square_btp =
+            square_bthsp.f_sum_dim_intlist([2i64, 3].as_slice(), false, Kind::Float)?;
         let all_bt1 = square_btp.f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)?;
         // Keeps a token without any at zero.
         let share_btp = square_btp.f_div(&all_bt1.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?;

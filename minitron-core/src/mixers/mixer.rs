@@ -7,12 +7,13 @@ use crate::error::Result;
 use crate::nn::{Context, MixerState, PartWeights, PortTap};
 use crate::parts::{Cost, Norm, Port, Ports, Role};
 
-/// What reads the residual stream and gives what is added to it: attention, an MLP. Data, made by an architecture for each
-/// layer; a family in a library may bring its own.
+/// What reads the residual stream and gives what is added to it: attention, an MLP. Data, made by
+/// an architecture for each layer; a family in a library may bring its own.
 ///
 /// # Law
-/// `load` asks for weights by roles that the architecture declares for the same part. What runs is differentiable, and a position
-/// of a causal model depends on earlier ones alone; with a state, new tokens give the same as all tokens at once.
+/// `load` asks for weights by roles that the architecture declares for the same part. What runs is
+/// differentiable, and a position of a causal model depends on earlier ones alone; with a state,
+/// new tokens give the same as all tokens at once.
 pub trait Mixer: Debug + Send + Sync + Any {
     /// What it is called in messages: `attention`.
     fn name(&self) -> &'static str;
@@ -31,23 +32,24 @@ pub trait Mixer: Debug + Send + Sync + Any {
         Vec::new()
     }
 
-    /// Those of its norms that are over units of its dims, with where their outputs show: fewer units change what they divide
-    /// by.
+    /// Those of its norms that are over units of its dims, with where their outputs show: fewer
+    /// units change what they divide by.
     fn norms_over_units(&self) -> Vec<(Role, Port)> {
         Vec::new()
     }
 
-    /// Factors of its weights that undo what fewer units of a dim (`kept` of them) rescale by their number alone: it is asked in
-    /// the source's size.
+    /// Factors of its weights that undo what fewer units of a dim (`kept` of them) rescale by their
+    /// number alone: it is asked in the source's size.
     fn rescales(&self, _kind: &str, _kept: usize) -> Vec<Rescale> {
         Vec::new()
     }
 
-    /// What it costs beside its weights, given the sizes of its layer's dims by kind (0 for one that is not there).
+    /// What it costs beside its weights, given the sizes of its layer's dims by kind (0 for one
+    /// that is not there).
     fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost;
 
-    /// Tokens up to which states of earlier ones hold: in a longer sequence all of it turns otherwise (longrope), and is computed
-    /// anew.
+    /// Tokens up to which states of earlier ones hold: in a longer sequence all of it turns
+    /// otherwise (longrope), and is computed anew.
     fn states_hold_for(&self) -> Option<usize> {
         None
     }
@@ -66,7 +68,8 @@ pub trait Mixer: Debug + Send + Sync + Any {
 
 /// A mixer with its weights. B batch, T tokens, E embed.
 pub trait RunMixer: Debug {
-    /// From what it reads, x [B, T, E], to what it gives, [B, T, E]. `tap` is shown the mixer's ports.
+    /// From what it reads, x [B, T, E], to what it gives, [B, T, E]. `tap` is shown the mixer's
+    /// ports.
     ///
     /// # Errors
     /// As tensor operations do.

@@ -38,11 +38,19 @@ impl Mixer for Mlp {
             Gate::Split => vec![Role::GATE, Role::UP],
             Gate::Fused => vec![Role::GATE_UP],
         };
-        Ports { readers, writer: Role::DOWN, written: Port::NEURONS }
+        Ports {
+            readers,
+            writer: Role::DOWN,
+            written: Port::NEURONS,
+        }
     }
 
     fn observed(&self) -> Vec<Observed> {
-        vec![Observed { kind: MLP, port: Port::NEURONS, width: 1 }]
+        vec![Observed {
+            kind: MLP,
+            port: Port::NEURONS,
+            width: 1,
+        }]
     }
 
     fn shows(&self) -> Vec<Port> {
@@ -52,7 +60,10 @@ impl Mixer for Mlp {
     /// Projections and products.
     fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost {
         let copies = if self.gate == Gate::None { 2 } else { 4 };
-        Cost { inside: (size(MLP) as u64).saturating_mul(copies), ..Cost::default() }
+        Cost {
+            inside: (size(MLP) as u64).saturating_mul(copies),
+            ..Cost::default()
+        }
     }
 
     fn obstacle(&self) -> Option<String> {
@@ -62,10 +73,17 @@ impl Mixer for Mlp {
     fn load(&self, weights: &mut PartWeights) -> Result<Box<dyn RunMixer>> {
         let first = match self.gate {
             Gate::None => First::Plain(weights.linear(Role::UP)?),
-            Gate::Split => First::Gated { gate: weights.linear(Role::GATE)?, up: weights.linear(Role::UP)? },
+            Gate::Split => First::Gated {
+                gate: weights.linear(Role::GATE)?,
+                up: weights.linear(Role::UP)?,
+            },
             Gate::Fused => First::Fused(weights.linear(Role::GATE_UP)?),
         };
-        Ok(Box::new(RunMlp { first, down: weights.linear(Role::DOWN)?, activation: self.activation }))
+        Ok(Box::new(RunMlp {
+            first,
+            down: weights.linear(Role::DOWN)?,
+            activation: self.activation,
+        }))
     }
 }
 
@@ -84,7 +102,13 @@ enum First {
 }
 
 impl RunMixer for RunMlp {
-    fn forward(&self, x_bte: &Tensor, _: &Context, _: Option<&mut MixerState>, tap: &mut PortTap) -> Result<Tensor> {
+    fn forward(
+        &self,
+        x_bte: &Tensor,
+        _: &Context,
+        _: Option<&mut MixerState>,
+        tap: &mut PortTap,
+    ) -> Result<Tensor> {
         let (activated, factor) = match &self.first {
             First::Plain(up) => (up.forward(x_bte)?, None),
             First::Gated { gate, up } => (gate.forward(x_bte)?, Some(up)),

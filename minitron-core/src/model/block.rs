@@ -46,7 +46,12 @@ impl Block {
     ///
     /// # Errors
     /// As reading a file does.
-    pub fn open(source: &dyn TensorSource, spec: &ModelSpec, layer_idx: usize, options: LoadOptions) -> Result<Self> {
+    pub fn open(
+        source: &dyn TensorSource,
+        spec: &ModelSpec,
+        layer_idx: usize,
+        options: LoadOptions,
+    ) -> Result<Self> {
         Self::load(&mut Weights::new(source, spec, options), layer_idx)
     }
 
@@ -54,7 +59,8 @@ impl Block {
         let mut parts = Vec::new();
         for (at, part) in weights.spec.sublayers(layer_idx) {
             let norm = |weights: &mut Weights, role: Role, norm: Option<Norm>| {
-                norm.map(|norm| weights.part(at).norm(role, norm)).transpose()
+                norm.map(|norm| weights.part(at).norm(role, norm))
+                    .transpose()
             };
             parts.push(RunPart {
                 at,
@@ -82,7 +88,10 @@ impl Block {
     ) -> Result<Tensor> {
         let mut now_bte = x_bte.shallow_clone();
         for (idx, part) in self.parts.iter().enumerate() {
-            let stream = Stream { now_bte: &now_bte, entered_bte: x_bte };
+            let stream = Stream {
+                now_bte: &now_bte,
+                entered_bte: x_bte,
+            };
             let state = states.as_mut().and_then(|states| states.get_mut(idx));
             let sum_bte = part.added(stream, context, tap, state)?;
             now_bte = part.settle(sum_bte)?;
@@ -124,7 +133,13 @@ impl Block {
     ///
     /// # Errors
     /// `Internal` where there is no such sublayer.
-    pub fn added(&self, part: usize, stream: Stream, context: &Context, tap: &mut dyn Tap) -> Result<Tensor> {
+    pub fn added(
+        &self,
+        part: usize,
+        stream: Stream,
+        context: &Context,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
         self.part(part)?.added(stream, context, tap, None)
     }
 
@@ -144,7 +159,11 @@ impl Block {
 
 impl RunPart {
     fn input(&self, stream: Stream) -> Result<Tensor> {
-        let read_bte = if self.reads_layer_input { stream.entered_bte } else { stream.now_bte };
+        let read_bte = if self.reads_layer_input {
+            stream.entered_bte
+        } else {
+            stream.now_bte
+        };
         normed(self.pre.as_ref(), read_bte)
     }
 
@@ -162,7 +181,11 @@ impl RunPart {
         let output_bte = self.mixer.forward(&input_bte, context, state, &mut tap)?;
         tap.show(Port::OUTPUT, &output_bte)?;
         let added_bte = normed(self.post.as_ref(), &output_bte)?;
-        let added_bte = if self.scale == 1.0 { added_bte } else { added_bte.f_mul_scalar(self.scale)? };
+        let added_bte = if self.scale == 1.0 {
+            added_bte
+        } else {
+            added_bte.f_mul_scalar(self.scale)?
+        };
         Ok(stream.now_bte.f_add(&added_bte)?)
     }
 

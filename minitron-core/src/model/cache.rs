@@ -17,7 +17,14 @@ impl Cache {
     /// Empty, for a model.
     pub fn new(model: &Transformer) -> Self {
         let of_block = |n_parts: usize| (0..n_parts).map(|_| MixerState::default()).collect();
-        Cache { layers: model.blocks.iter().map(|block| of_block(block.n_parts())).collect(), len: 0 }
+        Cache {
+            layers: model
+                .blocks
+                .iter()
+                .map(|block| of_block(block.n_parts()))
+                .collect(),
+            len: 0,
+        }
     }
 
     /// Number of tokens held.
@@ -34,9 +41,17 @@ impl Cache {
     pub fn rows(&self, rows: &Tensor) -> Result<Cache> {
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
-            layers.push(layer.iter().map(|state| state.rows(rows)).collect::<Result<_>>()?);
+            layers.push(
+                layer
+                    .iter()
+                    .map(|state| state.rows(rows))
+                    .collect::<Result<_>>()?,
+            );
         }
-        Ok(Cache { layers, len: self.len })
+        Ok(Cache {
+            layers,
+            len: self.len,
+        })
     }
 
     pub(super) fn layer(&mut self, layer_idx: usize) -> Option<&mut [MixerState]> {

@@ -40,8 +40,8 @@ struct TokenTable {
 }
 
 impl Frame {
-    /// Reads what stands around the layers, without them: of the token table the rows of `tokens`, and the head only
-    /// where it is asked for.
+    /// Reads what stands around the layers, without them: of the token table the rows of `tokens`,
+    /// and the head only where it is asked for.
     pub fn open(
         source: &dyn TensorSource,
         spec: &ModelSpec,
@@ -51,27 +51,51 @@ impl Frame {
     ) -> Result<Self> {
         let mut weights = Weights::new(source, spec, options);
         let param = spec.find(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight);
-        let missing = || Error::Internal(format!("`{}` declares no token table", spec.architecture));
+        let missing =
+            || Error::Internal(format!("`{}` declares no token table", spec.architecture));
         let name = param.ok_or_else(missing)?.name();
         let mut rows = Vec::with_capacity(tokens.len());
         for &token in tokens {
             rows.push(source.read_rows(&name, token as usize..token as usize + 1)?);
         }
-        let table_ve = Tensor::f_cat(&rows, 0)?.f_to_device(options.device)?.f_to_kind(options.kind)?;
-        let places = tokens.iter().enumerate().map(|(row, &token)| (i64::from(token), row as i64));
-        let tokens = TokenTable { table_ve, rows: Some(places.collect()) };
+        let table_ve = Tensor::f_cat(&rows, 0)?
+            .f_to_device(options.device)?
+            .f_to_kind(options.kind)?;
+        let places = tokens
+            .iter()
+            .enumerate()
+            .map(|(row, &token)| (i64::from(token), row as i64));
+        let tokens = TokenTable {
+            table_ve,
+            rows: Some(places.collect()),
+        };
         let whole = match with_head && spec.options.tied {
-            true => Some(weights.part(At::Model).tensor(Role::TOKEN_EMBEDDING, ParamKind::Weight)?),
+            true => Some(
+                weights
+                    .part(At::Model)
+                    .tensor(Role::TOKEN_EMBEDDING, ParamKind::Weight)?,
+            ),
             false => None,
         };
-        let head = if with_head { Head::load(&mut weights, whole.as_ref())? } else { None };
+        let head = if with_head {
+            Head::load(&mut weights, whole.as_ref())?
+        } else {
+            None
+        };
         Self::around(&mut weights, tokens, head)
     }
 
     /// The head is read after the layers, so that parameters come in the order of the forward pass.
     pub(super) fn load(weights: &mut Weights, table_ve: Tensor) -> Result<Self> {
         let head = Head::load(weights, Some(&table_ve))?;
-        Self::around(weights, TokenTable { table_ve, rows: None }, head)
+        Self::around(
+            weights,
+            TokenTable {
+                table_ve,
+                rows: None,
+            },
+            head,
+        )
     }
 
     fn around(weights: &mut Weights, tokens: TokenTable, head: Option<Head>) -> Result<Self> {
@@ -81,39 +105,56 @@ impl Frame {
         // Rounded to the type computed in, as `transformers` does.
         let scale = match embedding.scale == 1.0 {
             true => None,
-            false => Some(Tensor::f_full([1i64], embedding.scale, (place.kind, place.device))?),
+            false => Some(Tensor::f_full(
+                [1i64],
+                embedding.scale,
+                (place.kind, place.device),
+            )?),
         };
         Ok(Frame {
             architecture: spec.architecture.clone(),
             max_positions: spec.options.max_positions,
             tokens,
             scale,
-            position_table: weights.part(At::Model).tensor_opt(Role::POSITION_EMBEDDING, ParamKind::Weight)?,
+            position_table: weights
+                .part(At::Model)
+                .tensor_opt(Role::POSITION_EMBEDDING, ParamKind::Weight)?,
             first_position: embedding.first_position as i64,
-            type_table: weights.part(At::Model).tensor_opt(Role::TYPE_EMBEDDING, ParamKind::Weight)?,
+            type_table: weights
+                .part(At::Model)
+                .tensor_opt(Role::TYPE_EMBEDDING, ParamKind::Weight)?,
             embedding_norm: embedding
                 .norm
                 .map(|norm| weights.part(At::Model).norm(Role::EMBEDDING_NORM, norm))
                 .transpose()?,
             causal: spec.options.causal,
             kind: place.kind,
-            final_norm: final_norm.map(|norm| weights.part(At::Model).norm(Role::FINAL_NORM, norm)).transpose()?,
+            final_norm: final_norm
+                .map(|norm| weights.part(At::Model).norm(Role::FINAL_NORM, norm))
+                .transpose()?,
             head,
         })
     }
 
-    /// What enters the first layer, [B, T, E], of token ids [B, T] at positions from `start` on, or where documents are told
-    /// apart at their positions in them.
+    /// What enters the first layer, [B, T, E], of token ids [B, T] at positions from `start` on, or
+    /// where documents are told apart at their positions in them.
     ///
     /// # Errors
-    /// `Data` when the sequence is longer than the model's positions, or a token's row was left out.
+    /// `Data` when the sequence is longer than the model's positions, or a token's row was left
+    /// out.
     pub fn embed<'a>(&self, input: impl Into<Input<'a>>, start: i64) -> Result<Tensor> {
-        let Input { ids_bt, positions_bt, .. } = input.into();
+        let Input {
+            ids_bt,
+            positions_bt,
+            ..
+        } = input.into();
         let (_, n_tokens) = ids_bt.size2()?;
         let max = self.max_positions as i64;
         if start + n_tokens > max {
             let n_tokens = start + n_tokens;
-            return Err(Error::Data(format!("a sequence of {n_tokens} tokens; this model has {max} positions")));
+            return Err(Error::Data(format!(
+                "a sequence of {n_tokens} tokens; this model has {max} positions"
+            )));
         }
         let rows_bt = self.tokens.rows_of(ids_bt)?;
         let mut x_bte = Tensor::f_embedding(&self.tokens.table_ve, &rows_bt, -1, false, false)?;
@@ -126,7 +167,9 @@ impl Frame {
                     let rows_bt = positions_bt.f_add_scalar(self.first_position)?;
                     x_bte.f_add(&Tensor::f_embedding(table, &rows_bt, -1, false, false)?)?
                 }
-                None => x_bte.f_add(&table.f_narrow(0, self.first_position + start, n_tokens)?)?,
+                None => {
+                    x_bte.f_add(&table.f_narrow(0, self.first_position + start, n_tokens)?)?
+                }
             };
         }
         if let Some(table) = &self.type_table {
@@ -138,8 +181,9 @@ impl Frame {
         }
     }
 
-    /// How `n_tokens` positions from `start` on lie, of which those hold tokens that are `attention_mask_bt` [B, T]; none: all.
-    /// `positions_bt` [B, T] begin at zero with each document where attention stays inside them.
+    /// How `n_tokens` positions from `start` on lie, of which those hold tokens that are
+    /// `attention_mask_bt` [B, T]; none: all. `positions_bt` [B, T] begin at zero with each
+    /// document where attention stays inside them.
     ///
     /// # Errors
     /// `Recipe` for documents told apart in an encoder.
@@ -151,7 +195,8 @@ impl Frame {
         positions_bt: Option<&Tensor>,
     ) -> Result<Context> {
         let device = self.tokens.table_ve.device();
-        Context::new(self.causal, start, n_tokens, device, self.kind).beside(attention_mask_bt, positions_bt)
+        Context::new(self.causal, start, n_tokens, device, self.kind)
+            .beside(attention_mask_bt, positions_bt)
     }
 
     /// The last hidden state of what leaves the last layer.
@@ -183,9 +228,12 @@ impl Frame {
     /// # Errors
     /// `Data` for an encoder without a head.
     pub fn head(&self) -> Result<&Head> {
-        self.head
-            .as_ref()
-            .ok_or_else(|| Error::Data(format!("this `{}` model has no language-model head", self.architecture)))
+        self.head.as_ref().ok_or_else(|| {
+            Error::Data(format!(
+                "this `{}` model has no language-model head",
+                self.architecture
+            ))
+        })
     }
 
     /// Whether [`Frame::logits`] works.
@@ -196,11 +244,15 @@ impl Frame {
 
 impl TokenTable {
     fn rows_of(&self, ids_bt: &Tensor) -> Result<Tensor> {
-        let Some(rows) = &self.rows else { return Ok(ids_bt.shallow_clone()) };
+        let Some(rows) = &self.rows else {
+            return Ok(ids_bt.shallow_clone());
+        };
         let ids = Vec::<i64>::try_from(ids_bt.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
         let missing = |id: i64| Error::Internal(format!("token {id} is not among those announced"));
-        let found: Vec<i64> =
-            ids.into_iter().map(|id| rows.get(&id).copied().ok_or_else(|| missing(id))).collect::<Result<_>>()?;
+        let found: Vec<i64> = ids
+            .into_iter()
+            .map(|id| rows.get(&id).copied().ok_or_else(|| missing(id)))
+            .collect::<Result<_>>()?;
         Ok(Tensor::f_from_slice(&found)?
             .f_view(ids_bt.size().as_slice())?
             .f_to_kind(Kind::Int64)?

@@ -12,20 +12,34 @@ use crate::spec::{At, ModelSpec, Norm, Param, ParamKind, Role};
 /// 400 GB of f32; a config that says more would only make us allocate.
 const MAX_PARAMS: u64 = 100_000_000_000;
 
-/// N(0, `initializer_range`²) for matrices and tables, as `transformers` initialises these families; the same for the same
-/// seed. f32.
+/// N(0, `initializer_range`²) for matrices and tables, as `transformers` initialises these
+/// families; the same for the same seed. f32.
 ///
 /// # Errors
 /// `Checkpoint` when the config describes more than any memory holds.
 pub fn fresh_weights(spec: &ModelSpec, seed: u64) -> Result<MemorySource> {
     let shape_of = |param: &Param| -> Vec<i64> {
         let size_of = |dim: &str| spec.dims.get(dim).map(|d| d.size);
-        param.sides.iter().map(|side| side.len(size_of) as i64).collect()
+        param
+            .sides
+            .iter()
+            .map(|side| side.len(size_of) as i64)
+            .collect()
     };
-    let n_elements = |param| shape_of(param).iter().fold(1u64, |n, &side| n.saturating_mul(side.unsigned_abs()));
-    let n_params = spec.params.iter().map(n_elements).fold(0u64, u64::saturating_add);
+    let n_elements = |param| {
+        shape_of(param)
+            .iter()
+            .fold(1u64, |n, &side| n.saturating_mul(side.unsigned_abs()))
+    };
+    let n_params = spec
+        .params
+        .iter()
+        .map(n_elements)
+        .fold(0u64, u64::saturating_add);
     if n_params > MAX_PARAMS {
-        let message = format!("describes {n_params} parameters, more than can be made in memory; correct its sizes");
+        let message = format!(
+            "describes {n_params} parameters, more than can be made in memory; correct its sizes"
+        );
         return Err(spec.config.error(message));
     }
     let mut random = SplitMix::new(seed);
@@ -35,9 +49,13 @@ pub fn fresh_weights(spec: &ModelSpec, seed: u64) -> Result<MemorySource> {
         let options = (Kind::Float, Device::Cpu);
         let tensor = match (param.kind, spec.norm_of(param)) {
             (ParamKind::Bias, _) => Tensor::f_zeros(&shape, options)?,
-            (ParamKind::Weight, Some(norm)) if norm.kind.stores_gain_less_one() => Tensor::f_zeros(&shape, options)?,
+            (ParamKind::Weight, Some(norm)) if norm.kind.stores_gain_less_one() => {
+                Tensor::f_zeros(&shape, options)?
+            }
             (ParamKind::Weight, Some(_)) => Tensor::f_ones(&shape, options)?,
-            (ParamKind::Weight, None) => normal(&mut random, &shape, spec.options.initializer_range)?,
+            (ParamKind::Weight, None) => {
+                normal(&mut random, &shape, spec.options.initializer_range)?
+            }
         };
         source.insert(param.name(), &tensor)?;
     }
@@ -49,22 +67,39 @@ impl ModelSpec {
     pub fn norm_of(&self, param: &Param) -> Option<Norm> {
         let options = &self.options;
         let At::Sublayer { layer, sublayer } = param.at else {
-            let head_norm = options.head.as_ref().and_then(|head| head.transform).map(|(_, norm)| norm);
+            let head_norm = options
+                .head
+                .as_ref()
+                .and_then(|head| head.transform)
+                .map(|(_, norm)| norm);
             let norms = [
                 (Role::EMBEDDING_NORM, options.embedding.norm),
                 (Role::FINAL_NORM, options.final_norm),
                 (Role::HEAD_NORM, head_norm),
             ];
-            return norms.into_iter().find(|(role, _)| *role == param.role).and_then(|(_, norm)| norm);
+            return norms
+                .into_iter()
+                .find(|(role, _)| *role == param.role)
+                .and_then(|(_, norm)| norm);
         };
         let part = self.layers.get(layer)?.0.get(sublayer)?;
-        let around = [(Role::INPUT_NORM, part.pre), (Role::OUTPUT_NORM, part.post), (Role::SUM_NORM, part.after_sum)];
-        let around = around.into_iter().filter_map(|(role, norm)| Some((role, norm?)));
-        around.chain(part.mixer.norms()).find(|(role, _)| *role == param.role).map(|(_, norm)| norm)
+        let around = [
+            (Role::INPUT_NORM, part.pre),
+            (Role::OUTPUT_NORM, part.post),
+            (Role::SUM_NORM, part.after_sum),
+        ];
+        let around = around
+            .into_iter()
+            .filter_map(|(role, norm)| Some((role, norm?)));
+        around
+            .chain(part.mixer.norms())
+            .find(|(role, _)| *role == param.role)
+            .map(|(_, norm)| norm)
     }
 }
 
-/// N(0, std²) by Box and Muller's transform; our own draws, since libtorch's generator is one for the whole process.
+/// N(0, std²) by Box and Muller's transform; our own draws, since libtorch's generator is one for
+/// the whole process.
 fn normal(random: &mut SplitMix, shape: &[i64], std: f64) -> Result<Tensor> {
     let n = shape.iter().product::<i64>().max(0) as usize;
     let mut values = Vec::with_capacity(n.next_multiple_of(2));

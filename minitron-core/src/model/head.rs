@@ -21,28 +21,43 @@ impl Head {
     /// None for a model whose output is its hidden state.
     pub(super) fn load(weights: &mut Weights, table_ve: Option<&Tensor>) -> Result<Option<Self>> {
         let spec = weights.spec;
-        let Some(head) = &spec.options.head else { return Ok(None) };
+        let Some(head) = &spec.options.head else {
+            return Ok(None);
+        };
         let transform = match head.transform {
             Some((activation, norm)) => {
                 let dense = weights.part(At::Model).linear(Role::HEAD_TRANSFORM)?;
-                Some((dense, activation, weights.part(At::Model).norm(Role::HEAD_NORM, norm)?))
+                Some((
+                    dense,
+                    activation,
+                    weights.part(At::Model).norm(Role::HEAD_NORM, norm)?,
+                ))
             }
             None => None,
         };
         let projection = match table_ve {
             Some(table_ve) if spec.options.tied => Linear {
                 weight_oi: table_ve.shallow_clone(),
-                bias_o: weights.part(At::Model).tensor_opt(Role::HEAD, ParamKind::Bias)?,
+                bias_o: weights
+                    .part(At::Model)
+                    .tensor_opt(Role::HEAD, ParamKind::Bias)?,
             },
             _ => weights.part(At::Model).linear(Role::HEAD)?,
         };
-        Ok(Some(Head { transform, projection, scale: head.scale, softcap: head.softcap }))
+        Ok(Some(Head {
+            transform,
+            projection,
+            scale: head.scale,
+            softcap: head.softcap,
+        }))
     }
 
     /// What the projection reads, [.., E], of hidden states [.., E].
     pub fn inputs(&self, hidden: &Tensor) -> Result<Tensor> {
         match &self.transform {
-            Some((dense, activation, norm)) => norm.forward(&activate(&dense.forward(hidden)?, *activation)?),
+            Some((dense, activation, norm)) => {
+                norm.forward(&activate(&dense.forward(hidden)?, *activation)?)
+            }
             None => Ok(hidden.shallow_clone()),
         }
     }
@@ -59,8 +74,9 @@ impl Head {
         }
     }
 
-    /// The gradient on the projection's inputs [N, E] of a sum over rows, a chunk of rows at a time: `loss` makes a chunk's part
-    /// of it from the logits [len, V] and where the chunk begins. What reaches the projection's weights is added to theirs.
+    /// The gradient on the projection's inputs [N, E] of a sum over rows, a chunk of rows at a
+    /// time: `loss` makes a chunk's part of it from the logits [len, V] and where the chunk begins.
+    /// What reaches the projection's weights is added to theirs.
     ///
     /// # Errors
     /// Those of `loss`.
@@ -74,18 +90,24 @@ impl Head {
         let gradient_ne = inputs_ne.f_zeros_like()?;
         for (start, len) in row_chunks(inputs_ne.size2()?.0, vocab) {
             let rows_ne = inputs_ne.f_narrow(0, start, len)?;
-            let logits_nv = tch::no_grad(|| self.project(&rows_ne))?.f_detach()?.f_set_requires_grad(true)?;
+            let logits_nv = tch::no_grad(|| self.project(&rows_ne))?
+                .f_detach()?
+                .f_set_requires_grad(true)?;
             loss(&logits_nv, start)?.f_backward()?;
             let gradient_nv = logits_nv.f_grad()?;
             if gradient_nv.defined() {
-                gradient_ne.f_narrow(0, start, len)?.f_copy_(&self.back(&rows_ne, &logits_nv, &gradient_nv)?)?;
+                gradient_ne.f_narrow(0, start, len)?.f_copy_(&self.back(
+                    &rows_ne,
+                    &logits_nv,
+                    &gradient_nv,
+                )?)?;
             }
         }
         Ok(gradient_ne)
     }
 
-    /// The gradient on the projection's inputs [N, E] of one on its logits [N, V], which are given too; what reaches its
-    /// weights is added to theirs.
+    /// The gradient on the projection's inputs [N, E] of one on its logits [N, V], which are given
+    /// too; what reaches its weights is added to theirs.
     fn back(&self, inputs_ne: &Tensor, logits_nv: &Tensor, gradient_nv: &Tensor) -> Result<Tensor> {
         let mut gradient_nv = gradient_nv.shallow_clone();
         if let Some(cap) = self.softcap {

@@ -1,7 +1,8 @@
-//! The transformer, built from a spec's options one block at a time; it knows no tensor names and no families.
+//! The transformer, built from a spec's options one block at a time; it knows no tensor names and
+//! no families.
 //!
-//! Shape suffixes in this room: B batch, T tokens, E embed, F ffn, H query heads, G key/value heads, K head dim,
-//! V vocab, N rows.
+//! Shape suffixes in this room: B batch, T tokens, E embed, F ffn, H query heads, G key/value
+//! heads, K head dim, V vocab, N rows.
 
 mod block;
 mod cache;
@@ -12,8 +13,8 @@ mod run;
 mod weights;
 
 pub use crate::nn::{
-    Context, Input, Linear, MixerState, NoTap, NormLayer, PartWeights, PortTap, Rope, Tap, activate, over_shared_ids,
-    row_chunks,
+    Context, Input, Linear, MixerState, NoTap, NormLayer, PartWeights, PortTap, Rope, Tap,
+    activate, over_shared_ids, row_chunks,
 };
 pub use block::{Block, Stream};
 pub use cache::Cache;
@@ -63,7 +64,11 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        LoadOptions { device: Device::Cpu, kind: Kind::Float, trainable: false }
+        LoadOptions {
+            device: Device::Cpu,
+            kind: Kind::Float,
+            trainable: false,
+        }
     }
 }
 
@@ -72,7 +77,9 @@ impl Transformer {
     pub fn load(source: &dyn TensorSource, spec: &ModelSpec, options: LoadOptions) -> Result<Self> {
         spec.check_computable()?;
         let mut weights = Weights::new(source, spec, options);
-        let token_table_ve = weights.part(At::Model).tensor(Role::TOKEN_EMBEDDING, ParamKind::Weight)?;
+        let token_table_ve = weights
+            .part(At::Model)
+            .tensor(Role::TOKEN_EMBEDDING, ParamKind::Weight)?;
         let blocks = (0..spec.n_layers())
             .map(|layer_idx| Block::load(&mut weights, layer_idx).map(Rc::new))
             .collect::<Result<Vec<_>>>()?;
@@ -85,8 +92,9 @@ impl Transformer {
         })
     }
 
-    /// Last hidden state [B, T, E] (after the final norm) of token ids [B, T]; where those are filled up on the right, an
-    /// [`Input`] says where, and what stands at tokens is the same as without padding.
+    /// Last hidden state [B, T, E] (after the final norm) of token ids [B, T]; where those are
+    /// filled up on the right, an [`Input`] says where, and what stands at tokens is the same as
+    /// without padding.
     ///
     /// # Errors
     /// `Data` when the sequence is longer than the model's positions.
@@ -96,18 +104,31 @@ impl Transformer {
         tap: &mut dyn Tap,
         cache: Option<&mut Cache>,
     ) -> Result<Tensor> {
-        hidden_of(&LayerStore::Loaded(self), &self.frame, input.into(), tap, cache)
+        hidden_of(
+            &LayerStore::Loaded(self),
+            &self.frame,
+            input.into(),
+            tap,
+            cache,
+        )
     }
 
     /// One layer of [`Transformer::hidden`] on its own, without a cache.
-    pub fn layer(&self, layer_idx: usize, x_bte: &Tensor, context: &Context, tap: &mut dyn Tap) -> Result<Tensor> {
+    pub fn layer(
+        &self,
+        layer_idx: usize,
+        x_bte: &Tensor,
+        context: &Context,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
         match self.blocks.get(layer_idx) {
             Some(block) => block.shown(x_bte, context, tap, None),
             None => Err(Error::Internal(format!("there is no layer {layer_idx}"))),
         }
     }
 
-    /// The end of [`Transformer::hidden`]: from what leaves the last layer to the last hidden state.
+    /// The end of [`Transformer::hidden`]: from what leaves the last layer to the last hidden
+    /// state.
     pub fn last(&self, x_bte: Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
         self.frame.last(x_bte, tap)
     }
@@ -154,12 +175,15 @@ impl Transformer {
         &self.parameters
     }
 
-    /// The weights as they are stored: names, layout and type of the source; `masters` go before the model's own where the
-    /// model computes in less than they hold.
+    /// The weights as they are stored: names, layout and type of the source; `masters` go before
+    /// the model's own where the model computes in less than they hold.
     pub fn to_source(&self, masters: &BTreeMap<String, Tensor>) -> Result<MemorySource> {
         let mut source = MemorySource::default();
         for parameter in &self.parameters {
-            source.insert(parameter.name.as_str(), &parameter.stored(masters.get(&parameter.name))?)?;
+            source.insert(
+                parameter.name.as_str(),
+                &parameter.stored(masters.get(&parameter.name))?,
+            )?;
         }
         Ok(source)
     }

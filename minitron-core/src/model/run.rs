@@ -35,7 +35,13 @@ pub trait Walk {
     fn enter(&mut self, batch: usize) -> Result<Self::State>;
 
     /// One layer.
-    fn layer(&mut self, batch: usize, layer_idx: usize, block: &Block, state: &mut Self::State) -> Result<()>;
+    fn layer(
+        &mut self,
+        batch: usize,
+        layer_idx: usize,
+        block: &Block,
+        state: &mut Self::State,
+    ) -> Result<()>;
 
     /// After the last layer.
     fn leave(&mut self, batch: usize, state: Self::State) -> Result<()>;
@@ -83,7 +89,9 @@ impl<W: Walk> BatchStore<W> for InMemory<W::State> {
 
     fn take(&mut self, _layer_idx: usize, batch: usize) -> Result<W::State> {
         let state = self.0.get_mut(batch).and_then(Option::take);
-        state.ok_or_else(|| Error::Internal(format!("batch {batch} was not put away before a layer")))
+        state.ok_or_else(|| {
+            Error::Internal(format!("batch {batch} was not put away before a layer"))
+        })
     }
 }
 
@@ -105,11 +113,12 @@ impl LayerStore<'_> {
     }
 }
 
-/// Takes all batches through all layers, in an order that suits the store: loaded layers see batch after batch, so that one
-/// state exists at a time; stored ones are read once each, all batches pass, and their states wait in the store.
+/// Takes all batches through all layers, in an order that suits the store: loaded layers see batch
+/// after batch, so that one state exists at a time; stored ones are read once each, all batches
+/// pass, and their states wait in the store.
 ///
-/// A walk sees each batch at each layer once, layers of a batch in order and batches at a layer in order; it takes the same
-/// steps either way.
+/// A walk sees each batch at each layer once, layers of a batch in order and batches at a layer in
+/// order; it takes the same steps either way.
 ///
 /// # Errors
 /// Those of the walk, of the store, and of reading a layer.
@@ -122,7 +131,11 @@ pub fn run_layers<W: Walk>(
     let n_layers = store.n_layers();
     let (source, spec, options) = match *store {
         LayerStore::Loaded(model) => return run_loaded(&model.blocks, n_batches, walk),
-        LayerStore::Stored { source, spec, options } => (source, spec, options),
+        LayerStore::Stored {
+            source,
+            spec,
+            options,
+        } => (source, spec, options),
     };
     let begin = match waiting.begin() {
         Some(begin) => begin,
@@ -178,12 +191,22 @@ pub fn hidden_of(
     let n_tokens = input.ids_bt.size2()?.1;
     let start = cache.as_ref().map_or(0, |cache| cache.len());
     let context = frame.context(start, n_tokens, input.attention_mask_bt, input.positions_bt)?;
-    let mut forward = Forward { frame, input, start, context, tap, cache, hidden_bte: None };
+    let mut forward = Forward {
+        frame,
+        input,
+        start,
+        context,
+        tap,
+        cache,
+        hidden_bte: None,
+    };
     run_layers(store, 1, &mut forward, &mut InMemory::default())?;
     if let Some(cache) = forward.cache {
         cache.advance(n_tokens);
     }
-    forward.hidden_bte.ok_or_else(|| Error::Internal("a forward pass without its end".into()))
+    forward
+        .hidden_bte
+        .ok_or_else(|| Error::Internal("a forward pass without its end".into()))
 }
 
 /// One batch on its way to the last hidden state.
@@ -205,7 +228,13 @@ impl Walk for Forward<'_, '_> {
         self.frame.embed(self.input, self.start)
     }
 
-    fn layer(&mut self, _batch: usize, layer_idx: usize, block: &Block, x_bte: &mut Tensor) -> Result<()> {
+    fn layer(
+        &mut self,
+        _batch: usize,
+        layer_idx: usize,
+        block: &Block,
+        x_bte: &mut Tensor,
+    ) -> Result<()> {
         let states = self.cache.as_mut().and_then(|cache| cache.layer(layer_idx));
         *x_bte = block.shown(x_bte, &self.context, self.tap, states)?;
         Ok(())

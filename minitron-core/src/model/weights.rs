@@ -25,22 +25,48 @@ impl Parameter {
     /// A weight that is learned beside the model's own.
     pub fn learned(name: String, tensor: &Tensor, device: Device, kind: Kind) -> Result<Self> {
         let stored_kind = tensor.f_kind()?;
-        let tensor = tensor.f_to_device(device)?.f_to_kind(kind)?.f_detach_copy()?.f_set_requires_grad(true)?;
-        Ok(Parameter { name, tensor, decays: true, transposed: false, stored_kind })
+        let tensor = tensor
+            .f_to_device(device)?
+            .f_to_kind(kind)?
+            .f_detach_copy()?
+            .f_set_requires_grad(true)?;
+        Ok(Parameter {
+            name,
+            tensor,
+            decays: true,
+            transposed: false,
+            stored_kind,
+        })
     }
 
-    /// The gradient in the source's layout, in the type computed in; zero where nothing depends on this weight.
+    /// The gradient in the source's layout, in the type computed in; zero where nothing depends on
+    /// this weight.
     pub fn gradient(&self) -> Result<Tensor> {
         let gradient = self.tensor.f_grad()?;
-        let gradient = if gradient.defined() { gradient } else { self.tensor.f_detach()?.f_zeros_like()? };
-        let gradient = if self.transposed { gradient.f_transpose(0, 1)? } else { gradient };
+        let gradient = if gradient.defined() {
+            gradient
+        } else {
+            self.tensor.f_detach()?.f_zeros_like()?
+        };
+        let gradient = if self.transposed {
+            gradient.f_transpose(0, 1)?
+        } else {
+            gradient
+        };
         Ok(gradient.f_contiguous()?)
     }
 
     /// In the source's layout and type, detached; from a more exact copy where there is one.
     pub fn stored(&self, master: Option<&Tensor>) -> Result<Tensor> {
-        let tensor = master.unwrap_or(&self.tensor).f_detach()?.f_to_kind(self.stored_kind)?;
-        let tensor = if self.transposed { tensor.f_transpose(0, 1)? } else { tensor };
+        let tensor = master
+            .unwrap_or(&self.tensor)
+            .f_detach()?
+            .f_to_kind(self.stored_kind)?;
+        let tensor = if self.transposed {
+            tensor.f_transpose(0, 1)?
+        } else {
+            tensor
+        };
         Ok(tensor.f_contiguous()?)
     }
 }
@@ -53,18 +79,38 @@ pub(super) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    pub(super) fn new(source: &'a dyn TensorSource, spec: &'a ModelSpec, options: LoadOptions) -> Self {
-        Weights { source, spec, options, parameters: Vec::new() }
+    pub(super) fn new(
+        source: &'a dyn TensorSource,
+        spec: &'a ModelSpec,
+        options: LoadOptions,
+    ) -> Self {
+        Weights {
+            source,
+            spec,
+            options,
+            parameters: Vec::new(),
+        }
     }
 
     fn read(&mut self, param: &Param) -> Result<Tensor> {
         let name = param.name();
         let stored = self.source.read(&name)?;
         let stored_kind = stored.f_kind()?;
-        let laid_out = if param.transposed { stored.f_transpose(0, 1)? } else { stored };
-        let tensor = laid_out.f_to_device(self.options.device)?.f_to_kind(self.options.kind)?.f_contiguous()?;
+        let laid_out = if param.transposed {
+            stored.f_transpose(0, 1)?
+        } else {
+            stored
+        };
+        let tensor = laid_out
+            .f_to_device(self.options.device)?
+            .f_to_kind(self.options.kind)?
+            .f_contiguous()?;
         // Training changes tensors in place: never the source's own memory.
-        let tensor = if self.options.trainable { tensor.f_detach_copy()?.f_set_requires_grad(true)? } else { tensor };
+        let tensor = if self.options.trainable {
+            tensor.f_detach_copy()?.f_set_requires_grad(true)?
+        } else {
+            tensor
+        };
         self.parameters.push(Parameter {
             name,
             tensor: tensor.shallow_clone(),
@@ -80,11 +126,16 @@ impl<'a> Weights<'a> {
         PartWeights::new(self, at)
     }
 
-    /// Reads what the forward pass does not use but the folder holds, so that a trained model is written whole.
+    /// Reads what the forward pass does not use but the folder holds, so that a trained model is
+    /// written whole.
     pub(super) fn finish(mut self) -> Result<Vec<Parameter>> {
         if self.options.trainable {
             let spec = self.spec;
-            for param in spec.params.iter().filter(|param| param.role == Role::CARRIED) {
+            for param in spec
+                .params
+                .iter()
+                .filter(|param| param.role == Role::CARRIED)
+            {
                 let _ = self.read(param)?;
             }
         }
@@ -103,6 +154,8 @@ impl ReadWeights for Weights<'_> {
 
     fn optional(&mut self, at: At, role: Role, kind: ParamKind) -> Result<Option<Tensor>> {
         let spec = self.spec;
-        spec.find(at, role, kind).map(|param| self.read(param)).transpose()
+        spec.find(at, role, kind)
+            .map(|param| self.read(param))
+            .transpose()
     }
 }

@@ -24,8 +24,9 @@ impl Linear {
         linear(x, &self.weight_oi, self.bias_o.as_ref())
     }
 
-    /// The gradient on x [N, I] of one on x·Wᵀ + b [N, O]. Those of W and b are added to what they have in place, so that of
-    /// a large W no second copy exists, which is what autograd makes in every call.
+    /// The gradient on x [N, I] of one on x·Wᵀ + b [N, O]. Those of W and b are added to what they
+    /// have in place, so that of a large W no second copy exists, which is what autograd makes in
+    /// every call.
     pub fn back(&self, x_ni: &Tensor, gradient_no: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         if let Some(mut gradient_oi) = gradient_of(&self.weight_oi)? {
@@ -48,7 +49,12 @@ fn gradient_of(weight: &Tensor) -> Result<Option<Tensor>> {
         return Ok(None);
     }
     if !weight.f_grad()?.defined() {
-        tch::with_grad(|| weight.f_narrow(0, 0, 0)?.f_sum(weight.f_kind()?)?.f_backward())?;
+        tch::with_grad(|| {
+            weight
+                .f_narrow(0, 0, 0)?
+                .f_sum(weight.f_kind()?)?
+                .f_backward()
+        })?;
     }
     Ok(Some(weight.f_grad()?))
 }
@@ -73,11 +79,19 @@ impl NormLayer {
             // 1 + w would lose w's last digits in half precision.
             NormKind::Rms1p => {
                 let kind = x.f_kind()?;
-                let wide = if kind.elt_size_in_bytes() < 4 { Kind::Float } else { kind };
+                let wide = if kind.elt_size_in_bytes() < 4 {
+                    Kind::Float
+                } else {
+                    kind
+                };
                 let gain_e = self.gain_e.f_to_kind(wide)?.f_add_scalar(1.0)?;
-                x.f_to_kind(wide)?.f_rms_norm(&shape, Some(&gain_e), eps)?.f_to_kind(kind)?
+                x.f_to_kind(wide)?
+                    .f_rms_norm(&shape, Some(&gain_e), eps)?
+                    .f_to_kind(kind)?
             }
-            NormKind::Layer => x.f_layer_norm(&shape, Some(&self.gain_e), self.bias_e.as_ref(), eps, true)?,
+            NormKind::Layer => {
+                x.f_layer_norm(&shape, Some(&self.gain_e), self.bias_e.as_ref(), eps, true)?
+            }
             NormKind::Layer1p => {
                 let gain_e = self.gain_e.f_add_scalar(1.0)?;
                 x.f_layer_norm(&shape, Some(&gain_e), self.bias_e.as_ref(), eps, true)?
@@ -97,6 +111,10 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
         Activation::GeluTanh => x.f_gelu("tanh")?,
         Activation::Relu => x.f_relu()?,
         Activation::Relu2 => x.f_relu()?.f_square()?,
-        Activation::Unknown => return Err(Error::Internal("an unknown activation function is computed".into())),
+        Activation::Unknown => {
+            return Err(Error::Internal(
+                "an unknown activation function is computed".into(),
+            ));
+        }
     })
 }

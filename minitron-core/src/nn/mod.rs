@@ -1,4 +1,5 @@
-//! What mixers compute with: affine maps, norms, rotations, what a batch brings beside its stream, and how weights reach them.
+//! What mixers compute with: affine maps, norms, rotations, what a batch brings beside its stream,
+//! and how weights reach them.
 //!
 //! Shape suffixes in this room: B batch, T tokens, E embed, I inputs, O outputs, V vocab, N rows.
 

@@ -38,7 +38,8 @@ impl<'w> PartWeights<'w> {
     /// # Errors
     /// `Internal` where the layer has none of this kind.
     pub fn size(&self, kind: &str) -> Result<usize> {
-        let missing = || Error::Internal(format!("`{}` has no {kind} in {}", self.family(), self.at));
+        let missing =
+            || Error::Internal(format!("`{}` has no {kind} in {}", self.family(), self.at));
         self.size_opt(kind).ok_or_else(missing)
     }
 
@@ -54,7 +55,10 @@ impl<'w> PartWeights<'w> {
     /// As reading does; `Internal` where the family declares no such tensor.
     pub fn linear(&mut self, role: Role) -> Result<Linear> {
         let weight_oi = self.required(role, ParamKind::Weight)?;
-        Ok(Linear { weight_oi, bias_o: self.tensor_opt(role, ParamKind::Bias)? })
+        Ok(Linear {
+            weight_oi,
+            bias_o: self.tensor_opt(role, ParamKind::Bias)?,
+        })
     }
 
     /// A norm's gain with its bias, where it has one.
@@ -63,7 +67,11 @@ impl<'w> PartWeights<'w> {
     /// As reading does; `Internal` where the family declares no such tensor.
     pub fn norm(&mut self, role: Role, of: Norm) -> Result<NormLayer> {
         let gain_e = self.required(role, ParamKind::Weight)?;
-        Ok(NormLayer { of, gain_e, bias_e: self.tensor_opt(role, ParamKind::Bias)? })
+        Ok(NormLayer {
+            of,
+            gain_e,
+            bias_e: self.tensor_opt(role, ParamKind::Bias)?,
+        })
     }
 
     /// Any tensor.
@@ -88,7 +96,12 @@ impl<'w> PartWeights<'w> {
 
     fn required(&mut self, role: Role, kind: ParamKind) -> Result<Tensor> {
         let found = self.tensor_opt(role, kind)?;
-        found
-            .ok_or_else(|| Error::Internal(format!("`{}` declares no {role} ({kind:?}) in {}", self.family(), self.at)))
+        found.ok_or_else(|| {
+            Error::Internal(format!(
+                "`{}` declares no {role} ({kind:?}) in {}",
+                self.family(),
+                self.at
+            ))
+        })
     }
 }

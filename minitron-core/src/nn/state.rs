@@ -25,7 +25,12 @@ impl MixerState {
     ///
     /// # Errors
     /// As tensor operations do.
-    pub fn extended(&mut self, parts: &[&Tensor], side: i64, most: Option<usize>) -> Result<Vec<Tensor>> {
+    pub fn extended(
+        &mut self,
+        parts: &[&Tensor],
+        side: i64,
+        most: Option<usize>,
+    ) -> Result<Vec<Tensor>> {
         let mut joined = Vec::with_capacity(parts.len());
         for (idx, part) in parts.iter().enumerate() {
             joined.push(match self.tensors.get(idx) {
@@ -34,9 +39,15 @@ impl MixerState {
             });
         }
         let stays = |x: &Tensor| -> Result<Tensor> {
-            let len = x.size().get(side as usize).copied().present("the side that grows")?;
+            let len = x
+                .size()
+                .get(side as usize)
+                .copied()
+                .present("the side that grows")?;
             match most.map(|most| most as i64) {
-                Some(most) if most < len => Ok(x.f_narrow(side, len - most, most)?.f_contiguous()?),
+                Some(most) if most < len => {
+                    Ok(x.f_narrow(side, len - most, most)?.f_contiguous()?)
+                }
                 _ => Ok(x.shallow_clone()),
             }
         };
@@ -49,7 +60,12 @@ impl MixerState {
     /// # Errors
     /// As tensor operations do.
     pub fn rows(&self, rows: &Tensor) -> Result<MixerState> {
-        let tensors = self.tensors.iter().map(|tensor| Ok(tensor.f_index_select(0, rows)?));
-        Ok(MixerState { tensors: tensors.collect::<Result<_>>()? })
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|tensor| Ok(tensor.f_index_select(0, rows)?));
+        Ok(MixerState {
+            tensors: tensors.collect::<Result<_>>()?,
+        })
     }
 }

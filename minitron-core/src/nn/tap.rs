@@ -56,5 +56,9 @@ impl<'t> PortTap<'t> {
 
 /// Shows a site where somebody looks.
 pub fn show(tap: &mut dyn Tap, site: Site, x: &Tensor) -> Result<()> {
-    if tap.wants(site) { tap.see(site, x) } else { Ok(()) }
+    if tap.wants(site) {
+        tap.see(site, x)
+    } else {
+        Ok(())
+    }
 }

@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, IoContext, Result};
 
-/// Replaces or makes a file: `write` fills one beside its place, which then takes it. Where anything fails, what was at the
-/// place stays.
+/// Replaces or makes a file: `write` fills one beside its place, which then takes it. Where
+/// anything fails, what was at the place stays.
 pub fn replace_file(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let part = sibling(path, "part")?;
     let done = write(&part)
-        .and_then(|()| File::open(&part).and_then(|file| file.sync_all()).at_path(&part))
+        .and_then(|()| {
+            File::open(&part)
+                .and_then(|file| file.sync_all())
+                .at_path(&part)
+        })
         .and_then(|()| fs::rename(&part, path).at_path(path));
     if done.is_err() {
         let _ = fs::remove_file(&part);
@@ -55,7 +59,9 @@ pub fn sync_tree(dir: &Path) -> Result<()> {
         if path.is_dir() {
             sync_tree(&path)?;
         } else {
-            File::open(&path).and_then(|f| f.sync_all()).at_path(&path)?;
+            File::open(&path)
+                .and_then(|f| f.sync_all())
+                .at_path(&path)?;
         }
     }
     sync_dir(dir)
@@ -91,7 +97,13 @@ mod tests {
             Err(Error::Data("no more".into()))
         });
         assert_eq!(refused.unwrap_err().to_string(), "data: no more");
-        assert_eq!((fs::read(&path).unwrap(), fs::read_dir(dir.path()).unwrap().count()), (b"old".to_vec(), 1));
+        assert_eq!(
+            (
+                fs::read(&path).unwrap(),
+                fs::read_dir(dir.path()).unwrap().count()
+            ),
+            (b"old".to_vec(), 1)
+        );
         write_atomic(&path, "new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
     }

@@ -1,4 +1,5 @@
-//! Output folders that appear whole or not at all: written beside their place, synced, then exchanged with what is there.
+//! Output folders that appear whole or not at all: written beside their place, synced, then
+//! exchanged with what is there.
 
 use std::fs;
 use std::io;
@@ -32,44 +33,76 @@ impl OutputDir {
         }
         Self::refuse_existing(target, force)?;
         if target.is_file() {
-            let message = format!("`{}` is a file, where a folder would be written", target.display());
-            return Err(Error::Recipe(format!("{message}; give another name, or remove it yourself")));
+            let message = format!(
+                "`{}` is a file, where a folder would be written",
+                target.display()
+            );
+            return Err(Error::Recipe(format!(
+                "{message}; give another name, or remove it yourself"
+            )));
         }
         let parent = parent_of(target);
         fs::create_dir_all(&parent).at_path(&parent)?;
         remove_any(&part).and_then(|()| remove_any(&replaced))?;
         fs::create_dir(&part).at_path(&part)?;
-        Ok(OutputDir { target: target.to_path_buf(), part, replaced })
+        Ok(OutputDir {
+            target: target.to_path_buf(),
+            part,
+            replaced,
+        })
     }
 
     /// The check of [`OutputDir::create`] alone, for failing before any work is done.
     ///
     /// # Errors
-    /// `Recipe` when `target` exists and `force` is not set, or it is a folder that no command wrote.
+    /// `Recipe` when `target` exists and `force` is not set, or it is a folder that no command
+    /// wrote.
     pub fn refuse_existing(target: &Path, force: bool) -> Result<()> {
         if !force && target.symlink_metadata().is_ok() {
-            let message =
-                format!("the output `{}` exists; give another name or --force to replace it", target.display());
+            let message = format!(
+                "the output `{}` exists; give another name or --force to replace it",
+                target.display()
+            );
             return Err(Error::Recipe(message));
         }
         if target.exists() && !target.is_dir() && !target.is_file() {
-            let message = format!("the output `{}` is a device or a pipe; give another name", target.display());
+            let message = format!(
+                "the output `{}` is a device or a pipe; give another name",
+                target.display()
+            );
             return Err(Error::Recipe(message));
         }
         if target.is_dir() && !is_ours(target)? {
             let message = format!("`{}` holds files, but no model or run", target.display());
-            return Err(Error::Recipe(format!("{message}; --force does not replace it, remove it yourself")));
+            return Err(Error::Recipe(format!(
+                "{message}; --force does not replace it, remove it yourself"
+            )));
         }
         Ok(())
     }
 
-    /// Refuses an output that is, or holds, one of the job's own inputs: replacing it would destroy them.
-    pub fn refuse_inputs<'p>(target: &Path, inputs: impl IntoIterator<Item = &'p Path>) -> Result<()> {
-        let Ok(target) = target.canonicalize() else { return Ok(()) };
+    /// Refuses an output that is, or holds, one of the job's own inputs: replacing it would destroy
+    /// them.
+    pub fn refuse_inputs<'p>(
+        target: &Path,
+        inputs: impl IntoIterator<Item = &'p Path>,
+    ) -> Result<()> {
+        let Ok(target) = target.canonicalize() else {
+            return Ok(());
+        };
         for input in inputs {
-            if input.canonicalize().is_ok_and(|input| input.starts_with(&target)) {
-                let message = format!("the output `{}` holds the input `{}`", target.display(), input.display());
-                return Err(Error::Recipe(format!("{message}; give another name for the output")));
+            if input
+                .canonicalize()
+                .is_ok_and(|input| input.starts_with(&target))
+            {
+                let message = format!(
+                    "the output `{}` holds the input `{}`",
+                    target.display(),
+                    input.display()
+                );
+                return Err(Error::Recipe(format!(
+                    "{message}; give another name for the output"
+                )));
             }
         }
         Ok(())
@@ -93,7 +126,8 @@ impl OutputDir {
     }
 }
 
-/// Puts `new` in the place of `old`, in one step where the file system can; what was there is then at `new` or at `aside`.
+/// Puts `new` in the place of `old`, in one step where the file system can; what was there is then
+/// at `new` or at `aside`.
 fn exchange(new: &Path, old: &Path, aside: &Path) -> io::Result<()> {
     if renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).is_ok() {
         return Ok(());
@@ -128,6 +162,8 @@ const MARKS: [&str; 8] = [
 fn is_ours(dir: &Path) -> Result<bool> {
     let is_empty = fs::read_dir(dir).at_path(dir)?.next().is_none();
     let is_model = dir.join("config.json").is_file()
-        && ["model.safetensors", "model.safetensors.index.json"].iter().any(|weights| dir.join(weights).is_file());
+        && ["model.safetensors", "model.safetensors.index.json"]
+            .iter()
+            .any(|weights| dir.join(weights).is_file());
     Ok(is_empty || is_model || MARKS.iter().any(|mark| dir.join(mark).is_file()))
 }

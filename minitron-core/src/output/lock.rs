@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use super::atomic::{parent_of, sibling};
 use crate::error::{Error, IoContext, Result};
 
-/// The right to write to a place, for as long as this lives: `.NAME.lock` beside it, locked, and gone at the end. The system
-/// lets go of the lock of a process that was killed, so what such a process leaves is in nobody's way.
+/// The right to write to a place, for as long as this lives: `.NAME.lock` beside it, locked, and
+/// gone at the end. The system lets go of the lock of a process that was killed, so what such a
+/// process leaves is in nobody's way.
 #[derive(Debug)]
 pub struct OutputLock {
     path: PathBuf,
@@ -24,21 +25,41 @@ impl OutputLock {
         let parent = parent_of(target);
         fs::create_dir_all(&parent).at_path(&parent)?;
         // Under whatever name or link it is given.
-        let place = match (target.canonicalize(), parent.canonicalize(), target.file_name()) {
+        let place = match (
+            target.canonicalize(),
+            parent.canonicalize(),
+            target.file_name(),
+        ) {
             (Ok(place), ..) => place,
             (_, Ok(parent), Some(name)) => parent.join(name),
             _ => target.to_path_buf(),
         };
         let path = sibling(&place, "lock")?;
         loop {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at_path(&path)?;
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+                .at_path(&path)?;
             match file.try_lock() {
-                // Removed by the process that had it, after this one had opened it: the next one opens another.
+                // Removed by the process that had it, after this one had opened it: the next one
+                // opens another.
                 Ok(()) if !is_at(&file, &path) => continue,
-                Ok(()) => return Ok(OutputLock { path, lock: Some(file) }),
+                Ok(()) => {
+                    return Ok(OutputLock {
+                        path,
+                        lock: Some(file),
+                    });
+                }
                 Err(TryLockError::WouldBlock) => {
-                    let message = format!("the output `{}` is being written by another process", target.display());
-                    return Err(Error::Recipe(format!("{message}; wait until it is done, or give another name")));
+                    let message = format!(
+                        "the output `{}` is being written by another process",
+                        target.display()
+                    );
+                    return Err(Error::Recipe(format!(
+                        "{message}; wait until it is done, or give another name"
+                    )));
                 }
                 Err(TryLockError::Error(_)) => return Ok(OutputLock { path, lock: None }),
             }
@@ -50,7 +71,10 @@ impl OutputLock {
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let place = |facts: fs::Metadata| (facts.dev(), facts.ino());
-    file.metadata().map(place).ok().is_some_and(|place_of| fs::metadata(path).map(place).is_ok_and(|p| p == place_of))
+    file.metadata()
+        .map(place)
+        .ok()
+        .is_some_and(|place_of| fs::metadata(path).map(place).is_ok_and(|p| p == place_of))
 }
 
 impl Drop for OutputLock {
@@ -71,7 +95,10 @@ mod tests {
         let target = dir.path().join("new").join("out");
         let claim = OutputLock::of(&target).unwrap();
         let refusal = OutputLock::of(&target).unwrap_err();
-        assert!(refusal.is_usage() && refusal.to_string().contains("another process"), "{refusal}");
+        assert!(
+            refusal.is_usage() && refusal.to_string().contains("another process"),
+            "{refusal}"
+        );
         OutputLock::of(&dir.path().join("new").join("other")).unwrap();
         drop(claim);
         fs::create_dir(&target).unwrap();

@@ -34,11 +34,17 @@ impl Activation {
     /// # Errors
     /// `Recipe` listing the known ones.
     pub fn parse(word: &str) -> Result<Self> {
-        serde_json::from_value(serde_json::Value::from(word))
-            .map_err(|_| Error::unknown("activation function", word, ["silu", "gelu", "gelu_new", "relu", "relu2"]))
+        serde_json::from_value(serde_json::Value::from(word)).map_err(|_| {
+            Error::unknown(
+                "activation function",
+                word,
+                ["silu", "gelu", "gelu_new", "relu", "relu2"],
+            )
+        })
     }
 
-    /// Reads the word under a config's key; an unknown one is kept as such, for what runs the model to refuse.
+    /// Reads the word under a config's key; an unknown one is kept as such, for what runs the model
+    /// to refuse.
     ///
     /// # Errors
     /// `Checkpoint` where it is no word.
@@ -54,10 +60,15 @@ impl Activation {
     /// Refuses a config's words for functions that are not known.
     ///
     /// # Errors
-    /// `Checkpoint` with the config's word for it: the blame lies with the config, not with a recipe.
+    /// `Checkpoint` with the config's word for it: the blame lies with the config, not with a
+    /// recipe.
     pub fn check_words(config: &Config) -> Result<()> {
         let entries = config.to_value();
-        let words = entries.as_object().into_iter().flatten().filter_map(|(key, word)| Some((key, word.as_str()?)));
+        let words = entries
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(key, word)| Some((key, word.as_str()?)));
         for (key, word) in words.filter(|(key, _)| key.contains("activ") || key.ends_with("_act")) {
             if let Err(Error::Recipe(message)) = Activation::parse(word) {
                 return Err(config.error(format!("`{key}`: {message}")));

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
-/// An entry of config.json that follows from sizes. Its form decides which sizes are legal: one number for all layers makes
-/// them alike, a list lets them differ.
+/// An entry of config.json that follows from sizes. Its form decides which sizes are legal: one
+/// number for all layers makes them alike, a list lets them differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigKey {
-    /// One number for all layers: `times` · size + `plus`. A head has two channels for each pair, and those that do not turn.
+    /// One number for all layers: `times` · size + `plus`. A head has two channels for each pair,
+    /// and those that do not turn.
     Scalar {
         /// Key, or path.
         path: String,
@@ -20,7 +21,8 @@ pub enum ConfigKey {
         /// Key, or path.
         path: String,
     },
-    /// Of the depth: what the config says of each layer, or implies by its index. Written out for the layers that stay.
+    /// Of the depth: what the config says of each layer, or implies by its index. Written out for
+    /// the layers that stay.
     Pattern {
         /// Key, or path.
         path: String,
@@ -32,7 +34,11 @@ pub enum ConfigKey {
 impl ConfigKey {
     /// The size itself, once for all layers.
     pub fn scalar(path: impl Into<String>) -> Self {
-        ConfigKey::Scalar { path: path.into(), times: 1, plus: 0 }
+        ConfigKey::Scalar {
+            path: path.into(),
+            times: 1,
+            plus: 0,
+        }
     }
 
     /// A list of sizes.
@@ -42,20 +48,27 @@ impl ConfigKey {
 
     /// A value for each layer.
     pub fn pattern(path: impl Into<String>, values: Vec<Value>) -> Self {
-        ConfigKey::Pattern { path: path.into(), values }
+        ConfigKey::Pattern {
+            path: path.into(),
+            values,
+        }
     }
 
     /// Key in config.json, or path.
     pub fn path(&self) -> &str {
         match self {
-            ConfigKey::Scalar { path, .. } | ConfigKey::PerLayer { path } | ConfigKey::Pattern { path, .. } => path,
+            ConfigKey::Scalar { path, .. }
+            | ConfigKey::PerLayer { path }
+            | ConfigKey::Pattern { path, .. } => path,
         }
     }
 
     /// Moves it into a part of the config, such as `text_config.`.
     pub(crate) fn enter(&mut self, scope: &str) {
         match self {
-            ConfigKey::Scalar { path, .. } | ConfigKey::PerLayer { path } | ConfigKey::Pattern { path, .. } => {
+            ConfigKey::Scalar { path, .. }
+            | ConfigKey::PerLayer { path }
+            | ConfigKey::Pattern { path, .. } => {
                 path.insert_str(0, scope);
             }
         }

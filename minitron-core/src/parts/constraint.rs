@@ -37,7 +37,12 @@ pub enum Constraint {
 impl Constraint {
     /// The residual stream is as wide as all heads together.
     pub fn hidden_follows_heads(head_dim: usize, why: &'static str) -> Self {
-        Constraint::Product { of: HIDDEN.to_owned(), by: HEADS.to_owned(), times: head_dim, why }
+        Constraint::Product {
+            of: HIDDEN.to_owned(),
+            by: HEADS.to_owned(),
+            times: head_dim,
+            why,
+        }
     }
 
     /// The same, of a family without a config key for `head_dim`.
@@ -48,11 +53,18 @@ impl Constraint {
     /// The width of the residual stream is a multiple of the query heads, whatever `head_dim` says.
     pub fn heads_divide_hidden() -> Self {
         let why = "this family's config class wants hidden to be a multiple of heads";
-        Constraint::Divides { divisor: HEADS.to_owned(), of: HIDDEN.to_owned(), why }
+        Constraint::Divides {
+            divisor: HEADS.to_owned(),
+            of: HIDDEN.to_owned(),
+            why,
+        }
     }
 
     /// A kind keeps its size.
     pub fn held(kind: &str, why: &'static str) -> Self {
-        Constraint::Held { kind: kind.to_owned(), why }
+        Constraint::Held {
+            kind: kind.to_owned(),
+            why,
+        }
     }
 }

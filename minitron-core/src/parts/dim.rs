@@ -10,8 +10,8 @@ pub const MLP: &str = "mlp";
 pub const HEADS: &str = "heads";
 /// Kind of key/value heads, where queries share them.
 pub const KV_HEADS: &str = "kv_heads";
-/// Kind of the pairs of channels that the rotary embedding turns together, the same ones in every head of every layer: what
-/// `head_dim` is made of.
+/// Kind of the pairs of channels that the rotary embedding turns together, the same ones in every
+/// head of every layer: what `head_dim` is made of.
 pub const ROPE_PAIRS: &str = "rope_pairs";
 /// The stack of layers.
 pub const DEPTH: &str = "depth";
@@ -34,8 +34,17 @@ pub struct Dim {
 impl Dim {
     /// A dim that may take any size, stated as it is under these keys.
     pub fn new(name: impl Into<String>, size: usize, config_keys: &[&str]) -> Self {
-        let stated = config_keys.iter().map(|&key| ConfigKey::scalar(key)).collect();
-        Dim { name: name.into(), size, stated, multiple_of: 1, partition: None }
+        let stated = config_keys
+            .iter()
+            .map(|&key| ConfigKey::scalar(key))
+            .collect();
+        Dim {
+            name: name.into(),
+            size,
+            stated,
+            multiple_of: 1,
+            partition: None,
+        }
     }
 
     /// The same, stated in another form.
@@ -50,10 +59,13 @@ impl Dim {
         !self.stated.is_empty() && self.stated.iter().all(is_list)
     }
 
-    /// The number that config.json has at a size: `head_dim` of rope pairs. The size itself where it is stated otherwise.
+    /// The number that config.json has at a size: `head_dim` of rope pairs. The size itself where
+    /// it is stated otherwise.
     pub fn stated_number(&self, size: usize) -> usize {
         let number = self.stated.iter().find_map(|key| match key {
-            ConfigKey::Scalar { times, plus, .. } => Some(size.saturating_mul(*times).saturating_add(*plus)),
+            ConfigKey::Scalar { times, plus, .. } => {
+                Some(size.saturating_mul(*times).saturating_add(*plus))
+            }
             _ => None,
         });
         number.unwrap_or(size)
@@ -62,13 +74,19 @@ impl Dim {
     /// The same with a divisibility rule.
     #[must_use]
     pub fn multiple_of(self, multiple_of: usize) -> Self {
-        Dim { multiple_of, ..self }
+        Dim {
+            multiple_of,
+            ..self
+        }
     }
 
     /// The same, partitioned by another dim.
     #[must_use]
     pub fn partition(self, by: impl Into<String>) -> Self {
-        Dim { partition: Some(by.into()), ..self }
+        Dim {
+            partition: Some(by.into()),
+            ..self
+        }
     }
 }
 
@@ -79,7 +97,10 @@ pub fn dim_of_layer(kind: &str, layer_idx: usize) -> String {
 
 /// `mlp.3` to `("mlp", Some(3))`, `hidden` to `("hidden", None)`.
 pub fn split_dim(name: &str) -> (&str, Option<usize>) {
-    match name.rsplit_once('.').map(|(kind, layer)| (kind, layer.parse())) {
+    match name
+        .rsplit_once('.')
+        .map(|(kind, layer)| (kind, layer.parse()))
+    {
         Some((kind, Ok(layer_idx))) => (kind, Some(layer_idx)),
         _ => (name, None),
     }

@@ -1,5 +1,5 @@
-//! What a model is described with: named sizes, tensors by role, places where activations are seen, norms, rotations. Data
-//! only, of no model in particular.
+//! What a model is described with: named sizes, tensors by role, places where activations are seen,
+//! norms, rotations. Data only, of no model in particular.
 
 mod activation;
 mod config_key;

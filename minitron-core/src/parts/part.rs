@@ -14,7 +14,8 @@ pub enum Part {
     },
     /// Positions that no axis prunes (vocabulary, positions).
     Fixed(usize),
-    /// The same parts in a row for each unit of `dim`, units in order: heads whose channels can go too.
+    /// The same parts in a row for each unit of `dim`, units in order: heads whose channels can go
+    /// too.
     Each {
         /// Full name of the dim.
         dim: String,
@@ -32,11 +33,14 @@ impl Part {
         match self {
             Part::Units { dim, block } => size_of(dim).unwrap_or(0).saturating_mul(*block),
             Part::Fixed(n) => *n,
-            Part::Each { dim, parts } => size_of(dim).unwrap_or(0).saturating_mul(len_of(parts, size_of)),
+            Part::Each { dim, parts } => size_of(dim)
+                .unwrap_or(0)
+                .saturating_mul(len_of(parts, size_of)),
         }
     }
 
-    /// The dim whose units follow each other along the part, and the positions that each of them takes.
+    /// The dim whose units follow each other along the part, and the positions that each of them
+    /// takes.
     pub fn units(&self, size_of: SizeOf) -> Option<(&str, usize)> {
         match self {
             Part::Units { dim, block } => Some((dim, *block)),
@@ -47,7 +51,11 @@ impl Part {
 
     /// The parts that each unit is made of, where it is made of any.
     pub fn inner(&self) -> &[Part] {
-        if let Part::Each { parts, .. } = self { parts } else { &[] }
+        if let Part::Each { parts, .. } = self {
+            parts
+        } else {
+            &[]
+        }
     }
 
     /// Every dim whose units are somewhere in it.
@@ -55,14 +63,20 @@ impl Part {
         match self {
             Part::Units { dim, .. } => vec![dim],
             Part::Fixed(_) => Vec::new(),
-            Part::Each { dim, parts } => {
-                std::iter::once(dim.as_str()).chain(parts.iter().flat_map(Part::dims)).collect()
-            }
+            Part::Each { dim, parts } => std::iter::once(dim.as_str())
+                .chain(parts.iter().flat_map(Part::dims))
+                .collect(),
         }
     }
 
     /// See [`Side::positions`]; from `start` on.
-    fn positions<'u>(&self, start: usize, size_of: SizeOf, units_of: UnitsOf<'_, 'u>, into: &mut Vec<usize>) {
+    fn positions<'u>(
+        &self,
+        start: usize,
+        size_of: SizeOf,
+        units_of: UnitsOf<'_, 'u>,
+        into: &mut Vec<usize>,
+    ) {
         let Some((dim, block)) = self.units(size_of) else {
             into.extend(start..start + self.len(size_of));
             return;
@@ -92,7 +106,10 @@ impl Part {
 pub type UnitsOf<'a, 'u> = &'a dyn Fn(&str) -> Option<&'u [usize]>;
 
 fn len_of(parts: &[Part], size_of: SizeOf) -> usize {
-    parts.iter().map(|part| part.len(size_of)).fold(0, usize::saturating_add)
+    parts
+        .iter()
+        .map(|part| part.len(size_of))
+        .fold(0, usize::saturating_add)
 }
 
 /// One side of a tensor: its parts in order.
@@ -123,11 +140,14 @@ impl Side {
 
 /// A side of `block` positions for each unit of one dim.
 pub fn units(dim: impl Into<String>, block: usize) -> Side {
-    Side(vec![Part::Units { dim: dim.into(), block }])
+    Side(vec![Part::Units {
+        dim: dim.into(),
+        block,
+    }])
 }
 
-/// What a tensor does in the part of the model that it belongs to; with its place and [`ParamKind`], it finds the tensor. A mixer
-/// from elsewhere brings roles of its own.
+/// What a tensor does in the part of the model that it belongs to; with its place and
+/// [`ParamKind`], it finds the tensor. A mixer from elsewhere brings roles of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Role(pub &'static str);
 
@@ -176,7 +196,8 @@ impl Role {
     pub const HEAD_NORM: Role = Role("head norm");
     /// Output projection to the vocabulary, where it has weights of its own; its bias in any case.
     pub const HEAD: Role = Role("head");
-    /// Pruned and written with the rest, but no part of the forward pass (pooler, classifiers, a vision tower).
+    /// Pruned and written with the rest, but no part of the forward pass (pooler, classifiers, a
+    /// vision tower).
     pub const CARRIED: Role = Role("carried");
 
     /// Tables and projections of vocabulary or positions: left out of non-embedding counts.
@@ -186,7 +207,12 @@ impl Role {
 
     /// Tables, whose rows are looked up.
     pub fn is_table(self) -> bool {
-        [Role::TOKEN_EMBEDDING, Role::POSITION_EMBEDDING, Role::TYPE_EMBEDDING].contains(&self)
+        [
+            Role::TOKEN_EMBEDDING,
+            Role::POSITION_EMBEDDING,
+            Role::TYPE_EMBEDDING,
+        ]
+        .contains(&self)
     }
 }
 
@@ -262,7 +288,8 @@ pub struct Param {
     pub sides: Vec<Side>,
     /// Stored as [in | out], the transpose of what a linear layer multiplies with.
     pub transposed: bool,
-    /// Other names under which the same tensor may lie in the file (ties); never read, never written.
+    /// Other names under which the same tensor may lie in the file (ties); never read, never
+    /// written.
     pub aliases: Vec<String>,
 }
 

@@ -20,7 +20,8 @@ pub struct Rotary {
 pub enum RotaryScaling {
     /// As trained first.
     None,
-    /// As trained first up to the original positions; a longer sequence has a larger base, by its length (NTK).
+    /// As trained first up to the original positions; a longer sequence has a larger base, by its
+    /// length (NTK).
     Dynamic {
         /// Stretch.
         factor: f64,
@@ -43,8 +44,8 @@ pub enum RotaryScaling {
         /// Context of the first training.
         original_max_positions: f64,
     },
-    /// Long wavelengths divided by `factor`, short ones kept, a linear passage between, by the number of turns within the
-    /// original positions (arXiv 2309.00071).
+    /// Long wavelengths divided by `factor`, short ones kept, a linear passage between, by the
+    /// number of turns within the original positions (arXiv 2309.00071).
     Yarn {
         /// Divisor of the long wavelengths.
         factor: f64,
@@ -57,7 +58,8 @@ pub enum RotaryScaling {
         /// Whether the ends of the passage are rounded to whole channels.
         truncate: bool,
     },
-    /// A divisor for each pair of channels; other ones for sequences longer than the original positions (arXiv 2402.13753).
+    /// A divisor for each pair of channels; other ones for sequences longer than the original
+    /// positions (arXiv 2402.13753).
     Long {
         /// Up to the original positions.
         short: Vec<f64>,
@@ -74,8 +76,8 @@ pub enum RotaryScaling {
 }
 
 impl Rotary {
-    /// f_k \[R/2\] in a sequence that ends at `end`: channel k turns with channel k + R/2 by the angle t · f_k at position t, R the
-    /// number of channels that turn.
+    /// f_k \[R/2\] in a sequence that ends at `end`: channel k turns with channel k + R/2 by the
+    /// angle t · f_k at position t, R the number of channels that turn.
     pub fn frequencies(&self, end: f64) -> Vec<f64> {
         let n = self.n_rotated;
         let power = |base: f64, k: usize| base.powf(-2.0 * k as f64 / n as f64);
@@ -85,13 +87,25 @@ impl Rotary {
             // Those that are not known are refused before.
             RotaryScaling::None | RotaryScaling::Unsupported { .. } => pairs.map(plain).collect(),
             RotaryScaling::Linear { factor } => pairs.map(|k| plain(k) / factor).collect(),
-            RotaryScaling::Dynamic { factor, original_max_positions } => {
-                let stretch = factor * end.max(*original_max_positions) / original_max_positions - (factor - 1.0);
-                // Of a single pair the exponent has no bound, but its frequency is 1 whatever the base.
+            RotaryScaling::Dynamic {
+                factor,
+                original_max_positions,
+            } => {
+                let stretch = factor * end.max(*original_max_positions) / original_max_positions
+                    - (factor - 1.0);
+                // Of a single pair the exponent has no bound, but its frequency is 1 whatever the
+                // base.
                 let exponent = n as f64 / (n as f64 - 2.0).max(1.0);
-                pairs.map(|k| power(self.theta * stretch.powf(exponent), k)).collect()
+                pairs
+                    .map(|k| power(self.theta * stretch.powf(exponent), k))
+                    .collect()
             }
-            RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
+            RotaryScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_positions,
+            } => {
                 let smoothed = |k: usize| {
                     let wavelength = 2.0 * PI / plain(k);
                     if wavelength > original_max_positions / low_freq_factor {
@@ -106,10 +120,17 @@ impl Rotary {
                 };
                 pairs.map(smoothed).collect()
             }
-            RotaryScaling::Yarn { factor, beta_fast, beta_slow, original_max_positions, truncate } => {
+            RotaryScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                original_max_positions,
+                truncate,
+            } => {
                 // The pair that turns so many times within the original positions.
                 let pair_of = |turns: f64| {
-                    n as f64 * (original_max_positions / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln())
+                    n as f64 * (original_max_positions / (turns * 2.0 * PI)).ln()
+                        / (2.0 * self.theta.ln())
                 };
                 let (mut low, mut high) = (pair_of(*beta_fast), pair_of(*beta_slow));
                 if *truncate {
@@ -118,17 +139,31 @@ impl Rotary {
                 (low, high) = (low.max(0.0), high.min(n as f64 - 1.0));
                 let span = if low == high { 1e-3 } else { high - low };
                 let stretched = |k: usize| ((k as f64 - low) / span).clamp(0.0, 1.0);
-                pairs.map(|k| plain(k) / factor * stretched(k) + plain(k) * (1.0 - stretched(k))).collect()
+                pairs
+                    .map(|k| plain(k) / factor * stretched(k) + plain(k) * (1.0 - stretched(k)))
+                    .collect()
             }
-            RotaryScaling::Long { short, long, original_max_positions } => {
-                let divisors = if end > *original_max_positions { long } else { short };
-                pairs.zip(divisors).map(|(k, divisor)| plain(k) / divisor).collect()
+            RotaryScaling::Long {
+                short,
+                long,
+                original_max_positions,
+            } => {
+                let divisors = if end > *original_max_positions {
+                    long
+                } else {
+                    short
+                };
+                pairs
+                    .zip(divisors)
+                    .map(|(k, divisor)| plain(k) / divisor)
+                    .collect()
             }
         }
     }
 
-    /// The divisors of longrope by which so few pairs turn as those that stay: f of the kept ones is theta^(-2j/R') / divisor, R' the
-    /// channels that turn then. Up to the original positions, and beyond.
+    /// The divisors of longrope by which so few pairs turn as those that stay: f of the kept ones
+    /// is theta^(-2j/R') / divisor, R' the channels that turn then. Up to the original positions,
+    /// and beyond.
     pub fn divisors_of(&self, kept: &[usize]) -> [Vec<f64>; 2] {
         let n = 2 * kept.len();
         [0.0, f64::INFINITY].map(|end| {

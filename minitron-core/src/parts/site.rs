@@ -54,8 +54,8 @@ pub enum Site {
     },
     /// Residual stream after the layer, [B, T, E].
     LayerOutput(usize),
-    /// Residual stream after layer `first + span − 1`, beside the one before layer `first`; a calibration pass alone
-    /// shows it.
+    /// Residual stream after layer `first + span − 1`, beside the one before layer `first`; a
+    /// calibration pass alone shows it.
     LayerSpan {
         /// First layer of the run.
         first: usize,

@@ -11,7 +11,11 @@ const MAX_NAMED: usize = 4;
 
 /// Sizes as they are typed: by a short flag where a kind has one.
 pub fn flags(sizes: &Sizes) -> String {
-    sizes.iter().map(|(kind, &size)| flag(kind, size)).collect::<Vec<_>>().join(" ")
+    sizes
+        .iter()
+        .map(|(kind, &size)| flag(kind, size))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn flag(kind: &str, size: usize) -> String {
@@ -26,7 +30,11 @@ fn flag(kind: &str, size: usize) -> String {
 impl AxisSizes {
     /// The nearest legal sizes as they are typed.
     pub(super) fn advice(&self, size: usize) -> String {
-        self.nearest(size).into_iter().map(|size| flag(&self.kind, size)).collect::<Vec<_>>().join(" or ")
+        self.nearest(size)
+            .into_iter()
+            .map(|size| flag(&self.kind, size))
+            .collect::<Vec<_>>()
+            .join(" or ")
     }
 }
 
@@ -37,19 +45,29 @@ impl Space {
             return flags(wanted);
         }
         let found = self.alternatives(wanted);
-        if found.is_empty() { "none".to_owned() } else { found.iter().map(flags).collect::<Vec<_>>().join(" or ") }
+        if found.is_empty() {
+            "none".to_owned()
+        } else {
+            found.iter().map(flags).collect::<Vec<_>>().join(" or ")
+        }
     }
 
-    /// Where one size changes, its nearest neighbours; where that does not do, one alternative that changes several.
+    /// Where one size changes, its nearest neighbours; where that does not do, one alternative that
+    /// changes several.
     fn alternatives(&self, wanted: &Sizes) -> Vec<Sizes> {
         let is_candidate = |axis: &&AxisSizes| {
-            wanted.contains_key(&axis.kind) || [HIDDEN, HEADS, KV_HEADS].contains(&axis.kind.as_str())
+            wanted.contains_key(&axis.kind)
+                || [HIDDEN, HEADS, KV_HEADS].contains(&axis.kind.as_str())
         };
         let axes = self.axes.iter().filter(is_candidate).map(|axis| &axis.kind);
         // One layer's size of a kind that is one axis.
-        let of_layers = wanted.keys().filter(|name| self.axes.iter().all(|axis| axis.kind != **name));
-        let mut found: Vec<(f64, Sizes)> =
-            axes.chain(of_layers).flat_map(|name| self.with_another(name, wanted)).collect();
+        let of_layers = wanted
+            .keys()
+            .filter(|name| self.axes.iter().all(|axis| axis.kind != **name));
+        let mut found: Vec<(f64, Sizes)> = axes
+            .chain(of_layers)
+            .flat_map(|name| self.with_another(name, wanted))
+            .collect();
         found.sort_by(|a, b| a.0.total_cmp(&b.0));
         found.truncate(MAX_NAMED);
         if found.is_empty() {
@@ -58,21 +76,31 @@ impl Space {
         found.into_iter().map(|(_, sizes)| sizes).collect()
     }
 
-    /// The nearest size below and the nearest above that make the others legal, with how far they are.
+    /// The nearest size below and the nearest above that make the others legal, with how far they
+    /// are.
     fn with_another(&self, kind: &str, wanted: &Sizes) -> Vec<(f64, Sizes)> {
-        let Some(wish) =
-            wanted.get(kind).copied().or_else(|| self.axis_beside(kind, wanted).ok().map(|axis| axis.full))
+        let Some(wish) = wanted
+            .get(kind)
+            .copied()
+            .or_else(|| self.axis_beside(kind, wanted).ok().map(|axis| axis.full))
         else {
             return Vec::new();
         };
         let fits = |size: &usize| {
             let mut sizes = wanted.clone();
             sizes.insert(kind.to_owned(), *size);
-            self.settle(&sizes).is_ok().then(|| (distance(*size, wish), sizes))
+            self.settle(&sizes)
+                .is_ok()
+                .then(|| (distance(*size, wish), sizes))
         };
-        let (below, above): (Vec<usize>, Vec<usize>) =
-            self.near(kind, wish, wanted).into_iter().partition(|&size| size < wish);
-        [below, above].iter().filter_map(|sizes| sizes.iter().find_map(fits)).collect()
+        let (below, above): (Vec<usize>, Vec<usize>) = self
+            .near(kind, wish, wanted)
+            .into_iter()
+            .partition(|&size| size < wish);
+        [below, above]
+            .iter()
+            .filter_map(|sizes| sizes.iter().find_map(fits))
+            .collect()
     }
 
     /// Each size in turn as near to the wish as those before allow.
@@ -84,14 +112,21 @@ impl Space {
                 sizes.insert(kind.clone(), size);
                 self.settle(&sizes).is_ok().then_some(sizes)
             };
-            sizes = self.near(kind, wish, &sizes).into_iter().find_map(with).unwrap_or(sizes);
+            sizes = self
+                .near(kind, wish, &sizes)
+                .into_iter()
+                .find_map(with)
+                .unwrap_or(sizes);
         }
         (!sizes.is_empty()).then_some(sizes)
     }
 
     /// Legal sizes of a kind, nearest to the wish first.
     fn near(&self, kind: &str, wish: usize, beside: &Sizes) -> Vec<usize> {
-        let mut legal = self.axis_beside(kind, beside).map(|axis| axis.legal()).unwrap_or_default();
+        let mut legal = self
+            .axis_beside(kind, beside)
+            .map(|axis| axis.legal())
+            .unwrap_or_default();
         legal.sort_by_key(|&size| (size.abs_diff(wish), size));
         legal.truncate(MAX_TRIED);
         legal
@@ -109,10 +144,24 @@ mod tests {
     #[test]
     fn a_kind_without_a_flag_of_its_own_is_typed_by_the_one_of_all_kinds() {
         let sizes = [("depth", 2), ("experts", 4), ("kv_heads", 1), ("mlp", 96)];
-        let sizes: Sizes = sizes.into_iter().map(|(kind, size)| (kind.to_owned(), size)).collect();
-        assert_eq!(flags(&sizes), "--layers 2 --size experts=4 --kv-heads 1 --mlp 96");
-        let axis = AxisSizes { kind: "experts".into(), full: 8, step: 2, held: None };
+        let sizes: Sizes = sizes
+            .into_iter()
+            .map(|(kind, size)| (kind.to_owned(), size))
+            .collect();
+        assert_eq!(
+            flags(&sizes),
+            "--layers 2 --size experts=4 --kv-heads 1 --mlp 96"
+        );
+        let axis = AxisSizes {
+            kind: "experts".into(),
+            full: 8,
+            step: 2,
+            held: None,
+        };
         let error = axis.check(3).unwrap_err().to_string();
-        assert!(error.ends_with("nearest: --size experts=2 or --size experts=4"), "{error}");
+        assert!(
+            error.ends_with("nearest: --size experts=2 or --size experts=4"),
+            "{error}"
+        );
     }
 }

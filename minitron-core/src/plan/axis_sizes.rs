@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 /// The legal sizes of one kind of dim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AxisSizes {
-    /// `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`, `depth`; `mlp.3` where layers of the source differ.
+    /// `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`, `depth`; `mlp.3` where layers of the
+    /// source differ.
     pub kind: String,
     /// Size of the source.
     pub full: usize,
@@ -29,7 +30,12 @@ impl AxisSizes {
     pub fn nearest(&self, size: usize) -> Vec<usize> {
         let legal = self.legal();
         let above = legal.partition_point(|&s| s < size);
-        let mut near: Vec<usize> = above.checked_sub(1).and_then(|i| legal.get(i)).copied().into_iter().collect();
+        let mut near: Vec<usize> = above
+            .checked_sub(1)
+            .and_then(|i| legal.get(i))
+            .copied()
+            .into_iter()
+            .collect();
         near.extend(legal.get(above));
         near
     }
@@ -41,7 +47,10 @@ impl AxisSizes {
     pub fn check(&self, size: usize) -> Result<()> {
         match self.objection(size) {
             None => Ok(()),
-            Some(objection) => Err(Error::Plan(format!("{objection}; nearest: {}", self.advice(size)))),
+            Some(objection) => Err(Error::Plan(format!(
+                "{objection}; nearest: {}",
+                self.advice(size)
+            ))),
         }
     }
 
@@ -51,9 +60,19 @@ impl AxisSizes {
             return None;
         }
         if let Some(why) = self.held {
-            return Some(format!("{}: {size} is not legal, it keeps its {}: {why}", self.kind, self.full));
+            return Some(format!(
+                "{}: {size} is not legal, it keeps its {}: {why}",
+                self.kind, self.full
+            ));
         }
-        let rule = if self.step > 1 { format!(" multiple of {}", self.step) } else { " size".to_owned() };
-        Some(format!("{}: {size} is not legal, expected a{rule} up to {}", self.kind, self.full))
+        let rule = if self.step > 1 {
+            format!(" multiple of {}", self.step)
+        } else {
+            " size".to_owned()
+        };
+        Some(format!(
+            "{}: {size} is not legal, expected a{rule} up to {}",
+            self.kind, self.full
+        ))
     }
 }

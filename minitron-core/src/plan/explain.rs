@@ -1,4 +1,5 @@
-//! Why these units: how far apart the last kept and the first dropped one are, and what resampling makes of it. Data only.
+//! Why these units: how far apart the last kept and the first dropped one are, and what resampling
+//! makes of it. Data only.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,17 +25,20 @@ const STABLE: f64 = 0.9;
 pub struct Explained {
     /// Whose scores decided.
     pub metric: String,
-    /// Of the parts that are cut (query heads of one key/value head), the one with the smallest margin; the rest is about it.
+    /// Of the parts that are cut (query heads of one key/value head), the one with the smallest
+    /// margin; the rest is about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<usize>,
     /// Both sides of the cut.
     #[serde(flatten)]
     pub cut: Cut,
-    /// (a − b) / |a| for a just kept and b just dropped; for blocks, a the sum of the next best one, b of the removed one.
+    /// (a − b) / |a| for a just kept and b just dropped; for blocks, a the sum of the next best
+    /// one, b of the removed one.
     pub margin: f64,
     /// The margin is below 1 %.
     pub near_tie: bool,
-    /// Units within 5 % of the cut, nearest first, at most 8 on each side; for blocks, those in one of the two alone.
+    /// Units within 5 % of the cut, nearest first, at most 8 on each side; for blocks, those in one
+    /// of the two alone.
     pub borderline: Vec<Borderline>,
     /// Share of the kept units that at least 90 % of the replicates keep.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,7 +100,8 @@ pub struct Borderline {
 }
 
 impl Plan {
-    /// Explains every dim that scores made smaller; entries of dropped layers have no effect and are left out.
+    /// Explains every dim that scores made smaller; entries of dropped layers have no effect and
+    /// are left out.
     ///
     /// Replicates are used where the scores hold some, with `bootstrap` the first so many.
     ///
@@ -110,11 +115,15 @@ impl Plan {
     ) -> Result<BTreeMap<String, Explained>> {
         let mut explained = BTreeMap::new();
         for (name, ranking) in &rankings.by_dim {
-            let (Some(kept), Some(dim)) = (self.kept.get(name), spec.dims.get(name)) else { continue };
+            let (Some(kept), Some(dim)) = (self.kept.get(name), spec.dims.get(name)) else {
+                continue;
+            };
             let parts = self.parts_of(dim, spec);
-            let is_dropped = split_dim(name)
-                .1
-                .is_some_and(|layer| self.kept.get(DEPTH).is_some_and(|depth| !depth.contains(&layer)));
+            let is_dropped = split_dim(name).1.is_some_and(|layer| {
+                self.kept
+                    .get(DEPTH)
+                    .is_some_and(|depth| !depth.contains(&layer))
+            });
             if is_dropped || kept.len() == parts.units().len() {
                 continue;
             }
@@ -136,7 +145,15 @@ impl Plan {
 impl Explained {
     fn new(ranking: &Ranking, cut: Cut, margin: f64, borderline: Vec<Borderline>) -> Self {
         let metric = ranking.metric.clone();
-        Explained { metric, part: None, cut, margin, near_tie: margin < NEAR_TIE, borderline, stable: None }
+        Explained {
+            metric,
+            part: None,
+            cut,
+            margin,
+            near_tie: margin < NEAR_TIE,
+            borderline,
+            stable: None,
+        }
     }
 
     fn add(&mut self, survival: &[f64], kept: &[usize]) {
@@ -162,7 +179,12 @@ fn n_replicates(name: &str, ranking: &Ranking, asked: Option<usize>) -> Result<u
 }
 
 /// Share of the replicates that keep each unit; none without replicates.
-fn survival(ranking: &Ranking, n: usize, parts: &[usize], n_replicates: usize) -> Result<Option<Vec<f64>>> {
+fn survival(
+    ranking: &Ranking,
+    n: usize,
+    parts: &[usize],
+    n_replicates: usize,
+) -> Result<Option<Vec<f64>>> {
     let mut n_kept_u = vec![0usize; ranking.scores.len()];
     for scores in ranking.replicates.iter().take(n_replicates) {
         for unit in ranking.with_scores(scores).best_of_parts(n, parts)? {
@@ -171,7 +193,9 @@ fn survival(ranking: &Ranking, n: usize, parts: &[usize], n_replicates: usize) -
             }
         }
     }
-    let shares = n_kept_u.into_iter().map(|n_kept| n_kept as f64 / n_replicates.max(1) as f64);
+    let shares = n_kept_u
+        .into_iter()
+        .map(|n_kept| n_kept as f64 / n_replicates.max(1) as f64);
     Ok((n_replicates > 0).then(|| shares.collect()))
 }
 
@@ -181,47 +205,95 @@ fn of_units(ranking: &Ranking, kept: &[usize], parts: &[usize]) -> Option<Explai
     let cut = |&part: &usize| Some((part, of_part(ranking, all.get(part)?, kept)?));
     let cuts = parts.iter().filter_map(cut);
     let (part, explained) = cuts.min_by(|(_, a), (_, b)| a.margin.total_cmp(&b.margin))?;
-    Some(Explained { part: (all.len() > 1).then_some(part), ..explained })
+    Some(Explained {
+        part: (all.len() > 1).then_some(part),
+        ..explained
+    })
 }
 
 fn of_part(ranking: &Ranking, order: &[usize], kept: &[usize]) -> Option<Explained> {
-    let of = |unit: usize| UnitScore { unit, score: ranking.scores[unit] };
-    let (stay, go): (Vec<usize>, Vec<usize>) = order.iter().partition(|unit| kept.binary_search(unit).is_ok());
+    let of = |unit: usize| UnitScore {
+        unit,
+        score: ranking.scores[unit],
+    };
+    let (stay, go): (Vec<usize>, Vec<usize>) = order
+        .iter()
+        .partition(|unit| kept.binary_search(unit).is_ok());
     // Both are best first, as the order is.
     let (last_kept, first_dropped) = (of(*stay.last()?), of(*go.first()?));
     let (a, b) = (f64::from(last_kept.score), f64::from(first_dropped.score));
     let cut = (a + b) / 2.0;
     let distance = |unit: &UnitScore| (f64::from(unit.score) - cut).abs();
     let near = |units: &mut dyn Iterator<Item = usize>, kept: bool| -> Vec<Borderline> {
-        let near = units.map(of).filter(|unit| distance(unit) <= BORDERLINE * cut.abs()).take(MAX_LISTED);
-        near.map(|UnitScore { unit, score }| Borderline { unit, score, kept, survives: None }).collect()
+        let near = units
+            .map(of)
+            .filter(|unit| distance(unit) <= BORDERLINE * cut.abs())
+            .take(MAX_LISTED);
+        near.map(|UnitScore { unit, score }| Borderline {
+            unit,
+            score,
+            kept,
+            survives: None,
+        })
+        .collect()
     };
     let mut borderline = near(&mut stay.iter().rev().copied(), true);
     borderline.extend(near(&mut go.iter().copied(), false));
-    let of_unit = |unit: &Borderline| distance(&UnitScore { unit: unit.unit, score: unit.score });
+    let of_unit = |unit: &Borderline| {
+        distance(&UnitScore {
+            unit: unit.unit,
+            score: unit.score,
+        })
+    };
     borderline.sort_by(|a, b| of_unit(a).total_cmp(&of_unit(b)));
-    Some(Explained::new(ranking, Cut::Units { last_kept, first_dropped }, margin(a, b), borderline))
+    Some(Explained::new(
+        ranking,
+        Cut::Units {
+            last_kept,
+            first_dropped,
+        },
+        margin(a, b),
+        borderline,
+    ))
 }
 
 fn of_blocks(ranking: &Ranking, kept: &[usize]) -> Option<Explained> {
     let runs = ranking.runs(ranking.scores.len() - kept.len());
-    let [(removed, b), (next, a), ..] = runs.as_slice() else { return None };
+    let [(removed, b), (next, a), ..] = runs.as_slice() else {
+        return None;
+    };
     // An allocator may have chosen in its own way.
     if kept.iter().any(|unit| removed.contains(unit)) {
         return None;
     }
-    let of = |run: &Range<usize>, sum: f64| BlockScore { first: run.start, last: run.end - 1, sum };
+    let of = |run: &Range<usize>, sum: f64| BlockScore {
+        first: run.start,
+        last: run.end - 1,
+        sum,
+    };
     let margin = margin(*a, *b);
     let in_one = |unit: &usize| removed.contains(unit) != next.contains(unit);
     let units = (0..ranking.scores.len()).filter(|unit| margin <= BORDERLINE && in_one(unit));
     let borderline = units
-        .map(|unit| Borderline { unit, score: ranking.scores[unit], kept: next.contains(&unit), survives: None })
+        .map(|unit| Borderline {
+            unit,
+            score: ranking.scores[unit],
+            kept: next.contains(&unit),
+            survives: None,
+        })
         .collect();
-    let cut = Cut::Blocks { removed: of(removed, *b), next: of(next, *a) };
+    let cut = Cut::Blocks {
+        removed: of(removed, *b),
+        next: of(next, *a),
+    };
     Some(Explained::new(ranking, cut, margin, borderline))
 }
 
 /// (a − b) / |a|; JSON has no infinity, so the largest number where a alone is 0.
 fn margin(a: f64, b: f64) -> f64 {
-    if a == b { 0.0 } else { ((a - b) / a.abs()).min(f64::MAX) }
+    if a == b {
+        0.0
+    } else {
+        ((a - b) / a.abs()).min(f64::MAX)
+    }
 }

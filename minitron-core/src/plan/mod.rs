@@ -1,4 +1,5 @@
-//! From scores to a plan: rankings, legal sizes, kept units, and why these. Nothing here runs a model.
+//! From scores to a plan: rankings, legal sizes, kept units, and why these. Nothing here runs a
+//! model.
 
 mod advice;
 mod axis_sizes;

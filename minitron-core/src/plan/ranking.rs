@@ -9,7 +9,8 @@ use crate::spec::{PruneGroup, split_dim};
 
 /// The order of one dim's units: by score, highest first, ties by the lower index.
 ///
-/// Where the units fall into parts (query heads of one key/value head), each part has its own order.
+/// Where the units fall into parts (query heads of one key/value head), each part has its own
+/// order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ranking {
     /// The metric that decides, where one is named.
@@ -40,7 +41,13 @@ impl Ranking {
         }
         let parts = ordered(scores, group.n_parts.max(1));
         let (scores, contiguous) = (scores.to_vec(), group.contiguous);
-        Ok(Ranking { metric: String::new(), scores, replicates: Vec::new(), contiguous, parts })
+        Ok(Ranking {
+            metric: String::new(),
+            scores,
+            replicates: Vec::new(),
+            contiguous,
+            parts,
+        })
     }
 
     /// The same units under other scores, one per unit.
@@ -64,32 +71,54 @@ impl Ranking {
 
     /// The same out of some of the parts: query heads of the key/value heads that stay.
     ///
-    /// Of a contiguous group, the run that goes is the one with the lowest sum of scores, the earliest among equals.
+    /// Of a contiguous group, the run that goes is the one with the lowest sum of scores, the
+    /// earliest among equals.
     ///
     /// # Errors
     /// `Plan` when `n` is more than they hold, or not divisible by their number.
     pub fn best_of_parts(&self, n: usize, parts: &[usize]) -> Result<Vec<usize>> {
-        let chosen: Vec<&Vec<usize>> = parts.iter().filter_map(|&part| self.parts.get(part)).collect();
+        let chosen: Vec<&Vec<usize>> = parts
+            .iter()
+            .filter_map(|&part| self.parts.get(part))
+            .collect();
         let n_units: usize = chosen.iter().map(|part| part.len()).sum();
         if n > n_units || !n.is_multiple_of(chosen.len().max(1)) {
-            let message = format!("cannot keep {n} of {n_units} units in {} equal parts", chosen.len());
+            let message = format!(
+                "cannot keep {n} of {n_units} units in {} equal parts",
+                chosen.len()
+            );
             return Err(Error::Plan(message));
         }
         if self.contiguous {
-            let gone = self.runs(n_units - n).into_iter().next().map_or(0..0, |(run, _)| run);
+            let gone = self
+                .runs(n_units - n)
+                .into_iter()
+                .next()
+                .map_or(0..0, |(run, _)| run);
             return Ok((0..n_units).filter(|unit| !gone.contains(unit)).collect());
         }
         let per_part = n / chosen.len().max(1);
-        let mut kept: Vec<usize> = chosen.iter().flat_map(|part| part.iter().take(per_part)).copied().collect();
+        let mut kept: Vec<usize> = chosen
+            .iter()
+            .flat_map(|part| part.iter().take(per_part))
+            .copied()
+            .collect();
         kept.sort_unstable();
         Ok(kept)
     }
 
-    /// Every run of so many units with its sum of scores, lowest first, the earlier one among equals.
+    /// Every run of so many units with its sum of scores, lowest first, the earlier one among
+    /// equals.
     pub fn runs(&self, len: usize) -> Vec<(Range<usize>, f64)> {
         let sum = |scores: &[f32]| scores.iter().map(|&score| f64::from(score)).sum::<f64>();
-        let windows = self.scores.windows(len.max(1)).take(if len == 0 { 0 } else { usize::MAX });
-        let mut runs: Vec<_> = windows.enumerate().map(|(start, run)| (start..start + len, sum(run))).collect();
+        let windows = self
+            .scores
+            .windows(len.max(1))
+            .take(if len == 0 { 0 } else { usize::MAX });
+        let mut runs: Vec<_> = windows
+            .enumerate()
+            .map(|(start, run)| (start..start + len, sum(run)))
+            .collect();
         // A stable sort keeps the earlier run first among equals.
         runs.sort_by(|(_, a), (_, b)| a.total_cmp(b));
         runs
@@ -122,18 +151,26 @@ fn ordered(scores: &[f32], n_parts: usize) -> Vec<Vec<usize>> {
 pub struct Rankings {
     /// For example `mlp.3`.
     pub by_dim: BTreeMap<String, Ranking>,
-    /// Dims that more than one metric scored and none was chosen for: what to answer when one of them is to shrink.
+    /// Dims that more than one metric scored and none was chosen for: what to answer when one of
+    /// them is to shrink.
     pub unclear: BTreeMap<String, String>,
 }
 
 impl Rankings {
-    /// Ranks every group that the scores cover, by the metric named for its kind where there is more than one.
+    /// Ranks every group that the scores cover, by the metric named for its kind where there is
+    /// more than one.
     ///
     /// # Errors
     /// `Recipe` when the metric named did not score a dim, or scores belong to another model.
-    pub fn new(scores: &Scores, groups: &[PruneGroup], by: &BTreeMap<String, String>) -> Result<Self> {
+    pub fn new(
+        scores: &Scores,
+        groups: &[PruneGroup],
+        by: &BTreeMap<String, String>,
+    ) -> Result<Self> {
         let mut rankings = Rankings::default();
-        if let Some(kind) = by.keys().find(|kind| !kind.is_empty() && groups.iter().all(|group| group.kind() != *kind))
+        if let Some(kind) = by
+            .keys()
+            .find(|kind| !kind.is_empty() && groups.iter().all(|group| group.kind() != *kind))
         {
             let mut known: Vec<&str> = groups.iter().map(PruneGroup::kind).collect();
             known.dedup();
@@ -141,7 +178,11 @@ impl Rankings {
         }
         for group in groups {
             // One label for all axes decides where it scored.
-            let for_all = by.get("").filter(|label| scores.by_name.contains_key(&format!("{label}/{}", group.dim)));
+            let for_all = by.get("").filter(|label| {
+                scores
+                    .by_name
+                    .contains_key(&format!("{label}/{}", group.dim))
+            });
             let metric = by.get(group.kind()).or(for_all).map(String::as_str);
             if metric.is_some() || scores.covers(&group.dim) {
                 let found = match scores.of(&group.dim, metric) {
@@ -154,7 +195,10 @@ impl Rankings {
                 let mut ranking = Ranking::new(group, found)?;
                 let name = name_of(scores, &group.dim, metric);
                 ranking.replicates = replicates(scores, name, group)?;
-                ranking.metric = name.split_once('/').map_or("", |(label, _)| label).to_owned();
+                ranking.metric = name
+                    .split_once('/')
+                    .map_or("", |(label, _)| label)
+                    .to_owned();
                 rankings.by_dim.insert(group.dim.clone(), ranking);
             }
         }
@@ -173,20 +217,29 @@ impl Rankings {
 /// `metric/dim` of the scores that decide, once [`Scores::of`] has found them.
 fn name_of<'a>(scores: &'a Scores, dim: &str, metric: Option<&str>) -> &'a str {
     let decides = |name: &&String| {
-        name.split_once('/').is_some_and(|(label, of)| of == dim && metric.is_none_or(|wanted| wanted == label))
+        name.split_once('/')
+            .is_some_and(|(label, of)| of == dim && metric.is_none_or(|wanted| wanted == label))
     };
-    scores.by_name.keys().find(decides).map_or("", String::as_str)
+    scores
+        .by_name
+        .keys()
+        .find(decides)
+        .map_or("", String::as_str)
 }
 
 fn replicates(scores: &Scores, name: &str, group: &PruneGroup) -> Result<Vec<Vec<f32>>> {
     // Absent without `score --bootstrap`.
     let replicates = scores.replicates.get(name).cloned().unwrap_or_default();
-    match replicates.iter().find(|replicate| replicate.len() != group.n_units) {
+    match replicates
+        .iter()
+        .find(|replicate| replicate.len() != group.n_units)
+    {
         None => Ok(replicates),
         Some(other) => {
             let (expected, got) = (group.n_units, other.len());
-            let message =
-                format!("the replicates of `{name}`: expected {expected} units each, got {got}; score it again");
+            let message = format!(
+                "the replicates of `{name}`: expected {expected} units each, got {got}; score it again"
+            );
             Err(Error::Recipe(message))
         }
     }
@@ -228,12 +281,21 @@ mod tests {
         let ranking = Ranking::new(&heads(3), &[1.0, 2.0, 9.0, 8.0, 3.0, 4.0]).unwrap();
         assert_eq!(ranking.best_of_parts(2, &[0, 2]).unwrap(), [1, 5]);
         assert_eq!(ranking.best_of_parts(4, &[0, 2]).unwrap(), [0, 1, 4, 5]);
-        assert!(ranking.best_of_parts(3, &[0, 2]).is_err() && ranking.best_of_parts(6, &[0, 2]).is_err());
+        assert!(
+            ranking.best_of_parts(3, &[0, 2]).is_err()
+                && ranking.best_of_parts(6, &[0, 2]).is_err()
+        );
     }
 
     #[test]
     fn a_contiguous_group_loses_the_run_with_the_lowest_sum_the_earliest_among_equals() {
-        let group = PruneGroup { dim: "depth".into(), layer: None, block: 1, contiguous: true, ..heads(1) };
+        let group = PruneGroup {
+            dim: "depth".into(),
+            layer: None,
+            block: 1,
+            contiguous: true,
+            ..heads(1)
+        };
         let ranking = Ranking::new(&group, &[9.0, 1.0, 8.0, 3.0, 4.0, 9.0]).unwrap();
         // The single worst layer is 1, the worst pair 3 and 4.
         assert_eq!(ranking.best(5).unwrap(), [0, 2, 3, 4, 5]);

@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::spec::{DEPTH, Dim, ModelSpec, SizeMap, Sizes, by_kind, split_dim};
 
-/// Kept units per dim, ascending, in the source's numbering. Every prunable dim is there, whole or not; the entry of a
-/// layer that `depth` drops has no effect.
+/// Kept units per dim, ascending, in the source's numbering. Every prunable dim is there, whole or
+/// not; the entry of a layer that `depth` drops has no effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// For example `mlp.3`: `[0, 2, 5]`.
@@ -24,35 +24,62 @@ impl Plan {
         Ok(Self::load_with_source(path)?.0)
     }
 
-    /// The same with the model that the plan is of; files of earlier versions, and those that people write, may not say.
+    /// The same with the model that the plan is of; files of earlier versions, and those that
+    /// people write, may not say.
     pub fn load_with_source(path: &Path) -> Result<(Self, Option<Identity>)> {
         let text = read_text(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::Recipe(format!("{}: no such plan", path.display())),
+            std::io::ErrorKind::NotFound => {
+                Error::Recipe(format!("{}: no such plan", path.display()))
+            }
             _ => Error::io(path, e),
         })?;
-        let unread = |e| Error::Recipe(format!("{}: expected {{\"kept\": {{dim: [units]}}}}: {e}", path.display()));
+        let unread = |e| {
+            Error::Recipe(format!(
+                "{}: expected {{\"kept\": {{dim: [units]}}}}: {e}",
+                path.display()
+            ))
+        };
         let plan = serde_json::from_str(&text).map_err(unread)?;
         Ok((plan, serde_json::from_str(&text).ok()))
     }
 
     /// Size per kind, or per dim where layers keep unequally many.
     pub fn sizes(&self) -> Sizes {
-        by_kind(self.kept.iter().map(|(dim, kept)| (dim.as_str(), kept.len())))
+        by_kind(
+            self.kept
+                .iter()
+                .map(|(dim, kept)| (dim.as_str(), kept.len())),
+        )
     }
 
     /// The same for each dim, with the layers that stay.
     pub fn size_map(&self, spec: &ModelSpec) -> SizeMap {
-        let by_name = self.kept.iter().map(|(dim, kept)| (dim.clone(), kept.len())).collect();
-        let layers = self.kept.get(DEPTH).cloned().unwrap_or_else(|| (0..spec.n_layers()).collect());
-        SizeMap { by_name, layers: Some(layers) }
+        let by_name = self
+            .kept
+            .iter()
+            .map(|(dim, kept)| (dim.clone(), kept.len()))
+            .collect();
+        let layers = self
+            .kept
+            .get(DEPTH)
+            .cloned()
+            .unwrap_or_else(|| (0..spec.n_layers()).collect());
+        SizeMap {
+            by_name,
+            layers: Some(layers),
+        }
     }
 
-    /// The runs of a dim's units that stay as a whole or in part; one run where no other dim partitions it.
+    /// The runs of a dim's units that stay as a whole or in part; one run where no other dim
+    /// partitions it.
     pub(super) fn parts_of(&self, dim: &Dim, spec: &ModelSpec) -> Parts {
         let by = dim.partition.as_ref().and_then(|by| spec.dims.get(by));
         let n_parts = by.map_or(1, |by| by.size.max(1));
         let kept = by.and_then(|by| self.kept.get(&by.name)).cloned();
-        Parts { kept: kept.unwrap_or_else(|| (0..n_parts).collect()), per_part: dim.size / n_parts }
+        Parts {
+            kept: kept.unwrap_or_else(|| (0..n_parts).collect()),
+            per_part: dim.size / n_parts,
+        }
     }
 }
 
@@ -60,11 +87,19 @@ impl Plan {
     /// Layers keep equally many units, unless the family's config lists sizes by layer.
     pub(super) fn check_alike(&self, spec: &ModelSpec) -> Result<()> {
         let mut first: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
-        for (name, kept) in self.kept.iter().filter(|(name, _)| !spec.may_differ(split_dim(name).0)) {
+        for (name, kept) in self
+            .kept
+            .iter()
+            .filter(|(name, _)| !spec.may_differ(split_dim(name).0))
+        {
             let (of_first, common) = *first.entry(split_dim(name).0).or_insert((name, kept.len()));
             if kept.len() != common {
                 let dim = spec.dim(name)?;
-                let keys: Vec<String> = dim.stated.iter().map(|key| format!("`{}`", key.path())).collect();
+                let keys: Vec<String> = dim
+                    .stated
+                    .iter()
+                    .map(|key| format!("`{}`", key.path()))
+                    .collect();
                 let message = format!(
                     "`{name}` keeps {} units, `{of_first}` {common}; this family's config has one number for all layers ({}): \
                      keep {common} in each",
@@ -78,7 +113,8 @@ impl Plan {
     }
 }
 
-/// The runs of a dim's units that another dim's kept units leave: the query heads of each key/value head.
+/// The runs of a dim's units that another dim's kept units leave: the query heads of each key/value
+/// head.
 #[derive(Debug)]
 pub(super) struct Parts {
     /// Runs that stay.
@@ -90,20 +126,27 @@ pub(super) struct Parts {
 impl Parts {
     /// All units of the runs that stay.
     pub fn units(&self) -> Vec<usize> {
-        self.kept.iter().flat_map(|part| part * self.per_part..(part + 1) * self.per_part).collect()
+        self.kept
+            .iter()
+            .flat_map(|part| part * self.per_part..(part + 1) * self.per_part)
+            .collect()
     }
 
     pub(super) fn check(&self, name: &str, kept: &[usize]) -> Result<()> {
         let part = |unit: usize| unit / self.per_part.max(1);
         if let Some(unit) = kept.iter().find(|&&unit| !self.kept.contains(&part(unit))) {
             let parts = &self.kept;
-            let message = format!("`{name}`: unit {unit} belongs to none of the key/value heads that stay ({parts:?})");
+            let message = format!(
+                "`{name}`: unit {unit} belongs to none of the key/value heads that stay ({parts:?})"
+            );
             return Err(Error::Plan(message));
         }
         let count = |own: &usize| kept.iter().filter(|&&unit| part(unit) == *own).count();
         let counts: Vec<usize> = self.kept.iter().map(count).collect();
         if counts.windows(2).any(|pair| pair[0] != pair[1]) {
-            let message = format!("`{name}`: expected equally many query heads per key/value head, got {counts:?}");
+            let message = format!(
+                "`{name}`: expected equally many query heads per key/value head, got {counts:?}"
+            );
             return Err(Error::Plan(message));
         }
         Ok(())

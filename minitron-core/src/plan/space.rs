@@ -5,7 +5,8 @@ use crate::spec::Axis;
 use std::collections::BTreeMap;
 
 use crate::spec::{
-    Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, ModelSpec, PruneGroup, ROPE_PAIRS, Sizes, dim_of_layer, split_dim,
+    Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, ModelSpec, PruneGroup, ROPE_PAIRS, Sizes,
+    dim_of_layer, split_dim,
 };
 
 use super::axis_sizes::AxisSizes;
@@ -34,30 +35,58 @@ impl Space {
             // Before the question that can fail, which then says what happened here.
             let asked = axis.multiple_of();
             let mut groups = axis.groups(spec)?;
-            let are_alike = groups.windows(2).all(|pair| shape(&pair[0]) == shape(&pair[1]));
+            let are_alike = groups
+                .windows(2)
+                .all(|pair| shape(&pair[0]) == shape(&pair[1]));
             groups.truncate(if are_alike { 1 } else { usize::MAX });
             for group in groups {
                 let (kind, full) = (group.kind(), group.n_units);
                 let multiple_of = multiple_of(&group.dim, asked, spec, &ties).clamp(1, full.max(1));
                 let held = ties.held(kind);
-                let step = if held.is_some() { full } else { common_multiple(multiple_of, group.n_parts).min(full) };
-                let kind = if are_alike { kind.to_owned() } else { group.dim.clone() };
-                found.push(AxisSizes { kind, full, step, held });
+                let step = if held.is_some() {
+                    full
+                } else {
+                    common_multiple(multiple_of, group.n_parts).min(full)
+                };
+                let kind = if are_alike {
+                    kind.to_owned()
+                } else {
+                    group.dim.clone()
+                };
+                found.push(AxisSizes {
+                    kind,
+                    full,
+                    step,
+                    held,
+                });
                 multiples.insert(group.dim, multiple_of);
             }
         }
         let queries = with_queries(&mut found, &multiples, spec);
         queries.into_iter().for_each(|queries| ties.share(queries));
-        let listed = spec.dims.values().filter(|dim| dim.is_listed()).map(|dim| dim.name.clone()).collect();
-        Ok(Space { axes: found, listed, ties })
+        let listed = spec
+            .dims
+            .values()
+            .filter(|dim| dim.is_listed())
+            .map(|dim| dim.name.clone())
+            .collect();
+        Ok(Space {
+            axes: found,
+            listed,
+            ties,
+        })
     }
 
-    /// The students in it whose hidden width is heads x head_dim, as some programs that load them want it.
+    /// The students in it whose hidden width is heads x head_dim, as some programs that load them
+    /// want it.
     #[must_use]
     pub fn squared(mut self, spec: &ModelSpec) -> Self {
         if self.ties.times(HIDDEN, HEADS).is_none() {
             let head_dim = spec.head_dim();
-            self.ties.add(Constraint::hidden_follows_heads(head_dim, "the student is to be square"));
+            self.ties.add(Constraint::hidden_follows_heads(
+                head_dim,
+                "the student is to be square",
+            ));
             for axis in self.axes.iter_mut().filter(|axis| axis.kind == HIDDEN) {
                 axis.step = common_multiple(axis.step, head_dim).min(axis.full);
             }
@@ -74,14 +103,26 @@ impl Space {
     /// `Recipe` listing the axes of this model.
     pub fn axis(&self, kind: &str) -> Result<&AxisSizes> {
         let find = |name: &str| self.axes.iter().find(|axis| axis.kind == name);
-        let of_kind = || self.listed.iter().find(|dim| *dim == kind).and_then(|dim| find(split_dim(dim).0));
+        let of_kind = || {
+            self.listed
+                .iter()
+                .find(|dim| *dim == kind)
+                .and_then(|dim| find(split_dim(dim).0))
+        };
         find(kind).or_else(of_kind).ok_or_else(|| {
             if find(split_dim(kind).0).is_some() {
-                return Error::Plan(format!("`{kind}`: this family's config has one number for all layers"));
+                return Error::Plan(format!(
+                    "`{kind}`: this family's config has one number for all layers"
+                ));
             }
             let known = self.axes.iter().map(|axis| axis.kind.as_str());
-            match (Error::unknown("axis of this model", kind, known), self.ties.held(kind)) {
-                (Error::Recipe(message), Some(why)) => Error::Recipe(format!("{message}; why not: {why}")),
+            match (
+                Error::unknown("axis of this model", kind, known),
+                self.ties.held(kind),
+            ) {
+                (Error::Recipe(message), Some(why)) => {
+                    Error::Recipe(format!("{message}; why not: {why}"))
+                }
                 (unknown, _) => unknown,
             }
         })
@@ -96,24 +137,33 @@ impl Space {
         own.map_or_else(|| self.axis(split_dim(dim).0), Ok)
     }
 
-    /// The same as [`Space::axis`] beside other sizes: fewer key/value heads leave fewer query heads, equally many for each.
+    /// The same as [`Space::axis`] beside other sizes: fewer key/value heads leave fewer query
+    /// heads, equally many for each.
     ///
     /// # Errors
     /// `Recipe` listing the axes of this model.
     pub fn axis_beside(&self, kind: &str, sizes: &Sizes) -> Result<AxisSizes> {
-        Ok(self.ties.beside(AxisSizes { kind: kind.to_owned(), ..self.axis(kind)?.clone() }, sizes))
+        Ok(self.ties.beside(
+            AxisSizes {
+                kind: kind.to_owned(),
+                ..self.axis(kind)?.clone()
+            },
+            sizes,
+        ))
     }
 
-    /// Completes and checks sizes: kinds left out keep their size, except that `hidden` and `heads` follow each other
-    /// where the family ties them, and that query heads go with their key/value heads.
+    /// Completes and checks sizes: kinds left out keep their size, except that `hidden` and `heads`
+    /// follow each other where the family ties them, and that query heads go with their key/value
+    /// heads.
     ///
     /// # Errors
     /// `Plan` naming the nearest legal sizes as they are typed.
     pub fn complete(&self, wanted: &Sizes) -> Result<Sizes> {
         self.settle(wanted).map_err(|error| match error {
-            Error::Plan(objection) => {
-                Error::Plan(format!("{objection}; nearest: {}", self.advice(&self.typed(wanted))))
-            }
+            Error::Plan(objection) => Error::Plan(format!(
+                "{objection}; nearest: {}",
+                self.advice(&self.typed(wanted))
+            )),
             other => other,
         })
     }
@@ -143,7 +193,11 @@ impl Space {
     /// A size of a kind whose layers differ in the source is one of each of them.
     fn by_dim(&self, sizes: &Sizes) -> Sizes {
         let mut all = sizes.clone();
-        for axis in self.axes.iter().filter(|axis| split_dim(&axis.kind).1.is_some()) {
+        for axis in self
+            .axes
+            .iter()
+            .filter(|axis| split_dim(&axis.kind).1.is_some())
+        {
             if let Some(&size) = sizes.get(split_dim(&axis.kind).0) {
                 all.remove(split_dim(&axis.kind).0);
                 all.entry(axis.kind.clone()).or_insert(size);
@@ -152,19 +206,25 @@ impl Space {
         all
     }
 
-    /// Sizes under names that can be typed: a layer's own is that of its kind where layers are alike.
+    /// Sizes under names that can be typed: a layer's own is that of its kind where layers are
+    /// alike.
     fn typed(&self, sizes: &Sizes) -> Sizes {
         let name = |name: String| match self.axis(&name) {
             Err(Error::Plan(_)) => split_dim(&name).0.to_owned(),
             _ => name,
         };
-        self.by_dim(sizes).into_iter().map(|(of, size)| (name(of), size)).collect()
+        self.by_dim(sizes)
+            .into_iter()
+            .map(|(of, size)| (name(of), size))
+            .collect()
     }
 
     fn check_size(&self, kind: &str, size: usize, beside: &Sizes) -> Result<()> {
         let whole = self.axis(kind)?;
         let axis = self.axis_beside(kind, beside)?;
-        let Some(objection) = axis.objection(size) else { return Ok(()) };
+        let Some(objection) = axis.objection(size) else {
+            return Ok(());
+        };
         // Absent where nobody asked for fewer.
         let kv_heads = beside.get(KV_HEADS).copied().unwrap_or(0);
         let with = if (axis.full, axis.step) == (whole.full, whole.step) {
@@ -182,10 +242,18 @@ impl Space {
     pub fn plan(&self, wanted: &Sizes, rankings: &Rankings, spec: &ModelSpec) -> Result<Plan> {
         let sizes = self.complete(wanted)?;
         let mut plan = Plan::default();
-        // First what no other dim decides: query heads are taken inside the key/value heads that stay.
+        // First what no other dim decides: query heads are taken inside the key/value heads that
+        // stay.
         for partitioned in [false, true] {
-            for dim in spec.dims.values().filter(|dim| dim.partition.is_some() == partitioned) {
-                if let Some(&size) = sizes.get(&dim.name).or_else(|| sizes.get(split_dim(&dim.name).0)) {
+            for dim in spec
+                .dims
+                .values()
+                .filter(|dim| dim.partition.is_some() == partitioned)
+            {
+                if let Some(&size) = sizes
+                    .get(&dim.name)
+                    .or_else(|| sizes.get(split_dim(&dim.name).0))
+                {
                     let mut kept = kept_units(dim, size, rankings, &plan.parts_of(dim, spec))?;
                     if dim.name == DEPTH {
                         keep_fixed(&mut kept, spec, rankings);
@@ -199,21 +267,34 @@ impl Space {
 
     /// Sizes of the source.
     pub fn full(&self) -> Sizes {
-        self.axes.iter().map(|axis| (axis.kind.clone(), axis.full)).collect()
+        self.axes
+            .iter()
+            .map(|axis| (axis.kind.clone(), axis.full))
+            .collect()
     }
 }
 
 /// Layers that have to stay take the places of those that matter least.
 fn keep_fixed(kept: &mut Vec<usize>, spec: &ModelSpec, rankings: &Rankings) {
     let is_fixed = |layer: &usize| spec.fixed_layers.iter().any(|(fixed, _)| fixed == layer);
-    let missing: Vec<usize> =
-        spec.fixed_layers.iter().map(|(layer, _)| *layer).filter(|layer| !kept.contains(layer)).collect();
+    let missing: Vec<usize> = spec
+        .fixed_layers
+        .iter()
+        .map(|(layer, _)| *layer)
+        .filter(|layer| !kept.contains(layer))
+        .collect();
     // Absent where no layer goes.
-    let mut worst_first: Vec<usize> =
-        rankings.by_dim.get(DEPTH).map(|ranking| ranking.order().collect()).unwrap_or_default();
+    let mut worst_first: Vec<usize> = rankings
+        .by_dim
+        .get(DEPTH)
+        .map(|ranking| ranking.order().collect())
+        .unwrap_or_default();
     worst_first.reverse();
     for layer in missing {
-        let goes = worst_first.iter().find(|other| kept.contains(other) && !is_fixed(other)).copied();
+        let goes = worst_first
+            .iter()
+            .find(|other| kept.contains(other) && !is_fixed(other))
+            .copied();
         if let Some(goes) = goes {
             kept.retain(|&other| other != goes);
             kept.push(layer);
@@ -231,9 +312,14 @@ fn kept_units(dim: &Dim, size: usize, rankings: &Rankings, parts: &Parts) -> Res
             if let Some(why) = rankings.unclear.get(&dim.name) {
                 return Err(Error::Recipe(why.clone()));
             }
-            let message = format!("`{}` is to shrink to {size}, but the scores hold nothing for it", dim.name);
+            let message = format!(
+                "`{}` is to shrink to {size}, but the scores hold nothing for it",
+                dim.name
+            );
             let kind = split_dim(&dim.name).0;
-            Err(Error::Recipe(format!("{message}; score it with a metric that covers {kind}")))
+            Err(Error::Recipe(format!(
+                "{message}; score it with a metric that covers {kind}"
+            )))
         }
     }
 }
@@ -244,27 +330,54 @@ fn shape(group: &PruneGroup) -> (usize, usize, usize) {
 }
 
 /// A key/value head takes its queries along, whether or not queries are an axis of their own.
-fn with_queries(axes: &mut Vec<AxisSizes>, multiples: &BTreeMap<String, usize>, spec: &ModelSpec) -> Vec<Queries> {
+fn with_queries(
+    axes: &mut Vec<AxisSizes>,
+    multiples: &BTreeMap<String, usize>,
+    spec: &ModelSpec,
+) -> Vec<Queries> {
     let of_kind = |axis: &&AxisSizes| split_dim(&axis.kind).0 == KV_HEADS;
-    let kv_heads: Vec<(String, usize)> =
-        axes.iter().filter(of_kind).map(|axis| (axis.kind.clone(), axis.full)).collect();
+    let kv_heads: Vec<(String, usize)> = axes
+        .iter()
+        .filter(of_kind)
+        .map(|axis| (axis.kind.clone(), axis.full))
+        .collect();
     let mut found = Vec::new();
     for (by, n_kv_heads) in kv_heads {
-        let of = split_dim(&by).1.map_or(HEADS.to_owned(), |layer| dim_of_layer(HEADS, layer));
-        let Some(full) = spec.dims.get(&of).or_else(|| spec.dims_of(HEADS).next()).map(|dim| dim.size) else {
+        let of = split_dim(&by)
+            .1
+            .map_or(HEADS.to_owned(), |layer| dim_of_layer(HEADS, layer));
+        let Some(full) = spec
+            .dims
+            .get(&of)
+            .or_else(|| spec.dims_of(HEADS).next())
+            .map(|dim| dim.size)
+        else {
             continue;
         };
         if !axes.iter().any(|axis| axis.kind == of) {
-            axes.push(AxisSizes { kind: of.clone(), full, step: n_kv_heads, held: None });
+            axes.push(AxisSizes {
+                kind: of.clone(),
+                full,
+                step: n_kv_heads,
+                held: None,
+            });
         }
-        let first = multiples.iter().find(|(dim, _)| **dim == of || split_dim(dim).0 == of);
+        let first = multiples
+            .iter()
+            .find(|(dim, _)| **dim == of || split_dim(dim).0 == of);
         let multiple_of = first.map_or(1, |(_, &multiple_of)| multiple_of);
-        found.push(Queries { of, by, per_kv_head: full / n_kv_heads.max(1), multiple_of });
+        found.push(Queries {
+            of,
+            by,
+            per_kv_head: full / n_kv_heads.max(1),
+            multiple_of,
+        });
     }
     found
 }
 
-/// What sizes of a dim are multiples of: what the axis asks for, or the product that it is, or the dim's own rule.
+/// What sizes of a dim are multiples of: what the axis asks for, or the product that it is, or the
+/// dim's own rule.
 fn multiple_of(dim: &str, asked: Option<usize>, spec: &ModelSpec, ties: &Ties) -> usize {
     let own = || spec.dims.get(dim).map_or(1, |dim| dim.multiple_of);
     match (asked, ties.factor_of(split_dim(dim).0)) {
@@ -280,7 +393,12 @@ mod tests {
 
     #[test]
     fn the_nearest_legal_sizes_surround_the_wish() {
-        let axis = AxisSizes { kind: "mlp".into(), full: 22, step: 4, held: None };
+        let axis = AxisSizes {
+            kind: "mlp".into(),
+            full: 22,
+            step: 4,
+            held: None,
+        };
         assert_eq!(axis.legal(), [4, 8, 12, 16, 20, 22]);
         assert_eq!(axis.nearest(10), [8, 12]);
         assert_eq!(axis.nearest(1), [4]);

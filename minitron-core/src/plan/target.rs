@@ -72,7 +72,14 @@ impl TryFrom<NumberOrText> for Bytes {
 
 /// Reads a count with an optional k, M, B or T (powers of 1000).
 pub fn parse_count(text: &str) -> Result<u64> {
-    let scales = [("k", 1e3), ("K", 1e3), ("M", 1e6), ("G", 1e9), ("B", 1e9), ("T", 1e12)];
+    let scales = [
+        ("k", 1e3),
+        ("K", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("B", 1e9),
+        ("T", 1e12),
+    ];
     scaled(text, &scales, "a number such as 4B, 4.19B, 350M or 4096")
 }
 
@@ -100,7 +107,11 @@ fn scaled(text: &str, scales: &[(&str, f64)], expected: &str) -> Result<u64> {
         .iter()
         .find_map(|(suffix, scale)| trimmed.strip_suffix(suffix).map(|number| (number, *scale)))
         .unwrap_or((trimmed, 1.0));
-    let value = number.trim().parse::<f64>().ok().map(|n| (n * scale).round());
+    let value = number
+        .trim()
+        .parse::<f64>()
+        .ok()
+        .map(|n| (n * scale).round());
     match value {
         Some(n) if (0.0..=1e18).contains(&n) => Ok(n as u64),
         _ => Err(Error::Recipe(format!("expected {expected}, got `{text}`"))),
@@ -112,18 +123,30 @@ pub fn parse_budget(text: &str) -> Result<Target> {
     let (count, tolerance) = match text.split_once("+-").or_else(|| text.split_once('±')) {
         None => (text, TOLERANCE),
         Some((count, share)) => {
-            let percent = share.trim().strip_suffix('%').and_then(|p| p.trim().parse::<f64>().ok());
+            let percent = share
+                .trim()
+                .strip_suffix('%')
+                .and_then(|p| p.trim().parse::<f64>().ok());
             match percent {
                 Some(p) if (0.0..=100.0).contains(&p) => (count, p / 100.0),
-                _ => return Err(Error::Recipe(format!("expected a budget such as 4B+-5%, got `{text}`"))),
+                _ => {
+                    return Err(Error::Recipe(format!(
+                        "expected a budget such as 4B+-5%, got `{text}`"
+                    )));
+                }
             }
         }
     };
     let n_params = parse_count(count)?;
     if n_params == 0 {
-        return Err(Error::Recipe("a budget of 0 parameters leaves no model; expected for example 4B+-5%".into()));
+        return Err(Error::Recipe(
+            "a budget of 0 parameters leaves no model; expected for example 4B+-5%".into(),
+        ));
     }
-    Ok(Target { n_params, tolerance })
+    Ok(Target {
+        n_params,
+        tolerance,
+    })
 }
 
 #[cfg(test)]
@@ -143,8 +166,20 @@ mod tests {
 
     #[test]
     fn budgets_carry_a_tolerance() {
-        assert_eq!(parse_budget("4B+-5%").unwrap(), Target { n_params: 4_000_000_000, tolerance: 0.05 });
-        assert_eq!(parse_budget("120k±1%").unwrap(), Target { n_params: 120_000, tolerance: 0.01 });
+        assert_eq!(
+            parse_budget("4B+-5%").unwrap(),
+            Target {
+                n_params: 4_000_000_000,
+                tolerance: 0.05
+            }
+        );
+        assert_eq!(
+            parse_budget("120k±1%").unwrap(),
+            Target {
+                n_params: 120_000,
+                tolerance: 0.01
+            }
+        );
         for bad in ["4B+-5", "4B+-x%", "0", "+-5%", "4B+-500%"] {
             assert!(parse_budget(bad).is_err(), "{bad}");
         }

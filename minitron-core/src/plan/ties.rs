@@ -1,4 +1,5 @@
-//! What ties sizes to each other, solved in one place: what follows from some of them, and which go together.
+//! What ties sizes to each other, solved in one place: what follows from some of them, and which go
+//! together.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +50,11 @@ pub struct Ties {
 impl Ties {
     /// The rules of a model of these sizes.
     pub fn new(constraints: &[Constraint], source: Sizes) -> Self {
-        Ties { constraints: constraints.to_vec(), queries: Vec::new(), source }
+        Ties {
+            constraints: constraints.to_vec(),
+            queries: Vec::new(),
+            source,
+        }
     }
 
     /// One more rule.
@@ -68,34 +73,45 @@ impl Ties {
 
     /// Why a kind keeps its size, where it has to.
     pub fn held(&self, kind: &str) -> Option<&'static str> {
-        self.constraints.iter().find_map(|constraint| match constraint {
-            Constraint::Held { kind: held, why } if held == kind => Some(*why),
-            // Hidden as wide as all heads, whose width is in the rule: narrower ones would break it.
-            Constraint::Product { of, by, why, .. }
-                if (kind, of.as_str(), by.as_str()) == (ROPE_PAIRS, HIDDEN, HEADS) =>
-            {
-                Some(*why)
-            }
-            _ => None,
-        })
+        self.constraints
+            .iter()
+            .find_map(|constraint| match constraint {
+                Constraint::Held { kind: held, why } if held == kind => Some(*why),
+                // Hidden as wide as all heads, whose width is in the rule: narrower ones would
+                // break it.
+                Constraint::Product { of, by, why, .. }
+                    if (kind, of.as_str(), by.as_str()) == (ROPE_PAIRS, HIDDEN, HEADS) =>
+                {
+                    Some(*why)
+                }
+                _ => None,
+            })
     }
 
     /// What one kind is of another one, where it is a product: `hidden` of `heads`.
     pub fn times(&self, of: &str, by: &str) -> Option<usize> {
-        self.products().find(|product| (product.0, product.1) == (of, by)).map(|product| product.2)
+        self.products()
+            .find(|product| (product.0, product.1) == (of, by))
+            .map(|product| product.2)
     }
 
     /// What all sizes of a kind are multiples of, by its products.
     pub(super) fn factor_of(&self, kind: &str) -> Option<usize> {
-        self.products().find(|product| product.0 == kind).map(|product| product.2)
+        self.products()
+            .find(|product| product.0 == kind)
+            .map(|product| product.2)
     }
 
     /// Product, factor, and the number they differ by.
     fn products(&self) -> impl Iterator<Item = (&str, &str, usize)> {
-        self.constraints.iter().filter_map(|constraint| match constraint {
-            Constraint::Product { of, by, times, .. } => Some((of.as_str(), by.as_str(), *times)),
-            _ => None,
-        })
+        self.constraints
+            .iter()
+            .filter_map(|constraint| match constraint {
+                Constraint::Product { of, by, times, .. } => {
+                    Some((of.as_str(), by.as_str(), *times))
+                }
+                _ => None,
+            })
     }
 
     /// Kinds that are only legal together, each once: those of products and of divisors.
@@ -120,9 +136,15 @@ impl Ties {
     pub fn led(&self, is_given: &dyn Fn(&str) -> bool) -> Vec<Led> {
         let mut found: Vec<Led> = Vec::new();
         let mut lead = |by: &str, kind: &str, factor, divisor| {
-            let is_free = is_given(by) && !is_given(kind) && found.iter().all(|led| led.kind != kind);
+            let is_free =
+                is_given(by) && !is_given(kind) && found.iter().all(|led| led.kind != kind);
             if is_free {
-                found.push(Led { by: by.to_owned(), kind: kind.to_owned(), factor, divisor });
+                found.push(Led {
+                    by: by.to_owned(),
+                    kind: kind.to_owned(),
+                    factor,
+                    divisor,
+                });
             }
         };
         for (of, by, times) in self.products() {
@@ -144,12 +166,21 @@ impl Ties {
         }
     }
 
-    /// Whether trying sizes of a kind is of no use: a held one decides it, or the factor of its product, which is tried.
-    pub fn is_decided(&self, kind: &str, is_held: &dyn Fn(&str) -> bool, is_tried: &dyn Fn(&str) -> bool) -> bool {
-        self.products().any(|(of, by, _)| kind == by && is_held(of) || kind == of && (is_held(by) || is_tried(by)))
+    /// Whether trying sizes of a kind is of no use: a held one decides it, or the factor of its
+    /// product, which is tried.
+    pub fn is_decided(
+        &self,
+        kind: &str,
+        is_held: &dyn Fn(&str) -> bool,
+        is_tried: &dyn Fn(&str) -> bool,
+    ) -> bool {
+        self.products().any(|(of, by, _)| {
+            kind == by && is_held(of) || kind == of && (is_held(by) || is_tried(by))
+        })
     }
 
-    /// An axis beside other sizes: fewer key/value heads leave fewer query heads, equally many for each.
+    /// An axis beside other sizes: fewer key/value heads leave fewer query heads, equally many for
+    /// each.
     pub(super) fn beside(&self, mut axis: AxisSizes, sizes: &Sizes) -> AxisSizes {
         if let Some((queries, kv_heads)) = self.key_values_of(&axis.kind, sizes) {
             axis.full = kv_heads.saturating_mul(queries.per_kv_head).min(axis.full);
@@ -161,17 +192,28 @@ impl Ties {
     /// How the query heads of an axis follow, and how many key/value heads stay beside them.
     fn key_values_of(&self, axis: &str, sizes: &Sizes) -> Option<(&Queries, usize)> {
         let (kind, layer) = split_dim(axis);
-        let own = self.queries.iter().find(|queries| queries.of == axis || queries.of == kind)?;
+        let own = self
+            .queries
+            .iter()
+            .find(|queries| queries.of == axis || queries.of == kind)?;
         let by_layer = layer.map(|layer| dim_of_layer(split_dim(&own.by).0, layer));
-        let kv_heads = by_layer.and_then(|name| sizes.get(&name)).or_else(|| sizes.get(&own.by))?;
+        let kv_heads = by_layer
+            .and_then(|name| sizes.get(&name))
+            .or_else(|| sizes.get(&own.by))?;
         Some((own, *kv_heads))
     }
 
-    /// The rule that sizes break, where they break one: of what all layers share, then layer by layer where they differ.
+    /// The rule that sizes break, where they break one: of what all layers share, then layer by
+    /// layer where they differ.
     pub fn objection(&self, sizes: &Sizes) -> Option<String> {
-        let layers: BTreeSet<Option<usize>> =
-            sizes.keys().chain(self.source.keys()).map(|name| split_dim(name).1).collect();
-        std::iter::once(None).chain(layers).find_map(|layer| self.objection_in(layer, sizes))
+        let layers: BTreeSet<Option<usize>> = sizes
+            .keys()
+            .chain(self.source.keys())
+            .map(|name| split_dim(name).1)
+            .collect();
+        std::iter::once(None)
+            .chain(layers)
+            .find_map(|layer| self.objection_in(layer, sizes))
     }
 
     fn objection_in(&self, layer: Option<usize>, sizes: &Sizes) -> Option<String> {
@@ -216,18 +258,37 @@ mod tests {
     use super::*;
 
     fn sizes(pairs: &[(&str, usize)]) -> Sizes {
-        pairs.iter().map(|&(kind, size)| (kind.to_owned(), size)).collect()
+        pairs
+            .iter()
+            .map(|&(kind, size)| (kind.to_owned(), size))
+            .collect()
     }
 
     fn ties() -> Ties {
         let constraints = [
             Constraint::no_head_dim(8),
-            Constraint::Divides { divisor: "groups".into(), of: "experts".into(), why: "routers choose in groups" },
+            Constraint::Divides {
+                divisor: "groups".into(),
+                of: "experts".into(),
+                why: "routers choose in groups",
+            },
             Constraint::held("latent", "a projector feeds it"),
         ];
-        let source = [("hidden", 32), ("heads", 4), ("kv_heads", 2), ("experts", 9), ("groups", 2), ("latent", 5)];
+        let source = [
+            ("hidden", 32),
+            ("heads", 4),
+            ("kv_heads", 2),
+            ("experts", 9),
+            ("groups", 2),
+            ("latent", 5),
+        ];
         let mut ties = Ties::new(&constraints, sizes(&source));
-        ties.share(Queries { of: "heads".into(), by: "kv_heads".into(), per_kv_head: 2, multiple_of: 1 });
+        ties.share(Queries {
+            of: "heads".into(),
+            by: "kv_heads".into(),
+            per_kv_head: 2,
+            multiple_of: 1,
+        });
         ties
     }
 
@@ -238,9 +299,18 @@ mod tests {
             ties().follow(&mut sizes);
             sizes
         };
-        assert_eq!(followed(&[("hidden", 16)]), sizes(&[("hidden", 16), ("heads", 2)]));
-        assert_eq!(followed(&[("heads", 3)]), sizes(&[("hidden", 24), ("heads", 3)]));
-        assert_eq!(followed(&[("kv_heads", 1)]), sizes(&[("heads", 2), ("kv_heads", 1)]));
+        assert_eq!(
+            followed(&[("hidden", 16)]),
+            sizes(&[("hidden", 16), ("heads", 2)])
+        );
+        assert_eq!(
+            followed(&[("heads", 3)]),
+            sizes(&[("hidden", 24), ("heads", 3)])
+        );
+        assert_eq!(
+            followed(&[("kv_heads", 1)]),
+            sizes(&[("heads", 2), ("kv_heads", 1)])
+        );
         // The product goes before the groups.
         let all = sizes(&[("hidden", 8), ("heads", 1), ("kv_heads", 1)]);
         assert_eq!(followed(&[("hidden", 8), ("kv_heads", 1)]), all);
@@ -251,15 +321,22 @@ mod tests {
 
     #[test]
     fn sizes_that_do_not_go_together_are_told_with_the_reason() {
-        let objection = |given: &[(&str, usize)]| ties().objection(&sizes(given)).unwrap_or_default();
+        let objection =
+            |given: &[(&str, usize)]| ties().objection(&sizes(given)).unwrap_or_default();
         assert_eq!(objection(&[]), "");
         assert_eq!(objection(&[("experts", 8)]), "");
-        assert_eq!(objection(&[("experts", 7)]), "experts 7 with 2 groups: routers choose in groups");
+        assert_eq!(
+            objection(&[("experts", 7)]),
+            "experts 7 with 2 groups: routers choose in groups"
+        );
         // The source's own sizes are as they are.
         assert_eq!(objection(&[("experts", 9), ("groups", 2)]), "");
         let says = "hidden 16 with 3 heads: a config of this family has no head_dim, so hidden must be heads x 8";
         assert_eq!(objection(&[("hidden", 16), ("heads", 3)]), says);
-        assert_eq!(objection(&[("latent", 4)]), "latent: 4 is not legal, it keeps its 5: a projector feeds it");
+        assert_eq!(
+            objection(&[("latent", 4)]),
+            "latent: 4 is not legal, it keeps its 5: a projector feeds it"
+        );
     }
 
     #[test]

@@ -10,10 +10,15 @@ const LAYER_TYPES: &str = "layer_types";
 /// Where `transformers` notes what a model was loaded from; clients show it as the model's name.
 pub const NAME: &str = "_name_or_path";
 
-/// The config at the plan's sizes; everything else stays as it is, and all of it where every unit does.
+/// The config at the plan's sizes; everything else stays as it is, and all of it where every unit
+/// does.
 pub fn student_config(spec: &ModelSpec, plan: &Plan) -> Config {
     let mut config = spec.config.clone();
-    let is_whole = |dim: &Dim| plan.kept.get(&dim.name).is_none_or(|kept| kept.len() == dim.size);
+    let is_whole = |dim: &Dim| {
+        plan.kept
+            .get(&dim.name)
+            .is_none_or(|kept| kept.len() == dim.size)
+    };
     if spec.dims.values().all(is_whole) {
         return config;
     }
@@ -28,11 +33,19 @@ pub fn student_config(spec: &ModelSpec, plan: &Plan) -> Config {
         let size = plan.kept.get(&dim.name).map(Vec::len);
         for key in &dim.stated {
             match (key, size) {
-                // A key that the source leaves to the family's default is added: the default may follow from another size.
-                (ConfigKey::Scalar { path, .. }, Some(size)) => config.set_at(path, dim.stated_number(size)),
-                (ConfigKey::PerLayer { path }, _) => config.set_at(path, listed(spec, plan, &dim.name, &layers)),
-                // A pattern that follows from a layer's index would be another one of the layers that stay.
-                (ConfigKey::Pattern { path, values }, _) if is_shallower || config.get_at(path).is_some() => {
+                // A key that the source leaves to the family's default is added: the default may
+                // follow from another size.
+                (ConfigKey::Scalar { path, .. }, Some(size)) => {
+                    config.set_at(path, dim.stated_number(size))
+                }
+                (ConfigKey::PerLayer { path }, _) => {
+                    config.set_at(path, listed(spec, plan, &dim.name, &layers))
+                }
+                // A pattern that follows from a layer's index would be another one of the layers
+                // that stay.
+                (ConfigKey::Pattern { path, values }, _)
+                    if is_shallower || config.get_at(path).is_some() =>
+                {
                     config.set_at(path, of_layers(values, &layers));
                 }
                 _ => {}
@@ -43,11 +56,18 @@ pub fn student_config(spec: &ModelSpec, plan: &Plan) -> Config {
         && kept.len() < dim.size
     {
         for stated in &spec.rotaries {
-            stated.state(&mut config, kept, spec.options.max_positions, dim.stated_number(0));
+            stated.state(
+                &mut config,
+                kept,
+                spec.options.max_positions,
+                dim.stated_number(0),
+            );
         }
     }
     let is_described = spec.pattern(LAYER_TYPES).is_some();
-    if let Some(serde_json::Value::Array(list)) = config.get(LAYER_TYPES).filter(|_| !is_described).cloned() {
+    if let Some(serde_json::Value::Array(list)) =
+        config.get(LAYER_TYPES).filter(|_| !is_described).cloned()
+    {
         config.set(LAYER_TYPES, of_layers(&list, &layers));
     }
     config
@@ -58,11 +78,16 @@ fn listed(spec: &ModelSpec, plan: &Plan, name: &str, layers: &[usize]) -> Vec<us
     let kind = split_dim(name).0;
     let size = |&layer: &usize| {
         let name = dim_of_layer(kind, layer);
-        plan.kept.get(&name).map_or_else(|| spec.dims.get(&name).map_or(0, |dim| dim.size), Vec::len)
+        plan.kept
+            .get(&name)
+            .map_or_else(|| spec.dims.get(&name).map_or(0, |dim| dim.size), Vec::len)
     };
     layers.iter().map(size).collect()
 }
 
 fn of_layers(values: &[serde_json::Value], layers: &[usize]) -> Vec<serde_json::Value> {
-    layers.iter().filter_map(|&layer_idx| values.get(layer_idx).cloned()).collect()
+    layers
+        .iter()
+        .filter_map(|&layer_idx| values.get(layer_idx).cloned())
+        .collect()
 }

@@ -6,12 +6,19 @@ use crate::spec::{DEPTH, ModelSpec, Side};
 /// Positions along a side that stay; `None` when all of them do.
 pub fn side_indices(side: &Side, spec: &ModelSpec, plan: &Plan) -> Option<Vec<usize>> {
     let size_of = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
-    let is_cut = |dim: &&str| plan.kept.get(*dim).is_some_and(|kept| Some(kept.len()) != size_of(dim));
+    let is_cut = |dim: &&str| {
+        plan.kept
+            .get(*dim)
+            .is_some_and(|kept| Some(kept.len()) != size_of(dim))
+    };
     side.dims().iter().find(|dim| is_cut(dim))?;
     Some(side.positions(&size_of, &|dim| plan.kept.get(dim).map(Vec::as_slice)))
 }
 
 /// The source's layer behind each of the student's.
 pub fn source_layers(spec: &ModelSpec, plan: &Plan) -> Vec<usize> {
-    plan.kept.get(DEPTH).cloned().unwrap_or_else(|| (0..spec.n_layers()).collect())
+    plan.kept
+        .get(DEPTH)
+        .cloned()
+        .unwrap_or_else(|| (0..spec.n_layers()).collect())
 }

@@ -1,4 +1,5 @@
-//! The modules of a sentence encoder at a student's width: what pooling announces, and the columns of the first Dense.
+//! The modules of a sentence encoder at a student's width: what pooling announces, and the columns
+//! of the first Dense.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,16 +35,27 @@ struct DenseChange {
 }
 
 impl ModuleChanges {
-    /// Works out what a plan changes in a model folder's modules; reads no weight. `basis` says who turned the residual stream.
+    /// Works out what a plan changes in a model folder's modules; reads no weight. `basis` says who
+    /// turned the residual stream.
     ///
     /// # Errors
-    /// `Checkpoint` for modules that contradict themselves; `Plan` for a module that channels or layers cannot be taken from.
-    pub fn new(model_dir: &Path, spec: &ModelSpec, plan: &Plan, basis: Option<&str>) -> Result<Self> {
+    /// `Checkpoint` for modules that contradict themselves; `Plan` for a module that channels or
+    /// layers cannot be taken from.
+    pub fn new(
+        model_dir: &Path,
+        spec: &ModelSpec,
+        plan: &Plan,
+        basis: Option<&str>,
+    ) -> Result<Self> {
         let mut changes = ModuleChanges::default();
         let n_kept = |name: &str| plan.kept.get(name).map_or(spec.size(name), Vec::len);
         let (hidden, n_hidden) = (spec.size(HIDDEN), n_kept(HIDDEN));
         let (is_narrower, is_shallower) = (n_hidden < hidden, n_kept(DEPTH) < spec.n_layers());
-        for module in modules(model_dir)?.unwrap_or_default().iter().filter(|module| !module.is_transformer()) {
+        for module in modules(model_dir)?
+            .unwrap_or_default()
+            .iter()
+            .filter(|module| !module.is_transformer())
+        {
             match module.kind.as_str() {
                 kind if OF_ANY_WIDTH.contains(&kind) => {}
                 "Pooling" => changes.pooling(module, module.config(model_dir)?, n_hidden),
@@ -55,17 +67,30 @@ impl ModuleChanges {
                     // What follows has the width of its output.
                     return Ok(changes);
                 }
-                OF_EVERY_LAYER if is_shallower => return Err(cannot(module, "it weighs every layer of the source")),
+                OF_EVERY_LAYER if is_shallower => {
+                    return Err(cannot(module, "it weighs every layer of the source"));
+                }
                 _ if !is_narrower => {}
-                _ => return Err(cannot(module, "nothing is known of how it follows the model's channels")),
+                _ => {
+                    return Err(cannot(
+                        module,
+                        "nothing is known of how it follows the model's channels",
+                    ));
+                }
             }
         }
         Ok(changes)
     }
 
     fn pooling(&mut self, module: &Module, mut config: Config, n_hidden: usize) {
-        let stated: Vec<&str> = WIDTHS.into_iter().filter(|key| config.get(key).is_some()).collect();
-        if stated.iter().any(|key| config.get(key) != Some(&n_hidden.into())) {
+        let stated: Vec<&str> = WIDTHS
+            .into_iter()
+            .filter(|key| config.get(key).is_some())
+            .collect();
+        if stated
+            .iter()
+            .any(|key| config.get(key) != Some(&n_hidden.into()))
+        {
             stated.iter().for_each(|key| config.set(key, n_hidden));
             self.configs.push((module.folder.clone(), config));
         }
@@ -92,12 +117,20 @@ impl ModuleChanges {
         // Several ways of pooling stand side by side, each as wide as the model.
         let n_pooled = file.n_in / hidden.max(1);
         if n_pooled == 0 || file.n_in != n_pooled * hidden {
-            let message =
-                format!("`in_features`: expected {hidden} or a multiple, the model's width, got {}", file.n_in);
+            let message = format!(
+                "`in_features`: expected {hidden} or a multiple, the model's width, got {}",
+                file.n_in
+            );
             return Err(config.error(message));
         }
         let n_kept = plan.kept.get(HIDDEN).map_or(hidden, Vec::len);
-        let channels = Side(vec![Part::Units { dim: HIDDEN.to_owned(), block: 1 }; n_pooled]);
+        let channels = Side(vec![
+            Part::Units {
+                dim: HIDDEN.to_owned(),
+                block: 1
+            };
+            n_pooled
+        ]);
         let param = |name: &str, kind, sides| Param {
             template: name.to_owned(),
             at: At::Model,
@@ -108,13 +141,26 @@ impl ModuleChanges {
             aliases: Vec::new(),
         };
         let mut described = spec.clone();
-        described.params = vec![param(&file.weight, ParamKind::Weight, vec![fixed(file.n_out), channels])];
-        described.params.extend(file.bias.iter().map(|name| param(name, ParamKind::Bias, vec![fixed(file.n_out)])));
+        described.params = vec![param(
+            &file.weight,
+            ParamKind::Weight,
+            vec![fixed(file.n_out), channels],
+        )];
+        described.params.extend(
+            file.bias
+                .iter()
+                .map(|name| param(name, ParamKind::Bias, vec![fixed(file.n_out)])),
+        );
         described.config = config.clone();
         described.check(&file.tensors)?;
         config.set("in_features", n_pooled * n_kept);
         self.configs.push((module.folder.clone(), config));
-        self.dense = Some(DenseChange { folder: module.folder.clone(), file, spec: described, plan: plan.clone() });
+        self.dense = Some(DenseChange {
+            folder: module.folder.clone(),
+            file,
+            spec: described,
+            plan: plan.clone(),
+        });
         Ok(())
     }
 
@@ -127,7 +173,10 @@ impl ModuleChanges {
             let path = to.join(&dense.folder).join("model.safetensors");
             // The copy may be read-only, as its source was.
             fs::remove_file(&path).at_path(&path)?;
-            write_tensors(&path, &PrunedView::new(&dense.file.tensors, &dense.spec, &dense.plan)?)?;
+            write_tensors(
+                &path,
+                &PrunedView::new(&dense.file.tensors, &dense.spec, &dense.plan)?,
+            )?;
         }
         Ok(())
     }

@@ -47,30 +47,57 @@ impl<'a> PrunedView<'a> {
                 },
                 None => None,
             };
-            entries.insert(param.name_at(student_layer), entry_of(source, param, spec, plan)?);
+            entries.insert(
+                param.name_at(student_layer),
+                entry_of(source, param, spec, plan)?,
+            );
         }
         Ok(PrunedView { source, entries })
     }
 }
 
-fn entry_of(source: &dyn TensorSource, param: &Param, spec: &ModelSpec, plan: &Plan) -> Result<PrunedEntry> {
+fn entry_of(
+    source: &dyn TensorSource,
+    param: &Param,
+    spec: &ModelSpec,
+    plan: &Plan,
+) -> Result<PrunedEntry> {
     let source_name = param.name();
-    let broken = |what: &str| Error::Internal(format!("tensor `{source_name}` cannot be pruned: {what}"));
-    let mut info = source.info(&source_name).ok_or_else(|| broken("it is absent"))?;
-    let mut kept: Vec<Option<Vec<usize>>> = param.sides.iter().map(|side| side_indices(side, spec, plan)).collect();
-    let within = |(len, kept): (&usize, &Option<Vec<usize>>)| kept.iter().flatten().all(|position| position < len);
+    let broken =
+        |what: &str| Error::Internal(format!("tensor `{source_name}` cannot be pruned: {what}"));
+    let mut info = source
+        .info(&source_name)
+        .ok_or_else(|| broken("it is absent"))?;
+    let mut kept: Vec<Option<Vec<usize>>> = param
+        .sides
+        .iter()
+        .map(|side| side_indices(side, spec, plan))
+        .collect();
+    let within = |(len, kept): (&usize, &Option<Vec<usize>>)| {
+        kept.iter().flatten().all(|position| position < len)
+    };
     if kept.len() != info.shape.len() || !info.shape.iter().zip(&kept).all(within) {
         return Err(broken("the plan goes beyond its sides"));
     }
     // Absent where a tensor has no sides.
-    let columns = columns(info.shape.get(1..).unwrap_or_default(), kept.get(1..).unwrap_or_default());
+    let columns = columns(
+        info.shape.get(1..).unwrap_or_default(),
+        kept.get(1..).unwrap_or_default(),
+    );
     let width = info.dtype.bitsize() / 8;
     let source_row_bytes = info.shape.iter().skip(1).product::<usize>() * width;
     for (len, kept) in info.shape.iter_mut().zip(&kept) {
         *len = kept.as_ref().map_or(*len, Vec::len);
     }
     let rows = kept.first_mut().and_then(Option::take);
-    Ok(PrunedEntry { source_name, info, width, source_row_bytes, rows, columns })
+    Ok(PrunedEntry {
+        source_name,
+        info,
+        width,
+        source_row_bytes,
+        rows,
+        columns,
+    })
 }
 
 /// Kept elements of a flat row; `None` where every side behind the first stays whole.
@@ -79,7 +106,10 @@ fn columns(shape: &[usize], kept: &[Option<Vec<usize>>]) -> Option<Vec<u32>> {
     let mut flat = vec![0];
     for (&len, kept) in shape.iter().zip(kept) {
         let positions = kept.clone().unwrap_or_else(|| (0..len).collect());
-        flat = flat.iter().flat_map(|start| positions.iter().map(move |position| start * len + position)).collect();
+        flat = flat
+            .iter()
+            .flat_map(|start| positions.iter().map(move |position| start * len + position))
+            .collect();
     }
     Some(flat.into_iter().map(|position| position as u32).collect())
 }
@@ -94,9 +124,16 @@ impl TensorSource for PrunedView<'_> {
     }
 
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
-        let info = self.info(name).unwrap_or(TensorInfo { dtype: Dtype::U8, shape: Vec::new() });
-        let kind = kind_of(info.dtype)
-            .ok_or_else(|| Error::Internal(format!("tensor `{name}` of type {:?} is pruned", info.dtype)))?;
+        let info = self.info(name).unwrap_or(TensorInfo {
+            dtype: Dtype::U8,
+            shape: Vec::new(),
+        });
+        let kind = kind_of(info.dtype).ok_or_else(|| {
+            Error::Internal(format!(
+                "tensor `{name}` of type {:?} is pruned",
+                info.dtype
+            ))
+        })?;
         let mut shape: Vec<i64> = info.shape.iter().map(|&side| side as i64).collect();
         if let Some(first) = shape.first_mut() {
             *first = rows.len() as i64;
@@ -107,12 +144,18 @@ impl TensorSource for PrunedView<'_> {
     }
 
     fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
-        let entry = self.entries.get(name).ok_or_else(|| Error::Internal(format!("no tensor `{name}` in the view")))?;
+        let entry = self
+            .entries
+            .get(name)
+            .ok_or_else(|| Error::Internal(format!("no tensor `{name}` in the view")))?;
         if entry.rows.is_none() && entry.columns.is_none() {
             return self.source.append_rows(&entry.source_name, rows, bytes);
         }
         let kept: Vec<usize> = match &entry.rows {
-            Some(kept) => kept.get(rows.clone()).present("as many rows of a tensor as are read")?.to_vec(),
+            Some(kept) => kept
+                .get(rows.clone())
+                .present("as many rows of a tensor as are read")?
+                .to_vec(),
             None => rows.collect(),
         };
         // Rows of the source in spans of bounded size, however far the kept ones lie apart.
@@ -122,10 +165,13 @@ impl TensorSource for PrunedView<'_> {
             let (near, far) = rest.split_at(rest.partition_point(|&row| row < from + max_rows));
             let to = near.last().map_or(from, |last| last + 1);
             span.clear();
-            self.source.append_rows(&entry.source_name, from..to, &mut span)?;
+            self.source
+                .append_rows(&entry.source_name, from..to, &mut span)?;
             for row in near {
                 let start = (row - from) * entry.source_row_bytes;
-                let row = span.get(start..start + entry.source_row_bytes).present("a kept row")?;
+                let row = span
+                    .get(start..start + entry.source_row_bytes)
+                    .present("a kept row")?;
                 slice(row, entry.columns.as_deref(), entry.width, bytes)?;
             }
             rest = far;
@@ -139,7 +185,11 @@ fn slice(row: &[u8], columns: Option<&[u32]>, width: usize, bytes: &mut Vec<u8>)
     /// With the width known to the compiler an element is one move.
     fn pick<const WIDTH: usize>(row: &[u8], columns: &[u32], bytes: &mut Vec<u8>) {
         let elements = row.as_chunks::<WIDTH>().0;
-        bytes.extend(columns.iter().flat_map(|&at| elements.get(at as usize).copied().unwrap_or([0; WIDTH])));
+        bytes.extend(
+            columns
+                .iter()
+                .flat_map(|&at| elements.get(at as usize).copied().unwrap_or([0; WIDTH])),
+        );
     }
     match (columns, width) {
         (None, _) => bytes.extend_from_slice(row),
@@ -147,7 +197,11 @@ fn slice(row: &[u8], columns: Option<&[u32]>, width: usize, bytes: &mut Vec<u8>)
         (Some(columns), 2) => pick::<2>(row, columns, bytes),
         (Some(columns), 4) => pick::<4>(row, columns, bytes),
         (Some(columns), 8) => pick::<8>(row, columns, bytes),
-        (Some(_), width) => return Err(Error::Internal(format!("elements of {width} bytes are sliced"))),
+        (Some(_), width) => {
+            return Err(Error::Internal(format!(
+                "elements of {width} bytes are sliced"
+            )));
+        }
     }
     Ok(())
 }
@@ -166,16 +220,25 @@ impl<'a> Student<'a> {
     /// Applies a plan to a model, and checks the result as if it were read from a folder.
     ///
     /// # Errors
-    /// `Plan` when the student's config does not describe the pruned tensors: no config of the family can.
+    /// `Plan` when the student's config does not describe the pruned tensors: no config of the
+    /// family can.
     pub fn new(source: &'a dyn TensorSource, spec: &ModelSpec, plan: &Plan) -> Result<Self> {
         let config = student_config(spec, plan);
         let view = PrunedView::new(source, spec, plan)?;
         let student = spec.redescribed(&CheckpointInfo::of(&config, &view))?;
-        student.check(&view).map_err(|e| Error::Plan(format!("no config of this family expresses the plan: {e}")))?;
+        student.check(&view).map_err(|e| {
+            Error::Plan(format!("no config of this family expresses the plan: {e}"))
+        })?;
         let (predicted, found) = (spec.n_params_of(&plan.size_map(spec)), student.n_params());
         if predicted != found {
-            return Err(Error::Internal(format!("the plan predicts {predicted} parameters, the student has {found}")));
+            return Err(Error::Internal(format!(
+                "the plan predicts {predicted} parameters, the student has {found}"
+            )));
         }
-        Ok(Student { config, spec: student, view })
+        Ok(Student {
+            config,
+            spec: student,
+            view,
+        })
     }
 }

@@ -26,9 +26,9 @@ impl StudentEditor<'_> {
         self.assumed.get(&(at, role)).copied().unwrap_or(1.0)
     }
 
-    /// Where the family multiplies embeddings by sqrt(hidden), fewer channels shrink them against what layers add: with H
-    /// channels of which h stay, the table is multiplied by sqrt(H/h), and where it makes the logits too, the final norm's
-    /// gain by sqrt(h/H).
+    /// Where the family multiplies embeddings by sqrt(hidden), fewer channels shrink them against
+    /// what layers add: with H channels of which h stay, the table is multiplied by sqrt(H/h), and
+    /// where it makes the logits too, the final norm's gain by sqrt(h/H).
     fn compensate_embedding(&mut self) -> Result<()> {
         let (full, kept) = (self.teacher_spec().size(HIDDEN), self.spec().size(HIDDEN));
         if !self.spec().options.embedding.scales_with_hidden || full == kept {
@@ -39,46 +39,72 @@ impl StudentEditor<'_> {
         if self.spec().options.tied {
             self.scale(At::Model, Role::FINAL_NORM, 1.0 / factor)?;
         }
-        self.compensated.push("embeddings x sqrt(hidden of the source / hidden)");
+        self.compensated
+            .push("embeddings x sqrt(hidden of the source / hidden)");
         Ok(())
     }
 
     /// What narrower heads rescale, as their mixers say.
     fn compensate_heads(&mut self) -> Result<()> {
-        let (full, kept) = (self.teacher_spec().size(ROPE_PAIRS), self.spec().size(ROPE_PAIRS));
+        let (full, kept) = (
+            self.teacher_spec().size(ROPE_PAIRS),
+            self.spec().size(ROPE_PAIRS),
+        );
         if full == kept {
             return Ok(());
         }
         let mut found: Vec<(At, Rescale)> = Vec::new();
         for layer in 0..self.n_layers() {
             for (source, part) in self.teacher_spec().sublayers(self.source_layer(layer)) {
-                found.extend(part.mixer.rescales(ROPE_PAIRS, kept).into_iter().map(|of| (source.in_layer(layer), of)));
+                found.extend(
+                    part.mixer
+                        .rescales(ROPE_PAIRS, kept)
+                        .into_iter()
+                        .map(|of| (source.in_layer(layer), of)),
+                );
             }
         }
-        for (at, Rescale { role, factor, assumes_zeros }) in found {
+        for (
+            at,
+            Rescale {
+                role,
+                factor,
+                assumes_zeros,
+            },
+        ) in found
+        {
             self.scale(at, role, factor)?;
             if assumes_zeros {
                 *self.assumed.entry((at, role)).or_insert(1.0) *= factor;
             }
         }
-        self.compensated.push("heads for the channels that they lost");
+        self.compensated
+            .push("heads for the channels that they lost");
         Ok(())
     }
 
     /// Multiplies a weight and its bias, or a norm's gain, as they are read.
     fn scale(&mut self, at: At, role: Role, factor: f64) -> Result<()> {
         let param = self.param(at, role, ParamKind::Weight)?;
-        if self.spec().norm_of(param).is_some_and(|norm| norm.kind.stores_gain_less_one()) {
+        if self
+            .spec()
+            .norm_of(param)
+            .is_some_and(|norm| norm.kind.stores_gain_less_one())
+        {
             return self.scale_gain(at, role, factor);
         }
         let bias = self.spec().find(at, role, ParamKind::Bias);
-        let names: Vec<String> = std::iter::once(param).chain(bias).map(Param::name).collect();
+        let names: Vec<String> = std::iter::once(param)
+            .chain(bias)
+            .map(Param::name)
+            .collect();
         for name in names {
             let all = self.factors.entry(name).or_insert(1.0);
             *all *= factor;
         }
         // Two that undo each other leave a weight as it is stored.
-        self.factors.retain(|_, factor| (*factor - 1.0).abs() > 1e-12);
+        self.factors
+            .retain(|_, factor| (*factor - 1.0).abs() > 1e-12);
         Ok(())
     }
 }

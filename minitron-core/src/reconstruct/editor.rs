@@ -35,7 +35,8 @@ pub struct ReconstructInputs<'a> {
     pub compensates: bool,
 }
 
-/// A student under reconstruction: weights are read by role, and replaced without changing any source.
+/// A student under reconstruction: weights are read by role, and replaced without changing any
+/// source.
 pub struct StudentEditor<'a> {
     inputs: ReconstructInputs<'a>,
     plan: Plan,
@@ -70,7 +71,9 @@ impl<'a> StudentEditor<'a> {
     /// As [`Student::new`].
     pub fn new(inputs: ReconstructInputs<'a>, mut plan: Plan) -> Result<Self> {
         for dim in inputs.spec.dims.values() {
-            plan.kept.entry(dim.name.clone()).or_insert_with(|| (0..dim.size).collect());
+            plan.kept
+                .entry(dim.name.clone())
+                .or_insert_with(|| (0..dim.size).collect());
         }
         let Student { config, spec, .. } = Student::new(inputs.source, inputs.spec, &plan)?;
         let mut editor = StudentEditor {
@@ -98,9 +101,15 @@ impl<'a> StudentEditor<'a> {
     /// As [`StudentEditor::replace`].
     pub fn scale_gain(&mut self, at: At, role: Role, factor: f64) -> Result<()> {
         let param = self.param(at, role, ParamKind::Weight)?;
-        let less_one = self.spec.norm_of(param).is_some_and(|norm| norm.kind.stores_gain_less_one());
+        let less_one = self
+            .spec
+            .norm_of(param)
+            .is_some_and(|norm| norm.kind.stores_gain_less_one());
         let offset = if less_one { 1.0 } else { 0.0 };
-        let gain = self.read(at, role, ParamKind::Weight)?.f_add_scalar(offset)?.f_mul_scalar(factor)?;
+        let gain = self
+            .read(at, role, ParamKind::Weight)?
+            .f_add_scalar(offset)?
+            .f_mul_scalar(factor)?;
         self.replace(at, role, ParamKind::Weight, &gain.f_sub_scalar(offset)?)
     }
 
@@ -109,15 +118,20 @@ impl<'a> StudentEditor<'a> {
     /// # Errors
     /// `Internal` where the family has no such norm.
     pub fn kept_of_norm(&self, at: At, role: Role) -> Result<Vec<usize>> {
-        let source = at.layer().map_or(at, |layer| at.in_layer(self.source_layer(layer)));
+        let source = at
+            .layer()
+            .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
         let spec = self.teacher_spec();
         let missing = || Error::Internal(format!("the teacher has no {role} in {source}"));
-        let param = spec.find(source, role, ParamKind::Weight).ok_or_else(missing)?;
+        let param = spec
+            .find(source, role, ParamKind::Weight)
+            .ok_or_else(missing)?;
         let side = param.sides.first().ok_or_else(missing)?;
         Ok(side_indices(side, spec, &self.plan).unwrap_or_else(|| (0..spec.len(side)).collect()))
     }
 
-    // --- what it is --------------------------------------------------------------------------------------------------
+    // --- what it is
+    // --------------------------------------------------------------------------------------------------
 
     /// Kept units per dim, in the numbering of [`StudentEditor::teacher`].
     pub fn plan(&self) -> &Plan {
@@ -132,7 +146,10 @@ impl<'a> StudentEditor<'a> {
     /// Whether the plan removes nothing.
     pub fn is_whole(&self) -> bool {
         let dims = &self.teacher_spec().dims;
-        self.plan.kept.iter().all(|(dim, kept)| dims.get(dim).is_none_or(|dim| dim.size == kept.len()))
+        self.plan
+            .kept
+            .iter()
+            .all(|(dim, kept)| dims.get(dim).is_none_or(|dim| dim.size == kept.len()))
     }
 
     /// Seed of whatever a reconstruction draws.
@@ -145,7 +162,8 @@ impl<'a> StudentEditor<'a> {
         &self.reconstructed
     }
 
-    /// Tag of the reconstruction that turned the residual stream, where one did: hidden indices of the plan are components then.
+    /// Tag of the reconstruction that turned the residual stream, where one did: hidden indices of
+    /// the plan are components then.
     pub fn hidden_basis(&self) -> Option<&str> {
         self.rotation.as_ref().map(|rotation| rotation.tag.as_str())
     }
@@ -162,18 +180,26 @@ impl<'a> StudentEditor<'a> {
 
     /// The teacher's tensors, in the basis that the plan counts channels in.
     pub fn teacher(&self) -> &dyn TensorSource {
-        self.rotation.as_ref().map_or(self.inputs.source, |rotation| &rotation.view)
+        self.rotation
+            .as_ref()
+            .map_or(self.inputs.source, |rotation| &rotation.view)
     }
 
     /// The teacher's description.
     pub fn teacher_spec(&self) -> &ModelSpec {
-        self.rotation.as_ref().map_or(self.inputs.spec, |rotation| &rotation.spec)
+        self.rotation
+            .as_ref()
+            .map_or(self.inputs.spec, |rotation| &rotation.spec)
     }
 
     /// The student's tensors as reconstructed so far.
     pub fn student(&self) -> Result<ReconstructedView<'_>> {
         let pruned = PrunedView::new(self.teacher(), self.teacher_spec(), &self.plan)?;
-        let changes = self.changes.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let changes = self
+            .changes
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
+            .collect();
         Ok(ReconstructedView::new(pruned, changes, &self.factors))
     }
 
@@ -182,16 +208,24 @@ impl<'a> StudentEditor<'a> {
         self.spec.n_layers()
     }
 
-    /// The teacher's layer behind a layer of the student; past the last one, the teacher's number of layers.
+    /// The teacher's layer behind a layer of the student; past the last one, the teacher's number
+    /// of layers.
     pub fn source_layer(&self, layer_idx: usize) -> usize {
         let layers = source_layers(self.teacher_spec(), &self.plan);
-        layers.get(layer_idx).copied().unwrap_or_else(|| self.teacher_spec().n_layers())
+        layers
+            .get(layer_idx)
+            .copied()
+            .unwrap_or_else(|| self.teacher_spec().n_layers())
     }
 
     /// Kept units of a dim, ascending; none for a dim that is not prunable.
     pub fn kept(&self, dim: &str) -> &[usize] {
         // Absent where no axis cuts it.
-        self.plan.kept.get(dim).map(Vec::as_slice).unwrap_or_default()
+        self.plan
+            .kept
+            .get(dim)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
     }
 
     /// All units of a dim, best first, one list for each part in which equally many are kept.
@@ -199,17 +233,27 @@ impl<'a> StudentEditor<'a> {
     /// # Errors
     /// `Recipe` for a plan that no scores stand behind.
     pub fn ranked(&self, dim: &str) -> Result<Vec<Vec<usize>>> {
-        let ranking = self.inputs.rankings.and_then(|rankings| rankings.by_dim.get(dim)).ok_or_else(|| {
-            Error::Recipe(format!(
-                "`{}` needs the order of `{dim}`: give the scores that the plan comes from",
-                self.tag
-            ))
-        })?;
+        let ranking = self
+            .inputs
+            .rankings
+            .and_then(|rankings| rankings.by_dim.get(dim))
+            .ok_or_else(|| {
+                Error::Recipe(format!(
+                    "`{}` needs the order of `{dim}`: give the scores that the plan comes from",
+                    self.tag
+                ))
+            })?;
         let order: Vec<usize> = ranking.order().collect();
         let dims = &self.teacher_spec().dims;
-        let by = dims.get(dim).and_then(|dim| dim.partition.as_ref()).and_then(|by| dims.get(by));
+        let by = dims
+            .get(dim)
+            .and_then(|dim| dim.partition.as_ref())
+            .and_then(|by| dims.get(by));
         let per_part = order.len() / by.map_or(1, |by| by.size).max(1);
-        Ok(order.chunks(per_part.max(1)).map(<[usize]>::to_vec).collect())
+        Ok(order
+            .chunks(per_part.max(1))
+            .map(<[usize]>::to_vec)
+            .collect())
     }
 
     /// The calibration text.
@@ -217,12 +261,16 @@ impl<'a> StudentEditor<'a> {
     /// # Errors
     /// `Recipe` where there is none.
     pub fn calibration(&self) -> Result<Calibration<'a>> {
-        self.inputs
-            .calibration
-            .ok_or_else(|| Error::Recipe(format!("reconstruction `{}` needs calibration text: give --data", self.tag)))
+        self.inputs.calibration.ok_or_else(|| {
+            Error::Recipe(format!(
+                "reconstruction `{}` needs calibration text: give --data",
+                self.tag
+            ))
+        })
     }
 
-    // --- weights -----------------------------------------------------------------------------------------------------
+    // --- weights
+    // -----------------------------------------------------------------------------------------------------
 
     /// A weight of the student, as a layer multiplies with it, [out | in], in f64 on the CPU.
     ///
@@ -237,18 +285,25 @@ impl<'a> StudentEditor<'a> {
         laid_out(&self.wide_view()?, self.param(at, role, kind)?)
     }
 
-    /// The same of the teacher's weight with all channels, as pruned: its heads, neurons and layers are the student's.
+    /// The same of the teacher's weight with all channels, as pruned: its heads, neurons and layers
+    /// are the student's.
     pub fn read_all_channels(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
         let mut plan = self.plan.clone();
         plan.kept.remove(HIDDEN);
-        laid_out(&PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?, self.param(at, role, kind)?)
+        laid_out(
+            &PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?,
+            self.param(at, role, kind)?,
+        )
     }
 
     /// The teacher's whole weight, in the layer behind a layer of the student.
     pub fn read_teacher(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
-        let source = at.layer().map_or(at, |layer| at.in_layer(self.source_layer(layer)));
+        let source = at
+            .layer()
+            .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
         let param = self.teacher_spec().find(source, role, kind);
-        let missing = || Error::Internal(format!("the teacher has no {role} ({kind:?}) in {source}"));
+        let missing =
+            || Error::Internal(format!("the teacher has no {role} ({kind:?}) in {source}"));
         laid_out(self.teacher(), param.ok_or_else(missing)?)
     }
 
@@ -261,14 +316,31 @@ impl<'a> StudentEditor<'a> {
         let (name, is_transposed) = (param.name(), param.transposed);
         let missing = || Error::Internal(format!("no tensor `{name}` in the student"));
         let info = self.student()?.info(&name).ok_or_else(missing)?;
-        let tensor = if is_transposed { tensor.f_transpose(0, 1)? } else { tensor.shallow_clone() };
+        let tensor = if is_transposed {
+            tensor.f_transpose(0, 1)?
+        } else {
+            tensor.shallow_clone()
+        };
         let shape: Vec<usize> = tensor.size().iter().map(|&side| side as usize).collect();
         if shape != info.shape {
-            return Err(self.broken(format!("`{name}`: expected shape {:?}, got {shape:?}", info.shape)));
+            return Err(self.broken(format!(
+                "`{name}`: expected shape {:?}, got {shape:?}",
+                info.shape
+            )));
         }
         let kind = kind_of(info.dtype).ok_or_else(missing)?;
-        let stored = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
-        if stored.f_isfinite()?.f_logical_not()?.f_sum(Kind::Int64)?.f_int64_value(&[])? > 0 {
+        let stored = tensor
+            .f_detach()?
+            .f_to_device(Device::Cpu)?
+            .f_to_kind(kind)?
+            .f_contiguous()?;
+        if stored
+            .f_isfinite()?
+            .f_logical_not()?
+            .f_sum(Kind::Int64)?
+            .f_int64_value(&[])?
+            > 0
+        {
             return Err(self.broken(format!("`{name}`: values that are not finite as {kind:?}")));
         }
         let _ = self.factors.remove(&name);
@@ -276,7 +348,8 @@ impl<'a> StudentEditor<'a> {
         Ok(())
     }
 
-    // --- the basis of the residual stream ----------------------------------------------------------------------------
+    // --- the basis of the residual stream
+    // ----------------------------------------------------------------------------
 
     /// Whether the residual stream can still be turned.
     ///
@@ -287,11 +360,14 @@ impl<'a> StudentEditor<'a> {
         if self.reconstructed.is_empty() && self.changes.is_empty() && self.rotation.is_none() {
             return Ok(());
         }
-        Err(Error::Recipe(format!("`{}` changes what all weights mean: name it first, and once", self.tag)))
+        Err(Error::Recipe(format!(
+            "`{}` changes what all weights mean: name it first, and once",
+            self.tag
+        )))
     }
 
-    /// Turns the teacher's residual stream into the basis whose vectors are the columns of Q [E, E], most important first;
-    /// the student keeps as many of the first as the plan keeps channels.
+    /// Turns the teacher's residual stream into the basis whose vectors are the columns of Q [E,
+    /// E], most important first; the student keeps as many of the first as the plan keeps channels.
     pub fn rotate_residual(&mut self, basis_ee: &Tensor) -> Result<()> {
         self.check_rebase()?;
         check_orthogonal(basis_ee, self.inputs.spec.size(HIDDEN))?;
@@ -301,13 +377,22 @@ impl<'a> StudentEditor<'a> {
         if let Some(kept) = plan.kept.get_mut(HIDDEN) {
             *kept = (0..kept.len()).collect();
         }
-        let Student { config, spec: student, .. } = Student::new(&view, &spec, &plan)?;
+        let Student {
+            config,
+            spec: student,
+            ..
+        } = Student::new(&view, &spec, &plan)?;
         (self.plan, self.config, self.spec) = (plan, config, student);
-        self.rotation = Some(ResidualRotation { view, spec, tag: self.tag.clone() });
+        self.rotation = Some(ResidualRotation {
+            view,
+            spec,
+            tag: self.tag.clone(),
+        });
         Ok(())
     }
 
-    // --- layers to run -----------------------------------------------------------------------------------------------
+    // --- layers to run
+    // -----------------------------------------------------------------------------------------------
 
     pub(super) fn load_options(&self) -> LoadOptions {
         self.inputs.options
@@ -318,7 +403,12 @@ impl<'a> StudentEditor<'a> {
     }
 
     pub(super) fn teacher_block(&self, source_layer: usize) -> Result<Block> {
-        Block::open(self.teacher(), self.teacher_spec(), source_layer, self.inputs.options)
+        Block::open(
+            self.teacher(),
+            self.teacher_spec(),
+            source_layer,
+            self.inputs.options,
+        )
     }
 
     /// A layer of the student with all its heads and neurons; no config need express it.
@@ -331,7 +421,13 @@ impl<'a> StudentEditor<'a> {
                 && layer == source_layer
             {
                 let name = dim_of_layer(kind, layer_idx);
-                spec.dims.insert(name.clone(), Dim { name, ..whole.clone() });
+                spec.dims.insert(
+                    name.clone(),
+                    Dim {
+                        name,
+                        ..whole.clone()
+                    },
+                );
             }
         }
         Block::open(&self.wide_view()?, &spec, layer_idx, self.inputs.options)
@@ -342,24 +438,47 @@ impl<'a> StudentEditor<'a> {
         let mut plan = self.plan.clone();
         plan.kept.retain(|dim, _| split_dim(dim).1.is_none());
         let wide = PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?;
-        let shape = |name: &str| wide.info(name).map(|info| info.shape.iter().map(|&side| side as i64).collect());
+        let shape = |name: &str| {
+            wide.info(name)
+                .map(|info| info.shape.iter().map(|&side| side as i64).collect())
+        };
         let fits = |(name, tensor): &(&String, &Tensor)| shape(name) == Some(tensor.size());
-        let changes = self.changes.iter().filter(fits).map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let changes = self
+            .changes
+            .iter()
+            .filter(fits)
+            .map(|(name, tensor)| (name.as_str(), tensor))
+            .collect();
         Ok(ReconstructedView::new(wide, changes, &self.factors))
     }
 
     pub(super) fn param(&self, at: At, role: Role, kind: ParamKind) -> Result<&Param> {
-        let missing = || format!("`{}` has no {role} ({kind:?}) in {at}", self.spec.architecture);
-        self.spec.find(at, role, kind).ok_or_else(|| Error::Internal(missing()))
+        let missing = || {
+            format!(
+                "`{}` has no {role} ({kind:?}) in {at}",
+                self.spec.architecture
+            )
+        };
+        self.spec
+            .find(at, role, kind)
+            .ok_or_else(|| Error::Internal(missing()))
     }
 
     pub(super) fn broken(&self, message: String) -> Error {
-        Error::Plugin { tag: self.tag.clone(), origin: "reconstruction".into(), message }
+        Error::Plugin {
+            tag: self.tag.clone(),
+            origin: "reconstruction".into(),
+            message,
+        }
     }
 }
 
 /// [out | in] in f64.
 fn laid_out(source: &dyn TensorSource, param: &Param) -> Result<Tensor> {
     let stored = exact(&source.read(&param.name())?)?;
-    if param.transposed { Ok(stored.f_transpose(0, 1)?.f_contiguous()?) } else { Ok(stored) }
+    if param.transposed {
+        Ok(stored.f_transpose(0, 1)?.f_contiguous()?)
+    } else {
+        Ok(stored)
+    }
 }

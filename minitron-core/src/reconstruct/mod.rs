@@ -1,12 +1,15 @@
-//! Closed-form repair of a pruned model: the student under reconstruction, and what a reconstruction may ask for.
+//! Closed-form repair of a pruned model: the student under reconstruction, and what a
+//! reconstruction may ask for.
 //!
-//! Nothing is changed in place. A replaced weight lies over the pruned view, a turned residual stream under it:
+//! Nothing is changed in place. A replaced weight lies over the pruned view, a turned residual
+//! stream under it:
 //!
 //! ```text
 //! source -> RotatedView (where a reconstruction turned the stream) -> PrunedView -> ReconstructedView (replaced weights)
 //! ```
 //!
-//! Shape suffixes in this room: B batch, T tokens, N tokens of all windows, E residual channels, C inputs of a projection.
+//! Shape suffixes in this room: B batch, T tokens, N tokens of all windows, E residual channels, C
+//! inputs of a projection.
 
 mod compensation;
 mod editor;

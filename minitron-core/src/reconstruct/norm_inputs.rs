@@ -12,7 +12,8 @@ use crate::model::{Block, Context, InMemory, LayerStore, Port, Site, Tap, Walk, 
 use crate::progress::Progress;
 use crate::spec::{At, ParamKind, Role, Sublayer};
 
-/// Shown a norm (its place in the student and its role) and its normalised input, x / rms(x) [N, width].
+/// Shown a norm (its place in the student and its role) and its normalised input, x / rms(x) [N,
+/// width].
 pub type Look<'a> = dyn FnMut(At, Role, &Tensor) -> Result<()> + 'a;
 
 /// Remembers what some ports of one part show.
@@ -36,8 +37,8 @@ impl Tap for NormInputs {
 }
 
 impl StudentEditor<'_> {
-    /// Runs the teacher over the calibration text and shows the input of every norm on the residual stream that the student
-    /// keeps, one batch at a time, in f32.
+    /// Runs the teacher over the calibration text and shows the input of every norm on the residual
+    /// stream that the student keeps, one batch at a time, in f32.
     ///
     /// # Errors
     /// `Recipe` where there is no calibration text.
@@ -48,7 +49,8 @@ impl StudentEditor<'_> {
         })
     }
 
-    /// The same of every norm whose width some axis cuts: also those on what a part adds, and those over all queries or keys.
+    /// The same of every norm whose width some axis cuts: also those on what a part adds, and those
+    /// over all queries or keys.
     ///
     /// # Errors
     /// `Recipe` where there is no calibration text.
@@ -59,15 +61,28 @@ impl StudentEditor<'_> {
         let n_steps = self.teacher_spec().n_layers() * n_batches;
         progress.start("look at norms, layers x batches", n_steps as u64);
         let (source, spec) = (self.teacher(), self.teacher_spec());
-        let store = LayerStore::Stored { source, spec, options: self.load_options() };
-        let mut looking = Looking { editor: self, states: states.into_iter(), contexts, look, progress };
+        let store = LayerStore::Stored {
+            source,
+            spec,
+            options: self.load_options(),
+        };
+        let mut looking = Looking {
+            editor: self,
+            states: states.into_iter(),
+            contexts,
+            look,
+            progress,
+        };
         run_layers(&store, n_batches, &mut looking, &mut InMemory::default())?;
         progress.finish();
         Ok(())
     }
 
     /// Moves the teacher past one part of a layer that the student keeps.
-    #[allow(clippy::too_many_arguments, reason = "a part, where it stands, and what goes through it")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a part, where it stands, and what goes through it"
+    )]
     fn look_at_part(
         &self,
         source: At,
@@ -80,27 +95,55 @@ impl StudentEditor<'_> {
     ) -> Result<()> {
         let at = source.in_layer(layer_idx);
         let over_units = part.mixer.norms_over_units();
-        let wanted = over_units.iter().map(|(_, port)| *port).chain([Port::OUTPUT]).collect();
-        let mut ports = NormInputs { at: source, wanted, seen: BTreeMap::new() };
+        let wanted = over_units
+            .iter()
+            .map(|(_, port)| *port)
+            .chain([Port::OUTPUT])
+            .collect();
+        let mut ports = NormInputs {
+            at: source,
+            wanted,
+            seen: BTreeMap::new(),
+        };
         if part.pre.is_some() {
-            look(at, Role::INPUT_NORM, &normalised(state.read(part.reads_layer_input, number))?)?;
+            look(
+                at,
+                Role::INPUT_NORM,
+                &normalised(state.read(part.reads_layer_input, number))?,
+            )?;
         }
         let _ = state.pass_shown(block, number, context, &mut ports)?;
-        if let Some(output) = ports.seen.get(&Port::OUTPUT).filter(|_| part.post.is_some()) {
+        if let Some(output) = ports
+            .seen
+            .get(&Port::OUTPUT)
+            .filter(|_| part.post.is_some())
+        {
             look(at, Role::OUTPUT_NORM, &normalised(output)?)?;
         }
         for (role, port) in over_units {
-            if let (Some(normed), Some(param)) =
-                (ports.seen.get(&port), self.teacher_spec().find(source, role, ParamKind::Weight))
-            {
+            if let (Some(normed), Some(param)) = (
+                ports.seen.get(&port),
+                self.teacher_spec().find(source, role, ParamKind::Weight),
+            ) {
                 // What leaves the norm, without its gain; behind a gain of 0 nothing is seen.
-                let gain = self.teacher().read(&param.name())?.f_to_kind(Kind::Float)?.f_to_device(normed.device())?;
+                let gain = self
+                    .teacher()
+                    .read(&param.name())?
+                    .f_to_kind(Kind::Float)?
+                    .f_to_device(normed.device())?;
                 let norm = self.teacher_spec().norm_of(param);
                 let less_one = norm.is_some_and(|norm| norm.kind.stores_gain_less_one());
                 let gain = gain.f_add_scalar(if less_one { 1.0 } else { 0.0 })?;
                 let gain = gain.f_where_scalarother(&gain.f_ne(0.0)?, 1.0)?;
                 // Heads are rows of their own where each has its norm.
-                look(at, role, &normed.f_to_kind(Kind::Float)?.f_reshape([-1, gain.size1()?])?.f_div(&gain)?)?;
+                look(
+                    at,
+                    role,
+                    &normed
+                        .f_to_kind(Kind::Float)?
+                        .f_reshape([-1, gain.size1()?])?
+                        .f_div(&gain)?,
+                )?;
             }
         }
         Ok(())
@@ -120,19 +163,35 @@ impl Walk for Looking<'_, '_, '_> {
     type State = StreamState;
 
     fn enter(&mut self, batch: usize) -> Result<StreamState> {
-        self.states.next().ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))
+        self.states
+            .next()
+            .ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))
     }
 
-    fn layer(&mut self, batch: usize, source_layer: usize, block: &Block, state: &mut StreamState) -> Result<()> {
+    fn layer(
+        &mut self,
+        batch: usize,
+        source_layer: usize,
+        block: &Block,
+        state: &mut StreamState,
+    ) -> Result<()> {
         let editor = self.editor;
         let context = self.contexts.get(batch);
-        let context = context.ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
-        let layer_idx = (0..editor.n_layers()).find(|&layer_idx| editor.source_layer(layer_idx) == source_layer);
+        let context =
+            context.ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
+        let layer_idx = (0..editor.n_layers())
+            .find(|&layer_idx| editor.source_layer(layer_idx) == source_layer);
         for (number, (at, part)) in editor.teacher_spec().sublayers(source_layer).enumerate() {
             match layer_idx {
-                Some(layer_idx) => {
-                    editor.look_at_part(at, layer_idx, part, (block, number), state, context, self.look)?
-                }
+                Some(layer_idx) => editor.look_at_part(
+                    at,
+                    layer_idx,
+                    part,
+                    (block, number),
+                    state,
+                    context,
+                    self.look,
+                )?,
                 None => _ = state.pass(block, number, context)?,
             }
         }
@@ -151,7 +210,13 @@ impl Walk for Looking<'_, '_, '_> {
 /// x / rms(x), a row per token.
 fn normalised(x_bte: &Tensor) -> Result<Tensor> {
     let x_ne = rows(x_bte)?;
-    let square_n = x_ne.f_square()?.f_mean_dim(Some([-1i64].as_slice()), true, Kind::Float)?;
+    let square_n = x_ne
+        .f_square()?
+        .f_mean_dim(Some([-1i64].as_slice()), true, Kind::Float)?;
     // Keeps an all-zero token at zero.
-    Ok(x_ne.f_mul(&square_n.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_rsqrt()?)?)
+    Ok(x_ne.f_mul(
+        &square_n
+            .f_clamp_min(f64::from(f32::MIN_POSITIVE))?
+            .f_rsqrt()?,
+    )?)
 }

@@ -9,8 +9,8 @@ use crate::spec::{At, Role};
 /// Projections that share their input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectionSet {
-    /// The part of the student that they belong to; around the layers for an output projection that reads the last hidden
-    /// state itself.
+    /// The part of the student that they belong to; around the layers for an output projection that
+    /// reads the last hidden state itself.
     pub at: At,
     /// Their roles; a family has some of them.
     pub roles: Vec<Role>,
@@ -18,11 +18,12 @@ pub struct ProjectionSet {
     pub is_writer: bool,
 }
 
-/// Sums over all calibration tokens at projections that share an input X [N, C], as the student computes it.
+/// Sums over all calibration tokens at projections that share an input X [N, C], as the student
+/// computes it.
 ///
-/// At a writer, R [N, E] is what the student's stream lacks after it. At readers, it is what X lacks of the teacher's input of
-/// the same projections, over all the teacher's channels, dropped ones counting as zero in X. Products in f32; sums in f64, on
-/// the CPU.
+/// At a writer, R [N, E] is what the student's stream lacks after it. At readers, it is what X
+/// lacks of the teacher's input of the same projections, over all the teacher's channels, dropped
+/// ones counting as zero in X. Products in f32; sums in f64, on the CPU.
 #[derive(Debug)]
 pub struct ProjectionStats {
     /// Which projections.
@@ -45,15 +46,31 @@ impl ProjectionStats {
     pub(super) fn new(projections: ProjectionSet) -> Result<Self> {
         let zero = || Tensor::f_zeros([1], (Kind::Double, Device::Cpu));
         let (xx_cc, rx_ec, r_sum_e) = (zero()?, zero()?, zero()?);
-        Ok(ProjectionStats { projections, xx_cc, rx_ec, r_sum_e, r_squared: 0.0, n_tokens: 0, scale: 1.0 })
+        Ok(ProjectionStats {
+            projections,
+            xx_cc,
+            rx_ec,
+            r_sum_e,
+            r_squared: 0.0,
+            n_tokens: 0,
+            scale: 1.0,
+        })
     }
 
     /// Adds one batch of X and R.
     pub(super) fn add(&mut self, x: &Tensor, r: &Tensor) -> Result<()> {
         let (x_nc, r_ne) = (rows(x)?, rows(r)?);
-        self.xx_cc = self.xx_cc.f_add(&exact(&x_nc.f_transpose(0, 1)?.f_matmul(&x_nc)?)?)?;
-        self.rx_ec = self.rx_ec.f_add(&exact(&r_ne.f_transpose(0, 1)?.f_matmul(&x_nc)?)?)?;
-        self.r_sum_e = self.r_sum_e.f_add(&exact(&r_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?)?)?;
+        self.xx_cc = self
+            .xx_cc
+            .f_add(&exact(&x_nc.f_transpose(0, 1)?.f_matmul(&x_nc)?)?)?;
+        self.rx_ec = self
+            .rx_ec
+            .f_add(&exact(&r_ne.f_transpose(0, 1)?.f_matmul(&x_nc)?)?)?;
+        self.r_sum_e = self.r_sum_e.f_add(&exact(&r_ne.f_sum_dim_intlist(
+            0i64,
+            false,
+            Kind::Double,
+        )?)?)?;
         self.r_squared += r_ne.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
         self.n_tokens += r_ne.size2()?.0 as usize;
         Ok(())
@@ -70,7 +87,11 @@ impl ProjectionStats {
 
 /// [.., C] to [N, C] in f32.
 pub(super) fn rows(x: &Tensor) -> Result<Tensor> {
-    let width = x.size().last().copied().present("channels of activations")?;
+    let width = x
+        .size()
+        .last()
+        .copied()
+        .present("channels of activations")?;
     Ok(x.f_reshape([-1, width])?.f_to_kind(Kind::Float)?)
 }
 

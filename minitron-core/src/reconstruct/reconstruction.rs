@@ -7,10 +7,12 @@ use crate::plugin_spec::PluginSpec;
 /// Repairs a pruned model in closed form, without training.
 ///
 /// # Law
-/// Shapes stay; a plan that removes nothing changes nothing, byte for byte; values are finite. The framework checks.
+/// Shapes stay; a plan that removes nothing changes nothing, byte for byte; values are finite. The
+/// framework checks.
 #[typetag::serde(tag = "type")]
 pub trait Reconstruction: Debug + Send + Sync {
-    /// Reads the student, its teacher and, where it needs any, calibration text from the editor, and replaces weights.
+    /// Reads the student, its teacher and, where it needs any, calibration text from the editor,
+    /// and replaces weights.
     ///
     /// # Errors
     /// `Recipe` where the family, the plan or the options leave nothing to work with.

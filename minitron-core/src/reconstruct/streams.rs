@@ -1,4 +1,5 @@
-//! Residual streams of student and teacher over all calibration text, one part of a layer at a time.
+//! Residual streams of student and teacher over all calibration text, one part of a layer at a
+//! time.
 //!
 //! One layer of each is in memory, and the streams of all windows.
 
@@ -19,7 +20,8 @@ use crate::spec::{At, HIDDEN, ParamKind, Role, Sublayer};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reference {
-    /// The dense teacher's on its own stream, at the kept channels; where layers were dropped, after the last of them.
+    /// The dense teacher's on its own stream, at the kept channels; where layers were dropped,
+    /// after the last of them.
     #[default]
     Teacher,
     /// That of the same layer with all its heads and neurons, on the student's own stream.
@@ -44,11 +46,17 @@ pub(super) struct StreamState {
 
 impl StreamState {
     pub(super) fn new(x_bte: Tensor) -> Self {
-        StreamState { entered_bte: x_bte.shallow_clone(), now_bte: x_bte }
+        StreamState {
+            entered_bte: x_bte.shallow_clone(),
+            now_bte: x_bte,
+        }
     }
 
     fn stream(&self) -> Stream<'_> {
-        Stream { now_bte: &self.now_bte, entered_bte: &self.entered_bte }
+        Stream {
+            now_bte: &self.now_bte,
+            entered_bte: &self.entered_bte,
+        }
     }
 
     /// Before the first part of a layer.
@@ -58,7 +66,11 @@ impl StreamState {
 
     /// What a part of a layer reads, before any norm.
     pub(super) fn read(&self, reads_layer_input: bool, part: usize) -> &Tensor {
-        if reads_layer_input && part > 0 { &self.entered_bte } else { &self.now_bte }
+        if reads_layer_input && part > 0 {
+            &self.entered_bte
+        } else {
+            &self.now_bte
+        }
     }
 
     /// Past one part of a layer; the sum before it settles is given back.
@@ -84,9 +96,10 @@ impl StreamState {
 }
 
 impl StudentEditor<'_> {
-    /// Goes through the student from front to back and shows every [`ProjectionSet`] to `visit`, which may replace weights there; what
-    /// follows runs on the stream as reconstructed so far. Readers are shown where the reference is the teacher; writers whose output is
-    /// normed before it is added are not shown, since they are not linear in the stream.
+    /// Goes through the student from front to back and shows every [`ProjectionSet`] to `visit`,
+    /// which may replace weights there; what follows runs on the stream as reconstructed so far.
+    /// Readers are shown where the reference is the teacher; writers whose output is normed before
+    /// it is added are not shown, since they are not linear in the stream.
     ///
     /// A plan that removes nothing leaves no residuals, so nothing is shown then.
     ///
@@ -106,10 +119,19 @@ impl StudentEditor<'_> {
         progress.start("reconstruct, layers", self.n_layers() as u64);
         for layer_idx in 0..self.n_layers() {
             let _span = debug_span!("layer", layer_idx).entered();
-            let parts: Vec<(At, Sublayer)> =
-                self.spec().sublayers(layer_idx).map(|(at, part)| (at, part.clone())).collect();
+            let parts: Vec<(At, Sublayer)> = self
+                .spec()
+                .sublayers(layer_idx)
+                .map(|(at, part)| (at, part.clone()))
+                .collect();
             for (number, (at, part)) in parts.iter().enumerate() {
-                let half = Half { layer_idx, number, at: *at, part, is_last: number + 1 == parts.len() };
+                let half = Half {
+                    layer_idx,
+                    number,
+                    at: *at,
+                    part,
+                    is_last: number + 1 == parts.len(),
+                };
                 streams.begin(number);
                 if reference == Reference::Teacher {
                     let stats = streams.readers(self, &half)?;
@@ -123,7 +145,10 @@ impl StudentEditor<'_> {
             progress.advance(1, "");
         }
         progress.finish();
-        let has_transform = self.spec().find(At::Model, Role::HEAD_TRANSFORM, ParamKind::Weight).is_some();
+        let has_transform = self
+            .spec()
+            .find(At::Model, Role::HEAD_TRANSFORM, ParamKind::Weight)
+            .is_some();
         if reference == Reference::Teacher && !has_transform {
             let stats = streams.head(self)?;
             visit(self, &stats)?;
@@ -137,7 +162,9 @@ impl StudentEditor<'_> {
     /// `Recipe` with the reason.
     pub fn check_writers(&self, advice: &str) -> Result<()> {
         let parts = self.spec().layers.iter().flat_map(|layer| &layer.0);
-        let Some(part) = parts.into_iter().find(|part| part.post.is_some()) else { return Ok(()) };
+        let Some(part) = parts.into_iter().find(|part| part.post.is_some()) else {
+            return Ok(());
+        };
         Err(Error::Recipe(format!(
             "`{}` has a norm after the output projection of its {}, so what it adds to the residual stream is not linear in \
              its weights and cannot be fitted; {advice}",
@@ -169,9 +196,14 @@ impl StudentEditor<'_> {
             let ids_bt = windows.batch(batch.clone(), device)?;
             let positions_bt = windows.positions(batch, device)?;
             let positions_bt = positions_bt.as_ref();
-            states.push(StreamState::new(
-                frame.embed(Input { ids_bt: &ids_bt, attention_mask_bt: None, positions_bt }, 0)?,
-            ));
+            states.push(StreamState::new(frame.embed(
+                Input {
+                    ids_bt: &ids_bt,
+                    attention_mask_bt: None,
+                    positions_bt,
+                },
+                0,
+            )?));
             contexts.push(frame.context(0, ids_bt.size2()?.1, None, positions_bt)?);
         }
         Ok((states, contexts))
@@ -191,8 +223,17 @@ impl Streams {
     /// Embeds the text; a teacher aimed at runs up to the first layer that the student kept.
     fn enter(editor: &StudentEditor, reference: Reference) -> Result<Self> {
         let (student, contexts) = editor.embedded(true)?;
-        let teacher = if reference == Reference::Teacher { editor.embedded(false)?.0 } else { Vec::new() };
-        let mut streams = Streams { reference, contexts, teacher, student };
+        let teacher = if reference == Reference::Teacher {
+            editor.embedded(false)?.0
+        } else {
+            Vec::new()
+        };
+        let mut streams = Streams {
+            reference,
+            contexts,
+            teacher,
+            student,
+        };
         if reference == Reference::Teacher {
             for source_layer in 0..editor.source_layer(0) {
                 streams.run_teacher(editor, source_layer)?;
@@ -203,7 +244,10 @@ impl Streams {
 
     fn begin(&mut self, number: usize) {
         if number == 0 {
-            self.student.iter_mut().chain(&mut self.teacher).for_each(StreamState::enter);
+            self.student
+                .iter_mut()
+                .chain(&mut self.teacher)
+                .for_each(StreamState::enter);
         }
     }
 
@@ -212,7 +256,11 @@ impl Streams {
         let student = editor.student_block(half.layer_idx)?;
         let teacher = editor.teacher_block(editor.source_layer(half.layer_idx))?;
         let roles = half.part.mixer.ports().readers;
-        let mut stats = ProjectionStats::new(ProjectionSet { at: half.at, roles, is_writer: false })?;
+        let mut stats = ProjectionStats::new(ProjectionSet {
+            at: half.at,
+            roles,
+            is_writer: false,
+        })?;
         for (of_student, of_teacher) in self.student.iter().zip(&self.teacher) {
             let student_bte = student.input(half.number, of_student.stream())?;
             let teacher_bte = teacher.input(half.number, of_teacher.stream())?;
@@ -225,11 +273,19 @@ impl Streams {
     fn head(&self, editor: &StudentEditor) -> Result<ProjectionStats> {
         let any = BTreeSet::from([0]);
         let (student, teacher) = (editor.frame(true, &any)?, editor.frame(false, &any)?);
-        let mut stats =
-            ProjectionStats::new(ProjectionSet { at: At::Model, roles: vec![Role::HEAD], is_writer: false })?;
+        let mut stats = ProjectionStats::new(ProjectionSet {
+            at: At::Model,
+            roles: vec![Role::HEAD],
+            is_writer: false,
+        })?;
         for (of_student, of_teacher) in self.student.iter().zip(&self.teacher) {
             let student_bte = student.finish(of_student.now_bte.shallow_clone())?;
-            add_inputs(editor, &mut stats, &student_bte, &teacher.finish(of_teacher.now_bte.shallow_clone())?)?;
+            add_inputs(
+                editor,
+                &mut stats,
+                &student_bte,
+                &teacher.finish(of_teacher.now_bte.shallow_clone())?,
+            )?;
         }
         Ok(stats)
     }
@@ -245,15 +301,32 @@ impl Streams {
         }
         let block = editor.student_block(half.layer_idx)?;
         let ports = half.part.mixer.ports();
-        let mut stats =
-            ProjectionStats::new(ProjectionSet { at: half.at, roles: vec![ports.writer], is_writer: true })?;
+        let mut stats = ProjectionStats::new(ProjectionSet {
+            at: half.at,
+            roles: vec![ports.writer],
+            is_writer: true,
+        })?;
         stats.scale = half.part.scale;
-        for ((state, context), wanted_bte) in self.student.iter().zip(&self.contexts).zip(&wanted_bte) {
-            let mut spot = Capture { site: Site::Inside { at: half.at, port: ports.written }, x: None };
+        for ((state, context), wanted_bte) in
+            self.student.iter().zip(&self.contexts).zip(&wanted_bte)
+        {
+            let mut spot = Capture {
+                site: Site::Inside {
+                    at: half.at,
+                    port: ports.written,
+                },
+                x: None,
+            };
             let sum_bte = block.added(half.number, state.stream(), context, &mut spot)?;
-            let r_bte = wanted_bte.f_to_kind(Kind::Float)?.f_sub(&sum_bte.f_to_kind(Kind::Float)?)?;
+            let r_bte = wanted_bte
+                .f_to_kind(Kind::Float)?
+                .f_sub(&sum_bte.f_to_kind(Kind::Float)?)?;
             if let Some(x_btc) = spot.x {
-                let x_btc = if stats.scale == 1.0 { x_btc } else { x_btc.f_mul_scalar(stats.scale)? };
+                let x_btc = if stats.scale == 1.0 {
+                    x_btc
+                } else {
+                    x_btc.f_mul_scalar(stats.scale)?
+                };
                 stats.add(&x_btc, &r_bte)?;
             }
         }
@@ -272,10 +345,13 @@ impl Streams {
     fn own_sums(&self, editor: &StudentEditor, half: &Half) -> Result<Vec<Tensor>> {
         let whole = editor.wide_block(half.layer_idx)?;
         let states = self.student.iter().zip(&self.contexts);
-        states.map(|(state, context)| whole.added(half.number, state.stream(), context, &mut NoTap)).collect()
+        states
+            .map(|(state, context)| whole.added(half.number, state.stream(), context, &mut NoTap))
+            .collect()
     }
 
-    /// Moves the teacher past one part of a layer, and past the layers that the student dropped after it.
+    /// Moves the teacher past one part of a layer, and past the layers that the student dropped
+    /// after it.
     fn teacher_sums(&mut self, editor: &StudentEditor, half: &Half) -> Result<Vec<Tensor>> {
         let source_layer = editor.source_layer(half.layer_idx);
         let block = editor.teacher_block(source_layer)?;
@@ -285,23 +361,32 @@ impl Streams {
                 sums = self.run_teacher(editor, dropped)?;
             }
         }
-        sums.iter().map(|sum_bte| kept_channels(editor, sum_bte, 2)).collect()
+        sums.iter()
+            .map(|sum_bte| kept_channels(editor, sum_bte, 2))
+            .collect()
     }
 
     /// The last sums before they settle.
     fn run_teacher(&mut self, editor: &StudentEditor, source_layer: usize) -> Result<Vec<Tensor>> {
         let block = editor.teacher_block(source_layer)?;
-        let mut sums = self.teacher.iter().map(|state| state.now_bte.shallow_clone()).collect();
+        let mut sums = self
+            .teacher
+            .iter()
+            .map(|state| state.now_bte.shallow_clone())
+            .collect();
         for part in 0..block.n_parts() {
             sums = self.run_teacher_part(&block, part)?;
         }
         Ok(sums)
     }
 
-    /// Returns the sums before they settle: what the student's projections add up to, wherever the norms stand.
+    /// Returns the sums before they settle: what the student's projections add up to, wherever the
+    /// norms stand.
     fn run_teacher_part(&mut self, block: &Block, part: usize) -> Result<Vec<Tensor>> {
         let states = self.teacher.iter_mut().zip(&self.contexts);
-        states.map(|(state, context)| state.pass(block, part, context)).collect()
+        states
+            .map(|(state, context)| state.pass(block, part, context))
+            .collect()
     }
 }
 
@@ -312,14 +397,26 @@ fn add_inputs(
     student_bte: &Tensor,
     teacher_bte: &Tensor,
 ) -> Result<()> {
-    let eye = Tensor::f_eye(editor.teacher_spec().size(HIDDEN) as i64, (Kind::Float, teacher_bte.device()))?;
-    let spread = student_bte.f_to_kind(Kind::Float)?.f_matmul(&kept_channels(editor, &eye, 1)?.f_transpose(0, 1)?)?;
-    stats.add(student_bte, &teacher_bte.f_to_kind(Kind::Float)?.f_sub(&spread)?)
+    let eye = Tensor::f_eye(
+        editor.teacher_spec().size(HIDDEN) as i64,
+        (Kind::Float, teacher_bte.device()),
+    )?;
+    let spread = student_bte
+        .f_to_kind(Kind::Float)?
+        .f_matmul(&kept_channels(editor, &eye, 1)?.f_transpose(0, 1)?)?;
+    stats.add(
+        student_bte,
+        &teacher_bte.f_to_kind(Kind::Float)?.f_sub(&spread)?,
+    )
 }
 
 /// The teacher's activations at the residual channels that the student kept.
 fn kept_channels(editor: &StudentEditor, x: &Tensor, side: i64) -> Result<Tensor> {
-    let kept: Vec<i64> = editor.kept(HIDDEN).iter().map(|&channel| channel as i64).collect();
+    let kept: Vec<i64> = editor
+        .kept(HIDDEN)
+        .iter()
+        .map(|&channel| channel as i64)
+        .collect();
     if kept.len() == editor.teacher_spec().size(HIDDEN) {
         return Ok(x.shallow_clone());
     }

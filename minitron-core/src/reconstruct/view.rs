@@ -24,7 +24,11 @@ impl<'a> ReconstructedView<'a> {
         changes: BTreeMap<&'a str, &'a Tensor>,
         factors: &'a BTreeMap<String, f64>,
     ) -> Self {
-        ReconstructedView { pruned, changes, factors }
+        ReconstructedView {
+            pruned,
+            changes,
+            factors,
+        }
     }
 }
 
@@ -39,15 +43,22 @@ impl TensorSource for ReconstructedView<'_> {
 
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
         match self.changes.get(name) {
-            Some(tensor) => Ok(tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?.f_contiguous()?),
+            Some(tensor) => Ok(tensor
+                .f_narrow(0, rows.start as i64, rows.len() as i64)?
+                .f_contiguous()?),
             None => scaled(self.pruned.read_rows(name, rows)?, self.factors.get(name)),
         }
     }
 
     fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
         match self.changes.get(name) {
-            Some(tensor) => append_tensor(&tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?, bytes),
-            None if self.factors.contains_key(name) => append_tensor(&self.read_rows(name, rows)?, bytes),
+            Some(tensor) => append_tensor(
+                &tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?,
+                bytes,
+            ),
+            None if self.factors.contains_key(name) => {
+                append_tensor(&self.read_rows(name, rows)?, bytes)
+            }
             None => self.pruned.append_rows(name, rows, bytes),
         }
     }
@@ -57,6 +68,9 @@ impl TensorSource for ReconstructedView<'_> {
 fn scaled(stored: Tensor, factor: Option<&f64>) -> Result<Tensor> {
     match factor {
         None => Ok(stored),
-        Some(&factor) => Ok(stored.f_to_kind(Kind::Double)?.f_mul_scalar(factor)?.f_to_kind(stored.f_kind()?)?),
+        Some(&factor) => Ok(stored
+            .f_to_kind(Kind::Double)?
+            .f_mul_scalar(factor)?
+            .f_to_kind(stored.f_kind()?)?),
     }
 }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::contract::{
-    Allocator, Architecture, Axis, Corpus, Evaluator, Importance, LogitLoss, Reconstruction, StateLoss,
+    Allocator, Architecture, Axis, Corpus, Evaluator, Importance, LogitLoss, Reconstruction,
+    StateLoss,
 };
 use crate::error::{Error, Result};
 
@@ -70,9 +71,15 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self> {
         let known = Kind::ALL.iter().map(|kind| kind.name());
         // The name of earlier versions.
-        let text = if text == "healing" { Kind::Reconstruction.name() } else { text };
+        let text = if text == "healing" {
+            Kind::Reconstruction.name()
+        } else {
+            text
+        };
         let found = Kind::ALL.iter().find(|kind| kind.name() == text);
-        found.copied().ok_or_else(|| Error::unknown("kind", text, known))
+        found
+            .copied()
+            .ok_or_else(|| Error::unknown("kind", text, known))
     }
 }
 
@@ -130,7 +137,8 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// Builds a plugin from `{"type": tag, ...parameters}` and writes it down again, whatever its kind.
+    /// Builds a plugin from `{"type": tag, ...parameters}` and writes it down again, whatever its
+    /// kind.
     ///
     /// # Errors
     /// Parameters that it does not have, or does not take.
@@ -191,8 +199,8 @@ contract!(Corpus, Corpus);
 ///     Importance for Activation { tag: "activation", summary: "…", source: "arXiv 2407.14679 §2.2" }
 /// }
 /// ```
-/// The struct needs `Default`, `Serialize` and `schemars::JsonSchema`, and its contract implemented under
-/// `#[typetag::serde(name = "activation")]` with the same tag.
+/// The struct needs `Default`, `Serialize` and `schemars::JsonSchema`, and its contract implemented
+/// under `#[typetag::serde(name = "activation")]` with the same tag.
 #[macro_export]
 macro_rules! plugin {
     ($($plugin:tt)*) => {
@@ -200,7 +208,8 @@ macro_rules! plugin {
     };
 }
 
-/// The [`Descriptor`] that [`plugin!`](crate::plugin) registers, for who hands it to a [`Registry`](crate::registry::Registry).
+/// The [`Descriptor`] that [`plugin!`](crate::plugin) registers, for who hands it to a
+/// [`Registry`](crate::registry::Registry).
 #[macro_export]
 macro_rules! descriptor {
     ($contract:ident for $plugin:ident { tag: $tag:literal, summary: $summary:literal, source: $source:literal $(,)? }) => {
@@ -212,7 +221,9 @@ macro_rules! descriptor {
             origin: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")),
             schema: || $crate::registry::shielded($crate::registry::inlined::<$plugin>),
             example: || {
-                $crate::registry::shielded(|| $crate::serde_json::to_value(<$plugin>::default()).unwrap_or_default())
+                $crate::registry::shielded(|| {
+                    $crate::serde_json::to_value(<$plugin>::default()).unwrap_or_default()
+                })
             },
             build: $crate::registry::Build::$contract(|mut value| {
                 if let Some(object) = value.as_object_mut() {

@@ -1,7 +1,7 @@
 //! What stands between a plugin and a run: a panic inside a plugin becomes an error that names it.
 //!
-//! It is compiled into the plugin's own library, so that nothing unwinds from one library into another, which ends the
-//! process: neither a question, nor a plugin's `Debug`, nor its `Drop`.
+//! It is compiled into the plugin's own library, so that nothing unwinds from one library into
+//! another, which ends the process: neither a question, nor a plugin's `Debug`, nor its `Drop`.
 
 mod mixers;
 
@@ -21,8 +21,8 @@ use tch::Tensor;
 use crate::calibrate::Observation;
 use crate::checkpoint::Config;
 use crate::contract::{
-    Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Importance, LogitLoss, Measurements, Need,
-    Reconstruction, Scorer, SitePair, StateLoss, States, Subject, TeacherNeed,
+    Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Importance, LogitLoss,
+    Measurements, Need, Reconstruction, Scorer, SitePair, StateLoss, States, Subject, TeacherNeed,
 };
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Rankings, Space};
@@ -39,10 +39,13 @@ pub struct Who {
 }
 
 impl Who {
-    /// Runs some of the plugin's code. A failed tensor operation and a broken assumption are the plugin's, too.
+    /// Runs some of the plugin's code. A failed tensor operation and a broken assumption are the
+    /// plugin's, too.
     fn run<R>(self, code: impl FnOnce() -> Result<R>) -> Result<R> {
         match catch_unwind(AssertUnwindSafe(code)) {
-            Ok(Err(Error::Torch { op, message })) => Err(self.error(format!("torch: {op}: {message}"))),
+            Ok(Err(Error::Torch { op, message })) => {
+                Err(self.error(format!("torch: {op}: {message}")))
+            }
             Ok(Err(Error::Internal(message))) => Err(self.error(message)),
             Ok(result) => result,
             Err(payload) => Err(self.error(format!("it panicked: {}", words(payload.as_ref())))),
@@ -50,13 +53,18 @@ impl Who {
     }
 
     fn error(self, message: String) -> Error {
-        Error::Plugin { tag: self.tag.to_owned(), origin: self.origin.to_owned(), message }
+        Error::Plugin {
+            tag: self.tag.to_owned(),
+            origin: self.origin.to_owned(),
+            message,
+        }
     }
 }
 
 fn words(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a word")
 }
 
 /// What a plugin's own code gives, or an empty value where it panics.
@@ -70,12 +78,19 @@ pub fn shielded<T: Default>(code: impl FnOnce() -> T) -> T {
 /// What its `Deserialize` says, or how it panicked.
 pub fn parsed<P: DeserializeOwned>(value: Value) -> serde_json::Result<P> {
     let parsed = catch_unwind(AssertUnwindSafe(|| serde_json::from_value(value)));
-    parsed.unwrap_or_else(|payload| Err(serde_json::Error::custom(format!("it panicked: {}", words(payload.as_ref())))))
+    parsed.unwrap_or_else(|payload| {
+        Err(serde_json::Error::custom(format!(
+            "it panicked: {}",
+            words(payload.as_ref())
+        )))
+    })
 }
 
-/// The schema of parameters in one piece: it stands inside others, where a reference would point elsewhere.
+/// The schema of parameters in one piece: it stands inside others, where a reference would point
+/// elsewhere.
 pub fn inlined<P: JsonSchema>() -> Schema {
-    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let settings =
+        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<P>()
 }
 
@@ -89,11 +104,15 @@ impl<T> Held<T> {
 
     // It is gone in `drop` alone.
     fn get(&self) -> Result<&T> {
-        self.0.as_ref().ok_or_else(|| Error::Internal("a plugin was asked after its end".into()))
+        self.0
+            .as_ref()
+            .ok_or_else(|| Error::Internal("a plugin was asked after its end".into()))
     }
 
     fn get_mut(&mut self) -> Result<&mut T> {
-        self.0.as_mut().ok_or_else(|| Error::Internal("a plugin was asked after its end".into()))
+        self.0
+            .as_mut()
+            .ok_or_else(|| Error::Internal("a plugin was asked after its end".into()))
     }
 }
 
@@ -109,11 +128,18 @@ impl<T> Drop for Held<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Held<T> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Some(value) = &self.0 else { return f.write_str("dropped") };
+        let Some(value) = &self.0 else {
+            return f.write_str("dropped");
+        };
         let is_pretty = f.alternate();
         // As a whole first: a formatter that a panic went through is left half written.
-        let text =
-            catch_unwind(AssertUnwindSafe(|| if is_pretty { format!("{value:#?}") } else { format!("{value:?}") }));
+        let text = catch_unwind(AssertUnwindSafe(|| {
+            if is_pretty {
+                format!("{value:#?}")
+            } else {
+                format!("{value:?}")
+            }
+        }));
         match text {
             Ok(text) => f.write_str(&text),
             Err(payload) => write!(f, "<its Debug panicked: {}>", words(payload.as_ref())),
@@ -132,11 +158,20 @@ pub struct Guarded<P> {
 impl<P> Guarded<P> {
     /// Puts a guard before a plugin.
     pub fn new(who: Who, plugin: P) -> Self {
-        Guarded { who, plugin: Held::new(plugin), fault: Mutex::new(None) }
+        Guarded {
+            who,
+            plugin: Held::new(plugin),
+            fault: Mutex::new(None),
+        }
     }
 
     fn call<R>(&self, code: impl FnOnce(&P) -> Result<R>) -> Result<R> {
-        match self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        match self
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+        {
             Some(message) => Err(self.who.error(message)),
             None => self.who.run(|| code(self.plugin.get()?)),
         }
@@ -144,12 +179,14 @@ impl<P> Guarded<P> {
 
     /// Asks what has no error for an answer; after a panic, the next call that can fail does.
     fn ask<R>(&self, code: impl FnOnce(&P) -> R, fallback: R) -> R {
-        self.who.run(|| Ok(code(self.plugin.get()?))).unwrap_or_else(|error| {
-            if let Error::Plugin { message, .. } = error {
-                *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
-            }
-            fallback
-        })
+        self.who
+            .run(|| Ok(code(self.plugin.get()?)))
+            .unwrap_or_else(|error| {
+                if let Error::Plugin { message, .. } = error {
+                    *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+                }
+                fallback
+            })
     }
 }
 
@@ -164,7 +201,9 @@ impl<P: Serialize> Serialize for Guarded<P> {
         let value = catch_unwind(AssertUnwindSafe(|| serde_json::to_value(&self.plugin.0)));
         let value = value.map_err(|payload| format!("it panicked: {}", words(payload.as_ref())));
         let value = value.and_then(|value| value.map_err(|error| error.to_string()));
-        value.map_err(serde::ser::Error::custom)?.serialize(serializer)
+        value
+            .map_err(serde::ser::Error::custom)?
+            .serialize(serializer)
     }
 }
 
@@ -172,7 +211,9 @@ impl<P: Serialize> Serialize for Guarded<P> {
 macro_rules! same_tag {
     () => {
         fn typetag_name(&self) -> &'static str {
-            self.plugin.get().map_or(self.who.tag, |plugin| plugin.typetag_name())
+            self.plugin
+                .get()
+                .map_or(self.who.tag, |plugin| plugin.typetag_name())
         }
 
         fn typetag_deserialize(&self) {}
@@ -219,7 +260,10 @@ impl<P: Importance + Serialize> Importance for Guarded<P> {
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
         let scorer = self.call(|plugin| plugin.scorer(group).map(Held::new))?;
-        Ok(Box::new(GuardedScorer { who: self.who, scorer }))
+        Ok(Box::new(GuardedScorer {
+            who: self.who,
+            scorer,
+        }))
     }
 }
 
@@ -236,7 +280,9 @@ impl Scorer for GuardedScorer {
 
     // One number that no scorer has: taking it in again is an error.
     fn state(&self) -> Vec<f64> {
-        self.who.run(|| Ok(self.scorer.get()?.state())).unwrap_or_else(|_| vec![f64::NAN])
+        self.who
+            .run(|| Ok(self.scorer.get()?.state()))
+            .unwrap_or_else(|_| vec![f64::NAN])
     }
 
     fn merge(&mut self, state: &[f64]) -> Result<()> {
@@ -271,7 +317,12 @@ impl<P: LogitLoss + Serialize> LogitLoss for Guarded<P> {
         self.ask(LogitLoss::teacher, TeacherNeed::Nothing)
     }
 
-    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, labels_n: &Tensor) -> Result<Tensor> {
+    fn rows(
+        &self,
+        student_nv: &Tensor,
+        teacher_nv: Option<&Tensor>,
+        labels_n: &Tensor,
+    ) -> Result<Tensor> {
         self.call(|plugin| plugin.rows(student_nv, teacher_nv, labels_n))
     }
 }
@@ -301,9 +352,9 @@ impl<P: Evaluator + Serialize> Evaluator for Guarded<P> {
             None => Ok(measured),
             Some((key, value)) => {
                 let message = format!("`{key}` came out as {value}: expected a finite number");
-                Err(self
-                    .who
-                    .error(format!("{message}; the model's outputs may overflow, or its weights not be finite")))
+                Err(self.who.error(format!(
+                    "{message}; the model's outputs may overflow, or its weights not be finite"
+                )))
             }
         }
     }
@@ -330,10 +381,16 @@ impl<P: Corpus + Serialize> Corpus for Guarded<P> {
 }
 
 impl<P: Corpus> Guarded<P> {
-    fn guarded<'a>(&'a self, read: impl FnOnce(&'a P) -> Result<Documents<'a>>) -> Result<Documents<'a>> {
+    fn guarded<'a>(
+        &'a self,
+        read: impl FnOnce(&'a P) -> Result<Documents<'a>>,
+    ) -> Result<Documents<'a>> {
         self.call(|_| Ok(()))?;
         let documents = self.who.run(|| read(self.plugin.get()?).map(Held::new))?;
-        Ok(Box::new(GuardedDocuments { who: self.who, documents }))
+        Ok(Box::new(GuardedDocuments {
+            who: self.who,
+            documents,
+        }))
     }
 }
 
@@ -346,6 +403,8 @@ impl Iterator for GuardedDocuments<'_> {
     type Item = Result<Document>;
 
     fn next(&mut self) -> Option<Result<Document>> {
-        self.who.run(|| self.documents.get_mut()?.next().transpose()).transpose()
+        self.who
+            .run(|| self.documents.get_mut()?.next().transpose())
+            .transpose()
     }
 }

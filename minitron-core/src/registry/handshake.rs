@@ -1,7 +1,7 @@
 //! What a plugin library says of how it was built, before anything of it is called.
 //!
-//! Trait objects cross from library to program, which Rust promises for nothing but the same compiler and the same sources:
-//! so both are compared, field by field, as plain bytes.
+//! Trait objects cross from library to program, which Rust promises for nothing but the same
+//! compiler and the same sources: so both are compared, field by field, as plain bytes.
 
 use std::fmt;
 use std::mem::{align_of, size_of};
@@ -23,7 +23,8 @@ const CONTRACT: u32 = 1;
 /// Bytes of a word in it.
 const WORD: usize = 96;
 
-/// How every handshake begins, whatever follows: what is behind it may only be read where this agrees.
+/// How every handshake begins, whatever follows: what is behind it may only be read where this
+/// agrees.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Opening {
@@ -61,7 +62,11 @@ pub struct Handshake {
 impl Handshake {
     /// Of this build of the core.
     pub const OURS: Handshake = Handshake {
-        opening: Opening { magic: MAGIC, contract: CONTRACT, n_bytes: size_of::<Handshake>() as u32 },
+        opening: Opening {
+            magic: MAGIC,
+            contract: CONTRACT,
+            n_bytes: size_of::<Handshake>() as u32,
+        },
         core: word(env!("MINITRON_CORE")),
         rustc: word(env!("MINITRON_RUSTC")),
         tch: word("0.24"),
@@ -83,9 +88,15 @@ impl Handshake {
             ("features", ours.features, self.features),
         ];
         let words = words.iter().filter(|(_, ours, theirs)| ours != theirs);
-        let mut found: Vec<_> = words.map(|(name, ours, theirs)| (*name, text(ours), text(theirs))).collect();
+        let mut found: Vec<_> = words
+            .map(|(name, ours, theirs)| (*name, text(ours), text(theirs)))
+            .collect();
         if self.layout != ours.layout {
-            found.push(("layout", format!("{:016x}", ours.layout), format!("{:016x}", self.layout)));
+            found.push((
+                "layout",
+                format!("{:016x}", ours.layout),
+                format!("{:016x}", self.layout),
+            ));
         }
         found
     }
@@ -124,7 +135,10 @@ impl PluginTable {
     pub fn of_this_library() -> PluginTable {
         let all: Vec<&'static Descriptor> = inventory::iter::<Descriptor>.into_iter().collect();
         let all: &'static [&'static Descriptor] = Box::leak(all.into_boxed_slice());
-        PluginTable { first: all.as_ptr(), len: all.len() }
+        PluginTable {
+            first: all.as_ptr(),
+            len: all.len(),
+        }
     }
 
     /// Where the descriptors lie, and how many.
@@ -144,7 +158,10 @@ const fn word(text: &str) -> [u8; WORD] {
 }
 
 fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
     String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
@@ -192,8 +209,8 @@ const fn layout() -> u64 {
     hash
 }
 
-/// Makes the plugins of a library loadable: once in a crate of type `cdylib`, with what [`plugin!`](crate::plugin) registers
-/// in it.
+/// Makes the plugins of a library loadable: once in a crate of type `cdylib`, with what
+/// [`plugin!`](crate::plugin) registers in it.
 #[macro_export]
 macro_rules! export_plugins {
     () => {
@@ -201,7 +218,8 @@ macro_rules! export_plugins {
         // SAFETY: nothing else has this name; plain data.
         #[unsafe(no_mangle)]
         #[allow(unsafe_code)]
-        pub static MINITRON_HANDSHAKE: $crate::registry::Handshake = $crate::registry::Handshake::OURS;
+        pub static MINITRON_HANDSHAKE: $crate::registry::Handshake =
+            $crate::registry::Handshake::OURS;
 
         /// The plugins, for a program whose handshake is the same.
         // SAFETY: nothing else has this name; called after the handshake alone.

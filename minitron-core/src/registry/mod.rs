@@ -1,7 +1,8 @@
 //! One lookup for all plugins: descriptors in, built plugins out.
 //!
-//! Descriptors are fed by `inventory` from linked crates. Nothing looks a plugin up in any other way, so that an unknown
-//! tag, a stray parameter or two plugins of one name are answered alike everywhere.
+//! Descriptors are fed by `inventory` from linked crates. Nothing looks a plugin up in any other
+//! way, so that an unknown tag, a stray parameter or two plugins of one name are answered alike
+//! everywhere.
 
 mod descriptor;
 mod guard;
@@ -25,7 +26,8 @@ use crate::contract::{Architecture, Corpus};
 use crate::error::{Error, Result};
 
 /// How to, for a person whose model is of none.
-const NEW_FAMILY: &str = "`minitron plugins new architecture DIR` writes one to start from (docs/src/first-plugin.md)";
+const NEW_FAMILY: &str =
+    "`minitron plugins new architecture DIR` writes one to start from (docs/src/first-plugin.md)";
 
 /// All plugins that this process knows, sorted by kind and tag.
 #[derive(Debug, Clone)]
@@ -42,15 +44,23 @@ impl Registry {
     /// # Errors
     /// `Plugin` when two of one kind share a tag, naming both origins.
     pub fn linked() -> Result<Self> {
-        Registry { descriptors: Vec::new(), libraries: Vec::new(), opened: Vec::new() }
-            .with(inventory::iter::<Descriptor>.into_iter().collect())
+        Registry {
+            descriptors: Vec::new(),
+            libraries: Vec::new(),
+            opened: Vec::new(),
+        }
+        .with(inventory::iter::<Descriptor>.into_iter().collect())
     }
 
     /// The same with the plugins of a library, whose content has this digest.
     ///
     /// # Errors
     /// As [`Registry::linked`].
-    pub fn with_library(mut self, digest: String, descriptors: Vec<&'static Descriptor>) -> Result<Self> {
+    pub fn with_library(
+        mut self,
+        digest: String,
+        descriptors: Vec<&'static Descriptor>,
+    ) -> Result<Self> {
         self.libraries.push(digest);
         self.opened.extend(&descriptors);
         self.with(descriptors)
@@ -63,7 +73,9 @@ impl Registry {
 
     /// Whether a plugin came with a library.
     pub fn is_opened(&self, descriptor: &'static Descriptor) -> bool {
-        self.opened.iter().any(|opened| std::ptr::eq(*opened, descriptor))
+        self.opened
+            .iter()
+            .any(|opened| std::ptr::eq(*opened, descriptor))
     }
 
     fn with(mut self, more: Vec<&'static Descriptor>) -> Result<Self> {
@@ -76,7 +88,10 @@ impl Registry {
                 return Err(Error::Plugin {
                     tag: a.tag.to_owned(),
                     origin: b.origin.to_owned(),
-                    message: format!("another {} plugin of that tag comes from {}; rename one", a.kind, a.origin),
+                    message: format!(
+                        "another {} plugin of that tag comes from {}; rename one",
+                        a.kind, a.origin
+                    ),
                 });
             }
         }
@@ -91,7 +106,10 @@ impl Registry {
                 return Err(Error::Plugin {
                     tag: a.tag.to_owned(),
                     origin: b.origin.to_owned(),
-                    message: format!("a loss on logits of that tag comes from {}; rename one", a.origin),
+                    message: format!(
+                        "a loss on logits of that tag comes from {}; rename one",
+                        a.origin
+                    ),
                 });
             }
         }
@@ -105,7 +123,10 @@ impl Registry {
 
     /// The descriptors of one kind.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &'static Descriptor> + '_ {
-        self.descriptors.iter().copied().filter(move |d| d.kind == kind)
+        self.descriptors
+            .iter()
+            .copied()
+            .filter(move |d| d.kind == kind)
     }
 
     /// A descriptor by kind and tag.
@@ -113,9 +134,13 @@ impl Registry {
     /// # Errors
     /// `Recipe` listing the known tags.
     pub fn find(&self, kind: Kind, tag: &str) -> Result<&'static Descriptor> {
-        self.of_kind(kind)
-            .find(|d| d.tag == tag)
-            .ok_or_else(|| Error::unknown(&format!("{kind} plugin"), tag, self.of_kind(kind).map(|d| d.tag)))
+        self.of_kind(kind).find(|d| d.tag == tag).ok_or_else(|| {
+            Error::unknown(
+                &format!("{kind} plugin"),
+                tag,
+                self.of_kind(kind).map(|d| d.tag),
+            )
+        })
     }
 
     /// Builds a plugin from its tag and parameters.
@@ -126,9 +151,15 @@ impl Registry {
         let descriptor = self.find(C::KIND, &spec.tag)?;
         let mut object = spec.params.clone();
         object.insert("type".to_owned(), Value::from(spec.tag.as_str()));
-        let build = C::builder(descriptor)
-            .ok_or_else(|| Error::Internal(format!("descriptor of `{}` is not of kind {}", spec.tag, C::KIND)))?;
-        build(Value::Object(object)).map_err(|e| Error::Recipe(format!("{} `{}`: {e}", C::KIND, spec.tag)))
+        let build = C::builder(descriptor).ok_or_else(|| {
+            Error::Internal(format!(
+                "descriptor of `{}` is not of kind {}",
+                spec.tag,
+                C::KIND
+            ))
+        })?;
+        build(Value::Object(object))
+            .map_err(|e| Error::Recipe(format!("{} `{}`: {e}", C::KIND, spec.tag)))
     }
 
     /// The family of a config.
@@ -146,14 +177,20 @@ impl Registry {
         let model_type = config.model_type()?;
         let known = known.join(", ");
         let message = format!("model_type `{model_type}` is not supported; supported: {known}");
-        Err(config.error(format!("{message}. A plugin can add a family: {NEW_FAMILY}")))
+        Err(config.error(format!(
+            "{message}. A plugin can add a family: {NEW_FAMILY}"
+        )))
     }
 
     /// The corpus that reads a file, by its ending; of `params`, it gets those that it has.
     ///
     /// # Errors
     /// `Recipe` listing the known endings.
-    pub fn corpus_for(&self, path: &std::path::Path, params: &[(&'static str, String)]) -> Result<Box<dyn Corpus>> {
+    pub fn corpus_for(
+        &self,
+        path: &std::path::Path,
+        params: &[(&'static str, String)],
+    ) -> Result<Box<dyn Corpus>> {
         let name = path.to_string_lossy();
         // On disks of other systems, names are in upper case.
         let lower = name.to_lowercase();
@@ -168,11 +205,18 @@ impl Registry {
                 spec = spec.with(key, value.as_str());
             }
             let corpus = self.build::<dyn Corpus>(&spec)?;
-            if corpus.extensions().iter().any(|ext| lower.ends_with(&format!(".{ext}"))) {
+            if corpus
+                .extensions()
+                .iter()
+                .any(|ext| lower.ends_with(&format!(".{ext}")))
+            {
                 return Ok(corpus);
             }
             known.extend(corpus.extensions());
         }
-        Err(Error::Recipe(format!("`{name}`: no corpus reads such files; known endings: .{}", known.join(", ."))))
+        Err(Error::Recipe(format!(
+            "`{name}`: no corpus reads such files; known endings: .{}",
+            known.join(", .")
+        )))
     }
 }

@@ -25,7 +25,10 @@ impl ModelSpec {
     /// # Errors
     /// `Checkpoint` for a config that no family describes.
     pub fn from_config(config: &Config, registry: &Registry) -> Result<ModelSpec> {
-        ModelSpec::of(&registry.architecture_for(config)?, &CheckpointInfo::config_alone(config))
+        ModelSpec::of(
+            &registry.architecture_for(config)?,
+            &CheckpointInfo::config_alone(config),
+        )
     }
 
     /// The same, and the config to be written, with what is odd about it.

@@ -7,7 +7,8 @@ use crate::error::Result;
 /// What can be removed: the groups of interchangeable units of a model.
 ///
 /// # Law
-/// Every group names a dim of the spec and has as many units as it; no dim is named twice. Data out, no tensors.
+/// Every group names a dim of the spec and has as many units as it; no dim is named twice. Data
+/// out, no tensors.
 #[typetag::serde(tag = "type")]
 pub trait Axis: Debug + Send + Sync {
     /// The groups of a model; empty where the family has no such axis.

@@ -16,38 +16,56 @@ pub struct ClientLimit {
 impl ClientLimit {
     /// A limit of this program.
     pub fn new(client: &str, message: impl Into<String>) -> Self {
-        ClientLimit { client: client.to_owned(), message: message.into() }
+        ClientLimit {
+            client: client.to_owned(),
+            message: message.into(),
+        }
     }
 }
 
 impl ModelSpec {
     /// The size of a kind of dim where `sizes` may say another one.
     pub fn size_at(&self, kind: &str, sizes: &Sizes) -> usize {
-        self.sizes_at(kind, sizes).next().unwrap_or_else(|| sizes.get(kind).copied().unwrap_or(0))
+        self.sizes_at(kind, sizes)
+            .next()
+            .unwrap_or_else(|| sizes.get(kind).copied().unwrap_or(0))
     }
 
     /// The same of every layer that has its own.
     fn sizes_at<'a>(&'a self, kind: &'a str, sizes: &'a Sizes) -> impl Iterator<Item = usize> + 'a {
         let of_kind = sizes.get(kind);
-        self.dims_of(kind).map(move |dim| sizes.get(&dim.name).or(of_kind).copied().unwrap_or(dim.size))
+        self.dims_of(kind).map(move |dim| {
+            sizes
+                .get(&dim.name)
+                .or(of_kind)
+                .copied()
+                .unwrap_or(dim.size)
+        })
     }
 
-    /// Query heads x channels of a head, where that is not the width of the residual stream: several programs compute one from
-    /// the other.
+    /// Query heads x channels of a head, where that is not the width of the residual stream:
+    /// several programs compute one from the other.
     pub fn attention_width_beside_hidden(&self, sizes: &Sizes) -> Option<usize> {
-        let width = self.size_at(HEADS, sizes).saturating_mul(self.head_dim_at(sizes));
+        let width = self
+            .size_at(HEADS, sizes)
+            .saturating_mul(self.head_dim_at(sizes));
         (width != self.size_at(HIDDEN, sizes)).then_some(width)
     }
 
-    /// Devices over which the model can be split by tensor parallelism, as vLLM does: they divide the heads and the MLP, and
-    /// they divide the key/value heads or the reverse.
+    /// Devices over which the model can be split by tensor parallelism, as vLLM does: they divide
+    /// the heads and the MLP, and they divide the key/value heads or the reverse.
     pub fn tensor_parallel_at(&self, sizes: &Sizes) -> Vec<usize> {
         let splits = |n: &usize| {
-            let divides = |kind| self.sizes_at(kind, sizes).all(|size| size.is_multiple_of(*n));
+            let divides = |kind| {
+                self.sizes_at(kind, sizes)
+                    .all(|size| size.is_multiple_of(*n))
+            };
             let mut kv_heads = self.sizes_at(KV_HEADS, sizes);
             let fits = |size: usize| size.is_multiple_of(*n) || n.is_multiple_of(size.max(1));
             divides(HEADS) && divides(MLP) && kv_heads.all(fits)
         };
-        (1..=self.sizes_at(HEADS, sizes).min().unwrap_or(0)).filter(splits).collect()
+        (1..=self.sizes_at(HEADS, sizes).min().unwrap_or(0))
+            .filter(splits)
+            .collect()
     }
 }

@@ -1,4 +1,5 @@
-//! What a model costs at some sizes: parameters, bytes of its cache, numbers that a backward pass holds.
+//! What a model costs at some sizes: parameters, bytes of its cache, numbers that a backward pass
+//! holds.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +10,18 @@ use super::{At, Cost, DEPTH, ModelSpec, Param, Role, Sizes, split_dim};
 pub struct SizeMap {
     /// By kind (`mlp`) or full name (`mlp.3`), which goes first.
     pub by_name: Sizes,
-    /// The layers that stay; without it, `depth` of them, of which each costs what they cost on average.
+    /// The layers that stay; without it, `depth` of them, of which each costs what they cost on
+    /// average.
     pub layers: Option<Vec<usize>>,
 }
 
 impl SizeMap {
     /// The size of a dim that measures `full`.
     fn size(&self, name: &str, full: usize) -> usize {
-        let found = self.by_name.get(name).or_else(|| self.by_name.get(split_dim(name).0));
+        let found = self
+            .by_name
+            .get(name)
+            .or_else(|| self.by_name.get(split_dim(name).0));
         found.copied().unwrap_or(full)
     }
 
@@ -38,13 +43,18 @@ pub fn by_kind<'a>(sizes: impl Iterator<Item = (&'a str, usize)>) -> Sizes {
         kind if first.get(kind).is_some_and(|(_, are_equal)| *are_equal) => kind.to_owned(),
         _ => name.to_owned(),
     };
-    all.into_iter().map(|(name, size)| (name_of(name), size)).collect()
+    all.into_iter()
+        .map(|(name, size)| (name_of(name), size))
+        .collect()
 }
 
 /// As they are.
 impl From<&Sizes> for SizeMap {
     fn from(sizes: &Sizes) -> Self {
-        SizeMap { by_name: sizes.clone(), layers: None }
+        SizeMap {
+            by_name: sizes.clone(),
+            layers: None,
+        }
     }
 }
 
@@ -58,12 +68,21 @@ pub(super) fn classes(spec: &ModelSpec) -> Vec<(usize, usize)> {
             && let Some(text) = described.get_mut(layer)
         {
             let sides: Vec<usize> = param.sides.iter().map(|side| spec.len(side)).collect();
-            text.push_str(&format!("{sublayer} {} {:?} {sides:?};", param.role, param.kind));
+            text.push_str(&format!(
+                "{sublayer} {} {:?} {sides:?};",
+                param.role, param.kind
+            ));
         }
     }
     for (layer, text) in described.into_iter().enumerate() {
-        let mixers: Vec<String> = spec.sublayers(layer).map(|(_, part)| format!("{:?}", part.mixer)).collect();
-        classes.entry(text + &mixers.join(";")).or_insert((layer, 0)).1 += 1;
+        let mixers: Vec<String> = spec
+            .sublayers(layer)
+            .map(|(_, part)| format!("{:?}", part.mixer))
+            .collect();
+        classes
+            .entry(text + &mixers.join(";"))
+            .or_insert((layer, 0))
+            .1 += 1;
     }
     classes.into_values().collect()
 }
@@ -84,14 +103,17 @@ impl ModelSpec {
         self.total(sizes, |at| self.volume(at, sizes, |_| true))
     }
 
-    /// The same without embeddings and output head: what the papers' ratios are about on small models.
+    /// The same without embeddings and output head: what the papers' ratios are about on small
+    /// models.
     pub fn n_non_embedding_at(&self, sizes: &Sizes) -> u64 {
         self.n_non_embedding_of(&sizes.into())
     }
 
     /// The same of sizes that may differ between layers.
     pub fn n_non_embedding_of(&self, sizes: &SizeMap) -> u64 {
-        self.total(sizes, |at| self.volume(at, sizes, |param| !param.role.is_vocabulary()))
+        self.total(sizes, |at| {
+            self.volume(at, sizes, |param| !param.role.is_vocabulary())
+        })
     }
 
     /// Number of parameters of this very model.
@@ -104,14 +126,17 @@ impl ModelSpec {
         self.volume(Some(layer), &SizeMap::default(), |_| true)
     }
 
-    /// Bytes of the cache of generation at these sizes, two per element (f16 or bf16); 0 for encoders.
+    /// Bytes of the cache of generation at these sizes, two per element (f16 or bf16); 0 for
+    /// encoders.
     pub fn kv_cache_bytes_at(&self, sizes: &Sizes, seq_len: usize, batch_size: usize) -> u64 {
         if !self.options.causal {
             return 0;
         }
         let sizes = SizeMap::from(sizes);
         let numbers = self.total(&sizes, |layer| {
-            let costs = layer.into_iter().flat_map(|layer| self.mixer_costs(layer, &sizes));
+            let costs = layer
+                .into_iter()
+                .flat_map(|layer| self.mixer_costs(layer, &sizes));
             costs.fold(0, |sum, cost| {
                 let n_tokens = cost.cached_tokens.map_or(seq_len, |most| most.min(seq_len)) as u64;
                 sum.saturating_add(cost.cache_per_token.saturating_mul(n_tokens))
@@ -120,11 +145,15 @@ impl ModelSpec {
         numbers.saturating_mul(2).saturating_mul(batch_size as u64)
     }
 
-    /// Numbers per token that a layer's backward pass needs: what its mixers hold, and the norms around them with their inputs.
+    /// Numbers per token that a layer's backward pass needs: what its mixers hold, and the norms
+    /// around them with their inputs.
     pub fn held_in(&self, layer: usize) -> u64 {
         let hidden = self.size(super::HIDDEN) as u64;
         let norms = self.sublayers(layer).map(|(_, part)| {
-            let n = [part.pre, part.post, part.after_sum].iter().flatten().count() as u64;
+            let n = [part.pre, part.post, part.after_sum]
+                .iter()
+                .flatten()
+                .count() as u64;
             n.max(1).saturating_mul(2).saturating_mul(hidden)
         });
         norms.fold(self.held_inside(layer), u64::saturating_add)
@@ -132,39 +161,65 @@ impl ModelSpec {
 
     /// The part of it that mixers hold.
     pub fn held_inside(&self, layer: usize) -> u64 {
-        self.mixer_costs(layer, &SizeMap::default()).map(|cost| cost.inside).fold(0, u64::saturating_add)
+        self.mixer_costs(layer, &SizeMap::default())
+            .map(|cost| cost.inside)
+            .fold(0, u64::saturating_add)
     }
 
     /// What the mixers of a layer cost.
     pub fn mixer_costs(&self, layer: usize, sizes: &SizeMap) -> impl Iterator<Item = Cost> {
         let size = move |kind: &str| {
             let of_layer = self.dims.get(&super::dim_of_layer(kind, layer));
-            of_layer.or_else(|| self.dims.get(kind)).map_or(0, |dim| sizes.size(&dim.name, dim.size))
+            of_layer
+                .or_else(|| self.dims.get(kind))
+                .map_or(0, |dim| sizes.size(&dim.name, dim.size))
         };
-        self.sublayers(layer).map(move |(_, part)| part.mixer.cost(&size))
+        self.sublayers(layer)
+            .map(move |(_, part)| part.mixer.cost(&size))
     }
 
     /// Over what stands around the layers (none) and every layer that stays.
     fn total(&self, sizes: &SizeMap, of: impl Fn(Option<usize>) -> u64) -> u64 {
         let around = of(None);
         if let Some(layers) = &sizes.layers {
-            return layers.iter().map(|&layer| of(Some(layer))).fold(around, u64::saturating_add);
+            return layers
+                .iter()
+                .map(|&layer| of(Some(layer)))
+                .fold(around, u64::saturating_add);
         }
         let each = (0..self.layers.len()).map(|layer| (layer, 1)).collect();
-        let classes = if sizes.is_uniform() { &self.classes } else { &each };
-        let total =
-            classes.iter().map(|&(layer, n)| of(Some(layer)).saturating_mul(n as u64)).fold(0, u64::saturating_add);
+        let classes = if sizes.is_uniform() {
+            &self.classes
+        } else {
+            &each
+        };
+        let total = classes
+            .iter()
+            .map(|&(layer, n)| of(Some(layer)).saturating_mul(n as u64))
+            .fold(0, u64::saturating_add);
         let n_full = self.layers.len().max(1);
         let n_layers = sizes.by_name.get(DEPTH).copied().unwrap_or(n_full);
-        let share = u128::from(total).saturating_mul(n_layers as u128).checked_div(n_full as u128).unwrap_or(0);
+        let share = u128::from(total)
+            .saturating_mul(n_layers as u128)
+            .checked_div(n_full as u128)
+            .unwrap_or(0);
         around.saturating_add(u64::try_from(share).unwrap_or(u64::MAX))
     }
 
     /// Elements of the tensors of a layer, or of those around the layers.
-    fn volume(&self, layer: Option<usize>, sizes: &SizeMap, counts: impl Fn(&Param) -> bool) -> u64 {
+    fn volume(
+        &self,
+        layer: Option<usize>,
+        sizes: &SizeMap,
+        counts: impl Fn(&Param) -> bool,
+    ) -> u64 {
         let size_of = |dim: &str| self.dims.get(dim).map(|found| sizes.size(dim, found.size));
-        let volume =
-            |param: &Param| param.sides.iter().fold(1u64, |n, side| n.saturating_mul(side.len(size_of) as u64));
+        let volume = |param: &Param| {
+            param
+                .sides
+                .iter()
+                .fold(1u64, |n, side| n.saturating_mul(side.len(size_of) as u64))
+        };
         let params = self.params_in(layer).filter(|param| counts(param));
         params.map(volume).fold(0, u64::saturating_add)
     }
@@ -172,7 +227,10 @@ impl ModelSpec {
     /// Tensors of a layer, or of those around the layers.
     pub fn params_in(&self, layer: Option<usize>) -> impl Iterator<Item = &Param> {
         let found = self.by_layer.get(layer.map_or(0, |layer| layer + 1));
-        found.into_iter().flatten().filter_map(|&idx| self.params.get(idx))
+        found
+            .into_iter()
+            .flatten()
+            .filter_map(|&idx| self.params.get(idx))
     }
 
     /// Indices of the tensors around the layers, then of each layer.
@@ -190,11 +248,14 @@ impl ModelSpec {
     pub fn states_hold(&self, n_before: usize, n_tokens: usize) -> bool {
         let parts = self.layers.iter().flat_map(|layer| &layer.0);
         let limits = parts.filter_map(|part| part.mixer.states_hold_for());
-        limits.min().is_none_or(|limit| n_before > limit || n_tokens <= limit)
+        limits
+            .min()
+            .is_none_or(|limit| n_before > limit || n_tokens <= limit)
     }
 
     /// Whether the model has an output projection of its own.
     pub fn has_own_head(&self) -> bool {
-        self.find(At::Model, Role::HEAD, super::ParamKind::Weight).is_some()
+        self.find(At::Model, Role::HEAD, super::ParamKind::Weight)
+            .is_some()
     }
 }

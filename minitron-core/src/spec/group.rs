@@ -16,9 +16,11 @@ pub struct PruneGroup {
     pub sites: Vec<Site>,
     /// Number of units.
     pub n_units: usize,
-    /// Activation channels of one unit: `head_dim` for heads, those of all its queries for a key/value head, 1 elsewhere.
+    /// Activation channels of one unit: `head_dim` for heads, those of all its queries for a
+    /// key/value head, 1 elsewhere.
     pub block: usize,
-    /// The units fall into this many runs of equal length, and as many stay in each (grouped queries). 1 elsewhere.
+    /// The units fall into this many runs of equal length, and as many stay in each (grouped
+    /// queries). 1 elsewhere.
     pub n_parts: usize,
     /// What goes is one run of units, the one with the lowest sum of scores; else unit by unit.
     pub contiguous: bool,
@@ -38,7 +40,11 @@ impl PruneGroup {
                 sites: spec.observed_at(&dim.name),
                 n_units: dim.size,
                 block: block_of(spec, &dim.name),
-                n_parts: dim.partition.as_ref().and_then(|by| spec.dims.get(by)).map_or(1, |by| by.size),
+                n_parts: dim
+                    .partition
+                    .as_ref()
+                    .and_then(|by| spec.dims.get(by))
+                    .map_or(1, |by| by.size),
                 contiguous: false,
             })
             .collect();
@@ -52,9 +58,12 @@ impl PruneGroup {
     }
 }
 
-/// A unit that carries units of another dim, as a key/value head its queries, is seen through theirs.
+/// A unit that carries units of another dim, as a key/value head its queries, is seen through
+/// theirs.
 fn block_of(spec: &ModelSpec, name: &str) -> usize {
     let width = |name: &str| spec.unit_width(name).unwrap_or(1);
     let n_units = spec.dims.get(name).map_or(1, |dim| dim.size.max(1));
-    spec.carried_by(name).map_or(width(name), |carried| width(&carried.name) * (carried.size / n_units))
+    spec.carried_by(name).map_or(width(name), |carried| {
+        width(&carried.name) * (carried.size / n_units)
+    })
 }

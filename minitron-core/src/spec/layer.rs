@@ -1,11 +1,13 @@
-//! What a model is made of, as data: layers are lists of sublayers, and a sublayer is a mixer with norms around it.
+//! What a model is made of, as data: layers are lists of sublayers, and a sublayer is a mixer with
+//! norms around it.
 
 use std::sync::Arc;
 
 use super::{Activation, Norm};
 use crate::mixers::Mixer;
 
-/// The sublayers of one layer, in the order in which they add to the residual stream. A layer without any is the identity.
+/// The sublayers of one layer, in the order in which they add to the residual stream. A layer
+/// without any is the identity.
 #[derive(Debug, Clone, Default)]
 pub struct Layer(pub Vec<Sublayer>);
 
@@ -26,7 +28,8 @@ pub struct Sublayer {
     pub after_sum: Option<Norm>,
     /// Factor of what is added.
     pub scale: f64,
-    /// Whether it reads what entered the layer, beside the sublayers before it, rather than what they left.
+    /// Whether it reads what entered the layer, beside the sublayers before it, rather than what
+    /// they left.
     pub reads_layer_input: bool,
 }
 
@@ -38,25 +41,41 @@ impl Sublayer {
 
     /// The same of a mixer that is shared.
     pub fn of(mixer: Arc<dyn Mixer>) -> Self {
-        Sublayer { mixer, pre: None, post: None, after_sum: None, scale: 1.0, reads_layer_input: false }
+        Sublayer {
+            mixer,
+            pre: None,
+            post: None,
+            after_sum: None,
+            scale: 1.0,
+            reads_layer_input: false,
+        }
     }
 
     /// The same behind a norm.
     #[must_use]
     pub fn pre(self, norm: Norm) -> Self {
-        Sublayer { pre: Some(norm), ..self }
+        Sublayer {
+            pre: Some(norm),
+            ..self
+        }
     }
 
     /// The same with a norm on what is added.
     #[must_use]
     pub fn post(self, norm: Norm) -> Self {
-        Sublayer { post: Some(norm), ..self }
+        Sublayer {
+            post: Some(norm),
+            ..self
+        }
     }
 
     /// The same with a norm on the sum.
     #[must_use]
     pub fn after_sum(self, norm: Norm) -> Self {
-        Sublayer { after_sum: Some(norm), ..self }
+        Sublayer {
+            after_sum: Some(norm),
+            ..self
+        }
     }
 }
 
@@ -67,7 +86,8 @@ pub struct Embedding {
     pub norm: Option<Norm>,
     /// Factor of the token table's rows.
     pub scale: f64,
-    /// Whether that factor is the root of the stream's width, so that a narrower student has another.
+    /// Whether that factor is the root of the stream's width, so that a narrower student has
+    /// another.
     pub scales_with_hidden: bool,
     /// Row of the position table for the first token.
     pub first_position: usize,
@@ -75,7 +95,12 @@ pub struct Embedding {
 
 impl Default for Embedding {
     fn default() -> Self {
-        Embedding { norm: None, scale: 1.0, scales_with_hidden: false, first_position: 0 }
+        Embedding {
+            norm: None,
+            scale: 1.0,
+            scales_with_hidden: false,
+            first_position: 0,
+        }
     }
 }
 
@@ -92,6 +117,10 @@ pub struct Head {
 
 impl Default for Head {
     fn default() -> Self {
-        Head { transform: None, scale: 1.0, softcap: None }
+        Head {
+            transform: None,
+            scale: 1.0,
+            softcap: None,
+        }
     }
 }

@@ -5,8 +5,9 @@
 //! tensors   q_proj [ heads.3 x8 | hidden ]     k_proj [ kv_heads.3 x8 | hidden ]     o_proj [ hidden | heads.3 x8 ]
 //! ```
 //!
-//! An architecture plugin writes it, [`ModelSpec::check`] compares it with the file, and everything further right
-//! (model, groups, plans, views, parameter counts) follows from it without knowing a single tensor name.
+//! An architecture plugin writes it, [`ModelSpec::check`] compares it with the file, and everything
+//! further right (model, groups, plans, views, parameter counts) follows from it without knowing a
+//! single tensor name.
 
 mod architecture;
 mod axis;
@@ -25,9 +26,9 @@ mod table;
 mod unread;
 
 pub use crate::parts::{
-    Activation, At, ConfigKey, Constraint, Cost, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Norm, NormKind, Param,
-    ParamKind, Part, Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling, Side, Site, SizeOf, UnitsOf, dim_of_layer,
-    split_dim, units,
+    Activation, At, ConfigKey, Constraint, Cost, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Norm,
+    NormKind, Param, ParamKind, Part, Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling, Side,
+    Site, SizeOf, UnitsOf, dim_of_layer, split_dim, units,
 };
 pub use architecture::Architecture;
 pub use axis::Axis;
@@ -48,8 +49,8 @@ use std::sync::Arc;
 use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource};
 use crate::error::{Error, Result};
 
-/// Target or actual sizes by kind of dim: `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`, `depth`. Where layers differ, by
-/// dim: `mlp.3`, which goes before its kind.
+/// Target or actual sizes by kind of dim: `hidden`, `mlp`, `heads`, `kv_heads`, `rope_pairs`,
+/// `depth`. Where layers differ, by dim: `mlp.3`, which goes before its kind.
 pub type Sizes = BTreeMap<String, usize>;
 
 /// Everything that is known of a model besides its weights.
@@ -57,7 +58,8 @@ pub type Sizes = BTreeMap<String, usize>;
 pub struct ModelSpec {
     /// Tag of the architecture plugin that wrote it.
     pub architecture: String,
-    /// The plugin itself, which describes a student's config as well; none of a spec that was put together by hand.
+    /// The plugin itself, which describes a student's config as well; none of a spec that was put
+    /// together by hand.
     pub family: Option<Arc<dyn Architecture>>,
     /// The configuration it was written from.
     pub config: Config,
@@ -77,9 +79,11 @@ pub struct ModelSpec {
     pub pinned: Vec<(String, serde_json::Value)>,
     /// What ties sizes to each other, or holds one.
     pub constraints: Vec<Constraint>,
-    /// Endings of names under which older files hold buffers beside the weights: nothing is lost with them.
+    /// Endings of names under which older files hold buffers beside the weights: nothing is lost
+    /// with them.
     pub buffers: &'static [&'static str],
-    /// Keys of config.json that change other families and that this one reads, so that nobody is warned of them.
+    /// Keys of config.json that change other families and that this one reads, so that nobody is
+    /// warned of them.
     pub reads: &'static [&'static str],
     index: HashMap<(At, Role, ParamKind), usize>,
     /// Indices of the tensors around the layers, then of each layer.
@@ -92,7 +96,8 @@ impl ModelSpec {
     /// Puts the parts together.
     ///
     /// # Errors
-    /// `Internal` when two tensors have one role or a part names no dim: the architecture plugin is at fault.
+    /// `Internal` when two tensors have one role or a part names no dim: the architecture plugin is
+    /// at fault.
     pub fn new(
         architecture: &str,
         config: &Config,
@@ -101,19 +106,42 @@ impl ModelSpec {
         layers: Vec<Layer>,
         options: Options,
     ) -> Result<Self> {
-        let dims: BTreeMap<String, Dim> = dims.into_iter().map(|dim| (dim.name.clone(), dim)).collect();
+        let dims: BTreeMap<String, Dim> = dims
+            .into_iter()
+            .map(|dim| (dim.name.clone(), dim))
+            .collect();
         let mut index = HashMap::new();
         for (idx, param) in params.iter().enumerate() {
-            if let Some(dim) = param.sides.iter().flat_map(Side::dims).find(|&dim| !dims.contains_key(dim)) {
-                return Err(Error::Internal(format!("`{}` names the unknown dim `{dim}`", param.name())));
+            if let Some(dim) = param
+                .sides
+                .iter()
+                .flat_map(Side::dims)
+                .find(|&dim| !dims.contains_key(dim))
+            {
+                return Err(Error::Internal(format!(
+                    "`{}` names the unknown dim `{dim}`",
+                    param.name()
+                )));
             }
-            if param.role != Role::CARRIED && index.insert((param.at, param.role, param.kind), idx).is_some() {
-                return Err(Error::Internal(format!("`{}` has the role of another tensor", param.name())));
+            if param.role != Role::CARRIED
+                && index
+                    .insert((param.at, param.role, param.kind), idx)
+                    .is_some()
+            {
+                return Err(Error::Internal(format!(
+                    "`{}` has the role of another tensor",
+                    param.name()
+                )));
             }
             if let At::Sublayer { layer, sublayer } = param.at
-                && layers.get(layer).is_none_or(|layer: &Layer| layer.0.len() <= sublayer)
+                && layers
+                    .get(layer)
+                    .is_none_or(|layer: &Layer| layer.0.len() <= sublayer)
             {
-                return Err(Error::Internal(format!("`{}` belongs to a part that is not there", param.name())));
+                return Err(Error::Internal(format!(
+                    "`{}` belongs to a part that is not there",
+                    param.name()
+                )));
             }
         }
         let by_layer = Self::grouped(&params, layers.len());
@@ -145,7 +173,10 @@ impl ModelSpec {
     /// `Checkpoint` for what the family cannot be.
     pub fn of(family: &Arc<dyn Architecture>, info: &CheckpointInfo) -> Result<Self> {
         let spec = family.spec(info)?;
-        Ok(ModelSpec { family: Some(Arc::clone(family)), ..spec })
+        Ok(ModelSpec {
+            family: Some(Arc::clone(family)),
+            ..spec
+        })
     }
 
     /// What the same family says of another config or file.
@@ -153,23 +184,35 @@ impl ModelSpec {
     /// # Errors
     /// As [`ModelSpec::of`]; `Internal` without a family.
     pub fn redescribed(&self, info: &CheckpointInfo) -> Result<Self> {
-        let family = self.family.as_ref().ok_or_else(|| Error::Internal("a spec of no family".into()))?;
+        let family = self
+            .family
+            .as_ref()
+            .ok_or_else(|| Error::Internal("a spec of no family".into()))?;
         ModelSpec::of(family, info)
     }
 
-    /// Programs that take this family but not a model of these sizes (kinds left out keep theirs), with what helps.
+    /// Programs that take this family but not a model of these sizes (kinds left out keep theirs),
+    /// with what helps.
     pub fn client_limits(&self, sizes: &Sizes) -> Vec<ClientLimit> {
-        self.family.as_ref().map_or_else(Vec::new, |family| family.client_limits(self, sizes))
+        self.family
+            .as_ref()
+            .map_or_else(Vec::new, |family| family.client_limits(self, sizes))
     }
 
     /// The tensor with a role in some part of the model, where it has one.
     pub fn find(&self, at: At, role: Role, kind: ParamKind) -> Option<&Param> {
-        self.index.get(&(at, role, kind)).and_then(|&idx| self.params.get(idx))
+        self.index
+            .get(&(at, role, kind))
+            .and_then(|&idx| self.params.get(idx))
     }
 
     /// Every part of a layer, in order.
     pub fn sublayers(&self, layer: usize) -> impl Iterator<Item = (At, &Sublayer)> {
-        let parts = self.layers.get(layer).into_iter().flat_map(|layer| layer.0.iter().enumerate());
+        let parts = self
+            .layers
+            .get(layer)
+            .into_iter()
+            .flat_map(|layer| layer.0.iter().enumerate());
         parts.map(move |(sublayer, part)| (At::Sublayer { layer, sublayer }, part))
     }
 
@@ -181,17 +224,23 @@ impl ModelSpec {
 
     /// Size of a dim by full name.
     pub fn dim(&self, name: &str) -> Result<&Dim> {
-        self.dims.get(name).ok_or_else(|| Error::unknown("dim", name, self.dims.keys().map(String::as_str)))
+        self.dims
+            .get(name)
+            .ok_or_else(|| Error::unknown("dim", name, self.dims.keys().map(String::as_str)))
     }
 
     /// The dim that a dim partitions: the query heads of `kv_heads.3` are `heads.3`.
     pub fn carried_by(&self, name: &str) -> Option<&Dim> {
-        self.dims.values().find(|dim| dim.partition.as_deref() == Some(name))
+        self.dims
+            .values()
+            .find(|dim| dim.partition.as_deref() == Some(name))
     }
 
-    /// The dims of a kind, layer after layer: the one of that name, or `mlp.0`, `mlp.1`, … where they are there.
+    /// The dims of a kind, layer after layer: the one of that name, or `mlp.0`, `mlp.1`, … where
+    /// they are there.
     pub fn dims_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Dim> {
-        let of_layers = (0..self.layers.len()).filter_map(move |layer| self.dims.get(&dim_of_layer(kind, layer)));
+        let of_layers = (0..self.layers.len())
+            .filter_map(move |layer| self.dims.get(&dim_of_layer(kind, layer)));
         self.dims.get(kind).into_iter().chain(of_layers)
     }
 
@@ -217,10 +266,15 @@ impl ModelSpec {
 
     /// What the config says of each layer under a key, or implies by its index.
     pub fn pattern(&self, key: &str) -> Option<&[serde_json::Value]> {
-        self.dims.values().flat_map(|dim| &dim.stated).find_map(|stated| match stated {
-            ConfigKey::Pattern { path, values } if path.rsplit('.').next() == Some(key) => Some(values.as_slice()),
-            _ => None,
-        })
+        self.dims
+            .values()
+            .flat_map(|dim| &dim.stated)
+            .find_map(|stated| match stated {
+                ConfigKey::Pattern { path, values } if path.rsplit('.').next() == Some(key) => {
+                    Some(values.as_slice())
+                }
+                _ => None,
+            })
     }
 
     /// Compares every declared tensor with the source, before anything is allocated.
@@ -228,29 +282,38 @@ impl ModelSpec {
     /// Returns the names in the source that the family does not know: they are not carried over.
     ///
     /// # Errors
-    /// `Checkpoint` for the first tensor that is missing, of another shape, not of a floating-point type, or stored twice
-    /// with different values although it is tied.
+    /// `Checkpoint` for the first tensor that is missing, of another shape, not of a floating-point
+    /// type, or stored twice with different values although it is tied.
     pub fn check(&self, source: &dyn TensorSource) -> Result<Vec<String>> {
         for tensor in &self.params {
             let name = tensor.name();
             let Some(found) = source.info(&name) else {
-                let message = format!("tensor `{name}` is missing; `{}` of this config needs it", self.architecture);
+                let message = format!(
+                    "tensor `{name}` is missing; `{}` of this config needs it",
+                    self.architecture
+                );
                 return Err(self.config_dir_error(message));
             };
             self.check_tensor(tensor, &name, &found)?;
             self.check_ties(tensor, &name, source)?;
         }
-        let known: std::collections::HashSet<String> = self.params.iter().map(Param::name).collect();
-        let aliases: std::collections::HashSet<&String> = self.params.iter().flat_map(|t| &t.aliases).collect();
+        let known: std::collections::HashSet<String> =
+            self.params.iter().map(Param::name).collect();
+        let aliases: std::collections::HashSet<&String> =
+            self.params.iter().flat_map(|t| &t.aliases).collect();
         let is_buffer = |name: &String| self.buffers.iter().any(|ending| name.ends_with(ending));
-        let unknown = |name: &String| !known.contains(name) && !aliases.contains(name) && !is_buffer(name);
+        let unknown =
+            |name: &String| !known.contains(name) && !aliases.contains(name) && !is_buffer(name);
         Ok(source.names().into_iter().filter(unknown).collect())
     }
 
     fn check_tensor(&self, tensor: &Param, name: &str, found: &TensorInfo) -> Result<()> {
         use safetensors::Dtype::{BF16, F16, F32, F64};
-        let expected: Vec<usize> =
-            tensor.sides.iter().map(|side| side.len(|dim| self.dims.get(dim).map(|d| d.size))).collect();
+        let expected: Vec<usize> = tensor
+            .sides
+            .iter()
+            .map(|side| side.len(|dim| self.dims.get(dim).map(|d| d.size)))
+            .collect();
         if expected != found.shape {
             let message = format!(
                 "tensor `{name}`: expected shape {expected:?} by config.json, got {:?}; the config belongs to other weights",
@@ -259,15 +322,23 @@ impl ModelSpec {
             return Err(self.config_dir_error(message));
         }
         if !matches!(found.dtype, F64 | F32 | F16 | BF16) && !tensor.is_passed_through() {
-            let message = format!("tensor `{name}`: expected f64, f32, f16 or bf16, got {:?}", found.dtype);
+            let message = format!(
+                "tensor `{name}`: expected f64, f32, f16 or bf16, got {:?}",
+                found.dtype
+            );
             return Err(self.config_dir_error(message));
         }
         Ok(())
     }
 
-    /// A tied tensor that the file holds twice must hold the same both times: `transformers` would use both.
+    /// A tied tensor that the file holds twice must hold the same both times: `transformers` would
+    /// use both.
     fn check_ties(&self, tensor: &Param, name: &str, source: &dyn TensorSource) -> Result<()> {
-        for alias in tensor.aliases.iter().filter(|alias| source.info(alias).is_some()) {
+        for alias in tensor
+            .aliases
+            .iter()
+            .filter(|alias| source.info(alias).is_some())
+        {
             if !same_values(source, name, alias)? {
                 let message = format!(
                     "config.json ties `{alias}` to `{name}`, the file holds different values for them; \
@@ -287,7 +358,9 @@ impl ModelSpec {
 
 /// Compares two tensors in pieces: embedding tables can be larger than what else is in memory.
 fn same_values(source: &dyn TensorSource, one: &str, other: &str) -> Result<bool> {
-    let (Some(info), Some(other_info)) = (source.info(one), source.info(other)) else { return Ok(false) };
+    let (Some(info), Some(other_info)) = (source.info(one), source.info(other)) else {
+        return Ok(false);
+    };
     if info.shape != other_info.shape {
         return Ok(false);
     }
@@ -296,7 +369,10 @@ fn same_values(source: &dyn TensorSource, one: &str, other: &str) -> Result<bool
     let step = (PIECE_BYTES / row_bytes.max(1)).max(1);
     for start in (0..n_rows).step_by(step) {
         let rows = start..n_rows.min(start + step);
-        if !source.read_rows(one, rows.clone())?.f_equal(&source.read_rows(other, rows)?)? {
+        if !source
+            .read_rows(one, rows.clone())?
+            .f_equal(&source.read_rows(other, rows)?)?
+        {
             return Ok(false);
         }
     }

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 
 /// What an architecture may look at: the config, and the tensor names where there is a file.
 ///
-/// One family is stored under several spellings (with or without a prefix, a pooler, a head); the names decide.
+/// One family is stored under several spellings (with or without a prefix, a pooler, a head); the
+/// names decide.
 #[derive(Debug)]
 pub struct CheckpointInfo<'a> {
     /// `config.json`.
@@ -25,23 +26,38 @@ impl<'a> CheckpointInfo<'a> {
     /// With a file.
     pub fn of(config: &'a Config, source: &dyn TensorSource) -> Self {
         let shape = |name: &str| source.info(name).map(|info| info.shape).unwrap_or_default();
-        let tensors = source.names().into_iter().map(|name| (name.clone(), shape(&name))).collect();
-        CheckpointInfo { config, tensors: Some(tensors) }
+        let tensors = source
+            .names()
+            .into_iter()
+            .map(|name| (name.clone(), shape(&name)))
+            .collect();
+        CheckpointInfo {
+            config,
+            tensors: Some(tensors),
+        }
     }
 
     /// From a config alone: the family's own spelling.
     pub fn config_alone(config: &'a Config) -> Self {
-        CheckpointInfo { config, tensors: None }
+        CheckpointInfo {
+            config,
+            tensors: None,
+        }
     }
 
     /// Whether the file holds a tensor; `otherwise` where there is no file.
     pub fn has(&self, name: &str, otherwise: bool) -> bool {
-        self.tensors.as_ref().map_or(otherwise, |tensors| tensors.contains_key(name))
+        self.tensors
+            .as_ref()
+            .map_or(otherwise, |tensors| tensors.contains_key(name))
     }
 
     /// The file's tensors with their shapes; none where there is no file.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.tensors.iter().flatten().map(|(name, shape)| (name.as_str(), shape.as_slice()))
+        self.tensors
+            .iter()
+            .flatten()
+            .map(|(name, shape)| (name.as_str(), shape.as_slice()))
     }
 }
 
@@ -57,9 +73,10 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Describes a checkpoint and compares every tensor's shape with the description. Whatever reads a weight afterwards is told
-    /// where it is NaN or infinite. What is odd about the folder is in the checkpoint's remarks; keys that describe the files
-    /// alone are not in its config any more.
+    /// Describes a checkpoint and compares every tensor's shape with the description. Whatever
+    /// reads a weight afterwards is told where it is NaN or infinite. What is odd about the folder
+    /// is in the checkpoint's remarks; keys that describe the files alone are not in its config any
+    /// more.
     ///
     /// # Errors
     /// `Checkpoint` for anything missing, malformed or mismatched.
@@ -70,29 +87,57 @@ impl ModelFolder {
         }
         let checked = spec.check(&checkpoint.tensors);
         let unknown_tensors = checked.map_err(|error| with_hint(error, &checkpoint.remarks))?;
-        let weights = spec.params.iter().filter(|tensor| !tensor.is_passed_through());
+        let weights = spec
+            .params
+            .iter()
+            .filter(|tensor| !tensor.is_passed_through());
         checkpoint.tensors.expect_weights(weights.map(Param::name));
-        let Checkpoint { config, remarks, .. } = &mut checkpoint;
+        let Checkpoint {
+            config, remarks, ..
+        } = &mut checkpoint;
         let spec = spec.into_written(config, remarks);
-        Ok(ModelFolder { checkpoint, spec, unknown_tensors })
+        Ok(ModelFolder {
+            checkpoint,
+            spec,
+            unknown_tensors,
+        })
     }
 
     /// Stored bytes of the weights that the family knows.
     pub fn n_bytes(&self) -> u64 {
         let n_bytes = |name: String| self.checkpoint.tensors.info(&name)?.n_bytes();
-        self.spec.params.iter().filter_map(|tensor| n_bytes(tensor.name())).sum()
+        self.spec
+            .params
+            .iter()
+            .filter_map(|tensor| n_bytes(tensor.name()))
+            .sum()
     }
 }
 
-/// Describes a model, and has its tensors read by the names of the description, whatever stands in front of them in the file.
+/// Describes a model, and has its tensors read by the names of the description, whatever stands in
+/// front of them in the file.
 fn named(checkpoint: &mut Checkpoint, family: &Arc<dyn Architecture>) -> Result<ModelSpec> {
     let config = &checkpoint.config;
     let names: BTreeSet<String> = checkpoint.tensors.names().into_iter().collect();
     let mut best: Option<(usize, Renaming, ModelSpec)> = None;
     for candidate in Renaming::candidates(&names) {
-        let shape = |name: &String| checkpoint.tensors.info(name).map(|info| info.shape).unwrap_or_default();
-        let read = |name: &String| (candidate.names().get(name).unwrap_or(name).clone(), shape(name));
-        let evidence = CheckpointInfo { config, tensors: Some(names.iter().map(read).collect()) };
+        let shape = |name: &String| {
+            checkpoint
+                .tensors
+                .info(name)
+                .map(|info| info.shape)
+                .unwrap_or_default()
+        };
+        let read = |name: &String| {
+            (
+                candidate.names().get(name).unwrap_or(name).clone(),
+                shape(name),
+            )
+        };
+        let evidence = CheckpointInfo {
+            config,
+            tensors: Some(names.iter().map(read).collect()),
+        };
         let spec = ModelSpec::of(family, &evidence)?;
         let (renaming, n_missing) = candidate.completed(&names, &spec);
         if best.as_ref().is_none_or(|(least, ..)| n_missing < *least) {
@@ -102,10 +147,14 @@ fn named(checkpoint: &mut Checkpoint, family: &Arc<dyn Architecture>) -> Result<
             break;
         }
     }
-    let (_, renaming, spec) = best.ok_or_else(|| Error::Internal("no way to read a file's names".into()))?;
+    let (_, renaming, spec) =
+        best.ok_or_else(|| Error::Internal("no way to read a file's names".into()))?;
     checkpoint.tensors.rename(renaming.names());
     for said in renaming.said() {
-        checkpoint.remarks.warnings.push(format!("{}: {said}", checkpoint.dir.display()));
+        checkpoint
+            .remarks
+            .warnings
+            .push(format!("{}: {said}", checkpoint.dir.display()));
     }
     Ok(spec)
 }
@@ -113,9 +162,10 @@ fn named(checkpoint: &mut Checkpoint, family: &Arc<dyn Architecture>) -> Result<
 /// An odd index or a second set of weights is the likely cause of what does not fit.
 fn with_hint(error: Error, remarks: &Remarks) -> Error {
     match (error, remarks.warnings.first()) {
-        (Error::Checkpoint { path, message }, Some(hint)) => {
-            Error::Checkpoint { path, message: format!("{message}; what may be the cause: {hint}") }
-        }
+        (Error::Checkpoint { path, message }, Some(hint)) => Error::Checkpoint {
+            path,
+            message: format!("{message}; what may be the cause: {hint}"),
+        },
         (error, _) => error,
     }
 }
@@ -123,7 +173,11 @@ fn with_hint(error: Error, remarks: &Remarks) -> Error {
 /// Why a folder holds no whole model of plain weights, where that can be told.
 fn as_codes_or_headless(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<String> {
     let source = &checkpoint.tensors;
-    let missing: Vec<&Param> = spec.params.iter().filter(|t| source.info(&t.name()).is_none()).collect();
+    let missing: Vec<&Param> = spec
+        .params
+        .iter()
+        .filter(|t| source.info(&t.name()).is_none())
+        .collect();
     if let [tensor] = missing.as_slice()
         && tensor.role == Role::HEAD
         && tensor.kind == ParamKind::Weight
@@ -135,14 +189,18 @@ fn as_codes_or_headless(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<Str
             tensor.name()
         ));
     }
-    spec.params.iter().find_map(|tensor| as_codes(&checkpoint.config, source, &tensor.name()))
+    spec.params
+        .iter()
+        .find_map(|tensor| as_codes(&checkpoint.config, source, &tensor.name()))
 }
 
 impl ModelSpec {
-    /// The same under the config that is written: without keys that describe the source's files, which are said, as is what
-    /// the family does not read.
+    /// The same under the config that is written: without keys that describe the source's files,
+    /// which are said, as is what the family does not read.
     pub(crate) fn into_written(mut self, config: &mut Config, remarks: &mut Remarks) -> Self {
-        remarks.warnings.extend(unread(config, &self.architecture, self.reads));
+        remarks
+            .warnings
+            .extend(unread(config, &self.architecture, self.reads));
         let stale = drop_stale(config);
         remarks.warnings.extend(stale.warnings);
         remarks.notes.extend(stale.notes);
@@ -150,7 +208,8 @@ impl ModelSpec {
         self
     }
 
-    /// Refuses a model whose forward pass is not known, before anything is loaded. What turns nothing does not ask.
+    /// Refuses a model whose forward pass is not known, before anything is loaded. What turns
+    /// nothing does not ask.
     ///
     /// # Errors
     /// `Checkpoint` naming the key, and the way out.

@@ -44,33 +44,52 @@ struct Stated<'a> {
 }
 
 impl Rotary {
-    /// The longest sequence: all positions, and as many times those as the base grows with the length.
+    /// The longest sequence: all positions, and as many times those as the base grows with the
+    /// length.
     pub fn longest(&self, max_positions: usize) -> usize {
         match self.scaling {
-            RotaryScaling::Dynamic { factor, .. } if factor > 1.0 => (max_positions as f64 * factor) as usize,
+            RotaryScaling::Dynamic { factor, .. } if factor > 1.0 => {
+                (max_positions as f64 * factor) as usize
+            }
             _ => max_positions,
         }
     }
 
-    /// Rotary options, stated as `rope_parameters`, or in the older way as `rope_theta` and `rope_scaling`.
+    /// Rotary options, stated as `rope_parameters`, or in the older way as `rope_theta` and
+    /// `rope_scaling`.
     ///
-    /// The older key goes first where both are there, as in `transformers`. A kind of scaling that is not known is kept as such:
-    /// only what turns queries and keys needs it.
+    /// The older key goes first where both are there, as in `transformers`. A kind of scaling that
+    /// is not known is kept as such: only what turns queries and keys needs it.
     ///
     /// # Errors
     /// `Checkpoint` for numbers that do not go together.
     pub fn read(config: &Config, shape: &Shape, defaults: RotaryDefaults) -> Result<Self> {
         let (place, nested) = parameters(config)?;
-        if let Some(why) = nested.as_ref().and_then(|nested| by_kind_of_layer(place, nested)) {
+        if let Some(why) = nested
+            .as_ref()
+            .and_then(|nested| by_kind_of_layer(place, nested))
+        {
             let n_rotated = n_rotated(config, shape, defaults.partial)?;
             let scaling = RotaryScaling::Unsupported { why };
-            return Ok(Rotary { theta: defaults.theta, n_rotated, scaling, factor: 1.0 });
+            return Ok(Rotary {
+                theta: defaults.theta,
+                n_rotated,
+                scaling,
+                factor: 1.0,
+            });
         }
-        Stated { config, place: place.to_owned(), nested, shape, defaults }.rotary()
+        Stated {
+            config,
+            place: place.to_owned(),
+            nested,
+            shape,
+            defaults,
+        }
+        .rotary()
     }
 
-    /// The same of one kind of layer, such as `sliding_attention`, where `rope_parameters` has an object for each kind;
-    /// `scaled` says whether parameters for all layers are for this kind too.
+    /// The same of one kind of layer, such as `sliding_attention`, where `rope_parameters` has an
+    /// object for each kind; `scaled` says whether parameters for all layers are for this kind too.
     ///
     /// # Errors
     /// `Checkpoint` for numbers that do not go together.
@@ -82,18 +101,31 @@ impl Rotary {
         defaults: RotaryDefaults,
     ) -> Result<Self> {
         let (place, nested) = parameters(config)?;
-        let by_type = nested.as_ref().is_some_and(|nested| by_kind_of_layer(place, nested).is_some());
+        let by_type = nested
+            .as_ref()
+            .is_some_and(|nested| by_kind_of_layer(place, nested).is_some());
         let (place, nested) = match nested {
-            Some(nested) if by_type => (format!("{place}.{layer_type}"), nested.nested(layer_type)?),
+            Some(nested) if by_type => {
+                (format!("{place}.{layer_type}"), nested.nested(layer_type)?)
+            }
             nested => (place.to_owned(), nested.filter(|_| scaled)),
         };
-        Stated { config, place, nested, shape, defaults }.rotary()
+        Stated {
+            config,
+            place,
+            nested,
+            shape,
+            defaults,
+        }
+        .rotary()
     }
 }
 
 /// The object with the parameters, and its key.
 fn parameters(config: &Config) -> Result<(&'static str, Option<Config>)> {
-    let older = config.nested("rope_scaling")?.filter(|nested| nested.to_value() != serde_json::json!({}));
+    let older = config
+        .nested("rope_scaling")?
+        .filter(|nested| nested.to_value() != serde_json::json!({}));
     match older {
         Some(nested) => Ok(("rope_scaling", Some(nested))),
         None => Ok(("rope_parameters", config.nested("rope_parameters")?)),
@@ -102,15 +134,28 @@ fn parameters(config: &Config) -> Result<(&'static str, Option<Config>)> {
 
 impl Stated<'_> {
     fn rotary(&self) -> Result<Rotary> {
-        let n_rotated =
-            n_rotated(self.config, self.shape, self.number("partial_rotary_factor", Some(self.defaults.partial))?)?;
+        let n_rotated = n_rotated(
+            self.config,
+            self.shape,
+            self.number("partial_rotary_factor", Some(self.defaults.partial))?,
+        )?;
         let (scaling, factor) = self.scaling(n_rotated)?;
-        Ok(Rotary { theta: self.theta()?, n_rotated, scaling, factor })
+        Ok(Rotary {
+            theta: self.theta()?,
+            n_rotated,
+            scaling,
+            factor,
+        })
     }
 
     /// Of the parameters, or beside them under the older key or the usual one, or the family's.
     fn theta(&self) -> Result<f64> {
-        let RotaryDefaults { theta, theta_key, own_theta, .. } = self.defaults;
+        let RotaryDefaults {
+            theta,
+            theta_key,
+            own_theta,
+            ..
+        } = self.defaults;
         let usual = "rope_theta";
         if self.has(usual) || theta_key == usual {
             return self.number(usual, Some(theta));
@@ -123,23 +168,39 @@ impl Stated<'_> {
     }
 
     fn has(&self, key: &str) -> bool {
-        self.nested.as_ref().is_some_and(|nested| nested.get(key).is_some())
+        self.nested
+            .as_ref()
+            .is_some_and(|nested| nested.get(key).is_some())
     }
 
     /// A number above 0, of the object itself or beside it.
     fn number(&self, key: &str, default: Option<f64>) -> Result<f64> {
-        let source = self.nested.as_ref().filter(|_| self.has(key)).unwrap_or(self.config);
+        let source = self
+            .nested
+            .as_ref()
+            .filter(|_| self.has(key))
+            .unwrap_or(self.config);
         let value = source.number_or(key, default.unwrap_or(f64::NAN))?;
         if value > 0.0 && value.is_finite() {
             return Ok(value);
         }
-        let got = if value.is_nan() { "nothing".to_owned() } else { value.to_string() };
+        let got = if value.is_nan() {
+            "nothing".to_owned()
+        } else {
+            value.to_string()
+        };
         let place = &self.place;
-        Err(self.config.error(format!("`{place}.{key}`: expected a number above 0, got {got}; correct config.json")))
+        Err(self.config.error(format!(
+            "`{place}.{key}`: expected a number above 0, got {got}; correct config.json"
+        )))
     }
 
     fn number_opt(&self, key: &str) -> Result<Option<f64>> {
-        if self.has(key) { self.number(key, None).map(Some) } else { Ok(None) }
+        if self.has(key) {
+            self.number(key, None).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     fn scaling(&self, n_rotated: usize) -> Result<(RotaryScaling, f64)> {
@@ -149,10 +210,24 @@ impl Stated<'_> {
         };
         match kind {
             "default" => Ok((RotaryScaling::None, 1.0)),
-            "linear" => Ok((RotaryScaling::Linear { factor: self.number("factor", None)? }, 1.0)),
+            "linear" => Ok((
+                RotaryScaling::Linear {
+                    factor: self.number("factor", None)?,
+                },
+                1.0,
+            )),
             "dynamic" => {
-                let (factor, max) = (self.number("factor", None)?, self.shape.max_positions as f64);
-                Ok((RotaryScaling::Dynamic { factor, original_max_positions: max }, 1.0))
+                let (factor, max) = (
+                    self.number("factor", None)?,
+                    self.shape.max_positions as f64,
+                );
+                Ok((
+                    RotaryScaling::Dynamic {
+                        factor,
+                        original_max_positions: max,
+                    },
+                    1.0,
+                ))
             }
             "llama3" => Ok((self.llama3()?, 1.0)),
             "yarn" => self.yarn(),
@@ -170,11 +245,15 @@ impl Stated<'_> {
     }
 
     fn llama3(&self) -> Result<RotaryScaling> {
-        let (low, high) = (self.number("low_freq_factor", None)?, self.number("high_freq_factor", None)?);
+        let (low, high) = (
+            self.number("low_freq_factor", None)?,
+            self.number("high_freq_factor", None)?,
+        );
         if high <= low {
             let place = &self.place;
-            let message =
-                format!("`{place}`: expected `high_freq_factor` above `low_freq_factor`, got {high} and {low}");
+            let message = format!(
+                "`{place}`: expected `high_freq_factor` above `low_freq_factor`, got {high} and {low}"
+            );
             return Err(self.config.error(message));
         }
         Ok(RotaryScaling::Llama3 {
@@ -189,7 +268,13 @@ impl Stated<'_> {
         let original_max_positions = self.original()?;
         let stretch = self.shape.max_positions as f64 / original_max_positions;
         let factor = self.number_opt("factor")?.unwrap_or(stretch);
-        let grown = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+        let grown = |scale: f64| {
+            if factor <= 1.0 {
+                1.0
+            } else {
+                0.1 * scale * factor.ln() + 1.0
+            }
+        };
         let own = match (self.zero_or("mscale")?, self.zero_or("mscale_all_dim")?) {
             (scale, all) if scale != 0.0 && all != 0.0 => grown(scale) / grown(all),
             _ => grown(1.0),
@@ -207,7 +292,9 @@ impl Stated<'_> {
 
     /// A number that may be zero, which is as good as absent.
     fn zero_or(&self, key: &str) -> Result<f64> {
-        self.nested.as_ref().map_or(Ok(0.0), |nested| nested.number_or(key, 0.0))
+        self.nested
+            .as_ref()
+            .map_or(Ok(0.0), |nested| nested.number_or(key, 0.0))
     }
 
     fn long(&self, n_rotated: usize) -> Result<(RotaryScaling, f64)> {
@@ -218,15 +305,30 @@ impl Stated<'_> {
             true => (1.0 + factor.ln() / original_max_positions.ln()).sqrt(),
             false => 1.0,
         };
-        let (short, long) = (self.divisors("short_factor", n_rotated)?, self.divisors("long_factor", n_rotated)?);
-        let scaling = RotaryScaling::Long { short, long, original_max_positions };
+        let (short, long) = (
+            self.divisors("short_factor", n_rotated)?,
+            self.divisors("long_factor", n_rotated)?,
+        );
+        let scaling = RotaryScaling::Long {
+            short,
+            long,
+            original_max_positions,
+        };
         Ok((scaling, self.number_opt("attention_factor")?.unwrap_or(own)))
     }
 
     /// A list of one number for each pair of channels.
     fn divisors(&self, key: &str, n_rotated: usize) -> Result<Vec<f64>> {
-        let list = self.nested.as_ref().and_then(|nested| nested.get(key)).and_then(|value| value.as_array());
-        let numbers: Vec<f64> = list.into_iter().flatten().filter_map(serde_json::Value::as_f64).collect();
+        let list = self
+            .nested
+            .as_ref()
+            .and_then(|nested| nested.get(key))
+            .and_then(|value| value.as_array());
+        let numbers: Vec<f64> = list
+            .into_iter()
+            .flatten()
+            .filter_map(serde_json::Value::as_f64)
+            .collect();
         if 2 * numbers.len() == n_rotated && numbers.iter().all(|&number| number > 0.0) {
             return Ok(numbers);
         }
@@ -253,7 +355,10 @@ fn unsupported(place: &str, kind: &str) -> RotaryScaling {
 /// Why parameters for each kind of layer are not read, in families with one kind.
 fn by_kind_of_layer(place: &str, nested: &Config) -> Option<String> {
     let object = nested.to_value();
-    let (kind, _) = object.as_object()?.iter().find(|(_, value)| value.is_object())?;
+    let (kind, _) = object
+        .as_object()?
+        .iter()
+        .find(|(_, value)| value.is_object())?;
     let kind: String = kind.chars().take(40).collect();
     Some(format!(
         "`{place}.{kind}`: expected one set of parameters for all layers, got one for each kind of layer; angles of \

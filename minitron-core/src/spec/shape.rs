@@ -1,6 +1,9 @@
 //! The sizes that a family's config states: what the author of an architecture reads first.
 
-use super::{ConfigKey, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Part, ROPE_PAIRS, Side, dim_of_layer, fixed, units};
+use super::{
+    ConfigKey, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Part, ROPE_PAIRS, Side, dim_of_layer,
+    fixed, units,
+};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 
@@ -39,7 +42,8 @@ impl ShapeKeys {
     };
 }
 
-/// The sizes of a model whose layers are alike, checked against each other; the dims and sides that follow from them.
+/// The sizes of a model whose layers are alike, checked against each other; the dims and sides that
+/// follow from them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Residual channels.
@@ -67,19 +71,38 @@ impl Shape {
     ///
     /// # Errors
     /// `Checkpoint` for a missing key, or sizes that do not go together.
-    pub fn read(config: &Config, keys: &ShapeKeys, mlp: Option<usize>, positions: Option<usize>) -> Result<Self> {
-        let or = |key, default: Option<usize>| default.map_or_else(|| config.size(key), |n| config.size_or(key, n));
+    pub fn read(
+        config: &Config,
+        keys: &ShapeKeys,
+        mlp: Option<usize>,
+        positions: Option<usize>,
+    ) -> Result<Self> {
+        let or = |key, default: Option<usize>| {
+            default.map_or_else(|| config.size(key), |n| config.size_or(key, n))
+        };
         let hidden = config.size(keys.hidden)?;
         let n_heads = config.size(keys.heads)?;
-        let n_kv_heads = keys.kv_heads.map_or(Ok(n_heads), |key| config.size_or(key, n_heads))?;
+        let n_kv_heads = keys
+            .kv_heads
+            .map_or(Ok(n_heads), |key| config.size_or(key, n_heads))?;
         if n_heads % n_kv_heads != 0 {
             let kv_key = keys.kv_heads.unwrap_or(keys.heads);
-            return Err(not_a_multiple(config, (keys.heads, n_heads), (kv_key, n_kv_heads)));
+            return Err(not_a_multiple(
+                config,
+                (keys.heads, n_heads),
+                (kv_key, n_kv_heads),
+            ));
         }
         let head_dim = match keys.head_dim.map_or(Ok(None), |key| config.size_opt(key))? {
             Some(head_dim) => head_dim,
             None if hidden % n_heads == 0 => hidden / n_heads,
-            None => return Err(not_a_multiple(config, (keys.hidden, hidden), (keys.heads, n_heads))),
+            None => {
+                return Err(not_a_multiple(
+                    config,
+                    (keys.hidden, hidden),
+                    (keys.heads, n_heads),
+                ));
+            }
         };
         Ok(Shape {
             hidden,
@@ -107,7 +130,9 @@ impl Shape {
     /// The same with the keys in a part of the config, such as `text_config.`.
     pub fn dims_in(&self, scope: &str, keys: &ShapeKeys) -> Vec<Dim> {
         let mut dims = self.unscoped(keys);
-        dims.iter_mut().flat_map(|dim| &mut dim.stated).for_each(|key| key.enter(scope));
+        dims.iter_mut()
+            .flat_map(|dim| &mut dim.stated)
+            .for_each(|key| key.enter(scope));
         dims
     }
 
@@ -118,13 +143,23 @@ impl Shape {
         ];
         if let Some(pairs) = self.rope_pairs {
             let plus = self.head_dim.saturating_sub(2 * pairs);
-            let stated = |key: &str| ConfigKey::Scalar { path: key.to_owned(), times: 2, plus };
+            let stated = |key: &str| ConfigKey::Scalar {
+                path: key.to_owned(),
+                times: 2,
+                plus,
+            };
             let keys = keys.head_dim.into_iter().map(stated).collect();
-            dims.push(Dim::new(ROPE_PAIRS, pairs, &[]).stated(keys).multiple_of(step_of_pairs(pairs)));
+            dims.push(
+                Dim::new(ROPE_PAIRS, pairs, &[])
+                    .stated(keys)
+                    .multiple_of(step_of_pairs(pairs)),
+            );
         }
         for layer_idx in 0..self.n_layers {
             let of_layer = |kind| dim_of_layer(kind, layer_idx);
-            dims.push(Dim::new(of_layer(MLP), self.mlp, &[keys.mlp]).multiple_of(even_step(self.mlp, 4)));
+            dims.push(
+                Dim::new(of_layer(MLP), self.mlp, &[keys.mlp]).multiple_of(even_step(self.mlp, 4)),
+            );
             let kv_keys: Vec<&str> = keys.kv_heads.into_iter().collect();
             if self.is_grouped() {
                 let heads = Dim::new(of_layer(HEADS), self.n_heads, &[keys.heads]);
@@ -156,13 +191,19 @@ impl Shape {
     fn heads(&self, dim: String) -> Side {
         match self.rope_pairs {
             None => units(dim, self.head_dim),
-            Some(_) => Side(vec![Part::Each { dim, parts: self.channels().0 }]),
+            Some(_) => Side(vec![Part::Each {
+                dim,
+                parts: self.channels().0,
+            }]),
         }
     }
 
-    /// The channels of one head: the first of each pair, the second of each pair, then those that do not turn.
+    /// The channels of one head: the first of each pair, the second of each pair, then those that
+    /// do not turn.
     pub fn channels(&self) -> Side {
-        let Some(pairs) = self.rope_pairs else { return fixed(self.head_dim) };
+        let Some(pairs) = self.rope_pairs else {
+            return fixed(self.head_dim);
+        };
         let mut parts = [units(ROPE_PAIRS, 1).0, units(ROPE_PAIRS, 1).0].concat();
         let rest = self.head_dim.saturating_sub(2 * pairs);
         parts.extend((rest > 0).then_some(Part::Fixed(rest)));
@@ -188,13 +229,20 @@ const MIN_IN_BLOCKS: usize = 256;
 /// Largest step that still leaves some dozens of sizes.
 const MAX_STEP: usize = 256;
 
-/// Divisibility of a width's student sizes, so that matrix units run full: the largest power of two at most a 64th of the
-/// width, at least `least`, at most 256; at least a quantisation block where the width itself consists of them. All shapes of
-/// arXiv 2407.14679 and 2408.11796 keep it.
+/// Divisibility of a width's student sizes, so that matrix units run full: the largest power of two
+/// at most a 64th of the width, at least `least`, at most 256; at least a quantisation block where
+/// the width itself consists of them. All shapes of arXiv 2407.14679 and 2408.11796 keep it.
 fn even_step(full: usize, least: usize) -> usize {
     let power = (full / 64).checked_ilog2().map_or(1, |log| 1 << log);
     let is_of_blocks = full >= MIN_IN_BLOCKS && full.is_multiple_of(QUANTISATION_BLOCK);
-    power.clamp(if is_of_blocks { least.max(QUANTISATION_BLOCK) } else { least }, MAX_STEP)
+    power.clamp(
+        if is_of_blocks {
+            least.max(QUANTISATION_BLOCK)
+        } else {
+            least
+        },
+        MAX_STEP,
+    )
 }
 
 /// The same for pairs of channels of a head: attention kernels want multiples of 8 channels.
@@ -207,7 +255,9 @@ fn at_most(config: &Config, key: &str, size: usize, limit: usize) -> Result<usiz
     if size <= limit {
         return Ok(size);
     }
-    Err(config.error(format!("`{key}`: expected at most {limit}, got {size}; correct config.json")))
+    Err(config.error(format!(
+        "`{key}`: expected at most {limit}, got {size}; correct config.json"
+    )))
 }
 
 fn not_a_multiple(config: &Config, whole: (&str, usize), part: (&str, usize)) -> Error {

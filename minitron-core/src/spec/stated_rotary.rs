@@ -25,8 +25,9 @@ const OF_SCALING: [&str; 16] = [
     "original_max_position_embeddings",
 ];
 
-/// A rotation where the config states it. The frequencies of some of its pairs follow from no base, so a student's config lists
-/// them, as longrope does: a divisor for each pair, the same up to the original positions and beyond.
+/// A rotation where the config states it. The frequencies of some of its pairs follow from no base,
+/// so a student's config lists them, as longrope does: a divisor for each pair, the same up to the
+/// original positions and beyond.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StatedRotary {
     /// Path of the part of the config that describes the decoder: empty, or `text_config.`.
@@ -46,19 +47,38 @@ pub struct StatedRotary {
 impl StatedRotary {
     /// Of a decoder's config with the family's defaults.
     pub(crate) fn new(config: &Config, layer_type: Option<&'static str>, rotary: Rotary) -> Self {
-        let is_object =
-            |key: &&str| config.get(key).and_then(Value::as_object).is_some_and(|object| !object.is_empty());
-        let key = match ["rope_scaling", "rope_parameters"].into_iter().find(is_object) {
+        let is_object = |key: &&str| {
+            config
+                .get(key)
+                .and_then(Value::as_object)
+                .is_some_and(|object| !object.is_empty())
+        };
+        let key = match ["rope_scaling", "rope_parameters"]
+            .into_iter()
+            .find(is_object)
+        {
             _ if layer_type.is_some() => "rope_parameters",
             Some(key) => key,
             // The older form keeps the base beside the object.
             None if config.get("rope_theta").is_some() => "rope_scaling",
             None => "rope_parameters",
         };
-        let found = config.get(key).and_then(|object| layer_type.map_or(Some(object), |kind| object.get(kind)));
-        let mut rest = found.and_then(Value::as_object).cloned().unwrap_or_default();
+        let found = config
+            .get(key)
+            .and_then(|object| layer_type.map_or(Some(object), |kind| object.get(kind)));
+        let mut rest = found
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default();
         rest.retain(|key, value| !OF_SCALING.contains(&key.as_str()) && !value.is_object());
-        StatedRotary { scope: "", key, layer_type, rotary, original: None, rest }
+        StatedRotary {
+            scope: "",
+            key,
+            layer_type,
+            rotary,
+            original: None,
+            rest,
+        }
     }
 
     /// Why no config states the frequencies of some pairs alone, where none does.
@@ -72,15 +92,19 @@ impl StatedRotary {
         }
     }
 
-    /// Makes a config turn the kept pairs as before. `max_positions` is the longest sequence, `rest` the channels of a head that
-    /// do not turn.
+    /// Makes a config turn the kept pairs as before. `max_positions` is the longest sequence,
+    /// `rest` the channels of a head that do not turn.
     pub fn state(&self, config: &mut Config, kept: &[usize], max_positions: usize, rest: usize) {
         let path = format!("{}{}", self.scope, self.key);
         let object = self.object(kept, max_positions, rest);
         match self.layer_type {
             None => config.set_at(&path, object),
             Some(kind) => {
-                let mut all = config.get_at(&path).and_then(Value::as_object).cloned().unwrap_or_default();
+                let mut all = config
+                    .get_at(&path)
+                    .and_then(Value::as_object)
+                    .cloned()
+                    .unwrap_or_default();
                 // One set for all layers is not what this object holds.
                 all.retain(|_, value| value.is_object());
                 all.insert(kind.to_owned(), object.into());
@@ -94,7 +118,10 @@ impl StatedRotary {
     fn object(&self, kept: &[usize], max_positions: usize, rest: usize) -> Map<String, Value> {
         let [short, long] = self.rotary.divisors_of(kept);
         let original = match self.rotary.scaling {
-            RotaryScaling::Long { original_max_positions, .. } => original_max_positions,
+            RotaryScaling::Long {
+                original_max_positions,
+                ..
+            } => original_max_positions,
             // Both lists are one: where the second begins decides nothing.
             _ => self.original.unwrap_or(max_positions as f64),
         };
@@ -106,9 +133,15 @@ impl StatedRotary {
         object.insert("short_factor".to_owned(), short.into());
         object.insert("long_factor".to_owned(), long.into());
         object.insert("attention_factor".to_owned(), self.rotary.factor.into());
-        object.insert("original_max_position_embeddings".to_owned(), json!(original as u64));
+        object.insert(
+            "original_max_position_embeddings".to_owned(),
+            json!(original as u64),
+        );
         // Decides nothing beside an attention factor; programs warn where it is left out.
-        object.insert("factor".to_owned(), (max_positions as f64 / original).max(1.0).into());
+        object.insert(
+            "factor".to_owned(),
+            (max_positions as f64 / original).max(1.0).into(),
+        );
         if original < max_positions as f64 || self.rotary.factor != 1.0 {
             // vLLM reads the attention factor under these names.
             for key in ["short_mscale", "long_mscale"] {
@@ -122,10 +155,15 @@ impl StatedRotary {
     }
 }
 
-/// The share of a head's channels that turn, so that rounding down gives their number again; none where all of them do.
+/// The share of a head's channels that turn, so that rounding down gives their number again; none
+/// where all of them do.
 fn share(n_rotated: usize, rest: usize) -> Option<f64> {
     let all = (n_rotated + rest) as f64;
     let share = n_rotated as f64 / all;
-    let given = if (all * share) as usize == n_rotated { share } else { share.next_up() };
+    let given = if (all * share) as usize == n_rotated {
+        share
+    } else {
+        share.next_up()
+    };
     (rest > 0).then_some(given)
 }

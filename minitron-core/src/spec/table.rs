@@ -18,7 +18,11 @@ pub struct Table {
 impl Table {
     /// An empty table; `prefix` is for example `transformer.`.
     pub fn new(prefix: impl Into<String>) -> Self {
-        Table { prefix: prefix.into(), at: At::Model, params: Vec::new() }
+        Table {
+            prefix: prefix.into(),
+            at: At::Model,
+            params: Vec::new(),
+        }
     }
 
     /// Rows from here on belong to this part of a layer.
@@ -34,16 +38,42 @@ impl Table {
     }
 
     /// Any tensor, by its whole name without prefix.
-    pub fn tensor(&mut self, name: &str, role: Role, kind: ParamKind, sides: Vec<Side>) -> &mut Self {
+    pub fn tensor(
+        &mut self,
+        name: &str,
+        role: Role,
+        kind: ParamKind,
+        sides: Vec<Side>,
+    ) -> &mut Self {
         let template = format!("{}{name}", self.prefix);
-        let spec = Param { template, at: self.at, role, kind, sides, transposed: false, aliases: Vec::new() };
+        let spec = Param {
+            template,
+            at: self.at,
+            role,
+            kind,
+            sides,
+            transposed: false,
+            aliases: Vec::new(),
+        };
         self.params.push(spec);
         self
     }
 
     /// `name.weight` [out | in], and `name.bias` \[out\] where `bias`.
-    pub fn linear(&mut self, name: &str, role: Role, out: Side, input: Side, bias: bool) -> &mut Self {
-        self.tensor(&format!("{name}.weight"), role, ParamKind::Weight, vec![out.clone(), input]);
+    pub fn linear(
+        &mut self,
+        name: &str,
+        role: Role,
+        out: Side,
+        input: Side,
+        bias: bool,
+    ) -> &mut Self {
+        self.tensor(
+            &format!("{name}.weight"),
+            role,
+            ParamKind::Weight,
+            vec![out.clone(), input],
+        );
         if bias {
             self.tensor(&format!("{name}.bias"), role, ParamKind::Bias, vec![out]);
         }
@@ -52,7 +82,12 @@ impl Table {
 
     /// `name.weight` [in | out] and `name.bias` \[out\]: GPT-2's Conv1D.
     pub fn conv1d(&mut self, name: &str, role: Role, out: Side, input: Side) -> &mut Self {
-        self.tensor(&format!("{name}.weight"), role, ParamKind::Weight, vec![input, out.clone()]);
+        self.tensor(
+            &format!("{name}.weight"),
+            role,
+            ParamKind::Weight,
+            vec![input, out.clone()],
+        );
         if let Some(last) = self.params.last_mut() {
             last.transposed = true;
         }
@@ -60,8 +95,19 @@ impl Table {
     }
 
     /// A gain, and a bias where `bias`, under the suffixes that this file uses.
-    pub fn norm(&mut self, name: &str, role: Role, over: Side, suffixes: (&str, Option<&str>)) -> &mut Self {
-        self.tensor(&format!("{name}.{}", suffixes.0), role, ParamKind::Weight, vec![over.clone()]);
+    pub fn norm(
+        &mut self,
+        name: &str,
+        role: Role,
+        over: Side,
+        suffixes: (&str, Option<&str>),
+    ) -> &mut Self {
+        self.tensor(
+            &format!("{name}.{}", suffixes.0),
+            role,
+            ParamKind::Weight,
+            vec![over.clone()],
+        );
         if let Some(bias) = suffixes.1 {
             self.tensor(&format!("{name}.{bias}"), role, ParamKind::Bias, vec![over]);
         }
@@ -71,7 +117,8 @@ impl Table {
     /// Other whole names under which the last row may lie in the file.
     pub fn also_known_as(&mut self, names: &[&str]) -> &mut Self {
         if let Some(last) = self.params.last_mut() {
-            last.aliases.extend(names.iter().map(|&name| name.to_owned()));
+            last.aliases
+                .extend(names.iter().map(|&name| name.to_owned()));
         }
         self
     }

@@ -1,4 +1,5 @@
-//! Keys of config.json that change what a model computes wherever they are read, and that a family does not read.
+//! Keys of config.json that change what a model computes wherever they are read, and that a family
+//! does not read.
 
 use serde_json::Value;
 
@@ -25,33 +26,85 @@ use Neutral::{All, AtMostOne, Number, Off, On, Window};
 
 /// What a key means in the families that read it.
 const MEANINGS: &[(&str, Neutral, &str)] = &[
-    ("rotary_pct", Number(1.0), "the share of a head's channels that turn"),
-    ("rotary_percent", Number(1.0), "the share of a head's channels that turn"),
-    ("rope_pct", Number(1.0), "the share of a head's channels that turn"),
-    ("partial_rotary_factor", Number(1.0), "the share of a head's channels that turn"),
+    (
+        "rotary_pct",
+        Number(1.0),
+        "the share of a head's channels that turn",
+    ),
+    (
+        "rotary_percent",
+        Number(1.0),
+        "the share of a head's channels that turn",
+    ),
+    (
+        "rope_pct",
+        Number(1.0),
+        "the share of a head's channels that turn",
+    ),
+    (
+        "partial_rotary_factor",
+        Number(1.0),
+        "the share of a head's channels that turn",
+    ),
     ("rotary_dim", Off, "how many channels of a head turn"),
     ("rope_ratio", Number(1.0), "a factor of the rotary base"),
     ("rotary_emb_base", Number(10_000.0), "the rotary base"),
     ("rotary_base", Number(10_000.0), "the rotary base"),
-    ("rotary_interleaved", Off, "which channels of a head turn together"),
-    ("rope_interleaved", Off, "which channels of a head turn together"),
+    (
+        "rotary_interleaved",
+        Off,
+        "which channels of a head turn together",
+    ),
+    (
+        "rope_interleaved",
+        Off,
+        "which channels of a head turn together",
+    ),
     ("no_rope_layers", Off, "layers whose queries do not turn"),
-    ("no_rope_layer_interval", Off, "layers whose queries do not turn"),
+    (
+        "no_rope_layer_interval",
+        Off,
+        "layers whose queries do not turn",
+    ),
     ("alibi", Off, "a bias of attention by distance"),
     ("use_alibi", Off, "a bias of attention by distance"),
-    ("sliding_window", Window, "attention to the last tokens alone"),
-    ("attention_window_size", Window, "attention to the last tokens alone"),
-    ("layer_types", All("full_attention"), "another attention in some layers"),
+    (
+        "sliding_window",
+        Window,
+        "attention to the last tokens alone",
+    ),
+    (
+        "attention_window_size",
+        Window,
+        "attention to the last tokens alone",
+    ),
+    (
+        "layer_types",
+        All("full_attention"),
+        "another attention in some layers",
+    ),
     ("attention_sinks", Off, "attention to nothing"),
     ("is_causal", On, "whether tokens see only earlier ones"),
-    ("use_bidirectional_attention", Off, "whether tokens see only earlier ones"),
+    (
+        "use_bidirectional_attention",
+        Off,
+        "whether tokens see only earlier ones",
+    ),
     ("attn_logit_softcapping", Off, "a cap of attention scores"),
     ("final_logit_softcapping", Off, "a cap of logits"),
     ("attention_multiplier", Off, "a factor of attention scores"),
     ("query_pre_attn_scalar", Off, "a factor of attention scores"),
-    ("residual_multiplier", Number(1.0), "a factor of what a layer adds"),
+    (
+        "residual_multiplier",
+        Number(1.0),
+        "a factor of what a layer adds",
+    ),
     ("scale_depth", Off, "a factor of what a layer adds"),
-    ("embedding_multiplier", Number(1.0), "a factor of embeddings"),
+    (
+        "embedding_multiplier",
+        Number(1.0),
+        "a factor of embeddings",
+    ),
     ("embedding_scale", Number(1.0), "a factor of embeddings"),
     ("scale_embedding", Off, "a factor of embeddings"),
     ("scale_emb", Number(1.0), "a factor of embeddings"),
@@ -68,20 +121,36 @@ const MEANINGS: &[(&str, Neutral, &str)] = &[
     ("num_experts", AtMostOne, "several MLPs a layer"),
     ("n_routed_experts", AtMostOne, "several MLPs a layer"),
     ("kv_lora_rank", Off, "keys and values of low rank"),
-    ("num_nextn_predict_layers", Off, "layers that predict further tokens"),
-    ("pruned_heads", Off, "heads that are taken out after reading"),
-    ("hidden_activation", Off, "the activation function, under another name"),
+    (
+        "num_nextn_predict_layers",
+        Off,
+        "layers that predict further tokens",
+    ),
+    (
+        "pruned_heads",
+        Off,
+        "heads that are taken out after reading",
+    ),
+    (
+        "hidden_activation",
+        Off,
+        "the activation function, under another name",
+    ),
 ];
 
 /// Beginnings of what follows a family's name in the names of its classes.
 const CLASS_ENDINGS: [&str; 5] = ["For", "Model", "LM", "DoubleHeads", "PreTrained"];
 
-/// What a config says that its family does not read, for a person; `reads` are keys of the list that the family does read.
+/// What a config says that its family does not read, for a person; `reads` are keys of the list
+/// that the family does read.
 pub(super) fn unread(config: &Config, architecture: &str, reads: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     let path = config.path().display();
     for (key, neutral, meaning) in MEANINGS.iter().filter(|(key, ..)| !reads.contains(key)) {
-        if let Some(value) = config.get(key).filter(|value| !is_neutral(*neutral, value, config)) {
+        if let Some(value) = config
+            .get(key)
+            .filter(|value| !is_neutral(*neutral, value, config))
+        {
             found.push(format!(
                 "{path}: `{key}` is {} ({meaning}), which `{architecture}` does not read; a tool that does computes \
                  another model: take the key out, or a family that reads it",
@@ -112,10 +181,17 @@ fn is_neutral(neutral: Neutral, value: &Value, config: &Config) -> bool {
         On => *value == Value::Bool(true),
         Number(n) => value.as_f64() == Some(n),
         AtMostOne => is_off || value.as_u64() == Some(1),
-        All(word) => value.as_array().is_some_and(|list| list.iter().all(|entry| entry.as_str() == Some(word))),
+        All(word) => value
+            .as_array()
+            .is_some_and(|list| list.iter().all(|entry| entry.as_str() == Some(word))),
         Window => {
-            let n_positions = config.get("max_position_embeddings").and_then(Value::as_u64);
-            let is_long = value.as_u64().zip(n_positions).is_some_and(|(window, n)| window >= n);
+            let n_positions = config
+                .get("max_position_embeddings")
+                .and_then(Value::as_u64);
+            let is_long = value
+                .as_u64()
+                .zip(n_positions)
+                .is_some_and(|(window, n)| window >= n);
             is_off || is_long || config.get("use_sliding_window") == Some(&Value::Bool(false))
         }
     }
@@ -124,22 +200,44 @@ fn is_neutral(neutral: Neutral, value: &Value, config: &Config) -> bool {
 /// A class that is not called after the config's own family.
 fn foreign_class(config: &Config) -> Option<String> {
     let class = config.get("architectures")?.get(0)?.as_str()?;
-    let plain = |word: &str| word.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let plain = |word: &str| {
+        word.chars()
+            .filter(char::is_ascii_alphanumeric)
+            .collect::<String>()
+            .to_ascii_lowercase()
+    };
     let model_type = config.model_type().ok()?;
     let is_called_after = |family: &str| {
         let family = plain(family);
-        let rest = class.get(family.len()..).filter(|_| plain(class).starts_with(&family));
-        rest.is_some_and(|rest| rest.is_empty() || CLASS_ENDINGS.iter().any(|ending| rest.starts_with(ending)))
+        let rest = class
+            .get(family.len()..)
+            .filter(|_| plain(class).starts_with(&family));
+        rest.is_some_and(|rest| {
+            rest.is_empty() || CLASS_ENDINGS.iter().any(|ending| rest.starts_with(ending))
+        })
     };
-    // The language part of a model that also sees has a type of its own: `Gemma3TextModel` is called after it,
-    // `Gemma3ForCausalLM` after the whole.
-    let is_own = is_called_after(model_type) || model_type.strip_suffix("_text").is_some_and(is_called_after);
-    (!is_own).then(|| class.chars().filter(|c| c.is_ascii_graphic()).take(80).collect())
+    // The language part of a model that also sees has a type of its own: `Gemma3TextModel` is
+    // called after it, `Gemma3ForCausalLM` after the whole.
+    let is_own = is_called_after(model_type)
+        || model_type
+            .strip_suffix("_text")
+            .is_some_and(is_called_after);
+    (!is_own).then(|| {
+        class
+            .chars()
+            .filter(|c| c.is_ascii_graphic())
+            .take(80)
+            .collect()
+    })
 }
 
 fn shortened(value: &Value) -> String {
     let text = value.to_string();
-    if text.chars().count() <= 60 { text } else { text.chars().take(60).chain("…".chars()).collect() }
+    if text.chars().count() <= 60 {
+        text
+    } else {
+        text.chars().take(60).chain("…".chars()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +249,11 @@ mod tests {
     use super::*;
 
     fn said(config: Value) -> Vec<String> {
-        unread(&Config::from_value(Path::new("config.json"), config).unwrap(), "f", &["qk_norm"])
+        unread(
+            &Config::from_value(Path::new("config.json"), config).unwrap(),
+            "f",
+            &["qk_norm"],
+        )
     }
 
     #[test]
@@ -163,7 +265,10 @@ mod tests {
             "qk_norm": true, "is_causal": true, "vocab_size": 5
         });
         assert_eq!(said(quiet), [""; 0]);
-        assert_eq!(said(json!({ "use_sliding_window": false, "sliding_window": 16 })), [""; 0]);
+        assert_eq!(
+            said(json!({ "use_sliding_window": false, "sliding_window": 16 })),
+            [""; 0]
+        );
     }
 
     #[test]
@@ -174,15 +279,38 @@ mod tests {
             "attention_multiplier": 0.5, "num_local_experts": 8, "is_causal": false, "use_qk_norm": true
         });
         let found = said(loud);
-        let keys = ["rotary_pct", "sliding_window", "layer_types", "is_causal", "attention_multiplier", "use_qk_norm"];
-        for key in keys.into_iter().chain(["num_local_experts", "architectures"]) {
-            assert_eq!(found.iter().filter(|said| said.contains(&format!("`{key}`"))).count(), 1, "{key}: {found:?}");
+        let keys = [
+            "rotary_pct",
+            "sliding_window",
+            "layer_types",
+            "is_causal",
+            "attention_multiplier",
+            "use_qk_norm",
+        ];
+        for key in keys
+            .into_iter()
+            .chain(["num_local_experts", "architectures"])
+        {
+            assert_eq!(
+                found
+                    .iter()
+                    .filter(|said| said.contains(&format!("`{key}`")))
+                    .count(),
+                1,
+                "{key}: {found:?}"
+            );
         }
         assert_eq!(found.len(), 8);
-        for (family, class) in
-            [("nemotron", "NemotronHForCausalLM"), ("llama", "Llama4ForCausalLM"), ("bert", "RobertaModel")]
-        {
-            assert_eq!(said(json!({ "model_type": family, "architectures": [class] })).len(), 1, "{class}");
+        for (family, class) in [
+            ("nemotron", "NemotronHForCausalLM"),
+            ("llama", "Llama4ForCausalLM"),
+            ("bert", "RobertaModel"),
+        ] {
+            assert_eq!(
+                said(json!({ "model_type": family, "architectures": [class] })).len(),
+                1,
+                "{class}"
+            );
         }
         for (family, class) in [
             ("llama", "LLaMAForCausalLM"),
@@ -191,7 +319,11 @@ mod tests {
             ("gemma3_text", "Gemma3ForCausalLM"),
             ("gemma3_text", "Gemma3TextModel"),
         ] {
-            assert_eq!(said(json!({ "model_type": family, "architectures": [class] })), [""; 0], "{class}");
+            assert_eq!(
+                said(json!({ "model_type": family, "architectures": [class] })),
+                [""; 0],
+                "{class}"
+            );
         }
     }
 }

@@ -22,7 +22,8 @@ pub enum Task {
     Masked {
         /// The model's mask token.
         mask: u32,
-        /// Which positions: a function of this and the window's number alone, the same in every epoch.
+        /// Which positions: a function of this and the window's number alone, the same in every
+        /// epoch.
         seed: u64,
     },
     /// Nothing is predicted: the text is there to be compared in its states.
@@ -38,7 +39,8 @@ pub struct Batch {
     pub labels_n: Tensor,
     /// Whether a position holds a token rather than padding [B, T]; none where all do.
     pub attention_mask_bt: Option<Tensor>,
-    /// Each token's position in its document [B, T], where attention stays inside documents and windows hold several.
+    /// Each token's position in its document [B, T], where attention stays inside documents and
+    /// windows hold several.
     pub positions_bt: Option<Tensor>,
     rows: Option<Tensor>,
     /// Whether a position predicts what counts [B, T]; none where all do.
@@ -60,34 +62,74 @@ impl Task {
     /// The batch of some windows.
     pub fn batch(self, windows: &Windows, chosen: &[usize], device: Device) -> Result<Batch> {
         let sample = |&window: &usize| windows.sample(window, window as u64);
-        self.batch_of(&chosen.iter().map(sample).collect::<Result<Vec<_>>>()?, windows.n_special_tokens(), device)
+        self.batch_of(
+            &chosen.iter().map(sample).collect::<Result<Vec<_>>>()?,
+            windows.n_special_tokens(),
+            device,
+        )
     }
 
     /// The batch of some samples, each with as many special tokens.
-    pub fn batch_of(self, samples: &[Sample], n_special_tokens: usize, device: Device) -> Result<Batch> {
-        let sequences: Vec<&[u32]> = samples.iter().map(|sample| sample.tokens.as_slice()).collect();
+    pub fn batch_of(
+        self,
+        samples: &[Sample],
+        n_special_tokens: usize,
+        device: Device,
+    ) -> Result<Batch> {
+        let sequences: Vec<&[u32]> = samples
+            .iter()
+            .map(|sample| sample.tokens.as_slice())
+            .collect();
         let (ids_bt, attention_mask_bt) = fill(&sequences, device)?;
         let (_, n_tokens) = ids_bt.size2()?;
-        let marks: Vec<&[Marks]> = samples.iter().map(|sample| sample.marks.as_slice()).collect();
+        let marks: Vec<&[Marks]> = samples
+            .iter()
+            .map(|sample| sample.marks.as_slice())
+            .collect();
         let positions_bt = positions_in_documents(&marks, device)?;
         match self {
-            Task::NextToken if attention_mask_bt.is_some() || marks.iter().any(|marks| !marks.is_empty()) => {
-                let rows = Tensor::f_from_slice(&predicting_rows(samples, n_tokens as usize))?.f_to_device(device)?;
+            Task::NextToken
+                if attention_mask_bt.is_some() || marks.iter().any(|marks| !marks.is_empty()) =>
+            {
+                let rows = Tensor::f_from_slice(&predicting_rows(samples, n_tokens as usize))?
+                    .f_to_device(device)?;
                 let is_masked = marks.iter().copied().flatten().any(|mark| !mark.counts());
-                let counted_bt = if is_masked { Some(at_rows(&rows, &ids_bt)?) } else { None };
-                let labels_n = ids_bt.f_reshape([-1i64])?.f_index_select(0, &rows.f_add_scalar(1)?)?;
-                Ok(Batch { ids_bt, labels_n, attention_mask_bt, positions_bt, rows: Some(rows), counted_bt })
+                let counted_bt = if is_masked {
+                    Some(at_rows(&rows, &ids_bt)?)
+                } else {
+                    None
+                };
+                let labels_n = ids_bt
+                    .f_reshape([-1i64])?
+                    .f_index_select(0, &rows.f_add_scalar(1)?)?;
+                Ok(Batch {
+                    ids_bt,
+                    labels_n,
+                    attention_mask_bt,
+                    positions_bt,
+                    rows: Some(rows),
+                    counted_bt,
+                })
             }
             Task::NextToken => {
                 let labels_n = ids_bt.f_narrow(1, 1, n_tokens - 1)?.f_reshape([-1i64])?;
-                Ok(Batch { ids_bt, labels_n, attention_mask_bt, positions_bt, rows: None, counted_bt: None })
+                Ok(Batch {
+                    ids_bt,
+                    labels_n,
+                    attention_mask_bt,
+                    positions_bt,
+                    rows: None,
+                    counted_bt: None,
+                })
             }
             Task::Masked { mask, seed } => {
                 let rows = masked_rows(samples, n_special_tokens, seed);
                 let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
                 let flat = ids_bt.f_reshape([-1i64])?;
                 let labels_n = flat.f_index_select(0, &rows)?;
-                let masked = flat.f_index_fill(0, &rows, i64::from(mask))?.f_view_as(&ids_bt)?;
+                let masked = flat
+                    .f_index_fill(0, &rows, i64::from(mask))?
+                    .f_view_as(&ids_bt)?;
                 Ok(Batch {
                     ids_bt: masked,
                     labels_n,
@@ -118,8 +160,8 @@ fn at_rows(rows: &Tensor, ids_bt: &Tensor) -> Result<Tensor> {
     Ok(none.f_index_fill(0, rows, 1)?.f_view_as(ids_bt)?)
 }
 
-/// Places in the flattened batch whose next token is predicted and counts. What begins a document, where attention stays
-/// inside documents, is predicted by none.
+/// Places in the flattened batch whose next token is predicted and counts. What begins a document,
+/// where attention stays inside documents, is predicted by none.
 fn predicting_rows(samples: &[Sample], width: usize) -> Vec<i64> {
     let mut rows = Vec::new();
     for (row, sample) in samples.iter().enumerate() {
@@ -136,7 +178,11 @@ fn predicting_rows(samples: &[Sample], width: usize) -> Vec<i64> {
 
 /// Positions in the flattened batch; at least one per window.
 fn masked_rows(samples: &[Sample], n_special_tokens: usize, seed: u64) -> Vec<i64> {
-    let width = samples.iter().map(|sample| sample.tokens.len()).max().unwrap_or(0);
+    let width = samples
+        .iter()
+        .map(|sample| sample.tokens.len())
+        .max()
+        .unwrap_or(0);
     let first = n_special_tokens / 2;
     let mut rows = Vec::new();
     for (row, sample) in samples.iter().enumerate() {
@@ -150,7 +196,11 @@ fn masked_rows(samples: &[Sample], n_special_tokens: usize, seed: u64) -> Vec<i6
         }
         positions.truncate(n_masked);
         positions.sort_unstable();
-        rows.extend(positions.iter().map(|position| (row * width + first + position) as i64));
+        rows.extend(
+            positions
+                .iter()
+                .map(|position| (row * width + first + position) as i64),
+        );
     }
     rows
 }
@@ -165,8 +215,8 @@ impl Batch {
         }
     }
 
-    /// The positions [B, T] that losses on states compare: all that hold tokens, or where answers alone count those that predict
-    /// them; none for all.
+    /// The positions [B, T] that losses on states compare: all that hold tokens, or where answers
+    /// alone count those that predict them; none for all.
     pub fn compared_bt(&self) -> Option<&Tensor> {
         self.counted_bt.as_ref().or(self.attention_mask_bt.as_ref())
     }
@@ -175,8 +225,12 @@ impl Batch {
     pub fn rows(&self, hidden_bte: &Tensor) -> Result<Tensor> {
         let (_, n_tokens, n_embed) = hidden_bte.size3()?;
         match &self.rows {
-            None => Ok(hidden_bte.f_narrow(1, 0, n_tokens - 1)?.f_reshape([-1, n_embed])?),
-            Some(rows) => Ok(hidden_bte.f_reshape([-1, n_embed])?.f_index_select(0, rows)?),
+            None => Ok(hidden_bte
+                .f_narrow(1, 0, n_tokens - 1)?
+                .f_reshape([-1, n_embed])?),
+            Some(rows) => Ok(hidden_bte
+                .f_reshape([-1, n_embed])?
+                .f_index_select(0, rows)?),
         }
     }
 
@@ -187,10 +241,22 @@ impl Batch {
     pub fn windows(&self) -> Result<Vec<WindowRows>> {
         let (n_windows, width) = self.ids_bt.size2()?;
         let flat = |x: &Tensor| -> Result<Vec<i64>> {
-            Ok(Vec::<i64>::try_from(x.f_to_device(Device::Cpu)?.f_to_kind(Kind::Int64)?.f_reshape([-1i64])?)?)
+            Ok(Vec::<i64>::try_from(
+                x.f_to_device(Device::Cpu)?
+                    .f_to_kind(Kind::Int64)?
+                    .f_reshape([-1i64])?,
+            )?)
         };
-        let (ids, seen) = (flat(&self.ids_bt)?, self.attention_mask_bt.as_ref().map(flat).transpose()?);
-        let in_document = self.positions_bt.as_ref().map(flat).transpose()?.unwrap_or_default();
+        let (ids, seen) = (
+            flat(&self.ids_bt)?,
+            self.attention_mask_bt.as_ref().map(flat).transpose()?,
+        );
+        let in_document = self
+            .positions_bt
+            .as_ref()
+            .map(flat)
+            .transpose()?
+            .unwrap_or_default();
         let every = |window: i64| (0..width - 1).map(move |position| window * width + position);
         let rows = match &self.rows {
             Some(rows) => flat(rows)?,
@@ -199,11 +265,19 @@ impl Batch {
         let width = width as usize;
         let mut windows: Vec<WindowRows> = Vec::new();
         for (window, ids) in ids.chunks(width.max(1)).enumerate() {
-            let seen = seen.as_ref().and_then(|seen| seen.get(window * width..(window + 1) * width));
+            let seen = seen
+                .as_ref()
+                .and_then(|seen| seen.get(window * width..(window + 1) * width));
             let n_seen = seen.map_or(width, |seen| seen.iter().filter(|&&seen| seen != 0).count());
             // Absent where attention crosses documents.
-            let in_document = in_document.get(window * width..window * width + n_seen).unwrap_or_default();
-            let begins = in_document.iter().enumerate().skip(1).filter(|(_, position)| **position == 0);
+            let in_document = in_document
+                .get(window * width..window * width + n_seen)
+                .unwrap_or_default();
+            let begins = in_document
+                .iter()
+                .enumerate()
+                .skip(1)
+                .filter(|(_, position)| **position == 0);
             windows.push(WindowRows {
                 tokens: ids.iter().take(n_seen).copied().collect(),
                 positions: Vec::new(),
@@ -250,9 +324,9 @@ impl Task {
         match (causal, mask) {
             (true, _) => Ok(Task::NextToken),
             (false, Some(mask)) => Ok(Task::Masked { mask, seed }),
-            (false, None) => {
-                Err(Error::Data("the tokenizer has no mask token; a masked-language loss needs one".into()))
-            }
+            (false, None) => Err(Error::Data(
+                "the tokenizer has no mask token; a masked-language loss needs one".into(),
+            )),
         }
     }
 }

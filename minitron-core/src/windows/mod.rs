@@ -1,4 +1,5 @@
-//! Token ids as models take them: marked, cut into windows, made into batches with what is predicted.
+//! Token ids as models take them: marked, cut into windows, made into batches with what is
+//! predicted.
 
 mod batch;
 mod padding;

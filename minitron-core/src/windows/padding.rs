@@ -4,22 +4,33 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
 
-/// Token ids [B, T], shorter sequences filled up with token 0 on the right, and whether each position holds a token of its
-/// sequence [B, T]; none where all have one length.
+/// Token ids [B, T], shorter sequences filled up with token 0 on the right, and whether each
+/// position holds a token of its sequence [B, T]; none where all have one length.
 pub fn fill(sequences: &[&[u32]], device: Device) -> Result<(Tensor, Option<Tensor>)> {
-    let lengths: Vec<i64> = sequences.iter().map(|sequence| sequence.len() as i64).collect();
+    let lengths: Vec<i64> = sequences
+        .iter()
+        .map(|sequence| sequence.len() as i64)
+        .collect();
     let width = lengths.iter().max().copied().unwrap_or(0);
     let filled = |sequence: &&[u32]| {
         let padding = std::iter::repeat_n(0, width as usize - sequence.len());
-        sequence.iter().map(|&id| i64::from(id)).chain(padding).collect::<Vec<_>>()
+        sequence
+            .iter()
+            .map(|&id| i64::from(id))
+            .chain(padding)
+            .collect::<Vec<_>>()
     };
     let ids: Vec<i64> = sequences.iter().flat_map(filled).collect();
-    let ids_bt = Tensor::f_from_slice(&ids)?.f_view([sequences.len() as i64, width])?.f_to_kind(Kind::Int64)?;
+    let ids_bt = Tensor::f_from_slice(&ids)?
+        .f_view([sequences.len() as i64, width])?
+        .f_to_kind(Kind::Int64)?;
     let ids_bt = ids_bt.f_to_device(device)?;
     if lengths.iter().all(|&length| length == width) {
         return Ok((ids_bt, None));
     }
     let position_t = Tensor::f_arange(width, (Kind::Int64, device))?;
-    let length_b1 = Tensor::f_from_slice(&lengths)?.f_to_device(device)?.f_unsqueeze(1)?;
+    let length_b1 = Tensor::f_from_slice(&lengths)?
+        .f_to_device(device)?
+        .f_unsqueeze(1)?;
     Ok((ids_bt, Some(position_t.f_lt_tensor(&length_b1)?)))
 }

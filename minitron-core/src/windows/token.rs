@@ -1,9 +1,10 @@
-//! A token on its way from a document into a window, with what packing and training have to know of it.
+//! A token on its way from a document into a window, with what packing and training have to know of
+//! it.
 
 use crate::error::{Error, Result};
 
-/// A token id with marks. Eight bits of the word are kept free for marks, so a stream of tokens can be cut, carried and
-/// joined without anything beside it.
+/// A token id with marks. Eight bits of the word are kept free for marks, so a stream of tokens can
+/// be cut, carried and joined without anything beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token(u32);
 
@@ -24,7 +25,9 @@ impl Token {
     pub fn new(id: u32) -> Result<Self> {
         match id < MAX_VOCAB {
             true => Ok(Token(id)),
-            false => Err(Error::Data(format!("token {id}: expected an id below {MAX_VOCAB}"))),
+            false => Err(Error::Data(format!(
+                "token {id}: expected an id below {MAX_VOCAB}"
+            ))),
         }
     }
 
@@ -94,9 +97,17 @@ impl Marks {
         self.0
     }
 
-    /// Those that decide what is learned from the token, where attention stays inside documents or not.
+    /// Those that decide what is learned from the token, where attention stays inside documents or
+    /// not.
     pub(super) fn that_decide(self, inside_documents: bool) -> Marks {
-        Marks(self.0 & if inside_documents { FIRST | UNCOUNTED } else { UNCOUNTED })
+        Marks(
+            self.0
+                & if inside_documents {
+                    FIRST | UNCOUNTED
+                } else {
+                    UNCOUNTED
+                },
+        )
     }
 }
 
@@ -108,7 +119,11 @@ mod tests {
     fn marks_ride_on_ids_and_come_off() {
         let token = Token::new(77).unwrap().first().uncounted();
         assert_eq!(token.id(), 77);
-        assert!(token.marks().begins_document() && !token.marks().counts() && !token.marks().ends_turn());
+        assert!(
+            token.marks().begins_document()
+                && !token.marks().counts()
+                && !token.marks().ends_turn()
+        );
         assert_eq!(token.turn_end().marks().bits(), 0b111);
         assert_eq!(Token::new(5).unwrap().marks(), Marks::default());
         assert!(Token::new(1 << 24).is_err());

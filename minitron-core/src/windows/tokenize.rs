@@ -10,8 +10,8 @@ pub trait Tokenize: Debug + Send + Sync {
     /// `Data` where there is no tokenizer, or a token lies outside the model's vocabulary.
     fn encode(&self, text: &str) -> Result<Vec<u32>>;
 
-    /// Token ids of texts, made on all cores, with the special tokens that the tokenizer itself puts around a text: for
-    /// many, one at its beginning, unless the text begins with it.
+    /// Token ids of texts, made on all cores, with the special tokens that the tokenizer itself
+    /// puts around a text: for many, one at its beginning, unless the text begins with it.
     ///
     /// # Errors
     /// As [`Tokenize::encode`].
@@ -29,8 +29,8 @@ pub trait Tokenize: Debug + Send + Sync {
     /// `Data` naming the first.
     fn check(&self, ids: &[u32]) -> Result<()>;
 
-    /// What stands before a text that nothing precedes: the beginning-of-sequence token where the tokenizer has one, else
-    /// the end-of-sequence token.
+    /// What stands before a text that nothing precedes: the beginning-of-sequence token where the
+    /// tokenizer has one, else the end-of-sequence token.
     fn prefix(&self) -> Option<u32>;
 
     /// `[CLS]` and `[SEP]` of encoders.

@@ -14,7 +14,8 @@ use crate::spec::Options;
 #[derive(Debug, Clone)]
 pub struct Windows {
     tokens: Vec<u32>,
-    /// What decides what is learned from each token; empty where all count and attention crosses documents.
+    /// What decides what is learned from each token; empty where all count and attention crosses
+    /// documents.
     marks: Vec<Marks>,
     /// Where each window begins, and the end of the last.
     bounds: Vec<usize>,
@@ -24,14 +25,16 @@ pub struct Windows {
     digest: OnceLock<String>,
 }
 
-/// A window on its own: tokens, special tokens included, and a number that stays its own from epoch to epoch.
+/// A window on its own: tokens, special tokens included, and a number that stays its own from epoch
+/// to epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     /// Its place among the windows of its source.
     pub id: u64,
     /// Token ids.
     pub tokens: Vec<u32>,
-    /// What decides what is learned from each token; empty where all count and attention crosses documents.
+    /// What decides what is learned from each token; empty where all count and attention crosses
+    /// documents.
     pub marks: Vec<Marks>,
 }
 
@@ -51,7 +54,8 @@ impl Windows {
         Self::cut_stream(tokens, seq_len, max_windows, special_tokens, (name, false))
     }
 
-    /// Cuts a stream; a shorter tail is dropped. `inside_documents`: attention stays inside documents.
+    /// Cuts a stream; a shorter tail is dropped. `inside_documents`: attention stays inside
+    /// documents.
     pub fn cut_stream(
         mut tokens: Vec<Token>,
         seq_len: usize,
@@ -60,7 +64,9 @@ impl Windows {
         (name, inside_documents): (&str, bool),
     ) -> Result<Self> {
         if tokens.is_empty() {
-            return Err(Error::Data(format!("{name}: no text in it; expected at least one document")));
+            return Err(Error::Data(format!(
+                "{name}: no text in it; expected at least one document"
+            )));
         }
         if tokens.len() < seq_len {
             return Err(Error::Data(format!(
@@ -77,15 +83,24 @@ impl Windows {
             None => (tokens, seq_len, 0),
             Some((cls, sep)) => {
                 let enclosed = |window: &[Token]| [&[cls], window, &[sep]].concat();
-                (tokens.chunks(seq_len).flat_map(enclosed).collect(), seq_len + 2, 2)
+                (
+                    tokens.chunks(seq_len).flat_map(enclosed).collect(),
+                    seq_len + 2,
+                    2,
+                )
             }
         };
         let bounds: Vec<usize> = (0..=tokens.len()).step_by(width).collect();
-        Ok(Self::of_tokens(tokens, bounds, inside_documents, (width, n_special_tokens)))
+        Ok(Self::of_tokens(
+            tokens,
+            bounds,
+            inside_documents,
+            (width, n_special_tokens),
+        ))
     }
 
-    /// One window per document of ids that all count, cut at `seq_len` tokens, shorter ones first so that batches are of a
-    /// kind; documents of a single token are left out.
+    /// One window per document of ids that all count, cut at `seq_len` tokens, shorter ones first
+    /// so that batches are of a kind; documents of a single token are left out.
     ///
     /// # Errors
     /// `Data` when none is left.
@@ -96,13 +111,22 @@ impl Windows {
         special_tokens: Option<(u32, u32)>,
         name: &str,
     ) -> Result<Self> {
-        let marked = |document: Vec<u32>| document.into_iter().map(Token::new).collect::<Result<Vec<_>>>();
-        let mut documents: Vec<Vec<Token>> = documents.into_iter().map(marked).collect::<Result<_>>()?;
-        documents.iter_mut().for_each(|document| document.truncate(seq_len));
+        let marked = |document: Vec<u32>| {
+            document
+                .into_iter()
+                .map(Token::new)
+                .collect::<Result<Vec<_>>>()
+        };
+        let mut documents: Vec<Vec<Token>> =
+            documents.into_iter().map(marked).collect::<Result<_>>()?;
+        documents
+            .iter_mut()
+            .for_each(|document| document.truncate(seq_len));
         Self::of_runs(documents, max_windows, special_tokens, (name, false))
     }
 
-    /// A window for each run of tokens, shorter ones first; those that predict nothing are left out.
+    /// A window for each run of tokens, shorter ones first; those that predict nothing are left
+    /// out.
     pub fn of_runs(
         mut runs: Vec<Vec<Token>>,
         max_windows: Option<usize>,
@@ -114,7 +138,9 @@ impl Windows {
         runs.truncate(max_windows.unwrap_or(usize::MAX));
         runs.sort_by_key(Vec::len);
         let Some(longest) = runs.last().map(Vec::len) else {
-            return Err(Error::Data(format!("{name}: no document of two tokens or more in it")));
+            return Err(Error::Data(format!(
+                "{name}: no document of two tokens or more in it"
+            )));
         };
         let around = around(special_tokens)?;
         let n_special_tokens = if around.is_some() { 2 } else { 0 };
@@ -125,7 +151,12 @@ impl Windows {
             tokens.extend(around.map(|(_, sep)| sep));
             bounds.push(tokens.len());
         }
-        Ok(Self::of_tokens(tokens, bounds, inside_documents, (longest + n_special_tokens, n_special_tokens)))
+        Ok(Self::of_tokens(
+            tokens,
+            bounds,
+            inside_documents,
+            (longest + n_special_tokens, n_special_tokens),
+        ))
     }
 
     fn of_tokens(
@@ -136,9 +167,20 @@ impl Windows {
     ) -> Self {
         let mark = |token: &Token| token.marks().that_decide(inside_documents);
         let is_plain = tokens.iter().all(|token| mark(token) == Marks::default());
-        let marks = if is_plain { Vec::new() } else { tokens.iter().map(mark).collect() };
+        let marks = if is_plain {
+            Vec::new()
+        } else {
+            tokens.iter().map(mark).collect()
+        };
         let tokens = tokens.into_iter().map(Token::id).collect();
-        Windows { tokens, marks, bounds, width, n_special_tokens, digest: OnceLock::new() }
+        Windows {
+            tokens,
+            marks,
+            bounds,
+            width,
+            n_special_tokens,
+            digest: OnceLock::new(),
+        }
     }
 
     /// Number of windows.
@@ -151,38 +193,59 @@ impl Windows {
     /// # Errors
     /// `Internal` where there is no such window.
     pub fn window(&self, window: usize) -> Result<&[u32]> {
-        self.tokens.get(self.span(window)?).present("a window's tokens")
+        self.tokens
+            .get(self.span(window)?)
+            .present("a window's tokens")
     }
 
     fn span(&self, window: usize) -> Result<Range<usize>> {
         match (self.bounds.get(window), self.bounds.get(window + 1)) {
             (Some(&from), Some(&to)) => Ok(from..to),
-            _ => Err(Error::Internal(format!("there is no window {window} of {}", self.len()))),
+            _ => Err(Error::Internal(format!(
+                "there is no window {window} of {}",
+                self.len()
+            ))),
         }
     }
 
-    /// What decides what is learned from a window's tokens; empty where all count and attention crosses documents.
+    /// What decides what is learned from a window's tokens; empty where all count and attention
+    /// crosses documents.
     ///
     /// # Errors
     /// `Internal` where there is no such window.
     pub fn marks(&self, window: usize) -> Result<&[Marks]> {
         let span = self.span(window)?;
-        if self.marks.is_empty() { Ok(&[]) } else { self.marks.get(span).present("a window's marks") }
+        if self.marks.is_empty() {
+            Ok(&[])
+        } else {
+            self.marks.get(span).present("a window's marks")
+        }
     }
 
     /// A window on its own, under a number.
     pub fn sample(&self, window: usize, id: u64) -> Result<Sample> {
-        Ok(Sample { id, tokens: self.window(window)?.to_vec(), marks: self.marks(window)?.to_vec() })
+        Ok(Sample {
+            id,
+            tokens: self.window(window)?.to_vec(),
+            marks: self.marks(window)?.to_vec(),
+        })
     }
 
     /// Runs of at most `batch_size` windows of one length, in order.
     pub fn batches(&self, batch_size: usize) -> Vec<Range<usize>> {
         let mut batches: Vec<Range<usize>> = Vec::new();
         let mut last_width = None;
-        for (window, (from, to)) in self.bounds.iter().zip(self.bounds.iter().skip(1)).enumerate() {
+        for (window, (from, to)) in self
+            .bounds
+            .iter()
+            .zip(self.bounds.iter().skip(1))
+            .enumerate()
+        {
             let width = Some(to - from);
             match batches.last_mut() {
-                Some(last) if last.len() < batch_size.max(1) && width == last_width => last.end += 1,
+                Some(last) if last.len() < batch_size.max(1) && width == last_width => {
+                    last.end += 1
+                }
                 _ => batches.push(window..window + 1),
             }
             last_width = width;
@@ -217,7 +280,8 @@ impl Windows {
 
     /// Digest of all tokens and of what is learned from them.
     pub fn digest(&self) -> &str {
-        self.digest.get_or_init(|| digest_of(&self.tokens, &self.marks, &self.bounds))
+        self.digest
+            .get_or_init(|| digest_of(&self.tokens, &self.marks, &self.bounds))
     }
 
     /// Refuses windows that a model has no positions for, before any work.
@@ -229,22 +293,37 @@ impl Windows {
     }
 
     /// Token ids [B, T] of the given windows; shorter ones are filled up with token 0 on the right.
-    pub fn batch(&self, windows: impl IntoIterator<Item = usize>, device: Device) -> Result<Tensor> {
-        let chosen: Vec<&[u32]> = windows.into_iter().map(|window| self.window(window)).collect::<Result<_>>()?;
+    pub fn batch(
+        &self,
+        windows: impl IntoIterator<Item = usize>,
+        device: Device,
+    ) -> Result<Tensor> {
+        let chosen: Vec<&[u32]> = windows
+            .into_iter()
+            .map(|window| self.window(window))
+            .collect::<Result<_>>()?;
         Ok(fill(&chosen, device)?.0)
     }
 }
 
 impl Windows {
-    /// Each token's position in its document [B, T], where attention stays inside documents and a window holds several.
-    pub fn positions(&self, windows: impl IntoIterator<Item = usize>, device: Device) -> Result<Option<Tensor>> {
-        let marks: Vec<&[Marks]> = windows.into_iter().map(|window| self.marks(window)).collect::<Result<_>>()?;
+    /// Each token's position in its document [B, T], where attention stays inside documents and a
+    /// window holds several.
+    pub fn positions(
+        &self,
+        windows: impl IntoIterator<Item = usize>,
+        device: Device,
+    ) -> Result<Option<Tensor>> {
+        let marks: Vec<&[Marks]> = windows
+            .into_iter()
+            .map(|window| self.marks(window))
+            .collect::<Result<_>>()?;
         positions_in_documents(&marks, device)
     }
 }
 
-/// Each token's position in its document [B, T], padding left zero-based by its sequence's last document; none where every
-/// sequence is one document.
+/// Each token's position in its document [B, T], padding left zero-based by its sequence's last
+/// document; none where every sequence is one document.
 pub(super) fn positions_in_documents(marks: &[&[Marks]], device: Device) -> Result<Option<Tensor>> {
     let begins_inside = |marks: &&[Marks]| marks.iter().skip(1).any(|mark| mark.begins_document());
     if !marks.iter().any(begins_inside) {
@@ -262,7 +341,8 @@ pub(super) fn positions_in_documents(marks: &[&[Marks]], device: Device) -> Resu
             position += 1;
         }
     }
-    let positions_bt = Tensor::f_from_slice(&positions)?.f_view([marks.len() as i64, width as i64])?;
+    let positions_bt =
+        Tensor::f_from_slice(&positions)?.f_view([marks.len() as i64, width as i64])?;
     Ok(Some(positions_bt.f_to_device(device)?))
 }
 
@@ -273,12 +353,16 @@ pub fn fits(width: usize, n_special_tokens: usize, max_positions: usize) -> Resu
     }
     let longest = max_positions.saturating_sub(n_special_tokens);
     let found = width.saturating_sub(n_special_tokens);
-    Err(Error::Recipe(format!("seq_len: {found} is longer than the model's positions allow; at most {longest}")))
+    Err(Error::Recipe(format!(
+        "seq_len: {found} is longer than the model's positions allow; at most {longest}"
+    )))
 }
 
 /// The special tokens around a window.
 fn around(special_tokens: Option<(u32, u32)>) -> Result<Option<(Token, Token)>> {
-    special_tokens.map(|(cls, sep)| Ok((Token::new(cls)?, Token::new(sep)?))).transpose()
+    special_tokens
+        .map(|(cls, sep)| Ok((Token::new(cls)?, Token::new(sep)?)))
+        .transpose()
 }
 
 /// Of tokens, marks where there are any, and cuts.

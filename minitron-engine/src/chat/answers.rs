@@ -1,9 +1,10 @@
 //! What the assistant said, where the template does not mark it.
 //!
-//! An answer is what its message adds to the text of the messages before it and the generation prompt: what a model that is
-//! asked goes on with. Where that does not begin the whole text (a template strips the reasoning of earlier turns, say), the
-//! whole is rendered twice more with stand-ins in the message's place: what surrounds both alike surrounds the answer too.
-//! Where neither tells, that is an error: a wrong mask would train a model on what its users say.
+//! An answer is what its message adds to the text of the messages before it and the generation
+//! prompt: what a model that is asked goes on with. Where that does not begin the whole text (a
+//! template strips the reasoning of earlier turns, say), the whole is rendered twice more with
+//! stand-ins in the message's place: what surrounds both alike surrounds the answer too. Where
+//! neither tells, that is an error: a wrong mask would train a model on what its users say.
 
 use std::ops::Range;
 
@@ -19,8 +20,17 @@ pub(super) fn by_prefixes(call: &Call, full: &str, add_generation_prompt: bool) 
     let mut answers: Vec<Range<usize>> = Vec::new();
     let mut weightless = Vec::new();
     for (idx, own) in assistant(call.conversation) {
-        let turn = AnswerTurn { call, full, idx, own, add_generation_prompt };
-        let answer = turn.by_prefix().or_else(|| turn.by_stand_ins()).ok_or_else(|| turn.untold())?;
+        let turn = AnswerTurn {
+            call,
+            full,
+            idx,
+            own,
+            add_generation_prompt,
+        };
+        let answer = turn
+            .by_prefix()
+            .or_else(|| turn.by_stand_ins())
+            .ok_or_else(|| turn.untold())?;
         let is_after = answers.last().is_none_or(|last| last.end <= answer.start);
         if !is_after || full.get(answer.clone()).is_none() {
             return Err(turn.untold());
@@ -30,7 +40,10 @@ pub(super) fn by_prefixes(call: &Call, full: &str, add_generation_prompt: bool) 
         }
         answers.push(answer);
     }
-    Ok(Answers { answers, weightless })
+    Ok(Answers {
+        answers,
+        weightless,
+    })
 }
 
 /// Those of the marked answers that do not count: where the messages of no weight are.
@@ -43,9 +56,19 @@ pub(super) fn weightless(
         return Ok(Vec::new());
     }
     let message = "the template marks the answers, but which of them is that of a message of `weight` 0 cannot be told";
-    let untold = |_| Error::Data(format!("{}: {message}; leave that conversation out", call.origin()));
+    let untold = |_| {
+        Error::Data(format!(
+            "{}: {message}; leave that conversation out",
+            call.origin()
+        ))
+    };
     let found = by_prefixes(call, full, add_generation_prompt).map_err(untold)?;
-    let is_in = |range: &&Range<usize>| found.weightless.iter().any(|w| w.start < range.end && range.start < w.end);
+    let is_in = |range: &&Range<usize>| {
+        found
+            .weightless
+            .iter()
+            .any(|w| w.start < range.end && range.start < w.end)
+    };
     Ok(marked.iter().filter(is_in).cloned().collect())
 }
 
@@ -57,7 +80,11 @@ pub(super) struct Answers {
 
 /// Messages that answer, with their places.
 fn assistant(conversation: &Conversation) -> impl Iterator<Item = (usize, &Message)> {
-    let messages = conversation.messages.iter().enumerate().skip(conversation.n_prompt);
+    let messages = conversation
+        .messages
+        .iter()
+        .enumerate()
+        .skip(conversation.n_prompt);
     messages.filter(|(_, message)| role_of(message) == Some("assistant"))
 }
 
@@ -83,7 +110,11 @@ impl AnswerTurn<'_, '_> {
 
     /// Messages before this one.
     fn before(&self) -> &[Message] {
-        self.call.conversation.messages.get(..self.idx).unwrap_or_default()
+        self.call
+            .conversation
+            .messages
+            .get(..self.idx)
+            .unwrap_or_default()
     }
 
     /// Those up to this one, with another in its place.
@@ -98,12 +129,16 @@ impl AnswerTurn<'_, '_> {
         let start = self.start(&after)?;
         let said = after.get(start..)?;
         let n_said = match self.end_of_turn(plain(STAND_INS[0])) {
-            Some(end) if said.ends_with(&end.at_the_end) => said.len() - end.at_the_end.len() + end.kept.len(),
+            Some(end) if said.ends_with(&end.at_the_end) => {
+                said.len() - end.at_the_end.len() + end.kept.len()
+            }
             _ => said.len(),
         };
         let end = start + n_said;
         // What a template writes at the end of a text alone is no part of the whole.
-        self.full.starts_with(after.get(..end)?).then_some(start..end)
+        self.full
+            .starts_with(after.get(..end)?)
+            .then_some(start..end)
     }
 
     /// Where the answer begins in the text that ends with it: where a model that is asked goes on.
@@ -111,18 +146,24 @@ impl AnswerTurn<'_, '_> {
         if self.idx > 0 {
             let prompted = self.call.text(self.before(), true).ok()?;
             if after.starts_with(&prompted) {
-                // Some templates write their prompt after a user's message alone, but open every answer with it.
-                let usual =
-                    self.usual_prompt().filter(|_| self.call.text(self.before(), false).ok() == Some(prompted.clone()));
-                let usual =
-                    usual.filter(|usual| after.get(prompted.len()..).is_some_and(|said| said.starts_with(usual)));
+                // Some templates write their prompt after a user's message alone, but open every
+                // answer with it.
+                let usual = self.usual_prompt().filter(|_| {
+                    self.call.text(self.before(), false).ok() == Some(prompted.clone())
+                });
+                let usual = usual.filter(|usual| {
+                    after
+                        .get(prompted.len()..)
+                        .is_some_and(|said| said.starts_with(usual))
+                });
                 return Some(prompted.len() + usual.map_or(0, |usual| usual.len()));
             }
             // A prompt that goes on to open the reasoning, which the template writes of no answer.
             let headed = self.headed()?;
             let n_common = common_prefix(&headed, &prompted);
             let before = self.call.text(self.before(), false).ok()?;
-            return (before.len() < n_common && after.starts_with(headed.get(..n_common)?)).then_some(n_common);
+            return (before.len() < n_common && after.starts_with(headed.get(..n_common)?))
+                .then_some(n_common);
         }
         let headed = self.headed()?;
         after.starts_with(&headed).then_some(headed.len())
@@ -131,7 +172,10 @@ impl AnswerTurn<'_, '_> {
     /// What the template writes to open an answer to a user's message.
     fn usual_prompt(&self) -> Option<String> {
         let asked = [message("user", STAND_INS[0])];
-        let (before, prompted) = (self.call.text(&asked, false).ok()?, self.call.text(&asked, true).ok()?);
+        let (before, prompted) = (
+            self.call.text(&asked, false).ok()?,
+            self.call.text(&asked, true).ok()?,
+        );
         prompted.strip_prefix(&before).map(str::to_owned)
     }
 
@@ -146,31 +190,46 @@ impl AnswerTurn<'_, '_> {
     fn end_of_turn(&self, stand_in: Message) -> Option<EndOfTurn> {
         let [ends, goes_on] = [false, true].map(|prompt| {
             let text = self.up_to(stand_in.clone(), prompt)?;
-            text.rsplit_once(STAND_INS[0]).map(|(_, end)| end.to_owned())
+            text.rsplit_once(STAND_INS[0])
+                .map(|(_, end)| end.to_owned())
         });
         let at_the_end = ends?;
         let common = match &goes_on {
             Some(goes_on) if !goes_on.starts_with(&at_the_end) => {
                 let common = at_the_end.get(..common_prefix(&at_the_end, goes_on))?;
                 // Two special tokens may begin alike.
-                common.rfind(char::is_whitespace).and_then(|at| common.get(..at))?
+                common
+                    .rfind(char::is_whitespace)
+                    .and_then(|at| common.get(..at))?
             }
             _ => &at_the_end,
         };
-        // White space after the end of the turn is no part of it; white space alone is the end itself.
-        let kept = if common.trim().is_empty() { common } else { common.trim_end() };
+        // White space after the end of the turn is no part of it; white space alone is the end
+        // itself.
+        let kept = if common.trim().is_empty() {
+            common
+        } else {
+            common.trim_end()
+        };
         let kept = kept.to_owned();
         Some(EndOfTurn { kept, at_the_end })
     }
 
-    /// By what surrounds stand-ins in the whole text: for the whole message, or for its content alone where messages of tools
-    /// need the calls that they answer.
+    /// By what surrounds stand-ins in the whole text: for the whole message, or for its content
+    /// alone where messages of tools need the calls that they answer.
     fn by_stand_ins(&self) -> Option<Range<usize>> {
         let with_calls = |content: &str| {
-            let rest = self.own.iter().filter(|(key, _)| !REASONING.contains(&key.as_str()) && *key != "content");
-            plain(content).into_iter().chain(rest.map(|(key, value)| (key.clone(), value.clone()))).collect()
+            let rest = self
+                .own
+                .iter()
+                .filter(|(key, _)| !REASONING.contains(&key.as_str()) && *key != "content");
+            plain(content)
+                .into_iter()
+                .chain(rest.map(|(key, value)| (key.clone(), value.clone())))
+                .collect()
         };
-        self.between(STAND_INS.map(plain)).or_else(|| self.between(STAND_INS.map(with_calls)))
+        self.between(STAND_INS.map(plain))
+            .or_else(|| self.between(STAND_INS.map(with_calls)))
     }
 
     fn between(&self, [one, other]: [Message; 2]) -> Option<Range<usize>> {
@@ -209,10 +268,19 @@ fn plain(content: &str) -> Message {
 
 /// Bytes that two texts begin with in common.
 fn common_prefix(a: &str, b: &str) -> usize {
-    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum()
+    a.chars()
+        .zip(b.chars())
+        .take_while(|(a, b)| a == b)
+        .map(|(c, _)| c.len_utf8())
+        .sum()
 }
 
 /// Bytes that two texts end with in common.
 fn common_suffix(a: &str, b: &str) -> usize {
-    a.chars().rev().zip(b.chars().rev()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum()
+    a.chars()
+        .rev()
+        .zip(b.chars().rev())
+        .take_while(|(a, b)| a == b)
+        .map(|(c, _)| c.len_utf8())
+        .sum()
 }

@@ -9,8 +9,8 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
 use minitron_core::error::{Error, Result};
 
-/// A moment in UTC, to the second. It is given to a template rather than asked for in it: what a run renders must not
-/// depend on the day when it is repeated.
+/// A moment in UTC, to the second. It is given to a template rather than asked for in it: what a
+/// run renders must not depend on the day when it is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment(NaiveDateTime);
 
@@ -19,8 +19,12 @@ const WRITTEN: &str = "%Y-%m-%dT%H:%M:%S";
 impl Moment {
     /// The system's clock.
     pub fn now() -> Self {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let moment = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+        let seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let moment = i64::try_from(seconds)
+            .ok()
+            .and_then(|seconds| DateTime::from_timestamp(seconds, 0));
         Moment(moment.unwrap_or_default().naive_utc())
     }
 
@@ -37,7 +41,10 @@ impl Moment {
         let is_known = !items.iter().any(|item| matches!(item, Item::Error));
         is_known.then(|| {
             let mut text = String::new();
-            let written = fmt::write(&mut text, format_args!("{}", self.0.format_with_items(items.iter())));
+            let written = fmt::write(
+                &mut text,
+                format_args!("{}", self.0.format_with_items(items.iter())),
+            );
             written.ok().map(|()| text)
         })?
     }
@@ -54,10 +61,18 @@ impl FromStr for Moment {
 
     /// `2026-11-28`, or with a time: `2026-11-28T15:04:05`.
     fn from_str(text: &str) -> Result<Self> {
-        let day = || NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|day| day.and_hms_opt(0, 0, 0));
-        let moment = NaiveDateTime::parse_from_str(text, WRITTEN).ok().or_else(day);
+        let day = || {
+            NaiveDate::parse_from_str(text, "%Y-%m-%d")
+                .ok()
+                .and_then(|day| day.and_hms_opt(0, 0, 0))
+        };
+        let moment = NaiveDateTime::parse_from_str(text, WRITTEN)
+            .ok()
+            .or_else(day);
         moment.map(Moment).ok_or_else(|| {
-            Error::Recipe(format!("`{text}` is no time; expected 2026-11-28 or 2026-11-28T15:04:05, in UTC"))
+            Error::Recipe(format!(
+                "`{text}` is no time; expected 2026-11-28 or 2026-11-28T15:04:05, in UTC"
+            ))
         })
     }
 }

@@ -25,7 +25,8 @@ const LONGEST_TEMPLATE: usize = 256 << 10;
 /// Calls within calls, and blocks within blocks.
 const DEEPEST: usize = 200;
 
-/// Room for values within values, as deep as a template of that length can write them, in every walk over them.
+/// Room for values within values, as deep as a template of that length can write them, in every
+/// walk over them.
 const STACK: usize = 64 << 20;
 
 /// Characters of an error that a template words.
@@ -42,13 +43,20 @@ pub(super) struct Engine {
     has_marks: bool,
 }
 
-/// Runs work with a stack that nothing overflows, and without what panics in it: an engine is a stranger's code on a stranger's
-/// template.
+/// Runs work with a stack that nothing overflows, and without what panics in it: an engine is a
+/// stranger's code on a stranger's template.
 pub(super) fn apart<T: Send>(origin: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
-        let worker = thread::Builder::new().name("chat template".into()).stack_size(STACK).spawn_scoped(scope, work);
+        let worker = thread::Builder::new()
+            .name("chat template".into())
+            .stack_size(STACK)
+            .spawn_scoped(scope, work);
         let worker = worker.map_err(|e| Error::io(origin, e))?;
-        worker.join().unwrap_or_else(|_| Err(Error::Data(format!("{origin}: the template contradicts itself"))))
+        worker.join().unwrap_or_else(|_| {
+            Err(Error::Data(format!(
+                "{origin}: the template contradicts itself"
+            )))
+        })
     })
 }
 
@@ -56,7 +64,10 @@ impl Engine {
     pub(super) fn compile(origin: &str, text: &str, now: Moment) -> Result<Self> {
         let refused = |message: &str| Error::Data(format!("{origin}: {message}"));
         if text.len() > LONGEST_TEMPLATE {
-            return Err(refused(&format!("a template of {} bytes; at most {LONGEST_TEMPLATE}", text.len())));
+            return Err(refused(&format!(
+                "a template of {} bytes; at most {LONGEST_TEMPLATE}",
+                text.len()
+            )));
         }
         let prepared = source::prepare(text).map_err(|e| refused(&e.message()))?;
         let env = apart(origin, || {
@@ -65,7 +76,11 @@ impl Engine {
                 .map_err(|e| refused(&format!("not a template that can be read: {}", said(&e))))?;
             Ok(env)
         })?;
-        Ok(Engine { origin: origin.to_owned(), env, has_marks: prepared.has_marks })
+        Ok(Engine {
+            origin: origin.to_owned(),
+            env,
+            has_marks: prepared.has_marks,
+        })
     }
 
     pub(super) fn origin(&self) -> &str {
@@ -76,13 +91,16 @@ impl Engine {
         self.has_marks
     }
 
-    /// The text; with marks, what they enclose stands between their characters. To be called by [`apart`].
+    /// The text; with marks, what they enclose stands between their characters. To be called by
+    /// [`apart`].
     pub(super) fn render(
         &self,
         mut variables: Map<String, serde_json::Value>,
         marks: Option<TextMarks>,
     ) -> Result<String> {
-        let steps = size_of(&variables).saturating_mul(STEPS_PER_BYTE).clamp(STEPS, MOST_STEPS);
+        let steps = size_of(&variables)
+            .saturating_mul(STEPS_PER_BYTE)
+            .clamp(STEPS, MOST_STEPS);
         if let Some(marks) = marks {
             variables.insert(marks::CHARACTERS.into(), marks.characters().into());
         }
@@ -96,10 +114,14 @@ impl Engine {
                 &roomy
             }
         };
-        let rendered = env.get_template(NAME).and_then(|template| template.render(Serde(&variables)));
+        let rendered = env
+            .get_template(NAME)
+            .and_then(|template| template.render(Serde(&variables)));
         rendered.map_err(|e| {
             let message = match e.kind() {
-                ErrorKind::OutOfFuel => format!("the template loops or explodes: it was stopped after {steps} steps"),
+                ErrorKind::OutOfFuel => {
+                    format!("the template loops or explodes: it was stopped after {steps} steps")
+                }
                 _ => said(&e),
             };
             Error::Data(format!("{}: {message}", self.origin))
@@ -109,7 +131,10 @@ impl Engine {
 
 fn environment(now: Moment) -> Result<Environment<'static>> {
     let mut env = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build();
     env.set_syntax(syntax.map_err(|e| Error::Internal(format!("the syntax of templates: {e}")))?);
     env.set_recursion_limit(DEEPEST);
     env.set_fuel(Some(STEPS));
@@ -117,7 +142,12 @@ fn environment(now: Moment) -> Result<Environment<'static>> {
     python::install(&mut env);
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", move |format: &str| {
-        let refused = || minijinja::Error::new(ErrorKind::InvalidOperation, "strftime_now: not a format of Python's");
+        let refused = || {
+            minijinja::Error::new(
+                ErrorKind::InvalidOperation,
+                "strftime_now: not a format of Python's",
+            )
+        };
         now.format(format).ok_or_else(refused)
     });
     env.add_function(marks::FUNCTION, marks::generation);
@@ -130,7 +160,10 @@ fn size_of(variables: &Map<String, serde_json::Value>) -> u64 {
         match value {
             serde_json::Value::String(text) => text.len() as u64,
             serde_json::Value::Array(list) => list.iter().map(of).fold(8, u64::saturating_add),
-            serde_json::Value::Object(map) => map.iter().map(|(key, value)| of(value) + key.len() as u64).sum(),
+            serde_json::Value::Object(map) => map
+                .iter()
+                .map(|(key, value)| of(value) + key.len() as u64)
+                .sum(),
             _ => 8,
         }
     }
@@ -140,14 +173,25 @@ fn size_of(variables: &Map<String, serde_json::Value>) -> u64 {
 /// What a template raises is said in its own words.
 const RAISED: &str = "the template refuses the conversation: ";
 
-fn raise_exception(message: Value, rest: Rest<Value>) -> std::result::Result<Value, minijinja::Error> {
+fn raise_exception(
+    message: Value,
+    rest: Rest<Value>,
+) -> std::result::Result<Value, minijinja::Error> {
     let _ = rest;
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
+    Err(minijinja::Error::new(
+        ErrorKind::InvalidOperation,
+        format!("{RAISED}{message}"),
+    ))
 }
 
 /// The engine's message with the line, without its excerpt of the source.
 fn said(error: &minijinja::Error) -> String {
-    let detail: String = error.detail().unwrap_or_default().chars().take(LONGEST_MESSAGE).collect();
+    let detail: String = error
+        .detail()
+        .unwrap_or_default()
+        .chars()
+        .take(LONGEST_MESSAGE)
+        .collect();
     if detail.starts_with(RAISED) {
         return detail;
     }

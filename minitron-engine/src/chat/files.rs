@@ -13,7 +13,15 @@ pub(super) const DEFAULT: &str = "default";
 pub(super) const TOOL_USE: &str = "tool_use";
 
 /// Special tokens that `transformers` names to templates.
-const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const NAMED: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
 
 /// What was found.
 #[derive(Debug)]
@@ -30,17 +38,28 @@ impl Files {
         let config = Config::load_optional(&dir.join("tokenizer_config.json"))?;
         let mut templates = in_files_of_their_own(dir)?;
         if templates.is_empty() {
-            templates = config.as_ref().map(in_config).transpose()?.unwrap_or_default();
+            templates = config
+                .as_ref()
+                .map(in_config)
+                .transpose()?
+                .unwrap_or_default();
         }
         if templates.is_empty() {
             let alone = Config::load_optional(&dir.join("chat_template.json"))?;
-            templates = alone.as_ref().map(in_config).transpose()?.unwrap_or_default();
+            templates = alone
+                .as_ref()
+                .map(in_config)
+                .transpose()?
+                .unwrap_or_default();
         }
         if templates.is_empty() {
             return Ok(None);
         }
         let special_tokens = special_tokens(dir, config.as_ref())?;
-        Ok(Some(Files { templates, special_tokens }))
+        Ok(Some(Files {
+            templates,
+            special_tokens,
+        }))
     }
 }
 
@@ -62,7 +81,11 @@ fn in_files_of_their_own(dir: &Path) -> Result<Vec<(String, String, String)>> {
         }
         paths.sort();
         for path in paths {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             templates.retain(|(other, ..)| *other != name);
             templates.push((name, path.display().to_string(), read(&path)?));
         }
@@ -72,7 +95,9 @@ fn in_files_of_their_own(dir: &Path) -> Result<Vec<(String, String, String)>> {
 
 fn read(path: &Path) -> Result<String> {
     read_text(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::InvalidData => Error::checkpoint(path, "not UTF-8 text; expected a chat template"),
+        std::io::ErrorKind::InvalidData => {
+            Error::checkpoint(path, "not UTF-8 text; expected a chat template")
+        }
         _ => Error::io(path, e),
     })
 }
@@ -81,23 +106,39 @@ fn read(path: &Path) -> Result<String> {
 fn in_config(config: &Config) -> Result<Vec<(String, String, String)>> {
     let origin = |name: &str| format!("{}: chat_template{name}", config.path().display());
     let wrong = |found: &Value| {
-        config.error(format!("`chat_template`: expected a template, or a list of `name` and `template`, got {found}"))
+        config.error(format!(
+            "`chat_template`: expected a template, or a list of `name` and `template`, got {found}"
+        ))
     };
     match config.get("chat_template") {
         None => Ok(Vec::new()),
-        Some(Value::String(source)) => Ok(Vec::from([(DEFAULT.to_owned(), origin(""), source.clone())])),
+        Some(Value::String(source)) => Ok(Vec::from([(
+            DEFAULT.to_owned(),
+            origin(""),
+            source.clone(),
+        )])),
         Some(Value::Array(list)) => {
             let template = |item: &Value| {
                 let text = |key: &str| item.get(key).and_then(Value::as_str);
-                let (name, source) = text("name").zip(text("template")).ok_or_else(|| wrong(item))?;
-                Ok((name.to_owned(), origin(&format!(" `{name}`")), source.to_owned()))
+                let (name, source) = text("name")
+                    .zip(text("template"))
+                    .ok_or_else(|| wrong(item))?;
+                Ok((
+                    name.to_owned(),
+                    origin(&format!(" `{name}`")),
+                    source.to_owned(),
+                ))
             };
             list.iter().map(template).collect()
         }
         Some(Value::Object(named)) => {
             let template = |(name, source): (&String, &Value)| {
                 let source = source.as_str().ok_or_else(|| wrong(source))?;
-                Ok((name.clone(), origin(&format!(" `{name}`")), source.to_owned()))
+                Ok((
+                    name.clone(),
+                    origin(&format!(" `{name}`")),
+                    source.to_owned(),
+                ))
             };
             named.iter().map(template).collect()
         }
@@ -105,7 +146,8 @@ fn in_config(config: &Config) -> Result<Vec<(String, String, String)>> {
     }
 }
 
-/// tokenizer_config.json, over which special_tokens_map.json goes where the former lists no tokens (`added_tokens_decoder`).
+/// tokenizer_config.json, over which special_tokens_map.json goes where the former lists no tokens
+/// (`added_tokens_decoder`).
 fn special_tokens(dir: &Path, config: Option<&Config>) -> Result<Map<String, Value>> {
     let lists_tokens = config.is_some_and(|config| config.get("added_tokens_decoder").is_some());
     let map = match lists_tokens {
@@ -113,11 +155,18 @@ fn special_tokens(dir: &Path, config: Option<&Config>) -> Result<Map<String, Val
         false => Config::load_optional(&dir.join("special_tokens_map.json"))?,
     };
     let text = |value: &Value| match value {
-        Value::Object(token) => token.get("content").and_then(Value::as_str).map(str::to_owned),
+        Value::Object(token) => token
+            .get("content")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
         token => token.as_str().map(str::to_owned),
     };
     let named = |name: &&str| {
-        let token = map.as_ref().and_then(|map| map.get(name)).or_else(|| config?.get(name)).and_then(text)?;
+        let token = map
+            .as_ref()
+            .and_then(|map| map.get(name))
+            .or_else(|| config?.get(name))
+            .and_then(text)?;
         Some(((*name).to_owned(), Value::String(token)))
     };
     Ok(NAMED.iter().filter_map(named).collect())

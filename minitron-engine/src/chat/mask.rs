@@ -2,16 +2,18 @@
 
 use std::ops::Range;
 
-/// Which tokens lie in the ranges, by where each came from in the text. Offsets and ranges count the same thing: characters,
-/// or bytes.
+/// Which tokens lie in the ranges, by where each came from in the text. Offsets and ranges count
+/// the same thing: characters, or bytes.
 ///
-/// As `transformers` has it in `assistant_masks`: from the token of a range's first character to the first token of its
-/// last. Where a tokenizer drops those characters, `transformers` marks all that follows, or nothing more; here the nearest
-/// token inside the range counts.
+/// As `transformers` has it in `assistant_masks`: from the token of a range's first character to
+/// the first token of its last. Where a tokenizer drops those characters, `transformers` marks all
+/// that follows, or nothing more; here the nearest token inside the range counts.
 pub fn token_mask(offsets: &[(usize, usize)], ranges: &[Range<usize>]) -> Vec<bool> {
     let mut mask = vec![false; offsets.len()];
     for range in ranges.iter().filter(|range| range.start < range.end) {
-        let Some((first, last)) = tokens_of(offsets, range) else { continue };
+        let Some((first, last)) = tokens_of(offsets, range) else {
+            continue;
+        };
         if let Some(tokens) = mask.get_mut(first..=last) {
             tokens.fill(true);
         }
@@ -22,15 +24,25 @@ pub fn token_mask(offsets: &[(usize, usize)], ranges: &[Range<usize>]) -> Vec<bo
 /// The first and last token of a range.
 fn tokens_of(offsets: &[(usize, usize)], range: &Range<usize>) -> Option<(usize, usize)> {
     let holds = |at: usize| move |&(start, end): &(usize, usize)| start <= at && at < end;
-    let is_inside = |&(start, end): &(usize, usize)| start < end && range.start <= start && end <= range.end;
-    let first = offsets.iter().position(holds(range.start)).or_else(|| offsets.iter().position(is_inside))?;
+    let is_inside =
+        |&(start, end): &(usize, usize)| start < end && range.start <= start && end <= range.end;
+    let first = offsets
+        .iter()
+        .position(holds(range.start))
+        .or_else(|| offsets.iter().position(is_inside))?;
     let last_at = range.end.saturating_sub(1);
-    let last = offsets.iter().position(holds(last_at)).or_else(|| offsets.iter().rposition(is_inside))?;
+    let last = offsets
+        .iter()
+        .position(holds(last_at))
+        .or_else(|| offsets.iter().rposition(is_inside))?;
     (first <= last).then_some((first, last))
 }
 
 #[cfg(test)]
-#[allow(clippy::single_range_in_vec_init, reason = "a single range is a list of one")]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "a single range is a list of one"
+)]
 mod tests {
     use super::*;
 

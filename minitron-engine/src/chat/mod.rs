@@ -1,5 +1,5 @@
-//! Conversations as text: a model's own chat template rendered as `transformers` renders it, and which part of the text
-//! the assistant said.
+//! Conversations as text: a model's own chat template rendered as `transformers` renders it, and
+//! which part of the text the assistant said.
 //!
 //! ```text
 //! record (JSON) --Example--> Conversation --ChatTemplate--> Rendered { text, answers } --tokenizer--> ids, mask

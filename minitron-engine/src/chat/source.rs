@@ -1,5 +1,5 @@
-//! A template's source as the engine takes it: generation blocks become call blocks, what a namespace is to keep is looked at,
-//! and strings are escaped as Python escapes them.
+//! A template's source as the engine takes it: generation blocks become call blocks, what a
+//! namespace is to keep is looked at, and strings are escaped as Python escapes them.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,8 @@ use super::marks;
 use super::python::kept;
 use minitron_core::error::{Error, Result};
 
-/// Bytes between the braces of one tag; the longest published ones have a tenth. What nests inside takes room on the stack.
+/// Bytes between the braces of one tag; the longest published ones have a tenth. What nests inside
+/// takes room on the stack.
 const LONGEST_TAG: usize = 16 << 10;
 
 /// A template for the engine.
@@ -32,12 +33,19 @@ pub(super) fn prepare(source: &str) -> Result<Prepared> {
             continue;
         }
         if tag.len() > LONGEST_TAG {
-            return Err(Error::Data(format!("a tag of {} bytes; at most {LONGEST_TAG}", tag.len())));
+            return Err(Error::Data(format!(
+                "a tag of {} bytes; at most {LONGEST_TAG}",
+                tag.len()
+            )));
         }
         let tag = with_escapes_of_python(tag);
         match (closes, word_of(&tag)) {
             ("%}", "generation") => {
-                out.push_str(&tag.replacen("generation", &format!("call {}()", marks::FUNCTION), 1));
+                out.push_str(&tag.replacen(
+                    "generation",
+                    &format!("call {}()", marks::FUNCTION),
+                    1,
+                ));
                 has_marks = true;
             }
             ("%}", "endgeneration") => out.push_str(&tag.replacen("endgeneration", "endcall", 1)),
@@ -52,7 +60,10 @@ pub(super) fn prepare(source: &str) -> Result<Prepared> {
         }
     }
     out.push_str(rest);
-    Ok(Prepared { source: out, has_marks })
+    Ok(Prepared {
+        source: out,
+        has_marks,
+    })
 }
 
 /// Where the next tag begins, and what ends it.
@@ -66,10 +77,14 @@ fn next_tag(text: &str) -> Option<(usize, &'static str)> {
     text.match_indices('{').find_map(open)
 }
 
-/// Bytes of a tag with its end, or all that is left. What looks like an end inside a string or brackets is none.
+/// Bytes of a tag with its end, or all that is left. What looks like an end inside a string or
+/// brackets is none.
 fn length_of(tag: &str, closes: &str) -> usize {
     if closes == "#}" {
-        return tag.get(2..).and_then(|inside| inside.find(closes)).map_or(tag.len(), |at| at + 4);
+        return tag
+            .get(2..)
+            .and_then(|inside| inside.find(closes))
+            .map_or(tag.len(), |at| at + 4);
     }
     let (mut quote, mut n_open) = (None, 0usize);
     let mut chars = tag.char_indices().skip(2);
@@ -81,7 +96,9 @@ fn length_of(tag: &str, closes: &str) -> usize {
             (Some(open), c) if c == open => quote = None,
             (Some(_), _) => {}
             (None, '"' | '\'') => quote = Some(c),
-            (None, _) if n_open == 0 && tag.get(at..).is_some_and(|rest| rest.starts_with(closes)) => {
+            (None, _)
+                if n_open == 0 && tag.get(at..).is_some_and(|rest| rest.starts_with(closes)) =>
+            {
                 return at + closes.len();
             }
             (None, '(' | '[' | '{') => n_open += 1,
@@ -104,7 +121,10 @@ fn word_of(tag: &str) -> &str {
     match inside(tag).trim() {
         word @ ("generation" | "endgeneration" | "raw") => word,
         words
-            if words.starts_with("set") && words.get(3..).is_some_and(|rest| rest.starts_with(char::is_whitespace)) =>
+            if words.starts_with("set")
+                && words
+                    .get(3..)
+                    .is_some_and(|rest| rest.starts_with(char::is_whitespace)) =>
         {
             "set"
         }
@@ -115,8 +135,12 @@ fn word_of(tag: &str) -> &str {
 /// `set ns.name = value`, with a call around the value.
 fn with_kept(tag: &str) -> Cow<'_, str> {
     let inside = inside(tag);
-    let Some((target, value)) = inside.split_once('=') else { return tag.into() };
-    let is_target = target.chars().all(|c| c.is_alphanumeric() || c.is_whitespace() || "_.,()".contains(c));
+    let Some((target, value)) = inside.split_once('=') else {
+        return tag.into();
+    };
+    let is_target = target
+        .chars()
+        .all(|c| c.is_alphanumeric() || c.is_whitespace() || "_.,()".contains(c));
     if !is_target || !target.contains('.') {
         return tag.into();
     }
@@ -132,10 +156,13 @@ fn end_of_raw(text: &str) -> usize {
         let tag = tag.strip_prefix(['-', '+']).unwrap_or(tag).trim_start();
         tag.starts_with("endraw").then_some(at)
     };
-    text.match_indices("{%").find_map(ends).unwrap_or(text.len())
+    text.match_indices("{%")
+        .find_map(ends)
+        .unwrap_or(text.len())
 }
 
-/// Python keeps the backslash before a letter that it does not know, and knows some that the engine does not.
+/// Python keeps the backslash before a letter that it does not know, and knows some that the engine
+/// does not.
 fn with_escapes_of_python(tag: &str) -> Cow<'_, str> {
     if !tag.contains('\\') {
         return tag.into();
@@ -169,9 +196,13 @@ fn escape(chars: &mut std::str::Chars, out: &mut String) {
         Some('v') => out.push('\u{b}'),
         Some('U') => {
             let digits: String = chars.clone().take(8).collect();
-            let c = u32::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 8).and_then(char::from_u32);
+            let c = u32::from_str_radix(&digits, 16)
+                .ok()
+                .filter(|_| digits.len() == 8)
+                .and_then(char::from_u32);
             match c {
-                // The rest of an escape that was read; a quote or a backslash cannot be meant by one.
+                // The rest of an escape that was read; a quote or a backslash cannot be meant by
+                // one.
                 Some(c) => {
                     chars.nth(7);
                     out.push(c);
@@ -179,7 +210,9 @@ fn escape(chars: &mut std::str::Chars, out: &mut String) {
                 None => out.push_str("\\\\U"),
             }
         }
-        Some(c @ ('\\' | '\'' | '"' | 'b' | 'f' | 'n' | 'r' | 't' | 'u' | 'x' | '0'..='7')) => out.extend(['\\', c]),
+        Some(c @ ('\\' | '\'' | '"' | 'b' | 'f' | 'n' | 'r' | 't' | 'u' | 'x' | '0'..='7')) => {
+            out.extend(['\\', c])
+        }
         Some(c) => out.extend(['\\', '\\', c]),
         None => out.push('\\'),
     }

@@ -31,11 +31,13 @@ pub struct ChatTemplate {
 pub struct Rendered {
     /// What the model reads, special tokens included: it is tokenised without adding any.
     pub text: String,
-    /// What the assistant said, in bytes of the text, in order, apart: content and end of turn. A text may be cut after each.
+    /// What the assistant said, in bytes of the text, in order, apart: content and end of turn. A
+    /// text may be cut after each.
     pub answers: Vec<Range<usize>>,
     /// Those of the answers that do not count: their messages have `weight` 0.
     pub weightless: Vec<Range<usize>>,
-    /// Whether the template marks answers itself (`{% generation %}`), rather than them being found by rendering prefixes.
+    /// Whether the template marks answers itself (`{% generation %}`), rather than them being found
+    /// by rendering prefixes.
     pub marks: bool,
 }
 
@@ -44,7 +46,12 @@ impl Rendered {
     pub fn completion(prompt: &str, completion: &str) -> Self {
         let text = [prompt, completion].concat();
         let answer = prompt.len()..text.len();
-        Rendered { text, answers: std::iter::once(answer).collect(), weightless: Vec::new(), marks: false }
+        Rendered {
+            text,
+            answers: std::iter::once(answer).collect(),
+            weightless: Vec::new(),
+            marks: false,
+        }
     }
 
     /// Answers in characters of the text, as tokenizers count them.
@@ -56,54 +63,101 @@ impl Rendered {
     pub(crate) fn in_chars(&self, ranges: &[Range<usize>]) -> Vec<Range<usize>> {
         let (mut at_byte, mut at_char) = (0, 0);
         let mut chars_to = |byte: usize| {
-            at_char = self.text.get(at_byte..byte).map_or(0, |between| between.chars().count()).saturating_add(at_char);
+            at_char = self
+                .text
+                .get(at_byte..byte)
+                .map_or(0, |between| between.chars().count())
+                .saturating_add(at_char);
             at_byte = byte;
             at_char
         };
-        ranges.iter().map(|range| chars_to(range.start)..chars_to(range.end)).collect()
+        ranges
+            .iter()
+            .map(|range| chars_to(range.start)..chars_to(range.end))
+            .collect()
     }
 }
 
 impl ChatTemplate {
-    /// Reads the template of a model folder, by the precedence of `transformers`: `chat_template.jinja` and
-    /// `additional_chat_templates`, else `chat_template` in tokenizer_config.json, else chat_template.json. `None` where the
-    /// folder has none. `now` is what templates take for the current time.
+    /// Reads the template of a model folder, by the precedence of `transformers`:
+    /// `chat_template.jinja` and `additional_chat_templates`, else `chat_template` in
+    /// tokenizer_config.json, else chat_template.json. `None` where the folder has none. `now` is
+    /// what templates take for the current time.
     ///
     /// # Errors
     /// `Checkpoint` when a file is malformed, `Data` naming the template that cannot be compiled.
     pub fn load(dir: &Path, now: Moment) -> Result<Option<Self>> {
-        let Some(files) = Files::load(dir)? else { return Ok(None) };
+        let Some(files) = Files::load(dir)? else {
+            return Ok(None);
+        };
         Self::from_files(&files, now).map(Some)
     }
 
-    /// A template given as text; `origin` is what errors name, `special_tokens` what the template may write.
+    /// A template given as text; `origin` is what errors name, `special_tokens` what the template
+    /// may write.
     ///
     /// # Errors
     /// `Data` when it cannot be compiled.
-    pub fn from_source(origin: &str, source: &str, special_tokens: Map<String, Value>, now: Moment) -> Result<Self> {
-        let templates = Vec::from([(files::DEFAULT.to_owned(), origin.to_owned(), source.to_owned())]);
-        Self::from_files(&Files { templates, special_tokens }, now)
+    pub fn from_source(
+        origin: &str,
+        source: &str,
+        special_tokens: Map<String, Value>,
+        now: Moment,
+    ) -> Result<Self> {
+        let templates = Vec::from([(
+            files::DEFAULT.to_owned(),
+            origin.to_owned(),
+            source.to_owned(),
+        )]);
+        Self::from_files(
+            &Files {
+                templates,
+                special_tokens,
+            },
+            now,
+        )
     }
 
     fn from_files(files: &Files, now: Moment) -> Result<Self> {
         let engine = |name: &str| {
-            let found = files.templates.iter().find(|(template, ..)| template == name);
-            found.map(|(_, origin, source)| Engine::compile(origin, source, now)).transpose()
+            let found = files
+                .templates
+                .iter()
+                .find(|(template, ..)| template == name);
+            found
+                .map(|(_, origin, source)| Engine::compile(origin, source, now))
+                .transpose()
         };
-        let uses_clock = files.templates.iter().any(|(.., source)| source.contains("strftime_now"));
-        let moment = if uses_clock { now.to_string() } else { String::new() };
-        let said = format!("{:?} {} {moment}", files.templates, Value::Object(files.special_tokens.clone()));
+        let uses_clock = files
+            .templates
+            .iter()
+            .any(|(.., source)| source.contains("strftime_now"));
+        let moment = if uses_clock {
+            now.to_string()
+        } else {
+            String::new()
+        };
+        let said = format!(
+            "{:?} {} {moment}",
+            files.templates,
+            Value::Object(files.special_tokens.clone())
+        );
         Ok(ChatTemplate {
             default: engine(files::DEFAULT)?,
             tool_use: engine(files::TOOL_USE)?,
-            names: files.templates.iter().map(|(name, ..)| name.clone()).collect(),
+            names: files
+                .templates
+                .iter()
+                .map(|(name, ..)| name.clone())
+                .collect(),
             special_tokens: files.special_tokens.clone(),
             digest: digest::of_text(&said),
             uses_clock,
         })
     }
 
-    /// Of all that decides what a conversation becomes, the time included where the template asks for it.
+    /// Of all that decides what a conversation becomes, the time included where the template asks
+    /// for it.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -113,26 +167,38 @@ impl ChatTemplate {
         self.uses_clock
     }
 
-    /// The text alone, with the words that open the assistant's turn at its end where they are asked for.
+    /// The text alone, with the words that open the assistant's turn at its end where they are
+    /// asked for.
     ///
     /// # Errors
     /// `Data` naming the template, with what it raises or where it fails.
     pub fn text(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String> {
         let call = self.call(conversation)?;
-        engine::apart(call.origin(), || call.text(&conversation.messages, add_generation_prompt))
+        engine::apart(call.origin(), || {
+            call.text(&conversation.messages, add_generation_prompt)
+        })
     }
 
     /// The template for a conversation.
     pub(super) fn call<'c>(&'c self, conversation: &'c Conversation) -> Result<Call<'c>> {
         conversation.check()?;
-        Ok(Call { engine: self.engine(conversation)?, template: self, conversation })
+        Ok(Call {
+            engine: self.engine(conversation)?,
+            template: self,
+            conversation,
+        })
     }
 
     fn engine(&self, conversation: &Conversation) -> Result<&Engine> {
-        let with_tools = self.tool_use.as_ref().filter(|_| conversation.tools.is_some());
+        let with_tools = self
+            .tool_use
+            .as_ref()
+            .filter(|_| conversation.tools.is_some());
         with_tools.or(self.default.as_ref()).ok_or_else(|| {
             let names = self.names.join(", ");
-            Error::Data(format!("the model has several chat templates ({names}), but none is called `default`"))
+            Error::Data(format!(
+                "the model has several chat templates ({names}), but none is called `default`"
+            ))
         })
     }
 }
@@ -152,22 +218,40 @@ impl Call<'_> {
 
     /// Other messages in the place of the conversation's.
     pub(super) fn text(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.engine.render(self.variables(messages, add_generation_prompt), None)
+        self.engine
+            .render(self.variables(messages, add_generation_prompt), None)
     }
 
     /// Between marks, which are looked for in a second rendering: it must be the first in all else.
-    pub(super) fn marked(&self, text: &str, add_generation_prompt: bool) -> Result<Vec<Range<usize>>> {
-        let all = self.marked_in(&self.conversation.messages, add_generation_prompt, Some(text))?;
+    pub(super) fn marked(
+        &self,
+        text: &str,
+        add_generation_prompt: bool,
+    ) -> Result<Vec<Range<usize>>> {
+        let all = self.marked_in(
+            &self.conversation.messages,
+            add_generation_prompt,
+            Some(text),
+        )?;
         let n_prompt = self.conversation.n_prompt;
         if n_prompt == 0 {
             return Ok(all);
         }
-        let prompt = self.conversation.messages.get(..n_prompt).unwrap_or_default();
+        let prompt = self
+            .conversation
+            .messages
+            .get(..n_prompt)
+            .unwrap_or_default();
         let in_prompt = self.marked_in(prompt, true, None)?;
         Ok(all.into_iter().skip(in_prompt.len()).collect())
     }
 
-    fn marked_in(&self, messages: &[Message], prompt: bool, expected: Option<&str>) -> Result<Vec<Range<usize>>> {
+    fn marked_in(
+        &self,
+        messages: &[Message],
+        prompt: bool,
+        expected: Option<&str>,
+    ) -> Result<Vec<Range<usize>>> {
         let variables = self.variables(messages, prompt);
         let inputs = Value::Object(variables.clone()).to_string();
         let texts = [inputs.as_str(), expected.unwrap_or_default()];
@@ -185,8 +269,8 @@ impl Call<'_> {
         }
     }
 
-    /// What the template sees, as `transformers` prepares it: no message has a field that is null, and reasoning goes by all
-    /// the names that templates read.
+    /// What the template sees, as `transformers` prepares it: no message has a field that is null,
+    /// and reasoning goes by all the names that templates read.
     fn variables(&self, messages: &[Message], add_generation_prompt: bool) -> Map<String, Value> {
         let list = |list: &Option<Vec<Value>>| list.clone().map_or(Value::Null, Value::Array);
         let mut variables = self.template.special_tokens.clone();
@@ -205,8 +289,14 @@ pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reaso
 
 fn prepared(message: &Message) -> Value {
     let fields = message.iter().filter(|(_, value)| !value.is_null());
-    let mut message: Message = fields.map(|(key, value)| (key.clone(), value.clone())).collect();
-    if let Some(reasoning) = REASONING.iter().find_map(|name| message.get(*name)).cloned() {
+    let mut message: Message = fields
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    if let Some(reasoning) = REASONING
+        .iter()
+        .find_map(|name| message.get(*name))
+        .cloned()
+    {
         let mut with_reasoning = Message::new();
         with_reasoning.insert("thinking".into(), reasoning.clone());
         with_reasoning.extend(message);

@@ -70,26 +70,49 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub fn new(start: Start, windows: Arc<Windows>, is_epoch: bool, seed: u64, source: usize) -> Self {
+    pub fn new(
+        start: Start,
+        windows: Arc<Windows>,
+        is_epoch: bool,
+        seed: u64,
+        source: usize,
+    ) -> Self {
         let mut order: Vec<usize> = (0..windows.len()).collect();
         shuffle(&mut order, seed, start.epoch, (source, start.block));
-        Block { start, windows, order, is_epoch }
+        Block {
+            start,
+            windows,
+            order,
+            is_epoch,
+        }
     }
 }
 
-/// Sends block after block, epoch after epoch, until the other side is gone, an error was sent, or a single block turned
-/// out to be the whole epoch.
-pub(super) fn send_blocks(source: &Source, start: Start, blocks: &SyncSender<Result<Block>>, stop: &AtomicBool) {
+/// Sends block after block, epoch after epoch, until the other side is gone, an error was sent, or
+/// a single block turned out to be the whole epoch.
+pub(super) fn send_blocks(
+    source: &Source,
+    start: Start,
+    blocks: &SyncSender<Result<Block>>,
+    stop: &AtomicBool,
+) {
     if let Err(error) = pack_all(source, start, blocks, stop) {
         // Nobody waits for it any more where this fails.
         blocks.send(Err(error)).unwrap_or_default();
     }
 }
 
-fn pack_all(source: &Source, mut start: Start, blocks: &SyncSender<Result<Block>>, stop: &AtomicBool) -> Result<()> {
+fn pack_all(
+    source: &Source,
+    mut start: Start,
+    blocks: &SyncSender<Result<Block>>,
+    stop: &AtomicBool,
+) -> Result<()> {
     loop {
         let mut packer = Packer::new(source, start, stop);
-        while let Some(block) = tracing::debug_span!("tokenise block").in_scope(|| packer.block())? {
+        while let Some(block) =
+            tracing::debug_span!("tokenise block").in_scope(|| packer.block())?
+        {
             let is_last = block.is_epoch;
             if blocks.send(Ok(block)).is_err() || is_last {
                 return Ok(());
@@ -98,7 +121,10 @@ fn pack_all(source: &Source, mut start: Start, blocks: &SyncSender<Result<Block>
         if stop.load(Ordering::Relaxed) {
             return Ok(());
         }
-        start = Start { epoch: start.epoch + 1, ..Start::default() };
+        start = Start {
+            epoch: start.epoch + 1,
+            ..Start::default()
+        };
     }
 }
 
@@ -160,19 +186,40 @@ impl<'s> Packer<'s> {
                 if self.is_stopped() || (tokens.len() < source.seq_len && !is_first) {
                     return Ok(None);
                 }
-                Windows::cut_stream(tokens, source.seq_len, None, source.tokenizer.special_tokens(), kind)?
+                Windows::cut_stream(
+                    tokens,
+                    source.seq_len,
+                    None,
+                    source.tokenizer.special_tokens(),
+                    kind,
+                )?
             }
             Pack::Documents | Pack::Whole => {
                 let documents = self.documents()?;
                 if self.is_stopped() || (documents.is_empty() && !is_first) {
                     return Ok(None);
                 }
-                Windows::of_runs(self.runs(documents), None, source.tokenizer.special_tokens(), kind)?
+                Windows::of_runs(
+                    self.runs(documents),
+                    None,
+                    source.tokenizer.special_tokens(),
+                    kind,
+                )?
             }
         };
-        self.next = Start { block: start.block + 1, window: start.window + windows.len() as u64, ..start };
+        self.next = Start {
+            block: start.block + 1,
+            window: start.window + windows.len() as u64,
+            ..start
+        };
         let is_epoch = is_first && self.is_read && self.pending.is_empty();
-        Ok(Some(Block::new(start, Arc::new(windows), is_epoch, source.seed, source.idx)))
+        Ok(Some(Block::new(
+            start,
+            Arc::new(windows),
+            is_epoch,
+            source.seed,
+            source.idx,
+        )))
     }
 
     fn is_stopped(&self) -> bool {
@@ -181,12 +228,21 @@ impl<'s> Packer<'s> {
 
     /// Tokens of as many windows as a block holds, or those left in the epoch.
     fn stream(&mut self) -> Result<Vec<Token>> {
-        let Source { seq_len, block_tokens, .. } = *self.source;
+        let Source {
+            seq_len,
+            block_tokens,
+            ..
+        } = *self.source;
         let goal = (block_tokens / seq_len).max(1) * seq_len;
         let mut tokens = Vec::new();
         while tokens.len() < goal && self.fill()? {
-            let Some(item) = self.pending.front() else { break };
-            let left = item.tokens.get(self.n_carried..).present("the rest of a document")?;
+            let Some(item) = self.pending.front() else {
+                break;
+            };
+            let left = item
+                .tokens
+                .get(self.n_carried..)
+                .present("the rest of a document")?;
             let taken = left.get(..goal - tokens.len()).unwrap_or(left);
             tokens.extend_from_slice(taken);
             self.n_carried += taken.len();
@@ -206,14 +262,22 @@ impl<'s> Packer<'s> {
             documents.iter().for_each(|document| packer.push(document));
             return packer.finish();
         }
-        let first = |document: Vec<Token>| cut_at_turns(&document, seq_len).first().map(|piece| piece.to_vec());
+        let first = |document: Vec<Token>| {
+            cut_at_turns(&document, seq_len)
+                .first()
+                .map(|piece| piece.to_vec())
+        };
         documents.into_iter().filter_map(first).collect()
     }
 
     /// Documents of two tokens or more that fit into a block or are left in the epoch.
     fn documents(&mut self) -> Result<Vec<Vec<Token>>> {
         let (mut documents, mut n_tokens) = (Vec::new(), 0);
-        let most = if self.source.pack == Pack::Whole { usize::MAX } else { self.source.seq_len };
+        let most = if self.source.pack == Pack::Whole {
+            usize::MAX
+        } else {
+            self.source.seq_len
+        };
         while let Some(document) = self.document()? {
             if document.tokens.len() < 2 {
                 continue;
@@ -228,19 +292,40 @@ impl<'s> Packer<'s> {
         Ok(documents)
     }
 
-    /// The next document as one item: of one that has a window of its own, no more than says whether it has room.
+    /// The next document as one item: of one that has a window of its own, no more than says
+    /// whether it has room.
     fn document(&mut self) -> Result<Option<Item>> {
-        let Source { pack, seq_len, block_tokens, .. } = *self.source;
-        let most = if pack == Pack::Whole { block_tokens } else { seq_len.saturating_add(1) };
+        let Source {
+            pack,
+            seq_len,
+            block_tokens,
+            ..
+        } = *self.source;
+        let most = if pack == Pack::Whole {
+            block_tokens
+        } else {
+            seq_len.saturating_add(1)
+        };
         let mut whole: Option<Item> = None;
         while self.fill()? {
-            let Some(item) = self.pending.pop_front() else { break };
+            let Some(item) = self.pending.pop_front() else {
+                break;
+            };
             let is_part = item.is_part;
-            let whole = whole.get_or_insert(Item { place: item.place, tokens: Vec::new(), is_part: false });
+            let whole = whole.get_or_insert(Item {
+                place: item.place,
+                tokens: Vec::new(),
+                is_part: false,
+            });
             whole.tokens.extend(item.tokens);
             if whole.tokens.len() > most && pack == Pack::Whole {
-                let message = format!("a document of more than {most} tokens is too long to stay whole; pack: stream");
-                return Err(self.source.sources.named(whole.place.spec, Error::Data(message)));
+                let message = format!(
+                    "a document of more than {most} tokens is too long to stay whole; pack: stream"
+                );
+                return Err(self
+                    .source
+                    .sources
+                    .named(whole.place.spec, Error::Data(message)));
             }
             whole.tokens.truncate(most);
             if !is_part {
@@ -250,7 +335,8 @@ impl<'s> Packer<'s> {
         Ok(whole)
     }
 
-    /// Sees to it that something is pending; false at the end of the epoch, or where it was told to stop.
+    /// Sees to it that something is pending; false at the end of the epoch, or where it was told to
+    /// stop.
     fn fill(&mut self) -> Result<bool> {
         while self.pending.is_empty() && !self.is_read {
             if self.is_stopped() {
@@ -264,17 +350,29 @@ impl<'s> Packer<'s> {
                 let (places, documents): (Vec<DocumentPosition>, Vec<&Document>) =
                     alike.iter().map(|(p, d)| (*p, d)).unzip();
                 let spec = places.first().map_or(0, |place| place.spec);
-                let tokens = self.source.tokenizer.tokenise_all(&documents, self.source.wants);
+                let tokens = self
+                    .source
+                    .tokenizer
+                    .tokenise_all(&documents, self.source.wants);
                 let tokens = tokens.map_err(|error| self.source.sources.named(spec, error))?;
                 let mut items = Vec::with_capacity(documents.len());
                 for ((place, document), tokens) in places.into_iter().zip(documents).zip(tokens) {
                     let is_part = matches!(document, Document::Part(_));
                     let begins = !std::mem::replace(&mut self.is_inside, is_part);
-                    items.push(Item { place, tokens: if begins { Token::begin(tokens) } else { tokens }, is_part });
+                    items.push(Item {
+                        place,
+                        tokens: if begins { Token::begin(tokens) } else { tokens },
+                        is_part,
+                    });
                 }
-                // Without tokens there is nothing to begin a block with; the end of a document says something all the same.
+                // Without tokens there is nothing to begin a block with; the end of a document says
+                // something all the same.
                 let is_stream = matches!(self.source.pack, Pack::Auto | Pack::Stream);
-                self.pending.extend(items.into_iter().filter(|item| !item.tokens.is_empty() || !is_stream));
+                self.pending.extend(
+                    items
+                        .into_iter()
+                        .filter(|item| !item.tokens.is_empty() || !is_stream),
+                );
             }
         }
         Ok(!self.pending.is_empty())

@@ -39,12 +39,21 @@ impl DataSources {
     /// `Recipe` for an ending that no corpus reads, `Data` for a file that is not there.
     pub fn new(specs: &[DataSpec], reading: &Reading, registry: &Registry) -> Result<Self> {
         let open = |spec: &DataSpec| Ok((spec.clone(), spec.corpus(registry, reading)?));
-        Ok(DataSources { entries: specs.iter().map(open).collect::<Result<_>>()?, seed: reading.seed })
+        Ok(DataSources {
+            entries: specs.iter().map(open).collect::<Result<_>>()?,
+            seed: reading.seed,
+        })
     }
 
     /// As errors name it.
     pub fn name(&self) -> String {
-        let names = self.entries.iter().map(|(spec, _)| DataSpec { weight: None, ..spec.clone() }.to_string());
+        let names = self.entries.iter().map(|(spec, _)| {
+            DataSpec {
+                weight: None,
+                ..spec.clone()
+            }
+            .to_string()
+        });
         names.collect::<Vec<_>>().join(", ")
     }
 
@@ -60,7 +69,9 @@ impl DataSources {
 
     /// What lies on it: the spec and its corpus.
     pub fn entries(&self) -> impl Iterator<Item = (&DataSpec, &dyn Corpus)> {
-        self.entries.iter().map(|(spec, corpus)| (spec, corpus.as_ref()))
+        self.entries
+            .iter()
+            .map(|(spec, corpus)| (spec, corpus.as_ref()))
     }
 
     /// How documents are packed where `auto` leaves it to the first of them.
@@ -71,7 +82,11 @@ impl DataSources {
         if text.mask == LossMask::Answers {
             return Ok(Pack::Whole);
         }
-        Ok(if self.holds_conversations()? { Pack::Whole } else { Pack::Stream })
+        Ok(if self.holds_conversations()? {
+            Pack::Whole
+        } else {
+            Pack::Stream
+        })
     }
 
     /// Whether the first document is a conversation, or a prompt with its completion.
@@ -80,7 +95,8 @@ impl DataSources {
         Ok(first.is_some_and(|(_, document)| matches!(document, Document::Example(_))))
     }
 
-    /// The tokens of each item from the beginning on, and whether the document goes on with the next.
+    /// The tokens of each item from the beginning on, and whether the document goes on with the
+    /// next.
     pub fn tokenised<'s>(
         &'s self,
         tokenizer: &'s Tokenizer,
@@ -90,7 +106,9 @@ impl DataSources {
         self.read(DocumentPosition::default()).map(move |item| {
             let (place, document) = item?;
             let is_part = matches!(document, Document::Part(_));
-            let tokens = tokenizer.tokenise(&document, wants).map_err(|error| self.named(place.spec, error))?;
+            let tokens = tokenizer
+                .tokenise(&document, wants)
+                .map_err(|error| self.named(place.spec, error))?;
             let begins = !std::mem::replace(&mut is_inside, is_part);
             Ok((if begins { Token::begin(tokens) } else { tokens }, is_part))
         })
@@ -98,7 +116,12 @@ impl DataSources {
 
     /// The items from a place on, each with its own.
     pub fn read(&self, from: DocumentPosition) -> DocumentReader<'_> {
-        DocumentReader { sources: self, spec: from.spec, from: Some(from), open: None }
+        DocumentReader {
+            sources: self,
+            spec: from.spec,
+            from: Some(from),
+            open: None,
+        }
     }
 }
 
@@ -118,9 +141,11 @@ impl DocumentReader<'_> {
                 None => {
                     let range = match self.from.take().filter(|place| place.item > 0) {
                         None => Range::new(self.spec, spec, corpus.documents(self.sources.seed)?),
-                        Some(place) => {
-                            Range::resumed(place, spec, corpus.documents_from(self.sources.seed, place.item)?)
-                        }
+                        Some(place) => Range::resumed(
+                            place,
+                            spec,
+                            corpus.documents_from(self.sources.seed, place.item)?,
+                        ),
                     };
                     self.open.insert(range)
                 }
@@ -139,7 +164,9 @@ impl Iterator for DocumentReader<'_> {
     type Item = Result<(DocumentPosition, Document)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let found = self.advance().map_err(|error| self.sources.named(self.spec, error));
+        let found = self
+            .advance()
+            .map_err(|error| self.sources.named(self.spec, error));
         found.transpose()
     }
 }
@@ -158,18 +185,36 @@ struct Range<'s> {
 impl<'s> Range<'s> {
     fn new(spec: usize, data: &DataSpec, items: Documents<'s>) -> Self {
         let (from, to) = data.range.unwrap_or_default();
-        let place = DocumentPosition { spec, ..DocumentPosition::default() };
-        Range { items, place, held: VecDeque::new(), from: from.unwrap_or(0), to, is_read: false }
+        let place = DocumentPosition {
+            spec,
+            ..DocumentPosition::default()
+        };
+        Range {
+            items,
+            place,
+            held: VecDeque::new(),
+            from: from.unwrap_or(0),
+            to,
+            is_read: false,
+        }
     }
 
     /// At a place that was reached, the lower bound lies behind.
     fn resumed(place: DocumentPosition, data: &DataSpec, items: Documents<'s>) -> Self {
-        Range { place, from: 0, ..Range::new(place.spec, data, items) }
+        Range {
+            place,
+            from: 0,
+            ..Range::new(place.spec, data, items)
+        }
     }
 
     fn advance(&mut self) -> Result<Option<(DocumentPosition, Document)>> {
         loop {
-            if self.held.front().is_some_and(|(place, _)| self.is_known_inside(place)) {
+            if self
+                .held
+                .front()
+                .is_some_and(|(place, _)| self.is_known_inside(place))
+            {
                 return Ok(self.held.pop_front());
             }
             if self.is_read {
@@ -182,7 +227,8 @@ impl<'s> Range<'s> {
         }
     }
 
-    /// Whether what was read so far is enough to say that the range holds the document at this place.
+    /// Whether what was read so far is enough to say that the range holds the document at this
+    /// place.
     fn is_known_inside(&self, place: &DocumentPosition) -> bool {
         let n_to_follow = self.to.filter(|to| *to < 0).map_or(0, i64::unsigned_abs);
         let n_following = self.place.document.saturating_sub(place.document + 1);
@@ -192,14 +238,19 @@ impl<'s> Range<'s> {
     fn hold(&mut self, document: Document) -> Result<()> {
         let place = self.place;
         let counts_from_end = self.from < 0 || self.to.is_some_and(|to| to < 0);
-        if counts_from_end && matches!(document, Document::Part(_)) && self.held.len() >= MOST_PARTS {
+        if counts_from_end && matches!(document, Document::Part(_)) && self.held.len() >= MOST_PARTS
+        {
             let message = "a range that counts from the end holds documents back; this one is too long for that";
-            return Err(Error::Data(format!("{message}; count from the beginning, or split the file")));
+            return Err(Error::Data(format!(
+                "{message}; count from the beginning, or split the file"
+            )));
         }
         self.place.item += 1;
         self.place.document += u64::from(!matches!(document, Document::Part(_)));
         let before = self.from >= 0 && place.document < self.from.unsigned_abs();
-        let beyond = self.to.is_some_and(|to| to >= 0 && place.document >= to.unsigned_abs());
+        let beyond = self
+            .to
+            .is_some_and(|to| to >= 0 && place.document >= to.unsigned_abs());
         if !before && !beyond {
             self.held.push_back((place, document));
         }
@@ -208,7 +259,11 @@ impl<'s> Range<'s> {
         }
         if self.from < 0 {
             let first = self.place.document.saturating_sub(self.from.unsigned_abs());
-            while self.held.front().is_some_and(|(place, _)| place.document < first) {
+            while self
+                .held
+                .front()
+                .is_some_and(|(place, _)| place.document < first)
+            {
                 self.held.pop_front();
             }
         }
@@ -233,7 +288,11 @@ mod tests {
         // Odd ones come in two parts.
         let items = documents.iter().flat_map(|&id| {
             let whole = Document::Tokens(vec![id]);
-            let parts = if id % 2 == 1 { vec![Document::Part(Box::new(whole.clone())), whole] } else { vec![whole] };
+            let parts = if id % 2 == 1 {
+                vec![Document::Part(Box::new(whole.clone())), whole]
+            } else {
+                vec![whole]
+            };
             parts.into_iter().map(Ok)
         });
         Box::new(items.collect::<Vec<_>>().into_iter())
@@ -246,20 +305,43 @@ mod tests {
     #[test]
     fn ranges_are_slices_and_any_place_in_them_can_be_entered() {
         let documents: Vec<u32> = (0..7).collect();
-        let bounds = [None, Some(0), Some(2), Some(9), Some(-1), Some(-3), Some(-9)];
+        let bounds = [
+            None,
+            Some(0),
+            Some(2),
+            Some(9),
+            Some(-1),
+            Some(-3),
+            Some(-9),
+        ];
         for (from, to) in bounds.iter().flat_map(|from| bounds.map(|to| (*from, to))) {
             let place = |bound: i64| if bound < 0 { (7 + bound).max(0) } else { bound.min(7) } as usize;
             let (start, end) = (from.map_or(0, place), to.map_or(7, place));
             let expected = &documents[start..end.max(start)];
-            let spec = DataSpec { name: "x".into(), range: Some((from, to)), weight: None };
+            let spec = DataSpec {
+                name: "x".into(),
+                range: Some((from, to)),
+                weight: None,
+            };
             let found = rest(Range::new(0, &spec, some(&documents)));
-            let mut ids: Vec<u32> = found.iter().map(|(place, _)| place.document as u32).collect();
+            let mut ids: Vec<u32> = found
+                .iter()
+                .map(|(place, _)| place.document as u32)
+                .collect();
             ids.dedup();
             assert_eq!(ids, expected, "{spec}");
-            for (idx, (place, _)) in found.iter().enumerate().filter(|(_, (place, _))| place.item > 0) {
+            for (idx, (place, _)) in found
+                .iter()
+                .enumerate()
+                .filter(|(_, (place, _))| place.item > 0)
+            {
                 let mut items = some(&documents);
                 items.by_ref().take(place.item as usize).for_each(drop);
-                assert_eq!(rest(Range::resumed(*place, &spec, items)), found[idx..], "{spec} at {place:?}");
+                assert_eq!(
+                    rest(Range::resumed(*place, &spec, items)),
+                    found[idx..],
+                    "{spec} at {place:?}"
+                );
             }
         }
     }
@@ -267,9 +349,16 @@ mod tests {
     #[test]
     fn of_a_range_without_its_end_only_the_end_is_held() {
         let spec: DataSpec = "x#..-2".parse().unwrap();
-        let mut range = Range::new(0, &spec, Box::new((0..).map(|id| Ok(Document::Tokens(vec![id])))));
+        let mut range = Range::new(
+            0,
+            &spec,
+            Box::new((0..).map(|id| Ok(Document::Tokens(vec![id])))),
+        );
         for id in 0..1000 {
-            assert_eq!(range.advance().unwrap().unwrap().1, Document::Tokens(vec![id]));
+            assert_eq!(
+                range.advance().unwrap().unwrap().1,
+                Document::Tokens(vec![id])
+            );
             assert!(range.held.len() <= 3);
         }
     }

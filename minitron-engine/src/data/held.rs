@@ -18,23 +18,36 @@ impl Reading {
 
     /// What tokenising has to find out.
     pub(super) fn wants(&self, pack: Pack) -> Wants {
-        Wants { answers: self.text.mask == LossMask::Answers, turns: matches!(pack, Pack::Documents | Pack::Whole) }
+        Wants {
+            answers: self.text.mask == LossMask::Answers,
+            turns: matches!(pack, Pack::Documents | Pack::Whole),
+        }
     }
 
     /// Reads, tokenises, joins and cuts.
     ///
     /// # Errors
     /// `Data` when there is less than one window, or a token lies outside the vocabulary.
-    pub fn windows(&self, specs: &[DataSpec], tokenizer: &Tokenizer, registry: &Registry) -> Result<Windows> {
+    pub fn windows(
+        &self,
+        specs: &[DataSpec],
+        tokenizer: &Tokenizer,
+        registry: &Registry,
+    ) -> Result<Windows> {
         let _span = tracing::info_span!("tokenise").entered();
         if self.seq_len < 2 {
-            return Err(Error::Recipe(format!("seq_len: expected at least 2 tokens, got {}", self.seq_len)));
+            return Err(Error::Recipe(format!(
+                "seq_len: expected at least 2 tokens, got {}",
+                self.seq_len
+            )));
         }
         if self.max_windows == Some(0) {
             return Err(Error::Recipe("samples: expected at least 1".into()));
         }
         if specs.iter().any(|spec| spec.weight.is_some()) {
-            return Err(Error::Recipe("data: weights mix text for training; leave them out here".into()));
+            return Err(Error::Recipe(
+                "data: weights mix text for training; leave them out here".into(),
+            ));
         }
         self.text.check(tokenizer.special_tokens().is_some())?;
         let sources = DataSources::new(specs, self, registry)?;
@@ -43,7 +56,12 @@ impl Reading {
         match pack {
             Pack::Documents => {
                 let documents = self.documents(&sources, tokenizer, pack, self.max_windows)?;
-                Windows::of_runs(documents, self.max_windows, tokenizer.special_tokens(), kind)
+                Windows::of_runs(
+                    documents,
+                    self.max_windows,
+                    tokenizer.special_tokens(),
+                    kind,
+                )
             }
             Pack::Whole => {
                 let windows = self.packed(&sources, tokenizer)?;
@@ -51,14 +69,27 @@ impl Reading {
             }
             Pack::Auto | Pack::Stream => {
                 let tokens = self.stream(&sources, tokenizer, pack)?;
-                Windows::cut_stream(tokens, self.seq_len, self.max_windows, tokenizer.special_tokens(), kind)
+                Windows::cut_stream(
+                    tokens,
+                    self.seq_len,
+                    self.max_windows,
+                    tokenizer.special_tokens(),
+                    kind,
+                )
             }
         }
     }
 
     /// All documents in one stream, as far as it is wanted.
-    fn stream(&self, sources: &DataSources, tokenizer: &Tokenizer, pack: Pack) -> Result<Vec<Token>> {
-        let wanted = self.max_windows.map_or(usize::MAX, |n| n.saturating_mul(self.seq_len));
+    fn stream(
+        &self,
+        sources: &DataSources,
+        tokenizer: &Tokenizer,
+        pack: Pack,
+    ) -> Result<Vec<Token>> {
+        let wanted = self
+            .max_windows
+            .map_or(usize::MAX, |n| n.saturating_mul(self.seq_len));
         let mut tokens = Vec::new();
         for item in sources.tokenised(tokenizer, self.wants(pack)) {
             tokens.extend(item?.0);
@@ -69,7 +100,8 @@ impl Reading {
         Ok(tokens)
     }
 
-    /// Documents cut at a window's length, or where the last turn ends that has room; at most so many of two tokens or more.
+    /// Documents cut at a window's length, or where the last turn ends that has room; at most so
+    /// many of two tokens or more.
     fn documents(
         &self,
         sources: &DataSources,
@@ -81,11 +113,19 @@ impl Reading {
         for item in sources.tokenised(tokenizer, self.wants(pack)) {
             let (tokens, is_part) = item?;
             // Of a long document no more than its window is held.
-            document.extend(tokens.into_iter().take(self.seq_len.saturating_add(1).saturating_sub(document.len())));
+            document.extend(
+                tokens.into_iter().take(
+                    self.seq_len
+                        .saturating_add(1)
+                        .saturating_sub(document.len()),
+                ),
+            );
             if is_part {
                 continue;
             }
-            let first = cut_at_turns(&document, self.seq_len).first().map(|piece| piece.to_vec());
+            let first = cut_at_turns(&document, self.seq_len)
+                .first()
+                .map(|piece| piece.to_vec());
             document.clear();
             n_found += usize::from(first.as_ref().is_some_and(|piece| piece.len() > 1));
             documents.extend(first);
@@ -107,7 +147,10 @@ impl Reading {
                 packer.push(if document.len() > 1 { &document } else { &[] });
                 document.clear();
             }
-            if self.max_windows.is_some_and(|most| packer.n_closed() >= most) {
+            if self
+                .max_windows
+                .is_some_and(|most| packer.n_closed() >= most)
+            {
                 break;
             }
         }

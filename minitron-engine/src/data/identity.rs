@@ -10,9 +10,9 @@ use crate::chat::ChatTemplate;
 use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 
-/// Digest of all that decides the windows of some data. Names do not count: a file counts by its content
-/// ([`digest::of_data_file`]), a generated corpus by its parameters and seed; so do the parameters of reading, ranges,
-/// weights, window length, packing, block size and the tokenizer.
+/// Digest of all that decides the windows of some data. Names do not count: a file counts by its
+/// content ([`digest::of_data_file`]), a generated corpus by its parameters and seed; so do the
+/// parameters of reading, ranges, weights, window length, packing, block size and the tokenizer.
 pub(super) fn of(
     all_sources: &[DataSources],
     packs: &[Pack],
@@ -26,18 +26,30 @@ pub(super) fn of(
         [one, rest @ ..] if rest.iter().all(|other| other == one) => json!(one),
         several => json!(several),
     };
-    let mut all = json!([sources, reading.seq_len, pack, block_tokens, reading.seed, tokenizer.digest()]);
+    let mut all = json!([
+        sources,
+        reading.seq_len,
+        pack,
+        block_tokens,
+        reading.seed,
+        tokenizer.digest()
+    ]);
     let mut with_template = false;
     for sources in all_sources {
         with_template |= sources.holds_conversations()?;
     }
     let (mask, attend) = (reading.text.mask, reading.text.attend);
-    if let (Some(all), true) = (all.as_array_mut(), (mask, attend) != (LossMask::None, Attend::Window)) {
+    if let (Some(all), true) = (
+        all.as_array_mut(),
+        (mask, attend) != (LossMask::None, Attend::Window),
+    ) {
         all.push(json!([mask, attend]));
     }
     if let (Some(all), true) = (all.as_array_mut(), with_template) {
         // A prompt with its completion needs none.
-        all.push(json!(tokenizer.chat_template().map(ChatTemplate::digest).ok()));
+        all.push(json!(
+            tokenizer.chat_template().map(ChatTemplate::digest).ok()
+        ));
     }
     Ok(digest::of_text(&all.to_string()))
 }
@@ -52,13 +64,18 @@ fn name_of(pack: Pack) -> &'static str {
 
 fn of_sources(sources: &DataSources) -> Result<Vec<Value>> {
     let of_entry = |(spec, corpus): (&super::DataSpec, &dyn minitron_core::contract::Corpus)| {
-        let mut parameters = serde_json::to_value(corpus).map_err(|e| Error::Internal(format!("a corpus: {e}")))?;
+        let mut parameters =
+            serde_json::to_value(corpus).map_err(|e| Error::Internal(format!("a corpus: {e}")))?;
         if let Some(object) = parameters.as_object_mut() {
             object.remove("path");
             // What is not set decides nothing.
             object.retain(|_, value| !value.is_null());
         }
-        let files: Vec<String> = corpus.files().iter().map(|path| digest::of_data_file(path)).collect::<Result<_>>()?;
+        let files: Vec<String> = corpus
+            .files()
+            .iter()
+            .map(|path| digest::of_data_file(path))
+            .collect::<Result<_>>()?;
         Ok(json!([spec.weight, spec.range, parameters, files]))
     };
     sources.entries().map(of_entry).collect()

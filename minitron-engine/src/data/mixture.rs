@@ -13,25 +13,35 @@ impl Mixture {
     /// From weights, which need not sum to one.
     pub fn new(weights: &[f64]) -> Self {
         let sum: f64 = weights.iter().sum();
-        Mixture { shares: weights.iter().map(|weight| weight / sum).collect() }
+        Mixture {
+            shares: weights.iter().map(|weight| weight / sum).collect(),
+        }
     }
 
-    /// The source of the next window when each has given `taken`: of those that would not exceed their share, the one
-    /// whose share will be missed first. This keeps each within one (Balinski and Young 1975, the quota method), which
-    /// taking the largest deficit does not for more than two sources.
+    /// The source of the next window when each has given `taken`: of those that would not exceed
+    /// their share, the one whose share will be missed first. This keeps each within one (Balinski
+    /// and Young 1975, the quota method), which taking the largest deficit does not for more than
+    /// two sources.
     pub fn pick(&self, taken: &[u64]) -> usize {
         let next = taken.iter().sum::<u64>() as f64 + 1.0;
         let deadline = |idx: usize| match (self.shares.get(idx), taken.get(idx)) {
-            (Some(&share), Some(&taken)) if (taken as f64) + ROUNDING < share * next => (taken as f64 + 1.0) / share,
+            (Some(&share), Some(&taken)) if (taken as f64) + ROUNDING < share * next => {
+                (taken as f64 + 1.0) / share
+            }
             _ => f64::INFINITY,
         };
         let all = 0..self.shares.len();
-        all.min_by(|&a, &b| deadline(a).total_cmp(&deadline(b))).unwrap_or(0)
+        all.min_by(|&a, &b| deadline(a).total_cmp(&deadline(b)))
+            .unwrap_or(0)
     }
 
     /// The mean of a number of each source, weighted by the shares.
     pub fn average(&self, numbers: impl Iterator<Item = f64>) -> f64 {
-        self.shares.iter().zip(numbers).map(|(share, number)| share * number).sum()
+        self.shares
+            .iter()
+            .zip(numbers)
+            .map(|(share, number)| share * number)
+            .sum()
     }
 }
 
@@ -45,14 +55,19 @@ mod tests {
         let mut random = SplitMix::new(1);
         for n_sources in 1..9 {
             for _ in 0..20 {
-                let weights: Vec<f64> = (0..n_sources).map(|_| random.unit().powi(4) + 1e-6).collect();
+                let weights: Vec<f64> = (0..n_sources)
+                    .map(|_| random.unit().powi(4) + 1e-6)
+                    .collect();
                 let mixture = Mixture::new(&weights);
                 let mut taken = vec![0u64; n_sources];
                 for n in 1..=500u64 {
                     let idx = mixture.pick(&taken);
                     taken[idx] += 1;
                     for (&taken, share) in taken.iter().zip(&mixture.shares) {
-                        assert!((taken as f64 - share * n as f64).abs() < 1.0 + 1e-6, "{weights:?} after {n}");
+                        assert!(
+                            (taken as f64 - share * n as f64).abs() < 1.0 + 1e-6,
+                            "{weights:?} after {n}"
+                        );
                     }
                 }
             }

@@ -1,4 +1,5 @@
-//! Documents to tokens to windows, in a deterministic order: all at once, or as training asks for them.
+//! Documents to tokens to windows, in a deterministic order: all at once, or as training asks for
+//! them.
 
 mod block;
 mod documents;

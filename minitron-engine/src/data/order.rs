@@ -3,8 +3,8 @@
 use minitron_core::error::{Present, Result};
 use minitron_core::random::SplitMix;
 
-/// Epoch after epoch, each a permutation of all windows that follows from the seed and the epoch alone, so that a
-/// position in it is all that a resumed run needs.
+/// Epoch after epoch, each a permutation of all windows that follows from the seed and the epoch
+/// alone, so that a position in it is all that a resumed run needs.
 #[derive(Debug)]
 pub struct Order {
     seed: u64,
@@ -15,7 +15,11 @@ pub struct Order {
 impl Order {
     /// An order over `n_windows` windows.
     pub fn new(n_windows: usize, seed: u64) -> Self {
-        let mut order = Order { seed, epoch: 0, permutation: (0..n_windows).collect() };
+        let mut order = Order {
+            seed,
+            epoch: 0,
+            permutation: (0..n_windows).collect(),
+        };
         order.shuffle();
         order
     }
@@ -32,14 +36,18 @@ impl Order {
             self.epoch = position / n;
             self.shuffle();
         }
-        self.permutation.get((position % n) as usize).copied().present("a window at every position")
+        self.permutation
+            .get((position % n) as usize)
+            .copied()
+            .present("a window at every position")
     }
 }
 
-/// Shuffles a block of a source: a function of seed, epoch, source and block alone. The first block of the first source is
-/// shuffled as [`Order`] shuffles an epoch.
+/// Shuffles a block of a source: a function of seed, epoch, source and block alone. The first block
+/// of the first source is shuffled as [`Order`] shuffles an epoch.
 pub(super) fn shuffle<T>(items: &mut [T], seed: u64, epoch: u64, (source, block): (usize, u64)) {
-    // Hashed apart: seeds that differ by a multiple of the generator's own step would give shifted streams.
+    // Hashed apart: seeds that differ by a multiple of the generator's own step would give shifted
+    // streams.
     let mut mixed = SplitMix::new(seed).bits() ^ SplitMix::new(!epoch).bits();
     if (source, block) != (0, 0) {
         mixed ^= SplitMix::new(SplitMix::new(source as u64).bits() ^ block).bits();
@@ -57,7 +65,9 @@ mod tests {
     #[test]
     fn every_epoch_visits_every_window_once_and_any_position_can_be_entered() {
         let mut order = Order::new(10, 7);
-        let two_epochs: Vec<usize> = (0..20).map(|position| order.at(position).unwrap()).collect();
+        let two_epochs: Vec<usize> = (0..20)
+            .map(|position| order.at(position).unwrap())
+            .collect();
         for epoch in two_epochs.chunks(10) {
             let mut sorted = epoch.to_vec();
             sorted.sort_unstable();
@@ -71,10 +81,15 @@ mod tests {
     fn epochs_are_shuffled_independently() {
         let n = 1000;
         let mut order = Order::new(n, 0);
-        let positions: Vec<usize> = (0..2 * n as u64).map(|position| order.at(position).unwrap()).collect();
+        let positions: Vec<usize> = (0..2 * n as u64)
+            .map(|position| order.at(position).unwrap())
+            .collect();
         for shift in 0..3 {
             let alike = |i: &usize| positions[*i].abs_diff(positions[n + (*i + shift) % n]) <= 1;
-            assert!((0..n).filter(alike).count() < 20, "epochs follow each other at a distance of {shift}");
+            assert!(
+                (0..n).filter(alike).count() < 20,
+                "epochs follow each other at a distance of {shift}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Documents of any length as windows: several whole ones together, long ones cut where a turn ends.
+//! Documents of any length as windows: several whole ones together, long ones cut where a turn
+//! ends.
 
 use minitron_core::windows::Token;
 
@@ -7,8 +8,9 @@ const MOST_OPEN: usize = 64;
 
 /// Packs documents whole into windows of at most `seq_len` tokens.
 ///
-/// A document goes into the fullest window that has room for it, among those begun last (best fit). One longer than a window
-/// is cut into pieces first ([`cut_at_turns`]). The order of documents alone decides.
+/// A document goes into the fullest window that has room for it, among those begun last (best fit).
+/// One longer than a window is cut into pieces first ([`cut_at_turns`]). The order of documents
+/// alone decides.
 #[derive(Debug)]
 pub(super) struct WholePacker {
     seq_len: usize,
@@ -18,7 +20,11 @@ pub(super) struct WholePacker {
 
 impl WholePacker {
     pub fn new(seq_len: usize) -> Self {
-        WholePacker { seq_len, open: Vec::new(), closed: Vec::new() }
+        WholePacker {
+            seq_len,
+            open: Vec::new(),
+            closed: Vec::new(),
+        }
     }
 
     /// Takes in one document.
@@ -40,13 +46,21 @@ impl WholePacker {
                 self.open.push(begun(piece).collect());
             }
         }
-        while self.open.iter().any(|window| window.len() + 1 >= self.seq_len) {
+        while self
+            .open
+            .iter()
+            .any(|window| window.len() + 1 >= self.seq_len)
+        {
             self.close_fullest();
         }
     }
 
     fn close_fullest(&mut self) {
-        let fullest = self.open.iter().enumerate().max_by_key(|(_, window)| window.len());
+        let fullest = self
+            .open
+            .iter()
+            .enumerate()
+            .max_by_key(|(_, window)| window.len());
         if let Some((idx, _)) = fullest {
             self.closed.push(self.open.remove(idx));
         }
@@ -66,17 +80,22 @@ impl WholePacker {
 
 /// A piece as a document of its own: what follows a cut stands beside strangers too.
 fn begun(piece: &[Token]) -> impl Iterator<Item = Token> {
-    piece.iter().enumerate().map(|(place, token)| if place == 0 { token.first() } else { *token })
+    piece
+        .iter()
+        .enumerate()
+        .map(|(place, token)| if place == 0 { token.first() } else { *token })
 }
 
 /// A document in pieces of at most `seq_len` tokens.
 ///
-/// Each piece ends with the last turn that it has room for, so no piece begins or ends inside a turn. Of a single turn longer
-/// than a window what has no room is left out. A document without turns is cut every `seq_len` tokens.
+/// Each piece ends with the last turn that it has room for, so no piece begins or ends inside a
+/// turn. Of a single turn longer than a window what has no room is left out. A document without
+/// turns is cut every `seq_len` tokens.
 pub(super) fn cut_at_turns(document: &[Token], seq_len: usize) -> Vec<&[Token]> {
     let (mut pieces, mut rest) = (Vec::new(), document);
     while rest.len() > seq_len {
-        let end_of_turn = |tokens: &[Token]| tokens.iter().rposition(|token| token.marks().ends_turn());
+        let end_of_turn =
+            |tokens: &[Token]| tokens.iter().rposition(|token| token.marks().ends_turn());
         let window = rest.get(..seq_len).unwrap_or(rest);
         let (taken, next) = match end_of_turn(window) {
             Some(last) => (last + 1, last + 1),
@@ -116,7 +135,10 @@ mod tests {
     #[test]
     fn long_conversations_are_cut_where_turns_end() {
         let tokens = conversation(&[3, 4, 2, 5, 12, 1]);
-        let lengths: Vec<usize> = cut_at_turns(&tokens, 8).iter().map(|piece| piece.len()).collect();
+        let lengths: Vec<usize> = cut_at_turns(&tokens, 8)
+            .iter()
+            .map(|piece| piece.len())
+            .collect();
         // Turns 3+4, 2+5, of the one of 12 the first 8, 1.
         assert_eq!(lengths, [7, 7, 8, 1]);
         let plain: Vec<Token> = (0..19).map(|id| Token::new(id).unwrap()).collect();

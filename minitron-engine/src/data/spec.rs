@@ -11,8 +11,8 @@ use minitron_core::contract::Corpus;
 use minitron_core::error::{Error, Result};
 use minitron_core::registry::{Kind, PluginSpec, Registry};
 
-/// `FILE`, `FILE#a..b` (documents a to b, negative from the end, as in Python), or `corpus:key=value`; `0.7*` in front of
-/// any of them is its share in a mixture.
+/// `FILE`, `FILE#a..b` (documents a to b, negative from the end, as in Python), or
+/// `corpus:key=value`; `0.7*` in front of any of them is its share in a mixture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct DataSpec {
@@ -20,7 +20,8 @@ pub struct DataSpec {
     pub name: String,
     /// Documents, where not all.
     pub range: Option<(Option<i64>, Option<i64>)>,
-    /// Share of training windows, relative to the others'; none where data are read one after another.
+    /// Share of training windows, relative to the others'; none where data are read one after
+    /// another.
     pub weight: Option<f64>,
 }
 
@@ -30,24 +31,34 @@ impl FromStr for DataSpec {
     fn from_str(text: &str) -> Result<Self> {
         let (weight, text) = split_weight(text)?;
         let (name, range) = match text.rsplit_once('#') {
-            Some((name, range)) if range.contains("..") && !Path::new(text).exists() => (name, Some(range)),
+            Some((name, range)) if range.contains("..") && !Path::new(text).exists() => {
+                (name, Some(range))
+            }
             _ => (text, None),
         };
         let range = range.map(parse_range).transpose()?;
         if name.is_empty() {
             return Err(Error::Recipe(format!("`{text}`: expected a data file")));
         }
-        Ok(DataSpec { name: name.to_owned(), range, weight })
+        Ok(DataSpec {
+            name: name.to_owned(),
+            range,
+            weight,
+        })
     }
 }
 
 /// A file that is called like a weighted one is meant as it is called.
 fn split_weight(text: &str) -> Result<(Option<f64>, &str)> {
-    let split = text.split_once('*').and_then(|(weight, name)| Some((weight.trim().parse::<f64>().ok()?, name)));
+    let split = text
+        .split_once('*')
+        .and_then(|(weight, name)| Some((weight.trim().parse::<f64>().ok()?, name)));
     match split.filter(|_| !Path::new(text).exists()) {
         None => Ok((None, text)),
         Some((weight, name)) if weight.is_finite() && weight > 0.0 => Ok((Some(weight), name)),
-        Some(_) => Err(Error::Recipe(format!("`{text}`: expected a positive weight, as in 0.7*web.jsonl"))),
+        Some(_) => Err(Error::Recipe(format!(
+            "`{text}`: expected a positive weight, as in 0.7*web.jsonl"
+        ))),
     }
 }
 
@@ -55,7 +66,9 @@ fn parse_range(text: &str) -> Result<(Option<i64>, Option<i64>)> {
     let bound = |word: &str| match word.trim() {
         "" => Ok(None),
         word => word.parse::<i64>().map(Some).map_err(|_| {
-            Error::Recipe(format!("`#{text}`: expected a range of documents such as #..-100, #-100.. or #0..50"))
+            Error::Recipe(format!(
+                "`#{text}`: expected a range of documents such as #..-100, #-100.. or #0..50"
+            ))
         }),
     };
     let (from, to) = text.split_once("..").unwrap_or((text, ""));
@@ -112,11 +125,20 @@ impl DataSpec {
     pub fn relative_to(&self, dir: &Path, registry: &Registry) -> Self {
         let tag = self.name.split(':').next().unwrap_or_default();
         if registry.of_kind(Kind::Corpus).any(|d| d.tag == tag) {
-            let spec = self.name.parse::<PluginSpec>().map(|spec| spec.relative_to(dir).to_string());
+            let spec = self
+                .name
+                .parse::<PluginSpec>()
+                .map(|spec| spec.relative_to(dir).to_string());
             // A spec that does not read is answered where it is built.
-            return DataSpec { name: spec.unwrap_or_else(|_| self.name.clone()), ..*self };
+            return DataSpec {
+                name: spec.unwrap_or_else(|_| self.name.clone()),
+                ..*self
+            };
         }
-        DataSpec { name: dir.join(&self.name).to_string_lossy().into_owned(), ..*self }
+        DataSpec {
+            name: dir.join(&self.name).to_string_lossy().into_owned(),
+            ..*self
+        }
     }
 }
 
@@ -136,12 +158,21 @@ pub struct Reading {
 impl TextOptions {
     /// With the length and number of windows. `seed` is that of generated corpora.
     pub fn reading(&self, seq_len: usize, max_windows: Option<usize>, seed: u64) -> Reading {
-        Reading { text: self.clone(), seq_len, max_windows, seed }
+        Reading {
+            text: self.clone(),
+            seq_len,
+            max_windows,
+            seed,
+        }
     }
 }
 
 /// Files behind a list of data, for hashing.
-pub fn files_of(specs: &[DataSpec], registry: &Registry, reading: &Reading) -> Result<Vec<PathBuf>> {
+pub fn files_of(
+    specs: &[DataSpec],
+    registry: &Registry,
+    reading: &Reading,
+) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for spec in specs {
         files.extend(spec.corpus(registry, reading)?.files());
@@ -156,10 +187,16 @@ mod tests {
     #[test]
     fn ranges_read_like_slices() {
         let spec: DataSpec = "a.jsonl#..-100".parse().unwrap();
-        assert_eq!((spec.name.as_str(), spec.range), ("a.jsonl", Some((None, Some(-100)))));
+        assert_eq!(
+            (spec.name.as_str(), spec.range),
+            ("a.jsonl", Some((None, Some(-100))))
+        );
         assert_eq!(spec.to_string(), "a.jsonl#..-100");
         assert_eq!("a.txt".parse::<DataSpec>().unwrap().range, None);
-        assert_eq!("dir#1/a.txt".parse::<DataSpec>().unwrap().name, "dir#1/a.txt");
+        assert_eq!(
+            "dir#1/a.txt".parse::<DataSpec>().unwrap().name,
+            "dir#1/a.txt"
+        );
         assert!("a.jsonl#x..".parse::<DataSpec>().is_err());
     }
 

@@ -16,17 +16,20 @@ pub struct TextOptions {
     /// Field of JSON lines, column of Parquet files [default: text]
     #[arg(long)]
     pub field: Option<String>,
-    /// How records hold conversations: messages, sharegpt, prompt_completion or alpaca [default: recognised]
+    /// How records hold conversations: messages, sharegpt, prompt_completion or alpaca [default:
+    /// recognised]
     #[arg(long)]
     pub form: Option<String>,
     /// Element type of .bin files: u16 or u32 [default: u16]
     #[arg(long)]
     pub token_type: Option<String>,
-    /// How documents become windows: stream (joined, cut at --seq-len), documents (one window each), whole (as many
-    /// whole ones as a window has room for) or auto (whole for conversations, stream for the rest).
+    /// How documents become windows: stream (joined, cut at --seq-len), documents (one window
+    /// each), whole (as many whole ones as a window has room for) or auto (whole for conversations,
+    /// stream for the rest).
     #[arg(long, default_value = "auto")]
     pub pack: Pack,
-    /// Which tokens are learned and measured: none (all of them) or answers (what the assistant says).
+    /// Which tokens are learned and measured: none (all of them) or answers (what the assistant
+    /// says).
     #[arg(long, default_value = "none")]
     pub mask: LossMask,
     /// How far attention reaches: window, or documents (inside each document of a window alone).
@@ -43,10 +46,14 @@ impl TextOptions {
     /// # Errors
     /// `Recipe` for a date that is none.
     pub fn now(&self) -> Result<Option<Moment>> {
-        self.date.as_deref().map(|date| date.parse::<Moment>().map_err(|e| e.at("date"))).transpose()
+        self.date
+            .as_deref()
+            .map(|date| date.parse::<Moment>().map_err(|e| e.at("date")))
+            .transpose()
     }
 
-    /// Refuses what an encoder, whose windows stand between special tokens and are masked at random, cannot take.
+    /// Refuses what an encoder, whose windows stand between special tokens and are masked at
+    /// random, cannot take.
     pub(super) fn check(&self, is_encoder: bool) -> Result<()> {
         let asked = match (self.mask, self.attend) {
             (LossMask::Answers, _) => "mask: answers",
@@ -64,8 +71,15 @@ impl TextOptions {
     /// What corpora are told.
     pub(super) fn corpus_params(&self) -> Vec<(&'static str, String)> {
         let pair = |key, value: &Option<String>| value.clone().map(|value| (key, value));
-        let params = [("field", &self.field), ("form", &self.form), ("token_type", &self.token_type)];
-        params.into_iter().filter_map(|(key, value)| pair(key, value)).collect()
+        let params = [
+            ("field", &self.field),
+            ("form", &self.form),
+            ("token_type", &self.token_type),
+        ];
+        params
+            .into_iter()
+            .filter_map(|(key, value)| pair(key, value))
+            .collect()
     }
 }
 
@@ -78,10 +92,11 @@ pub enum Pack {
     Auto,
     /// All documents in one stream, cut into windows of one length without overlap.
     Stream,
-    /// Each document a window of its own, cut at that length: for short records that each begin at the first position.
+    /// Each document a window of its own, cut at that length: for short records that each begin at
+    /// the first position.
     Documents,
-    /// As many whole documents in a window as it has room for. A longer conversation is cut where a turn ends, or
-    /// where a window is full if its template cannot tell.
+    /// As many whole documents in a window as it has room for. A longer conversation is cut where a
+    /// turn ends, or where a window is full if its template cannot tell.
     Whole,
 }
 
@@ -93,7 +108,11 @@ impl FromStr for Pack {
             "stream" => Ok(Pack::Stream),
             "documents" => Ok(Pack::Documents),
             "whole" => Ok(Pack::Whole),
-            other => Err(Error::unknown("way to pack", other, ["auto", "stream", "documents", "whole"])),
+            other => Err(Error::unknown(
+                "way to pack",
+                other,
+                ["auto", "stream", "documents", "whole"],
+            )),
         }
     }
 }
@@ -105,7 +124,8 @@ pub enum LossMask {
     /// All of them.
     #[default]
     None,
-    /// What the assistant says in conversations, or the completion after a prompt. Text without either is refused.
+    /// What the assistant says in conversations, or the completion after a prompt. Text without
+    /// either is refused.
     Answers,
 }
 
@@ -127,8 +147,8 @@ pub enum Attend {
     /// To all that stands before in the window, as in pre-training.
     #[default]
     Window,
-    /// Inside each document alone, whose positions begin at zero, as if it had the window to itself. Its first token is
-    /// predicted by none.
+    /// Inside each document alone, whose positions begin at zero, as if it had the window to
+    /// itself. Its first token is predicted by none.
     Documents,
 }
 
@@ -138,7 +158,11 @@ impl FromStr for Attend {
         match text {
             "window" => Ok(Attend::Window),
             "documents" => Ok(Attend::Documents),
-            other => Err(Error::unknown("reach of attention", other, ["window", "documents"])),
+            other => Err(Error::unknown(
+                "reach of attention",
+                other,
+                ["window", "documents"],
+            )),
         }
     }
 }

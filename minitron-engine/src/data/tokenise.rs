@@ -30,7 +30,8 @@ impl Wants {
 }
 
 impl Tokenizer {
-    /// Token ids of a conversation's text, whose template brought the special tokens, and which of them the assistant said.
+    /// Token ids of a conversation's text, whose template brought the special tokens, and which of
+    /// them the assistant said.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -41,14 +42,22 @@ impl Tokenizer {
 
     fn converse(&self, rendered: &Rendered) -> Result<Conversed> {
         let inner = self.inner()?;
-        let encoding = guarded(|| inner.encode_char_offsets(rendered.text.as_str(), false)).map_err(refused)?;
+        let encoding = guarded(|| inner.encode_char_offsets(rendered.text.as_str(), false))
+            .map_err(refused)?;
         let ids = encoding.get_ids().to_vec();
         self.check(&ids)?;
-        let mask = |ranges: &[Range<usize>]| token_mask(encoding.get_offsets(), &rendered.in_chars(ranges));
-        Ok(Conversed { ids, answers: mask(&rendered.answers), weightless: mask(&rendered.weightless) })
+        let mask = |ranges: &[Range<usize>]| {
+            token_mask(encoding.get_offsets(), &rendered.in_chars(ranges))
+        };
+        Ok(Conversed {
+            ids,
+            answers: mask(&rendered.answers),
+            weightless: mask(&rendered.weightless),
+        })
     }
 
-    /// A document's tokens, with the end-of-sequence token after a text; a conversation ends as its template has it.
+    /// A document's tokens, with the end-of-sequence token after a text; a conversation ends as its
+    /// template has it.
     pub(super) fn tokenise(&self, document: &Document, wants: Wants) -> Result<Vec<Token>> {
         match document {
             Document::Text(text) => {
@@ -71,14 +80,20 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of a conversation, or of a prompt and its completion: those that do not answer are marked where that is
-    /// wanted, and the last of each answer as the end of a turn.
+    /// The tokens of a conversation, or of a prompt and its completion: those that do not answer
+    /// are marked where that is wanted, and the last of each answer as the end of a turn.
     fn example(&self, example: &Example, wants: Wants) -> Result<Vec<Token>> {
         let (rendered, end) = match example {
-            Example::Completion { prompt, completion } => (Rendered::completion(prompt, completion), self.eos()),
+            Example::Completion { prompt, completion } => {
+                (Rendered::completion(prompt, completion), self.eos())
+            }
             Example::Chat(chat) => (self.rendered(chat, wants)?, None),
         };
-        let Conversed { ids, answers, weightless } = self.converse(&rendered)?;
+        let Conversed {
+            ids,
+            answers,
+            weightless,
+        } = self.converse(&rendered)?;
         let answers: Vec<bool> = answers.into_iter().chain(end.map(|_| true)).collect();
         let mut tokens = marked(ids.into_iter().chain(end))?;
         for (place, token) in tokens.iter_mut().enumerate() {
@@ -93,13 +108,18 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    /// A conversation's text, with its answers where they are needed. Where turns end is only of use: a conversation whose
-    /// template cannot tell is one turn.
+    /// A conversation's text, with its answers where they are needed. Where turns end is only of
+    /// use: a conversation whose template cannot tell is one turn.
     fn rendered(&self, chat: &Conversation, wants: Wants) -> Result<Rendered> {
         let template = self.chat_template()?;
         let text_alone = || {
             let text = template.text(chat, false)?;
-            Ok(Rendered { text, answers: Vec::new(), weightless: Vec::new(), marks: false })
+            Ok(Rendered {
+                text,
+                answers: Vec::new(),
+                weightless: Vec::new(),
+                marks: false,
+            })
         };
         match wants {
             Wants { answers: true, .. } => template.render(chat, false),
@@ -120,7 +140,9 @@ impl Tokenizer {
         let template = ChatTemplate::load(&self.dir, now)?.ok_or_else(|| {
             let files = "chat_template.jinja, or chat_template in tokenizer_config.json";
             let dir = self.dir.display();
-            Error::Data(format!("`{dir}` has no chat template ({files}), so conversations cannot be read; add one"))
+            Error::Data(format!(
+                "`{dir}` has no chat template ({files}), so conversations cannot be read; add one"
+            ))
         })?;
         Ok(self.template.get_or_init(|| template))
     }
@@ -132,28 +154,49 @@ impl Tokenizer {
         self
     }
 
-    /// Whether what was read so far has today's date in it, because the template asks for the time and none was set.
+    /// Whether what was read so far has today's date in it, because the template asks for the time
+    /// and none was set.
     pub fn has_written_today(&self) -> bool {
         self.now.is_none() && self.template.get().is_some_and(ChatTemplate::uses_clock)
     }
 
     /// Tokens of each document as [`Tokenizer::tokenise`] gives them, texts on all cores.
-    pub(super) fn tokenise_all(&self, documents: &[&Document], wants: Wants) -> Result<Vec<Vec<Token>>> {
-        let texts: Vec<&str> = documents.iter().filter_map(|document| text_of(document)).collect();
+    pub(super) fn tokenise_all(
+        &self,
+        documents: &[&Document],
+        wants: Wants,
+    ) -> Result<Vec<Vec<Token>>> {
+        let texts: Vec<&str> = documents
+            .iter()
+            .filter_map(|document| text_of(document))
+            .collect();
         if texts.len() < 2 || wants.answers {
-            return documents.iter().map(|document| self.tokenise(document, wants)).collect();
+            return documents
+                .iter()
+                .map(|document| self.tokenise(document, wants))
+                .collect();
         }
         let inner = self.inner()?;
-        let mut encodings = guarded(|| inner.encode_batch_fast(texts, false)).map_err(refused)?.into_iter();
+        let mut encodings = guarded(|| inner.encode_batch_fast(texts, false))
+            .map_err(refused)?
+            .into_iter();
         let mut all = Vec::with_capacity(documents.len());
         for document in documents {
             if text_of(document).is_none() {
                 all.push(self.tokenise(document, wants)?);
                 continue;
             }
-            let mut ids: Vec<u32> = encodings.next().iter().flat_map(|encoding| encoding.get_ids()).copied().collect();
+            let mut ids: Vec<u32> = encodings
+                .next()
+                .iter()
+                .flat_map(|encoding| encoding.get_ids())
+                .copied()
+                .collect();
             self.check(&ids)?;
-            ids.extend(self.eos().filter(|_| !matches!(document, Document::Part(_))));
+            ids.extend(
+                self.eos()
+                    .filter(|_| !matches!(document, Document::Part(_))),
+            );
             all.push(marked(ids)?);
         }
         Ok(all)

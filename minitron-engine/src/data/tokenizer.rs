@@ -56,8 +56,8 @@ impl Beside {
 }
 
 impl Tokenizer {
-    /// Loads the tokenizer of a model folder; `causal` models get an end-of-sequence token after each document,
-    /// others special tokens around each window.
+    /// Loads the tokenizer of a model folder; `causal` models get an end-of-sequence token after
+    /// each document, others special tokens around each window.
     ///
     /// A folder without tokenizer.json serves token files only.
     ///
@@ -85,9 +85,13 @@ impl Tokenizer {
                 None => Error::checkpoint(&path, format!("not a tokenizer that can be read: {e}")),
             })?;
             let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(text.as_bytes()))
-                .map_err(|e| Error::checkpoint(&path, format!("not a tokenizer that can be read: {e}")))?;
+                .map_err(|e| {
+                    Error::checkpoint(&path, format!("not a tokenizer that can be read: {e}"))
+                })?;
             // Sentence encoders ship with both set; windows are cut here.
-            inner.with_truncation(None).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
+            inner
+                .with_truncation(None)
+                .map_err(|e| Error::checkpoint(&path, e.to_string()))?;
             inner.with_padding(None);
             check_vocabulary(&inner, vocab, &path)?;
             tokenizer.inner = Some(inner);
@@ -99,12 +103,22 @@ impl Tokenizer {
             let beside = Beside::load(dir)?;
             tokenizer.eos = tokenizer.end_of_sequence(&beside, config);
             tokenizer.ends = tokenizer.all_ends(&beside, config);
-            tokenizer.prefix = tokenizer.beginning_of_sequence(&beside, config).or(tokenizer.eos);
+            tokenizer.prefix = tokenizer
+                .beginning_of_sequence(&beside, config)
+                .or(tokenizer.eos);
         } else {
-            let id = |token: &str| tokenizer.inner.as_ref().and_then(|inner| inner.token_to_id(token));
+            let id = |token: &str| {
+                tokenizer
+                    .inner
+                    .as_ref()
+                    .and_then(|inner| inner.token_to_id(token))
+            };
             tokenizer.special_tokens = id("[CLS]").or(id("<s>")).zip(id("[SEP]").or(id("</s>")));
             tokenizer.mask = id("[MASK]").or(id("<mask>"));
-            let special_tokens = tokenizer.special_tokens.into_iter().flat_map(|(first, last)| [first, last]);
+            let special_tokens = tokenizer
+                .special_tokens
+                .into_iter()
+                .flat_map(|(first, last)| [first, last]);
             tokenizer.check(&special_tokens.chain(tokenizer.mask).collect::<Vec<_>>())?;
         }
         Ok(tokenizer)
@@ -117,15 +131,27 @@ impl Tokenizer {
             .or_else(|| self.named_token(beside, "eos_token"))
     }
 
-    /// All ids of generation_config.json, as `transformers` stops; where it names none, those of config.json, else the
-    /// end-of-sequence token.
+    /// All ids of generation_config.json, as `transformers` stops; where it names none, those of
+    /// config.json, else the end-of-sequence token.
     fn all_ends(&self, beside: &Beside, config: &Config) -> Vec<u32> {
         let within = |config: &Config| -> Vec<u32> {
-            config.token_ids(ENDS).into_iter().filter(|&id| (id as usize) < self.vocab).collect()
+            config
+                .token_ids(ENDS)
+                .into_iter()
+                .filter(|&id| (id as usize) < self.vocab)
+                .collect()
         };
-        let stated = beside.generation.as_ref().map(within).filter(|ids| !ids.is_empty());
+        let stated = beside
+            .generation
+            .as_ref()
+            .map(within)
+            .filter(|ids| !ids.is_empty());
         let ends = stated.unwrap_or_else(|| within(config));
-        if ends.is_empty() { self.eos.into_iter().collect() } else { ends }
+        if ends.is_empty() {
+            self.eos.into_iter().collect()
+        } else {
+            ends
+        }
     }
 
     fn beginning_of_sequence(&self, beside: &Beside, config: &Config) -> Option<u32> {
@@ -137,7 +163,10 @@ impl Tokenizer {
     }
 
     fn token_id(&self, config: &Config, key: &str) -> Option<u32> {
-        config.token_ids(key).into_iter().find(|&id| (id as usize) < self.vocab)
+        config
+            .token_ids(key)
+            .into_iter()
+            .find(|&id| (id as usize) < self.vocab)
     }
 
     fn named_token(&self, beside: &Beside, key: &str) -> Option<u32> {
@@ -146,9 +175,15 @@ impl Tokenizer {
                 serde_json::Value::Object(token) => token.get("content")?.as_str()?.to_owned(),
                 token => token.as_str()?.to_owned(),
             };
-            self.inner.as_ref()?.token_to_id(&content).filter(|&id| (id as usize) < self.vocab)
+            self.inner
+                .as_ref()?
+                .token_to_id(&content)
+                .filter(|&id| (id as usize) < self.vocab)
         };
-        [&beside.tokenizer, &beside.special].into_iter().flatten().find_map(named)
+        [&beside.tokenizer, &beside.special]
+            .into_iter()
+            .flatten()
+            .find_map(named)
     }
 
     /// Tokens at which a generation ends.
@@ -170,29 +205,46 @@ impl Tokenizer {
 
     /// What was read, with its file's digest, for comparing tokenizers.
     pub(super) fn read(&self) -> Option<(&tokenizers::Tokenizer, &str)> {
-        self.inner.as_ref().map(|inner| (inner, self.file_digest.as_str()))
+        self.inner
+            .as_ref()
+            .map(|inner| (inner, self.file_digest.as_str()))
     }
 
     /// Of all that decides which tokens a document becomes.
     pub(super) fn digest(&self) -> String {
-        digest::of_text(&format!("{} {:?} {:?} {}", self.file_digest, self.eos, self.special_tokens, self.vocab))
+        digest::of_text(&format!(
+            "{} {:?} {:?} {}",
+            self.file_digest, self.eos, self.special_tokens, self.vocab
+        ))
     }
 }
 
 impl Tokenize for Tokenizer {
-    /// As in `transformers` 5, tokenizer.json alone decides which tokens stand around a text: `add_bos_token` of
-    /// tokenizer_config.json says nothing beside it.
+    /// As in `transformers` 5, tokenizer.json alone decides which tokens stand around a text:
+    /// `add_bos_token` of tokenizer_config.json says nothing beside it.
     fn encode_whole(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
         let inner = self.inner()?;
         let prefix = self.prefix.and_then(|id| inner.id_to_token(id));
-        let has_own = |text: &str| prefix.as_ref().is_some_and(|prefix| text.starts_with(prefix.as_str()));
-        let plain = texts.iter().copied().filter(|text| !has_own(text)).collect();
+        let has_own = |text: &str| {
+            prefix
+                .as_ref()
+                .is_some_and(|prefix| text.starts_with(prefix.as_str()))
+        };
+        let plain = texts
+            .iter()
+            .copied()
+            .filter(|text| !has_own(text))
+            .collect();
         let encodings = guarded(|| inner.encode_batch_fast(plain, true));
         let mut encodings = encodings.map_err(refused)?.into_iter();
         let ids = |text: &&str| match has_own(text) {
             true => self.encode(text),
             false => {
-                let ids = encodings.next().present("an encoding of each text")?.get_ids().to_vec();
+                let ids = encodings
+                    .next()
+                    .present("an encoding of each text")?
+                    .get_ids()
+                    .to_vec();
                 self.check(&ids).map(|()| ids)
             }
         };
@@ -209,7 +261,8 @@ impl Tokenize for Tokenizer {
 
     fn decode(&self, ids: &[u32]) -> Result<String> {
         let inner = self.inner()?;
-        guarded(|| inner.decode(ids, true)).map_err(|e| Error::Data(format!("the tokenizer cannot decode: {e}")))
+        guarded(|| inner.decode(ids, true))
+            .map_err(|e| Error::Data(format!("the tokenizer cannot decode: {e}")))
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {
@@ -235,7 +288,8 @@ impl Tokenize for Tokenizer {
     }
 }
 
-/// Files of tokenizers in older formats, of which `transformers` makes a tokenizer.json; the surest first.
+/// Files of tokenizers in older formats, of which `transformers` makes a tokenizer.json; the surest
+/// first.
 const OLDER: [&[&str]; 8] = [
     &["tokenizer.model"],
     &["spiece.model"],
@@ -254,7 +308,11 @@ fn instead(dir: &Path) -> String {
         None => "add it".to_owned(),
         Some(names) => {
             let is_sentencepiece = names.iter().any(|name| name.ends_with(".model"));
-            let with = if is_sentencepiece { " (with sentencepiece installed)" } else { "" };
+            let with = if is_sentencepiece {
+                " (with sentencepiece installed)"
+            } else {
+                ""
+            };
             let (names, dir) = (names.join(" and "), dir.display());
             format!(
                 "{names} lies there, of which this makes one{with}: python -c \"from transformers import AutoTokenizer; \
@@ -264,7 +322,8 @@ fn instead(dir: &Path) -> String {
     }
 }
 
-/// The `tokenizers` crate answers some damaged tables with a panic, on opening or on a text, which must not end the process.
+/// The `tokenizers` crate answers some damaged tables with a panic, on opening or on a text, which
+/// must not end the process.
 pub(super) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     // It is only read, so nothing is left half changed.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it contradicts itself".into()))
@@ -274,7 +333,8 @@ pub(super) fn refused(error: tokenizers::Error) -> Error {
     Error::Data(format!("the tokenizer refuses the text: {error}"))
 }
 
-/// Added tokens may lie beyond (they are refused when they occur); the tokenizer's own vocabulary may not.
+/// Added tokens may lie beyond (they are refused when they occur); the tokenizer's own vocabulary
+/// may not.
 fn check_vocabulary(inner: &tokenizers::Tokenizer, vocab: usize, path: &Path) -> Result<()> {
     let largest = inner.get_vocab(false).into_iter().max_by_key(|(_, id)| *id);
     match largest {

@@ -34,22 +34,35 @@ pub struct OtherToken {
 }
 
 impl Tokenizer {
-    /// What differs from another tokenizer, in ids below `n_ids`; none where both are one file, or one of them is absent.
+    /// What differs from another tokenizer, in ids below `n_ids`; none where both are one file, or
+    /// one of them is absent.
     pub fn difference(&self, other: &Tokenizer, n_ids: usize) -> Option<TokenizerDifference> {
         let ((ours, our_digest), (theirs, their_digest)) = (self.read()?, other.read()?);
         if our_digest == their_digest {
             return None;
         }
         let (our_tokens, their_tokens) = (by_id(ours), by_id(theirs));
-        let mut difference = TokenizerDifference { rules: differing_rules(ours, theirs), ..Default::default() };
+        let mut difference = TokenizerDifference {
+            rules: differing_rules(ours, theirs),
+            ..Default::default()
+        };
         for (&id, one) in our_tokens.iter().filter(|(id, _)| (**id as usize) < n_ids) {
             match their_tokens.get(&id) {
                 Some(other) if other == one => {}
                 Some(other) => {
-                    let found = || OtherToken { id, one: one.clone(), other: other.clone() };
+                    let found = || OtherToken {
+                        id,
+                        one: one.clone(),
+                        other: other.clone(),
+                    };
                     difference.other_token.get_or_insert_with(|| (found(), 0)).1 += 1;
                 }
-                None => difference.unknown.get_or_insert_with(|| ((id, one.clone()), 0)).1 += 1,
+                None => {
+                    difference
+                        .unknown
+                        .get_or_insert_with(|| ((id, one.clone()), 0))
+                        .1 += 1
+                }
             }
         }
         (difference != TokenizerDifference::default()).then_some(difference)
@@ -58,18 +71,29 @@ impl Tokenizer {
     /// The last token with an id below a limit.
     pub fn last_token(&self, below: usize) -> Option<(u32, String)> {
         let (inner, _) = self.read()?;
-        by_id(inner).into_iter().rfind(|(id, _)| (*id as usize) < below)
+        by_id(inner)
+            .into_iter()
+            .rfind(|(id, _)| (*id as usize) < below)
     }
 }
 
 /// Added tokens included.
 fn by_id(tokenizer: &tokenizers::Tokenizer) -> BTreeMap<u32, String> {
-    tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect()
+    tokenizer
+        .get_vocab(true)
+        .into_iter()
+        .map(|(token, id)| (id, token))
+        .collect()
 }
 
-/// The rules that decide which of its tokens a text becomes; what stands around a text, and how ids become text, do not.
-fn differing_rules(one: &tokenizers::Tokenizer, other: &tokenizers::Tokenizer) -> Vec<&'static str> {
-    let [one, other] = [one, other].map(|tokenizer| serde_json::to_value(tokenizer).unwrap_or_default());
+/// The rules that decide which of its tokens a text becomes; what stands around a text, and how ids
+/// become text, do not.
+fn differing_rules(
+    one: &tokenizers::Tokenizer,
+    other: &tokenizers::Tokenizer,
+) -> Vec<&'static str> {
+    let [one, other] =
+        [one, other].map(|tokenizer| serde_json::to_value(tokenizer).unwrap_or_default());
     let mut rules = Vec::new();
     for part in ["normalizer", "pre_tokenizer"] {
         if one[part] != other[part] {
@@ -79,7 +103,10 @@ fn differing_rules(one: &tokenizers::Tokenizer, other: &tokenizers::Tokenizer) -
     // A map of tokens to ids is compared by itself; a list of them has what Unigram chooses by.
     let without_ids = |tokenizer: &Value| {
         let mut model = tokenizer["model"].clone();
-        if let Some(object) = model.as_object_mut().filter(|object| object.get("vocab").is_some_and(Value::is_object)) {
+        if let Some(object) = model
+            .as_object_mut()
+            .filter(|object| object.get("vocab").is_some_and(Value::is_object))
+        {
             object.shift_remove("vocab");
         }
         model
@@ -150,27 +177,63 @@ mod tests {
         let plain = bpe(|_| {});
         let difference = |change: &dyn Fn(&mut Value)| plain.difference(&bpe(change), 8);
         assert_eq!(difference(&|_| {}), None);
-        assert_eq!(difference(&|file| file["decoder"] = json!({ "type": "Fuse" })), None, "no token changes");
+        assert_eq!(
+            difference(&|file| file["decoder"] = json!({ "type": "Fuse" })),
+            None,
+            "no token changes"
+        );
 
         let swapped = difference(&|file| {
             file["model"]["vocab"] = json!({ "a": 0, "b": 1, "ab": 3, "ba": 2 });
         });
-        let found = OtherToken { id: 2, one: "ab".into(), other: "ba".into() };
+        let found = OtherToken {
+            id: 2,
+            one: "ab".into(),
+            other: "ba".into(),
+        };
         assert_eq!(swapped.unwrap().other_token, Some((found, 2)));
-        let renamed = difference(&|file| file["added_tokens"][0]["content"] = "<stop>".into()).unwrap();
-        let found = OtherToken { id: 4, one: "<end>".into(), other: "<stop>".into() };
-        assert_eq!((renamed.other_token, renamed.rules.len()), (Some((found, 1)), 0));
+        let renamed =
+            difference(&|file| file["added_tokens"][0]["content"] = "<stop>".into()).unwrap();
+        let found = OtherToken {
+            id: 4,
+            one: "<end>".into(),
+            other: "<stop>".into(),
+        };
+        assert_eq!(
+            (renamed.other_token, renamed.rules.len()),
+            (Some((found, 1)), 0)
+        );
 
         let fewer = difference(&|file| file["added_tokens"] = json!([])).unwrap();
-        assert_eq!((fewer.other_token, fewer.unknown), (None, Some(((4, "<end>".to_owned()), 1))));
+        assert_eq!(
+            (fewer.other_token, fewer.unknown),
+            (None, Some(((4, "<end>".to_owned()), 1)))
+        );
         let more = bpe(|file| file["added_tokens"] = json!([]));
-        assert_eq!(more.difference(&plain, 8), None, "what the second knows besides");
-        assert_eq!(plain.difference(&more, 4), None, "beyond the ids that are compared");
+        assert_eq!(
+            more.difference(&plain, 8),
+            None,
+            "what the second knows besides"
+        );
+        assert_eq!(
+            plain.difference(&more, 4),
+            None,
+            "beyond the ids that are compared"
+        );
 
         let rules = |change: &dyn Fn(&mut Value)| difference(change).unwrap().rules;
-        assert_eq!(rules(&|file| file["model"]["merges"] = json!([["b", "a"], ["a", "b"]])), ["model.merges"]);
-        assert_eq!(rules(&|file| file["pre_tokenizer"] = Value::Null), ["pre_tokenizer"]);
-        assert_eq!(rules(&|file| file["normalizer"] = json!({ "type": "NFC" })), ["normalizer"]);
+        assert_eq!(
+            rules(&|file| file["model"]["merges"] = json!([["b", "a"], ["a", "b"]])),
+            ["model.merges"]
+        );
+        assert_eq!(
+            rules(&|file| file["pre_tokenizer"] = Value::Null),
+            ["pre_tokenizer"]
+        );
+        assert_eq!(
+            rules(&|file| file["normalizer"] = json!({ "type": "NFC" })),
+            ["normalizer"]
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The model card of a student: what it was made from, how, and under which licence. It names no place on this machine and no
-//! time, so the same job writes the same bytes.
+//! The model card of a student: what it was made from, how, and under which licence. It names no
+//! place on this machine and no time, so the same job writes the same bytes.
 
 use std::path::Path;
 
@@ -19,7 +19,13 @@ const MARK: &str = "minitron";
 /// Headings that a later job goes on after.
 const HISTORY: &str = "## How it was made";
 /// What of a source's front matter holds for its students.
-const CARRIED: [&str; 5] = ["license", "license_name", "license_link", "language", "pipeline_tag"];
+const CARRIED: [&str; 5] = [
+    "license",
+    "license_name",
+    "license_link",
+    "language",
+    "pipeline_tag",
+];
 
 /// A fact of a card's table.
 pub(super) type Fact = (String, String);
@@ -35,8 +41,15 @@ pub(super) struct Card {
 }
 
 impl Card {
-    /// Of a job on a model that people call `name`, in this folder; without a name, on fresh weights.
-    pub fn new(job: &'static str, name: Option<&str>, dir: &Path, spec: &ModelSpec, facts: Vec<Fact>) -> Result<Self> {
+    /// Of a job on a model that people call `name`, in this folder; without a name, on fresh
+    /// weights.
+    pub fn new(
+        job: &'static str,
+        name: Option<&str>,
+        dir: &Path,
+        spec: &ModelSpec,
+        facts: Vec<Fact>,
+    ) -> Result<Self> {
         let is_encoder = modules(dir)?.is_some();
         let task = match &spec.options.head {
             _ if is_encoder => "sentence-similarity",
@@ -44,18 +57,39 @@ impl Card {
             Some(_) if spec.options.causal => "text-generation",
             Some(_) => "fill-mask",
         };
-        let library = if is_encoder { "sentence-transformers" } else { "transformers" };
-        Ok(Card { source: name.map(|name| (name.to_owned(), SourceCard::read(dir))), library, task, job, facts })
+        let library = if is_encoder {
+            "sentence-transformers"
+        } else {
+            "transformers"
+        };
+        Ok(Card {
+            source: name.map(|name| (name.to_owned(), SourceCard::read(dir))),
+            library,
+            task,
+            job,
+            facts,
+        })
     }
 
     /// The same of another model that the job changed.
     pub fn of_another(&self, name: &str, dir: &Path) -> Self {
         let source = Some((name.to_owned(), SourceCard::read(dir)));
-        Card { source, facts: self.facts.clone(), ..*self }
+        Card {
+            source,
+            facts: self.facts.clone(),
+            ..*self
+        }
     }
 
-    /// Writes it into a student's folder; `before` are the sizes of what was pruned, where they are known.
-    pub fn write(&self, dir: &Path, student: &ModelSpec, before: Option<&Before>, measured: &[Fact]) -> Result<()> {
+    /// Writes it into a student's folder; `before` are the sizes of what was pruned, where they are
+    /// known.
+    pub fn write(
+        &self,
+        dir: &Path,
+        student: &ModelSpec,
+        before: Option<&Before>,
+        measured: &[Fact],
+    ) -> Result<()> {
         let mut text = self.front_matter();
         text += &match self.base() {
             Some(base) => format!("# Made from {base} with minitron\n\n"),
@@ -63,7 +97,10 @@ impl Card {
         };
         text += &sizes(student, before);
         text += &format!("\n{HISTORY}\n");
-        text += self.source.as_ref().map_or("", |(_, source)| &source.history);
+        text += self
+            .source
+            .as_ref()
+            .map_or("", |(_, source)| &source.history);
         text += &format!("\n### {}\n\n| | |\n|---|---|\n", self.job);
         for (key, value) in self.facts.iter().chain(measured) {
             text += &format!("| {key} | {} |\n", cell(value));
@@ -74,12 +111,20 @@ impl Card {
     /// What the first of all jobs started from.
     fn base(&self) -> Option<&str> {
         let (name, source) = self.source.as_ref()?;
-        if source.is_ours { source.base.as_deref() } else { Some(name) }
+        if source.is_ours {
+            source.base.as_deref()
+        } else {
+            Some(name)
+        }
     }
 
     fn front_matter(&self) -> String {
         let source = self.source.as_ref().map(|(_, source)| source);
-        let carried = |key: &str| source.and_then(|source| source.block(key)).unwrap_or_default();
+        let carried = |key: &str| {
+            source
+                .and_then(|source| source.block(key))
+                .unwrap_or_default()
+        };
         let mut text = "---\n".to_owned();
         if let Some(base) = self.base() {
             text += &format!("base_model: {}\n", Value::from(base));
@@ -111,26 +156,42 @@ pub(super) struct Before {
 
 impl Before {
     pub fn of(spec: &ModelSpec) -> Self {
-        Before { sizes: spec.sizes(), n_params: spec.n_params() }
+        Before {
+            sizes: spec.sizes(),
+            n_params: spec.n_params(),
+        }
     }
 
     /// As `plan.json` of a pruned folder has them.
     pub fn of_plan(dir: &Path) -> Option<Self> {
         let saved: Value = serde_json::from_str(&read_text(&dir.join("plan.json")).ok()?).ok()?;
         let sizes = serde_json::from_value(saved.get("sizes_source")?.clone()).ok()?;
-        Some(Before { sizes, n_params: saved.get("n_params_source")?.as_u64()? })
+        Some(Before {
+            sizes,
+            n_params: saved.get("n_params_source")?.as_u64()?,
+        })
     }
 }
 
 fn sizes(student: &ModelSpec, before: Option<&Before>) -> String {
-    let mut rows = vec![("parameters".to_owned(), before.map(|before| before.n_params), student.n_params())];
+    let mut rows = vec![(
+        "parameters".to_owned(),
+        before.map(|before| before.n_params),
+        student.n_params(),
+    )];
     for (kind, size) in student.sizes() {
-        let earlier = before.and_then(|before| before.sizes.get(&kind)).map(|&size| size as u64);
+        let earlier = before
+            .and_then(|before| before.sizes.get(&kind))
+            .map(|&size| size as u64);
         rows.push((kind, earlier, size as u64));
     }
     let has_both = before.is_some();
-    let mut text =
-        if has_both { "| | before pruning | now |\n|---|---|---|\n" } else { "| | |\n|---|---|\n" }.to_owned();
+    let mut text = if has_both {
+        "| | before pruning | now |\n|---|---|---|\n"
+    } else {
+        "| | |\n|---|---|\n"
+    }
+    .to_owned();
     for (name, earlier, now) in rows {
         text += &match (has_both, earlier) {
             (true, Some(earlier)) => format!("| {name} | {earlier} | {now} |\n"),
@@ -162,7 +223,10 @@ impl SourceCard {
             return card;
         }
         for line in lines.by_ref().take_while(|line| line.trim_end() != "---") {
-            let key = line.split_once(':').map(|(key, _)| key).filter(|key| is_key(key));
+            let key = line
+                .split_once(':')
+                .map(|(key, _)| key)
+                .filter(|key| is_key(key));
             match (key, card.blocks.last_mut()) {
                 (Some(key), _) => card.blocks.push((key.to_owned(), format!("{line}\n"))),
                 (None, Some((_, block))) => *block += &format!("{line}\n"),
@@ -171,7 +235,9 @@ impl SourceCard {
         }
         card.is_ours = card.tags().iter().any(|tag| tag == MARK);
         if card.is_ours {
-            card.base = card.block("base_model").and_then(|block| Some(unquoted(block.split_once(':')?.1)));
+            card.base = card
+                .block("base_model")
+                .and_then(|block| Some(unquoted(block.split_once(':')?.1)));
             let rest: Vec<&str> = lines.skip_while(|line| *line != HISTORY).skip(1).collect();
             card.history = rest.iter().map(|line| format!("{line}\n")).collect();
         }
@@ -179,23 +245,43 @@ impl SourceCard {
     }
 
     fn block(&self, key: &str) -> Option<&str> {
-        self.blocks.iter().find(|(name, _)| name == key).map(|(_, block)| block.as_str())
+        self.blocks
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, block)| block.as_str())
     }
 
     /// As a list in brackets or with a dash each.
     fn tags(&self) -> Vec<String> {
-        let block = self.block("tags").and_then(|block| block.split_once(':')).map_or("", |(_, rest)| rest);
-        let inline = block.trim().strip_prefix('[').and_then(|list| list.strip_suffix(']'));
+        let block = self
+            .block("tags")
+            .and_then(|block| block.split_once(':'))
+            .map_or("", |(_, rest)| rest);
+        let inline = block
+            .trim()
+            .strip_prefix('[')
+            .and_then(|list| list.strip_suffix(']'));
         let words: Vec<&str> = match inline {
             Some(list) => list.split(',').collect(),
-            None => block.lines().filter_map(|line| line.trim().strip_prefix("- ")).collect(),
+            None => block
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("- "))
+                .collect(),
         };
-        words.into_iter().map(unquoted).filter(|tag| !tag.is_empty()).collect()
+        words
+            .into_iter()
+            .map(unquoted)
+            .filter(|tag| !tag.is_empty())
+            .collect()
     }
 }
 
 fn is_key(word: &str) -> bool {
-    !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) && !word.starts_with('-')
+    !word.is_empty()
+        && word
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
+        && !word.starts_with('-')
 }
 
 /// A scalar of YAML as our own cards and most others write it.
@@ -213,20 +299,26 @@ pub(super) fn name_of(model: &str, dir: &Path) -> String {
     identity::name_of(dir)
 }
 
-/// The options of a job that are worth a line, in this order and separated by spaces; what is empty or left at nothing is left
-/// out.
+/// The options of a job that are worth a line, in this order and separated by spaces; what is empty
+/// or left at nothing is left out.
 pub(super) fn facts(options: &Value, keys: &str) -> Vec<Fact> {
     let fact = |key: &str| {
         let words = match options.get(key)? {
             Value::Null | Value::Bool(false) => return None,
             Value::Array(list) => list.iter().map(written).collect::<Vec<_>>().join(", "),
-            Value::Object(map) if !map.contains_key("type") => {
-                map.iter().map(|(key, value)| format!("{key}={}", written(value))).collect::<Vec<_>>().join(", ")
-            }
+            Value::Object(map) if !map.contains_key("type") => map
+                .iter()
+                .map(|(key, value)| format!("{key}={}", written(value)))
+                .collect::<Vec<_>>()
+                .join(", "),
             one => written(one),
         };
         let is_free_text = ["grid", "size", "filter"].contains(&key);
-        let words = if is_free_text { words } else { without_folders(&words) };
+        let words = if is_free_text {
+            words
+        } else {
+            without_folders(&words)
+        };
         (!words.is_empty()).then(|| (key.replace('_', " "), words))
     };
     keys.split(' ').filter_map(fact).collect()
@@ -236,10 +328,12 @@ pub(super) fn facts(options: &Value, keys: &str) -> Vec<Fact> {
 fn written(value: &Value) -> String {
     match value {
         Value::String(word) => word.clone(),
-        Value::Object(_) => match serde_json::from_value::<minitron_core::registry::PluginSpec>(value.clone()) {
-            Ok(spec) => spec.to_string(),
-            Err(_) => value.to_string(),
-        },
+        Value::Object(_) => {
+            match serde_json::from_value::<minitron_core::registry::PluginSpec>(value.clone()) {
+                Ok(spec) => spec.to_string(),
+                Err(_) => value.to_string(),
+            }
+        }
         other => other.to_string(),
     }
 }
@@ -247,7 +341,10 @@ fn written(value: &Value) -> String {
 /// Each path by its last part: where it lay on this machine concerns nobody.
 fn without_folders(words: &str) -> String {
     let is_between = |c: char| "=,*#: \"".contains(c);
-    words.split_inclusive(is_between).map(|piece| piece.rsplit('/').next().unwrap_or(piece)).collect()
+    words
+        .split_inclusive(is_between)
+        .map(|piece| piece.rsplit('/').next().unwrap_or(piece))
+        .collect()
 }
 
 fn cell(text: &str) -> String {
@@ -262,7 +359,10 @@ mod tests {
     fn paths_lose_their_folders_and_nothing_else() {
         for (long, short) in [
             ("/a/b/c.txt#0..5, 0.5*../d.jsonl", "c.txt#0..5, 0.5*d.jsonl"),
-            ("multiple_choice:path=/a/b.jsonl,k=3", "multiple_choice:path=b.jsonl,k=3"),
+            (
+                "multiple_choice:path=/a/b.jsonl,k=3",
+                "multiple_choice:path=b.jsonl,k=3",
+            ),
             ("4B+-5%", "4B+-5%"),
         ] {
             assert_eq!(without_folders(long), short);
@@ -276,13 +376,18 @@ mod tests {
             std::fs::write(dir.path().join(FILE), text).unwrap();
             SourceCard::read(dir.path())
         };
-        let card =
-            read("\u{feff}---\r\nlicense: other\r\nlanguage:\r\n- en\r\n- de\r\ntags: [a, \"b c\"]\r\n---\r\n# T\r\n");
+        let card = read(
+            "\u{feff}---\r\nlicense: other\r\nlanguage:\r\n- en\r\n- de\r\ntags: [a, \"b c\"]\r\n---\r\n# T\r\n",
+        );
         assert_eq!(card.block("license"), Some("license: other\n"));
         assert_eq!(card.block("language"), Some("language:\n- en\n- de\n"));
         assert_eq!(card.tags(), ["a", "b c"]);
         assert!(!card.is_ours);
-        assert!(read("# no front matter\n---\nlicense: mit\n---\n").blocks.is_empty());
+        assert!(
+            read("# no front matter\n---\nlicense: mit\n---\n")
+                .blocks
+                .is_empty()
+        );
         assert!(read("---\n- odd\n---\n").blocks.is_empty());
     }
 }

@@ -11,33 +11,53 @@ pub(super) fn note(spec: &ModelSpec, sizes: &Sizes, report: &mut Value) {
     report["clients"] = json!(spec.client_limits(sizes));
 }
 
-/// The same for a person: one line with the programs' names, which repeats word for word over the jobs of a run.
+/// The same for a person: one line with the programs' names, which repeats word for word over the
+/// jobs of a run.
 pub(super) fn warn(context: &Context, spec: &ModelSpec, sizes: &Sizes) {
-    let mut clients: Vec<String> = spec.client_limits(sizes).into_iter().map(|limit| limit.client).collect();
+    let mut clients: Vec<String> = spec
+        .client_limits(sizes)
+        .into_iter()
+        .map(|limit| limit.client)
+        .collect();
     clients.dedup();
     if !clients.is_empty() {
-        let message = "refuses the student's sizes; plan.json and `minitron inspect` say why, and what helps";
-        context.progress.warn(&format!("{}: {message}", clients.join(", ")));
+        let message =
+            "refuses the student's sizes; plan.json and `minitron inspect` say why, and what helps";
+        context
+            .progress
+            .warn(&format!("{}: {message}", clients.join(", ")));
     }
 }
 
-/// Of several candidates, in one line: each program with how many it refuses, and why it refuses the first.
-pub(super) fn warn_of_many<'s>(context: &Context, spec: &ModelSpec, candidates: impl Iterator<Item = &'s Sizes>) {
+/// Of several candidates, in one line: each program with how many it refuses, and why it refuses
+/// the first.
+pub(super) fn warn_of_many<'s>(
+    context: &Context,
+    spec: &ModelSpec,
+    candidates: impl Iterator<Item = &'s Sizes>,
+) {
     let mut refused: Vec<(ClientLimit, usize)> = Vec::new();
     let mut n_candidates = 0_usize;
     for sizes in candidates {
         n_candidates += 1;
         for limit in spec.client_limits(sizes) {
-            match refused.iter_mut().find(|(known, _)| known.client == limit.client) {
+            match refused
+                .iter_mut()
+                .find(|(known, _)| known.client == limit.client)
+            {
                 Some((_, n_refused)) => *n_refused += 1,
                 None => refused.push((limit, 1)),
             }
         }
     }
     let of = |(ClientLimit { client, message }, n_refused): &(ClientLimit, usize)| {
-        format!("{client}: refuses {n_refused} of {n_candidates} candidates, the first of them: {message}")
+        format!(
+            "{client}: refuses {n_refused} of {n_candidates} candidates, the first of them: {message}"
+        )
     };
     if !refused.is_empty() {
-        context.progress.warn(&refused.iter().map(of).collect::<Vec<_>>().join("; "));
+        context
+            .progress
+            .warn(&refused.iter().map(of).collect::<Vec<_>>().join("; "));
     }
 }

@@ -40,7 +40,11 @@ impl FromStr for ComputeType {
             "f32" => Ok(ComputeType::F32),
             "bf16" => Ok(ComputeType::Bf16),
             "f16" => Ok(ComputeType::F16),
-            other => Err(Error::unknown("type to compute in", other, ["f32", "bf16", "f16"])),
+            other => Err(Error::unknown(
+                "type to compute in",
+                other,
+                ["f32", "bf16", "f16"],
+            )),
         }
     }
 }

@@ -16,7 +16,8 @@ use minitron_core::registry::{Kind as PluginKind, PluginSpec, Registry};
 use minitron_core::spec::{ModelFolder, ModelSpec, PruneGroup, Sizes};
 use minitron_core::windows::{Task, Tokenize, Windows};
 
-/// Which strategies are taken where nobody names one. This crate names no plugin, so whoever links some says.
+/// Which strategies are taken where nobody names one. This crate names no plugin, so whoever links
+/// some says.
 pub trait Defaults: std::fmt::Debug + Send + Sync {
     /// Metrics of a calibration pass.
     fn metrics(&self) -> Vec<PluginSpec>;
@@ -89,8 +90,14 @@ impl Context<'_> {
 
     /// Says what a person should know of a folder.
     pub fn say(&self, remarks: &Remarks) {
-        remarks.warnings.iter().for_each(|warning| self.progress.warn(warning));
-        remarks.notes.iter().for_each(|note| self.progress.note(note));
+        remarks
+            .warnings
+            .iter()
+            .for_each(|warning| self.progress.warn(warning));
+        remarks
+            .notes
+            .iter()
+            .for_each(|note| self.progress.note(note));
     }
 
     /// Opens a model folder and says what of it is odd or not understood.
@@ -100,21 +107,39 @@ impl Context<'_> {
         self.say(&folder.checkpoint.remarks);
         if let [first, ..] = folder.unknown_tensors.as_slice() {
             let (n, architecture) = (folder.unknown_tensors.len(), &folder.spec.architecture);
-            let message = format!("{model}: {n} tensors are unknown to `{architecture}` and left out, `{first}` first");
+            let message = format!(
+                "{model}: {n} tensors are unknown to `{architecture}` and left out, `{first}` first"
+            );
             self.progress.warn(&message);
         }
         Ok(folder)
     }
 
     /// Loads weights onto the device.
-    pub fn load(&self, source: &dyn TensorSource, spec: &ModelSpec, trainable: bool) -> Result<Transformer> {
+    pub fn load(
+        &self,
+        source: &dyn TensorSource,
+        spec: &ModelSpec,
+        trainable: bool,
+    ) -> Result<Transformer> {
         let _span = info_span!("load", n_params = spec.n_params(), trainable).entered();
-        Transformer::load(source, spec, LoadOptions { trainable, ..self.load_options() })
+        Transformer::load(
+            source,
+            spec,
+            LoadOptions {
+                trainable,
+                ..self.load_options()
+            },
+        )
     }
 
     /// Where models are and what they compute in; not trainable.
     pub fn load_options(&self) -> LoadOptions {
-        LoadOptions { device: self.device, kind: self.kind, trainable: false }
+        LoadOptions {
+            device: self.device,
+            kind: self.kind,
+            trainable: false,
+        }
     }
 
     /// What a scoring of a model over a text takes, with the usual values.
@@ -140,7 +165,12 @@ impl Context<'_> {
     pub fn tokenizer(&self, folder: &ModelFolder) -> Result<Tokenizer> {
         let _span = info_span!("tokenizer").entered();
         let options = &folder.spec.options;
-        Tokenizer::load(&folder.checkpoint.dir, &folder.checkpoint.config, options.vocab, options.causal)
+        Tokenizer::load(
+            &folder.checkpoint.dir,
+            &folder.checkpoint.config,
+            options.vocab,
+            options.causal,
+        )
     }
 
     /// The same, for conversations at the time that is set.
@@ -148,7 +178,8 @@ impl Context<'_> {
         Ok(self.tokenizer(folder)?.at(text.now()?))
     }
 
-    /// Says where a day has found its way into what was read, since another day's would be other tokens.
+    /// Says where a day has found its way into what was read, since another day's would be other
+    /// tokens.
     pub fn warn_of_date(&self, tokenizer: &Tokenizer) {
         if tokenizer.has_written_today() {
             let message = "the chat template writes today's date; give --date YYYY-MM-DD to read the same another day";
@@ -156,13 +187,22 @@ impl Context<'_> {
         }
     }
 
-    /// The axes: those named, or all that are linked: one that a library brings may name what another names too.
+    /// The axes: those named, or all that are linked: one that a library brings may name what
+    /// another names too.
     pub fn axes(&self, named: &[PluginSpec]) -> Result<Vec<Box<dyn Axis>>> {
         if named.is_empty() {
-            let all = self.registry.of_kind(PluginKind::Axis).filter(|d| !self.registry.is_opened(d));
-            return all.map(|d| self.registry.build::<dyn Axis>(&PluginSpec::bare(d.tag))).collect();
+            let all = self
+                .registry
+                .of_kind(PluginKind::Axis)
+                .filter(|d| !self.registry.is_opened(d));
+            return all
+                .map(|d| self.registry.build::<dyn Axis>(&PluginSpec::bare(d.tag)))
+                .collect();
         }
-        named.iter().map(|spec| self.registry.build::<dyn Axis>(spec)).collect()
+        named
+            .iter()
+            .map(|spec| self.registry.build::<dyn Axis>(spec))
+            .collect()
     }
 
     /// The groups of all axes.
@@ -170,14 +210,19 @@ impl Context<'_> {
     /// # Errors
     /// `Plugin` when a group breaks the law: its dim is unknown or it has another number of units.
     pub fn groups(&self, axes: &[Box<dyn Axis>], spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
-        let groups: Vec<Vec<PruneGroup>> = axes.iter().map(|axis| axis.groups(spec)).collect::<Result<_>>()?;
+        let groups: Vec<Vec<PruneGroup>> = axes
+            .iter()
+            .map(|axis| axis.groups(spec))
+            .collect::<Result<_>>()?;
         let groups = groups.concat();
         for (idx, group) in groups.iter().enumerate() {
             let found = spec.dims.get(&group.dim).map(|dim| dim.size);
             let twice = groups.iter().take(idx).any(|other| other.dim == group.dim);
             if found != Some(group.n_units) || twice {
-                let message =
-                    format!("group `{}` of {} units; the model has {found:?}, each dim once", group.dim, group.n_units);
+                let message = format!(
+                    "group `{}` of {} units; the model has {found:?}, each dim once",
+                    group.dim, group.n_units
+                );
                 return Err(minitron_core::error::Error::Plugin {
                     tag: group.kind().into(),
                     origin: "axis".into(),
@@ -191,14 +236,31 @@ impl Context<'_> {
 
 /// Refuses a count of zero, where nothing would be done.
 pub(super) fn at_least_1(name: &str, value: usize) -> Result<()> {
-    if value == 0 { Err(Error::Recipe(format!("{name}: expected at least 1"))) } else { Ok(()) }
+    if value == 0 {
+        Err(Error::Recipe(format!("{name}: expected at least 1")))
+    } else {
+        Ok(())
+    }
 }
 
 /// The longest window used where none is stated.
 const SEQ_LEN: usize = 512;
 
 /// The window length asked for, or the default that the model has positions for.
-pub(super) fn seq_len_or_default(asked: Option<usize>, spec: &ModelSpec, tokenizer: &Tokenizer) -> usize {
-    let special_tokens = if tokenizer.special_tokens().is_some() { 2 } else { 0 };
-    asked.unwrap_or_else(|| spec.options.max_positions.saturating_sub(special_tokens).min(SEQ_LEN))
+pub(super) fn seq_len_or_default(
+    asked: Option<usize>,
+    spec: &ModelSpec,
+    tokenizer: &Tokenizer,
+) -> usize {
+    let special_tokens = if tokenizer.special_tokens().is_some() {
+        2
+    } else {
+        0
+    };
+    asked.unwrap_or_else(|| {
+        spec.options
+            .max_positions
+            .saturating_sub(special_tokens)
+            .min(SEQ_LEN)
+    })
 }

@@ -37,8 +37,8 @@ pub struct EvalOptions {
     /// A task file, NAME=FILE, measured by what its fields ask for; or NAME=EVALUATOR:key=value.
     #[arg(long = "task")]
     pub tasks: Vec<NamedTask>,
-    /// What to measure on the text, or on files of its own, `name:path=FILE` [default: what suits the model, on the
-    /// text]
+    /// What to measure on the text, or on files of its own, `name:path=FILE` [default: what suits
+    /// the model, on the text]
     #[arg(long = "evaluator")]
     #[schemars(extend("plugins" = ["evaluator"]))]
     pub evaluators: Vec<PluginSpec>,
@@ -102,20 +102,29 @@ impl FromStr for NamedTask {
     fn from_str(text: &str) -> Result<Self> {
         let (name, what) = match text.split_once('=') {
             Some((name, what)) if !name.is_empty() && !what.is_empty() => (name, what),
-            _ => return Err(Error::Recipe(format!("expected NAME=FILE, or NAME=EVALUATOR:key=value, got `{text}`"))),
+            _ => {
+                return Err(Error::Recipe(format!(
+                    "expected NAME=FILE, or NAME=EVALUATOR:key=value, got `{text}`"
+                )));
+            }
         };
         let what = match is_evaluator(what) {
             true => TaskSource::Evaluator(what.parse()?),
             false => TaskSource::File(PathBuf::from(what)),
         };
-        Ok(NamedTask { name: name.to_owned(), what })
+        Ok(NamedTask {
+            name: name.to_owned(),
+            what,
+        })
     }
 }
 
 /// A file may have a colon in its name, but hardly between what could be a tag and its parameters.
 fn is_evaluator(what: &str) -> bool {
-    let is_tag = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    what.split_once(':').is_some_and(|(tag, rest)| is_tag(tag) && (rest.is_empty() || rest.contains('=')))
+    let is_tag =
+        |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    what.split_once(':')
+        .is_some_and(|(tag, rest)| is_tag(tag) && (rest.is_empty() || rest.contains('=')))
 }
 
 impl TryFrom<String> for NamedTask {
@@ -130,7 +139,9 @@ impl From<NamedTask> for String {
         match task.what {
             TaskSource::File(path) => format!("{}={}", task.name, path.display()),
             // A colon is what tells an evaluator from a file.
-            TaskSource::Evaluator(spec) if spec.params.is_empty() => format!("{}={spec}:", task.name),
+            TaskSource::Evaluator(spec) if spec.params.is_empty() => {
+                format!("{}={spec}:", task.name)
+            }
             TaskSource::Evaluator(spec) => format!("{}={spec}", task.name),
         }
     }
@@ -139,25 +150,40 @@ impl From<NamedTask> for String {
 /// Evaluates a model.
 pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     at_least_1("batch_size", options.batch_size)?;
-    let names: BTreeSet<&str> = options.tasks.iter().map(|task| task.name.as_str()).collect();
+    let names: BTreeSet<&str> = options
+        .tasks
+        .iter()
+        .map(|task| task.name.as_str())
+        .collect();
     if names.len() < options.tasks.len() {
-        return Err(Error::Recipe("tasks: two have one name, under which one result stands; name each its own".into()));
+        return Err(Error::Recipe(
+            "tasks: two have one name, under which one result stands; name each its own".into(),
+        ));
     }
     if options.data.is_empty() && options.tasks.is_empty() && options.evaluators.is_empty() {
-        return Err(Error::Recipe("nothing to evaluate on; give data, a task or an evaluator".into()));
+        return Err(Error::Recipe(
+            "nothing to evaluate on; give data, a task or an evaluator".into(),
+        ));
     }
     let folder = context.open_to_run(&options.model)?;
-    let teacher_folder = options.teacher.as_deref().map(|teacher| context.open_to_run(teacher)).transpose()?;
+    let teacher_folder = options
+        .teacher
+        .as_deref()
+        .map(|teacher| context.open_to_run(teacher))
+        .transpose()?;
     let tasks = tasks(context, options)?;
-    let tokenizer = tokenizer(context, options, &folder, teacher_folder.as_ref())?.at(options.text.now()?);
+    let tokenizer =
+        tokenizer(context, options, &folder, teacher_folder.as_ref())?.at(options.text.now()?);
     let windows = windows(context, options, &folder, &tokenizer)?;
     let has_teacher = teacher_folder.is_some();
     let specs = match (&windows, options.evaluators.as_slice()) {
         (Some(_), []) => context.defaults.evaluators(&folder.spec, has_teacher),
         (_, named) => named.to_vec(),
     };
-    let measures: Vec<Box<dyn Evaluator>> =
-        specs.iter().map(|spec| context.registry.build(spec)).collect::<Result<_>>()?;
+    let measures: Vec<Box<dyn Evaluator>> = specs
+        .iter()
+        .map(|spec| context.registry.build(spec))
+        .collect::<Result<_>>()?;
     if measures.is_empty() && windows.is_some() {
         let message = "an encoder without a head has no loss of its own; give a teacher to compare hidden states with";
         return Err(Error::Recipe(message.into()));
@@ -165,9 +191,13 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.spec, false);
     let model = load(&folder)?;
     // A model beside itself is loaded once.
-    let other = teacher_folder.as_ref().filter(|teacher| teacher.checkpoint.dir != folder.checkpoint.dir);
+    let other = teacher_folder
+        .as_ref()
+        .filter(|teacher| teacher.checkpoint.dir != folder.checkpoint.dir);
     let other: Option<Transformer> = other.map(load).transpose()?;
-    let kept_hidden = teacher_folder.as_ref().map(|teacher| kept_hidden(context, &folder.checkpoint.dir, teacher));
+    let kept_hidden = teacher_folder
+        .as_ref()
+        .map(|teacher| kept_hidden(context, &folder.checkpoint.dir, teacher));
     let kept_hidden = kept_hidden.transpose()?.flatten();
     let subject = Subject {
         model: &model,
@@ -182,7 +212,10 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     let mut report = Map::new();
     report.insert("architecture".into(), json!(folder.spec.architecture));
     report.insert("n_params".into(), json!(folder.spec.n_params()));
-    report.insert("n_non_embedding".into(), json!(folder.spec.n_non_embedding_at(&Sizes::new())));
+    report.insert(
+        "n_non_embedding".into(),
+        json!(folder.spec.n_non_embedding_at(&Sizes::new())),
+    );
     for (spec, evaluator) in specs.iter().zip(measures) {
         let _span = tracing::info_span!("evaluate", name = %spec.tag).entered();
         insert(&mut report, evaluator.evaluate(&subject)?);
@@ -191,7 +224,12 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
     for (name, evaluator) in tasks {
         let _span = tracing::info_span!("evaluate", %name).entered();
         let mut results = Map::new();
-        insert(&mut results, evaluator.evaluate(&subject).map_err(|e| e.at(format!("task {name}")))?);
+        insert(
+            &mut results,
+            evaluator
+                .evaluate(&subject)
+                .map_err(|e| e.at(format!("task {name}")))?,
+        );
         by_task.insert(name, Value::Object(results));
     }
     report.insert("tasks".into(), Value::Object(by_task));
@@ -201,7 +239,11 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
 /// Counts are whole numbers in the report.
 fn insert(report: &mut Map<String, Value>, measured: Measurements) {
     for (key, value) in measured {
-        let value = if key.starts_with("n_") { json!(value as u64) } else { json!(value) };
+        let value = if key.starts_with("n_") {
+            json!(value as u64)
+        } else {
+            json!(value)
+        };
         report.insert(key, value);
     }
 }
@@ -215,22 +257,40 @@ fn tokenizer(
 ) -> Result<Tokenizer> {
     let compared = match options.data.is_empty() {
         true => Compared::Nothing,
-        false if are_texts(&options.data, &options.text.reading(2, None, context.seed), context.registry)? => {
+        false
+            if are_texts(
+                &options.data,
+                &options.text.reading(2, None, context.seed),
+                context.registry,
+            )? =>
+        {
             Compared::Text
         }
         false => Compared::Tokens,
     };
-    Ok(Vocabulary::open(context, Model::of(folder), teacher, (compared, options.any_model))?.tokenizer)
+    Ok(Vocabulary::open(
+        context,
+        Model::of(folder),
+        teacher,
+        (compared, options.any_model),
+    )?
+    .tokenizer)
 }
 
 fn tasks(context: &Context, options: &EvalOptions) -> Result<Vec<(String, Box<dyn Evaluator>)>> {
     let mut tasks = Vec::new();
     for NamedTask { name, what } in &options.tasks {
         let spec = match what {
-            TaskSource::File(path) => context.defaults.task(path).map_err(|e| e.at(format!("task {name}")))?,
+            TaskSource::File(path) => context
+                .defaults
+                .task(path)
+                .map_err(|e| e.at(format!("task {name}")))?,
             TaskSource::Evaluator(spec) => spec.clone(),
         };
-        tasks.push((name.clone(), context.registry.build::<dyn Evaluator>(&spec)?));
+        tasks.push((
+            name.clone(),
+            context.registry.build::<dyn Evaluator>(&spec)?,
+        ));
     }
     Ok(tasks)
 }
@@ -252,16 +312,26 @@ fn windows(
     Ok(Some(windows))
 }
 
-/// Residual channels that a pruned folder kept of this teacher, by its plan.json; none where it was pruned from one of another
-/// shape. One of the same shape may be the source as trained further, so it is taken, and said.
-pub(super) fn kept_hidden(context: &Context, dir: &Path, teacher: &ModelFolder) -> Result<Option<Vec<usize>>> {
+/// Residual channels that a pruned folder kept of this teacher, by its plan.json; none where it was
+/// pruned from one of another shape. One of the same shape may be the source as trained further, so
+/// it is taken, and said.
+pub(super) fn kept_hidden(
+    context: &Context,
+    dir: &Path,
+    teacher: &ModelFolder,
+) -> Result<Option<Vec<usize>>> {
     let path = dir.join("plan.json");
-    let Some(saved) = saved_plan(&path) else { return Ok(None) };
+    let Some(saved) = saved_plan(&path) else {
+        return Ok(None);
+    };
     // Components of a turned stream are no channels of the teacher.
     let from_teacher = saved["hidden_basis"].is_null()
         && saved["n_params_source"].as_u64() == Some(teacher.spec.n_params())
         && saved["sizes_source"][HIDDEN].as_u64() == Some(teacher.spec.size(HIDDEN) as u64);
-    let Some((mut plan, source)) = Plan::load_with_source(&path).ok().filter(|_| from_teacher) else { return Ok(None) };
+    let Some((mut plan, source)) = Plan::load_with_source(&path).ok().filter(|_| from_teacher)
+    else {
+        return Ok(None);
+    };
     if let Some(source) = source {
         let own = identity_of(teacher)?;
         if !source.has_weights_of(&own) {

@@ -22,7 +22,8 @@ pub struct GenerateOptions {
     /// Text to continue, or with --chat what a user says.
     #[arg(long, default_value = "")]
     pub prompt: String,
-    /// Answer as the assistant of the model's own chat template; without --prompt, line after line of standard input.
+    /// Answer as the assistant of the model's own chat template; without --prompt, line after line
+    /// of standard input.
     #[arg(long)]
     pub chat: bool,
     /// What the system says first, in a chat.
@@ -63,11 +64,18 @@ pub fn generate(context: &Context, options: &GenerateOptions) -> Result<Value> {
         return Chat::open(context, options)?.say(&options.prompt);
     }
     if options.system.is_some() || options.date.is_some() {
-        return Err(Error::Recipe("system, date: for chats; add chat, or leave them out".into()));
+        return Err(Error::Recipe(
+            "system, date: for chats; add chat, or leave them out".into(),
+        ));
     }
     let speaker = Speaker::open(context, options)?;
-    // With the special tokens that the tokenizer puts around a text: many models are trained to begin with one.
-    let mut prompt = speaker.tokenizer.encode_whole(&[&options.prompt])?.pop().unwrap_or_default();
+    // With the special tokens that the tokenizer puts around a text: many models are trained to
+    // begin with one.
+    let mut prompt = speaker
+        .tokenizer
+        .encode_whole(&[&options.prompt])?
+        .pop()
+        .unwrap_or_default();
     if prompt.is_empty() {
         // The beginning of a document is what follows the end of another.
         prompt.extend(speaker.tokenizer.eos());
@@ -103,17 +111,22 @@ impl Chat {
         if let Some(system) = &options.system {
             conversation.push("system", system);
         }
-        Ok(Chat { speaker, conversation })
+        Ok(Chat {
+            speaker,
+            conversation,
+        })
     }
 
     /// A user's turn, and the assistant's that answers it.
     ///
     /// # Errors
-    /// `Data` where the template refuses the conversation, or the model has no positions left for it.
+    /// `Data` where the template refuses the conversation, or the model has no positions left for
+    /// it.
     pub fn say(&mut self, user: &str) -> Result<Value> {
         self.conversation.push("user", user);
         let Speaker { tokenizer, .. } = &self.speaker;
-        let prompt = tokenizer.encode(&tokenizer.chat_template()?.text(&self.conversation, true)?)?;
+        let prompt =
+            tokenizer.encode(&tokenizer.chat_template()?.text(&self.conversation, true)?)?;
         let new = self.speaker.continuation(&prompt)?;
         let completion = tokenizer.decode(&new)?;
         self.conversation.push("assistant", &completion);
@@ -138,10 +151,15 @@ struct Speaker {
 impl Speaker {
     fn open(context: &Context, options: &GenerateOptions) -> Result<Self> {
         if !(options.temperature >= 0.0 && options.temperature.is_finite()) {
-            return Err(Error::Recipe("temperature: expected 0 (greedy) or a positive number".into()));
+            return Err(Error::Recipe(
+                "temperature: expected 0 (greedy) or a positive number".into(),
+            ));
         }
         let folder = context.open_to_run(&options.model)?;
-        let text = TextOptions { date: options.date.clone(), ..TextOptions::default() };
+        let text = TextOptions {
+            date: options.date.clone(),
+            ..TextOptions::default()
+        };
         let tokenizer = context.reader(&folder, &text)?;
         let sampling = Sampling {
             max_new_tokens: options.max_new_tokens,
@@ -150,13 +168,18 @@ impl Speaker {
             seed: context.seed,
         };
         let model = context.load(&folder.checkpoint.tensors, &folder.spec, false)?;
-        Ok(Speaker { model, tokenizer, sampling })
+        Ok(Speaker {
+            model,
+            tokenizer,
+            sampling,
+        })
     }
 
     fn continuation(&self, prompt: &[u32]) -> Result<Vec<u32>> {
         let _span = tracing::info_span!("generate", n_prompt_tokens = prompt.len()).entered();
         let prompts = [prompt.to_vec()];
-        let outputs = evaluate::generate(&self.model, &prompts, self.tokenizer.ends(), &self.sampling)?;
+        let outputs =
+            evaluate::generate(&self.model, &prompts, self.tokenizer.ends(), &self.sampling)?;
         Ok(outputs.into_iter().next().unwrap_or_default())
     }
 }

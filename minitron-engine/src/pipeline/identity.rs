@@ -10,21 +10,33 @@ use minitron_core::spec::ModelFolder;
 
 /// The identity of a model's folder.
 pub(super) fn identity_of(folder: &ModelFolder) -> Result<Identity> {
-    let tensors = folder.spec.params.iter().map(|tensor| (tensor.layer(), tensor.name()));
+    let tensors = folder
+        .spec
+        .params
+        .iter()
+        .map(|tensor| (tensor.layer(), tensor.name()));
     let dir = &folder.checkpoint.dir;
     let tokenizer = dir.join("tokenizer.json");
     Ok(Identity {
         model: name_of(dir),
         weights: weights_digest(&folder.checkpoint.tensors, tensors)?,
-        tokenizer: if tokenizer.is_file() { Some(digest::of_file(&tokenizer)?) } else { None },
+        tokenizer: if tokenizer.is_file() {
+            Some(digest::of_file(&tokenizer)?)
+        } else {
+            None
+        },
     })
 }
 
-/// A model as messages and files name it: `org/name` where it lies in the hub's cache, else its folder's last name, since
-/// the rest is this machine's.
+/// A model as messages and files name it: `org/name` where it lies in the hub's cache, else its
+/// folder's last name, since the rest is this machine's.
 pub(super) fn name_of(dir: &Path) -> String {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-    let words = || dir.components().rev().map(|part| part.as_os_str().to_string_lossy().into_owned());
+    let words = || {
+        dir.components()
+            .rev()
+            .map(|part| part.as_os_str().to_string_lossy().into_owned())
+    };
     let cached = words().find_map(|word| Some(word.strip_prefix("models--")?.replace("--", "/")));
     cached.or_else(|| words().next()).unwrap_or_default()
 }
@@ -40,7 +52,8 @@ pub(super) struct Artefact<'a> {
 }
 
 impl Artefact<'_> {
-    /// Refuses another model's; with `any_model`, says so instead. One that does not name its model is taken, and that is said.
+    /// Refuses another model's; with `any_model`, says so instead. One that does not name its model
+    /// is taken, and that is said.
     ///
     /// # Errors
     /// `Recipe` with both models by name.
@@ -63,7 +76,9 @@ impl Artefact<'_> {
             }
             context.progress.warn(&format!("{message}; taken anyway"));
         } else if of.has_other_tokenizer(own) {
-            context.progress.warn(&format!("{path}: {what} made with another tokenizer.json than {own} has now"));
+            context.progress.warn(&format!(
+                "{path}: {what} made with another tokenizer.json than {own} has now"
+            ));
         }
         Ok(())
     }

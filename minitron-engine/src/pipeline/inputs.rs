@@ -22,7 +22,8 @@ pub(super) struct Inputs<'a, 'c> {
     pub earlier: &'a [&'a str],
     /// Files hashed for other stages.
     pub known: &'a mut BTreeMap<PathBuf, String>,
-    /// What the result follows from besides the options, in the order of the options: files, and stages by their inputs.
+    /// What the result follows from besides the options, in the order of the options: files, and
+    /// stages by their inputs.
     pub read: Vec<(Option<PathBuf>, String)>,
 }
 
@@ -59,7 +60,11 @@ impl Inputs<'_, '_> {
                 self.texts(&mut o.setup)?;
             }
             StageOptions::Distill(o) => {
-                o.asked.teacher_cache = o.asked.teacher_cache.take().map(|dir| self.recipe_dir.join(dir));
+                o.asked.teacher_cache = o
+                    .asked
+                    .teacher_cache
+                    .take()
+                    .map(|dir| self.recipe_dir.join(dir));
                 self.model(&mut o.teacher)?;
                 self.model(&mut o.student)?;
                 self.texts(&mut o.setup)?;
@@ -78,7 +83,11 @@ impl Inputs<'_, '_> {
             StageOptions::Search(o) => {
                 self.model(&mut o.model)?;
                 self.scores(&mut o.scores)?;
-                o.asked.teacher_cache = o.asked.teacher_cache.take().map(|dir| self.recipe_dir.join(dir));
+                o.asked.teacher_cache = o
+                    .asked
+                    .teacher_cache
+                    .take()
+                    .map(|dir| self.recipe_dir.join(dir));
                 self.specs(&mut o.heal)?;
                 self.texts(&mut o.setup)?;
             }
@@ -87,12 +96,16 @@ impl Inputs<'_, '_> {
         Ok(options)
     }
 
-    /// An earlier stage's folder or one inside it (`search/winner`), remembered by what that stage was made from; else a path
-    /// from the recipe's folder.
+    /// An earlier stage's folder or one inside it (`search/winner`), remembered by what that stage
+    /// was made from; else a path from the recipe's folder.
     fn place(&mut self, name: &str) -> (PathBuf, bool) {
         let stage = name.split('/').next().unwrap_or_default();
         let is_path = stage != name && self.recipe_dir.join(name).exists();
-        match self.run_dir.find(stage).filter(|_| self.earlier.contains(&stage) && !is_path) {
+        match self
+            .run_dir
+            .find(stage)
+            .filter(|_| self.earlier.contains(&stage) && !is_path)
+        {
             Some(found) => {
                 self.read.push((None, found.inputs.clone()));
                 (self.run_dir.stage(name), true)
@@ -123,19 +136,31 @@ impl Inputs<'_, '_> {
 
     /// Weights, config and tokenizer.
     fn folder(&mut self, dir: &Path) -> Result<()> {
-        let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
-        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        let Ok(entries) = std::fs::read_dir(dir) else {
+            return Ok(());
+        };
+        let mut paths: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
         paths.sort();
         let own = paths.into_iter().filter(|path| is_weight_or_config(path));
         // What goes along into every output, too: a chat template, a tokenizer in other forms.
-        let is_along = |name: &PathBuf| name.components().count() > 1 || !is_weight_or_config(&dir.join(name));
-        let along = companions(dir)?.into_iter().filter(is_along).map(|name| dir.join(name));
+        let is_along =
+            |name: &PathBuf| name.components().count() > 1 || !is_weight_or_config(&dir.join(name));
+        let along = companions(dir)?
+            .into_iter()
+            .filter(is_along)
+            .map(|name| dir.join(name));
         own.chain(along).try_for_each(|path| self.file(&path))
     }
 
     fn config(&mut self, config: &Path) -> Result<PathBuf> {
         let (place, is_stage) = self.place(&config.to_string_lossy());
-        let file = if place.is_dir() { place.join("config.json") } else { place };
+        let file = if place.is_dir() {
+            place.join("config.json")
+        } else {
+            place
+        };
         self.file(&file)?;
         if !is_stage {
             // The tokenizer beside it decides as much.
@@ -199,7 +224,11 @@ impl Inputs<'_, '_> {
 }
 
 fn is_weight_or_config(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     path.is_file() && (name.ends_with(".safetensors") || name.ends_with(".json"))
 }
 

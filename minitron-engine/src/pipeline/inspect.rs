@@ -32,7 +32,12 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
     let legal: serde_json::Map<String, Value> = space
         .axes
         .iter()
-        .map(|axis| (axis.kind.clone(), json!({ "full": axis.full, "multiple_of": axis.step })))
+        .map(|axis| {
+            (
+                axis.kind.clone(),
+                json!({ "full": axis.full, "multiple_of": axis.step }),
+            )
+        })
         .collect();
     let seq_len = options.seq_len.unwrap_or(spec.options.max_positions);
     let mut report = json!({
@@ -70,26 +75,38 @@ pub(super) fn open(context: &Context, model: &str) -> Result<(ModelSpec, WeightS
     let config_path = dir.join("config.json");
     if config_path.is_file() && !has_weights(&dir) {
         let config = Config::load(&config_path)?;
-        let instead = held_instead(&dir, Some(&config))?.map(|found| format!(" that are read ({found})"));
+        let instead =
+            held_instead(&dir, Some(&config))?.map(|found| format!(" that are read ({found})"));
         let (spec, remarks) = ModelSpec::of_config(&config, context.registry)?;
         context.say(&remarks);
         let instead = instead.unwrap_or_default();
-        context.progress.note(&format!("{model}: no weights{instead}; described from config.json alone"));
+        context.progress.note(&format!(
+            "{model}: no weights{instead}; described from config.json alone"
+        ));
         let weights = announced(&spec)?;
         return Ok((spec, weights));
     }
     let folder = context.open(model)?;
     let source = &folder.checkpoint.tensors;
-    let infos = || folder.spec.params.iter().filter_map(|tensor| source.info(&tensor.name()));
+    let infos = || {
+        folder
+            .spec
+            .params
+            .iter()
+            .filter_map(|tensor| source.info(&tensor.name()))
+    };
     let weights = WeightSummary {
         n_bytes: infos().filter_map(|info| info.n_bytes()).sum(),
-        dtype: infos().next().map(|info| format!("{:?}", info.dtype).to_lowercase()),
+        dtype: infos()
+            .next()
+            .map(|info| format!("{:?}", info.dtype).to_lowercase()),
         unknown_tensors: folder.unknown_tensors,
     };
     Ok((folder.spec, weights))
 }
 
-/// What the weights will be by the config: of its type where it names one, in two bytes per parameter where not.
+/// What the weights will be by the config: of its type where it names one, in two bytes per
+/// parameter where not.
 fn announced(spec: &ModelSpec) -> Result<WeightSummary> {
     let config = &spec.config;
     // Newer files call it `dtype`.

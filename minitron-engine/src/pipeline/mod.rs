@@ -1,7 +1,8 @@
 //! The jobs behind the commands, and recipes that string them together.
 //!
-//! A job is options (serde: the same on the command line and in a recipe) and a function that leaves its artefact and
-//! returns what to tell. [`run`] is the one screen that a recipe's stages pass through.
+//! A job is options (serde: the same on the command line and in a recipe) and a function that
+//! leaves its artefact and returns what to tell. [`run`] is the one screen that a recipe's stages
+//! pass through.
 
 mod card;
 mod clients;

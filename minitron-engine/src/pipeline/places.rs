@@ -24,7 +24,9 @@ pub(super) fn refuse(
         OutputDir::refuse_existing(out, context.force)?;
     }
     if context.kind == tch::Kind::Half {
-        return Err(Error::Recipe("dtype: f16 gradients underflow without scaling; train in bf16 or f32".into()));
+        return Err(Error::Recipe(
+            "dtype: f16 gradients underflow without scaling; train in bf16 or f32".into(),
+        ));
     }
     let teacher_dir = teacher.map(|teaching| teaching.folder.checkpoint.dir.as_path());
     OutputDir::refuse_inputs(out, teacher_dir.into_iter().chain([start.dir.as_path()]))?;
@@ -54,7 +56,8 @@ pub(super) fn refuse_places(
     Ok(())
 }
 
-/// Whether a folder is absent, or holds a training's state or its beginnings and nothing else's model.
+/// Whether a folder is absent, or holds a training's state or its beginnings and nothing else's
+/// model.
 fn can_resume(dir: &Path) -> Result<bool> {
     if !dir.exists() || has_state(dir) {
         return Ok(true);
@@ -71,6 +74,10 @@ fn can_resume(dir: &Path) -> Result<bool> {
         ".teacher.old",
     ];
     let is_own = |name: &str| OWN.contains(&name);
-    let names = fs::read_dir(dir).at_path(dir)?.filter_map(|entry| Some(entry.ok()?.file_name()));
-    Ok(names.into_iter().all(|name| is_own(&name.to_string_lossy())))
+    let names = fs::read_dir(dir)
+        .at_path(dir)?
+        .filter_map(|entry| Some(entry.ok()?.file_name()));
+    Ok(names
+        .into_iter()
+        .all(|name| is_own(&name.to_string_lossy())))
 }

@@ -1,4 +1,5 @@
-//! Which units stay: a finished plan, one round of ranking and allocating, or several with scoring in between.
+//! Which units stay: a finished plan, one round of ranking and allocating, or several with scoring
+//! in between.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,25 +45,58 @@ pub(super) fn decide(
     let rankings = options.scores.as_ref().map(rank).transpose()?;
     if let Some(path) = &options.plan {
         let (plan, source) = Plan::load_with_source(path)?;
-        Artefact { what: "a plan", path, of: source.as_ref() }.check(context, own, options.any_model)?;
+        Artefact {
+            what: "a plan",
+            path,
+            of: source.as_ref(),
+        }
+        .check(context, own, options.any_model)?;
         let plan = plan.checked(&space, spec)?;
-        return Ok(Decision { plan, rankings, explained: BTreeMap::new() });
+        return Ok(Decision {
+            plan,
+            rankings,
+            explained: BTreeMap::new(),
+        });
     }
     let rankings = rankings.unwrap_or_default();
     let plan = allocate(context, options, folder, (&space, &rankings))?;
     if options.rounds > 1 {
-        let rounds = Rounds { context, options, folder, axes: &axes, windows: text(windows)? };
+        let rounds = Rounds {
+            context,
+            options,
+            folder,
+            axes: &axes,
+            windows: text(windows)?,
+        };
         let plan = rounds.plan(&space, &plan.sizes(), &rankings)?;
-        return Ok(Decision { plan, rankings: Some(rankings), explained: BTreeMap::new() });
+        return Ok(Decision {
+            plan,
+            rankings: Some(rankings),
+            explained: BTreeMap::new(),
+        });
     }
     let explained = plan.explain(&rankings, spec, options.bootstrap)?;
-    Ok(Decision { plan, rankings: Some(rankings), explained })
+    Ok(Decision {
+        plan,
+        rankings: Some(rankings),
+        explained,
+    })
 }
 
 /// The scores in a file, where they are of this model.
-pub(super) fn scores_of(context: &Context, path: &Path, own: &Identity, any_model: bool) -> Result<Scores> {
+pub(super) fn scores_of(
+    context: &Context,
+    path: &Path,
+    own: &Identity,
+    any_model: bool,
+) -> Result<Scores> {
     let scores = Scores::load(path)?;
-    Artefact { what: "scores", path, of: scores.model.as_ref() }.check(context, own, any_model)?;
+    Artefact {
+        what: "scores",
+        path,
+        of: scores.model.as_ref(),
+    }
+    .check(context, own, any_model)?;
     Ok(scores)
 }
 
@@ -83,10 +117,20 @@ fn allocate(
     (space, rankings): (&Space, &Rankings),
 ) -> Result<Plan> {
     let wanted = options.wanted(folder)?;
-    let asked = options.allocator.clone().unwrap_or_else(|| context.defaults.allocator(&wanted));
+    let asked = options
+        .allocator
+        .clone()
+        .unwrap_or_else(|| context.defaults.allocator(&wanted));
     let allocator = context.registry.build::<dyn Allocator>(&asked)?;
-    let best = allocator.allocate(space, rankings, &folder.spec)?.into_iter().next();
-    let broken = |message: String| Error::Plugin { tag: asked.tag.clone(), origin: "allocator".into(), message };
+    let best = allocator
+        .allocate(space, rankings, &folder.spec)?
+        .into_iter()
+        .next();
+    let broken = |message: String| Error::Plugin {
+        tag: asked.tag.clone(),
+        origin: "allocator".into(),
+        message,
+    };
     let plan = best.ok_or_else(|| broken("gave no plan".into()))?;
     plan.checked(space, &folder.spec).map_err(|e| match e {
         Error::Plan(message) => broken(message),
@@ -94,8 +138,8 @@ fn allocate(
     })
 }
 
-/// Iterative importance (arXiv 2407.14679, section 2.3): along a linear schedule of sizes, each round ranks the student of
-/// the round before by scores of its own.
+/// Iterative importance (arXiv 2407.14679, section 2.3): along a linear schedule of sizes, each
+/// round ranks the student of the round before by scores of its own.
 struct Rounds<'a> {
     context: &'a Context<'a>,
     options: &'a PruneOptions,
@@ -110,8 +154,9 @@ impl Rounds<'_> {
         let (source, spec) = (&self.folder.checkpoint.tensors, &self.folder.spec);
         let n_rounds = self.options.rounds;
         if let Some(dim) = target.keys().find(|name| split_dim(name).1.is_some()) {
-            let message =
-                format!("rounds: `{dim}` has a size of its own, and rounds give all layers one; plan it in one round");
+            let message = format!(
+                "rounds: `{dim}` has a size of its own, and rounds give all layers one; plan it in one round"
+            );
             return Err(Error::Recipe(message));
         }
         let sizes = |round| schedule(&space.full(), target, round, n_rounds, space);
@@ -133,15 +178,24 @@ impl Rounds<'_> {
     ) -> Result<Plan> {
         let groups = self.context.groups(self.axes, spec)?;
         let tokenizer = self.context.tokenizer(self.folder)?;
-        let mut inputs = self.context.score_inputs(source, (spec, &groups), &tokenizer, self.windows);
+        let mut inputs =
+            self.context
+                .score_inputs(source, (spec, &groups), &tokenizer, self.windows);
         inputs.batch_size = self.options.reconstruction.batch_size.max(1);
         inputs.max_memory = self.options.max_memory.map(|bytes| bytes.0);
         let scores = score::score(&inputs, metrics(self.context, &self.options.metrics)?)?;
         let rankings = Rankings::new(&scores, &groups, &self.options.by)?;
         let mut space = space_of(spec, self.axes, self.options.square)?;
-        // What is legal for the source is legal on the way there, whatever steps a narrower model would have.
-        for axis in space.axes.iter_mut().filter(|axis| [HIDDEN, MLP].contains(&axis.kind.as_str())) {
-            axis.step = of_source.axis(&axis.kind).map_or(axis.step, |whole| whole.step.min(axis.step));
+        // What is legal for the source is legal on the way there, whatever steps a narrower model
+        // would have.
+        for axis in space
+            .axes
+            .iter_mut()
+            .filter(|axis| [HIDDEN, MLP].contains(&axis.kind.as_str()))
+        {
+            axis.step = of_source
+                .axis(&axis.kind)
+                .map_or(axis.step, |whole| whole.step.min(axis.step));
         }
         // A student with a key/value head for each query head has no such axis any more.
         sizes.retain(|kind, _| space.axis(kind).is_ok());

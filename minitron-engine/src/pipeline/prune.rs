@@ -37,12 +37,22 @@ impl PruneOptions {
         told["rounds"] = json!((self.rounds > 1).then_some(self.rounds));
         let facts = facts(&told, &format!("{SIZED_BY} {looks_at_text}"));
         let dir = &folder.checkpoint.dir;
-        Card::new("prune", Some(&name_of(&self.model, dir)), dir, &folder.spec, facts)
+        Card::new(
+            "prune",
+            Some(&name_of(&self.model, dir)),
+            dir,
+            &folder.spec,
+            facts,
+        )
     }
 
     /// Exactly one way to say how large the student shall be.
     fn check(&self) -> Result<()> {
-        let measures = [self.params.is_some(), self.ratio.is_some(), self.memory.is_some()];
+        let measures = [
+            self.params.is_some(),
+            self.ratio.is_some(),
+            self.memory.is_some(),
+        ];
         let sizes_alone = !self.sizes()?.is_empty() && !measures.contains(&true);
         let ways = [self.plan.is_some(), self.allocator.is_some(), sizes_alone];
         if ways.iter().chain(&measures).filter(|&&way| way).count() != 1 {
@@ -52,12 +62,18 @@ impl PruneOptions {
                     .into(),
             ));
         }
-        // Checked here as well as by the allocator: JSON, in which it gets its parameters, has no NaN.
+        // Checked here as well as by the allocator: JSON, in which it gets its parameters, has no
+        // NaN.
         if let Some(ratio) = self.ratio.filter(|ratio| !(*ratio > 0.0 && *ratio <= 1.0)) {
-            return Err(Error::Recipe(format!("ratio: expected a share above 0, at most 1, got {ratio}")));
+            return Err(Error::Recipe(format!(
+                "ratio: expected a share above 0, at most 1, got {ratio}"
+            )));
         }
         if self.rounds > MAX_ROUNDS {
-            return Err(Error::Recipe(format!("rounds: expected at most {MAX_ROUNDS}, got {}", self.rounds)));
+            return Err(Error::Recipe(format!(
+                "rounds: expected at most {MAX_ROUNDS}, got {}",
+                self.rounds
+            )));
         }
         if self.max_memory.is_some() && !self.reconstruction.heal.is_empty() {
             let message = "max_memory: reconstructions hold the calibration text's activations, which no limit bounds";
@@ -66,39 +82,73 @@ impl PruneOptions {
             )));
         }
         if self.plan.is_none() && self.scores.is_none() {
-            return Err(Error::Recipe("scores: needed to rank by; `minitron score` writes them".into()));
+            return Err(Error::Recipe(
+                "scores: needed to rank by; `minitron score` writes them".into(),
+            ));
         }
         Ok(())
     }
 }
 
 /// Prunes a model into a folder and reconstructs it; with `dry_run`, writes nothing.
-pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: bool) -> Result<Value> {
+pub fn prune(
+    context: &Context,
+    options: &PruneOptions,
+    out: &Path,
+    dry_run: bool,
+) -> Result<Value> {
     options.check()?;
     if !dry_run {
         OutputDir::refuse_existing(out, context.force)?;
     }
     let folder = context.open(&options.model)?;
-    let inputs =
-        [Some(folder.checkpoint.dir.as_path()), options.plan.as_deref(), options.scores.as_deref().map(Path::new)];
+    let inputs = [
+        Some(folder.checkpoint.dir.as_path()),
+        options.plan.as_deref(),
+        options.scores.as_deref().map(Path::new),
+    ];
     if !dry_run {
         OutputDir::refuse_inputs(out, inputs.into_iter().flatten())?;
     }
-    let _claim = if dry_run { None } else { Some(OutputLock::of(out)?) };
+    let _claim = if dry_run {
+        None
+    } else {
+        Some(OutputLock::of(out)?)
+    };
     options.reconstruction.build(context)?;
-    let windows = options.reconstruction.windows(context, &folder, options.rounds > 1, (!dry_run).then_some(out))?;
+    let windows = options.reconstruction.windows(
+        context,
+        &folder,
+        options.rounds > 1,
+        (!dry_run).then_some(out),
+    )?;
     let own = identity_of(&folder)?;
-    let Decision { plan, rankings, explained } = decide(context, options, (&folder, &own), windows.as_ref())?;
-    // Before the reconstructions, which take long. The student knows which layers stay; what it holds of the plan goes at once.
+    let Decision {
+        plan,
+        rankings,
+        explained,
+    } = decide(context, options, (&folder, &own), windows.as_ref())?;
+    // Before the reconstructions, which take long. The student knows which layers stay; what it
+    // holds of the plan goes at once.
     {
         let student = Student::new(&folder.checkpoint.tensors, &folder.spec, &plan)?;
         clients::warn(context, &student.spec, &Sizes::new());
     }
     ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, &plan, None)?;
     let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
-    let editor = options.reconstruction.editor(context, &folder, (plan, rankings.as_ref()), windows.as_ref())?;
+    let editor = options.reconstruction.editor(
+        context,
+        &folder,
+        (plan, rankings.as_ref()),
+        windows.as_ref(),
+    )?;
     let plan = editor.plan();
-    let modules = ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, plan, editor.hidden_basis())?;
+    let modules = ModuleChanges::new(
+        &folder.checkpoint.dir,
+        &folder.spec,
+        plan,
+        editor.hidden_basis(),
+    )?;
     let mut report = report_of(&folder.spec, &editor);
     report["near_ties"] = json!(near_ties(&explained));
     if dry_run {
@@ -119,7 +169,12 @@ pub fn prune(context: &Context, options: &PruneOptions, out: &Path, dry_run: boo
         options: writing,
     };
     written.write(output.path())?;
-    write_plan(&output.path().join("plan.json"), (plan, &own), &explained, &report)?;
+    write_plan(
+        &output.path().join("plan.json"),
+        (plan, &own),
+        &explained,
+        &report,
+    )?;
     output.commit()?;
     report["out"] = json!(out);
     Ok(report)
@@ -142,12 +197,15 @@ pub(super) fn report_of(source: &ModelSpec, editor: &StudentEditor) -> Value {
     report
 }
 
-/// How to write within a limit: what the process takes by now, and chunks of rows, which the source's rows bound.
+/// How to write within a limit: what the process takes by now, and chunks of rows, which the
+/// source's rows bound.
 ///
 /// # Errors
 /// `Recipe` when the smallest chunks do not fit.
 fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<WriteOptions> {
-    let Some(Bytes(given)) = limit else { return Ok(WriteOptions::default()) };
+    let Some(Bytes(given)) = limit else {
+        return Ok(WriteOptions::default());
+    };
     let taken = peak_bytes();
     WriteOptions::within(given.saturating_sub(taken), source).map_err(|least| {
         let needed = mib(taken.saturating_add(least));
@@ -162,7 +220,11 @@ fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<WriteOption
 }
 
 fn near_ties(explained: &BTreeMap<String, Explained>) -> Vec<&str> {
-    explained.iter().filter(|(_, dim)| dim.near_tie).map(|(name, _)| name.as_str()).collect()
+    explained
+        .iter()
+        .filter(|(_, dim)| dim.near_tie)
+        .map(|(name, _)| name.as_str())
+        .collect()
 }
 
 pub(super) fn write_plan(
@@ -175,7 +237,14 @@ pub(super) fn write_plan(
     for (key, whose) in source.to_metadata() {
         value[key] = whose.into();
     }
-    for key in ["sizes", "sizes_source", "n_params", "n_params_source", "tensor_parallel", "clients"] {
+    for key in [
+        "sizes",
+        "sizes_source",
+        "n_params",
+        "n_params_source",
+        "tensor_parallel",
+        "clients",
+    ] {
         value[key] = report[key].clone();
     }
     if !explained.is_empty() {

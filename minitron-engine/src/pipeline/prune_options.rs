@@ -38,7 +38,8 @@ pub struct PruneOptions {
     /// Layers to keep.
     #[arg(long)]
     pub layers: Option<usize>,
-    /// Sizes by kind of dim, of any that an axis of the model names; those above are the same for some kinds.
+    /// Sizes by kind of dim, of any that an axis of the model names; those above are the same for
+    /// some kinds.
     #[arg(skip)]
     pub size: BTreeMap<String, usize>,
     /// Parameters to end with, `4B` or `4B+-5%`; sizes beside it are held.
@@ -53,7 +54,8 @@ pub struct PruneOptions {
     /// Most that weights and key/value cache may take, `8GiB`; sizes beside it are held.
     #[arg(long)]
     pub memory: Option<String>,
-    /// Tokens per sequence of the key/value cache, as `inspect --seq-len` [default: the model's positions]
+    /// Tokens per sequence of the key/value cache, as `inspect --seq-len` [default: the model's
+    /// positions]
     #[arg(long, requires = "memory")]
     pub kv_seq_len: Option<usize>,
     /// Sequences of the key/value cache, as `inspect --batch-size` [default: 1]
@@ -73,10 +75,12 @@ pub struct PruneOptions {
     #[arg(long = "axis")]
     #[schemars(extend("plugins" = ["axis"]))]
     pub axes: Vec<PluginSpec>,
-    /// Which metric decides, by kind of dim; needed where two scored it. The empty key stands for all kinds.
+    /// Which metric decides, by kind of dim; needed where two scored it. The empty key stands for
+    /// all kinds.
     #[arg(skip)]
     pub by: BTreeMap<String, String>,
-    /// Replicates that `score --bootstrap` left and that must be there, to say which units survive resampling.
+    /// Replicates that `score --bootstrap` left and that must be there, to say which units survive
+    /// resampling.
     #[arg(long)]
     pub bootstrap: Option<usize>,
     /// Rounds of scoring and pruning along a linear schedule; later rounds score --data anew.
@@ -112,7 +116,9 @@ impl PruneOptions {
             ("kv_heads", self.kv_heads),
             ("layers", self.layers),
         ];
-        let short = short.into_iter().filter_map(|(option, size)| Some((option, size?)));
+        let short = short
+            .into_iter()
+            .filter_map(|(option, size)| Some((option, size?)));
         let all = short.chain(self.size.iter().map(|(kind, &size)| (kind.as_str(), size)));
         let mut sizes = Sizes::new();
         for (kind, size) in all {

@@ -7,7 +7,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions, SearchOptions, TrainOptions};
+use super::{
+    DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions, SearchOptions,
+    TrainOptions,
+};
 use minitron_core::error::{Error, Result};
 use minitron_core::files::read_text;
 use minitron_core::registry::inlined;
@@ -67,7 +70,9 @@ pub enum StageOptions {
     Generate(GenerateOptions),
 }
 
-pub(super) const JOBS: [&str; 7] = ["score", "prune", "train", "distill", "eval", "search", "generate"];
+pub(super) const JOBS: [&str; 7] = [
+    "score", "prune", "train", "distill", "eval", "search", "generate",
+];
 
 impl StageOptions {
     /// The word after `do`.
@@ -105,7 +110,9 @@ impl Recipe {
     /// Reads a TOML file.
     pub fn load(path: &Path) -> Result<Self> {
         let text = read_text(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::Recipe(format!("{}: no such recipe", path.display())),
+            std::io::ErrorKind::NotFound => {
+                Error::Recipe(format!("{}: no such recipe", path.display()))
+            }
             std::io::ErrorKind::InvalidData => Error::Recipe(format!("{}: {e}", path.display())),
             _ => Error::io(path, e),
         })?;
@@ -118,23 +125,33 @@ impl Recipe {
     /// `Recipe` with the stage and key at fault, and the known ones.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let in_file = |message: String| Error::Recipe(format!("{}: {message}", path.display()));
-        let value: Value = toml::from_str(text).map_err(|e| in_file(e.to_string().trim_end().to_owned()))?;
-        let Value::Object(mut object) = value else { return Err(in_file("expected a table".into())) };
+        let value: Value =
+            toml::from_str(text).map_err(|e| in_file(e.to_string().trim_end().to_owned()))?;
+        let Value::Object(mut object) = value else {
+            return Err(in_file("expected a table".into()));
+        };
         let seed = match object.shift_remove("seed") {
             None => None,
-            Some(seed) => {
-                Some(seed.as_u64().ok_or_else(|| in_file(format!("seed: expected a whole number, got {seed}")))?)
-            }
+            Some(seed) => Some(
+                seed.as_u64()
+                    .ok_or_else(|| in_file(format!("seed: expected a whole number, got {seed}")))?,
+            ),
         };
         let plugins = match object.shift_remove("plugins") {
             None => Vec::new(),
-            Some(table) => parse_plugins(table, path).map_err(|e| in_file(format!("plugins: {e}")))?,
+            Some(table) => {
+                parse_plugins(table, path).map_err(|e| in_file(format!("plugins: {e}")))?
+            }
         };
         let Some(Value::Array(raw)) = object.shift_remove("stages") else {
-            return Err(in_file("expected [[stages]], each with `name` and `do`".into()));
+            return Err(in_file(
+                "expected [[stages]], each with `name` and `do`".into(),
+            ));
         };
         if let Some(key) = object.keys().next() {
-            return Err(in_file(format!("unknown key `{key}`; known: seed, plugins, stages")));
+            return Err(in_file(format!(
+                "unknown key `{key}`; known: seed, plugins, stages"
+            )));
         }
         let mut stages: Vec<Stage> = Vec::new();
         for (idx, stage) in raw.into_iter().enumerate() {
@@ -147,7 +164,12 @@ impl Recipe {
         if stages.is_empty() {
             return Err(in_file("no stages; expected at least one".into()));
         }
-        Ok(Recipe { path: path.to_path_buf(), seed, plugins, stages })
+        Ok(Recipe {
+            path: path.to_path_buf(),
+            seed,
+            plugins,
+            stages,
+        })
     }
 }
 
@@ -157,14 +179,19 @@ fn parse_plugins(table: Value, recipe: &Path) -> serde_json::Result<Vec<PluginFi
     let dir = recipe.parent().unwrap_or(Path::new(""));
     let file = |value| {
         let file: PluginFile = serde_json::from_value(value)?;
-        Ok(PluginFile { path: dir.join(&file.path), ..file })
+        Ok(PluginFile {
+            path: dir.join(&file.path),
+            ..file
+        })
     };
     files.into_iter().map(|(_, value)| file(value)).collect()
 }
 
 fn parse_stage(value: Value, idx: usize) -> Result<Stage> {
     let wrong = |message: &str| Error::Recipe(format!("stages[{idx}]: {message}"));
-    let Value::Object(mut object) = value else { return Err(wrong("expected a table")) };
+    let Value::Object(mut object) = value else {
+        return Err(wrong("expected a table"));
+    };
     let mut word = |key: &str| match object.shift_remove(key) {
         Some(Value::String(word)) => Ok(word),
         _ => Err(wrong(&format!("expected `{key} = \"…\"`"))),
@@ -172,7 +199,9 @@ fn parse_stage(value: Value, idx: usize) -> Result<Stage> {
     let (name, job) = (word("name")?, word("do")?);
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) || name == "run.json" {
-        return Err(wrong(&format!("name: expected letters, digits, `-`, `_`, got `{name}`")));
+        return Err(wrong(&format!(
+            "name: expected letters, digits, `-`, `_`, got `{name}`"
+        )));
     }
     let options = StageOptions::parse(&job, object);
     let options = options.map_err(|e| e.at(format!("stages[{idx}] ({name})")))?;
@@ -190,7 +219,10 @@ pub(super) fn default_options(job: &str) -> Map<String, Value> {
         "search" => serde_json::to_value(SearchOptions::default()),
         _ => serde_json::to_value(GenerateOptions::default()),
     };
-    value.ok().and_then(|value| value.as_object().cloned()).unwrap_or_default()
+    value
+        .ok()
+        .and_then(|value| value.as_object().cloned())
+        .unwrap_or_default()
 }
 
 /// The options of a job, each with its type and what its doc comment says.
@@ -206,10 +238,18 @@ pub(super) fn options_schema(job: &str) -> Schema {
     }
 }
 
-/// serde's own check of unknown keys does not go together with shared options, so it is done here for all jobs.
-fn parse_options<T: DeserializeOwned + Serialize + Default>(object: Map<String, Value>) -> Result<T> {
+/// serde's own check of unknown keys does not go together with shared options, so it is done here
+/// for all jobs.
+fn parse_options<T: DeserializeOwned + Serialize + Default>(
+    object: Map<String, Value>,
+) -> Result<T> {
     let known = serde_json::to_value(T::default()).unwrap_or_default();
-    let known: Vec<&str> = known.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
+    let known: Vec<&str> = known
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key.as_str())
+        .collect();
     if let Some(key) = object.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(Error::unknown("option", key, known));
     }
@@ -226,26 +266,39 @@ mod tests {
 
     #[test]
     fn a_recipe_reads_and_says_what_is_wrong_where() {
-        let good =
-            "[[stages]]\nname = \"a\"\ndo = \"train\"\nconfig = \"c.json\"\ndata = [\"x.txt#..-3\"]\ntokens = \"2M\"\n";
+        let good = "[[stages]]\nname = \"a\"\ndo = \"train\"\nconfig = \"c.json\"\ndata = [\"x.txt#..-3\"]\ntokens = \"2M\"\n";
         let recipe = parse(good).unwrap();
-        let StageOptions::Train(options) = &recipe.stages[0].options else { panic!("not a train stage") };
+        let StageOptions::Train(options) = &recipe.stages[0].options else {
+            panic!("not a train stage")
+        };
         assert_eq!(options.setup.tokens.0, 2_000_000);
         for (bad, says) in [
             ("", "expected [[stages]]"),
             ("stages = []", "no stages"),
             ("x = 1\nstages = []", "unknown key `x`"),
             ("[[stages]]\nname = \"a\"", "expected `do"),
-            ("[[stages]]\nname = \"../a\"\ndo = \"eval\"", "expected letters"),
-            ("[[stages]]\nname = \"a\"\ndo = \"evil\"", "known: score, prune"),
+            (
+                "[[stages]]\nname = \"../a\"\ndo = \"eval\"",
+                "expected letters",
+            ),
+            (
+                "[[stages]]\nname = \"a\"\ndo = \"evil\"",
+                "known: score, prune",
+            ),
             (
                 "[[stages]]\nname = \"a\"\ndo = \"score\"\nbatch = 1",
                 "stages[0] (a): recipe: no option is called `batch`",
             ),
-            ("[[stages]]\nname = \"a\"\ndo = \"distill\"\ntokens = -1", "stages[0] (a)"),
+            (
+                "[[stages]]\nname = \"a\"\ndo = \"distill\"\ntokens = -1",
+                "stages[0] (a)",
+            ),
         ] {
             let error = parse(bad).unwrap_err();
-            assert!(error.is_usage() && error.to_string().contains(says), "{bad}: {error}");
+            assert!(
+                error.is_usage() && error.to_string().contains(says),
+                "{bad}: {error}"
+            );
         }
     }
 }

@@ -19,7 +19,10 @@ fn engine_keys(kind: Kind) -> &'static [&'static str] {
 fn engine_schema(key: &str) -> Value {
     let number = json!({ "type": "number", "exclusiveMinimum": 0 });
     let (mut schema, description) = match key {
-        "as" => (json!({ "type": "string" }), "Its name in results, where one plugin is named twice"),
+        "as" => (
+            json!({ "type": "string" }),
+            "Its name in results, where one plugin is named twice",
+        ),
         "weight" => (number, "Factor of this loss in the sum"),
         _ => (
             json!({ "anyOf": [number, { "type": "string", "const": "dynamic" }] }),
@@ -30,10 +33,12 @@ fn engine_schema(key: &str) -> Value {
     schema
 }
 
-/// Builds every plugin that a recipe names, without running it; returns how many stages and plugins there are.
+/// Builds every plugin that a recipe names, without running it; returns how many stages and plugins
+/// there are.
 ///
 /// # Errors
-/// `Recipe` naming the stage: a kind of dim with two sizes; a plugin's unknown tag, stray parameter, value out of range.
+/// `Recipe` naming the stage: a kind of dim with two sizes; a plugin's unknown tag, stray
+/// parameter, value out of range.
 pub fn check_recipe(registry: &Registry, recipe: &Recipe) -> Result<Value> {
     let (naming, mut n_plugins) = (naming(), 0_usize);
     for (idx, stage) in recipe.stages.iter().enumerate() {
@@ -61,14 +66,26 @@ fn specs(value: Option<&Value>) -> Vec<PluginSpec> {
         Some(Value::Null) | None => Vec::new(),
         Some(one) => vec![one.clone()],
     };
-    one_or_more.into_iter().filter_map(|spec| serde_json::from_value(spec).ok()).collect()
+    one_or_more
+        .into_iter()
+        .filter_map(|spec| serde_json::from_value(spec).ok())
+        .collect()
 }
 
 fn check_plugin(registry: &Registry, kinds: &[Kind], mut spec: PluginSpec) -> Result<()> {
-    let all = || registry.descriptors().iter().filter(|d| kinds.contains(&d.kind));
+    let all = || {
+        registry
+            .descriptors()
+            .iter()
+            .filter(|d| kinds.contains(&d.kind))
+    };
     let Some(descriptor) = all().find(|d| d.tag == spec.tag) else {
         let kind = kinds.first().map_or("", |kind| kind.name());
-        return Err(Error::unknown(&format!("{kind} plugin"), &spec.tag, all().map(|d| d.tag)));
+        return Err(Error::unknown(
+            &format!("{kind} plugin"),
+            &spec.tag,
+            all().map(|d| d.tag),
+        ));
     };
     for key in engine_keys(descriptor.kind) {
         let _ = spec.take(key);
@@ -78,14 +95,21 @@ fn check_plugin(registry: &Registry, kinds: &[Kind], mut spec: PluginSpec) -> Re
     built.map_err(|e| Error::Recipe(format!("{} `{}`: {e}", descriptor.kind, spec.tag)))
 }
 
-/// The schema of recipes with the plugins that are registered, for editors that complete and check TOML by one.
+/// The schema of recipes with the plugins that are registered, for editors that complete and check
+/// TOML by one.
 pub fn recipe_schema(registry: &Registry) -> Value {
     let stages: Vec<Value> = JOBS.iter().map(|job| stage(job)).collect();
     let definitions: Map<String, Value> = naming()
         .into_iter()
         .map(|(key, kinds)| {
-            let all = registry.descriptors().iter().filter(|d| kinds.contains(&d.kind));
-            (key, json!({ "oneOf": all.map(|plugin| named(plugin)).collect::<Vec<_>>() }))
+            let all = registry
+                .descriptors()
+                .iter()
+                .filter(|d| kinds.contains(&d.kind));
+            (
+                key,
+                json!({ "oneOf": all.map(|plugin| named(plugin)).collect::<Vec<_>>() }),
+            )
         })
         .collect();
     json!({
@@ -122,16 +146,23 @@ fn stage(job: &str) -> Value {
         "name".into(),
         json!({ "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", "description": name }),
     );
-    properties.insert("do".into(), json!({ "type": "string", "const": job, "description": "The job" }));
+    properties.insert(
+        "do".into(),
+        json!({ "type": "string", "const": job, "description": "The job" }),
+    );
     let schema = options_schema(job).to_value();
     for (key, default) in default_options(job) {
-        let own = schema.pointer(&format!("/properties/{key}")).cloned().unwrap_or_default();
+        let own = schema
+            .pointer(&format!("/properties/{key}"))
+            .cloned()
+            .unwrap_or_default();
         properties.insert(key.clone(), option(&key, own, default));
     }
     json!({ "type": "object", "additionalProperties": false, "required": ["name", "do"], "properties": properties })
 }
 
-/// An option's own schema; one that names plugins refers to theirs, and one without a default has none.
+/// An option's own schema; one that names plugins refers to theirs, and one without a default has
+/// none.
 fn option(key: &str, mut own: Value, default: Value) -> Value {
     let names_plugins = own.get("plugins").is_some();
     if let Some(own) = own.as_object_mut() {
@@ -157,14 +188,19 @@ fn option(key: &str, mut own: Value, default: Value) -> Value {
 
 /// TOML has no null: what may be absent is left out.
 fn without_null(schema: &mut Value) {
-    let is_null = |schema: &Value| schema == "null" || schema.get("type").is_some_and(|of| of == "null");
+    let is_null =
+        |schema: &Value| schema == "null" || schema.get("type").is_some_and(|of| of == "null");
     for key in ["type", "anyOf", "enum"] {
-        let Some(Value::Array(choices)) = schema.get_mut(key) else { continue };
+        let Some(Value::Array(choices)) = schema.get_mut(key) else {
+            continue;
+        };
         choices.retain(|choice| !is_null(choice) && !choice.is_null());
         if let (1, Some(only)) = (choices.len(), choices.first().cloned()) {
             match (key, only) {
                 ("anyOf", Value::Object(only)) => {
-                    let Some(object) = schema.as_object_mut() else { return };
+                    let Some(object) = schema.as_object_mut() else {
+                        return;
+                    };
                     object.shift_remove(key);
                     // What is said of the option goes before what is said of its type.
                     for (name, value) in only {
@@ -182,13 +218,18 @@ fn without_null(schema: &mut Value) {
 fn named(plugin: &Descriptor) -> Value {
     let mut schema = (plugin.schema)().to_value();
     let mut properties = json!({ "type": { "const": plugin.tag, "description": plugin.summary } });
-    if let (Some(all), Some(own)) = (properties.as_object_mut(), schema.get("properties").and_then(Value::as_object)) {
+    if let (Some(all), Some(own)) = (
+        properties.as_object_mut(),
+        schema.get("properties").and_then(Value::as_object),
+    ) {
         all.extend(own.clone());
         for key in engine_keys(plugin.kind) {
             all.insert((*key).to_owned(), engine_schema(key));
         }
     }
-    let Some(object) = schema.as_object_mut() else { return json!({ "properties": properties }) };
+    let Some(object) = schema.as_object_mut() else {
+        return json!({ "properties": properties });
+    };
     object.shift_remove("$schema");
     object.insert("properties".into(), properties);
     object.insert("required".into(), json!(["type"]));

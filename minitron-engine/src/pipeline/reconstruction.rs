@@ -64,7 +64,8 @@ impl Default for ReconstructOptions {
 }
 
 impl ReconstructOptions {
-    /// The calibration text, read where a reconstruction may ask for it or rounds score it; never from the output's own place.
+    /// The calibration text, read where a reconstruction may ask for it or rounds score it; never
+    /// from the output's own place.
     pub(super) fn windows(
         &self,
         context: &Context,
@@ -75,7 +76,9 @@ impl ReconstructOptions {
         at_least_1("batch_size", self.batch_size)?;
         let is_used = is_scored || !self.heal.is_empty();
         if !is_used && !self.data.is_empty() {
-            context.progress.warn("data: nothing looks at it; name a reconstruction with heal, or rounds");
+            context
+                .progress
+                .warn("data: nothing looks at it; name a reconstruction with heal, or rounds");
         }
         if !is_used || self.data.is_empty() {
             return Ok(None);
@@ -111,22 +114,32 @@ impl ReconstructOptions {
                 batch_size: self.batch_size,
                 progress: context.progress,
             }),
-            options: LoadOptions { device: context.device, kind: context.kind, trainable: false },
+            options: LoadOptions {
+                device: context.device,
+                kind: context.kind,
+                trainable: false,
+            },
             seed: context.seed,
             compensates: !self.uncompensated,
         };
         let mut editor = StudentEditor::new(inputs, plan)?;
         let reconstructions = self.build(context)?;
         for (idx, reconstruction) in reconstructions.iter().enumerate() {
-            editor.treat(reconstruction.as_ref()).map_err(|e| e.at(format!("heal[{idx}]")))?;
+            editor
+                .treat(reconstruction.as_ref())
+                .map_err(|e| e.at(format!("heal[{idx}]")))?;
         }
         Ok(editor)
     }
 
     /// Every reconstruction, before any work.
     pub(super) fn build(&self, context: &Context) -> Result<Vec<Box<dyn Reconstruction>>> {
-        let build =
-            |(idx, spec)| context.registry.build::<dyn Reconstruction>(spec).map_err(|e| e.at(format!("heal[{idx}]")));
+        let build = |(idx, spec)| {
+            context
+                .registry
+                .build::<dyn Reconstruction>(spec)
+                .map_err(|e| e.at(format!("heal[{idx}]")))
+        };
         self.heal.iter().enumerate().map(build).collect()
     }
 }
@@ -134,7 +147,11 @@ impl ReconstructOptions {
 /// What a report and `plan.json` say of a reconstruction; nothing where there was none.
 pub(super) fn note(editor: &StudentEditor, report: &mut Value) {
     if !editor.reconstructed().is_empty() {
-        let reconstructed: Vec<String> = editor.reconstructed().iter().map(PluginSpec::to_string).collect();
+        let reconstructed: Vec<String> = editor
+            .reconstructed()
+            .iter()
+            .map(PluginSpec::to_string)
+            .collect();
         report["healed"] = json!(reconstructed);
     }
     if editor.is_compensated() {

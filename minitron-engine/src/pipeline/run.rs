@@ -27,18 +27,35 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Runs a recipe into a folder; an interrupted training goes on at its last checkpoint.
 pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
     if context.force {
-        refuse_own_inputs(&serde_json::to_value(&recipe.stages).unwrap_or_default(), &recipe.path, out)?;
+        refuse_own_inputs(
+            &serde_json::to_value(&recipe.stages).unwrap_or_default(),
+            &recipe.path,
+            out,
+        )?;
     }
     let mut run_dir = RunDir::open(out, context.force)?;
     run_dir.describe(context, &recipe.path);
-    let names: Vec<&str> = recipe.stages.iter().map(|stage| stage.name.as_str()).collect();
-    run_dir.record.stages.retain(|stage| names.contains(&stage.name.as_str()));
+    let names: Vec<&str> = recipe
+        .stages
+        .iter()
+        .map(|stage| stage.name.as_str())
+        .collect();
+    run_dir
+        .record
+        .stages
+        .retain(|stage| names.contains(&stage.name.as_str()));
     // Each stage owns its folder.
-    let context = Context { force: true, ..*context };
+    let context = Context {
+        force: true,
+        ..*context
+    };
     let (mut known, mut is_interrupted) = (BTreeMap::new(), false);
     for (idx, stage) in recipe.stages.iter().enumerate() {
         let earlier = names.get(..idx).unwrap_or_default();
-        let place = StagePlace { dir: parent(&recipe.path), earlier };
+        let place = StagePlace {
+            dir: parent(&recipe.path),
+            earlier,
+        };
         let done = run_stage(&context, stage, &place, &mut known, &mut run_dir);
         let is_halted = done.map_err(|e| e.at(format!("stages[{idx}] ({})", stage.name)))?;
         if is_halted || context.interrupt.is_asked() {
@@ -57,7 +74,9 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
 pub(super) fn refuse_own_inputs(named_in: &Value, file: &Path, out: &Path) -> Result<()> {
     fn words(value: &Value, found: &mut Vec<String>) {
         match value {
-            Value::String(word) => found.push(word.split('#').next().unwrap_or_default().to_owned()),
+            Value::String(word) => {
+                found.push(word.split('#').next().unwrap_or_default().to_owned())
+            }
             Value::Array(list) => list.iter().for_each(|value| words(value, found)),
             Value::Object(object) => object.values().for_each(|value| words(value, found)),
             _ => {}
@@ -68,10 +87,17 @@ pub(super) fn refuse_own_inputs(named_in: &Value, file: &Path, out: &Path) -> Re
     let dir = parent(file);
     // `NAME=FILE`, and the file of a plugin: `text:path=FILE`.
     let task = |word: &String| word.rsplit_once('=').map(|(_, path)| dir.join(path));
-    let paths: Vec<PathBuf> = named.iter().flat_map(|word| [Some(dir.join(word)), task(word)]).flatten().collect();
-    let inputs = paths
+    let paths: Vec<PathBuf> = named
         .iter()
-        .filter(|path| path.is_file() || ["config.json", "cache.json"].iter().any(|name| path.join(name).is_file()));
+        .flat_map(|word| [Some(dir.join(word)), task(word)])
+        .flatten()
+        .collect();
+    let inputs = paths.iter().filter(|path| {
+        path.is_file()
+            || ["config.json", "cache.json"]
+                .iter()
+                .any(|name| path.join(name).is_file())
+    });
     OutputDir::refuse_inputs(out, inputs.map(PathBuf::as_path).chain([file]))
 }
 
@@ -82,7 +108,11 @@ fn what_decides(stage: &Stage) -> Value {
     if let Some(options) = value.as_object_mut() {
         options.retain(|key, _| !nothing.contains(key));
         // Recipes without it came before it.
-        if options.get("size").and_then(Value::as_object).is_some_and(Map::is_empty) {
+        if options
+            .get("size")
+            .and_then(Value::as_object)
+            .is_some_and(Map::is_empty)
+        {
             options.shift_remove("size");
         }
         if let Some(cache) = options.get_mut("teacher_cache") {
@@ -100,8 +130,8 @@ pub(super) struct StagePlace<'a> {
     pub earlier: &'a [&'a str],
 }
 
-/// Runs a stage, or skips it where its result is there and its inputs are what they were; true where it stopped on the way
-/// and what follows has to wait. `known` holds digests of files.
+/// Runs a stage, or skips it where its result is there and its inputs are what they were; true
+/// where it stopped on the way and what follows has to wait. `known` holds digests of files.
 pub(super) fn run_stage(
     context: &Context,
     stage: &Stage,
@@ -110,8 +140,14 @@ pub(super) fn run_stage(
     run_dir: &mut RunDir,
 ) -> Result<bool> {
     let _span = info_span!("stage", name = %stage.name, job = stage.options.job()).entered();
-    let mut inputs =
-        Inputs { context, recipe_dir: place.dir.clone(), run_dir, earlier: place.earlier, known, read: Vec::new() };
+    let mut inputs = Inputs {
+        context,
+        recipe_dir: place.dir.clone(),
+        run_dir,
+        earlier: place.earlier,
+        known,
+        read: Vec::new(),
+    };
     let resolved = info_span!("inputs").in_scope(|| inputs.resolve(&stage.options))?;
     let read = std::mem::take(&mut inputs.read);
     let digests: Vec<&String> = read.iter().map(|(_, digest)| digest).collect();
@@ -148,12 +184,18 @@ fn run_resolved(
     run_dir: &mut RunDir,
 ) -> Result<bool> {
     let dir = run_dir.stage(&record.name);
-    let earlier = run_dir.find(&record.name).filter(|earlier| earlier.inputs == record.inputs);
+    let earlier = run_dir
+        .find(&record.name)
+        .filter(|earlier| earlier.inputs == record.inputs);
     let is_whole = |earlier: &StageRecord| {
-        earlier.result.is_some() && dir.join(artefact(options)).is_file() && is_intact(&dir, &earlier.artefacts)
+        earlier.result.is_some()
+            && dir.join(artefact(options)).is_file()
+            && is_intact(&dir, &earlier.artefacts)
     };
     if earlier.is_some_and(is_whole) {
-        context.progress.note(&format!("{}: unchanged, skipped", record.name));
+        context
+            .progress
+            .note(&format!("{}: unchanged, skipped", record.name));
         return Ok(false);
     }
     // The state of a training that was interrupted with the very same inputs.
@@ -161,7 +203,9 @@ fn run_resolved(
     // Of a run that was interrupted.
     let interrupted = earlier.filter(|earlier| earlier.result.is_none());
     record.seconds = interrupted.map_or(0.0, |earlier| earlier.seconds);
-    record.warnings = interrupted.map(|earlier| earlier.warnings.clone()).unwrap_or_default();
+    record.warnings = interrupted
+        .map(|earlier| earlier.warnings.clone())
+        .unwrap_or_default();
     let resume = is_same && has_state(&dir);
     if !is_same {
         // One of other inputs goes before these are on record, or it would be taken for theirs.
@@ -169,16 +213,22 @@ fn run_resolved(
     }
     run_dir.put(record.clone())?;
     forget_peak();
-    context.progress.note(&format!("{}: {}", record.name, record.job));
+    context
+        .progress
+        .note(&format!("{}: {}", record.name, record.job));
     let begin = Instant::now();
     let result = recorded(context, &mut record, run_dir, |context| match options {
         StageOptions::Score(options) => score(context, options, &dir.join("scores.safetensors")),
         StageOptions::Prune(options) => prune(context, options, &dir, false),
         StageOptions::Train(options) => train(context, options, &dir, resume),
         StageOptions::Distill(options) => distill(context, options, &dir, resume),
-        StageOptions::Eval(options) => eval(context, options).and_then(|result| save_result(&dir, result)),
+        StageOptions::Eval(options) => {
+            eval(context, options).and_then(|result| save_result(&dir, result))
+        }
         StageOptions::Search(options) => search(context, options, &dir, is_same, false),
-        StageOptions::Generate(options) => generate(context, options).and_then(|result| save_result(&dir, result)),
+        StageOptions::Generate(options) => {
+            generate(context, options).and_then(|result| save_result(&dir, result))
+        }
     })?;
     record.seconds += begin.elapsed().as_secs_f64();
     record.peak_bytes = Some(peak_bytes());
@@ -194,7 +244,8 @@ fn run_resolved(
     Ok(false)
 }
 
-/// Runs a job whose warnings go into its record, and on disk at once: the system may end the process that was warned of.
+/// Runs a job whose warnings go into its record, and on disk at once: the system may end the
+/// process that was warned of.
 fn recorded(
     context: &Context,
     record: &mut StageRecord,
@@ -211,7 +262,10 @@ fn recorded(
         let _ = run_dir.put(record.clone());
     };
     let recorder = Recorder::continued(context.progress, earlier, &listener);
-    job(&Context { progress: &recorder, ..*context })
+    job(&Context {
+        progress: &recorder,
+        ..*context
+    })
 }
 
 /// The file that shows a stage is done.

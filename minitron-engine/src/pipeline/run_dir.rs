@@ -31,8 +31,8 @@ pub(crate) struct StageRecord {
     pub result: Option<Value>,
     #[serde(default)]
     pub seconds: f64,
-    /// The process's largest resident memory while the stage ran; since the process began where `clear_refs` is not
-    /// permitted.
+    /// The process's largest resident memory while the stage ran; since the process began where
+    /// `clear_refs` is not permitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
     /// What it warned of; kept where the stage is skipped later.
@@ -54,7 +54,9 @@ pub(super) fn plain_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<S
     let mut parts = Path::new(&name).components();
     match (parts.next(), parts.next()) {
         (Some(Component::Normal(_)), None) => Ok(name),
-        _ => Err(D::Error::custom(format!("expected a plain name of a folder, got `{name}`"))),
+        _ => Err(D::Error::custom(format!(
+            "expected a plain name of a folder, got `{name}`"
+        ))),
     }
 }
 
@@ -81,7 +83,8 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Opens or starts a run. A folder that holds no run is refused unless `force`, which replaces any.
+    /// Opens or starts a run. A folder that holds no run is refused unless `force`, which replaces
+    /// any.
     pub fn open(path: &Path, force: bool) -> Result<Self> {
         let file = path.join(RECORD);
         let claim = OutputLock::of(path)?;
@@ -92,12 +95,20 @@ impl RunDir {
         if !file.is_file() {
             OutputDir::refuse_existing(path, force)?;
             fs::create_dir_all(path).at_path(path)?;
-            let run_dir = RunDir { path: path.to_path_buf(), _claim: claim, record: RunRecord::default() };
+            let run_dir = RunDir {
+                path: path.to_path_buf(),
+                _claim: claim,
+                record: RunRecord::default(),
+            };
             run_dir.save()?;
             return Ok(run_dir);
         }
         let record = Self::read(path)?;
-        Ok(RunDir { path: path.to_path_buf(), _claim: claim, record })
+        Ok(RunDir {
+            path: path.to_path_buf(),
+            _claim: claim,
+            record,
+        })
     }
 
     /// The record of a run, to look at.
@@ -105,12 +116,19 @@ impl RunDir {
         let file = path.join(RECORD);
         let text = match read_text(&file) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(Error::Recipe(format!("`{}` holds no run: no {RECORD} there", path.display())));
+                return Err(Error::Recipe(format!(
+                    "`{}` holds no run: no {RECORD} there",
+                    path.display()
+                )));
             }
             text => text.at_path(&file)?,
         };
-        serde_json::from_str(&text)
-            .map_err(|e| Error::Recipe(format!("{}: not a run's record ({e}); --force starts over", file.display())))
+        serde_json::from_str(&text).map_err(|e| {
+            Error::Recipe(format!(
+                "{}: not a run's record ({e}); --force starts over",
+                file.display()
+            ))
+        })
     }
 
     /// Says with what a run is made.
@@ -134,7 +152,12 @@ impl RunDir {
 
     /// Replaces or adds a stage's record and writes run.json, whole or not at all.
     pub(super) fn put(&mut self, stage: StageRecord) -> Result<()> {
-        match self.record.stages.iter_mut().find(|other| other.name == stage.name) {
+        match self
+            .record
+            .stages
+            .iter_mut()
+            .find(|other| other.name == stage.name)
+        {
             Some(place) => *place = stage,
             None => self.record.stages.push(stage),
         }
@@ -142,7 +165,8 @@ impl RunDir {
     }
 
     pub(super) fn save(&self) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.record).map_err(|e| Error::Internal(format!("run.json: {e}")))?;
+        let text = serde_json::to_string_pretty(&self.record)
+            .map_err(|e| Error::Internal(format!("run.json: {e}")))?;
         write_atomic(&self.path.join(RECORD), &(text + "\n"))
     }
 

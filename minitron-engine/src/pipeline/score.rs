@@ -48,7 +48,8 @@ pub struct ScoreOptions {
     #[serde(flatten)]
     #[command(flatten)]
     pub text: TextOptions,
-    /// Store scores of so many resamples of the windows too, for plans that say how close their calls were.
+    /// Store scores of so many resamples of the windows too, for plans that say how close their
+    /// calls were.
     #[arg(long, default_value_t = Self::default().bootstrap)]
     pub bootstrap: usize,
     /// Hold one layer at a time; an interrupted scoring goes on at the layer it had reached.
@@ -80,12 +81,20 @@ impl Default for ScoreOptions {
 pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Value> {
     OutputDir::refuse_existing(out, context.force)?;
     if out.is_file() && Reader::open_file(out).is_err() {
-        let message = format!("the output `{}` is a file that holds no scores", out.display());
-        return Err(Error::Recipe(format!("{message}; give another name, or remove it yourself")));
+        let message = format!(
+            "the output `{}` is a file that holds no scores",
+            out.display()
+        );
+        return Err(Error::Recipe(format!(
+            "{message}; give another name, or remove it yourself"
+        )));
     }
     at_least_1("batch_size", options.batch_size)?;
     if options.bootstrap > MAX_REPLICATES {
-        let message = format!("bootstrap: expected at most {MAX_REPLICATES} replicates, got {}", options.bootstrap);
+        let message = format!(
+            "bootstrap: expected at most {MAX_REPLICATES} replicates, got {}",
+            options.bootstrap
+        );
         return Err(Error::Recipe(message));
     }
     let metrics = metrics(context, &options.metrics)?;
@@ -95,14 +104,21 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let groups = context.groups(&context.axes(&[])?, &folder.spec)?;
     let tokenizer = context.reader(&folder, &options.text)?;
     let seq_len = seq_len_or_default(options.seq_len, &folder.spec, &tokenizer);
-    let reading = options.text.reading(seq_len, Some(options.samples), context.seed);
+    let reading = options
+        .text
+        .reading(seq_len, Some(options.samples), context.seed);
     let files = files_of(&options.data, context.registry, &reading)?;
     OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
     let _claim = OutputLock::of(out)?;
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
     context.warn_of_date(&tokenizer);
     windows.check_fits(&folder.spec.options)?;
-    let mut inputs = context.score_inputs(&folder.checkpoint.tensors, (&folder.spec, &groups), &tokenizer, &windows);
+    let mut inputs = context.score_inputs(
+        &folder.checkpoint.tensors,
+        (&folder.spec, &groups),
+        &tokenizer,
+        &windows,
+    );
     // One that holds more windows than there are is as large as they are.
     inputs.batch_size = options.batch_size.min(windows.len()).max(1);
     inputs.max_memory = options.max_memory.map(|bytes| bytes.0);
@@ -113,20 +129,28 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
         true => fingerprint(context, options, (&folder, &own), &windows)?,
         false => String::new(),
     };
-    inputs.activations = options.stream.then_some((beside.as_path(), digest.as_str()));
+    inputs.activations = options
+        .stream
+        .then_some((beside.as_path(), digest.as_str()));
     let begin = std::time::Instant::now();
     let mut scores = score::score(&inputs, metrics)?;
     (scores.model, scores.data) = (Some(own), Some(windows.digest().to_owned()));
     scores.save(out)?;
     let seconds = begin.elapsed().as_secs_f64();
-    Ok(summary(&scores, out, windows.len(), windows.n_tokens(), seconds))
+    Ok(summary(
+        &scores,
+        out,
+        windows.len(),
+        windows.n_tokens(),
+        seconds,
+    ))
 }
 
 /// Beyond what any share of resamples needs; each holds all scores once more.
 const MAX_REPLICATES: usize = 100_000;
 
-/// Of all that the scores follow from; weights by their identity and their files' sizes and times, since hashing them whole
-/// takes longer than a layer.
+/// Of all that the scores follow from; weights by their identity and their files' sizes and times,
+/// since hashing them whole takes longer than a layer.
 fn fingerprint(
     context: &Context,
     options: &ScoreOptions,
@@ -136,8 +160,15 @@ fn fingerprint(
     let mut weights = Vec::new();
     for path in folder.checkpoint.tensors.paths() {
         let about = std::fs::metadata(path).at_path(path)?;
-        let changed = about.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-        weights.push(json!([path, about.len(), changed.map(|since| since.as_nanos().to_string())]));
+        let changed = about
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        weights.push(json!([
+            path,
+            about.len(),
+            changed.map(|since| since.as_nanos().to_string())
+        ]));
     }
     let how = json!([
         options.metrics,
@@ -156,26 +187,45 @@ fn fingerprint(
 /// Scores must not take the place of a folder, nor of a file of the model.
 fn refuse_out(out: &Path, model_dir: &Path) -> Result<()> {
     OutputDir::refuse_inputs(out, [model_dir])?;
-    let inside =
-        |out: &Path| out.canonicalize().ok()?.parent().map(|dir| model_dir.canonicalize().is_ok_and(|m| m == dir));
+    let inside = |out: &Path| {
+        out.canonicalize()
+            .ok()?
+            .parent()
+            .map(|dir| model_dir.canonicalize().is_ok_and(|m| m == dir))
+    };
     if out.is_dir() || inside(out) == Some(true) {
-        let message =
-            format!("`{}` is a folder or a file of the model; name another file for the scores", out.display());
+        let message = format!(
+            "`{}` is a folder or a file of the model; name another file for the scores",
+            out.display()
+        );
         return Err(Error::Recipe(message));
     }
     Ok(())
 }
 
 pub(super) fn metrics(context: &Context, named: &[PluginSpec]) -> Result<Vec<Metric>> {
-    let specs = if named.is_empty() { context.defaults.metrics() } else { named.to_vec() };
+    let specs = if named.is_empty() {
+        context.defaults.metrics()
+    } else {
+        named.to_vec()
+    };
     let mut metrics = Vec::new();
     for (idx, spec) in specs.into_iter().enumerate() {
         let stated = NamedMetric::new(spec)?;
         let importance = context
             .registry
             .build::<dyn Importance>(&stated.spec)
-            .map_err(|e| if named.is_empty() { e } else { e.at(format!("metrics[{idx}]")) })?;
-        metrics.push(Metric { label: stated.label, importance });
+            .map_err(|e| {
+                if named.is_empty() {
+                    e
+                } else {
+                    e.at(format!("metrics[{idx}]"))
+                }
+            })?;
+        metrics.push(Metric {
+            label: stated.label,
+            importance,
+        });
     }
     Ok(metrics)
 }
@@ -204,9 +254,16 @@ fn summary(scores: &Scores, out: &Path, n_samples: usize, n_tokens: usize, secon
 pub(super) fn scores_path(path: &str) -> Result<PathBuf> {
     let path = Path::new(path);
     let inside = path.join("scores.safetensors");
-    let found = if path.is_dir() { inside } else { path.to_path_buf() };
+    let found = if path.is_dir() {
+        inside
+    } else {
+        path.to_path_buf()
+    };
     if found.is_file() {
         return Ok(found);
     }
-    Err(Error::checkpoint(found, "no such scores file; `minitron score` writes one"))
+    Err(Error::checkpoint(
+        found,
+        "no such scores file; `minitron score` writes one",
+    ))
 }

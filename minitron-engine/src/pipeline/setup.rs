@@ -34,7 +34,11 @@ impl TrainingOptions {
     }
 
     pub(super) fn saving(&self) -> Saving {
-        Saving { every: self.checkpoint_every, minutes: self.checkpoint_minutes, keep: self.keep }
+        Saving {
+            every: self.checkpoint_every,
+            minutes: self.checkpoint_minutes,
+            keep: self.keep,
+        }
     }
 
     /// The held-out text, cut as the training text is.
@@ -50,16 +54,28 @@ impl TrainingOptions {
         if self.eval_data.is_empty() {
             return match (self.eval_every, self.eval_samples) {
                 (None, None) => Ok(None),
-                _ => Err(Error::Recipe("eval_every, eval_samples: no eval_data is given to evaluate on".into())),
+                _ => Err(Error::Recipe(
+                    "eval_every, eval_samples: no eval_data is given to evaluate on".into(),
+                )),
             };
         }
         let seq_len = seq_len_or_default(self.seq_len, spec, tokenizer);
         let max_windows = Some(self.eval_samples.unwrap_or(EVAL_SAMPLES));
-        let reading = Reading { max_windows, ..self.reading(seq_len, context.seed) };
-        reading.windows(&self.eval_data, tokenizer, context.registry).map(Some).map_err(|e| e.at("eval_data"))
+        let reading = Reading {
+            max_windows,
+            ..self.reading(seq_len, context.seed)
+        };
+        reading
+            .windows(&self.eval_data, tokenizer, context.registry)
+            .map(Some)
+            .map_err(|e| e.at("eval_data"))
     }
 
     pub(super) fn held_out<'a>(&self, windows: &'a Windows) -> HeldOut<'a> {
-        HeldOut { windows, batch_size: self.batch_size, every: self.eval_every }
+        HeldOut {
+            windows,
+            batch_size: self.batch_size,
+            every: self.eval_every,
+        }
     }
 }

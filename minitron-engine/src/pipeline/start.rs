@@ -25,7 +25,9 @@ pub(super) struct WeightStart {
 impl WeightStart {
     /// A model to go on with, as somebody named it.
     pub fn folder(model: &str, folder: ModelFolder) -> Self {
-        let ModelFolder { checkpoint, spec, .. } = folder;
+        let ModelFolder {
+            checkpoint, spec, ..
+        } = folder;
         let files = checkpoint.tensors.paths().map(Path::to_path_buf).collect();
         let name = Some(name_of(model, &checkpoint.dir));
         WeightStart {
@@ -41,7 +43,11 @@ impl WeightStart {
     /// Of everything that training starts from.
     pub fn digest(&self, seed: u64) -> Result<String> {
         let digest = digest_of(&self.config, self.files.iter().map(PathBuf::as_path))?;
-        Ok(if self.files.is_empty() { digest::of_text(&format!("{digest} {seed}")) } else { digest })
+        Ok(if self.files.is_empty() {
+            digest::of_text(&format!("{digest} {seed}"))
+        } else {
+            digest
+        })
     }
 
     /// Random weights of a config's shapes.
@@ -53,10 +59,21 @@ impl WeightStart {
         say_fresh(&mut spec.config);
         let config = spec.config.clone();
         let source = Box::new(fresh_weights(&spec, context.seed)?);
-        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+        let dir = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."))
+            .to_path_buf();
         // Now, rather than when they are copied at the end.
         companions(&dir)?;
-        Ok(WeightStart { name: None, dir, config, spec, source, files: Vec::new() })
+        Ok(WeightStart {
+            name: None,
+            dir,
+            config,
+            spec,
+            source,
+            files: Vec::new(),
+        })
     }
 }
 
@@ -70,7 +87,10 @@ fn say_fresh(config: &mut Config) {
 }
 
 /// Of a config and the weights in files.
-pub(super) fn digest_of<'p>(config: &Config, files: impl IntoIterator<Item = &'p Path>) -> Result<String> {
+pub(super) fn digest_of<'p>(
+    config: &Config,
+    files: impl IntoIterator<Item = &'p Path>,
+) -> Result<String> {
     let _span = tracing::info_span!("digest").entered();
     let mut text = config.to_json()?;
     for file in files {

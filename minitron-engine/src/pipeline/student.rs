@@ -37,7 +37,13 @@ pub(super) struct Written<'a> {
 impl Written<'_> {
     /// Into an existing folder.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        write_model(dir, self.config, self.tensors, Some(self.from), self.options)?;
+        write_model(
+            dir,
+            self.config,
+            self.tensors,
+            Some(self.from),
+            self.options,
+        )?;
         self.modules.write(dir)?;
         self.card.write(dir, self.spec, self.before, self.measured)
     }
@@ -65,8 +71,17 @@ impl<'a> StudentFolder<'a> {
         tokenizer_dir: Option<&'a Path>,
         student: &'a Transformer,
     ) -> Self {
-        let (config, dir, is_trained) = (&start.config, start.dir.as_path(), !start.files.is_empty());
-        StudentFolder { modules, card, config, dir, tokenizer_dir, is_trained, student }
+        let (config, dir, is_trained) =
+            (&start.config, start.dir.as_path(), !start.files.is_empty());
+        StudentFolder {
+            modules,
+            card,
+            config,
+            dir,
+            tokenizer_dir,
+            is_trained,
+            student,
+        }
     }
 }
 
@@ -100,9 +115,14 @@ impl StudentFolder<'_> {
         output.commit()
     }
 
-    /// Beside the metrics: whole in a folder of its own first, then file by file with config.json last, so that a folder
-    /// that has one has everything.
-    pub fn write_among(&self, masters: &MasterWeights, out_dir: &Path, measured: &[Fact]) -> Result<()> {
+    /// Beside the metrics: whole in a folder of its own first, then file by file with config.json
+    /// last, so that a folder that has one has everything.
+    pub fn write_among(
+        &self,
+        masters: &MasterWeights,
+        out_dir: &Path,
+        measured: &[Fact],
+    ) -> Result<()> {
         let staged = out_dir.join("model");
         if staged.exists() {
             // Half moved out when an earlier process ended.
@@ -128,7 +148,8 @@ impl StudentFolder<'_> {
     }
 }
 
-/// A student is as wide as what it starts from; the modules behind it may still speak of another model's width.
+/// A student is as wide as what it starts from; the modules behind it may still speak of another
+/// model's width.
 pub(super) fn modules_of(start: &WeightStart) -> Result<ModuleChanges> {
     ModuleChanges::new(&start.dir, &start.spec, &Plan::default(), None)
 }
@@ -146,28 +167,51 @@ pub(super) fn card_of(
     options["teacher"] = json!(teacher.map(|teaching| teaching.name.as_str()));
     options["losses"] = json!(losses);
     options["seed"] = json!(context.seed);
-    let job = if teacher.is_some() { "distill" } else { "train" };
-    Card::new(job, start.name.as_deref(), &start.dir, &start.spec, facts(&options, TOLD))
+    let job = if teacher.is_some() {
+        "distill"
+    } else {
+        "train"
+    };
+    Card::new(
+        job,
+        start.name.as_deref(),
+        &start.dir,
+        &start.spec,
+        facts(&options, TOLD),
+    )
 }
 
 /// The first and the last losses on record.
 pub(super) fn measured(out_dir: &Path) -> Vec<Fact> {
     let text = fs::read_to_string(out_dir.join("metrics.jsonl")).unwrap_or_default();
-    let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let lines: Vec<Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
     let pair = |(key, name): (&str, &str)| {
-        let mut losses = lines.iter().filter_map(|line| Some((line.get("step")?.as_u64()?, line.get(key)?.as_f64()?)));
+        let mut losses = lines
+            .iter()
+            .filter_map(|line| Some((line.get("step")?.as_u64()?, line.get(key)?.as_f64()?)));
         let (first, loss) = losses.next()?;
         let begin = format!("{loss:.4} (step {first})");
-        let end = losses.next_back().map_or(String::new(), |(last, loss)| format!(", {loss:.4} (step {last})"));
+        let end = losses.next_back().map_or(String::new(), |(last, loss)| {
+            format!(", {loss:.4} (step {last})")
+        });
         Some((name.to_owned(), begin + &end))
     };
-    [("loss", "training loss"), ("eval/loss", "held-out loss")].into_iter().filter_map(pair).collect()
+    [("loss", "training loss"), ("eval/loss", "held-out loss")]
+        .into_iter()
+        .filter_map(pair)
+        .collect()
 }
 
-/// Takes an earlier model of this run away, config.json first: old shards must not stand beside new ones.
+/// Takes an earlier model of this run away, config.json first: old shards must not stand beside new
+/// ones.
 fn remove_model(out_dir: &Path) -> Result<()> {
     let mut stale = vec![out_dir.join("config.json")];
-    let entries = fs::read_dir(out_dir).at_path(out_dir)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let entries = fs::read_dir(out_dir)
+        .at_path(out_dir)?
+        .filter_map(|entry| Some(entry.ok()?.path()));
     let is_weights = |path: &std::path::PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")

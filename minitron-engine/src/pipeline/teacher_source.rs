@@ -20,11 +20,12 @@ pub struct TeacherOptions {
     #[arg(long)]
     #[schemars(extend("decides" = false))]
     pub stream_teacher: bool,
-    /// What the teacher computes in: bf16 is faster than f32 where the processor has it, and takes half the memory
-    /// [default: as --dtype]
+    /// What the teacher computes in: bf16 is faster than f32 where the processor has it, and takes
+    /// half the memory [default: as --dtype]
     #[arg(long, value_name = "TYPE")]
     pub teacher_dtype: Option<ComputeType>,
-    /// Folder that remembers the teacher's largest probabilities: every window is asked once, over epochs and runs.
+    /// Folder that remembers the teacher's largest probabilities: every window is asked once, over
+    /// epochs and runs.
     #[arg(long, value_name = "DIR")]
     #[schemars(extend("by_content" = true))]
     pub teacher_cache: Option<PathBuf>,
@@ -34,8 +35,8 @@ pub struct TeacherOptions {
     /// Type of the remembered log-probabilities: f16 or f32.
     #[arg(long, default_value = "f16", value_name = "TYPE")]
     pub cache_type: CacheType,
-    /// Let the teacher learn on, from the labels of the same text, at this share of the student's learning rate: 0.2 is
-    /// a start.
+    /// Let the teacher learn on, from the labels of the same text, at this share of the student's
+    /// learning rate: 0.2 is a start.
     #[arg(long, value_name = "SHARE")]
     pub correct_teacher: Option<f64>,
     /// Take a teacher with another tokenizer, or scores of another model, with a warning.
@@ -67,7 +68,8 @@ pub(super) struct TeacherSource {
     pub options: TeacherOptions,
     /// Digest of its config and weights.
     pub digest: String,
-    /// Token ids that its students are compared with it over: its own, or theirs where those are fewer.
+    /// Token ids that its students are compared with it over: its own, or theirs where those are
+    /// fewer.
     pub vocab: usize,
 }
 
@@ -76,6 +78,12 @@ impl TeacherSource {
     pub fn new(name: String, folder: ModelFolder, options: &TeacherOptions) -> Result<Self> {
         let digest = digest_of(&folder.checkpoint.config, folder.checkpoint.tensors.paths())?;
         let vocab = folder.spec.options.vocab;
-        Ok(TeacherSource { name, folder, options: options.clone(), digest, vocab })
+        Ok(TeacherSource {
+            name,
+            folder,
+            options: options.clone(),
+            digest,
+            vocab,
+        })
     }
 }

@@ -71,25 +71,52 @@ pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool
     let start = match (&options.config, &options.model) {
         (Some(path), None) => WeightStart::fresh(context, path)?,
         (None, Some(model)) => WeightStart::folder(model, context.open_to_run(model)?),
-        _ => return Err(Error::Recipe("give a config to start from random weights, or a model to go on with".into())),
+        _ => {
+            return Err(Error::Recipe(
+                "give a config to start from random weights, or a model to go on with".into(),
+            ));
+        }
     };
     let losses = match options.setup.losses.as_slice() {
         [] => context.defaults.training_losses(),
         named => named.to_vec(),
     };
-    run(context, &options.setup, start, None, &losses, TrainOutput { dir: out, resume })
+    run(
+        context,
+        &options.setup,
+        start,
+        None,
+        &losses,
+        TrainOutput { dir: out, resume },
+    )
 }
 
 /// Trains a student to give its teacher's distribution.
-pub fn distill(context: &Context, options: &DistillOptions, out: &Path, resume: bool) -> Result<Value> {
+pub fn distill(
+    context: &Context,
+    options: &DistillOptions,
+    out: &Path,
+    resume: bool,
+) -> Result<Value> {
     let folder = context.open_to_run(&options.teacher)?;
-    let teacher = TeacherSource::new(card::name_of(&options.teacher, &folder.checkpoint.dir), folder, &options.asked)?;
+    let teacher = TeacherSource::new(
+        card::name_of(&options.teacher, &folder.checkpoint.dir),
+        folder,
+        &options.asked,
+    )?;
     let start = WeightStart::folder(&options.student, context.open_to_run(&options.student)?);
     let losses = match options.setup.losses.as_slice() {
         [] => context.defaults.distillation_losses(),
         named => named.to_vec(),
     };
-    run(context, &options.setup, start, Some(teacher), &losses, TrainOutput { dir: out, resume })
+    run(
+        context,
+        &options.setup,
+        start,
+        Some(teacher),
+        &losses,
+        TrainOutput { dir: out, resume },
+    )
 }
 
 struct TrainOutput<'a> {
@@ -105,10 +132,20 @@ fn run(
     losses: &[PluginSpec],
     out: TrainOutput,
 ) -> Result<Value> {
-    refuse(context, setup, &start, teacher.as_ref(), (out.dir, out.resume))?;
+    refuse(
+        context,
+        setup,
+        &start,
+        teacher.as_ref(),
+        (out.dir, out.resume),
+    )?;
     let _claim = OutputLock::of(out.dir)?;
     let options = &start.spec.options;
-    let Vocabulary { tokenizer, borrowed_from, .. } = vocabulary(context, setup, &start, teacher.as_mut())?;
+    let Vocabulary {
+        tokenizer,
+        borrowed_from,
+        ..
+    } = vocabulary(context, setup, &start, teacher.as_mut())?;
     let tokenizer = Arc::new(tokenizer.at(setup.text.now()?));
     let settings = setup.settings(context.seed);
     settings.check()?;
@@ -116,21 +153,50 @@ fn run(
     let loader = RefCell::new(loader(context, setup, &start, &tokenizer, &out)?);
     let eval_windows = setup.eval_windows(context, &start.spec, &tokenizer)?;
     let asked = teacher.as_ref();
-    let corrected = asked.map(|teaching| teaching.corrected(context, &objective)).transpose()?.flatten();
-    let taught_by = asked.map(|teaching| teaching.teacher(context, &objective, corrected.as_ref())).transpose()?;
-    let rate = asked.and_then(|teaching| teaching.options.correct_teacher).unwrap_or(1.0);
-    let mut by_labels = self::objective(context, &context.defaults.training_losses(), &start.spec, None, None)?;
+    let corrected = asked
+        .map(|teaching| teaching.corrected(context, &objective))
+        .transpose()?
+        .flatten();
+    let taught_by = asked
+        .map(|teaching| teaching.teacher(context, &objective, corrected.as_ref()))
+        .transpose()?;
+    let rate = asked
+        .and_then(|teaching| teaching.options.correct_teacher)
+        .unwrap_or(1.0);
+    let mut by_labels = self::objective(
+        context,
+        &context.defaults.training_losses(),
+        &start.spec,
+        None,
+        None,
+    )?;
     by_labels.recompute = setup.recompute;
-    let correction = corrected.as_ref().map(|model| Correction { model, objective: &by_labels, rate });
+    let correction = corrected.as_ref().map(|model| Correction {
+        model,
+        objective: &by_labels,
+        rate,
+    });
     let student = context.load(start.source.as_ref(), &start.spec, true)?;
     // Fresh weights would stay in memory beside the model's own.
     start.source = Box::new(MemorySource::default());
     let modules = modules_of(&start)?;
     let card = card_of(context, setup, &start, teacher.as_ref(), losses)?;
-    let folder = StudentFolder::of(&start, (&modules, &card), borrowed_from.as_deref(), &student);
+    let folder = StudentFolder::of(
+        &start,
+        (&modules, &card),
+        borrowed_from.as_deref(),
+        &student,
+    );
     let write_best = |masters: &MasterWeights| folder.write(masters, &out.dir.join("best"), &[]);
     let held_out = (eval_windows.as_ref(), setup.eval_every);
-    let identity = identity(context, losses, &loader.borrow(), held_out, &start.digest(context.seed)?, asked)?;
+    let identity = identity(
+        context,
+        losses,
+        &loader.borrow(),
+        held_out,
+        &start.digest(context.seed)?,
+        asked,
+    )?;
     let learner = Learner {
         student: &student,
         objective: &objective,
@@ -163,12 +229,27 @@ fn vocabulary(
     start: &WeightStart,
     teacher: Option<&mut TeacherSource>,
 ) -> Result<Vocabulary> {
-    let student = Model { dir: &start.dir, config: &start.config, spec: &start.spec };
-    let Some(teaching) = teacher else { return Vocabulary::open(context, student, None, (Compared::Nothing, false)) };
+    let student = Model {
+        dir: &start.dir,
+        config: &start.config,
+        spec: &start.spec,
+    };
+    let Some(teaching) = teacher else {
+        return Vocabulary::open(context, student, None, (Compared::Nothing, false));
+    };
     let data: Vec<DataSpec> = setup.data.iter().chain(&setup.eval_data).cloned().collect();
     let is_text = are_texts(&data, &setup.reading(2, context.seed), context.registry)?;
-    let compared = if is_text { Compared::Text } else { Compared::Tokens };
-    let found = Vocabulary::open(context, student, Some(&teaching.folder), (compared, teaching.options.any_model))?;
+    let compared = if is_text {
+        Compared::Text
+    } else {
+        Compared::Tokens
+    };
+    let found = Vocabulary::open(
+        context,
+        student,
+        Some(&teaching.folder),
+        (compared, teaching.options.any_model),
+    )?;
     teaching.vocab = found.n_shared;
     Ok(found)
 }
@@ -181,9 +262,15 @@ fn objective_of(
     teacher: Option<&TeacherSource>,
 ) -> Result<Objective> {
     let spec = teacher.map(|teaching| &teaching.folder.spec);
-    let kept = teacher.map(|teaching| kept_hidden(context, &start.dir, &teaching.folder)).transpose()?.flatten();
+    let kept = teacher
+        .map(|teaching| kept_hidden(context, &start.dir, &teaching.folder))
+        .transpose()?
+        .flatten();
     let objective = objective(context, losses, &start.spec, spec, kept.as_deref())?;
-    Ok(Objective { recompute: setup.recompute, ..objective })
+    Ok(Objective {
+        recompute: setup.recompute,
+        ..objective
+    })
 }
 
 /// All that decides the result besides the settings.
@@ -234,12 +321,21 @@ fn finish(
     let (outcome, masters) = trainer.run(out.resume)?.single()?;
     if outcome.n_skipped > 0 {
         let (n_skipped, n_steps) = (outcome.n_skipped, outcome.n_steps);
-        let message = format!("{n_skipped} of {n_steps} steps changed nothing: their loss or gradient was not finite");
+        let message = format!(
+            "{n_skipped} of {n_steps} steps changed nothing: their loss or gradient was not finite"
+        );
         context.progress.warn(&message);
     }
     if outcome.is_complete() {
-        if let (Some(teaching), Some(correction), Some(masters)) = (teacher, &trainer.correction, &masters.teacher) {
-            teaching.write(correction.model, masters, folder.card, &out.dir.join("teacher"))?;
+        if let (Some(teaching), Some(correction), Some(masters)) =
+            (teacher, &trainer.correction, &masters.teacher)
+        {
+            teaching.write(
+                correction.model,
+                masters,
+                folder.card,
+                &out.dir.join("teacher"),
+            )?;
         }
         folder.write_among(&masters.student, out.dir, &measured(out.dir))?;
     }
@@ -256,8 +352,18 @@ fn loader(
     let seq_len = seq_len_or_default(setup.seq_len, &start.spec, tokenizer);
     let reading = setup.reading(seq_len, context.seed);
     let (specs, registry) = (setup.data.as_slice(), context.registry);
-    let options = LoaderOptions { reading: &reading, specs, tokenizer, registry, block_tokens: BLOCK_TOKENS };
-    let cursor = if out.resume { saved_cursor(out.dir) } else { None };
+    let options = LoaderOptions {
+        reading: &reading,
+        specs,
+        tokenizer,
+        registry,
+        block_tokens: BLOCK_TOKENS,
+    };
+    let cursor = if out.resume {
+        saved_cursor(out.dir)
+    } else {
+        None
+    };
     // The state may be damaged where it says the place: what is resumed in the end says it again.
     let loader = DataLoader::open(&options, cursor.as_ref()).or_else(|error| match cursor {
         Some(_) => DataLoader::open(&options, None),

@@ -59,7 +59,8 @@ pub struct TrainingOptions {
     /// Added to the root of the second moment.
     #[arg(long, default_value_t = Self::default().eps)]
     pub eps: f64,
-    /// Steps in a row without a finite loss and gradient that end the run; fewer are skipped and counted.
+    /// Steps in a row without a finite loss and gradient that end the run; fewer are skipped and
+    /// counted.
     #[arg(long, default_value_t = Self::default().max_skipped)]
     #[schemars(extend("decides" = false))]
     pub max_skipped: u64,

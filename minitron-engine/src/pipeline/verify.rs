@@ -1,4 +1,5 @@
-//! What a run was made with and what it left, so that two runs, or a run and what lies on disk now, can be told apart.
+//! What a run was made with and what it left, so that two runs, or a run and what lies on disk now,
+//! can be told apart.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,22 +12,31 @@ use super::versions::versions;
 use minitron_core::digest;
 use minitron_core::error::{Error, IoContext, Result};
 
-/// Digests of what a stage left, by path within its folder: weights, scores, plans and configs as they are; records with what
-/// no run repeats (times, speeds, memory) left out. What is there to go on from, and events, are not among them.
+/// Digests of what a stage left, by path within its folder: weights, scores, plans and configs as
+/// they are; records with what no run repeats (times, speeds, memory) left out. What is there to go
+/// on from, and events, are not among them.
 pub(super) fn artefacts(dir: &Path) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![dir.to_path_buf()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).at_path(&folder)? {
             let path = entry.at_path(&folder)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if name.starts_with('.') || NOT_ARTEFACTS.contains(&name.as_str()) {
                 continue;
             }
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let place = path.strip_prefix(dir).unwrap_or(&path).display().to_string();
+                let place = path
+                    .strip_prefix(dir)
+                    .unwrap_or(&path)
+                    .display()
+                    .to_string();
                 found.insert(place, digest_of(&path)?);
             }
         }
@@ -52,8 +62,14 @@ const NOT_ARTEFACTS: [&str; 3] = ["checkpoint", "logs", "candidates"];
 const RECORDS: [&str; 3] = ["metrics.jsonl", "result.json", "search.json"];
 
 /// Keys of records, or ends of keys, whose values no run repeats.
-const NEVER_REPEATED: [&str; 6] =
-    ["seconds", "elapsed_s", "seconds_saved", "per_second", "peak_bytes", "predicted_bytes"];
+const NEVER_REPEATED: [&str; 6] = [
+    "seconds",
+    "elapsed_s",
+    "seconds_saved",
+    "per_second",
+    "peak_bytes",
+    "predicted_bytes",
+];
 
 fn digest_of(path: &Path) -> Result<String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -71,17 +87,22 @@ fn without_times(value: Value) -> Value {
         Value::Object(object) => {
             let repeats = |key: &String| !NEVER_REPEATED.iter().any(|end| key.ends_with(end));
             let left = object.into_iter().filter(|(key, _)| repeats(key));
-            Value::Object(left.map(|(key, value)| (key, without_times(value))).collect())
+            Value::Object(
+                left.map(|(key, value)| (key, without_times(value)))
+                    .collect(),
+            )
         }
         Value::Array(list) => Value::Array(list.into_iter().map(without_times).collect()),
         other => other,
     }
 }
 
-/// Compares a run's record with what lies on disk now, or, where `other` is given, with another run's record.
+/// Compares a run's record with what lies on disk now, or, where `other` is given, with another
+/// run's record.
 ///
-/// Differences come by kind: `artefact` (what the run left), `input` (what it read), `setting` (recipe, seed, versions,
-/// processor, threads). `verified` says that no artefact differs, is missing or was never made; the others say why one may.
+/// Differences come by kind: `artefact` (what the run left), `input` (what it read), `setting`
+/// (recipe, seed, versions, processor, threads). `verified` says that no artefact differs, is
+/// missing or was never made; the others say why one may.
 ///
 /// # Errors
 /// `Recipe` where a folder holds no run, or one that recorded no digests.
@@ -91,8 +112,14 @@ pub fn verify(dir: &Path, other: Option<&Path>) -> Result<Value> {
         Some(other) => between(&recorded, &record_of(other)?),
         None => with_disk(dir, &recorded)?,
     };
-    let n_artefacts: usize = recorded.stages.iter().map(|stage| stage.artefacts.len()).sum();
-    let is_verified = !differences.iter().any(|difference| difference["kind"] == "artefact");
+    let n_artefacts: usize = recorded
+        .stages
+        .iter()
+        .map(|stage| stage.artefacts.len())
+        .sum();
+    let is_verified = !differences
+        .iter()
+        .any(|difference| difference["kind"] == "artefact");
     Ok(json!({
         "dir": dir,
         "other": other,
@@ -116,7 +143,13 @@ fn record_of(dir: &Path) -> Result<RunRecord> {
     }
 }
 
-fn difference(kind: &str, stage: &str, what: &str, recorded: Option<&str>, found: Option<&str>) -> Value {
+fn difference(
+    kind: &str,
+    stage: &str,
+    what: &str,
+    recorded: Option<&str>,
+    found: Option<&str>,
+) -> Value {
     json!({ "kind": kind, "stage": stage, "what": what, "recorded": recorded, "found": found })
 }
 
@@ -130,31 +163,64 @@ fn differing<'a>(
     let mut names: Vec<&String> = recorded.keys().chain(found.keys()).collect();
     names.sort_unstable();
     names.dedup();
-    let pairs = names.into_iter().map(|name| (name, recorded.get(name), found.get(name)));
-    pairs.filter(|(_, recorded, found)| recorded != found).map(move |(name, recorded, found)| {
-        difference(kind, stage, name, recorded.map(String::as_str), found.map(String::as_str))
-    })
+    let pairs = names
+        .into_iter()
+        .map(|name| (name, recorded.get(name), found.get(name)));
+    pairs
+        .filter(|(_, recorded, found)| recorded != found)
+        .map(move |(name, recorded, found)| {
+            difference(
+                kind,
+                stage,
+                name,
+                recorded.map(String::as_str),
+                found.map(String::as_str),
+            )
+        })
 }
 
 fn settings(record: &RunRecord) -> BTreeMap<String, String> {
-    let own = [("seed", record.seed.to_string()), ("device", record.device.clone()), ("dtype", record.dtype.clone())];
-    own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(record.versions.clone()).collect()
+    let own = [
+        ("seed", record.seed.to_string()),
+        ("device", record.device.clone()),
+        ("dtype", record.dtype.clone()),
+    ];
+    own.into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .chain(record.versions.clone())
+        .collect()
 }
 
 fn with_disk(dir: &Path, recorded: &RunRecord) -> Result<Vec<Value>> {
     let mut differences = Vec::new();
     for stage in &recorded.stages {
         if stage.result.is_none() {
-            differences.push(difference("artefact", &stage.name, "(the stage)", Some("unfinished"), None));
+            differences.push(difference(
+                "artefact",
+                &stage.name,
+                "(the stage)",
+                Some("unfinished"),
+                None,
+            ));
             continue;
         }
         let folder = dir.join(&stage.name);
-        let found = if folder.is_dir() { artefacts(&folder)? } else { BTreeMap::new() };
+        let found = if folder.is_dir() {
+            artefacts(&folder)?
+        } else {
+            BTreeMap::new()
+        };
         differences.extend(differing("artefact", &stage.name, &stage.artefacts, &found));
         for (path, recorded) in &stage.input_files {
             let found = input_digest(Path::new(path), recorded);
             if found.as_deref() != Some(recorded) {
-                differences.push(difference("input", &stage.name, path, Some(recorded), found.as_deref()));
+                differences.push(difference(
+                    "input",
+                    &stage.name,
+                    path,
+                    Some(recorded),
+                    found.as_deref(),
+                ));
             }
         }
     }
@@ -166,13 +232,28 @@ fn with_disk(dir: &Path, recorded: &RunRecord) -> Result<Vec<Value>> {
 /// A large data file is remembered by samples of it.
 fn input_digest(path: &Path, recorded: &str) -> Option<String> {
     let whole = digest::of_file(path).ok()?;
-    if whole == recorded { Some(whole) } else { digest::of_data_file(path).ok() }
+    if whole == recorded {
+        Some(whole)
+    } else {
+        digest::of_data_file(path).ok()
+    }
 }
 
 fn between(recorded: &RunRecord, other: &RunRecord) -> Vec<Value> {
     let mut differences = Vec::new();
-    let by_name = |record: &RunRecord, name: &str| record.stages.iter().find(|stage| stage.name == name).cloned();
-    let mut names: Vec<&str> = recorded.stages.iter().chain(&other.stages).map(|stage| stage.name.as_str()).collect();
+    let by_name = |record: &RunRecord, name: &str| {
+        record
+            .stages
+            .iter()
+            .find(|stage| stage.name == name)
+            .cloned()
+    };
+    let mut names: Vec<&str> = recorded
+        .stages
+        .iter()
+        .chain(&other.stages)
+        .map(|stage| stage.name.as_str())
+        .collect();
     names.sort_unstable();
     names.dedup();
     for name in names {
@@ -183,17 +264,35 @@ fn between(recorded: &RunRecord, other: &RunRecord) -> Vec<Value> {
             continue;
         };
         differences.extend(differing("artefact", name, &one.artefacts, &two.artefacts));
-        differences.extend(differing("input", name, &by_file_name(&one), &by_file_name(&two)));
-        let options = |stage: &StageRecord| BTreeMap::from([("options".to_owned(), stage.options.to_string())]);
+        differences.extend(differing(
+            "input",
+            name,
+            &by_file_name(&one),
+            &by_file_name(&two),
+        ));
+        let options = |stage: &StageRecord| {
+            BTreeMap::from([("options".to_owned(), stage.options.to_string())])
+        };
         differences.extend(differing("setting", name, &options(&one), &options(&two)));
     }
-    differences.extend(differing("setting", "", &settings(recorded), &settings(other)));
+    differences.extend(differing(
+        "setting",
+        "",
+        &settings(recorded),
+        &settings(other),
+    ));
     differences
 }
 
 /// Two runs may have read the same files from other places.
 fn by_file_name(stage: &StageRecord) -> BTreeMap<String, String> {
-    let name = |path: &String| PathBuf::from(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = |path: &String| {
+        PathBuf::from(path)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
     let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (path, digest) in &stage.input_files {
         by_name.entry(name(path)).or_default().push(digest.clone());
@@ -202,5 +301,8 @@ fn by_file_name(stage: &StageRecord) -> BTreeMap<String, String> {
         digests.sort_unstable();
         digests.join(" ")
     };
-    by_name.into_iter().map(|(name, digests)| (name, joined(digests))).collect()
+    by_name
+        .into_iter()
+        .map(|(name, digests)| (name, joined(digests)))
+        .collect()
 }

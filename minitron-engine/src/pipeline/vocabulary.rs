@@ -1,4 +1,5 @@
-//! By which tokenizer a model and its teacher read text, and over which token ids they are compared.
+//! By which tokenizer a model and its teacher read text, and over which token ids they are
+//! compared.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,11 @@ pub(super) struct Model<'a> {
 
 impl<'a> Model<'a> {
     pub fn of(folder: &'a ModelFolder) -> Self {
-        Model { dir: &folder.checkpoint.dir, config: &folder.checkpoint.config, spec: &folder.spec }
+        Model {
+            dir: &folder.checkpoint.dir,
+            config: &folder.checkpoint.config,
+            spec: &folder.spec,
+        }
     }
 
     fn name(&self) -> String {
@@ -69,8 +74,8 @@ impl Vocabulary {
     /// The model's tokenizer, compared with its teacher's.
     ///
     /// # Errors
-    /// `Recipe` where the two mean other tokens by one id, unless `any_model`, or where the tokenizer has tokens that one of
-    /// the models has no row for.
+    /// `Recipe` where the two mean other tokens by one id, unless `any_model`, or where the
+    /// tokenizer has tokens that one of the models has no row for.
     pub fn open(
         context: &Context,
         model: Model,
@@ -79,14 +84,25 @@ impl Vocabulary {
     ) -> Result<Self> {
         let Some(teacher) = teacher.map(Model::of) else {
             let n_shared = model.n_ids();
-            return Ok(Vocabulary { tokenizer: model.tokenizer(model.dir, n_shared)?, borrowed_from: None, n_shared });
+            return Ok(Vocabulary {
+                tokenizer: model.tokenizer(model.dir, n_shared)?,
+                borrowed_from: None,
+                n_shared,
+            });
         };
-        let pair = TokenizerPair { context, model, teacher, n_shared: model.n_ids().min(teacher.n_ids()) };
+        let pair = TokenizerPair {
+            context,
+            model,
+            teacher,
+            n_shared: model.n_ids().min(teacher.n_ids()),
+        };
         let is_borrowed = !model.has_tokenizer() && teacher.has_tokenizer();
         let dir = if is_borrowed { teacher.dir } else { model.dir };
         if is_borrowed {
             let (own, theirs) = (model.name(), teacher.name());
-            context.progress.note(&format!("`{own}` has no {FILE}: that of its teacher `{theirs}` is taken"));
+            context.progress.note(&format!(
+                "`{own}` has no {FILE}: that of its teacher `{theirs}` is taken"
+            ));
         }
         let n_ids = match compared {
             Compared::Nothing => model.n_ids(),
@@ -96,7 +112,11 @@ impl Vocabulary {
             }
         };
         let borrowed_from = is_borrowed.then(|| dir.to_path_buf());
-        Ok(Vocabulary { tokenizer: model.tokenizer(dir, n_ids)?, borrowed_from, n_shared: pair.n_shared })
+        Ok(Vocabulary {
+            tokenizer: model.tokenizer(dir, n_ids)?,
+            borrowed_from,
+            n_shared: pair.n_shared,
+        })
     }
 }
 
@@ -109,19 +129,35 @@ struct TokenizerPair<'a> {
 }
 
 impl TokenizerPair<'_> {
-    /// Refuses or says what keeps the two from meaning the same by the same ids; `dir` holds the tokenizer in use.
+    /// Refuses or says what keeps the two from meaning the same by the same ids; `dir` holds the
+    /// tokenizer in use.
     fn compare(&self, dir: &Path, is_text: bool, any_model: bool) -> Result<()> {
-        let TokenizerPair { context, model, teacher, n_shared } = self;
-        let sizes = format!("`{}` has {} rows, its teacher {}", model.name(), model.n_ids(), teacher.n_ids());
+        let TokenizerPair {
+            context,
+            model,
+            teacher,
+            n_shared,
+        } = self;
+        let sizes = format!(
+            "`{}` has {} rows, its teacher {}",
+            model.name(),
+            model.n_ids(),
+            teacher.n_ids()
+        );
         let is_padded = model.n_ids() != teacher.n_ids();
         if !(model.has_tokenizer() && teacher.has_tokenizer()) && dir == model.dir {
-            let message = format!("without a {FILE} in both folders, ids are taken to mean the same to both");
+            let message =
+                format!("without a {FILE} in both folders, ids are taken to mean the same to both");
             match is_padded {
-                true => context.progress.warn(&format!("{message}; {sizes}: compared over the {n_shared} first")),
+                true => context.progress.warn(&format!(
+                    "{message}; {sizes}: compared over the {n_shared} first"
+                )),
                 false => context.progress.note(&message),
             }
         } else if is_padded {
-            context.progress.note(&format!("{sizes}: compared over the {n_shared} token ids that both have"));
+            context.progress.note(&format!(
+                "{sizes}: compared over the {n_shared} token ids that both have"
+            ));
         }
         if is_padded && dir.join(FILE).is_file() {
             self.check_rows(dir, &sizes)?;
@@ -145,7 +181,11 @@ impl TokenizerPair<'_> {
 
     /// Refuses a tokenizer with tokens in the rows that only one model has.
     fn check_rows(&self, dir: &Path, sizes: &str) -> Result<()> {
-        let larger = if self.model.n_ids() > self.teacher.n_ids() { self.model } else { self.teacher };
+        let larger = if self.model.n_ids() > self.teacher.n_ids() {
+            self.model
+        } else {
+            self.teacher
+        };
         let tokenizer = larger.tokenizer(dir, larger.n_ids())?;
         match tokenizer.last_token(larger.n_ids()) {
             Some((id, token)) if id as usize >= self.n_shared => {
@@ -159,7 +199,12 @@ impl TokenizerPair<'_> {
         }
     }
 
-    fn judge(&self, difference: &TokenizerDifference, is_text: bool, any_model: bool) -> Result<()> {
+    fn judge(
+        &self,
+        difference: &TokenizerDifference,
+        is_text: bool,
+        any_model: bool,
+    ) -> Result<()> {
         let (own, theirs) = (self.model.name(), self.teacher.name());
         let warn = |message: &str| self.context.progress.warn(message);
         if let Some((token, n_others)) = &difference.other_token {
@@ -175,8 +220,12 @@ impl TokenizerPair<'_> {
                          recipes)"
                     )));
                 }
-                (true, true) => warn(&format!("{message}; compared anyway, on text as `{own}` reads it")),
-                (false, _) => warn(&format!("{message}; the data are token ids, which are taken as they are")),
+                (true, true) => warn(&format!(
+                    "{message}; compared anyway, on text as `{own}` reads it"
+                )),
+                (false, _) => warn(&format!(
+                    "{message}; the data are token ids, which are taken as they are"
+                )),
             }
         }
         if let Some(((id, token), n_others)) = &difference.unknown {

@@ -175,8 +175,14 @@ impl Comparison {
     pub(super) fn read_curves(&mut self, dir: &Path) {
         for row in &mut self.rows {
             // Names of folders in this one, whatever the file says.
-            let names = row.stages.iter().rev().filter_map(|name| Path::new(name).file_name());
-            let last = names.map(|name| dir.join(name)).find(|dir| Training::is_in(dir));
+            let names = row
+                .stages
+                .iter()
+                .rev()
+                .filter_map(|name| Path::new(name).file_name());
+            let last = names
+                .map(|name| dir.join(name))
+                .find(|dir| Training::is_in(dir));
             let training = last.and_then(|dir| Training::read(&dir, &row.name).ok());
             row.terms = training.map(|training| training.terms).unwrap_or_default();
         }
@@ -194,7 +200,10 @@ impl Comparison {
 
     /// The best mean of a column that has a better end.
     pub fn best(&self, column: &Column) -> Option<f64> {
-        let means = self.rows.iter().filter_map(|row| row.values.get(&column.key)?.mean);
+        let means = self
+            .rows
+            .iter()
+            .filter_map(|row| row.values.get(&column.key)?.mean);
         match column.better.as_deref() {
             Some("lower") => means.min_by(f64::total_cmp),
             Some("higher") => means.max_by(f64::total_cmp),

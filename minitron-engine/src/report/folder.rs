@@ -42,7 +42,11 @@ impl FolderKind {
     /// `Recipe` for a folder that no job wrote.
     pub(super) fn of(dir: &Path) -> Result<Self> {
         let has = |name: &str| dir.join(name).is_file();
-        for (name, kind) in [(COMPARISON, Self::Comparison), (SEARCH, Self::Search), (RUN, Self::Run)] {
+        for (name, kind) in [
+            (COMPARISON, Self::Comparison),
+            (SEARCH, Self::Search),
+            (RUN, Self::Run),
+        ] {
             if has(name) {
                 return Ok(kind);
             }
@@ -106,7 +110,8 @@ pub struct StageSummary {
     pub seconds: f64,
     /// Of its main work.
     pub tokens_per_second: Option<f64>,
-    /// The process's largest resident memory while it ran; by the end of a training where the run says no more.
+    /// The process's largest resident memory while it ran; by the end of a training where the run
+    /// says no more.
     pub peak_bytes: Option<u64>,
     /// Digest of all that its result follows from.
     pub inputs: String,
@@ -137,7 +142,8 @@ pub struct Sample {
 /// Reads a folder of any kind.
 ///
 /// # Errors
-/// `Recipe` where no job wrote the folder, `Data` or `Io` where the file that it is known by cannot be read.
+/// `Recipe` where no job wrote the folder, `Data` or `Io` where the file that it is known by cannot
+/// be read.
 pub fn gather(dir: &Path) -> Result<Folder> {
     let kind = FolderKind::of(dir)?;
     let mut folder = Folder::new(dir, kind);
@@ -219,8 +225,12 @@ impl Folder {
     fn add_stage_alone(&mut self) {
         let whole = std::fs::canonicalize(&self.dir).unwrap_or_else(|_| self.dir.clone());
         let name = self.title.clone();
-        let record: Option<RunRecord> = whole.parent().and_then(|run| read_json(&run.join(RUN)).ok());
-        let stage = record.as_ref().and_then(|record| record.stages.iter().find(|stage| stage.name == name));
+        let record: Option<RunRecord> = whole
+            .parent()
+            .and_then(|run| read_json(&run.join(RUN)).ok());
+        let stage = record
+            .as_ref()
+            .and_then(|record| record.stages.iter().find(|stage| stage.name == name));
         if let (Some(record), Some(stage)) = (&record, stage) {
             self.add_inputs(Inputs::of_stage(stage));
             self.add_versions(record);
@@ -229,7 +239,9 @@ impl Folder {
         let dir = self.dir.clone();
         self.add_stage(&dir, &name, stage);
         if stage.is_none() {
-            let result = self.noted(dir.join(RESULT).is_file(), || read_json::<Value>(&dir.join(RESULT)));
+            let result = self.noted(dir.join(RESULT).is_file(), || {
+                read_json::<Value>(&dir.join(RESULT))
+            });
             self.add_result(&name, &Value::Null, &result.unwrap_or_default());
         }
         if self.prunings.is_empty() {
@@ -245,7 +257,9 @@ impl Folder {
         let training = self.noted(Training::is_in(dir), || Training::read(dir, name));
         if let Some(mut training) = training {
             training.job = record.map(|record| record.job.clone());
-            if let Some(n_tokens) = record.and_then(|record| record.options.pointer("/tokens")?.as_u64()) {
+            if let Some(n_tokens) =
+                record.and_then(|record| record.options.pointer("/tokens")?.as_u64())
+            {
                 training.plan_for(n_tokens);
             }
             self.trainings.push(training);
@@ -262,11 +276,17 @@ impl Folder {
             done: result.is_some(),
             seconds: record.seconds,
             tokens_per_second: number("/tokens_per_second"),
-            peak_bytes: record.peak_bytes.or_else(|| number("/memory/peak_bytes").map(|n| n as u64)),
+            peak_bytes: record
+                .peak_bytes
+                .or_else(|| number("/memory/peak_bytes").map(|n| n as u64)),
             inputs: record.inputs.clone(),
         });
         if let (Some(result), "eval" | "generate") = (result, record.job.as_str()) {
-            let model = record.options.pointer("/model").and_then(Value::as_str).unwrap_or(name);
+            let model = record
+                .options
+                .pointer("/model")
+                .and_then(Value::as_str)
+                .unwrap_or(name);
             self.add_result(model, &record.options, result);
         }
     }
@@ -278,14 +298,27 @@ impl Folder {
 
     /// What an evaluation or a generation said.
     fn add_result(&mut self, model: &str, options: &Value, result: &Value) {
-        let word = |pointer: &str| result.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let word = |pointer: &str| {
+            result
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
         if let Some(text) = word("/text") {
-            self.samples.push(Sample { model: model.to_owned(), prompt: word("/prompt").unwrap_or_default(), text });
+            self.samples.push(Sample {
+                model: model.to_owned(),
+                prompt: word("/prompt").unwrap_or_default(),
+                text,
+            });
             return;
         }
         let values = measured(result);
         if !values.is_empty() {
-            self.evaluations.push(Evaluation { model: model.to_owned(), data: words(&options["data"]), values });
+            self.evaluations.push(Evaluation {
+                model: model.to_owned(),
+                data: words(&options["data"]),
+                values,
+            });
         }
     }
 
@@ -295,7 +328,10 @@ impl Folder {
         self.warnings = Warned::of_all(&search.warnings);
         self.fact("minitron", search.minitron.as_deref().unwrap_or_default());
         self.add_version_table(&search.versions);
-        self.fact("seed", search.seed.map_or(String::new(), |seed| seed.to_string()));
+        self.fact(
+            "seed",
+            search.seed.map_or(String::new(), |seed| seed.to_string()),
+        );
         self.repeat = Repeat::of_search(&search, &self.dir);
         let dir = self.dir.clone();
         self.take_search(search, &dir);
@@ -307,7 +343,9 @@ impl Folder {
         if let Some(winner) = &search.winner {
             let named = winner.dir.as_deref().unwrap_or(&winner.name);
             let beside = dir.join(Path::new(named).file_name().unwrap_or_default());
-            let of_winner = [dir.join(named), beside].into_iter().find(|dir| Pruning::is_in(dir));
+            let of_winner = [dir.join(named), beside]
+                .into_iter()
+                .find(|dir| Pruning::is_in(dir));
             if let Some(of_winner) = of_winner.filter(|of_winner| of_winner != dir) {
                 self.add_plan(&of_winner, &winner.name);
                 self.add_stage(&of_winner, &winner.name, None);
@@ -324,7 +362,10 @@ impl Folder {
         }
         self.add_inputs(Inputs::of_comparison(&comparison));
         self.warnings = Warned::of_comparison(&comparison);
-        self.fact("minitron", comparison.minitron.as_deref().unwrap_or_default());
+        self.fact(
+            "minitron",
+            comparison.minitron.as_deref().unwrap_or_default(),
+        );
         self.add_version_table(&comparison.versions);
         let seeds: Vec<String> = comparison.seeds.iter().map(u64::to_string).collect();
         self.fact("seeds", seeds.join(", "));
@@ -335,12 +376,15 @@ impl Folder {
 
     fn add_version_table(&mut self, versions: &BTreeMap<String, Value>) {
         for (name, version) in versions {
-            let text = version.as_str().map_or_else(|| version.to_string(), str::to_owned);
+            let text = version
+                .as_str()
+                .map_or_else(|| version.to_string(), str::to_owned);
             self.fact(name, text);
         }
     }
 
-    /// What a file says where it is there; what is wrong with it becomes a note, and the rest of the page stays.
+    /// What a file says where it is there; what is wrong with it becomes a note, and the rest of
+    /// the page stays.
     fn noted<T>(&mut self, is_there: bool, read: impl FnOnce() -> Result<T>) -> Option<T> {
         match is_there.then(read)? {
             Ok(found) => Some(found),
@@ -358,8 +402,15 @@ fn measured(result: &Value) -> BTreeMap<String, f64> {
     let number = |(key, value): (String, Value)| Some((key, value.as_f64()?));
     let tasks = entries(result.pointer("/tasks").unwrap_or(&Value::Null));
     let of_tasks = tasks.into_iter().flat_map(|(task, found)| {
-        let own = entries(&found).into_iter().filter(|(key, _)| !key.starts_with("n_"));
-        own.filter_map(number).map(move |(key, value)| (format!("{task} {key}"), value))
+        let own = entries(&found)
+            .into_iter()
+            .filter(|(key, _)| !key.starts_with("n_"));
+        own.filter_map(number)
+            .map(move |(key, value)| (format!("{task} {key}"), value))
     });
-    entries(result).into_iter().filter_map(number).chain(of_tasks).collect()
+    entries(result)
+        .into_iter()
+        .filter_map(number)
+        .chain(of_tasks)
+        .collect()
 }

@@ -53,7 +53,10 @@ impl Inputs {
     /// As far as search.json says it.
     pub fn of_search(search: &Search) -> Self {
         let mut inputs = Inputs::default();
-        search.model.iter().for_each(|model| push(&mut inputs.models, model));
+        search
+            .model
+            .iter()
+            .for_each(|model| push(&mut inputs.models, model));
         add(&mut inputs.trained_on, &search.options["data"]);
         add(&mut inputs.held_out, &search.options["eval_data"]);
         inputs
@@ -62,7 +65,10 @@ impl Inputs {
     /// From the spec that a comparison keeps: options of all rows, and of single ones.
     pub fn of_comparison(comparison: &Comparison) -> Self {
         let mut inputs = Inputs::default();
-        comparison.model.iter().for_each(|model| push(&mut inputs.models, model));
+        comparison
+            .model
+            .iter()
+            .for_each(|model| push(&mut inputs.models, model));
         let rows = comparison.spec["rows"].as_array().into_iter().flatten();
         for options in std::iter::once(&comparison.spec["all"]).chain(rows) {
             for (key, options) in options.as_object().into_iter().flatten() {
@@ -76,7 +82,9 @@ impl Inputs {
 
     fn add(&mut self, job: &str, options: &Value, is_own: &dyn Fn(&str) -> bool) {
         let models = MODELS.iter().filter_map(|key| options[key].as_str());
-        models.filter(|model| !is_own(model)).for_each(|model| push(&mut self.models, model));
+        models
+            .filter(|model| !is_own(model))
+            .for_each(|model| push(&mut self.models, model));
         match job {
             "eval" => add(&mut self.held_out, &options["data"]),
             "score" | "prune" => add(&mut self.calibrated_on, &options["data"]),
@@ -102,7 +110,11 @@ fn push(all: &mut Vec<String>, word: &str) {
 /// A word, or the words of a list.
 pub(super) fn words(value: &Value) -> Vec<String> {
     match value {
-        Value::Array(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Value::Array(list) => list
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect(),
         Value::String(word) => vec![word.clone()],
         _ => Vec::new(),
     }

@@ -47,7 +47,13 @@ impl HeatRow {
     fn new(layer: Option<usize>, values: &[f64]) -> Self {
         let n_units = values.len();
         let n_cells = n_units.min(N_CELLS);
-        let cell = |idx: usize| mean(values.get(idx * n_units / n_cells..(idx + 1) * n_units / n_cells).unwrap_or(&[]));
+        let cell = |idx: usize| {
+            mean(
+                values
+                    .get(idx * n_units / n_cells..(idx + 1) * n_units / n_cells)
+                    .unwrap_or(&[]),
+            )
+        };
         HeatRow {
             layer,
             cells: (0..n_cells).map(cell).collect(),
@@ -67,7 +73,12 @@ impl HeatMap {
     fn new(what: &str, axis: &str, mut rows: Vec<HeatRow>) -> Self {
         rows.sort_by_key(|row| row.layer);
         let n_units = rows.iter().map(|row| row.n_units).max().unwrap_or(0);
-        HeatMap { what: what.to_owned(), axis: axis.to_owned(), n_units, rows }
+        HeatMap {
+            what: what.to_owned(),
+            axis: axis.to_owned(),
+            n_units,
+            rows,
+        }
     }
 
     /// Every metric's scores of every axis in a file.
@@ -78,10 +89,15 @@ impl HeatMap {
             let (axis, layer) = split_dim(dim);
             let values: Vec<f64> = scores.iter().map(|&score| f64::from(score)).collect();
             if !values.is_empty() {
-                rows.entry((metric.to_owned(), axis.to_owned())).or_default().push(HeatRow::new(layer, &values));
+                rows.entry((metric.to_owned(), axis.to_owned()))
+                    .or_default()
+                    .push(HeatRow::new(layer, &values));
             }
         }
-        Ok(rows.into_iter().map(|((metric, axis), rows)| HeatMap::new(&metric, &axis, rows)).collect())
+        Ok(rows
+            .into_iter()
+            .map(|((metric, axis), rows)| HeatMap::new(&metric, &axis, rows))
+            .collect())
     }
 
     /// Share of the units that stay, for every axis that lost some; layers that go are empty.
@@ -92,18 +108,24 @@ impl HeatMap {
             let (axis, layer) = split_dim(name);
             let least = kept.last().map_or(0, |&last| last + 1);
             let mut values = vec![0.0; n_units_of(axis).unwrap_or(least).clamp(least, 1 << 24)];
-            let is_there = layer.is_none_or(|layer| depth.is_none_or(|depth| depth.contains(&layer)));
+            let is_there =
+                layer.is_none_or(|layer| depth.is_none_or(|depth| depth.contains(&layer)));
             for &unit in kept.iter().filter(|_| is_there) {
                 if let Some(value) = values.get_mut(unit) {
                     *value = 1.0;
                 }
             }
             if !values.is_empty() {
-                rows.entry(axis).or_default().push(HeatRow::new(layer, &values));
+                rows.entry(axis)
+                    .or_default()
+                    .push(HeatRow::new(layer, &values));
             }
         }
-        let maps = rows.into_iter().map(|(axis, rows)| HeatMap::new("kept", axis, rows));
-        maps.filter(|map| map.rows.iter().any(|row| row.min < 1.0)).collect()
+        let maps = rows
+            .into_iter()
+            .map(|(axis, rows)| HeatMap::new("kept", axis, rows));
+        maps.filter(|map| map.rows.iter().any(|row| row.min < 1.0))
+            .collect()
     }
 }
 
@@ -115,11 +137,24 @@ mod tests {
     fn cells_are_means_of_neighbours_and_layers_that_go_are_empty() {
         let values: Vec<f64> = (0..130).map(f64::from).collect();
         let row = HeatRow::new(Some(3), &values);
-        assert_eq!((row.cells.len(), row.cells[0], row.cells[63]), (64, 0.5, 128.0));
+        assert_eq!(
+            (row.cells.len(), row.cells[0], row.cells[63]),
+            (64, 0.5, 128.0)
+        );
         assert_eq!((row.min, row.max, row.mean), (0.0, 129.0, 64.5));
 
-        let kept = [("mlp.0", vec![0, 2]), ("mlp.1", vec![1, 2]), ("depth", vec![0]), ("hidden", vec![0, 1])];
-        let plan = Plan { kept: kept.into_iter().map(|(name, kept)| (name.to_owned(), kept)).collect() };
+        let kept = [
+            ("mlp.0", vec![0, 2]),
+            ("mlp.1", vec![1, 2]),
+            ("depth", vec![0]),
+            ("hidden", vec![0, 1]),
+        ];
+        let plan = Plan {
+            kept: kept
+                .into_iter()
+                .map(|(name, kept)| (name.to_owned(), kept))
+                .collect(),
+        };
         let sizes = |axis: &str| Some(if axis == "mlp" { 4 } else { 2 });
         let maps = HeatMap::of_plan(&plan, sizes);
         let found: Vec<&str> = maps.iter().map(|map| map.axis.as_str()).collect();

@@ -1,7 +1,9 @@
-//! What lies in the folders of finished and of running jobs, as data: a page or a terminal draws it.
+//! What lies in the folders of finished and of running jobs, as data: a page or a terminal draws
+//! it.
 //!
-//! Nothing here runs a model or changes a file. Folders are read leniently: what is missing is left out, what is damaged is named in
-//! [`Folder::notes`], and a last line that is being written is skipped.
+//! Nothing here runs a model or changes a file. Folders are read leniently: what is missing is left
+//! out, what is damaged is named in [`Folder::notes`], and a last line that is being written is
+//! skipped.
 
 mod comparison;
 mod folder;
@@ -22,7 +24,9 @@ pub use maps::{HeatMap, HeatRow};
 pub use markdown::comparison_markdown;
 pub use pruning::{CutSummary, Pruning, SizeChange};
 pub use repeat::Repeat;
-pub use search::{Candidate, Correlation, Grid, Rung, Search, SharedTeacher, Sizes, Target, Winner, ZeroShot};
+pub use search::{
+    Candidate, Correlation, Grid, Rung, Search, SharedTeacher, Sizes, Target, Winner, ZeroShot,
+};
 pub use training::{Point, Term, Training};
 pub use units::{bytes, grouped, in_units, number, percent, spread};
 pub use warned::Warned;
@@ -50,5 +54,9 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 fn name_of(dir: &Path) -> String {
     let absolute = std::path::absolute(dir).unwrap_or_default();
     let whole = fs::canonicalize(dir).unwrap_or(absolute);
-    whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy().into_owned()
+    whole
+        .file_name()
+        .unwrap_or(whole.as_os_str())
+        .to_string_lossy()
+        .into_owned()
 }

@@ -54,12 +54,15 @@ pub struct CutSummary {
 }
 
 impl CutSummary {
-    /// The lowest that stays and the highest that goes, as units and scores; for blocks, their layers and sums.
+    /// The lowest that stays and the highest that goes, as units and scores; for blocks, their
+    /// layers and sums.
     pub fn sides(&self) -> [(String, f64); 2] {
         match &self.explained.cut {
-            Cut::Units { last_kept, first_dropped } => {
-                [last_kept, first_dropped].map(|unit| (unit.unit.to_string(), f64::from(unit.score)))
-            }
+            Cut::Units {
+                last_kept,
+                first_dropped,
+            } => [last_kept, first_dropped]
+                .map(|unit| (unit.unit.to_string(), f64::from(unit.score))),
             Cut::Blocks { removed, next } => {
                 [next, removed].map(|block| (format!("{}–{}", block.first, block.last), block.sum))
             }
@@ -95,10 +98,19 @@ impl Pruning {
         let recorded: Recorded = read_json(&dir.join(PLAN))?;
         let source = |axis: &str| recorded.sizes_source.get(axis).copied();
         let sizes = recorded.plan.sizes().into_iter();
-        let sizes = sizes.map(|(axis, student)| SizeChange { source: source(&axis), axis, student }).collect();
+        let sizes = sizes
+            .map(|(axis, student)| SizeChange {
+                source: source(&axis),
+                axis,
+                student,
+            })
+            .collect();
         let kept = HeatMap::of_plan(&recorded.plan, source);
-        let mut cuts: Vec<CutSummary> =
-            recorded.explained.into_iter().map(|(dim, explained)| CutSummary { dim, explained }).collect();
+        let mut cuts: Vec<CutSummary> = recorded
+            .explained
+            .into_iter()
+            .map(|(dim, explained)| CutSummary { dim, explained })
+            .collect();
         cuts.sort_by(|a, b| a.explained.margin.total_cmp(&b.explained.margin));
         Ok(Pruning {
             name: name.to_owned(),

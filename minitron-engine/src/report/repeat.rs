@@ -22,10 +22,13 @@ pub struct Repeat {
 }
 
 impl Repeat {
-    /// The recipe as it lies on disk where its stages are still those that ran, else rebuilt from the record.
+    /// The recipe as it lies on disk where its stages are still those that ran, else rebuilt from
+    /// the record.
     pub(super) fn of_run(record: &RunRecord, dir: &Path) -> Self {
         let path = Path::new(&record.recipe);
-        let unchanged = Recipe::load(path).ok().filter(|recipe| is_same(recipe, record));
+        let unchanged = Recipe::load(path)
+            .ok()
+            .filter(|recipe| is_same(recipe, record));
         let text = unchanged.and_then(|_| read_text(path).ok());
         let mut command = format!(
             "minitron run {} --out {} --seed {}",
@@ -55,9 +58,13 @@ impl Repeat {
     /// The spec that a comparison keeps.
     pub(super) fn of_comparison(comparison: &Comparison, dir: &Path) -> Option<Self> {
         let spec = without_nulls(&comparison.spec);
-        let file =
-            toml::to_string_pretty(&spec).ok().filter(|_| spec.as_object().is_some_and(|spec| !spec.is_empty()))?;
-        let command = format!("minitron compare SPEC.toml --out {}", quoted(&dir.display().to_string()));
+        let file = toml::to_string_pretty(&spec)
+            .ok()
+            .filter(|_| spec.as_object().is_some_and(|spec| !spec.is_empty()))?;
+        let command = format!(
+            "minitron compare SPEC.toml --out {}",
+            quoted(&dir.display().to_string())
+        );
         Some(Repeat {
             command,
             file: Some(file),
@@ -65,10 +72,17 @@ impl Repeat {
         })
     }
 
-    /// As a recipe of one stage, which has all options that search.json keeps; of older files, as far as they say it.
+    /// As a recipe of one stage, which has all options that search.json keeps; of older files, as
+    /// far as they say it.
     pub(super) fn of_search(search: &Search, dir: &Path) -> Option<Self> {
-        if search.options.as_object().is_some_and(|options| !options.is_empty()) {
-            let seed = search.seed.map_or(String::new(), |seed| format!(" --seed {seed}"));
+        if search
+            .options
+            .as_object()
+            .is_some_and(|options| !options.is_empty())
+        {
+            let seed = search
+                .seed
+                .map_or(String::new(), |seed| format!(" --seed {seed}"));
             return Some(Repeat {
                 command: format!("minitron run SEARCH.toml{seed} --out {}", quoted(&dir.display().to_string())),
                 file: toml::to_string(&json!({ "stages": [stage("search", "search", &search.options)] })).ok(),
@@ -91,13 +105,23 @@ impl Repeat {
         if let Some(seed) = search.seed {
             command += &format!(" --seed {seed}");
         }
-        command += &format!(" --scores … --data … --out {}", quoted(&dir.display().to_string()));
-        Some(Repeat { command, file: None, note: Some("search.json does not say where scores and text lay.".into()) })
+        command += &format!(
+            " --scores … --data … --out {}",
+            quoted(&dir.display().to_string())
+        );
+        Some(Repeat {
+            command,
+            file: None,
+            note: Some("search.json does not say where scores and text lay.".into()),
+        })
     }
 }
 
 fn is_same(recipe: &Recipe, record: &RunRecord) -> bool {
-    let options = recipe.stages.iter().map(|stage| serde_json::to_value(&stage.options).unwrap_or_default());
+    let options = recipe
+        .stages
+        .iter()
+        .map(|stage| serde_json::to_value(&stage.options).unwrap_or_default());
     let names = recipe.stages.iter().map(|stage| stage.name.as_str());
     // A run that goes on has not recorded all.
     names
@@ -108,16 +132,31 @@ fn is_same(recipe: &Recipe, record: &RunRecord) -> bool {
 }
 
 fn rebuilt(record: &RunRecord) -> Option<String> {
-    let stages: Vec<Value> = record.stages.iter().map(|found| stage(&found.name, &found.job, &found.options)).collect();
+    let stages: Vec<Value> = record
+        .stages
+        .iter()
+        .map(|found| stage(&found.name, &found.job, &found.options))
+        .collect();
     let recipe = json!({ "seed": record.seed, "stages": stages });
-    (!record.stages.is_empty()).then(|| toml::to_string(&recipe).ok()).flatten()
+    (!record.stages.is_empty())
+        .then(|| toml::to_string(&recipe).ok())
+        .flatten()
 }
 
 /// A stage of a recipe.
 fn stage(name: &str, job: &str, options: &Value) -> Value {
-    let mut stage = Map::from_iter([("name".to_owned(), Value::from(name)), ("do".to_owned(), Value::from(job))]);
+    let mut stage = Map::from_iter([
+        ("name".to_owned(), Value::from(name)),
+        ("do".to_owned(), Value::from(job)),
+    ]);
     let options = without_nulls(options);
-    stage.extend(options.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
+    stage.extend(
+        options
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), value.clone())),
+    );
     Value::Object(stage)
 }
 
@@ -126,9 +165,17 @@ fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(object) => {
             let given = object.iter().filter(|(_, value)| !value.is_null());
-            Value::Object(given.map(|(key, value)| (key.clone(), without_nulls(value))).collect())
+            Value::Object(
+                given
+                    .map(|(key, value)| (key.clone(), without_nulls(value)))
+                    .collect(),
+            )
         }
-        Value::Array(list) => list.iter().filter(|value| !value.is_null()).map(without_nulls).collect(),
+        Value::Array(list) => list
+            .iter()
+            .filter(|value| !value.is_null())
+            .map(without_nulls)
+            .collect(),
         other => other.clone(),
     }
 }

@@ -186,12 +186,20 @@ impl Search {
     /// The one with the lowest loss, those that were trained longest first.
     pub fn leader(&self) -> Option<&Candidate> {
         if let Some(winner) = &self.winner
-            && let Some(found) = self.candidates.iter().find(|candidate| candidate.name == winner.name)
+            && let Some(found) = self
+                .candidates
+                .iter()
+                .find(|candidate| candidate.name == winner.name)
         {
             return Some(found);
         }
-        let standing = self.candidates.iter().filter(|candidate| candidate.eliminated_at.is_none());
+        let standing = self
+            .candidates
+            .iter()
+            .filter(|candidate| candidate.eliminated_at.is_none());
         let standing = standing.filter_map(|candidate| Some((candidate.loss?, candidate)));
-        standing.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, candidate)| candidate)
+        standing
+            .min_by(|(a, _), (b, _)| a.total_cmp(b))
+            .map(|(_, candidate)| candidate)
     }
 }

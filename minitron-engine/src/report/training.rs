@@ -63,7 +63,8 @@ pub struct Training {
     pub held_out_loss: Option<f64>,
     /// What is minimised, the weighted sum of all terms: means of neighbouring steps, at most 200.
     pub curve: Vec<Point>,
-    /// Held-out loss at every evaluation: the likelihood in nats, or what is minimised where the model predicts no tokens.
+    /// Held-out loss at every evaluation: the likelihood in nats, or what is minimised where the
+    /// model predicts no tokens.
     pub held_out: Vec<Point>,
     /// Its parts, in their order.
     pub terms: Vec<Term>,
@@ -103,13 +104,19 @@ impl Training {
     pub(super) fn read(dir: &Path, name: &str) -> Result<Self> {
         let path = dir.join(METRICS);
         let mut reader = BufReader::new(File::open(&path).at_path(&path)?);
-        let mut training = Training { name: name.to_owned(), ..Training::default() };
+        let mut training = Training {
+            name: name.to_owned(),
+            ..Training::default()
+        };
         let (mut points, mut bytes, mut step_tokens) = (Vec::new(), Vec::new(), 0);
         while reader.read_until(b'\n', &mut bytes).at_path(&path)? > 0 {
             match serde_json::from_slice::<Line>(&bytes) {
                 Ok(line) => {
                     step_tokens = step_tokens.max(line.n_tokens.saturating_sub(training.n_tokens));
-                    points.push(Point { tokens: line.n_tokens as f64, loss: line.loss });
+                    points.push(Point {
+                        tokens: line.n_tokens as f64,
+                        loss: line.loss,
+                    });
                     training.add(&line);
                 }
                 Err(_) => training.n_damaged += 1,
@@ -122,7 +129,8 @@ impl Training {
         }
         training.loss = recent(&points);
         let planned = planned_tokens(dir).filter(|_| step_tokens > 0);
-        training.n_planned = planned.map(|n_tokens| n_tokens.div_ceil(step_tokens).max(training.n_steps));
+        training.n_planned =
+            planned.map(|n_tokens| n_tokens.div_ceil(step_tokens).max(training.n_steps));
         Ok(training)
     }
 
@@ -130,7 +138,10 @@ impl Training {
         (self.n_steps, self.n_tokens, self.n_skipped) = (line.step, line.n_tokens, line.n_skipped);
         (self.elapsed_s, self.tokens_per_second) = (line.elapsed_s, line.tokens_per_second);
         for (key, value) in &line.rest {
-            let point = Point { tokens: line.n_tokens as f64, loss: value.as_f64() };
+            let point = Point {
+                tokens: line.n_tokens as f64,
+                loss: value.as_f64(),
+            };
             if let Some(label) = key.strip_prefix("loss/") {
                 self.term(label).curve.push(point);
             } else if let Some(label) = key.strip_prefix("eval/") {
@@ -138,10 +149,16 @@ impl Training {
             }
         }
         let Some(loss) = line.evaluated else { return };
-        self.held_out.push(Point { tokens: line.n_tokens as f64, loss: Some(loss) });
+        self.held_out.push(Point {
+            tokens: line.n_tokens as f64,
+            loss: Some(loss),
+        });
         self.held_out_loss = Some(loss);
         if self.best.is_none_or(|best| loss < best.loss) {
-            self.best = Some(Best { step: line.step, loss });
+            self.best = Some(Best {
+                step: line.step,
+                loss,
+            });
         }
     }
 
@@ -149,14 +166,19 @@ impl Training {
         let found = self.terms.iter().position(|term| term.label == label);
         let idx = found.unwrap_or(self.terms.len());
         if found.is_none() {
-            self.terms.push(Term { label: label.to_owned(), ..Term::default() });
+            self.terms.push(Term {
+                label: label.to_owned(),
+                ..Term::default()
+            });
         }
         &mut self.terms[idx]
     }
 
     /// Tokens per step, and so steps in all, follow from how many tokens were asked for.
     pub(super) fn plan_for(&mut self, n_tokens: u64) {
-        let per_step = (self.n_tokens).checked_div(self.n_steps).filter(|&per_step| per_step > 0);
+        let per_step = (self.n_tokens)
+            .checked_div(self.n_steps)
+            .filter(|&per_step| per_step > 0);
         self.n_planned = per_step.map(|per_step| n_tokens.div_ceil(per_step).max(self.n_steps));
     }
 
@@ -171,7 +193,9 @@ impl Training {
 /// What the newest state in the folder says was asked for.
 fn planned_tokens(dir: &Path) -> Option<u64> {
     let states = std::fs::read_dir(dir.join("checkpoint")).ok()?;
-    let newest = states.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.join("state.json").is_file());
+    let newest = states
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join("state.json").is_file());
     let state: Value = read_json(&newest.max()?.join("state.json")).ok()?;
     state.pointer("/identity/settings/n_tokens")?.as_u64()
 }
@@ -180,10 +204,18 @@ fn planned_tokens(dir: &Path) -> Option<u64> {
 pub(super) fn thinned(points: &[Point]) -> Vec<Point> {
     let run = points.len().div_ceil(MAX_POINTS).max(1);
     let mean = |points: &[Point]| {
-        let found: Vec<(f64, f64)> = points.iter().filter_map(|point| Some((point.tokens, point.loss?))).collect();
+        let found: Vec<(f64, f64)> = points
+            .iter()
+            .filter_map(|point| Some((point.tokens, point.loss?)))
+            .collect();
         let n = found.len() as f64;
-        let sum = found.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
-        (n > 0.0).then(|| Point { tokens: sum.0 / n, loss: Some(sum.1 / n) })
+        let sum = found
+            .iter()
+            .fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+        (n > 0.0).then(|| Point {
+            tokens: sum.0 / n,
+            loss: Some(sum.1 / n),
+        })
     };
     points.chunks(run).filter_map(mean).collect()
 }
@@ -191,7 +223,9 @@ pub(super) fn thinned(points: &[Point]) -> Vec<Point> {
 fn recent(points: &[Point]) -> Option<f64> {
     let losses: Vec<f64> = points.iter().filter_map(|point| point.loss).collect();
     let tail = losses.len().div_ceil(20);
-    let tail = losses.get(losses.len().saturating_sub(tail)..).unwrap_or_default();
+    let tail = losses
+        .get(losses.len().saturating_sub(tail)..)
+        .unwrap_or_default();
     (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64)
 }
 
@@ -206,22 +240,53 @@ mod tests {
             {\"step\":3,\"n_tokens\":192,\"loss\":2.0,\"eval/loss\":3.75,\"tokens_per_second\":64.0}\n{\"step\":4,\"n_tok";
         std::fs::write(dir.path().join(METRICS), lines).unwrap();
         let mut training = Training::read(dir.path(), "t").unwrap();
-        assert_eq!((training.n_steps, training.n_tokens, training.n_damaged), (3, 192, 2));
+        assert_eq!(
+            (training.n_steps, training.n_tokens, training.n_damaged),
+            (3, 192, 2)
+        );
         assert_eq!(training.best, Some(Best { step: 2, loss: 3.5 }));
-        assert_eq!((training.held_out_loss, training.loss), (Some(3.75), Some(2.0)));
+        assert_eq!(
+            (training.held_out_loss, training.loss),
+            (Some(3.75), Some(2.0))
+        );
         assert_eq!(training.curve.len(), 2);
-        let at = |loss| vec![Point { tokens: 128.0, loss: Some(loss) }];
-        assert_eq!(training.terms, [Term { label: "kl".into(), curve: at(0.5), held_out: at(0.75) }]);
+        let at = |loss| {
+            vec![Point {
+                tokens: 128.0,
+                loss: Some(loss),
+            }]
+        };
+        assert_eq!(
+            training.terms,
+            [Term {
+                label: "kl".into(),
+                curve: at(0.5),
+                held_out: at(0.75)
+            }]
+        );
         training.plan_for(600);
-        assert_eq!((training.n_planned, training.eta_s()), (Some(10), Some(7.0)));
+        assert_eq!(
+            (training.n_planned, training.eta_s()),
+            (Some(10), Some(7.0))
+        );
     }
 
     #[test]
     fn a_long_curve_is_thinned_out_to_means() {
-        let points: Vec<Point> =
-            (0..1000).map(|i| Point { tokens: f64::from(i), loss: Some(f64::from(i % 2)) }).collect();
+        let points: Vec<Point> = (0..1000)
+            .map(|i| Point {
+                tokens: f64::from(i),
+                loss: Some(f64::from(i % 2)),
+            })
+            .collect();
         let thin = thinned(&points);
         assert_eq!(thin.len(), 200);
-        assert_eq!(thin[0], Point { tokens: 2.0, loss: Some(0.4) });
+        assert_eq!(
+            thin[0],
+            Point {
+                tokens: 2.0,
+                loss: Some(0.4)
+            }
+        );
     }
 }

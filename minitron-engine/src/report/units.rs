@@ -1,6 +1,7 @@
 //! Numbers as people read them, each in the unit that its key says.
 
-/// A number of a measurement: bytes in MiB, seconds with one or two decimals, shares as percent, counts in groups of three.
+/// A number of a measurement: bytes in MiB, seconds with one or two decimals, shares as percent,
+/// counts in groups of three.
 pub fn in_units(key: &str, x: f64) -> String {
     let ends = |end: &str| key == end || key.ends_with(&format!("_{end}"));
     match key {
@@ -12,11 +13,16 @@ pub fn in_units(key: &str, x: f64) -> String {
     }
 }
 
-/// A mean and how far it spreads, in the same unit and to the same decimals; no spread where there is none.
+/// A mean and how far it spreads, in the same unit and to the same decimals; no spread where there
+/// is none.
 pub fn spread(key: &str, mean: f64, std: Option<f64>) -> String {
     let text = in_units(key, mean);
-    let Some(std) = std.filter(|std| *std > 0.0) else { return text };
-    let is_plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'-');
+    let Some(std) = std.filter(|std| *std > 0.0) else {
+        return text;
+    };
+    let is_plain = text
+        .bytes()
+        .all(|b| b.is_ascii_digit() || b == b'.' || b == b'-');
     let digits = text.split_once('.').map_or(0, |(_, digits)| digits.len());
     match text.split_once(' ') {
         _ if is_plain => format!("{text} ± {std:.digits$}"),
@@ -57,7 +63,11 @@ pub fn bytes(n: u64) -> String {
     let mut size = n as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if size < 1024.0 {
-            return if unit == "B" { format!("{size} B") } else { format!("{size:.1} {unit}") };
+            return if unit == "B" {
+                format!("{size} B")
+            } else {
+                format!("{size:.1} {unit}")
+            };
         }
         size /= 1024.0;
     }

@@ -103,7 +103,8 @@ pub fn watch(dir: &Path) -> Result<JobProgress> {
         progress.eta_s = progress.training.as_ref().and_then(Training::eta_s);
     }
     let newest = newest_below(dir, DEPTH, &|_| true);
-    progress.idle_s = newest.and_then(|(time, _)| Some(SystemTime::now().duration_since(time).ok()?.as_secs_f64()));
+    progress.idle_s = newest
+        .and_then(|(time, _)| Some(SystemTime::now().duration_since(time).ok()?.as_secs_f64()));
     Ok(progress)
 }
 
@@ -112,20 +113,38 @@ impl JobProgress {
         let record: RunRecord = read_json(&self.dir.join(RUN))?;
         self.stages = record.stages.iter().map(of_record).collect();
         self.warnings = Warned::of_run(&record);
-        let planned = Recipe::load(Path::new(&record.recipe)).map(|recipe| recipe.stages).unwrap_or_default();
+        let planned = Recipe::load(Path::new(&record.recipe))
+            .map(|recipe| recipe.stages)
+            .unwrap_or_default();
         for stage in planned {
             if record.stages.iter().all(|begun| begun.name != stage.name) {
-                self.stages.push(StageProgress::new(stage.name, stage.options.job(), StageState::Waiting));
+                self.stages.push(StageProgress::new(
+                    stage.name,
+                    stage.options.job(),
+                    StageState::Waiting,
+                ));
             }
         }
-        self.complete = !self.stages.is_empty() && self.stages.iter().all(|stage| stage.state == StageState::Done);
-        let of_training = |stage: &StageRecord| stage.result.as_ref()?.pointer("/memory/peak_bytes")?.as_u64();
+        self.complete = !self.stages.is_empty()
+            && self
+                .stages
+                .iter()
+                .all(|stage| stage.state == StageState::Done);
+        let of_training = |stage: &StageRecord| {
+            stage
+                .result
+                .as_ref()?
+                .pointer("/memory/peak_bytes")?
+                .as_u64()
+        };
         let peak = |stage: &StageRecord| stage.peak_bytes.or_else(|| of_training(stage));
         self.peak_bytes = record.stages.iter().filter_map(peak).max();
         let is_training = |stage: &&StageRecord| Training::is_in(&self.dir.join(&stage.name));
         let at_work = record.stages.iter().rev().find(is_training);
         let is_current = |stage: &&StageRecord| self.complete || stage.result.is_none();
-        let Some(stage) = at_work.filter(is_current) else { return Ok(()) };
+        let Some(stage) = at_work.filter(is_current) else {
+            return Ok(());
+        };
         let mut training = Training::read(&self.dir.join(&stage.name), &stage.name)?;
         training.job = Some(stage.job.clone());
         if let Some(n_tokens) = stage.options.pointer("/tokens").and_then(Value::as_u64) {
@@ -138,10 +157,17 @@ impl JobProgress {
     fn add_stage(&mut self) {
         let name = self.title.clone();
         self.training = Training::read(&self.dir, &name).ok();
-        // The model is written when the last step is done; one that lay there before is older than the last step.
-        let changed = |name: &str| fs::metadata(self.dir.join(name)).and_then(|data| data.modified()).ok();
-        let weights =
-            ["model.safetensors", "model.safetensors.index.json"].iter().filter_map(|name| changed(name)).max();
+        // The model is written when the last step is done; one that lay there before is older than
+        // the last step.
+        let changed = |name: &str| {
+            fs::metadata(self.dir.join(name))
+                .and_then(|data| data.modified())
+                .ok()
+        };
+        let weights = ["model.safetensors", "model.safetensors.index.json"]
+            .iter()
+            .filter_map(|name| changed(name))
+            .max();
         let is_written = has_weights(&self.dir) && weights >= changed("metrics.jsonl");
         self.complete = self.training.is_none() || is_written;
     }
@@ -153,14 +179,22 @@ impl JobProgress {
         for (idx, rung) in search.rungs.iter().enumerate() {
             let job = format!("{} candidates", rung.n_candidates);
             let seconds = rung.seconds;
-            self.stages
-                .push(StageProgress { seconds, ..StageProgress::new(format!("rung {idx}"), &job, StageState::Done) });
+            self.stages.push(StageProgress {
+                seconds,
+                ..StageProgress::new(format!("rung {idx}"), &job, StageState::Done)
+            });
         }
         if let Some(leader) = search.leader() {
-            let state = if self.complete { StageState::Done } else { StageState::Running };
+            let state = if self.complete {
+                StageState::Done
+            } else {
+                StageState::Running
+            };
             let job = if self.complete { "winner" } else { "leads" };
-            self.stages
-                .push(StageProgress { loss: leader.loss, ..StageProgress::new(leader.name.clone(), job, state) });
+            self.stages.push(StageProgress {
+                loss: leader.loss,
+                ..StageProgress::new(leader.name.clone(), job, state)
+            });
         }
         self.add_training_below();
         Ok(())
@@ -181,7 +215,10 @@ impl JobProgress {
                 _ => StageState::Done,
             };
             let loss = row.values.get("loss").and_then(|measured| measured.mean);
-            self.stages.push(StageProgress { loss, ..StageProgress::new(row.title().to_owned(), "row", state) });
+            self.stages.push(StageProgress {
+                loss,
+                ..StageProgress::new(row.title().to_owned(), "row", state)
+            });
         }
         self.add_training_below();
         Ok(())
@@ -201,19 +238,40 @@ impl JobProgress {
 
 impl StageProgress {
     fn new(name: String, job: &str, state: StageState) -> Self {
-        StageProgress { name, job: job.to_owned(), state, seconds: None, loss: None }
+        StageProgress {
+            name,
+            job: job.to_owned(),
+            state,
+            seconds: None,
+            loss: None,
+        }
     }
 }
 
 fn of_record(stage: &StageRecord) -> StageProgress {
-    let state = if stage.result.is_some() { StageState::Done } else { StageState::Running };
-    let loss = stage.result.as_ref().and_then(|result| result.pointer("/loss")?.as_f64());
+    let state = if stage.result.is_some() {
+        StageState::Done
+    } else {
+        StageState::Running
+    };
+    let loss = stage
+        .result
+        .as_ref()
+        .and_then(|result| result.pointer("/loss")?.as_f64());
     let seconds = stage.result.is_some().then_some(stage.seconds);
-    StageProgress { seconds, loss, ..StageProgress::new(stage.name.clone(), &stage.job, state) }
+    StageProgress {
+        seconds,
+        loss,
+        ..StageProgress::new(stage.name.clone(), &stage.job, state)
+    }
 }
 
 /// The file below a folder that changed last.
-fn newest_below(dir: &Path, depth: usize, wanted: &dyn Fn(&Path) -> bool) -> Option<(SystemTime, PathBuf)> {
+fn newest_below(
+    dir: &Path,
+    depth: usize,
+    wanted: &dyn Fn(&Path) -> bool,
+) -> Option<(SystemTime, PathBuf)> {
     let entries = fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok());
     let newest = entries.filter_map(|entry| match entry.file_type().ok()? {
         kind if kind.is_dir() && depth > 0 => newest_below(&entry.path(), depth - 1, wanted),

@@ -1,5 +1,6 @@
-//! The forward pass of a calibration, one layer of one batch at a time: with the whole model in memory batch after batch,
-//! streamed layer after layer. Both take the same steps, so both see the same numbers.
+//! The forward pass of a calibration, one layer of one batch at a time: with the whole model in
+//! memory batch after batch, streamed layer after layer. Both take the same steps, so both see the
+//! same numbers.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -12,12 +13,13 @@ use minitron_core::calibrate::{Ablated, Activations, Calibration};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::Site;
 use minitron_core::model::{
-    BatchStore, Block, Context, Frame, InMemory, Input, LayerStore, NoTap, Tap, Transformer, Walk, row_chunks,
-    run_layers,
+    BatchStore, Block, Context, Frame, InMemory, Input, LayerStore, NoTap, Tap, Transformer, Walk,
+    row_chunks, run_layers,
 };
 use minitron_core::windows::{Batch, Task, Windows};
 
-/// One way through the model: an encoder's predictions are of masked text, which its activations are not.
+/// One way through the model: an encoder's predictions are of masked text, which its activations
+/// are not.
 #[derive(Debug)]
 pub(super) struct ForwardPlan {
     /// Whether the metrics look at the sites.
@@ -34,7 +36,8 @@ pub(super) struct ForwardPlan {
 /// One batch on its way.
 #[derive(Debug)]
 pub(super) struct BatchState {
-    /// The residual stream that enters the next layer, last, and those that entered the layers before it.
+    /// The residual stream that enters the next layer, last, and those that entered the layers
+    /// before it.
     pub recent: Vec<Tensor>,
     /// The residual streams that leave out a run of layers.
     pub ablated: Vec<(Range<usize>, Tensor)>,
@@ -52,7 +55,10 @@ impl ForwardPlan {
     ) -> Result<Vec<ForwardPlan>> {
         let spans = scorers.ablation_spans();
         if !spans.is_empty() && (task.is_none() || model.options.head.is_none()) {
-            let message = format!("this `{}` model has no language-model head", model.architecture);
+            let message = format!(
+                "this `{}` model has no language-model head",
+                model.architecture
+            );
             return Err(Error::Data(format!(
                 "{message}; a loss without a layer cannot be taken, score by another metric"
             )));
@@ -60,7 +66,14 @@ impl ForwardPlan {
         let (n_layers, vocab) = (model.n_layers(), model.options.vocab);
         let forward = |looks: bool, spans: BTreeSet<usize>| {
             let task = task.filter(|_| !spans.is_empty());
-            ForwardPlan { looks, spans, reach: scorers.longest_reach(), task, n_layers, vocab }
+            ForwardPlan {
+                looks,
+                spans,
+                reach: scorers.longest_reach(),
+                task,
+                n_layers,
+                vocab,
+            }
         };
         Ok(match (scorers.wants_sites(), spans.is_empty()) {
             (false, true) => Vec::new(),
@@ -78,7 +91,11 @@ impl ForwardPlan {
     /// Tensors that a state holds before a layer.
     pub fn n_streams(&self, layer_idx: usize) -> (usize, Vec<Range<usize>>) {
         let begun = |span: usize| (0..layer_idx).map(move |first| first..first + span);
-        let ablated = self.spans.iter().flat_map(|&span| begun(span)).filter(|run| run.end <= self.n_layers);
+        let ablated = self
+            .spans
+            .iter()
+            .flat_map(|&span| begun(span))
+            .filter(|run| run.end <= self.n_layers);
         let mut ablated: Vec<Range<usize>> = ablated.collect();
         ablated.sort_by_key(|run| (run.start, run.end));
         ((layer_idx + 1).min(self.reach), ablated)
@@ -86,17 +103,32 @@ impl ForwardPlan {
 
     pub fn ids(&self, windows: &Windows, batch: Range<usize>, device: Device) -> Result<Tensor> {
         match self.task {
-            Some(task) => Ok(task.batch(windows, &batch.collect::<Vec<_>>(), device)?.ids_bt),
+            Some(task) => Ok(task
+                .batch(windows, &batch.collect::<Vec<_>>(), device)?
+                .ids_bt),
             None => windows.batch(batch, device),
         }
     }
 
-    pub fn start(&self, frame: &Frame, ids_bt: &Tensor, positions_bt: Option<&Tensor>) -> Result<BatchState> {
-        let input = Input { ids_bt, attention_mask_bt: None, positions_bt };
-        Ok(BatchState { recent: vec![frame.embed(input, 0)?], ablated: Vec::new() })
+    pub fn start(
+        &self,
+        frame: &Frame,
+        ids_bt: &Tensor,
+        positions_bt: Option<&Tensor>,
+    ) -> Result<BatchState> {
+        let input = Input {
+            ids_bt,
+            attention_mask_bt: None,
+            positions_bt,
+        };
+        Ok(BatchState {
+            recent: vec![frame.embed(input, 0)?],
+            ablated: Vec::new(),
+        })
     }
 
-    /// One layer: everything that does not leave it out goes through it, and the metrics look at the whole model's way.
+    /// One layer: everything that does not leave it out goes through it, and the metrics look at
+    /// the whole model's way.
     pub fn step(
         &self,
         state: &mut BatchState,
@@ -110,9 +142,17 @@ impl ForwardPlan {
                 *x_bte = block.forward(x_bte, context, &mut NoTap, None)?;
             }
         }
-        let Some(x_bte) = state.recent.last() else { return Err(Error::Internal("a batch without a stream".into())) };
-        for &span in self.spans.iter().filter(|&&span| layer_idx + span <= self.n_layers) {
-            state.ablated.push((layer_idx..layer_idx + span, x_bte.shallow_clone()));
+        let Some(x_bte) = state.recent.last() else {
+            return Err(Error::Internal("a batch without a stream".into()));
+        };
+        for &span in self
+            .spans
+            .iter()
+            .filter(|&&span| layer_idx + span <= self.n_layers)
+        {
+            state
+                .ablated
+                .push((layer_idx..layer_idx + span, x_bte.shallow_clone()));
         }
         let after_bte = match self.looks {
             true => look(block, x_bte, context, scorers)?,
@@ -123,7 +163,8 @@ impl ForwardPlan {
             if let Some(before_bte) = state.recent.get(state.recent.len() - span)
                 && scorers.wants(Site::LayerSpan { first, span })
             {
-                scorers.show_activations(Activations::across(first, span, before_bte, &after_bte))?;
+                scorers
+                    .show_activations(Activations::across(first, span, before_bte, &after_bte))?;
             }
         }
         state.recent.push(after_bte);
@@ -134,25 +175,47 @@ impl ForwardPlan {
     }
 
     /// After the last layer: the predictions without each run of layers.
-    pub fn finish(&self, state: BatchState, frame: &Frame, targets: &Batch, scorers: &mut ScorerSet) -> Result<()> {
+    pub fn finish(
+        &self,
+        state: BatchState,
+        frame: &Frame,
+        targets: &Batch,
+        scorers: &mut ScorerSet,
+    ) -> Result<()> {
         for (layers, x_bte) in state.ablated {
             let hidden_ne = targets.rows(&frame.finish(x_bte)?)?;
             for (start, len) in row_chunks(targets.n_rows(), self.vocab) {
                 let logits_nv = frame.logits(&hidden_ne.f_narrow(0, start, len)?)?;
                 let labels_n = targets.labels_n.f_narrow(0, start, len)?;
                 let layers = layers.clone();
-                scorers.show_ablated(Ablated { layers, logits_nv: &logits_nv, labels_n: &labels_n })?;
+                scorers.show_ablated(Ablated {
+                    layers,
+                    logits_nv: &logits_nv,
+                    labels_n: &labels_n,
+                })?;
             }
         }
         Ok(())
     }
 
-    fn targets(&self, windows: &Windows, batch: Range<usize>, device: Device) -> Result<Option<Batch>> {
-        self.task.map(|task| task.batch(windows, &batch.collect::<Vec<_>>(), device)).transpose()
+    fn targets(
+        &self,
+        windows: &Windows,
+        batch: Range<usize>,
+        device: Device,
+    ) -> Result<Option<Batch>> {
+        self.task
+            .map(|task| task.batch(windows, &batch.collect::<Vec<_>>(), device))
+            .transpose()
     }
 }
 
-fn look(block: &Block, x_bte: &Tensor, context: &Context, scorers: &mut ScorerSet) -> Result<Tensor> {
+fn look(
+    block: &Block,
+    x_bte: &Tensor,
+    context: &Context,
+    scorers: &mut ScorerSet,
+) -> Result<Tensor> {
     block.shown(x_bte, context, scorers, None)
 }
 
@@ -177,7 +240,10 @@ impl<'a> Calibrating<'a> {
     /// Windows and their width, of a batch.
     pub fn shape(&self, batch: usize) -> Result<(usize, usize)> {
         let windows = self.windows(batch)?;
-        Ok((windows.len(), self.input.windows.window(windows.start)?.len()))
+        Ok((
+            windows.len(),
+            self.input.windows.window(windows.start)?.len(),
+        ))
     }
 }
 
@@ -186,12 +252,21 @@ impl Walk for Calibrating<'_> {
 
     fn enter(&mut self, batch: usize) -> Result<BatchState> {
         let windows = self.windows(batch)?;
-        let ids_bt = self.forward.ids(self.input.windows, windows.clone(), self.device)?;
+        let ids_bt = self
+            .forward
+            .ids(self.input.windows, windows.clone(), self.device)?;
         let positions_bt = self.input.windows.positions(windows, self.device)?;
-        self.forward.start(self.frame, &ids_bt, positions_bt.as_ref())
+        self.forward
+            .start(self.frame, &ids_bt, positions_bt.as_ref())
     }
 
-    fn layer(&mut self, batch: usize, layer_idx: usize, block: &Block, state: &mut BatchState) -> Result<()> {
+    fn layer(
+        &mut self,
+        batch: usize,
+        layer_idx: usize,
+        block: &Block,
+        state: &mut BatchState,
+    ) -> Result<()> {
         let (n_windows, width) = self.shape(batch)?;
         let windows = self.windows(batch)?;
         self.scorers.first_window = windows.start;
@@ -199,31 +274,42 @@ impl Walk for Calibrating<'_> {
             Some((of, context)) if of == batch => context,
             _ => {
                 let positions_bt = self.input.windows.positions(windows, self.device)?;
-                self.frame.context(0, width as i64, None, positions_bt.as_ref())?
+                self.frame
+                    .context(0, width as i64, None, positions_bt.as_ref())?
             }
         };
-        self.forward.step(state, layer_idx, block, &context, self.scorers)?;
+        self.forward
+            .step(state, layer_idx, block, &context, self.scorers)?;
         self.context = Some((batch, context));
         self.input.progress.advance((n_windows * width) as u64, "");
         Ok(())
     }
 
     fn leave(&mut self, batch: usize, state: BatchState) -> Result<()> {
-        if let Some(targets) = self.forward.targets(self.input.windows, self.windows(batch)?, self.device)? {
-            self.forward.finish(state, self.frame, &targets, self.scorers)?;
+        if let Some(targets) =
+            self.forward
+                .targets(self.input.windows, self.windows(batch)?, self.device)?
+        {
+            self.forward
+                .finish(state, self.frame, &targets, self.scorers)?;
         }
         Ok(())
     }
 }
 
 impl ScorerSet {
-    /// Sites and ablations, with the whole model in memory. What comes before a removed run of layers is computed once, so
-    /// removing each of L layers in turn costs about L/2 passes.
+    /// Sites and ablations, with the whole model in memory. What comes before a removed run of
+    /// layers is computed once, so removing each of L layers in turn costs about L/2 passes.
     pub fn run(&mut self, model: &Transformer, input: &Calibration) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens()).entered();
         for forward in ForwardPlan::all(self, &model.spec, input.task)? {
-            self.take(&LayerStore::Loaded(model), &model.frame, (&forward, input), &mut InMemory::default())?;
+            self.take(
+                &LayerStore::Loaded(model),
+                &model.frame,
+                (&forward, input),
+                &mut InMemory::default(),
+            )?;
         }
         Ok(())
     }
@@ -239,10 +325,24 @@ impl ScorerSet {
         let batches = input.batches();
         let n_batches = batches.len();
         let n_tokens = input.windows.n_tokens();
-        input.progress.start("score, tokens x layers", (n_tokens * store.n_layers()) as u64);
-        input.progress.advance((n_tokens * BatchStore::begin(shelf).unwrap_or(0)) as u64, "");
+        input.progress.start(
+            "score, tokens x layers",
+            (n_tokens * store.n_layers()) as u64,
+        );
+        input.progress.advance(
+            (n_tokens * BatchStore::begin(shelf).unwrap_or(0)) as u64,
+            "",
+        );
         let device = store.device();
-        let mut walk = Calibrating { forward, frame, input, device, batches, scorers: self, context: None };
+        let mut walk = Calibrating {
+            forward,
+            frame,
+            input,
+            device,
+            batches,
+            scorers: self,
+            context: None,
+        };
         run_layers(store, n_batches, &mut walk, shelf)?;
         input.progress.finish();
         Ok(())

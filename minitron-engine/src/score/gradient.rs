@@ -10,33 +10,50 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{NoTap, Transformer};
 use minitron_core::windows::Batch;
 
-/// d/dw of the mean of `loss` over all predictions on the windows, by the names and in the layout of the model's source, so
-/// that it can be read like the weights.
+/// d/dw of the mean of `loss` over all predictions on the windows, by the names and in the layout
+/// of the model's source, so that it can be read like the weights.
 ///
 /// # Errors
 /// `Recipe` when the loss needs a teacher; `Data` when nothing is predicted.
-pub fn mean_gradient(model: &Transformer, loss: Arc<dyn LogitLoss>, input: &Calibration) -> Result<MemorySource> {
+pub fn mean_gradient(
+    model: &Transformer,
+    loss: Arc<dyn LogitLoss>,
+    input: &Calibration,
+) -> Result<MemorySource> {
     let Some(task) = input.task.filter(|_| model.has_head()) else {
-        let message =
-            format!("this `{}` model has no language-model head; a gradient needs a loss", model.spec.architecture);
+        let message = format!(
+            "this `{}` model has no language-model head; a gradient needs a loss",
+            model.spec.architecture
+        );
         return Err(Error::Data(message));
     };
     if loss.teacher() != TeacherNeed::Nothing {
-        return Err(Error::Recipe("a metric's loss cannot have a teacher; take one of the labels alone".into()));
+        return Err(Error::Recipe(
+            "a metric's loss cannot have a teacher; take one of the labels alone".into(),
+        ));
     }
     let _span = tracing::info_span!("gradient", n_tokens = input.windows.n_tokens()).entered();
     let batches = input.windows.batches(input.batch_size);
-    let targets = |batch: &Range<usize>| task.batch(input.windows, &batch.clone().collect::<Vec<_>>(), model.device);
+    let targets = |batch: &Range<usize>| {
+        task.batch(
+            input.windows,
+            &batch.clone().collect::<Vec<_>>(),
+            model.device,
+        )
+    };
     let mut n_predictions = 0;
     for batch in &batches {
         n_predictions += targets(batch)?.n_rows();
     }
     if n_predictions == 0 {
         return Err(Error::Data(
-            "a gradient needs predictions, and the calibration text has none; give other text".into(),
+            "a gradient needs predictions, and the calibration text has none; give other text"
+                .into(),
         ));
     }
-    input.progress.start("gradient, tokens", input.windows.n_tokens() as u64);
+    input
+        .progress
+        .start("gradient, tokens", input.windows.n_tokens() as u64);
     for batch in &batches {
         let targets = targets(batch)?;
         if targets.n_rows() > 0 {
@@ -53,7 +70,12 @@ pub fn mean_gradient(model: &Transformer, loss: Arc<dyn LogitLoss>, input: &Cali
 }
 
 /// Adds one batch's part.
-fn add_gradient(model: &Transformer, loss: &dyn LogitLoss, targets: &Batch, n_predictions: i64) -> Result<()> {
+fn add_gradient(
+    model: &Transformer,
+    loss: &dyn LogitLoss,
+    targets: &Batch,
+    n_predictions: i64,
+) -> Result<()> {
     let hidden_bte = model.hidden(targets.input(), &mut NoTap, None)?;
     let head = model.frame.head()?;
     let inputs_ne = head.inputs(&targets.rows(&hidden_bte)?)?;
@@ -61,12 +83,25 @@ fn add_gradient(model: &Transformer, loss: &dyn LogitLoss, targets: &Batch, n_pr
         let labels_n = targets.labels_n.f_narrow(0, start, logits_nv.size2()?.0)?;
         let loss_n = loss.rows(logits_nv, None, &labels_n)?;
         if loss_n.size() != labels_n.size() {
-            let message = format!("expected one loss for each of {:?} rows, got {:?}", labels_n.size(), loss_n.size());
-            return Err(Error::Plugin { tag: "gradient".into(), origin: "loss".into(), message });
+            let message = format!(
+                "expected one loss for each of {:?} rows, got {:?}",
+                labels_n.size(),
+                loss_n.size()
+            );
+            return Err(Error::Plugin {
+                tag: "gradient".into(),
+                origin: "loss".into(),
+                message,
+            });
         }
-        Ok(loss_n.f_sum(loss_n.f_kind()?)?.f_mul_scalar(1.0 / n_predictions as f64)?)
+        Ok(loss_n
+            .f_sum(loss_n.f_kind()?)?
+            .f_mul_scalar(1.0 / n_predictions as f64)?)
     })?;
     // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
-    inputs_ne.f_mul(&gradient_ne)?.f_sum(inputs_ne.f_kind()?)?.f_backward()?;
+    inputs_ne
+        .f_mul(&gradient_ne)?
+        .f_sum(inputs_ne.f_kind()?)?
+        .f_backward()?;
     Ok(())
 }

@@ -1,5 +1,6 @@
-//! Scoring: what metrics ask for is shown to their scorers. Activations and predictions without some layers come from one
-//! forward pass, in memory or streamed layer after layer; weights come from the file a piece at a time.
+//! Scoring: what metrics ask for is shown to their scorers. Activations and predictions without
+//! some layers come from one forward pass, in memory or streamed layer after layer; weights come
+//! from the file a piece at a time.
 
 mod forward;
 mod gradient;

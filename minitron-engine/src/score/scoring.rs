@@ -1,4 +1,5 @@
-//! From metrics and text to scores of any tensor source, in memory or streamed, within a memory budget.
+//! From metrics and text to scores of any tensor source, in memory or streamed, within a memory
+//! budget.
 
 use std::path::Path;
 
@@ -39,26 +40,33 @@ pub struct ScoreInputs<'a> {
     pub seed: u64,
     /// Resamples of the windows that scores are kept for.
     pub bootstrap: usize,
-    /// A folder for activations, where one layer is to be in memory at a time, and a digest of all that the scores follow from:
-    /// an interrupted scoring of the same goes on from there.
+    /// A folder for activations, where one layer is to be in memory at a time, and a digest of all
+    /// that the scores follow from: an interrupted scoring of the same goes on from there.
     pub activations: Option<(&'a Path, &'a str)>,
     /// Where to report.
     pub progress: &'a dyn Progress,
 }
 
-/// What libtorch and its matrix products take once they run, besides what the program takes by then.
+/// What libtorch and its matrix products take once they run, besides what the program takes by
+/// then.
 const LIBRARY_BYTES: u64 = 256 << 20;
 /// Folds that resamples are drawn from: enough for survival shares of a few per cent.
 const MAX_FOLDS: usize = 64;
 
-/// The one way from metrics to scores: each metric is shown what it asks for (sites, ablations, weights, gradients, tasks), in
-/// memory or, with `activations`, streamed. Both give the same numbers, in batches of any size.
+/// The one way from metrics to scores: each metric is shown what it asks for (sites, ablations,
+/// weights, gradients, tasks), in memory or, with `activations`, streamed. Both give the same
+/// numbers, in batches of any size.
 ///
 /// # Errors
-/// `Recipe` for metrics that write one score or score nothing, a metric that needs the whole model where it is streamed, or a
-/// budget that one window does not fit in; `Plugin` for scores that are not one finite number a unit.
+/// `Recipe` for metrics that write one score or score nothing, a metric that needs the whole model
+/// where it is streamed, or a budget that one window does not fit in; `Plugin` for scores that are
+/// not one finite number a unit.
 pub fn score(inputs: &ScoreInputs, metrics: Vec<Metric>) -> Result<Scores> {
-    let n_folds = if inputs.bootstrap == 0 { 0 } else { inputs.windows.len().min(MAX_FOLDS) };
+    let n_folds = if inputs.bootstrap == 0 {
+        0
+    } else {
+        inputs.windows.len().min(MAX_FOLDS)
+    };
     let mut scorers = ScorerSet::new(metrics, inputs.groups, n_folds)?;
     match inputs.activations {
         Some((dir, digest)) => inputs.streamed(&mut scorers, dir, digest)?,
@@ -97,12 +105,25 @@ impl<'a> ScoreInputs<'a> {
 
 impl ScoreInputs<'_> {
     fn calibration(&self, batch_size: usize) -> Calibration<'_> {
-        Calibration { windows: self.windows, task: self.task, batch_size, progress: self.progress }
+        Calibration {
+            windows: self.windows,
+            task: self.task,
+            batch_size,
+            progress: self.progress,
+        }
     }
 
     fn load(&self, trainable: bool) -> Result<Transformer> {
-        let _span = tracing::info_span!("load", n_params = self.spec.n_params(), trainable).entered();
-        Transformer::load(self.source, self.spec, LoadOptions { trainable, ..self.options })
+        let _span =
+            tracing::info_span!("load", n_params = self.spec.n_params(), trainable).entered();
+        Transformer::load(
+            self.source,
+            self.spec,
+            LoadOptions {
+                trainable,
+                ..self.options
+            },
+        )
     }
 
     /// With the whole model in memory, and its gradients where a metric asks for them.
@@ -110,8 +131,14 @@ impl ScoreInputs<'_> {
         let gradient_loss = scorers.gradient_loss()?;
         let n_copies = if gradient_loss.is_some() { 2 } else { 1 };
         let weights = n_copies * self.spec.n_params() * self.element_bytes();
-        let input = self.calibration(self.fitting_batch(scorers, weights, "--stream holds one layer at a time")?);
-        let needs_model = scorers.wants_sites() || !scorers.ablation_spans().is_empty() || scorers.wants_measurements();
+        let input = self.calibration(self.fitting_batch(
+            scorers,
+            weights,
+            "--stream holds one layer at a time",
+        )?);
+        let needs_model = scorers.wants_sites()
+            || !scorers.ablation_spans().is_empty()
+            || scorers.wants_measurements();
         if needs_model {
             let model = self.load(false)?;
             scorers.run(&model, &input)?;
@@ -133,32 +160,59 @@ impl ScoreInputs<'_> {
             None => None,
         };
         if scorers.wants_weights() {
-            let gradients = gradients.as_ref().map(|gradients| gradients as &dyn TensorSource);
+            let gradients = gradients
+                .as_ref()
+                .map(|gradients| gradients as &dyn TensorSource);
             scorers.observe_weights(self.source, gradients, self.spec, self.progress)?;
         }
         Ok(())
     }
 
-    /// With one layer in memory; activations wait in a folder, from which an interrupted run goes on.
+    /// With one layer in memory; activations wait in a folder, from which an interrupted run goes
+    /// on.
     fn streamed(&self, scorers: &mut ScorerSet, dir: &Path, digest: &str) -> Result<()> {
         if scorers.gradient_loss()?.is_some() || scorers.wants_measurements() {
-            let message = "a metric asks for gradients or task results, which need the whole model in memory";
-            return Err(Error::Recipe(format!("{message}; leave --stream out, or score by it in a run of its own")));
+            let message =
+                "a metric asks for gradients or task results, which need the whole model in memory";
+            return Err(Error::Recipe(format!(
+                "{message}; leave --stream out, or score by it in a run of its own"
+            )));
         }
         if scorers.wants_sites() || !scorers.ablation_spans().is_empty() {
             self.spec.check_computable()?;
         }
-        let head = if scorers.ablation_spans().is_empty() { 0 } else { self.head_params() };
+        let head = if scorers.ablation_spans().is_empty() {
+            0
+        } else {
+            self.head_params()
+        };
         let layers = 0..self.spec.n_layers();
-        let layer = layers.map(|layer| self.params_of(|param| param.layer() == Some(layer))).max().unwrap_or(0);
+        let layer = layers
+            .map(|layer| self.params_of(|param| param.layer() == Some(layer)))
+            .max()
+            .unwrap_or(0);
         let weights = (layer + head) * self.element_bytes() + self.largest_stored(head > 0);
-        let input = self.calibration(self.fitting_batch(scorers, weights, "one layer is held at a time already")?);
+        let input = self.calibration(self.fitting_batch(
+            scorers,
+            weights,
+            "one layer is held at a time already",
+        )?);
         let activations = ActivationStore::open(dir, digest.to_owned())?;
         if let Some(layer_idx) = activations.reached() {
-            self.progress.note(&format!("an interrupted scoring goes on at layer {layer_idx}"));
+            self.progress.note(&format!(
+                "an interrupted scoring goes on at layer {layer_idx}"
+            ));
         }
-        let options = LoadOptions { trainable: false, ..self.options };
-        let model = Streamed { source: self.source, spec: self.spec, options, activations: &activations };
+        let options = LoadOptions {
+            trainable: false,
+            ..self.options
+        };
+        let model = Streamed {
+            source: self.source,
+            spec: self.spec,
+            options,
+            activations: &activations,
+        };
         scorers.stream(&model, &input)?;
         if scorers.wants_weights() {
             scorers.observe_weights(self.source, None, self.spec, self.progress)?;
@@ -166,15 +220,24 @@ impl ScoreInputs<'_> {
         Ok(())
     }
 
-    /// The largest batch, up to the one asked for, that keeps within the budget beside `weights` bytes.
+    /// The largest batch, up to the one asked for, that keeps within the budget beside `weights`
+    /// bytes.
     ///
     /// # Errors
     /// `Recipe` with what one window needs.
     fn fitting_batch(&self, scorers: &ScorerSet, weights: u64, advice: &str) -> Result<usize> {
-        let Some(budget) = self.max_memory else { return Ok(self.batch_size) };
-        let base = peak_bytes().saturating_add(LIBRARY_BYTES).saturating_add(weights);
-        let needed = |batch_size: usize| base.saturating_add(self.activation_bytes(scorers, batch_size));
-        let Some(batch_size) = (1..=self.batch_size).rev().find(|&size| needed(size) <= budget) else {
+        let Some(budget) = self.max_memory else {
+            return Ok(self.batch_size);
+        };
+        let base = peak_bytes()
+            .saturating_add(LIBRARY_BYTES)
+            .saturating_add(weights);
+        let needed =
+            |batch_size: usize| base.saturating_add(self.activation_bytes(scorers, batch_size));
+        let Some(batch_size) = (1..=self.batch_size)
+            .rev()
+            .find(|&size| needed(size) <= budget)
+        else {
             return Err(Error::Recipe(format!(
                 "max_memory: scoring needs {} with one window of {} tokens at a time, {} were given; {advice}, \
                  shorter windows (--seq-len) need less",
@@ -183,19 +246,30 @@ impl ScoreInputs<'_> {
                 mib(budget)
             )));
         };
-        let message = format!("memory: at most {}, in batches of {batch_size} windows", mib(needed(batch_size)));
+        let message = format!(
+            "memory: at most {}, in batches of {batch_size} windows",
+            mib(needed(batch_size))
+        );
         self.progress.note(&message);
         Ok(batch_size)
     }
 
-    /// What a batch takes at its widest: the stream a few times over (statistics in f64 included), the inside of the MLP
-    /// and of attention, a chunk of logits, the streams that leave layers out, and the scorers' numbers.
+    /// What a batch takes at its widest: the stream a few times over (statistics in f64 included),
+    /// the inside of the MLP and of attention, a chunk of logits, the streams that leave layers
+    /// out, and the scorers' numbers.
     fn activation_bytes(&self, scorers: &ScorerSet, batch_size: usize) -> u64 {
         let n_layers = self.spec.n_layers();
         let n_streams = 2 * scorers.ablation_spans().len() * n_layers + 16;
-        let inside = (0..n_layers).map(|layer| self.spec.held_inside(layer)).max().unwrap_or(0) as usize;
+        let inside = (0..n_layers)
+            .map(|layer| self.spec.held_inside(layer))
+            .max()
+            .unwrap_or(0) as usize;
         let per_token = n_streams * self.spec.size(HIDDEN) + inside + inside / 4;
-        let logits = if scorers.ablation_spans().is_empty() { 0 } else { 160 << 20 };
+        let logits = if scorers.ablation_spans().is_empty() {
+            0
+        } else {
+            160 << 20
+        };
         (batch_size * self.windows.width() * per_token * 4 + logits) as u64 + scorers.state_bytes()
     }
 
@@ -205,12 +279,18 @@ impl ScoreInputs<'_> {
 
     fn params_of(&self, counts: impl Fn(&Param) -> bool) -> u64 {
         let infos = self.spec.params.iter().filter(|param| counts(param));
-        infos.filter_map(|param| self.source.info(&param.name())?.n_elements()).sum()
+        infos
+            .filter_map(|param| self.source.info(&param.name())?.n_elements())
+            .sum()
     }
 
     /// The head's projection: its own, or the token table.
     fn head_params(&self) -> u64 {
-        let role = if self.spec.has_own_head() { Role::HEAD } else { Role::TOKEN_EMBEDDING };
+        let role = if self.spec.has_own_head() {
+            Role::HEAD
+        } else {
+            Role::TOKEN_EMBEDDING
+        };
         self.params_of(|param| param.role == role)
     }
 
@@ -218,6 +298,9 @@ impl ScoreInputs<'_> {
     fn largest_stored(&self, with_head: bool) -> u64 {
         let counts = |param: &&Param| param.layer().is_some() || with_head;
         let sizes = self.spec.params.iter().filter(counts);
-        sizes.filter_map(|param| self.source.info(&param.name())?.n_bytes()).max().unwrap_or(0)
+        sizes
+            .filter_map(|param| self.source.info(&param.name())?.n_bytes())
+            .max()
+            .unwrap_or(0)
     }
 }

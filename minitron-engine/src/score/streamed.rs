@@ -1,5 +1,5 @@
-//! Where a streamed pass keeps what it is not working on: activations of all batches before one layer, and what the
-//! scorers saw so far.
+//! Where a streamed pass keeps what it is not working on: activations of all batches before one
+//! layer, and what the scorers saw so far.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -41,7 +41,13 @@ impl Streamed<'_> {
         if let Some(Task::Masked { mask, .. }) = input.task {
             tokens.insert(mask);
         }
-        Frame::open(self.source, self.spec, self.options, &tokens, forward.predicts())
+        Frame::open(
+            self.source,
+            self.spec,
+            self.options,
+            &tokens,
+            forward.predicts(),
+        )
     }
 
     pub(super) fn n_embed(&self) -> i64 {
@@ -83,7 +89,10 @@ impl ActivationStore {
     ///
     /// `inputs` is a digest of all that the scores follow from.
     pub fn open(dir: &Path, inputs: String) -> Result<Self> {
-        let activations = ActivationStore { dir: dir.to_path_buf(), inputs };
+        let activations = ActivationStore {
+            dir: dir.to_path_buf(),
+            inputs,
+        };
         if dir.exists() && activations.record().is_none() {
             fs::remove_dir_all(dir).at_path(dir)?;
         }
@@ -104,11 +113,19 @@ impl ActivationStore {
 
     /// How far the pass had come, and what its scorers had seen.
     pub(super) fn resume(&self) -> Result<(Reached, Vec<Vec<f64>>)> {
-        let Some(record) = self.record() else { return Ok((Reached::default(), Vec::new())) };
+        let Some(record) = self.record() else {
+            return Ok((Reached::default(), Vec::new()));
+        };
         let path = self.state_path(&record.reached);
         let bytes = fs::read(&path).at_path(&path)?;
-        let mut numbers = bytes.chunks_exact(8).map(|chunk| f64::from_le_bytes(chunk.try_into().unwrap_or_default()));
-        let state: Vec<Vec<f64>> = record.lens.iter().map(|&len| numbers.by_ref().take(len).collect()).collect();
+        let mut numbers = bytes
+            .chunks_exact(8)
+            .map(|chunk| f64::from_le_bytes(chunk.try_into().unwrap_or_default()));
+        let state: Vec<Vec<f64>> = record
+            .lens
+            .iter()
+            .map(|&len| numbers.by_ref().take(len).collect())
+            .collect();
         if state.iter().map(Vec::len).ne(record.lens.iter().copied()) {
             let message = "cut off; remove the folder and score again";
             return Err(Error::checkpoint(path, message));
@@ -117,32 +134,52 @@ impl ActivationStore {
     }
 
     fn state_path(&self, reached: &Reached) -> PathBuf {
-        self.dir.join(format!("state-{}-{}", reached.forward, reached.layer.map_or(0, |layer| layer + 1)))
+        self.dir.join(format!(
+            "state-{}-{}",
+            reached.forward,
+            reached.layer.map_or(0, |layer| layer + 1)
+        ))
     }
 
     fn layer_dir(&self, reached: &Reached, layer_idx: usize) -> PathBuf {
-        self.dir.join(format!("layer-{}-{layer_idx}", reached.forward))
+        self.dir
+            .join(format!("layer-{}-{layer_idx}", reached.forward))
     }
 
     /// Makes a place reached the one to go on from, then frees what lies behind it.
     pub(super) fn commit(&self, reached: Reached, state: &[Vec<f64>]) -> Result<()> {
         let path = self.state_path(&reached);
-        let bytes: Vec<u8> = state.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
+        let bytes: Vec<u8> = state
+            .iter()
+            .flatten()
+            .flat_map(|number| number.to_le_bytes())
+            .collect();
         write_atomic(&path, bytes)?;
-        if let Some(dir) = reached.layer.map(|layer_idx| self.layer_dir(&reached, layer_idx)).filter(|dir| dir.exists())
+        if let Some(dir) = reached
+            .layer
+            .map(|layer_idx| self.layer_dir(&reached, layer_idx))
+            .filter(|dir| dir.exists())
         {
             sync_tree(&dir)?;
         }
         let before = self.record();
-        let record =
-            ProgressRecord { inputs: self.inputs.clone(), reached, lens: state.iter().map(Vec::len).collect() };
-        let text = serde_json::to_string(&record).map_err(|e| Error::Internal(format!("progress: {e}")))?;
+        let record = ProgressRecord {
+            inputs: self.inputs.clone(),
+            reached,
+            lens: state.iter().map(Vec::len).collect(),
+        };
+        let text = serde_json::to_string(&record)
+            .map_err(|e| Error::Internal(format!("progress: {e}")))?;
         write_atomic(&self.dir.join(PROGRESS), text)?;
         if let Some(ProgressRecord { reached: old, .. }) = before {
             let path = self.state_path(&old);
             fs::remove_file(&path).at_path(&path)?;
             // Before the first layer of a way there is nothing but what the next one is about.
-            if let Some(dir) = old.layer.map(|layer_idx| self.layer_dir(&old, layer_idx)).filter(|dir| dir.exists()) {
+            if let Some(dir) = old
+                .layer
+                .map(|layer_idx| self.layer_dir(&old, layer_idx))
+                .filter(|dir| dir.exists())
+            {
                 fs::remove_dir_all(&dir).at_path(&dir)?;
             }
         }
@@ -150,12 +187,22 @@ impl ActivationStore {
     }
 
     /// Writes a batch's streams down as they stand before a layer.
-    pub(super) fn put(&self, reached: &Reached, layer_idx: usize, number: usize, state: &BatchState) -> Result<()> {
+    pub(super) fn put(
+        &self,
+        reached: &Reached,
+        layer_idx: usize,
+        number: usize,
+        state: &BatchState,
+    ) -> Result<()> {
         let dir = self.layer_dir(reached, layer_idx);
         fs::create_dir_all(&dir).at_path(&dir)?;
         let path = dir.join(number.to_string());
         let mut file = fs::File::create(&path).at_path(&path)?;
-        for tensor in state.recent.iter().chain(state.ablated.iter().map(|(_, x_bte)| x_bte)) {
+        for tensor in state
+            .recent
+            .iter()
+            .chain(state.ablated.iter().map(|(_, x_bte)| x_bte))
+        {
             let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
             let mut bytes = vec![0; tensor.numel() * tensor.f_kind()?.elt_size_in_bytes()];
             tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
@@ -180,11 +227,15 @@ impl ActivationStore {
         let mut bytes = vec![0; n_bytes];
         let mut next = || -> Result<Tensor> {
             std::io::Read::read_exact(&mut file, &mut bytes).at_path(&path)?;
-            Ok(Tensor::f_from_data_size(&bytes, shape, options.kind)?.f_to_device(options.device)?)
+            Ok(Tensor::f_from_data_size(&bytes, shape, options.kind)?
+                .f_to_device(options.device)?)
         };
         let (n_recent, runs) = forward.n_streams(layer_idx);
         let recent = (0..n_recent).map(|_| next()).collect::<Result<_>>()?;
-        let ablated = runs.into_iter().map(|run| Ok((run, next()?))).collect::<Result<_>>()?;
+        let ablated = runs
+            .into_iter()
+            .map(|run| Ok((run, next()?)))
+            .collect::<Result<_>>()?;
         Ok(BatchState { recent, ablated })
     }
 

@@ -1,4 +1,5 @@
-//! The forward pass of a calibration with one layer in memory: batches wait in a folder between layers.
+//! The forward pass of a calibration with one layer in memory: batches wait in a folder between
+//! layers.
 
 use std::ops::Range;
 
@@ -25,41 +26,98 @@ impl BatchStore<Calibrating<'_>> for Waiting<'_> {
     }
 
     fn put(&mut self, layer_idx: usize, batch: usize, state: BatchState) -> Result<()> {
-        self.model.activations.put(&self.done, layer_idx, batch, &state)
+        self.model
+            .activations
+            .put(&self.done, layer_idx, batch, &state)
     }
 
     fn take(&mut self, layer_idx: usize, batch: usize) -> Result<BatchState> {
-        let shape = self.shapes.get(batch).ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
-        self.model.activations.take(&self.done, layer_idx, batch, self.forward, shape, self.model.options)
+        let shape = self
+            .shapes
+            .get(batch)
+            .ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
+        self.model.activations.take(
+            &self.done,
+            layer_idx,
+            batch,
+            self.forward,
+            shape,
+            self.model.options,
+        )
     }
 
     fn reached(&mut self, layer_idx: usize, walk: &Calibrating) -> Result<()> {
-        self.model.activations.commit(Reached { layer: Some(layer_idx), ..self.done }, &walk.scorers.state())
+        self.model.activations.commit(
+            Reached {
+                layer: Some(layer_idx),
+                ..self.done
+            },
+            &walk.scorers.state(),
+        )
     }
 }
 
 impl ScorerSet {
-    /// The same with one layer's weights and one batch's activations in memory; the other activations wait on disk, and
-    /// an interrupted pass goes on at the layer it had reached.
+    /// The same with one layer's weights and one batch's activations in memory; the other
+    /// activations wait on disk, and an interrupted pass goes on at the layer it had reached.
     pub fn stream(&mut self, model: &Streamed, input: &Calibration) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens(), streamed = true).entered();
+        let _span = info_span!(
+            "calibrate",
+            n_tokens = input.windows.n_tokens(),
+            streamed = true
+        )
+        .entered();
         let (done, state) = model.activations.resume()?;
         self.merge(&state)?;
-        let store = LayerStore::Stored { source: model.source, spec: model.spec, options: model.options };
-        for (number, forward) in ForwardPlan::all(self, model.spec, input.task)?.iter().enumerate() {
+        let store = LayerStore::Stored {
+            source: model.source,
+            spec: model.spec,
+            options: model.options,
+        };
+        for (number, forward) in ForwardPlan::all(self, model.spec, input.task)?
+            .iter()
+            .enumerate()
+        {
             if number < done.forward {
                 continue;
             }
-            let done = Reached { forward: number, layer: if number == done.forward { done.layer } else { None } };
+            let done = Reached {
+                forward: number,
+                layer: if number == done.forward {
+                    done.layer
+                } else {
+                    None
+                },
+            };
             let shape = |batch: Range<usize>| {
                 let width = input.windows.window(batch.start)?.len() as i64;
                 Ok([batch.len() as i64, width, model.n_embed()])
             };
-            let shapes = input.batches().into_iter().map(shape).collect::<Result<_>>()?;
+            let shapes = input
+                .batches()
+                .into_iter()
+                .map(shape)
+                .collect::<Result<_>>()?;
             let frame = model.frame(input, forward)?;
-            self.take(&store, &frame, (forward, input), &mut Waiting { model, forward, done, shapes })?;
-            model.activations.commit(Reached { forward: number + 1, layer: None }, &self.state())?;
+            self.take(
+                &store,
+                &frame,
+                (forward, input),
+                &mut Waiting {
+                    model,
+                    forward,
+                    done,
+                    shapes,
+                },
+            )?;
+            model.activations.commit(
+                Reached {
+                    forward: number + 1,
+                    layer: None,
+                },
+                &self.state(),
+            )?;
         }
         model.activations.remove()
     }

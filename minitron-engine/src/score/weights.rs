@@ -1,4 +1,5 @@
-//! Weights and gradients of coupled groups, a bounded piece at a time, and measurements of ablated models.
+//! Weights and gradients of coupled groups, a bounded piece at a time, and measurements of ablated
+//! models.
 
 use std::ops::Range;
 
@@ -26,7 +27,8 @@ struct WeightRows {
     place: Option<UnitSpan>,
 }
 
-/// Units in order along a side, once or several times: each channel of a pair begins a run of its own in every head.
+/// Units in order along a side, once or several times: each channel of a pair begins a run of its
+/// own in every head.
 struct UnitSpan {
     side: i64,
     /// Where they begin on it (within `rows` for the first side).
@@ -36,8 +38,8 @@ struct UnitSpan {
 }
 
 impl ScorerSet {
-    /// Shows every weight to the metrics that asked for weights; with `gradients`, under the same names, to those that
-    /// asked for gradients too.
+    /// Shows every weight to the metrics that asked for weights; with `gradients`, under the same
+    /// names, to those that asked for gradients too.
     pub fn observe_weights(
         &mut self,
         source: &dyn TensorSource,
@@ -53,12 +55,24 @@ impl ScorerSet {
                 let weight_ui = piece.read(source)?;
                 let gradient_ui = match (with_gradient, gradients) {
                     (true, Some(gradients)) => Some(piece.read(gradients)?),
-                    (true, None) => return Err(Error::Internal("no gradients for a metric that needs them".into())),
+                    (true, None) => {
+                        return Err(Error::Internal(
+                            "no gradients for a metric that needs them".into(),
+                        ));
+                    }
                     (false, _) => None,
                 };
                 let (units, gradient_ui) = (piece.units.clone(), gradient_ui.as_ref());
                 let reads = piece.reads;
-                self.show_weights(slot, Weights { units, reads, weight_ui: &weight_ui, gradient_ui })?;
+                self.show_weights(
+                    slot,
+                    Weights {
+                        units,
+                        reads,
+                        weight_ui: &weight_ui,
+                        gradient_ui,
+                    },
+                )?;
             }
             progress.advance(1, "");
         }
@@ -74,34 +88,58 @@ impl ScorerSet {
             for first in 0..=subject.model.spec.n_layers().saturating_sub(span) {
                 let layers = first..first + span;
                 let without = subject.model.without(layers.clone());
-                let measured = evaluator.evaluate(&Subject { model: &without, progress: &progress, ..*subject })?;
+                let measured = evaluator.evaluate(&Subject {
+                    model: &without,
+                    progress: &progress,
+                    ..*subject
+                })?;
                 let value = *measured.get(name).ok_or_else(|| {
-                    Error::unknown("measurement of this task", name, measured.keys().map(String::as_str))
+                    Error::unknown(
+                        "measurement of this task",
+                        name,
+                        measured.keys().map(String::as_str),
+                    )
                 })?;
                 seen.push((slot, Measured { layers, value }));
             }
         }
-        seen.into_iter().try_for_each(|(slot, measured)| self.show_measurement(slot, measured))
+        seen.into_iter()
+            .try_for_each(|(slot, measured)| self.show_measurement(slot, measured))
     }
 }
 
 impl WeightRows {
     /// [U, I] in f32; of a tensor that reads the units, with a unit's channels innermost.
     fn read(&self, source: &dyn TensorSource) -> Result<Tensor> {
-        let rows = source.read_rows(&self.name, self.rows.clone())?.f_to_kind(Kind::Float)?;
+        let rows = source
+            .read_rows(&self.name, self.rows.clone())?
+            .f_to_kind(Kind::Float)?;
         let n_units = self.units.len() as i64;
-        let Some(UnitSpan { side, ref starts, block }) = self.place else { return Ok(rows.f_reshape([1, -1])?) };
+        let Some(UnitSpan {
+            side,
+            ref starts,
+            block,
+        }) = self.place
+        else {
+            return Ok(rows.f_reshape([1, -1])?);
+        };
         let run = |start: &i64| rows.f_narrow(side, *start, n_units * block);
         if side == 0 {
             let part = run(&0)?;
             return match self.reads {
-                true => Ok(part.f_reshape([n_units, block, -1])?.f_transpose(1, 2)?.f_reshape([n_units, -1])?),
+                true => Ok(part
+                    .f_reshape([n_units, block, -1])?
+                    .f_transpose(1, 2)?
+                    .f_reshape([n_units, -1])?),
                 false => Ok(part.f_reshape([n_units, -1])?),
             };
         }
         let n_rows = self.rows.len() as i64;
         let of_units = |start: &i64| run(start)?.f_reshape([n_rows, n_units, block]);
-        let runs: Vec<Tensor> = starts.iter().map(of_units).collect::<std::result::Result<_, _>>()?;
+        let runs: Vec<Tensor> = starts
+            .iter()
+            .map(of_units)
+            .collect::<std::result::Result<_, _>>()?;
         let part = match runs.as_slice() {
             [one] => one.shallow_clone(),
             several => Tensor::f_cat(several, 2)?,
@@ -113,7 +151,13 @@ impl WeightRows {
 /// Everything that carries units of the group; a layer's units are all its tensors.
 fn pieces(spec: &ModelSpec, group: &PruneGroup) -> Vec<WeightRows> {
     let of_depth = group.kind() == DEPTH;
-    let pieces_of = |param: &Param| if of_depth { whole(spec, param) } else { carrying(spec, group, param) };
+    let pieces_of = |param: &Param| {
+        if of_depth {
+            whole(spec, param)
+        } else {
+            carrying(spec, group, param)
+        }
+    };
     spec.params.iter().flat_map(pieces_of).collect()
 }
 
@@ -123,34 +167,59 @@ fn is_read(param: &Param, side_idx: usize) -> bool {
 }
 
 fn sides_of(spec: &ModelSpec, param: &Param) -> Vec<usize> {
-    param.sides.iter().map(|side| side.len(|dim| spec.dims.get(dim).map(|d| d.size))).collect()
+    param
+        .sides
+        .iter()
+        .map(|side| side.len(|dim| spec.dims.get(dim).map(|d| d.size)))
+        .collect()
 }
 
 fn chunks(n: usize, elements_each: usize) -> impl Iterator<Item = Range<usize>> {
     let step = (PIECE / elements_each.max(1)).max(1);
-    (0..n).step_by(step).map(move |from| from..(from + step).min(n))
+    (0..n)
+        .step_by(step)
+        .map(move |from| from..(from + step).min(n))
 }
 
 fn whole(spec: &ModelSpec, param: &Param) -> Vec<WeightRows> {
-    let Some(layer_idx) = param.layer() else { return Vec::new() };
+    let Some(layer_idx) = param.layer() else {
+        return Vec::new();
+    };
     let sides = sides_of(spec, param);
-    let (n_rows, row) = (sides.first().copied().unwrap_or(1), sides.iter().skip(1).product());
-    let piece =
-        |rows| WeightRows { name: param.name(), rows, units: layer_idx..layer_idx + 1, reads: false, place: None };
+    let (n_rows, row) = (
+        sides.first().copied().unwrap_or(1),
+        sides.iter().skip(1).product(),
+    );
+    let piece = |rows| WeightRows {
+        name: param.name(),
+        rows,
+        units: layer_idx..layer_idx + 1,
+        reads: false,
+        place: None,
+    };
     chunks(n_rows, row).map(piece).collect()
 }
 
-/// Where the group's units begin in a part, and the positions that one of them takes: its own, or those of all units that it parts
-/// (the query heads of a key/value head). Inside the units of another dim they begin anew in each.
+/// Where the group's units begin in a part, and the positions that one of them takes: its own, or
+/// those of all units that it parts (the query heads of a key/value head). Inside the units of
+/// another dim they begin anew in each.
 fn runs_in(spec: &ModelSpec, group: &PruneGroup, part: &Part, start: usize) -> Vec<(usize, usize)> {
     let size_of = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
-    let Some((dim, block)) = part.units(&size_of) else { return Vec::new() };
-    let Some(found) = spec.dims.get(dim) else { return Vec::new() };
+    let Some((dim, block)) = part.units(&size_of) else {
+        return Vec::new();
+    };
+    let Some(found) = spec.dims.get(dim) else {
+        return Vec::new();
+    };
     let is_parted = found.partition.as_ref() == Some(&group.dim);
     if dim == group.dim || is_parted {
         return vec![(start, block * found.size / group.n_units.max(1))];
     }
-    if !part.inner().iter().any(|inner| inner.dims().contains(&group.dim.as_str())) {
+    if !part
+        .inner()
+        .iter()
+        .any(|inner| inner.dims().contains(&group.dim.as_str()))
+    {
         return Vec::new();
     }
     let mut runs = Vec::new();
@@ -166,16 +235,20 @@ fn runs_in(spec: &ModelSpec, group: &PruneGroup, part: &Part, start: usize) -> V
 
 fn carrying(spec: &ModelSpec, group: &PruneGroup, param: &Param) -> Vec<WeightRows> {
     let sides = sides_of(spec, param);
-    let (n_rows, row) = (sides.first().copied().unwrap_or(1), sides.iter().skip(1).product::<usize>());
+    let (n_rows, row) = (
+        sides.first().copied().unwrap_or(1),
+        sides.iter().skip(1).product::<usize>(),
+    );
     let mut found = Vec::new();
     for (side_idx, side) in param.sides.iter().enumerate() {
         let mut start = 0;
         for part in &side.0 {
             let runs = runs_in(spec, group, part, start);
             match side_idx {
-                0 => {
-                    found.extend(runs.iter().flat_map(|&(start, block)| rows_of_units(param, group, start, block, row)))
-                }
+                0 => found
+                    .extend(runs.iter().flat_map(|&(start, block)| {
+                        rows_of_units(param, group, start, block, row)
+                    })),
                 _ => found.extend(columns_of_units(param, group, &runs, (n_rows, row))),
             }
             start += part.len(&|dim| spec.dims.get(dim).map(|dim| dim.size));
@@ -184,13 +257,23 @@ fn carrying(spec: &ModelSpec, group: &PruneGroup, param: &Param) -> Vec<WeightRo
     found
 }
 
-fn rows_of_units(param: &Param, group: &PruneGroup, start: usize, block: usize, row: usize) -> Vec<WeightRows> {
+fn rows_of_units(
+    param: &Param,
+    group: &PruneGroup,
+    start: usize,
+    block: usize,
+    row: usize,
+) -> Vec<WeightRows> {
     let piece = |units: Range<usize>| WeightRows {
         name: param.name(),
         rows: start + units.start * block..start + units.end * block,
         units,
         reads: is_read(param, 0),
-        place: Some(UnitSpan { side: 0, starts: vec![0], block: block as i64 }),
+        place: Some(UnitSpan {
+            side: 0,
+            starts: vec![0],
+            block: block as i64,
+        }),
     };
     chunks(group.n_units, row * block).map(piece).collect()
 }
@@ -201,10 +284,24 @@ fn columns_of_units(
     runs: &[(usize, usize)],
     (n_rows, row): (usize, usize),
 ) -> Vec<WeightRows> {
-    let Some(&(_, block)) = runs.first() else { return Vec::new() };
+    let Some(&(_, block)) = runs.first() else {
+        return Vec::new();
+    };
     let starts: Vec<i64> = runs.iter().map(|&(start, _)| start as i64).collect();
-    let place = || Some(UnitSpan { side: 1, starts: starts.clone(), block: block as i64 });
+    let place = || {
+        Some(UnitSpan {
+            side: 1,
+            starts: starts.clone(),
+            block: block as i64,
+        })
+    };
     let reads = is_read(param, 1);
-    let piece = |rows| WeightRows { name: param.name(), rows, units: 0..group.n_units, reads, place: place() };
+    let piece = |rows| WeightRows {
+        name: param.name(),
+        rows,
+        units: 0..group.n_units,
+        reads,
+        place: place(),
+    };
     chunks(n_rows, row).map(piece).collect()
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use minitron_core::spec::{DEPTH, ModelSpec, Param, Part, split_dim};
 
-/// `Σ coefficient · Π size^power` over a fixed list of kinds; equal to [`ModelSpec::n_params_at`] at every point.
+/// `Σ coefficient · Π size^power` over a fixed list of kinds; equal to [`ModelSpec::n_params_at`]
+/// at every point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CountPolynomial {
     kinds: Vec<String>,
@@ -31,9 +32,15 @@ impl CountPolynomial {
                 *sum = sum.saturating_add(factor);
             }
         }
-        let is_of_layers = |(powers, _): &Monomial| depth.is_some_and(|depth| powers.contains(&depth));
+        let is_of_layers =
+            |(powers, _): &Monomial| depth.is_some_and(|depth| powers.contains(&depth));
         let (layers, around) = terms.into_iter().partition(is_of_layers);
-        CountPolynomial { kinds: kinds.to_vec(), around, layers, n_layers: spec.n_layers().max(1) as u64 }
+        CountPolynomial {
+            kinds: kinds.to_vec(),
+            around,
+            layers,
+            n_layers: spec.n_layers().max(1) as u64,
+        }
     }
 
     /// At sizes in the order of the kinds.
@@ -41,10 +48,15 @@ impl CountPolynomial {
         // A size that is not given makes a count that no budget takes.
         let size = |idx: &usize| sizes.get(*idx).map_or(u64::MAX, |&size| size as u64);
         let value = |(powers, factor): &Monomial| {
-            powers.iter().fold(*factor, |product, power| product.saturating_mul(size(power)))
+            powers.iter().fold(*factor, |product, power| {
+                product.saturating_mul(size(power))
+            })
         };
         let layers = self.layers.iter().map(value).fold(0, u64::saturating_add) / self.n_layers;
-        self.around.iter().map(value).fold(layers, u64::saturating_add)
+        self.around
+            .iter()
+            .map(value)
+            .fold(layers, u64::saturating_add)
     }
 
     /// The kinds, in order.
@@ -55,7 +67,12 @@ impl CountPolynomial {
 
 /// A tensor's volume, multiplied out: a side is a sum of parts.
 fn products(tensor: &Param, kinds: &[String], spec: &ModelSpec) -> Vec<(Vec<usize>, u64)> {
-    tensor.sides.iter().fold(vec![(Vec::new(), 1)], |terms, side| times(&terms, &terms_of(&side.0, kinds, spec)))
+    tensor
+        .sides
+        .iter()
+        .fold(vec![(Vec::new(), 1)], |terms, side| {
+            times(&terms, &terms_of(&side.0, kinds, spec))
+        })
 }
 
 /// The length of some parts in a row.
@@ -64,7 +81,12 @@ fn terms_of(parts: &[Part], kinds: &[String], spec: &ModelSpec) -> Vec<Monomial>
         let position = |name: &str| kinds.iter().position(|other| other == name);
         match position(dim).or_else(|| position(split_dim(dim).0)) {
             Some(idx) => (vec![idx], each),
-            None => (Vec::new(), spec.dims.get(dim).map_or(u64::MAX, |found| each.saturating_mul(found.size as u64))),
+            None => (
+                Vec::new(),
+                spec.dims
+                    .get(dim)
+                    .map_or(u64::MAX, |found| each.saturating_mul(found.size as u64)),
+            ),
         }
     };
     let of_part = |part: &Part| match part {
@@ -77,7 +99,12 @@ fn terms_of(parts: &[Part], kinds: &[String], spec: &ModelSpec) -> Vec<Monomial>
 
 fn times(one: &[Monomial], other: &[Monomial]) -> Vec<Monomial> {
     let product = |(powers, factor): &Monomial| {
-        let with = |(more, times): &Monomial| ([powers.as_slice(), more].concat(), factor.saturating_mul(*times));
+        let with = |(more, times): &Monomial| {
+            (
+                [powers.as_slice(), more].concat(),
+                factor.saturating_mul(*times),
+            )
+        };
         other.iter().map(with).collect::<Vec<_>>()
     };
     one.iter().flat_map(product).collect()

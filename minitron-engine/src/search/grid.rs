@@ -14,7 +14,8 @@ use minitron_core::spec::{HIDDEN, MLP, ModelSpec, ROPE_PAIRS, Sizes};
 pub enum GridAxis {
     /// Sizes of a kind: `heads` of 24, 32, 48.
     Sizes(String, Vec<usize>),
-    /// Widths of the MLP as multiples of the hidden width: 2.5, 3, 3.5, 4 (arXiv 2407.14679, appendix).
+    /// Widths of the MLP as multiples of the hidden width: 2.5, 3, 3.5, 4 (arXiv 2407.14679,
+    /// appendix).
     MlpFactors(Vec<f64>),
 }
 
@@ -58,7 +59,10 @@ impl Within {
     /// So much, give or take a share of it.
     pub fn around(target: u64, tolerance: f64) -> Self {
         let share = target as f64 * tolerance;
-        Within { least: (target as f64 - share).ceil() as u64, most: (target as f64 + share).floor() as u64 }
+        Within {
+            least: (target as f64 - share).ceil() as u64,
+            most: (target as f64 + share).floor() as u64,
+        }
     }
 
     /// Whether a cost lies in between, ends included.
@@ -104,26 +108,40 @@ impl Grid {
     pub fn new(axes: Vec<GridAxis>) -> Result<Self> {
         for (idx, axis) in axes.iter().enumerate() {
             if axis.len() == 0 {
-                return Err(Error::Recipe(format!("grid: `{}` has no sizes", axis.kind())));
+                return Err(Error::Recipe(format!(
+                    "grid: `{}` has no sizes",
+                    axis.kind()
+                )));
             }
-            if axes.iter().take(idx).any(|other| other.kind() == axis.kind()) {
-                return Err(Error::Recipe(format!("grid: `{}` is given twice", axis.kind())));
+            if axes
+                .iter()
+                .take(idx)
+                .any(|other| other.kind() == axis.kind())
+            {
+                return Err(Error::Recipe(format!(
+                    "grid: `{}` is given twice",
+                    axis.kind()
+                )));
             }
         }
         // Widths first, since factors of the hidden width follow it.
-        let (mut sizes, factors): (Vec<_>, Vec<_>) =
-            axes.into_iter().partition(|axis| matches!(axis, GridAxis::Sizes(..)));
+        let (mut sizes, factors): (Vec<_>, Vec<_>) = axes
+            .into_iter()
+            .partition(|axis| matches!(axis, GridAxis::Sizes(..)));
         sizes.extend(factors);
         Ok(Grid { axes: sizes })
     }
 
     /// Number of points.
     pub fn n_points(&self) -> u64 {
-        self.axes.iter().map(|axis| axis.len() as u64).fold(1, u64::saturating_mul)
+        self.axes
+            .iter()
+            .map(|axis| axis.len() as u64)
+            .fold(1, u64::saturating_mul)
     }
 
-    /// Counts every point by sizes alone; gives the legal ones that cost what they may and that `keep` lets through, most
-    /// balanced first.
+    /// Counts every point by sizes alone; gives the legal ones that cost what they may and that
+    /// `keep` lets through, most balanced first.
     ///
     /// # Errors
     /// `Recipe` for a kind that the model has no axis for; what `keep` says.
@@ -139,7 +157,9 @@ impl Grid {
         }
         if self.n_points() > MAX_POINTS {
             let n = self.n_points();
-            return Err(Error::Recipe(format!("grid: {n} points, at most {MAX_POINTS} are counted; name fewer sizes")));
+            return Err(Error::Recipe(format!(
+                "grid: {n} points, at most {MAX_POINTS} are counted; name fewer sizes"
+            )));
         }
         let kinds: Vec<String> = space.axes.iter().map(|axis| axis.kind.clone()).collect();
         let params = CountPolynomial::of(spec, &kinds);
@@ -150,8 +170,9 @@ impl Grid {
             if within.holds(cost(n_params, &point.sizes)) {
                 n_within += 1;
                 if found.len() == MAX_WITHIN {
-                    let message =
-                        format!("grid: more than {MAX_WITHIN} points are within the budget; name fewer sizes");
+                    let message = format!(
+                        "grid: more than {MAX_WITHIN} points are within the budget; name fewer sizes"
+                    );
                     return Err(Error::Recipe(message));
                 }
                 found.push((point.sizes.clone(), n_params));
@@ -165,37 +186,68 @@ impl Grid {
         for (sizes, n_params) in found {
             let sizes: Sizes = kinds.iter().cloned().zip(sizes).collect();
             if space.settle(&sizes).is_ok_and(|whole| whole == sizes) && keep(&sizes, n_params)? {
-                candidates.push(Candidate { imbalance: imbalance(&sizes, space), sizes, n_params });
+                candidates.push(Candidate {
+                    imbalance: imbalance(&sizes, space),
+                    sizes,
+                    n_params,
+                });
             }
         }
-        candidates.sort_by(|a, b| a.imbalance.total_cmp(&b.imbalance).then_with(|| a.sizes.cmp(&b.sizes)));
+        candidates.sort_by(|a, b| {
+            a.imbalance
+                .total_cmp(&b.imbalance)
+                .then_with(|| a.sizes.cmp(&b.sizes))
+        });
         let n_points = self.n_points();
         let points_per_second = n_points as f64 / seconds.max(1e-9);
         let n_legal = candidates.len() as u64;
-        Ok((candidates, Survey { n_points, n_within, n_legal, seconds, points_per_second }))
+        Ok((
+            candidates,
+            Survey {
+                n_points,
+                n_within,
+                n_legal,
+                seconds,
+                points_per_second,
+            },
+        ))
     }
 }
 
-/// A place in a grid: an index for each axis, and the sizes there in the order of the space's kinds.
+/// A place in a grid: an index for each axis, and the sizes there in the order of the space's
+/// kinds.
 struct Point {
     indices: Vec<usize>,
     sizes: Vec<usize>,
     /// Where each axis puts its size.
     places: Vec<usize>,
     hidden: Option<usize>,
-    /// Sizes that follow another one where the grid does not name them: place of the one, of the other, how.
+    /// Sizes that follow another one where the grid does not name them: place of the one, of the
+    /// other, how.
     follows: Vec<(usize, usize, Led)>,
 }
 
 impl Point {
     fn first(grid: &Grid, space: &Space, kinds: &[String]) -> Self {
         let place = |kind: &str| kinds.iter().position(|other| other == kind);
-        let places = grid.axes.iter().filter_map(|axis| place(axis.kind())).collect();
+        let places = grid
+            .axes
+            .iter()
+            .filter_map(|axis| place(axis.kind()))
+            .collect();
         let sizes = space.axes.iter().map(|axis| axis.full).collect();
         let names = |kind: &str| grid.axes.iter().any(|axis| axis.kind() == kind);
         let follows = space.ties.led(&names).into_iter();
-        let follows = follows.filter_map(|led| Some((place(&led.by)?, place(&led.kind)?, led))).collect();
-        let mut point = Point { indices: vec![0; grid.axes.len()], sizes, places, hidden: place(HIDDEN), follows };
+        let follows = follows
+            .filter_map(|led| Some((place(&led.by)?, place(&led.kind)?, led)))
+            .collect();
+        let mut point = Point {
+            indices: vec![0; grid.axes.len()],
+            sizes,
+            places,
+            hidden: place(HIDDEN),
+            follows,
+        };
         point.set_from(grid, 0);
         point
     }
@@ -211,15 +263,28 @@ impl Point {
     }
 
     fn set(&mut self, grid: &Grid, axis: usize) {
-        let Some(&idx) = self.indices.get(axis) else { return };
+        let Some(&idx) = self.indices.get(axis) else {
+            return;
+        };
         // Absent where no axis cuts it.
-        let hidden = self.hidden.and_then(|place| self.sizes.get(place)).copied().unwrap_or(0);
+        let hidden = self
+            .hidden
+            .and_then(|place| self.sizes.get(place))
+            .copied()
+            .unwrap_or(0);
         let size = match grid.axes.get(axis) {
             Some(GridAxis::Sizes(_, sizes)) => sizes.get(idx).copied(),
-            Some(GridAxis::MlpFactors(factors)) => factors.get(idx).map(|factor| (factor * hidden as f64) as usize),
+            Some(GridAxis::MlpFactors(factors)) => factors
+                .get(idx)
+                .map(|factor| (factor * hidden as f64) as usize),
             None => None,
         };
-        if let (Some(size), Some(place)) = (size, self.places.get(axis).and_then(|&place| self.sizes.get_mut(place))) {
+        if let (Some(size), Some(place)) = (
+            size,
+            self.places
+                .get(axis)
+                .and_then(|&place| self.sizes.get_mut(place)),
+        ) {
             *place = size;
         }
     }
@@ -228,7 +293,9 @@ impl Point {
     fn next(&mut self, grid: &Grid) -> bool {
         for axis in (0..grid.axes.len()).rev() {
             let len = grid.axes.get(axis).map_or(1, GridAxis::len);
-            let Some(idx) = self.indices.get_mut(axis) else { return false };
+            let Some(idx) = self.indices.get_mut(axis) else {
+                return false;
+            };
             *idx += 1;
             if *idx < len {
                 // Later axes began anew; those that follow another one's size with them.
@@ -242,11 +309,14 @@ impl Point {
 }
 
 fn imbalance(sizes: &Sizes, space: &Space) -> f64 {
-    let share =
-        |axis: &minitron_core::plan::AxisSizes| Some((*sizes.get(&axis.kind)? as f64 / axis.full.max(1) as f64).ln());
-    // Heads as wide as the source's count as no axis: they are cut on request, and few families can.
-    let counts =
-        |axis: &&minitron_core::plan::AxisSizes| axis.kind != ROPE_PAIRS || sizes.get(ROPE_PAIRS) != Some(&axis.full);
+    let share = |axis: &minitron_core::plan::AxisSizes| {
+        Some((*sizes.get(&axis.kind)? as f64 / axis.full.max(1) as f64).ln())
+    };
+    // Heads as wide as the source's count as no axis: they are cut on request, and few families
+    // can.
+    let counts = |axis: &&minitron_core::plan::AxisSizes| {
+        axis.kind != ROPE_PAIRS || sizes.get(ROPE_PAIRS) != Some(&axis.full)
+    };
     let shares: Vec<f64> = space.axes.iter().filter(counts).filter_map(share).collect();
     let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
     shares.iter().map(|share| (share - mean).powi(2)).sum()

@@ -1,4 +1,5 @@
-//! From sizes alone to a ranking: candidates on a grid, what they cost, how many go on, in which order they end.
+//! From sizes alone to a ranking: candidates on a grid, what they cost, how many go on, in which
+//! order they end.
 
 mod cost;
 mod grid;

@@ -2,19 +2,34 @@
 
 /// Rank of every value, 1 for the lowest; equal values share the mean of their places.
 pub fn ranks(values: &[f64]) -> Vec<f64> {
-    let below = |value: f64| values.iter().filter(|other| other.total_cmp(&value).is_lt()).count() as f64;
-    let equal = |value: f64| values.iter().filter(|other| other.total_cmp(&value).is_eq()).count() as f64;
-    values.iter().map(|&value| below(value) + (equal(value) + 1.0) / 2.0).collect()
+    let below = |value: f64| {
+        values
+            .iter()
+            .filter(|other| other.total_cmp(&value).is_lt())
+            .count() as f64
+    };
+    let equal = |value: f64| {
+        values
+            .iter()
+            .filter(|other| other.total_cmp(&value).is_eq())
+            .count() as f64
+    };
+    values
+        .iter()
+        .map(|&value| below(value) + (equal(value) + 1.0) / 2.0)
+        .collect()
 }
 
-/// Spearman's rank correlation: Pearson's of the ranks; none for fewer than two values, or where all are equal.
+/// Spearman's rank correlation: Pearson's of the ranks; none for fewer than two values, or where
+/// all are equal.
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     let (a, b) = (ranks(a), ranks(b));
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let (mean_a, mean_b) = (mean(&a), mean(&b));
     let pairs = || a.iter().zip(&b).map(|(a, b)| (a - mean_a, b - mean_b));
-    let (cross, of_a, of_b) =
-        pairs().fold((0.0, 0.0, 0.0), |(cross, of_a, of_b), (a, b)| (cross + a * b, of_a + a * a, of_b + b * b));
+    let (cross, of_a, of_b) = pairs().fold((0.0, 0.0, 0.0), |(cross, of_a, of_b), (a, b)| {
+        (cross + a * b, of_a + a * a, of_b + b * b)
+    });
     let rho = cross / (of_a * of_b).sqrt();
     (a.len() == b.len() && rho.is_finite()).then_some(rho)
 }
@@ -44,7 +59,10 @@ pub fn settled(curves: &[Vec<f64>]) -> Option<usize> {
     let n_points = curves.iter().map(Vec::len).min()?;
     let order = |point: usize| ranks(&curves.iter().map(|curve| curve[point]).collect::<Vec<_>>());
     let end = order(n_points.checked_sub(1)?);
-    (0..n_points).rev().take_while(|&point| order(point) == end).last()
+    (0..n_points)
+        .rev()
+        .take_while(|&point| order(point) == end)
+        .last()
 }
 
 #[cfg(test)]
@@ -54,19 +72,28 @@ mod tests {
     #[test]
     fn orders_are_compared_as_textbooks_do() {
         let (a, b) = (
-            [106.0, 100.0, 86.0, 101.0, 99.0, 103.0, 97.0, 113.0, 112.0, 110.0],
+            [
+                106.0, 100.0, 86.0, 101.0, 99.0, 103.0, 97.0, 113.0, 112.0, 110.0,
+            ],
             [7.0, 27.0, 2.0, 50.0, 28.0, 29.0, 20.0, 12.0, 6.0, 17.0],
         );
         assert!((spearman(&a, &b).unwrap() + 0.175_757_575).abs() < 1e-6);
         assert!((kendall(&a, &b).unwrap() + 0.111_111_111).abs() < 1e-6);
         assert_eq!(spearman(&a, &a), Some(1.0));
         assert_eq!(ranks(&[3.0, 1.0, 3.0]), [2.5, 1.0, 2.5]);
-        assert_eq!((spearman(&[1.0], &[1.0]), kendall(&[2.0, 2.0], &[1.0, 3.0])), (None, None));
+        assert_eq!(
+            (spearman(&[1.0], &[1.0]), kendall(&[2.0, 2.0], &[1.0, 3.0])),
+            (None, None)
+        );
     }
 
     #[test]
     fn an_order_settles_where_it_stops_changing() {
-        let curves = [vec![3.0, 2.0, 1.0, 0.9], vec![2.0, 2.5, 2.0, 1.0], vec![4.0, 3.0, 3.0, 2.0]];
+        let curves = [
+            vec![3.0, 2.0, 1.0, 0.9],
+            vec![2.0, 2.5, 2.0, 1.0],
+            vec![4.0, 3.0, 3.0, 2.0],
+        ];
         assert_eq!(settled(&curves), Some(1));
         assert_eq!(settled(&[]), None);
     }

@@ -6,9 +6,9 @@ use exmex::{BinOp, Express, FlatEx, MakeOperators, Operator};
 
 use minitron_core::error::{Error, Result};
 
-/// A question about named numbers: arithmetic on real numbers (`+ - * / %`), comparisons, `&&`, `||`, parentheses; each binds
-/// tighter than those named after it. A name with anything but letters, digits and `_` stands in braces:
-/// `{width.loss} < {depth.loss}`.
+/// A question about named numbers: arithmetic on real numbers (`+ - * / %`), comparisons, `&&`,
+/// `||`, parentheses; each binds tighter than those named after it. A name with anything but
+/// letters, digits and `_` stands in braces: `{width.loss} < {depth.loss}`.
 #[derive(Debug)]
 pub struct Predicate {
     text: String,
@@ -59,7 +59,11 @@ struct Operators;
 
 impl MakeOperators<Answer> for Operators {
     fn make<'a>() -> Vec<Operator<'a, Answer>> {
-        let of = |prio: i64, apply: fn(Answer, Answer) -> Answer| BinOp { apply, prio, is_commutative: false };
+        let of = |prio: i64, apply: fn(Answer, Answer) -> Answer| BinOp {
+            apply,
+            prio,
+            is_commutative: false,
+        };
         let binary = |word, prio, apply| Operator::make_bin(word, of(prio, apply));
         let negative = |a| number(Answer::Number(0.0), a, |zero, a| zero - a);
         vec![
@@ -88,7 +92,10 @@ impl Predicate {
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |message: String| Error::Recipe(format!("`{text}`: {message}"));
         let expression = FlatEx::parse(text).map_err(|e| wrong(e.to_string()))?;
-        let predicate = Predicate { text: text.to_owned(), expression };
+        let predicate = Predicate {
+            text: text.to_owned(),
+            expression,
+        };
         predicate.holds(&|_| Some(1.0))?;
         Ok(predicate)
     }
@@ -108,11 +115,21 @@ impl Predicate {
             let found = value(name).ok_or_else(|| wrong(format!("there is no `{name}`")))?;
             Ok(Answer::Number(found))
         };
-        let values = self.names().iter().map(number).collect::<Result<Vec<_>>>()?;
-        match self.expression.eval(&values).map_err(|e| wrong(e.to_string()))? {
+        let values = self
+            .names()
+            .iter()
+            .map(number)
+            .collect::<Result<Vec<_>>>()?;
+        match self
+            .expression
+            .eval(&values)
+            .map_err(|e| wrong(e.to_string()))?
+        {
             Answer::Truth(holds) => Ok(holds),
             Answer::Number(_) => Err(wrong("expected a comparison, got a number".into())),
-            Answer::Nonsense => Err(wrong("expected comparisons of numbers, joined by && or ||".into())),
+            Answer::Nonsense => Err(wrong(
+                "expected comparisons of numbers, joined by && or ||".into(),
+            )),
         }
     }
 }
@@ -144,7 +161,11 @@ mod tests {
         ] {
             assert!(ask(yes).unwrap(), "{yes}");
         }
-        for no in ["mlp > 3*hidden || {a.loss} > 2", "hidden > 300 && mlp > 1 || mlp < 2", "mlp % 100 == 0"] {
+        for no in [
+            "mlp > 3*hidden || {a.loss} > 2",
+            "hidden > 300 && mlp > 1 || mlp < 2",
+            "mlp % 100 == 0",
+        ] {
             assert!(!ask(no).unwrap(), "{no}");
         }
         for (bad, says) in [
@@ -156,7 +177,10 @@ mod tests {
             ("(hidden > 1) + 1 > 0", "comparisons"),
         ] {
             let error = ask(bad).unwrap_err();
-            assert!(error.is_usage() && error.to_string().contains(says), "{bad}: {error}");
+            assert!(
+                error.is_usage() && error.to_string().contains(says),
+                "{bad}: {error}"
+            );
         }
     }
 }

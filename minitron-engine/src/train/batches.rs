@@ -1,4 +1,5 @@
-//! The batches of one step, which are known before its first pass: losses are averaged over all of them.
+//! The batches of one step, which are known before its first pass: losses are averaged over all of
+//! them.
 
 use tch::Device;
 
@@ -9,7 +10,8 @@ use minitron_core::windows::{Batch, Sample, Task};
 
 /// A step's batches, one for each pass.
 ///
-/// Of several passes only token ids are held; a batch's tensors exist during its pass, and once more while it is counted.
+/// Of several passes only token ids are held; a batch's tensors exist during its pass, and once
+/// more while it is counted.
 #[derive(Debug)]
 pub(super) struct Batches {
     task: Task,
@@ -35,7 +37,12 @@ impl Batches {
         (batch_size, n_passes): (usize, usize),
         device: Device,
     ) -> Result<Self> {
-        let mut batches = Batches { task, n_special_tokens: loader.n_special_tokens(), device, batches: Vec::new() };
+        let mut batches = Batches {
+            task,
+            n_special_tokens: loader.n_special_tokens(),
+            device,
+            batches: Vec::new(),
+        };
         for _ in 0..n_passes {
             let samples = loader.take(batch_size)?;
             batches.batches.push(match n_passes {

@@ -12,9 +12,10 @@ const PREFIX: &str = "teacher/";
 /// Its group there.
 const GROUP: usize = 1;
 
-/// A teacher that goes on learning from the labels of what the student is trained on, in the same steps: where the text of its
-/// own training is not at hand, it first has to get used to this one (arXiv 2408.11796, section 2.1, which corrects it before the
-/// distillation and finds that beside it does as well).
+/// A teacher that goes on learning from the labels of what the student is trained on, in the same
+/// steps: where the text of its own training is not at hand, it first has to get used to this one
+/// (arXiv 2408.11796, section 2.1, which corrects it before the distillation and finds that beside
+/// it does as well).
 #[derive(Debug, Clone, Copy)]
 pub struct Correction<'a> {
     /// Loaded trainable; changed in place.
@@ -32,7 +33,10 @@ impl Correction<'_> {
 
     /// Adds a batch's part of the gradient of a `whole` step; returns its part of the loss.
     pub(super) fn backward(&self, batch: &Batch, whole: Counts) -> Result<f64> {
-        Ok(self.objective.backward(self.model, None, batch, whole)?.total)
+        Ok(self
+            .objective
+            .backward(self.model, None, batch, whole)?
+            .total)
     }
 
     pub(super) fn gradient_norm(&self, optimizer: &AdamW) -> Result<f64> {

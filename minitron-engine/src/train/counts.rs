@@ -12,7 +12,8 @@ use minitron_core::windows::Batch;
 pub struct Counts {
     /// Predictions, for losses on logits.
     pub predictions: i64,
-    /// Tokens for losses on states: padding left out, and where answers alone count all that predicts none.
+    /// Tokens for losses on states: padding left out, and where answers alone count all that
+    /// predicts none.
     pub tokens: i64,
 }
 
@@ -26,13 +27,19 @@ impl Counts {
             Some(compared_bt) => compared_bt.f_sum(Kind::Int64)?.f_int64_value(&[])?,
             None => batch.ids_bt.numel() as i64,
         };
-        Ok(Counts { predictions: batch.n_rows(), tokens })
+        Ok(Counts {
+            predictions: batch.n_rows(),
+            tokens,
+        })
     }
 
     /// Of both together.
     #[must_use]
     pub fn plus(self, other: Counts) -> Counts {
-        Counts { predictions: self.predictions + other.predictions, tokens: self.tokens + other.tokens }
+        Counts {
+            predictions: self.predictions + other.predictions,
+            tokens: self.tokens + other.tokens,
+        }
     }
 }
 

@@ -21,7 +21,8 @@ use minitron_core::error::{IoContext, Result};
 const DIR: &str = "logs";
 const PREFIX: &str = "events.out.tfevents.";
 
-/// One file of a run's scalars. A resumed run starts another, which takes back what earlier ones say from its first step on.
+/// One file of a run's scalars. A resumed run starts another, which takes back what earlier ones
+/// say from its first step on.
 pub(super) struct Events {
     path: PathBuf,
     file: File,
@@ -33,9 +34,17 @@ impl Events {
         let dir = out_dir.join(DIR);
         fs::create_dir_all(&dir).at_path(&dir)?;
         let mut latest = 0;
-        for name in fs::read_dir(&dir).at_path(&dir)?.filter_map(|entry| Some(entry.ok()?.file_name())) {
+        for name in fs::read_dir(&dir)
+            .at_path(&dir)?
+            .filter_map(|entry| Some(entry.ok()?.file_name()))
+        {
             let name = name.to_string_lossy().into_owned();
-            let Some(time) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('.').next()) else { continue };
+            let Some(time) = name
+                .strip_prefix(PREFIX)
+                .and_then(|rest| rest.split('.').next())
+            else {
+                continue;
+            };
             if first_step <= 1 {
                 fs::remove_file(dir.join(&name)).at_path(dir.join(&name))?;
             } else {
@@ -45,18 +54,33 @@ impl Events {
         // Readers take files in the order of their names.
         let time = (seconds() as u64).max(latest + 1);
         let path = dir.join(format!("{PREFIX}{time:010}.minitron"));
-        let file = OpenOptions::new().create_new(true).append(true).open(&path).at_path(&path)?;
+        let file = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .open(&path)
+            .at_path(&path)?;
         let mut events = Events { path, file };
-        events.write(&event(0, |message| bytes_field(message, 3, b"brain.Event:2")))?;
-        events.write(&event(first_step, |message| bytes_field(message, 7, &[0x08, 0x01])))?;
+        events.write(&event(0, |message| {
+            bytes_field(message, 3, b"brain.Event:2")
+        }))?;
+        events.write(&event(first_step, |message| {
+            bytes_field(message, 7, &[0x08, 0x01])
+        }))?;
         Ok(events)
     }
 
     /// Every finite number of a step's record under its key.
     pub fn scalars(&mut self, step: u64, record: &Value) -> Result<()> {
         let mut summary = Vec::new();
-        for (key, value) in record.as_object().into_iter().flatten().filter(|(key, _)| *key != "step") {
-            let Some(number) = value.as_f64() else { continue };
+        for (key, value) in record
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(key, _)| *key != "step")
+        {
+            let Some(number) = value.as_f64() else {
+                continue;
+            };
             let mut scalar = Vec::new();
             bytes_field(&mut scalar, 1, key.as_bytes());
             varint(&mut scalar, (2 << 3) | 5);
@@ -78,7 +102,9 @@ impl Events {
 }
 
 fn seconds() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |time| time.as_secs_f64())
 }
 
 fn event(step: u64, what: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -105,7 +131,10 @@ fn varint(message: &mut Vec<u8>, mut n: u64) {
 }
 
 fn masked_crc(bytes: &[u8]) -> [u8; 4] {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
+    crc32c::crc32c(bytes)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
+        .to_le_bytes()
 }
 
 #[cfg(test)]
@@ -132,12 +161,20 @@ mod tests {
     fn records_are_framed_and_encoded_as_the_formats_say() {
         let dir = tempfile::tempdir().unwrap();
         let mut events = Events::start(dir.path(), 1).unwrap();
-        events.scalars(300, &json!({ "step": 300, "loss": 0.5, "grad_norm": null, "note": "x" })).unwrap();
+        events
+            .scalars(
+                300,
+                &json!({ "step": 300, "loss": 0.5, "grad_norm": null, "note": "x" }),
+            )
+            .unwrap();
         let found = messages(&fs::read(&events.path).unwrap());
         // Past the nine bytes of the time.
         assert_eq!(found[0][9..], *b"\x10\x00\x1a\x0dbrain.Event:2");
         assert_eq!(found[1][9..], *b"\x10\x01\x3a\x02\x08\x01");
-        assert_eq!(found[2][9..], *b"\x10\xac\x02\x2a\x0d\x0a\x0b\x0a\x04loss\x15\x00\x00\x00\x3f");
+        assert_eq!(
+            found[2][9..],
+            *b"\x10\xac\x02\x2a\x0d\x0a\x0b\x0a\x04loss\x15\x00\x00\x00\x3f"
+        );
         // Known value: the checksum of nothing is 0, of `123456789` e3069283.
         assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
     }
@@ -146,11 +183,16 @@ mod tests {
     fn a_resumed_run_adds_a_file_that_sorts_behind_and_a_new_run_starts_over() {
         let dir = tempfile::tempdir().unwrap();
         let names = || {
-            let mut names: Vec<_> = fs::read_dir(dir.path().join(DIR)).unwrap().map(|e| e.unwrap().path()).collect();
+            let mut names: Vec<_> = fs::read_dir(dir.path().join(DIR))
+                .unwrap()
+                .map(|e| e.unwrap().path())
+                .collect();
             names.sort();
             names
         };
-        let started: Vec<PathBuf> = [1, 5, 5].map(|step| Events::start(dir.path(), step).unwrap().path).to_vec();
+        let started: Vec<PathBuf> = [1, 5, 5]
+            .map(|step| Events::start(dir.path(), step).unwrap().path)
+            .to_vec();
         assert_eq!(names(), started);
         let again = Events::start(dir.path(), 1).unwrap().path;
         assert_eq!(names(), [again]);

@@ -20,7 +20,8 @@ pub struct HeldOut<'a> {
     pub windows: &'a Windows,
     /// Windows per forward pass.
     pub batch_size: usize,
-    /// Steps between evaluations; a tenth of the run where not given. The last step is evaluated anyhow.
+    /// Steps between evaluations; a tenth of the run where not given. The last step is evaluated
+    /// anyhow.
     pub every: Option<u64>,
 }
 
@@ -63,8 +64,8 @@ pub(super) struct Evaluation<'a> {
 }
 
 impl Objective {
-    /// The means of every term and of the likelihood over held-out windows: no gradient, nothing drawn, row-chunked as in
-    /// training.
+    /// The means of every term and of the likelihood over held-out windows: no gradient, nothing
+    /// drawn, row-chunked as in training.
     ///
     /// # Errors
     /// As [`Objective::backward`].
@@ -76,7 +77,10 @@ impl Objective {
         held_out: &HeldOut,
     ) -> Result<HeldOutLoss> {
         let found = Evaluation::of(vec![(student, self)], teacher, task, held_out)?;
-        found.into_iter().next().ok_or_else(|| Error::Internal("an evaluation of nothing".into()))
+        found
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::Internal("an evaluation of nothing".into()))
     }
 }
 
@@ -103,22 +107,38 @@ impl<'a> Evaluation<'a> {
     ) -> Result<Vec<HeldOutLoss>> {
         let _no_grad = tch::no_grad_guard();
         let _span = tracing::info_span!("evaluate", n_models = subjects.len()).entered();
-        let Some(device) = subjects.first().map(|(student, _)| student.device) else { return Ok(Vec::new()) };
-        let mut evaluations: Vec<Evaluation> = subjects.into_iter().map(Evaluation::start).collect();
+        let Some(device) = subjects.first().map(|(student, _)| student.device) else {
+            return Ok(Vec::new());
+        };
+        let mut evaluations: Vec<Evaluation> =
+            subjects.into_iter().map(Evaluation::start).collect();
         for range in held_out.windows.batches(held_out.batch_size) {
             let batch = task.batch(held_out.windows, &range.collect::<Vec<_>>(), device)?;
             let objectives = evaluations.iter().map(|evaluation| evaluation.objective);
             let output = teacher_output(objectives, teacher.as_deref_mut(), &batch)?;
-            evaluations.iter_mut().try_for_each(|evaluation| evaluation.add(output.as_deref(), &batch))?;
+            evaluations
+                .iter_mut()
+                .try_for_each(|evaluation| evaluation.add(output.as_deref(), &batch))?;
         }
         evaluations.into_iter().map(Evaluation::finish).collect()
     }
 
     /// Before the first batch.
     pub fn start((student, objective): (&'a Transformer, &'a Objective)) -> Self {
-        let sites = objective.states.iter().flat_map(StateTerm::student_sites).collect();
+        let sites = objective
+            .states
+            .iter()
+            .flat_map(StateTerm::student_sites)
+            .collect();
         let sums = vec![0.0; objective.labels().count()];
-        Evaluation { student, objective, sites, nll: 0.0, counts: Counts::default(), sums }
+        Evaluation {
+            student,
+            objective,
+            sites,
+            nll: 0.0,
+            counts: Counts::default(),
+            sums,
+        }
     }
 
     /// Adds a batch.
@@ -127,14 +147,25 @@ impl<'a> Evaluation<'a> {
         let hidden_bte = self.student.hidden(batch.input(), &mut kept, None)?;
         let counts = Counts::of(batch)?;
         if let Some(output) = output {
-            let on_states = self.sums.get_mut(self.objective.terms.len()..).present("sums of losses on states")?;
+            let on_states = self
+                .sums
+                .get_mut(self.objective.terms.len()..)
+                .present("sums of losses on states")?;
             for (term, sum) in self.objective.states.iter().zip(on_states) {
-                let value = term.value(&kept.states, |site| output.states(site), batch.compared_bt())?;
+                let value = term.value(
+                    &kept.states,
+                    |site| output.states(site),
+                    batch.compared_bt(),
+                )?;
                 *sum += value.f_double_value(&[])? * counts.tokens as f64;
             }
         }
         self.counts = self.counts.plus(counts);
-        if self.student.has_head() { self.add_rows(output, batch, &hidden_bte) } else { Ok(()) }
+        if self.student.has_head() {
+            self.add_rows(output, batch, &hidden_bte)
+        } else {
+            Ok(())
+        }
     }
 
     /// What the rows of a batch lose by every term on logits, and by the likelihood.
@@ -148,13 +179,21 @@ impl<'a> Evaluation<'a> {
         for (start, len) in row_chunks(batch.n_rows(), self.student.spec.options.vocab) {
             let labels_n = batch.labels_n.f_narrow(0, start, len)?;
             let student_nv = self.student.logits(&hidden_ne.f_narrow(0, start, len)?)?;
-            let teacher_nv = self.objective.teacher_rows(output, start, len, &student_nv)?;
+            let teacher_nv = self
+                .objective
+                .teacher_rows(output, start, len, &student_nv)?;
             for (term, sum) in self.objective.terms.iter().zip(&mut self.sums) {
                 let loss_n = losses(term, &student_nv, teacher_nv.as_ref(), &labels_n)?;
                 *sum += loss_n.f_sum(Kind::Double)?.f_double_value(&[])?;
             }
             let logits_nv = student_nv.f_to_kind(Kind::Float)?;
-            let nll_n = logits_nv.f_cross_entropy_loss(&labels_n, None::<Tensor>, Reduction::None, -100, 0.0)?;
+            let nll_n = logits_nv.f_cross_entropy_loss(
+                &labels_n,
+                None::<Tensor>,
+                Reduction::None,
+                -100,
+                0.0,
+            )?;
             self.nll += nll_n.f_sum(Kind::Double)?.f_double_value(&[])?;
         }
         Ok(())
@@ -162,10 +201,23 @@ impl<'a> Evaluation<'a> {
 
     /// Means of all terms over what was seen.
     fn means(&self) -> Vec<f64> {
-        let Counts { predictions, tokens } = self.counts;
+        let Counts {
+            predictions,
+            tokens,
+        } = self.counts;
         let n_logit_terms = self.objective.terms.len();
-        let n = |term: usize| if term < n_logit_terms { predictions } else { tokens };
-        self.sums.iter().enumerate().map(|(term, sum)| mean(*sum, n(term))).collect()
+        let n = |term: usize| {
+            if term < n_logit_terms {
+                predictions
+            } else {
+                tokens
+            }
+        };
+        self.sums
+            .iter()
+            .enumerate()
+            .map(|(term, sum)| mean(*sum, n(term)))
+            .collect()
     }
 
     /// What losses on states are multiplied by, from what was seen.
@@ -176,13 +228,22 @@ impl<'a> Evaluation<'a> {
     fn finish(self) -> Result<HeldOutLoss> {
         let Objective { terms, .. } = self.objective;
         if self.counts.predictions == 0 && !terms.is_empty() {
-            return Err(Error::Data("the held-out text has nothing to predict".into()));
+            return Err(Error::Data(
+                "the held-out text has nothing to predict".into(),
+            ));
         }
         let means = self.means();
         let weights = terms.iter().map(|term| term.weight).chain(self.factors());
-        let objective = weights.zip(&means).map(|(weight, mean)| weight * mean).sum();
+        let objective = weights
+            .zip(&means)
+            .map(|(weight, mean)| weight * mean)
+            .sum();
         let has_nll = self.student.has_head() && self.counts.predictions > 0;
         let nll = has_nll.then(|| mean(self.nll, self.counts.predictions));
-        Ok(HeldOutLoss { nll, terms: means, objective })
+        Ok(HeldOutLoss {
+            nll,
+            terms: means,
+            objective,
+        })
     }
 }

@@ -40,7 +40,9 @@ pub struct Learner<'a> {
 
 impl Debug for Learner<'_> {
     fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
-        f.debug_struct("Learner").field("out_dir", &self.out_dir).finish_non_exhaustive()
+        f.debug_struct("Learner")
+            .field("out_dir", &self.out_dir)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,8 +99,8 @@ pub(super) struct TrainState<'a> {
 }
 
 impl<'a> TrainState<'a> {
-    /// At an earlier state, restored, or at the beginning, and then nothing of another run stays. `start` is what a run from
-    /// the beginning starts with.
+    /// At an earlier state, restored, or at the beginning, and then nothing of another run stays.
+    /// `start` is what a run from the beginning starts with.
     pub fn open(
         learner: &'a Learner<'a>,
         settings: &TrainSettings,
@@ -106,13 +108,21 @@ impl<'a> TrainState<'a> {
         (resume, start): (bool, impl FnOnce(Value) -> State),
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let learned = learner.student.parameters().iter().chain(learner.objective.projects());
+        let learned = learner
+            .student
+            .parameters()
+            .iter()
+            .chain(learner.objective.projects());
         let mut optimizer = AdamW::new(learned, settings.adamw)?;
         if let Some(correction) = correction {
             correction.join(&mut optimizer)?;
         }
         let identity = json!({ "settings": settings, "inputs": learner.identity });
-        let resumed = if resume { resume::load(learner.out_dir, &identity, &mut optimizer, progress)? } else { None };
+        let resumed = if resume {
+            resume::load(learner.out_dir, &identity, &mut optimizer, progress)?
+        } else {
+            None
+        };
         if resumed.is_none() {
             resume::clear(learner.out_dir)?;
         }
@@ -120,7 +130,16 @@ impl<'a> TrainState<'a> {
         let metrics = Metrics::open(learner.out_dir, &state)?;
         let clock = Clock::after(state.elapsed_s);
         let (recent, step) = (metrics.losses()?, Step::default());
-        Ok(TrainState { learner, saved: state, failure: None, optimizer, metrics, clock, recent, step })
+        Ok(TrainState {
+            learner,
+            saved: state,
+            failure: None,
+            optimizer,
+            metrics,
+            clock,
+            recent,
+            step,
+        })
     }
 
     /// Begins a step of all these predictions and tokens.
@@ -140,7 +159,9 @@ impl<'a> TrainState<'a> {
         output: Option<&(dyn TeacherOutput + '_)>,
         correction: Option<&Correction>,
     ) -> Result<()> {
-        let Learner { student, objective, .. } = self.learner;
+        let Learner {
+            student, objective, ..
+        } = self.learner;
         let _span = tracing::debug_span!("student").entered();
         let (whole, factors) = (self.step.counts, self.step.factors.as_deref());
         let means = objective.learn(student, output, batch, whole, factors)?;
@@ -170,16 +191,19 @@ impl<'a> TrainState<'a> {
             let clipped = |norm: f64| if norm > clip { clip / norm } else { 1.0 };
             let of_teacher = clipped(done.teacher.map_or(0.0, |(_, norm)| norm));
             self.optimizer.step(lr, &[clipped(done.norm), of_teacher])?;
-            self.recent.push((done.loss, Some(done.weight(self.learner.objective))));
+            self.recent
+                .push((done.loss, Some(done.weight(self.learner.objective))));
         } else {
             self.optimizer.skip()?;
         }
-        self.saved.count(step, n_tokens, (done.is_applied(), done.is_empty));
+        self.saved
+            .count(step, n_tokens, (done.is_applied(), done.is_empty));
         Ok(done)
     }
 
-    /// Takes in an evaluation; true where it is the best so far and somebody keeps that. The student is written before the state says so, so that a
-    /// run that ends in between comes here again.
+    /// Takes in an evaluation; true where it is the best so far and somebody keeps that. The
+    /// student is written before the state says so, so that a run that ends in between comes here
+    /// again.
     pub fn judge(&mut self, found: &HeldOutLoss) -> Result<bool> {
         let loss = found.value();
         if !loss.is_finite() || self.saved.best.is_some_and(|best| loss >= best.loss) {
@@ -188,7 +212,10 @@ impl<'a> TrainState<'a> {
         if let Some(write) = self.learner.write_best {
             write(&self.optimizer.masters(""))?;
         }
-        self.saved.best = Some(Best { step: self.saved.step, loss });
+        self.saved.best = Some(Best {
+            step: self.saved.step,
+            loss,
+        });
         Ok(self.learner.write_best.is_some())
     }
 
@@ -230,7 +257,10 @@ impl<'a> TrainState<'a> {
     /// `Data` where an update has left what no later one mends: the states before stay.
     pub fn save(&mut self, cursor: crate::data::Cursor, keep: usize) -> Result<()> {
         if let Some(name) = self.optimizer.not_finite()? {
-            let what = format!("`{name}` or its moments are not finite after step {}", self.saved.step);
+            let what = format!(
+                "`{name}` or its moments are not finite after step {}",
+                self.saved.step
+            );
             return Err(self.diverged(&what));
         }
         self.saved.metrics_len = self.metrics.sync()?;
@@ -245,17 +275,23 @@ impl<'a> TrainState<'a> {
         }
         let Step { loss, norm, .. } = done;
         let (step, in_row) = (self.saved.step, self.saved.n_skipped_in_row);
-        let what = format!("loss {loss}, gradient norm {norm} at step {step}, {in_row} skipped in a row");
+        let what =
+            format!("loss {loss}, gradient norm {norm} at step {step}, {in_row} skipped in a row");
         Err(self.diverged(&what))
     }
 
     fn diverged(&self, what: &str) -> Error {
         let out_dir = self.learner.out_dir;
         let good = match resume::newest(out_dir) {
-            Some(step) => format!("the last good checkpoint is {}", resume::step_dir(out_dir, step).display()),
+            Some(step) => format!(
+                "the last good checkpoint is {}",
+                resume::step_dir(out_dir, step).display()
+            ),
             None => "no checkpoint was written yet".to_owned(),
         };
-        Error::Data(format!("training diverged: {what}; {good}; try a lower lr or a longer warm-up"))
+        Error::Data(format!(
+            "training diverged: {what}; {good}; try a lower lr or a longer warm-up"
+        ))
     }
 
     /// How it went.

@@ -1,4 +1,5 @@
-//! How much memory a training step takes, from shapes alone. N rows of a batch, E embed, F ffn, H heads, K head dim, V vocab.
+//! How much memory a training step takes, from shapes alone. N rows of a batch, E embed, F ffn, H
+//! heads, K head dim, V vocab.
 
 use serde::Serialize;
 
@@ -8,7 +9,8 @@ use crate::memory::mib;
 use minitron_core::model::row_chunks;
 use minitron_core::spec::{HIDDEN, ModelSpec};
 
-/// Logits of a chunk and their log-softmax, the teacher's two, and one more: a loss's product, later a gradient.
+/// Logits of a chunk and their log-softmax, the teacher's two, and one more: a loss's product,
+/// later a gradient.
 const COPIES_OF_LOGITS: u64 = 5;
 /// Copies of the rows that predict: the student's, their gradient and its product, the teacher's.
 const COPIES_OF_ROWS: u64 = 5;
@@ -20,7 +22,8 @@ const SLACK: f64 = 1.1;
 pub struct StepMemory {
     /// What the process took before.
     pub base: u64,
-    /// The student's weights, gradients, two moments each in f32, and masters where it computes in less.
+    /// The student's weights, gradients, two moments each in f32, and masters where it computes in
+    /// less.
     pub student: u64,
     /// What the teacher keeps, and the inside of its widest layer.
     pub teacher: u64,
@@ -56,21 +59,32 @@ impl StepMemory {
         let hidden = student.size(HIDDEN) as u64;
         let n_layers = student.n_layers() as u64;
         let held_numbers = match objective.recompute {
-            true => (n_layers + 1).saturating_mul(hidden).saturating_add(widest(student)),
+            true => (n_layers + 1)
+                .saturating_mul(hidden)
+                .saturating_add(widest(student)),
             false => held(student).fold(0, u64::saturating_add),
         };
         // Kept states of both, and the student's lifted ones; what a loss makes of them is its own.
-        let widths = hidden.saturating_add(teacher.map_or(0, |(spec, _)| 2 * spec.size(HIDDEN) as u64));
-        let n_pairs = objective.states.iter().map(|term| term.student_sites().count() as u64).sum::<u64>();
+        let widths =
+            hidden.saturating_add(teacher.map_or(0, |(spec, _)| 2 * spec.size(HIDDEN) as u64));
+        let n_pairs = objective
+            .states
+            .iter()
+            .map(|term| term.student_sites().count() as u64)
+            .sum::<u64>();
         let compared = n_pairs.saturating_mul(widths);
         let vocab = student.options.vocab;
-        let chunk = row_chunks(n_rows as i64, vocab).next().map_or(0, |(_, len)| len.unsigned_abs());
+        let chunk = row_chunks(n_rows as i64, vocab)
+            .next()
+            .map_or(0, |(_, len)| len.unsigned_abs());
         let logits = match objective.terms.is_empty() {
             true => 0,
             false => COPIES_OF_LOGITS * 4 * chunk.saturating_mul(vocab as u64),
         };
         let masters = if batch.n_bytes < 4 { 4 } else { 0 };
-        let teacher = teacher.map_or(0, |(spec, kept)| kept.saturating_add(per_row(widest(spec) / 2)));
+        let teacher = teacher.map_or(0, |(spec, kept)| {
+            kept.saturating_add(per_row(widest(spec) / 2))
+        });
         StepMemory {
             base,
             student: student.n_params().saturating_mul(2 * wide + 8 + masters),
@@ -86,7 +100,9 @@ impl StepMemory {
         let alone = StepMemory::of(correction.objective, teacher, None, batch, 0);
         let weights = teacher.n_params().saturating_mul(batch.n_bytes as u64);
         StepMemory {
-            teacher: self.teacher.saturating_add(alone.student.saturating_sub(weights)),
+            teacher: self
+                .teacher
+                .saturating_add(alone.student.saturating_sub(weights)),
             activations: self.activations.max(alone.activations),
             ..self
         }
@@ -105,11 +121,14 @@ impl StepMemory {
 
     /// All of it, with what allocators keep back.
     pub fn total(&self) -> u64 {
-        let step = [self.student, self.teacher, self.activations, self.logits].into_iter().fold(0, u64::saturating_add);
+        let step = [self.student, self.teacher, self.activations, self.logits]
+            .into_iter()
+            .fold(0, u64::saturating_add);
         self.base.saturating_add((step as f64 * SLACK) as u64)
     }
 
-    /// Where a step takes more than is free: what to do. No refusal, since the system may make room.
+    /// Where a step takes more than is free: what to do. No refusal, since the system may make
+    /// room.
     pub fn beyond(&self, free: u64) -> Option<String> {
         let needed = self.total().saturating_sub(self.base);
         (needed > free).then(|| {
@@ -150,17 +169,34 @@ mod tests {
 
     #[test]
     fn a_step_that_does_not_fit_beside_what_is_there_is_said_and_no_other() {
-        let step = StepMemory { base: 500 << 20, student: 100 << 20, ..StepMemory::default() };
+        let step = StepMemory {
+            base: 500 << 20,
+            student: 100 << 20,
+            ..StepMemory::default()
+        };
         // What the process takes by then is not taken from what is free.
         assert_eq!(step.beyond(111 << 20), None);
         let said = step.beyond(109 << 20).unwrap();
-        assert!(said.contains("only 109MiB are free") && said.contains("recompute"), "{said}");
+        assert!(
+            said.contains("only 109MiB are free") && said.contains("recompute"),
+            "{said}"
+        );
     }
 
     #[test]
     fn students_side_by_side_share_the_teacher_and_the_widest_activations() {
-        let one = StepMemory { base: 3, student: 10, teacher: 5, activations: 7, logits: 2 };
-        let two = StepMemory { student: 20, activations: 4, ..one };
+        let one = StepMemory {
+            base: 3,
+            student: 10,
+            teacher: 5,
+            activations: 7,
+            logits: 2,
+        };
+        let two = StepMemory {
+            student: 20,
+            activations: 4,
+            ..one
+        };
         assert_eq!(one.beside(two), StepMemory { student: 30, ..one });
     }
 }

@@ -26,21 +26,36 @@ impl Metrics {
     pub fn open(out_dir: &Path, resumed: &State) -> Result<Self> {
         fs::create_dir_all(out_dir).at_path(out_dir)?;
         let path = out_dir.join(METRICS);
-        let file = OpenOptions::new().create(true).append(true).open(&path).at_path(&path)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .at_path(&path)?;
         let found = file.metadata().at_path(&path)?.len();
-        file.set_len(resumed.metrics_len.min(found)).at_path(&path)?;
-        Ok(Metrics { path, file, events: Events::start(out_dir, resumed.step + 1)? })
+        file.set_len(resumed.metrics_len.min(found))
+            .at_path(&path)?;
+        Ok(Metrics {
+            path,
+            file,
+            events: Events::start(out_dir, resumed.step + 1)?,
+        })
     }
 
-    /// Losses of the steps that are on record, with what each weighs; those left out that changed nothing.
+    /// Losses of the steps that are on record, with what each weighs; those left out that changed
+    /// nothing.
     pub fn losses(&self) -> Result<Vec<Weighed>> {
         let text = fs::read_to_string(&self.path).at_path(&self.path)?;
         let mut n_skipped = 0;
         let loss = |line: &str| {
             let record: Value = serde_json::from_str(line).ok()?;
             let before = std::mem::replace(&mut n_skipped, record["n_skipped"].as_u64()?);
-            let weight = record["n_predictions"].as_f64().or_else(|| record["n_states"].as_f64());
-            record["loss"].as_f64().filter(|_| n_skipped == before).map(|loss| (loss, weight))
+            let weight = record["n_predictions"]
+                .as_f64()
+                .or_else(|| record["n_states"].as_f64());
+            record["loss"]
+                .as_f64()
+                .filter(|_| n_skipped == before)
+                .map(|loss| (loss, weight))
         };
         Ok(text.lines().filter_map(loss).collect())
     }
@@ -58,7 +73,8 @@ impl Metrics {
     }
 }
 
-/// Counts tokens over the time of steps alone; the first step, which warms caches up, is left out of the rate.
+/// Counts tokens over the time of steps alone; the first step, which warms caches up, is left out
+/// of the rate.
 pub(super) struct Clock {
     begin: Instant,
     /// Of earlier processes.
@@ -71,7 +87,13 @@ pub(super) struct Clock {
 impl Clock {
     /// Goes on after so many seconds.
     pub fn after(before: f64) -> Self {
-        Clock { begin: Instant::now(), before, n_steps: 0, n_tokens: 0, busy: Duration::ZERO }
+        Clock {
+            begin: Instant::now(),
+            before,
+            n_steps: 0,
+            n_tokens: 0,
+            busy: Duration::ZERO,
+        }
     }
 
     /// A step of `n_tokens` is done.
@@ -90,6 +112,10 @@ impl Clock {
 
     /// Tokens per second.
     pub fn rate(&self) -> f64 {
-        if self.n_tokens == 0 { 0.0 } else { self.n_tokens as f64 / self.busy.as_secs_f64().max(1e-9) }
+        if self.n_tokens == 0 {
+            0.0
+        } else {
+            self.n_tokens as f64 / self.busy.as_secs_f64().max(1e-9)
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Training: one loop for distillation and for cross entropy.
 //!
-//! Each step runs the student's blocks once, then the head and the loss in row chunks: every chunk's gradient is taken
-//! at once and its logits freed, and what reaches the last hidden state flows back through the blocks at the end.
-//! A step whose loss or gradient is not finite changes nothing; its batch is not tried again, so runs stay repeatable.
+//! Each step runs the student's blocks once, then the head and the loss in row chunks: every
+//! chunk's gradient is taken at once and its logits freed, and what reaches the last hidden state
+//! flows back through the blocks at the end. A step whose loss or gradient is not finite changes
+//! nothing; its batch is not tried again, so runs stay repeatable.
 
 mod batches;
 mod correction;
@@ -38,5 +39,6 @@ pub use schedule::{Schedule, Shape};
 pub use settings::TrainSettings;
 pub use states::{LiftStart, StateTerm, Weight};
 pub use teacher::{
-    CacheHeader, CacheType, CachedTeacher, InMemoryTeacher, StreamedTeacher, Teacher, TeacherCache, TeacherOutput,
+    CacheHeader, CacheType, CachedTeacher, InMemoryTeacher, StreamedTeacher, Teacher, TeacherCache,
+    TeacherOutput,
 };

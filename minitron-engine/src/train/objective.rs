@@ -26,8 +26,8 @@ pub struct Term {
     pub loss: Arc<dyn LogitLoss>,
 }
 
-/// `Σ weight · mean over predictions of loss + Σ weight · mean over tokens of loss on states`, the means over a whole step.
-/// B batch, T tokens, N rows, E embed, V vocab.
+/// `Σ weight · mean over predictions of loss + Σ weight · mean over tokens of loss on states`, the
+/// means over a whole step. B batch, T tokens, N rows, E embed, V vocab.
 #[derive(Debug, Default)]
 pub struct Objective {
     /// Losses on logits.
@@ -55,13 +55,18 @@ impl Objective {
 
     /// Whether a loss compares with the teacher's logits.
     pub fn needs_teacher_logits(&self) -> bool {
-        self.terms.iter().any(|term| term.loss.teacher() != TeacherNeed::Nothing)
+        self.terms
+            .iter()
+            .any(|term| term.loss.teacher() != TeacherNeed::Nothing)
     }
 
     /// Names of the terms in metrics.
     pub fn labels(&self) -> impl Iterator<Item = &str> {
         let states = self.states.iter().map(|term| term.label.as_str());
-        self.terms.iter().map(|term| term.label.as_str()).chain(states)
+        self.terms
+            .iter()
+            .map(|term| term.label.as_str())
+            .chain(states)
     }
 
     /// Learned maps, which are trained with the student.
@@ -83,15 +88,23 @@ impl Objective {
     pub(super) fn factors(&self, means: &[f64]) -> Vec<f64> {
         let (on_logits, on_states) = means.split_at(self.terms.len().min(means.len()));
         let reference = self.reference(on_logits);
-        self.states.iter().zip(on_states).map(|(term, mean)| term.factor(reference, *mean)).collect()
+        self.states
+            .iter()
+            .zip(on_states)
+            .map(|(term, mean)| term.factor(reference, *mean))
+            .collect()
     }
 
-    /// What a dynamic weight makes its term as large as: the losses that compare with the teacher's logits (all on logits where
-    /// none does), divided among the dynamic terms.
+    /// What a dynamic weight makes its term as large as: the losses that compare with the teacher's
+    /// logits (all on logits where none does), divided among the dynamic terms.
     fn reference(&self, means: &[f64]) -> f64 {
         let of_teacher = |term: &Term| term.loss.teacher() != TeacherNeed::Nothing;
         let any = self.terms.iter().any(of_teacher);
-        let counted = self.terms.iter().zip(means).filter(|(term, _)| !any || of_teacher(term));
+        let counted = self
+            .terms
+            .iter()
+            .zip(means)
+            .filter(|(term, _)| !any || of_teacher(term));
         let sum: f64 = counted.map(|(term, mean)| term.weight * mean).sum();
         let n_dynamic = self.states.iter().filter(|term| term.is_dynamic()).count();
         sum / n_dynamic.max(1) as f64
@@ -114,11 +127,13 @@ impl Objective {
         }
     }
 
-    /// Adds a batch's part of the gradient of its step's objective to the student's parameters and the learned maps: sums over
-    /// the batch, divided by the `whole` step's counts. A dynamic weight goes by the batch alone.
+    /// Adds a batch's part of the gradient of its step's objective to the student's parameters and
+    /// the learned maps: sums over the batch, divided by the `whole` step's counts. A dynamic
+    /// weight goes by the batch alone.
     ///
-    /// Values and gradients equal those of the unchunked loss, up to the order of summation: of the logits, one chunk of
-    /// rows exists at a time, and what it leaves is its gradient on the last hidden state.
+    /// Values and gradients equal those of the unchunked loss, up to the order of summation: of the
+    /// logits, one chunk of rows exists at a time, and what it leaves is its gradient on the last
+    /// hidden state.
     ///
     /// # Errors
     /// `Plugin` when a loss does not give one number per row, or per pair of states.
@@ -133,8 +148,8 @@ impl Objective {
         self.learn(student, output.as_deref(), batch, whole, None)
     }
 
-    /// The same from what a teacher said to the batch. `factors` are those of the losses on states, where the step's values
-    /// are known.
+    /// The same from what a teacher said to the batch. `factors` are those of the losses on states,
+    /// where the step's values are known.
     ///
     /// # Errors
     /// As [`Objective::backward`].
@@ -149,26 +164,48 @@ impl Objective {
         let counts = Counts::of(batch)?;
         let mut sums = vec![0.0; self.terms.len()];
         if !self.counts_any(counts) {
-            return Ok(Means { terms: vec![0.0; self.terms.len() + self.states.len()], total: 0.0 });
+            return Ok(Means {
+                terms: vec![0.0; self.terms.len() + self.states.len()],
+                total: 0.0,
+            });
         }
-        let sites: BTreeSet<Site> = self.states.iter().flat_map(StateTerm::student_sites).collect();
+        let sites: BTreeSet<Site> = self
+            .states
+            .iter()
+            .flat_map(StateTerm::student_sites)
+            .collect();
         let forward = || Pass::forward(student, batch.input(), &sites, self.recompute);
         let pass = debug_span!("forward").in_scope(forward)?;
         let mut scalar: Option<Tensor> = None;
         if !self.terms.is_empty() && counts.predictions > 0 {
-            let inputs_ne = student.frame.head()?.inputs(&batch.rows(&pass.hidden_bte)?)?;
-            let gradient = || self.logit_gradient(student, output, batch, (&inputs_ne, whole), &mut sums);
+            let inputs_ne = student
+                .frame
+                .head()?
+                .inputs(&batch.rows(&pass.hidden_bte)?)?;
+            let gradient =
+                || self.logit_gradient(student, output, batch, (&inputs_ne, whole), &mut sums);
             let gradient_ne = debug_span!("losses").in_scope(gradient)?;
             // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
             scalar = Some(inputs_ne.f_mul(&gradient_ne)?.f_sum(inputs_ne.f_kind()?)?);
         }
         let mut values = Vec::new();
         for term in &self.states {
-            let output = output.ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
-            values.push(term.value(&pass.states, |site| output.states(site), batch.compared_bt())?);
+            let output = output
+                .ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
+            values.push(term.value(
+                &pass.states,
+                |site| output.states(site),
+                batch.compared_bt(),
+            )?);
         }
-        let on_states = values.iter().map(|value| Ok(value.f_double_value(&[])?)).collect::<Result<Vec<_>>>()?;
-        let factors = factors.map_or_else(|| self.factors_of_batch(&sums, counts, &on_states), <[f64]>::to_vec);
+        let on_states = values
+            .iter()
+            .map(|value| Ok(value.f_double_value(&[])?))
+            .collect::<Result<Vec<_>>>()?;
+        let factors = factors.map_or_else(
+            || self.factors_of_batch(&sums, counts, &on_states),
+            <[f64]>::to_vec,
+        );
         let share = mean(counts.tokens as f64, whole.tokens);
         for (value, factor) in values.iter().zip(&factors) {
             let part = value.f_mul_scalar(factor * share)?;
@@ -182,12 +219,25 @@ impl Objective {
     /// Factors that follow from one batch alone.
     fn factors_of_batch(&self, sums: &[f64], counts: Counts, on_states: &[f64]) -> Vec<f64> {
         let on_logits = sums.iter().map(|sum| mean(*sum, counts.predictions));
-        self.factors(&on_logits.chain(on_states.iter().copied()).collect::<Vec<_>>())
+        self.factors(
+            &on_logits
+                .chain(on_states.iter().copied())
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// What a batch adds to the step's means.
-    fn means(&self, sums: &[f64], whole: Counts, on_states: &[f64], (factors, share): (&[f64], f64)) -> Means {
-        let mut means = Means { terms: Vec::new(), total: 0.0 };
+    fn means(
+        &self,
+        sums: &[f64],
+        whole: Counts,
+        on_states: &[f64],
+        (factors, share): (&[f64], f64),
+    ) -> Means {
+        let mut means = Means {
+            terms: Vec::new(),
+            total: 0.0,
+        };
         for (term, sum) in self.terms.iter().zip(sums) {
             let mean = mean(*sum, whole.predictions);
             means.terms.push(mean);
@@ -200,7 +250,8 @@ impl Objective {
         means
     }
 
-    /// The teacher's logits at some rows, where a loss compares with them; in the student's type or a wider one.
+    /// The teacher's logits at some rows, where a loss compares with them; in the student's type or
+    /// a wider one.
     pub(super) fn teacher_rows(
         &self,
         output: Option<&(dyn TeacherOutput + '_)>,
@@ -209,11 +260,14 @@ impl Objective {
         student_nv: &Tensor,
     ) -> Result<Option<Tensor>> {
         let output = output.filter(|_| self.needs_teacher_logits());
-        output.map(|output| at_least(output.logits(start, len, student_nv)?, student_nv.f_kind()?)).transpose()
+        output
+            .map(|output| at_least(output.logits(start, len, student_nv)?, student_nv.f_kind()?))
+            .transpose()
     }
 
-    /// Gradient of the losses on logits, over all predictions of the step, with respect to the rows [N, E] that the head
-    /// projects; the projection's own gradient is added on the way, and each term's sum to `sums`.
+    /// Gradient of the losses on logits, over all predictions of the step, with respect to the rows
+    /// [N, E] that the head projects; the projection's own gradient is added on the way, and each
+    /// term's sum to `sums`.
     fn logit_gradient(
         &self,
         student: &Transformer,
@@ -223,13 +277,17 @@ impl Objective {
         sums: &mut [f64],
     ) -> Result<Tensor> {
         let head = student.frame.head()?;
-        head.gradient(inputs_ne, student.spec.options.vocab, |student_nv, start| {
-            let len = student_nv.size2()?.0;
-            let labels_n = batch.labels_n.f_narrow(0, start, len)?;
-            let teacher_nv = self.teacher_rows(output, start, len, student_nv)?;
-            let total = self.chunk(student_nv, teacher_nv.as_ref(), &labels_n, sums)?;
-            Ok(total.f_mul_scalar(mean(1.0, whole.predictions))?)
-        })
+        head.gradient(
+            inputs_ne,
+            student.spec.options.vocab,
+            |student_nv, start| {
+                let len = student_nv.size2()?.0;
+                let labels_n = batch.labels_n.f_narrow(0, start, len)?;
+                let teacher_nv = self.teacher_rows(output, start, len, student_nv)?;
+                let total = self.chunk(student_nv, teacher_nv.as_ref(), &labels_n, sums)?;
+                Ok(total.f_mul_scalar(mean(1.0, whole.predictions))?)
+            },
+        )
     }
 
     /// Weighted sum over a chunk's rows; adds each term's own sum to `sums`.
@@ -244,9 +302,16 @@ impl Objective {
         for (term, sum) in self.terms.iter().zip(sums) {
             let loss_n = losses(term, student_nv, teacher_nv, labels_n)?;
             if loss_n.size() != labels_n.size() {
-                let message =
-                    format!("expected one loss for each of {:?} rows, got {:?}", labels_n.size(), loss_n.size());
-                return Err(Error::Plugin { tag: term.label.clone(), origin: "loss".into(), message });
+                let message = format!(
+                    "expected one loss for each of {:?} rows, got {:?}",
+                    labels_n.size(),
+                    loss_n.size()
+                );
+                return Err(Error::Plugin {
+                    tag: term.label.clone(),
+                    origin: "loss".into(),
+                    message,
+                });
             }
             let summed = loss_n.f_sum(loss_n.f_kind()?)?;
             *sum += summed.f_double_value(&[])?;
@@ -257,19 +322,31 @@ impl Objective {
     }
 }
 
-/// What the teacher says to a batch, where a loss of one of the objectives asks it; of logits nothing where nothing is predicted.
+/// What the teacher says to a batch, where a loss of one of the objectives asks it; of logits
+/// nothing where nothing is predicted.
 pub(super) fn teacher_output<'t, 'o>(
     objectives: impl IntoIterator<Item = &'o Objective>,
     teacher: Option<&'t mut (dyn Teacher + '_)>,
     batch: &Batch,
 ) -> Result<Option<Box<dyn TeacherOutput + 't>>> {
     let predicts = batch.n_rows() > 0;
-    let asks = |objective: &&Objective| !objective.states.is_empty() || (predicts && objective.needs_teacher_logits());
+    let asks = |objective: &&Objective| {
+        !objective.states.is_empty() || (predicts && objective.needs_teacher_logits())
+    };
     let asking: Vec<&Objective> = objectives.into_iter().filter(asks).collect();
-    let Some(teacher) = teacher.filter(|_| !asking.is_empty()) else { return Ok(None) };
+    let Some(teacher) = teacher.filter(|_| !asking.is_empty()) else {
+        return Ok(None);
+    };
     let _span = debug_span!("teacher", n_windows = batch.n_windows()).entered();
-    let sites = asking.iter().flat_map(|objective| &objective.states).flat_map(StateTerm::teacher_sites).collect();
-    let with_logits = predicts && asking.iter().any(|objective| objective.needs_teacher_logits());
+    let sites = asking
+        .iter()
+        .flat_map(|objective| &objective.states)
+        .flat_map(StateTerm::teacher_sites)
+        .collect();
+    let with_logits = predicts
+        && asking
+            .iter()
+            .any(|objective| objective.needs_teacher_logits());
     let mut output = teacher.forward(batch, with_logits, &sites)?;
     if asking.len() > 1 {
         output.keep();

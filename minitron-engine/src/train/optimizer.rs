@@ -28,7 +28,12 @@ pub struct AdamWSettings {
 
 impl Default for AdamWSettings {
     fn default() -> Self {
-        AdamWSettings { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }
+        AdamWSettings {
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+        }
     }
 }
 
@@ -65,13 +70,22 @@ struct State {
 
 impl AdamW {
     /// Moments at zero for every parameter that takes gradients.
-    pub fn new<'p>(parameters: impl IntoIterator<Item = &'p Parameter>, settings: AdamWSettings) -> Result<Self> {
-        let mut optimizer = AdamW { settings, n_steps: 0, states: Vec::new(), rates: Vec::new() };
+    pub fn new<'p>(
+        parameters: impl IntoIterator<Item = &'p Parameter>,
+        settings: AdamWSettings,
+    ) -> Result<Self> {
+        let mut optimizer = AdamW {
+            settings,
+            n_steps: 0,
+            states: Vec::new(),
+            rates: Vec::new(),
+        };
         optimizer.add_group("", parameters, 1.0)?;
         Ok(optimizer)
     }
 
-    /// Parameters of another model, whose gradients are measured and scaled apart and whose names begin with `prefix`.
+    /// Parameters of another model, whose gradients are measured and scaled apart and whose names
+    /// begin with `prefix`.
     pub fn add_group<'p>(
         &mut self,
         prefix: &str,
@@ -90,7 +104,15 @@ impl AdamW {
             let zeros = || Tensor::f_zeros(weight.size(), options);
             let (m, v) = (zeros()?, zeros()?);
             let name = format!("{prefix}{}", parameter.name);
-            self.states.push(State { name, weight, master, m, v, decays: parameter.decays, group });
+            self.states.push(State {
+                name,
+                weight,
+                master,
+                m,
+                v,
+                decays: parameter.decays,
+                group,
+            });
         }
         Ok(())
     }
@@ -101,7 +123,11 @@ impl AdamW {
         for state in self.states.iter().filter(|state| state.group == group) {
             let gradient = state.weight.f_grad()?;
             if gradient.defined() {
-                let norm = gradient.f_detach()?.f_to_kind(Kind::Float)?.f_norm()?.f_double_value(&[])?;
+                let norm = gradient
+                    .f_detach()?
+                    .f_to_kind(Kind::Float)?
+                    .f_norm()?
+                    .f_double_value(&[])?;
                 sum += norm * norm;
             }
         }
@@ -117,7 +143,11 @@ impl AdamW {
             if !gradient.defined() {
                 continue;
             }
-            let gradient = gradient.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1i64])?;
+            let gradient = gradient
+                .f_detach()?
+                .f_to_kind(Kind::Float)?
+                .f_contiguous()?
+                .f_view([-1i64])?;
             let scale = gradient_scales.get(state.group).copied().unwrap_or(1.0);
             let lr = lr * self.rates.get(state.group).copied().unwrap_or(1.0);
             update(state, &gradient, self.settings, self.n_steps, lr, scale)?;
@@ -141,11 +171,15 @@ impl AdamW {
         Ok(())
     }
 
-    /// What a trained model is written from, where it computes in less than f32: those whose names begin with `prefix`,
-    /// without it.
+    /// What a trained model is written from, where it computes in less than f32: those whose names
+    /// begin with `prefix`, without it.
     pub fn masters(&self, prefix: &str) -> MasterWeights {
-        let master =
-            |state: &State| Some((state.name.strip_prefix(prefix)?.to_owned(), state.master.as_ref()?.shallow_clone()));
+        let master = |state: &State| {
+            Some((
+                state.name.strip_prefix(prefix)?.to_owned(),
+                state.master.as_ref()?.shallow_clone(),
+            ))
+        };
         self.states.iter().filter_map(master).collect()
     }
 
@@ -154,9 +188,13 @@ impl AdamW {
         for state in &self.states {
             let weight = state.master.as_ref().unwrap_or(&state.weight);
             for tensor in [weight, &state.m, &state.v] {
-                // NaN is both; a copy of a large table, as a sum in f64 makes, would be the peak of the run.
+                // NaN is both; a copy of a large table, as a sum in f64 makes, would be the peak of
+                // the run.
                 let (least, most) = tensor.f_detach()?.f_aminmax(None::<i64>, false)?;
-                if ![least.f_double_value(&[])?, most.f_double_value(&[])?].into_iter().all(f64::is_finite) {
+                if ![least.f_double_value(&[])?, most.f_double_value(&[])?]
+                    .into_iter()
+                    .all(f64::is_finite)
+                {
                     return Ok(Some(&state.name));
                 }
             }
@@ -188,13 +226,19 @@ impl AdamW {
                 let name = format!("{part}/{}", state.name);
                 let shape: Vec<usize> = like.size().iter().map(|&side| side as usize).collect();
                 match source.info(&name) {
-                    Some(info) if info.shape == shape => Ok(source.read(&name)?.f_to_device(like.device())?),
+                    Some(info) if info.shape == shape => {
+                        Ok(source.read(&name)?.f_to_device(like.device())?)
+                    }
                     _ => Err(Error::Recipe(format!(
                         "resume: the saved state has no `{name}` of shape {shape:?}; it belongs to another student"
                     ))),
                 }
             };
-            let (m, v, w) = (read("m", &state.m)?, read("v", &state.v)?, read("w", &state.weight)?);
+            let (m, v, w) = (
+                read("m", &state.m)?,
+                read("v", &state.v)?,
+                read("w", &state.weight)?,
+            );
             state.m.f_copy_(&m)?;
             state.v.f_copy_(&v)?;
             state.weight.f_detach()?.f_copy_(&w)?;
@@ -206,10 +250,22 @@ impl AdamW {
     }
 }
 
-fn update(state: &mut State, g: &Tensor, s: AdamWSettings, n_steps: u64, lr: f64, gradient_scale: f64) -> Result<()> {
+fn update(
+    state: &mut State,
+    g: &Tensor,
+    s: AdamWSettings,
+    n_steps: u64,
+    lr: f64,
+    gradient_scale: f64,
+) -> Result<()> {
     let correction1 = 1.0 - s.beta1.powf(n_steps as f64);
     let correction2 = 1.0 - s.beta2.powf(n_steps as f64);
-    let weight = state.master.as_ref().unwrap_or(&state.weight).f_detach()?.f_view([-1i64])?;
+    let weight = state
+        .master
+        .as_ref()
+        .unwrap_or(&state.weight)
+        .f_detach()?
+        .f_view([-1i64])?;
     let (m, v) = (state.m.f_view([-1i64])?, state.v.f_view([-1i64])?);
     let n = g.numel() as i64;
     for start in (0..n).step_by(BLOCK as usize) {
@@ -219,7 +275,10 @@ fn update(state: &mut State, g: &Tensor, s: AdamWSettings, n_steps: u64, lr: f64
         let (mut w, mut m, mut v) = (block(&weight)?, block(&m)?, block(&v)?);
         let _ = m.f_lerp_(&g, 1.0 - s.beta1)?;
         let _ = v.f_lerp_(&g.f_square()?, 1.0 - s.beta2)?;
-        let denominator = v.f_div_scalar(correction2)?.f_sqrt_()?.f_add_scalar_(s.eps)?;
+        let denominator = v
+            .f_div_scalar(correction2)?
+            .f_sqrt_()?
+            .f_add_scalar_(s.eps)?;
         if state.decays {
             let _ = w.f_mul_scalar_(1.0 - lr * s.weight_decay)?;
         }
@@ -237,7 +296,8 @@ mod tests {
     #[test]
     fn a_weight_or_moment_that_is_not_finite_is_found() {
         let like = Tensor::ones([4, 3], (Kind::Float, tch::Device::Cpu));
-        let parameter = Parameter::learned("w".into(), &like, tch::Device::Cpu, Kind::Float).unwrap();
+        let parameter =
+            Parameter::learned("w".into(), &like, tch::Device::Cpu, Kind::Float).unwrap();
         for x in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let optimizer = AdamW::new([&parameter], AdamWSettings::default()).unwrap();
             assert_eq!(optimizer.not_finite().unwrap(), None);

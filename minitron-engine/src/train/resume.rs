@@ -1,5 +1,6 @@
-//! States that a run continues from: weights, moments, counts. Each is written whole or not at all, and older ones go only
-//! when a newer one is durable: `checkpoint/step-00000100/{state.json,state.safetensors}`.
+//! States that a run continues from: weights, moments, counts. Each is written whole or not at all,
+//! and older ones go only when a newer one is durable:
+//! `checkpoint/step-00000100/{state.json,state.safetensors}`.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -28,7 +29,8 @@ pub(super) struct State {
     pub step: u64,
     /// Tokens seen.
     pub n_tokens: u64,
-    /// Steps among them that changed nothing: loss or gradient was not finite, or nothing was predicted.
+    /// Steps among them that changed nothing: loss or gradient was not finite, or nothing was
+    /// predicted.
     pub n_skipped: u64,
     /// Those of them since the last update whose loss or gradient was not finite.
     pub n_skipped_in_row: u64,
@@ -88,14 +90,19 @@ fn steps(out_dir: &Path) -> Result<Vec<u64>> {
         return Ok(Vec::new());
     }
     let names = names_in(&dir)?;
-    let mut steps: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix(STEP)?.parse().ok()).collect();
+    let mut steps: Vec<u64> = names
+        .iter()
+        .filter_map(|name| name.strip_prefix(STEP)?.parse().ok())
+        .collect();
     steps.sort_unstable_by(|a, b| b.cmp(a));
     Ok(steps)
 }
 
 fn names_in(dir: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(dir).at_path(dir)?;
-    Ok(entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect())
+    Ok(entries
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect())
 }
 
 /// The newest step that a state lies of.
@@ -110,7 +117,8 @@ pub fn has_state(out_dir: &Path) -> bool {
 
 /// Writes a state, then removes all but the newest `keep` and the best one's.
 pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Result<()> {
-    let _span = tracing::info_span!("save state", path = %out_dir.display(), step = state.step).entered();
+    let _span =
+        tracing::info_span!("save state", path = %out_dir.display(), step = state.step).entered();
     let parent = dir(out_dir);
     if !parent.is_dir() {
         fs::create_dir_all(&parent).at_path(&parent)?;
@@ -121,28 +129,40 @@ pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW, keep: usize
     remove_atomic(&target)?;
     let output = OutputDir::create(&target, true)?;
     write_tensors(&output.path().join(TENSORS), &optimizer.to_source()?)?;
-    let text = serde_json::to_string_pretty(state).map_err(|e| Error::Internal(format!("state: {e}")))?;
+    let text =
+        serde_json::to_string_pretty(state).map_err(|e| Error::Internal(format!("state: {e}")))?;
     let path = output.path().join(STATE);
     write_atomic(&path, text)?;
     output.commit()?;
     let best = state.best.map(|best| best.step);
     // Those of later steps could not be read either.
-    let (older, unreadable): (Vec<u64>, Vec<u64>) = steps(out_dir)?.into_iter().partition(|&step| step <= state.step);
-    let outdated = older.into_iter().skip(keep).filter(|&step| Some(step) != best);
-    outdated.chain(unreadable).try_for_each(|step| remove_atomic(&step_dir(out_dir, step)))
+    let (older, unreadable): (Vec<u64>, Vec<u64>) = steps(out_dir)?
+        .into_iter()
+        .partition(|&step| step <= state.step);
+    let outdated = older
+        .into_iter()
+        .skip(keep)
+        .filter(|&step| Some(step) != best);
+    outdated
+        .chain(unreadable)
+        .try_for_each(|step| remove_atomic(&step_dir(out_dir, step)))
 }
 
-/// The place in the data that an interrupted run reached, so that they can be opened there at once; whether the run may go
-/// on is another question.
+/// The place in the data that an interrupted run reached, so that they can be opened there at once;
+/// whether the run may go on is another question.
 pub fn saved_cursor(out_dir: &Path) -> Option<Cursor> {
     let text = read_text(&step_dir(out_dir, newest(out_dir)?).join(STATE)).ok()?;
-    serde_json::from_str(&text).ok().map(|state: State| state.data)
+    serde_json::from_str(&text)
+        .ok()
+        .map(|state: State| state.data)
 }
 
-/// Restores the newest state that is whole; `None` where there is nothing to resume. What an interrupted write left goes.
+/// Restores the newest state that is whole; `None` where there is nothing to resume. What an
+/// interrupted write left goes.
 ///
 /// # Errors
-/// `Recipe` naming what differs from the interrupted run; `Checkpoint` where states lie there and none can be read.
+/// `Recipe` naming what differs from the interrupted run; `Checkpoint` where states lie there and
+/// none can be read.
 pub(super) fn load(
     out_dir: &Path,
     identity: &serde_json::Value,
@@ -158,7 +178,9 @@ pub(super) fn load(
                 return Ok(Some(state));
             }
             Err(error) if is_damage(&error) => {
-                progress.warn(&format!("resume: this checkpoint is damaged and left out, {error}"));
+                progress.warn(&format!(
+                    "resume: this checkpoint is damaged and left out, {error}"
+                ));
                 damage = Some(error);
             }
             Err(error) => return Err(error),
@@ -167,7 +189,10 @@ pub(super) fn load(
     match damage {
         None => Ok(None),
         Some(error) => {
-            let message = format!("none of {} checkpoints can be read ({error}); remove it to start over", steps.len());
+            let message = format!(
+                "none of {} checkpoints can be read ({error}); remove it to start over",
+                steps.len()
+            );
             Err(Error::checkpoint(dir(out_dir), message))
         }
     }
@@ -177,7 +202,11 @@ pub(super) fn load(
 fn sweep(out_dir: &Path) -> Result<()> {
     let dir = dir(out_dir);
     let is_rest = |name: &String| name.starts_with(&format!(".{STEP}"));
-    for path in names_in(&dir)?.into_iter().filter(is_rest).map(|name| dir.join(name)) {
+    for path in names_in(&dir)?
+        .into_iter()
+        .filter(is_rest)
+        .map(|name| dir.join(name))
+    {
         fs::remove_dir_all(&path).at_path(&path)?;
     }
     Ok(())
@@ -188,12 +217,21 @@ pub fn clear(out_dir: &Path) -> Result<()> {
     remove_atomic(&dir(out_dir))
 }
 
-fn read(dir: &Path, step: u64, identity: &serde_json::Value, optimizer: &mut AdamW) -> Result<State> {
+fn read(
+    dir: &Path,
+    step: u64,
+    identity: &serde_json::Value,
+    optimizer: &mut AdamW,
+) -> Result<State> {
     let path = dir.join(STATE);
     let text = read_text(&path).at_path(&path)?;
-    let state: State = serde_json::from_str(&text).map_err(|e| Error::checkpoint(&path, format!("unreadable: {e}")))?;
+    let state: State = serde_json::from_str(&text)
+        .map_err(|e| Error::checkpoint(&path, format!("unreadable: {e}")))?;
     if state.step != step || state.n_skipped > step {
-        return Err(Error::checkpoint(&path, format!("expected step {step}, got {}", state.step)));
+        return Err(Error::checkpoint(
+            &path,
+            format!("expected step {step}, got {}", state.step),
+        ));
     }
     let (then, now) = (without_names(&state.identity), without_names(identity));
     if then != now {
@@ -204,7 +242,10 @@ fn read(dir: &Path, step: u64, identity: &serde_json::Value, optimizer: &mut Ada
         );
         return Err(Error::Recipe(message));
     }
-    optimizer.restore(&Reader::open_file(&dir.join(TENSORS))?, step - state.n_skipped)?;
+    optimizer.restore(
+        &Reader::open_file(&dir.join(TENSORS))?,
+        step - state.n_skipped,
+    )?;
     Ok(state)
 }
 
@@ -214,7 +255,10 @@ fn is_damage(error: &Error) -> bool {
         Error::Checkpoint { .. } => true,
         Error::Io { source, .. } => matches!(
             source.kind(),
-            ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::FileTooLarge
+            ErrorKind::NotFound
+                | ErrorKind::UnexpectedEof
+                | ErrorKind::InvalidData
+                | ErrorKind::FileTooLarge
         ),
         _ => false,
     }
@@ -225,7 +269,10 @@ const NAMES: &str = "names";
 
 fn without_names(identity: &serde_json::Value) -> serde_json::Value {
     let mut identity = identity.clone();
-    if let Some(inputs) = identity.get_mut("inputs").and_then(serde_json::Value::as_object_mut) {
+    if let Some(inputs) = identity
+        .get_mut("inputs")
+        .and_then(serde_json::Value::as_object_mut)
+    {
         inputs.shift_remove(NAMES);
     }
     identity
@@ -246,10 +293,17 @@ fn named(keys: Vec<String>, old: &serde_json::Value, new: &serde_json::Value) ->
 
 /// Paths of the values that differ: `settings.lr`.
 fn differing_keys(old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
-    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return Vec::new() };
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else {
+        return Vec::new();
+    };
     let mut keys = Vec::new();
-    for (key, value) in new.iter().filter(|(key, value)| old.get(*key) != Some(value)) {
-        let inner = old.get(key).map_or_else(Vec::new, |old| differing_keys(old, value));
+    for (key, value) in new
+        .iter()
+        .filter(|(key, value)| old.get(*key) != Some(value))
+    {
+        let inner = old
+            .get(key)
+            .map_or_else(Vec::new, |old| differing_keys(old, value));
         if inner.is_empty() {
             keys.push(key.clone());
         }

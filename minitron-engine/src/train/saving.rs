@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::held_out::HeldOut;
 use minitron_core::error::{Error, Result};
 
-/// States are kept after some steps or some minutes, whichever comes first; which they are decides nothing about the result.
+/// States are kept after some steps or some minutes, whichever comes first; which they are decides
+/// nothing about the result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Saving {
     /// Steps in between; a tenth of the run where not given.
@@ -18,7 +19,11 @@ pub struct Saving {
 
 impl Default for Saving {
     fn default() -> Self {
-        Saving { every: None, minutes: 30.0, keep: 2 }
+        Saving {
+            every: None,
+            minutes: 30.0,
+            keep: 2,
+        }
     }
 }
 
@@ -30,8 +35,12 @@ impl Saving {
     pub fn check(&self) -> Result<()> {
         let wrong = |what: &str| Err(Error::Recipe(what.to_owned()));
         match self {
-            s if s.every == Some(0) || s.keep == 0 => wrong("checkpoint_every, keep: expected at least 1"),
-            s if s.minutes.is_nan() || s.minutes <= 0.0 => wrong("checkpoint_minutes: expected a positive number"),
+            s if s.every == Some(0) || s.keep == 0 => {
+                wrong("checkpoint_every, keep: expected at least 1")
+            }
+            s if s.minutes.is_nan() || s.minutes <= 0.0 => {
+                wrong("checkpoint_minutes: expected a positive number")
+            }
             _ => Ok(()),
         }
     }
@@ -40,7 +49,12 @@ impl Saving {
         let every = self.every.unwrap_or(n_steps.div_ceil(10)).max(1);
         // More than can be waited for is never.
         let pause = Duration::try_from_secs_f64(self.minutes * 60.0).unwrap_or(Duration::MAX);
-        Timer { every, tenth: n_steps.div_ceil(10).max(1), pause, last: Instant::now() }
+        Timer {
+            every,
+            tenth: n_steps.div_ceil(10).max(1),
+            pause,
+            last: Instant::now(),
+        }
     }
 }
 

@@ -19,7 +19,8 @@ pub enum Shape {
     Linear,
     /// The peak to the end.
     Constant,
-    /// Warm-up, stable, decay: the peak, then a straight line to the minimum (Hu et al. 2024, arXiv 2404.06395).
+    /// Warm-up, stable, decay: the peak, then a straight line to the minimum (Hu et al. 2024, arXiv
+    /// 2404.06395).
     Wsd,
 }
 
@@ -31,14 +32,19 @@ impl FromStr for Shape {
             "linear" => Ok(Shape::Linear),
             "constant" => Ok(Shape::Constant),
             "wsd" => Ok(Shape::Wsd),
-            other => Err(Error::unknown("schedule", other, ["cosine", "linear", "constant", "wsd"])),
+            other => Err(Error::unknown(
+                "schedule",
+                other,
+                ["cosine", "linear", "constant", "wsd"],
+            )),
         }
     }
 }
 
 /// Linear warm-up to the peak, then the shape.
 ///
-/// With s the step, w the warm-up steps, S all steps, d the first step of the decay (w, but S − decay steps for `wsd`):
+/// With s the step, w the warm-up steps, S all steps, d the first step of the decay (w, but S −
+/// decay steps for `wsd`):
 ///
 /// ```text
 /// s ≤ w     peak · s / w
@@ -87,25 +93,51 @@ mod tests {
     use super::*;
 
     fn schedule(shape: Shape) -> Schedule {
-        Schedule { shape, peak: 1.0, minimum: 0.1, n_warmup: 4, n_decay: 5, n_steps: 20 }
+        Schedule {
+            shape,
+            peak: 1.0,
+            minimum: 0.1,
+            n_warmup: 4,
+            n_decay: 5,
+            n_steps: 20,
+        }
     }
 
     fn assert_rates(shape: Shape, expected: &[(u64, f64)]) {
         for (step, rate) in [(1, 0.25), (4, 1.0)].iter().chain(expected) {
             let found = schedule(shape).at(*step);
-            assert!((found - rate).abs() < 1e-12, "{shape:?} at {step}: expected {rate}, got {found}");
+            assert!(
+                (found - rate).abs() < 1e-12,
+                "{shape:?} at {step}: expected {rate}, got {found}"
+            );
         }
-        assert!((4..=20).map(|s| schedule(shape).at(s)).is_sorted_by(|a, b| a >= b), "{shape:?} rises");
+        assert!(
+            (4..=20)
+                .map(|s| schedule(shape).at(s))
+                .is_sorted_by(|a, b| a >= b),
+            "{shape:?} rises"
+        );
     }
 
     #[test]
     fn cosine_falls_to_the_minimum_by_way_of_the_middle() {
-        assert_rates(Shape::Cosine, &[(8, 0.1 + 0.45 * (1.0 + (PI / 4.0).cos())), (12, 0.55), (20, 0.1), (25, 0.1)]);
+        assert_rates(
+            Shape::Cosine,
+            &[
+                (8, 0.1 + 0.45 * (1.0 + (PI / 4.0).cos())),
+                (12, 0.55),
+                (20, 0.1),
+                (25, 0.1),
+            ],
+        );
     }
 
     #[test]
     fn linear_falls_evenly() {
-        assert_rates(Shape::Linear, &[(8, 0.775), (12, 0.55), (20, 0.1), (25, 0.1)]);
+        assert_rates(
+            Shape::Linear,
+            &[(8, 0.775), (12, 0.55), (20, 0.1), (25, 0.1)],
+        );
     }
 
     #[test]
@@ -115,22 +147,44 @@ mod tests {
 
     #[test]
     fn warm_up_stable_decay_falls_at_the_end_alone() {
-        assert_rates(Shape::Wsd, &[(5, 1.0), (15, 1.0), (16, 0.82), (19, 0.28), (20, 0.1), (25, 0.1)]);
+        assert_rates(
+            Shape::Wsd,
+            &[
+                (5, 1.0),
+                (15, 1.0),
+                (16, 0.82),
+                (19, 0.28),
+                (20, 0.1),
+                (25, 0.1),
+            ],
+        );
         // A decay longer than what warm-up leaves begins at the peak.
-        let all = Schedule { n_decay: 20, ..schedule(Shape::Wsd) };
+        let all = Schedule {
+            n_decay: 20,
+            ..schedule(Shape::Wsd)
+        };
         assert!((4..=20).all(|step| all.at(step) == schedule(Shape::Linear).at(step)));
     }
 
     #[test]
     fn no_warm_up_begins_below_the_peak_and_still_ends_at_the_minimum() {
-        let none = Schedule { n_warmup: 0, ..schedule(Shape::Linear) };
+        let none = Schedule {
+            n_warmup: 0,
+            ..schedule(Shape::Linear)
+        };
         assert!(none.at(1) < 1.0 && (none.at(20) - 0.1).abs() < 1e-12);
     }
 
     #[test]
     fn shapes_are_read_by_name() {
         assert_eq!("wsd".parse::<Shape>().unwrap(), Shape::Wsd);
-        assert!("cos".parse::<Shape>().unwrap_err().to_string().contains("known: cosine, linear, constant, wsd"));
+        assert!(
+            "cos"
+                .parse::<Shape>()
+                .unwrap_err()
+                .to_string()
+                .contains("known: cosine, linear, constant, wsd")
+        );
         assert_eq!(serde_json::to_value(Shape::Wsd).unwrap(), "wsd");
     }
 }

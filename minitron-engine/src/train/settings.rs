@@ -63,20 +63,26 @@ impl TrainSettings {
         let in_unit = |beta: f64| (0.0..1.0).contains(&beta);
         match self {
             s if s.n_tokens == 0 => wrong("tokens: expected at least 1"),
-            s if s.batch_size == 0 || s.accumulate == 0 => wrong("batch_size and accumulate: expected at least 1"),
+            s if s.batch_size == 0 || s.accumulate == 0 => {
+                wrong("batch_size and accumulate: expected at least 1")
+            }
             s if s.batch_size.saturating_mul(s.accumulate) > MAX_WINDOWS_PER_STEP => {
                 wrong("batch_size times accumulate: expected at most 1048576 windows per step")
             }
             s if !(s.lr.is_finite() && s.lr > 0.0) => wrong("lr: expected a positive number"),
             s if s.clip.is_nan() || s.clip <= 0.0 => wrong("clip: expected a positive number"),
-            s if s.min_lr.is_some_and(|lr| !(0.0..=s.lr).contains(&lr)) => wrong("min_lr: expected 0 to lr"),
+            s if s.min_lr.is_some_and(|lr| !(0.0..=s.lr).contains(&lr)) => {
+                wrong("min_lr: expected 0 to lr")
+            }
             s if s.min_lr.is_some() && s.schedule == Shape::Constant => {
                 wrong("min_lr: a constant schedule stays at lr; leave one of them out")
             }
             s if !(s.decay_share > 0.0 && s.decay_share <= 1.0) => {
                 wrong("decay_share: expected more than 0 and at most 1")
             }
-            s if !(in_unit(s.adamw.beta1) && in_unit(s.adamw.beta2)) => wrong("beta1, beta2: expected 0 to 1"),
+            s if !(in_unit(s.adamw.beta1) && in_unit(s.adamw.beta2)) => {
+                wrong("beta1, beta2: expected 0 to 1")
+            }
             s if s.adamw.eps.is_nan()
                 || s.adamw.eps <= 0.0
                 || !s.adamw.weight_decay.is_finite()
@@ -90,7 +96,10 @@ impl TrainSettings {
 
     /// Tokens of one step for windows of this width.
     pub fn tokens_per_step(&self, width: usize) -> u64 {
-        (self.batch_size as u64).saturating_mul(self.accumulate as u64).saturating_mul(width as u64).max(1)
+        (self.batch_size as u64)
+            .saturating_mul(self.accumulate as u64)
+            .saturating_mul(width as u64)
+            .max(1)
     }
 
     /// The learning rates for windows of this width.
@@ -100,6 +109,13 @@ impl TrainSettings {
         // Rounded up: a decay has at least one step.
         let n_decay = (self.decay_share * n_steps as f64).ceil() as u64;
         let minimum = self.min_lr.unwrap_or(self.lr / 10.0);
-        Schedule { shape: self.schedule, peak: self.lr, minimum, n_warmup, n_decay, n_steps }
+        Schedule {
+            shape: self.schedule,
+            peak: self.lr,
+            minimum,
+            n_warmup,
+            n_decay,
+            n_steps,
+        }
     }
 }

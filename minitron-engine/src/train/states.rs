@@ -1,4 +1,5 @@
-//! Losses on states inside the models, and the linear maps learned with them. E student's width, F teacher's.
+//! Losses on states inside the models, and the linear maps learned with them. E student's width, F
+//! teacher's.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +17,11 @@ use minitron_core::spec::{HIDDEN, ModelSpec};
 pub enum Weight {
     /// A fixed factor.
     Fixed(f64),
-    /// This share of the losses that compare with the teacher's logits, in every step: the factor `share · Σ w·L_logits / L_states`,
-    /// which carries no gradient (arXiv 2407.14679, section 3: α, set so that α·L_is is as large as L_logits; L_CLM does not
-    /// count). Several such terms share it evenly. A step of several passes finds its values in a round without gradient first.
+    /// This share of the losses that compare with the teacher's logits, in every step: the factor
+    /// `share · Σ w·L_logits / L_states`, which carries no gradient (arXiv 2407.14679, section 3:
+    /// α, set so that α·L_is is as large as L_logits; L_CLM does not count). Several such terms
+    /// share it evenly. A step of several passes finds its values in a round without gradient
+    /// first.
     Dynamic(f64),
 }
 
@@ -45,11 +48,19 @@ struct HeadCounts {
 
 impl HeadCounts {
     fn of(spec: &ModelSpec) -> Self {
-        HeadCounts { head_dim: spec.head_dim(), causal: spec.options.causal }
+        HeadCounts {
+            head_dim: spec.head_dim(),
+            causal: spec.options.causal,
+        }
     }
 
     fn states<'a>(self, x_btc: &'a Tensor, attention_mask_bt: Option<&'a Tensor>) -> States<'a> {
-        States { x_btc, attention_mask_bt, causal: self.causal, head_dim: self.head_dim }
+        States {
+            x_btc,
+            attention_mask_bt,
+            causal: self.causal,
+            head_dim: self.head_dim,
+        }
     }
 }
 
@@ -60,7 +71,8 @@ pub struct LiftStart<'a> {
     pub device: Device,
     /// What it computes in.
     pub kind: Kind,
-    /// Teacher's channels that the student kept: the map then begins by putting each back in its place.
+    /// Teacher's channels that the student kept: the map then begins by putting each back in its
+    /// place.
     pub kept_hidden: Option<&'a [usize]>,
     /// Of a map that begins at random.
     pub seed: u64,
@@ -82,14 +94,25 @@ impl StateTerm {
         let pairs = loss.pairs(student, teacher)?;
         if pairs.is_empty() {
             let message = "compares no pair of places; expected at least one".to_owned();
-            return Err(Error::Plugin { tag: label, origin: "state_loss".into(), message });
+            return Err(Error::Plugin {
+                tag: label,
+                origin: "state_loss".into(),
+                message,
+            });
         }
         let (n_student, n_teacher) = (student.dim(HIDDEN)?.size, teacher.dim(HIDDEN)?.size);
         let lift = match loss.projects() && n_student != n_teacher {
             true => Some(lift(&label, n_student, n_teacher, start)?),
             false => None,
         };
-        Ok(StateTerm { label, weight, loss, pairs, lift, heads: [student, teacher].map(HeadCounts::of) })
+        Ok(StateTerm {
+            label,
+            weight,
+            loss,
+            pairs,
+            lift,
+            heads: [student, teacher].map(HeadCounts::of),
+        })
     }
 
     /// Places in the student.
@@ -130,18 +153,26 @@ impl StateTerm {
     ) -> Result<Tensor> {
         let mut total: Option<Tensor> = None;
         for pair in &self.pairs {
-            let states = student
-                .get(&pair.student)
-                .ok_or_else(|| self.error(format!("{:?} is nowhere in the student", pair.student)))?;
-            let lifted = self.lift.as_ref().map(|lift| states.f_linear(&lift.tensor, None::<&Tensor>)).transpose()?;
+            let states = student.get(&pair.student).ok_or_else(|| {
+                self.error(format!("{:?} is nowhere in the student", pair.student))
+            })?;
+            let lifted = self
+                .lift
+                .as_ref()
+                .map(|lift| states.f_linear(&lift.tensor, None::<&Tensor>))
+                .transpose()?;
             let x_btc = lifted.as_ref().unwrap_or(states);
             let [ours, theirs] = self.heads;
             let theirs_btc = at_least(teacher(pair.teacher)?.shallow_clone(), x_btc.f_kind()?)?;
-            let value = self
-                .loss
-                .loss(&ours.states(x_btc, attention_mask_bt), &theirs.states(&theirs_btc, attention_mask_bt))?;
+            let value = self.loss.loss(
+                &ours.states(x_btc, attention_mask_bt),
+                &theirs.states(&theirs_btc, attention_mask_bt),
+            )?;
             if value.numel() != 1 {
-                return Err(self.error(format!("expected one number, got a tensor of {:?}", value.size())));
+                return Err(self.error(format!(
+                    "expected one number, got a tensor of {:?}",
+                    value.size()
+                )));
             }
             let value = value.f_reshape(&[] as &[i64])?;
             total = Some(plus(total, value)?);
@@ -151,14 +182,21 @@ impl StateTerm {
     }
 
     fn error(&self, message: String) -> Error {
-        Error::Plugin { tag: self.label.clone(), origin: "state_loss".into(), message }
+        Error::Plugin {
+            tag: self.label.clone(),
+            origin: "state_loss".into(),
+            message,
+        }
     }
 }
 
 /// [F, E]: kept channels back in their places, or N(0, 1/E).
 fn lift(label: &str, n_student: usize, n_teacher: usize, start: LiftStart) -> Result<Parameter> {
     let mut values = vec![0f32; n_student * n_teacher];
-    match start.kept_hidden.filter(|kept| kept.len() == n_student && kept.iter().all(|&channel| channel < n_teacher)) {
+    match start
+        .kept_hidden
+        .filter(|kept| kept.len() == n_student && kept.iter().all(|&channel| channel < n_teacher))
+    {
         Some(kept) => {
             for (channel, place) in kept.iter().enumerate() {
                 if let Some(value) = values.get_mut(place * n_student + channel) {
@@ -169,9 +207,16 @@ fn lift(label: &str, n_student: usize, n_teacher: usize, start: LiftStart) -> Re
         None => {
             let mut random = SplitMix::new(start.seed);
             let std = 1.0 / (n_student as f64).sqrt();
-            values.iter_mut().for_each(|value| *value = (std * random.normal()) as f32);
+            values
+                .iter_mut()
+                .for_each(|value| *value = (std * random.normal()) as f32);
         }
     }
     let weight_fe = Tensor::f_from_slice(&values)?.f_view([n_teacher as i64, n_student as i64])?;
-    Parameter::learned(format!("lift.{label}"), &weight_fe, start.device, start.kind)
+    Parameter::learned(
+        format!("lift.{label}"),
+        &weight_fe,
+        start.device,
+        start.kind,
+    )
 }

@@ -24,34 +24,53 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// Before the first pass of a step that is averaged over so much. A term with nothing to average over has no value.
+    /// Before the first pass of a step that is averaged over so much. A term with nothing to
+    /// average over has no value.
     pub fn begin(objective: &Objective, counts: Counts) -> Self {
         let start = |n: i64| if n > 0 { 0.0 } else { f64::NAN };
         let on_logits = objective.terms.iter().map(|_| start(counts.predictions));
-        let terms = on_logits.chain(objective.states.iter().map(|_| start(counts.tokens))).collect();
+        let terms = on_logits
+            .chain(objective.states.iter().map(|_| start(counts.tokens)))
+            .collect();
         let is_empty = !objective.counts_any(counts);
         let loss = if is_empty { f64::NAN } else { 0.0 };
-        Step { counts, is_empty, loss, terms, ..Step::default() }
+        Step {
+            counts,
+            is_empty,
+            loss,
+            terms,
+            ..Step::default()
+        }
     }
 
     /// Adds what a pass gave.
     pub fn add(&mut self, means: &Means) {
         self.loss += means.total;
-        self.terms.iter_mut().zip(&means.terms).for_each(|(sum, part)| *sum += part);
+        self.terms
+            .iter_mut()
+            .zip(&means.terms)
+            .for_each(|(sum, part)| *sum += part);
     }
 
     /// Whether the weights were changed: otherwise the step is skipped.
     pub fn is_applied(&self) -> bool {
         let (loss, norm) = self.teacher.unwrap_or_default();
-        [self.loss, self.norm, loss, norm].into_iter().all(f64::is_finite)
+        [self.loss, self.norm, loss, norm]
+            .into_iter()
+            .all(f64::is_finite)
     }
 
     /// What the mean of several steps weighs it by.
     pub fn weight(&self, objective: &Objective) -> f64 {
-        (if objective.terms.is_empty() { self.counts.tokens } else { self.counts.predictions }) as f64
+        (if objective.terms.is_empty() {
+            self.counts.tokens
+        } else {
+            self.counts.predictions
+        }) as f64
     }
 
-    /// Adds what it was averaged over and its terms to a record: `n_predictions` where there are losses on logits, `n_states` where there are some on states.
+    /// Adds what it was averaged over and its terms to a record: `n_predictions` where there are
+    /// losses on logits, `n_states` where there are some on states.
     pub fn record(&self, objective: &Objective, into: &mut Map<String, Value>) {
         if !objective.terms.is_empty() {
             into.insert("n_predictions".into(), json!(self.counts.predictions));
@@ -72,7 +91,8 @@ impl Step {
 /// A step's loss, and what it weighs in a mean of several; records of older runs do not say.
 pub(super) type Weighed = (f64, Option<f64>);
 
-/// The mean of a tenth of all steps, the last ones: over their predictions, or tokens, where all of them say how many.
+/// The mean of a tenth of all steps, the last ones: over their predictions, or tokens, where all of
+/// them say how many.
 pub(super) fn recent_loss(steps: &[Weighed]) -> Option<f64> {
     let tail = steps.len().div_ceil(10).max(1);
     let tail = steps.split_at(steps.len().saturating_sub(tail)).1;

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::shapes::{Goal, plans};
 
-/// A number of parameters: of all legal shapes within the tolerance, the one whose axes shrink most evenly.
+/// A number of parameters: of all legal shapes within the tolerance, the one whose axes shrink most
+/// evenly.
 ///
-/// Depth and key/value heads stay unless they are held at another size or named in `free`: at one size, width pruning keeps
-/// more quality (arXiv 2407.14679, best practice 4).
+/// Depth and key/value heads stay unless they are held at another size or named in `free`: at one
+/// size, width pruning keeps more quality (arXiv 2407.14679, best practice 4).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
@@ -26,7 +27,12 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { params: "4B+-5%".into(), hold: Sizes::new(), free: Vec::new(), n_plans: 1 }
+        Budget {
+            params: "4B+-5%".into(),
+            hold: Sizes::new(),
+            free: Vec::new(),
+            n_plans: 1,
+        }
     }
 }
 
@@ -41,7 +47,10 @@ minitron_core::plugin! {
 #[typetag::serde(name = "budget")]
 impl Allocator for Budget {
     fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>> {
-        let Target { n_params, tolerance } = parse_budget(&self.params)?;
+        let Target {
+            n_params,
+            tolerance,
+        } = parse_budget(&self.params)?;
         let goal = Goal {
             cost: &|sizes| spec.n_params_at(sizes),
             unit: "parameters",

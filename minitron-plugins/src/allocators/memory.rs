@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::shapes::{Goal, plans};
 
-/// A ceiling on memory: parameters x `bytes_per_param` + the key/value cache of `batch_size` sequences of `seq_len` tokens,
-/// in two bytes per element, is at most `memory`. Of the legal shapes within the tolerance below it, the one whose axes
-/// shrink most evenly; where there is none, the largest below it.
+/// A ceiling on memory: parameters x `bytes_per_param` + the key/value cache of `batch_size`
+/// sequences of `seq_len` tokens, in two bytes per element, is at most `memory`. Of the legal
+/// shapes within the tolerance below it, the one whose axes shrink most evenly; where there is
+/// none, the largest below it.
 ///
-/// Depth and key/value heads stay unless they are held at another size or named in `free`; nothing else makes the cache of
-/// grouped queries smaller.
+/// Depth and key/value heads stay unless they are held at another size or named in `free`; nothing
+/// else makes the cache of grouped queries smaller.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Memory {
@@ -58,7 +59,10 @@ minitron_core::plugin! {
 impl Allocator for Memory {
     fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>> {
         if !(self.bytes_per_param > 0.0 && self.bytes_per_param <= 16.0) {
-            let message = format!("bytes_per_param: expected above 0, at most 16, got {}", self.bytes_per_param);
+            let message = format!(
+                "bytes_per_param: expected above 0, at most 16, got {}",
+                self.bytes_per_param
+            );
             return Err(Error::Recipe(message));
         }
         let seq_len = self.seq_len.unwrap_or(spec.options.max_positions);

@@ -13,7 +13,8 @@ use super::shapes::{Goal, plans};
 pub struct Ratio {
     /// Share kept, above 0, at most 1.
     pub ratio: f64,
-    /// Whether embeddings and output head are left out on both sides: on small models they are most of the parameters.
+    /// Whether embeddings and output head are left out on both sides: on small models they are most
+    /// of the parameters.
     pub non_embedding: bool,
     /// Largest relative deviation.
     pub tolerance: f64,
@@ -25,7 +26,13 @@ pub struct Ratio {
 
 impl Default for Ratio {
     fn default() -> Self {
-        Ratio { ratio: 0.5, non_embedding: false, tolerance: 0.05, hold: Sizes::new(), free: Vec::new() }
+        Ratio {
+            ratio: 0.5,
+            non_embedding: false,
+            tolerance: 0.05,
+            hold: Sizes::new(),
+            free: Vec::new(),
+        }
     }
 }
 
@@ -41,7 +48,10 @@ minitron_core::plugin! {
 impl Allocator for Ratio {
     fn allocate(&self, space: &Space, rankings: &Rankings, spec: &ModelSpec) -> Result<Vec<Plan>> {
         if !(self.ratio > 0.0 && self.ratio <= 1.0) {
-            return Err(Error::Recipe(format!("ratio: expected a share above 0, at most 1, got {}", self.ratio)));
+            return Err(Error::Recipe(format!(
+                "ratio: expected a share above 0, at most 1, got {}",
+                self.ratio
+            )));
         }
         let cost = |sizes: &Sizes| match self.non_embedding {
             true => spec.n_non_embedding_at(sizes),

@@ -19,8 +19,9 @@ pub(super) struct Goal<'a> {
     pub free: &'a [String],
 }
 
-/// Axes that only shrink where they are held or freed by name: at one size, width pruning keeps more than dropping layers
-/// (arXiv 2407.14679, best practice 4), key/value heads stay under grouped queries, and heads keep their width.
+/// Axes that only shrink where they are held or freed by name: at one size, width pruning keeps
+/// more than dropping layers (arXiv 2407.14679, best practice 4), key/value heads stay under
+/// grouped queries, and heads keep their width.
 const ON_REQUEST: [&str; 3] = [DEPTH, KV_HEADS, ROPE_PAIRS];
 
 /// Sizes tried along an axis other than the MLP's; more are thinned out evenly.
@@ -45,34 +46,57 @@ pub(super) fn plans(
     n_plans: usize,
 ) -> Result<Vec<Plan>> {
     let shapes = best_shapes(goal, space, rankings, n_plans)?;
-    shapes.iter().map(|sizes| space.plan(sizes, rankings, spec)).collect()
+    shapes
+        .iter()
+        .map(|sizes| space.plan(sizes, rankings, spec))
+        .collect()
 }
 
-/// The shapes within the tolerance, most balanced first: the sum over free axes of (log kept share − their mean)², plus
-/// the squared log deviation from the target.
+/// The shapes within the tolerance, most balanced first: the sum over free axes of (log kept share
+/// − their mean)², plus the squared log deviation from the target.
 ///
 /// The MLP's width is solved for, since the cost is linear in it; the other axes are enumerated.
 ///
 /// # Errors
 /// `Plan` naming the nearest cost that can be reached.
-fn best_shapes(goal: &Goal, space: &Space, rankings: &Rankings, n_best: usize) -> Result<Vec<Sizes>> {
+fn best_shapes(
+    goal: &Goal,
+    space: &Space,
+    rankings: &Rankings,
+    n_best: usize,
+) -> Result<Vec<Sizes>> {
     let free = free_axes(goal, space, rankings)?;
     let mut shapes = legal_shapes(goal, space, &free);
-    let Some(nearest) = shapes.iter().min_by(|a, b| goal.deviation(a).total_cmp(&goal.deviation(b))) else {
+    let Some(nearest) = shapes
+        .iter()
+        .min_by(|a, b| goal.deviation(a).total_cmp(&goal.deviation(b)))
+    else {
         return Err(Error::Plan("no legal shape holds the sizes given".into()));
     };
-    if goal.is_ceiling && nearest.cost > goal.target || !goal.is_ceiling && goal.deviation(nearest) > goal.tolerance {
+    if goal.is_ceiling && nearest.cost > goal.target
+        || !goal.is_ceiling && goal.deviation(nearest) > goal.tolerance
+    {
         return Err(goal.unreachable(nearest));
     }
     let tolerance = goal.tolerance.max(goal.deviation(nearest)).min(1.0);
     shapes.retain(|shape| goal.deviation(shape) <= tolerance);
-    shapes.sort_by(|a, b| a.imbalance.total_cmp(&b.imbalance).then_with(|| a.sizes.cmp(&b.sizes)));
-    Ok(shapes.into_iter().take(n_best.max(1)).map(|shape| shape.sizes).collect())
+    shapes.sort_by(|a, b| {
+        a.imbalance
+            .total_cmp(&b.imbalance)
+            .then_with(|| a.sizes.cmp(&b.sizes))
+    });
+    Ok(shapes
+        .into_iter()
+        .take(n_best.max(1))
+        .map(|shape| shape.sizes)
+        .collect())
 }
 
-/// Around every combination of the enumerated axes, the shapes that the family allows and the held sizes agree with.
+/// Around every combination of the enumerated axes, the shapes that the family allows and the held
+/// sizes agree with.
 fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<SizedShape> {
-    let (solved, mut enumerated): (Vec<&AxisSizes>, Vec<&AxisSizes>) = free.iter().partition(|axis| axis.kind == MLP);
+    let (solved, mut enumerated): (Vec<&AxisSizes>, Vec<&AxisSizes>) =
+        free.iter().partition(|axis| axis.kind == MLP);
     let is_held = |kind: &str| goal.hold.contains_key(kind);
     let is_free = |kind: &str| free.iter().any(|axis| axis.kind == kind);
     enumerated.retain(|axis| !space.ties.is_decided(&axis.kind, &is_held, &is_free));
@@ -80,11 +104,21 @@ fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<SizedShap
     for mut sizes in combinations(&enumerated, goal.hold, space) {
         space.ties.follow(&mut sizes);
         for sizes in with_mlp(sizes, solved.first().copied(), goal) {
-            let Ok(sizes) = space.settle(&sizes) else { continue };
-            if goal.hold.iter().all(|(kind, held)| sizes.get(kind) == Some(held)) {
+            let Ok(sizes) = space.settle(&sizes) else {
+                continue;
+            };
+            if goal
+                .hold
+                .iter()
+                .all(|(kind, held)| sizes.get(kind) == Some(held))
+            {
                 let cost = (goal.cost)(&sizes);
                 let imbalance = imbalance(&sizes, free, cost, goal.target);
-                shapes.push(SizedShape { sizes, cost, imbalance });
+                shapes.push(SizedShape {
+                    sizes,
+                    cost,
+                    imbalance,
+                });
             }
         }
     }
@@ -95,7 +129,11 @@ impl Goal<'_> {
     /// Relative; what breaks a ceiling is farther than anything below it.
     fn deviation(&self, shape: &SizedShape) -> f64 {
         let relative = shape.cost as f64 / self.target.max(1) as f64 - 1.0;
-        if self.is_ceiling && relative > 0.0 { 1.0 + relative } else { relative.abs() }
+        if self.is_ceiling && relative > 0.0 {
+            1.0 + relative
+        } else {
+            relative.abs()
+        }
     }
 
     fn unreachable(&self, nearest: &SizedShape) -> Error {
@@ -104,7 +142,11 @@ impl Goal<'_> {
             true => format!("at most {target} {unit}"),
             false => format!("{target} {unit} within {:.1} %", self.tolerance * 100.0),
         };
-        let next = if self.is_ceiling { "allow more" } else { "widen the tolerance" };
+        let next = if self.is_ceiling {
+            "allow more"
+        } else {
+            "widen the tolerance"
+        };
         Error::Plan(format!(
             "{wanted} cannot be reached; nearest: {} ({}); type those sizes, {next} or free another axis",
             nearest.cost,
@@ -129,23 +171,38 @@ fn free_axes(goal: &Goal, space: &Space, rankings: &Rankings) -> Result<Vec<Axis
         }
         named => named.contains(&axis.kind),
     };
-    Ok(space.axes.iter().filter(|axis| !goal.hold.contains_key(&axis.kind)).filter(may_shrink).cloned().collect())
+    Ok(space
+        .axes
+        .iter()
+        .filter(|axis| !goal.hold.contains_key(&axis.kind))
+        .filter(may_shrink)
+        .cloned()
+        .collect())
 }
 
-/// Every combination of legal sizes, added to the held ones. Key/value heads first: they say which query heads are legal.
+/// Every combination of legal sizes, added to the held ones. Key/value heads first: they say which
+/// query heads are legal.
 fn combinations(axes: &[&AxisSizes], held: &Sizes, space: &Space) -> Vec<Sizes> {
     let mut axes = axes.to_vec();
     axes.sort_by_key(|axis| axis.kind != KV_HEADS);
     axes.iter().fold(vec![held.clone()], |shapes, axis| {
         let with_axis = |shape: &Sizes| {
-            let legal = space.axis_beside(&axis.kind, shape).map(|axis| axis.legal()).unwrap_or_default();
+            let legal = space
+                .axis_beside(&axis.kind, shape)
+                .map(|axis| axis.legal())
+                .unwrap_or_default();
             let stride = legal.len().div_ceil(MAX_PER_AXIS).max(1);
             let with = |size: &usize| {
                 let mut shape = shape.clone();
                 shape.insert(axis.kind.clone(), *size);
                 shape
             };
-            legal.iter().rev().step_by(stride).map(with).collect::<Vec<_>>()
+            legal
+                .iter()
+                .rev()
+                .step_by(stride)
+                .map(with)
+                .collect::<Vec<_>>()
         };
         shapes.iter().flat_map(with_axis).collect()
     })
@@ -159,15 +216,23 @@ fn with_mlp(sizes: Sizes, mlp: Option<&AxisSizes>, goal: &Goal) -> Vec<Sizes> {
         sizes.insert(MLP.to_owned(), size);
         sizes
     };
-    let (none, full) = ((goal.cost)(&at(0)) as f64, (goal.cost)(&at(axis.full)) as f64);
+    let (none, full) = (
+        (goal.cost)(&at(0)) as f64,
+        (goal.cost)(&at(axis.full)) as f64,
+    );
     let slope = (full - none) / axis.full.max(1) as f64;
     let exact = ((goal.target as f64 - none) / slope.max(1e-9)).clamp(1.0, axis.full as f64);
-    axis.nearest(exact.round() as usize).into_iter().map(at).collect()
+    axis.nearest(exact.round() as usize)
+        .into_iter()
+        .map(at)
+        .collect()
 }
 
 fn imbalance(sizes: &Sizes, free: &[AxisSizes], cost: u64, target: u64) -> f64 {
-    let shares: Vec<f64> =
-        free.iter().filter_map(|axis| Some((*sizes.get(&axis.kind)? as f64 / axis.full.max(1) as f64).ln())).collect();
+    let shares: Vec<f64> = free
+        .iter()
+        .filter_map(|axis| Some((*sizes.get(&axis.kind)? as f64 / axis.full.max(1) as f64).ln()))
+        .collect();
     let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
     let spread: f64 = shares.iter().map(|share| (share - mean).powi(2)).sum();
     spread + (cost as f64 / target.max(1) as f64).ln().powi(2)

@@ -1,24 +1,35 @@
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::spec::{Activation, CheckpointInfo, ModelSpec, Norm, NormKind, Shape, ShapeKeys};
+use minitron_core::spec::{
+    Activation, CheckpointInfo, ModelSpec, Norm, NormKind, Shape, ShapeKeys,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::encoder::{Encoder, Names, class};
 
-/// BERT encoders: norms after the sums, learned positions and segments, a masked-language head where the file has one.
+/// BERT encoders: norms after the sums, learned positions and segments, a masked-language head
+/// where the file has one.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bert {}
 
 /// Without a key for `head_dim`, as all families of this kind.
-pub(super) const KEYS: ShapeKeys = ShapeKeys { kv_heads: None, head_dim: None, ..ShapeKeys::USUAL };
+pub(super) const KEYS: ShapeKeys = ShapeKeys {
+    kv_heads: None,
+    head_dim: None,
+    ..ShapeKeys::USUAL
+};
 
 pub(super) const NAMES: Names = Names {
     prefix: "bert.",
     layer: "encoder.layer.{l}.",
-    projections: ["attention.self.query", "attention.self.key", "attention.self.value"],
+    projections: [
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+    ],
     attention_output: "attention.output.dense",
     attention_norm: "attention.output.LayerNorm",
     up: "intermediate.dense",
@@ -42,7 +53,10 @@ impl Architecture for Bert {
         let config = evidence.config;
         check(config)?;
         let class = class(evidence, "BertForMaskedLM");
-        let is_prefixed = evidence.has("bert.embeddings.word_embeddings.weight", class != "BertModel");
+        let is_prefixed = evidence.has(
+            "bert.embeddings.word_embeddings.weight",
+            class != "BertModel",
+        );
         let mut names = NAMES;
         names.prefix = if is_prefixed { "bert." } else { "" };
         let has = |name: &str, classes: &[&str]| evidence.has(name, classes.contains(&class));
@@ -50,7 +64,10 @@ impl Architecture for Bert {
             names.norm = ("gamma", Some("beta"));
         }
         let mut carried = Vec::new();
-        if has(&format!("{}pooler.dense.weight", names.prefix), &["BertModel", "BertForPreTraining"]) {
+        if has(
+            &format!("{}pooler.dense.weight", names.prefix),
+            &["BertModel", "BertForPreTraining"],
+        ) {
             carried.push(("pooler.dense", None, true));
         }
         if has("cls.seq_relationship.weight", &["BertForPreTraining"]) {
@@ -63,13 +80,19 @@ impl Architecture for Bert {
             keys: KEYS,
             shape: Shape::read(config, &KEYS, None, Some(512))?,
             names,
-            norm: Norm { kind: NormKind::Layer, eps: config.number_or("layer_norm_eps", 1e-12)? },
+            norm: Norm {
+                kind: NormKind::Layer,
+                eps: config.number_or("layer_norm_eps", 1e-12)?,
+            },
             activation,
             head_activation: activation,
             n_types: Some(config.size_or("type_vocab_size", 2)?),
             first_position: 0,
             tied: config.flag_or("tie_word_embeddings", true)?,
-            has_head: has("cls.predictions.transform.dense.weight", &["BertForMaskedLM", "BertForPreTraining"]),
+            has_head: has(
+                "cls.predictions.transform.dense.weight",
+                &["BertForMaskedLM", "BertForPreTraining"],
+            ),
             carried,
             initializer_range: config.number_or("initializer_range", 0.02)?,
         }
@@ -83,8 +106,9 @@ pub(super) fn check(config: &Config) -> Result<()> {
     config.only("add_cross_attention", false)?;
     let positions = config.word_or("position_embedding_type", "absolute")?;
     if positions != "absolute" {
-        let message =
-            format!("`position_embedding_type`: expected absolute, got {positions}; others are not supported");
+        let message = format!(
+            "`position_embedding_type`: expected absolute, got {positions}; others are not supported"
+        );
         return Err(config.error(message));
     }
     Ok(())

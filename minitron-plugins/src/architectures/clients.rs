@@ -1,19 +1,29 @@
 //! What programs that load written folders make of several families.
 //!
-//! Of llama.cpp v0.4.0: `src/models/{qwen2,olmo2,phi3,gemma2,gemma3,smollm3}.cpp`, `conversion/{base,llama,granite}.py`; of vLLM:
-//! `model_executor/models/{qwen2,olmo2}.py`, `model_executor/layers/rotary_embedding/phi3_long_rope_scaled_rope.py`.
+//! Of llama.cpp v0.4.0: `src/models/{qwen2,olmo2,phi3,gemma2,gemma3,smollm3}.cpp`,
+//! `conversion/{base,llama,granite}.py`; of vLLM: `model_executor/models/{qwen2,olmo2}.py`,
+//! `model_executor/layers/rotary_embedding/phi3_long_rope_scaled_rope.py`.
 
-use minitron_core::spec::{ClientLimit, DEPTH, HEADS, HIDDEN, ModelSpec, ROPE_PAIRS, RotaryScaling, Sizes};
+use minitron_core::spec::{
+    ClientLimit, DEPTH, HEADS, HIDDEN, ModelSpec, ROPE_PAIRS, RotaryScaling, Sizes,
+};
 use serde_json::Value;
 
 pub(super) const LLAMA_CPP: &str = "llama.cpp";
 pub(super) const VLLM: &str = "vLLM";
 
 /// Of a program that takes all heads together for as wide as the residual stream.
-pub(super) fn wants_square(client: &str, what: &str, spec: &ModelSpec, sizes: &Sizes) -> Option<ClientLimit> {
+pub(super) fn wants_square(
+    client: &str,
+    what: &str,
+    spec: &ModelSpec,
+    sizes: &Sizes,
+) -> Option<ClientLimit> {
     let width = spec.attention_width_beside_hidden(sizes)?;
     let hidden = spec.size_at(HIDDEN, sizes);
-    let message = format!("{what}: heads x head_dim is {width}, hidden {hidden}; keep them equal with --square");
+    let message = format!(
+        "{what}: heads x head_dim is {width}, hidden {hidden}; keep them equal with --square"
+    );
     Some(ClientLimit::new(client, message))
 }
 
@@ -29,11 +39,14 @@ pub(super) fn vllm_wants_square(spec: &ModelSpec, sizes: &Sizes) -> Option<Clien
     wants_square(VLLM, what, spec, sizes)
 }
 
-/// Of narrower heads, whose frequencies the config lists: llama.cpp's converter writes such a list for Phi-3 alone, and kernels
-/// take heads of some widths.
+/// Of narrower heads, whose frequencies the config lists: llama.cpp's converter writes such a list
+/// for Phi-3 alone, and kernels take heads of some widths.
 pub(super) fn of_narrower_heads(spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
     let is_list = |scaling: &RotaryScaling| matches!(scaling, RotaryScaling::Long { .. });
-    let is_listed = spec.rotaries.iter().any(|stated| is_list(&stated.rotary.scaling));
+    let is_listed = spec
+        .rotaries
+        .iter()
+        .any(|stated| is_list(&stated.rotary.scaling));
     if !is_listed && spec.size_at(ROPE_PAIRS, sizes) == spec.size(ROPE_PAIRS) {
         return Vec::new();
     }
@@ -52,8 +65,8 @@ pub(super) fn of_narrower_heads(spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLi
     limits
 }
 
-/// Of llama.cpp, where it counts layers itself and reads no list of the config: what it computes is something else. Which
-/// layers a plan keeps is known of the student alone.
+/// Of llama.cpp, where it counts layers itself and reads no list of the config: what it computes is
+/// something else. Which layers a plan keeps is known of the student alone.
 pub(super) fn llama_cpp_counts_layers(
     spec: &ModelSpec,
     sizes: &Sizes,
@@ -63,7 +76,11 @@ pub(super) fn llama_cpp_counts_layers(
     if spec.size_at(DEPTH, sizes) != spec.n_layers() {
         return None;
     }
-    let other = spec.pattern(key)?.iter().enumerate().position(|(layer, value)| *value != expected(layer))?;
+    let other = spec
+        .pattern(key)?
+        .iter()
+        .enumerate()
+        .position(|(layer, value)| *value != expected(layer))?;
     let message = format!(
         "it loads the file and computes other logits: it takes {what}, layer {other} is another kind; drop layers from the end \
          alone, or use another program"
@@ -73,11 +90,18 @@ pub(super) fn llama_cpp_counts_layers(
 
 /// Words of `layer_types` for windows in all layers but every `period`-th.
 pub(super) fn full_every(period: usize) -> impl Fn(usize) -> Value {
-    move |layer| if (layer + 1).is_multiple_of(period) { "full_attention" } else { "sliding_attention" }.into()
+    move |layer| {
+        if (layer + 1).is_multiple_of(period) {
+            "full_attention"
+        } else {
+            "sliding_attention"
+        }
+        .into()
+    }
 }
 
-/// Of llama.cpp's Gemmas, which compute the factor of attention from other sizes. `largest` is the depth of the model whose
-/// factor comes from hidden / heads.
+/// Of llama.cpp's Gemmas, which compute the factor of attention from other sizes. `largest` is the
+/// depth of the model whose factor comes from hidden / heads.
 pub(super) fn llama_cpp_scales_gemma(
     spec: &ModelSpec,
     sizes: &Sizes,

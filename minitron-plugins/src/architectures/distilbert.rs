@@ -1,7 +1,9 @@
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::spec::{Activation, CheckpointInfo, ModelSpec, Norm, NormKind, Shape, ShapeKeys};
+use minitron_core::spec::{
+    Activation, CheckpointInfo, ModelSpec, Norm, NormKind, Shape, ShapeKeys,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +33,10 @@ impl Architecture for Distilbert {
     fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
         let class = class(evidence, "DistilBertForMaskedLM");
-        let is_prefixed = evidence.has("distilbert.embeddings.word_embeddings.weight", class != "DistilBertModel");
+        let is_prefixed = evidence.has(
+            "distilbert.embeddings.word_embeddings.weight",
+            class != "DistilBertModel",
+        );
         let activation = Activation::read(config, "activation", "gelu")?;
         Encoder {
             architecture: "distilbert",
@@ -53,7 +58,10 @@ impl Architecture for Distilbert {
                 decoder: "vocab_projector",
                 bias: "vocab_projector.bias",
             },
-            norm: Norm { kind: NormKind::Layer, eps: 1e-12 },
+            norm: Norm {
+                kind: NormKind::Layer,
+                eps: 1e-12,
+            },
             activation,
             head_activation: activation,
             n_types: None,

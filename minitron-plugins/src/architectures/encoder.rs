@@ -1,10 +1,11 @@
-//! Encoders with norms after their sums, learned positions and a masked-language head: BERT and what follows it.
+//! Encoders with norms after their sums, learned positions and a masked-language head: BERT and
+//! what follows it.
 
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate, Mlp};
 use minitron_core::spec::{
-    Activation, CheckpointInfo, Constraint, Embedding, Head, Layer, ModelSpec, Norm, Options, ParamKind, Role, Shape,
-    ShapeKeys, Sublayer, Table, fixed,
+    Activation, CheckpointInfo, Constraint, Embedding, Head, Layer, ModelSpec, Norm, Options,
+    ParamKind, Role, Shape, ShapeKeys, Sublayer, Table, fixed,
 };
 
 /// Names of an encoder's tensors, without `.weight` and `.bias`; `{l}` is the layer.
@@ -63,35 +64,70 @@ impl Encoder<'_> {
         table.around();
         let stream = || self.shape.stream();
         for (name, n_outputs, _) in self.carried.iter().filter(|(.., is_prefixed)| *is_prefixed) {
-            table.linear(name, Role::CARRIED, n_outputs.map_or_else(stream, fixed), stream(), true);
+            table.linear(
+                name,
+                Role::CARRIED,
+                n_outputs.map_or_else(stream, fixed),
+                stream(),
+                true,
+            );
         }
         table.unprefixed(|table| {
             if self.has_head {
                 self.head_rows(table);
             }
-            for (name, n_outputs, _) in self.carried.iter().filter(|(.., is_prefixed)| !is_prefixed) {
-                table.linear(name, Role::CARRIED, n_outputs.map_or_else(stream, fixed), stream(), true);
+            for (name, n_outputs, _) in self.carried.iter().filter(|(.., is_prefixed)| !is_prefixed)
+            {
+                table.linear(
+                    name,
+                    Role::CARRIED,
+                    n_outputs.map_or_else(stream, fixed),
+                    stream(),
+                    true,
+                );
             }
         });
         let layer = Layer(vec![
             Sublayer::new(Attention::new(self.shape.head_dim)).after_sum(self.norm),
-            Sublayer::new(Mlp { activation: self.activation, gate: Gate::None }).after_sum(self.norm),
+            Sublayer::new(Mlp {
+                activation: self.activation,
+                gate: Gate::None,
+            })
+            .after_sum(self.norm),
         ]);
-        let head = Head { transform: Some((self.head_activation, self.norm)), ..Head::default() };
+        let head = Head {
+            transform: Some((self.head_activation, self.norm)),
+            ..Head::default()
+        };
         let options = Options {
             causal: false,
             max_positions: self.shape.max_positions.saturating_sub(self.first_position),
             vocab: self.shape.vocab,
             tied: self.tied,
-            embedding: Embedding { norm: Some(self.norm), first_position: self.first_position, ..Embedding::default() },
+            embedding: Embedding {
+                norm: Some(self.norm),
+                first_position: self.first_position,
+                ..Embedding::default()
+            },
             final_norm: None,
             head: self.has_head.then_some(head),
             initializer_range: self.initializer_range,
         };
-        let (dims, layers) = (self.shape.dims(&self.keys), vec![layer; self.shape.n_layers]);
+        let (dims, layers) = (
+            self.shape.dims(&self.keys),
+            vec![layer; self.shape.n_layers],
+        );
         let config = self.evidence.config;
-        let mut spec = ModelSpec::new(self.architecture, config, dims, table.finish(), layers, options)?;
-        spec.constraints.push(Constraint::no_head_dim(self.shape.head_dim));
+        let mut spec = ModelSpec::new(
+            self.architecture,
+            config,
+            dims,
+            table.finish(),
+            layers,
+            options,
+        )?;
+        spec.constraints
+            .push(Constraint::no_head_dim(self.shape.head_dim));
         spec.buffers = &["embeddings.position_ids"];
         spec.reads = &["is_causal", "use_bidirectional_attention"];
         Ok(spec)
@@ -101,34 +137,84 @@ impl Encoder<'_> {
     fn embedding_rows(&self, table: &mut Table) {
         let mut rows = |name: &str, role, n_rows| {
             let sides = vec![fixed(n_rows), self.shape.stream()];
-            table.tensor(&format!("embeddings.{name}.weight"), role, ParamKind::Weight, sides);
+            table.tensor(
+                &format!("embeddings.{name}.weight"),
+                role,
+                ParamKind::Weight,
+                sides,
+            );
         };
-        rows("position_embeddings", Role::POSITION_EMBEDDING, self.shape.max_positions);
+        rows(
+            "position_embeddings",
+            Role::POSITION_EMBEDDING,
+            self.shape.max_positions,
+        );
         if let Some(n_types) = self.n_types {
             rows("token_type_embeddings", Role::TYPE_EMBEDDING, n_types);
         }
-        table.norm("embeddings.LayerNorm", Role::EMBEDDING_NORM, self.shape.stream(), self.names.norm);
+        table.norm(
+            "embeddings.LayerNorm",
+            Role::EMBEDDING_NORM,
+            self.shape.stream(),
+            self.names.norm,
+        );
         let sides = vec![fixed(self.shape.vocab), self.shape.stream()];
-        table.tensor("embeddings.word_embeddings.weight", Role::TOKEN_EMBEDDING, ParamKind::Weight, sides);
+        table.tensor(
+            "embeddings.word_embeddings.weight",
+            Role::TOKEN_EMBEDDING,
+            ParamKind::Weight,
+            sides,
+        );
         if self.tied {
             table.also_known_as(&[&format!("{}.weight", self.names.decoder)]);
         }
     }
 
     fn layer_rows(&self, table: &mut Table, layer: usize) {
-        let (stream, neurons, heads) = (self.shape.stream(), self.shape.neurons(layer), self.shape.queries(layer));
+        let (stream, neurons, heads) = (
+            self.shape.stream(),
+            self.shape.neurons(layer),
+            self.shape.queries(layer),
+        );
         let names = &self.names;
         let named = |name: &str| format!("{}{name}", names.layer);
         table.part(layer, 0);
-        for (name, role) in names.projections.iter().zip([Role::QUERY, Role::KEY, Role::VALUE]) {
+        for (name, role) in names
+            .projections
+            .iter()
+            .zip([Role::QUERY, Role::KEY, Role::VALUE])
+        {
             table.linear(&named(name), role, heads.clone(), stream.clone(), true);
         }
         table
-            .linear(&named(names.attention_output), Role::ATTENTION_OUTPUT, stream.clone(), heads, true)
-            .norm(&named(names.attention_norm), Role::SUM_NORM, stream.clone(), names.norm)
+            .linear(
+                &named(names.attention_output),
+                Role::ATTENTION_OUTPUT,
+                stream.clone(),
+                heads,
+                true,
+            )
+            .norm(
+                &named(names.attention_norm),
+                Role::SUM_NORM,
+                stream.clone(),
+                names.norm,
+            )
             .part(layer, 1)
-            .linear(&named(names.up), Role::UP, neurons.clone(), stream.clone(), true)
-            .linear(&named(names.down), Role::DOWN, stream.clone(), neurons, true)
+            .linear(
+                &named(names.up),
+                Role::UP,
+                neurons.clone(),
+                stream.clone(),
+                true,
+            )
+            .linear(
+                &named(names.down),
+                Role::DOWN,
+                stream.clone(),
+                neurons,
+                true,
+            )
             .norm(&named(names.mlp_norm), Role::SUM_NORM, stream, names.norm);
     }
 
@@ -137,18 +223,29 @@ impl Encoder<'_> {
         let (names, vocab) = (&self.names, self.shape.vocab);
         let (stream, own) = (|| self.shape.stream(), names.bias);
         let decoder = format!("{}.bias", names.decoder);
-        table.linear(names.head_transform, Role::HEAD_TRANSFORM, stream(), stream(), true).norm(
-            names.head_norm,
-            Role::HEAD_NORM,
-            stream(),
-            names.norm,
-        );
+        table
+            .linear(
+                names.head_transform,
+                Role::HEAD_TRANSFORM,
+                stream(),
+                stream(),
+                true,
+            )
+            .norm(names.head_norm, Role::HEAD_NORM, stream(), names.norm);
         if !self.tied {
             table.linear(names.decoder, Role::HEAD, fixed(vocab), stream(), false);
         }
         // Untied, the decoder's own is the one that is added.
-        let (first, second) = if self.tied { (own, decoder.as_str()) } else { (decoder.as_str(), own) };
-        let (bias, other) = if self.evidence.has(first, true) { (first, second) } else { (second, first) };
+        let (first, second) = if self.tied {
+            (own, decoder.as_str())
+        } else {
+            (decoder.as_str(), own)
+        };
+        let (bias, other) = if self.evidence.has(first, true) {
+            (first, second)
+        } else {
+            (second, first)
+        };
         table.tensor(bias, Role::HEAD, ParamKind::Bias, vec![fixed(vocab)]);
         if bias == other {
             return;
@@ -163,6 +260,9 @@ impl Encoder<'_> {
 
 /// The class that a config names first, or the family's usual one.
 pub(super) fn class<'a>(evidence: &'a CheckpointInfo, usual: &'a str) -> &'a str {
-    let classes = evidence.config.get("architectures").and_then(|list| list.get(0));
+    let classes = evidence
+        .config
+        .get("architectures")
+        .and_then(|list| list.get(0));
     classes.and_then(serde_json::Value::as_str).unwrap_or(usual)
 }

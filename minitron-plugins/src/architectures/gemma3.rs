@@ -40,7 +40,9 @@ const BESIDE: &[&str] = &["vision_tower.", "multi_modal_projector."];
 /// # Errors
 /// `Checkpoint` where there is none.
 pub(super) fn text_config(config: &Config) -> Result<Config> {
-    config.nested("text_config")?.ok_or_else(|| config.error("no `text_config`; expected the language model's config"))
+    config
+        .nested("text_config")?
+        .ok_or_else(|| config.error("no `text_config`; expected the language model's config"))
 }
 
 minitron_core::plugin! {

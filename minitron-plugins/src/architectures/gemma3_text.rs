@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::gemma2::{blocks, limits};
 
-/// Gemma 3, text: norms of queries and keys, two rotations, five layers with a window to one without.
+/// Gemma 3, text: norms of queries and keys, two rotations, five layers with a window to one
+/// without.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Gemma3Text {}
@@ -41,9 +42,17 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     };
     let window = decoder.config.size_opt("sliding_window")?;
     let slides = decoder.sliding(window, |layer| !(layer + 1).is_multiple_of(pattern))?;
-    let far = RotaryDefaults { theta: 1e6, ..RotaryDefaults::default() };
+    let far = RotaryDefaults {
+        theta: 1e6,
+        ..RotaryDefaults::default()
+    };
     // Older configs state one base for all layers, which is that of layers without a window.
-    let near = RotaryDefaults { theta: 1e4, theta_key: "rope_local_base_freq", own_theta: true, ..far };
+    let near = RotaryDefaults {
+        theta: 1e4,
+        theta_key: "rope_local_base_freq",
+        own_theta: true,
+        ..far
+    };
     decoder.rotate_by_type(&slides, far, near)?;
     Ok(decoder)
 }

@@ -3,8 +3,9 @@ use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate, Layout, Mlp};
 use minitron_core::spec::{
-    Activation, CheckpointInfo, ClientLimit, Constraint, Embedding, HIDDEN, Head, Layer, MLP, ModelSpec, Norm,
-    NormKind, Options, ParamKind, Role, Shape, ShapeKeys, Side, Sizes, Sublayer, Table, fixed,
+    Activation, CheckpointInfo, ClientLimit, Constraint, Embedding, HIDDEN, Head, Layer, MLP,
+    ModelSpec, Norm, NormKind, Options, ParamKind, Role, Shape, ShapeKeys, Side, Sizes, Sublayer,
+    Table, fixed,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,36 +45,80 @@ impl Architecture for Gpt2 {
         // Saved from the bare model, names have no prefix; the published GPT-2 is such a file.
         let is_prefixed = evidence.has("transformer.wte.weight", true);
         let mut table = Table::new(if is_prefixed { "transformer." } else { "" });
-        table.tensor("wte.weight", Role::TOKEN_EMBEDDING, ParamKind::Weight, vec![fixed(shape.vocab), shape.stream()]);
+        table.tensor(
+            "wte.weight",
+            Role::TOKEN_EMBEDDING,
+            ParamKind::Weight,
+            vec![fixed(shape.vocab), shape.stream()],
+        );
         if tied {
             table.also_known_as(&["lm_head.weight"]);
         }
         let position_sides = vec![fixed(shape.max_positions), shape.stream()];
-        table.tensor("wpe.weight", Role::POSITION_EMBEDDING, ParamKind::Weight, position_sides);
+        table.tensor(
+            "wpe.weight",
+            Role::POSITION_EMBEDDING,
+            ParamKind::Weight,
+            position_sides,
+        );
         for layer_idx in 0..shape.n_layers {
-            let (stream, neurons, heads) = (shape.stream(), shape.neurons(layer_idx), shape.queries(layer_idx));
+            let (stream, neurons, heads) = (
+                shape.stream(),
+                shape.neurons(layer_idx),
+                shape.queries(layer_idx),
+            );
             let fused = Side([heads.0.clone(), heads.0.clone(), heads.0.clone()].concat());
             table
                 .part(layer_idx, 0)
                 .norm("h.{l}.ln_1", Role::INPUT_NORM, shape.stream(), AFFINE)
-                .conv1d("h.{l}.attn.c_attn", Role::QUERY_KEY_VALUE, fused, stream.clone())
-                .conv1d("h.{l}.attn.c_proj", Role::ATTENTION_OUTPUT, stream.clone(), heads)
+                .conv1d(
+                    "h.{l}.attn.c_attn",
+                    Role::QUERY_KEY_VALUE,
+                    fused,
+                    stream.clone(),
+                )
+                .conv1d(
+                    "h.{l}.attn.c_proj",
+                    Role::ATTENTION_OUTPUT,
+                    stream.clone(),
+                    heads,
+                )
                 .part(layer_idx, 1)
                 .norm("h.{l}.ln_2", Role::INPUT_NORM, shape.stream(), AFFINE)
                 .conv1d("h.{l}.mlp.c_fc", Role::UP, neurons.clone(), stream.clone())
                 .conv1d("h.{l}.mlp.c_proj", Role::DOWN, stream, neurons);
         }
-        table.around().norm("ln_f", Role::FINAL_NORM, shape.stream(), AFFINE);
+        table
+            .around()
+            .norm("ln_f", Role::FINAL_NORM, shape.stream(), AFFINE);
         if !tied {
-            table.unprefixed(|t| _ = t.linear("lm_head", Role::HEAD, fixed(shape.vocab), shape.stream(), false));
+            table.unprefixed(|t| {
+                _ = t.linear(
+                    "lm_head",
+                    Role::HEAD,
+                    fixed(shape.vocab),
+                    shape.stream(),
+                    false,
+                )
+            });
         }
 
-        let norm = Norm { kind: NormKind::Layer, eps: config.number_or("layer_norm_epsilon", 1e-5)? };
-        let attention = Attention { layout: Layout::Fused, ..Attention::new(shape.head_dim) };
+        let norm = Norm {
+            kind: NormKind::Layer,
+            eps: config.number_or("layer_norm_epsilon", 1e-5)?,
+        };
+        let attention = Attention {
+            layout: Layout::Fused,
+            ..Attention::new(shape.head_dim)
+        };
         let activation = Activation::read(config, "activation_function", "gelu_new")?;
         let layer = Layer(vec![
             Sublayer::new(attention).pre(norm),
-            Sublayer::new(Mlp { activation, gate: Gate::None }).pre(norm),
+            Sublayer::new(Mlp {
+                activation,
+                gate: Gate::None,
+            })
+            .pre(norm),
         ]);
         let options = Options {
             causal: true,
@@ -86,8 +131,16 @@ impl Architecture for Gpt2 {
             initializer_range: config.number_or("initializer_range", 0.02)?,
         };
         let layers = vec![layer; shape.n_layers];
-        let mut spec = ModelSpec::new("gpt2", config, shape.dims(&KEYS), table.finish(), layers, options)?;
-        spec.constraints.push(Constraint::no_head_dim(shape.head_dim));
+        let mut spec = ModelSpec::new(
+            "gpt2",
+            config,
+            shape.dims(&KEYS),
+            table.finish(),
+            layers,
+            options,
+        )?;
+        spec.constraints
+            .push(Constraint::no_head_dim(shape.head_dim));
         spec.buffers = &[".attn.bias", ".attn.masked_bias"];
         Ok(spec)
     }
@@ -104,7 +157,10 @@ impl Architecture for Gpt2 {
                 ),
             )
         };
-        (mlp != hidden.saturating_mul(4)).then(limit).into_iter().collect()
+        (mlp != hidden.saturating_mul(4))
+            .then(limit)
+            .into_iter()
+            .collect()
     }
 }
 

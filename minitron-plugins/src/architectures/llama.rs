@@ -3,7 +3,8 @@ use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::spec::{
-    CheckpointInfo, ClientLimit, Constraint, HIDDEN, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+    CheckpointInfo, ClientLimit, Constraint, HIDDEN, ModelSpec, Norm, NormKind, RotaryDefaults,
+    ShapeKeys, Sizes,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,10 @@ impl Architecture for Llama {
 
     fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
-        let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
+        let norm = Norm {
+            kind: NormKind::Rms,
+            eps: config.number_or("rms_norm_eps", 1e-6)?,
+        };
         let defaults = json!({ "max_position_embeddings": 2048 });
         let mut decoder = Decoder::new("llama", config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.stated_biases()?;
@@ -48,7 +52,10 @@ impl Architecture for Llama {
             )
         };
         let square = spec.attention_width_beside_hidden(sizes).map(limit);
-        square.into_iter().chain(of_narrower_heads(spec, sizes)).collect()
+        square
+            .into_iter()
+            .chain(of_narrower_heads(spec, sizes))
+            .collect()
     }
 }
 

@@ -2,7 +2,9 @@ use minitron_core::architectures::Decoder;
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::spec::{CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
+use minitron_core::spec::{
+    CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -39,7 +41,10 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
 
 /// Llama's blocks with Mistral's defaults; a window that is not stated is 4096, `null` is none.
 pub(super) fn blocks(architecture: &'static str, config: &Config) -> Result<Decoder> {
-    let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
+    let norm = Norm {
+        kind: NormKind::Rms,
+        eps: config.number_or("rms_norm_eps", 1e-6)?,
+    };
     let defaults = json!({ "max_position_embeddings": 131_072, "num_key_value_heads": 8, "sliding_window": 4096 });
     let mut decoder = Decoder::new(architecture, config, ShapeKeys::USUAL, norm, defaults)?;
     decoder.rotate(RotaryDefaults::default())?;

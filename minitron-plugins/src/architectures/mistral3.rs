@@ -9,7 +9,8 @@ use super::clients::of_narrower_heads;
 use super::gemma3::text_config;
 use super::ministral3::decoder;
 
-/// Mistral Small 3.1 and Ministral 3 with a vision tower: the language model inside is pruned, the rest travels as it is.
+/// Mistral Small 3.1 and Ministral 3 with a vision tower: the language model inside is pruned, the
+/// rest travels as it is.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mistral3 {}
@@ -26,13 +27,20 @@ impl Architecture for Mistral3 {
             "ministral3" => decoder(&text)?,
             "mistral" => super::mistral::decoder(&text)?,
             other => {
-                let message = format!("`text_config.model_type`: expected mistral or ministral3, got {other}");
+                let message = format!(
+                    "`text_config.model_type`: expected mistral or ministral3, got {other}"
+                );
                 return Err(evidence.config.error(message));
             }
         };
         let names = ("language_model.model.", "language_model.lm_head");
         decoder
-            .inside("mistral3", evidence.config, names, &["vision_tower.", "multi_modal_projector."])?
+            .inside(
+                "mistral3",
+                evidence.config,
+                names,
+                &["vision_tower.", "multi_modal_projector."],
+            )?
             .finish(evidence)
     }
 

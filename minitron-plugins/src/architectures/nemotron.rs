@@ -4,7 +4,8 @@ use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::Gate;
 use minitron_core::spec::{
-    CheckpointInfo, ClientLimit, HIDDEN, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+    CheckpointInfo, ClientLimit, HIDDEN, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys,
+    Sizes,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,8 +13,8 @@ use serde_json::json;
 
 use super::clients::of_narrower_heads;
 
-/// Nemotron-3, Nemotron-4 and the first Minitron models: squared ReLU without a gate, layer norm with the gain stored
-/// less one, rotary positions on a part of each head, grouped queries.
+/// Nemotron-3, Nemotron-4 and the first Minitron models: squared ReLU without a gate, layer norm
+/// with the gain stored less one, rotary positions on a part of each head, grouped queries.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nemotron {}
@@ -26,11 +27,17 @@ impl Architecture for Nemotron {
 
     fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
-        let norm = Norm { kind: NormKind::Layer1p, eps: config.number_or("norm_eps", 1e-5)? };
+        let norm = Norm {
+            kind: NormKind::Layer1p,
+            eps: config.number_or("norm_eps", 1e-5)?,
+        };
         let defaults = json!({ "max_position_embeddings": 4096, "hidden_act": "relu2", "initializer_range": 0.0134 });
         let mut decoder = Decoder::new("nemotron", config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.stated_biases()?;
-        decoder.rotate(RotaryDefaults { partial: 0.5, ..RotaryDefaults::default() })?;
+        decoder.rotate(RotaryDefaults {
+            partial: 0.5,
+            ..RotaryDefaults::default()
+        })?;
         decoder.norm_bias = true;
         decoder.mlp.gate = Gate::None;
         decoder.reads = &["partial_rotary_factor"];
@@ -49,7 +56,10 @@ impl Architecture for Nemotron {
             )
         };
         let square = spec.attention_width_beside_hidden(sizes).map(limit);
-        square.into_iter().chain(of_narrower_heads(spec, sizes)).collect()
+        square
+            .into_iter()
+            .chain(of_narrower_heads(spec, sizes))
+            .collect()
     }
 }
 

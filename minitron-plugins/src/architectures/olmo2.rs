@@ -3,7 +3,9 @@ use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::QkNorm;
-use minitron_core::spec::{CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
+use minitron_core::spec::{
+    CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -28,16 +30,31 @@ impl Architecture for Olmo2 {
     }
 
     fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
-        let limits = [vllm_wants_square(spec, sizes), llama_cpp_wants_square(spec, sizes)];
-        limits.into_iter().flatten().chain(of_narrower_heads(spec, sizes)).collect()
+        let limits = [
+            vllm_wants_square(spec, sizes),
+            llama_cpp_wants_square(spec, sizes),
+        ];
+        limits
+            .into_iter()
+            .flatten()
+            .chain(of_narrower_heads(spec, sizes))
+            .collect()
     }
 }
 
 /// What OLMo 2 and 3 share.
 pub(super) fn blocks(architecture: &'static str, config: &Config) -> Result<Decoder> {
-    let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-5)? };
-    let mut decoder =
-        Decoder::new(architecture, config, ShapeKeys::USUAL, norm, json!({ "max_position_embeddings": 2048 }))?;
+    let norm = Norm {
+        kind: NormKind::Rms,
+        eps: config.number_or("rms_norm_eps", 1e-5)?,
+    };
+    let mut decoder = Decoder::new(
+        architecture,
+        config,
+        ShapeKeys::USUAL,
+        norm,
+        json!({ "max_position_embeddings": 2048 }),
+    )?;
     decoder.stated_biases()?;
     decoder.norms = Norms::Post;
     decoder.qk_norm(QkNorm::Projection);

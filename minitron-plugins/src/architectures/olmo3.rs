@@ -27,16 +27,27 @@ impl Architecture for Olmo3 {
             Some(4096)
         };
         let slides = decoder.sliding(window, |layer| !(layer + 1).is_multiple_of(4))?;
-        let far = RotaryDefaults { theta: 5e5, ..RotaryDefaults::default() };
-        // The class gives a base that stands beside the parameters to layers without a window alone.
-        let near = RotaryDefaults { own_theta: true, theta_key: "", ..far };
+        let far = RotaryDefaults {
+            theta: 5e5,
+            ..RotaryDefaults::default()
+        };
+        // The class gives a base that stands beside the parameters to layers without a window
+        // alone.
+        let near = RotaryDefaults {
+            own_theta: true,
+            theta_key: "",
+            ..far
+        };
         decoder.rotate_by_type(&slides, far, near)?;
         decoder.reads = &["sliding_window", "layer_types"];
         decoder.finish(evidence)
     }
 
     fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
-        llama_cpp_wants_square(spec, sizes).into_iter().chain(of_narrower_heads(spec, sizes)).collect()
+        llama_cpp_wants_square(spec, sizes)
+            .into_iter()
+            .chain(of_narrower_heads(spec, sizes))
+            .collect()
     }
 }
 

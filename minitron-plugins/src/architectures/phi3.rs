@@ -4,7 +4,8 @@ use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::{Gate, Layout};
 use minitron_core::spec::{
-    CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, RotaryScaling, ShapeKeys, Sizes,
+    CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, RotaryScaling,
+    ShapeKeys, Sizes,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,18 +26,32 @@ impl Architecture for Phi3 {
 
     fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
-        let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-5)? };
-        let defaults = json!({ "max_position_embeddings": 4096, "original_max_position_embeddings": 4096 });
+        let norm = Norm {
+            kind: NormKind::Rms,
+            eps: config.number_or("rms_norm_eps", 1e-5)?,
+        };
+        let defaults =
+            json!({ "max_position_embeddings": 4096, "original_max_position_embeddings": 4096 });
         let mut decoder = Decoder::new("phi3", config, ShapeKeys::USUAL, norm, defaults)?;
-        decoder.rotate(RotaryDefaults { reads_partial: true, ..RotaryDefaults::default() })?;
+        decoder.rotate(RotaryDefaults {
+            reads_partial: true,
+            ..RotaryDefaults::default()
+        })?;
         let window = decoder.config.size_opt("sliding_window")?;
         decoder.window(window);
         decoder.attention(|_, attention| attention.layout = Layout::Fused);
         decoder.mlp.gate = Gate::Fused;
-        decoder.keeps_channels = Some("its class wants a divisor for each pair of hidden / heads channels");
+        decoder.keeps_channels =
+            Some("its class wants a divisor for each pair of hidden / heads channels");
         let is_long = |scaling: &RotaryScaling| matches!(scaling, RotaryScaling::Long { .. });
-        if decoder.attention.iter().filter_map(|of| of.rotary.as_ref()).any(|rotary| is_long(&rotary.scaling)) {
-            // The class wants a divisor for each pair of hidden / heads channels, whatever head_dim says.
+        if decoder
+            .attention
+            .iter()
+            .filter_map(|of| of.rotary.as_ref())
+            .any(|rotary| is_long(&rotary.scaling))
+        {
+            // The class wants a divisor for each pair of hidden / heads channels, whatever head_dim
+            // says.
             decoder.keys.head_dim = None;
             decoder.square = true;
         }

@@ -2,7 +2,9 @@ use minitron_core::architectures::{Bias, Decoder};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::spec::{CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
+use minitron_core::spec::{
+    CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -22,18 +24,36 @@ impl Architecture for Qwen2 {
 
     fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
-        let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
-        let mut decoder =
-            Decoder::new("qwen2", config, ShapeKeys::USUAL, norm, json!({ "max_position_embeddings": 32_768 }))?;
-        decoder.bias = Bias { query_key_value: true, ..Bias::default() };
+        let norm = Norm {
+            kind: NormKind::Rms,
+            eps: config.number_or("rms_norm_eps", 1e-6)?,
+        };
+        let mut decoder = Decoder::new(
+            "qwen2",
+            config,
+            ShapeKeys::USUAL,
+            norm,
+            json!({ "max_position_embeddings": 32_768 }),
+        )?;
+        decoder.bias = Bias {
+            query_key_value: true,
+            ..Bias::default()
+        };
         decoder.rotate(RotaryDefaults::default())?;
         windows(&mut decoder)?;
         decoder.finish(evidence)
     }
 
     fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
-        let limits = [vllm_wants_square(spec, sizes), llama_cpp_wants_square(spec, sizes)];
-        limits.into_iter().flatten().chain(of_narrower_heads(spec, sizes)).collect()
+        let limits = [
+            vllm_wants_square(spec, sizes),
+            llama_cpp_wants_square(spec, sizes),
+        ];
+        limits
+            .into_iter()
+            .flatten()
+            .chain(of_narrower_heads(spec, sizes))
+            .collect()
     }
 }
 

@@ -3,7 +3,9 @@ use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::QkNorm;
-use minitron_core::spec::{CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes};
+use minitron_core::spec::{
+    CheckpointInfo, ClientLimit, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys, Sizes,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -24,7 +26,10 @@ impl Architecture for Qwen3 {
 
     fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
         let config = evidence.config;
-        let norm = Norm { kind: NormKind::Rms, eps: config.number_or("rms_norm_eps", 1e-6)? };
+        let norm = Norm {
+            kind: NormKind::Rms,
+            eps: config.number_or("rms_norm_eps", 1e-6)?,
+        };
         let defaults = json!({ "max_position_embeddings": 32_768, "head_dim": 128, "num_key_value_heads": 32 });
         let mut decoder = Decoder::new("qwen3", config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.stated_biases()?;

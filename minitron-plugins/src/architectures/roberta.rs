@@ -23,9 +23,15 @@ impl Architecture for Roberta {
         let config = evidence.config;
         check(config)?;
         let class = class(evidence, "RobertaForMaskedLM");
-        let is_prefixed = evidence.has("roberta.embeddings.word_embeddings.weight", class != "RobertaModel");
+        let is_prefixed = evidence.has(
+            "roberta.embeddings.word_embeddings.weight",
+            class != "RobertaModel",
+        );
         let prefix = if is_prefixed { "roberta." } else { "" };
-        let has_pooler = evidence.has(&format!("{prefix}pooler.dense.weight"), class == "RobertaModel");
+        let has_pooler = evidence.has(
+            &format!("{prefix}pooler.dense.weight"),
+            class == "RobertaModel",
+        );
         Encoder {
             architecture: "roberta",
             evidence,
@@ -39,7 +45,10 @@ impl Architecture for Roberta {
                 bias: "lm_head.bias",
                 ..NAMES
             },
-            norm: Norm { kind: NormKind::Layer, eps: config.number_or("layer_norm_eps", 1e-12)? },
+            norm: Norm {
+                kind: NormKind::Layer,
+                eps: config.number_or("layer_norm_eps", 1e-12)?,
+            },
             activation: Activation::read(config, "hidden_act", "gelu")?,
             // Whatever the layers take.
             head_activation: Activation::Gelu,
@@ -47,7 +56,11 @@ impl Architecture for Roberta {
             first_position: config.count_or("pad_token_id", 1)? + 1,
             tied: config.flag_or("tie_word_embeddings", true)?,
             has_head: evidence.has("lm_head.dense.weight", class == "RobertaForMaskedLM"),
-            carried: if has_pooler { vec![("pooler.dense", None, true)] } else { Vec::new() },
+            carried: if has_pooler {
+                vec![("pooler.dense", None, true)]
+            } else {
+                Vec::new()
+            },
             initializer_range: config.number_or("initializer_range", 0.02)?,
         }
         .finish()

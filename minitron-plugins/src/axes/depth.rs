@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct Depth {
     /// Student sizes are multiples of this; the family's rule where not given.
     pub multiple_of: Option<usize>,
-    /// Drop one block of neighbours, the one with the lowest sum of scores, rather than layer by layer.
+    /// Drop one block of neighbours, the one with the lowest sum of scores, rather than layer by
+    /// layer.
     pub contiguous: bool,
 }
 
@@ -26,7 +27,12 @@ minitron_core::plugin! {
 impl Axis for Depth {
     fn groups(&self, spec: &ModelSpec) -> Result<Vec<PruneGroup>> {
         let groups = PruneGroup::of_kind(spec, DEPTH).into_iter();
-        Ok(groups.map(|group| PruneGroup { contiguous: self.contiguous, ..group }).collect())
+        Ok(groups
+            .map(|group| PruneGroup {
+                contiguous: self.contiguous,
+                ..group
+            })
+            .collect())
     }
 
     fn multiple_of(&self) -> Option<usize> {

@@ -4,7 +4,8 @@ use minitron_core::spec::{HEADS, ModelSpec, PruneGroup};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Query heads of each layer; equally many stay for every key/value head, which all stay. Where each query head has keys and values of its own, the whole head.
+/// Query heads of each layer; equally many stay for every key/value head, which all stay. Where
+/// each query head has keys and values of its own, the whole head.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Heads {

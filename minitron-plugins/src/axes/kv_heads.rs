@@ -4,8 +4,8 @@ use minitron_core::spec::{KV_HEADS, ModelSpec, PruneGroup};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Key/value heads of each layer, each with all its query heads. Only where queries share keys and values, and only on
-/// request: no budget takes one unless the axis is held or freed by name.
+/// Key/value heads of each layer, each with all its query heads. Only where queries share keys and
+/// values, and only on request: no budget takes one unless the axis is held or freed by name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KvHeads {

@@ -4,9 +4,10 @@ use minitron_core::spec::{ModelSpec, PruneGroup, ROPE_PAIRS};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Pairs of channels that the rotary embedding turns together, the same ones in every head of every layer: `head_dim` is two for each
-/// pair. Values lose the channels at the same places. The config lists the frequencies that stay. Only where it states
-/// `head_dim`, and only on request: no budget takes a pair unless the axis is held or freed by name.
+/// Pairs of channels that the rotary embedding turns together, the same ones in every head of every
+/// layer: `head_dim` is two for each pair. Values lose the channels at the same places. The config
+/// lists the frequencies that stay. Only where it states `head_dim`, and only on request: no budget
+/// takes a pair unless the axis is held or freed by name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RopePairs {

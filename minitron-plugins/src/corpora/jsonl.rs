@@ -12,25 +12,31 @@ use serde::{Deserialize, Serialize};
 use super::example;
 use super::records::{self, Text, Texts};
 
-/// One record a line (`.jsonl`), or an array of records, a single one, or one after another (`.json`); one of its fields is
-/// the document, or the whole record a conversation. Blank lines are skipped, and records of which the field is null.
+/// One record a line (`.jsonl`), or an array of records, a single one, or one after another
+/// (`.json`); one of its fields is the document, or the whole record a conversation. Blank lines
+/// are skipped, and records of which the field is null.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Jsonl {
     /// The file; gzip and zstd are unpacked on the way.
     pub path: PathBuf,
-    /// The field that holds the text, or a list of token ids; a dot leads into an object, `a+b` joins two as they are.
+    /// The field that holds the text, or a list of token ids; a dot leads into an object, `a+b`
+    /// joins two as they are.
     #[serde(default = "super::default_field")]
     pub field: String,
-    /// How a record holds a conversation: `messages`, `sharegpt`, `prompt_completion` or `alpaca`; recognised where not
-    /// given and the field is not there.
+    /// How a record holds a conversation: `messages`, `sharegpt`, `prompt_completion` or `alpaca`;
+    /// recognised where not given and the field is not there.
     #[serde(default)]
     pub form: Option<String>,
 }
 
 impl Default for Jsonl {
     fn default() -> Self {
-        Jsonl { path: PathBuf::new(), field: super::default_field(), form: None }
+        Jsonl {
+            path: PathBuf::new(),
+            field: super::default_field(),
+            form: None,
+        }
     }
 }
 
@@ -57,8 +63,11 @@ impl Corpus for Jsonl {
             while !failed {
                 let text = texts.next()?;
                 let document = match text {
-                    // What holds no null is a document, or an error before which nobody came this far.
-                    Ok(text) if n_to_skip > 0 && !has_null(&text.bytes) => Ok(Some(Document::Text(String::new()))),
+                    // What holds no null is a document, or an error before which nobody came this
+                    // far.
+                    Ok(text) if n_to_skip > 0 && !has_null(&text.bytes) => {
+                        Ok(Some(Document::Text(String::new())))
+                    }
                     text => text.and_then(|text| self.document(text, form)),
                 };
                 failed = document.is_err();
@@ -104,7 +113,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let corpus = Jsonl { path, field: field.to_owned(), form: None };
+        let corpus = Jsonl {
+            path,
+            field: field.to_owned(),
+            form: None,
+        };
         let (mut documents, mut error) = (Vec::new(), None);
         match corpus.documents(0) {
             Ok(found) => {
@@ -128,23 +141,53 @@ mod tests {
 
     #[test]
     fn plain_and_compressed_files_hold_the_same_documents() {
-        let expected = (vec![Document::Text("one\n".to_owned()), Document::Text("two".to_owned())], None);
+        let expected = (
+            vec![
+                Document::Text("one\n".to_owned()),
+                Document::Text("two".to_owned()),
+            ],
+            None,
+        );
         assert_eq!(read("a.jsonl", TWO.as_bytes(), "text"), expected);
         assert_eq!(read("a.jsonl.gz", &gz(TWO), "text"), expected);
         let (head, tail) = TWO.split_at(30);
-        assert_eq!(read("a.jsonl.gz", &[gz(head), gz(tail)].concat(), "text"), expected, "several gzip members");
-        assert_eq!(read("a.jsonl.zst", &zstd::encode_all(TWO.as_bytes(), 1).unwrap(), "text"), expected);
+        assert_eq!(
+            read("a.jsonl.gz", &[gz(head), gz(tail)].concat(), "text"),
+            expected,
+            "several gzip members"
+        );
+        assert_eq!(
+            read(
+                "a.jsonl.zst",
+                &zstd::encode_all(TWO.as_bytes(), 1).unwrap(),
+                "text"
+            ),
+            expected
+        );
         assert_eq!(read("a.jsonl", b"", "text"), (vec![], None));
     }
 
     #[test]
     fn errors_name_the_line_and_end_the_documents() {
-        let (documents, error) = read("a.jsonl", b"{\"text\":\"one\"}\n\n{\"text\":\n{\"text\":\"two\"}\n", "text");
+        let (documents, error) = read(
+            "a.jsonl",
+            b"{\"text\":\"one\"}\n\n{\"text\":\n{\"text\":\"two\"}\n",
+            "text",
+        );
         assert_eq!(documents.len(), 1);
         let error = error.unwrap();
-        assert!(error.contains("a.jsonl: line 3: expected JSON, one value on each line, got other text at"), "{error}");
+        assert!(
+            error.contains(
+                "a.jsonl: line 3: expected JSON, one value on each line, got other text at"
+            ),
+            "{error}"
+        );
         let (_, error) = read("a.jsonl", b"[\"text\"]", "text");
-        assert!(error.unwrap().contains("line 1: expected an object with a string field `text`, got an array"));
+        assert!(
+            error
+                .unwrap()
+                .contains("line 1: expected an object with a string field `text`, got an array")
+        );
         let (_, error) = read("a.jsonl", b"{\"text\":\"\xff\"}", "text");
         assert!(error.unwrap().contains("line 1: expected JSON"));
     }
@@ -152,20 +195,29 @@ mod tests {
     #[test]
     fn another_field_is_offered() {
         let (_, error) = read("a.jsonl", TWO.as_bytes(), "body");
-        let expected = "`body`, got none of that name; its fields: `text`, `n`; choose one with `--field`";
+        let expected =
+            "`body`, got none of that name; its fields: `text`, `n`; choose one with `--field`";
         assert!(error.unwrap().ends_with(expected));
         let (_, error) = read("a.jsonl", TWO.as_bytes(), "n");
-        assert!(error.unwrap().contains("`n`, got a number; its fields: `text`, `n`"));
+        assert!(
+            error
+                .unwrap()
+                .contains("`n`, got a number; its fields: `text`, `n`")
+        );
     }
 
     #[test]
     fn damaged_streams_are_data_errors() {
-        for (name, mut bytes) in
-            [("a.jsonl.gz", gz(TWO)), ("a.jsonl.zst", zstd::encode_all(TWO.as_bytes(), 1).unwrap())]
-        {
+        for (name, mut bytes) in [
+            ("a.jsonl.gz", gz(TWO)),
+            ("a.jsonl.zst", zstd::encode_all(TWO.as_bytes(), 1).unwrap()),
+        ] {
             bytes.truncate(bytes.len() - 6);
             let error = read(name, &bytes, "text").1.unwrap();
-            assert!(error.starts_with("data: ") && error.ends_with("copy it again"), "{error}");
+            assert!(
+                error.starts_with("data: ") && error.ends_with("copy it again"),
+                "{error}"
+            );
         }
         assert!(read("a.jsonl.gz", TWO.as_bytes(), "text").1.is_some());
     }

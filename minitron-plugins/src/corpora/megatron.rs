@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use self::pair::{IndexedFile, MAGIC};
 
-/// The documents of a pair, each of its sequences joined. End-of-document tokens are those that are in the file.
+/// The documents of a pair, each of its sequences joined. End-of-document tokens are those that are
+/// in the file.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Megatron {
@@ -41,7 +42,9 @@ impl Corpus for Megatron {
         pair.enter(n_items)?;
         let mut failed = false;
         Ok(Box::new(iter::from_fn(move || {
-            let found = (!failed).then(|| pair.next_document().transpose()).flatten();
+            let found = (!failed)
+                .then(|| pair.next_document().transpose())
+                .flatten();
             failed = found.as_ref().is_some_and(Result::is_err);
             found
         })))
@@ -57,7 +60,8 @@ impl Megatron {
 /// Whether an index of this kind lies beside a file of ids.
 pub(super) fn has_index(ids: &Path) -> bool {
     let mut magic = [0; MAGIC.len()];
-    let read = File::open(ids.with_extension("idx")).and_then(|mut file| file.read_exact(&mut magic));
+    let read =
+        File::open(ids.with_extension("idx")).and_then(|mut file| file.read_exact(&mut magic));
     read.is_ok() && magic == MAGIC
 }
 

@@ -1,4 +1,5 @@
-//! Where documents come from: text, JSON lines, Parquet, token files and Megatron's pairs, and a story grammar that needs no file.
+//! Where documents come from: text, JSON lines, Parquet, token files and Megatron's pairs, and a
+//! story grammar that needs no file.
 //!
 //! A file's documents come in the order of the file, whatever the seed.
 
@@ -28,7 +29,9 @@ use self::record::Record;
 
 /// A file as one text.
 pub(crate) fn of_text(path: &Path) -> Box<dyn Corpus> {
-    Box::new(text::Text { path: path.to_owned() })
+    Box::new(text::Text {
+        path: path.to_owned(),
+    })
 }
 
 /// Whether a file is one text, by its ending.
@@ -39,7 +42,10 @@ pub(crate) fn is_text(path: &Path) -> bool {
 /// Whether a file has one of the endings, in upper case or lower.
 fn ends(path: &Path, endings: &[&str]) -> bool {
     let name = path.to_string_lossy().to_lowercase();
-    endings.iter().any(|ending| name.strip_suffix(ending).is_some_and(|name| name.ends_with('.')))
+    endings.iter().any(|ending| {
+        name.strip_suffix(ending)
+            .is_some_and(|name| name.ends_with('.'))
+    })
 }
 
 /// The columns that a field may begin with: of `a.b`, `a` and `a.b`.
@@ -47,7 +53,11 @@ pub(crate) fn roots(field: &str) -> Vec<String> {
     let mut roots = BTreeSet::new();
     for part in field.split('+').chain([field]) {
         roots.insert(part.to_owned());
-        roots.extend(part.match_indices('.').filter_map(|(at, _)| part.get(..at)).map(str::to_owned));
+        roots.extend(
+            part.match_indices('.')
+                .filter_map(|(at, _)| part.get(..at))
+                .map(str::to_owned),
+        );
     }
     roots.into_iter().collect()
 }
@@ -57,37 +67,51 @@ pub(crate) fn roots(field: &str) -> Vec<String> {
 /// # Errors
 /// `Data` with the record's place, what was found instead, and the fields that are there.
 pub(crate) fn document(path: &Path, record: &Record, field: &str) -> Result<Option<Document>> {
-    field::document(&record.value, field).map_err(|missing| bad(path, format!("{}: {missing}", record.place)))
+    field::document(&record.value, field)
+        .map_err(|missing| bad(path, format!("{}: {missing}", record.place)))
 }
 
 /// Opens a data file, or says why it cannot be one.
 fn open(path: &Path) -> Result<File> {
     if path.as_os_str().is_empty() {
-        return Err(Error::Recipe("a corpus was given an empty `path`; name the file to read".to_owned()));
+        return Err(Error::Recipe(
+            "a corpus was given an empty `path`; name the file to read".to_owned(),
+        ));
     }
     let refuse = |kind, text: &str| Error::io(path, io::Error::new(kind, text));
     open_regular(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => refuse(source.kind(), "there is no such file; check the path of the data"),
-        io::ErrorKind::IsADirectory => {
-            refuse(source.kind(), "is a folder, but a file is needed; name the files inside it")
-        }
+        io::ErrorKind::NotFound => refuse(
+            source.kind(),
+            "there is no such file; check the path of the data",
+        ),
+        io::ErrorKind::IsADirectory => refuse(
+            source.kind(),
+            "is a folder, but a file is needed; name the files inside it",
+        ),
         _ => Error::io(path, source),
     })
 }
 
-/// A failed read: the system's own refusals stay as they are, what is not supported says so, all else is damage.
+/// A failed read: the system's own refusals stay as they are, what is not supported says so, all
+/// else is damage.
 fn read_error(path: &Path, source: io::Error) -> Error {
     match source.kind() {
         _ if source.raw_os_error().is_some() => Error::io(path, source),
         io::ErrorKind::Unsupported => bad(path, source),
-        _ => bad(path, format!("the data is damaged: {source}; copy it again")),
+        _ => bad(
+            path,
+            format!("the data is damaged: {source}; copy it again"),
+        ),
     }
 }
 
 /// Refuses what stands in a file's place before Git LFS has fetched it.
 fn check_fetched(path: &Path, begin: &[u8]) -> Result<()> {
     if begin.starts_with(b"version https://git-lfs.github.com/") {
-        return Err(bad(path, "a pointer of Git LFS, not the data; fetch it with `git lfs pull`"));
+        return Err(bad(
+            path,
+            "a pointer of Git LFS, not the data; fetch it with `git lfs pull`",
+        ));
     }
     Ok(())
 }
@@ -109,7 +133,10 @@ mod tests {
     fn what_cannot_be_opened_says_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let missing = open(&dir.path().join("no.txt")).unwrap_err().to_string();
-        assert!(missing.ends_with("there is no such file; check the path of the data"), "{missing}");
+        assert!(
+            missing.ends_with("there is no such file; check the path of the data"),
+            "{missing}"
+        );
         let folder = open(dir.path()).unwrap_err().to_string();
         assert!(folder.contains("is a folder"), "{folder}");
         assert!(open(Path::new("")).unwrap_err().is_usage());

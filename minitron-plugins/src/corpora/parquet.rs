@@ -36,18 +36,23 @@ pub(super) const ENDINGS: [&str; 1] = ["parquet"];
 pub struct Parquet {
     /// The file.
     pub path: PathBuf,
-    /// The column that holds the text, or lists of token ids; a dot leads into a group, `a+b` joins two as they are.
+    /// The column that holds the text, or lists of token ids; a dot leads into a group, `a+b` joins
+    /// two as they are.
     #[serde(default = "super::default_field")]
     pub field: String,
-    /// How a row holds a conversation: `messages`, `sharegpt`, `prompt_completion` or `alpaca`; recognised where not given
-    /// and the column is not there.
+    /// How a row holds a conversation: `messages`, `sharegpt`, `prompt_completion` or `alpaca`;
+    /// recognised where not given and the column is not there.
     #[serde(default)]
     pub form: Option<String>,
 }
 
 impl Default for Parquet {
     fn default() -> Self {
-        Parquet { path: PathBuf::new(), field: super::default_field(), form: None }
+        Parquet {
+            path: PathBuf::new(),
+            field: super::default_field(),
+            form: None,
+        }
     }
 }
 
@@ -66,7 +71,8 @@ impl Corpus for Parquet {
         let form = example::form_of(self.form.as_deref())?;
         let of_examples = || columns::of_examples(&reader, &self.field, form.is_some());
         let chosen = match form {
-            Some(_) => of_examples().ok_or_else(|| super::bad(&self.path, "no columns of conversations"))?,
+            Some(_) => of_examples()
+                .ok_or_else(|| super::bad(&self.path, "no columns of conversations"))?,
             None => columns::choose(&reader, &self.field)
                 .or_else(|message| of_examples().ok_or_else(|| super::bad(&self.path, message)))?,
         };
@@ -97,7 +103,8 @@ impl Parquet {
         Ok(Box::new(iter::from_fn(move || {
             while !failed {
                 let record = rows.next()?;
-                let document = record.and_then(|record| example::document(&self.path, &record, &self.field, form));
+                let document = record
+                    .and_then(|record| example::document(&self.path, &record, &self.field, form));
                 failed = document.is_err();
                 if let Some(found) = document.transpose() {
                     return Some(found);
@@ -144,9 +151,18 @@ impl ParquetTexts<'_> {
 
     fn document(&self, value: &ByteArray) -> Result<Document> {
         let text = String::from_utf8(value.data().to_vec()).map_err(|e| {
-            let (field, row, offset) = (&self.corpus.field, self.n_rows, e.utf8_error().valid_up_to());
-            let message = format!("value {row} of `{field}`: expected UTF-8 text, got another byte at offset {offset}");
-            super::bad(&self.corpus.path, format!("{message}; store the column as strings"))
+            let (field, row, offset) = (
+                &self.corpus.field,
+                self.n_rows,
+                e.utf8_error().valid_up_to(),
+            );
+            let message = format!(
+                "value {row} of `{field}`: expected UTF-8 text, got another byte at offset {offset}"
+            );
+            super::bad(
+                &self.corpus.path,
+                format!("{message}; store the column as strings"),
+            )
         })?;
         Ok(Document::Text(text))
     }
@@ -163,15 +179,20 @@ impl ParquetTexts<'_> {
             backed::check_pages(&self.file, metadata)?;
             let description = metadata.column_descr_ptr();
             let pages = Backed::new(group.get_column_page_reader(self.column_idx)?, &description);
-            let ColumnReader::ByteArrayColumnReader(column) = get_column_reader(description, Box::new(pages)) else {
-                return Err(ParquetError::General("a row group stores the column as another type".to_owned()));
+            let ColumnReader::ByteArrayColumnReader(column) =
+                get_column_reader(description, Box::new(pages))
+            else {
+                return Err(ParquetError::General(
+                    "a row group stores the column as another type".to_owned(),
+                ));
             };
             self.column = Some(column);
         }
         if let Some(column) = &mut self.column {
             // Nulls have a level but no value, so they are left out by themselves.
             let (mut levels, mut values) = (Vec::new(), Vec::new());
-            let (n_records, _, _) = column.read_records(BATCH, Some(&mut levels), None, &mut values)?;
+            let (n_records, _, _) =
+                column.read_records(BATCH, Some(&mut levels), None, &mut values)?;
             if n_records == 0 {
                 self.column = None;
             }
@@ -204,25 +225,44 @@ mod tests {
     fn file(compression: parquet::basic::Compression) -> Vec<u8> {
         let schema = "message m { required int64 id; optional binary text (UTF8); required binary raw; \
                       repeated binary tags (UTF8); }";
-        let properties = WriterProperties::builder().set_compression(compression).build();
+        let properties = WriterProperties::builder()
+            .set_compression(compression)
+            .build();
         let mut bytes = Vec::new();
         let schema = Arc::new(parse_message_type(schema).unwrap());
-        let mut writer = SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties)).unwrap();
+        let mut writer =
+            SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties)).unwrap();
         for (first, third) in [("one", "é"), ("two", "")] {
             let mut group = writer.next_row_group().unwrap();
             let mut column = group.next_column().unwrap().unwrap();
-            column.typed::<Int64Type>().write_batch(&[1, 2, 3], None, None).unwrap();
+            column
+                .typed::<Int64Type>()
+                .write_batch(&[1, 2, 3], None, None)
+                .unwrap();
             column.close().unwrap();
             let texts = [ByteArray::from(first), ByteArray::from(third)];
             let mut column = group.next_column().unwrap().unwrap();
-            column.typed::<ByteArrayType>().write_batch(&texts, Some(&[1, 0, 1]), None).unwrap();
+            column
+                .typed::<ByteArrayType>()
+                .write_batch(&texts, Some(&[1, 0, 1]), None)
+                .unwrap();
             column.close().unwrap();
-            let raw = [ByteArray::from("a"), ByteArray::from(vec![b'b', 0xff]), ByteArray::from("c")];
+            let raw = [
+                ByteArray::from("a"),
+                ByteArray::from(vec![b'b', 0xff]),
+                ByteArray::from("c"),
+            ];
             let mut column = group.next_column().unwrap().unwrap();
-            column.typed::<ByteArrayType>().write_batch(&raw, None, None).unwrap();
+            column
+                .typed::<ByteArrayType>()
+                .write_batch(&raw, None, None)
+                .unwrap();
             column.close().unwrap();
             let mut column = group.next_column().unwrap().unwrap();
-            column.typed::<ByteArrayType>().write_batch(&[], Some(&[0; 3]), Some(&[0; 3])).unwrap();
+            column
+                .typed::<ByteArrayType>()
+                .write_batch(&[], Some(&[0; 3]), Some(&[0; 3]))
+                .unwrap();
             column.close().unwrap();
             group.close().unwrap();
         }
@@ -234,8 +274,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.parquet");
         std::fs::write(&path, bytes).unwrap();
-        match (Parquet { path, field: field.to_owned(), form: None }).documents(0) {
-            Ok(documents) => documents.map(|document| document.map_err(|e| e.to_string())).collect(),
+        match (Parquet {
+            path,
+            field: field.to_owned(),
+            form: None,
+        })
+        .documents(0)
+        {
+            Ok(documents) => documents
+                .map(|document| document.map_err(|e| e.to_string()))
+                .collect(),
             Err(e) => vec![Err(e.to_string())],
         }
     }
@@ -247,7 +295,9 @@ mod tests {
     #[test]
     fn all_row_groups_without_their_nulls() {
         use parquet::basic::Compression;
-        let expected: Vec<_> = ["one", "é", "two", ""].map(|text| Ok(Document::Text(text.to_owned()))).into();
+        let expected: Vec<_> = ["one", "é", "two", ""]
+            .map(|text| Ok(Document::Text(text.to_owned())))
+            .into();
         for compression in [
             Compression::UNCOMPRESSED,
             Compression::SNAPPY,
@@ -265,13 +315,23 @@ mod tests {
     fn columns_that_hold_no_text_are_refused_with_those_that_do() {
         let bytes = file(parquet::basic::Compression::UNCOMPRESSED);
         let names = "its columns: `id` (no strings), `text`, `raw`, `tags` (no strings); choose one with `--field`";
-        for (field, found) in [("body", "none of that name"), ("id", "one of INT64"), ("tags", "a list of strings")] {
+        for (field, found) in [
+            ("body", "none of that name"),
+            ("id", "one of INT64"),
+            ("tags", "a list of strings"),
+        ] {
             let error = error(&bytes, field);
-            assert!(error.ends_with(&format!("strings `{field}`, got {found}; {names}")), "{error}");
+            assert!(
+                error.ends_with(&format!("strings `{field}`, got {found}; {names}")),
+                "{error}"
+            );
         }
         let documents = read(&bytes, "raw");
         assert_eq!(documents.len(), 2, "nothing follows an error");
-        assert!(error(&bytes, "raw").contains("value 2 of `raw`: expected UTF-8 text, got another byte at offset 1"));
+        assert!(
+            error(&bytes, "raw")
+                .contains("value 2 of `raw`: expected UTF-8 text, got another byte at offset 1")
+        );
     }
 
     #[test]

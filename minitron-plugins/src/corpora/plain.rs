@@ -7,25 +7,33 @@ use flate2::bufread::GzDecoder;
 use minitron_core::error::Result;
 use minitron_core::files::{HEAD, mark_len};
 
-/// Log of the largest window that zstd writes (`--long=31`): 2 GiB, of which only what is filled takes memory.
+/// Log of the largest window that zstd writes (`--long=31`): 2 GiB, of which only what is filled
+/// takes memory.
 const MOST_WINDOW: u32 = 31;
 
 /// Endings of packed files.
 const PACKED: [(&str, &str); 2] = [("gz", "gzip"), ("zst", "zstd")];
 
-/// The text of a file, unpacked by what its bytes say (gzip of any number of members, zstd of any number of frames).
+/// The text of a file, unpacked by what its bytes say (gzip of any number of members, zstd of any
+/// number of frames).
 ///
 /// # Errors
-/// `Data` for another encoding or packing, a file whose ending says otherwise, and one that was never fetched.
+/// `Data` for another encoding or packing, a file whose ending says otherwise, and one that was
+/// never fetched.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     let mut file = BufReader::new(super::open(path)?);
     let begin = head(&mut file).map_err(|e| super::read_error(path, e))?;
     let unpacked = begun_again(&begin, file);
     let mut text: Box<dyn BufRead> = match packing(&begin) {
         Some("gzip") => Box::new(BufReader::new(Members::new(unpacked))),
-        Some("zstd") => Box::new(BufReader::new(Frames::new(unpacked).map_err(|e| super::read_error(path, e))?)),
+        Some("zstd") => Box::new(BufReader::new(
+            Frames::new(unpacked).map_err(|e| super::read_error(path, e))?,
+        )),
         Some(other) => {
-            return Err(super::bad(path, format!("packed with {other}, which is not read; unpack it first")));
+            return Err(super::bad(
+                path,
+                format!("packed with {other}, which is not read; unpack it first"),
+            ));
         }
         None => {
             check_ending(path, &begin)?;
@@ -35,7 +43,10 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     let begin = head(&mut text).map_err(|e| super::read_error(path, e))?;
     let n_marked = mark_len(&begin).map_err(|e| super::bad(path, e))?;
     super::check_fetched(path, &begin)?;
-    Ok(Box::new(begun_again(begin.get(n_marked..).unwrap_or_default(), text)))
+    Ok(Box::new(begun_again(
+        begin.get(n_marked..).unwrap_or_default(),
+        text,
+    )))
 }
 
 /// The first bytes, however they come.
@@ -54,7 +65,19 @@ fn packing(begin: &[u8]) -> Option<&'static str> {
     match begin {
         [0x1F, 0x8B, 8, ..] => Some("gzip"),
         [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Some("zstd"),
-        [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', b'Y', b'&', b'S', b'Y', ..] => Some("bzip2"),
+        [
+            b'B',
+            b'Z',
+            b'h',
+            b'1'..=b'9',
+            b'1',
+            b'A',
+            b'Y',
+            b'&',
+            b'S',
+            b'Y',
+            ..,
+        ] => Some("bzip2"),
         [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
         [0x04, 0x22, 0x4D, 0x18, ..] => Some("lz4"),
         [b'P', b'K', 3, 4, ..] => Some("zip"),
@@ -63,28 +86,36 @@ fn packing(begin: &[u8]) -> Option<&'static str> {
 }
 
 fn check_ending(path: &Path, begin: &[u8]) -> Result<()> {
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let ending = path
+        .extension()
+        .map(|ending| ending.to_string_lossy().to_ascii_lowercase())
+        .unwrap_or_default();
     match PACKED.iter().find(|(packed, _)| *packed == ending) {
-        Some((_, format)) if begin.is_empty() => {
-            Err(super::bad(path, format!("expected {format} data, got an empty file; copy it again")))
-        }
+        Some((_, format)) if begin.is_empty() => Err(super::bad(
+            path,
+            format!("expected {format} data, got an empty file; copy it again"),
+        )),
         Some((_, format)) => {
-            let message =
-                format!("expected {format} data, as its ending says, got other bytes; rename it, or copy it again");
+            let message = format!(
+                "expected {format} data, as its ending says, got other bytes; rename it, or copy it again"
+            );
             Err(super::bad(path, message))
         }
         None => Ok(()),
     }
 }
 
-/// The members of a gzip file, one after another; zeros after the last one are padding, as for gzip itself.
+/// The members of a gzip file, one after another; zeros after the last one are padding, as for gzip
+/// itself.
 struct Members<R> {
     current: Option<GzDecoder<R>>,
 }
 
 impl<R: BufRead> Members<R> {
     fn new(packed: R) -> Self {
-        Members { current: Some(GzDecoder::new(packed)) }
+        Members {
+            current: Some(GzDecoder::new(packed)),
+        }
     }
 }
 
@@ -95,7 +126,9 @@ impl<R: BufRead> Read for Members<R> {
             if n_read > 0 || bytes.is_empty() {
                 return Ok(n_read);
             }
-            let Some(mut packed) = self.current.take().map(GzDecoder::into_inner) else { break };
+            let Some(mut packed) = self.current.take().map(GzDecoder::into_inner) else {
+                break;
+            };
             match after_zeros(&mut packed)? {
                 None => break,
                 Some(0x1F) => self.current = Some(GzDecoder::new(packed)),

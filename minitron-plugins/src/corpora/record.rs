@@ -44,7 +44,9 @@ pub(crate) fn kind_of(value: &Value) -> String {
         Value::String(_) => "a string".to_owned(),
         Value::Array(list) => match list.first() {
             None => "an empty array".to_owned(),
-            Some(Value::Object(first)) => format!("an array of objects with {}", names(first.keys())),
+            Some(Value::Object(first)) => {
+                format!("an array of objects with {}", names(first.keys()))
+            }
             Some(Value::Array(_)) => "an array of arrays".to_owned(),
             Some(first) => format!("an array of {}s", kind_of(first).trim_start_matches("a ")),
         },
@@ -56,12 +58,19 @@ pub(crate) fn kind_of(value: &Value) -> String {
 /// Names in quotes, the first of many.
 pub(crate) fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
     const MOST: usize = 20;
-    let mut names: Vec<String> = names.take(MOST + 1).map(|name| format!("`{name}`")).collect();
+    let mut names: Vec<String> = names
+        .take(MOST + 1)
+        .map(|name| format!("`{name}`"))
+        .collect();
     if names.len() > MOST {
         names.truncate(MOST);
         names.push("…".to_owned());
     }
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 /// Paths to the values of an object that are no objects themselves, as `data.text`.
@@ -72,9 +81,20 @@ pub(crate) fn paths_of(value: &Value) -> Vec<String> {
     while let Some((path, value, depth)) = open.pop() {
         match value {
             Value::Object(object) if depth < DEEPEST && (depth == 0 || !object.is_empty()) => {
-                let below = |key: &String| if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let below = |key: &String| {
+                    if path.is_empty() {
+                        key.clone()
+                    } else {
+                        format!("{path}.{key}")
+                    }
+                };
                 // The last is taken first.
-                open.extend(object.iter().rev().map(|(key, value)| (below(key), value, depth + 1)));
+                open.extend(
+                    object
+                        .iter()
+                        .rev()
+                        .map(|(key, value)| (below(key), value, depth + 1)),
+                );
             }
             _ if depth > 0 => paths.push(path),
             _ => {}

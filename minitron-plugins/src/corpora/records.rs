@@ -1,6 +1,8 @@
-//! One way to the records of a file, whatever its format: JSON lines, JSON, or Parquet, packed or not.
+//! One way to the records of a file, whatever its format: JSON lines, JSON, or Parquet, packed or
+//! not.
 //!
-//! [`records`] gives each as a [`Value`] with the place that errors name. Corpora and evaluators read through it.
+//! [`records`] gives each as a [`Value`] with the place that errors name. Corpora and evaluators
+//! read through it.
 
 use std::io::{BufRead, Read as _};
 use std::path::{Path, PathBuf};
@@ -12,10 +14,20 @@ use super::split::{MOST_BYTES, Values};
 use super::{bad, parquet, plain, read_error};
 
 /// Endings of files of JSON, by lines or as a whole.
-pub(super) const ENDINGS: [&str; 9] =
-    ["jsonl", "jsonl.gz", "jsonl.zst", "json", "json.gz", "json.zst", "ndjson", "ndjson.gz", "ndjson.zst"];
+pub(super) const ENDINGS: [&str; 9] = [
+    "jsonl",
+    "jsonl.gz",
+    "jsonl.zst",
+    "json",
+    "json.gz",
+    "json.zst",
+    "ndjson",
+    "ndjson.gz",
+    "ndjson.zst",
+];
 
-/// Those with an array of records, one record, or records after one another; the others have one on each line.
+/// Those with an array of records, one record, or records after one another; the others have one on
+/// each line.
 const WHOLE: [&str; 3] = ["json", "json.gz", "json.zst"];
 
 /// Whether a file is read by its records, by its ending, in upper case or lower.
@@ -23,8 +35,9 @@ pub(crate) fn has_records(path: &Path) -> bool {
     super::ends(path, &ENDINGS) || super::ends(path, &parquet::ENDINGS)
 }
 
-/// The records of a file. Of a table, only `columns` are decoded where some are named; nested groups, lists and maps
-/// become objects and arrays, and binary that is no text an object with its length.
+/// The records of a file. Of a table, only `columns` are decoded where some are named; nested
+/// groups, lists and maps become objects and arrays, and binary that is no text an object with its
+/// length.
 ///
 /// # Errors
 /// `Data` for a file that is not what its ending says, damaged or not; also from the records.
@@ -65,14 +78,21 @@ impl Texts {
         } else {
             RecordForm::Lines(reader, 0)
         };
-        Ok(Texts { path: path.to_owned(), form, is_over: false })
+        Ok(Texts {
+            path: path.to_owned(),
+            form,
+            is_over: false,
+        })
     }
 
     fn advance(&mut self) -> Result<Option<Text>> {
         match &mut self.form {
             RecordForm::Values(values) => {
                 let found = values.next(&self.path)?;
-                Ok(found.map(|(line, bytes)| Text { place: Place::Line(line), bytes }))
+                Ok(found.map(|(line, bytes)| Text {
+                    place: Place::Line(line),
+                    bytes,
+                }))
             }
             RecordForm::Lines(reader, number) => line(reader, number, &self.path),
         }
@@ -103,7 +123,10 @@ fn line(reader: &mut dyn BufRead, number: &mut usize, path: &Path) -> Result<Opt
         match n_read {
             0 => return Ok(None),
             n if n as u64 > MOST_BYTES => {
-                return Err(bad(path, format!("{place}: expected at most {MOST_BYTES} bytes; split it")));
+                return Err(bad(
+                    path,
+                    format!("{place}: expected at most {MOST_BYTES} bytes; split it"),
+                ));
             }
             _ if bytes.trim_ascii().is_empty() => {}
             _ => return Ok(Some(Text { place, bytes })),
@@ -137,10 +160,15 @@ pub(super) fn parse(path: &Path, text: Text) -> Result<Record> {
             Place::Line(first) => Place::Line(first + e.line().saturating_sub(1)),
             row @ Place::Row(_) => row,
         };
-        let hint =
-            if super::ends(path, &WHOLE) { "an array or one value after another" } else { "one value on each line" };
-        let message =
-            format!("{line}: expected JSON, {hint}, got other text at column {} ({reason}); mend it", e.column());
+        let hint = if super::ends(path, &WHOLE) {
+            "an array or one value after another"
+        } else {
+            "one value on each line"
+        };
+        let message = format!(
+            "{line}: expected JSON, {hint}, got other text at column {} ({reason}); mend it",
+            e.column()
+        );
         bad(path, message)
     })?;
     Ok(Record { place, value })

@@ -1,4 +1,5 @@
-//! The values of a JSON file, cut apart as they are read: an array's elements, or values that follow one another.
+//! The values of a JSON file, cut apart as they are read: an array's elements, or values that
+//! follow one another.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -7,7 +8,8 @@ use minitron_core::error::Result;
 
 use super::read_error;
 
-/// Bytes of a record at most: one that unfolds without end out of a small file would take all memory.
+/// Bytes of a record at most: one that unfolds without end out of a small file would take all
+/// memory.
 pub(super) const MOST_BYTES: u64 = 1 << 28;
 
 /// Where the next value stands.
@@ -32,7 +34,11 @@ pub(super) struct Values<R> {
 
 impl<R: BufRead> Values<R> {
     pub fn new(reader: R) -> Self {
-        Values { reader, state: SplitState::Start, line: 1 }
+        Values {
+            reader,
+            state: SplitState::Start,
+            line: 1,
+        }
     }
 
     /// The bytes of the next value, and the line where it begins.
@@ -44,7 +50,9 @@ impl<R: BufRead> Values<R> {
         loop {
             let byte = self.after_space().map_err(|e| read_error(path, e))?;
             match (self.state, byte) {
-                (SplitState::Array(_), None) => return bad(self.line, "the array does not end; copy the file again"),
+                (SplitState::Array(_), None) => {
+                    return bad(self.line, "the array does not end; copy the file again");
+                }
                 (_, None) => return Ok(None),
                 (SplitState::Start, Some(b'[')) => self.pass(SplitState::Array(true)),
                 (SplitState::Start, Some(_)) => self.state = SplitState::Stream,
@@ -54,16 +62,24 @@ impl<R: BufRead> Values<R> {
                     let line = self.line;
                     let value = self.value().map_err(|e| read_error(path, e))?;
                     if value.len() as u64 > MOST_BYTES {
-                        return bad(line, &format!("expected a record of at most {MOST_BYTES} bytes; split it"));
+                        return bad(
+                            line,
+                            &format!("expected a record of at most {MOST_BYTES} bytes; split it"),
+                        );
                     }
                     if self.state != SplitState::Stream {
                         self.state = SplitState::Array(false);
                     }
                     return Ok(Some((line, value)));
                 }
-                (SplitState::Array(false), Some(_)) => return bad(self.line, "expected `,` or `]` after a record"),
+                (SplitState::Array(false), Some(_)) => {
+                    return bad(self.line, "expected `,` or `]` after a record");
+                }
                 (SplitState::Behind, Some(_)) => {
-                    return bad(self.line, "expected nothing behind the array; mend the file");
+                    return bad(
+                        self.line,
+                        "expected nothing behind the array; mend the file",
+                    );
                 }
             }
         }
@@ -78,9 +94,16 @@ impl<R: BufRead> Values<R> {
     fn after_space(&mut self) -> std::io::Result<Option<u8>> {
         loop {
             let bytes = self.reader.fill_buf()?;
-            let n_space = bytes.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let n_space = bytes
+                .iter()
+                .take_while(|byte| byte.is_ascii_whitespace())
+                .count();
             let (found, is_over) = (bytes.get(n_space).copied(), bytes.is_empty());
-            self.line += bytes.iter().take(n_space).filter(|byte| **byte == b'\n').count();
+            self.line += bytes
+                .iter()
+                .take(n_space)
+                .filter(|byte| **byte == b'\n')
+                .count();
             self.reader.consume(n_space);
             if found.is_some() || is_over {
                 return Ok(found);
@@ -93,12 +116,22 @@ impl<R: BufRead> Values<R> {
         let (mut value, mut nesting) = (Vec::new(), Nesting::default());
         loop {
             let bytes = self.reader.fill_buf()?;
-            let n_taken = bytes.iter().take_while(|byte| nesting.takes(**byte)).count();
-            let (is_over, n_bytes) = (bytes.is_empty() || n_taken < bytes.len(), n_taken.max(1).min(bytes.len()));
+            let n_taken = bytes
+                .iter()
+                .take_while(|byte| nesting.takes(**byte))
+                .count();
+            let (is_over, n_bytes) = (
+                bytes.is_empty() || n_taken < bytes.len(),
+                n_taken.max(1).min(bytes.len()),
+            );
             // A bracket that closes nothing is a value of its own, so that something is read.
             let n_bytes = if value.is_empty() { n_bytes } else { n_taken };
             value.extend(bytes.iter().take(n_bytes));
-            self.line += bytes.iter().take(n_bytes).filter(|byte| **byte == b'\n').count();
+            self.line += bytes
+                .iter()
+                .take(n_bytes)
+                .filter(|byte| **byte == b'\n')
+                .count();
             self.reader.consume(n_bytes);
             if is_over || value.len() as u64 > MOST_BYTES {
                 return Ok(value);

@@ -1,6 +1,8 @@
-//! Short stories from a grammar of our own, so that a small model can be trained and judged without any download.
+//! Short stories from a grammar of our own, so that a small model can be trained and judged without
+//! any download.
 //!
-//! What a story says early decides what it may say later: names and pronouns, colours, the cure for each trouble.
+//! What a story says early decides what it may say later: names and pronouns, colours, the cure for
+//! each trouble.
 
 mod plots;
 
@@ -38,7 +40,10 @@ pub struct Stories {
 
 impl Default for Stories {
     fn default() -> Self {
-        Stories { n_stories: 8000, split: Split::Train }
+        Stories {
+            n_stories: 8000,
+            split: Split::Train,
+        }
     }
 }
 
@@ -54,8 +59,12 @@ impl Corpus for Stories {
 
     fn documents(&self, seed: u64) -> Result<Documents<'_>> {
         let mut rng = SplitMix::new(seed);
-        let told = iter::repeat_with(move || Story::draw(&mut rng)).filter(|story| story.split == self.split);
-        Ok(Box::new(told.take(self.n_stories).map(|story| Ok(Document::Text(story.text)))))
+        let told = iter::repeat_with(move || Story::draw(&mut rng))
+            .filter(|story| story.split == self.split);
+        Ok(Box::new(
+            told.take(self.n_stories)
+                .map(|story| Ok(Document::Text(story.text))),
+        ))
     }
 }
 
@@ -75,9 +84,21 @@ struct Person {
 impl Person {
     fn draw(rng: &mut SplitMix) -> Self {
         if rng.below(2) == 0 {
-            Person { name: pick(rng, GIRLS), he: "she", him: "her", his: "her", he_capital: "She" }
+            Person {
+                name: pick(rng, GIRLS),
+                he: "she",
+                him: "her",
+                his: "her",
+                he_capital: "She",
+            }
         } else {
-            Person { name: pick(rng, BOYS), he: "he", him: "him", his: "his", he_capital: "He" }
+            Person {
+                name: pick(rng, BOYS),
+                he: "he",
+                him: "him",
+                his: "his",
+                he_capital: "He",
+            }
         }
     }
 }
@@ -85,15 +106,22 @@ impl Person {
 impl Story {
     fn draw(rng: &mut SplitMix) -> Self {
         let plot_idx = rng.below(PLOTS.len());
-        let (lines, rows) = PLOTS.get(plot_idx).map_or_else(Default::default, |plot| (plot.lines, plot.rows));
+        let (lines, rows) = PLOTS
+            .get(plot_idx)
+            .map_or_else(Default::default, |plot| (plot.lines, plot.rows));
         let row_idx = rng.below(rows.len());
         let row = rows.get(row_idx).copied().unwrap_or_default();
         let hero = Person::draw(rng);
-        let friend = iter::repeat_with(|| Person::draw(rng)).find(|friend| friend.name != hero.name);
+        let friend =
+            iter::repeat_with(|| Person::draw(rng)).find(|friend| friend.name != hero.name);
         let friend = friend.unwrap_or(Person { ..hero });
         let (colour, coat, place) = (pick(rng, COLOURS), pick(rng, COATS), pick(rng, PLACES));
         let key = format!("{plot_idx} {row_idx} {} {}", hero.name, friend.name);
-        let split = if hash(&key).is_multiple_of(10) { Split::HeldOut } else { Split::Train };
+        let split = if hash(&key).is_multiple_of(10) {
+            Split::HeldOut
+        } else {
+            Split::Train
+        };
         let slot = |name: &str| match name {
             "H" => hero.name,
             "he" => hero.he,
@@ -108,26 +136,43 @@ impl Story {
             "coat" => coat,
             "p" => place,
             number => {
-                let column = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
-                column.and_then(|column| row.get(column)).copied().unwrap_or_default()
+                let column = number
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|number| number.checked_sub(1));
+                column
+                    .and_then(|column| row.get(column))
+                    .copied()
+                    .unwrap_or_default()
             }
         };
         let lines: Vec<String> = lines
             .iter()
             .map(|line| {
-                let chosen = replace(line, '[', ']', |choices| pick(rng, &choices.split('|').collect::<Vec<_>>()));
+                let chosen = replace(line, '[', ']', |choices| {
+                    pick(rng, &choices.split('|').collect::<Vec<_>>())
+                });
                 replace(&chosen, '{', '}', slot)
             })
             .collect();
-        Story { text: lines.join(" "), split }
+        Story {
+            text: lines.join(" "),
+            split,
+        }
     }
 }
 
 /// Replaces what stands between two brackets.
-fn replace<'a, 'b>(text: &'a str, open: char, close: char, mut with: impl FnMut(&'a str) -> &'b str) -> String {
+fn replace<'a, 'b>(
+    text: &'a str,
+    open: char,
+    close: char,
+    mut with: impl FnMut(&'a str) -> &'b str,
+) -> String {
     let (mut done, mut rest) = (String::new(), text);
-    while let Some((before, (inside, after))) =
-        rest.split_once(open).and_then(|(before, after)| Some((before, after.split_once(close)?)))
+    while let Some((before, (inside, after))) = rest
+        .split_once(open)
+        .and_then(|(before, after)| Some((before, after.split_once(close)?)))
     {
         done.push_str(before);
         done.push_str(with(inside));
@@ -137,11 +182,15 @@ fn replace<'a, 'b>(text: &'a str, open: char, close: char, mut with: impl FnMut(
 }
 
 fn pick<'a>(rng: &mut SplitMix, choices: &[&'a str]) -> &'a str {
-    choices.get(rng.below(choices.len())).copied().unwrap_or_default()
+    choices
+        .get(rng.below(choices.len()))
+        .copied()
+        .unwrap_or_default()
 }
 
 fn hash(text: &str) -> u64 {
-    text.bytes().fold(0, |hash, byte| SplitMix::new(hash ^ u64::from(byte)).bits())
+    text.bytes()
+        .fold(0, |hash, byte| SplitMix::new(hash ^ u64::from(byte)).bits())
 }
 
 minitron_core::plugin! {
@@ -156,10 +205,13 @@ mod tests {
 
     fn tell(n_stories: usize, split: Split, seed: u64) -> Vec<String> {
         let corpus = Stories { n_stories, split };
-        let stories = corpus.documents(seed).unwrap().map(|document| match document.unwrap() {
-            Document::Text(text) => text,
-            other => panic!("a story is text: {other:?}"),
-        });
+        let stories = corpus
+            .documents(seed)
+            .unwrap()
+            .map(|document| match document.unwrap() {
+                Document::Text(text) => text,
+                other => panic!("a story is text: {other:?}"),
+            });
         stories.collect()
     }
 
@@ -184,7 +236,10 @@ mod tests {
     fn every_line_of_every_plot_is_filled() {
         for story in tell(20_000, Split::Train, 3) {
             assert!(!story.contains(['{', '}', '[', ']', '|']), "{story}");
-            assert!(!story.contains("  ") && !story.contains(" .") && !story.contains(" ,"), "{story}");
+            assert!(
+                !story.contains("  ") && !story.contains(" .") && !story.contains(" ,"),
+                "{story}"
+            );
             let n_words = story.split(' ').count();
             assert!((35..=90).contains(&n_words), "{n_words}: {story}");
             assert!(story.ends_with('.') || story.ends_with('"'), "{story}");
@@ -199,7 +254,9 @@ mod tests {
             assert!(text.contains("{H}") && text.contains("{F}") && text.contains("{1}"));
             let firsts: HashSet<&str> = plot.rows.iter().map(|row| row[0]).collect();
             assert_eq!(firsts.len(), plot.rows.len());
-            let n_slots = (1..9).take_while(|number| text.contains(&format!("{{{number}}}"))).count();
+            let n_slots = (1..9)
+                .take_while(|number| text.contains(&format!("{{{number}}}")))
+                .count();
             assert!(plot.rows.iter().all(|row| row.len() == n_slots));
         }
     }

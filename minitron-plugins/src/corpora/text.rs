@@ -15,9 +15,10 @@ const PART: usize = 1 << 22;
 /// Endings of such files.
 pub(super) const ENDINGS: [&str; 4] = ["txt", "tokens", "txt.gz", "txt.zst"];
 
-/// A UTF-8 file as one document, byte for byte (line ends stay, a byte order mark goes), plain, `.gz` or `.zst`; an empty file holds none. One of more than 4 MiB is read in parts, which are tokenised on
-/// their own: they end where a line does, between words that hardly any tokenizer joins; one that puts a mark before
-/// every text puts one before every part.
+/// A UTF-8 file as one document, byte for byte (line ends stay, a byte order mark goes), plain,
+/// `.gz` or `.zst`; an empty file holds none. One of more than 4 MiB is read in parts, which are
+/// tokenised on their own: they end where a line does, between words that hardly any tokenizer
+/// joins; one that puts a mark before every text puts one before every part.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Text {
@@ -61,11 +62,23 @@ impl Text {
     }
 
     /// Fills up what was read beyond the last part, and takes the next one away.
-    fn part(&self, file: &mut dyn BufRead, bytes: &mut Vec<u8>, size: usize, n_before: usize) -> Result<String> {
+    fn part(
+        &self,
+        file: &mut dyn BufRead,
+        bytes: &mut Vec<u8>,
+        size: usize,
+        n_before: usize,
+    ) -> Result<String> {
         // One byte more shows that the file goes on.
         let n_missing = size.saturating_add(1).saturating_sub(bytes.len());
-        file.take(n_missing as u64).read_to_end(bytes).map_err(|e| super::read_error(&self.path, e))?;
-        let end = if bytes.len() > size { end_of_part(bytes) } else { bytes.len() };
+        file.take(n_missing as u64)
+            .read_to_end(bytes)
+            .map_err(|e| super::read_error(&self.path, e))?;
+        let end = if bytes.len() > size {
+            end_of_part(bytes)
+        } else {
+            bytes.len()
+        };
         let rest = bytes.split_off(end);
         String::from_utf8(std::mem::replace(bytes, rest)).map_err(|e| {
             let within = e.utf8_error().valid_up_to();
@@ -78,18 +91,36 @@ impl Text {
     }
 }
 
-/// After the last line break with words on both sides; else after the last line break, or before the last character.
+/// After the last line break with words on both sides; else after the last line break, or before
+/// the last character.
 fn end_of_part(bytes: &[u8]) -> usize {
     let is_between_words = |around: &[u8]| match around {
         [before, b'\n', after] => !before.is_ascii_whitespace() && !after.is_ascii_whitespace(),
         _ => false,
     };
     let starts_character = |byte: &u8| byte & 0xC0 != 0x80;
-    let between = bytes.windows(3).rposition(is_between_words).map(|at| at.saturating_add(2));
-    let head = bytes.get(..bytes.len().saturating_sub(1)).unwrap_or_default();
-    let line = || head.iter().rposition(|byte| *byte == b'\n').map(|at| at.saturating_add(1));
-    let character = || bytes.iter().rposition(starts_character).filter(|at| *at > 0);
-    between.or_else(line).or_else(character).unwrap_or(head.len().max(1))
+    let between = bytes
+        .windows(3)
+        .rposition(is_between_words)
+        .map(|at| at.saturating_add(2));
+    let head = bytes
+        .get(..bytes.len().saturating_sub(1))
+        .unwrap_or_default();
+    let line = || {
+        head.iter()
+            .rposition(|byte| *byte == b'\n')
+            .map(|at| at.saturating_add(1))
+    };
+    let character = || {
+        bytes
+            .iter()
+            .rposition(starts_character)
+            .filter(|at| *at > 0)
+    };
+    between
+        .or_else(line)
+        .or_else(character)
+        .unwrap_or(head.len().max(1))
 }
 
 minitron_core::plugin! {
@@ -109,7 +140,10 @@ mod tests {
 
     #[test]
     fn the_file_is_one_document_byte_for_byte() {
-        assert_eq!(read("é\r\n\n b ".as_bytes()).unwrap(), [Document::Text("é\r\n\n b ".to_owned())]);
+        assert_eq!(
+            read("é\r\n\n b ".as_bytes()).unwrap(),
+            [Document::Text("é\r\n\n b ".to_owned())]
+        );
         assert_eq!(read(b"").unwrap(), []);
     }
 
@@ -117,20 +151,30 @@ mod tests {
     fn a_long_file_comes_in_parts_that_end_with_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
-        for text in ["one two\nthree four\n\nfive\nsix", "ééééééééééééé", "\n\n\n\n\n\n\n\n\n\n\n\n\n\n", "a\nb", ""]
-        {
+        for text in [
+            "one two\nthree four\n\nfive\nsix",
+            "ééééééééééééé",
+            "\n\n\n\n\n\n\n\n\n\n\n\n\n\n",
+            "a\nb",
+            "",
+        ] {
             std::fs::write(&path, text).unwrap();
             let corpus = Text { path: path.clone() };
             let whole: Vec<Document> = corpus.documents(0).unwrap().collect::<Result<_>>().unwrap();
             assert_eq!(whole.len(), usize::from(!text.is_empty()));
             for size in 4..30 {
-                let mut parts: Vec<Document> = corpus.parts(size).unwrap().collect::<Result<_>>().unwrap();
+                let mut parts: Vec<Document> =
+                    corpus.parts(size).unwrap().collect::<Result<_>>().unwrap();
                 let last = parts.pop();
                 assert!(last.iter().all(|part| matches!(part, Document::Text(_))));
                 let mut joined = String::new();
                 for part in &parts {
-                    let Document::Part(part) = part else { panic!("{part:?} ends the document") };
-                    let Document::Text(part) = part.as_ref() else { panic!("{part:?} is no text") };
+                    let Document::Part(part) = part else {
+                        panic!("{part:?} ends the document")
+                    };
+                    let Document::Text(part) = part.as_ref() else {
+                        panic!("{part:?} is no text")
+                    };
                     assert!(!part.is_empty() && part.len() <= size);
                     joined += part;
                 }
@@ -142,12 +186,18 @@ mod tests {
         }
         std::fs::write(&path, "one two\nthree four\n\nfive\nsix").unwrap();
         let first = Text { path }.parts(20).unwrap().next().unwrap().unwrap();
-        assert_eq!(first, Document::Part(Box::new(Document::Text("one two\n".to_owned()))));
+        assert_eq!(
+            first,
+            Document::Part(Box::new(Document::Text("one two\n".to_owned())))
+        );
     }
 
     #[test]
     fn bytes_that_are_not_utf8_are_located() {
         let error = read(b"caf\xe9 noir").unwrap_err().to_string();
-        assert!(error.contains("got byte 0xe9 at offset 3; convert"), "{error}");
+        assert!(
+            error.contains("got byte 0xe9 at offset 3; convert"),
+            "{error}"
+        );
     }
 }

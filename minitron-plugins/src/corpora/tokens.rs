@@ -67,7 +67,11 @@ impl Corpus for Tokens {
     fn documents_from(&self, _seed: u64, n_items: u64) -> Result<Documents<'_>> {
         let file = super::open(&self.path)?;
         let first = n_items.saturating_mul(PART);
-        if super::ends(&self.path, &["npy"]) { self.read_npy(file, first) } else { self.read_bin(file, first) }
+        if super::ends(&self.path, &["npy"]) {
+            self.read_npy(file, first)
+        } else {
+            self.read_bin(file, first)
+        }
     }
 }
 
@@ -75,26 +79,44 @@ impl Tokens {
     fn read_bin(&self, mut file: File, first: u64) -> Result<Documents<'_>> {
         if super::megatron::has_index(&self.path) {
             let (own, other) = (self.path.display(), self.path.with_extension("idx"));
-            let message =
-                format!("`{own}` is one half of a Megatron pair; name the other, `{}`, to read both", other.display());
+            let message = format!(
+                "`{own}` is one half of a Megatron pair; name the other, `{}`, to read both",
+                other.display()
+            );
             return Err(Error::Recipe(message));
         }
         let n_bytes = file.metadata().at_path(&self.path)?.len();
         let width = self.token_type.width();
         self.check_bin(&mut file, n_bytes)?;
-        file.seek(SeekFrom::Start(first.saturating_mul(width))).at_path(&self.path)?;
+        file.seek(SeekFrom::Start(first.saturating_mul(width)))
+            .at_path(&self.path)?;
         Ok(parts(n_bytes / width, first, move |ids| {
             let mut bytes = Vec::new();
             let n_wanted = ids.end.saturating_sub(ids.start).saturating_mul(width);
-            (&file).take(n_wanted).read_to_end(&mut bytes).map_err(|e| super::read_error(&self.path, e))?;
+            (&file)
+                .take(n_wanted)
+                .read_to_end(&mut bytes)
+                .map_err(|e| super::read_error(&self.path, e))?;
             let tokens: Vec<u32> = match self.token_type {
-                TokenType::U16 => {
-                    bytes.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_le_bytes(*pair))).collect()
-                }
-                TokenType::U32 => bytes.as_chunks::<4>().0.iter().map(|quad| u32::from_le_bytes(*quad)).collect(),
+                TokenType::U16 => bytes
+                    .as_chunks::<2>()
+                    .0
+                    .iter()
+                    .map(|pair| u32::from(u16::from_le_bytes(*pair)))
+                    .collect(),
+                TokenType::U32 => bytes
+                    .as_chunks::<4>()
+                    .0
+                    .iter()
+                    .map(|quad| u32::from_le_bytes(*quad))
+                    .collect(),
             };
             let n_found = ids.start.saturating_add(tokens.len() as u64);
-            if n_found == ids.end { Ok(tokens) } else { Err(self.cut_short(n_bytes / width, n_found)) }
+            if n_found == ids.end {
+                Ok(tokens)
+            } else {
+                Err(self.cut_short(n_bytes / width, n_found))
+            }
         }))
     }
 
@@ -112,13 +134,19 @@ impl Tokens {
                  the right `--token-type`, or copy the file again"
             )));
         }
-        found.contradiction(self.token_type).map_or(Ok(()), |contradiction| Err(self.bad(contradiction)))
+        found
+            .contradiction(self.token_type)
+            .map_or(Ok(()), |contradiction| Err(self.bad(contradiction)))
     }
 
     fn read_npy(&self, mut file: File, first: u64) -> Result<Documents<'_>> {
         self.check_head(&mut file)?;
         file.rewind().at_path(&self.path)?;
-        let damaged = |e| self.bad(format!("expected a .npy file with a 1-D array of integers, got a bad header: {e}"));
+        let damaged = |e| {
+            self.bad(format!(
+                "expected a .npy file with a 1-D array of integers, got a bad header: {e}"
+            ))
+        };
         let npy = NpyFile::new(BufReader::new(file)).map_err(damaged)?;
         let dtype = npy.dtype();
         let kind = match &dtype {
@@ -145,7 +173,9 @@ impl Tokens {
     /// Refuses what is not one-dimensional, or a long header, before `npyz` makes room for it.
     fn check_head(&self, file: &mut File) -> Result<()> {
         let mut bytes = Vec::new();
-        file.take(head::LIMIT).read_to_end(&mut bytes).map_err(|e| super::read_error(&self.path, e))?;
+        file.take(head::LIMIT)
+            .read_to_end(&mut bytes)
+            .map_err(|e| super::read_error(&self.path, e))?;
         head::objection(&bytes).map_or(Ok(()), |objection| Err(self.bad(objection)))
     }
 
@@ -165,7 +195,10 @@ impl Tokens {
                     None => self.cut_short(n_ids, idx),
                 })?;
                 tokens.push(value.try_into().map_err(|_| {
-                    self.bad(format!("expected ids from 0 to {}, got {value} at index {idx}; mend the array", u32::MAX))
+                    self.bad(format!(
+                        "expected ids from 0 to {}, got {value} at index {idx}; mend the array",
+                        u32::MAX
+                    ))
                 })?);
             }
             Ok(tokens)
@@ -173,7 +206,9 @@ impl Tokens {
     }
 
     fn cut_short(&self, n_expected: u64, n_found: u64) -> Error {
-        self.bad(format!("expected {n_expected} ids, got {n_found} before the end; copy the file again"))
+        self.bad(format!(
+            "expected {n_expected} ids, got {n_found} before the end; copy the file again"
+        ))
     }
 
     fn bad(&self, message: impl Display) -> Error {
@@ -205,7 +240,12 @@ mod tests {
 
     fn npy<T: npyz::AutoSerialize + Copy>(values: &[T], shape: &[u64]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut bytes).begin_nd().unwrap();
+        let mut writer = npyz::WriteOptions::new()
+            .default_dtype()
+            .shape(shape)
+            .writer(&mut bytes)
+            .begin_nd()
+            .unwrap();
         writer.extend(values.iter().copied()).unwrap();
         writer.finish().unwrap();
         bytes
@@ -228,17 +268,28 @@ mod tests {
         for bytes in files {
             assert_eq!(read("a.npy", &bytes, TokenType::U16).unwrap(), expected);
         }
-        assert_eq!(read("a.npy", &npy::<u16>(&[], &[0]), TokenType::U16).unwrap(), []);
+        assert_eq!(
+            read("a.npy", &npy::<u16>(&[], &[0]), TokenType::U16).unwrap(),
+            []
+        );
     }
 
     #[test]
     fn bare_ids_take_their_width_from_the_parameter() {
         let bytes = [1, 0, 2, 0, 255, 255, 1, 0];
-        assert_eq!(read("a.bin", &bytes, TokenType::U16).unwrap(), [Document::Tokens(vec![1, 2, 65535, 1])]);
-        assert_eq!(read("a.bin", &bytes, TokenType::U32).unwrap(), [Document::Tokens(vec![0x0002_0001, 0x0001_ffff])]);
+        assert_eq!(
+            read("a.bin", &bytes, TokenType::U16).unwrap(),
+            [Document::Tokens(vec![1, 2, 65535, 1])]
+        );
+        assert_eq!(
+            read("a.bin", &bytes, TokenType::U32).unwrap(),
+            [Document::Tokens(vec![0x0002_0001, 0x0001_ffff])]
+        );
         assert_eq!(read("a.bin", b"", TokenType::U16).unwrap(), []);
         assert!(error("a.bin", &[1, 2, 3]).contains("got 3 bytes, which is no multiple"));
-        let odd = read("a.bin", &[0; 6], TokenType::U32).unwrap_err().to_string();
+        let odd = read("a.bin", &[0; 6], TokenType::U32)
+            .unwrap_err()
+            .to_string();
         assert!(odd.contains("ids of 4 bytes each, got 6 bytes"), "{odd}");
     }
 
@@ -247,10 +298,16 @@ mod tests {
         assert!(error("a.npy", &npy(&[1_i64, -7], &[2])).contains("got -7 at index 1"));
         assert!(error("a.npy", &npy(&[1_i64 << 32], &[1])).contains("got 4294967296 at index 0"));
         assert!(error("a.npy", &npy(&[1.0_f32], &[1])).contains("got '<f4'; save them as"));
-        assert!(error("a.npy", &npy(&[1_u16, 2, 3, 4], &[2, 2])).contains("got 2 dimensions of shape (2"));
+        assert!(
+            error("a.npy", &npy(&[1_u16, 2, 3, 4], &[2, 2]))
+                .contains("got 2 dimensions of shape (2")
+        );
         assert!(error("a.npy", b"PK\x03\x04").contains("numpy.save"));
         let whole = npy(&[1_u16, 2, 3], &[3]);
-        assert!(error("a.npy", &whole[..whole.len() - 1]).contains("expected 3 ids, got 2 before the end"));
+        assert!(
+            error("a.npy", &whole[..whole.len() - 1])
+                .contains("expected 3 ids, got 2 before the end")
+        );
         assert!(error("a.npy", &whole[..30]).contains("without its shape"));
         assert!(error("a.npy", &whole[..126]).contains("bad header"));
     }
@@ -263,13 +320,23 @@ mod tests {
         for (name, bytes) in [("a.bin", bin), ("a.npy", npy(&ids, &[ids.len() as u64]))] {
             let path = dir.path().join(name);
             std::fs::write(&path, bytes).unwrap();
-            let corpus = Tokens { path, token_type: TokenType::U16 };
+            let corpus = Tokens {
+                path,
+                token_type: TokenType::U16,
+            };
             let all: Vec<Document> = corpus.documents(0).unwrap().collect::<Result<_>>().unwrap();
             let lengths: Vec<usize> = all.iter().map(length).collect();
             assert_eq!(lengths, [PART as usize, PART as usize, 5]);
-            assert!(matches!(all[..], [Document::Part(_), Document::Part(_), Document::Tokens(_)]));
+            assert!(matches!(
+                all[..],
+                [Document::Part(_), Document::Part(_), Document::Tokens(_)]
+            ));
             for n_items in 0..5 {
-                let rest = corpus.documents_from(0, n_items as u64).unwrap().collect::<Result<Vec<_>>>().unwrap();
+                let rest = corpus
+                    .documents_from(0, n_items as u64)
+                    .unwrap()
+                    .collect::<Result<Vec<_>>>()
+                    .unwrap();
                 assert!(rest == all[n_items.min(3)..], "{name} from {n_items}");
             }
         }
@@ -287,7 +354,10 @@ mod tests {
     fn sizes_that_overflow_are_an_error_not_a_panic() {
         let mut bytes = npy(&[1_u16], &[1]);
         let huge = b"'shape': (9223372036854775807, 9223372036854775807)";
-        let at = bytes.windows(8).position(|window| window == b"'shape':").unwrap();
+        let at = bytes
+            .windows(8)
+            .position(|window| window == b"'shape':")
+            .unwrap();
         bytes[at..at + huge.len()].copy_from_slice(huge);
         assert!(error("a.npy", &bytes).contains("2 dimensions"));
     }

@@ -17,8 +17,16 @@ const SHARED: u16 = 3;
 /// Why a file cannot be a library for this machine; none where it may be one.
 pub fn objection(path: &Path) -> Result<Option<String>> {
     let mut header = Vec::with_capacity(64);
-    open_regular(path).at_path(path)?.take(64).read_to_end(&mut header).at_path(path)?;
-    let word = |at: usize| header.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    open_regular(path)
+        .at_path(path)?
+        .take(64)
+        .read_to_end(&mut header)
+        .at_path(path)?;
+    let word = |at: usize| {
+        header
+            .get(at..at + 2)
+            .map(|b| u16::from_le_bytes([b[0], b[1]]))
+    };
     if !header.starts_with(b"\x7fELF") || word(MACHINE).is_none() {
         return Ok(Some("not a library: expected an ELF shared object".into()));
     }
@@ -30,35 +38,53 @@ pub fn objection(path: &Path) -> Result<Option<String>> {
         )));
     }
     if word(TYPE) != Some(SHARED) {
-        return Ok(Some("not a library: a program or an object file; expected crate-type = [\"cdylib\"]".into()));
+        return Ok(Some(
+            "not a library: a program or an object file; expected crate-type = [\"cdylib\"]".into(),
+        ));
     }
     let needed = extent(path, &header)?;
     let found = std::fs::metadata(path).at_path(path)?.len();
     if needed > found {
-        return Ok(Some(format!("cut off: expected at least {needed} bytes, got {found}; copy it again")));
+        return Ok(Some(format!(
+            "cut off: expected at least {needed} bytes, got {found}; copy it again"
+        )));
     }
     Ok(None)
 }
 
-/// Where the last segment that is mapped ends: the loader maps what is beyond the end of a file, too, and touching that ends the
-/// process.
+/// Where the last segment that is mapped ends: the loader maps what is beyond the end of a file,
+/// too, and touching that ends the process.
 fn extent(path: &Path, header: &[u8]) -> Result<u64> {
     let word = |bytes: &[u8], at: usize, n: usize| {
         let word = bytes.get(at..at.saturating_add(n)).unwrap_or_default();
-        word.iter().rev().fold(0_u64, |value, &byte| value << 8 | u64::from(byte))
+        word.iter()
+            .rev()
+            .fold(0_u64, |value, &byte| value << 8 | u64::from(byte))
     };
-    let (start, size, n) = (word(header, 32, 8), word(header, 54, 2), word(header, 56, 2));
+    let (start, size, n) = (
+        word(header, 32, 8),
+        word(header, 54, 2),
+        word(header, 56, 2),
+    );
     let end = start.saturating_add(size.saturating_mul(n));
     let mut file = File::open(path).at_path(path)?;
     file.seek(SeekFrom::Start(start)).at_path(path)?;
     let mut table = Vec::new();
-    file.take(size.saturating_mul(n)).read_to_end(&mut table).at_path(path)?;
+    file.take(size.saturating_mul(n))
+        .read_to_end(&mut table)
+        .at_path(path)?;
     let segments = table.chunks(usize::try_from(size).unwrap_or(1).max(1));
-    Ok(segments.map(|segment| word(segment, 8, 8).saturating_add(word(segment, 32, 8))).fold(end, u64::max))
+    Ok(segments
+        .map(|segment| word(segment, 8, 8).saturating_add(word(segment, 32, 8)))
+        .fold(end, u64::max))
 }
 
 fn host() -> u16 {
-    if cfg!(target_arch = "aarch64") { 183 } else { 62 }
+    if cfg!(target_arch = "aarch64") {
+        183
+    } else {
+        62
+    }
 }
 
 fn machine(number: u16) -> &'static str {

@@ -12,8 +12,8 @@ use super::elf;
 /// Opens a plugin library for good, and returns its plugins.
 ///
 /// # Errors
-/// `Plugin` when the file is no library for this machine, lacks a library or a symbol, or was built otherwise than this program;
-/// `Io` when it cannot be read.
+/// `Plugin` when the file is no library for this machine, lacks a library or a symbol, or was built
+/// otherwise than this program; `Io` when it cannot be read.
 pub fn open(path: &Path) -> Result<Vec<&'static Descriptor>> {
     let library = load(path)?;
     check(path, &shake(path, &library)?)?;
@@ -21,12 +21,16 @@ pub fn open(path: &Path) -> Result<Vec<&'static Descriptor>> {
     // Descriptors point into it.
     std::mem::forget(library);
     if descriptors.is_empty() {
-        return Err(error(path, "no plugin in it: declare one with plugin! beside export_plugins!".into()));
+        return Err(error(
+            path,
+            "no plugin in it: declare one with plugin! beside export_plugins!".into(),
+        ));
     }
     Ok(descriptors)
 }
 
-/// What a library says of how it was built, and the fields in which this program was built otherwise.
+/// What a library says of how it was built, and the fields in which this program was built
+/// otherwise.
 ///
 /// # Errors
 /// As [`open`], but for the differences.
@@ -38,8 +42,14 @@ pub fn handshake(path: &Path) -> Result<Handshake> {
 }
 
 fn error(path: &Path, message: String) -> Error {
-    let tag = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    Error::Plugin { tag, origin: path.display().to_string(), message }
+    let tag = path
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    Error::Plugin {
+        tag,
+        origin: path.display().to_string(),
+        message,
+    }
 }
 
 #[allow(unsafe_code)]
@@ -48,8 +58,8 @@ fn load(path: &Path) -> Result<Library> {
         return Err(error(path, objection));
     }
     let path = path.canonicalize().map_err(|e| Error::io(path, e))?;
-    // SAFETY: opening runs the library's initialisers, which is what naming it on the command line asks for; those of the
-    // plugin macros only link their descriptors up.
+    // SAFETY: opening runs the library's initialisers, which is what naming it on the command line
+    // asks for; those of the plugin macros only link their descriptors up.
     unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|refusal| {
         let text = refusal.source().map_or_else(|| refusal.to_string(), ToString::to_string);
         let message = match text.contains("libtorch") || text.contains("libc10") {
@@ -82,13 +92,19 @@ fn shake(path: &Path, library: &Library) -> Result<Handshake> {
 
 fn check(path: &Path, theirs: &Handshake) -> Result<()> {
     let differences = theirs.differences();
-    if differences.is_empty() { Ok(()) } else { Err(otherwise(path, &differences)) }
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(otherwise(path, &differences))
+    }
 }
 
 fn otherwise(path: &Path, differences: &[(&'static str, String, String)]) -> Error {
     let lines: Vec<String> = differences
         .iter()
-        .map(|(field, ours, theirs)| format!("{field}: this program has {ours}, the library {theirs}"))
+        .map(|(field, ours, theirs)| {
+            format!("{field}: this program has {ours}, the library {theirs}")
+        })
         .collect();
     error(
         path,
@@ -103,8 +119,12 @@ fn otherwise(path: &Path, differences: &[(&'static str, String, String)]) -> Err
 fn descriptors(path: &Path, library: &Library) -> Result<Vec<&'static Descriptor>> {
     // SAFETY: the handshake agrees, so the function is that of `export_plugins!` of this very core.
     let table = unsafe { library.get::<extern "C" fn() -> PluginTable>(b"minitron_plugins\0") };
-    let table =
-        table.map_err(|_| error(path, "no minitron_plugins in it; call minitron_core::export_plugins!()".into()))?;
+    let table = table.map_err(|_| {
+        error(
+            path,
+            "no minitron_plugins in it; call minitron_core::export_plugins!()".into(),
+        )
+    })?;
     let (first, len) = table().parts();
     // SAFETY: a leaked slice of the library, which stays open to the end.
     Ok(unsafe { std::slice::from_raw_parts(first, len) }.to_vec())

@@ -7,10 +7,12 @@ use minitron_core::digest;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_engine::pipeline::PluginFile;
 
-/// Every library once, in order: those wanted, then those in the folders of `search_path`, which colons divide.
+/// Every library once, in order: those wanted, then those in the folders of `search_path`, which
+/// colons divide.
 ///
 /// # Errors
-/// `Plugin` for a library whose content is not the pinned one, `Io` for a file or folder that cannot be read.
+/// `Plugin` for a library whose content is not the pinned one, `Io` for a file or folder that
+/// cannot be read.
 pub fn find(wanted: &[PluginFile], search_path: Option<&str>) -> Result<Vec<PathBuf>> {
     let (mut found, mut known) = (Vec::new(), BTreeSet::new());
     let mut add = |path: &Path| -> Result<()> {
@@ -23,8 +25,16 @@ pub fn find(wanted: &[PluginFile], search_path: Option<&str>) -> Result<Vec<Path
         check_pin(library)?;
         add(&library.path)?;
     }
-    for dir in search_path.unwrap_or_default().split(':').filter(|dir| !dir.is_empty()).map(Path::new) {
-        let entries = std::fs::read_dir(dir).at_path(dir)?.collect::<std::io::Result<Vec<_>>>().at_path(dir)?;
+    for dir in search_path
+        .unwrap_or_default()
+        .split(':')
+        .filter(|dir| !dir.is_empty())
+        .map(Path::new)
+    {
+        let entries = std::fs::read_dir(dir)
+            .at_path(dir)?
+            .collect::<std::io::Result<Vec<_>>>()
+            .at_path(dir)?;
         let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
         paths.retain(|path| path.extension().is_some_and(|ending| ending == "so"));
         paths.sort();
@@ -34,14 +44,21 @@ pub fn find(wanted: &[PluginFile], search_path: Option<&str>) -> Result<Vec<Path
 }
 
 fn check_pin(library: &PluginFile) -> Result<()> {
-    let Some(pinned) = &library.sha256 else { return Ok(()) };
+    let Some(pinned) = &library.sha256 else {
+        return Ok(());
+    };
     let found = digest::of_file(&library.path)?;
     if found.eq_ignore_ascii_case(pinned) {
         return Ok(());
     }
     Err(Error::Plugin {
-        tag: library.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+        tag: library
+            .path
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
         origin: library.path.display().to_string(),
-        message: format!("sha256: expected {pinned}, got {found}; another build than the one that was pinned"),
+        message: format!(
+            "sha256: expected {pinned}, got {found}; another build than the one that was pinned"
+        ),
     })
 }

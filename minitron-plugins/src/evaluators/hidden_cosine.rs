@@ -5,9 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-/// Mean over windows and tokens of the cosine between the last hidden states of model and teacher; a pruned model is
-/// compared with the teacher's channels that it kept. `pooled_cosine` is the same for the mean over each window's
-/// tokens, which is what sentence encoders give out.
+/// Mean over windows and tokens of the cosine between the last hidden states of model and teacher;
+/// a pruned model is compared with the teacher's channels that it kept. `pooled_cosine` is the same
+/// for the mean over each window's tokens, which is what sentence encoders give out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HiddenCosine {}
@@ -24,24 +24,45 @@ minitron_core::plugin! {
 impl Evaluator for HiddenCosine {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
         let _no_grad = tch::no_grad_guard();
-        let lacking =
-            |what: &str| Error::Data(format!("hidden_cosine compares with a teacher on text; no {what} is given"));
+        let lacking = |what: &str| {
+            Error::Data(format!(
+                "hidden_cosine compares with a teacher on text; no {what} is given"
+            ))
+        };
         let teacher = subject.teacher.ok_or_else(|| lacking("teacher"))?;
         let windows = subject.windows.ok_or_else(|| lacking("data"))?;
         windows.check_fits(&subject.model.spec.options)?;
         let (mut n_tokens, mut n_windows, mut by_token, mut pooled) = (0.0, 0.0, 0.0, 0.0);
-        subject.progress.start("eval, tokens", windows.n_tokens() as u64);
+        subject
+            .progress
+            .start("eval, tokens", windows.n_tokens() as u64);
         for batch in windows.batches(subject.batch_size) {
             let ids_bt = windows.batch(batch.clone(), subject.model.device)?;
             let positions_bt = windows.positions(batch, subject.model.device)?;
-            let input = Input { ids_bt: &ids_bt, attention_mask_bt: None, positions_bt: positions_bt.as_ref() };
-            let ours_bte = subject.model.hidden(input, &mut NoTap, None)?.f_to_kind(Kind::Float)?;
-            let theirs_bte = kept(&teacher.hidden(input, &mut NoTap, None)?, subject.kept_hidden)?;
-            let cosine_bt = Tensor::f_cosine_similarity(&checked(&ours_bte, &theirs_bte)?, &theirs_bte, -1, 1e-12)?;
+            let input = Input {
+                ids_bt: &ids_bt,
+                attention_mask_bt: None,
+                positions_bt: positions_bt.as_ref(),
+            };
+            let ours_bte = subject
+                .model
+                .hidden(input, &mut NoTap, None)?
+                .f_to_kind(Kind::Float)?;
+            let theirs_bte = kept(
+                &teacher.hidden(input, &mut NoTap, None)?,
+                subject.kept_hidden,
+            )?;
+            let cosine_bt = Tensor::f_cosine_similarity(
+                &checked(&ours_bte, &theirs_bte)?,
+                &theirs_bte,
+                -1,
+                1e-12,
+            )?;
             by_token += cosine_bt.f_sum(Kind::Double)?.f_double_value(&[])?;
             n_tokens += cosine_bt.numel() as f64;
             let pool = |x: &Tensor| x.f_mean_dim([1i64].as_slice(), false, Kind::Float);
-            let cosine_b = Tensor::f_cosine_similarity(&pool(&ours_bte)?, &pool(&theirs_bte)?, -1, 1e-12)?;
+            let cosine_b =
+                Tensor::f_cosine_similarity(&pool(&ours_bte)?, &pool(&theirs_bte)?, -1, 1e-12)?;
             pooled += cosine_b.f_sum(Kind::Double)?.f_double_value(&[])?;
             n_windows += cosine_b.numel() as f64;
             subject.progress.advance(ids_bt.numel() as u64, "");
@@ -57,12 +78,22 @@ impl Evaluator for HiddenCosine {
 
 fn kept(teacher_bte: &Tensor, kept_hidden: Option<&[usize]>) -> Result<Tensor> {
     let teacher_bte = teacher_bte.f_to_kind(Kind::Float)?;
-    let Some(kept) = kept_hidden else { return Ok(teacher_bte) };
+    let Some(kept) = kept_hidden else {
+        return Ok(teacher_bte);
+    };
     let channels: Vec<i64> = kept.iter().map(|&channel| channel as i64).collect();
-    if channels.last().is_some_and(|&last| last >= teacher_bte.size().last().copied().unwrap_or(0)) {
-        return Err(Error::Data("the model's plan.json names channels that this teacher does not have".into()));
+    if channels
+        .last()
+        .is_some_and(|&last| last >= teacher_bte.size().last().copied().unwrap_or(0))
+    {
+        return Err(Error::Data(
+            "the model's plan.json names channels that this teacher does not have".into(),
+        ));
     }
-    Ok(teacher_bte.f_index_select(2, &Tensor::f_from_slice(&channels)?.f_to_device(teacher_bte.device())?)?)
+    Ok(teacher_bte.f_index_select(
+        2,
+        &Tensor::f_from_slice(&channels)?.f_to_device(teacher_bte.device())?,
+    )?)
 }
 
 fn checked(ours_bte: &Tensor, theirs_bte: &Tensor) -> Result<Tensor> {

@@ -11,12 +11,13 @@ use super::likely::{self, TextPair};
 use super::skipped::Skipped;
 use super::{insert_mean, records, text};
 
-/// The word that ends a passage (LAMBADA): `acc` is the share of passages whose every token of the word is the likeliest
-/// one, with its standard error `acc_stderr`; `perplexity` is exp(−mean log p(word | context)), so it is a word's and not
-/// a token's.
+/// The word that ends a passage (LAMBADA): `acc` is the share of passages whose every token of the
+/// word is the likeliest one, with its standard error `acc_stderr`; `perplexity` is exp(−mean log
+/// p(word | context)), so it is a word's and not a token's.
 ///
-/// A record holds `context` and `target`, a word that follows after a space, or `text`, whose last word is meant. A
-/// context too long for the model loses its beginning. Both numbers are those of the evaluation harness' `lambada_openai`.
+/// A record holds `context` and `target`, a word that follows after a space, or `text`, whose last
+/// word is meant. A context too long for the model loses its beginning. Both numbers are those of
+/// the evaluation harness' `lambada_openai`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LastWord {
@@ -24,7 +25,8 @@ pub struct LastWord {
     pub path: PathBuf,
     /// Passages asked, the first ones; all where 0.
     pub questions: usize,
-    /// Whether a passage that cannot be scored is an error; else it is skipped, and `n_skipped` counts it.
+    /// Whether a passage that cannot be scored is an error; else it is skipped, and `n_skipped`
+    /// counts it.
     pub strict: bool,
 }
 
@@ -40,11 +42,19 @@ minitron_core::plugin! {
 impl Evaluator for LastWord {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
         let tokenizer = likely::tokenizer(subject, "last_word")?;
-        let asked = if self.questions == 0 { usize::MAX } else { self.questions };
+        let asked = if self.questions == 0 {
+            usize::MAX
+        } else {
+            self.questions
+        };
         let mut skipped = Skipped::new(self.strict);
         let mut pairs = Vec::new();
         for (place, record) in records(&self.path)?.into_iter().take(asked) {
-            pairs.extend(skipped.take(passage(&record, &place))?.map(|pair| (place, pair)));
+            pairs.extend(
+                skipped
+                    .take(passage(&record, &place))?
+                    .map(|pair| (place, pair)),
+            );
         }
         let mut continuations = Vec::new();
         for made in likely::continuations(subject, tokenizer, &pairs)? {
@@ -54,8 +64,14 @@ impl Evaluator for LastWord {
         let found = likelihoods(subject, &continuations)?;
         let n = found.len() as f64;
         let log = found.iter().map(|found| found.log).sum::<f64>() / n;
-        let mut measured = Measurements::from([("n_questions".to_owned(), n), ("perplexity".to_owned(), (-log).exp())]);
-        let right: Vec<f64> = found.iter().map(|found| f64::from(found.is_greedy)).collect();
+        let mut measured = Measurements::from([
+            ("n_questions".to_owned(), n),
+            ("perplexity".to_owned(), (-log).exp()),
+        ]);
+        let right: Vec<f64> = found
+            .iter()
+            .map(|found| f64::from(found.is_greedy))
+            .collect();
         insert_mean(&mut measured, "acc", &right);
         skipped.report(subject, &self.path, &mut measured);
         Ok(measured)
@@ -65,11 +81,16 @@ impl Evaluator for LastWord {
 fn passage(record: &Map<String, Value>, place: &str) -> Result<TextPair> {
     if record.contains_key("target") {
         let target = text(record, &["target"], place)?;
-        return Ok(TextPair::new(text(record, &["context", "prompt"], place)?, format!(" {target}")));
+        return Ok(TextPair::new(
+            text(record, &["context", "prompt"], place)?,
+            format!(" {target}"),
+        ));
     }
     let whole = text(record, &["text"], place)?;
     match whole.rsplit_once(' ') {
         Some((context, word)) => Ok(TextPair::new(context, format!(" {word}"))),
-        None => Err(Error::Data(format!("{place}: expected words with spaces between them, got `{whole}`"))),
+        None => Err(Error::Data(format!(
+            "{place}: expected words with spaces between them, got `{whole}`"
+        ))),
     }
 }

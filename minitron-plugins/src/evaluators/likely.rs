@@ -1,4 +1,5 @@
-//! From texts to what is scored of them, as the language-model evaluation harness does it (`lm-eval`, `_encode_pair`).
+//! From texts to what is scored of them, as the language-model evaluation harness does it
+//! (`lm-eval`, `_encode_pair`).
 
 use std::collections::HashMap;
 
@@ -16,7 +17,10 @@ pub(super) struct TextPair {
 
 impl TextPair {
     pub fn new(context: impl Into<String>, continuation: impl Into<String>) -> Self {
-        TextPair { context: context.into(), continuation: continuation.into() }
+        TextPair {
+            context: context.into(),
+            continuation: continuation.into(),
+        }
     }
 
     /// White space at the end of the context counts as the beginning of what follows.
@@ -33,17 +37,23 @@ pub(super) fn is_space(c: char) -> bool {
 /// A tokenizer, of a model that texts are likely for.
 pub(super) fn tokenizer<'a>(subject: &Subject<'a>, tag: &str) -> Result<&'a dyn Tokenize> {
     if !subject.model.is_causal() {
-        return Err(Error::Data(format!("{tag} needs a causal language model, this one is an encoder")));
+        return Err(Error::Data(format!(
+            "{tag} needs a causal language model, this one is an encoder"
+        )));
     }
-    subject.tokenizer.ok_or_else(|| Error::Data(format!("{tag} needs the model's tokenizer")))
+    subject
+        .tokenizer
+        .ok_or_else(|| Error::Data(format!("{tag} needs the model's tokenizer")))
 }
 
-/// Tokens of pairs. Both texts are tokenised as one, with the special tokens that the tokenizer puts around a text; the
-/// context's tokens are those of the context alone, and the continuation's are the whole's after as many. Without a context
-/// the continuation follows the prefix token, or its own first token where that is the same.
+/// Tokens of pairs. Both texts are tokenised as one, with the special tokens that the tokenizer
+/// puts around a text; the context's tokens are those of the context alone, and the continuation's
+/// are the whole's after as many. Without a context the continuation follows the prefix token, or
+/// its own first token where that is the same.
 ///
 /// # Errors
-/// Within, `Data` naming the pair of which nothing is left to score, or more than the model has positions for.
+/// Within, `Data` naming the pair of which nothing is left to score, or more than the model has
+/// positions for.
 pub(super) fn continuations(
     subject: &Subject,
     tokenizer: &dyn Tokenize,
@@ -59,7 +69,10 @@ pub(super) fn continuations(
             given.len() - 1
         });
     }
-    let wholes: Vec<String> = pairs.iter().map(|(_, pair)| format!("{}{}", pair.context, pair.continuation)).collect();
+    let wholes: Vec<String> = pairs
+        .iter()
+        .map(|(_, pair)| format!("{}{}", pair.context, pair.continuation))
+        .collect();
     let wholes = tokenizer.encode_whole(&wholes.iter().map(String::as_str).collect::<Vec<_>>())?;
     let given = tokenizer.encode_whole(&given)?;
     let mut found = Vec::with_capacity(pairs.len());
@@ -72,14 +85,22 @@ pub(super) fn continuations(
         let continuation = match pair.given() {
             "" => after_prefix(tokenizer, &format!("{}{}", pair.context, pair.continuation))?,
             // Absent where both have fewer tokens than the context alone, which is refused below.
-            _ => Continuation { tokens: whole.get(context.len()..).unwrap_or_default().to_vec(), context },
+            _ => Continuation {
+                tokens: whole.get(context.len()..).unwrap_or_default().to_vec(),
+                context,
+            },
         };
         found.push(checked(continuation, place, pair, max_positions));
     }
     Ok(found)
 }
 
-fn checked(continuation: Continuation, place: &str, pair: &TextPair, max_positions: usize) -> Result<Continuation> {
+fn checked(
+    continuation: Continuation,
+    place: &str,
+    pair: &TextPair,
+    max_positions: usize,
+) -> Result<Continuation> {
     let n_tokens = continuation.tokens.len();
     if continuation.context.is_empty() || n_tokens == 0 {
         return Err(Error::Data(format!(
@@ -88,7 +109,9 @@ fn checked(continuation: Continuation, place: &str, pair: &TextPair, max_positio
         )));
     }
     if n_tokens > max_positions {
-        let message = format!("{place}: expected at most {max_positions} tokens, which the model has positions for");
+        let message = format!(
+            "{place}: expected at most {max_positions} tokens, which the model has positions for"
+        );
         return Err(Error::Data(format!("{message}, got {n_tokens} to score")));
     }
     Ok(continuation)
@@ -99,14 +122,19 @@ fn after_prefix(tokenizer: &dyn Tokenize, text: &str) -> Result<Continuation> {
     if tokens.first() == Some(&prefix) {
         tokens.remove(0);
     }
-    Ok(Continuation { context: vec![prefix], tokens })
+    Ok(Continuation {
+        context: vec![prefix],
+        tokens,
+    })
 }
 
 /// What the first token of a text is scored after.
 pub(super) fn prefix(tokenizer: &dyn Tokenize) -> Result<u32> {
     tokenizer.prefix().ok_or_else(|| {
         let what = "the tokenizer has neither a beginning-of-sequence nor an end-of-sequence token";
-        Error::Data(format!("{what}, so nothing stands before a text without a context; name one in its config"))
+        Error::Data(format!(
+            "{what}, so nothing stands before a text without a context; name one in its config"
+        ))
     })
 }
 

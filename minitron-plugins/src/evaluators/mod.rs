@@ -26,7 +26,10 @@ use crate::corpora::{self, records};
 pub(crate) fn records(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {
     let records = objects(path)?.collect::<Result<Vec<_>>>()?;
     if records.is_empty() {
-        return Err(Error::Data(format!("{}: no questions in it", path.display())));
+        return Err(Error::Data(format!(
+            "{}: no questions in it",
+            path.display()
+        )));
     }
     Ok(records)
 }
@@ -38,7 +41,10 @@ fn objects(path: &Path) -> Result<impl Iterator<Item = Result<(String, Map<Strin
         let place = place_in(&path, record.place);
         match record.value {
             Value::Object(object) => Ok((place, object)),
-            other => Err(Error::Data(format!("{place}: expected a JSON object, got {}", kind_of(&other)))),
+            other => Err(Error::Data(format!(
+                "{place}: expected a JSON object, got {}",
+                kind_of(&other)
+            ))),
         }
     }))
 }
@@ -57,7 +63,10 @@ pub(crate) fn tag_of_task(path: &Path) -> Result<&'static str> {
         return Ok("rolling_perplexity");
     }
     let Some(first) = objects(path)?.next() else {
-        return Err(Error::Data(format!("{}: no questions in it", path.display())));
+        return Err(Error::Data(format!(
+            "{}: no questions in it",
+            path.display()
+        )));
     };
     let (_, first) = first?;
     let has = |key: &str| first.contains_key(key);
@@ -79,7 +88,11 @@ pub(crate) fn tag_of_task(path: &Path) -> Result<&'static str> {
         return Ok("last_word");
     }
     if has("text") {
-        return Ok(if has("label") { "nearest_neighbour" } else { "rolling_perplexity" });
+        return Ok(if has("label") {
+            "nearest_neighbour"
+        } else {
+            "rolling_perplexity"
+        });
     }
     Err(Error::Data(format!(
         "{}: no task of a known kind; expected `context` and `choices` with `gold` (multiple choice), or `sentence`, \
@@ -89,20 +102,32 @@ pub(crate) fn tag_of_task(path: &Path) -> Result<&'static str> {
     )))
 }
 
-/// The mean of what was found of each question, under its name, and its standard error: s / √n with the deviation s of a
-/// sample, Σ (x − mean)² / (n − 1) under its root. One question has none.
+/// The mean of what was found of each question, under its name, and its standard error: s / √n with
+/// the deviation s of a sample, Σ (x − mean)² / (n − 1) under its root. One question has none.
 fn insert_mean(measured: &mut Measurements, name: &str, values: &[f64]) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     measured.insert(name.to_owned(), mean);
     if values.len() > 1 {
-        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        let variance = values
+            .iter()
+            .map(|value| (value - mean).powi(2))
+            .sum::<f64>()
+            / (n - 1.0);
         measured.insert(format!("{name}_stderr"), (variance / n).sqrt());
     }
 }
 
 /// A string field.
 fn text<'a>(record: &'a Map<String, Value>, keys: &[&str], place: &str) -> Result<&'a str> {
-    let found = keys.iter().find_map(|key| record.get(*key)).and_then(Value::as_str);
-    found.ok_or_else(|| Error::Data(format!("{place}: expected a string under `{}`", keys.join("` or `"))))
+    let found = keys
+        .iter()
+        .find_map(|key| record.get(*key))
+        .and_then(Value::as_str);
+    found.ok_or_else(|| {
+        Error::Data(format!(
+            "{place}: expected a string under `{}`",
+            keys.join("` or `")
+        ))
+    })
 }

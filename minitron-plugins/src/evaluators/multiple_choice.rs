@@ -10,16 +10,19 @@ use super::questions::{Question, QuestionForm, question};
 use super::skipped::Skipped;
 use super::{insert_mean, likely, records};
 
-/// Accuracy of choosing by likelihood: a choice's score is its summed log-likelihood after the context (`acc`), or the
-/// same divided by its length (`acc_norm`); the first of the best is chosen. `acc_stderr` and `acc_norm_stderr` are the
-/// standard errors of the means. A space stands between context and choice.
+/// Accuracy of choosing by likelihood: a choice's score is its summed log-likelihood after the
+/// context (`acc`), or the same divided by its length (`acc_norm`); the first of the best is
+/// chosen. `acc_stderr` and `acc_norm_stderr` are the standard errors of the means. A space stands
+/// between context and choice.
 ///
-/// A record holds `context`, `choices`, and `gold` or `label`, or the fields of HellaSwag, ARC, PIQA, OpenBookQA, MMLU or
-/// WinoGrande as they are published. A context too long for the model loses its beginning.
+/// A record holds `context`, `choices`, and `gold` or `label`, or the fields of HellaSwag, ARC,
+/// PIQA, OpenBookQA, MMLU or WinoGrande as they are published. A context too long for the model
+/// loses its beginning.
 ///
-/// Tokens, prompts and scores are those of the evaluation harness (`lm-eval`), so `acc` is its number. Its `acc_norm`
-/// divides by characters: `length = "characters"` is that, the default of bytes is its `acc_bytes`; they differ only in
-/// texts beyond ASCII. In a blank (WinoGrande) all choices are scored by one text, so `acc_norm` is `acc`.
+/// Tokens, prompts and scores are those of the evaluation harness (`lm-eval`), so `acc` is its
+/// number. Its `acc_norm` divides by characters: `length = "characters"` is that, the default of
+/// bytes is its `acc_bytes`; they differ only in texts beyond ASCII. In a blank (WinoGrande) all
+/// choices are scored by one text, so `acc_norm` is `acc`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MultipleChoice {
@@ -31,7 +34,8 @@ pub struct MultipleChoice {
     pub form: QuestionForm,
     /// What `acc_norm` divides by.
     pub length: Length,
-    /// Whether a question that cannot be scored is an error; else it is skipped, and `n_skipped` counts it.
+    /// Whether a question that cannot be scored is an error; else it is skipped, and `n_skipped`
+    /// counts it.
     pub strict: bool,
 }
 
@@ -58,23 +62,38 @@ minitron_core::plugin! {
 impl Evaluator for MultipleChoice {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
         let tokenizer = likely::tokenizer(subject, "multiple_choice")?;
-        let asked = if self.questions == 0 { usize::MAX } else { self.questions };
+        let asked = if self.questions == 0 {
+            usize::MAX
+        } else {
+            self.questions
+        };
         let records = records(&self.path)?;
         let mut skipped = Skipped::new(self.strict);
         let mut questions = Vec::new();
         for (place, record) in records.iter().take(asked) {
-            questions.extend(skipped.take(question(record, place, self.form))?.map(|question| (place, question)));
+            questions.extend(
+                skipped
+                    .take(question(record, place, self.form))?
+                    .map(|question| (place, question)),
+            );
         }
         let pairs: Vec<_> = questions
             .iter()
-            .flat_map(|(place, question)| question.pairs.iter().map(|pair| ((*place).clone(), pair.clone())))
+            .flat_map(|(place, question)| {
+                question
+                    .pairs
+                    .iter()
+                    .map(|pair| ((*place).clone(), pair.clone()))
+            })
             .collect();
         let mut made = likely::continuations(subject, tokenizer, &pairs)?.into_iter();
         let (mut scored, mut continuations) = (Vec::new(), Vec::new());
         for (_, question) in questions {
             // All of a question's are taken, whichever fails.
             let of_question: Vec<_> = made.by_ref().take(question.pairs.len()).collect();
-            if let Some(of_question) = skipped.take(of_question.into_iter().collect::<Result<Vec<_>>>())? {
+            if let Some(of_question) =
+                skipped.take(of_question.into_iter().collect::<Result<Vec<_>>>())?
+            {
                 continuations.extend(of_question);
                 scored.push(question);
             }
@@ -84,9 +103,15 @@ impl Evaluator for MultipleChoice {
         let (mut right, mut right_norm) = (Vec::new(), Vec::new());
         let mut rest = found.as_slice();
         for question in &scored {
-            let (scores, later) = rest.split_at_checked(question.pairs.len()).unwrap_or((rest, &[]));
-            right.push(f64::from(best(scores.iter().map(|score| score.log)) == question.gold));
-            right_norm.push(f64::from(best(self.normed(question, scores)) == question.gold));
+            let (scores, later) = rest
+                .split_at_checked(question.pairs.len())
+                .unwrap_or((rest, &[]));
+            right.push(f64::from(
+                best(scores.iter().map(|score| score.log)) == question.gold,
+            ));
+            right_norm.push(f64::from(
+                best(self.normed(question, scores)) == question.gold,
+            ));
             rest = later;
         }
         let mut measured = Measurements::from([("n_questions".to_owned(), scored.len() as f64)]);
@@ -98,17 +123,25 @@ impl Evaluator for MultipleChoice {
 }
 
 impl MultipleChoice {
-    fn normed<'a>(&'a self, question: &'a Question, scores: &'a [Likelihood]) -> impl Iterator<Item = f64> + 'a {
+    fn normed<'a>(
+        &'a self,
+        question: &'a Question,
+        scores: &'a [Likelihood],
+    ) -> impl Iterator<Item = f64> + 'a {
         let len = |choice: &String| match self.length {
             Length::Bytes => choice.len(),
             Length::Characters => choice.chars().count(),
         };
-        scores.iter().zip(&question.choices).map(move |(score, choice)| score.log / len(choice).max(1) as f64)
+        scores
+            .iter()
+            .zip(&question.choices)
+            .map(move |(score, choice)| score.log / len(choice).max(1) as f64)
     }
 }
 
 /// First of the largest.
 fn best(scores: impl Iterator<Item = f64>) -> usize {
-    let largest = |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
+    let largest =
+        |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
     scores.enumerate().fold((0, f64::NEG_INFINITY), largest).0
 }

@@ -8,9 +8,10 @@ use tch::Kind;
 use crate::losses::cross_entropy::negative_log_likelihood;
 use crate::losses::divergences;
 
-/// `loss`: mean negative log-likelihood in nats over every predicted token; `perplexity`: its exponential; with a
-/// teacher, `kl_to_teacher`: mean KL(teacher ‖ model) in nats over the same positions, temperature 1, and over the token ids
-/// that both have, where one table has rows beyond.
+/// `loss`: mean negative log-likelihood in nats over every predicted token; `perplexity`: its
+/// exponential; with a teacher, `kl_to_teacher`: mean KL(teacher ‖ model) in nats over the same
+/// positions, temperature 1, and over the token ids that both have, where one table has rows
+/// beyond.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Perplexity {}

@@ -13,16 +13,16 @@ use super::text;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QuestionForm {
-    /// What the evaluation harness does with a record of these fields: `question` for ARC's and PIQA's, `letters` for
-    /// MMLU's, `plain` for all others.
+    /// What the evaluation harness does with a record of these fields: `question` for ARC's and
+    /// PIQA's, `letters` for MMLU's, `plain` for all others.
     #[default]
     Auto,
     /// The context as it is.
     Plain,
     /// `Question: …`, and `Answer:` on a line of its own.
     Question,
-    /// The question and a line a choice, `A. …`, then `Answer:`; the letters are the choices. Where the record names its
-    /// `subject`, a line before says so.
+    /// The question and a line a choice, `A. …`, then `Answer:`; the letters are the choices. Where
+    /// the record names its `subject`, a line before says so.
     Letters,
 }
 
@@ -50,12 +50,25 @@ struct Asked {
 ///
 /// # Errors
 /// `Data` naming the field that is missing, or not as expected.
-pub(super) fn question(record: &Map<String, Value>, place: &str, form: QuestionForm) -> Result<Question> {
+pub(super) fn question(
+    record: &Map<String, Value>,
+    place: &str,
+    form: QuestionForm,
+) -> Result<Question> {
     if record.contains_key("sentence") && record.contains_key("option1") {
         return in_a_blank(record, place);
     }
-    let Asked { context, choices, gold, form: natural } = asked(record, place)?;
-    let (context, choices) = match if form == QuestionForm::Auto { natural } else { form } {
+    let Asked {
+        context,
+        choices,
+        gold,
+        form: natural,
+    } = asked(record, place)?;
+    let (context, choices) = match if form == QuestionForm::Auto {
+        natural
+    } else {
+        form
+    } {
         QuestionForm::Auto | QuestionForm::Plain => (context, choices),
         QuestionForm::Question => (format!("Question: {context}\nAnswer:"), choices),
         QuestionForm::Letters if choices.len() > LETTERS.len() => {
@@ -66,20 +79,33 @@ pub(super) fn question(record: &Map<String, Value>, place: &str, form: QuestionF
         }
         QuestionForm::Letters => lettered(record, &context, &choices),
     };
-    let pairs = choices.iter().map(|choice| TextPair::new(context.as_str(), format!(" {choice}"))).collect();
-    Ok(Question { pairs, choices, gold })
+    let pairs = choices
+        .iter()
+        .map(|choice| TextPair::new(context.as_str(), format!(" {choice}")))
+        .collect();
+    Ok(Question {
+        pairs,
+        choices,
+        gold,
+    })
 }
 
-/// WinoGrande: each option stands in the blank, and what follows the blank is scored (Trinh and Le 2018, partial).
+/// WinoGrande: each option stands in the blank, and what follows the blank is scored (Trinh and Le
+/// 2018, partial).
 fn in_a_blank(record: &Map<String, Value>, place: &str) -> Result<Question> {
     let sentence = text(record, &["sentence"], place)?;
     let Some((before, after)) = sentence.split_once('_') else {
-        return Err(Error::Data(format!("{place}: expected a blank `_` in `sentence`, got `{sentence}`")));
+        return Err(Error::Data(format!(
+            "{place}: expected a blank `_` in `sentence`, got `{sentence}`"
+        )));
     };
     let after = after.trim_matches(is_space);
     let mut pairs = Vec::new();
     for key in ["option1", "option2"] {
-        pairs.push(TextPair::new(format!("{before}{}", text(record, &[key], place)?), format!(" {after}")));
+        pairs.push(TextPair::new(
+            format!("{before}{}", text(record, &[key], place)?),
+            format!(" {after}"),
+        ));
     }
     let answer = record.get("answer").and_then(|answer| match answer {
         Value::String(word) => word.parse().ok(),
@@ -94,7 +120,11 @@ fn in_a_blank(record: &Map<String, Value>, place: &str) -> Result<Question> {
             )));
         }
     };
-    Ok(Question { pairs, choices: vec![after.to_owned(), after.to_owned()], gold })
+    Ok(Question {
+        pairs,
+        choices: vec![after.to_owned(), after.to_owned()],
+        gold,
+    })
 }
 
 fn asked(record: &Map<String, Value>, place: &str) -> Result<Asked> {
@@ -104,21 +134,43 @@ fn asked(record: &Map<String, Value>, place: &str) -> Result<Asked> {
     let field = |key: &str| record.get(key).or(inner.and_then(|inner| inner.get(key)));
     let raw = field("choices").or(field("endings"));
     let choices = match (raw, record.get("sol1"), record.get("sol2")) {
-        (None, Some(one), Some(two)) => strings(&Value::from(vec![one.clone(), two.clone()]), "text"),
+        (None, Some(one), Some(two)) => {
+            strings(&Value::from(vec![one.clone(), two.clone()]), "text")
+        }
         _ => raw.and_then(|raw| strings(raw.get("text").unwrap_or(raw), "text")),
     };
     let choices = choices.filter(|choices| !choices.is_empty());
-    let choices = choices.ok_or_else(|| wrong("expected a list of strings under `choices` or `endings`".into()))?;
-    let answer = ["gold", "label", "answerKey", "answer"].iter().find_map(|key| record.get(*key));
-    let gold = answer.and_then(|answer| place_of(answer, raw.and_then(labels).as_deref(), choices.len()));
-    let gold = gold
-        .ok_or_else(|| wrong(format!("expected the right choice's index under `gold` or `label`, got {answer:?}")))?;
+    let choices = choices
+        .ok_or_else(|| wrong("expected a list of strings under `choices` or `endings`".into()))?;
+    let answer = ["gold", "label", "answerKey", "answer"]
+        .iter()
+        .find_map(|key| record.get(*key));
+    let gold =
+        answer.and_then(|answer| place_of(answer, raw.and_then(labels).as_deref(), choices.len()));
+    let gold = gold.ok_or_else(|| {
+        wrong(format!(
+            "expected the right choice's index under `gold` or `label`, got {answer:?}"
+        ))
+    })?;
     if record.contains_key("activity_label") && record.contains_key("ctx_a") {
-        let choices = choices.iter().map(|choice| hellaswag(choice)).collect::<Result<_>>()?;
-        return Ok(Asked { context: hellaswag_context(record, place)?, choices, gold, form: QuestionForm::Plain });
+        let choices = choices
+            .iter()
+            .map(|choice| hellaswag(choice))
+            .collect::<Result<_>>()?;
+        return Ok(Asked {
+            context: hellaswag_context(record, place)?,
+            choices,
+            gold,
+            form: QuestionForm::Plain,
+        });
     }
     let (context, form) = context(record, inner, place)?;
-    Ok(Asked { context: context.to_owned(), choices, gold, form })
+    Ok(Asked {
+        context: context.to_owned(),
+        choices,
+        gold,
+        form,
+    })
 }
 
 /// A list of strings, or of objects that hold one each.
@@ -146,8 +198,13 @@ fn place_of(answer: &Value, labels: Option<&[String]>, n_choices: usize) -> Opti
         [letter @ b'A'..=b'Z'] => Some(u64::from(letter - b'A')),
         _ => None,
     };
-    let index = answer.as_u64().or_else(|| word?.parse().ok()).or_else(|| letter(word?))?;
-    usize::try_from(index).ok().filter(|&index| index < n_choices)
+    let index = answer
+        .as_u64()
+        .or_else(|| word?.parse().ok())
+        .or_else(|| letter(word?))?;
+    usize::try_from(index)
+        .ok()
+        .filter(|&index| index < n_choices)
 }
 
 /// The text before the choices, and the form of records with such fields.
@@ -166,16 +223,31 @@ fn context<'a>(
         () if has("subject") => QuestionForm::Letters,
         () => QuestionForm::Plain,
     };
-    Ok((text(record, &["context", "ctx", "question_stem", "question", "goal"], place)?, form))
+    Ok((
+        text(
+            record,
+            &["context", "ctx", "question_stem", "question", "goal"],
+            place,
+        )?,
+        form,
+    ))
 }
 
 /// Activity and both parts of the context, the second with a capital.
 fn hellaswag_context(record: &Map<String, Value>, place: &str) -> Result<String> {
     let field = |key| text(record, &[key], place);
     let mut second = field("ctx_b")?.chars();
-    let first_letter: String = second.next().into_iter().flat_map(char::to_uppercase).collect();
+    let first_letter: String = second
+        .next()
+        .into_iter()
+        .flat_map(char::to_uppercase)
+        .collect();
     let second = format!("{first_letter}{}", second.as_str().to_lowercase());
-    hellaswag(&format!("{}: {} {second}", field("activity_label")?, field("ctx_a")?))
+    hellaswag(&format!(
+        "{}: {} {second}",
+        field("activity_label")?,
+        field("ctx_a")?
+    ))
 }
 
 /// HellaSwag's texts have marks of WikiHow's in brackets.
@@ -186,12 +258,22 @@ fn hellaswag(raw: &str) -> Result<String> {
 }
 
 /// The question with its choices, and their letters.
-fn lettered(record: &Map<String, Value>, question: &str, choices: &[String]) -> (String, Vec<String>) {
-    let letters: Vec<String> = LETTERS.chars().take(choices.len()).map(String::from).collect();
+fn lettered(
+    record: &Map<String, Value>,
+    question: &str,
+    choices: &[String],
+) -> (String, Vec<String>) {
+    let letters: Vec<String> = LETTERS
+        .chars()
+        .take(choices.len())
+        .map(String::from)
+        .collect();
     let mut context = match record.get("subject").and_then(Value::as_str) {
         Some(subject) => {
             let subject = subject.replace('_', " ");
-            format!("The following are multiple choice questions (with answers) about {subject}.\n\n")
+            format!(
+                "The following are multiple choice questions (with answers) about {subject}.\n\n"
+            )
         }
         None => String::new(),
     };
@@ -214,36 +296,62 @@ mod tests {
     fn first(record: Value, form: QuestionForm) -> (String, String, usize) {
         let question = of(record, form).unwrap();
         let pair = question.pairs.first().unwrap();
-        (pair.context.clone(), pair.continuation.clone(), question.gold)
+        (
+            pair.context.clone(),
+            pair.continuation.clone(),
+            question.gold,
+        )
     }
 
     #[test]
     fn records_are_put_as_their_benchmark_puts_them() {
         let plain = json!({ "context": "It is", "choices": ["hot", "cold"], "gold": 1 });
-        assert_eq!(first(plain.clone(), QuestionForm::Auto), ("It is".into(), " hot".into(), 1));
-        assert_eq!(first(plain, QuestionForm::Question).0, "Question: It is\nAnswer:");
-        let arc =
-            json!({ "question": "Why?", "choices": { "text": ["so", "no"], "label": ["1", "2"] }, "answerKey": "2" });
-        assert_eq!(first(arc, QuestionForm::Auto), ("Question: Why?\nAnswer:".into(), " so".into(), 1));
-        let stem =
-            json!({ "question": { "stem": "Why?", "choices": [{ "text": "so", "label": "A" }] }, "answerKey": "A" });
-        assert_eq!(first(stem, QuestionForm::Auto), ("Question: Why?\nAnswer:".into(), " so".into(), 0));
+        assert_eq!(
+            first(plain.clone(), QuestionForm::Auto),
+            ("It is".into(), " hot".into(), 1)
+        );
+        assert_eq!(
+            first(plain, QuestionForm::Question).0,
+            "Question: It is\nAnswer:"
+        );
+        let arc = json!({ "question": "Why?", "choices": { "text": ["so", "no"], "label": ["1", "2"] }, "answerKey": "2" });
+        assert_eq!(
+            first(arc, QuestionForm::Auto),
+            ("Question: Why?\nAnswer:".into(), " so".into(), 1)
+        );
+        let stem = json!({ "question": { "stem": "Why?", "choices": [{ "text": "so", "label": "A" }] }, "answerKey": "A" });
+        assert_eq!(
+            first(stem, QuestionForm::Auto),
+            ("Question: Why?\nAnswer:".into(), " so".into(), 0)
+        );
         let openbook = json!({ "question_stem": "Fog is", "choices": { "text": ["a", "b"], "label": ["A", "B"] }, "answerKey": "B" });
-        assert_eq!(first(openbook, QuestionForm::Auto), ("Fog is".into(), " a".into(), 1));
+        assert_eq!(
+            first(openbook, QuestionForm::Auto),
+            ("Fog is".into(), " a".into(), 1)
+        );
         let piqa = json!({ "goal": "Boil", "sol1": "heat", "sol2": "cool", "label": 0 });
-        assert_eq!(first(piqa, QuestionForm::Auto), ("Question: Boil\nAnswer:".into(), " heat".into(), 0));
-        let mmlu =
-            json!({ "question": " 1 + 1? ", "subject": "abstract_algebra", "choices": ["1", "2"], "answer": "B" });
+        assert_eq!(
+            first(piqa, QuestionForm::Auto),
+            ("Question: Boil\nAnswer:".into(), " heat".into(), 0)
+        );
+        let mmlu = json!({ "question": " 1 + 1? ", "subject": "abstract_algebra", "choices": ["1", "2"], "answer": "B" });
         let context = "The following are multiple choice questions (with answers) about abstract algebra.\n\n\
                        1 + 1?\nA. 1\nB. 2\nAnswer:";
-        assert_eq!(first(mmlu, QuestionForm::Auto), (context.into(), " A".into(), 1));
+        assert_eq!(
+            first(mmlu, QuestionForm::Auto),
+            (context.into(), " A".into(), 1)
+        );
         let hellaswag = json!({
             "activity_label": "Roofing", "ctx_a": "A man sits.", "ctx_b": "he Then", "ctx": "",
             "endings": [" falls [step] down [title] Up", "x"], "label": "0"
         });
         assert_eq!(
             first(hellaswag, QuestionForm::Auto),
-            ("Roofing: A man sits. He then".into(), " falls down. Up".into(), 0)
+            (
+                "Roofing: A man sits. He then".into(),
+                " falls down. Up".into(),
+                0
+            )
         );
     }
 
@@ -253,10 +361,16 @@ mod tests {
         let found = of(record("2".into()), QuestionForm::Auto).unwrap();
         assert_eq!(
             found.pairs,
-            ["it", "the pea"].map(|it| TextPair::new(format!("The mug hid the pea as {it}"), " was big."))
+            ["it", "the pea"]
+                .map(|it| TextPair::new(format!("The mug hid the pea as {it}"), " was big."))
         );
         assert_eq!(found.gold, 1);
-        let error = of(record("".into()), QuestionForm::Auto).unwrap_err().to_string();
-        assert!(error.contains("items.jsonl:1: expected 1 or 2 under `answer`"), "{error}");
+        let error = of(record("".into()), QuestionForm::Auto)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("items.jsonl:1: expected 1 or 2 under `answer`"),
+            "{error}"
+        );
     }
 }

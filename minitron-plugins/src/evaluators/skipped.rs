@@ -16,7 +16,11 @@ pub(super) struct Skipped {
 impl Skipped {
     /// With `is_strict`, the first of them is an error.
     pub fn new(is_strict: bool) -> Self {
-        Skipped { is_strict, n: 0, first: None }
+        Skipped {
+            is_strict,
+            n: 0,
+            first: None,
+        }
     }
 
     /// What was made of a record; none where its content is at fault.
@@ -42,7 +46,10 @@ impl Skipped {
     pub fn check(&mut self, n_left: usize, path: &Path) -> Result<()> {
         match (n_left, self.first.take()) {
             (0, Some(first)) => Err(first),
-            (0, None) => Err(Error::Data(format!("{}: no questions in it", path.display()))),
+            (0, None) => Err(Error::Data(format!(
+                "{}: no questions in it",
+                path.display()
+            ))),
             (_, first) => {
                 self.first = first;
                 Ok(())
@@ -50,11 +57,23 @@ impl Skipped {
         }
     }
 
-    /// Says how many there were, with the first; `n_skipped` stands in the result where there were some.
+    /// Says how many there were, with the first; `n_skipped` stands in the result where there were
+    /// some.
     pub fn report(self, subject: &Subject, path: &Path, measured: &mut Measurements) {
         let Some(first) = self.first else { return };
-        let (n, what) = (self.n, if self.n == 1 { "1 record was" } else { "records were" });
-        let what = if n == 1 { what.to_owned() } else { format!("{n} {what}") };
+        let (n, what) = (
+            self.n,
+            if self.n == 1 {
+                "1 record was"
+            } else {
+                "records were"
+            },
+        );
+        let what = if n == 1 {
+            what.to_owned()
+        } else {
+            format!("{n} {what}")
+        };
         let message = format!(
             "{}: {what} skipped, which cannot be scored; the first: {}; with strict=true, one ends the evaluation",
             path.display(),

@@ -8,10 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-/// Speed of greedy generation with the key/value cache, on random tokens: `first_token_s` is the time from a prompt to its
-/// first new token, `decode_token_s` the mean time of each later one; `prefill_tokens_per_second` counts the prompts'
-/// tokens in the first, `decode_tokens_per_second` the new ones of all sequences in the second. Each is the median of the
-/// repeats, after one that is not counted. A model of fewer positions is asked for less; what was asked is in
+/// Speed of greedy generation with the key/value cache, on random tokens: `first_token_s` is the
+/// time from a prompt to its first new token, `decode_token_s` the mean time of each later one;
+/// `prefill_tokens_per_second` counts the prompts' tokens in the first, `decode_tokens_per_second`
+/// the new ones of all sequences in the second. Each is the median of the repeats, after one that
+/// is not counted. A model of fewer positions is asked for less; what was asked is in
 /// `n_prompt_tokens`, `n_new_tokens` and `n_sequences`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -35,7 +36,12 @@ const MOST: usize = 1 << 20;
 
 impl Default for Throughput {
     fn default() -> Self {
-        Throughput { prompt_tokens: 128, new_tokens: 64, batch: 1, repeats: 3 }
+        Throughput {
+            prompt_tokens: 128,
+            new_tokens: 64,
+            batch: 1,
+            repeats: 3,
+        }
     }
 }
 
@@ -53,17 +59,28 @@ impl Evaluator for Throughput {
         let _no_grad = tch::no_grad_guard();
         let model = subject.model;
         if !model.is_causal() {
-            return Err(Error::Data("throughput needs a causal language model, an encoder generates nothing".into()));
+            return Err(Error::Data(
+                "throughput needs a causal language model, an encoder generates nothing".into(),
+            ));
         }
-        let asked = [self.prompt_tokens, self.new_tokens, self.batch, self.repeats];
+        let asked = [
+            self.prompt_tokens,
+            self.new_tokens,
+            self.batch,
+            self.repeats,
+        ];
         if asked.iter().any(|&n| n > MOST) {
-            return Err(Error::Recipe(format!("throughput: expected at most {MOST} of anything")));
+            return Err(Error::Recipe(format!(
+                "throughput: expected at most {MOST} of anything"
+            )));
         }
         let positions = model.spec.options.max_positions;
         let (n_prompt, n_new) = self.fitted(positions)?;
         let prompt_bt = prompts(model, self.batch.max(1), n_prompt, subject.seed)?;
         let repeats = self.repeats.max(1);
-        subject.progress.start("throughput, runs", repeats as u64 + 1);
+        subject
+            .progress
+            .start("throughput, runs", repeats as u64 + 1);
         generate(model, &prompt_bt, n_new)?;
         let (mut firsts, mut laters) = (Vec::new(), Vec::new());
         for _ in 0..repeats {
@@ -78,7 +95,10 @@ impl Evaluator for Throughput {
         Ok(Measurements::from([
             ("first_token_s".to_owned(), first),
             ("decode_token_s".to_owned(), later),
-            ("prefill_tokens_per_second".to_owned(), n_sequences * n_prompt as f64 / first),
+            (
+                "prefill_tokens_per_second".to_owned(),
+                n_sequences * n_prompt as f64 / first,
+            ),
             ("decode_tokens_per_second".to_owned(), n_sequences / later),
             ("n_prompt_tokens".to_owned(), n_prompt as f64),
             ("n_new_tokens".to_owned(), n_new as f64),
@@ -88,7 +108,8 @@ impl Evaluator for Throughput {
 }
 
 impl Throughput {
-    /// What is asked, as far as the positions reach: the last new token is not read. New tokens take half of them at most.
+    /// What is asked, as far as the positions reach: the last new token is not read. New tokens
+    /// take half of them at most.
     fn fitted(&self, positions: usize) -> Result<(usize, usize)> {
         if positions < 3 {
             return Err(Error::Data(format!(
@@ -106,8 +127,12 @@ impl Throughput {
 fn prompts(model: &Transformer, n_sequences: usize, n_tokens: usize, seed: u64) -> Result<Tensor> {
     let mut random = SplitMix::new(seed);
     let vocab = model.spec.options.vocab;
-    let ids: Vec<i64> = (0..n_sequences * n_tokens).map(|_| random.below(vocab) as i64).collect();
-    Ok(Tensor::f_from_slice(&ids)?.f_view([n_sequences as i64, n_tokens as i64])?.f_to_device(model.device)?)
+    let ids: Vec<i64> = (0..n_sequences * n_tokens)
+        .map(|_| random.below(vocab) as i64)
+        .collect();
+    Ok(Tensor::f_from_slice(&ids)?
+        .f_view([n_sequences as i64, n_tokens as i64])?
+        .f_to_device(model.device)?)
 }
 
 /// Seconds until the first new token, and those of all later ones.
@@ -123,7 +148,8 @@ fn generate(model: &Transformer, prompt_bt: &Tensor, n_new: usize) -> Result<(f6
     Ok((first, begin.elapsed().as_secs_f64()))
 }
 
-/// The likeliest next tokens [B, 1]. Each is looked at, as who generates does: a device works on until then.
+/// The likeliest next tokens [B, 1]. Each is looked at, as who generates does: a device works on
+/// until then.
 fn next(model: &Transformer, ids_bt: &Tensor, cache: &mut Cache) -> Result<Tensor> {
     let hidden_bte = model.hidden(ids_bt, &mut NoTap, Some(cache))?;
     let last_be = hidden_bte.f_select(1, hidden_bte.size3()?.1 - 1)?;
@@ -135,7 +161,11 @@ fn next(model: &Transformer, ids_bt: &Tensor, cache: &mut Cache) -> Result<Tenso
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     // A clock may stand still over a tiny model; absent in no run.
-    values.get(values.len() / 2).copied().unwrap_or_default().max(1e-9)
+    values
+        .get(values.len() / 2)
+        .copied()
+        .unwrap_or_default()
+        .max(1e-9)
 }
 
 #[cfg(test)]
@@ -144,7 +174,11 @@ mod tests {
 
     #[test]
     fn what_is_asked_fits_the_positions() {
-        let asked = |prompt_tokens, new_tokens| Throughput { prompt_tokens, new_tokens, ..Throughput::default() };
+        let asked = |prompt_tokens, new_tokens| Throughput {
+            prompt_tokens,
+            new_tokens,
+            ..Throughput::default()
+        };
         assert_eq!(asked(128, 64).fitted(512).unwrap(), (128, 64));
         assert_eq!(asked(449, 64).fitted(512).unwrap(), (449, 64));
         assert_eq!(asked(128, 64).fitted(64).unwrap(), (32, 33));

@@ -1,4 +1,5 @@
-//! WikiText's pages stand apart at every mark; as running text they are what a tokenizer of today expects.
+//! WikiText's pages stand apart at every mark; as running text they are what a tokenizer of today
+//! expects.
 
 use minitron_core::error::{Error, Result};
 use regex::Regex;
@@ -56,7 +57,8 @@ mod tests {
     #[test]
     fn marks_stand_where_running_text_has_them() {
         let page = " = Lobster = \n It ( the crab 's kin ) weighs 6 @.@ 2 kg , \" often \" . = = Size = = \n 20 ° wide";
-        let expected = " = Lobster =\nIt (the crab's kin) weighs 6.2 kg, \"often\". == Size ==\n20°wide";
+        let expected =
+            " = Lobster =\nIt (the crab's kin) weighs 6.2 kg, \"often\". == Size ==\n20°wide";
         assert_eq!(running(page).unwrap(), expected);
     }
 }

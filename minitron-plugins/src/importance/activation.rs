@@ -10,9 +10,10 @@ use super::check_len;
 
 /// Size of a unit's activations over the calibration windows (arXiv 2407.14679, section 2.2).
 ///
-/// Per token: |activation| of a neuron (the input of the second projection, or with `site=pre` the pre-activation), the
-/// L2 norm over `head_dim` of a head's output (of a key/value head: over all its queries'), and a residual channel as attention and the MLP read it. `seq` reduces
-/// the tokens of each window, `batch` the windows; a residual channel's score is the sum over all its norms.
+/// Per token: |activation| of a neuron (the input of the second projection, or with `site=pre` the
+/// pre-activation), the L2 norm over `head_dim` of a head's output (of a key/value head: over all
+/// its queries'), and a residual channel as attention and the MLP read it. `seq` reduces the tokens
+/// of each window, `batch` the windows; a residual channel's score is the sum over all its norms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Activation {
@@ -36,7 +37,11 @@ pub enum NeuronSite {
 
 impl Default for Activation {
     fn default() -> Self {
-        Activation { batch: SequenceStat::L2, seq: SequenceStat::Mean, site: NeuronSite::Post }
+        Activation {
+            batch: SequenceStat::L2,
+            seq: SequenceStat::Mean,
+            site: NeuronSite::Post,
+        }
     }
 }
 
@@ -72,9 +77,13 @@ impl Importance for Activation {
 /// Where the units of a group are read; nowhere where activations say nothing of them.
 pub(super) fn sites(group: &PruneGroup, before_activation: bool) -> Vec<Site> {
     let before = |site: &Site| match *site {
-        Site::Inside { at, port: Port::NEURONS } if before_activation => {
-            Site::Inside { at, port: Port::PRE_ACTIVATION }
-        }
+        Site::Inside {
+            at,
+            port: Port::NEURONS,
+        } if before_activation => Site::Inside {
+            at,
+            port: Port::PRE_ACTIVATION,
+        },
         other => other,
     };
     group.sites.iter().map(before).collect()
@@ -94,9 +103,22 @@ impl Scorer for ActivationScorer {
     fn observe(&mut self, observation: &Observation) -> Result<()> {
         let seen = observation.activations()?;
         let stat_bu = seen.per_window(self.metric.seq, self.block)?;
-        let unasked = || Error::Internal(format!("a scorer was shown {:?}, which it did not ask for", seen.site));
-        let place = self.sites.iter().position(|site| *site == seen.site).ok_or_else(unasked)?;
-        let moments_u = self.moments.chunks_mut(self.n_units.max(1)).nth(place).ok_or_else(unasked)?;
+        let unasked = || {
+            Error::Internal(format!(
+                "a scorer was shown {:?}, which it did not ask for",
+                seen.site
+            ))
+        };
+        let place = self
+            .sites
+            .iter()
+            .position(|site| *site == seen.site)
+            .ok_or_else(unasked)?;
+        let moments_u = self
+            .moments
+            .chunks_mut(self.n_units.max(1))
+            .nth(place)
+            .ok_or_else(unasked)?;
         for stat_u in stat_bu.chunks(self.n_units.max(1)) {
             for (moment, &value) in moments_u.iter_mut().zip(stat_u) {
                 moment.add(value);
@@ -106,14 +128,23 @@ impl Scorer for ActivationScorer {
     }
 
     fn state(&self) -> Vec<f64> {
-        self.moments.iter().flat_map(|m| [m.n, m.mean, m.m2, m.sum_abs, m.sum_squares]).collect()
+        self.moments
+            .iter()
+            .flat_map(|m| [m.n, m.mean, m.m2, m.sum_abs, m.sum_squares])
+            .collect()
     }
 
     fn merge(&mut self, state: &[f64]) -> Result<()> {
         check_len(state, 5 * self.moments.len())?;
         for (ours, theirs) in self.moments.iter_mut().zip(state.chunks_exact(5)) {
             if let [n, mean, m2, sum_abs, sum_squares] = *theirs {
-                ours.merge(&Moments { n, mean, m2, sum_abs, sum_squares });
+                ours.merge(&Moments {
+                    n,
+                    mean,
+                    m2,
+                    sum_abs,
+                    sum_squares,
+                });
             }
         }
         Ok(())

@@ -8,9 +8,10 @@ use tch::{Kind, Tensor};
 
 use super::runs::{RunScorer, Seen, both_ends, ends_of};
 
-/// How much a layer, or a contiguous run of `span` layers, turns the residual stream: 1 − mean over windows and tokens of
-/// cos(before, after) (arXiv 2407.14679, section 2.2; arXiv 2408.11796 for runs). The cosine is taken in f64, since near 1
-/// its complement would lose all digits. With a span above 1 a layer's score is that of the cheapest run that holds it.
+/// How much a layer, or a contiguous run of `span` layers, turns the residual stream: 1 − mean over
+/// windows and tokens of cos(before, after) (arXiv 2407.14679, section 2.2; arXiv 2408.11796 for
+/// runs). The cosine is taken in f64, since near 1 its complement would lose all digits. With a
+/// span above 1 a layer's score is that of the cheapest run that holds it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlockInfluence {
@@ -42,13 +43,22 @@ impl Importance for BlockInfluence {
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        RunScorer::boxed("block_influence", self.span, group, cosines, |cosine| 1.0 - cosine)
+        RunScorer::boxed("block_influence", self.span, group, cosines, |cosine| {
+            1.0 - cosine
+        })
     }
 }
 
 fn cosines(observation: &Observation) -> Result<Seen> {
     let (first, before_btc, after_btc) = ends_of(observation)?;
-    let (x, y) = (before_btc.f_to_kind(Kind::Double)?, after_btc.f_to_kind(Kind::Double)?);
+    let (x, y) = (
+        before_btc.f_to_kind(Kind::Double)?,
+        after_btc.f_to_kind(Kind::Double)?,
+    );
     let cosine_bt = Tensor::f_cosine_similarity(&x, &y, -1, EPS)?;
-    Ok((first, cosine_bt.f_sum(Kind::Double)?.f_double_value(&[])?, cosine_bt.numel() as f64))
+    Ok((
+        first,
+        cosine_bt.f_sum(Kind::Double)?.f_double_value(&[])?,
+        cosine_bt.numel() as f64,
+    ))
 }

@@ -1,4 +1,5 @@
-//! Activations of channels beside the weights that read them: what Wanda- and FLAP-like metrics share.
+//! Activations of channels beside the weights that read them: what Wanda- and FLAP-like metrics
+//! share.
 
 use minitron_core::calibrate::{Observation, Site};
 use minitron_core::contract::{Need, Scorer};
@@ -26,7 +27,11 @@ pub(super) struct Channel {
 pub(super) fn need(group: &PruneGroup) -> Option<Need> {
     // Residual channels are read in every layer, each time by several projections.
     let is_read_once = group.layer.is_some();
-    let sites: Vec<Site> = if is_read_once { sites(group, false) } else { Vec::new() };
+    let sites: Vec<Site> = if is_read_once {
+        sites(group, false)
+    } else {
+        Vec::new()
+    };
     (!sites.is_empty()).then_some(Need::SitesAndWeights(sites))
 }
 
@@ -52,7 +57,14 @@ impl ChannelScorer {
     ) -> Box<dyn Scorer> {
         let n_channels = group.n_units * group.block;
         let (sums, weights) = (vec![0.0; 2 * n_channels], vec![0.0; n_channels]);
-        Box::new(ChannelScorer { term, value, block: group.block, n_tokens: 0.0, sums, weights })
+        Box::new(ChannelScorer {
+            term,
+            value,
+            block: group.block,
+            n_tokens: 0.0,
+            sums,
+            weights,
+        })
     }
 }
 
@@ -66,17 +78,35 @@ impl Scorer for ChannelScorer {
             let term_urk = (self.term)(&seen.weight_ui.f_reshape([n_units, -1, block])?)?;
             let of_channels = term_urk.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
             let channels = seen.units.start * self.block..seen.units.end * self.block;
-            let weights = self.weights.get_mut(channels).present("the channels of a weight")?;
-            return add_sums(weights, &Vec::<f64>::try_from(of_channels.f_reshape([-1])?)?);
+            let weights = self
+                .weights
+                .get_mut(channels)
+                .present("the channels of a weight")?;
+            return add_sums(
+                weights,
+                &Vec::<f64>::try_from(of_channels.f_reshape([-1])?)?,
+            );
         }
         let x_btc = observation.activations()?.x_btc;
         let x_nc = x_btc
-            .f_reshape([-1, x_btc.size().last().copied().present("channels of activations")?])?
+            .f_reshape([
+                -1,
+                x_btc
+                    .size()
+                    .last()
+                    .copied()
+                    .present("channels of activations")?,
+            ])?
             .f_to_kind(Kind::Double)?;
         let sum_c = x_nc.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?;
-        let squares_c = x_nc.f_square()?.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?;
+        let squares_c =
+            x_nc.f_square()?
+                .f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?;
         self.n_tokens += x_nc.size2()?.0 as f64;
-        add_sums(&mut self.sums, &Vec::<f64>::try_from(Tensor::f_cat(&[sum_c, squares_c], 0)?)?)
+        add_sums(
+            &mut self.sums,
+            &Vec::<f64>::try_from(Tensor::f_cat(&[sum_c, squares_c], 0)?)?,
+        )
     }
 
     fn state(&self) -> Vec<f64> {
@@ -98,8 +128,18 @@ impl Scorer for ChannelScorer {
         let (sums, squares) = self.sums.split_at(self.weights.len());
         let channels = sums.iter().zip(squares).zip(&self.weights);
         let values: Vec<f64> = channels
-            .map(|((&sum, &sum_squares), &weight)| (self.value)(Channel { n: self.n_tokens, sum, sum_squares, weight }))
+            .map(|((&sum, &sum_squares), &weight)| {
+                (self.value)(Channel {
+                    n: self.n_tokens,
+                    sum,
+                    sum_squares,
+                    weight,
+                })
+            })
             .collect();
-        Ok(values.chunks(self.block.max(1)).map(|of_unit| of_unit.iter().sum::<f64>() as f32).collect())
+        Ok(values
+            .chunks(self.block.max(1))
+            .map(|of_unit| of_unit.iter().sum::<f64>() as f32)
+            .collect())
     }
 }

@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::channels::{self, ChannelScorer};
 
-/// What a bias cannot make up for when a unit goes: Σ over its channels c of Var(x_c) · ‖W_·c‖², the variance over all
-/// calibration tokens, W the projection that reads them. A channel that hardly changes is replaced by its mean, so this goes
-/// with the reconstruction `bias_compensation`. Neurons and heads only.
+/// What a bias cannot make up for when a unit goes: Σ over its channels c of Var(x_c) · ‖W_·c‖²,
+/// the variance over all calibration tokens, W the projection that reads them. A channel that
+/// hardly changes is replaced by its mean, so this goes with the reconstruction
+/// `bias_compensation`. Neurons and heads only.
 ///
-/// FLAP (arXiv 2312.11983), "weighted input feature variance". Where it lets layers have different widths by standardising
-/// scores over all of them, a Hugging Face config has one width, so units are ranked inside their layer.
+/// FLAP (arXiv 2312.11983), "weighted input feature variance". Where it lets layers have different
+/// widths by standardising scores over all of them, a Hugging Face config has one width, so units
+/// are ranked inside their layer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fluctuation {}

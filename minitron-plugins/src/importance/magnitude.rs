@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::weights::WeightScorer;
 
-/// Size of a unit's weights over its coupled group: every row and column that goes when the unit goes (gate, up and down of
-/// a neuron; query and output projection of a head; all of a layer). No text is needed.
+/// Size of a unit's weights over its coupled group: every row and column that goes when the unit
+/// goes (gate, up and down of a neuron; query and output projection of a head; all of a layer). No
+/// text is needed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Magnitude {
@@ -27,7 +28,9 @@ pub enum WeightNorm {
 
 impl Default for Magnitude {
     fn default() -> Self {
-        Magnitude { norm: WeightNorm::L2 }
+        Magnitude {
+            norm: WeightNorm::L2,
+        }
     }
 }
 
@@ -47,8 +50,12 @@ impl Importance for Magnitude {
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
         Ok(match self.norm {
-            WeightNorm::L1 => WeightScorer::boxed(group, |seen| Ok(seen.weight_ui.f_abs()?), |sum| sum),
-            WeightNorm::L2 => WeightScorer::boxed(group, |seen| Ok(seen.weight_ui.f_square()?), f64::sqrt),
+            WeightNorm::L1 => {
+                WeightScorer::boxed(group, |seen| Ok(seen.weight_ui.f_abs()?), |sum| sum)
+            }
+            WeightNorm::L2 => {
+                WeightScorer::boxed(group, |seen| Ok(seen.weight_ui.f_square()?), f64::sqrt)
+            }
         })
     }
 }

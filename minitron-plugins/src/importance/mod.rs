@@ -22,12 +22,17 @@ fn check_len(state: &[f64], expected: usize) -> Result<()> {
     if state.len() == expected {
         return Ok(());
     }
-    Err(Error::Internal(format!("a scorer's state of {} numbers, expected {expected}: of another metric", state.len())))
+    Err(Error::Internal(format!(
+        "a scorer's state of {} numbers, expected {expected}: of another metric",
+        state.len()
+    )))
 }
 
 /// Adds a state of sums to ours.
 fn add_sums(sums: &mut [f64], state: &[f64]) -> Result<()> {
     check_len(state, sums.len())?;
-    sums.iter_mut().zip(state).for_each(|(ours, theirs)| *ours += theirs);
+    sums.iter_mut()
+        .zip(state)
+        .for_each(|(ours, theirs)| *ours += theirs);
     Ok(())
 }

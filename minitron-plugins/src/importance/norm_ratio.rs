@@ -8,9 +8,10 @@ use tch::{Kind, Tensor};
 
 use super::runs::{RunScorer, Seen, both_ends, ends_of};
 
-/// How much a layer, or a contiguous run of `span` layers, makes the residual stream grow: the mean over windows and tokens
-/// of ‖after‖₂ / ‖before‖₂, in f64 (Ministral 3, arXiv 2601.08584). Layers that add little go first. With a span above 1 a
-/// layer's score is that of the cheapest run that holds it.
+/// How much a layer, or a contiguous run of `span` layers, makes the residual stream grow: the mean
+/// over windows and tokens of ‖after‖₂ / ‖before‖₂, in f64 (Ministral 3, arXiv 2601.08584). Layers
+/// that add little go first. With a span above 1 a layer's score is that of the cheapest run that
+/// holds it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NormRatio {
@@ -50,10 +51,16 @@ fn ratios(observation: &Observation) -> Result<Seen> {
     let (first, before_btc, after_btc) = ends_of(observation)?;
     let norm = |x_btc: &Tensor| -> Result<Tensor> {
         let squares = x_btc.f_to_kind(Kind::Double)?.f_square()?;
-        Ok(squares.f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Double)?.f_sqrt()?)
+        Ok(squares
+            .f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Double)?
+            .f_sqrt()?)
     };
     let ratio_bt = norm(after_btc)?.f_div(&norm(before_btc)?.f_clamp_min(EPS)?)?;
-    Ok((first, ratio_bt.f_sum(Kind::Double)?.f_double_value(&[])?, ratio_bt.numel() as f64))
+    Ok((
+        first,
+        ratio_bt.f_sum(Kind::Double)?.f_double_value(&[])?,
+        ratio_bt.numel() as f64,
+    ))
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ use tch::Kind;
 use super::runs::{RunScorer, Seen};
 use crate::losses::cross_entropy::negative_log_likelihood;
 
-/// Loss on the calibration text with one layer, or a contiguous run of `span` layers, removed (arXiv 2407.14679, section
-/// 2.2): mean negative log-likelihood in nats, the logarithm of the perplexity, so the order is the same. What comes before
-/// the removed layers is computed once for all. With a span above 1 a layer's score is that of the cheapest run that holds
-/// it.
+/// Loss on the calibration text with one layer, or a contiguous run of `span` layers, removed
+/// (arXiv 2407.14679, section 2.2): mean negative log-likelihood in nats, the logarithm of the
+/// perplexity, so the order is the same. What comes before the removed layers is computed once for
+/// all. With a span above 1 a layer's score is that of the cheapest run that holds it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Perplexity {
@@ -48,5 +48,9 @@ impl Importance for Perplexity {
 fn losses(observation: &Observation) -> Result<Seen> {
     let seen = observation.ablated()?;
     let loss_n = negative_log_likelihood(seen.logits_nv, seen.labels_n)?;
-    Ok((seen.layers.start, loss_n.f_sum(Kind::Double)?.f_double_value(&[])?, loss_n.numel() as f64))
+    Ok((
+        seen.layers.start,
+        loss_n.f_sum(Kind::Double)?.f_double_value(&[])?,
+        loss_n.numel() as f64,
+    ))
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::check_len;
 
-/// Scores uniform in [0, 1), a function of `seed` and the dim's name alone: what any other metric must beat.
+/// Scores uniform in [0, 1), a function of `seed` and the dim's name alone: what any other metric
+/// must beat.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Random {
@@ -33,8 +34,12 @@ impl Importance for Random {
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
         let digest = digest::of_text(&format!("{}/{}", self.seed, group.dim));
-        let seed = u64::from_str_radix(digest.get(..16).present("half of a digest")?, 16).unwrap_or(self.seed);
-        Ok(Box::new(RandomScorer { seed, n_units: group.n_units }))
+        let seed = u64::from_str_radix(digest.get(..16).present("half of a digest")?, 16)
+            .unwrap_or(self.seed);
+        Ok(Box::new(RandomScorer {
+            seed,
+            n_units: group.n_units,
+        }))
     }
 }
 

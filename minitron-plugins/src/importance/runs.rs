@@ -23,7 +23,8 @@ pub(super) fn both_ends(group: &PruneGroup, span: usize) -> Option<Need> {
     (group.kind() == DEPTH).then(|| Need::Sites(sites.collect()))
 }
 
-/// The residual stream that enters the run which was seen, [B, T, E], and the one that leaves it, with the run's first layer.
+/// The residual stream that enters the run which was seen, [B, T, E], and the one that leaves it,
+/// with the run's first layer.
 ///
 /// # Errors
 /// `Internal` for anything but both ends of a run.
@@ -31,17 +32,23 @@ pub(super) fn ends_of<'a>(observation: &'a Observation) -> Result<(usize, &'a Te
     let seen = observation.activations()?;
     match (seen.site, seen.before_btc) {
         (Site::LayerSpan { first, .. }, Some(before_btc)) => Ok((first, before_btc, seen.x_btc)),
-        (site, _) => Err(Error::Internal(format!("a metric of runs of layers was shown {site:?}"))),
+        (site, _) => Err(Error::Internal(format!(
+            "a metric of runs of layers was shown {site:?}"
+        ))),
     }
 }
 
 /// A score per layer from one per run: that of the cheapest run which holds the layer.
 ///
-/// The layers of the cheapest run are then the lowest of all, so that a plan which removes `span` layers removes that run.
+/// The layers of the cheapest run are then the lowest of all, so that a plan which removes `span`
+/// layers removes that run.
 pub(super) fn cover(by_start: &[f64], span: usize, n_layers: usize) -> Vec<f32> {
     let cheapest = |layer: usize| {
         let holding = (layer + 1).saturating_sub(span)..=layer;
-        holding.filter_map(|start| by_start.get(start)).copied().fold(f64::INFINITY, f64::min)
+        holding
+            .filter_map(|start| by_start.get(start))
+            .copied()
+            .fold(f64::INFINITY, f64::min)
     };
     (0..n_layers).map(|layer| cheapest(layer) as f32).collect()
 }
@@ -75,11 +82,18 @@ impl RunScorer {
     ) -> Result<Box<dyn Scorer>> {
         if !(1..group.n_units.max(2)).contains(&span) {
             let (n, most) = (group.n_units, group.n_units.saturating_sub(1));
-            let message = format!("{tag}: span: expected 1 to {most} of the model's {n} layers, got {span}");
+            let message =
+                format!("{tag}: span: expected 1 to {most} of the model's {n} layers, got {span}");
             return Err(Error::Recipe(message));
         }
         let sums = vec![0.0; 2 * starts(group, span).len()];
-        Ok(Box::new(RunScorer { span, n_layers: group.n_units, see, value, sums }))
+        Ok(Box::new(RunScorer {
+            span,
+            n_layers: group.n_units,
+            see,
+            value,
+            sums,
+        }))
     }
 }
 
@@ -102,7 +116,10 @@ impl Scorer for RunScorer {
     }
 
     fn finish(&self) -> Result<Vec<f32>> {
-        let means = self.sums.chunks_exact(2).map(|pair| (self.value)(pair[0] / pair[1].max(1.0)));
+        let means = self
+            .sums
+            .chunks_exact(2)
+            .map(|pair| (self.value)(pair[0] / pair[1].max(1.0)));
         Ok(cover(&means.collect::<Vec<_>>(), self.span, self.n_layers))
     }
 }
@@ -114,7 +131,10 @@ mod tests {
     #[test]
     fn the_cheapest_run_has_the_lowest_layers() {
         // Runs of two among five layers; 2..4 costs least.
-        assert_eq!(cover(&[5.0, 3.0, 1.0, 4.0], 2, 5), [5.0, 3.0, 1.0, 1.0, 4.0]);
+        assert_eq!(
+            cover(&[5.0, 3.0, 1.0, 4.0], 2, 5),
+            [5.0, 3.0, 1.0, 1.0, 4.0]
+        );
         assert_eq!(cover(&[2.0, 1.0, 3.0], 1, 3), [2.0, 1.0, 3.0]);
     }
 }

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::runs::{RunScorer, Seen};
 use crate::evaluators::multiple_choice::MultipleChoice;
 
-/// Multiple-choice accuracy with one layer, or a contiguous run of `span` layers, removed: the follow-up's criterion for
-/// depth (arXiv 2408.11796, on Winogrande), on any task file. The score is 1 − accuracy, so that layers whose loss hurts
-/// most stay; with a span above 1 a layer's score is that of the cheapest run that holds it.
+/// Multiple-choice accuracy with one layer, or a contiguous run of `span` layers, removed: the
+/// follow-up's criterion for depth (arXiv 2408.11796, on Winogrande), on any task file. The score
+/// is 1 − accuracy, so that layers whose loss hurts most stay; with a span above 1 a layer's score
+/// is that of the cheapest run that holds it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskAccuracy {
@@ -28,7 +29,12 @@ pub struct TaskAccuracy {
 
 impl Default for TaskAccuracy {
     fn default() -> Self {
-        TaskAccuracy { path: PathBuf::new(), span: 1, normed: false, questions: 0 }
+        TaskAccuracy {
+            path: PathBuf::new(),
+            span: 1,
+            normed: false,
+            questions: 0,
+        }
     }
 }
 
@@ -55,7 +61,9 @@ impl Importance for TaskAccuracy {
     }
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        RunScorer::boxed("task_accuracy", self.span, group, accuracy, |accuracy| 1.0 - accuracy)
+        RunScorer::boxed("task_accuracy", self.span, group, accuracy, |accuracy| {
+            1.0 - accuracy
+        })
     }
 }
 

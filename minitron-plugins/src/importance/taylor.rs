@@ -11,8 +11,9 @@ use tch::Tensor;
 use super::weights::WeightScorer;
 use crate::losses::cross_entropy::CrossEntropy;
 
-/// How much the loss would change, to first order, without the unit: g · w over the weights of its coupled group, g the
-/// gradient of the mean cross entropy over all calibration windows (arXiv 1906.10771; LLM-Pruner, arXiv 2305.11627).
+/// How much the loss would change, to first order, without the unit: g · w over the weights of its
+/// coupled group, g the gradient of the mean cross entropy over all calibration windows (arXiv
+/// 1906.10771; LLM-Pruner, arXiv 2305.11627).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Taylor {
@@ -32,7 +33,9 @@ pub enum TaylorTerm {
 
 impl Default for Taylor {
     fn default() -> Self {
-        Taylor { per: TaylorTerm::Weight }
+        Taylor {
+            per: TaylorTerm::Weight,
+        }
     }
 }
 
@@ -52,7 +55,9 @@ impl Importance for Taylor {
 
     fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
         Ok(match self.per {
-            TaylorTerm::Weight => WeightScorer::boxed(group, |seen| Ok(products(seen)?.f_abs()?), |sum| sum),
+            TaylorTerm::Weight => {
+                WeightScorer::boxed(group, |seen| Ok(products(seen)?.f_abs()?), |sum| sum)
+            }
             TaylorTerm::Unit => WeightScorer::boxed(group, products, f64::abs),
         })
     }
@@ -60,6 +65,8 @@ impl Importance for Taylor {
 
 /// g·w of every weight.
 fn products(seen: &Weights) -> Result<Tensor> {
-    let gradient_ui = seen.gradient_ui.ok_or_else(|| Error::Internal("taylor was shown no gradient".into()))?;
+    let gradient_ui = seen
+        .gradient_ui
+        .ok_or_else(|| Error::Internal("taylor was shown no gradient".into()))?;
     Ok(seen.weight_ui.f_mul(gradient_ui)?)
 }

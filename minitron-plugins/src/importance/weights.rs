@@ -18,17 +18,32 @@ pub(super) struct WeightScorer {
 }
 
 impl WeightScorer {
-    pub fn boxed(group: &PruneGroup, terms: fn(&Weights) -> Result<Tensor>, value: fn(f64) -> f64) -> Box<dyn Scorer> {
-        Box::new(WeightScorer { terms, value, sums: vec![0.0; group.n_units] })
+    pub fn boxed(
+        group: &PruneGroup,
+        terms: fn(&Weights) -> Result<Tensor>,
+        value: fn(f64) -> f64,
+    ) -> Box<dyn Scorer> {
+        Box::new(WeightScorer {
+            terms,
+            value,
+            sums: vec![0.0; group.n_units],
+        })
     }
 }
 
 impl Scorer for WeightScorer {
     fn observe(&mut self, observation: &Observation) -> Result<()> {
         let seen = observation.weights()?;
-        let of_units = (self.terms)(seen)?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
-        let sums_u = self.sums.get_mut(seen.units.clone()).present("the units of a weight")?;
-        sums_u.iter_mut().zip(Vec::<f64>::try_from(&of_units)?).for_each(|(sum, value)| *sum += value);
+        let of_units =
+            (self.terms)(seen)?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
+        let sums_u = self
+            .sums
+            .get_mut(seen.units.clone())
+            .present("the units of a weight")?;
+        sums_u
+            .iter_mut()
+            .zip(Vec::<f64>::try_from(&of_units)?)
+            .for_each(|(sum, value)| *sum += value);
         Ok(())
     }
 
@@ -41,6 +56,10 @@ impl Scorer for WeightScorer {
     }
 
     fn finish(&self) -> Result<Vec<f32>> {
-        Ok(self.sums.iter().map(|&sum| (self.value)(sum) as f32).collect())
+        Ok(self
+            .sums
+            .iter()
+            .map(|&sum| (self.value)(sum) as f32)
+            .collect())
     }
 }

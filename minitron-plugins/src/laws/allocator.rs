@@ -21,7 +21,9 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
         }
     }
     match n_tried {
-        0 => Ok(format!("{UNTRIED} it has parameters that a tiny model meets: {unmet}")),
+        0 => Ok(format!(
+            "{UNTRIED} it has parameters that a tiny model meets: {unmet}"
+        )),
         _ => Ok("legal plans, the same twice".into()),
     }
 }
@@ -31,16 +33,27 @@ fn on(trial: &Trial, sample: &Sample) -> Result<()> {
     let (space, spec) = (sample.space(trial.registry)?, &sample.spec);
     let rankings = random_rankings(&sample.groups(trial.registry)?, 3)?;
     let plans = allocator.allocate(&space, &rankings, spec)?;
-    trial.ensure(!plans.is_empty(), "it gives no plan: expected at least one, or an error that says why")?;
+    trial.ensure(
+        !plans.is_empty(),
+        "it gives no plan: expected at least one, or an error that says why",
+    )?;
     for plan in &plans {
         let checked = plan.clone().checked(&space, spec);
-        let checked = checked.map_err(|error: Error| trial.broken(format!("an illegal plan: {error}")))?;
-        trial.ensure(checked == *plan, format!("a plan leaves dims out: it has {}", dims(plan)))?;
+        let checked =
+            checked.map_err(|error: Error| trial.broken(format!("an illegal plan: {error}")))?;
+        trial.ensure(
+            checked == *plan,
+            format!("a plan leaves dims out: it has {}", dims(plan)),
+        )?;
     }
     let again = allocator.allocate(&space, &rankings, spec)?;
     trial.ensure(again == plans, "asked twice, it gives two answers")
 }
 
 fn dims(plan: &Plan) -> String {
-    plan.kept.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+    plan.kept
+        .keys()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
 }

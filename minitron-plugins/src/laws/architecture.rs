@@ -1,4 +1,5 @@
-//! The spec declares every weight with the sides that it is stored with, and is a function of its argument alone.
+//! The spec declares every weight with the sides that it is stored with, and is a function of its
+//! argument alone.
 
 use std::sync::Arc;
 
@@ -15,7 +16,9 @@ use serde_json::Value;
 use tch::Tensor;
 
 use super::numbers::{is_finite, relative};
-use super::samples::{config_of, described, half_of_all, halves, linked_axes, outputs, random_rankings};
+use super::samples::{
+    config_of, described, half_of_all, halves, linked_axes, outputs, random_rankings,
+};
 use super::units::{reorder, reordered};
 use super::{Sample, Trial, UNTRIED, of_inputs, random_weights, sample_config};
 
@@ -54,38 +57,79 @@ pub fn check(trial: &Trial, config: &Value) -> Result<String> {
 
 /// No other family takes its configs, nor does it take theirs.
 fn alone(trial: &Trial, family: &dyn Architecture, config: &Config) -> Result<()> {
-    for other in trial.registry.of_kind(Kind::Architecture).filter(|other| other.tag != trial.plugin.tag) {
+    for other in trial
+        .registry
+        .of_kind(Kind::Architecture)
+        .filter(|other| other.tag != trial.plugin.tag)
+    {
         let theirs = config_of(&sample_config(other.tag))?;
-        let message = format!("it recognises a config of `{}`: ask for its own model_type alone", other.tag);
+        let message = format!(
+            "it recognises a config of `{}`: ask for its own model_type alone",
+            other.tag
+        );
         trial.ensure(!family.recognises(&theirs), message)?;
-        let taken = trial.registry.build::<dyn Architecture>(&PluginSpec::bare(other.tag))?.recognises(config);
+        let taken = trial
+            .registry
+            .build::<dyn Architecture>(&PluginSpec::bare(other.tag))?
+            .recognises(config);
         let both = taken && family.recognises(config);
-        trial.ensure(!both, format!("`{}` of {} recognises its config, too", other.tag, other.origin))?;
+        trial.ensure(
+            !both,
+            format!(
+                "`{}` of {} recognises its config, too",
+                other.tag, other.origin
+            ),
+        )?;
     }
     Ok(())
 }
 
 fn alike(trial: &Trial, one: &ModelSpec, two: &ModelSpec) -> Result<()> {
     let is_named = one.architecture == trial.plugin.tag;
-    trial.ensure(is_named, format!("its spec is called `{}`: expected its tag", one.architecture))?;
+    trial.ensure(
+        is_named,
+        format!(
+            "its spec is called `{}`: expected its tag",
+            one.architecture
+        ),
+    )?;
     let layers = |spec: &ModelSpec| format!("{:?}", spec.layers);
-    let is_same =
-        (&one.params, &one.dims, &one.options) == (&two.params, &two.dims, &two.options) && layers(one) == layers(two);
+    let is_same = (&one.params, &one.dims, &one.options) == (&two.params, &two.dims, &two.options)
+        && layers(one) == layers(two);
     trial.ensure(is_same, "asked twice, it gives two specs")
 }
 
 fn read_back(trial: &Trial, sample: &Sample) -> Result<()> {
     let Sample { spec, source } = sample;
     let dir = tempfile::tempdir().at_path("a temporary folder")?;
-    write_model(dir.path(), &spec.config, source, None, WriteOptions::default())?;
+    write_model(
+        dir.path(),
+        &spec.config,
+        source,
+        None,
+        WriteOptions::default(),
+    )?;
     let folder = ModelFolder::open(dir.path(), trial.registry)?;
     let unknown = &folder.unknown_tensors;
-    trial.ensure(unknown.is_empty(), format!("read back, it does not know {}", unknown.join(", ")))?;
+    trial.ensure(
+        unknown.is_empty(),
+        format!("read back, it does not know {}", unknown.join(", ")),
+    )?;
     let is_same = folder.spec.params == spec.params;
-    trial.ensure(is_same, "beside the weights, it describes other tensors than from the config alone")?;
+    trial.ensure(
+        is_same,
+        "beside the weights, it describes other tensors than from the config alone",
+    )?;
     for name in source.names() {
-        let is_same = folder.checkpoint.tensors.read(&name)?.f_equal(&source.read(&name)?)?;
-        trial.ensure(is_same, format!("`{name}` is another after it was written and read"))?;
+        let is_same = folder
+            .checkpoint
+            .tensors
+            .read(&name)?
+            .f_equal(&source.read(&name)?)?;
+        trial.ensure(
+            is_same,
+            format!("`{name}` is another after it was written and read"),
+        )?;
     }
     Ok(())
 }
@@ -93,38 +137,58 @@ fn read_back(trial: &Trial, sample: &Sample) -> Result<()> {
 fn units(trial: &Trial, sample: &Sample) -> Result<()> {
     let Sample { spec, source } = sample;
     let whole = outputs(source, spec)?;
-    trial.ensure(is_finite(&whole)?, "the outputs of random weights are not finite")?;
+    trial.ensure(
+        is_finite(&whole)?,
+        "the outputs of random weights are not finite",
+    )?;
     let mut random = SplitMix::new(1);
     // Layers and rope pairs have places of their own.
-    for dim in spec.dims.values().filter(|dim| ![DEPTH, ROPE_PAIRS].contains(&dim.name.as_str())) {
+    for dim in spec
+        .dims
+        .values()
+        .filter(|dim| ![DEPTH, ROPE_PAIRS].contains(&dim.name.as_str()))
+    {
         let moved = reordered(source, spec, &reorder(spec, dim, &mut random)?)?;
         let change = relative(&outputs(&moved, spec)?, &whole)?;
-        let message = format!("`{}` in another order changes the outputs by {change:.1e}, relatively", dim.name);
-        trial.ensure(change <= REORDERED, format!("{message}: some tensor's sides do not say where its units are"))?;
+        let message = format!(
+            "`{}` in another order changes the outputs by {change:.1e}, relatively",
+            dim.name
+        );
+        trial.ensure(
+            change <= REORDERED,
+            format!("{message}: some tensor's sides do not say where its units are"),
+        )?;
     }
     Ok(())
 }
 
-/// In a causal model a token sees those before it alone, and states of those give what all tokens at once give.
+/// In a causal model a token sees those before it alone, and states of those give what all tokens
+/// at once give.
 fn tokens(trial: &Trial, sample: &Sample) -> Result<()> {
     if !sample.spec.options.causal {
         return Ok(());
     }
     let model = sample.load()?;
-    let ids = |last: i64| Tensor::f_from_slice(&[7i64, 3, 11, 5, 2, 13, last, 4]).and_then(|ids| ids.f_view([1, 8]));
+    let ids = |last: i64| {
+        Tensor::f_from_slice(&[7i64, 3, 11, 5, 2, 13, last, 4]).and_then(|ids| ids.f_view([1, 8]))
+    };
     let said = |ids_bt: &Tensor, cache: Option<&mut Cache>| model.hidden(ids_bt, &mut NoTap, cache);
     let ids_bt = ids(9)?;
     let whole_bte = said(&ids_bt, None)?;
     let before = |x_bte: &Tensor| x_bte.f_narrow(1, 0, 6);
     let change = relative(&before(&said(&ids(1)?, None)?)?, &before(&whole_bte)?)?;
-    trial.ensure(change <= REORDERED, format!("a token changes what stands before it by {change:.1e}, relatively"))?;
+    trial.ensure(
+        change <= REORDERED,
+        format!("a token changes what stands before it by {change:.1e}, relatively"),
+    )?;
     let mut cache = Cache::new(&model);
     let mut parts = Vec::new();
     for (start, n) in [(0, 3), (3, 1), (4, 4)] {
         parts.push(said(&ids_bt.f_narrow(1, start, n)?, Some(&mut cache))?);
     }
     let change = relative(&Tensor::f_cat(&parts, 1)?, &whole_bte)?;
-    let message = format!("behind states of earlier tokens, the outputs are {change:.1e} away, relatively");
+    let message =
+        format!("behind states of earlier tokens, the outputs are {change:.1e} away, relatively");
     trial.ensure(change <= REORDERED, message)
 }
 
@@ -143,10 +207,16 @@ fn students(trial: &Trial, sample: &Sample) -> Result<()> {
             let found = student.spec.size(kind);
             // Key/value heads that keep a query head each are no dim of their own.
             let is_read = found == *size || found == 0 && kind == KV_HEADS;
-            trial.ensure(is_read, format!("a student with {size} {kind}: its config says {found}"))?;
+            trial.ensure(
+                is_read,
+                format!("a student with {size} {kind}: its config says {found}"),
+            )?;
         }
         let is_sound = is_finite(&outputs(&student.view, &student.spec)?)?;
-        trial.ensure(is_sound, format!("a student with {sizes:?}: its outputs are not finite"))?;
+        trial.ensure(
+            is_sound,
+            format!("a student with {sizes:?}: its outputs are not finite"),
+        )?;
     }
     Ok(())
 }

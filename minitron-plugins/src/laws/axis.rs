@@ -32,17 +32,28 @@ fn groups(trial: &Trial, sample: &Sample) -> Result<usize> {
     for group in &groups {
         let size = spec.dims.get(&group.dim).map(|dim| dim.size);
         let is_dim = size == Some(group.n_units) && seen.insert(&group.dim);
-        let message = format!("group `{}` of {} units; the model has {size:?}, once", group.dim, group.n_units);
+        let message = format!(
+            "group `{}` of {} units; the model has {size:?}, once",
+            group.dim, group.n_units
+        );
         trial.ensure(is_dim, message)?;
-        let is_even = group.n_parts > 0 && group.n_units.is_multiple_of(group.n_parts) && group.block > 0;
-        let message = format!("group `{}`: {} units in {} parts", group.dim, group.n_units, group.n_parts);
+        let is_even =
+            group.n_parts > 0 && group.n_units.is_multiple_of(group.n_parts) && group.block > 0;
+        let message = format!(
+            "group `{}`: {} units in {} parts",
+            group.dim, group.n_units, group.n_parts
+        );
         trial.ensure(is_even, message)?;
     }
     let space = Space::new(spec, &[axis])?;
     // Where two dims follow each other, shrinking one takes scores of both.
     let mut scored = sample.groups(trial.registry)?;
     scored.extend(
-        groups.iter().filter(|own| !scored.iter().any(|other| other.dim == own.dim)).cloned().collect::<Vec<_>>(),
+        groups
+            .iter()
+            .filter(|own| !scored.iter().any(|other| other.dim == own.dim))
+            .cloned()
+            .collect::<Vec<_>>(),
     );
     let rankings = random_rankings(&scored, 3)?;
     for sizes in halves(&space) {

@@ -14,7 +14,8 @@ const PARQUET: &[u8] = b"PAR1\x15\x00\x15\x1c\x15\x1c,\x15\x04\x15\x00\x15\x06\x
     \x15\x0c\x19\x15\x00\x19\x18\x04text\x15\x00\x16\x04\x16>\x16>&\x08\x00\x00\x16>\x16\x04\x00\x00>\x00\x00\x00PAR1";
 
 /// Version 1, of u16; two sequences of one id, at bytes 0 and 2, a document each.
-const MEGATRON: &[u8] = b"MMIDIDX\0\0\x01\0\0\0\0\0\0\0\x08\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x01\0\0\0\x01\0\0\0\
+const MEGATRON: &[u8] =
+    b"MMIDIDX\0\0\x01\0\0\0\0\0\0\0\x08\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x01\0\0\0\x01\0\0\0\
     \0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0";
 
 /// The ids 1 and 2 as u16.
@@ -23,7 +24,8 @@ const IDS: &[u8] = &[1, 0, 2, 0];
 /// Of a corpus that never ends, so many are read.
 const MAX_ITEMS: usize = 50;
 
-/// Endings and bytes of a small file that a corpus of this ending may read, and of what lies beside it.
+/// Endings and bytes of a small file that a corpus of this ending may read, and of what lies beside
+/// it.
 fn sample(extension: &str) -> &'static [(&'static str, &'static [u8])] {
     match extension {
         "jsonl" => &[("jsonl", b"{\"text\": \"one\"}\n{\"text\": \"two\"}\n")],
@@ -43,23 +45,41 @@ pub fn check(trial: &Trial) -> Result<String> {
     if !trial.lacks_its_file() {
         return documents(trial, trial.spec);
     }
-    let by_path = |path: &Path| trial.spec.clone().with("path", path.to_string_lossy().as_ref());
-    let named = trial.registry.build::<dyn Corpus>(&by_path(&dir.path().join("none")))?.extensions();
-    trial.ensure(!named.is_empty(), "it reads a file and names no ending: no file would select it")?;
+    let by_path = |path: &Path| {
+        trial
+            .spec
+            .clone()
+            .with("path", path.to_string_lossy().as_ref())
+    };
+    let named = trial
+        .registry
+        .build::<dyn Corpus>(&by_path(&dir.path().join("none")))?
+        .extensions();
+    trial.ensure(
+        !named.is_empty(),
+        "it reads a file and names no ending: no file would select it",
+    )?;
     let mut verdicts = Vec::new();
     for extension in named {
         let path = write(dir.path(), extension)?;
         verdicts.push(documents(trial, &by_path(&path))?);
     }
     // Of some endings there is no sample; one that was read is enough.
-    let tried = verdicts.iter().position(|verdict| !verdict.starts_with(UNTRIED)).unwrap_or(0);
+    let tried = verdicts
+        .iter()
+        .position(|verdict| !verdict.starts_with(UNTRIED))
+        .unwrap_or(0);
     Ok(verdicts.swap_remove(tried))
 }
 
 fn write(dir: &Path, extension: &str) -> Result<PathBuf> {
     let path = dir.join(format!("sample.{extension}"));
     for (ending, bytes) in sample(extension) {
-        let path = if ending.is_empty() { path.clone() } else { path.with_extension(ending) };
+        let path = if ending.is_empty() {
+            path.clone()
+        } else {
+            path.with_extension(ending)
+        };
         std::fs::write(&path, bytes).at_path(&path)?;
     }
     Ok(path)
@@ -77,15 +97,29 @@ fn documents(trial: &Trial, spec: &PluginSpec) -> Result<String> {
     };
     for (_, path) in spec.paths() {
         let files = corpus.files();
-        trial.ensure(files.contains(&path), format!("its files lack the one it reads: {files:?}"))?;
-        trial
-            .ensure(files.iter().all(|file| file.exists()), format!("it names files that are not there: {files:?}"))?;
+        trial.ensure(
+            files.contains(&path),
+            format!("its files lack the one it reads: {files:?}"),
+        )?;
+        trial.ensure(
+            files.iter().all(|file| file.exists()),
+            format!("it names files that are not there: {files:?}"),
+        )?;
     }
     trial.ensure(!all.is_empty(), "it gives no document")?;
-    trial.ensure(read(corpus.documents(3))? == all, "asked twice, it gives other documents")?;
-    trial.ensure(read(build()?.documents(3))? == all, "built again, it gives other documents")?;
+    trial.ensure(
+        read(corpus.documents(3))? == all,
+        "asked twice, it gives other documents",
+    )?;
+    trial.ensure(
+        read(build()?.documents(3))? == all,
+        "built again, it gives other documents",
+    )?;
     let is_open = all.len() < MAX_ITEMS && matches!(all.last(), Some(Document::Part(_)));
-    trial.ensure(!is_open, "its last item is a part: expected the end of a document")?;
+    trial.ensure(
+        !is_open,
+        "its last item is a part: expected the end of a document",
+    )?;
     for n_items in 0..=all.len() {
         let mut rest = read(corpus.documents_from(3, n_items as u64))?;
         // An endless one goes on beyond what was read before.
@@ -93,7 +127,10 @@ fn documents(trial: &Trial, spec: &PluginSpec) -> Result<String> {
             rest.truncate(MAX_ITEMS - n_items);
         }
         let is_same = all.get(n_items..) == Some(rest.as_slice());
-        trial.ensure(is_same, format!("after {n_items} items, it goes on with others than those after them"))?;
+        trial.ensure(
+            is_same,
+            format!("after {n_items} items, it goes on with others than those after them"),
+        )?;
     }
     Ok("the same documents twice, and from every item on".into())
 }

@@ -15,7 +15,8 @@ use super::{Sample, Trial, UNTRIED, of_inputs, sample_config};
 /// All words of the sample tokenizer.
 pub(super) const TEXT: &str = "Once upon a time there was dog Mia saw big red ball . sad home day";
 
-/// Tries an evaluator on a tiny model with a teacher, windows, a tokenizer and, where it reads one, a task file.
+/// Tries an evaluator on a tiny model with a teacher, windows, a tokenizer and, where it reads one,
+/// a task file.
 ///
 /// # Errors
 /// `Plugin` with the rule and how it was broken.
@@ -30,7 +31,10 @@ pub fn check(trial: &Trial) -> Result<String> {
         Err(error) => return Ok(untried(&of_inputs(&error).ok_or(error)?)),
     };
     let config = sample_config("llama");
-    let (model, teacher) = (Sample::new(trial.registry, &config, 6)?, Sample::new(trial.registry, &config, 7)?);
+    let (model, teacher) = (
+        Sample::new(trial.registry, &config, 6)?,
+        Sample::new(trial.registry, &config, 7)?,
+    );
     let (model, teacher) = (model.load()?, teacher.load()?);
     let (windows, tokenizer) = (some_windows(7, 12, 8)?, tokenizer(dir.path(), TEXT)?);
     let measure = |batch_size| {
@@ -51,8 +55,18 @@ pub fn check(trial: &Trial) -> Result<String> {
     };
     trial.ensure(!measured.is_empty(), "it measures nothing")?;
     compare(trial, "asked twice", &measured, &measure(8)?)?;
-    compare(trial, "with batches of 3 instead of 8", &measured, &measure(3)?)?;
-    compare(trial, "with batches of 1 instead of 8", &measured, &measure(1)?)?;
+    compare(
+        trial,
+        "with batches of 3 instead of 8",
+        &measured,
+        &measure(3)?,
+    )?;
+    compare(
+        trial,
+        "with batches of 1 instead of 8",
+        &measured,
+        &measure(1)?,
+    )?;
     Ok("finite values, the same twice and whatever the batch size".into())
 }
 
@@ -62,21 +76,41 @@ fn untried(reason: &str) -> String {
 
 fn compare(trial: &Trial, when: &str, one: &Measurements, other: &Measurements) -> Result<()> {
     let is_same = one.keys().collect::<Vec<_>>() == other.keys().collect::<Vec<_>>();
-    trial.ensure(is_same, format!("{when}, it measures other things: {:?}, {:?}", one.keys(), other.keys()))?;
+    trial.ensure(
+        is_same,
+        format!(
+            "{when}, it measures other things: {:?}, {:?}",
+            one.keys(),
+            other.keys()
+        ),
+    )?;
     for ((key, one), other) in one.iter().zip(other.values()) {
-        trial.ensure(one.is_finite(), format!("`{key}` is {one}: expected a finite number"))?;
+        trial.ensure(
+            one.is_finite(),
+            format!("`{key}` is {one}: expected a finite number"),
+        )?;
         // Speeds are no property of the subject.
         let is_time = key.contains("per_second") || key.ends_with("_s");
         let is_close = is_time || (one - other).abs() <= 1e-5 * one.abs();
-        trial.ensure(is_close, format!("{when}, `{key}` is {other} and not {one}"))?;
+        trial.ensure(
+            is_close,
+            format!("{when}, `{key}` is {other} and not {one}"),
+        )?;
     }
     Ok(())
 }
 
 /// A tokenizer of whole words, each a token.
 pub(super) fn tokenizer(dir: &Path, words: &str) -> Result<Tokenizer> {
-    let vocab: BTreeMap<&str, usize> = words.split(' ').enumerate().map(|(id, word)| (word, id + 1)).collect();
-    let mut vocab: BTreeMap<String, usize> = vocab.into_iter().map(|(word, id)| (word.to_owned(), id)).collect();
+    let vocab: BTreeMap<&str, usize> = words
+        .split(' ')
+        .enumerate()
+        .map(|(id, word)| (word, id + 1))
+        .collect();
+    let mut vocab: BTreeMap<String, usize> = vocab
+        .into_iter()
+        .map(|(word, id)| (word.to_owned(), id))
+        .collect();
     vocab.insert("unknown".into(), 0);
     let text = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,

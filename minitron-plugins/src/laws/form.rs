@@ -10,14 +10,18 @@ use super::Trial;
 /// What the engine takes for itself before a plugin sees it.
 const TAKEN: [&str; 4] = ["type", "as", "weight", "alpha"];
 
-/// Checks the descriptor, and that the example is read and written alike, strays refused and every parameter described.
+/// Checks the descriptor, and that the example is read and written alike, strays refused and every
+/// parameter described.
 ///
 /// # Errors
 /// `Plugin` with the rule and how it was broken.
 pub fn check(trial: &Trial) -> Result<()> {
     words(trial)?;
     let example = (trial.plugin.example)();
-    trial.ensure(example.is_object(), "its parameters: expected a struct with named fields")?;
+    trial.ensure(
+        example.is_object(),
+        "its parameters: expected a struct with named fields",
+    )?;
     read_and_written(trial, &example)?;
     parameters(trial, &example)
 }
@@ -25,12 +29,22 @@ pub fn check(trial: &Trial) -> Result<()> {
 fn words(trial: &Trial) -> Result<()> {
     let plugin = trial.plugin;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    let is_snake = plugin.tag.chars().all(plain) && plugin.tag.starts_with(|c: char| c.is_ascii_lowercase());
-    trial.ensure(is_snake && !plugin.tag.contains("__"), "tag: expected snake_case")?;
+    let is_snake =
+        plugin.tag.chars().all(plain) && plugin.tag.starts_with(|c: char| c.is_ascii_lowercase());
+    trial.ensure(
+        is_snake && !plugin.tag.contains("__"),
+        "tag: expected snake_case",
+    )?;
     let is_line = |text: &str| !text.is_empty() && !text.contains('\n');
-    trial.ensure(is_line(plugin.summary) && is_line(plugin.source), "summary, source: expected a line each")?;
+    trial.ensure(
+        is_line(plugin.summary) && is_line(plugin.source),
+        "summary, source: expected a line each",
+    )?;
     let origin = plugin.origin;
-    trial.ensure(origin.contains(' '), format!("origin: expected crate and version, got `{origin}`"))
+    trial.ensure(
+        origin.contains(' '),
+        format!("origin: expected crate and version, got `{origin}`"),
+    )
 }
 
 fn read_and_written(trial: &Trial, example: &Value) -> Result<()> {
@@ -38,26 +52,63 @@ fn read_and_written(trial: &Trial, example: &Value) -> Result<()> {
     tagged["type"] = trial.plugin.tag.into();
     let again = trial.plugin.rewritten(tagged.clone());
     let again = again.map_err(|e| trial.broken(format!("its own example: {e}")))?;
-    trial.ensure(again == tagged, format!("its example is {tagged}, and written again {again}"))?;
+    trial.ensure(
+        again == tagged,
+        format!("its example is {tagged}, and written again {again}"),
+    )?;
     let mut stray = tagged;
     stray["stray_key"] = 1.into();
-    let refusal = trial.plugin.rewritten(stray).err().map(|error| error.to_string()).unwrap_or_default();
+    let refusal = trial
+        .plugin
+        .rewritten(stray)
+        .err()
+        .map(|error| error.to_string())
+        .unwrap_or_default();
     let is_refused = refusal.contains("stray_key");
-    trial.ensure(is_refused, "it takes a parameter that it does not have: add #[serde(deny_unknown_fields)]")
+    trial.ensure(
+        is_refused,
+        "it takes a parameter that it does not have: add #[serde(deny_unknown_fields)]",
+    )
 }
 
 fn parameters(trial: &Trial, example: &Value) -> Result<()> {
     let schema = (trial.plugin.schema)().to_value();
-    let described = schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
-    let (known, keys): (HashSet<&String>, HashSet<&String>) =
-        (described.keys().collect(), example.as_object().into_iter().flat_map(|object| object.keys()).collect());
-    trial.ensure(known == keys, format!("parameters {keys:?}, described {known:?}"))?;
+    let described = schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
+    let (known, keys): (HashSet<&String>, HashSet<&String>) = (
+        described.keys().collect(),
+        example
+            .as_object()
+            .into_iter()
+            .flat_map(|object| object.keys())
+            .collect(),
+    );
+    trial.ensure(
+        known == keys,
+        format!("parameters {keys:?}, described {known:?}"),
+    )?;
     let taken = keys.iter().find(|key| TAKEN.contains(&key.as_str()));
     let name = taken.map(|key| key.as_str()).unwrap_or_default();
-    trial.ensure(taken.is_none(), format!("`{name}` is not for plugins: call the parameter something else"))?;
-    let says = |of: &Value| of.get("description").and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-    trial.ensure(says(&schema), "no description: add a doc comment to the struct")?;
+    trial.ensure(
+        taken.is_none(),
+        format!("`{name}` is not for plugins: call the parameter something else"),
+    )?;
+    let says = |of: &Value| {
+        of.get("description")
+            .and_then(Value::as_str)
+            .is_some_and(|text| !text.is_empty())
+    };
+    trial.ensure(
+        says(&schema),
+        "no description: add a doc comment to the struct",
+    )?;
     let silent = described.iter().find(|(_, of)| !says(of));
     let name = silent.map(|(key, _)| key.as_str()).unwrap_or_default();
-    trial.ensure(silent.is_none(), format!("`{name}` has no description: add a doc comment"))
+    trial.ensure(
+        silent.is_none(),
+        format!("`{name}` has no description: add a doc comment"),
+    )
 }

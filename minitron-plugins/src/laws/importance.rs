@@ -21,14 +21,21 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
     let tokenizer = tokenizer(dir.path(), TEXT)?;
     let (mut n_groups, mut refusal) = (0_usize, String::new());
     for sample in samples {
-        let given = Given { trial, sample, windows: &windows, tokenizer: &tokenizer };
+        let given = Given {
+            trial,
+            sample,
+            windows: &windows,
+            tokenizer: &tokenizer,
+        };
         match given.check() {
             Ok(n) => n_groups += n,
             Err(error) => refusal = of_inputs(&error).ok_or(error)?,
         }
     }
     if n_groups == 0 {
-        return Ok(format!("{UNTRIED} there are groups that it scores; of none here: {refusal}"));
+        return Ok(format!(
+            "{UNTRIED} there are groups that it scores; of none here: {refusal}"
+        ));
     }
     Ok("one finite score per unit, the same twice and whatever the batch size".into())
 }
@@ -43,13 +50,27 @@ struct Given<'a> {
 impl Given<'_> {
     fn check(&self) -> Result<usize> {
         let groups = self.sample.groups(self.trial.registry)?;
-        let (one, again, three) = (self.scores(&groups, 1)?, self.scores(&groups, 1)?, self.scores(&groups, 3)?);
-        self.trial.ensure(one.by_name == again.by_name, "asked twice, it gives two answers")?;
+        let (one, again, three) = (
+            self.scores(&groups, 1)?,
+            self.scores(&groups, 1)?,
+            self.scores(&groups, 3)?,
+        );
+        self.trial.ensure(
+            one.by_name == again.by_name,
+            "asked twice, it gives two answers",
+        )?;
         for (name, scores) in &one.by_name {
-            let others = three.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
+            let others = three
+                .by_name
+                .get(name)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             let differs = |(a, b): (&f32, &f32)| (a - b).abs() > 1e-5 * a.abs().max(b.abs());
             let is_same = scores.len() == others.len() && !scores.iter().zip(others).any(differs);
-            self.trial.ensure(is_same, format!("`{name}` depends on how windows are batched"))?;
+            self.trial.ensure(
+                is_same,
+                format!("`{name}` depends on how windows are batched"),
+            )?;
         }
         Ok(one.by_name.len())
     }
@@ -57,7 +78,10 @@ impl Given<'_> {
     /// The scores, each checked for number and finiteness by the pass.
     fn scores(&self, groups: &[PruneGroup], batch_size: usize) -> Result<Scores> {
         let Sample { spec, source } = self.sample;
-        let metric = Metric { label: self.trial.plugin.tag.to_owned(), importance: self.trial.build()? };
+        let metric = Metric {
+            label: self.trial.plugin.tag.to_owned(),
+            importance: self.trial.build()?,
+        };
         let inputs = ScoreInputs {
             task: self.sample.calibration(self.windows, batch_size)?.task,
             tokenizer: Some(self.tokenizer),

@@ -1,4 +1,5 @@
-//! Row n of a loss on logits depends on row n alone and is finite, differentiable in the student's logits alone.
+//! Row n of a loss on logits depends on row n alone and is finite, differentiable in the student's
+//! logits alone.
 
 use minitron_core::contract::{LogitLoss, TeacherNeed};
 use minitron_core::error::Result;
@@ -19,12 +20,23 @@ const STEP: f64 = 1e-3;
 /// `Plugin` with the rule and how it was broken.
 pub fn check(trial: &Trial) -> Result<String> {
     let loss = trial.build::<dyn LogitLoss>()?;
-    let court = LossTrial { trial, loss: loss.as_ref(), labels_n: Tensor::f_from_slice(&LABELS)? };
+    let court = LossTrial {
+        trial,
+        loss: loss.as_ref(),
+        labels_n: Tensor::f_from_slice(&LABELS)?,
+    };
     let (student_nv, teacher_nv) = (mixed(4)?, mixed(5)?);
     court.by_rows(&student_nv, &teacher_nv)?;
     for seed in 0..4 {
-        let far = |seed| -> Result<Tensor> { Ok(uniform(&[6, VOCAB], 1.0, seed)?.f_sign()?.f_mul_scalar(1e4)?) };
-        let _ = court.finite(&far(seed)?.f_to_kind(Kind::Float)?, &far(seed + 10)?.f_to_kind(Kind::Float)?)?;
+        let far = |seed| -> Result<Tensor> {
+            Ok(uniform(&[6, VOCAB], 1.0, seed)?
+                .f_sign()?
+                .f_mul_scalar(1e4)?)
+        };
+        let _ = court.finite(
+            &far(seed)?.f_to_kind(Kind::Float)?,
+            &far(seed + 10)?.f_to_kind(Kind::Float)?,
+        )?;
     }
     court.gradient()?;
     court.constants()?;
@@ -41,7 +53,9 @@ struct LossTrial<'a> {
 fn mixed(seed: u64) -> Result<Tensor> {
     let sizes: Vec<f64> = (0..6).map(|row| f64::from(row).exp2()).collect();
     let sizes_n1 = Tensor::f_from_slice(&sizes)?.f_view([6, 1])?;
-    Ok(uniform(&[6, VOCAB], 1.0, seed)?.f_mul(&sizes_n1)?.f_to_kind(Kind::Float)?)
+    Ok(uniform(&[6, VOCAB], 1.0, seed)?
+        .f_mul(&sizes_n1)?
+        .f_to_kind(Kind::Float)?)
 }
 
 impl LossTrial<'_> {
@@ -53,15 +67,27 @@ impl LossTrial<'_> {
     fn by_rows(&self, student_nv: &Tensor, teacher_nv: &Tensor) -> Result<()> {
         let loss_n = self.finite(student_nv, teacher_nv)?;
         let again_n = self.rows(student_nv, teacher_nv)?;
-        self.trial.ensure(again_n.f_equal(&loss_n)?, "asked twice, it gives two answers")?;
+        self.trial.ensure(
+            again_n.f_equal(&loss_n)?,
+            "asked twice, it gives two answers",
+        )?;
         let needs_teacher = self.loss.teacher() != TeacherNeed::Nothing;
         for row in 0..6 {
             let one = |x: &Tensor| x.f_narrow(0, row, 1);
-            let teacher = if needs_teacher { Some(one(teacher_nv)?) } else { None };
-            let alone = self.loss.rows(&one(student_nv)?, teacher.as_ref(), &one(&self.labels_n)?)?;
+            let teacher = if needs_teacher {
+                Some(one(teacher_nv)?)
+            } else {
+                None
+            };
+            let alone =
+                self.loss
+                    .rows(&one(student_nv)?, teacher.as_ref(), &one(&self.labels_n)?)?;
             let (alone, among) = (alone.f_double_value(&[0])?, loss_n.f_double_value(&[row])?);
             let is_own = (alone - among).abs() <= 1e-6 * among.abs().max(1.0);
-            self.trial.ensure(is_own, format!("row {row} depends on others: {alone} alone, {among} among them"))?;
+            self.trial.ensure(
+                is_own,
+                format!("row {row} depends on others: {alone} alone, {among} among them"),
+            )?;
         }
         Ok(())
     }
@@ -71,22 +97,41 @@ impl LossTrial<'_> {
         let (student, teacher) = (leaf(student_nv)?, leaf(teacher_nv)?);
         let loss_n = self.rows(&student, &teacher)?;
         let size = loss_n.size();
-        self.trial.ensure(size == [6], format!("expected one loss for each of 6 rows, got {size:?}"))?;
-        self.trial.ensure(loss_n.requires_grad(), "no gradient reaches the student's logits")?;
+        self.trial.ensure(
+            size == [6],
+            format!("expected one loss for each of 6 rows, got {size:?}"),
+        )?;
+        self.trial.ensure(
+            loss_n.requires_grad(),
+            "no gradient reaches the student's logits",
+        )?;
         loss_n.f_sum(Kind::Double)?.f_backward()?;
         let gradient = student.f_grad()?;
-        self.trial.ensure(gradient.defined(), "no gradient reaches the student's logits")?;
+        self.trial.ensure(
+            gradient.defined(),
+            "no gradient reaches the student's logits",
+        )?;
         let is_sound = is_finite(&loss_n)? && is_finite(&gradient)?;
-        self.trial.ensure(is_sound, "it, or its gradient, is not finite for finite logits")?;
-        self.trial.ensure(!teacher.f_grad()?.defined(), "the teacher's logits get a gradient")?;
+        self.trial.ensure(
+            is_sound,
+            "it, or its gradient, is not finite for finite logits",
+        )?;
+        self.trial.ensure(
+            !teacher.f_grad()?.defined(),
+            "the teacher's logits get a gradient",
+        )?;
         Ok(loss_n.f_detach()?)
     }
 
     fn gradient(&self) -> Result<()> {
-        let (student_nv, teacher_nv) = (uniform(&[6, VOCAB], 3.0, 1)?, uniform(&[6, VOCAB], 3.0, 2)?);
+        let (student_nv, teacher_nv) =
+            (uniform(&[6, VOCAB], 3.0, 1)?, uniform(&[6, VOCAB], 3.0, 2)?);
         let value = |x: &Tensor| Ok(self.rows(x, &teacher_nv)?.f_sum(Kind::Double)?);
         let error = gradient_error(&student_nv, STEP, value)?;
-        self.trial.ensure(error <= 1e-2, format!("its gradient is {error:.1e} away from its differences, relatively"))
+        self.trial.ensure(
+            error <= 1e-2,
+            format!("its gradient is {error:.1e} away from its differences, relatively"),
+        )
     }
 
     /// What asks for a distribution sees logits up to a constant.
@@ -94,12 +139,21 @@ impl LossTrial<'_> {
         if !matches!(self.loss.teacher(), TeacherNeed::Distribution { .. }) {
             return Ok(());
         }
-        let (student_nv, teacher_nv) = (uniform(&[6, VOCAB], 3.0, 5)?, uniform(&[6, VOCAB], 3.0, 6)?);
-        let constants_n1 = Tensor::f_from_slice(&[8.0, -20.0, 0.5, 1.0, -1.0, 3.0])?.f_view([6, 1])?;
+        let (student_nv, teacher_nv) =
+            (uniform(&[6, VOCAB], 3.0, 5)?, uniform(&[6, VOCAB], 3.0, 6)?);
+        let constants_n1 =
+            Tensor::f_from_slice(&[8.0, -20.0, 0.5, 1.0, -1.0, 3.0])?.f_view([6, 1])?;
         let plain = self.rows(&student_nv, &teacher_nv)?;
-        let change = relative(&self.rows(&student_nv, &teacher_nv.f_add(&constants_n1)?)?, &plain)?;
-        let message =
-            format!("a constant added to a row of the teacher's logits changes it by {change:.1e}, relatively");
-        self.trial.ensure(change <= 1e-4, format!("{message}; ask for TeacherNeed::Logits"))
+        let change = relative(
+            &self.rows(&student_nv, &teacher_nv.f_add(&constants_n1)?)?,
+            &plain,
+        )?;
+        let message = format!(
+            "a constant added to a row of the teacher's logits changes it by {change:.1e}, relatively"
+        );
+        self.trial.ensure(
+            change <= 1e-4,
+            format!("{message}; ask for TeacherNeed::Logits"),
+        )
     }
 }

@@ -1,5 +1,6 @@
-//! The law of every contract as a function: what `plugins check` asks of an opened library, and what the tests ask of every
-//! plugin. A contract's own doc comment states the law, the file of its name tries it on tiny models.
+//! The law of every contract as a function: what `plugins check` asks of an opened library, and
+//! what the tests ask of every plugin. A contract's own doc comment states the law, the file of its
+//! name tries it on tiny models.
 
 pub mod allocator;
 pub mod architecture;
@@ -50,11 +51,19 @@ impl Trial<'_> {
 
     fn broken(&self, message: impl Into<String>) -> Error {
         let Descriptor { tag, origin, .. } = self.plugin;
-        Error::Plugin { tag: (*tag).to_owned(), origin: (*origin).to_owned(), message: message.into() }
+        Error::Plugin {
+            tag: (*tag).to_owned(),
+            origin: (*origin).to_owned(),
+            message: message.into(),
+        }
     }
 
     fn ensure(&self, holds: bool, message: impl Into<String>) -> Result<()> {
-        if holds { Ok(()) } else { Err(self.broken(message)) }
+        if holds {
+            Ok(())
+        } else {
+            Err(self.broken(message))
+        }
     }
 
     /// Whatever fails on the samples is the plugin's fault, unless another plugin is named.
@@ -67,13 +76,16 @@ impl Trial<'_> {
     }
 }
 
-/// Form and law of one plugin; what was checked. A verdict with [`UNTRIED`] names what the law could not be tried without.
+/// Form and law of one plugin; what was checked. A verdict with [`UNTRIED`] names what the law
+/// could not be tried without.
 ///
 /// # Errors
 /// `Plugin` naming the plugin, the rule and how it was broken.
 pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
     let checked = form::check(trial).and_then(|()| law(trial, samples));
-    checked.map(|law| format!("form, {law}")).map_err(|error| trial.blame(error))
+    checked
+        .map(|law| format!("form, {law}"))
+        .map_err(|error| trial.blame(error))
 }
 
 /// For every plugin that a library brought, what was checked.
@@ -83,9 +95,20 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
 pub fn check_opened(registry: &Registry) -> Result<BTreeMap<String, String>> {
     let samples = samples(registry)?;
     let mut checked = BTreeMap::new();
-    for &plugin in registry.descriptors().iter().filter(|plugin| registry.is_opened(plugin)) {
-        let trial = Trial { registry, plugin, spec: &PluginSpec::bare(plugin.tag) };
-        checked.insert(format!("{}/{}", plugin.kind, plugin.tag), check(&trial, &samples)?);
+    for &plugin in registry
+        .descriptors()
+        .iter()
+        .filter(|plugin| registry.is_opened(plugin))
+    {
+        let trial = Trial {
+            registry,
+            plugin,
+            spec: &PluginSpec::bare(plugin.tag),
+        };
+        checked.insert(
+            format!("{}/{}", plugin.kind, plugin.tag),
+            check(&trial, &samples)?,
+        );
     }
     Ok(checked)
 }
@@ -111,7 +134,9 @@ fn law(trial: &Trial, samples: &[Sample]) -> Result<String> {
 /// What an error says that lies with what a plugin was given, rather than with the plugin.
 fn of_inputs(error: &Error) -> Option<String> {
     match error {
-        Error::Recipe(message) | Error::Plan(message) | Error::Data(message) => Some(message.clone()),
+        Error::Recipe(message) | Error::Plan(message) | Error::Data(message) => {
+            Some(message.clone())
+        }
         Error::Checkpoint { message, .. } => Some(message.clone()),
         Error::Io { .. } => Some(error.to_string()),
         Error::At { source, .. } => of_inputs(source),

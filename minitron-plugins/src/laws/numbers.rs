@@ -7,7 +7,9 @@ use tch::{Kind, Tensor};
 /// Numbers from −size to size in f64.
 pub(super) fn uniform(shape: &[i64], size: f64, seed: u64) -> Result<Tensor> {
     let mut random = SplitMix::new(seed);
-    let values: Vec<f64> = (0..shape.iter().product()).map(|_: i64| size * (2.0 * random.unit() - 1.0)).collect();
+    let values: Vec<f64> = (0..shape.iter().product())
+        .map(|_: i64| size * (2.0 * random.unit() - 1.0))
+        .collect();
     Ok(Tensor::f_from_slice(&values)?.f_view(shape)?)
 }
 
@@ -22,16 +24,25 @@ pub(super) fn is_finite(x: &Tensor) -> Result<bool> {
 
 /// Largest difference, relative to the largest of `b`.
 pub(super) fn relative(a: &Tensor, b: &Tensor) -> Result<f64> {
-    let largest = |x: &Tensor| -> Result<f64> { Ok(x.f_abs()?.f_max()?.f_to_kind(Kind::Double)?.f_double_value(&[])?) };
+    let largest = |x: &Tensor| -> Result<f64> {
+        Ok(x.f_abs()?
+            .f_max()?
+            .f_to_kind(Kind::Double)?
+            .f_double_value(&[])?)
+    };
     Ok(largest(&a.f_sub(b)?)? / largest(b)?.max(f64::MIN_POSITIVE))
 }
 
-/// Largest difference between the gradient of a scalar and its central differences over `step` in f64, relative to the
-/// largest of the gradient.
+/// Largest difference between the gradient of a scalar and its central differences over `step` in
+/// f64, relative to the largest of the gradient.
 ///
 /// # Errors
 /// What `value` gives.
-pub fn gradient_error(x: &Tensor, step: f64, value: impl Fn(&Tensor) -> Result<Tensor>) -> Result<f64> {
+pub fn gradient_error(
+    x: &Tensor,
+    step: f64,
+    value: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<f64> {
     let x = x.f_to_kind(Kind::Double)?;
     let leaf = leaf(&x)?;
     value(&leaf)?.f_backward()?;
@@ -49,5 +60,8 @@ pub fn gradient_error(x: &Tensor, step: f64, value: impl Fn(&Tensor) -> Result<T
         let (above, below) = (value(&x.f_add(&step_at)?)?, value(&x.f_sub(&step_at)?)?);
         differences.push((above.f_double_value(&[])? - below.f_double_value(&[])?) / (2.0 * step));
     }
-    relative(&Tensor::f_from_slice(&differences)?, &gradient.f_reshape([-1i64])?)
+    relative(
+        &Tensor::f_from_slice(&differences)?,
+        &gradient.f_reshape([-1i64])?,
+    )
 }

@@ -24,7 +24,12 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
     let (mut n_treated, mut refusal) = (0_usize, String::new());
     for sample in samples {
         let rankings = random_rankings(&sample.groups(trial.registry)?, 31)?;
-        let ward = Ward { trial, sample, windows: &windows, rankings };
+        let ward = Ward {
+            trial,
+            sample,
+            windows: &windows,
+            rankings,
+        };
         match ward.whole().and_then(|()| ward.pruned()) {
             Ok(()) => n_treated += 1,
             Err(error) => refusal = of_inputs(&error).ok_or(error)?,
@@ -32,7 +37,10 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
     }
     match n_treated {
         0 => Ok(format!("{UNTRIED} a model is one for it: {refusal}")),
-        _ => Ok("a whole student unchanged, a pruned one of the same shapes, finite and the same twice".into()),
+        _ => Ok(
+            "a whole student unchanged, a pruned one of the same shapes, finite and the same twice"
+                .into(),
+        ),
     }
 }
 
@@ -68,8 +76,10 @@ impl Ward<'_> {
     fn whole(&self) -> Result<()> {
         let reconstructed = weights(&self.treated(&Plan::default())?)?;
         let before = weights(&self.editor(&Plan::default())?)?;
-        self.trial
-            .ensure(reconstructed == before, "a student from which nothing was removed has other weights after it")
+        self.trial.ensure(
+            reconstructed == before,
+            "a student from which nothing was removed has other weights after it",
+        )
     }
 
     fn pruned(&self) -> Result<()> {
@@ -78,13 +88,22 @@ impl Ward<'_> {
         let editor = self.treated(&plan)?;
         let student = editor.student()?;
         let unknown = editor.spec().check(&student)?;
-        trial.ensure(unknown.is_empty(), format!("it adds tensors: {}", unknown.join(", ")))?;
+        trial.ensure(
+            unknown.is_empty(),
+            format!("it adds tensors: {}", unknown.join(", ")),
+        )?;
         let reconstructed = weights(&editor)?;
         for (name, tensor) in &reconstructed {
-            trial.ensure(is_finite(tensor)?, format!("`{name}` is not finite after it"))?;
+            trial.ensure(
+                is_finite(tensor)?,
+                format!("`{name}` is not finite after it"),
+            )?;
         }
         let is_sound = is_finite(&outputs(&student, editor.spec())?)?;
-        trial.ensure(is_sound, "the outputs of a reconstructed student are not finite")?;
+        trial.ensure(
+            is_sound,
+            "the outputs of a reconstructed student are not finite",
+        )?;
         let again = weights(&self.treated(&plan)?)?;
         trial.ensure(reconstructed == again, "asked twice, it gives two students")
     }
@@ -92,5 +111,9 @@ impl Ward<'_> {
 
 fn weights(editor: &StudentEditor) -> Result<WeightDigests> {
     let student = editor.student()?;
-    student.names().into_iter().map(|name| Ok((name.clone(), student.read(&name)?))).collect()
+    student
+        .names()
+        .into_iter()
+        .map(|name| Ok((name.clone(), student.read(&name)?)))
+        .collect()
 }

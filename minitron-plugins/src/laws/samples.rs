@@ -48,7 +48,10 @@ impl Sample {
 
     /// The groups of all linked axes. Opened ones may cut the same dims.
     pub(super) fn groups(&self, registry: &Registry) -> Result<Vec<PruneGroup>> {
-        let groups = linked_axes(registry)?.iter().map(|axis| axis.groups(&self.spec)).collect::<Result<Vec<_>>>();
+        let groups = linked_axes(registry)?
+            .iter()
+            .map(|axis| axis.groups(&self.spec))
+            .collect::<Result<Vec<_>>>();
         Ok(groups?.concat())
     }
 
@@ -57,10 +60,19 @@ impl Sample {
     }
 
     /// What a pass over windows takes; an encoder's mask is its last token but one.
-    pub(super) fn calibration<'a>(&self, windows: &'a Windows, batch_size: usize) -> Result<Calibration<'a>> {
+    pub(super) fn calibration<'a>(
+        &self,
+        windows: &'a Windows,
+        batch_size: usize,
+    ) -> Result<Calibration<'a>> {
         let mask = self.spec.options.vocab.checked_sub(2).map(|id| id as u32);
         let task = Some(Task::of(self.spec.options.causal, mask, 0)?);
-        Ok(Calibration { windows, task, batch_size, progress: &Silent })
+        Ok(Calibration {
+            windows,
+            task,
+            batch_size,
+            progress: &Silent,
+        })
     }
 }
 
@@ -69,12 +81,16 @@ impl Sample {
 /// # Errors
 /// What a family says of the config.
 pub fn samples(registry: &Registry) -> Result<Vec<Sample>> {
-    let families = registry.of_kind(Kind::Architecture).filter(|family| !registry.is_opened(family));
-    families.map(|family| Sample::new(registry, &sample_config(family.tag), 1)).collect()
+    let families = registry
+        .of_kind(Kind::Architecture)
+        .filter(|family| !registry.is_opened(family));
+    families
+        .map(|family| Sample::new(registry, &sample_config(family.tag), 1))
+        .collect()
 }
 
-/// A config of three layers, four heads in two groups and a residual stream of 32 channels, in the words of Llama and of
-/// GPT-2, which most families took over.
+/// A config of three layers, four heads in two groups and a residual stream of 32 channels, in the
+/// words of Llama and of GPT-2, which most families took over.
 pub fn sample_config(model_type: &str) -> Value {
     let mut config = plain_config(model_type);
     // The language model inside a wrapper.
@@ -105,8 +121,8 @@ pub(super) fn described(family: &Arc<dyn Architecture>, config: &Config) -> Resu
     ModelSpec::of(family, &CheckpointInfo::config_alone(config))
 }
 
-/// Weights that show in the output one and all: no zero biases, no unit gains. From our own generator, since libtorch's is
-/// shared by all threads.
+/// Weights that show in the output one and all: no zero biases, no unit gains. From our own
+/// generator, since libtorch's is shared by all threads.
 ///
 /// # Errors
 /// `Torch` for sides that no tensor has.
@@ -115,20 +131,36 @@ pub fn random_weights(spec: &ModelSpec, seed: u64) -> Result<MemorySource> {
     let mut source = MemorySource::default();
     for param in &spec.params {
         let len = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
-        let shape: Vec<i64> = param.sides.iter().map(|side| side.len(len) as i64).collect();
+        let shape: Vec<i64> = param
+            .sides
+            .iter()
+            .map(|side| side.len(len) as i64)
+            .collect();
         let is_gain = param.sides.len() == 1 && param.kind == ParamKind::Weight;
-        let spread = if param.role == Role::TOKEN_EMBEDDING { 1.0 } else { 0.4 };
+        let spread = if param.role == Role::TOKEN_EMBEDDING {
+            1.0
+        } else {
+            0.4
+        };
         let centre = f64::from(u8::from(is_gain));
-        let values: Vec<f32> =
-            (0..shape.iter().product()).map(|_| (centre + spread * (2.0 * random.unit() - 1.0)) as f32).collect();
-        source.insert(param.name(), &Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?)?;
+        let values: Vec<f32> = (0..shape.iter().product())
+            .map(|_| (centre + spread * (2.0 * random.unit() - 1.0)) as f32)
+            .collect();
+        source.insert(
+            param.name(),
+            &Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?,
+        )?;
     }
     Ok(source)
 }
 
 pub(super) fn linked_axes(registry: &Registry) -> Result<Vec<Box<dyn Axis>>> {
-    let linked = registry.of_kind(Kind::Axis).filter(|axis| !registry.is_opened(axis));
-    linked.map(|axis| registry.build(&PluginSpec::bare(axis.tag))).collect()
+    let linked = registry
+        .of_kind(Kind::Axis)
+        .filter(|axis| !registry.is_opened(axis));
+    linked
+        .map(|axis| registry.build(&PluginSpec::bare(axis.tag)))
+        .collect()
 }
 
 /// Every unit with a random score.
@@ -140,7 +172,9 @@ pub fn random_rankings(groups: &[PruneGroup], seed: u64) -> Result<Rankings> {
     let mut scores = Scores::default();
     for group in groups {
         let values = (0..group.n_units).map(|_| random.unit() as f32).collect();
-        scores.by_name.insert(format!("random/{}", group.dim), values);
+        scores
+            .by_name
+            .insert(format!("random/{}", group.dim), values);
     }
     Rankings::new(&scores, groups, &BTreeMap::new())
 }
@@ -151,7 +185,10 @@ pub(super) fn halves(space: &Space) -> Vec<Sizes> {
         let mut sizes = axis.legal();
         sizes.retain(|&size| size < axis.full);
         sizes.sort_by_key(|size| size.abs_diff(axis.full / 2));
-        sizes.into_iter().map(|size| Sizes::from([(axis.kind.clone(), size)])).find(|one| space.complete(one).is_ok())
+        sizes
+            .into_iter()
+            .map(|size| Sizes::from([(axis.kind.clone(), size)]))
+            .find(|one| space.complete(one).is_ok())
     };
     space.axes.iter().filter_map(half).collect()
 }
@@ -161,13 +198,19 @@ pub(super) fn half_of_all(space: &Space) -> Sizes {
     halves(space).into_iter().fold(Sizes::new(), |sizes, one| {
         let mut both = sizes.clone();
         both.extend(one);
-        if space.complete(&both).is_ok() { both } else { sizes }
+        if space.complete(&both).is_ok() {
+            both
+        } else {
+            sizes
+        }
     })
 }
 
 pub(super) fn some_windows(n_windows: usize, width: usize, seed: u64) -> Result<Windows> {
     let mut random = SplitMix::new(seed);
-    let tokens = (0..n_windows * width).map(|_| random.below(VOCAB) as u32).collect();
+    let tokens = (0..n_windows * width)
+        .map(|_| random.below(VOCAB) as u32)
+        .collect();
     Windows::cut(tokens, width, None, None, "made-up tokens")
 }
 
@@ -175,10 +218,16 @@ pub(super) fn some_windows(n_windows: usize, width: usize, seed: u64) -> Result<
 pub(super) fn outputs(source: &dyn TensorSource, spec: &ModelSpec) -> Result<Tensor> {
     let width = spec.options.max_positions.clamp(1, 12);
     let vocab = spec.options.vocab.max(1);
-    let ids: Vec<i64> = (0..2 * width).map(|idx| ((7 * idx + 3) % vocab) as i64).collect();
+    let ids: Vec<i64> = (0..2 * width)
+        .map(|idx| ((7 * idx + 3) % vocab) as i64)
+        .collect();
     let ids_bt = Tensor::f_from_slice(&ids)?.f_view([2, -1])?;
     let model = Transformer::load(source, spec, LoadOptions::default())?;
     let _no_grad = tch::no_grad_guard();
     let hidden = model.hidden(&ids_bt, &mut NoTap, None)?;
-    if model.has_head() { model.logits(&hidden) } else { Ok(hidden) }
+    if model.has_head() {
+        model.logits(&hidden)
+    } else {
+        Ok(hidden)
+    }
 }

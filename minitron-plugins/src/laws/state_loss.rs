@@ -1,4 +1,5 @@
-//! A finite scalar, differentiable in the student's states, the same whatever stands where there is no token.
+//! A finite scalar, differentiable in the student's states, the same whatever stands where there is
+//! no token.
 
 use std::collections::HashSet;
 
@@ -23,7 +24,10 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
     for sample in samples {
         let deeper = deeper(trial, sample)?;
         let of = |student, teacher| sites(trial, loss.as_ref(), student, teacher);
-        match of(sample, sample).and_then(|()| of(sample, &deeper)).and_then(|()| of(&deeper, sample)) {
+        match of(sample, sample)
+            .and_then(|()| of(sample, &deeper))
+            .and_then(|()| of(&deeper, sample))
+        {
             Ok(()) => n_tried += 1,
             Err(error) => refusal = of_inputs(&error).ok_or(error)?,
         }
@@ -32,7 +36,12 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
         return Ok(format!("{UNTRIED} a model has its sites: {refusal}"));
     }
     for causal in [false, true] {
-        StateLossTrial { trial, loss: loss.as_ref(), causal }.check()?;
+        StateLossTrial {
+            trial,
+            loss: loss.as_ref(),
+            causal,
+        }
+        .check()?;
     }
     Ok("a finite number of states of its sites, with a gradient for the student alone, padding left out".into())
 }
@@ -41,7 +50,10 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
 fn deeper(trial: &Trial, sample: &Sample) -> Result<Sample> {
     let depth = sample.spec.dim(DEPTH)?;
     let mut config = sample.spec.config.to_value();
-    let numbers = depth.stated.iter().filter(|key| matches!(key, ConfigKey::Scalar { .. }));
+    let numbers = depth
+        .stated
+        .iter()
+        .filter(|key| matches!(key, ConfigKey::Scalar { .. }));
     numbers.for_each(|key| config[key.path()] = (depth.size + 2).into());
     Sample::new(trial.registry, &config, 2)
 }
@@ -49,20 +61,31 @@ fn deeper(trial: &Trial, sample: &Sample) -> Result<Sample> {
 fn sites(trial: &Trial, loss: &dyn StateLoss, student: &Sample, teacher: &Sample) -> Result<()> {
     let pairs = loss.pairs(&student.spec, &teacher.spec)?;
     trial.ensure(!pairs.is_empty(), "it compares nothing")?;
-    shown(trial, student, pairs.iter().map(|pair| pair.student).collect())?;
-    shown(trial, teacher, pairs.iter().map(|pair| pair.teacher).collect())
+    shown(
+        trial,
+        student,
+        pairs.iter().map(|pair| pair.student).collect(),
+    )?;
+    shown(
+        trial,
+        teacher,
+        pairs.iter().map(|pair| pair.teacher).collect(),
+    )
 }
 
 fn shown(trial: &Trial, sample: &Sample, wanted: HashSet<Site>) -> Result<()> {
-    let mut seen = ShownSites { wanted, found: HashSet::new() };
+    let mut seen = ShownSites {
+        wanted,
+        found: HashSet::new(),
+    };
     let ids_bt = Tensor::f_from_slice(&[3i64, 5, 7])?.f_view([1, 3])?;
     let _ = sample.load()?.hidden(&ids_bt, &mut seen, None)?;
     let (family, n_layers) = (&sample.spec.architecture, sample.spec.n_layers());
     match seen.wanted.iter().find(|site| !seen.found.contains(site)) {
         None => Ok(()),
-        Some(site) => {
-            Err(trial.broken(format!("{site:?}: a site that a `{family}` of {n_layers} layers does not show")))
-        }
+        Some(site) => Err(trial.broken(format!(
+            "{site:?}: a site that a `{family}` of {n_layers} layers does not show"
+        ))),
     }
 }
 
@@ -90,66 +113,126 @@ struct StateLossTrial<'a> {
 
 impl StateLossTrial<'_> {
     fn check(&self) -> Result<()> {
-        let attention_mask_bt =
-            Tensor::f_from_slice(&[1i64, 0, 1, 0, 0, 0, 1, 1, 1, 1])?.f_view([2, 5])?.f_to_kind(Kind::Bool)?;
+        let attention_mask_bt = Tensor::f_from_slice(&[1i64, 0, 1, 0, 0, 0, 1, 1, 1, 1])?
+            .f_view([2, 5])?
+            .f_to_kind(Kind::Bool)?;
         let padding_bt1 = attention_mask_bt.f_logical_not()?.f_unsqueeze(-1)?;
         let (student, teacher) = (uniform(&[2, 5, 12], 2.0, 7)?, uniform(&[2, 5, 12], 2.0, 8)?);
-        let (student, teacher) = (student.f_to_kind(Kind::Float)?, teacher.f_to_kind(Kind::Float)?);
+        let (student, teacher) = (
+            student.f_to_kind(Kind::Float)?,
+            teacher.f_to_kind(Kind::Float)?,
+        );
         let (value, gradient) = self.with_gradient(&student, &teacher, Some(&attention_mask_bt))?;
         for padding in [0.0, -1e4, f64::NAN] {
             let elsewhere = |x: &Tensor| x.f_masked_fill(&padding_bt1, padding);
-            let (other, others) =
-                self.with_gradient(&elsewhere(&student)?, &elsewhere(&teacher)?, Some(&attention_mask_bt))?;
+            let (other, others) = self.with_gradient(
+                &elsewhere(&student)?,
+                &elsewhere(&teacher)?,
+                Some(&attention_mask_bt),
+            )?;
             let is_same = other.f_equal(&value)? && others.f_equal(&gradient)?;
-            self.trial
-                .ensure(is_same, format!("it, or its gradient, depends on what stands for no token: {padding}"))?;
+            self.trial.ensure(
+                is_same,
+                format!("it, or its gradient, depends on what stands for no token: {padding}"),
+            )?;
         }
         self.by_tokens(&student, &teacher, &attention_mask_bt)?;
         let _ = self.with_gradient(&student, &teacher, None)?;
-        let error = gradient_error(&student, STEP, |x| self.value(x, &teacher.f_to_kind(Kind::Double)?, None))?;
-        self.trial.ensure(error <= 1e-2, format!("its gradient is {error:.1e} away from its differences, relatively"))
+        let error = gradient_error(&student, STEP, |x| {
+            self.value(x, &teacher.f_to_kind(Kind::Double)?, None)
+        })?;
+        self.trial.ensure(
+            error <= 1e-2,
+            format!("its gradient is {error:.1e} away from its differences, relatively"),
+        )
     }
 
     /// Two sequences are worth the mean of both, each by its tokens.
-    fn by_tokens(&self, student: &Tensor, teacher: &Tensor, attention_mask_bt: &Tensor) -> Result<()> {
-        let together = self.value(student, teacher, Some(attention_mask_bt))?.f_double_value(&[])?;
+    fn by_tokens(
+        &self,
+        student: &Tensor,
+        teacher: &Tensor,
+        attention_mask_bt: &Tensor,
+    ) -> Result<()> {
+        let together = self
+            .value(student, teacher, Some(attention_mask_bt))?
+            .f_double_value(&[])?;
         let (mut sum, mut n_tokens) = (0.0, 0.0);
         for row in 0..2 {
             let one = |x: &Tensor| x.f_narrow(0, row, 1);
             let seen_1t = one(attention_mask_bt)?;
             let n = seen_1t.f_sum(Kind::Double)?.f_double_value(&[])?;
-            sum += n * self.value(&one(student)?, &one(teacher)?, Some(&seen_1t))?.f_double_value(&[])?;
+            sum += n * self
+                .value(&one(student)?, &one(teacher)?, Some(&seen_1t))?
+                .f_double_value(&[])?;
             n_tokens += n;
         }
         let by_tokens = sum / n_tokens;
         let is_mean = (together - by_tokens).abs() <= 1e-4 * by_tokens.abs().max(together.abs());
-        let message =
-            format!("expected a mean over tokens: of two sequences {by_tokens}, by their tokens, got {together}");
+        let message = format!(
+            "expected a mean over tokens: of two sequences {by_tokens}, by their tokens, got {together}"
+        );
         self.trial.ensure(is_mean, message)
     }
 
-    fn value(&self, student: &Tensor, teacher: &Tensor, attention_mask_bt: Option<&Tensor>) -> Result<Tensor> {
+    fn value(
+        &self,
+        student: &Tensor,
+        teacher: &Tensor,
+        attention_mask_bt: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let causal = self.causal;
-        fn states<'a>(x_btc: &'a Tensor, attention_mask_bt: Option<&'a Tensor>, causal: bool) -> States<'a> {
-            States { x_btc, attention_mask_bt, causal, head_dim: 4 }
+        fn states<'a>(
+            x_btc: &'a Tensor,
+            attention_mask_bt: Option<&'a Tensor>,
+            causal: bool,
+        ) -> States<'a> {
+            States {
+                x_btc,
+                attention_mask_bt,
+                causal,
+                head_dim: 4,
+            }
         }
-        let value =
-            self.loss.loss(&states(student, attention_mask_bt, causal), &states(teacher, attention_mask_bt, causal))?;
+        let value = self.loss.loss(
+            &states(student, attention_mask_bt, causal),
+            &states(teacher, attention_mask_bt, causal),
+        )?;
         let size = value.size();
-        self.trial.ensure(size.is_empty(), format!("expected a scalar, got sides {size:?}"))?;
+        self.trial.ensure(
+            size.is_empty(),
+            format!("expected a scalar, got sides {size:?}"),
+        )?;
         Ok(value)
     }
 
-    fn with_gradient(&self, student: &Tensor, teacher: &Tensor, seen: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+    fn with_gradient(
+        &self,
+        student: &Tensor,
+        teacher: &Tensor,
+        seen: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
         let (student, teacher) = (leaf(student)?, leaf(teacher)?);
         let value = self.value(&student, &teacher, seen)?;
-        self.trial.ensure(value.requires_grad(), "no gradient reaches the student's states")?;
+        self.trial.ensure(
+            value.requires_grad(),
+            "no gradient reaches the student's states",
+        )?;
         value.f_backward()?;
         let gradient = student.f_grad()?;
-        self.trial.ensure(gradient.defined(), "no gradient reaches the student's states")?;
+        self.trial.ensure(
+            gradient.defined(),
+            "no gradient reaches the student's states",
+        )?;
         let is_sound = is_finite(&value)? && is_finite(&gradient)?;
-        self.trial.ensure(is_sound, "it, or its gradient, is not finite for finite states")?;
-        self.trial.ensure(!teacher.f_grad()?.defined(), "the teacher's states get a gradient")?;
+        self.trial.ensure(
+            is_sound,
+            "it, or its gradient, is not finite for finite states",
+        )?;
+        self.trial.ensure(
+            !teacher.f_grad()?.defined(),
+            "the teacher's states get a gradient",
+        )?;
         Ok((value.f_detach()?, gradient))
     }
 }

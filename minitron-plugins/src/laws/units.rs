@@ -11,10 +11,15 @@ use tch::Tensor;
 /// The units of each dim in a new order: position → unit.
 pub(super) type UnitOrder = BTreeMap<String, Vec<usize>>;
 
-/// A new order of a dim's units. Query heads stay with their key/value head: they move inside its run, or the whole run
-/// moves.
+/// A new order of a dim's units. Query heads stay with their key/value head: they move inside its
+/// run, or the whole run moves.
 pub(super) fn reorder(spec: &ModelSpec, dim: &Dim, random: &mut SplitMix) -> Result<UnitOrder> {
-    let runs = |order: &[usize], per: usize| order.iter().flat_map(|&run| run * per..(run + 1) * per).collect();
+    let runs = |order: &[usize], per: usize| {
+        order
+            .iter()
+            .flat_map(|&run| run * per..(run + 1) * per)
+            .collect()
+    };
     if let Some(by) = &dim.partition {
         let n_runs = spec.dim(by)?.size.max(1);
         let inside = shuffled(dim.size / n_runs, random);
@@ -26,7 +31,10 @@ pub(super) fn reorder(spec: &ModelSpec, dim: &Dim, random: &mut SplitMix) -> Res
     let mut orders = UnitOrder::new();
     if let (KV_HEADS, Some(layer)) = split_dim(&dim.name) {
         let heads = spec.dim(&dim_of_layer(HEADS, layer))?;
-        orders.insert(heads.name.clone(), runs(&order, heads.size / dim.size.max(1)));
+        orders.insert(
+            heads.name.clone(),
+            runs(&order, heads.size / dim.size.max(1)),
+        );
     }
     orders.insert(dim.name.clone(), order);
     Ok(orders)
@@ -38,16 +46,27 @@ fn shuffled(n: usize, random: &mut SplitMix) -> Vec<usize> {
         order.swap(last, random.below(last + 1));
     }
     // Never the identity.
-    if order.is_sorted() { order.into_iter().rev().collect() } else { order }
+    if order.is_sorted() {
+        order.into_iter().rev().collect()
+    } else {
+        order
+    }
 }
 
 /// The same model with units in another order, everywhere that the spec says they are.
-pub(super) fn reordered(source: &dyn TensorSource, spec: &ModelSpec, order: &UnitOrder) -> Result<MemorySource> {
+pub(super) fn reordered(
+    source: &dyn TensorSource,
+    spec: &ModelSpec,
+    order: &UnitOrder,
+) -> Result<MemorySource> {
     let mut moved = MemorySource::default();
     for param in &spec.params {
         let mut tensor = source.read(&param.name())?;
         for (side, of) in param.sides.iter().enumerate() {
-            tensor = tensor.f_index_select(side as i64, &Tensor::f_from_slice(&positions(of, spec, order)?)?)?;
+            tensor = tensor.f_index_select(
+                side as i64,
+                &Tensor::f_from_slice(&positions(of, spec, order)?)?,
+            )?;
         }
         moved.insert(param.name(), &tensor)?;
     }
@@ -59,9 +78,14 @@ fn positions(side: &Side, spec: &ModelSpec, order: &UnitOrder) -> Result<Vec<i64
     for dim in side.dims() {
         let (size, len) = (spec.dim(dim)?.size, order.get(dim).map(Vec::len));
         if len.is_some_and(|len| len != size) {
-            return Err(Error::Internal(format!("`{dim}`: {size} units in an order of {len:?}")));
+            return Err(Error::Internal(format!(
+                "`{dim}`: {size} units in an order of {len:?}"
+            )));
         }
     }
     let positions = side.positions(&size_of, &|dim| order.get(dim).map(Vec::as_slice));
-    Ok(positions.into_iter().map(|position| position as i64).collect())
+    Ok(positions
+        .into_iter()
+        .map(|position| position as i64)
+        .collect())
 }

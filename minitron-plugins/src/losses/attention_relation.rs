@@ -12,20 +12,21 @@ use super::relations::{Relation, Relations};
 
 const TAG: &str = "attention_relation";
 
-/// Mean over samples, relation heads and query positions of KL(teacher ‖ student) between relations: the heads of queries
-/// (keys, values) side by side are split anew into R relation heads x [T, d], whose relation is A = softmax(x·xᵀ / √d) over
-/// positions [T, T], earlier ones alone in a causal student. In nats. R divides both models' widths, so nothing is lifted.
+/// Mean over samples, relation heads and query positions of KL(teacher ‖ student) between
+/// relations: the heads of queries (keys, values) side by side are split anew into R relation heads
+/// x [T, d], whose relation is A = softmax(x·xᵀ / √d) over positions [T, T], earlier ones alone in
+/// a causal student. In nats. R divides both models' widths, so nothing is lifted.
 ///
 /// A pair of layers takes B·R·T² numbers for each model. The paper found no gain in it (section 3).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AttentionRelation {
-    /// `last` (as MiniLM has it), `last_but_two`, `uniform`, or pairs teacher:student counted from 0 such as `29:13 31:15`,
-    /// between spaces or +.
+    /// `last` (as MiniLM has it), `last_but_two`, `uniform`, or pairs teacher:student counted from
+    /// 0 such as `29:13 31:15`, between spaces or +.
     #[schemars(with = "String")]
     pub layers: Layers,
-    /// Relation heads R; 0 takes the student's heads where they divide the teacher's width, or else the greatest common
-    /// divisor of both numbers of heads (key/value heads for keys and values).
+    /// Relation heads R; 0 takes the student's heads where they divide the teacher's width, or else
+    /// the greatest common divisor of both numbers of heads (key/value heads for keys and values).
     pub relation_heads: u32,
     /// Which of `query key value`, between spaces or +.
     #[schemars(with = "String")]
@@ -34,7 +35,11 @@ pub struct AttentionRelation {
 
 impl Default for AttentionRelation {
     fn default() -> Self {
-        AttentionRelation { layers: Layers::Last, relation_heads: 0, relations: Relations::default() }
+        AttentionRelation {
+            layers: Layers::Last,
+            relation_heads: 0,
+            relations: Relations::default(),
+        }
     }
 }
 
@@ -55,15 +60,25 @@ struct Width {
 
 impl Width {
     fn of_states(states: &States) -> Result<Self> {
-        Ok(Width { width: states.x_btc.size3()?.2, head_dim: states.head_dim as i64 })
+        Ok(Width {
+            width: states.x_btc.size3()?.2,
+            head_dim: states.head_dim as i64,
+        })
     }
 
     fn of_model(relation: Relation, spec: &ModelSpec) -> Self {
         let n_kv_heads = spec.size(KV_HEADS);
         let is_grouped = relation != Relation::Query && n_kv_heads > 0;
-        let n_heads = if is_grouped { n_kv_heads } else { spec.size(HEADS) };
+        let n_heads = if is_grouped {
+            n_kv_heads
+        } else {
+            spec.size(HEADS)
+        };
         let head_dim = spec.head_dim() as i64;
-        Width { width: n_heads as i64 * head_dim, head_dim }
+        Width {
+            width: n_heads as i64 * head_dim,
+            head_dim,
+        }
     }
 }
 
@@ -71,10 +86,20 @@ impl AttentionRelation {
     /// R for states of these widths.
     fn n_relation_heads(&self, student: Width, teacher: Width) -> Result<i64> {
         // Of whole heads; what is not made of any has none.
-        let n_heads =
-            |of: Width| if of.head_dim > 0 && of.width % of.head_dim == 0 { of.width / of.head_dim } else { 0 };
+        let n_heads = |of: Width| {
+            if of.head_dim > 0 && of.width % of.head_dim == 0 {
+                of.width / of.head_dim
+            } else {
+                0
+            }
+        };
         let (n_student, n_teacher) = (n_heads(student), n_heads(teacher));
-        let divides = |n: i64| n > 0 && [student, teacher].iter().all(|of| of.width > 0 && of.width % n == 0);
+        let divides = |n: i64| {
+            n > 0
+                && [student, teacher]
+                    .iter()
+                    .all(|of| of.width > 0 && of.width % n == 0)
+        };
         let chosen = match i64::from(self.relation_heads) {
             0 if divides(n_student) => n_student,
             0 => greatest_common_divisor(n_student, n_teacher),
@@ -92,7 +117,11 @@ impl AttentionRelation {
 }
 
 fn greatest_common_divisor(a: i64, b: i64) -> i64 {
-    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+    if b == 0 {
+        a
+    } else {
+        greatest_common_divisor(b, a % b)
+    }
 }
 
 #[typetag::serde(name = "attention_relation")]
@@ -100,8 +129,13 @@ impl StateLoss for AttentionRelation {
     fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
         let mut pairs = Vec::new();
         for &relation in &self.relations.0 {
-            self.n_relation_heads(Width::of_model(relation, student), Width::of_model(relation, teacher))?;
-            pairs.extend(self.layers.pairs(TAG, student, teacher, |model, layer| relation.site(model, layer))?);
+            self.n_relation_heads(
+                Width::of_model(relation, student),
+                Width::of_model(relation, teacher),
+            )?;
+            pairs.extend(self.layers.pairs(TAG, student, teacher, |model, layer| {
+                relation.site(model, layer)
+            })?);
         }
         Ok(pairs)
     }
@@ -117,34 +151,59 @@ impl StateLoss for AttentionRelation {
             let expected = format!("[{n_batch_of_teacher}, {n_tokens_of_teacher}]");
             return Err(mismatch(
                 TAG,
-                format!("expected states of the teacher's tokens {expected}, got [{n_batch}, {n_tokens}]"),
+                format!(
+                    "expected states of the teacher's tokens {expected}, got [{n_batch}, {n_tokens}]"
+                ),
             ));
         }
-        let n_heads = self.n_relation_heads(Width::of_states(student)?, Width::of_states(teacher)?)?;
+        let n_heads =
+            self.n_relation_heads(Width::of_states(student)?, Width::of_states(teacher)?)?;
         let hidden = hidden_keys(student, n_tokens)?;
-        let log_q_brtt = log_relations(student.x_btc, student.attention_mask_bt, hidden.as_ref(), n_heads)?;
-        let log_p_brtt =
-            log_relations(&teacher.x_btc.f_detach()?, student.attention_mask_bt, hidden.as_ref(), n_heads)?;
+        let log_q_brtt = log_relations(
+            student.x_btc,
+            student.attention_mask_bt,
+            hidden.as_ref(),
+            n_heads,
+        )?;
+        let log_p_brtt = log_relations(
+            &teacher.x_btc.f_detach()?,
+            student.attention_mask_bt,
+            hidden.as_ref(),
+            n_heads,
+        )?;
         // Padding is zero in both models: as a query it relates alike, and adds nothing.
         let loss_brt = kl(&log_p_brtt, &log_q_brtt)?;
         let n_seen = match student.attention_mask_bt {
-            Some(attention_mask_bt) => attention_mask_bt.f_sum(tch::Kind::Int64)?.f_int64_value(&[])?,
+            Some(attention_mask_bt) => attention_mask_bt
+                .f_sum(tch::Kind::Int64)?
+                .f_int64_value(&[])?,
             None => n_batch * n_tokens,
         };
-        Ok(loss_brt.f_sum(loss_brt.f_kind()?)?.f_div_scalar((n_seen * n_heads).max(1))?)
+        Ok(loss_brt
+            .f_sum(loss_brt.f_kind()?)?
+            .f_div_scalar((n_seen * n_heads).max(1))?)
     }
 }
 
-/// Which positions a query [.., T] does not relate to [.., T]: padding, and later ones in a causal model.
+/// Which positions a query [.., T] does not relate to [.., T]: padding, and later ones in a causal
+/// model.
 fn hidden_keys(states: &States, n_tokens: i64) -> Result<Option<Tensor>> {
     let padding = states
         .attention_mask_bt
-        .map(|attention_mask_bt| attention_mask_bt.f_logical_not()?.f_reshape([-1, 1, 1, n_tokens]))
+        .map(|attention_mask_bt| {
+            attention_mask_bt
+                .f_logical_not()?
+                .f_reshape([-1, 1, 1, n_tokens])
+        })
         .transpose()?;
     if !states.causal {
         return Ok(padding);
     }
-    let later_tt = Tensor::f_ones([n_tokens, n_tokens], (tch::Kind::Bool, states.x_btc.device()))?.f_triu(1)?;
+    let later_tt = Tensor::f_ones(
+        [n_tokens, n_tokens],
+        (tch::Kind::Bool, states.x_btc.device()),
+    )?
+    .f_triu(1)?;
     match padding {
         Some(padding) => Ok(Some(padding.f_logical_or(&later_tt)?)),
         None => Ok(Some(later_tt)),
@@ -163,9 +222,13 @@ fn log_relations(
     if let Some(attention_mask_bt) = attention_mask_bt {
         x_btc = x_btc.f_masked_fill(&attention_mask_bt.f_logical_not()?.f_unsqueeze(-1)?, 0.0)?;
     }
-    let x_brtd = x_btc.f_reshape([n_batch, n_tokens, n_heads, width / n_heads])?.f_transpose(1, 2)?;
+    let x_brtd = x_btc
+        .f_reshape([n_batch, n_tokens, n_heads, width / n_heads])?
+        .f_transpose(1, 2)?;
     let scale = ((width / n_heads) as f64).sqrt();
-    let mut score_brtt = x_brtd.f_matmul(&x_brtd.f_transpose(-2, -1)?)?.f_div_scalar(scale)?;
+    let mut score_brtt = x_brtd
+        .f_matmul(&x_brtd.f_transpose(-2, -1)?)?
+        .f_div_scalar(scale)?;
     if let Some(hidden) = hidden {
         // Finite, so that what is hidden adds 0·(difference) rather than 0·∞ to a divergence.
         score_brtt = score_brtt.f_masked_fill(hidden, -1e30)?;

@@ -25,12 +25,23 @@ impl LogitLoss for CrossEntropy {
         TeacherNeed::Nothing
     }
 
-    fn rows(&self, student_nv: &Tensor, _teacher_nv: Option<&Tensor>, labels_n: &Tensor) -> Result<Tensor> {
+    fn rows(
+        &self,
+        student_nv: &Tensor,
+        _teacher_nv: Option<&Tensor>,
+        labels_n: &Tensor,
+    ) -> Result<Tensor> {
         negative_log_likelihood(student_nv, labels_n)
     }
 }
 
 /// [N] from logits [N, V] and labels [N], in f32 at least.
 pub(crate) fn negative_log_likelihood(logits_nv: &Tensor, labels_n: &Tensor) -> Result<Tensor> {
-    Ok(widened(logits_nv)?.f_cross_entropy_loss(labels_n, None::<Tensor>, Reduction::None, -100, 0.0)?)
+    Ok(widened(logits_nv)?.f_cross_entropy_loss(
+        labels_n,
+        None::<Tensor>,
+        Reduction::None,
+        -100,
+        0.0,
+    )?)
 }

@@ -7,8 +7,9 @@ use tch::Tensor;
 
 use super::distances::Distance;
 
-/// Mean over tokens of the `distance` between the two models' embeddings, read after the norm as the first layer's attention
-/// reads them [B, T, E]; the student's are lifted to the teacher's width by a learned linear map.
+/// Mean over tokens of the `distance` between the two models' embeddings, read after the norm as
+/// the first layer's attention reads them [B, T, E]; the student's are lifted to the teacher's
+/// width by a learned linear map.
 ///
 /// The paper adds it to `hidden_state` where depth falls a lot (section 3).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -29,7 +30,10 @@ minitron_core::plugin! {
 #[typetag::serde(name = "embedding")]
 impl StateLoss for Embedding {
     fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        Ok(vec![SitePair { student: student.first_input(), teacher: teacher.first_input() }])
+        Ok(vec![SitePair {
+            student: student.first_input(),
+            teacher: teacher.first_input(),
+        }])
     }
 
     fn projects(&self) -> bool {

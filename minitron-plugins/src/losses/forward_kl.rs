@@ -6,10 +6,11 @@ use tch::Tensor;
 
 use super::divergences::{forward, need, rescaled, teacher, temperature};
 
-/// KL(teacher ‖ student) = Σᵥ p·(log p − log q) over the vocabulary, p and q the softmax of the teacher's and the student's
-/// logits / `temperature`, times `temperature`². In nats.
+/// KL(teacher ‖ student) = Σᵥ p·(log p − log q) over the vocabulary, p and q the softmax of the
+/// teacher's and the student's logits / `temperature`, times `temperature`². In nats.
 ///
-/// The paper found temperature 1 best and this loss alone better than a sum with others (section 3).
+/// The paper found temperature 1 best and this loss alone better than a sum with others (section
+/// 3).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ForwardKl {
@@ -22,7 +23,10 @@ pub struct ForwardKl {
 
 impl Default for ForwardKl {
     fn default() -> Self {
-        ForwardKl { temperature: 1.0, scale_by_t2: true }
+        ForwardKl {
+            temperature: 1.0,
+            scale_by_t2: true,
+        }
     }
 }
 
@@ -40,8 +44,17 @@ impl LogitLoss for ForwardKl {
         need(self.temperature)
     }
 
-    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {
+    fn rows(
+        &self,
+        student_nv: &Tensor,
+        teacher_nv: Option<&Tensor>,
+        _labels_n: &Tensor,
+    ) -> Result<Tensor> {
         let teacher_nv = teacher("forward_kl", teacher_nv)?;
-        rescaled(forward(student_nv, teacher_nv, self.temperature)?, self.temperature, self.scale_by_t2)
+        rescaled(
+            forward(student_nv, teacher_nv, self.temperature)?,
+            self.temperature,
+            self.scale_by_t2,
+        )
     }
 }

@@ -8,14 +8,16 @@ use tch::Tensor;
 use super::distances::Distance;
 use super::layer_map::Layers;
 
-/// Mean over tokens of the `distance` between the two models' states after a layer, as the next norm gives them out
-/// [B, T, E]; the student's are lifted to the teacher's width by a learned linear map.
+/// Mean over tokens of the `distance` between the two models' states after a layer, as the next
+/// norm gives them out [B, T, E]; the student's are lifted to the teacher's width by a learned
+/// linear map.
 ///
 /// The paper's best pairing is the last-but-two layer of each, by cosine (section 3).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HiddenState {
-    /// `last_but_two`, `last`, `uniform`, or pairs teacher:student counted from 0 such as `29:13 31:15`, between spaces or +.
+    /// `last_but_two`, `last`, `uniform`, or pairs teacher:student counted from 0 such as `29:13
+    /// 31:15`, between spaces or +.
     #[schemars(with = "String")]
     pub layers: Layers,
     /// `cosine` (1 − cos) or `mse` (mean over channels).
@@ -33,7 +35,10 @@ minitron_core::plugin! {
 #[typetag::serde(name = "hidden_state")]
 impl StateLoss for HiddenState {
     fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        self.layers.pairs("hidden_state", student, teacher, |model, layer| Ok(model.normed_output(layer)))
+        self.layers
+            .pairs("hidden_state", student, teacher, |model, layer| {
+                Ok(model.normed_output(layer))
+            })
     }
 
     fn projects(&self) -> bool {

@@ -6,12 +6,13 @@ use tch::Tensor;
 
 use super::divergences::{kl, log_softmax, need, rescaled, teacher, temperature};
 
-/// Generalised Jensen–Shannon divergence: `beta`·KL(p ‖ m) + (1 − `beta`)·KL(q ‖ m) over the vocabulary with
-/// m = `beta`·p + (1 − `beta`)·q, p and q the softmax of the teacher's and the student's logits / `temperature`, times
-/// `temperature`². In nats, at most ln 2 before that factor.
+/// Generalised Jensen–Shannon divergence: `beta`·KL(p ‖ m) + (1 − `beta`)·KL(q ‖ m) over the
+/// vocabulary with m = `beta`·p + (1 − `beta`)·q, p and q the softmax of the teacher's and the
+/// student's logits / `temperature`, times `temperature`². In nats, at most ln 2 before that
+/// factor.
 ///
-/// Divided by `beta` it tends to the forward divergence for `beta` towards 0, and divided by 1 − `beta` to the reverse one
-/// for `beta` towards 1.
+/// Divided by `beta` it tends to the forward divergence for `beta` towards 0, and divided by 1 −
+/// `beta` to the reverse one for `beta` towards 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JensenShannon {
@@ -27,7 +28,11 @@ pub struct JensenShannon {
 
 impl Default for JensenShannon {
     fn default() -> Self {
-        JensenShannon { beta: 0.5, temperature: 1.0, scale_by_t2: true }
+        JensenShannon {
+            beta: 0.5,
+            temperature: 1.0,
+            scale_by_t2: true,
+        }
     }
 }
 
@@ -44,8 +49,9 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     if value > 0.0 && value < 1.0 {
         return Ok(value);
     }
-    let message =
-        format!("beta: expected a number above 0 and below 1, got {value}; the ends are forward_kl, reverse_kl");
+    let message = format!(
+        "beta: expected a number above 0 and below 1, got {value}; the ends are forward_kl, reverse_kl"
+    );
     Err(serde::de::Error::custom(message))
 }
 
@@ -55,14 +61,29 @@ impl LogitLoss for JensenShannon {
         need(self.temperature)
     }
 
-    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {
-        let log_p_nv = log_softmax(&teacher("jensen_shannon", teacher_nv)?.f_detach()?, self.temperature)?;
+    fn rows(
+        &self,
+        student_nv: &Tensor,
+        teacher_nv: Option<&Tensor>,
+        _labels_n: &Tensor,
+    ) -> Result<Tensor> {
+        let log_p_nv = log_softmax(
+            &teacher("jensen_shannon", teacher_nv)?.f_detach()?,
+            self.temperature,
+        )?;
         let log_q_nv = log_softmax(student_nv, self.temperature)?;
-        // In log space: a token that neither gives a probability above the smallest float still has a finite logarithm.
+        // In log space: a token that neither gives a probability above the smallest float still has
+        // a finite logarithm.
         let weighted_q_nv = log_q_nv.f_add_scalar((-self.beta).ln_1p())?;
-        let log_m_nv = log_p_nv.f_add_scalar(self.beta.ln())?.f_logaddexp(&weighted_q_nv)?;
+        let log_m_nv = log_p_nv
+            .f_add_scalar(self.beta.ln())?
+            .f_logaddexp(&weighted_q_nv)?;
         let of_teacher_n = kl(&log_p_nv, &log_m_nv)?.f_mul_scalar(self.beta)?;
         let of_student_n = kl(&log_q_nv, &log_m_nv)?.f_mul_scalar(1.0 - self.beta)?;
-        rescaled(of_teacher_n.f_add(&of_student_n)?, self.temperature, self.scale_by_t2)
+        rescaled(
+            of_teacher_n.f_add(&of_student_n)?,
+            self.temperature,
+            self.scale_by_t2,
+        )
     }
 }

@@ -9,16 +9,19 @@ use minitron_core::model::Site;
 use minitron_core::spec::ModelSpec;
 use serde::{Deserialize, Serialize};
 
-/// Pairs of layers, written `last_but_two`, `last`, `uniform` or `29:13 31:15` (teacher:student, counted from 0).
+/// Pairs of layers, written `last_but_two`, `last`, `uniform` or `29:13 31:15` (teacher:student,
+/// counted from 0).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "LayerPairs", into = "String")]
 pub enum Layers {
-    /// The layer that two others follow, of each model: 29:13 with 32 layers in the teacher and 16 in the student.
+    /// The layer that two others follow, of each model: 29:13 with 32 layers in the teacher and 16
+    /// in the student.
     #[default]
     LastButTwo,
     /// The last layer of each.
     Last,
-    /// Every layer i of the student with layer round((i + 1)·Lt / Ls) − 1 of the teacher, for Ls and Lt layers.
+    /// Every layer i of the student with layer round((i + 1)·Lt / Ls) − 1 of the teacher, for Ls
+    /// and Lt layers.
     Uniform,
     /// These.
     Given(Vec<LayerPair>),
@@ -48,7 +51,10 @@ impl LayerPairs {
             LayerPairs::Text(text) => text,
             LayerPairs::List(list) => list.join(" "),
         };
-        text.split(|c: char| c.is_whitespace() || c == '+').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+        text.split(|c: char| c.is_whitespace() || c == '+')
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -56,7 +62,9 @@ impl FromStr for LayerPair {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let parts = text.split_once(':').map(|(teacher, student)| (teacher.parse(), student.parse()));
+        let parts = text
+            .split_once(':')
+            .map(|(teacher, student)| (teacher.parse(), student.parse()));
         if let Some((Ok(teacher), Ok(student))) = parts {
             return Ok(LayerPair { teacher, student });
         }
@@ -74,12 +82,21 @@ impl TryFrom<LayerPairs> for Layers {
 
     fn try_from(written: LayerPairs) -> Result<Self> {
         let words = written.words();
-        match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        match words
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .as_slice()
+        {
             ["last_but_two"] => Ok(Layers::LastButTwo),
             ["last"] => Ok(Layers::Last),
             ["uniform"] => Ok(Layers::Uniform),
             [] => Err(unreadable("")),
-            pairs => pairs.iter().map(|pair| pair.parse()).collect::<Result<_>>().map(Layers::Given),
+            pairs => pairs
+                .iter()
+                .map(|pair| pair.parse())
+                .collect::<Result<_>>()
+                .map(Layers::Given),
         }
     }
 }
@@ -102,7 +119,13 @@ impl fmt::Display for Layers {
             Layers::LastButTwo => f.write_str("last_but_two"),
             Layers::Last => f.write_str("last"),
             Layers::Uniform => f.write_str("uniform"),
-            Layers::Given(pairs) => f.write_str(&pairs.iter().map(LayerPair::to_string).collect::<Vec<_>>().join(" ")),
+            Layers::Given(pairs) => f.write_str(
+                &pairs
+                    .iter()
+                    .map(LayerPair::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            ),
         }
     }
 }
@@ -112,7 +135,12 @@ impl Layers {
     ///
     /// # Errors
     /// `Recipe` where a model has no such layer, naming how many it has.
-    pub(super) fn of(&self, tag: &str, n_student: usize, n_teacher: usize) -> Result<Vec<LayerPair>> {
+    pub(super) fn of(
+        &self,
+        tag: &str,
+        n_student: usize,
+        n_teacher: usize,
+    ) -> Result<Vec<LayerPair>> {
         let from_end = |n_after: usize| {
             let layer = |whose: &str, n_layers: usize| {
                 n_layers.checked_sub(n_after + 1).ok_or_else(|| {
@@ -129,12 +157,15 @@ impl Layers {
         match self {
             Layers::LastButTwo => from_end(2),
             Layers::Last => from_end(0),
-            Layers::Uniform => Ok((0..n_student).map(|student| uniform(student, n_student, n_teacher)).collect()),
+            Layers::Uniform => Ok((0..n_student)
+                .map(|student| uniform(student, n_student, n_teacher))
+                .collect()),
             Layers::Given(pairs) => {
                 for pair in pairs {
-                    for (whose, layer, n_layers) in
-                        [("teacher", pair.teacher, n_teacher), ("student", pair.student, n_student)]
-                    {
+                    for (whose, layer, n_layers) in [
+                        ("teacher", pair.teacher, n_teacher),
+                        ("student", pair.student, n_student),
+                    ] {
                         if layer >= n_layers {
                             return Err(Error::Recipe(format!(
                                 "{tag}: layers: {pair} (teacher:student): the {whose} has no layer {layer}, its \
@@ -159,7 +190,10 @@ impl Layers {
         let (n_student, n_teacher) = (student.n_layers(), teacher.n_layers());
         let pairs = self.of(tag, n_student, n_teacher)?.into_iter();
         let sites = |pair: LayerPair| {
-            Ok(SitePair { student: site(student, pair.student)?, teacher: site(teacher, pair.teacher)? })
+            Ok(SitePair {
+                student: site(student, pair.student)?,
+                teacher: site(teacher, pair.teacher)?,
+            })
         };
         pairs.map(sites).collect()
     }
@@ -168,7 +202,10 @@ impl Layers {
 /// Rounded half up; a teacher with too few layers gives its first to several.
 fn uniform(student: usize, n_student: usize, n_teacher: usize) -> LayerPair {
     let n_seen = (2 * (student + 1) * n_teacher + n_student) / (2 * n_student.max(1));
-    LayerPair { teacher: n_seen.saturating_sub(1), student }
+    LayerPair {
+        teacher: n_seen.saturating_sub(1),
+        student,
+    }
 }
 
 #[cfg(test)]
@@ -181,7 +218,10 @@ mod tests {
 
     fn pairs(text: &str, n_student: usize, n_teacher: usize) -> String {
         let pairs = layers(text).and_then(|layers| layers.of("tag", n_student, n_teacher));
-        pairs.map_or_else(|error| error.to_string(), |pairs| Layers::Given(pairs).to_string())
+        pairs.map_or_else(
+            |error| error.to_string(),
+            |pairs| Layers::Given(pairs).to_string(),
+        )
     }
 
     #[test]
@@ -194,15 +234,24 @@ mod tests {
         assert_eq!(pairs("29:13 31:15", 16, 32), "29:13 31:15");
         assert_eq!(pairs("29:13+31:15", 16, 32), "29:13 31:15");
         let list = LayerPairs::List(vec!["29:13".into(), "31:15".into()]);
-        assert_eq!(Layers::try_from(list).unwrap(), layers("29:13 31:15").unwrap());
+        assert_eq!(
+            Layers::try_from(list).unwrap(),
+            layers("29:13 31:15").unwrap()
+        );
     }
 
     #[test]
     fn a_layer_that_is_not_there_is_refused_with_how_many_are() {
         let message = pairs("13:29", 16, 32);
-        assert!(message.contains("the student has no layer 29, its 16 layers"), "{message}");
+        assert!(
+            message.contains("the student has no layer 29, its 16 layers"),
+            "{message}"
+        );
         let message = pairs("last_but_two", 2, 32);
-        assert!(message.contains("expected at least 3 layers, the student has 2"), "{message}");
+        assert!(
+            message.contains("expected at least 3 layers, the student has 2"),
+            "{message}"
+        );
         assert!(pairs("last", 0, 1).contains("the student has 0"));
     }
 
@@ -210,8 +259,17 @@ mod tests {
     fn what_cannot_be_read_is_answered_with_what_can() {
         for text in ["", "frist", "3", "3:", "a:b", "last uniform"] {
             let error = layers(text).unwrap_err();
-            assert!(error.is_usage() && error.to_string().contains("teacher:student"), "{text}: {error}");
+            assert!(
+                error.is_usage() && error.to_string().contains("teacher:student"),
+                "{text}: {error}"
+            );
         }
-        assert_eq!("7:3".parse::<LayerPair>().unwrap(), LayerPair { teacher: 7, student: 3 });
+        assert_eq!(
+            "7:3".parse::<LayerPair>().unwrap(),
+            LayerPair {
+                teacher: 7,
+                student: 3
+            }
+        );
     }
 }

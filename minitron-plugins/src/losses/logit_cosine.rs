@@ -26,7 +26,15 @@ impl LogitLoss for LogitCosine {
         TeacherNeed::Logits
     }
 
-    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {
-        one_minus_cos(&widened(student_nv)?, &widened(&teacher("logit_cosine", teacher_nv)?.f_detach()?)?)
+    fn rows(
+        &self,
+        student_nv: &Tensor,
+        teacher_nv: Option<&Tensor>,
+        _labels_n: &Tensor,
+    ) -> Result<Tensor> {
+        one_minus_cos(
+            &widened(student_nv)?,
+            &widened(&teacher("logit_cosine", teacher_nv)?.f_detach()?)?,
+        )
     }
 }

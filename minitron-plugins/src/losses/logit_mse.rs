@@ -26,7 +26,15 @@ impl LogitLoss for LogitMse {
         TeacherNeed::Logits
     }
 
-    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {
-        mean_square(&widened(student_nv)?, &widened(&teacher("logit_mse", teacher_nv)?.f_detach()?)?)
+    fn rows(
+        &self,
+        student_nv: &Tensor,
+        teacher_nv: Option<&Tensor>,
+        _labels_n: &Tensor,
+    ) -> Result<Tensor> {
+        mean_square(
+            &widened(student_nv)?,
+            &widened(&teacher("logit_mse", teacher_nv)?.f_detach()?)?,
+        )
     }
 }

@@ -9,14 +9,15 @@ use tch::Tensor;
 use super::distances::Distance;
 use super::layer_map::Layers;
 
-/// Mean over tokens of the `distance` between what the two models' MLPs read [B, T, E]; the student's is lifted to the
-/// teacher's width by a learned linear map.
+/// Mean over tokens of the `distance` between what the two models' MLPs read [B, T, E]; the
+/// student's is lifted to the teacher's width by a learned linear map.
 ///
 /// The paper found no gain in it beside `hidden_state` (section 3).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MlpInput {
-    /// `last_but_two`, `last`, `uniform`, or pairs teacher:student counted from 0 such as `29:13 31:15`, between spaces or +.
+    /// `last_but_two`, `last`, `uniform`, or pairs teacher:student counted from 0 such as `29:13
+    /// 31:15`, between spaces or +.
     #[schemars(with = "String")]
     pub layers: Layers,
     /// `cosine` (1 − cos) or `mse` (mean over channels).
@@ -34,11 +35,19 @@ minitron_core::plugin! {
 #[typetag::serde(name = "mlp_input")]
 impl StateLoss for MlpInput {
     fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        self.layers.pairs("mlp_input", student, teacher, |model, layer| {
-            let part = model.part_showing(layer, Port::NEURONS);
-            let site = part.map(|at| Site::Inside { at, port: Port::INPUT });
-            site.ok_or_else(|| Error::Recipe(format!("mlp_input: layer {layer} has no MLP; name layers that have one")))
-        })
+        self.layers
+            .pairs("mlp_input", student, teacher, |model, layer| {
+                let part = model.part_showing(layer, Port::NEURONS);
+                let site = part.map(|at| Site::Inside {
+                    at,
+                    port: Port::INPUT,
+                });
+                site.ok_or_else(|| {
+                    Error::Recipe(format!(
+                        "mlp_input: layer {layer} has no MLP; name layers that have one"
+                    ))
+                })
+            })
     }
 
     fn projects(&self) -> bool {

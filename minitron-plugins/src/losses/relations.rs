@@ -40,7 +40,9 @@ impl Relation {
             Relation::Value => Port::VALUE,
         };
         model.site(layer, port).ok_or_else(|| {
-            Error::Recipe(format!("attention_relation: layer {layer} has no attention; name layers that have"))
+            Error::Recipe(format!(
+                "attention_relation: layer {layer} has no attention; name layers that have"
+            ))
         })
     }
 }
@@ -58,7 +60,12 @@ impl Default for Relations {
 
 impl From<Relations> for String {
     fn from(relations: Relations) -> String {
-        relations.0.iter().map(|relation| relation.name()).collect::<Vec<_>>().join(" ")
+        relations
+            .0
+            .iter()
+            .map(|relation| relation.name())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 
@@ -67,8 +74,10 @@ impl TryFrom<LayerPairs> for Relations {
 
     fn try_from(written: LayerPairs) -> Result<Self> {
         let words = written.words();
-        let chosen: Vec<Relation> =
-            Relation::ALL.into_iter().filter(|relation| words.iter().any(|word| word == relation.name())).collect();
+        let chosen: Vec<Relation> = Relation::ALL
+            .into_iter()
+            .filter(|relation| words.iter().any(|word| word == relation.name()))
+            .collect();
         if chosen.is_empty() || chosen.len() != words.len() {
             let found = words.join(" ");
             return Err(Error::Recipe(format!(

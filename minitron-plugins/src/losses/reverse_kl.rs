@@ -6,10 +6,11 @@ use tch::Tensor;
 
 use super::divergences::{kl, log_softmax, need, rescaled, teacher, temperature};
 
-/// KL(student ‖ teacher) = Σᵥ q·(log q − log p) over the vocabulary, p and q the softmax of the teacher's and the student's
-/// logits / `temperature`, times `temperature`². In nats.
+/// KL(student ‖ teacher) = Σᵥ q·(log q − log p) over the vocabulary, p and q the softmax of the
+/// teacher's and the student's logits / `temperature`, times `temperature`². In nats.
 ///
-/// What the student holds likely and the teacher does not costs most, where the forward divergence minds the opposite.
+/// What the student holds likely and the teacher does not costs most, where the forward divergence
+/// minds the opposite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReverseKl {
@@ -22,7 +23,10 @@ pub struct ReverseKl {
 
 impl Default for ReverseKl {
     fn default() -> Self {
-        ReverseKl { temperature: 1.0, scale_by_t2: true }
+        ReverseKl {
+            temperature: 1.0,
+            scale_by_t2: true,
+        }
     }
 }
 
@@ -40,8 +44,16 @@ impl LogitLoss for ReverseKl {
         need(self.temperature)
     }
 
-    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {
-        let log_p_nv = log_softmax(&teacher("reverse_kl", teacher_nv)?.f_detach()?, self.temperature)?;
+    fn rows(
+        &self,
+        student_nv: &Tensor,
+        teacher_nv: Option<&Tensor>,
+        _labels_n: &Tensor,
+    ) -> Result<Tensor> {
+        let log_p_nv = log_softmax(
+            &teacher("reverse_kl", teacher_nv)?.f_detach()?,
+            self.temperature,
+        )?;
         let loss_n = kl(&log_softmax(student_nv, self.temperature)?, &log_p_nv)?;
         rescaled(loss_n, self.temperature, self.scale_by_t2)
     }

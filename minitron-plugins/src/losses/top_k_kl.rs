@@ -8,8 +8,9 @@ use tch::Tensor;
 
 use super::divergences::{forward, rescaled, teacher, temperature};
 
-/// KL(teacher ‖ student) over the `k` tokens that the teacher finds likeliest, both distributions renormalised over these:
-/// Σᵥ p·(log p − log q) with p and q the softmax of their `k` logits / `temperature`, times `temperature`². In nats.
+/// KL(teacher ‖ student) over the `k` tokens that the teacher finds likeliest, both distributions
+/// renormalised over these: Σᵥ p·(log p − log q) with p and q the softmax of their `k` logits /
+/// `temperature`, times `temperature`². In nats.
 ///
 /// The paper found k up to 100 worse than the whole vocabulary and larger k no better (section 3).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,7 +27,11 @@ pub struct TopKKl {
 
 impl Default for TopKKl {
     fn default() -> Self {
-        TopKKl { k: NonZeroU32::MIN.saturating_add(99), temperature: 1.0, scale_by_t2: true }
+        TopKKl {
+            k: NonZeroU32::MIN.saturating_add(99),
+            temperature: 1.0,
+            scale_by_t2: true,
+        }
     }
 }
 
@@ -41,14 +46,26 @@ minitron_core::plugin! {
 #[typetag::serde(name = "top_k_kl")]
 impl LogitLoss for TopKKl {
     fn teacher(&self) -> TeacherNeed {
-        TeacherNeed::Distribution { n_tokens: self.k.get() as usize }
+        TeacherNeed::Distribution {
+            n_tokens: self.k.get() as usize,
+        }
     }
 
-    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, _labels_n: &Tensor) -> Result<Tensor> {
+    fn rows(
+        &self,
+        student_nv: &Tensor,
+        teacher_nv: Option<&Tensor>,
+        _labels_n: &Tensor,
+    ) -> Result<Tensor> {
         let teacher_nv = teacher("top_k_kl", teacher_nv)?.f_detach()?;
         let (_, vocab) = teacher_nv.size2()?;
-        let (teacher_nk, tokens_nk) = teacher_nv.f_topk(i64::from(self.k.get()).min(vocab), -1, true, true)?;
+        let (teacher_nk, tokens_nk) =
+            teacher_nv.f_topk(i64::from(self.k.get()).min(vocab), -1, true, true)?;
         let student_nk = student_nv.f_gather(-1, &tokens_nk, false)?;
-        rescaled(forward(&student_nk, &teacher_nk, self.temperature)?, self.temperature, self.scale_by_t2)
+        rescaled(
+            forward(&student_nk, &teacher_nk, self.temperature)?,
+            self.temperature,
+            self.scale_by_t2,
+        )
     }
 }

@@ -8,8 +8,9 @@ use tch::{IValue, Tensor};
 
 use crate::script::Script;
 
-/// A loss written in PyTorch: `forward(student_nv, teacher_nv, labels_n) -> loss_n` of a module that `torch.jit.script` saved.
-/// Raw logits [N, V], next tokens \[N\], one number per row. Gradients go through it.
+/// A loss written in PyTorch: `forward(student_nv, teacher_nv, labels_n) -> loss_n` of a module
+/// that `torch.jit.script` saved. Raw logits [N, V], next tokens \[N\], one number per row.
+/// Gradients go through it.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Torchscript {
@@ -34,9 +35,16 @@ impl LogitLoss for Torchscript {
         TeacherNeed::Logits
     }
 
-    fn rows(&self, student_nv: &Tensor, teacher_nv: Option<&Tensor>, labels_n: &Tensor) -> Result<Tensor> {
-        let teacher_nv = teacher_nv.ok_or_else(|| Error::Internal("torchscript was given no teacher".into()))?;
-        let arguments = [student_nv, &teacher_nv.f_detach()?, labels_n].map(|x| IValue::Tensor(x.shallow_clone()));
+    fn rows(
+        &self,
+        student_nv: &Tensor,
+        teacher_nv: Option<&Tensor>,
+        labels_n: &Tensor,
+    ) -> Result<Tensor> {
+        let teacher_nv =
+            teacher_nv.ok_or_else(|| Error::Internal("torchscript was given no teacher".into()))?;
+        let arguments = [student_nv, &teacher_nv.f_detach()?, labels_n]
+            .map(|x| IValue::Tensor(x.shallow_clone()));
         self.script.call(&self.path, "forward", &arguments)
     }
 }

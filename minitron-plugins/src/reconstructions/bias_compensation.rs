@@ -5,10 +5,10 @@ use minitron_core::spec::{ModelSpec, ParamKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Adds to the biases of the projections into the residual stream what the stream lacks there on average:
-/// b' = b + mean over calibration tokens of R, where R [N, E] is the teacher's stream at the kept channels minus the
-/// student's, after earlier reconstructions (arXiv 2312.11983, section 3.3, with the teacher's stream as reference). For families
-/// with such biases.
+/// Adds to the biases of the projections into the residual stream what the stream lacks there on
+/// average: b' = b + mean over calibration tokens of R, where R [N, E] is the teacher's stream at
+/// the kept channels minus the student's, after earlier reconstructions (arXiv 2312.11983, section
+/// 3.3, with the teacher's stream as reference). For families with such biases.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BiasCompensation {}
@@ -34,9 +34,17 @@ impl Reconstruction for BiasCompensation {
         editor.for_each_projection(Reference::Teacher, &mut |editor, stats| {
             let projections = &stats.projections;
             for &role in projections.roles.iter().filter(|_| projections.is_writer) {
-                if editor.spec().find(projections.at, role, ParamKind::Bias).is_some() {
-                    let mean_e = stats.r_sum_e.f_div_scalar(stats.n_tokens.max(1) as f64 * stats.scale)?;
-                    let bias_e = editor.read(projections.at, role, ParamKind::Bias)?.f_add(&mean_e)?;
+                if editor
+                    .spec()
+                    .find(projections.at, role, ParamKind::Bias)
+                    .is_some()
+                {
+                    let mean_e = stats
+                        .r_sum_e
+                        .f_div_scalar(stats.n_tokens.max(1) as f64 * stats.scale)?;
+                    let bias_e = editor
+                        .read(projections.at, role, ParamKind::Bias)?
+                        .f_add(&mean_e)?;
                     editor.replace(projections.at, role, ParamKind::Bias, &bias_e)?;
                 }
             }
@@ -47,5 +55,8 @@ impl Reconstruction for BiasCompensation {
 
 fn has_writer_biases(spec: &ModelSpec) -> bool {
     let mut parts = (0..spec.n_layers()).flat_map(|layer| spec.sublayers(layer));
-    parts.any(|(at, part)| spec.find(at, part.mixer.ports().writer, ParamKind::Bias).is_some())
+    parts.any(|(at, part)| {
+        spec.find(at, part.mixer.ports().writer, ParamKind::Bias)
+            .is_some()
+    })
 }

@@ -6,14 +6,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-/// Folds dropped heads into kept ones. With L heads ranked 1 (best) to L and K of them kept, for i in [2K − L + 1, K]:
+/// Folds dropped heads into kept ones. With L heads ranked 1 (best) to L and K of them kept, for i
+/// in [2K − L + 1, K]:
 ///
 /// ```text
 /// head_i := head_i + (head_i − head_{2K−i+1})
 /// ```
-/// on the rows of query, key and value projections and their biases; on the query projection alone where queries share
-/// keys and values, within each key/value head. All numbers are the source's. Needs K >= L/2, and the scores that the plan
-/// comes from. The paper prints the range from 2K − L on, whose first partner would be head L + 1.
+/// on the rows of query, key and value projections and their biases; on the query projection alone
+/// where queries share keys and values, within each key/value head. All numbers are the source's.
+/// Needs K >= L/2, and the scores that the plan comes from. The paper prints the range from 2K − L
+/// on, whose first partner would be head L + 1.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeadMerge {}
@@ -43,15 +45,30 @@ fn merge_layer(editor: &mut StudentEditor, layer_idx: usize, dim: &str) -> Resul
     let pairs = pairs(editor, dim)?;
     let source_layer = editor.source_layer(layer_idx);
     let parts = editor.teacher_spec().sublayers(source_layer);
-    let readers: Vec<(At, Role)> =
-        parts.flat_map(|(at, part)| part.mixer.ports().readers.into_iter().map(move |role| (at, role))).collect();
+    let readers: Vec<(At, Role)> = parts
+        .flat_map(|(at, part)| {
+            part.mixer
+                .ports()
+                .readers
+                .into_iter()
+                .map(move |role| (at, role))
+        })
+        .collect();
     for (source, role) in readers {
         let at = source.in_layer(layer_idx);
         for kind in [ParamKind::Weight, ParamKind::Bias] {
-            let Some(param) = editor.teacher_spec().find(source, role, kind) else { continue };
-            let outputs = if param.transposed { param.sides.last() } else { param.sides.first() };
+            let Some(param) = editor.teacher_spec().find(source, role, kind) else {
+                continue;
+            };
+            let outputs = if param.transposed {
+                param.sides.last()
+            } else {
+                param.sides.first()
+            };
             // Where queries share them, keys and values have no such heads.
-            let Some(outputs) = outputs.filter(|side| blocks(editor, side, dim).any(|block| block.is_some())).cloned()
+            let Some(outputs) = outputs
+                .filter(|side| blocks(editor, side, dim).any(|block| block.is_some()))
+                .cloned()
             else {
                 continue;
             };
@@ -92,14 +109,29 @@ fn pairs(editor: &StudentEditor, dim: &str) -> Result<Vec<(usize, Option<usize>)
     Ok(pairs)
 }
 
-/// Block sizes of a side's parts where they are heads of this dim. Heads that lost channels are merged without them.
-fn blocks<'s>(editor: &'s StudentEditor, side: &'s Side, dim: &'s str) -> impl Iterator<Item = Option<usize>> + 's {
+/// Block sizes of a side's parts where they are heads of this dim. Heads that lost channels are
+/// merged without them.
+fn blocks<'s>(
+    editor: &'s StudentEditor,
+    side: &'s Side,
+    dim: &'s str,
+) -> impl Iterator<Item = Option<usize>> + 's {
     let size_of = |dim: &str| editor.spec().dims.get(dim).map(|dim| dim.size);
-    side.0.iter().map(move |part| part.units(&size_of).filter(|(of, _)| *of == dim).map(|(_, block)| block))
+    side.0.iter().map(move |part| {
+        part.units(&size_of)
+            .filter(|(of, _)| *of == dim)
+            .map(|(_, block)| block)
+    })
 }
 
-/// The map from all rows of a projection to the student's: 2 for a kept head and −1 for its partner, row by row.
-fn mixing(editor: &StudentEditor, dim: &str, outputs: &Side, pairs: &[(usize, Option<usize>)]) -> Result<Tensor> {
+/// The map from all rows of a projection to the student's: 2 for a kept head and −1 for its
+/// partner, row by row.
+fn mixing(
+    editor: &StudentEditor,
+    dim: &str,
+    outputs: &Side,
+    pairs: &[(usize, Option<usize>)],
+) -> Result<Tensor> {
     let n_heads = editor.teacher_spec().dim(dim)?.size;
     let mut heads = vec![0f64; pairs.len() * n_heads];
     for (row, (head, partner)) in heads.chunks_mut(n_heads).zip(pairs) {
@@ -114,7 +146,8 @@ fn mixing(editor: &StudentEditor, dim: &str, outputs: &Side, pairs: &[(usize, Op
     let heads = Tensor::f_from_slice(&heads)?.f_view([pairs.len() as i64, n_heads as i64])?;
     let mut diagonal = Vec::new();
     for (part, block) in outputs.0.iter().zip(blocks(editor, outputs, dim)) {
-        let n_rows = Side(vec![part.clone()]).len(|dim| editor.teacher_spec().dims.get(dim).map(|dim| dim.size));
+        let n_rows = Side(vec![part.clone()])
+            .len(|dim| editor.teacher_spec().dims.get(dim).map(|dim| dim.size));
         let eye = |n: usize| Tensor::f_eye(n as i64, (Kind::Double, Device::Cpu));
         diagonal.push(match block {
             Some(block) => heads.f_kron(&eye(block)?)?,

@@ -6,40 +6,51 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-/// Refits every projection that writes to the residual stream or reads it, front to back, on the stream of the student as
-/// reconstructed so far.
+/// Refits every projection that writes to the residual stream or reads it, front to back, on the
+/// stream of the student as reconstructed so far.
 ///
-/// With X [N, C] the inputs of attention's output projection (then of the MLP's second projection) over all N calibration
-/// tokens, and R [N, E] what the stream lacks after it, W [E, C] becomes W + ΔW, where ΔW minimises
+/// With X [N, C] the inputs of attention's output projection (then of the MLP's second projection)
+/// over all N calibration tokens, and R [N, E] what the stream lacks after it, W [E, C] becomes W +
+/// ΔW, where ΔW minimises
 ///
 /// ```text
 /// ‖R − X·ΔWᵀ‖² + λ·m·‖ΔW‖²        m the mean diagonal of XᵀX
 /// ΔW = RᵀX · (XᵀX + λ·m·I)⁻¹       by Cholesky in f64
 /// ```
-/// The ridge λ pulls towards the kept weights, so ΔW is 0 where nothing is lacking. Biases stay. Aimed at the teacher it
-/// repairs dropped channels and layers too: an MLP before dropped layers is fitted to the stream after them.
+/// The ridge λ pulls towards the kept weights, so ΔW is 0 where nothing is lacking. Biases stay.
+/// Aimed at the teacher it repairs dropped channels and layers too: an MLP before dropped layers is
+/// fitted to the stream after them.
 ///
-/// For projections that read the stream (queries, keys, values, gate, up, an untied head), X is their input on the student's
-/// stream, R what it lacks of the teacher's input Z [N, all channels], and with Δ solved likewise, W becomes W + W_teacher·Δ:
-/// the teacher's weight on the best linear guess of Z.
+/// For projections that read the stream (queries, keys, values, gate, up, an untied head), X is
+/// their input on the student's stream, R what it lacks of the teacher's input Z [N, all channels],
+/// and with Δ solved likewise, W becomes W + W_teacher·Δ: the teacher's weight on the best linear
+/// guess of Z.
 ///
-/// The refit of output projections after structured pruning, here joint over the residual stream instead of per projection.
+/// The refit of output projections after structured pruning, here joint over the residual stream
+/// instead of per projection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LeastSquares {
     /// λ, relative to the mean diagonal of XᵀX; above 0.
     pub ridge: f64,
-    /// What the stream should be: `teacher`, or `own` for the same layer with all its heads and neurons.
+    /// What the stream should be: `teacher`, or `own` for the same layer with all its heads and
+    /// neurons.
     pub target: Reference,
     /// Whether projections that read the stream are refitted too, where the target is the teacher.
     pub readers: bool,
-    /// Whether projections that write to it are refitted; false where a family norms what they give.
+    /// Whether projections that write to it are refitted; false where a family norms what they
+    /// give.
     pub writers: bool,
 }
 
 impl Default for LeastSquares {
     fn default() -> Self {
-        LeastSquares { ridge: 1e-3, target: Reference::Teacher, readers: true, writers: true }
+        LeastSquares {
+            ridge: 1e-3,
+            target: Reference::Teacher,
+            readers: true,
+            writers: true,
+        }
     }
 }
 
@@ -55,18 +66,31 @@ minitron_core::plugin! {
 impl Reconstruction for LeastSquares {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
         if !(self.ridge > 0.0 && self.ridge.is_finite()) {
-            return Err(Error::Recipe(format!("least_squares: ridge: expected a number above 0, got {}", self.ridge)));
+            return Err(Error::Recipe(format!(
+                "least_squares: ridge: expected a number above 0, got {}",
+                self.ridge
+            )));
         }
         if self.writers {
-            editor.check_writers("with writers=false those that read the stream are refitted alone")?;
+            editor.check_writers(
+                "with writers=false those that read the stream are refitted alone",
+            )?;
         }
         editor.for_each_projection(self.target, &mut |editor, stats| {
-            if !stats.projections.is_writer && !self.readers || stats.projections.is_writer && !self.writers {
+            if !stats.projections.is_writer && !self.readers
+                || stats.projections.is_writer && !self.writers
+            {
                 return Ok(());
             }
-            let Some(delta_ec) = self.solve(stats)? else { return Ok(()) };
+            let Some(delta_ec) = self.solve(stats)? else {
+                return Ok(());
+            };
             for &role in &stats.projections.roles {
-                if editor.spec().find(stats.projections.at, role, ParamKind::Weight).is_some() {
+                if editor
+                    .spec()
+                    .find(stats.projections.at, role, ParamKind::Weight)
+                    .is_some()
+                {
                     refit(editor, role, stats, &delta_ec)?;
                 }
             }
@@ -75,11 +99,18 @@ impl Reconstruction for LeastSquares {
     }
 }
 
-fn refit(editor: &mut StudentEditor, role: Role, stats: &ProjectionStats, delta_ec: &Tensor) -> Result<()> {
+fn refit(
+    editor: &mut StudentEditor,
+    role: Role,
+    stats: &ProjectionStats,
+    delta_ec: &Tensor,
+) -> Result<()> {
     let at = stats.projections.at;
     let added = match stats.projections.is_writer {
         true => delta_ec.shallow_clone(),
-        false => editor.read_all_channels(at, role, ParamKind::Weight)?.f_matmul(delta_ec)?,
+        false => editor
+            .read_all_channels(at, role, ParamKind::Weight)?
+            .f_matmul(delta_ec)?,
     };
     let weight = editor.read(at, role, ParamKind::Weight)?.f_add(&added)?;
     editor.replace(at, role, ParamKind::Weight, &weight)
@@ -89,14 +120,23 @@ impl LeastSquares {
     /// ΔW [E, C]; `None` where it is zero.
     fn solve(&self, stats: &ProjectionStats) -> Result<Option<Tensor>> {
         let (n_inputs, _) = stats.xx_cc.size2()?;
-        let mean = stats.xx_cc.f_diagonal(0, 0, 1)?.f_mean(Kind::Double)?.f_double_value(&[])?;
+        let mean = stats
+            .xx_cc
+            .f_diagonal(0, 0, 1)?
+            .f_mean(Kind::Double)?
+            .f_double_value(&[])?;
         let is_zero = stats.rx_ec.f_abs()?.f_max()?.f_double_value(&[])? == 0.0;
         if is_zero || mean == 0.0 {
             return Ok(None);
         }
         let eye_cc = Tensor::f_eye(n_inputs, (Kind::Double, Device::Cpu))?;
-        let ridged_cc = stats.xx_cc.f_add(&eye_cc.f_mul_scalar(self.ridge * mean)?)?;
-        let delta_ce = stats.rx_ec.f_transpose(0, 1)?.f_cholesky_solve(&ridged_cc.f_linalg_cholesky(false)?, false)?;
+        let ridged_cc = stats
+            .xx_cc
+            .f_add(&eye_cc.f_mul_scalar(self.ridge * mean)?)?;
+        let delta_ce = stats
+            .rx_ec
+            .f_transpose(0, 1)?
+            .f_cholesky_solve(&ridged_cc.f_linalg_cholesky(false)?, false)?;
         Ok(Some(delta_ce.f_transpose(0, 1)?))
     }
 }

@@ -8,15 +8,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-/// RMS norms over fewer channels divide by another number: with z = x / rms(x) [N, width] the teacher's normalised input of a
-/// norm, of which the student keeps the positions S,
+/// RMS norms over fewer channels divide by another number: with z = x / rms(x) [N, width] the
+/// teacher's normalised input of a norm, of which the student keeps the positions S,
 ///
 /// ```text
 /// gain := gain · c        c² = mean over tokens and S of z² / mean over tokens and all positions of z²
 /// ```
-/// where the divisor is 1 but for tokens that hold nothing at all: c is rms over S / rms over all, on average. It holds for
-/// norms on the residual stream, on what a part adds (Gemma), over whole queries and keys (OLMo 2), and over those of a head that
-/// lost channels (Qwen3). Layer norms, whose mean changes too, stay as they are.
+/// where the divisor is 1 but for tokens that hold nothing at all: c is rms over S / rms over all,
+/// on average. It holds for norms on the residual stream, on what a part adds (Gemma), over whole
+/// queries and keys (OLMo 2), and over those of a head that lost channels (Qwen3). Layer norms,
+/// whose mean changes too, stay as they are.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NormRescale {}
@@ -68,14 +69,19 @@ impl Reconstruction for NormRescale {
             }
             let mut is_kept = vec![0f32; z_nc.size2()?.1.max(0) as usize];
             for &position in &kept {
-                is_kept.get_mut(position).into_iter().for_each(|value| *value = 1.0);
+                is_kept
+                    .get_mut(position)
+                    .into_iter()
+                    .for_each(|value| *value = 1.0);
             }
             let is_kept_c = Tensor::f_from_slice(&is_kept)?.f_to_device(z_nc.device())?;
             let square_nc = z_nc.f_square()?;
             let n_tokens = z_nc.size2()?.0.max(0) as usize;
             let shares = sums.entry((at, role)).or_default();
             shares.all.add(&square_nc, square_nc.numel())?;
-            shares.kept.add(&square_nc.f_mul(&is_kept_c)?, n_tokens * kept.len())
+            shares
+                .kept
+                .add(&square_nc.f_mul(&is_kept_c)?, n_tokens * kept.len())
         })?;
         for ((at, role), Shares { kept, all }) in sums {
             let factor = (kept.average() / all.average()).sqrt();
@@ -92,5 +98,7 @@ impl Reconstruction for NormRescale {
 fn is_rms(editor: &StudentEditor, at: At, role: Role) -> bool {
     let spec = editor.spec();
     let param = spec.find(at, role, minitron_core::spec::ParamKind::Weight);
-    param.and_then(|param| spec.norm_of(param)).is_some_and(|norm| norm.kind.is_rms())
+    param
+        .and_then(|param| spec.norm_of(param))
+        .is_some_and(|norm| norm.kind.is_rms())
 }

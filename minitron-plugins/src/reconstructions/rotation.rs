@@ -11,18 +11,21 @@ use tch::{Device, Kind, Tensor};
 
 /// Keeps principal components of the residual stream instead of channels.
 ///
-/// With z = x / rms(x) [N, E] at a norm, summed over the norms of all kept layers and the final one,
+/// With z = x / rms(x) [N, E] at a norm, summed over the norms of all kept layers and the final
+/// one,
 ///
 /// ```text
 /// C = Σ zᵀz / N = Q·diag(e)·Qᵀ            e descending, by eigh in f64
 /// ```
-/// the whole model is turned by Q (tables T·Q, readers W·diag(g)·Q, writers Qᵀ·W), which changes nothing, and the first d' of
-/// d components stay. The mean square of what stays is smaller than that of the whole, so each norm would blow it up; its gain
-/// becomes c = sqrt(Σ_{i<d'} E[z_i²] / d'), with z the turned input of that very norm. For RMS norms before each part. Tied
-/// embeddings come apart. It comes first among reconstructions, and does nothing where all channels are kept.
+/// the whole model is turned by Q (tables T·Q, readers W·diag(g)·Q, writers Qᵀ·W), which changes
+/// nothing, and the first d' of d components stay. The mean square of what stays is smaller than
+/// that of the whole, so each norm would blow it up; its gain becomes c = sqrt(Σ_{i<d'} E[z_i²] /
+/// d'), with z the turned input of that very norm. For RMS norms before each part. Tied embeddings
+/// come apart. It comes first among reconstructions, and does nothing where all channels are kept.
 ///
-/// The gains being one number each, any orthogonal map among the d' components is free. With `spread`, a random one (the
-/// run's seed) evens out their energy, which otherwise lies in the first: the same student in f32, but quantised it errs less.
+/// The gains being one number each, any orthogonal map among the d' components is free. With
+/// `spread`, a random one (the run's seed) evens out their energy, which otherwise lies in the
+/// first: the same student in f32, but quantised it errs less.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rotation {
@@ -42,7 +45,10 @@ minitron_core::plugin! {
 impl Reconstruction for Rotation {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
         editor.check_rebase()?;
-        let (n_hidden, n_kept) = (editor.teacher_spec().size(HIDDEN), editor.spec().size(HIDDEN));
+        let (n_hidden, n_kept) = (
+            editor.teacher_spec().size(HIDDEN),
+            editor.spec().size(HIDDEN),
+        );
         if n_kept == n_hidden {
             return Ok(());
         }
@@ -61,10 +67,17 @@ impl Reconstruction for Rotation {
 
 /// Σ zᵀz over tokens and norms.
 fn covariance(editor: &StudentEditor, n_hidden: usize) -> Result<Tensor> {
-    let mut sum_ee = Tensor::f_zeros([n_hidden as i64, n_hidden as i64], (Kind::Double, Device::Cpu))?;
+    let mut sum_ee = Tensor::f_zeros(
+        [n_hidden as i64, n_hidden as i64],
+        (Kind::Double, Device::Cpu),
+    )?;
     editor.norm_inputs(&mut |_, _, z_ne| {
         let square_ee = z_ne.f_transpose(0, 1)?.f_matmul(z_ne)?;
-        sum_ee = sum_ee.f_add(&square_ee.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)?;
+        sum_ee = sum_ee.f_add(
+            &square_ee
+                .f_to_device(Device::Cpu)?
+                .f_to_kind(Kind::Double)?,
+        )?;
         Ok(())
     })?;
     Ok(sum_ee)
@@ -83,7 +96,10 @@ fn spread(basis_ee: &Tensor, n_kept: i64, seed: u64) -> Result<Tensor> {
     let draws_kk = Tensor::f_from_slice(&draws)?.f_reshape([n_kept, n_kept])?;
     let (turn_kk, _) = Tensor::f_linalg_qr(&draws_kk, "reduced")?;
     let n_rest = basis_ee.size2()?.1 - n_kept;
-    let (kept_ek, rest_er) = (basis_ee.f_narrow(1, 0, n_kept)?, basis_ee.f_narrow(1, n_kept, n_rest)?);
+    let (kept_ek, rest_er) = (
+        basis_ee.f_narrow(1, 0, n_kept)?,
+        basis_ee.f_narrow(1, n_kept, n_rest)?,
+    );
     Ok(Tensor::f_cat(&[kept_ek.f_matmul(&turn_kk)?, rest_er], 1)?)
 }
 
@@ -97,5 +113,8 @@ fn gains(editor: &StudentEditor, n_kept: i64) -> Result<BTreeMap<(At, Role), f64
         *n_values += kept.numel();
         Ok(())
     })?;
-    Ok(sums.into_iter().map(|(norm, (sum, n_values))| (norm, (sum / n_values.max(1) as f64).sqrt())).collect())
+    Ok(sums
+        .into_iter()
+        .map(|(norm, (sum, n_values))| (norm, (sum / n_values.max(1) as f64).sqrt()))
+        .collect())
 }

@@ -10,9 +10,10 @@ use tch::{IValue, Tensor};
 
 use crate::script::Script;
 
-/// A repair of the MLPs' second projections written in PyTorch: `forward(student_ef, teacher_ef, kept_e, kept_f) -> weight_ef` of a
-/// module that `torch.jit.script` saved, layer by layer. The student's weight [E, F] and the teacher's whole one in
-/// f64, and which of the teacher's rows and columns the student has; the result replaces the student's.
+/// A repair of the MLPs' second projections written in PyTorch: `forward(student_ef, teacher_ef,
+/// kept_e, kept_f) -> weight_ef` of a module that `torch.jit.script` saved, layer by layer. The
+/// student's weight [E, F] and the teacher's whole one in f64, and which of the teacher's rows and
+/// columns the student has; the result replaces the student's.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Torchscript {
@@ -37,20 +38,28 @@ impl Reconstruction for Torchscript {
             return Ok(());
         }
         for layer in 0..editor.n_layers() {
-            let Some(at) = editor.spec().part_with(layer, Role::DOWN) else { continue };
+            let Some(at) = editor.spec().part_with(layer, Role::DOWN) else {
+                continue;
+            };
             let student_ef = editor.read(at, Role::DOWN, ParamKind::Weight)?;
             let teacher_ef = editor.read_teacher(at, Role::DOWN, ParamKind::Weight)?;
             let kept = |dim: &str| {
                 let kept: Vec<i64> = editor.kept(dim).iter().map(|&unit| unit as i64).collect();
                 Tensor::f_from_slice(&kept)
             };
-            let (kept_e, kept_f) = (kept(HIDDEN)?, kept(&dim_of_layer(MLP, editor.source_layer(layer)))?);
+            let (kept_e, kept_f) = (
+                kept(HIDDEN)?,
+                kept(&dim_of_layer(MLP, editor.source_layer(layer)))?,
+            );
             let shape = student_ef.size();
             let arguments = [student_ef, teacher_ef, kept_e, kept_f].map(IValue::Tensor);
             let fitted_ef = tch::no_grad(|| self.script.call(&self.path, "forward", &arguments))?;
             if fitted_ef.size() != shape {
                 let message = format!("expected a weight of {shape:?}, got {:?}", fitted_ef.size());
-                return Err(Error::Data(format!("{}: `forward`: {message}", self.path.display())));
+                return Err(Error::Data(format!(
+                    "{}: `forward`: {message}",
+                    self.path.display()
+                )));
             }
             editor.replace(at, Role::DOWN, ParamKind::Weight, &fitted_ef)?;
         }

@@ -43,17 +43,25 @@ fn ratios(comparison: &Comparison) -> Markup {
 
 fn ratio_table(ratio: &Ratio) -> HtmlTable {
     let header = ["row", "its tokens", "the reference's", "times as many"].map(str::to_owned);
-    let mut table =
-        HtmlTable::new("Read between the reference's budgets, over the logarithm of tokens".to_owned(), header);
+    let mut table = HtmlTable::new(
+        "Read between the reference's budgets, over the logarithm of tokens".to_owned(),
+        header,
+    );
     for point in &ratio.points {
         let words = Cell::sorted(point.words(), point.ratio);
-        table.row([Cell::text(&point.row), Cell::number(point.n_tokens), Cell::number(point.reference_tokens), words]);
+        table.row([
+            Cell::text(&point.row),
+            Cell::number(point.n_tokens),
+            Cell::number(point.reference_tokens),
+            words,
+        ]);
     }
     table
 }
 
 fn cell(column: &Column, measured: Option<&Measured>) -> Cell {
-    let Some((mean, measured)) = measured.and_then(|measured| Some((measured.mean?, measured))) else {
+    let Some((mean, measured)) = measured.and_then(|measured| Some((measured.mean?, measured)))
+    else {
         return Cell::number(None);
     };
     Cell::sorted(spread(&column.key, mean, measured.std), Some(mean))
@@ -65,15 +73,22 @@ fn table(comparison: &Comparison) -> Markup {
         Some("higher") => " ↑",
         _ => "",
     };
-    let titles =
-        comparison.columns.iter().map(|column| format!("{}{}", column.title(), arrow(column.better.as_deref())));
+    let titles = comparison
+        .columns
+        .iter()
+        .map(|column| format!("{}{}", column.title(), arrow(column.better.as_deref())));
     let caption = match comparison.seeds.len() {
         0 | 1 => "The best of each column is bold".to_owned(),
-        n => format!("Mean ± standard deviation over {n} seeds; the best mean of each column is bold"),
+        n => format!(
+            "Mean ± standard deviation over {n} seeds; the best mean of each column is bold"
+        ),
     };
     let mut table = HtmlTable::new(caption, std::iter::once("row".to_owned()).chain(titles));
     if let Some(teacher) = &comparison.teacher {
-        let values = comparison.columns.iter().map(|column| cell(column, teacher.values.get(&column.key)));
+        let values = comparison
+            .columns
+            .iter()
+            .map(|column| cell(column, teacher.values.get(&column.key)));
         table.reference(std::iter::once(Cell::text(teacher.title())).chain(values));
     }
     for row in &comparison.rows {
@@ -88,7 +103,10 @@ fn table(comparison: &Comparison) -> Markup {
 }
 
 fn failures(comparison: &Comparison) -> Markup {
-    let failed: Vec<&Row> = comparison.all_rows().filter(|row| row.is_failed()).collect();
+    let failed: Vec<&Row> = comparison
+        .all_rows()
+        .filter(|row| row.is_failed())
+        .collect();
     html! { @if !failed.is_empty() {
         div.warn role="note" {
             h4 { "Failed" }
@@ -122,13 +140,20 @@ fn figures(comparison: &Comparison) -> Markup {
     // The best one is drawn last where it alone has a colour.
     let style = |(idx, row): (usize, _)| DrawnCurve {
         row,
-        style: if is_named { idx } else { usize::from(best.is_some_and(|best| std::ptr::eq(best, row))) * 6 + 7 },
+        style: if is_named {
+            idx
+        } else {
+            usize::from(best.is_some_and(|best| std::ptr::eq(best, row))) * 6 + 7
+        },
     };
     let mut rows: Vec<DrawnCurve> = comparison.rows.iter().enumerate().map(style).collect();
     if !is_named {
         rows.sort_by_key(|drawn| drawn.style);
     }
-    let (curves, sizes) = (curves::of_rows(&rows, is_named), loss_by_size(comparison, &rows, is_named));
+    let (curves, sizes) = (
+        curves::of_rows(&rows, is_named),
+        loss_by_size(comparison, &rows, is_named),
+    );
     html! { @if !curves.0.is_empty() || !sizes.0.is_empty() {
         section {
             h3 { "Curves" }
@@ -140,7 +165,12 @@ fn figures(comparison: &Comparison) -> Markup {
 
 /// The column that rows are drawn by: the loss in the end, or before any training.
 fn loss_column(comparison: &Comparison) -> Option<&'static str> {
-    let has = |key: &str| comparison.rows.iter().any(|row| row.values.contains_key(key));
+    let has = |key: &str| {
+        comparison
+            .rows
+            .iter()
+            .any(|row| row.values.contains_key(key))
+    };
     ["loss", "zero_shot_loss"].into_iter().find(|key| has(key))
 }
 
@@ -150,17 +180,31 @@ fn mean(row: &Row, key: &str) -> Option<f64> {
 
 fn best_row(comparison: &Comparison) -> Option<&Row> {
     let key = loss_column(comparison)?;
-    let losses = comparison.rows.iter().filter_map(|row| Some((mean(row, key)?, row)));
-    losses.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, row)| row)
+    let losses = comparison
+        .rows
+        .iter()
+        .filter_map(|row| Some((mean(row, key)?, row)));
+    losses
+        .min_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, row)| row)
 }
 
 /// A marker a row, the original among them.
 fn loss_by_size(comparison: &Comparison, rows: &[DrawnCurve], is_named: bool) -> Markup {
-    let Some(key) = loss_column(comparison) else { return html! {} };
-    let teacher = comparison.teacher.iter().map(|row| (row, REFERENCE, Mark::Dots { large: true }));
-    let all = rows.iter().map(|drawn| (drawn.row, drawn.style, Mark::Dots { large: false })).chain(teacher);
-    let placed =
-        all.filter_map(|(row, style, mark)| Some((row, style, mark, (mean(row, "n_params")?, mean(row, key)?))));
+    let Some(key) = loss_column(comparison) else {
+        return html! {};
+    };
+    let teacher = comparison
+        .teacher
+        .iter()
+        .map(|row| (row, REFERENCE, Mark::Dots { large: true }));
+    let all = rows
+        .iter()
+        .map(|drawn| (drawn.row, drawn.style, Mark::Dots { large: false }))
+        .chain(teacher);
+    let placed = all.filter_map(|(row, style, mark)| {
+        Some((row, style, mark, (mean(row, "n_params")?, mean(row, key)?)))
+    });
     let placed: Vec<_> = placed.collect();
     if placed.len() < 2 {
         return html! {};
@@ -169,18 +213,37 @@ fn loss_by_size(comparison: &Comparison, rows: &[DrawnCurve], is_named: bool) ->
     let mut numbers = HtmlTable::new(label, ["row", "parameters", "loss"]);
     let (mut series, mut legend) = (Vec::new(), Vec::new());
     for (row, style, mark, point) in placed {
-        numbers.row([Cell::text(row.title()), Cell::of("n_params", Some(point.0)), Cell::number(Some(point.1))]);
+        numbers.row([
+            Cell::text(row.title()),
+            Cell::of("n_params", Some(point.0)),
+            Cell::number(Some(point.1)),
+        ]);
         if is_named || style == REFERENCE {
             legend.push(Named::new(style, mark, row.title()));
         }
-        series.push(Series { style, mark, points: vec![point] });
+        series.push(Series {
+            style,
+            mark,
+            points: vec![point],
+        });
     }
     let y = match key {
         "loss" => "held-out loss, nats per token",
         _ => "held-out loss before training, nats per token",
     };
-    let drawing = plot(&Plot { label, x: "parameters", y, from_zero: false, series: &series });
-    figure(&html! { strong { "Loss against parameters" } }, &legend, &drawing, &numbers)
+    let drawing = plot(&Plot {
+        label,
+        x: "parameters",
+        y,
+        from_zero: false,
+        series: &series,
+    });
+    figure(
+        &html! { strong { "Loss against parameters" } },
+        &legend,
+        &drawing,
+        &numbers,
+    )
 }
 
 fn by_seed(comparison: &Comparison) -> Markup {
@@ -189,23 +252,40 @@ fn by_seed(comparison: &Comparison) -> Markup {
     }
     let mut table = HtmlTable::new(
         "Every seed",
-        ["row", "seed"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain(comparison.columns.iter().map(|column| column.title().to_owned())),
+        ["row", "seed"].map(str::to_owned).into_iter().chain(
+            comparison
+                .columns
+                .iter()
+                .map(|column| column.title().to_owned()),
+        ),
     );
     for row in &comparison.rows {
         for (idx, seed) in comparison.seeds.iter().enumerate() {
-            let value = |key: &str| row.values.get(key).and_then(|measured| *measured.by_seed.get(idx)?);
-            let values = comparison.columns.iter().map(|column| Cell::of(&column.key, value(&column.key)));
-            table.row([Cell::text(row.title()), Cell::count(Some(*seed))].into_iter().chain(values));
+            let value = |key: &str| {
+                row.values
+                    .get(key)
+                    .and_then(|measured| *measured.by_seed.get(idx)?)
+            };
+            let values = comparison
+                .columns
+                .iter()
+                .map(|column| Cell::of(&column.key, value(&column.key)));
+            table.row(
+                [Cell::text(row.title()), Cell::count(Some(*seed))]
+                    .into_iter()
+                    .chain(values),
+            );
         }
     }
     html! { section.screen { h3 { "By seed" } details { summary { "Numbers" } (table.draw()) } } }
 }
 
 fn samples(comparison: &Comparison) -> Markup {
-    let rows: Vec<&Row> = comparison.rows.iter().filter(|row| !row.samples.is_empty()).collect();
+    let rows: Vec<&Row> = comparison
+        .rows
+        .iter()
+        .filter(|row| !row.samples.is_empty())
+        .collect();
     html! { @if !rows.is_empty() {
         section {
             h3 { "Generated text" }

@@ -22,9 +22,17 @@ impl Quantity {
             "reverse_kl" => "reverse KL divergence from the teacher",
             "top_k_kl" => "KL divergence over the teacher’s top k",
             "jensen_shannon" => "Jensen–Shannon divergence",
-            _ => return Quantity { name: label.replace('_', " "), unit: None },
+            _ => {
+                return Quantity {
+                    name: label.replace('_', " "),
+                    unit: None,
+                };
+            }
         };
-        Quantity { name: known.into(), unit: Some(NATS) }
+        Quantity {
+            name: known.into(),
+            unit: Some(NATS),
+        }
     }
 
     /// What `eval/loss` is: the likelihood, where the losses show that tokens are predicted.
@@ -35,12 +43,18 @@ impl Quantity {
         };
         match terms.iter().any(on_tokens) {
             true => Quantity::of("cross_entropy"),
-            false => Quantity { name: "held-out loss".into(), unit: None },
+            false => Quantity {
+                name: "held-out loss".into(),
+                unit: None,
+            },
         }
     }
 
     fn axis(&self) -> String {
-        self.unit.map_or_else(|| self.name.clone(), |unit| format!("{}, {unit}", self.name))
+        self.unit.map_or_else(
+            || self.name.clone(),
+            |unit| format!("{}, {unit}", self.name),
+        )
     }
 }
 
@@ -54,19 +68,48 @@ struct Curve<'a> {
 
 fn drawn(caption: &str, axis: &str, curves: &[Curve], has_legend: bool) -> Markup {
     let curves = || curves.iter().filter(|curve| !curve.points.is_empty());
-    let series = curves().map(|curve| Series { style: curve.style, mark: curve.mark, points: places(curve.points) });
+    let series = curves().map(|curve| Series {
+        style: curve.style,
+        mark: curve.mark,
+        points: places(curve.points),
+    });
     let series: Vec<Series> = series.collect();
-    let legend = curves().filter(|_| has_legend).map(|curve| Named::new(curve.style, curve.mark, curve.name));
-    let numbers: Vec<(String, &[Point])> = curves().map(|curve| (curve.name.to_owned(), curve.points)).collect();
+    let legend = curves()
+        .filter(|_| has_legend)
+        .map(|curve| Named::new(curve.style, curve.mark, curve.name));
+    let numbers: Vec<(String, &[Point])> = curves()
+        .map(|curve| (curve.name.to_owned(), curve.points))
+        .collect();
     let label = format!("{caption}: {axis}, against tokens");
-    let drawing = plot(&Plot { label: &label, x: "tokens", y: axis, from_zero: true, series: &series });
-    figure(&html! { strong { (caption) } }, &legend.collect::<Vec<_>>(), &drawing, &curve_table(&label, &numbers))
+    let drawing = plot(&Plot {
+        label: &label,
+        x: "tokens",
+        y: axis,
+        from_zero: true,
+        series: &series,
+    });
+    figure(
+        &html! { strong { (caption) } },
+        &legend.collect::<Vec<_>>(),
+        &drawing,
+        &curve_table(&label, &numbers),
+    )
 }
 
 fn both<'a>(curve: &'a [Point], held_out: &'a [Point]) -> [Curve<'a>; 2] {
     [
-        Curve { name: "training, means of neighbouring steps", style: 0, mark: Mark::Line, points: curve },
-        Curve { name: "held out", style: 1, mark: Mark::Marked, points: held_out },
+        Curve {
+            name: "training, means of neighbouring steps",
+            style: 0,
+            mark: Mark::Line,
+            points: curve,
+        },
+        Curve {
+            name: "held out",
+            style: 1,
+            mark: Mark::Marked,
+            points: held_out,
+        },
     ]
 }
 
@@ -74,14 +117,17 @@ fn both<'a>(curve: &'a [Point], held_out: &'a [Point]) -> [Curve<'a>; 2] {
 pub fn of_training(training: &Training) -> Markup {
     let same = |a: &[Point], b: &[Point]| {
         let is_near = |(a, b): (&Point, &Point)| {
-            a.loss.zip(b.loss).is_some_and(|(a, b)| (a - b).abs() <= 1e-4 * a.abs().max(b.abs()))
+            a.loss
+                .zip(b.loss)
+                .is_some_and(|(a, b)| (a - b).abs() <= 1e-4 * a.abs().max(b.abs()))
         };
         a.len() == b.len() && !a.is_empty() && a.iter().zip(b).all(is_near)
     };
     let quantity = Quantity::of_held_out(&training.terms);
     // A loss that is also what is reported as the held-out loss needs one figure.
     let is_shown = training.terms.iter().any(|term| {
-        term.label == "cross_entropy" && !term.held_out.is_empty() || same(&term.held_out, &training.held_out)
+        term.label == "cross_entropy" && !term.held_out.is_empty()
+            || same(&term.held_out, &training.held_out)
     });
     html! {
         div.figures {
@@ -109,7 +155,12 @@ pub struct DrawnCurve<'a> {
 
 impl<'a> DrawnCurve<'a> {
     fn curve(&self, points: &'a [Point]) -> Curve<'a> {
-        Curve { name: self.row.title(), style: self.style, mark: Mark::Marked, points }
+        Curve {
+            name: self.row.title(),
+            style: self.style,
+            mark: Mark::Marked,
+            points,
+        }
     }
 
     fn term(&self, label: &str) -> Option<&'a Term> {
@@ -117,7 +168,8 @@ impl<'a> DrawnCurve<'a> {
     }
 }
 
-/// Losses of all rows against tokens, one line a row: on held-out text, then what each was trained by.
+/// Losses of all rows against tokens, one line a row: on held-out text, then what each was trained
+/// by.
 pub fn of_rows(rows: &[DrawnCurve], has_legend: bool) -> Markup {
     let mut labels: Vec<&str> = Vec::new();
     for term in rows.iter().flat_map(|drawn| &drawn.row.terms) {
@@ -125,9 +177,15 @@ pub fn of_rows(rows: &[DrawnCurve], has_legend: bool) -> Markup {
             labels.push(&term.label);
         }
     }
-    let terms: Vec<Term> = rows.iter().flat_map(|drawn| drawn.row.terms.iter().cloned()).collect();
+    let terms: Vec<Term> = rows
+        .iter()
+        .flat_map(|drawn| drawn.row.terms.iter().cloned())
+        .collect();
     let held_out = Quantity::of_held_out(&terms);
-    let on_held_out: Vec<Curve> = rows.iter().map(|drawn| drawn.curve(&drawn.row.curve)).collect();
+    let on_held_out: Vec<Curve> = rows
+        .iter()
+        .map(|drawn| drawn.curve(&drawn.row.curve))
+        .collect();
     html! {
         @if on_held_out.iter().any(|curve| !curve.points.is_empty()) {
             (drawn(&format!("On held-out text: {}", held_out.name), &held_out.axis(), &on_held_out, has_legend))

@@ -1,7 +1,8 @@
-//! The page: one HTML file that needs no other, for screens of any width, light and dark, and for paper.
+//! The page: one HTML file that needs no other, for screens of any width, light and dark, and for
+//! paper.
 //!
-//! Names, prompts and errors come out of files: everything is escaped by the template macro, and the page's own policy allows no
-//! script but the one that sorts tables.
+//! Names, prompts and errors come out of files: everything is escaped by the template macro, and
+//! the page's own policy allows no script but the one that sorts tables.
 
 mod charts;
 mod comparison;
@@ -18,7 +19,8 @@ pub const PAGE_MARK: &str = "<!DOCTYPE html><!-- minitron report -->";
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("sort.js");
-/// No script runs but that with the SHA-256 of [`SCRIPT`], which stands here in base64; the browser's console names it anew.
+/// No script runs but that with the SHA-256 of [`SCRIPT`], which stands here in base64; the
+/// browser's console names it anew.
 const POLICY: &str = include_str!("policy.txt");
 
 /// A page about these folders.
@@ -133,12 +135,19 @@ mod tests {
         page
     }
 
-    /// Nothing out of a file becomes markup: the page has its own script and no other, and no image.
+    /// Nothing out of a file becomes markup: the page has its own script and no other, and no
+    /// image.
     fn assert_harmless(page: &str) {
         assert_eq!(page.matches("<script").count(), 1);
-        assert!(!page.contains("<img") && page.contains("&lt;script"), "{page}");
+        assert!(
+            !page.contains("<img") && page.contains("&lt;script"),
+            "{page}"
+        );
         for outside in ["http://", "https://", "<link", "@import", "url("] {
-            assert!(!page.contains(outside), "the page names something outside: {outside}");
+            assert!(
+                !page.contains(outside),
+                "the page names something outside: {outside}"
+            );
         }
     }
 
@@ -171,7 +180,9 @@ mod tests {
     #[test]
     fn files_that_say_next_to_nothing_still_make_a_page() {
         for name in ["search.json", "compare.json"] {
-            assert!(page_of(name, &json!({ "format": 1, "complete": false })).contains("under way"));
+            assert!(
+                page_of(name, &json!({ "format": 1, "complete": false })).contains("under way")
+            );
         }
         assert!(gather(Path::new("nowhere")).unwrap_err().is_usage());
     }

@@ -17,7 +17,10 @@ pub struct Cell {
 impl Cell {
     /// A word.
     pub fn text(text: impl Into<String>) -> Self {
-        Cell { text: text.into(), ..Cell::default() }
+        Cell {
+            text: text.into(),
+            ..Cell::default()
+        }
     }
 
     /// A number, a dash where there is none.
@@ -32,7 +35,11 @@ impl Cell {
 
     /// A text that is sorted by a number.
     pub fn sorted(text: impl Into<String>, sort: Option<f64>) -> Self {
-        Cell { text: text.into(), sort, ..Cell::default() }
+        Cell {
+            text: text.into(),
+            sort,
+            ..Cell::default()
+        }
     }
 
     /// A whole number.
@@ -65,7 +72,10 @@ pub struct HtmlTable {
 
 impl HtmlTable {
     /// With these columns.
-    pub fn new<T: Into<String>>(caption: impl Into<String>, columns: impl IntoIterator<Item = T>) -> Self {
+    pub fn new<T: Into<String>>(
+        caption: impl Into<String>,
+        columns: impl IntoIterator<Item = T>,
+    ) -> Self {
         HtmlTable {
             caption: caption.into(),
             columns: columns.into_iter().map(Into::into).collect(),
@@ -90,7 +100,13 @@ impl HtmlTable {
             return html! {};
         }
         let is_number = |cell: &Cell| cell.sort.is_some() && !cell.words;
-        let is_number = |idx: usize| idx > 0 && self.rows.iter().any(|row| row.get(idx).is_some_and(is_number));
+        let is_number = |idx: usize| {
+            idx > 0
+                && self
+                    .rows
+                    .iter()
+                    .any(|row| row.get(idx).is_some_and(is_number))
+        };
         html! {
             p.caption { (self.caption) }
             div.scroll tabindex="0" role="region" aria-label=(self.caption) {
@@ -141,7 +157,11 @@ pub struct Named {
 impl Named {
     /// A line of a legend.
     pub fn new(style: usize, mark: Mark, name: impl Into<String>) -> Self {
-        Named { style, mark, name: name.into() }
+        Named {
+            style,
+            mark,
+            name: name.into(),
+        }
     }
 }
 
@@ -169,7 +189,11 @@ pub fn curve_table(caption: &str, curves: &[(String, &[Point])]) -> HtmlTable {
     for (name, points) in curves {
         let run = points.len().div_ceil(MOST).max(1);
         let last = points.len().saturating_sub(1);
-        for point in points.iter().enumerate().filter(|(idx, _)| idx % run == 0 || *idx == last).map(|(_, point)| point)
+        for point in points
+            .iter()
+            .enumerate()
+            .filter(|(idx, _)| idx % run == 0 || *idx == last)
+            .map(|(_, point)| point)
         {
             let tokens = Cell::sorted(short(point.tokens), Some(point.tokens));
             table.row([Cell::text(name.as_str()), tokens, Cell::number(point.loss)]);
@@ -180,5 +204,8 @@ pub fn curve_table(caption: &str, curves: &[(String, &[Point])]) -> HtmlTable {
 
 /// Places of a curve, those without a loss left out.
 pub fn places(points: &[Point]) -> Vec<(f64, f64)> {
-    points.iter().filter_map(|point| Some((point.tokens, point.loss?))).collect()
+    points
+        .iter()
+        .filter_map(|point| Some((point.tokens, point.loss?)))
+        .collect()
 }

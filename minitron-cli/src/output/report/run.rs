@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 use minitron_engine::report::{
-    CutSummary, Evaluation, HeatMap, Pruning, Sample, StageSummary, Training, bytes, grouped, number, percent,
+    CutSummary, Evaluation, HeatMap, Pruning, Sample, StageSummary, Training, bytes, grouped,
+    number, percent,
 };
 use serde_json::Value;
 
@@ -19,8 +20,18 @@ pub fn stages(stages: &[StageSummary]) -> Markup {
     if stages.is_empty() {
         return html! {};
     }
-    let mut table =
-        HtmlTable::new("Stages in order", ["stage", "job", "state", "time", "tokens/s", "memory", "inputs (SHA-256)"]);
+    let mut table = HtmlTable::new(
+        "Stages in order",
+        [
+            "stage",
+            "job",
+            "state",
+            "time",
+            "tokens/s",
+            "memory",
+            "inputs (SHA-256)",
+        ],
+    );
     for stage in stages {
         table.row([
             Cell::text(&stage.name),
@@ -28,7 +39,10 @@ pub fn stages(stages: &[StageSummary]) -> Markup {
             Cell::text(if stage.done { "done" } else { "unfinished" }),
             Cell::sorted(duration(stage.seconds), Some(stage.seconds)),
             Cell::number(stage.tokens_per_second.map(f64::round)),
-            Cell::sorted(stage.peak_bytes.map_or("–".into(), bytes), stage.peak_bytes.map(|n| n as f64)),
+            Cell::sorted(
+                stage.peak_bytes.map_or("–".into(), bytes),
+                stage.peak_bytes.map(|n| n as f64),
+            ),
             Cell::text(stage.inputs.chars().take(12).collect::<String>()),
         ]);
     }
@@ -41,25 +55,42 @@ pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
         return html! {};
     }
     let mut keys: Vec<&String> = Vec::new();
-    for key in evaluations.iter().flat_map(|evaluation| evaluation.values.keys()) {
+    for key in evaluations
+        .iter()
+        .flat_map(|evaluation| evaluation.values.keys())
+    {
         if !keys.contains(&key) {
             keys.push(key);
         }
     }
     // Measurements first, then counts.
     keys.sort_by_key(|key| key.starts_with("n_"));
-    let first = evaluations.first().map(|evaluation| evaluation.data.join(", ")).unwrap_or_default();
-    let is_one_text = evaluations.iter().all(|evaluation| evaluation.data.join(", ") == first);
+    let first = evaluations
+        .first()
+        .map(|evaluation| evaluation.data.join(", "))
+        .unwrap_or_default();
+    let is_one_text = evaluations
+        .iter()
+        .all(|evaluation| evaluation.data.join(", ") == first);
     let caption = match is_one_text && !first.is_empty() {
         true => format!("Measured on held-out text: {first}"),
         false => "Measured on held-out data".to_owned(),
     };
     let titles = std::iter::once("model".to_owned()).chain(keys.iter().map(|key| title(key)));
-    let mut table = HtmlTable::new(caption, titles.chain((!is_one_text).then(|| "text".to_owned())));
+    let mut table = HtmlTable::new(
+        caption,
+        titles.chain((!is_one_text).then(|| "text".to_owned())),
+    );
     for evaluation in evaluations {
-        let values = keys.iter().map(|key| Cell::of(key, evaluation.values.get(*key).copied()));
+        let values = keys
+            .iter()
+            .map(|key| Cell::of(key, evaluation.values.get(*key).copied()));
         let text = (!is_one_text).then(|| Cell::text(evaluation.data.join(", ")).words());
-        table.row(std::iter::once(Cell::text(&evaluation.model)).chain(values).chain(text));
+        table.row(
+            std::iter::once(Cell::text(&evaluation.model))
+                .chain(values)
+                .chain(text),
+        );
     }
     html! { section { h3 { "Measured" } (table.draw()) } }
 }
@@ -68,7 +99,10 @@ pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
 pub fn samples(samples: &[Sample]) -> Markup {
     let mut by_prompt: Vec<(&str, Vec<&Sample>)> = Vec::new();
     for sample in samples {
-        match by_prompt.iter_mut().find(|(prompt, _)| *prompt == sample.prompt) {
+        match by_prompt
+            .iter_mut()
+            .find(|(prompt, _)| *prompt == sample.prompt)
+        {
             Some((_, same)) => same.push(sample),
             None => by_prompt.push((&sample.prompt, vec![sample])),
         }
@@ -138,20 +172,40 @@ pub fn prunings(prunings: &[Pruning]) -> Markup {
 
 /// As they are written on the command line.
 fn reconstructions(reconstructed: &Value) -> String {
-    let words =
-        reconstructed.as_array().map(|list| list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
-    words.filter(|words| !words.is_empty()).unwrap_or_else(|| reconstructed.to_string())
+    let words = reconstructed.as_array().map(|list| {
+        list.iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
+    });
+    words
+        .filter(|words| !words.is_empty())
+        .unwrap_or_else(|| reconstructed.to_string())
 }
 
 fn sizes(pruning: &Pruning) -> Markup {
-    let mut table = HtmlTable::new("Sizes before and after", ["axis", "source", "student", "kept"]);
+    let mut table = HtmlTable::new(
+        "Sizes before and after",
+        ["axis", "source", "student", "kept"],
+    );
     let mut add = |name: &str, source: Option<u64>, student: Option<u64>| {
-        let share = source.zip(student).map(|(source, student)| student as f64 / source.max(1) as f64);
+        let share = source
+            .zip(student)
+            .map(|(source, student)| student as f64 / source.max(1) as f64);
         let kept = Cell::sorted(share.map_or("–".into(), percent), share);
-        table.row([Cell::text(name), Cell::count(source), Cell::count(student), kept]);
+        table.row([
+            Cell::text(name),
+            Cell::count(source),
+            Cell::count(student),
+            kept,
+        ]);
     };
     for size in &pruning.sizes {
-        add(&size.axis, size.source.map(|n| n as u64), Some(size.student as u64));
+        add(
+            &size.axis,
+            size.source.map(|n| n as u64),
+            Some(size.student as u64),
+        );
     }
     add("parameters", pruning.n_params_source, pruning.n_params);
     table.draw()
@@ -161,7 +215,16 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
     if cuts.is_empty() {
         return html! {};
     }
-    let titles = ["where", "metric", "margin", "last kept", "its score", "first dropped", "its score", "near the cut"];
+    let titles = [
+        "where",
+        "metric",
+        "margin",
+        "last kept",
+        "its score",
+        "first dropped",
+        "its score",
+        "near the cut",
+    ];
     // Only where the scores were resampled.
     let is_resampled = cuts.iter().any(|cut| cut.explained.stable.is_some());
     let titles = titles.into_iter().chain(is_resampled.then_some("stable"));
@@ -169,19 +232,33 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
     for cut in cuts {
         let explained = &cut.explained;
         let [kept, dropped] = cut.sides();
-        let near =
-            explained.borderline.iter().map(|unit| format!("{}{}", unit.unit, if unit.kept { "+" } else { "−" }));
+        let near = explained
+            .borderline
+            .iter()
+            .map(|unit| format!("{}{}", unit.unit, if unit.kept { "+" } else { "−" }));
         let near: Vec<String> = near.collect();
-        let stable = Cell::sorted(explained.stable.map_or("–".into(), percent), explained.stable);
+        let stable = Cell::sorted(
+            explained.stable.map_or("–".into(), percent),
+            explained.stable,
+        );
         let cells = [
             Cell::text(&cut.dim),
             Cell::text(&explained.metric),
-            Cell::sorted(percent(explained.margin), Some(explained.margin)).best(explained.near_tie),
+            Cell::sorted(percent(explained.margin), Some(explained.margin))
+                .best(explained.near_tie),
             Cell::text(kept.0),
             Cell::number(Some(kept.1)),
             Cell::text(dropped.0),
             Cell::number(Some(dropped.1)),
-            Cell::sorted(if near.is_empty() { "none".into() } else { near.join(" ") }, Some(near.len() as f64)).words(),
+            Cell::sorted(
+                if near.is_empty() {
+                    "none".into()
+                } else {
+                    near.join(" ")
+                },
+                Some(near.len() as f64),
+            )
+            .words(),
         ];
         table.row(cells.into_iter().chain(is_resampled.then_some(stable)));
     }
@@ -203,24 +280,47 @@ fn rows_table(caption: &str, map: &HeatMap) -> HtmlTable {
         let layer = row.layer.map_or("all".into(), |layer| layer.to_string());
         let name = Cell::sorted(layer, row.layer.map(|layer| layer as f64));
         let values = [row.min, row.mean, row.max].map(|value| Cell::number(Some(value)));
-        table.row([name, Cell::count(Some(row.n_units as u64))].into_iter().chain(values));
+        table.row(
+            [name, Cell::count(Some(row.n_units as u64))]
+                .into_iter()
+                .chain(values),
+        );
     }
     table
 }
 
-fn heat_figure(map: &HeatMap, label: &str, caption: &Markup, share: impl Fn(f64, &[f64]) -> f64) -> Markup {
+fn heat_figure(
+    map: &HeatMap,
+    label: &str,
+    caption: &Markup,
+    share: impl Fn(f64, &[f64]) -> f64,
+) -> Markup {
     let rows = map.rows.iter().map(|row| HeatCells {
         name: row.layer.map_or(String::new(), |layer| layer.to_string()),
-        shares: row.cells.iter().map(|cell| share(*cell, &row.cells)).collect(),
+        shares: row
+            .cells
+            .iter()
+            .map(|cell| share(*cell, &row.cells))
+            .collect(),
     });
     let rows: Vec<HeatCells> = rows.collect();
-    let x = if map.axis == "depth" { "layer".to_owned() } else { format!("unit of {}", map.axis) };
-    figure(caption, &[], &heat(label, map.n_units, &x, &rows), &rows_table(label, map))
+    let x = if map.axis == "depth" {
+        "layer".to_owned()
+    } else {
+        format!("unit of {}", map.axis)
+    };
+    figure(
+        caption,
+        &[],
+        &heat(label, map.n_units, &x, &rows),
+        &rows_table(label, map),
+    )
 }
 
 fn kept_figure(map: &HeatMap) -> Markup {
     let label = format!("Units of {} that stay, by layer", map.axis);
-    let caption = html! { strong { (map.axis) } ": which of " (grouped(map.n_units as u64)) " units stay" };
+    let caption =
+        html! { strong { (map.axis) } ": which of " (grouped(map.n_units as u64)) " units stay" };
     heat_figure(map, &label, &caption, |cell, _| cell)
 }
 
@@ -254,7 +354,11 @@ fn importance_figure(map: &HeatMap) -> Markup {
     let in_row = |cell: f64, cells: &[f64]| {
         let min = cells.iter().copied().fold(f64::INFINITY, f64::min);
         let max = cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        if max > min { (cell - min) / (max - min) } else { 0.0 }
+        if max > min {
+            (cell - min) / (max - min)
+        } else {
+            0.0
+        }
     };
     heat_figure(map, &label, &caption, in_row)
 }

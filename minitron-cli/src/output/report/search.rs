@@ -77,7 +77,8 @@ fn cost(search: &Search, candidate: &Candidate) -> Option<f64> {
     }
 }
 
-/// A loss that compares with those of the others: after training, and before it only where none was trained so far.
+/// A loss that compares with those of the others: after training, and before it only where none was
+/// trained so far.
 fn last_loss(search: &Search, candidate: &Candidate) -> Option<f64> {
     match is_trained(search) {
         true => candidate.loss,
@@ -86,12 +87,20 @@ fn last_loss(search: &Search, candidate: &Candidate) -> Option<f64> {
 }
 
 fn is_trained(search: &Search) -> bool {
-    search.candidates.iter().any(|candidate| candidate.loss.is_some())
+    search
+        .candidates
+        .iter()
+        .any(|candidate| candidate.loss.is_some())
 }
 
 fn pareto(search: &Search) -> Markup {
-    let x = if search.target.memory_bytes.is_some() { "MiB of weights and key/value cache" } else { "parameters" };
-    let place = |candidate: &Candidate| Some((cost(search, candidate)?, last_loss(search, candidate)?));
+    let x = if search.target.memory_bytes.is_some() {
+        "MiB of weights and key/value cache"
+    } else {
+        "parameters"
+    };
+    let place =
+        |candidate: &Candidate| Some((cost(search, candidate)?, last_loss(search, candidate)?));
     let mut all: Vec<(f64, f64)> = search.candidates.iter().filter_map(place).collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
     let mut front: Vec<(f64, f64)> = Vec::new();
@@ -102,16 +111,32 @@ fn pareto(search: &Search) -> Markup {
     }
     let winner = search.leader().and_then(place);
     let series = [
-        Series { style: 7, mark: Mark::Dots { large: false }, points: all },
-        Series { style: 0, mark: Mark::Marked, points: front },
-        Series { style: 1, mark: Mark::Dots { large: true }, points: winner.into_iter().collect() },
+        Series {
+            style: 7,
+            mark: Mark::Dots { large: false },
+            points: all,
+        },
+        Series {
+            style: 0,
+            mark: Mark::Marked,
+            points: front,
+        },
+        Series {
+            style: 1,
+            mark: Mark::Dots { large: true },
+            points: winner.into_iter().collect(),
+        },
     ];
     let label = format!("Held-out loss against {x}, a dot per candidate");
     let mut numbers = HtmlTable::new(label.as_str(), ["candidate", x, "loss"]);
     for candidate in &search.candidates {
         let (cost, loss) = (cost(search, candidate), last_loss(search, candidate));
         if loss.is_some() {
-            numbers.row([Cell::text(&candidate.name), Cell::number(cost), Cell::number(loss)]);
+            numbers.row([
+                Cell::text(&candidate.name),
+                Cell::number(cost),
+                Cell::number(loss),
+            ]);
         }
     }
     let mut legend = vec![
@@ -119,7 +144,13 @@ fn pareto(search: &Search) -> Markup {
         Named::new(0, Mark::Marked, "none is smaller and better"),
     ];
     legend.extend(winner.map(|_| Named::new(1, Mark::Dots { large: true }, "the best")));
-    let drawing = plot(&Plot { label: &label, x, y: "held-out loss", from_zero: false, series: &series });
+    let drawing = plot(&Plot {
+        label: &label,
+        x,
+        y: "held-out loss",
+        from_zero: false,
+        series: &series,
+    });
     figure(&html! { strong { (label) } }, &legend, &drawing, &numbers)
 }
 
@@ -130,28 +161,57 @@ fn curves(search: &Search) -> Markup {
         candidate if candidate.eliminated_at.is_none() => 0,
         _ => 7,
     };
-    let mut trained: Vec<&Candidate> =
-        search.candidates.iter().filter(|candidate| !candidate.curve.is_empty()).collect();
+    let mut trained: Vec<&Candidate> = search
+        .candidates
+        .iter()
+        .filter(|candidate| !candidate.curve.is_empty())
+        .collect();
     // The best one is drawn last.
-    trained.sort_by_key(|candidate| (best == Some(candidate.name.as_str()), candidate.eliminated_at.is_none()));
+    trained.sort_by_key(|candidate| {
+        (
+            best == Some(candidate.name.as_str()),
+            candidate.eliminated_at.is_none(),
+        )
+    });
     let of = |candidate: &&Candidate| Series {
         style: style(candidate),
         mark: Mark::Marked,
         points: places(&candidate.curve),
     };
     let series: Vec<Series> = trained.iter().map(of).collect();
-    let named = [(7, "left out on the way"), (0, "trained to the end"), (1, "the best")];
+    let named = [
+        (7, "left out on the way"),
+        (0, "trained to the end"),
+        (1, "the best"),
+    ];
     let legend = named.map(|(style, name)| Named::new(style, Mark::Marked, name));
-    let numbers: Vec<_> =
-        trained.iter().map(|candidate| (candidate.name.clone(), candidate.curve.as_slice())).collect();
+    let numbers: Vec<_> = trained
+        .iter()
+        .map(|candidate| (candidate.name.clone(), candidate.curve.as_slice()))
+        .collect();
     let label = "Held-out loss of every candidate against tokens";
-    let drawing = plot(&Plot { label, x: "tokens", y: "held-out loss", from_zero: true, series: &series });
-    figure(&html! { strong { (label) } }, &legend, &drawing, &curve_table(label, &numbers))
+    let drawing = plot(&Plot {
+        label,
+        x: "tokens",
+        y: "held-out loss",
+        from_zero: true,
+        series: &series,
+    });
+    figure(
+        &html! { strong { (label) } },
+        &legend,
+        &drawing,
+        &curve_table(label, &numbers),
+    )
 }
 
 fn candidates(search: &Search) -> Markup {
     let mut axes: Vec<&String> = Vec::new();
-    for axis in search.candidates.iter().flat_map(|candidate| candidate.sizes.keys()) {
+    for axis in search
+        .candidates
+        .iter()
+        .flat_map(|candidate| candidate.sizes.keys())
+    {
         if !axes.contains(&axis) {
             axes.push(axis);
         }
@@ -166,7 +226,10 @@ fn candidates(search: &Search) -> Markup {
         "parameters",
         "memory",
     ];
-    let titles = titles.into_iter().map(str::to_owned).chain(axes.iter().map(|axis| axis.replace('_', " ")));
+    let titles = titles
+        .into_iter()
+        .map(str::to_owned)
+        .chain(axes.iter().map(|axis| axis.replace('_', " ")));
     let mut table = HtmlTable::new("Candidates", titles);
     let best = search.leader().map(|leader| leader.name.as_str());
     for candidate in &search.candidates {
@@ -182,7 +245,9 @@ fn candidates(search: &Search) -> Markup {
             Cell::count(candidate.n_params),
             Cell::sorted(memory.map_or("–".into(), bytes), memory.map(|n| n as f64)),
         ];
-        let sizes = axes.iter().map(|axis| Cell::count(candidate.sizes.get(*axis).copied()));
+        let sizes = axes
+            .iter()
+            .map(|axis| Cell::count(candidate.sizes.get(*axis).copied()));
         table.row(own.into_iter().chain(sizes));
     }
     table.draw()
@@ -200,9 +265,20 @@ fn left_out(search: &Search, candidate: &Candidate) -> Cell {
 }
 
 fn rungs(search: &Search) -> Markup {
-    let mut table = HtmlTable::new("Rungs", ["rung", "candidates", "tokens", "steps", "time", "teacher’s time"]);
+    let mut table = HtmlTable::new(
+        "Rungs",
+        [
+            "rung",
+            "candidates",
+            "tokens",
+            "steps",
+            "time",
+            "teacher’s time",
+        ],
+    );
     for (rung_no, rung) in (1u64..).zip(&search.rungs) {
-        let time = |seconds: Option<f64>| Cell::sorted(seconds.map_or("–".into(), duration), seconds);
+        let time =
+            |seconds: Option<f64>| Cell::sorted(seconds.map_or("–".into(), duration), seconds);
         table.row([
             Cell::count(Some(rung_no)),
             Cell::count(Some(rung.n_candidates)),

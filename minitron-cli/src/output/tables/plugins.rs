@@ -8,19 +8,33 @@ use super::{entries, table, word};
 pub fn plugins_table(report: &Value) -> String {
     let mut table = table(&["kind", "name", "summary"]);
     for plugin in report["plugins"].as_array().into_iter().flatten() {
-        table.add_row([word(&plugin["kind"]), word(&plugin["name"]), word(&plugin["summary"])]);
+        table.add_row([
+            word(&plugin["kind"]),
+            word(&plugin["name"]),
+            word(&plugin["summary"]),
+        ]);
     }
     table.to_string()
 }
 
 /// `plugins show`
 pub fn plugin_table(plugin: &Value) -> String {
-    let mut text = format!("{}/{}: {}\n\n", word(&plugin["kind"]), word(&plugin["name"]), word(&plugin["summary"]));
+    let mut text = format!(
+        "{}/{}: {}\n\n",
+        word(&plugin["kind"]),
+        word(&plugin["name"]),
+        word(&plugin["summary"])
+    );
     text += &format!("{}\n\n", word(&plugin["description"]));
     let mut table = table(&["parameter", "type", "default", "meaning"]);
     for (name, schema) in entries(&plugin["schema"]["properties"]) {
         let default = plugin["defaults"][name].to_string();
-        table.add_row([name.clone(), parameter_type(schema), default, word(&schema["description"])]);
+        table.add_row([
+            name.clone(),
+            parameter_type(schema),
+            default,
+            word(&schema["description"]),
+        ]);
     }
     if !table.is_empty() {
         text += &format!("{table}\n\n");
@@ -49,7 +63,13 @@ fn parameter_type(schema: &Value) -> String {
         one => word(one),
     };
     let (min, max) = (&schema["minimum"], &schema["maximum"]);
-    let end = |value: &Value| if value.is_null() { String::new() } else { value.to_string() };
+    let end = |value: &Value| {
+        if value.is_null() {
+            String::new()
+        } else {
+            value.to_string()
+        }
+    };
     match min.is_null() && max.is_null() {
         true => types,
         false => format!("{types}, {}..{}", end(min), end(max)),

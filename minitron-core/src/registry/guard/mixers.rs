@@ -1,4 +1,5 @@
-//! The same for mixers that a plugin brings: they run long after the spec that holds them was written.
+//! The same for mixers that a plugin brings: they run long after the spec that holds them was
+//! written.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,12 +21,23 @@ pub(super) fn guard(who: Who, spec: &mut ModelSpec) -> Result<()> {
     for (idx, layer) in layers.iter_mut().enumerate() {
         let size = |kind: &str| {
             let of_layer = dims.get(&dim_of_layer(kind, idx));
-            of_layer.or_else(|| dims.get(kind)).map_or(0, |dim| dim.size)
+            of_layer
+                .or_else(|| dims.get(kind))
+                .map_or(0, |dim| dim.size)
         };
-        for part in layer.0.iter_mut().filter(|part| !is_built_in(part.mixer.as_ref())) {
+        for part in layer
+            .0
+            .iter_mut()
+            .filter(|part| !is_built_in(part.mixer.as_ref()))
+        {
             let facts = who.run(|| Ok(Facts::of(part.mixer.as_ref(), &size)))?;
             let mixer = Held::new(Arc::clone(&part.mixer));
-            part.mixer = Arc::new(GuardedMixer { who, mixer, facts, fault: Mutex::new(None) });
+            part.mixer = Arc::new(GuardedMixer {
+                who,
+                mixer,
+                facts,
+                fault: Mutex::new(None),
+            });
         }
     }
     Ok(())
@@ -101,19 +113,24 @@ impl Mixer for GuardedMixer {
         self.facts.norms_over_units.clone()
     }
 
-    // Of other sizes than the model's own it may still panic: then what it costs at those stands for it.
+    // Of other sizes than the model's own it may still panic: then what it costs at those stands
+    // for it.
     fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost {
-        self.who.run(|| Ok(self.mixer.get()?.cost(size))).unwrap_or_else(|error| {
-            *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(said(error));
-            self.facts.cost
-        })
+        self.who
+            .run(|| Ok(self.mixer.get()?.cost(size)))
+            .unwrap_or_else(|error| {
+                *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(said(error));
+                self.facts.cost
+            })
     }
 
     fn rescales(&self, kind: &str, kept: usize) -> Vec<Rescale> {
-        self.who.run(|| Ok(self.mixer.get()?.rescales(kind, kept))).unwrap_or_else(|error| {
-            *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(said(error));
-            Vec::new()
-        })
+        self.who
+            .run(|| Ok(self.mixer.get()?.rescales(kind, kept)))
+            .unwrap_or_else(|error| {
+                *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(said(error));
+                Vec::new()
+            })
     }
 
     fn states_hold_for(&self) -> Option<usize> {
@@ -125,11 +142,21 @@ impl Mixer for GuardedMixer {
     }
 
     fn load(&self, weights: &mut PartWeights) -> Result<Box<dyn RunMixer>> {
-        if let Some(message) = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        if let Some(message) = self
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+        {
             return Err(self.who.error(message));
         }
-        let mixer = self.who.run(|| self.mixer.get()?.load(weights).map(Held::new))?;
-        Ok(Box::new(GuardedRunMixer { who: self.who, mixer }))
+        let mixer = self
+            .who
+            .run(|| self.mixer.get()?.load(weights).map(Held::new))?;
+        Ok(Box::new(GuardedRunMixer {
+            who: self.who,
+            mixer,
+        }))
     }
 }
 
@@ -155,6 +182,7 @@ impl RunMixer for GuardedRunMixer {
         state: Option<&mut MixerState>,
         tap: &mut PortTap,
     ) -> Result<Tensor> {
-        self.who.run(|| self.mixer.get()?.forward(x_bte, context, state, tap))
+        self.who
+            .run(|| self.mixer.get()?.forward(x_bte, context, state, tap))
     }
 }

@@ -11,7 +11,10 @@ pub(super) struct CallArguments {
 
 impl CallArguments {
     pub(super) fn new(given: Rest<Value>, named: Kwargs) -> Self {
-        CallArguments { given: given.0.into_iter(), named }
+        CallArguments {
+            given: given.0.into_iter(),
+            named,
+        }
     }
 
     /// `None` where it is not given, or none.
@@ -24,12 +27,19 @@ impl CallArguments {
     }
 
     pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Error> {
-        let text = |value: Value| value.as_str().map(str::to_owned).ok_or_else(|| wrong(name, "a string", &value));
+        let text = |value: Value| {
+            value
+                .as_str()
+                .map(str::to_owned)
+                .ok_or_else(|| wrong(name, "a string", &value))
+        };
         self.value(name)?.map(text).transpose()
     }
 
     pub(super) fn integer(&mut self, name: &str) -> Result<Option<i64>, Error> {
-        let integer = |value: Value| i64::try_from(value.clone()).map_err(|_| wrong(name, "an integer", &value));
+        let integer = |value: Value| {
+            i64::try_from(value.clone()).map_err(|_| wrong(name, "an integer", &value))
+        };
         self.value(name)?.map(integer).transpose()
     }
 
@@ -49,6 +59,9 @@ impl CallArguments {
 fn wrong(name: &str, what: &str, found: &Value) -> Error {
     Error::new(
         ErrorKind::InvalidOperation,
-        format!("`{name}`: expected {what}, found a value of kind {}", found.kind()),
+        format!(
+            "`{name}`: expected {what}, found a value of kind {}",
+            found.kind()
+        ),
     )
 }

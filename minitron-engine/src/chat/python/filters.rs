@@ -9,7 +9,9 @@ use super::printing::str_of;
 
 pub(super) fn install(env: &mut Environment<'static>) {
     env.add_filter("trim", trim);
-    env.add_filter("string", |state: &State, value: &Value| str_of(state, value).map(Value::from));
+    env.add_filter("string", |state: &State, value: &Value| {
+        str_of(state, value).map(Value::from)
+    });
     env.add_filter("join", join);
     env.add_filter("indent", indent);
     env.add_filter("int", int);
@@ -18,13 +20,19 @@ pub(super) fn install(env: &mut Environment<'static>) {
         filled(state, text, width.unwrap_or(80), " ", "center")
     });
     env.add_filter("wordcount", |text: &str| {
-        text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).count()
+        text.split(|c: char| !c.is_alphanumeric() && c != '_')
+            .filter(|word| !word.is_empty())
+            .count()
     });
     env.add_filter("truncate", truncate);
     env.add_test("sequence", is_sequence);
     // The engine takes none for an empty list.
-    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
-    env.add_test("number", |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
+    env.add_test("iterable", |value: &Value| {
+        !value.is_none() && value.try_iter().is_ok()
+    });
+    env.add_test("number", |value: &Value| {
+        matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
+    });
     env.remove_global("debug");
     env.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
     // Nothing is escaped, so nothing is marked as safe.
@@ -46,7 +54,12 @@ fn trim(state: &State, value: &Value, chars: Option<&str>) -> Result<Value, Erro
 }
 
 /// `join(d="", attribute=None)`.
-fn join(state: &mut State, value: &Value, given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
+fn join(
+    state: &mut State,
+    value: &Value,
+    given: Rest<Value>,
+    named: Kwargs,
+) -> Result<Value, Error> {
     let mut given = CallArguments::new(given, named);
     let separator = given.text("d")?.unwrap_or_default();
     let attribute = given.value("attribute")?;
@@ -86,7 +99,11 @@ fn indent(state: &State, text: &str, given: Rest<Value>, named: Kwargs) -> Resul
     let with_end = format!("{text}\n");
     let mut out = String::new();
     for (idx, line) in lines(&with_end, false).into_iter().enumerate() {
-        let is_indented = if idx == 0 { first } else { blank || !line.is_empty() };
+        let is_indented = if idx == 0 {
+            first
+        } else {
+            blank || !line.is_empty()
+        };
         pay(state, indention.len() + line.len() + 64)?;
         out.push_str(if idx > 0 { "\n" } else { "" });
         out.push_str(if is_indented { &indention } else { "" });
@@ -103,7 +120,9 @@ fn written(text: &str) -> Option<String> {
         is_digit(text.get(..at).and_then(|before| before.chars().next_back()))
             && is_digit(text.get(at + 1..).and_then(|after| after.chars().next()))
     };
-    text.match_indices('_').all(is_apart).then(|| text.replace('_', ""))
+    text.match_indices('_')
+        .all(is_apart)
+        .then(|| text.replace('_', ""))
 }
 
 /// `int(default=0)`: 42.9 and "42.9" are 42.
@@ -127,16 +146,26 @@ fn float(value: &Value, default: Option<Value>) -> Value {
     let found = match value.kind() {
         ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
         ValueKind::Number => f64::try_from(value.clone()).ok(),
-        ValueKind::String => value.as_str().and_then(written).and_then(|text| text.parse().ok()),
+        ValueKind::String => value
+            .as_str()
+            .and_then(written)
+            .and_then(|text| text.parse().ok()),
         _ => None,
     };
-    found.map(Value::from).or(default).unwrap_or_else(|| Value::from(0.0))
+    found
+        .map(Value::from)
+        .or(default)
+        .unwrap_or_else(|| Value::from(0.0))
 }
 
 /// `truncate(length=255, killwords=False, end="...", leeway=5)`.
 fn truncate(text: &str, given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
     let mut given = CallArguments::new(given, named);
-    let length = given.integer("length")?.unwrap_or(255).max(0).unsigned_abs() as usize;
+    let length = given
+        .integer("length")?
+        .unwrap_or(255)
+        .max(0)
+        .unsigned_abs() as usize;
     let kills_words = given.flag("killwords")?;
     let end = given.text("end")?.unwrap_or_else(|| "...".to_owned());
     let leeway = given.integer("leeway")?.unwrap_or(5).max(0).unsigned_abs() as usize;
@@ -153,7 +182,9 @@ fn truncate(text: &str, given: Rest<Value>, named: Kwargs) -> Result<Value, Erro
     let kept: String = text.chars().take(n_kept).collect();
     let kept = match kills_words {
         true => kept.as_str(),
-        false => kept.rsplit_once(' ').map_or(kept.as_str(), |(kept, _)| kept),
+        false => kept
+            .rsplit_once(' ')
+            .map_or(kept.as_str(), |(kept, _)| kept),
     };
     Ok(Value::from(format!("{kept}{end}")))
 }

@@ -22,19 +22,36 @@ struct Writer {
 }
 
 /// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-pub(super) fn to_json(state: &State, value: &Value, given: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
+pub(super) fn to_json(
+    state: &State,
+    value: &Value,
+    given: Rest<Value>,
+    named: Kwargs,
+) -> Result<Value, Error> {
     let mut given = CallArguments::new(given, named);
     let ascii = given.flag("ensure_ascii")?;
     let indent = given.value("indent")?;
     let separators = given.value("separators")?;
     let sorted = given.flag("sort_keys")?;
     given.end()?;
-    let indent = indent.map(|indent| indentation(state, indent)).transpose()?;
+    let indent = indent
+        .map(|indent| indentation(state, indent))
+        .transpose()?;
     let (between_items, after_key) = match separators {
         Some(pair) => (text_at(&pair, 0)?, text_at(&pair, 1)?),
-        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+        None => (
+            if indent.is_some() { "," } else { ", " }.to_owned(),
+            ": ".to_owned(),
+        ),
     };
-    let mut writer = Writer { ascii, indent, between_items, after_key, sorted, out: String::new() };
+    let mut writer = Writer {
+        ascii,
+        indent,
+        between_items,
+        after_key,
+        sorted,
+        out: String::new(),
+    };
     writer.value(state, value, 0)?;
     Ok(Value::from(writer.out))
 }
@@ -51,9 +68,12 @@ fn indentation(state: &State, indent: Value) -> Result<String, Error> {
 
 fn text_at(pair: &Value, idx: usize) -> Result<String, Error> {
     let text = pair.get_item_by_index(idx)?;
-    text.as_str()
-        .map(str::to_owned)
-        .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "tojson: separators are two strings"))
+    text.as_str().map(str::to_owned).ok_or_else(|| {
+        Error::new(
+            ErrorKind::InvalidOperation,
+            "tojson: separators are two strings",
+        )
+    })
 }
 
 impl Writer {
@@ -65,7 +85,9 @@ impl Writer {
         pay(state, value.as_str().map_or(0, str::len) + 64)?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Bool => self
+                .out
+                .push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number if value.is_integer() => {
                 let _ = write!(self.out, "{value}");
             }
@@ -93,12 +115,18 @@ impl Writer {
                 if self.sorted {
                     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
                 }
-                self.container(state, ('{', '}'), &entries, depth, |writer, (key, value)| {
-                    writer.text(key);
-                    let after_key = writer.after_key.clone();
-                    writer.out.push_str(&after_key);
-                    writer.value(state, value, depth.saturating_add(1))
-                })?;
+                self.container(
+                    state,
+                    ('{', '}'),
+                    &entries,
+                    depth,
+                    |writer, (key, value)| {
+                        writer.text(key);
+                        let after_key = writer.after_key.clone();
+                        writer.out.push_str(&after_key);
+                        writer.value(state, value, depth.saturating_add(1))
+                    },
+                )?;
             }
             _ => return Err(no_json(value)),
         }

@@ -1,5 +1,6 @@
-//! What a namespace may keep. It is the one thing that templates can change, so the one way by which a loop makes data without
-//! end: lists in lists, lists that are the sum of themselves, or a namespace that holds itself.
+//! What a namespace may keep. It is the one thing that templates can change, so the one way by
+//! which a loop makes data without end: lists in lists, lists that are the sum of themselves, or a
+//! namespace that holds itself.
 
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, State, Value};
@@ -40,9 +41,10 @@ fn check(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
             }
             Ok(())
         }
-        ValueKind::Map if is_namespace(value) => {
-            Err(Error::new(ErrorKind::InvalidOperation, "a namespace cannot be kept in another"))
-        }
+        ValueKind::Map if is_namespace(value) => Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "a namespace cannot be kept in another",
+        )),
         ValueKind::Map => {
             for key in value.try_iter()?.checked() {
                 state.consume_fuel(1)?;
@@ -55,5 +57,7 @@ fn check(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
 }
 
 fn is_namespace(value: &Value) -> bool {
-    value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace"))
+    value
+        .as_object()
+        .is_some_and(|object| object.type_name().ends_with("::Namespace"))
 }

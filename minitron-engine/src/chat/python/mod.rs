@@ -1,5 +1,5 @@
-//! Where Jinja templates meet Python: how values are printed, and the methods, filters and tests that Jinja2 has beyond or
-//! unlike those of the engine.
+//! Where Jinja templates meet Python: how values are printed, and the methods, filters and tests
+//! that Jinja2 has beyond or unlike those of the engine.
 
 mod arguments;
 mod filters;

@@ -40,10 +40,16 @@ fn write(state: &State, value: &Value, out: &mut String, depth: usize) -> Result
     // A list may be long without ever having been made.
     pay(state, value.as_str().map_or(0, str::len) + 64)?;
     match value.kind() {
-        ValueKind::Number if !value.is_integer() => out.push_str(&float(f64::try_from(value.clone())?)),
+        ValueKind::Number if !value.is_integer() => {
+            out.push_str(&float(f64::try_from(value.clone())?))
+        }
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::Seq | ValueKind::Iterable => {
-            let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
+            let (open, close) = if value.is_tuple() {
+                ('(', ')')
+            } else {
+                ('[', ']')
+            };
             out.push(open);
             let mut n_items = 0usize;
             for item in value.try_iter()?.checked() {
@@ -81,7 +87,11 @@ fn write(state: &State, value: &Value, out: &mut String, depth: usize) -> Result
 
 /// `repr(str)`: in single quotes, unless it holds one and no double one.
 fn quoted(text: &str, out: &mut String) {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     out.push(quote);
     for c in text.chars() {
         match c {
@@ -103,13 +113,19 @@ fn quoted(text: &str, out: &mut String) {
     out.push(quote);
 }
 
-/// `str.isprintable`, by the table that Rust's own escapes go by; a letter before it, since they escape a leading accent.
+/// `str.isprintable`, by the table that Rust's own escapes go by; a letter before it, since they
+/// escape a leading accent.
 fn is_printable(c: char) -> bool {
-    c.is_ascii_graphic() || c == ' ' || !c.is_ascii() && ['a', c].iter().collect::<String>().escape_debug().count() == 2
+    c.is_ascii_graphic()
+        || c == ' '
+        || !c.is_ascii() && ['a', c].iter().collect::<String>().escape_debug().count() == 2
 }
 
 pub(super) fn too_deep() -> Error {
-    Error::new(ErrorKind::InvalidOperation, format!("a value is nested more than {DEEPEST} deep"))
+    Error::new(
+        ErrorKind::InvalidOperation,
+        format!("a value is nested more than {DEEPEST} deep"),
+    )
 }
 
 /// `repr(float)`: the shortest digits that read back, with an exponent below 1e-4 and from 1e16.
@@ -125,7 +141,11 @@ pub(super) fn float(x: f64) -> String {
     let exponent: i32 = exponent.parse().unwrap_or_default();
     if x == 0.0 || (-4..16).contains(&exponent) {
         let plain = format!("{x}");
-        return if plain.contains('.') { plain } else { plain + ".0" };
+        return if plain.contains('.') {
+            plain
+        } else {
+            plain + ".0"
+        };
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", exponent.unsigned_abs())

@@ -31,7 +31,8 @@ pub struct Spec {
     /// Libraries of plugins, by a name of the author's own.
     #[serde(default)]
     pub plugins: BTreeMap<String, PluginFile>,
-    /// The jobs of a row, in order; `scratch` is a training from random weights in the shape reached so far.
+    /// The jobs of a row, in order; `scratch` is a training from random weights in the shape
+    /// reached so far.
     #[serde(default = "usual_chain")]
     pub chain: Vec<String>,
     /// Columns, in order; all that came out where empty.
@@ -55,7 +56,9 @@ fn one_seed() -> Vec<u64> {
 }
 
 fn usual_chain() -> Vec<String> {
-    ["score", "prune", "eval", "distill", "eval"].map(str::to_owned).to_vec()
+    ["score", "prune", "eval", "distill", "eval"]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 /// A strategy.
@@ -72,7 +75,8 @@ pub struct Row {
     /// Its own chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain: Option<Vec<String>>,
-    /// Its own options by job (`prune`), or by job and place among the chain's (`prune.2`), laid over those of all.
+    /// Its own options by job (`prune`), or by job and place among the chain's (`prune.2`), laid
+    /// over those of all.
     #[serde(flatten)]
     pub own: BTreeMap<String, Map<String, Value>>,
 }
@@ -132,15 +136,20 @@ impl Spec {
     /// `Recipe` naming the row and key at fault.
     pub fn load(path: &Path) -> Result<Self> {
         let text = read_text(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::Recipe(format!("{}: no such spec", path.display())),
+            std::io::ErrorKind::NotFound => {
+                Error::Recipe(format!("{}: no such spec", path.display()))
+            }
             std::io::ErrorKind::InvalidData => Error::Recipe(format!("{}: {e}", path.display())),
             _ => Error::io(path, e),
         })?;
         let in_file = |message: String| Error::Recipe(format!("{}: {message}", path.display()));
-        let mut spec: Spec = toml::from_str(&text).map_err(|e| in_file(e.to_string().trim_end().to_owned()))?;
+        let mut spec: Spec =
+            toml::from_str(&text).map_err(|e| in_file(e.to_string().trim_end().to_owned()))?;
         spec.path = path.to_path_buf();
         let dir = path.parent().unwrap_or(Path::new(""));
-        spec.plugins.values_mut().for_each(|file| file.path = dir.join(&file.path));
+        spec.plugins
+            .values_mut()
+            .for_each(|file| file.path = dir.join(&file.path));
         spec.check().map_err(|e| e.at(path.display().to_string()))?;
         Ok(spec)
     }
@@ -162,7 +171,12 @@ impl Spec {
                     row.name
                 ));
             }
-            if self.rows.iter().take(idx).any(|other| other.name == row.name) {
+            if self
+                .rows
+                .iter()
+                .take(idx)
+                .any(|other| other.name == row.name)
+            {
                 return wrong(format!("two rows are called `{}`", row.name));
             }
             for &seed in &self.seeds {
@@ -174,13 +188,23 @@ impl Spec {
             for name in Predicate::parse(&check.holds)?.names() {
                 let row = name.split_once('.').map_or("", |(row, _)| row).to_owned();
                 if !known(&row) {
-                    return wrong(format!("checks: `{}`: `{name}`: expected ROW.COLUMN of a row here", check.holds));
+                    return wrong(format!(
+                        "checks: `{}`: `{name}`: expected ROW.COLUMN of a row here",
+                        check.holds
+                    ));
                 }
             }
         }
-        let named = self.ratios.iter().flat_map(|ratio| ratio.rows.iter().chain(&ratio.reference));
+        let named = self
+            .ratios
+            .iter()
+            .flat_map(|ratio| ratio.rows.iter().chain(&ratio.reference));
         match named.into_iter().find(|name| !known(name)) {
-            Some(name) => Err(Error::unknown("row", name, self.rows.iter().map(|row| row.name.as_str()))),
+            Some(name) => Err(Error::unknown(
+                "row",
+                name,
+                self.rows.iter().map(|row| row.name.as_str()),
+            )),
             None => Ok(()),
         }
     }
@@ -194,23 +218,41 @@ impl Spec {
         let times = |job: &str| chain.iter().filter(|word| *word == job).count();
         let is_known = |key: &str| match key.split_once('.') {
             None => times(key) > 0,
-            Some((job, n)) => n.parse().is_ok_and(|n: usize| (1..=times(job)).contains(&n)),
+            Some((job, n)) => n
+                .parse()
+                .is_ok_and(|n: usize| (1..=times(job)).contains(&n)),
         };
         if let Some(key) = row.own.keys().find(|key| !is_known(key)) {
-            return Err(Error::unknown("job of this row's chain", key, chain.iter().map(String::as_str))
-                .at(format!("row `{}`", row.name)));
+            return Err(Error::unknown(
+                "job of this row's chain",
+                key,
+                chain.iter().map(String::as_str),
+            )
+            .at(format!("row `{}`", row.name)));
         }
-        let mut course = Course { spec: self, model: self.model.clone(), scores: None, is_trained: false };
+        let mut course = Course {
+            spec: self,
+            model: self.model.clone(),
+            scores: None,
+            is_trained: false,
+        };
         let mut links: Vec<Link> = Vec::new();
         for (idx, word) in chain.iter().enumerate() {
-            let nth = 1 + chain.iter().take(idx).filter(|other| *other == word).count();
-            let link = course.link(row, word, nth, seed).map_err(|e| e.at(format!("row `{}`: {word}", row.name)))?;
+            let nth = 1 + chain
+                .iter()
+                .take(idx)
+                .filter(|other| *other == word)
+                .count();
+            let link = course
+                .link(row, word, nth, seed)
+                .map_err(|e| e.at(format!("row `{}`: {word}", row.name)))?;
             links.push(link);
         }
         Ok(links)
     }
 
-    /// How the original is measured: as the first row that is evaluated in the end. None where no row is evaluated.
+    /// How the original is measured: as the first row that is evaluated in the end. None where no
+    /// row is evaluated.
     ///
     /// # Errors
     /// As [`Spec::links`].
@@ -218,7 +260,11 @@ impl Spec {
         let seed = self.seeds.first().copied().unwrap_or(0);
         let mut first: Option<EvalOptions> = None;
         for row in &self.rows {
-            let Some(Link { stage, .. }) = self.links(row, seed)?.into_iter().rfind(|link| link.word == "eval") else {
+            let Some(Link { stage, .. }) = self
+                .links(row, seed)?
+                .into_iter()
+                .rfind(|link| link.word == "eval")
+            else {
                 continue;
             };
             match stage.options {
@@ -229,17 +275,33 @@ impl Spec {
                 _ => {}
             }
         }
-        let Some(options) = first else { return Ok(None) };
-        let options = StageOptions::Eval(EvalOptions { model: self.model.clone(), ..options });
-        let stage = Stage { name: content_name("eval", &options, seed), options };
-        Ok(Some(Original::Own(Box::new(Link { stage, seed, word: "eval".into(), is_trained: true }))))
+        let Some(options) = first else {
+            return Ok(None);
+        };
+        let options = StageOptions::Eval(EvalOptions {
+            model: self.model.clone(),
+            ..options
+        });
+        let stage = Stage {
+            name: content_name("eval", &options, seed),
+            options,
+        };
+        Ok(Some(Original::Own(Box::new(Link {
+            stage,
+            seed,
+            word: "eval".into(),
+            is_trained: true,
+        }))))
     }
 }
 
 /// A job's folder: equal jobs have one.
 fn content_name(word: &str, options: &StageOptions, seed: u64) -> String {
     let content = serde_json::json!([options, seed]).to_string();
-    format!("{word}-{}", digest::of_text(&content).get(..10).unwrap_or_default())
+    format!(
+        "{word}-{}",
+        digest::of_text(&content).get(..10).unwrap_or_default()
+    )
 }
 
 /// What a chain has reached.
@@ -256,7 +318,8 @@ impl Course<'_> {
         for key in [word.to_owned(), format!("{word}.{nth}")] {
             options.extend(row.own.get(&key).cloned().unwrap_or_default());
         }
-        let mut set = |key: &str, value: &str| _ = options.entry(key).or_insert_with(|| value.into());
+        let mut set =
+            |key: &str, value: &str| _ = options.entry(key).or_insert_with(|| value.into());
         let (original, model) = (self.spec.model.clone(), self.model.clone());
         let is_training = ["distill", "train", "scratch"].contains(&word);
         match word {
@@ -277,10 +340,16 @@ impl Course<'_> {
         }
         let job = if word == "scratch" { "train" } else { word };
         if options.contains_key("stop_after") {
-            return Err(Error::Recipe("stop_after: a comparison runs its jobs to their end; leave it out".into()));
+            return Err(Error::Recipe(
+                "stop_after: a comparison runs its jobs to their end; leave it out".into(),
+            ));
         }
         let parsed = StageOptions::parse(job, options)?;
-        let seed = if is_training || word == "search" { seed } else { self.spec.seeds.first().copied().unwrap_or(0) };
+        let seed = if is_training || word == "search" {
+            seed
+        } else {
+            self.spec.seeds.first().copied().unwrap_or(0)
+        };
         let name = content_name(word, &parsed, seed);
         match word {
             "score" => self.scores = Some(name.clone()),
@@ -290,6 +359,14 @@ impl Course<'_> {
         }
         let is_trained = self.is_trained;
         self.is_trained |= is_training || word == "search";
-        Ok(Link { stage: Stage { name, options: parsed }, seed, word: word.to_owned(), is_trained })
+        Ok(Link {
+            stage: Stage {
+                name,
+                options: parsed,
+            },
+            seed,
+            word: word.to_owned(),
+            is_trained,
+        })
     }
 }

@@ -26,7 +26,9 @@ use super::{by_label, entries, start};
 use crate::data::{BLOCK_TOKENS, DataLoader, LoaderOptions, Tokenizer};
 use crate::memory::available_bytes;
 use crate::search::Halving;
-use crate::train::{HeldOut, Learner, Objective, Teacher, Trainer, clear_state, evaluate_all, saved_cursor};
+use crate::train::{
+    HeldOut, Learner, Objective, Teacher, Trainer, clear_state, evaluate_all, saved_cursor,
+};
 use minitron_core::checkpoint::Identity;
 use minitron_core::digest;
 use minitron_core::error::{Error, IoContext, Result};
@@ -38,10 +40,11 @@ use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{HIDDEN, ModelSpec, PruneGroup};
 use minitron_core::windows::{Task, Tokenize, Windows};
 
-/// Bytes of a candidate that learns, for each of its parameters: weight, gradient, two moments, and what allocators keep back
-/// (19 to 20 measured, 4 to 32 candidates of 4.3M).
+/// Bytes of a candidate that learns, for each of its parameters: weight, gradient, two moments, and
+/// what allocators keep back (19 to 20 measured, 4 to 32 candidates of 4.3M).
 const BYTES_PER_PARAM: u64 = 20;
-/// Share of the free memory that candidates may take where no limit is given: the rest is for teacher and activations.
+/// Share of the free memory that candidates may take where no limit is given: the rest is for
+/// teacher and activations.
 const SHARE_OF_FREE: f64 = 0.5;
 /// Evaluations in a candidate's whole training where none are asked for.
 const EVALUATIONS: u64 = 20;
@@ -90,9 +93,15 @@ impl<'a> Field<'a> {
         refuse(context, options)?;
         let found = options.survey(context)?;
         let folder = context.open_to_run(&options.model)?;
-        refuse_places(context, &options.setup, options.asked.teacher_cache.as_deref(), out)?;
+        refuse_places(
+            context,
+            &options.setup,
+            options.asked.teacher_cache.as_deref(),
+            out,
+        )?;
         OutputDir::refuse_inputs(out, [folder.checkpoint.dir.as_path()])?;
-        let groups: Vec<PruneGroup> = context.groups(&context.axes(&options.axes)?, &folder.spec)?;
+        let groups: Vec<PruneGroup> =
+            context.groups(&context.axes(&options.axes)?, &folder.spec)?;
         let path = scores_path(&options.scores)?;
         OutputDir::refuse_inputs(out, [path.as_path()])?;
         let source = identity_of(&folder)?;
@@ -103,7 +112,11 @@ impl<'a> Field<'a> {
         let reconstruct_windows = reconstruction.windows(context, &folder, false, Some(out))?;
         let eval_windows = eval_windows(context, options, &folder, &tokenizer)?;
         let losses = losses(context, options);
-        let teaching = TeacherSource::new(name_of(&options.model, &folder.checkpoint.dir), folder, &options.asked)?;
+        let teaching = TeacherSource::new(
+            name_of(&options.model, &folder.checkpoint.dir),
+            folder,
+            &options.asked,
+        )?;
         let mut field = Field {
             context,
             options,
@@ -126,9 +139,19 @@ impl<'a> Field<'a> {
         settings.check()?;
         field.n_steps = settings.schedule(loader.mean_width()).n_steps;
         field.tokens_per_step = settings.tokens_per_step(loader.mean_width());
-        field.every = options.setup.eval_every.unwrap_or(field.n_steps / EVALUATIONS).max(1);
-        let n_screened = options.screen.unwrap_or(usize::MAX).clamp(1, found.candidates.len().max(1));
-        let halving = Halving { n_rungs: options.rungs, keep: options.keep_share };
+        field.every = options
+            .setup
+            .eval_every
+            .unwrap_or(field.n_steps / EVALUATIONS)
+            .max(1);
+        let n_screened = options
+            .screen
+            .unwrap_or(usize::MAX)
+            .clamp(1, found.candidates.len().max(1));
+        let halving = Halving {
+            n_rungs: options.rungs,
+            keep: options.keep_share,
+        };
         halving.rungs(n_screened, field.n_steps, field.every)?;
         // Losses that do not exist, or that the teacher's cache cannot serve.
         let of_source = field.objective(&field.teaching.folder.spec, &Plan::default(), true)?;
@@ -144,7 +167,8 @@ impl<'a> Field<'a> {
         let bytes = |found: &Found, idx: usize| {
             let candidate = &found.candidates[idx];
             let sizes = || candidate.sizes.clone();
-            self.options.bytes_of(&found.spec, candidate.n_params, bytes_per_param, sizes)
+            self.options
+                .bytes_of(&found.spec, candidate.n_params, bytes_per_param, sizes)
         };
         let how = serde_json::to_value(self.options).unwrap_or_default();
         let mut deciding = how.clone();
@@ -180,7 +204,14 @@ impl<'a> Field<'a> {
     /// Facts that a resumed candidate must share.
     fn identity(&self, loader: &DataLoader, student: &str) -> Result<Value> {
         let held_out = (Some(&self.eval_windows), Some(self.every));
-        identity(self.context, &self.losses, loader, held_out, student, Some(&self.teaching))
+        identity(
+            self.context,
+            &self.losses,
+            loader,
+            held_out,
+            student,
+            Some(&self.teaching),
+        )
     }
 
     /// Candidates in turns whose memory fits.
@@ -190,12 +221,22 @@ impl<'a> Field<'a> {
             Device::Cpu => available_bytes().map(|free| (free as f64 * SHARE_OF_FREE) as u64),
             _ => Some(0),
         };
-        let limit = self.options.max_memory.map(|bytes| bytes.0).or_else(free).unwrap_or(u64::MAX);
+        let limit = self
+            .options
+            .max_memory
+            .map(|bytes| bytes.0)
+            .or_else(free)
+            .unwrap_or(u64::MAX);
         let mut groups: Vec<Vec<usize>> = Vec::new();
         let mut taken = 0_u64;
         for &idx in candidates {
-            let bytes = record.candidates[idx].n_params.saturating_mul(BYTES_PER_PARAM);
-            match groups.last_mut().filter(|_| taken.saturating_add(bytes) <= limit) {
+            let bytes = record.candidates[idx]
+                .n_params
+                .saturating_mul(BYTES_PER_PARAM);
+            match groups
+                .last_mut()
+                .filter(|_| taken.saturating_add(bytes) <= limit)
+            {
                 Some(group) => group.push(idx),
                 None => {
                     taken = 0;
@@ -208,21 +249,34 @@ impl<'a> Field<'a> {
     }
 
     fn plan(&self, entry: &Entry) -> Result<Plan> {
-        self.space.plan(&entry.sizes, &self.rankings, &self.teaching.folder.spec)
+        self.space
+            .plan(&entry.sizes, &self.rankings, &self.teaching.folder.spec)
     }
 
     /// A candidate as a view, reconstructed.
     pub(super) fn editor(&self, entry: &Entry) -> Result<StudentEditor<'_>> {
         let ranked = (self.plan(entry)?, Some(&self.rankings));
-        self.reconstruction.editor(self.context, &self.teaching.folder, ranked, self.reconstruct_windows.as_ref())
+        self.reconstruction.editor(
+            self.context,
+            &self.teaching.folder,
+            ranked,
+            self.reconstruct_windows.as_ref(),
+        )
     }
 
     fn objective(&self, student: &ModelSpec, plan: &Plan, is_turned: bool) -> Result<Objective> {
         // Components of a turned stream are no channels of the teacher.
-        let kept = plan.kept.get(HIDDEN).filter(|_| !is_turned).map(Vec::as_slice);
+        let kept = plan
+            .kept
+            .get(HIDDEN)
+            .filter(|_| !is_turned)
+            .map(Vec::as_slice);
         let teacher = Some(&self.teaching.folder.spec);
         let objective = objective(self.context, &self.losses, student, teacher, kept)?;
-        Ok(Objective { recompute: self.options.setup.recompute, ..objective })
+        Ok(Objective {
+            recompute: self.options.setup.recompute,
+            ..objective
+        })
     }
 
     /// Models and objectives of a group, as they are before training.
@@ -234,38 +288,70 @@ impl<'a> Field<'a> {
     ) -> Result<Vec<(Transformer, Objective)>> {
         let load = |&idx: &usize| {
             let editor = self.editor(&record.candidates[idx])?;
-            let model = self.context.load(&editor.student()?, editor.spec(), trainable)?;
-            let objective = self.objective(editor.spec(), editor.plan(), editor.hidden_basis().is_some())?;
+            let model = self
+                .context
+                .load(&editor.student()?, editor.spec(), trainable)?;
+            let objective = self.objective(
+                editor.spec(),
+                editor.plan(),
+                editor.hidden_basis().is_some(),
+            )?;
             Ok((model, objective))
         };
         group.iter().map(load).collect()
     }
 
-    fn teacher(&self, models: &[(Transformer, Objective)]) -> Result<Option<Box<dyn Teacher + '_>>> {
-        let (_, objective) = models.first().ok_or_else(|| Error::Internal("a search without candidates".into()))?;
+    fn teacher(
+        &self,
+        models: &[(Transformer, Objective)],
+    ) -> Result<Option<Box<dyn Teacher + '_>>> {
+        let (_, objective) = models
+            .first()
+            .ok_or_else(|| Error::Internal("a search without candidates".into()))?;
         self.teaching.teacher(self.context, objective, None)
     }
 
     fn task(&self) -> Result<Task> {
-        Task::of_model(&self.teaching.folder.spec.options, self.tokenizer.mask(), self.context.seed)
+        Task::of_model(
+            &self.teaching.folder.spec.options,
+            self.tokenizer.mask(),
+            self.context.seed,
+        )
     }
 
     fn held_out(&self) -> HeldOut<'_> {
-        HeldOut { every: Some(self.every), ..self.options.setup.held_out(&self.eval_windows) }
+        HeldOut {
+            every: Some(self.every),
+            ..self.options.setup.held_out(&self.eval_windows)
+        }
     }
 
     /// Held-out losses of a group without any training.
     pub fn measure(&self, group: &[usize], record: &Record) -> Result<Vec<ZeroShot>> {
         let models = self.load(group, record, false)?;
         let mut teacher = self.teacher(&models)?;
-        let subjects = models.iter().map(|(model, objective)| (model, objective)).collect();
-        self.context.progress.note(&format!("evaluating {} candidates before training", group.len()));
-        let found = evaluate_all(subjects, teacher.as_deref_mut(), self.task()?, &self.held_out())?;
-        let label = |(found, (_, objective)): (crate::train::HeldOutLoss, &(Transformer, Objective))| ZeroShot {
-            loss: Some(found.value()).filter(|loss| loss.is_finite()),
-            rank: 0,
-            terms: by_label(objective.labels(), &found.terms),
-        };
+        let subjects = models
+            .iter()
+            .map(|(model, objective)| (model, objective))
+            .collect();
+        self.context.progress.note(&format!(
+            "evaluating {} candidates before training",
+            group.len()
+        ));
+        let found = evaluate_all(
+            subjects,
+            teacher.as_deref_mut(),
+            self.task()?,
+            &self.held_out(),
+        )?;
+        let label =
+            |(found, (_, objective)): (crate::train::HeldOutLoss, &(Transformer, Objective))| {
+                ZeroShot {
+                    loss: Some(found.value()).filter(|loss| loss.is_finite()),
+                    rank: 0,
+                    terms: by_label(objective.labels(), &found.terms),
+                }
+            };
         Ok(found.into_iter().zip(&models).map(label).collect())
     }
 
@@ -273,9 +359,22 @@ impl<'a> Field<'a> {
     pub fn train(&self, group: &[usize], record: &Record, until: u64) -> Result<Learned> {
         let models = self.load(group, record, true)?;
         let run = self.run(group, record, &models, until)?;
-        let is_interrupted = run.learners.iter().flatten().any(|(outcome, _)| outcome.n_steps < until);
-        let failures = run.learners.into_iter().map(|learned| learned.err().map(|error| error.to_string())).collect();
-        Ok(Learned { failures, teacher_s: run.teacher_s, spared_s: run.spared_s, is_interrupted })
+        let is_interrupted = run
+            .learners
+            .iter()
+            .flatten()
+            .any(|(outcome, _)| outcome.n_steps < until);
+        let failures = run
+            .learners
+            .into_iter()
+            .map(|learned| learned.err().map(|error| error.to_string()))
+            .collect();
+        Ok(Learned {
+            failures,
+            teacher_s: run.teacher_s,
+            spared_s: run.spared_s,
+            is_interrupted,
+        })
     }
 
     pub(super) fn run(
@@ -285,15 +384,28 @@ impl<'a> Field<'a> {
         models: &[(Transformer, Objective)],
         until: u64,
     ) -> Result<crate::train::Run> {
-        let dirs: Vec<PathBuf> = group.iter().map(|&idx| self.dir(&record.candidates[idx].name)).collect();
+        let dirs: Vec<PathBuf> = group
+            .iter()
+            .map(|&idx| self.dir(&record.candidates[idx].name))
+            .collect();
         let setup = &self.options.setup;
         let loader = RefCell::new(self.loader(&dirs)?);
         let mut learners = Vec::new();
         for ((&idx, dir), (student, objective)) in group.iter().zip(&dirs).zip(models) {
             let entry = &record.candidates[idx];
-            let what = json!([self.teaching.digest, self.plan(entry)?.kept, self.options.heal]);
+            let what = json!([
+                self.teaching.digest,
+                self.plan(entry)?.kept,
+                self.options.heal
+            ]);
             let identity = self.identity(&loader.borrow(), &digest::of_text(&what.to_string()))?;
-            learners.push(Learner { student, objective, identity, out_dir: dir, write_best: None });
+            learners.push(Learner {
+                student,
+                objective,
+                identity,
+                out_dir: dir,
+                write_best: None,
+            });
         }
         let trainer = Trainer {
             learners: &learners,
@@ -344,7 +456,11 @@ impl<'a> Field<'a> {
         let place = |line: &str| {
             let line: Value = serde_json::from_str(line).ok()?;
             let (step, tokens) = (line["step"].as_u64()?, line["n_tokens"].as_u64()?);
-            Some(Place { step, tokens, loss: line["eval/loss"].as_f64()? })
+            Some(Place {
+                step,
+                tokens,
+                loss: line["eval/loss"].as_f64()?,
+            })
         };
         Ok(text.lines().filter_map(place).collect())
     }
@@ -352,6 +468,10 @@ impl<'a> Field<'a> {
     /// States of those that left are not needed again.
     pub fn forget(&self, record: &Record) -> Result<()> {
         let has_left = |entry: &&Entry| entry.eliminated_at.is_some() || entry.failure.is_some();
-        record.candidates.iter().filter(has_left).try_for_each(|entry| clear_state(&self.dir(&entry.name)))
+        record
+            .candidates
+            .iter()
+            .filter(has_left)
+            .try_for_each(|entry| clear_state(&self.dir(&entry.name)))
     }
 }

@@ -1,4 +1,5 @@
-//! `search`: candidates from sizes alone, screened as views, ranked by short distillation (arXiv 2407.14679, section 2.3).
+//! `search`: candidates from sizes alone, screened as views, ranked by short distillation (arXiv
+//! 2407.14679, section 2.3).
 
 mod field;
 mod options;
@@ -24,18 +25,31 @@ use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::output::{OutputDir, OutputLock, remove_atomic};
 use minitron_core::progress::Recorder;
 
-/// Searches for the best small shape; with `dry_run`, counts and lists the candidates from sizes alone.
-pub fn search(context: &Context, options: &SearchOptions, out: &Path, resume: bool, dry_run: bool) -> Result<Value> {
+/// Searches for the best small shape; with `dry_run`, counts and lists the candidates from sizes
+/// alone.
+pub fn search(
+    context: &Context,
+    options: &SearchOptions,
+    out: &Path,
+    resume: bool,
+    dry_run: bool,
+) -> Result<Value> {
     if dry_run {
         return options.survey(context).map(|found| listing(&found));
     }
     let begin = Instant::now();
     let _claim = OutputLock::of(out)?;
     let recorder = Recorder::new(context.progress);
-    let context = &Context { progress: &recorder, ..*context };
-    let (field, mut record) = info_span!("candidates").in_scope(|| Field::open(context, options, out, resume))?;
+    let context = &Context {
+        progress: &recorder,
+        ..*context
+    };
+    let (field, mut record) =
+        info_span!("candidates").in_scope(|| Field::open(context, options, out, resume))?;
     if record.complete && out.join("winner").join("config.json").is_file() {
-        context.progress.note("search: complete, nothing left to do");
+        context
+            .progress
+            .note("search: complete, nothing left to do");
         return Ok(report(&record, out, false));
     }
     record.note_warnings(context.progress);
@@ -70,11 +84,14 @@ pub fn search(context: &Context, options: &SearchOptions, out: &Path, resume: bo
     Ok(report(&record, out, is_halted))
 }
 
-/// Losses before training, of all as views; then those that go on. True where it was asked to end on the way.
+/// Losses before training, of all as views; then those that go on. True where it was asked to end
+/// on the way.
 fn screen(field: &Field, record: &mut Record, out: &Path) -> Result<bool> {
     let _span = info_span!("screen", n_candidates = record.candidates.len()).entered();
     let asked = |record: &Record| -> Vec<usize> {
-        (0..record.candidates.len()).filter(|&idx| record.candidates[idx].zero_shot.is_none()).collect()
+        (0..record.candidates.len())
+            .filter(|&idx| record.candidates[idx].zero_shot.is_none())
+            .collect()
     };
     for group in field.groups(&asked(record), record) {
         let _span = info_span!("group", n_candidates = group.len()).entered();
@@ -99,29 +116,53 @@ fn screen(field: &Field, record: &mut Record, out: &Path) -> Result<bool> {
 }
 
 fn rungs(field: &Field, options: &SearchOptions, record: &Record) -> Result<Vec<Rung>> {
-    let n_screened = record.candidates.iter().filter(|entry| !entry.screened_out).count();
-    let halving = Halving { n_rungs: options.rungs, keep: options.keep_share };
+    let n_screened = record
+        .candidates
+        .iter()
+        .filter(|entry| !entry.screened_out)
+        .count();
+    let halving = Halving {
+        n_rungs: options.rungs,
+        keep: options.keep_share,
+    };
     halving.rungs(n_screened, field.n_steps, field.every)
 }
 
-/// One rung: everyone in it learns up to its end, the better ones stay. True where it was asked to end on the way.
-fn train(field: &Field, record: &mut Record, (rung_idx, rung, rungs): (usize, &Rung, &[Rung])) -> Result<bool> {
+/// One rung: everyone in it learns up to its end, the better ones stay. True where it was asked to
+/// end on the way.
+fn train(
+    field: &Field,
+    record: &mut Record,
+    (rung_idx, rung, rungs): (usize, &Rung, &[Rung]),
+) -> Result<bool> {
     let _span = info_span!("rung", rung_idx, until = rung.until).entered();
-    let (begin, from) = (Instant::now(), record.rungs.last().map_or(0, |rung| rung.steps));
+    let (begin, from) = (
+        Instant::now(),
+        record.rungs.last().map_or(0, |rung| rung.steps),
+    );
     let remaining = record.remaining();
     let mut teacher_seconds = 0.0;
     for group in field.groups(&remaining, record) {
         let _span = info_span!("group", n_candidates = group.len()).entered();
-        let progress =
-            format!("rung {} of {}: {} candidates to step {}", rung_idx + 1, rungs.len(), group.len(), rung.until);
+        let progress = format!(
+            "rung {} of {}: {} candidates to step {}",
+            rung_idx + 1,
+            rungs.len(),
+            group.len(),
+            rung.until
+        );
         field.context.progress.note(&progress);
         let trained = field.train(&group, record, rung.until)?;
         teacher_seconds += trained.teacher_s;
-        let n_tokens = rung.until.saturating_sub(from).saturating_mul(field.tokens_per_step);
+        let n_tokens = rung
+            .until
+            .saturating_sub(from)
+            .saturating_mul(field.tokens_per_step);
         record.shared_teacher.seconds += trained.teacher_s;
         record.shared_teacher.seconds_saved += trained.spared_s;
         record.shared_teacher.forward_tokens += n_tokens;
-        record.shared_teacher.forward_tokens_unshared += n_tokens.saturating_mul(group.len() as u64);
+        record.shared_teacher.forward_tokens_unshared +=
+            n_tokens.saturating_mul(group.len() as u64);
         if trained.is_interrupted {
             return Ok(true);
         }
@@ -132,12 +173,17 @@ fn train(field: &Field, record: &mut Record, (rung_idx, rung, rungs): (usize, &R
             let last = entry.curve.last().filter(|place| place.step == rung.until);
             entry.loss = last.map(|place| place.loss);
             if let Some(why) = &failure {
-                field.context.progress.warn(&format!("candidate {} goes no further: {why}", entry.name));
+                field
+                    .context
+                    .progress
+                    .warn(&format!("candidate {} goes no further: {why}", entry.name));
             }
             entry.failure = failure;
         }
     }
-    let n_staying = rungs.get(rung_idx + 1).map_or(usize::MAX, |next| next.n_candidates);
+    let n_staying = rungs
+        .get(rung_idx + 1)
+        .map_or(usize::MAX, |next| next.n_candidates);
     eliminate(record, rung_idx, n_staying);
     record.rungs.push(RungRecord {
         n_candidates: remaining.len(),
@@ -162,10 +208,18 @@ fn eliminate(record: &mut Record, rung_idx: usize, n_staying: usize) {
 fn finish(field: &Field, record: &mut Record, out: &Path) -> Result<()> {
     let _span = info_span!("winner").entered();
     record.conclude();
-    let best = record.remaining().into_iter().min_by_key(|&idx| record.candidates[idx].rank);
-    let best = best.ok_or_else(|| Error::Data("every candidate of the last rung diverged; try a lower lr".into()))?;
+    let best = record
+        .remaining()
+        .into_iter()
+        .min_by_key(|&idx| record.candidates[idx].rank);
+    let best = best.ok_or_else(|| {
+        Error::Data("every candidate of the last rung diverged; try a lower lr".into())
+    })?;
     field.write(best, record, &out.join("winner"))?;
-    record.winner = Some(Winner { name: record.candidates[best].name.clone(), dir: "winner".into() });
+    record.winner = Some(Winner {
+        name: record.candidates[best].name.clone(),
+        dir: "winner".into(),
+    });
     record.complete = true;
     Ok(())
 }
@@ -212,9 +266,15 @@ fn start(context: &Context, out: &Path, resume: bool, fresh: Record) -> Result<R
         // A recipe's stage owns its folder.
         if !context.force {
             let is_other = !earlier.weights.is_empty() && earlier.weights != fresh.weights;
-            let what =
-                if is_other { format!("of another model (`{}`)", earlier.model) } else { "with other options".into() };
-            let message = format!("{}: holds a search {what}; start over with --force", out.display());
+            let what = if is_other {
+                format!("of another model (`{}`)", earlier.model)
+            } else {
+                "with other options".into()
+            };
+            let message = format!(
+                "{}: holds a search {what}; start over with --force",
+                out.display()
+            );
             return Err(Error::Recipe(message));
         }
     }
@@ -227,5 +287,9 @@ fn start(context: &Context, out: &Path, resume: bool, fresh: Record) -> Result<R
 
 /// A loss of every term by its name.
 fn by_label<'l>(labels: impl Iterator<Item = &'l str>, values: &[f64]) -> BTreeMap<String, f64> {
-    labels.map(str::to_owned).zip(values.iter().copied()).filter(|(_, value)| value.is_finite()).collect()
+    labels
+        .map(str::to_owned)
+        .zip(values.iter().copied())
+        .filter(|(_, value)| value.is_finite())
+        .collect()
 }

@@ -40,8 +40,8 @@ pub struct SearchOptions {
     /// Tokens per sequence of the key/value cache [default: the model's positions]
     #[arg(long, requires = "memory")]
     pub kv_seq_len: Option<usize>,
-    /// Sizes to try by kind (`hidden`, `mlp`, `heads`, `kv_heads`, `layers`), and `mlp_factor`, multiples of the hidden
-    /// width; where empty, all legal widths and heads.
+    /// Sizes to try by kind (`hidden`, `mlp`, `heads`, `kv_heads`, `layers`), and `mlp_factor`,
+    /// multiples of the hidden width; where empty, all legal widths and heads.
     #[arg(skip)]
     pub grid: BTreeMap<String, SizeList>,
     /// The same as `grid`, as `prune` calls it.
@@ -154,8 +154,11 @@ const MAX_SIZES: usize = 4096;
 impl FromStr for SizeList {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
-        let wrong =
-            || Error::Recipe(format!("expected sizes such as 24,32,48 or 29-32 or 4096-6144/512, got `{text}`"));
+        let wrong = || {
+            Error::Recipe(format!(
+                "expected sizes such as 24,32,48 or 29-32 or 4096-6144/512, got `{text}`"
+            ))
+        };
         let mut sizes = Vec::new();
         for word in text.split(',').map(str::trim) {
             let Some((from, to)) = word.split_once('-') else {
@@ -192,12 +195,17 @@ impl SearchOptions {
     /// The candidates, most evenly shrunk first.
     ///
     /// # Errors
-    /// `Recipe` for what cannot be meant, `Plan` where nothing on the grid is legal and within the budget.
+    /// `Recipe` for what cannot be meant, `Plan` where nothing on the grid is legal and within the
+    /// budget.
     pub(super) fn survey(&self, context: &Context) -> Result<Found> {
         let (spec, weights) = open(context, &self.model)?;
         let axes: Vec<Box<dyn Axis>> = context.axes(&self.axes)?;
         let space = Space::new(&spec, &axes)?;
-        let space = if self.square { space.squared(&spec) } else { space };
+        let space = if self.square {
+            space.squared(&spec)
+        } else {
+            space
+        };
         let bytes_per_param = weights.n_bytes as f64 / spec.n_params().max(1) as f64;
         let (within, target) = self.budget()?;
         let is_memory = target.memory_bytes.is_some();
@@ -206,15 +214,27 @@ impl SearchOptions {
                 return n_params;
             }
             self.bytes_of(&spec, n_params, bytes_per_param, || {
-                space.axes.iter().map(|axis| axis.kind.clone()).zip(sizes.iter().copied()).collect()
+                space
+                    .axes
+                    .iter()
+                    .map(|axis| axis.kind.clone())
+                    .zip(sizes.iter().copied())
+                    .collect()
             })
         };
-        let filter = self.filter.as_deref().map(Predicate::parse).transpose().map_err(|e| e.at("filter"))?;
+        let filter = self
+            .filter
+            .as_deref()
+            .map(Predicate::parse)
+            .transpose()
+            .map_err(|e| e.at("filter"))?;
         let keep = |sizes: &Sizes, n_params: u64| match &filter {
             Some(filter) => ask(filter, sizes, n_params),
             None => Ok(true),
         };
-        let (mut candidates, survey) = self.grid(&space)?.survey(&spec, &space, &cost, (within, &keep))?;
+        let (mut candidates, survey) =
+            self.grid(&space)?
+                .survey(&spec, &space, &cost, (within, &keep))?;
         if candidates.is_empty() {
             return Err(Error::Plan(format!(
                 "search: none of {} points is legal and within the budget ({} are within); widen the tolerance, the grid or \
@@ -223,13 +243,26 @@ impl SearchOptions {
             )));
         }
         if candidates.len() > self.candidates {
-            let message =
-                format!("search: {} candidates of {}, those shrunk most evenly", self.candidates, candidates.len());
+            let message = format!(
+                "search: {} candidates of {}, those shrunk most evenly",
+                self.candidates,
+                candidates.len()
+            );
             context.progress.note(&message);
             candidates.truncate(self.candidates.max(1));
         }
-        warn_of_many(context, &spec, candidates.iter().map(|candidate| &candidate.sizes));
-        Ok(Found { spec, space, candidates, survey, target })
+        warn_of_many(
+            context,
+            &spec,
+            candidates.iter().map(|candidate| &candidate.sizes),
+        );
+        Ok(Found {
+            spec,
+            space,
+            candidates,
+            survey,
+            target,
+        })
     }
 
     /// Of weights as stored, and a sequence's key/value cache.
@@ -250,19 +283,34 @@ impl SearchOptions {
         match (&self.params, &self.memory) {
             (Some(_), Some(_)) => Err(Error::Recipe("params, memory: give one of the two".into())),
             (Some(params), None) => {
-                let Target { n_params, tolerance } = parse_budget(params)?;
+                let Target {
+                    n_params,
+                    tolerance,
+                } = parse_budget(params)?;
                 (target.params, target.tolerance) = (Some(n_params), tolerance);
                 Ok((Within::around(n_params, tolerance), target))
             }
             (None, Some(memory)) => {
                 let most = parse_bytes(memory)?;
                 (target.memory_bytes, target.tolerance) = (Some(most), SLACK);
-                Ok((Within { least: (most as f64 * (1.0 - SLACK)) as u64, most }, target))
+                Ok((
+                    Within {
+                        least: (most as f64 * (1.0 - SLACK)) as u64,
+                        most,
+                    },
+                    target,
+                ))
             }
-            (None, None) if self.grid.is_empty() && self.size.is_empty() => {
-                Err(Error::Recipe("search: say how large a candidate may be: params, memory, or a grid".into()))
-            }
-            (None, None) => Ok((Within { least: 0, most: u64::MAX }, target)),
+            (None, None) if self.grid.is_empty() && self.size.is_empty() => Err(Error::Recipe(
+                "search: say how large a candidate may be: params, memory, or a grid".into(),
+            )),
+            (None, None) => Ok((
+                Within {
+                    least: 0,
+                    most: u64::MAX,
+                },
+                target,
+            )),
         }
     }
 
@@ -275,7 +323,9 @@ impl SearchOptions {
         for (kind, sizes) in self.grid.iter().chain(&self.size) {
             let before = lists.insert(kind_of(kind), sizes);
             if before.is_some_and(|before| before != sizes) {
-                return Err(Error::Recipe(format!("grid, size: `{kind}` is given twice; give its sizes in one list")));
+                return Err(Error::Recipe(format!(
+                    "grid, size: `{kind}` is given twice; give its sizes in one list"
+                )));
             }
         }
         Ok(lists)
@@ -292,26 +342,46 @@ impl SearchOptions {
                 space.axis(kind)?;
                 let is_size = |size: &f64| *size >= 1.0 && size.fract() == 0.0 && *size < 1e9;
                 match sizes.0.iter().find(|size| !is_size(size)) {
-                    Some(size) => Err(Error::Recipe(format!("grid: {kind}: expected whole numbers, got {size}"))),
-                    None => Ok(GridAxis::Sizes(kind.to_owned(), sizes.0.iter().map(|&size| size as usize).collect())),
+                    Some(size) => Err(Error::Recipe(format!(
+                        "grid: {kind}: expected whole numbers, got {size}"
+                    ))),
+                    None => Ok(GridAxis::Sizes(
+                        kind.to_owned(),
+                        sizes.0.iter().map(|&size| size as usize).collect(),
+                    )),
                 }
             }
         };
         Grid::new(lists.into_iter().map(axis).collect::<Result<_>>()?)
     }
 
-    /// Widths and heads, and what is freed: at one size, width pruning keeps more (best practice 4).
+    /// Widths and heads, and what is freed: at one size, width pruning keeps more (best practice
+    /// 4).
     fn all_legal(&self, space: &Space) -> Result<Grid> {
-        self.free.iter().try_for_each(|kind| space.axis(kind).map(drop))?;
+        self.free
+            .iter()
+            .try_for_each(|kind| space.axis(kind).map(drop))?;
         let on_request = [DEPTH, KV_HEADS, ROPE_PAIRS];
-        let is_free = |kind: &str| !on_request.contains(&kind) || self.free.iter().any(|free| free == kind);
-        let axes = space.axes.iter().filter(|axis| is_free(&axis.kind)).map(|axis| {
-            let legal = axis.legal();
-            // The MLP's width is what meets a budget most closely.
-            let most = if axis.kind == MLP { usize::MAX } else { MAX_PER_AXIS };
-            let stride = legal.len().div_ceil(most).max(1);
-            GridAxis::Sizes(axis.kind.clone(), legal.into_iter().rev().step_by(stride).collect())
-        });
+        let is_free =
+            |kind: &str| !on_request.contains(&kind) || self.free.iter().any(|free| free == kind);
+        let axes = space
+            .axes
+            .iter()
+            .filter(|axis| is_free(&axis.kind))
+            .map(|axis| {
+                let legal = axis.legal();
+                // The MLP's width is what meets a budget most closely.
+                let most = if axis.kind == MLP {
+                    usize::MAX
+                } else {
+                    MAX_PER_AXIS
+                };
+                let stride = legal.len().div_ceil(most).max(1);
+                GridAxis::Sizes(
+                    axis.kind.clone(),
+                    legal.into_iter().rev().step_by(stride).collect(),
+                )
+            });
         Grid::new(axes.collect())
     }
 }
@@ -334,12 +404,18 @@ mod tests {
         let read = |text: &str| text.parse::<SizeList>().map(|list| list.0);
         assert_eq!(read("24, 32,48").unwrap(), [24.0, 32.0, 48.0]);
         assert_eq!(read("29-32").unwrap(), [29.0, 30.0, 31.0, 32.0]);
-        assert_eq!(read("4096-6144/1024,7").unwrap(), [4096.0, 5120.0, 6144.0, 7.0]);
+        assert_eq!(
+            read("4096-6144/1024,7").unwrap(),
+            [4096.0, 5120.0, 6144.0, 7.0]
+        );
         assert_eq!(read("2.5,3").unwrap(), [2.5, 3.0]);
         for bad in ["", "a", "5-3", "1-9/0", "1-", "1-100000"] {
             assert!(read(bad).is_err(), "{bad}");
         }
-        assert_eq!(serde_json::from_str::<SizeList>("[1, 2]").unwrap().0, [1.0, 2.0]);
+        assert_eq!(
+            serde_json::from_str::<SizeList>("[1, 2]").unwrap().0,
+            [1.0, 2.0]
+        );
         assert_eq!(serde_json::from_str::<SizeList>("3").unwrap().0, [3.0]);
     }
 }

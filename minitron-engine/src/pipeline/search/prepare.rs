@@ -17,7 +17,9 @@ pub(super) fn refuse(context: &Context, options: &SearchOptions) -> Result<()> {
     let SearchOptions { asked, setup, .. } = options;
     let wrong = |message: &str| Err(Error::Recipe(message.into()));
     if asked.correct_teacher.is_some() {
-        return wrong("correct_teacher: a teacher that learns says something else to every candidate; leave it out");
+        return wrong(
+            "correct_teacher: a teacher that learns says something else to every candidate; leave it out",
+        );
     }
     if setup.stop_after.is_some() {
         return wrong("stop_after: a search stops its candidates itself; leave it out");
@@ -44,7 +46,11 @@ pub(super) fn reconstruction(options: &SearchOptions) -> ReconstructOptions {
     let setup = &options.setup;
     ReconstructOptions {
         heal: options.heal.clone(),
-        data: if options.heal.is_empty() { Vec::new() } else { setup.data.clone() },
+        data: if options.heal.is_empty() {
+            Vec::new()
+        } else {
+            setup.data.clone()
+        },
         samples: options.reconstruct_samples,
         seq_len: setup.seq_len,
         batch_size: setup.batch_size,
@@ -65,10 +71,21 @@ pub(super) fn eval_windows(
         context.warn_of_date(tokenizer);
         return Ok(windows);
     }
-    let message = "eval_data: none is given, so candidates are judged on text that they also learn from";
+    let message =
+        "eval_data: none is given, so candidates are judged on text that they also learn from";
     context.progress.warn(message);
-    let eval_data = setup.data.iter().map(|data| DataSpec { weight: None, ..data.clone() }).collect();
-    let own = TrainingOptions { eval_data, ..setup.clone() };
+    let eval_data = setup
+        .data
+        .iter()
+        .map(|data| DataSpec {
+            weight: None,
+            ..data.clone()
+        })
+        .collect();
+    let own = TrainingOptions {
+        eval_data,
+        ..setup.clone()
+    };
     let windows = own.eval_windows(context, &folder.spec, tokenizer)?;
     windows.ok_or_else(|| Error::Recipe("data: no text to learn from".into()))
 }

@@ -70,7 +70,8 @@ pub(super) struct Entry {
     /// The last of them.
     pub loss: Option<f64>,
     pub rank: Option<usize>,
-    /// The rung after which it left; none for those of the last one. Those that were screened out left before the first.
+    /// The rung after which it left; none for those of the last one. Those that were screened out
+    /// left before the first.
     pub eliminated_at: Option<usize>,
     pub screened_out: bool,
     /// Why it went no further, where it did not diverge for being bad.
@@ -131,7 +132,10 @@ pub(super) struct Winner {
 impl Entry {
     /// Infinite where there is none.
     fn zero_shot_loss(&self) -> f64 {
-        self.zero_shot.as_ref().and_then(|zero_shot| zero_shot.loss).unwrap_or(f64::INFINITY)
+        self.zero_shot
+            .as_ref()
+            .and_then(|zero_shot| zero_shot.loss)
+            .unwrap_or(f64::INFINITY)
     }
 }
 
@@ -139,7 +143,11 @@ impl Record {
     /// Indices of all candidates by their loss before training, the earlier one first among equals.
     pub fn zero_shot_order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.candidates.len()).collect();
-        order.sort_by(|&a, &b| self.candidates[a].zero_shot_loss().total_cmp(&self.candidates[b].zero_shot_loss()));
+        order.sort_by(|&a, &b| {
+            self.candidates[a]
+                .zero_shot_loss()
+                .total_cmp(&self.candidates[b].zero_shot_loss())
+        });
         order
     }
 
@@ -150,9 +158,12 @@ impl Record {
             return Ok(None);
         }
         let text = read_text(&path).at_path(&path)?;
-        serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|e| Error::Recipe(format!("{}: not a search's record ({e}); --force starts over", path.display())))
+        serde_json::from_str(&text).map(Some).map_err(|e| {
+            Error::Recipe(format!(
+                "{}: not a search's record ({e}); --force starts over",
+                path.display()
+            ))
+        })
     }
 
     /// Adds what was warned of since, each once.
@@ -166,14 +177,22 @@ impl Record {
 
     /// Whole or not at all.
     pub fn save(&self, out: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::Internal(format!("{FILE}: {e}")))?;
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| Error::Internal(format!("{FILE}: {e}")))?;
         write_atomic(&out.join(FILE), &(text + "\n"))
     }
 
     /// Indices of those that are still in, in their order.
     pub fn remaining(&self) -> Vec<usize> {
-        let is_in = |entry: &&Entry| entry.eliminated_at.is_none() && !entry.screened_out && entry.failure.is_none();
-        self.candidates.iter().enumerate().filter(|(_, entry)| is_in(entry)).map(|(idx, _)| idx).collect()
+        let is_in = |entry: &&Entry| {
+            entry.eliminated_at.is_none() && !entry.screened_out && entry.failure.is_none()
+        };
+        self.candidates
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| is_in(entry))
+            .map(|(idx, _)| idx)
+            .collect()
     }
 
     /// Orders all by how far they came, then by their loss there.
@@ -183,7 +202,11 @@ impl Record {
             let entry = &self.candidates[*idx];
             let untrained = entry.curve.is_empty().then(|| entry.zero_shot_loss());
             let loss = entry.loss.or(untrained).unwrap_or(f64::INFINITY);
-            let reached = match (entry.failure.is_some(), entry.screened_out, entry.eliminated_at) {
+            let reached = match (
+                entry.failure.is_some(),
+                entry.screened_out,
+                entry.eliminated_at,
+            ) {
                 (true, ..) => -2,
                 (_, true, _) => -1,
                 (.., Some(rung)) => rung as i64,
@@ -214,13 +237,30 @@ impl Record {
         self.correlation = spearman(&before, &after)
             .zip(kendall(&before, &after))
             .map(|(spearman, kendall)| Correlation { spearman, kendall });
-        let finalists: Vec<&Entry> = self.remaining().into_iter().filter_map(|idx| self.candidates.get(idx)).collect();
-        let curves: Vec<Vec<f64>> =
-            finalists.iter().map(|entry| entry.curve.iter().map(|place| place.loss).collect()).collect();
-        let steps = |entry: &&Entry| entry.curve.iter().map(|place| place.step).collect::<Vec<_>>();
-        let is_contest = curves.len() > 1 && finalists.windows(2).all(|pair| steps(&pair[0]) == steps(&pair[1]));
-        self.settled_at =
-            settled(&curves).filter(|_| is_contest).and_then(|idx| finalists.first()?.curve.get(idx)).copied();
+        let finalists: Vec<&Entry> = self
+            .remaining()
+            .into_iter()
+            .filter_map(|idx| self.candidates.get(idx))
+            .collect();
+        let curves: Vec<Vec<f64>> = finalists
+            .iter()
+            .map(|entry| entry.curve.iter().map(|place| place.loss).collect())
+            .collect();
+        let steps = |entry: &&Entry| {
+            entry
+                .curve
+                .iter()
+                .map(|place| place.step)
+                .collect::<Vec<_>>()
+        };
+        let is_contest = curves.len() > 1
+            && finalists
+                .windows(2)
+                .all(|pair| steps(&pair[0]) == steps(&pair[1]));
+        self.settled_at = settled(&curves)
+            .filter(|_| is_contest)
+            .and_then(|idx| finalists.first()?.curve.get(idx))
+            .copied();
     }
 
     /// Ranks of the zero-shot losses.

@@ -22,14 +22,19 @@ impl Field<'_> {
         let until = record.rungs.last().map_or(self.n_steps, |rung| rung.steps);
         let (outcome, trained) = self.run(&[idx], record, &models, until)?.single()?;
         if outcome.n_steps < until {
-            return Err(Error::Internal(format!("the winner learned {} of {until} steps", outcome.n_steps)));
+            return Err(Error::Internal(format!(
+                "the winner learned {} of {until} steps",
+                outcome.n_steps
+            )));
         }
         let editor = self.editor(&record.candidates[idx])?;
         let folder = &self.teaching.folder;
         let report = report_of(&folder.spec, &editor);
         let output = OutputDir::create(target, true)?;
         let Trained { student, .. } = trained;
-        let (model, _) = models.first().ok_or_else(|| Error::Internal("a winner without a model".into()))?;
+        let (model, _) = models
+            .first()
+            .ok_or_else(|| Error::Internal("a winner without a model".into()))?;
         let dir = &folder.checkpoint.dir;
         let written = Written {
             config: editor.config(),
@@ -37,14 +42,25 @@ impl Field<'_> {
             tensors: &model.to_source(&student)?,
             from: dir,
             modules: &ModuleChanges::new(dir, &folder.spec, editor.plan(), editor.hidden_basis())?,
-            card: &Card::new("search", Some(&self.teaching.name), dir, &folder.spec, self.facts())?,
+            card: &Card::new(
+                "search",
+                Some(&self.teaching.name),
+                dir,
+                &folder.spec,
+                self.facts(),
+            )?,
             before: Some(&Before::of(&folder.spec)),
             measured: &measured(&record.candidates[idx]),
             options: WriteOptions::default(),
         };
         written.write(output.path())?;
         let explained = editor.plan().explain(&self.rankings, &folder.spec, None)?;
-        write_plan(&output.path().join("plan.json"), (editor.plan(), &self.source), &explained, &report)?;
+        write_plan(
+            &output.path().join("plan.json"),
+            (editor.plan(), &self.source),
+            &explained,
+            &report,
+        )?;
         output.commit()
     }
 
@@ -62,6 +78,12 @@ impl Field<'_> {
 /// Held-out losses of a candidate before and after its training.
 fn measured(entry: &Entry) -> Vec<Fact> {
     let before = entry.zero_shot.as_ref().and_then(|found| found.loss);
-    let losses = [("held-out loss before training", before), ("held-out loss", entry.loss)];
-    losses.into_iter().filter_map(|(name, loss)| Some((name.to_owned(), format!("{:.4}", loss?)))).collect()
+    let losses = [
+        ("held-out loss before training", before),
+        ("held-out loss", entry.loss),
+    ];
+    losses
+        .into_iter()
+        .filter_map(|(name, loss)| Some((name.to_owned(), format!("{:.4}", loss?))))
+        .collect()
 }

@@ -1,12 +1,14 @@
-//! What a teacher said, on disk: of every predicted token the largest probabilities and the mass of the rest.
+//! What a teacher said, on disk: of every predicted token the largest probabilities and the mass of
+//! the rest.
 //!
 //! ```text
 //! cache.json   whose words these are and how they are stored
 //! rows.bin     one record a row: k token ids (u16 or u32), k log-probabilities (f16 or f32), log of the tail's mass (f32)
 //! index.bin    one entry a window: key [16], first row u64, number of rows u32, CRC-32C of the rows u32
 //! ```
-//! Windows are found by their content, so that shuffling, other batches or more data do not matter. An entry is written after
-//! its rows: what a process that ended early left half done is cut off at the next opening.
+//! Windows are found by their content, so that shuffling, other batches or more data do not matter.
+//! An entry is written after its rows: what a process that ended early left half done is cut off at
+//! the next opening.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -59,7 +61,8 @@ pub struct CacheHeader {
     pub teacher: String,
     /// The type it computed in.
     pub computed_in: String,
-    /// Token ids that its distribution is over: its vocabulary, or as many as the student has, where those are fewer.
+    /// Token ids that its distribution is over: its vocabulary, or as many as the student has,
+    /// where those are fewer.
     pub vocab: usize,
     /// Stored probabilities per row.
     pub top_k: usize,
@@ -72,15 +75,32 @@ pub struct CacheHeader {
 
 impl CacheHeader {
     /// For a teacher, storing at most its whole vocabulary.
-    pub fn new(teacher: String, computed_in: String, vocab: usize, top_k: usize, dtype: CacheType) -> Self {
+    pub fn new(
+        teacher: String,
+        computed_in: String,
+        vocab: usize,
+        top_k: usize,
+        dtype: CacheType,
+    ) -> Self {
         let top_k = top_k.clamp(1, vocab.max(1));
-        CacheHeader { format: FORMAT.into(), teacher, computed_in, vocab, top_k, dtype, model: None }
+        CacheHeader {
+            format: FORMAT.into(),
+            teacher,
+            computed_in,
+            vocab,
+            top_k,
+            dtype,
+            model: None,
+        }
     }
 
     /// The same with the teacher's name.
     #[must_use]
     pub fn named(self, model: String) -> Self {
-        CacheHeader { model: Some(model), ..self }
+        CacheHeader {
+            model: Some(model),
+            ..self
+        }
     }
 
     /// Bytes of one predicted token.
@@ -96,11 +116,15 @@ impl CacheHeader {
 
     /// The keys that differ, with both values.
     fn differences(&self, other: &CacheHeader) -> Vec<String> {
-        let [ours, theirs] = [self, other].map(|header| serde_json::to_value(header).unwrap_or_default());
+        let [ours, theirs] =
+            [self, other].map(|header| serde_json::to_value(header).unwrap_or_default());
         let pairs = ours.as_object().into_iter().flatten();
         // A copy of the teacher is the teacher.
-        let differing = pairs.filter(|(key, value)| *key != "model" && theirs.get(*key) != Some(value));
-        differing.map(|(key, value)| format!("{key}: stored {}, wanted {value}", theirs[key.as_str()])).collect()
+        let differing =
+            pairs.filter(|(key, value)| *key != "model" && theirs.get(*key) != Some(value));
+        differing
+            .map(|(key, value)| format!("{key}: stored {}, wanted {value}", theirs[key.as_str()]))
+            .collect()
     }
 }
 
@@ -141,7 +165,8 @@ impl TeacherCache {
     /// Opens a folder, or begins one.
     ///
     /// # Errors
-    /// `Checkpoint` naming the file where the cache is damaged, or of another teacher or layout; `Io`.
+    /// `Checkpoint` naming the file where the cache is damaged, or of another teacher or layout;
+    /// `Io`.
     pub fn open(dir: &Path, header: CacheHeader) -> Result<Self> {
         fs::create_dir_all(dir).at_path(dir)?;
         let path = dir.join(HEADER);
@@ -149,18 +174,34 @@ impl TeacherCache {
             check_header(&path, &header)?;
         } else {
             if dir.join(ROWS).exists() || dir.join(INDEX).exists() {
-                return Err(Error::checkpoint(&path, "missing beside the cache's other files; delete the folder"));
+                return Err(Error::checkpoint(
+                    &path,
+                    "missing beside the cache's other files; delete the folder",
+                ));
             }
-            let text = serde_json::to_string_pretty(&header).map_err(|e| Error::Internal(format!("cache: {e}")))?;
+            let text = serde_json::to_string_pretty(&header)
+                .map_err(|e| Error::Internal(format!("cache: {e}")))?;
             write_atomic(&path, text)?;
         }
         let open = |name: &str| {
             let path = dir.join(name);
-            OpenOptions::new().read(true).append(true).create(true).open(&path).at_path(&path)
+            OpenOptions::new()
+                .read(true)
+                .append(true)
+                .create(true)
+                .open(&path)
+                .at_path(&path)
         };
         let (rows, index) = (open(ROWS)?, open(INDEX)?);
-        let mut cache =
-            TeacherCache { dir: dir.into(), header, rows, index, entries: HashMap::new(), n_rows: 0, is_writer: false };
+        let mut cache = TeacherCache {
+            dir: dir.into(),
+            header,
+            rows,
+            index,
+            entries: HashMap::new(),
+            n_rows: 0,
+            is_writer: false,
+        };
         cache.read_index()?;
         Ok(cache)
     }
@@ -194,20 +235,24 @@ impl TeacherCache {
         }
     }
 
-    /// Whole entries whose rows are there; a torn end stays unread and is cut off before the next write.
+    /// Whole entries whose rows are there; a torn end stays unread and is cut off before the next
+    /// write.
     fn read_index(&mut self) -> Result<()> {
         (self.n_rows, self.entries) = (0, HashMap::new());
         let path = self.dir.join(INDEX);
         let bytes = fs::read(&path).at_path(&path)?;
         let rows_path = self.dir.join(ROWS);
-        let n_stored = self.rows.metadata().at_path(&rows_path)?.len() / self.header.bytes_per_token() as u64;
+        let n_stored =
+            self.rows.metadata().at_path(&rows_path)?.len() / self.header.bytes_per_token() as u64;
         for entry in bytes.chunks_exact(ENTRY_BYTES) {
             let (key, entry) = parse_entry(entry);
             if entry.first_row != self.n_rows {
                 let at = self.entries.len();
                 return Err(Error::checkpoint(
                     &path,
-                    format!("damaged: entry {at} does not follow the one before it; delete the folder"),
+                    format!(
+                        "damaged: entry {at} does not follow the one before it; delete the folder"
+                    ),
                 ));
             }
             let end = entry.first_row.saturating_add(u64::from(entry.n_rows));
@@ -225,18 +270,24 @@ impl TeacherCache {
     /// # Errors
     /// `Checkpoint` naming the file where the rows are not those that were written.
     pub fn read(&self, key: &Key, into: &mut TopRows) -> Result<bool> {
-        let Some(entry) = self.entries.get(key) else { return Ok(false) };
+        let Some(entry) = self.entries.get(key) else {
+            return Ok(false);
+        };
         let path = self.dir.join(ROWS);
         let row_bytes = self.header.bytes_per_token();
         let mut bytes = vec![0; row_bytes * entry.n_rows as usize];
         let start = entry.first_row.saturating_mul(row_bytes as u64);
         self.rows.read_exact_at(&mut bytes, start).at_path(&path)?;
         if crc32c::crc32c(&bytes) != entry.crc {
-            let message =
-                format!("damaged: rows from {} on are not those that were written; delete the folder", entry.first_row);
+            let message = format!(
+                "damaged: rows from {} on are not those that were written; delete the folder",
+                entry.first_row
+            );
             return Err(Error::checkpoint(&path, message));
         }
-        bytes.chunks_exact(row_bytes).for_each(|row| self.decode(row, into));
+        bytes
+            .chunks_exact(row_bytes)
+            .for_each(|row| self.decode(row, into));
         Ok(true)
     }
 
@@ -251,16 +302,28 @@ impl TeacherCache {
             }
             // What another run has added since this one opened stays.
             self.read_index()?;
-            self.cut(ROWS, &self.rows, self.n_rows.saturating_mul(self.header.bytes_per_token() as u64))?;
-            self.cut(INDEX, &self.index, self.entries.len().saturating_mul(ENTRY_BYTES) as u64)?;
+            self.cut(
+                ROWS,
+                &self.rows,
+                self.n_rows
+                    .saturating_mul(self.header.bytes_per_token() as u64),
+            )?;
+            self.cut(
+                INDEX,
+                &self.index,
+                self.entries.len().saturating_mul(ENTRY_BYTES) as u64,
+            )?;
             self.is_writer = true;
         }
         if self.holds(&key) {
             return Ok(true);
         }
         let bytes = self.encode(rows);
-        let entry =
-            CacheEntry { first_row: self.n_rows, n_rows: rows.log_tail.len() as u32, crc: crc32c::crc32c(&bytes) };
+        let entry = CacheEntry {
+            first_row: self.n_rows,
+            n_rows: rows.log_tail.len() as u32,
+            crc: crc32c::crc32c(&bytes),
+        };
         let written = self.rows.write_all(&bytes).at_path(self.dir.join(ROWS));
         let written = written.and_then(|()| {
             let mut line = key.to_vec();
@@ -282,7 +345,9 @@ impl TeacherCache {
     /// Rows as they come back from the file.
     pub fn stored(&self, rows: &TopRows) -> TopRows {
         let mut stored = TopRows::default();
-        self.encode(rows).chunks_exact(self.header.bytes_per_token()).for_each(|row| self.decode(row, &mut stored));
+        self.encode(rows)
+            .chunks_exact(self.header.bytes_per_token())
+            .for_each(|row| self.decode(row, &mut stored));
         stored
     }
 
@@ -303,7 +368,12 @@ impl TeacherCache {
     fn encode(&self, rows: &TopRows) -> Vec<u8> {
         let k = self.header.top_k;
         let mut bytes = Vec::with_capacity(rows.log_tail.len() * self.header.bytes_per_token());
-        for ((ids, log_p), tail) in rows.ids.chunks(k).zip(rows.log_p.chunks(k)).zip(&rows.log_tail) {
+        for ((ids, log_p), tail) in rows
+            .ids
+            .chunks(k)
+            .zip(rows.log_p.chunks(k))
+            .zip(&rows.log_tail)
+        {
             for &id in ids {
                 match self.header.has_short_ids() {
                     true => bytes.extend((id as u16).to_le_bytes()),
@@ -325,31 +395,49 @@ impl TeacherCache {
         let k = self.header.top_k;
         let (ids, rest) = row.split_at(k * if self.header.has_short_ids() { 2 } else { 4 });
         let (values, tail) = rest.split_at(rest.len() - 4);
-        let id_of = |bytes: &[u8]| bytes.iter().rev().fold(0u32, |id, &byte| (id << 8) | u32::from(byte));
+        let id_of = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .rev()
+                .fold(0u32, |id, &byte| (id << 8) | u32::from(byte))
+        };
         into.ids.extend(ids.chunks(ids.len() / k).map(id_of));
-        into.log_p.extend(values.chunks(values.len() / k).map(|bytes| match bytes {
-            [a, b] => half::f16::from_le_bytes([*a, *b]).to_f32(),
-            [a, b, c, d] => f32::from_le_bytes([*a, *b, *c, *d]),
-            _ => f32::NEG_INFINITY,
-        }));
-        into.log_tail.push(tail.try_into().map_or(f32::NEG_INFINITY, f32::from_le_bytes));
+        into.log_p
+            .extend(values.chunks(values.len() / k).map(|bytes| match bytes {
+                [a, b] => half::f16::from_le_bytes([*a, *b]).to_f32(),
+                [a, b, c, d] => f32::from_le_bytes([*a, *b, *c, *d]),
+                _ => f32::NEG_INFINITY,
+            }));
+        into.log_tail.push(
+            tail.try_into()
+                .map_or(f32::NEG_INFINITY, f32::from_le_bytes),
+        );
     }
 }
 
 fn check_header(path: &Path, wanted: &CacheHeader) -> Result<()> {
     let text = read_text(path).at_path(path)?;
-    let found: CacheHeader = serde_json::from_str(&text)
-        .map_err(|e| Error::checkpoint(path, format!("not the head of a teacher cache: {e}; delete the folder")))?;
+    let found: CacheHeader = serde_json::from_str(&text).map_err(|e| {
+        Error::checkpoint(
+            path,
+            format!("not the head of a teacher cache: {e}; delete the folder"),
+        )
+    })?;
     let differences = wanted.differences(&found);
     if differences.is_empty() {
         return Ok(());
     }
     let whose = match (&found.model, &wanted.model) {
-        (Some(stored), Some(wanted)) if stored != wanted => format!("of `{stored}`, not of `{wanted}`"),
+        (Some(stored), Some(wanted)) if stored != wanted => {
+            format!("of `{stored}`, not of `{wanted}`")
+        }
         (Some(stored), _) => format!("of `{stored}` in another state or form"),
         _ => "of another run".to_owned(),
     };
-    let message = format!("a teacher cache {whose} ({}); name another folder", differences.join("; "));
+    let message = format!(
+        "a teacher cache {whose} ({}); name another folder",
+        differences.join("; ")
+    );
     Err(Error::checkpoint(path, message))
 }
 
@@ -359,5 +447,12 @@ fn parse_entry(bytes: &[u8]) -> (Key, CacheEntry) {
     let key = part(0, 16).try_into().unwrap_or_default();
     let first_row = part(16, 8).try_into().map_or(0, u64::from_le_bytes);
     let number = |from| part(from, 4).try_into().map_or(0, u32::from_le_bytes);
-    (key, CacheEntry { first_row, n_rows: number(24), crc: number(28) })
+    (
+        key,
+        CacheEntry {
+            first_row,
+            n_rows: number(24),
+            crc: number(28),
+        },
+    )
 }

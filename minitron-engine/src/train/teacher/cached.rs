@@ -1,4 +1,5 @@
-//! A teacher whose words are kept on disk: it runs once for every window, and is not even loaded where all are there.
+//! A teacher whose words are kept on disk: it runs once for every window, and is not even loaded
+//! where all are there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -17,8 +18,8 @@ use minitron_core::windows::Batch;
 /// Loads the teacher at the first window that the cache lacks.
 pub type Loader<'a> = Box<dyn FnOnce() -> Result<Box<dyn Teacher + 'a>> + 'a>;
 
-/// A cache in front of a teacher. A batch that lacks a window runs whole, so that what is stored does not depend on what was
-/// there before; outputs are read from what is stored in either case.
+/// A cache in front of a teacher. A batch that lacks a window runs whole, so that what is stored
+/// does not depend on what was there before; outputs are read from what is stored in either case.
 pub struct CachedTeacher<'a> {
     spec: &'a ModelSpec,
     kind: Kind,
@@ -38,17 +39,28 @@ impl<'a> CachedTeacher<'a> {
         loader: Loader<'a>,
         progress: &'a dyn Progress,
     ) -> Self {
-        CachedTeacher { spec, kind, cache, loader: Some(loader), teacher: None, progress, has_warned: false }
+        CachedTeacher {
+            spec,
+            kind,
+            cache,
+            loader: Some(loader),
+            teacher: None,
+            progress,
+            has_warned: false,
+        }
     }
 
     fn teacher(&mut self) -> Result<&mut (dyn Teacher + 'a)> {
         if let Some(loader) = self.loader.take() {
             self.teacher = Some(loader()?);
         }
-        self.teacher.as_deref_mut().ok_or_else(|| Error::Internal("the teacher could not be loaded before".into()))
+        self.teacher
+            .as_deref_mut()
+            .ok_or_else(|| Error::Internal("the teacher could not be loaded before".into()))
     }
 
-    /// Runs the teacher on a batch and stores the windows that are not there yet; returns those that cannot be.
+    /// Runs the teacher on a batch and stores the windows that are not there yet; returns those
+    /// that cannot be.
     fn listen(&mut self, batch: &Batch, windows: &[Window]) -> Result<HashMap<Key, TopRows>> {
         let (k, vocab) = (self.cache.header().top_k, self.spec.options.vocab);
         let n_shared = self.cache.header().vocab as i64;
@@ -57,23 +69,40 @@ impl<'a> CachedTeacher<'a> {
             let output = self.teacher()?.forward(batch, true, &BTreeSet::new())?;
             let nothing = Tensor::new();
             for (start, len) in minitron_core::model::row_chunks(batch.n_rows(), vocab) {
-                top_rows(&cut(&output.logits(start, len, &nothing)?, n_shared)?, k as i64, &mut all)?;
+                top_rows(
+                    &cut(&output.logits(start, len, &nothing)?, n_shared)?,
+                    k as i64,
+                    &mut all,
+                )?;
             }
         }
         let mut unstored = HashMap::new();
         for window in windows {
             let (from, to) = (window.first_row, window.first_row + window.n_rows);
             let part = TopRows {
-                ids: all.ids.get(from * k..to * k).present("a window's ids")?.to_vec(),
-                log_p: all.log_p.get(from * k..to * k).present("a window's log-probabilities")?.to_vec(),
-                log_tail: all.log_tail.get(from..to).present("a window's tails")?.to_vec(),
+                ids: all
+                    .ids
+                    .get(from * k..to * k)
+                    .present("a window's ids")?
+                    .to_vec(),
+                log_p: all
+                    .log_p
+                    .get(from * k..to * k)
+                    .present("a window's log-probabilities")?
+                    .to_vec(),
+                log_tail: all
+                    .log_tail
+                    .get(from..to)
+                    .present("a window's tails")?
+                    .to_vec(),
             };
             if !self.cache.holds(&window.key) && !self.cache.append(window.key, &part)? {
                 unstored.insert(window.key, self.cache.stored(&part));
             }
         }
         if !unstored.is_empty() && !std::mem::replace(&mut self.has_warned, true) {
-            self.progress.warn("teacher cache: another run writes to it; this one adds nothing");
+            self.progress
+                .warn("teacher cache: another run writes to it; this one adds nothing");
         }
         Ok(unstored)
     }
@@ -81,7 +110,9 @@ impl<'a> CachedTeacher<'a> {
 
 impl fmt::Debug for CachedTeacher<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("CachedTeacher").field("cache", &self.cache).finish_non_exhaustive()
+        f.debug_struct("CachedTeacher")
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
     }
 }
 
@@ -90,7 +121,9 @@ impl Teacher for CachedTeacher<'_> {
     fn kept_bytes(&self) -> u64 {
         match &self.teacher {
             Some(teacher) => teacher.kept_bytes(),
-            None if self.cache.is_empty() => self.spec.n_params() * self.kind.elt_size_in_bytes() as u64,
+            None if self.cache.is_empty() => {
+                self.spec.n_params() * self.kind.elt_size_in_bytes() as u64
+            }
             None => 0,
         }
     }
@@ -110,7 +143,11 @@ impl Teacher for CachedTeacher<'_> {
         }
         let windows = windows_of(batch)?;
         let is_missing = windows.iter().any(|window| !self.cache.holds(&window.key));
-        let unstored = if is_missing { self.listen(batch, &windows)? } else { HashMap::new() };
+        let unstored = if is_missing {
+            self.listen(batch, &windows)?
+        } else {
+            HashMap::new()
+        };
         let mut rows = TopRows::default();
         for window in &windows {
             if !self.cache.read(&window.key, &mut rows)?
@@ -123,14 +160,23 @@ impl Teacher for CachedTeacher<'_> {
         }
         let (n_rows, k) = (batch.n_rows(), self.cache.header().top_k as i64);
         if rows.log_tail.len() as i64 != n_rows {
-            return Err(Error::Internal(format!("{} cached rows for {n_rows}", rows.log_tail.len())));
+            return Err(Error::Internal(format!(
+                "{} cached rows for {n_rows}",
+                rows.log_tail.len()
+            )));
         }
         let device = batch.ids_bt.device();
         let ids: Vec<i64> = rows.ids.iter().map(|&id| i64::from(id)).collect();
         Ok(Box::new(CachedOutput {
-            ids_nk: Tensor::f_from_slice(&ids)?.f_view([n_rows, k])?.f_to_device(device)?,
-            log_p_nk: Tensor::f_from_slice(&rows.log_p)?.f_view([n_rows, k])?.f_to_device(device)?,
-            log_tail_n1: Tensor::f_from_slice(&rows.log_tail)?.f_view([n_rows, 1])?.f_to_device(device)?,
+            ids_nk: Tensor::f_from_slice(&ids)?
+                .f_view([n_rows, k])?
+                .f_to_device(device)?,
+            log_p_nk: Tensor::f_from_slice(&rows.log_p)?
+                .f_view([n_rows, k])?
+                .f_to_device(device)?,
+            log_tail_n1: Tensor::f_from_slice(&rows.log_tail)?
+                .f_view([n_rows, 1])?
+                .f_to_device(device)?,
             n_shared: self.cache.header().vocab as i64,
             is_whole: k as usize >= self.cache.header().vocab,
         }))
@@ -152,29 +198,44 @@ struct CachedOutput {
 }
 
 impl TeacherOutput for CachedOutput {
-    /// Log-probabilities [len, V]: the stored ones, and the mass of the rest divided as the student divides its own,
+    /// Log-probabilities [len, V]: the stored ones, and the mass of the rest divided as the student
+    /// divides its own,
     ///
     /// ```text
     /// p_v = tail · q_v / Σ_{u not stored} q_u        v not stored, q = softmax(student), without gradient
     /// ```
-    /// With it KL(p ‖ q) and its gradient are those of the k stored tokens and one more that stands for all others.
+    /// With it KL(p ‖ q) and its gradient are those of the k stored tokens and one more that stands
+    /// for all others.
     fn logits(&self, start: i64, len: i64, student_nv: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         let part = |x: &Tensor| x.f_narrow(0, start, len);
-        let (ids_nk, log_p_nk, log_tail_n1) = (part(&self.ids_nk)?, part(&self.log_p_nk)?, part(&self.log_tail_n1)?);
-        let log_q_nv =
-            cut(student_nv, self.n_shared)?.f_detach()?.f_to_kind(Kind::Float)?.f_log_softmax(-1, Kind::Float)?;
+        let (ids_nk, log_p_nk, log_tail_n1) = (
+            part(&self.ids_nk)?,
+            part(&self.log_p_nk)?,
+            part(&self.log_tail_n1)?,
+        );
+        let log_q_nv = cut(student_nv, self.n_shared)?
+            .f_detach()?
+            .f_to_kind(Kind::Float)?
+            .f_log_softmax(-1, Kind::Float)?;
         if self.is_whole {
             return Ok(log_q_nv.f_scatter(-1, &ids_nk, &log_p_nk)?);
         }
         let stored = Tensor::f_full_like(&log_p_nk, f64::NEG_INFINITY)?;
-        let log_rest_n1 = log_q_nv.f_scatter(-1, &ids_nk, &stored)?.f_logsumexp([-1i64].as_slice(), true)?;
+        let log_rest_n1 = log_q_nv
+            .f_scatter(-1, &ids_nk, &stored)?
+            .f_logsumexp([-1i64].as_slice(), true)?;
         let shift_n1 = log_tail_n1.f_sub(&log_rest_n1)?.f_clamp_max(-LEAST_LOG_P)?;
-        Ok(log_q_nv.f_add(&shift_n1)?.f_clamp_min(LEAST_LOG_P)?.f_scatter(-1, &ids_nk, &log_p_nk)?)
+        Ok(log_q_nv
+            .f_add(&shift_n1)?
+            .f_clamp_min(LEAST_LOG_P)?
+            .f_scatter(-1, &ids_nk, &log_p_nk)?)
     }
 
     fn states(&self, site: Site) -> Result<&Tensor> {
-        Err(Error::Internal(format!("a teacher cache holds no states, {site:?} was asked for")))
+        Err(Error::Internal(format!(
+            "a teacher cache holds no states, {site:?} was asked for"
+        )))
     }
 }
 
@@ -186,20 +247,30 @@ fn cut(logits_nv: &Tensor, n_ids: i64) -> Result<Tensor> {
     }
 }
 
-/// Smaller probabilities are taken for this: where all mass is stored, the rest has none, and its logarithm no end.
+/// Smaller probabilities are taken for this: where all mass is stored, the rest has none, and its
+/// logarithm no end.
 const LEAST_LOG_P: f64 = -80.0;
 
 /// The largest k of every row of logits [N, V], and the mass of the others.
 fn top_rows(logits_nv: &Tensor, k: i64, into: &mut TopRows) -> Result<()> {
-    let log_p_nv = logits_nv.f_to_kind(Kind::Float)?.f_log_softmax(-1, Kind::Float)?;
+    let log_p_nv = logits_nv
+        .f_to_kind(Kind::Float)?
+        .f_log_softmax(-1, Kind::Float)?;
     let (log_p_nk, ids_nk) = log_p_nv.f_topk(k, -1, true, true)?;
     let stored = Tensor::f_full_like(&log_p_nk, f64::NEG_INFINITY)?;
-    let log_tail_n = log_p_nv.f_scatter(-1, &ids_nk, &stored)?.f_logsumexp([-1i64].as_slice(), false)?;
+    let log_tail_n = log_p_nv
+        .f_scatter(-1, &ids_nk, &stored)?
+        .f_logsumexp([-1i64].as_slice(), false)?;
     let log_tail_n = log_tail_n.f_clamp_min(LEAST_LOG_P)?;
     let flat = |x: &Tensor| x.f_to_device(Device::Cpu)?.f_reshape([-1i64]);
-    into.ids.extend(Vec::<i64>::try_from(flat(&ids_nk)?)?.into_iter().map(|id| id as u32));
+    into.ids.extend(
+        Vec::<i64>::try_from(flat(&ids_nk)?)?
+            .into_iter()
+            .map(|id| id as u32),
+    );
     into.log_p.extend(Vec::<f32>::try_from(flat(&log_p_nk)?)?);
-    into.log_tail.extend(Vec::<f32>::try_from(flat(&log_tail_n)?)?);
+    into.log_tail
+        .extend(Vec::<f32>::try_from(flat(&log_tail_n)?)?);
     Ok(())
 }
 
@@ -210,22 +281,35 @@ struct Window {
     n_rows: usize,
 }
 
-/// Keys of a batch's windows, in order: digests of the tokens that are there, the positions that predict, and
-/// where documents begin if attention stays inside them.
+/// Keys of a batch's windows, in order: digests of the tokens that are there, the positions that
+/// predict, and where documents begin if attention stays inside them.
 fn windows_of(batch: &Batch) -> Result<Vec<Window>> {
     let mut windows: Vec<Window> = Vec::new();
     for window in batch.windows()? {
         let mut hasher = Sha256::new();
         // Documents where they are told apart alone, so that keys of before are found.
         let documents = Some(window.documents.as_slice()).filter(|documents| !documents.is_empty());
-        for word in [window.tokens.as_slice(), &window.positions].into_iter().chain(documents) {
+        for word in [window.tokens.as_slice(), &window.positions]
+            .into_iter()
+            .chain(documents)
+        {
             hasher.update((word.len() as u64).to_le_bytes());
-            word.iter().for_each(|number| hasher.update(number.to_le_bytes()));
+            word.iter()
+                .for_each(|number| hasher.update(number.to_le_bytes()));
         }
         let digest = hasher.finalize();
-        let key = digest.get(..16).and_then(|half| half.try_into().ok()).present("half of a digest")?;
-        let first_row = windows.last().map_or(0, |before| before.first_row + before.n_rows);
-        windows.push(Window { key, first_row, n_rows: window.positions.len() });
+        let key = digest
+            .get(..16)
+            .and_then(|half| half.try_into().ok())
+            .present("half of a digest")?;
+        let first_row = windows
+            .last()
+            .map_or(0, |before| before.first_row + before.n_rows);
+        windows.push(Window {
+            key,
+            first_row,
+            n_rows: window.positions.len(),
+        });
     }
     Ok(windows)
 }

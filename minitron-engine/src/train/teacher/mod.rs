@@ -1,4 +1,5 @@
-//! What a teacher says to a batch, whether it lies in memory or elsewhere. N rows, E embed, V vocab.
+//! What a teacher says to a batch, whether it lies in memory or elsewhere. N rows, E embed, V
+//! vocab.
 
 mod cache;
 mod cached;
@@ -47,8 +48,8 @@ pub trait Teacher: Debug {
 
 /// What a teacher says to one batch.
 pub trait TeacherOutput: Debug {
-    /// Logits [len, V] of some rows; the student's own are at hand for a teacher that remembers only the largest. V may be another
-    /// number than the student's.
+    /// Logits [len, V] of some rows; the student's own are at hand for a teacher that remembers
+    /// only the largest. V may be another number than the student's.
     fn logits(&self, start: i64, len: i64, student_nv: &Tensor) -> Result<Tensor>;
 
     /// States at a site that was asked for.
@@ -73,7 +74,8 @@ pub struct InMemoryTeacher<M>(pub M);
 /// By first row and number of rows, with the time that they took.
 type KeptLogits = BTreeMap<(i64, i64), (Tensor, Duration)>;
 
-/// What a model said that ran: its last hidden states at the predicting rows, and what turns them into logits.
+/// What a model said that ran: its last hidden states at the predicting rows, and what turns them
+/// into logits.
 #[derive(Debug)]
 struct DenseOutput<'m> {
     head: Option<&'m Frame>,
@@ -86,15 +88,31 @@ struct DenseOutput<'m> {
 }
 
 impl<'m> DenseOutput<'m> {
-    fn new(head: Option<&'m Frame>, hidden_ne: Option<Tensor>, states: BTreeMap<Site, Tensor>) -> Self {
-        DenseOutput { head, hidden_ne, states, kept: None, took: Cell::default(), spared: Cell::default() }
+    fn new(
+        head: Option<&'m Frame>,
+        hidden_ne: Option<Tensor>,
+        states: BTreeMap<Site, Tensor>,
+    ) -> Self {
+        DenseOutput {
+            head,
+            hidden_ne,
+            states,
+            kept: None,
+            took: Cell::default(),
+            spared: Cell::default(),
+        }
     }
 }
 
 impl<M: Borrow<Transformer> + Debug> Teacher for InMemoryTeacher<M> {
     fn kept_bytes(&self) -> u64 {
         let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
-        self.0.borrow().parameters().iter().map(|parameter| bytes(&parameter.tensor)).sum()
+        self.0
+            .borrow()
+            .parameters()
+            .iter()
+            .map(|parameter| bytes(&parameter.tensor))
+            .sum()
     }
 
     fn spec(&self) -> &ModelSpec {
@@ -111,8 +129,16 @@ impl<M: Borrow<Transformer> + Debug> Teacher for InMemoryTeacher<M> {
         let mut kept = Kept::at(sites);
         let model = self.0.borrow();
         let hidden_bte = model.hidden(batch.input(), &mut kept, None)?;
-        let hidden_ne = if with_logits { Some(batch.rows(&hidden_bte)?) } else { None };
-        Ok(Box::new(DenseOutput::new(Some(&model.frame), hidden_ne, kept.states)))
+        let hidden_ne = if with_logits {
+            Some(batch.rows(&hidden_bte)?)
+        } else {
+            None
+        };
+        Ok(Box::new(DenseOutput::new(
+            Some(&model.frame),
+            hidden_ne,
+            kept.states,
+        )))
     }
 }
 
@@ -120,7 +146,8 @@ impl TeacherOutput for DenseOutput<'_> {
     fn logits(&self, start: i64, len: i64, _student_nv: &Tensor) -> Result<Tensor> {
         if let Some((logits_nv, took)) = self.kept.as_ref().and_then(|kept| {
             let kept = kept.borrow();
-            kept.get(&(start, len)).map(|(logits_nv, took)| (logits_nv.shallow_clone(), *took))
+            kept.get(&(start, len))
+                .map(|(logits_nv, took)| (logits_nv.shallow_clone(), *took))
         }) {
             self.spared.set(self.spared.get() + took);
             return Ok(logits_nv);
@@ -135,7 +162,8 @@ impl TeacherOutput for DenseOutput<'_> {
         if let Some(kept) = &self.kept {
             let bytes = |x: &Tensor| x.numel() * x.kind().elt_size_in_bytes();
             let mut kept = kept.borrow_mut();
-            if kept.values().map(|(x, _)| bytes(x)).sum::<usize>() + bytes(&logits_nv) <= KEPT_BYTES {
+            if kept.values().map(|(x, _)| bytes(x)).sum::<usize>() + bytes(&logits_nv) <= KEPT_BYTES
+            {
                 kept.insert((start, len), (logits_nv.shallow_clone(), took));
             }
         }
@@ -151,7 +179,9 @@ impl TeacherOutput for DenseOutput<'_> {
     }
 
     fn states(&self, site: Site) -> Result<&Tensor> {
-        self.states.get(&site).ok_or_else(|| Error::Internal(format!("the model has no {site:?}, which was asked for")))
+        self.states.get(&site).ok_or_else(|| {
+            Error::Internal(format!("the model has no {site:?}, which was asked for"))
+        })
     }
 }
 
@@ -165,7 +195,10 @@ pub(in crate::train) struct Kept<'s> {
 
 impl<'s> Kept<'s> {
     pub fn at(sites: &'s BTreeSet<Site>) -> Self {
-        Kept { sites, states: BTreeMap::new() }
+        Kept {
+            sites,
+            states: BTreeMap::new(),
+        }
     }
 }
 

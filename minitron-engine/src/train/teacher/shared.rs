@@ -7,8 +7,8 @@ use minitron_core::contract::TeacherNeed;
 use minitron_core::error::Result;
 use minitron_core::model::over_shared_ids;
 
-/// A term's loss of every row. One that compares with the teacher sees both over the ids that both have; labels alone are
-/// judged over the student's whole table.
+/// A term's loss of every row. One that compares with the teacher sees both over the ids that both
+/// have; labels alone are judged over the student's whole table.
 pub(in crate::train) fn losses(
     term: &Term,
     student_nv: &Tensor,

@@ -12,8 +12,8 @@ use minitron_core::model::{Frame, LayerStore, LoadOptions, Site, hidden_of};
 use minitron_core::spec::{ModelSpec, Sizes};
 use minitron_core::windows::Batch;
 
-/// Holds the output head, of the token table the rows of the batch, and one layer at a time; says the same as the same
-/// teacher in memory. Reading costs as many bytes a batch as the layers have.
+/// Holds the output head, of the token table the rows of the batch, and one layer at a time; says
+/// the same as the same teacher in memory. Reading costs as many bytes a batch as the layers have.
 pub struct StreamedTeacher<'s> {
     source: &'s dyn TensorSource,
     spec: &'s ModelSpec,
@@ -24,7 +24,15 @@ pub struct StreamedTeacher<'s> {
 impl<'s> StreamedTeacher<'s> {
     /// A teacher behind a source that [`ModelSpec::check`] has accepted.
     pub fn new(source: &'s dyn TensorSource, spec: &'s ModelSpec, options: LoadOptions) -> Self {
-        StreamedTeacher { source, spec, options: LoadOptions { trainable: false, ..options }, head: None }
+        StreamedTeacher {
+            source,
+            spec,
+            options: LoadOptions {
+                trainable: false,
+                ..options
+            },
+            head: None,
+        }
     }
 
     fn frame(&self, tokens: &BTreeSet<u32>, with_head: bool) -> Result<Frame> {
@@ -34,7 +42,9 @@ impl<'s> StreamedTeacher<'s> {
 
 impl fmt::Debug for StreamedTeacher<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("StreamedTeacher").field("architecture", &self.spec.architecture).finish_non_exhaustive()
+        f.debug_struct("StreamedTeacher")
+            .field("architecture", &self.spec.architecture)
+            .finish_non_exhaustive()
     }
 }
 
@@ -45,7 +55,10 @@ impl Teacher for StreamedTeacher<'_> {
         let whole = spec.n_params();
         let layers = spec.n_non_embedding_at(&Sizes::new());
         let tables = if spec.options.tied { 1 } else { 2 };
-        let widest = (0..spec.n_layers()).map(|layer| spec.n_layer_params(layer)).max().unwrap_or(0);
+        let widest = (0..spec.n_layers())
+            .map(|layer| spec.n_layer_params(layer))
+            .max()
+            .unwrap_or(0);
         let n = (whole - layers) / tables + widest;
         n * self.options.kind.elt_size_in_bytes() as u64
     }
@@ -67,15 +80,30 @@ impl Teacher for StreamedTeacher<'_> {
         }
         let frame = self.frame(&tokens, false)?;
         let mut kept = Kept::at(sites);
-        let store = LayerStore::Stored { source: self.source, spec: self.spec, options: self.options };
+        let store = LayerStore::Stored {
+            source: self.source,
+            spec: self.spec,
+            options: self.options,
+        };
         let hidden_bte = hidden_of(&store, &frame, batch.input(), &mut kept, None)?;
-        let hidden_ne = if with_logits { Some(batch.rows(&hidden_bte)?) } else { None };
-        Ok(Box::new(DenseOutput::new(self.head.as_ref(), hidden_ne, kept.states)))
+        let hidden_ne = if with_logits {
+            Some(batch.rows(&hidden_bte)?)
+        } else {
+            None
+        };
+        Ok(Box::new(DenseOutput::new(
+            self.head.as_ref(),
+            hidden_ne,
+            kept.states,
+        )))
     }
 }
 
 /// The tokens of a batch.
 fn tokens_of(ids_bt: &Tensor) -> Result<BTreeSet<u32>> {
     let ids = Vec::<i64>::try_from(ids_bt.f_to_device(Device::Cpu)?.f_reshape([-1i64])?)?;
-    Ok(ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect())
+    Ok(ids
+        .into_iter()
+        .filter_map(|id| u32::try_from(id).ok())
+        .collect())
 }

@@ -10,9 +10,10 @@ use minitron_core::error::{Error, IoContext as _, Result};
 
 use super::super::{bad, open, read_error};
 
-/// The index begins with this, a version, a code of the element type, and the numbers of sequences and of bounds. The
-/// sequences' lengths (i32) and places in the other file (i64) follow, and the bounds: the number of sequences before each
-/// document, and of all (i64). A mode for each sequence (i8) may come last.
+/// The index begins with this, a version, a code of the element type, and the numbers of sequences
+/// and of bounds. The sequences' lengths (i32) and places in the other file (i64) follow, and the
+/// bounds: the number of sequences before each document, and of all (i64). A mode for each sequence
+/// (i8) may come last.
 pub const MAGIC: &[u8] = b"MMIDIDX\0\0";
 const HEADER: u64 = 34;
 
@@ -56,28 +57,49 @@ impl<'a> IndexedFile<'a> {
     pub fn open(path: &'a Path, ids_path: PathBuf) -> Result<Self> {
         let open = |path: &Path| open(path).map(BufReader::new);
         let mut index = open(path)?;
-        if number::<9>(path, &mut index).ok().is_none_or(|magic| magic != *MAGIC) {
-            return Err(damaged(path, "expected an index of Megatron-LM, got a file that does not begin as one"));
+        if number::<9>(path, &mut index)
+            .ok()
+            .is_none_or(|magic| magic != *MAGIC)
+        {
+            return Err(damaged(
+                path,
+                "expected an index of Megatron-LM, got a file that does not begin as one",
+            ));
         }
         let version = u64::from_le_bytes(number(path, &mut index)?);
         if version != 1 {
-            return Err(damaged(path, format!("expected version 1 of the index, got {version}")));
+            return Err(damaged(
+                path,
+                format!("expected version 1 of the index, got {version}"),
+            ));
         }
         let [code] = number(path, &mut index)?;
         let element = element(code).ok_or_else(|| {
-            damaged(path, format!("expected ids of an integer type (code 1 to 5 or 8), got code {code}"))
+            damaged(
+                path,
+                format!("expected ids of an integer type (code 1 to 5 or 8), got code {code}"),
+            )
         })?;
         let n_sequences = u64::from_le_bytes(number(path, &mut index)?);
         let n_bounds = u64::from_le_bytes(number(path, &mut index)?);
         let found = index.get_ref().metadata().at_path(path)?.len();
         let expected = size(n_sequences, n_bounds);
-        if expected.is_none_or(|expected| found != expected && Some(found) != expected.checked_add(n_sequences)) {
-            let expected = expected.map_or("more than any file".to_owned(), |expected| expected.to_string());
-            let what = format!("{expected} bytes for {n_sequences} sequences and {n_bounds} bounds of documents");
+        if expected.is_none_or(|expected| {
+            found != expected && Some(found) != expected.checked_add(n_sequences)
+        }) {
+            let expected = expected.map_or("more than any file".to_owned(), |expected| {
+                expected.to_string()
+            });
+            let what = format!(
+                "{expected} bytes for {n_sequences} sequences and {n_bounds} bounds of documents"
+            );
             return Err(damaged(path, format!("expected {what}, got {found}")));
         }
         if n_bounds == 0 {
-            return Err(damaged(path, "expected a bound before the first document, got none"));
+            return Err(damaged(
+                path,
+                "expected a bound before the first document, got none",
+            ));
         }
         let (lengths, places, bounds) = (index, open(path)?, open(path)?);
         let ids = open(&ids_path)?;
@@ -105,16 +127,31 @@ impl<'a> IndexedFile<'a> {
         let places = HEADER.saturating_add(self.n_sequences.saturating_mul(4));
         let bounds = places.saturating_add(self.n_sequences.saturating_mul(8));
         let path = self.index;
-        self.bounds.seek(SeekFrom::Start(bounds.saturating_add(self.document.saturating_mul(8)))).at_path(path)?;
+        self.bounds
+            .seek(SeekFrom::Start(
+                bounds.saturating_add(self.document.saturating_mul(8)),
+            ))
+            .at_path(path)?;
         self.sequence = self.bound(0)?;
         if self.document == 0 && self.sequence != 0 {
             return Err(damaged(
                 self.index,
-                format!("expected the first document at sequence 0, got {}", self.sequence),
+                format!(
+                    "expected the first document at sequence 0, got {}",
+                    self.sequence
+                ),
             ));
         }
-        self.lengths.seek(SeekFrom::Start(HEADER.saturating_add(self.sequence.saturating_mul(4)))).at_path(path)?;
-        self.places.seek(SeekFrom::Start(places.saturating_add(self.sequence.saturating_mul(8)))).at_path(path)?;
+        self.lengths
+            .seek(SeekFrom::Start(
+                HEADER.saturating_add(self.sequence.saturating_mul(4)),
+            ))
+            .at_path(path)?;
+        self.places
+            .seek(SeekFrom::Start(
+                places.saturating_add(self.sequence.saturating_mul(8)),
+            ))
+            .at_path(path)?;
         Ok(())
     }
 
@@ -125,7 +162,9 @@ impl<'a> IndexedFile<'a> {
             let (document, last) = (self.document, self.n_sequences);
             damaged(
                 self.index,
-                format!("expected document {document} to end at sequence {least} to {last}, got {bound}"),
+                format!(
+                    "expected document {document} to end at sequence {least} to {last}, got {bound}"
+                ),
             )
         })
     }
@@ -138,7 +177,10 @@ impl<'a> IndexedFile<'a> {
                 return Ok(None);
             }
             let (found, all) = (self.sequence, self.n_sequences);
-            return Err(damaged(self.index, format!("expected documents of {all} sequences, got {found}")));
+            return Err(damaged(
+                self.index,
+                format!("expected documents of {all} sequences, got {found}"),
+            ));
         }
         let end = self.bound(self.sequence)?;
         let mut tokens = Vec::new();
@@ -154,11 +196,14 @@ impl<'a> IndexedFile<'a> {
         let length = i32::from_le_bytes(number(self.index, &mut self.lengths)?);
         let place = i64::from_le_bytes(number(self.index, &mut self.places)?);
         let (width, read) = self.element;
-        let n_bytes = u64::try_from(length).ok().and_then(|length| length.checked_mul(width));
+        let n_bytes = u64::try_from(length)
+            .ok()
+            .and_then(|length| length.checked_mul(width));
         let range = n_bytes.zip(u64::try_from(place).ok()).filter(|(n, place)| {
             // Sequences do not overlap, so no document is longer than the file.
             let n_held = (tokens.len() as u64).saturating_mul(width);
-            place.checked_add(*n).is_some_and(|end| end <= self.n_bytes) && n_held.saturating_add(*n) <= self.n_bytes
+            place.checked_add(*n).is_some_and(|end| end <= self.n_bytes)
+                && n_held.saturating_add(*n) <= self.n_bytes
         });
         let Some((n_bytes, place)) = range else {
             let (sequence, of) = (self.sequence, self.n_bytes);
@@ -169,19 +214,31 @@ impl<'a> IndexedFile<'a> {
             ));
         };
         if (tokens.len() as u64).saturating_add(u64::try_from(length).unwrap_or(0)) > MOST_IDS {
-            let message =
-                format!("document {} has more than {MOST_IDS} ids, the most that are held at once", self.document);
+            let message = format!(
+                "document {} has more than {MOST_IDS} ids, the most that are held at once",
+                self.document
+            );
             return Err(bad(self.index, format!("{message}; write it as several")));
         }
         let path = self.ids_path.as_path();
-        let step = place.cast_signed().saturating_sub(self.ids.stream_position().at_path(path)?.cast_signed());
+        let step = place
+            .cast_signed()
+            .saturating_sub(self.ids.stream_position().at_path(path)?.cast_signed());
         self.ids.seek_relative(step).at_path(path)?;
         let mut bytes = vec![0; usize::try_from(n_bytes).unwrap_or(usize::MAX)];
-        self.ids.read_exact(&mut bytes).map_err(|e| read_error(path, e))?;
+        self.ids
+            .read_exact(&mut bytes)
+            .map_err(|e| read_error(path, e))?;
         for id in bytes.chunks(usize::try_from(width).unwrap_or(1)) {
             let sequence = self.sequence;
             tokens.push(read(id).ok_or_else(|| {
-                damaged(self.index, format!("expected ids from 0 to {}, got another in sequence {sequence}", u32::MAX))
+                damaged(
+                    self.index,
+                    format!(
+                        "expected ids from 0 to {}, got another in sequence {sequence}",
+                        u32::MAX
+                    ),
+                )
             })?);
         }
         Ok(())
@@ -193,12 +250,15 @@ const MOST_IDS: u64 = 1 << 28;
 
 /// Bytes of an index without modes.
 fn size(n_sequences: u64, n_bounds: u64) -> Option<u64> {
-    HEADER.checked_add(n_sequences.checked_mul(12)?)?.checked_add(n_bounds.checked_mul(8)?)
+    HEADER
+        .checked_add(n_sequences.checked_mul(12)?)?
+        .checked_add(n_bounds.checked_mul(8)?)
 }
 
 fn number<const N: usize>(path: &Path, file: &mut BufReader<File>) -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    file.read_exact(&mut bytes).map_err(|e| read_error(path, e))?;
+    file.read_exact(&mut bytes)
+        .map_err(|e| read_error(path, e))?;
     Ok(bytes)
 }
 

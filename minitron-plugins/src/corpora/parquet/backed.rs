@@ -1,5 +1,5 @@
-//! What a file announces and does not hold is found out here, before the `parquet` crate makes room for it: an allocation that
-//! the system refuses ends the process.
+//! What a file announces and does not hold is found out here, before the `parquet` crate makes room
+//! for it: an allocation that the system refuses ends the process.
 //!
 //! Source: the Apache Parquet format and Thrift's compact protocol.
 
@@ -12,7 +12,8 @@ use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::schema::types::ColumnDescriptor;
 
-/// Bytes of a page that need no reason, and how often a page may be as long as it is compressed: deflate's limit.
+/// Bytes of a page that need no reason, and how often a page may be as long as it is compressed:
+/// deflate's limit.
 const PAGE: u64 = 64 << 20;
 const FOLDS: u64 = 1032;
 /// Values of a page whose lengths are unfolded all at once.
@@ -34,22 +35,34 @@ fn bytes(file: &File, start: u64, len: u64) -> Result<FileBytes<'_>> {
     Ok(reader.take(len))
 }
 
-/// Every count in the footer has bytes behind it. What is no footer at all is left to the crate, which says so.
+/// Every count in the footer has bytes behind it. What is no footer at all is left to the crate,
+/// which says so.
 pub fn check_footer(file: &File) -> Result<()> {
     const TAIL: u64 = 8;
     let n_bytes = file.metadata()?.len();
-    let Some(tail) = n_bytes.checked_sub(TAIL) else { return Ok(()) };
+    let Some(tail) = n_bytes.checked_sub(TAIL) else {
+        return Ok(());
+    };
     let mut len = [0; 4];
     bytes(file, tail, TAIL)?.read_exact(&mut len)?;
     let len = u64::from(u32::from_le_bytes(len));
-    let Some(start) = tail.checked_sub(len) else { return Ok(()) };
-    structure(&mut bytes(file, start, len)?, 0)?.map(drop).ok_or_else(contradiction)
+    let Some(start) = tail.checked_sub(len) else {
+        return Ok(());
+    };
+    structure(&mut bytes(file, start, len)?, 0)?
+        .map(drop)
+        .ok_or_else(contradiction)
 }
 
 /// The pages of a column in a row group lie within the file, and none unfolds to more than it can.
 pub fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<()> {
-    let first = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
-    let (mut start, len) = (u64::try_from(first)?, u64::try_from(column.compressed_size())?);
+    let first = column
+        .dictionary_page_offset()
+        .unwrap_or(column.data_page_offset());
+    let (mut start, len) = (
+        u64::try_from(first)?,
+        u64::try_from(column.compressed_size())?,
+    );
     let end = start.saturating_add(len);
     if end > file.metadata()?.len() {
         return Err(contradiction());
@@ -62,7 +75,9 @@ pub fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<()> {
         if stored > page.limit() || unfolded > PAGE.max(stored.saturating_mul(FOLDS)) {
             return Err(contradiction());
         }
-        start = start.saturating_add(left.saturating_sub(page.limit())).saturating_add(stored);
+        start = start
+            .saturating_add(left.saturating_sub(page.limit()))
+            .saturating_add(stored);
         unfold(page.take(stored), column.compression(), unfolded)?;
     }
     Ok(())
@@ -72,26 +87,37 @@ pub fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<()> {
 fn unfold(page: Take<FileBytes>, compression: Compression, n_expected: u64) -> Result<()> {
     let most = n_expected.saturating_add(1);
     let n_found = match compression {
-        // Of a page of the newer kind the levels stand before what is compressed: damage is for the crate to name.
-        Compression::GZIP(_) => {
-            io::copy(&mut flate2::read::MultiGzDecoder::new(page).take(most), &mut io::sink()).unwrap_or(0)
+        // Of a page of the newer kind the levels stand before what is compressed: damage is for the
+        // crate to name.
+        Compression::GZIP(_) => io::copy(
+            &mut flate2::read::MultiGzDecoder::new(page).take(most),
+            &mut io::sink(),
+        )
+        .unwrap_or(0),
+        Compression::ZSTD(_) => {
+            io::copy(&mut zstd::Decoder::new(page)?.take(most), &mut io::sink()).unwrap_or(0)
         }
-        Compression::ZSTD(_) => io::copy(&mut zstd::Decoder::new(page)?.take(most), &mut io::sink()).unwrap_or(0),
         Compression::BROTLI(_) => {
             let unfolded = brotli_decompressor::Decompressor::new(page, BUFFER);
             io::copy(&mut unfolded.take(most), &mut io::sink()).unwrap_or(0)
         }
         // One of its three forms has no length of its own.
-        Compression::LZ4 => {
-            io::copy(&mut lz4_flex::frame::FrameDecoder::new(page).take(most), &mut io::sink()).unwrap_or(0)
-        }
+        Compression::LZ4 => io::copy(
+            &mut lz4_flex::frame::FrameDecoder::new(page).take(most),
+            &mut io::sink(),
+        )
+        .unwrap_or(0),
         _ => 0,
     };
-    if n_found < most { Ok(()) } else { Err(contradiction()) }
+    if n_found < most {
+        Ok(())
+    } else {
+        Err(contradiction())
+    }
 }
 
-/// Reads a structure to its end; none where it announces more than is left. Gives its own fields 2 and 3, which are the
-/// lengths of a page, unfolded and stored.
+/// Reads a structure to its end; none where it announces more than is left. Gives its own fields 2
+/// and 3, which are the lengths of a page, unfolded and stored.
 fn structure(from: &mut FileBytes, depth: u32) -> Result<Option<[i64; 2]>> {
     let (mut sizes, mut id) = ([0; 2], 0_i64);
     loop {
@@ -100,7 +126,11 @@ fn structure(from: &mut FileBytes, depth: u32) -> Result<Option<[i64; 2]>> {
         if kind == 0 {
             return Ok(Some(sizes));
         }
-        id = if delta == 0 { zigzag(from)? } else { id.saturating_add(i64::from(delta)) };
+        id = if delta == 0 {
+            zigzag(from)?
+        } else {
+            id.saturating_add(i64::from(delta))
+        };
         match (kind, id) {
             (1 | 2, _) => {}
             (5, 2) => sizes[0] = zigzag(from)?,
@@ -123,7 +153,11 @@ fn value(from: &mut FileBytes, kind: u8, depth: u32) -> Result<bool> {
         }
         9 | 10 => {
             let head = byte(from)?;
-            let n = if head >> 4 == 15 { varint(from)? } else { u64::from(head >> 4) };
+            let n = if head >> 4 == 15 {
+                varint(from)?
+            } else {
+                u64::from(head >> 4)
+            };
             return values(from, n, &[head & 15], depth);
         }
         11 => {
@@ -184,7 +218,8 @@ pub struct Backed {
     pages: Box<dyn PageReader>,
     /// Stored bytes of a value in a dictionary, at least.
     value_len: usize,
-    /// Runs of levels that stand before values: one where they may be null, one more where they are in lists.
+    /// Runs of levels that stand before values: one where they may be null, one more where they are
+    /// in lists.
     n_levels: usize,
 }
 
@@ -196,27 +231,46 @@ impl Backed {
             // A text has four bytes of length.
             _ => 4,
         };
-        let n_levels = usize::from(column.max_def_level() > 0) + usize::from(column.max_rep_level() > 0);
-        Backed { pages, value_len, n_levels }
+        let n_levels =
+            usize::from(column.max_def_level() > 0) + usize::from(column.max_rep_level() > 0);
+        Backed {
+            pages,
+            value_len,
+            n_levels,
+        }
     }
 
     fn check(&self, page: &Page) -> Result<()> {
         let is_backed = match page {
-            Page::DictionaryPage { buf, num_values, .. } => *num_values as usize <= buf.len() / self.value_len,
+            Page::DictionaryPage {
+                buf, num_values, ..
+            } => *num_values as usize <= buf.len() / self.value_len,
             Page::DataPage { buf, encoding, .. } => {
                 let mut start = 0_usize;
                 for _ in 0..self.n_levels {
                     let len = buf.get(start..).and_then(|bytes| bytes.first_chunk());
-                    start = start.saturating_add(len.map_or(0, |len| u32::from_le_bytes(*len) as usize + 4));
+                    start = start
+                        .saturating_add(len.map_or(0, |len| u32::from_le_bytes(*len) as usize + 4));
                 }
                 are_lengths_backed(buf.get(start..).unwrap_or_default(), *encoding)
             }
-            Page::DataPageV2 { buf, encoding, def_levels_byte_len, rep_levels_byte_len, .. } => {
-                let start = (*def_levels_byte_len as usize).saturating_add(*rep_levels_byte_len as usize);
+            Page::DataPageV2 {
+                buf,
+                encoding,
+                def_levels_byte_len,
+                rep_levels_byte_len,
+                ..
+            } => {
+                let start =
+                    (*def_levels_byte_len as usize).saturating_add(*rep_levels_byte_len as usize);
                 are_lengths_backed(buf.get(start..).unwrap_or_default(), *encoding)
             }
         };
-        if is_backed { Ok(()) } else { Err(contradiction()) }
+        if is_backed {
+            Ok(())
+        } else {
+            Err(contradiction())
+        }
     }
 }
 

@@ -38,46 +38,79 @@ pub(super) fn choose(reader: &SerializedFileReader<File>, field: &str) -> Result
     let schema = reader.metadata().file_metadata().schema_descr();
     let root = schema.root_schema().get_fields();
     let whole = find(root, field);
-    let parts = if whole.is_some() { vec![field] } else { field.split('+').collect() };
+    let parts = if whole.is_some() {
+        vec![field]
+    } else {
+        field.split('+').collect()
+    };
     let (mut columns, mut text) = (Vec::new(), None);
     for name in &parts {
         let path = find(root, name).unwrap_or_default();
-        let (Some(first), Some(last)) = (path.first(), path.last()) else { return Err(missing(root, name)) };
+        let (Some(first), Some(last)) = (path.first(), path.last()) else {
+            return Err(missing(root, name));
+        };
         match kind_of(last) {
             ColumnKind::Other(_) => return Err(missing(root, name)),
-            ColumnKind::Text => text = Some(path.iter().map(|group| group.name()).collect::<Vec<_>>()),
+            ColumnKind::Text => {
+                text = Some(path.iter().map(|group| group.name()).collect::<Vec<_>>())
+            }
             ColumnKind::Ids => {}
         }
         if !columns.iter().any(|column| column == first.name()) {
             columns.push(first.name().to_owned());
         }
     }
-    let place = |path: Vec<&str>| schema.columns().iter().position(|column| column.path().parts() == path);
+    let place = |path: Vec<&str>| {
+        schema
+            .columns()
+            .iter()
+            .position(|column| column.path().parts() == path)
+    };
     match text.filter(|_| parts.len() == 1).and_then(place) {
         Some(idx) => Ok(Chosen::Text(idx)),
         None => Ok(Chosen::Columns(columns)),
     }
 }
 
-/// Columns that hold conversations: those under `field` where it is a list of groups, else the ones that layouts name. None
-/// where there are none, unless the layout is named and decides itself.
-pub(super) fn of_examples(reader: &SerializedFileReader<File>, field: &str, is_named: bool) -> Option<Chosen> {
-    let root = reader.metadata().file_metadata().schema_descr().root_schema().get_fields();
+/// Columns that hold conversations: those under `field` where it is a list of groups, else the ones
+/// that layouts name. None where there are none, unless the layout is named and decides itself.
+pub(super) fn of_examples(
+    reader: &SerializedFileReader<File>,
+    field: &str,
+    is_named: bool,
+) -> Option<Chosen> {
+    let root = reader
+        .metadata()
+        .file_metadata()
+        .schema_descr()
+        .root_schema()
+        .get_fields();
     let is_talk = |field: &Type| is_list(field) && element(field).is_group();
     let has = |name: &str| root.iter().any(|field| field.name() == name);
     let chosen = find(root, field).filter(|path| path.last().is_some_and(|last| is_talk(last)));
     let talks: Vec<&str> = match chosen.as_ref().and_then(|path| path.first()) {
         Some(first) => vec![first.name()],
         None if *field != *crate::corpora::default_field() => Vec::new(),
-        None => root.iter().filter(|field| is_talk(field)).map(|field| field.name()).collect(),
+        None => root
+            .iter()
+            .filter(|field| is_talk(field))
+            .map(|field| field.name())
+            .collect(),
     };
     let pairs = [["prompt", "completion"], ["instruction", "output"]];
     let by_pairs = chosen.is_none() && *field == *crate::corpora::default_field();
-    let is_there = !talks.is_empty() || (by_pairs && pairs.iter().any(|pair| pair.iter().all(|name| has(name))));
+    let is_there = !talks.is_empty()
+        || (by_pairs && pairs.iter().any(|pair| pair.iter().all(|name| has(name))));
     if !is_there && !is_named {
         return None;
     }
-    let others = pairs.iter().flatten().chain(&["input"]).chain(&BESIDE).copied().filter(|name| has(name));
+    let others = pairs
+        .iter()
+        .flatten()
+        .chain(&["input"])
+        .chain(&BESIDE)
+        .copied()
+        .filter(|name| has(name));
     let mut columns: Vec<String> = Vec::new();
     for name in talks.into_iter().chain(others) {
         if !columns.iter().any(|column| column == name) {
@@ -89,11 +122,18 @@ pub(super) fn of_examples(reader: &SerializedFileReader<File>, field: &str, is_n
 
 /// Groups on the way to a field, and itself; a name that has a dot wins.
 fn find<'s>(fields: &'s [TypePtr], path: &str) -> Option<Vec<&'s Type>> {
-    let named = |name: &str| fields.iter().find(|field| field.name() == name).map(AsRef::as_ref);
+    let named = |name: &str| {
+        fields
+            .iter()
+            .find(|field| field.name() == name)
+            .map(AsRef::as_ref)
+    };
     if let Some(found) = named(path) {
         return Some(vec![found]);
     }
-    let dots = path.match_indices('.').filter_map(|(at, _)| Some((path.get(..at)?, path.get(at + 1..)?)));
+    let dots = path
+        .match_indices('.')
+        .filter_map(|(at, _)| Some((path.get(..at)?, path.get(at + 1..)?)));
     dots.filter_map(|(name, rest)| {
         let group = named(name).filter(|group| group.is_group() && !is_list(group))?;
         let below = find(group.get_fields(), rest)?;
@@ -105,7 +145,11 @@ fn find<'s>(fields: &'s [TypePtr], path: &str) -> Option<Vec<&'s Type>> {
 fn is_list(field: &Type) -> bool {
     let info = field.get_basic_info();
     let is_repeated = info.has_repetition() && info.repetition() == Repetition::REPEATED;
-    is_repeated || matches!(info.converted_type(), ConvertedType::LIST | ConvertedType::MAP)
+    is_repeated
+        || matches!(
+            info.converted_type(),
+            ConvertedType::LIST | ConvertedType::MAP
+        )
 }
 
 /// What a list holds: the field of its one repeated group, or what is repeated itself.
@@ -114,7 +158,9 @@ fn element(list: &Type) -> &Type {
     // The list's own group, and the repeated one within.
     for _ in 0..2 {
         match found {
-            Type::GroupType { fields, .. } if fields.len() == 1 => found = fields.first().map_or(found, AsRef::as_ref),
+            Type::GroupType { fields, .. } if fields.len() == 1 => {
+                found = fields.first().map_or(found, AsRef::as_ref)
+            }
             _ => {}
         }
     }
@@ -128,27 +174,50 @@ fn kind_of(field: &Type) -> ColumnKind {
         _ if is_list(field) => {
             let inner = element(field);
             match inner {
-                Type::PrimitiveType { physical_type: Physical::INT32 | Physical::INT64, .. } => ColumnKind::Ids,
+                Type::PrimitiveType {
+                    physical_type: Physical::INT32 | Physical::INT64,
+                    ..
+                } => ColumnKind::Ids,
                 _ if is_text(inner) => ColumnKind::Other("a list of strings".to_owned()),
-                Type::PrimitiveType { physical_type, .. } => ColumnKind::Other(format!("a list of {physical_type}")),
-                _ if is_list(inner) && inner.get_fields().len() == 1 => ColumnKind::Other("a list of lists".to_owned()),
+                Type::PrimitiveType { physical_type, .. } => {
+                    ColumnKind::Other(format!("a list of {physical_type}"))
+                }
+                _ if is_list(inner) && inner.get_fields().len() == 1 => {
+                    ColumnKind::Other("a list of lists".to_owned())
+                }
                 _ => ColumnKind::Other(format!("a list of groups with {}", keys(inner))),
             }
         }
         _ if is_text(field) => ColumnKind::Text,
-        Type::PrimitiveType { physical_type, .. } => ColumnKind::Other(format!("one of {physical_type}")),
+        Type::PrimitiveType { physical_type, .. } => {
+            ColumnKind::Other(format!("one of {physical_type}"))
+        }
         Type::GroupType { .. } => ColumnKind::Other(format!("a group with {}", keys(field))),
     }
 }
 
 /// Bytes that are no number; whether they are UTF-8 is seen where they are read.
 fn is_text(field: &Type) -> bool {
-    let is_number = matches!(field.get_basic_info().converted_type(), ConvertedType::DECIMAL | ConvertedType::BSON);
-    !is_number && matches!(field, Type::PrimitiveType { physical_type: Physical::BYTE_ARRAY, .. })
+    let is_number = matches!(
+        field.get_basic_info().converted_type(),
+        ConvertedType::DECIMAL | ConvertedType::BSON
+    );
+    !is_number
+        && matches!(
+            field,
+            Type::PrimitiveType {
+                physical_type: Physical::BYTE_ARRAY,
+                ..
+            }
+        )
 }
 
 fn keys(group: &Type) -> String {
-    let keys: Vec<String> = group.get_fields().iter().map(|field| field.name().to_owned()).collect();
+    let keys: Vec<String> = group
+        .get_fields()
+        .iter()
+        .map(|field| field.name().to_owned())
+        .collect();
     names(keys.iter())
 }
 
@@ -161,7 +230,9 @@ fn missing(root: &[TypePtr], name: &str) -> String {
         columns if columns.is_empty() => "none".to_owned(),
         columns => columns.join(", "),
     };
-    format!("expected a column of strings `{name}`, got {found}; its columns: {columns}; choose one with `--field`")
+    format!(
+        "expected a column of strings `{name}`, got {found}; its columns: {columns}; choose one with `--field`"
+    )
 }
 
 /// What the beginning of a path leads to, where the whole leads nowhere.
@@ -177,8 +248,11 @@ fn before(root: &[TypePtr], name: &str) -> Option<String> {
 /// All columns by the names that choose them, groups by what is in them.
 fn listed(root: &[TypePtr]) -> Vec<String> {
     let mut found = Vec::new();
-    let mut open: Vec<(String, &Type, usize)> =
-        root.iter().rev().map(|f| (f.name().to_owned(), f.as_ref(), 0)).collect();
+    let mut open: Vec<(String, &Type, usize)> = root
+        .iter()
+        .rev()
+        .map(|f| (f.name().to_owned(), f.as_ref(), 0))
+        .collect();
     while let Some((name, field, depth)) = open.pop() {
         match kind_of(field) {
             ColumnKind::Text => found.push(format!("`{name}`")),

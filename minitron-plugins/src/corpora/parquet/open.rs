@@ -27,8 +27,14 @@ pub(super) fn open(path: &Path) -> Result<(File, SerializedFileReader<File>)> {
     };
     let reader = guarded(read).map_err(|e| unreadable(path, &e))?;
     let groups = reader.metadata().row_groups();
-    if let Some(codec) = groups.iter().flat_map(|group| group.columns()).map(|c| c.compression()).find(is_foreign) {
-        let message = format!("compressed with {codec}, which is not read; write it again with zstd");
+    if let Some(codec) = groups
+        .iter()
+        .flat_map(|group| group.columns())
+        .map(|c| c.compression())
+        .find(is_foreign)
+    {
+        let message =
+            format!("compressed with {codec}, which is not read; write it again with zstd");
         return Err(bad(path, message));
     }
     Ok((file, reader))
@@ -42,7 +48,10 @@ fn is_foreign(codec: &Compression) -> bool {
 /// Refuses by name what is whole, but something else.
 fn check_kind(file: &mut File, path: &Path) -> Result<()> {
     let mut begin = Vec::new();
-    (&mut *file).take(HEAD as u64).read_to_end(&mut begin).map_err(|e| read_error(path, e))?;
+    (&mut *file)
+        .take(HEAD as u64)
+        .read_to_end(&mut begin)
+        .map_err(|e| read_error(path, e))?;
     check_fetched(path, &begin)?;
     let mut end = [0; 4];
     let is_long = file.metadata().at_path(path)?.len() >= 8;
@@ -52,10 +61,14 @@ fn check_kind(file: &mut File, path: &Path) -> Result<()> {
     }
     match (begin.as_slice(), &end) {
         ([b'P', b'A', b'R', b'1', ..], b"PAR1") => Ok(()),
-        (_, b"PARE") => Err(bad(path, "an encrypted Parquet file, which is not read; write it again without")),
-        ([b'P', b'A', b'R', b'1', ..], _) => {
-            Err(bad(path, "expected a Parquet file, got one without its end; copy it again"))
-        }
+        (_, b"PARE") => Err(bad(
+            path,
+            "an encrypted Parquet file, which is not read; write it again without",
+        )),
+        ([b'P', b'A', b'R', b'1', ..], _) => Err(bad(
+            path,
+            "expected a Parquet file, got one without its end; copy it again",
+        )),
         (begin, _) => {
             let found = match begin {
                 [b'A', b'R', b'R', b'O', b'W', b'1', ..] => "an Arrow file",
@@ -75,13 +88,21 @@ pub(super) fn unreadable(path: &Path, error: &ParquetError) -> Error {
     const MOST: usize = 200;
     let text: String = error.to_string().chars().take(MOST).collect();
     match error {
-        ParquetError::NYI(_) => bad(path, format!("{text}: not read; write it again with plain encodings")),
-        _ => bad(path, format!("expected a Parquet file, got a damaged one ({text}); copy it again")),
+        ParquetError::NYI(_) => bad(
+            path,
+            format!("{text}: not read; write it again with plain encodings"),
+        ),
+        _ => bad(
+            path,
+            format!("expected a Parquet file, got a damaged one ({text}); copy it again"),
+        ),
     }
 }
 
 /// The `parquet` crate answers some damaged files with a panic, which must not leave this file.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+pub(super) fn guarded<T>(
+    work: impl FnOnce() -> Result<T, ParquetError>,
+) -> Result<T, ParquetError> {
     // What was half changed is not read again: an error ends the documents.
     panic::catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(ParquetError::General("it contradicts itself".to_owned())))

@@ -30,26 +30,51 @@ const DEEPEST: usize = 32;
 pub fn rows(path: &Path, columns: Option<&[String]>) -> Result<Records> {
     let (file, reader) = open(path)?;
     let schema = chosen(&reader, columns).map_err(|message| crate::corpora::bad(path, message))?;
-    let mut rows =
-        Rows { path: path.to_owned(), file, reader, schema, row_group: 0, open: None, row: 0, failed: false };
+    let mut rows = Rows {
+        path: path.to_owned(),
+        file,
+        reader,
+        schema,
+        row_group: 0,
+        open: None,
+        row: 0,
+        failed: false,
+    };
     Ok(Box::new(std::iter::from_fn(move || rows.next_record())))
 }
 
 /// The schema with the chosen columns alone.
-fn chosen(reader: &SerializedFileReader<File>, columns: Option<&[String]>) -> Result<SchemaDescPtr, String> {
+fn chosen(
+    reader: &SerializedFileReader<File>,
+    columns: Option<&[String]>,
+) -> Result<SchemaDescPtr, String> {
     let schema = reader.metadata().file_metadata().schema_descr();
     let all = schema.root_schema().get_fields();
-    let is_chosen = |name: &str| columns.is_none_or(|columns| columns.iter().any(|column| column == name));
-    let fields: Vec<_> = all.iter().filter(|field| is_chosen(field.name())).cloned().collect();
+    let is_chosen =
+        |name: &str| columns.is_none_or(|columns| columns.iter().any(|column| column == name));
+    let fields: Vec<_> = all
+        .iter()
+        .filter(|field| is_chosen(field.name()))
+        .cloned()
+        .collect();
     let there: Vec<String> = all.iter().map(|field| field.name().to_owned()).collect();
     if fields.is_empty() {
         let wanted = names(columns.unwrap_or_default().iter());
-        return Err(format!("expected a column {wanted}; its columns: {}", names(there.iter())));
+        return Err(format!(
+            "expected a column {wanted}; its columns: {}",
+            names(there.iter())
+        ));
     }
     if let Some(field) = fields.iter().find(|field| !is_readable(field, DEEPEST)) {
-        return Err(format!("column `{}` nests too deep, or holds an empty group; leave it out", field.name()));
+        return Err(format!(
+            "column `{}` nests too deep, or holds an empty group; leave it out",
+            field.name()
+        ));
     }
-    let root = Type::group_type_builder(schema.name()).with_fields(fields).build().map_err(|e| e.to_string())?;
+    let root = Type::group_type_builder(schema.name())
+        .with_fields(fields)
+        .build()
+        .map_err(|e| e.to_string())?;
     Ok(Arc::new(SchemaDescriptor::new(Arc::new(root))))
 }
 
@@ -58,7 +83,9 @@ fn is_readable(field: &Type, n_deeper: usize) -> bool {
     match field {
         Type::PrimitiveType { .. } => true,
         Type::GroupType { fields, .. } => {
-            n_deeper > 0 && !fields.is_empty() && fields.iter().all(|field| is_readable(field, n_deeper - 1))
+            n_deeper > 0
+                && !fields.is_empty()
+                && fields.iter().all(|field| is_readable(field, n_deeper - 1))
         }
     }
 }
@@ -83,7 +110,10 @@ impl Rows {
         match guarded(|| self.advance()) {
             Ok(row) => row.map(|row| {
                 self.row += 1;
-                Ok(Record { place: Place::Row(self.row), value: object(row) })
+                Ok(Record {
+                    place: Place::Row(self.row),
+                    value: object(row),
+                })
             }),
             Err(error) => {
                 self.failed = true;
@@ -106,12 +136,21 @@ impl Rows {
     }
 
     fn row_group(&self, idx: usize) -> ParquetResult<ReaderIter> {
-        let group = Checked { group: self.reader.get_row_group(idx)?, file: &self.file };
+        let group = Checked {
+            group: self.reader.get_row_group(idx)?,
+            file: &self.file,
+        };
         let n_rows = group.metadata().num_rows();
         for column in self.schema.columns() {
-            let found = group.metadata().columns().iter().find(|found| found.column_path() == column.path());
+            let found = group
+                .metadata()
+                .columns()
+                .iter()
+                .find(|found| found.column_path() == column.path());
             if found.is_none_or(|found| found.num_values() < n_rows) || n_rows < 0 {
-                return Err(ParquetError::General("it announces more rows than it holds".to_owned()));
+                return Err(ParquetError::General(
+                    "it announces more rows than it holds".to_owned(),
+                ));
             }
         }
         TreeBuilder::new().as_iter(Arc::clone(&self.schema), &group)
@@ -140,7 +179,10 @@ impl RowGroupReader for Checked<'_> {
             .get(idx)
             .ok_or_else(|| ParquetError::General("a row group lacks a column".to_owned()))?;
         backed::check_pages(self.file, column)?;
-        Ok(Box::new(Backed::new(self.group.get_column_page_reader(idx)?, &column.column_descr_ptr())))
+        Ok(Box::new(Backed::new(
+            self.group.get_column_page_reader(idx)?,
+            &column.column_descr_ptr(),
+        )))
     }
 
     fn get_column_bloom_filter(&self, _idx: usize) -> Option<&Sbbf> {
@@ -153,7 +195,12 @@ impl RowGroupReader for Checked<'_> {
 }
 
 fn object(row: Row) -> Value {
-    Value::Object(row.into_columns().into_iter().map(|(name, field)| (name, value(field))).collect())
+    Value::Object(
+        row.into_columns()
+            .into_iter()
+            .map(|(name, field)| (name, value(field)))
+            .collect(),
+    )
 }
 
 /// Numbers stay numbers; dates, times and decimals are what they read as.
@@ -181,7 +228,10 @@ fn value(field: Field) -> Value {
                 Value::String(text) => text,
                 key => key.to_string(),
             };
-            let entries = map.entries().iter().map(|(key, entry)| (name(key), value(entry.clone())));
+            let entries = map
+                .entries()
+                .iter()
+                .map(|(key, entry)| (name(key), value(entry.clone())));
             Value::Object(entries.collect::<Map<_, _>>())
         }
         other => other.to_string().into(),

@@ -1,13 +1,26 @@
 //! What the stories are made of.
 
-pub(super) const GIRLS: &[&str] = &["Anna", "Lily", "Mia", "Rosa", "Sara", "Nina", "Ella", "June", "Kim", "Zoe"];
-pub(super) const BOYS: &[&str] = &["Tom", "Ben", "Sam", "Max", "Leo", "Finn", "Jack", "Omar", "Paul", "Tim"];
-pub(super) const COLOURS: &[&str] = &["red", "blue", "green", "yellow", "white", "black", "pink", "brown"];
+pub(super) const GIRLS: &[&str] = &[
+    "Anna", "Lily", "Mia", "Rosa", "Sara", "Nina", "Ella", "June", "Kim", "Zoe",
+];
+pub(super) const BOYS: &[&str] = &[
+    "Tom", "Ben", "Sam", "Max", "Leo", "Finn", "Jack", "Omar", "Paul", "Tim",
+];
+pub(super) const COLOURS: &[&str] = &[
+    "red", "blue", "green", "yellow", "white", "black", "pink", "brown",
+];
 pub(super) const COATS: &[&str] = &["brown", "white", "black", "gray"];
-pub(super) const PLACES: &[&str] = &["the park", "the garden", "the forest", "the yard", "the field"];
+pub(super) const PLACES: &[&str] = &[
+    "the park",
+    "the garden",
+    "the forest",
+    "the yard",
+    "the field",
+];
 
-/// Sentences with `{slots}` and `[choices|between|bars]`, and rows of what fills the numbered slots. Each names the hero,
-/// the friend and slot 1, so a story's text settles its cast, and with it its split.
+/// Sentences with `{slots}` and `[choices|between|bars]`, and rows of what fills the numbered
+/// slots. Each names the hero, the friend and slot 1, so a story's text settles its cast, and with
+/// it its split.
 pub(super) struct Plot {
     pub(super) lines: &'static [&'static str],
     pub(super) rows: &'static [&'static [&'static str]],
@@ -39,11 +52,41 @@ pub(super) const PLOTS: &[Plot] = &[
             "[Soon|Now] the {c} {1} was as good as new, and {H} [was happy|smiled at {F}].",
         ],
         rows: &[
-            &["kite", "flew into a tree", "had a hole", "some tape", "covered the hole with tape"],
-            &["cup", "fell on the floor", "had a crack", "some glue", "filled the crack with glue"],
-            &["shirt", "caught on a nail", "had a tear", "some thread", "closed the tear with thread"],
-            &["cart", "hit a stone", "had a loose wheel", "a hammer", "fixed the wheel with the hammer"],
-            &["boat", "hit a rock", "had a leak", "some wax", "stopped the leak with wax"],
+            &[
+                "kite",
+                "flew into a tree",
+                "had a hole",
+                "some tape",
+                "covered the hole with tape",
+            ],
+            &[
+                "cup",
+                "fell on the floor",
+                "had a crack",
+                "some glue",
+                "filled the crack with glue",
+            ],
+            &[
+                "shirt",
+                "caught on a nail",
+                "had a tear",
+                "some thread",
+                "closed the tear with thread",
+            ],
+            &[
+                "cart",
+                "hit a stone",
+                "had a loose wheel",
+                "a hammer",
+                "fixed the wheel with the hammer",
+            ],
+            &[
+                "boat",
+                "hit a rock",
+                "had a leak",
+                "some wax",
+                "stopped the leak with wax",
+            ],
         ],
     },
     Plot {
@@ -59,8 +102,18 @@ pub(super) const PLOTS: &[Plot] = &[
             &["cat", "cold", "a warm blanket", "slept under the blanket"],
             &["dog", "thirsty", "a bowl of water", "drank all the water"],
             &["rabbit", "hungry", "a big carrot", "ate the whole carrot"],
-            &["kitten", "stuck in a tree", "a long ladder", "came down the ladder"],
-            &["duck", "stuck in the mud", "a long board", "walked out over the board"],
+            &[
+                "kitten",
+                "stuck in a tree",
+                "a long ladder",
+                "came down the ladder",
+            ],
+            &[
+                "duck",
+                "stuck in the mud",
+                "a long board",
+                "walked out over the board",
+            ],
         ],
     },
     Plot {
@@ -72,10 +125,34 @@ pub(super) const PLOTS: &[Plot] = &[
             "{He} said, \"Thank you, {F},\" and they played [again|until night].",
         ],
         rows: &[
-            &["it began to rain", "wet", "an umbrella", "the umbrella", "stood under it"],
-            &["it began to snow", "cold", "a warm coat", "the coat", "put it on"],
-            &["the sun came out", "hot", "a glass of cold water", "the glass", "drank the cold water"],
-            &["it got dark", "scared", "a bright lamp", "the lamp", "turned it on"],
+            &[
+                "it began to rain",
+                "wet",
+                "an umbrella",
+                "the umbrella",
+                "stood under it",
+            ],
+            &[
+                "it began to snow",
+                "cold",
+                "a warm coat",
+                "the coat",
+                "put it on",
+            ],
+            &[
+                "the sun came out",
+                "hot",
+                "a glass of cold water",
+                "the glass",
+                "drank the cold water",
+            ],
+            &[
+                "it got dark",
+                "scared",
+                "a bright lamp",
+                "the lamp",
+                "turned it on",
+            ],
         ],
     },
     Plot {
@@ -102,9 +179,27 @@ pub(super) const PLOTS: &[Plot] = &[
             "[At last|Now] {he} was [brave and |]not [afraid|scared] of {1} any more.",
         ],
         rows: &[
-            &["the dark", "One night, the room was black", "a little lamp", "turned on the lamp", "held the lamp"],
-            &["the storm", "One night, the wind was loud", "a happy song", "sang the song", "sang the song"],
-            &["the lake", "One day, it was time to swim", "a big ring", "swam with the ring", "swam with the ring"],
+            &[
+                "the dark",
+                "One night, the room was black",
+                "a little lamp",
+                "turned on the lamp",
+                "held the lamp",
+            ],
+            &[
+                "the storm",
+                "One night, the wind was loud",
+                "a happy song",
+                "sang the song",
+                "sang the song",
+            ],
+            &[
+                "the lake",
+                "One day, it was time to swim",
+                "a big ring",
+                "swam with the ring",
+                "swam with the ring",
+            ],
             &[
                 "the big dog",
                 "One day, the dog stood at the gate",
@@ -137,10 +232,34 @@ pub(super) const PLOTS: &[Plot] = &[
             "{F} saw the {c} basket with the {3} and was [so |very |]happy. \"Thank you, {H},\" {fhe} said.",
         ],
         rows: &[
-            &["some berries", "the forest", "berries", "saw the river", "walked along the river"],
-            &["some fish", "the lake", "fish", "saw the path", "walked along the path"],
-            &["some bread", "the market", "bread", "heard the bell", "went to the bell"],
-            &["some flowers", "the hill", "flowers", "saw the light of the house", "went to the light"],
+            &[
+                "some berries",
+                "the forest",
+                "berries",
+                "saw the river",
+                "walked along the river",
+            ],
+            &[
+                "some fish",
+                "the lake",
+                "fish",
+                "saw the path",
+                "walked along the path",
+            ],
+            &[
+                "some bread",
+                "the market",
+                "bread",
+                "heard the bell",
+                "went to the bell",
+            ],
+            &[
+                "some flowers",
+                "the hill",
+                "flowers",
+                "saw the light of the house",
+                "went to the light",
+            ],
         ],
     },
 ];

@@ -20,6 +20,10 @@ pub(super) fn parts<'a>(
         let ids = (start < end).then(|| read(start..end))?;
         start = if ids.is_ok() { end } else { n_ids };
         let document = ids.map(Document::Tokens);
-        Some(if end < n_ids { document.map(|part| Document::Part(Box::new(part))) } else { document })
+        Some(if end < n_ids {
+            document.map(|part| Document::Part(Box::new(part)))
+        } else {
+            document
+        })
     }))
 }
