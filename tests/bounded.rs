@@ -36,8 +36,10 @@ fn scoring_layer_by_layer_and_pruning_keep_to_the_memory_they_are_given() {
         .len();
     let limits = [("scores", 500 * MIB), ("pruned", 300 * MIB)];
     let recipe = format!(
-        "[[stages]]\nname = \"scores\"\ndo = \"score\"\nmodel = \"model\"\ndata = [\"text.txt\"]\nsamples = 8\nseq_len = 64\n\
-         batch_size = 2\nstream = true\nmax_memory = \"{}MiB\"\n[[stages]]\nname = \"pruned\"\ndo = \"prune\"\nmodel = \"model\"\n\
+        "[[stages]]\nname = \"scores\"\ndo = \"score\"\nmodel = \"model\"\ndata = \
+         [\"text.txt\"]\nsamples = 8\nseq_len = 64\n\
+         batch_size = 2\nstream = true\nmax_memory = \"{}MiB\"\n[[stages]]\nname = \"pruned\"\ndo \
+         = \"prune\"\nmodel = \"model\"\n\
          scores = \"scores\"\nmlp = 2048\nmax_memory = \"{}MiB\"\n",
         limits[0].1 / MIB,
         limits[1].1 / MIB

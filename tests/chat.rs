@@ -97,13 +97,18 @@ fn byte_tokenizer() -> Value {
         "<|end|>",
     ];
     json!({
-        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+            "post_processor": null,
         "added_tokens": added(256, &control),
-        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
-        "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": true },
+        "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
+            "use_regex": true },
         "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": []
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null,
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab,
+                "merges": []
         }
     })
 }
@@ -112,7 +117,8 @@ fn byte_tokenizer() -> Value {
 fn added(first: usize, contents: &[&str]) -> Vec<Value> {
     let token = |(idx, content): (usize, &&str)| {
         json!({
-            "id": first + idx, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+            "id": first + idx, "content": content, "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false,
             "normalized": false
         })
     };
@@ -132,9 +138,12 @@ fn folder(dir: PathBuf, tokenizer: &Value, template: &str, place: Place) -> Path
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     let mut config = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "pad_token": null,
-        "unk_token": { "__type": "AddedToken", "content": "</s>", "lstrip": false, "normalized": false, "rstrip": false, "single_word": false, "special": true },
-        "image_token": "<image>", "clean_up_tokenization_spaces": false, "model_max_length": 1000000,
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
+            "pad_token": null,
+        "unk_token": { "__type": "AddedToken", "content": "</s>", "lstrip": false,
+            "normalized": false, "rstrip": false, "single_word": false, "special": true },
+        "image_token": "<image>", "clean_up_tokenization_spaces": false,
+            "model_max_length": 1000000,
     });
     match place {
         Place::File => {
@@ -152,7 +161,8 @@ fn folder(dir: PathBuf, tokenizer: &Value, template: &str, place: Place) -> Path
             .unwrap();
             fs::write(dir.join("chat_template.jinja"), template).unwrap();
             config["bos_token"] = "</s>".into();
-            let token = json!({ "content": "<s>", "lstrip": false, "normalized": false, "rstrip": false, "single_word": false });
+            let token = json!({ "content": "<s>", "lstrip": false, "normalized": false,
+                "rstrip": false, "single_word": false });
             fs::write(
                 dir.join("special_tokens_map.json"),
                 json!({ "bos_token": token }).to_string(),
@@ -161,7 +171,8 @@ fn folder(dir: PathBuf, tokenizer: &Value, template: &str, place: Place) -> Path
         }
         Place::List => {
             let without_tools = json!({ "name": "default", "template": template });
-            let with_tools = json!({ "name": "tool_use", "template": format!("{{{{- 'tools: ' -}}}}{template}") });
+            let with_tools = json!({ "name": "tool_use", "template": format!("{{{{- 'tools: ' \
+                                                                              -}}}}{template}") });
             config["chat_template"] = json!([without_tools, with_tools]);
         }
     }
@@ -332,7 +343,8 @@ fn texts_tokens_and_masks_are_those_of_transformers() {
         "{n_equal} {n_refused}"
     );
     println!(
-        "{} families x {} conversations x 2 x {} tokenizers: {n_equal} equal, {n_refused} refused by both; {n_unmarked} masks by prefixes",
+        "{} families x {} conversations x 2 x {} tokenizers: {n_equal} equal, {n_refused} refused \
+         by both; {n_unmarked} masks by prefixes",
         FAMILIES.len(),
         conversations.len(),
         tokenizers.len()
@@ -356,14 +368,16 @@ fn pieces_of_templates_print_what_jinja2_prints() {
     )
     .unwrap();
     let work = tempfile::tempdir().unwrap();
-    let record = json!({ "messages": [{ "role": "user", "content": "hi" }], "chat_template_kwargs": variables });
+    let record = json!({ "messages": [{ "role": "user", "content": "hi" }],
+        "chat_template_kwargs": variables });
     let dir = folder(
         work.path().join("model"),
         &byte_tokenizer(),
         "",
         Place::Config,
     );
-    let cases = json!({ "now": NOW, "folders": [dir], "conversations": { "one": record }, "pieces": pieces });
+    let cases = json!({ "now": NOW, "folders": [dir], "conversations": { "one": record },
+        "pieces": pieces });
     let theirs = theirs(&python, work.path(), cases);
     let conversation = conversation(&record);
     let tokens = json!({ "bos_token": "<s>", "eos_token": "</s>", "unk_token": "</s>" })
@@ -399,11 +413,13 @@ fn continuing(dir: PathBuf, around: Option<Value>) -> PathBuf {
     change("tokenizer.json", &|tokenizer| {
         if let Some(single) = &around {
             let token = tokenizer["added_tokens"][0].clone();
-            let special = json!({ "id": token["content"], "ids": [token["id"]], "tokens": [token["content"]] });
+            let special = json!({ "id": token["content"], "ids": [token["id"]],
+                "tokens": [token["content"]] });
             let name = token["content"].as_str().unwrap();
             let single: Value =
                 serde_json::from_str(&single.to_string().replace("BEGIN", name)).unwrap();
-            tokenizer["post_processor"] = json!({ "type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": { name: special } });
+            tokenizer["post_processor"] = json!({ "type": "TemplateProcessing", "single": single,
+                "pair": single, "special_tokens": { name: special } });
         }
     });
     dir
@@ -416,7 +432,8 @@ fn prompts_begin_as_those_of_transformers_do() {
         return;
     };
     let work = tempfile::tempdir().unwrap();
-    let begin = json!([{ "SpecialToken": { "id": "BEGIN", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }]);
+    let begin = json!([{ "SpecialToken": { "id": "BEGIN", "type_id": 0 } }, { "Sequence": {
+        "id": "A", "type_id": 0 } }]);
     let at = |name: &str| work.path().join(name);
     let mut folders = vec![
         continuing(at("plain"), None),
@@ -428,7 +445,8 @@ fn prompts_begin_as_those_of_transformers_do() {
         let mut beside: Value = match fs::read(at(name).join("tokenizer_config.json")) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap(),
             Err(_) => {
-                json!({ "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>" })
+                json!({ "tokenizer_class": "PreTrainedTokenizerFast",
+                    "bos_token": "<|endoftext|>" })
             }
         };
         beside["add_bos_token"] = json!(add);
@@ -613,26 +631,37 @@ fn marks_are_found_wherever_they_end_up_or_refused() {
                 .collect::<Vec<_>>(),
         )
     };
-    let each = "{% for m in messages %}{{ m.content }}|{% generation %}<{{ m.content }}>{% endgeneration %}\n{% endfor %}";
+    let each = "{% for m in messages %}{{ m.content }}|{% generation %}<{{ m.content \
+                }}>{% endgeneration %}\n{% endfor %}";
     assert_eq!(
         answers(each).unwrap(),
         ["<a\u{fdd0}b>", "<answer \u{fdd1}>"]
     );
     // Called from a macro, or kept for later: transformers loses the place, here it is kept.
-    let in_macro = "start {% macro m(x) %}says: {% generation %}{{ x }}{% endgeneration %}.{% endmacro %}{{ m(messages[1].content) }} end";
+    let in_macro = "start {% macro m(x) %}says: {% generation %}{{ x \
+                    }}{% endgeneration %}.{% endmacro %}{{ m(messages[1].content) }} end";
     assert_eq!(answers(in_macro).unwrap(), ["answer \u{fdd1}"]);
-    let kept = "{% set x %}{% generation %}{{ messages[1].content }}{% endgeneration %}{% endset %}before {{ x }}";
+    let kept = "{% set x %}{% generation %}{{ messages[1].content \
+                }}{% endgeneration %}{% endset %}before {{ x }}";
     assert_eq!(answers(kept).unwrap(), ["answer \u{fdd1}"]);
     let error = answers("{% filter trim %}  {% generation %}  x{% endgeneration %}{% endfilter %}")
         .unwrap_err();
     assert!(error.contains("works on the text"), "{error}");
-    assert_eq!(answers("{% raw %}{% generation %}{% endraw %}{# {% generation %} #}{{ '{% generation %}' }}{% generation %}x{% endgeneration %}").unwrap(), ["x"]);
+    assert_eq!(
+        answers(
+            "{% raw %}{% generation %}{% endraw %}{# {% generation %} #}{{ \
+             '{% generation %}' }}{% generation %}x{% endgeneration %}"
+        )
+        .unwrap(),
+        ["x"]
+    );
 }
 
 #[test]
 fn answers_that_cannot_be_told_are_refused() {
     // What is written of an answer depends on how many come after it.
-    let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ messages | length }}{{ '\\n' }}{% endfor %}";
+    let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ messages | length }}{{ \
+                  '\\n' }}{% endfor %}";
     let mut conversation = Conversation::ask(None, "a");
     conversation.push("assistant", "b");
     conversation.push("user", "c");
@@ -668,14 +697,17 @@ fn layouts_of_records_are_read_and_named() {
     assert_eq!(with_system.messages[0], hello("system"));
     assert_eq!(with_system.tools, Some(Vec::from([json!({ "name": "f" })])));
     let call = chat(json!({ "conversations": [
-        { "from": "human", "value": "x" }, { "from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"a\": 1}}" }, { "from": "observation", "value": "2" },
+        { "from": "human", "value": "x" }, { "from": "function_call",
+            "value": "{\"name\": \"f\", \"arguments\": {\"a\": 1}}" }, { "from": "observation",
+                "value": "2" },
     ] }));
     assert_eq!(
         call.messages[1]["tool_calls"][0]["function"]["arguments"]["a"],
         1
     );
     let alpaca = chat(
-        json!({ "instruction": "Add.", "input": "1 2", "output": "3", "history": [["q", "a"]], "system": "s" }),
+        json!({ "instruction": "Add.", "input": "1 2", "output": "3", "history": [["q", "a"]],
+            "system": "s" }),
     );
     let said: Vec<_> = alpaca
         .messages
@@ -781,7 +813,8 @@ fn layouts_of_records_are_read_and_named() {
 #[test]
 fn a_prompt_never_counts() {
     let record = json!({
-        "prompt": [{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b" }, { "role": "user", "content": "c" }],
+        "prompt": [{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b" }, {
+            "role": "user", "content": "c" }],
         "completion": [{ "role": "assistant", "content": "d" }],
     });
     for source in [marked("chatml"), unmarked("chatml")] {
@@ -824,7 +857,10 @@ fn message() -> impl Strategy<Value = Value> {
     (role, content, prop::option::of(words())).prop_map(|(role, content, call)| {
         // Templates take whoever calls for the assistant.
         let call = call.filter(|_| role == "assistant");
-        let calls = call.map(|name| json!([{ "id": "123456789", "type": "function", "function": { "name": name, "arguments": { "x": name } } }]));
+        let calls = call.map(|name| {
+            json!([{ "id": "123456789", "type": "function", "function": {
+            "name": name, "arguments": { "x": name } } }])
+        });
         json!({ "role": role, "content": content, "tool_calls": calls })
     })
 }
@@ -851,12 +887,14 @@ fn is_within(found: &Rendered, marked: &Rendered) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None,
+        ..ProptestConfig::default() })]
 
     #[test]
     fn no_conversation_panics_and_answers_by_prefixes_lie_in_those_of_marks(messages in prop::collection::vec(message(), 0..6), prompt: bool) {
         let record = json!({ "messages": messages });
-        let Ok(Some(Example::Chat(conversation))) = Example::from_record(&record, None) else { return Ok(()) };
+        let Ok(Some(Example::Chat(conversation))) = Example::from_record(&record, None) else {
+            return Ok(()) };
         // Behind a tool's answer, this one's prompt writes no header, but calls do: without marks,
         // it is part of what is said.
         let role = |message: &Value| message["role"].as_str().map(str::to_owned);
@@ -870,7 +908,8 @@ proptest! {
             match (marked.render(&conversation, prompt), unmarked.render(&conversation, prompt)) {
                 (Ok(marked), Ok(unmarked)) => {
                     prop_assert_eq!(&marked.text, &unmarked.text);
-                    prop_assert!(is_within(&unmarked, &marked), "{family}: {unmarked:?} {marked:?}");
+                    prop_assert!(is_within(&unmarked, &marked), "{family}: {unmarked:?} \
+                                                                 {marked:?}");
                 }
                 (Err(error), Ok(_)) => prop_assert!(false, "{family}: {error}"),
                 // What cannot be told is refused.

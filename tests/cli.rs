@@ -614,11 +614,13 @@ fn a_student_is_pruned_by_key_value_heads_or_to_fit_a_memory() {
     );
     insta::assert_snapshot!(
         error(&["--mlp", "24", "--bootstrap", "20", "--out", "@o"]),
-        @"error: recipe: bootstrap: expected 20 replicates of `activation/mlp.0`, the scores hold 0; run `minitron score --bootstrap 20`"
+        @"error: recipe: bootstrap: expected 20 replicates of `activation/mlp.0`, the scores hold \
+          0; run `minitron score --bootstrap 20`"
     );
     insta::assert_snapshot!(
         error(&["--kv-heads", "1", "--heads", "4", "--out", "@o"]),
-        @"error: plan: heads: 4 is not legal, expected a size up to 2 (with 1 kv_heads); nearest: --heads 2 --kv-heads 1 or --heads 4 --kv-heads 2"
+        @"error: plan: heads: 4 is not legal, expected a size up to 2 (with 1 kv_heads); nearest: \
+          --heads 2 --kv-heads 1 or --heads 4 --kv-heads 2"
     );
     assert!(!shell.at("o").exists());
 }
@@ -682,7 +684,8 @@ fn an_output_that_exists_needs_force() {
     .concat();
     insta::assert_snapshot!(
         shell.error(2, &train),
-        @"error: recipe: the output `DIR/teacher` exists; give another name or --force to replace it"
+        @"error: recipe: the output `DIR/teacher` exists; give another name or --force to replace \
+          it"
     );
     shell.json(&[&train[..], &["--force"]].concat());
 }
@@ -1072,7 +1075,8 @@ fn a_failed_stage_is_named_and_runs_again_later() {
     assert_eq!(ran.code, Some(2));
     insta::assert_snapshot!(
         ran.stderr.trim_end(),
-        @"error: stages[2] (pruned): plan: mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 32 or --mlp 28"
+        @"error: stages[2] (pruned): plan: mlp: 30 is not legal, expected a multiple of 4 up to \
+          48; nearest: --mlp 32 or --mlp 28"
     );
     assert!(records(&shell)["pruned"].get("result").is_none() && !shell.at("run/pruned").exists());
     fs::write(shell.at("recipe.toml"), &recipe).unwrap();
@@ -1241,7 +1245,8 @@ fn sentences_are_labelled_by_their_neighbours() {
         json!({ "accuracy": 1.0, "n_items": 4 })
     );
     // Both files of a recipe lie beside it, and are inputs of its stage.
-    let recipe = "[[stages]]\nname = \"quality\"\ndo = \"eval\"\nmodel = \"teacher\"\nevaluators = [{ type = \
+    let recipe = "[[stages]]\nname = \"quality\"\ndo = \"eval\"\nmodel = \"teacher\"\nevaluators = \
+                  [{ type = \
                   \"nearest_neighbour\", path = \"data/items.jsonl\", reference = \"data/reference.jsonl\" }]\n";
     fs::write(shell.at("recipe.toml"), recipe).unwrap();
     let run = || {
@@ -1272,11 +1277,14 @@ fn recipes_say_where_they_are_wrong() {
     };
     insta::assert_snapshot!(
         error(&RECIPE.replace("do = \"score\"", "do = \"scare\"")),
-        @"error: DIR/recipe.toml: stages[1] (scores): recipe: no stage is called `scare`; known: score, prune, train, distill, eval, search, generate"
+        @"error: DIR/recipe.toml: stages[1] (scores): recipe: no stage is called `scare`; known: \
+          score, prune, train, distill, eval, search, generate"
     );
     insta::assert_snapshot!(
         error(&RECIPE.replace("samples", "sample")),
-        @"error: DIR/recipe.toml: stages[1] (scores): recipe: no option is called `sample`; known: model, data, metrics, samples, seq_len, batch_size, field, form, token_type, pack, mask, attend, date, bootstrap, stream, max_memory"
+        @"error: DIR/recipe.toml: stages[1] (scores): recipe: no option is called `sample`; known: \
+          model, data, metrics, samples, seq_len, batch_size, field, form, token_type, pack, \
+          mask, attend, date, bootstrap, stream, max_memory"
     );
     insta::assert_snapshot!(
         error(&RECIPE.replace("\"scores\"", "\"teacher\"")),
@@ -1469,7 +1477,8 @@ fn square_is_a_flag_of_search_and_a_key_of_recipes() {
 
     let pruned = |name: &str, options: &str| {
         format!(
-            "[[stages]]\nname = \"{name}\"\ndo = \"prune\"\nmodel = \"teacher\"\nscores = \"s\"\n{options}\n"
+            "[[stages]]\nname = \"{name}\"\ndo = \"prune\"\nmodel = \"teacher\"\nscores \
+             = \"s\"\n{options}\n"
         )
     };
     let found = r#"
@@ -1571,11 +1580,13 @@ fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
         ),
         (
             &["--size", "experts=4"],
-            "no axis of this model is called `experts`; known: depth, heads, hidden, kv_heads, mlp, rope_pairs",
+            "no axis of this model is called `experts`; known: depth, heads, hidden, kv_heads, \
+             mlp, rope_pairs",
         ),
         (
             &["--size", "mlp=30"],
-            "mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 32 or --mlp 28",
+            "mlp: 30 is not legal, expected a multiple of 4 up to 48; nearest: --mlp 32 or --mlp \
+             28",
         ),
         (
             &["--size", "24"],
@@ -1638,7 +1649,8 @@ fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
 
     let stage = |options: &str| {
         let name = format!(
-            "[[stages]]\nname = \"a\"\ndo = \"prune\"\nmodel = \"teacher\"\nscores = \"s\"\n{options}\n"
+            "[[stages]]\nname = \"a\"\ndo = \"prune\"\nmodel = \"teacher\"\nscores \
+             = \"s\"\n{options}\n"
         );
         fs::write(shell.at("recipe.toml"), name).unwrap();
     };
@@ -1657,7 +1669,8 @@ fn sizes_are_asked_for_by_dim_on_the_command_line_and_in_recipes() {
 fn inspect_describes_a_config_without_weights() {
     let shell = Shell::new();
     let config = json!({
-        "model_type": "nemotron", "hidden_size": 6144, "intermediate_size": 24576, "num_hidden_layers": 32,
+        "model_type": "nemotron", "hidden_size": 6144, "intermediate_size": 24576,
+            "num_hidden_layers": 32,
         "num_attention_heads": 48, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 256000,
         "max_position_embeddings": 4096, "tie_word_embeddings": false, "torch_dtype": "bfloat16"
     });
@@ -2079,7 +2092,8 @@ fn wrong_requests_are_answered_with_code_2() {
     );
     insta::assert_snapshot!(
         error(&["plugins", "show", "metric/activation"]),
-        @"error: recipe: no kind is called `metric`; known: architecture, axis, importance, allocator, reconstruction, loss, state_loss, evaluator, corpus"
+        @"error: recipe: no kind is called `metric`; known: architecture, axis, importance, \
+          allocator, reconstruction, loss, state_loss, evaluator, corpus"
     );
     insta::assert_snapshot!(
         error(&["plugins", "show", "activation"]),
@@ -2096,7 +2110,8 @@ fn wrong_requests_are_answered_with_code_2() {
     insta::assert_snapshot!(
         error(&["--dtype", "int8", "inspect", "@teacher"]),
         @"
-    error: invalid value 'int8' for '--dtype <TYPE>': recipe: no type to compute in is called `int8`; known: f32, bf16, f16
+    error: invalid value 'int8' for '--dtype <TYPE>': recipe: no type to compute in is called \
+    `int8`; known: f32, bf16, f16
 
     For more information, try '--help'.
     "
@@ -2111,7 +2126,9 @@ fn wrong_requests_are_answered_with_code_2() {
     );
     insta::assert_snapshot!(
         error(&["prune", "@teacher", "--out", "@o"]),
-        @"error: recipe: say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, layers, size), params, ratio or memory (sizes beside them are held), allocator, or plan"
+        @"error: recipe: say once how large the student shall be: sizes (hidden, mlp, heads, \
+          kv_heads, layers, size), params, ratio or memory (sizes beside them are held), \
+          allocator, or plan"
     );
     let score = [
         "score",
@@ -2125,15 +2142,18 @@ fn wrong_requests_are_answered_with_code_2() {
     let score = |metric: &str| error(&[&score[..], &[metric]].concat());
     insta::assert_snapshot!(
         score("activaton"),
-        @"error: metrics[0]: recipe: no importance plugin is called `activaton`; known: activation, …"
+        @"error: metrics[0]: recipe: no importance plugin is called `activaton`; known: \
+          activation, …"
     );
     insta::assert_snapshot!(
         score("activation:batch=l3"),
-        @"error: metrics[0]: recipe: importance `activation`: unknown variant `l3`, expected one of `mean`, `l2`, `var`"
+        @"error: metrics[0]: recipe: importance `activation`: unknown variant `l3`, expected one \
+          of `mean`, `l2`, `var`"
     );
     insta::assert_snapshot!(
         score("activation:bach=l2"),
-        @"error: metrics[0]: recipe: importance `activation`: unknown field `bach`, expected one of `batch`, `seq`, `site`"
+        @"error: metrics[0]: recipe: importance `activation`: unknown field `bach`, expected one \
+          of `batch`, `seq`, `site`"
     );
     insta::assert_snapshot!(
         score("activation:batch"),
@@ -2145,7 +2165,8 @@ fn wrong_requests_are_answered_with_code_2() {
     );
     insta::assert_snapshot!(
         score("block_influence:x=1"),
-        @"error: metrics[0]: recipe: importance `block_influence`: unknown field `x`, expected `span`"
+        @"error: metrics[0]: recipe: importance `block_influence`: unknown field `x`, expected \
+          `span`"
     );
     insta::assert_snapshot!(
         error(&["train", "@teacher", "--data", "@a", "--out", "@o", "--tokens", "many"]),
@@ -2179,7 +2200,8 @@ fn wrong_requests_are_answered_with_code_2() {
 #[test]
 fn starting_a_run_over_never_removes_what_its_recipe_names() {
     let shell = Shell::new().with_teacher();
-    let recipe = "[[stages]]\nname = \"say\"\ndo = \"generate\"\nmodel = \"MODEL\"\nmax_new_tokens = 1\nprompt = \"A\"\n";
+    let recipe = "[[stages]]\nname = \"say\"\ndo = \"generate\"\nmodel = \"MODEL\"\nmax_new_tokens \
+                  = 1\nprompt = \"A\"\n";
     fs::write(shell.at("recipe.toml"), recipe.replace("MODEL", "teacher")).unwrap();
     shell.json(&["run", "@recipe.toml", "--out", "@run"]);
     fs::rename(shell.at("teacher"), shell.at("run/mine")).unwrap();
@@ -2204,11 +2226,13 @@ fn failed_runs_are_answered_with_code_1() {
     let error = |args: &[&str]| shell.error(1, args);
     insta::assert_snapshot!(
         error(&["inspect", "@absent"]),
-        @"error: checkpoint: DIR/absent: no such model folder; expected one with config.json and model.safetensors, or a hub id `org/name`"
+        @"error: checkpoint: DIR/absent: no such model folder; expected one with config.json and \
+          model.safetensors, or a hub id `org/name`"
     );
     insta::assert_snapshot!(
         error(&["generate", "@"]),
-        @"error: checkpoint: DIR/: no weights; expected model.safetensors or model.safetensors.index.json, as `transformers` writes them"
+        @"error: checkpoint: DIR/: no weights; expected model.safetensors or \
+          model.safetensors.index.json, as `transformers` writes them"
     );
     insta::assert_snapshot!(
         error(&["score", "@teacher", "--data", "@absent.txt", "--out", "@o"]),
@@ -2216,7 +2240,8 @@ fn failed_runs_are_answered_with_code_1() {
     );
     insta::assert_snapshot!(
         error(&["prune", "@teacher", "--scores", "@text.txt", "--mlp", "24", "--out", "@o"]),
-        @"error: checkpoint: DIR/text.txt: not a whole safetensors file (its first bytes announce a header longer than the file); it may be cut off: fetch or copy it again"
+        @"error: checkpoint: DIR/text.txt: not a whole safetensors file (its first bytes announce \
+          a header longer than the file); it may be cut off: fetch or copy it again"
     );
     insta::assert_snapshot!(
         error(&["prune", "@teacher", "--scores", "@absent", "--mlp", "24", "--out", "@o"]),
@@ -2230,12 +2255,14 @@ fn failed_runs_are_answered_with_code_1() {
     .unwrap();
     insta::assert_snapshot!(
         error(&["generate", "@teacher"]),
-        @"error: checkpoint: DIR/teacher/config.json: model_type `mamba` is not supported; supported: bert, …"
+        @"error: checkpoint: DIR/teacher/config.json: model_type `mamba` is not supported; \
+          supported: bert, …"
     );
     fs::write(shell.at("teacher/config.json"), config.replace("48", "52")).unwrap();
     insta::assert_snapshot!(
         error(&["generate", "@teacher"]),
-        @"error: checkpoint: DIR/teacher: tensor `model.layers.0.mlp.gate_proj.weight`: expected shape [52, 32] by config.json, got [48, 32]; the config belongs to other weights"
+        @"error: checkpoint: DIR/teacher: tensor `model.layers.0.mlp.gate_proj.weight`: expected \
+          shape [52, 32] by config.json, got [48, 32]; the config belongs to other weights"
     );
     fs::write(shell.at("teacher/config.json"), &config).unwrap();
     let weights = fs::read(shell.at("teacher/model.safetensors")).unwrap();
@@ -2246,7 +2273,9 @@ fn failed_runs_are_answered_with_code_1() {
     .unwrap();
     insta::assert_snapshot!(
         error(&["inspect", "@teacher"]),
-        @"error: checkpoint: DIR/teacher/model.safetensors: not a whole safetensors file (its header announces 224128 bytes of data, 110532 follow); it may be cut off: fetch or copy it again"
+        @"error: checkpoint: DIR/teacher/model.safetensors: not a whole safetensors file (its \
+          header announces 224128 bytes of data, 110532 follow); it may be cut off: fetch or \
+          copy it again"
     );
     assert!(!shell.at("o").exists());
 }

@@ -51,10 +51,19 @@ impl Exported {
         let mut config = tiny_bert();
         config["architectures"] = json!(["BertModel"]);
         let exported = Self::new(&config);
-        let modules = ["Transformer", "Pooling"].iter().chain(more).enumerate().map(|(idx, kind)| {
-            let path = if idx == 0 { String::new() } else { format!("{idx}_{kind}") };
-            json!({ "idx": idx, "name": idx.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}") })
-        });
+        let modules = ["Transformer", "Pooling"]
+            .iter()
+            .chain(more)
+            .enumerate()
+            .map(|(idx, kind)| {
+                let path = if idx == 0 {
+                    String::new()
+                } else {
+                    format!("{idx}_{kind}")
+                };
+                json!({ "idx": idx, "name": idx.to_string(), "path": path,
+                "type": format!("sentence_transformers.models.{kind}") })
+            });
         exported.write("model/modules.json", Value::from_iter(modules).to_string());
         exported.write("model/1_Pooling/config.json", pooling.to_string());
         exported
@@ -374,8 +383,10 @@ fn licences_and_templates_travel_and_the_card_says_what_the_student_is() {
     let mut config = exported.value("model/config.json");
     config["_name_or_path"] = json!("somebody/else");
     exported.write("model/config.json", config.to_string());
-    let front = "---\nlicense: other\nlicense_name: some-licence\nlicense_link: LICENSE\nlanguage:\n- en\n- de\n\
-                 tags: [plain, 'of words']\nbase_model: somebody/else\nmetrics:\n- accuracy\n---\n# The teacher\nIt is the best.\n";
+    let front = "---\nlicense: other\nlicense_name: some-licence\nlicense_link: \
+                 LICENSE\nlanguage:\n- en\n- de\n\
+                 tags: [plain, 'of words']\nbase_model: somebody/else\nmetrics:\n- \
+                 accuracy\n---\n# The teacher\nIt is the best.\n";
     exported.write("model/README.md", front);
     let texts = [
         "LICENSE",
@@ -404,9 +415,11 @@ fn licences_and_templates_travel_and_the_card_says_what_the_student_is() {
         None
     );
     let card = fs::read_to_string(exported.at("student/README.md")).unwrap();
-    let begin = "---\nbase_model: \"model\"\nlibrary_name: transformers\nlicense: other\nlicense_name: some-licence\n\
+    let begin = "---\nbase_model: \"model\"\nlibrary_name: transformers\nlicense: \
+                 other\nlicense_name: some-licence\n\
                  license_link: LICENSE\nlanguage:\n- en\n- de\npipeline_tag: text-generation\n\
-                 tags:\n- \"plain\"\n- \"of words\"\n- \"minitron\"\n---\n\n# Made from model with minitron\n";
+                 tags:\n- \"plain\"\n- \"of words\"\n- \"minitron\"\n---\n\n# Made from model with \
+                 minitron\n";
     assert!(card.starts_with(begin), "{card}");
     assert!(
         card.contains("| depth | 3 | 2 |") && card.contains("### prune"),
@@ -458,7 +471,8 @@ fn advice(message: &str) -> Vec<Sizes> {
 #[test]
 fn what_an_error_advises_can_be_typed() {
     let mut prose = tiny_llama();
-    let large = json!({ "hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "intermediate_size": 768 });
+    let large = json!({ "hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "head_dim": 32, "intermediate_size": 768 });
     large
         .as_object()
         .unwrap()
@@ -555,8 +569,10 @@ fn limits(config: &Value, of: &[(&str, usize)]) -> Vec<(String, String)> {
 /// A decoder of six layers under Llama's keys.
 fn six_layers(model_type: &str, more: &Value) -> Value {
     let mut config = json!({
-        "model_type": model_type, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64,
+        "model_type": model_type, "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 6,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96,
+            "max_position_embeddings": 64,
         "tie_word_embeddings": true,
     });
     config
@@ -655,7 +671,8 @@ fn layers_that_llama_cpp_counts_itself_are_compared_with_the_list() {
 #[test]
 fn the_factor_that_llama_cpp_gives_gemma_is_compared_with_the_models() {
     let config = |layers: usize, scalar: usize| {
-        let more = json!({ "head_dim": 8, "query_pre_attn_scalar": scalar, "sliding_window": 4, "num_hidden_layers": layers });
+        let more = json!({ "head_dim": 8, "query_pre_attn_scalar": scalar, "sliding_window": 4,
+            "num_hidden_layers": layers });
         six_layers("gemma3_text", &more)
     };
     let says = |config: &Value, of: &[(&str, usize)]| {
@@ -961,7 +978,8 @@ fn a_spread_rotation_is_the_same_student_with_its_energy_evened_out() {
         "{spread_peak} {peak}"
     );
     println!(
-        "largest difference of logits {difference:e}; embedding energy, largest over median: {peak:.1} and {spread_peak:.1}"
+        "largest difference of logits {difference:e}; embedding energy, largest over median: \
+         {peak:.1} and {spread_peak:.1}"
     );
 }
 
@@ -1220,7 +1238,8 @@ fn a_pruned_reconstructed_and_distilled_model_is_the_same_in_llama_cpp() {
         found["text"].as_str().unwrap().trim_start()
     );
     println!(
-        "llama.cpp: worst difference of {} log-probabilities {worst:e}; {n_tokens} greedy tokens say the same",
+        "llama.cpp: worst difference of {} log-probabilities {worst:e}; {n_tokens} greedy tokens \
+         say the same",
         next.len()
     );
 }

@@ -162,7 +162,8 @@ impl<'r> Case<'r> {
         variant: &'r Variant,
         dir: &'r Path,
     ) -> std::result::Result<Self, String> {
-        let question = json!({ "do": "make", "family": variant.family, "variant": variant.variant, "dir": dir.display().to_string() });
+        let question = json!({ "do": "make", "family": variant.family, "variant": variant.variant,
+            "dir": dir.display().to_string() });
         let answer = reference.ask(&question)?;
         let given = Reader::open_file(&dir.join("reference.safetensors")).unwrap();
         Ok(Case {

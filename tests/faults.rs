@@ -37,8 +37,9 @@ enum Keeps {
 
 use Keeps::{OldOrNew, Progress};
 
-const TRAIN: &str = "--data text.txt --eval-data text.txt --eval-samples 2 --seq-len 32 --batch-size 4 --lr 3e-3 \
-    --tokens 2k --checkpoint-every 4 --eval-every 8 --keep 2";
+const TRAIN: &str = "--data text.txt --eval-data text.txt --eval-samples 2 --seq-len 32 \
+                     --batch-size 4 --lr 3e-3 \
+                     --tokens 2k --checkpoint-every 4 --eval-every 8 --keep 2";
 
 fn jobs() -> [Job; 11] {
     let job = |name, words, out, keeps| Job {
@@ -97,8 +98,10 @@ fn jobs() -> [Job; 11] {
     ]
 }
 
-const SEARCH: &str = "search teacher --scores scores.safetensors --params 26k+-25% --candidates 3 --rungs 2 \
-    --data text.txt --eval-data text.txt --eval-samples 2 --seq-len 32 --batch-size 4 --tokens 2k --eval-every 8";
+const SEARCH: &str = "search teacher --scores scores.safetensors --params 26k+-25% --candidates 3 \
+    --rungs 2 \
+    --data text.txt --eval-data text.txt --eval-samples 2 --seq-len 32 --batch-size 4 --tokens 2k \
+    --eval-every 8";
 
 const RECIPE: &str = r#"
 [[stages]]
@@ -693,7 +696,8 @@ fn a_second_process_on_one_output_is_refused() {
         let output = bench.command(&second).output().unwrap();
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{text}");
-        let expected = "error: recipe: the output `outs/slow` is being written by another process; wait until it is done, \
+        let expected = "error: recipe: the output `outs/slow` is being written by another process; \
+                        wait until it is done, \
                         or give another name\n";
         assert_eq!(text, expected);
     }

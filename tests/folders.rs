@@ -553,7 +553,8 @@ fn what_is_not_computed_is_refused_where_the_model_is_run_alone() {
 #[test]
 fn positions_of_the_first_training_beside_the_scaling_go_first() {
     let scaling = |original: Option<u64>| {
-        let mut scaling = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+        let mut scaling = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0});
         if let Some(original) = original {
             scaling["original_max_position_embeddings"] = json!(original);
         }
@@ -982,7 +983,8 @@ fn kinds_of_layers_that_are_not_computed_are_refused_by_name_in_every_family_tha
             ),
         ] {
             let of = json!({
-                "model_type": model_type, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                "model_type": model_type, "hidden_size": 32, "intermediate_size": 48,
+                    "num_hidden_layers": 2,
                 "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 96,
                 "max_position_embeddings": 64, "sliding_window": 8, "layer_types": list,
             });

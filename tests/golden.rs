@@ -384,7 +384,8 @@ fn losses_on_states_and_their_gradients_are_those_of_pytorch() {
                 "gradient of {case}, {plugin} in {kind:?}: {gradient:e}"
             );
             println!(
-                "{case}, {plugin} in {kind:?}: values differ by {value:e}, gradients by {gradient:e}"
+                "{case}, {plugin} in {kind:?}: values differ by {value:e}, gradients by \
+                 {gradient:e}"
             );
         }
     }
@@ -405,8 +406,10 @@ fn five_steps_of_adamw_are_those_of_pytorch() {
     // A model whose token table has the fixture's shape: the optimiser takes a model's parameters,
     // nothing less.
     let config = serde_json::json!({
-        "model_type": "llama", "hidden_size": 3, "intermediate_size": 1, "num_hidden_layers": 1, "vocab_size": 4,
-        "num_attention_heads": 1, "head_dim": 2, "max_position_embeddings": 4, "tie_word_embeddings": true
+        "model_type": "llama", "hidden_size": 3, "intermediate_size": 1, "num_hidden_layers": 1,
+            "vocab_size": 4,
+        "num_attention_heads": 1, "head_dim": 2, "max_position_embeddings": 4,
+            "tie_word_embeddings": true
     });
     let spec = ModelSpec::from_config(&minitron::config(&config).unwrap(), &registry()).unwrap();
     let options = LoadOptions {

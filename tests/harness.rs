@@ -115,7 +115,8 @@ fn measured() -> Option<Vec<Measured>> {
     let as_hellaswag = |r: Value| {
         let (activity, context) = r["context"].as_str().unwrap().split_once(": ").unwrap();
         let (first, second) = context.rsplit_once(". ").unwrap_or((context, ""));
-        json!({ "activity_label": activity, "ctx_a": format!("{first}."), "ctx_b": second, "endings": r["choices"],
+        json!({ "activity_label": activity, "ctx_a": format!("{first}."), "ctx_b": second,
+            "endings": r["choices"],
                 "label": r["gold"].to_string() })
     };
     let as_arc = |r: Value| {
@@ -126,16 +127,26 @@ fn measured() -> Option<Vec<Measured>> {
         let (choices, answer) = lettered(&r);
         json!({ "question_stem": r["context"], "choices": choices, "answerKey": answer })
     };
-    let as_piqa = |r: Value| json!({ "goal": r["context"], "sol1": r["choices"][0], "sol2": r["choices"][1], "label": r["gold"] });
-    let as_mmlu = |r: Value| json!({ "question": r["context"], "subject": "abstract_algebra", "choices": r["choices"], "answer": r["gold"] });
-    let as_lambada = |r: Value| json!({ "text": format!("{} {}", r["context"].as_str().unwrap(), r["target"].as_str().unwrap()) });
+    let as_piqa = |r: Value| {
+        json!({ "goal": r["context"], "sol1": r["choices"][0],
+        "sol2": r["choices"][1], "label": r["gold"] })
+    };
+    let as_mmlu = |r: Value| {
+        json!({ "question": r["context"], "subject": "abstract_algebra",
+        "choices": r["choices"], "answer": r["gold"] })
+    };
+    let as_lambada = |r: Value| {
+        json!({ "text": format!("{} {}", r["context"].as_str().unwrap(),
+        r["target"].as_str().unwrap()) })
+    };
     // Words that these models know.
     let as_story = |r: Value| {
         let words: Vec<&str> = r["text"].as_str().unwrap().split(' ').collect();
         json!({ "text": words[..words.len().min(30)].join(" ") })
     };
     let blanks = BLANKS.map(|(sentence, option1, option2, answer)| {
-        json!({ "sentence": sentence, "option1": option1, "option2": option2, "answer": answer.to_string() })
+        json!({ "sentence": sentence, "option1": option1, "option2": option2,
+            "answer": answer.to_string() })
     });
     let of = |file: &str, n, as_published: &dyn Fn(Value) -> Value| {
         Some(

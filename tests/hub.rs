@@ -257,7 +257,8 @@ fn head(begin: usize, len: usize) -> String {
     match begin {
         0 => format!("HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n"),
         _ => format!(
-            "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {begin}-{}/{len}\r\ncontent-length: {}\r\n",
+            "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes \
+             {begin}-{}/{len}\r\ncontent-length: {}\r\n",
             len - 1,
             len - begin
         ),
@@ -492,7 +493,8 @@ fn a_snapshot_that_lacks_a_shard_is_not_whole() {
             fs::read(&path).unwrap(),
         );
         files.push(
-            json!({ "rfilename": name, "lfs": { "sha256": digest::of_file(&path).unwrap(), "size": bytes.len() } }),
+            json!({ "rfilename": name, "lfs": { "sha256": digest::of_file(&path).unwrap(),
+                "size": bytes.len() } }),
         );
         hub.answer(name, Answer::Gives(bytes));
     }
@@ -538,7 +540,8 @@ fn folders_of_modules_and_templates_come_along_and_without_their_settings_a_snap
         } else {
             format!("{idx}_{kind}")
         };
-        json!({ "idx": idx, "name": idx.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}") })
+        json!({ "idx": idx, "name": idx.to_string(), "path": path,
+            "type": format!("sentence_transformers.models.{kind}") })
     };
     let modules = json!([
         module(0, "Transformer"),

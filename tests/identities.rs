@@ -476,7 +476,8 @@ fn caches_and_states_name_the_other_teacher() {
 #[test]
 fn a_model_that_changed_in_its_place_is_noticed() {
     let desk = Models::new();
-    let text = "[[stages]]\nname = \"scores\"\ndo = \"score\"\nmodel = \"base\"\ndata = [\"text.txt\"]\nsamples = 4\nseq_len = 16\n";
+    let text = "[[stages]]\nname = \"scores\"\ndo = \"score\"\nmodel = \"base\"\ndata = \
+                [\"text.txt\"]\nsamples = 4\nseq_len = 16\n";
     let recipe = Recipe::parse(text, &desk.at("recipe.toml")).unwrap();
     let again = || {
         desk.with(|context| {

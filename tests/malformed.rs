@@ -382,7 +382,8 @@ fn a_file_that_changes_while_it_is_open_is_an_error_and_not_the_end() {
 
 #[test]
 fn a_shape_whose_product_overflows_is_refused() {
-    let info = json!({ "a": { "dtype": "F32", "shape": [1u64 << 40, 1u64 << 40], "data_offsets": [0, 4] } });
+    let info = json!({ "a": { "dtype": "F32", "shape": [1u64 << 40, 1u64 << 40],
+        "data_offsets": [0, 4] } });
     let given =
         Given::llama().with_weights(&[header(info.to_string().as_bytes()), vec![0; 4]].concat());
     given.refuses_model(
@@ -1061,7 +1062,10 @@ fn illegal_sizes_name_the_nearest_legal_ones() {
     );
     given.refuses_prune(
         "plan",
-        &["hidden: 12 is not legal, expected a multiple of 8 up to 32; nearest: --hidden 16 or --hidden 8"],
+        &[
+            "hidden: 12 is not legal, expected a multiple of 8 up to 32; nearest: --hidden 16 or \
+             --hidden 8",
+        ],
         |o| {
             o.hidden = Some(12);
         },
@@ -1086,7 +1090,8 @@ fn illegal_heads_under_grouped_queries_name_the_nearest_legal_ones() {
     let given = Given::llama().scored();
     given.refuses_prune(
         "plan",
-        &["heads: 3 is not legal, expected a multiple of 2 up to 4; nearest: --heads 4 or --heads 2"],
+        &["heads: 3 is not legal, expected a multiple of 2 up to 4; nearest: --heads 4 or --heads \
+           2"],
         |o| {
             o.heads = Some(3);
         },
@@ -1103,7 +1108,10 @@ fn widths_that_a_family_cannot_express_name_the_nearest_ones() {
     let given = Given::new(&tiny_gpt2()).scored();
     given.refuses_prune(
         "plan",
-        &["hidden: 20 is not legal, expected a multiple of 8 up to 32; nearest: --hidden 24 or --hidden 16"],
+        &[
+            "hidden: 20 is not legal, expected a multiple of 8 up to 32; nearest: --hidden 24 or \
+             --hidden 16",
+        ],
         |o| {
             o.hidden = Some(20);
         },
@@ -1627,7 +1635,8 @@ proptest! {
 
     #[test]
     fn numbers_put_into_configs_never_panic(at in 0usize..12, number in prop_oneof![
-        any::<i64>().prop_map(Value::from), (-2i64..70).prop_map(Value::from), any::<f64>().prop_map(|x| json!(x)),
+        any::<i64>().prop_map(Value::from), (-2i64..70).prop_map(Value::from),
+            any::<f64>().prop_map(|x| json!(x)),
     ]) {
         for config in minitron::families() {
             let mut config = with_demo_vocabulary(config);

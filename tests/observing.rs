@@ -56,7 +56,8 @@ prompt = "One"
 max_new_tokens = 40
 "#;
 
-const DISTILL: &str = "distill --teacher teacher --student student --data text.txt --seq-len 32 --batch-size 4 --lr 3e-3 --threads 1";
+const DISTILL: &str = "distill --teacher teacher --student student --data text.txt --seq-len 32 \
+                       --batch-size 4 --lr 3e-3 --threads 1";
 
 fn workspace() -> Workspace {
     Workspace::with_teacher_and_student().file("recipe.toml", RECIPE)

@@ -174,8 +174,10 @@ fn a_recipe_names_its_libraries_and_pins_them() {
     let (dir, model, text) = desk();
     let recipe = |pin: &str| {
         let text = format!(
-            "[plugins]\nmine = {{ path = \"{}\"{pin} }}\n[[stages]]\nname = \"scores\"\ndo = \"score\"\n\
-             model = \"{model}\"\ndata = [\"{text}\"]\nmetrics = [{{ type = \"mean_power\" }}]\nsamples = 4\nseq_len = 32\n",
+            "[plugins]\nmine = {{ path = \"{}\"{pin} }}\n[[stages]]\nname = \"scores\"\ndo \
+             = \"score\"\n\
+             model = \"{model}\"\ndata = [\"{text}\"]\nmetrics = [{{ type = \"mean_power\" \
+             }}]\nsamples = 4\nseq_len = 32\n",
             examples().display()
         );
         let path = dir.path().join("recipe.toml");
@@ -235,7 +237,8 @@ fn what_is_no_plugin_of_this_build_is_refused_by_what_it_is() {
     let other = patched(&dir, "other.so", |bytes| bytes[18] = 183);
     insta::assert_snapshot!(
         check(&other),
-        @"error: plugin: `other.so` (DIR/other.so): built for another processor: expected x86_64, got aarch64; build it on, or for, this machine"
+        @"error: plugin: `other.so` (DIR/other.so): built for another processor: expected x86_64, \
+          got aarch64; build it on, or for, this machine"
     );
     let absent = dir.path().join("absent.so").display().to_string();
     assert!(
@@ -303,7 +306,8 @@ fn libraries_of_others_are_refused() {
     rustc(&["--crate-type", "cdylib", "-o", "plain.so", "empty.rs"]);
     insta::assert_snapshot!(
         refusal(&dir, &["plugins", "check", &at("plain.so")], 1),
-        @"error: plugin: `plain.so` (DIR/plain.so): no MINITRON_HANDSHAKE in it: not a plugin of minitron; call minitron_core::export_plugins!()"
+        @"error: plugin: `plain.so` (DIR/plain.so): no MINITRON_HANDSHAKE in it: not a plugin of \
+          minitron; call minitron_core::export_plugins!()"
     );
     // One that needs a libtorch which goes away.
     rustc(&[
@@ -425,9 +429,11 @@ fn a_new_plugin_builds_passes_and_runs_as_it_is_and_its_panic_is_an_error() {
     // One that panics where it is asked, shown and dropped: no unwinding leaves its library.
     let broken = good.replace(
         "        // One number per window and unit;",
-        "        assert!(self.power < 0.0, \"power is {}\", self.power);\n        // One number per window and unit;",
+        "        assert!(self.power < 0.0, \"power is {}\", self.power);\n        // One number \
+         per window and unit;",
     );
-    let dropped = "\nimpl Drop for Seen {\n    fn drop(&mut self) {\n        panic!(\"at its end\");\n    }\n}\n";
+    let dropped = "\nimpl Drop for Seen \
+                   {\n    fn drop(&mut self) {\n        panic!(\"at its end\");\n    }\n}\n";
     fs::write(&code, broken + dropped).unwrap();
     cargo(&["build"]);
     let said = refusal(&dir, &score, 1);
@@ -751,7 +757,8 @@ fn recipes_are_checked_before_they_run_and_described_by_a_schema() {
     };
     insta::assert_snapshot!(
         refusal(&dir, &["recipe", "check", &recipe("{ type = \"activation\", as = \"a\", seq = \"median\" }")], 2),
-        @"error: stages[0] (a): metrics: recipe: importance `activation`: unknown variant `median`, expected one of `mean`, `l2`, `var`"
+        @"error: stages[0] (a): metrics: recipe: importance `activation`: unknown variant \
+          `median`, expected one of `mean`, `l2`, `var`"
     );
     let unknown = refusal(
         &dir,

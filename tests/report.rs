@@ -24,7 +24,8 @@ static RUNS: LazyLock<Runs> = LazyLock::new(|| {
     .unwrap();
     add_demo_tokenizer(dir.path()).unwrap();
     fs::write(at("text.txt"), minitron::some_text()).unwrap();
-    let training = "data = [\"text.txt\"]\nseq_len = 32\nbatch_size = 4\neval_data = [\"text.txt\"]\neval_samples = 4\n";
+    let training = "data = [\"text.txt\"]\nseq_len = 32\nbatch_size = 4\neval_data = \
+                    [\"text.txt\"]\neval_samples = 4\n";
     let stage = |name: &str, job: &str, rest: &str| {
         format!("[[stages]]\nname = \"{name}\"\ndo = \"{job}\"\n{rest}\n")
     };
@@ -131,24 +132,34 @@ fn folder(name: &str, value: &Value) -> TempDir {
 }
 
 fn a_search() -> Value {
-    let curve = json!([{ "tokens": 1000, "step": 1, "loss": 5.0 }, { "tokens": 2000, "step": 2, "loss": 4.0 }]);
+    let curve = json!([{ "tokens": 1000, "step": 1, "loss": 5.0 }, { "tokens": 2000, "step": 2,
+        "loss": 4.0 }]);
     let candidate = |name: &str, n_params: u64, loss: f64, out: Value| {
-        json!({ "name": name, "sizes": { "hidden": 48, "mlp": 96 }, "n_params": n_params, "memory_bytes": 4 * n_params,
-            "zero_shot": { "loss": 6.0, "rank": 1 }, "curve": curve, "loss": loss, "rank": 1, "eliminated_at": out })
+        json!({ "name": name, "sizes": { "hidden": 48, "mlp": 96 }, "n_params": n_params,
+            "memory_bytes": 4 * n_params,
+            "zero_shot": { "loss": 6.0, "rank": 1 }, "curve": curve, "loss": loss, "rank": 1,
+                "eliminated_at": out })
     };
-    json!({ "format": 1, "minitron": "0.1.0", "model": "teacher", "target": { "params": 100_000, "tolerance": 0.05 }, "seed": 3,
-        "candidates": [candidate("c01", 100_000, 4.0, Value::Null), candidate("c02", 99_000, 4.5, json!(0))],
-        "rungs": [{ "n_candidates": 2, "tokens": 1000, "steps": 1, "seconds": 2.5 }], "winner": { "name": "c01", "dir": "winner" } })
+    json!({ "format": 1, "minitron": "0.1.0", "model": "teacher", "target": { "params": 100_000,
+        "tolerance": 0.05 }, "seed": 3,
+        "candidates": [candidate("c01", 100_000, 4.0, Value::Null), candidate("c02", 99_000, 4.5,
+            json!(0))],
+        "rungs": [{ "n_candidates": 2, "tokens": 1000, "steps": 1, "seconds": 2.5 }], "winner": {
+            "name": "c01", "dir": "winner" } })
 }
 
 fn a_comparison() -> Value {
     let row = |name: &str, loss: f64| {
-        json!({ "name": name, "status": "done", "values": { "loss": { "mean": loss, "std": 0.01, "by_seed": [loss, loss] } },
-            "curve": [{ "tokens": 1, "loss": 5.0 }, { "tokens": 2, "loss": loss }], "samples": ["<script>alert(1)</script>"] })
+        json!({ "name": name, "status": "done", "values": { "loss": { "mean": loss, "std": 0.01,
+            "by_seed": [loss, loss] } },
+            "curve": [{ "tokens": 1, "loss": 5.0 }, { "tokens": 2, "loss": loss }],
+                "samples": ["<script>alert(1)</script>"] })
     };
-    json!({ "format": 1, "title": "Losses", "seeds": [0, 1], "spec": { "tokens": 5, "skipped": null },
+    json!({ "format": 1, "title": "Losses", "seeds": [0, 1], "spec": { "tokens": 5,
+        "skipped": null },
         "columns": [{ "key": "loss", "title": "held-out loss", "better": "lower" }],
-        "rows": [row("kl", 4.0), row("mse", 4.25), { "name": "bad", "status": "failed", "error": "no <memory>" }],
+        "rows": [row("kl", 4.0), row("mse", 4.25), { "name": "bad", "status": "failed",
+            "error": "no <memory>" }],
         "checks": [{ "says": "kl is best", "holds": true, "detail": "4 < 4.25" }] })
 }
 
@@ -323,7 +334,8 @@ fn searches_and_comparisons_become_pages() {
     );
     // A search that keeps its options names its text, and is repeated by them.
     let mut search = a_search();
-    search["options"] = json!({ "model": "teacher", "scores": "scores", "data": ["train.txt"], "eval_data": ["valid.txt"], "screen": null });
+    search["options"] = json!({ "model": "teacher", "scores": "scores", "data": ["train.txt"],
+        "eval_data": ["valid.txt"], "screen": null });
     search["warnings"] = json!(["candidate c02 goes no further"]);
     let search = folder("search.json", &search);
     let (page, said) = report(&[search.path()]);

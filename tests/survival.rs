@@ -14,8 +14,10 @@ use minitron_core::random::SplitMix;
 use serde_json::{Value, json};
 
 /// A distillation that evaluates and saves often.
-const DISTILL: &str = "distill --teacher teacher --student student --data text.txt --eval-data text.txt \
-    --eval-samples 2 --seq-len 32 --batch-size 4 --lr 3e-3 --threads 1 --checkpoint-every 7 --eval-every 14";
+const DISTILL: &str = "distill --teacher teacher --student student --data text.txt --eval-data \
+    text.txt \
+    --eval-samples 2 --seq-len 32 --batch-size 4 --lr 3e-3 --threads 1 --checkpoint-every 7 \
+    --eval-every 14";
 
 /// Starts a command and returns once a file is there.
 fn start(workspace: &Workspace, words: &str, file: &str) -> Child {
@@ -151,9 +153,12 @@ fn a_second_signal_ends_a_training_at_once_and_other_work_ends_at_the_first() {
 #[test]
 fn an_interrupted_recipe_goes_on_with_the_same_command() {
     let workspace = Workspace::with_teacher_and_student();
-    let recipe = "[[stages]]\nname = \"long\"\ndo = \"distill\"\nteacher = \"teacher\"\nstudent = \"student\"\n\
-        data = [\"text.txt\"]\neval_data = [\"text.txt\"]\nschedule = \"wsd\"\ntokens = \"60k\"\nseq_len = 32\n\
-        batch_size = 4\nkeep = 1\n\n[[stages]]\nname = \"say\"\ndo = \"generate\"\nmodel = \"long\"\nprompt = \"A\"\n";
+    let recipe = "[[stages]]\nname = \"long\"\ndo = \"distill\"\nteacher = \"teacher\"\nstudent \
+                  = \"student\"\n\
+                  data = [\"text.txt\"]\neval_data = [\"text.txt\"]\nschedule = \"wsd\"\ntokens \
+                  = \"60k\"\nseq_len = 32\n\
+                  batch_size = 4\nkeep = 1\n\n[[stages]]\nname = \"say\"\ndo = \"generate\"\nmodel \
+                  = \"long\"\nprompt = \"A\"\n";
     fs::write(workspace.at("recipe.toml"), recipe).unwrap();
     let child = start_steps(
         &workspace,

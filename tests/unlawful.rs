@@ -491,14 +491,20 @@ impl Corpus for BadText {
 
 fn descriptors() -> [Descriptor; 9] {
     [
-        descriptor! { Architecture for BadFamily { tag: "bad_family", summary: "a test", source: "a test" } },
+        descriptor! { Architecture for BadFamily { tag: "bad_family", summary: "a \
+        test", source: "a test" } },
         descriptor! { Axis for BadAxis { tag: "bad_axis", summary: "a test", source: "a test" } },
-        descriptor! { Importance for BadMetric { tag: "bad_metric", summary: "a test", source: "a test" } },
-        descriptor! { Allocator for BadAllocator { tag: "bad_allocator", summary: "a test", source: "a test" } },
+        descriptor! { Importance for BadMetric { tag: "bad_metric", summary: "a test", source: "a \
+        test" } },
+        descriptor! { Allocator for BadAllocator { tag: "bad_allocator", summary: "a \
+        test", source: "a test" } },
         descriptor! { Reconstruction for BadReconstruction { tag: "bad_reconstruction", summary: "a test", source: "a test" } },
-        descriptor! { LogitLoss for BadLoss { tag: "bad_loss", summary: "a test", source: "a test" } },
-        descriptor! { StateLoss for BadStates { tag: "bad_states", summary: "a test", source: "a test" } },
-        descriptor! { Evaluator for BadMeasure { tag: "bad_measure", summary: "a test", source: "a test" } },
+        descriptor! { LogitLoss for BadLoss { tag: "bad_loss", summary: "a test", source: "a \
+        test" } },
+        descriptor! { StateLoss for BadStates { tag: "bad_states", summary: "a test", source: "a \
+        test" } },
+        descriptor! { Evaluator for BadMeasure { tag: "bad_measure", summary: "a test", source: "a \
+        test" } },
         descriptor! { Corpus for BadText { tag: "bad_text", summary: "a test", source: "a test" } },
     ]
 }
@@ -728,7 +734,8 @@ impl Scorer for BrittleScorer {
 
 #[test]
 fn what_panics_while_shown_or_dropped_unwinds_no_further_than_its_guard() {
-    let plugin = descriptor! { Importance for Brittle { tag: "brittle", summary: "a test", source: "a test" } };
+    let plugin = descriptor! { Importance for Brittle { tag: "brittle", summary: "a \
+    test", source: "a test" } };
     let plugin: &'static Descriptor = Box::leak(Box::new(plugin));
     let registry = registry()
         .with_library(String::new(), vec![plugin])
@@ -814,6 +821,7 @@ fn a_measurement_that_is_no_number_is_the_evaluators_error_with_its_key_and_valu
         .unwrap_err();
     insta::assert_snapshot!(
         error,
-        @"plugin: `bad_measure` (minitron 0.1.0): `largest` came out as inf: expected a finite number; the model's outputs may overflow, or its weights not be finite"
+        @"plugin: `bad_measure` (minitron 0.1.0): `largest` came out as inf: expected a finite \
+          number; the model's outputs may overflow, or its weights not be finite"
     );
 }

@@ -63,7 +63,8 @@ pub fn folder(model: &str, bar: &Bar) -> Result<PathBuf> {
         .to_lowercase();
     if ["1", "true", "yes", "on"].contains(&offline.as_str()) {
         return Err(Error::Data(format!(
-            "`{model}` is no folder here and not whole in the cache, and HF_HUB_OFFLINE keeps it from being fetched; unset \
+            "`{model}` is no folder here and not whole in the cache, and HF_HUB_OFFLINE keeps it \
+             from being fetched; unset \
              it, or name a folder"
         )));
     }
@@ -128,7 +129,8 @@ impl<'a> Hub<'a> {
 
     fn failed(&self, cause: impl std::fmt::Display) -> Error {
         Error::Data(format!(
-            "`{}` is no folder here, and the hub did not give it: {cause}; check the name and the network",
+            "`{}` is no folder here, and the hub did not give it: {cause}; check the name and the \
+             network",
             self.model
         ))
     }
@@ -323,7 +325,8 @@ impl<'a> Hub<'a> {
     fn cut_off(&self, file: &Announced, part: &Path, cause: &dyn std::fmt::Display) -> Error {
         let (name, begun, n_bytes) = (&file.name, n_bytes_of(part), file.n_bytes);
         Error::Data(format!(
-            "`{}`: {name}: expected {n_bytes} bytes, got {begun} ({cause}); the same command goes on there",
+            "`{}`: {name}: expected {n_bytes} bytes, got {begun} ({cause}); the same command goes \
+             on there",
             self.model
         ))
     }

@@ -70,7 +70,8 @@ fn filter(common: &Common) -> Result<Option<Targets>> {
     };
     let wrong = || {
         Error::Recipe(format!(
-            "{name}: expected error, warn, info, debug or trace, or rooms such as minitron_engine::train=debug,info, got \
+            "{name}: expected error, warn, info, debug or trace, or rooms such as \
+             minitron_engine::train=debug,info, got \
              `{words}`"
         ))
     };

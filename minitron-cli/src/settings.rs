@@ -147,6 +147,7 @@ fn device(word: &str) -> Result<Device> {
         return Ok(Device::Cuda(index as usize));
     }
     Err(Error::Recipe(format!(
-        "--device {word}: {n_cuda} CUDA devices are visible; a CUDA build of libtorch is needed (make libtorch CUDA=1)"
+        "--device {word}: {n_cuda} CUDA devices are visible; a CUDA build of libtorch is needed \
+         (make libtorch CUDA=1)"
     )))
 }

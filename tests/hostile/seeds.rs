@@ -76,13 +76,17 @@ pub fn crashes() -> Seeds {
     let gz = gz.finish().unwrap_or_default();
     let place = json!({ "epoch": 0, "block": u64::MAX, "window": u64::MAX, "n_carried": u64::MAX,
         "place": { "spec": 0, "item": u64::MAX, "document": u64::MAX } });
-    let state = json!({ "step": 2, "n_tokens": 0, "n_skipped": 0, "n_skipped_in_row": 0, "elapsed_s": 0, "best": null,
+    let state = json!({ "step": 2, "n_tokens": 0, "n_skipped": 0, "n_skipped_in_row": 0,
+        "elapsed_s": 0, "best": null,
         "identity": {}, "metrics_len": u64::MAX, "data": { "digest": "", "mean_width": u64::MAX,
             "lanes": [{ "start": place, "n_taken": 0, "n_total": 0 }] } });
-    let turned = json!({ "model_type": "llama", "hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 1,
-        "num_attention_heads": 1, "head_dim": 65536, "vocab_size": 2, "max_position_embeddings": 1048576 });
+    let turned = json!({ "model_type": "llama", "hidden_size": 2, "intermediate_size": 2,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1, "head_dim": 65536, "vocab_size": 2,
+            "max_position_embeddings": 1048576 });
     let decoder = r#"{"version":"1.0","added_tokens":[],"decoder":{"type":},"model":{"type":"BPE","vocab":{},"merges":[]}}"#;
-    let run = json!({ "minitron": "", "recipe": "", "seed": 0, "device": "", "dtype": "", "stages": [
+    let run = json!({ "minitron": "", "recipe": "", "seed": 0, "device": "", "dtype": "",
+        "stages": [
         { "name": "../../outside", "do": "score", "inputs": "" }] });
     let nested = format!(
         "{{\"messages\":[{{\"role\":\"user\",\"content\":{}",
@@ -269,7 +273,8 @@ fn models(seeds: &mut Seeds, dir: &Path) -> Result<()> {
 
 fn decisions(seeds: &mut Seeds, dir: &Path) -> Result<()> {
     let kept = json!({ "kept": {
-        "depth": [0, 1], "hidden": [0, 1, 2, 3, 4, 5, 6, 7], "mlp.0": [0, 2, 4, 6], "mlp.1": [1, 2, 3, 4],
+        "depth": [0, 1], "hidden": [0, 1, 2, 3, 4, 5, 6, 7], "mlp.0": [0, 2, 4, 6], "mlp.1": [1, 2,
+            3, 4],
         "heads.0": [0, 2], "heads.1": [1, 3], "kv_heads.0": [0, 1]
     }, "sizes": {} });
     seeds.push(("plan", "kept".into(), kept.to_string().into_bytes()));
@@ -333,36 +338,47 @@ fn words(seeds: &mut Seeds) {
     ] {
         seeds.push(("recipe", name.into(), line.as_bytes().to_vec()));
     }
-    let added = json!([{ "id": 0, "content": "<s>", "special": true, "single_word": false, "lstrip": false,
+    let added = json!([{ "id": 0, "content": "<s>", "special": true, "single_word": false,
+        "lstrip": false,
         "rstrip": false, "normalized": false }]);
     let table = |model: Value, rest: Value| {
-        let mut table = json!({ "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-            "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null, "model": model });
+        let mut table = json!({ "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": added,
+            "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+                "model": model });
         rest.as_object()
             .into_iter()
             .flatten()
             .for_each(|(key, value)| table[key] = value.clone());
         table.to_string()
     };
-    let vocab = json!({ "<s>": 0, "a": 1, "b": 2, "ab": 3, "Ġ": 4, "O": 5, "n": 6, "c": 7, "e": 8, "##c": 9, "[UNK]": 10 });
-    let level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    let vocab = json!({ "<s>": 0, "a": 1, "b": 2, "ab": 3, "Ġ": 4, "O": 5, "n": 6, "c": 7, "e": 8,
+        "##c": 9, "[UNK]": 10 });
+    let level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+        "use_regex": true });
     let bpe = table(
-        json!({ "type": "BPE", "vocab": vocab, "merges": [["a", "b"]], "fuse_unk": false, "byte_fallback": true }),
+        json!({ "type": "BPE", "vocab": vocab, "merges": [["a", "b"]], "fuse_unk": false,
+            "byte_fallback": true }),
         json!({ "pre_tokenizer": level, "decoder": level, "post_processor": level }),
     );
     let split = json!({ "type": "Sequence", "pretokenizers": [
-        { "type": "Split", "pattern": { "Regex": "\\s+(?!\\S)|\\p{L}+" }, "behavior": "Isolated", "invert": false },
+        { "type": "Split", "pattern": { "Regex": "\\s+(?!\\S)|\\p{L}+" }, "behavior": "Isolated",
+            "invert": false },
         { "type": "Digits", "individual_digits": true }] });
-    let normal = json!({ "type": "Sequence", "normalizers": [{ "type": "NFKC" }, { "type": "Lowercase" },
+    let normal = json!({ "type": "Sequence", "normalizers": [{ "type": "NFKC" }, {
+        "type": "Lowercase" },
         { "type": "Replace", "pattern": { "String": " " }, "content": "▁" }] });
     let pieces = table(
         json!({ "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100, "vocab": vocab }),
-        json!({ "pre_tokenizer": split, "normalizer": normal, "decoder": { "type": "WordPiece", "prefix": "##", "cleanup": true } }),
+        json!({ "pre_tokenizer": split, "normalizer": normal, "decoder": { "type": "WordPiece",
+            "prefix": "##", "cleanup": true } }),
     );
     let unigram = table(
-        json!({ "type": "Unigram", "unk_id": 0, "vocab": [["<s>", 0.0], ["▁", -1.0], ["O", -2.0], ["nce", -2.5]], "byte_fallback": false }),
-        json!({ "pre_tokenizer": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true } }),
+        json!({ "type": "Unigram", "unk_id": 0, "vocab": [["<s>", 0.0], ["▁", -1.0], ["O", -2.0],
+            ["nce", -2.5]], "byte_fallback": false }),
+        json!({ "pre_tokenizer": { "type": "Metaspace", "replacement": "▁",
+            "prepend_scheme": "always", "split": true } }),
     );
     let config = br#"{"bos_token":"<s>","eos_token":{"content":"<s>"},"add_bos_token":true,"add_eos_token":false}"#;
     for (name, table) in [("bpe", bpe), ("pieces", pieces), ("unigram", unigram)] {
@@ -484,11 +500,14 @@ fn chats(seeds: &mut Seeds) {
         json!([{ "type": "function", "function": { "name": "f", "arguments": { "x": 1.5 } } }]);
     let messages = json!([{ "role": "system", "content": "Short." },
         { "role": "user", "content": [{ "type": "text", "text": "one é?" }] },
-        { "role": "assistant", "content": "1", "thinking": "it is" }, { "role": "user", "content": "two" },
-        { "role": "assistant", "content": null, "tool_calls": calls, "weight": 1 }, { "role": "tool", "content": { "n": 2 } },
+        { "role": "assistant", "content": "1", "thinking": "it is" }, { "role": "user",
+            "content": "two" },
+        { "role": "assistant", "content": null, "tool_calls": calls, "weight": 1 }, {
+            "role": "tool", "content": { "n": 2 } },
         { "role": "assistant", "content": " 2\n", "weight": 0 }]);
     let turns = json!([{ "from": "human", "value": "one" }, { "from": "gpt", "value": "1" },
-        { "from": "function_call", "value": "{\"name\":\"f\",\"arguments\":{}}" }, { "from": "observation", "value": "2" }]);
+        { "from": "function_call", "value": "{\"name\":\"f\",\"arguments\":{}}" }, {
+            "from": "observation", "value": "2" }]);
     let tools = json!([{ "type": "function", "function": { "name": "f", "parameters": {} } }]);
     for (name, record) in [
         ("list", messages.clone()),
@@ -503,11 +522,13 @@ fn chats(seeds: &mut Seeds) {
         ("texts", json!({ "prompt": "one é", "completion": " 1" })),
         (
             "prompt",
-            json!({ "prompt": [{ "role": "user", "content": "one" }], "completion": [{ "role": "assistant", "content": "1" }] }),
+            json!({ "prompt": [{ "role": "user", "content": "one" }], "completion": [{
+                "role": "assistant", "content": "1" }] }),
         ),
         (
             "alpaca",
-            json!({ "instruction": "one", "input": "2", "output": "3", "history": [["a", "b"]], "system": "s" }),
+            json!({ "instruction": "one", "input": "2", "output": "3", "history": [["a", "b"]],
+                "system": "s" }),
         ),
     ] {
         seeds.push(("conversation", name.into(), record.to_string().into_bytes()));
@@ -572,7 +593,8 @@ fn parquet_file(compression: parquet::basic::Compression) -> parquet::errors::Re
 
 fn trainings(seeds: &mut Seeds, dir: &Path) -> Result<()> {
     for (name, vocab, dtype, row) in [("f16", 100, "f16", 20), ("f32", 70_000, "f32", 36)] {
-        let header = json!({ "format": "minitron teacher cache 1", "teacher": "t", "computed_in": "f32",
+        let header = json!({ "format": "minitron teacher cache 1", "teacher": "t",
+            "computed_in": "f32",
             "vocab": vocab, "top_k": 4, "dtype": dtype });
         let (mut index, mut rows) = (Vec::new(), Vec::new());
         for (first, n) in [(0u64, 2u32), (2, 1)] {
@@ -590,10 +612,13 @@ fn trainings(seeds: &mut Seeds, dir: &Path) -> Result<()> {
         ));
     }
     let state = json!({
-        "step": 2, "n_tokens": 32, "n_skipped": 0, "n_skipped_in_row": 0, "elapsed_s": 0.5, "best": null,
+        "step": 2, "n_tokens": 32, "n_skipped": 0, "n_skipped_in_row": 0, "elapsed_s": 0.5,
+            "best": null,
         "identity": { "settings": { "lr": 0.1 } }, "metrics_len": 10,
-        "data": { "digest": "x", "mean_width": 4, "lanes": [{ "start": { "epoch": 1, "block": 0, "window": 0,
-            "place": { "spec": 0, "item": 0, "document": 0 }, "n_carried": 0 }, "n_taken": 1, "n_total": 4 }] }
+        "data": { "digest": "x", "mean_width": 4, "lanes": [{ "start": { "epoch": 1, "block": 0,
+            "window": 0,
+            "place": { "spec": 0, "item": 0, "document": 0 }, "n_carried": 0 }, "n_taken": 1,
+                "n_total": 4 }] }
     });
     let optimizer = super::targets::optimizer()?;
     let tensors = stored(&optimizer.to_source()?, dir)?;
@@ -629,8 +654,10 @@ fn reports(seeds: &mut Seeds, dir: &Path) -> Result<()> {
         let place = |name| NAMES.iter().position(|other| *other == name).unwrap_or(0) as u8;
         place(first) + 8 * place(second)
     };
-    let run = json!({ "minitron": "0.1.0", "recipe": "r.toml", "seed": 1, "device": "cpu", "dtype": "float", "stages": [
-        { "name": "a", "do": "prune", "inputs": "x", "result": { "seconds": 1.0, "n_params": 10 }, "seconds": 2.0,
+    let run = json!({ "minitron": "0.1.0", "recipe": "r.toml", "seed": 1, "device": "cpu",
+        "dtype": "float", "stages": [
+        { "name": "a", "do": "prune", "inputs": "x", "result": { "seconds": 1.0, "n_params": 10 },
+            "seconds": 2.0,
           "options": { "model": "m" } }] });
     seeds.push((
         "report",

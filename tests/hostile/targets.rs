@@ -421,9 +421,11 @@ fn length(document: &Document) -> usize {
 /// A record of conversations in every layout, up to its text by templates with and without marks.
 pub fn conversation(bytes: &[u8]) {
     const MARKED: &str = include_str!("../chat/chatml.jinja");
-    const UNMARKED: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[end]{% endfor %}\
+    const UNMARKED: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim \
+                            }}[end]{% endfor %}\
                             {% if add_generation_prompt %}[assistant]{% endif %}";
-    thread_local! { static TEMPLATES: Vec<ChatTemplate> = [MARKED, UNMARKED].into_iter().filter_map(compiled).collect(); }
+    thread_local! { static TEMPLATES: Vec<ChatTemplate> = [MARKED,
+    UNMARKED].into_iter().filter_map(compiled).collect(); }
     let Ok(record) = serde_json::from_slice::<Value>(bytes) else {
         return;
     };
@@ -482,13 +484,16 @@ fn check_answers(rendered: &Rendered) {
 pub fn template(bytes: &[u8]) {
     thread_local! {
         static CHAT: Option<Conversation> = {
-            let call = json!({ "type": "function", "function": { "name": "f", "arguments": { "x": 1 } } });
+            let call = json!({ "type": "function", "function": { "name": "f", "arguments": {
+                "x": 1 } } });
             let record = json!({
                 "messages": [
-                    { "role": "system", "content": "Short." }, { "role": "user", "content": "one é?" },
+                    { "role": "system", "content": "Short." }, { "role": "user", "content": "one \
+                                                                                             é?" },
                     { "role": "assistant", "content": "1", "reasoning_content": "it is" },
                     { "role": "user", "content": [{ "type": "text", "text": "two" }] },
-                    { "role": "assistant", "tool_calls": [call] }, { "role": "tool", "content": "2" },
+                    { "role": "assistant", "tool_calls": [call] }, { "role": "tool",
+                        "content": "2" },
                     { "role": "assistant", "content": "2\n" },
                 ],
                 "tools": [{ "type": "function", "function": { "name": "f", "parameters": {} } }],

@@ -488,8 +488,10 @@ fn weighted_mixtures_of_long_and_short_documents_too() {
     let data = tempfile::tempdir().unwrap();
     let specs: Vec<DataSpec> = [("long.jsonl", 0.6, 40), ("short.jsonl", 0.4, 4)]
         .map(|(name, weight, length)| {
-            let document =
-                |i: usize| json!({ "ids": (0..length + i % 5).map(|t| (7 * i + 3 * t) % 61).collect::<Vec<_>>() });
+            let document = |i: usize| {
+                json!({ "ids": (0..length + i % 5).map(|t|
+                    (7 * i + 3 * t) % 61).collect::<Vec<_>>() })
+            };
             let text: Vec<String> = (0..30).map(|i| document(i).to_string()).collect();
             let path = data.path().join(name);
             std::fs::write(&path, text.join("\n")).unwrap();

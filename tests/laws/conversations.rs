@@ -20,7 +20,8 @@ use super::{REORDERED, relative};
 
 /// Writes each message between words of its role; the demo's tokenizer has no token for any of
 /// them.
-const TEMPLATE: &str = "{%- for m in messages -%}{{ '[' + m.role + ']' + m.content + '[end]' }}{%- endfor -%}\
+const TEMPLATE: &str = "{%- for m in messages -%}{{ '[' + m.role + ']' + m.content + '[end]' \
+                        }}{%- endfor -%}\
                         {%- if add_generation_prompt -%}{{ '[assistant]' }}{%- endif -%}";
 
 /// A folder with a tokenizer and a chat template, and data beside it.
@@ -144,7 +145,8 @@ fn every_layout_gives_the_same_windows() {
         talk(&[("user", user), ("assistant", assistant)]),
         json!({ "messages": [{ "role": "user", "content": [{ "type": "text", "text": user }] },
                              { "role": "assistant", "content": assistant }] }),
-        json!({ "conversations": [{ "from": "human", "value": user }, { "from": "gpt", "value": assistant }] }),
+        json!({ "conversations": [{ "from": "human", "value": user }, { "from": "gpt",
+            "value": assistant }] }),
         json!({ "prompt": [{ "role": "user", "content": user }],
                 "completion": [{ "role": "assistant", "content": assistant }] }),
         json!({ "instruction": user, "input": "", "output": assistant }),
@@ -188,7 +190,8 @@ fn a_completion_counts_and_its_prompt_does_not() {
 
 /// The same with marks.
 const MARKED: &str = "{%- for m in messages -%}{{ '[' + m.role + ']' }}\
-                      {%- if m.role == 'assistant' -%}{%- generation -%}{{ m.content + '[end]' }}{%- endgeneration -%}\
+                      {%- if m.role == 'assistant' -%}{%- generation -%}{{ m.content + '[end]' \
+                      }}{%- endgeneration -%}\
                       {%- else -%}{{ m.content + '[end]' }}{%- endif -%}{%- endfor -%}\
                       {%- if add_generation_prompt -%}{{ '[assistant]' }}{%- endif -%}";
 
@@ -237,9 +240,14 @@ fn answers_of_weight_0_do_not_count_and_other_weights_are_refused() {
     }
     workspace.text.mask = LossMask::Answers;
     // In ShareGPT's layout too.
-    let said = |from: &str, value: &str, weight: Value| json!({ "from": from, "value": value, "weight": weight });
-    let record = json!({ "conversations": [said("human", "the cat", json!(0)), said("gpt", "saw", json!(0)),
-                                           said("human", "when", Value::Null), said("gpt", "one day", json!(1))] });
+    let said = |from: &str, value: &str, weight: Value| {
+        json!({ "from": from, "value": value,
+        "weight": weight })
+    };
+    let record = json!({ "conversations": [said("human", "the cat", json!(0)), said("gpt", "saw",
+        json!(0)),
+                                           said("human", "when", Value::Null), said("gpt", "one \
+                                                                                            day", json!(1))] });
     let path = workspace.put("share.jsonl", &[record]);
     assert_eq!(
         workspace.predicted(&workspace.windows(&path).unwrap()),
@@ -289,7 +297,8 @@ fn conversations_stay_whole_and_long_ones_are_cut_where_a_turn_ends() {
 
 /// Counts messages and letters in each message's head, so what is said is nowhere the same between
 /// the same words.
-const UNTELLABLE: &str = "{%- for m in messages -%}{{ '[' ~ messages | length ~ m.role ~ m.content | length ~ ']' }}\
+const UNTELLABLE: &str = "{%- for m in messages -%}{{ '[' ~ messages | length ~ m.role ~ m.content \
+                          | length ~ ']' }}\
                           {{- m.content ~ '[end]' }}{%- endfor -%}";
 
 #[test]

@@ -122,7 +122,8 @@ fn any_desk() -> impl Strategy<Value = Desk> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 32,
+        ..ProptestConfig::default() })]
 
     #[test]
     fn a_resumed_feed_gives_what_would_have_come(desk in any_desk()) {
@@ -142,7 +143,8 @@ proptest! {
             prop_assert_eq!(&resumed.take(n).unwrap()[..], &pieces[at..at + n], "from {}", at);
             if at % 15 == 0 {
                 loader.seek(&saved).unwrap();
-                prop_assert_eq!(&loader.take(n).unwrap()[..], &pieces[at..at + n], "back to {}", at);
+                prop_assert_eq!(&loader.take(n).unwrap()[..], &pieces[at..at + n], "back to \
+                                                                                    {}", at);
             }
         }
     }

@@ -23,7 +23,8 @@ use super::{Model, REORDERED, load, relative};
 /// ones; one rotation and two.
 fn with_pairs() -> Vec<Value> {
     let by_type = json!({
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "sliding_window": 4,
         "query_pre_attn_scalar": 8
     });
     vec![
@@ -141,14 +142,17 @@ fn dead_pairs_are_ranked_last_and_removing_them_changes_nothing() {
 fn rotations() -> Vec<Value> {
     let longrope = json!({
         "rope_type": "longrope", "rope_theta": 100.0, "original_max_position_embeddings": 16,
-        "short_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5], "long_factor": [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+        "short_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5], "long_factor": [2.0, 3.0, 4.0,
+            5.0, 6.0, 7.0, 8.0, 9.0]
     });
     let llama3 = json!({
-        "rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
         "original_max_position_embeddings": 16
     });
     let yarn = json!({
-        "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4.0
+        "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0,
+            "original_max_position_embeddings": 16, "beta_fast": 4.0
     });
     vec![
         json!({}),
@@ -194,7 +198,8 @@ fn the_pairs_that_stay_turn_as_before() {
 #[test]
 fn states_hold_whatever_the_length() {
     let longer = json!({ "head_dim": 16, "max_position_embeddings": 64, "rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8
     } });
     let model = Model::new(&decoder("llama", &longer), 42).unwrap();
@@ -320,8 +325,10 @@ fn a_config_states_what_it_needs_and_keeps_what_else_it_says() {
     assert!(rope["attention_factor"].as_f64().is_some() && rope.get("beta_fast").is_none());
 
     let by_type = json!({
-        "layer_types": ["sliding_attention", "full_attention", "full_attention"], "sliding_window": 4,
-        "rope_theta": 1e6, "rope_local_base_freq": 100.0, "rope_scaling": { "rope_type": "linear", "factor": 8.0 }
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "sliding_window": 4,
+        "rope_theta": 1e6, "rope_local_base_freq": 100.0, "rope_scaling": { "rope_type": "linear",
+            "factor": 8.0 }
     });
     let both = stated(&decoder("gemma3_text", &by_type), &[0, 3]);
     assert!(both.get("rope_scaling").is_none());

@@ -32,15 +32,18 @@ fn sizes(pairs: &[(&str, usize)]) -> Sizes {
 
 fn nemotron(hidden: usize, heads: usize, mlp: usize) -> Value {
     json!({
-        "model_type": "nemotron", "hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": 32,
-        "num_attention_heads": heads, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 256_000,
+        "model_type": "nemotron", "hidden_size": hidden, "intermediate_size": mlp,
+            "num_hidden_layers": 32,
+        "num_attention_heads": heads, "num_key_value_heads": 8, "head_dim": 128,
+            "vocab_size": 256_000,
         "max_position_embeddings": 4096, "partial_rotary_factor": 0.5, "tie_word_embeddings": false
     })
 }
 
 fn llama(layers: usize, hidden: usize, mlp: usize) -> Value {
     json!({
-        "model_type": "llama", "hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers,
+        "model_type": "llama", "hidden_size": hidden, "intermediate_size": mlp,
+            "num_hidden_layers": layers,
         "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128_256,
         "max_position_embeddings": 131_072, "rope_theta": 500_000.0, "tie_word_embeddings": false
     })
@@ -141,7 +144,8 @@ fn fewer_key_value_heads_leave_equally_many_query_heads_each() {
     assert_eq!(heads(&[(KV_HEADS, 4), (HEADS, 4)]).unwrap(), 4);
     insta::assert_snapshot!(
         heads(&[(KV_HEADS, 4), (HEADS, 20)]).unwrap_err(),
-        @"plan: heads: 20 is not legal, expected a multiple of 4 up to 16 (with 4 kv_heads); nearest: --heads 16 --kv-heads 4"
+        @"plan: heads: 20 is not legal, expected a multiple of 4 up to 16 (with 4 kv_heads); \
+          nearest: --heads 16 --kv-heads 4"
     );
     let rankings = random_rankings(&model, 1).unwrap();
     let plan = space
@@ -507,7 +511,8 @@ fn replicates_say_which_units_survive() {
     assert!(explained["mlp.1"].stable.is_none());
     insta::assert_snapshot!(
         plan.explain(&rankings, &model, Some(4)).unwrap_err(),
-        @"recipe: bootstrap: expected 4 replicates of `m/mlp.1`, the scores hold 0; run `minitron score --bootstrap 4`"
+        @"recipe: bootstrap: expected 4 replicates of `m/mlp.1`, the scores hold 0; run `minitron \
+          score --bootstrap 4`"
     );
 }
 

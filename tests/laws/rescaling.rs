@@ -26,7 +26,8 @@ pub(super) fn decoder(family: &str, more: &Value) -> Value {
 fn gemma3(tied: bool) -> Value {
     let layer_types = ["sliding_attention", "full_attention", "sliding_attention"];
     let more = json!({
-        "layer_types": layer_types, "sliding_window": 4, "query_pre_attn_scalar": 8, "tie_word_embeddings": tied,
+        "layer_types": layer_types, "sliding_window": 4, "query_pre_attn_scalar": 8,
+            "tie_word_embeddings": tied,
         "hidden_activation": "gelu_pytorch_tanh"
     });
     decoder("gemma3_text", &more)
@@ -39,7 +40,8 @@ fn normed_by_mean_square() -> Vec<Value> {
         decoder("qwen3", &json!({ "tie_word_embeddings": true })),
         decoder(
             "gemma2",
-            &json!({ "sliding_window": 4, "query_pre_attn_scalar": 8, "tie_word_embeddings": true }),
+            &json!({ "sliding_window": 4, "query_pre_attn_scalar": 8,
+                "tie_word_embeddings": true }),
         ),
         gemma3(true),
         gemma3(false),

@@ -45,8 +45,10 @@ fn the_polynomial_counts_what_the_spec_counts() {
 fn nemotron_15b() -> ModelSpec {
     let value = json!({
         "architectures": ["NemotronForCausalLM"], "model_type": "nemotron", "hidden_size": 6144,
-        "intermediate_size": 24576, "num_hidden_layers": 32, "num_attention_heads": 48, "num_key_value_heads": 8,
-        "head_dim": 128, "vocab_size": 256_000, "max_position_embeddings": 4096, "norm_eps": 1e-5, "hidden_act": "relu2",
+        "intermediate_size": 24576, "num_hidden_layers": 32, "num_attention_heads": 48,
+            "num_key_value_heads": 8,
+        "head_dim": 128, "vocab_size": 256_000, "max_position_embeddings": 4096, "norm_eps": 1e-5,
+            "hidden_act": "relu2",
         "partial_rotary_factor": 0.5, "rope_theta": 10000.0, "tie_word_embeddings": false,
     });
     ModelSpec::from_config(&config(&value).unwrap(), &registry()).unwrap()
@@ -588,7 +590,8 @@ fn a_comparison_that_cannot_be_meant_is_refused_with_its_place() {
             "known: score, prune",
         ),
         (
-            "model = \"m\"\n[[rows]]\nname = \"a\"\n[[checks]]\nsays = \"\"\nholds = \"{b.loss} < 1\"",
+            "model = \"m\"\n[[rows]]\nname = \"a\"\n[[checks]]\nsays = \"\"\nholds = \"{b.loss} < \
+             1\"",
             "ROW.COLUMN",
         ),
         (

@@ -93,7 +93,8 @@ fn a_list_of_widths_gives_each_layer_an_axis_and_one_number_ties_them() {
     assert_eq!((mixed["mlp.0"], mixed["mlp.1"], mixed["mlp.2"]), (12, 8, 8));
     insta::assert_snapshot!(
         unequal.complete(&sizes(&[(MLP, 16)])).unwrap_err(),
-        @"plan: mlp.2: 16 is not legal, expected a multiple of 4 up to 8; nearest: --size mlp.0=16 --size mlp.1=16 --size mlp.2=8"
+        @"plan: mlp.2: 16 is not legal, expected a multiple of 4 up to 8; nearest: --size mlp.0=16 \
+          --size mlp.1=16 --size mlp.2=8"
     );
     // Equal ones are one axis until somebody asks for one of them.
     let equal = space(&uneven(&json!([24, 24, 24])));
@@ -101,7 +102,8 @@ fn a_list_of_widths_gives_each_layer_an_axis_and_one_number_ties_them() {
     assert_eq!(equal.complete(&sizes(&[("mlp.1", 8)])).unwrap()[MLP], 24);
     insta::assert_snapshot!(
         equal.complete(&sizes(&[("mlp.1", 9)])).unwrap_err(),
-        @"plan: mlp.1: 9 is not legal, expected a multiple of 4 up to 24; nearest: --size mlp.1=8 or --size mlp.1=12"
+        @"plan: mlp.1: 9 is not legal, expected a multiple of 4 up to 24; nearest: --size mlp.1=8 \
+          or --size mlp.1=12"
     );
     let llama =
         space(&ModelSpec::from_config(&config(&tiny_llama()).unwrap(), &registry()).unwrap());
@@ -194,6 +196,7 @@ fn a_plan_of_unequal_layers_is_refused_where_the_config_has_one_number() {
     };
     insta::assert_snapshot!(
         plan.checked(&space(&spec), &spec).unwrap_err(),
-        @"plan: `mlp.1` keeps 8 units, `mlp.0` 48; this family's config has one number for all layers (`intermediate_size`): keep 48 in each"
+        @"plan: `mlp.1` keeps 8 units, `mlp.0` 48; this family's config has one number for all \
+          layers (`intermediate_size`): keep 48 in each"
     );
 }

@@ -97,16 +97,20 @@ pub fn write_tiny(dir: &Path, config: &Value, seed: u64) -> Result<()> {
 /// A small Llama with grouped queries.
 pub fn tiny_llama() -> Value {
     serde_json::json!({
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
-        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 61,
-        "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": false, "hidden_act": "silu"
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 32,
+            "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+            "vocab_size": 61,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": false,
+            "hidden_act": "silu"
     })
 }
 
 /// A small GPT-2.
 pub fn tiny_gpt2() -> Value {
     serde_json::json!({
-        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_inner": 48, "n_layer": 3,
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_inner": 48,
+            "n_layer": 3,
         "n_head": 4, "vocab_size": 61, "n_positions": 64, "activation_function": "gelu_new"
     })
 }
@@ -114,8 +118,10 @@ pub fn tiny_gpt2() -> Value {
 /// A small BERT with a masked-language head.
 pub fn tiny_bert() -> Value {
     serde_json::json!({
-        "model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 32, "intermediate_size": 48,
-        "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 61, "max_position_embeddings": 64,
+        "model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 32,
+            "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 61,
+            "max_position_embeddings": 64,
         "type_vocab_size": 2, "hidden_act": "gelu"
     })
 }
@@ -123,8 +129,10 @@ pub fn tiny_bert() -> Value {
 /// A small Nemotron with grouped queries and partial rotation.
 pub fn tiny_nemotron() -> Value {
     serde_json::json!({
-        "model_type": "nemotron", "architectures": ["NemotronForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
-        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 61,
+        "model_type": "nemotron", "architectures": ["NemotronForCausalLM"], "hidden_size": 32,
+            "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+            "vocab_size": 61,
         "max_position_embeddings": 64, "partial_rotary_factor": 0.5, "tie_word_embeddings": false
     })
 }
@@ -133,9 +141,12 @@ pub fn tiny_nemotron() -> Value {
 /// layers, two rotations.
 pub fn tiny_gemma3() -> Value {
     serde_json::json!({
-        "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
-        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 61,
-        "max_position_embeddings": 64, "sliding_window": 5, "query_pre_attn_scalar": 12, "tie_word_embeddings": true,
+        "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "hidden_size": 32,
+            "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+            "vocab_size": 61,
+        "max_position_embeddings": 64, "sliding_window": 5, "query_pre_attn_scalar": 12,
+            "tie_word_embeddings": true,
         "sliding_window_pattern": 2
     })
 }
@@ -144,8 +155,10 @@ pub fn tiny_gemma3() -> Value {
 /// three layers.
 pub fn tiny_olmo3() -> Value {
     serde_json::json!({
-        "model_type": "olmo3", "architectures": ["Olmo3ForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
-        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 61,
+        "model_type": "olmo3", "architectures": ["Olmo3ForCausalLM"], "hidden_size": 32,
+            "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+            "vocab_size": 61,
         "max_position_embeddings": 64, "sliding_window": 4, "tie_word_embeddings": false
     })
 }
@@ -153,8 +166,10 @@ pub fn tiny_olmo3() -> Value {
 /// A small GPT-NeoX: attention beside the MLP, queries, keys and values fused head by head.
 pub fn tiny_neox() -> Value {
     serde_json::json!({
-        "model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "hidden_size": 32, "intermediate_size": 48,
-        "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 61, "max_position_embeddings": 64,
+        "model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "hidden_size": 32,
+            "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 61,
+            "max_position_embeddings": 64,
         "rotary_pct": 0.5, "tie_word_embeddings": false
     })
 }

@@ -24,7 +24,8 @@ pub struct Glm4 {}
 minitron_core::plugin! {
     Architecture for Glm4 {
         tag: "glm4",
-        summary: "GLM-4 (norms around parts; neighbouring channels of queries and keys turn together)",
+        summary: "GLM-4 (norms around parts; neighbouring channels of queries and keys turn \
+                  together)",
         source: "arXiv 2406.12793",
     }
 }
@@ -42,7 +43,8 @@ impl Architecture for Glm4 {
             eps: config.number_or("rms_norm_eps", 1.5625e-7)?,
         };
         // What a config may leave to the class.
-        let defaults = json!({ "head_dim": 128, "num_key_value_heads": 2, "max_position_embeddings": 131_072 });
+        let defaults = json!({ "head_dim": 128, "num_key_value_heads": 2,
+            "max_position_embeddings": 131_072 });
         let mut decoder = Decoder::new("glm4", config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.names = Names {
             post_norms: ["post_self_attn_layernorm", "post_mlp_layernorm"],

@@ -58,7 +58,8 @@ pub fn new(common: &Common, kind: Kind, dir: &Path) -> Result<()> {
     let core = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../minitron-core"));
     let core = core.canonicalize().map_err(|_| {
         let message =
-            "plugins new: this program's own sources are not where it was built; clone them and build it again";
+            "plugins new: this program's own sources are not where it was built; clone them and \
+             build it again";
         Error::Recipe(message.into())
     })?;
     let Template {
@@ -90,7 +91,8 @@ pub fn new(common: &Common, kind: Kind, dir: &Path) -> Result<()> {
     }
     output.commit()?;
     let next = format!(
-        "cd {} && cargo test --release && cargo build --release && minitron plugins check {library}",
+        "cd {} && cargo test --release && cargo build --release && minitron plugins check \
+         {library}",
         dir.display()
     );
     output::show(
@@ -226,7 +228,8 @@ fn readme(kind: Kind, tag: &str, library: &str) -> String {
         }
         Kind::Loss | Kind::StateLoss => {
             format!(
-                "minitron --plugin LIB distill --teacher T --student S --data TEXT --loss {tag} --out OUT"
+                "minitron --plugin LIB distill --teacher T --student S --data TEXT --loss {tag} \
+                 --out OUT"
             )
         }
         Kind::Evaluator => {
@@ -235,8 +238,10 @@ fn readme(kind: Kind, tag: &str, library: &str) -> String {
         Kind::Corpus => format!("minitron --plugin LIB eval MODEL --data FILE.{tag}"),
     };
     format!(
-        "# {tag}\n\nA plugin for minitron: {kind}.\n\n```\ncargo test --release\ncargo build --release\n\
-         minitron plugins check {library}\nminitron --plugin {library} plugins show {kind}/{tag}\n{}\n```\n",
+        "# {tag}\n\nA plugin for minitron: {kind}.\n\n```\ncargo test --release\ncargo build \
+         --release\n\
+         minitron plugins check {library}\nminitron --plugin {library} plugins show \
+         {kind}/{tag}\n{}\n```\n",
         used.replace("LIB", library)
     )
 }

@@ -222,7 +222,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chrome {
             None => about.name().to_owned(),
         };
         self.file.add(&json!({
-            "ph": "X", "name": name, "cat": about.target(), "pid": 1, "tid": tid, "ts": self.at(begin),
+            "ph": "X", "name": name, "cat": about.target(), "pid": 1, "tid": tid,
+                "ts": self.at(begin),
             "dur": micros(end.saturating_duration_since(begin)), "args": open.args,
         }));
     }

@@ -63,7 +63,8 @@ impl Progress for Bar {
         } else {
             ProgressBar::new(total)
         };
-        let template = "{prefix} {wide_bar:.cyan/dim} {percent:>3} % of {human_len}  {per_sec}  ETA {eta}  {msg}";
+        let template = "{prefix} {wide_bar:.cyan/dim} {percent:>3} % of {human_len}  {per_sec}  \
+                        ETA {eta}  {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸─"));
         }

@@ -226,8 +226,10 @@ impl Decoder {
             && !defaults.reads_partial
             && rotary.n_rotated != self.shape.head_dim
         {
-            let why = "`partial_rotary_factor`: expected 1 in this family, got less; `transformers` turns all channels \
-                       whatever it says, other tools a part: take it out where all turn (what turns nothing works)";
+            let why = "`partial_rotary_factor`: expected 1 in this family, got less; \
+                       `transformers` turns all channels \
+                       whatever it says, other tools a part: take it out where all turn (what \
+                       turns nothing works)";
             rotary.scaling = RotaryScaling::Unsupported {
                 why: why.to_owned(),
             };
@@ -251,7 +253,8 @@ impl Decoder {
         };
         if slides.contains(&true) && window.is_none() {
             return Err(self.config.error(
-                "`layer_types`: some layers are sliding_attention, but `sliding_window` gives no window; state it, or make \
+                "`layer_types`: some layers are sliding_attention, but `sliding_window` gives no \
+                 window; state it, or make \
                  them full_attention",
             ));
         }
@@ -324,14 +327,13 @@ pub fn stated_windows(config: &Config, n_layers: usize) -> Result<Option<Vec<boo
             "`layer_types`: expected {n_layers} entries, one for a layer, got {found}"
         )));
     }
-    let slides = |word: &Value| {
-        match word.as_str() {
+    let slides = |word: &Value| match word.as_str() {
         Some("sliding_attention") => Ok(true),
         Some("full_attention") => Ok(false),
         _ => Err(config.error(format!(
-            "`layer_types`: expected full_attention or sliding_attention, got {word}; other kinds are not computed"
+            "`layer_types`: expected full_attention or sliding_attention, got {word}; other kinds \
+             are not computed"
         ))),
-    }
     };
     list.iter().map(slides).collect::<Result<_>>().map(Some)
 }

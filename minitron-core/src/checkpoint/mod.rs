@@ -54,7 +54,8 @@ impl Checkpoint {
         if !dir.is_dir() {
             return Err(Error::checkpoint(
                 dir,
-                "no such model folder; expected one with config.json and model.safetensors, or a hub id `org/name`",
+                "no such model folder; expected one with config.json and model.safetensors, or a \
+                 hub id `org/name`",
             ));
         }
         links::refuse_outside(dir)?;

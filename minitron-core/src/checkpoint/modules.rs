@@ -88,7 +88,8 @@ pub fn modules(model_dir: &Path) -> Result<Option<Vec<Module>>> {
         }
         if module.is_transformer() && !folder.is_empty() {
             let message = format!(
-                "the transformer lies in `{folder}`; move its files beside {MODULES}, and set its path to \"\""
+                "the transformer lies in `{folder}`; move its files beside {MODULES}, and set its \
+                 path to \"\""
             );
             return Err(wrong(message));
         }
@@ -131,7 +132,8 @@ impl DenseFile {
         let dir = model_dir.join(&module.folder);
         if !dir.join(SINGLE).is_file() {
             let message = format!(
-                "expected {SINGLE} of module {}; load the model with sentence-transformers and save it again, which writes one",
+                "expected {SINGLE} of module {}; load the model with sentence-transformers and \
+                 save it again, which writes one",
                 module.name()
             );
             return Err(Error::checkpoint(&dir, message));

@@ -16,12 +16,18 @@ struct Format {
 
 const DEQUANTIZE: &str = "python -c \"from transformers import AutoModelForCausalLM as M; \
      M.from_pretrained('{dir}', device_map='auto').dequantize().save_pretrained('{dir}-plain')\"";
-const COMPRESSED: &str = "python -c \"from transformers import AutoModelForCausalLM as M, CompressedTensorsConfig as C; \
-     M.from_pretrained('{dir}', quantization_config=C(dequantize=True)).save_pretrained('{dir}-plain')\"";
-const FP8: &str = "python -c \"from transformers import AutoModelForCausalLM as M, FineGrainedFP8Config as C; \
-     M.from_pretrained('{dir}', quantization_config=C(dequantize=True)).save_pretrained('{dir}-plain')\"";
-const MXFP4: &str = "python -c \"from transformers import AutoModelForCausalLM as M, Mxfp4Config as C; \
-     M.from_pretrained('{dir}', quantization_config=C(dequantize=True)).save_pretrained('{dir}-plain')\"";
+const COMPRESSED: &str = "python -c \"from transformers import AutoModelForCausalLM as M, \
+                          CompressedTensorsConfig as C; \
+                          M.from_pretrained('{dir}', \
+                          quantization_config=C(dequantize=True)).save_pretrained('{dir}-plain')\"";
+const FP8: &str = "python -c \"from transformers import AutoModelForCausalLM as M, \
+                   FineGrainedFP8Config as C; \
+                   M.from_pretrained('{dir}', \
+                   quantization_config=C(dequantize=True)).save_pretrained('{dir}-plain')\"";
+const MXFP4: &str = "python -c \"from transformers import AutoModelForCausalLM as M, Mxfp4Config \
+                     as C; \
+                     M.from_pretrained('{dir}', \
+                     quantization_config=C(dequantize=True)).save_pretrained('{dir}-plain')\"";
 const MLX: &str = "python -m mlx_lm convert --hf-path {dir} --dequantize --mlx-path {dir}-plain";
 const ORIGINAL: &str = "take the model that it was quantised from";
 

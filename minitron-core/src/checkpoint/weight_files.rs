@@ -41,7 +41,8 @@ struct Other {
     way: &'static str,
 }
 
-const LOAD_AND_SAVE: &str = "python -c \"from transformers import {class} as M; M.from_pretrained('{dir}').save_pretrained('{dir}')\"";
+const LOAD_AND_SAVE: &str = "python -c \"from transformers import {class} as M; \
+                             M.from_pretrained('{dir}').save_pretrained('{dir}')\"";
 const ORIGINAL: &str = "take the repository that `transformers` reads, or its conversion script";
 
 /// The likelier ones first.
@@ -141,7 +142,8 @@ impl WeightFiles {
         };
         if found == WeightFiles::Single(dir.join(SINGLE)) && dir.join(INDEX).exists() {
             remarks.warnings.push(format!(
-                "{}: {SINGLE} and {INDEX} are both there; {SINGLE} is read, as `transformers` does: \
+                "{}: {SINGLE} and {INDEX} are both there; {SINGLE} is read, as `transformers` \
+                 does: \
                  remove the one that is not meant",
                 dir.display()
             ));
@@ -149,7 +151,8 @@ impl WeightFiles {
         if is_adapter(&names) {
             let merge = merge_adapter(dir);
             remarks.warnings.push(format!(
-                "{}: an adapter lies beside the weights and is not applied; `transformers` applies it where peft is \
+                "{}: an adapter lies beside the weights and is not applied; `transformers` applies \
+                 it where peft is \
                  installed. To have it in the weights: {merge}",
                 dir.display()
             ));

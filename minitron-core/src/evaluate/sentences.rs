@@ -167,7 +167,8 @@ impl SentenceModules {
                 _ => {
                     let place = if is_pooled { "" } else { " before pooling" };
                     let message = format!(
-                        "modules.json: module {}{place} is not supported, and without it the vectors would be others",
+                        "modules.json: module {}{place} is not supported, and without it the \
+                         vectors would be others",
                         module.name()
                     );
                     return Err(Error::checkpoint(dir, message));
@@ -214,7 +215,8 @@ impl ModuleStep {
             "Sigmoid" => DenseActivation::Sigmoid,
             _ => {
                 let message = format!(
-                    "`activation_function`: {class} is not supported; expected Identity, Tanh, ReLU, GELU or Sigmoid"
+                    "`activation_function`: {class} is not supported; expected Identity, Tanh, \
+                     ReLU, GELU or Sigmoid"
                 );
                 return Err(config.error(message));
             }

@@ -170,7 +170,8 @@ fn n_replicates(name: &str, ranking: &Ranking, asked: Option<usize>) -> Result<u
     let found = ranking.replicates.len();
     match asked {
         Some(asked) if asked > found => Err(Error::Recipe(format!(
-            "bootstrap: expected {asked} replicates of `{}/{name}`, the scores hold {found}; run `minitron score \
+            "bootstrap: expected {asked} replicates of `{}/{name}`, the scores hold {found}; run \
+             `minitron score \
              --bootstrap {asked}`",
             ranking.metric
         ))),

@@ -32,7 +32,8 @@ impl Ranking {
     pub fn new(group: &PruneGroup, scores: &[f32]) -> Result<Self> {
         if scores.len() != group.n_units {
             let message = format!(
-                "`{}` has {} units, the scores hold {}; they belong to another model: score this one",
+                "`{}` has {} units, the scores hold {}; they belong to another model: score this \
+                 one",
                 group.dim,
                 group.n_units,
                 scores.len()
@@ -238,7 +239,8 @@ fn replicates(scores: &Scores, name: &str, group: &PruneGroup) -> Result<Vec<Vec
         Some(other) => {
             let (expected, got) = (group.n_units, other.len());
             let message = format!(
-                "the replicates of `{name}`: expected {expected} units each, got {got}; score it again"
+                "the replicates of `{name}`: expected {expected} units each, got {got}; score it \
+                 again"
             );
             Err(Error::Recipe(message))
         }

@@ -101,7 +101,8 @@ impl Plan {
                     .map(|key| format!("`{}`", key.path()))
                     .collect();
                 let message = format!(
-                    "`{name}` keeps {} units, `{of_first}` {common}; this family's config has one number for all layers ({}): \
+                    "`{name}` keeps {} units, `{of_first}` {common}; this family's config has one \
+                     number for all layers ({}): \
                      keep {common} in each",
                     kept.len(),
                     keys.join(", ")

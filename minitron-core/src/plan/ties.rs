@@ -222,24 +222,45 @@ impl Ties {
             own.or_else(|| sizes.get(kind)).copied()
         };
         let size = |kind: &str| of(sizes, kind).or_else(|| of(&self.source, kind));
-        self.constraints.iter().find_map(|constraint| match constraint {
-            Constraint::Product { of: kind, by, times, why } => {
-                let (product, factor) = (size(kind)?, size(by)?);
-                let message =
-                    || format!("{kind} {product} with {factor} {by}: {why}, so {kind} must be {by} x {times}");
-                (product != factor.saturating_mul(*times)).then(message)
-            }
-            Constraint::Divides { divisor, of: kind, why } => {
-                let (multiple, by) = (size(kind)?, size(divisor)?);
-                let is_source = of(&self.source, kind) == Some(multiple) && of(&self.source, divisor) == Some(by);
-                let is_legal = multiple.is_multiple_of(by.max(1)) || is_source;
-                (!is_legal).then(|| format!("{kind} {multiple} with {by} {divisor}: {why}"))
-            }
-            Constraint::Held { kind, why } => {
-                let (wanted, full) = (size(kind)?, of(&self.source, kind)?);
-                (wanted != full).then(|| format!("{kind}: {wanted} is not legal, it keeps its {full}: {why}"))
-            }
-        })
+        self.constraints
+            .iter()
+            .find_map(|constraint| match constraint {
+                Constraint::Product {
+                    of: kind,
+                    by,
+                    times,
+                    why,
+                } => {
+                    let (product, factor) = (size(kind)?, size(by)?);
+                    let message = || {
+                        format!(
+                            "{kind} {product} with {factor} {by}: {why}, so {kind} must be {by} \
+                             x {times}"
+                        )
+                    };
+                    (product != factor.saturating_mul(*times)).then(message)
+                }
+                Constraint::Divides {
+                    divisor,
+                    of: kind,
+                    why,
+                } => {
+                    let (multiple, by) = (size(kind)?, size(divisor)?);
+                    let is_source = of(&self.source, kind) == Some(multiple)
+                        && of(&self.source, divisor) == Some(by);
+                    let is_legal = multiple.is_multiple_of(by.max(1)) || is_source;
+                    (!is_legal).then(|| format!("{kind} {multiple} with {by} {divisor}: {why}"))
+                }
+                Constraint::Held { kind, why } => {
+                    let (wanted, full) = (size(kind)?, of(&self.source, kind)?);
+                    (wanted != full).then(|| {
+                        format!(
+                            "{kind}: {wanted} is not legal, it keeps its \
+                             {full}: {why}"
+                        )
+                    })
+                }
+            })
     }
 }
 
@@ -331,7 +352,8 @@ mod tests {
         );
         // The source's own sizes are as they are.
         assert_eq!(objection(&[("experts", 9), ("groups", 2)]), "");
-        let says = "hidden 16 with 3 heads: a config of this family has no head_dim, so hidden must be heads x 8";
+        let says = "hidden 16 with 3 heads: a config of this family has no head_dim, so hidden \
+                    must be heads x 8";
         assert_eq!(objection(&[("hidden", 16), ("heads", 3)]), says);
         assert_eq!(
             objection(&[("latent", 4)]),

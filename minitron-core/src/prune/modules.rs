@@ -184,7 +184,8 @@ impl ModuleChanges {
 
 fn cannot(module: &Module, why: &str) -> Error {
     Error::Plan(format!(
-        "the sentence encoder's module {} cannot be pruned: {why}; keep hidden and layers whole, or take it out of modules.json",
+        "the sentence encoder's module {} cannot be pruned: {why}; keep hidden and layers whole, \
+         or take it out of modules.json",
         module.name()
     ))
 }

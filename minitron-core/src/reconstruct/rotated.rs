@@ -186,7 +186,8 @@ pub(super) fn check_turns(spec: &ModelSpec) -> Result<()> {
         return Ok(());
     };
     Err(Error::Recipe(format!(
-        "the residual stream can be turned where RMS norms stand before each part, as in Llama; `{}` has {found}: \
+        "the residual stream can be turned where RMS norms stand before each part, as in Llama; \
+         `{}` has {found}: \
          leave the rotation out",
         spec.architecture
     )))

@@ -166,7 +166,8 @@ impl StudentEditor<'_> {
             return Ok(());
         };
         Err(Error::Recipe(format!(
-            "`{}` has a norm after the output projection of its {}, so what it adds to the residual stream is not linear in \
+            "`{}` has a norm after the output projection of its {}, so what it adds to the \
+             residual stream is not linear in \
              its weights and cannot be fitted; {advice}",
             self.spec().architecture,
             part.mixer.name()

@@ -316,7 +316,8 @@ impl ModelSpec {
             .collect();
         if expected != found.shape {
             let message = format!(
-                "tensor `{name}`: expected shape {expected:?} by config.json, got {:?}; the config belongs to other weights",
+                "tensor `{name}`: expected shape {expected:?} by config.json, got {:?}; the config \
+                 belongs to other weights",
                 found.shape
             );
             return Err(self.config_dir_error(message));
@@ -341,7 +342,8 @@ impl ModelSpec {
         {
             if !same_values(source, name, alias)? {
                 let message = format!(
-                    "config.json ties `{alias}` to `{name}`, the file holds different values for them; \
+                    "config.json ties `{alias}` to `{name}`, the file holds different values for \
+                     them; \
                      set tie_word_embeddings to false, or leave `{alias}` out"
                 );
                 return Err(self.config_dir_error(message));

@@ -252,7 +252,8 @@ impl Stated<'_> {
         if high <= low {
             let place = &self.place;
             let message = format!(
-                "`{place}`: expected `high_freq_factor` above `low_freq_factor`, got {high} and {low}"
+                "`{place}`: expected `high_freq_factor` above `low_freq_factor`, got {high} and \
+                 {low}"
             );
             return Err(self.config.error(message));
         }
@@ -333,7 +334,8 @@ impl Stated<'_> {
             return Ok(numbers);
         }
         Err(self.config.error(format!(
-            "`{}.{key}`: expected {} numbers above 0, one for two channels of a head that turn, got {}; correct config.json",
+            "`{}.{key}`: expected {} numbers above 0, one for two channels of a head that turn, \
+             got {}; correct config.json",
             self.place,
             n_rotated / 2,
             numbers.len()
@@ -345,8 +347,10 @@ impl Stated<'_> {
 fn unsupported(place: &str, kind: &str) -> RotaryScaling {
     let kind: String = kind.chars().take(40).collect();
     let why = format!(
-        "`{place}`: the angles of rope type `{kind}` are not computed; computed: default, linear, dynamic, llama3, yarn, \
-         longrope. Pruning by given scores and inspecting need no angles; a model that was trained without scaling is read \
+        "`{place}`: the angles of rope type `{kind}` are not computed; computed: default, linear, \
+         dynamic, llama3, yarn, \
+         longrope. Pruning by given scores and inspecting need no angles; a model that was trained \
+         without scaling is read \
          by taking `{place}` out"
     );
     RotaryScaling::Unsupported { why }
@@ -361,7 +365,8 @@ fn by_kind_of_layer(place: &str, nested: &Config) -> Option<String> {
         .find(|(_, value)| value.is_object())?;
     let kind: String = kind.chars().take(40).collect();
     Some(format!(
-        "`{place}.{kind}`: expected one set of parameters for all layers, got one for each kind of layer; angles of \
+        "`{place}.{kind}`: expected one set of parameters for all layers, got one for each kind of \
+         layer; angles of \
          several kinds are not computed for this family, what turns nothing works"
     ))
 }
@@ -371,7 +376,8 @@ fn n_rotated(config: &Config, shape: &Shape, partial: f64) -> Result<usize> {
     let n_rotated = (shape.head_dim as f64 * partial) as usize;
     if partial > 1.0 || n_rotated == 0 || !n_rotated.is_multiple_of(2) {
         return Err(config.error(format!(
-            "the rotary embedding turns {n_rotated} of {} channels of a head (`head_dim` x `partial_rotary_factor`); \
+            "the rotary embedding turns {n_rotated} of {} channels of a head (`head_dim` x \
+             `partial_rotary_factor`); \
              expected an even number from 2 to all of them",
             shape.head_dim
         )));

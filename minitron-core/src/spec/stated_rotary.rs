@@ -85,7 +85,8 @@ impl StatedRotary {
     pub(crate) fn obstacle(&self) -> Option<&'static str> {
         match self.rotary.scaling {
             RotaryScaling::Dynamic { .. } => Some(
-                "its rotation (dynamic) changes with the length of a sequence, which no list of frequencies states",
+                "its rotation (dynamic) changes with the length of a sequence, which no list of \
+                 frequencies states",
             ),
             RotaryScaling::Unsupported { .. } => Some("its kind of rotation is not computed"),
             _ => None,

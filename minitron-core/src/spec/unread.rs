@@ -152,7 +152,8 @@ pub(super) fn unread(config: &Config, architecture: &str, reads: &[&str]) -> Vec
             .filter(|value| !is_neutral(*neutral, value, config))
         {
             found.push(format!(
-                "{path}: `{key}` is {} ({meaning}), which `{architecture}` does not read; a tool that does computes \
+                "{path}: `{key}` is {} ({meaning}), which `{architecture}` does not read; a tool \
+                 that does computes \
                  another model: take the key out, or a family that reads it",
                 shortened(value)
             ));
@@ -160,7 +161,8 @@ pub(super) fn unread(config: &Config, architecture: &str, reads: &[&str]) -> Vec
     }
     if let Some(class) = foreign_class(config) {
         found.push(format!(
-            "{path}: `architectures` names {class}, `model_type` another family, by which it is read as \
+            "{path}: `architectures` names {class}, `model_type` another family, by which it is \
+             read as \
              `transformers` does; a tool that goes by the class computes another model"
         ));
     }
@@ -259,9 +261,12 @@ mod tests {
     #[test]
     fn keys_that_change_nothing_are_not_said() {
         let quiet = json!({
-            "model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "max_position_embeddings": 64,
-            "sliding_window": 64, "layer_types": ["full_attention", "full_attention"], "rotary_pct": 1, "logits_scaling": 1.0,
-            "attention_multiplier": null, "clip_qkv": null, "num_local_experts": 1, "alibi": false, "pruned_heads": {},
+            "model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"],
+                "max_position_embeddings": 64,
+            "sliding_window": 64, "layer_types": ["full_attention", "full_attention"],
+                "rotary_pct": 1, "logits_scaling": 1.0,
+            "attention_multiplier": null, "clip_qkv": null, "num_local_experts": 1, "alibi": false,
+                "pruned_heads": {},
             "qk_norm": true, "is_causal": true, "vocab_size": 5
         });
         assert_eq!(said(quiet), [""; 0]);
@@ -274,9 +279,12 @@ mod tests {
     #[test]
     fn keys_and_classes_that_another_tool_would_read_are_said() {
         let loud = json!({
-            "model_type": "llama", "architectures": ["MistralForCausalLM"], "max_position_embeddings": 64,
-            "sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"], "rotary_pct": 0.25,
-            "attention_multiplier": 0.5, "num_local_experts": 8, "is_causal": false, "use_qk_norm": true
+            "model_type": "llama", "architectures": ["MistralForCausalLM"],
+                "max_position_embeddings": 64,
+            "sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"],
+                "rotary_pct": 0.25,
+            "attention_multiplier": 0.5, "num_local_experts": 8, "is_causal": false,
+                "use_qk_norm": true
         });
         let found = said(loud);
         let keys = [

@@ -70,7 +70,8 @@ impl Windows {
         }
         if tokens.len() < seq_len {
             return Err(Error::Data(format!(
-                "{name}: {} tokens, shorter than one window of {seq_len}; give more text or a smaller --seq-len",
+                "{name}: {} tokens, shorter than one window of {seq_len}; give more text or a \
+                 smaller --seq-len",
                 tokens.len()
             )));
         }

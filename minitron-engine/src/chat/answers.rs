@@ -55,7 +55,8 @@ pub(super) fn weightless(
     if !assistant(call.conversation).any(|(_, own)| is_weightless(own)) {
         return Ok(Vec::new());
     }
-    let message = "the template marks the answers, but which of them is that of a message of `weight` 0 cannot be told";
+    let message = "the template marks the answers, but which of them is that of a message of \
+                   `weight` 0 cannot be told";
     let untold = |_| {
         Error::Data(format!(
             "{}: {message}; leave that conversation out",
@@ -99,10 +100,12 @@ struct AnswerTurn<'t, 'c> {
 
 impl AnswerTurn<'_, '_> {
     fn untold(&self) -> Error {
-        let message = "what the assistant says there cannot be told from the rest: the template renders it otherwise in the \
+        let message = "what the assistant says there cannot be told from the rest: the template \
+                       renders it otherwise in the \
                        whole conversation than at its end";
         Error::Data(format!(
-            "{}: message {}: {message}; put `{{% generation %}}` and `{{% endgeneration %}}` around it in the template",
+            "{}: message {}: {message}; put `{{% generation %}}` and `{{% endgeneration %}}` \
+             around it in the template",
             self.call.origin(),
             self.idx + 1
         ))

@@ -257,13 +257,17 @@ impl Call<'_> {
         let texts = [inputs.as_str(), expected.unwrap_or_default()];
         let unclear = |why: &str| Error::Data(format!("{}: {why}", self.origin()));
         let marks = TextMarks::absent_from(&texts).ok_or_else(|| {
-            unclear("the conversation holds all the characters by which `{% generation %}` blocks are found")
+            unclear(
+                "the conversation holds all the characters by which `{% generation %}` blocks \
+                 are found",
+            )
         })?;
         let marked = self.engine.render(variables, Some(marks))?;
         match marks.cut(&marked) {
             Some((text, ranges)) if expected.is_none_or(|expected| expected == text) => Ok(ranges),
             _ => Err(unclear(
-                "the template works on the text of its own `{% generation %}` blocks, so where it ends up is unknown; \
+                "the template works on the text of its own `{% generation %}` blocks, so where it \
+                 ends up is unknown; \
                  put them around what is printed",
             )),
         }

@@ -240,7 +240,8 @@ impl<'s> Range<'s> {
         let counts_from_end = self.from < 0 || self.to.is_some_and(|to| to < 0);
         if counts_from_end && matches!(document, Document::Part(_)) && self.held.len() >= MOST_PARTS
         {
-            let message = "a range that counts from the end holds documents back; this one is too long for that";
+            let message = "a range that counts from the end holds documents back; this one is too \
+                           long for that";
             return Err(Error::Data(format!(
                 "{message}; count from the beginning, or split the file"
             )));

@@ -62,7 +62,8 @@ impl LoaderOptions<'_> {
             )),
             Some(bare) => {
                 let message = format!(
-                    "data: `{bare}` has no weight, others do; give each one, as in 0.7*web.jsonl, or none"
+                    "data: `{bare}` has no weight, others do; give each one, as in 0.7*web.jsonl, \
+                     or none"
                 );
                 Err(Error::Recipe(message))
             }

@@ -199,7 +199,10 @@ impl Tokenizer {
     pub(super) fn inner(&self) -> Result<&tokenizers::Tokenizer> {
         self.inner.as_ref().ok_or_else(|| {
             let instead = &self.instead;
-            Error::Data(format!("the model folder has no tokenizer.json; {instead}, or give token files (.npy, .bin)"))
+            Error::Data(format!(
+                "the model folder has no tokenizer.json; {instead}, or give token \
+                 files (.npy, .bin)"
+            ))
         })
     }
 
@@ -269,7 +272,8 @@ impl Tokenize for Tokenizer {
         match ids.iter().find(|&&id| id as usize >= self.vocab) {
             None => Ok(()),
             Some(id) => Err(Error::Data(format!(
-                "token {id} lies outside the model's vocabulary of {}; the tokenizer or token file belongs to another model",
+                "token {id} lies outside the model's vocabulary of {}; the tokenizer or token file \
+                 belongs to another model",
                 self.vocab
             ))),
         }
@@ -315,7 +319,8 @@ fn instead(dir: &Path) -> String {
             };
             let (names, dir) = (names.join(" and "), dir.display());
             format!(
-                "{names} lies there, of which this makes one{with}: python -c \"from transformers import AutoTokenizer; \
+                "{names} lies there, of which this makes one{with}: python -c \"from transformers \
+                 import AutoTokenizer; \
                  AutoTokenizer.from_pretrained('{dir}').save_pretrained('{dir}')\""
             )
         }
@@ -341,7 +346,8 @@ fn check_vocabulary(inner: &tokenizers::Tokenizer, vocab: usize, path: &Path) ->
         Some((token, id)) if id as usize >= vocab => Err(Error::checkpoint(
             path,
             format!(
-                "token `{token}` has id {id}, the model's vocabulary ends at {}; the tokenizer belongs to another model",
+                "token `{token}` has id {id}, the model's vocabulary ends at {}; the tokenizer \
+                 belongs to another model",
                 vocab.saturating_sub(1)
             ),
         )),

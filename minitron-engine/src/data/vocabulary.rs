@@ -158,12 +158,16 @@ mod tests {
     fn bpe(change: impl Fn(&mut Value)) -> Tokenizer {
         let mut file = json!({
             "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
-            "added_tokens": [{ "id": 4, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
+            "added_tokens": [{ "id": 4, "content": "<end>", "single_word": false, "lstrip": false,
+                "rstrip": false,
                                "normalized": false, "special": true }],
             "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
-            "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                       "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-                       "vocab": { "a": 0, "b": 1, "ab": 2, "ba": 3 }, "merges": [["a", "b"], ["b", "a"]] }
+            "model": { "type": "BPE", "dropout": null, "unk_token": null,
+                "continuing_subword_prefix": null,
+                       "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                           "ignore_merges": false,
+                       "vocab": { "a": 0, "b": 1, "ab": 2, "ba": 3 }, "merges": [["a", "b"], ["b",
+                           "a"]] }
         });
         change(&mut file);
         let dir = tempfile::tempdir().unwrap();

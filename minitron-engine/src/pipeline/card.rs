@@ -377,7 +377,8 @@ mod tests {
             SourceCard::read(dir.path())
         };
         let card = read(
-            "\u{feff}---\r\nlicense: other\r\nlanguage:\r\n- en\r\n- de\r\ntags: [a, \"b c\"]\r\n---\r\n# T\r\n",
+            "\u{feff}---\r\nlicense: other\r\nlanguage:\r\n- en\r\n- de\r\ntags: [a, \"b \
+             c\"]\r\n---\r\n# T\r\n",
         );
         assert_eq!(card.block("license"), Some("license: other\n"));
         assert_eq!(card.block("language"), Some("language:\n- en\n- de\n"));

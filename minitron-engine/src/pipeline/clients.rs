@@ -52,7 +52,8 @@ pub(super) fn warn_of_many<'s>(
     }
     let of = |(ClientLimit { client, message }, n_refused): &(ClientLimit, usize)| {
         format!(
-            "{client}: refuses {n_refused} of {n_candidates} candidates, the first of them: {message}"
+            "{client}: refuses {n_refused} of {n_candidates} candidates, the first of them: \
+             {message}"
         )
     };
     if !refused.is_empty() {

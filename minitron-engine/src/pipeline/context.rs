@@ -182,7 +182,8 @@ impl Context<'_> {
     /// tokens.
     pub fn warn_of_date(&self, tokenizer: &Tokenizer) {
         if tokenizer.has_written_today() {
-            let message = "the chat template writes today's date; give --date YYYY-MM-DD to read the same another day";
+            let message = "the chat template writes today's date; give --date YYYY-MM-DD to read \
+                           the same another day";
             self.progress.warn(message);
         }
     }

@@ -185,7 +185,8 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
         .map(|spec| context.registry.build(spec))
         .collect::<Result<_>>()?;
     if measures.is_empty() && windows.is_some() {
-        let message = "an encoder without a head has no loss of its own; give a teacher to compare hidden states with";
+        let message = "an encoder without a head has no loss of its own; give a teacher to compare \
+                       hidden states with";
         return Err(Error::Recipe(message.into()));
     }
     let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.spec, false);
@@ -337,7 +338,8 @@ pub(super) fn kept_hidden(
         if !source.has_weights_of(&own) {
             let name = name_of(dir);
             context.progress.note(&format!(
-                "`{name}` was pruned from {source}, and its teacher is {own}: the channels that it kept are taken for those \
+                "`{name}` was pruned from {source}, and its teacher is {own}: the channels that it \
+                 kept are taken for those \
                  of its teacher"
             ));
         }

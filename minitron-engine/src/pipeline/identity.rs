@@ -62,7 +62,8 @@ impl Artefact<'_> {
         let path = path.display();
         let Some(of) = of else {
             let message = format!(
-                "{path}: does not say which model it is of, as files of earlier versions; it is taken to be of {own}"
+                "{path}: does not say which model it is of, as files of earlier versions; it is \
+                 taken to be of {own}"
             );
             context.progress.warn(&message);
             return Ok(());
@@ -71,7 +72,8 @@ impl Artefact<'_> {
             let message = format!("{path}: {what} of {of}, and the model is {own}");
             if !any_model {
                 return Err(Error::Recipe(format!(
-                    "{message}; make it of this model, or take it anyway with --any-model (any_model in recipes)"
+                    "{message}; make it of this model, or take it anyway with --any-model \
+                     (any_model in recipes)"
                 )));
             }
             context.progress.warn(&format!("{message}; taken anyway"));

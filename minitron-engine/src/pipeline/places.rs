@@ -44,7 +44,8 @@ pub(super) fn refuse_places(
     if let Some(cache) = cache {
         let whole = |path: &Path| std::path::absolute(path).at_path(path);
         if whole(cache)?.starts_with(whole(out)?) {
-            let message = "teacher_cache: lies in the output folder, which is replaced; name a folder of its own";
+            let message = "teacher_cache: lies in the output folder, which is replaced; name a \
+                           folder of its own";
             return Err(Error::Recipe(message.into()));
         }
     }

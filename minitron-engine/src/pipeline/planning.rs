@@ -155,7 +155,8 @@ impl Rounds<'_> {
         let n_rounds = self.options.rounds;
         if let Some(dim) = target.keys().find(|name| split_dim(name).1.is_some()) {
             let message = format!(
-                "rounds: `{dim}` has a size of its own, and rounds give all layers one; plan it in one round"
+                "rounds: `{dim}` has a size of its own, and rounds give all layers one; plan it in \
+                 one round"
             );
             return Err(Error::Recipe(message));
         }

@@ -57,7 +57,8 @@ impl PruneOptions {
         let ways = [self.plan.is_some(), self.allocator.is_some(), sizes_alone];
         if ways.iter().chain(&measures).filter(|&&way| way).count() != 1 {
             return Err(Error::Recipe(
-                "say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, layers, size), params, ratio \
+                "say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, \
+                 layers, size), params, ratio \
                  or memory (sizes beside them are held), allocator, or plan"
                     .into(),
             ));
@@ -76,7 +77,8 @@ impl PruneOptions {
             )));
         }
         if self.max_memory.is_some() && !self.reconstruction.heal.is_empty() {
-            let message = "max_memory: reconstructions hold the calibration text's activations, which no limit bounds";
+            let message = "max_memory: reconstructions hold the calibration text's activations, \
+                           which no limit bounds";
             return Err(Error::Recipe(format!(
                 "{message}; leave the limit out (fewer samples take less) or the reconstructions"
             )));
@@ -210,7 +212,8 @@ fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<WriteOption
     WriteOptions::within(given.saturating_sub(taken), source).map_err(|least| {
         let needed = mib(taken.saturating_add(least));
         Error::Recipe(format!(
-            "max_memory: pruning this model needs {needed} ({} for the program, {} to copy rows), {} were given; \
+            "max_memory: pruning this model needs {needed} ({} for the program, {} to copy rows), \
+             {} were given; \
              give {needed} or more",
             mib(taken),
             mib(least),

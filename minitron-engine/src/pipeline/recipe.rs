@@ -266,7 +266,8 @@ mod tests {
 
     #[test]
     fn a_recipe_reads_and_says_what_is_wrong_where() {
-        let good = "[[stages]]\nname = \"a\"\ndo = \"train\"\nconfig = \"c.json\"\ndata = [\"x.txt#..-3\"]\ntokens = \"2M\"\n";
+        let good = "[[stages]]\nname = \"a\"\ndo = \"train\"\nconfig = \"c.json\"\ndata = \
+                    [\"x.txt#..-3\"]\ntokens = \"2M\"\n";
         let recipe = parse(good).unwrap();
         let StageOptions::Train(options) = &recipe.stages[0].options else {
             panic!("not a train stage")

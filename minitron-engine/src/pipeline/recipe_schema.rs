@@ -119,7 +119,8 @@ pub fn recipe_schema(registry: &Registry) -> Value {
         "additionalProperties": false,
         "required": ["stages"],
         "properties": {
-            "seed": { "type": "integer", "minimum": 0, "description": "Seed of everything that is drawn" },
+            "seed": { "type": "integer", "minimum": 0, "description": "Seed of everything that is \
+                                                                       drawn" },
             "plugins": {
                 "type": "object",
                 "description": "Libraries of plugins, by a name of your own",
@@ -128,8 +129,10 @@ pub fn recipe_schema(registry: &Registry) -> Value {
                     "additionalProperties": false,
                     "required": ["path"],
                     "properties": {
-                        "path": { "type": "string", "description": "The file, from the recipe's folder" },
-                        "sha256": { "type": "string", "description": "The only content that is accepted" }
+                        "path": { "type": "string", "description": "The file, from the recipe's \
+                                                                    folder" },
+                        "sha256": { "type": "string", "description": "The only content that is \
+                                                                      accepted" }
                     }
                 }
             },
@@ -144,7 +147,8 @@ fn stage(job: &str) -> Value {
     let name = "Its folder's name, and how later stages refer to it";
     properties.insert(
         "name".into(),
-        json!({ "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", "description": name }),
+        json!({ "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
+            "description": name }),
     );
     properties.insert(
         "do".into(),
@@ -158,7 +162,8 @@ fn stage(job: &str) -> Value {
             .unwrap_or_default();
         properties.insert(key.clone(), option(&key, own, default));
     }
-    json!({ "type": "object", "additionalProperties": false, "required": ["name", "do"], "properties": properties })
+    json!({ "type": "object", "additionalProperties": false, "required": ["name", "do"],
+        "properties": properties })
 }
 
 /// An option's own schema; one that names plugins refers to theirs, and one without a default has

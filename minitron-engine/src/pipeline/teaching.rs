@@ -36,15 +36,18 @@ impl TeacherSource {
                 || self.options.teacher_cache.is_some()
                 || !objective.needs_teacher()
             {
-                let message = "correct_teacher: a teacher that learns is held in memory and says something else every \
-                               time; leave out stream_teacher and teacher_cache, and take a loss that asks it";
+                let message = "correct_teacher: a teacher that learns is held in memory and says \
+                               something else every \
+                               time; leave out stream_teacher and teacher_cache, and take a loss \
+                               that asks it";
                 return Err(Error::Recipe(message.into()));
             }
         }
         if !objective.needs_teacher()
             && (self.options.stream_teacher || self.options.teacher_cache.is_some())
         {
-            let message = "stream_teacher, teacher_cache: no loss asks the teacher; leave them out, or take one that does";
+            let message = "stream_teacher, teacher_cache: no loss asks the teacher; leave them \
+                           out, or take one that does";
             return Err(Error::Recipe(message.into()));
         }
         let Some(dir) = &self.options.teacher_cache else {
@@ -56,7 +59,8 @@ impl TeacherSource {
         OutputDir::refuse_inputs(dir, [self.folder.checkpoint.dir.as_path()])?;
         if let Some(term) = objective.states.first() {
             return Err(Error::Recipe(format!(
-                "teacher_cache: `{}` compares states, the cache holds probabilities; leave one of the two out",
+                "teacher_cache: `{}` compares states, the cache holds probabilities; leave one of \
+                 the two out",
                 term.label
             )));
         }
@@ -72,11 +76,13 @@ impl TeacherSource {
         let label = &term.label;
         match term.loss.teacher() {
             TeacherNeed::Logits => Err(Error::Recipe(format!(
-                "teacher_cache: `{label}` compares logits as they are, the cache holds probabilities; leave one of the two out"
+                "teacher_cache: `{label}` compares logits as they are, the cache holds \
+                 probabilities; leave one of the two out"
             ))),
             TeacherNeed::Distribution { n_tokens } if n_tokens.min(vocab) > held => {
                 Err(Error::Recipe(format!(
-                    "teacher_cache: `{label}` needs the teacher's {} likeliest tokens one by one, the cache holds {held}; raise cache_top_k",
+                    "teacher_cache: `{label}` needs the teacher's {} likeliest tokens one by one, \
+                     the cache holds {held}; raise cache_top_k",
                     n_tokens.min(vocab)
                 )))
             }

@@ -135,7 +135,8 @@ fn record_of(dir: &Path) -> Result<RunRecord> {
     let is_silent = |stage: &StageRecord| stage.result.is_some() && stage.artefacts.is_empty();
     match record.stages.iter().find(|stage| is_silent(stage)) {
         Some(stage) => Err(Error::Recipe(format!(
-            "{}: stage `{}` was run by a version that recorded no digests; run it again with --force",
+            "{}: stage `{}` was run by a version that recorded no digests; run it again with \
+             --force",
             dir.display(),
             stage.name
         ))),

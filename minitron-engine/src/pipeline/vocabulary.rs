@@ -191,7 +191,8 @@ impl TokenizerPair<'_> {
             Some((id, token)) if id as usize >= self.n_shared => {
                 let n_needed = id as usize + 1;
                 Err(Error::Recipe(format!(
-                    "{sizes}, and the tokenizer needs {n_needed} (its last token is `{token}`, id {id}); give the smaller \
+                    "{sizes}, and the tokenizer needs {n_needed} (its last token is `{token}`, id \
+                     {id}); give the smaller \
                      table {n_needed} rows or more, with `resize_token_embeddings` of transformers"
                 )))
             }
@@ -209,14 +210,16 @@ impl TokenizerPair<'_> {
         let warn = |message: &str| self.context.progress.warn(message);
         if let Some((token, n_others)) = &difference.other_token {
             let message = format!(
-                "the tokenizer of `{own}` is not that of its teacher `{theirs}`: id {} is `{}` here and `{}` there, \
+                "the tokenizer of `{own}` is not that of its teacher `{theirs}`: id {} is `{}` \
+                 here and `{}` there, \
                  and {n_others} ids differ in all",
                 token.id, token.one, token.other
             );
             match (is_text, any_model) {
                 (true, false) => {
                     return Err(Error::Recipe(format!(
-                        "{message}; take models of one tokenizer, or compare them anyway with --any-model (any_model in \
+                        "{message}; take models of one tokenizer, or compare them anyway with \
+                         --any-model (any_model in \
                          recipes)"
                     )));
                 }
@@ -230,13 +233,15 @@ impl TokenizerPair<'_> {
         }
         if let Some(((id, token), n_others)) = &difference.unknown {
             warn(&format!(
-                "tokens of `{own}` that its teacher `{theirs}` does not know: {n_others}, the first is `{token}` (id {id}); \
+                "tokens of `{own}` that its teacher `{theirs}` does not know: {n_others}, the \
+                 first is `{token}` (id {id}); \
                  what the teacher says after them means nothing"
             ));
         }
         if !difference.rules.is_empty() && is_text {
             warn(&format!(
-                "`{own}` and its teacher `{theirs}` cut text into tokens by other rules ({}); those of `{own}` are used",
+                "`{own}` and its teacher `{theirs}` cut text into tokens by other rules ({}); \
+                 those of `{own}` are used",
                 difference.rules.join(", ")
             ));
         }

@@ -56,8 +56,10 @@ impl FolderKind {
         }
         let dir = dir.display();
         Err(Error::Recipe(format!(
-            "`{dir}`: expected the folder of a run, search, comparison or one of their stages (run.json, search.json, \
-             compare.json, metrics.jsonl, plan.json, scores.safetensors or result.json), found none of these files"
+            "`{dir}`: expected the folder of a run, search, comparison or one of their stages \
+             (run.json, search.json, \
+             compare.json, metrics.jsonl, plan.json, scores.safetensors or result.json), found \
+             none of these files"
         )))
     }
 }

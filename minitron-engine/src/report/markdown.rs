@@ -139,24 +139,32 @@ mod tests {
     fn rows_become_a_table_and_nothing_leaves_its_cell() {
         let comparison: Comparison = serde_json::from_value(json!({
             "title": "Losses", "model": "m", "seeds": [0, 1],
-            "columns": [{ "key": "loss", "better": "lower" }, { "key": "n_params", "title": "parameters" },
-                { "key": "params_share", "title": "% of parameters" }, { "key": "peak_bytes", "better": "lower" }],
+            "columns": [{ "key": "loss", "better": "lower" }, { "key": "n_params",
+                "title": "parameters" },
+                { "key": "params_share", "title": "% of parameters" }, { "key": "peak_bytes",
+                    "better": "lower" }],
             "warnings": ["columns: no row has `speed`"],
-            "teacher": { "name": "teacher", "values": { "loss": { "mean": 0.25 }, "params_share": { "mean": 1.0 } } },
+            "teacher": { "name": "teacher", "values": { "loss": { "mean": 0.25 }, "params_share": {
+                "mean": 1.0 } } },
             "rows": [
-                { "name": "a|b\n<i>", "values": { "loss": { "mean": 0.5, "std": 0.25 }, "n_params": { "mean": 1200.0 },
-                    "params_share": { "mean": 0.5 }, "peak_bytes": { "mean": 3145728.0 } }, "warnings": ["no _text_"] },
+                { "name": "a|b\n<i>", "values": { "loss": { "mean": 0.5, "std": 0.25 },
+                    "n_params": { "mean": 1200.0 },
+                    "params_share": { "mean": 0.5 }, "peak_bytes": { "mean": 3145728.0 } },
+                        "warnings": ["no _text_"] },
                 { "name": "c", "status": "failed", "error": "out of memory" },
             ],
             "checks": [{ "says": "a is best", "holds": true, "detail": "0.5" }, { "says": "?" }],
         }))
         .unwrap();
         let expected = "# Losses\n\nOf m, mean ± standard deviation over 2 seeds.\n\n\
-            |  | loss | parameters | % of parameters | peak\\_bytes |\n| --- | ---: | ---: | ---: | ---: |\n\
+            |  | loss | parameters | % of parameters | peak\\_bytes |\n| --- | ---: | ---: | ---: \
+            | ---: |\n\
             | teacher | 0.2500 | – | 100 % | – |\n\
-            | a\\|b &lt;i&gt; | **0.5000 ± 0.2500** | 1,200 | 50.0 % | **3.0 MiB** |\n| c | – | – | – | – |\n\n\
+            | a\\|b &lt;i&gt; | **0.5000 ± 0.2500** | 1,200 | 50.0 % | **3.0 MiB** |\n| c | – | – \
+            | – | – |\n\n\
             ## Failed\n\n- c: out of memory\n\n\
-            ## Warnings\n\n- columns: no row has \\`speed\\`\n- a\\|b &lt;i&gt;: no \\_text\\_\n\n## Checks\n\n- a is best: **holds** (0.5)\n- ?: **cannot be told**\n";
+            ## Warnings\n\n- columns: no row has \\`speed\\`\n- a\\|b &lt;i&gt;: \
+            no \\_text\\_\n\n## Checks\n\n- a is best: **holds** (0.5)\n- ?: **cannot be told**\n";
         assert_eq!(comparison_markdown(&comparison), expected);
     }
 }

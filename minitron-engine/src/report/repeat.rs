@@ -47,7 +47,8 @@ impl Repeat {
                 command,
                 file: rebuilt(record),
                 note: Some(
-                    "Rebuilt from the options in run.json, since the recipe's file is gone or says something else by now. \
+                    "Rebuilt from the options in run.json, since the recipe's file is gone or says \
+                     something else by now. \
                      Paths start at the folder where that file lay."
                         .into(),
                 ),
@@ -84,10 +85,16 @@ impl Repeat {
                 .seed
                 .map_or(String::new(), |seed| format!(" --seed {seed}"));
             return Some(Repeat {
-                command: format!("minitron run SEARCH.toml{seed} --out {}", quoted(&dir.display().to_string())),
-                file: toml::to_string(&json!({ "stages": [stage("search", "search", &search.options)] })).ok(),
+                command: format!(
+                    "minitron run SEARCH.toml{seed} --out {}",
+                    quoted(&dir.display().to_string())
+                ),
+                file: toml::to_string(&json!({ "stages": [stage("search", "search",
+                    &search.options)] }))
+                .ok(),
                 note: Some(
-                    "SEARCH.toml is the text below, made of the options in search.json. Paths start at the folder that the \
+                    "SEARCH.toml is the text below, made of the options in search.json. Paths \
+                     start at the folder that the \
                      search was begun in."
                         .into(),
                 ),

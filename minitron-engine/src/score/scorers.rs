@@ -381,7 +381,8 @@ impl ScorerSet {
         }
         if let Some(unit) = scores.iter().position(|score| !score.is_finite()) {
             let message = format!(
-                "scored unit {unit} of `{}` as {}; the model's activations overflow or its weights are not finite",
+                "scored unit {unit} of `{}` as {}; the model's activations overflow or its weights \
+                 are not finite",
                 group.dim, scores[unit]
             );
             return Err(broken(message));

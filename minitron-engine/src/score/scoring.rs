@@ -239,7 +239,8 @@ impl ScoreInputs<'_> {
             .find(|&size| needed(size) <= budget)
         else {
             return Err(Error::Recipe(format!(
-                "max_memory: scoring needs {} with one window of {} tokens at a time, {} were given; {advice}, \
+                "max_memory: scoring needs {} with one window of {} tokens at a time, {} were \
+                 given; {advice}, \
                  shorter windows (--seq-len) need less",
                 mib(needed(1)),
                 self.windows.width(),

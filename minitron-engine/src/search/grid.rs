@@ -171,7 +171,8 @@ impl Grid {
                 n_within += 1;
                 if found.len() == MAX_WITHIN {
                     let message = format!(
-                        "grid: more than {MAX_WITHIN} points are within the budget; name fewer sizes"
+                        "grid: more than {MAX_WITHIN} points are within the budget; name fewer \
+                         sizes"
                     );
                     return Err(Error::Recipe(message));
                 }

@@ -133,7 +133,8 @@ impl StepMemory {
         let needed = self.total().saturating_sub(self.base);
         (needed > free).then(|| {
             format!(
-                "memory: only {} are free, so the system may end this run; smaller batches (with accumulate), recompute, \
+                "memory: only {} are free, so the system may end this run; smaller batches (with \
+                 accumulate), recompute, \
                  stream_teacher or a shorter seq_len take less",
                 mib(free)
             )
@@ -143,7 +144,8 @@ impl StepMemory {
     /// One line.
     pub fn says(&self) -> String {
         format!(
-            "memory: about {} at the peak of a step (student {}, teacher {}, activations {}, logits {})",
+            "memory: about {} at the peak of a step (student {}, teacher {}, activations {}, \
+             logits {})",
             mib(self.total()),
             mib(self.student),
             mib(self.teacher),

@@ -120,7 +120,8 @@ impl Objective {
         }
         match self.states.iter().find(|term| term.is_dynamic()) {
             Some(term) if self.terms.is_empty() => Err(Error::Recipe(format!(
-                "`{}`: alpha: dynamic takes the size of the losses on logits, and there are none; give a number",
+                "`{}`: alpha: dynamic takes the size of the losses on logits, and there are none; \
+                 give a number",
                 term.label
             ))),
             _ => Ok(()),

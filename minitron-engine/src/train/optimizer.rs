@@ -230,7 +230,8 @@ impl AdamW {
                         Ok(source.read(&name)?.f_to_device(like.device())?)
                     }
                     _ => Err(Error::Recipe(format!(
-                        "resume: the saved state has no `{name}` of shape {shape:?}; it belongs to another student"
+                        "resume: the saved state has no `{name}` of shape {shape:?}; it belongs to \
+                         another student"
                     ))),
                 }
             };

@@ -237,7 +237,8 @@ fn read(
     if then != now {
         let differing = named(differing_keys(&then, &now), &state.identity, identity).join(", ");
         let message = format!(
-            "resume: {} was written with other settings ({differing}); use the same, or start over with --force and without --resume",
+            "resume: {} was written with other settings ({differing}); use the same, or start over \
+             with --force and without --resume",
             path.display()
         );
         return Err(Error::Recipe(message));

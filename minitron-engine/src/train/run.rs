@@ -347,7 +347,8 @@ impl Trainer<'_> {
                 .try_for_each(|held_out| held_out.windows.check_fits(options))
         };
         if self.learners.len() > 1 && self.correction.is_some() {
-            let message = "correct_teacher: a teacher that learns says something else to every student; train one at a time";
+            let message = "correct_teacher: a teacher that learns says something else to every \
+                           student; train one at a time";
             return Err(Error::Recipe(message.into()));
         }
         self.learners
@@ -384,7 +385,8 @@ impl Trainer<'_> {
         if let Some(correction) = &self.correction
             && (self.task == Task::States || !correction.model.has_head())
         {
-            let message = "correct_teacher: it learns from labels, and without a language-model head there are none";
+            let message = "correct_teacher: it learns from labels, and without a language-model \
+                           head there are none";
             return Err(Error::Recipe(message.into()));
         }
         if !objective.needs_teacher_logits() && self.correction.is_none() {
@@ -504,7 +506,8 @@ impl Note {
     fn warn_of_empty(&mut self, step: u64, done: &[Step], progress: &dyn Progress) {
         if done.iter().any(|step| step.is_empty) && !std::mem::replace(&mut self.has_warned, true) {
             progress.warn(&format!(
-                "step {step}: nothing is predicted in its windows, so it changes nothing; such steps have \
+                "step {step}: nothing is predicted in its windows, so it changes nothing; such \
+                 steps have \
                  \"n_predictions\":0 in metrics.jsonl"
             ));
         }

@@ -148,7 +148,8 @@ impl Goal<'_> {
             "widen the tolerance"
         };
         Error::Plan(format!(
-            "{wanted} cannot be reached; nearest: {} ({}); type those sizes, {next} or free another axis",
+            "{wanted} cannot be reached; nearest: {} ({}); type those sizes, {next} or free \
+             another axis",
             nearest.cost,
             flags(&nearest.sizes)
         ))

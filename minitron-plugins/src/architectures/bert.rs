@@ -107,7 +107,8 @@ pub(super) fn check(config: &Config) -> Result<()> {
     let positions = config.word_or("position_embedding_type", "absolute")?;
     if positions != "absolute" {
         let message = format!(
-            "`position_embedding_type`: expected absolute, got {positions}; others are not supported"
+            "`position_embedding_type`: expected absolute, got {positions}; others are not \
+             supported"
         );
         return Err(config.error(message));
     }
@@ -117,7 +118,8 @@ pub(super) fn check(config: &Config) -> Result<()> {
 minitron_core::plugin! {
     Architecture for Bert {
         tag: "bert",
-        summary: "BERT encoders, bare or with the heads of pre-training, in the old and the new spelling",
+        summary: "BERT encoders, bare or with the heads of pre-training, in the old and the new \
+                  spelling",
         source: "arXiv 1810.04805",
     }
 }

@@ -35,7 +35,8 @@ pub(super) fn llama_cpp_wants_square(spec: &ModelSpec, sizes: &Sizes) -> Option<
 
 /// The same of vLLM, where its class of the family reads no `head_dim`.
 pub(super) fn vllm_wants_square(spec: &ModelSpec, sizes: &Sizes) -> Option<ClientLimit> {
-    let what = "its own class of this family takes hidden / heads for head_dim in versions up to 0.8 at least";
+    let what = "its own class of this family takes hidden / heads for head_dim in versions up to \
+                0.8 at least";
     wants_square(VLLM, what, spec, sizes)
 }
 
@@ -52,13 +53,15 @@ pub(super) fn of_narrower_heads(spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLi
     }
     let mut limits = vec![ClientLimit::new(
         LLAMA_CPP,
-        "it loads the file and computes other logits: its converter leaves out the frequencies that the config lists \
+        "it loads the file and computes other logits: its converter leaves out the frequencies \
+         that the config lists \
          (longrope); keep rope_pairs whole, or use another program",
     )];
     let head_dim = spec.head_dim_at(sizes);
     if !head_dim.is_multiple_of(8) {
         let message = format!(
-            "its attention on GPUs takes heads of a multiple of 8 channels, not of {head_dim}; keep a multiple of 4 rope_pairs"
+            "its attention on GPUs takes heads of a multiple of 8 channels, not of {head_dim}; \
+             keep a multiple of 4 rope_pairs"
         );
         limits.push(ClientLimit::new(VLLM, message));
     }
@@ -82,7 +85,8 @@ pub(super) fn llama_cpp_counts_layers(
         .enumerate()
         .position(|(layer, value)| *value != expected(layer))?;
     let message = format!(
-        "it loads the file and computes other logits: it takes {what}, layer {other} is another kind; drop layers from the end \
+        "it loads the file and computes other logits: it takes {what}, layer {other} is another \
+         kind; drop layers from the end \
          alone, or use another program"
     );
     Some(ClientLimit::new(LLAMA_CPP, message))
@@ -114,7 +118,8 @@ pub(super) fn llama_cpp_scales_gemma(
         false => (spec.head_dim_at(sizes), "head_dim"),
     };
     let message = format!(
-        "it loads the file and computes other logits: it divides scores by the root of {name} ({taken}), the model by the root \
+        "it loads the file and computes other logits: it divides scores by the root of {name} \
+         ({taken}), the model by the root \
          of query_pre_attn_scalar ({scalar}); use another program"
     );
     (taken as f64 != scalar).then(|| ClientLimit::new(LLAMA_CPP, message))

@@ -27,7 +27,8 @@ impl Architecture for Gemma2 {
     }
 
     fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
-        let caps = json!({ "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "max_position_embeddings": 8192 });
+        let caps = json!({ "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+            "max_position_embeddings": 8192 });
         let mut decoder = blocks("gemma2", evidence.config, caps)?;
         decoder.rotate(RotaryDefaults::default())?;
         let cap = positive(&decoder.config, "attn_logit_softcapping")?;
@@ -80,8 +81,10 @@ pub(super) fn blocks(
         eps: config.number_or("rms_norm_eps", 1e-6)?,
     };
     let config = config.with_defaults(defaults).with_defaults(json!({
-        "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
-        "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096, "query_pre_attn_scalar": 256,
+        "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+            "num_attention_heads": 8,
+        "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096,
+            "query_pre_attn_scalar": 256,
         "tie_word_embeddings": true
     }));
     let mut decoder = Decoder::new(architecture, &config, ShapeKeys::USUAL, norm, json!({}))?;

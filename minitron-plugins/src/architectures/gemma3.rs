@@ -48,7 +48,8 @@ pub(super) fn text_config(config: &Config) -> Result<Config> {
 minitron_core::plugin! {
     Architecture for Gemma3 {
         tag: "gemma3",
-        summary: "the language model inside a Gemma 3 that sees (the vision tower travels as it is)",
+        summary: "the language model inside a Gemma 3 that sees (the vision tower travels as it \
+                  is)",
         source: "arXiv 2503.19786",
     }
 }

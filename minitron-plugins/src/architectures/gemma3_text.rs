@@ -60,7 +60,8 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
 minitron_core::plugin! {
     Architecture for Gemma3Text {
         tag: "gemma3_text",
-        summary: "Gemma 3, text alone (norms of queries and keys, two rotations, windows in five of six layers)",
+        summary: "Gemma 3, text alone (norms of queries and keys, two rotations, windows in five \
+                  of six layers)",
         source: "arXiv 2503.19786",
     }
 }

@@ -151,7 +151,8 @@ impl Architecture for Gpt2 {
             ClientLimit::new(
                 "llama.cpp",
                 format!(
-                    "its converter takes mlp for 4 x hidden ({}), so the file does not load; write the right one into it: \
+                    "its converter takes mlp for 4 x hidden ({}), so the file does not load; write \
+                     the right one into it: \
                      gguf_set_metadata.py --force FILE.gguf gpt2.feed_forward_length {mlp}",
                     hidden.saturating_mul(4)
                 ),

@@ -46,8 +46,10 @@ impl Architecture for Llama {
             ClientLimit::new(
                 "optimum",
                 format!(
-                    "ORTModelForCausalLM sizes its cache by hidden / heads and fails at the first token: heads x head_dim is \
-                     {width}, hidden {hidden}; keep them equal with --square, or load with use_cache=False"
+                    "ORTModelForCausalLM sizes its cache by hidden / heads and fails at the first \
+                     token: heads x head_dim is \
+                     {width}, hidden {hidden}; keep them equal with --square, or load with \
+                     use_cache=False"
                 ),
             )
         };
@@ -62,7 +64,8 @@ impl Architecture for Llama {
 minitron_core::plugin! {
     Architecture for Llama {
         tag: "llama",
-        summary: "Llama 1 to 3 and what shares its config (grouped queries, biases, linear, llama3 and dynamic rope scaling)",
+        summary: "Llama 1 to 3 and what shares its config (grouped queries, biases, linear, llama3 \
+                  and dynamic rope scaling)",
         source: "arXiv 2302.13971, arXiv 2407.21783",
     }
 }

@@ -38,11 +38,14 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         eps: config.number_or("rms_norm_eps", 1e-5)?,
     };
     let rope = json!({
-        "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16_384,
-        "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1
+        "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0,
+            "original_max_position_embeddings": 16_384,
+        "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1
     });
     let defaults = json!({
-        "max_position_embeddings": 262_144, "head_dim": 128, "num_key_value_heads": 8, "rope_parameters": rope
+        "max_position_embeddings": 262_144, "head_dim": 128, "num_key_value_heads": 8,
+            "rope_parameters": rope
     });
     let mut decoder = Decoder::new("ministral3", config, ShapeKeys::USUAL, norm, defaults)?;
     decoder.rotate(RotaryDefaults::default())?;

@@ -45,7 +45,8 @@ pub(super) fn blocks(architecture: &'static str, config: &Config) -> Result<Deco
         kind: NormKind::Rms,
         eps: config.number_or("rms_norm_eps", 1e-6)?,
     };
-    let defaults = json!({ "max_position_embeddings": 131_072, "num_key_value_heads": 8, "sliding_window": 4096 });
+    let defaults = json!({ "max_position_embeddings": 131_072, "num_key_value_heads": 8,
+        "sliding_window": 4096 });
     let mut decoder = Decoder::new(architecture, config, ShapeKeys::USUAL, norm, defaults)?;
     decoder.rotate(RotaryDefaults::default())?;
     decoder.reads = &["sliding_window", "layer_types"];

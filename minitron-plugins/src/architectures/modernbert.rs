@@ -267,7 +267,8 @@ impl File {
 minitron_core::plugin! {
     Architecture for Modernbert {
         tag: "modernbert",
-        summary: "ModernBERT, bare or with its masked-language head (local windows, two rotations, gated MLPs)",
+        summary: "ModernBERT, bare or with its masked-language head (local windows, two rotations, \
+                  gated MLPs)",
         source: "arXiv 2412.13663",
     }
 }

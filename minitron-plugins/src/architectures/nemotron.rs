@@ -31,7 +31,8 @@ impl Architecture for Nemotron {
             kind: NormKind::Layer1p,
             eps: config.number_or("norm_eps", 1e-5)?,
         };
-        let defaults = json!({ "max_position_embeddings": 4096, "hidden_act": "relu2", "initializer_range": 0.0134 });
+        let defaults = json!({ "max_position_embeddings": 4096, "hidden_act": "relu2",
+            "initializer_range": 0.0134 });
         let mut decoder = Decoder::new("nemotron", config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.stated_biases()?;
         decoder.rotate(RotaryDefaults {
@@ -50,7 +51,8 @@ impl Architecture for Nemotron {
             ClientLimit::new(
                 "llama.cpp",
                 format!(
-                    "its converter takes this Nemotron, but the file does not load: heads x head_dim is {width}, hidden \
+                    "its converter takes this Nemotron, but the file does not load: heads x \
+                     head_dim is {width}, hidden \
                      {hidden}; keep them equal with --square"
                 ),
             )
@@ -66,7 +68,8 @@ impl Architecture for Nemotron {
 minitron_core::plugin! {
     Architecture for Nemotron {
         tag: "nemotron",
-        summary: "Nemotron-3 and -4 and Minitron (squared ReLU, layer norm 1p, partial rotary, grouped queries)",
+        summary: "Nemotron-3 and -4 and Minitron (squared ReLU, layer norm 1p, partial rotary, \
+                  grouped queries)",
         source: "arXiv 2402.16819, arXiv 2407.14679",
     }
 }

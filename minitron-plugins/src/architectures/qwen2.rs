@@ -70,7 +70,8 @@ pub(super) fn windows(decoder: &mut Decoder) -> Result<()> {
 minitron_core::plugin! {
     Architecture for Qwen2 {
         tag: "qwen2",
-        summary: "Qwen2 and Qwen2.5 (biases on queries, keys and values, sliding windows from a layer on)",
+        summary: "Qwen2 and Qwen2.5 (biases on queries, keys and values, sliding windows from a \
+                  layer on)",
         source: "arXiv 2407.10671, arXiv 2412.15115",
     }
 }

@@ -30,7 +30,8 @@ impl Architecture for Qwen3 {
             kind: NormKind::Rms,
             eps: config.number_or("rms_norm_eps", 1e-6)?,
         };
-        let defaults = json!({ "max_position_embeddings": 32_768, "head_dim": 128, "num_key_value_heads": 32 });
+        let defaults = json!({ "max_position_embeddings": 32_768, "head_dim": 128,
+            "num_key_value_heads": 32 });
         let mut decoder = Decoder::new("qwen3", config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.stated_biases()?;
         decoder.rotate(RotaryDefaults::default())?;

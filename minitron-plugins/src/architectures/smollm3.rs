@@ -28,7 +28,8 @@ impl Architecture for Smollm3 {
             kind: NormKind::Rms,
             eps: config.number_or("rms_norm_eps", 1e-6)?,
         };
-        let defaults = json!({ "max_position_embeddings": 32_768, "num_key_value_heads": 4, "tie_word_embeddings": true });
+        let defaults = json!({ "max_position_embeddings": 32_768, "num_key_value_heads": 4,
+            "tie_word_embeddings": true });
         let mut decoder = Decoder::new("smollm3", config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.stated_biases()?;
         decoder.rotate(RotaryDefaults {

@@ -17,7 +17,8 @@ minitron_core::plugin! {
     Axis for KvHeads {
         tag: "kv_heads",
         summary: "whole key/value heads with their query heads, on request",
-        source: "arXiv 2305.13245 (the groups); a group is scored as arXiv 2407.14679, section 2.2, scores a head",
+        source: "arXiv 2305.13245 (the groups); a group is scored as arXiv 2407.14679, section \
+                 2.2, scores a head",
     }
 }
 

@@ -19,7 +19,8 @@ minitron_core::plugin! {
     Axis for RopePairs {
         tag: "rope_pairs",
         summary: "head_dim in rope pairs, the same in every head, on request",
-        source: "arXiv 2104.09864 (the pairs); arXiv 2402.13753 (a config with a frequency for each)",
+        source: "arXiv 2104.09864 (the pairs); arXiv 2402.13753 (a config with a frequency for \
+                 each)",
     }
 }
 

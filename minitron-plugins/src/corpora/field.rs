@@ -88,7 +88,8 @@ fn missing(value: &Value, name: &str, found: Option<&Value>) -> Missing {
     );
     let fields = names(paths.iter());
     format!(
-        "expected a string field `{name}`, got {found}; its fields: {fields}; choose one with `--field`"
+        "expected a string field `{name}`, got {found}; its fields: {fields}; choose one with \
+         `--field`"
     )
 }
 
@@ -131,7 +132,8 @@ mod tests {
             text("whole")
         );
         let error = document(&nested, "text").unwrap_err();
-        let expected = "expected a string field `text`, got none of that name; its fields: `data.text`, \
+        let expected = "expected a string field `text`, got none of that name; its fields: \
+                        `data.text`, \
                         `data.more.body`, `id`; choose one with `--field`";
         assert_eq!(error, expected);
         assert!(
@@ -143,7 +145,8 @@ mod tests {
 
     #[test]
     fn parts_are_joined_and_nulls_are_left_out() {
-        let record = json!({ "title": "A ", "text": "b", "none": null, "ids": [1, 2], "more": [3], "data": null });
+        let record = json!({ "title": "A ", "text": "b", "none": null, "ids": [1, 2], "more": [3],
+            "data": null });
         assert_eq!(document(&record, "title+text"), text("A b"));
         assert_eq!(document(&record, "none+text"), text("b"));
         assert_eq!(document(&record, "none"), Ok(None));
@@ -166,7 +169,8 @@ mod tests {
 
     #[test]
     fn what_is_there_and_no_text_is_named() {
-        let record = json!({ "messages": [{ "role": "user", "content": "hi" }], "tags": ["a"], "score": 0.5, "x": {} });
+        let record = json!({ "messages": [{ "role": "user", "content": "hi" }], "tags": ["a"],
+            "score": 0.5, "x": {} });
         for (field, found) in [
             (
                 "messages",

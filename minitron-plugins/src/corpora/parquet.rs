@@ -223,7 +223,8 @@ mod tests {
 
     /// Two row groups; the second value of each is null.
     fn file(compression: parquet::basic::Compression) -> Vec<u8> {
-        let schema = "message m { required int64 id; optional binary text (UTF8); required binary raw; \
+        let schema = "message m \
+                      { required int64 id; optional binary text (UTF8); required binary raw; \
                       repeated binary tags (UTF8); }";
         let properties = WriterProperties::builder()
             .set_compression(compression)
@@ -314,7 +315,8 @@ mod tests {
     #[test]
     fn columns_that_hold_no_text_are_refused_with_those_that_do() {
         let bytes = file(parquet::basic::Compression::UNCOMPRESSED);
-        let names = "its columns: `id` (no strings), `text`, `raw`, `tags` (no strings); choose one with `--field`";
+        let names = "its columns: `id` (no strings), `text`, `raw`, `tags` (no strings); choose \
+                     one with `--field`";
         for (field, found) in [
             ("body", "none of that name"),
             ("id", "one of INT64"),

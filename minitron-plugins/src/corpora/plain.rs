@@ -97,7 +97,8 @@ fn check_ending(path: &Path, begin: &[u8]) -> Result<()> {
         )),
         Some((_, format)) => {
             let message = format!(
-                "expected {format} data, as its ending says, got other bytes; rename it, or copy it again"
+                "expected {format} data, as its ending says, got other bytes; rename it, or copy \
+                 it again"
             );
             Err(super::bad(path, message))
         }
@@ -177,13 +178,16 @@ fn unsupported(error: io::Error) -> io::Error {
     let text = error.to_string();
     let message = match text.as_str() {
         text if text.contains("too much memory") => {
-            "a zstd frame needs a window of more than 2 GiB; unpack it with `zstd -d --memory=4096MB` first"
+            "a zstd frame needs a window of more than 2 GiB; unpack it with `zstd -d \
+             --memory=4096MB` first"
         }
         text if text.contains("not enough memory") => {
-            "there is no memory for the window of a zstd frame; unpack it with `zstd -d --long=31` first"
+            "there is no memory for the window of a zstd frame; unpack it with `zstd -d --long=31` \
+             first"
         }
         text if text.contains("Dictionary mismatch") => {
-            "packed with a zstd dictionary, which is not here; unpack it with `zstd -d -D DICTIONARY` first"
+            "packed with a zstd dictionary, which is not here; unpack it with `zstd -d -D \
+             DICTIONARY` first"
         }
         text if text.contains("Unsupported") || text.contains("not supported") => {
             "packed with a kind of zstd frame that is not read; unpack it with `zstd -d` first"

@@ -194,7 +194,8 @@ fn hash(text: &str) -> u64 {
 }
 
 minitron_core::plugin! {
-    Corpus for Stories { tag: "stories", summary: "short stories from a built-in grammar, no file needed", source: "our own" }
+    Corpus for Stories { tag: "stories", summary: "short stories from a built-in grammar, no file \
+                                                   needed", source: "our own" }
 }
 
 #[cfg(test)]

@@ -84,8 +84,10 @@ impl Text {
             let within = e.utf8_error().valid_up_to();
             let byte = e.as_bytes().get(within).copied().unwrap_or_default();
             let offset = n_before.saturating_add(within);
-            let what =
-                format!("expected UTF-8 text, got byte 0x{byte:02x} at offset {offset}; convert the file to UTF-8");
+            let what = format!(
+                "expected UTF-8 text, got byte 0x{byte:02x} at offset {offset}; convert \
+                 the file to UTF-8"
+            );
             super::bad(&self.path, what)
         })
     }
@@ -124,7 +126,8 @@ fn end_of_part(bytes: &[u8]) -> usize {
 }
 
 minitron_core::plugin! {
-    Corpus for Text { tag: "text", summary: "a UTF-8 text file as one document", source: "the Unicode Standard, UTF-8" }
+    Corpus for Text { tag: "text", summary: "a UTF-8 text file as one document", source: "the \
+        Unicode Standard, UTF-8" }
 }
 
 #[cfg(test)]

@@ -130,7 +130,8 @@ impl Tokens {
         let width = self.token_type.width();
         if !n_bytes.is_multiple_of(width) {
             return Err(self.bad(format!(
-                "expected little-endian ids of {width} bytes each, got {n_bytes} bytes, which is no multiple of it; choose \
+                "expected little-endian ids of {width} bytes each, got {n_bytes} bytes, which is \
+                 no multiple of it; choose \
                  the right `--token-type`, or copy the file again"
             )));
         }
@@ -164,8 +165,10 @@ impl Tokens {
             (TypeChar::Int, 8) => self.values::<i64>(npy, first),
             _ => {
                 let found = dtype.descr();
-                Err(self
-                    .bad(format!("expected token ids of an integer type, got {found}; save them as uint16 or uint32")))
+                Err(self.bad(format!(
+                    "expected token ids of an integer type, got {found}; save them as \
+                     uint16 or uint32"
+                )))
             }
         }
     }

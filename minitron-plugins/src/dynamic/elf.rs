@@ -33,7 +33,8 @@ pub fn objection(path: &Path) -> Result<Option<String>> {
     if header.get(CLASS) != Some(&2) || word(MACHINE) != Some(host()) {
         let found = word(MACHINE).map_or("none", machine);
         return Ok(Some(format!(
-            "built for another processor: expected {}, got {found}; build it on, or for, this machine",
+            "built for another processor: expected {}, got {found}; build it on, or for, this \
+             machine",
             machine(host())
         )));
     }

@@ -61,9 +61,14 @@ fn load(path: &Path) -> Result<Library> {
     // SAFETY: opening runs the library's initialisers, which is what naming it on the command line
     // asks for; those of the plugin macros only link their descriptors up.
     unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|refusal| {
-        let text = refusal.source().map_or_else(|| refusal.to_string(), ToString::to_string);
+        let text = refusal
+            .source()
+            .map_or_else(|| refusal.to_string(), ToString::to_string);
         let message = match text.contains("libtorch") || text.contains("libc10") {
-            true => format!("it needs a libtorch that is not here: {text}; build it with this program's own LIBTORCH"),
+            true => format!(
+                "it needs a libtorch that is not here: {text}; build it with this \
+                 program's own LIBTORCH"
+            ),
             false => format!("the system cannot open it: {text}"),
         };
         error(&path, message)
@@ -77,7 +82,9 @@ fn shake(path: &Path, library: &Library) -> Result<Handshake> {
     let symbol = symbol.map_err(|_| {
         error(
             path,
-            "no MINITRON_HANDSHAKE in it: not a plugin of minitron; call minitron_core::export_plugins!()".into(),
+            "no MINITRON_HANDSHAKE in it: not a plugin of minitron; call \
+             minitron_core::export_plugins!()"
+                .into(),
         )
     })?;
     let handshake: *const Handshake = *symbol;
@@ -109,7 +116,8 @@ fn otherwise(path: &Path, differences: &[(&'static str, String, String)]) -> Err
     error(
         path,
         format!(
-            "built otherwise than this program: {}; rebuild it against this core: cargo build --release",
+            "built otherwise than this program: {}; rebuild it against this core: cargo build \
+             --release",
             lines.join("; ")
         ),
     )

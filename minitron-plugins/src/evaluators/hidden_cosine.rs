@@ -99,7 +99,8 @@ fn kept(teacher_bte: &Tensor, kept_hidden: Option<&[usize]>) -> Result<Tensor> {
 fn checked(ours_bte: &Tensor, theirs_bte: &Tensor) -> Result<Tensor> {
     if ours_bte.size() != theirs_bte.size() {
         let message = format!(
-            "hidden states of shape {:?} and {:?} cannot be compared; a pruned folder keeps its plan.json for this",
+            "hidden states of shape {:?} and {:?} cannot be compared; a pruned folder keeps its \
+             plan.json for this",
             ours_bte.size(),
             theirs_bte.size()
         );

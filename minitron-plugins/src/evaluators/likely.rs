@@ -104,7 +104,8 @@ fn checked(
     let n_tokens = continuation.tokens.len();
     if continuation.context.is_empty() || n_tokens == 0 {
         return Err(Error::Data(format!(
-            "{place}: expected at least one token before `{0}` and one of its own; the tokenizer makes none of them",
+            "{place}: expected at least one token before `{0}` and one of its own; the tokenizer \
+             makes none of them",
             pair.continuation
         )));
     }

@@ -54,7 +54,8 @@ minitron_core::plugin! {
     Evaluator for MultipleChoice {
         tag: "multiple_choice",
         summary: "accuracy of choosing by likelihood",
-        source: "the measure of arXiv 2407.14679, section 5 (HellaSwag, ARC, MMLU), as lm-eval takes it",
+        source: "the measure of arXiv 2407.14679, section 5 (HellaSwag, ARC, MMLU), as lm-eval \
+                 takes it",
     }
 }
 

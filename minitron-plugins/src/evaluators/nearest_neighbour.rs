@@ -62,7 +62,8 @@ minitron_core::plugin! {
     Evaluator for NearestNeighbour {
         tag: "nearest_neighbour",
         summary: "accuracy of labelling sentences as their nearest neighbours are",
-        source: "embeddings of arXiv 1908.10084, section 3; Cover and Hart 1967, doi 10.1109/TIT.1967.1053964",
+        source: "embeddings of arXiv 1908.10084, section 3; Cover and Hart 1967, doi \
+                 10.1109/TIT.1967.1053964",
     }
 }
 

@@ -314,17 +314,20 @@ mod tests {
             first(plain, QuestionForm::Question).0,
             "Question: It is\nAnswer:"
         );
-        let arc = json!({ "question": "Why?", "choices": { "text": ["so", "no"], "label": ["1", "2"] }, "answerKey": "2" });
+        let arc = json!({ "question": "Why?", "choices": { "text": ["so", "no"], "label": ["1",
+            "2"] }, "answerKey": "2" });
         assert_eq!(
             first(arc, QuestionForm::Auto),
             ("Question: Why?\nAnswer:".into(), " so".into(), 1)
         );
-        let stem = json!({ "question": { "stem": "Why?", "choices": [{ "text": "so", "label": "A" }] }, "answerKey": "A" });
+        let stem = json!({ "question": { "stem": "Why?", "choices": [{ "text": "so",
+            "label": "A" }] }, "answerKey": "A" });
         assert_eq!(
             first(stem, QuestionForm::Auto),
             ("Question: Why?\nAnswer:".into(), " so".into(), 0)
         );
-        let openbook = json!({ "question_stem": "Fog is", "choices": { "text": ["a", "b"], "label": ["A", "B"] }, "answerKey": "B" });
+        let openbook = json!({ "question_stem": "Fog is", "choices": { "text": ["a", "b"],
+            "label": ["A", "B"] }, "answerKey": "B" });
         assert_eq!(
             first(openbook, QuestionForm::Auto),
             ("Fog is".into(), " a".into(), 1)
@@ -334,8 +337,10 @@ mod tests {
             first(piqa, QuestionForm::Auto),
             ("Question: Boil\nAnswer:".into(), " heat".into(), 0)
         );
-        let mmlu = json!({ "question": " 1 + 1? ", "subject": "abstract_algebra", "choices": ["1", "2"], "answer": "B" });
-        let context = "The following are multiple choice questions (with answers) about abstract algebra.\n\n\
+        let mmlu = json!({ "question": " 1 + 1? ", "subject": "abstract_algebra", "choices": ["1",
+            "2"], "answer": "B" });
+        let context = "The following are multiple choice questions (with answers) about abstract \
+                       algebra.\n\n\
                        1 + 1?\nA. 1\nB. 2\nAnswer:";
         assert_eq!(
             first(mmlu, QuestionForm::Auto),
@@ -357,7 +362,10 @@ mod tests {
 
     #[test]
     fn an_option_stands_in_the_blank() {
-        let record = |answer: Value| json!({ "sentence": "The mug hid the pea as _ was big. ", "option1": "it", "option2": "the pea", "answer": answer });
+        let record = |answer: Value| {
+            json!({ "sentence": "The mug hid the pea as _ was \
+                                 big. ", "option1": "it", "option2": "the pea", "answer": answer })
+        };
         let found = of(record("2".into()), QuestionForm::Auto).unwrap();
         assert_eq!(
             found.pairs,

@@ -61,7 +61,8 @@ minitron_core::plugin! {
     Evaluator for RollingPerplexity {
         tag: "rolling_perplexity",
         summary: "word and byte perplexity of whole documents",
-        source: "lm-eval's loglikelihood_rolling (arXiv 2405.14782); windows after arXiv 1812.10860",
+        source: "lm-eval's loglikelihood_rolling (arXiv 2405.14782); windows after arXiv \
+                 1812.10860",
     }
 }
 

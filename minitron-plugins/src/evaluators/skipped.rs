@@ -75,7 +75,8 @@ impl Skipped {
             format!("{n} {what}")
         };
         let message = format!(
-            "{}: {what} skipped, which cannot be scored; the first: {}; with strict=true, one ends the evaluation",
+            "{}: {what} skipped, which cannot be scored; the first: {}; with strict=true, one ends \
+             the evaluation",
             path.display(),
             first.message()
         );

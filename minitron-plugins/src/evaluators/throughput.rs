@@ -48,7 +48,8 @@ impl Default for Throughput {
 minitron_core::plugin! {
     Evaluator for Throughput {
         tag: "throughput",
-        summary: "tokens per second of reading a prompt and of generating, with the key/value cache",
+        summary: "tokens per second of reading a prompt and of generating, with the key/value \
+                  cache",
         source: "the speed of arXiv 2408.11796, section 4 (runtime performance)",
     }
 }

@@ -56,7 +56,8 @@ mod tests {
 
     #[test]
     fn marks_stand_where_running_text_has_them() {
-        let page = " = Lobster = \n It ( the crab 's kin ) weighs 6 @.@ 2 kg , \" often \" . = = Size = = \n 20 ° wide";
+        let page = " = Lobster = \n It ( the crab 's kin ) weighs 6 @.@ 2 kg , \" often \" . = = \
+                    Size = = \n 20 ° wide";
         let expected =
             " = Lobster =\nIt (the crab's kin) weighs 6.2 kg, \"often\". == Size ==\n20°wide";
         assert_eq!(running(page).unwrap(), expected);

@@ -28,7 +28,8 @@ impl Default for BlockInfluence {
 minitron_core::plugin! {
     Importance for BlockInfluence {
         tag: "block_influence",
-        summary: "1 - cosine between the residual stream before and after a layer, or a run of layers",
+        summary: "1 - cosine between the residual stream before and after a layer, or a run of \
+                  layers",
         source: "arXiv 2407.14679, section 2.2; arXiv 2408.11796",
     }
 }

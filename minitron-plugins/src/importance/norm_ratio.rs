@@ -28,7 +28,8 @@ impl Default for NormRatio {
 minitron_core::plugin! {
     Importance for NormRatio {
         tag: "norm_ratio",
-        summary: "norm of the residual stream after a layer, or a run of layers, over its norm before",
+        summary: "norm of the residual stream after a layer, or a run of layers, over its norm \
+                  before",
         source: "Ministral 3, arXiv 2601.08584",
     }
 }

@@ -51,7 +51,8 @@ pub fn check(trial: &Trial, config: &Value) -> Result<String> {
     units(trial, &sample)?;
     tokens(trial, &sample)?;
     students(trial, &sample)?;
-    let kept = "its own configs alone; written and read back whole; units trade places; a student on every axis";
+    let kept = "its own configs alone; written and read back whole; units trade places; a student \
+                on every axis";
     Ok(kept.into())
 }
 

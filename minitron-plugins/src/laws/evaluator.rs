@@ -113,7 +113,8 @@ pub(super) fn tokenizer(dir: &Path, words: &str) -> Result<Tokenizer> {
         .collect();
     vocab.insert("unknown".into(), 0);
     let text = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null,
         "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
         "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "unknown" },
     });
@@ -126,7 +127,8 @@ pub(super) fn tokenizer(dir: &Path, words: &str) -> Result<Tokenizer> {
 fn task_file(dir: &Path) -> Result<PathBuf> {
     let record = |prompt: &str, completion: &str| -> Value {
         json!({
-            "prompt": prompt, "completion": completion, "context": prompt, "choices": ["a red ball .", "sad", "home"],
+            "prompt": prompt, "completion": completion, "context": prompt, "choices": ["a red ball \
+                                                                                        .", "sad", "home"],
             "gold": 1, "text": prompt, "label": completion
         })
     };

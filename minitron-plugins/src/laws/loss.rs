@@ -149,7 +149,8 @@ impl LossTrial<'_> {
             &plain,
         )?;
         let message = format!(
-            "a constant added to a row of the teacher's logits changes it by {change:.1e}, relatively"
+            "a constant added to a row of the teacher's logits changes it by {change:.1e}, \
+             relatively"
         );
         self.trial.ensure(
             change <= 1e-4,

@@ -104,8 +104,10 @@ pub fn sample_config(model_type: &str) -> Value {
 
 fn plain_config(model_type: &str) -> Value {
     json!({
-        "model_type": model_type, "vocab_size": VOCAB, "tie_word_embeddings": false, "initializer_range": 0.3,
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "model_type": model_type, "vocab_size": VOCAB, "tie_word_embeddings": false,
+            "initializer_range": 0.3,
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+            "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
         "dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 4,
         "n_embd": 32, "n_inner": 48, "n_layer": 3, "n_head": 4, "n_positions": 64,

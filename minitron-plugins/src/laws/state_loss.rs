@@ -43,7 +43,11 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
         }
         .check()?;
     }
-    Ok("a finite number of states of its sites, with a gradient for the student alone, padding left out".into())
+    Ok(
+        "a finite number of states of its sites, with a gradient for the student alone, padding \
+         left out"
+            .into(),
+    )
 }
 
 /// The same model with two more layers.
@@ -170,7 +174,8 @@ impl StateLossTrial<'_> {
         let by_tokens = sum / n_tokens;
         let is_mean = (together - by_tokens).abs() <= 1e-4 * by_tokens.abs().max(together.abs());
         let message = format!(
-            "expected a mean over tokens: of two sequences {by_tokens}, by their tokens, got {together}"
+            "expected a mean over tokens: of two sequences {by_tokens}, by their tokens, got \
+             {together}"
         );
         self.trial.ensure(is_mean, message)
     }

@@ -46,7 +46,8 @@ impl Default for AttentionRelation {
 minitron_core::plugin! {
     StateLoss for AttentionRelation {
         tag: "attention_relation",
-        summary: "KL divergence between how queries, keys and values of a layer relate to each other",
+        summary: "KL divergence between how queries, keys and values of a layer relate to each \
+                  other",
         source: "arXiv 2012.15828 (MiniLMv2), section 3; arXiv 2407.14679, section 3",
     }
 }
@@ -110,8 +111,10 @@ impl AttentionRelation {
         }
         let (of_student, of_teacher) = (student.width, teacher.width);
         Err(Error::Recipe(format!(
-            "{TAG}: relation_heads: expected a divisor of the student's width {of_student} and the teacher's {of_teacher}, \
-             got {chosen}; 0 takes one that fits, `relations=query` leaves narrower keys and values out"
+            "{TAG}: relation_heads: expected a divisor of the student's width {of_student} and the \
+             teacher's {of_teacher}, \
+             got {chosen}; 0 takes one that fits, `relations=query` leaves narrower keys and \
+             values out"
         )))
     }
 }
@@ -152,7 +155,8 @@ impl StateLoss for AttentionRelation {
             return Err(mismatch(
                 TAG,
                 format!(
-                    "expected states of the teacher's tokens {expected}, got [{n_batch}, {n_tokens}]"
+                    "expected states of the teacher's tokens {expected}, got [{n_batch}, \
+                     {n_tokens}]"
                 ),
             ));
         }

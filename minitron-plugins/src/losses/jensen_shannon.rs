@@ -39,7 +39,8 @@ impl Default for JensenShannon {
 minitron_core::plugin! {
     LogitLoss for JensenShannon {
         tag: "jensen_shannon",
-        summary: "generalised Jensen–Shannon divergence between the teacher's distribution and the student's",
+        summary: "generalised Jensen–Shannon divergence between the teacher's distribution and the \
+                  student's",
         source: "arXiv 2306.13649 (GKD), section 2",
     }
 }
@@ -50,7 +51,8 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         return Ok(value);
     }
     let message = format!(
-        "beta: expected a number above 0 and below 1, got {value}; the ends are forward_kl, reverse_kl"
+        "beta: expected a number above 0 and below 1, got {value}; the ends are forward_kl, \
+         reverse_kl"
     );
     Err(serde::de::Error::custom(message))
 }

@@ -146,7 +146,8 @@ impl Layers {
                 n_layers.checked_sub(n_after + 1).ok_or_else(|| {
                     let wanted = n_after + 1;
                     let message = format!(
-                        "{tag}: layers: {self}: expected at least {wanted} layers, the {whose} has {n_layers}; take `last`"
+                        "{tag}: layers: {self}: expected at least {wanted} layers, the {whose} has \
+                         {n_layers}; take `last`"
                     );
                     Error::Recipe(message)
                 })
@@ -168,7 +169,8 @@ impl Layers {
                     ] {
                         if layer >= n_layers {
                             return Err(Error::Recipe(format!(
-                                "{tag}: layers: {pair} (teacher:student): the {whose} has no layer {layer}, its \
+                                "{tag}: layers: {pair} (teacher:student): the {whose} has no layer \
+                                 {layer}, its \
                                  {n_layers} layers are counted from 0"
                             )));
                         }

@@ -27,7 +27,8 @@ impl Reconstruction for BiasCompensation {
         editor.check_writers("leave bias_compensation out")?;
         if !has_writer_biases(editor.spec()) {
             return Err(Error::Recipe(format!(
-                "bias_compensation: this `{}` model has no biases on its output projections; take least_squares",
+                "bias_compensation: this `{}` model has no biases on its output projections; take \
+                 least_squares",
                 editor.spec().architecture
             )));
         }

@@ -91,7 +91,8 @@ fn pairs(editor: &StudentEditor, dim: &str) -> Result<Vec<(usize, Option<usize>)
         }
         if 2 * n_kept < part.len() {
             return Err(Error::Recipe(format!(
-                "head_merge: `{dim}` keeps {n_kept} of {} heads that are ranked together; merging needs at least half",
+                "head_merge: `{dim}` keeps {n_kept} of {} heads that are ranked together; merging \
+                 needs at least half",
                 part.len()
             )));
         }

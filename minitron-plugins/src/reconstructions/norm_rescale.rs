@@ -26,7 +26,8 @@ minitron_core::plugin! {
     Reconstruction for NormRescale {
         tag: "norm_rescale",
         summary: "gains of RMS norms corrected for the channels or heads that they lost",
-        source: "the gains of arXiv 2401.15024 (SliceGPT), for channels that are cut rather than turned",
+        source: "the gains of arXiv 2401.15024 (SliceGPT), for channels that are cut rather than \
+                 turned",
     }
 }
 

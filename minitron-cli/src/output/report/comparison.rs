@@ -16,7 +16,8 @@ pub fn sections(comparison: &Comparison) -> Markup {
     html! {
         section {
             h3 { "Compared" }
-            @if !comparison.is_complete() { p.warn { "This comparison is under way, or was interrupted." } }
+            @if !comparison.is_complete() { p.warn { "This comparison is under way, or was \
+                                                      interrupted." } }
             @if let Some(seconds) = comparison.seconds { p.muted { "In all " (duration(seconds)) } }
             (table(comparison))
             (failures(comparison))
@@ -157,7 +158,8 @@ fn figures(comparison: &Comparison) -> Markup {
     html! { @if !curves.0.is_empty() || !sizes.0.is_empty() {
         section {
             h3 { "Curves" }
-            @if let Some(best) = best.filter(|_| !is_named) { p.muted { "The one with a colour is “" (best.title()) "”." } }
+            @if let Some(best) = best.filter(|_| !is_named) { p.muted { "The one with a colour is \
+                                                                         “" (best.title()) "”." } }
             div.figures { (sizes) (curves) }
         }
     } }

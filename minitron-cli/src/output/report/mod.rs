@@ -153,27 +153,39 @@ mod tests {
 
     #[test]
     fn what_files_say_stays_text() {
-        let stage = |name: &str, job: &str, result: Value, options: Value| json!({ "name": name, "do": job, "inputs": EVIL, "seconds": 1.0, "result": result, "options": options });
+        let stage = |name: &str, job: &str, result: Value, options: Value| {
+            json!({ "name": name,
+            "do": job, "inputs": EVIL, "seconds": 1.0, "result": result, "options": options })
+        };
         assert_harmless(&page_of(
             "run.json",
-            &json!({ "minitron": EVIL, "recipe": EVIL, "seed": 0, "device": EVIL, "dtype": "float", "stages": [
-                { "name": EVIL_NAME, "do": EVIL, "inputs": EVIL, "result": {}, "warnings": [EVIL], "options": { "model": EVIL } },
-                stage("say", "generate", json!({ "prompt": EVIL, "text": EVIL }), json!({ "model": EVIL })),
-                stage("eval", "eval", json!({ EVIL: 1.0, "tasks": { EVIL: { "acc": 0.5 } } }), json!({ "model": EVIL })),
+            &json!({ "minitron": EVIL, "recipe": EVIL, "seed": 0, "device": EVIL, "dtype": "float",
+                "stages": [
+                { "name": EVIL_NAME, "do": EVIL, "inputs": EVIL, "result": {}, "warnings": [EVIL],
+                    "options": { "model": EVIL } },
+                stage("say", "generate", json!({ "prompt": EVIL, "text": EVIL }), json!({
+                    "model": EVIL })),
+                stage("eval", "eval", json!({ EVIL: 1.0, "tasks": { EVIL: { "acc": 0.5 } } }),
+                    json!({ "model": EVIL })),
             ] }),
         ));
         let curve = json!([{ "tokens": 1, "loss": 2.0 }, { "tokens": 2, "loss": 1.0 }]);
         assert_harmless(&page_of(
             "search.json",
-            &json!({ "model": EVIL, "versions": { EVIL: EVIL }, "winner": { "name": EVIL }, "warnings": [EVIL], "candidates": [
-                { "name": EVIL_NAME, "sizes": { EVIL: 3 }, "n_params": 10, "loss": 1.0, "curve": curve },
+            &json!({ "model": EVIL, "versions": { EVIL: EVIL }, "winner": { "name": EVIL },
+                "warnings": [EVIL], "candidates": [
+                { "name": EVIL_NAME, "sizes": { EVIL: 3 }, "n_params": 10, "loss": 1.0,
+                    "curve": curve },
             ] }),
         ));
         assert_harmless(&page_of(
             "compare.json",
-            &json!({ "title": EVIL, "model": EVIL, "spec": { "title": EVIL }, "columns": [{ "key": "loss", "title": EVIL }],
-                "rows": [{ "name": EVIL, "error": EVIL, "samples": [EVIL], "curve": curve, "values": { "loss": { "mean": 1.0 } } }],
-                "teacher": { "name": EVIL, "error": EVIL }, "warnings": [EVIL], "checks": [{ "says": EVIL, "detail": EVIL }] }),
+            &json!({ "title": EVIL, "model": EVIL, "spec": { "title": EVIL }, "columns": [{
+                "key": "loss", "title": EVIL }],
+                "rows": [{ "name": EVIL, "error": EVIL, "samples": [EVIL], "curve": curve,
+                    "values": { "loss": { "mean": 1.0 } } }],
+                "teacher": { "name": EVIL, "error": EVIL }, "warnings": [EVIL], "checks": [{
+                    "says": EVIL, "detail": EVIL }] }),
         ));
     }
 

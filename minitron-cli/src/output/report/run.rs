@@ -151,7 +151,8 @@ fn training_words(training: &Training) -> Markup {
         strong { (training.name) } " (" (job) "): " (steps) " steps, " (grouped(training.n_tokens)) " tokens, "
         (grouped(training.tokens_per_second.round() as u64)) " tokens/s, " (duration(training.elapsed_s))
         @if let Some(loss) = training.loss { ", training loss in the end " (number(loss)) }
-        @if let Some(best) = training.best { ", best held-out loss " (number(best.loss)) " at step " (grouped(best.step)) }
+        @if let Some(best) = training.best { ", best held-out loss " (number(best.loss)) " at \
+                                                                                          step " (grouped(best.step)) }
         @if training.n_skipped > 0 { ", " (grouped(training.n_skipped)) " steps skipped" }
     }
 }
@@ -161,9 +162,11 @@ pub fn prunings(prunings: &[Pruning]) -> Markup {
     html! { @for pruning in prunings { section {
         h3 { "Pruning: " (pruning.name) }
         (sizes(pruning))
-        @if let Some(reconstructed) = &pruning.reconstructed { p { "Reconstructed by " code { (reconstructions(reconstructed)) } } }
+        @if let Some(reconstructed) = &pruning.reconstructed { p { "Reconstructed \
+                                                                    by " code { (reconstructions(reconstructed)) } } }
         @if !pruning.kept.is_empty() {
-            p.muted { "Share of the units that stay, darkest (on dark pages brightest) where all do." }
+            p.muted { "Share of the units that stay, darkest (on dark pages brightest) where all \
+                       do." }
             div.figures { @for map in &pruning.kept { (kept_figure(map)) } }
         }
         (cuts(&pruning.cuts))
@@ -267,7 +270,8 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
         p {
             "Near ties: " (n_near) " of " (cuts.len()) @if cuts.len() == 1 { " cut" } @else { " cuts" }
             ". Their margin, (a − b) / |a| for a just kept and b just dropped, "
-            "is below 1 % (bold), and a few calibration windows more might have decided otherwise. “Near the cut” lists units "
+            "is below 1 % (bold), and a few calibration windows more might have decided otherwise. \
+             “Near the cut” lists units "
             "within 5 % of it, + kept and − dropped, at most 8 on each side."
         }
         (table.draw())
@@ -337,7 +341,8 @@ pub fn importance(maps: &[HeatMap]) -> Markup {
         section {
             h3 { "Importance" }
             p.muted {
-                "A row per layer; cells are means over neighbouring units, shaded from the row's lowest to its highest, since "
+                "A row per layer; cells are means over neighbouring units, shaded from the row's \
+                 lowest to its highest, since "
                 "units compete within their layer."
             }
             p.scale aria-hidden="true" {

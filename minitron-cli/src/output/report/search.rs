@@ -31,7 +31,8 @@ fn in_words(search: &Search) -> Markup {
             @if let Some(params) = target.params {
                 li { "Target: " (number(params)) " parameters" @if let Some(share) = target.tolerance { ", ± " (percent(share)) } }
             }
-            @if let Some(n_bytes) = target.memory_bytes { li { "Target: at most " (bytes(n_bytes as u64)) } }
+            @if let Some(n_bytes) = target.memory_bytes { li { "Target: at \
+                                                                most " (bytes(n_bytes as u64)) } }
             @if let Some(n) = search.n_params_source { li { "Source: " (grouped(n)) " parameters" } }
             @if grid.n_points.is_some() {
                 li {

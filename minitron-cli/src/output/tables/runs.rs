@@ -52,7 +52,8 @@ pub fn search_table(report: &Value) -> String {
             &report["shared_teacher"]["seconds_saved"],
         );
         text += &format!(
-            "winner {winner}; order before and after training: Spearman {}; the shared teacher saved {} s\n",
+            "winner {winner}; order before and after training: Spearman {}; the shared teacher \
+             saved {} s\n",
             word(spearman),
             word(saved)
         );
@@ -250,9 +251,11 @@ mod tests {
     #[test]
     fn a_failed_row_stands_below_the_table() {
         let error = "a reason ".repeat(50);
-        let report = serde_json::json!({ "columns": [{ "key": "loss", "title": "loss" }, { "key": "peak_bytes", "title": "memory" }],
+        let report = serde_json::json!({ "columns": [{ "key": "loss", "title": "loss" }, {
+            "key": "peak_bytes", "title": "memory" }],
             "teacher": { "name": "teacher", "title": null, "values": { "loss": { "mean": 4.0 } } },
-            "rows": [{ "name": "a", "values": { "loss": { "mean": 4.5, "std": 0.01 }, "peak_bytes": { "mean": 1048576.0 } } },
+            "rows": [{ "name": "a", "values": { "loss": { "mean": 4.5, "std": 0.01 },
+                "peak_bytes": { "mean": 1048576.0 } } },
                 { "name": "b", "error": error }] });
         let text = comparison_table(&report);
         let (table, failed) = text.split_once("\nfailed: b: ").unwrap();

@@ -341,9 +341,8 @@ impl<'a> Comparison<'a> {
             .unwrap_or_default();
         let point = |line: &str| {
             let line: Value = serde_json::from_str(line).ok()?;
-            Some(
-                json!({ "tokens": line["n_tokens"].as_u64()?, "loss": line["eval/loss"].as_f64()? }),
-            )
+            Some(json!({ "tokens": line["n_tokens"].as_u64()?,
+                    "loss": line["eval/loss"].as_f64()? }))
         };
         text.lines().filter_map(point).collect()
     }

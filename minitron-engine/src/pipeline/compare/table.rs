@@ -330,7 +330,10 @@ pub(super) fn checks(spec: &Spec, lines: &[TableLine]) -> Vec<Value> {
         };
         Ok(json!({ "says": check.says, "holds": holds, "detail": numbers.join(", ") }))
     };
-    let failed = |check: &Check, e: Error| json!({ "says": check.says, "holds": null, "detail": e.to_string() });
+    let failed = |check: &Check, e: Error| {
+        json!({ "says": check.says, "holds": null,
+        "detail": e.to_string() })
+    };
     spec.checks
         .iter()
         .map(|check| answer(check).unwrap_or_else(|e| failed(check, e)))

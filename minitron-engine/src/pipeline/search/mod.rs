@@ -228,7 +228,10 @@ fn listing(found: &Found) -> Value {
     let rows: Vec<Value> = found
         .candidates
         .iter()
-        .map(|candidate| json!({ "sizes": candidate.sizes, "n_params": candidate.n_params, "imbalance": candidate.imbalance }))
+        .map(|candidate| {
+            json!({ "sizes": candidate.sizes, "n_params": candidate.n_params,
+            "imbalance": candidate.imbalance })
+        })
         .collect();
     json!({ "grid": found.survey, "n_params_source": found.spec.n_params(), "candidates": rows })
 }

@@ -237,7 +237,8 @@ impl SearchOptions {
                 .survey(&spec, &space, &cost, (within, &keep))?;
         if candidates.is_empty() {
             return Err(Error::Plan(format!(
-                "search: none of {} points is legal and within the budget ({} are within); widen the tolerance, the grid or \
+                "search: none of {} points is legal and within the budget ({} are within); widen \
+                 the tolerance, the grid or \
                  the filter",
                 survey.n_points, survey.n_within
             )));

@@ -18,7 +18,8 @@ pub(super) fn refuse(context: &Context, options: &SearchOptions) -> Result<()> {
     let wrong = |message: &str| Err(Error::Recipe(message.into()));
     if asked.correct_teacher.is_some() {
         return wrong(
-            "correct_teacher: a teacher that learns says something else to every candidate; leave it out",
+            "correct_teacher: a teacher that learns says something else to every candidate; leave \
+             it out",
         );
     }
     if setup.stop_after.is_some() {

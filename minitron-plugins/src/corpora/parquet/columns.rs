@@ -231,7 +231,8 @@ fn missing(root: &[TypePtr], name: &str) -> String {
         columns => columns.join(", "),
     };
     format!(
-        "expected a column of strings `{name}`, got {found}; its columns: {columns}; choose one with `--field`"
+        "expected a column of strings `{name}`, got {found}; its columns: {columns}; choose one \
+         with `--field`"
     )
 }
 

@@ -346,7 +346,8 @@ fn a_document_is_chosen_alike_in_both() {
         (
             "body",
             [
-                "none of that name; its columns: `n` (no strings), `messages` (no strings), `data.text`, `ids` (integers)",
+                "none of that name; its columns: `n` (no strings), `messages` (no strings), \
+                 `data.text`, `ids` (integers)",
                 "none of that name; its fields: `n`, `messages`, `data.text`, `ids`",
             ],
         ),

@@ -30,8 +30,10 @@ pub(super) const PLOTS: &[Plot] = &[
     Plot {
         lines: &[
             "[One day, {H} got|{H} had] a {c} {1}. {He} took the {1} to {2} to {4}.",
-            "[But soon|Then] the {c} {1} was gone. {H} looked and looked, but {he} could not find it[.| at all.]",
-            "{H} was [very |]sad and began to cry. {F} came and said, \"I will help you look for the {1}.\"",
+            "[But soon|Then] the {c} {1} was gone. {H} looked and looked, but {he} could not find \
+             it[.| at all.]",
+            "{H} was [very |]sad and began to cry. {F} came and said, \"I will help you look for \
+             the {1}.\"",
             "[Soon|At last] {F} found the {1} {3}. {H} was [so |]happy to have {his} {c} {1} back.",
         ],
         rows: &[
@@ -158,7 +160,8 @@ pub(super) const PLOTS: &[Plot] = &[
     Plot {
         lines: &[
             "{H} had {1} for lunch. {F} had [no lunch|nothing to eat] and was [very |]hungry.",
-            "{H} saw that {F} was sad, so {he} gave {fhim} half of the {2}. {F} said, \"You are kind.\"",
+            "{H} saw that {F} was sad, so {he} gave {fhim} half of the {2}. {F} said, \"You are \
+             kind.\"",
             "The next day, {F} had {3}, but {H} had no lunch and was [very |]hungry.",
             "{F} [did not forget.|remembered.] {Fhe} gave {him} half of the {4}.",
             "They ate together, and {H} and {F} were both [happy|full].",
@@ -227,9 +230,11 @@ pub(super) const PLOTS: &[Plot] = &[
     Plot {
         lines: &[
             "{F} said to {H}, \"Please get me {1}.\" So {H} went to {2} with a {c} basket.",
-            "{He} put the {3} in the {c} basket. But [then|on the way back] {he} was lost and [afraid|scared].",
+            "{He} put the {3} in the {c} basket. But [then|on the way back] {he} was lost and \
+             [afraid|scared].",
             "[Then|At last] {he} {4} and {5}. Soon {he} was home again.",
-            "{F} saw the {c} basket with the {3} and was [so |very |]happy. \"Thank you, {H},\" {fhe} said.",
+            "{F} saw the {c} basket with the {3} and was [so |very |]happy. \"Thank you, {H},\" \
+             {fhe} said.",
         ],
         rows: &[
             &[

@@ -65,7 +65,8 @@ impl Evidence {
         if let Some((magic, model, width)) = LLM_C.iter().find(|(magic, ..)| number == Some(*magic))
         {
             return Some(format!(
-                "the header of llm.c{model} (magic {magic}, 1024 bytes); cut it off with `tail -c +1025` and read the rest \
+                "the header of llm.c{model} (magic {magic}, 1024 bytes); cut it off with `tail -c \
+                 +1025` and read the rest \
                  as {width}"
             ));
         }
@@ -125,7 +126,8 @@ impl Evidence {
             format!("below {SMALL}")
         };
         Some(format!(
-            "read as u16, every second id is {what}; these are u32 ids, so read them with `--token-type u32`"
+            "read as u16, every second id is {what}; these are u32 ids, so read them with \
+             `--token-type u32`"
         ))
     }
 
@@ -144,7 +146,8 @@ impl Evidence {
             .unwrap_or(0);
         (largest >= BEYOND).then(|| {
             format!(
-                "read as u32, an id is {largest}, which no vocabulary has; these seem to be u16 ids, so read them with \
+                "read as u32, an id is {largest}, which no vocabulary has; these seem to be u16 \
+                 ids, so read them with \
                  `--token-type u16`"
             )
         })
@@ -167,7 +170,8 @@ impl Evidence {
 
 fn wider(stated: &str) -> String {
     format!(
-        "read as {stated}, ids are zero again and again; these are 8-byte ids, so save them as uint32, or as .npy"
+        "read as {stated}, ids are zero again and again; these are 8-byte ids, so save them as \
+         uint32, or as .npy"
     )
 }
 
