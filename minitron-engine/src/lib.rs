@@ -1,5 +1,60 @@
 //! The engine of minitron: what brings models, data and plugins together.
 //!
+//! A whole job in a program of one's own, from random weights to a smaller model that learnt from
+//! the larger one. Any folder that `transformers` saved takes the place of `model`.
+//!
+//! ```
+//! use minitron_core::registry::Registry;
+//! use minitron_engine::pipeline::{self, Context, DistillOptions, PruneOptions, ScoreOptions};
+//! use minitron_engine::pipeline::{TrainOptions, TrainingOptions};
+//!
+//! # fn main() -> minitron_core::error::Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let at = |name: &str| folder.path().join(name).display().to_string();
+//! # let text = at("text.txt");
+//! # std::fs::write(&text, "The boat was small and the lake was still. ".repeat(200)).unwrap();
+//! minitron_plugins::link();
+//! let registry = Registry::linked()?;
+//! let context = Context::on_cpu(&registry, &minitron_plugins::BuiltIn);
+//! let setup = TrainingOptions {
+//!     data: vec![text.parse()?],
+//!     tokens: "1k".parse()?,
+//!     seq_len: Some(64),
+//!     ..TrainingOptions::default()
+//! };
+//! let (model, scores, student) = (at("model"), at("scores.safetensors"), at("student"));
+//!
+//! let fresh = TrainOptions {
+//!     config: Some("../examples/demo/config.json".into()),
+//!     setup: setup.clone(),
+//!     ..TrainOptions::default()
+//! };
+//! pipeline::train(&context, &fresh, model.as_ref(), false)?;
+//!
+//! let scoring = ScoreOptions {
+//!     model: model.clone(),
+//!     data: setup.data.clone(),
+//!     samples: 8,
+//!     ..ScoreOptions::default()
+//! };
+//! pipeline::score(&context, &scoring, scores.as_ref())?;
+//!
+//! let halving = PruneOptions {
+//!     model: model.clone(),
+//!     scores: Some(scores),
+//!     ratio: Some(0.5),
+//!     ..PruneOptions::default()
+//! };
+//! let pruned = pipeline::prune(&context, &halving, student.as_ref(), false)?;
+//! assert!(pruned["n_params"].as_u64() < pruned["n_params_source"].as_u64());
+//!
+//! let distillation = DistillOptions { teacher: model, student, setup, ..Default::default() };
+//! let distilled = pipeline::distill(&context, &distillation, at("distilled").as_ref(), false)?;
+//! assert!(distilled["loss"].as_f64().is_some_and(f64::is_finite));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Data flows one way, and each room looks left only. The core's rooms are left of all of these.
 //!
 //! | room | holds |

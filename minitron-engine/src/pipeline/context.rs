@@ -1,6 +1,7 @@
 //! What every job shares: plugins, machine, progress.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use tch::{Device, Kind};
 use tracing::info_span;
@@ -11,7 +12,7 @@ use minitron_core::checkpoint::{Remarks, TensorSource};
 use minitron_core::contract::Axis;
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
-use minitron_core::progress::{Interrupt, Progress};
+use minitron_core::progress::{Interrupt, Progress, Silent};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec, Registry};
 use minitron_core::spec::{ModelFolder, ModelSpec, PruneGroup, Sizes};
 use minitron_core::windows::{Task, Tokenize, Windows};
@@ -75,6 +76,31 @@ pub struct Context<'a> {
     pub interrupt: &'a Interrupt,
     /// From a MODEL (folder or hub id) to its folder.
     pub resolve: &'a dyn Fn(&str) -> Result<PathBuf>,
+}
+
+/// Of jobs that nobody means to end early.
+static NOBODY: LazyLock<Interrupt> = LazyLock::new(Interrupt::default);
+
+fn is_a_folder(model: &str) -> Result<PathBuf> {
+    Ok(PathBuf::from(model))
+}
+
+impl<'a> Context<'a> {
+    /// On the CPU in f32, seed 0, in silence; outputs are not replaced, and every MODEL is a folder.
+    /// Other choices are fields to set.
+    pub fn on_cpu(registry: &'a Registry, defaults: &'a dyn Defaults) -> Self {
+        Context {
+            registry,
+            defaults,
+            device: Device::Cpu,
+            kind: Kind::Float,
+            seed: 0,
+            force: false,
+            progress: &Silent,
+            interrupt: &NOBODY,
+            resolve: &is_a_folder,
+        }
+    }
 }
 
 impl Context<'_> {
