@@ -13,7 +13,7 @@ pub mod loss;
 pub mod reconstruction;
 pub mod state_loss;
 
-mod numbers;
+pub(crate) mod numbers;
 mod samples;
 mod units;
 

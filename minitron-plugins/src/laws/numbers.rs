@@ -5,7 +5,7 @@ use minitron_core::random::SplitMix;
 use tch::{Kind, Tensor};
 
 /// Numbers from −size to size in f64.
-pub(super) fn uniform(shape: &[i64], size: f64, seed: u64) -> Result<Tensor> {
+pub(crate) fn uniform(shape: &[i64], size: f64, seed: u64) -> Result<Tensor> {
     let mut random = SplitMix::new(seed);
     let values: Vec<f64> = (0..shape.iter().product())
         .map(|_: i64| size * (2.0 * random.unit() - 1.0))
@@ -14,16 +14,16 @@ pub(super) fn uniform(shape: &[i64], size: f64, seed: u64) -> Result<Tensor> {
 }
 
 /// A copy that gradients reach.
-pub(super) fn leaf(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn leaf(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_detach()?.f_mul_scalar(1.0)?.f_set_requires_grad(true)?)
 }
 
-pub(super) fn is_finite(x: &Tensor) -> Result<bool> {
+pub(crate) fn is_finite(x: &Tensor) -> Result<bool> {
     Ok(x.numel() == 0 || x.f_isfinite()?.f_min()?.f_double_value(&[])? > 0.0)
 }
 
 /// Largest difference, relative to the largest of `b`.
-pub(super) fn relative(a: &Tensor, b: &Tensor) -> Result<f64> {
+pub(crate) fn relative(a: &Tensor, b: &Tensor) -> Result<f64> {
     let largest = |x: &Tensor| -> Result<f64> {
         Ok(x.f_abs()?
             .f_max()?

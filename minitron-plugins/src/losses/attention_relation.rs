@@ -239,3 +239,43 @@ fn log_relations(
     }
     Ok(score_brtt.f_log_softmax(-1, score_brtt.f_kind()?)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::laws::numbers::uniform;
+    use crate::losses::closed_form::assert_state_gradient;
+
+    #[test]
+    fn its_gradient_is_the_one_written_out() {
+        let (student, teacher) = (
+            uniform(&[2, 4, 8], 2.0, 3).unwrap(),
+            uniform(&[2, 4, 8], 2.0, 4).unwrap(),
+        );
+        for causal in [true, false] {
+            let states = |x_btc| States {
+                x_btc,
+                attention_mask_bt: None,
+                causal,
+                head_dim: 4,
+            };
+            // Of two heads of four channels: in S = X·Xᵀ/√d it is (q − p)/(B·T·R), in X the sum of
+            // that and its transpose, times X/√d.
+            let heads = |x: &Tensor| x.view([2, 4, 2, 4]).transpose(1, 2);
+            let relation = |x: &Tensor| {
+                let score_brtt = heads(x).matmul(&heads(x).transpose(-2, -1)) / 2.0;
+                let later_tt = Tensor::ones([4, 4], (tch::Kind::Bool, tch::Device::Cpu)).triu(1);
+                let score_brtt = match causal {
+                    true => score_brtt.masked_fill(&later_tt, f64::NEG_INFINITY),
+                    false => score_brtt,
+                };
+                score_brtt.softmax(-1, tch::Kind::Double)
+            };
+            let in_score = (relation(&student) - relation(&teacher)) / (2.0 * 4.0 * 2.0);
+            let in_heads = (&in_score + in_score.transpose(-2, -1)).matmul(&heads(&student)) / 2.0;
+            let expected = in_heads.transpose(1, 2).reshape([2, 4, 8]);
+            let loss = AttentionRelation::default();
+            assert_state_gradient(&loss, &states(&student), &states(&teacher), &expected);
+        }
+    }
+}

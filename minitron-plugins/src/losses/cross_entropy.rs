@@ -45,3 +45,18 @@ pub(crate) fn negative_log_likelihood(logits_nv: &Tensor, labels_n: &Tensor) -> 
         0.0,
     )?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::closed_form::Logits;
+
+    #[test]
+    fn its_gradient_is_the_one_written_out() {
+        let logits = Logits::new();
+        let (q_nv, _) = logits.softmaxes(1.0);
+        // q − 1 at the label.
+        let expected_nv = q_nv - logits.labels_n.one_hot(7);
+        logits.assert_gradient(&CrossEntropy {}, &expected_nv);
+    }
+}

@@ -44,3 +44,17 @@ impl StateLoss for Embedding {
         self.distance.between("embedding", student, teacher)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::closed_form::assert_is_mean_of;
+
+    #[test]
+    fn its_gradient_is_the_one_written_out() {
+        for distance in [Distance::Cosine, Distance::Mse] {
+            let loss = Embedding { distance };
+            assert_is_mean_of(distance, &loss);
+        }
+    }
+}

@@ -58,3 +58,26 @@ impl LogitLoss for ForwardKl {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::closed_form::Logits;
+
+    #[test]
+    fn its_gradient_is_the_one_written_out() {
+        let logits = Logits::new();
+        for temperature in [1.0, 2.5] {
+            let (q_nv, p_nv) = logits.softmaxes(temperature);
+            // (q − p)/T, times T².
+            let plain_nv = (q_nv - p_nv) / temperature;
+            for (scale_by_t2, factor) in [(true, temperature * temperature), (false, 1.0)] {
+                let loss = ForwardKl {
+                    temperature,
+                    scale_by_t2,
+                };
+                logits.assert_gradient(&loss, &(&plain_nv * factor));
+            }
+        }
+    }
+}

@@ -49,3 +49,20 @@ impl StateLoss for HiddenState {
         self.distance.between("hidden_state", student, teacher)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::closed_form::assert_is_mean_of;
+
+    #[test]
+    fn its_gradient_is_the_one_written_out() {
+        for distance in [Distance::Cosine, Distance::Mse] {
+            let loss = HiddenState {
+                distance,
+                ..HiddenState::default()
+            };
+            assert_is_mean_of(distance, &loss);
+        }
+    }
+}

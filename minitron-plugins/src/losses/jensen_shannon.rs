@@ -89,3 +89,27 @@ impl LogitLoss for JensenShannon {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::closed_form::{Logits, through_softmax};
+
+    #[test]
+    fn its_gradient_is_the_one_written_out() {
+        let logits = Logits::new();
+        for (beta, temperature) in [(0.5, 1.0), (0.2, 1.0), (0.7, 2.5)] {
+            let (q_nv, p_nv) = logits.softmaxes(temperature);
+            let mixture_nv = p_nv * beta + &q_nv * (1.0 - beta);
+            // Through the softmax of s/T, times T²: the gradient in q is (1 − β)·log(q/m).
+            let in_q_nv = (q_nv.log() - mixture_nv.log()) * (1.0 - beta);
+            let expected_nv = through_softmax(&q_nv, &in_q_nv) * temperature;
+            let loss = JensenShannon {
+                beta,
+                temperature,
+                scale_by_t2: true,
+            };
+            logits.assert_gradient(&loss, &expected_nv);
+        }
+    }
+}

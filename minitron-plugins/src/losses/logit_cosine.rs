@@ -38,3 +38,16 @@ impl LogitLoss for LogitCosine {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::closed_form::{Logits, of_one_minus_cos};
+
+    #[test]
+    fn its_gradient_is_the_one_written_out() {
+        let logits = Logits::new();
+        let expected_nv = of_one_minus_cos(&logits.student_nv, &logits.teacher_nv);
+        logits.assert_gradient(&LogitCosine {}, &expected_nv);
+    }
+}

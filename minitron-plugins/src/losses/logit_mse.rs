@@ -38,3 +38,16 @@ impl LogitLoss for LogitMse {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::closed_form::Logits;
+
+    #[test]
+    fn its_gradient_is_the_one_written_out() {
+        let logits = Logits::new();
+        let expected_nv = (&logits.student_nv - &logits.teacher_nv) * (2.0 / 7.0);
+        logits.assert_gradient(&LogitMse {}, &expected_nv);
+    }
+}

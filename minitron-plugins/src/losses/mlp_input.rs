@@ -58,3 +58,20 @@ impl StateLoss for MlpInput {
         self.distance.between("mlp_input", student, teacher)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::closed_form::assert_is_mean_of;
+
+    #[test]
+    fn its_gradient_is_the_one_written_out() {
+        for distance in [Distance::Cosine, Distance::Mse] {
+            let loss = MlpInput {
+                distance,
+                ..MlpInput::default()
+            };
+            assert_is_mean_of(distance, &loss);
+        }
+    }
+}

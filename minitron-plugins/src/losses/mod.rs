@@ -18,3 +18,6 @@ mod reverse_kl;
 mod top_k_kl;
 mod torchscript;
 mod torchscript_states;
+
+#[cfg(test)]
+mod closed_form;

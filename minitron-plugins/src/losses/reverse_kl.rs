@@ -58,3 +58,30 @@ impl LogitLoss for ReverseKl {
         rescaled(loss_n, self.temperature, self.scale_by_t2)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::closed_form::{Logits, through_softmax};
+
+    #[test]
+    fn its_gradient_is_the_one_written_out() {
+        let logits = Logits::new();
+        for temperature in [1.0, 2.5] {
+            let (q_nv, p_nv) = logits.softmaxes(temperature);
+            // Through the softmax of s/T: the gradient in q is log(q/p) + 1.
+            let in_q_nv = q_nv.log() - p_nv.log() + 1.0;
+            let plain_nv = through_softmax(&q_nv, &in_q_nv) / temperature;
+            let loss = ReverseKl {
+                temperature,
+                scale_by_t2: false,
+            };
+            logits.assert_gradient(&loss, &plain_nv);
+            let loss = ReverseKl {
+                temperature,
+                scale_by_t2: true,
+            };
+            logits.assert_gradient(&loss, &(plain_nv * temperature * temperature));
+        }
+    }
+}

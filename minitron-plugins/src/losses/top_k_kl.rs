@@ -69,3 +69,34 @@ impl LogitLoss for TopKKl {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::closed_form::Logits;
+
+    #[test]
+    fn its_gradient_is_the_one_written_out() {
+        let logits = Logits::new();
+        for k in [1u32, 3, 7] {
+            let (_, tokens_nk) = logits.teacher_nv.topk(i64::from(k), -1, true, true);
+            // q − p of the distributions over these tokens alone; nothing at the others.
+            let softmax_of = |logits_nv: &Tensor| {
+                logits_nv
+                    .gather(-1, &tokens_nk, false)
+                    .softmax(-1, tch::Kind::Double)
+            };
+            let difference_nk = softmax_of(&logits.student_nv) - softmax_of(&logits.teacher_nv);
+            let expected_nv =
+                logits
+                    .student_nv
+                    .zeros_like()
+                    .scatter(-1, &tokens_nk, &difference_nk);
+            let loss = TopKKl {
+                k: NonZeroU32::new(k).unwrap(),
+                ..TopKKl::default()
+            };
+            logits.assert_gradient(&loss, &expected_nv);
+        }
+    }
+}
