@@ -171,8 +171,8 @@ fn folder(dir: PathBuf, tokenizer: &Value, template: &str, place: Place) -> Path
         }
         Place::List => {
             let without_tools = json!({ "name": "default", "template": template });
-            let with_tools = json!({ "name": "tool_use", "template": format!("{{{{- 'tools: ' \
-                                                                              -}}}}{template}") });
+            let template = format!("{{{{- 'tools: ' -}}}}{template}");
+            let with_tools = json!({ "name": "tool_use", "template": template });
             config["chat_template"] = json!([without_tools, with_tools]);
         }
     }
@@ -887,14 +887,21 @@ fn is_within(found: &Rendered, marked: &Rendered) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None,
-        ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 100,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn no_conversation_panics_and_answers_by_prefixes_lie_in_those_of_marks(messages in prop::collection::vec(message(), 0..6), prompt: bool) {
+    fn no_conversation_panics_and_answers_by_prefixes_lie_in_those_of_marks(
+        messages in prop::collection::vec(message(), 0..6),
+        prompt: bool,
+    ) {
         let record = json!({ "messages": messages });
         let Ok(Some(Example::Chat(conversation))) = Example::from_record(&record, None) else {
-            return Ok(()) };
+            return Ok(());
+        };
         // Behind a tool's answer, this one's prompt writes no header, but calls do: without marks,
         // it is part of what is said.
         let role = |message: &Value| message["role"].as_str().map(str::to_owned);
@@ -908,8 +915,8 @@ proptest! {
             match (marked.render(&conversation, prompt), unmarked.render(&conversation, prompt)) {
                 (Ok(marked), Ok(unmarked)) => {
                     prop_assert_eq!(&marked.text, &unmarked.text);
-                    prop_assert!(is_within(&unmarked, &marked), "{family}: {unmarked:?} \
-                                                                 {marked:?}");
+                    let is_within = is_within(&unmarked, &marked);
+                    prop_assert!(is_within, "{family}: {unmarked:?} {marked:?}");
                 }
                 (Err(error), Ok(_)) => prop_assert!(false, "{family}: {error}"),
                 // What cannot be told is refused.

@@ -1246,8 +1246,8 @@ fn sentences_are_labelled_by_their_neighbours() {
     );
     // Both files of a recipe lie beside it, and are inputs of its stage.
     let recipe = "[[stages]]\nname = \"quality\"\ndo = \"eval\"\nmodel = \"teacher\"\nevaluators = \
-                  [{ type = \
-                  \"nearest_neighbour\", path = \"data/items.jsonl\", reference = \"data/reference.jsonl\" }]\n";
+                  [{ type = \"nearest_neighbour\", path = \"data/items.jsonl\", \
+                  reference = \"data/reference.jsonl\" }]\n";
     fs::write(shell.at("recipe.toml"), recipe).unwrap();
     let run = || {
         shell.json(&["run", "@recipe.toml", "--out", "@run"])["stages"][0]["result"]["accuracy"]

@@ -662,8 +662,8 @@ fn states_and_layers_that_do_not_fit_are_refused() {
 fn task_file(dir: &Path) -> std::path::PathBuf {
     let record = |prompt: &str, completion: &str| {
         json!({
-            "prompt": prompt, "completion": completion, "context": prompt, "choices": ["a red \
-                                                                                        ball.", "sad", "home"],
+            "prompt": prompt, "completion": completion, "context": prompt,
+            "choices": ["a red ball.", "sad", "home"],
             "gold": 1, "text": prompt, "label": completion
         })
     };

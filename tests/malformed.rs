@@ -1616,17 +1616,27 @@ fn damaged(bytes: &[u8], damage: &[(usize, u8)], keep: usize) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn damaged_weights_never_panic(damage in prop::collection::vec((0usize..2500, any::<u8>()), 1..6), cut in 0usize..4) {
+    fn damaged_weights_never_panic(
+        damage in prop::collection::vec((0usize..2500, any::<u8>()), 1..6),
+        cut in 0usize..4,
+    ) {
         let given = Given::llama();
         let bytes = damaged(&fs::read(given.weights()).unwrap(), &damage, cut);
         open_and_load(&given.with_weights(&bytes).model());
     }
 
     #[test]
-    fn damaged_configs_never_panic(damage in prop::collection::vec((any::<usize>(), b' '..b'~'), 1..6), cut in 0usize..4) {
+    fn damaged_configs_never_panic(
+        damage in prop::collection::vec((any::<usize>(), b' '..b'~'), 1..6),
+        cut in 0usize..4,
+    ) {
         let given = Given::llama();
         let path = given.model().join("config.json");
         fs::write(&path, damaged(&fs::read(&path).unwrap(), &damage, cut)).unwrap();
@@ -1634,10 +1644,14 @@ proptest! {
     }
 
     #[test]
-    fn numbers_put_into_configs_never_panic(at in 0usize..12, number in prop_oneof![
-        any::<i64>().prop_map(Value::from), (-2i64..70).prop_map(Value::from),
+    fn numbers_put_into_configs_never_panic(
+        at in 0usize..12,
+        number in prop_oneof![
+            any::<i64>().prop_map(Value::from),
+            (-2i64..70).prop_map(Value::from),
             any::<f64>().prop_map(|x| json!(x)),
-    ]) {
+        ],
+    ) {
         for config in minitron::families() {
             let mut config = with_demo_vocabulary(config);
             let keys: Vec<String> = config.as_object().unwrap().keys().cloned().collect();

@@ -755,8 +755,9 @@ fn recipes_are_checked_before_they_run_and_described_by_a_schema() {
         fs::write(&path, format!("{stage}metrics = [{metrics}]\n")).unwrap();
         path.display().to_string()
     };
+    let by_median = recipe("{ type = \"activation\", as = \"a\", seq = \"median\" }");
     insta::assert_snapshot!(
-        refusal(&dir, &["recipe", "check", &recipe("{ type = \"activation\", as = \"a\", seq = \"median\" }")], 2),
+        refusal(&dir, &["recipe", "check", &by_median], 2),
         @"error: stages[0] (a): metrics: recipe: importance `activation`: unknown variant \
           `median`, expected one of `mean`, `l2`, `var`"
     );

@@ -310,10 +310,7 @@ type Broken = (&'static str, Vec<Value>, Vec<Value>, &'static str);
 
 fn broken() -> Vec<Broken> {
     let long = "the cat saw a ball. ".repeat(40);
-    let choice = |choices: Value, gold: Value| {
-        json!({ "context": "One day, the \
-                            cat", "choices": choices, "gold": gold })
-    };
+    let choice = |choices: Value, gold: Value| json!({ "context": "One day, the cat", "choices": choices, "gold": gold });
     let good = choice(json!(["saw a ball", "lost a house"]), json!(0));
     let words = |target: &str| json!({ "context": "One day, the cat saw a", "target": target });
     let exact =

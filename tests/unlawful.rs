@@ -489,23 +489,23 @@ impl Corpus for BadText {
     }
 }
 
+macro_rules! tested {
+    ($contract:ident for $plugin:ident, $tag:literal) => {
+        descriptor! { $contract for $plugin { tag: $tag, summary: "a test", source: "a test" } }
+    };
+}
+
 fn descriptors() -> [Descriptor; 9] {
     [
-        descriptor! { Architecture for BadFamily { tag: "bad_family", summary: "a \
-        test", source: "a test" } },
-        descriptor! { Axis for BadAxis { tag: "bad_axis", summary: "a test", source: "a test" } },
-        descriptor! { Importance for BadMetric { tag: "bad_metric", summary: "a test", source: "a \
-        test" } },
-        descriptor! { Allocator for BadAllocator { tag: "bad_allocator", summary: "a \
-        test", source: "a test" } },
-        descriptor! { Reconstruction for BadReconstruction { tag: "bad_reconstruction", summary: "a test", source: "a test" } },
-        descriptor! { LogitLoss for BadLoss { tag: "bad_loss", summary: "a test", source: "a \
-        test" } },
-        descriptor! { StateLoss for BadStates { tag: "bad_states", summary: "a test", source: "a \
-        test" } },
-        descriptor! { Evaluator for BadMeasure { tag: "bad_measure", summary: "a test", source: "a \
-        test" } },
-        descriptor! { Corpus for BadText { tag: "bad_text", summary: "a test", source: "a test" } },
+        tested!(Architecture for BadFamily, "bad_family"),
+        tested!(Axis for BadAxis, "bad_axis"),
+        tested!(Importance for BadMetric, "bad_metric"),
+        tested!(Allocator for BadAllocator, "bad_allocator"),
+        tested!(Reconstruction for BadReconstruction, "bad_reconstruction"),
+        tested!(LogitLoss for BadLoss, "bad_loss"),
+        tested!(StateLoss for BadStates, "bad_states"),
+        tested!(Evaluator for BadMeasure, "bad_measure"),
+        tested!(Corpus for BadText, "bad_text"),
     ]
 }
 
@@ -734,8 +734,7 @@ impl Scorer for BrittleScorer {
 
 #[test]
 fn what_panics_while_shown_or_dropped_unwinds_no_further_than_its_guard() {
-    let plugin = descriptor! { Importance for Brittle { tag: "brittle", summary: "a \
-    test", source: "a test" } };
+    let plugin = tested!(Importance for Brittle, "brittle");
     let plugin: &'static Descriptor = Box::leak(Box::new(plugin));
     let registry = registry()
         .with_library(String::new(), vec![plugin])

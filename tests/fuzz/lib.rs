@@ -18,7 +18,10 @@ static LAST_WORDS: Mutex<String> = Mutex::new(String::new());
 /// guard of Parquet files does.
 pub fn begin() {
     tch::set_num_threads(1);
-    set_hook(Box::new(|panic| *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = panic.to_string()));
+    set_hook(Box::new(|panic| {
+        let mut last_words = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+        *last_words = panic.to_string();
+    }));
 }
 
 /// One execution.

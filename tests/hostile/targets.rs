@@ -488,8 +488,8 @@ pub fn template(bytes: &[u8]) {
                 "x": 1 } } });
             let record = json!({
                 "messages": [
-                    { "role": "system", "content": "Short." }, { "role": "user", "content": "one \
-                                                                                             é?" },
+                    { "role": "system", "content": "Short." },
+                    { "role": "user", "content": "one é?" },
                     { "role": "assistant", "content": "1", "reasoning_content": "it is" },
                     { "role": "user", "content": [{ "type": "text", "text": "two" }] },
                     { "role": "assistant", "tool_calls": [call] }, { "role": "tool",

@@ -240,14 +240,13 @@ fn answers_of_weight_0_do_not_count_and_other_weights_are_refused() {
     }
     workspace.text.mask = LossMask::Answers;
     // In ShareGPT's layout too.
-    let said = |from: &str, value: &str, weight: Value| {
-        json!({ "from": from, "value": value,
-        "weight": weight })
-    };
-    let record = json!({ "conversations": [said("human", "the cat", json!(0)), said("gpt", "saw",
-        json!(0)),
-                                           said("human", "when", Value::Null), said("gpt", "one \
-                                                                                            day", json!(1))] });
+    let said = |from: &str, value: &str, weight: Value| json!({ "from": from, "value": value, "weight": weight });
+    let record = json!({ "conversations": [
+        said("human", "the cat", json!(0)),
+        said("gpt", "saw", json!(0)),
+        said("human", "when", Value::Null),
+        said("gpt", "one day", json!(1)),
+    ] });
     let path = workspace.put("share.jsonl", &[record]);
     assert_eq!(
         workspace.predicted(&workspace.windows(&path).unwrap()),

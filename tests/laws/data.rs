@@ -122,8 +122,11 @@ fn any_desk() -> impl Strategy<Value = Desk> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 32,
-        ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        cases: 32,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn a_resumed_feed_gives_what_would_have_come(desk in any_desk()) {
@@ -135,7 +138,8 @@ proptest! {
             pieces.extend(loader.take(1).unwrap());
         }
         for (at, cursor) in cursors.iter().enumerate().step_by(3) {
-            let saved: Cursor = serde_json::from_str(&serde_json::to_string(cursor).unwrap()).unwrap();
+            let written = serde_json::to_string(cursor).unwrap();
+            let saved: Cursor = serde_json::from_str(&written).unwrap();
             let mut resumed = desk.open(Some(&saved)).unwrap();
             prop_assert_eq!(&resumed.cursor(), cursor);
             prop_assert_eq!(resumed.mean_width(), loader.mean_width());
@@ -143,8 +147,8 @@ proptest! {
             prop_assert_eq!(&resumed.take(n).unwrap()[..], &pieces[at..at + n], "from {}", at);
             if at % 15 == 0 {
                 loader.seek(&saved).unwrap();
-                prop_assert_eq!(&loader.take(n).unwrap()[..], &pieces[at..at + n], "back to \
-                                                                                    {}", at);
+                let again = loader.take(n).unwrap();
+                prop_assert_eq!(&again[..], &pieces[at..at + n], "back to {}", at);
             }
         }
     }
@@ -162,14 +166,16 @@ proptest! {
             windows.sort();
             windows
         };
-        let expected = sorted((0..windows.len()).map(|window| windows.window(window).unwrap().to_vec()).collect());
+        let tokens_of = |window| windows.window(window).unwrap().to_vec();
+        let expected = sorted((0..windows.len()).map(tokens_of).collect());
         let mut loader = desk.open(None).unwrap();
         for _ in 0..3 {
             let epoch = loader.take(windows.len()).unwrap();
             let mut ids: Vec<u64> = epoch.iter().map(|sample| sample.id).collect();
             ids.sort_unstable();
             prop_assert_eq!(ids, (0..windows.len() as u64).collect::<Vec<_>>());
-            prop_assert_eq!(&sorted(epoch.into_iter().map(|sample| sample.tokens).collect()), &expected);
+            let found = epoch.into_iter().map(|sample| sample.tokens).collect();
+            prop_assert_eq!(&sorted(found), &expected);
         }
     }
 
@@ -179,14 +185,19 @@ proptest! {
         for spec in &mut desk.specs {
             spec.weight = None;
         }
-        let windows = Arc::new(desk.reading.windows(&desk.specs, &desk.tokenizer, &registry()).unwrap());
+        let windows = desk.reading.windows(&desk.specs, &desk.tokenizer, &registry()).unwrap();
+        let windows = Arc::new(windows);
         let mut order = Order::new(windows.len(), desk.reading.seed);
         let mut loader = desk.open(None).unwrap();
         let mut held = DataLoader::of_windows(windows.clone(), desk.reading.seed);
         prop_assert_eq!(loader.mean_width(), windows.mean_width());
         for position in 0..3 * windows.len() as u64 {
             let window = order.at(position).unwrap();
-            let sample = Sample { id: window as u64, tokens: windows.window(window).unwrap().to_vec(), marks: Vec::new() };
+            let sample = Sample {
+                id: window as u64,
+                tokens: windows.window(window).unwrap().to_vec(),
+                marks: Vec::new(),
+            };
             prop_assert_eq!(&held.take(1).unwrap()[..], std::slice::from_ref(&sample));
             prop_assert_eq!(loader.take(1).unwrap(), [sample]);
         }

@@ -1,5 +1,6 @@
 //! A folder of a test's own: models, texts and commands that run in it.
-#![allow(clippy::unwrap_used, clippy::panic)] // Set-up of tests: what fails here is the test's own fault.
+// Set-up of tests: what fails here is the test's own fault.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
