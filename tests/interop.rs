@@ -670,8 +670,8 @@ fn sentence_embeddings_and_their_neighbours_are_those_of_transformers() {
         return;
     };
     let work = tempfile::tempdir().unwrap();
-    let items = thinned(&items, 10, work.path().join("items.jsonl"));
-    let others = thinned(&others, 10, work.path().join("reference.jsonl"));
+    let items = thinned(&items, 20, work.path().join("items.jsonl"));
+    let others = thinned(&others, 25, work.path().join("reference.jsonl"));
     let out = work.path().join("out.safetensors");
     run_script(
         &python,
@@ -712,7 +712,7 @@ fn sentence_embeddings_and_their_neighbours_are_those_of_transformers() {
         let found = sentence_embeddings(&model, &sentences, &modules, 32, &Silent).unwrap();
         let difference = max_difference(&found, &expected.read(name).unwrap()).unwrap();
         assert!(
-            found.size()[0] > 300 && difference <= EMBEDDINGS,
+            found.size()[0] > 150 && difference <= EMBEDDINGS,
             "{name}: {difference:e}"
         );
         println!(
