@@ -5,7 +5,7 @@
 //! the end of the process there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, Metadata as FileFacts};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -147,13 +147,8 @@ impl Reader {
     /// `Checkpoint` for a tensor that is in none of them.
     fn oddities(&self, index_path: &Path, index: &Index) -> Result<Vec<String>> {
         let mut odd = Vec::new();
-        let shard_of = |name: &String| {
-            let path = &self.files.get(self.entries.get(name)?.file)?.path;
-            path.file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-        };
         for (name, shard) in &index.weight_map {
-            match shard_of(name) {
+            match self.shard_of(name) {
                 Some(found) if found == *shard => {}
                 Some(found) => odd.push(format!(
                     "tensor `{name}` is read from {found}, not from {shard}"
@@ -191,6 +186,13 @@ impl Reader {
         Ok(odd)
     }
 
+    /// Name of the file that holds a tensor.
+    fn shard_of(&self, name: &str) -> Option<String> {
+        let path = &self.files.get(self.entries.get(name)?.file)?.path;
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    }
+
     /// Opens a file and adds its tensors.
     fn add(&mut self, path: &Path) -> Result<()> {
         let file = OpenFile::open(path)?;
@@ -217,12 +219,10 @@ impl Reader {
 
     /// Gives tensors other names than the file does.
     pub fn rename(&mut self, names: &BTreeMap<String, String>) {
-        let entries = std::mem::take(&mut self.entries);
-        let renamed = |name: String| names.get(&name).cloned().unwrap_or(name);
-        self.entries = entries
-            .into_iter()
-            .map(|(name, entry)| (renamed(name), entry))
-            .collect();
+        for (name, entry) in std::mem::take(&mut self.entries) {
+            let name = names.get(&name).cloned().unwrap_or(name);
+            self.entries.insert(name, entry);
+        }
     }
 
     /// Says which tensors are weights: reading one that is NaN or infinite is an error from now on.
@@ -236,13 +236,14 @@ impl Reader {
 
     /// Where rows of a tensor lie.
     fn stored<'a>(&'a self, name: &'a str, rows: Range<usize>) -> Result<Stored<'a>> {
-        let missing = || {
-            Error::Internal(format!(
+        let entry = self.entries.get(name);
+        let Some((entry, file)) =
+            entry.and_then(|entry| Some((entry, self.files.get(entry.file)?)))
+        else {
+            return Err(Error::Internal(format!(
                 "no tensor `{name}`; names are checked against the spec first"
-            ))
+            )));
         };
-        let entry = self.entries.get(name).ok_or_else(missing)?;
-        let file = self.files.get(entry.file).ok_or_else(missing)?;
         let n_rows = entry.info.shape.first().copied().unwrap_or(1);
         if rows.start > rows.end || rows.end > n_rows {
             return Err(Error::Internal(format!(
@@ -329,33 +330,25 @@ impl OpenFile {
     /// Where the data begins, and what is in it: without gaps or overlaps, from there to the end of
     /// the file.
     fn header(&self) -> Result<(u64, Metadata)> {
-        let not_whole = |why: &dyn std::fmt::Display| {
-            let message = format!(
-                "not a whole safetensors file ({why}); it may be cut off: fetch or copy it again"
-            );
-            Error::checkpoint(&self.path, message)
-        };
         let mut len = [0; LEN_BYTES as usize];
         if self.n_bytes < LEN_BYTES {
-            return Err(not_whole(&format!("{} bytes", self.n_bytes)));
+            return Err(self.not_whole(format!("{} bytes", self.n_bytes)));
         }
         self.read(&mut len, 0)?;
         let len = u64::from_le_bytes(len);
         if len > MAX_HEADER_BYTES || len > self.n_bytes.saturating_sub(LEN_BYTES) {
-            return Err(not_whole(
-                &"its first bytes announce a header longer than the file",
-            ));
+            return Err(self.not_whole("its first bytes announce a header longer than the file"));
         }
         let mut header = vec![0; len as usize];
         self.read(&mut header, LEN_BYTES)?;
-        let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| not_whole(&e))?;
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| self.not_whole(e))?;
         let start = len.saturating_add(LEN_BYTES);
         let (expected, found) = (
             metadata.data_len() as u64,
             self.n_bytes.saturating_sub(start),
         );
         if expected != found {
-            return Err(not_whole(&format!(
+            return Err(self.not_whole(format!(
                 "its header announces {expected} bytes of data, {found} follow"
             )));
         }
@@ -364,24 +357,28 @@ impl OpenFile {
 
     /// Reads exactly so many bytes of a file that is still as it was.
     fn read(&self, bytes: &mut [u8], start: u64) -> Result<()> {
-        let changed = || {
-            Error::checkpoint(
-                &self.path,
-                "changed while it was read; wait until it is written, then start again",
-            )
-        };
         match self.file.read_exact_at(bytes, start) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(changed()),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(self.changed()),
             done => done.at_path(&self.path)?,
         }
-        let is_as_before = |facts: FileFacts| {
-            facts.len() == self.n_bytes && facts.modified().ok() == self.modified
-        };
-        if is_as_before(self.file.metadata().at_path(&self.path)?) {
+        let facts = self.file.metadata().at_path(&self.path)?;
+        if facts.len() == self.n_bytes && facts.modified().ok() == self.modified {
             Ok(())
         } else {
-            Err(changed())
+            Err(self.changed())
         }
+    }
+
+    fn not_whole(&self, why: impl std::fmt::Display) -> Error {
+        let message = format!(
+            "not a whole safetensors file ({why}); it may be cut off: fetch or copy it again"
+        );
+        Error::checkpoint(&self.path, message)
+    }
+
+    fn changed(&self) -> Error {
+        let message = "changed while it was read; wait until it is written, then start again";
+        Error::checkpoint(&self.path, message)
     }
 }
 

@@ -302,8 +302,10 @@ fn instead(dir: &Path, names: &[String], config: Option<&Config>) -> Option<Stri
         .iter()
         .find_map(|other| Some((other, names.iter().find(|name| other.is(name, &none))?)))?;
     let class = config.and_then(|config| config.get("architectures")?.get(0)?.as_str());
-    let is_plain = |class: &&str| class.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    let class = class.filter(is_plain).unwrap_or("AutoModelForCausalLM");
+    // It is put into a command.
+    let class = class
+        .filter(|class| class.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+        .unwrap_or("AutoModelForCausalLM");
     let place = dir.display().to_string();
     let way = other
         .way

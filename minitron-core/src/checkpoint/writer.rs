@@ -47,16 +47,11 @@ impl WriteOptions {
     /// # Errors
     /// The bytes needed where the longest row does not fit.
     pub fn within(n_bytes: u64, source: &dyn TensorSource) -> Result<Self, u64> {
-        let row_bytes = |info: TensorInfo| {
-            info.n_bytes()
-                .map(|n| n / info.shape.first().map_or(1, |&n| n.max(1) as u64))
-        };
-        let longest = source
-            .names()
-            .iter()
-            .filter_map(|name| row_bytes(source.info(name)?))
-            .max()
-            .unwrap_or(0);
+        let mut longest = 0;
+        for info in source.names().iter().filter_map(|name| source.info(name)) {
+            let n_rows = info.shape.first().map_or(1, |&n| n.max(1) as u64);
+            longest = longest.max(info.n_bytes().unwrap_or(0) / n_rows);
+        }
         let piece = longest.max(PIECE_BYTES as u64);
         let beside = ROOM_BESIDE.saturating_add(piece);
         let chunk_bytes = n_bytes.saturating_sub(beside) / 2;
@@ -250,17 +245,20 @@ fn header_text(
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>> {
     let format = ("format".to_owned(), "pt".to_owned());
-    let internal = |e: &dyn std::fmt::Display| Error::Internal(format!("safetensors header: {e}"));
-    let header =
-        Metadata::new(Some(HashMap::from([format.clone()])), table).map_err(|e| internal(&e))?;
+    let own = HashMap::from([format.clone()]);
+    let header = Metadata::new(Some(own), table).map_err(no_header)?;
     if metadata.is_empty() {
-        return serde_json::to_vec(&header).map_err(|e| internal(&e));
+        return serde_json::to_vec(&header).map_err(no_header);
     }
-    let mut header = serde_json::to_value(&header).map_err(|e| internal(&e))?;
+    let mut header = serde_json::to_value(&header).map_err(no_header)?;
     let words: BTreeMap<&String, &String> =
         metadata.iter().chain([(&format.0, &format.1)]).collect();
     header["__metadata__"] = json!(words);
-    serde_json::to_vec(&header).map_err(|e| internal(&e))
+    serde_json::to_vec(&header).map_err(no_header)
+}
+
+fn no_header(why: impl std::fmt::Display) -> Error {
+    Error::Internal(format!("safetensors header: {why}"))
 }
 
 /// Reads on this thread and writes on another. The outer result is the reader's, the inner one the
@@ -278,11 +276,10 @@ fn stream(
     let _ = written.send(Chunk::with_room(room));
     let chunk = Chunk::with_room(room);
     std::thread::scope(|scope| {
-        let write = move || write_chunks(out, &to_write, &written);
         let writer = std::thread::Builder::new()
             .name("write".into())
-            .spawn_scoped(scope, write);
-        let writer = writer.at_path("a thread to write")?;
+            .spawn_scoped(scope, move || write_chunks(out, &to_write, &written))
+            .at_path("a thread to write")?;
         let read = Filler {
             full,
             empty,
