@@ -205,22 +205,20 @@ fn check_message(message: &Message) -> Result<()> {
 
 /// Whether there is something besides the content to render.
 fn says_otherwise(message: &Message) -> bool {
-    let is_there = |key: &&str| match message.get(*key) {
-        None | Some(Value::Null) => false,
-        Some(Value::Array(list)) => !list.is_empty(),
-        Some(Value::String(text)) => !text.is_empty(),
-        Some(_) => true,
-    };
-    [
+    let others = [
         "tool_calls",
         "function_call",
         "reasoning_content",
         "thinking",
         "reasoning",
         "tool_responses",
-    ]
-    .iter()
-    .any(is_there)
+    ];
+    others.iter().any(|key| match message.get(*key) {
+        None | Some(Value::Null) => false,
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(_) => true,
+    })
 }
 
 /// A part of a content, as far as it is read here: images and the like are for the template to
