@@ -105,20 +105,17 @@ impl Mixer for Attention {
     }
 
     fn observed(&self) -> Vec<Observed> {
-        let heads = |kind| Observed {
+        let heads = [HEADS, KV_HEADS].map(|kind| Observed {
             kind,
             port: Port::HEADS,
             width: self.head_dim,
-        };
+        });
         let pairs = self.rope_pairs.map(|_| Observed {
             kind: ROPE_PAIRS,
             port: Port::ROPE_PAIRS,
             width: 1,
         });
-        [heads(HEADS), heads(KV_HEADS)]
-            .into_iter()
-            .chain(pairs)
-            .collect()
+        heads.into_iter().chain(pairs).collect()
     }
 
     fn shows(&self) -> Vec<Port> {
@@ -155,12 +152,11 @@ impl Mixer for Attention {
             size(KV_HEADS)
         };
         let head_dim = self.head_dim_of(size(ROPE_PAIRS));
-        let wide = |n: usize, copies: usize| (copies * head_dim).saturating_mul(n) as u64;
-        let normed = if self.qk_norm.is_some() { 2 } else { 0 };
+        let n_normed = if self.qk_norm.is_some() { 2 } else { 0 };
         Cost {
-            cache_per_token: wide(n_kv_heads, 2),
+            cache_per_token: (2 * head_dim).saturating_mul(n_kv_heads) as u64,
             cached_tokens: self.reach.map(|reach| reach + 1),
-            inside: wide(n_heads, 5 + normed),
+            inside: ((5 + n_normed) * head_dim).saturating_mul(n_heads) as u64,
         }
     }
 
@@ -193,18 +189,16 @@ impl Mixer for Attention {
             factor: 1.0 / wider,
             assumes_zeros: false,
         };
-        let by_norm = |(role, _)| Rescale {
-            role,
-            factor: wider,
-            assumes_zeros: true,
-        };
-        let norms = self.norms().into_iter().map(by_norm);
-        self.scale
-            .is_none()
-            .then_some(by_scale)
-            .into_iter()
-            .chain(norms)
-            .collect()
+        let mut rescales = Vec::new();
+        rescales.extend(self.scale.is_none().then_some(by_scale));
+        for (role, _) in self.norms() {
+            rescales.push(Rescale {
+                role,
+                factor: wider,
+                assumes_zeros: true,
+            });
+        }
+        rescales
     }
 
     fn obstacle(&self) -> Option<String> {
@@ -342,7 +336,6 @@ impl RunAttention {
         n_tokens: i64,
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let head_dim = self.of.head_dim as i64;
-        let split = |x: &Tensor, n_heads: i64| x.f_view([n_batch, n_tokens, n_heads, head_dim]);
         let (query, key, value) = match &self.inputs {
             Projected::Split { query, key, value } => {
                 let (mut q, mut k) = (query.forward(x_bte)?, key.forward(x_bte)?);
@@ -353,9 +346,9 @@ impl RunAttention {
                 }
                 let v = value.forward(x_bte)?;
                 (
-                    split(&q, self.n_heads)?,
-                    split(&k, self.n_kv_heads)?,
-                    split(&v, self.n_kv_heads)?,
+                    q.f_view([n_batch, n_tokens, self.n_heads, head_dim])?,
+                    k.f_view([n_batch, n_tokens, self.n_kv_heads, head_dim])?,
+                    v.f_view([n_batch, n_tokens, self.n_kv_heads, head_dim])?,
                 )
             }
             Projected::Fused(fused) if self.of.layout == Layout::FusedByHead => {
@@ -370,7 +363,10 @@ impl RunAttention {
                 )
             }
             Projected::Fused(fused) => {
-                let all = split(&fused.forward(x_bte)?, self.n_heads + 2 * self.n_kv_heads)?;
+                let n_all = self.n_heads + 2 * self.n_kv_heads;
+                let all = fused
+                    .forward(x_bte)?
+                    .f_view([n_batch, n_tokens, n_all, head_dim])?;
                 (
                     all.f_narrow(2, 0, self.n_heads)?,
                     all.f_narrow(2, self.n_heads, self.n_kv_heads)?,

@@ -248,11 +248,14 @@ impl TokenTable {
             return Ok(ids_bt.shallow_clone());
         };
         let ids = Vec::<i64>::try_from(ids_bt.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
-        let missing = |id: i64| Error::Internal(format!("token {id} is not among those announced"));
-        let found: Vec<i64> = ids
-            .into_iter()
-            .map(|id| rows.get(&id).copied().ok_or_else(|| missing(id)))
-            .collect::<Result<_>>()?;
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(row) = rows.get(&id) else {
+                let message = format!("token {id} is not among those announced");
+                return Err(Error::Internal(message));
+            };
+            found.push(*row);
+        }
         Ok(Tensor::f_from_slice(&found)?
             .f_view(ids_bt.size().as_slice())?
             .f_to_kind(Kind::Int64)?

@@ -26,9 +26,6 @@ pub fn linear(x: &Tensor, weight_oi: &Tensor, bias_o: Option<&Tensor>) -> Result
     *last = n_outputs;
     let n_rows = x.numel() as i64 / n_inputs.max(1);
     let is_large = n_rows >= MIN_ROWS && weight_oi.numel() >= MIN_WEIGHTS;
-    let is_plain = |t: &Tensor| {
-        Ok::<_, tch::TchError>(t.device() == Device::Cpu && t.f_kind()? == Kind::Float)
-    };
     if !(is_large && prefers_onednn() && is_plain(x)? && is_plain(weight_oi)?) {
         return Ok(x.f_linear(weight_oi, bias_o)?);
     }
@@ -39,6 +36,11 @@ pub fn linear(x: &Tensor, weight_oi: &Tensor, bias_o: Option<&Tensor>) -> Result
         by_product
     };
     Ok(by(&x_ni, weight_oi, bias_o)?.f_reshape(shape)?)
+}
+
+/// Whether it is f32 on the CPU.
+fn is_plain(t: &Tensor) -> Result<bool> {
+    Ok(t.device() == Device::Cpu && t.f_kind()? == Kind::Float)
 }
 
 /// A map of rows as a convolution of one by one over channels that lie last: no copy on either

@@ -122,11 +122,11 @@ impl<'a> StudentEditor<'a> {
             .layer()
             .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
         let spec = self.teacher_spec();
-        let missing = || Error::Internal(format!("the teacher has no {role} in {source}"));
-        let param = spec
-            .find(source, role, ParamKind::Weight)
-            .ok_or_else(missing)?;
-        let side = param.sides.first().ok_or_else(missing)?;
+        let param = spec.find(source, role, ParamKind::Weight);
+        let Some(side) = param.and_then(|param| param.sides.first()) else {
+            let message = format!("the teacher has no {role} in {source}");
+            return Err(Error::Internal(message));
+        };
         Ok(side_indices(side, spec, &self.plan).unwrap_or_else(|| (0..spec.len(side)).collect()))
     }
 
@@ -301,10 +301,11 @@ impl<'a> StudentEditor<'a> {
         let source = at
             .layer()
             .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
-        let param = self.teacher_spec().find(source, role, kind);
-        let missing =
-            || Error::Internal(format!("the teacher has no {role} ({kind:?}) in {source}"));
-        laid_out(self.teacher(), param.ok_or_else(missing)?)
+        let Some(param) = self.teacher_spec().find(source, role, kind) else {
+            let message = format!("the teacher has no {role} ({kind:?}) in {source}");
+            return Err(Error::Internal(message));
+        };
+        laid_out(self.teacher(), param)
     }
 
     /// Puts a weight in the place of the student's, laid out as [`StudentEditor::read`] gives it.
@@ -314,8 +315,8 @@ impl<'a> StudentEditor<'a> {
     pub fn replace(&mut self, at: At, role: Role, kind: ParamKind, tensor: &Tensor) -> Result<()> {
         let param = self.param(at, role, kind)?;
         let (name, is_transposed) = (param.name(), param.transposed);
-        let missing = || Error::Internal(format!("no tensor `{name}` in the student"));
-        let info = self.student()?.info(&name).ok_or_else(missing)?;
+        let info = self.student()?.info(&name);
+        let info = info.ok_or_else(|| not_in_student(&name))?;
         let tensor = if is_transposed {
             tensor.f_transpose(0, 1)?
         } else {
@@ -328,7 +329,7 @@ impl<'a> StudentEditor<'a> {
                 info.shape
             )));
         }
-        let kind = kind_of(info.dtype).ok_or_else(missing)?;
+        let kind = kind_of(info.dtype).ok_or_else(|| not_in_student(&name))?;
         let stored = tensor
             .f_detach()?
             .f_to_device(Device::Cpu)?
@@ -438,30 +439,22 @@ impl<'a> StudentEditor<'a> {
         let mut plan = self.plan.clone();
         plan.kept.retain(|dim, _| split_dim(dim).1.is_none());
         let wide = PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?;
-        let shape = |name: &str| {
-            wide.info(name)
-                .map(|info| info.shape.iter().map(|&side| side as i64).collect())
-        };
-        let fits = |(name, tensor): &(&String, &Tensor)| shape(name) == Some(tensor.size());
-        let changes = self
-            .changes
-            .iter()
-            .filter(fits)
-            .map(|(name, tensor)| (name.as_str(), tensor))
-            .collect();
+        let mut changes = BTreeMap::new();
+        for (name, tensor) in &self.changes {
+            let shape = wide.info(name).map(|info| info.shape).unwrap_or_default();
+            let sides = shape.iter().map(|&side| side as i64);
+            if wide.info(name).is_some() && sides.eq(tensor.size()) {
+                changes.insert(name.as_str(), tensor);
+            }
+        }
         Ok(ReconstructedView::new(wide, changes, &self.factors))
     }
 
     pub(super) fn param(&self, at: At, role: Role, kind: ParamKind) -> Result<&Param> {
-        let missing = || {
-            format!(
-                "`{}` has no {role} ({kind:?}) in {at}",
-                self.spec.architecture
-            )
-        };
-        self.spec
-            .find(at, role, kind)
-            .ok_or_else(|| Error::Internal(missing()))
+        self.spec.find(at, role, kind).ok_or_else(|| {
+            let family = &self.spec.architecture;
+            Error::Internal(format!("`{family}` has no {role} ({kind:?}) in {at}"))
+        })
     }
 
     pub(super) fn broken(&self, message: String) -> Error {
@@ -471,6 +464,10 @@ impl<'a> StudentEditor<'a> {
             message,
         }
     }
+}
+
+fn not_in_student(name: &str) -> Error {
+    Error::Internal(format!("no tensor `{name}` in the student"))
 }
 
 /// [out | in] in f64.
