@@ -226,12 +226,8 @@ impl Decoder {
             && !defaults.reads_partial
             && rotary.n_rotated != self.shape.head_dim
         {
-            let why = "`partial_rotary_factor`: expected 1 in this family, got less; \
-                       `transformers` turns all channels \
-                       whatever it says, other tools a part: take it out where all turn (what \
-                       turns nothing works)";
             rotary.scaling = RotaryScaling::Unsupported {
-                why: why.to_owned(),
+                why: PARTIAL.to_owned(),
             };
         }
     }
@@ -309,6 +305,11 @@ impl Decoder {
         Ok(self)
     }
 }
+
+const PARTIAL: &str = "\
+    `partial_rotary_factor`: expected 1 in this family, got less; `transformers` turns all \
+    channels whatever it says, other tools a part: take it out where all turn (what turns nothing \
+    works)";
 
 /// Which layers have a window, where `layer_types` says so.
 ///

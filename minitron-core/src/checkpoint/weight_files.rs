@@ -143,8 +143,7 @@ impl WeightFiles {
         if found == WeightFiles::Single(dir.join(SINGLE)) && dir.join(INDEX).exists() {
             remarks.warnings.push(format!(
                 "{}: {SINGLE} and {INDEX} are both there; {SINGLE} is read, as `transformers` \
-                 does: \
-                 remove the one that is not meant",
+                 does: remove the one that is not meant",
                 dir.display()
             ));
         }
@@ -152,8 +151,7 @@ impl WeightFiles {
             let merge = merge_adapter(dir);
             remarks.warnings.push(format!(
                 "{}: an adapter lies beside the weights and is not applied; `transformers` applies \
-                 it where peft is \
-                 installed. To have it in the weights: {merge}",
+                 it where peft is installed. To have it in the weights: {merge}",
                 dir.display()
             ));
         }

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
-use super::{Conversation, Example, Message, expected, keys, message, role_of};
+use super::fields::{filled_text, has_all, list_beside, missing, needed_text, word};
+use super::{Conversation, Example, Message, expected, message, role_of};
 use crate::error::{Error, Result};
 
 /// A layout of records.
@@ -124,12 +125,6 @@ fn recognised(fields: &Map<String, Value>) -> Result<Option<Example>> {
     }
 }
 
-fn has_all(names: &[&str], fields: &Map<String, Value>) -> bool {
-    names
-        .iter()
-        .all(|name| fields.get(*name).is_some_and(|value| !value.is_null()))
-}
-
 /// What the first turn shows.
 fn form_of(turns: &[Value]) -> Option<Form> {
     let first = turns.first()?.as_object()?;
@@ -154,13 +149,6 @@ fn listed(form: Form, names: &[&str], fields: &Map<String, Value>) -> Result<Exa
             Err(missing(name, form, fields))
         }
     }
-}
-
-fn missing(name: &str, form: Form, fields: &Map<String, Value>) -> Error {
-    let found = keys(fields);
-    Error::Data(format!(
-        "no `{name}` beside {found}, which the layout {form} needs"
-    ))
 }
 
 fn turns_of(form: Form, turns: &[Value], fields: &Map<String, Value>) -> Result<Example> {
@@ -214,39 +202,13 @@ fn conversation(
     };
     let conversation = Conversation {
         messages,
-        tools: list_beside(fields, "tools")?,
-        documents: list_beside(fields, "documents")?,
+        tools: list_beside("tools", fields)?,
+        documents: list_beside("documents", fields)?,
         variables,
         n_prompt,
     };
     conversation.check()?;
     Ok(conversation)
-}
-
-/// A list of objects, or the same as JSON in a string, as tables hold it.
-fn list_beside(fields: &Map<String, Value>, name: &str) -> Result<Option<Vec<Value>>> {
-    let parsed;
-    let value = match fields.get(name) {
-        Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
-        Some(Value::String(text)) => {
-            parsed = serde_json::from_str(text).map_err(|e| {
-                Error::Data(format!(
-                    "`{name}`: expected a list, got text that is no JSON: {e}"
-                ))
-            })?;
-            &parsed
-        }
-        None => return Ok(None),
-        Some(value) => value,
-    };
-    match value {
-        Value::Null => Ok(None),
-        Value::Array(list) => match list.iter().find(|item| !item.is_object()) {
-            None => Ok(Some(list.clone())),
-            Some(other) => Err(expected(name, "a list of objects", other)),
-        },
-        other => Err(expected(name, "a list", other)),
-    }
 }
 
 fn share_gpt(turn: &Value) -> Result<Message> {
@@ -280,18 +242,6 @@ fn share_gpt(turn: &Value) -> Result<Message> {
         }
     }
     Ok(message)
-}
-
-/// A string that a turn must have.
-fn word<'a>(name: &str, fields: &'a Map<String, Value>) -> Result<&'a str> {
-    match fields.get(name) {
-        Some(Value::String(word)) => Ok(word),
-        Some(other) => Err(expected(name, "a string", other)),
-        None => {
-            let found = keys(fields);
-            Err(Error::Data(format!("no `{name}` beside {found}")))
-        }
-    }
 }
 
 /// An assistant that calls tools: JSON with `name` and `arguments`, once or in a list.
@@ -359,30 +309,17 @@ fn alpaca(fields: &Map<String, Value>) -> Result<Example> {
     for (user, assistant) in history(fields)? {
         messages.extend([message("user", &user), message("assistant", &assistant)]);
     }
-    let instruction = needed_text("instruction", fields)?;
+    let instruction = needed_text("instruction", Form::Alpaca, fields)?;
     let asked = match filled_text("input", fields)? {
         Some(input) => format!("{instruction}\n\n{input}"),
         None => instruction.to_owned(),
     };
     messages.push(message("user", &asked));
-    messages.push(message("assistant", needed_text("output", fields)?));
+    messages.push(message(
+        "assistant",
+        needed_text("output", Form::Alpaca, fields)?,
+    ));
     conversation(messages, 0, fields).map(Example::Chat)
-}
-
-fn text<'a>(name: &str, fields: &'a Map<String, Value>) -> Result<Option<&'a str>> {
-    match fields.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(expected(name, "a text", other)),
-    }
-}
-
-fn filled_text<'a>(name: &str, fields: &'a Map<String, Value>) -> Result<Option<&'a str>> {
-    Ok(text(name, fields)?.filter(|text| !text.is_empty()))
-}
-
-fn needed_text<'a>(name: &str, fields: &'a Map<String, Value>) -> Result<&'a str> {
-    text(name, fields)?.ok_or_else(|| missing(name, Form::Alpaca, fields))
 }
 
 /// Earlier turns: pairs of what was asked and answered.

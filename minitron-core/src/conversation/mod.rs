@@ -1,6 +1,7 @@
 //! Conversations as data: what was said by whom, as templates see it, read from records of the
 //! usual layouts.
 
+mod fields;
 mod forms;
 
 use serde::Deserialize;
@@ -88,12 +89,12 @@ impl Example {
                 prompt.len().saturating_add(completion.len())
             }
             Example::Chat(chat) => {
-                let of_message =
-                    |message: &Message| Value::Object(message.clone()).to_string().len();
-                chat.messages
-                    .iter()
-                    .map(of_message)
-                    .fold(0, usize::saturating_add)
+                let mut n_bytes = 0usize;
+                for message in &chat.messages {
+                    let text = Value::Object(message.clone()).to_string();
+                    n_bytes = n_bytes.saturating_add(text.len());
+                }
+                n_bytes
             }
         }
     }

@@ -8,6 +8,7 @@ mod attend;
 mod attention;
 mod mixer;
 mod mlp;
+mod pairs;
 
 pub use attention::{Attention, Layout, QkNorm, SINKS};
 pub use mixer::{Mixer, Observed, Rescale, RunMixer};

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::nn::NormLayer;
 use crate::nn::{Context, Input};
 use crate::nn::{Tap, show};
-use crate::spec::{At, ModelSpec, ParamKind, Role, Site};
+use crate::spec::{At, ModelSpec, Param, ParamKind, Role, Site};
 
 /// Embeddings, final norm and head.
 #[derive(Debug)]
@@ -51,9 +51,10 @@ impl Frame {
     ) -> Result<Self> {
         let mut weights = Weights::new(source, spec, options);
         let param = spec.find(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight);
-        let missing =
-            || Error::Internal(format!("`{}` declares no token table", spec.architecture));
-        let name = param.ok_or_else(missing)?.name();
+        let Some(name) = param.map(Param::name) else {
+            let message = format!("`{}` declares no token table", spec.architecture);
+            return Err(Error::Internal(message));
+        };
         let mut rows = Vec::with_capacity(tokens.len());
         for &token in tokens {
             rows.push(source.read_rows(&name, token as usize..token as usize + 1)?);

@@ -46,8 +46,6 @@ fn is_plain(t: &Tensor) -> Result<bool> {
 /// A map of rows as a convolution of one by one over channels that lie last: no copy on either
 /// side.
 fn by_convolution(x_ni: &Tensor, weight_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<Tensor> {
-    let channels_last =
-        |t: &Tensor, shape: [i64; 4]| t.f_contiguous()?.f_view(shape)?.f_permute([0, 3, 1, 2]);
     let ((n_rows, n_inputs), n_outputs) = (x_ni.size2()?, weight_oi.size2()?.0);
     let image = channels_last(x_ni, [1, n_rows, 1, n_inputs])?;
     let kernel = channels_last(weight_oi, [n_outputs, 1, 1, n_inputs])?;
@@ -55,6 +53,11 @@ fn by_convolution(x_ni: &Tensor, weight_oi: &Tensor, bias_o: Option<&Tensor>) ->
     Ok(output
         .f_permute([0, 2, 3, 1])?
         .f_reshape([n_rows, n_outputs])?)
+}
+
+/// An image of this shape, whose channels lie last in memory.
+fn channels_last(t: &Tensor, shape: [i64; 4]) -> Result<Tensor> {
+    Ok(t.f_contiguous()?.f_view(shape)?.f_permute([0, 3, 1, 2])?)
 }
 
 /// oneDNN's own product, between copies into its layout and back.

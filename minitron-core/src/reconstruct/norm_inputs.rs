@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::editor::StudentEditor;
 use super::projections::rows;
-use super::streams::StreamState;
+use super::stream_state::StreamState;
 use crate::error::{Error, Result};
 use crate::model::{Block, Context, InMemory, LayerStore, Port, Site, Tap, Walk, run_layers};
 use crate::progress::Progress;

@@ -17,8 +17,8 @@ use crate::spec::{
 /// With Q [E, E] orthogonal and x' = x·Q in place of x:
 ///
 /// ```text
-/// tables      T·Q                      writers, their biases    Qᵀ·W, Qᵀ·b
-/// readers     W·diag(g)·Q              norms                    gain 1, since x / rms(x) turns with x
+/// tables    T·Q            writers, their biases   Qᵀ·W, Qᵀ·b
+/// readers   W·diag(g)·Q    norms                   gain 1, since x / rms(x) turns with x
 /// ```
 /// where g is the gain of the norm that a reader stands behind. Tied embeddings come apart: the
 /// final gain goes into the head. Follows SliceGPT (arXiv 2401.15024, section 3.2), with RMS norms
@@ -64,10 +64,14 @@ impl<'a> RotatedView<'a> {
                 }
                 other => other,
             };
-            let missing =
-                || Error::Internal(format!("no tensor behind `{}` to turn", param.name()));
-            let source_name = of_source.ok_or_else(missing)?.name();
-            let info = source.info(&source_name).ok_or_else(missing)?;
+            let found = of_source.and_then(|behind| {
+                let name = behind.name();
+                source.info(&name).map(|info| (name, info))
+            });
+            let Some((source_name, info)) = found else {
+                let message = format!("no tensor behind `{}` to turn", param.name());
+                return Err(Error::Internal(message));
+            };
             entries.insert(
                 param.name(),
                 RotatedEntry {

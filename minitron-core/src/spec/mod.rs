@@ -1,8 +1,9 @@
 //! A family's description of one model: dims, tensors and block options. Data only.
 //!
 //! ```text
-//! dims      hidden 64      mlp.3 172      kv_heads.3 4      heads.3 8 (partition kv_heads.3)      depth 5
-//! tensors   q_proj [ heads.3 x8 | hidden ]     k_proj [ kv_heads.3 x8 | hidden ]     o_proj [ hidden | heads.3 x8 ]
+//! dims      hidden 64   mlp.3 172   kv_heads.3 4   heads.3 8 (partition kv_heads.3)   depth 5
+//! tensors   q_proj [ heads.3 x8 | hidden ]   k_proj [ kv_heads.3 x8 | hidden ]
+//!           o_proj [ hidden | heads.3 x8 ]
 //! ```
 //!
 //! An architecture plugin writes it, [`ModelSpec::check`] compares it with the file, and everything

@@ -179,9 +179,9 @@ fn as_codes_or_headless(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<Str
     {
         return Some(format!(
             "tensor `{}` is missing, all others are there: a model without its head, which \
-             config.json does not tie; \
-             save it from the class with the head (`transformers` would draw it at random), or set \
-             tie_word_embeddings to true where embeddings and head are one",
+             config.json does not tie; save it from the class with the head (`transformers` would \
+             draw it at random), or set tie_word_embeddings to true where embeddings and head are \
+             one",
             tensor.name()
         ));
     }
@@ -216,11 +216,11 @@ impl ModelSpec {
             return Err(self.config.error(why));
         }
         if self.options.causal && !self.config.flag_or("is_causal", true)? {
-            let message = "`is_causal`: expected true, got false: `transformers` lets tokens see \
-                           later ones too, which is \
-                           not computed for this family; take it out where it is not meant (what \
-                           runs no model works)";
-            return Err(self.config.error(message));
+            return Err(self.config.error(
+                "`is_causal`: expected true, got false: `transformers` lets tokens see later ones \
+                 too, which is not computed for this family; take it out where it is not meant \
+                 (what runs no model works)",
+            ));
         }
         Ok(())
     }

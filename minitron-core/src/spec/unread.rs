@@ -153,8 +153,7 @@ pub(super) fn unread(config: &Config, architecture: &str, reads: &[&str]) -> Vec
         {
             found.push(format!(
                 "{path}: `{key}` is {} ({meaning}), which `{architecture}` does not read; a tool \
-                 that does computes \
-                 another model: take the key out, or a family that reads it",
+                 that does computes another model: take the key out, or a family that reads it",
                 shortened(value)
             ));
         }
@@ -162,8 +161,7 @@ pub(super) fn unread(config: &Config, architecture: &str, reads: &[&str]) -> Vec
     if let Some(class) = foreign_class(config) {
         found.push(format!(
             "{path}: `architectures` names {class}, `model_type` another family, by which it is \
-             read as \
-             `transformers` does; a tool that goes by the class computes another model"
+             read as `transformers` does; a tool that goes by the class computes another model"
         ));
     }
     found
