@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::attend::{Keys, Rule, attend};
+use super::layout::{Layout, QkNorm};
 use super::pairs::shares_of_pairs;
 use super::{Mixer, Observed, Rescale, RunMixer};
 use crate::error::Result;
@@ -37,27 +38,6 @@ pub struct Attention {
     /// (β, P): queries at position t grow by 1 + β · ln(1 + ⌊t / P⌋), after they turned (Llama 4's
     /// temperature).
     pub growth: Option<(f64, f64)>,
-}
-
-/// How queries, keys and values are projected.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Layout {
-    /// By three matrices.
-    #[default]
-    Split,
-    /// By one: all queries, then all keys, then all values.
-    Fused,
-    /// By one: query, key and value of each head in turn.
-    FusedByHead,
-}
-
-/// What a norm of queries, or of keys, is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QkNorm {
-    /// Each head on its own, \[K\] gains for all heads.
-    Head,
-    /// All heads of a token together, \[H·K\] and \[G·K\] gains.
-    Projection,
 }
 
 /// One logit for each query head, \[H\].
