@@ -46,19 +46,19 @@ fn rustc() -> String {
         .unwrap_or_default()
 }
 
+fn read(path: &Path) -> String {
+    println!("cargo:rerun-if-changed={}", path.display());
+    fs::read_to_string(path).unwrap_or_default()
+}
+
 /// libtorch's archive has a file with its version, Python's package a line in another.
 fn libtorch(dir: &Path) -> String {
-    let read = |name: &str| {
-        let path = dir.join(name);
-        println!("cargo:rerun-if-changed={}", path.display());
-        fs::read_to_string(path).unwrap_or_default()
-    };
-    let package = read("version.py");
+    let package = read(&dir.join("version.py"));
     let line = package
         .lines()
         .find_map(|line| line.strip_prefix("__version__ = "));
     line.map_or_else(
-        || read("build-version").trim().to_owned(),
+        || read(&dir.join("build-version")).trim().to_owned(),
         |version| version.trim_matches('\'').to_owned(),
     )
 }

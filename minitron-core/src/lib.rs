@@ -25,7 +25,7 @@
 //! | [`plan`] | rankings, legal sizes, plans |
 //! | [`prune`] | plans to index lists, and the pruned view of a source |
 //! | [`reconstruct`] | the student under closed-form repair |
-//! | [`evaluate`] | row-chunked losses over held-out windows, likelihoods, generation, sentence embeddings |
+//! | [`evaluate`] | losses over held-out windows, likelihoods, generation, sentence embeddings |
 //! | [`contract`] | the plugin traits, one file each |
 //! | [`registry`] | one lookup for all plugins, the guard around each, the handshake of libraries |
 

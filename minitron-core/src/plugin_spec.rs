@@ -42,8 +42,9 @@ impl PluginSpec {
     /// The files that the plugin reads: parameters called `path`, or `reference` for what it
     /// compares with.
     pub fn paths(&self) -> impl Iterator<Item = (&'static str, PathBuf)> + '_ {
-        let path = |key| Some((key, PathBuf::from(self.params.get(key)?.as_str()?)));
-        ["path", "reference"].into_iter().filter_map(path)
+        ["path", "reference"]
+            .into_iter()
+            .filter_map(|key| Some((key, PathBuf::from(self.params.get(key)?.as_str()?))))
     }
 
     /// Digests of those files: what a plugin does follows from them.
@@ -62,10 +63,11 @@ impl PluginSpec {
     #[must_use]
     pub fn relative_to(self, dir: &Path) -> Self {
         let paths: Vec<_> = self.paths().collect();
-        let joined = |spec: Self, (key, path)| {
-            spec.with(key, dir.join::<PathBuf>(path).to_string_lossy().as_ref())
-        };
-        paths.into_iter().fold(self, joined)
+        let mut spec = self;
+        for (key, path) in paths {
+            spec = spec.with(key, dir.join(path).to_string_lossy().as_ref());
+        }
+        spec
     }
 
     /// Takes out a parameter that belongs to the engine rather than the plugin (`as`, `weight`).

@@ -226,12 +226,8 @@ impl Decoder {
             && !defaults.reads_partial
             && rotary.n_rotated != self.shape.head_dim
         {
-            let why = "`partial_rotary_factor`: expected 1 in this family, got less; \
-                       `transformers` turns all channels \
-                       whatever it says, other tools a part: take it out where all turn (what \
-                       turns nothing works)";
             rotary.scaling = RotaryScaling::Unsupported {
-                why: why.to_owned(),
+                why: PARTIAL.to_owned(),
             };
         }
     }
@@ -254,20 +250,17 @@ impl Decoder {
         if slides.contains(&true) && window.is_none() {
             return Err(self.config.error(
                 "`layer_types`: some layers are sliding_attention, but `sliding_window` gives no \
-                 window; state it, or make \
-                 them full_attention",
+                 window; state it, or make them full_attention",
             ));
         }
-        let word = |&slides: &bool| {
-            Value::from(if slides {
-                "sliding_attention"
-            } else {
-                "full_attention"
-            })
-        };
-        let values = slides.iter().map(word).collect();
-        self.patterns
-            .push(ConfigKey::pattern("layer_types", values));
+        let mut words = Vec::with_capacity(n_layers);
+        for &slides in &slides {
+            words.push(Value::from(match slides {
+                true => "sliding_attention",
+                false => "full_attention",
+            }));
+        }
+        self.patterns.push(ConfigKey::pattern("layer_types", words));
         for (attention, &slides) in self.attention.iter_mut().zip(&slides) {
             attention.reach = window
                 .filter(|_| slides)
@@ -313,6 +306,11 @@ impl Decoder {
     }
 }
 
+const PARTIAL: &str = "\
+    `partial_rotary_factor`: expected 1 in this family, got less; `transformers` turns all \
+    channels whatever it says, other tools a part: take it out where all turn (what turns nothing \
+    works)";
+
 /// Which layers have a window, where `layer_types` says so.
 ///
 /// # Errors
@@ -327,13 +325,18 @@ pub fn stated_windows(config: &Config, n_layers: usize) -> Result<Option<Vec<boo
             "`layer_types`: expected {n_layers} entries, one for a layer, got {found}"
         )));
     }
-    let slides = |word: &Value| match word.as_str() {
-        Some("sliding_attention") => Ok(true),
-        Some("full_attention") => Ok(false),
-        _ => Err(config.error(format!(
-            "`layer_types`: expected full_attention or sliding_attention, got {word}; other kinds \
-             are not computed"
-        ))),
-    };
-    list.iter().map(slides).collect::<Result<_>>().map(Some)
+    let mut slides = Vec::with_capacity(n_layers);
+    for word in list {
+        slides.push(match word.as_str() {
+            Some("sliding_attention") => true,
+            Some("full_attention") => false,
+            _ => {
+                return Err(config.error(format!(
+                    "`layer_types`: expected full_attention or sliding_attention, got {word}; \
+                     other kinds are not computed"
+                )));
+            }
+        });
+    }
+    Ok(Some(slides))
 }

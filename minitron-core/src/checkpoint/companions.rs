@@ -50,12 +50,9 @@ pub fn companions(from: &Path) -> Result<Vec<PathBuf>> {
         .filter(|name| from.join(name).is_file())
         .collect();
     found.extend(licences(from)?);
-    let is_template = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "jinja");
-    found.extend(
-        files_below(from, Path::new(CHAT_TEMPLATES))?
-            .into_iter()
-            .filter(is_template),
-    );
+    let mut templates = files_below(from, Path::new(CHAT_TEMPLATES))?;
+    templates.retain(|path| path.extension().is_some_and(|ending| ending == "jinja"));
+    found.append(&mut templates);
     match modules(from)? {
         Some(modules) => {
             for module in modules
@@ -137,9 +134,6 @@ const TOKENIZER: [&str; 11] = [
 
 /// Puts a model's tokenizer in the place of whatever another folder has of one.
 pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
-    let is_of_one = |path: &Path| {
-        TOKENIZER.iter().any(|name| path == Path::new(name)) || path.starts_with(CHAT_TEMPLATES)
-    };
     for path in TOKENIZER
         .iter()
         .map(|name| to.join(name))
@@ -147,11 +141,11 @@ pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
     {
         fs::remove_file(&path).at_path(&path)?;
     }
-    copy_files(
-        from,
-        to,
-        companions(from)?.into_iter().filter(|path| is_of_one(path)),
-    )
+    let mut files = companions(from)?;
+    files.retain(|path| {
+        TOKENIZER.iter().any(|name| path == Path::new(name)) || path.starts_with(CHAT_TEMPLATES)
+    });
+    copy_files(from, to, files)
 }
 
 fn copy_files(from: &Path, to: &Path, names: impl IntoIterator<Item = PathBuf>) -> Result<()> {

@@ -138,10 +138,10 @@ impl Config {
 
     /// A whole number that may be zero, or `default`.
     pub fn count_or(&self, key: &str, default: usize) -> Result<usize> {
-        let count = |v: &Value| v.as_u64().filter(|n| *n < 1 << 31).map(|n| n as usize);
-        Ok(self
-            .typed(key, "a whole number below 2^31", count)?
-            .unwrap_or(default))
+        let count = self.typed(key, "a whole number below 2^31", |v| {
+            v.as_u64().filter(|n| *n < 1 << 31).map(|n| n as usize)
+        })?;
+        Ok(count.unwrap_or(default))
     }
 
     /// A finite number, or `default`.
@@ -179,10 +179,9 @@ impl Config {
 
     /// Token ids under a key, which may hold one id or a list.
     pub fn token_ids(&self, key: &str) -> Vec<u32> {
-        let as_id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
         match self.get(key) {
-            Some(Value::Array(list)) => list.iter().filter_map(as_id).collect(),
-            Some(v) => as_id(v).into_iter().collect(),
+            Some(Value::Array(list)) => list.iter().filter_map(token_id).collect(),
+            Some(v) => token_id(v).into_iter().collect(),
             None => Vec::new(),
         }
     }
@@ -269,4 +268,8 @@ impl Config {
     pub fn save(&self, path: &Path) -> Result<()> {
         write_atomic(path, self.to_json()?)
     }
+}
+
+fn token_id(v: &Value) -> Option<u32> {
+    u32::try_from(v.as_u64()?).ok()
 }

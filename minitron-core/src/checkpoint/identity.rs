@@ -41,11 +41,10 @@ impl Identity {
 
     /// Back from a file's header; none where it says nothing of weights.
     pub fn from_metadata(metadata: &BTreeMap<String, String>) -> Option<Self> {
-        let value = |key: &str| metadata.get(key).cloned();
         Some(Identity {
-            model: value(MODEL).unwrap_or_default(),
-            weights: value(WEIGHTS)?,
-            tokenizer: value(TOKENIZER),
+            model: metadata.get(MODEL).cloned().unwrap_or_default(),
+            weights: metadata.get(WEIGHTS)?.clone(),
+            tokenizer: metadata.get(TOKENIZER).cloned(),
         })
     }
 
@@ -92,8 +91,9 @@ pub fn weights_digest(
     let mut lines = Vec::new();
     let mut bytes = Vec::new();
     for (layer, name) in tensors {
-        let missing = || Error::Internal(format!("no tensor `{name}` to identify a model by"));
-        let info = source.info(&name).ok_or_else(missing)?;
+        let info = source
+            .info(&name)
+            .ok_or_else(|| Error::Internal(format!("no tensor `{name}` to identify a model by")))?;
         bytes.clear();
         sample(source, &name, &mut bytes)?;
         let layer = layer.map_or_else(|| "-".to_owned(), |layer| layer.to_string());

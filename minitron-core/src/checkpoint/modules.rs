@@ -3,6 +3,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use serde_json::Value;
+
 use super::config::Config;
 use super::links::refuse_link_outside;
 use super::reader::Reader;
@@ -36,14 +38,13 @@ impl Module {
     pub fn config(&self, model_dir: &Path) -> Result<Config> {
         let path = model_dir.join(&self.folder).join("config.json");
         refuse_link_outside(model_dir, &path)?;
-        let missing = || {
+        Config::load_optional(&path)?.ok_or_else(|| {
             let message = format!(
                 "no such file, but {MODULES} names {}; fetch or copy the model whole",
                 self.name()
             );
             Error::checkpoint(&path, message)
-        };
-        Config::load_optional(&path)?.ok_or_else(missing)
+        })
     }
 }
 
@@ -58,48 +59,51 @@ pub fn modules(model_dir: &Path) -> Result<Option<Vec<Module>>> {
         return Ok(None);
     }
     refuse_link_outside(model_dir, &path)?;
-    let wrong = |message: String| Error::checkpoint(&path, message);
     let text = read_text(&path).at_path(&path)?;
-    let value: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| wrong(format!("not valid JSON: {e}")))?;
-    let list = value
-        .as_array()
-        .ok_or_else(|| wrong("expected a list of modules with `type` and `path`".into()))?;
-    let read = |entry: &serde_json::Value| {
-        let word = |key: &str| entry.get(key).and_then(serde_json::Value::as_str);
-        let (Some(class), Some(folder)) = (word("type"), word("path")) else {
-            return Err(wrong(format!(
-                "expected a module with `type` and `path`, got {entry}"
-            )));
-        };
-        let kind = class.rsplit('.').next().unwrap_or(class).to_owned();
-        let module = Module {
-            kind,
-            folder: PathBuf::from(folder),
-        };
-        if !module
-            .folder
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)))
-        {
-            return Err(wrong(format!(
-                "`path`: expected a folder inside the model's, got `{folder}`"
-            )));
-        }
-        if module.is_transformer() && !folder.is_empty() {
-            let message = format!(
-                "the transformer lies in `{folder}`; move its files beside {MODULES}, and set its \
-                 path to \"\""
-            );
-            return Err(wrong(message));
-        }
-        refuse_link_outside(model_dir, &model_dir.join(&module.folder))?;
-        Ok(module)
+    let value: Value = serde_json::from_str(&text)
+        .map_err(|e| Error::checkpoint(&path, format!("not valid JSON: {e}")))?;
+    let Some(list) = value.as_array() else {
+        let message = "expected a list of modules with `type` and `path`";
+        return Err(Error::checkpoint(&path, message));
     };
-    list.iter().map(read).collect::<Result<_>>().map(Some)
+    let mut found = Vec::with_capacity(list.len());
+    for entry in list {
+        let module = Module::read(entry).map_err(|message| Error::checkpoint(&path, message))?;
+        refuse_link_outside(model_dir, &model_dir.join(&module.folder))?;
+        found.push(module);
+    }
+    Ok(Some(found))
 }
 
 impl Module {
+    /// From its entry of `modules.json`; the error says what is wrong with that.
+    fn read(entry: &Value) -> Result<Self, String> {
+        let class = entry.get("type").and_then(Value::as_str);
+        let folder = entry.get("path").and_then(Value::as_str);
+        let (Some(class), Some(folder)) = (class, folder) else {
+            return Err(format!(
+                "expected a module with `type` and `path`, got {entry}"
+            ));
+        };
+        let module = Module {
+            kind: class.rsplit('.').next().unwrap_or(class).to_owned(),
+            folder: PathBuf::from(folder),
+        };
+        let mut parts = module.folder.components();
+        if !parts.all(|part| matches!(part, Component::Normal(_))) {
+            return Err(format!(
+                "`path`: expected a folder inside the model's, got `{folder}`"
+            ));
+        }
+        if module.is_transformer() && !folder.is_empty() {
+            return Err(format!(
+                "the transformer lies in `{folder}`; move its files beside {MODULES}, and set its \
+                 path to \"\""
+            ));
+        }
+        Ok(module)
+    }
+
     /// Whether it is the transformer, which minitron itself reads and writes.
     pub fn is_transformer(&self) -> bool {
         self.kind.ends_with("Transformer")
@@ -141,13 +145,7 @@ impl DenseFile {
         refuse_link_outside(model_dir, &dir.join(SINGLE))?;
         let mut tensors = Reader::open(&dir)?;
         let names = tensors.names();
-        let of_sides = |n: usize| -> Vec<&String> {
-            names
-                .iter()
-                .filter(|name| tensors.info(name).is_some_and(|info| info.shape.len() == n))
-                .collect()
-        };
-        let (matrices, vectors) = (of_sides(2), of_sides(1));
+        let (matrices, vectors) = (of_rank(&tensors, 2), of_rank(&tensors, 1));
         let ([weight], true, true) = (
             matrices.as_slice(),
             vectors.len() < 2,
@@ -159,10 +157,7 @@ impl DenseFile {
             );
             return Err(Error::checkpoint(dir.join(SINGLE), message));
         };
-        let (weight, bias) = (
-            (*weight).clone(),
-            vectors.first().map(|name| (*name).clone()),
-        );
+        let (weight, bias) = (weight.clone(), vectors.first().cloned());
         let shape = tensors
             .info(&weight)
             .map(|info| info.shape)
@@ -183,4 +178,14 @@ impl DenseFile {
             n_in,
         })
     }
+}
+
+/// Names of the tensors of so many sides.
+fn of_rank(tensors: &Reader, n_sides: usize) -> Vec<String> {
+    let mut names = tensors.names();
+    names.retain(|name| {
+        let info = tensors.info(name);
+        info.is_some_and(|info| info.shape.len() == n_sides)
+    });
+    names
 }

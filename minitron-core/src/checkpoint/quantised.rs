@@ -14,20 +14,21 @@ struct Format {
     way: &'static str,
 }
 
-const DEQUANTIZE: &str = "python -c \"from transformers import AutoModelForCausalLM as M; \
-     M.from_pretrained('{dir}', device_map='auto').dequantize().save_pretrained('{dir}-plain')\"";
-const COMPRESSED: &str = "python -c \"from transformers import AutoModelForCausalLM as M, \
-                          CompressedTensorsConfig as C; \
-                          M.from_pretrained('{dir}', \
-                          quantization_config=C(dequantize=True)).save_pretrained('{dir}-plain')\"";
-const FP8: &str = "python -c \"from transformers import AutoModelForCausalLM as M, \
-                   FineGrainedFP8Config as C; \
-                   M.from_pretrained('{dir}', \
-                   quantization_config=C(dequantize=True)).save_pretrained('{dir}-plain')\"";
-const MXFP4: &str = "python -c \"from transformers import AutoModelForCausalLM as M, Mxfp4Config \
-                     as C; \
-                     M.from_pretrained('{dir}', \
-                     quantization_config=C(dequantize=True)).save_pretrained('{dir}-plain')\"";
+const DEQUANTIZE: &str = "\
+    python -c \"from transformers import AutoModelForCausalLM as M; \
+    M.from_pretrained('{dir}', device_map='auto').dequantize().save_pretrained('{dir}-plain')\"";
+const COMPRESSED: &str = "\
+    python -c \"from transformers import AutoModelForCausalLM as M, CompressedTensorsConfig as C; \
+    M.from_pretrained('{dir}', quantization_config=C(dequantize=True))\
+    .save_pretrained('{dir}-plain')\"";
+const FP8: &str = "\
+    python -c \"from transformers import AutoModelForCausalLM as M, FineGrainedFP8Config as C; \
+    M.from_pretrained('{dir}', quantization_config=C(dequantize=True))\
+    .save_pretrained('{dir}-plain')\"";
+const MXFP4: &str = "\
+    python -c \"from transformers import AutoModelForCausalLM as M, Mxfp4Config as C; \
+    M.from_pretrained('{dir}', quantization_config=C(dequantize=True))\
+    .save_pretrained('{dir}-plain')\"";
 const MLX: &str = "python -m mlx_lm convert --hf-path {dir} --dequantize --mlx-path {dir}-plain";
 const ORIGINAL: &str = "take the model that it was quantised from";
 
@@ -109,51 +110,47 @@ const FORMATS: &[Format] = &[
 /// The weight is one that is missing, or of a type that no plain weight has.
 pub fn as_codes(config: &Config, source: &dyn TensorSource, name: &str) -> Option<String> {
     let (stem, _) = name.rsplit_once('.')?;
-    let has = |mark: &&str| source.info(&format!("{stem}.{mark}")).is_some();
-    let found = FORMATS
-        .iter()
-        .find_map(|format| Some((format, format.marks.iter().find(|mark| has(mark))?)));
-    let dir = config
-        .path()
-        .parent()
-        .unwrap_or(config.path())
-        .display()
-        .to_string();
-    let message = |what: &str, way: &str| {
-        format!(
-            "the weights are quantised ({what}), plain ones are read: {}",
-            way.replace("{dir}", &dir)
-        )
-    };
     let method = config.nested("quantization_config").ok().flatten();
     let method = method
         .as_ref()
         .and_then(|nested| nested.word_or("quant_method", "").ok())
         .unwrap_or_default();
-    if let Some((format, mark)) = found {
+    if let Some((format, mark)) = marked(source, stem) {
         let says = if method.is_empty() {
             String::new()
         } else {
             format!("; config.json says {method}")
         };
-        return Some(message(
-            &format!("{}: tensor `{stem}.{mark}`{says}", format.name),
-            way(format, method),
-        ));
+        let what = format!("{}: tensor `{stem}.{mark}`{says}", format.name);
+        return Some(refusal(config, &what, way(format, method)));
     }
     let dtype = source.info(name)?.dtype;
-    match dtype {
-        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => None,
-        _ if !method.is_empty() => Some(message(
-            &format!("{method}: tensor `{name}` is {dtype:?}"),
-            ORIGINAL,
-        )),
-        Dtype::F8_E4M3 | Dtype::F8_E5M2 => Some(message(
-            &format!("fp8: tensor `{name}` is {dtype:?}"),
-            ORIGINAL,
-        )),
-        _ => None,
+    let format = match dtype {
+        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => return None,
+        _ if !method.is_empty() => method,
+        Dtype::F8_E4M3 | Dtype::F8_E5M2 => "fp8",
+        _ => return None,
+    };
+    let what = format!("{format}: tensor `{name}` is {dtype:?}");
+    Some(refusal(config, &what, ORIGINAL))
+}
+
+/// The format that a tensor beside the weight shows, and its mark.
+fn marked(source: &dyn TensorSource, stem: &str) -> Option<(&'static Format, &'static str)> {
+    for format in FORMATS {
+        for mark in format.marks {
+            if source.info(&format!("{stem}.{mark}")).is_some() {
+                return Some((format, mark));
+            }
+        }
     }
+    None
+}
+
+fn refusal(config: &Config, what: &str, way: &str) -> String {
+    let dir = config.path().parent().unwrap_or(config.path()).display();
+    let way = way.replace("{dir}", &dir.to_string());
+    format!("the weights are quantised ({what}), plain ones are read: {way}")
 }
 
 /// Scales beside codes are what several methods write, of which `transformers` turns two back.

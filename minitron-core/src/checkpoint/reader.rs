@@ -1,35 +1,19 @@
 //! Reads safetensors: headers are validated on opening, bytes are read when they are asked for,
 //! straight to where they go.
-//!
-//! Files are read, not mapped: one that another process cuts off meanwhile is an error here, and
-//! the end of the process there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, Metadata as FileFacts};
-use std::io::ErrorKind;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
-use std::time::SystemTime;
 
-use safetensors::tensor::Metadata;
 use serde::Deserialize;
 use tch::{Device, Tensor};
 
-use super::finite::first_not_finite;
 use super::links::refuse_link_outside;
+use super::open_file::{OpenFile, Stored, StoredTensor};
 use super::source::{TensorInfo, TensorSource, kind_of};
 use super::weight_files::{Remarks, WeightFiles};
 use crate::error::{Error, IoContext, Present, Result};
-use crate::files::{open_regular, read_text};
-
-/// Rows that are looked through or thinned out go in pieces that stay in the processor's cache.
-pub const PIECE_BYTES: usize = 1 << 20;
-
-/// Longest header, as the format's own implementation has it.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// Bytes before the header, which say how long it is.
-const LEN_BYTES: u64 = 8;
+use crate::files::read_text;
 
 /// The tensors of one file or of all shards of a folder.
 #[derive(Debug)]
@@ -37,34 +21,6 @@ pub struct Reader {
     files: Vec<OpenFile>,
     entries: BTreeMap<String, StoredTensor>,
     metadata: BTreeMap<String, String>,
-}
-
-/// A file as it was when its header was read.
-#[derive(Debug)]
-struct OpenFile {
-    path: PathBuf,
-    file: File,
-    n_bytes: u64,
-    modified: Option<SystemTime>,
-}
-
-#[derive(Debug)]
-struct StoredTensor {
-    file: usize,
-    info: TensorInfo,
-    start: u64,
-    n_bytes: u64,
-    is_weight: bool,
-}
-
-/// Rows of a tensor in its file, not yet read.
-struct Stored<'a> {
-    name: &'a str,
-    file: &'a OpenFile,
-    entry: &'a StoredTensor,
-    first_row: usize,
-    start: u64,
-    n_bytes: usize,
 }
 
 /// Contradictions of an index that are said one by one.
@@ -147,13 +103,8 @@ impl Reader {
     /// `Checkpoint` for a tensor that is in none of them.
     fn oddities(&self, index_path: &Path, index: &Index) -> Result<Vec<String>> {
         let mut odd = Vec::new();
-        let shard_of = |name: &String| {
-            let path = &self.files.get(self.entries.get(name)?.file)?.path;
-            path.file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-        };
         for (name, shard) in &index.weight_map {
-            match shard_of(name) {
+            match self.shard_of(name) {
                 Some(found) if found == *shard => {}
                 Some(found) => odd.push(format!(
                     "tensor `{name}` is read from {found}, not from {shard}"
@@ -191,6 +142,13 @@ impl Reader {
         Ok(odd)
     }
 
+    /// Name of the file that holds a tensor.
+    fn shard_of(&self, name: &str) -> Option<String> {
+        let path = &self.files.get(self.entries.get(name)?.file)?.path;
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    }
+
     /// Opens a file and adds its tensors.
     fn add(&mut self, path: &Path) -> Result<()> {
         let file = OpenFile::open(path)?;
@@ -217,12 +175,10 @@ impl Reader {
 
     /// Gives tensors other names than the file does.
     pub fn rename(&mut self, names: &BTreeMap<String, String>) {
-        let entries = std::mem::take(&mut self.entries);
-        let renamed = |name: String| names.get(&name).cloned().unwrap_or(name);
-        self.entries = entries
-            .into_iter()
-            .map(|(name, entry)| (renamed(name), entry))
-            .collect();
+        for (name, entry) in std::mem::take(&mut self.entries) {
+            let name = names.get(&name).cloned().unwrap_or(name);
+            self.entries.insert(name, entry);
+        }
     }
 
     /// Says which tensors are weights: reading one that is NaN or infinite is an error from now on.
@@ -236,13 +192,14 @@ impl Reader {
 
     /// Where rows of a tensor lie.
     fn stored<'a>(&'a self, name: &'a str, rows: Range<usize>) -> Result<Stored<'a>> {
-        let missing = || {
-            Error::Internal(format!(
+        let entry = self.entries.get(name);
+        let Some((entry, file)) =
+            entry.and_then(|entry| Some((entry, self.files.get(entry.file)?)))
+        else {
+            return Err(Error::Internal(format!(
                 "no tensor `{name}`; names are checked against the spec first"
-            ))
+            )));
         };
-        let entry = self.entries.get(name).ok_or_else(missing)?;
-        let file = self.files.get(entry.file).ok_or_else(missing)?;
         let n_rows = entry.info.shape.first().copied().unwrap_or(1);
         if rows.start > rows.end || rows.end > n_rows {
             return Err(Error::Internal(format!(
@@ -312,120 +269,6 @@ fn shard_path(dir: &Path, index_path: &Path, shard: &str) -> Result<PathBuf> {
     // Whatever its ending.
     refuse_link_outside(dir, &path)?;
     Ok(path)
-}
-
-impl OpenFile {
-    fn open(path: &Path) -> Result<Self> {
-        let file = open_regular(path).at_path(path)?;
-        let facts = file.metadata().at_path(path)?;
-        Ok(OpenFile {
-            path: path.to_path_buf(),
-            file,
-            n_bytes: facts.len(),
-            modified: facts.modified().ok(),
-        })
-    }
-
-    /// Where the data begins, and what is in it: without gaps or overlaps, from there to the end of
-    /// the file.
-    fn header(&self) -> Result<(u64, Metadata)> {
-        let not_whole = |why: &dyn std::fmt::Display| {
-            let message = format!(
-                "not a whole safetensors file ({why}); it may be cut off: fetch or copy it again"
-            );
-            Error::checkpoint(&self.path, message)
-        };
-        let mut len = [0; LEN_BYTES as usize];
-        if self.n_bytes < LEN_BYTES {
-            return Err(not_whole(&format!("{} bytes", self.n_bytes)));
-        }
-        self.read(&mut len, 0)?;
-        let len = u64::from_le_bytes(len);
-        if len > MAX_HEADER_BYTES || len > self.n_bytes.saturating_sub(LEN_BYTES) {
-            return Err(not_whole(
-                &"its first bytes announce a header longer than the file",
-            ));
-        }
-        let mut header = vec![0; len as usize];
-        self.read(&mut header, LEN_BYTES)?;
-        let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| not_whole(&e))?;
-        let start = len.saturating_add(LEN_BYTES);
-        let (expected, found) = (
-            metadata.data_len() as u64,
-            self.n_bytes.saturating_sub(start),
-        );
-        if expected != found {
-            return Err(not_whole(&format!(
-                "its header announces {expected} bytes of data, {found} follow"
-            )));
-        }
-        Ok((start, metadata))
-    }
-
-    /// Reads exactly so many bytes of a file that is still as it was.
-    fn read(&self, bytes: &mut [u8], start: u64) -> Result<()> {
-        let changed = || {
-            Error::checkpoint(
-                &self.path,
-                "changed while it was read; wait until it is written, then start again",
-            )
-        };
-        match self.file.read_exact_at(bytes, start) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(changed()),
-            done => done.at_path(&self.path)?,
-        }
-        let is_as_before = |facts: FileFacts| {
-            facts.len() == self.n_bytes && facts.modified().ok() == self.modified
-        };
-        if is_as_before(self.file.metadata().at_path(&self.path)?) {
-            Ok(())
-        } else {
-            Err(changed())
-        }
-    }
-}
-
-impl Stored<'_> {
-    /// Reads them, a weight in pieces that are looked through while the processor's cache holds
-    /// them.
-    fn read(&self, bytes: &mut [u8]) -> Result<()> {
-        if !self.entry.is_weight {
-            return self.file.read(bytes, self.start);
-        }
-        let mut start = self.start;
-        for piece in bytes.chunks_mut(PIECE_BYTES) {
-            self.file.read(piece, start)?;
-            if let Some(at) = first_not_finite(piece, self.entry.info.dtype) {
-                let width = self.entry.info.dtype.bitsize() as u64 / 8;
-                return Err(self.not_finite((start - self.start) / width.max(1) + at as u64));
-            }
-            start += piece.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// Of the element that comes so many after the first read.
-    fn not_finite(&self, n_before: u64) -> Error {
-        let shape = &self.entry.info.shape;
-        let row_len: u64 = shape.iter().skip(1).map(|&side| side as u64).product();
-        let mut rest = n_before.saturating_add(row_len.saturating_mul(self.first_row as u64));
-        let mut place: Vec<u64> = shape
-            .iter()
-            .rev()
-            .map(|&side| {
-                let position = rest % side.max(1) as u64;
-                rest /= side.max(1) as u64;
-                position
-            })
-            .collect();
-        place.reverse();
-        let message = format!(
-            "tensor `{}` is NaN or infinite at {place:?}; weights must be finite: \
-             fetch or copy the file again, or take an earlier state of the training that wrote it",
-            self.name
-        );
-        Error::checkpoint(&self.file.path, message)
-    }
 }
 
 /// A new tensor's memory, to be filled.

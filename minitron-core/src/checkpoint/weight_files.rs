@@ -143,8 +143,7 @@ impl WeightFiles {
         if found == WeightFiles::Single(dir.join(SINGLE)) && dir.join(INDEX).exists() {
             remarks.warnings.push(format!(
                 "{}: {SINGLE} and {INDEX} are both there; {SINGLE} is read, as `transformers` \
-                 does: \
-                 remove the one that is not meant",
+                 does: remove the one that is not meant",
                 dir.display()
             ));
         }
@@ -152,8 +151,7 @@ impl WeightFiles {
             let merge = merge_adapter(dir);
             remarks.warnings.push(format!(
                 "{}: an adapter lies beside the weights and is not applied; `transformers` applies \
-                 it where peft is \
-                 installed. To have it in the weights: {merge}",
+                 it where peft is installed. To have it in the weights: {merge}",
                 dir.display()
             ));
         }
@@ -302,8 +300,10 @@ fn instead(dir: &Path, names: &[String], config: Option<&Config>) -> Option<Stri
         .iter()
         .find_map(|other| Some((other, names.iter().find(|name| other.is(name, &none))?)))?;
     let class = config.and_then(|config| config.get("architectures")?.get(0)?.as_str());
-    let is_plain = |class: &&str| class.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    let class = class.filter(is_plain).unwrap_or("AutoModelForCausalLM");
+    // It is put into a command.
+    let class = class
+        .filter(|class| class.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+        .unwrap_or("AutoModelForCausalLM");
     let place = dir.display().to_string();
     let way = other
         .way

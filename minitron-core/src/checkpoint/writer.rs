@@ -2,21 +2,19 @@
 //! writing overlap.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use safetensors::tensor::{Metadata, TensorInfo as RawInfo};
 use serde_json::json;
 
 use super::companions::copy_companions;
 use super::config::Config;
-use super::reader::PIECE_BYTES;
+use super::open_file::PIECE_BYTES;
 use super::source::{TensorInfo, TensorSource};
+use super::stream::{HeaderEntry, n_bytes_of, stream};
 use super::weight_files::{INDEX, SINGLE};
 use crate::error::{Error, IoContext, Result};
-use crate::output::write_atomic;
-use crate::output::{BLOCK, DirectFile, aligned_start};
+use crate::output::{DirectFile, write_atomic};
 
 /// How a model is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,16 +45,11 @@ impl WriteOptions {
     /// # Errors
     /// The bytes needed where the longest row does not fit.
     pub fn within(n_bytes: u64, source: &dyn TensorSource) -> Result<Self, u64> {
-        let row_bytes = |info: TensorInfo| {
-            info.n_bytes()
-                .map(|n| n / info.shape.first().map_or(1, |&n| n.max(1) as u64))
-        };
-        let longest = source
-            .names()
-            .iter()
-            .filter_map(|name| row_bytes(source.info(name)?))
-            .max()
-            .unwrap_or(0);
+        let mut longest = 0;
+        for info in source.names().iter().filter_map(|name| source.info(name)) {
+            let n_rows = info.shape.first().map_or(1, |&n| n.max(1) as u64);
+            longest = longest.max(info.n_bytes().unwrap_or(0) / n_rows);
+        }
         let piece = longest.max(PIECE_BYTES as u64);
         let beside = ROOM_BESIDE.saturating_add(piece);
         let chunk_bytes = n_bytes.saturating_sub(beside) / 2;
@@ -193,16 +186,6 @@ fn write_laid_out(
     file.sync_all().at_path(path)
 }
 
-type HeaderEntry<'a> = (&'a String, TensorInfo, u64);
-
-fn n_bytes_of(header: &[u8], entries: &[HeaderEntry]) -> u64 {
-    entries
-        .iter()
-        .fold(header.len() as u64, |n, (.., n_bytes)| {
-            n.saturating_add(*n_bytes)
-        })
-}
-
 /// The header's bytes, and the tensors in the order of their data.
 fn lay_out<'a>(
     source: &dyn TensorSource,
@@ -250,166 +233,26 @@ fn header_text(
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>> {
     let format = ("format".to_owned(), "pt".to_owned());
-    let internal = |e: &dyn std::fmt::Display| Error::Internal(format!("safetensors header: {e}"));
-    let header =
-        Metadata::new(Some(HashMap::from([format.clone()])), table).map_err(|e| internal(&e))?;
+    let own = HashMap::from([format.clone()]);
+    let header = Metadata::new(Some(own), table).map_err(no_header)?;
     if metadata.is_empty() {
-        return serde_json::to_vec(&header).map_err(|e| internal(&e));
+        return serde_json::to_vec(&header).map_err(no_header);
     }
-    let mut header = serde_json::to_value(&header).map_err(|e| internal(&e))?;
+    let mut header = serde_json::to_value(&header).map_err(no_header)?;
     let words: BTreeMap<&String, &String> =
         metadata.iter().chain([(&format.0, &format.1)]).collect();
     header["__metadata__"] = json!(words);
-    serde_json::to_vec(&header).map_err(|e| internal(&e))
+    serde_json::to_vec(&header).map_err(no_header)
 }
 
-/// Reads on this thread and writes on another. The outer result is the reader's, the inner one the
-/// writer's.
-fn stream(
-    out: impl Write + Send,
-    header: &[u8],
-    source: &dyn TensorSource,
-    entries: &[HeaderEntry],
-    chunk_bytes: usize,
-) -> Result<std::io::Result<()>> {
-    let (full, to_write) = sync_channel(0);
-    let (written, empty) = sync_channel(1);
-    let room = chunk_bytes.min(n_bytes_of(header, entries) as usize);
-    let _ = written.send(Chunk::with_room(room));
-    let chunk = Chunk::with_room(room);
-    std::thread::scope(|scope| {
-        let write = move || write_chunks(out, &to_write, &written);
-        let writer = std::thread::Builder::new()
-            .name("write".into())
-            .spawn_scoped(scope, write);
-        let writer = writer.at_path("a thread to write")?;
-        let read = Filler {
-            full,
-            empty,
-            chunk,
-            chunk_bytes,
-        }
-        .fill(header, source, entries);
-        let wrote = writer
-            .join()
-            .map_err(|_| Error::Internal("the thread that writes ended early".into()))?;
-        read.map(|()| wrote)
-    })
-}
-
-/// Writes what arrives until nothing more does; an error ends it, which the reader notices.
-fn write_chunks(
-    mut out: impl Write,
-    full: &Receiver<Chunk>,
-    written: &SyncSender<Chunk>,
-) -> std::io::Result<()> {
-    for chunk in full {
-        let _span = tracing::debug_span!("write chunk", n_bytes = chunk.content().len()).entered();
-        out.write_all(chunk.content())?;
-        // After the last chunk nobody takes the buffer back.
-        let _ = written.send(chunk);
-    }
-    out.flush()
-}
-
-/// Consecutive bytes of the file, aligned in memory as direct writes want them.
-struct Chunk {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Chunk {
-    /// Of its full size at once: a buffer that grows is there twice meanwhile.
-    fn with_room(n_bytes: usize) -> Self {
-        let mut bytes = Vec::with_capacity(n_bytes.saturating_add(2 * BLOCK));
-        let start = aligned_start(&bytes);
-        bytes.resize(start, 0);
-        Chunk { bytes, start }
-    }
-
-    fn content(&self) -> &[u8] {
-        self.bytes.get(self.start..).unwrap_or_default()
-    }
-
-    /// What does not fill a whole block at the end moves to the front of `next`, which is emptied
-    /// first.
-    fn split_into(&mut self, next: &mut Chunk) {
-        next.bytes.truncate(next.start);
-        let whole = self.content().len() / BLOCK * BLOCK;
-        if whole > 0 {
-            next.bytes
-                .extend_from_slice(self.content().get(whole..).unwrap_or_default());
-            self.bytes.truncate(self.start + whole);
-        }
-    }
-}
-
-/// The reader's side: the chunk being filled, where full ones go and where written ones come back.
-struct Filler {
-    full: SyncSender<Chunk>,
-    empty: Receiver<Chunk>,
-    chunk: Chunk,
-    chunk_bytes: usize,
-}
-
-impl Filler {
-    /// Reads all tensors, one after the other; stops where the writer did.
-    fn fill(
-        mut self,
-        header: &[u8],
-        source: &dyn TensorSource,
-        entries: &[HeaderEntry],
-    ) -> Result<()> {
-        self.chunk.bytes.extend_from_slice(header);
-        for (name, info, n_bytes) in entries {
-            let n_rows = info.shape.first().copied().unwrap_or(1);
-            let row_bytes = *n_bytes as usize / n_rows.max(1);
-            let mut row = 0;
-            while row < n_rows {
-                if !self.make_room(row_bytes) {
-                    return Ok(());
-                }
-                let room = self.chunk_bytes.saturating_sub(self.chunk.content().len());
-                let n = (room / row_bytes.max(1)).clamp(1, n_rows - row);
-                let bytes = &mut self.chunk.bytes;
-                let expected = bytes.len() + n * row_bytes;
-                bytes.reserve_exact(n * row_bytes);
-                source.append_rows(name, row..row + n, bytes)?;
-                if bytes.len() != expected {
-                    let message = format!(
-                        "tensor `{name}`: {expected} bytes announced, {} read",
-                        bytes.len()
-                    );
-                    return Err(Error::Internal(message));
-                }
-                row += n;
-            }
-        }
-        // Where the writer has ended, its own error says why.
-        let _ = self.full.send(self.chunk);
-        Ok(())
-    }
-
-    /// Hands the chunk on where a row does not fit any more; false where the writer has ended.
-    fn make_room(&mut self, row_bytes: usize) -> bool {
-        let n_bytes = self.chunk.content().len();
-        if n_bytes == 0 || n_bytes.saturating_add(row_bytes) <= self.chunk_bytes {
-            return true;
-        }
-        let Ok(mut next) = self.empty.recv() else {
-            return false;
-        };
-        self.chunk.split_into(&mut next);
-        self.full
-            .send(std::mem::replace(&mut self.chunk, next))
-            .is_ok()
-    }
+fn no_header(why: impl std::fmt::Display) -> Error {
+    Error::Internal(format!("safetensors header: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::io::{self, ErrorKind};
+    use std::io::{self, ErrorKind, Write};
 
     use tch::{Device, Kind, Tensor};
 

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
-use super::{Conversation, Example, Message, expected, keys, message, role_of};
+use super::fields::{filled_text, has_all, list_beside, missing, needed_text, word};
+use super::{Conversation, Example, Message, expected, message, role_of};
 use crate::error::{Error, Result};
 
 /// A layout of records.
@@ -88,7 +89,6 @@ pub(super) fn read(record: &Value, named: Option<Form>) -> Result<Option<Example
 }
 
 fn recognised(fields: &Map<String, Value>) -> Result<Option<Example>> {
-    let has = |key: &str| fields.get(key).is_some_and(|value| !value.is_null());
     if let Some(turns) = MESSAGES
         .iter()
         .find_map(|key| fields.get(*key))
@@ -97,22 +97,25 @@ fn recognised(fields: &Map<String, Value>) -> Result<Option<Example>> {
         let form = form_of(turns).unwrap_or(Form::Messages);
         return turns_of(form, turns, fields).map(Some);
     }
-    if has("prompt") && has("completion") {
+    if has_all(&["prompt", "completion"], fields) {
         return prompt_completion(fields).map(Some);
     }
-    if has("instruction") && has("output") {
+    if has_all(&["instruction", "output"], fields) {
         return alpaca(fields).map(Some);
     }
-    let lists = |(name, value): (&'_ String, &'_ Value)| {
-        let turns = value.as_array()?;
-        form_of(turns).map(|form| (name.clone(), form, turns.clone()))
-    };
-    let found: Vec<_> = fields.iter().filter_map(lists).collect();
+    let mut found: Vec<(&str, Form, &Vec<Value>)> = Vec::new();
+    for (name, value) in fields {
+        if let Some(turns) = value.as_array()
+            && let Some(form) = form_of(turns)
+        {
+            found.push((name, form, turns));
+        }
+    }
     match found.as_slice() {
         [] => Ok(None),
         [(_, form, turns)] => turns_of(*form, turns, fields).map(Some),
         several => {
-            let names: Vec<&str> = several.iter().map(|(name, ..)| name.as_str()).collect();
+            let names: Vec<&str> = several.iter().map(|(name, ..)| *name).collect();
             let message = format!(
                 "the fields {} all hold conversations; keep one of them, called `messages`",
                 names.join(", ")
@@ -143,10 +146,7 @@ fn listed(form: Form, names: &[&str], fields: &Map<String, Value>) -> Result<Exa
         Some((name, other)) => Err(expected(name, "a list of messages", other)),
         None => {
             let name = names.first().copied().unwrap_or_default();
-            Err(Error::Data(format!(
-                "no `{name}` beside {}, which the layout {form} needs",
-                keys(fields)
-            )))
+            Err(missing(name, form, fields))
         }
     }
 }
@@ -156,7 +156,7 @@ fn turns_of(form: Form, turns: &[Value], fields: &Map<String, Value>) -> Result<
         Form::ShareGpt => turns
             .iter()
             .enumerate()
-            .map(|(idx, turn)| share_gpt(idx, turn))
+            .map(|(idx, turn)| share_gpt(turn).map_err(|e| e.at(place(idx))))
             .collect::<Result<Vec<_>>>()?,
         _ => objects("messages", turns)?,
     };
@@ -172,12 +172,21 @@ fn turns_of(form: Form, turns: &[Value], fields: &Map<String, Value>) -> Result<
 }
 
 fn objects(field: &str, turns: &[Value]) -> Result<Vec<Message>> {
-    let object = |(idx, turn): (usize, &Value)| match turn {
-        Value::Object(message) => Ok(message.clone()),
-        other => Err(expected(field, "messages that are objects", other)
-            .at(format!("message {}", idx.saturating_add(1)))),
-    };
-    turns.iter().enumerate().map(object).collect()
+    let mut messages = Vec::with_capacity(turns.len());
+    for (idx, turn) in turns.iter().enumerate() {
+        match turn {
+            Value::Object(message) => messages.push(message.clone()),
+            other => {
+                return Err(expected(field, "messages that are objects", other).at(place(idx)));
+            }
+        }
+    }
+    Ok(messages)
+}
+
+/// How errors name a message.
+fn place(idx: usize) -> String {
+    format!("message {}", idx.saturating_add(1))
 }
 
 /// With what stands beside the messages.
@@ -193,8 +202,8 @@ fn conversation(
     };
     let conversation = Conversation {
         messages,
-        tools: list_beside(fields, "tools")?,
-        documents: list_beside(fields, "documents")?,
+        tools: list_beside("tools", fields)?,
+        documents: list_beside("documents", fields)?,
         variables,
         n_prompt,
     };
@@ -202,57 +211,11 @@ fn conversation(
     Ok(conversation)
 }
 
-/// A list of objects, or the same as JSON in a string, as tables hold it.
-fn list_beside(fields: &Map<String, Value>, name: &str) -> Result<Option<Vec<Value>>> {
-    let parsed;
-    let value = match fields.get(name) {
-        Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
-        Some(Value::String(text)) => {
-            parsed = serde_json::from_str(text).map_err(|e| {
-                Error::Data(format!(
-                    "`{name}`: expected a list, got text that is no JSON: {e}"
-                ))
-            })?;
-            &parsed
-        }
-        None => return Ok(None),
-        Some(value) => value,
-    };
-    match value {
-        Value::Null => Ok(None),
-        Value::Array(list) => match list.iter().find(|item| !item.is_object()) {
-            None => Ok(Some(list.clone())),
-            Some(other) => Err(expected(name, "a list of objects", other)),
-        },
-        other => Err(expected(name, "a list", other)),
-    }
-}
-
-fn share_gpt(idx: usize, turn: &Value) -> Result<Message> {
-    let place = |e: Error| e.at(format!("message {}", idx.saturating_add(1)));
+fn share_gpt(turn: &Value) -> Result<Message> {
     let Value::Object(fields) = turn else {
-        return Err(place(expected("conversations", "objects", turn)));
+        return Err(expected("conversations", "objects", turn));
     };
-    let from = match fields.get("from") {
-        Some(Value::String(from)) => from.as_str(),
-        Some(other) => return Err(place(expected("from", "a string", other))),
-        None => {
-            return Err(place(Error::Data(format!(
-                "no `from` beside {}",
-                keys(fields)
-            ))));
-        }
-    };
-    let value = match fields.get("value") {
-        Some(Value::String(value)) => value.as_str(),
-        Some(other) => return Err(place(expected("value", "a string", other))),
-        None => {
-            return Err(place(Error::Data(format!(
-                "no `value` beside {}",
-                keys(fields)
-            ))));
-        }
-    };
+    let (from, value) = (word("from", fields)?, word("value", fields)?);
     let mut message = match from {
         "human" | "user" => message("user", value),
         "gpt" | "assistant" | "chatgpt" | "bot" | "bing" | "bard" | "model" => {
@@ -262,12 +225,12 @@ fn share_gpt(idx: usize, turn: &Value) -> Result<Message> {
         "tool" | "function_response" | "function-response" | "observation" | "ipython" => {
             message("tool", value)
         }
-        "function_call" | "tool_call" => calling(value).map_err(place)?,
+        "function_call" | "tool_call" => calling(value)?,
         other => {
             let known = "human, gpt, system, tool, function_call, observation";
-            return Err(place(Error::Data(format!(
+            return Err(Error::Data(format!(
                 "no speaker is called `{other}`; known: {known}"
-            ))));
+            )));
         }
     };
     let rest = fields
@@ -283,23 +246,20 @@ fn share_gpt(idx: usize, turn: &Value) -> Result<Message> {
 
 /// An assistant that calls tools: JSON with `name` and `arguments`, once or in a list.
 fn calling(value: &str) -> Result<Message> {
-    let refused = |why: &str| {
-        Error::Data(format!(
-            "a function call: expected JSON with `name` and `arguments`, got {why}"
-        ))
-    };
-    let parsed: Value = serde_json::from_str(value).map_err(|e| refused(&e.to_string()))?;
-    let calls = match parsed {
+    let parsed: Value = serde_json::from_str(value).map_err(|e| no_call(&e.to_string()))?;
+    let parsed = match parsed {
         Value::Array(calls) => calls,
         one => vec![one],
     };
-    let call = |call: Value| match call {
-        Value::Object(call) if call.get("name").is_some_and(Value::is_string) => {
-            Ok(serde_json::json!({ "type": "function", "function": call }))
+    let mut calls = Vec::with_capacity(parsed.len());
+    for call in parsed {
+        match call {
+            Value::Object(call) if call.get("name").is_some_and(Value::is_string) => {
+                calls.push(serde_json::json!({ "type": "function", "function": call }));
+            }
+            other => return Err(no_call(&super::shown(&other))),
         }
-        other => Err(refused(&super::shown(&other))),
-    };
-    let calls = calls.into_iter().map(call).collect::<Result<Vec<_>>>()?;
+    }
     let fields = [
         ("role".to_owned(), Value::from("assistant")),
         ("tool_calls".to_owned(), Value::Array(calls)),
@@ -307,17 +267,19 @@ fn calling(value: &str) -> Result<Message> {
     Ok(Message::from_iter(fields))
 }
 
+fn no_call(got: &str) -> Error {
+    Error::Data(format!(
+        "a function call: expected JSON with `name` and `arguments`, got {got}"
+    ))
+}
+
 fn prompt_completion(fields: &Map<String, Value>) -> Result<Example> {
-    let field = |name: &str| {
-        let needed = || {
-            Error::Data(format!(
-                "no `{name}` beside {}, which the layout prompt_completion needs",
-                keys(fields)
-            ))
-        };
-        fields.get(name).ok_or_else(needed)
-    };
-    match (field("prompt")?, field("completion")?) {
+    let [prompt, completion] = ["prompt", "completion"].map(|name| {
+        fields
+            .get(name)
+            .ok_or_else(|| missing(name, Form::PromptCompletion, fields))
+    });
+    match (prompt?, completion?) {
         (Value::String(prompt), Value::String(completion)) => Ok(Example::Completion {
             prompt: prompt.clone(),
             completion: completion.clone(),
@@ -340,38 +302,23 @@ fn prompt_completion(fields: &Map<String, Value>) -> Result<Example> {
 
 /// The user says the instruction, and the input after a blank line.
 fn alpaca(fields: &Map<String, Value>) -> Result<Example> {
-    let text = |name: &str| match fields.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.as_str())),
-        Some(other) => Err(expected(name, "a text", other)),
-    };
-    let needed = |name: &str| {
-        text(name)?.ok_or_else(|| {
-            Error::Data(format!(
-                "no `{name}` beside {}, which the layout alpaca needs",
-                keys(fields)
-            ))
-        })
-    };
-    let asked =
-        |instruction: &str, input: Option<&str>| match input.filter(|input| !input.is_empty()) {
-            Some(input) => format!("{instruction}\n\n{input}"),
-            None => instruction.to_owned(),
-        };
     let mut messages: Vec<Message> = Vec::new();
-    messages.extend(
-        text("system")?
-            .filter(|system| !system.is_empty())
-            .map(|system| message("system", system)),
-    );
+    if let Some(system) = filled_text("system", fields)? {
+        messages.push(message("system", system));
+    }
     for (user, assistant) in history(fields)? {
         messages.extend([message("user", &user), message("assistant", &assistant)]);
     }
+    let instruction = needed_text("instruction", Form::Alpaca, fields)?;
+    let asked = match filled_text("input", fields)? {
+        Some(input) => format!("{instruction}\n\n{input}"),
+        None => instruction.to_owned(),
+    };
+    messages.push(message("user", &asked));
     messages.push(message(
-        "user",
-        &asked(needed("instruction")?, text("input")?),
+        "assistant",
+        needed_text("output", Form::Alpaca, fields)?,
     ));
-    messages.push(message("assistant", needed("output")?));
     conversation(messages, 0, fields).map(Example::Chat)
 }
 
@@ -382,15 +329,17 @@ fn history(fields: &Map<String, Value>) -> Result<Vec<(String, String)>> {
         Some(Value::Array(pairs)) => pairs,
         Some(other) => return Err(expected("history", "a list of pairs", other)),
     };
-    let pair = |pair: &Value| match pair.as_array().map(Vec::as_slice) {
-        Some([Value::String(user), Value::String(assistant)]) => {
-            Ok((user.clone(), assistant.clone()))
+    let mut turns = Vec::with_capacity(pairs.len());
+    for pair in pairs {
+        match pair.as_array().map(Vec::as_slice) {
+            Some([Value::String(user), Value::String(assistant)]) => {
+                turns.push((user.clone(), assistant.clone()));
+            }
+            _ => {
+                let pairs = "pairs of a question and an answer";
+                return Err(expected("history", pairs, pair));
+            }
         }
-        _ => Err(expected(
-            "history",
-            "pairs of a question and an answer",
-            pair,
-        )),
-    };
-    pairs.iter().map(pair).collect()
+    }
+    Ok(turns)
 }

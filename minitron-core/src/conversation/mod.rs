@@ -1,6 +1,7 @@
 //! Conversations as data: what was said by whom, as templates see it, read from records of the
 //! usual layouts.
 
+mod fields;
 mod forms;
 
 use serde::Deserialize;
@@ -88,12 +89,12 @@ impl Example {
                 prompt.len().saturating_add(completion.len())
             }
             Example::Chat(chat) => {
-                let of_message =
-                    |message: &Message| Value::Object(message.clone()).to_string().len();
-                chat.messages
-                    .iter()
-                    .map(of_message)
-                    .fold(0, usize::saturating_add)
+                let mut n_bytes = 0usize;
+                for message in &chat.messages {
+                    let text = Value::Object(message.clone()).to_string();
+                    n_bytes = n_bytes.saturating_add(text.len());
+                }
+                n_bytes
             }
         }
     }
@@ -205,22 +206,20 @@ fn check_message(message: &Message) -> Result<()> {
 
 /// Whether there is something besides the content to render.
 fn says_otherwise(message: &Message) -> bool {
-    let is_there = |key: &&str| match message.get(*key) {
-        None | Some(Value::Null) => false,
-        Some(Value::Array(list)) => !list.is_empty(),
-        Some(Value::String(text)) => !text.is_empty(),
-        Some(_) => true,
-    };
-    [
+    let others = [
         "tool_calls",
         "function_call",
         "reasoning_content",
         "thinking",
         "reasoning",
         "tool_responses",
-    ]
-    .iter()
-    .any(is_there)
+    ];
+    others.iter().any(|key| match message.get(*key) {
+        None | Some(Value::Null) => false,
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(_) => true,
+    })
 }
 
 /// A part of a content, as far as it is read here: images and the like are for the template to

@@ -162,22 +162,34 @@ fn fits(batch: &[&[Text]], budget: usize) -> bool {
     let (Some(first), Some(last)) = (batch.first(), batch.last()) else {
         return true;
     };
-    let texts = || batch.iter().flat_map(|group| group.iter());
-    let longest = texts().map(Text::n_inputs).max().unwrap_or(0);
-    n_context(first) == n_context(last) && longest * texts().count() <= budget
+    let texts = batch.iter().copied().flatten();
+    let longest = texts.clone().map(Text::n_inputs).max().unwrap_or(0);
+    n_context(first) == n_context(last) && longest * texts.count() <= budget
 }
 
 /// Greedy, one element at least in each.
 fn batches<T>(sorted: &[T], fits: impl Fn(&[T]) -> bool) -> Vec<&[T]> {
     let (mut cut, mut rest) = (Vec::new(), sorted);
     while !rest.is_empty() {
-        let goes = |n: &usize| rest.get(..*n).is_some_and(&fits);
-        let n = (2..=rest.len()).take_while(goes).last().unwrap_or(1);
+        let mut n = 1;
+        while rest.get(..n + 1).is_some_and(&fits) {
+            n += 1;
+        }
         let (batch, left) = rest.split_at(n);
         cut.push(batch);
         rest = left;
     }
     cut
+}
+
+/// Of texts in order, the longest first: whether little of a batch is padding.
+fn are_as_long(texts: &[(usize, &Text)]) -> bool {
+    match (texts.first(), texts.last()) {
+        (Some((_, longest)), Some((_, shortest))) => {
+            4 * shortest.tokens.len() >= 3 * longest.tokens.len()
+        }
+        _ => true,
+    }
 }
 
 /// What was found of each item so far.
@@ -247,10 +259,7 @@ impl Tally<'_> {
         }
         self.take(&hidden_qte, &first)?;
         longer.sort_by_key(|(_, text)| Reverse(text.tokens.len()));
-        let len = |text: Option<&(usize, &Text)>| text.map_or(0, |(_, text)| text.tokens.len());
-        for part in batches(&longer, |part| {
-            4 * len(part.last()) >= 3 * len(part.first())
-        }) {
+        for part in batches(&longer, are_as_long) {
             self.behind(&cache, part)?;
         }
         Ok(())

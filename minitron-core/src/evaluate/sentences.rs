@@ -5,7 +5,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::{Config, DenseFile, Module, TensorSource, modules};
 use crate::error::{Error, Result};
@@ -222,24 +222,21 @@ impl ModuleStep {
             }
         };
         let file = DenseFile::open(dir, module, &config)?;
-        let read = |name: &String| {
-            Ok::<Tensor, Error>(
-                file.tensors
-                    .read(name)?
-                    .f_to_device(model.device)?
-                    .f_to_kind(Kind::Float)?,
-            )
+        let bias_o = match &file.bias {
+            Some(name) => Some(read_float(&file, name, model.device)?),
+            None => None,
         };
-        let (weight_of, bias_o) = (
-            read(&file.weight)?,
-            file.bias.as_ref().map(read).transpose()?,
-        );
         Ok(ModuleStep::Dense {
-            weight_of,
+            weight_of: read_float(&file, &file.weight, model.device)?,
             bias_o,
             activation,
         })
     }
+}
+
+fn read_float(file: &DenseFile, name: &str, device: Device) -> Result<Tensor> {
+    let stored = file.tensors.read(name)?;
+    Ok(stored.f_to_device(device)?.f_to_kind(Kind::Float)?)
 }
 
 impl DenseActivation {

@@ -77,19 +77,10 @@ fn in_blocks(
     let (n_blocks, n_keys) = (blocks(n_tokens, block), context.keys_of_block(block));
     let padding = n_blocks * block - n_tokens;
     let after = padding + n_keys - 2 * block;
-    let in_windows = |x_bgsk: &Tensor| -> Result<Tensor> {
-        let n_groups = x_bgsk.size4()?.1;
-        let x_bgnkc = x_bgsk
-            .f_constant_pad_nd([0, 0, block, after])?
-            .f_unfold(2, n_keys, block)?;
-        Ok(x_bgnkc.f_permute([0, 2, 1, 4, 3])?.f_reshape([
-            n_batch * n_blocks,
-            n_groups,
-            n_keys,
-            head_dim,
-        ])?)
-    };
-    let (key_ngck, value_ngck) = (in_windows(keys.key_bgsk)?, in_windows(keys.value_bgsk)?);
+    let padded_key = keys.key_bgsk.f_constant_pad_nd([0, 0, block, after])?;
+    let padded_value = keys.value_bgsk.f_constant_pad_nd([0, 0, block, after])?;
+    let key_ngck = in_windows(&padded_key, n_keys, block)?;
+    let value_ngck = in_windows(&padded_value, n_keys, block)?;
     let query_bhnqk = query_bhtk
         .f_constant_pad_nd([0, 0, 0, padding])?
         .f_reshape([n_batch, n_heads, n_blocks, block, head_dim])?;
@@ -109,6 +100,23 @@ fn in_blocks(
     Ok(out_bhnqk
         .f_reshape([n_batch, n_heads, n_blocks * block, head_dim])?
         .f_narrow(2, 0, n_tokens)?)
+}
+
+/// x [B, G, S, K] to [B·N, G, C, K]: N windows of C keys, each a block after the one before.
+fn in_windows(x_bgsk: &Tensor, n_keys: i64, block: i64) -> Result<Tensor> {
+    let x_bgnkc = x_bgsk.f_unfold(2, n_keys, block)?;
+    let (n_batch, n_groups, n_blocks, head_dim, _) = x_bgnkc.size5()?;
+    let x_bngck = x_bgnkc.f_permute([0, 2, 1, 4, 3])?;
+    Ok(x_bngck.f_reshape([n_batch * n_blocks, n_groups, n_keys, head_dim])?)
+}
+
+/// x [B, G, S, K] with each group as often as it has query heads.
+fn repeated(x: &Tensor, n_heads: i64) -> Result<Tensor> {
+    let n_groups = x.size4()?.1;
+    if n_heads == n_groups {
+        return Ok(x.shallow_clone());
+    }
+    Ok(x.f_repeat_interleave_self_int(n_heads / n_groups, 1, None)?)
 }
 
 /// Attention proper; by hand where scores are capped or sinks join them, which libtorch's own does
@@ -133,11 +141,8 @@ fn softmax_of(
             n_heads != n_groups,
         )?);
     }
-    let repeated = |x: &Tensor| match n_heads == n_groups {
-        true => Ok(x.shallow_clone()),
-        false => x.f_repeat_interleave_self_int(n_heads / n_groups, 1, None),
-    };
-    let (key, value) = (repeated(keys.key_bgsk)?, repeated(keys.value_bgsk)?);
+    let key = repeated(keys.key_bgsk, n_heads)?;
+    let value = repeated(keys.value_bgsk, n_heads)?;
     let scale = rule.scale.unwrap_or(1.0 / (rule.head_dim as f64).sqrt());
     let mut scores = query
         .f_matmul(&key.f_transpose(-2, -1)?)?

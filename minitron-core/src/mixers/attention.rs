@@ -3,8 +3,10 @@
 use tch::{Kind, Tensor};
 
 use super::attend::{Keys, Rule, attend};
+use super::layout::{Layout, QkNorm};
+use super::pairs::shares_of_pairs;
 use super::{Mixer, Observed, Rescale, RunMixer};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nn::{Context, Linear, MixerState, NormLayer, PartWeights, PortTap};
 use crate::parts::{
     Cost, HEADS, KV_HEADS, Norm, ParamKind, Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling,
@@ -36,27 +38,6 @@ pub struct Attention {
     /// (β, P): queries at position t grow by 1 + β · ln(1 + ⌊t / P⌋), after they turned (Llama 4's
     /// temperature).
     pub growth: Option<(f64, f64)>,
-}
-
-/// How queries, keys and values are projected.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Layout {
-    /// By three matrices.
-    #[default]
-    Split,
-    /// By one: all queries, then all keys, then all values.
-    Fused,
-    /// By one: query, key and value of each head in turn.
-    FusedByHead,
-}
-
-/// What a norm of queries, or of keys, is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QkNorm {
-    /// Each head on its own, \[K\] gains for all heads.
-    Head,
-    /// All heads of a token together, \[H·K\] and \[G·K\] gains.
-    Projection,
 }
 
 /// One logit for each query head, \[H\].
@@ -105,20 +86,17 @@ impl Mixer for Attention {
     }
 
     fn observed(&self) -> Vec<Observed> {
-        let heads = |kind| Observed {
+        let heads = [HEADS, KV_HEADS].map(|kind| Observed {
             kind,
             port: Port::HEADS,
             width: self.head_dim,
-        };
+        });
         let pairs = self.rope_pairs.map(|_| Observed {
             kind: ROPE_PAIRS,
             port: Port::ROPE_PAIRS,
             width: 1,
         });
-        [heads(HEADS), heads(KV_HEADS)]
-            .into_iter()
-            .chain(pairs)
-            .collect()
+        heads.into_iter().chain(pairs).collect()
     }
 
     fn shows(&self) -> Vec<Port> {
@@ -155,12 +133,11 @@ impl Mixer for Attention {
             size(KV_HEADS)
         };
         let head_dim = self.head_dim_of(size(ROPE_PAIRS));
-        let wide = |n: usize, copies: usize| (copies * head_dim).saturating_mul(n) as u64;
-        let normed = if self.qk_norm.is_some() { 2 } else { 0 };
+        let n_normed = if self.qk_norm.is_some() { 2 } else { 0 };
         Cost {
-            cache_per_token: wide(n_kv_heads, 2),
+            cache_per_token: (2 * head_dim).saturating_mul(n_kv_heads) as u64,
             cached_tokens: self.reach.map(|reach| reach + 1),
-            inside: wide(n_heads, 5 + normed),
+            inside: ((5 + n_normed) * head_dim).saturating_mul(n_heads) as u64,
         }
     }
 
@@ -193,18 +170,16 @@ impl Mixer for Attention {
             factor: 1.0 / wider,
             assumes_zeros: false,
         };
-        let by_norm = |(role, _)| Rescale {
-            role,
-            factor: wider,
-            assumes_zeros: true,
-        };
-        let norms = self.norms().into_iter().map(by_norm);
-        self.scale
-            .is_none()
-            .then_some(by_scale)
-            .into_iter()
-            .chain(norms)
-            .collect()
+        let mut rescales = Vec::new();
+        rescales.extend(self.scale.is_none().then_some(by_scale));
+        for (role, _) in self.norms() {
+            rescales.push(Rescale {
+                role,
+                factor: wider,
+                assumes_zeros: true,
+            });
+        }
+        rescales
     }
 
     fn obstacle(&self) -> Option<String> {
@@ -342,7 +317,6 @@ impl RunAttention {
         n_tokens: i64,
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let head_dim = self.of.head_dim as i64;
-        let split = |x: &Tensor, n_heads: i64| x.f_view([n_batch, n_tokens, n_heads, head_dim]);
         let (query, key, value) = match &self.inputs {
             Projected::Split { query, key, value } => {
                 let (mut q, mut k) = (query.forward(x_bte)?, key.forward(x_bte)?);
@@ -353,9 +327,9 @@ impl RunAttention {
                 }
                 let v = value.forward(x_bte)?;
                 (
-                    split(&q, self.n_heads)?,
-                    split(&k, self.n_kv_heads)?,
-                    split(&v, self.n_kv_heads)?,
+                    q.f_view([n_batch, n_tokens, self.n_heads, head_dim])?,
+                    k.f_view([n_batch, n_tokens, self.n_kv_heads, head_dim])?,
+                    v.f_view([n_batch, n_tokens, self.n_kv_heads, head_dim])?,
                 )
             }
             Projected::Fused(fused) if self.of.layout == Layout::FusedByHead => {
@@ -370,7 +344,10 @@ impl RunAttention {
                 )
             }
             Projected::Fused(fused) => {
-                let all = split(&fused.forward(x_bte)?, self.n_heads + 2 * self.n_kv_heads)?;
+                let n_all = self.n_heads + 2 * self.n_kv_heads;
+                let all = fused
+                    .forward(x_bte)?
+                    .f_view([n_batch, n_tokens, n_all, head_dim])?;
                 (
                     all.f_narrow(2, 0, self.n_heads)?,
                     all.f_narrow(2, self.n_heads, self.n_kv_heads)?,
@@ -408,33 +385,4 @@ impl RunAttention {
         }
         Ok((query, key))
     }
-}
-
-/// What share each pair has of a token's queries, of its keys and of its values over all heads,
-/// together [B, T, P]: with q the channels of all queries of a token,
-///
-/// ```text
-/// share(p)² = ‖q_p‖² / ‖q‖² + ‖k_p‖² / ‖k‖² + ‖v_p‖² / ‖v‖²
-/// ```
-fn shares_of_pairs(heads: [&Tensor; 3], n_pairs: i64) -> Result<Tensor> {
-    let mut sum_btp: Option<Tensor> = None;
-    for x_bthk in heads {
-        let (n_batch, n_tokens, n_heads, _) = x_bthk.size4()?;
-        let turning = x_bthk
-            .f_narrow(3, 0, 2 * n_pairs)?
-            .f_to_kind(Kind::Float)?
-            .f_square()?;
-        let square_bthsp = turning.f_reshape([n_batch, n_tokens, n_heads, 2, n_pairs])?;
-        let square_btp =
-            square_bthsp.f_sum_dim_intlist([2i64, 3].as_slice(), false, Kind::Float)?;
-        let all_bt1 = square_btp.f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)?;
-        // Keeps a token without any at zero.
-        let share_btp = square_btp.f_div(&all_bt1.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?;
-        sum_btp = Some(match sum_btp {
-            None => share_btp,
-            Some(sum_btp) => sum_btp.f_add(&share_btp)?,
-        });
-    }
-    let sum_btp = sum_btp.ok_or_else(|| Error::Internal("no heads to take shares of".into()))?;
-    Ok(sum_btp.f_sqrt()?)
 }

@@ -6,10 +6,13 @@
 
 mod attend;
 mod attention;
+mod layout;
 mod mixer;
 mod mlp;
+mod pairs;
 
-pub use attention::{Attention, Layout, QkNorm, SINKS};
+pub use attention::{Attention, SINKS};
+pub use layout::{Layout, QkNorm};
 pub use mixer::{Mixer, Observed, Rescale, RunMixer};
 pub use mlp::{Gate, Mlp};
 

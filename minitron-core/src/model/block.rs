@@ -7,10 +7,7 @@ use super::weights::Weights;
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 use crate::mixers::RunMixer;
-use crate::nn::Context;
-use crate::nn::MixerState;
-use crate::nn::NormLayer;
-use crate::nn::{PortTap, Tap, show};
+use crate::nn::{Context, MixerState, NormLayer, PartWeights, PortTap, Tap, show};
 use crate::spec::{At, ModelSpec, Norm, Port, Role, Site};
 
 /// One layer, which can be loaded and run on its own.
@@ -58,16 +55,13 @@ impl Block {
     pub(super) fn load(weights: &mut Weights, layer_idx: usize) -> Result<Self> {
         let mut parts = Vec::new();
         for (at, part) in weights.spec.sublayers(layer_idx) {
-            let norm = |weights: &mut Weights, role: Role, norm: Option<Norm>| {
-                norm.map(|norm| weights.part(at).norm(role, norm))
-                    .transpose()
-            };
+            let mut weights = weights.part(at);
             parts.push(RunPart {
                 at,
-                pre: norm(weights, Role::INPUT_NORM, part.pre)?,
-                after_sum: norm(weights, Role::SUM_NORM, part.after_sum)?,
-                mixer: part.mixer.load(&mut weights.part(at))?,
-                post: norm(weights, Role::OUTPUT_NORM, part.post)?,
+                pre: optional_norm(&mut weights, Role::INPUT_NORM, part.pre)?,
+                after_sum: optional_norm(&mut weights, Role::SUM_NORM, part.after_sum)?,
+                mixer: part.mixer.load(&mut weights)?,
+                post: optional_norm(&mut weights, Role::OUTPUT_NORM, part.post)?,
                 scale: part.scale,
                 reads_layer_input: part.reads_layer_input,
             });
@@ -152,9 +146,18 @@ impl Block {
     }
 
     fn part(&self, part: usize) -> Result<&RunPart> {
-        let missing = || Error::Internal(format!("layer {} has no part {part}", self.layer_idx));
-        self.parts.get(part).ok_or_else(missing)
+        self.parts
+            .get(part)
+            .ok_or_else(|| Error::Internal(format!("layer {} has no part {part}", self.layer_idx)))
     }
+}
+
+fn optional_norm(
+    weights: &mut PartWeights,
+    role: Role,
+    norm: Option<Norm>,
+) -> Result<Option<NormLayer>> {
+    norm.map(|norm| weights.norm(role, norm)).transpose()
 }
 
 impl RunPart {

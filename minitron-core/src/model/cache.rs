@@ -16,15 +16,15 @@ pub struct Cache {
 impl Cache {
     /// Empty, for a model.
     pub fn new(model: &Transformer) -> Self {
-        let of_block = |n_parts: usize| (0..n_parts).map(|_| MixerState::default()).collect();
-        Cache {
-            layers: model
-                .blocks
-                .iter()
-                .map(|block| of_block(block.n_parts()))
-                .collect(),
-            len: 0,
+        let mut layers = Vec::with_capacity(model.blocks.len());
+        for block in &model.blocks {
+            layers.push(
+                (0..block.n_parts())
+                    .map(|_| MixerState::default())
+                    .collect(),
+            );
         }
+        Cache { layers, len: 0 }
     }
 
     /// Number of tokens held.

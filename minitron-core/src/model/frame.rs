@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::nn::NormLayer;
 use crate::nn::{Context, Input};
 use crate::nn::{Tap, show};
-use crate::spec::{At, ModelSpec, ParamKind, Role, Site};
+use crate::spec::{At, ModelSpec, Param, ParamKind, Role, Site};
 
 /// Embeddings, final norm and head.
 #[derive(Debug)]
@@ -51,9 +51,10 @@ impl Frame {
     ) -> Result<Self> {
         let mut weights = Weights::new(source, spec, options);
         let param = spec.find(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight);
-        let missing =
-            || Error::Internal(format!("`{}` declares no token table", spec.architecture));
-        let name = param.ok_or_else(missing)?.name();
+        let Some(name) = param.map(Param::name) else {
+            let message = format!("`{}` declares no token table", spec.architecture);
+            return Err(Error::Internal(message));
+        };
         let mut rows = Vec::with_capacity(tokens.len());
         for &token in tokens {
             rows.push(source.read_rows(&name, token as usize..token as usize + 1)?);
@@ -248,11 +249,14 @@ impl TokenTable {
             return Ok(ids_bt.shallow_clone());
         };
         let ids = Vec::<i64>::try_from(ids_bt.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
-        let missing = |id: i64| Error::Internal(format!("token {id} is not among those announced"));
-        let found: Vec<i64> = ids
-            .into_iter()
-            .map(|id| rows.get(&id).copied().ok_or_else(|| missing(id)))
-            .collect::<Result<_>>()?;
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(row) = rows.get(&id) else {
+                let message = format!("token {id} is not among those announced");
+                return Err(Error::Internal(message));
+            };
+            found.push(*row);
+        }
         Ok(Tensor::f_from_slice(&found)?
             .f_view(ids_bt.size().as_slice())?
             .f_to_kind(Kind::Int64)?

@@ -18,24 +18,11 @@ const MAX_PARAMS: u64 = 100_000_000_000;
 /// # Errors
 /// `Checkpoint` when the config describes more than any memory holds.
 pub fn fresh_weights(spec: &ModelSpec, seed: u64) -> Result<MemorySource> {
-    let shape_of = |param: &Param| -> Vec<i64> {
-        let size_of = |dim: &str| spec.dims.get(dim).map(|d| d.size);
-        param
-            .sides
-            .iter()
-            .map(|side| side.len(size_of) as i64)
-            .collect()
-    };
-    let n_elements = |param| {
-        shape_of(param)
-            .iter()
-            .fold(1u64, |n, &side| n.saturating_mul(side.unsigned_abs()))
-    };
-    let n_params = spec
-        .params
-        .iter()
-        .map(n_elements)
-        .fold(0u64, u64::saturating_add);
+    let mut n_params = 0u64;
+    for param in &spec.params {
+        let sides = shape_of(param, spec).into_iter().map(i64::unsigned_abs);
+        n_params = n_params.saturating_add(sides.fold(1, u64::saturating_mul));
+    }
     if n_params > MAX_PARAMS {
         let message = format!(
             "describes {n_params} parameters, more than can be made in memory; correct its sizes"
@@ -45,7 +32,7 @@ pub fn fresh_weights(spec: &ModelSpec, seed: u64) -> Result<MemorySource> {
     let mut random = SplitMix::new(seed);
     let mut source = MemorySource::default();
     for param in &spec.params {
-        let shape = shape_of(param);
+        let shape = shape_of(param, spec);
         let options = (Kind::Float, Device::Cpu);
         let tensor = match (param.kind, spec.norm_of(param)) {
             (ParamKind::Bias, _) => Tensor::f_zeros(&shape, options)?,
@@ -96,6 +83,11 @@ impl ModelSpec {
             .find(|(role, _)| *role == param.role)
             .map(|(_, norm)| norm)
     }
+}
+
+fn shape_of(param: &Param, spec: &ModelSpec) -> Vec<i64> {
+    let sides = param.sides.iter();
+    sides.map(|side| spec.len(side) as i64).collect()
 }
 
 /// N(0, std²) by Box and Muller's transform; our own draws, since libtorch's generator is one for

@@ -149,7 +149,6 @@ impl Transformer {
     /// The same model without some of its layers; weights are shared.
     #[must_use]
     pub fn without(&self, layers: Range<usize>) -> Transformer {
-        let stays = |layer_idx: &usize| !layers.contains(layer_idx);
         Transformer {
             spec: self.spec.clone(),
             device: self.device,
@@ -158,7 +157,7 @@ impl Transformer {
                 .blocks
                 .iter()
                 .enumerate()
-                .filter(|(idx, _)| stays(idx))
+                .filter(|(layer_idx, _)| !layers.contains(layer_idx))
                 .map(|(_, block)| Rc::clone(block))
                 .collect(),
             parameters: Vec::new(),

@@ -188,6 +188,15 @@ impl Context {
         .map(Some)
     }
 
+    /// Positions from `start` up to `end`.
+    fn range(&self, start: i64, end: i64) -> Result<Tensor> {
+        Ok(Tensor::f_arange_start(
+            start,
+            end,
+            (Kind::Int64, self.device),
+        )?)
+    }
+
     /// The same for a query that sees `reach` positions back (and, in an encoder, ahead), its own
     /// not counted, among the last `n_keys` keys: [T, S], or [B, 1, T, T] where sequences differ.
     ///
@@ -196,10 +205,8 @@ impl Context {
     pub fn window_mask(&self, reach: i64, n_keys: i64) -> Result<Rc<Tensor>> {
         self.cached(MaskKey::Window(reach, n_keys), || {
             let end = self.start + self.n_tokens;
-            let of = |from: i64| Tensor::f_arange_start(from, end, (Kind::Int64, self.device));
-            let back_ts = of(self.start)?
-                .f_unsqueeze(1)?
-                .f_sub(&of(end - n_keys)?.f_unsqueeze(0)?)?;
+            let (query_t, key_s) = (self.range(self.start, end)?, self.range(end - n_keys, end)?);
+            let back_ts = query_t.f_unsqueeze(1)?.f_sub(&key_s.f_unsqueeze(0)?)?;
             let near_ts = self.within(&back_ts, reach)?;
             match (&self.positions_bt, &self.attention_mask_bt) {
                 (Some(positions_bt), _) => {
@@ -226,11 +233,8 @@ impl Context {
     pub fn band_mask(&self, n_batch: i64, block: i64, reach: i64) -> Result<Rc<Tensor>> {
         self.cached(MaskKey::Band(reach), || {
             let (n_blocks, n_keys) = (blocks(self.n_tokens, block), self.keys_of_block(block));
-            let to = |n: i64| Tensor::f_arange(n, (Kind::Int64, self.device));
-            let back_qc = to(block)?
-                .f_add_scalar(block)?
-                .f_unsqueeze(1)?
-                .f_sub(&to(n_keys)?.f_unsqueeze(0)?)?;
+            let (query_q, key_c) = (self.range(block, 2 * block)?, self.range(0, n_keys)?);
+            let back_qc = query_q.f_unsqueeze(1)?.f_sub(&key_c.f_unsqueeze(0)?)?;
             let near_qc = self.within(&back_qc, reach)?;
             let place_bt = match &self.attention_mask_bt {
                 Some(attention_mask_bt) if !self.causal => attention_mask_bt.shallow_clone(),

@@ -38,9 +38,9 @@ impl<'w> PartWeights<'w> {
     /// # Errors
     /// `Internal` where the layer has none of this kind.
     pub fn size(&self, kind: &str) -> Result<usize> {
-        let missing =
-            || Error::Internal(format!("`{}` has no {kind} in {}", self.family(), self.at));
-        self.size_opt(kind).ok_or_else(missing)
+        self.size_opt(kind).ok_or_else(|| {
+            Error::Internal(format!("`{}` has no {kind} in {}", self.family(), self.at))
+        })
     }
 
     /// The same, where the layer has one.

@@ -26,9 +26,6 @@ pub fn linear(x: &Tensor, weight_oi: &Tensor, bias_o: Option<&Tensor>) -> Result
     *last = n_outputs;
     let n_rows = x.numel() as i64 / n_inputs.max(1);
     let is_large = n_rows >= MIN_ROWS && weight_oi.numel() >= MIN_WEIGHTS;
-    let is_plain = |t: &Tensor| {
-        Ok::<_, tch::TchError>(t.device() == Device::Cpu && t.f_kind()? == Kind::Float)
-    };
     if !(is_large && prefers_onednn() && is_plain(x)? && is_plain(weight_oi)?) {
         return Ok(x.f_linear(weight_oi, bias_o)?);
     }
@@ -41,11 +38,14 @@ pub fn linear(x: &Tensor, weight_oi: &Tensor, bias_o: Option<&Tensor>) -> Result
     Ok(by(&x_ni, weight_oi, bias_o)?.f_reshape(shape)?)
 }
 
+/// Whether it is f32 on the CPU.
+fn is_plain(t: &Tensor) -> Result<bool> {
+    Ok(t.device() == Device::Cpu && t.f_kind()? == Kind::Float)
+}
+
 /// A map of rows as a convolution of one by one over channels that lie last: no copy on either
 /// side.
 fn by_convolution(x_ni: &Tensor, weight_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<Tensor> {
-    let channels_last =
-        |t: &Tensor, shape: [i64; 4]| t.f_contiguous()?.f_view(shape)?.f_permute([0, 3, 1, 2]);
     let ((n_rows, n_inputs), n_outputs) = (x_ni.size2()?, weight_oi.size2()?.0);
     let image = channels_last(x_ni, [1, n_rows, 1, n_inputs])?;
     let kernel = channels_last(weight_oi, [n_outputs, 1, 1, n_inputs])?;
@@ -53,6 +53,11 @@ fn by_convolution(x_ni: &Tensor, weight_oi: &Tensor, bias_o: Option<&Tensor>) ->
     Ok(output
         .f_permute([0, 2, 3, 1])?
         .f_reshape([n_rows, n_outputs])?)
+}
+
+/// An image of this shape, whose channels lie last in memory.
+fn channels_last(t: &Tensor, shape: [i64; 4]) -> Result<Tensor> {
+    Ok(t.f_contiguous()?.f_view(shape)?.f_permute([0, 3, 1, 2])?)
 }
 
 /// oneDNN's own product, between copies into its layout and back.

@@ -28,22 +28,15 @@ impl Rope {
         let freq_r = Tensor::f_from_slice(&rotary.frequencies(end as f64))?;
         let position_t = Tensor::f_arange_start(start, end, (Kind::Double, Device::Cpu))?;
         let angle_tr = position_t.f_unsqueeze(1)?.f_mul(&freq_r.f_unsqueeze(0)?)?;
-        let place = |t: Tensor| -> Result<Tensor> {
-            let t = if rotary.factor == 1.0 {
-                t
-            } else {
-                t.f_mul_scalar(rotary.factor)?
-            };
-            Ok(t.f_to_kind(kind)?
-                .f_to_device(device)?
-                .f_unsqueeze(0)?
-                .f_unsqueeze(2)?)
-        };
-        let n_rotated = rotary.n_rotated as i64;
+        let (mut cos, mut sin) = (angle_tr.f_cos()?, angle_tr.f_sin()?);
+        if rotary.factor != 1.0 {
+            cos = cos.f_mul_scalar(rotary.factor)?;
+            sin = sin.f_mul_scalar(rotary.factor)?;
+        }
         Ok(Rope {
-            cos: place(angle_tr.f_cos()?)?,
-            sin: place(angle_tr.f_sin()?)?,
-            n_rotated,
+            cos: beside_heads(cos, device, kind)?,
+            sin: beside_heads(sin, device, kind)?,
+            n_rotated: rotary.n_rotated as i64,
         })
     }
 
@@ -65,4 +58,10 @@ impl Rope {
         }
         Ok(Tensor::f_cat(&parts, 3)?)
     }
+}
+
+/// [T, R] to [1, T, 1, R].
+fn beside_heads(x_tr: Tensor, device: Device, kind: Kind) -> Result<Tensor> {
+    let placed = x_tr.f_to_kind(kind)?.f_to_device(device)?;
+    Ok(placed.f_unsqueeze(0)?.f_unsqueeze(2)?)
 }

@@ -20,11 +20,17 @@ pub fn row_chunks(n_rows: i64, vocab: usize) -> impl Iterator<Item = (i64, i64)>
 /// the other has rows beyond (padding to a round number, for most). A softmax of either is then
 /// over these ids alone.
 pub fn over_shared_ids(a_nv: &Tensor, b_nv: &Tensor) -> Result<(Tensor, Tensor)> {
-    let width = |x: &Tensor| x.size().last().copied().unwrap_or(0);
     let n_shared = width(a_nv).min(width(b_nv));
-    let shared = |x: &Tensor| match width(x) == n_shared {
-        true => Ok(x.shallow_clone()),
-        false => x.f_narrow(-1, 0, n_shared),
-    };
-    Ok((shared(a_nv)?, shared(b_nv)?))
+    Ok((first_ids(a_nv, n_shared)?, first_ids(b_nv, n_shared)?))
+}
+
+fn first_ids(x_nv: &Tensor, n: i64) -> Result<Tensor> {
+    if width(x_nv) == n {
+        return Ok(x_nv.shallow_clone());
+    }
+    Ok(x_nv.f_narrow(-1, 0, n)?)
+}
+
+fn width(x: &Tensor) -> i64 {
+    x.size().last().copied().unwrap_or(0)
 }

@@ -38,20 +38,10 @@ impl MixerState {
                 None => part.shallow_clone(),
             });
         }
-        let stays = |x: &Tensor| -> Result<Tensor> {
-            let len = x
-                .size()
-                .get(side as usize)
-                .copied()
-                .present("the side that grows")?;
-            match most.map(|most| most as i64) {
-                Some(most) if most < len => {
-                    Ok(x.f_narrow(side, len - most, most)?.f_contiguous()?)
-                }
-                _ => Ok(x.shallow_clone()),
-            }
-        };
-        self.tensors = joined.iter().map(stays).collect::<Result<_>>()?;
+        self.tensors = joined
+            .iter()
+            .map(|x| last(x, side, most.map(|most| most as i64)))
+            .collect::<Result<_>>()?;
         Ok(joined)
     }
 
@@ -67,5 +57,18 @@ impl MixerState {
         Ok(MixerState {
             tensors: tensors.collect::<Result<_>>()?,
         })
+    }
+}
+
+/// The last of what grows along a side, at most so many.
+fn last(x: &Tensor, side: i64, most: Option<i64>) -> Result<Tensor> {
+    let len = x
+        .size()
+        .get(side as usize)
+        .copied()
+        .present("the side that grows")?;
+    match most {
+        Some(most) if most < len => Ok(x.f_narrow(side, len - most, most)?.f_contiguous()?),
+        _ => Ok(x.shallow_clone()),
     }
 }

@@ -70,11 +70,10 @@ impl OutputLock {
 /// Whether a path still leads to an opened file.
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let place = |facts: fs::Metadata| (facts.dev(), facts.ino());
-    file.metadata()
-        .map(place)
-        .ok()
-        .is_some_and(|place_of| fs::metadata(path).map(place).is_ok_and(|p| p == place_of))
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(own), Ok(there)) => (own.dev(), own.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
 }
 
 impl Drop for OutputLock {

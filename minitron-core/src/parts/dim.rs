@@ -55,8 +55,8 @@ impl Dim {
 
     /// Whether the config can give each layer a size of its own.
     pub fn is_listed(&self) -> bool {
-        let is_list = |key: &ConfigKey| matches!(key, ConfigKey::PerLayer { .. });
-        !self.stated.is_empty() && self.stated.iter().all(is_list)
+        let mut keys = self.stated.iter();
+        !self.stated.is_empty() && keys.all(|key| matches!(key, ConfigKey::PerLayer { .. }))
     }
 
     /// The number that config.json has at a size: `head_dim` of rope pairs. The size itself where

@@ -314,8 +314,8 @@ impl Param {
 
     /// Whether it travels as it is: no axis cuts it, and nothing computes with it.
     pub fn is_passed_through(&self) -> bool {
-        let is_fixed = |part: &Part| matches!(part, Part::Fixed(_));
-        self.role == Role::CARRIED && self.sides.iter().all(|side| side.0.iter().all(is_fixed))
+        let mut parts = self.sides.iter().flat_map(|side| &side.0);
+        self.role == Role::CARRIED && parts.all(|part| matches!(part, Part::Fixed(_)))
     }
 
     /// Whether weight decay applies: matrices and tables, not gains and biases.

@@ -79,86 +79,82 @@ impl Rotary {
     /// f_k \[R/2\] in a sequence that ends at `end`: channel k turns with channel k + R/2 by the
     /// angle t · f_k at position t, R the number of channels that turn.
     pub fn frequencies(&self, end: f64) -> Vec<f64> {
-        let n = self.n_rotated;
-        let power = |base: f64, k: usize| base.powf(-2.0 * k as f64 / n as f64);
-        let plain = |k: usize| power(self.theta, k);
-        let pairs = 0..n / 2;
+        let mut frequencies = self.of_base(self.theta);
         match &self.scaling {
             // Those that are not known are refused before.
-            RotaryScaling::None | RotaryScaling::Unsupported { .. } => pairs.map(plain).collect(),
-            RotaryScaling::Linear { factor } => pairs.map(|k| plain(k) / factor).collect(),
+            RotaryScaling::None | RotaryScaling::Unsupported { .. } => {}
+            RotaryScaling::Linear { factor } => frequencies.iter_mut().for_each(|f| *f /= factor),
             RotaryScaling::Dynamic {
                 factor,
-                original_max_positions,
+                original_max_positions: original,
             } => {
-                let stretch = factor * end.max(*original_max_positions) / original_max_positions
-                    - (factor - 1.0);
+                let stretch = factor * end.max(*original) / original - (factor - 1.0);
                 // Of a single pair the exponent has no bound, but its frequency is 1 whatever the
                 // base.
-                let exponent = n as f64 / (n as f64 - 2.0).max(1.0);
-                pairs
-                    .map(|k| power(self.theta * stretch.powf(exponent), k))
-                    .collect()
+                let n = self.n_rotated as f64;
+                let exponent = n / (n - 2.0).max(1.0);
+                frequencies = self.of_base(self.theta * stretch.powf(exponent));
             }
             RotaryScaling::Llama3 {
                 factor,
                 low_freq_factor,
                 high_freq_factor,
-                original_max_positions,
+                original_max_positions: original,
             } => {
-                let smoothed = |k: usize| {
-                    let wavelength = 2.0 * PI / plain(k);
-                    if wavelength > original_max_positions / low_freq_factor {
-                        plain(k) / factor
-                    } else if wavelength < original_max_positions / high_freq_factor {
-                        plain(k)
-                    } else {
-                        let span = high_freq_factor - low_freq_factor;
-                        let smooth = (original_max_positions / wavelength - low_freq_factor) / span;
-                        (1.0 - smooth) * plain(k) / factor + smooth * plain(k)
-                    }
-                };
-                pairs.map(smoothed).collect()
+                let ends = [*low_freq_factor, *high_freq_factor];
+                for f in &mut frequencies {
+                    *f = smoothed(*f, *factor, ends, *original);
+                }
             }
             RotaryScaling::Yarn {
                 factor,
                 beta_fast,
                 beta_slow,
-                original_max_positions,
+                original_max_positions: original,
                 truncate,
             } => {
-                // The pair that turns so many times within the original positions.
-                let pair_of = |turns: f64| {
-                    n as f64 * (original_max_positions / (turns * 2.0 * PI)).ln()
-                        / (2.0 * self.theta.ln())
-                };
-                let (mut low, mut high) = (pair_of(*beta_fast), pair_of(*beta_slow));
-                if *truncate {
-                    (low, high) = (low.floor(), high.ceil());
+                let (first, span) = self.passage([*beta_fast, *beta_slow], *original, *truncate);
+                for (k, f) in frequencies.iter_mut().enumerate() {
+                    let share = ((k as f64 - first) / span).clamp(0.0, 1.0);
+                    *f = *f / factor * share + *f * (1.0 - share);
                 }
-                (low, high) = (low.max(0.0), high.min(n as f64 - 1.0));
-                let span = if low == high { 1e-3 } else { high - low };
-                let stretched = |k: usize| ((k as f64 - low) / span).clamp(0.0, 1.0);
-                pairs
-                    .map(|k| plain(k) / factor * stretched(k) + plain(k) * (1.0 - stretched(k)))
-                    .collect()
             }
             RotaryScaling::Long {
                 short,
                 long,
-                original_max_positions,
+                original_max_positions: original,
             } => {
-                let divisors = if end > *original_max_positions {
-                    long
-                } else {
-                    short
-                };
-                pairs
-                    .zip(divisors)
-                    .map(|(k, divisor)| plain(k) / divisor)
-                    .collect()
+                let divisors = if end > *original { long } else { short };
+                frequencies.truncate(divisors.len());
+                for (f, divisor) in frequencies.iter_mut().zip(divisors) {
+                    *f /= divisor;
+                }
             }
         }
+        frequencies
+    }
+
+    /// base^(-2k/R) for every pair.
+    fn of_base(&self, base: f64) -> Vec<f64> {
+        let n = self.n_rotated as f64;
+        let pairs = 0..self.n_rotated / 2;
+        pairs.map(|k| base.powf(-2.0 * k as f64 / n)).collect()
+    }
+
+    /// Yarn's passage from short to long wavelengths: its first pair, and how many it spans.
+    fn passage(&self, [fast, slow]: [f64; 2], original: f64, truncate: bool) -> (f64, f64) {
+        let (mut low, mut high) = (self.pair_of(fast, original), self.pair_of(slow, original));
+        if truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(self.n_rotated as f64 - 1.0));
+        let span = if low == high { 1e-3 } else { high - low };
+        (low, span)
+    }
+
+    /// The pair that turns so many times within the original positions.
+    fn pair_of(&self, turns: f64, original: f64) -> f64 {
+        self.n_rotated as f64 * (original / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln())
     }
 
     /// The divisors of longrope by which so few pairs turn as those that stay: f of the kept ones
@@ -168,11 +164,25 @@ impl Rotary {
         let n = 2 * kept.len();
         [0.0, f64::INFINITY].map(|end| {
             let all = self.frequencies(end);
-            let of = |(place, &pair): (usize, &usize)| {
+            let mut divisors = Vec::with_capacity(kept.len());
+            for (place, &pair) in kept.iter().enumerate() {
                 let own = self.theta.powf(-2.0 * place as f64 / n as f64);
-                all.get(pair).map(|frequency| own / frequency)
-            };
-            kept.iter().enumerate().filter_map(of).collect()
+                divisors.extend(all.get(pair).map(|frequency| own / frequency));
+            }
+            divisors
         })
+    }
+}
+
+/// Llama 3's frequency: of a long wavelength divided, of a short one as it was.
+fn smoothed(plain: f64, factor: f64, [low, high]: [f64; 2], original: f64) -> f64 {
+    let wavelength = 2.0 * PI / plain;
+    if wavelength > original / low {
+        plain / factor
+    } else if wavelength < original / high {
+        plain
+    } else {
+        let smooth = (original / wavelength - low) / (high - low);
+        (1.0 - smooth) * plain / factor + smooth * plain
     }
 }

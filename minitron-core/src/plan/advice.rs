@@ -55,16 +55,15 @@ impl Space {
     /// Where one size changes, its nearest neighbours; where that does not do, one alternative that
     /// changes several.
     fn alternatives(&self, wanted: &Sizes) -> Vec<Sizes> {
-        let is_candidate = |axis: &&AxisSizes| {
-            wanted.contains_key(&axis.kind)
-                || [HIDDEN, HEADS, KV_HEADS].contains(&axis.kind.as_str())
-        };
-        let axes = self.axes.iter().filter(is_candidate).map(|axis| &axis.kind);
+        let kinds = self.axes.iter().map(|axis| &axis.kind);
+        let candidates = kinds.filter(|kind| {
+            wanted.contains_key(*kind) || [HIDDEN, HEADS, KV_HEADS].contains(&kind.as_str())
+        });
         // One layer's size of a kind that is one axis.
         let of_layers = wanted
             .keys()
             .filter(|name| self.axes.iter().all(|axis| axis.kind != **name));
-        let mut found: Vec<(f64, Sizes)> = axes
+        let mut found: Vec<(f64, Sizes)> = candidates
             .chain(of_layers)
             .flat_map(|name| self.with_another(name, wanted))
             .collect();
@@ -86,36 +85,35 @@ impl Space {
         else {
             return Vec::new();
         };
-        let fits = |size: &usize| {
-            let mut sizes = wanted.clone();
-            sizes.insert(kind.to_owned(), *size);
-            self.settle(&sizes)
-                .is_ok()
-                .then(|| (distance(*size, wish), sizes))
-        };
         let (below, above): (Vec<usize>, Vec<usize>) = self
             .near(kind, wish, wanted)
             .into_iter()
             .partition(|&size| size < wish);
-        [below, above]
-            .iter()
-            .filter_map(|sizes| sizes.iter().find_map(fits))
-            .collect()
+        let mut found = Vec::new();
+        for sizes in [below, above] {
+            found.extend(sizes.into_iter().find_map(|size| {
+                let with = self.settled_with(wanted, kind, size)?;
+                Some((distance(size, wish), with))
+            }));
+        }
+        found
+    }
+
+    /// The sizes with one of them changed, where they are legal.
+    fn settled_with(&self, sizes: &Sizes, kind: &str, size: usize) -> Option<Sizes> {
+        let mut sizes = sizes.clone();
+        sizes.insert(kind.to_owned(), size);
+        self.settle(&sizes).is_ok().then_some(sizes)
     }
 
     /// Each size in turn as near to the wish as those before allow.
     fn step_by_step(&self, wanted: &Sizes) -> Option<Sizes> {
         let mut sizes = Sizes::new();
         for (kind, &wish) in wanted {
-            let with = |size: usize| {
-                let mut sizes = sizes.clone();
-                sizes.insert(kind.clone(), size);
-                self.settle(&sizes).is_ok().then_some(sizes)
-            };
-            sizes = self
-                .near(kind, wish, &sizes)
+            let near = self.near(kind, wish, &sizes);
+            sizes = near
                 .into_iter()
-                .find_map(with)
+                .find_map(|size| self.settled_with(&sizes, kind, size))
                 .unwrap_or(sizes);
         }
         (!sizes.is_empty()).then_some(sizes)

@@ -74,6 +74,15 @@ pub struct UnitScore {
     pub score: f32,
 }
 
+impl UnitScore {
+    fn of(unit: usize, ranking: &Ranking) -> Self {
+        UnitScore {
+            unit,
+            score: ranking.scores[unit],
+        }
+    }
+}
+
 /// A run of units and the sum of what the metric said.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BlockScore {
@@ -83,6 +92,16 @@ pub struct BlockScore {
     pub last: usize,
     /// Sum of the scores.
     pub sum: f64,
+}
+
+impl BlockScore {
+    fn new(run: &Range<usize>, sum: f64) -> Self {
+        BlockScore {
+            first: run.start,
+            last: run.end - 1,
+            sum,
+        }
+    }
 }
 
 /// A unit near the cut.
@@ -119,12 +138,7 @@ impl Plan {
                 continue;
             };
             let parts = self.parts_of(dim, spec);
-            let is_dropped = split_dim(name).1.is_some_and(|layer| {
-                self.kept
-                    .get(DEPTH)
-                    .is_some_and(|depth| !depth.contains(&layer))
-            });
-            if is_dropped || kept.len() == parts.units().len() {
+            if self.drops_layer_of(name) || kept.len() == parts.units().len() {
                 continue;
             }
             let n_replicates = n_replicates(name, ranking, bootstrap)?;
@@ -139,6 +153,13 @@ impl Plan {
             explained.extend(of_dim.map(|of_dim| (name.clone(), of_dim)));
         }
         Ok(explained)
+    }
+
+    fn drops_layer_of(&self, name: &str) -> bool {
+        match (split_dim(name).1, self.kept.get(DEPTH)) {
+            (Some(layer), Some(depth)) => !depth.contains(&layer),
+            _ => false,
+        }
     }
 }
 
@@ -157,13 +178,18 @@ impl Explained {
     }
 
     fn add(&mut self, survival: &[f64], kept: &[usize]) {
-        let share = |unit: usize| survival.get(unit).copied().unwrap_or(0.0);
         for unit in &mut self.borderline {
-            unit.survives = Some(share(unit.unit));
+            unit.survives = Some(share(survival, unit.unit));
         }
-        let n_stable = kept.iter().filter(|&&unit| share(unit) >= STABLE).count();
+        let stable = kept.iter().filter(|&&unit| share(survival, unit) >= STABLE);
+        let n_stable = stable.count();
         self.stable = Some(n_stable as f64 / kept.len().max(1) as f64);
     }
+}
+
+/// How many of the replicates keep a unit.
+fn share(survival: &[f64], unit: usize) -> f64 {
+    survival.get(unit).copied().unwrap_or(0.0)
 }
 
 fn n_replicates(name: &str, ranking: &Ranking, asked: Option<usize>) -> Result<usize> {
@@ -171,8 +197,7 @@ fn n_replicates(name: &str, ranking: &Ranking, asked: Option<usize>) -> Result<u
     match asked {
         Some(asked) if asked > found => Err(Error::Recipe(format!(
             "bootstrap: expected {asked} replicates of `{}/{name}`, the scores hold {found}; run \
-             `minitron score \
-             --bootstrap {asked}`",
+             `minitron score --bootstrap {asked}`",
             ranking.metric
         ))),
         _ => Ok(asked.unwrap_or(found)),
@@ -203,9 +228,16 @@ fn survival(
 /// The part with the smallest margin.
 fn of_units(ranking: &Ranking, kept: &[usize], parts: &[usize]) -> Option<Explained> {
     let all = ranking.parts();
-    let cut = |&part: &usize| Some((part, of_part(ranking, all.get(part)?, kept)?));
-    let cuts = parts.iter().filter_map(cut);
-    let (part, explained) = cuts.min_by(|(_, a), (_, b)| a.margin.total_cmp(&b.margin))?;
+    let mut cuts: Vec<(usize, Explained)> = Vec::new();
+    for &part in parts {
+        let explained = all
+            .get(part)
+            .and_then(|order| of_part(ranking, order, kept));
+        cuts.extend(explained.map(|explained| (part, explained)));
+    }
+    let (part, explained) = cuts
+        .into_iter()
+        .min_by(|(_, a), (_, b)| a.margin.total_cmp(&b.margin))?;
     Some(Explained {
         part: (all.len() > 1).then_some(part),
         ..explained
@@ -213,49 +245,46 @@ fn of_units(ranking: &Ranking, kept: &[usize], parts: &[usize]) -> Option<Explai
 }
 
 fn of_part(ranking: &Ranking, order: &[usize], kept: &[usize]) -> Option<Explained> {
-    let of = |unit: usize| UnitScore {
-        unit,
-        score: ranking.scores[unit],
-    };
     let (stay, go): (Vec<usize>, Vec<usize>) = order
         .iter()
         .partition(|unit| kept.binary_search(unit).is_ok());
     // Both are best first, as the order is.
-    let (last_kept, first_dropped) = (of(*stay.last()?), of(*go.first()?));
+    let last_kept = UnitScore::of(*stay.last()?, ranking);
+    let first_dropped = UnitScore::of(*go.first()?, ranking);
     let (a, b) = (f64::from(last_kept.score), f64::from(first_dropped.score));
     let cut = (a + b) / 2.0;
-    let distance = |unit: &UnitScore| (f64::from(unit.score) - cut).abs();
-    let near = |units: &mut dyn Iterator<Item = usize>, kept: bool| -> Vec<Borderline> {
-        let near = units
-            .map(of)
-            .filter(|unit| distance(unit) <= BORDERLINE * cut.abs())
-            .take(MAX_LISTED);
-        near.map(|UnitScore { unit, score }| Borderline {
+    let mut borderline = near(cut, stay.iter().rev(), true, ranking);
+    borderline.extend(near(cut, go.iter(), false, ranking));
+    borderline.sort_by(|a, b| distance(a.score, cut).total_cmp(&distance(b.score, cut)));
+    let sides = Cut::Units {
+        last_kept,
+        first_dropped,
+    };
+    Some(Explained::new(ranking, sides, margin(a, b), borderline))
+}
+
+/// The first units of one side whose score is near the cut.
+fn near<'a>(
+    cut: f64,
+    units: impl Iterator<Item = &'a usize>,
+    kept: bool,
+    ranking: &Ranking,
+) -> Vec<Borderline> {
+    units
+        .map(|&unit| UnitScore::of(unit, ranking))
+        .filter(|unit| distance(unit.score, cut) <= BORDERLINE * cut.abs())
+        .take(MAX_LISTED)
+        .map(|UnitScore { unit, score }| Borderline {
             unit,
             score,
             kept,
             survives: None,
         })
         .collect()
-    };
-    let mut borderline = near(&mut stay.iter().rev().copied(), true);
-    borderline.extend(near(&mut go.iter().copied(), false));
-    let of_unit = |unit: &Borderline| {
-        distance(&UnitScore {
-            unit: unit.unit,
-            score: unit.score,
-        })
-    };
-    borderline.sort_by(|a, b| of_unit(a).total_cmp(&of_unit(b)));
-    Some(Explained::new(
-        ranking,
-        Cut::Units {
-            last_kept,
-            first_dropped,
-        },
-        margin(a, b),
-        borderline,
-    ))
+}
+
+fn distance(score: f32, cut: f64) -> f64 {
+    (f64::from(score) - cut).abs()
 }
 
 fn of_blocks(ranking: &Ranking, kept: &[usize]) -> Option<Explained> {
@@ -267,25 +296,22 @@ fn of_blocks(ranking: &Ranking, kept: &[usize]) -> Option<Explained> {
     if kept.iter().any(|unit| removed.contains(unit)) {
         return None;
     }
-    let of = |run: &Range<usize>, sum: f64| BlockScore {
-        first: run.start,
-        last: run.end - 1,
-        sum,
-    };
     let margin = margin(*a, *b);
-    let in_one = |unit: &usize| removed.contains(unit) != next.contains(unit);
-    let units = (0..ranking.scores.len()).filter(|unit| margin <= BORDERLINE && in_one(unit));
-    let borderline = units
-        .map(|unit| Borderline {
-            unit,
-            score: ranking.scores[unit],
-            kept: next.contains(&unit),
-            survives: None,
-        })
-        .collect();
+    let mut borderline = Vec::new();
+    for (unit, &score) in ranking.scores.iter().enumerate() {
+        let is_in_one = removed.contains(&unit) != next.contains(&unit);
+        if margin <= BORDERLINE && is_in_one {
+            borderline.push(Borderline {
+                unit,
+                score,
+                kept: next.contains(&unit),
+                survives: None,
+            });
+        }
+    }
     let cut = Cut::Blocks {
-        removed: of(removed, *b),
-        next: of(next, *a),
+        removed: BlockScore::new(removed, *b),
+        next: BlockScore::new(next, *a),
     };
     Some(Explained::new(ranking, cut, margin, borderline))
 }

@@ -111,14 +111,13 @@ impl Ranking {
     /// Every run of so many units with its sum of scores, lowest first, the earlier one among
     /// equals.
     pub fn runs(&self, len: usize) -> Vec<(Range<usize>, f64)> {
-        let sum = |scores: &[f32]| scores.iter().map(|&score| f64::from(score)).sum::<f64>();
         let windows = self
             .scores
             .windows(len.max(1))
             .take(if len == 0 { 0 } else { usize::MAX });
         let mut runs: Vec<_> = windows
             .enumerate()
-            .map(|(start, run)| (start..start + len, sum(run)))
+            .map(|(start, run)| (start..start + len, total(run)))
             .collect();
         // A stable sort keeps the earlier run first among equals.
         runs.sort_by(|(_, a), (_, b)| a.total_cmp(b));
@@ -136,15 +135,21 @@ impl Ranking {
     }
 }
 
+fn total(scores: &[f32]) -> f64 {
+    scores.iter().map(|&score| f64::from(score)).sum()
+}
+
+/// The units of each part, best first.
 fn ordered(scores: &[f32], n_parts: usize) -> Vec<Vec<usize>> {
     let per_part = scores.len() / n_parts.max(1);
-    let order = |part: usize| {
+    let mut parts = Vec::with_capacity(n_parts);
+    for part in 0..n_parts {
         let mut units: Vec<usize> = (part * per_part..(part + 1) * per_part).collect();
         // A stable sort keeps the lower index first among equals.
         units.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-        units
-    };
-    (0..n_parts).map(order).collect()
+        parts.push(units);
+    }
+    parts
 }
 
 /// Rankings by dim; dims that were not scored have none and keep their size.
@@ -217,15 +222,15 @@ impl Rankings {
 
 /// `metric/dim` of the scores that decide, once [`Scores::of`] has found them.
 fn name_of<'a>(scores: &'a Scores, dim: &str, metric: Option<&str>) -> &'a str {
-    let decides = |name: &&String| {
-        name.split_once('/')
-            .is_some_and(|(label, of)| of == dim && metric.is_none_or(|wanted| wanted == label))
-    };
-    scores
-        .by_name
-        .keys()
-        .find(decides)
-        .map_or("", String::as_str)
+    for name in scores.by_name.keys() {
+        if let Some((label, of)) = name.split_once('/')
+            && of == dim
+            && metric.is_none_or(|wanted| wanted == label)
+        {
+            return name;
+        }
+    }
+    ""
 }
 
 fn replicates(scores: &Scores, name: &str, group: &PruneGroup) -> Result<Vec<Vec<f32>>> {

@@ -25,24 +25,12 @@ pub fn schedule(
     if round >= n_rounds {
         return target;
     }
-    let between = |from: f64, to: f64| from + (to - from) * round as f64 / n_rounds as f64;
-    // The least legal size of a kind beside others, and the wish.
-    let goal = |kind: &str, last: usize, beside: &Sizes| {
-        let kv_heads = beside.get(KV_HEADS).copied().unwrap_or(1) as f64;
-        match (heads_per_kv_head(full), heads_per_kv_head(&target)) {
-            (Some(first), Some(last)) if kind == HEADS => (
-                (last * kv_heads).round() as usize,
-                between(first, last) * kv_heads,
-            ),
-            _ => (
-                last,
-                between(full.get(kind).copied().unwrap_or(last) as f64, last as f64),
-            ),
-        }
-    };
-    let options = |kind: &str, last: usize, beside: &Sizes| {
-        let (least, wish) = goal(kind, last, beside);
-        nearest(space, kind, least, wish, beside)
+    let current = Round {
+        full,
+        target: &target,
+        round,
+        n_rounds,
+        space,
     };
     let together = space.ties.together();
     let mut alone: Vec<(&String, &usize)> = target
@@ -52,16 +40,51 @@ pub fn schedule(
     alone.sort_by_key(|(kind, _)| *kind == HEADS);
     let mut sizes = Sizes::new();
     for (kind, &last) in alone {
-        let nearest = options(kind, last, &sizes).into_iter().next();
+        let nearest = current.options(kind, last, &sizes).into_iter().next();
         sizes.extend(nearest.map(|size| (kind.clone(), size)));
     }
-    let tied = together
-        .into_iter()
-        .filter_map(|kind| target.get(kind).map(|&last| (kind, last)));
-    let choices: Vec<(&str, Vec<usize>)> = tied
-        .map(|(kind, last)| (kind, options(kind, last, &sizes)))
-        .collect();
+    let mut choices: Vec<(&str, Vec<usize>)> = Vec::new();
+    for kind in together {
+        if let Some(&last) = target.get(kind) {
+            choices.push((kind, current.options(kind, last, &sizes)));
+        }
+    }
     nearest_together(&choices, &sizes, space).unwrap_or(target)
+}
+
+/// One round on the way from the full sizes to the target.
+struct Round<'a> {
+    full: &'a Sizes,
+    target: &'a Sizes,
+    round: usize,
+    n_rounds: usize,
+    space: &'a Space,
+}
+
+impl Round<'_> {
+    /// Legal sizes of a kind, nearest to this round's wish first.
+    fn options(&self, kind: &str, last: usize, beside: &Sizes) -> Vec<usize> {
+        let (least, wish) = self.goal(kind, last, beside);
+        nearest(self.space, kind, least, wish, beside)
+    }
+
+    /// The least legal size of a kind beside others, and the wish.
+    fn goal(&self, kind: &str, last: usize, beside: &Sizes) -> (usize, f64) {
+        let per_kv_head = (heads_per_kv_head(self.full), heads_per_kv_head(self.target));
+        if let (Some(first), Some(last)) = per_kv_head
+            && kind == HEADS
+        {
+            let kv_heads = beside.get(KV_HEADS).copied().unwrap_or(1) as f64;
+            let least = (last * kv_heads).round() as usize;
+            return (least, self.between(first, last) * kv_heads);
+        }
+        let full = self.full.get(kind).copied().unwrap_or(last);
+        (last, self.between(full as f64, last as f64))
+    }
+
+    fn between(&self, from: f64, to: f64) -> f64 {
+        from + (to - from) * self.round as f64 / self.n_rounds as f64
+    }
 }
 
 fn heads_per_kv_head(sizes: &Sizes) -> Option<f64> {
@@ -78,9 +101,16 @@ fn nearest(space: &Space, kind: &str, least: usize, wish: f64, beside: &Sizes) -
         .map(|axis| axis.legal())
         .unwrap_or_default();
     legal.retain(|&size| size >= least);
-    let distance = |size: usize| (size as f64 - wish).abs();
-    legal.sort_by(|&a, &b| distance(a).total_cmp(&distance(b)).then(b.cmp(&a)));
+    legal.sort_by(|&a, &b| {
+        distance(a, wish)
+            .total_cmp(&distance(b, wish))
+            .then(b.cmp(&a))
+    });
     legal
+}
+
+fn distance(size: usize, wish: f64) -> f64 {
+    (size as f64 - wish).abs()
 }
 
 /// The first choice, by the sum of the places of its sizes, that the family allows beside the other
@@ -92,20 +122,20 @@ fn nearest_together(
 ) -> Option<Sizes> {
     let mut places: Vec<Vec<usize>> = vec![Vec::new()];
     for (_, legal) in choices {
-        let with = |before: Vec<usize>| {
-            (0..legal.len()).map(move |place| [before.as_slice(), &[place]].concat())
-        };
-        places = places.into_iter().flat_map(with).collect();
+        let mut longer = Vec::new();
+        for before in &places {
+            longer.extend((0..legal.len()).map(|place| [before.as_slice(), &[place]].concat()));
+        }
+        places = longer;
     }
     places.sort_by_key(|places| places.iter().sum::<usize>());
-    let settled = |places: Vec<usize>| {
+    places.into_iter().find_map(|places| {
         let mut sizes = beside.clone();
         for ((kind, legal), place) in choices.iter().zip(places) {
             sizes.insert((*kind).to_owned(), *legal.get(place)?);
         }
         space.settle(&sizes).ok()
-    };
-    places.into_iter().find_map(settled)
+    })
 }
 
 impl Plan {
@@ -116,28 +146,32 @@ impl Plan {
     /// the units of the student's first layer, so that its length is that of the others.
     #[must_use]
     pub fn compose(&self, later: &Plan, spec: &ModelSpec) -> Plan {
-        let whole =
-            |name: &str| (0..spec.dims.get(name).map_or(0, |dim| dim.size)).collect::<Vec<usize>>();
-        let units = |name: &str| self.kept.get(name).cloned().unwrap_or_else(|| whole(name));
-        let depth = units(DEPTH);
-        let names = spec.dims.keys().filter(|name| {
-            let kind = split_dim(name).0;
-            let is_kind = |other: &&String| split_dim(other).0 == kind;
-            self.kept.contains_key(*name) || later.kept.keys().any(|other| is_kind(&other))
-        });
-        let composed = |name: &String| {
-            let own = units(name);
-            match self.later_units(later, name, &depth, spec) {
+        let depth = self.units(DEPTH, spec);
+        let later_kinds: Vec<&str> = later.kept.keys().map(|name| split_dim(name).0).collect();
+        let mut composed = Plan::default();
+        for name in spec.dims.keys() {
+            if !self.kept.contains_key(name) && !later_kinds.contains(&split_dim(name).0) {
+                continue;
+            }
+            let own = self.units(name, spec);
+            let kept = match self.later_units(later, name, &depth, spec) {
                 Some(of_student) => of_student
                     .iter()
                     .filter_map(|&unit| own.get(unit))
                     .copied()
                     .collect(),
                 None => own,
-            }
-        };
-        Plan {
-            kept: names.map(|name| (name.clone(), composed(name))).collect(),
+            };
+            composed.kept.insert(name.clone(), kept);
+        }
+        composed
+    }
+
+    /// What stays of a dim: all of it where the plan does not say.
+    fn units(&self, name: &str, spec: &ModelSpec) -> Vec<usize> {
+        match self.kept.get(name) {
+            Some(kept) => kept.clone(),
+            None => (0..spec.dims.get(name).map_or(0, |dim| dim.size)).collect(),
         }
     }
 
@@ -153,19 +187,21 @@ impl Plan {
         // Absent where the layer goes: its units are as many as those of the layers that stay,
         // whichever they are.
         let place = layer.map(|layer| depth.iter().position(|&kept| kept == layer).unwrap_or(0));
-        let in_student =
-            |kind: &str| place.map_or(kind.to_owned(), |place| dim_of_layer(kind, place));
+        if let Some(units) = later.kept.get(&dim_at(kind, place)) {
+            return Some(units);
+        }
         // With one query head for each key/value head, a student has no groups: its heads are both.
-        let ungrouped = || {
-            let carried = spec.carried_by(name)?;
-            let n_queries = self.kept.get(&carried.name)?.len();
-            let is_one_each = self
-                .kept
-                .get(name)
-                .map_or(spec.dims.get(name)?.size, Vec::len)
-                == n_queries;
-            is_one_each.then(|| later.kept.get(&in_student(split_dim(&carried.name).0)))?
-        };
-        later.kept.get(&in_student(kind)).or_else(ungrouped)
+        let carried = spec.carried_by(name)?;
+        let n_queries = self.kept.get(&carried.name)?.len();
+        let full = spec.dims.get(name)?.size;
+        if self.kept.get(name).map_or(full, Vec::len) != n_queries {
+            return None;
+        }
+        later.kept.get(&dim_at(split_dim(&carried.name).0, place))
     }
+}
+
+/// The dim of a kind, in a layer where it is one of a layer.
+fn dim_at(kind: &str, layer: Option<usize>) -> String {
+    layer.map_or(kind.to_owned(), |layer| dim_of_layer(kind, layer))
 }

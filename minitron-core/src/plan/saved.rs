@@ -33,13 +33,12 @@ impl Plan {
             }
             _ => Error::io(path, e),
         })?;
-        let unread = |e| {
+        let plan = serde_json::from_str(&text).map_err(|e| {
+            let path = path.display();
             Error::Recipe(format!(
-                "{}: expected {{\"kept\": {{dim: [units]}}}}: {e}",
-                path.display()
+                "{path}: expected {{\"kept\": {{dim: [units]}}}}: {e}"
             ))
-        };
-        let plan = serde_json::from_str(&text).map_err(unread)?;
+        })?;
         Ok((plan, serde_json::from_str(&text).ok()))
     }
 
@@ -102,8 +101,7 @@ impl Plan {
                     .collect();
                 let message = format!(
                     "`{name}` keeps {} units, `{of_first}` {common}; this family's config has one \
-                     number for all layers ({}): \
-                     keep {common} in each",
+                     number for all layers ({}): keep {common} in each",
                     kept.len(),
                     keys.join(", ")
                 );
@@ -134,16 +132,23 @@ impl Parts {
     }
 
     pub(super) fn check(&self, name: &str, kept: &[usize]) -> Result<()> {
-        let part = |unit: usize| unit / self.per_part.max(1);
-        if let Some(unit) = kept.iter().find(|&&unit| !self.kept.contains(&part(unit))) {
+        let of_unit: Vec<usize> = kept
+            .iter()
+            .map(|unit| unit / self.per_part.max(1))
+            .collect();
+        let stray = of_unit.iter().position(|part| !self.kept.contains(part));
+        if let Some(unit) = stray.and_then(|place| kept.get(place)) {
             let parts = &self.kept;
             let message = format!(
                 "`{name}`: unit {unit} belongs to none of the key/value heads that stay ({parts:?})"
             );
             return Err(Error::Plan(message));
         }
-        let count = |own: &usize| kept.iter().filter(|&&unit| part(unit) == *own).count();
-        let counts: Vec<usize> = self.kept.iter().map(count).collect();
+        let counts: Vec<usize> = self
+            .kept
+            .iter()
+            .map(|own| of_unit.iter().filter(|&part| part == own).count())
+            .collect();
         if counts.windows(2).any(|pair| pair[0] != pair[1]) {
             let message = format!(
                 "`{name}`: expected equally many query heads per key/value head, got {counts:?}"

@@ -102,30 +102,32 @@ impl Space {
     /// # Errors
     /// `Recipe` listing the axes of this model.
     pub fn axis(&self, kind: &str) -> Result<&AxisSizes> {
-        let find = |name: &str| self.axes.iter().find(|axis| axis.kind == name);
-        let of_kind = || {
-            self.listed
-                .iter()
-                .find(|dim| *dim == kind)
-                .and_then(|dim| find(split_dim(dim).0))
-        };
-        find(kind).or_else(of_kind).ok_or_else(|| {
-            if find(split_dim(kind).0).is_some() {
-                return Error::Plan(format!(
-                    "`{kind}`: this family's config has one number for all layers"
-                ));
+        let of_kind = self.find(split_dim(kind).0);
+        let is_listed = self.listed.iter().any(|dim| dim == kind);
+        if let Some(axis) = self.find(kind).or(of_kind.filter(|_| is_listed)) {
+            return Ok(axis);
+        }
+        if of_kind.is_some() {
+            let message = format!("`{kind}`: this family's config has one number for all layers");
+            return Err(Error::Plan(message));
+        }
+        Err(self.unknown(kind))
+    }
+
+    fn find(&self, name: &str) -> Option<&AxisSizes> {
+        self.axes.iter().find(|axis| axis.kind == name)
+    }
+
+    /// No axis has this name; where something holds such sizes, with the reason.
+    fn unknown(&self, kind: &str) -> Error {
+        let known = self.axes.iter().map(|axis| axis.kind.as_str());
+        let unknown = Error::unknown("axis of this model", kind, known);
+        match (unknown, self.ties.held(kind)) {
+            (Error::Recipe(message), Some(why)) => {
+                Error::Recipe(format!("{message}; why not: {why}"))
             }
-            let known = self.axes.iter().map(|axis| axis.kind.as_str());
-            match (
-                Error::unknown("axis of this model", kind, known),
-                self.ties.held(kind),
-            ) {
-                (Error::Recipe(message), Some(why)) => {
-                    Error::Recipe(format!("{message}; why not: {why}"))
-                }
-                (unknown, _) => unknown,
-            }
-        })
+            (unknown, _) => unknown,
+        }
     }
 
     /// The axis that a dim belongs to.
@@ -133,8 +135,10 @@ impl Space {
     /// # Errors
     /// `Recipe` listing the axes of this model.
     pub fn axis_of(&self, dim: &str) -> Result<&AxisSizes> {
-        let own = self.axes.iter().find(|axis| axis.kind == dim);
-        own.map_or_else(|| self.axis(split_dim(dim).0), Ok)
+        match self.find(dim) {
+            Some(own) => Ok(own),
+            None => self.axis(split_dim(dim).0),
+        }
     }
 
     /// The same as [`Space::axis`] beside other sizes: fewer key/value heads leave fewer query
@@ -209,14 +213,15 @@ impl Space {
     /// Sizes under names that can be typed: a layer's own is that of its kind where layers are
     /// alike.
     fn typed(&self, sizes: &Sizes) -> Sizes {
-        let name = |name: String| match self.axis(&name) {
-            Err(Error::Plan(_)) => split_dim(&name).0.to_owned(),
-            _ => name,
-        };
-        self.by_dim(sizes)
-            .into_iter()
-            .map(|(of, size)| (name(of), size))
-            .collect()
+        let mut typed = Sizes::new();
+        for (name, size) in self.by_dim(sizes) {
+            let name = match self.axis(&name) {
+                Err(Error::Plan(_)) => split_dim(&name).0.to_owned(),
+                _ => name,
+            };
+            typed.insert(name, size);
+        }
+        typed
     }
 
     fn check_size(&self, kind: &str, size: usize, beside: &Sizes) -> Result<()> {
@@ -276,11 +281,10 @@ impl Space {
 
 /// Layers that have to stay take the places of those that matter least.
 fn keep_fixed(kept: &mut Vec<usize>, spec: &ModelSpec, rankings: &Rankings) {
-    let is_fixed = |layer: &usize| spec.fixed_layers.iter().any(|(fixed, _)| fixed == layer);
-    let missing: Vec<usize> = spec
-        .fixed_layers
+    let fixed: Vec<usize> = spec.fixed_layers.iter().map(|(layer, _)| *layer).collect();
+    let missing: Vec<usize> = fixed
         .iter()
-        .map(|(layer, _)| *layer)
+        .copied()
         .filter(|layer| !kept.contains(layer))
         .collect();
     // Absent where no layer goes.
@@ -293,7 +297,7 @@ fn keep_fixed(kept: &mut Vec<usize>, spec: &ModelSpec, rankings: &Rankings) {
     for layer in missing {
         let goes = worst_first
             .iter()
-            .find(|other| kept.contains(other) && !is_fixed(other))
+            .find(|other| kept.contains(other) && !fixed.contains(other))
             .copied();
         if let Some(goes) = goes {
             kept.retain(|&other| other != goes);
@@ -335,10 +339,9 @@ fn with_queries(
     multiples: &BTreeMap<String, usize>,
     spec: &ModelSpec,
 ) -> Vec<Queries> {
-    let of_kind = |axis: &&AxisSizes| split_dim(&axis.kind).0 == KV_HEADS;
     let kv_heads: Vec<(String, usize)> = axes
         .iter()
-        .filter(of_kind)
+        .filter(|axis| split_dim(&axis.kind).0 == KV_HEADS)
         .map(|axis| (axis.kind.clone(), axis.full))
         .collect();
     let mut found = Vec::new();
@@ -379,11 +382,11 @@ fn with_queries(
 /// What sizes of a dim are multiples of: what the axis asks for, or the product that it is, or the
 /// dim's own rule.
 fn multiple_of(dim: &str, asked: Option<usize>, spec: &ModelSpec, ties: &Ties) -> usize {
-    let own = || spec.dims.get(dim).map_or(1, |dim| dim.multiple_of);
     match (asked, ties.factor_of(split_dim(dim).0)) {
         (Some(asked), Some(factor)) => common_multiple(asked, factor),
         (Some(asked), None) => asked,
-        (None, factor) => factor.unwrap_or_else(own),
+        (None, Some(factor)) => factor,
+        (None, None) => spec.dims.get(dim).map_or(1, |dim| dim.multiple_of),
     }
 }
 

@@ -31,6 +31,15 @@ pub struct Led {
 }
 
 impl Led {
+    fn new(by: &str, kind: &str, factor: usize, divisor: usize) -> Self {
+        Led {
+            by: by.to_owned(),
+            kind: kind.to_owned(),
+            factor,
+            divisor,
+        }
+    }
+
     /// The size that follows.
     pub fn size(&self, by: usize) -> usize {
         by.saturating_mul(self.factor) / self.divisor.max(1)
@@ -134,25 +143,21 @@ impl Ties {
 
     /// What follows where only some kinds are given; each kind follows one other at most.
     pub fn led(&self, is_given: &dyn Fn(&str) -> bool) -> Vec<Led> {
-        let mut found: Vec<Led> = Vec::new();
-        let mut lead = |by: &str, kind: &str, factor, divisor| {
-            let is_free =
-                is_given(by) && !is_given(kind) && found.iter().all(|led| led.kind != kind);
-            if is_free {
-                found.push(Led {
-                    by: by.to_owned(),
-                    kind: kind.to_owned(),
-                    factor,
-                    divisor,
-                });
-            }
-        };
+        let mut possible: Vec<Led> = Vec::new();
         for (of, by, times) in self.products() {
-            lead(of, by, 1, times);
-            lead(by, of, times, 1);
+            possible.push(Led::new(of, by, 1, times));
+            possible.push(Led::new(by, of, times, 1));
         }
         for queries in &self.queries {
-            lead(&queries.by, &queries.of, queries.per_kv_head, 1);
+            let per_kv_head = queries.per_kv_head;
+            possible.push(Led::new(&queries.by, &queries.of, per_kv_head, 1));
+        }
+        let mut found: Vec<Led> = Vec::new();
+        for led in possible {
+            let is_free = is_given(&led.by) && !is_given(&led.kind);
+            if is_free && found.iter().all(|other| other.kind != led.kind) {
+                found.push(led);
+            }
         }
         found
     }
@@ -211,56 +216,83 @@ impl Ties {
             .chain(self.source.keys())
             .map(|name| split_dim(name).1)
             .collect();
-        std::iter::once(None)
-            .chain(layers)
-            .find_map(|layer| self.objection_in(layer, sizes))
+        let source = &self.source;
+        for layer in std::iter::once(None).chain(layers) {
+            let in_layer = InLayer {
+                layer,
+                sizes,
+                source,
+            };
+            let objection = self
+                .constraints
+                .iter()
+                .find_map(|rule| in_layer.breaks(rule));
+            if objection.is_some() {
+                return objection;
+            }
+        }
+        None
+    }
+}
+
+/// The sizes of one layer, or of what all layers share, beside those of the source.
+struct InLayer<'a> {
+    layer: Option<usize>,
+    sizes: &'a Sizes,
+    source: &'a Sizes,
+}
+
+impl InLayer<'_> {
+    /// What a rule says against the sizes, where they break it.
+    fn breaks(&self, rule: &Constraint) -> Option<String> {
+        match rule {
+            Constraint::Product {
+                of: kind,
+                by,
+                times,
+                why,
+            } => {
+                let (product, factor) = (self.size(kind)?, self.size(by)?);
+                let is_legal = product == factor.saturating_mul(*times);
+                (!is_legal).then(|| {
+                    let rule = format!("{kind} must be {by} x {times}");
+                    format!("{kind} {product} with {factor} {by}: {why}, so {rule}")
+                })
+            }
+            Constraint::Divides {
+                divisor,
+                of: kind,
+                why,
+            } => {
+                let (multiple, by) = (self.size(kind)?, self.size(divisor)?);
+                let of_source = (self.in_source(kind), self.in_source(divisor));
+                let is_source = of_source == (Some(multiple), Some(by));
+                let is_legal = multiple.is_multiple_of(by.max(1)) || is_source;
+                (!is_legal).then(|| format!("{kind} {multiple} with {by} {divisor}: {why}"))
+            }
+            Constraint::Held { kind, why } => {
+                let (wanted, full) = (self.size(kind)?, self.in_source(kind)?);
+                (wanted != full)
+                    .then(|| format!("{kind}: {wanted} is not legal, it keeps its {full}: {why}"))
+            }
+        }
     }
 
-    fn objection_in(&self, layer: Option<usize>, sizes: &Sizes) -> Option<String> {
-        let of = |sizes: &Sizes, kind: &str| {
-            let own = layer.and_then(|layer| sizes.get(&dim_of_layer(kind, layer)));
-            own.or_else(|| sizes.get(kind)).copied()
-        };
-        let size = |kind: &str| of(sizes, kind).or_else(|| of(&self.source, kind));
-        self.constraints
-            .iter()
-            .find_map(|constraint| match constraint {
-                Constraint::Product {
-                    of: kind,
-                    by,
-                    times,
-                    why,
-                } => {
-                    let (product, factor) = (size(kind)?, size(by)?);
-                    let message = || {
-                        format!(
-                            "{kind} {product} with {factor} {by}: {why}, so {kind} must be {by} \
-                             x {times}"
-                        )
-                    };
-                    (product != factor.saturating_mul(*times)).then(message)
-                }
-                Constraint::Divides {
-                    divisor,
-                    of: kind,
-                    why,
-                } => {
-                    let (multiple, by) = (size(kind)?, size(divisor)?);
-                    let is_source = of(&self.source, kind) == Some(multiple)
-                        && of(&self.source, divisor) == Some(by);
-                    let is_legal = multiple.is_multiple_of(by.max(1)) || is_source;
-                    (!is_legal).then(|| format!("{kind} {multiple} with {by} {divisor}: {why}"))
-                }
-                Constraint::Held { kind, why } => {
-                    let (wanted, full) = (size(kind)?, of(&self.source, kind)?);
-                    (wanted != full).then(|| {
-                        format!(
-                            "{kind}: {wanted} is not legal, it keeps its \
-                             {full}: {why}"
-                        )
-                    })
-                }
-            })
+    /// The size asked for, or that of the source.
+    fn size(&self, kind: &str) -> Option<usize> {
+        self.of(self.sizes, kind).or_else(|| self.in_source(kind))
+    }
+
+    fn in_source(&self, kind: &str) -> Option<usize> {
+        self.of(self.source, kind)
+    }
+
+    /// The layer's own size goes before that of its kind.
+    fn of(&self, sizes: &Sizes, kind: &str) -> Option<usize> {
+        let own = self
+            .layer
+            .and_then(|layer| sizes.get(&dim_of_layer(kind, layer)));
+        own.or_else(|| sizes.get(kind)).copied()
     }
 }
 

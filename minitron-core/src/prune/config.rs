@@ -14,12 +14,7 @@ pub const NAME: &str = "_name_or_path";
 /// does.
 pub fn student_config(spec: &ModelSpec, plan: &Plan) -> Config {
     let mut config = spec.config.clone();
-    let is_whole = |dim: &Dim| {
-        plan.kept
-            .get(&dim.name)
-            .is_none_or(|kept| kept.len() == dim.size)
-    };
-    if spec.dims.values().all(is_whole) {
+    if spec.dims.values().all(|dim| is_whole(dim, plan)) {
         return config;
     }
     // It names the source, or what that one was made from.
@@ -73,16 +68,23 @@ pub fn student_config(spec: &ModelSpec, plan: &Plan) -> Config {
     config
 }
 
+fn is_whole(dim: &Dim, plan: &Plan) -> bool {
+    let kept = plan.kept.get(&dim.name);
+    kept.is_none_or(|kept| kept.len() == dim.size)
+}
+
 /// The sizes of a kind in the layers that stay; 0 in one that has no such dim.
 fn listed(spec: &ModelSpec, plan: &Plan, name: &str, layers: &[usize]) -> Vec<usize> {
     let kind = split_dim(name).0;
-    let size = |&layer: &usize| {
+    let mut sizes = Vec::with_capacity(layers.len());
+    for &layer in layers {
         let name = dim_of_layer(kind, layer);
-        plan.kept
-            .get(&name)
-            .map_or_else(|| spec.dims.get(&name).map_or(0, |dim| dim.size), Vec::len)
-    };
-    layers.iter().map(size).collect()
+        sizes.push(match plan.kept.get(&name) {
+            Some(kept) => kept.len(),
+            None => spec.dims.get(&name).map_or(0, |dim| dim.size),
+        });
+    }
+    sizes
 }
 
 fn of_layers(values: &[serde_json::Value], layers: &[usize]) -> Vec<serde_json::Value> {

@@ -6,12 +6,10 @@ use crate::spec::{DEPTH, ModelSpec, Side};
 /// Positions along a side that stay; `None` when all of them do.
 pub fn side_indices(side: &Side, spec: &ModelSpec, plan: &Plan) -> Option<Vec<usize>> {
     let size_of = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
-    let is_cut = |dim: &&str| {
-        plan.kept
-            .get(*dim)
-            .is_some_and(|kept| Some(kept.len()) != size_of(dim))
-    };
-    side.dims().iter().find(|dim| is_cut(dim))?;
+    side.dims().iter().find(|dim| {
+        let kept = plan.kept.get(**dim);
+        kept.is_some_and(|kept| Some(kept.len()) != size_of(dim))
+    })?;
     Some(side.positions(&size_of, &|dim| plan.kept.get(dim).map(Vec::as_slice)))
 }
 

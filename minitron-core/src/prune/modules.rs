@@ -48,9 +48,9 @@ impl ModuleChanges {
         basis: Option<&str>,
     ) -> Result<Self> {
         let mut changes = ModuleChanges::default();
-        let n_kept = |name: &str| plan.kept.get(name).map_or(spec.size(name), Vec::len);
-        let (hidden, n_hidden) = (spec.size(HIDDEN), n_kept(HIDDEN));
-        let (is_narrower, is_shallower) = (n_hidden < hidden, n_kept(DEPTH) < spec.n_layers());
+        let n_hidden = n_kept(HIDDEN, spec, plan);
+        let is_narrower = n_hidden < spec.size(HIDDEN);
+        let is_shallower = n_kept(DEPTH, spec, plan) < spec.n_layers();
         for module in modules(model_dir)?
             .unwrap_or_default()
             .iter()
@@ -123,37 +123,11 @@ impl ModuleChanges {
             );
             return Err(config.error(message));
         }
-        let n_kept = plan.kept.get(HIDDEN).map_or(hidden, Vec::len);
-        let channels = Side(vec![
-            Part::Units {
-                dim: HIDDEN.to_owned(),
-                block: 1
-            };
-            n_pooled
-        ]);
-        let param = |name: &str, kind, sides| Param {
-            template: name.to_owned(),
-            at: At::Model,
-            role: Role::CARRIED,
-            kind,
-            sides,
-            transposed: false,
-            aliases: Vec::new(),
-        };
         let mut described = spec.clone();
-        described.params = vec![param(
-            &file.weight,
-            ParamKind::Weight,
-            vec![fixed(file.n_out), channels],
-        )];
-        described.params.extend(
-            file.bias
-                .iter()
-                .map(|name| param(name, ParamKind::Bias, vec![fixed(file.n_out)])),
-        );
+        described.params = dense_params(&file, n_pooled);
         described.config = config.clone();
         described.check(&file.tensors)?;
-        config.set("in_features", n_pooled * n_kept);
+        config.set("in_features", n_pooled * n_kept(HIDDEN, spec, plan));
         self.configs.push((module.folder.clone(), config));
         self.dense = Some(DenseChange {
             folder: module.folder.clone(),
@@ -179,6 +153,36 @@ impl ModuleChanges {
             )?;
         }
         Ok(())
+    }
+}
+
+fn n_kept(name: &str, spec: &ModelSpec, plan: &Plan) -> usize {
+    plan.kept.get(name).map_or(spec.size(name), Vec::len)
+}
+
+/// The tensors of a Dense that reads so many pooled states side by side.
+fn dense_params(file: &DenseFile, n_pooled: usize) -> Vec<Param> {
+    let channel = Part::Units {
+        dim: HIDDEN.to_owned(),
+        block: 1,
+    };
+    let sides = vec![fixed(file.n_out), Side(vec![channel; n_pooled])];
+    let mut params = vec![carried(&file.weight, ParamKind::Weight, sides)];
+    if let Some(name) = &file.bias {
+        params.push(carried(name, ParamKind::Bias, vec![fixed(file.n_out)]));
+    }
+    params
+}
+
+fn carried(name: &str, kind: ParamKind, sides: Vec<Side>) -> Param {
+    Param {
+        template: name.to_owned(),
+        at: At::Model,
+        role: Role::CARRIED,
+        kind,
+        sides,
+        transposed: false,
+        aliases: Vec::new(),
     }
 }
 

@@ -63,21 +63,18 @@ fn entry_of(
     plan: &Plan,
 ) -> Result<PrunedEntry> {
     let source_name = param.name();
-    let broken =
-        |what: &str| Error::Internal(format!("tensor `{source_name}` cannot be pruned: {what}"));
     let mut info = source
         .info(&source_name)
-        .ok_or_else(|| broken("it is absent"))?;
+        .ok_or_else(|| cannot(&source_name, "it is absent"))?;
     let mut kept: Vec<Option<Vec<usize>>> = param
         .sides
         .iter()
         .map(|side| side_indices(side, spec, plan))
         .collect();
-    let within = |(len, kept): (&usize, &Option<Vec<usize>>)| {
-        kept.iter().flatten().all(|position| position < len)
-    };
-    if kept.len() != info.shape.len() || !info.shape.iter().zip(&kept).all(within) {
-        return Err(broken("the plan goes beyond its sides"));
+    let mut sides = info.shape.iter().zip(&kept);
+    let is_within = sides.all(|(len, kept)| kept.iter().flatten().all(|place| place < len));
+    if kept.len() != info.shape.len() || !is_within {
+        return Err(cannot(&source_name, "the plan goes beyond its sides"));
     }
     // Absent where a tensor has no sides.
     let columns = columns(
@@ -98,6 +95,10 @@ fn entry_of(
         rows,
         columns,
     })
+}
+
+fn cannot(source_name: &str, why: &str) -> Error {
+    Error::Internal(format!("tensor `{source_name}` cannot be pruned: {why}"))
 }
 
 /// Kept elements of a flat row; `None` where every side behind the first stays whole.

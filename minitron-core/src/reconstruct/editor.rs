@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use super::projections::exact;
 use super::rotated::{RotatedView, check_orthogonal, check_turns, untied};
 use super::view::ReconstructedView;
 use crate::calibrate::Calibration;
-use crate::checkpoint::{Config, TensorSource, kind_of};
+use crate::checkpoint::{Config, TensorSource};
 use crate::error::{Error, Result};
 use crate::model::{Block, LoadOptions};
 use crate::plan::{Plan, Rankings};
 use crate::plugin_spec::PluginSpec;
-use crate::prune::{PrunedView, Student, side_indices, source_layers};
-use crate::spec::{At, Dim, HIDDEN, ModelSpec, Param, ParamKind, Role, dim_of_layer, split_dim};
+use crate::prune::{PrunedView, Student, source_layers};
+use crate::spec::{At, Dim, HIDDEN, ModelSpec, Role, dim_of_layer, split_dim};
 
 /// What a reconstruction starts from.
 #[derive(Clone, Copy)]
@@ -44,7 +43,7 @@ pub struct StudentEditor<'a> {
     config: Config,
     spec: ModelSpec,
     /// By the student's names, as they are stored.
-    changes: BTreeMap<String, Tensor>,
+    pub(super) changes: BTreeMap<String, Tensor>,
     /// Factors of weights that are not replaced, by the student's names.
     pub(super) factors: BTreeMap<String, f64>,
     /// What of a norm's gain was taken for granted.
@@ -95,43 +94,7 @@ impl<'a> StudentEditor<'a> {
         Ok(editor)
     }
 
-    /// Multiplies a norm's gain, however it is stored.
-    ///
-    /// # Errors
-    /// As [`StudentEditor::replace`].
-    pub fn scale_gain(&mut self, at: At, role: Role, factor: f64) -> Result<()> {
-        let param = self.param(at, role, ParamKind::Weight)?;
-        let less_one = self
-            .spec
-            .norm_of(param)
-            .is_some_and(|norm| norm.kind.stores_gain_less_one());
-        let offset = if less_one { 1.0 } else { 0.0 };
-        let gain = self
-            .read(at, role, ParamKind::Weight)?
-            .f_add_scalar(offset)?
-            .f_mul_scalar(factor)?;
-        self.replace(at, role, ParamKind::Weight, &gain.f_sub_scalar(offset)?)
-    }
-
-    /// Positions of a norm's gain that the student keeps, in the teacher's numbering.
-    ///
-    /// # Errors
-    /// `Internal` where the family has no such norm.
-    pub fn kept_of_norm(&self, at: At, role: Role) -> Result<Vec<usize>> {
-        let source = at
-            .layer()
-            .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
-        let spec = self.teacher_spec();
-        let missing = || Error::Internal(format!("the teacher has no {role} in {source}"));
-        let param = spec
-            .find(source, role, ParamKind::Weight)
-            .ok_or_else(missing)?;
-        let side = param.sides.first().ok_or_else(missing)?;
-        Ok(side_indices(side, spec, &self.plan).unwrap_or_else(|| (0..spec.len(side)).collect()))
-    }
-
     // --- what it is
-    // --------------------------------------------------------------------------------------------------
 
     /// Kept units per dim, in the numbering of [`StudentEditor::teacher`].
     pub fn plan(&self) -> &Plan {
@@ -269,87 +232,7 @@ impl<'a> StudentEditor<'a> {
         })
     }
 
-    // --- weights
-    // -----------------------------------------------------------------------------------------------------
-
-    /// A weight of the student, as a layer multiplies with it, [out | in], in f64 on the CPU.
-    ///
-    /// # Errors
-    /// `Internal` where the family has none: ask [`ModelSpec::find`] first.
-    pub fn read(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
-        laid_out(&self.student()?, self.param(at, role, kind)?)
-    }
-
-    /// The same of the student with all heads and neurons: only its channels and layers are pruned.
-    pub fn read_all_heads(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
-        laid_out(&self.wide_view()?, self.param(at, role, kind)?)
-    }
-
-    /// The same of the teacher's weight with all channels, as pruned: its heads, neurons and layers
-    /// are the student's.
-    pub fn read_all_channels(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
-        let mut plan = self.plan.clone();
-        plan.kept.remove(HIDDEN);
-        laid_out(
-            &PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?,
-            self.param(at, role, kind)?,
-        )
-    }
-
-    /// The teacher's whole weight, in the layer behind a layer of the student.
-    pub fn read_teacher(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
-        let source = at
-            .layer()
-            .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
-        let param = self.teacher_spec().find(source, role, kind);
-        let missing =
-            || Error::Internal(format!("the teacher has no {role} ({kind:?}) in {source}"));
-        laid_out(self.teacher(), param.ok_or_else(missing)?)
-    }
-
-    /// Puts a weight in the place of the student's, laid out as [`StudentEditor::read`] gives it.
-    ///
-    /// # Errors
-    /// `Plugin` for another shape, or values that are not finite in the stored type.
-    pub fn replace(&mut self, at: At, role: Role, kind: ParamKind, tensor: &Tensor) -> Result<()> {
-        let param = self.param(at, role, kind)?;
-        let (name, is_transposed) = (param.name(), param.transposed);
-        let missing = || Error::Internal(format!("no tensor `{name}` in the student"));
-        let info = self.student()?.info(&name).ok_or_else(missing)?;
-        let tensor = if is_transposed {
-            tensor.f_transpose(0, 1)?
-        } else {
-            tensor.shallow_clone()
-        };
-        let shape: Vec<usize> = tensor.size().iter().map(|&side| side as usize).collect();
-        if shape != info.shape {
-            return Err(self.broken(format!(
-                "`{name}`: expected shape {:?}, got {shape:?}",
-                info.shape
-            )));
-        }
-        let kind = kind_of(info.dtype).ok_or_else(missing)?;
-        let stored = tensor
-            .f_detach()?
-            .f_to_device(Device::Cpu)?
-            .f_to_kind(kind)?
-            .f_contiguous()?;
-        if stored
-            .f_isfinite()?
-            .f_logical_not()?
-            .f_sum(Kind::Int64)?
-            .f_int64_value(&[])?
-            > 0
-        {
-            return Err(self.broken(format!("`{name}`: values that are not finite as {kind:?}")));
-        }
-        let _ = self.factors.remove(&name);
-        self.changes.insert(name, stored);
-        Ok(())
-    }
-
     // --- the basis of the residual stream
-    // ----------------------------------------------------------------------------
 
     /// Whether the residual stream can still be turned.
     ///
@@ -392,7 +275,6 @@ impl<'a> StudentEditor<'a> {
     }
 
     // --- layers to run
-    // -----------------------------------------------------------------------------------------------
 
     pub(super) fn load_options(&self) -> LoadOptions {
         self.inputs.options
@@ -433,52 +315,11 @@ impl<'a> StudentEditor<'a> {
         Block::open(&self.wide_view()?, &spec, layer_idx, self.inputs.options)
     }
 
-    /// Replaced weights count where pruned heads and neurons are no part of them.
-    fn wide_view(&self) -> Result<ReconstructedView<'_>> {
-        let mut plan = self.plan.clone();
-        plan.kept.retain(|dim, _| split_dim(dim).1.is_none());
-        let wide = PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?;
-        let shape = |name: &str| {
-            wide.info(name)
-                .map(|info| info.shape.iter().map(|&side| side as i64).collect())
-        };
-        let fits = |(name, tensor): &(&String, &Tensor)| shape(name) == Some(tensor.size());
-        let changes = self
-            .changes
-            .iter()
-            .filter(fits)
-            .map(|(name, tensor)| (name.as_str(), tensor))
-            .collect();
-        Ok(ReconstructedView::new(wide, changes, &self.factors))
-    }
-
-    pub(super) fn param(&self, at: At, role: Role, kind: ParamKind) -> Result<&Param> {
-        let missing = || {
-            format!(
-                "`{}` has no {role} ({kind:?}) in {at}",
-                self.spec.architecture
-            )
-        };
-        self.spec
-            .find(at, role, kind)
-            .ok_or_else(|| Error::Internal(missing()))
-    }
-
     pub(super) fn broken(&self, message: String) -> Error {
         Error::Plugin {
             tag: self.tag.clone(),
             origin: "reconstruction".into(),
             message,
         }
-    }
-}
-
-/// [out | in] in f64.
-fn laid_out(source: &dyn TensorSource, param: &Param) -> Result<Tensor> {
-    let stored = exact(&source.read(&param.name())?)?;
-    if param.transposed {
-        Ok(stored.f_transpose(0, 1)?.f_contiguous()?)
-    } else {
-        Ok(stored)
     }
 }

@@ -5,7 +5,9 @@
 //! stream under it:
 //!
 //! ```text
-//! source -> RotatedView (where a reconstruction turned the stream) -> PrunedView -> ReconstructedView (replaced weights)
+//! source -> RotatedView     where a reconstruction turned the stream
+//!        -> PrunedView
+//!        -> ReconstructedView     replaced weights
 //! ```
 //!
 //! Shape suffixes in this room: B batch, T tokens, N tokens of all windows, E residual channels, C
@@ -17,8 +19,10 @@ mod norm_inputs;
 mod projections;
 mod reconstruction;
 mod rotated;
+mod stream_state;
 mod streams;
 mod view;
+mod weights;
 
 pub use editor::{ReconstructInputs, StudentEditor};
 pub use projections::{ProjectionSet, ProjectionStats};

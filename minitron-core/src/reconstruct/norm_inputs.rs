@@ -6,11 +6,11 @@ use tch::{Kind, Tensor};
 
 use super::editor::StudentEditor;
 use super::projections::rows;
-use super::streams::StreamState;
+use super::stream_state::StreamState;
 use crate::error::{Error, Result};
 use crate::model::{Block, Context, InMemory, LayerStore, Port, Site, Tap, Walk, run_layers};
 use crate::progress::Progress;
-use crate::spec::{At, ParamKind, Role, Sublayer};
+use crate::spec::{At, Param, ParamKind, Role, Sublayer};
 
 /// Shown a norm (its place in the student and its role) and its normalised input, x / rms(x) [N,
 /// width].
@@ -121,32 +121,30 @@ impl StudentEditor<'_> {
             look(at, Role::OUTPUT_NORM, &normalised(output)?)?;
         }
         for (role, port) in over_units {
-            if let (Some(normed), Some(param)) = (
-                ports.seen.get(&port),
-                self.teacher_spec().find(source, role, ParamKind::Weight),
-            ) {
-                // What leaves the norm, without its gain; behind a gain of 0 nothing is seen.
-                let gain = self
-                    .teacher()
-                    .read(&param.name())?
-                    .f_to_kind(Kind::Float)?
-                    .f_to_device(normed.device())?;
-                let norm = self.teacher_spec().norm_of(param);
-                let less_one = norm.is_some_and(|norm| norm.kind.stores_gain_less_one());
-                let gain = gain.f_add_scalar(if less_one { 1.0 } else { 0.0 })?;
-                let gain = gain.f_where_scalarother(&gain.f_ne(0.0)?, 1.0)?;
-                // Heads are rows of their own where each has its norm.
-                look(
-                    at,
-                    role,
-                    &normed
-                        .f_to_kind(Kind::Float)?
-                        .f_reshape([-1, gain.size1()?])?
-                        .f_div(&gain)?,
-                )?;
+            let param = self.teacher_spec().find(source, role, ParamKind::Weight);
+            if let (Some(normed), Some(param)) = (ports.seen.get(&port), param) {
+                look(at, role, &self.without_gain(normed, param)?)?;
             }
         }
         Ok(())
+    }
+
+    /// What leaves a norm, without its gain; behind a gain of 0 nothing is seen.
+    fn without_gain(&self, normed: &Tensor, param: &Param) -> Result<Tensor> {
+        let gain = self
+            .teacher()
+            .read(&param.name())?
+            .f_to_kind(Kind::Float)?
+            .f_to_device(normed.device())?;
+        let norm = self.teacher_spec().norm_of(param);
+        let less_one = norm.is_some_and(|norm| norm.kind.stores_gain_less_one());
+        let gain = gain.f_add_scalar(if less_one { 1.0 } else { 0.0 })?;
+        let gain = gain.f_where_scalarother(&gain.f_ne(0.0)?, 1.0)?;
+        // Heads are rows of their own where each has its norm.
+        let rows = normed
+            .f_to_kind(Kind::Float)?
+            .f_reshape([-1, gain.size1()?])?;
+        Ok(rows.f_div(&gain)?)
     }
 }
 

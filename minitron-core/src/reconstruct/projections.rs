@@ -44,13 +44,12 @@ pub struct ProjectionStats {
 
 impl ProjectionStats {
     pub(super) fn new(projections: ProjectionSet) -> Result<Self> {
-        let zero = || Tensor::f_zeros([1], (Kind::Double, Device::Cpu));
-        let (xx_cc, rx_ec, r_sum_e) = (zero()?, zero()?, zero()?);
+        let none = (Kind::Double, Device::Cpu);
         Ok(ProjectionStats {
             projections,
-            xx_cc,
-            rx_ec,
-            r_sum_e,
+            xx_cc: Tensor::f_zeros([1], none)?,
+            rx_ec: Tensor::f_zeros([1], none)?,
+            r_sum_e: Tensor::f_zeros([1], none)?,
             r_squared: 0.0,
             n_tokens: 0,
             scale: 1.0,
@@ -78,11 +77,14 @@ impl ProjectionStats {
 
     /// ‖R − X·ΔWᵀ‖² once ΔW [E, C] is added to the writer, or R predicted by it at readers.
     pub fn remaining(&self, delta_ec: &Tensor) -> Result<f64> {
-        let total = |x: Tensor| -> Result<f64> { Ok(x.f_sum(Kind::Double)?.f_double_value(&[])?) };
-        let cross = total(delta_ec.f_mul(&self.rx_ec)?)?;
-        let square = total(delta_ec.f_matmul(&self.xx_cc)?.f_mul(delta_ec)?)?;
+        let cross = total(&delta_ec.f_mul(&self.rx_ec)?)?;
+        let square = total(&delta_ec.f_matmul(&self.xx_cc)?.f_mul(delta_ec)?)?;
         Ok(self.r_squared - 2.0 * cross + square)
     }
+}
+
+fn total(x: &Tensor) -> Result<f64> {
+    Ok(x.f_sum(Kind::Double)?.f_double_value(&[])?)
 }
 
 /// [.., C] to [N, C] in f32.

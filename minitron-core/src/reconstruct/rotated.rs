@@ -11,14 +11,14 @@ use super::projections::exact;
 use crate::checkpoint::{Config, TensorInfo, TensorSource};
 use crate::error::{Error, Result};
 use crate::spec::{
-    At, CheckpointInfo, HIDDEN, ModelSpec, Norm, NormKind, Param, ParamKind, Part, Role,
+    At, CheckpointInfo, HIDDEN, ModelSpec, NormKind, Param, ParamKind, Part, Role, Side,
 };
 
 /// With Q [E, E] orthogonal and x' = x·Q in place of x:
 ///
 /// ```text
-/// tables      T·Q                      writers, their biases    Qᵀ·W, Qᵀ·b
-/// readers     W·diag(g)·Q              norms                    gain 1, since x / rms(x) turns with x
+/// tables    T·Q            writers, their biases   Qᵀ·W, Qᵀ·b
+/// readers   W·diag(g)·Q    norms                   gain 1, since x / rms(x) turns with x
 /// ```
 /// where g is the gain of the norm that a reader stands behind. Tied embeddings come apart: the
 /// final gain goes into the head. Follows SliceGPT (arXiv 2401.15024, section 3.2), with RMS norms
@@ -64,10 +64,14 @@ impl<'a> RotatedView<'a> {
                 }
                 other => other,
             };
-            let missing =
-                || Error::Internal(format!("no tensor behind `{}` to turn", param.name()));
-            let source_name = of_source.ok_or_else(missing)?.name();
-            let info = source.info(&source_name).ok_or_else(missing)?;
+            let found = of_source.and_then(|behind| {
+                let name = behind.name();
+                source.info(&name).map(|info| (name, info))
+            });
+            let Some((source_name, info)) = found else {
+                let message = format!("no tensor behind `{}` to turn", param.name());
+                return Err(Error::Internal(message));
+            };
             entries.insert(
                 param.name(),
                 RotatedEntry {
@@ -150,12 +154,7 @@ fn turn_of(param: &Param, source: &dyn TensorSource, spec: &ModelSpec) -> Result
     if [Role::INPUT_NORM, Role::FINAL_NORM].contains(&param.role) {
         return Ok(SideTurn::Gain);
     }
-    let is_stream = |part: &Part| matches!(part, Part::Units { dim, .. } if dim == HIDDEN);
-    let Some(side) = param
-        .sides
-        .iter()
-        .position(|side| side.0.iter().any(is_stream))
-    else {
+    let Some(side) = param.sides.iter().position(is_stream) else {
         return Ok(SideTurn::None);
     };
     let gain = match param.at {
@@ -180,6 +179,12 @@ fn turn_of(param: &Param, source: &dyn TensorSource, spec: &ModelSpec) -> Result
     Ok(SideTurn::Side(side, gain_e))
 }
 
+fn is_stream(side: &Side) -> bool {
+    side.0
+        .iter()
+        .any(|part| matches!(part, Part::Units { dim, .. } if dim == HIDDEN))
+}
+
 /// Refuses families whose norms do not turn with the stream.
 pub(super) fn check_turns(spec: &ModelSpec) -> Result<()> {
     let Some(found) = fixed_norm(spec) else {
@@ -187,8 +192,7 @@ pub(super) fn check_turns(spec: &ModelSpec) -> Result<()> {
     };
     Err(Error::Recipe(format!(
         "the residual stream can be turned where RMS norms stand before each part, as in Llama; \
-         `{}` has {found}: \
-         leave the rotation out",
+         `{}` has {found}: leave the rotation out",
         spec.architecture
     )))
 }
@@ -196,14 +200,15 @@ pub(super) fn check_turns(spec: &ModelSpec) -> Result<()> {
 /// What holds the stream's channels in their place, where something does.
 fn fixed_norm(spec: &ModelSpec) -> Option<&'static str> {
     let options = &spec.options;
-    let is_rms = |norm: Norm| norm.kind == NormKind::Rms;
     if options.embedding.norm.is_some() && options.final_norm.is_none() {
         return Some("layer norms after its sums");
     }
     for part in spec.layers.iter().flat_map(|layer| &layer.0) {
         match (part.pre, part.post, part.after_sum) {
-            (Some(pre), None, None) if is_rms(pre) => {}
-            (_, _, Some(norm)) if is_rms(norm) => return Some("RMS norms after its sums"),
+            (Some(pre), None, None) if pre.kind == NormKind::Rms => {}
+            (_, _, Some(norm)) if norm.kind == NormKind::Rms => {
+                return Some("RMS norms after its sums");
+            }
             (_, _, Some(_)) => return Some("layer norms after its sums"),
             (_, Some(_), _) => return Some("norms on what each part adds"),
             (None, ..) => return Some("parts without a norm before them"),
@@ -214,7 +219,7 @@ fn fixed_norm(spec: &ModelSpec) -> Option<&'static str> {
         }
     }
     match options.final_norm {
-        Some(norm) if is_rms(norm) => None,
+        Some(norm) if norm.kind == NormKind::Rms => None,
         _ => Some("no RMS norm after its last layer"),
     }
 }

@@ -12,8 +12,9 @@ use tracing::debug_span;
 
 use super::editor::StudentEditor;
 use super::projections::{Capture, ProjectionSet, ProjectionStats};
+use super::stream_state::StreamState;
 use crate::error::{Error, Result};
-use crate::model::{Block, Context, Frame, Input, NoTap, Site, Stream, Tap};
+use crate::model::{Block, Context, Frame, Input, NoTap, Site};
 use crate::spec::{At, HIDDEN, ParamKind, Role, Sublayer};
 
 /// What the student's stream should be after each part of a layer.
@@ -34,65 +35,6 @@ struct Streams {
     contexts: Vec<Context>,
     teacher: Vec<StreamState>,
     student: Vec<StreamState>,
-}
-
-/// One batch on its way through a model.
-pub(super) struct StreamState {
-    /// The residual stream.
-    pub now_bte: Tensor,
-    /// What entered the layer under way.
-    entered_bte: Tensor,
-}
-
-impl StreamState {
-    pub(super) fn new(x_bte: Tensor) -> Self {
-        StreamState {
-            entered_bte: x_bte.shallow_clone(),
-            now_bte: x_bte,
-        }
-    }
-
-    fn stream(&self) -> Stream<'_> {
-        Stream {
-            now_bte: &self.now_bte,
-            entered_bte: &self.entered_bte,
-        }
-    }
-
-    /// Before the first part of a layer.
-    fn enter(&mut self) {
-        self.entered_bte = self.now_bte.shallow_clone();
-    }
-
-    /// What a part of a layer reads, before any norm.
-    pub(super) fn read(&self, reads_layer_input: bool, part: usize) -> &Tensor {
-        if reads_layer_input && part > 0 {
-            &self.entered_bte
-        } else {
-            &self.now_bte
-        }
-    }
-
-    /// Past one part of a layer; the sum before it settles is given back.
-    pub(super) fn pass(&mut self, block: &Block, part: usize, context: &Context) -> Result<Tensor> {
-        self.pass_shown(block, part, context, &mut NoTap)
-    }
-
-    /// The same with somebody looking on.
-    pub(super) fn pass_shown(
-        &mut self,
-        block: &Block,
-        part: usize,
-        context: &Context,
-        tap: &mut dyn Tap,
-    ) -> Result<Tensor> {
-        if part == 0 {
-            self.enter();
-        }
-        let sum_bte = block.added(part, self.stream(), context, tap)?;
-        self.now_bte = block.settle(part, sum_bte.shallow_clone())?;
-        Ok(sum_bte)
-    }
 }
 
 impl StudentEditor<'_> {
@@ -167,8 +109,7 @@ impl StudentEditor<'_> {
         };
         Err(Error::Recipe(format!(
             "`{}` has a norm after the output projection of its {}, so what it adds to the \
-             residual stream is not linear in \
-             its weights and cannot be fitted; {advice}",
+             residual stream is not linear in its weights and cannot be fitted; {advice}",
             self.spec().architecture,
             part.mixer.name()
         )))

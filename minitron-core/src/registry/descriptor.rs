@@ -196,7 +196,9 @@ contract!(Corpus, Corpus);
 ///
 /// ```ignore
 /// minitron_core::plugin! {
-///     Importance for Activation { tag: "activation", summary: "…", source: "arXiv 2407.14679 §2.2" }
+///     Importance for Activation {
+///         tag: "activation", summary: "…", source: "arXiv 2407.14679 §2.2"
+///     }
 /// }
 /// ```
 /// The struct needs `Default`, `Serialize` and `schemars::JsonSchema`, and its contract implemented
@@ -212,7 +214,9 @@ macro_rules! plugin {
 /// [`Registry`](crate::registry::Registry).
 #[macro_export]
 macro_rules! descriptor {
-    ($contract:ident for $plugin:ident { tag: $tag:literal, summary: $summary:literal, source: $source:literal $(,)? }) => {
+    ($contract:ident for $plugin:ident {
+        tag: $tag:literal, summary: $summary:literal, source: $source:literal $(,)?
+    }) => {
         $crate::registry::Descriptor {
             kind: <dyn $crate::contract::$contract as $crate::registry::Contract>::KIND,
             tag: $tag,

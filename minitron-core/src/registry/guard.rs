@@ -3,9 +3,9 @@
 //! It is compiled into the plugin's own library, so that nothing unwinds from one library into
 //! another, which ends the process: neither a question, nor a plugin's `Debug`, nor its `Drop`.
 
+mod held;
 mod mixers;
 
-use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tch::Tensor;
 
+use self::held::{Held, words};
 use crate::calibrate::Observation;
 use crate::checkpoint::Config;
 use crate::contract::{
@@ -61,12 +62,6 @@ impl Who {
     }
 }
 
-fn words(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a word")
-}
-
 /// What a plugin's own code gives, or an empty value where it panics.
 pub fn shielded<T: Default>(code: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(code)).unwrap_or_default()
@@ -92,59 +87,6 @@ pub fn inlined<P: JsonSchema>() -> Schema {
     let settings =
         SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<P>()
-}
-
-/// A value of a plugin's own type: neither showing nor dropping it unwinds further than here.
-struct Held<T>(Option<T>);
-
-impl<T> Held<T> {
-    fn new(value: T) -> Self {
-        Held(Some(value))
-    }
-
-    // It is gone in `drop` alone.
-    fn get(&self) -> Result<&T> {
-        self.0
-            .as_ref()
-            .ok_or_else(|| Error::Internal("a plugin was asked after its end".into()))
-    }
-
-    fn get_mut(&mut self) -> Result<&mut T> {
-        self.0
-            .as_mut()
-            .ok_or_else(|| Error::Internal("a plugin was asked after its end".into()))
-    }
-}
-
-impl<T> Drop for Held<T> {
-    fn drop(&mut self) {
-        let value = self.0.take();
-        // Nobody waits for an answer here; what it panicked with went to the panic hook.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-            std::mem::forget(payload);
-        }
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for Held<T> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Some(value) = &self.0 else {
-            return f.write_str("dropped");
-        };
-        let is_pretty = f.alternate();
-        // As a whole first: a formatter that a panic went through is left half written.
-        let text = catch_unwind(AssertUnwindSafe(|| {
-            if is_pretty {
-                format!("{value:#?}")
-            } else {
-                format!("{value:?}")
-            }
-        }));
-        match text {
-            Ok(text) => f.write_str(&text),
-            Err(payload) => write!(f, "<its Debug panicked: {}>", words(payload.as_ref())),
-        }
-    }
 }
 
 /// A plugin with its guard. Made by [`plugin!`](crate::plugin).

@@ -40,8 +40,11 @@ impl Opening {
         if self.magic != ours.magic {
             return Some(("magic", text(&ours.magic), text(&self.magic)));
         }
-        let both = |opening: &Opening| format!("{} ({} bytes)", opening.contract, opening.n_bytes);
-        (*self != ours).then(|| ("contract", both(&ours), both(self)))
+        (*self != ours).then(|| ("contract", ours.described(), self.described()))
+    }
+
+    fn described(&self) -> String {
+        format!("{} ({} bytes)", self.contract, self.n_bytes)
     }
 }
 

@@ -55,17 +55,16 @@ impl ModelSpec {
     /// Devices over which the model can be split by tensor parallelism, as vLLM does: they divide
     /// the heads and the MLP, and they divide the key/value heads or the reverse.
     pub fn tensor_parallel_at(&self, sizes: &Sizes) -> Vec<usize> {
-        let splits = |n: &usize| {
-            let divides = |kind| {
-                self.sizes_at(kind, sizes)
-                    .all(|size| size.is_multiple_of(*n))
-            };
-            let mut kv_heads = self.sizes_at(KV_HEADS, sizes);
-            let fits = |size: usize| size.is_multiple_of(*n) || n.is_multiple_of(size.max(1));
-            divides(HEADS) && divides(MLP) && kv_heads.all(fits)
-        };
         (1..=self.sizes_at(HEADS, sizes).min().unwrap_or(0))
-            .filter(splits)
+            .filter(|&n_devices| self.splits_over(n_devices, sizes))
             .collect()
+    }
+
+    fn splits_over(&self, n: usize, sizes: &Sizes) -> bool {
+        let (mut heads, mut mlp) = (self.sizes_at(HEADS, sizes), self.sizes_at(MLP, sizes));
+        let mut kv_heads = self.sizes_at(KV_HEADS, sizes);
+        heads.all(|size| size.is_multiple_of(n))
+            && mlp.all(|size| size.is_multiple_of(n))
+            && kv_heads.all(|size| size.is_multiple_of(n) || n.is_multiple_of(size.max(1)))
     }
 }

@@ -39,13 +39,14 @@ pub fn by_kind<'a>(sizes: impl Iterator<Item = (&'a str, usize)>) -> Sizes {
         let (of_first, are_equal) = first.entry(split_dim(name).0).or_insert((size, true));
         *are_equal &= *of_first == size;
     }
-    let name_of = |name: &str| match split_dim(name).0 {
-        kind if first.get(kind).is_some_and(|(_, are_equal)| *are_equal) => kind.to_owned(),
-        _ => name.to_owned(),
-    };
-    all.into_iter()
-        .map(|(name, size)| (name_of(name), size))
-        .collect()
+    let mut sizes = Sizes::new();
+    for (name, size) in all {
+        let kind = split_dim(name).0;
+        let are_equal = first.get(kind).is_some_and(|(_, are_equal)| *are_equal);
+        let name = if are_equal { kind } else { name };
+        sizes.insert(name.to_owned(), size);
+    }
+    sizes
 }
 
 /// As they are.
@@ -168,14 +169,16 @@ impl ModelSpec {
 
     /// What the mixers of a layer cost.
     pub fn mixer_costs(&self, layer: usize, sizes: &SizeMap) -> impl Iterator<Item = Cost> {
-        let size = move |kind: &str| {
-            let of_layer = self.dims.get(&super::dim_of_layer(kind, layer));
-            of_layer
-                .or_else(|| self.dims.get(kind))
-                .map_or(0, |dim| sizes.size(&dim.name, dim.size))
-        };
         self.sublayers(layer)
-            .map(move |(_, part)| part.mixer.cost(&size))
+            .map(move |(_, part)| part.mixer.cost(&|kind| self.size_in(layer, kind, sizes)))
+    }
+
+    /// The size of a kind in one layer.
+    fn size_in(&self, layer: usize, kind: &str, sizes: &SizeMap) -> usize {
+        let of_layer = self.dims.get(&super::dim_of_layer(kind, layer));
+        of_layer
+            .or_else(|| self.dims.get(kind))
+            .map_or(0, |dim| sizes.size(&dim.name, dim.size))
     }
 
     /// Over what stands around the layers (none) and every layer that stays.
@@ -213,15 +216,16 @@ impl ModelSpec {
         sizes: &SizeMap,
         counts: impl Fn(&Param) -> bool,
     ) -> u64 {
-        let size_of = |dim: &str| self.dims.get(dim).map(|found| sizes.size(dim, found.size));
-        let volume = |param: &Param| {
-            param
-                .sides
-                .iter()
-                .fold(1u64, |n, side| n.saturating_mul(side.len(size_of) as u64))
-        };
-        let params = self.params_in(layer).filter(|param| counts(param));
-        params.map(volume).fold(0, u64::saturating_add)
+        let mut total = 0u64;
+        for param in self.params_in(layer).filter(|param| counts(param)) {
+            let mut volume = 1u64;
+            for side in &param.sides {
+                let len = side.len(|dim| Some(sizes.size(dim, self.dims.get(dim)?.size)));
+                volume = volume.saturating_mul(len as u64);
+            }
+            total = total.saturating_add(volume);
+        }
+        total
     }
 
     /// Tensors of a layer, or of those around the layers.

@@ -61,9 +61,11 @@ impl PruneGroup {
 /// A unit that carries units of another dim, as a key/value head its queries, is seen through
 /// theirs.
 fn block_of(spec: &ModelSpec, name: &str) -> usize {
-    let width = |name: &str| spec.unit_width(name).unwrap_or(1);
-    let n_units = spec.dims.get(name).map_or(1, |dim| dim.size.max(1));
-    spec.carried_by(name).map_or(width(name), |carried| {
-        width(&carried.name) * (carried.size / n_units)
-    })
+    match spec.carried_by(name) {
+        Some(carried) => {
+            let n_units = spec.dims.get(name).map_or(1, |dim| dim.size.max(1));
+            spec.unit_width(&carried.name).unwrap_or(1) * (carried.size / n_units)
+        }
+        None => spec.unit_width(name).unwrap_or(1),
+    }
 }

@@ -1,8 +1,9 @@
 //! A family's description of one model: dims, tensors and block options. Data only.
 //!
 //! ```text
-//! dims      hidden 64      mlp.3 172      kv_heads.3 4      heads.3 8 (partition kv_heads.3)      depth 5
-//! tensors   q_proj [ heads.3 x8 | hidden ]     k_proj [ kv_heads.3 x8 | hidden ]     o_proj [ hidden | heads.3 x8 ]
+//! dims      hidden 64   mlp.3 172   kv_heads.3 4   heads.3 8 (partition kv_heads.3)   depth 5
+//! tensors   q_proj [ heads.3 x8 | hidden ]   k_proj [ kv_heads.3 x8 | hidden ]
+//!           o_proj [ hidden | heads.3 x8 ]
 //! ```
 //!
 //! An architecture plugin writes it, [`ModelSpec::check`] compares it with the file, and everything
@@ -53,6 +54,9 @@ use crate::error::{Error, Result};
 /// `depth`. Where layers differ, by dim: `mlp.3`, which goes before its kind.
 pub type Sizes = BTreeMap<String, usize>;
 
+/// Place of each tensor by what it is.
+type ParamIndex = HashMap<(At, Role, ParamKind), usize>;
+
 /// Everything that is known of a model besides its weights.
 #[derive(Debug, Clone)]
 pub struct ModelSpec {
@@ -85,7 +89,7 @@ pub struct ModelSpec {
     /// Keys of config.json that change other families and that this one reads, so that nobody is
     /// warned of them.
     pub reads: &'static [&'static str],
-    index: HashMap<(At, Role, ParamKind), usize>,
+    index: ParamIndex,
     /// Indices of the tensors around the layers, then of each layer.
     by_layer: Vec<Vec<usize>>,
     /// First and number of the layers that are equal to each other.
@@ -110,40 +114,7 @@ impl ModelSpec {
             .into_iter()
             .map(|dim| (dim.name.clone(), dim))
             .collect();
-        let mut index = HashMap::new();
-        for (idx, param) in params.iter().enumerate() {
-            if let Some(dim) = param
-                .sides
-                .iter()
-                .flat_map(Side::dims)
-                .find(|&dim| !dims.contains_key(dim))
-            {
-                return Err(Error::Internal(format!(
-                    "`{}` names the unknown dim `{dim}`",
-                    param.name()
-                )));
-            }
-            if param.role != Role::CARRIED
-                && index
-                    .insert((param.at, param.role, param.kind), idx)
-                    .is_some()
-            {
-                return Err(Error::Internal(format!(
-                    "`{}` has the role of another tensor",
-                    param.name()
-                )));
-            }
-            if let At::Sublayer { layer, sublayer } = param.at
-                && layers
-                    .get(layer)
-                    .is_none_or(|layer: &Layer| layer.0.len() <= sublayer)
-            {
-                return Err(Error::Internal(format!(
-                    "`{}` belongs to a part that is not there",
-                    param.name()
-                )));
-            }
-        }
+        let index = indexed(&params, &dims, &layers)?;
         let by_layer = Self::grouped(&params, layers.len());
         let mut spec = ModelSpec {
             architecture: architecture.to_owned(),
@@ -301,10 +272,12 @@ impl ModelSpec {
             self.params.iter().map(Param::name).collect();
         let aliases: std::collections::HashSet<&String> =
             self.params.iter().flat_map(|t| &t.aliases).collect();
-        let is_buffer = |name: &String| self.buffers.iter().any(|ending| name.ends_with(ending));
-        let unknown =
-            |name: &String| !known.contains(name) && !aliases.contains(name) && !is_buffer(name);
-        Ok(source.names().into_iter().filter(unknown).collect())
+        let mut unknown = source.names();
+        unknown.retain(|name| {
+            let is_buffer = self.buffers.iter().any(|ending| name.ends_with(ending));
+            !known.contains(name) && !aliases.contains(name) && !is_buffer
+        });
+        Ok(unknown)
     }
 
     fn check_tensor(&self, tensor: &Param, name: &str, found: &TensorInfo) -> Result<()> {
@@ -343,8 +316,7 @@ impl ModelSpec {
             if !same_values(source, name, alias)? {
                 let message = format!(
                     "config.json ties `{alias}` to `{name}`, the file holds different values for \
-                     them; \
-                     set tie_word_embeddings to false, or leave `{alias}` out"
+                     them; set tie_word_embeddings to false, or leave `{alias}` out"
                 );
                 return Err(self.config_dir_error(message));
             }
@@ -356,6 +328,33 @@ impl ModelSpec {
         let path = self.config.path();
         Error::checkpoint(path.parent().unwrap_or(path), message)
     }
+}
+
+/// Finds every tensor by its role; refuses those that do not fit the dims and layers.
+fn indexed(params: &[Param], dims: &BTreeMap<String, Dim>, layers: &[Layer]) -> Result<ParamIndex> {
+    let mut index = HashMap::new();
+    for (idx, param) in params.iter().enumerate() {
+        let name = param.name();
+        let mut named = param.sides.iter().flat_map(Side::dims);
+        if let Some(dim) = named.find(|&dim| !dims.contains_key(dim)) {
+            let message = format!("`{name}` names the unknown dim `{dim}`");
+            return Err(Error::Internal(message));
+        }
+        let role = (param.at, param.role, param.kind);
+        if param.role != Role::CARRIED && index.insert(role, idx).is_some() {
+            let message = format!("`{name}` has the role of another tensor");
+            return Err(Error::Internal(message));
+        }
+        if let At::Sublayer { layer, sublayer } = param.at
+            && layers
+                .get(layer)
+                .is_none_or(|layer| layer.0.len() <= sublayer)
+        {
+            let message = format!("`{name}` belongs to a part that is not there");
+            return Err(Error::Internal(message));
+        }
+    }
+    Ok(index)
 }
 
 /// Compares two tensors in pieces: embedding tables can be larger than what else is in memory.

@@ -25,12 +25,11 @@ pub struct CheckpointInfo<'a> {
 impl<'a> CheckpointInfo<'a> {
     /// With a file.
     pub fn of(config: &'a Config, source: &dyn TensorSource) -> Self {
-        let shape = |name: &str| source.info(name).map(|info| info.shape).unwrap_or_default();
-        let tensors = source
-            .names()
-            .into_iter()
-            .map(|name| (name.clone(), shape(&name)))
-            .collect();
+        let mut tensors = BTreeMap::new();
+        for name in source.names() {
+            let shape = shape_of(source, &name);
+            tensors.insert(name, shape);
+        }
         CheckpointInfo {
             config,
             tensors: Some(tensors),
@@ -105,13 +104,17 @@ impl ModelFolder {
 
     /// Stored bytes of the weights that the family knows.
     pub fn n_bytes(&self) -> u64 {
-        let n_bytes = |name: String| self.checkpoint.tensors.info(&name)?.n_bytes();
+        let source = &self.checkpoint.tensors;
         self.spec
             .params
             .iter()
-            .filter_map(|tensor| n_bytes(tensor.name()))
+            .filter_map(|tensor| source.info(&tensor.name())?.n_bytes())
             .sum()
     }
+}
+
+fn shape_of(source: &dyn TensorSource, name: &str) -> Vec<usize> {
+    source.info(name).map(|info| info.shape).unwrap_or_default()
 }
 
 /// Describes a model, and has its tensors read by the names of the description, whatever stands in
@@ -121,22 +124,14 @@ fn named(checkpoint: &mut Checkpoint, family: &Arc<dyn Architecture>) -> Result<
     let names: BTreeSet<String> = checkpoint.tensors.names().into_iter().collect();
     let mut best: Option<(usize, Renaming, ModelSpec)> = None;
     for candidate in Renaming::candidates(&names) {
-        let shape = |name: &String| {
-            checkpoint
-                .tensors
-                .info(name)
-                .map(|info| info.shape)
-                .unwrap_or_default()
-        };
-        let read = |name: &String| {
-            (
-                candidate.names().get(name).unwrap_or(name).clone(),
-                shape(name),
-            )
-        };
+        let mut tensors = BTreeMap::new();
+        for name in &names {
+            let described = candidate.names().get(name).unwrap_or(name);
+            tensors.insert(described.clone(), shape_of(&checkpoint.tensors, name));
+        }
         let evidence = CheckpointInfo {
             config,
-            tensors: Some(names.iter().map(read).collect()),
+            tensors: Some(tensors),
         };
         let spec = ModelSpec::of(family, &evidence)?;
         let (renaming, n_missing) = candidate.completed(&names, &spec);
@@ -184,9 +179,9 @@ fn as_codes_or_headless(checkpoint: &Checkpoint, spec: &ModelSpec) -> Option<Str
     {
         return Some(format!(
             "tensor `{}` is missing, all others are there: a model without its head, which \
-             config.json does not tie; \
-             save it from the class with the head (`transformers` would draw it at random), or set \
-             tie_word_embeddings to true where embeddings and head are one",
+             config.json does not tie; save it from the class with the head (`transformers` would \
+             draw it at random), or set tie_word_embeddings to true where embeddings and head are \
+             one",
             tensor.name()
         ));
     }
@@ -221,11 +216,11 @@ impl ModelSpec {
             return Err(self.config.error(why));
         }
         if self.options.causal && !self.config.flag_or("is_causal", true)? {
-            let message = "`is_causal`: expected true, got false: `transformers` lets tokens see \
-                           later ones too, which is \
-                           not computed for this family; take it out where it is not meant (what \
-                           runs no model works)";
-            return Err(self.config.error(message));
+            return Err(self.config.error(
+                "`is_causal`: expected true, got false: `transformers` lets tokens see later ones \
+                 too, which is not computed for this family; take it out where it is not meant \
+                 (what runs no model works)",
+            ));
         }
         Ok(())
     }

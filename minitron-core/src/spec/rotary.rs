@@ -269,16 +269,11 @@ impl Stated<'_> {
         let original_max_positions = self.original()?;
         let stretch = self.shape.max_positions as f64 / original_max_positions;
         let factor = self.number_opt("factor")?.unwrap_or(stretch);
-        let grown = |scale: f64| {
-            if factor <= 1.0 {
-                1.0
-            } else {
-                0.1 * scale * factor.ln() + 1.0
-            }
-        };
         let own = match (self.zero_or("mscale")?, self.zero_or("mscale_all_dim")?) {
-            (scale, all) if scale != 0.0 && all != 0.0 => grown(scale) / grown(all),
-            _ => grown(1.0),
+            (scale, all) if scale != 0.0 && all != 0.0 => {
+                attention_factor(factor, scale) / attention_factor(factor, all)
+            }
+            _ => attention_factor(factor, 1.0),
         };
         let nested = self.nested.as_ref().unwrap_or(self.config);
         let scaling = RotaryScaling::Yarn {
@@ -343,15 +338,22 @@ impl Stated<'_> {
     }
 }
 
+/// By how much yarn multiplies what turns, for a stretch and a scale of its logarithm.
+fn attention_factor(stretch: f64, scale: f64) -> f64 {
+    if stretch <= 1.0 {
+        1.0
+    } else {
+        0.1 * scale * stretch.ln() + 1.0
+    }
+}
+
 /// Of a kind of scaling whose angles are not computed.
 fn unsupported(place: &str, kind: &str) -> RotaryScaling {
     let kind: String = kind.chars().take(40).collect();
     let why = format!(
         "`{place}`: the angles of rope type `{kind}` are not computed; computed: default, linear, \
-         dynamic, llama3, yarn, \
-         longrope. Pruning by given scores and inspecting need no angles; a model that was trained \
-         without scaling is read \
-         by taking `{place}` out"
+         dynamic, llama3, yarn, longrope. Pruning by given scores and inspecting need no angles; a \
+         model that was trained without scaling is read by taking `{place}` out"
     );
     RotaryScaling::Unsupported { why }
 }
@@ -366,8 +368,7 @@ fn by_kind_of_layer(place: &str, nested: &Config) -> Option<String> {
     let kind: String = kind.chars().take(40).collect();
     Some(format!(
         "`{place}.{kind}`: expected one set of parameters for all layers, got one for each kind of \
-         layer; angles of \
-         several kinds are not computed for this family, what turns nothing works"
+         layer; angles of several kinds are not computed for this family, what turns nothing works"
     ))
 }
 
@@ -377,8 +378,7 @@ fn n_rotated(config: &Config, shape: &Shape, partial: f64) -> Result<usize> {
     if partial > 1.0 || n_rotated == 0 || !n_rotated.is_multiple_of(2) {
         return Err(config.error(format!(
             "the rotary embedding turns {n_rotated} of {} channels of a head (`head_dim` x \
-             `partial_rotary_factor`); \
-             expected an even number from 2 to all of them",
+             `partial_rotary_factor`); expected an even number from 2 to all of them",
             shape.head_dim
         )));
     }

@@ -77,9 +77,6 @@ impl Shape {
         mlp: Option<usize>,
         positions: Option<usize>,
     ) -> Result<Self> {
-        let or = |key, default: Option<usize>| {
-            default.map_or_else(|| config.size(key), |n| config.size_or(key, n))
-        };
         let hidden = config.size(keys.hidden)?;
         let n_heads = config.size(keys.heads)?;
         let n_kv_heads = keys
@@ -106,14 +103,14 @@ impl Shape {
         };
         Ok(Shape {
             hidden,
-            mlp: or(keys.mlp, mlp)?,
+            mlp: size_or_stated(config, keys.mlp, mlp)?,
             n_heads,
             n_kv_heads,
             head_dim,
             rope_pairs: None,
             n_layers: at_most(config, keys.depth, config.size(keys.depth)?, MAX_LAYERS)?,
             vocab: config.size("vocab_size")?,
-            max_positions: or(keys.positions, positions)?,
+            max_positions: size_or_stated(config, keys.positions, positions)?,
         })
     }
 
@@ -143,31 +140,29 @@ impl Shape {
         ];
         if let Some(pairs) = self.rope_pairs {
             let plus = self.head_dim.saturating_sub(2 * pairs);
-            let stated = |key: &str| ConfigKey::Scalar {
+            let stated = keys.head_dim.map(|key| ConfigKey::Scalar {
                 path: key.to_owned(),
                 times: 2,
                 plus,
-            };
-            let keys = keys.head_dim.into_iter().map(stated).collect();
-            dims.push(
-                Dim::new(ROPE_PAIRS, pairs, &[])
-                    .stated(keys)
-                    .multiple_of(step_of_pairs(pairs)),
-            );
+            });
+            let dim = Dim::new(ROPE_PAIRS, pairs, &[]).stated(stated.into_iter().collect());
+            dims.push(dim.multiple_of(step_of_pairs(pairs)));
         }
         for layer_idx in 0..self.n_layers {
-            let of_layer = |kind| dim_of_layer(kind, layer_idx);
-            dims.push(
-                Dim::new(of_layer(MLP), self.mlp, &[keys.mlp]).multiple_of(even_step(self.mlp, 4)),
-            );
+            let mlp = Dim::new(dim_of_layer(MLP, layer_idx), self.mlp, &[keys.mlp]);
+            dims.push(mlp.multiple_of(even_step(self.mlp, 4)));
             let kv_keys: Vec<&str> = keys.kv_heads.into_iter().collect();
+            let (heads, kv_heads) = (
+                dim_of_layer(HEADS, layer_idx),
+                dim_of_layer(KV_HEADS, layer_idx),
+            );
             if self.is_grouped() {
-                let heads = Dim::new(of_layer(HEADS), self.n_heads, &[keys.heads]);
-                dims.push(heads.partition(of_layer(KV_HEADS)));
-                dims.push(Dim::new(of_layer(KV_HEADS), self.n_kv_heads, &kv_keys));
+                let heads = Dim::new(heads, self.n_heads, &[keys.heads]);
+                dims.push(heads.partition(kv_heads.clone()));
+                dims.push(Dim::new(kv_heads, self.n_kv_heads, &kv_keys));
             } else {
                 let all_keys = [&[keys.heads], kv_keys.as_slice()].concat();
-                dims.push(Dim::new(of_layer(HEADS), self.n_heads, &all_keys));
+                dims.push(Dim::new(heads, self.n_heads, &all_keys));
             }
         }
         dims
@@ -247,8 +242,20 @@ fn even_step(full: usize, least: usize) -> usize {
 
 /// The same for pairs of channels of a head: attention kernels want multiples of 8 channels.
 fn step_of_pairs(full: usize) -> usize {
-    let power = |n: usize| n.checked_ilog2().map_or(1, |log| 1 << log);
-    power(full / 4).min(4).max(power(full / 64))
+    power_of_two(full / 4).min(4).max(power_of_two(full / 64))
+}
+
+/// The largest one up to n.
+fn power_of_two(n: usize) -> usize {
+    n.checked_ilog2().map_or(1, |log| 1 << log)
+}
+
+/// A size that the config may leave out where there is a default.
+fn size_or_stated(config: &Config, key: &str, default: Option<usize>) -> Result<usize> {
+    match default {
+        Some(default) => config.size_or(key, default),
+        None => config.size(key),
+    }
 }
 
 fn at_most(config: &Config, key: &str, size: usize, limit: usize) -> Result<usize> {

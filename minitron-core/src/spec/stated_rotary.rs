@@ -47,16 +47,11 @@ pub struct StatedRotary {
 impl StatedRotary {
     /// Of a decoder's config with the family's defaults.
     pub(crate) fn new(config: &Config, layer_type: Option<&'static str>, rotary: Rotary) -> Self {
-        let is_object = |key: &&str| {
-            config
-                .get(key)
-                .and_then(Value::as_object)
-                .is_some_and(|object| !object.is_empty())
-        };
-        let key = match ["rope_scaling", "rope_parameters"]
-            .into_iter()
-            .find(is_object)
-        {
+        let filled = ["rope_scaling", "rope_parameters"].into_iter().find(|key| {
+            let object = config.get(key).and_then(Value::as_object);
+            object.is_some_and(|object| !object.is_empty())
+        });
+        let key = match filled {
             _ if layer_type.is_some() => "rope_parameters",
             Some(key) => key,
             // The older form keeps the base beside the object.

@@ -153,8 +153,7 @@ pub(super) fn unread(config: &Config, architecture: &str, reads: &[&str]) -> Vec
         {
             found.push(format!(
                 "{path}: `{key}` is {} ({meaning}), which `{architecture}` does not read; a tool \
-                 that does computes \
-                 another model: take the key out, or a family that reads it",
+                 that does computes another model: take the key out, or a family that reads it",
                 shortened(value)
             ));
         }
@@ -162,8 +161,7 @@ pub(super) fn unread(config: &Config, architecture: &str, reads: &[&str]) -> Vec
     if let Some(class) = foreign_class(config) {
         found.push(format!(
             "{path}: `architectures` names {class}, `model_type` another family, by which it is \
-             read as \
-             `transformers` does; a tool that goes by the class computes another model"
+             read as `transformers` does; a tool that goes by the class computes another model"
         ));
     }
     found
@@ -202,28 +200,12 @@ fn is_neutral(neutral: Neutral, value: &Value, config: &Config) -> bool {
 /// A class that is not called after the config's own family.
 fn foreign_class(config: &Config) -> Option<String> {
     let class = config.get("architectures")?.get(0)?.as_str()?;
-    let plain = |word: &str| {
-        word.chars()
-            .filter(char::is_ascii_alphanumeric)
-            .collect::<String>()
-            .to_ascii_lowercase()
-    };
     let model_type = config.model_type().ok()?;
-    let is_called_after = |family: &str| {
-        let family = plain(family);
-        let rest = class
-            .get(family.len()..)
-            .filter(|_| plain(class).starts_with(&family));
-        rest.is_some_and(|rest| {
-            rest.is_empty() || CLASS_ENDINGS.iter().any(|ending| rest.starts_with(ending))
-        })
-    };
     // The language part of a model that also sees has a type of its own: `Gemma3TextModel` is
     // called after it, `Gemma3ForCausalLM` after the whole.
-    let is_own = is_called_after(model_type)
-        || model_type
-            .strip_suffix("_text")
-            .is_some_and(is_called_after);
+    let whole = model_type.strip_suffix("_text");
+    let is_own = is_called_after(class, model_type)
+        || whole.is_some_and(|family| is_called_after(class, family));
     (!is_own).then(|| {
         class
             .chars()
@@ -231,6 +213,24 @@ fn foreign_class(config: &Config) -> Option<String> {
             .take(80)
             .collect()
     })
+}
+
+fn is_called_after(class: &str, family: &str) -> bool {
+    let family = plain(family);
+    if !plain(class).starts_with(&family) {
+        return false;
+    }
+    class.get(family.len()..).is_some_and(|rest| {
+        rest.is_empty() || CLASS_ENDINGS.iter().any(|ending| rest.starts_with(ending))
+    })
+}
+
+/// Letters and digits alone, small.
+fn plain(word: &str) -> String {
+    word.chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect::<String>()
+        .to_ascii_lowercase()
 }
 
 fn shortened(value: &Value) -> String {

@@ -61,12 +61,11 @@ pub struct WindowRows {
 impl Task {
     /// The batch of some windows.
     pub fn batch(self, windows: &Windows, chosen: &[usize], device: Device) -> Result<Batch> {
-        let sample = |&window: &usize| windows.sample(window, window as u64);
-        self.batch_of(
-            &chosen.iter().map(sample).collect::<Result<Vec<_>>>()?,
-            windows.n_special_tokens(),
-            device,
-        )
+        let samples = chosen
+            .iter()
+            .map(|&window| windows.sample(window, window as u64))
+            .collect::<Result<Vec<_>>>()?;
+        self.batch_of(&samples, windows.n_special_tokens(), device)
     }
 
     /// The batch of some samples, each with as many special tokens.
@@ -81,76 +80,95 @@ impl Task {
             .map(|sample| sample.tokens.as_slice())
             .collect();
         let (ids_bt, attention_mask_bt) = fill(&sequences, device)?;
-        let (_, n_tokens) = ids_bt.size2()?;
         let marks: Vec<&[Marks]> = samples
             .iter()
             .map(|sample| sample.marks.as_slice())
             .collect();
         let positions_bt = positions_in_documents(&marks, device)?;
-        match self {
-            Task::NextToken
-                if attention_mask_bt.is_some() || marks.iter().any(|marks| !marks.is_empty()) =>
-            {
-                let rows = Tensor::f_from_slice(&predicting_rows(samples, n_tokens as usize))?
-                    .f_to_device(device)?;
-                let is_masked = marks.iter().copied().flatten().any(|mark| !mark.counts());
-                let counted_bt = if is_masked {
-                    Some(at_rows(&rows, &ids_bt)?)
-                } else {
-                    None
-                };
-                let labels_n = ids_bt
-                    .f_reshape([-1i64])?
-                    .f_index_select(0, &rows.f_add_scalar(1)?)?;
-                Ok(Batch {
-                    ids_bt,
-                    labels_n,
-                    attention_mask_bt,
-                    positions_bt,
-                    rows: Some(rows),
-                    counted_bt,
-                })
-            }
-            Task::NextToken => {
-                let labels_n = ids_bt.f_narrow(1, 1, n_tokens - 1)?.f_reshape([-1i64])?;
-                Ok(Batch {
-                    ids_bt,
-                    labels_n,
-                    attention_mask_bt,
-                    positions_bt,
-                    rows: None,
-                    counted_bt: None,
-                })
-            }
+        let is_plain = attention_mask_bt.is_none() && marks.iter().all(|marks| marks.is_empty());
+        let asked = match self {
+            Task::NextToken if is_plain => Asked::all_next_tokens(ids_bt)?,
+            Task::NextToken => Asked::next_tokens(ids_bt, samples)?,
             Task::Masked { mask, seed } => {
                 let rows = masked_rows(samples, n_special_tokens, seed);
-                let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
-                let flat = ids_bt.f_reshape([-1i64])?;
-                let labels_n = flat.f_index_select(0, &rows)?;
-                let masked = flat
-                    .f_index_fill(0, &rows, i64::from(mask))?
-                    .f_view_as(&ids_bt)?;
-                Ok(Batch {
-                    ids_bt: masked,
-                    labels_n,
-                    attention_mask_bt,
-                    positions_bt,
-                    rows: Some(rows),
-                    counted_bt: None,
-                })
+                Asked::masked_tokens(ids_bt, &rows, mask)?
             }
-            Task::States => {
-                let none = Tensor::f_zeros([0], (Kind::Int64, device))?;
-                Ok(Batch {
-                    ids_bt,
-                    labels_n: none.shallow_clone(),
-                    attention_mask_bt,
-                    positions_bt,
-                    rows: Some(none),
-                    counted_bt: None,
-                })
-            }
-        }
+            Task::States => Asked::nothing(ids_bt)?,
+        };
+        Ok(Batch {
+            ids_bt: asked.ids_bt,
+            labels_n: asked.labels_n,
+            attention_mask_bt,
+            positions_bt,
+            rows: asked.rows,
+            counted_bt: asked.counted_bt,
+        })
+    }
+}
+
+/// What a task makes of token ids; the fields are those of [`Batch`].
+struct Asked {
+    ids_bt: Tensor,
+    labels_n: Tensor,
+    rows: Option<Tensor>,
+    counted_bt: Option<Tensor>,
+}
+
+impl Asked {
+    fn all_next_tokens(ids_bt: Tensor) -> Result<Self> {
+        let n_next = ids_bt.size2()?.1 - 1;
+        let labels_n = ids_bt.f_narrow(1, 1, n_next)?.f_reshape([-1i64])?;
+        Ok(Asked {
+            ids_bt,
+            labels_n,
+            rows: None,
+            counted_bt: None,
+        })
+    }
+
+    /// Those that follow in the same document and count.
+    fn next_tokens(ids_bt: Tensor, samples: &[Sample]) -> Result<Self> {
+        let width = ids_bt.size2()?.1 as usize;
+        let rows = predicting_rows(samples, width);
+        let rows = Tensor::f_from_slice(&rows)?.f_to_device(ids_bt.device())?;
+        let mut marks = samples.iter().flat_map(|sample| &sample.marks);
+        let counted_bt = if marks.any(|mark| !mark.counts()) {
+            Some(at_rows(&rows, &ids_bt)?)
+        } else {
+            None
+        };
+        let nexts = rows.f_add_scalar(1)?;
+        let labels_n = ids_bt.f_reshape([-1i64])?.f_index_select(0, &nexts)?;
+        Ok(Asked {
+            ids_bt,
+            labels_n,
+            rows: Some(rows),
+            counted_bt,
+        })
+    }
+
+    /// The tokens at these rows, in whose place `mask` stands.
+    fn masked_tokens(ids_bt: Tensor, rows: &[i64], mask: u32) -> Result<Self> {
+        let rows = Tensor::f_from_slice(rows)?.f_to_device(ids_bt.device())?;
+        let flat = ids_bt.f_reshape([-1i64])?;
+        let labels_n = flat.f_index_select(0, &rows)?;
+        let masked = flat.f_index_fill(0, &rows, i64::from(mask))?;
+        Ok(Asked {
+            ids_bt: masked.f_view_as(&ids_bt)?,
+            labels_n,
+            rows: Some(rows),
+            counted_bt: None,
+        })
+    }
+
+    fn nothing(ids_bt: Tensor) -> Result<Self> {
+        let none = Tensor::f_zeros([0], (Kind::Int64, ids_bt.device()))?;
+        Ok(Asked {
+            ids_bt,
+            labels_n: none.shallow_clone(),
+            rows: Some(none),
+            counted_bt: None,
+        })
     }
 }
 
@@ -165,13 +183,13 @@ fn at_rows(rows: &Tensor, ids_bt: &Tensor) -> Result<Tensor> {
 fn predicting_rows(samples: &[Sample], width: usize) -> Vec<i64> {
     let mut rows = Vec::new();
     for (row, sample) in samples.iter().enumerate() {
-        let is_predicted = |next: usize| {
+        for next in 1..sample.tokens.len() {
             // Absent where all tokens count.
             let mark = sample.marks.get(next).copied().unwrap_or_default();
-            mark.counts() && !mark.begins_document()
-        };
-        let nexts = (1..sample.tokens.len()).filter(|&next| is_predicted(next));
-        rows.extend(nexts.map(|next| (row * width + next - 1) as i64));
+            if mark.counts() && !mark.begins_document() {
+                rows.push((row * width + next - 1) as i64);
+            }
+        }
     }
     rows
 }
@@ -203,6 +221,11 @@ fn masked_rows(samples: &[Sample], n_special_tokens: usize, seed: u64) -> Vec<i6
         );
     }
     rows
+}
+
+fn flat(x: &Tensor) -> Result<Vec<i64>> {
+    let on_cpu = x.f_to_device(Device::Cpu)?.f_to_kind(Kind::Int64)?;
+    Ok(Vec::<i64>::try_from(on_cpu.f_reshape([-1i64])?)?)
 }
 
 impl Batch {
@@ -240,13 +263,6 @@ impl Batch {
     /// `Torch` when the batch cannot be brought to the CPU.
     pub fn windows(&self) -> Result<Vec<WindowRows>> {
         let (n_windows, width) = self.ids_bt.size2()?;
-        let flat = |x: &Tensor| -> Result<Vec<i64>> {
-            Ok(Vec::<i64>::try_from(
-                x.f_to_device(Device::Cpu)?
-                    .f_to_kind(Kind::Int64)?
-                    .f_reshape([-1i64])?,
-            )?)
-        };
         let (ids, seen) = (
             flat(&self.ids_bt)?,
             self.attention_mask_bt.as_ref().map(flat).transpose()?,
@@ -257,10 +273,12 @@ impl Batch {
             .map(flat)
             .transpose()?
             .unwrap_or_default();
-        let every = |window: i64| (0..width - 1).map(move |position| window * width + position);
-        let rows = match &self.rows {
+        let rows: Vec<i64> = match &self.rows {
             Some(rows) => flat(rows)?,
-            None => (0..n_windows).flat_map(every).collect(),
+            // All but the last of each window.
+            None => (0..n_windows * width)
+                .filter(|row| (row + 1) % width != 0)
+                .collect(),
         };
         let width = width as usize;
         let mut windows: Vec<WindowRows> = Vec::new();

@@ -12,15 +12,11 @@ pub fn fill(sequences: &[&[u32]], device: Device) -> Result<(Tensor, Option<Tens
         .map(|sequence| sequence.len() as i64)
         .collect();
     let width = lengths.iter().max().copied().unwrap_or(0);
-    let filled = |sequence: &&[u32]| {
-        let padding = std::iter::repeat_n(0, width as usize - sequence.len());
-        sequence
-            .iter()
-            .map(|&id| i64::from(id))
-            .chain(padding)
-            .collect::<Vec<_>>()
-    };
-    let ids: Vec<i64> = sequences.iter().flat_map(filled).collect();
+    let mut ids: Vec<i64> = Vec::with_capacity(sequences.len() * width as usize);
+    for (row, sequence) in sequences.iter().enumerate() {
+        ids.extend(sequence.iter().map(|&id| i64::from(id)));
+        ids.resize((row + 1) * width as usize, 0);
+    }
     let ids_bt = Tensor::f_from_slice(&ids)?
         .f_view([sequences.len() as i64, width])?
         .f_to_kind(Kind::Int64)?;

@@ -83,12 +83,9 @@ impl Windows {
         let (tokens, width, n_special_tokens) = match around(special_tokens)? {
             None => (tokens, seq_len, 0),
             Some((cls, sep)) => {
-                let enclosed = |window: &[Token]| [&[cls], window, &[sep]].concat();
-                (
-                    tokens.chunks(seq_len).flat_map(enclosed).collect(),
-                    seq_len + 2,
-                    2,
-                )
+                let windows = tokens.chunks(seq_len);
+                let enclosed = windows.flat_map(|window| [&[cls], window, &[sep]].concat());
+                (enclosed.collect(), seq_len + 2, 2)
             }
         };
         let bounds: Vec<usize> = (0..=tokens.len()).step_by(width).collect();
@@ -112,18 +109,16 @@ impl Windows {
         special_tokens: Option<(u32, u32)>,
         name: &str,
     ) -> Result<Self> {
-        let marked = |document: Vec<u32>| {
-            document
+        let mut runs = Vec::with_capacity(documents.len());
+        for document in documents {
+            let mut run: Vec<Token> = document
                 .into_iter()
                 .map(Token::new)
-                .collect::<Result<Vec<_>>>()
-        };
-        let mut documents: Vec<Vec<Token>> =
-            documents.into_iter().map(marked).collect::<Result<_>>()?;
-        documents
-            .iter_mut()
-            .for_each(|document| document.truncate(seq_len));
-        Self::of_runs(documents, max_windows, special_tokens, (name, false))
+                .collect::<Result<_>>()?;
+            run.truncate(seq_len);
+            runs.push(run);
+        }
+        Self::of_runs(runs, max_windows, special_tokens, (name, false))
     }
 
     /// A window for each run of tokens, shorter ones first; those that predict nothing are left
@@ -166,13 +161,14 @@ impl Windows {
         inside_documents: bool,
         (width, n_special_tokens): (usize, usize),
     ) -> Self {
-        let mark = |token: &Token| token.marks().that_decide(inside_documents);
-        let is_plain = tokens.iter().all(|token| mark(token) == Marks::default());
-        let marks = if is_plain {
-            Vec::new()
-        } else {
-            tokens.iter().map(mark).collect()
-        };
+        let mut marks = Vec::new();
+        // Most text has none, and a mark for each token of it would be kept for nothing.
+        let deciding = tokens
+            .iter()
+            .map(|token| token.marks().that_decide(inside_documents));
+        if deciding.clone().any(|mark| mark != Marks::default()) {
+            marks.extend(deciding);
+        }
         let tokens = tokens.into_iter().map(Token::id).collect();
         Windows {
             tokens,
@@ -326,8 +322,8 @@ impl Windows {
 /// Each token's position in its document [B, T], padding left zero-based by its sequence's last
 /// document; none where every sequence is one document.
 pub(super) fn positions_in_documents(marks: &[&[Marks]], device: Device) -> Result<Option<Tensor>> {
-    let begins_inside = |marks: &&[Marks]| marks.iter().skip(1).any(|mark| mark.begins_document());
-    if !marks.iter().any(begins_inside) {
+    let mut inside = marks.iter().flat_map(|marks| marks.iter().skip(1));
+    if !inside.any(|mark| mark.begins_document()) {
         return Ok(None);
     }
     let width = marks.iter().map(|marks| marks.len()).max().unwrap_or(0);

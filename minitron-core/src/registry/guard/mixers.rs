@@ -1,6 +1,7 @@
 //! The same for mixers that a plugin brings: they run long after the spec that holds them was
 //! written.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::Tensor;
@@ -10,7 +11,7 @@ use crate::contract::{Mixer, Observed, Rescale, RunMixer};
 use crate::error::{Error, Result};
 use crate::mixers::is_built_in;
 use crate::model::{Context, MixerState, PartWeights, Port, PortTap, Ports};
-use crate::spec::{Cost, ModelSpec, Norm, Role, dim_of_layer};
+use crate::spec::{Cost, Dim, ModelSpec, Norm, Role, dim_of_layer};
 
 /// Puts a guard before every mixer of the plugin's own.
 ///
@@ -19,18 +20,15 @@ use crate::spec::{Cost, ModelSpec, Norm, Role, dim_of_layer};
 pub(super) fn guard(who: Who, spec: &mut ModelSpec) -> Result<()> {
     let ModelSpec { layers, dims, .. } = spec;
     for (idx, layer) in layers.iter_mut().enumerate() {
-        let size = |kind: &str| {
-            let of_layer = dims.get(&dim_of_layer(kind, idx));
-            of_layer
-                .or_else(|| dims.get(kind))
-                .map_or(0, |dim| dim.size)
-        };
         for part in layer
             .0
             .iter_mut()
             .filter(|part| !is_built_in(part.mixer.as_ref()))
         {
-            let facts = who.run(|| Ok(Facts::of(part.mixer.as_ref(), &size)))?;
+            let facts = who.run(|| {
+                let size = &|kind: &str| size_in(idx, kind, dims);
+                Ok(Facts::of(part.mixer.as_ref(), size))
+            })?;
             let mixer = Held::new(Arc::clone(&part.mixer));
             part.mixer = Arc::new(GuardedMixer {
                 who,
@@ -41,6 +39,14 @@ pub(super) fn guard(who: Who, spec: &mut ModelSpec) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The size of a kind in one layer.
+fn size_in(layer: usize, kind: &str, dims: &BTreeMap<String, Dim>) -> usize {
+    let of_layer = dims.get(&dim_of_layer(kind, layer));
+    of_layer
+        .or_else(|| dims.get(kind))
+        .map_or(0, |dim| dim.size)
 }
 
 /// What a mixer says of itself, asked once, where an error can be the answer.
