@@ -368,14 +368,14 @@ impl Course<'_> {
     /// has made of it.
     fn set_models(&self, word: &str, options: &mut Map<String, Value>) {
         let (original, model) = (Some(&self.spec.model), Some(&self.model));
-        let own = match word {
-            "distill" => [("teacher", original), ("student", model)],
-            "scratch" => [("config", model), ("config", None)],
-            "eval" => [("model", model), ("teacher", original)],
-            "prune" | "search" => [("model", model), ("scores", self.scores.as_ref())],
-            _ => [("model", model), ("model", None)],
+        let named = match word {
+            "distill" => vec![("teacher", original), ("student", model)],
+            "scratch" => vec![("config", model)],
+            "eval" => vec![("model", model), ("teacher", original)],
+            "prune" | "search" => vec![("model", model), ("scores", self.scores.as_ref())],
+            _ => vec![("model", model)],
         };
-        for (key, value) in own {
+        for (key, value) in named {
             if let Some(value) = value {
                 options.entry(key).or_insert_with(|| value.as_str().into());
             }
