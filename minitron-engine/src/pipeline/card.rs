@@ -10,6 +10,7 @@ use minitron_core::checkpoint::modules;
 use minitron_core::error::Result;
 use minitron_core::files::read_text;
 use minitron_core::output::write_atomic;
+use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{ModelSpec, Sizes};
 
 /// The card's file.
@@ -97,10 +98,9 @@ impl Card {
         };
         text += &sizes(student, before);
         text += &format!("\n{HISTORY}\n");
-        text += self
-            .source
-            .as_ref()
-            .map_or("", |(_, source)| &source.history);
+        if let Some((_, source)) = &self.source {
+            text += &source.history;
+        }
         text += &format!("\n### {}\n\n| | |\n|---|---|\n", self.job);
         for (key, value) in self.facts.iter().chain(measured) {
             text += &format!("| {key} | {} |\n", cell(value));
@@ -120,20 +120,19 @@ impl Card {
 
     fn front_matter(&self) -> String {
         let source = self.source.as_ref().map(|(_, source)| source);
-        let carried = |key: &str| {
-            source
-                .and_then(|source| source.block(key))
-                .unwrap_or_default()
-        };
         let mut text = "---\n".to_owned();
         if let Some(base) = self.base() {
             text += &format!("base_model: {}\n", Value::from(base));
         }
         text += &format!("library_name: {}\n", self.library);
+        let mut has_task = false;
         for key in CARRIED {
-            text += carried(key);
+            if let Some(block) = source.and_then(|source| source.block(key)) {
+                text += block;
+                has_task |= key == "pipeline_tag";
+            }
         }
-        if carried("pipeline_tag").is_empty() {
+        if !has_task {
             text += &format!("pipeline_tag: {}\n", self.task);
         }
         let mut tags = source.map(SourceCard::tags).unwrap_or_default();
@@ -186,12 +185,10 @@ fn sizes(student: &ModelSpec, before: Option<&Before>) -> String {
         rows.push((kind, earlier, size as u64));
     }
     let has_both = before.is_some();
-    let mut text = if has_both {
-        "| | before pruning | now |\n|---|---|---|\n"
-    } else {
-        "| | |\n|---|---|\n"
-    }
-    .to_owned();
+    let mut text = match has_both {
+        true => "| | before pruning | now |\n|---|---|---|\n".to_owned(),
+        false => "| | |\n|---|---|\n".to_owned(),
+    };
     for (name, earlier, now) in rows {
         text += &match (has_both, earlier) {
             (true, Some(earlier)) => format!("| {name} | {earlier} | {now} |\n"),
@@ -302,47 +299,50 @@ pub(super) fn name_of(model: &str, dir: &Path) -> String {
 /// The options of a job that are worth a line, in this order and separated by spaces; what is empty
 /// or left at nothing is left out.
 pub(super) fn facts(options: &Value, keys: &str) -> Vec<Fact> {
-    let fact = |key: &str| {
-        let words = match options.get(key)? {
-            Value::Null | Value::Bool(false) => return None,
-            Value::Array(list) => list.iter().map(written).collect::<Vec<_>>().join(", "),
-            Value::Object(map) if !map.contains_key("type") => map
-                .iter()
-                .map(|(key, value)| format!("{key}={}", written(value)))
-                .collect::<Vec<_>>()
-                .join(", "),
-            one => written(one),
-        };
+    let mut facts = Vec::new();
+    for key in keys.split(' ') {
+        let mut words = options.get(key).map(in_words).unwrap_or_default();
         let is_free_text = ["grid", "size", "filter"].contains(&key);
-        let words = if is_free_text {
-            words
-        } else {
-            without_folders(&words)
-        };
-        (!words.is_empty()).then(|| (key.replace('_', " "), words))
-    };
-    keys.split(' ').filter_map(fact).collect()
+        if !is_free_text {
+            words = without_folders(&words);
+        }
+        if !words.is_empty() {
+            facts.push((key.replace('_', " "), words));
+        }
+    }
+    facts
+}
+
+/// An option in a line; nothing where it is left at nothing.
+fn in_words(value: &Value) -> String {
+    match value {
+        Value::Null | Value::Bool(false) => String::new(),
+        Value::Array(list) => list.iter().map(written).collect::<Vec<_>>().join(", "),
+        Value::Object(map) if !map.contains_key("type") => {
+            let pairs = map.iter();
+            let pairs = pairs.map(|(key, value)| format!("{key}={}", written(value)));
+            pairs.collect::<Vec<_>>().join(", ")
+        }
+        one => written(one),
+    }
 }
 
 /// A plugin as it is typed, all else as JSON has it.
 fn written(value: &Value) -> String {
     match value {
         Value::String(word) => word.clone(),
-        Value::Object(_) => {
-            match serde_json::from_value::<minitron_core::registry::PluginSpec>(value.clone()) {
-                Ok(spec) => spec.to_string(),
-                Err(_) => value.to_string(),
-            }
-        }
+        Value::Object(_) => match serde_json::from_value::<PluginSpec>(value.clone()) {
+            Ok(spec) => spec.to_string(),
+            Err(_) => value.to_string(),
+        },
         other => other.to_string(),
     }
 }
 
 /// Each path by its last part: where it lay on this machine concerns nobody.
 fn without_folders(words: &str) -> String {
-    let is_between = |c: char| "=,*#: \"".contains(c);
-    words
-        .split_inclusive(is_between)
+    let pieces = words.split_inclusive(['=', ',', '*', '#', ':', ' ', '"']);
+    pieces
         .map(|piece| piece.rsplit('/').next().unwrap_or(piece))
         .collect()
 }

@@ -14,18 +14,14 @@ pub(super) fn note(spec: &ModelSpec, sizes: &Sizes, report: &mut Value) {
 /// The same for a person: one line with the programs' names, which repeats word for word over the
 /// jobs of a run.
 pub(super) fn warn(context: &Context, spec: &ModelSpec, sizes: &Sizes) {
-    let mut clients: Vec<String> = spec
-        .client_limits(sizes)
-        .into_iter()
-        .map(|limit| limit.client)
-        .collect();
+    let limits = spec.client_limits(sizes).into_iter();
+    let mut clients: Vec<String> = limits.map(|limit| limit.client).collect();
     clients.dedup();
     if !clients.is_empty() {
         let message =
             "refuses the student's sizes; plan.json and `minitron inspect` say why, and what helps";
-        context
-            .progress
-            .warn(&format!("{}: {message}", clients.join(", ")));
+        let message = format!("{}: {message}", clients.join(", "));
+        context.progress.warn(&message);
     }
 }
 
@@ -41,24 +37,21 @@ pub(super) fn warn_of_many<'s>(
     for sizes in candidates {
         n_candidates += 1;
         for limit in spec.client_limits(sizes) {
-            match refused
-                .iter_mut()
-                .find(|(known, _)| known.client == limit.client)
-            {
+            let mut known = refused.iter_mut();
+            match known.find(|(known, _)| known.client == limit.client) {
                 Some((_, n_refused)) => *n_refused += 1,
                 None => refused.push((limit, 1)),
             }
         }
     }
-    let of = |(ClientLimit { client, message }, n_refused): &(ClientLimit, usize)| {
-        format!(
+    let mut words = Vec::with_capacity(refused.len());
+    for (ClientLimit { client, message }, n_refused) in refused {
+        words.push(format!(
             "{client}: refuses {n_refused} of {n_candidates} candidates, the first of them: \
              {message}"
-        )
-    };
-    if !refused.is_empty() {
-        context
-            .progress
-            .warn(&refused.iter().map(of).collect::<Vec<_>>().join("; "));
+        ));
+    }
+    if !words.is_empty() {
+        context.progress.warn(&words.join("; "));
     }
 }

@@ -16,10 +16,9 @@ use crate::data::{DataSpec, TextOptions, Tokenizer, are_texts};
 use minitron_core::contract::{Evaluator, Measurements, Subject};
 use minitron_core::error::{Error, Result};
 use minitron_core::files::read_text;
-use minitron_core::model::Transformer;
 use minitron_core::plan::Plan;
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{HIDDEN, ModelFolder, Sizes};
+use minitron_core::spec::{HIDDEN, ModelFolder, ModelSpec, Sizes};
 use minitron_core::windows::Windows;
 
 /// Options of `eval`.
@@ -149,13 +148,44 @@ impl From<NamedTask> for String {
 
 /// Evaluates a model.
 pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
+    check(options)?;
+    let folder = context.open_to_run(&options.model)?;
+    let teacher = match &options.teacher {
+        Some(teacher) => Some(context.open_to_run(teacher)?),
+        None => None,
+    };
+    let teacher = teacher.as_ref();
+    let tasks = tasks(context, options)?;
+    let tokenizer = tokenizer(context, options, &folder, teacher)?.at(options.text.now()?);
+    let windows = windows(context, options, &folder, &tokenizer)?;
+    let measures = evaluators(context, options, &folder, windows.is_some())?;
+    let model = context.load(&folder.checkpoint.tensors, &folder.spec, false)?;
+    let (mut other, mut kept_hidden) = (None, None);
+    if let Some(teacher) = teacher {
+        // A model beside itself is loaded once.
+        if teacher.checkpoint.dir != folder.checkpoint.dir {
+            other = Some(context.load(&teacher.checkpoint.tensors, &teacher.spec, false)?);
+        }
+        kept_hidden = self::kept_hidden(context, &folder.checkpoint.dir, teacher)?;
+    }
+    let subject = Subject {
+        model: &model,
+        teacher: other.as_ref().or(teacher.map(|_| &model)),
+        kept_hidden: kept_hidden.as_deref(),
+        windows: windows.as_ref(),
+        tokenizer: Some(&tokenizer),
+        batch_size: options.batch_size,
+        seed: context.seed,
+        progress: context.progress,
+    };
+    measure(&folder.spec, &subject, &measures, &tasks)
+}
+
+/// What can be refused by looking at the options alone.
+fn check(options: &EvalOptions) -> Result<()> {
     at_least_1("batch_size", options.batch_size)?;
-    let names: BTreeSet<&str> = options
-        .tasks
-        .iter()
-        .map(|task| task.name.as_str())
-        .collect();
-    if names.len() < options.tasks.len() {
+    let names = options.tasks.iter().map(|task| task.name.as_str());
+    if names.collect::<BTreeSet<_>>().len() < options.tasks.len() {
         return Err(Error::Recipe(
             "tasks: two have one name, under which one result stands; name each its own".into(),
         ));
@@ -165,73 +195,65 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
             "nothing to evaluate on; give data, a task or an evaluator".into(),
         ));
     }
-    let folder = context.open_to_run(&options.model)?;
-    let teacher_folder = options
-        .teacher
-        .as_deref()
-        .map(|teacher| context.open_to_run(teacher))
-        .transpose()?;
-    let tasks = tasks(context, options)?;
-    let tokenizer =
-        tokenizer(context, options, &folder, teacher_folder.as_ref())?.at(options.text.now()?);
-    let windows = windows(context, options, &folder, &tokenizer)?;
-    let has_teacher = teacher_folder.is_some();
-    let specs = match (&windows, options.evaluators.as_slice()) {
-        (Some(_), []) => context.defaults.evaluators(&folder.spec, has_teacher),
-        (_, named) => named.to_vec(),
+    Ok(())
+}
+
+/// An evaluator, by its tag or a task's name.
+type NamedEvaluator = (String, Box<dyn Evaluator>);
+
+/// What is measured on the text, or as named.
+fn evaluators(
+    context: &Context,
+    options: &EvalOptions,
+    folder: &ModelFolder,
+    has_windows: bool,
+) -> Result<Vec<NamedEvaluator>> {
+    let specs = match options.evaluators.as_slice() {
+        [] if has_windows => {
+            let has_teacher = options.teacher.is_some();
+            context.defaults.evaluators(&folder.spec, has_teacher)
+        }
+        named => named.to_vec(),
     };
-    let measures: Vec<Box<dyn Evaluator>> = specs
-        .iter()
-        .map(|spec| context.registry.build(spec))
-        .collect::<Result<_>>()?;
-    if measures.is_empty() && windows.is_some() {
+    let mut evaluators = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let evaluator = context.registry.build::<dyn Evaluator>(&spec)?;
+        evaluators.push((spec.tag, evaluator));
+    }
+    if evaluators.is_empty() && has_windows {
         let message = "an encoder without a head has no loss of its own; give a teacher to compare \
                        hidden states with";
         return Err(Error::Recipe(message.into()));
     }
-    let load = |folder: &ModelFolder| context.load(&folder.checkpoint.tensors, &folder.spec, false);
-    let model = load(&folder)?;
-    // A model beside itself is loaded once.
-    let other = teacher_folder
-        .as_ref()
-        .filter(|teacher| teacher.checkpoint.dir != folder.checkpoint.dir);
-    let other: Option<Transformer> = other.map(load).transpose()?;
-    let kept_hidden = teacher_folder
-        .as_ref()
-        .map(|teacher| kept_hidden(context, &folder.checkpoint.dir, teacher));
-    let kept_hidden = kept_hidden.transpose()?.flatten();
-    let subject = Subject {
-        model: &model,
-        teacher: other.as_ref().or(teacher_folder.as_ref().map(|_| &model)),
-        kept_hidden: kept_hidden.as_deref(),
-        windows: windows.as_ref(),
-        tokenizer: Some(&tokenizer),
-        batch_size: options.batch_size,
-        seed: context.seed,
-        progress: context.progress,
-    };
+    Ok(evaluators)
+}
+
+/// All measurements, as the report has them.
+fn measure(
+    spec: &ModelSpec,
+    subject: &Subject,
+    measures: &[NamedEvaluator],
+    tasks: &[NamedEvaluator],
+) -> Result<Value> {
     let mut report = Map::new();
-    report.insert("architecture".into(), json!(folder.spec.architecture));
-    report.insert("n_params".into(), json!(folder.spec.n_params()));
-    report.insert(
-        "n_non_embedding".into(),
-        json!(folder.spec.n_non_embedding_at(&Sizes::new())),
-    );
-    for (spec, evaluator) in specs.iter().zip(measures) {
-        let _span = tracing::info_span!("evaluate", name = %spec.tag).entered();
-        insert(&mut report, evaluator.evaluate(&subject)?);
+    let n_non_embedding = spec.n_non_embedding_at(&Sizes::new());
+    report.insert("architecture".into(), json!(spec.architecture));
+    report.insert("n_params".into(), json!(spec.n_params()));
+    report.insert("n_non_embedding".into(), json!(n_non_embedding));
+    for (tag, evaluator) in measures {
+        let _span = tracing::info_span!("evaluate", name = %tag).entered();
+        insert(&mut report, evaluator.evaluate(subject)?);
     }
     let mut by_task = Map::new();
     for (name, evaluator) in tasks {
         let _span = tracing::info_span!("evaluate", %name).entered();
+        let measured = evaluator.evaluate(subject);
         let mut results = Map::new();
         insert(
             &mut results,
-            evaluator
-                .evaluate(&subject)
-                .map_err(|e| e.at(format!("task {name}")))?,
+            measured.map_err(|e| e.at(format!("task {name}")))?,
         );
-        by_task.insert(name, Value::Object(results));
+        by_task.insert(name.clone(), Value::Object(results));
     }
     report.insert("tasks".into(), Value::Object(by_task));
     Ok(Value::Object(report))
@@ -256,29 +278,20 @@ fn tokenizer(
     folder: &ModelFolder,
     teacher: Option<&ModelFolder>,
 ) -> Result<Tokenizer> {
-    let compared = match options.data.is_empty() {
-        true => Compared::Nothing,
-        false
-            if are_texts(
-                &options.data,
-                &options.text.reading(2, None, context.seed),
-                context.registry,
-            )? =>
-        {
-            Compared::Text
-        }
-        false => Compared::Tokens,
+    let reading = options.text.reading(2, None, context.seed);
+    let compared = if options.data.is_empty() {
+        Compared::Nothing
+    } else if are_texts(&options.data, &reading, context.registry)? {
+        Compared::Text
+    } else {
+        Compared::Tokens
     };
-    Ok(Vocabulary::open(
-        context,
-        Model::of(folder),
-        teacher,
-        (compared, options.any_model),
-    )?
-    .tokenizer)
+    let how = (compared, options.any_model);
+    let vocabulary = Vocabulary::open(context, Model::of(folder), teacher, how)?;
+    Ok(vocabulary.tokenizer)
 }
 
-fn tasks(context: &Context, options: &EvalOptions) -> Result<Vec<(String, Box<dyn Evaluator>)>> {
+fn tasks(context: &Context, options: &EvalOptions) -> Result<Vec<NamedEvaluator>> {
     let mut tasks = Vec::new();
     for NamedTask { name, what } in &options.tasks {
         let spec = match what {
@@ -288,10 +301,8 @@ fn tasks(context: &Context, options: &EvalOptions) -> Result<Vec<(String, Box<dy
                 .map_err(|e| e.at(format!("task {name}")))?,
             TaskSource::Evaluator(spec) => spec.clone(),
         };
-        tasks.push((
-            name.clone(),
-            context.registry.build::<dyn Evaluator>(&spec)?,
-        ));
+        let evaluator = context.registry.build::<dyn Evaluator>(&spec)?;
+        tasks.push((name.clone(), evaluator));
     }
     Ok(tasks)
 }
@@ -329,8 +340,8 @@ pub(super) fn kept_hidden(
     let from_teacher = saved["hidden_basis"].is_null()
         && saved["n_params_source"].as_u64() == Some(teacher.spec.n_params())
         && saved["sizes_source"][HIDDEN].as_u64() == Some(teacher.spec.size(HIDDEN) as u64);
-    let Some((mut plan, source)) = Plan::load_with_source(&path).ok().filter(|_| from_teacher)
-    else {
+    let loaded = Plan::load_with_source(&path).ok();
+    let Some((mut plan, source)) = loaded.filter(|_| from_teacher) else {
         return Ok(None);
     };
     if let Some(source) = source {
@@ -339,8 +350,7 @@ pub(super) fn kept_hidden(
             let name = name_of(dir);
             context.progress.note(&format!(
                 "`{name}` was pruned from {source}, and its teacher is {own}: the channels that it \
-                 kept are taken for those \
-                 of its teacher"
+                 kept are taken for those of its teacher"
             ));
         }
     }

@@ -10,11 +10,8 @@ use minitron_core::spec::ModelFolder;
 
 /// The identity of a model's folder.
 pub(super) fn identity_of(folder: &ModelFolder) -> Result<Identity> {
-    let tensors = folder
-        .spec
-        .params
-        .iter()
-        .map(|tensor| (tensor.layer(), tensor.name()));
+    let tensors = folder.spec.params.iter();
+    let tensors = tensors.map(|tensor| (tensor.layer(), tensor.name()));
     let dir = &folder.checkpoint.dir;
     let tokenizer = dir.join("tokenizer.json");
     Ok(Identity {
@@ -32,13 +29,16 @@ pub(super) fn identity_of(folder: &ModelFolder) -> Result<Identity> {
 /// folder's last name, since the rest is this machine's.
 pub(super) fn name_of(dir: &Path) -> String {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-    let words = || {
-        dir.components()
-            .rev()
-            .map(|part| part.as_os_str().to_string_lossy().into_owned())
-    };
-    let cached = words().find_map(|word| Some(word.strip_prefix("models--")?.replace("--", "/")));
-    cached.or_else(|| words().next()).unwrap_or_default()
+    for part in dir.components().rev() {
+        let name = part.as_os_str().to_string_lossy();
+        if let Some(cached) = name.strip_prefix("models--") {
+            return cached.replace("--", "/");
+        }
+    }
+    let last = dir.components().next_back();
+    last.map_or(String::new(), |part| {
+        part.as_os_str().to_string_lossy().into_owned()
+    })
 }
 
 /// Something that belongs to a model.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::context::Context;
 use super::recipe::StageOptions;
 use super::run_dir::RunDir;
-use super::{TaskSource, TrainingOptions};
+use super::{EvalOptions, PruneOptions, TaskSource, TeacherOptions, TrainingOptions};
 use crate::data::{DataSpec, TextOptions};
 use minitron_core::checkpoint::companions;
 use minitron_core::digest;
@@ -36,20 +36,7 @@ impl Inputs<'_, '_> {
                 self.specs(&mut o.metrics)?;
                 self.data(&mut o.data, &o.text)?;
             }
-            StageOptions::Prune(o) => {
-                self.model(&mut o.model)?;
-                if let Some(scores) = &mut o.scores {
-                    self.scores(scores)?;
-                }
-                if let Some(plan) = &mut o.plan {
-                    *plan = self.recipe_dir.join(&*plan);
-                    self.file(plan)?;
-                }
-                self.specs(&mut o.metrics)?;
-                let reconstruction = &mut o.reconstruction;
-                self.specs(&mut reconstruction.heal)?;
-                self.data(&mut reconstruction.data, &reconstruction.text)?;
-            }
+            StageOptions::Prune(o) => self.of_prune(o)?,
             StageOptions::Train(o) => {
                 if let Some(config) = &mut o.config {
                     *config = self.config(config)?;
@@ -60,34 +47,16 @@ impl Inputs<'_, '_> {
                 self.texts(&mut o.setup)?;
             }
             StageOptions::Distill(o) => {
-                o.asked.teacher_cache = o
-                    .asked
-                    .teacher_cache
-                    .take()
-                    .map(|dir| self.recipe_dir.join(dir));
+                self.set_cache(&mut o.asked);
                 self.model(&mut o.teacher)?;
                 self.model(&mut o.student)?;
                 self.texts(&mut o.setup)?;
             }
-            StageOptions::Eval(o) => {
-                self.model(&mut o.model)?;
-                if let Some(teacher) = &mut o.teacher {
-                    self.model(teacher)?;
-                }
-                self.specs(&mut o.evaluators)?;
-                for task in &mut o.tasks {
-                    self.task(&mut task.what)?;
-                }
-                self.data(&mut o.data, &o.text)?;
-            }
+            StageOptions::Eval(o) => self.of_eval(o)?,
             StageOptions::Search(o) => {
                 self.model(&mut o.model)?;
                 self.scores(&mut o.scores)?;
-                o.asked.teacher_cache = o
-                    .asked
-                    .teacher_cache
-                    .take()
-                    .map(|dir| self.recipe_dir.join(dir));
+                self.set_cache(&mut o.asked);
                 self.specs(&mut o.heal)?;
                 self.texts(&mut o.setup)?;
             }
@@ -96,16 +65,47 @@ impl Inputs<'_, '_> {
         Ok(options)
     }
 
+    fn of_prune(&mut self, options: &mut PruneOptions) -> Result<()> {
+        self.model(&mut options.model)?;
+        if let Some(scores) = &mut options.scores {
+            self.scores(scores)?;
+        }
+        if let Some(plan) = &mut options.plan {
+            *plan = self.recipe_dir.join(&*plan);
+            self.file(plan)?;
+        }
+        self.specs(&mut options.metrics)?;
+        let reconstruction = &mut options.reconstruction;
+        self.specs(&mut reconstruction.heal)?;
+        self.data(&mut reconstruction.data, &reconstruction.text)
+    }
+
+    fn of_eval(&mut self, options: &mut EvalOptions) -> Result<()> {
+        self.model(&mut options.model)?;
+        if let Some(teacher) = &mut options.teacher {
+            self.model(teacher)?;
+        }
+        self.specs(&mut options.evaluators)?;
+        for task in &mut options.tasks {
+            self.task(&mut task.what)?;
+        }
+        self.data(&mut options.data, &options.text)
+    }
+
+    /// A teacher's cache lies where the recipe's folder says.
+    fn set_cache(&self, asked: &mut TeacherOptions) {
+        if let Some(dir) = &mut asked.teacher_cache {
+            *dir = self.recipe_dir.join(&*dir);
+        }
+    }
+
     /// An earlier stage's folder or one inside it (`search/winner`), remembered by what that stage
     /// was made from; else a path from the recipe's folder.
     fn place(&mut self, name: &str) -> (PathBuf, bool) {
         let stage = name.split('/').next().unwrap_or_default();
         let is_path = stage != name && self.recipe_dir.join(name).exists();
-        match self
-            .run_dir
-            .find(stage)
-            .filter(|_| self.earlier.contains(&stage) && !is_path)
-        {
+        let is_earlier = self.earlier.contains(&stage) && !is_path;
+        match self.run_dir.find(stage).filter(|_| is_earlier) {
             Some(found) => {
                 self.read.push((None, found.inputs.clone()));
                 (self.run_dir.stage(name), true)
@@ -139,19 +139,20 @@ impl Inputs<'_, '_> {
         let Ok(entries) = std::fs::read_dir(dir) else {
             return Ok(());
         };
-        let mut paths: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect();
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut paths: Vec<PathBuf> = paths.filter(|path| is_weight_or_config(path)).collect();
         paths.sort();
-        let own = paths.into_iter().filter(|path| is_weight_or_config(path));
         // What goes along into every output, too: a chat template, a tokenizer in other forms.
-        let is_along =
-            |name: &PathBuf| name.components().count() > 1 || !is_weight_or_config(&dir.join(name));
-        let along = companions(dir)?
-            .into_iter()
-            .filter(is_along)
-            .map(|name| dir.join(name));
-        own.chain(along).try_for_each(|path| self.file(&path))
+        for name in companions(dir)? {
+            let path = dir.join(&name);
+            if name.components().count() > 1 || !is_weight_or_config(&path) {
+                paths.push(path);
+            }
+        }
+        for path in paths {
+            self.file(&path)?;
+        }
+        Ok(())
     }
 
     fn config(&mut self, config: &Path) -> Result<PathBuf> {
@@ -224,11 +225,7 @@ impl Inputs<'_, '_> {
 }
 
 fn is_weight_or_config(path: &Path) -> bool {
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.is_file() && (name.ends_with(".safetensors") || name.ends_with(".json"))
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::clients;
 use super::context::Context;
@@ -29,16 +29,11 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
     let (spec, weights) = open(context, &options.model)?;
     let spec = &spec;
     let space = Space::new(spec, &context.axes(&[])?)?;
-    let legal: serde_json::Map<String, Value> = space
-        .axes
-        .iter()
-        .map(|axis| {
-            (
-                axis.kind.clone(),
-                json!({ "full": axis.full, "multiple_of": axis.step }),
-            )
-        })
-        .collect();
+    let mut legal = Map::new();
+    for axis in &space.axes {
+        let sizes = json!({ "full": axis.full, "multiple_of": axis.step });
+        legal.insert(axis.kind.clone(), sizes);
+    }
     let seq_len = options.seq_len.unwrap_or(spec.options.max_positions);
     let mut report = json!({
         "architecture": spec.architecture,
@@ -88,18 +83,16 @@ pub(super) fn open(context: &Context, model: &str) -> Result<(ModelSpec, WeightS
     }
     let folder = context.open(model)?;
     let source = &folder.checkpoint.tensors;
-    let infos = || {
-        folder
-            .spec
-            .params
-            .iter()
-            .filter_map(|tensor| source.info(&tensor.name()))
-    };
+    let (mut n_bytes, mut dtype) = (0_u64, None);
+    for tensor in &folder.spec.params {
+        if let Some(info) = source.info(&tensor.name()) {
+            n_bytes += info.n_bytes().unwrap_or(0);
+            dtype.get_or_insert(info.dtype);
+        }
+    }
     let weights = WeightSummary {
-        n_bytes: infos().filter_map(|info| info.n_bytes()).sum(),
-        dtype: infos()
-            .next()
-            .map(|info| format!("{:?}", info.dtype).to_lowercase()),
+        n_bytes,
+        dtype: dtype.map(|dtype| format!("{dtype:?}").to_lowercase()),
         unknown_tensors: folder.unknown_tensors,
     };
     Ok((folder.spec, weights))

@@ -25,74 +25,81 @@ pub(super) fn objective(
     };
     let mut objective = Objective::default();
     for (idx, spec) in losses.iter().enumerate() {
-        let at = |e: Error| e.at(format!("losses[{idx}]"));
-        let (tag, mut spec) = (spec.tag.clone(), spec.clone());
-        let label = match spec.take("as") {
-            Some(label) => label
-                .as_str()
-                .map_or_else(|| label.to_string(), str::to_owned),
-            None => tag.clone(),
-        };
-        if objective.labels().any(|other| other == label) {
-            return Err(at(Error::Recipe(format!(
-                "`{label}` is given twice; name one of them with as=LABEL"
-            ))));
-        }
-        let (weight, alpha) = (spec.take("weight"), spec.take("alpha"));
-        if !context
-            .registry
-            .of_kind(Kind::StateLoss)
-            .any(|descriptor| descriptor.tag == tag)
-        {
-            if alpha.is_some() {
-                return Err(at(Error::Recipe(format!(
-                    "alpha: `{tag}` is a loss on logits; give it a weight"
-                ))));
-            }
-            known(context, &tag).map_err(at)?;
-            let loss = context
-                .registry
-                .build::<dyn LogitLoss>(&spec)
-                .map_err(at)?
-                .into();
-            objective.terms.push(Term {
-                label,
-                weight: factor("weight", weight.as_ref()).map_err(at)?,
-                loss,
-            });
-            continue;
-        }
-        let weight = state_weight(weight.as_ref(), alpha.as_ref()).map_err(at)?;
-        let loss = context.registry.build::<dyn StateLoss>(&spec).map_err(at)?;
-        let Some(teacher) = teacher else {
-            return Err(at(Error::Recipe(format!(
-                "`{tag}` compares with a teacher, and none is given"
-            ))));
-        };
-        objective
-            .states
-            .push(StateTerm::new(label, weight, loss, student, teacher, start).map_err(at)?);
+        let added = add(
+            context,
+            &mut objective,
+            spec.clone(),
+            (student, teacher),
+            start,
+        );
+        added.map_err(|e| e.at(format!("losses[{idx}]")))?;
     }
     objective.check()?;
     Ok(objective)
 }
 
+/// Adds a loss to the objective.
+fn add(
+    context: &Context,
+    objective: &mut Objective,
+    mut spec: PluginSpec,
+    (student, teacher): (&ModelSpec, Option<&ModelSpec>),
+    start: LiftStart,
+) -> Result<()> {
+    let label = match spec.take("as") {
+        Some(Value::String(label)) => label,
+        Some(label) => label.to_string(),
+        None => spec.tag.clone(),
+    };
+    if objective.labels().any(|other| other == label) {
+        return Err(Error::Recipe(format!(
+            "`{label}` is given twice; name one of them with as=LABEL"
+        )));
+    }
+    let (weight, alpha) = (spec.take("weight"), spec.take("alpha"));
+    let tag = &spec.tag;
+    if !has_loss(context, Kind::StateLoss, tag) {
+        if alpha.is_some() {
+            return Err(Error::Recipe(format!(
+                "alpha: `{tag}` is a loss on logits; give it a weight"
+            )));
+        }
+        known(context, tag)?;
+        let loss = context.registry.build::<dyn LogitLoss>(&spec)?.into();
+        let weight = factor("weight", weight.as_ref())?;
+        objective.terms.push(Term {
+            label,
+            weight,
+            loss,
+        });
+        return Ok(());
+    }
+    let weight = state_weight(weight.as_ref(), alpha.as_ref())?;
+    let loss = context.registry.build::<dyn StateLoss>(&spec)?;
+    let Some(teacher) = teacher else {
+        return Err(Error::Recipe(format!(
+            "`{tag}` compares with a teacher, and none is given"
+        )));
+    };
+    let term = StateTerm::new(label, weight, loss, student, teacher, start)?;
+    objective.states.push(term);
+    Ok(())
+}
+
+fn has_loss(context: &Context, kind: Kind, tag: &str) -> bool {
+    let mut losses = context.registry.of_kind(kind);
+    losses.any(|descriptor| descriptor.tag == tag)
+}
+
 /// An unknown name is answered with the losses of both kinds.
 fn known(context: &Context, tag: &str) -> Result<()> {
-    let of = |kind| {
-        context
-            .registry
-            .of_kind(kind)
-            .map(|descriptor| descriptor.tag)
-    };
-    match of(Kind::Loss).any(|known| known == tag) {
-        true => Ok(()),
-        false => Err(Error::unknown(
-            "loss plugin",
-            tag,
-            of(Kind::Loss).chain(of(Kind::StateLoss)),
-        )),
+    if has_loss(context, Kind::Loss, tag) {
+        return Ok(());
     }
+    let on_logits = context.registry.of_kind(Kind::Loss);
+    let on_states = context.registry.of_kind(Kind::StateLoss);
+    let tags = on_logits.chain(on_states).map(|descriptor| descriptor.tag);
+    Err(Error::unknown("loss plugin", tag, tags))
 }
 
 fn factor(key: &str, value: Option<&Value>) -> Result<f64> {

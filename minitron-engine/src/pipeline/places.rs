@@ -42,8 +42,7 @@ pub(super) fn refuse_places(
     out: &Path,
 ) -> Result<()> {
     if let Some(cache) = cache {
-        let whole = |path: &Path| std::path::absolute(path).at_path(path);
-        if whole(cache)?.starts_with(whole(out)?) {
+        if absolute(cache)?.starts_with(absolute(out)?) {
             let message = "teacher_cache: lies in the output folder, which is replaced; name a \
                            folder of its own";
             return Err(Error::Recipe(message.into()));
@@ -55,6 +54,10 @@ pub(super) fn refuse_places(
         OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
     }
     Ok(())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).at_path(path)
 }
 
 /// Whether a folder is absent, or holds a training's state or its beginnings and nothing else's
@@ -74,11 +77,7 @@ fn can_resume(dir: &Path) -> Result<bool> {
         ".teacher.part",
         ".teacher.old",
     ];
-    let is_own = |name: &str| OWN.contains(&name);
-    let names = fs::read_dir(dir)
-        .at_path(dir)?
-        .filter_map(|entry| Some(entry.ok()?.file_name()));
-    Ok(names
-        .into_iter()
-        .all(|name| is_own(&name.to_string_lossy())))
+    let entries = fs::read_dir(dir).at_path(dir)?.flatten();
+    let mut names = entries.map(|entry| entry.file_name());
+    Ok(names.all(|name| OWN.contains(&name.to_string_lossy().as_ref())))
 }

@@ -38,11 +38,13 @@ pub(super) fn decide(
     let axes = context.axes(&options.axes)?;
     let space = space_of(spec, &axes, options.square)?;
     let groups = context.groups(&axes, spec)?;
-    let rank = |scores: &String| {
-        let scores = scores_of(context, &scores_path(scores)?, own, options.any_model)?;
-        Rankings::new(&scores, &groups, &options.by)
+    let rankings = match &options.scores {
+        Some(scores) => {
+            let scores = scores_of(context, &scores_path(scores)?, own, options.any_model)?;
+            Some(Rankings::new(&scores, &groups, &options.by)?)
+        }
+        None => None,
     };
-    let rankings = options.scores.as_ref().map(rank).transpose()?;
     if let Some(path) = &options.plan {
         let (plan, source) = Plan::load_with_source(path)?;
         Artefact {
@@ -117,25 +119,28 @@ fn allocate(
     (space, rankings): (&Space, &Rankings),
 ) -> Result<Plan> {
     let wanted = options.wanted(folder)?;
-    let asked = options
-        .allocator
-        .clone()
-        .unwrap_or_else(|| context.defaults.allocator(&wanted));
-    let allocator = context.registry.build::<dyn Allocator>(&asked)?;
-    let best = allocator
-        .allocate(space, rankings, &folder.spec)?
-        .into_iter()
-        .next();
-    let broken = |message: String| Error::Plugin {
-        tag: asked.tag.clone(),
-        origin: "allocator".into(),
-        message,
+    let asked = match &options.allocator {
+        Some(allocator) => allocator.clone(),
+        None => context.defaults.allocator(&wanted),
     };
-    let plan = best.ok_or_else(|| broken("gave no plan".into()))?;
-    plan.checked(space, &folder.spec).map_err(|e| match e {
-        Error::Plan(message) => broken(message),
+    let allocator = context.registry.build::<dyn Allocator>(&asked)?;
+    let plans = allocator.allocate(space, rankings, &folder.spec)?;
+    let Some(best) = plans.into_iter().next() else {
+        return Err(broken(asked.tag, "gave no plan".into()));
+    };
+    best.checked(space, &folder.spec).map_err(|e| match e {
+        Error::Plan(message) => broken(asked.tag, message),
         other => other,
     })
+}
+
+/// An allocator that does not keep its contract.
+fn broken(tag: String, message: String) -> Error {
+    Error::Plugin {
+        tag,
+        origin: "allocator".into(),
+        message,
+    }
 }
 
 /// Iterative importance (arXiv 2407.14679, section 2.3): along a linear schedule of sizes, each
@@ -160,12 +165,14 @@ impl Rounds<'_> {
             );
             return Err(Error::Recipe(message));
         }
-        let sizes = |round| schedule(&space.full(), target, round, n_rounds, space);
-        let mut plan = space.plan(&sizes(1), rankings, spec)?;
+        let full = space.full();
+        let sizes = schedule(&full, target, 1, n_rounds, space);
+        let mut plan = space.plan(&sizes, rankings, spec)?;
         for round in 2..=n_rounds {
             let _span = tracing::info_span!("round", round).entered();
             let student = Student::new(source, spec, &plan)?;
-            let later = self.round(&student.view, &student.spec, (sizes(round), space))?;
+            let sizes = schedule(&full, target, round, n_rounds, space);
+            let later = self.round(&student.view, &student.spec, (sizes, space))?;
             plan = plan.compose(&later, spec);
         }
         plan.checked(space, spec)
@@ -179,9 +186,10 @@ impl Rounds<'_> {
     ) -> Result<Plan> {
         let groups = self.context.groups(self.axes, spec)?;
         let tokenizer = self.context.tokenizer(self.folder)?;
-        let mut inputs =
-            self.context
-                .score_inputs(source, (spec, &groups), &tokenizer, self.windows);
+        let dims = (spec, groups.as_slice());
+        let mut inputs = self
+            .context
+            .score_inputs(source, dims, &tokenizer, self.windows);
         inputs.batch_size = self.options.reconstruction.batch_size.max(1);
         inputs.max_memory = self.options.max_memory.map(|bytes| bytes.0);
         let scores = score::score(&inputs, metrics(self.context, &self.options.metrics)?)?;
@@ -189,14 +197,13 @@ impl Rounds<'_> {
         let mut space = space_of(spec, self.axes, self.options.square)?;
         // What is legal for the source is legal on the way there, whatever steps a narrower model
         // would have.
-        for axis in space
-            .axes
-            .iter_mut()
-            .filter(|axis| [HIDDEN, MLP].contains(&axis.kind.as_str()))
-        {
-            axis.step = of_source
-                .axis(&axis.kind)
-                .map_or(axis.step, |whole| whole.step.min(axis.step));
+        for axis in &mut space.axes {
+            if ![HIDDEN, MLP].contains(&axis.kind.as_str()) {
+                continue;
+            }
+            if let Ok(whole) = of_source.axis(&axis.kind) {
+                axis.step = whole.step.min(axis.step);
+            }
         }
         // A student with a key/value head for each query head has no such axis any more.
         sizes.retain(|kind, _| space.axis(kind).is_ok());

@@ -37,13 +37,8 @@ impl PruneOptions {
         told["rounds"] = json!((self.rounds > 1).then_some(self.rounds));
         let facts = facts(&told, &format!("{SIZED_BY} {looks_at_text}"));
         let dir = &folder.checkpoint.dir;
-        Card::new(
-            "prune",
-            Some(&name_of(&self.model, dir)),
-            dir,
-            &folder.spec,
-            facts,
-        )
+        let name = name_of(&self.model, dir);
+        Card::new("prune", Some(&name), dir, &folder.spec, facts)
     }
 
     /// Exactly one way to say how large the student shall be.
@@ -58,8 +53,8 @@ impl PruneOptions {
         if ways.iter().chain(&measures).filter(|&&way| way).count() != 1 {
             return Err(Error::Recipe(
                 "say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, \
-                 layers, size), params, ratio \
-                 or memory (sizes beside them are held), allocator, or plan"
+                 layers, size), params, ratio or memory (sizes beside them are held), allocator, \
+                 or plan"
                     .into(),
             ));
         }
@@ -71,10 +66,9 @@ impl PruneOptions {
             )));
         }
         if self.rounds > MAX_ROUNDS {
-            return Err(Error::Recipe(format!(
-                "rounds: expected at most {MAX_ROUNDS}, got {}",
-                self.rounds
-            )));
+            let n = self.rounds;
+            let message = format!("rounds: expected at most {MAX_ROUNDS}, got {n}");
+            return Err(Error::Recipe(message));
         }
         if self.max_memory.is_some() && !self.reconstruction.heal.is_empty() {
             let message = "max_memory: reconstructions hold the calibration text's activations, \
@@ -104,54 +98,29 @@ pub fn prune(
         OutputDir::refuse_existing(out, context.force)?;
     }
     let folder = context.open(&options.model)?;
-    let inputs = [
-        Some(folder.checkpoint.dir.as_path()),
-        options.plan.as_deref(),
-        options.scores.as_deref().map(Path::new),
-    ];
-    if !dry_run {
-        OutputDir::refuse_inputs(out, inputs.into_iter().flatten())?;
-    }
     let _claim = if dry_run {
         None
     } else {
-        Some(OutputLock::of(out)?)
+        Some(claim(options, &folder, out)?)
     };
-    options.reconstruction.build(context)?;
-    let windows = options.reconstruction.windows(
-        context,
-        &folder,
-        options.rounds > 1,
-        (!dry_run).then_some(out),
-    )?;
+    let reconstruction = &options.reconstruction;
+    reconstruction.build(context)?;
+    let (is_scored, place) = (options.rounds > 1, (!dry_run).then_some(out));
+    let windows = reconstruction.windows(context, &folder, is_scored, place)?;
     let own = identity_of(&folder)?;
     let Decision {
         plan,
         rankings,
         explained,
     } = decide(context, options, (&folder, &own), windows.as_ref())?;
-    // Before the reconstructions, which take long. The student knows which layers stay; what it
-    // holds of the plan goes at once.
-    {
-        let student = Student::new(&folder.checkpoint.tensors, &folder.spec, &plan)?;
-        clients::warn(context, &student.spec, &Sizes::new());
-    }
-    ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, &plan, None)?;
+    // Before the reconstructions, which take long.
+    look_ahead(context, &folder, &plan)?;
     let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
-    let editor = options.reconstruction.editor(
-        context,
-        &folder,
-        (plan, rankings.as_ref()),
-        windows.as_ref(),
-    )?;
-    let plan = editor.plan();
-    let modules = ModuleChanges::new(
-        &folder.checkpoint.dir,
-        &folder.spec,
-        plan,
-        editor.hidden_basis(),
-    )?;
-    let mut report = report_of(&folder.spec, &editor);
+    let ranked = (plan, rankings.as_ref());
+    let editor = reconstruction.editor(context, &folder, ranked, windows.as_ref())?;
+    let (dir, spec, plan) = (&folder.checkpoint.dir, &folder.spec, editor.plan());
+    let modules = ModuleChanges::new(dir, spec, plan, editor.hidden_basis())?;
+    let mut report = report_of(spec, &editor);
     report["near_ties"] = json!(near_ties(&explained));
     if dry_run {
         report["kept"] = json!(plan.kept);
@@ -163,23 +132,38 @@ pub fn prune(
         config: editor.config(),
         spec: editor.spec(),
         tensors: &editor.student()?,
-        from: &folder.checkpoint.dir,
+        from: dir,
         modules: &modules,
         card: &options.card(context, &folder)?,
-        before: Some(&Before::of(&folder.spec)),
+        before: Some(&Before::of(spec)),
         measured: &[],
         options: writing,
     };
     written.write(output.path())?;
-    write_plan(
-        &output.path().join("plan.json"),
-        (plan, &own),
-        &explained,
-        &report,
-    )?;
+    let path = output.path().join("plan.json");
+    write_plan(&path, (plan, &own), &explained, &report)?;
     output.commit()?;
     report["out"] = json!(out);
     Ok(report)
+}
+
+/// Takes the output for this process, where it holds nothing that is read.
+fn claim(options: &PruneOptions, folder: &ModelFolder, out: &Path) -> Result<OutputLock> {
+    let inputs = [
+        Some(folder.checkpoint.dir.as_path()),
+        options.plan.as_deref(),
+        options.scores.as_deref().map(Path::new),
+    ];
+    OutputDir::refuse_inputs(out, inputs.into_iter().flatten())?;
+    OutputLock::of(out)
+}
+
+/// Refuses a plan that cannot be written, and says which programs refuse its sizes. The student
+/// knows which layers stay; what it holds of the plan goes at once.
+fn look_ahead(context: &Context, folder: &ModelFolder, plan: &Plan) -> Result<()> {
+    let student = Student::new(&folder.checkpoint.tensors, &folder.spec, plan)?;
+    clients::warn(context, &student.spec, &Sizes::new());
+    ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, plan, None).map(drop)
 }
 
 /// Sizes before and after, and what follows from them.
@@ -213,8 +197,7 @@ fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<WriteOption
         let needed = mib(taken.saturating_add(least));
         Error::Recipe(format!(
             "max_memory: pruning this model needs {needed} ({} for the program, {} to copy rows), \
-             {} were given; \
-             give {needed} or more",
+             {} were given; give {needed} or more",
             mib(taken),
             mib(least),
             mib(given),
@@ -223,11 +206,8 @@ fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<WriteOption
 }
 
 fn near_ties(explained: &BTreeMap<String, Explained>) -> Vec<&str> {
-    explained
-        .iter()
-        .filter(|(_, dim)| dim.near_tie)
-        .map(|(name, _)| name.as_str())
-        .collect()
+    let near = explained.iter().filter(|(_, dim)| dim.near_tie);
+    near.map(|(name, _)| name.as_str()).collect()
 }
 
 pub(super) fn write_plan(

@@ -1,5 +1,6 @@
 //! A recipe: named stages, each a job with its options.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use schemars::Schema;
@@ -124,45 +125,42 @@ impl Recipe {
     /// # Errors
     /// `Recipe` with the stage and key at fault, and the known ones.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let in_file = |message: String| Error::Recipe(format!("{}: {message}", path.display()));
         let value: Value =
-            toml::from_str(text).map_err(|e| in_file(e.to_string().trim_end().to_owned()))?;
+            toml::from_str(text).map_err(|e| in_file(path, e.to_string().trim_end()))?;
         let Value::Object(mut object) = value else {
-            return Err(in_file("expected a table".into()));
+            return Err(in_file(path, "expected a table"));
         };
         let seed = match object.shift_remove("seed") {
             None => None,
-            Some(seed) => Some(
-                seed.as_u64()
-                    .ok_or_else(|| in_file(format!("seed: expected a whole number, got {seed}")))?,
-            ),
+            Some(seed) => Some(seed.as_u64().ok_or_else(|| {
+                in_file(path, format!("seed: expected a whole number, got {seed}"))
+            })?),
         };
         let plugins = match object.shift_remove("plugins") {
             None => Vec::new(),
             Some(table) => {
-                parse_plugins(table, path).map_err(|e| in_file(format!("plugins: {e}")))?
+                parse_plugins(table, path).map_err(|e| in_file(path, format!("plugins: {e}")))?
             }
         };
         let Some(Value::Array(raw)) = object.shift_remove("stages") else {
-            return Err(in_file(
-                "expected [[stages]], each with `name` and `do`".into(),
-            ));
+            let message = "expected [[stages]], each with `name` and `do`";
+            return Err(in_file(path, message));
         };
         if let Some(key) = object.keys().next() {
-            return Err(in_file(format!(
-                "unknown key `{key}`; known: seed, plugins, stages"
-            )));
+            let message = format!("unknown key `{key}`; known: seed, plugins, stages");
+            return Err(in_file(path, message));
         }
         let mut stages: Vec<Stage> = Vec::new();
         for (idx, stage) in raw.into_iter().enumerate() {
             let stage = parse_stage(stage, idx).map_err(|e| e.at(path.display().to_string()))?;
-            if stages.iter().any(|other| other.name == stage.name) {
-                return Err(in_file(format!("two stages are called `{}`", stage.name)));
+            let name = &stage.name;
+            if stages.iter().any(|other| other.name == *name) {
+                return Err(in_file(path, format!("two stages are called `{name}`")));
             }
             stages.push(stage);
         }
         if stages.is_empty() {
-            return Err(in_file("no stages; expected at least one".into()));
+            return Err(in_file(path, "no stages; expected at least one"));
         }
         Ok(Recipe {
             path: path.to_path_buf(),
@@ -173,39 +171,56 @@ impl Recipe {
     }
 }
 
+fn in_file(path: &Path, message: impl Display) -> Error {
+    Error::Recipe(format!("{}: {message}", path.display()))
+}
+
 /// `[plugins]`: a name of the user's own for each library, and where it is.
 fn parse_plugins(table: Value, recipe: &Path) -> serde_json::Result<Vec<PluginFile>> {
     let files: Map<String, Value> = serde_json::from_value(table)?;
     let dir = recipe.parent().unwrap_or(Path::new(""));
-    let file = |value| {
-        let file: PluginFile = serde_json::from_value(value)?;
-        Ok(PluginFile {
-            path: dir.join(&file.path),
-            ..file
-        })
-    };
-    files.into_iter().map(|(_, value)| file(value)).collect()
+    let mut plugins = Vec::with_capacity(files.len());
+    for (_, value) in files {
+        let mut file: PluginFile = serde_json::from_value(value)?;
+        file.path = dir.join(&file.path);
+        plugins.push(file);
+    }
+    Ok(plugins)
 }
 
 fn parse_stage(value: Value, idx: usize) -> Result<Stage> {
-    let wrong = |message: &str| Error::Recipe(format!("stages[{idx}]: {message}"));
     let Value::Object(mut object) = value else {
-        return Err(wrong("expected a table"));
+        return Err(Error::Recipe(format!("stages[{idx}]: expected a table")));
     };
-    let mut word = |key: &str| match object.shift_remove(key) {
-        Some(Value::String(word)) => Ok(word),
-        _ => Err(wrong(&format!("expected `{key} = \"…\"`"))),
-    };
-    let (name, job) = (word("name")?, word("do")?);
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) || name == "run.json" {
-        return Err(wrong(&format!(
-            "name: expected letters, digits, `-`, `_`, got `{name}`"
+    let (name, job) = (
+        word(&mut object, "name", idx)?,
+        word(&mut object, "do", idx)?,
+    );
+    if !is_stage_name(&name) {
+        return Err(Error::Recipe(format!(
+            "stages[{idx}]: name: expected letters, digits, `-`, `_`, got `{name}`"
         )));
     }
     let options = StageOptions::parse(&job, object);
     let options = options.map_err(|e| e.at(format!("stages[{idx}] ({name})")))?;
     Ok(Stage { name, options })
+}
+
+/// Takes a word that a stage cannot do without.
+fn word(stage: &mut Map<String, Value>, key: &str, idx: usize) -> Result<String> {
+    match stage.shift_remove(key) {
+        Some(Value::String(word)) => Ok(word),
+        _ => Err(Error::Recipe(format!(
+            "stages[{idx}]: expected `{key} = \"…\"`"
+        ))),
+    }
+}
+
+/// Whether a folder in a run's may have this name.
+fn is_stage_name(name: &str) -> bool {
+    let mut chars = name.chars();
+    let is_plain = chars.all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    is_plain && !name.is_empty() && !name.starts_with('.') && name != "run.json"
 }
 
 /// The options of a job with their defaults.
@@ -244,12 +259,8 @@ fn parse_options<T: DeserializeOwned + Serialize + Default>(
     object: Map<String, Value>,
 ) -> Result<T> {
     let known = serde_json::to_value(T::default()).unwrap_or_default();
-    let known: Vec<&str> = known
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(key, _)| key.as_str())
-        .collect();
+    let known = known.as_object().into_iter().flatten();
+    let known: Vec<&str> = known.map(|(key, _)| key.as_str()).collect();
     if let Some(key) = object.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(Error::unknown("option", key, known));
     }

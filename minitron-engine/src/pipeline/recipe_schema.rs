@@ -51,8 +51,8 @@ pub fn check_recipe(registry: &Registry, recipe: &Recipe) -> Result<Value> {
         let options = serde_json::to_value(&stage.options).unwrap_or_default();
         for (key, kinds) in &naming {
             for spec in specs(options.get(key)) {
-                let place = |e: Error| e.at(format!("stages[{idx}] ({}): {key}", stage.name));
-                check_plugin(registry, kinds, spec).map_err(place)?;
+                let checked = check_plugin(registry, kinds, spec);
+                checked.map_err(|e| e.at(format!("stages[{idx}] ({}): {key}", stage.name)))?;
                 n_plugins += 1;
             }
         }
@@ -72,20 +72,19 @@ fn specs(value: Option<&Value>) -> Vec<PluginSpec> {
         .collect()
 }
 
+fn of_kinds<'a>(
+    registry: &'a Registry,
+    kinds: &'a [Kind],
+) -> impl Iterator<Item = &'static Descriptor> + 'a {
+    let all = registry.descriptors().iter().copied();
+    all.filter(|descriptor| kinds.contains(&descriptor.kind))
+}
+
 fn check_plugin(registry: &Registry, kinds: &[Kind], mut spec: PluginSpec) -> Result<()> {
-    let all = || {
-        registry
-            .descriptors()
-            .iter()
-            .filter(|d| kinds.contains(&d.kind))
-    };
-    let Some(descriptor) = all().find(|d| d.tag == spec.tag) else {
-        let kind = kinds.first().map_or("", |kind| kind.name());
-        return Err(Error::unknown(
-            &format!("{kind} plugin"),
-            &spec.tag,
-            all().map(|d| d.tag),
-        ));
+    let Some(descriptor) = of_kinds(registry, kinds).find(|d| d.tag == spec.tag) else {
+        let what = format!("{} plugin", kinds.first().map_or("", |kind| kind.name()));
+        let known = of_kinds(registry, kinds).map(|d| d.tag);
+        return Err(Error::unknown(&what, &spec.tag, known));
     };
     for key in engine_keys(descriptor.kind) {
         let _ = spec.take(key);
@@ -99,19 +98,11 @@ fn check_plugin(registry: &Registry, kinds: &[Kind], mut spec: PluginSpec) -> Re
 /// TOML by one.
 pub fn recipe_schema(registry: &Registry) -> Value {
     let stages: Vec<Value> = JOBS.iter().map(|job| stage(job)).collect();
-    let definitions: Map<String, Value> = naming()
-        .into_iter()
-        .map(|(key, kinds)| {
-            let all = registry
-                .descriptors()
-                .iter()
-                .filter(|d| kinds.contains(&d.kind));
-            (
-                key,
-                json!({ "oneOf": all.map(|plugin| named(plugin)).collect::<Vec<_>>() }),
-            )
-        })
-        .collect();
+    let mut definitions = Map::new();
+    for (key, kinds) in naming() {
+        let plugins: Vec<Value> = of_kinds(registry, &kinds).map(named).collect();
+        definitions.insert(key, json!({ "oneOf": plugins }));
+    }
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "minitron recipe",
@@ -119,8 +110,11 @@ pub fn recipe_schema(registry: &Registry) -> Value {
         "additionalProperties": false,
         "required": ["stages"],
         "properties": {
-            "seed": { "type": "integer", "minimum": 0, "description": "Seed of everything that is \
-                                                                       drawn" },
+            "seed": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "Seed of everything that is drawn"
+            },
             "plugins": {
                 "type": "object",
                 "description": "Libraries of plugins, by a name of your own",
@@ -129,10 +123,14 @@ pub fn recipe_schema(registry: &Registry) -> Value {
                     "additionalProperties": false,
                     "required": ["path"],
                     "properties": {
-                        "path": { "type": "string", "description": "The file, from the recipe's \
-                                                                    folder" },
-                        "sha256": { "type": "string", "description": "The only content that is \
-                                                                      accepted" }
+                        "path": {
+                            "type": "string",
+                            "description": "The file, from the recipe's folder"
+                        },
+                        "sha256": {
+                            "type": "string",
+                            "description": "The only content that is accepted"
+                        }
                     }
                 }
             },
@@ -144,26 +142,26 @@ pub fn recipe_schema(registry: &Registry) -> Value {
 
 fn stage(job: &str) -> Value {
     let mut properties = Map::new();
-    let name = "Its folder's name, and how later stages refer to it";
-    properties.insert(
-        "name".into(),
-        json!({ "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
-            "description": name }),
-    );
-    properties.insert(
-        "do".into(),
-        json!({ "type": "string", "const": job, "description": "The job" }),
-    );
+    let name = json!({
+        "type": "string",
+        "pattern": "^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
+        "description": "Its folder's name, and how later stages refer to it"
+    });
+    let job_name = json!({ "type": "string", "const": job, "description": "The job" });
+    properties.insert("name".into(), name);
+    properties.insert("do".into(), job_name);
     let schema = options_schema(job).to_value();
     for (key, default) in default_options(job) {
-        let own = schema
-            .pointer(&format!("/properties/{key}"))
-            .cloned()
-            .unwrap_or_default();
+        let own = schema.pointer(&format!("/properties/{key}"));
+        let own = own.cloned().unwrap_or_default();
         properties.insert(key.clone(), option(&key, own, default));
     }
-    json!({ "type": "object", "additionalProperties": false, "required": ["name", "do"],
-        "properties": properties })
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["name", "do"],
+        "properties": properties
+    })
 }
 
 /// An option's own schema; one that names plugins refers to theirs, and one without a default has
@@ -193,13 +191,11 @@ fn option(key: &str, mut own: Value, default: Value) -> Value {
 
 /// TOML has no null: what may be absent is left out.
 fn without_null(schema: &mut Value) {
-    let is_null =
-        |schema: &Value| schema == "null" || schema.get("type").is_some_and(|of| of == "null");
     for key in ["type", "anyOf", "enum"] {
         let Some(Value::Array(choices)) = schema.get_mut(key) else {
             continue;
         };
-        choices.retain(|choice| !is_null(choice) && !choice.is_null());
+        choices.retain(|choice| !stands_for_null(choice));
         if let (1, Some(only)) = (choices.len(), choices.first().cloned()) {
             match (key, only) {
                 ("anyOf", Value::Object(only)) => {
@@ -217,6 +213,11 @@ fn without_null(schema: &mut Value) {
             }
         }
     }
+}
+
+/// Null as a value, as a type's name, or as a schema.
+fn stands_for_null(choice: &Value) -> bool {
+    choice.is_null() || choice == "null" || choice.get("type").is_some_and(|of| of == "null")
 }
 
 /// A plugin as a recipe names it: its own schema, its tag, and what the engine takes.

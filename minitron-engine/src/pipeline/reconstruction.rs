@@ -134,13 +134,12 @@ impl ReconstructOptions {
 
     /// Every reconstruction, before any work.
     pub(super) fn build(&self, context: &Context) -> Result<Vec<Box<dyn Reconstruction>>> {
-        let build = |(idx, spec)| {
-            context
-                .registry
-                .build::<dyn Reconstruction>(spec)
-                .map_err(|e| e.at(format!("heal[{idx}]")))
-        };
-        self.heal.iter().enumerate().map(build).collect()
+        let mut reconstructions = Vec::with_capacity(self.heal.len());
+        for (idx, spec) in self.heal.iter().enumerate() {
+            let built = context.registry.build::<dyn Reconstruction>(spec);
+            reconstructions.push(built.map_err(|e| e.at(format!("heal[{idx}]")))?);
+        }
+        Ok(reconstructions)
     }
 }
 

@@ -27,23 +27,15 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Runs a recipe into a folder; an interrupted training goes on at its last checkpoint.
 pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
     if context.force {
-        refuse_own_inputs(
-            &serde_json::to_value(&recipe.stages).unwrap_or_default(),
-            &recipe.path,
-            out,
-        )?;
+        let named_in = serde_json::to_value(&recipe.stages).unwrap_or_default();
+        refuse_own_inputs(&named_in, &recipe.path, out)?;
     }
     let mut run_dir = RunDir::open(out, context.force)?;
     run_dir.describe(context, &recipe.path);
-    let names: Vec<&str> = recipe
-        .stages
-        .iter()
-        .map(|stage| stage.name.as_str())
-        .collect();
-    run_dir
-        .record
-        .stages
-        .retain(|stage| names.contains(&stage.name.as_str()));
+    let stages = recipe.stages.iter();
+    let names: Vec<&str> = stages.map(|stage| stage.name.as_str()).collect();
+    let recorded = &mut run_dir.record.stages;
+    recorded.retain(|stage| names.contains(&stage.name.as_str()));
     // Each stage owns its folder.
     let context = Context {
         force: true,
@@ -72,33 +64,31 @@ pub fn run(context: &Context, recipe: &Recipe, out: &Path) -> Result<Value> {
 
 /// Starting over removes the folder: nothing that the recipe names may lie in it.
 pub(super) fn refuse_own_inputs(named_in: &Value, file: &Path, out: &Path) -> Result<()> {
-    fn words(value: &Value, found: &mut Vec<String>) {
-        match value {
-            Value::String(word) => {
-                found.push(word.split('#').next().unwrap_or_default().to_owned())
-            }
-            Value::Array(list) => list.iter().for_each(|value| words(value, found)),
-            Value::Object(object) => object.values().for_each(|value| words(value, found)),
-            _ => {}
-        }
-    }
     let mut named = Vec::new();
     words(named_in, &mut named);
     let dir = parent(file);
-    // `NAME=FILE`, and the file of a plugin: `text:path=FILE`.
-    let task = |word: &String| word.rsplit_once('=').map(|(_, path)| dir.join(path));
-    let paths: Vec<PathBuf> = named
-        .iter()
-        .flat_map(|word| [Some(dir.join(word)), task(word)])
-        .flatten()
-        .collect();
-    let inputs = paths.iter().filter(|path| {
-        path.is_file()
-            || ["config.json", "cache.json"]
-                .iter()
-                .any(|name| path.join(name).is_file())
+    let mut inputs = Vec::new();
+    for word in named {
+        inputs.push(dir.join(word));
+        // `NAME=FILE`, and the file of a plugin: `text:path=FILE`.
+        if let Some((_, path)) = word.rsplit_once('=') {
+            inputs.push(dir.join(path));
+        }
+    }
+    inputs.retain(|path| {
+        path.is_file() || path.join("config.json").is_file() || path.join("cache.json").is_file()
     });
-    OutputDir::refuse_inputs(out, inputs.map(PathBuf::as_path).chain([file]))
+    OutputDir::refuse_inputs(out, inputs.iter().map(PathBuf::as_path).chain([file]))
+}
+
+/// All words in a value, each up to its `#`.
+fn words<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
+    match value {
+        Value::String(word) => found.push(word.split('#').next().unwrap_or_default()),
+        Value::Array(list) => list.iter().for_each(|value| words(value, found)),
+        Value::Object(object) => object.values().for_each(|value| words(value, found)),
+        _ => {}
+    }
 }
 
 /// A stage without the options that change when its result is there, but not the result.
@@ -108,11 +98,8 @@ fn what_decides(stage: &Stage) -> Value {
     if let Some(options) = value.as_object_mut() {
         options.retain(|key, _| !nothing.contains(key));
         // Recipes without it came before it.
-        if options
-            .get("size")
-            .and_then(Value::as_object)
-            .is_some_and(Map::is_empty)
-        {
+        let sizes = options.get("size").and_then(Value::as_object);
+        if sizes.is_some_and(Map::is_empty) {
             options.shift_remove("size");
         }
         if let Some(cache) = options.get_mut("teacher_cache") {
@@ -184,51 +171,31 @@ fn run_resolved(
     run_dir: &mut RunDir,
 ) -> Result<bool> {
     let dir = run_dir.stage(&record.name);
-    let earlier = run_dir
-        .find(&record.name)
-        .filter(|earlier| earlier.inputs == record.inputs);
-    let is_whole = |earlier: &StageRecord| {
-        earlier.result.is_some()
-            && dir.join(artefact(options)).is_file()
-            && is_intact(&dir, &earlier.artefacts)
-    };
-    if earlier.is_some_and(is_whole) {
-        context
-            .progress
-            .note(&format!("{}: unchanged, skipped", record.name));
+    let earlier = run_dir.find(&record.name);
+    let earlier = earlier.filter(|earlier| earlier.inputs == record.inputs);
+    if earlier.is_some_and(|earlier| is_whole(earlier, options, &dir)) {
+        let message = format!("{}: unchanged, skipped", record.name);
+        context.progress.note(&message);
         return Ok(false);
     }
     // The state of a training that was interrupted with the very same inputs.
     let is_same = earlier.is_some();
     // Of a run that was interrupted.
-    let interrupted = earlier.filter(|earlier| earlier.result.is_none());
-    record.seconds = interrupted.map_or(0.0, |earlier| earlier.seconds);
-    record.warnings = interrupted
-        .map(|earlier| earlier.warnings.clone())
-        .unwrap_or_default();
-    let resume = is_same && has_state(&dir);
+    if let Some(interrupted) = earlier.filter(|earlier| earlier.result.is_none()) {
+        record.seconds = interrupted.seconds;
+        record.warnings = interrupted.warnings.clone();
+    }
     if !is_same {
         // One of other inputs goes before these are on record, or it would be taken for theirs.
         clear_state(&dir)?;
     }
     run_dir.put(record.clone())?;
     forget_peak();
-    context
-        .progress
-        .note(&format!("{}: {}", record.name, record.job));
+    let message = format!("{}: {}", record.name, record.job);
+    context.progress.note(&message);
     let begin = Instant::now();
-    let result = recorded(context, &mut record, run_dir, |context| match options {
-        StageOptions::Score(options) => score(context, options, &dir.join("scores.safetensors")),
-        StageOptions::Prune(options) => prune(context, options, &dir, false),
-        StageOptions::Train(options) => train(context, options, &dir, resume),
-        StageOptions::Distill(options) => distill(context, options, &dir, resume),
-        StageOptions::Eval(options) => {
-            eval(context, options).and_then(|result| save_result(&dir, result))
-        }
-        StageOptions::Search(options) => search(context, options, &dir, is_same, false),
-        StageOptions::Generate(options) => {
-            generate(context, options).and_then(|result| save_result(&dir, result))
-        }
+    let result = recorded(context, &mut record, run_dir, |context| {
+        run_job(context, options, &dir, is_same)
     })?;
     record.seconds += begin.elapsed().as_secs_f64();
     record.peak_bytes = Some(peak_bytes());
@@ -242,6 +209,26 @@ fn run_resolved(
     record.artefacts = artefacts(&dir)?;
     run_dir.put(record)?;
     Ok(false)
+}
+
+/// Whether a stage is done, and what it left is there.
+fn is_whole(stage: &StageRecord, options: &StageOptions, dir: &Path) -> bool {
+    let is_done = stage.result.is_some() && dir.join(artefact(options)).is_file();
+    is_done && is_intact(dir, &stage.artefacts)
+}
+
+/// Runs a job into a folder; `is_same` says that what is there came of the same inputs.
+fn run_job(context: &Context, options: &StageOptions, dir: &Path, is_same: bool) -> Result<Value> {
+    let resume = is_same && has_state(dir);
+    match options {
+        StageOptions::Score(options) => score(context, options, &dir.join("scores.safetensors")),
+        StageOptions::Prune(options) => prune(context, options, dir, false),
+        StageOptions::Train(options) => train(context, options, dir, resume),
+        StageOptions::Distill(options) => distill(context, options, dir, resume),
+        StageOptions::Eval(options) => save_result(dir, eval(context, options)?),
+        StageOptions::Search(options) => search(context, options, dir, is_same, false),
+        StageOptions::Generate(options) => save_result(dir, generate(context, options)?),
+    }
 }
 
 /// Runs a job whose warnings go into its record, and on disk at once: the system may end the

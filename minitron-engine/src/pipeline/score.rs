@@ -79,24 +79,7 @@ impl Default for ScoreOptions {
 
 /// Scores a model and writes the file.
 pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Value> {
-    OutputDir::refuse_existing(out, context.force)?;
-    if out.is_file() && Reader::open_file(out).is_err() {
-        let message = format!(
-            "the output `{}` is a file that holds no scores",
-            out.display()
-        );
-        return Err(Error::Recipe(format!(
-            "{message}; give another name, or remove it yourself"
-        )));
-    }
-    at_least_1("batch_size", options.batch_size)?;
-    if options.bootstrap > MAX_REPLICATES {
-        let message = format!(
-            "bootstrap: expected at most {MAX_REPLICATES} replicates, got {}",
-            options.bootstrap
-        );
-        return Err(Error::Recipe(message));
-    }
+    check(context, options, out)?;
     let metrics = metrics(context, &options.metrics)?;
     let folder = context.open(&options.model)?;
     refuse_out(out, &folder.checkpoint.dir)?;
@@ -104,21 +87,19 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let groups = context.groups(&context.axes(&[])?, &folder.spec)?;
     let tokenizer = context.reader(&folder, &options.text)?;
     let seq_len = seq_len_or_default(options.seq_len, &folder.spec, &tokenizer);
-    let reading = options
-        .text
-        .reading(seq_len, Some(options.samples), context.seed);
+    let n_samples = Some(options.samples);
+    let reading = options.text.reading(seq_len, n_samples, context.seed);
     let files = files_of(&options.data, context.registry, &reading)?;
     OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
     let _claim = OutputLock::of(out)?;
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
     context.warn_of_date(&tokenizer);
     windows.check_fits(&folder.spec.options)?;
-    let mut inputs = context.score_inputs(
+    let (source, dims) = (
         &folder.checkpoint.tensors,
-        (&folder.spec, &groups),
-        &tokenizer,
-        &windows,
+        (&folder.spec, groups.as_slice()),
     );
+    let mut inputs = context.score_inputs(source, dims, &tokenizer, &windows);
     // One that holds more windows than there are is as large as they are.
     inputs.batch_size = options.batch_size.min(windows.len()).max(1);
     inputs.max_memory = options.max_memory.map(|bytes| bytes.0);
@@ -129,21 +110,35 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
         true => fingerprint(context, options, (&folder, &own), &windows)?,
         false => String::new(),
     };
-    inputs.activations = options
-        .stream
-        .then_some((beside.as_path(), digest.as_str()));
+    if options.stream {
+        inputs.activations = Some((beside.as_path(), digest.as_str()));
+    }
     let begin = std::time::Instant::now();
     let mut scores = score::score(&inputs, metrics)?;
     (scores.model, scores.data) = (Some(own), Some(windows.digest().to_owned()));
     scores.save(out)?;
     let seconds = begin.elapsed().as_secs_f64();
-    Ok(summary(
-        &scores,
-        out,
-        windows.len(),
-        windows.n_tokens(),
-        seconds,
-    ))
+    Ok(summary(&scores, out, &windows, seconds))
+}
+
+/// What can be refused by looking at the options and the output alone.
+fn check(context: &Context, options: &ScoreOptions, out: &Path) -> Result<()> {
+    OutputDir::refuse_existing(out, context.force)?;
+    if out.is_file() && Reader::open_file(out).is_err() {
+        return Err(Error::Recipe(format!(
+            "the output `{}` is a file that holds no scores; give another name, or remove it \
+             yourself",
+            out.display()
+        )));
+    }
+    at_least_1("batch_size", options.batch_size)?;
+    let n = options.bootstrap;
+    if n > MAX_REPLICATES {
+        return Err(Error::Recipe(format!(
+            "bootstrap: expected at most {MAX_REPLICATES} replicates, got {n}"
+        )));
+    }
+    Ok(())
 }
 
 /// Beyond what any share of resamples needs; each holds all scores once more.
@@ -160,15 +155,10 @@ fn fingerprint(
     let mut weights = Vec::new();
     for path in folder.checkpoint.tensors.paths() {
         let about = std::fs::metadata(path).at_path(path)?;
-        let changed = about
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-        weights.push(json!([
-            path,
-            about.len(),
-            changed.map(|since| since.as_nanos().to_string())
-        ]));
+        let changed = about.modified().ok();
+        let changed = changed.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        let changed = changed.map(|since| since.as_nanos().to_string());
+        weights.push(json!([path, about.len(), changed]));
     }
     let how = json!([
         options.metrics,
@@ -187,13 +177,12 @@ fn fingerprint(
 /// Scores must not take the place of a folder, nor of a file of the model.
 fn refuse_out(out: &Path, model_dir: &Path) -> Result<()> {
     OutputDir::refuse_inputs(out, [model_dir])?;
-    let inside = |out: &Path| {
-        out.canonicalize()
-            .ok()?
-            .parent()
-            .map(|dir| model_dir.canonicalize().is_ok_and(|m| m == dir))
-    };
-    if out.is_dir() || inside(out) == Some(true) {
+    let place = out.canonicalize().ok();
+    let place = place.as_deref().and_then(Path::parent);
+    let is_inside = model_dir
+        .canonicalize()
+        .is_ok_and(|dir| place == Some(dir.as_path()));
+    if out.is_dir() || is_inside {
         let message = format!(
             "`{}` is a folder or a file of the model; name another file for the scores",
             out.display()
@@ -212,16 +201,11 @@ pub(super) fn metrics(context: &Context, named: &[PluginSpec]) -> Result<Vec<Met
     let mut metrics = Vec::new();
     for (idx, spec) in specs.into_iter().enumerate() {
         let stated = NamedMetric::new(spec)?;
-        let importance = context
-            .registry
-            .build::<dyn Importance>(&stated.spec)
-            .map_err(|e| {
-                if named.is_empty() {
-                    e
-                } else {
-                    e.at(format!("metrics[{idx}]"))
-                }
-            })?;
+        let importance = context.registry.build::<dyn Importance>(&stated.spec);
+        let importance = importance.map_err(|e| match named.is_empty() {
+            true => e,
+            false => e.at(format!("metrics[{idx}]")),
+        })?;
         metrics.push(Metric {
             label: stated.label,
             importance,
@@ -230,19 +214,17 @@ pub(super) fn metrics(context: &Context, named: &[PluginSpec]) -> Result<Vec<Met
     Ok(metrics)
 }
 
-fn summary(scores: &Scores, out: &Path, n_samples: usize, n_tokens: usize, seconds: f64) -> Value {
-    let rows: Vec<Value> = scores
-        .by_name
-        .iter()
-        .map(|(name, values)| {
-            let min = values.iter().copied().fold(f32::INFINITY, f32::min);
-            let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            json!({ "name": name, "n_units": values.len(), "min": min, "max": max })
-        })
-        .collect();
+fn summary(scores: &Scores, out: &Path, windows: &Windows, seconds: f64) -> Value {
+    let mut rows = Vec::with_capacity(scores.by_name.len());
+    for (name, values) in &scores.by_name {
+        let min = values.iter().copied().fold(f32::INFINITY, f32::min);
+        let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        rows.push(json!({ "name": name, "n_units": values.len(), "min": min, "max": max }));
+    }
+    let n_tokens = windows.n_tokens();
     json!({
         "out": out,
-        "n_samples": n_samples,
+        "n_samples": windows.len(),
         "n_tokens": n_tokens,
         "seconds": seconds,
         "tokens_per_second": n_tokens as f64 / seconds.max(1e-9),

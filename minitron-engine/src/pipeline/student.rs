@@ -37,13 +37,8 @@ pub(super) struct Written<'a> {
 impl Written<'_> {
     /// Into an existing folder.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        write_model(
-            dir,
-            self.config,
-            self.tensors,
-            Some(self.from),
-            self.options,
-        )?;
+        let (from, options) = (Some(self.from), self.options);
+        write_model(dir, self.config, self.tensors, from, options)?;
         self.modules.write(dir)?;
         self.card.write(dir, self.spec, self.before, self.measured)
     }
@@ -172,51 +167,49 @@ pub(super) fn card_of(
     } else {
         "train"
     };
-    Card::new(
-        job,
-        start.name.as_deref(),
-        &start.dir,
-        &start.spec,
-        facts(&options, TOLD),
-    )
+    let (name, facts) = (start.name.as_deref(), facts(&options, TOLD));
+    Card::new(job, name, &start.dir, &start.spec, facts)
 }
 
 /// The first and the last losses on record.
 pub(super) fn measured(out_dir: &Path) -> Vec<Fact> {
     let text = fs::read_to_string(out_dir.join("metrics.jsonl")).unwrap_or_default();
-    let lines: Vec<Value> = text
-        .lines()
+    let lines = text.lines();
+    let lines: Vec<Value> = lines
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
-    let pair = |(key, name): (&str, &str)| {
-        let mut losses = lines
-            .iter()
-            .filter_map(|line| Some((line.get("step")?.as_u64()?, line.get(key)?.as_f64()?)));
-        let (first, loss) = losses.next()?;
-        let begin = format!("{loss:.4} (step {first})");
-        let end = losses.next_back().map_or(String::new(), |(last, loss)| {
-            format!(", {loss:.4} (step {last})")
-        });
-        Some((name.to_owned(), begin + &end))
-    };
-    [("loss", "training loss"), ("eval/loss", "held-out loss")]
-        .into_iter()
-        .filter_map(pair)
-        .collect()
+    let mut facts = Vec::new();
+    for (key, name) in [("loss", "training loss"), ("eval/loss", "held-out loss")] {
+        if let Some(ends) = first_and_last(&lines, key) {
+            facts.push((name.to_owned(), ends));
+        }
+    }
+    facts
+}
+
+fn first_and_last(lines: &[Value], key: &str) -> Option<String> {
+    let mut losses = lines
+        .iter()
+        .filter_map(|line| Some((line.get("step")?.as_u64()?, line.get(key)?.as_f64()?)));
+    let (step, loss) = losses.next()?;
+    let mut words = format!("{loss:.4} (step {step})");
+    if let Some((step, loss)) = losses.next_back() {
+        words += &format!(", {loss:.4} (step {step})");
+    }
+    Some(words)
 }
 
 /// Takes an earlier model of this run away, config.json first: old shards must not stand beside new
 /// ones.
 fn remove_model(out_dir: &Path) -> Result<()> {
     let mut stale = vec![out_dir.join("config.json")];
-    let entries = fs::read_dir(out_dir)
-        .at_path(out_dir)?
-        .filter_map(|entry| Some(entry.ok()?.path()));
-    let is_weights = |path: &std::path::PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
-    };
-    stale.extend(entries.filter(is_weights));
+    for entry in fs::read_dir(out_dir).at_path(out_dir)?.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
+            stale.push(entry.path());
+        }
+    }
     for path in stale.iter().filter(|path| path.is_file()) {
         fs::remove_file(path).at_path(path)?;
     }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::card;
+use super::card::{self, Card};
 use super::context::{Context, seq_len_or_default};
 use super::eval::kept_hidden;
 use super::identity::name_of;
@@ -22,9 +22,12 @@ use super::training_options::TrainingOptions;
 use super::vocabulary::{Compared, Model, Vocabulary};
 use crate::data::{BLOCK_TOKENS, DataLoader, DataSpec, LoaderOptions, Tokenizer, are_texts};
 use crate::memory::peak_bytes;
-use crate::train::{Correction, Learner, MasterWeights, Objective, Outcome, Trainer, saved_cursor};
+use crate::train::{
+    Correction, Learner, MasterWeights, Objective, Outcome, Teacher, Trainer, saved_cursor,
+};
 use minitron_core::checkpoint::MemorySource;
 use minitron_core::error::{Error, Result};
+use minitron_core::model::Transformer;
 use minitron_core::output::OutputLock;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelSpec;
@@ -81,14 +84,14 @@ pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool
         [] => context.defaults.training_losses(),
         named => named.to_vec(),
     };
-    run(
+    let training = Training {
         context,
-        &options.setup,
-        start,
-        None,
-        &losses,
-        TrainOutput { dir: out, resume },
-    )
+        setup: &options.setup,
+        losses: &losses,
+        out_dir: out,
+        resume,
+    };
+    training.run(start, None)
 }
 
 /// Trains a student to give its teacher's distribution.
@@ -99,178 +102,247 @@ pub fn distill(
     resume: bool,
 ) -> Result<Value> {
     let folder = context.open_to_run(&options.teacher)?;
-    let teacher = TeacherSource::new(
-        card::name_of(&options.teacher, &folder.checkpoint.dir),
-        folder,
-        &options.asked,
-    )?;
+    let name = card::name_of(&options.teacher, &folder.checkpoint.dir);
+    let teacher = TeacherSource::new(name, folder, &options.asked)?;
     let start = WeightStart::folder(&options.student, context.open_to_run(&options.student)?);
     let losses = match options.setup.losses.as_slice() {
         [] => context.defaults.distillation_losses(),
         named => named.to_vec(),
     };
-    run(
+    let training = Training {
         context,
-        &options.setup,
-        start,
-        Some(teacher),
-        &losses,
-        TrainOutput { dir: out, resume },
-    )
+        setup: &options.setup,
+        losses: &losses,
+        out_dir: out,
+        resume,
+    };
+    training.run(start, Some(teacher))
 }
 
-struct TrainOutput<'a> {
-    dir: &'a Path,
+/// One training: what it is asked for, and where it goes.
+struct Training<'a> {
+    context: &'a Context<'a>,
+    setup: &'a TrainingOptions,
+    losses: &'a [PluginSpec],
+    out_dir: &'a Path,
     resume: bool,
 }
 
-fn run(
-    context: &Context,
-    setup: &TrainingOptions,
-    mut start: WeightStart,
-    mut teacher: Option<TeacherSource>,
-    losses: &[PluginSpec],
-    out: TrainOutput,
-) -> Result<Value> {
-    refuse(
-        context,
-        setup,
-        &start,
-        teacher.as_ref(),
-        (out.dir, out.resume),
-    )?;
-    let _claim = OutputLock::of(out.dir)?;
-    let options = &start.spec.options;
-    let Vocabulary {
-        tokenizer,
-        borrowed_from,
-        ..
-    } = vocabulary(context, setup, &start, teacher.as_mut())?;
-    let tokenizer = Arc::new(tokenizer.at(setup.text.now()?));
-    let settings = setup.settings(context.seed);
-    settings.check()?;
-    let objective = objective_of(context, setup, losses, &start, teacher.as_ref())?;
-    let loader = RefCell::new(loader(context, setup, &start, &tokenizer, &out)?);
-    let eval_windows = setup.eval_windows(context, &start.spec, &tokenizer)?;
-    let asked = teacher.as_ref();
-    let corrected = asked
-        .map(|teaching| teaching.corrected(context, &objective))
-        .transpose()?
-        .flatten();
-    let taught_by = asked
-        .map(|teaching| teaching.teacher(context, &objective, corrected.as_ref()))
-        .transpose()?;
-    let rate = asked
-        .and_then(|teaching| teaching.options.correct_teacher)
-        .unwrap_or(1.0);
-    let mut by_labels = self::objective(
-        context,
-        &context.defaults.training_losses(),
-        &start.spec,
-        None,
-        None,
-    )?;
-    by_labels.recompute = setup.recompute;
-    let correction = corrected.as_ref().map(|model| Correction {
-        model,
-        objective: &by_labels,
-        rate,
-    });
-    let student = context.load(start.source.as_ref(), &start.spec, true)?;
-    // Fresh weights would stay in memory beside the model's own.
-    start.source = Box::new(MemorySource::default());
-    let modules = modules_of(&start)?;
-    let card = card_of(context, setup, &start, teacher.as_ref(), losses)?;
-    let folder = StudentFolder::of(
-        &start,
-        (&modules, &card),
-        borrowed_from.as_deref(),
-        &student,
-    );
-    let write_best = |masters: &MasterWeights| folder.write(masters, &out.dir.join("best"), &[]);
-    let held_out = (eval_windows.as_ref(), setup.eval_every);
-    let identity = identity(
-        context,
-        losses,
-        &loader.borrow(),
-        held_out,
-        &start.digest(context.seed)?,
-        asked,
-    )?;
-    let learner = Learner {
-        student: &student,
-        objective: &objective,
-        identity: with_names(identity, &start, asked),
-        out_dir: out.dir,
-        write_best: Some(&write_best),
-    };
-    let trainer = Trainer {
-        learners: &[learner],
-        teacher: taught_by.flatten().map(RefCell::new),
-        correction,
-        loader: &loader,
-        task: Task::of_model(options, tokenizer.mask(), context.seed)?,
-        settings: &settings,
-        saving: setup.saving(),
-        held_out: eval_windows.as_ref().map(|windows| setup.held_out(windows)),
-        max_skipped: setup.max_skipped,
-        stop_after: setup.stop_after,
-        progress: context.progress,
-        interrupt: context.interrupt,
-    };
-    finish(context, &trainer, &folder, teacher.as_ref(), &out)
-}
+impl Training<'_> {
+    fn run(&self, mut start: WeightStart, mut teacher: Option<TeacherSource>) -> Result<Value> {
+        let (context, setup, out_dir) = (self.context, self.setup, self.out_dir);
+        refuse(
+            context,
+            setup,
+            &start,
+            teacher.as_ref(),
+            (out_dir, self.resume),
+        )?;
+        let _claim = OutputLock::of(out_dir)?;
+        let vocabulary = self.vocabulary(&start, teacher.as_mut())?;
+        let tokenizer = Arc::new(vocabulary.tokenizer.at(setup.text.now()?));
+        let settings = setup.settings(context.seed);
+        settings.check()?;
+        let teacher = teacher.as_ref();
+        let objective = self.objective(&start, teacher)?;
+        let loader = RefCell::new(self.loader(&start, &tokenizer)?);
+        let eval_windows = setup.eval_windows(context, &start.spec, &tokenizer)?;
+        let corrected = self.corrected(teacher, &objective)?;
+        let taught_by = self.taught_by(teacher, &objective, corrected.as_ref())?;
+        let by_labels = self.by_labels(&start.spec)?;
+        let rate = teacher.and_then(|teaching| teaching.options.correct_teacher);
+        let correction = corrected.as_ref().map(|model| Correction {
+            model,
+            objective: &by_labels,
+            rate: rate.unwrap_or(1.0),
+        });
+        let student = context.load(start.source.as_ref(), &start.spec, true)?;
+        // Fresh weights would stay in memory beside the model's own.
+        start.source = Box::new(MemorySource::default());
+        let (modules, card) = (modules_of(&start)?, self.card(&start, teacher)?);
+        let borrowed_from = vocabulary.borrowed_from.as_deref();
+        let folder = StudentFolder::of(&start, (&modules, &card), borrowed_from, &student);
+        let write_best =
+            |masters: &MasterWeights| folder.write(masters, &out_dir.join("best"), &[]);
+        let learner = Learner {
+            student: &student,
+            objective: &objective,
+            identity: self.identity(&loader.borrow(), eval_windows.as_ref(), &start, teacher)?,
+            out_dir,
+            write_best: Some(&write_best),
+        };
+        let trainer = Trainer {
+            learners: &[learner],
+            teacher: taught_by.map(RefCell::new),
+            correction,
+            loader: &loader,
+            task: Task::of_model(&start.spec.options, tokenizer.mask(), context.seed)?,
+            settings: &settings,
+            saving: setup.saving(),
+            held_out: eval_windows.as_ref().map(|windows| setup.held_out(windows)),
+            max_skipped: setup.max_skipped,
+            stop_after: setup.stop_after,
+            progress: context.progress,
+            interrupt: context.interrupt,
+        };
+        self.finish(&trainer, &folder, teacher)
+    }
 
-/// The student's tokenizer, compared with its teacher's.
-/// The tokenizer in use; a teacher is asked over the ids that both models have.
-fn vocabulary(
-    context: &Context,
-    setup: &TrainingOptions,
-    start: &WeightStart,
-    teacher: Option<&mut TeacherSource>,
-) -> Result<Vocabulary> {
-    let student = Model {
-        dir: &start.dir,
-        config: &start.config,
-        spec: &start.spec,
-    };
-    let Some(teaching) = teacher else {
-        return Vocabulary::open(context, student, None, (Compared::Nothing, false));
-    };
-    let data: Vec<DataSpec> = setup.data.iter().chain(&setup.eval_data).cloned().collect();
-    let is_text = are_texts(&data, &setup.reading(2, context.seed), context.registry)?;
-    let compared = if is_text {
-        Compared::Text
-    } else {
-        Compared::Tokens
-    };
-    let found = Vocabulary::open(
-        context,
-        student,
-        Some(&teaching.folder),
-        (compared, teaching.options.any_model),
-    )?;
-    teaching.vocab = found.n_shared;
-    Ok(found)
-}
+    /// The tokenizer in use; a teacher is asked over the ids that both models have.
+    fn vocabulary(
+        &self,
+        start: &WeightStart,
+        teacher: Option<&mut TeacherSource>,
+    ) -> Result<Vocabulary> {
+        let (context, setup) = (self.context, self.setup);
+        let student = Model {
+            dir: &start.dir,
+            config: &start.config,
+            spec: &start.spec,
+        };
+        let Some(teaching) = teacher else {
+            return Vocabulary::open(context, student, None, (Compared::Nothing, false));
+        };
+        let data: Vec<DataSpec> = setup.data.iter().chain(&setup.eval_data).cloned().collect();
+        let is_text = are_texts(&data, &setup.reading(2, context.seed), context.registry)?;
+        let compared = if is_text {
+            Compared::Text
+        } else {
+            Compared::Tokens
+        };
+        let how = (compared, teaching.options.any_model);
+        let found = Vocabulary::open(context, student, Some(&teaching.folder), how)?;
+        teaching.vocab = found.n_shared;
+        Ok(found)
+    }
 
-fn objective_of(
-    context: &Context,
-    setup: &TrainingOptions,
-    losses: &[PluginSpec],
-    start: &WeightStart,
-    teacher: Option<&TeacherSource>,
-) -> Result<Objective> {
-    let spec = teacher.map(|teaching| &teaching.folder.spec);
-    let kept = teacher
-        .map(|teaching| kept_hidden(context, &start.dir, &teaching.folder))
-        .transpose()?
-        .flatten();
-    let objective = objective(context, losses, &start.spec, spec, kept.as_deref())?;
-    Ok(Objective {
-        recompute: setup.recompute,
-        ..objective
-    })
+    fn objective(&self, start: &WeightStart, teacher: Option<&TeacherSource>) -> Result<Objective> {
+        let (mut spec, mut kept) = (None, None);
+        if let Some(TeacherSource { folder, .. }) = teacher {
+            kept = kept_hidden(self.context, &start.dir, folder)?;
+            spec = Some(&folder.spec);
+        }
+        let kept = kept.as_deref();
+        let objective = objective(self.context, self.losses, &start.spec, spec, kept)?;
+        Ok(Objective {
+            recompute: self.setup.recompute,
+            ..objective
+        })
+    }
+
+    /// What a teacher learns by that is corrected: the text's own labels.
+    fn by_labels(&self, student: &ModelSpec) -> Result<Objective> {
+        let losses = self.context.defaults.training_losses();
+        let objective = objective(self.context, &losses, student, None, None)?;
+        Ok(Objective {
+            recompute: self.setup.recompute,
+            ..objective
+        })
+    }
+
+    fn corrected(
+        &self,
+        teacher: Option<&TeacherSource>,
+        objective: &Objective,
+    ) -> Result<Option<Transformer>> {
+        match teacher {
+            Some(teaching) => teaching.corrected(self.context, objective),
+            None => Ok(None),
+        }
+    }
+
+    fn taught_by<'t>(
+        &'t self,
+        teacher: Option<&'t TeacherSource>,
+        objective: &Objective,
+        corrected: Option<&'t Transformer>,
+    ) -> Result<Option<Box<dyn Teacher + 't>>> {
+        match teacher {
+            Some(teaching) => teaching.teacher(self.context, objective, corrected),
+            None => Ok(None),
+        }
+    }
+
+    fn loader(&self, start: &WeightStart, tokenizer: &Arc<Tokenizer>) -> Result<DataLoader> {
+        let (context, setup) = (self.context, self.setup);
+        let seq_len = seq_len_or_default(setup.seq_len, &start.spec, tokenizer);
+        let options = LoaderOptions {
+            reading: &setup.reading(seq_len, context.seed),
+            specs: setup.data.as_slice(),
+            tokenizer,
+            registry: context.registry,
+            block_tokens: BLOCK_TOKENS,
+        };
+        let cursor = if self.resume {
+            saved_cursor(self.out_dir)
+        } else {
+            None
+        };
+        // The state may be damaged where it says the place: what is resumed in the end says it
+        // again.
+        let loader = DataLoader::open(&options, cursor.as_ref()).or_else(|error| match cursor {
+            Some(_) => DataLoader::open(&options, None),
+            None => Err(error),
+        })?;
+        context.warn_of_date(tokenizer);
+        Ok(loader)
+    }
+
+    fn card(&self, start: &WeightStart, teacher: Option<&TeacherSource>) -> Result<Card> {
+        card_of(self.context, self.setup, start, teacher, self.losses)
+    }
+
+    /// All that decides the result besides the settings, with the models' names for messages.
+    fn identity(
+        &self,
+        loader: &DataLoader,
+        eval_windows: Option<&Windows>,
+        start: &WeightStart,
+        teacher: Option<&TeacherSource>,
+    ) -> Result<Value> {
+        let held_out = (eval_windows, self.setup.eval_every);
+        let student = start.digest(self.context.seed)?;
+        let (context, losses) = (self.context, self.losses);
+        let mut identity = identity(context, losses, loader, held_out, &student, teacher)?;
+        let teacher = teacher.map(|teaching| name_of(&teaching.folder.checkpoint.dir));
+        identity["names"] = json!({ "student": name_of(&start.dir), "teacher": teacher });
+        Ok(identity)
+    }
+
+    /// Trains, and writes the student where nothing is left to do.
+    fn finish(
+        &self,
+        trainer: &Trainer,
+        folder: &StudentFolder,
+        teacher: Option<&TeacherSource>,
+    ) -> Result<Value> {
+        trainer.check()?;
+        let (context, out_dir) = (self.context, self.out_dir);
+        // Nothing that was there goes before all that can be refused was.
+        if !self.resume && out_dir.exists() {
+            clear(out_dir)?;
+        }
+        let _listening = context.interrupt.listen();
+        let (outcome, masters) = trainer.run(self.resume)?.single()?;
+        let (n_skipped, n_steps) = (outcome.n_skipped, outcome.n_steps);
+        if n_skipped > 0 {
+            let message = format!(
+                "{n_skipped} of {n_steps} steps changed nothing: their loss or gradient was not \
+                 finite"
+            );
+            context.progress.warn(&message);
+        }
+        if outcome.is_complete() {
+            if let (Some(teaching), Some(correction), Some(masters)) =
+                (teacher, &trainer.correction, &masters.teacher)
+            {
+                let target = out_dir.join("teacher");
+                teaching.write(correction.model, masters, folder.card, &target)?;
+            }
+            folder.write_among(&masters.student, out_dir, &measured(out_dir))?;
+        }
+        Ok(summary(&outcome, &folder.student.spec, out_dir))
+    }
 }
 
 /// All that decides the result besides the settings.
@@ -295,82 +367,6 @@ pub(super) fn identity(
         "libraries": context.registry.libraries(),
         "files": PluginSpec::digests(losses)?,
     }))
-}
-
-/// Names of the models behind an identity's digests, for messages.
-fn with_names(mut identity: Value, start: &WeightStart, teacher: Option<&TeacherSource>) -> Value {
-    let teacher = teacher.map(|teaching| name_of(&teaching.folder.checkpoint.dir));
-    identity["names"] = json!({ "student": name_of(&start.dir), "teacher": teacher });
-    identity
-}
-
-/// Trains, and writes the student where nothing is left to do.
-fn finish(
-    context: &Context,
-    trainer: &Trainer,
-    folder: &StudentFolder,
-    teacher: Option<&TeacherSource>,
-    out: &TrainOutput,
-) -> Result<Value> {
-    trainer.check()?;
-    // Nothing that was there goes before all that can be refused was.
-    if !out.resume && out.dir.exists() {
-        clear(out.dir)?;
-    }
-    let _listening = context.interrupt.listen();
-    let (outcome, masters) = trainer.run(out.resume)?.single()?;
-    if outcome.n_skipped > 0 {
-        let (n_skipped, n_steps) = (outcome.n_skipped, outcome.n_steps);
-        let message = format!(
-            "{n_skipped} of {n_steps} steps changed nothing: their loss or gradient was not finite"
-        );
-        context.progress.warn(&message);
-    }
-    if outcome.is_complete() {
-        if let (Some(teaching), Some(correction), Some(masters)) =
-            (teacher, &trainer.correction, &masters.teacher)
-        {
-            teaching.write(
-                correction.model,
-                masters,
-                folder.card,
-                &out.dir.join("teacher"),
-            )?;
-        }
-        folder.write_among(&masters.student, out.dir, &measured(out.dir))?;
-    }
-    Ok(summary(&outcome, &folder.student.spec, out.dir))
-}
-
-fn loader(
-    context: &Context,
-    setup: &TrainingOptions,
-    start: &WeightStart,
-    tokenizer: &Arc<Tokenizer>,
-    out: &TrainOutput,
-) -> Result<DataLoader> {
-    let seq_len = seq_len_or_default(setup.seq_len, &start.spec, tokenizer);
-    let reading = setup.reading(seq_len, context.seed);
-    let (specs, registry) = (setup.data.as_slice(), context.registry);
-    let options = LoaderOptions {
-        reading: &reading,
-        specs,
-        tokenizer,
-        registry,
-        block_tokens: BLOCK_TOKENS,
-    };
-    let cursor = if out.resume {
-        saved_cursor(out.dir)
-    } else {
-        None
-    };
-    // The state may be damaged where it says the place: what is resumed in the end says it again.
-    let loader = DataLoader::open(&options, cursor.as_ref()).or_else(|error| match cursor {
-        Some(_) => DataLoader::open(&options, None),
-        None => Err(error),
-    })?;
-    context.warn_of_date(tokenizer);
-    Ok(loader)
 }
 
 fn summary(outcome: &Outcome, spec: &ModelSpec, out_dir: &Path) -> Value {

@@ -1,11 +1,11 @@
 //! What a run was made with and what it left, so that two runs, or a run and what lies on disk now,
 //! can be told apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::run_dir::{RunDir, RunRecord, StageRecord};
 use super::versions::versions;
@@ -21,23 +21,15 @@ pub(super) fn artefacts(dir: &Path) -> Result<BTreeMap<String, String>> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).at_path(&folder)? {
             let path = entry.at_path(&folder)?.path();
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let name = file_name(&path);
             if name.starts_with('.') || NOT_ARTEFACTS.contains(&name.as_str()) {
                 continue;
             }
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let place = path
-                    .strip_prefix(dir)
-                    .unwrap_or(&path)
-                    .display()
-                    .to_string();
-                found.insert(place, digest_of(&path)?);
+                let place = path.strip_prefix(dir).unwrap_or(&path);
+                found.insert(place.display().to_string(), digest_of(&path)?);
             }
         }
     }
@@ -51,9 +43,17 @@ const MOST_HASHED: u64 = 64 << 20;
 pub(super) fn is_intact(dir: &Path, artefacts: &BTreeMap<String, String>) -> bool {
     artefacts.iter().all(|(name, digest)| {
         let path = dir.join(name);
-        let is_small = || fs::metadata(&path).is_ok_and(|about| about.len() <= MOST_HASHED);
-        path.is_file() && (!is_small() || digest_of(&path).is_ok_and(|found| found == *digest))
+        path.is_file() && (!is_small(&path) || digest_of(&path).is_ok_and(|found| found == *digest))
     })
+}
+
+fn is_small(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|about| about.len() <= MOST_HASHED)
+}
+
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 const NOT_ARTEFACTS: [&str; 3] = ["checkpoint", "logs", "candidates"];
@@ -72,8 +72,7 @@ const NEVER_REPEATED: [&str; 6] = [
 ];
 
 fn digest_of(path: &Path) -> Result<String> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if !RECORDS.contains(&name.as_ref()) {
+    if !RECORDS.contains(&file_name(path).as_str()) {
         return digest::of_file(path);
     }
     let text = fs::read_to_string(path).at_path(path)?;
@@ -85,12 +84,13 @@ fn digest_of(path: &Path) -> Result<String> {
 fn without_times(value: Value) -> Value {
     match value {
         Value::Object(object) => {
-            let repeats = |key: &String| !NEVER_REPEATED.iter().any(|end| key.ends_with(end));
-            let left = object.into_iter().filter(|(key, _)| repeats(key));
-            Value::Object(
-                left.map(|(key, value)| (key, without_times(value)))
-                    .collect(),
-            )
+            let mut left = Map::new();
+            for (key, value) in object {
+                if !NEVER_REPEATED.iter().any(|end| key.ends_with(end)) {
+                    left.insert(key, without_times(value));
+                }
+            }
+            Value::Object(left)
         }
         Value::Array(list) => Value::Array(list.into_iter().map(without_times).collect()),
         other => other,
@@ -112,14 +112,9 @@ pub fn verify(dir: &Path, other: Option<&Path>) -> Result<Value> {
         Some(other) => between(&recorded, &record_of(other)?),
         None => with_disk(dir, &recorded)?,
     };
-    let n_artefacts: usize = recorded
-        .stages
-        .iter()
-        .map(|stage| stage.artefacts.len())
-        .sum();
-    let is_verified = !differences
-        .iter()
-        .any(|difference| difference["kind"] == "artefact");
+    let stages = recorded.stages.iter();
+    let n_artefacts: usize = stages.map(|stage| stage.artefacts.len()).sum();
+    let is_verified = differences.iter().all(|found| found["kind"] != "artefact");
     Ok(json!({
         "dir": dir,
         "other": other,
@@ -132,8 +127,8 @@ pub fn verify(dir: &Path, other: Option<&Path>) -> Result<Value> {
 
 fn record_of(dir: &Path) -> Result<RunRecord> {
     let record = RunDir::read(dir)?;
-    let is_silent = |stage: &StageRecord| stage.result.is_some() && stage.artefacts.is_empty();
-    match record.stages.iter().find(|stage| is_silent(stage)) {
+    let mut stages = record.stages.iter();
+    match stages.find(|stage| stage.result.is_some() && stage.artefacts.is_empty()) {
         Some(stage) => Err(Error::Recipe(format!(
             "{}: stage `{}` was run by a version that recorded no digests; run it again with \
              --force",
@@ -154,30 +149,26 @@ fn difference(
     json!({ "kind": kind, "stage": stage, "what": what, "recorded": recorded, "found": found })
 }
 
+/// What a stage as a whole is called among what differs.
+const STAGE: &str = "(the stage)";
+
 /// What two maps do not agree in.
-fn differing<'a>(
-    kind: &'a str,
-    stage: &'a str,
-    recorded: &'a BTreeMap<String, String>,
-    found: &'a BTreeMap<String, String>,
-) -> impl Iterator<Item = Value> + 'a {
-    let mut names: Vec<&String> = recorded.keys().chain(found.keys()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let pairs = names
-        .into_iter()
-        .map(|name| (name, recorded.get(name), found.get(name)));
-    pairs
-        .filter(|(_, recorded, found)| recorded != found)
-        .map(move |(name, recorded, found)| {
-            difference(
-                kind,
-                stage,
-                name,
-                recorded.map(String::as_str),
-                found.map(String::as_str),
-            )
-        })
+fn differing(
+    kind: &str,
+    stage: &str,
+    recorded: &BTreeMap<String, String>,
+    found: &BTreeMap<String, String>,
+) -> Vec<Value> {
+    let names: BTreeSet<&String> = recorded.keys().chain(found.keys()).collect();
+    let mut differences = Vec::new();
+    for name in names {
+        let recorded = recorded.get(name).map(String::as_str);
+        let found = found.get(name).map(String::as_str);
+        if recorded != found {
+            differences.push(difference(kind, stage, name, recorded, found));
+        }
+    }
+    differences
 }
 
 fn settings(record: &RunRecord) -> BTreeMap<String, String> {
@@ -196,13 +187,8 @@ fn with_disk(dir: &Path, recorded: &RunRecord) -> Result<Vec<Value>> {
     let mut differences = Vec::new();
     for stage in &recorded.stages {
         if stage.result.is_none() {
-            differences.push(difference(
-                "artefact",
-                &stage.name,
-                "(the stage)",
-                Some("unfinished"),
-                None,
-            ));
+            let (name, unfinished) = (&stage.name, Some("unfinished"));
+            differences.push(difference("artefact", name, STAGE, unfinished, None));
             continue;
         }
         let folder = dir.join(&stage.name);
@@ -214,14 +200,9 @@ fn with_disk(dir: &Path, recorded: &RunRecord) -> Result<Vec<Value>> {
         differences.extend(differing("artefact", &stage.name, &stage.artefacts, &found));
         for (path, recorded) in &stage.input_files {
             let found = input_digest(Path::new(path), recorded);
-            if found.as_deref() != Some(recorded) {
-                differences.push(difference(
-                    "input",
-                    &stage.name,
-                    path,
-                    Some(recorded),
-                    found.as_deref(),
-                ));
+            let (recorded, found) = (Some(recorded.as_str()), found.as_deref());
+            if found != recorded {
+                differences.push(difference("input", &stage.name, path, recorded, found));
             }
         }
     }
@@ -242,68 +223,45 @@ fn input_digest(path: &Path, recorded: &str) -> Option<String> {
 
 fn between(recorded: &RunRecord, other: &RunRecord) -> Vec<Value> {
     let mut differences = Vec::new();
-    let by_name = |record: &RunRecord, name: &str| {
-        record
-            .stages
-            .iter()
-            .find(|stage| stage.name == name)
-            .cloned()
-    };
-    let mut names: Vec<&str> = recorded
-        .stages
-        .iter()
-        .chain(&other.stages)
-        .map(|stage| stage.name.as_str())
-        .collect();
-    names.sort_unstable();
-    names.dedup();
+    let stages = recorded.stages.iter().chain(&other.stages);
+    let names: BTreeSet<&str> = stages.map(|stage| stage.name.as_str()).collect();
     for name in names {
-        let (Some(one), Some(two)) = (by_name(recorded, name), by_name(other, name)) else {
-            let is_here = by_name(recorded, name).is_some();
-            let (recorded, found) = (is_here.then_some("there"), (!is_here).then_some("there"));
-            differences.push(difference("artefact", name, "(the stage)", recorded, found));
+        let (one, two) = (stage_of(recorded, name), stage_of(other, name));
+        let (Some(one), Some(two)) = (one, two) else {
+            let (recorded, found) = (one.map(|_| "there"), two.map(|_| "there"));
+            differences.push(difference("artefact", name, STAGE, recorded, found));
             continue;
         };
         differences.extend(differing("artefact", name, &one.artefacts, &two.artefacts));
-        differences.extend(differing(
-            "input",
-            name,
-            &by_file_name(&one),
-            &by_file_name(&two),
-        ));
-        let options = |stage: &StageRecord| {
-            BTreeMap::from([("options".to_owned(), stage.options.to_string())])
-        };
-        differences.extend(differing("setting", name, &options(&one), &options(&two)));
+        let (read, read_there) = (by_file_name(one), by_file_name(two));
+        differences.extend(differing("input", name, &read, &read_there));
+        let (options, others) = (options_of(one), options_of(two));
+        differences.extend(differing("setting", name, &options, &others));
     }
-    differences.extend(differing(
-        "setting",
-        "",
-        &settings(recorded),
-        &settings(other),
-    ));
+    let (settings, others) = (settings(recorded), settings(other));
+    differences.extend(differing("setting", "", &settings, &others));
     differences
+}
+
+fn stage_of<'r>(record: &'r RunRecord, name: &str) -> Option<&'r StageRecord> {
+    record.stages.iter().find(|stage| stage.name == name)
+}
+
+fn options_of(stage: &StageRecord) -> BTreeMap<String, String> {
+    BTreeMap::from([("options".to_owned(), stage.options.to_string())])
 }
 
 /// Two runs may have read the same files from other places.
 fn by_file_name(stage: &StageRecord) -> BTreeMap<String, String> {
-    let name = |path: &String| {
-        PathBuf::from(path)
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
-    let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut digests_by_name: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (path, digest) in &stage.input_files {
-        by_name.entry(name(path)).or_default().push(digest.clone());
+        let digests = digests_by_name.entry(file_name(Path::new(path)));
+        digests.or_default().push(digest);
     }
-    let joined = |mut digests: Vec<String>| {
+    let mut by_name = BTreeMap::new();
+    for (name, mut digests) in digests_by_name {
         digests.sort_unstable();
-        digests.join(" ")
-    };
+        by_name.insert(name, digests.join(" "));
+    }
     by_name
-        .into_iter()
-        .map(|(name, digests)| (name, joined(digests)))
-        .collect()
 }

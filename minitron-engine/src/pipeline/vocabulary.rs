@@ -175,25 +175,22 @@ impl TokenizerPair<'_> {
 
     /// Reading large vocabularies takes longer than hashing them.
     fn have_one_file(&self) -> Result<bool> {
-        let digest = |dir: &Path| digest::of_file(&dir.join(FILE));
-        Ok(digest(self.model.dir)? == digest(self.teacher.dir)?)
+        let own = digest::of_file(&self.model.dir.join(FILE))?;
+        Ok(own == digest::of_file(&self.teacher.dir.join(FILE))?)
     }
 
     /// Refuses a tokenizer with tokens in the rows that only one model has.
     fn check_rows(&self, dir: &Path, sizes: &str) -> Result<()> {
-        let larger = if self.model.n_ids() > self.teacher.n_ids() {
-            self.model
-        } else {
-            self.teacher
-        };
+        let is_wider = self.model.n_ids() > self.teacher.n_ids();
+        let larger = if is_wider { self.model } else { self.teacher };
         let tokenizer = larger.tokenizer(dir, larger.n_ids())?;
         match tokenizer.last_token(larger.n_ids()) {
             Some((id, token)) if id as usize >= self.n_shared => {
                 let n_needed = id as usize + 1;
                 Err(Error::Recipe(format!(
                     "{sizes}, and the tokenizer needs {n_needed} (its last token is `{token}`, id \
-                     {id}); give the smaller \
-                     table {n_needed} rows or more, with `resize_token_embeddings` of transformers"
+                     {id}); give the smaller table {n_needed} rows or more, with \
+                     `resize_token_embeddings` of transformers"
                 )))
             }
             _ => Ok(()),
@@ -207,39 +204,36 @@ impl TokenizerPair<'_> {
         any_model: bool,
     ) -> Result<()> {
         let (own, theirs) = (self.model.name(), self.teacher.name());
-        let warn = |message: &str| self.context.progress.warn(message);
+        let progress = self.context.progress;
         if let Some((token, n_others)) = &difference.other_token {
             let message = format!(
                 "the tokenizer of `{own}` is not that of its teacher `{theirs}`: id {} is `{}` \
-                 here and `{}` there, \
-                 and {n_others} ids differ in all",
+                 here and `{}` there, and {n_others} ids differ in all",
                 token.id, token.one, token.other
             );
             match (is_text, any_model) {
                 (true, false) => {
                     return Err(Error::Recipe(format!(
                         "{message}; take models of one tokenizer, or compare them anyway with \
-                         --any-model (any_model in \
-                         recipes)"
+                         --any-model (any_model in recipes)"
                     )));
                 }
-                (true, true) => warn(&format!(
+                (true, true) => progress.warn(&format!(
                     "{message}; compared anyway, on text as `{own}` reads it"
                 )),
-                (false, _) => warn(&format!(
+                (false, _) => progress.warn(&format!(
                     "{message}; the data are token ids, which are taken as they are"
                 )),
             }
         }
         if let Some(((id, token), n_others)) = &difference.unknown {
-            warn(&format!(
+            progress.warn(&format!(
                 "tokens of `{own}` that its teacher `{theirs}` does not know: {n_others}, the \
-                 first is `{token}` (id {id}); \
-                 what the teacher says after them means nothing"
+                 first is `{token}` (id {id}); what the teacher says after them means nothing"
             ));
         }
         if !difference.rules.is_empty() && is_text {
-            warn(&format!(
+            progress.warn(&format!(
                 "`{own}` and its teacher `{theirs}` cut text into tokens by other rules ({}); \
                  those of `{own}` are used",
                 difference.rules.join(", ")

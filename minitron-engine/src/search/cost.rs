@@ -32,9 +32,9 @@ impl CountPolynomial {
                 *sum = sum.saturating_add(factor);
             }
         }
-        let is_of_layers =
-            |(powers, _): &Monomial| depth.is_some_and(|depth| powers.contains(&depth));
-        let (layers, around) = terms.into_iter().partition(is_of_layers);
+        let (layers, around) = terms
+            .into_iter()
+            .partition(|(powers, _)| depth.is_some_and(|depth| powers.contains(&depth)));
         CountPolynomial {
             kinds: kinds.to_vec(),
             around,
@@ -45,18 +45,8 @@ impl CountPolynomial {
 
     /// At sizes in the order of the kinds.
     pub fn at(&self, sizes: &[usize]) -> u64 {
-        // A size that is not given makes a count that no budget takes.
-        let size = |idx: &usize| sizes.get(*idx).map_or(u64::MAX, |&size| size as u64);
-        let value = |(powers, factor): &Monomial| {
-            powers.iter().fold(*factor, |product, power| {
-                product.saturating_mul(size(power))
-            })
-        };
-        let layers = self.layers.iter().map(value).fold(0, u64::saturating_add) / self.n_layers;
-        self.around
-            .iter()
-            .map(value)
-            .fold(layers, u64::saturating_add)
+        let layers = sum_at(&self.layers, sizes) / self.n_layers;
+        layers.saturating_add(sum_at(&self.around, sizes))
     }
 
     /// The kinds, in order.
@@ -65,47 +55,72 @@ impl CountPolynomial {
     }
 }
 
+/// The value of some terms together; the largest number where it does not fit.
+fn sum_at(terms: &[Monomial], sizes: &[usize]) -> u64 {
+    let mut sum = 0_u64;
+    for (powers, factor) in terms {
+        let mut product = *factor;
+        for &idx in powers {
+            // A size that is not given makes a count that no budget takes.
+            let size = sizes.get(idx).map_or(u64::MAX, |&size| size as u64);
+            product = product.saturating_mul(size);
+        }
+        sum = sum.saturating_add(product);
+    }
+    sum
+}
+
 /// A tensor's volume, multiplied out: a side is a sum of parts.
-fn products(tensor: &Param, kinds: &[String], spec: &ModelSpec) -> Vec<(Vec<usize>, u64)> {
-    tensor
-        .sides
-        .iter()
-        .fold(vec![(Vec::new(), 1)], |terms, side| {
-            times(&terms, &terms_of(&side.0, kinds, spec))
-        })
+fn products(tensor: &Param, kinds: &[String], spec: &ModelSpec) -> Vec<Monomial> {
+    let mut terms = vec![(Vec::new(), 1)];
+    for side in &tensor.sides {
+        terms = times(&terms, &terms_of(&side.0, kinds, spec));
+    }
+    terms
 }
 
 /// The length of some parts in a row.
 fn terms_of(parts: &[Part], kinds: &[String], spec: &ModelSpec) -> Vec<Monomial> {
-    let of_dim = |dim: &str, each: u64| {
-        let position = |name: &str| kinds.iter().position(|other| other == name);
-        match position(dim).or_else(|| position(split_dim(dim).0)) {
-            Some(idx) => (vec![idx], each),
-            None => (
-                Vec::new(),
-                spec.dims
-                    .get(dim)
-                    .map_or(u64::MAX, |found| each.saturating_mul(found.size as u64)),
-            ),
+    let mut terms = Vec::new();
+    for part in parts {
+        match part {
+            Part::Fixed(n) => terms.push((Vec::new(), *n as u64)),
+            Part::Units { dim, block } => terms.push(term_of(dim, *block as u64, kinds, spec)),
+            Part::Each { dim, parts } => {
+                let unit = term_of(dim, 1, kinds, spec);
+                terms.extend(times(&[unit], &terms_of(parts, kinds, spec)));
+            }
         }
-    };
-    let of_part = |part: &Part| match part {
-        Part::Fixed(n) => vec![(Vec::new(), *n as u64)],
-        Part::Units { dim, block } => vec![of_dim(dim, *block as u64)],
-        Part::Each { dim, parts } => times(&[of_dim(dim, 1)], &terms_of(parts, kinds, spec)),
-    };
-    parts.iter().flat_map(of_part).collect()
+    }
+    terms
 }
 
+/// So much for every unit of a dim: of first degree in a kind of the list, else a constant.
+fn term_of(dim: &str, each: u64, kinds: &[String], spec: &ModelSpec) -> Monomial {
+    let (kind, _) = split_dim(dim);
+    match position(kinds, dim).or_else(|| position(kinds, kind)) {
+        Some(idx) => (vec![idx], each),
+        None => {
+            let dim = spec.dims.get(dim);
+            let constant = dim.map_or(u64::MAX, |dim| each.saturating_mul(dim.size as u64));
+            (Vec::new(), constant)
+        }
+    }
+}
+
+/// Where a kind stands among all.
+pub(super) fn position(kinds: &[String], name: &str) -> Option<usize> {
+    kinds.iter().position(|kind| kind == name)
+}
+
+/// The product of two sums of terms, multiplied out.
 fn times(one: &[Monomial], other: &[Monomial]) -> Vec<Monomial> {
-    let product = |(powers, factor): &Monomial| {
-        let with = |(more, times): &Monomial| {
-            (
-                [powers.as_slice(), more].concat(),
-                factor.saturating_mul(*times),
-            )
-        };
-        other.iter().map(with).collect::<Vec<_>>()
-    };
-    one.iter().flat_map(product).collect()
+    let mut products = Vec::with_capacity(one.len() * other.len());
+    for (powers, factor) in one {
+        for (more, times) in other {
+            let powers = [powers.as_slice(), more].concat();
+            products.push((powers, factor.saturating_mul(*times)));
+        }
+    }
+    products
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::cost::CountPolynomial;
+use super::cost::{CountPolynomial, position};
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{Led, Space};
 use minitron_core::spec::{HIDDEN, MLP, ModelSpec, ROPE_PAIRS, Sizes};
@@ -107,21 +107,12 @@ impl Grid {
     /// `Recipe` for an axis without sizes, or two of a kind.
     pub fn new(axes: Vec<GridAxis>) -> Result<Self> {
         for (idx, axis) in axes.iter().enumerate() {
+            let kind = axis.kind();
             if axis.len() == 0 {
-                return Err(Error::Recipe(format!(
-                    "grid: `{}` has no sizes",
-                    axis.kind()
-                )));
+                return Err(Error::Recipe(format!("grid: `{kind}` has no sizes")));
             }
-            if axes
-                .iter()
-                .take(idx)
-                .any(|other| other.kind() == axis.kind())
-            {
-                return Err(Error::Recipe(format!(
-                    "grid: `{}` is given twice",
-                    axis.kind()
-                )));
+            if axes.iter().take(idx).any(|other| other.kind() == kind) {
+                return Err(Error::Recipe(format!("grid: `{kind}` is given twice")));
             }
         }
         // Widths first, since factors of the hidden width follow it.
@@ -152,67 +143,98 @@ impl Grid {
         cost: &dyn Fn(u64, &[usize]) -> u64,
         (within, keep): (Within, Keep),
     ) -> Result<(Vec<Candidate>, Survey)> {
+        self.check(space)?;
+        let kinds: Vec<String> = space.axes.iter().map(|axis| axis.kind.clone()).collect();
+        let params = CountPolynomial::of(spec, &kinds);
+        let first = Point::first(self, space, &kinds);
+        let begin = Instant::now();
+        let shapes = self.shapes_within(first, &params, cost, within)?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let (n_points, n_within) = (self.n_points(), shapes.len() as u64);
+        let candidates = legal(shapes, &kinds, space, keep)?;
+        let survey = Survey {
+            n_points,
+            n_within,
+            n_legal: candidates.len() as u64,
+            seconds,
+            points_per_second: n_points as f64 / seconds.max(1e-9),
+        };
+        Ok((candidates, survey))
+    }
+
+    /// Refuses kinds that the space has not, and more points than can be counted.
+    fn check(&self, space: &Space) -> Result<()> {
         for axis in &self.axes {
             space.axis(axis.kind())?;
         }
-        if self.n_points() > MAX_POINTS {
-            let n = self.n_points();
+        let n = self.n_points();
+        if n > MAX_POINTS {
             return Err(Error::Recipe(format!(
                 "grid: {n} points, at most {MAX_POINTS} are counted; name fewer sizes"
             )));
         }
-        let kinds: Vec<String> = space.axes.iter().map(|axis| axis.kind.clone()).collect();
-        let params = CountPolynomial::of(spec, &kinds);
-        let mut point = Point::first(self, space, &kinds);
-        let (begin, mut n_within, mut found) = (Instant::now(), 0, Vec::new());
+        Ok(())
+    }
+
+    /// The points from here on that cost what they may.
+    fn shapes_within(
+        &self,
+        mut point: Point,
+        params: &CountPolynomial,
+        cost: &dyn Fn(u64, &[usize]) -> u64,
+        within: Within,
+    ) -> Result<Vec<Shape>> {
+        let mut shapes = Vec::new();
         loop {
             let n_params = params.at(&point.sizes);
             if within.holds(cost(n_params, &point.sizes)) {
-                n_within += 1;
-                if found.len() == MAX_WITHIN {
+                if shapes.len() == MAX_WITHIN {
                     let message = format!(
                         "grid: more than {MAX_WITHIN} points are within the budget; name fewer \
                          sizes"
                     );
                     return Err(Error::Recipe(message));
                 }
-                found.push((point.sizes.clone(), n_params));
+                shapes.push((point.sizes.clone(), n_params));
             }
             if !point.next(self) {
-                break;
+                return Ok(shapes);
             }
         }
-        let seconds = begin.elapsed().as_secs_f64();
-        let mut candidates = Vec::new();
-        for (sizes, n_params) in found {
-            let sizes: Sizes = kinds.iter().cloned().zip(sizes).collect();
-            if space.settle(&sizes).is_ok_and(|whole| whole == sizes) && keep(&sizes, n_params)? {
-                candidates.push(Candidate {
-                    imbalance: imbalance(&sizes, space),
-                    sizes,
-                    n_params,
-                });
-            }
-        }
-        candidates.sort_by(|a, b| {
-            a.imbalance
-                .total_cmp(&b.imbalance)
-                .then_with(|| a.sizes.cmp(&b.sizes))
-        });
-        let n_points = self.n_points();
-        let points_per_second = n_points as f64 / seconds.max(1e-9);
-        let n_legal = candidates.len() as u64;
-        Ok((
-            candidates,
-            Survey {
-                n_points,
-                n_within,
-                n_legal,
-                seconds,
-                points_per_second,
-            },
-        ))
     }
+
+    /// Whether an axis names this kind.
+    fn names(&self, kind: &str) -> bool {
+        self.axes.iter().any(|axis| axis.kind() == kind)
+    }
+}
+
+/// Sizes in the order of the space's kinds, and the parameters that they come to.
+type Shape = (Vec<usize>, u64);
+
+/// The shapes that the space allows and `keep` lets through, most balanced first.
+fn legal(
+    shapes: Vec<Shape>,
+    kinds: &[String],
+    space: &Space,
+    keep: Keep,
+) -> Result<Vec<Candidate>> {
+    let mut candidates = Vec::new();
+    for (sizes, n_params) in shapes {
+        let sizes: Sizes = kinds.iter().cloned().zip(sizes).collect();
+        if space.settle(&sizes).is_ok_and(|whole| whole == sizes) && keep(&sizes, n_params)? {
+            candidates.push(Candidate {
+                imbalance: imbalance(&sizes, space),
+                sizes,
+                n_params,
+            });
+        }
+    }
+    candidates.sort_by(|a, b| {
+        let by_imbalance = a.imbalance.total_cmp(&b.imbalance);
+        by_imbalance.then_with(|| a.sizes.cmp(&b.sizes))
+    });
+    Ok(candidates)
 }
 
 /// A place in a grid: an index for each axis, and the sizes there in the order of the space's
@@ -230,23 +252,21 @@ struct Point {
 
 impl Point {
     fn first(grid: &Grid, space: &Space, kinds: &[String]) -> Self {
-        let place = |kind: &str| kinds.iter().position(|other| other == kind);
-        let places = grid
-            .axes
-            .iter()
-            .filter_map(|axis| place(axis.kind()))
+        let axes = grid.axes.iter();
+        let places = axes
+            .filter_map(|axis| position(kinds, axis.kind()))
             .collect();
-        let sizes = space.axes.iter().map(|axis| axis.full).collect();
-        let names = |kind: &str| grid.axes.iter().any(|axis| axis.kind() == kind);
-        let follows = space.ties.led(&names).into_iter();
-        let follows = follows
-            .filter_map(|led| Some((place(&led.by)?, place(&led.kind)?, led)))
-            .collect();
+        let mut follows = Vec::new();
+        for led in space.ties.led(&|kind| grid.names(kind)) {
+            if let (Some(by), Some(kind)) = (position(kinds, &led.by), position(kinds, &led.kind)) {
+                follows.push((by, kind, led));
+            }
+        }
         let mut point = Point {
             indices: vec![0; grid.axes.len()],
-            sizes,
+            sizes: space.axes.iter().map(|axis| axis.full).collect(),
             places,
-            hidden: place(HIDDEN),
+            hidden: position(kinds, HIDDEN),
             follows,
         };
         point.set_from(grid, 0);
@@ -267,27 +287,28 @@ impl Point {
         let Some(&idx) = self.indices.get(axis) else {
             return;
         };
-        // Absent where no axis cuts it.
-        let hidden = self
-            .hidden
-            .and_then(|place| self.sizes.get(place))
-            .copied()
-            .unwrap_or(0);
         let size = match grid.axes.get(axis) {
             Some(GridAxis::Sizes(_, sizes)) => sizes.get(idx).copied(),
-            Some(GridAxis::MlpFactors(factors)) => factors
-                .get(idx)
-                .map(|factor| (factor * hidden as f64) as usize),
+            Some(GridAxis::MlpFactors(factors)) => {
+                let hidden = self.hidden_size() as f64;
+                factors.get(idx).map(|factor| (factor * hidden) as usize)
+            }
             None => None,
         };
-        if let (Some(size), Some(place)) = (
-            size,
-            self.places
-                .get(axis)
-                .and_then(|&place| self.sizes.get_mut(place)),
-        ) {
+        let place = self.places.get(axis);
+        let place = place.and_then(|&place| self.sizes.get_mut(place));
+        if let (Some(size), Some(place)) = (size, place) {
             *place = size;
         }
+    }
+
+    fn hidden_size(&self) -> usize {
+        let place = self.hidden;
+        // Absent where no axis cuts it.
+        place
+            .and_then(|place| self.sizes.get(place))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// The next point, last axis fastest; false after the last one.
@@ -310,15 +331,17 @@ impl Point {
 }
 
 fn imbalance(sizes: &Sizes, space: &Space) -> f64 {
-    let share = |axis: &minitron_core::plan::AxisSizes| {
-        Some((*sizes.get(&axis.kind)? as f64 / axis.full.max(1) as f64).ln())
-    };
-    // Heads as wide as the source's count as no axis: they are cut on request, and few families
-    // can.
-    let counts = |axis: &&minitron_core::plan::AxisSizes| {
-        axis.kind != ROPE_PAIRS || sizes.get(ROPE_PAIRS) != Some(&axis.full)
-    };
-    let shares: Vec<f64> = space.axes.iter().filter(counts).filter_map(share).collect();
+    let mut shares = Vec::with_capacity(space.axes.len());
+    for axis in &space.axes {
+        let Some(&size) = sizes.get(&axis.kind) else {
+            continue;
+        };
+        // Heads as wide as the source's count as no axis: they are cut on request, and few
+        // families can.
+        if axis.kind != ROPE_PAIRS || size != axis.full {
+            shares.push((size as f64 / axis.full.max(1) as f64).ln());
+        }
+    }
     let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
     shares.iter().map(|share| (share - mean).powi(2)).sum()
 }

@@ -38,8 +38,7 @@ impl Halving {
         if n_steps / every < self.n_rungs as u64 {
             return Err(Error::Recipe(format!(
                 "rungs: {} of them need as many evaluations, {n_steps} steps with one every \
-                 {every} hold {}; give more tokens, \
-                 or evaluate more often",
+                 {every} hold {}; give more tokens, or evaluate more often",
                 self.n_rungs,
                 n_steps / every
             )));

@@ -1,37 +1,42 @@
 //! Orders by loss, and how alike two of them are.
 
+use std::cmp::Ordering;
+
 /// Rank of every value, 1 for the lowest; equal values share the mean of their places.
 pub fn ranks(values: &[f64]) -> Vec<f64> {
-    let below = |value: f64| {
-        values
-            .iter()
-            .filter(|other| other.total_cmp(&value).is_lt())
-            .count() as f64
-    };
-    let equal = |value: f64| {
-        values
-            .iter()
-            .filter(|other| other.total_cmp(&value).is_eq())
-            .count() as f64
-    };
-    values
-        .iter()
-        .map(|&value| below(value) + (equal(value) + 1.0) / 2.0)
-        .collect()
+    let mut ranks = Vec::with_capacity(values.len());
+    for value in values {
+        let (mut n_below, mut n_equal) = (0.0, 0.0);
+        for other in values {
+            match other.total_cmp(value) {
+                Ordering::Less => n_below += 1.0,
+                Ordering::Equal => n_equal += 1.0,
+                Ordering::Greater => {}
+            }
+        }
+        ranks.push(n_below + (n_equal + 1.0) / 2.0);
+    }
+    ranks
 }
 
 /// Spearman's rank correlation: Pearson's of the ranks; none for fewer than two values, or where
 /// all are equal.
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     let (a, b) = (ranks(a), ranks(b));
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let (mean_a, mean_b) = (mean(&a), mean(&b));
-    let pairs = || a.iter().zip(&b).map(|(a, b)| (a - mean_a, b - mean_b));
-    let (cross, of_a, of_b) = pairs().fold((0.0, 0.0, 0.0), |(cross, of_a, of_b), (a, b)| {
-        (cross + a * b, of_a + a * a, of_b + b * b)
-    });
+    let (mut cross, mut of_a, mut of_b) = (0.0, 0.0, 0.0);
+    for (a, b) in a.iter().zip(&b) {
+        let (a, b) = (a - mean_a, b - mean_b);
+        cross += a * b;
+        of_a += a * a;
+        of_b += b * b;
+    }
     let rho = cross / (of_a * of_b).sqrt();
     (a.len() == b.len() && rho.is_finite()).then_some(rho)
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Kendall's rank correlation τ-b; none for fewer than two values, or where all are equal.
@@ -39,12 +44,7 @@ pub fn kendall(a: &[f64], b: &[f64]) -> Option<f64> {
     let (mut agree, mut of_a, mut of_b) = (0.0, 0.0, 0.0);
     for i in 0..a.len().min(b.len()) {
         for j in 0..i {
-            let sign = |values: &[f64]| match values[i].total_cmp(&values[j]) {
-                std::cmp::Ordering::Less => -1.0,
-                std::cmp::Ordering::Equal => 0.0,
-                std::cmp::Ordering::Greater => 1.0,
-            };
-            let (in_a, in_b): (f64, f64) = (sign(a), sign(b));
+            let (in_a, in_b) = (sign(a[i], a[j]), sign(b[i], b[j]));
             agree += in_a * in_b;
             of_a += in_a * in_a;
             of_b += in_b * in_b;
@@ -54,15 +54,28 @@ pub fn kendall(a: &[f64], b: &[f64]) -> Option<f64> {
     (a.len() == b.len() && tau.is_finite()).then_some(tau)
 }
 
+/// Of the difference of two values.
+fn sign(one: f64, other: f64) -> f64 {
+    match one.total_cmp(&other) {
+        Ordering::Less => -1.0,
+        Ordering::Equal => 0.0,
+        Ordering::Greater => 1.0,
+    }
+}
+
 /// First index from which the order of all curves stays that of their ends; curves of equal length.
 pub fn settled(curves: &[Vec<f64>]) -> Option<usize> {
     let n_points = curves.iter().map(Vec::len).min()?;
-    let order = |point: usize| ranks(&curves.iter().map(|curve| curve[point]).collect::<Vec<_>>());
-    let end = order(n_points.checked_sub(1)?);
+    let end = ranks_at(curves, n_points.checked_sub(1)?);
     (0..n_points)
         .rev()
-        .take_while(|&point| order(point) == end)
+        .take_while(|&point| ranks_at(curves, point) == end)
         .last()
+}
+
+fn ranks_at(curves: &[Vec<f64>], point: usize) -> Vec<f64> {
+    let values: Vec<f64> = curves.iter().map(|curve| curve[point]).collect();
+    ranks(&values)
 }
 
 #[cfg(test)]

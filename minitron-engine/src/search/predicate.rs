@@ -59,13 +59,6 @@ struct Operators;
 
 impl MakeOperators<Answer> for Operators {
     fn make<'a>() -> Vec<Operator<'a, Answer>> {
-        let of = |prio: i64, apply: fn(Answer, Answer) -> Answer| BinOp {
-            apply,
-            prio,
-            is_commutative: false,
-        };
-        let binary = |word, prio, apply| Operator::make_bin(word, of(prio, apply));
-        let negative = |a| number(Answer::Number(0.0), a, |zero, a| zero - a);
         vec![
             binary("||", 0, |a, b| joined(a, b, |a, b| a || b)),
             binary("&&", 1, |a, b| joined(a, b, |a, b| a && b)),
@@ -76,12 +69,34 @@ impl MakeOperators<Answer> for Operators {
             binary("<", 2, |a, b| compared(a, b, |a, b| a < b)),
             binary(">", 2, |a, b| compared(a, b, |a, b| a > b)),
             binary("+", 3, |a, b| number(a, b, |a, b| a + b)),
-            Operator::make_bin_unary("-", of(3, |a, b| number(a, b, |a, b| a - b)), negative),
+            Operator::make_bin_unary("-", operation(3, difference), negative),
             binary("*", 4, |a, b| number(a, b, |a, b| a * b)),
             binary("/", 4, |a, b| number(a, b, |a, b| a / b)),
             binary("%", 4, |a, b| number(a, b, |a, b| a % b)),
         ]
     }
+}
+
+type Apply = fn(Answer, Answer) -> Answer;
+
+fn binary(word: &str, prio: i64, apply: Apply) -> Operator<'_, Answer> {
+    Operator::make_bin(word, operation(prio, apply))
+}
+
+fn operation(prio: i64, apply: Apply) -> BinOp<Answer> {
+    BinOp {
+        apply,
+        prio,
+        is_commutative: false,
+    }
+}
+
+fn difference(a: Answer, b: Answer) -> Answer {
+    number(a, b, |a, b| a - b)
+}
+
+fn negative(a: Answer) -> Answer {
+    difference(Answer::Number(0.0), a)
 }
 
 impl Predicate {
@@ -90,8 +105,7 @@ impl Predicate {
     /// # Errors
     /// `Recipe` with what the parser says, or where what it reads is no question.
     pub fn parse(text: &str) -> Result<Self> {
-        let wrong = |message: String| Error::Recipe(format!("`{text}`: {message}"));
-        let expression = FlatEx::parse(text).map_err(|e| wrong(e.to_string()))?;
+        let expression = FlatEx::parse(text).map_err(|e| wrong(text, &e.to_string()))?;
         let predicate = Predicate {
             text: text.to_owned(),
             expression,
@@ -110,28 +124,27 @@ impl Predicate {
     /// # Errors
     /// `Recipe` for a name without a value, and where the answer is no yes or no.
     pub fn holds(&self, value: &dyn Fn(&str) -> Option<f64>) -> Result<bool> {
-        let wrong = |message: String| Error::Recipe(format!("`{}`: {message}", self.text));
-        let number = |name: &String| {
-            let found = value(name).ok_or_else(|| wrong(format!("there is no `{name}`")))?;
-            Ok(Answer::Number(found))
-        };
-        let values = self
-            .names()
-            .iter()
-            .map(number)
-            .collect::<Result<Vec<_>>>()?;
-        match self
-            .expression
-            .eval(&values)
-            .map_err(|e| wrong(e.to_string()))?
-        {
+        let text = &self.text;
+        let mut values = Vec::new();
+        for name in self.names() {
+            let found = value(name);
+            let found = found.ok_or_else(|| wrong(text, &format!("there is no `{name}`")))?;
+            values.push(Answer::Number(found));
+        }
+        let answer = self.expression.eval(&values);
+        match answer.map_err(|e| wrong(text, &e.to_string()))? {
             Answer::Truth(holds) => Ok(holds),
-            Answer::Number(_) => Err(wrong("expected a comparison, got a number".into())),
-            Answer::Nonsense => Err(wrong(
-                "expected comparisons of numbers, joined by && or ||".into(),
-            )),
+            Answer::Number(_) => Err(wrong(text, "expected a comparison, got a number")),
+            Answer::Nonsense => {
+                let message = "expected comparisons of numbers, joined by && or ||";
+                Err(wrong(text, message))
+            }
         }
     }
+}
+
+fn wrong(text: &str, message: &str) -> Error {
+    Error::Recipe(format!("`{text}`: {message}"))
 }
 
 #[cfg(test)]

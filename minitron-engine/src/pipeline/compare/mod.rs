@@ -1,6 +1,7 @@
 //! `compare`: strategies side by side. A row is a chain of jobs; jobs that are equal are one, so
 //! what rows share is computed once, and a comparison is a run of stages named by their content.
 
+mod checks;
 mod spec;
 mod table;
 
@@ -12,8 +13,9 @@ pub use spec::{Check, Ratio, Row, Spec};
 
 use serde_json::{Value, json};
 
+use self::checks::{checks, ratios};
 use self::spec::{Link, Original};
-use self::table::{TableLine, checks, columns, ratios};
+use self::table::{Done, TableLine, columns};
 use super::context::Context;
 use super::run::{StagePlace, refuse_own_inputs, run_stage};
 use super::run_dir::RunDir;
@@ -69,69 +71,31 @@ struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     fn open(context: &Context<'a>, spec: &'a Spec, out: &'a Path) -> Result<Self> {
-        if context.force {
-            refuse_own_inputs(
-                &serde_json::to_value(spec).unwrap_or_default(),
-                &spec.path,
-                out,
-            )?;
-        } else if !out.join(FILE).is_file()
-            && RunDir::read(out).is_ok_and(|record| !record.stages.is_empty())
-        {
-            // One without stages may be a comparison's that was cut short before its first.
-            let message = format!(
-                "`{}` holds a run, and no comparison; give another name",
-                out.display()
-            );
-            return Err(Error::Recipe(message));
-        }
+        refuse_places(context, spec, out)?;
         let mut run_dir = RunDir::open(out, context.force)?;
-        run_dir.describe(
-            &Context {
-                seed: spec.seeds.first().copied().unwrap_or(0),
+        let seed = spec.first_seed();
+        run_dir.describe(&Context { seed, ..*context }, &spec.path);
+        let mut lines = Vec::new();
+        for row in &spec.rows {
+            lines.push(TableLine::new(row, &spec.links(row, seed)?));
+        }
+        let names = stage_names(spec)?;
+        let stages = &mut run_dir.record.stages;
+        stages.retain(|stage| names.contains(&stage.name));
+        Ok(Comparison {
+            // Each stage owns its folder.
+            context: Context {
+                force: true,
                 ..*context
             },
-            &spec.path,
-        );
-        let mut lines = Vec::new();
-        let mut names = HashSet::new();
-        for row in &spec.rows {
-            for &seed in &spec.seeds {
-                names.extend(
-                    spec.links(row, seed)?
-                        .into_iter()
-                        .map(|link| link.stage.name),
-                );
-            }
-            lines.push(TableLine::new(
-                row,
-                &spec.links(row, spec.seeds.first().copied().unwrap_or(0))?,
-            ));
-        }
-        if let Some(Original::Own(link)) = spec.original()? {
-            names.insert(link.stage.name);
-        }
-        run_dir
-            .record
-            .stages
-            .retain(|stage| names.contains(&stage.name));
-        let before = earlier_seconds(out);
-        // Each stage owns its folder.
-        let context = Context {
-            force: true,
-            ..*context
-        };
-        let (original, warnings, known) = (None, Vec::new(), BTreeMap::new());
-        Ok(Comparison {
-            context,
             spec,
             out,
             run_dir,
             lines,
-            original,
-            warnings,
-            known,
-            before,
+            original: None,
+            warnings: Vec::new(),
+            known: BTreeMap::new(),
+            before: earlier_seconds(out),
         })
     }
 
@@ -142,27 +106,18 @@ impl<'a> Comparison<'a> {
         };
         let mut line = TableLine::original(&self.spec.model, &link);
         let links = [*link];
-        self.context
-            .progress
-            .note("teacher: evaluated as the rows are");
+        let progress = self.context.progress;
+        progress.note("teacher: evaluated as the rows are");
         match self.links(&links) {
             Ok(true) => return Ok(true),
             Ok(false) => {
-                let stage = links
-                    .first()
-                    .and_then(|link| self.run_dir.find(&link.stage.name));
-                line.fill_original(
-                    stage
-                        .and_then(|stage| stage.result.as_ref())
-                        .unwrap_or(&Value::Null),
-                );
+                let done = links.first().and_then(|link| done(&self.run_dir, link));
+                line.fill_original(done.map_or(&Value::Null, |(result, ..)| result));
                 line.status = "done";
             }
             Err(error) if error.is_of_the_system() => return Err(error.at("the original")),
             Err(error) => {
-                self.context
-                    .progress
-                    .warn(&format!("the original could not be evaluated: {error}"));
+                progress.warn(&format!("the original could not be evaluated: {error}"));
                 (line.status, line.error) = ("failed", Some(error.to_string()));
             }
         }
@@ -175,12 +130,9 @@ impl<'a> Comparison<'a> {
     fn warnings_of(&self, links: &[Link]) -> Vec<String> {
         let mut warnings: Vec<String> = Vec::new();
         for link in links {
-            let of_stage = self
-                .run_dir
-                .find(&link.stage.name)
-                .into_iter()
-                .flat_map(|stage| &stage.warnings);
-            for warning in of_stage.map(|warning| format!("{}: {warning}", link.word)) {
+            let stage = self.run_dir.find(&link.stage.name);
+            for warning in stage.into_iter().flat_map(|stage| &stage.warnings) {
+                let warning = format!("{}: {warning}", link.word);
                 if !warnings.contains(&warning) {
                     warnings.push(warning);
                 }
@@ -190,19 +142,10 @@ impl<'a> Comparison<'a> {
     }
 
     fn warn_of_columns(&mut self) {
-        let is_absent = |key: &&String| {
-            self.lines
-                .iter()
-                .all(|line| !line.values.contains_key(*key))
-        };
-        let absent: Vec<String> = self
-            .spec
-            .columns
-            .iter()
-            .filter(is_absent)
-            .cloned()
-            .collect();
-        for key in absent {
+        for key in &self.spec.columns {
+            if self.lines.iter().any(|line| line.values.contains_key(key)) {
+                continue;
+            }
             let message = format!("columns: no row has `{key}`");
             self.context.progress.warn(&message);
             self.warnings.push(message);
@@ -211,27 +154,22 @@ impl<'a> Comparison<'a> {
 
     /// Every row's parameters as a share of the original's, where these are known.
     fn add_shares(&mut self) {
-        let of_row = || {
-            let Ok(Some(Original::Row(name))) = self.spec.original() else {
-                return None;
-            };
-            self.lines.iter().find(|line| line.name == name)
-        };
-        let original = self
-            .original
-            .as_ref()
-            .or_else(of_row)
-            .and_then(|line| line.values.get("n_params"));
-        let Some(n_params) = original
-            .map(|over| over.mean)
-            .filter(|n_params| *n_params > 0.0)
-        else {
+        let original = self.original.as_ref().or_else(|| self.original_row());
+        let n_params = original.and_then(|line| line.values.get("n_params"));
+        let Some(n_params) = n_params.map(|over| over.mean).filter(|n| *n > 0.0) else {
             return;
         };
-        self.lines
-            .iter_mut()
-            .chain(&mut self.original)
-            .for_each(|line| line.add_share(n_params));
+        for line in self.lines.iter_mut().chain(&mut self.original) {
+            line.add_share(n_params);
+        }
+    }
+
+    /// The row that leaves the original as it is.
+    fn original_row(&self) -> Option<&TableLine> {
+        let Ok(Some(Original::Row(name))) = self.spec.original() else {
+            return None;
+        };
+        self.lines.iter().find(|line| line.name == name)
     }
 
     /// All jobs of a row, for every seed; true where it was asked to end on the way.
@@ -244,68 +182,60 @@ impl<'a> Comparison<'a> {
         let mut links_by_seed: Vec<Vec<Link>> = Vec::new();
         for &seed in &self.spec.seeds {
             let links = self.spec.links(row, seed)?;
-            self.context.progress.note(&format!(
-                "row {} of {}: {}",
-                row_idx + 1,
-                self.spec.rows.len(),
-                row.name
-            ));
+            let (name, progress) = (&row.name, self.context.progress);
+            let (place, n_rows) = (row_idx + 1, self.spec.rows.len());
+            progress.note(&format!("row {place} of {n_rows}: {name}"));
             let done = self.links(&links);
-            let warnings = self.warnings_of(&links);
-            let of_row = &mut self.lines[row_idx].warnings;
-            let more: Vec<String> = warnings
-                .into_iter()
-                .filter(|warning| !of_row.contains(warning))
-                .collect();
-            of_row.extend(more);
+            self.add_warnings(row_idx, &links);
             match done {
                 Ok(true) => return Ok(true),
                 Ok(false) => links_by_seed.push(links),
                 // A full disk is not the strategy's failure, and would be the next one's too.
                 Err(error) if error.is_of_the_system() => {
-                    return Err(error.at(format!("row `{}`", row.name)));
+                    return Err(error.at(format!("row `{name}`")));
                 }
                 Err(error) => {
-                    self.context
-                        .progress
-                        .warn(&format!("row `{}` failed: {error}", row.name));
+                    progress.warn(&format!("row `{name}` failed: {error}"));
                     let line = &mut self.lines[row_idx];
                     (line.status, line.error) = ("failed", Some(error.to_string()));
                     return Ok(false);
                 }
             }
         }
-        let done = |link: &Link| {
-            let stage = self.run_dir.find(&link.stage.name)?;
-            Some((stage.result.as_ref()?, stage.seconds, stage.peak_bytes))
-        };
-        let by_seed: Vec<Vec<(&Link, table::Done)>> = links_by_seed
-            .iter()
-            .map(|links| {
-                links
-                    .iter()
-                    .filter_map(|link| Some((link, done(link)?)))
-                    .collect()
-            })
-            .collect();
-        let curve = links_by_seed
-            .first()
-            .map(|links| self.curve(links))
-            .unwrap_or_default();
+        self.fill(row_idx, &links_by_seed);
+        Ok(false)
+    }
+
+    fn add_warnings(&mut self, row_idx: usize, links: &[Link]) {
+        let warnings = self.warnings_of(links);
+        let of_row = &mut self.lines[row_idx].warnings;
+        for warning in warnings {
+            if !of_row.contains(&warning) {
+                of_row.push(warning);
+            }
+        }
+    }
+
+    /// What a row's jobs came to, once all are done.
+    fn fill(&mut self, row_idx: usize, links_by_seed: &[Vec<Link>]) {
+        let mut by_seed = Vec::new();
+        for links in links_by_seed {
+            let results = links
+                .iter()
+                .map(|link| Some((link, done(&self.run_dir, link)?)));
+            by_seed.push(results.flatten().collect());
+        }
+        let first = links_by_seed.first();
+        let curve = first.map(|links| self.curve(links)).unwrap_or_default();
         let line = &mut self.lines[row_idx];
         line.fill(&by_seed);
         (line.status, line.curve) = ("done", curve);
-        Ok(false)
     }
 
     fn links(&mut self, links: &[Link]) -> Result<bool> {
         let names: Vec<&str> = links.iter().map(|link| link.stage.name.as_str()).collect();
-        let dir = self
-            .spec
-            .path
-            .parent()
-            .map(Path::to_path_buf)
-            .unwrap_or_default();
+        let dir = self.spec.path.parent();
+        let dir = dir.map(Path::to_path_buf).unwrap_or_default();
         for (idx, link) in links.iter().enumerate() {
             let place = StagePlace {
                 dir: dir.clone(),
@@ -315,14 +245,9 @@ impl<'a> Comparison<'a> {
                 seed: link.seed,
                 ..self.context
             };
-            let is_halted = run_stage(
-                &context,
-                &link.stage,
-                &place,
-                &mut self.known,
-                &mut self.run_dir,
-            )
-            .map_err(|e| e.at(&link.word))?;
+            let (known, run_dir) = (&mut self.known, &mut self.run_dir);
+            let done = run_stage(&context, &link.stage, &place, known, run_dir);
+            let is_halted = done.map_err(|e| e.at(&link.word))?;
             if is_halted || self.context.interrupt.is_asked() {
                 return Ok(true);
             }
@@ -332,32 +257,24 @@ impl<'a> Comparison<'a> {
 
     /// Held-out losses by tokens of a chain's last training.
     fn curve(&self, links: &[Link]) -> Vec<Value> {
-        let is_training =
-            |link: &&Link| ["distill", "train", "scratch"].contains(&link.word.as_str());
-        let last = links.iter().rev().find(is_training);
+        let mut links = links.iter().rev();
+        let last = links.find(|link| {
+            let word = link.word.as_str();
+            ["distill", "train", "scratch"].contains(&word)
+        });
         let path = last.map(|link| self.run_dir.stage(&link.stage.name).join("metrics.jsonl"));
-        let text = path
-            .and_then(|path| std::fs::read_to_string(path).ok())
-            .unwrap_or_default();
-        let point = |line: &str| {
-            let line: Value = serde_json::from_str(line).ok()?;
-            Some(json!({ "tokens": line["n_tokens"].as_u64()?,
-                    "loss": line["eval/loss"].as_f64()? }))
-        };
-        text.lines().filter_map(point).collect()
+        let text = path.and_then(|path| std::fs::read_to_string(path).ok());
+        text.unwrap_or_default()
+            .lines()
+            .filter_map(curve_point)
+            .collect()
     }
 
     /// What the first row failed of, where all did.
     fn all_failed(&self) -> Option<&str> {
-        let errors: Vec<&str> = self
-            .lines
-            .iter()
-            .filter_map(|line| line.error.as_deref())
-            .collect();
-        errors
-            .first()
-            .copied()
-            .filter(|_| errors.len() == self.lines.len())
+        let has_failed = self.lines.iter().all(|line| line.error.is_some());
+        let first = self.lines.first()?.error.as_deref();
+        first.filter(|_| has_failed)
     }
 
     /// compare.json as far as it is.
@@ -384,6 +301,51 @@ impl<'a> Comparison<'a> {
         write_atomic(&self.out.join(FILE), format!("{report:#}\n"))?;
         Ok(report)
     }
+}
+
+/// Refuses a folder that holds something else, or what the comparison reads.
+fn refuse_places(context: &Context, spec: &Spec, out: &Path) -> Result<()> {
+    if context.force {
+        let named_in = serde_json::to_value(spec).unwrap_or_default();
+        return refuse_own_inputs(&named_in, &spec.path, out);
+    }
+    // One without stages may be a comparison's that was cut short before its first.
+    let is_run = RunDir::read(out).is_ok_and(|record| !record.stages.is_empty());
+    if is_run && !out.join(FILE).is_file() {
+        return Err(Error::Recipe(format!(
+            "`{}` holds a run, and no comparison; give another name",
+            out.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Folders of all jobs.
+fn stage_names(spec: &Spec) -> Result<HashSet<String>> {
+    let mut names = HashSet::new();
+    for row in &spec.rows {
+        for &seed in &spec.seeds {
+            let links = spec.links(row, seed)?.into_iter();
+            names.extend(links.map(|link| link.stage.name));
+        }
+    }
+    if let Some(Original::Own(link)) = spec.original()? {
+        names.insert(link.stage.name);
+    }
+    Ok(names)
+}
+
+/// What a job came to; none where it is not done.
+fn done<'a>(run_dir: &'a RunDir, link: &Link) -> Option<Done<'a>> {
+    let stage = run_dir.find(&link.stage.name)?;
+    Some((stage.result.as_ref()?, stage.seconds, stage.peak_bytes))
+}
+
+/// What a line of a training's metrics says; none where it holds no held-out loss.
+fn curve_point(line: &str) -> Option<Value> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let (tokens, loss) = (line["n_tokens"].as_u64()?, line["eval/loss"].as_f64()?);
+    Some(json!({ "tokens": tokens, "loss": loss }))
 }
 
 fn earlier_seconds(out: &Path) -> f64 {

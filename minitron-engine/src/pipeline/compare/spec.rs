@@ -142,71 +142,85 @@ impl Spec {
             std::io::ErrorKind::InvalidData => Error::Recipe(format!("{}: {e}", path.display())),
             _ => Error::io(path, e),
         })?;
-        let in_file = |message: String| Error::Recipe(format!("{}: {message}", path.display()));
-        let mut spec: Spec =
-            toml::from_str(&text).map_err(|e| in_file(e.to_string().trim_end().to_owned()))?;
+        let mut spec: Spec = toml::from_str(&text).map_err(|e| {
+            Error::Recipe(format!("{}: {}", path.display(), e.to_string().trim_end()))
+        })?;
         spec.path = path.to_path_buf();
         let dir = path.parent().unwrap_or(Path::new(""));
-        spec.plugins
-            .values_mut()
-            .for_each(|file| file.path = dir.join(&file.path));
+        for file in spec.plugins.values_mut() {
+            file.path = dir.join(&file.path);
+        }
         spec.check().map_err(|e| e.at(path.display().to_string()))?;
         Ok(spec)
     }
 
     fn check(&self) -> Result<()> {
-        let wrong = |message: String| Err(Error::Recipe(message));
         if self.rows.is_empty() || self.seeds.is_empty() {
-            return wrong("rows, seeds: expected at least one of each".into());
+            let message = "rows, seeds: expected at least one of each";
+            return Err(Error::Recipe(message.into()));
         }
-        let is_job = |job: &String| job == "scratch" || JOBS.contains(&job.as_str());
-        if let Some(key) = self.all.keys().find(|key| !is_job(key)) {
-            return Err(Error::unknown("job", key, JOBS.into_iter().chain(["scratch"])).at("all"));
-        }
-        for (idx, row) in self.rows.iter().enumerate() {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_+".contains(c);
-            if row.name.is_empty() || !row.name.chars().all(plain) {
-                return wrong(format!(
-                    "rows[{idx}]: name: expected letters, digits, `-`, `_`, `+`, got `{}`",
-                    row.name
-                ));
+        let jobs = JOBS.into_iter().chain(["scratch"]);
+        for key in self.all.keys() {
+            if key != "scratch" && !JOBS.contains(&key.as_str()) {
+                return Err(Error::unknown("job", key, jobs).at("all"));
             }
-            if self
-                .rows
-                .iter()
-                .take(idx)
-                .any(|other| other.name == row.name)
-            {
-                return wrong(format!("two rows are called `{}`", row.name));
+        }
+        self.check_rows()?;
+        self.check_checks()?;
+        self.check_ratios()
+    }
+
+    fn check_rows(&self) -> Result<()> {
+        for (idx, row) in self.rows.iter().enumerate() {
+            let name = &row.name;
+            if name.is_empty() || !name.chars().all(is_name_char) {
+                return Err(Error::Recipe(format!(
+                    "rows[{idx}]: name: expected letters, digits, `-`, `_`, `+`, got `{name}`"
+                )));
+            }
+            if self.rows.iter().take(idx).any(|other| other.name == *name) {
+                return Err(Error::Recipe(format!("two rows are called `{name}`")));
             }
             for &seed in &self.seeds {
                 self.links(row, seed)?;
             }
         }
-        let known = |name: &String| self.rows.iter().any(|row| row.name == *name);
-        for check in &self.checks {
-            for name in Predicate::parse(&check.holds)?.names() {
-                let row = name.split_once('.').map_or("", |(row, _)| row).to_owned();
-                if !known(&row) {
-                    return wrong(format!(
-                        "checks: `{}`: `{name}`: expected ROW.COLUMN of a row here",
-                        check.holds
-                    ));
+        Ok(())
+    }
+
+    fn check_checks(&self) -> Result<()> {
+        for Check { holds, .. } in &self.checks {
+            for name in Predicate::parse(holds)?.names() {
+                let row = name.split_once('.').map_or("", |(row, _)| row);
+                if !self.has_row(row) {
+                    return Err(Error::Recipe(format!(
+                        "checks: `{holds}`: `{name}`: expected ROW.COLUMN of a row here"
+                    )));
                 }
             }
         }
-        let named = self
-            .ratios
-            .iter()
-            .flat_map(|ratio| ratio.rows.iter().chain(&ratio.reference));
-        match named.into_iter().find(|name| !known(name)) {
-            Some(name) => Err(Error::unknown(
-                "row",
-                name,
-                self.rows.iter().map(|row| row.name.as_str()),
-            )),
-            None => Ok(()),
+        Ok(())
+    }
+
+    fn check_ratios(&self) -> Result<()> {
+        for ratio in &self.ratios {
+            for name in ratio.rows.iter().chain(&ratio.reference) {
+                if !self.has_row(name) {
+                    let known = self.rows.iter().map(|row| row.name.as_str());
+                    return Err(Error::unknown("row", name, known));
+                }
+            }
         }
+        Ok(())
+    }
+
+    fn has_row(&self, name: &str) -> bool {
+        self.rows.iter().any(|row| row.name == name)
+    }
+
+    /// What draws nothing runs with this one.
+    pub(super) fn first_seed(&self) -> u64 {
+        self.seeds.first().copied().unwrap_or(0)
     }
 
     /// The jobs of a row, each with the model that the ones before it made.
@@ -215,20 +229,10 @@ impl Spec {
     /// `Recipe` for an unknown job or option.
     pub(super) fn links(&self, row: &Row, seed: u64) -> Result<Vec<Link>> {
         let chain = row.chain.as_ref().unwrap_or(&self.chain);
-        let times = |job: &str| chain.iter().filter(|word| *word == job).count();
-        let is_known = |key: &str| match key.split_once('.') {
-            None => times(key) > 0,
-            Some((job, n)) => n
-                .parse()
-                .is_ok_and(|n: usize| (1..=times(job)).contains(&n)),
-        };
-        if let Some(key) = row.own.keys().find(|key| !is_known(key)) {
-            return Err(Error::unknown(
-                "job of this row's chain",
-                key,
-                chain.iter().map(String::as_str),
-            )
-            .at(format!("row `{}`", row.name)));
+        if let Some(key) = row.own.keys().find(|key| !is_of_chain(key, chain)) {
+            let jobs = chain.iter().map(String::as_str);
+            let unknown = Error::unknown("job of this row's chain", key, jobs);
+            return Err(unknown.at(format!("row `{}`", row.name)));
         }
         let mut course = Course {
             spec: self,
@@ -238,15 +242,9 @@ impl Spec {
         };
         let mut links: Vec<Link> = Vec::new();
         for (idx, word) in chain.iter().enumerate() {
-            let nth = 1 + chain
-                .iter()
-                .take(idx)
-                .filter(|other| *other == word)
-                .count();
-            let link = course
-                .link(row, word, nth, seed)
-                .map_err(|e| e.at(format!("row `{}`: {word}", row.name)))?;
-            links.push(link);
+            let nth = 1 + n_times(word, chain.iter().take(idx));
+            let link = course.link(row, word, nth, seed);
+            links.push(link.map_err(|e| e.at(format!("row `{}`: {word}", row.name)))?);
         }
         Ok(links)
     }
@@ -257,14 +255,11 @@ impl Spec {
     /// # Errors
     /// As [`Spec::links`].
     pub(super) fn original(&self) -> Result<Option<Original>> {
-        let seed = self.seeds.first().copied().unwrap_or(0);
+        let seed = self.first_seed();
         let mut first: Option<EvalOptions> = None;
         for row in &self.rows {
-            let Some(Link { stage, .. }) = self
-                .links(row, seed)?
-                .into_iter()
-                .rfind(|link| link.word == "eval")
-            else {
+            let mut links = self.links(row, seed)?.into_iter();
+            let Some(Link { stage, .. }) = links.rfind(|link| link.word == "eval") else {
                 continue;
             };
             match stage.options {
@@ -295,13 +290,30 @@ impl Spec {
     }
 }
 
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_+".contains(c)
+}
+
+/// Whether a key names a job of the chain (`prune`), or one of its places there (`prune.2`).
+fn is_of_chain(key: &str, chain: &[String]) -> bool {
+    match key.split_once('.') {
+        None => n_times(key, chain) > 0,
+        Some((job, n)) => {
+            let n = n.parse::<usize>();
+            n.is_ok_and(|n| (1..=n_times(job, chain)).contains(&n))
+        }
+    }
+}
+
+fn n_times<'a>(job: &str, words: impl IntoIterator<Item = &'a String>) -> usize {
+    words.into_iter().filter(|word| *word == job).count()
+}
+
 /// A job's folder: equal jobs have one.
 fn content_name(word: &str, options: &StageOptions, seed: u64) -> String {
     let content = serde_json::json!([options, seed]).to_string();
-    format!(
-        "{word}-{}",
-        digest::of_text(&content).get(..10).unwrap_or_default()
-    )
+    let digest = digest::of_text(&content);
+    format!("{word}-{}", digest.get(..10).unwrap_or_default())
 }
 
 /// What a chain has reached.
@@ -318,26 +330,8 @@ impl Course<'_> {
         for key in [word.to_owned(), format!("{word}.{nth}")] {
             options.extend(row.own.get(&key).cloned().unwrap_or_default());
         }
-        let mut set =
-            |key: &str, value: &str| _ = options.entry(key).or_insert_with(|| value.into());
-        let (original, model) = (self.spec.model.clone(), self.model.clone());
         let is_training = ["distill", "train", "scratch"].contains(&word);
-        match word {
-            "distill" => {
-                set("teacher", &original);
-                set("student", &model);
-            }
-            "scratch" => set("config", &model),
-            "eval" => {
-                set("model", &model);
-                set("teacher", &original);
-            }
-            "prune" | "search" => {
-                set("model", &model);
-                self.scores.iter().for_each(|scores| set("scores", scores));
-            }
-            _ => set("model", &model),
-        }
+        self.set_models(word, &mut options);
         let job = if word == "scratch" { "train" } else { word };
         if options.contains_key("stop_after") {
             return Err(Error::Recipe(
@@ -348,7 +342,7 @@ impl Course<'_> {
         let seed = if is_training || word == "search" {
             seed
         } else {
-            self.spec.seeds.first().copied().unwrap_or(0)
+            self.spec.first_seed()
         };
         let name = content_name(word, &parsed, seed);
         match word {
@@ -368,5 +362,23 @@ impl Course<'_> {
             word: word.to_owned(),
             is_trained,
         })
+    }
+
+    /// What a job works on, where the options do not name it: the original, and what the chain
+    /// has made of it.
+    fn set_models(&self, word: &str, options: &mut Map<String, Value>) {
+        let (original, model) = (Some(&self.spec.model), Some(&self.model));
+        let named = match word {
+            "distill" => vec![("teacher", original), ("student", model)],
+            "scratch" => vec![("config", model)],
+            "eval" => vec![("model", model), ("teacher", original)],
+            "prune" | "search" => vec![("model", model), ("scores", self.scores.as_ref())],
+            _ => vec![("model", model)],
+        };
+        for (key, value) in named {
+            if let Some(value) = value {
+                options.entry(key).or_insert_with(|| value.as_str().into());
+            }
+        }
     }
 }

@@ -1,14 +1,12 @@
 //! `compare.json`: what every strategy came to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::spec::{Check, Link, Ratio, Row, Spec};
-use crate::search::Predicate;
-use minitron_core::error::Error;
+use super::spec::{Link, Row, Spec};
 
 /// Columns that everybody knows: key, which way is better, title.
 const COLUMNS: &str = "
@@ -43,6 +41,21 @@ pub(super) struct Column {
     key: String,
     title: String,
     better: Option<String>,
+}
+
+impl Column {
+    fn of(key: &str) -> Self {
+        let known = known_columns().find(|(name, ..)| *name == key);
+        let (better, title) = match known {
+            Some((_, better, title)) => (better, title),
+            None => (better(key), key),
+        };
+        Column {
+            key: key.to_owned(),
+            title: title.to_owned(),
+            better: better.map(str::to_owned),
+        }
+    }
 }
 
 /// A number over seeds.
@@ -109,9 +122,8 @@ impl TableLine {
 
     /// The original beside the rows, before it is measured.
     pub fn original(model: &str, link: &Link) -> Self {
-        let name = Path::new(model)
-            .file_name()
-            .map_or(model.into(), |name| name.to_string_lossy());
+        let name = Path::new(model).file_name();
+        let name = name.map_or(model.into(), |name| name.to_string_lossy());
         TableLine {
             name: "teacher".into(),
             title: Some(format!("teacher ({name})")),
@@ -180,29 +192,26 @@ fn values(links: &[(&Link, Done)]) -> BTreeMap<String, f64> {
     let mut values = BTreeMap::new();
     for (link, (result, seconds, peak_bytes)) in links {
         *values.entry("seconds".to_owned()).or_default() += seconds;
-        let of_training = || result.pointer("/memory/peak_bytes").and_then(Value::as_f64);
-        if let Some(peak) = peak_bytes
-            .map(|n_bytes| n_bytes as f64)
-            .or_else(of_training)
-        {
+        let peak = match peak_bytes {
+            Some(n_bytes) => Some(*n_bytes as f64),
+            None => result.pointer("/memory/peak_bytes").and_then(Value::as_f64),
+        };
+        if let Some(peak) = peak {
             let most: &mut f64 = values.entry("peak_bytes".to_owned()).or_default();
             *most = most.max(peak);
         }
         match link.word.as_str() {
-            "eval" => measured(
-                result,
-                if link.is_trained { "" } else { "zero_shot_" },
-                &mut values,
-            ),
+            "eval" => {
+                let prefix = if link.is_trained { "" } else { "zero_shot_" };
+                measured(result, prefix, &mut values);
+            }
             "distill" | "train" | "scratch" => {
                 *values.entry("n_tokens".to_owned()).or_default() +=
                     result["n_tokens"].as_f64().unwrap_or(0.0);
                 *values.entry("training_seconds".to_owned()).or_default() += seconds;
                 // One that found nothing left to do has none.
-                if let Some(rate) = result["tokens_per_second"]
-                    .as_f64()
-                    .filter(|rate| *rate > 0.0)
-                {
+                let rate = result["tokens_per_second"].as_f64();
+                if let Some(rate) = rate.filter(|rate| *rate > 0.0) {
                     values.insert("tokens_per_second".to_owned(), rate);
                 }
             }
@@ -218,24 +227,17 @@ fn values(links: &[(&Link, Done)]) -> BTreeMap<String, f64> {
 
 /// Tokens that all candidates of a search learned from.
 fn searched_tokens(result: &Value) -> f64 {
-    let rungs = result["rungs"].as_array().cloned().unwrap_or_default();
-    let number = |rung: &Value, key: &str| rung.pointer(key).and_then(Value::as_f64).unwrap_or(0.0);
-    let before = std::iter::once(0.0).chain(rungs.iter().map(|rung| number(rung, "/tokens")));
-    rungs
-        .iter()
-        .zip(before)
-        .map(|(rung, before)| number(rung, "/n_candidates") * (number(rung, "/tokens") - before))
-        .sum()
+    let (mut sum, mut before) = (0.0, 0.0);
+    for rung in result["rungs"].as_array().into_iter().flatten() {
+        let tokens = rung["tokens"].as_f64().unwrap_or(0.0);
+        sum += rung["n_candidates"].as_f64().unwrap_or(0.0) * (tokens - before);
+        before = tokens;
+    }
+    sum
 }
 
 /// Of an evaluation; sizes have no prefix, a task's numbers its name.
 fn measured(result: &Value, prefix: &str, values: &mut BTreeMap<String, f64>) {
-    let numbers = |object: &Value| -> Vec<(String, f64)> {
-        let entries = object.as_object().into_iter().flatten();
-        entries
-            .filter_map(|(key, value)| Some((key.clone(), value.as_f64()?)))
-            .collect()
-    };
     for (key, value) in numbers(result) {
         // Of counts, those of the model: how much was evaluated is the same for all.
         let is_size = key.starts_with("n_params") || key.starts_with("n_non");
@@ -252,171 +254,61 @@ fn measured(result: &Value, prefix: &str, values: &mut BTreeMap<String, f64>) {
     }
 }
 
+/// The entries of an object that are numbers.
+fn numbers(object: &Value) -> impl Iterator<Item = (String, f64)> {
+    let entries = object.as_object().into_iter().flatten();
+    entries.filter_map(|(key, value)| Some((key.clone(), value.as_f64()?)))
+}
+
 /// The columns asked for, or all that some row has.
 pub(super) fn columns(spec: &Spec, lines: &[TableLine]) -> Vec<Column> {
-    let has = |key: &str| lines.iter().any(|line| line.values.contains_key(key));
-    let known = known_columns().map(|(key, ..)| key.to_owned());
-    let others = lines.iter().flat_map(|line| line.values.keys().cloned());
-    // A number of parameters stands beside its share of the original's.
-    let with_share = |key: &String| match key.as_str() {
-        "n_params" => vec![key.clone(), "params_share".to_owned()],
-        _ => vec![key.clone()],
-    };
-    let mut keys: Vec<String> = match spec.columns.as_slice() {
-        [] => known.chain(others).collect(),
-        named => named.iter().flat_map(with_share).collect(),
-    };
-    let mut seen = std::collections::HashSet::new();
-    keys.retain(|key| has(key) && seen.insert(key.clone()));
-    let column = |key: String| {
-        let known = known_columns().find(|(name, ..)| *name == key);
-        let (title, better) = known.map_or((key.as_str(), better(&key)), |(_, better, title)| {
-            (title, better)
-        });
-        Column {
-            title: title.to_owned(),
-            better: better.map(str::to_owned),
-            key,
-        }
-    };
-    keys.into_iter().map(column).collect()
-}
-
-fn better(key: &str) -> Option<&'static str> {
-    let ends = |ends: &[&str]| ends.iter().any(|end| key.ends_with(end));
-    match key {
-        _ if ends(&["_stderr"]) => None,
-        _ if ends(&[
-            "acc",
-            "acc_norm",
-            "accuracy",
-            "match",
-            "per_second",
-            "cosine",
-        ]) =>
-        {
-            Some("higher")
-        }
-        _ if ends(&["loss", "_perplexity", "kl_to_teacher", "_s"]) => Some("lower"),
-        _ => None,
+    let mut keys: Vec<&str> = Vec::new();
+    if spec.columns.is_empty() {
+        keys.extend(known_columns().map(|(key, ..)| key));
+        keys.extend(
+            lines
+                .iter()
+                .flat_map(|line| line.values.keys().map(String::as_str)),
+        );
     }
+    for key in &spec.columns {
+        keys.push(key);
+        // A number of parameters stands beside its share of the original's.
+        if key == "n_params" {
+            keys.push("params_share");
+        }
+    }
+    let (mut seen, mut columns) = (HashSet::new(), Vec::new());
+    for key in keys {
+        let is_there = lines.iter().any(|line| line.values.contains_key(key));
+        if is_there && seen.insert(key) {
+            columns.push(Column::of(key));
+        }
+    }
+    columns
 }
 
-/// Whether what should hold does, with the numbers; null where a row has none.
-pub(super) fn checks(spec: &Spec, lines: &[TableLine]) -> Vec<Value> {
-    let value = |name: &str| {
-        let (row, column) = name.split_once('.')?;
-        lines
-            .iter()
-            .find(|line| line.name == row)?
-            .values
-            .get(column)
-            .map(|over| over.mean)
-    };
-    let answer = |check: &Check| {
-        let predicate = Predicate::parse(&check.holds)?;
-        let numbers: Vec<String> = predicate
-            .names()
-            .iter()
-            .map(|name| {
-                value(name).map_or(format!("{name} -"), |value| format!("{name} {value:.4}"))
-            })
-            .collect();
-        let is_known = predicate.names().iter().all(|name| value(name).is_some());
-        let holds = if is_known {
-            Some(predicate.holds(&value)?)
-        } else {
-            None
-        };
-        Ok(json!({ "says": check.says, "holds": holds, "detail": numbers.join(", ") }))
-    };
-    let failed = |check: &Check, e: Error| {
-        json!({ "says": check.says, "holds": null,
-        "detail": e.to_string() })
-    };
-    spec.checks
-        .iter()
-        .map(|check| answer(check).unwrap_or_else(|e| failed(check, e)))
-        .collect()
-}
+const HIGHER: [&str; 6] = [
+    "acc",
+    "acc_norm",
+    "accuracy",
+    "match",
+    "per_second",
+    "cosine",
+];
+const LOWER: [&str; 4] = ["loss", "_perplexity", "kl_to_teacher", "_s"];
 
-/// For each row of a ratio, the tokens that the reference needs to come as far.
-pub(super) fn ratios(spec: &Spec, lines: &[TableLine]) -> Vec<Value> {
-    spec.ratios
-        .iter()
-        .map(|ratio| json!({ "by": ratio.by, "points": points(ratio, lines) }))
-        .collect()
-}
-
-fn points(ratio: &Ratio, lines: &[TableLine]) -> Vec<Value> {
-    let point = |name: &String| {
-        let values = &lines.iter().find(|line| line.name == *name)?.values;
-        Some((values.get("n_tokens")?.mean, values.get(&ratio.by)?.mean))
-    };
-    // What is compared falls with tokens.
-    let sign = if better(&ratio.by) == Some("higher") {
-        -1.0
+/// Which way is better, by how a column's key ends.
+pub(super) fn better(key: &str) -> Option<&'static str> {
+    if key.ends_with("_stderr") {
+        None
+    } else if HIGHER.iter().any(|end| key.ends_with(end)) {
+        Some("higher")
+    } else if LOWER.iter().any(|end| key.ends_with(end)) {
+        Some("lower")
     } else {
-        1.0
-    };
-    let signed = |(tokens, value): (f64, f64)| (tokens, sign * value);
-    let mut reference: Vec<(f64, f64)> = ratio
-        .reference
-        .iter()
-        .filter_map(point)
-        .map(signed)
-        .collect();
-    reference.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let found = |name: &String| {
-        let (tokens, reached) = point(name)?;
-        let needed = match tokens_to(sign * reached, &reference) {
-            Needed::About(needed) => {
-                json!({ "reference_tokens": needed, "ratio": needed / tokens })
-            }
-            Needed::MoreThan(most) => {
-                json!({ "reference_more_than": most, "ratio_more_than": most / tokens })
-            }
-            Needed::AtMost(least) => {
-                json!({ "reference_at_most": least, "ratio_at_most": least / tokens })
-            }
-            Needed::Unknown => json!({}),
-        };
-        let mut row = json!({ "row": name, "n_tokens": tokens, ratio.by.as_str(): reached });
-        if let (Some(row), Value::Object(needed)) = (row.as_object_mut(), needed) {
-            row.extend(needed);
-        }
-        Some(row)
-    };
-    ratio.rows.iter().filter_map(found).collect()
-}
-
-/// How many tokens a reference needs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Needed {
-    About(f64),
-    /// Its largest budget does not come so far.
-    MoreThan(f64),
-    /// Its smallest budget comes farther.
-    AtMost(f64),
-    Unknown,
-}
-
-/// Between two budgets that end above and below, on a straight line over the logarithm of tokens.
-fn tokens_to(wanted: f64, reference: &[(f64, f64)]) -> Needed {
-    let (Some(first), Some(last)) = (reference.first(), reference.last()) else {
-        return Needed::Unknown;
-    };
-    if first.1 <= wanted {
-        return Needed::AtMost(first.0);
+        None
     }
-    let crossing = reference.windows(2).find(|pair| pair[1].1 <= wanted);
-    let Some([(from, above), (to, below)]) =
-        crossing.and_then(|pair| <[(f64, f64); 2]>::try_from(pair).ok())
-    else {
-        return Needed::MoreThan(last.0);
-    };
-    let share = (above - wanted) / (above - below);
-    Needed::About((from.ln() + share * (to.ln() - from.ln())).exp())
 }
 
 #[cfg(test)]
@@ -424,15 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reference_is_read_between_its_budgets() {
-        let reference = [(1e6, 4.0), (4e6, 3.0), (16e6, 2.5)];
-        let Needed::About(half) = tokens_to(3.5, &reference) else {
-            panic!("between")
-        };
-        assert!((half - 2e6).abs() < 1.0, "{half}");
-        assert_eq!(tokens_to(2.0, &reference), Needed::MoreThan(16e6));
-        assert_eq!(tokens_to(4.5, &reference), Needed::AtMost(1e6));
-        assert_eq!(tokens_to(1.0, &[]), Needed::Unknown);
+    fn numbers_of_seeds_have_a_mean_and_a_deviation() {
         let over = Over::of(vec![1.0, 2.0, 3.0]);
         assert_eq!((over.mean, over.std), (2.0, Some(1.0)));
     }

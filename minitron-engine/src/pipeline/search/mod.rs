@@ -2,27 +2,29 @@
 //! 2407.14679, section 2.3).
 
 mod field;
+mod open;
 mod options;
 mod prepare;
 mod record;
+mod size_list;
 mod winner;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-pub use options::{SearchOptions, SizeList};
+pub use options::SearchOptions;
+pub use size_list::SizeList;
 
 use serde_json::{Value, json};
 use tracing::info_span;
 
 use self::field::Field;
 use self::options::Found;
-use self::record::{Entry, Record, RungRecord, Winner};
+use self::record::{Record, RungRecord, Winner};
 use super::context::Context;
 use crate::search::{Halving, Rung};
-use minitron_core::error::{Error, IoContext, Result};
-use minitron_core::output::{OutputDir, OutputLock, remove_atomic};
+use minitron_core::error::{Error, Result};
+use minitron_core::output::OutputLock;
 use minitron_core::progress::Recorder;
 
 /// Searches for the best small shape; with `dry_run`, counts and lists the candidates from sizes
@@ -88,12 +90,7 @@ pub fn search(
 /// on the way.
 fn screen(field: &Field, record: &mut Record, out: &Path) -> Result<bool> {
     let _span = info_span!("screen", n_candidates = record.candidates.len()).entered();
-    let asked = |record: &Record| -> Vec<usize> {
-        (0..record.candidates.len())
-            .filter(|&idx| record.candidates[idx].zero_shot.is_none())
-            .collect()
-    };
-    for group in field.groups(&asked(record), record) {
+    for group in field.groups(&record.unmeasured(), record) {
         let _span = info_span!("group", n_candidates = group.len()).entered();
         for (idx, found) in group.iter().zip(field.measure(&group, record)?) {
             record.candidates[*idx].zero_shot = Some(found);
@@ -116,11 +113,8 @@ fn screen(field: &Field, record: &mut Record, out: &Path) -> Result<bool> {
 }
 
 fn rungs(field: &Field, options: &SearchOptions, record: &Record) -> Result<Vec<Rung>> {
-    let n_screened = record
-        .candidates
-        .iter()
-        .filter(|entry| !entry.screened_out)
-        .count();
+    let candidates = record.candidates.iter();
+    let n_screened = candidates.filter(|entry| !entry.screened_out).count();
     let halving = Halving {
         n_rungs: options.rungs,
         keep: options.keep_share,
@@ -136,50 +130,30 @@ fn train(
     (rung_idx, rung, rungs): (usize, &Rung, &[Rung]),
 ) -> Result<bool> {
     let _span = info_span!("rung", rung_idx, until = rung.until).entered();
-    let (begin, from) = (
-        Instant::now(),
-        record.rungs.last().map_or(0, |rung| rung.steps),
-    );
+    let begin = Instant::now();
+    let from = record.rungs.last().map_or(0, |rung| rung.steps);
+    let n_steps = rung.until.saturating_sub(from);
+    let n_tokens = n_steps.saturating_mul(field.tokens_per_step);
     let remaining = record.remaining();
     let mut teacher_seconds = 0.0;
     for group in field.groups(&remaining, record) {
         let _span = info_span!("group", n_candidates = group.len()).entered();
-        let progress = format!(
-            "rung {} of {}: {} candidates to step {}",
-            rung_idx + 1,
-            rungs.len(),
-            group.len(),
+        let (place, n_rungs, n_candidates) = (rung_idx + 1, rungs.len(), group.len());
+        field.context.progress.note(&format!(
+            "rung {place} of {n_rungs}: {n_candidates} candidates to step {}",
             rung.until
-        );
-        field.context.progress.note(&progress);
+        ));
         let trained = field.train(&group, record, rung.until)?;
         teacher_seconds += trained.teacher_s;
-        let n_tokens = rung
-            .until
-            .saturating_sub(from)
-            .saturating_mul(field.tokens_per_step);
-        record.shared_teacher.seconds += trained.teacher_s;
-        record.shared_teacher.seconds_saved += trained.spared_s;
-        record.shared_teacher.forward_tokens += n_tokens;
-        record.shared_teacher.forward_tokens_unshared +=
-            n_tokens.saturating_mul(group.len() as u64);
+        let shared = &mut record.shared_teacher;
+        shared.seconds += trained.teacher_s;
+        shared.seconds_saved += trained.spared_s;
+        shared.forward_tokens += n_tokens;
+        shared.forward_tokens_unshared += n_tokens.saturating_mul(n_candidates as u64);
         if trained.is_interrupted {
             return Ok(true);
         }
-        for (idx, failure) in group.iter().zip(trained.failures) {
-            let entry = &mut record.candidates[*idx];
-            entry.curve = field.curve(&entry.name)?;
-            // One that was not finite at the end has none.
-            let last = entry.curve.last().filter(|place| place.step == rung.until);
-            entry.loss = last.map(|place| place.loss);
-            if let Some(why) = &failure {
-                field
-                    .context
-                    .progress
-                    .warn(&format!("candidate {} goes no further: {why}", entry.name));
-            }
-            entry.failure = failure;
-        }
+        note_losses(field, record, (&group, trained.failures), rung.until)?;
     }
     let n_staying = rungs
         .get(rung_idx + 1)
@@ -196,11 +170,31 @@ fn train(
     Ok(false)
 }
 
+/// What each of a group came to at the end of a rung.
+fn note_losses(
+    field: &Field,
+    record: &mut Record,
+    (group, failures): (&[usize], Vec<Option<String>>),
+    until: u64,
+) -> Result<()> {
+    for (&idx, failure) in group.iter().zip(failures) {
+        let entry = &mut record.candidates[idx];
+        entry.curve = field.curve(&entry.name)?;
+        // One that was not finite at the end has none.
+        let last = entry.curve.last().filter(|place| place.step == until);
+        entry.loss = last.map(|place| place.loss);
+        if let Some(why) = &failure {
+            let message = format!("candidate {} goes no further: {why}", entry.name);
+            field.context.progress.warn(&message);
+        }
+        entry.failure = failure;
+    }
+    Ok(())
+}
+
+/// Those with the highest losses leave.
 fn eliminate(record: &mut Record, rung_idx: usize, n_staying: usize) {
-    let mut order = record.remaining();
-    let loss = |idx: &usize| record.candidates[*idx].loss.unwrap_or(f64::INFINITY);
-    order.sort_by(|a, b| loss(a).total_cmp(&loss(b)));
-    for idx in order.into_iter().skip(n_staying) {
+    for idx in record.remaining_by_loss().into_iter().skip(n_staying) {
         record.candidates[idx].eliminated_at = Some(rung_idx);
     }
 }
@@ -208,10 +202,8 @@ fn eliminate(record: &mut Record, rung_idx: usize, n_staying: usize) {
 fn finish(field: &Field, record: &mut Record, out: &Path) -> Result<()> {
     let _span = info_span!("winner").entered();
     record.conclude();
-    let best = record
-        .remaining()
-        .into_iter()
-        .min_by_key(|&idx| record.candidates[idx].rank);
+    let remaining = record.remaining().into_iter();
+    let best = remaining.min_by_key(|&idx| record.candidates[idx].rank);
     let best = best.ok_or_else(|| {
         Error::Data("every candidate of the last rung diverged; try a lower lr".into())
     })?;
@@ -225,14 +217,14 @@ fn finish(field: &Field, record: &mut Record, out: &Path) -> Result<()> {
 }
 
 fn listing(found: &Found) -> Value {
-    let rows: Vec<Value> = found
-        .candidates
-        .iter()
-        .map(|candidate| {
-            json!({ "sizes": candidate.sizes, "n_params": candidate.n_params,
-            "imbalance": candidate.imbalance })
-        })
-        .collect();
+    let mut rows = Vec::new();
+    for candidate in &found.candidates {
+        rows.push(json!({
+            "sizes": candidate.sizes,
+            "n_params": candidate.n_params,
+            "imbalance": candidate.imbalance,
+        }));
+    }
     json!({ "grid": found.survey, "n_params_source": found.spec.n_params(), "candidates": rows })
 }
 
@@ -243,56 +235,4 @@ fn report(record: &Record, out: &Path, is_interrupted: bool) -> Value {
         report["interrupted"] = true.into();
     }
     report
-}
-
-/// Names of candidates in the order they were found: `c01`.
-fn entries(found: &Found, bytes: &dyn Fn(&Found, usize) -> u64) -> Vec<Entry> {
-    let width = found.candidates.len().to_string().len().max(2);
-    let entry = |(idx, candidate): (usize, &crate::search::Candidate)| Entry {
-        name: format!("c{:0width$}", idx + 1),
-        sizes: candidate.sizes.clone(),
-        n_params: candidate.n_params,
-        memory_bytes: bytes(found, idx),
-        imbalance: candidate.imbalance,
-        ..Entry::default()
-    };
-    found.candidates.iter().enumerate().map(entry).collect()
-}
-
-/// Starts the folder, or goes on with what an earlier run of the same search left there.
-fn start(context: &Context, out: &Path, resume: bool, fresh: Record) -> Result<Record> {
-    let earlier = if resume { Record::load(out)? } else { None };
-    if let Some(earlier) = earlier {
-        if earlier.inputs == fresh.inputs {
-            return Ok(earlier);
-        }
-        // A recipe's stage owns its folder.
-        if !context.force {
-            let is_other = !earlier.weights.is_empty() && earlier.weights != fresh.weights;
-            let what = if is_other {
-                format!("of another model (`{}`)", earlier.model)
-            } else {
-                "with other options".into()
-            };
-            let message = format!(
-                "{}: holds a search {what}; start over with --force",
-                out.display()
-            );
-            return Err(Error::Recipe(message));
-        }
-    }
-    OutputDir::refuse_existing(out, context.force)?;
-    remove_atomic(out)?;
-    std::fs::create_dir_all(out).at_path(out)?;
-    fresh.save(out)?;
-    Ok(fresh)
-}
-
-/// A loss of every term by its name.
-fn by_label<'l>(labels: impl Iterator<Item = &'l str>, values: &[f64]) -> BTreeMap<String, f64> {
-    labels
-        .map(str::to_owned)
-        .zip(values.iter().copied())
-        .filter(|(_, value)| value.is_finite())
-        .collect()
 }

@@ -1,7 +1,6 @@
 //! What is searched, and how the candidates are found.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
 use clap::Args;
 use schemars::JsonSchema;
@@ -13,8 +12,8 @@ use super::super::inspect::open;
 use super::super::prune_options::kind_of;
 use super::super::teacher_source::TeacherOptions;
 use super::super::training_options::TrainingOptions;
+use super::size_list::SizeList;
 use crate::search::{Candidate, Grid, GridAxis, Predicate, Survey, Within};
-use minitron_core::contract::Axis;
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{Bytes, Space, Target, parse_budget, parse_bytes};
 use minitron_core::registry::PluginSpec;
@@ -124,59 +123,6 @@ impl Default for SearchOptions {
     }
 }
 
-/// Sizes to try: `[2560, 3072]`, `"24,32,48"`, `"29-32"` (both ends), `"4096-6144/512"` (in steps).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "NumberListOrText")]
-pub struct SizeList(pub Vec<f64>);
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(untagged)]
-enum NumberListOrText {
-    One(f64),
-    List(Vec<f64>),
-    Text(String),
-}
-
-impl TryFrom<NumberListOrText> for SizeList {
-    type Error = Error;
-    fn try_from(written: NumberListOrText) -> Result<Self> {
-        match written {
-            NumberListOrText::One(size) => Ok(SizeList(vec![size])),
-            NumberListOrText::List(sizes) => Ok(SizeList(sizes)),
-            NumberListOrText::Text(text) => text.parse(),
-        }
-    }
-}
-
-/// Sizes of one range: more are a slip of the pen.
-const MAX_SIZES: usize = 4096;
-
-impl FromStr for SizeList {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        let wrong = || {
-            Error::Recipe(format!(
-                "expected sizes such as 24,32,48 or 29-32 or 4096-6144/512, got `{text}`"
-            ))
-        };
-        let mut sizes = Vec::new();
-        for word in text.split(',').map(str::trim) {
-            let Some((from, to)) = word.split_once('-') else {
-                sizes.push(word.parse::<f64>().map_err(|_| wrong())?);
-                continue;
-            };
-            let (to, step) = to.split_once('/').unwrap_or((to, "1"));
-            let whole = |word: &str| word.trim().parse::<u32>().map_err(|_| wrong());
-            let (from, to, step) = (whole(from)?, whole(to)?, whole(step)?);
-            if step == 0 || from > to || ((to - from) / step) as usize >= MAX_SIZES {
-                return Err(wrong());
-            }
-            sizes.extend((from..=to).step_by(step as usize).map(f64::from));
-        }
-        Ok(SizeList(sizes))
-    }
-}
-
 /// What sizes alone say.
 pub(super) struct Found {
     pub spec: ModelSpec,
@@ -199,64 +145,40 @@ impl SearchOptions {
     /// budget.
     pub(super) fn survey(&self, context: &Context) -> Result<Found> {
         let (spec, weights) = open(context, &self.model)?;
-        let axes: Vec<Box<dyn Axis>> = context.axes(&self.axes)?;
-        let space = Space::new(&spec, &axes)?;
-        let space = if self.square {
-            space.squared(&spec)
-        } else {
-            space
-        };
+        let mut space = Space::new(&spec, &context.axes(&self.axes)?)?;
+        if self.square {
+            space = space.squared(&spec);
+        }
         let bytes_per_param = weights.n_bytes as f64 / spec.n_params().max(1) as f64;
         let (within, target) = self.budget()?;
-        let is_memory = target.memory_bytes.is_some();
-        let cost = |n_params: u64, sizes: &[usize]| {
-            if !is_memory {
-                return n_params;
-            }
-            self.bytes_of(&spec, n_params, bytes_per_param, || {
-                space
-                    .axes
-                    .iter()
-                    .map(|axis| axis.kind.clone())
-                    .zip(sizes.iter().copied())
-                    .collect()
-            })
+        let cost = |n_params: u64, sizes: &[usize]| match target.memory_bytes {
+            Some(_) => self.bytes_of(&spec, n_params, bytes_per_param, &by_kind(&space, sizes)),
+            None => n_params,
         };
-        let filter = self
-            .filter
-            .as_deref()
-            .map(Predicate::parse)
-            .transpose()
-            .map_err(|e| e.at("filter"))?;
+        let filter = self.filter.as_deref().map(Predicate::parse).transpose();
+        let filter = filter.map_err(|e| e.at("filter"))?;
         let keep = |sizes: &Sizes, n_params: u64| match &filter {
             Some(filter) => ask(filter, sizes, n_params),
             None => Ok(true),
         };
-        let (mut candidates, survey) =
-            self.grid(&space)?
-                .survey(&spec, &space, &cost, (within, &keep))?;
+        let grid = self.grid(&space)?;
+        let (mut candidates, survey) = grid.survey(&spec, &space, &cost, (within, &keep))?;
         if candidates.is_empty() {
             return Err(Error::Plan(format!(
                 "search: none of {} points is legal and within the budget ({} are within); widen \
-                 the tolerance, the grid or \
-                 the filter",
+                 the tolerance, the grid or the filter",
                 survey.n_points, survey.n_within
             )));
         }
-        if candidates.len() > self.candidates {
-            let message = format!(
-                "search: {} candidates of {}, those shrunk most evenly",
-                self.candidates,
-                candidates.len()
-            );
+        let n_most = self.candidates;
+        if candidates.len() > n_most {
+            let n = candidates.len();
+            let message = format!("search: {n_most} candidates of {n}, those shrunk most evenly");
             context.progress.note(&message);
-            candidates.truncate(self.candidates.max(1));
+            candidates.truncate(n_most.max(1));
         }
-        warn_of_many(
-            context,
-            &spec,
-            candidates.iter().map(|candidate| &candidate.sizes),
-        );
+        let sizes = candidates.iter().map(|candidate| &candidate.sizes);
+        warn_of_many(context, &spec, sizes);
         Ok(Found {
             spec,
             space,
@@ -272,11 +194,11 @@ impl SearchOptions {
         spec: &ModelSpec,
         n_params: u64,
         bytes_per_param: f64,
-        sizes: impl FnOnce() -> Sizes,
+        sizes: &Sizes,
     ) -> u64 {
         let seq_len = self.kv_seq_len.unwrap_or(spec.options.max_positions);
         let weights = (n_params as f64 * bytes_per_param).ceil() as u64;
-        weights.saturating_add(spec.kv_cache_bytes_at(&sizes(), seq_len, 1))
+        weights.saturating_add(spec.kv_cache_bytes_at(sizes, seq_len, 1))
     }
 
     fn budget(&self) -> Result<(Within, super::record::Target)> {
@@ -294,24 +216,16 @@ impl SearchOptions {
             (None, Some(memory)) => {
                 let most = parse_bytes(memory)?;
                 (target.memory_bytes, target.tolerance) = (Some(most), SLACK);
-                Ok((
-                    Within {
-                        least: (most as f64 * (1.0 - SLACK)) as u64,
-                        most,
-                    },
-                    target,
-                ))
+                let least = (most as f64 * (1.0 - SLACK)) as u64;
+                Ok((Within { least, most }, target))
             }
             (None, None) if self.grid.is_empty() && self.size.is_empty() => Err(Error::Recipe(
                 "search: say how large a candidate may be: params, memory, or a grid".into(),
             )),
-            (None, None) => Ok((
-                Within {
-                    least: 0,
-                    most: u64::MAX,
-                },
-                target,
-            )),
+            (None, None) => {
+                let (least, most) = (0, u64::MAX);
+                Ok((Within { least, most }, target))
+            }
         }
     }
 
@@ -337,86 +251,56 @@ impl SearchOptions {
         if lists.is_empty() {
             return self.all_legal(space);
         }
-        let axis = |(kind, sizes): (&str, &SizeList)| match kind {
-            "mlp_factor" => Ok(GridAxis::MlpFactors(sizes.0.clone())),
-            kind => {
+        let mut axes = Vec::with_capacity(lists.len());
+        for (kind, sizes) in lists {
+            if kind == "mlp_factor" {
+                axes.push(GridAxis::MlpFactors(sizes.0.clone()));
+            } else {
                 space.axis(kind)?;
-                let is_size = |size: &f64| *size >= 1.0 && size.fract() == 0.0 && *size < 1e9;
-                match sizes.0.iter().find(|size| !is_size(size)) {
-                    Some(size) => Err(Error::Recipe(format!(
-                        "grid: {kind}: expected whole numbers, got {size}"
-                    ))),
-                    None => Ok(GridAxis::Sizes(
-                        kind.to_owned(),
-                        sizes.0.iter().map(|&size| size as usize).collect(),
-                    )),
-                }
+                axes.push(GridAxis::Sizes(kind.to_owned(), sizes.whole(kind)?));
             }
-        };
-        Grid::new(lists.into_iter().map(axis).collect::<Result<_>>()?)
+        }
+        Grid::new(axes)
     }
 
     /// Widths and heads, and what is freed: at one size, width pruning keeps more (best practice
     /// 4).
     fn all_legal(&self, space: &Space) -> Result<Grid> {
-        self.free
-            .iter()
-            .try_for_each(|kind| space.axis(kind).map(drop))?;
-        let on_request = [DEPTH, KV_HEADS, ROPE_PAIRS];
-        let is_free =
-            |kind: &str| !on_request.contains(&kind) || self.free.iter().any(|free| free == kind);
-        let axes = space
-            .axes
-            .iter()
-            .filter(|axis| is_free(&axis.kind))
-            .map(|axis| {
-                let legal = axis.legal();
-                // The MLP's width is what meets a budget most closely.
-                let most = if axis.kind == MLP {
-                    usize::MAX
-                } else {
-                    MAX_PER_AXIS
-                };
-                let stride = legal.len().div_ceil(most).max(1);
-                GridAxis::Sizes(
-                    axis.kind.clone(),
-                    legal.into_iter().rev().step_by(stride).collect(),
-                )
-            });
-        Grid::new(axes.collect())
+        for kind in &self.free {
+            space.axis(kind)?;
+        }
+        let mut axes = Vec::new();
+        for axis in &space.axes {
+            let is_on_request = [DEPTH, KV_HEADS, ROPE_PAIRS].contains(&axis.kind.as_str());
+            if is_on_request && !self.free.contains(&axis.kind) {
+                continue;
+            }
+            let legal = axis.legal();
+            // The MLP's width is what meets a budget most closely.
+            let most = if axis.kind == MLP {
+                usize::MAX
+            } else {
+                MAX_PER_AXIS
+            };
+            let stride = legal.len().div_ceil(most).max(1);
+            let sizes = legal.into_iter().rev().step_by(stride).collect();
+            axes.push(GridAxis::Sizes(axis.kind.clone(), sizes));
+        }
+        Grid::new(axes)
     }
+}
+
+/// Sizes in the order of the space's axes, by kind.
+fn by_kind(space: &Space, sizes: &[usize]) -> Sizes {
+    let kinds = space.axes.iter().map(|axis| axis.kind.clone());
+    kinds.zip(sizes.iter().copied()).collect()
 }
 
 fn ask(filter: &Predicate, sizes: &Sizes, n_params: u64) -> Result<bool> {
-    let value = |name: &str| match name {
+    let answer = filter.holds(&|name| match name {
         "n_params" => Some(n_params as f64),
         "layers" => sizes.get(DEPTH).map(|&size| size as f64),
         kind => sizes.get(kind).map(|&size| size as f64),
-    };
-    filter.holds(&value).map_err(|e| e.at("filter"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_read_as_people_write_them() {
-        let read = |text: &str| text.parse::<SizeList>().map(|list| list.0);
-        assert_eq!(read("24, 32,48").unwrap(), [24.0, 32.0, 48.0]);
-        assert_eq!(read("29-32").unwrap(), [29.0, 30.0, 31.0, 32.0]);
-        assert_eq!(
-            read("4096-6144/1024,7").unwrap(),
-            [4096.0, 5120.0, 6144.0, 7.0]
-        );
-        assert_eq!(read("2.5,3").unwrap(), [2.5, 3.0]);
-        for bad in ["", "a", "5-3", "1-9/0", "1-", "1-100000"] {
-            assert!(read(bad).is_err(), "{bad}");
-        }
-        assert_eq!(
-            serde_json::from_str::<SizeList>("[1, 2]").unwrap().0,
-            [1.0, 2.0]
-        );
-        assert_eq!(serde_json::from_str::<SizeList>("3").unwrap().0, [3.0]);
-    }
+    });
+    answer.map_err(|e| e.at("filter"))
 }

@@ -15,23 +15,26 @@ use minitron_core::windows::Windows;
 /// What can be refused by looking at the options alone.
 pub(super) fn refuse(context: &Context, options: &SearchOptions) -> Result<()> {
     let SearchOptions { asked, setup, .. } = options;
-    let wrong = |message: &str| Err(Error::Recipe(message.into()));
     if asked.correct_teacher.is_some() {
-        return wrong(
+        return refused(
             "correct_teacher: a teacher that learns says something else to every candidate; leave \
              it out",
         );
     }
     if setup.stop_after.is_some() {
-        return wrong("stop_after: a search stops its candidates itself; leave it out");
+        return refused("stop_after: a search stops its candidates itself; leave it out");
     }
     if setup.max_skipped == 0 || setup.eval_every == Some(0) {
-        return wrong("max_skipped, eval_every: expected at least 1");
+        return refused("max_skipped, eval_every: expected at least 1");
     }
     if context.kind == Kind::Half {
-        return wrong("dtype: f16 gradients underflow without scaling; search in bf16 or f32");
+        return refused("dtype: f16 gradients underflow without scaling; search in bf16 or f32");
     }
     setup.saving().check()
+}
+
+fn refused(message: &str) -> Result<()> {
+    Err(Error::Recipe(message.into()))
 }
 
 /// The losses named, or the defaults.

@@ -137,9 +137,41 @@ impl Entry {
             .and_then(|zero_shot| zero_shot.loss)
             .unwrap_or(f64::INFINITY)
     }
+
+    /// Whether it learns on.
+    fn is_in(&self) -> bool {
+        self.eliminated_at.is_none() && !self.screened_out && self.failure.is_none()
+    }
+
+    /// The rung that it reached, -1 where it was screened out, -2 where it failed; and its loss
+    /// there.
+    fn reached(&self) -> (i64, f64) {
+        let untrained = self.curve.is_empty().then(|| self.zero_shot_loss());
+        let loss = self.loss.or(untrained).unwrap_or(f64::INFINITY);
+        let rung = if self.failure.is_some() {
+            -2
+        } else if self.screened_out {
+            -1
+        } else {
+            self.eliminated_at.map_or(i64::MAX, |rung| rung as i64)
+        };
+        (rung, loss)
+    }
+
+    /// Steps at which it was evaluated.
+    fn steps(&self) -> Vec<u64> {
+        self.curve.iter().map(|place| place.step).collect()
+    }
 }
 
 impl Record {
+    /// Indices of those that were not looked at yet.
+    pub fn unmeasured(&self) -> Vec<usize> {
+        (0..self.candidates.len())
+            .filter(|&idx| self.candidates[idx].zero_shot.is_none())
+            .collect()
+    }
+
     /// Indices of all candidates by their loss before training, the earlier one first among equals.
     pub fn zero_shot_order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.candidates.len()).collect();
@@ -184,39 +216,29 @@ impl Record {
 
     /// Indices of those that are still in, in their order.
     pub fn remaining(&self) -> Vec<usize> {
-        let is_in = |entry: &&Entry| {
-            entry.eliminated_at.is_none() && !entry.screened_out && entry.failure.is_none()
-        };
-        self.candidates
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| is_in(entry))
-            .map(|(idx, _)| idx)
+        (0..self.candidates.len())
+            .filter(|&idx| self.candidates[idx].is_in())
             .collect()
+    }
+
+    /// The same by their last loss, the lowest first.
+    pub fn remaining_by_loss(&self) -> Vec<usize> {
+        let mut order = self.remaining();
+        order.sort_by(|&a, &b| {
+            let (a, b) = (self.candidates[a].loss, self.candidates[b].loss);
+            a.unwrap_or(f64::INFINITY)
+                .total_cmp(&b.unwrap_or(f64::INFINITY))
+        });
+        order
     }
 
     /// Orders all by how far they came, then by their loss there.
     pub fn rank(&mut self) {
         let mut order: Vec<usize> = (0..self.candidates.len()).collect();
-        let place = |idx: &usize| {
-            let entry = &self.candidates[*idx];
-            let untrained = entry.curve.is_empty().then(|| entry.zero_shot_loss());
-            let loss = entry.loss.or(untrained).unwrap_or(f64::INFINITY);
-            let reached = match (
-                entry.failure.is_some(),
-                entry.screened_out,
-                entry.eliminated_at,
-            ) {
-                (true, ..) => -2,
-                (_, true, _) => -1,
-                (.., Some(rung)) => rung as i64,
-                _ => i64::MAX,
-            };
-            (-(reached.max(-3)), loss)
-        };
-        order.sort_by(|a, b| {
-            let ((far_a, loss_a), (far_b, loss_b)) = (place(a), place(b));
-            far_a.cmp(&far_b).then(loss_a.total_cmp(&loss_b))
+        order.sort_by(|&a, &b| {
+            let (rung_a, loss_a) = self.candidates[a].reached();
+            let (rung_b, loss_b) = self.candidates[b].reached();
+            rung_b.cmp(&rung_a).then(loss_a.total_cmp(&loss_b))
         });
         for (rank, idx) in order.into_iter().enumerate() {
             self.candidates[idx].rank = Some(rank + 1);
@@ -238,25 +260,17 @@ impl Record {
             .zip(kendall(&before, &after))
             .map(|(spearman, kendall)| Correlation { spearman, kendall });
         let finalists: Vec<&Entry> = self
-            .remaining()
-            .into_iter()
-            .filter_map(|idx| self.candidates.get(idx))
+            .candidates
+            .iter()
+            .filter(|entry| entry.is_in())
             .collect();
         let curves: Vec<Vec<f64>> = finalists
             .iter()
             .map(|entry| entry.curve.iter().map(|place| place.loss).collect())
             .collect();
-        let steps = |entry: &&Entry| {
-            entry
-                .curve
-                .iter()
-                .map(|place| place.step)
-                .collect::<Vec<_>>()
-        };
-        let is_contest = curves.len() > 1
-            && finalists
-                .windows(2)
-                .all(|pair| steps(&pair[0]) == steps(&pair[1]));
+        let mut neighbours = finalists.windows(2);
+        let is_contest =
+            curves.len() > 1 && neighbours.all(|pair| pair[0].steps() == pair[1].steps());
         self.settled_at = settled(&curves)
             .filter(|_| is_contest)
             .and_then(|idx| finalists.first()?.curve.get(idx))

@@ -67,8 +67,7 @@ impl Field<'_> {
     /// What the winner's card says of the search.
     fn facts(&self) -> Vec<Fact> {
         const TOLD: &str = "params memory square grid size free filter candidates rungs keep_share \
-                            reconstruct losses data tokens seq_len \
-                            batch_size lr seed";
+                            reconstruct losses data tokens seq_len batch_size lr seed";
         let mut options = serde_json::to_value(self.options).unwrap_or_default();
         options["losses"] = json!(self.losses);
         options["seed"] = json!(self.context.seed);
