@@ -297,9 +297,9 @@ impl ScoreInputs<'_> {
 
     /// A tensor as it is stored stands beside its copy for a moment.
     fn largest_stored(&self, with_head: bool) -> u64 {
-        let counts = |param: &&Param| param.layer().is_some() || with_head;
-        let sizes = self.spec.params.iter().filter(counts);
-        sizes
+        let params = self.spec.params.iter();
+        params
+            .filter(|param| param.layer().is_some() || with_head)
             .filter_map(|param| self.source.info(&param.name())?.n_bytes())
             .max()
             .unwrap_or(0)
