@@ -262,12 +262,13 @@ impl<'s> Packer<'s> {
             documents.iter().for_each(|document| packer.push(document));
             return packer.finish();
         }
-        let first = |document: Vec<Token>| {
-            cut_at_turns(&document, seq_len)
-                .first()
-                .map(|piece| piece.to_vec())
-        };
-        documents.into_iter().filter_map(first).collect()
+        let mut runs = Vec::with_capacity(documents.len());
+        for document in documents {
+            if let Some(first) = cut_at_turns(&document, seq_len).first() {
+                runs.push(first.to_vec());
+            }
+        }
+        runs
     }
 
     /// Documents of two tokens or more that fit into a block or are left in the epoch.

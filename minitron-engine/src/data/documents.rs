@@ -38,9 +38,12 @@ impl DataSources {
     /// # Errors
     /// `Recipe` for an ending that no corpus reads, `Data` for a file that is not there.
     pub fn new(specs: &[DataSpec], reading: &Reading, registry: &Registry) -> Result<Self> {
-        let open = |spec: &DataSpec| Ok((spec.clone(), spec.corpus(registry, reading)?));
+        let mut entries = Vec::with_capacity(specs.len());
+        for spec in specs {
+            entries.push((spec.clone(), spec.corpus(registry, reading)?));
+        }
         Ok(DataSources {
-            entries: specs.iter().map(open).collect::<Result<_>>()?,
+            entries,
             seed: reading.seed,
         })
     }

@@ -41,25 +41,26 @@ impl FolderKind {
     /// # Errors
     /// `Recipe` for a folder that no job wrote.
     pub(super) fn of(dir: &Path) -> Result<Self> {
-        let has = |name: &str| dir.join(name).is_file();
-        for (name, kind) in [
+        let of_file = [
             (COMPARISON, Self::Comparison),
             (SEARCH, Self::Search),
             (RUN, Self::Run),
-        ] {
-            if has(name) {
+            (SCORES, Self::Stage),
+            (RESULT, Self::Stage),
+        ];
+        for (name, kind) in of_file {
+            if dir.join(name).is_file() {
                 return Ok(kind);
             }
         }
-        if Training::is_in(dir) || Pruning::is_in(dir) || has(SCORES) || has(RESULT) {
+        if Training::is_in(dir) || Pruning::is_in(dir) {
             return Ok(Self::Stage);
         }
         let dir = dir.display();
         Err(Error::Recipe(format!(
             "`{dir}`: expected the folder of a run, search, comparison or one of their stages \
-             (run.json, search.json, \
-             compare.json, metrics.jsonl, plan.json, scores.safetensors or result.json), found \
-             none of these files"
+             (run.json, search.json, compare.json, metrics.jsonl, plan.json, scores.safetensors or \
+             result.json), found none of these files"
         )))
     }
 }
@@ -300,17 +301,12 @@ impl Folder {
 
     /// What an evaluation or a generation said.
     fn add_result(&mut self, model: &str, options: &Value, result: &Value) {
-        let word = |pointer: &str| {
-            result
-                .pointer(pointer)
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        };
-        if let Some(text) = word("/text") {
+        if let Some(text) = result.pointer("/text").and_then(Value::as_str) {
+            let prompt = result.pointer("/prompt").and_then(Value::as_str);
             self.samples.push(Sample {
                 model: model.to_owned(),
-                prompt: word("/prompt").unwrap_or_default(),
-                text,
+                prompt: prompt.unwrap_or_default().to_owned(),
+                text: text.to_owned(),
             });
             return;
         }
@@ -400,19 +396,19 @@ impl Folder {
 
 /// An evaluation's own numbers, then those of its tasks.
 fn measured(result: &Value) -> BTreeMap<String, f64> {
-    let entries = |value: &Value| value.as_object().cloned().unwrap_or_default();
-    let number = |(key, value): (String, Value)| Some((key, value.as_f64()?));
-    let tasks = entries(result.pointer("/tasks").unwrap_or(&Value::Null));
-    let of_tasks = tasks.into_iter().flat_map(|(task, found)| {
-        let own = entries(&found)
-            .into_iter()
-            .filter(|(key, _)| !key.starts_with("n_"));
-        own.filter_map(number)
-            .map(move |(key, value)| (format!("{task} {key}"), value))
-    });
-    entries(result)
-        .into_iter()
-        .filter_map(number)
-        .chain(of_tasks)
-        .collect()
+    let mut all: BTreeMap<String, f64> = numbers(result)
+        .map(|(key, number)| (key.to_owned(), number))
+        .collect();
+    let tasks = result.pointer("/tasks").and_then(Value::as_object);
+    for (task, found) in tasks.into_iter().flatten() {
+        let own = numbers(found).filter(|(key, _)| !key.starts_with("n_"));
+        all.extend(own.map(|(key, number)| (format!("{task} {key}"), number)));
+    }
+    all
+}
+
+/// The numbers of an object, by key.
+fn numbers(value: &Value) -> impl Iterator<Item = (&str, f64)> {
+    let entries = value.as_object().into_iter().flatten();
+    entries.filter_map(|(key, value)| Some((key.as_str(), value.as_f64()?)))
 }

@@ -189,8 +189,10 @@ fn without_nulls(value: &Value) -> Value {
 
 /// As a shell reads it.
 fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./:@+=,".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
+    let is_plain = word
+        .chars()
+        .all(|c| c.is_alphanumeric() || "-_./:@+=,".contains(c));
+    match is_plain && !word.is_empty() {
         true => word.to_owned(),
         false => format!("'{}'", word.replace('\'', "'\\''")),
     }
