@@ -319,7 +319,10 @@ mod tests {
             Some(-9),
         ];
         for (from, to) in bounds.iter().flat_map(|from| bounds.map(|to| (*from, to))) {
-            let place = |bound: i64| if bound < 0 { (7 + bound).max(0) } else { bound.min(7) } as usize;
+            let place = |bound: i64| match bound < 0 {
+                true => (7 + bound).max(0) as usize,
+                false => bound.min(7) as usize,
+            };
             let (start, end) = (from.map_or(0, place), to.map_or(7, place));
             let expected = &documents[start..end.max(start)];
             let spec = DataSpec {

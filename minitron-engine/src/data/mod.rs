@@ -3,6 +3,7 @@
 
 mod block;
 mod documents;
+mod epoch;
 mod held;
 mod identity;
 mod loader;

@@ -1,6 +1,5 @@
 //! Documents to tokens: texts with their end, conversations by the model's chat template.
 
-
 use super::tokenizer::{Tokenizer, guarded, refused};
 use crate::chat::{ChatTemplate, Moment, Rendered, token_mask};
 use minitron_core::contract::Document;

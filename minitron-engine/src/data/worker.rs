@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use super::block::{Block, Source, Start, send_blocks};
+use super::block::{Block, Source, Start};
+use super::epoch::send_blocks;
 use minitron_core::error::{Error, IoContext, Result};
 
 /// A thread that prepares blocks, one ahead of what was asked for.

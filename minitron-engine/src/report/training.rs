@@ -238,8 +238,11 @@ mod tests {
     #[test]
     fn a_line_that_is_being_written_or_was_damaged_is_skipped() {
         let dir = tempfile::tempdir().unwrap();
-        let lines = b"{\"step\":1,\"n_tokens\":64,\"loss\":4.0}\n\xff\xfe\n{\"step\":2,\"n_tokens\":128,\"loss\":null,\"loss/kl\":0.5,\"eval/loss\":3.5,\"eval/kl\":0.75,\"n_predictions\":64}\n\
-                      {\"step\":3,\"n_tokens\":192,\"loss\":2.0,\"eval/loss\":3.75,\"tokens_per_second\":64.0}\n{\"step\":4,\"n_tok";
+        let lines = b"{\"step\":1,\"n_tokens\":64,\"loss\":4.0}\n\xff\xfe\n\
+            {\"step\":2,\"n_tokens\":128,\"loss\":null,\"loss/kl\":0.5,\"eval/loss\":3.5,\
+            \"eval/kl\":0.75,\"n_predictions\":64}\n\
+            {\"step\":3,\"n_tokens\":192,\"loss\":2.0,\"eval/loss\":3.75,\
+            \"tokens_per_second\":64.0}\n{\"step\":4,\"n_tok";
         std::fs::write(dir.path().join(METRICS), lines).unwrap();
         let mut training = Training::read(dir.path(), "t").unwrap();
         assert_eq!(

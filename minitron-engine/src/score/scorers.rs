@@ -1,36 +1,19 @@
-//! Who is shown what: the scorers of all metrics over all groups, and the check of their law.
+//! Who is shown what: the scorers of all metrics over all groups.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tch::Tensor;
 
+use super::slot::{Metric, ScorerSlot};
 use minitron_core::calibrate::Scores;
 use minitron_core::calibrate::{Ablated, Activations, Measured, Observation, Weights};
-use minitron_core::contract::{Evaluator, Importance, LogitLoss, Need, Scorer};
+use minitron_core::contract::{Evaluator, LogitLoss, Need, Scorer};
 use minitron_core::error::{Error, Present, Result};
 use minitron_core::model::Site;
 use minitron_core::model::Tap;
 use minitron_core::random::SplitMix;
 use minitron_core::spec::PruneGroup;
-
-/// A metric to compute, under the label its scores are kept by.
-#[derive(Debug)]
-pub struct Metric {
-    /// The part before `/` in a score's name.
-    pub label: String,
-    /// The plugin.
-    pub importance: Box<dyn Importance>,
-}
-
-impl Metric {
-    /// A scorer of a group that has seen nothing yet.
-    fn scorer(&self, group: &PruneGroup) -> Result<Box<dyn Scorer>> {
-        self.importance
-            .scorer(group)
-            .map_err(|e| e.at(format!("metric `{}`", self.label)))
-    }
-}
 
 /// All scorers of one scoring. What they need is shown to them by [`ScorerSet::run`] or
 /// [`ScorerSet::stream`] (sites, ablations), [`ScorerSet::observe_weights`] (weights, gradients)
@@ -42,30 +25,6 @@ pub struct ScorerSet {
     by_site: HashMap<Site, Vec<usize>>,
     /// Index of the first window of the batch under way.
     pub(super) first_window: usize,
-}
-
-#[derive(Debug)]
-struct ScorerSlot {
-    metric: usize,
-    group: PruneGroup,
-    need: Need,
-    scorer: Box<dyn Scorer>,
-    /// The same over every n-th window alone, for resampling.
-    folds: Vec<Box<dyn Scorer>>,
-}
-
-impl ScorerSlot {
-    /// Memory of its scorers at the end, roughly.
-    fn state_bytes(&self) -> u64 {
-        // A metric of activations and weights keeps its numbers per channel.
-        let each = if matches!(self.need, Need::SitesAndWeights(_)) {
-            self.group.block
-        } else {
-            1
-        };
-        let n_numbers = self.group.n_units * each * self.need.sites().len().max(1);
-        (40 * n_numbers * (1 + self.folds.len())) as u64
-    }
 }
 
 impl ScorerSet {
@@ -316,7 +275,7 @@ impl ScorerSet {
     pub fn finish(&self) -> Result<Scores> {
         let mut scores = Scores::default();
         for slot in &self.slots {
-            let values = self.checked(slot, slot.scorer.as_ref())?;
+            let values = slot.checked(slot.scorer.as_ref(), self.label(slot))?;
             scores.by_name.insert(self.name(slot), values);
         }
         Ok(scores)
@@ -345,7 +304,7 @@ impl ScorerSet {
                             .map_or(&[][..], Vec::as_slice),
                     )?;
                 }
-                drawn.push(self.checked(slot, scorer.as_ref())?);
+                drawn.push(slot.checked(scorer.as_ref(), self.label(slot))?);
             }
             replicates.insert(self.name(slot), drawn);
         }
@@ -368,28 +327,6 @@ impl ScorerSet {
 
     fn name(&self, slot: &ScorerSlot) -> String {
         format!("{}/{}", self.label(slot), slot.group.dim)
-    }
-
-    fn checked(&self, slot: &ScorerSlot, scorer: &dyn Scorer) -> Result<Vec<f32>> {
-        let scores = scorer.finish()?;
-        let PruneGroup { dim, n_units, .. } = &slot.group;
-        let not_finite = scores.iter().position(|score| !score.is_finite());
-        let message = match not_finite {
-            _ if scores.len() != *n_units => {
-                format!("scored {} of {n_units} units of `{dim}`", scores.len())
-            }
-            Some(unit) => format!(
-                "scored unit {unit} of `{dim}` as {}; the model's activations overflow or its \
-                 weights are not finite",
-                scores[unit]
-            ),
-            None => return Ok(scores),
-        };
-        Err(Error::Plugin {
-            tag: self.label(slot).to_owned(),
-            origin: "importance".into(),
-            message,
-        })
     }
 }
 

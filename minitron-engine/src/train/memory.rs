@@ -134,8 +134,7 @@ impl StepMemory {
         (needed > free).then(|| {
             format!(
                 "memory: only {} are free, so the system may end this run; smaller batches (with \
-                 accumulate), recompute, \
-                 stream_teacher or a shorter seq_len take less",
+                 accumulate), recompute, stream_teacher or a shorter seq_len take less",
                 mib(free)
             )
         })
