@@ -172,6 +172,7 @@ pub(super) struct CacheEntry {
 impl CacheEntry {
     /// Of as many bytes as an entry has.
     pub fn parse(bytes: &[u8]) -> (Key, Self) {
+        // Absent in no entry: they are cut to their length before.
         let entry = CacheEntry {
             first_row: field(bytes, 16).map_or(0, u64::from_le_bytes),
             n_rows: field(bytes, 24).map_or(0, u32::from_le_bytes),
