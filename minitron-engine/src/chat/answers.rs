@@ -57,20 +57,19 @@ pub(super) fn weightless(
     }
     let message = "the template marks the answers, but which of them is that of a message of \
                    `weight` 0 cannot be told";
-    let untold = |_| {
-        Error::Data(format!(
+    let Ok(found) = by_prefixes(call, full, add_generation_prompt) else {
+        return Err(Error::Data(format!(
             "{}: {message}; leave that conversation out",
             call.origin()
-        ))
+        )));
     };
-    let found = by_prefixes(call, full, add_generation_prompt).map_err(untold)?;
-    let is_in = |range: &&Range<usize>| {
-        found
-            .weightless
-            .iter()
-            .any(|w| w.start < range.end && range.start < w.end)
-    };
-    Ok(marked.iter().filter(is_in).cloned().collect())
+    let mut weightless = marked.to_vec();
+    weightless.retain(|range| found.weightless.iter().any(|other| overlap(range, other)));
+    Ok(weightless)
+}
+
+fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
+    one.start < other.end && other.start < one.end
 }
 
 /// What the assistant said, and what of it does not count.
@@ -100,14 +99,11 @@ struct AnswerTurn<'t, 'c> {
 
 impl AnswerTurn<'_, '_> {
     fn untold(&self) -> Error {
-        let message = "what the assistant says there cannot be told from the rest: the template \
-                       renders it otherwise in the \
-                       whole conversation than at its end";
+        let (origin, number) = (self.call.origin(), self.idx + 1);
         Error::Data(format!(
-            "{}: message {}: {message}; put `{{% generation %}}` and `{{% endgeneration %}}` \
-             around it in the template",
-            self.call.origin(),
-            self.idx + 1
+            "{origin}: message {number}: what the assistant says there cannot be told from the \
+             rest: the template renders it otherwise in the whole conversation than at its end; \
+             put `{{% generation %}}` and `{{% endgeneration %}}` around it in the template"
         ))
     }
 
@@ -221,18 +217,19 @@ impl AnswerTurn<'_, '_> {
     /// By what surrounds stand-ins in the whole text: for the whole message, or for its content
     /// alone where messages of tools need the calls that they answer.
     fn by_stand_ins(&self) -> Option<Range<usize>> {
-        let with_calls = |content: &str| {
-            let rest = self
-                .own
-                .iter()
-                .filter(|(key, _)| !REASONING.contains(&key.as_str()) && *key != "content");
-            plain(content)
-                .into_iter()
-                .chain(rest.map(|(key, value)| (key.clone(), value.clone())))
-                .collect()
-        };
-        self.between(STAND_INS.map(plain))
-            .or_else(|| self.between(STAND_INS.map(with_calls)))
+        let own = self.between(STAND_INS.map(plain));
+        own.or_else(|| self.between(STAND_INS.map(|content| self.with_calls(content))))
+    }
+
+    /// This message with another content and without reasoning.
+    fn with_calls(&self, content: &str) -> Message {
+        let mut message = plain(content);
+        for (key, value) in self.own {
+            if !REASONING.contains(&key.as_str()) && key != "content" {
+                message.insert(key.clone(), value.clone());
+            }
+        }
+        message
     }
 
     fn between(&self, [one, other]: [Message; 2]) -> Option<Range<usize>> {

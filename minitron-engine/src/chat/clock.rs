@@ -61,15 +61,12 @@ impl FromStr for Moment {
 
     /// `2026-11-28`, or with a time: `2026-11-28T15:04:05`.
     fn from_str(text: &str) -> Result<Self> {
-        let day = || {
-            NaiveDate::parse_from_str(text, "%Y-%m-%d")
-                .ok()
-                .and_then(|day| day.and_hms_opt(0, 0, 0))
-        };
-        let moment = NaiveDateTime::parse_from_str(text, WRITTEN)
-            .ok()
-            .or_else(day);
-        moment.map(Moment).ok_or_else(|| {
+        if let Ok(moment) = NaiveDateTime::parse_from_str(text, WRITTEN) {
+            return Ok(Moment(moment));
+        }
+        let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok();
+        let midnight = day.and_then(|day| day.and_hms_opt(0, 0, 0));
+        midnight.map(Moment).ok_or_else(|| {
             Error::Recipe(format!(
                 "`{text}` is no time; expected 2026-11-28 or 2026-11-28T15:04:05, in UTC"
             ))

@@ -62,18 +62,21 @@ pub(super) fn apart<T: Send>(origin: &str, work: impl FnOnce() -> Result<T> + Se
 
 impl Engine {
     pub(super) fn compile(origin: &str, text: &str, now: Moment) -> Result<Self> {
-        let refused = |message: &str| Error::Data(format!("{origin}: {message}"));
         if text.len() > LONGEST_TEMPLATE {
-            return Err(refused(&format!(
-                "a template of {} bytes; at most {LONGEST_TEMPLATE}",
+            return Err(Error::Data(format!(
+                "{origin}: a template of {} bytes; at most {LONGEST_TEMPLATE}",
                 text.len()
             )));
         }
-        let prepared = source::prepare(text).map_err(|e| refused(&e.message()))?;
+        let prepared =
+            source::prepare(text).map_err(|e| Error::Data(format!("{origin}: {}", e.message())))?;
         let env = apart(origin, || {
             let mut env = environment(now)?;
-            env.add_template_owned(NAME, prepared.source)
-                .map_err(|e| refused(&format!("not a template that can be read: {}", said(&e))))?;
+            let added = env.add_template_owned(NAME, prepared.source);
+            added.map_err(|e| {
+                let said = said(&e);
+                Error::Data(format!("{origin}: not a template that can be read: {said}"))
+            })?;
             Ok(env)
         })?;
         Ok(Engine {
@@ -142,13 +145,10 @@ fn environment(now: Moment) -> Result<Environment<'static>> {
     python::install(&mut env);
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", move |format: &str| {
-        let refused = || {
-            minijinja::Error::new(
-                ErrorKind::InvalidOperation,
-                "strftime_now: not a format of Python's",
-            )
-        };
-        now.format(format).ok_or_else(refused)
+        now.format(format).ok_or_else(|| {
+            let message = "strftime_now: not a format of Python's";
+            minijinja::Error::new(ErrorKind::InvalidOperation, message)
+        })
     });
     env.add_function(marks::FUNCTION, marks::generation);
     Ok(env)

@@ -104,46 +104,44 @@ fn read(path: &Path) -> Result<String> {
 
 /// `chat_template`: one, or a list of `name` and `template`.
 fn in_config(config: &Config) -> Result<Vec<(String, String, String)>> {
-    let origin = |name: &str| format!("{}: chat_template{name}", config.path().display());
-    let wrong = |found: &Value| {
-        config.error(format!(
-            "`chat_template`: expected a template, or a list of `name` and `template`, got {found}"
-        ))
-    };
+    let mut templates = Vec::new();
     match config.get("chat_template") {
-        None => Ok(Vec::new()),
-        Some(Value::String(source)) => Ok(Vec::from([(
-            DEFAULT.to_owned(),
-            origin(""),
-            source.clone(),
-        )])),
+        None => {}
+        Some(Value::String(source)) => {
+            templates.push((DEFAULT.to_owned(), origin(config), source.clone()));
+        }
         Some(Value::Array(list)) => {
-            let template = |item: &Value| {
-                let text = |key: &str| item.get(key).and_then(Value::as_str);
-                let (name, source) = text("name")
-                    .zip(text("template"))
-                    .ok_or_else(|| wrong(item))?;
-                Ok((
-                    name.to_owned(),
-                    origin(&format!(" `{name}`")),
-                    source.to_owned(),
-                ))
-            };
-            list.iter().map(template).collect()
+            for item in list {
+                let name = item.get("name").and_then(Value::as_str);
+                let source = item.get("template").and_then(Value::as_str);
+                let (name, source) = name.zip(source).ok_or_else(|| malformed(config, item))?;
+                templates.push(named(config, name, source));
+            }
         }
-        Some(Value::Object(named)) => {
-            let template = |(name, source): (&String, &Value)| {
-                let source = source.as_str().ok_or_else(|| wrong(source))?;
-                Ok((
-                    name.clone(),
-                    origin(&format!(" `{name}`")),
-                    source.to_owned(),
-                ))
-            };
-            named.iter().map(template).collect()
+        Some(Value::Object(by_name)) => {
+            for (name, source) in by_name {
+                let source = source.as_str().ok_or_else(|| malformed(config, source))?;
+                templates.push(named(config, name, source));
+            }
         }
-        Some(other) => Err(wrong(other)),
+        Some(other) => return Err(malformed(config, other)),
     }
+    Ok(templates)
+}
+
+fn origin(config: &Config) -> String {
+    format!("{}: chat_template", config.path().display())
+}
+
+fn named(config: &Config, name: &str, source: &str) -> (String, String, String) {
+    let origin = format!("{} `{name}`", origin(config));
+    (name.to_owned(), origin, source.to_owned())
+}
+
+fn malformed(config: &Config, found: &Value) -> Error {
+    config.error(format!(
+        "`chat_template`: expected a template, or a list of `name` and `template`, got {found}"
+    ))
 }
 
 /// tokenizer_config.json, over which special_tokens_map.json goes where the former lists no tokens
@@ -154,20 +152,16 @@ fn special_tokens(dir: &Path, config: Option<&Config>) -> Result<Map<String, Val
         true => None,
         false => Config::load_optional(&dir.join("special_tokens_map.json"))?,
     };
-    let text = |value: &Value| match value {
-        Value::Object(token) => token
-            .get("content")
-            .and_then(Value::as_str)
-            .map(str::to_owned),
-        token => token.as_str().map(str::to_owned),
-    };
-    let named = |name: &&str| {
-        let token = map
-            .as_ref()
-            .and_then(|map| map.get(name))
-            .or_else(|| config?.get(name))
-            .and_then(text)?;
-        Some(((*name).to_owned(), Value::String(token)))
-    };
-    Ok(NAMED.iter().filter_map(named).collect())
+    let mut tokens = Map::new();
+    for name in NAMED {
+        let in_map = map.as_ref().and_then(|map| map.get(name));
+        let token = match in_map.or_else(|| config?.get(name)) {
+            Some(Value::Object(token)) => token.get("content"),
+            token => token,
+        };
+        if let Some(token) = token.and_then(Value::as_str) {
+            tokens.insert(name.to_owned(), token.into());
+        }
+    }
+    Ok(tokens)
 }

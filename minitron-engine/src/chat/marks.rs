@@ -27,8 +27,8 @@ impl TextMarks {
     /// Two that none of the texts holds: Unicode keeps these for such use and promises that no text
     /// is written in them.
     pub(super) fn absent_from(texts: &[&str]) -> Option<Self> {
-        let is_free = |c: &char| !texts.iter().any(|text| text.contains(*c));
-        let mut free = ('\u{fdd0}'..='\u{fdef}').filter(is_free);
+        let mut free =
+            ('\u{fdd0}'..='\u{fdef}').filter(|&c| !texts.iter().any(|text| text.contains(c)));
         Some(TextMarks {
             open: free.next()?,
             close: free.next()?,

@@ -23,19 +23,22 @@ pub fn token_mask(offsets: &[(usize, usize)], ranges: &[Range<usize>]) -> Vec<bo
 
 /// The first and last token of a range.
 fn tokens_of(offsets: &[(usize, usize)], range: &Range<usize>) -> Option<(usize, usize)> {
-    let holds = |at: usize| move |&(start, end): &(usize, usize)| start <= at && at < end;
-    let is_inside =
-        |&(start, end): &(usize, usize)| start < end && range.start <= start && end <= range.end;
-    let first = offsets
-        .iter()
-        .position(holds(range.start))
-        .or_else(|| offsets.iter().position(is_inside))?;
-    let last_at = range.end.saturating_sub(1);
-    let last = offsets
-        .iter()
-        .position(holds(last_at))
-        .or_else(|| offsets.iter().rposition(is_inside))?;
+    let first = token_at(offsets, range.start)
+        .or_else(|| offsets.iter().position(|&token| is_inside(token, range)))?;
+    let last = token_at(offsets, range.end.saturating_sub(1))
+        .or_else(|| offsets.iter().rposition(|&token| is_inside(token, range)))?;
     (first <= last).then_some((first, last))
+}
+
+/// The first token that holds a place of the text.
+fn token_at(offsets: &[(usize, usize)], place: usize) -> Option<usize> {
+    offsets
+        .iter()
+        .position(|&(start, end)| start <= place && place < end)
+}
+
+fn is_inside((start, end): (usize, usize), range: &Range<usize>) -> bool {
+    start < end && range.start <= start && end <= range.end
 }
 
 #[cfg(test)]

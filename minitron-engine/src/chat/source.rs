@@ -68,13 +68,15 @@ pub(super) fn prepare(source: &str) -> Result<Prepared> {
 
 /// Where the next tag begins, and what ends it.
 fn next_tag(text: &str) -> Option<(usize, &'static str)> {
-    let open = |(at, _): (usize, &str)| match text.as_bytes().get(at + 1) {
-        Some(b'%') => Some((at, "%}")),
-        Some(b'{') => Some((at, "}}")),
-        Some(b'#') => Some((at, "#}")),
-        _ => None,
-    };
-    text.match_indices('{').find_map(open)
+    for (at, _) in text.match_indices('{') {
+        match text.as_bytes().get(at + 1) {
+            Some(b'%') => return Some((at, "%}")),
+            Some(b'{') => return Some((at, "}}")),
+            Some(b'#') => return Some((at, "#}")),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Bytes of a tag with its end, or all that is left. What looks like an end inside a string or
@@ -151,14 +153,14 @@ fn with_kept(tag: &str) -> Cow<'_, str> {
 
 /// Bytes up to the tag that ends a raw block.
 fn end_of_raw(text: &str) -> usize {
-    let ends = |(at, _): (usize, &str)| {
-        let tag = text.get(at..)?.strip_prefix("{%")?;
+    for (at, opening) in text.match_indices("{%") {
+        let tag = text.get(at + opening.len()..).unwrap_or_default();
         let tag = tag.strip_prefix(['-', '+']).unwrap_or(tag).trim_start();
-        tag.starts_with("endraw").then_some(at)
-    };
-    text.match_indices("{%")
-        .find_map(ends)
-        .unwrap_or(text.len())
+        if tag.starts_with("endraw") {
+            return at;
+        }
+    }
+    text.len()
 }
 
 /// Python keeps the backslash before a letter that it does not know, and knows some that the engine

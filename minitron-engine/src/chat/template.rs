@@ -62,19 +62,19 @@ impl Rendered {
     /// Ranges of bytes, in order and apart, in characters of the text.
     pub(crate) fn in_chars(&self, ranges: &[Range<usize>]) -> Vec<Range<usize>> {
         let (mut at_byte, mut at_char) = (0, 0);
-        let mut chars_to = |byte: usize| {
-            at_char = self
-                .text
-                .get(at_byte..byte)
-                .map_or(0, |between| between.chars().count())
-                .saturating_add(at_char);
-            at_byte = byte;
-            at_char
-        };
-        ranges
-            .iter()
-            .map(|range| chars_to(range.start)..chars_to(range.end))
-            .collect()
+        let mut in_chars = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let start = at_char + self.n_chars(at_byte..range.start);
+            at_char = start + self.n_chars(range.clone());
+            at_byte = range.end;
+            in_chars.push(start..at_char);
+        }
+        in_chars
+    }
+
+    /// Characters in a range of bytes.
+    fn n_chars(&self, bytes: Range<usize>) -> usize {
+        self.text.get(bytes).map_or(0, |text| text.chars().count())
     }
 }
 
@@ -119,15 +119,6 @@ impl ChatTemplate {
     }
 
     fn from_files(files: &Files, now: Moment) -> Result<Self> {
-        let engine = |name: &str| {
-            let found = files
-                .templates
-                .iter()
-                .find(|(template, ..)| template == name);
-            found
-                .map(|(_, origin, source)| Engine::compile(origin, source, now))
-                .transpose()
-        };
         let uses_clock = files
             .templates
             .iter()
@@ -143,8 +134,8 @@ impl ChatTemplate {
             Value::Object(files.special_tokens.clone())
         );
         Ok(ChatTemplate {
-            default: engine(files::DEFAULT)?,
-            tool_use: engine(files::TOOL_USE)?,
+            default: compiled(files, files::DEFAULT, now)?,
+            tool_use: compiled(files, files::TOOL_USE, now)?,
             names: files
                 .templates
                 .iter()
@@ -203,6 +194,15 @@ impl ChatTemplate {
     }
 }
 
+/// A template by its name, where there is one.
+fn compiled(files: &Files, name: &str, now: Moment) -> Result<Option<Engine>> {
+    let mut templates = files.templates.iter();
+    match templates.find(|(template, ..)| template == name) {
+        Some((_, origin, source)) => Engine::compile(origin, source, now).map(Some),
+        None => Ok(None),
+    }
+}
+
 /// A conversation and the template chosen for it.
 pub(super) struct Call<'c> {
     pub(super) engine: &'c Engine,
@@ -255,37 +255,44 @@ impl Call<'_> {
         let variables = self.variables(messages, prompt);
         let inputs = Value::Object(variables.clone()).to_string();
         let texts = [inputs.as_str(), expected.unwrap_or_default()];
-        let unclear = |why: &str| Error::Data(format!("{}: {why}", self.origin()));
-        let marks = TextMarks::absent_from(&texts).ok_or_else(|| {
-            unclear(
-                "the conversation holds all the characters by which `{% generation %}` blocks \
-                 are found",
-            )
-        })?;
+        let Some(marks) = TextMarks::absent_from(&texts) else {
+            let why = "the conversation holds all the characters by which `{% generation %}` \
+                       blocks are found";
+            return Err(self.unclear(why));
+        };
         let marked = self.engine.render(variables, Some(marks))?;
         match marks.cut(&marked) {
             Some((text, ranges)) if expected.is_none_or(|expected| expected == text) => Ok(ranges),
-            _ => Err(unclear(
+            _ => Err(self.unclear(
                 "the template works on the text of its own `{% generation %}` blocks, so where it \
-                 ends up is unknown; \
-                 put them around what is printed",
+                 ends up is unknown; put them around what is printed",
             )),
         }
+    }
+
+    fn unclear(&self, why: &str) -> Error {
+        Error::Data(format!("{}: {why}", self.origin()))
     }
 
     /// What the template sees, as `transformers` prepares it: no message has a field that is null,
     /// and reasoning goes by all the names that templates read.
     fn variables(&self, messages: &[Message], add_generation_prompt: bool) -> Map<String, Value> {
-        let list = |list: &Option<Vec<Value>>| list.clone().map_or(Value::Null, Value::Array);
         let mut variables = self.template.special_tokens.clone();
         variables.extend(self.conversation.variables.clone());
         let messages: Vec<Value> = messages.iter().map(prepared).collect();
         variables.insert("messages".into(), messages.into());
-        variables.insert("tools".into(), list(&self.conversation.tools));
-        variables.insert("documents".into(), list(&self.conversation.documents));
+        variables.insert("tools".into(), list_or_null(&self.conversation.tools));
+        variables.insert(
+            "documents".into(),
+            list_or_null(&self.conversation.documents),
+        );
         variables.insert("add_generation_prompt".into(), add_generation_prompt.into());
         variables
     }
+}
+
+fn list_or_null(list: &Option<Vec<Value>>) -> Value {
+    list.clone().map_or(Value::Null, Value::Array)
 }
 
 /// Names that reasoning goes by; the first is the one that most templates read.

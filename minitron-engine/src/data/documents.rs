@@ -38,9 +38,12 @@ impl DataSources {
     /// # Errors
     /// `Recipe` for an ending that no corpus reads, `Data` for a file that is not there.
     pub fn new(specs: &[DataSpec], reading: &Reading, registry: &Registry) -> Result<Self> {
-        let open = |spec: &DataSpec| Ok((spec.clone(), spec.corpus(registry, reading)?));
+        let mut entries = Vec::with_capacity(specs.len());
+        for spec in specs {
+            entries.push((spec.clone(), spec.corpus(registry, reading)?));
+        }
         Ok(DataSources {
-            entries: specs.iter().map(open).collect::<Result<_>>()?,
+            entries,
             seed: reading.seed,
         })
     }
@@ -316,7 +319,10 @@ mod tests {
             Some(-9),
         ];
         for (from, to) in bounds.iter().flat_map(|from| bounds.map(|to| (*from, to))) {
-            let place = |bound: i64| if bound < 0 { (7 + bound).max(0) } else { bound.min(7) } as usize;
+            let place = |bound: i64| match bound < 0 {
+                true => (7 + bound).max(0) as usize,
+                false => bound.min(7) as usize,
+            };
             let (start, end) = (from.map_or(0, place), to.map_or(7, place));
             let expected = &documents[start..end.max(start)];
             let spec = DataSpec {

@@ -63,7 +63,8 @@ fn name_of(pack: Pack) -> &'static str {
 }
 
 fn of_sources(sources: &DataSources) -> Result<Vec<Value>> {
-    let of_entry = |(spec, corpus): (&super::DataSpec, &dyn minitron_core::contract::Corpus)| {
+    let mut entries = Vec::new();
+    for (spec, corpus) in sources.entries() {
         let mut parameters =
             serde_json::to_value(corpus).map_err(|e| Error::Internal(format!("a corpus: {e}")))?;
         if let Some(object) = parameters.as_object_mut() {
@@ -76,7 +77,7 @@ fn of_sources(sources: &DataSources) -> Result<Vec<Value>> {
             .iter()
             .map(|path| digest::of_data_file(path))
             .collect::<Result<_>>()?;
-        Ok(json!([spec.weight, spec.range, parameters, files]))
-    };
-    sources.entries().map(of_entry).collect()
+        entries.push(json!([spec.weight, spec.range, parameters, files]));
+    }
+    Ok(entries)
 }

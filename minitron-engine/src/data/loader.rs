@@ -2,20 +2,18 @@
 //! on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::{self, JoinHandle};
 
 use serde::{Deserialize, Serialize};
 
-use super::block::{Block, Source, Start, send_blocks};
+use super::block::{Block, Source, Start};
 use super::documents::DataSources;
 use super::identity;
 use super::mixture::Mixture;
 use super::spec::{DataSpec, Reading};
+use super::stream::{SourceCursor, SourceStream, StartingStream};
 use super::text_options::Pack;
 use super::tokenizer::Tokenizer;
-use minitron_core::error::{Error, IoContext, Result};
+use minitron_core::error::{Error, Result};
 use minitron_core::registry::Registry;
 use minitron_core::spec::Options;
 use minitron_core::windows::{Sample, Tokenize, Windows, fits};
@@ -51,23 +49,24 @@ impl LoaderOptions<'_> {
             .text
             .check(self.tokenizer.special_tokens().is_some())?;
         let weights: Vec<f64> = self.specs.iter().filter_map(|spec| spec.weight).collect();
-        let sources = |specs: &[DataSpec]| DataSources::new(specs, self.reading, self.registry);
         if weights.is_empty() {
-            return Ok((vec![sources(self.specs)?], vec![1.0]));
+            return Ok((vec![self.sources(self.specs)?], vec![1.0]));
         }
-        match self.specs.iter().find(|spec| spec.weight.is_none()) {
-            None => Ok((
-                self.specs.chunks(1).map(sources).collect::<Result<_>>()?,
-                weights,
-            )),
-            Some(bare) => {
-                let message = format!(
-                    "data: `{bare}` has no weight, others do; give each one, as in 0.7*web.jsonl, \
-                     or none"
-                );
-                Err(Error::Recipe(message))
-            }
+        if let Some(bare) = self.specs.iter().find(|spec| spec.weight.is_none()) {
+            return Err(Error::Recipe(format!(
+                "data: `{bare}` has no weight, others do; give each one, as in 0.7*web.jsonl, or \
+                 none"
+            )));
         }
+        let mut all_sources = Vec::with_capacity(self.specs.len());
+        for spec in self.specs.chunks(1) {
+            all_sources.push(self.sources(spec)?);
+        }
+        Ok((all_sources, weights))
+    }
+
+    fn sources(&self, specs: &[DataSpec]) -> Result<DataSources> {
+        DataSources::new(specs, self.reading, self.registry)
     }
 }
 
@@ -81,17 +80,6 @@ pub struct Cursor {
     /// Each source's place.
     #[serde(rename = "lanes")]
     pub streams: Vec<SourceCursor>,
-}
-
-/// Where a source stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceCursor {
-    /// Where its block begins.
-    pub start: Start,
-    /// Windows taken of this block.
-    pub n_taken: usize,
-    /// Windows taken since the beginning of training, which the mixture goes by.
-    pub n_total: u64,
 }
 
 /// An endless, deterministic sequence of windows.
@@ -138,7 +126,7 @@ impl DataLoader {
         )?;
         let cursor = cursor
             .filter(|cursor| cursor.digest == digest && cursor.streams.len() == all_sources.len());
-        let mut workers = Vec::new();
+        let mut starting = Vec::new();
         for (idx, (sources, pack)) in all_sources.into_iter().zip(packs).enumerate() {
             let source = Arc::new(Source {
                 sources,
@@ -152,21 +140,13 @@ impl DataLoader {
                 idx,
             });
             let place = cursor.and_then(|cursor| cursor.streams.get(idx)).copied();
-            place.map_or(Ok(()), check_counts)?;
-            workers.push((
-                Worker::start(
-                    &source,
-                    place.map_or_else(Start::default, |place| place.start),
-                )?,
-                source,
-                place,
-            ));
+            starting.push(StartingStream::begin(source, place)?);
         }
         // All of them are at work by now.
-        let opened = workers
-            .into_iter()
-            .map(|(worker, source, place)| SourceStream::open(worker, source, place));
-        let streams: Vec<SourceStream> = opened.collect::<Result<_>>()?;
+        let mut streams = Vec::with_capacity(starting.len());
+        for stream in starting {
+            streams.push(stream.open()?);
+        }
         Ok(DataLoader::of(
             streams,
             Mixture::new(&weights),
@@ -179,15 +159,7 @@ impl DataLoader {
     pub fn of_windows(windows: Arc<Windows>, seed: u64) -> Self {
         let digest = windows.digest().to_owned();
         let block = Block::new(Start::default(), windows, true, seed, 0);
-        let stream = SourceStream {
-            idx: 0,
-            seed,
-            source: None,
-            worker: None,
-            block,
-            n_taken: 0,
-            n_total: 0,
-        };
+        let stream = SourceStream::of_block(block, seed);
         DataLoader::of(vec![stream], Mixture::new(&[1.0]), digest, None)
     }
 
@@ -197,13 +169,10 @@ impl DataLoader {
         digest: String,
         mean_width: Option<usize>,
     ) -> Self {
-        let mean = mixture
-            .average(
-                streams
-                    .iter()
-                    .map(|stream| stream.block.windows.mean_width() as f64),
-            )
-            .ceil() as usize;
+        let widths = streams
+            .iter()
+            .map(|stream| stream.block.windows.mean_width() as f64);
+        let mean = mixture.average(widths).ceil() as usize;
         DataLoader {
             mean_width: mean_width.unwrap_or(mean),
             streams,
@@ -240,16 +209,10 @@ impl DataLoader {
 
     /// Where the loader stands.
     pub fn cursor(&self) -> Cursor {
-        let of_lane = |stream: &SourceStream| SourceCursor {
-            start: stream.block.start,
-            n_taken: stream.n_taken,
-            n_total: stream.n_total,
-        };
-        let streams = self.streams.iter().map(of_lane).collect();
         Cursor {
             digest: self.digest.clone(),
             mean_width: self.mean_width,
-            streams,
+            streams: self.streams.iter().map(SourceStream::cursor).collect(),
         }
     }
 
@@ -294,7 +257,7 @@ impl DataLoader {
             .unwrap_or(0)
     }
 
-    /// special tokens per window.
+    /// Special tokens per window.
     pub fn n_special_tokens(&self) -> usize {
         self.streams
             .first()
@@ -311,193 +274,5 @@ impl DataLoader {
         self.streams
             .iter()
             .try_for_each(|stream| stream.block.windows.check_fits(options))
-    }
-}
-
-/// One source on its way.
-#[derive(Debug)]
-struct SourceStream {
-    idx: usize,
-    seed: u64,
-    /// None for windows in memory.
-    source: Option<Arc<Source>>,
-    /// None where the block is the epoch.
-    worker: Option<Worker>,
-    block: Block,
-    n_taken: usize,
-    n_total: u64,
-}
-
-impl SourceStream {
-    fn open(mut worker: Worker, source: Arc<Source>, place: Option<SourceCursor>) -> Result<Self> {
-        let block = worker.next()?;
-        let place = place.unwrap_or(SourceCursor {
-            start: block.start,
-            n_taken: 0,
-            n_total: 0,
-        });
-        check(place, block.start, block.windows.len())?;
-        // What needs no worker any more need not hold one.
-        let worker = (!block.is_epoch).then_some(worker);
-        let (idx, seed) = (source.idx, source.seed);
-        Ok(SourceStream {
-            idx,
-            seed,
-            source: Some(source),
-            worker,
-            block,
-            n_taken: place.n_taken,
-            n_total: place.n_total,
-        })
-    }
-
-    fn next_piece(&mut self) -> Result<Sample> {
-        if self.n_taken == self.block.order.len() {
-            self.block = match &mut self.worker {
-                Some(worker) => worker.next()?,
-                None => self.epoch(self.block.start.epoch + 1),
-            };
-            self.n_taken = 0;
-        }
-        let window = self.block.order.get(self.n_taken).copied();
-        let window = window
-            .ok_or_else(|| Error::Internal(format!("a block without window {}", self.n_taken)))?;
-        self.n_taken += 1;
-        self.n_total += 1;
-        let id = self.block.start.window + window as u64;
-        self.block.windows.sample(window, id)
-    }
-
-    /// The block in the order of another epoch.
-    fn epoch(&self, epoch: u64) -> Block {
-        let start = Start {
-            epoch,
-            ..self.block.start
-        };
-        Block::new(start, self.block.windows.clone(), true, self.seed, self.idx)
-    }
-
-    fn seek(&mut self, place: SourceCursor) -> Result<()> {
-        match &self.source {
-            Some(source) if !self.block.is_epoch => {
-                check_counts(place)?;
-                // The old worker ends before the new one begins, so that there are never three
-                // blocks.
-                self.worker = None;
-                *self = SourceStream::open(
-                    Worker::start(source, place.start)?,
-                    source.clone(),
-                    Some(place),
-                )?;
-            }
-            _ => {
-                let start = Start {
-                    epoch: place.start.epoch,
-                    ..self.block.start
-                };
-                check(place, start, self.block.windows.len())?;
-                self.block = self.epoch(place.start.epoch);
-                self.n_taken = place.n_taken;
-                self.n_total = place.n_total;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Refuses a place that is none in the block that begins at `start`.
-fn check(place: SourceCursor, start: Start, n_windows: usize) -> Result<()> {
-    check_counts(place)?;
-    if place.start == start && place.n_taken <= n_windows {
-        Ok(())
-    } else {
-        Err(nowhere())
-    }
-}
-
-/// Counts that no training reaches are damage, and would overflow where a block is prepared.
-fn check_counts(place: SourceCursor) -> Result<()> {
-    let Start {
-        epoch,
-        block,
-        window,
-        place: item,
-        n_carried,
-    } = place.start;
-    let counts = [
-        epoch,
-        block,
-        window,
-        item.item,
-        item.document,
-        n_carried as u64,
-    ];
-    if counts.iter().all(|&count| count < 1 << 48) && place.n_total < 1 << 56 {
-        Ok(())
-    } else {
-        Err(nowhere())
-    }
-}
-
-fn nowhere() -> Error {
-    Error::Data(
-        "the place of the checkpoint is nowhere in the training data; use the same data".into(),
-    )
-}
-
-/// A thread that prepares blocks, one ahead of what was asked for.
-#[derive(Debug)]
-struct Worker {
-    blocks: Option<Receiver<Result<Block>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Worker {
-    fn start(source: &Arc<Source>, start: Start) -> Result<Self> {
-        // Without a place to put it down, a finished block is handed over in person: one is ahead,
-        // not two.
-        let (sender, blocks) = sync_channel(0);
-        let stop = Arc::new(AtomicBool::new(false));
-        let (source, stopped) = (source.clone(), stop.clone());
-        let work = move || send_blocks(&source, start, &sender, &stopped);
-        let thread = thread::Builder::new()
-            .name("data".into())
-            .spawn(work)
-            .at_path("a thread to read data")?;
-        Ok(Worker {
-            blocks: Some(blocks),
-            stop,
-            thread: Some(thread),
-        })
-    }
-
-    fn next(&mut self) -> Result<Block> {
-        if let Some(received) = self.blocks.as_ref().and_then(|blocks| blocks.recv().ok()) {
-            return received;
-        }
-        let panic = self.thread.take().and_then(|thread| thread.join().err());
-        let said = panic.as_ref().and_then(|panic| {
-            panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-        });
-        let cause = said.map_or_else(String::new, |said| format!(": {said}"));
-        Err(Error::Internal(format!(
-            "the thread that reads data ended early{cause}"
-        )))
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // Who waits to hand a block over hears that nobody comes.
-        self.blocks = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there is told of where its block is missed.
-            thread.join().unwrap_or_default();
-        }
     }
 }

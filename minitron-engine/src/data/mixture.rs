@@ -24,15 +24,15 @@ impl Mixture {
     /// two sources.
     pub fn pick(&self, taken: &[u64]) -> usize {
         let next = taken.iter().sum::<u64>() as f64 + 1.0;
-        let deadline = |idx: usize| match (self.shares.get(idx), taken.get(idx)) {
-            (Some(&share), Some(&taken)) if (taken as f64) + ROUNDING < share * next => {
-                (taken as f64 + 1.0) / share
+        let (mut first, mut earliest) = (0, f64::INFINITY);
+        for (idx, (&share, &taken)) in self.shares.iter().zip(taken).enumerate() {
+            let has_room = taken as f64 + ROUNDING < share * next;
+            let deadline = (taken as f64 + 1.0) / share;
+            if has_room && deadline < earliest {
+                (first, earliest) = (idx, deadline);
             }
-            _ => f64::INFINITY,
-        };
-        let all = 0..self.shares.len();
-        all.min_by(|&a, &b| deadline(a).total_cmp(&deadline(b)))
-            .unwrap_or(0)
+        }
+        first
     }
 
     /// The mean of a number of each source, weighted by the shares.

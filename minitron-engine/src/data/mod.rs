@@ -3,6 +3,7 @@
 
 mod block;
 mod documents;
+mod epoch;
 mod held;
 mod identity;
 mod loader;
@@ -10,16 +11,19 @@ mod mixture;
 mod order;
 mod packing;
 mod spec;
+mod stream;
 mod text_options;
 mod tokenise;
 mod tokenizer;
 mod vocabulary;
+mod worker;
 
 pub use block::Start;
 pub use documents::DocumentPosition;
-pub use loader::{BLOCK_TOKENS, Cursor, DataLoader, LoaderOptions, SourceCursor};
+pub use loader::{BLOCK_TOKENS, Cursor, DataLoader, LoaderOptions};
 pub use order::Order;
 pub use spec::{DataSpec, Reading, files_of};
+pub use stream::SourceCursor;
 pub use text_options::{Attend, LossMask, Pack, TextOptions};
 pub use tokenizer::Tokenizer;
 pub use vocabulary::{OtherToken, TokenizerDifference, are_texts};

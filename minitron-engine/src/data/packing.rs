@@ -94,10 +94,9 @@ fn begun(piece: &[Token]) -> impl Iterator<Item = Token> {
 pub(super) fn cut_at_turns(document: &[Token], seq_len: usize) -> Vec<&[Token]> {
     let (mut pieces, mut rest) = (Vec::new(), document);
     while rest.len() > seq_len {
-        let end_of_turn =
-            |tokens: &[Token]| tokens.iter().rposition(|token| token.marks().ends_turn());
         let window = rest.get(..seq_len).unwrap_or(rest);
-        let (taken, next) = match end_of_turn(window) {
+        let end_of_turn = window.iter().rposition(|token| token.marks().ends_turn());
+        let (taken, next) = match end_of_turn {
             Some(last) => (last + 1, last + 1),
             None => {
                 let after = rest.iter().position(|token| token.marks().ends_turn());
@@ -147,7 +146,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whole_documents_stay_whole_and_none_is_lost(lengths in prop::collection::vec(1..30usize, 1..300)) {
+        fn whole_documents_stay_whole_and_none_is_lost(
+            lengths in prop::collection::vec(1..30usize, 1..300),
+        ) {
             let mut packer = WholePacker::new(32);
             for (number, &len) in lengths.iter().enumerate() {
                 let id = Token::new(number as u32).unwrap();

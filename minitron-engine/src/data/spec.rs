@@ -63,16 +63,21 @@ fn split_weight(text: &str) -> Result<(Option<f64>, &str)> {
 }
 
 fn parse_range(text: &str) -> Result<(Option<i64>, Option<i64>)> {
-    let bound = |word: &str| match word.trim() {
-        "" => Ok(None),
-        word => word.parse::<i64>().map(Some).map_err(|_| {
-            Error::Recipe(format!(
-                "`#{text}`: expected a range of documents such as #..-100, #-100.. or #0..50"
-            ))
-        }),
-    };
     let (from, to) = text.split_once("..").unwrap_or((text, ""));
-    Ok((bound(from)?, bound(to)?))
+    match (parse_bound(from), parse_bound(to)) {
+        (Ok(from), Ok(to)) => Ok((from, to)),
+        _ => Err(Error::Recipe(format!(
+            "`#{text}`: expected a range of documents such as #..-100, #-100.. or #0..50"
+        ))),
+    }
+}
+
+/// None where the range is open.
+fn parse_bound(word: &str) -> std::result::Result<Option<i64>, std::num::ParseIntError> {
+    match word.trim() {
+        "" => Ok(None),
+        word => word.parse().map(Some),
+    }
 }
 
 impl TryFrom<String> for DataSpec {
@@ -95,8 +100,8 @@ impl std::fmt::Display for DataSpec {
         }
         f.write_str(&self.name)?;
         if let Some((from, to)) = self.range {
-            let bound = |b: Option<i64>| b.map_or(String::new(), |b| b.to_string());
-            write!(f, "#{}..{}", bound(from), bound(to))?;
+            let [from, to] = [from, to].map(|bound| bound.map_or(String::new(), |b| b.to_string()));
+            write!(f, "#{from}..{to}")?;
         }
         Ok(())
     }

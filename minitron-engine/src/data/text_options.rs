@@ -70,7 +70,6 @@ impl TextOptions {
 
     /// What corpora are told.
     pub(super) fn corpus_params(&self) -> Vec<(&'static str, String)> {
-        let pair = |key, value: &Option<String>| value.clone().map(|value| (key, value));
         let params = [
             ("field", &self.field),
             ("form", &self.form),
@@ -78,7 +77,7 @@ impl TextOptions {
         ];
         params
             .into_iter()
-            .filter_map(|(key, value)| pair(key, value))
+            .filter_map(|(key, value)| Some((key, value.clone()?)))
             .collect()
     }
 }

@@ -1,7 +1,5 @@
 //! Documents to tokens: texts with their end, conversations by the model's chat template.
 
-use std::ops::Range;
-
 use super::tokenizer::{Tokenizer, guarded, refused};
 use crate::chat::{ChatTemplate, Moment, Rendered, token_mask};
 use minitron_core::contract::Document;
@@ -46,13 +44,11 @@ impl Tokenizer {
             .map_err(refused)?;
         let ids = encoding.get_ids().to_vec();
         self.check(&ids)?;
-        let mask = |ranges: &[Range<usize>]| {
-            token_mask(encoding.get_offsets(), &rendered.in_chars(ranges))
-        };
+        let offsets = encoding.get_offsets();
         Ok(Conversed {
             ids,
-            answers: mask(&rendered.answers),
-            weightless: mask(&rendered.weightless),
+            answers: token_mask(offsets, &rendered.in_chars(&rendered.answers)),
+            weightless: token_mask(offsets, &rendered.in_chars(&rendered.weightless)),
         })
     }
 
@@ -97,11 +93,11 @@ impl Tokenizer {
         let answers: Vec<bool> = answers.into_iter().chain(end.map(|_| true)).collect();
         let mut tokens = marked(ids.into_iter().chain(end))?;
         for (place, token) in tokens.iter_mut().enumerate() {
-            let answers_at = |place: usize| answers.get(place) == Some(&true);
-            if answers_at(place) && !answers_at(place + 1) {
+            let is_answer = answers.get(place) == Some(&true);
+            if is_answer && answers.get(place + 1) != Some(&true) {
                 *token = token.turn_end();
             }
-            if wants.answers && (!answers_at(place) || weightless.get(place) == Some(&true)) {
+            if wants.answers && (!is_answer || weightless.get(place) == Some(&true)) {
                 *token = token.uncounted();
             }
         }
@@ -112,20 +108,20 @@ impl Tokenizer {
     /// use: a conversation whose template cannot tell is one turn.
     fn rendered(&self, chat: &Conversation, wants: Wants) -> Result<Rendered> {
         let template = self.chat_template()?;
-        let text_alone = || {
-            let text = template.text(chat, false)?;
-            Ok(Rendered {
-                text,
-                answers: Vec::new(),
-                weightless: Vec::new(),
-                marks: false,
-            })
-        };
-        match wants {
-            Wants { answers: true, .. } => template.render(chat, false),
-            Wants { turns: true, .. } => template.render(chat, false).or_else(|_| text_alone()),
-            _ => text_alone(),
+        if wants.answers {
+            return template.render(chat, false);
         }
+        if wants.turns
+            && let Ok(rendered) = template.render(chat, false)
+        {
+            return Ok(rendered);
+        }
+        Ok(Rendered {
+            text: template.text(chat, false)?,
+            answers: Vec::new(),
+            weightless: Vec::new(),
+            marks: false,
+        })
     }
 
     /// The model's own template.

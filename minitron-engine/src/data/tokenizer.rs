@@ -46,11 +46,10 @@ struct Beside {
 
 impl Beside {
     fn load(dir: &Path) -> Result<Self> {
-        let load = |name: &str| Config::load_optional(&dir.join(name));
         Ok(Beside {
-            tokenizer: load("tokenizer_config.json")?,
-            special: load("special_tokens_map.json")?,
-            generation: load("generation_config.json")?,
+            tokenizer: Config::load_optional(&dir.join("tokenizer_config.json"))?,
+            special: Config::load_optional(&dir.join("special_tokens_map.json"))?,
+            generation: Config::load_optional(&dir.join("generation_config.json"))?,
         })
     }
 }
@@ -80,21 +79,7 @@ impl Tokenizer {
             mask: None,
         };
         if path.is_file() {
-            let text = read_text(&path).map_err(|e| match e.raw_os_error() {
-                Some(_) => Error::io(&path, e),
-                None => Error::checkpoint(&path, format!("not a tokenizer that can be read: {e}")),
-            })?;
-            let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(text.as_bytes()))
-                .map_err(|e| {
-                    Error::checkpoint(&path, format!("not a tokenizer that can be read: {e}"))
-                })?;
-            // Sentence encoders ship with both set; windows are cut here.
-            inner
-                .with_truncation(None)
-                .map_err(|e| Error::checkpoint(&path, e.to_string()))?;
-            inner.with_padding(None);
-            check_vocabulary(&inner, vocab, &path)?;
-            tokenizer.inner = Some(inner);
+            tokenizer.inner = Some(read_inner(&path, vocab)?);
             tokenizer.file_digest = digest::of_file(&path)?;
         } else {
             tokenizer.instead = instead(dir);
@@ -107,14 +92,10 @@ impl Tokenizer {
                 .beginning_of_sequence(&beside, config)
                 .or(tokenizer.eos);
         } else {
-            let id = |token: &str| {
-                tokenizer
-                    .inner
-                    .as_ref()
-                    .and_then(|inner| inner.token_to_id(token))
-            };
-            tokenizer.special_tokens = id("[CLS]").or(id("<s>")).zip(id("[SEP]").or(id("</s>")));
-            tokenizer.mask = id("[MASK]").or(id("<mask>"));
+            let first = tokenizer.first_known(&["[CLS]", "<s>"]);
+            let last = tokenizer.first_known(&["[SEP]", "</s>"]);
+            tokenizer.special_tokens = first.zip(last);
+            tokenizer.mask = tokenizer.first_known(&["[MASK]", "<mask>"]);
             let special_tokens = tokenizer
                 .special_tokens
                 .into_iter()
@@ -124,34 +105,32 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// The id of the first of these tokens that there is.
+    fn first_known(&self, tokens: &[&str]) -> Option<u32> {
+        let inner = self.inner.as_ref()?;
+        tokens.iter().find_map(|token| inner.token_to_id(token))
+    }
+
     fn end_of_sequence(&self, beside: &Beside, config: &Config) -> Option<u32> {
-        let from_ids = |config: &Config| self.token_id(config, ENDS);
-        from_ids(config)
-            .or_else(|| beside.generation.as_ref().and_then(from_ids))
+        let configs = [Some(config), beside.generation.as_ref()];
+        configs
+            .into_iter()
+            .flatten()
+            .find_map(|config| self.token_id(config, ENDS))
             .or_else(|| self.named_token(beside, "eos_token"))
     }
 
     /// All ids of generation_config.json, as `transformers` stops; where it names none, those of
     /// config.json, else the end-of-sequence token.
     fn all_ends(&self, beside: &Beside, config: &Config) -> Vec<u32> {
-        let within = |config: &Config| -> Vec<u32> {
-            config
-                .token_ids(ENDS)
-                .into_iter()
-                .filter(|&id| (id as usize) < self.vocab)
-                .collect()
-        };
-        let stated = beside
-            .generation
-            .as_ref()
-            .map(within)
-            .filter(|ids| !ids.is_empty());
-        let ends = stated.unwrap_or_else(|| within(config));
-        if ends.is_empty() {
-            self.eos.into_iter().collect()
-        } else {
-            ends
+        for config in [beside.generation.as_ref(), Some(config)] {
+            let mut ends = config.map_or_else(Vec::new, |config| config.token_ids(ENDS));
+            ends.retain(|&id| (id as usize) < self.vocab);
+            if !ends.is_empty() {
+                return ends;
+            }
         }
+        self.eos.into_iter().collect()
     }
 
     fn beginning_of_sequence(&self, beside: &Beside, config: &Config) -> Option<u32> {
@@ -170,20 +149,20 @@ impl Tokenizer {
     }
 
     fn named_token(&self, beside: &Beside, key: &str) -> Option<u32> {
-        let named = |config: &Config| {
-            let content = match config.get(key)? {
-                serde_json::Value::Object(token) => token.get("content")?.as_str()?.to_owned(),
-                token => token.as_str()?.to_owned(),
-            };
-            self.inner
-                .as_ref()?
-                .token_to_id(&content)
-                .filter(|&id| (id as usize) < self.vocab)
-        };
         [&beside.tokenizer, &beside.special]
             .into_iter()
             .flatten()
-            .find_map(named)
+            .find_map(|config| self.named_in(config, key))
+    }
+
+    /// The token that a config names, as a text or an object with its `content`.
+    fn named_in(&self, config: &Config, key: &str) -> Option<u32> {
+        let content = match config.get(key)? {
+            serde_json::Value::Object(token) => token.get("content")?.as_str()?,
+            token => token.as_str()?,
+        };
+        let id = self.inner.as_ref()?.token_to_id(content)?;
+        ((id as usize) < self.vocab).then_some(id)
     }
 
     /// Tokens at which a generation ends.
@@ -200,8 +179,8 @@ impl Tokenizer {
         self.inner.as_ref().ok_or_else(|| {
             let instead = &self.instead;
             Error::Data(format!(
-                "the model folder has no tokenizer.json; {instead}, or give token \
-                 files (.npy, .bin)"
+                "the model folder has no tokenizer.json; {instead}, or give token files (.npy, \
+                 .bin)"
             ))
         })
     }
@@ -228,30 +207,30 @@ impl Tokenize for Tokenizer {
     fn encode_whole(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
         let inner = self.inner()?;
         let prefix = self.prefix.and_then(|id| inner.id_to_token(id));
-        let has_own = |text: &str| {
-            prefix
+        let (mut has_own, mut plain) = (Vec::with_capacity(texts.len()), Vec::new());
+        for &text in texts {
+            let begins = prefix
                 .as_ref()
-                .is_some_and(|prefix| text.starts_with(prefix.as_str()))
-        };
-        let plain = texts
-            .iter()
-            .copied()
-            .filter(|text| !has_own(text))
-            .collect();
+                .is_some_and(|prefix| text.starts_with(prefix.as_str()));
+            has_own.push(begins);
+            if !begins {
+                plain.push(text);
+            }
+        }
         let encodings = guarded(|| inner.encode_batch_fast(plain, true));
         let mut encodings = encodings.map_err(refused)?.into_iter();
-        let ids = |text: &&str| match has_own(text) {
-            true => self.encode(text),
-            false => {
-                let ids = encodings
-                    .next()
-                    .present("an encoding of each text")?
-                    .get_ids()
-                    .to_vec();
-                self.check(&ids).map(|()| ids)
+        let mut all = Vec::with_capacity(texts.len());
+        for (text, has_own) in texts.iter().zip(has_own) {
+            if has_own {
+                all.push(self.encode(text)?);
+                continue;
             }
-        };
-        texts.iter().map(ids).collect()
+            let encoding = encodings.next().present("an encoding of each text")?;
+            let ids = encoding.get_ids().to_vec();
+            self.check(&ids)?;
+            all.push(ids);
+        }
+        Ok(all)
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
@@ -307,24 +286,23 @@ const OLDER: [&[&str]; 8] = [
 
 /// What to do about a folder without tokenizer.json: convert what is there, or add what is not.
 fn instead(dir: &Path) -> String {
-    let is_there = |names: &&&[&str]| names.iter().all(|name| dir.join(name).is_file());
-    match OLDER.iter().find(is_there) {
-        None => "add it".to_owned(),
-        Some(names) => {
-            let is_sentencepiece = names.iter().any(|name| name.ends_with(".model"));
-            let with = if is_sentencepiece {
-                " (with sentencepiece installed)"
-            } else {
-                ""
-            };
-            let (names, dir) = (names.join(" and "), dir.display());
-            format!(
-                "{names} lies there, of which this makes one{with}: python -c \"from transformers \
-                 import AutoTokenizer; \
-                 AutoTokenizer.from_pretrained('{dir}').save_pretrained('{dir}')\""
-            )
-        }
-    }
+    let found = OLDER
+        .iter()
+        .find(|names| names.iter().all(|name| dir.join(name).is_file()));
+    let Some(names) = found else {
+        return "add it".to_owned();
+    };
+    let is_sentencepiece = names.iter().any(|name| name.ends_with(".model"));
+    let with = if is_sentencepiece {
+        " (with sentencepiece installed)"
+    } else {
+        ""
+    };
+    let (names, dir) = (names.join(" and "), dir.display());
+    format!(
+        "{names} lies there, of which this makes one{with}: python -c \"from transformers import \
+         AutoTokenizer; AutoTokenizer.from_pretrained('{dir}').save_pretrained('{dir}')\""
+    )
 }
 
 /// The `tokenizers` crate answers some damaged tables with a panic, on opening or on a text, which
@@ -336,6 +314,27 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokeni
 
 pub(super) fn refused(error: tokenizers::Error) -> Error {
     Error::Data(format!("the tokenizer refuses the text: {error}"))
+}
+
+/// What tokenizer.json holds; windows are cut and padded elsewhere.
+fn read_inner(path: &Path, vocab: usize) -> Result<tokenizers::Tokenizer> {
+    let text = read_text(path).map_err(|e| match e.raw_os_error() {
+        Some(_) => Error::io(path, e),
+        None => unreadable(path, &e),
+    })?;
+    let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(text.as_bytes()))
+        .map_err(|e| unreadable(path, &e))?;
+    // Sentence encoders ship with both set.
+    inner
+        .with_truncation(None)
+        .map_err(|e| Error::checkpoint(path, e.to_string()))?;
+    inner.with_padding(None);
+    check_vocabulary(&inner, vocab, path)?;
+    Ok(inner)
+}
+
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::checkpoint(path, format!("not a tokenizer that can be read: {error}"))
 }
 
 /// Added tokens may lie beyond (they are refused when they occur); the tokenizer's own vocabulary

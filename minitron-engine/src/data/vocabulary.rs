@@ -50,18 +50,17 @@ impl Tokenizer {
             match their_tokens.get(&id) {
                 Some(other) if other == one => {}
                 Some(other) => {
-                    let found = || OtherToken {
-                        id,
-                        one: one.clone(),
-                        other: other.clone(),
-                    };
-                    difference.other_token.get_or_insert_with(|| (found(), 0)).1 += 1;
+                    let (_, n) = difference.other_token.get_or_insert_with(|| {
+                        let (one, other) = (one.clone(), other.clone());
+                        (OtherToken { id, one, other }, 0)
+                    });
+                    *n += 1;
                 }
                 None => {
-                    difference
+                    let (_, n) = difference
                         .unknown
-                        .get_or_insert_with(|| ((id, one.clone()), 0))
-                        .1 += 1
+                        .get_or_insert_with(|| ((id, one.clone()), 0));
+                    *n += 1;
                 }
             }
         }
@@ -100,18 +99,7 @@ fn differing_rules(
             rules.push(part);
         }
     }
-    // A map of tokens to ids is compared by itself; a list of them has what Unigram chooses by.
-    let without_ids = |tokenizer: &Value| {
-        let mut model = tokenizer["model"].clone();
-        if let Some(object) = model
-            .as_object_mut()
-            .filter(|object| object.get("vocab").is_some_and(Value::is_object))
-        {
-            object.shift_remove("vocab");
-        }
-        model
-    };
-    let (one, other) = (without_ids(&one), without_ids(&other));
+    let (one, other) = (model_without_ids(&one), model_without_ids(&other));
     if one["type"] != other["type"] {
         rules.push("model.type");
     } else if one["merges"] != other["merges"] {
@@ -120,6 +108,17 @@ fn differing_rules(
         rules.push("model");
     }
     rules
+}
+
+/// A map of tokens to ids is compared by itself; a list of them has what Unigram chooses by.
+fn model_without_ids(tokenizer: &Value) -> Value {
+    let mut model = tokenizer["model"].clone();
+    if let Some(object) = model.as_object_mut()
+        && object.get("vocab").is_some_and(Value::is_object)
+    {
+        object.shift_remove("vocab");
+    }
+    model
 }
 
 /// Whether some of the data are text, rather than token ids. Of each, the first document decides.

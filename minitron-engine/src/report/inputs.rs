@@ -34,11 +34,8 @@ impl Inputs {
     pub fn of_run(record: &RunRecord) -> Self {
         let mut inputs = Inputs::default();
         for stage in &record.stages {
-            let is_own = |model: &str| {
-                let first = model.split('/').next().unwrap_or(model);
-                record.stages.iter().any(|other| other.name == first)
-            };
-            inputs.add(&stage.job, &stage.options, &is_own);
+            let (job, options) = (&stage.job, &stage.options);
+            inputs.add(job, options, &|model| is_in_stage(record, model));
         }
         inputs
     }
@@ -95,6 +92,12 @@ impl Inputs {
             _ => {}
         }
     }
+}
+
+/// Whether a model is one that a stage of the run made.
+fn is_in_stage(record: &RunRecord, model: &str) -> bool {
+    let first = model.split('/').next().unwrap_or(model);
+    record.stages.iter().any(|stage| stage.name == first)
 }
 
 fn add(all: &mut Vec<String>, named: &Value) {

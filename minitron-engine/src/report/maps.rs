@@ -47,16 +47,14 @@ impl HeatRow {
     fn new(layer: Option<usize>, values: &[f64]) -> Self {
         let n_units = values.len();
         let n_cells = n_units.min(N_CELLS);
-        let cell = |idx: usize| {
-            mean(
-                values
-                    .get(idx * n_units / n_cells..(idx + 1) * n_units / n_cells)
-                    .unwrap_or(&[]),
-            )
-        };
+        let mut cells = Vec::with_capacity(n_cells);
+        for idx in 0..n_cells {
+            let units = idx * n_units / n_cells..(idx + 1) * n_units / n_cells;
+            cells.push(mean(values.get(units).unwrap_or_default()));
+        }
         HeatRow {
             layer,
-            cells: (0..n_cells).map(cell).collect(),
+            cells,
             min: values.iter().copied().fold(f64::INFINITY, f64::min),
             mean: mean(values),
             max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),

@@ -7,6 +7,7 @@
 
 mod comparison;
 mod folder;
+mod gather;
 mod inputs;
 mod maps;
 mod markdown;
@@ -19,7 +20,8 @@ mod warned;
 mod watch;
 
 pub use comparison::{Check, Column, Comparison, Measured, Ratio, RatioPoint, Row};
-pub use folder::{Evaluation, Folder, FolderKind, Sample, StageSummary, gather};
+pub use folder::{Evaluation, Folder, FolderKind, Sample, StageSummary};
+pub use gather::gather;
 pub use maps::{HeatMap, HeatRow};
 pub use markdown::comparison_markdown;
 pub use pruning::{CutSummary, Pruning, SizeChange};

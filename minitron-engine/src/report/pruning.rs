@@ -97,14 +97,14 @@ impl Pruning {
     pub(super) fn read(dir: &Path, name: &str) -> Result<Self> {
         let recorded: Recorded = read_json(&dir.join(PLAN))?;
         let source = |axis: &str| recorded.sizes_source.get(axis).copied();
-        let sizes = recorded.plan.sizes().into_iter();
-        let sizes = sizes
-            .map(|(axis, student)| SizeChange {
+        let mut sizes = Vec::new();
+        for (axis, student) in recorded.plan.sizes() {
+            sizes.push(SizeChange {
                 source: source(&axis),
                 axis,
                 student,
-            })
-            .collect();
+            });
+        }
         let kept = HeatMap::of_plan(&recorded.plan, source);
         let mut cuts: Vec<CutSummary> = recorded
             .explained

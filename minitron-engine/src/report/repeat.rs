@@ -41,18 +41,19 @@ impl Repeat {
                 command += &format!(" --dtype {flag}");
             }
         }
-        match text {
-            Some(text) => Repeat { command, file: Some(text), note: None },
-            None => Repeat {
+        if text.is_some() {
+            return Repeat {
                 command,
-                file: rebuilt(record),
-                note: Some(
-                    "Rebuilt from the options in run.json, since the recipe's file is gone or says \
-                     something else by now. \
-                     Paths start at the folder where that file lay."
-                        .into(),
-                ),
-            },
+                file: text,
+                note: None,
+            };
+        }
+        let note = "Rebuilt from the options in run.json, since the recipe's file is gone or says \
+                    something else by now. Paths start at the folder where that file lay.";
+        Repeat {
+            command,
+            file: rebuilt(record),
+            note: Some(note.into()),
         }
     }
 
@@ -84,20 +85,14 @@ impl Repeat {
             let seed = search
                 .seed
                 .map_or(String::new(), |seed| format!(" --seed {seed}"));
+            let out = quoted(&dir.display().to_string());
+            let stage = stage("search", "search", &search.options);
+            let note = "SEARCH.toml is the text below, made of the options in search.json. Paths \
+                        start at the folder that the search was begun in.";
             return Some(Repeat {
-                command: format!(
-                    "minitron run SEARCH.toml{seed} --out {}",
-                    quoted(&dir.display().to_string())
-                ),
-                file: toml::to_string(&json!({ "stages": [stage("search", "search",
-                    &search.options)] }))
-                .ok(),
-                note: Some(
-                    "SEARCH.toml is the text below, made of the options in search.json. Paths \
-                     start at the folder that the \
-                     search was begun in."
-                        .into(),
-                ),
+                command: format!("minitron run SEARCH.toml{seed} --out {out}"),
+                file: toml::to_string(&json!({ "stages": [stage] })).ok(),
+                note: Some(note.into()),
             });
         }
         let mut command = format!("minitron search {}", quoted(search.model.as_deref()?));
@@ -189,8 +184,10 @@ fn without_nulls(value: &Value) -> Value {
 
 /// As a shell reads it.
 fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./:@+=,".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
+    let is_plain = word
+        .chars()
+        .all(|c| c.is_alphanumeric() || "-_./:@+=,".contains(c));
+    match is_plain && !word.is_empty() {
         true => word.to_owned(),
         false => format!("'{}'", word.replace('\'', "'\\''")),
     }

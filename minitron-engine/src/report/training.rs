@@ -203,21 +203,23 @@ fn planned_tokens(dir: &Path) -> Option<u64> {
 /// Means of runs of neighbours, at most [`MAX_POINTS`]; points without a finite loss are left out.
 pub(super) fn thinned(points: &[Point]) -> Vec<Point> {
     let run = points.len().div_ceil(MAX_POINTS).max(1);
-    let mean = |points: &[Point]| {
-        let found: Vec<(f64, f64)> = points
-            .iter()
-            .filter_map(|point| Some((point.tokens, point.loss?)))
-            .collect();
-        let n = found.len() as f64;
-        let sum = found
-            .iter()
-            .fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
-        (n > 0.0).then(|| Point {
-            tokens: sum.0 / n,
-            loss: Some(sum.1 / n),
-        })
-    };
-    points.chunks(run).filter_map(mean).collect()
+    points.chunks(run).filter_map(mean_point).collect()
+}
+
+/// Over the points that have a loss.
+fn mean_point(points: &[Point]) -> Option<Point> {
+    let (mut tokens, mut losses, mut n) = (0.0, 0.0, 0.0);
+    for point in points {
+        if let Some(loss) = point.loss {
+            tokens += point.tokens;
+            losses += loss;
+            n += 1.0;
+        }
+    }
+    (n > 0.0).then(|| Point {
+        tokens: tokens / n,
+        loss: Some(losses / n),
+    })
 }
 
 fn recent(points: &[Point]) -> Option<f64> {
@@ -236,8 +238,11 @@ mod tests {
     #[test]
     fn a_line_that_is_being_written_or_was_damaged_is_skipped() {
         let dir = tempfile::tempdir().unwrap();
-        let lines = b"{\"step\":1,\"n_tokens\":64,\"loss\":4.0}\n\xff\xfe\n{\"step\":2,\"n_tokens\":128,\"loss\":null,\"loss/kl\":0.5,\"eval/loss\":3.5,\"eval/kl\":0.75,\"n_predictions\":64}\n\
-                      {\"step\":3,\"n_tokens\":192,\"loss\":2.0,\"eval/loss\":3.75,\"tokens_per_second\":64.0}\n{\"step\":4,\"n_tok";
+        let lines = b"{\"step\":1,\"n_tokens\":64,\"loss\":4.0}\n\xff\xfe\n\
+            {\"step\":2,\"n_tokens\":128,\"loss\":null,\"loss/kl\":0.5,\"eval/loss\":3.5,\
+            \"eval/kl\":0.75,\"n_predictions\":64}\n\
+            {\"step\":3,\"n_tokens\":192,\"loss\":2.0,\"eval/loss\":3.75,\
+            \"tokens_per_second\":64.0}\n{\"step\":4,\"n_tok";
         std::fs::write(dir.path().join(METRICS), lines).unwrap();
         let mut training = Training::read(dir.path(), "t").unwrap();
         assert_eq!(

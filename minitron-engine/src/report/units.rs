@@ -3,13 +3,20 @@
 /// A number of a measurement: bytes in MiB, seconds with one or two decimals, shares as percent,
 /// counts in groups of three.
 pub fn in_units(key: &str, x: f64) -> String {
-    let ends = |end: &str| key == end || key.ends_with(&format!("_{end}"));
     match key {
-        _ if ends("bytes") => bytes(x.max(0.0) as u64),
-        _ if ends("seconds") || ends("s") => seconds(x),
-        _ if ends("share") => percent(x),
-        _ if ends("per_second") => whole(x),
+        _ if has_unit(key, "bytes") => bytes(x.max(0.0) as u64),
+        _ if has_unit(key, "seconds") || has_unit(key, "s") => seconds(x),
+        _ if has_unit(key, "share") => percent(x),
+        _ if has_unit(key, "per_second") => whole(x),
         _ => number(x),
+    }
+}
+
+/// Whether a key is a unit, or ends with one.
+fn has_unit(key: &str, unit: &str) -> bool {
+    match key.strip_suffix(unit) {
+        Some(before) => before.is_empty() || before.ends_with('_'),
+        None => false,
     }
 }
 

@@ -130,19 +130,12 @@ impl JobProgress {
                 .stages
                 .iter()
                 .all(|stage| stage.state == StageState::Done);
-        let of_training = |stage: &StageRecord| {
-            stage
-                .result
-                .as_ref()?
-                .pointer("/memory/peak_bytes")?
-                .as_u64()
-        };
-        let peak = |stage: &StageRecord| stage.peak_bytes.or_else(|| of_training(stage));
-        self.peak_bytes = record.stages.iter().filter_map(peak).max();
-        let is_training = |stage: &&StageRecord| Training::is_in(&self.dir.join(&stage.name));
-        let at_work = record.stages.iter().rev().find(is_training);
-        let is_current = |stage: &&StageRecord| self.complete || stage.result.is_none();
-        let Some(stage) = at_work.filter(is_current) else {
+        self.peak_bytes = record.stages.iter().filter_map(peak_bytes).max();
+        let mut latest_first = record.stages.iter().rev();
+        let last_training = latest_first.find(|stage| Training::is_in(&self.dir.join(&stage.name)));
+        let is_complete = self.complete;
+        let current = last_training.filter(|stage| is_complete || stage.result.is_none());
+        let Some(stage) = current else {
             return Ok(());
         };
         let mut training = Training::read(&self.dir.join(&stage.name), &stage.name)?;
@@ -159,16 +152,12 @@ impl JobProgress {
         self.training = Training::read(&self.dir, &name).ok();
         // The model is written when the last step is done; one that lay there before is older than
         // the last step.
-        let changed = |name: &str| {
-            fs::metadata(self.dir.join(name))
-                .and_then(|data| data.modified())
-                .ok()
-        };
         let weights = ["model.safetensors", "model.safetensors.index.json"]
             .iter()
-            .filter_map(|name| changed(name))
+            .filter_map(|name| changed(&self.dir.join(name)))
             .max();
-        let is_written = has_weights(&self.dir) && weights >= changed("metrics.jsonl");
+        let metrics = changed(&self.dir.join("metrics.jsonl"));
+        let is_written = has_weights(&self.dir) && weights >= metrics;
         self.complete = self.training.is_none() || is_written;
     }
 
@@ -229,7 +218,6 @@ impl JobProgress {
         if self.complete {
             return;
         }
-        let is_metrics = |path: &Path| path.file_name().is_some_and(|name| name == "metrics.jsonl");
         let newest = newest_below(&self.dir, DEPTH, &is_metrics);
         let dir = newest.and_then(|(_, path)| Some(path.parent()?.to_path_buf()));
         self.training = dir.and_then(|dir| Training::read(&dir, &name_of(&dir)).ok());
@@ -264,6 +252,23 @@ fn of_record(stage: &StageRecord) -> StageProgress {
         loss,
         ..StageProgress::new(stage.name.clone(), &stage.job, state)
     }
+}
+
+/// While a stage ran; by the end of its training where the run says no more.
+fn peak_bytes(stage: &StageRecord) -> Option<u64> {
+    stage.peak_bytes.or_else(|| {
+        let result = stage.result.as_ref()?;
+        result.pointer("/memory/peak_bytes")?.as_u64()
+    })
+}
+
+fn is_metrics(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "metrics.jsonl")
+}
+
+/// When a file changed last.
+fn changed(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).ok()?.modified().ok()
 }
 
 /// The file below a folder that changed last.

@@ -63,24 +63,24 @@ impl ForwardPlan {
                 "{message}; a loss without a layer cannot be taken, score by another metric"
             )));
         }
-        let (n_layers, vocab) = (model.n_layers(), model.options.vocab);
-        let forward = |looks: bool, spans: BTreeSet<usize>| {
-            let task = task.filter(|_| !spans.is_empty());
-            ForwardPlan {
+        let ways = match (scorers.wants_sites(), spans.is_empty()) {
+            (false, true) => Vec::new(),
+            (looks, _) if model.options.causal || !looks => vec![(looks, spans)],
+            (_, true) => vec![(true, spans)],
+            (_, false) => vec![(true, BTreeSet::new()), (false, spans)],
+        };
+        let mut plans = Vec::with_capacity(ways.len());
+        for (looks, spans) in ways {
+            plans.push(ForwardPlan {
                 looks,
+                task: task.filter(|_| !spans.is_empty()),
                 spans,
                 reach: scorers.longest_reach(),
-                task,
-                n_layers,
-                vocab,
-            }
-        };
-        Ok(match (scorers.wants_sites(), spans.is_empty()) {
-            (false, true) => Vec::new(),
-            (looks, _) if model.options.causal || !looks => vec![forward(looks, spans)],
-            (_, true) => vec![forward(true, spans)],
-            (_, false) => vec![forward(true, BTreeSet::new()), forward(false, spans)],
-        })
+                n_layers: model.n_layers(),
+                vocab: model.options.vocab,
+            });
+        }
+        Ok(plans)
     }
 
     /// Whether the head is needed.
@@ -90,13 +90,11 @@ impl ForwardPlan {
 
     /// Tensors that a state holds before a layer.
     pub fn n_streams(&self, layer_idx: usize) -> (usize, Vec<Range<usize>>) {
-        let begun = |span: usize| (0..layer_idx).map(move |first| first..first + span);
-        let ablated = self
-            .spans
-            .iter()
-            .flat_map(|&span| begun(span))
-            .filter(|run| run.end <= self.n_layers);
-        let mut ablated: Vec<Range<usize>> = ablated.collect();
+        let mut ablated = Vec::new();
+        for &span in &self.spans {
+            let begun = (0..layer_idx).map(|first| first..first + span);
+            ablated.extend(begun.filter(|run| run.end <= self.n_layers));
+        }
         ablated.sort_by_key(|run| (run.start, run.end));
         ((layer_idx + 1).min(self.reach), ablated)
     }

@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use tch::Device;
+
 use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::MemorySource;
 use minitron_core::contract::{LogitLoss, TeacherNeed};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{NoTap, Transformer};
-use minitron_core::windows::Batch;
+use minitron_core::windows::{Batch, Task};
 
 /// d/dw of the mean of `loss` over all predictions on the windows, by the names and in the layout
 /// of the model's source, so that it can be read like the weights.
@@ -34,16 +36,9 @@ pub fn mean_gradient(
     }
     let _span = tracing::info_span!("gradient", n_tokens = input.windows.n_tokens()).entered();
     let batches = input.windows.batches(input.batch_size);
-    let targets = |batch: &Range<usize>| {
-        task.batch(
-            input.windows,
-            &batch.clone().collect::<Vec<_>>(),
-            model.device,
-        )
-    };
     let mut n_predictions = 0;
     for batch in &batches {
-        n_predictions += targets(batch)?.n_rows();
+        n_predictions += targets_of(task, input, batch, model.device)?.n_rows();
     }
     if n_predictions == 0 {
         return Err(Error::Data(
@@ -55,7 +50,7 @@ pub fn mean_gradient(
         .progress
         .start("gradient, tokens", input.windows.n_tokens() as u64);
     for batch in &batches {
-        let targets = targets(batch)?;
+        let targets = targets_of(task, input, batch, model.device)?;
         if targets.n_rows() > 0 {
             add_gradient(model, loss.as_ref(), &targets, n_predictions)?;
         }
@@ -67,6 +62,17 @@ pub fn mean_gradient(
         gradients.insert(parameter.name.as_str(), &parameter.gradient()?)?;
     }
     Ok(gradients)
+}
+
+/// What is predicted in the windows of a batch.
+fn targets_of(
+    task: Task,
+    input: &Calibration,
+    windows: &Range<usize>,
+    device: Device,
+) -> Result<Batch> {
+    let windows: Vec<usize> = windows.clone().collect();
+    task.batch(input.windows, &windows, device)
 }
 
 /// Adds one batch's part.

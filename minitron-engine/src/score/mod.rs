@@ -6,11 +6,13 @@ mod forward;
 mod gradient;
 mod scorers;
 mod scoring;
+mod slot;
 mod streamed;
 mod waiting;
 mod weights;
 
 pub use gradient::mean_gradient;
-pub use scorers::{Metric, ScorerSet};
+pub use scorers::ScorerSet;
 pub use scoring::{ScoreInputs, score};
+pub use slot::Metric;
 pub use streamed::{ActivationStore, Streamed};

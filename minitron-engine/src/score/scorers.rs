@@ -1,27 +1,19 @@
-//! Who is shown what: the scorers of all metrics over all groups, and the check of their law.
+//! Who is shown what: the scorers of all metrics over all groups.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tch::Tensor;
 
+use super::slot::{Metric, ScorerSlot};
 use minitron_core::calibrate::Scores;
 use minitron_core::calibrate::{Ablated, Activations, Measured, Observation, Weights};
-use minitron_core::contract::{Evaluator, Importance, LogitLoss, Need, Scorer};
+use minitron_core::contract::{Evaluator, LogitLoss, Need, Scorer};
 use minitron_core::error::{Error, Present, Result};
 use minitron_core::model::Site;
 use minitron_core::model::Tap;
 use minitron_core::random::SplitMix;
 use minitron_core::spec::PruneGroup;
-
-/// A metric to compute, under the label its scores are kept by.
-#[derive(Debug)]
-pub struct Metric {
-    /// The part before `/` in a score's name.
-    pub label: String,
-    /// The plugin.
-    pub importance: Box<dyn Importance>,
-}
 
 /// All scorers of one scoring. What they need is shown to them by [`ScorerSet::run`] or
 /// [`ScorerSet::stream`] (sites, ablations), [`ScorerSet::observe_weights`] (weights, gradients)
@@ -33,16 +25,6 @@ pub struct ScorerSet {
     by_site: HashMap<Site, Vec<usize>>,
     /// Index of the first window of the batch under way.
     pub(super) first_window: usize,
-}
-
-#[derive(Debug)]
-struct ScorerSlot {
-    metric: usize,
-    group: PruneGroup,
-    need: Need,
-    scorer: Box<dyn Scorer>,
-    /// The same over every n-th window alone, for resampling.
-    folds: Vec<Box<dyn Scorer>>,
 }
 
 impl ScorerSet {
@@ -94,24 +76,20 @@ impl ScorerSet {
         need: Need,
         n_folds: usize,
     ) -> Result<()> {
-        let scorer = || {
-            metric
-                .importance
-                .scorer(group)
-                .map_err(|e| e.at(format!("metric `{}`", metric.label)))
-        };
         let mut folds = Vec::new();
         for &site in need.sites() {
             self.by_site.entry(site).or_default().push(self.slots.len());
         }
         if !need.sites().is_empty() {
-            folds = (0..n_folds).map(|_| scorer()).collect::<Result<_>>()?;
+            for _ in 0..n_folds {
+                folds.push(metric.scorer(group)?);
+            }
         }
         let slot = ScorerSlot {
             metric: self.metrics.len(),
             group: group.clone(),
             need,
-            scorer: scorer()?,
+            scorer: metric.scorer(group)?,
             folds,
         };
         self.slots.push(slot);
@@ -125,26 +103,24 @@ impl ScorerSet {
 
     /// Most layers between two ends of the residual stream that are looked at together.
     pub(super) fn longest_reach(&self) -> usize {
-        let span = |site: &Site| {
+        let mut longest = 1;
+        for site in self.by_site.keys() {
             if let Site::LayerSpan { span, .. } = site {
-                *span
-            } else {
-                1
+                longest = longest.max(*span);
             }
-        };
-        self.by_site.keys().map(span).max().unwrap_or(1)
+        }
+        longest
     }
 
     /// Lengths of the runs of layers that some metric wants removed from the calibration pass.
     pub fn ablation_spans(&self) -> BTreeSet<usize> {
-        let span = |slot: &ScorerSlot| {
+        let mut spans = BTreeSet::new();
+        for slot in &self.slots {
             if let Need::Ablations { span } = slot.need {
-                Some(span)
-            } else {
-                None
+                spans.insert(span);
             }
-        };
-        self.slots.iter().filter_map(span).collect()
+        }
+        spans
     }
 
     /// The loss whose gradient is wanted.
@@ -170,17 +146,7 @@ impl ScorerSet {
     /// Memory of all scorers at the end, roughly: each keeps a handful of numbers per unit and
     /// site.
     pub fn state_bytes(&self) -> u64 {
-        let one = |slot: &ScorerSlot| {
-            // A metric of activations and weights keeps its numbers per channel.
-            let each = if matches!(slot.need, Need::SitesAndWeights(_)) {
-                slot.group.block
-            } else {
-                1
-            };
-            let n_numbers = slot.group.n_units * each * slot.need.sites().len().max(1);
-            40 * n_numbers * (1 + slot.folds.len())
-        };
-        self.slots.iter().map(|slot| one(slot) as u64).sum()
+        self.slots.iter().map(ScorerSlot::state_bytes).sum()
     }
 
     /// Whether some metric looks at weights.
@@ -211,12 +177,16 @@ impl ScorerSet {
 
     /// Groups whose weights are wanted, and whether a gradient beside them.
     pub(super) fn weighed_groups(&self) -> Vec<(usize, PruneGroup, bool)> {
-        let wants = |(idx, slot): (usize, &ScorerSlot)| match slot.need {
-            Need::Weights | Need::SitesAndWeights(_) => Some((idx, slot.group.clone(), false)),
-            Need::Gradients(_) => Some((idx, slot.group.clone(), true)),
-            _ => None,
-        };
-        self.slots.iter().enumerate().filter_map(wants).collect()
+        let mut weighed = Vec::new();
+        for (idx, slot) in self.slots.iter().enumerate() {
+            let with_gradient = match slot.need {
+                Need::Weights | Need::SitesAndWeights(_) => false,
+                Need::Gradients(_) => true,
+                _ => continue,
+            };
+            weighed.push((idx, slot.group.clone(), with_gradient));
+        }
+        weighed
     }
 
     pub(super) fn show_weights(&mut self, slot: usize, weights: Weights) -> Result<()> {
@@ -254,12 +224,8 @@ impl ScorerSet {
             return Ok(());
         };
         let (site, mut alone) = (seen.site, Vec::new());
-        let has_folds = |&idx: &usize| {
-            self.slots
-                .get(idx)
-                .is_some_and(|slot| !slot.folds.is_empty())
-        };
-        if watching.iter().any(has_folds) {
+        let mut slots = watching.iter().filter_map(|&idx| self.slots.get(idx));
+        if slots.any(|slot| !slot.folds.is_empty()) {
             alone = split(&seen)?;
         }
         let observation = Observation::Activations(seen);
@@ -309,7 +275,7 @@ impl ScorerSet {
     pub fn finish(&self) -> Result<Scores> {
         let mut scores = Scores::default();
         for slot in &self.slots {
-            let values = self.checked(slot, slot.scorer.as_ref())?;
+            let values = slot.checked(slot.scorer.as_ref(), self.label(slot))?;
             scores.by_name.insert(self.name(slot), values);
         }
         Ok(scores)
@@ -338,7 +304,7 @@ impl ScorerSet {
                             .map_or(&[][..], Vec::as_slice),
                     )?;
                 }
-                drawn.push(self.checked(slot, scorer.as_ref())?);
+                drawn.push(slot.checked(scorer.as_ref(), self.label(slot))?);
             }
             replicates.insert(self.name(slot), drawn);
         }
@@ -362,33 +328,6 @@ impl ScorerSet {
     fn name(&self, slot: &ScorerSlot) -> String {
         format!("{}/{}", self.label(slot), slot.group.dim)
     }
-
-    fn checked(&self, slot: &ScorerSlot, scorer: &dyn Scorer) -> Result<Vec<f32>> {
-        let (scores, group) = (scorer.finish()?, &slot.group);
-        let broken = |message: String| Error::Plugin {
-            tag: self.label(slot).to_owned(),
-            origin: "importance".into(),
-            message,
-        };
-        if scores.len() != group.n_units {
-            let message = format!(
-                "scored {} of {} units of `{}`",
-                scores.len(),
-                group.n_units,
-                group.dim
-            );
-            return Err(broken(message));
-        }
-        if let Some(unit) = scores.iter().position(|score| !score.is_finite()) {
-            let message = format!(
-                "scored unit {unit} of `{}` as {}; the model's activations overflow or its weights \
-                 are not finite",
-                group.dim, scores[unit]
-            );
-            return Err(broken(message));
-        }
-        Ok(scores)
-    }
 }
 
 /// The windows of a batch one by one.
@@ -399,14 +338,12 @@ fn split(seen: &Activations) -> Result<Vec<(Tensor, Option<Tensor>)>> {
         .first()
         .copied()
         .present("windows of activations")?;
-    let one = |x: &Tensor, row: i64| -> Result<Tensor> { Ok(x.f_narrow(0, row, 1)?) };
-    let pair = |row| -> Result<_> {
-        Ok((
-            one(seen.x_btc, row)?,
-            seen.before_btc.map(|x| one(x, row)).transpose()?,
-        ))
-    };
-    (0..n_windows).map(pair).collect()
+    let mut windows = Vec::new();
+    for row in 0..n_windows {
+        let before_btc = seen.before_btc.map(|x| x.f_narrow(0, row, 1)).transpose()?;
+        windows.push((seen.x_btc.f_narrow(0, row, 1)?, before_btc));
+    }
+    Ok(windows)
 }
 
 impl Tap for ScorerSet {

@@ -232,27 +232,23 @@ impl ScoreInputs<'_> {
         let base = peak_bytes()
             .saturating_add(LIBRARY_BYTES)
             .saturating_add(weights);
-        let needed =
-            |batch_size: usize| base.saturating_add(self.activation_bytes(scorers, batch_size));
-        let Some(batch_size) = (1..=self.batch_size)
-            .rev()
-            .find(|&size| needed(size) <= budget)
-        else {
-            return Err(Error::Recipe(format!(
-                "max_memory: scoring needs {} with one window of {} tokens at a time, {} were \
-                 given; {advice}, \
-                 shorter windows (--seq-len) need less",
-                mib(needed(1)),
-                self.windows.width(),
-                mib(budget)
-            )));
-        };
-        let message = format!(
-            "memory: at most {}, in batches of {batch_size} windows",
-            mib(needed(batch_size))
-        );
-        self.progress.note(&message);
-        Ok(batch_size)
+        for batch_size in (1..=self.batch_size).rev() {
+            let needed = base.saturating_add(self.activation_bytes(scorers, batch_size));
+            if needed <= budget {
+                let needed = mib(needed);
+                self.progress.note(&format!(
+                    "memory: at most {needed}, in batches of {batch_size} windows"
+                ));
+                return Ok(batch_size);
+            }
+        }
+        Err(Error::Recipe(format!(
+            "max_memory: scoring needs {} with one window of {} tokens at a time, {} were given; \
+             {advice}, shorter windows (--seq-len) need less",
+            mib(base.saturating_add(self.activation_bytes(scorers, 1))),
+            self.windows.width(),
+            mib(budget)
+        )))
     }
 
     /// What a batch takes at its widest: the stream a few times over (statistics in f64 included),
@@ -297,9 +293,9 @@ impl ScoreInputs<'_> {
 
     /// A tensor as it is stored stands beside its copy for a moment.
     fn largest_stored(&self, with_head: bool) -> u64 {
-        let counts = |param: &&Param| param.layer().is_some() || with_head;
-        let sizes = self.spec.params.iter().filter(counts);
-        sizes
+        let params = self.spec.params.iter();
+        params
+            .filter(|param| param.layer().is_some() || with_head)
             .filter_map(|param| self.source.info(&param.name())?.n_bytes())
             .max()
             .unwrap_or(0)

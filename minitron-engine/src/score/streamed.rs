@@ -225,18 +225,18 @@ impl ActivationStore {
         let mut file = fs::File::open(&path).at_path(&path)?;
         let n_bytes = shape.iter().product::<i64>() as usize * options.kind.elt_size_in_bytes();
         let mut bytes = vec![0; n_bytes];
-        let mut next = || -> Result<Tensor> {
-            std::io::Read::read_exact(&mut file, &mut bytes).at_path(&path)?;
-            Ok(Tensor::f_from_data_size(&bytes, shape, options.kind)?
-                .f_to_device(options.device)?)
-        };
         let (n_recent, runs) = forward.n_streams(layer_idx);
-        let recent = (0..n_recent).map(|_| next()).collect::<Result<_>>()?;
-        let ablated = runs
-            .into_iter()
-            .map(|run| Ok((run, next()?)))
-            .collect::<Result<_>>()?;
-        Ok(BatchState { recent, ablated })
+        let mut tensors = Vec::with_capacity(n_recent + runs.len());
+        for _ in 0..n_recent + runs.len() {
+            std::io::Read::read_exact(&mut file, &mut bytes).at_path(&path)?;
+            let tensor = Tensor::f_from_data_size(&bytes, shape, options.kind)?;
+            tensors.push(tensor.f_to_device(options.device)?);
+        }
+        let ablated = tensors.split_off(n_recent);
+        Ok(BatchState {
+            recent: tensors,
+            ablated: runs.into_iter().zip(ablated).collect(),
+        })
     }
 
     /// The pass is done.

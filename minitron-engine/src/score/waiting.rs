@@ -1,8 +1,6 @@
 //! The forward pass of a calibration with one layer in memory: batches wait in a folder between
 //! layers.
 
-use std::ops::Range;
-
 use tracing::info_span;
 
 use super::forward::{BatchState, Calibrating, ForwardPlan};
@@ -75,50 +73,36 @@ impl ScorerSet {
             spec: model.spec,
             options: model.options,
         };
-        for (number, forward) in ForwardPlan::all(self, model.spec, input.task)?
-            .iter()
-            .enumerate()
-        {
-            if number < done.forward {
-                continue;
-            }
-            let done = Reached {
-                forward: number,
-                layer: if number == done.forward {
-                    done.layer
-                } else {
-                    None
+        let plans = ForwardPlan::all(self, model.spec, input.task)?;
+        for (number, forward) in plans.iter().enumerate().skip(done.forward) {
+            let layer = done.layer.filter(|_| number == done.forward);
+            let mut waiting = Waiting {
+                model,
+                forward,
+                done: Reached {
+                    forward: number,
+                    layer,
                 },
+                shapes: shapes(model, input)?,
             };
-            let shape = |batch: Range<usize>| {
-                let width = input.windows.window(batch.start)?.len() as i64;
-                Ok([batch.len() as i64, width, model.n_embed()])
-            };
-            let shapes = input
-                .batches()
-                .into_iter()
-                .map(shape)
-                .collect::<Result<_>>()?;
             let frame = model.frame(input, forward)?;
-            self.take(
-                &store,
-                &frame,
-                (forward, input),
-                &mut Waiting {
-                    model,
-                    forward,
-                    done,
-                    shapes,
-                },
-            )?;
-            model.activations.commit(
-                Reached {
-                    forward: number + 1,
-                    layer: None,
-                },
-                &self.state(),
-            )?;
+            self.take(&store, &frame, (forward, input), &mut waiting)?;
+            let next = Reached {
+                forward: number + 1,
+                layer: None,
+            };
+            model.activations.commit(next, &self.state())?;
         }
         model.activations.remove()
     }
+}
+
+/// What each batch's states are: windows, tokens, embed.
+fn shapes(model: &Streamed, input: &Calibration) -> Result<Vec<[i64; 3]>> {
+    let mut shapes = Vec::new();
+    for batch in input.batches() {
+        let width = input.windows.window(batch.start)?.len() as i64;
+        shapes.push([batch.len() as i64, width, model.n_embed()]);
+    }
+    Ok(shapes)
 }

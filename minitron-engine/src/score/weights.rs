@@ -123,9 +123,9 @@ impl WeightRows {
         else {
             return Ok(rows.f_reshape([1, -1])?);
         };
-        let run = |start: &i64| rows.f_narrow(side, *start, n_units * block);
+        let n_run = n_units * block;
         if side == 0 {
-            let part = run(&0)?;
+            let part = rows.f_narrow(0, 0, n_run)?;
             return match self.reads {
                 true => Ok(part
                     .f_reshape([n_units, block, -1])?
@@ -135,11 +135,11 @@ impl WeightRows {
             };
         }
         let n_rows = self.rows.len() as i64;
-        let of_units = |start: &i64| run(start)?.f_reshape([n_rows, n_units, block]);
-        let runs: Vec<Tensor> = starts
-            .iter()
-            .map(of_units)
-            .collect::<std::result::Result<_, _>>()?;
+        let mut runs = Vec::with_capacity(starts.len());
+        for &start in starts {
+            let run = rows.f_narrow(side, start, n_run)?;
+            runs.push(run.f_reshape([n_rows, n_units, block])?);
+        }
         let part = match runs.as_slice() {
             [one] => one.shallow_clone(),
             several => Tensor::f_cat(several, 2)?,
@@ -151,14 +151,14 @@ impl WeightRows {
 /// Everything that carries units of the group; a layer's units are all its tensors.
 fn pieces(spec: &ModelSpec, group: &PruneGroup) -> Vec<WeightRows> {
     let of_depth = group.kind() == DEPTH;
-    let pieces_of = |param: &Param| {
-        if of_depth {
-            whole(spec, param)
-        } else {
-            carrying(spec, group, param)
-        }
-    };
-    spec.params.iter().flat_map(pieces_of).collect()
+    let mut pieces = Vec::new();
+    for param in &spec.params {
+        pieces.extend(match of_depth {
+            true => whole(spec, param),
+            false => carrying(spec, group, param),
+        });
+    }
+    pieces
 }
 
 /// A table writes what it looks up; every other matrix reads one of its sides.
@@ -166,12 +166,17 @@ fn is_read(param: &Param, side_idx: usize) -> bool {
     !param.role.is_table() && param.sides.len() == 2 && (side_idx == 0) == param.transposed
 }
 
-fn sides_of(spec: &ModelSpec, param: &Param) -> Vec<usize> {
-    param
+/// Rows of a tensor, and elements of one.
+fn rows_of(spec: &ModelSpec, param: &Param) -> (usize, usize) {
+    let mut sides = param
         .sides
         .iter()
-        .map(|side| side.len(|dim| spec.dims.get(dim).map(|d| d.size)))
-        .collect()
+        .map(|side| side.len(|dim| size_of(spec, dim)));
+    (sides.next().unwrap_or(1), sides.product())
+}
+
+fn size_of(spec: &ModelSpec, dim: &str) -> Option<usize> {
+    spec.dims.get(dim).map(|dim| dim.size)
 }
 
 fn chunks(n: usize, elements_each: usize) -> impl Iterator<Item = Range<usize>> {
@@ -185,27 +190,25 @@ fn whole(spec: &ModelSpec, param: &Param) -> Vec<WeightRows> {
     let Some(layer_idx) = param.layer() else {
         return Vec::new();
     };
-    let sides = sides_of(spec, param);
-    let (n_rows, row) = (
-        sides.first().copied().unwrap_or(1),
-        sides.iter().skip(1).product(),
-    );
-    let piece = |rows| WeightRows {
-        name: param.name(),
-        rows,
-        units: layer_idx..layer_idx + 1,
-        reads: false,
-        place: None,
-    };
-    chunks(n_rows, row).map(piece).collect()
+    let (n_rows, row) = rows_of(spec, param);
+    let mut pieces = Vec::new();
+    for rows in chunks(n_rows, row) {
+        pieces.push(WeightRows {
+            name: param.name(),
+            rows,
+            units: layer_idx..layer_idx + 1,
+            reads: false,
+            place: None,
+        });
+    }
+    pieces
 }
 
 /// Where the group's units begin in a part, and the positions that one of them takes: its own, or
 /// those of all units that it parts (the query heads of a key/value head). Inside the units of
 /// another dim they begin anew in each.
 fn runs_in(spec: &ModelSpec, group: &PruneGroup, part: &Part, start: usize) -> Vec<(usize, usize)> {
-    let size_of = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
-    let Some((dim, block)) = part.units(&size_of) else {
+    let Some((dim, block)) = part.units(&|dim| size_of(spec, dim)) else {
         return Vec::new();
     };
     let Some(found) = spec.dims.get(dim) else {
@@ -227,31 +230,27 @@ fn runs_in(spec: &ModelSpec, group: &PruneGroup, part: &Part, start: usize) -> V
         let mut at = start + unit * block;
         for inner in part.inner() {
             runs.extend(runs_in(spec, group, inner, at));
-            at += inner.len(&size_of);
+            at += inner.len(&|dim| size_of(spec, dim));
         }
     }
     runs
 }
 
 fn carrying(spec: &ModelSpec, group: &PruneGroup, param: &Param) -> Vec<WeightRows> {
-    let sides = sides_of(spec, param);
-    let (n_rows, row) = (
-        sides.first().copied().unwrap_or(1),
-        sides.iter().skip(1).product::<usize>(),
-    );
+    let (n_rows, row) = rows_of(spec, param);
     let mut found = Vec::new();
     for (side_idx, side) in param.sides.iter().enumerate() {
         let mut start = 0;
         for part in &side.0 {
             let runs = runs_in(spec, group, part, start);
-            match side_idx {
-                0 => found
-                    .extend(runs.iter().flat_map(|&(start, block)| {
-                        rows_of_units(param, group, start, block, row)
-                    })),
-                _ => found.extend(columns_of_units(param, group, &runs, (n_rows, row))),
+            if side_idx == 0 {
+                for (start, block) in runs {
+                    found.extend(rows_of_units(param, group, start, block, row));
+                }
+            } else {
+                found.extend(columns_of_units(param, group, &runs, (n_rows, row)));
             }
-            start += part.len(&|dim| spec.dims.get(dim).map(|dim| dim.size));
+            start += part.len(&|dim| size_of(spec, dim));
         }
     }
     found
@@ -264,18 +263,21 @@ fn rows_of_units(
     block: usize,
     row: usize,
 ) -> Vec<WeightRows> {
-    let piece = |units: Range<usize>| WeightRows {
-        name: param.name(),
-        rows: start + units.start * block..start + units.end * block,
-        units,
-        reads: is_read(param, 0),
-        place: Some(UnitSpan {
-            side: 0,
-            starts: vec![0],
-            block: block as i64,
-        }),
-    };
-    chunks(group.n_units, row * block).map(piece).collect()
+    let mut pieces = Vec::new();
+    for units in chunks(group.n_units, row * block) {
+        pieces.push(WeightRows {
+            name: param.name(),
+            rows: start + units.start * block..start + units.end * block,
+            units,
+            reads: is_read(param, 0),
+            place: Some(UnitSpan {
+                side: 0,
+                starts: vec![0],
+                block: block as i64,
+            }),
+        });
+    }
+    pieces
 }
 
 fn columns_of_units(
@@ -288,20 +290,19 @@ fn columns_of_units(
         return Vec::new();
     };
     let starts: Vec<i64> = runs.iter().map(|&(start, _)| start as i64).collect();
-    let place = || {
-        Some(UnitSpan {
-            side: 1,
-            starts: starts.clone(),
-            block: block as i64,
-        })
-    };
-    let reads = is_read(param, 1);
-    let piece = |rows| WeightRows {
-        name: param.name(),
-        rows,
-        units: 0..group.n_units,
-        reads,
-        place: place(),
-    };
-    chunks(n_rows, row).map(piece).collect()
+    let mut pieces = Vec::new();
+    for rows in chunks(n_rows, row) {
+        pieces.push(WeightRows {
+            name: param.name(),
+            rows,
+            units: 0..group.n_units,
+            reads: is_read(param, 1),
+            place: Some(UnitSpan {
+                side: 1,
+                starts: starts.clone(),
+                block: block as i64,
+            }),
+        });
+    }
+    pieces
 }

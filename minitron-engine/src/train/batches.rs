@@ -60,11 +60,11 @@ impl Batches {
 
     /// What the step's losses are averaged over.
     pub fn counts(&self) -> Result<Counts> {
-        let of = |pending: &Pending| match pending {
+        let of_each = self.batches.iter().map(|pending| match pending {
             Pending::Built(batch) => Counts::of(batch),
             Pending::Samples(samples) => Counts::of(&self.build(samples, Device::Cpu)?),
-        };
-        self.batches.iter().map(of).sum()
+        });
+        of_each.sum()
     }
 
     /// Shows every batch in turn.
@@ -73,8 +73,9 @@ impl Batches {
             match pending {
                 Pending::Built(batch) => look(batch)?,
                 Pending::Samples(samples) => {
-                    let build = || self.build(samples, self.device);
-                    look(&tracing::debug_span!("data").in_scope(build)?)?;
+                    let batch = tracing::debug_span!("data")
+                        .in_scope(|| self.build(samples, self.device))?;
+                    look(&batch)?;
                 }
             }
         }

@@ -201,23 +201,13 @@ impl<'a> Evaluation<'a> {
 
     /// Means of all terms over what was seen.
     fn means(&self) -> Vec<f64> {
-        let Counts {
-            predictions,
-            tokens,
-        } = self.counts;
-        let n_logit_terms = self.objective.terms.len();
-        let n = |term: usize| {
-            if term < n_logit_terms {
-                predictions
-            } else {
-                tokens
-            }
-        };
-        self.sums
+        let n_on_logits = self.objective.terms.len().min(self.sums.len());
+        let (on_logits, on_states) = self.sums.split_at(n_on_logits);
+        let of_logits = on_logits
             .iter()
-            .enumerate()
-            .map(|(term, sum)| mean(*sum, n(term)))
-            .collect()
+            .map(|sum| mean(*sum, self.counts.predictions));
+        let of_states = on_states.iter().map(|sum| mean(*sum, self.counts.tokens));
+        of_logits.chain(of_states).collect()
     }
 
     /// What losses on states are multiplied by, from what was seen.

@@ -16,6 +16,7 @@ use super::resume::{self, State};
 use super::settings::TrainSettings;
 use super::step::{Step, Weighed, recent_loss};
 use super::teacher::TeacherOutput;
+use crate::data::Cursor;
 use minitron_core::error::{Error, Result};
 use minitron_core::model::Transformer;
 use minitron_core::progress::Progress;
@@ -100,12 +101,12 @@ pub(super) struct TrainState<'a> {
 
 impl<'a> TrainState<'a> {
     /// At an earlier state, restored, or at the beginning, and then nothing of another run stays.
-    /// `start` is what a run from the beginning starts with.
+    /// `begin` is where the text of a run from the beginning starts.
     pub fn open(
         learner: &'a Learner<'a>,
         settings: &TrainSettings,
         correction: Option<&Correction>,
-        (resume, start): (bool, impl FnOnce(Value) -> State),
+        (resume, begin): (bool, &Cursor),
         progress: &dyn Progress,
     ) -> Result<Self> {
         let learned = learner
@@ -126,7 +127,7 @@ impl<'a> TrainState<'a> {
         if resumed.is_none() {
             resume::clear(learner.out_dir)?;
         }
-        let state = resumed.unwrap_or_else(|| start(identity));
+        let state = resumed.unwrap_or_else(|| State::start(identity, begin.clone()));
         let metrics = Metrics::open(learner.out_dir, &state)?;
         let clock = Clock::after(state.elapsed_s);
         let (recent, step) = (metrics.losses()?, Step::default());
@@ -188,9 +189,9 @@ impl<'a> TrainState<'a> {
             *norm = correction.gradient_norm(&self.optimizer)?;
         }
         if done.is_applied() {
-            let clipped = |norm: f64| if norm > clip { clip / norm } else { 1.0 };
-            let of_teacher = clipped(done.teacher.map_or(0.0, |(_, norm)| norm));
-            self.optimizer.step(lr, &[clipped(done.norm), of_teacher])?;
+            let norm_of_teacher = done.teacher.map_or(0.0, |(_, norm)| norm);
+            let scales = [done.norm, norm_of_teacher].map(|norm| clip_scale(norm, clip));
+            self.optimizer.step(lr, &scales)?;
             self.recent
                 .push((done.loss, Some(done.weight(self.learner.objective))));
         } else {
@@ -321,4 +322,9 @@ impl<'a> TrainState<'a> {
         };
         Ok((outcome, masters))
     }
+}
+
+/// What a gradient of this norm is multiplied by so that its norm is `clip` at most.
+fn clip_scale(norm: f64, clip: f64) -> f64 {
+    if norm > clip { clip / norm } else { 1.0 }
 }

@@ -55,7 +55,7 @@ impl StepMemory {
     ) -> Self {
         let n_rows = (batch.n_windows as u64).saturating_mul(batch.width as u64);
         let wide = batch.n_bytes as u64;
-        let per_row = |n: u64| n.saturating_mul(n_rows).saturating_mul(wide);
+        let row_bytes = n_rows.saturating_mul(wide);
         let hidden = student.size(HIDDEN) as u64;
         let n_layers = student.n_layers() as u64;
         let held_numbers = match objective.recompute {
@@ -83,14 +83,14 @@ impl StepMemory {
         };
         let masters = if batch.n_bytes < 4 { 4 } else { 0 };
         let teacher = teacher.map_or(0, |(spec, kept)| {
-            kept.saturating_add(per_row(widest(spec) / 2))
+            kept.saturating_add(row_bytes.saturating_mul(widest(spec) / 2))
         });
         StepMemory {
             base,
             student: student.n_params().saturating_mul(2 * wide + 8 + masters),
             teacher,
-            activations: per_row(held_numbers.saturating_add(compared)),
-            logits: logits.saturating_add(per_row(COPIES_OF_ROWS * hidden)),
+            activations: row_bytes.saturating_mul(held_numbers.saturating_add(compared)),
+            logits: logits.saturating_add(row_bytes.saturating_mul(COPIES_OF_ROWS * hidden)),
         }
     }
 
@@ -134,8 +134,7 @@ impl StepMemory {
         (needed > free).then(|| {
             format!(
                 "memory: only {} are free, so the system may end this run; smaller batches (with \
-                 accumulate), recompute, \
-                 stream_teacher or a shorter seq_len take less",
+                 accumulate), recompute, stream_teacher or a shorter seq_len take less",
                 mib(free)
             )
         })

@@ -45,19 +45,24 @@ impl Metrics {
     /// nothing.
     pub fn losses(&self) -> Result<Vec<Weighed>> {
         let text = fs::read_to_string(&self.path).at_path(&self.path)?;
-        let mut n_skipped = 0;
-        let loss = |line: &str| {
-            let record: Value = serde_json::from_str(line).ok()?;
-            let before = std::mem::replace(&mut n_skipped, record["n_skipped"].as_u64()?);
+        let (mut losses, mut n_skipped) = (Vec::new(), 0);
+        for line in text.lines() {
+            let Ok(record) = serde_json::from_str::<Value>(line) else {
+                continue;
+            };
+            let Some(skipped_by_now) = record["n_skipped"].as_u64() else {
+                continue;
+            };
+            let is_skipped = n_skipped != skipped_by_now;
+            n_skipped = skipped_by_now;
             let weight = record["n_predictions"]
                 .as_f64()
                 .or_else(|| record["n_states"].as_f64());
-            record["loss"]
-                .as_f64()
-                .filter(|_| n_skipped == before)
-                .map(|loss| (loss, weight))
-        };
-        Ok(text.lines().filter_map(loss).collect())
+            if let Some(loss) = record["loss"].as_f64().filter(|_| !is_skipped) {
+                losses.push((loss, weight));
+            }
+        }
+        Ok(losses)
     }
 
     /// Adds a step's record.

@@ -6,13 +6,16 @@
 //! nothing; its batch is not tried again, so runs stay repeatable.
 
 mod batches;
+mod check;
 mod correction;
 mod counts;
 mod events;
+mod footprint;
 mod held_out;
 mod learner;
 mod memory;
 mod metrics;
+mod note;
 mod objective;
 mod optimizer;
 mod pass;
@@ -24,6 +27,7 @@ mod settings;
 mod states;
 mod step;
 mod teacher;
+mod weigh;
 
 pub use correction::Correction;
 pub use counts::Counts;

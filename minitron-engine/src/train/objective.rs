@@ -26,6 +26,12 @@ pub struct Term {
     pub loss: Arc<dyn LogitLoss>,
 }
 
+impl Term {
+    fn needs_teacher(&self) -> bool {
+        self.loss.teacher() != TeacherNeed::Nothing
+    }
+}
+
 /// `Σ weight · mean over predictions of loss + Σ weight · mean over tokens of loss on states`, the
 /// means over a whole step. B batch, T tokens, N rows, E embed, V vocab.
 #[derive(Debug, Default)]
@@ -55,9 +61,7 @@ impl Objective {
 
     /// Whether a loss compares with the teacher's logits.
     pub fn needs_teacher_logits(&self) -> bool {
-        self.terms
-            .iter()
-            .any(|term| term.loss.teacher() != TeacherNeed::Nothing)
+        self.terms.iter().any(Term::needs_teacher)
     }
 
     /// Names of the terms in metrics.
@@ -98,13 +102,12 @@ impl Objective {
     /// What a dynamic weight makes its term as large as: the losses that compare with the teacher's
     /// logits (all on logits where none does), divided among the dynamic terms.
     fn reference(&self, means: &[f64]) -> f64 {
-        let of_teacher = |term: &Term| term.loss.teacher() != TeacherNeed::Nothing;
-        let any = self.terms.iter().any(of_teacher);
+        let any = self.needs_teacher_logits();
         let counted = self
             .terms
             .iter()
             .zip(means)
-            .filter(|(term, _)| !any || of_teacher(term));
+            .filter(|(term, _)| !any || term.needs_teacher());
         let sum: f64 = counted.map(|(term, mean)| term.weight * mean).sum();
         let n_dynamic = self.states.iter().filter(|term| term.is_dynamic()).count();
         sum / n_dynamic.max(1) as f64
@@ -163,7 +166,6 @@ impl Objective {
         factors: Option<&[f64]>,
     ) -> Result<Means> {
         let counts = Counts::of(batch)?;
-        let mut sums = vec![0.0; self.terms.len()];
         if !self.counts_any(counts) {
             return Ok(Means {
                 terms: vec![0.0; self.terms.len() + self.states.len()],
@@ -175,38 +177,28 @@ impl Objective {
             .iter()
             .flat_map(StateTerm::student_sites)
             .collect();
-        let forward = || Pass::forward(student, batch.input(), &sites, self.recompute);
-        let pass = debug_span!("forward").in_scope(forward)?;
-        let mut scalar: Option<Tensor> = None;
+        let pass = debug_span!("forward")
+            .in_scope(|| Pass::forward(student, batch.input(), &sites, self.recompute))?;
+        let mut sums = vec![0.0; self.terms.len()];
+        let mut scalar = None;
         if !self.terms.is_empty() && counts.predictions > 0 {
-            let inputs_ne = student
-                .frame
-                .head()?
-                .inputs(&batch.rows(&pass.hidden_bte)?)?;
-            let gradient =
-                || self.logit_gradient(student, output, batch, (&inputs_ne, whole), &mut sums);
-            let gradient_ne = debug_span!("losses").in_scope(gradient)?;
+            let hidden_ne = batch.rows(&pass.hidden_bte)?;
+            let inputs_ne = student.frame.head()?.inputs(&hidden_ne)?;
+            let gradient_ne = debug_span!("losses").in_scope(|| {
+                self.logit_gradient(student, output, batch, (&inputs_ne, whole), &mut sums)
+            })?;
             // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
             scalar = Some(inputs_ne.f_mul(&gradient_ne)?.f_sum(inputs_ne.f_kind()?)?);
         }
-        let mut values = Vec::new();
-        for term in &self.states {
-            let output = output
-                .ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
-            values.push(term.value(
-                &pass.states,
-                |site| output.states(site),
-                batch.compared_bt(),
-            )?);
+        let values = self.state_losses(&pass, output, batch)?;
+        let mut on_states = Vec::with_capacity(values.len());
+        for value in &values {
+            on_states.push(value.f_double_value(&[])?);
         }
-        let on_states = values
-            .iter()
-            .map(|value| Ok(value.f_double_value(&[])?))
-            .collect::<Result<Vec<_>>>()?;
-        let factors = factors.map_or_else(
-            || self.factors_of_batch(&sums, counts, &on_states),
-            <[f64]>::to_vec,
-        );
+        let factors = match factors {
+            Some(factors) => factors.to_vec(),
+            None => self.factors_of_batch(&sums, counts, &on_states),
+        };
         let share = mean(counts.tokens as f64, whole.tokens);
         for (value, factor) in values.iter().zip(&factors) {
             let part = value.f_mul_scalar(factor * share)?;
@@ -217,14 +209,28 @@ impl Objective {
         Ok(self.means(&sums, whole, &on_states, (&factors, share)))
     }
 
+    /// The value of each loss on states.
+    fn state_losses(
+        &self,
+        pass: &Pass,
+        output: Option<&(dyn TeacherOutput + '_)>,
+        batch: &Batch,
+    ) -> Result<Vec<Tensor>> {
+        let mut values = Vec::with_capacity(self.states.len());
+        for term in &self.states {
+            let output = output
+                .ok_or_else(|| Error::Internal("losses on states without a teacher".into()))?;
+            let compared_bt = batch.compared_bt();
+            values.push(term.value(&pass.states, |site| output.states(site), compared_bt)?);
+        }
+        Ok(values)
+    }
+
     /// Factors that follow from one batch alone.
     fn factors_of_batch(&self, sums: &[f64], counts: Counts, on_states: &[f64]) -> Vec<f64> {
         let on_logits = sums.iter().map(|sum| mean(*sum, counts.predictions));
-        self.factors(
-            &on_logits
-                .chain(on_states.iter().copied())
-                .collect::<Vec<_>>(),
-        )
+        let means: Vec<f64> = on_logits.chain(on_states.iter().copied()).collect();
+        self.factors(&means)
     }
 
     /// What a batch adds to the step's means.
@@ -331,10 +337,12 @@ pub(super) fn teacher_output<'t, 'o>(
     batch: &Batch,
 ) -> Result<Option<Box<dyn TeacherOutput + 't>>> {
     let predicts = batch.n_rows() > 0;
-    let asks = |objective: &&Objective| {
-        !objective.states.is_empty() || (predicts && objective.needs_teacher_logits())
-    };
-    let asking: Vec<&Objective> = objectives.into_iter().filter(asks).collect();
+    let asking: Vec<&Objective> = objectives
+        .into_iter()
+        .filter(|objective| {
+            !objective.states.is_empty() || (predicts && objective.needs_teacher_logits())
+        })
+        .collect();
     let Some(teacher) = teacher.filter(|_| !asking.is_empty()) else {
         return Ok(None);
     };

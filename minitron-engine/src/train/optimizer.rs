@@ -96,13 +96,11 @@ impl AdamW {
         self.rates.push(rate);
         for parameter in parameters {
             let weight = parameter.tensor.shallow_clone();
-            let options = (Kind::Float, weight.device());
             let master = match weight.f_kind()? {
                 Kind::Float => None,
                 _ => Some(weight.f_detach()?.f_to_kind(Kind::Float)?),
             };
-            let zeros = || Tensor::f_zeros(weight.size(), options);
-            let (m, v) = (zeros()?, zeros()?);
+            let (m, v) = (zeros_like(&weight)?, zeros_like(&weight)?);
             let name = format!("{prefix}{}", parameter.name);
             self.states.push(State {
                 name,
@@ -174,13 +172,13 @@ impl AdamW {
     /// What a trained model is written from, where it computes in less than f32: those whose names
     /// begin with `prefix`, without it.
     pub fn masters(&self, prefix: &str) -> MasterWeights {
-        let master = |state: &State| {
-            Some((
-                state.name.strip_prefix(prefix)?.to_owned(),
-                state.master.as_ref()?.shallow_clone(),
-            ))
-        };
-        self.states.iter().filter_map(master).collect()
+        let mut masters = MasterWeights::new();
+        for state in &self.states {
+            if let (Some(name), Some(master)) = (state.name.strip_prefix(prefix), &state.master) {
+                masters.insert(name.to_owned(), master.shallow_clone());
+            }
+        }
+        masters
     }
 
     /// The first weight or moment that is NaN or infinite.
@@ -222,24 +220,9 @@ impl AdamW {
         let _no_grad = tch::no_grad_guard();
         self.n_steps = n_steps;
         for state in &mut self.states {
-            let read = |part: &str, like: &Tensor| -> Result<Tensor> {
-                let name = format!("{part}/{}", state.name);
-                let shape: Vec<usize> = like.size().iter().map(|&side| side as usize).collect();
-                match source.info(&name) {
-                    Some(info) if info.shape == shape => {
-                        Ok(source.read(&name)?.f_to_device(like.device())?)
-                    }
-                    _ => Err(Error::Recipe(format!(
-                        "resume: the saved state has no `{name}` of shape {shape:?}; it belongs to \
-                         another student"
-                    ))),
-                }
-            };
-            let (m, v, w) = (
-                read("m", &state.m)?,
-                read("v", &state.v)?,
-                read("w", &state.weight)?,
-            );
+            let m = saved(source, &format!("m/{}", state.name), &state.m)?;
+            let v = saved(source, &format!("v/{}", state.name), &state.v)?;
+            let w = saved(source, &format!("w/{}", state.name), &state.weight)?;
             state.m.f_copy_(&m)?;
             state.v.f_copy_(&v)?;
             state.weight.f_detach()?.f_copy_(&w)?;
@@ -248,6 +231,24 @@ impl AdamW {
             }
         }
         Ok(())
+    }
+}
+
+/// In f32, whatever a weight is in.
+fn zeros_like(weight: &Tensor) -> Result<Tensor> {
+    let options = (Kind::Float, weight.device());
+    Ok(Tensor::f_zeros(weight.size(), options)?)
+}
+
+/// A tensor of a saved state, which must have the shape of the one that it is for.
+fn saved(source: &dyn TensorSource, name: &str, like: &Tensor) -> Result<Tensor> {
+    let shape: Vec<usize> = like.size().iter().map(|&side| side as usize).collect();
+    match source.info(name) {
+        Some(info) if info.shape == shape => Ok(source.read(name)?.f_to_device(like.device())?),
+        _ => Err(Error::Recipe(format!(
+            "resume: the saved state has no `{name}` of shape {shape:?}; it belongs to another \
+             student"
+        ))),
     }
 }
 

@@ -201,13 +201,12 @@ pub(super) fn load(
 /// Beginnings and remains of states, whose names begin with a dot.
 fn sweep(out_dir: &Path) -> Result<()> {
     let dir = dir(out_dir);
-    let is_rest = |name: &String| name.starts_with(&format!(".{STEP}"));
-    for path in names_in(&dir)?
-        .into_iter()
-        .filter(is_rest)
-        .map(|name| dir.join(name))
-    {
-        fs::remove_dir_all(&path).at_path(&path)?;
+    let rest = format!(".{STEP}");
+    for name in names_in(&dir)? {
+        if name.starts_with(&rest) {
+            let path = dir.join(name);
+            fs::remove_dir_all(&path).at_path(&path)?;
+        }
     }
     Ok(())
 }
@@ -281,15 +280,20 @@ fn without_names(identity: &serde_json::Value) -> serde_json::Value {
 
 /// `inputs.teacher` becomes "inputs.teacher: `base` then, `chat` now" where names are known.
 fn named(keys: Vec<String>, old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
-    let name = |identity: &serde_json::Value, key: &str| {
-        let of = key.strip_prefix("inputs.")?;
-        Some(identity["inputs"][NAMES][of].as_str()?.to_owned())
-    };
-    let with_names = |key: String| match (name(old, &key), name(new, &key)) {
-        (Some(then), Some(now)) => format!("{key}: `{then}` then, `{now}` now"),
-        _ => key,
-    };
-    keys.into_iter().map(with_names).collect()
+    let mut named = Vec::with_capacity(keys.len());
+    for key in keys {
+        named.push(match (model_name(old, &key), model_name(new, &key)) {
+            (Some(then), Some(now)) => format!("{key}: `{then}` then, `{now}` now"),
+            _ => key,
+        });
+    }
+    named
+}
+
+/// The model behind the digest at a key of an identity.
+fn model_name<'i>(identity: &'i serde_json::Value, key: &str) -> Option<&'i str> {
+    let input = key.strip_prefix("inputs.")?;
+    identity["inputs"][NAMES][input].as_str()
 }
 
 /// Paths of the values that differ: `settings.lr`.

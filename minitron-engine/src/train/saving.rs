@@ -33,16 +33,14 @@ impl Saving {
     /// # Errors
     /// `Recipe` naming the setting.
     pub fn check(&self) -> Result<()> {
-        let wrong = |what: &str| Err(Error::Recipe(what.to_owned()));
-        match self {
-            s if s.every == Some(0) || s.keep == 0 => {
-                wrong("checkpoint_every, keep: expected at least 1")
-            }
+        let wrong = match self {
+            s if s.every == Some(0) || s.keep == 0 => "checkpoint_every, keep: expected at least 1",
             s if s.minutes.is_nan() || s.minutes <= 0.0 => {
-                wrong("checkpoint_minutes: expected a positive number")
+                "checkpoint_minutes: expected a positive number"
             }
-            _ => Ok(()),
-        }
+            _ => return Ok(()),
+        };
+        Err(Error::Recipe(wrong.to_owned()))
     }
 
     pub(super) fn timer(&self, n_steps: u64) -> Timer {

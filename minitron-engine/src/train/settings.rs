@@ -59,39 +59,41 @@ impl TrainSettings {
     /// # Errors
     /// `Recipe` naming the setting.
     pub fn check(&self) -> Result<()> {
-        let wrong = |what: &str| Err(Error::Recipe(what.to_owned()));
-        let in_unit = |beta: f64| (0.0..1.0).contains(&beta);
-        match self {
-            s if s.n_tokens == 0 => wrong("tokens: expected at least 1"),
+        let wrong = match self {
+            s if s.n_tokens == 0 => "tokens: expected at least 1",
             s if s.batch_size == 0 || s.accumulate == 0 => {
-                wrong("batch_size and accumulate: expected at least 1")
+                "batch_size and accumulate: expected at least 1"
             }
             s if s.batch_size.saturating_mul(s.accumulate) > MAX_WINDOWS_PER_STEP => {
-                wrong("batch_size times accumulate: expected at most 1048576 windows per step")
+                "batch_size times accumulate: expected at most 1048576 windows per step"
             }
-            s if !(s.lr.is_finite() && s.lr > 0.0) => wrong("lr: expected a positive number"),
-            s if s.clip.is_nan() || s.clip <= 0.0 => wrong("clip: expected a positive number"),
+            s if !(s.lr.is_finite() && s.lr > 0.0) => "lr: expected a positive number",
+            s if s.clip.is_nan() || s.clip <= 0.0 => "clip: expected a positive number",
             s if s.min_lr.is_some_and(|lr| !(0.0..=s.lr).contains(&lr)) => {
-                wrong("min_lr: expected 0 to lr")
+                "min_lr: expected 0 to lr"
             }
             s if s.min_lr.is_some() && s.schedule == Shape::Constant => {
-                wrong("min_lr: a constant schedule stays at lr; leave one of them out")
+                "min_lr: a constant schedule stays at lr; leave one of them out"
             }
             s if !(s.decay_share > 0.0 && s.decay_share <= 1.0) => {
-                wrong("decay_share: expected more than 0 and at most 1")
+                "decay_share: expected more than 0 and at most 1"
             }
-            s if !(in_unit(s.adamw.beta1) && in_unit(s.adamw.beta2)) => {
-                wrong("beta1, beta2: expected 0 to 1")
+            s if [s.adamw.beta1, s.adamw.beta2]
+                .iter()
+                .any(|beta| !(0.0..1.0).contains(beta)) =>
+            {
+                "beta1, beta2: expected 0 to 1"
             }
             s if s.adamw.eps.is_nan()
                 || s.adamw.eps <= 0.0
                 || !s.adamw.weight_decay.is_finite()
                 || s.adamw.weight_decay < 0.0 =>
             {
-                wrong("eps: expected a positive number; weight_decay: expected at least 0")
+                "eps: expected a positive number; weight_decay: expected at least 0"
             }
-            _ => Ok(()),
-        }
+            _ => return Ok(()),
+        };
+        Err(Error::Recipe(wrong.to_owned()))
     }
 
     /// Tokens of one step for windows of this width.

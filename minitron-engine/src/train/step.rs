@@ -27,11 +27,8 @@ impl Step {
     /// Before the first pass of a step that is averaged over so much. A term with nothing to
     /// average over has no value.
     pub fn begin(objective: &Objective, counts: Counts) -> Self {
-        let start = |n: i64| if n > 0 { 0.0 } else { f64::NAN };
-        let on_logits = objective.terms.iter().map(|_| start(counts.predictions));
-        let terms = on_logits
-            .chain(objective.states.iter().map(|_| start(counts.tokens)))
-            .collect();
+        let mut terms = vec![empty_sum(counts.predictions); objective.terms.len()];
+        terms.extend(vec![empty_sum(counts.tokens); objective.states.len()]);
         let is_empty = !objective.counts_any(counts);
         let loss = if is_empty { f64::NAN } else { 0.0 };
         Step {
@@ -104,6 +101,11 @@ pub(super) fn recent_loss(steps: &[Weighed]) -> Option<f64> {
         total += weight;
     }
     (total > 0.0).then(|| sum / total)
+}
+
+/// What a sum over so many begins with.
+fn empty_sum(n: i64) -> f64 {
+    if n > 0 { 0.0 } else { f64::NAN }
 }
 
 #[cfg(test)]

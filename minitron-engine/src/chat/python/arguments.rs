@@ -27,20 +27,23 @@ impl CallArguments {
     }
 
     pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Error> {
-        let text = |value: Value| {
-            value
-                .as_str()
-                .map(str::to_owned)
-                .ok_or_else(|| wrong(name, "a string", &value))
+        let Some(value) = self.value(name)? else {
+            return Ok(None);
         };
-        self.value(name)?.map(text).transpose()
+        match value.as_str() {
+            Some(text) => Ok(Some(text.to_owned())),
+            None => Err(wrong(name, "a string", &value)),
+        }
     }
 
     pub(super) fn integer(&mut self, name: &str) -> Result<Option<i64>, Error> {
-        let integer = |value: Value| {
-            i64::try_from(value.clone()).map_err(|_| wrong(name, "an integer", &value))
+        let Some(value) = self.value(name)? else {
+            return Ok(None);
         };
-        self.value(name)?.map(integer).transpose()
+        match i64::try_from(value.clone()) {
+            Ok(integer) => Ok(Some(integer)),
+            Err(_) => Err(wrong(name, "an integer", &value)),
+        }
     }
 
     pub(super) fn flag(&mut self, name: &str) -> Result<bool, Error> {

@@ -4,7 +4,8 @@ use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::arguments::CallArguments;
-use super::methods::{filled, is_space, lines, pay, trimmed};
+use super::cutting::{is_space, lines, trimmed};
+use super::methods::{filled, pay};
 use super::printing::str_of;
 
 pub(super) fn install(env: &mut Environment<'static>) {
@@ -115,19 +116,27 @@ fn indent(state: &State, text: &str, given: Rest<Value>, named: Kwargs) -> Resul
 /// What Python reads as a number of either kind: spaces around, digits set apart by `_`.
 fn written(text: &str) -> Option<String> {
     let text = text.trim_matches(is_space);
-    let is_apart = |(at, _): (usize, &str)| {
-        let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
-        is_digit(text.get(..at).and_then(|before| before.chars().next_back()))
-            && is_digit(text.get(at + 1..).and_then(|after| after.chars().next()))
-    };
-    text.match_indices('_')
-        .all(is_apart)
-        .then(|| text.replace('_', ""))
+    let bytes = text.as_bytes();
+    for (at, _) in text.match_indices('_') {
+        let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+        let around = [before, bytes.get(at + 1)];
+        if !around
+            .into_iter()
+            .all(|byte| byte.is_some_and(u8::is_ascii_digit))
+        {
+            return None;
+        }
+    }
+    Some(text.replace('_', ""))
+}
+
+/// Without its decimals, where that is an integer of 64 bits.
+fn whole(x: f64) -> Option<Value> {
+    (x.is_finite() && x.abs() < 1e18).then(|| Value::from(x.trunc() as i64))
 }
 
 /// `int(default=0)`: 42.9 and "42.9" are 42.
 fn int(value: &Value, default: Option<Value>) -> Value {
-    let whole = |x: f64| (x.is_finite() && x.abs() < 1e18).then(|| Value::from(x.trunc() as i64));
     let found = match value.kind() {
         ValueKind::Bool => Some(Value::from(i64::from(value.is_true()))),
         ValueKind::Number if value.is_integer() => Some(value.clone()),

@@ -1,9 +1,11 @@
 //! Methods of Python's strings, dictionaries and lists, where the engine's own set lacks one or
 //! answers otherwise.
 
-use minijinja::value::{Tuple, ValueKind, from_args};
+use minijinja::value::{ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
+
+use super::cutting::{cut_up, trimmed};
 
 /// What is called where the engine knows no method.
 pub(super) fn call(
@@ -23,29 +25,6 @@ pub(super) fn call(
     match found {
         Some(answer) => Ok(answer),
         None => unknown_method_callback(state, value, method, args),
-    }
-}
-
-/// What Python calls white space: four separators of ASCII more than Unicode.
-pub(super) fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
-}
-
-pub(super) fn trimmed<'t>(
-    text: &'t str,
-    chars: Option<&str>,
-    (left, right): (bool, bool),
-) -> &'t str {
-    let goes = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
-    let text = if left {
-        text.trim_start_matches(goes)
-    } else {
-        text
-    };
-    if right {
-        text.trim_end_matches(goes)
-    } else {
-        text
     }
 }
 
@@ -82,14 +61,7 @@ fn of_text(
         }
         "index" | "rindex" => {
             let (what,): (&str,) = from_args(args)?;
-            let at = if method == "index" {
-                text.find(what)
-            } else {
-                text.rfind(what)
-            };
-            let at =
-                at.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
-            Value::from(text.get(..at).map_or(0, |before| before.chars().count()))
+            place(text, what, method == "rindex")?
         }
         "center" | "ljust" | "rjust" => {
             let (width, fill): (i64, Option<&str>) = from_args(args)?;
@@ -97,9 +69,7 @@ fn of_text(
         }
         "zfill" => {
             let (width,): (i64,) = from_args(args)?;
-            let (sign, digits) = text.split_at(usize::from(text.starts_with(['+', '-'])));
-            let zeros = zeros(state, text, width)?;
-            Value::from(format!("{sign}{zeros}{digits}"))
+            with_zeros(state, text, width)?
         }
         "swapcase" => {
             let () = from_args(args)?;
@@ -122,25 +92,15 @@ fn of_text(
     Ok(Some(answer))
 }
 
-/// Methods that cut a text.
-fn cut_up(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
-    match method {
-        "splitlines" => {
-            let (keep_ends,): (Option<bool>,) = from_args(args)?;
-            Ok(lines(text, keep_ends.unwrap_or(false))
-                .into_iter()
-                .map(Value::from)
-                .collect())
-        }
-        "partition" | "rpartition" => {
-            let (separator,): (&str,) = from_args(args)?;
-            partition(text, separator, method == "rpartition")
-        }
-        _ => {
-            let (separator, most) = split_arguments(args)?;
-            split(text, separator.as_deref(), most, method == "rsplit")
-        }
-    }
+/// Characters before the first or the last that is looked for.
+fn place(text: &str, what: &str, from_right: bool) -> Result<Value, Error> {
+    let at = match from_right {
+        true => text.rfind(what),
+        false => text.find(what),
+    };
+    let at = at.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
+    let before = text.get(..at).unwrap_or_default();
+    Ok(Value::from(before.chars().count()))
 }
 
 /// The engine formats without asking what it comes to: each field may take its width, and all that
@@ -165,135 +125,7 @@ fn pay_for_format(state: &State, text: &str, args: &[Value]) -> Result<(), Error
     )
 }
 
-/// `(sep=None, maxsplit=-1)`, by position or by name.
-fn split_arguments(args: &[Value]) -> Result<(Option<String>, Option<usize>), Error> {
-    let (separator, most, named): (Option<Value>, Option<i64>, minijinja::value::Kwargs) =
-        from_args(args)?;
-    let separator = match separator {
-        None => named.get::<Option<Value>>("sep")?,
-        given => given,
-    };
-    let most = match most {
-        None => named.get::<Option<i64>>("maxsplit")?,
-        given => given,
-    };
-    named.assert_all_used()?;
-    let separator = separator.filter(|separator| !separator.is_none());
-    let text = |separator: Value| match separator.as_str() {
-        Some(text) => Ok(text.to_owned()),
-        None => Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "split: the separator must be a string or none",
-        )),
-    };
-    Ok((
-        separator.map(text).transpose()?,
-        most.and_then(|most| usize::try_from(most).ok()),
-    ))
-}
-
-fn split(
-    text: &str,
-    separator: Option<&str>,
-    most: Option<usize>,
-    from_right: bool,
-) -> Result<Value, Error> {
-    let n_parts = most.map(|most| most.saturating_add(1));
-    let parts: Vec<&str> = match (separator, n_parts, from_right) {
-        (Some(""), ..) => return Err(Error::new(ErrorKind::InvalidOperation, "empty separator")),
-        (Some(separator), None, _) => text.split(separator).collect(),
-        (Some(separator), Some(n), false) => text.splitn(n, separator).collect(),
-        (Some(separator), Some(n), true) => reversed(text.rsplitn(n, separator).collect()),
-        (None, None, _) => text
-            .split(is_space)
-            .filter(|word| !word.is_empty())
-            .collect(),
-        (None, Some(n), false) => words(text, n),
-        (None, Some(n), true) => words_from_right(text, n),
-    };
-    Ok(parts.into_iter().map(Value::from).collect())
-}
-
-fn reversed<T>(mut items: Vec<T>) -> Vec<T> {
-    items.reverse();
-    items
-}
-
-/// At most so many words; the last one is all that is left.
-fn words(text: &str, n: usize) -> Vec<&str> {
-    let mut rest = text.trim_start_matches(is_space);
-    let mut words = Vec::new();
-    while !rest.is_empty() {
-        if words.len() + 1 == n {
-            words.push(rest);
-            break;
-        }
-        let end = rest.find(is_space).unwrap_or(rest.len());
-        let (word, after) = rest.split_at(end);
-        words.push(word);
-        rest = after.trim_start_matches(is_space);
-    }
-    words
-}
-
-fn words_from_right(text: &str, n: usize) -> Vec<&str> {
-    let mut rest = text.trim_end_matches(is_space);
-    let mut words = Vec::new();
-    while !rest.is_empty() {
-        let space = rest.rfind(is_space).filter(|_| words.len() + 1 < n);
-        let start = space
-            .and_then(|at| rest.get(at..)?.chars().next().map(|c| at + c.len_utf8()))
-            .unwrap_or(0);
-        let (before, word) = rest.split_at(start);
-        words.push(word);
-        rest = before.trim_end_matches(is_space);
-    }
-    reversed(words)
-}
-
-/// `str.splitlines`, which knows more ends of lines than any text file has.
-pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
-    const ENDS: [char; 10] = [
-        '\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}',
-        '\u{2029}',
-    ];
-    let mut lines = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let Some(at) = rest.find(ENDS) else {
-            lines.push(rest);
-            break;
-        };
-        let (line, after) = rest.split_at(at);
-        let n_end = if after.starts_with("\r\n") {
-            2
-        } else {
-            after.chars().next().map_or(0, char::len_utf8)
-        };
-        let (whole, after) = rest.split_at(at + n_end);
-        lines.push(if keep_ends { whole } else { line });
-        rest = after;
-    }
-    lines
-}
-
-fn partition(text: &str, separator: &str, from_right: bool) -> Result<Value, Error> {
-    if separator.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidOperation, "empty separator"));
-    }
-    let found = if from_right {
-        text.rsplit_once(separator)
-    } else {
-        text.split_once(separator)
-    };
-    let parts = match (found, from_right) {
-        (Some((before, after)), _) => [before, separator, after],
-        (None, false) => [text, "", ""],
-        (None, true) => ["", "", text],
-    };
-    Ok(Value::from(Tuple::from(parts.map(Value::from))))
-}
-
+/// Characters that a text lacks of a width, paid for.
 fn missing(state: &State, text: &str, width: i64, fill: &str) -> Result<usize, Error> {
     let n_missing = usize::try_from(width)
         .unwrap_or(0)
@@ -327,8 +159,11 @@ pub(super) fn filled(
     ))
 }
 
-fn zeros(state: &State, text: &str, width: i64) -> Result<String, Error> {
-    Ok("0".repeat(missing(state, text, width, "0")?))
+/// Zeros between the sign and the digits.
+fn with_zeros(state: &State, text: &str, width: i64) -> Result<Value, Error> {
+    let (sign, digits) = text.split_at(usize::from(text.starts_with(['+', '-'])));
+    let zeros = "0".repeat(missing(state, text, width, "0")?);
+    Ok(Value::from([sign, &zeros, digits].concat()))
 }
 
 fn swapped(c: char) -> String {

@@ -2,6 +2,7 @@
 //! that Jinja2 has beyond or unlike those of the engine.
 
 mod arguments;
+mod cutting;
 mod filters;
 mod json;
 pub(super) mod kept;

@@ -7,7 +7,8 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
-use super::cache::{Key, TeacherCache, TopRows};
+use super::cache::TeacherCache;
+use super::records::{Key, TopRows};
 use super::{Teacher, TeacherOutput};
 use minitron_core::error::{Error, Present, Result};
 use minitron_core::model::Site;
@@ -208,12 +209,9 @@ impl TeacherOutput for CachedOutput {
     /// for all others.
     fn logits(&self, start: i64, len: i64, student_nv: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
-        let part = |x: &Tensor| x.f_narrow(0, start, len);
-        let (ids_nk, log_p_nk, log_tail_n1) = (
-            part(&self.ids_nk)?,
-            part(&self.log_p_nk)?,
-            part(&self.log_tail_n1)?,
-        );
+        let ids_nk = self.ids_nk.f_narrow(0, start, len)?;
+        let log_p_nk = self.log_p_nk.f_narrow(0, start, len)?;
+        let log_tail_n1 = self.log_tail_n1.f_narrow(0, start, len)?;
         let log_q_nv = cut(student_nv, self.n_shared)?
             .f_detach()?
             .f_to_kind(Kind::Float)?
@@ -262,16 +260,17 @@ fn top_rows(logits_nv: &Tensor, k: i64, into: &mut TopRows) -> Result<()> {
         .f_scatter(-1, &ids_nk, &stored)?
         .f_logsumexp([-1i64].as_slice(), false)?;
     let log_tail_n = log_tail_n.f_clamp_min(LEAST_LOG_P)?;
-    let flat = |x: &Tensor| x.f_to_device(Device::Cpu)?.f_reshape([-1i64]);
-    into.ids.extend(
-        Vec::<i64>::try_from(flat(&ids_nk)?)?
-            .into_iter()
-            .map(|id| id as u32),
-    );
-    into.log_p.extend(Vec::<f32>::try_from(flat(&log_p_nk)?)?);
-    into.log_tail
-        .extend(Vec::<f32>::try_from(flat(&log_tail_n)?)?);
+    let ids = Vec::<i64>::try_from(flat_on_cpu(&ids_nk)?)?;
+    into.ids.extend(ids.into_iter().map(|id| id as u32));
+    let log_p = Vec::<f32>::try_from(flat_on_cpu(&log_p_nk)?)?;
+    into.log_p.extend(log_p);
+    let log_tail = Vec::<f32>::try_from(flat_on_cpu(&log_tail_n)?)?;
+    into.log_tail.extend(log_tail);
     Ok(())
+}
+
+fn flat_on_cpu(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_to_device(Device::Cpu)?.f_reshape([-1i64])?)
 }
 
 /// One window of a batch.

@@ -3,11 +3,13 @@
 
 mod cache;
 mod cached;
+mod records;
 mod shared;
 mod streamed;
 
-pub use cache::{CacheHeader, CacheType, TeacherCache};
+pub use cache::TeacherCache;
 pub use cached::CachedTeacher;
+pub use records::{CacheHeader, CacheType};
 pub(in crate::train) use shared::losses;
 pub use streamed::StreamedTeacher;
 
@@ -106,12 +108,10 @@ impl<'m> DenseOutput<'m> {
 
 impl<M: Borrow<Transformer> + Debug> Teacher for InMemoryTeacher<M> {
     fn kept_bytes(&self) -> u64 {
-        let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
-        self.0
-            .borrow()
-            .parameters()
+        let parameters = self.0.borrow().parameters();
+        parameters
             .iter()
-            .map(|parameter| bytes(&parameter.tensor))
+            .map(|parameter| bytes_of(&parameter.tensor) as u64)
             .sum()
     }
 
@@ -160,10 +160,9 @@ impl TeacherOutput for DenseOutput<'_> {
         let took = begin.elapsed();
         self.took.set(self.took.get() + took);
         if let Some(kept) = &self.kept {
-            let bytes = |x: &Tensor| x.numel() * x.kind().elt_size_in_bytes();
             let mut kept = kept.borrow_mut();
-            if kept.values().map(|(x, _)| bytes(x)).sum::<usize>() + bytes(&logits_nv) <= KEPT_BYTES
-            {
+            let n_bytes: usize = kept.values().map(|(x, _)| bytes_of(x)).sum();
+            if n_bytes + bytes_of(&logits_nv) <= KEPT_BYTES {
                 kept.insert((start, len), (logits_nv.shallow_clone(), took));
             }
         }
@@ -211,4 +210,8 @@ impl Tap for Kept<'_> {
         self.states.insert(site, x.shallow_clone());
         Ok(())
     }
+}
+
+fn bytes_of(tensor: &Tensor) -> usize {
+    tensor.numel() * tensor.kind().elt_size_in_bytes()
 }

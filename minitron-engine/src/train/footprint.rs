@@ -1,0 +1,68 @@
+//! What a training's steps take in memory, over all of its learners.
+
+use std::cell::RefCell;
+
+use super::learner::Learner;
+use super::memory::{BatchShape, StepMemory};
+use super::run::Trainer;
+use crate::memory::resident_bytes;
+use minitron_core::model::Transformer;
+use minitron_core::spec::ModelSpec;
+
+/// The program with libtorch, and the buffers of matrix products, at least.
+const BASE_BYTES: u64 = 300 << 20;
+
+impl Trainer<'_> {
+    /// What a step will take, from shapes: every student's own, and the widest one's activations,
+    /// beside what the process takes by now without its models (tokenising a text leaves some
+    /// behind).
+    pub fn memory(&self) -> StepMemory {
+        let teacher = self.teacher.as_ref().map(RefCell::borrow);
+        let teacher = teacher
+            .as_ref()
+            .map(|teacher| (teacher.spec(), teacher.kept_bytes()));
+        let mut models = teacher.map_or(0, |(_, kept)| kept);
+        for learner in self.learners {
+            models = models.saturating_add(weight_bytes(learner.student));
+        }
+        let base = BASE_BYTES.max(resident_bytes().saturating_sub(models));
+        self.learners
+            .iter()
+            .map(|learner| self.memory_of(learner, teacher, base))
+            .reduce(StepMemory::beside)
+            .unwrap_or_default()
+    }
+
+    /// As if the learner were alone.
+    fn memory_of(
+        &self,
+        learner: &Learner,
+        teacher: Option<(&ModelSpec, u64)>,
+        base: u64,
+    ) -> StepMemory {
+        let batch = BatchShape {
+            n_windows: self.settings.batch_size,
+            width: self.loader.borrow().width(),
+            n_bytes: bytes_per_number(learner.student),
+        };
+        let student = &learner.student.spec;
+        let memory = StepMemory::of(learner.objective, student, teacher, batch, base);
+        match &self.correction {
+            Some(correction) => memory.with_correction(correction, batch),
+            None => memory,
+        }
+    }
+}
+
+/// Of the type that a model computes in.
+fn bytes_per_number(model: &Transformer) -> usize {
+    match model.parameters().first() {
+        Some(parameter) => parameter.tensor.kind().elt_size_in_bytes(),
+        None => 4,
+    }
+}
+
+fn weight_bytes(model: &Transformer) -> u64 {
+    let n_bytes = bytes_per_number(model) as u64;
+    model.spec.n_params().saturating_mul(n_bytes)
+}
