@@ -112,11 +112,8 @@ impl TraceState {
         }
         let n_bytes = waiting.len() as u64;
         let text = waiting + TAIL;
-        let write = |file: &mut File, end: u64| {
-            file.seek(SeekFrom::Start(end))?;
-            file.write_all(text.as_bytes())
-        };
-        match write(&mut self.file, self.end) {
+        let sought = self.file.seek(SeekFrom::Start(self.end));
+        match sought.and_then(|_| self.file.write_all(text.as_bytes())) {
             Ok(()) => self.end = self.end.saturating_add(n_bytes),
             Err(error) => self.failure = Some(error),
         }
