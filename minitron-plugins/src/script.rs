@@ -50,20 +50,17 @@ impl fmt::Debug for Script {
 }
 
 fn load(path: &Path, device: Device) -> Result<CModule, String> {
-    let wrong = |message: String| format!("{}: {message}", path.display());
     if path.as_os_str().is_empty() {
         return Err("path: expected a file that torch.jit.script(module).save(path) wrote".into());
     }
     if !path.is_file() {
-        return Err(wrong("no such file".into()));
+        return Err(format!("{}: no such file", path.display()));
     }
-    let said = |error: tch::TchError| {
-        format!(
-            "not a TorchScript file ({})",
-            first_line(&error.to_string())
-        )
-    };
-    CModule::load_on_device(path, device).map_err(|error| wrong(said(error)))
+    CModule::load_on_device(path, device).map_err(|error| {
+        let said = error.to_string();
+        let what = format!("not a TorchScript file ({})", first_line(&said));
+        format!("{}: {what}", path.display())
+    })
 }
 
 fn first_line(text: &str) -> &str {

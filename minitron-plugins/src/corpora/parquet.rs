@@ -69,13 +69,14 @@ impl Corpus for Parquet {
     fn documents(&self, _seed: u64) -> Result<Documents<'_>> {
         let (file, reader) = open(&self.path)?;
         let form = example::form_of(self.form.as_deref())?;
-        let of_examples = || columns::of_examples(&reader, &self.field, form.is_some());
+        let examples = columns::of_examples(&reader, &self.field, form.is_some());
         let chosen = match form {
-            Some(_) => of_examples()
-                .ok_or_else(|| super::bad(&self.path, "no columns of conversations"))?,
-            None => columns::choose(&reader, &self.field)
-                .or_else(|message| of_examples().ok_or_else(|| super::bad(&self.path, message)))?,
+            Some(_) => examples.ok_or("no columns of conversations".to_owned()),
+            None => {
+                columns::choose(&reader, &self.field).or_else(|message| examples.ok_or(message))
+            }
         };
+        let chosen = chosen.map_err(|message| super::bad(&self.path, message))?;
         let column_idx = match chosen {
             Chosen::Text(idx) => idx,
             Chosen::Columns(columns) => return self.of_rows(&columns, form),

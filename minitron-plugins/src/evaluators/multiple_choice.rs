@@ -50,6 +50,15 @@ pub enum Length {
     Characters,
 }
 
+impl Length {
+    fn of(self, choice: &str) -> usize {
+        match self {
+            Length::Bytes => choice.len(),
+            Length::Characters => choice.chars().count(),
+        }
+    }
+}
+
 minitron_core::plugin! {
     Evaluator for MultipleChoice {
         tag: "multiple_choice",
@@ -129,20 +138,20 @@ impl MultipleChoice {
         question: &'a Question,
         scores: &'a [Likelihood],
     ) -> impl Iterator<Item = f64> + 'a {
-        let len = |choice: &String| match self.length {
-            Length::Bytes => choice.len(),
-            Length::Characters => choice.chars().count(),
-        };
         scores
             .iter()
             .zip(&question.choices)
-            .map(move |(score, choice)| score.log / len(choice).max(1) as f64)
+            .map(|(score, choice)| score.log / self.length.of(choice).max(1) as f64)
     }
 }
 
 /// First of the largest.
 fn best(scores: impl Iterator<Item = f64>) -> usize {
-    let largest =
-        |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
-    scores.enumerate().fold((0, f64::NEG_INFINITY), largest).0
+    let (mut best, mut largest) = (0, f64::NEG_INFINITY);
+    for (idx, score) in scores.enumerate() {
+        if score > largest {
+            (best, largest) = (idx, score);
+        }
+    }
+    best
 }

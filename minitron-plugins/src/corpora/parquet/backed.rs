@@ -286,10 +286,13 @@ fn are_lengths_backed(values: &[u8], encoding: Encoding) -> bool {
     (0..n_runs).all(|_| differences(&mut rest).is_ok_and(|n| n <= MOST_VALUES))
 }
 
+fn count(rest: &mut &[u8]) -> Result<usize> {
+    Ok(usize::try_from(varint(rest)?)?)
+}
+
 /// Passes a run of differences, and says how many numbers they are.
 fn differences(rest: &mut &[u8]) -> Result<usize> {
-    let mut number = || varint(rest).and_then(|number| Ok(usize::try_from(number)?));
-    let (block, n_parts, n) = (number()?, number()?, number()?);
+    let (block, n_parts, n) = (count(rest)?, count(rest)?, count(rest)?);
     zigzag(rest)?;
     let per_part = block.checked_div(n_parts).ok_or_else(contradiction)?;
     let mut left = n.saturating_sub(1);

@@ -21,11 +21,7 @@ use crate::corpora::{self, bad, check_fetched, read_error};
 pub(super) fn open(path: &Path) -> Result<(File, SerializedFileReader<File>)> {
     let mut file = corpora::open(path)?;
     check_kind(&mut file, path)?;
-    let read = || {
-        backed::check_footer(&file)?;
-        SerializedFileReader::new(file.try_clone()?)
-    };
-    let reader = guarded(read).map_err(|e| unreadable(path, &e))?;
+    let reader = guarded(|| read(&file)).map_err(|e| unreadable(path, &e))?;
     let groups = reader.metadata().row_groups();
     if let Some(codec) = groups
         .iter()
@@ -38,6 +34,11 @@ pub(super) fn open(path: &Path) -> Result<(File, SerializedFileReader<File>)> {
         return Err(bad(path, message));
     }
     Ok((file, reader))
+}
+
+fn read(file: &File) -> Result<SerializedFileReader<File>, ParquetError> {
+    backed::check_footer(file)?;
+    SerializedFileReader::new(file.try_clone()?)
 }
 
 /// The one codec that no crate here unfolds.

@@ -224,15 +224,15 @@ fn value(field: Field) -> Value {
         Field::Group(row) => object(row),
         Field::ListInternal(list) => list.elements().iter().cloned().map(value).collect(),
         Field::MapInternal(map) => {
-            let name = |key: &Field| match value(key.clone()) {
-                Value::String(text) => text,
-                key => key.to_string(),
-            };
-            let entries = map
-                .entries()
-                .iter()
-                .map(|(key, entry)| (name(key), value(entry.clone())));
-            Value::Object(entries.collect::<Map<_, _>>())
+            let mut object = Map::new();
+            for (key, entry) in map.entries() {
+                let name = match value(key.clone()) {
+                    Value::String(text) => text,
+                    key => key.to_string(),
+                };
+                object.insert(name, value(entry.clone()));
+            }
+            Value::Object(object)
         }
         other => other.to_string().into(),
     }

@@ -107,11 +107,11 @@ impl Evidence {
             low.push(u16::from_le_bytes([a, b]));
             high.push(u16::from_le_bytes([c, d]));
         }
-        let largest = |halves: &[u16]| halves.iter().copied().max().unwrap_or(0);
+        let (largest_low, largest_high) = (largest(&low), largest(&high));
         let n_large = low.iter().filter(|half| **half >= SMALL).count();
-        let is_zero = low.len() >= SOME && largest(&high) == 0 && largest(&low) > 0;
+        let is_zero = low.len() >= SOME && largest_high == 0 && largest_low > 0;
         let is_small = low.len() >= MANY
-            && largest(&high) < SMALL
+            && largest_high < SMALL
             && high.contains(&0)
             && n_large * 2 >= low.len();
         if !is_zero && !is_small {
@@ -166,6 +166,10 @@ impl Evidence {
             && is_upper_zero
             && octets.iter().any(|octet| u64::from_le_bytes(*octet) > 0)
     }
+}
+
+fn largest(halves: &[u16]) -> u16 {
+    halves.iter().copied().max().unwrap_or(0)
 }
 
 fn wider(stated: &str) -> String {
