@@ -43,11 +43,8 @@ pub(super) fn vllm_wants_square(spec: &ModelSpec, sizes: &Sizes) -> Option<Clien
 /// Of narrower heads, whose frequencies the config lists: llama.cpp's converter writes such a list
 /// for Phi-3 alone, and kernels take heads of some widths.
 pub(super) fn of_narrower_heads(spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
-    let is_list = |scaling: &RotaryScaling| matches!(scaling, RotaryScaling::Long { .. });
-    let is_listed = spec
-        .rotaries
-        .iter()
-        .any(|stated| is_list(&stated.rotary.scaling));
+    let mut scalings = spec.rotaries.iter().map(|stated| &stated.rotary.scaling);
+    let is_listed = scalings.any(|scaling| matches!(scaling, RotaryScaling::Long { .. }));
     if !is_listed && spec.size_at(ROPE_PAIRS, sizes) == spec.size(ROPE_PAIRS) {
         return Vec::new();
     }
@@ -112,10 +109,11 @@ pub(super) fn llama_cpp_scales_gemma(
     largest: usize,
     scalar: f64,
 ) -> Option<ClientLimit> {
-    let size = |kind: &str| spec.size_at(kind, sizes);
-    let (taken, name) = match size(DEPTH) == largest {
-        true => (size(HIDDEN).checked_div(size(HEADS))?, "hidden / heads"),
-        false => (spec.head_dim_at(sizes), "head_dim"),
+    let (taken, name) = if spec.size_at(DEPTH, sizes) == largest {
+        let (hidden, heads) = (spec.size_at(HIDDEN, sizes), spec.size_at(HEADS, sizes));
+        (hidden.checked_div(heads)?, "hidden / heads")
+    } else {
+        (spec.head_dim_at(sizes), "head_dim")
     };
     let message = format!(
         "it loads the file and computes other logits: it divides scores by the root of {name} \

@@ -107,17 +107,12 @@ impl Scorer for ScriptedScorer {
             return Err(self.error(message));
         }
         let added = Vec::<f64>::try_from(sums_su.f_to_kind(Kind::Double)?.f_reshape([-1])?)?;
-        let unasked = || {
-            Error::Internal(format!(
+        let Some(place) = self.sites.iter().position(|site| *site == seen.site) else {
+            return Err(Error::Internal(format!(
                 "a scorer was shown {:?}, which it did not ask for",
                 seen.site
-            ))
+            )));
         };
-        let place = self
-            .sites
-            .iter()
-            .position(|site| *site == seen.site)
-            .ok_or_else(unasked)?;
         match self.sums.get_mut(place) {
             Some(sums) if sums.is_empty() => *sums = added,
             Some(sums) => super::add_sums(sums, &added)?,
@@ -140,7 +135,6 @@ impl Scorer for ScriptedScorer {
         if state.is_empty() {
             return Ok(());
         }
-        let foreign = || Error::Internal("a scorer's state of another metric".into());
         let mut rest = state;
         for sums in &mut self.sums {
             let (&len, after) = rest.split_first().ok_or_else(foreign)?;
@@ -176,4 +170,8 @@ impl Scorer for ScriptedScorer {
         }
         Ok(scores_u.into_iter().map(|score| score as f32).collect())
     }
+}
+
+fn foreign() -> Error {
+    Error::Internal("a scorer's state of another metric".into())
 }
