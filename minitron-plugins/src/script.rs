@@ -31,15 +31,15 @@ impl Script {
         // Fusing kernels after some calls would make a run that was resumed differ from one that
         // was not. Kept for each thread.
         tch::jit::f_set_graph_executor_optimize(false)?;
-        let failed =
-            |message: String| Error::Data(format!("{}: `{method}`: {message}", path.display()));
-        match module
-            .method_is(method, arguments)
-            .map_err(|error| failed(last_line(&error.to_string())))?
-        {
-            IValue::Tensor(tensor) => Ok(tensor),
-            _ => Err(failed("expected a tensor for an answer".into())),
-        }
+        let message = match module.method_is(method, arguments) {
+            Ok(IValue::Tensor(tensor)) => return Ok(tensor),
+            Ok(_) => "expected a tensor for an answer".to_owned(),
+            Err(error) => last_line(&error.to_string()),
+        };
+        Err(Error::Data(format!(
+            "{}: `{method}`: {message}",
+            path.display()
+        )))
     }
 }
 

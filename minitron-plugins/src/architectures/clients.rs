@@ -51,8 +51,7 @@ pub(super) fn of_narrower_heads(spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLi
     let mut limits = vec![ClientLimit::new(
         LLAMA_CPP,
         "it loads the file and computes other logits: its converter leaves out the frequencies \
-         that the config lists \
-         (longrope); keep rope_pairs whole, or use another program",
+         that the config lists (longrope); keep rope_pairs whole, or use another program",
     )];
     let head_dim = spec.head_dim_at(sizes);
     if !head_dim.is_multiple_of(8) {
@@ -83,8 +82,7 @@ pub(super) fn llama_cpp_counts_layers(
         .position(|(layer, value)| *value != expected(layer))?;
     let message = format!(
         "it loads the file and computes other logits: it takes {what}, layer {other} is another \
-         kind; drop layers from the end \
-         alone, or use another program"
+         kind; drop layers from the end alone, or use another program"
     );
     Some(ClientLimit::new(LLAMA_CPP, message))
 }
@@ -117,8 +115,7 @@ pub(super) fn llama_cpp_scales_gemma(
     };
     let message = format!(
         "it loads the file and computes other logits: it divides scores by the root of {name} \
-         ({taken}), the model by the root \
-         of query_pre_attn_scalar ({scalar}); use another program"
+         ({taken}), the model by the root of query_pre_attn_scalar ({scalar}); use another program"
     );
     (taken as f64 != scalar).then(|| ClientLimit::new(LLAMA_CPP, message))
 }

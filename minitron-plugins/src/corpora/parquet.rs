@@ -224,9 +224,8 @@ mod tests {
 
     /// Two row groups; the second value of each is null.
     fn file(compression: parquet::basic::Compression) -> Vec<u8> {
-        let schema = "message m \
-                      { required int64 id; optional binary text (UTF8); required binary raw; \
-                      repeated binary tags (UTF8); }";
+        let schema = "message m { required int64 id; optional binary text (UTF8); \
+                      required binary raw; repeated binary tags (UTF8); }";
         let properties = WriterProperties::builder()
             .set_compression(compression)
             .build();

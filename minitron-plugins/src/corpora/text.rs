@@ -85,8 +85,8 @@ impl Text {
             let byte = e.as_bytes().get(within).copied().unwrap_or_default();
             let offset = n_before.saturating_add(within);
             let what = format!(
-                "expected UTF-8 text, got byte 0x{byte:02x} at offset {offset}; convert \
-                 the file to UTF-8"
+                "expected UTF-8 text, got byte 0x{byte:02x} at offset {offset}; convert the file \
+                 to UTF-8"
             );
             super::bad(&self.path, what)
         })

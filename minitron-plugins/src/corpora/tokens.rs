@@ -131,8 +131,7 @@ impl Tokens {
         if !n_bytes.is_multiple_of(width) {
             return Err(self.bad(format!(
                 "expected little-endian ids of {width} bytes each, got {n_bytes} bytes, which is \
-                 no multiple of it; choose \
-                 the right `--token-type`, or copy the file again"
+                 no multiple of it; choose the right `--token-type`, or copy the file again"
             )));
         }
         found
@@ -165,8 +164,8 @@ impl Tokens {
             _ => {
                 let found = dtype.descr();
                 Err(self.bad(format!(
-                    "expected token ids of an integer type, got {found}; save them as \
-                     uint16 or uint32"
+                    "expected token ids of an integer type, got {found}; save them as uint16 or \
+                     uint32"
                 )))
             }
         }

@@ -53,8 +53,7 @@ impl Exercise {
         if n_prompt + n_expected > max_positions + 1 {
             return Err(Error::Data(format!(
                 "{place}: expected at most {max_positions} tokens, which the model has positions \
-                 for, got a prompt of \
-                 {n_prompt} and {n_expected} after it"
+                 for, got a prompt of {n_prompt} and {n_expected} after it"
             )));
         }
         Ok(self)

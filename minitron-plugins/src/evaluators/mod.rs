@@ -87,11 +87,9 @@ pub(crate) fn tag_of_task(path: &Path) -> Result<&'static str> {
     }
     Err(Error::Data(format!(
         "{}: no task of a known kind; expected `context` and `choices` with `gold` (multiple \
-         choice), or `sentence`, \
-         `option1`, `option2` and `answer` (the same, in a blank), or `context` and `target` (last \
-         word), or `prompt` and \
-         `completion` (exact match), or `text` and `label` (nearest neighbour), or `text` alone \
-         (rolling perplexity)",
+         choice), or `sentence`, `option1`, `option2` and `answer` (the same, in a blank), or \
+         `context` and `target` (last word), or `prompt` and `completion` (exact match), or `text` \
+         and `label` (nearest neighbour), or `text` alone (rolling perplexity)",
         path.display()
     )))
 }

@@ -370,8 +370,8 @@ mod tests {
     #[test]
     fn an_option_stands_in_the_blank() {
         let record = |answer: Value| {
-            json!({ "sentence": "The mug hid the pea as _ was \
-                                 big. ", "option1": "it", "option2": "the pea", "answer": answer })
+            json!({ "sentence": "The mug hid the pea as _ was big. ", "option1": "it",
+                "option2": "the pea", "answer": answer })
         };
         let found = of(record("2".into()), QuestionForm::Auto).unwrap();
         assert_eq!(

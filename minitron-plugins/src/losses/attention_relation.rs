@@ -115,9 +115,8 @@ impl AttentionRelation {
         let (of_student, of_teacher) = (student.width, teacher.width);
         Err(Error::Recipe(format!(
             "{TAG}: relation_heads: expected a divisor of the student's width {of_student} and the \
-             teacher's {of_teacher}, \
-             got {chosen}; 0 takes one that fits, `relations=query` leaves narrower keys and \
-             values out"
+             teacher's {of_teacher}, got {chosen}; 0 takes one that fits, `relations=query` leaves \
+             narrower keys and values out"
         )))
     }
 }

@@ -66,8 +66,7 @@ impl Evidence {
         {
             return Some(format!(
                 "the header of llm.c{model} (magic {magic}, 1024 bytes); cut it off with `tail -c \
-                 +1025` and read the rest \
-                 as {width}"
+                 +1025` and read the rest as {width}"
             ));
         }
         let found = match self.begin.as_slice() {
@@ -147,8 +146,7 @@ impl Evidence {
         (largest >= BEYOND).then(|| {
             format!(
                 "read as u32, an id is {largest}, which no vocabulary has; these seem to be u16 \
-                 ids, so read them with \
-                 `--token-type u16`"
+                 ids, so read them with `--token-type u16`"
             )
         })
     }
