@@ -54,11 +54,9 @@ impl TraceFile {
     /// # Errors
     /// `Io` where it cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
-        if path
-            .symlink_metadata()
-            .is_ok_and(|about| !about.is_file() || about.len() > 0)
-            && !is_trace(path)
-        {
+        let about = path.symlink_metadata();
+        let holds = about.is_ok_and(|about| !about.is_file() || about.len() > 0);
+        if holds && !is_trace(path) {
             return Err(Error::Recipe(format!(
                 "--trace: `{}` exists and is no trace; give another name",
                 path.display()

@@ -110,12 +110,8 @@ impl Progress for Bar {
     }
 
     fn finish(&self) {
-        if let Some(state) = self
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = guard.take() {
             state.bar.finish_and_clear();
             *DRAWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }

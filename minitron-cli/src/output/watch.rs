@@ -142,10 +142,8 @@ fn training_text(training: &Training, eta_s: Option<f64>) -> String {
     let (now, spark) = (loss_text(training.loss), sparkline(&training.curve));
     lines.push(format!("loss     {now}  {spark}"));
     if let Some(best) = training.best {
-        let (now, spark) = (
-            loss_text(training.held_out_loss),
-            sparkline(&training.held_out),
-        );
+        let now = loss_text(training.held_out_loss);
+        let spark = sparkline(&training.held_out);
         let (loss, step) = (best.loss, grouped(best.step));
         lines.push(format!(
             "held out {now}  {spark}  best {loss:.4} at step {step}"

@@ -111,11 +111,8 @@ fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<SizedShap
             let Ok(sizes) = space.settle(&sizes) else {
                 continue;
             };
-            if goal
-                .hold
-                .iter()
-                .all(|(kind, held)| sizes.get(kind) == Some(held))
-            {
+            let mut held = goal.hold.iter();
+            if held.all(|(kind, held)| sizes.get(kind) == Some(held)) {
                 let cost = (goal.cost)(&sizes);
                 let imbalance = imbalance(&sizes, free, cost, goal.target);
                 shapes.push(SizedShape {

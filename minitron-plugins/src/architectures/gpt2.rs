@@ -96,10 +96,8 @@ fn rows(evidence: &CheckpointInfo, shape: &Shape, tied: bool) -> Vec<Param> {
     let is_prefixed = evidence.has("transformer.wte.weight", true);
     let mut table = Table::new(if is_prefixed { "transformer." } else { "" });
     let stream = shape.stream();
-    let (role, sides) = (
-        Role::TOKEN_EMBEDDING,
-        vec![fixed(shape.vocab), stream.clone()],
-    );
+    let role = Role::TOKEN_EMBEDDING;
+    let sides = vec![fixed(shape.vocab), stream.clone()];
     table.tensor("wte.weight", role, ParamKind::Weight, sides);
     if tied {
         table.also_known_as(&["lm_head.weight"]);

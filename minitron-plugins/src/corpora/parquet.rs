@@ -152,11 +152,8 @@ impl ParquetTexts<'_> {
 
     fn document(&self, value: &ByteArray) -> Result<Document> {
         let text = String::from_utf8(value.data().to_vec()).map_err(|e| {
-            let (field, row, offset) = (
-                &self.corpus.field,
-                self.n_rows,
-                e.utf8_error().valid_up_to(),
-            );
+            let (field, row) = (&self.corpus.field, self.n_rows);
+            let offset = e.utf8_error().valid_up_to();
             let message = format!(
                 "value {row} of `{field}`: expected UTF-8 text, got another byte at offset {offset}"
             );

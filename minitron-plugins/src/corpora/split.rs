@@ -122,12 +122,12 @@ impl<R: BufRead> Values<R> {
                 .iter()
                 .take_while(|byte| nesting.takes(**byte))
                 .count();
-            let (is_over, n_bytes) = (
-                bytes.is_empty() || n_taken < bytes.len(),
-                n_taken.max(1).min(bytes.len()),
-            );
+            let is_over = bytes.is_empty() || n_taken < bytes.len();
             // A bracket that closes nothing is a value of its own, so that something is read.
-            let n_bytes = if value.is_empty() { n_bytes } else { n_taken };
+            let n_bytes = match value.is_empty() {
+                true => n_taken.max(1).min(bytes.len()),
+                false => n_taken,
+            };
             value.extend(bytes.iter().take(n_bytes));
             self.line += bytes
                 .iter()

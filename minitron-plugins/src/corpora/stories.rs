@@ -188,9 +188,8 @@ fn replace<'a, 'b>(
     mut with: impl FnMut(&'a str) -> &'b str,
 ) -> String {
     let (mut done, mut rest) = (String::new(), text);
-    while let Some((before, (inside, after))) = rest
-        .split_once(open)
-        .and_then(|(before, after)| Some((before, after.split_once(close)?)))
+    while let Some((before, opened)) = rest.split_once(open)
+        && let Some((inside, after)) = opened.split_once(close)
     {
         done.push_str(before);
         done.push_str(with(inside));

@@ -87,10 +87,8 @@ fn kept(teacher_bte: &Tensor, kept_hidden: Option<&[usize]>) -> Result<Tensor> {
         return Ok(teacher_bte);
     };
     let channels: Vec<i64> = kept.iter().map(|&channel| channel as i64).collect();
-    if channels
-        .last()
-        .is_some_and(|&last| last >= teacher_bte.size().last().copied().unwrap_or(0))
-    {
+    let n_channels = teacher_bte.size().last().copied().unwrap_or(0);
+    if channels.last().is_some_and(|&last| last >= n_channels) {
         return Err(Error::Data(
             "the model's plan.json names channels that this teacher does not have".into(),
         ));

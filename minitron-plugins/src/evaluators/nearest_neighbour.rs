@@ -101,11 +101,8 @@ impl Evaluator for NearestNeighbour {
         };
         let n_nearest = self.k.saturating_add(1).min(known.sentences.len());
         let mut n_right = 0u64;
-        for (owners, nearest) in asked
-            .owners
-            .iter()
-            .zip(nearest(&asked_ue, &known_ue, n_nearest)?)
-        {
+        let nearest = nearest(&asked_ue, &known_ue, n_nearest)?;
+        for (owners, nearest) in asked.owners.iter().zip(nearest) {
             for &item in owners {
                 let neighbours = nearest
                     .iter()

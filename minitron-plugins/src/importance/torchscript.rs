@@ -93,10 +93,8 @@ impl ScriptedScorer {
 impl Scorer for ScriptedScorer {
     fn observe(&mut self, observation: &Observation) -> Result<()> {
         let seen = observation.activations()?;
-        let (x, block) = (
-            IValue::Tensor(seen.x_btc.shallow_clone()),
-            IValue::Int(self.block as i64),
-        );
+        let x = IValue::Tensor(seen.x_btc.shallow_clone());
+        let block = IValue::Int(self.block as i64);
         let sums_su = tch::no_grad(|| self.call("observe", &[x, block]))?;
         if sums_su.dim() != 2 || sums_su.size().last() != Some(&(self.n_units as i64)) {
             let message = format!(

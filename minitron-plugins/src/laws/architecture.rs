@@ -58,11 +58,8 @@ pub fn check(trial: &Trial, config: &Value) -> Result<String> {
 
 /// No other family takes its configs, nor does it take theirs.
 fn alone(trial: &Trial, family: &dyn Architecture, config: &Config) -> Result<()> {
-    for other in trial
-        .registry
-        .of_kind(Kind::Architecture)
-        .filter(|other| other.tag != trial.plugin.tag)
-    {
+    let families = trial.registry.of_kind(Kind::Architecture);
+    for other in families.filter(|other| other.tag != trial.plugin.tag) {
         let theirs = config_of(&sample_config(other.tag))?;
         let message = format!(
             "it recognises a config of `{}`: ask for its own model_type alone",
@@ -140,12 +137,11 @@ fn units(trial: &Trial, sample: &Sample) -> Result<()> {
         "the outputs of random weights are not finite",
     )?;
     let mut random = SplitMix::new(1);
-    // Layers and rope pairs have places of their own.
-    for dim in spec
-        .dims
-        .values()
-        .filter(|dim| ![DEPTH, ROPE_PAIRS].contains(&dim.name.as_str()))
-    {
+    for dim in spec.dims.values() {
+        // Layers and rope pairs have places of their own.
+        if [DEPTH, ROPE_PAIRS].contains(&dim.name.as_str()) {
+            continue;
+        }
         let moved = reordered(source, spec, &reorder(spec, dim, &mut random)?)?;
         let change = relative(&outputs(&moved, spec)?, &whole)?;
         let message = format!(

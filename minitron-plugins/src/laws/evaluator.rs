@@ -31,10 +31,8 @@ pub fn check(trial: &Trial) -> Result<String> {
         Err(error) => return Ok(untried(&of_inputs(&error).ok_or(error)?)),
     };
     let config = sample_config("llama");
-    let (model, teacher) = (
-        Sample::new(trial.registry, &config, 6)?,
-        Sample::new(trial.registry, &config, 7)?,
-    );
+    let model = Sample::new(trial.registry, &config, 6)?;
+    let teacher = Sample::new(trial.registry, &config, 7)?;
     let (model, teacher) = (model.load()?, teacher.load()?);
     let (windows, tokenizer) = (some_windows(7, 12, 8)?, tokenizer(dir.path(), TEXT)?);
     let subject = Subject {

@@ -83,14 +83,9 @@ fn parameters(trial: &Trial, example: &Value) -> Result<()> {
         .and_then(Value::as_object)
         .cloned()
         .unwrap_or_default();
-    let (known, keys): (HashSet<&String>, HashSet<&String>) = (
-        described.keys().collect(),
-        example
-            .as_object()
-            .into_iter()
-            .flat_map(|object| object.keys())
-            .collect(),
-    );
+    let known: HashSet<&String> = described.keys().collect();
+    let fields = example.as_object().into_iter();
+    let keys: HashSet<&String> = fields.flat_map(|object| object.keys()).collect();
     trial.ensure(
         known == keys,
         format!("parameters {keys:?}, described {known:?}"),

@@ -50,11 +50,8 @@ struct Given<'a> {
 impl Given<'_> {
     fn check(&self) -> Result<usize> {
         let groups = self.sample.groups(self.trial.registry)?;
-        let (one, again, three) = (
-            self.scores(&groups, 1)?,
-            self.scores(&groups, 1)?,
-            self.scores(&groups, 3)?,
-        );
+        let (one, again) = (self.scores(&groups, 1)?, self.scores(&groups, 1)?);
+        let three = self.scores(&groups, 3)?;
         self.trial.ensure(
             one.by_name == again.by_name,
             "asked twice, it gives two answers",

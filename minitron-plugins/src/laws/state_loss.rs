@@ -119,11 +119,8 @@ impl StateLossTrial<'_> {
             .f_view([2, 5])?
             .f_to_kind(Kind::Bool)?;
         let padding_bt1 = attention_mask_bt.f_logical_not()?.f_unsqueeze(-1)?;
-        let (student, teacher) = (uniform(&[2, 5, 12], 2.0, 7)?, uniform(&[2, 5, 12], 2.0, 8)?);
-        let (student, teacher) = (
-            student.f_to_kind(Kind::Float)?,
-            teacher.f_to_kind(Kind::Float)?,
-        );
+        let student = uniform(&[2, 5, 12], 2.0, 7)?.f_to_kind(Kind::Float)?;
+        let teacher = uniform(&[2, 5, 12], 2.0, 8)?.f_to_kind(Kind::Float)?;
         let (value, gradient) = self.with_gradient(&student, &teacher, Some(&attention_mask_bt))?;
         for padding in [0.0, -1e4, f64::NAN] {
             let student = student.f_masked_fill(&padding_bt1, padding)?;

@@ -26,10 +26,8 @@ impl Distance {
     /// # Errors
     /// `Plugin` when the states are not of one shape: the engine projects the student's first.
     pub(super) fn between(self, tag: &str, student: &States, teacher: &States) -> Result<Tensor> {
-        let (student_nc, teacher_nc) = (
-            widened(&student.rows()?)?,
-            widened(&teacher.rows()?.f_detach()?)?,
-        );
+        let student_nc = widened(&student.rows()?)?;
+        let teacher_nc = widened(&teacher.rows()?.f_detach()?)?;
         if student_nc.size() != teacher_nc.size() {
             let (expected, found) = (teacher_nc.size(), student_nc.size());
             return Err(mismatch(

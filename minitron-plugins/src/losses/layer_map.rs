@@ -82,12 +82,8 @@ impl TryFrom<LayerPairs> for Layers {
 
     fn try_from(written: LayerPairs) -> Result<Self> {
         let words = written.words();
-        match words
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .as_slice()
-        {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
             ["last_but_two"] => Ok(Layers::LastButTwo),
             ["last"] => Ok(Layers::Last),
             ["uniform"] => Ok(Layers::Uniform),

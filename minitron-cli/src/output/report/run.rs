@@ -55,10 +55,7 @@ pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
         return html! {};
     }
     let mut keys: Vec<&String> = Vec::new();
-    for key in evaluations
-        .iter()
-        .flat_map(|evaluation| evaluation.values.keys())
-    {
+    for key in evaluations.iter().flat_map(|one| one.values.keys()) {
         if !keys.contains(&key) {
             keys.push(key);
         }
@@ -99,10 +96,8 @@ pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
 pub fn samples(samples: &[Sample]) -> Markup {
     let mut by_prompt: Vec<(&str, Vec<&Sample>)> = Vec::new();
     for sample in samples {
-        match by_prompt
-            .iter_mut()
-            .find(|(prompt, _)| *prompt == sample.prompt)
-        {
+        let mut known = by_prompt.iter_mut();
+        match known.find(|(prompt, _)| *prompt == sample.prompt) {
             Some((_, same)) => same.push(sample),
             None => by_prompt.push((&sample.prompt, vec![sample])),
         }

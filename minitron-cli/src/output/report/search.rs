@@ -231,11 +231,7 @@ fn curves(search: &Search) -> Markup {
 
 fn candidates(search: &Search) -> Markup {
     let mut axes: Vec<&String> = Vec::new();
-    for axis in search
-        .candidates
-        .iter()
-        .flat_map(|candidate| candidate.sizes.keys())
-    {
+    for axis in search.candidates.iter().flat_map(|one| one.sizes.keys()) {
         if !axes.contains(&axis) {
             axes.push(axis);
         }

@@ -36,16 +36,9 @@ impl Spelling {
         let mlp_bias = config.flag_or("mlp_bias", false)?;
         let stream = shape.stream();
         let mut table = Table::new(self.prefix);
-        let (role, sides) = (
-            Role::TOKEN_EMBEDDING,
-            vec![fixed(shape.vocab), stream.clone()],
-        );
-        table.tensor(
-            "embeddings.tok_embeddings.weight",
-            role,
-            ParamKind::Weight,
-            sides,
-        );
+        let (name, role) = ("embeddings.tok_embeddings.weight", Role::TOKEN_EMBEDDING);
+        let sides = vec![fixed(shape.vocab), stream.clone()];
+        table.tensor(name, role, ParamKind::Weight, sides);
         if self.tied {
             table.also_known_as(&["decoder.weight"]);
         }

@@ -59,10 +59,8 @@ pub fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<()> {
     let first = column
         .dictionary_page_offset()
         .unwrap_or(column.data_page_offset());
-    let (mut start, len) = (
-        u64::try_from(first)?,
-        u64::try_from(column.compressed_size())?,
-    );
+    let mut start = u64::try_from(first)?;
+    let len = u64::try_from(column.compressed_size())?;
     let end = start.saturating_add(len);
     if end > file.metadata()?.len() {
         return Err(contradiction());

@@ -23,12 +23,9 @@ pub(super) fn open(path: &Path) -> Result<(File, SerializedFileReader<File>)> {
     check_kind(&mut file, path)?;
     let reader = guarded(|| read(&file)).map_err(|e| unreadable(path, &e))?;
     let groups = reader.metadata().row_groups();
-    if let Some(codec) = groups
-        .iter()
-        .flat_map(|group| group.columns())
-        .map(|c| c.compression())
-        .find(is_foreign)
-    {
+    let mut columns = groups.iter().flat_map(|group| group.columns());
+    if let Some(column) = columns.find(|column| is_foreign(column.compression())) {
+        let codec = column.compression();
         let message =
             format!("compressed with {codec}, which is not read; write it again with zstd");
         return Err(bad(path, message));
@@ -42,7 +39,7 @@ fn read(file: &File) -> Result<SerializedFileReader<File>, ParquetError> {
 }
 
 /// The one codec that no crate here unfolds.
-fn is_foreign(codec: &Compression) -> bool {
+fn is_foreign(codec: Compression) -> bool {
     matches!(codec, Compression::LZO)
 }
 

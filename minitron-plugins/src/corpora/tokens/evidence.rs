@@ -58,12 +58,10 @@ impl Evidence {
     pub fn other_format(&self) -> Option<String> {
         const LLM_C: [(u32, &str, &str); 2] =
             [(20_240_520, "", "u16"), (20_240_801, " of Llama 3", "u32")];
-        let number = self
-            .begin
-            .first_chunk()
-            .map(|bytes| u32::from_le_bytes(*bytes));
-        if let Some((magic, model, width)) = LLM_C.iter().find(|(magic, ..)| number == Some(*magic))
-        {
+        let bytes = self.begin.first_chunk();
+        let number = bytes.map(|bytes| u32::from_le_bytes(*bytes));
+        let of_llm_c = LLM_C.iter().find(|(magic, ..)| number == Some(*magic));
+        if let Some((magic, model, width)) = of_llm_c {
             return Some(format!(
                 "the header of llm.c{model} (magic {magic}, 1024 bytes); cut it off with `tail -c \
                  +1025` and read the rest as {width}"
@@ -97,11 +95,8 @@ impl Evidence {
     /// Of wider ids read as u16, every second one is the small half of one.
     fn as_u16(&self) -> Option<String> {
         let (mut low, mut high) = (Vec::new(), Vec::new());
-        for quad in self
-            .samples
-            .iter()
-            .flat_map(|bytes| bytes.as_chunks::<4>().0)
-        {
+        let quads = self.samples.iter().flat_map(|b| b.as_chunks::<4>().0);
+        for quad in quads {
             let [a, b, c, d] = *quad;
             low.push(u16::from_le_bytes([a, b]));
             high.push(u16::from_le_bytes([c, d]));
