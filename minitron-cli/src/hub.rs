@@ -21,6 +21,8 @@ use self::listing::{Announced, Listing, Sibling, is_hex};
 use self::snapshot::{CONFIG, is_whole, link};
 use crate::output::Bar;
 
+type Response = ureq::http::Response<ureq::Body>;
+
 /// Where models lie unless HF_ENDPOINT says otherwise.
 const ENDPOINT: &str = "https://huggingface.co";
 /// Without a byte for so long, a connection counts as lost.
@@ -64,8 +66,7 @@ pub fn folder(model: &str, bar: &Bar) -> Result<PathBuf> {
     if ["1", "true", "yes", "on"].contains(&offline.as_str()) {
         return Err(Error::Data(format!(
             "`{model}` is no folder here and not whole in the cache, and HF_HUB_OFFLINE keeps it \
-             from being fetched; unset \
-             it, or name a folder"
+             from being fetched; unset it, or name a folder"
         )));
     }
     let _span = info_span!("fetch", name = model).entered();
@@ -86,8 +87,10 @@ fn cached(cache: &CacheRepo, revision: &str) -> Option<PathBuf> {
 
 /// One part of an id, a revision or a path: nothing that leads elsewhere.
 fn is_plain(part: &str) -> bool {
-    let is_known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    !part.is_empty() && !part.starts_with('.') && part.chars().all(is_known)
+    let mut letters = part.chars();
+    !part.is_empty()
+        && !part.starts_with('.')
+        && letters.all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 /// One model there.
@@ -145,17 +148,13 @@ impl<'a> Hub<'a> {
             .unwrap_or(&dir)
             .join("blobs");
         fs::create_dir_all(&blobs).at_path(&blobs)?;
+        let n_files = files.len();
         bar.note(&format!(
-            "{}: fetching {} files from the hub",
-            self.model,
-            files.len()
+            "{}: fetching {n_files} files from the hub",
+            self.model
         ));
-        bar.start(
-            "fetch, bytes",
-            files
-                .iter()
-                .fold(0, |sum, file| sum.saturating_add(file.n_bytes)),
-        );
+        let sizes = files.iter().map(|file| file.n_bytes);
+        bar.start("fetch, bytes", sizes.fold(0, u64::saturating_add));
         let fetched = files
             .iter()
             .try_for_each(|file| self.blob(&commit, file, &blobs, bar));
@@ -188,21 +187,16 @@ impl<'a> Hub<'a> {
         if !is_hex(&sha, 40) {
             return Err(self.failed(format!("expected a commit, got `{sha}`")));
         }
-        let elsewhere = |name: &str| {
-            name.contains('\\') || name.split('/').any(|part| part.is_empty() || part == "..")
-        };
-        if let Some(sibling) = siblings
-            .iter()
-            .find(|sibling| elsewhere(&sibling.rfilename))
-        {
-            let name = &sibling.rfilename;
+        let outside = siblings.iter().find(|one| leads_outside(&one.rfilename));
+        if let Some(Sibling { rfilename, .. }) = outside {
             return Err(self.failed(format!(
-                "it lists `{name}`, which would lie outside the model's folder"
+                "it lists `{rfilename}`, which would lie outside the model's folder"
             )));
         }
-        let wanted = siblings.into_iter().filter(Sibling::is_wanted);
-        let announced = |sibling: Sibling| sibling.announced().map_err(|cause| self.failed(cause));
-        let files: Vec<Announced> = wanted.map(announced).collect::<Result<_>>()?;
+        let mut files = Vec::new();
+        for sibling in siblings.into_iter().filter(Sibling::is_wanted) {
+            files.push(sibling.announced().map_err(|cause| self.failed(cause))?);
+        }
         info!(n_files = files.len(), commit = %sha, "listed");
         if files.is_empty() {
             Err(self.failed("the repository is empty"))
@@ -277,17 +271,27 @@ impl<'a> Hub<'a> {
         // Who ignores the range sends everything.
         let is_rest =
             begun > 0 && range.is_some_and(|range| range.starts_with(&format!("bytes {begun}-")));
-        let mut out = match is_rest {
+        let out = match is_rest {
             true => OpenOptions::new().append(true).open(part),
             false => File::create(part),
         }
         .at_path(part)?;
-        let mut left = if is_rest {
-            file.n_bytes.saturating_sub(begun)
-        } else {
-            file.n_bytes
-        };
-        info!(name = %file.name, begun = if is_rest { begun } else { 0 }, n_bytes = left, "fetching");
+        let skipped = if is_rest { begun } else { 0 };
+        let left = file.n_bytes.saturating_sub(skipped);
+        info!(name = %file.name, begun = skipped, n_bytes = left, "fetching");
+        self.receive(response, left, file, part, out, bar)
+    }
+
+    /// Writes what comes, and refuses more or less than was announced.
+    fn receive(
+        &self,
+        response: Response,
+        mut left: u64,
+        file: &Announced,
+        part: &Path,
+        mut out: File,
+        bar: &Bar,
+    ) -> Result<()> {
         let mut body = response.into_body().into_reader();
         let mut buffer = vec![0u8; 1 << 16];
         loop {
@@ -301,10 +305,8 @@ impl<'a> Hub<'a> {
             if n as u64 > left {
                 drop(out);
                 fs::remove_file(part).at_path(part)?;
-                let message = format!(
-                    "{}: more came than the {} bytes announced",
-                    file.name, file.n_bytes
-                );
+                let (name, n_bytes) = (&file.name, file.n_bytes);
+                let message = format!("{name}: more came than the {n_bytes} bytes announced");
                 return Err(Error::Data(format!(
                     "`{}`: {message}; nothing of it was kept",
                     self.model
@@ -331,11 +333,7 @@ impl<'a> Hub<'a> {
         ))
     }
 
-    fn get(
-        &self,
-        url: &str,
-        begin: u64,
-    ) -> std::result::Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+    fn get(&self, url: &str, begin: u64) -> std::result::Result<Response, ureq::Error> {
         let mut request = self.agent.get(url);
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
@@ -347,6 +345,12 @@ impl<'a> Hub<'a> {
     }
 }
 
+/// Whether a file of that name would lie elsewhere than in the model's folder.
+fn leads_outside(name: &str) -> bool {
+    let mut parts = name.split('/');
+    name.contains('\\') || parts.any(|part| part.is_empty() || part == "..")
+}
+
 /// An absent file has none.
 fn n_bytes_of(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |about| about.len())
@@ -354,11 +358,14 @@ fn n_bytes_of(path: &Path) -> u64 {
 
 /// As a part of a URL.
 fn encoded(word: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-            char::from(byte).to_string()
+    let mut text = String::new();
+    for byte in word.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                text.push(char::from(byte));
+            }
+            other => text += &format!("%{other:02X}"),
         }
-        other => format!("%{other:02X}"),
-    };
-    word.bytes().map(byte).collect()
+    }
+    text
 }

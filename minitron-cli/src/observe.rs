@@ -58,31 +58,30 @@ pub fn start(common: &Common) -> Result<Observing> {
 }
 
 fn filter(common: &Common) -> Result<Option<Targets>> {
-    let from_variable = || {
-        std::env::var(VARIABLE)
-            .ok()
-            .filter(|words| !words.is_empty())
+    let variable = std::env::var(VARIABLE).ok();
+    let (name, words) = match (&common.log, variable.as_ref()) {
+        (Some(words), _) => ("--log", words),
+        (None, Some(words)) if !words.is_empty() => (VARIABLE, words),
+        (None, _) => return Ok(None),
     };
-    let (name, words) = match (&common.log, from_variable()) {
-        (Some(words), _) => ("--log", words.clone()),
-        (None, Some(words)) => (VARIABLE, words),
-        (None, None) => return Ok(None),
-    };
-    let wrong = || {
-        Error::Recipe(format!(
+    let filter = words.parse().ok();
+    if filter.is_none() || !words.split(',').map(str::trim).all(names_level) {
+        return Err(Error::Recipe(format!(
             "{name}: expected error, warn, info, debug or trace, or rooms such as \
-             minitron_engine::train=debug,info, got \
-             `{words}`"
-        ))
-    };
-    // A word that is no level would be taken for the name of a room.
-    let is_level = |word: &str| !word.is_empty() && LevelFilter::from_str(word).is_ok();
-    let is_meant = |word: &str| match word.split_once('=') {
+             minitron_engine::train=debug,info, got `{words}`"
+        )));
+    }
+    Ok(filter)
+}
+
+/// `LEVEL` or `ROOM=LEVEL`: a word that is no level would be taken for the name of a room.
+fn names_level(word: &str) -> bool {
+    match word.split_once('=') {
         Some((room, level)) => !room.is_empty() && is_level(level),
         None => is_level(word),
-    };
-    if !words.split(',').map(str::trim).all(is_meant) {
-        return Err(wrong());
     }
-    words.parse().map(Some).map_err(|_| wrong())
+}
+
+fn is_level(word: &str) -> bool {
+    !word.is_empty() && LevelFilter::from_str(word).is_ok()
 }

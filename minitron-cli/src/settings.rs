@@ -44,7 +44,6 @@ pub fn with_context<T>(
     let recorder = Recorder::new(&bar);
     let interrupt = Interrupt::default();
     catch_signals(&interrupt)?;
-    let resolve = |model: &str| hub::folder(model, &bar);
     let context = Context {
         registry: &registry,
         defaults: &minitron_plugins::BuiltIn,
@@ -57,7 +56,7 @@ pub fn with_context<T>(
         force,
         progress: &recorder,
         interrupt: &interrupt,
-        resolve: &resolve,
+        resolve: &|model| hub::folder(model, &bar),
     };
     job(&context)
 }

@@ -31,15 +31,15 @@ impl Script {
         // Fusing kernels after some calls would make a run that was resumed differ from one that
         // was not. Kept for each thread.
         tch::jit::f_set_graph_executor_optimize(false)?;
-        let failed =
-            |message: String| Error::Data(format!("{}: `{method}`: {message}", path.display()));
-        match module
-            .method_is(method, arguments)
-            .map_err(|error| failed(last_line(&error.to_string())))?
-        {
-            IValue::Tensor(tensor) => Ok(tensor),
-            _ => Err(failed("expected a tensor for an answer".into())),
-        }
+        let message = match module.method_is(method, arguments) {
+            Ok(IValue::Tensor(tensor)) => return Ok(tensor),
+            Ok(_) => "expected a tensor for an answer".to_owned(),
+            Err(error) => last_line(&error.to_string()),
+        };
+        Err(Error::Data(format!(
+            "{}: `{method}`: {message}",
+            path.display()
+        )))
     }
 }
 
@@ -50,20 +50,17 @@ impl fmt::Debug for Script {
 }
 
 fn load(path: &Path, device: Device) -> Result<CModule, String> {
-    let wrong = |message: String| format!("{}: {message}", path.display());
     if path.as_os_str().is_empty() {
         return Err("path: expected a file that torch.jit.script(module).save(path) wrote".into());
     }
     if !path.is_file() {
-        return Err(wrong("no such file".into()));
+        return Err(format!("{}: no such file", path.display()));
     }
-    let said = |error: tch::TchError| {
-        format!(
-            "not a TorchScript file ({})",
-            first_line(&error.to_string())
-        )
-    };
-    CModule::load_on_device(path, device).map_err(|error| wrong(said(error)))
+    CModule::load_on_device(path, device).map_err(|error| {
+        let said = error.to_string();
+        let what = format!("not a TorchScript file ({})", first_line(&said));
+        format!("{}: {what}", path.display())
+    })
 }
 
 fn first_line(text: &str) -> &str {

@@ -177,10 +177,12 @@ overflow-checks = true
 
 /// The libtorch of this program.
 fn cargo_config() -> String {
-    let line = |libtorch| {
-        format!("# A LIBTORCH of your own comes first.\n[env]\nLIBTORCH = \"{libtorch}\"\n")
-    };
-    option_env!("LIBTORCH").map(line).unwrap_or_default()
+    match option_env!("LIBTORCH") {
+        Some(libtorch) => {
+            format!("# A LIBTORCH of your own comes first.\n[env]\nLIBTORCH = \"{libtorch}\"\n")
+        }
+        None => String::new(),
+    }
 }
 
 fn library_file(kind: Kind, plugin: &str, tag: &str) -> String {

@@ -21,13 +21,16 @@ pub fn run(common: &Common, args: &Prune) -> Result<()> {
 }
 
 fn sizes(words: &[String]) -> Result<BTreeMap<String, usize>> {
-    let whole = |(kind, size): (String, String)| match size.trim().parse() {
-        Ok(size) => Ok((kind, size)),
-        Err(_) => Err(Error::Recipe(format!(
-            "--size {kind}: expected one whole number, got `{size}`"
-        ))),
-    };
-    by_kind(words)?.into_iter().map(whole).collect()
+    let mut sizes = BTreeMap::new();
+    for (kind, size) in by_kind(words)? {
+        let Ok(n) = size.trim().parse() else {
+            return Err(Error::Recipe(format!(
+                "--size {kind}: expected one whole number, got `{size}`"
+            )));
+        };
+        sizes.insert(kind, n);
+    }
+    Ok(sizes)
 }
 
 /// `mlp=96,heads=2,4`: what is said of each kind. A piece without a kind belongs to the one before
@@ -35,11 +38,6 @@ fn sizes(words: &[String]) -> Result<BTreeMap<String, usize>> {
 pub fn by_kind(words: &[String]) -> Result<BTreeMap<String, String>> {
     let mut found: BTreeMap<String, String> = BTreeMap::new();
     for word in words {
-        let wrong = || {
-            Error::Recipe(format!(
-                "--size: expected DIM=N such as mlp=96,heads=4, got `{word}`"
-            ))
-        };
         let mut kinds: Vec<(String, String)> = Vec::new();
         for piece in word.split(',') {
             match (piece.split_once('='), kinds.last_mut()) {
@@ -47,12 +45,12 @@ pub fn by_kind(words: &[String]) -> Result<BTreeMap<String, String>> {
                     kinds.push((kind.trim().to_owned(), size.trim().to_owned()))
                 }
                 (None, Some((_, sizes))) => *sizes = format!("{sizes},{}", piece.trim()),
-                (None, None) => return Err(wrong()),
+                (None, None) => return Err(no_size(word)),
             }
         }
         for (kind, sizes) in kinds {
             if kind.is_empty() {
-                return Err(wrong());
+                return Err(no_size(word));
             }
             let before = found.insert(kind.clone(), sizes.clone());
             if let Some(before) = before.filter(|before| *before != sizes) {
@@ -65,11 +63,18 @@ pub fn by_kind(words: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
+fn no_size(word: &str) -> Error {
+    Error::Recipe(format!(
+        "--size: expected DIM=N such as mlp=96,heads=4, got `{word}`"
+    ))
+}
+
 /// `KIND=LABEL` for one axis, `LABEL` for all.
 pub fn by(words: &[String]) -> BTreeMap<String, String> {
-    let pair = |word: &String| match word.split_once('=') {
-        Some((kind, label)) => (kind.to_owned(), label.to_owned()),
-        None => (String::new(), word.clone()),
-    };
-    words.iter().map(pair).collect()
+    let mut labels = BTreeMap::new();
+    for word in words {
+        let (kind, label) = word.split_once('=').unwrap_or(("", word));
+        labels.insert(kind.to_owned(), label.to_owned());
+    }
+    labels
 }

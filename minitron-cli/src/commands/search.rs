@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::Count;
-use minitron_engine::pipeline::{Context, SearchOptions, SizeList, TrainingOptions, search};
+use minitron_engine::pipeline::{SearchOptions, SizeList, TrainingOptions, search};
 
 use super::prune::{by, by_kind};
 use crate::args::{Common, Search};
@@ -25,32 +25,34 @@ pub fn run(common: &Common, args: &Search) -> Result<()> {
         ..args.options.clone()
     };
     let out = args.out.clone().unwrap_or_default();
-    let job = |context: &Context| search(context, &options, &out, args.resume, args.dry_run);
-    let report = single(common, args.force, job)?;
+    let report = single(common, args.force, |context| {
+        search(context, &options, &out, args.resume, args.dry_run)
+    })?;
     output::say_how_to_go_on(&report, "the same command with --resume");
     output::show(common.json, &report, output::search_table)
 }
 
 fn sizes(words: &[String]) -> Result<BTreeMap<String, SizeList>> {
-    let list = |(kind, sizes): (String, String)| match sizes.parse() {
-        Ok(sizes) => Ok((kind, sizes)),
-        Err(e) => Err(Error::at(e, format!("--size {kind}"))),
-    };
-    by_kind(words)?.into_iter().map(list).collect()
+    let mut lists = BTreeMap::new();
+    for (kind, sizes) in by_kind(words)? {
+        let parsed = sizes.parse::<SizeList>();
+        let list = parsed.map_err(|e| e.at(format!("--size {kind}")))?;
+        lists.insert(kind, list);
+    }
+    Ok(lists)
 }
 
 fn grid(words: &[String]) -> Result<BTreeMap<String, SizeList>> {
-    let axis = |word: &String| {
-        let wrong = || {
-            Error::Recipe(format!(
+    let mut lists = BTreeMap::new();
+    for word in words {
+        let Some((kind, sizes)) = word.split_once('=') else {
+            return Err(Error::Recipe(format!(
                 "--grid: expected KIND=LIST such as heads=24,32,48, got `{word}`"
-            ))
+            )));
         };
-        let (kind, sizes) = word.split_once('=').ok_or_else(wrong)?;
-        let sizes = sizes
-            .parse()
-            .map_err(|e: Error| e.at(format!("--grid {kind}")))?;
-        Ok((kind.to_owned(), sizes))
-    };
-    words.iter().map(axis).collect()
+        let parsed = sizes.parse::<SizeList>();
+        let list = parsed.map_err(|e| e.at(format!("--grid {kind}")))?;
+        lists.insert(kind.to_owned(), list);
+    }
+    Ok(lists)
 }

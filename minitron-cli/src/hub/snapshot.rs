@@ -15,11 +15,13 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// Whether a folder has a config and all weights.
 pub(super) fn is_whole(dir: &Path) -> bool {
-    let has = |name: &str| dir.join(name).is_file();
-    // A single file goes first where there are both.
-    let has_weights =
-        || has(SINGLE) || shards(dir).is_some_and(|shards| shards.iter().all(|shard| has(shard)));
-    has(CONFIG) && has_weights() && has_pooling(dir)
+    dir.join(CONFIG).is_file() && has_weights(dir) && has_pooling(dir)
+}
+
+/// A single file goes first where there are both.
+fn has_weights(dir: &Path) -> bool {
+    dir.join(SINGLE).is_file()
+        || shards(dir).is_some_and(|shards| shards.iter().all(|shard| dir.join(shard).is_file()))
 }
 
 /// Whether the settings are there that a sentence encoder's `modules.json` asks for: without them
@@ -28,9 +30,9 @@ fn has_pooling(dir: &Path) -> bool {
     let Ok(Some(modules)) = minitron_core::checkpoint::modules(dir) else {
         return true;
     };
-    let needs_config = |kind: &str| ["Pooling", "Dense"].contains(&kind);
     modules.iter().all(|module| {
-        !needs_config(&module.kind) || dir.join(&module.folder).join(CONFIG).is_file()
+        let needs_config = ["Pooling", "Dense"].contains(&module.kind.as_str());
+        !needs_config || dir.join(&module.folder).join(CONFIG).is_file()
     })
 }
 

@@ -54,11 +54,9 @@ impl TraceFile {
     /// # Errors
     /// `Io` where it cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
-        if path
-            .symlink_metadata()
-            .is_ok_and(|about| !about.is_file() || about.len() > 0)
-            && !is_trace(path)
-        {
+        let about = path.symlink_metadata();
+        let holds = about.is_ok_and(|about| !about.is_file() || about.len() > 0);
+        if holds && !is_trace(path) {
             return Err(Error::Recipe(format!(
                 "--trace: `{}` exists and is no trace; give another name",
                 path.display()
@@ -112,11 +110,8 @@ impl TraceState {
         }
         let n_bytes = waiting.len() as u64;
         let text = waiting + TAIL;
-        let write = |file: &mut File, end: u64| {
-            file.seek(SeekFrom::Start(end))?;
-            file.write_all(text.as_bytes())
-        };
-        match write(&mut self.file, self.end) {
+        let sought = self.file.seek(SeekFrom::Start(self.end));
+        match sought.and_then(|_| self.file.write_all(text.as_bytes())) {
             Ok(()) => self.end = self.end.saturating_add(n_bytes),
             Err(error) => self.failure = Some(error),
         }

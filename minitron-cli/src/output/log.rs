@@ -31,15 +31,10 @@ impl Lines {
     }
 
     fn write(&self, about: &Metadata, spans: &str, what: &str) {
-        let (seconds, level) = (
-            self.begin.elapsed().as_secs_f64(),
-            about.level().as_str().to_lowercase(),
-        );
-        say(&format!(
-            "{seconds:9.3} {level:5} {}: {spans}{}",
-            about.target(),
-            plain(what)
-        ));
+        let seconds = self.begin.elapsed().as_secs_f64();
+        let level = about.level().as_str().to_lowercase();
+        let (target, what) = (about.target(), plain(what));
+        say(&format!("{seconds:9.3} {level:5} {target}: {spans}{what}"));
     }
 }
 

@@ -18,12 +18,16 @@ static DRAWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// A line on stderr, above the bar where one is drawn.
 pub(in crate::output) fn say(line: &str) {
-    let write = || _ = writeln!(io::stderr().lock(), "{line}");
     let drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
     match drawn.as_ref() {
-        Some(bar) => bar.suspend(write),
-        None => write(),
+        Some(bar) => bar.suspend(|| write_line(line)),
+        None => write_line(line),
     }
+}
+
+/// Nobody reads a stderr that cannot be written.
+fn write_line(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Draws progress on stderr.
@@ -106,12 +110,8 @@ impl Progress for Bar {
     }
 
     fn finish(&self) {
-        if let Some(state) = self
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = guard.take() {
             state.bar.finish_and_clear();
             *DRAWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }

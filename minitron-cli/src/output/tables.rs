@@ -57,43 +57,44 @@ fn in_blocks(header: &[String], rows: &[Vec<String>], width: usize) -> String {
     let all: Vec<&[String]> = std::iter::once(header)
         .chain(rows.iter().map(Vec::as_slice))
         .collect();
-    // A space on each side, and one between two columns.
-    let width_of = |idx: usize| {
-        let cells = all
-            .iter()
-            .filter_map(|row| row.get(idx))
-            .map(|cell| cell.chars().count());
-        cells.max().unwrap_or(0) + 3
-    };
     let mut blocks: Vec<Vec<usize>> = Vec::new();
     let mut taken = 0;
     for idx in 1..header.len() {
-        match blocks.last_mut().filter(|_| taken + width_of(idx) <= width) {
+        let own = column_width(&all, idx);
+        match blocks.last_mut().filter(|_| taken + own <= width) {
             Some(block) => block.push(idx),
             None => {
-                taken = width_of(0).min(NAME_WIDTH);
+                taken = column_width(&all, 0).min(NAME_WIDTH);
                 blocks.push(vec![idx]);
             }
         }
-        taken += width_of(idx);
+        taken += own;
     }
-    let drawn = blocks.iter().map(|block| {
-        let cells = |row: &[String]| -> Vec<String> {
-            let name = row
-                .first()
-                .map(|name| shortened(name, NAME_WIDTH - 2))
-                .unwrap_or_default();
-            std::iter::once(name)
-                .chain(block.iter().filter_map(|&idx| row.get(idx).cloned()))
-                .collect()
-        };
-        let titles = cells(header);
-        let mut table = table(&titles.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut drawn = Vec::new();
+    for block in &blocks {
+        let mut table = table(&[]);
+        table.set_header(cells_of_block(header, block));
         table.set_content_arrangement(ContentArrangement::Disabled);
-        rows.iter().for_each(|row| _ = table.add_row(cells(row)));
-        right_aligned(table)
-    });
-    drawn.collect::<Vec<_>>().join("\n\n")
+        for row in rows {
+            table.add_row(cells_of_block(row, block));
+        }
+        drawn.push(right_aligned(table));
+    }
+    drawn.join("\n\n")
+}
+
+/// Of a column's longest cell, with a space on each side and one between two columns.
+fn column_width(rows: &[&[String]], idx: usize) -> usize {
+    let cells = rows.iter().filter_map(|row| row.get(idx));
+    cells.map(|cell| cell.chars().count()).max().unwrap_or(0) + 3
+}
+
+/// A row's name and its cells in these columns.
+fn cells_of_block(row: &[String], columns: &[usize]) -> Vec<String> {
+    let name = row.first().map(|name| shortened(name, NAME_WIDTH - 2));
+    let mut cells = vec![name.unwrap_or_default()];
+    cells.extend(columns.iter().filter_map(|&idx| row.get(idx).cloned()));
+    cells
 }
 
 fn shortened(text: &str, most: usize) -> String {

@@ -63,13 +63,8 @@ pub fn progress_text(progress: &JobProgress) -> String {
     };
     let mut parts = vec![format!("{}: {state}", plain(&progress.title))];
     if !progress.stages.is_empty() {
-        let mut stages = table(&[
-            &format!("{n_done} of {}", progress.stages.len()),
-            "",
-            "",
-            "time",
-            "loss",
-        ]);
+        let done = format!("{n_done} of {}", progress.stages.len());
+        let mut stages = table(&[&done, "", "", "time", "loss"]);
         for stage in &progress.stages {
             stages.add_row(stage_row(stage));
         }
@@ -144,28 +139,25 @@ fn training_text(training: &Training, eta_s: Option<f64>) -> String {
         plain(&training.name),
         plain(job)
     )];
-    let number = |loss: Option<f64>| loss.map_or("-".to_owned(), |loss| format!("{loss:.4}"));
-    lines.push(format!(
-        "loss     {}  {}",
-        number(training.loss),
-        sparkline(&training.curve)
-    ));
+    let (now, spark) = (loss_text(training.loss), sparkline(&training.curve));
+    lines.push(format!("loss     {now}  {spark}"));
     if let Some(best) = training.best {
-        let now = number(training.held_out_loss);
+        let now = loss_text(training.held_out_loss);
         let spark = sparkline(&training.held_out);
+        let (loss, step) = (best.loss, grouped(best.step));
         lines.push(format!(
-            "held out {now}  {spark}  best {:.4} at step {}",
-            best.loss,
-            grouped(best.step)
+            "held out {now}  {spark}  best {loss:.4} at step {step}"
         ));
     }
     if training.n_skipped > 0 {
-        lines.push(format!(
-            "skipped  {} steps that changed nothing",
-            grouped(training.n_skipped)
-        ));
+        let n_skipped = grouped(training.n_skipped);
+        lines.push(format!("skipped  {n_skipped} steps that changed nothing"));
     }
     lines.join("\n")
+}
+
+fn loss_text(loss: Option<f64>) -> String {
+    loss.map_or("-".to_owned(), |loss| format!("{loss:.4}"))
 }
 
 /// Losses as blocks of eight heights.
@@ -179,17 +171,16 @@ fn sparkline(points: &[Point]) -> String {
         .collect();
     let min = means.iter().copied().fold(f64::INFINITY, f64::min);
     let max = means.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let height = |mean: &f64| {
-        if max > min {
-            ((mean - min) / (max - min) * 7.0).round() as usize
+    let mut line = String::new();
+    for mean in means {
+        let height = if max > min {
+            (mean - min) / (max - min) * 7.0
         } else {
-            0
-        }
-    };
-    means
-        .iter()
-        .filter_map(|mean| BLOCKS.get(height(mean)))
-        .collect()
+            0.0
+        };
+        line.extend(BLOCKS.get(height.round() as usize));
+    }
+    line
 }
 
 /// 7384 s as 2 h 03 min.

@@ -66,12 +66,8 @@ impl Allocator for Memory {
             return Err(Error::Recipe(message));
         }
         let seq_len = self.seq_len.unwrap_or(spec.options.max_positions);
-        let cost = |sizes: &Sizes| {
-            let weights = (spec.n_params_at(sizes) as f64 * self.bytes_per_param).ceil() as u64;
-            weights.saturating_add(spec.kv_cache_bytes_at(sizes, seq_len, self.batch_size))
-        };
         let goal = Goal {
-            cost: &cost,
+            cost: &|sizes| self.n_bytes(spec, sizes, seq_len),
             unit: "bytes",
             target: parse_bytes(&self.memory)?,
             tolerance: self.tolerance,
@@ -80,5 +76,13 @@ impl Allocator for Memory {
             free: &self.free,
         };
         plans(&goal, space, rankings, spec, 1)
+    }
+}
+
+impl Memory {
+    /// Of weights and key/value cache.
+    fn n_bytes(&self, spec: &ModelSpec, sizes: &Sizes, seq_len: usize) -> u64 {
+        let weights = (spec.n_params_at(sizes) as f64 * self.bytes_per_param).ceil() as u64;
+        weights.saturating_add(spec.kv_cache_bytes_at(sizes, seq_len, self.batch_size))
     }
 }

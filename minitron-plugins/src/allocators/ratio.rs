@@ -53,19 +53,25 @@ impl Allocator for Ratio {
                 self.ratio
             )));
         }
-        let cost = |sizes: &Sizes| match self.non_embedding {
-            true => spec.n_non_embedding_at(sizes),
-            false => spec.n_params_at(sizes),
-        };
+        let full = self.n_params(spec, &Sizes::new());
         let goal = Goal {
-            cost: &cost,
+            cost: &|sizes| self.n_params(spec, sizes),
             unit: "parameters",
-            target: (cost(&Sizes::new()) as f64 * self.ratio).round() as u64,
+            target: (full as f64 * self.ratio).round() as u64,
             tolerance: self.tolerance,
             is_ceiling: false,
             hold: &self.hold,
             free: &self.free,
         };
         plans(&goal, space, rankings, spec, 1)
+    }
+}
+
+impl Ratio {
+    fn n_params(&self, spec: &ModelSpec, sizes: &Sizes) -> u64 {
+        match self.non_embedding {
+            true => spec.n_non_embedding_at(sizes),
+            false => spec.n_params_at(sizes),
+        }
     }
 }

@@ -97,9 +97,13 @@ fn best_shapes(
 fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<SizedShape> {
     let (solved, mut enumerated): (Vec<&AxisSizes>, Vec<&AxisSizes>) =
         free.iter().partition(|axis| axis.kind == MLP);
-    let is_held = |kind: &str| goal.hold.contains_key(kind);
-    let is_free = |kind: &str| free.iter().any(|axis| axis.kind == kind);
-    enumerated.retain(|axis| !space.ties.is_decided(&axis.kind, &is_held, &is_free));
+    enumerated.retain(|axis| {
+        !space
+            .ties
+            .is_decided(&axis.kind, &|kind| goal.hold.contains_key(kind), &|kind| {
+                free.iter().any(|axis| axis.kind == kind)
+            })
+    });
     let mut shapes = Vec::new();
     for mut sizes in combinations(&enumerated, goal.hold, space) {
         space.ties.follow(&mut sizes);
@@ -107,11 +111,8 @@ fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<SizedShap
             let Ok(sizes) = space.settle(&sizes) else {
                 continue;
             };
-            if goal
-                .hold
-                .iter()
-                .all(|(kind, held)| sizes.get(kind) == Some(held))
-            {
+            let mut held = goal.hold.iter();
+            if held.all(|(kind, held)| sizes.get(kind) == Some(held)) {
                 let cost = (goal.cost)(&sizes);
                 let imbalance = imbalance(&sizes, free, cost, goal.target);
                 shapes.push(SizedShape {
@@ -163,22 +164,20 @@ fn free_axes(goal: &Goal, space: &Space, rankings: &Rankings) -> Result<Vec<Axis
     for (kind, &size) in goal.hold {
         space.axis_beside(kind, goal.hold)?.check(size)?;
     }
-    let may_shrink = |axis: &&AxisSizes| match goal.free {
-        // Where layers of the source differ, each keeps its size unless it is named.
-        [] => {
-            !ON_REQUEST.contains(&axis.kind.as_str())
-                && split_dim(&axis.kind).1.is_none()
-                && rankings.covers(&axis.kind)
-        }
-        named => named.contains(&axis.kind),
-    };
-    Ok(space
+    let free = space
         .axes
         .iter()
         .filter(|axis| !goal.hold.contains_key(&axis.kind))
-        .filter(may_shrink)
-        .cloned()
-        .collect())
+        .filter(|axis| may_shrink(&axis.kind, goal, rankings));
+    Ok(free.cloned().collect())
+}
+
+fn may_shrink(kind: &str, goal: &Goal, rankings: &Rankings) -> bool {
+    match goal.free {
+        // Where layers of the source differ, each keeps its size unless it is named.
+        [] => !ON_REQUEST.contains(&kind) && split_dim(kind).1.is_none() && rankings.covers(kind),
+        named => named.iter().any(|free| free == kind),
+    }
 }
 
 /// Every combination of legal sizes, added to the held ones. Key/value heads first: they say which
@@ -186,46 +185,40 @@ fn free_axes(goal: &Goal, space: &Space, rankings: &Rankings) -> Result<Vec<Axis
 fn combinations(axes: &[&AxisSizes], held: &Sizes, space: &Space) -> Vec<Sizes> {
     let mut axes = axes.to_vec();
     axes.sort_by_key(|axis| axis.kind != KV_HEADS);
-    axes.iter().fold(vec![held.clone()], |shapes, axis| {
-        let with_axis = |shape: &Sizes| {
+    let mut shapes = vec![held.clone()];
+    for AxisSizes { kind, .. } in axes {
+        let mut with_axis = Vec::new();
+        for shape in &shapes {
             let legal = space
-                .axis_beside(&axis.kind, shape)
+                .axis_beside(kind, shape)
                 .map(|axis| axis.legal())
                 .unwrap_or_default();
             let stride = legal.len().div_ceil(MAX_PER_AXIS).max(1);
-            let with = |size: &usize| {
-                let mut shape = shape.clone();
-                shape.insert(axis.kind.clone(), *size);
-                shape
-            };
-            legal
-                .iter()
-                .rev()
-                .step_by(stride)
-                .map(with)
-                .collect::<Vec<_>>()
-        };
-        shapes.iter().flat_map(with_axis).collect()
-    })
+            for &size in legal.iter().rev().step_by(stride) {
+                with_axis.push(with_size(shape, kind, size));
+            }
+        }
+        shapes = with_axis;
+    }
+    shapes
+}
+
+fn with_size(shape: &Sizes, kind: &str, size: usize) -> Sizes {
+    let mut shape = shape.clone();
+    shape.insert(kind.to_owned(), size);
+    shape
 }
 
 /// The legal MLP widths on both sides of the one that meets the target.
 fn with_mlp(sizes: Sizes, mlp: Option<&AxisSizes>, goal: &Goal) -> Vec<Sizes> {
     let Some(axis) = mlp else { return vec![sizes] };
-    let at = |size: usize| {
-        let mut sizes = sizes.clone();
-        sizes.insert(MLP.to_owned(), size);
-        sizes
-    };
-    let (none, full) = (
-        (goal.cost)(&at(0)) as f64,
-        (goal.cost)(&at(axis.full)) as f64,
-    );
+    let none = (goal.cost)(&with_size(&sizes, MLP, 0)) as f64;
+    let full = (goal.cost)(&with_size(&sizes, MLP, axis.full)) as f64;
     let slope = (full - none) / axis.full.max(1) as f64;
     let exact = ((goal.target as f64 - none) / slope.max(1e-9)).clamp(1.0, axis.full as f64);
     axis.nearest(exact.round() as usize)
         .into_iter()
-        .map(at)
+        .map(|width| with_size(&sizes, MLP, width))
         .collect()
 }
 

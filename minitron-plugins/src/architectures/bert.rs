@@ -59,18 +59,17 @@ impl Architecture for Bert {
         );
         let mut names = NAMES;
         names.prefix = if is_prefixed { "bert." } else { "" };
-        let has = |name: &str, classes: &[&str]| evidence.has(name, classes.contains(&class));
-        if has(&format!("{}embeddings.LayerNorm.gamma", names.prefix), &[]) {
+        let gamma = format!("{}embeddings.LayerNorm.gamma", names.prefix);
+        if evidence.has(&gamma, false) {
             names.norm = ("gamma", Some("beta"));
         }
+        let is_for_pre_training = class == "BertForPreTraining";
         let mut carried = Vec::new();
-        if has(
-            &format!("{}pooler.dense.weight", names.prefix),
-            &["BertModel", "BertForPreTraining"],
-        ) {
+        let pooler = format!("{}pooler.dense.weight", names.prefix);
+        if evidence.has(&pooler, class == "BertModel" || is_for_pre_training) {
             carried.push(("pooler.dense", None, true));
         }
-        if has("cls.seq_relationship.weight", &["BertForPreTraining"]) {
+        if evidence.has("cls.seq_relationship.weight", is_for_pre_training) {
             carried.push(("cls.seq_relationship", Some(2), false));
         }
         let activation = Activation::read(config, "hidden_act", "gelu")?;
@@ -89,9 +88,9 @@ impl Architecture for Bert {
             n_types: Some(config.size_or("type_vocab_size", 2)?),
             first_position: 0,
             tied: config.flag_or("tie_word_embeddings", true)?,
-            has_head: has(
+            has_head: evidence.has(
                 "cls.predictions.transform.dense.weight",
-                &["BertForMaskedLM", "BertForPreTraining"],
+                class == "BertForMaskedLM" || is_for_pre_training,
             ),
             carried,
             initializer_range: config.number_or("initializer_range", 0.02)?,

@@ -43,19 +43,15 @@ pub(super) fn vllm_wants_square(spec: &ModelSpec, sizes: &Sizes) -> Option<Clien
 /// Of narrower heads, whose frequencies the config lists: llama.cpp's converter writes such a list
 /// for Phi-3 alone, and kernels take heads of some widths.
 pub(super) fn of_narrower_heads(spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
-    let is_list = |scaling: &RotaryScaling| matches!(scaling, RotaryScaling::Long { .. });
-    let is_listed = spec
-        .rotaries
-        .iter()
-        .any(|stated| is_list(&stated.rotary.scaling));
+    let mut scalings = spec.rotaries.iter().map(|stated| &stated.rotary.scaling);
+    let is_listed = scalings.any(|scaling| matches!(scaling, RotaryScaling::Long { .. }));
     if !is_listed && spec.size_at(ROPE_PAIRS, sizes) == spec.size(ROPE_PAIRS) {
         return Vec::new();
     }
     let mut limits = vec![ClientLimit::new(
         LLAMA_CPP,
         "it loads the file and computes other logits: its converter leaves out the frequencies \
-         that the config lists \
-         (longrope); keep rope_pairs whole, or use another program",
+         that the config lists (longrope); keep rope_pairs whole, or use another program",
     )];
     let head_dim = spec.head_dim_at(sizes);
     if !head_dim.is_multiple_of(8) {
@@ -86,8 +82,7 @@ pub(super) fn llama_cpp_counts_layers(
         .position(|(layer, value)| *value != expected(layer))?;
     let message = format!(
         "it loads the file and computes other logits: it takes {what}, layer {other} is another \
-         kind; drop layers from the end \
-         alone, or use another program"
+         kind; drop layers from the end alone, or use another program"
     );
     Some(ClientLimit::new(LLAMA_CPP, message))
 }
@@ -112,15 +107,15 @@ pub(super) fn llama_cpp_scales_gemma(
     largest: usize,
     scalar: f64,
 ) -> Option<ClientLimit> {
-    let size = |kind: &str| spec.size_at(kind, sizes);
-    let (taken, name) = match size(DEPTH) == largest {
-        true => (size(HIDDEN).checked_div(size(HEADS))?, "hidden / heads"),
-        false => (spec.head_dim_at(sizes), "head_dim"),
+    let (taken, name) = if spec.size_at(DEPTH, sizes) == largest {
+        let (hidden, heads) = (spec.size_at(HIDDEN, sizes), spec.size_at(HEADS, sizes));
+        (hidden.checked_div(heads)?, "hidden / heads")
+    } else {
+        (spec.head_dim_at(sizes), "head_dim")
     };
     let message = format!(
         "it loads the file and computes other logits: it divides scores by the root of {name} \
-         ({taken}), the model by the root \
-         of query_pre_attn_scalar ({scalar}); use another program"
+         ({taken}), the model by the root of query_pre_attn_scalar ({scalar}); use another program"
     );
     (taken as f64 != scalar).then(|| ClientLimit::new(LLAMA_CPP, message))
 }

@@ -32,6 +32,13 @@ pub(super) struct Names {
     pub bias: &'static str,
 }
 
+impl Names {
+    /// The whole name of a layer's tensor.
+    fn in_layer(&self, name: &str) -> String {
+        format!("{}{name}", self.layer)
+    }
+}
+
 /// What an encoder is, before it is written out.
 pub(super) struct Encoder<'a> {
     pub architecture: &'static str,
@@ -62,44 +69,43 @@ impl Encoder<'_> {
             self.layer_rows(&mut table, layer);
         }
         table.around();
-        let stream = || self.shape.stream();
-        for (name, n_outputs, _) in self.carried.iter().filter(|(.., is_prefixed)| *is_prefixed) {
-            table.linear(
-                name,
-                Role::CARRIED,
-                n_outputs.map_or_else(stream, fixed),
-                stream(),
-                true,
-            );
-        }
+        self.carried_rows(&mut table, true);
         table.unprefixed(|table| {
             if self.has_head {
                 self.head_rows(table);
             }
-            for (name, n_outputs, _) in self.carried.iter().filter(|(.., is_prefixed)| !is_prefixed)
-            {
-                table.linear(
-                    name,
-                    Role::CARRIED,
-                    n_outputs.map_or_else(stream, fixed),
-                    stream(),
-                    true,
-                );
-            }
+            self.carried_rows(table, false);
         });
+        let attention = Attention::new(self.shape.head_dim);
+        let mlp = Mlp {
+            activation: self.activation,
+            gate: Gate::None,
+        };
         let layer = Layer(vec![
-            Sublayer::new(Attention::new(self.shape.head_dim)).after_sum(self.norm),
-            Sublayer::new(Mlp {
-                activation: self.activation,
-                gate: Gate::None,
-            })
-            .after_sum(self.norm),
+            Sublayer::new(attention).after_sum(self.norm),
+            Sublayer::new(mlp).after_sum(self.norm),
         ]);
+        let mut spec = ModelSpec::new(
+            self.architecture,
+            self.evidence.config,
+            self.shape.dims(&self.keys),
+            table.finish(),
+            vec![layer; self.shape.n_layers],
+            self.options(),
+        )?;
+        spec.constraints
+            .push(Constraint::no_head_dim(self.shape.head_dim));
+        spec.buffers = &["embeddings.position_ids"];
+        spec.reads = &["is_causal", "use_bidirectional_attention"];
+        Ok(spec)
+    }
+
+    fn options(&self) -> Options {
         let head = Head {
             transform: Some((self.head_activation, self.norm)),
             ..Head::default()
         };
-        let options = Options {
+        Options {
             causal: false,
             max_positions: self.shape.max_positions.saturating_sub(self.first_position),
             vocab: self.shape.vocab,
@@ -112,128 +118,82 @@ impl Encoder<'_> {
             final_norm: None,
             head: self.has_head.then_some(head),
             initializer_range: self.initializer_range,
-        };
-        let (dims, layers) = (
-            self.shape.dims(&self.keys),
-            vec![layer; self.shape.n_layers],
-        );
-        let config = self.evidence.config;
-        let mut spec = ModelSpec::new(
-            self.architecture,
-            config,
-            dims,
-            table.finish(),
-            layers,
-            options,
-        )?;
-        spec.constraints
-            .push(Constraint::no_head_dim(self.shape.head_dim));
-        spec.buffers = &["embeddings.position_ids"];
-        spec.reads = &["is_causal", "use_bidirectional_attention"];
-        Ok(spec)
+        }
     }
 
     /// The token table comes last, so that a tie can be added to it.
     fn embedding_rows(&self, table: &mut Table) {
-        let mut rows = |name: &str, role, n_rows| {
-            let sides = vec![fixed(n_rows), self.shape.stream()];
-            table.tensor(
-                &format!("embeddings.{name}.weight"),
-                role,
-                ParamKind::Weight,
-                sides,
-            );
-        };
-        rows(
-            "position_embeddings",
-            Role::POSITION_EMBEDDING,
-            self.shape.max_positions,
-        );
+        let shape = &self.shape;
+        let role = Role::POSITION_EMBEDDING;
+        self.embedding(table, "position_embeddings", role, shape.max_positions);
         if let Some(n_types) = self.n_types {
-            rows("token_type_embeddings", Role::TYPE_EMBEDDING, n_types);
+            let role = Role::TYPE_EMBEDDING;
+            self.embedding(table, "token_type_embeddings", role, n_types);
         }
         table.norm(
             "embeddings.LayerNorm",
             Role::EMBEDDING_NORM,
-            self.shape.stream(),
+            shape.stream(),
             self.names.norm,
         );
-        let sides = vec![fixed(self.shape.vocab), self.shape.stream()];
-        table.tensor(
-            "embeddings.word_embeddings.weight",
-            Role::TOKEN_EMBEDDING,
-            ParamKind::Weight,
-            sides,
-        );
+        self.embedding(table, "word_embeddings", Role::TOKEN_EMBEDDING, shape.vocab);
         if self.tied {
             table.also_known_as(&[&format!("{}.weight", self.names.decoder)]);
         }
     }
 
+    fn embedding(&self, table: &mut Table, name: &str, role: Role, n_rows: usize) {
+        let sides = vec![fixed(n_rows), self.shape.stream()];
+        let name = format!("embeddings.{name}.weight");
+        table.tensor(&name, role, ParamKind::Weight, sides);
+    }
+
     fn layer_rows(&self, table: &mut Table, layer: usize) {
-        let (stream, neurons, heads) = (
-            self.shape.stream(),
-            self.shape.neurons(layer),
-            self.shape.queries(layer),
-        );
         let names = &self.names;
-        let named = |name: &str| format!("{}{name}", names.layer);
+        let stream = self.shape.stream();
+        let neurons = self.shape.neurons(layer);
+        let heads = self.shape.queries(layer);
         table.part(layer, 0);
-        for (name, role) in names
-            .projections
-            .iter()
-            .zip([Role::QUERY, Role::KEY, Role::VALUE])
-        {
-            table.linear(&named(name), role, heads.clone(), stream.clone(), true);
+        let roles = [Role::QUERY, Role::KEY, Role::VALUE];
+        for (name, role) in names.projections.iter().zip(roles) {
+            let name = names.in_layer(name);
+            table.linear(&name, role, heads.clone(), stream.clone(), true);
         }
-        table
-            .linear(
-                &named(names.attention_output),
-                Role::ATTENTION_OUTPUT,
-                stream.clone(),
-                heads,
-                true,
-            )
-            .norm(
-                &named(names.attention_norm),
-                Role::SUM_NORM,
-                stream.clone(),
-                names.norm,
-            )
-            .part(layer, 1)
-            .linear(
-                &named(names.up),
-                Role::UP,
-                neurons.clone(),
-                stream.clone(),
-                true,
-            )
-            .linear(
-                &named(names.down),
-                Role::DOWN,
-                stream.clone(),
-                neurons,
-                true,
-            )
-            .norm(&named(names.mlp_norm), Role::SUM_NORM, stream, names.norm);
+        let name = names.in_layer(names.attention_output);
+        table.linear(&name, Role::ATTENTION_OUTPUT, stream.clone(), heads, true);
+        let name = names.in_layer(names.attention_norm);
+        table.norm(&name, Role::SUM_NORM, stream.clone(), names.norm);
+        table.part(layer, 1);
+        let name = names.in_layer(names.up);
+        table.linear(&name, Role::UP, neurons.clone(), stream.clone(), true);
+        let name = names.in_layer(names.down);
+        table.linear(&name, Role::DOWN, stream.clone(), neurons, true);
+        let name = names.in_layer(names.mlp_norm);
+        table.norm(&name, Role::SUM_NORM, stream, names.norm);
+    }
+
+    /// Dense layers that are carried along, behind the prefix or without it.
+    fn carried_rows(&self, table: &mut Table, behind_prefix: bool) {
+        let stream = self.shape.stream();
+        for (name, n_outputs, is_prefixed) in &self.carried {
+            if *is_prefixed == behind_prefix {
+                let outputs = n_outputs.map_or_else(|| stream.clone(), fixed);
+                table.linear(name, Role::CARRIED, outputs, stream.clone(), true);
+            }
+        }
     }
 
     /// The decoder has one bias under two names, of which a file may hold either or both.
     fn head_rows(&self, table: &mut Table) {
         let (names, vocab) = (&self.names, self.shape.vocab);
-        let (stream, own) = (|| self.shape.stream(), names.bias);
+        let (stream, own) = (self.shape.stream(), names.bias);
         let decoder = format!("{}.bias", names.decoder);
+        let (name, role) = (names.head_transform, Role::HEAD_TRANSFORM);
         table
-            .linear(
-                names.head_transform,
-                Role::HEAD_TRANSFORM,
-                stream(),
-                stream(),
-                true,
-            )
-            .norm(names.head_norm, Role::HEAD_NORM, stream(), names.norm);
+            .linear(name, role, stream.clone(), stream.clone(), true)
+            .norm(names.head_norm, Role::HEAD_NORM, stream.clone(), names.norm);
         if !self.tied {
-            table.linear(names.decoder, Role::HEAD, fixed(vocab), stream(), false);
+            table.linear(names.decoder, Role::HEAD, fixed(vocab), stream, false);
         }
         // Untied, the decoder's own is the one that is added.
         let (first, second) = if self.tied {

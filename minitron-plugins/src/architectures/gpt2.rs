@@ -4,8 +4,8 @@ use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate, Layout, Mlp};
 use minitron_core::spec::{
     Activation, CheckpointInfo, ClientLimit, Constraint, Embedding, HIDDEN, Head, Layer, MLP,
-    ModelSpec, Norm, NormKind, Options, ParamKind, Role, Shape, ShapeKeys, Side, Sizes, Sublayer,
-    Table, fixed,
+    ModelSpec, Norm, NormKind, Options, Param, ParamKind, Role, Shape, ShapeKeys, Side, Sizes,
+    Sublayer, Table, fixed,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,68 +41,6 @@ impl Architecture for Gpt2 {
         config.only("add_cross_attention", false)?;
         let shape = Shape::read(config, &KEYS, Some(4 * config.size("n_embd")?), Some(1024))?;
         let tied = config.flag_or("tie_word_embeddings", true)?;
-
-        // Saved from the bare model, names have no prefix; the published GPT-2 is such a file.
-        let is_prefixed = evidence.has("transformer.wte.weight", true);
-        let mut table = Table::new(if is_prefixed { "transformer." } else { "" });
-        table.tensor(
-            "wte.weight",
-            Role::TOKEN_EMBEDDING,
-            ParamKind::Weight,
-            vec![fixed(shape.vocab), shape.stream()],
-        );
-        if tied {
-            table.also_known_as(&["lm_head.weight"]);
-        }
-        let position_sides = vec![fixed(shape.max_positions), shape.stream()];
-        table.tensor(
-            "wpe.weight",
-            Role::POSITION_EMBEDDING,
-            ParamKind::Weight,
-            position_sides,
-        );
-        for layer_idx in 0..shape.n_layers {
-            let (stream, neurons, heads) = (
-                shape.stream(),
-                shape.neurons(layer_idx),
-                shape.queries(layer_idx),
-            );
-            let fused = Side([heads.0.clone(), heads.0.clone(), heads.0.clone()].concat());
-            table
-                .part(layer_idx, 0)
-                .norm("h.{l}.ln_1", Role::INPUT_NORM, shape.stream(), AFFINE)
-                .conv1d(
-                    "h.{l}.attn.c_attn",
-                    Role::QUERY_KEY_VALUE,
-                    fused,
-                    stream.clone(),
-                )
-                .conv1d(
-                    "h.{l}.attn.c_proj",
-                    Role::ATTENTION_OUTPUT,
-                    stream.clone(),
-                    heads,
-                )
-                .part(layer_idx, 1)
-                .norm("h.{l}.ln_2", Role::INPUT_NORM, shape.stream(), AFFINE)
-                .conv1d("h.{l}.mlp.c_fc", Role::UP, neurons.clone(), stream.clone())
-                .conv1d("h.{l}.mlp.c_proj", Role::DOWN, stream, neurons);
-        }
-        table
-            .around()
-            .norm("ln_f", Role::FINAL_NORM, shape.stream(), AFFINE);
-        if !tied {
-            table.unprefixed(|t| {
-                _ = t.linear(
-                    "lm_head",
-                    Role::HEAD,
-                    fixed(shape.vocab),
-                    shape.stream(),
-                    false,
-                )
-            });
-        }
-
         let norm = Norm {
             kind: NormKind::Layer,
             eps: config.number_or("layer_norm_epsilon", 1e-5)?,
@@ -111,14 +49,13 @@ impl Architecture for Gpt2 {
             layout: Layout::Fused,
             ..Attention::new(shape.head_dim)
         };
-        let activation = Activation::read(config, "activation_function", "gelu_new")?;
+        let mlp = Mlp {
+            activation: Activation::read(config, "activation_function", "gelu_new")?,
+            gate: Gate::None,
+        };
         let layer = Layer(vec![
             Sublayer::new(attention).pre(norm),
-            Sublayer::new(Mlp {
-                activation,
-                gate: Gate::None,
-            })
-            .pre(norm),
+            Sublayer::new(mlp).pre(norm),
         ]);
         let options = Options {
             causal: true,
@@ -130,15 +67,9 @@ impl Architecture for Gpt2 {
             head: Some(Head::default()),
             initializer_range: config.number_or("initializer_range", 0.02)?,
         };
-        let layers = vec![layer; shape.n_layers];
-        let mut spec = ModelSpec::new(
-            "gpt2",
-            config,
-            shape.dims(&KEYS),
-            table.finish(),
-            layers,
-            options,
-        )?;
+        let (dims, layers) = (shape.dims(&KEYS), vec![layer; shape.n_layers]);
+        let rows = rows(evidence, &shape, tied);
+        let mut spec = ModelSpec::new("gpt2", config, dims, rows, layers, options)?;
         spec.constraints
             .push(Constraint::no_head_dim(shape.head_dim));
         spec.buffers = &[".attn.bias", ".attn.masked_bias"];
@@ -146,23 +77,66 @@ impl Architecture for Gpt2 {
     }
 
     fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
-        let (hidden, mlp) = (spec.size_at(HIDDEN, sizes), spec.size_at(MLP, sizes));
-        let limit = || {
-            ClientLimit::new(
-                "llama.cpp",
-                format!(
-                    "its converter takes mlp for 4 x hidden ({}), so the file does not load; write \
-                     the right one into it: \
-                     gguf_set_metadata.py --force FILE.gguf gpt2.feed_forward_length {mlp}",
-                    hidden.saturating_mul(4)
-                ),
-            )
-        };
-        (mlp != hidden.saturating_mul(4))
-            .then(limit)
-            .into_iter()
-            .collect()
+        let mlp = spec.size_at(MLP, sizes);
+        let taken = spec.size_at(HIDDEN, sizes).saturating_mul(4);
+        if mlp == taken {
+            return Vec::new();
+        }
+        let message = format!(
+            "its converter takes mlp for 4 x hidden ({taken}), so the file does not load; write \
+             the right one into it: gguf_set_metadata.py --force FILE.gguf \
+             gpt2.feed_forward_length {mlp}"
+        );
+        vec![ClientLimit::new("llama.cpp", message)]
     }
+}
+
+fn rows(evidence: &CheckpointInfo, shape: &Shape, tied: bool) -> Vec<Param> {
+    // Saved from the bare model, names have no prefix; the published GPT-2 is such a file.
+    let is_prefixed = evidence.has("transformer.wte.weight", true);
+    let mut table = Table::new(if is_prefixed { "transformer." } else { "" });
+    let stream = shape.stream();
+    let role = Role::TOKEN_EMBEDDING;
+    let sides = vec![fixed(shape.vocab), stream.clone()];
+    table.tensor("wte.weight", role, ParamKind::Weight, sides);
+    if tied {
+        table.also_known_as(&["lm_head.weight"]);
+    }
+    let role = Role::POSITION_EMBEDDING;
+    let sides = vec![fixed(shape.max_positions), stream.clone()];
+    table.tensor("wpe.weight", role, ParamKind::Weight, sides);
+    for layer in 0..shape.n_layers {
+        layer_rows(&mut table, shape, layer);
+    }
+    table
+        .around()
+        .norm("ln_f", Role::FINAL_NORM, stream.clone(), AFFINE);
+    if !tied {
+        table.unprefixed(|table| {
+            table.linear("lm_head", Role::HEAD, fixed(shape.vocab), stream, false);
+        });
+    }
+    table.finish()
+}
+
+fn layer_rows(table: &mut Table, shape: &Shape, layer: usize) {
+    let (stream, neurons, heads) = (shape.stream(), shape.neurons(layer), shape.queries(layer));
+    let fused = Side([heads.0.clone(), heads.0.clone(), heads.0.clone()].concat());
+    let (norm, output) = (Role::INPUT_NORM, Role::ATTENTION_OUTPUT);
+    table
+        .part(layer, 0)
+        .norm("h.{l}.ln_1", norm, stream.clone(), AFFINE)
+        .conv1d(
+            "h.{l}.attn.c_attn",
+            Role::QUERY_KEY_VALUE,
+            fused,
+            stream.clone(),
+        )
+        .conv1d("h.{l}.attn.c_proj", output, stream.clone(), heads)
+        .part(layer, 1)
+        .norm("h.{l}.ln_2", norm, stream.clone(), AFFINE)
+        .conv1d("h.{l}.mlp.c_fc", Role::UP, neurons.clone(), stream.clone())
+        .conv1d("h.{l}.mlp.c_proj", Role::DOWN, stream, neurons);
 }
 
 minitron_core::plugin! {

@@ -41,23 +41,18 @@ impl Architecture for Llama {
     }
 
     fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
-        let limit = |width: usize| {
+        let mut limits = Vec::new();
+        if let Some(width) = spec.attention_width_beside_hidden(sizes) {
             let hidden = spec.size_at(HIDDEN, sizes);
-            ClientLimit::new(
-                "optimum",
-                format!(
-                    "ORTModelForCausalLM sizes its cache by hidden / heads and fails at the first \
-                     token: heads x head_dim is \
-                     {width}, hidden {hidden}; keep them equal with --square, or load with \
-                     use_cache=False"
-                ),
-            )
-        };
-        let square = spec.attention_width_beside_hidden(sizes).map(limit);
-        square
-            .into_iter()
-            .chain(of_narrower_heads(spec, sizes))
-            .collect()
+            let message = format!(
+                "ORTModelForCausalLM sizes its cache by hidden / heads and fails at the first \
+                 token: heads x head_dim is {width}, hidden {hidden}; keep them equal with \
+                 --square, or load with use_cache=False"
+            );
+            limits.push(ClientLimit::new("optimum", message));
+        }
+        limits.extend(of_narrower_heads(spec, sizes));
+        limits
     }
 }
 

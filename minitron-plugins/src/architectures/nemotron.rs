@@ -46,22 +46,17 @@ impl Architecture for Nemotron {
     }
 
     fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
-        let limit = |width: usize| {
+        let mut limits = Vec::new();
+        if let Some(width) = spec.attention_width_beside_hidden(sizes) {
             let hidden = spec.size_at(HIDDEN, sizes);
-            ClientLimit::new(
-                "llama.cpp",
-                format!(
-                    "its converter takes this Nemotron, but the file does not load: heads x \
-                     head_dim is {width}, hidden \
-                     {hidden}; keep them equal with --square"
-                ),
-            )
-        };
-        let square = spec.attention_width_beside_hidden(sizes).map(limit);
-        square
-            .into_iter()
-            .chain(of_narrower_heads(spec, sizes))
-            .collect()
+            let message = format!(
+                "its converter takes this Nemotron, but the file does not load: heads x head_dim \
+                 is {width}, hidden {hidden}; keep them equal with --square"
+            );
+            limits.push(ClientLimit::new("llama.cpp", message));
+        }
+        limits.extend(of_narrower_heads(spec, sizes));
+        limits
     }
 }
 

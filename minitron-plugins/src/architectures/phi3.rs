@@ -43,13 +43,8 @@ impl Architecture for Phi3 {
         decoder.mlp.gate = Gate::Fused;
         decoder.keeps_channels =
             Some("its class wants a divisor for each pair of hidden / heads channels");
-        let is_long = |scaling: &RotaryScaling| matches!(scaling, RotaryScaling::Long { .. });
-        if decoder
-            .attention
-            .iter()
-            .filter_map(|of| of.rotary.as_ref())
-            .any(|rotary| is_long(&rotary.scaling))
-        {
+        let mut rotaries = decoder.attention.iter().filter_map(|of| of.rotary.as_ref());
+        if rotaries.any(|rotary| matches!(rotary.scaling, RotaryScaling::Long { .. })) {
             // The class wants a divisor for each pair of hidden / heads channels, whatever head_dim
             // says.
             decoder.keys.head_dim = None;

@@ -68,8 +68,9 @@ impl Architecture for Smollm3 {
 
     fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
         let what = ("no_rope_layers", "one layer in 4 for one without rope");
-        let turns = |layer: usize| u8::from(!(layer + 1).is_multiple_of(4)).into();
-        let order = llama_cpp_counts_layers(spec, sizes, what, turns);
+        let order = llama_cpp_counts_layers(spec, sizes, what, |layer| {
+            u8::from(!(layer + 1).is_multiple_of(4)).into()
+        });
         order
             .into_iter()
             .chain(of_narrower_heads(spec, sizes))

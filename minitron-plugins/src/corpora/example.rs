@@ -56,8 +56,10 @@ pub(super) fn document(
 
 /// Messages under the name that says so, and what stands beside them.
 fn alone(record: &Value, messages: &[Value]) -> Value {
-    let beside = |key: &&str| Some(((*key).to_owned(), record.get(*key)?.clone()));
-    let mut fields: Map<String, Value> = BESIDE.iter().filter_map(beside).collect();
+    let mut fields = Map::new();
+    for key in BESIDE {
+        fields.extend(record.get(key).map(|value| (key.to_owned(), value.clone())));
+    }
     fields.insert("messages".to_owned(), Value::Array(messages.to_vec()));
     Value::Object(fields)
 }

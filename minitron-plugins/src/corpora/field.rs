@@ -133,8 +133,7 @@ mod tests {
         );
         let error = document(&nested, "text").unwrap_err();
         let expected = "expected a string field `text`, got none of that name; its fields: \
-                        `data.text`, \
-                        `data.more.body`, `id`; choose one with `--field`";
+                        `data.text`, `data.more.body`, `id`; choose one with `--field`";
         assert_eq!(error, expected);
         assert!(
             document(&nested, "data")

@@ -78,17 +78,16 @@ fn open(path: &Path) -> Result<File> {
             "a corpus was given an empty `path`; name the file to read".to_owned(),
         ));
     }
-    let refuse = |kind, text: &str| Error::io(path, io::Error::new(kind, text));
-    open_regular(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => refuse(
-            source.kind(),
-            "there is no such file; check the path of the data",
-        ),
-        io::ErrorKind::IsADirectory => refuse(
-            source.kind(),
-            "is a folder, but a file is needed; name the files inside it",
-        ),
-        _ => Error::io(path, source),
+    open_regular(path).map_err(|source| {
+        let kind = source.kind();
+        let what = match kind {
+            io::ErrorKind::NotFound => "there is no such file; check the path of the data",
+            io::ErrorKind::IsADirectory => {
+                "is a folder, but a file is needed; name the files inside it"
+            }
+            _ => return Error::io(path, source),
+        };
+        Error::io(path, io::Error::new(kind, what))
     })
 }
 

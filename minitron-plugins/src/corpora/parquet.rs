@@ -69,13 +69,14 @@ impl Corpus for Parquet {
     fn documents(&self, _seed: u64) -> Result<Documents<'_>> {
         let (file, reader) = open(&self.path)?;
         let form = example::form_of(self.form.as_deref())?;
-        let of_examples = || columns::of_examples(&reader, &self.field, form.is_some());
+        let examples = columns::of_examples(&reader, &self.field, form.is_some());
         let chosen = match form {
-            Some(_) => of_examples()
-                .ok_or_else(|| super::bad(&self.path, "no columns of conversations"))?,
-            None => columns::choose(&reader, &self.field)
-                .or_else(|message| of_examples().ok_or_else(|| super::bad(&self.path, message)))?,
+            Some(_) => examples.ok_or("no columns of conversations".to_owned()),
+            None => {
+                columns::choose(&reader, &self.field).or_else(|message| examples.ok_or(message))
+            }
         };
+        let chosen = chosen.map_err(|message| super::bad(&self.path, message))?;
         let column_idx = match chosen {
             Chosen::Text(idx) => idx,
             Chosen::Columns(columns) => return self.of_rows(&columns, form),
@@ -151,11 +152,8 @@ impl ParquetTexts<'_> {
 
     fn document(&self, value: &ByteArray) -> Result<Document> {
         let text = String::from_utf8(value.data().to_vec()).map_err(|e| {
-            let (field, row, offset) = (
-                &self.corpus.field,
-                self.n_rows,
-                e.utf8_error().valid_up_to(),
-            );
+            let (field, row) = (&self.corpus.field, self.n_rows);
+            let offset = e.utf8_error().valid_up_to();
             let message = format!(
                 "value {row} of `{field}`: expected UTF-8 text, got another byte at offset {offset}"
             );
@@ -223,9 +221,8 @@ mod tests {
 
     /// Two row groups; the second value of each is null.
     fn file(compression: parquet::basic::Compression) -> Vec<u8> {
-        let schema = "message m \
-                      { required int64 id; optional binary text (UTF8); required binary raw; \
-                      repeated binary tags (UTF8); }";
+        let schema = "message m { required int64 id; optional binary text (UTF8); \
+                      required binary raw; repeated binary tags (UTF8); }";
         let properties = WriterProperties::builder()
             .set_compression(compression)
             .build();

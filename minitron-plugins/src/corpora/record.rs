@@ -81,20 +81,14 @@ pub(crate) fn paths_of(value: &Value) -> Vec<String> {
     while let Some((path, value, depth)) = open.pop() {
         match value {
             Value::Object(object) if depth < DEEPEST && (depth == 0 || !object.is_empty()) => {
-                let below = |key: &String| {
-                    if path.is_empty() {
-                        key.clone()
-                    } else {
-                        format!("{path}.{key}")
-                    }
-                };
                 // The last is taken first.
-                open.extend(
-                    object
-                        .iter()
-                        .rev()
-                        .map(|(key, value)| (below(key), value, depth + 1)),
-                );
+                for (key, value) in object.iter().rev() {
+                    let below = match path.as_str() {
+                        "" => key.clone(),
+                        path => format!("{path}.{key}"),
+                    };
+                    open.push((below, value, depth + 1));
+                }
             }
             _ if depth > 0 => paths.push(path),
             _ => {}

@@ -4,7 +4,7 @@
 use std::io::BufRead;
 use std::path::Path;
 
-use minitron_core::error::Result;
+use minitron_core::error::{Error, Result};
 
 use super::read_error;
 
@@ -23,6 +23,10 @@ enum SplitState {
     Behind,
     /// Between values of which each stands for itself.
     Stream,
+}
+
+fn bad(path: &Path, line: usize, what: &str) -> Error {
+    super::bad(path, format!("line {line}: {what}"))
 }
 
 /// Cuts values apart by their brackets, and leaves all else of JSON to who reads them.
@@ -46,12 +50,12 @@ impl<R: BufRead> Values<R> {
     /// # Errors
     /// `Data` for a value beyond the limit, and for what stands between or behind values.
     pub fn next(&mut self, path: &Path) -> Result<Option<(usize, Vec<u8>)>> {
-        let bad = |line: usize, what: &str| Err(super::bad(path, format!("line {line}: {what}")));
         loop {
             let byte = self.after_space().map_err(|e| read_error(path, e))?;
             match (self.state, byte) {
                 (SplitState::Array(_), None) => {
-                    return bad(self.line, "the array does not end; copy the file again");
+                    let what = "the array does not end; copy the file again";
+                    return Err(bad(path, self.line, what));
                 }
                 (_, None) => return Ok(None),
                 (SplitState::Start, Some(b'[')) => self.pass(SplitState::Array(true)),
@@ -62,10 +66,9 @@ impl<R: BufRead> Values<R> {
                     let line = self.line;
                     let value = self.value().map_err(|e| read_error(path, e))?;
                     if value.len() as u64 > MOST_BYTES {
-                        return bad(
-                            line,
-                            &format!("expected a record of at most {MOST_BYTES} bytes; split it"),
-                        );
+                        let what =
+                            format!("expected a record of at most {MOST_BYTES} bytes; split it");
+                        return Err(bad(path, line, &what));
                     }
                     if self.state != SplitState::Stream {
                         self.state = SplitState::Array(false);
@@ -73,13 +76,12 @@ impl<R: BufRead> Values<R> {
                     return Ok(Some((line, value)));
                 }
                 (SplitState::Array(false), Some(_)) => {
-                    return bad(self.line, "expected `,` or `]` after a record");
+                    let what = "expected `,` or `]` after a record";
+                    return Err(bad(path, self.line, what));
                 }
                 (SplitState::Behind, Some(_)) => {
-                    return bad(
-                        self.line,
-                        "expected nothing behind the array; mend the file",
-                    );
+                    let what = "expected nothing behind the array; mend the file";
+                    return Err(bad(path, self.line, what));
                 }
             }
         }
@@ -120,12 +122,12 @@ impl<R: BufRead> Values<R> {
                 .iter()
                 .take_while(|byte| nesting.takes(**byte))
                 .count();
-            let (is_over, n_bytes) = (
-                bytes.is_empty() || n_taken < bytes.len(),
-                n_taken.max(1).min(bytes.len()),
-            );
+            let is_over = bytes.is_empty() || n_taken < bytes.len();
             // A bracket that closes nothing is a value of its own, so that something is read.
-            let n_bytes = if value.is_empty() { n_bytes } else { n_taken };
+            let n_bytes = match value.is_empty() {
+                true => n_taken.max(1).min(bytes.len()),
+                false => n_taken,
+            };
             value.extend(bytes.iter().take(n_bytes));
             self.line += bytes
                 .iter()

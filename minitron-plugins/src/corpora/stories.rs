@@ -122,42 +122,60 @@ impl Story {
         } else {
             Split::Train
         };
-        let slot = |name: &str| match name {
-            "H" => hero.name,
-            "he" => hero.he,
-            "him" => hero.him,
-            "his" => hero.his,
-            "He" => hero.he_capital,
-            "F" => friend.name,
-            "fhe" => friend.he,
-            "fhim" => friend.him,
-            "Fhe" => friend.he_capital,
-            "c" => colour,
-            "coat" => coat,
-            "p" => place,
-            number => {
-                let column = number
-                    .parse::<usize>()
-                    .ok()
-                    .and_then(|number| number.checked_sub(1));
-                column
-                    .and_then(|column| row.get(column))
-                    .copied()
-                    .unwrap_or_default()
-            }
+        let slots = Slots {
+            hero,
+            friend,
+            colour,
+            coat,
+            place,
+            row,
         };
-        let lines: Vec<String> = lines
-            .iter()
-            .map(|line| {
-                let chosen = replace(line, '[', ']', |choices| {
-                    pick(rng, &choices.split('|').collect::<Vec<_>>())
-                });
-                replace(&chosen, '{', '}', slot)
-            })
-            .collect();
+        let mut told = Vec::new();
+        for line in lines {
+            let chosen = replace(line, '[', ']', |choices| {
+                pick(rng, &choices.split('|').collect::<Vec<_>>())
+            });
+            told.push(replace(&chosen, '{', '}', |name| slots.get(name)));
+        }
         Story {
-            text: lines.join(" "),
+            text: told.join(" "),
             split,
+        }
+    }
+}
+
+/// What the slots of a plot's lines are filled with.
+struct Slots {
+    hero: Person,
+    friend: Person,
+    colour: &'static str,
+    coat: &'static str,
+    place: &'static str,
+    row: &'static [&'static str],
+}
+
+impl Slots {
+    /// By a slot's name; a number is a column of the plot's row, the first of them 1.
+    fn get(&self, name: &str) -> &'static str {
+        match name {
+            "H" => self.hero.name,
+            "he" => self.hero.he,
+            "him" => self.hero.him,
+            "his" => self.hero.his,
+            "He" => self.hero.he_capital,
+            "F" => self.friend.name,
+            "fhe" => self.friend.he,
+            "fhim" => self.friend.him,
+            "Fhe" => self.friend.he_capital,
+            "c" => self.colour,
+            "coat" => self.coat,
+            "p" => self.place,
+            number => {
+                let column = number.parse::<usize>().ok();
+                let idx = column.and_then(|column| column.checked_sub(1));
+                let word = idx.and_then(|idx| self.row.get(idx));
+                word.copied().unwrap_or_default()
+            }
         }
     }
 }
@@ -170,9 +188,8 @@ fn replace<'a, 'b>(
     mut with: impl FnMut(&'a str) -> &'b str,
 ) -> String {
     let (mut done, mut rest) = (String::new(), text);
-    while let Some((before, (inside, after))) = rest
-        .split_once(open)
-        .and_then(|(before, after)| Some((before, after.split_once(close)?)))
+    while let Some((before, opened)) = rest.split_once(open)
+        && let Some((inside, after)) = opened.split_once(close)
     {
         done.push_str(before);
         done.push_str(with(inside));
@@ -194,8 +211,11 @@ fn hash(text: &str) -> u64 {
 }
 
 minitron_core::plugin! {
-    Corpus for Stories { tag: "stories", summary: "short stories from a built-in grammar, no file \
-                                                   needed", source: "our own" }
+    Corpus for Stories {
+        tag: "stories",
+        summary: "short stories from a built-in grammar, no file needed",
+        source: "our own",
+    }
 }
 
 #[cfg(test)]

@@ -85,8 +85,8 @@ impl Text {
             let byte = e.as_bytes().get(within).copied().unwrap_or_default();
             let offset = n_before.saturating_add(within);
             let what = format!(
-                "expected UTF-8 text, got byte 0x{byte:02x} at offset {offset}; convert \
-                 the file to UTF-8"
+                "expected UTF-8 text, got byte 0x{byte:02x} at offset {offset}; convert the file \
+                 to UTF-8"
             );
             super::bad(&self.path, what)
         })
@@ -96,38 +96,38 @@ impl Text {
 /// After the last line break with words on both sides; else after the last line break, or before
 /// the last character.
 fn end_of_part(bytes: &[u8]) -> usize {
-    let is_between_words = |around: &[u8]| match around {
+    if let Some(at) = bytes.windows(3).rposition(is_between_words) {
+        return at.saturating_add(2);
+    }
+    let before_last = bytes.len().saturating_sub(1);
+    let head = bytes.get(..before_last).unwrap_or_default();
+    if let Some(at) = head.iter().rposition(|byte| *byte == b'\n') {
+        return at.saturating_add(1);
+    }
+    match bytes.iter().rposition(starts_character) {
+        Some(at) if at > 0 => at,
+        _ => head.len().max(1),
+    }
+}
+
+/// Whether three bytes are a line break with words on both sides.
+fn is_between_words(around: &[u8]) -> bool {
+    match around {
         [before, b'\n', after] => !before.is_ascii_whitespace() && !after.is_ascii_whitespace(),
         _ => false,
-    };
-    let starts_character = |byte: &u8| byte & 0xC0 != 0x80;
-    let between = bytes
-        .windows(3)
-        .rposition(is_between_words)
-        .map(|at| at.saturating_add(2));
-    let head = bytes
-        .get(..bytes.len().saturating_sub(1))
-        .unwrap_or_default();
-    let line = || {
-        head.iter()
-            .rposition(|byte| *byte == b'\n')
-            .map(|at| at.saturating_add(1))
-    };
-    let character = || {
-        bytes
-            .iter()
-            .rposition(starts_character)
-            .filter(|at| *at > 0)
-    };
-    between
-        .or_else(line)
-        .or_else(character)
-        .unwrap_or(head.len().max(1))
+    }
+}
+
+fn starts_character(byte: &u8) -> bool {
+    byte & 0xC0 != 0x80
 }
 
 minitron_core::plugin! {
-    Corpus for Text { tag: "text", summary: "a UTF-8 text file as one document", source: "the \
-        Unicode Standard, UTF-8" }
+    Corpus for Text {
+        tag: "text",
+        summary: "a UTF-8 text file as one document",
+        source: "the Unicode Standard, UTF-8",
+    }
 }
 
 #[cfg(test)]

@@ -131,8 +131,7 @@ impl Tokens {
         if !n_bytes.is_multiple_of(width) {
             return Err(self.bad(format!(
                 "expected little-endian ids of {width} bytes each, got {n_bytes} bytes, which is \
-                 no multiple of it; choose \
-                 the right `--token-type`, or copy the file again"
+                 no multiple of it; choose the right `--token-type`, or copy the file again"
             )));
         }
         found
@@ -143,12 +142,11 @@ impl Tokens {
     fn read_npy(&self, mut file: File, first: u64) -> Result<Documents<'_>> {
         self.check_head(&mut file)?;
         file.rewind().at_path(&self.path)?;
-        let damaged = |e| {
+        let npy = NpyFile::new(BufReader::new(file)).map_err(|e| {
             self.bad(format!(
                 "expected a .npy file with a 1-D array of integers, got a bad header: {e}"
             ))
-        };
-        let npy = NpyFile::new(BufReader::new(file)).map_err(damaged)?;
+        })?;
         let dtype = npy.dtype();
         let kind = match &dtype {
             DType::Plain(element) => (element.type_char(), element.size_field()),
@@ -166,8 +164,8 @@ impl Tokens {
             _ => {
                 let found = dtype.descr();
                 Err(self.bad(format!(
-                    "expected token ids of an integer type, got {found}; save them as \
-                     uint16 or uint32"
+                    "expected token ids of an integer type, got {found}; save them as uint16 or \
+                     uint32"
                 )))
             }
         }
@@ -186,9 +184,10 @@ impl Tokens {
     where
         T: Element + TryInto<u32> + Display + Copy + 'static,
     {
-        let unfit = |e| self.bad(format!("expected token ids of an integer type: {e}"));
         let n_ids = npy.len();
-        let mut values = npy.data::<T>().map_err(unfit)?;
+        let mut values = npy
+            .data::<T>()
+            .map_err(|e| self.bad(format!("expected token ids of an integer type: {e}")))?;
         values.seek_to(first.min(n_ids)).at_path(&self.path)?;
         Ok(parts(n_ids, first, move |ids| {
             let mut tokens = Vec::new();

@@ -22,23 +22,19 @@ pub fn objection(path: &Path) -> Result<Option<String>> {
         .take(64)
         .read_to_end(&mut header)
         .at_path(path)?;
-    let word = |at: usize| {
-        header
-            .get(at..at + 2)
-            .map(|b| u16::from_le_bytes([b[0], b[1]]))
-    };
-    if !header.starts_with(b"\x7fELF") || word(MACHINE).is_none() {
+    let (kind, processor) = (u16_at(&header, TYPE), u16_at(&header, MACHINE));
+    if !header.starts_with(b"\x7fELF") || processor.is_none() {
         return Ok(Some("not a library: expected an ELF shared object".into()));
     }
-    if header.get(CLASS) != Some(&2) || word(MACHINE) != Some(host()) {
-        let found = word(MACHINE).map_or("none", machine);
+    if header.get(CLASS) != Some(&2) || processor != Some(host()) {
+        let found = processor.map_or("none", machine);
         return Ok(Some(format!(
             "built for another processor: expected {}, got {found}; build it on, or for, this \
              machine",
             machine(host())
         )));
     }
-    if word(TYPE) != Some(SHARED) {
+    if kind != Some(SHARED) {
         return Ok(Some(
             "not a library: a program or an object file; expected crate-type = [\"cdylib\"]".into(),
         ));
@@ -56,17 +52,8 @@ pub fn objection(path: &Path) -> Result<Option<String>> {
 /// Where the last segment that is mapped ends: the loader maps what is beyond the end of a file,
 /// too, and touching that ends the process.
 fn extent(path: &Path, header: &[u8]) -> Result<u64> {
-    let word = |bytes: &[u8], at: usize, n: usize| {
-        let word = bytes.get(at..at.saturating_add(n)).unwrap_or_default();
-        word.iter()
-            .rev()
-            .fold(0_u64, |value, &byte| value << 8 | u64::from(byte))
-    };
-    let (start, size, n) = (
-        word(header, 32, 8),
-        word(header, 54, 2),
-        word(header, 56, 2),
-    );
+    let start = number_at(header, 32, 8);
+    let (size, n) = (number_at(header, 54, 2), number_at(header, 56, 2));
     let end = start.saturating_add(size.saturating_mul(n));
     let mut file = File::open(path).at_path(path)?;
     file.seek(SeekFrom::Start(start)).at_path(path)?;
@@ -76,8 +63,20 @@ fn extent(path: &Path, header: &[u8]) -> Result<u64> {
         .at_path(path)?;
     let segments = table.chunks(usize::try_from(size).unwrap_or(1).max(1));
     Ok(segments
-        .map(|segment| word(segment, 8, 8).saturating_add(word(segment, 32, 8)))
+        .map(|segment| number_at(segment, 8, 8).saturating_add(number_at(segment, 32, 8)))
         .fold(end, u64::max))
+}
+
+fn u16_at(header: &[u8], at: usize) -> Option<u16> {
+    let bytes = header.get(at..at + 2)?;
+    Some(u16::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// A little-endian number of `n` bytes; 0 where there are none.
+fn number_at(bytes: &[u8], at: usize, n: usize) -> u64 {
+    let number = bytes.get(at..at.saturating_add(n)).unwrap_or_default();
+    let from_last = number.iter().rev();
+    from_last.fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
 fn host() -> u16 {

@@ -66,8 +66,8 @@ fn load(path: &Path) -> Result<Library> {
             .map_or_else(|| refusal.to_string(), ToString::to_string);
         let message = match text.contains("libtorch") || text.contains("libc10") {
             true => format!(
-                "it needs a libtorch that is not here: {text}; build it with this \
-                 program's own LIBTORCH"
+                "it needs a libtorch that is not here: {text}; build it with this program's own \
+                 LIBTORCH"
             ),
             false => format!("the system cannot open it: {text}"),
         };

@@ -14,33 +14,39 @@ use minitron_engine::pipeline::PluginFile;
 /// `Plugin` for a library whose content is not the pinned one, `Io` for a file or folder that
 /// cannot be read.
 pub fn find(wanted: &[PluginFile], search_path: Option<&str>) -> Result<Vec<PathBuf>> {
-    let (mut found, mut known) = (Vec::new(), BTreeSet::new());
-    let mut add = |path: &Path| -> Result<()> {
-        if known.insert(path.canonicalize().at_path(path)?) {
-            found.push(path.to_path_buf());
-        }
-        Ok(())
-    };
+    let mut found = FoundLibraries::default();
     for library in wanted {
         check_pin(library)?;
-        add(&library.path)?;
+        found.add(&library.path)?;
     }
-    for dir in search_path
-        .unwrap_or_default()
-        .split(':')
-        .filter(|dir| !dir.is_empty())
-        .map(Path::new)
-    {
-        let entries = std::fs::read_dir(dir)
-            .at_path(dir)?
-            .collect::<std::io::Result<Vec<_>>>()
-            .at_path(dir)?;
-        let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    let dirs = search_path.unwrap_or_default().split(':');
+    for dir in dirs.filter(|dir| !dir.is_empty()).map(Path::new) {
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(dir).at_path(dir)? {
+            paths.push(entry.at_path(dir)?.path());
+        }
         paths.retain(|path| path.extension().is_some_and(|ending| ending == "so"));
         paths.sort();
-        paths.iter().try_for_each(|path| add(path))?;
+        paths.iter().try_for_each(|path| found.add(path))?;
     }
-    Ok(found)
+    Ok(found.paths)
+}
+
+#[derive(Default)]
+struct FoundLibraries {
+    paths: Vec<PathBuf>,
+    /// Where they lie in truth, whatever links lead there.
+    known: BTreeSet<PathBuf>,
+}
+
+impl FoundLibraries {
+    /// Adds a library that is not there yet.
+    fn add(&mut self, path: &Path) -> Result<()> {
+        if self.known.insert(path.canonicalize().at_path(path)?) {
+            self.paths.push(path.to_path_buf());
+        }
+        Ok(())
+    }
 }
 
 fn check_pin(library: &PluginFile) -> Result<()> {

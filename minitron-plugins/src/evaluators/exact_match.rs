@@ -53,8 +53,7 @@ impl Exercise {
         if n_prompt + n_expected > max_positions + 1 {
             return Err(Error::Data(format!(
                 "{place}: expected at most {max_positions} tokens, which the model has positions \
-                 for, got a prompt of \
-                 {n_prompt} and {n_expected} after it"
+                 for, got a prompt of {n_prompt} and {n_expected} after it"
             )));
         }
         Ok(self)
@@ -127,14 +126,9 @@ fn question(
     tokenizer: &dyn Tokenize,
 ) -> Result<Exercise> {
     let question = if record.contains_key("prompt_ids") && record.contains_key("completion_ids") {
-        let ids = |key: &str| {
-            let ids = ids(record, key, place)?;
-            tokenizer.check(&ids).map_err(|e| e.at(place))?;
-            Ok::<_, Error>(ids)
-        };
         Exercise {
-            prompt: ids("prompt_ids")?,
-            expected: ids("completion_ids")?,
+            prompt: ids(record, "prompt_ids", place, tokenizer)?,
+            expected: ids(record, "completion_ids", place, tokenizer)?,
         }
     } else if record.contains_key("target") {
         let context = text(record, &["context", "prompt"], place)?;
@@ -164,15 +158,23 @@ fn parted(
     Ok((whole, rest))
 }
 
-fn ids(record: &Map<String, Value>, key: &str, place: &str) -> Result<Vec<u32>> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    let list = record
-        .get(key)
-        .and_then(Value::as_array)
-        .map(|list| list.iter().map(id).collect::<Option<Vec<u32>>>());
-    list.flatten().ok_or_else(|| {
-        Error::Data(format!(
+fn ids(
+    record: &Map<String, Value>,
+    key: &str,
+    place: &str,
+    tokenizer: &dyn Tokenize,
+) -> Result<Vec<u32>> {
+    let list = record.get(key).and_then(Value::as_array);
+    let ids: Option<Vec<u32>> = list.and_then(|list| {
+        list.iter()
+            .map(|id| u32::try_from(id.as_u64()?).ok())
+            .collect()
+    });
+    let Some(ids) = ids else {
+        return Err(Error::Data(format!(
             "{place}: expected a list of token ids under `{key}`"
-        ))
-    })
+        )));
+    };
+    tokenizer.check(&ids).map_err(|e| e.at(place))?;
+    Ok(ids)
 }

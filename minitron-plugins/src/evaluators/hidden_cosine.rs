@@ -24,11 +24,6 @@ minitron_core::plugin! {
 impl Evaluator for HiddenCosine {
     fn evaluate(&self, subject: &Subject) -> Result<Measurements> {
         let _no_grad = tch::no_grad_guard();
-        let lacking = |what: &str| {
-            Error::Data(format!(
-                "hidden_cosine compares with a teacher on text; no {what} is given"
-            ))
-        };
         let teacher = subject.teacher.ok_or_else(|| lacking("teacher"))?;
         let windows = subject.windows.ok_or_else(|| lacking("data"))?;
         windows.check_fits(&subject.model.spec.options)?;
@@ -60,9 +55,8 @@ impl Evaluator for HiddenCosine {
             )?;
             by_token += cosine_bt.f_sum(Kind::Double)?.f_double_value(&[])?;
             n_tokens += cosine_bt.numel() as f64;
-            let pool = |x: &Tensor| x.f_mean_dim([1i64].as_slice(), false, Kind::Float);
-            let cosine_b =
-                Tensor::f_cosine_similarity(&pool(&ours_bte)?, &pool(&theirs_bte)?, -1, 1e-12)?;
+            let (ours_be, theirs_be) = (pooled_states(&ours_bte)?, pooled_states(&theirs_bte)?);
+            let cosine_b = Tensor::f_cosine_similarity(&ours_be, &theirs_be, -1, 1e-12)?;
             pooled += cosine_b.f_sum(Kind::Double)?.f_double_value(&[])?;
             n_windows += cosine_b.numel() as f64;
             subject.progress.advance(ids_bt.numel() as u64, "");
@@ -76,16 +70,25 @@ impl Evaluator for HiddenCosine {
     }
 }
 
+fn lacking(what: &str) -> Error {
+    Error::Data(format!(
+        "hidden_cosine compares with a teacher on text; no {what} is given"
+    ))
+}
+
+/// The mean over tokens.
+fn pooled_states(x_bte: &Tensor) -> Result<Tensor> {
+    Ok(x_bte.f_mean_dim([1i64].as_slice(), false, Kind::Float)?)
+}
+
 fn kept(teacher_bte: &Tensor, kept_hidden: Option<&[usize]>) -> Result<Tensor> {
     let teacher_bte = teacher_bte.f_to_kind(Kind::Float)?;
     let Some(kept) = kept_hidden else {
         return Ok(teacher_bte);
     };
     let channels: Vec<i64> = kept.iter().map(|&channel| channel as i64).collect();
-    if channels
-        .last()
-        .is_some_and(|&last| last >= teacher_bte.size().last().copied().unwrap_or(0))
-    {
+    let n_channels = teacher_bte.size().last().copied().unwrap_or(0);
+    if channels.last().is_some_and(|&last| last >= n_channels) {
         return Err(Error::Data(
             "the model's plan.json names channels that this teacher does not have".into(),
         ));

@@ -69,26 +69,17 @@ pub(crate) fn tag_of_task(path: &Path) -> Result<&'static str> {
         )));
     };
     let (_, first) = first?;
-    let has = |key: &str| first.contains_key(key);
-    let has_all = |keys: &[&str]| keys.iter().all(|key| has(key));
-    // Choices lie inside the question in one of the forms of OpenBookQA and ARC.
-    let has_choices = first.get("question").is_some_and(Value::is_object);
-    if has("choices")
-        || has("endings")
-        || has_choices
-        || has_all(&["sol1", "sol2"])
-        || has_all(&["sentence", "option1"])
-    {
+    if has_choices(&first) {
         return Ok("multiple_choice");
     }
-    if has("completion") || has("completion_ids") {
+    if first.contains_key("completion") || first.contains_key("completion_ids") {
         return Ok("exact_match");
     }
-    if has("target") {
+    if first.contains_key("target") {
         return Ok("last_word");
     }
-    if has("text") {
-        return Ok(if has("label") {
+    if first.contains_key("text") {
+        return Ok(if first.contains_key("label") {
             "nearest_neighbour"
         } else {
             "rolling_perplexity"
@@ -96,13 +87,27 @@ pub(crate) fn tag_of_task(path: &Path) -> Result<&'static str> {
     }
     Err(Error::Data(format!(
         "{}: no task of a known kind; expected `context` and `choices` with `gold` (multiple \
-         choice), or `sentence`, \
-         `option1`, `option2` and `answer` (the same, in a blank), or `context` and `target` (last \
-         word), or `prompt` and \
-         `completion` (exact match), or `text` and `label` (nearest neighbour), or `text` alone \
-         (rolling perplexity)",
+         choice), or `sentence`, `option1`, `option2` and `answer` (the same, in a blank), or \
+         `context` and `target` (last word), or `prompt` and `completion` (exact match), or `text` \
+         and `label` (nearest neighbour), or `text` alone (rolling perplexity)",
         path.display()
     )))
+}
+
+/// Whether a record has choices, under one of the names that benchmarks give them.
+fn has_choices(record: &Map<String, Value>) -> bool {
+    const NAMES: [&[&str]; 4] = [
+        &["choices"],
+        &["endings"],
+        &["sol1", "sol2"],
+        &["sentence", "option1"],
+    ];
+    // They lie inside the question in one of the forms of OpenBookQA and ARC.
+    let are_inside = record.get("question").is_some_and(Value::is_object);
+    are_inside
+        || NAMES
+            .iter()
+            .any(|names| names.iter().all(|name| record.contains_key(*name)))
 }
 
 /// The mean of what was found of each question, under its name, and its standard error: s / √n with

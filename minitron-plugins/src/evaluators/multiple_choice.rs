@@ -50,6 +50,15 @@ pub enum Length {
     Characters,
 }
 
+impl Length {
+    fn of(self, choice: &str) -> usize {
+        match self {
+            Length::Bytes => choice.len(),
+            Length::Characters => choice.chars().count(),
+        }
+    }
+}
+
 minitron_core::plugin! {
     Evaluator for MultipleChoice {
         tag: "multiple_choice",
@@ -72,29 +81,22 @@ impl Evaluator for MultipleChoice {
         let mut skipped = Skipped::new(self.strict);
         let mut questions = Vec::new();
         for (place, record) in records.iter().take(asked) {
-            questions.extend(
-                skipped
-                    .take(question(record, place, self.form))?
-                    .map(|question| (place, question)),
-            );
+            let question = skipped.take(question(record, place, self.form))?;
+            questions.extend(question.map(|question| (place, question)));
         }
-        let pairs: Vec<_> = questions
-            .iter()
-            .flat_map(|(place, question)| {
-                question
-                    .pairs
-                    .iter()
-                    .map(|pair| ((*place).clone(), pair.clone()))
-            })
-            .collect();
+        let mut pairs = Vec::new();
+        for (place, question) in &questions {
+            for pair in &question.pairs {
+                pairs.push(((*place).clone(), pair.clone()));
+            }
+        }
         let mut made = likely::continuations(subject, tokenizer, &pairs)?.into_iter();
         let (mut scored, mut continuations) = (Vec::new(), Vec::new());
         for (_, question) in questions {
             // All of a question's are taken, whichever fails.
             let of_question: Vec<_> = made.by_ref().take(question.pairs.len()).collect();
-            if let Some(of_question) =
-                skipped.take(of_question.into_iter().collect::<Result<Vec<_>>>())?
-            {
+            let of_question = of_question.into_iter().collect::<Result<Vec<_>>>();
+            if let Some(of_question) = skipped.take(of_question)? {
                 continuations.extend(of_question);
                 scored.push(question);
             }
@@ -107,12 +109,10 @@ impl Evaluator for MultipleChoice {
             let (scores, later) = rest
                 .split_at_checked(question.pairs.len())
                 .unwrap_or((rest, &[]));
-            right.push(f64::from(
-                best(scores.iter().map(|score| score.log)) == question.gold,
-            ));
-            right_norm.push(f64::from(
-                best(self.normed(question, scores)) == question.gold,
-            ));
+            let chosen = best(scores.iter().map(|score| score.log));
+            let chosen_norm = best(self.normed(question, scores));
+            right.push(f64::from(chosen == question.gold));
+            right_norm.push(f64::from(chosen_norm == question.gold));
             rest = later;
         }
         let mut measured = Measurements::from([("n_questions".to_owned(), scored.len() as f64)]);
@@ -129,20 +129,20 @@ impl MultipleChoice {
         question: &'a Question,
         scores: &'a [Likelihood],
     ) -> impl Iterator<Item = f64> + 'a {
-        let len = |choice: &String| match self.length {
-            Length::Bytes => choice.len(),
-            Length::Characters => choice.chars().count(),
-        };
         scores
             .iter()
             .zip(&question.choices)
-            .map(move |(score, choice)| score.log / len(choice).max(1) as f64)
+            .map(|(score, choice)| score.log / self.length.of(choice).max(1) as f64)
     }
 }
 
 /// First of the largest.
 fn best(scores: impl Iterator<Item = f64>) -> usize {
-    let largest =
-        |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
-    scores.enumerate().fold((0, f64::NEG_INFINITY), largest).0
+    let (mut best, mut largest) = (0, f64::NEG_INFINITY);
+    for (idx, score) in scores.enumerate() {
+        if score > largest {
+            (best, largest) = (idx, score);
+        }
+    }
+    best
 }

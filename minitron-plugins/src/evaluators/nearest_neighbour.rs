@@ -87,9 +87,11 @@ impl Evaluator for NearestNeighbour {
             .max_tokens
             .min(subject.model.spec.options.max_positions);
         let mut skipped = Skipped::new(self.strict);
-        let mut items = |path: &Path| self.items(path, tokenizer, max_tokens, &mut skipped);
-        let asked = items(&self.path)?;
-        let others = self.reference.as_deref().map(&mut items).transpose()?;
+        let asked = self.items(&self.path, tokenizer, max_tokens, &mut skipped)?;
+        let others = match &self.reference {
+            Some(path) => Some(self.items(path, tokenizer, max_tokens, &mut skipped)?),
+            None => None,
+        };
         let known = others.as_ref().unwrap_or(&asked);
         let asked_ue = self.embeddings(subject, &asked)?;
         let known_ue = if others.is_some() {
@@ -99,21 +101,17 @@ impl Evaluator for NearestNeighbour {
         };
         let n_nearest = self.k.saturating_add(1).min(known.sentences.len());
         let mut n_right = 0u64;
-        for (owners, nearest) in asked
-            .owners
-            .iter()
-            .zip(nearest(&asked_ue, &known_ue, n_nearest)?)
-        {
+        let nearest = nearest(&asked_ue, &known_ue, n_nearest)?;
+        for (owners, nearest) in asked.owners.iter().zip(nearest) {
             for &item in owners {
-                // Without a reference, an item is no neighbour of its own.
-                let counts = |other: &usize| others.is_some() || *other != item;
                 let neighbours = nearest
                     .iter()
                     .filter_map(|&row| known.owners.get(row))
                     .flatten()
                     .copied();
+                // Without a reference, an item is no neighbour of its own.
                 let labels: Vec<&String> = neighbours
-                    .filter(counts)
+                    .filter(|&other| others.is_some() || other != item)
                     .take(self.k)
                     .filter_map(|item| known.labels.get(item))
                     .collect();
@@ -232,12 +230,8 @@ fn nearest(asked_ue: &Tensor, known_ue: &Tensor, n_nearest: usize) -> Result<Vec
 
 /// The most frequent label; of those as frequent, the first.
 fn majority<'a>(labels: &[&'a String]) -> Option<&'a String> {
-    let count = |label: &String| labels.iter().filter(|other| **other == label).count();
-    labels
-        .iter()
-        .copied()
-        .rev()
-        .max_by_key(|label| count(label))
+    let from_last = labels.iter().copied().rev();
+    from_last.max_by_key(|label| labels.iter().filter(|other| *other == label).count())
 }
 
 #[cfg(test)]

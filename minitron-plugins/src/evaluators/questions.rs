@@ -128,30 +128,33 @@ fn in_a_blank(record: &Map<String, Value>, place: &str) -> Result<Question> {
 }
 
 fn asked(record: &Map<String, Value>, place: &str) -> Result<Asked> {
-    let wrong = |what: String| Error::Data(format!("{place}: {what}"));
     // ARC as its authors publish it holds stem and choices under `question`.
     let inner = record.get("question").and_then(Value::as_object);
-    let field = |key: &str| record.get(key).or(inner.and_then(|inner| inner.get(key)));
-    let raw = field("choices").or(field("endings"));
+    let raw = ["choices", "endings"].iter().find_map(|key| {
+        let inside = inner.and_then(|inner| inner.get(*key));
+        record.get(*key).or(inside)
+    });
     let choices = match (raw, record.get("sol1"), record.get("sol2")) {
         (None, Some(one), Some(two)) => {
             strings(&Value::from(vec![one.clone(), two.clone()]), "text")
         }
         _ => raw.and_then(|raw| strings(raw.get("text").unwrap_or(raw), "text")),
     };
-    let choices = choices.filter(|choices| !choices.is_empty());
-    let choices = choices
-        .ok_or_else(|| wrong("expected a list of strings under `choices` or `endings`".into()))?;
+    let Some(choices) = choices.filter(|choices| !choices.is_empty()) else {
+        return Err(Error::Data(format!(
+            "{place}: expected a list of strings under `choices` or `endings`"
+        )));
+    };
     let answer = ["gold", "label", "answerKey", "answer"]
         .iter()
         .find_map(|key| record.get(*key));
     let gold =
         answer.and_then(|answer| place_of(answer, raw.and_then(labels).as_deref(), choices.len()));
-    let gold = gold.ok_or_else(|| {
-        wrong(format!(
-            "expected the right choice's index under `gold` or `label`, got {answer:?}"
-        ))
-    })?;
+    let Some(gold) = gold else {
+        return Err(Error::Data(format!(
+            "{place}: expected the right choice's index under `gold` or `label`, got {answer:?}"
+        )));
+    };
     if record.contains_key("activity_label") && record.contains_key("ctx_a") {
         let choices = choices
             .iter()
@@ -175,8 +178,11 @@ fn asked(record: &Map<String, Value>, place: &str) -> Result<Asked> {
 
 /// A list of strings, or of objects that hold one each.
 fn strings(raw: &Value, key: &str) -> Option<Vec<String>> {
-    let string = |value: &Value| value.get(key).unwrap_or(value).as_str().map(str::to_owned);
-    raw.as_array()?.iter().map(string).collect()
+    let mut strings = Vec::new();
+    for value in raw.as_array()? {
+        strings.push(value.get(key).unwrap_or(value).as_str()?.to_owned());
+    }
+    Some(strings)
 }
 
 /// What choices are called, where they have names.
@@ -194,17 +200,20 @@ fn place_of(answer: &Value, labels: Option<&[String]>, n_choices: usize) -> Opti
     if let (Some(word), Some(labels)) = (word, labels) {
         return labels.iter().position(|label| label == word);
     }
-    let letter = |word: &str| match word.as_bytes() {
-        [letter @ b'A'..=b'Z'] => Some(u64::from(letter - b'A')),
-        _ => None,
-    };
     let index = answer
         .as_u64()
         .or_else(|| word?.parse().ok())
-        .or_else(|| letter(word?))?;
+        .or_else(|| place_of_letter(word?))?;
     usize::try_from(index)
         .ok()
         .filter(|&index| index < n_choices)
+}
+
+fn place_of_letter(word: &str) -> Option<u64> {
+    match word.as_bytes() {
+        [letter @ b'A'..=b'Z'] => Some(u64::from(letter - b'A')),
+        _ => None,
+    }
 }
 
 /// The text before the choices, and the form of records with such fields.
@@ -216,38 +225,36 @@ fn context<'a>(
     if let Some(inner) = inner {
         return Ok((text(inner, &["stem"], place)?, QuestionForm::Question));
     }
-    let has = |key: &str| record.contains_key(key);
-    let form = match () {
-        () if has("context") || has("ctx") || has("question_stem") => QuestionForm::Plain,
-        () if has("answerKey") || has("sol1") => QuestionForm::Question,
-        () if has("subject") => QuestionForm::Letters,
-        () => QuestionForm::Plain,
-    };
-    Ok((
-        text(
-            record,
-            &["context", "ctx", "question_stem", "question", "goal"],
-            place,
-        )?,
-        form,
-    ))
+    let keys = ["context", "ctx", "question_stem", "question", "goal"];
+    Ok((text(record, &keys, place)?, form_of(record)))
+}
+
+/// By fields that one benchmark alone has.
+fn form_of(record: &Map<String, Value>) -> QuestionForm {
+    const FORMS: [(&str, QuestionForm); 6] = [
+        ("context", QuestionForm::Plain),
+        ("ctx", QuestionForm::Plain),
+        ("question_stem", QuestionForm::Plain),
+        ("answerKey", QuestionForm::Question),
+        ("sol1", QuestionForm::Question),
+        ("subject", QuestionForm::Letters),
+    ];
+    let found = FORMS.iter().find(|(key, _)| record.contains_key(*key));
+    found.map_or(QuestionForm::Plain, |(_, form)| *form)
 }
 
 /// Activity and both parts of the context, the second with a capital.
 fn hellaswag_context(record: &Map<String, Value>, place: &str) -> Result<String> {
-    let field = |key| text(record, &[key], place);
-    let mut second = field("ctx_b")?.chars();
+    let mut second = text(record, &["ctx_b"], place)?.chars();
     let first_letter: String = second
         .next()
         .into_iter()
         .flat_map(char::to_uppercase)
         .collect();
     let second = format!("{first_letter}{}", second.as_str().to_lowercase());
-    hellaswag(&format!(
-        "{}: {} {second}",
-        field("activity_label")?,
-        field("ctx_a")?
-    ))
+    let activity = text(record, &["activity_label"], place)?;
+    let first = text(record, &["ctx_a"], place)?;
+    hellaswag(&format!("{activity}: {first} {second}"))
 }
 
 /// HellaSwag's texts have marks of WikiHow's in brackets.
@@ -363,8 +370,8 @@ mod tests {
     #[test]
     fn an_option_stands_in_the_blank() {
         let record = |answer: Value| {
-            json!({ "sentence": "The mug hid the pea as _ was \
-                                 big. ", "option1": "it", "option2": "the pea", "answer": answer })
+            json!({ "sentence": "The mug hid the pea as _ was big. ", "option1": "it",
+                "option2": "the pea", "answer": answer })
         };
         let found = of(record("2".into()), QuestionForm::Auto).unwrap();
         assert_eq!(

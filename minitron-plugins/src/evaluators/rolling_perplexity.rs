@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::PathBuf;
 
 use minitron_core::contract::{Document, Evaluator, Measurements, Subject};
@@ -109,13 +110,13 @@ impl Evaluator for RollingPerplexity {
             .iter()
             .map(|found| found.log)
             .sum();
-        let per = |n: usize| -log / n as f64;
+        let (per_word, per_byte) = (-log / n_words as f64, -log / n_bytes as f64);
         let mut measured = Measurements::from([
-            ("word_perplexity".to_owned(), per(n_words).exp()),
-            ("byte_perplexity".to_owned(), per(n_bytes).exp()),
+            ("word_perplexity".to_owned(), per_word.exp()),
+            ("byte_perplexity".to_owned(), per_byte.exp()),
             (
                 "bits_per_byte".to_owned(),
-                per(n_bytes) / std::f64::consts::LN_2,
+                per_byte / std::f64::consts::LN_2,
             ),
             ("n_documents".to_owned(), running.len() as f64),
             ("n_words".to_owned(), n_words as f64),
@@ -205,27 +206,26 @@ fn n_words(text: &str) -> usize {
 fn windows(tokens: &[u32], prefix: u32, width: usize) -> Result<Vec<Continuation>> {
     let first = tokens.len().min(width);
     let mut windows = Vec::new();
-    let run = |of: std::ops::Range<usize>| {
-        Ok::<_, Error>(tokens.get(of).present("a run of a document")?.to_vec())
-    };
     if first > 0 {
         windows.push(Continuation {
             context: vec![prefix],
-            tokens: run(0..first)?,
+            tokens: run(tokens, 0..first)?,
         });
     }
     let mut n_scored = first;
     while n_scored < tokens.len() {
         let end = tokens.len().min(n_scored + width);
         // As many before as the window has room for.
-        let context = run(end.saturating_sub(width + 1)..n_scored)?;
-        windows.push(Continuation {
-            context,
-            tokens: run(n_scored..end)?,
-        });
+        let context = run(tokens, end.saturating_sub(width + 1)..n_scored)?;
+        let tokens = run(tokens, n_scored..end)?;
+        windows.push(Continuation { context, tokens });
         n_scored = end;
     }
     Ok(windows)
+}
+
+fn run(tokens: &[u32], of: Range<usize>) -> Result<Vec<u32>> {
+    Ok(tokens.get(of).present("a run of a document")?.to_vec())
 }
 
 #[cfg(test)]

@@ -61,18 +61,9 @@ impl Skipped {
     /// some.
     pub fn report(self, subject: &Subject, path: &Path, measured: &mut Measurements) {
         let Some(first) = self.first else { return };
-        let (n, what) = (
-            self.n,
-            if self.n == 1 {
-                "1 record was"
-            } else {
-                "records were"
-            },
-        );
-        let what = if n == 1 {
-            what.to_owned()
-        } else {
-            format!("{n} {what}")
+        let what = match self.n {
+            1 => "1 record was".to_owned(),
+            n => format!("{n} records were"),
         };
         let message = format!(
             "{}: {what} skipped, which cannot be scored; the first: {}; with strict=true, one ends \
@@ -81,6 +72,6 @@ impl Skipped {
             first.message()
         );
         subject.progress.warn(&message);
-        measured.insert("n_skipped".to_owned(), n as f64);
+        measured.insert("n_skipped".to_owned(), self.n as f64);
     }
 }

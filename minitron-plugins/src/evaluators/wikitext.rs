@@ -41,13 +41,18 @@ const REST: [(&str, &str); 8] = [
 
 /// A page as the evaluation harness' `wikitext` task scores it.
 pub(super) fn running(page: &str) -> Result<String> {
-    let replaced = |text: String, (from, to): &(&str, &str)| text.replace(from, to);
-    let mut text = MARKS.iter().fold(page.to_owned(), replaced);
+    let mut text = page.to_owned();
+    for (mark, plain) in MARKS {
+        text = text.replace(mark, plain);
+    }
     for (pair, inside) in PAIRS {
         let pair = Regex::new(pair).map_err(|e| Error::Internal(e.to_string()))?;
         text = pair.replace_all(&text, inside).into_owned();
     }
-    Ok(REST.iter().fold(text, replaced))
+    for (mark, plain) in REST {
+        text = text.replace(mark, plain);
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

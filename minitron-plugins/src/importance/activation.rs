@@ -76,17 +76,16 @@ impl Importance for Activation {
 
 /// Where the units of a group are read; nowhere where activations say nothing of them.
 pub(super) fn sites(group: &PruneGroup, before_activation: bool) -> Vec<Site> {
-    let before = |site: &Site| match *site {
-        Site::Inside {
-            at,
-            port: Port::NEURONS,
-        } if before_activation => Site::Inside {
-            at,
-            port: Port::PRE_ACTIVATION,
-        },
-        other => other,
-    };
-    group.sites.iter().map(before).collect()
+    let mut sites = group.sites.clone();
+    for site in &mut sites {
+        if let Site::Inside { port, .. } = site
+            && *port == Port::NEURONS
+            && before_activation
+        {
+            *port = Port::PRE_ACTIVATION;
+        }
+    }
+    sites
 }
 
 #[derive(Debug)]
@@ -103,22 +102,14 @@ impl Scorer for ActivationScorer {
     fn observe(&mut self, observation: &Observation) -> Result<()> {
         let seen = observation.activations()?;
         let stat_bu = seen.per_window(self.metric.seq, self.block)?;
-        let unasked = || {
-            Error::Internal(format!(
+        let place = self.sites.iter().position(|site| *site == seen.site);
+        let mut by_site = self.moments.chunks_mut(self.n_units.max(1));
+        let Some(moments_u) = place.and_then(|place| by_site.nth(place)) else {
+            return Err(Error::Internal(format!(
                 "a scorer was shown {:?}, which it did not ask for",
                 seen.site
-            ))
+            )));
         };
-        let place = self
-            .sites
-            .iter()
-            .position(|site| *site == seen.site)
-            .ok_or_else(unasked)?;
-        let moments_u = self
-            .moments
-            .chunks_mut(self.n_units.max(1))
-            .nth(place)
-            .ok_or_else(unasked)?;
         for stat_u in stat_bu.chunks(self.n_units.max(1)) {
             for (moment, &value) in moments_u.iter_mut().zip(stat_u) {
                 moment.add(value);

@@ -52,10 +52,8 @@ impl Importance for BlockInfluence {
 
 fn cosines(observation: &Observation) -> Result<Seen> {
     let (first, before_btc, after_btc) = ends_of(observation)?;
-    let (x, y) = (
-        before_btc.f_to_kind(Kind::Double)?,
-        after_btc.f_to_kind(Kind::Double)?,
-    );
+    let x = before_btc.f_to_kind(Kind::Double)?;
+    let y = after_btc.f_to_kind(Kind::Double)?;
     let cosine_bt = Tensor::f_cosine_similarity(&x, &y, -1, EPS)?;
     Ok((
         first,

@@ -50,18 +50,20 @@ impl Importance for NormRatio {
 
 fn ratios(observation: &Observation) -> Result<Seen> {
     let (first, before_btc, after_btc) = ends_of(observation)?;
-    let norm = |x_btc: &Tensor| -> Result<Tensor> {
-        let squares = x_btc.f_to_kind(Kind::Double)?.f_square()?;
-        Ok(squares
-            .f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Double)?
-            .f_sqrt()?)
-    };
-    let ratio_bt = norm(after_btc)?.f_div(&norm(before_btc)?.f_clamp_min(EPS)?)?;
+    let ratio_bt = norms(after_btc)?.f_div(&norms(before_btc)?.f_clamp_min(EPS)?)?;
     Ok((
         first,
         ratio_bt.f_sum(Kind::Double)?.f_double_value(&[])?,
         ratio_bt.numel() as f64,
     ))
+}
+
+/// Of each token's state, [B, T].
+fn norms(x_btc: &Tensor) -> Result<Tensor> {
+    let squares = x_btc.f_to_kind(Kind::Double)?.f_square()?;
+    Ok(squares
+        .f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Double)?
+        .f_sqrt()?)
 }
 
 #[cfg(test)]

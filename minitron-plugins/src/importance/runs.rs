@@ -43,14 +43,13 @@ pub(super) fn ends_of<'a>(observation: &'a Observation) -> Result<(usize, &'a Te
 /// The layers of the cheapest run are then the lowest of all, so that a plan which removes `span`
 /// layers removes that run.
 pub(super) fn cover(by_start: &[f64], span: usize, n_layers: usize) -> Vec<f32> {
-    let cheapest = |layer: usize| {
-        let holding = (layer + 1).saturating_sub(span)..=layer;
-        holding
-            .filter_map(|start| by_start.get(start))
-            .copied()
-            .fold(f64::INFINITY, f64::min)
-    };
-    (0..n_layers).map(|layer| cheapest(layer) as f32).collect()
+    let mut scores = Vec::with_capacity(n_layers);
+    for layer in 0..n_layers {
+        let first = (layer + 1).saturating_sub(span);
+        let holding = (first..=layer).filter_map(|start| by_start.get(start));
+        scores.push(holding.copied().fold(f64::INFINITY, f64::min) as f32);
+    }
+    scores
 }
 
 /// What one observation adds to a run: its first layer, a sum, and how many things were summed.

@@ -93,10 +93,8 @@ impl ScriptedScorer {
 impl Scorer for ScriptedScorer {
     fn observe(&mut self, observation: &Observation) -> Result<()> {
         let seen = observation.activations()?;
-        let (x, block) = (
-            IValue::Tensor(seen.x_btc.shallow_clone()),
-            IValue::Int(self.block as i64),
-        );
+        let x = IValue::Tensor(seen.x_btc.shallow_clone());
+        let block = IValue::Int(self.block as i64);
         let sums_su = tch::no_grad(|| self.call("observe", &[x, block]))?;
         if sums_su.dim() != 2 || sums_su.size().last() != Some(&(self.n_units as i64)) {
             let message = format!(
@@ -107,17 +105,12 @@ impl Scorer for ScriptedScorer {
             return Err(self.error(message));
         }
         let added = Vec::<f64>::try_from(sums_su.f_to_kind(Kind::Double)?.f_reshape([-1])?)?;
-        let unasked = || {
-            Error::Internal(format!(
+        let Some(place) = self.sites.iter().position(|site| *site == seen.site) else {
+            return Err(Error::Internal(format!(
                 "a scorer was shown {:?}, which it did not ask for",
                 seen.site
-            ))
+            )));
         };
-        let place = self
-            .sites
-            .iter()
-            .position(|site| *site == seen.site)
-            .ok_or_else(unasked)?;
         match self.sums.get_mut(place) {
             Some(sums) if sums.is_empty() => *sums = added,
             Some(sums) => super::add_sums(sums, &added)?,
@@ -140,7 +133,6 @@ impl Scorer for ScriptedScorer {
         if state.is_empty() {
             return Ok(());
         }
-        let foreign = || Error::Internal("a scorer's state of another metric".into());
         let mut rest = state;
         for sums in &mut self.sums {
             let (&len, after) = rest.split_first().ok_or_else(foreign)?;
@@ -176,4 +168,8 @@ impl Scorer for ScriptedScorer {
         }
         Ok(scores_u.into_iter().map(|score| score as f32).collect())
     }
+}
+
+fn foreign() -> Error {
+    Error::Internal("a scorer's state of another metric".into())
 }

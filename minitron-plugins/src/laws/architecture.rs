@@ -58,11 +58,8 @@ pub fn check(trial: &Trial, config: &Value) -> Result<String> {
 
 /// No other family takes its configs, nor does it take theirs.
 fn alone(trial: &Trial, family: &dyn Architecture, config: &Config) -> Result<()> {
-    for other in trial
-        .registry
-        .of_kind(Kind::Architecture)
-        .filter(|other| other.tag != trial.plugin.tag)
-    {
+    let families = trial.registry.of_kind(Kind::Architecture);
+    for other in families.filter(|other| other.tag != trial.plugin.tag) {
         let theirs = config_of(&sample_config(other.tag))?;
         let message = format!(
             "it recognises a config of `{}`: ask for its own model_type alone",
@@ -87,16 +84,13 @@ fn alone(trial: &Trial, family: &dyn Architecture, config: &Config) -> Result<()
 
 fn alike(trial: &Trial, one: &ModelSpec, two: &ModelSpec) -> Result<()> {
     let is_named = one.architecture == trial.plugin.tag;
-    trial.ensure(
-        is_named,
-        format!(
-            "its spec is called `{}`: expected its tag",
-            one.architecture
-        ),
-    )?;
-    let layers = |spec: &ModelSpec| format!("{:?}", spec.layers);
+    let message = format!(
+        "its spec is called `{}`: expected its tag",
+        one.architecture
+    );
+    trial.ensure(is_named, message)?;
     let is_same = (&one.params, &one.dims, &one.options) == (&two.params, &two.dims, &two.options)
-        && layers(one) == layers(two);
+        && format!("{:?}", one.layers) == format!("{:?}", two.layers);
     trial.ensure(is_same, "asked twice, it gives two specs")
 }
 
@@ -143,12 +137,11 @@ fn units(trial: &Trial, sample: &Sample) -> Result<()> {
         "the outputs of random weights are not finite",
     )?;
     let mut random = SplitMix::new(1);
-    // Layers and rope pairs have places of their own.
-    for dim in spec
-        .dims
-        .values()
-        .filter(|dim| ![DEPTH, ROPE_PAIRS].contains(&dim.name.as_str()))
-    {
+    for dim in spec.dims.values() {
+        // Layers and rope pairs have places of their own.
+        if [DEPTH, ROPE_PAIRS].contains(&dim.name.as_str()) {
+            continue;
+        }
         let moved = reordered(source, spec, &reorder(spec, dim, &mut random)?)?;
         let change = relative(&outputs(&moved, spec)?, &whole)?;
         let message = format!(
@@ -170,14 +163,13 @@ fn tokens(trial: &Trial, sample: &Sample) -> Result<()> {
         return Ok(());
     }
     let model = sample.load()?;
-    let ids = |last: i64| {
-        Tensor::f_from_slice(&[7i64, 3, 11, 5, 2, 13, last, 4]).and_then(|ids| ids.f_view([1, 8]))
-    };
-    let said = |ids_bt: &Tensor, cache: Option<&mut Cache>| model.hidden(ids_bt, &mut NoTap, cache);
-    let ids_bt = ids(9)?;
-    let whole_bte = said(&ids_bt, None)?;
-    let before = |x_bte: &Tensor| x_bte.f_narrow(1, 0, 6);
-    let change = relative(&before(&said(&ids(1)?, None)?)?, &before(&whole_bte)?)?;
+    let ids_bt = ids_with(9)?;
+    let whole_bte = model.hidden(&ids_bt, &mut NoTap, None)?;
+    let other_bte = model.hidden(&ids_with(1)?, &mut NoTap, None)?;
+    let change = relative(
+        &other_bte.f_narrow(1, 0, UNCHANGED)?,
+        &whole_bte.f_narrow(1, 0, UNCHANGED)?,
+    )?;
     trial.ensure(
         change <= REORDERED,
         format!("a token changes what stands before it by {change:.1e}, relatively"),
@@ -185,12 +177,22 @@ fn tokens(trial: &Trial, sample: &Sample) -> Result<()> {
     let mut cache = Cache::new(&model);
     let mut parts = Vec::new();
     for (start, n) in [(0, 3), (3, 1), (4, 4)] {
-        parts.push(said(&ids_bt.f_narrow(1, start, n)?, Some(&mut cache))?);
+        let ids_bt = ids_bt.f_narrow(1, start, n)?;
+        parts.push(model.hidden(&ids_bt, &mut NoTap, Some(&mut cache))?);
     }
     let change = relative(&Tensor::f_cat(&parts, 1)?, &whole_bte)?;
     let message =
         format!("behind states of earlier tokens, the outputs are {change:.1e} away, relatively");
     trial.ensure(change <= REORDERED, message)
+}
+
+/// Tokens before the one that differs.
+const UNCHANGED: i64 = 6;
+
+/// One sequence of eight tokens [1, T], the last but one of which is given.
+fn ids_with(other: i64) -> Result<Tensor> {
+    let ids = [7i64, 3, 11, 5, 2, 13, other, 4];
+    Ok(Tensor::f_from_slice(&ids)?.f_view([1, 8])?)
 }
 
 /// Student::new compares the view with what the family says of the student's config.

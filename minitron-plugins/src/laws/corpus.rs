@@ -9,9 +9,11 @@ use minitron_core::registry::PluginSpec;
 use super::{Trial, UNTRIED, of_inputs};
 
 /// One column `text` of the rows "one" and "two": a page, its metadata, their length.
-const PARQUET: &[u8] = b"PAR1\x15\x00\x15\x1c\x15\x1c,\x15\x04\x15\x00\x15\x06\x15\x06\x00\x00\x03\x00\x00\x00one\x03\
-                         \x00\x00\x00two\x15\x02\x19,H\x01m\x15\x02\x00\x15\x0c%\x00\x18\x04text%\x00\x00\x16\x04\x19\x1c\x19\x1c&\x08\x1c\
-                         \x15\x0c\x19\x15\x00\x19\x18\x04text\x15\x00\x16\x04\x16>\x16>&\x08\x00\x00\x16>\x16\x04\x00\x00>\x00\x00\x00PAR1";
+const PARQUET: &[u8] =
+    b"PAR1\x15\x00\x15\x1c\x15\x1c,\x15\x04\x15\x00\x15\x06\x15\x06\x00\x00\x03\x00\x00\x00one\
+      \x03\x00\x00\x00two\x15\x02\x19,H\x01m\x15\x02\x00\x15\x0c%\x00\x18\x04text%\x00\x00\x16\
+      \x04\x19\x1c\x19\x1c&\x08\x1c\x15\x0c\x19\x15\x00\x19\x18\x04text\x15\x00\x16\x04\x16>\x16>\
+      &\x08\x00\x00\x16>\x16\x04\x00\x00>\x00\x00\x00PAR1";
 
 /// Version 1, of u16; two sequences of one id, at bytes 0 and 2, a document each.
 const MEGATRON: &[u8] =
@@ -45,16 +47,8 @@ pub fn check(trial: &Trial) -> Result<String> {
     if !trial.lacks_its_file() {
         return documents(trial, trial.spec);
     }
-    let by_path = |path: &Path| {
-        trial
-            .spec
-            .clone()
-            .with("path", path.to_string_lossy().as_ref())
-    };
-    let named = trial
-        .registry
-        .build::<dyn Corpus>(&by_path(&dir.path().join("none")))?
-        .extensions();
+    let none = with_path(trial, &dir.path().join("none"));
+    let named = trial.registry.build::<dyn Corpus>(&none)?.extensions();
     trial.ensure(
         !named.is_empty(),
         "it reads a file and names no ending: no file would select it",
@@ -62,7 +56,7 @@ pub fn check(trial: &Trial) -> Result<String> {
     let mut verdicts = Vec::new();
     for extension in named {
         let path = write(dir.path(), extension)?;
-        verdicts.push(documents(trial, &by_path(&path))?);
+        verdicts.push(documents(trial, &with_path(trial, &path))?);
     }
     // Of some endings there is no sample; one that was read is enough.
     let tried = verdicts
@@ -70,6 +64,11 @@ pub fn check(trial: &Trial) -> Result<String> {
         .position(|verdict| !verdict.starts_with(UNTRIED))
         .unwrap_or(0);
     Ok(verdicts.swap_remove(tried))
+}
+
+fn with_path(trial: &Trial, path: &Path) -> PluginSpec {
+    let spec = trial.spec.clone();
+    spec.with("path", path.to_string_lossy().as_ref())
 }
 
 fn write(dir: &Path, extension: &str) -> Result<PathBuf> {
@@ -86,8 +85,7 @@ fn write(dir: &Path, extension: &str) -> Result<PathBuf> {
 }
 
 fn documents(trial: &Trial, spec: &PluginSpec) -> Result<String> {
-    let build = || trial.registry.build::<dyn Corpus>(spec);
-    let corpus = build()?;
+    let corpus = trial.registry.build::<dyn Corpus>(spec)?;
     let all = match read(corpus.documents(3)) {
         Ok(all) => all,
         Err(error) => {
@@ -111,8 +109,9 @@ fn documents(trial: &Trial, spec: &PluginSpec) -> Result<String> {
         read(corpus.documents(3))? == all,
         "asked twice, it gives other documents",
     )?;
+    let again = trial.registry.build::<dyn Corpus>(spec)?;
     trial.ensure(
-        read(build()?.documents(3))? == all,
+        read(again.documents(3))? == all,
         "built again, it gives other documents",
     )?;
     let is_open = all.len() < MAX_ITEMS && matches!(all.last(), Some(Document::Part(_)));

@@ -31,42 +31,36 @@ pub fn check(trial: &Trial) -> Result<String> {
         Err(error) => return Ok(untried(&of_inputs(&error).ok_or(error)?)),
     };
     let config = sample_config("llama");
-    let (model, teacher) = (
-        Sample::new(trial.registry, &config, 6)?,
-        Sample::new(trial.registry, &config, 7)?,
-    );
+    let model = Sample::new(trial.registry, &config, 6)?;
+    let teacher = Sample::new(trial.registry, &config, 7)?;
     let (model, teacher) = (model.load()?, teacher.load()?);
     let (windows, tokenizer) = (some_windows(7, 12, 8)?, tokenizer(dir.path(), TEXT)?);
-    let measure = |batch_size| {
-        evaluator.evaluate(&Subject {
-            model: &model,
-            teacher: Some(&teacher),
-            kept_hidden: None,
-            windows: Some(&windows),
-            tokenizer: Some(&tokenizer),
-            batch_size,
-            seed: 1,
-            progress: &Silent,
-        })
+    let subject = Subject {
+        model: &model,
+        teacher: Some(&teacher),
+        kept_hidden: None,
+        windows: Some(&windows),
+        tokenizer: Some(&tokenizer),
+        batch_size: 8,
+        seed: 1,
+        progress: &Silent,
     };
-    let measured = match measure(8) {
+    let measured = match evaluator.evaluate(&subject) {
         Ok(measured) => measured,
         Err(error) => return Ok(untried(&of_inputs(&error).ok_or(error)?)),
     };
     trial.ensure(!measured.is_empty(), "it measures nothing")?;
-    compare(trial, "asked twice", &measured, &measure(8)?)?;
-    compare(
-        trial,
-        "with batches of 3 instead of 8",
-        &measured,
-        &measure(3)?,
-    )?;
-    compare(
-        trial,
-        "with batches of 1 instead of 8",
-        &measured,
-        &measure(1)?,
-    )?;
+    for (when, batch_size) in [
+        ("asked twice", 8),
+        ("with batches of 3 instead of 8", 3),
+        ("with batches of 1 instead of 8", 1),
+    ] {
+        let again = evaluator.evaluate(&Subject {
+            batch_size,
+            ..subject
+        })?;
+        compare(trial, when, &measured, &again)?;
+    }
     Ok("finite values, the same twice and whatever the batch size".into())
 }
 
@@ -123,15 +117,16 @@ pub(super) fn tokenizer(dir: &Path, words: &str) -> Result<Tokenizer> {
     Tokenizer::load(dir, &config_of(&json!({ "eos_token_id": 0 }))?, VOCAB, true)
 }
 
-/// Records with the fields of every kind of task that is built in.
+/// A record with the fields of every kind of task that is built in.
+fn record(prompt: &str, completion: &str) -> Value {
+    json!({
+        "prompt": prompt, "completion": completion, "context": prompt,
+        "choices": ["a red ball .", "sad", "home"], "gold": 1,
+        "text": prompt, "label": completion,
+    })
+}
+
 fn task_file(dir: &Path) -> Result<PathBuf> {
-    let record = |prompt: &str, completion: &str| -> Value {
-        json!({
-            "prompt": prompt, "completion": completion, "context": prompt, "choices": ["a red ball \
-                                                                                        .", "sad", "home"],
-            "gold": 1, "text": prompt, "label": completion
-        })
-    };
     let records = [
         record("Once upon a time", " there was a"),
         record("Mia saw a", " dog"),

@@ -28,14 +28,7 @@ pub fn check(trial: &Trial) -> Result<()> {
 
 fn words(trial: &Trial) -> Result<()> {
     let plugin = trial.plugin;
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    let is_snake =
-        plugin.tag.chars().all(plain) && plugin.tag.starts_with(|c: char| c.is_ascii_lowercase());
-    trial.ensure(
-        is_snake && !plugin.tag.contains("__"),
-        "tag: expected snake_case",
-    )?;
-    let is_line = |text: &str| !text.is_empty() && !text.contains('\n');
+    trial.ensure(is_snake_case(plugin.tag), "tag: expected snake_case")?;
     trial.ensure(
         is_line(plugin.summary) && is_line(plugin.source),
         "summary, source: expected a line each",
@@ -45,6 +38,18 @@ fn words(trial: &Trial) -> Result<()> {
         origin.contains(' '),
         format!("origin: expected crate and version, got `{origin}`"),
     )
+}
+
+fn is_snake_case(tag: &str) -> bool {
+    let mut letters = tag.chars();
+    tag.starts_with(|c: char| c.is_ascii_lowercase())
+        && letters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && !tag.contains("__")
+}
+
+/// Whether a text is one line, with something in it.
+fn is_line(text: &str) -> bool {
+    !text.is_empty() && !text.contains('\n')
 }
 
 fn read_and_written(trial: &Trial, example: &Value) -> Result<()> {
@@ -78,14 +83,9 @@ fn parameters(trial: &Trial, example: &Value) -> Result<()> {
         .and_then(Value::as_object)
         .cloned()
         .unwrap_or_default();
-    let (known, keys): (HashSet<&String>, HashSet<&String>) = (
-        described.keys().collect(),
-        example
-            .as_object()
-            .into_iter()
-            .flat_map(|object| object.keys())
-            .collect(),
-    );
+    let known: HashSet<&String> = described.keys().collect();
+    let fields = example.as_object().into_iter();
+    let keys: HashSet<&String> = fields.flat_map(|object| object.keys()).collect();
     trial.ensure(
         known == keys,
         format!("parameters {keys:?}, described {known:?}"),
@@ -96,19 +96,19 @@ fn parameters(trial: &Trial, example: &Value) -> Result<()> {
         taken.is_none(),
         format!("`{name}` is not for plugins: call the parameter something else"),
     )?;
-    let says = |of: &Value| {
-        of.get("description")
-            .and_then(Value::as_str)
-            .is_some_and(|text| !text.is_empty())
-    };
     trial.ensure(
-        says(&schema),
+        is_described(&schema),
         "no description: add a doc comment to the struct",
     )?;
-    let silent = described.iter().find(|(_, of)| !says(of));
+    let silent = described.iter().find(|(_, of)| !is_described(of));
     let name = silent.map(|(key, _)| key.as_str()).unwrap_or_default();
     trial.ensure(
         silent.is_none(),
         format!("`{name}` has no description: add a doc comment"),
     )
+}
+
+fn is_described(schema: &Value) -> bool {
+    let text = schema.get("description").and_then(Value::as_str);
+    text.is_some_and(|text| !text.is_empty())
 }

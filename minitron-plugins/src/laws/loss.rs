@@ -28,15 +28,7 @@ pub fn check(trial: &Trial) -> Result<String> {
     let (student_nv, teacher_nv) = (mixed(4)?, mixed(5)?);
     court.by_rows(&student_nv, &teacher_nv)?;
     for seed in 0..4 {
-        let far = |seed| -> Result<Tensor> {
-            Ok(uniform(&[6, VOCAB], 1.0, seed)?
-                .f_sign()?
-                .f_mul_scalar(1e4)?)
-        };
-        let _ = court.finite(
-            &far(seed)?.f_to_kind(Kind::Float)?,
-            &far(seed + 10)?.f_to_kind(Kind::Float)?,
-        )?;
+        let _ = court.finite(&large(seed)?, &large(seed + 10)?)?;
     }
     court.gradient()?;
     court.constants()?;
@@ -58,6 +50,14 @@ fn mixed(seed: u64) -> Result<Tensor> {
         .f_to_kind(Kind::Float)?)
 }
 
+/// Logits of 1e4 and −1e4, f32.
+fn large(seed: u64) -> Result<Tensor> {
+    Ok(uniform(&[6, VOCAB], 1.0, seed)?
+        .f_sign()?
+        .f_mul_scalar(1e4)?
+        .f_to_kind(Kind::Float)?)
+}
+
 impl LossTrial<'_> {
     fn rows(&self, student_nv: &Tensor, teacher_nv: &Tensor) -> Result<Tensor> {
         let teacher = (self.loss.teacher() != TeacherNeed::Nothing).then_some(teacher_nv);
@@ -73,15 +73,11 @@ impl LossTrial<'_> {
         )?;
         let needs_teacher = self.loss.teacher() != TeacherNeed::Nothing;
         for row in 0..6 {
-            let one = |x: &Tensor| x.f_narrow(0, row, 1);
-            let teacher = if needs_teacher {
-                Some(one(teacher_nv)?)
-            } else {
-                None
-            };
-            let alone =
-                self.loss
-                    .rows(&one(student_nv)?, teacher.as_ref(), &one(&self.labels_n)?)?;
+            let student = student_nv.f_narrow(0, row, 1)?;
+            let teacher = teacher_nv.f_narrow(0, row, 1)?;
+            let label = self.labels_n.f_narrow(0, row, 1)?;
+            let teacher = needs_teacher.then_some(&teacher);
+            let alone = self.loss.rows(&student, teacher, &label)?;
             let (alone, among) = (alone.f_double_value(&[0])?, loss_n.f_double_value(&[row])?);
             let is_own = (alone - among).abs() <= 1e-6 * among.abs().max(1.0);
             self.trial.ensure(
@@ -126,8 +122,9 @@ impl LossTrial<'_> {
     fn gradient(&self) -> Result<()> {
         let (student_nv, teacher_nv) =
             (uniform(&[6, VOCAB], 3.0, 1)?, uniform(&[6, VOCAB], 3.0, 2)?);
-        let value = |x: &Tensor| Ok(self.rows(x, &teacher_nv)?.f_sum(Kind::Double)?);
-        let error = gradient_error(&student_nv, STEP, value)?;
+        let error = gradient_error(&student_nv, STEP, |x| {
+            Ok(self.rows(x, &teacher_nv)?.f_sum(Kind::Double)?)
+        })?;
         self.trial.ensure(
             error <= 1e-2,
             format!("its gradient is {error:.1e} away from its differences, relatively"),

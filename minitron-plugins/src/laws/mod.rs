@@ -95,11 +95,8 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
 pub fn check_opened(registry: &Registry) -> Result<BTreeMap<String, String>> {
     let samples = samples(registry)?;
     let mut checked = BTreeMap::new();
-    for &plugin in registry
-        .descriptors()
-        .iter()
-        .filter(|plugin| registry.is_opened(plugin))
-    {
+    let plugins = registry.descriptors().iter();
+    for &plugin in plugins.filter(|plugin| registry.is_opened(plugin)) {
         let trial = Trial {
             registry,
             plugin,

@@ -24,13 +24,12 @@ pub(crate) fn is_finite(x: &Tensor) -> Result<bool> {
 
 /// Largest difference, relative to the largest of `b`.
 pub(crate) fn relative(a: &Tensor, b: &Tensor) -> Result<f64> {
-    let largest = |x: &Tensor| -> Result<f64> {
-        Ok(x.f_abs()?
-            .f_max()?
-            .f_to_kind(Kind::Double)?
-            .f_double_value(&[])?)
-    };
     Ok(largest(&a.f_sub(b)?)? / largest(b)?.max(f64::MIN_POSITIVE))
+}
+
+fn largest(x: &Tensor) -> Result<f64> {
+    let largest = x.f_abs()?.f_max()?;
+    Ok(largest.f_to_kind(Kind::Double)?.f_double_value(&[])?)
 }
 
 /// Largest difference between the gradient of a scalar and its central differences over `step` in

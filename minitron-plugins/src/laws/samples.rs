@@ -104,11 +104,11 @@ pub fn sample_config(model_type: &str) -> Value {
 
 fn plain_config(model_type: &str) -> Value {
     json!({
-        "model_type": model_type, "vocab_size": VOCAB, "tie_word_embeddings": false,
-            "initializer_range": 0.3,
+        "model_type": model_type, "vocab_size": VOCAB,
+        "tie_word_embeddings": false, "initializer_range": 0.3,
         "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "max_position_embeddings": 64,
         "dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 4,
         "n_embd": 32, "n_inner": 48, "n_layer": 3, "n_head": 4, "n_positions": 64,
     })
@@ -132,12 +132,11 @@ pub fn random_weights(spec: &ModelSpec, seed: u64) -> Result<MemorySource> {
     let mut random = SplitMix::new(seed);
     let mut source = MemorySource::default();
     for param in &spec.params {
-        let len = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
-        let shape: Vec<i64> = param
-            .sides
-            .iter()
-            .map(|side| side.len(len) as i64)
-            .collect();
+        let mut shape: Vec<i64> = Vec::new();
+        for side in &param.sides {
+            let len = side.len(|dim| spec.dims.get(dim).map(|dim| dim.size));
+            shape.push(len as i64);
+        }
         let is_gain = param.sides.len() == 1 && param.kind == ParamKind::Weight;
         let spread = if param.role == Role::TOKEN_EMBEDDING {
             1.0
@@ -183,16 +182,18 @@ pub fn random_rankings(groups: &[PruneGroup], seed: u64) -> Result<Rankings> {
 
 /// About half of each axis alone, where the family has such a student.
 pub(super) fn halves(space: &Space) -> Vec<Sizes> {
-    let half = |axis: &AxisSizes| {
-        let mut sizes = axis.legal();
-        sizes.retain(|&size| size < axis.full);
-        sizes.sort_by_key(|size| size.abs_diff(axis.full / 2));
-        sizes
-            .into_iter()
-            .map(|size| Sizes::from([(axis.kind.clone(), size)]))
-            .find(|one| space.complete(one).is_ok())
-    };
-    space.axes.iter().filter_map(half).collect()
+    let axes = space.axes.iter();
+    axes.filter_map(|axis| half_of(axis, space)).collect()
+}
+
+fn half_of(axis: &AxisSizes, space: &Space) -> Option<Sizes> {
+    let mut sizes = axis.legal();
+    sizes.retain(|&size| size < axis.full);
+    sizes.sort_by_key(|size| size.abs_diff(axis.full / 2));
+    sizes
+        .into_iter()
+        .map(|size| Sizes::from([(axis.kind.clone(), size)]))
+        .find(|one| space.complete(one).is_ok())
 }
 
 /// About half of as many axes at once as go together.

@@ -23,11 +23,11 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
     let (mut n_tried, mut refusal) = (0_usize, String::new());
     for sample in samples {
         let deeper = deeper(trial, sample)?;
-        let of = |student, teacher| sites(trial, loss.as_ref(), student, teacher);
-        match of(sample, sample)
-            .and_then(|()| of(sample, &deeper))
-            .and_then(|()| of(&deeper, sample))
-        {
+        let pairs = [(sample, sample), (sample, &deeper), (&deeper, sample)];
+        let shown = pairs
+            .into_iter()
+            .try_for_each(|(student, teacher)| sites(trial, loss.as_ref(), student, teacher));
+        match shown {
             Ok(()) => n_tried += 1,
             Err(error) => refusal = of_inputs(&error).ok_or(error)?,
         }
@@ -43,11 +43,9 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
         }
         .check()?;
     }
-    Ok(
-        "a finite number of states of its sites, with a gradient for the student alone, padding \
-         left out"
-            .into(),
-    )
+    let kept = "a finite number of states of its sites, with a gradient for the student alone, \
+                padding left out";
+    Ok(kept.into())
 }
 
 /// The same model with two more layers.
@@ -121,19 +119,14 @@ impl StateLossTrial<'_> {
             .f_view([2, 5])?
             .f_to_kind(Kind::Bool)?;
         let padding_bt1 = attention_mask_bt.f_logical_not()?.f_unsqueeze(-1)?;
-        let (student, teacher) = (uniform(&[2, 5, 12], 2.0, 7)?, uniform(&[2, 5, 12], 2.0, 8)?);
-        let (student, teacher) = (
-            student.f_to_kind(Kind::Float)?,
-            teacher.f_to_kind(Kind::Float)?,
-        );
+        let student = uniform(&[2, 5, 12], 2.0, 7)?.f_to_kind(Kind::Float)?;
+        let teacher = uniform(&[2, 5, 12], 2.0, 8)?.f_to_kind(Kind::Float)?;
         let (value, gradient) = self.with_gradient(&student, &teacher, Some(&attention_mask_bt))?;
         for padding in [0.0, -1e4, f64::NAN] {
-            let elsewhere = |x: &Tensor| x.f_masked_fill(&padding_bt1, padding);
-            let (other, others) = self.with_gradient(
-                &elsewhere(&student)?,
-                &elsewhere(&teacher)?,
-                Some(&attention_mask_bt),
-            )?;
+            let student = student.f_masked_fill(&padding_bt1, padding)?;
+            let teacher = teacher.f_masked_fill(&padding_bt1, padding)?;
+            let (other, others) =
+                self.with_gradient(&student, &teacher, Some(&attention_mask_bt))?;
             let is_same = other.f_equal(&value)? && others.f_equal(&gradient)?;
             self.trial.ensure(
                 is_same,
@@ -163,12 +156,11 @@ impl StateLossTrial<'_> {
             .f_double_value(&[])?;
         let (mut sum, mut n_tokens) = (0.0, 0.0);
         for row in 0..2 {
-            let one = |x: &Tensor| x.f_narrow(0, row, 1);
-            let seen_1t = one(attention_mask_bt)?;
+            let (student, teacher) = (student.f_narrow(0, row, 1)?, teacher.f_narrow(0, row, 1)?);
+            let seen_1t = attention_mask_bt.f_narrow(0, row, 1)?;
             let n = seen_1t.f_sum(Kind::Double)?.f_double_value(&[])?;
-            sum += n * self
-                .value(&one(student)?, &one(teacher)?, Some(&seen_1t))?
-                .f_double_value(&[])?;
+            let value = self.value(&student, &teacher, Some(&seen_1t))?;
+            sum += n * value.f_double_value(&[])?;
             n_tokens += n;
         }
         let by_tokens = sum / n_tokens;
@@ -186,22 +178,9 @@ impl StateLossTrial<'_> {
         teacher: &Tensor,
         attention_mask_bt: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let causal = self.causal;
-        fn states<'a>(
-            x_btc: &'a Tensor,
-            attention_mask_bt: Option<&'a Tensor>,
-            causal: bool,
-        ) -> States<'a> {
-            States {
-                x_btc,
-                attention_mask_bt,
-                causal,
-                head_dim: 4,
-            }
-        }
         let value = self.loss.loss(
-            &states(student, attention_mask_bt, causal),
-            &states(teacher, attention_mask_bt, causal),
+            &self.states(student, attention_mask_bt),
+            &self.states(teacher, attention_mask_bt),
         )?;
         let size = value.size();
         self.trial.ensure(
@@ -209,6 +188,15 @@ impl StateLossTrial<'_> {
             format!("expected a scalar, got sides {size:?}"),
         )?;
         Ok(value)
+    }
+
+    fn states<'a>(&self, x_btc: &'a Tensor, attention_mask_bt: Option<&'a Tensor>) -> States<'a> {
+        States {
+            x_btc,
+            attention_mask_bt,
+            causal: self.causal,
+            head_dim: 4,
+        }
     }
 
     fn with_gradient(

@@ -14,12 +14,6 @@ pub(super) type UnitOrder = BTreeMap<String, Vec<usize>>;
 /// A new order of a dim's units. Query heads stay with their key/value head: they move inside its
 /// run, or the whole run moves.
 pub(super) fn reorder(spec: &ModelSpec, dim: &Dim, random: &mut SplitMix) -> Result<UnitOrder> {
-    let runs = |order: &[usize], per: usize| {
-        order
-            .iter()
-            .flat_map(|&run| run * per..(run + 1) * per)
-            .collect()
-    };
     if let Some(by) = &dim.partition {
         let n_runs = spec.dim(by)?.size.max(1);
         let inside = shuffled(dim.size / n_runs, random);
@@ -31,10 +25,9 @@ pub(super) fn reorder(spec: &ModelSpec, dim: &Dim, random: &mut SplitMix) -> Res
     let mut orders = UnitOrder::new();
     if let (KV_HEADS, Some(layer)) = split_dim(&dim.name) {
         let heads = spec.dim(&dim_of_layer(HEADS, layer))?;
-        orders.insert(
-            heads.name.clone(),
-            runs(&order, heads.size / dim.size.max(1)),
-        );
+        let per = heads.size / dim.size.max(1);
+        let moved = order.iter().flat_map(|&run| run * per..(run + 1) * per);
+        orders.insert(heads.name.clone(), moved.collect());
     }
     orders.insert(dim.name.clone(), order);
     Ok(orders)
@@ -74,7 +67,6 @@ pub(super) fn reordered(
 }
 
 fn positions(side: &Side, spec: &ModelSpec, order: &UnitOrder) -> Result<Vec<i64>> {
-    let size_of = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
     for dim in side.dims() {
         let (size, len) = (spec.dim(dim)?.size, order.get(dim).map(Vec::len));
         if len.is_some_and(|len| len != size) {
@@ -83,7 +75,9 @@ fn positions(side: &Side, spec: &ModelSpec, order: &UnitOrder) -> Result<Vec<i64
             )));
         }
     }
-    let positions = side.positions(&size_of, &|dim| order.get(dim).map(Vec::as_slice));
+    let positions = side.positions(&|dim| spec.dims.get(dim).map(|dim| dim.size), &|dim| {
+        order.get(dim).map(Vec::as_slice)
+    });
     Ok(positions
         .into_iter()
         .map(|position| position as i64)

@@ -83,38 +83,40 @@ impl Width {
     }
 }
 
+impl Width {
+    /// Of whole heads; what is not made of any has none.
+    fn n_heads(&self) -> i64 {
+        if self.head_dim > 0 && self.width % self.head_dim == 0 {
+            self.width / self.head_dim
+        } else {
+            0
+        }
+    }
+
+    fn is_multiple_of(&self, n: i64) -> bool {
+        n > 0 && self.width > 0 && self.width % n == 0
+    }
+}
+
 impl AttentionRelation {
     /// R for states of these widths.
     fn n_relation_heads(&self, student: Width, teacher: Width) -> Result<i64> {
-        // Of whole heads; what is not made of any has none.
-        let n_heads = |of: Width| {
-            if of.head_dim > 0 && of.width % of.head_dim == 0 {
-                of.width / of.head_dim
-            } else {
-                0
-            }
-        };
-        let (n_student, n_teacher) = (n_heads(student), n_heads(teacher));
-        let divides = |n: i64| {
-            n > 0
-                && [student, teacher]
-                    .iter()
-                    .all(|of| of.width > 0 && of.width % n == 0)
-        };
+        let (n_student, n_teacher) = (student.n_heads(), teacher.n_heads());
         let chosen = match i64::from(self.relation_heads) {
-            0 if divides(n_student) => n_student,
+            0 if student.is_multiple_of(n_student) && teacher.is_multiple_of(n_student) => {
+                n_student
+            }
             0 => greatest_common_divisor(n_student, n_teacher),
             given => given,
         };
-        if divides(chosen) {
+        if student.is_multiple_of(chosen) && teacher.is_multiple_of(chosen) {
             return Ok(chosen);
         }
         let (of_student, of_teacher) = (student.width, teacher.width);
         Err(Error::Recipe(format!(
             "{TAG}: relation_heads: expected a divisor of the student's width {of_student} and the \
-             teacher's {of_teacher}, \
-             got {chosen}; 0 takes one that fits, `relations=query` leaves narrower keys and \
-             values out"
+             teacher's {of_teacher}, got {chosen}; 0 takes one that fits, `relations=query` leaves \
+             narrower keys and values out"
         )))
     }
 }
@@ -163,18 +165,9 @@ impl StateLoss for AttentionRelation {
         let n_heads =
             self.n_relation_heads(Width::of_states(student)?, Width::of_states(teacher)?)?;
         let hidden = hidden_keys(student, n_tokens)?;
-        let log_q_brtt = log_relations(
-            student.x_btc,
-            student.attention_mask_bt,
-            hidden.as_ref(),
-            n_heads,
-        )?;
-        let log_p_brtt = log_relations(
-            &teacher.x_btc.f_detach()?,
-            student.attention_mask_bt,
-            hidden.as_ref(),
-            n_heads,
-        )?;
+        let (mask_bt, hidden) = (student.attention_mask_bt, hidden.as_ref());
+        let log_q_brtt = log_relations(student.x_btc, mask_bt, hidden, n_heads)?;
+        let log_p_brtt = log_relations(&teacher.x_btc.f_detach()?, mask_bt, hidden, n_heads)?;
         // Padding is zero in both models: as a query it relates alike, and adds nothing.
         let loss_brt = kl(&log_p_brtt, &log_q_brtt)?;
         let n_seen = match student.attention_mask_bt {

@@ -26,10 +26,8 @@ impl Distance {
     /// # Errors
     /// `Plugin` when the states are not of one shape: the engine projects the student's first.
     pub(super) fn between(self, tag: &str, student: &States, teacher: &States) -> Result<Tensor> {
-        let (student_nc, teacher_nc) = (
-            widened(&student.rows()?)?,
-            widened(&teacher.rows()?.f_detach()?)?,
-        );
+        let student_nc = widened(&student.rows()?)?;
+        let teacher_nc = widened(&teacher.rows()?.f_detach()?)?;
         if student_nc.size() != teacher_nc.size() {
             let (expected, found) = (teacher_nc.size(), student_nc.size());
             return Err(mismatch(
@@ -60,30 +58,31 @@ pub(super) fn mismatch(tag: &str, message: String) -> Error {
 /// 1 − cos over the last dimension as ½|a/|a| − b/|b||², which does not cancel between vectors that
 /// hardly differ. A vector of zeros has the cosine 0 with any other.
 pub(super) fn one_minus_cos(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    const SMALLEST: f64 = 1e-8;
-    let last = [-1i64].as_slice();
-    // With it, how far the square of the unit vector's length is from 1: all of it for zeros, else
-    // nothing.
-    let unit = |x: &Tensor| -> Result<(Tensor, Tensor)> {
-        let length = x
-            .f_norm_scalaropt_dim(2, last, true)?
-            .f_clamp_min(SMALLEST)?;
-        let is_zero = length
-            .f_detach()?
-            .f_le(SMALLEST)?
-            .f_to_kind(x.f_kind()?)?
-            .f_squeeze_dim(-1)?;
-        Ok((x.f_div(&length)?, is_zero))
-    };
-    let ((a, a_is_zero), (b, b_is_zero)) = (unit(a)?, unit(b)?);
-    let distance = a
-        .f_sub(&b)?
-        .f_square()?
-        .f_sum_dim_intlist(last, false, a.f_kind()?)?;
+    let (a, a_is_zero) = unit(a)?;
+    let (b, b_is_zero) = unit(b)?;
+    let distance =
+        a.f_sub(&b)?
+            .f_square()?
+            .f_sum_dim_intlist([-1i64].as_slice(), false, a.f_kind()?)?;
     Ok(distance
         .f_add(&a_is_zero)?
         .f_add(&b_is_zero)?
         .f_mul_scalar(0.5)?)
+}
+
+/// Vectors over the last dimension at length 1, and how far the square of that length is from 1:
+/// all of it for zeros, else nothing.
+fn unit(x: &Tensor) -> Result<(Tensor, Tensor)> {
+    const SMALLEST: f64 = 1e-8;
+    let length = x
+        .f_norm_scalaropt_dim(2, [-1i64].as_slice(), true)?
+        .f_clamp_min(SMALLEST)?;
+    let is_zero = length
+        .f_detach()?
+        .f_le(SMALLEST)?
+        .f_to_kind(x.f_kind()?)?
+        .f_squeeze_dim(-1)?;
+    Ok((x.f_div(&length)?, is_zero))
 }
 
 /// Mean over the last dimension of the squared difference.

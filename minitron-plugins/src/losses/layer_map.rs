@@ -82,12 +82,8 @@ impl TryFrom<LayerPairs> for Layers {
 
     fn try_from(written: LayerPairs) -> Result<Self> {
         let words = written.words();
-        match words
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .as_slice()
-        {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
             ["last_but_two"] => Ok(Layers::LastButTwo),
             ["last"] => Ok(Layers::Last),
             ["uniform"] => Ok(Layers::Uniform),
@@ -130,6 +126,24 @@ impl fmt::Display for Layers {
     }
 }
 
+impl LayerPair {
+    /// Refuses layers that the models do not have.
+    fn check(&self, tag: &str, n_student: usize, n_teacher: usize) -> Result<()> {
+        for (whose, layer, n_layers) in [
+            ("teacher", self.teacher, n_teacher),
+            ("student", self.student, n_student),
+        ] {
+            if layer >= n_layers {
+                return Err(Error::Recipe(format!(
+                    "{tag}: layers: {self} (teacher:student): the {whose} has no layer {layer}, \
+                     its {n_layers} layers are counted from 0"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Layers {
     /// The pairs of models with so many layers.
     ///
@@ -141,44 +155,35 @@ impl Layers {
         n_student: usize,
         n_teacher: usize,
     ) -> Result<Vec<LayerPair>> {
-        let from_end = |n_after: usize| {
-            let layer = |whose: &str, n_layers: usize| {
-                n_layers.checked_sub(n_after + 1).ok_or_else(|| {
-                    let wanted = n_after + 1;
-                    let message = format!(
-                        "{tag}: layers: {self}: expected at least {wanted} layers, the {whose} has \
-                         {n_layers}; take `last`"
-                    );
-                    Error::Recipe(message)
-                })
-            };
-            let (teacher, student) = (layer("teacher", n_teacher)?, layer("student", n_student)?);
-            Ok(vec![LayerPair { teacher, student }])
-        };
-        match self {
-            Layers::LastButTwo => from_end(2),
-            Layers::Last => from_end(0),
-            Layers::Uniform => Ok((0..n_student)
-                .map(|student| uniform(student, n_student, n_teacher))
-                .collect()),
+        let n_after = match self {
+            Layers::LastButTwo => 2,
+            Layers::Last => 0,
+            Layers::Uniform => {
+                let pairs = (0..n_student).map(|layer| uniform(layer, n_student, n_teacher));
+                return Ok(pairs.collect());
+            }
             Layers::Given(pairs) => {
                 for pair in pairs {
-                    for (whose, layer, n_layers) in [
-                        ("teacher", pair.teacher, n_teacher),
-                        ("student", pair.student, n_student),
-                    ] {
-                        if layer >= n_layers {
-                            return Err(Error::Recipe(format!(
-                                "{tag}: layers: {pair} (teacher:student): the {whose} has no layer \
-                                 {layer}, its \
-                                 {n_layers} layers are counted from 0"
-                            )));
-                        }
-                    }
+                    pair.check(tag, n_student, n_teacher)?;
                 }
-                Ok(pairs.clone())
+                return Ok(pairs.clone());
             }
-        }
+        };
+        Ok(vec![LayerPair {
+            teacher: self.from_end(tag, "teacher", n_teacher, n_after)?,
+            student: self.from_end(tag, "student", n_student, n_after)?,
+        }])
+    }
+
+    /// The layer that has so many after it.
+    fn from_end(&self, tag: &str, whose: &str, n_layers: usize, n_after: usize) -> Result<usize> {
+        let wanted = n_after + 1;
+        n_layers.checked_sub(wanted).ok_or_else(|| {
+            Error::Recipe(format!(
+                "{tag}: layers: {self}: expected at least {wanted} layers, the {whose} has \
+                 {n_layers}; take `last`"
+            ))
+        })
     }
 
     /// A site of each pair of layers; `site` is given a model and one of its layers.
@@ -190,14 +195,14 @@ impl Layers {
         site: impl Fn(&ModelSpec, usize) -> Result<Site>,
     ) -> Result<Vec<SitePair>> {
         let (n_student, n_teacher) = (student.n_layers(), teacher.n_layers());
-        let pairs = self.of(tag, n_student, n_teacher)?.into_iter();
-        let sites = |pair: LayerPair| {
-            Ok(SitePair {
+        let mut sites = Vec::new();
+        for pair in self.of(tag, n_student, n_teacher)? {
+            sites.push(SitePair {
                 student: site(student, pair.student)?,
                 teacher: site(teacher, pair.teacher)?,
-            })
-        };
-        pairs.map(sites).collect()
+            });
+        }
+        Ok(sites)
     }
 }
 

@@ -35,11 +35,8 @@ impl Reconstruction for BiasCompensation {
         editor.for_each_projection(Reference::Teacher, &mut |editor, stats| {
             let projections = &stats.projections;
             for &role in projections.roles.iter().filter(|_| projections.is_writer) {
-                if editor
-                    .spec()
-                    .find(projections.at, role, ParamKind::Bias)
-                    .is_some()
-                {
+                let bias = editor.spec().find(projections.at, role, ParamKind::Bias);
+                if bias.is_some() {
                     let mean_e = stats
                         .r_sum_e
                         .f_div_scalar(stats.n_tokens.max(1) as f64 * stats.scale)?;

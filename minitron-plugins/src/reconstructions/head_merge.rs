@@ -117,9 +117,8 @@ fn blocks<'s>(
     side: &'s Side,
     dim: &'s str,
 ) -> impl Iterator<Item = Option<usize>> + 's {
-    let size_of = |dim: &str| editor.spec().dims.get(dim).map(|dim| dim.size);
     side.0.iter().map(move |part| {
-        part.units(&size_of)
+        part.units(&|dim| editor.spec().dims.get(dim).map(|dim| dim.size))
             .filter(|(of, _)| *of == dim)
             .map(|(_, block)| block)
     })
@@ -149,11 +148,14 @@ fn mixing(
     for (part, block) in outputs.0.iter().zip(blocks(editor, outputs, dim)) {
         let n_rows = Side(vec![part.clone()])
             .len(|dim| editor.teacher_spec().dims.get(dim).map(|dim| dim.size));
-        let eye = |n: usize| Tensor::f_eye(n as i64, (Kind::Double, Device::Cpu));
         diagonal.push(match block {
             Some(block) => heads.f_kron(&eye(block)?)?,
             None => eye(n_rows)?,
         });
     }
     Ok(Tensor::f_block_diag(&diagonal)?)
+}
+
+fn eye(n: usize) -> Result<Tensor> {
+    Ok(Tensor::f_eye(n as i64, (Kind::Double, Device::Cpu))?)
 }

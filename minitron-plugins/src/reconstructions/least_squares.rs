@@ -86,11 +86,8 @@ impl Reconstruction for LeastSquares {
                 return Ok(());
             };
             for &role in &stats.projections.roles {
-                if editor
-                    .spec()
-                    .find(stats.projections.at, role, ParamKind::Weight)
-                    .is_some()
-                {
+                let at = stats.projections.at;
+                if editor.spec().find(at, role, ParamKind::Weight).is_some() {
                     refit(editor, role, stats, &delta_ec)?;
                 }
             }

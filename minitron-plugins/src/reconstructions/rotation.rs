@@ -45,10 +45,8 @@ minitron_core::plugin! {
 impl Reconstruction for Rotation {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
         editor.check_rebase()?;
-        let (n_hidden, n_kept) = (
-            editor.teacher_spec().size(HIDDEN),
-            editor.spec().size(HIDDEN),
-        );
+        let n_hidden = editor.teacher_spec().size(HIDDEN);
+        let n_kept = editor.spec().size(HIDDEN);
         if n_kept == n_hidden {
             return Ok(());
         }
@@ -96,10 +94,8 @@ fn spread(basis_ee: &Tensor, n_kept: i64, seed: u64) -> Result<Tensor> {
     let draws_kk = Tensor::f_from_slice(&draws)?.f_reshape([n_kept, n_kept])?;
     let (turn_kk, _) = Tensor::f_linalg_qr(&draws_kk, "reduced")?;
     let n_rest = basis_ee.size2()?.1 - n_kept;
-    let (kept_ek, rest_er) = (
-        basis_ee.f_narrow(1, 0, n_kept)?,
-        basis_ee.f_narrow(1, n_kept, n_rest)?,
-    );
+    let kept_ek = basis_ee.f_narrow(1, 0, n_kept)?;
+    let rest_er = basis_ee.f_narrow(1, n_kept, n_rest)?;
     Ok(Tensor::f_cat(&[kept_ek.f_matmul(&turn_kk)?, rest_er], 1)?)
 }
 

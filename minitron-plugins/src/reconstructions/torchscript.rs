@@ -43,14 +43,8 @@ impl Reconstruction for Torchscript {
             };
             let student_ef = editor.read(at, Role::DOWN, ParamKind::Weight)?;
             let teacher_ef = editor.read_teacher(at, Role::DOWN, ParamKind::Weight)?;
-            let kept = |dim: &str| {
-                let kept: Vec<i64> = editor.kept(dim).iter().map(|&unit| unit as i64).collect();
-                Tensor::f_from_slice(&kept)
-            };
-            let (kept_e, kept_f) = (
-                kept(HIDDEN)?,
-                kept(&dim_of_layer(MLP, editor.source_layer(layer)))?,
-            );
+            let neurons = dim_of_layer(MLP, editor.source_layer(layer));
+            let (kept_e, kept_f) = (kept(editor, HIDDEN)?, kept(editor, &neurons)?);
             let shape = student_ef.size();
             let arguments = [student_ef, teacher_ef, kept_e, kept_f].map(IValue::Tensor);
             let fitted_ef = tch::no_grad(|| self.script.call(&self.path, "forward", &arguments))?;
@@ -65,4 +59,10 @@ impl Reconstruction for Torchscript {
         }
         Ok(())
     }
+}
+
+/// The teacher's units that stay.
+fn kept(editor: &StudentEditor, dim: &str) -> Result<Tensor> {
+    let kept: Vec<i64> = editor.kept(dim).iter().map(|&unit| unit as i64).collect();
+    Ok(Tensor::f_from_slice(&kept)?)
 }

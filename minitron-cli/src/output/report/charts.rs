@@ -2,12 +2,16 @@
 //! which then become variables of the style sheet, so that one drawing serves light, dark and
 //! paper.
 
-use std::ops::Range;
+mod axis;
 
 use maud::{Markup, PreEscaped, html};
-use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
+use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
 use plotters::prelude::*;
 use plotters::style::Color;
+
+use self::axis::ChartAxis;
+pub use self::axis::short;
 
 /// Colours of series before they begin again; `--s0` and so on in the style sheet.
 pub const N_SERIES: usize = 8;
@@ -33,6 +37,10 @@ fn series_colour(idx: usize) -> RGBColor {
     RGBColor((idx % N_SERIES) as u8, 254, 1)
 }
 
+fn shade_colour(idx: u8) -> RGBColor {
+    RGBColor(idx, 254, 2)
+}
+
 /// A share of the way from the lowest to the highest shade.
 fn shade(share: f64) -> u8 {
     (share.clamp(0.0, 1.0) * (N_SHADES - 1) as f64).round() as u8
@@ -40,27 +48,29 @@ fn shade(share: f64) -> u8 {
 
 /// The stand-in colours, as the library writes them, and what takes their place.
 fn variables() -> impl Iterator<Item = (String, String)> {
-    let hex = |colour: RGBColor| format!("\"#{:02X}{:02X}{:02X}\"", colour.0, colour.1, colour.2);
     // Lines first: the style sheet dashes them by their class.
-    let lines = (0..N_SERIES).map(move |idx| {
+    let lines = (0..N_SERIES).map(|idx| {
         (
-            format!("stroke={}", hex(series_colour(idx))),
+            format!("stroke={}", quoted(series_colour(idx))),
             format!("class=\"s{idx}\" stroke=\"var(--s{idx})\""),
         )
     });
     let series =
-        (0..N_SERIES).map(move |idx| (hex(series_colour(idx)), format!("\"var(--s{idx})\"")));
-    let shades = (0..N_SHADES).map(move |idx| {
+        (0..N_SERIES).map(|idx| (quoted(series_colour(idx)), format!("\"var(--s{idx})\"")));
+    let shades = (0..N_SHADES).map(|idx| {
         (
-            hex(RGBColor(idx as u8, 254, 2)),
+            quoted(shade_colour(idx as u8)),
             format!("\"var(--h{idx})\""),
         )
     });
     let rest = [(GRID, "grid"), (AXIS, "muted"), (TEXT, "muted")];
-    lines
-        .chain(series)
-        .chain(shades)
-        .chain(rest.map(|(colour, name)| (hex(colour), format!("\"var(--{name})\""))))
+    let rest = rest.map(|(colour, name)| (quoted(colour), format!("\"var(--{name})\"")));
+    lines.chain(series).chain(shades).chain(rest)
+}
+
+/// A colour as an attribute's value.
+fn quoted(colour: RGBColor) -> String {
+    format!("\"#{:02X}{:02X}{:02X}\"", colour.0, colour.1, colour.2)
 }
 
 /// How a series is drawn.
@@ -103,118 +113,19 @@ pub struct Plot<'a> {
     pub series: &'a [Series],
 }
 
-/// An axis: its ends, and where its marks are.
-#[derive(Debug, Clone)]
-struct ChartAxis {
-    ends: (f64, f64),
-    ticks: Vec<f64>,
-    is_log: bool,
-}
-
-impl ChartAxis {
-    /// Over these values; logarithmic where that is asked for and the ends are far apart.
-    fn over(
-        values: impl Iterator<Item = f64>,
-        from_zero: bool,
-        may_be_log: bool,
-        n_ticks: usize,
-    ) -> Option<Self> {
-        let (min, max) = range(values)?;
-        let is_log = may_be_log && min > 0.0 && max / min > 6.0;
-        let at = |x: f64| if is_log { x.log10() } else { x };
-        let ends = padded((if from_zero { 0.0 } else { at(min) }, at(max)), from_zero);
-        let ticks = if is_log {
-            log_ticks(ends, n_ticks)
-        } else {
-            linear_ticks(ends, n_ticks)
-        };
-        Some(ChartAxis {
-            ends,
-            ticks,
-            is_log,
-        })
+impl Plot<'_> {
+    fn points(&self) -> impl Iterator<Item = (f64, f64)> {
+        let points = self.series.iter().map(|series| &series.points);
+        points.flatten().copied()
     }
-
-    fn at(&self, x: f64) -> f64 {
-        if self.is_log { x.log10() } else { x }
-    }
-
-    fn text(&self, x: f64) -> String {
-        short(if self.is_log { 10f64.powf(x) } else { x })
-    }
-}
-
-/// The library's own coordinates choose their marks themselves.
-impl Ranged for ChartAxis {
-    type FormatOption = DefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, x: &f64, limit: (i32, i32)) -> i32 {
-        let share = (x - self.ends.0) / (self.ends.1 - self.ends.0);
-        let (from, to) = (f64::from(limit.0), f64::from(limit.1));
-        (from + share * (to - from)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
-        if hint.weight().allow_light_points() {
-            Vec::new()
-        } else {
-            self.ticks.clone()
-        }
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.ends.0..self.ends.1
-    }
-}
-
-/// Multiples of 1, 2 or 5 times a power of ten, at most so many.
-fn linear_ticks((min, max): (f64, f64), most: usize) -> Vec<f64> {
-    let least = (max - min) / most.max(1) as f64;
-    let power = 10f64.powf(least.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0]
-        .map(|factor| factor * power)
-        .into_iter()
-        .find(|step| *step >= least * 0.999);
-    let Some(step) = step.filter(|step| step.is_finite() && *step > 0.0) else {
-        return Vec::new();
-    };
-    let (first, last) = ((min / step).ceil() as i64, (max / step).floor() as i64);
-    (first..=last)
-        .take(most + 2)
-        .map(|n| n as f64 * step)
-        .collect()
-}
-
-/// Logarithms of 1, 2, 5 in every decade, of 1 and 3, or of 1 alone: as many as there is room for.
-fn log_ticks((min, max): (f64, f64), most: usize) -> Vec<f64> {
-    let decades = || (min.floor() as i32..=max.ceil() as i32).take(40);
-    let ticks = |steps: &[f64]| -> Vec<f64> {
-        let all = decades().flat_map(|decade| {
-            steps
-                .iter()
-                .map(move |step| f64::from(decade) + step.log10())
-        });
-        all.filter(|tick| (min..=max).contains(tick)).collect()
-    };
-    let choices: [&[f64]; 3] = [&[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]];
-    choices
-        .into_iter()
-        .map(ticks)
-        .find(|ticks| ticks.len() <= most + 1)
-        .unwrap_or_else(|| linear_ticks((min, max), most))
 }
 
 /// Draws a plot; nothing where no series has a point. The vertical axis is logarithmic where its
 /// ends are far apart.
 pub fn plot(plot: &Plot) -> Markup {
-    let points = || {
-        plot.series
-            .iter()
-            .flat_map(|series| series.points.iter().copied())
-    };
-    let x = ChartAxis::over(points().map(|p| p.0), plot.from_zero, false, 5);
-    let (Some(x), Some(y)) = (x, ChartAxis::over(points().map(|p| p.1), false, true, 6)) else {
+    let x = ChartAxis::over(plot.points().map(|p| p.0), plot.from_zero, false, 5);
+    let y = ChartAxis::over(plot.points().map(|p| p.1), false, true, 6);
+    let (Some(x), Some(y)) = (x, y) else {
         return html! {};
     };
     let mut svg = String::new();
@@ -227,6 +138,8 @@ pub fn plot(plot: &Plot) -> Markup {
 }
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<ChartAxis, ChartAxis>>;
 
 fn draw_plot(svg: &mut String, plot: &Plot, x: &ChartAxis, y: &ChartAxis) -> Drawn {
     let root = SVGBackend::with_string(svg, (WIDTH, HEIGHT)).into_drawing_area();
@@ -251,47 +164,49 @@ fn draw_plot(svg: &mut String, plot: &Plot, x: &ChartAxis, y: &ChartAxis) -> Dra
         .y_label_formatter(&|tick| y.text(*tick))
         .draw()?;
     for series in plot.series {
-        let colour = series_colour(series.style);
-        let points: Vec<(f64, f64)> = series
-            .points
-            .iter()
-            .map(|point| (point.0, y.at(point.1)))
-            .collect();
-        if !matches!(series.mark, Mark::Dots { .. }) {
-            chart.draw_series(LineSeries::new(
-                points.iter().copied(),
-                colour.stroke_width(6),
-            ))?;
-        }
-        let (size, every) = match series.mark {
-            Mark::Line => continue,
-            Mark::Marked => (14, points.len().div_ceil(MARKERS).max(1)),
-            Mark::Dots { large: false } => (14, 1),
-            Mark::Dots { large: true } => (24, 1),
-        };
-        let last = points.len().saturating_sub(1);
-        for (_, point) in points
-            .iter()
-            .enumerate()
-            .filter(|(idx, _)| idx % every == 0 || *idx == last)
-        {
-            let (x, y) = chart.backend_coord(point);
-            let corners = corners(series.style, f64::from(size)).into_iter();
-            let at = |(dx, dy): (f64, f64)| {
-                (
-                    (f64::from(x) + dx).round() as i32,
-                    (f64::from(y) + dy).round() as i32,
-                )
-            };
-            let corners: Vec<(i32, i32)> = corners.map(at).collect();
-            if corners.is_empty() {
-                root.draw(&Circle::new((x, y), size, colour.filled()))?;
-            } else {
-                root.draw(&Polygon::new(corners, colour.filled()))?;
-            }
-        }
+        draw_series(&root, &mut chart, series, y)?;
     }
     root.present()?;
+    Ok(())
+}
+
+/// The line of a series, then its markers on top.
+fn draw_series(root: &Area, chart: &mut Chart, series: &Series, y: &ChartAxis) -> Drawn {
+    let colour = series_colour(series.style);
+    let places = series.points.iter().map(|point| (point.0, y.at(point.1)));
+    let points: Vec<(f64, f64)> = places.collect();
+    if !matches!(series.mark, Mark::Dots { .. }) {
+        let line = points.iter().copied();
+        chart.draw_series(LineSeries::new(line, colour.stroke_width(6)))?;
+    }
+    let (size, every) = match series.mark {
+        Mark::Line => return Ok(()),
+        Mark::Marked => (14, points.len().div_ceil(MARKERS).max(1)),
+        Mark::Dots { large: false } => (14, 1),
+        Mark::Dots { large: true } => (24, 1),
+    };
+    let last = points.len().saturating_sub(1);
+    for (idx, point) in points.iter().enumerate() {
+        if idx % every == 0 || idx == last {
+            draw_marker(root, series.style, size, chart.backend_coord(point))?;
+        }
+    }
+    Ok(())
+}
+
+/// A style's marker around this pixel.
+fn draw_marker(root: &Area, style: usize, size: i32, (x, y): (i32, i32)) -> Drawn {
+    let filled = series_colour(style).filled();
+    let mut corners_xy: Vec<(i32, i32)> = Vec::new();
+    for (dx, dy) in corners(style, f64::from(size)) {
+        let (x, y) = (f64::from(x) + dx, f64::from(y) + dy);
+        corners_xy.push((x.round() as i32, y.round() as i32));
+    }
+    if corners_xy.is_empty() {
+        root.draw(&Circle::new((x, y), size, filled))?;
+    } else {
+        root.draw(&Polygon::new(corners_xy, filled))?;
+    }
     Ok(())
 }
 
@@ -311,13 +226,8 @@ fn corners(style: usize, size: f64) -> Vec<(f64, f64)> {
         (-1.2, -0.4),
         (-0.4, -0.4),
     ];
-    let star = |idx: u32| {
-        let radius = if idx.is_multiple_of(2) { 1.5 } else { 0.65 };
-        let (sin, cos) = (f64::from(idx) * std::f64::consts::PI / 5.0).sin_cos();
-        (radius * sin, -radius * cos)
-    };
     let outline = match style % N_SHAPES {
-        _ if style == REFERENCE => (0..10).map(star).collect(),
+        _ if style == REFERENCE => (0..10).map(star_corner).collect(),
         0 => Vec::new(),
         1 => vec![(0.0, -1.2), (1.2, 1.0), (-1.2, 1.0)],
         2 => vec![(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)],
@@ -330,23 +240,34 @@ fn corners(style: usize, size: f64) -> Vec<(f64, f64)> {
         .collect()
 }
 
+/// Of a star's ten corners, those with an even number outside.
+fn star_corner(idx: u32) -> (f64, f64) {
+    let radius = if idx.is_multiple_of(2) { 1.5 } else { 0.65 };
+    let (sin, cos) = (f64::from(idx) * std::f64::consts::PI / 5.0).sin_cos();
+    (radius * sin, -radius * cos)
+}
+
 /// A piece of line and a marker, as a legend shows them.
 pub fn key(style: usize, mark: Mark) -> Markup {
-    let (colour, class) = (
-        format!("var(--s{})", style % N_SERIES),
-        format!("s{}", style % N_SERIES),
-    );
+    let class = format!("s{}", style % N_SERIES);
+    let colour = format!("var(--{class})");
     let points = corners(style, 14.0)
         .into_iter()
         .map(|(x, y)| format!("{:.0},{:.0}", 60.0 + x, 22.0 + y));
     let outline = points.collect::<Vec<_>>().join(" ");
+    let (has_line, has_marker) = (!matches!(mark, Mark::Dots { .. }), mark != Mark::Line);
     html! {
         svg.key viewBox="0 0 120 44" aria-hidden="true" {
-            @if !matches!(mark, Mark::Dots { .. }) {
-                polyline class=(class) points="2,22 118,22" fill="none" stroke=(colour) stroke-width="8" {}
+            @if has_line {
+                polyline class=(class) points="2,22 118,22" fill="none"
+                    stroke=(colour) stroke-width="8" {}
             }
-            @if mark != Mark::Line && outline.is_empty() { circle cx="60" cy="22" r="15" fill=(colour) {} }
-            @if mark != Mark::Line && !outline.is_empty() { polygon points=(outline) fill=(colour) {} }
+            @if has_marker && outline.is_empty() {
+                circle cx="60" cy="22" r="15" fill=(colour) {}
+            }
+            @if has_marker && !outline.is_empty() {
+                polygon points=(outline) fill=(colour) {}
+            }
         }
     }
 }
@@ -388,11 +309,6 @@ fn draw_heat(svg: &mut String, height: u32, n_units: usize, x: &str, rows: &[Hea
         .y_label_area_size(FONT * 3)
         .build_cartesian_2d(0f64..n_units as f64, -0.5..last + 0.5)?;
     let label = ("sans-serif", FONT).into_font().color(&TEXT);
-    let name = |y: f64| {
-        rows.get((last - y).round() as usize)
-            .filter(|_| y.fract() == 0.0)
-            .map(|row| row.name.clone())
-    };
     chart
         .configure_mesh()
         .disable_mesh()
@@ -403,27 +319,32 @@ fn draw_heat(svg: &mut String, height: u32, n_units: usize, x: &str, rows: &[Hea
         .x_labels(5)
         .y_labels(rows.len().min(12))
         .x_label_formatter(&|x| short(*x))
-        .y_label_formatter(&|y| name(*y).unwrap_or_default())
+        .y_label_formatter(&|y| row_name(rows, *y))
         .draw()?;
     for (idx, row) in rows.iter().enumerate() {
-        let (width, y) = (
-            n_units as f64 / row.shares.len().max(1) as f64,
-            last - idx as f64,
-        );
+        let width = n_units as f64 / row.shares.len().max(1) as f64;
+        let y = last - idx as f64;
         let mut start = 0;
         for run in row.shares.chunk_by(|a, b| shade(*a) == shade(*b)) {
             let end = start + run.len();
-            let corners = [
-                (start as f64 * width, y - 0.5),
-                (end as f64 * width, y + 0.5),
-            ];
-            let colour = RGBColor(run.first().map_or(0, |share| shade(*share)), 254, 2);
+            let (left, right) = (start as f64 * width, end as f64 * width);
+            let corners = [(left, y - 0.5), (right, y + 0.5)];
+            let colour = shade_colour(run.first().map_or(0, |share| shade(*share)));
             chart.draw_series([Rectangle::new(corners, colour.filled())])?;
             start = end;
         }
     }
     root.present()?;
     Ok(())
+}
+
+/// The name at a mark of the vertical axis, which counts rows from below; marks between rows have
+/// none.
+fn row_name(rows: &[HeatCells], y: f64) -> String {
+    let last = rows.len() as f64 - 1.0;
+    let row = rows.get((last - y).round() as usize);
+    row.filter(|_| y.fract() == 0.0)
+        .map_or(String::new(), |row| row.name.clone())
 }
 
 /// The drawing with the page's colours, as wide as its place.
@@ -441,49 +362,10 @@ fn themed(svg: &str, (width, height): (u32, u32), label: &str) -> Markup {
         .replace(" stroke=\"none\"", "")
         .replace(" font-family=\"sans-serif\"", "");
     html! {
-        svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(label) { (PreEscaped(inner)) }
+        svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(label) {
+            (PreEscaped(inner))
+        }
     }
-}
-
-/// The lowest and the highest finite number.
-fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    let finite = values.filter(|value| value.is_finite());
-    finite.fold(None, |range, x| {
-        Some(range.map_or((x, x), |(min, max): (f64, f64)| (min.min(x), max.max(x))))
-    })
-}
-
-fn padded((min, max): (f64, f64), at_zero: bool) -> (f64, f64) {
-    let room = if max > min {
-        (max - min) * 0.06
-    } else {
-        min.abs().max(1e-3) * 0.1
-    };
-    (if at_zero { min } else { min - room }, max + room)
-}
-
-/// 1250000 as 1.25M.
-pub fn short(x: f64) -> String {
-    let (scaled, unit) = match x.abs() {
-        size if size >= 1e9 => (x / 1e9, "B"),
-        size if size >= 1e6 => (x / 1e6, "M"),
-        size if size >= 1e3 => (x / 1e3, "k"),
-        _ => (x, ""),
-    };
-    let digits = match scaled.abs() {
-        0.0 => 0,
-        size if size >= 100.0 => 0,
-        size if size >= 10.0 => 1,
-        size if size >= 0.1 => 2,
-        _ => 4,
-    };
-    let text = format!("{scaled:.digits$}");
-    let text = if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        &text
-    };
-    format!("{text}{unit}")
 }
 
 #[cfg(test)]
@@ -532,25 +414,6 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_axes_are_round_numbers() {
-        let logarithmic = |min: f64, max: f64| -> Vec<String> {
-            log_ticks((min.log10(), max.log10()), 6)
-                .into_iter()
-                .map(|tick| short(10f64.powf(tick)))
-                .collect()
-        };
-        assert_eq!(logarithmic(0.15, 5.6), ["0.2", "0.5", "1", "2", "5"]);
-        assert_eq!(logarithmic(0.15, 80.0), ["0.3", "1", "3", "10", "30"]);
-        assert_eq!(logarithmic(0.9e-4, 1.1e3), ["0.0001", "0.01", "1", "100"]);
-        let linear = |min: f64, max: f64| -> Vec<String> {
-            linear_ticks((min, max), 5).into_iter().map(short).collect()
-        };
-        assert_eq!(linear(0.0, 41_000.0), ["0", "10k", "20k", "30k", "40k"]);
-        assert_eq!(linear(5.02, 5.31), ["5.1", "5.2", "5.3"]);
-        assert_eq!(linear(-1.0, 1.0), ["-1", "-0.5", "0", "0.5", "1"]);
-    }
-
-    #[test]
     fn styles_differ_without_their_colour() {
         let shapes: Vec<_> = (0..N_SHAPES).map(|style| corners(style, 14.0)).collect();
         assert!(
@@ -568,15 +431,6 @@ mod tests {
                 .enumerate()
                 .all(|(idx, key)| !keys[..idx].contains(key))
         );
-    }
-
-    #[test]
-    fn numbers_on_axes_are_short() {
-        let texts: Vec<String> = [0.0, 0.5, 12.0, 1250.0, 4e6, 8.03e9, 0.0123]
-            .into_iter()
-            .map(short)
-            .collect();
-        assert_eq!(texts, ["0", "0.5", "12", "1.25k", "4M", "8.03B", "0.0123"]);
     }
 
     #[test]

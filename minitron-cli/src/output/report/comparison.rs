@@ -10,14 +10,18 @@ use crate::output::watch::duration;
 
 /// Rows that a legend names: with more, the best one alone stands out.
 const MOST_NAMED: usize = 16;
+/// Styles of rows that no legend names: of all but the best one, and of that.
+const UNNAMED: usize = 7;
+const BEST: usize = 13;
 
 /// All sections.
 pub fn sections(comparison: &Comparison) -> Markup {
     html! {
         section {
             h3 { "Compared" }
-            @if !comparison.is_complete() { p.warn { "This comparison is under way, or was \
-                                                      interrupted." } }
+            @if !comparison.is_complete() {
+                p.warn { "This comparison is under way, or was interrupted." }
+            }
             @if let Some(seconds) = comparison.seconds { p.muted { "In all " (duration(seconds)) } }
             (table(comparison))
             (failures(comparison))
@@ -69,11 +73,6 @@ fn cell(column: &Column, measured: Option<&Measured>) -> Cell {
 }
 
 fn table(comparison: &Comparison) -> Markup {
-    let arrow = |better: Option<&str>| match better {
-        Some("lower") => " ↓",
-        Some("higher") => " ↑",
-        _ => "",
-    };
     let titles = comparison
         .columns
         .iter()
@@ -103,6 +102,15 @@ fn table(comparison: &Comparison) -> Markup {
     table.draw()
 }
 
+/// Beside a column's title: where the better numbers are.
+fn arrow(better: Option<&str>) -> &'static str {
+    match better {
+        Some("lower") => " ↓",
+        Some("higher") => " ↑",
+        _ => "",
+    }
+}
+
 fn failures(comparison: &Comparison) -> Markup {
     let failed: Vec<&Row> = comparison
         .all_rows()
@@ -111,17 +119,15 @@ fn failures(comparison: &Comparison) -> Markup {
     html! { @if !failed.is_empty() {
         div.warn role="note" {
             h4 { "Failed" }
-            ul { @for row in failed { li { strong { (row.title()) } ": " (row.error.as_deref().unwrap_or("no reason given")) } } }
+            ul { @for row in failed {
+                @let reason = row.error.as_deref().unwrap_or("no reason given");
+                li { strong { (row.title()) } ": " (reason) }
+            } }
         }
     } }
 }
 
 fn checks(comparison: &Comparison) -> Markup {
-    let verdict = |holds: Option<bool>| match holds {
-        Some(true) => "✓ holds",
-        Some(false) => "✗ does not hold",
-        None => "? cannot be told",
-    };
     html! { @if !comparison.checks.is_empty() {
         section {
             h3 { "Checks" }
@@ -135,31 +141,39 @@ fn checks(comparison: &Comparison) -> Markup {
     } }
 }
 
+fn verdict(holds: Option<bool>) -> &'static str {
+    match holds {
+        Some(true) => "✓ holds",
+        Some(false) => "✗ does not hold",
+        None => "? cannot be told",
+    }
+}
+
 fn figures(comparison: &Comparison) -> Markup {
     let is_named = comparison.rows.len() <= MOST_NAMED;
     let best = best_row(comparison);
+    let mut rows: Vec<DrawnCurve> = Vec::new();
+    for (idx, row) in comparison.rows.iter().enumerate() {
+        let is_best = best.is_some_and(|best| std::ptr::eq(best, row));
+        let style = match is_best {
+            _ if is_named => idx,
+            true => BEST,
+            false => UNNAMED,
+        };
+        rows.push(DrawnCurve { row, style });
+    }
     // The best one is drawn last where it alone has a colour.
-    let style = |(idx, row): (usize, _)| DrawnCurve {
-        row,
-        style: if is_named {
-            idx
-        } else {
-            usize::from(best.is_some_and(|best| std::ptr::eq(best, row))) * 6 + 7
-        },
-    };
-    let mut rows: Vec<DrawnCurve> = comparison.rows.iter().enumerate().map(style).collect();
     if !is_named {
         rows.sort_by_key(|drawn| drawn.style);
     }
-    let (curves, sizes) = (
-        curves::of_rows(&rows, is_named),
-        loss_by_size(comparison, &rows, is_named),
-    );
+    let curves = curves::of_rows(&rows, is_named);
+    let sizes = loss_by_size(comparison, &rows, is_named);
     html! { @if !curves.0.is_empty() || !sizes.0.is_empty() {
         section {
             h3 { "Curves" }
-            @if let Some(best) = best.filter(|_| !is_named) { p.muted { "The one with a colour is \
-                                                                         “" (best.title()) "”." } }
+            @if let Some(best) = best.filter(|_| !is_named) {
+                p.muted { "The one with a colour is “" (best.title()) "”." }
+            }
             div.figures { (sizes) (curves) }
         }
     } }
@@ -167,13 +181,10 @@ fn figures(comparison: &Comparison) -> Markup {
 
 /// The column that rows are drawn by: the loss in the end, or before any training.
 fn loss_column(comparison: &Comparison) -> Option<&'static str> {
-    let has = |key: &str| {
-        comparison
-            .rows
-            .iter()
-            .any(|row| row.values.contains_key(key))
-    };
-    ["loss", "zero_shot_loss"].into_iter().find(|key| has(key))
+    ["loss", "zero_shot_loss"].into_iter().find(|key| {
+        let mut rows = comparison.rows.iter();
+        rows.any(|row| row.values.contains_key(*key))
+    })
 }
 
 fn mean(row: &Row, key: &str) -> Option<f64> {
@@ -252,34 +263,24 @@ fn by_seed(comparison: &Comparison) -> Markup {
     if comparison.seeds.len() < 2 {
         return html! {};
     }
-    let mut table = HtmlTable::new(
-        "Every seed",
-        ["row", "seed"].map(str::to_owned).into_iter().chain(
-            comparison
-                .columns
-                .iter()
-                .map(|column| column.title().to_owned()),
-        ),
-    );
+    let columns = &comparison.columns;
+    let titles = columns.iter().map(|column| column.title().to_owned());
+    let header = ["row", "seed"].map(str::to_owned).into_iter().chain(titles);
+    let mut table = HtmlTable::new("Every seed", header);
     for row in &comparison.rows {
         for (idx, seed) in comparison.seeds.iter().enumerate() {
-            let value = |key: &str| {
-                row.values
-                    .get(key)
-                    .and_then(|measured| *measured.by_seed.get(idx)?)
-            };
-            let values = comparison
-                .columns
-                .iter()
-                .map(|column| Cell::of(&column.key, value(&column.key)));
-            table.row(
-                [Cell::text(row.title()), Cell::count(Some(*seed))]
-                    .into_iter()
-                    .chain(values),
-            );
+            let mut cells = vec![Cell::text(row.title()), Cell::count(Some(*seed))];
+            for Column { key, .. } in columns {
+                cells.push(Cell::of(key, of_seed(row, key, idx)));
+            }
+            table.row(cells);
         }
     }
     html! { section.screen { h3 { "By seed" } details { summary { "Numbers" } (table.draw()) } } }
+}
+
+fn of_seed(row: &Row, key: &str, seed_idx: usize) -> Option<f64> {
+    *row.values.get(key)?.by_seed.get(seed_idx)?
 }
 
 fn samples(comparison: &Comparison) -> Markup {
@@ -292,7 +293,10 @@ fn samples(comparison: &Comparison) -> Markup {
         section {
             h3 { "Generated text" }
             div.cards { @for row in rows {
-                div.card { h4 { (row.title()) } @for sample in &row.samples { p.sample { (sample) } } }
+                div.card {
+                    h4 { (row.title()) }
+                    @for sample in &row.samples { p.sample { (sample) } }
+                }
             } }
         }
     } }

@@ -37,11 +37,7 @@ impl Quantity {
 
     /// What `eval/loss` is: the likelihood, where the losses show that tokens are predicted.
     fn of_held_out(terms: &[Term]) -> Self {
-        let on_tokens = |term: &Term| {
-            let of_states = ["logit_mse", "logit_cosine"].contains(&term.label.as_str());
-            of_states || Quantity::of(&term.label).unit.is_some()
-        };
-        match terms.iter().any(on_tokens) {
+        match terms.iter().any(is_on_tokens) {
             true => Quantity::of("cross_entropy"),
             false => Quantity {
                 name: "held-out loss".into(),
@@ -58,6 +54,12 @@ impl Quantity {
     }
 }
 
+/// Whether a loss compares predictions of tokens.
+fn is_on_tokens(term: &Term) -> bool {
+    let of_logits = ["logit_mse", "logit_cosine"].contains(&term.label.as_str());
+    of_logits || Quantity::of(&term.label).unit.is_some()
+}
+
 /// A curve of a figure.
 struct Curve<'a> {
     name: &'a str,
@@ -67,19 +69,18 @@ struct Curve<'a> {
 }
 
 fn drawn(caption: &str, axis: &str, curves: &[Curve], has_legend: bool) -> Markup {
-    let curves = || curves.iter().filter(|curve| !curve.points.is_empty());
-    let series = curves().map(|curve| Series {
-        style: curve.style,
-        mark: curve.mark,
-        points: places(curve.points),
-    });
-    let series: Vec<Series> = series.collect();
-    let legend = curves()
-        .filter(|_| has_legend)
-        .map(|curve| Named::new(curve.style, curve.mark, curve.name));
-    let numbers: Vec<(String, &[Point])> = curves()
-        .map(|curve| (curve.name.to_owned(), curve.points))
-        .collect();
+    let (mut series, mut legend, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+    for curve in curves.iter().filter(|curve| !curve.points.is_empty()) {
+        series.push(Series {
+            style: curve.style,
+            mark: curve.mark,
+            points: places(curve.points),
+        });
+        if has_legend {
+            legend.push(Named::new(curve.style, curve.mark, curve.name));
+        }
+        numbers.push((curve.name.to_owned(), curve.points));
+    }
     let label = format!("{caption}: {axis}, against tokens");
     let drawing = plot(&Plot {
         label: &label,
@@ -88,12 +89,8 @@ fn drawn(caption: &str, axis: &str, curves: &[Curve], has_legend: bool) -> Marku
         from_zero: true,
         series: &series,
     });
-    figure(
-        &html! { strong { (caption) } },
-        &legend.collect::<Vec<_>>(),
-        &drawing,
-        &curve_table(&label, &numbers),
-    )
+    let table = curve_table(&label, &numbers);
+    figure(&html! { strong { (caption) } }, &legend, &drawing, &table)
 }
 
 fn both<'a>(curve: &'a [Point], held_out: &'a [Point]) -> [Curve<'a>; 2] {
@@ -115,34 +112,37 @@ fn both<'a>(curve: &'a [Point], held_out: &'a [Point]) -> [Curve<'a>; 2] {
 
 /// One figure per quantity of a training.
 pub fn of_training(training: &Training) -> Markup {
-    let same = |a: &[Point], b: &[Point]| {
-        let is_near = |(a, b): (&Point, &Point)| {
-            a.loss
-                .zip(b.loss)
-                .is_some_and(|(a, b)| (a - b).abs() <= 1e-4 * a.abs().max(b.abs()))
-        };
-        a.len() == b.len() && !a.is_empty() && a.iter().zip(b).all(is_near)
-    };
-    let quantity = Quantity::of_held_out(&training.terms);
+    let held_out = Quantity::of_held_out(&training.terms);
     // A loss that is also what is reported as the held-out loss needs one figure.
     let is_shown = training.terms.iter().any(|term| {
         term.label == "cross_entropy" && !term.held_out.is_empty()
-            || same(&term.held_out, &training.held_out)
+            || is_same(&term.held_out, &training.held_out)
     });
+    let minimised = both(&training.curve, &[]);
     html! {
         div.figures {
             @for term in &training.terms {
-                @let Quantity { name, .. } = Quantity::of(&term.label);
-                (drawn(&name, &Quantity::of(&term.label).axis(), &both(&term.curve, &term.held_out), true))
+                @let quantity = Quantity::of(&term.label);
+                (drawn(&quantity.name, &quantity.axis(), &both(&term.curve, &term.held_out), true))
             }
             @if training.terms.len() != 1 && !training.curve.is_empty() {
-                (drawn("What is minimised", "weighted sum of all losses", &both(&training.curve, &[]), true))
+                (drawn("What is minimised", "weighted sum of all losses", &minimised, true))
             }
             @if !is_shown && !training.held_out.is_empty() {
-                (drawn(&quantity.name, &quantity.axis(), &both(&[], &training.held_out), true))
+                (drawn(&held_out.name, &held_out.axis(), &both(&[], &training.held_out), true))
             }
         }
     }
+}
+
+/// Whether two curves show the same numbers.
+fn is_same(a: &[Point], b: &[Point]) -> bool {
+    a.len() == b.len() && !a.is_empty() && a.iter().zip(b).all(|(a, b)| is_near(a.loss, b.loss))
+}
+
+fn is_near(a: Option<f64>, b: Option<f64>) -> bool {
+    a.zip(b)
+        .is_some_and(|(a, b)| (a - b).abs() <= 1e-4 * a.abs().max(b.abs()))
 }
 
 /// A row of a comparison, and how it is drawn in all figures.
@@ -182,21 +182,24 @@ pub fn of_rows(rows: &[DrawnCurve], has_legend: bool) -> Markup {
         .flat_map(|drawn| drawn.row.terms.iter().cloned())
         .collect();
     let held_out = Quantity::of_held_out(&terms);
-    let on_held_out: Vec<Curve> = rows
-        .iter()
-        .map(|drawn| drawn.curve(&drawn.row.curve))
-        .collect();
+    let title = format!("On held-out text: {}", held_out.name);
+    let curves = rows.iter().map(|drawn| drawn.curve(&drawn.row.curve));
+    let curves: Vec<Curve> = curves.collect();
     html! {
-        @if on_held_out.iter().any(|curve| !curve.points.is_empty()) {
-            (drawn(&format!("On held-out text: {}", held_out.name), &held_out.axis(), &on_held_out, has_legend))
+        @if curves.iter().any(|curve| !curve.points.is_empty()) {
+            (drawn(&title, &held_out.axis(), &curves, has_legend))
         }
-        @for label in labels {
-            (drawn(
-                &format!("In training: {}", Quantity::of(label).name),
-                &Quantity::of(label).axis(),
-                &rows.iter().filter_map(|drawn| Some(drawn.curve(&drawn.term(label)?.curve))).collect::<Vec<_>>(),
-                has_legend,
-            ))
-        }
+        @for label in labels { (in_training(label, rows, has_legend)) }
     }
+}
+
+/// One loss of the rows that were trained by it.
+fn in_training(label: &str, rows: &[DrawnCurve], has_legend: bool) -> Markup {
+    let quantity = Quantity::of(label);
+    let mut curves = Vec::new();
+    for drawn in rows {
+        curves.extend(drawn.term(label).map(|term| drawn.curve(&term.curve)));
+    }
+    let title = format!("In training: {}", quantity.name);
+    drawn(&title, &quantity.axis(), &curves, has_legend)
 }

@@ -45,12 +45,21 @@ pub fn page(folders: &[Folder]) -> String {
                     p.brand { "minitron " (env!("CARGO_PKG_VERSION")) " report" }
                     @if folders.len() > 1 {
                         h1 { (folders.len()) " folders" }
-                        nav aria-label="Folders" { ul { @for (idx, folder) in folders.iter().enumerate() {
-                            li { a href={ "#f" (idx) } { (folder.title) } " " span.muted { (kind(folder.kind)) } }
-                        } } }
+                        nav aria-label="Folders" { ul {
+                            @for (idx, folder) in folders.iter().enumerate() {
+                                li {
+                                    a href={ "#f" (idx) } { (folder.title) }
+                                    " " span.muted { (kind(folder.kind)) }
+                                }
+                            }
+                        } }
                     }
                 }
-                main { @for (idx, folder) in folders.iter().enumerate() { (article(idx, folder, folders.len() == 1)) } }
+                main {
+                    @for (idx, folder) in folders.iter().enumerate() {
+                        (article(idx, folder, folders.len() == 1))
+                    }
+                }
                 script { (PreEscaped(SCRIPT)) }
             }
         }
@@ -73,7 +82,9 @@ fn article(idx: usize, folder: &Folder, is_alone: bool) -> Markup {
             @if is_alone { h1 { (folder.title) } } @else { h2.title { (folder.title) } }
             p.muted { (kind(folder.kind)) " in " code { (folder.dir.display()) } }
             @if !folder.facts.is_empty() {
-                dl.facts { @for (name, value) in &folder.facts { div { dt { (name) } dd { (value) } } } }
+                dl.facts { @for (name, value) in &folder.facts {
+                    div { dt { (name) } dd { (value) } }
+                } }
             }
             @if !folder.warnings.is_empty() {
                 section.warn role="note" {
@@ -109,7 +120,9 @@ fn to_repeat(repeat: &Repeat) -> Markup {
             h3 { "To repeat it" }
             pre tabindex="0" aria-label="Command" { code { (repeat.command) } }
             @if let Some(note) = &repeat.note { p.muted { (note) } }
-            @if let Some(file) = &repeat.file { pre tabindex="0" aria-label="File" { code { (file) } } }
+            @if let Some(file) = &repeat.file {
+                pre tabindex="0" aria-label="File" { code { (file) } }
+            }
         }
     }
 }

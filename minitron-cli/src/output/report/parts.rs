@@ -99,46 +99,47 @@ impl HtmlTable {
         if self.rows.is_empty() {
             return html! {};
         }
-        let is_number = |cell: &Cell| cell.sort.is_some() && !cell.words;
-        let is_number = |idx: usize| {
-            idx > 0
-                && self
-                    .rows
-                    .iter()
-                    .any(|row| row.get(idx).is_some_and(is_number))
-        };
         html! {
             p.caption { (self.caption) }
             div.scroll tabindex="0" role="region" aria-label=(self.caption) {
                 table.sortable[self.rows.len() > 1] aria-label=(self.caption) {
                     thead { tr {
                         @for (idx, title) in self.columns.iter().enumerate() {
-                            th scope="col" class=[is_number(idx).then_some("n")] { (title) }
+                            th scope="col" class=[self.is_number(idx).then_some("n")] { (title) }
                         }
                     } }
                     tbody { @for (row_idx, row) in self.rows.iter().enumerate() {
-                        tr.reference[row_idx < self.n_fixed] { (cells(row, &is_number)) }
+                        tr.reference[row_idx < self.n_fixed] { (self.cells(row)) }
                     } }
                 }
             }
         }
     }
-}
 
-fn cells(row: &[Cell], is_number: &dyn Fn(usize) -> bool) -> Markup {
-    let class = |idx: usize, cell: &Cell| match (is_number(idx), cell.words) {
-        (true, _) => Some("n"),
-        (_, true) => Some("w"),
-        _ => None,
-    };
-    html! {
-        @for (idx, cell) in row.iter().enumerate() {
-            @if idx == 0 { th scope="row" data-v=[cell.sort] { (cell.text) } }
-            @else {
-                td class=[class(idx, cell)] data-v=[cell.sort] {
-                    @if cell.best { strong { (cell.text) } } @else { (cell.text) }
+    fn cells(&self, row: &[Cell]) -> Markup {
+        html! {
+            @for (idx, cell) in row.iter().enumerate() {
+                @if idx == 0 { th scope="row" data-v=[cell.sort] { (cell.text) } }
+                @else {
+                    td class=[self.class(idx, cell)] data-v=[cell.sort] {
+                        @if cell.best { strong { (cell.text) } } @else { (cell.text) }
+                    }
                 }
             }
+        }
+    }
+
+    /// Whether a column holds numbers, which stand at the right.
+    fn is_number(&self, idx: usize) -> bool {
+        let mut cells = self.rows.iter().filter_map(|row| row.get(idx));
+        idx > 0 && cells.any(|cell| cell.sort.is_some() && !cell.words)
+    }
+
+    fn class(&self, idx: usize, cell: &Cell) -> Option<&'static str> {
+        match (self.is_number(idx), cell.words) {
+            (true, _) => Some("n"),
+            (_, true) => Some("w"),
+            _ => None,
         }
     }
 }
@@ -174,7 +175,9 @@ pub fn figure(caption: &Markup, legend: &[Named], drawing: &Markup, numbers: &Ht
         figure {
             figcaption { (caption) }
             @if !legend.is_empty() {
-                ul.legend { @for named in legend { li { (key(named.style, named.mark)) (named.name) } } }
+                ul.legend { @for named in legend {
+                    li { (key(named.style, named.mark)) (named.name) }
+                } }
             }
             (drawing)
             details { summary { "Numbers" } (numbers.draw()) }
@@ -189,14 +192,11 @@ pub fn curve_table(caption: &str, curves: &[(String, &[Point])]) -> HtmlTable {
     for (name, points) in curves {
         let run = points.len().div_ceil(MOST).max(1);
         let last = points.len().saturating_sub(1);
-        for point in points
-            .iter()
-            .enumerate()
-            .filter(|(idx, _)| idx % run == 0 || *idx == last)
-            .map(|(_, point)| point)
-        {
-            let tokens = Cell::sorted(short(point.tokens), Some(point.tokens));
-            table.row([Cell::text(name.as_str()), tokens, Cell::number(point.loss)]);
+        for (idx, point) in points.iter().enumerate() {
+            if idx % run == 0 || idx == last {
+                let tokens = Cell::sorted(short(point.tokens), Some(point.tokens));
+                table.row([Cell::text(name.as_str()), tokens, Cell::number(point.loss)]);
+            }
         }
     }
     table

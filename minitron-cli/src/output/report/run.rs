@@ -55,10 +55,7 @@ pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
         return html! {};
     }
     let mut keys: Vec<&String> = Vec::new();
-    for key in evaluations
-        .iter()
-        .flat_map(|evaluation| evaluation.values.keys())
-    {
+    for key in evaluations.iter().flat_map(|one| one.values.keys()) {
         if !keys.contains(&key) {
             keys.push(key);
         }
@@ -99,10 +96,8 @@ pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
 pub fn samples(samples: &[Sample]) -> Markup {
     let mut by_prompt: Vec<(&str, Vec<&Sample>)> = Vec::new();
     for sample in samples {
-        match by_prompt
-            .iter_mut()
-            .find(|(prompt, _)| *prompt == sample.prompt)
-        {
+        let mut known = by_prompt.iter_mut();
+        match known.find(|(prompt, _)| *prompt == sample.prompt) {
             Some((_, same)) => same.push(sample),
             None => by_prompt.push((&sample.prompt, vec![sample])),
         }
@@ -148,11 +143,14 @@ fn training_words(training: &Training) -> Markup {
         _ => grouped(training.n_steps),
     };
     html! {
-        strong { (training.name) } " (" (job) "): " (steps) " steps, " (grouped(training.n_tokens)) " tokens, "
-        (grouped(training.tokens_per_second.round() as u64)) " tokens/s, " (duration(training.elapsed_s))
+        strong { (training.name) } " (" (job) "): "
+        (steps) " steps, " (grouped(training.n_tokens)) " tokens, "
+        (grouped(training.tokens_per_second.round() as u64)) " tokens/s, "
+        (duration(training.elapsed_s))
         @if let Some(loss) = training.loss { ", training loss in the end " (number(loss)) }
-        @if let Some(best) = training.best { ", best held-out loss " (number(best.loss)) " at \
-                                                                                          step " (grouped(best.step)) }
+        @if let Some(best) = training.best {
+            ", best held-out loss " (number(best.loss)) " at step " (grouped(best.step))
+        }
         @if training.n_skipped > 0 { ", " (grouped(training.n_skipped)) " steps skipped" }
     }
 }
@@ -162,11 +160,13 @@ pub fn prunings(prunings: &[Pruning]) -> Markup {
     html! { @for pruning in prunings { section {
         h3 { "Pruning: " (pruning.name) }
         (sizes(pruning))
-        @if let Some(reconstructed) = &pruning.reconstructed { p { "Reconstructed \
-                                                                    by " code { (reconstructions(reconstructed)) } } }
+        @if let Some(reconstructed) = &pruning.reconstructed {
+            p { "Reconstructed by " code { (reconstructions(reconstructed)) } }
+        }
         @if !pruning.kept.is_empty() {
-            p.muted { "Share of the units that stay, darkest (on dark pages brightest) where all \
-                       do." }
+            p.muted {
+                "Share of the units that stay, darkest (on dark pages brightest) where all do."
+            }
             div.figures { @for map in &pruning.kept { (kept_figure(map)) } }
         }
         (cuts(&pruning.cuts))
@@ -187,31 +187,27 @@ fn reconstructions(reconstructed: &Value) -> String {
 }
 
 fn sizes(pruning: &Pruning) -> Markup {
-    let mut table = HtmlTable::new(
-        "Sizes before and after",
-        ["axis", "source", "student", "kept"],
-    );
-    let mut add = |name: &str, source: Option<u64>, student: Option<u64>| {
-        let share = source
-            .zip(student)
-            .map(|(source, student)| student as f64 / source.max(1) as f64);
-        let kept = Cell::sorted(share.map_or("–".into(), percent), share);
-        table.row([
-            Cell::text(name),
-            Cell::count(source),
-            Cell::count(student),
-            kept,
-        ]);
-    };
+    let header = ["axis", "source", "student", "kept"];
+    let mut table = HtmlTable::new("Sizes before and after", header);
     for size in &pruning.sizes {
-        add(
-            &size.axis,
-            size.source.map(|n| n as u64),
-            Some(size.student as u64),
-        );
+        let source = size.source.map(|n| n as u64);
+        table.row(size_row(&size.axis, source, Some(size.student as u64)));
     }
-    add("parameters", pruning.n_params_source, pruning.n_params);
+    let (source, student) = (pruning.n_params_source, pruning.n_params);
+    table.row(size_row("parameters", source, student));
     table.draw()
+}
+
+fn size_row(name: &str, source: Option<u64>, student: Option<u64>) -> [Cell; 4] {
+    let both = source.zip(student);
+    let share = both.map(|(source, student)| student as f64 / source.max(1) as f64);
+    let kept = Cell::sorted(share.map_or("–".into(), percent), share);
+    [
+        Cell::text(name),
+        Cell::count(source),
+        Cell::count(student),
+        kept,
+    ]
 }
 
 fn cuts(cuts: &[CutSummary]) -> Markup {
@@ -233,49 +229,50 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
     let titles = titles.into_iter().chain(is_resampled.then_some("stable"));
     let mut table = HtmlTable::new("Cuts, the closest calls first", titles);
     for cut in cuts {
-        let explained = &cut.explained;
-        let [kept, dropped] = cut.sides();
-        let near = explained
-            .borderline
-            .iter()
-            .map(|unit| format!("{}{}", unit.unit, if unit.kept { "+" } else { "−" }));
-        let near: Vec<String> = near.collect();
-        let stable = Cell::sorted(
-            explained.stable.map_or("–".into(), percent),
-            explained.stable,
-        );
-        let cells = [
-            Cell::text(&cut.dim),
-            Cell::text(&explained.metric),
-            Cell::sorted(percent(explained.margin), Some(explained.margin))
-                .best(explained.near_tie),
-            Cell::text(kept.0),
-            Cell::number(Some(kept.1)),
-            Cell::text(dropped.0),
-            Cell::number(Some(dropped.1)),
-            Cell::sorted(
-                if near.is_empty() {
-                    "none".into()
-                } else {
-                    near.join(" ")
-                },
-                Some(near.len() as f64),
-            )
-            .words(),
-        ];
-        table.row(cells.into_iter().chain(is_resampled.then_some(stable)));
+        let stable = cut.explained.stable;
+        let stable = Cell::sorted(stable.map_or("–".into(), percent), stable);
+        let cells = cut_row(cut).into_iter();
+        table.row(cells.chain(is_resampled.then_some(stable)));
     }
     let n_near = cuts.iter().filter(|cut| cut.explained.near_tie).count();
+    let noun = if cuts.len() == 1 { " cut" } else { " cuts" };
     html! {
         p {
-            "Near ties: " (n_near) " of " (cuts.len()) @if cuts.len() == 1 { " cut" } @else { " cuts" }
-            ". Their margin, (a − b) / |a| for a just kept and b just dropped, "
-            "is below 1 % (bold), and a few calibration windows more might have decided otherwise. \
-             “Near the cut” lists units "
-            "within 5 % of it, + kept and − dropped, at most 8 on each side."
+            "Near ties: " (n_near) " of " (cuts.len()) (noun)
+            ". Their margin, (a − b) / |a| for a just kept and b just dropped, is below 1 % \
+             (bold), and a few calibration windows more might have decided otherwise. “Near the \
+             cut” lists units within 5 % of it, + kept and − dropped, at most 8 on each side."
         }
         (table.draw())
     }
+}
+
+fn cut_row(cut: &CutSummary) -> [Cell; 8] {
+    let explained = &cut.explained;
+    let [kept, dropped] = cut.sides();
+    let margin = Cell::sorted(percent(explained.margin), Some(explained.margin));
+    let mut near: Vec<String> = Vec::new();
+    for unit in &explained.borderline {
+        near.push(format!(
+            "{}{}",
+            unit.unit,
+            if unit.kept { "+" } else { "−" }
+        ));
+    }
+    let near_words = match near.is_empty() {
+        true => "none".into(),
+        false => near.join(" "),
+    };
+    [
+        Cell::text(&cut.dim),
+        Cell::text(&explained.metric),
+        margin.best(explained.near_tie),
+        Cell::text(kept.0),
+        Cell::number(Some(kept.1)),
+        Cell::text(dropped.0),
+        Cell::number(Some(dropped.1)),
+        Cell::sorted(near_words, Some(near.len() as f64)).words(),
+    ]
 }
 
 fn rows_table(caption: &str, map: &HeatMap) -> HtmlTable {
@@ -342,8 +339,7 @@ pub fn importance(maps: &[HeatMap]) -> Markup {
             h3 { "Importance" }
             p.muted {
                 "A row per layer; cells are means over neighbouring units, shaded from the row's \
-                 lowest to its highest, since "
-                "units compete within their layer."
+                 lowest to its highest, since units compete within their layer."
             }
             p.scale aria-hidden="true" {
                 "low " @for idx in 0..9 { span style={ "background:var(--h" (idx) ")" } {} } " high"
@@ -355,15 +351,18 @@ pub fn importance(maps: &[HeatMap]) -> Markup {
 
 fn importance_figure(map: &HeatMap) -> Markup {
     let label = format!("Scores of {} by {}, by layer", map.axis, map.what);
-    let caption = html! { strong { (map.axis) } " by " (map.what) ", " (grouped(map.n_units as u64)) " units a row" };
-    let in_row = |cell: f64, cells: &[f64]| {
-        let min = cells.iter().copied().fold(f64::INFINITY, f64::min);
-        let max = cells.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        if max > min {
-            (cell - min) / (max - min)
-        } else {
-            0.0
-        }
-    };
-    heat_figure(map, &label, &caption, in_row)
+    let n_units = grouped(map.n_units as u64);
+    let caption = html! { strong { (map.axis) } " by " (map.what) ", " (n_units) " units a row" };
+    heat_figure(map, &label, &caption, share_in_row)
+}
+
+/// How far a cell is on the way from its row's lowest to its highest.
+fn share_in_row(cell: f64, row: &[f64]) -> f64 {
+    let min = row.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if max > min {
+        (cell - min) / (max - min)
+    } else {
+        0.0
+    }
 }

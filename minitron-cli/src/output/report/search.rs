@@ -25,15 +25,20 @@ pub fn sections(search: &Search) -> Markup {
 
 fn in_words(search: &Search) -> Markup {
     let (target, grid) = (&search.target, &search.grid);
-    let count = |n: Option<u64>| n.map_or("–".into(), grouped);
     html! {
         ul {
             @if let Some(params) = target.params {
-                li { "Target: " (number(params)) " parameters" @if let Some(share) = target.tolerance { ", ± " (percent(share)) } }
+                li {
+                    "Target: " (number(params)) " parameters"
+                    @if let Some(share) = target.tolerance { ", ± " (percent(share)) }
+                }
             }
-            @if let Some(n_bytes) = target.memory_bytes { li { "Target: at \
-                                                                most " (bytes(n_bytes as u64)) } }
-            @if let Some(n) = search.n_params_source { li { "Source: " (grouped(n)) " parameters" } }
+            @if let Some(n_bytes) = target.memory_bytes {
+                li { "Target: at most " (bytes(n_bytes as u64)) }
+            }
+            @if let Some(n) = search.n_params_source {
+                li { "Source: " (grouped(n)) " parameters" }
+            }
             @if grid.n_points.is_some() {
                 li {
                     (count(grid.n_points)) " shapes looked at, " (count(grid.n_legal)) " legal"
@@ -44,30 +49,46 @@ fn in_words(search: &Search) -> Markup {
                 }
             }
             @if let Some(winner) = &search.winner {
-                li { "Winner: " strong { (winner.name) } @if let Some(dir) = &winner.dir { " in " code { (dir) } } }
-            }
-            @if let Some(correlation) = &search.correlation {
                 li {
-                    "The order before training against that after it:"
-                    @if let Some(rho) = correlation.spearman { " Spearman’s ρ " (number(rho)) }
-                    @if let Some(tau) = correlation.kendall { ", Kendall’s τ " (number(tau)) }
+                    "Winner: " strong { (winner.name) }
+                    @if let Some(dir) = &winner.dir { " in " code { (dir) } }
                 }
             }
-            @if let Some(tokens) = search.settled_at.as_ref().and_then(|at| at.tokens) {
-                li { "The order stays as it is from " (number(tokens)) " tokens on" }
-            }
-            @if let Some(shared) = &search.shared_teacher {
-                li {
-                    "The teacher was asked once for all candidates"
-                    @if let Some((asked, alone)) = shared.forward_tokens.zip(shared.forward_tokens_unshared) {
-                        ": " (number(asked)) " tokens instead of " (number(alone))
-                    }
-                    @if let Some(saved) = shared.seconds_saved { ", " (duration(saved)) " saved" }
-                }
-            }
+            (of_training(search))
             @if let Some(seconds) = search.seconds { li { "In all " (duration(seconds)) } }
         }
     }
+}
+
+/// What the trainings changed, and what they shared.
+fn of_training(search: &Search) -> Markup {
+    let settled_at = search.settled_at.as_ref().and_then(|at| at.tokens);
+    html! {
+        @if let Some(correlation) = &search.correlation {
+            li {
+                "The order before training against that after it:"
+                @if let Some(rho) = correlation.spearman { " Spearman’s ρ " (number(rho)) }
+                @if let Some(tau) = correlation.kendall { ", Kendall’s τ " (number(tau)) }
+            }
+        }
+        @if let Some(tokens) = settled_at {
+            li { "The order stays as it is from " (number(tokens)) " tokens on" }
+        }
+        @if let Some(shared) = &search.shared_teacher {
+            @let tokens = shared.forward_tokens.zip(shared.forward_tokens_unshared);
+            li {
+                "The teacher was asked once for all candidates"
+                @if let Some((asked, alone)) = tokens {
+                    ": " (number(asked)) " tokens instead of " (number(alone))
+                }
+                @if let Some(saved) = shared.seconds_saved { ", " (duration(saved)) " saved" }
+            }
+        }
+    }
+}
+
+fn count(n: Option<u64>) -> String {
+    n.map_or("–".into(), grouped)
 }
 
 /// What a candidate costs: MiB of memory where that is the target, parameters elsewhere.
@@ -87,6 +108,11 @@ fn last_loss(search: &Search, candidate: &Candidate) -> Option<f64> {
     }
 }
 
+/// Cost and loss, where both are known.
+fn place(search: &Search, candidate: &Candidate) -> Option<(f64, f64)> {
+    Some((cost(search, candidate)?, last_loss(search, candidate)?))
+}
+
 fn is_trained(search: &Search) -> bool {
     search
         .candidates
@@ -100,9 +126,8 @@ fn pareto(search: &Search) -> Markup {
     } else {
         "parameters"
     };
-    let place =
-        |candidate: &Candidate| Some((cost(search, candidate)?, last_loss(search, candidate)?));
-    let mut all: Vec<(f64, f64)> = search.candidates.iter().filter_map(place).collect();
+    let places = search.candidates.iter().map(|one| place(search, one));
+    let mut all: Vec<(f64, f64)> = places.flatten().collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
     let mut front: Vec<(f64, f64)> = Vec::new();
     for point in &all {
@@ -110,7 +135,7 @@ fn pareto(search: &Search) -> Markup {
             front.push(*point);
         }
     }
-    let winner = search.leader().and_then(place);
+    let winner = search.leader().and_then(|leader| place(search, leader));
     let series = [
         Series {
             style: 7,
@@ -157,11 +182,6 @@ fn pareto(search: &Search) -> Markup {
 
 fn curves(search: &Search) -> Markup {
     let best = search.leader().map(|leader| leader.name.as_str());
-    let style = |candidate: &Candidate| match candidate {
-        candidate if best == Some(candidate.name.as_str()) => 1,
-        candidate if candidate.eliminated_at.is_none() => 0,
-        _ => 7,
-    };
     let mut trained: Vec<&Candidate> = search
         .candidates
         .iter()
@@ -169,27 +189,30 @@ fn curves(search: &Search) -> Markup {
         .collect();
     // The best one is drawn last.
     trained.sort_by_key(|candidate| {
-        (
-            best == Some(candidate.name.as_str()),
-            candidate.eliminated_at.is_none(),
-        )
+        let is_best = best == Some(candidate.name.as_str());
+        (is_best, candidate.eliminated_at.is_none())
     });
-    let of = |candidate: &&Candidate| Series {
-        style: style(candidate),
-        mark: Mark::Marked,
-        points: places(&candidate.curve),
-    };
-    let series: Vec<Series> = trained.iter().map(of).collect();
+    let mut series = Vec::new();
+    let mut numbers = Vec::new();
+    for candidate in trained {
+        let style = match candidate.eliminated_at {
+            _ if best == Some(candidate.name.as_str()) => 1,
+            None => 0,
+            Some(_) => 7,
+        };
+        series.push(Series {
+            style,
+            mark: Mark::Marked,
+            points: places(&candidate.curve),
+        });
+        numbers.push((candidate.name.clone(), candidate.curve.as_slice()));
+    }
     let named = [
         (7, "left out on the way"),
         (0, "trained to the end"),
         (1, "the best"),
     ];
     let legend = named.map(|(style, name)| Named::new(style, Mark::Marked, name));
-    let numbers: Vec<_> = trained
-        .iter()
-        .map(|candidate| (candidate.name.clone(), candidate.curve.as_slice()))
-        .collect();
     let label = "Held-out loss of every candidate against tokens";
     let drawing = plot(&Plot {
         label,
@@ -208,11 +231,7 @@ fn curves(search: &Search) -> Markup {
 
 fn candidates(search: &Search) -> Markup {
     let mut axes: Vec<&String> = Vec::new();
-    for axis in search
-        .candidates
-        .iter()
-        .flat_map(|candidate| candidate.sizes.keys())
-    {
+    for axis in search.candidates.iter().flat_map(|one| one.sizes.keys()) {
         if !axes.contains(&axis) {
             axes.push(axis);
         }
@@ -278,16 +297,18 @@ fn rungs(search: &Search) -> Markup {
         ],
     );
     for (rung_no, rung) in (1u64..).zip(&search.rungs) {
-        let time =
-            |seconds: Option<f64>| Cell::sorted(seconds.map_or("–".into(), duration), seconds);
         table.row([
             Cell::count(Some(rung_no)),
             Cell::count(Some(rung.n_candidates)),
             Cell::number(rung.tokens),
             Cell::number(rung.steps),
-            time(rung.seconds),
-            time(rung.teacher_seconds),
+            time_cell(rung.seconds),
+            time_cell(rung.teacher_seconds),
         ]);
     }
     table.draw()
+}
+
+fn time_cell(seconds: Option<f64>) -> Cell {
+    Cell::sorted(seconds.map_or("–".into(), duration), seconds)
 }

@@ -11,67 +11,48 @@ use super::{entries, right_aligned, table, word};
 /// `inspect`
 pub fn inspect_table(report: &Value) -> String {
     let mut table = table(&["", "", "legal pruned sizes"]);
-    table.add_row([
-        "architecture".into(),
-        word(&report["architecture"]),
-        String::new(),
-    ]);
-    table.add_row([
-        "parameters".into(),
-        word(&report["n_params"]),
-        String::new(),
-    ]);
-    table.add_row([
-        "  without embeddings".into(),
-        word(&report["n_non_embedding"]),
-        String::new(),
-    ]);
+    for (name, key) in [
+        ("architecture", "architecture"),
+        ("parameters", "n_params"),
+        ("  without embeddings", "n_non_embedding"),
+    ] {
+        table.add_row([name.into(), word(&report[key]), String::new()]);
+    }
     for (kind, size) in entries(&report["dims"]) {
-        let legal = &report["legal_sizes"][if kind == "layers" {
-            "depth"
-        } else {
-            kind.as_str()
-        }];
-        let mut rule = match legal["multiple_of"].as_u64() {
-            Some(1) => "any".to_owned(),
-            Some(step) => format!("multiples of {step}"),
-            None => String::new(),
-        };
-        if let (Some(head_dim), "hidden") = (report["hidden_per_head"].as_u64(), kind.as_str()) {
-            rule = format!("heads x {head_dim}");
-        }
-        let pairs = &report["legal_sizes"]["rope_pairs"];
-        if let (Some(step), "head_dim") = (pairs["multiple_of"].as_u64(), kind.as_str()) {
-            rule = format!("rope_pairs: multiples of {step} up to {}", pairs["full"]);
-        }
-        table.add_row([kind.clone(), word(size), rule]);
+        table.add_row([kind.clone(), word(size), legal_sizes(report, kind)]);
     }
     let memory = &report["memory"];
     let weights = bytes(memory["weights_bytes"].as_u64().unwrap_or(0));
-    table.add_row([
-        "weights".into(),
-        format!("{weights} ({})", word(&memory["dtype"])),
-        String::new(),
-    ]);
-    let shape = format!(
-        "KV cache (16 bit), {} x {} tokens",
-        word(&memory["batch_size"]),
-        word(&memory["seq_len"])
-    );
-    table.add_row([
-        shape,
-        bytes(memory["kv_cache_bytes"].as_u64().unwrap_or(0)),
-        String::new(),
-    ]);
-    table.add_row([
-        "tensor parallel".into(),
-        tensor_parallel(report),
-        String::new(),
-    ]);
+    let weights = format!("{weights} ({})", word(&memory["dtype"]));
+    table.add_row(["weights".into(), weights, String::new()]);
+    let (batch_size, seq_len) = (word(&memory["batch_size"]), word(&memory["seq_len"]));
+    let shape = format!("KV cache (16 bit), {batch_size} x {seq_len} tokens");
+    let kv_cache = bytes(memory["kv_cache_bytes"].as_u64().unwrap_or(0));
+    table.add_row([shape, kv_cache, String::new()]);
+    let devices = tensor_parallel(report);
+    table.add_row(["tensor parallel".into(), devices, String::new()]);
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.to_string() + &clients(report)
+}
+
+/// What sizes a dim can be pruned to.
+fn legal_sizes(report: &Value, kind: &str) -> String {
+    let legal = &report["legal_sizes"];
+    let pairs = &legal["rope_pairs"];
+    if let (Some(step), "head_dim") = (pairs["multiple_of"].as_u64(), kind) {
+        return format!("rope_pairs: multiples of {step} up to {}", pairs["full"]);
+    }
+    if let (Some(head_dim), "hidden") = (report["hidden_per_head"].as_u64(), kind) {
+        return format!("heads x {head_dim}");
+    }
+    let axis = if kind == "layers" { "depth" } else { kind };
+    match legal[axis]["multiple_of"].as_u64() {
+        Some(1) => "any".to_owned(),
+        Some(step) => format!("multiples of {step}"),
+        None => String::new(),
+    }
 }
 
 /// `score`: one line per metric and kind.
@@ -113,30 +94,22 @@ pub fn scores_table(report: &Value) -> String {
 /// `prune`: sizes before and after.
 pub fn plan_table(report: &Value) -> String {
     let mut table = table(&["", "source", "student", "kept"]);
-    let mut row = |name: &str, from: &Value, to: &Value| {
-        let share = to.as_f64().unwrap_or(0.0) / from.as_f64().unwrap_or(1.0) * 100.0;
-        table.add_row([
-            name.to_owned(),
-            word(from),
-            word(to),
-            format!("{share:.1} %"),
-        ]);
-    };
-    for (kind, to) in entries(&report["sizes"]) {
-        row(kind, &report["sizes_source"][kind], to);
+    for (kind, student) in entries(&report["sizes"]) {
+        table.add_row(plan_row(kind, &report["sizes_source"][kind], student));
     }
-    row(
-        "parameters",
-        &report["n_params_source"],
-        &report["n_params"],
-    );
-    row(
-        "  without embeddings",
-        &report["n_non_embedding_source"],
-        &report["n_non_embedding"],
-    );
+    let (source, student) = (&report["n_params_source"], &report["n_params"]);
+    table.add_row(plan_row("parameters", source, student));
+    let source = &report["n_non_embedding_source"];
+    let student = &report["n_non_embedding"];
+    table.add_row(plan_row("  without embeddings", source, student));
     let devices = format!("\ntensor parallel: {}", tensor_parallel(report));
     right_aligned(table) + &devices + &clients(report) + &near_ties(&report["near_ties"])
+}
+
+fn plan_row(name: &str, source: &Value, student: &Value) -> [String; 4] {
+    let share = student.as_f64().unwrap_or(0.0) / source.as_f64().unwrap_or(1.0) * 100.0;
+    let kept = format!("{share:.1} %");
+    [name.to_owned(), word(source), word(student), kept]
 }
 
 /// Numbers of devices that the model can be split over.
@@ -152,13 +125,11 @@ fn tensor_parallel(report: &Value) -> String {
 
 /// A line for each program that refuses the model as it is.
 fn clients(report: &Value) -> String {
-    let line = |limit: &Value| format!("\n{}: {}", word(&limit["client"]), word(&limit["message"]));
-    report["clients"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(line)
-        .collect()
+    let mut lines = String::new();
+    for limit in report["clients"].as_array().into_iter().flatten() {
+        lines += &format!("\n{}: {}", word(&limit["client"]), word(&limit["message"]));
+    }
+    lines
 }
 
 /// One line: how many dims a few calibration windows more might have cut elsewhere.

@@ -49,11 +49,10 @@ pub fn plugin_table(plugin: &Value) -> String {
 
 /// A parameter's type, choices or range, from its schema.
 fn parameter_type(schema: &Value) -> String {
-    let choice = |of: &Value| of["const"].as_str().map(str::to_owned);
-    let listed = |key: &str| schema[key].as_array().into_iter().flatten();
-    let choices: Vec<String> = listed("oneOf")
-        .filter_map(choice)
-        .chain(listed("enum").filter_map(|of| of.as_str().map(str::to_owned)))
+    let consts = listed(&schema["oneOf"]).map(|one| &one["const"]);
+    let choices: Vec<&str> = consts
+        .chain(listed(&schema["enum"]))
+        .filter_map(Value::as_str)
         .collect();
     if !choices.is_empty() {
         return choices.join(" | ");
@@ -63,15 +62,20 @@ fn parameter_type(schema: &Value) -> String {
         one => word(one),
     };
     let (min, max) = (&schema["minimum"], &schema["maximum"]);
-    let end = |value: &Value| {
-        if value.is_null() {
-            String::new()
-        } else {
-            value.to_string()
-        }
-    };
     match min.is_null() && max.is_null() {
         true => types,
         false => format!("{types}, {}..{}", end(min), end(max)),
+    }
+}
+
+fn listed(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// An end of a range, which may be open.
+fn end(value: &Value) -> String {
+    match value.is_null() {
+        true => String::new(),
+        false => value.to_string(),
     }
 }

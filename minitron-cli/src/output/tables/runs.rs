@@ -16,28 +16,16 @@ pub fn search_table(report: &Value) -> String {
     header.extend(kinds.iter().map(|kind| kind.as_str()));
     header.extend(["parameters", "loss before", "loss", "rank"]);
     let mut cells_by_row = Vec::new();
-    let mut rows: Vec<(usize, &Value)> = report["candidates"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
-        .collect();
+    let mut rows: Vec<(usize, &Value)> = listed(&report["candidates"]).enumerate().collect();
     rows.sort_by_key(|(_, row)| row["rank"].as_u64().unwrap_or(u64::MAX));
     for (idx, row) in rows {
-        let name = row["name"]
-            .as_str()
-            .map_or_else(|| (idx + 1).to_string(), str::to_owned);
-        let mut cells = vec![name];
+        let name = row["name"].as_str().map(str::to_owned);
+        let mut cells = vec![name.unwrap_or_else(|| (idx + 1).to_string())];
         cells.extend(kinds.iter().map(|kind| word(&row["sizes"][kind.as_str()])));
-        cells.extend(
-            [
-                &row["n_params"],
-                &row["zero_shot"]["loss"],
-                &row["loss"],
-                &row["rank"],
-            ]
-            .map(word),
-        );
+        cells.push(word(&row["n_params"]));
+        cells.push(word(&row["zero_shot"]["loss"]));
+        cells.push(word(&row["loss"]));
+        cells.push(word(&row["rank"]));
         cells_by_row.push(cells);
     }
     let grid = &report["grid"];
@@ -47,15 +35,11 @@ pub fn search_table(report: &Value) -> String {
         counts[0], counts[1], counts[2]
     );
     if let Some(winner) = report["winner"]["name"].as_str() {
-        let (spearman, saved) = (
-            &report["correlation"]["spearman"],
-            &report["shared_teacher"]["seconds_saved"],
-        );
+        let spearman = word(&report["correlation"]["spearman"]);
+        let saved = word(&report["shared_teacher"]["seconds_saved"]);
         text += &format!(
-            "winner {winner}; order before and after training: Spearman {}; the shared teacher \
-             saved {} s\n",
-            word(spearman),
-            word(saved)
+            "winner {winner}; order before and after training: Spearman {spearman}; the shared \
+             teacher saved {saved} s\n"
         );
     }
     let header: Vec<String> = header.into_iter().map(str::to_owned).collect();
@@ -65,67 +49,60 @@ pub fn search_table(report: &Value) -> String {
 /// `compare`: a line for the original and each strategy, then what failed, what should hold and
 /// what the ratios are.
 pub fn comparison_table(report: &Value) -> String {
-    let rows = |key: &str| report[key].as_array().cloned().unwrap_or_default();
-    let columns = rows("columns");
-    let titles = columns
-        .iter()
-        .map(|column| column["title"].as_str().unwrap_or_default().to_owned());
-    let header: Vec<String> = std::iter::once(String::new()).chain(titles).collect();
-    let lines: Vec<Value> = std::iter::once(report["teacher"].clone())
-        .chain(rows("rows"))
-        .collect();
-    let name = |row: &Value| {
-        word(if row["title"].is_null() {
-            &row["name"]
-        } else {
-            &row["title"]
-        })
-    };
-    let cell = |row: &Value, column: &Value| {
-        let key = column["key"].as_str().unwrap_or_default();
-        let over = &row["values"][key];
-        over["mean"].as_f64().map_or("-".to_owned(), |mean| {
-            spread(key, mean, over["std"].as_f64())
-        })
-    };
-    let cells = |row: &Value| {
-        std::iter::once(name(row))
-            .chain(columns.iter().map(|column| cell(row, column)))
-            .collect::<Vec<_>>()
-    };
-    let done = lines
-        .iter()
-        .filter(|row| row.is_object() && row["error"].is_null());
-    let mut text = in_blocks(
-        &header,
-        &done.map(cells).collect::<Vec<_>>(),
-        terminal_width(),
-    );
-    for row in &lines {
+    let mut header = vec![String::new()];
+    for column in listed(&report["columns"]) {
+        header.push(column["title"].as_str().unwrap_or_default().to_owned());
+    }
+    let (mut done, mut failed) = (Vec::new(), String::new());
+    for row in std::iter::once(&report["teacher"]).chain(listed(&report["rows"])) {
         if let Some(error) = row["error"].as_str() {
-            text += &format!("\nfailed: {}: {error}", name(row));
+            failed += &format!("\nfailed: {}: {error}", row_name(row));
+        }
+        if row.is_object() && row["error"].is_null() {
+            let mut cells = vec![row_name(row)];
+            cells.extend(listed(&report["columns"]).map(|column| mean_cell(row, column)));
+            done.push(cells);
         }
     }
-    for check in rows("checks") {
-        let holds = check["holds"].as_bool().map_or("not known", |holds| {
-            if holds { "holds" } else { "does not hold" }
-        });
-        text += &format!(
-            "\n{holds}: {} ({})",
-            word(&check["says"]),
-            word(&check["detail"])
-        );
+    let mut text = in_blocks(&header, &done, terminal_width()) + &failed;
+    for check in listed(&report["checks"]) {
+        let holds = match check["holds"].as_bool() {
+            Some(true) => "holds",
+            Some(false) => "does not hold",
+            None => "not known",
+        };
+        let (says, detail) = (word(&check["says"]), word(&check["detail"]));
+        text += &format!("\n{holds}: {says} ({detail})");
     }
-    for point in rows("ratios")
-        .iter()
-        .flat_map(|ratio| ratio["points"].as_array().cloned().unwrap_or_default())
-    {
-        let facts: Vec<String> = entries(&point)
+    for point in listed(&report["ratios"]).flat_map(|ratio| listed(&ratio["points"])) {
+        let facts: Vec<String> = entries(point)
             .map(|(key, value)| format!("{key} {}", word(value)))
             .collect();
         text += &format!("\n{}", facts.join(", "));
     }
     text
+}
+
+fn row_name(row: &Value) -> String {
+    match &row["title"] {
+        Value::Null => word(&row["name"]),
+        title => word(title),
+    }
+}
+
+/// A mean over seeds, and how far they are spread where there are several.
+fn mean_cell(row: &Value, column: &Value) -> String {
+    let key = column["key"].as_str().unwrap_or_default();
+    let over = &row["values"][key];
+    match over["mean"].as_f64() {
+        Some(mean) => spread(key, mean, over["std"].as_f64()),
+        None => "-".to_owned(),
+    }
+}
+
+/// The values of a list; none where it is absent.
+fn listed(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }
 
 /// `generate`
@@ -135,99 +112,96 @@ pub fn generated_text(report: &Value) -> String {
 
 /// `run`: a line per evaluated model, and what was generated.
 pub fn run_table(report: &Value) -> String {
-    let stages = || report["stages"].as_array().into_iter().flatten();
-    let of_job = |job: &'static str| stages().filter(move |stage| stage["do"] == job);
+    let mut timed = table(&["stage", "job", "seconds", "tokens/s", "peak memory"]);
+    for stage in listed(&report["stages"]) {
+        let rate = stage["result"]["tokens_per_second"].as_f64();
+        timed.add_row([
+            word(&stage["name"]),
+            word(&stage["do"]),
+            in_units("seconds", stage["seconds"].as_f64().unwrap_or(0.0)),
+            rate.map_or(String::new(), |rate| in_units("per_second", rate)),
+            stage["peak_bytes"].as_u64().map_or(String::new(), bytes),
+        ]);
+    }
+    let mut parts = vec![right_aligned(timed)];
+    parts.extend(evaluations(report));
+    for stage in stages_of(report, "generate") {
+        let (model, text) = (&stage["options"]["model"], &stage["result"]["text"]);
+        parts.push(format!("{}: {}", word(model), word(text)));
+    }
+    parts.join("\n\n")
+}
+
+fn stages_of<'a>(report: &'a Value, job: &'a str) -> impl Iterator<Item = &'a Value> {
+    listed(&report["stages"]).filter(move |stage| stage["do"] == job)
+}
+
+/// A row per evaluated model; nothing where none was.
+fn evaluations(report: &Value) -> Option<String> {
     let mut columns: Vec<String> = Vec::new();
-    for stage in of_job("eval") {
+    let mut evaluated: Vec<(String, BTreeMap<String, Value>)> = Vec::new();
+    for stage in stages_of(report, "eval") {
         for (key, _) in measured(&stage["result"]) {
             if !columns.contains(&key) {
                 columns.push(key);
             }
         }
+        let values = measured(&stage["result"]).collect();
+        evaluated.push((word(&stage["options"]["model"]), values));
+    }
+    if evaluated.is_empty() {
+        return None;
     }
     let mut header = vec!["model".to_owned()];
     header.extend(columns.iter().map(|column| title(column)));
-    let mut evaluated = Vec::new();
-    for stage in of_job("eval") {
-        let values: BTreeMap<String, Value> = measured(&stage["result"]).collect();
-        let cell = |key: &String| {
-            values
-                .get(key)
-                .and_then(Value::as_f64)
-                .map_or("-".into(), |x| in_units(key, x))
-        };
-        evaluated.push(
-            std::iter::once(word(&stage["options"]["model"]))
-                .chain(columns.iter().map(cell))
-                .collect(),
-        );
+    let mut rows = Vec::new();
+    for (model, values) in evaluated {
+        let mut cells = vec![model];
+        for key in &columns {
+            let value = values.get(key).and_then(Value::as_f64);
+            cells.push(value.map_or("-".into(), |x| in_units(key, x)));
+        }
+        rows.push(cells);
     }
-    let mut timed = table(&["stage", "job", "seconds", "tokens/s", "peak memory"]);
-    for stage in stages() {
-        let rate = stage["result"]["tokens_per_second"]
-            .as_f64()
-            .map_or(String::new(), |rate| in_units("per_second", rate));
-        timed.add_row([
-            word(&stage["name"]),
-            word(&stage["do"]),
-            in_units("seconds", stage["seconds"].as_f64().unwrap_or(0.0)),
-            rate,
-            stage["peak_bytes"].as_u64().map_or(String::new(), bytes),
-        ]);
-    }
-    let mut parts = vec![right_aligned(timed)];
-    if !evaluated.is_empty() {
-        parts.push(in_blocks(&header, &evaluated, terminal_width()));
-    }
-    for stage in of_job("generate") {
-        parts.push(format!(
-            "{}: {}",
-            word(&stage["options"]["model"]),
-            word(&stage["result"]["text"])
-        ));
-    }
-    parts.join("\n\n")
+    Some(in_blocks(&header, &rows, terminal_width()))
 }
 
 /// What differs, artefacts first.
 pub fn verify_table(report: &Value) -> String {
-    let all = || report["differences"].as_array().into_iter().flatten();
-    let short = |value: &Value| {
-        value
-            .as_str()
-            .map_or("-".to_owned(), |text| text.chars().take(24).collect())
-    };
     let mut differing = table(&["differs", "stage", "what", "recorded", "found"]);
+    let mut n_artefacts = 0;
     for kind in ["artefact", "input", "setting"] {
-        for found in all().filter(|found| found["kind"] == kind) {
-            let cells = [
+        for found in listed(&report["differences"]).filter(|found| found["kind"] == kind) {
+            n_artefacts += usize::from(kind == "artefact");
+            differing.add_row([
                 word(&found["kind"]),
                 word(&found["stage"]),
                 word(&found["what"]),
-            ];
-            differing.add_row(
-                cells
-                    .into_iter()
-                    .chain([short(&found["recorded"]), short(&found["found"])]),
-            );
+                first_letters(&found["recorded"]),
+                first_letters(&found["found"]),
+            ]);
         }
     }
-    let n_artefacts = all().filter(|found| found["kind"] == "artefact").count();
     let verdict = if report["verified"] == true {
         "verified"
     } else {
         "not verified"
     };
-    let counts = format!(
-        "{} stages, {} artefacts",
-        word(&report["n_stages"]),
-        word(&report["n_artefacts"])
-    );
-    let summary = format!("{verdict}: {counts}, {n_artefacts} of them differ");
+    let (stages, artefacts) = (word(&report["n_stages"]), word(&report["n_artefacts"]));
+    let summary =
+        format!("{verdict}: {stages} stages, {artefacts} artefacts, {n_artefacts} of them differ");
     if differing.is_empty() {
         summary
     } else {
         format!("{differing}\n\n{summary}")
+    }
+}
+
+/// As many as tell two hashes apart.
+fn first_letters(value: &Value) -> String {
+    match value.as_str() {
+        Some(text) => text.chars().take(24).collect(),
+        None => "-".to_owned(),
     }
 }
 

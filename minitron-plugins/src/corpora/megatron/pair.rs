@@ -53,43 +53,47 @@ pub struct IndexedFile<'a> {
     sequence: u64,
 }
 
-impl<'a> IndexedFile<'a> {
-    pub fn open(path: &'a Path, ids_path: PathBuf) -> Result<Self> {
-        let open = |path: &Path| open(path).map(BufReader::new);
-        let mut index = open(path)?;
-        if number::<9>(path, &mut index)
-            .ok()
-            .is_none_or(|magic| magic != *MAGIC)
-        {
+/// What an index says before its lists.
+struct IndexHead {
+    element: Element,
+    n_sequences: u64,
+    n_bounds: u64,
+}
+
+impl IndexHead {
+    fn read(path: &Path, index: &mut BufReader<File>) -> Result<Self> {
+        let magic = number::<9>(path, index);
+        if magic.ok().is_none_or(|magic| magic != *MAGIC) {
             return Err(damaged(
                 path,
                 "expected an index of Megatron-LM, got a file that does not begin as one",
             ));
         }
-        let version = u64::from_le_bytes(number(path, &mut index)?);
+        let version = u64::from_le_bytes(number(path, index)?);
         if version != 1 {
-            return Err(damaged(
-                path,
-                format!("expected version 1 of the index, got {version}"),
-            ));
+            let message = format!("expected version 1 of the index, got {version}");
+            return Err(damaged(path, message));
         }
-        let [code] = number(path, &mut index)?;
-        let element = element(code).ok_or_else(|| {
-            damaged(
-                path,
-                format!("expected ids of an integer type (code 1 to 5 or 8), got code {code}"),
-            )
-        })?;
-        let n_sequences = u64::from_le_bytes(number(path, &mut index)?);
-        let n_bounds = u64::from_le_bytes(number(path, &mut index)?);
-        let found = index.get_ref().metadata().at_path(path)?.len();
-        let expected = size(n_sequences, n_bounds);
-        if expected.is_none_or(|expected| {
-            found != expected && Some(found) != expected.checked_add(n_sequences)
-        }) {
-            let expected = expected.map_or("more than any file".to_owned(), |expected| {
-                expected.to_string()
-            });
+        let [code] = number(path, index)?;
+        let Some(element) = element(code) else {
+            let message =
+                format!("expected ids of an integer type (code 1 to 5 or 8), got code {code}");
+            return Err(damaged(path, message));
+        };
+        Ok(IndexHead {
+            element,
+            n_sequences: u64::from_le_bytes(number(path, index)?),
+            n_bounds: u64::from_le_bytes(number(path, index)?),
+        })
+    }
+
+    /// Refuses a file of another size than the lists need, with modes or without.
+    fn check_size(&self, path: &Path, found: u64) -> Result<()> {
+        let (n_sequences, n_bounds) = (self.n_sequences, self.n_bounds);
+        let bare = size(n_sequences, n_bounds);
+        let with_modes = bare.and_then(|bare| bare.checked_add(n_sequences));
+        if bare != Some(found) && with_modes != Some(found) {
+            let expected = bare.map_or("more than any file".to_owned(), |n| n.to_string());
             let what = format!(
                 "{expected} bytes for {n_sequences} sequences and {n_bounds} bounds of documents"
             );
@@ -101,16 +105,24 @@ impl<'a> IndexedFile<'a> {
                 "expected a bound before the first document, got none",
             ));
         }
-        let (lengths, places, bounds) = (index, open(path)?, open(path)?);
-        let ids = open(&ids_path)?;
+        Ok(())
+    }
+}
+
+impl<'a> IndexedFile<'a> {
+    pub fn open(path: &'a Path, ids_path: PathBuf) -> Result<Self> {
+        let mut index = buffered(path)?;
+        let head = IndexHead::read(path, &mut index)?;
+        head.check_size(path, index.get_ref().metadata().at_path(path)?.len())?;
+        let (lengths, places, bounds) = (index, buffered(path)?, buffered(path)?);
+        let ids = buffered(&ids_path)?;
         let n_bytes = ids.get_ref().metadata().at_path(&ids_path)?.len();
-        let n_documents = n_bounds.saturating_sub(1);
         Ok(IndexedFile {
             index: path,
             ids_path,
-            element,
-            n_sequences,
-            n_documents,
+            element: head.element,
+            n_sequences: head.n_sequences,
+            n_documents: head.n_bounds.saturating_sub(1),
             lengths,
             places,
             bounds,
@@ -124,49 +136,36 @@ impl<'a> IndexedFile<'a> {
     /// Goes to a document.
     pub fn enter(&mut self, document: u64) -> Result<()> {
         self.document = document.min(self.n_documents);
+        let path = self.index;
         let places = HEADER.saturating_add(self.n_sequences.saturating_mul(4));
         let bounds = places.saturating_add(self.n_sequences.saturating_mul(8));
-        let path = self.index;
-        self.bounds
-            .seek(SeekFrom::Start(
-                bounds.saturating_add(self.document.saturating_mul(8)),
-            ))
-            .at_path(path)?;
+        let bound = bounds.saturating_add(self.document.saturating_mul(8));
+        self.bounds.seek(SeekFrom::Start(bound)).at_path(path)?;
         self.sequence = self.bound(0)?;
         if self.document == 0 && self.sequence != 0 {
-            return Err(damaged(
-                self.index,
-                format!(
-                    "expected the first document at sequence 0, got {}",
-                    self.sequence
-                ),
-            ));
+            let found = self.sequence;
+            let message = format!("expected the first document at sequence 0, got {found}");
+            return Err(damaged(path, message));
         }
-        self.lengths
-            .seek(SeekFrom::Start(
-                HEADER.saturating_add(self.sequence.saturating_mul(4)),
-            ))
-            .at_path(path)?;
-        self.places
-            .seek(SeekFrom::Start(
-                places.saturating_add(self.sequence.saturating_mul(8)),
-            ))
-            .at_path(path)?;
+        let length = HEADER.saturating_add(self.sequence.saturating_mul(4));
+        self.lengths.seek(SeekFrom::Start(length)).at_path(path)?;
+        let place = places.saturating_add(self.sequence.saturating_mul(8));
+        self.places.seek(SeekFrom::Start(place)).at_path(path)?;
         Ok(())
     }
 
     fn bound(&mut self, least: u64) -> Result<u64> {
         let bound = i64::from_le_bytes(number(self.index, &mut self.bounds)?);
-        let inside = |bound: &u64| (least..=self.n_sequences).contains(bound);
-        u64::try_from(bound).ok().filter(inside).ok_or_else(|| {
-            let (document, last) = (self.document, self.n_sequences);
-            damaged(
+        let (document, last) = (self.document, self.n_sequences);
+        match u64::try_from(bound) {
+            Ok(found) if (least..=last).contains(&found) => Ok(found),
+            _ => Err(damaged(
                 self.index,
                 format!(
                     "expected document {document} to end at sequence {least} to {last}, got {bound}"
                 ),
-            )
-        })
+            )),
+        }
     }
 
     /// # Errors
@@ -229,17 +228,15 @@ impl<'a> IndexedFile<'a> {
         self.ids
             .read_exact(&mut bytes)
             .map_err(|e| read_error(path, e))?;
-        for id in bytes.chunks(usize::try_from(width).unwrap_or(1)) {
-            let sequence = self.sequence;
-            tokens.push(read(id).ok_or_else(|| {
-                damaged(
+        for bytes in bytes.chunks(usize::try_from(width).unwrap_or(1)) {
+            let Some(id) = read(bytes) else {
+                let (most, sequence) = (u32::MAX, self.sequence);
+                return Err(damaged(
                     self.index,
-                    format!(
-                        "expected ids from 0 to {}, got another in sequence {sequence}",
-                        u32::MAX
-                    ),
-                )
-            })?);
+                    format!("expected ids from 0 to {most}, got another in sequence {sequence}"),
+                ));
+            };
+            tokens.push(id);
         }
         Ok(())
     }
@@ -253,6 +250,10 @@ fn size(n_sequences: u64, n_bounds: u64) -> Option<u64> {
     HEADER
         .checked_add(n_sequences.checked_mul(12)?)?
         .checked_add(n_bounds.checked_mul(8)?)
+}
+
+fn buffered(path: &Path) -> Result<BufReader<File>> {
+    open(path).map(BufReader::new)
 }
 
 fn number<const N: usize>(path: &Path, file: &mut BufReader<File>) -> Result<[u8; N]> {

@@ -59,10 +59,8 @@ pub fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<()> {
     let first = column
         .dictionary_page_offset()
         .unwrap_or(column.data_page_offset());
-    let (mut start, len) = (
-        u64::try_from(first)?,
-        u64::try_from(column.compressed_size())?,
-    );
+    let mut start = u64::try_from(first)?;
+    let len = u64::try_from(column.compressed_size())?;
     let end = start.saturating_add(len);
     if end > file.metadata()?.len() {
         return Err(contradiction());
@@ -286,10 +284,13 @@ fn are_lengths_backed(values: &[u8], encoding: Encoding) -> bool {
     (0..n_runs).all(|_| differences(&mut rest).is_ok_and(|n| n <= MOST_VALUES))
 }
 
+fn count(rest: &mut &[u8]) -> Result<usize> {
+    Ok(usize::try_from(varint(rest)?)?)
+}
+
 /// Passes a run of differences, and says how many numbers they are.
 fn differences(rest: &mut &[u8]) -> Result<usize> {
-    let mut number = || varint(rest).and_then(|number| Ok(usize::try_from(number)?));
-    let (block, n_parts, n) = (number()?, number()?, number()?);
+    let (block, n_parts, n) = (count(rest)?, count(rest)?, count(rest)?);
     zigzag(rest)?;
     let per_part = block.checked_div(n_parts).ok_or_else(contradiction)?;
     let mut left = n.saturating_sub(1);

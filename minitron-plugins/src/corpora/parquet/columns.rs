@@ -60,13 +60,11 @@ pub(super) fn choose(reader: &SerializedFileReader<File>, field: &str) -> Result
             columns.push(first.name().to_owned());
         }
     }
-    let place = |path: Vec<&str>| {
-        schema
-            .columns()
-            .iter()
-            .position(|column| column.path().parts() == path)
-    };
-    match text.filter(|_| parts.len() == 1).and_then(place) {
+    let idx = text.filter(|_| parts.len() == 1).and_then(|path| {
+        let mut all = schema.columns().iter();
+        all.position(|column| column.path().parts() == path)
+    });
+    match idx {
         Some(idx) => Ok(Chosen::Text(idx)),
         None => Ok(Chosen::Columns(columns)),
     }
@@ -85,8 +83,6 @@ pub(super) fn of_examples(
         .schema_descr()
         .root_schema()
         .get_fields();
-    let is_talk = |field: &Type| is_list(field) && element(field).is_group();
-    let has = |name: &str| root.iter().any(|field| field.name() == name);
     let chosen = find(root, field).filter(|path| path.last().is_some_and(|last| is_talk(last)));
     let talks: Vec<&str> = match chosen.as_ref().and_then(|path| path.first()) {
         Some(first) => vec![first.name()],
@@ -99,8 +95,10 @@ pub(super) fn of_examples(
     };
     let pairs = [["prompt", "completion"], ["instruction", "output"]];
     let by_pairs = chosen.is_none() && *field == *crate::corpora::default_field();
-    let is_there = !talks.is_empty()
-        || (by_pairs && pairs.iter().any(|pair| pair.iter().all(|name| has(name))));
+    let has_pair = pairs
+        .iter()
+        .any(|pair| pair.iter().all(|name| named(root, name).is_some()));
+    let is_there = !talks.is_empty() || (by_pairs && has_pair);
     if !is_there && !is_named {
         return None;
     }
@@ -110,7 +108,7 @@ pub(super) fn of_examples(
         .chain(&["input"])
         .chain(&BESIDE)
         .copied()
-        .filter(|name| has(name));
+        .filter(|name| named(root, name).is_some());
     let mut columns: Vec<String> = Vec::new();
     for name in talks.into_iter().chain(others) {
         if !columns.iter().any(|column| column == name) {
@@ -122,24 +120,28 @@ pub(super) fn of_examples(
 
 /// Groups on the way to a field, and itself; a name that has a dot wins.
 fn find<'s>(fields: &'s [TypePtr], path: &str) -> Option<Vec<&'s Type>> {
-    let named = |name: &str| {
-        fields
-            .iter()
-            .find(|field| field.name() == name)
-            .map(AsRef::as_ref)
-    };
-    if let Some(found) = named(path) {
+    if let Some(found) = named(fields, path) {
         return Some(vec![found]);
     }
     let dots = path
         .match_indices('.')
         .filter_map(|(at, _)| Some((path.get(..at)?, path.get(at + 1..)?)));
     dots.filter_map(|(name, rest)| {
-        let group = named(name).filter(|group| group.is_group() && !is_list(group))?;
+        let group = named(fields, name).filter(|group| group.is_group() && !is_list(group))?;
         let below = find(group.get_fields(), rest)?;
         Some([vec![group], below].concat())
     })
     .next()
+}
+
+fn named<'s>(fields: &'s [TypePtr], name: &str) -> Option<&'s Type> {
+    let found = fields.iter().find(|field| field.name() == name);
+    found.map(AsRef::as_ref)
+}
+
+/// Whether a field holds messages.
+fn is_talk(field: &Type) -> bool {
+    is_list(field) && element(field).is_group()
 }
 
 fn is_list(field: &Type) -> bool {

@@ -21,18 +21,11 @@ use crate::corpora::{self, bad, check_fetched, read_error};
 pub(super) fn open(path: &Path) -> Result<(File, SerializedFileReader<File>)> {
     let mut file = corpora::open(path)?;
     check_kind(&mut file, path)?;
-    let read = || {
-        backed::check_footer(&file)?;
-        SerializedFileReader::new(file.try_clone()?)
-    };
-    let reader = guarded(read).map_err(|e| unreadable(path, &e))?;
+    let reader = guarded(|| read(&file)).map_err(|e| unreadable(path, &e))?;
     let groups = reader.metadata().row_groups();
-    if let Some(codec) = groups
-        .iter()
-        .flat_map(|group| group.columns())
-        .map(|c| c.compression())
-        .find(is_foreign)
-    {
+    let mut columns = groups.iter().flat_map(|group| group.columns());
+    if let Some(column) = columns.find(|column| is_foreign(column.compression())) {
+        let codec = column.compression();
         let message =
             format!("compressed with {codec}, which is not read; write it again with zstd");
         return Err(bad(path, message));
@@ -40,8 +33,13 @@ pub(super) fn open(path: &Path) -> Result<(File, SerializedFileReader<File>)> {
     Ok((file, reader))
 }
 
+fn read(file: &File) -> Result<SerializedFileReader<File>, ParquetError> {
+    backed::check_footer(file)?;
+    SerializedFileReader::new(file.try_clone()?)
+}
+
 /// The one codec that no crate here unfolds.
-fn is_foreign(codec: &Compression) -> bool {
+fn is_foreign(codec: Compression) -> bool {
     matches!(codec, Compression::LZO)
 }
 

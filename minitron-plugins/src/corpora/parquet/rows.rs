@@ -50,13 +50,10 @@ fn chosen(
 ) -> Result<SchemaDescPtr, String> {
     let schema = reader.metadata().file_metadata().schema_descr();
     let all = schema.root_schema().get_fields();
-    let is_chosen =
-        |name: &str| columns.is_none_or(|columns| columns.iter().any(|column| column == name));
-    let fields: Vec<_> = all
-        .iter()
-        .filter(|field| is_chosen(field.name()))
-        .cloned()
-        .collect();
+    let mut fields = all.to_vec();
+    if let Some(columns) = columns {
+        fields.retain(|field| columns.iter().any(|column| column == field.name()));
+    }
     let there: Vec<String> = all.iter().map(|field| field.name().to_owned()).collect();
     if fields.is_empty() {
         let wanted = names(columns.unwrap_or_default().iter());
@@ -224,15 +221,15 @@ fn value(field: Field) -> Value {
         Field::Group(row) => object(row),
         Field::ListInternal(list) => list.elements().iter().cloned().map(value).collect(),
         Field::MapInternal(map) => {
-            let name = |key: &Field| match value(key.clone()) {
-                Value::String(text) => text,
-                key => key.to_string(),
-            };
-            let entries = map
-                .entries()
-                .iter()
-                .map(|(key, entry)| (name(key), value(entry.clone())));
-            Value::Object(entries.collect::<Map<_, _>>())
+            let mut object = Map::new();
+            for (key, entry) in map.entries() {
+                let name = match value(key.clone()) {
+                    Value::String(text) => text,
+                    key => key.to_string(),
+                };
+                object.insert(name, value(entry.clone()));
+            }
+            Value::Object(object)
         }
         other => other.to_string().into(),
     }

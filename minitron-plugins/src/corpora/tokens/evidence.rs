@@ -58,16 +58,13 @@ impl Evidence {
     pub fn other_format(&self) -> Option<String> {
         const LLM_C: [(u32, &str, &str); 2] =
             [(20_240_520, "", "u16"), (20_240_801, " of Llama 3", "u32")];
-        let number = self
-            .begin
-            .first_chunk()
-            .map(|bytes| u32::from_le_bytes(*bytes));
-        if let Some((magic, model, width)) = LLM_C.iter().find(|(magic, ..)| number == Some(*magic))
-        {
+        let bytes = self.begin.first_chunk();
+        let number = bytes.map(|bytes| u32::from_le_bytes(*bytes));
+        let of_llm_c = LLM_C.iter().find(|(magic, ..)| number == Some(*magic));
+        if let Some((magic, model, width)) = of_llm_c {
             return Some(format!(
                 "the header of llm.c{model} (magic {magic}, 1024 bytes); cut it off with `tail -c \
-                 +1025` and read the rest \
-                 as {width}"
+                 +1025` and read the rest as {width}"
             ));
         }
         let found = match self.begin.as_slice() {
@@ -98,20 +95,17 @@ impl Evidence {
     /// Of wider ids read as u16, every second one is the small half of one.
     fn as_u16(&self) -> Option<String> {
         let (mut low, mut high) = (Vec::new(), Vec::new());
-        for quad in self
-            .samples
-            .iter()
-            .flat_map(|bytes| bytes.as_chunks::<4>().0)
-        {
+        let quads = self.samples.iter().flat_map(|b| b.as_chunks::<4>().0);
+        for quad in quads {
             let [a, b, c, d] = *quad;
             low.push(u16::from_le_bytes([a, b]));
             high.push(u16::from_le_bytes([c, d]));
         }
-        let largest = |halves: &[u16]| halves.iter().copied().max().unwrap_or(0);
+        let (largest_low, largest_high) = (largest(&low), largest(&high));
         let n_large = low.iter().filter(|half| **half >= SMALL).count();
-        let is_zero = low.len() >= SOME && largest(&high) == 0 && largest(&low) > 0;
+        let is_zero = low.len() >= SOME && largest_high == 0 && largest_low > 0;
         let is_small = low.len() >= MANY
-            && largest(&high) < SMALL
+            && largest_high < SMALL
             && high.contains(&0)
             && n_large * 2 >= low.len();
         if !is_zero && !is_small {
@@ -147,8 +141,7 @@ impl Evidence {
         (largest >= BEYOND).then(|| {
             format!(
                 "read as u32, an id is {largest}, which no vocabulary has; these seem to be u16 \
-                 ids, so read them with \
-                 `--token-type u16`"
+                 ids, so read them with `--token-type u16`"
             )
         })
     }
@@ -166,6 +159,10 @@ impl Evidence {
             && is_upper_zero
             && octets.iter().any(|octet| u64::from_le_bytes(*octet) > 0)
     }
+}
+
+fn largest(halves: &[u16]) -> u16 {
+    halves.iter().copied().max().unwrap_or(0)
 }
 
 fn wider(stated: &str) -> String {
