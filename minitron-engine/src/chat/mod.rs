@@ -2,7 +2,8 @@
 //! which part of the text the assistant said.
 //!
 //! ```text
-//! record (JSON) --Example--> Conversation --ChatTemplate--> Rendered { text, answers } --tokenizer--> ids, mask
+//! record (JSON) --Example--> Conversation --ChatTemplate--> Rendered { text, answers }
+//!                                                           --tokenizer--> ids, mask
 //! ```
 
 mod answers;

@@ -86,7 +86,7 @@ fn is_a_folder(model: &str) -> Result<PathBuf> {
 }
 
 impl<'a> Context<'a> {
-    /// On the CPU in f32, seed 0, in silence; outputs are not replaced, and every MODEL is a folder.
+    /// On the CPU in f32, seed 0, in silence; outputs are not replaced, every MODEL is a folder.
     /// Other choices are fields to set.
     pub fn on_cpu(registry: &'a Registry, defaults: &'a dyn Defaults) -> Self {
         Context {

@@ -3,7 +3,8 @@
 //! ```text
 //! record   length u64, masked crc of it u32, bytes, masked crc of them u32; little-endian
 //! masked   rotate_right(crc32c, 15) + 0xa282ead8, modulo 2³²
-//! Event    1: wall_time f64   2: step   3: file_version   5: Summary   7: SessionLog { 1: status, START = 1 }
+//! Event    1: wall_time f64   2: step   3: file_version   5: Summary
+//!          7: SessionLog { 1: status, START = 1 }
 //! Summary  1: Value { 1: tag   2: simple_value f32 }, repeated
 //! ```
 //!

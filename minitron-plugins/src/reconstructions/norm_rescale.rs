@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 /// teacher's normalised input of a norm, of which the student keeps the positions S,
 ///
 /// ```text
-/// gain := gain · c        c² = mean over tokens and S of z² / mean over tokens and all positions of z²
+/// gain := gain · c    c² = mean over tokens and S of z² / mean over tokens and all positions of z²
 /// ```
 /// where the divisor is 1 but for tokens that hold nothing at all: c is rms over S / rms over all,
 /// on average. It holds for norms on the residual stream, on what a part adds (Gemma), over whole
