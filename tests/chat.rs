@@ -12,7 +12,7 @@ use minitron_core::evaluate::{Sampling, generate};
 use minitron_core::windows::Tokenize;
 use minitron_engine::chat::{ChatTemplate, Moment, Rendered};
 use minitron_engine::data::Tokenizer;
-use minitron_engine::pipeline::{self, GenerateOptions};
+use minitron_engine::jobs::{self, GenerateOptions};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -496,8 +496,7 @@ fn prompts_begin_as_those_of_transformers_do() {
                 max_new_tokens: 12,
                 ..GenerateOptions::default()
             };
-            let found =
-                with_context(false, |context| pipeline::generate(context, &options)).unwrap();
+            let found = with_context(false, |context| jobs::generate(context, &options)).unwrap();
             let place = format!("{} {text:?}: {ids:?}", dir.display());
             assert_eq!(found["n_prompt_tokens"], json!(ids.len()), "{place}");
             assert_eq!(

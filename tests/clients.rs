@@ -19,7 +19,7 @@ use minitron_core::spec::{
 };
 use minitron_core::windows::Tokenize;
 use minitron_engine::data::Tokenizer;
-use minitron_engine::pipeline::{
+use minitron_engine::jobs::{
     Context, InspectOptions, PruneOptions, ReconstructOptions, ScoreOptions, TrainOptions, inspect,
     prune, score, train,
 };

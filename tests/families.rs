@@ -18,7 +18,7 @@ use minitron_core::plan::{Plan, Space};
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{DEPTH, ModelSpec, ROPE_PAIRS, Sizes};
 use minitron_core::windows::{Sample, Task};
-use minitron_engine::pipeline::{PruneOptions, prune};
+use minitron_engine::jobs::{PruneOptions, prune};
 use minitron_engine::train::{Counts, Objective, Term};
 use minitron_plugins::laws::random_rankings;
 use serde::Deserialize;

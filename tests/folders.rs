@@ -14,7 +14,7 @@ use minitron_core::plan::Count;
 use minitron_core::spec::{ModelFolder, ModelSpec};
 use minitron_core::windows::Tokenize;
 use minitron_engine::data::Tokenizer;
-use minitron_engine::pipeline::{
+use minitron_engine::jobs::{
     EvalOptions, GenerateOptions, InspectOptions, PruneOptions, ScoreOptions, TrainOptions,
     TrainingOptions, eval, generate, inspect, prune, score, train,
 };

@@ -12,10 +12,12 @@ use minitron_core::error::Result;
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelFolder;
-use minitron_engine::pipeline::{
-    Context, DistillOptions, EvalOptions, PruneOptions, Recipe, ScoreOptions, SearchOptions,
-    TeacherOptions, TrainingOptions, distill, eval, prune, run, score, search,
+use minitron_engine::jobs::{
+    Context, DistillOptions, EvalOptions, PruneOptions, ScoreOptions, TeacherOptions,
+    TrainingOptions, distill, eval, prune, score,
 };
+use minitron_engine::recipe::{Recipe, run};
+use minitron_engine::search::{SearchOptions, search};
 use minitron_engine::train::CacheType;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};

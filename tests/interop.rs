@@ -20,7 +20,7 @@ use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes};
 use minitron_core::windows::{Batch, Sample, Task, Tokenize};
 use minitron_engine::data::Tokenizer;
-use minitron_engine::pipeline::{EvalOptions, PruneOptions, ScoreOptions, eval, prune, score};
+use minitron_engine::jobs::{EvalOptions, PruneOptions, ScoreOptions, eval, prune, score};
 use minitron_engine::train::{Counts, Objective, Term};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};

@@ -17,7 +17,7 @@ use minitron_core::output::OutputDir;
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelFolder;
-use minitron_engine::pipeline::{
+use minitron_engine::jobs::{
     Context, EvalOptions, PruneOptions, ScoreOptions, TrainOptions, TrainingOptions, eval, prune,
     score, train,
 };

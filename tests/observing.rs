@@ -289,9 +289,9 @@ fn log_lines_say_what_was_asked_for_and_nothing_unless_asked() {
         .map(|line| line.trim_start().split_once(' ').unwrap().1)
         .collect();
     assert!(
-        lines.iter().any(
-            |line| line.starts_with("info  minitron_engine::pipeline::context: command: open ")
-        ),
+        lines
+            .iter()
+            .any(|line| line.starts_with("info  minitron_engine::jobs::context: command: open ")),
         "{info}"
     );
     assert!(

@@ -13,7 +13,7 @@ use minitron_core::contract::{LogitLoss, StateLoss, States};
 use minitron_core::model::{Cache, LoadOptions, NoTap, Transformer};
 use minitron_core::registry::{Handshake, Kind, Registry};
 use minitron_core::spec::ModelFolder;
-use minitron_engine::pipeline::{ScoreOptions, score};
+use minitron_engine::jobs::{ScoreOptions, score};
 use tch::Tensor;
 use tempfile::TempDir;
 

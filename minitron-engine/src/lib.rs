@@ -5,8 +5,8 @@
 //!
 //! ```
 //! use minitron_core::registry::Registry;
-//! use minitron_engine::pipeline::{self, Context, DistillOptions, PruneOptions, ScoreOptions};
-//! use minitron_engine::pipeline::{TrainOptions, TrainingOptions};
+//! use minitron_engine::jobs::{self, Context, DistillOptions, PruneOptions, ScoreOptions};
+//! use minitron_engine::jobs::{TrainOptions, TrainingOptions};
 //!
 //! # fn main() -> minitron_core::error::Result<()> {
 //! # let folder = tempfile::tempdir().unwrap();
@@ -29,7 +29,7 @@
 //!     setup: setup.clone(),
 //!     ..TrainOptions::default()
 //! };
-//! pipeline::train(&context, &fresh, model.as_ref(), false)?;
+//! jobs::train(&context, &fresh, model.as_ref(), false)?;
 //!
 //! let scoring = ScoreOptions {
 //!     model: model.clone(),
@@ -37,7 +37,7 @@
 //!     samples: 8,
 //!     ..ScoreOptions::default()
 //! };
-//! pipeline::score(&context, &scoring, scores.as_ref())?;
+//! jobs::score(&context, &scoring, scores.as_ref())?;
 //!
 //! let halving = PruneOptions {
 //!     model: model.clone(),
@@ -45,11 +45,11 @@
 //!     ratio: Some(0.5),
 //!     ..PruneOptions::default()
 //! };
-//! let pruned = pipeline::prune(&context, &halving, student.as_ref(), false)?;
+//! let pruned = jobs::prune(&context, &halving, student.as_ref(), false)?;
 //! assert!(pruned["n_params"].as_u64() < pruned["n_params_source"].as_u64());
 //!
 //! let distillation = DistillOptions { teacher: model, student, setup, ..Default::default() };
-//! let distilled = pipeline::distill(&context, &distillation, at("distilled").as_ref(), false)?;
+//! let distilled = jobs::distill(&context, &distillation, at("distilled").as_ref(), false)?;
 //! assert!(distilled["loss"].as_f64().is_some_and(f64::is_finite));
 //! # Ok(())
 //! # }
@@ -64,14 +64,18 @@
 //! | [`data`] | text to tokens to windows, in a deterministic order |
 //! | [`score`] | one forward pass, shown to the scorers of all metrics |
 //! | [`train`] | objective, optimiser, schedule, loop, resume |
+//! | [`jobs`] | what the commands do, one by one: score, prune, train, eval, generate, inspect |
 //! | [`search`] | candidates from sizes alone, successive halving, orders |
-//! | [`pipeline`] | the jobs behind the commands, recipes, run folders |
+//! | [`recipe`] | stages in a file, their inputs, the run folder, a run repeated and compared |
+//! | [`compare`] | strategies side by side, as stages that rows share |
 //! | [`report`] | what finished and running jobs left, as data |
 
 pub mod chat;
+pub mod compare;
 pub mod data;
+pub mod jobs;
 pub mod memory;
-pub mod pipeline;
+pub mod recipe;
 pub mod report;
 pub mod score;
 pub mod search;

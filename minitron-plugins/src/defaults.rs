@@ -5,7 +5,7 @@ use std::path::Path;
 use minitron_core::error::Result;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelSpec;
-use minitron_engine::pipeline::{Defaults, SizeRequest};
+use minitron_engine::jobs::{Defaults, SizeRequest};
 
 use crate::evaluators::tag_of_task;
 

@@ -16,8 +16,9 @@ use minitron_core::registry::{Handshake, Kind, Opening, PluginSpec, Registry};
 use minitron_core::spec::{CheckpointInfo, ModelFolder, ModelSpec};
 use minitron_core::windows::{Tokenize, Windows};
 use minitron_engine::chat::{ChatTemplate, Moment, Rendered};
+use minitron_engine::compare::Spec;
 use minitron_engine::data::{DataLoader, DataSpec, Tokenizer};
-use minitron_engine::pipeline::{Recipe, Spec, check_recipe};
+use minitron_engine::recipe::{Recipe, check_recipe};
 use minitron_engine::report;
 use minitron_engine::search::Predicate;
 use minitron_engine::train::{

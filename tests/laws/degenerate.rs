@@ -8,7 +8,7 @@ use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::Count;
-use minitron_engine::pipeline::{
+use minitron_engine::jobs::{
     Context, DistillOptions, EvalOptions, PruneOptions, ReconstructOptions, ScoreOptions,
     TrainingOptions, distill, eval, prune, score,
 };

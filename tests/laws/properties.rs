@@ -11,7 +11,7 @@ use minitron_core::prune::{PrunedView, side_indices, source_layers};
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{ModelSpec, Sizes};
 use minitron_engine::data::DataSpec;
-use minitron_engine::pipeline::Recipe;
+use minitron_engine::recipe::Recipe;
 use proptest::prelude::*;
 use serde_json::Value;
 use tch::Tensor;

@@ -18,7 +18,7 @@ use minitron_core::reconstruct::{
 use minitron_core::registry::{Kind as PluginKind, PluginSpec, Registry};
 use minitron_core::spec::{At, HIDDEN, ModelFolder, ParamKind, Role};
 use minitron_core::windows::Windows;
-use minitron_engine::pipeline::{PruneOptions, ReconstructOptions, prune};
+use minitron_engine::jobs::{PruneOptions, ReconstructOptions, prune};
 use minitron_plugins::laws::random_rankings;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};

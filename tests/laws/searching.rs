@@ -9,10 +9,10 @@ use minitron_core::plan::{Count, Space};
 use minitron_core::progress::{Interrupt, Progress};
 use minitron_core::random::SplitMix;
 use minitron_core::spec::{ModelSpec, Sizes};
-use minitron_engine::pipeline::{
-    Context, ScoreOptions, SearchOptions, Spec, TrainingOptions, compare, score, search,
-};
+use minitron_engine::compare::{Spec, compare};
+use minitron_engine::jobs::{Context, ScoreOptions, TrainingOptions, score};
 use minitron_engine::search::{CountPolynomial, Grid, GridAxis, Halving, Within};
+use minitron_engine::search::{SearchOptions, search};
 use serde_json::{Value, json};
 
 #[test]
@@ -558,8 +558,8 @@ fn the_specs_that_come_along_can_be_meant() {
         );
     }
     for path in searches {
-        let recipe = minitron_engine::pipeline::Recipe::load(&path).unwrap();
-        minitron_engine::pipeline::check_recipe(&registry(), &recipe).unwrap();
+        let recipe = minitron_engine::recipe::Recipe::load(&path).unwrap();
+        minitron_engine::recipe::check_recipe(&registry(), &recipe).unwrap();
     }
 }
 

@@ -17,7 +17,7 @@ use minitron_core::random::SplitMix;
 use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
 use minitron_core::spec::{ModelFolder, ModelSpec, PruneGroup};
 use minitron_core::windows::{Task, Windows};
-use minitron_engine::pipeline::Context;
+use minitron_engine::jobs::Context;
 use minitron_engine::score::{self as scoring, Metric, ScoreInputs};
 pub use minitron_plugins::laws::random_weights;
 use serde_json::Value;

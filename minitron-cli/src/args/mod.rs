@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use minitron_core::registry::Kind;
-use minitron_engine::pipeline::{
+use minitron_engine::jobs::{
     ComputeType, EvalOptions, GenerateOptions, InspectOptions, ScoreOptions,
 };
 
@@ -253,10 +253,11 @@ pub struct Watch {
 
 #[cfg(test)]
 mod tests {
-    use minitron_engine::pipeline::{
-        DistillOptions, PruneOptions, ReconstructOptions, SearchOptions, TeacherOptions,
-        TrainOptions, TrainingOptions,
+    use minitron_engine::jobs::{
+        DistillOptions, PruneOptions, ReconstructOptions, TeacherOptions, TrainOptions,
+        TrainingOptions,
     };
+    use minitron_engine::search::SearchOptions;
 
     use super::*;
 

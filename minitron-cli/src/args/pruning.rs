@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use minitron_engine::pipeline::PruneOptions;
+use minitron_engine::jobs::PruneOptions;
 
 /// `prune`
 #[derive(Debug, Args)]

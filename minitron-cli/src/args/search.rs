@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use minitron_core::plan::Count;
 use minitron_engine::data::DataSpec;
-use minitron_engine::pipeline::SearchOptions;
+use minitron_engine::search::SearchOptions;
 
 /// `search`
 #[derive(Debug, Args)]

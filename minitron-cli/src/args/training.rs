@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use minitron_core::plan::Count;
 use minitron_engine::data::DataSpec;
-use minitron_engine::pipeline::{DistillOptions, TrainOptions, TrainingOptions};
+use minitron_engine::jobs::{DistillOptions, TrainOptions, TrainingOptions};
 
 /// What `train` and `distill` have in common beside their options: text, length, and where the
 /// output goes.

@@ -1,6 +1,7 @@
 use minitron_core::error::{Error, Result};
 use minitron_core::output::write_atomic;
-use minitron_engine::pipeline::{Recipe, Spec, compare};
+use minitron_engine::compare::{Spec, compare};
+use minitron_engine::recipe::Recipe;
 use minitron_engine::report::{comparison_markdown, gather};
 use serde_json::Value;
 

@@ -2,7 +2,7 @@ use std::fs;
 
 use minitron_core::error::{IoContext, Result};
 use minitron_core::output::write_atomic;
-use minitron_engine::pipeline::{Recipe, RunDir, run as run_recipe};
+use minitron_engine::recipe::{Recipe, RunDir, run as run_recipe};
 
 use crate::args::{Common, Demo};
 use crate::output;

@@ -1,5 +1,5 @@
 use minitron_core::error::Result;
-use minitron_engine::pipeline::{DistillOptions, distill};
+use minitron_engine::jobs::{DistillOptions, distill};
 
 use crate::args::{Common, Distill, Training};
 use crate::output;

@@ -1,5 +1,5 @@
 use minitron_core::error::Result;
-use minitron_engine::pipeline::{EvalOptions, eval};
+use minitron_engine::jobs::{EvalOptions, eval};
 
 use crate::args::Common;
 use crate::output;

@@ -1,7 +1,7 @@
 use std::io;
 
 use minitron_core::error::{Error, Result};
-use minitron_engine::pipeline::{Chat, Context, GenerateOptions, generate};
+use minitron_engine::jobs::{Chat, Context, GenerateOptions, generate};
 
 use crate::args::Common;
 use crate::output;

@@ -1,5 +1,5 @@
 use minitron_core::error::Result;
-use minitron_engine::pipeline::{InspectOptions, inspect};
+use minitron_engine::jobs::{InspectOptions, inspect};
 
 use crate::args::Common;
 use crate::output;

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use minitron_core::error::{Error, Result};
-use minitron_engine::pipeline::{PruneOptions, prune};
+use minitron_engine::jobs::{PruneOptions, prune};
 
 use crate::args::{Common, Prune};
 use crate::output;

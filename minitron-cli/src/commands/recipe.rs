@@ -1,5 +1,5 @@
 use minitron_core::error::Result;
-use minitron_engine::pipeline::{Recipe, check_recipe, recipe_schema};
+use minitron_engine::recipe::{Recipe, check_recipe, recipe_schema};
 
 use crate::args::{Common, RecipeCommand};
 use crate::output;

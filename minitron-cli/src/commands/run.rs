@@ -2,7 +2,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use minitron_core::error::Result;
-use minitron_engine::pipeline::{Recipe, run as run_recipe, verify};
+use minitron_engine::recipe::{Recipe, run as run_recipe, verify};
 
 use crate::args::{Common, Run};
 use crate::output;

@@ -1,5 +1,5 @@
 use minitron_core::error::Result;
-use minitron_engine::pipeline::score;
+use minitron_engine::jobs::score;
 
 use crate::args::{Common, Score};
 use crate::output;

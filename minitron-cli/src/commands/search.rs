@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::Count;
-use minitron_engine::pipeline::{SearchOptions, SizeList, TrainingOptions, search};
+use minitron_engine::jobs::TrainingOptions;
+use minitron_engine::search::{SearchOptions, SizeList, search};
 
 use super::prune::{by, by_kind};
 use crate::args::{Common, Search};

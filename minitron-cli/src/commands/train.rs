@@ -1,5 +1,5 @@
 use minitron_core::error::Result;
-use minitron_engine::pipeline::{TrainOptions, train};
+use minitron_engine::jobs::{TrainOptions, train};
 
 use crate::args::{Common, Train, Training};
 use crate::output;

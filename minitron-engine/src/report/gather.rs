@@ -15,7 +15,7 @@ use super::search::Search;
 use super::training::Training;
 use super::warned::Warned;
 use super::{RUN, SEARCH, read_json};
-use crate::pipeline::{RunRecord, StageRecord};
+use crate::recipe::{RunRecord, StageRecord};
 use minitron_core::error::Result;
 
 /// Reads a folder of any kind.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::comparison::Comparison;
 use super::search::Search;
-use crate::pipeline::{RunRecord, StageRecord};
+use crate::recipe::{RunRecord, StageRecord};
 
 /// Models and texts from outside a folder, each once.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::comparison::Comparison;
 use super::search::Search;
-use crate::pipeline::{Recipe, RunRecord};
+use crate::recipe::{Recipe, RunRecord};
 use minitron_core::files::read_text;
 
 /// How to repeat a job.

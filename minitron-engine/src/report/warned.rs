@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::comparison::Comparison;
-use crate::pipeline::RunRecord;
+use crate::recipe::RunRecord;
 
 /// A warning, and what it belongs to.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -13,7 +13,7 @@ use super::search::Search;
 use super::training::Training;
 use super::warned::Warned;
 use super::{RUN, name_of, read_json};
-use crate::pipeline::{Recipe, RunRecord, StageRecord};
+use crate::recipe::{Recipe, RunRecord, StageRecord};
 use minitron_core::checkpoint::has_weights;
 use minitron_core::error::Result;
 

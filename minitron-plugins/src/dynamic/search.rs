@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use minitron_core::digest;
 use minitron_core::error::{Error, IoContext, Result};
-use minitron_engine::pipeline::PluginFile;
+use minitron_engine::recipe::PluginFile;
 
 /// Every library once, in order: those wanted, then those in the folders of `search_path`, which
 /// colons divide.

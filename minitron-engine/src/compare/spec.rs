@@ -1,0 +1,384 @@
+//! A comparison as it is written: named strategies, each a chain of jobs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::jobs::eval::EvalOptions;
+use crate::recipe::{JOBS, PluginFile, Stage, StageOptions};
+use crate::search::Predicate;
+use minitron_core::digest;
+use minitron_core::error::{Error, Result};
+use minitron_core::files::read_text;
+
+/// A comparison, read and checked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// The file.
+    #[serde(skip)]
+    pub path: PathBuf,
+    /// What is compared.
+    #[serde(default)]
+    pub title: String,
+    /// The original: what is scored, pruned, taught by, and compared with.
+    pub model: String,
+    /// Each training runs once with each; what draws nothing runs with the first.
+    #[serde(default = "one_seed")]
+    pub seeds: Vec<u64>,
+    /// Libraries of plugins, by a name of the author's own.
+    #[serde(default)]
+    pub plugins: BTreeMap<String, PluginFile>,
+    /// The jobs of a row, in order; `scratch` is a training from random weights in the shape
+    /// reached so far.
+    #[serde(default = "usual_chain")]
+    pub chain: Vec<String>,
+    /// Columns, in order; all that came out where empty.
+    #[serde(default)]
+    pub columns: Vec<String>,
+    /// Options of every row's jobs, by job.
+    #[serde(default)]
+    pub all: BTreeMap<String, Map<String, Value>>,
+    /// The strategies.
+    pub rows: Vec<Row>,
+    /// What should hold between them.
+    #[serde(default)]
+    pub checks: Vec<Check>,
+    /// How many tokens some rows save.
+    #[serde(default)]
+    pub ratios: Vec<Ratio>,
+}
+
+fn one_seed() -> Vec<u64> {
+    vec![0]
+}
+
+fn usual_chain() -> Vec<String> {
+    ["score", "prune", "eval", "distill", "eval"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// A strategy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Its name in checks and files.
+    pub name: String,
+    /// Its name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Where it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Its own chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Vec<String>>,
+    /// Its own options by job (`prune`), or by job and place among the chain's (`prune.2`), laid
+    /// over those of all.
+    #[serde(flatten)]
+    pub own: BTreeMap<String, Map<String, Value>>,
+}
+
+/// Something that should hold between rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// In words.
+    pub says: String,
+    /// As a question: `{width.loss} < {depth.loss}`, names are `row.column`.
+    pub holds: String,
+}
+
+/// How many tokens of one kind of training another one saves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ratio {
+    /// Rows at rising budgets.
+    pub rows: Vec<String>,
+    /// Rows of the dear kind at rising budgets.
+    pub reference: Vec<String>,
+    /// The column in which they should be equal.
+    #[serde(default = "by_loss")]
+    pub by: String,
+}
+
+fn by_loss() -> String {
+    "loss".into()
+}
+
+/// Which job measures the original.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Original {
+    /// An evaluation of its own.
+    Own(Box<Link>),
+    /// That of the row with this name, which leaves the original as it is.
+    Row(String),
+}
+
+/// A job of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Link {
+    /// Named by its content, so that equal jobs are one.
+    pub stage: Stage,
+    pub seed: u64,
+    /// The word in the chain.
+    pub word: String,
+    /// Whether something was trained before.
+    pub is_trained: bool,
+}
+
+impl Spec {
+    /// Reads a TOML file; relative paths in it start at its folder.
+    ///
+    /// # Errors
+    /// `Recipe` naming the row and key at fault.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = read_text(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::Recipe(format!("{}: no such spec", path.display()))
+            }
+            std::io::ErrorKind::InvalidData => Error::Recipe(format!("{}: {e}", path.display())),
+            _ => Error::io(path, e),
+        })?;
+        let mut spec: Spec = toml::from_str(&text).map_err(|e| {
+            Error::Recipe(format!("{}: {}", path.display(), e.to_string().trim_end()))
+        })?;
+        spec.path = path.to_path_buf();
+        let dir = path.parent().unwrap_or(Path::new(""));
+        for file in spec.plugins.values_mut() {
+            file.path = dir.join(&file.path);
+        }
+        spec.check().map_err(|e| e.at(path.display().to_string()))?;
+        Ok(spec)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.rows.is_empty() || self.seeds.is_empty() {
+            let message = "rows, seeds: expected at least one of each";
+            return Err(Error::Recipe(message.into()));
+        }
+        let jobs = JOBS.into_iter().chain(["scratch"]);
+        for key in self.all.keys() {
+            if key != "scratch" && !JOBS.contains(&key.as_str()) {
+                return Err(Error::unknown("job", key, jobs).at("all"));
+            }
+        }
+        self.check_rows()?;
+        self.check_checks()?;
+        self.check_ratios()
+    }
+
+    fn check_rows(&self) -> Result<()> {
+        for (idx, row) in self.rows.iter().enumerate() {
+            let name = &row.name;
+            if name.is_empty() || !name.chars().all(is_name_char) {
+                return Err(Error::Recipe(format!(
+                    "rows[{idx}]: name: expected letters, digits, `-`, `_`, `+`, got `{name}`"
+                )));
+            }
+            if self.rows.iter().take(idx).any(|other| other.name == *name) {
+                return Err(Error::Recipe(format!("two rows are called `{name}`")));
+            }
+            for &seed in &self.seeds {
+                self.links(row, seed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_checks(&self) -> Result<()> {
+        for Check { holds, .. } in &self.checks {
+            for name in Predicate::parse(holds)?.names() {
+                let row = name.split_once('.').map_or("", |(row, _)| row);
+                if !self.has_row(row) {
+                    return Err(Error::Recipe(format!(
+                        "checks: `{holds}`: `{name}`: expected ROW.COLUMN of a row here"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ratios(&self) -> Result<()> {
+        for ratio in &self.ratios {
+            for name in ratio.rows.iter().chain(&ratio.reference) {
+                if !self.has_row(name) {
+                    let known = self.rows.iter().map(|row| row.name.as_str());
+                    return Err(Error::unknown("row", name, known));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn has_row(&self, name: &str) -> bool {
+        self.rows.iter().any(|row| row.name == name)
+    }
+
+    /// What draws nothing runs with this one.
+    pub(super) fn first_seed(&self) -> u64 {
+        self.seeds.first().copied().unwrap_or(0)
+    }
+
+    /// The jobs of a row, each with the model that the ones before it made.
+    ///
+    /// # Errors
+    /// `Recipe` for an unknown job or option.
+    pub(super) fn links(&self, row: &Row, seed: u64) -> Result<Vec<Link>> {
+        let chain = row.chain.as_ref().unwrap_or(&self.chain);
+        if let Some(key) = row.own.keys().find(|key| !is_of_chain(key, chain)) {
+            let jobs = chain.iter().map(String::as_str);
+            let unknown = Error::unknown("job of this row's chain", key, jobs);
+            return Err(unknown.at(format!("row `{}`", row.name)));
+        }
+        let mut course = Course {
+            spec: self,
+            model: self.model.clone(),
+            scores: None,
+            is_trained: false,
+        };
+        let mut links: Vec<Link> = Vec::new();
+        for (idx, word) in chain.iter().enumerate() {
+            let nth = 1 + n_times(word, chain.iter().take(idx));
+            let link = course.link(row, word, nth, seed);
+            links.push(link.map_err(|e| e.at(format!("row `{}`: {word}", row.name)))?);
+        }
+        Ok(links)
+    }
+
+    /// How the original is measured: as the first row that is evaluated in the end. None where no
+    /// row is evaluated.
+    ///
+    /// # Errors
+    /// As [`Spec::links`].
+    pub(super) fn original(&self) -> Result<Option<Original>> {
+        let seed = self.first_seed();
+        let mut first: Option<EvalOptions> = None;
+        for row in &self.rows {
+            let mut links = self.links(row, seed)?.into_iter();
+            let Some(Link { stage, .. }) = links.rfind(|link| link.word == "eval") else {
+                continue;
+            };
+            match stage.options {
+                StageOptions::Eval(options) if options.model == self.model => {
+                    return Ok(Some(Original::Row(row.name.clone())));
+                }
+                StageOptions::Eval(options) => first = first.or(Some(options)),
+                _ => {}
+            }
+        }
+        let Some(options) = first else {
+            return Ok(None);
+        };
+        let options = StageOptions::Eval(EvalOptions {
+            model: self.model.clone(),
+            ..options
+        });
+        let stage = Stage {
+            name: content_name("eval", &options, seed),
+            options,
+        };
+        Ok(Some(Original::Own(Box::new(Link {
+            stage,
+            seed,
+            word: "eval".into(),
+            is_trained: true,
+        }))))
+    }
+}
+
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_+".contains(c)
+}
+
+/// Whether a key names a job of the chain (`prune`), or one of its places there (`prune.2`).
+fn is_of_chain(key: &str, chain: &[String]) -> bool {
+    match key.split_once('.') {
+        None => n_times(key, chain) > 0,
+        Some((job, n)) => {
+            let n = n.parse::<usize>();
+            n.is_ok_and(|n| (1..=n_times(job, chain)).contains(&n))
+        }
+    }
+}
+
+fn n_times<'a>(job: &str, words: impl IntoIterator<Item = &'a String>) -> usize {
+    words.into_iter().filter(|word| *word == job).count()
+}
+
+/// A job's folder: equal jobs have one.
+fn content_name(word: &str, options: &StageOptions, seed: u64) -> String {
+    let content = serde_json::json!([options, seed]).to_string();
+    let digest = digest::of_text(&content);
+    format!("{word}-{}", digest.get(..10).unwrap_or_default())
+}
+
+/// What a chain has reached.
+struct Course<'a> {
+    spec: &'a Spec,
+    model: String,
+    scores: Option<String>,
+    is_trained: bool,
+}
+
+impl Course<'_> {
+    fn link(&mut self, row: &Row, word: &str, nth: usize, seed: u64) -> Result<Link> {
+        let mut options = self.spec.all.get(word).cloned().unwrap_or_default();
+        for key in [word.to_owned(), format!("{word}.{nth}")] {
+            options.extend(row.own.get(&key).cloned().unwrap_or_default());
+        }
+        let is_training = ["distill", "train", "scratch"].contains(&word);
+        self.set_models(word, &mut options);
+        let job = if word == "scratch" { "train" } else { word };
+        if options.contains_key("stop_after") {
+            return Err(Error::Recipe(
+                "stop_after: a comparison runs its jobs to their end; leave it out".into(),
+            ));
+        }
+        let parsed = StageOptions::parse(job, options)?;
+        let seed = if is_training || word == "search" {
+            seed
+        } else {
+            self.spec.first_seed()
+        };
+        let name = content_name(word, &parsed, seed);
+        match word {
+            "score" => self.scores = Some(name.clone()),
+            "search" => self.model = format!("{name}/winner"),
+            "prune" | "distill" | "train" | "scratch" => self.model = name.clone(),
+            _ => {}
+        }
+        let is_trained = self.is_trained;
+        self.is_trained |= is_training || word == "search";
+        Ok(Link {
+            stage: Stage {
+                name,
+                options: parsed,
+            },
+            seed,
+            word: word.to_owned(),
+            is_trained,
+        })
+    }
+
+    /// What a job works on, where the options do not name it: the original, and what the chain
+    /// has made of it.
+    fn set_models(&self, word: &str, options: &mut Map<String, Value>) {
+        let (original, model) = (Some(&self.spec.model), Some(&self.model));
+        let named = match word {
+            "distill" => vec![("teacher", original), ("student", model)],
+            "scratch" => vec![("config", model)],
+            "eval" => vec![("model", model), ("teacher", original)],
+            "prune" | "search" => vec![("model", model), ("scores", self.scores.as_ref())],
+            _ => vec![("model", model)],
+        };
+        for (key, value) in named {
+            if let Some(value) = value {
+                options.entry(key).or_insert_with(|| value.as_str().into());
+            }
+        }
+    }
+}

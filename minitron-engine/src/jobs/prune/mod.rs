@@ -1,0 +1,248 @@
+//! `prune`: rank, plan, slice, reconstruct, write.
+
+pub(crate) mod options;
+pub(crate) mod planning;
+pub(crate) mod reconstruction;
+
+pub use options::PruneOptions;
+pub use reconstruction::ReconstructOptions;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use self::planning::{Decision, decide};
+use self::reconstruction::note;
+use crate::jobs::card::{Before, Card, facts, name_of};
+use crate::jobs::clients;
+use crate::jobs::context::Context;
+use crate::jobs::identity::identity_of;
+use crate::jobs::train::student::Written;
+use crate::memory::{mib, peak_bytes};
+use minitron_core::checkpoint::{Identity, TensorSource, WriteOptions};
+use minitron_core::error::{Error, Result};
+use minitron_core::output::{OutputDir, OutputLock, write_atomic};
+use minitron_core::plan::{Bytes, Explained, Plan};
+use minitron_core::prune::{ModuleChanges, Student};
+use minitron_core::reconstruct::StudentEditor;
+use minitron_core::spec::{ModelFolder, ModelSpec, Sizes};
+
+/// Beyond the steps that any axis has; each scores the text anew.
+const MAX_ROUNDS: usize = 1000;
+
+impl PruneOptions {
+    fn card(&self, context: &Context, folder: &ModelFolder) -> Result<Card> {
+        const SIZED_BY: &str = "params ratio non_embedding memory square allocator axes by plan";
+        let looks_at_text = match self.reconstruction.heal.is_empty() && self.rounds <= 1 {
+            true => "seed",
+            false => "rounds metrics heal data samples seq_len seed",
+        };
+        let mut told = serde_json::to_value(self).unwrap_or_default();
+        told["seed"] = json!(context.seed);
+        told["rounds"] = json!((self.rounds > 1).then_some(self.rounds));
+        let facts = facts(&told, &format!("{SIZED_BY} {looks_at_text}"));
+        let dir = &folder.checkpoint.dir;
+        let name = name_of(&self.model, dir);
+        Card::new("prune", Some(&name), dir, &folder.spec, facts)
+    }
+
+    /// Exactly one way to say how large the student shall be.
+    fn check(&self) -> Result<()> {
+        let measures = [
+            self.params.is_some(),
+            self.ratio.is_some(),
+            self.memory.is_some(),
+        ];
+        let sizes_alone = !self.sizes()?.is_empty() && !measures.contains(&true);
+        let ways = [self.plan.is_some(), self.allocator.is_some(), sizes_alone];
+        if ways.iter().chain(&measures).filter(|&&way| way).count() != 1 {
+            return Err(Error::Recipe(
+                "say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, \
+                 layers, size), params, ratio or memory (sizes beside them are held), allocator, \
+                 or plan"
+                    .into(),
+            ));
+        }
+        // Checked here as well as by the allocator: JSON, in which it gets its parameters, has no
+        // NaN.
+        if let Some(ratio) = self.ratio.filter(|ratio| !(*ratio > 0.0 && *ratio <= 1.0)) {
+            return Err(Error::Recipe(format!(
+                "ratio: expected a share above 0, at most 1, got {ratio}"
+            )));
+        }
+        if self.rounds > MAX_ROUNDS {
+            let n = self.rounds;
+            let message = format!("rounds: expected at most {MAX_ROUNDS}, got {n}");
+            return Err(Error::Recipe(message));
+        }
+        if self.max_memory.is_some() && !self.reconstruction.heal.is_empty() {
+            let message = "max_memory: reconstructions hold the calibration text's activations, \
+                           which no limit bounds";
+            return Err(Error::Recipe(format!(
+                "{message}; leave the limit out (fewer samples take less) or the reconstructions"
+            )));
+        }
+        if self.plan.is_none() && self.scores.is_none() {
+            return Err(Error::Recipe(
+                "scores: needed to rank by; `minitron score` writes them".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Prunes a model into a folder and reconstructs it; with `dry_run`, writes nothing.
+pub fn prune(
+    context: &Context,
+    options: &PruneOptions,
+    out: &Path,
+    dry_run: bool,
+) -> Result<Value> {
+    options.check()?;
+    if !dry_run {
+        OutputDir::refuse_existing(out, context.force)?;
+    }
+    let folder = context.open(&options.model)?;
+    let _claim = if dry_run {
+        None
+    } else {
+        Some(claim(options, &folder, out)?)
+    };
+    let reconstruction = &options.reconstruction;
+    reconstruction.build(context)?;
+    let (is_scored, place) = (options.rounds > 1, (!dry_run).then_some(out));
+    let windows = reconstruction.windows(context, &folder, is_scored, place)?;
+    let own = identity_of(&folder)?;
+    let Decision {
+        plan,
+        rankings,
+        explained,
+    } = decide(context, options, (&folder, &own), windows.as_ref())?;
+    // Before the reconstructions, which take long.
+    look_ahead(context, &folder, &plan)?;
+    let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
+    let ranked = (plan, rankings.as_ref());
+    let editor = reconstruction.editor(context, &folder, ranked, windows.as_ref())?;
+    let (dir, spec, plan) = (&folder.checkpoint.dir, &folder.spec, editor.plan());
+    let modules = ModuleChanges::new(dir, spec, plan, editor.hidden_basis())?;
+    let mut report = report_of(spec, &editor);
+    report["near_ties"] = json!(near_ties(&explained));
+    if dry_run {
+        report["kept"] = json!(plan.kept);
+        report["explained"] = json!(explained);
+        return Ok(report);
+    }
+    let output = OutputDir::create(out, context.force)?;
+    let written = Written {
+        config: editor.config(),
+        spec: editor.spec(),
+        tensors: &editor.student()?,
+        from: dir,
+        modules: &modules,
+        card: &options.card(context, &folder)?,
+        before: Some(&Before::of(spec)),
+        measured: &[],
+        options: writing,
+    };
+    written.write(output.path())?;
+    let path = output.path().join("plan.json");
+    write_plan(&path, (plan, &own), &explained, &report)?;
+    output.commit()?;
+    report["out"] = json!(out);
+    Ok(report)
+}
+
+/// Takes the output for this process, where it holds nothing that is read.
+fn claim(options: &PruneOptions, folder: &ModelFolder, out: &Path) -> Result<OutputLock> {
+    let inputs = [
+        Some(folder.checkpoint.dir.as_path()),
+        options.plan.as_deref(),
+        options.scores.as_deref().map(Path::new),
+    ];
+    OutputDir::refuse_inputs(out, inputs.into_iter().flatten())?;
+    OutputLock::of(out)
+}
+
+/// Refuses a plan that cannot be written, and says which programs refuse its sizes. The student
+/// knows which layers stay; what it holds of the plan goes at once.
+fn look_ahead(context: &Context, folder: &ModelFolder, plan: &Plan) -> Result<()> {
+    let student = Student::new(&folder.checkpoint.tensors, &folder.spec, plan)?;
+    clients::warn(context, &student.spec, &Sizes::new());
+    ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, plan, None).map(drop)
+}
+
+/// Sizes before and after, and what follows from them.
+pub(crate) fn report_of(source: &ModelSpec, editor: &StudentEditor) -> Value {
+    let sizes = editor.plan().sizes();
+    let mut report = json!({
+        "architecture": source.architecture,
+        "n_params": editor.spec().n_params(),
+        "n_params_source": source.n_params(),
+        "n_non_embedding": editor.spec().n_non_embedding_at(&Sizes::new()),
+        "n_non_embedding_source": source.n_non_embedding_at(&Sizes::new()),
+        "sizes": sizes,
+        "sizes_source": source.sizes(),
+    });
+    clients::note(editor.spec(), &Sizes::new(), &mut report);
+    note(editor, &mut report);
+    report
+}
+
+/// How to write within a limit: what the process takes by now, and chunks of rows, which the
+/// source's rows bound.
+///
+/// # Errors
+/// `Recipe` when the smallest chunks do not fit.
+fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<WriteOptions> {
+    let Some(Bytes(given)) = limit else {
+        return Ok(WriteOptions::default());
+    };
+    let taken = peak_bytes();
+    WriteOptions::within(given.saturating_sub(taken), source).map_err(|least| {
+        let needed = mib(taken.saturating_add(least));
+        Error::Recipe(format!(
+            "max_memory: pruning this model needs {needed} ({} for the program, {} to copy rows), \
+             {} were given; give {needed} or more",
+            mib(taken),
+            mib(least),
+            mib(given),
+        ))
+    })
+}
+
+fn near_ties(explained: &BTreeMap<String, Explained>) -> Vec<&str> {
+    let near = explained.iter().filter(|(_, dim)| dim.near_tie);
+    near.map(|(name, _)| name.as_str()).collect()
+}
+
+pub(crate) fn write_plan(
+    path: &Path,
+    (plan, source): (&Plan, &Identity),
+    explained: &BTreeMap<String, Explained>,
+    report: &Value,
+) -> Result<()> {
+    let mut value = json!({ "kept": plan.kept });
+    for (key, whose) in source.to_metadata() {
+        value[key] = whose.into();
+    }
+    for key in [
+        "sizes",
+        "sizes_source",
+        "n_params",
+        "n_params_source",
+        "tensor_parallel",
+        "clients",
+    ] {
+        value[key] = report[key].clone();
+    }
+    if !explained.is_empty() {
+        value["explained"] = json!(explained);
+    }
+    for key in ["healed", "hidden_basis"] {
+        if let Some(found) = report.get(key) {
+            value[key] = found.clone();
+        }
+    }
+    write_atomic(path, format!("{value:#}\n"))
+}

@@ -1,0 +1,398 @@
+//! `train` and `distill`: one loop, with or without a teacher.
+
+pub(crate) mod losses;
+pub(crate) mod options;
+pub(crate) mod places;
+pub(crate) mod setup;
+pub(crate) mod start;
+pub(crate) mod student;
+pub(crate) mod teacher_source;
+pub(crate) mod teaching;
+
+pub use options::TrainingOptions;
+pub use teacher_source::TeacherOptions;
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use self::losses::objective;
+use self::places::refuse;
+use self::start::WeightStart;
+use self::student::{StudentFolder, card_of, clear, measured, modules_of};
+use self::teacher_source::TeacherSource;
+use crate::data::{BLOCK_TOKENS, DataLoader, DataSpec, LoaderOptions, Tokenizer, are_texts};
+use crate::jobs::card::{self, Card};
+use crate::jobs::context::{Context, seq_len_or_default};
+use crate::jobs::eval::kept_hidden;
+use crate::jobs::identity::name_of;
+use crate::jobs::vocabulary::{Compared, Model, Vocabulary};
+use crate::memory::peak_bytes;
+use crate::train::{
+    Correction, Learner, MasterWeights, Objective, Outcome, Teacher, Trainer, saved_cursor,
+};
+use minitron_core::checkpoint::MemorySource;
+use minitron_core::error::{Error, Result};
+use minitron_core::model::Transformer;
+use minitron_core::output::OutputLock;
+use minitron_core::registry::PluginSpec;
+use minitron_core::spec::ModelSpec;
+use minitron_core::windows::{Task, Tokenize, Windows};
+
+/// Options of `train`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
+#[serde(default)]
+pub struct TrainOptions {
+    /// A config.json to start from random weights; the tokenizer beside it is used.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// A model to go on with: folder or hub id.
+    #[arg(required_unless_present = "config", conflicts_with = "config")]
+    pub model: Option<String>,
+    /// The rest.
+    #[serde(flatten)]
+    #[command(flatten)]
+    pub setup: TrainingOptions,
+}
+
+/// Options of `distill`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
+#[serde(default)]
+pub struct DistillOptions {
+    /// The original: folder or hub id.
+    #[arg(long)]
+    pub teacher: String,
+    /// What learns from it: folder or hub id.
+    #[arg(long)]
+    pub student: String,
+    /// How the original is asked.
+    #[serde(flatten)]
+    #[command(flatten)]
+    pub asked: TeacherOptions,
+    /// The rest.
+    #[serde(flatten)]
+    #[command(flatten)]
+    pub setup: TrainingOptions,
+}
+
+/// Trains from random weights, or goes on with a model, by the training losses.
+pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool) -> Result<Value> {
+    let start = match (&options.config, &options.model) {
+        (Some(path), None) => WeightStart::fresh(context, path)?,
+        (None, Some(model)) => WeightStart::folder(model, context.open_to_run(model)?),
+        _ => {
+            return Err(Error::Recipe(
+                "give a config to start from random weights, or a model to go on with".into(),
+            ));
+        }
+    };
+    let losses = match options.setup.losses.as_slice() {
+        [] => context.defaults.training_losses(),
+        named => named.to_vec(),
+    };
+    let training = Training {
+        context,
+        setup: &options.setup,
+        losses: &losses,
+        out_dir: out,
+        resume,
+    };
+    training.run(start, None)
+}
+
+/// Trains a student to give its teacher's distribution.
+pub fn distill(
+    context: &Context,
+    options: &DistillOptions,
+    out: &Path,
+    resume: bool,
+) -> Result<Value> {
+    let folder = context.open_to_run(&options.teacher)?;
+    let name = card::name_of(&options.teacher, &folder.checkpoint.dir);
+    let teacher = TeacherSource::new(name, folder, &options.asked)?;
+    let start = WeightStart::folder(&options.student, context.open_to_run(&options.student)?);
+    let losses = match options.setup.losses.as_slice() {
+        [] => context.defaults.distillation_losses(),
+        named => named.to_vec(),
+    };
+    let training = Training {
+        context,
+        setup: &options.setup,
+        losses: &losses,
+        out_dir: out,
+        resume,
+    };
+    training.run(start, Some(teacher))
+}
+
+/// One training: what it is asked for, and where it goes.
+struct Training<'a> {
+    context: &'a Context<'a>,
+    setup: &'a TrainingOptions,
+    losses: &'a [PluginSpec],
+    out_dir: &'a Path,
+    resume: bool,
+}
+
+impl Training<'_> {
+    fn run(&self, mut start: WeightStart, mut teacher: Option<TeacherSource>) -> Result<Value> {
+        let (context, setup, out_dir) = (self.context, self.setup, self.out_dir);
+        refuse(
+            context,
+            setup,
+            &start,
+            teacher.as_ref(),
+            (out_dir, self.resume),
+        )?;
+        let _claim = OutputLock::of(out_dir)?;
+        let vocabulary = self.vocabulary(&start, teacher.as_mut())?;
+        let tokenizer = Arc::new(vocabulary.tokenizer.at(setup.text.now()?));
+        let settings = setup.settings(context.seed);
+        settings.check()?;
+        let teacher = teacher.as_ref();
+        let objective = self.objective(&start, teacher)?;
+        let loader = RefCell::new(self.loader(&start, &tokenizer)?);
+        let eval_windows = setup.eval_windows(context, &start.spec, &tokenizer)?;
+        let corrected = self.corrected(teacher, &objective)?;
+        let taught_by = self.taught_by(teacher, &objective, corrected.as_ref())?;
+        let by_labels = self.by_labels(&start.spec)?;
+        let rate = teacher.and_then(|teaching| teaching.options.correct_teacher);
+        let correction = corrected.as_ref().map(|model| Correction {
+            model,
+            objective: &by_labels,
+            rate: rate.unwrap_or(1.0),
+        });
+        let student = context.load(start.source.as_ref(), &start.spec, true)?;
+        // Fresh weights would stay in memory beside the model's own.
+        start.source = Box::new(MemorySource::default());
+        let (modules, card) = (modules_of(&start)?, self.card(&start, teacher)?);
+        let borrowed_from = vocabulary.borrowed_from.as_deref();
+        let folder = StudentFolder::of(&start, (&modules, &card), borrowed_from, &student);
+        let write_best =
+            |masters: &MasterWeights| folder.write(masters, &out_dir.join("best"), &[]);
+        let learner = Learner {
+            student: &student,
+            objective: &objective,
+            identity: self.identity(&loader.borrow(), eval_windows.as_ref(), &start, teacher)?,
+            out_dir,
+            write_best: Some(&write_best),
+        };
+        let trainer = Trainer {
+            learners: &[learner],
+            teacher: taught_by.map(RefCell::new),
+            correction,
+            loader: &loader,
+            task: Task::of_model(&start.spec.options, tokenizer.mask(), context.seed)?,
+            settings: &settings,
+            saving: setup.saving(),
+            held_out: eval_windows.as_ref().map(|windows| setup.held_out(windows)),
+            max_skipped: setup.max_skipped,
+            stop_after: setup.stop_after,
+            progress: context.progress,
+            interrupt: context.interrupt,
+        };
+        self.finish(&trainer, &folder, teacher)
+    }
+
+    /// The tokenizer in use; a teacher is asked over the ids that both models have.
+    fn vocabulary(
+        &self,
+        start: &WeightStart,
+        teacher: Option<&mut TeacherSource>,
+    ) -> Result<Vocabulary> {
+        let (context, setup) = (self.context, self.setup);
+        let student = Model {
+            dir: &start.dir,
+            config: &start.config,
+            spec: &start.spec,
+        };
+        let Some(teaching) = teacher else {
+            return Vocabulary::open(context, student, None, (Compared::Nothing, false));
+        };
+        let data: Vec<DataSpec> = setup.data.iter().chain(&setup.eval_data).cloned().collect();
+        let is_text = are_texts(&data, &setup.reading(2, context.seed), context.registry)?;
+        let compared = if is_text {
+            Compared::Text
+        } else {
+            Compared::Tokens
+        };
+        let how = (compared, teaching.options.any_model);
+        let found = Vocabulary::open(context, student, Some(&teaching.folder), how)?;
+        teaching.vocab = found.n_shared;
+        Ok(found)
+    }
+
+    fn objective(&self, start: &WeightStart, teacher: Option<&TeacherSource>) -> Result<Objective> {
+        let (mut spec, mut kept) = (None, None);
+        if let Some(TeacherSource { folder, .. }) = teacher {
+            kept = kept_hidden(self.context, &start.dir, folder)?;
+            spec = Some(&folder.spec);
+        }
+        let kept = kept.as_deref();
+        let objective = objective(self.context, self.losses, &start.spec, spec, kept)?;
+        Ok(Objective {
+            recompute: self.setup.recompute,
+            ..objective
+        })
+    }
+
+    /// What a teacher learns by that is corrected: the text's own labels.
+    fn by_labels(&self, student: &ModelSpec) -> Result<Objective> {
+        let losses = self.context.defaults.training_losses();
+        let objective = objective(self.context, &losses, student, None, None)?;
+        Ok(Objective {
+            recompute: self.setup.recompute,
+            ..objective
+        })
+    }
+
+    fn corrected(
+        &self,
+        teacher: Option<&TeacherSource>,
+        objective: &Objective,
+    ) -> Result<Option<Transformer>> {
+        match teacher {
+            Some(teaching) => teaching.corrected(self.context, objective),
+            None => Ok(None),
+        }
+    }
+
+    fn taught_by<'t>(
+        &'t self,
+        teacher: Option<&'t TeacherSource>,
+        objective: &Objective,
+        corrected: Option<&'t Transformer>,
+    ) -> Result<Option<Box<dyn Teacher + 't>>> {
+        match teacher {
+            Some(teaching) => teaching.teacher(self.context, objective, corrected),
+            None => Ok(None),
+        }
+    }
+
+    fn loader(&self, start: &WeightStart, tokenizer: &Arc<Tokenizer>) -> Result<DataLoader> {
+        let (context, setup) = (self.context, self.setup);
+        let seq_len = seq_len_or_default(setup.seq_len, &start.spec, tokenizer);
+        let options = LoaderOptions {
+            reading: &setup.reading(seq_len, context.seed),
+            specs: setup.data.as_slice(),
+            tokenizer,
+            registry: context.registry,
+            block_tokens: BLOCK_TOKENS,
+        };
+        let cursor = if self.resume {
+            saved_cursor(self.out_dir)
+        } else {
+            None
+        };
+        // The state may be damaged where it says the place: what is resumed in the end says it
+        // again.
+        let loader = DataLoader::open(&options, cursor.as_ref()).or_else(|error| match cursor {
+            Some(_) => DataLoader::open(&options, None),
+            None => Err(error),
+        })?;
+        context.warn_of_date(tokenizer);
+        Ok(loader)
+    }
+
+    fn card(&self, start: &WeightStart, teacher: Option<&TeacherSource>) -> Result<Card> {
+        card_of(self.context, self.setup, start, teacher, self.losses)
+    }
+
+    /// All that decides the result besides the settings, with the models' names for messages.
+    fn identity(
+        &self,
+        loader: &DataLoader,
+        eval_windows: Option<&Windows>,
+        start: &WeightStart,
+        teacher: Option<&TeacherSource>,
+    ) -> Result<Value> {
+        let held_out = (eval_windows, self.setup.eval_every);
+        let student = start.digest(self.context.seed)?;
+        let (context, losses) = (self.context, self.losses);
+        let mut identity = identity(context, losses, loader, held_out, &student, teacher)?;
+        let teacher = teacher.map(|teaching| name_of(&teaching.folder.checkpoint.dir));
+        identity["names"] = json!({ "student": name_of(&start.dir), "teacher": teacher });
+        Ok(identity)
+    }
+
+    /// Trains, and writes the student where nothing is left to do.
+    fn finish(
+        &self,
+        trainer: &Trainer,
+        folder: &StudentFolder,
+        teacher: Option<&TeacherSource>,
+    ) -> Result<Value> {
+        trainer.check()?;
+        let (context, out_dir) = (self.context, self.out_dir);
+        // Nothing that was there goes before all that can be refused was.
+        if !self.resume && out_dir.exists() {
+            clear(out_dir)?;
+        }
+        let _listening = context.interrupt.listen();
+        let (outcome, masters) = trainer.run(self.resume)?.single()?;
+        let (n_skipped, n_steps) = (outcome.n_skipped, outcome.n_steps);
+        if n_skipped > 0 {
+            let message = format!(
+                "{n_skipped} of {n_steps} steps changed nothing: their loss or gradient was not \
+                 finite"
+            );
+            context.progress.warn(&message);
+        }
+        if outcome.is_complete() {
+            if let (Some(teaching), Some(correction), Some(masters)) =
+                (teacher, &trainer.correction, &masters.teacher)
+            {
+                let target = out_dir.join("teacher");
+                teaching.write(correction.model, masters, folder.card, &target)?;
+            }
+            folder.write_among(&masters.student, out_dir, &measured(out_dir))?;
+        }
+        Ok(summary(&outcome, &folder.student.spec, out_dir))
+    }
+}
+
+/// All that decides the result besides the settings.
+pub(crate) fn identity(
+    context: &Context,
+    losses: &[PluginSpec],
+    loader: &DataLoader,
+    (eval_windows, eval_every): (Option<&Windows>, Option<u64>),
+    student: &str,
+    teacher: Option<&TeacherSource>,
+) -> Result<Value> {
+    Ok(json!({
+        "data": loader.digest(),
+        "eval_data": eval_windows.map(|windows| json!([windows.digest(), eval_every])),
+        "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "student": student,
+        "teacher": teacher.map(|teaching| teaching.digest.as_str()),
+        "teacher_cache": teacher.and_then(TeacherSource::cached_as),
+        "teacher_dtype": teacher.and_then(|teaching| teaching.options.teacher_dtype),
+        "correct_teacher": teacher.and_then(|teaching| teaching.options.correct_teacher),
+        "dtype": format!("{:?}", context.kind),
+        "libraries": context.registry.libraries(),
+        "files": PluginSpec::digests(losses)?,
+    }))
+}
+
+fn summary(outcome: &Outcome, spec: &ModelSpec, out_dir: &Path) -> Value {
+    json!({
+        "out": out_dir,
+        "n_params": spec.n_params(),
+        "n_steps": outcome.n_steps,
+        "n_planned": outcome.n_planned,
+        "n_tokens": outcome.n_tokens,
+        "loss": outcome.loss,
+        "n_skipped": outcome.n_skipped,
+        "best": outcome.best,
+        "tokens_per_second": outcome.tokens_per_second,
+        "memory": { "predicted_bytes": outcome.memory_bytes, "peak_bytes": peak_bytes() },
+        "complete": outcome.is_complete(),
+        "interrupted": outcome.is_interrupted,
+    })
+}

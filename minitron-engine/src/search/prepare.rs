@@ -1,0 +1,95 @@
+//! What is checked and read before a field stands.
+
+use tch::Kind;
+
+use super::options::SearchOptions;
+use crate::data::{DataSpec, Tokenizer};
+use crate::jobs::context::Context;
+use crate::jobs::prune::reconstruction::ReconstructOptions;
+use crate::jobs::train::options::TrainingOptions;
+use minitron_core::error::{Error, Result};
+use minitron_core::registry::PluginSpec;
+use minitron_core::spec::ModelFolder;
+use minitron_core::windows::Windows;
+
+/// What can be refused by looking at the options alone.
+pub(super) fn refuse(context: &Context, options: &SearchOptions) -> Result<()> {
+    let SearchOptions { asked, setup, .. } = options;
+    if asked.correct_teacher.is_some() {
+        return refused(
+            "correct_teacher: a teacher that learns says something else to every candidate; leave \
+             it out",
+        );
+    }
+    if setup.stop_after.is_some() {
+        return refused("stop_after: a search stops its candidates itself; leave it out");
+    }
+    if setup.max_skipped == 0 || setup.eval_every == Some(0) {
+        return refused("max_skipped, eval_every: expected at least 1");
+    }
+    if context.kind == Kind::Half {
+        return refused("dtype: f16 gradients underflow without scaling; search in bf16 or f32");
+    }
+    setup.saving().check()
+}
+
+fn refused(message: &str) -> Result<()> {
+    Err(Error::Recipe(message.into()))
+}
+
+/// The losses named, or the defaults.
+pub(super) fn losses(context: &Context, options: &SearchOptions) -> Vec<PluginSpec> {
+    match options.setup.losses.as_slice() {
+        [] => context.defaults.distillation_losses(),
+        named => named.to_vec(),
+    }
+}
+
+/// Reconstructions look at the first windows of the training text.
+pub(super) fn reconstruction(options: &SearchOptions) -> ReconstructOptions {
+    let setup = &options.setup;
+    ReconstructOptions {
+        heal: options.heal.clone(),
+        data: if options.heal.is_empty() {
+            Vec::new()
+        } else {
+            setup.data.clone()
+        },
+        samples: options.reconstruct_samples,
+        seq_len: setup.seq_len,
+        batch_size: setup.batch_size,
+        uncompensated: false,
+        text: setup.text.clone(),
+    }
+}
+
+/// The held-out text; the beginning of the training text where none is given, which is said.
+pub(super) fn eval_windows(
+    context: &Context,
+    options: &SearchOptions,
+    folder: &ModelFolder,
+    tokenizer: &Tokenizer,
+) -> Result<Windows> {
+    let setup = &options.setup;
+    if let Some(windows) = setup.eval_windows(context, &folder.spec, tokenizer)? {
+        context.warn_of_date(tokenizer);
+        return Ok(windows);
+    }
+    let message =
+        "eval_data: none is given, so candidates are judged on text that they also learn from";
+    context.progress.warn(message);
+    let eval_data = setup
+        .data
+        .iter()
+        .map(|data| DataSpec {
+            weight: None,
+            ..data.clone()
+        })
+        .collect();
+    let own = TrainingOptions {
+        eval_data,
+        ..setup.clone()
+    };
+    let windows = own.eval_windows(context, &folder.spec, tokenizer)?;
+    windows.ok_or_else(|| Error::Recipe("data: no text to learn from".into()))
+}
