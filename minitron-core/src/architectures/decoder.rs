@@ -306,6 +306,7 @@ impl Decoder {
     }
 }
 
+/// Why heads that should turn in part are not computed.
 const PARTIAL: &str = "\
     `partial_rotary_factor`: expected 1 in this family, got less; `transformers` turns all \
     channels whatever it says, other tools a part: take it out where all turn (what turns nothing \

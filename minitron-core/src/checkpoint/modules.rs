@@ -146,11 +146,8 @@ impl DenseFile {
         let mut tensors = Reader::open(&dir)?;
         let names = tensors.names();
         let (matrices, vectors) = (of_rank(&tensors, 2), of_rank(&tensors, 1));
-        let ([weight], true, true) = (
-            matrices.as_slice(),
-            vectors.len() < 2,
-            matrices.len() + vectors.len() == names.len(),
-        ) else {
+        let is_dense = vectors.len() < 2 && matrices.len() + vectors.len() == names.len();
+        let ([weight], true) = (matrices.as_slice(), is_dense) else {
             let message = format!(
                 "expected one matrix and at most one vector, got {}",
                 names.join(", ")

@@ -81,10 +81,8 @@ impl OpenFile {
         self.read(&mut header, LEN_BYTES)?;
         let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| self.not_whole(e))?;
         let start = len.saturating_add(LEN_BYTES);
-        let (expected, found) = (
-            metadata.data_len() as u64,
-            self.n_bytes.saturating_sub(start),
-        );
+        let expected = metadata.data_len() as u64;
+        let found = self.n_bytes.saturating_sub(start);
         if expected != found {
             return Err(self.not_whole(format!(
                 "its header announces {expected} bytes of data, {found} follow"

@@ -187,7 +187,7 @@ impl Explained {
     }
 }
 
-/// How many of the replicates keep a unit.
+/// Share of the replicates that keep a unit.
 fn share(survival: &[f64], unit: usize) -> f64 {
     survival.get(unit).copied().unwrap_or(0.0)
 }

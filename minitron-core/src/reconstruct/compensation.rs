@@ -46,10 +46,8 @@ impl StudentEditor<'_> {
 
     /// What narrower heads rescale, as their mixers say.
     fn compensate_heads(&mut self) -> Result<()> {
-        let (full, kept) = (
-            self.teacher_spec().size(ROPE_PAIRS),
-            self.spec().size(ROPE_PAIRS),
-        );
+        let full = self.teacher_spec().size(ROPE_PAIRS);
+        let kept = self.spec().size(ROPE_PAIRS);
         if full == kept {
             return Ok(());
         }

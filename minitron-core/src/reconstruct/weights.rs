@@ -132,9 +132,8 @@ impl StudentEditor<'_> {
         let wide = PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?;
         let mut changes = BTreeMap::new();
         for (name, tensor) in &self.changes {
-            let shape = wide.info(name).map(|info| info.shape).unwrap_or_default();
-            let sides = shape.iter().map(|&side| side as i64);
-            if wide.info(name).is_some() && sides.eq(tensor.size()) {
+            let shape: Vec<usize> = tensor.size().iter().map(|&side| side as usize).collect();
+            if wide.info(name).is_some_and(|info| info.shape == shape) {
                 changes.insert(name.as_str(), tensor);
             }
         }

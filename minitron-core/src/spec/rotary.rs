@@ -217,10 +217,8 @@ impl Stated<'_> {
                 1.0,
             )),
             "dynamic" => {
-                let (factor, max) = (
-                    self.number("factor", None)?,
-                    self.shape.max_positions as f64,
-                );
+                let factor = self.number("factor", None)?;
+                let max = self.shape.max_positions as f64;
                 Ok((
                     RotaryScaling::Dynamic {
                         factor,
@@ -245,10 +243,8 @@ impl Stated<'_> {
     }
 
     fn llama3(&self) -> Result<RotaryScaling> {
-        let (low, high) = (
-            self.number("low_freq_factor", None)?,
-            self.number("high_freq_factor", None)?,
-        );
+        let low = self.number("low_freq_factor", None)?;
+        let high = self.number("high_freq_factor", None)?;
         if high <= low {
             let place = &self.place;
             let message = format!(
@@ -301,10 +297,8 @@ impl Stated<'_> {
             true => (1.0 + factor.ln() / original_max_positions.ln()).sqrt(),
             false => 1.0,
         };
-        let (short, long) = (
-            self.divisors("short_factor", n_rotated)?,
-            self.divisors("long_factor", n_rotated)?,
-        );
+        let short = self.divisors("short_factor", n_rotated)?;
+        let long = self.divisors("long_factor", n_rotated)?;
         let scaling = RotaryScaling::Long {
             short,
             long,

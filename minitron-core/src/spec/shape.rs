@@ -152,10 +152,8 @@ impl Shape {
             let mlp = Dim::new(dim_of_layer(MLP, layer_idx), self.mlp, &[keys.mlp]);
             dims.push(mlp.multiple_of(even_step(self.mlp, 4)));
             let kv_keys: Vec<&str> = keys.kv_heads.into_iter().collect();
-            let (heads, kv_heads) = (
-                dim_of_layer(HEADS, layer_idx),
-                dim_of_layer(KV_HEADS, layer_idx),
-            );
+            let heads = dim_of_layer(HEADS, layer_idx);
+            let kv_heads = dim_of_layer(KV_HEADS, layer_idx);
             if self.is_grouped() {
                 let heads = Dim::new(heads, self.n_heads, &[keys.heads]);
                 dims.push(heads.partition(kv_heads.clone()));

@@ -263,10 +263,8 @@ impl Batch {
     /// `Torch` when the batch cannot be brought to the CPU.
     pub fn windows(&self) -> Result<Vec<WindowRows>> {
         let (n_windows, width) = self.ids_bt.size2()?;
-        let (ids, seen) = (
-            flat(&self.ids_bt)?,
-            self.attention_mask_bt.as_ref().map(flat).transpose()?,
-        );
+        let ids = flat(&self.ids_bt)?;
+        let seen = self.attention_mask_bt.as_ref().map(flat).transpose()?;
         let in_document = self
             .positions_bt
             .as_ref()
