@@ -170,13 +170,13 @@ impl Layers {
             }
         };
         Ok(vec![LayerPair {
-            teacher: self.from_end(tag, "teacher", n_teacher, n_after)?,
-            student: self.from_end(tag, "student", n_student, n_after)?,
+            teacher: self.nth_last(tag, "teacher", n_teacher, n_after)?,
+            student: self.nth_last(tag, "student", n_student, n_after)?,
         }])
     }
 
     /// The layer that has so many after it.
-    fn from_end(&self, tag: &str, whose: &str, n_layers: usize, n_after: usize) -> Result<usize> {
+    fn nth_last(&self, tag: &str, whose: &str, n_layers: usize, n_after: usize) -> Result<usize> {
         let wanted = n_after + 1;
         n_layers.checked_sub(wanted).ok_or_else(|| {
             Error::Recipe(format!(

@@ -155,10 +155,12 @@ fn figures(comparison: &Comparison) -> Markup {
     let mut rows: Vec<DrawnCurve> = Vec::new();
     for (idx, row) in comparison.rows.iter().enumerate() {
         let is_best = best.is_some_and(|best| std::ptr::eq(best, row));
-        let style = match is_best {
-            _ if is_named => idx,
-            true => BEST,
-            false => UNNAMED,
+        let style = if is_named {
+            idx
+        } else if is_best {
+            BEST
+        } else {
+            UNNAMED
         };
         rows.push(DrawnCurve { row, style });
     }

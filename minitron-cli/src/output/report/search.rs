@@ -195,10 +195,12 @@ fn curves(search: &Search) -> Markup {
     let mut series = Vec::new();
     let mut numbers = Vec::new();
     for candidate in trained {
-        let style = match candidate.eliminated_at {
-            _ if best == Some(candidate.name.as_str()) => 1,
-            None => 0,
-            Some(_) => 7,
+        let style = if best == Some(candidate.name.as_str()) {
+            1
+        } else if candidate.eliminated_at.is_none() {
+            0
+        } else {
+            7
         };
         series.push(Series {
             style,
