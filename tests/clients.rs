@@ -15,7 +15,7 @@ use minitron_core::plan::{Count, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::spec::{
-    At, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, ParamKind, Role, Sizes,
+    At, DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, ParamKind, ROPE_PAIRS, Role, Sizes,
 };
 use minitron_core::windows::Tokenize;
 use minitron_engine::data::Tokenizer;
@@ -595,6 +595,7 @@ fn clients_that_compute_head_dim_are_named_by_family_where_hidden_is_another_wid
     };
     for (model_type, refuse) in [
         ("qwen2", &["vLLM", "llama.cpp"][..]),
+        ("starcoder2", &["vLLM", "llama.cpp"]),
         ("olmo2", &["vLLM", "llama.cpp"]),
         ("olmo3", &["llama.cpp"]),
         ("phi3", &["llama.cpp"]),
@@ -611,6 +612,22 @@ fn clients_that_compute_head_dim_are_named_by_family_where_hidden_is_another_wid
             "{model_type}"
         );
     }
+}
+
+#[test]
+fn a_class_that_turns_by_the_base_alone_is_named_where_the_config_says_more() {
+    let named = |more: &Value, of: &[(&str, usize)]| -> Vec<String> {
+        let mut limits = limits(&six_layers("starcoder2", more), of);
+        limits.retain(|(_, message)| message.contains("by rope_theta alone"));
+        limits.into_iter().map(|(client, _)| client).collect()
+    };
+    let linear = json!({ "rope_type": "linear", "rope_theta": 1e4, "factor": 2.0 });
+    assert_eq!(named(&json!({ "rope_parameters": linear }), &[]), ["vLLM"]);
+    assert_eq!(
+        named(&json!({}), &[(ROPE_PAIRS, 2), (HIDDEN, 16)]),
+        ["vLLM"]
+    );
+    assert_eq!(named(&json!({}), &[(HIDDEN, 16), (HEADS, 2)]), [""; 0]);
 }
 
 #[test]

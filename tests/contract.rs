@@ -52,6 +52,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
             "qwen3",
             "roberta",
             "smollm3",
+            "starcoder2",
         ],
     ),
     (

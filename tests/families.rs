@@ -38,7 +38,7 @@ const REFUSED: [&str; 0] = [];
 const UNCUT: [&str; 1] = ["modernbert without the first layer"];
 
 /// Families whose heads lose channels in rope pairs.
-const PAIRED: [&str; 15] = [
+const PAIRED: [&str; 16] = [
     "llama",
     "nemotron",
     "qwen2",
@@ -54,6 +54,7 @@ const PAIRED: [&str; 15] = [
     "olmo3",
     "smollm3",
     "granite",
+    "starcoder2",
 ];
 
 /// The process that answers for `transformers`: importing it takes longer than most answers.

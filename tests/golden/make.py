@@ -59,6 +59,7 @@ LAYERS = ["layers", "h", "encoder.layer", "transformer.layer", "language_model.l
 PROJECTIONS = [
     ("self_attn.o_proj", "mlp.down_proj", "self_attn.q_proj", "mlp.up_proj"),
     ("self_attn.o_proj", "mlp.down_proj", "self_attn.qkv_proj", "mlp.gate_up_proj"),
+    ("self_attn.o_proj", "mlp.c_proj", "self_attn.q_proj", "mlp.c_fc"),
     ("attn.c_proj", "mlp.c_proj", "attn.c_attn", "mlp.c_fc"),
     ("attention.output.dense", "output.dense", "attention.self.query", "intermediate.dense"),
     ("attention.dense", "mlp.dense_4h_to_h", "attention.query_key_value", "mlp.dense_h_to_4h"),
@@ -265,6 +266,7 @@ SMALL = {
     "roberta_tied": lambda: small("roberta", "tied"),
     "distilbert_tied": lambda: small("distilbert", "tied", dim=16, hidden_dim=12, n_layers=2),
     "modernbert_biased": lambda: small("modernbert", "biased_implied", global_attn_every_n_layers=2),
+    "starcoder2_windowed": lambda: small("starcoder2", "windowed"),
 }
 
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)

@@ -526,6 +526,44 @@ def gpt_neox():
     }
 
 
+def starcoder2():
+    base = DECODER | {"head_dim": 16, "use_bias": True, "sliding_window": WINDOW, "rope_parameters": YARN}
+    return {
+        # `head_dim` is no field of the class; it keeps the key and reads it.
+        "windowed": {
+            "config": base,
+            "off": {
+                "bias": {"use_bias": False},
+                "window": {"sliding_window": None},
+                "act": {"hidden_act": "relu"},
+                "eps": {"norm_epsilon": 0.1},
+                "rope": {"rope_parameters": DEFAULT},
+            },
+        },
+        "unbiased_tied": {
+            "config": DECODER
+            | {"use_bias": False, "hidden_act": "silu", "norm_epsilon": 0.1, "tie_word_embeddings": True}
+            | {"rope_parameters": DEFAULT},
+            "off": {"act": {"hidden_act": "gelu_pytorch_tanh"}, "eps": {"norm_epsilon": 1e-5}},
+        },
+        # The keys that published configs have: some are of the program that trained them, and nothing reads them.
+        "published": {
+            "config": DECODER | {"sliding_window": WINDOW, "rope_parameters": DEFAULT, "tie_word_embeddings": True},
+            "json": {
+                "rope_theta": 999.4420358813,
+                "attention_dropout": 0.1,
+                "residual_dropout": 0.1,
+                "embedding_dropout": 0.1,
+                "rms_norm_eps": 1e-05,
+                "norm_type": "layer_norm",
+                "mlp_type": "default",
+            },
+            "without": ["rope_parameters", "tie_word_embeddings", "pad_token_id"],
+        },
+        **ropes(base),
+    }
+
+
 def roberta():
     # Positions begin after the padding id.
     base = ENCODER | {"type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5}
@@ -594,6 +632,7 @@ FAMILIES = {
     "smollm3": ("SmolLM3ForCausalLM", smollm3),
     "granite": ("GraniteForCausalLM", granite),
     "gpt_neox": ("GPTNeoXForCausalLM", gpt_neox),
+    "starcoder2": ("Starcoder2ForCausalLM", starcoder2),
     "roberta": ("RobertaForMaskedLM", roberta),
     "distilbert": ("DistilBertForMaskedLM", distilbert),
     "modernbert": ("ModernBertForMaskedLM", modernbert),

@@ -43,6 +43,10 @@ fn with_pairs() -> Vec<Value> {
         decoder("smollm3", &json!({ "no_rope_layers": [1, 0, 1] })),
         decoder("granite", &json!({ "attention_multiplier": 0.3 })),
         decoder(
+            "starcoder2",
+            &json!({ "sliding_window": 4, "norm_epsilon": 1e-12, "hidden_act": "gelu" }),
+        ),
+        decoder(
             "nemotron",
             &json!({ "partial_rotary_factor": 0.5, "head_dim": 16, "norm_eps": 1e-12 }),
         ),

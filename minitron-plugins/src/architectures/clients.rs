@@ -1,8 +1,10 @@
 //! What programs that load written folders make of several families.
 //!
 //! Of llama.cpp v0.4.0: `src/models/{qwen2,olmo2,phi3,gemma2,gemma3,smollm3}.cpp`,
-//! `conversion/{base,llama,granite}.py`; of vLLM: `model_executor/models/{qwen2,olmo2}.py`,
-//! `model_executor/layers/rotary_embedding/phi3_long_rope_scaled_rope.py`.
+//! `conversion/{base,llama,granite}.py`; of its commit 82234e0: `src/models/starcoder2.cpp`.
+//! Of vLLM: `model_executor/models/{qwen2,olmo2}.py`,
+//! `model_executor/layers/rotary_embedding/phi3_long_rope_scaled_rope.py`; of its commit b4e69e0:
+//! `model_executor/models/starcoder2.py`.
 
 use minitron_core::spec::{
     ClientLimit, DEPTH, HEADS, HIDDEN, ModelSpec, ROPE_PAIRS, RotaryScaling, Sizes,
@@ -38,6 +40,22 @@ pub(super) fn vllm_wants_square(spec: &ModelSpec, sizes: &Sizes) -> Option<Clien
     let what = "its own class of this family takes hidden / heads for head_dim in versions up to \
                 0.8 at least";
     wants_square(VLLM, what, spec, sizes)
+}
+
+/// Of vLLM, where its class of the family reads no scaling of the rope: neither the source's nor
+/// the list of a student's narrower heads.
+pub(super) fn vllm_turns_plainly(spec: &ModelSpec, sizes: &Sizes) -> Option<ClientLimit> {
+    let is_scaled = spec
+        .rotaries
+        .iter()
+        .any(|stated| stated.rotary.scaling != RotaryScaling::None);
+    if !is_scaled && spec.size_at(ROPE_PAIRS, sizes) == spec.size(ROPE_PAIRS) {
+        return None;
+    }
+    let message = "its own class of this family turns heads by rope_theta alone, whatever scaling \
+                   or list the config states, in versions up to 0.8 at least: it computes other \
+                   logits; keep rope_pairs whole, or use another program";
+    Some(ClientLimit::new(VLLM, message))
 }
 
 /// Of narrower heads, whose frequencies the config lists: llama.cpp's converter writes such a list

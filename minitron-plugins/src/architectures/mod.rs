@@ -24,3 +24,4 @@ mod qwen2;
 mod qwen3;
 mod roberta;
 mod smollm3;
+mod starcoder2;
