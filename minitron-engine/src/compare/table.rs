@@ -229,11 +229,15 @@ fn values(links: &[(&Link, Done)]) -> BTreeMap<String, f64> {
 fn searched_tokens(result: &Value) -> f64 {
     let (mut sum, mut before) = (0.0, 0.0);
     for rung in result["rungs"].as_array().into_iter().flatten() {
-        let tokens = rung["tokens"].as_f64().unwrap_or(0.0);
-        sum += rung["n_candidates"].as_f64().unwrap_or(0.0) * (tokens - before);
+        let tokens = number(rung, "/tokens");
+        sum += number(rung, "/n_candidates") * (tokens - before);
         before = tokens;
     }
     sum
+}
+
+fn number(value: &Value, place: &str) -> f64 {
+    value.pointer(place).and_then(Value::as_f64).unwrap_or(0.0)
 }
 
 /// Of an evaluation; sizes have no prefix, a task's numbers its name.

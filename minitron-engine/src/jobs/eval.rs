@@ -120,10 +120,11 @@ impl FromStr for NamedTask {
 
 /// A file may have a colon in its name, but hardly between what could be a tag and its parameters.
 fn is_evaluator(what: &str) -> bool {
-    let is_tag =
-        |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    what.split_once(':')
-        .is_some_and(|(tag, rest)| is_tag(tag) && (rest.is_empty() || rest.contains('=')))
+    let Some((tag, rest)) = what.split_once(':') else {
+        return false;
+    };
+    let is_tag = !tag.is_empty() && tag.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    is_tag && (rest.is_empty() || rest.contains('='))
 }
 
 impl TryFrom<String> for NamedTask {

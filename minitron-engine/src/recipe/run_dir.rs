@@ -140,14 +140,10 @@ impl RunDir {
 
     /// Replaces or adds a stage's record and writes run.json, whole or not at all.
     pub(crate) fn put(&mut self, stage: StageRecord) -> Result<()> {
-        match self
-            .record
-            .stages
-            .iter_mut()
-            .find(|other| other.name == stage.name)
-        {
+        let stages = &mut self.record.stages;
+        match stages.iter_mut().find(|other| other.name == stage.name) {
             Some(place) => *place = stage,
-            None => self.record.stages.push(stage),
+            None => stages.push(stage),
         }
         self.save()
     }

@@ -253,12 +253,12 @@ struct Point {
 impl Point {
     fn first(grid: &Grid, space: &Space, kinds: &[String]) -> Self {
         let axes = grid.axes.iter();
-        let places = axes
-            .filter_map(|axis| position(kinds, axis.kind()))
-            .collect();
+        let places = axes.filter_map(|axis| position(kinds, axis.kind()));
+        let places = places.collect();
         let mut follows = Vec::new();
         for led in space.ties.led(&|kind| grid.names(kind)) {
-            if let (Some(by), Some(kind)) = (position(kinds, &led.by), position(kinds, &led.kind)) {
+            let (by, kind) = (position(kinds, &led.by), position(kinds, &led.kind));
+            if let (Some(by), Some(kind)) = (by, kind) {
                 follows.push((by, kind, led));
             }
         }
@@ -274,7 +274,9 @@ impl Point {
     }
 
     fn set_from(&mut self, grid: &Grid, axis: usize) {
-        (axis..grid.axes.len()).for_each(|axis| self.set(grid, axis));
+        for axis in axis..grid.axes.len() {
+            self.set(grid, axis);
+        }
         for (by, kind, led) in &self.follows {
             let size = self.sizes.get(*by).map(|&by| led.size(by));
             if let (Some(size), Some(place)) = (size, self.sizes.get_mut(*kind)) {
@@ -303,12 +305,9 @@ impl Point {
     }
 
     fn hidden_size(&self) -> usize {
-        let place = self.hidden;
         // Absent where no axis cuts it.
-        place
-            .and_then(|place| self.sizes.get(place))
-            .copied()
-            .unwrap_or(0)
+        let size = self.hidden.and_then(|place| self.sizes.get(place));
+        size.copied().unwrap_or(0)
     }
 
     /// The next point, last axis fastest; false after the last one.

@@ -41,12 +41,12 @@ pub(crate) fn refuse_places(
     cache: Option<&Path>,
     out: &Path,
 ) -> Result<()> {
-    if let Some(cache) = cache {
-        if absolute(cache)?.starts_with(absolute(out)?) {
-            let message = "teacher_cache: lies in the output folder, which is replaced; name a \
-                           folder of its own";
-            return Err(Error::Recipe(message.into()));
-        }
+    if let Some(cache) = cache
+        && absolute(cache)?.starts_with(absolute(out)?)
+    {
+        let message = "teacher_cache: lies in the output folder, which is replaced; name a folder \
+                       of its own";
+        return Err(Error::Recipe(message.into()));
     }
     let reading = setup.reading(2, context.seed);
     for data in [&setup.data, &setup.eval_data] {

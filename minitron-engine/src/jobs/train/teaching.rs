@@ -26,26 +26,21 @@ impl TeacherSource {
     /// # Errors
     /// `Recipe` naming the loss that a cache cannot serve, or options that do not go together.
     fn check(&self, objective: &Objective) -> Result<()> {
+        let is_stored = self.options.stream_teacher || self.options.teacher_cache.is_some();
         if let Some(rate) = self.options.correct_teacher {
             if !(rate.is_finite() && rate > 0.0) {
                 return Err(Error::Recipe(format!(
                     "correct_teacher: expected a positive share, got {rate}"
                 )));
             }
-            if self.options.stream_teacher
-                || self.options.teacher_cache.is_some()
-                || !objective.needs_teacher()
-            {
+            if is_stored || !objective.needs_teacher() {
                 let message = "correct_teacher: a teacher that learns is held in memory and says \
-                               something else every \
-                               time; leave out stream_teacher and teacher_cache, and take a loss \
-                               that asks it";
+                               something else every time; leave out stream_teacher and \
+                               teacher_cache, and take a loss that asks it";
                 return Err(Error::Recipe(message.into()));
             }
         }
-        if !objective.needs_teacher()
-            && (self.options.stream_teacher || self.options.teacher_cache.is_some())
-        {
+        if is_stored && !objective.needs_teacher() {
             let message = "stream_teacher, teacher_cache: no loss asks the teacher; leave them \
                            out, or take one that does";
             return Err(Error::Recipe(message.into()));
@@ -64,10 +59,10 @@ impl TeacherSource {
                 term.label
             )));
         }
-        objective
-            .terms
-            .iter()
-            .try_for_each(|term| self.check_served(term))
+        for term in &objective.terms {
+            self.check_served(term)?;
+        }
+        Ok(())
     }
 
     /// Refuses a loss that needs more than the cache holds.
@@ -147,10 +142,10 @@ impl TeacherSource {
             trainable: true,
             ..self.load_options(context)
         };
-        self.options
-            .correct_teacher
-            .map(|_| Transformer::load(&checkpoint.tensors, spec, options))
-            .transpose()
+        match self.options.correct_teacher {
+            Some(_) => Transformer::load(&checkpoint.tensors, spec, options).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// A corrected teacher as a model folder.
@@ -184,17 +179,13 @@ impl TeacherSource {
             cache_type,
             ..
         } = self.options;
-        self.options
-            .teacher_cache
-            .as_ref()
-            .map(|_| format!("{cache_top_k} {cache_type:?}"))
+        let cache = self.options.teacher_cache.as_ref();
+        cache.map(|_| format!("{cache_top_k} {cache_type:?}"))
     }
 
     fn load_options(&self, context: &Context) -> LoadOptions {
-        let kind = self
-            .options
-            .teacher_dtype
-            .map_or(context.kind, ComputeType::kind);
+        let own = self.options.teacher_dtype;
+        let kind = own.map_or(context.kind, ComputeType::kind);
         LoadOptions {
             kind,
             ..context.load_options()

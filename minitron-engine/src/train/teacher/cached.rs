@@ -203,7 +203,7 @@ impl TeacherOutput for CachedOutput {
     /// divides its own,
     ///
     /// ```text
-    /// p_v = tail · q_v / Σ_{u not stored} q_u    v not stored, q = softmax(student) without gradient
+    /// p_v = tail · q_v / Σ_{u not stored} q_u    v not stored; q = softmax(student), no gradient
     /// ```
     /// With it KL(p ‖ q) and its gradient are those of the k stored tokens and one more that stands
     /// for all others.
