@@ -125,10 +125,10 @@ impl Encoder<'_> {
     fn embedding_rows(&self, table: &mut Table) {
         let shape = &self.shape;
         let role = Role::POSITION_EMBEDDING;
-        self.embedding(table, "position_embeddings", role, shape.max_positions);
+        self.rows_of(table, "position_embeddings", role, shape.max_positions);
         if let Some(n_types) = self.n_types {
             let role = Role::TYPE_EMBEDDING;
-            self.embedding(table, "token_type_embeddings", role, n_types);
+            self.rows_of(table, "token_type_embeddings", role, n_types);
         }
         table.norm(
             "embeddings.LayerNorm",
@@ -136,13 +136,13 @@ impl Encoder<'_> {
             shape.stream(),
             self.names.norm,
         );
-        self.embedding(table, "word_embeddings", Role::TOKEN_EMBEDDING, shape.vocab);
+        self.rows_of(table, "word_embeddings", Role::TOKEN_EMBEDDING, shape.vocab);
         if self.tied {
             table.also_known_as(&[&format!("{}.weight", self.names.decoder)]);
         }
     }
 
-    fn embedding(&self, table: &mut Table, name: &str, role: Role, n_rows: usize) {
+    fn rows_of(&self, table: &mut Table, name: &str, role: Role, n_rows: usize) {
         let sides = vec![fixed(n_rows), self.shape.stream()];
         let name = format!("embeddings.{name}.weight");
         table.tensor(&name, role, ParamKind::Weight, sides);

@@ -237,7 +237,7 @@ fn log_relations(
 mod tests {
     use super::*;
     use crate::laws::numbers::uniform;
-    use crate::losses::closed_form::assert_state_gradient;
+    use crate::losses::tests::assert_state_gradient;
 
     #[test]
     fn its_gradient_is_the_one_written_out() {

@@ -49,7 +49,7 @@ pub(crate) fn negative_log_likelihood(logits_nv: &Tensor, labels_n: &Tensor) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::losses::closed_form::Logits;
+    use crate::losses::tests::Logits;
 
     #[test]
     fn its_gradient_is_the_one_written_out() {

@@ -62,7 +62,7 @@ impl LogitLoss for ForwardKl {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::losses::closed_form::Logits;
+    use crate::losses::tests::Logits;
 
     #[test]
     fn its_gradient_is_the_one_written_out() {

@@ -93,7 +93,7 @@ impl LogitLoss for JensenShannon {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::losses::closed_form::{Logits, through_softmax};
+    use crate::losses::tests::{Logits, through_softmax};
 
     #[test]
     fn its_gradient_is_the_one_written_out() {

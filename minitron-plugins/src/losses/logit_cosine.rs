@@ -42,7 +42,7 @@ impl LogitLoss for LogitCosine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::losses::closed_form::{Logits, of_one_minus_cos};
+    use crate::losses::tests::{Logits, of_one_minus_cos};
 
     #[test]
     fn its_gradient_is_the_one_written_out() {

@@ -62,7 +62,7 @@ impl StateLoss for MlpInput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::losses::closed_form::assert_is_mean_of;
+    use crate::losses::tests::assert_is_mean_of;
 
     #[test]
     fn its_gradient_is_the_one_written_out() {

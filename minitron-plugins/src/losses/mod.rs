@@ -20,4 +20,4 @@ mod torchscript;
 mod torchscript_states;
 
 #[cfg(test)]
-mod closed_form;
+mod tests;
