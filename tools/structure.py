@@ -71,6 +71,32 @@ def lengths(lines):
                 yield lines[start:].index(close) + 1
 
 
+def declared_twice(all_lines):
+    """Names of types and traits that more than one place declares."""
+    declared = [
+        name
+        for lines in all_lines
+        for name in re.findall(r"^pub(?:\([a-z]+\))? (?:struct|enum|trait|type) (\w+)", "\n".join(lines), re.M)
+    ]
+    return len({name for name in declared if declared.count(name) > 1})
+
+
+def repeated_runs(all_lines, length=70):
+    """Runs of so many tokens or more that stand in two places; imports and closing commas do not count."""
+    first, found = {}, 0
+    for file_idx, lines in enumerate(all_lines):
+        text = re.sub(r"^(?:pub )?use [^;]*;", "", "\n".join(lines), flags=re.M)
+        tokens = re.findall(r"\w+|[^\w\s,]", text)
+        last = None
+        for at in range(len(tokens) - length + 1):
+            place = first.setdefault(tuple(tokens[at : at + length]), (file_idx, at))
+            repeats = place != (file_idx, at) and not (place[0] == file_idx and at - place[1] < length)
+            # The next token of the same run is no other run.
+            found += repeats and last != (place[0], place[1] - 1)
+            last = place if repeats else None
+    return found
+
+
 def plugin_crates():
     args = ["cargo", "tree", "-p", "minitron-examples", "-e", "normal,build", "--prefix", "none", "--locked"]
     tree = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -89,6 +115,8 @@ def main():
     print("crates that a plugin builds:", plugin_crates())
     print("lines of code:", n_lines)
     print("local closures in 1000 lines:", round(1000 * closures / n_lines, 1))
+    print("names declared twice:", declared_twice(all_lines))
+    print("runs of 70 tokens in two places:", repeated_runs(all_lines))
     print("lines over 100 columns:", sum(len(line) > 100 for path in sources for line in path.read_text().split("\n")))
     print("lines of a function, median and ninth tenth:", found[len(found) // 2], found[len(found) * 9 // 10])
     for name in ("README.md", "ARCHITECTURE.md"):
