@@ -130,12 +130,8 @@ impl Encoder<'_> {
             let role = Role::TYPE_EMBEDDING;
             self.embedding(table, "token_type_embeddings", role, n_types);
         }
-        table.norm(
-            "embeddings.LayerNorm",
-            Role::EMBEDDING_NORM,
-            shape.stream(),
-            self.names.norm,
-        );
+        let (name, role) = ("embeddings.LayerNorm", Role::EMBEDDING_NORM);
+        table.norm(name, role, shape.stream(), self.names.norm);
         self.embedding(table, "word_embeddings", Role::TOKEN_EMBEDDING, shape.vocab);
         if self.tied {
             table.also_known_as(&[&format!("{}.weight", self.names.decoder)]);

@@ -69,14 +69,10 @@ fn untried(reason: &str) -> String {
 }
 
 fn compare(trial: &Trial, when: &str, one: &Measurements, other: &Measurements) -> Result<()> {
-    let is_same = one.keys().collect::<Vec<_>>() == other.keys().collect::<Vec<_>>();
+    let (keys, others) = (one.keys(), other.keys());
     trial.ensure(
-        is_same,
-        format!(
-            "{when}, it measures other things: {:?}, {:?}",
-            one.keys(),
-            other.keys()
-        ),
+        keys.clone().eq(others.clone()),
+        format!("{when}, it measures other things: {keys:?}, {others:?}"),
     )?;
     for ((key, one), other) in one.iter().zip(other.values()) {
         trial.ensure(
