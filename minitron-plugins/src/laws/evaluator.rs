@@ -69,9 +69,10 @@ fn untried(reason: &str) -> String {
 }
 
 fn compare(trial: &Trial, when: &str, one: &Measurements, other: &Measurements) -> Result<()> {
-    let (keys, others) = (one.keys(), other.keys());
+    let keys: Vec<&String> = one.keys().collect();
+    let others: Vec<&String> = other.keys().collect();
     trial.ensure(
-        keys.clone().eq(others.clone()),
+        keys == others,
         format!("{when}, it measures other things: {keys:?}, {others:?}"),
     )?;
     for ((key, one), other) in one.iter().zip(other.values()) {
