@@ -240,10 +240,12 @@ fn readme(kind: Kind, tag: &str, library: &str) -> String {
         Kind::Corpus => format!("minitron --plugin LIB eval MODEL --data FILE.{tag}"),
     };
     format!(
-        "# {tag}\n\nA plugin for minitron: {kind}.\n\n```\ncargo test --release\ncargo build \
-         --release\n\
-         minitron plugins check {library}\nminitron --plugin {library} plugins show \
-         {kind}/{tag}\n{}\n```\n",
+        "# {tag}\n\nA plugin for minitron: {kind}.\n\n```\n\
+         cargo test --release\n\
+         cargo build --release\n\
+         minitron plugins check {library}\n\
+         minitron --plugin {library} plugins show {kind}/{tag}\n\
+         {}\n```\n",
         used.replace("LIB", library)
     )
 }

@@ -118,11 +118,8 @@ fn training_text(training: &Training, eta_s: Option<f64>) -> String {
     let steps = match training.n_planned {
         Some(planned) => {
             let percent = 100.0 * training.n_steps as f64 / planned.max(1) as f64;
-            format!(
-                "step {} of {} ({percent:.0} %)",
-                grouped(training.n_steps),
-                grouped(planned)
-            )
+            let (done, planned) = (grouped(training.n_steps), grouped(planned));
+            format!("step {done} of {planned} ({percent:.0} %)")
         }
         None => format!("step {}", grouped(training.n_steps)),
     };

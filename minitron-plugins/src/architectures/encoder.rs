@@ -125,24 +125,20 @@ impl Encoder<'_> {
     fn embedding_rows(&self, table: &mut Table) {
         let shape = &self.shape;
         let role = Role::POSITION_EMBEDDING;
-        self.rows_of(table, "position_embeddings", role, shape.max_positions);
+        self.embedding_row(table, "position_embeddings", role, shape.max_positions);
         if let Some(n_types) = self.n_types {
             let role = Role::TYPE_EMBEDDING;
-            self.rows_of(table, "token_type_embeddings", role, n_types);
+            self.embedding_row(table, "token_type_embeddings", role, n_types);
         }
-        table.norm(
-            "embeddings.LayerNorm",
-            Role::EMBEDDING_NORM,
-            shape.stream(),
-            self.names.norm,
-        );
-        self.rows_of(table, "word_embeddings", Role::TOKEN_EMBEDDING, shape.vocab);
+        let (name, role) = ("embeddings.LayerNorm", Role::EMBEDDING_NORM);
+        table.norm(name, role, shape.stream(), self.names.norm);
+        self.embedding_row(table, "word_embeddings", Role::TOKEN_EMBEDDING, shape.vocab);
         if self.tied {
             table.also_known_as(&[&format!("{}.weight", self.names.decoder)]);
         }
     }
 
-    fn rows_of(&self, table: &mut Table, name: &str, role: Role, n_rows: usize) {
+    fn embedding_row(&self, table: &mut Table, name: &str, role: Role, n_rows: usize) {
         let sides = vec![fixed(n_rows), self.shape.stream()];
         let name = format!("embeddings.{name}.weight");
         table.tensor(&name, role, ParamKind::Weight, sides);

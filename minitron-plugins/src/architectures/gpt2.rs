@@ -122,16 +122,12 @@ fn rows(evidence: &CheckpointInfo, shape: &Shape, tied: bool) -> Vec<Param> {
 fn layer_rows(table: &mut Table, shape: &Shape, layer: usize) {
     let (stream, neurons, heads) = (shape.stream(), shape.neurons(layer), shape.queries(layer));
     let fused = Side([heads.0.clone(), heads.0.clone(), heads.0.clone()].concat());
-    let (norm, output) = (Role::INPUT_NORM, Role::ATTENTION_OUTPUT);
+    let (input, output) = (Role::QUERY_KEY_VALUE, Role::ATTENTION_OUTPUT);
+    let norm = Role::INPUT_NORM;
     table
         .part(layer, 0)
         .norm("h.{l}.ln_1", norm, stream.clone(), AFFINE)
-        .conv1d(
-            "h.{l}.attn.c_attn",
-            Role::QUERY_KEY_VALUE,
-            fused,
-            stream.clone(),
-        )
+        .conv1d("h.{l}.attn.c_attn", input, fused, stream.clone())
         .conv1d("h.{l}.attn.c_proj", output, stream.clone(), heads)
         .part(layer, 1)
         .norm("h.{l}.ln_2", norm, stream.clone(), AFFINE)

@@ -45,13 +45,8 @@ impl Architecture for GptNeox {
             kind: NormKind::Layer,
             eps: config.number_or("layer_norm_eps", 1e-5)?,
         };
-        let mut decoder = Decoder::new(
-            "gpt_neox",
-            config,
-            keys,
-            norm,
-            json!({ "max_position_embeddings": 2048 }),
-        )?;
+        let defaults = json!({ "max_position_embeddings": 2048 });
+        let mut decoder = Decoder::new("gpt_neox", config, keys, norm, defaults)?;
         decoder.names = NAMES;
         decoder.norm_bias = true;
         let bias = config.flag_or("attention_bias", true)?;

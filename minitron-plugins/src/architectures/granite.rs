@@ -28,13 +28,8 @@ impl Architecture for Granite {
             kind: NormKind::Rms,
             eps: config.number_or("rms_norm_eps", 1e-6)?,
         };
-        let mut decoder = Decoder::new(
-            "granite",
-            config,
-            ShapeKeys::USUAL,
-            norm,
-            json!({ "max_position_embeddings": 2048 }),
-        )?;
+        let defaults = json!({ "max_position_embeddings": 2048 });
+        let mut decoder = Decoder::new("granite", config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.stated_biases()?;
         decoder.rotate(RotaryDefaults::default())?;
         decoder.embedding.scale = config.number_or("embedding_multiplier", 1.0)?;

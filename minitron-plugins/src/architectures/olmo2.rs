@@ -48,13 +48,8 @@ pub(super) fn blocks(architecture: &'static str, config: &Config) -> Result<Deco
         kind: NormKind::Rms,
         eps: config.number_or("rms_norm_eps", 1e-5)?,
     };
-    let mut decoder = Decoder::new(
-        architecture,
-        config,
-        ShapeKeys::USUAL,
-        norm,
-        json!({ "max_position_embeddings": 2048 }),
-    )?;
+    let defaults = json!({ "max_position_embeddings": 2048 });
+    let mut decoder = Decoder::new(architecture, config, ShapeKeys::USUAL, norm, defaults)?;
     decoder.stated_biases()?;
     decoder.norms = Norms::Post;
     decoder.qk_norm(QkNorm::Projection);

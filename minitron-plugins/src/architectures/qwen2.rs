@@ -28,13 +28,8 @@ impl Architecture for Qwen2 {
             kind: NormKind::Rms,
             eps: config.number_or("rms_norm_eps", 1e-6)?,
         };
-        let mut decoder = Decoder::new(
-            "qwen2",
-            config,
-            ShapeKeys::USUAL,
-            norm,
-            json!({ "max_position_embeddings": 32_768 }),
-        )?;
+        let defaults = json!({ "max_position_embeddings": 32_768 });
+        let mut decoder = Decoder::new("qwen2", config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.bias = Bias {
             query_key_value: true,
             ..Bias::default()

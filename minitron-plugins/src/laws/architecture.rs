@@ -66,18 +66,15 @@ fn alone(trial: &Trial, family: &dyn Architecture, config: &Config) -> Result<()
             other.tag
         );
         trial.ensure(!family.recognises(&theirs), message)?;
+        let spec = PluginSpec::bare(other.tag);
         let taken = trial
             .registry
-            .build::<dyn Architecture>(&PluginSpec::bare(other.tag))?
+            .build::<dyn Architecture>(&spec)?
             .recognises(config);
         let both = taken && family.recognises(config);
-        trial.ensure(
-            !both,
-            format!(
-                "`{}` of {} recognises its config, too",
-                other.tag, other.origin
-            ),
-        )?;
+        let (tag, origin) = (other.tag, other.origin);
+        let message = format!("`{tag}` of {origin} recognises its config, too");
+        trial.ensure(!both, message)?;
     }
     Ok(())
 }
@@ -97,13 +94,8 @@ fn alike(trial: &Trial, one: &ModelSpec, two: &ModelSpec) -> Result<()> {
 fn read_back(trial: &Trial, sample: &Sample) -> Result<()> {
     let Sample { spec, source } = sample;
     let dir = tempfile::tempdir().at_path("a temporary folder")?;
-    write_model(
-        dir.path(),
-        &spec.config,
-        source,
-        None,
-        WriteOptions::default(),
-    )?;
+    let options = WriteOptions::default();
+    write_model(dir.path(), &spec.config, source, None, options)?;
     let folder = ModelFolder::open(dir.path(), trial.registry)?;
     let unknown = &folder.unknown_tensors;
     trial.ensure(

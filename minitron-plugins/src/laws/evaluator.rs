@@ -69,14 +69,11 @@ fn untried(reason: &str) -> String {
 }
 
 fn compare(trial: &Trial, when: &str, one: &Measurements, other: &Measurements) -> Result<()> {
-    let is_same = one.keys().collect::<Vec<_>>() == other.keys().collect::<Vec<_>>();
+    let keys: Vec<&String> = one.keys().collect();
+    let others: Vec<&String> = other.keys().collect();
     trial.ensure(
-        is_same,
-        format!(
-            "{when}, it measures other things: {:?}, {:?}",
-            one.keys(),
-            other.keys()
-        ),
+        keys == others,
+        format!("{when}, it measures other things: {keys:?}, {others:?}"),
     )?;
     for ((key, one), other) in one.iter().zip(other.values()) {
         trial.ensure(

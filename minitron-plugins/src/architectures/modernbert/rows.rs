@@ -42,12 +42,8 @@ impl Spelling {
         if self.tied {
             table.also_known_as(&["decoder.weight"]);
         }
-        table.norm(
-            "embeddings.norm",
-            Role::EMBEDDING_NORM,
-            stream.clone(),
-            norm,
-        );
+        let role = Role::EMBEDDING_NORM;
+        table.norm("embeddings.norm", role, stream.clone(), norm);
         for layer in 0..shape.n_layers {
             attention_rows(&mut table, shape, layer, norm, attention_bias);
             mlp_rows(&mut table, shape, layer, norm, mlp_bias);
@@ -72,15 +68,9 @@ impl Spelling {
         let has_bias = config.flag_or("decoder_bias", true)?;
         let (stream, vocab) = (shape.stream(), fixed(shape.vocab));
         table.unprefixed(|table| {
-            let role = Role::HEAD_TRANSFORM;
+            let (role, width) = (Role::HEAD_TRANSFORM, stream.clone());
             table
-                .linear(
-                    "head.dense",
-                    role,
-                    stream.clone(),
-                    stream.clone(),
-                    dense_bias,
-                )
+                .linear("head.dense", role, width, stream.clone(), dense_bias)
                 .norm("head.norm", Role::HEAD_NORM, stream.clone(), norm);
             if !self.tied {
                 table.linear("decoder", Role::HEAD, vocab.clone(), stream, false);
@@ -98,12 +88,8 @@ fn attention_rows(table: &mut Table, shape: &Shape, layer: usize, norm: NormName
     let fused = Side([heads.0.clone(), heads.0.clone(), heads.0.clone()].concat());
     table.part(layer, 0);
     if layer > 0 {
-        table.norm(
-            "layers.{l}.attn_norm",
-            Role::INPUT_NORM,
-            stream.clone(),
-            norm,
-        );
+        let role = Role::INPUT_NORM;
+        table.norm("layers.{l}.attn_norm", role, stream.clone(), norm);
     }
     let (input, output) = (Role::QUERY_KEY_VALUE, Role::ATTENTION_OUTPUT);
     table
@@ -114,20 +100,10 @@ fn attention_rows(table: &mut Table, shape: &Shape, layer: usize, norm: NormName
 fn mlp_rows(table: &mut Table, shape: &Shape, layer: usize, norm: NormNames, bias: bool) {
     let (stream, neurons) = (shape.stream(), shape.neurons(layer));
     let both = Side([neurons.0.clone(), neurons.0.clone()].concat());
+    let (input, gate_up) = (Role::INPUT_NORM, Role::GATE_UP);
     table
         .part(layer, 1)
-        .norm(
-            "layers.{l}.mlp_norm",
-            Role::INPUT_NORM,
-            stream.clone(),
-            norm,
-        )
-        .linear(
-            "layers.{l}.mlp.Wi",
-            Role::GATE_UP,
-            both,
-            stream.clone(),
-            bias,
-        )
+        .norm("layers.{l}.mlp_norm", input, stream.clone(), norm)
+        .linear("layers.{l}.mlp.Wi", gate_up, both, stream.clone(), bias)
         .linear("layers.{l}.mlp.Wo", Role::DOWN, stream, neurons, bias);
 }
