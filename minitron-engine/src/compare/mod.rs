@@ -220,10 +220,11 @@ impl<'a> Comparison<'a> {
     fn fill(&mut self, row_idx: usize, links_by_seed: &[Vec<Link>]) {
         let mut by_seed = Vec::new();
         for links in links_by_seed {
-            let results = links
-                .iter()
-                .map(|link| Some((link, done(&self.run_dir, link)?)));
-            by_seed.push(results.flatten().collect());
+            let mut results = Vec::new();
+            for link in links {
+                results.extend(done(&self.run_dir, link).map(|result| (link, result)));
+            }
+            by_seed.push(results);
         }
         let first = links_by_seed.first();
         let curve = first.map(|links| self.curve(links)).unwrap_or_default();
