@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use comfy_table::CellAlignment;
 use minitron_core::error::{Error, Result};
 use minitron_engine::report::{
-    JobProgress, Point, StageProgress, StageState, Training, bytes, grouped,
+    JobProgress, Point, StageProgress, StageState, TrainingReport, bytes, grouped,
 };
 
 use super::tables::table;
@@ -113,7 +113,7 @@ fn stage_row(stage: &StageProgress) -> [String; 5] {
     ]
 }
 
-fn training_text(training: &Training, eta_s: Option<f64>) -> String {
+fn training_text(training: &TrainingReport, eta_s: Option<f64>) -> String {
     let job = training.job.as_deref().unwrap_or("training");
     let steps = match training.n_planned {
         Some(planned) => {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::training::{Point, Term, Training};
+use super::training::{Point, TermReport, TrainingReport};
 use super::{COMPARISON, read_json};
 use minitron_core::error::Result;
 
@@ -25,15 +25,15 @@ pub struct Comparison {
     /// Every row is measured with each.
     pub seeds: Vec<u64>,
     /// What is measured.
-    pub columns: Vec<Column>,
+    pub columns: Vec<ColumnReport>,
     /// The original, evaluated as the rows are, where no row is that.
-    pub teacher: Option<Row>,
+    pub teacher: Option<RowReport>,
     /// The strategies.
-    pub rows: Vec<Row>,
+    pub rows: Vec<RowReport>,
     /// Statements that the numbers bear out or not.
-    pub checks: Vec<Check>,
+    pub checks: Vec<CheckReport>,
     /// How many tokens some rows save.
-    pub ratios: Vec<Ratio>,
+    pub ratios: Vec<RatioReport>,
     /// What it was made with.
     pub versions: BTreeMap<String, Value>,
     /// In all.
@@ -47,7 +47,7 @@ pub struct Comparison {
 /// A number that is measured of every row.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Column {
+pub struct ColumnReport {
     /// Key in [`Row::values`].
     pub key: String,
     /// For people.
@@ -56,7 +56,7 @@ pub struct Column {
     pub better: Option<String>,
 }
 
-impl Column {
+impl ColumnReport {
     /// For people.
     pub fn title(&self) -> &str {
         self.title.as_deref().unwrap_or(&self.key)
@@ -66,7 +66,7 @@ impl Column {
 /// A strategy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Row {
+pub struct RowReport {
     /// Its folder.
     pub name: String,
     /// For people.
@@ -76,7 +76,7 @@ pub struct Row {
     /// Why it failed.
     pub error: Option<String>,
     /// By column.
-    pub values: BTreeMap<String, Measured>,
+    pub values: BTreeMap<String, MeasuredReport>,
     /// Held-out loss against tokens.
     pub curve: Vec<Point>,
     /// Generated text.
@@ -87,10 +87,10 @@ pub struct Row {
     pub warnings: Vec<String>,
     /// Losses of its last training with the first seed, read from that training's folder.
     #[serde(skip_deserializing)]
-    pub terms: Vec<Term>,
+    pub terms: Vec<TermReport>,
 }
 
-impl Row {
+impl RowReport {
     /// For people.
     pub fn title(&self) -> &str {
         self.title.as_deref().unwrap_or(&self.name)
@@ -105,7 +105,7 @@ impl Row {
 /// A number over the seeds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Measured {
+pub struct MeasuredReport {
     /// Over the seeds.
     pub mean: Option<f64>,
     /// Standard deviation over the seeds, where there are several.
@@ -117,7 +117,7 @@ pub struct Measured {
 /// A statement that the numbers bear out or not.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Check {
+pub struct CheckReport {
     /// The statement.
     pub says: String,
     /// None where it cannot be told.
@@ -129,7 +129,7 @@ pub struct Check {
 /// Rows at rising budgets beside a reference at its own.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Ratio {
+pub struct RatioReport {
     /// The column in which they are as good as each other.
     pub by: String,
     /// One for each row.
@@ -182,14 +182,14 @@ impl Comparison {
                 .filter_map(|name| Path::new(name).file_name());
             let last = names
                 .map(|name| dir.join(name))
-                .find(|dir| Training::is_in(dir));
-            let training = last.and_then(|dir| Training::read(&dir, &row.name).ok());
+                .find(|dir| TrainingReport::is_in(dir));
+            let training = last.and_then(|dir| TrainingReport::read(&dir, &row.name).ok());
             row.terms = training.map(|training| training.terms).unwrap_or_default();
         }
     }
 
     /// The original where it has a row of its own, then the strategies.
-    pub fn all_rows(&self) -> impl Iterator<Item = &Row> {
+    pub fn all_rows(&self) -> impl Iterator<Item = &RowReport> {
         self.teacher.iter().chain(&self.rows)
     }
 
@@ -199,7 +199,7 @@ impl Comparison {
     }
 
     /// The best mean of a column that has a better end.
-    pub fn best(&self, column: &Column) -> Option<f64> {
+    pub fn best(&self, column: &ColumnReport) -> Option<f64> {
         let means = self
             .rows
             .iter()

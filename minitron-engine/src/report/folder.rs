@@ -9,8 +9,8 @@ use super::comparison::Comparison;
 use super::maps::HeatMap;
 use super::pruning::Pruning;
 use super::repeat::Repeat;
-use super::search::Search;
-use super::training::Training;
+use super::search::SearchReport;
+use super::training::TrainingReport;
 use super::warned::Warned;
 use super::{COMPARISON, RUN, SEARCH, name_of};
 use minitron_core::error::{Error, Result};
@@ -50,7 +50,7 @@ impl FolderKind {
                 return Ok(kind);
             }
         }
-        if Training::is_in(dir) || Pruning::is_in(dir) {
+        if TrainingReport::is_in(dir) || Pruning::is_in(dir) {
             return Ok(Self::Stage);
         }
         let dir = dir.display();
@@ -80,13 +80,13 @@ pub struct Folder {
     /// Plans.
     pub prunings: Vec<Pruning>,
     /// Curves.
-    pub trainings: Vec<Training>,
+    pub trainings: Vec<TrainingReport>,
     /// Measurements.
-    pub evaluations: Vec<Evaluation>,
+    pub evaluations: Vec<EvaluationReport>,
     /// Generated text.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<SampleReport>,
     /// Of a search.
-    pub search: Option<Search>,
+    pub search: Option<SearchReport>,
     /// Of a comparison.
     pub comparison: Option<Comparison>,
     /// How to repeat it.
@@ -119,7 +119,7 @@ pub struct StageSummary {
 
 /// One evaluation's numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Evaluation {
+pub struct EvaluationReport {
     /// What was measured.
     pub model: String,
     /// On which text.
@@ -130,7 +130,7 @@ pub struct Evaluation {
 
 /// Generated text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Sample {
+pub struct SampleReport {
     /// What generated it.
     pub model: String,
     /// What it goes on with.

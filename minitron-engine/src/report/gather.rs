@@ -6,13 +6,15 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::comparison::Comparison;
-use super::folder::{Evaluation, Folder, FolderKind, RESULT, SCORES, Sample, StageSummary};
+use super::folder::{
+    EvaluationReport, Folder, FolderKind, RESULT, SCORES, SampleReport, StageSummary,
+};
 use super::inputs::{Inputs, words};
 use super::maps::HeatMap;
 use super::pruning::Pruning;
 use super::repeat::Repeat;
-use super::search::Search;
-use super::training::Training;
+use super::search::SearchReport;
+use super::training::TrainingReport;
 use super::warned::Warned;
 use super::{RUN, SEARCH, read_json};
 use crate::recipe::{RunRecord, StageRecord};
@@ -52,7 +54,9 @@ impl Folder {
         for stage in &record.stages {
             let dir = self.dir.join(&stage.name);
             self.add_stage(&dir, &stage.name, Some(stage));
-            if let Some(search) = self.noted(dir.join(SEARCH).is_file(), || Search::read(&dir)) {
+            if let Some(search) =
+                self.noted(dir.join(SEARCH).is_file(), || SearchReport::read(&dir))
+            {
                 self.take_search(search, &dir);
             }
         }
@@ -113,7 +117,9 @@ impl Folder {
         let scores = dir.join(SCORES);
         let maps = self.noted(scores.is_file(), || HeatMap::of_scores(&scores));
         self.importance.extend(maps.into_iter().flatten());
-        let training = self.noted(Training::is_in(dir), || Training::read(dir, name));
+        let training = self.noted(TrainingReport::is_in(dir), || {
+            TrainingReport::read(dir, name)
+        });
         if let Some(mut training) = training {
             training.job = record.map(|record| record.job.clone());
             if let Some(n_tokens) =
@@ -159,7 +165,7 @@ impl Folder {
     fn add_result(&mut self, model: &str, options: &Value, result: &Value) {
         if let Some(text) = result.pointer("/text").and_then(Value::as_str) {
             let prompt = result.pointer("/prompt").and_then(Value::as_str);
-            self.samples.push(Sample {
+            self.samples.push(SampleReport {
                 model: model.to_owned(),
                 prompt: prompt.unwrap_or_default().to_owned(),
                 text: text.to_owned(),
@@ -168,7 +174,7 @@ impl Folder {
         }
         let values = measured(result);
         if !values.is_empty() {
-            self.evaluations.push(Evaluation {
+            self.evaluations.push(EvaluationReport {
                 model: model.to_owned(),
                 data: words(&options["data"]),
                 values,
@@ -177,7 +183,7 @@ impl Folder {
     }
 
     fn add_search(&mut self) -> Result<()> {
-        let search = Search::read(&self.dir)?;
+        let search = SearchReport::read(&self.dir)?;
         self.add_inputs(Inputs::of_search(&search));
         self.warnings = Warned::of_all(&search.warnings);
         self.fact("minitron", search.minitron.as_deref().unwrap_or_default());
@@ -193,7 +199,7 @@ impl Folder {
     }
 
     /// A search and its winner's plan.
-    fn take_search(&mut self, search: Search, dir: &Path) {
+    fn take_search(&mut self, search: SearchReport, dir: &Path) {
         if let Some(winner) = &search.winner {
             let named = winner.dir.as_deref().unwrap_or(&winner.name);
             let beside = dir.join(Path::new(named).file_name().unwrap_or_default());

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::comparison::Comparison;
-use super::search::Search;
+use super::search::SearchReport;
 use crate::recipe::{RunRecord, StageRecord};
 
 /// Models and texts from outside a folder, each once.
@@ -48,7 +48,7 @@ impl Inputs {
     }
 
     /// As far as search.json says it.
-    pub fn of_search(search: &Search) -> Self {
+    pub fn of_search(search: &SearchReport) -> Self {
         let mut inputs = Inputs::default();
         search
             .model

@@ -1,6 +1,6 @@
 //! A comparison as Markdown.
 
-use super::comparison::{Comparison, Row};
+use super::comparison::{Comparison, RowReport};
 use super::units::{number, spread};
 use super::warned::Warned;
 
@@ -68,7 +68,7 @@ pub fn comparison_markdown(comparison: &Comparison) -> String {
 }
 
 fn failures(comparison: &Comparison) -> String {
-    let failed: Vec<&Row> = comparison
+    let failed: Vec<&RowReport> = comparison
         .all_rows()
         .filter(|row| row.is_failed())
         .collect();
@@ -87,7 +87,7 @@ fn failures(comparison: &Comparison) -> String {
     text
 }
 
-fn cells(comparison: &Comparison, row: &Row) -> impl Iterator<Item = String> {
+fn cells(comparison: &Comparison, row: &RowReport) -> impl Iterator<Item = String> {
     comparison.columns.iter().map(|column| {
         let Some(measured) = row.values.get(&column.key) else {
             return "–".to_owned();

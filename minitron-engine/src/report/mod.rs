@@ -19,17 +19,20 @@ mod units;
 mod warned;
 mod watch;
 
-pub use comparison::{Check, Column, Comparison, Measured, Ratio, RatioPoint, Row};
-pub use folder::{Evaluation, Folder, FolderKind, Sample, StageSummary};
+pub use comparison::{
+    CheckReport, ColumnReport, Comparison, MeasuredReport, RatioPoint, RatioReport, RowReport,
+};
+pub use folder::{EvaluationReport, Folder, FolderKind, SampleReport, StageSummary};
 pub use gather::gather;
 pub use maps::{HeatMap, HeatRow};
 pub use markdown::comparison_markdown;
 pub use pruning::{CutSummary, Pruning, SizeChange};
 pub use repeat::Repeat;
 pub use search::{
-    Candidate, Correlation, Grid, Rung, Search, SharedTeacher, Sizes, Target, Winner, ZeroShot,
+    CandidateReport, CorrelationReport, GridReport, RungReport, SearchReport, SharedTeacherReport,
+    Sizes, TargetReport, WinnerReport, ZeroShotReport,
 };
-pub use training::{Point, Term, Training};
+pub use training::{Point, TermReport, TrainingReport};
 pub use units::{bytes, grouped, in_units, number, percent, spread};
 pub use warned::Warned;
 pub use watch::{JobProgress, StageProgress, StageState, watch};

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::comparison::Comparison;
-use super::search::Search;
+use super::search::SearchReport;
 use crate::recipe::{Recipe, RunRecord};
 use minitron_core::files::read_text;
 
@@ -76,7 +76,7 @@ impl Repeat {
 
     /// As a recipe of one stage, which has all options that search.json keeps; of older files, as
     /// far as they say it.
-    pub(super) fn of_search(search: &Search, dir: &Path) -> Option<Self> {
+    pub(super) fn of_search(search: &SearchReport, dir: &Path) -> Option<Self> {
         if search
             .options
             .as_object()

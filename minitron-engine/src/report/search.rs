@@ -13,7 +13,7 @@ use minitron_core::error::Result;
 /// A search for the best shape.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Search {
+pub struct SearchReport {
     /// The version that wrote the file.
     pub minitron: Option<String>,
     /// What was pruned.
@@ -21,25 +21,25 @@ pub struct Search {
     /// Its parameters.
     pub n_params_source: Option<u64>,
     /// What candidates had to reach.
-    pub target: Target,
+    pub target: TargetReport,
     /// Of all that was drawn.
     pub seed: Option<u64>,
     /// Shapes looked at.
-    pub grid: Grid,
+    pub grid: GridReport,
     /// Shapes that were pruned and trained.
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<CandidateReport>,
     /// Trainings in turn, each of fewer candidates.
-    pub rungs: Vec<Rung>,
+    pub rungs: Vec<RungReport>,
     /// Between the order before and after training.
-    pub correlation: Option<Correlation>,
+    pub correlation: Option<CorrelationReport>,
     /// From where on the order stays as it is.
     pub settled_at: Option<Settled>,
     /// What asking the teacher once for all saved.
-    pub shared_teacher: Option<SharedTeacher>,
+    pub shared_teacher: Option<SharedTeacherReport>,
     /// In all.
     pub seconds: Option<f64>,
     /// The best.
-    pub winner: Option<Winner>,
+    pub winner: Option<WinnerReport>,
     /// What it was made with.
     pub versions: BTreeMap<String, Value>,
     /// False while the search runs.
@@ -53,7 +53,7 @@ pub struct Search {
 /// What candidates have to reach.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Target {
+pub struct TargetReport {
     /// Parameters.
     pub params: Option<f64>,
     /// Bytes of weights and key/value cache.
@@ -65,7 +65,7 @@ pub struct Target {
 /// Shapes looked at.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Grid {
+pub struct GridReport {
     /// All.
     pub n_points: Option<u64>,
     /// That the family's config can express.
@@ -81,7 +81,7 @@ pub struct Grid {
 /// A shape that was pruned and trained.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Candidate {
+pub struct CandidateReport {
     /// For example `c01`.
     pub name: String,
     /// Units kept of each axis.
@@ -91,7 +91,7 @@ pub struct Candidate {
     /// Bytes of weights and key/value cache.
     pub memory_bytes: Option<u64>,
     /// Before training.
-    pub zero_shot: Option<ZeroShot>,
+    pub zero_shot: Option<ZeroShotReport>,
     /// Held-out loss against tokens.
     pub curve: Vec<Point>,
     /// The last held-out loss.
@@ -108,7 +108,7 @@ pub type Sizes = BTreeMap<String, u64>;
 /// A candidate before training.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ZeroShot {
+pub struct ZeroShotReport {
     /// Held-out loss.
     pub loss: Option<f64>,
     /// By that loss.
@@ -118,7 +118,7 @@ pub struct ZeroShot {
 /// One round of trainings.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Rung {
+pub struct RungReport {
     /// Trained in it.
     pub n_candidates: u64,
     /// Each candidate's tokens by its end.
@@ -134,7 +134,7 @@ pub struct Rung {
 /// Between the order before and after training.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Correlation {
+pub struct CorrelationReport {
     /// Spearman's ρ.
     pub spearman: Option<f64>,
     /// Kendall's τ.
@@ -154,7 +154,7 @@ pub struct Settled {
 /// What asking the teacher once for all candidates saved.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SharedTeacher {
+pub struct SharedTeacherReport {
     /// Time.
     pub seconds_saved: Option<f64>,
     /// Asked.
@@ -166,14 +166,14 @@ pub struct SharedTeacher {
 /// The best candidate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Winner {
+pub struct WinnerReport {
     /// The candidate's.
     pub name: String,
     /// Its folder.
     pub dir: Option<String>,
 }
 
-impl Search {
+impl SearchReport {
     pub(super) fn read(dir: &Path) -> Result<Self> {
         read_json(&dir.join(SEARCH))
     }
@@ -184,7 +184,7 @@ impl Search {
     }
 
     /// The one with the lowest loss, those that were trained longest first.
-    pub fn leader(&self) -> Option<&Candidate> {
+    pub fn leader(&self) -> Option<&CandidateReport> {
         if let Some(winner) = &self.winner
             && let Some(found) = self
                 .candidates

@@ -27,7 +27,7 @@ pub struct Point {
 
 /// One loss of the objective.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Term {
+pub struct TermReport {
     /// Its label in the metrics.
     pub label: String,
     /// While it was trained, thinned out as [`Training::curve`].
@@ -38,7 +38,7 @@ pub struct Term {
 
 /// How a training went so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Training {
+pub struct TrainingReport {
     /// The stage, or the folder.
     pub name: String,
     /// `train` or `distill`, where it is known.
@@ -67,7 +67,7 @@ pub struct Training {
     /// model predicts no tokens.
     pub held_out: Vec<Point>,
     /// Its parts, in their order.
-    pub terms: Vec<Term>,
+    pub terms: Vec<TermReport>,
     /// Lines that could not be read; one is being written while a training runs.
     pub n_damaged: usize,
 }
@@ -91,7 +91,7 @@ struct Line {
     rest: Map<String, Value>,
 }
 
-impl Training {
+impl TrainingReport {
     /// Whether a folder has or had a training.
     pub(super) fn is_in(dir: &Path) -> bool {
         dir.join(METRICS).is_file()
@@ -104,9 +104,9 @@ impl Training {
     pub(super) fn read(dir: &Path, name: &str) -> Result<Self> {
         let path = dir.join(METRICS);
         let mut reader = BufReader::new(File::open(&path).at_path(&path)?);
-        let mut training = Training {
+        let mut training = TrainingReport {
             name: name.to_owned(),
-            ..Training::default()
+            ..TrainingReport::default()
         };
         let (mut points, mut bytes, mut step_tokens) = (Vec::new(), Vec::new(), 0);
         while reader.read_until(b'\n', &mut bytes).at_path(&path)? > 0 {
@@ -162,13 +162,13 @@ impl Training {
         }
     }
 
-    fn term(&mut self, label: &str) -> &mut Term {
+    fn term(&mut self, label: &str) -> &mut TermReport {
         let found = self.terms.iter().position(|term| term.label == label);
         let idx = found.unwrap_or(self.terms.len());
         if found.is_none() {
-            self.terms.push(Term {
+            self.terms.push(TermReport {
                 label: label.to_owned(),
-                ..Term::default()
+                ..TermReport::default()
             });
         }
         &mut self.terms[idx]
@@ -244,7 +244,7 @@ mod tests {
             {\"step\":3,\"n_tokens\":192,\"loss\":2.0,\"eval/loss\":3.75,\
             \"tokens_per_second\":64.0}\n{\"step\":4,\"n_tok";
         std::fs::write(dir.path().join(METRICS), lines).unwrap();
-        let mut training = Training::read(dir.path(), "t").unwrap();
+        let mut training = TrainingReport::read(dir.path(), "t").unwrap();
         assert_eq!(
             (training.n_steps, training.n_tokens, training.n_damaged),
             (3, 192, 2)
@@ -263,7 +263,7 @@ mod tests {
         };
         assert_eq!(
             training.terms,
-            [Term {
+            [TermReport {
                 label: "kl".into(),
                 curve: at(0.5),
                 held_out: at(0.75)

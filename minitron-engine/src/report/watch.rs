@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::comparison::Comparison;
 use super::folder::FolderKind;
-use super::search::Search;
-use super::training::Training;
+use super::search::SearchReport;
+use super::training::TrainingReport;
 use super::warned::Warned;
 use super::{RUN, name_of, read_json};
 use crate::recipe::{Recipe, RunRecord, StageRecord};
@@ -36,7 +36,7 @@ pub struct JobProgress {
     /// Its parts in order: stages, rungs or rows.
     pub stages: Vec<StageProgress>,
     /// The training at work, or the last one.
-    pub training: Option<Training>,
+    pub training: Option<TrainingReport>,
     /// Seconds to the end of that training.
     pub eta_s: Option<f64>,
     /// The largest resident memory that a finished stage recorded.
@@ -100,7 +100,7 @@ pub fn watch(dir: &Path) -> Result<JobProgress> {
         FolderKind::Stage => progress.add_stage(),
     }
     if !progress.complete {
-        progress.eta_s = progress.training.as_ref().and_then(Training::eta_s);
+        progress.eta_s = progress.training.as_ref().and_then(TrainingReport::eta_s);
     }
     let newest = newest_below(dir, DEPTH, &|_| true);
     progress.idle_s = newest
@@ -132,13 +132,14 @@ impl JobProgress {
                 .all(|stage| stage.state == StageState::Done);
         self.peak_bytes = record.stages.iter().filter_map(peak_bytes).max();
         let mut latest_first = record.stages.iter().rev();
-        let last_training = latest_first.find(|stage| Training::is_in(&self.dir.join(&stage.name)));
+        let last_training =
+            latest_first.find(|stage| TrainingReport::is_in(&self.dir.join(&stage.name)));
         let is_complete = self.complete;
         let current = last_training.filter(|stage| is_complete || stage.result.is_none());
         let Some(stage) = current else {
             return Ok(());
         };
-        let mut training = Training::read(&self.dir.join(&stage.name), &stage.name)?;
+        let mut training = TrainingReport::read(&self.dir.join(&stage.name), &stage.name)?;
         training.job = Some(stage.job.clone());
         if let Some(n_tokens) = stage.options.pointer("/tokens").and_then(Value::as_u64) {
             training.plan_for(n_tokens);
@@ -149,7 +150,7 @@ impl JobProgress {
 
     fn add_stage(&mut self) {
         let name = self.title.clone();
-        self.training = Training::read(&self.dir, &name).ok();
+        self.training = TrainingReport::read(&self.dir, &name).ok();
         // The model is written when the last step is done; one that lay there before is older than
         // the last step.
         let weights = ["model.safetensors", "model.safetensors.index.json"]
@@ -162,7 +163,7 @@ impl JobProgress {
     }
 
     fn add_search(&mut self) -> Result<()> {
-        let search = Search::read(&self.dir)?;
+        let search = SearchReport::read(&self.dir)?;
         self.complete = search.is_complete();
         self.warnings = Warned::of_all(&search.warnings);
         for (idx, rung) in search.rungs.iter().enumerate() {
@@ -220,7 +221,7 @@ impl JobProgress {
         }
         let newest = newest_below(&self.dir, DEPTH, &is_metrics);
         let dir = newest.and_then(|(_, path)| Some(path.parent()?.to_path_buf()));
-        self.training = dir.and_then(|dir| Training::read(&dir, &name_of(&dir)).ok());
+        self.training = dir.and_then(|dir| TrainingReport::read(&dir, &name_of(&dir)).ok());
     }
 }
 

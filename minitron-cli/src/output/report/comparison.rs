@@ -1,7 +1,9 @@
 //! Strategies side by side.
 
 use maud::{Markup, html};
-use minitron_engine::report::{Column, Comparison, Measured, Ratio, Row, spread};
+use minitron_engine::report::{
+    ColumnReport, Comparison, MeasuredReport, RatioReport, RowReport, spread,
+};
 
 use super::charts::{Mark, Plot, REFERENCE, Series, plot};
 use super::curves::{self, DrawnCurve};
@@ -46,7 +48,7 @@ fn ratios(comparison: &Comparison) -> Markup {
     }
 }
 
-fn ratio_table(ratio: &Ratio) -> HtmlTable {
+fn ratio_table(ratio: &RatioReport) -> HtmlTable {
     let header = ["row", "its tokens", "the reference's", "times as many"].map(str::to_owned);
     let mut table = HtmlTable::new(
         "Read between the reference's budgets, over the logarithm of tokens".to_owned(),
@@ -64,7 +66,7 @@ fn ratio_table(ratio: &Ratio) -> HtmlTable {
     table
 }
 
-fn cell(column: &Column, measured: Option<&Measured>) -> Cell {
+fn cell(column: &ColumnReport, measured: Option<&MeasuredReport>) -> Cell {
     let Some((mean, measured)) = measured.and_then(|measured| Some((measured.mean?, measured)))
     else {
         return Cell::number(None);
@@ -112,7 +114,7 @@ fn arrow(better: Option<&str>) -> &'static str {
 }
 
 fn failures(comparison: &Comparison) -> Markup {
-    let failed: Vec<&Row> = comparison
+    let failed: Vec<&RowReport> = comparison
         .all_rows()
         .filter(|row| row.is_failed())
         .collect();
@@ -189,11 +191,11 @@ fn loss_column(comparison: &Comparison) -> Option<&'static str> {
     })
 }
 
-fn mean(row: &Row, key: &str) -> Option<f64> {
+fn mean(row: &RowReport, key: &str) -> Option<f64> {
     row.values.get(key)?.mean.filter(|mean| mean.is_finite())
 }
 
-fn best_row(comparison: &Comparison) -> Option<&Row> {
+fn best_row(comparison: &Comparison) -> Option<&RowReport> {
     let key = loss_column(comparison)?;
     let losses = comparison
         .rows
@@ -272,7 +274,7 @@ fn by_seed(comparison: &Comparison) -> Markup {
     for row in &comparison.rows {
         for (idx, seed) in comparison.seeds.iter().enumerate() {
             let mut cells = vec![Cell::text(row.title()), Cell::count(Some(*seed))];
-            for Column { key, .. } in columns {
+            for ColumnReport { key, .. } in columns {
                 cells.push(Cell::of(key, of_seed(row, key, idx)));
             }
             table.row(cells);
@@ -281,12 +283,12 @@ fn by_seed(comparison: &Comparison) -> Markup {
     html! { section.screen { h3 { "By seed" } details { summary { "Numbers" } (table.draw()) } } }
 }
 
-fn of_seed(row: &Row, key: &str, seed_idx: usize) -> Option<f64> {
+fn of_seed(row: &RowReport, key: &str, seed_idx: usize) -> Option<f64> {
     *row.values.get(key)?.by_seed.get(seed_idx)?
 }
 
 fn samples(comparison: &Comparison) -> Markup {
-    let rows: Vec<&Row> = comparison
+    let rows: Vec<&RowReport> = comparison
         .rows
         .iter()
         .filter(|row| !row.samples.is_empty())

@@ -1,7 +1,7 @@
 //! Curves of trainings: each quantity has a figure of its own, named with its unit.
 
 use maud::{Markup, html};
-use minitron_engine::report::{Point, Row, Term, Training};
+use minitron_engine::report::{Point, RowReport, TermReport, TrainingReport};
 
 use super::charts::{Mark, Plot, Series, plot};
 use super::parts::{Named, curve_table, figure, places};
@@ -36,7 +36,7 @@ impl Quantity {
     }
 
     /// What `eval/loss` is: the likelihood, where the losses show that tokens are predicted.
-    fn of_held_out(terms: &[Term]) -> Self {
+    fn of_held_out(terms: &[TermReport]) -> Self {
         match terms.iter().any(is_on_tokens) {
             true => Quantity::of("cross_entropy"),
             false => Quantity {
@@ -55,7 +55,7 @@ impl Quantity {
 }
 
 /// Whether a loss compares predictions of tokens.
-fn is_on_tokens(term: &Term) -> bool {
+fn is_on_tokens(term: &TermReport) -> bool {
     let of_logits = ["logit_mse", "logit_cosine"].contains(&term.label.as_str());
     of_logits || Quantity::of(&term.label).unit.is_some()
 }
@@ -111,7 +111,7 @@ fn both<'a>(curve: &'a [Point], held_out: &'a [Point]) -> [Curve<'a>; 2] {
 }
 
 /// One figure per quantity of a training.
-pub fn of_training(training: &Training) -> Markup {
+pub fn of_training(training: &TrainingReport) -> Markup {
     let held_out = Quantity::of_held_out(&training.terms);
     // A loss that is also what is reported as the held-out loss needs one figure.
     let is_shown = training.terms.iter().any(|term| {
@@ -148,7 +148,7 @@ fn is_near(a: Option<f64>, b: Option<f64>) -> bool {
 /// A row of a comparison, and how it is drawn in all figures.
 pub struct DrawnCurve<'a> {
     /// The row.
-    pub row: &'a Row,
+    pub row: &'a RowReport,
     /// Of its line and markers.
     pub style: usize,
 }
@@ -163,7 +163,7 @@ impl<'a> DrawnCurve<'a> {
         }
     }
 
-    fn term(&self, label: &str) -> Option<&'a Term> {
+    fn term(&self, label: &str) -> Option<&'a TermReport> {
         self.row.terms.iter().find(|term| term.label == label)
     }
 }
@@ -177,7 +177,7 @@ pub fn of_rows(rows: &[DrawnCurve], has_legend: bool) -> Markup {
             labels.push(&term.label);
         }
     }
-    let terms: Vec<Term> = rows
+    let terms: Vec<TermReport> = rows
         .iter()
         .flat_map(|drawn| drawn.row.terms.iter().cloned())
         .collect();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 use minitron_engine::report::{
-    CutSummary, Evaluation, HeatMap, Pruning, Sample, StageSummary, Training, bytes, grouped,
-    number, percent,
+    CutSummary, EvaluationReport, HeatMap, Pruning, SampleReport, StageSummary, TrainingReport,
+    bytes, grouped, number, percent,
 };
 use serde_json::Value;
 
@@ -50,7 +50,7 @@ pub fn stages(stages: &[StageSummary]) -> Markup {
 }
 
 /// A row per evaluated model.
-pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
+pub fn evaluations(evaluations: &[EvaluationReport]) -> Markup {
     if evaluations.is_empty() {
         return html! {};
     }
@@ -93,8 +93,8 @@ pub fn evaluations(evaluations: &[Evaluation]) -> Markup {
 }
 
 /// Texts side by side, those of one prompt together.
-pub fn samples(samples: &[Sample]) -> Markup {
-    let mut by_prompt: Vec<(&str, Vec<&Sample>)> = Vec::new();
+pub fn samples(samples: &[SampleReport]) -> Markup {
+    let mut by_prompt: Vec<(&str, Vec<&SampleReport>)> = Vec::new();
     for sample in samples {
         let mut known = by_prompt.iter_mut();
         match known.find(|(prompt, _)| *prompt == sample.prompt) {
@@ -119,7 +119,7 @@ pub fn samples(samples: &[Sample]) -> Markup {
 }
 
 /// What every training came to, and a figure for each quantity.
-pub fn trainings(trainings: &[Training]) -> Markup {
+pub fn trainings(trainings: &[TrainingReport]) -> Markup {
     if trainings.is_empty() {
         return html! {};
     }
@@ -134,7 +134,7 @@ pub fn trainings(trainings: &[Training]) -> Markup {
     }
 }
 
-fn training_words(training: &Training) -> Markup {
+fn training_words(training: &TrainingReport) -> Markup {
     let job = training.job.as_deref().unwrap_or("training");
     let steps = match training.n_planned {
         Some(planned) if planned != training.n_steps => {

@@ -1,7 +1,7 @@
 //! What a search found.
 
 use maud::{Markup, html};
-use minitron_engine::report::{Candidate, Search, bytes, grouped, number, percent};
+use minitron_engine::report::{CandidateReport, SearchReport, bytes, grouped, number, percent};
 
 use super::charts::{Mark, Plot, Series, plot};
 use super::parts::{Cell, HtmlTable, Named, curve_table, figure, places};
@@ -10,7 +10,7 @@ use crate::output::watch::duration;
 const MIB: f64 = (1 << 20) as f64;
 
 /// All sections.
-pub fn sections(search: &Search) -> Markup {
+pub fn sections(search: &SearchReport) -> Markup {
     html! {
         section {
             h3 { "Search" }
@@ -23,7 +23,7 @@ pub fn sections(search: &Search) -> Markup {
     }
 }
 
-fn in_words(search: &Search) -> Markup {
+fn in_words(search: &SearchReport) -> Markup {
     let (target, grid) = (&search.target, &search.grid);
     html! {
         ul {
@@ -61,7 +61,7 @@ fn in_words(search: &Search) -> Markup {
 }
 
 /// What the trainings changed, and what they shared.
-fn of_training(search: &Search) -> Markup {
+fn of_training(search: &SearchReport) -> Markup {
     let settled_at = search.settled_at.as_ref().and_then(|at| at.tokens);
     html! {
         @if let Some(correlation) = &search.correlation {
@@ -92,7 +92,7 @@ fn count(n: Option<u64>) -> String {
 }
 
 /// What a candidate costs: MiB of memory where that is the target, parameters elsewhere.
-fn cost(search: &Search, candidate: &Candidate) -> Option<f64> {
+fn cost(search: &SearchReport, candidate: &CandidateReport) -> Option<f64> {
     match search.target.memory_bytes {
         Some(_) => candidate.memory_bytes.map(|n| n as f64 / MIB),
         None => candidate.n_params.map(|n| n as f64),
@@ -101,7 +101,7 @@ fn cost(search: &Search, candidate: &Candidate) -> Option<f64> {
 
 /// A loss that compares with those of the others: after training, and before it only where none was
 /// trained so far.
-fn last_loss(search: &Search, candidate: &Candidate) -> Option<f64> {
+fn last_loss(search: &SearchReport, candidate: &CandidateReport) -> Option<f64> {
     match is_trained(search) {
         true => candidate.loss,
         false => candidate.zero_shot.as_ref()?.loss,
@@ -109,18 +109,18 @@ fn last_loss(search: &Search, candidate: &Candidate) -> Option<f64> {
 }
 
 /// Cost and loss, where both are known.
-fn place(search: &Search, candidate: &Candidate) -> Option<(f64, f64)> {
+fn place(search: &SearchReport, candidate: &CandidateReport) -> Option<(f64, f64)> {
     Some((cost(search, candidate)?, last_loss(search, candidate)?))
 }
 
-fn is_trained(search: &Search) -> bool {
+fn is_trained(search: &SearchReport) -> bool {
     search
         .candidates
         .iter()
         .any(|candidate| candidate.loss.is_some())
 }
 
-fn pareto(search: &Search) -> Markup {
+fn pareto(search: &SearchReport) -> Markup {
     let x = if search.target.memory_bytes.is_some() {
         "MiB of weights and key/value cache"
     } else {
@@ -180,9 +180,9 @@ fn pareto(search: &Search) -> Markup {
     figure(&html! { strong { (label) } }, &legend, &drawing, &numbers)
 }
 
-fn curves(search: &Search) -> Markup {
+fn curves(search: &SearchReport) -> Markup {
     let best = search.leader().map(|leader| leader.name.as_str());
-    let mut trained: Vec<&Candidate> = search
+    let mut trained: Vec<&CandidateReport> = search
         .candidates
         .iter()
         .filter(|candidate| !candidate.curve.is_empty())
@@ -231,7 +231,7 @@ fn curves(search: &Search) -> Markup {
     )
 }
 
-fn candidates(search: &Search) -> Markup {
+fn candidates(search: &SearchReport) -> Markup {
     let mut axes: Vec<&String> = Vec::new();
     for axis in search.candidates.iter().flat_map(|one| one.sizes.keys()) {
         if !axes.contains(&axis) {
@@ -276,7 +276,7 @@ fn candidates(search: &Search) -> Markup {
 }
 
 /// The rung after which a candidate left, the first of them 1.
-fn left_out(search: &Search, candidate: &Candidate) -> Cell {
+fn left_out(search: &SearchReport, candidate: &CandidateReport) -> Cell {
     match candidate.eliminated_at {
         Some(rung) => Cell::count(Some(rung.saturating_add(1))),
         None if candidate.loss.is_none() && search.is_complete() && is_trained(search) => {
@@ -286,7 +286,7 @@ fn left_out(search: &Search, candidate: &Candidate) -> Cell {
     }
 }
 
-fn rungs(search: &Search) -> Markup {
+fn rungs(search: &SearchReport) -> Markup {
     let mut table = HtmlTable::new(
         "Rungs",
         [
