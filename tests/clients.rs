@@ -176,7 +176,7 @@ fn a_student_whose_pooling_speaks_of_its_teacher_is_set_right_when_it_is_trained
         model: Some(exported.at("model").display().to_string()),
         ..TrainOptions::default()
     };
-    options.setup.data = vec![
+    options.training.data = vec![
         exported
             .at("text.txt")
             .display()
@@ -185,9 +185,9 @@ fn a_student_whose_pooling_speaks_of_its_teacher_is_set_right_when_it_is_trained
             .unwrap(),
     ];
     (
-        options.setup.tokens,
-        options.setup.seq_len,
-        options.setup.batch_size,
+        options.training.tokens,
+        options.training.seq_len,
+        options.training.batch_size,
     ) = (Count(64), Some(16), 2);
     with_context(false, |context| {
         train(context, &options, &exported.at("out"), false)

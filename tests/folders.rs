@@ -190,7 +190,7 @@ impl Folder {
             prompt: "One".into(),
             ..GenerateOptions::default()
         };
-        let setup = TrainingOptions {
+        let training = TrainingOptions {
             data: data(),
             tokens: Count(64),
             seq_len: Some(16),
@@ -199,7 +199,7 @@ impl Folder {
         };
         let training = TrainOptions {
             model: Some(self.model()),
-            setup,
+            training,
             ..TrainOptions::default()
         };
         with_context(true, |context| {
@@ -595,7 +595,7 @@ fn keys_that_describe_the_sources_files_are_said_and_not_written() {
             &[&format!("`{key}` is left out of what is written")],
         );
     }
-    let setup = |folder: &Folder| TrainingOptions {
+    let training = |folder: &Folder| TrainingOptions {
         data: vec![
             folder
                 .beside("text.txt")
@@ -614,14 +614,14 @@ fn keys_that_describe_the_sources_files_are_said_and_not_written() {
     with_context(true, |context| {
         let options = TrainOptions {
             model: Some(folder.model()),
-            setup: setup(&folder),
+            training: training(&folder),
             ..TrainOptions::default()
         };
         train(context, &options, &trained, false).unwrap();
         let config = Some(folder.at("config.json"));
         let options = TrainOptions {
             config,
-            setup: setup(&folder),
+            training: training(&folder),
             ..TrainOptions::default()
         };
         train(context, &options, &fresh, false).unwrap();

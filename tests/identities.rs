@@ -122,7 +122,7 @@ impl Models {
         resume: bool,
         change: impl FnOnce(&mut DistillOptions),
     ) -> Result<Value> {
-        let setup = TrainingOptions {
+        let training = TrainingOptions {
             data: vec![self.path("text.txt").parse().unwrap()],
             tokens: Count(256),
             seq_len: Some(16),
@@ -132,8 +132,8 @@ impl Models {
         let mut options = DistillOptions {
             teacher: self.path(teacher),
             student: self.path(student),
-            asked: TeacherOptions::default(),
-            setup,
+            teacher_options: TeacherOptions::default(),
+            training,
         };
         change(&mut options);
         self.with(|context| distill(context, &options, &self.at("distilled"), resume))
@@ -326,7 +326,7 @@ fn scores_of_other_weights_are_refused_by_name() {
 fn a_search_by_scores_of_another_model_is_refused() {
     let desk = Models::new();
     let scores = desk.score("base").display().to_string();
-    let setup = TrainingOptions {
+    let training = TrainingOptions {
         data: vec![desk.path("text.txt").parse().unwrap()],
         tokens: Count(512),
         seq_len: Some(16),
@@ -338,7 +338,7 @@ fn a_search_by_scores_of_another_model_is_refused() {
         scores,
         candidates: 2,
         rungs: 1,
-        setup,
+        training,
         ..SearchOptions::default()
     };
     options.grid.insert("mlp".into(), "16,24".parse().unwrap());
@@ -361,7 +361,7 @@ fn a_search_by_scores_of_another_model_is_refused() {
         &["scores of `base`", "the model is `chat`", "--any-model"],
     );
     assert!(!desk.at("found").exists());
-    options.asked.any_model = true;
+    options.teacher_options.any_model = true;
     find(&options, false).unwrap();
     assert_said(&desk.warnings(), &["scores of `base`", "taken anyway"]);
     assert_eq!(desk.value("found/winner/plan.json")["model"], "chat");
@@ -442,7 +442,7 @@ fn a_student_of_one_model_under_another_is_said() {
 #[test]
 fn caches_and_states_name_the_other_teacher() {
     let desk = Models::new();
-    let cached = |o: &mut DistillOptions| o.asked.teacher_cache = Some(desk.at("said"));
+    let cached = |o: &mut DistillOptions| o.teacher_options.teacher_cache = Some(desk.at("said"));
     desk.distill("base", "chat", cached).unwrap();
     assert_eq!(desk.value("said/cache.json")["model"], "base");
     let refused = desk
@@ -460,7 +460,7 @@ fn caches_and_states_name_the_other_teacher() {
     desk.distill("base", "chat", cached).unwrap();
     assert_eq!(desk.warnings(), [""; 0]);
 
-    let stopped = |o: &mut DistillOptions| o.setup.stop_after = Some(2);
+    let stopped = |o: &mut DistillOptions| o.training.stop_after = Some(2);
     desk.distill("base", "chat", stopped).unwrap();
     let says = [
         "other settings",
@@ -551,14 +551,14 @@ fn a_teacher_with_other_tokens_is_refused_by_example() {
     assert!(!desk.at("distilled/config.json").exists());
     assert_refused(desk.eval("chat", "base", |_| {}), &says);
 
-    desk.distill("base", "chat", |o| o.asked.any_model = true)
+    desk.distill("base", "chat", |o| o.teacher_options.any_model = true)
         .unwrap();
     assert_said(&desk.warnings(), &["id 300 is `", "compared anyway"]);
     desk.eval("chat", "base", |o| o.any_model = true).unwrap();
     assert_said(&desk.warnings(), &["id 300 is `", "compared anyway"]);
     // Token files have no words.
     let ids = || vec![desk.path("ids.bin").parse().unwrap()];
-    desk.distill("base", "chat", |o| o.setup.data = ids())
+    desk.distill("base", "chat", |o| o.training.data = ids())
         .unwrap();
     assert_said(&desk.warnings(), &["id 300 is `", "the data are token ids"]);
     desk.eval("chat", "base", |o| o.data = ids()).unwrap();
@@ -641,7 +641,7 @@ fn a_student_without_a_tokenizer_takes_its_teachers() {
     fs::remove_file(desk.at("base/tokenizer.json")).unwrap();
     let ids = || vec![desk.path("ids.bin").parse().unwrap()];
     desk.eval("chat", "base", |o| o.data = ids()).unwrap();
-    desk.distill("base", "chat", |o| o.setup.data = ids())
+    desk.distill("base", "chat", |o| o.training.data = ids())
         .unwrap();
     assert_eq!(desk.warnings(), [""; 0]);
 }
@@ -684,8 +684,11 @@ fn padded_vocabularies_are_compared_over_the_ids_that_both_have() {
     for (student, teacher) in [("padded", "base"), ("base", "padded")] {
         for cache in [None, Some(desk.at(&format!("said-by-{teacher}")))] {
             let with = |o: &mut DistillOptions| {
-                (o.asked.teacher_cache, o.asked.cache_top_k) = (cache.clone(), 600);
-                (o.asked.cache_type, o.setup.lr) = (CacheType::F32, 1e-9);
+                (
+                    o.teacher_options.teacher_cache,
+                    o.teacher_options.cache_top_k,
+                ) = (cache.clone(), 600);
+                (o.teacher_options.cache_type, o.training.lr) = (CacheType::F32, 1e-9);
             };
             let report = desk.distill(teacher, student, with).unwrap();
             assert!(
@@ -702,7 +705,10 @@ fn padded_vocabularies_are_compared_over_the_ids_that_both_have() {
 
     // A cache over other ids is another one.
     let cached = |o: &mut DistillOptions| {
-        (o.asked.teacher_cache, o.asked.cache_top_k) = (Some(desk.at("said-by-padded")), 600)
+        (
+            o.teacher_options.teacher_cache,
+            o.teacher_options.cache_top_k,
+        ) = (Some(desk.at("said-by-padded")), 600)
     };
     let error = desk
         .distill("padded", "padded", cached)
@@ -756,7 +762,7 @@ fn a_tokenizer_that_needs_more_rows_than_one_of_the_models_has_is_refused() {
         "{error}"
     );
     let error = desk
-        .distill("base", "padded", |o| o.setup.data = ids())
+        .distill("base", "padded", |o| o.training.data = ids())
         .unwrap_err()
         .to_string();
     assert!(error.contains("token 515 lies outside"), "{error}");
@@ -782,11 +788,11 @@ fn losses_on_labels_see_a_students_whole_table_beside_those_on_the_teacher() {
     let desk = Models::new();
     desk.with_rows("base", "padded", 520);
     let losses = |o: &mut DistillOptions| {
-        o.setup.losses = ["forward_kl", "cross_entropy", "logit_mse"]
+        o.training.losses = ["forward_kl", "cross_entropy", "logit_mse"]
             .map(PluginSpec::bare)
             .to_vec();
-        (o.setup.eval_data, o.setup.eval_samples) = (o.setup.data.clone(), Some(4));
-        o.setup.lr = 1e-9;
+        (o.training.eval_data, o.training.eval_samples) = (o.training.data.clone(), Some(4));
+        o.training.lr = 1e-9;
     };
     desk.distill("base", "padded", losses).unwrap();
     let metrics = fs::read_to_string(desk.at("distilled/metrics.jsonl")).unwrap();

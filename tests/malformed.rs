@@ -146,7 +146,7 @@ impl Given {
     fn train_options(&self) -> TrainOptions {
         TrainOptions {
             model: Some(self.model().display().to_string()),
-            setup: TrainingOptions {
+            training: TrainingOptions {
                 data: vec![self.at("text.txt").display().to_string().parse().unwrap()],
                 tokens: Count(256),
                 seq_len: Some(16),
@@ -233,7 +233,7 @@ impl Given {
             })
         });
         let mut options = self.train_options();
-        options.setup.data = data;
+        options.training.data = data;
         self.refuses(blame, says, || {
             with_context(false, |context| {
                 train(context, &options, &self.at("out"), false)
@@ -1039,7 +1039,7 @@ fn windows_beyond_the_positions_say_how_long_they_may_be() {
         },
     );
     let mut options = given.train_options();
-    options.setup.seq_len = Some(65);
+    options.training.seq_len = Some(65);
     given.refuses("recipe", &["seq_len: 65", "at most 64"], || {
         with_context(false, |context| {
             train(context, &options, &given.at("out"), false)
@@ -1425,7 +1425,7 @@ fn a_forced_output_stays_when_the_job_is_refused() {
         with_context(true, |context| prune(context, &options, &out, false))
     });
     let mut options = given.train_options();
-    options.setup.data = vec![
+    options.training.data = vec![
         given
             .at("absent.txt")
             .display()
@@ -1437,7 +1437,7 @@ fn a_forced_output_stays_when_the_job_is_refused() {
         with_context(true, |context| train(context, &options, &out, false))
     });
     let mut options = given.train_options();
-    options.setup.seq_len = Some(65);
+    options.training.seq_len = Some(65);
     given.refuses("recipe", &["seq_len: 65"], || {
         with_context(true, |context| train(context, &options, &out, false))
     });
@@ -1491,7 +1491,7 @@ fn what_a_killed_writer_leaves_is_not_taken_for_a_model_and_is_replaced_later() 
 fn an_interrupted_training_is_not_taken_for_a_model() {
     let given = Given::llama();
     let mut options = given.train_options();
-    options.setup.stop_after = Some(2);
+    options.training.stop_after = Some(2);
     with_context(false, |context| {
         train(context, &options, &given.at("out"), false)
     })
@@ -1504,7 +1504,7 @@ fn an_interrupted_training_is_not_taken_for_a_model() {
 fn resuming_with_other_settings_names_what_differs() {
     let given = Given::llama();
     let mut options = given.train_options();
-    options.setup.stop_after = Some(2);
+    options.training.stop_after = Some(2);
     with_context(false, |context| {
         train(context, &options, &given.at("out"), false)
     })
@@ -1517,7 +1517,7 @@ fn resuming_with_other_settings_names_what_differs() {
         });
     };
     let mut other = options.clone();
-    other.setup.lr = 5e-4;
+    other.training.lr = 5e-4;
     resume(
         &other,
         &[
@@ -1527,7 +1527,7 @@ fn resuming_with_other_settings_names_what_differs() {
         ],
     );
     let mut other = options.clone();
-    other.setup.batch_size = 1;
+    other.training.batch_size = 1;
     resume(&other, &["(settings.batch_size)"]);
     let mut other = options.clone();
     fs::write(
@@ -1535,9 +1535,9 @@ fn resuming_with_other_settings_names_what_differs() {
         minitron::some_text().replace("cat", "cow"),
     )
     .unwrap();
-    other.setup.data = vec![given.at("other.txt").display().to_string().parse().unwrap()];
+    other.training.data = vec![given.at("other.txt").display().to_string().parse().unwrap()];
     resume(&other, &["(inputs.data)"]);
-    options.setup.stop_after = None;
+    options.training.stop_after = None;
     with_context(false, |context| {
         train(context, &options, &given.at("out"), true)
     })
@@ -1582,7 +1582,7 @@ fn settings_that_cannot_be_meant_are_refused() {
     ];
     for (says, change) in cases {
         let mut options = given.train_options();
-        change(&mut options.setup);
+        change(&mut options.training);
         given.refuses("recipe", &[says], || {
             with_context(false, |context| {
                 train(context, &options, &given.at("out"), false)

@@ -16,7 +16,7 @@
 //! minitron_plugins::link();
 //! let registry = Registry::linked()?;
 //! let context = Context::on_cpu(&registry, &minitron_plugins::BuiltIn);
-//! let setup = TrainingOptions {
+//! let training = TrainingOptions {
 //!     data: vec![text.parse()?],
 //!     tokens: "1k".parse()?,
 //!     seq_len: Some(64),
@@ -26,14 +26,14 @@
 //!
 //! let fresh = TrainOptions {
 //!     config: Some("../examples/demo/config.json".into()),
-//!     setup: setup.clone(),
+//!     training: training.clone(),
 //!     ..TrainOptions::default()
 //! };
 //! jobs::train(&context, &fresh, model.as_ref(), false)?;
 //!
 //! let scoring = ScoreOptions {
 //!     model: model.clone(),
-//!     data: setup.data.clone(),
+//!     data: training.data.clone(),
 //!     samples: 8,
 //!     ..ScoreOptions::default()
 //! };
@@ -48,7 +48,7 @@
 //! let pruned = jobs::prune(&context, &halving, student.as_ref(), false)?;
 //! assert!(pruned["n_params"].as_u64() < pruned["n_params_source"].as_u64());
 //!
-//! let distillation = DistillOptions { teacher: model, student, setup, ..Default::default() };
+//! let distillation = DistillOptions { teacher: model, student, training, ..Default::default() };
 //! let distilled = jobs::distill(&context, &distillation, at("distilled").as_ref(), false)?;
 //! assert!(distilled["loss"].as_f64().is_some_and(f64::is_finite));
 //! # Ok(())

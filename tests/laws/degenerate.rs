@@ -111,7 +111,7 @@ impl Jobs {
     }
 
     fn distill(&self) -> Result<Value> {
-        let setup = TrainingOptions {
+        let training = TrainingOptions {
             data: vec![self.path("text.txt").parse().unwrap()],
             tokens: Count(256),
             seq_len: Some(16),
@@ -121,7 +121,7 @@ impl Jobs {
         let options = DistillOptions {
             teacher: self.path("model"),
             student: self.path("pruned"),
-            setup,
+            training,
             ..Default::default()
         };
         self.with(|context| distill(context, &options, &self.at("distilled"), false))

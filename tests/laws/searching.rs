@@ -164,7 +164,7 @@ fn options(workspace: &Workspace) -> SearchOptions {
         filter: Some("mlp >= hidden && n_params > 1000".into()),
         candidates: 6,
         rungs: 3,
-        setup: TrainingOptions {
+        training: TrainingOptions {
             data: text.clone(),
             eval_data: text,
             eval_samples: Some(4),
@@ -409,10 +409,12 @@ fn what_cannot_be_searched_is_said_before_any_work() {
         }),
         ("as many evaluations", &|o| o.rungs = 9),
         ("keep", &|o| o.keep_share = f64::NAN),
-        ("stop_after", &|o| o.setup.stop_after = Some(3)),
-        ("correct_teacher", &|o| o.asked.correct_teacher = Some(0.2)),
+        ("stop_after", &|o| o.training.stop_after = Some(3)),
+        ("correct_teacher", &|o| {
+            o.teacher_options.correct_teacher = Some(0.2)
+        }),
         ("no loss plugin is called", &|o| {
-            o.setup.losses = vec!["forward_kld".parse().unwrap()]
+            o.training.losses = vec!["forward_kld".parse().unwrap()]
         }),
         ("say how large", &|o| o.grid.clear()),
     ];

@@ -35,13 +35,13 @@ pub struct Training {
 
 impl Training {
     /// What is required here, and of a search only where it runs.
-    pub fn complete(&self, setup: &TrainingOptions) -> TrainingOptions {
+    pub fn complete(&self, training: &TrainingOptions) -> TrainingOptions {
         let (data, tokens, stop_after) = (self.data.clone(), self.tokens, self.stop_after);
         TrainingOptions {
             data,
             tokens,
             stop_after,
-            ..setup.clone()
+            ..training.clone()
         }
     }
 }

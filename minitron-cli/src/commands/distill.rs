@@ -7,7 +7,7 @@ use crate::settings::single;
 
 pub fn run(common: &Common, args: &Distill) -> Result<()> {
     let options = DistillOptions {
-        setup: args.training.complete(&args.options.setup),
+        training: args.training.complete(&args.options.training),
         ..args.options.clone()
     };
     let Training {

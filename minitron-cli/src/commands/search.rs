@@ -12,17 +12,17 @@ use crate::settings::single;
 
 pub fn run(common: &Common, args: &Search) -> Result<()> {
     let (data, tokens) = (args.data.clone(), args.tokens.unwrap_or(Count(0)));
-    let setup = TrainingOptions {
+    let training = TrainingOptions {
         data,
         tokens,
-        ..args.options.setup.clone()
+        ..args.options.training.clone()
     };
     let (grid, size, by) = (grid(&args.grid)?, sizes(&args.size)?, by(&args.by));
     let options = SearchOptions {
         grid,
         size,
         by,
-        setup,
+        training,
         ..args.options.clone()
     };
     let out = args.out.clone().unwrap_or_default();

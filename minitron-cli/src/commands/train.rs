@@ -7,7 +7,7 @@ use crate::settings::single;
 
 pub fn run(common: &Common, args: &Train) -> Result<()> {
     let options = TrainOptions {
-        setup: args.training.complete(&args.options.setup),
+        training: args.training.complete(&args.options.training),
         ..args.options.clone()
     };
     let Training {

@@ -48,21 +48,21 @@ impl Inputs<'_, '_> {
                 if let Some(model) = &mut o.model {
                     self.model(model)?;
                 }
-                self.texts(&mut o.setup)?;
+                self.texts(&mut o.training)?;
             }
             StageOptions::Distill(o) => {
-                self.set_cache(&mut o.asked);
+                self.set_cache(&mut o.teacher_options);
                 self.model(&mut o.teacher)?;
                 self.model(&mut o.student)?;
-                self.texts(&mut o.setup)?;
+                self.texts(&mut o.training)?;
             }
             StageOptions::Eval(o) => self.of_eval(o)?,
             StageOptions::Search(o) => {
                 self.model(&mut o.model)?;
                 self.scores(&mut o.scores)?;
-                self.set_cache(&mut o.asked);
+                self.set_cache(&mut o.teacher_options);
                 self.specs(&mut o.heal)?;
-                self.texts(&mut o.setup)?;
+                self.texts(&mut o.training)?;
             }
             StageOptions::Generate(o) => self.model(&mut o.model)?,
         }
@@ -97,8 +97,8 @@ impl Inputs<'_, '_> {
     }
 
     /// A teacher's cache lies where the recipe's folder says.
-    fn set_cache(&self, asked: &mut TeacherOptions) {
-        if let Some(dir) = &mut asked.teacher_cache {
+    fn set_cache(&self, teacher_options: &mut TeacherOptions) {
+        if let Some(dir) = &mut teacher_options.teacher_cache {
             *dir = self.recipe_dir.join(&*dir);
         }
     }
@@ -175,10 +175,10 @@ impl Inputs<'_, '_> {
     }
 
     /// What a training reads and what it is evaluated on.
-    fn texts(&mut self, setup: &mut TrainingOptions) -> Result<()> {
-        self.specs(&mut setup.losses)?;
-        self.data(&mut setup.data, &setup.text)?;
-        self.data(&mut setup.eval_data, &setup.text)
+    fn texts(&mut self, training: &mut TrainingOptions) -> Result<()> {
+        self.specs(&mut training.losses)?;
+        self.data(&mut training.data, &training.text)?;
+        self.data(&mut training.eval_data, &training.text)
     }
 
     fn data(&mut self, data: &mut [DataSpec], text: &TextOptions) -> Result<()> {

@@ -296,7 +296,7 @@ mod tests {
         let StageOptions::Train(options) = &recipe.stages[0].options else {
             panic!("not a train stage")
         };
-        assert_eq!(options.setup.tokens.0, 2_000_000);
+        assert_eq!(options.training.tokens.0, 2_000_000);
         for (bad, says) in [
             ("", "expected [[stages]]"),
             ("stages = []", "no stages"),

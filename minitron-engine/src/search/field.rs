@@ -149,7 +149,7 @@ impl Field<'_> {
         let teacher = Some(&self.teaching.folder.spec);
         let objective = objective(self.context, &self.losses, student, teacher, kept)?;
         Ok(Objective {
-            recompute: self.options.setup.recompute,
+            recompute: self.options.training.recompute,
             ..objective
         })
     }
@@ -192,7 +192,7 @@ impl Field<'_> {
     fn held_out(&self) -> HeldOut<'_> {
         HeldOut {
             every: Some(self.every),
-            ..self.options.setup.held_out(&self.eval_windows)
+            ..self.options.training.held_out(&self.eval_windows)
         }
     }
 
@@ -252,7 +252,7 @@ impl Field<'_> {
             .iter()
             .map(|&idx| self.dir(&record.candidates[idx].name))
             .collect();
-        let setup = &self.options.setup;
+        let training = &self.options.training;
         let loader = RefCell::new(self.loader(&dirs)?);
         let mut learners = Vec::new();
         for ((&idx, dir), (student, objective)) in group.iter().zip(&dirs).zip(models) {
@@ -274,10 +274,10 @@ impl Field<'_> {
             correction: None,
             loader: &loader,
             task: self.task()?,
-            settings: &setup.settings(self.context.seed),
-            saving: setup.saving(),
+            settings: &training.settings(self.context.seed),
+            saving: training.saving(),
             held_out: Some(self.held_out()),
-            max_skipped: setup.max_skipped,
+            max_skipped: training.max_skipped,
             stop_after: Some(until),
             progress: self.context.progress,
             interrupt: self.context.interrupt,
@@ -287,10 +287,10 @@ impl Field<'_> {
 
     /// The training text, at the place of candidates that all have one.
     pub(super) fn loader(&self, dirs: &[PathBuf]) -> Result<DataLoader> {
-        let (setup, spec) = (&self.options.setup, &self.teaching.folder.spec);
-        let seq_len = seq_len_or_default(setup.seq_len, spec, &self.tokenizer);
-        let reading = setup.reading(seq_len, self.context.seed);
-        let (specs, registry) = (setup.data.as_slice(), self.context.registry);
+        let (training, spec) = (&self.options.training, &self.teaching.folder.spec);
+        let seq_len = seq_len_or_default(training.seq_len, spec, &self.tokenizer);
+        let reading = training.reading(seq_len, self.context.seed);
+        let (specs, registry) = (training.data.as_slice(), self.context.registry);
         let options = LoaderOptions {
             reading: &reading,
             specs,

@@ -64,13 +64,13 @@ impl<'a> Field<'a> {
         found: &Found,
     ) -> Result<Self> {
         let folder = context.open_to_run(&options.model)?;
-        let cache = options.asked.teacher_cache.as_deref();
-        refuse_places(context, &options.setup, cache, out)?;
+        let cache = options.teacher_options.teacher_cache.as_deref();
+        refuse_places(context, &options.training, cache, out)?;
         let dir = folder.checkpoint.dir.as_path();
         OutputDir::refuse_inputs(out, [dir])?;
         let (source, rankings) = ranked(context, options, out, &folder)?;
         let name = name_of(&options.model, dir);
-        let tokenizer = Arc::new(context.reader(&folder, &options.setup.text)?);
+        let tokenizer = Arc::new(context.reader(&folder, &options.training.text)?);
         let reconstruction = reconstruction(options);
         let reconstruct_windows = reconstruction.windows(context, &folder, false, Some(out))?;
         let eval_windows = eval_windows(context, options, &folder, &tokenizer)?;
@@ -83,7 +83,7 @@ impl<'a> Field<'a> {
             rankings,
             space: found.space.clone(),
             source,
-            teaching: TeacherSource::new(name, folder, &options.asked)?,
+            teaching: TeacherSource::new(name, folder, &options.teacher_options)?,
             losses: losses(context, options),
             tokenizer,
             reconstruction,
@@ -95,12 +95,12 @@ impl<'a> Field<'a> {
 
     /// How long a candidate learns that stays to the end, by what the text holds.
     fn set_steps(&mut self, loader: &DataLoader) -> Result<()> {
-        let (setup, width) = (&self.options.setup, loader.mean_width());
-        let settings = setup.settings(self.context.seed);
+        let (training, width) = (&self.options.training, loader.mean_width());
+        let settings = training.settings(self.context.seed);
         settings.check()?;
         self.n_steps = settings.schedule(width).n_steps;
         self.tokens_per_step = settings.tokens_per_step(width);
-        let every = setup.eval_every.unwrap_or(self.n_steps / EVALUATIONS);
+        let every = training.eval_every.unwrap_or(self.n_steps / EVALUATIONS);
         self.every = every.max(1);
         Ok(())
     }
@@ -187,7 +187,7 @@ fn ranked(
     let path = scores_path(&options.scores)?;
     OutputDir::refuse_inputs(out, [path.as_path()])?;
     let source = identity_of(folder)?;
-    let scores = scores_of(context, &path, &source, options.asked.any_model)?;
+    let scores = scores_of(context, &path, &source, options.teacher_options.any_model)?;
     let rankings = Rankings::new(&scores, &groups, &options.by)?;
     Ok((source, rankings))
 }

@@ -89,11 +89,11 @@ pub struct SearchOptions {
     /// How the original is asked.
     #[serde(flatten)]
     #[command(flatten)]
-    pub asked: TeacherOptions,
+    pub teacher_options: TeacherOptions,
     /// Training of a candidate that stays to the end.
     #[serde(flatten)]
     #[command(flatten)]
-    pub setup: TrainingOptions,
+    pub training: TrainingOptions,
 }
 
 impl Default for SearchOptions {
@@ -118,8 +118,8 @@ impl Default for SearchOptions {
             heal: Vec::new(),
             reconstruct_samples: 128,
             max_memory: None,
-            asked: TeacherOptions::default(),
-            setup: TrainingOptions::default(),
+            teacher_options: TeacherOptions::default(),
+            training: TrainingOptions::default(),
         }
     }
 }

@@ -14,23 +14,27 @@ use minitron_core::windows::Windows;
 
 /// What can be refused by looking at the options alone.
 pub(super) fn refuse(context: &Context, options: &SearchOptions) -> Result<()> {
-    let SearchOptions { asked, setup, .. } = options;
-    if asked.correct_teacher.is_some() {
+    let SearchOptions {
+        teacher_options,
+        training,
+        ..
+    } = options;
+    if teacher_options.correct_teacher.is_some() {
         return refused(
             "correct_teacher: a teacher that learns says something else to every candidate; leave \
              it out",
         );
     }
-    if setup.stop_after.is_some() {
+    if training.stop_after.is_some() {
         return refused("stop_after: a search stops its candidates itself; leave it out");
     }
-    if setup.max_skipped == 0 || setup.eval_every == Some(0) {
+    if training.max_skipped == 0 || training.eval_every == Some(0) {
         return refused("max_skipped, eval_every: expected at least 1");
     }
     if context.kind == Kind::Half {
         return refused("dtype: f16 gradients underflow without scaling; search in bf16 or f32");
     }
-    setup.saving().check()
+    training.saving().check()
 }
 
 fn refused(message: &str) -> Result<()> {
@@ -39,7 +43,7 @@ fn refused(message: &str) -> Result<()> {
 
 /// The losses named, or the defaults.
 pub(super) fn losses(context: &Context, options: &SearchOptions) -> Vec<PluginSpec> {
-    match options.setup.losses.as_slice() {
+    match options.training.losses.as_slice() {
         [] => context.defaults.distillation_losses(),
         named => named.to_vec(),
     }
@@ -47,19 +51,19 @@ pub(super) fn losses(context: &Context, options: &SearchOptions) -> Vec<PluginSp
 
 /// Reconstructions look at the first windows of the training text.
 pub(super) fn reconstruction(options: &SearchOptions) -> ReconstructOptions {
-    let setup = &options.setup;
+    let training = &options.training;
     ReconstructOptions {
         heal: options.heal.clone(),
         data: if options.heal.is_empty() {
             Vec::new()
         } else {
-            setup.data.clone()
+            training.data.clone()
         },
         samples: options.reconstruct_samples,
-        seq_len: setup.seq_len,
-        batch_size: setup.batch_size,
+        seq_len: training.seq_len,
+        batch_size: training.batch_size,
         uncompensated: false,
-        text: setup.text.clone(),
+        text: training.text.clone(),
     }
 }
 
@@ -70,15 +74,15 @@ pub(super) fn eval_windows(
     folder: &ModelFolder,
     tokenizer: &Tokenizer,
 ) -> Result<Windows> {
-    let setup = &options.setup;
-    if let Some(windows) = setup.eval_windows(context, &folder.spec, tokenizer)? {
+    let training = &options.training;
+    if let Some(windows) = training.eval_windows(context, &folder.spec, tokenizer)? {
         context.warn_of_date(tokenizer);
         return Ok(windows);
     }
     let message =
         "eval_data: none is given, so candidates are judged on text that they also learn from";
     context.progress.warn(message);
-    let eval_data = setup
+    let eval_data = training
         .data
         .iter()
         .map(|data| DataSpec {
@@ -88,7 +92,7 @@ pub(super) fn eval_windows(
         .collect();
     let own = TrainingOptions {
         eval_data,
-        ..setup.clone()
+        ..training.clone()
     };
     let windows = own.eval_windows(context, &folder.spec, tokenizer)?;
     windows.ok_or_else(|| Error::Recipe("data: no text to learn from".into()))

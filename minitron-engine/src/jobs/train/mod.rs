@@ -3,7 +3,7 @@
 pub(crate) mod losses;
 pub(crate) mod options;
 pub(crate) mod places;
-pub(crate) mod setup;
+pub(crate) mod settings;
 pub(crate) mod start;
 pub(crate) mod student;
 pub(crate) mod teacher_source;
@@ -57,7 +57,7 @@ pub struct TrainOptions {
     /// The rest.
     #[serde(flatten)]
     #[command(flatten)]
-    pub setup: TrainingOptions,
+    pub training: TrainingOptions,
 }
 
 /// Options of `distill`.
@@ -73,11 +73,11 @@ pub struct DistillOptions {
     /// How the original is asked.
     #[serde(flatten)]
     #[command(flatten)]
-    pub asked: TeacherOptions,
+    pub teacher_options: TeacherOptions,
     /// The rest.
     #[serde(flatten)]
     #[command(flatten)]
-    pub setup: TrainingOptions,
+    pub training: TrainingOptions,
 }
 
 /// Trains from random weights, or goes on with a model, by the training losses.
@@ -91,13 +91,13 @@ pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool
             ));
         }
     };
-    let losses = match options.setup.losses.as_slice() {
+    let losses = match options.training.losses.as_slice() {
         [] => context.defaults.training_losses(),
         named => named.to_vec(),
     };
     let training = Training {
         context,
-        setup: &options.setup,
+        training: &options.training,
         losses: &losses,
         out_dir: out,
         resume,
@@ -114,15 +114,15 @@ pub fn distill(
 ) -> Result<Value> {
     let folder = context.open_to_run(&options.teacher)?;
     let name = card::name_of(&options.teacher, &folder.checkpoint.dir);
-    let teacher = TeacherSource::new(name, folder, &options.asked)?;
+    let teacher = TeacherSource::new(name, folder, &options.teacher_options)?;
     let start = WeightStart::folder(&options.student, context.open_to_run(&options.student)?);
-    let losses = match options.setup.losses.as_slice() {
+    let losses = match options.training.losses.as_slice() {
         [] => context.defaults.distillation_losses(),
         named => named.to_vec(),
     };
     let training = Training {
         context,
-        setup: &options.setup,
+        training: &options.training,
         losses: &losses,
         out_dir: out,
         resume,
@@ -133,7 +133,7 @@ pub fn distill(
 /// One training: what it is asked for, and where it goes.
 struct Training<'a> {
     context: &'a Context<'a>,
-    setup: &'a TrainingOptions,
+    training: &'a TrainingOptions,
     losses: &'a [PluginSpec],
     out_dir: &'a Path,
     resume: bool,
@@ -141,23 +141,23 @@ struct Training<'a> {
 
 impl Training<'_> {
     fn run(&self, mut start: WeightStart, mut teacher: Option<TeacherSource>) -> Result<Value> {
-        let (context, setup, out_dir) = (self.context, self.setup, self.out_dir);
+        let (context, training, out_dir) = (self.context, self.training, self.out_dir);
         refuse(
             context,
-            setup,
+            training,
             &start,
             teacher.as_ref(),
             (out_dir, self.resume),
         )?;
         let _claim = OutputLock::of(out_dir)?;
         let vocabulary = self.vocabulary(&start, teacher.as_mut())?;
-        let tokenizer = Arc::new(vocabulary.tokenizer.at(setup.text.now()?));
-        let settings = setup.settings(context.seed);
+        let tokenizer = Arc::new(vocabulary.tokenizer.at(training.text.now()?));
+        let settings = training.settings(context.seed);
         settings.check()?;
         let teacher = teacher.as_ref();
         let objective = self.objective(&start, teacher)?;
         let loader = RefCell::new(self.loader(&start, &tokenizer)?);
-        let eval_windows = setup.eval_windows(context, &start.spec, &tokenizer)?;
+        let eval_windows = training.eval_windows(context, &start.spec, &tokenizer)?;
         let corrected = self.corrected(teacher, &objective)?;
         let taught_by = self.taught_by(teacher, &objective, corrected.as_ref())?;
         let by_labels = self.by_labels(&start.spec)?;
@@ -189,10 +189,12 @@ impl Training<'_> {
             loader: &loader,
             task: Task::of_model(&start.spec.options, tokenizer.mask(), context.seed)?,
             settings: &settings,
-            saving: setup.saving(),
-            held_out: eval_windows.as_ref().map(|windows| setup.held_out(windows)),
-            max_skipped: setup.max_skipped,
-            stop_after: setup.stop_after,
+            saving: training.saving(),
+            held_out: eval_windows
+                .as_ref()
+                .map(|windows| training.held_out(windows)),
+            max_skipped: training.max_skipped,
+            stop_after: training.stop_after,
             progress: context.progress,
             interrupt: context.interrupt,
         };
@@ -205,7 +207,7 @@ impl Training<'_> {
         start: &WeightStart,
         teacher: Option<&mut TeacherSource>,
     ) -> Result<Vocabulary> {
-        let (context, setup) = (self.context, self.setup);
+        let (context, training) = (self.context, self.training);
         let student = Model {
             dir: &start.dir,
             config: &start.config,
@@ -214,8 +216,13 @@ impl Training<'_> {
         let Some(teaching) = teacher else {
             return Vocabulary::open(context, student, None, (Compared::Nothing, false));
         };
-        let data: Vec<DataSpec> = setup.data.iter().chain(&setup.eval_data).cloned().collect();
-        let is_text = are_texts(&data, &setup.reading(2, context.seed), context.registry)?;
+        let data: Vec<DataSpec> = training
+            .data
+            .iter()
+            .chain(&training.eval_data)
+            .cloned()
+            .collect();
+        let is_text = are_texts(&data, &training.reading(2, context.seed), context.registry)?;
         let compared = if is_text {
             Compared::Text
         } else {
@@ -236,7 +243,7 @@ impl Training<'_> {
         let kept = kept.as_deref();
         let objective = objective(self.context, self.losses, &start.spec, spec, kept)?;
         Ok(Objective {
-            recompute: self.setup.recompute,
+            recompute: self.training.recompute,
             ..objective
         })
     }
@@ -246,7 +253,7 @@ impl Training<'_> {
         let losses = self.context.defaults.training_losses();
         let objective = objective(self.context, &losses, student, None, None)?;
         Ok(Objective {
-            recompute: self.setup.recompute,
+            recompute: self.training.recompute,
             ..objective
         })
     }
@@ -275,11 +282,11 @@ impl Training<'_> {
     }
 
     fn loader(&self, start: &WeightStart, tokenizer: &Arc<Tokenizer>) -> Result<DataLoader> {
-        let (context, setup) = (self.context, self.setup);
-        let seq_len = seq_len_or_default(setup.seq_len, &start.spec, tokenizer);
+        let (context, training) = (self.context, self.training);
+        let seq_len = seq_len_or_default(training.seq_len, &start.spec, tokenizer);
         let options = LoaderOptions {
-            reading: &setup.reading(seq_len, context.seed),
-            specs: setup.data.as_slice(),
+            reading: &training.reading(seq_len, context.seed),
+            specs: training.data.as_slice(),
             tokenizer,
             registry: context.registry,
             block_tokens: BLOCK_TOKENS,
@@ -300,7 +307,7 @@ impl Training<'_> {
     }
 
     fn card(&self, start: &WeightStart, teacher: Option<&TeacherSource>) -> Result<Card> {
-        card_of(self.context, self.setup, start, teacher, self.losses)
+        card_of(self.context, self.training, start, teacher, self.losses)
     }
 
     /// All that decides the result besides the settings, with the models' names for messages.
@@ -311,7 +318,7 @@ impl Training<'_> {
         start: &WeightStart,
         teacher: Option<&TeacherSource>,
     ) -> Result<Value> {
-        let held_out = (eval_windows, self.setup.eval_every);
+        let held_out = (eval_windows, self.training.eval_every);
         let student = start.digest(self.context.seed)?;
         let (context, losses) = (self.context, self.losses);
         let mut identity = identity(context, losses, loader, held_out, &student, teacher)?;

@@ -15,7 +15,7 @@ use minitron_core::output::OutputDir;
 /// Refuses an output that is in the way, or that holds what the training reads.
 pub(crate) fn refuse(
     context: &Context,
-    setup: &TrainingOptions,
+    training: &TrainingOptions,
     start: &WeightStart,
     teacher: Option<&TeacherSource>,
     (out, resume): (&Path, bool),
@@ -31,13 +31,13 @@ pub(crate) fn refuse(
     let teacher_dir = teacher.map(|teaching| teaching.folder.checkpoint.dir.as_path());
     OutputDir::refuse_inputs(out, teacher_dir.into_iter().chain([start.dir.as_path()]))?;
     let cache = teacher.and_then(|teaching| teaching.options.teacher_cache.as_deref());
-    refuse_places(context, setup, cache, out)
+    refuse_places(context, training, cache, out)
 }
 
 /// Of text and a teacher's cache.
 pub(crate) fn refuse_places(
     context: &Context,
-    setup: &TrainingOptions,
+    training: &TrainingOptions,
     cache: Option<&Path>,
     out: &Path,
 ) -> Result<()> {
@@ -48,8 +48,8 @@ pub(crate) fn refuse_places(
                        of its own";
         return Err(Error::Recipe(message.into()));
     }
-    let reading = setup.reading(2, context.seed);
-    for data in [&setup.data, &setup.eval_data] {
+    let reading = training.reading(2, context.seed);
+    for data in [&training.data, &training.eval_data] {
         let files = files_of(data, context.registry, &reading)?;
         OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
     }

@@ -152,13 +152,13 @@ pub(crate) fn modules_of(start: &WeightStart) -> Result<ModuleChanges> {
 /// What the cards of a training say of it.
 pub(crate) fn card_of(
     context: &Context,
-    setup: &TrainingOptions,
+    training: &TrainingOptions,
     start: &WeightStart,
     teacher: Option<&TeacherSource>,
     losses: &[PluginSpec],
 ) -> Result<Card> {
     const TOLD: &str = "teacher losses data tokens seq_len batch_size accumulate lr schedule seed";
-    let mut options = serde_json::to_value(setup).unwrap_or_default();
+    let mut options = serde_json::to_value(training).unwrap_or_default();
     options["teacher"] = json!(teacher.map(|teaching| teaching.name.as_str()));
     options["losses"] = json!(losses);
     options["seed"] = json!(context.seed);
