@@ -154,7 +154,7 @@ impl<'a> TrainState<'a> {
     }
 
     /// Adds the gradient of one of the step's batches.
-    pub fn learn(
+    pub fn accumulate(
         &mut self,
         batch: &Batch,
         output: Option<&(dyn TeacherOutput + '_)>,
@@ -165,7 +165,7 @@ impl<'a> TrainState<'a> {
         } = self.learner;
         let _span = tracing::debug_span!("student").entered();
         let (whole, factors) = (self.step.counts, self.step.factors.as_deref());
-        let means = objective.learn(student, output, batch, whole, factors)?;
+        let means = objective.backward_from(student, output, batch, whole, factors)?;
         if let Some(correction) = correction.filter(|_| whole.predictions > 0) {
             let (loss, _) = self.step.teacher.unwrap_or_default();
             self.step.teacher = Some((loss + correction.backward(batch, whole)?, 0.0));

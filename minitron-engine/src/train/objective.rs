@@ -149,7 +149,7 @@ impl Objective {
         whole: Counts,
     ) -> Result<Means> {
         let output = teacher_output([self], teacher, batch)?;
-        self.learn(student, output.as_deref(), batch, whole, None)
+        self.backward_from(student, output.as_deref(), batch, whole, None)
     }
 
     /// The same from what a teacher said to the batch. `factors` are those of the losses on states,
@@ -157,7 +157,7 @@ impl Objective {
     ///
     /// # Errors
     /// As [`Objective::backward`].
-    pub(super) fn learn(
+    pub(super) fn backward_from(
         &self,
         student: &Transformer,
         output: Option<&(dyn TeacherOutput + '_)>,

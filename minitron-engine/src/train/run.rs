@@ -190,7 +190,7 @@ impl Trainer<'_> {
             .filter(|state| state.saved.step < step && state.failure.is_none())
             .collect();
         let (lr, begin) = (course.schedule.at(step), Instant::now());
-        let (took, spared) = self.learn(&mut group)?;
+        let (took, spared) = self.accumulate(&mut group)?;
         course.teacher_s += took.as_secs_f64();
         course.spared_s += spared.as_secs_f64();
         let done = self.apply(&mut group, step, course.per_step, lr)?;
@@ -241,7 +241,7 @@ impl Trainer<'_> {
 
     /// Shows a step's batches to everyone; returns the time that the teacher took, and that which
     /// it was spared.
-    fn learn(&self, group: &mut [&mut TrainState]) -> Result<(Duration, Duration)> {
+    fn accumulate(&self, group: &mut [&mut TrainState]) -> Result<(Duration, Duration)> {
         let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
         let (mut took, mut spared) = (Duration::ZERO, Duration::ZERO);
         let n_others = (group.len() as u32).saturating_sub(1);
@@ -269,7 +269,7 @@ impl Trainer<'_> {
             )?;
             let asking = begin.elapsed();
             for state in &mut *group {
-                state.learn(batch, output.as_deref(), self.correction.as_ref())?;
+                state.accumulate(batch, output.as_deref(), self.correction.as_ref())?;
             }
             let (by_logits, kept) = output.map(|output| output.took()).unwrap_or_default();
             took += asking + by_logits;
