@@ -53,11 +53,11 @@ pub fn mark_len(head: &[u8]) -> Result<usize> {
 /// Whether every second byte is zero, and no other: UTF-16 of Latin letters.
 fn is_utf_16(head: &[u8]) -> bool {
     let head = head.get(..HEAD.min(head.len())).unwrap_or_default();
-    head.len() >= 4 && (is_zero_at(0, head) || is_zero_at(1, head))
+    head.len() >= 4 && (is_zero_only_at(0, head) || is_zero_only_at(1, head))
 }
 
 /// Whether the bytes at even places (of remainder 0), or at odd ones, are those that are zero.
-fn is_zero_at(remainder: usize, bytes: &[u8]) -> bool {
+fn is_zero_only_at(remainder: usize, bytes: &[u8]) -> bool {
     let mut places = bytes.iter().enumerate();
     places.all(|(idx, byte)| (*byte == 0) == (idx % 2 == remainder))
 }

@@ -55,8 +55,8 @@ impl TraceFile {
     /// `Io` where it cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
         let about = path.symlink_metadata();
-        let holds = about.is_ok_and(|about| !about.is_file() || about.len() > 0);
-        if holds && !is_trace(path) {
+        let is_taken = about.is_ok_and(|about| !about.is_file() || about.len() > 0);
+        if is_taken && !is_trace(path) {
             return Err(Error::Recipe(format!(
                 "--trace: `{}` exists and is no trace; give another name",
                 path.display()

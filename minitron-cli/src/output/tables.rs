@@ -132,6 +132,11 @@ fn word(value: &Value) -> String {
     }
 }
 
+/// The values of a list; none where it is absent.
+fn listed(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
 fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
     value.as_object().into_iter().flatten()
 }

@@ -227,7 +227,7 @@ impl Decoder {
             && rotary.n_rotated != self.shape.head_dim
         {
             rotary.scaling = RotaryScaling::Unsupported {
-                why: PARTIAL.to_owned(),
+                why: WHY_NOT_PARTIAL.to_owned(),
             };
         }
     }
@@ -307,7 +307,7 @@ impl Decoder {
 }
 
 /// Why heads that should turn in part are not computed.
-const PARTIAL: &str = "\
+const WHY_NOT_PARTIAL: &str = "\
     `partial_rotary_factor`: expected 1 in this family, got less; `transformers` turns all \
     channels whatever it says, other tools a part: take it out where all turn (what turns nothing \
     works)";

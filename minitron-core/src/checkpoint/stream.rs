@@ -8,7 +8,7 @@ use super::source::{TensorInfo, TensorSource};
 use crate::error::{Error, IoContext, Result};
 use crate::output::{BLOCK, aligned_start};
 
-/// A tensor of a file: its name, and its bytes at the end.
+/// A tensor of a file: its name, what it is, and how many bytes it takes.
 pub(super) type HeaderEntry<'a> = (&'a String, TensorInfo, u64);
 
 /// Bytes of the whole file.

@@ -183,7 +183,7 @@ fn batches<T>(sorted: &[T], fits: impl Fn(&[T]) -> bool) -> Vec<&[T]> {
 }
 
 /// Of texts in order, the longest first: whether little of a batch is padding.
-fn are_as_long(texts: &[(usize, &Text)]) -> bool {
+fn are_about_as_long(texts: &[(usize, &Text)]) -> bool {
     match (texts.first(), texts.last()) {
         (Some((_, longest)), Some((_, shortest))) => {
             4 * shortest.tokens.len() >= 3 * longest.tokens.len()
@@ -259,7 +259,7 @@ impl Tally<'_> {
         }
         self.take(&hidden_qte, &first)?;
         longer.sort_by_key(|(_, text)| Reverse(text.tokens.len()));
-        for part in batches(&longer, are_as_long) {
+        for part in batches(&longer, are_about_as_long) {
             self.behind(&cache, part)?;
         }
         Ok(())

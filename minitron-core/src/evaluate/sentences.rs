@@ -222,12 +222,13 @@ impl ModuleStep {
             }
         };
         let file = DenseFile::open(dir, module, &config)?;
+        let weight_of = read_float(&file, &file.weight, model.device)?;
         let bias_o = match &file.bias {
             Some(name) => Some(read_float(&file, name, model.device)?),
             None => None,
         };
         Ok(ModuleStep::Dense {
-            weight_of: read_float(&file, &file.weight, model.device)?,
+            weight_of,
             bias_o,
             activation,
         })

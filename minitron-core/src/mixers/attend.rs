@@ -77,10 +77,8 @@ fn in_blocks(
     let (n_blocks, n_keys) = (blocks(n_tokens, block), context.keys_of_block(block));
     let padding = n_blocks * block - n_tokens;
     let after = padding + n_keys - 2 * block;
-    let padded_key = keys.key_bgsk.f_constant_pad_nd([0, 0, block, after])?;
-    let padded_value = keys.value_bgsk.f_constant_pad_nd([0, 0, block, after])?;
-    let key_ngck = in_windows(&padded_key, n_keys, block)?;
-    let value_ngck = in_windows(&padded_value, n_keys, block)?;
+    let key_ngck = in_windows(keys.key_bgsk, after, n_keys, block)?;
+    let value_ngck = in_windows(keys.value_bgsk, after, n_keys, block)?;
     let query_bhnqk = query_bhtk
         .f_constant_pad_nd([0, 0, 0, padding])?
         .f_reshape([n_batch, n_heads, n_blocks, block, head_dim])?;
@@ -102,9 +100,11 @@ fn in_blocks(
         .f_narrow(2, 0, n_tokens)?)
 }
 
-/// x [B, G, S, K] to [B·N, G, C, K]: N windows of C keys, each a block after the one before.
-fn in_windows(x_bgsk: &Tensor, n_keys: i64, block: i64) -> Result<Tensor> {
-    let x_bgnkc = x_bgsk.f_unfold(2, n_keys, block)?;
+/// x [B, G, S, K] to [B·N, G, C, K]: N windows of C keys, each a block after the one before. In
+/// front of it comes a block of zeros, and `after` of them behind it.
+fn in_windows(x_bgsk: &Tensor, after: i64, n_keys: i64, block: i64) -> Result<Tensor> {
+    let padded_bgsk = x_bgsk.f_constant_pad_nd([0, 0, block, after])?;
+    let x_bgnkc = padded_bgsk.f_unfold(2, n_keys, block)?;
     let (n_batch, n_groups, n_blocks, head_dim, _) = x_bgnkc.size5()?;
     let x_bngck = x_bgnkc.f_permute([0, 2, 1, 4, 3])?;
     Ok(x_bngck.f_reshape([n_batch * n_blocks, n_groups, n_keys, head_dim])?)

@@ -188,15 +188,6 @@ impl Context {
         .map(Some)
     }
 
-    /// Positions from `start` up to `end`.
-    fn range(&self, start: i64, end: i64) -> Result<Tensor> {
-        Ok(Tensor::f_arange_start(
-            start,
-            end,
-            (Kind::Int64, self.device),
-        )?)
-    }
-
     /// The same for a query that sees `reach` positions back (and, in an encoder, ahead), its own
     /// not counted, among the last `n_keys` keys: [T, S], or [B, 1, T, T] where sequences differ.
     ///
@@ -257,6 +248,15 @@ impl Context {
     /// Keys that a block of queries looks at.
     pub fn keys_of_block(&self, block: i64) -> i64 {
         if self.causal { 2 * block } else { 3 * block }
+    }
+
+    /// Positions from `start` up to `end`.
+    fn range(&self, start: i64, end: i64) -> Result<Tensor> {
+        Ok(Tensor::f_arange_start(
+            start,
+            end,
+            (Kind::Int64, self.device),
+        )?)
     }
 
     /// Of distances back: those within reach.

@@ -102,12 +102,13 @@ impl Space {
     /// # Errors
     /// `Recipe` listing the axes of this model.
     pub fn axis(&self, kind: &str) -> Result<&AxisSizes> {
-        let of_kind = self.find(split_dim(kind).0);
-        let is_listed = self.listed.iter().any(|dim| dim == kind);
-        if let Some(axis) = self.find(kind).or(of_kind.filter(|_| is_listed)) {
+        if let Some(axis) = self.find(kind) {
             return Ok(axis);
         }
-        if of_kind.is_some() {
+        if let Some(axis) = self.find(split_dim(kind).0) {
+            if self.listed.iter().any(|dim| dim == kind) {
+                return Ok(axis);
+            }
             let message = format!("`{kind}`: this family's config has one number for all layers");
             return Err(Error::Plan(message));
         }

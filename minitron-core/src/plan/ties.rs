@@ -143,20 +143,19 @@ impl Ties {
 
     /// What follows where only some kinds are given; each kind follows one other at most.
     pub fn led(&self, is_given: &dyn Fn(&str) -> bool) -> Vec<Led> {
-        let mut possible: Vec<Led> = Vec::new();
+        let mut possible: Vec<(&str, &str, usize, usize)> = Vec::new();
         for (of, by, times) in self.products() {
-            possible.push(Led::new(of, by, 1, times));
-            possible.push(Led::new(by, of, times, 1));
+            possible.push((of, by, 1, times));
+            possible.push((by, of, times, 1));
         }
         for queries in &self.queries {
-            let per_kv_head = queries.per_kv_head;
-            possible.push(Led::new(&queries.by, &queries.of, per_kv_head, 1));
+            possible.push((&queries.by, &queries.of, queries.per_kv_head, 1));
         }
         let mut found: Vec<Led> = Vec::new();
-        for led in possible {
-            let is_free = is_given(&led.by) && !is_given(&led.kind);
-            if is_free && found.iter().all(|other| other.kind != led.kind) {
-                found.push(led);
+        for (kind, by, times, divisor) in possible {
+            let is_free = is_given(by) && !is_given(kind);
+            if is_free && found.iter().all(|other| other.kind != kind) {
+                found.push(Led::new(kind, by, times, divisor));
             }
         }
         found

@@ -44,12 +44,12 @@ pub struct ProjectionStats {
 
 impl ProjectionStats {
     pub(super) fn new(projections: ProjectionSet) -> Result<Self> {
-        let none = (Kind::Double, Device::Cpu);
+        let options = (Kind::Double, Device::Cpu);
         Ok(ProjectionStats {
             projections,
-            xx_cc: Tensor::f_zeros([1], none)?,
-            rx_ec: Tensor::f_zeros([1], none)?,
-            r_sum_e: Tensor::f_zeros([1], none)?,
+            xx_cc: Tensor::f_zeros([1], options)?,
+            rx_ec: Tensor::f_zeros([1], options)?,
+            r_sum_e: Tensor::f_zeros([1], options)?,
             r_squared: 0.0,
             n_tokens: 0,
             scale: 1.0,

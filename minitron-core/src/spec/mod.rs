@@ -334,15 +334,14 @@ impl ModelSpec {
 fn indexed(params: &[Param], dims: &BTreeMap<String, Dim>, layers: &[Layer]) -> Result<ParamIndex> {
     let mut index = HashMap::new();
     for (idx, param) in params.iter().enumerate() {
-        let name = param.name();
         let mut named = param.sides.iter().flat_map(Side::dims);
         if let Some(dim) = named.find(|&dim| !dims.contains_key(dim)) {
-            let message = format!("`{name}` names the unknown dim `{dim}`");
+            let message = format!("`{}` names the unknown dim `{dim}`", param.name());
             return Err(Error::Internal(message));
         }
         let role = (param.at, param.role, param.kind);
         if param.role != Role::CARRIED && index.insert(role, idx).is_some() {
-            let message = format!("`{name}` has the role of another tensor");
+            let message = format!("`{}` has the role of another tensor", param.name());
             return Err(Error::Internal(message));
         }
         if let At::Sublayer { layer, sublayer } = param.at
@@ -350,7 +349,7 @@ fn indexed(params: &[Param], dims: &BTreeMap<String, Dim>, layers: &[Layer]) -> 
                 .get(layer)
                 .is_none_or(|layer| layer.0.len() <= sublayer)
         {
-            let message = format!("`{name}` belongs to a part that is not there");
+            let message = format!("`{}` belongs to a part that is not there", param.name());
             return Err(Error::Internal(message));
         }
     }

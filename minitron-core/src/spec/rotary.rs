@@ -267,9 +267,9 @@ impl Stated<'_> {
         let factor = self.number_opt("factor")?.unwrap_or(stretch);
         let own = match (self.zero_or("mscale")?, self.zero_or("mscale_all_dim")?) {
             (scale, all) if scale != 0.0 && all != 0.0 => {
-                attention_factor(factor, scale) / attention_factor(factor, all)
+                log_growth(factor, scale) / log_growth(factor, all)
             }
-            _ => attention_factor(factor, 1.0),
+            _ => log_growth(factor, 1.0),
         };
         let nested = self.nested.as_ref().unwrap_or(self.config);
         let scaling = RotaryScaling::Yarn {
@@ -332,12 +332,12 @@ impl Stated<'_> {
     }
 }
 
-/// By how much yarn multiplies what turns, for a stretch and a scale of its logarithm.
-fn attention_factor(stretch: f64, scale: f64) -> f64 {
-    if stretch <= 1.0 {
+/// By how much yarn multiplies what turns, for a factor and a scale of its logarithm.
+fn log_growth(factor: f64, scale: f64) -> f64 {
+    if factor <= 1.0 {
         1.0
     } else {
-        0.1 * scale * stretch.ln() + 1.0
+        0.1 * scale * factor.ln() + 1.0
     }
 }
 

@@ -103,14 +103,14 @@ impl Shape {
         };
         Ok(Shape {
             hidden,
-            mlp: size_or_stated(config, keys.mlp, mlp)?,
+            mlp: size_with_default(config, keys.mlp, mlp)?,
             n_heads,
             n_kv_heads,
             head_dim,
             rope_pairs: None,
             n_layers: at_most(config, keys.depth, config.size(keys.depth)?, MAX_LAYERS)?,
             vocab: config.size("vocab_size")?,
-            max_positions: size_or_stated(config, keys.positions, positions)?,
+            max_positions: size_with_default(config, keys.positions, positions)?,
         })
     }
 
@@ -226,16 +226,13 @@ const MAX_STEP: usize = 256;
 /// at most a 64th of the width, at least `least`, at most 256; at least a quantisation block where
 /// the width itself consists of them. All shapes of arXiv 2407.14679 and 2408.11796 keep it.
 fn even_step(full: usize, least: usize) -> usize {
-    let power = (full / 64).checked_ilog2().map_or(1, |log| 1 << log);
+    let power = power_of_two(full / 64);
     let is_of_blocks = full >= MIN_IN_BLOCKS && full.is_multiple_of(QUANTISATION_BLOCK);
-    power.clamp(
-        if is_of_blocks {
-            least.max(QUANTISATION_BLOCK)
-        } else {
-            least
-        },
-        MAX_STEP,
-    )
+    let least = match is_of_blocks {
+        true => least.max(QUANTISATION_BLOCK),
+        false => least,
+    };
+    power.clamp(least, MAX_STEP)
 }
 
 /// The same for pairs of channels of a head: attention kernels want multiples of 8 channels.
@@ -243,13 +240,13 @@ fn step_of_pairs(full: usize) -> usize {
     power_of_two(full / 4).min(4).max(power_of_two(full / 64))
 }
 
-/// The largest one up to n.
+/// The largest one up to n; 1 for 0.
 fn power_of_two(n: usize) -> usize {
     n.checked_ilog2().map_or(1, |log| 1 << log)
 }
 
 /// A size that the config may leave out where there is a default.
-fn size_or_stated(config: &Config, key: &str, default: Option<usize>) -> Result<usize> {
+fn size_with_default(config: &Config, key: &str, default: Option<usize>) -> Result<usize> {
     match default {
         Some(default) => config.size_or(key, default),
         None => config.size(key),

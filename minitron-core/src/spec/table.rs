@@ -123,7 +123,7 @@ impl Table {
         self
     }
 
-    /// A row whose name takes no prefix.
+    /// Rows whose names take no prefix.
     pub fn unprefixed(&mut self, write: impl FnOnce(&mut Table)) -> &mut Self {
         let prefix = std::mem::take(&mut self.prefix);
         write(self);

@@ -223,7 +223,8 @@ fn masked_rows(samples: &[Sample], n_special_tokens: usize, seed: u64) -> Vec<i6
     rows
 }
 
-fn flat(x: &Tensor) -> Result<Vec<i64>> {
+/// Ids [B, T] in a row.
+fn flat_ids(x: &Tensor) -> Result<Vec<i64>> {
     let on_cpu = x.f_to_device(Device::Cpu)?.f_to_kind(Kind::Int64)?;
     Ok(Vec::<i64>::try_from(on_cpu.f_reshape([-1i64])?)?)
 }
@@ -263,16 +264,16 @@ impl Batch {
     /// `Torch` when the batch cannot be brought to the CPU.
     pub fn windows(&self) -> Result<Vec<WindowRows>> {
         let (n_windows, width) = self.ids_bt.size2()?;
-        let ids = flat(&self.ids_bt)?;
-        let seen = self.attention_mask_bt.as_ref().map(flat).transpose()?;
+        let ids = flat_ids(&self.ids_bt)?;
+        let seen = self.attention_mask_bt.as_ref().map(flat_ids).transpose()?;
         let in_document = self
             .positions_bt
             .as_ref()
-            .map(flat)
+            .map(flat_ids)
             .transpose()?
             .unwrap_or_default();
         let rows: Vec<i64> = match &self.rows {
-            Some(rows) => flat(rows)?,
+            Some(rows) => flat_ids(rows)?,
             // All but the last of each window.
             None => (0..n_windows * width)
                 .filter(|row| (row + 1) % width != 0)

@@ -22,7 +22,7 @@ fn answer(check: &Check, lines: &[TableLine]) -> Result<Value> {
     let predicate = Predicate::parse(&check.holds)?;
     let (mut numbers, mut is_known) = (Vec::new(), true);
     for name in predicate.names() {
-        match number(name, lines) {
+        match mean_of(name, lines) {
             Some(value) => numbers.push(format!("{name} {value:.4}")),
             None => {
                 numbers.push(format!("{name} -"));
@@ -31,7 +31,7 @@ fn answer(check: &Check, lines: &[TableLine]) -> Result<Value> {
         }
     }
     let holds = if is_known {
-        Some(predicate.holds(&|name| number(name, lines))?)
+        Some(predicate.holds(&|name| mean_of(name, lines))?)
     } else {
         None
     };
@@ -39,7 +39,7 @@ fn answer(check: &Check, lines: &[TableLine]) -> Result<Value> {
 }
 
 /// What `ROW.COLUMN` stands for.
-fn number(name: &str, lines: &[TableLine]) -> Option<f64> {
+fn mean_of(name: &str, lines: &[TableLine]) -> Option<f64> {
     let (row, column) = name.split_once('.')?;
     let line = lines.iter().find(|line| line.name == row)?;
     line.values.get(column).map(|over| over.mean)

@@ -71,7 +71,7 @@ struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     fn open(context: &Context<'a>, spec: &'a Spec, out: &'a Path) -> Result<Self> {
-        refuse_places(context, spec, out)?;
+        refuse_folder(context, spec, out)?;
         let mut run_dir = RunDir::open(out, context.force)?;
         let seed = spec.first_seed();
         run_dir.describe(&Context { seed, ..*context }, &spec.path);
@@ -247,8 +247,8 @@ impl<'a> Comparison<'a> {
                 ..self.context
             };
             let (known, run_dir) = (&mut self.known, &mut self.run_dir);
-            let done = run_stage(&context, &link.stage, &place, known, run_dir);
-            let is_halted = done.map_err(|e| e.at(&link.word))?;
+            let ran = run_stage(&context, &link.stage, &place, known, run_dir);
+            let is_halted = ran.map_err(|e| e.at(&link.word))?;
             if is_halted || self.context.interrupt.is_asked() {
                 return Ok(true);
             }
@@ -273,9 +273,9 @@ impl<'a> Comparison<'a> {
 
     /// What the first row failed of, where all did.
     fn all_failed(&self) -> Option<&str> {
-        let has_failed = self.lines.iter().all(|line| line.error.is_some());
+        let have_failed = self.lines.iter().all(|line| line.error.is_some());
         let first = self.lines.first()?.error.as_deref();
-        first.filter(|_| has_failed)
+        first.filter(|_| have_failed)
     }
 
     /// compare.json as far as it is.
@@ -305,14 +305,17 @@ impl<'a> Comparison<'a> {
 }
 
 /// Refuses a folder that holds something else, or what the comparison reads.
-fn refuse_places(context: &Context, spec: &Spec, out: &Path) -> Result<()> {
+fn refuse_folder(context: &Context, spec: &Spec, out: &Path) -> Result<()> {
     if context.force {
         let named_in = serde_json::to_value(spec).unwrap_or_default();
         return refuse_own_inputs(&named_in, &spec.path, out);
     }
+    if out.join(FILE).is_file() {
+        return Ok(());
+    }
     // One without stages may be a comparison's that was cut short before its first.
     let is_run = RunDir::read(out).is_ok_and(|record| !record.stages.is_empty());
-    if is_run && !out.join(FILE).is_file() {
+    if is_run {
         return Err(Error::Recipe(format!(
             "`{}` holds a run, and no comparison; give another name",
             out.display()

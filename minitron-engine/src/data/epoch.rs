@@ -1,4 +1,4 @@
-//! An epoch's documents, read, tokenised and packed into blocks.
+//! Documents of one epoch after another, read, tokenised and packed into blocks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

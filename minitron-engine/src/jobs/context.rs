@@ -87,7 +87,8 @@ fn is_a_folder(model: &str) -> Result<PathBuf> {
 
 impl<'a> Context<'a> {
     /// On the CPU in f32, seed 0, in silence; outputs are not replaced, every MODEL is a folder.
-    /// Other choices are fields to set.
+    /// Other choices are fields to set; who means to end a training early gives an `interrupt` of
+    /// their own.
     pub fn on_cpu(registry: &'a Registry, defaults: &'a dyn Defaults) -> Self {
         Context {
             registry,

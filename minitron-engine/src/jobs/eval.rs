@@ -179,7 +179,7 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
         seed: context.seed,
         progress: context.progress,
     };
-    measure(&folder.spec, &subject, &measures, &tasks)
+    measure(&folder.spec, &subject, measures, tasks)
 }
 
 /// What can be refused by looking at the options alone.
@@ -233,8 +233,8 @@ fn evaluators(
 fn measure(
     spec: &ModelSpec,
     subject: &Subject,
-    measures: &[NamedEvaluator],
-    tasks: &[NamedEvaluator],
+    measures: Vec<NamedEvaluator>,
+    tasks: Vec<NamedEvaluator>,
 ) -> Result<Value> {
     let mut report = Map::new();
     let n_non_embedding = spec.n_non_embedding_at(&Sizes::new());
@@ -254,7 +254,7 @@ fn measure(
             &mut results,
             measured.map_err(|e| e.at(format!("task {name}")))?,
         );
-        by_task.insert(name.clone(), Value::Object(results));
+        by_task.insert(name, Value::Object(results));
     }
     report.insert("tasks".into(), Value::Object(by_task));
     Ok(Value::Object(report))

@@ -1,4 +1,5 @@
-//! Whether scores, plans and records belong to the model at hand.
+//! Whether scores, plans and records belong to the model at hand, and what models and stages are
+//! called.
 
 use std::path::{Component, Path};
 

@@ -1,4 +1,4 @@
-//! The jobs behind the commands, a file or a folder each.
+//! The jobs behind the commands, a file or a folder each, and what they share.
 //!
 //! A job is its options (one struct for command line, recipe and schema) and a function that leaves
 //! an artefact and returns what to tell. What all of them share is a [`Context`].

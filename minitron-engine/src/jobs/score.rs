@@ -95,11 +95,11 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
     context.warn_of_date(&tokenizer);
     windows.check_fits(&folder.spec.options)?;
-    let (source, dims) = (
+    let (source, pruned) = (
         &folder.checkpoint.tensors,
         (&folder.spec, groups.as_slice()),
     );
-    let mut inputs = context.score_inputs(source, dims, &tokenizer, &windows);
+    let mut inputs = context.score_inputs(source, pruned, &tokenizer, &windows);
     // One that holds more windows than there are is as large as they are.
     inputs.batch_size = options.batch_size.min(windows.len()).max(1);
     inputs.max_memory = options.max_memory.map(|bytes| bytes.0);

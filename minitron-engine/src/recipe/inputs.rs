@@ -6,12 +6,8 @@ use std::path::{Path, PathBuf};
 use super::StageOptions;
 use super::run_dir::RunDir;
 use crate::data::{DataSpec, TextOptions};
-use crate::jobs::EvalOptions;
-use crate::jobs::PruneOptions;
-use crate::jobs::TaskSource;
-use crate::jobs::TeacherOptions;
-use crate::jobs::TrainingOptions;
 use crate::jobs::context::Context;
+use crate::jobs::{EvalOptions, PruneOptions, TaskSource, TeacherOptions, TrainingOptions};
 use minitron_core::checkpoint::companions;
 use minitron_core::digest;
 use minitron_core::error::Result;
@@ -51,7 +47,7 @@ impl Inputs<'_, '_> {
                 self.texts(&mut o.training)?;
             }
             StageOptions::Distill(o) => {
-                self.set_cache(&mut o.teacher_options);
+                self.place_cache(&mut o.teacher_options);
                 self.model(&mut o.teacher)?;
                 self.model(&mut o.student)?;
                 self.texts(&mut o.training)?;
@@ -60,7 +56,7 @@ impl Inputs<'_, '_> {
             StageOptions::Search(o) => {
                 self.model(&mut o.model)?;
                 self.scores(&mut o.scores)?;
-                self.set_cache(&mut o.teacher_options);
+                self.place_cache(&mut o.teacher_options);
                 self.specs(&mut o.heal)?;
                 self.texts(&mut o.training)?;
             }
@@ -96,8 +92,8 @@ impl Inputs<'_, '_> {
         self.data(&mut options.data, &options.text)
     }
 
-    /// A teacher's cache lies where the recipe's folder says.
-    fn set_cache(&self, teacher_options: &mut TeacherOptions) {
+    /// A teacher's cache is a path from the recipe's folder.
+    fn place_cache(&self, teacher_options: &mut TeacherOptions) {
         if let Some(dir) = &mut teacher_options.teacher_cache {
             *dir = self.recipe_dir.join(&*dir);
         }

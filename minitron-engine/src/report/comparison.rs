@@ -48,7 +48,7 @@ pub struct Comparison {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ColumnReport {
-    /// Key in [`Row::values`].
+    /// Key in [`RowReport::values`].
     pub key: String,
     /// For people.
     pub title: Option<String>,

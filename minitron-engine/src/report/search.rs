@@ -33,7 +33,7 @@ pub struct SearchReport {
     /// Between the order before and after training.
     pub correlation: Option<CorrelationReport>,
     /// From where on the order stays as it is.
-    pub settled_at: Option<Settled>,
+    pub settled_at: Option<SettledReport>,
     /// What asking the teacher once for all saved.
     pub shared_teacher: Option<SharedTeacherReport>,
     /// In all.
@@ -144,7 +144,7 @@ pub struct CorrelationReport {
 /// From where on the order stays.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Settled {
+pub struct SettledReport {
     /// Step.
     pub step: Option<f64>,
     /// Tokens.

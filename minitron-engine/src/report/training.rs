@@ -30,7 +30,7 @@ pub struct Point {
 pub struct TermReport {
     /// Its label in the metrics.
     pub label: String,
-    /// While it was trained, thinned out as [`Training::curve`].
+    /// While it was trained, thinned out as [`TrainingReport::curve`].
     pub curve: Vec<Point>,
     /// On held-out text.
     pub held_out: Vec<Point>,

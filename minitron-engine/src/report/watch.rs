@@ -157,8 +157,8 @@ impl JobProgress {
             .iter()
             .filter_map(|name| changed(&self.dir.join(name)))
             .max();
-        let metrics = changed(&self.dir.join("metrics.jsonl"));
-        let is_written = has_weights(&self.dir) && weights >= metrics;
+        let is_written =
+            has_weights(&self.dir) && weights >= changed(&self.dir.join("metrics.jsonl"));
         self.complete = self.training.is_none() || is_written;
     }
 

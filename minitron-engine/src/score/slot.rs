@@ -1,4 +1,4 @@
-//! A metric's scorers of one group, and the check of their law.
+//! A metric, its scorers of one group, and the check of their law.
 
 use minitron_core::contract::{Importance, Need, Scorer};
 use minitron_core::error::{Error, Result};

@@ -314,7 +314,7 @@ impl Field<'_> {
     pub fn curve(&self, name: &str) -> Result<Vec<Place>> {
         let path = self.dir(name).join("metrics.jsonl");
         let text = fs::read_to_string(&path).at_path(&path)?;
-        Ok(text.lines().filter_map(held_out_loss).collect())
+        Ok(text.lines().filter_map(place_of).collect())
     }
 
     /// States of those that left are not needed again.
@@ -329,7 +329,7 @@ impl Field<'_> {
 }
 
 /// What a line of a candidate's metrics says; none where it is of another kind.
-fn held_out_loss(line: &str) -> Option<Place> {
+fn place_of(line: &str) -> Option<Place> {
     let line: Value = serde_json::from_str(line).ok()?;
     Some(Place {
         step: line["step"].as_u64()?,

@@ -1,7 +1,7 @@
 //! How a search begins: the candidates are found, all options checked, and the folder is started
 //! or gone on in.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -20,14 +20,11 @@ use crate::jobs::prune::planning::scores_of;
 use crate::jobs::score::scores_path;
 use crate::jobs::train::places::refuse_places;
 use crate::jobs::train::teacher_source::TeacherSource;
-use minitron_core::checkpoint::Identity;
 use minitron_core::digest;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::output::{OutputDir, remove_atomic};
 use minitron_core::plan::{Plan, Rankings};
-use minitron_core::registry::PluginSpec;
-use minitron_core::registry::inlined;
-use minitron_core::spec::ModelFolder;
+use minitron_core::registry::{PluginSpec, inlined};
 use minitron_core::windows::Windows;
 
 /// Evaluations in a candidate's whole training where none are asked for.
@@ -46,35 +43,42 @@ impl<'a> Field<'a> {
         }
         refuse(context, options)?;
         let found = options.survey(context)?;
-        let mut field = Field::read(context, options, out, &found)?;
+        let (mut field, scores) = Field::read(context, options, out, &found)?;
         let loader = field.loader(&[])?;
         field.set_steps(&loader)?;
         field.check(found.candidates.len())?;
-        let scores = digest::of_file(&scores_path(&options.scores)?)?;
+        let scores = digest::of_file(&scores)?;
         let fresh = field.record(&found, &loader, &scores)?;
         let record = start(context, out, resume, fresh)?;
         Ok((field, record))
     }
 
-    /// Reads the original, its scores and the texts; the steps are not known yet.
+    /// Reads the original, its scores and the texts; the steps are not known yet. With it, where the
+    /// scores lie.
     fn read(
         context: &'a Context<'a>,
         options: &'a SearchOptions,
         out: &'a Path,
         found: &Found,
-    ) -> Result<Self> {
+    ) -> Result<(Self, PathBuf)> {
         let folder = context.open_to_run(&options.model)?;
         let cache = options.teacher_options.teacher_cache.as_deref();
         refuse_places(context, &options.training, cache, out)?;
         let dir = folder.checkpoint.dir.as_path();
         OutputDir::refuse_inputs(out, [dir])?;
-        let (source, rankings) = ranked(context, options, out, &folder)?;
+        let groups = context.groups(&context.axes(&options.axes)?, &folder.spec)?;
+        let scores = scores_path(&options.scores)?;
+        OutputDir::refuse_inputs(out, [scores.as_path()])?;
+        let source = identity_of(&folder)?;
+        let any_model = options.teacher_options.any_model;
+        let ranked = scores_of(context, &scores, &source, any_model)?;
+        let rankings = Rankings::new(&ranked, &groups, &options.by)?;
         let name = name_of(&options.model, dir);
         let tokenizer = Arc::new(context.reader(&folder, &options.training.text)?);
         let reconstruction = reconstruction(options);
         let reconstruct_windows = reconstruction.windows(context, &folder, false, Some(out))?;
         let eval_windows = eval_windows(context, options, &folder, &tokenizer)?;
-        Ok(Field {
+        let field = Field {
             context,
             options,
             n_steps: 0,
@@ -90,7 +94,8 @@ impl<'a> Field<'a> {
             reconstruct_windows,
             eval_windows,
             out,
-        })
+        };
+        Ok((field, scores))
     }
 
     /// How long a candidate learns that stays to the end, by what the text holds.
@@ -176,22 +181,6 @@ impl<'a> Field<'a> {
     }
 }
 
-/// The original's identity, and its units ranked by the scores.
-fn ranked(
-    context: &Context,
-    options: &SearchOptions,
-    out: &Path,
-    folder: &ModelFolder,
-) -> Result<(Identity, Rankings)> {
-    let groups = context.groups(&context.axes(&options.axes)?, &folder.spec)?;
-    let path = scores_path(&options.scores)?;
-    OutputDir::refuse_inputs(out, [path.as_path()])?;
-    let source = identity_of(folder)?;
-    let scores = scores_of(context, &path, &source, options.teacher_options.any_model)?;
-    let rankings = Rankings::new(&scores, &groups, &options.by)?;
-    Ok((source, rankings))
-}
-
 /// Starts the folder, or goes on with what an earlier run of the same search left there.
 fn start(context: &Context, out: &Path, resume: bool, fresh: Record) -> Result<Record> {
     let earlier = if resume { Record::load(out)? } else { None };
@@ -220,5 +209,18 @@ fn what_differs(earlier: &Record, fresh: &Record) -> String {
         format!("of another model (`{}`)", earlier.model)
     } else {
         "with other options".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_decides_a_search_is_all_but_files_by_name_and_what_changes_no_result() {
+        let schema = inlined::<SearchOptions>();
+        let files = ["model", "scores", "teacher_cache", "data", "eval_data"];
+        assert_eq!(by_content(&schema), files);
+        assert!(decide_nothing(&schema).contains(&"max_memory".to_owned()));
     }
 }

@@ -144,8 +144,8 @@ impl Entry {
         self.eliminated_at.is_none() && !self.screened_out && self.failure.is_none()
     }
 
-    /// The rung that it reached, -1 where it was screened out, -2 where it failed; and its loss
-    /// there.
+    /// The rung that it reached, the largest number where it is still in, -1 where it was screened
+    /// out, -2 where it failed; and its loss there.
     fn reached(&self) -> (i64, f64) {
         let untrained = self.curve.is_empty().then(|| self.zero_shot_loss());
         let loss = self.loss.or(untrained).unwrap_or(f64::INFINITY);

@@ -182,8 +182,8 @@ impl Objective {
         let mut sums = vec![0.0; self.terms.len()];
         let mut scalar = None;
         if !self.terms.is_empty() && counts.predictions > 0 {
-            let hidden_ne = batch.rows(&pass.hidden_bte)?;
-            let inputs_ne = student.frame.head()?.inputs(&hidden_ne)?;
+            let head = student.frame.head()?;
+            let inputs_ne = head.inputs(&batch.rows(&pass.hidden_bte)?)?;
             let gradient_ne = debug_span!("losses").in_scope(|| {
                 self.logit_gradient(student, output, batch, (&inputs_ne, whole), &mut sums)
             })?;

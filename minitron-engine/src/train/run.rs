@@ -190,7 +190,7 @@ impl Trainer<'_> {
             .filter(|state| state.saved.step < step && state.failure.is_none())
             .collect();
         let (lr, begin) = (course.schedule.at(step), Instant::now());
-        let (took, spared) = self.accumulate(&mut group)?;
+        let (took, spared) = self.backward_all(&mut group)?;
         course.teacher_s += took.as_secs_f64();
         course.spared_s += spared.as_secs_f64();
         let done = self.apply(&mut group, step, course.per_step, lr)?;
@@ -241,7 +241,7 @@ impl Trainer<'_> {
 
     /// Shows a step's batches to everyone; returns the time that the teacher took, and that which
     /// it was spared.
-    fn accumulate(&self, group: &mut [&mut TrainState]) -> Result<(Duration, Duration)> {
+    fn backward_all(&self, group: &mut [&mut TrainState]) -> Result<(Duration, Duration)> {
         let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
         let (mut took, mut spared) = (Duration::ZERO, Duration::ZERO);
         let n_others = (group.len() as u32).saturating_sub(1);

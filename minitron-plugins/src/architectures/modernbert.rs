@@ -33,7 +33,7 @@ impl Architecture for Modernbert {
         let config = evidence.config;
         let keys = ShapeKeys { ..KEYS };
         let shape = Shape::read(config, &keys, Some(1152), Some(8192))?;
-        let file = Spelling::read(evidence)?;
+        let spelling = Spelling::read(evidence)?;
         let norm = Norm {
             kind: NormKind::Layer,
             eps: config.number_or("norm_eps", 1e-5)?,
@@ -45,8 +45,8 @@ impl Architecture for Modernbert {
                 .map(|layer| !layer.is_multiple_of(every))
                 .collect(),
         };
-        let options = options(config, &shape, norm, &file)?;
-        let table = file.rows(config, &shape)?;
+        let options = options(config, &shape, norm, &spelling)?;
+        let table = spelling.rows(config, &shape)?;
         let layers = layers(config, &shape, norm, &slides)?;
         let words = slides.iter().map(|&slides| layer_type(slides)).collect();
         let pattern = ConfigKey::pattern("layer_types", words);
@@ -88,7 +88,7 @@ fn layer_type(slides: bool) -> Value {
     }
 }
 
-fn options(config: &Config, shape: &Shape, norm: Norm, file: &Spelling) -> Result<Options> {
+fn options(config: &Config, shape: &Shape, norm: Norm, spelling: &Spelling) -> Result<Options> {
     let head_activation = Activation::read(config, "classifier_activation", "gelu")?;
     let head = Head {
         transform: Some((head_activation, norm)),
@@ -98,13 +98,13 @@ fn options(config: &Config, shape: &Shape, norm: Norm, file: &Spelling) -> Resul
         causal: false,
         max_positions: shape.max_positions,
         vocab: shape.vocab,
-        tied: file.tied,
+        tied: spelling.tied,
         embedding: Embedding {
             norm: Some(norm),
             ..Embedding::default()
         },
         final_norm: Some(norm),
-        head: file.has_head.then_some(head),
+        head: spelling.has_head.then_some(head),
         initializer_range: config.number_or("initializer_range", 0.02)?,
     })
 }

@@ -69,12 +69,12 @@ impl Corpus for Parquet {
     fn documents(&self, _seed: u64) -> Result<Documents<'_>> {
         let (file, reader) = open(&self.path)?;
         let form = example::form_of(self.form.as_deref())?;
-        let examples = columns::of_examples(&reader, &self.field, form.is_some());
         let chosen = match form {
-            Some(_) => examples.ok_or("no columns of conversations".to_owned()),
-            None => {
-                columns::choose(&reader, &self.field).or_else(|message| examples.ok_or(message))
-            }
+            Some(_) => columns::of_examples(&reader, &self.field, true)
+                .ok_or_else(|| "no columns of conversations".to_owned()),
+            None => columns::choose(&reader, &self.field).or_else(|message| {
+                columns::of_examples(&reader, &self.field, false).ok_or(message)
+            }),
         };
         let chosen = chosen.map_err(|message| super::bad(&self.path, message))?;
         let column_idx = match chosen {

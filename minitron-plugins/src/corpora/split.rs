@@ -25,10 +25,6 @@ enum SplitState {
     Stream,
 }
 
-fn bad(path: &Path, line: usize, what: &str) -> Error {
-    super::bad(path, format!("line {line}: {what}"))
-}
-
 /// Cuts values apart by their brackets, and leaves all else of JSON to who reads them.
 pub(super) struct Values<R> {
     reader: R,
@@ -55,7 +51,7 @@ impl<R: BufRead> Values<R> {
             match (self.state, byte) {
                 (SplitState::Array(_), None) => {
                     let what = "the array does not end; copy the file again";
-                    return Err(bad(path, self.line, what));
+                    return Err(bad_line(path, self.line, what));
                 }
                 (_, None) => return Ok(None),
                 (SplitState::Start, Some(b'[')) => self.pass(SplitState::Array(true)),
@@ -68,7 +64,7 @@ impl<R: BufRead> Values<R> {
                     if value.len() as u64 > MOST_BYTES {
                         let what =
                             format!("expected a record of at most {MOST_BYTES} bytes; split it");
-                        return Err(bad(path, line, &what));
+                        return Err(bad_line(path, line, &what));
                     }
                     if self.state != SplitState::Stream {
                         self.state = SplitState::Array(false);
@@ -77,11 +73,11 @@ impl<R: BufRead> Values<R> {
                 }
                 (SplitState::Array(false), Some(_)) => {
                     let what = "expected `,` or `]` after a record";
-                    return Err(bad(path, self.line, what));
+                    return Err(bad_line(path, self.line, what));
                 }
                 (SplitState::Behind, Some(_)) => {
                     let what = "expected nothing behind the array; mend the file";
-                    return Err(bad(path, self.line, what));
+                    return Err(bad_line(path, self.line, what));
                 }
             }
         }
@@ -177,4 +173,9 @@ impl Nesting {
         }
         true
     }
+}
+
+/// A file that goes wrong in a line.
+fn bad_line(path: &Path, line: usize, what: &str) -> Error {
+    super::bad(path, format!("line {line}: {what}"))
 }

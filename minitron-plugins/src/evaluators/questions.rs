@@ -229,7 +229,7 @@ fn context<'a>(
     Ok((text(record, &keys, place)?, form_of(record)))
 }
 
-/// By fields that one benchmark alone has.
+/// The form of the first of these fields that the record has.
 fn form_of(record: &Map<String, Value>) -> QuestionForm {
     const FORMS: [(&str, QuestionForm); 6] = [
         ("context", QuestionForm::Plain),

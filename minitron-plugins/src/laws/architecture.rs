@@ -24,6 +24,8 @@ use super::{Sample, Trial, UNTRIED, of_inputs, random_weights, sample_config};
 
 /// f32 sums taken in another order, relative to the largest value.
 const REORDERED: f64 = 1e-5;
+/// Tokens before the one that `ids_with` changes.
+const UNCHANGED: i64 = 6;
 
 /// Tries a family on a model of random weights with this config.
 ///
@@ -177,9 +179,6 @@ fn tokens(trial: &Trial, sample: &Sample) -> Result<()> {
         format!("behind states of earlier tokens, the outputs are {change:.1e} away, relatively");
     trial.ensure(change <= REORDERED, message)
 }
-
-/// Tokens before the one that differs.
-const UNCHANGED: i64 = 6;
 
 /// One sequence of eight tokens [1, T], the last but one of which is given.
 fn ids_with(other: i64) -> Result<Tensor> {

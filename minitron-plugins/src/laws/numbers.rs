@@ -18,7 +18,7 @@ pub(crate) fn leaf(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_detach()?.f_mul_scalar(1.0)?.f_set_requires_grad(true)?)
 }
 
-pub(crate) fn is_finite(x: &Tensor) -> Result<bool> {
+pub(super) fn is_finite(x: &Tensor) -> Result<bool> {
     Ok(x.numel() == 0 || x.f_isfinite()?.f_min()?.f_double_value(&[])? > 0.0)
 }
 

@@ -43,9 +43,9 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
         }
         .check()?;
     }
-    let kept = "a finite number of states of its sites, with a gradient for the student alone, \
+    let verdict = "a finite number of states of its sites, with a gradient for the student alone, \
                 padding left out";
-    Ok(kept.into())
+    Ok(verdict.into())
 }
 
 /// The same model with two more layers.

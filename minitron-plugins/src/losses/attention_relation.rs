@@ -81,9 +81,7 @@ impl Width {
             head_dim,
         }
     }
-}
 
-impl Width {
     /// Of whole heads; what is not made of any has none.
     fn n_heads(&self) -> i64 {
         if self.head_dim > 0 && self.width % self.head_dim == 0 {

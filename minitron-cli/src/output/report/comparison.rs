@@ -12,8 +12,9 @@ use crate::output::watch::duration;
 
 /// Rows that a legend names: with more, the best one alone stands out.
 const MOST_NAMED: usize = 16;
-/// Styles of rows that no legend names: of all but the best one, and of that.
+/// Style of a row that no legend names.
 const UNNAMED: usize = 7;
+/// Style of the best one, where no legend names it.
 const BEST: usize = 13;
 
 /// All sections.

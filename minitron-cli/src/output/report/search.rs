@@ -41,9 +41,9 @@ fn in_words(search: &SearchReport) -> Markup {
             }
             @if grid.n_points.is_some() {
                 li {
-                    (count(grid.n_points)) " shapes looked at, " (count(grid.n_legal)) " legal"
+                    (count_text(grid.n_points)) " shapes looked at, " (count_text(grid.n_legal)) " legal"
                     @if target.params.is_some() || target.memory_bytes.is_some() {
-                        ", " (count(grid.n_within)) " within the target"
+                        ", " (count_text(grid.n_within)) " within the target"
                     }
                     @if let Some(seconds) = grid.seconds { " (" (duration(seconds)) ")" }
                 }
@@ -87,7 +87,7 @@ fn of_training(search: &SearchReport) -> Markup {
     }
 }
 
-fn count(n: Option<u64>) -> String {
+fn count_text(n: Option<u64>) -> String {
     n.map_or("–".into(), grouped)
 }
 

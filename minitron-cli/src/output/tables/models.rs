@@ -6,7 +6,7 @@ use comfy_table::CellAlignment;
 use minitron_engine::report::{bytes, grouped};
 use serde_json::Value;
 
-use super::{entries, right_aligned, table, word};
+use super::{entries, listed, right_aligned, table, word};
 
 /// `inspect`
 pub fn inspect_table(report: &Value) -> String {
@@ -58,7 +58,7 @@ fn legal_sizes(report: &Value, kind: &str) -> String {
 /// `score`: one line per metric and kind.
 pub fn scores_table(report: &Value) -> String {
     let mut kinds: BTreeMap<String, (usize, u64, f64, f64)> = BTreeMap::new();
-    for score in report["scores"].as_array().into_iter().flatten() {
+    for score in listed(&report["scores"]) {
         let name = word(&score["name"]);
         let kind = name
             .rsplit_once('.')
@@ -126,7 +126,7 @@ fn tensor_parallel(report: &Value) -> String {
 /// A line for each program that refuses the model as it is.
 fn clients(report: &Value) -> String {
     let mut lines = String::new();
-    for limit in report["clients"].as_array().into_iter().flatten() {
+    for limit in listed(&report["clients"]) {
         lines += &format!("\n{}: {}", word(&limit["client"]), word(&limit["message"]));
     }
     lines
@@ -134,7 +134,7 @@ fn clients(report: &Value) -> String {
 
 /// One line: how many dims a few calibration windows more might have cut elsewhere.
 fn near_ties(report: &Value) -> String {
-    let dims: Vec<String> = report.as_array().into_iter().flatten().map(word).collect();
+    let dims: Vec<String> = listed(report).map(word).collect();
     let (listed, more) = dims.split_at(dims.len().min(6));
     match more.len() {
         _ if dims.is_empty() => String::new(),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{entries, table, word};
+use super::{entries, listed, table, word};
 
 /// `plugins list`
 pub fn plugins_table(report: &Value) -> String {
@@ -66,10 +66,6 @@ fn parameter_type(schema: &Value) -> String {
         true => types,
         false => format!("{types}, {}..{}", end(min), end(max)),
     }
-}
-
-fn listed(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
 }
 
 /// An end of a range, which may be open.

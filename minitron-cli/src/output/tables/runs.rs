@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use minitron_engine::report::{bytes, in_units, spread};
 use serde_json::Value;
 
-use super::{entries, in_blocks, right_aligned, table, terminal_width, title, word};
+use super::{entries, in_blocks, listed, right_aligned, table, terminal_width, title, word};
 
 /// `search`: the candidates, best first.
 pub fn search_table(report: &Value) -> String {
@@ -98,11 +98,6 @@ fn mean_cell(row: &Value, column: &Value) -> String {
         Some(mean) => spread(key, mean, over["std"].as_f64()),
         None => "-".to_owned(),
     }
-}
-
-/// The values of a list; none where it is absent.
-fn listed(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
 }
 
 /// `generate`

@@ -186,10 +186,10 @@ impl Rounds<'_> {
     ) -> Result<Plan> {
         let groups = self.context.groups(self.axes, spec)?;
         let tokenizer = self.context.tokenizer(self.folder)?;
-        let dims = (spec, groups.as_slice());
+        let pruned = (spec, groups.as_slice());
         let mut inputs = self
             .context
-            .score_inputs(source, dims, &tokenizer, self.windows);
+            .score_inputs(source, pruned, &tokenizer, self.windows);
         inputs.batch_size = self.options.reconstruction.batch_size.max(1);
         inputs.max_memory = self.options.max_memory.map(|bytes| bytes.0);
         let scores = score::score(&inputs, metrics(self.context, &self.options.metrics)?)?;

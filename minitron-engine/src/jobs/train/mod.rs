@@ -97,7 +97,7 @@ pub fn train(context: &Context, options: &TrainOptions, out: &Path, resume: bool
     };
     let training = Training {
         context,
-        training: &options.training,
+        options: &options.training,
         losses: &losses,
         out_dir: out,
         resume,
@@ -122,7 +122,7 @@ pub fn distill(
     };
     let training = Training {
         context,
-        training: &options.training,
+        options: &options.training,
         losses: &losses,
         out_dir: out,
         resume,
@@ -133,7 +133,7 @@ pub fn distill(
 /// One training: what it is asked for, and where it goes.
 struct Training<'a> {
     context: &'a Context<'a>,
-    training: &'a TrainingOptions,
+    options: &'a TrainingOptions,
     losses: &'a [PluginSpec],
     out_dir: &'a Path,
     resume: bool,
@@ -141,23 +141,23 @@ struct Training<'a> {
 
 impl Training<'_> {
     fn run(&self, mut start: WeightStart, mut teacher: Option<TeacherSource>) -> Result<Value> {
-        let (context, training, out_dir) = (self.context, self.training, self.out_dir);
+        let (context, options, out_dir) = (self.context, self.options, self.out_dir);
         refuse(
             context,
-            training,
+            options,
             &start,
             teacher.as_ref(),
             (out_dir, self.resume),
         )?;
         let _claim = OutputLock::of(out_dir)?;
         let vocabulary = self.vocabulary(&start, teacher.as_mut())?;
-        let tokenizer = Arc::new(vocabulary.tokenizer.at(training.text.now()?));
-        let settings = training.settings(context.seed);
+        let tokenizer = Arc::new(vocabulary.tokenizer.at(options.text.now()?));
+        let settings = options.settings(context.seed);
         settings.check()?;
         let teacher = teacher.as_ref();
         let objective = self.objective(&start, teacher)?;
         let loader = RefCell::new(self.loader(&start, &tokenizer)?);
-        let eval_windows = training.eval_windows(context, &start.spec, &tokenizer)?;
+        let eval_windows = options.eval_windows(context, &start.spec, &tokenizer)?;
         let corrected = self.corrected(teacher, &objective)?;
         let taught_by = self.taught_by(teacher, &objective, corrected.as_ref())?;
         let by_labels = self.by_labels(&start.spec)?;
@@ -189,12 +189,12 @@ impl Training<'_> {
             loader: &loader,
             task: Task::of_model(&start.spec.options, tokenizer.mask(), context.seed)?,
             settings: &settings,
-            saving: training.saving(),
+            saving: options.saving(),
             held_out: eval_windows
                 .as_ref()
-                .map(|windows| training.held_out(windows)),
-            max_skipped: training.max_skipped,
-            stop_after: training.stop_after,
+                .map(|windows| options.held_out(windows)),
+            max_skipped: options.max_skipped,
+            stop_after: options.stop_after,
             progress: context.progress,
             interrupt: context.interrupt,
         };
@@ -207,7 +207,7 @@ impl Training<'_> {
         start: &WeightStart,
         teacher: Option<&mut TeacherSource>,
     ) -> Result<Vocabulary> {
-        let (context, training) = (self.context, self.training);
+        let (context, options) = (self.context, self.options);
         let student = Model {
             dir: &start.dir,
             config: &start.config,
@@ -216,13 +216,13 @@ impl Training<'_> {
         let Some(teaching) = teacher else {
             return Vocabulary::open(context, student, None, (Compared::Nothing, false));
         };
-        let data: Vec<DataSpec> = training
+        let data: Vec<DataSpec> = options
             .data
             .iter()
-            .chain(&training.eval_data)
+            .chain(&options.eval_data)
             .cloned()
             .collect();
-        let is_text = are_texts(&data, &training.reading(2, context.seed), context.registry)?;
+        let is_text = are_texts(&data, &options.reading(2, context.seed), context.registry)?;
         let compared = if is_text {
             Compared::Text
         } else {
@@ -243,7 +243,7 @@ impl Training<'_> {
         let kept = kept.as_deref();
         let objective = objective(self.context, self.losses, &start.spec, spec, kept)?;
         Ok(Objective {
-            recompute: self.training.recompute,
+            recompute: self.options.recompute,
             ..objective
         })
     }
@@ -253,7 +253,7 @@ impl Training<'_> {
         let losses = self.context.defaults.training_losses();
         let objective = objective(self.context, &losses, student, None, None)?;
         Ok(Objective {
-            recompute: self.training.recompute,
+            recompute: self.options.recompute,
             ..objective
         })
     }
@@ -282,11 +282,11 @@ impl Training<'_> {
     }
 
     fn loader(&self, start: &WeightStart, tokenizer: &Arc<Tokenizer>) -> Result<DataLoader> {
-        let (context, training) = (self.context, self.training);
-        let seq_len = seq_len_or_default(training.seq_len, &start.spec, tokenizer);
+        let (context, options) = (self.context, self.options);
+        let seq_len = seq_len_or_default(options.seq_len, &start.spec, tokenizer);
         let options = LoaderOptions {
-            reading: &training.reading(seq_len, context.seed),
-            specs: training.data.as_slice(),
+            reading: &options.reading(seq_len, context.seed),
+            specs: options.data.as_slice(),
             tokenizer,
             registry: context.registry,
             block_tokens: BLOCK_TOKENS,
@@ -307,7 +307,7 @@ impl Training<'_> {
     }
 
     fn card(&self, start: &WeightStart, teacher: Option<&TeacherSource>) -> Result<Card> {
-        card_of(self.context, self.training, start, teacher, self.losses)
+        card_of(self.context, self.options, start, teacher, self.losses)
     }
 
     /// All that decides the result besides the settings, with the models' names for messages.
@@ -318,7 +318,7 @@ impl Training<'_> {
         start: &WeightStart,
         teacher: Option<&TeacherSource>,
     ) -> Result<Value> {
-        let held_out = (eval_windows, self.training.eval_every);
+        let held_out = (eval_windows, self.options.eval_every);
         let student = start.digest(self.context.seed)?;
         let (context, losses) = (self.context, self.losses);
         let mut identity = identity(context, losses, loader, held_out, &student, teacher)?;

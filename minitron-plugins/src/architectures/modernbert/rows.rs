@@ -6,7 +6,7 @@ use minitron_core::spec::{CheckpointInfo, Param, ParamKind, Role, Shape, Side, T
 
 use crate::architectures::encoder::class;
 
-/// How a file spells the family.
+/// What a file has of the family, and under which names.
 pub(super) struct Spelling {
     prefix: &'static str,
     pub has_head: bool,

@@ -284,13 +284,14 @@ fn are_lengths_backed(values: &[u8], encoding: Encoding) -> bool {
     (0..n_runs).all(|_| differences(&mut rest).is_ok_and(|n| n <= MOST_VALUES))
 }
 
-fn count(rest: &mut &[u8]) -> Result<usize> {
+/// A varint as a size.
+fn read_count(rest: &mut &[u8]) -> Result<usize> {
     Ok(usize::try_from(varint(rest)?)?)
 }
 
 /// Passes a run of differences, and says how many numbers they are.
 fn differences(rest: &mut &[u8]) -> Result<usize> {
-    let (block, n_parts, n) = (count(rest)?, count(rest)?, count(rest)?);
+    let (block, n_parts, n) = (read_count(rest)?, read_count(rest)?, read_count(rest)?);
     zigzag(rest)?;
     let per_part = block.checked_div(n_parts).ok_or_else(contradiction)?;
     let mut left = n.saturating_sub(1);

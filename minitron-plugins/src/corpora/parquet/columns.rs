@@ -95,10 +95,11 @@ pub(super) fn of_examples(
     };
     let pairs = [["prompt", "completion"], ["instruction", "output"]];
     let by_pairs = chosen.is_none() && *field == *crate::corpora::default_field();
-    let has_pair = pairs
-        .iter()
-        .any(|pair| pair.iter().all(|name| named(root, name).is_some()));
-    let is_there = !talks.is_empty() || (by_pairs && has_pair);
+    let has_pair = by_pairs
+        && pairs
+            .iter()
+            .any(|pair| pair.iter().all(|name| named(root, name).is_some()));
+    let is_there = !talks.is_empty() || has_pair;
     if !is_there && !is_named {
         return None;
     }

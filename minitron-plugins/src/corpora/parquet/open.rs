@@ -21,7 +21,7 @@ use crate::corpora::{self, bad, check_fetched, read_error};
 pub(super) fn open(path: &Path) -> Result<(File, SerializedFileReader<File>)> {
     let mut file = corpora::open(path)?;
     check_kind(&mut file, path)?;
-    let reader = guarded(|| read(&file)).map_err(|e| unreadable(path, &e))?;
+    let reader = guarded(|| reader_of(&file)).map_err(|e| unreadable(path, &e))?;
     let groups = reader.metadata().row_groups();
     let mut columns = groups.iter().flat_map(|group| group.columns());
     if let Some(column) = columns.find(|column| is_foreign(column.compression())) {
@@ -33,7 +33,7 @@ pub(super) fn open(path: &Path) -> Result<(File, SerializedFileReader<File>)> {
     Ok((file, reader))
 }
 
-fn read(file: &File) -> Result<SerializedFileReader<File>, ParquetError> {
+fn reader_of(file: &File) -> Result<SerializedFileReader<File>, ParquetError> {
     backed::check_footer(file)?;
     SerializedFileReader::new(file.try_clone()?)
 }
