@@ -647,7 +647,7 @@ slow_campaigns! {
 fn some_faults_under_commands_leave_them_whole() {
     // Of all: make test-slow.
     for name in ["score", "prune", "plugins new", "train"] {
-        campaign(&job(name), 6);
+        campaign(&job(name), 4);
     }
 }
 

@@ -375,6 +375,9 @@ fn libraries_of_others_are_refused() {
 
 /// The guide's first chapter, step by step, outside the repository; then the same plugin with a
 /// mistake.
+/// What is tested is that it builds and runs, not how fast.
+const QUICK: &str = "profile.release.package.minitron-core.opt-level=0";
+
 #[test]
 fn a_new_plugin_builds_passes_and_runs_as_it_is_and_its_panic_is_an_error() {
     let (dir, model, text) = desk();
@@ -391,7 +394,7 @@ fn a_new_plugin_builds_passes_and_runs_as_it_is_and_its_panic_is_an_error() {
         let output = Command::new("cargo")
             .current_dir(&crate_dir)
             .args(args)
-            .args(["--release", "--offline"])
+            .args(["--release", "--offline", "--config", QUICK])
             .env("CARGO_TARGET_DIR", &target)
             .output()
             .unwrap();

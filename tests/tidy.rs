@@ -219,13 +219,12 @@ fn core_names_no_concrete_plugin() {
         .collect::<Vec<_>>();
     // Before a colon it is a key of some JSON, and behind `requires` another option.
     let is_named = |line: &str, tag: &str| {
-        let elsewhere = [format!("\"{tag}\":"), format!("requires = \"{tag}\"")];
-        elsewhere
-            .iter()
-            .fold(line.to_owned(), |line, other| line.replace(other, ""))
-            .contains(&format!("\"{tag}\""))
+        let quoted = format!("\"{tag}\"");
+        line.match_indices(&quoted).any(|(at, _)| {
+            !line[..at].ends_with("requires = ") && !line[at + quoted.len()..].starts_with(':')
+        })
     };
-    let names_tag = |line: &str| tags.iter().any(|tag| is_named(line, tag));
+    let names_tag = |line: &str| line.contains('"') && tags.iter().any(|tag| is_named(line, tag));
     // Messages of a chat have parts of type `text`, whatever a corpus is called.
     let is_chat = |source: &Source| {
         [

@@ -167,6 +167,7 @@ typetag = "0.2"
 debug = "line-tables-only"
 incremental = true
 overflow-checks = true
+strip = "none"
 
 # Not part of another workspace, wherever it lies.
 [workspace]

@@ -1,6 +1,6 @@
 //! `search`: the best small shape (arXiv 2407.14679, section 2.3). Candidates come from a grid by
-//! sizes alone, are screened as views, and trained shortly in rungs, from which the better half goes
-//! on. How alike two orders of them are says what a screening was worth.
+//! sizes alone, are screened as views, and trained shortly in rungs, from which the better half
+//! goes on. How alike two orders of them are says what a screening was worth.
 
 mod cost;
 mod field;

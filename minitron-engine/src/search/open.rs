@@ -53,8 +53,8 @@ impl<'a> Field<'a> {
         Ok((field, record))
     }
 
-    /// Reads the original, its scores and the texts; the steps are not known yet. With it, where the
-    /// scores lie.
+    /// Reads the original, its scores and the texts; the steps are not known yet. With it, where
+    /// the scores lie.
     fn read(
         context: &'a Context<'a>,
         options: &'a SearchOptions,

@@ -41,7 +41,8 @@ fn in_words(search: &SearchReport) -> Markup {
             }
             @if grid.n_points.is_some() {
                 li {
-                    (count_text(grid.n_points)) " shapes looked at, " (count_text(grid.n_legal)) " legal"
+                    (count_text(grid.n_points)) " shapes looked at, "
+                    (count_text(grid.n_legal)) " legal"
                     @if target.params.is_some() || target.memory_bytes.is_some() {
                         ", " (count_text(grid.n_within)) " within the target"
                     }

@@ -87,7 +87,8 @@ impl IndexHead {
         })
     }
 
-    /// Refuses a file without bounds, or of another size than the lists need, with modes or without.
+    /// Refuses a file without bounds, or of another size than the lists need, with modes or
+    /// without.
     fn check_size(&self, path: &Path, found: u64) -> Result<()> {
         let (n_sequences, n_bounds) = (self.n_sequences, self.n_bounds);
         let bare = size(n_sequences, n_bounds);
