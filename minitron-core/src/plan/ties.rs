@@ -152,10 +152,10 @@ impl Ties {
             possible.push((&queries.by, &queries.of, queries.per_kv_head, 1));
         }
         let mut found: Vec<Led> = Vec::new();
-        for (kind, by, times, divisor) in possible {
+        for (by, kind, factor, divisor) in possible {
             let is_free = is_given(by) && !is_given(kind);
             if is_free && found.iter().all(|other| other.kind != kind) {
-                found.push(Led::new(kind, by, times, divisor));
+                found.push(Led::new(by, kind, factor, divisor));
             }
         }
         found
