@@ -16,7 +16,8 @@ impl StudentEditor<'_> {
     /// A weight of the student, as a layer multiplies with it, [out | in], in f64 on the CPU.
     ///
     /// # Errors
-    /// `Internal` where the family has none: ask [`ModelSpec::find`](crate::spec::ModelSpec::find) first.
+    /// `Internal` where the family has none: ask
+    /// [`ModelSpec::find`](crate::spec::ModelSpec::find) first.
     pub fn read(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
         laid_out(&self.student()?, self.param(at, role, kind)?)
     }
