@@ -21,7 +21,7 @@ use minitron_core::spec::ModelSpec;
 use minitron_core::windows::{Tokenize, Windows};
 use minitron_engine::data::Tokenizer;
 use minitron_engine::score::{Metric, ScorerSet};
-use minitron_plugins::laws::{self, Sample, Trial, UNTRIED, gradient_error};
+use minitron_plugins::laws::{self, SampleModel, Trial, UNTRIED, gradient_error};
 use serde_json::{Value, json};
 use tch::{Kind as Element, Tensor};
 
@@ -175,10 +175,10 @@ fn everyone() -> Registry {
 }
 
 /// A model of every family.
-fn samples(registry: &Registry) -> Vec<Sample> {
+fn samples(registry: &Registry) -> Vec<SampleModel> {
     families()
         .iter()
-        .map(|config| Sample::new(registry, config, 1).unwrap())
+        .map(|config| SampleModel::new(registry, config, 1).unwrap())
         .collect()
 }
 

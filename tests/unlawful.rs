@@ -20,7 +20,7 @@ use minitron_core::descriptor;
 use minitron_core::error::Result;
 use minitron_core::evaluate::scan_rows;
 use minitron_core::model::{
-    Context, Linear, LoadOptions, MixerState, PartWeights, Port, PortTap, Ports, Transformer,
+    Linear, LoadOptions, MixerContext, MixerState, PartWeights, Port, PortTap, Ports, Transformer,
 };
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
@@ -202,7 +202,7 @@ impl RunMixer for RunBadMixer {
     fn forward(
         &self,
         x_bte: &Tensor,
-        _: &Context,
+        _: &MixerContext,
         _: Option<&mut MixerState>,
         tap: &mut PortTap,
     ) -> Result<Tensor> {
@@ -744,7 +744,7 @@ fn what_panics_while_shown_or_dropped_unwinds_no_further_than_its_guard() {
         .unwrap();
     assert_eq!(format!("{brittle:?}"), "<its Debug panicked: shown>");
     assert_eq!(format!("{brittle:#?}"), "<its Debug panicked: shown>");
-    let llama = laws::Sample::new(&registry, &laws::sample_config("llama"), 1).unwrap();
+    let llama = laws::SampleModel::new(&registry, &laws::sample_config("llama"), 1).unwrap();
     let group = PruneGroup::of_kind(&llama.spec, MLP).remove(0);
     let scorer = brittle.scorer(&group).unwrap();
     assert!(format!("{scorer:?}").contains("<its Debug panicked: shown>"));
@@ -800,7 +800,7 @@ fn a_mixer_of_a_library_is_guarded_wherever_it_is_asked_and_a_built_in_one_is_le
 fn a_measurement_that_is_no_number_is_the_evaluators_error_with_its_key_and_value() {
     let registry = opened();
     let spec = PluginSpec::bare("bad_measure").with("fault", "infinite");
-    let model = laws::Sample::new(&registry, &laws::sample_config("llama"), 1).unwrap();
+    let model = laws::SampleModel::new(&registry, &laws::sample_config("llama"), 1).unwrap();
     let model = Transformer::load(&model.source, &model.spec, LoadOptions::default()).unwrap();
     let windows = some_windows(2, 8, 61, 1).unwrap();
     let subject = Subject {

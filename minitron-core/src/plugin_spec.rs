@@ -13,6 +13,15 @@ use crate::digest;
 use crate::error::{Error, Result};
 
 /// Tag and parameters of a plugin.
+///
+/// ```
+/// use minitron_core::plugin_spec::PluginSpec;
+///
+/// let spec: PluginSpec = "activation:batch=l2,seq=mean".parse()?;
+/// assert_eq!(spec, PluginSpec::bare("activation").with("batch", "l2").with("seq", "mean"));
+/// assert_eq!(spec.to_string(), "activation:batch=l2,seq=mean");
+/// # Ok::<(), minitron_core::error::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PluginSpec {
     /// Public name.

@@ -10,7 +10,7 @@ use minitron_core::error::Error;
 use minitron_core::model::Transformer;
 use minitron_core::windows::{Task, Windows};
 use minitron_engine::train::{
-    HeldOut, InMemoryTeacher, MasterWeights, Saving, Shape, TrainSettings,
+    HeldOut, InMemoryTeacher, MasterWeights, Saving, ScheduleShape, TrainSettings,
 };
 use serde_json::Value;
 use tch::IndexOp;
@@ -359,7 +359,12 @@ fn weight_decay_takes_from_matrices_and_tables_alone() {
 #[test]
 fn a_schedule_is_followed_step_by_step() {
     let (model, teacher, windows) = some_job();
-    for schedule in [Shape::Cosine, Shape::Linear, Shape::Constant, Shape::Wsd] {
+    for schedule in [
+        ScheduleShape::Cosine,
+        ScheduleShape::Linear,
+        ScheduleShape::Constant,
+        ScheduleShape::Wsd,
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let settings = TrainSettings {
             schedule,
@@ -376,7 +381,7 @@ fn a_schedule_is_followed_step_by_step() {
         .unwrap();
         let found = column(dir.path(), "lr");
         assert_eq!(found, expected);
-        if schedule == Shape::Wsd {
+        if schedule == ScheduleShape::Wsd {
             // Three of nine steps decay, from the peak at the sixth.
             assert_eq!(found[1..6], [3e-3; 5]);
             assert!(
@@ -524,7 +529,7 @@ fn the_state_of_the_best_evaluation_outlives_newer_ones() {
     // Uphill on purpose: random tokens are not learned, so what is held out is soon worse.
     let settings = TrainSettings {
         lr: 0.1,
-        schedule: Shape::Constant,
+        schedule: ScheduleShape::Constant,
         ..settings()
     };
     let run = || {

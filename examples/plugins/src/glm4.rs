@@ -5,7 +5,7 @@ use minitron_core::checkpoint::Config;
 use minitron_core::contract::{Architecture, Mixer, Observed, RunMixer};
 use minitron_core::error::Result;
 use minitron_core::mixers::{Attention, Gate};
-use minitron_core::model::{Context, Linear, MixerState, PartWeights, Port, PortTap, Ports};
+use minitron_core::model::{Linear, MixerContext, MixerState, PartWeights, Port, PortTap, Ports};
 use minitron_core::serde_json::json;
 use minitron_core::spec::{
     CheckpointInfo, Cost, HEADS, KV_HEADS, ModelSpec, Norm, NormKind, Role, Rotary, RotaryDefaults,
@@ -154,7 +154,7 @@ impl RunMixer for RunNeighbours {
     fn forward(
         &self,
         x_bte: &Tensor,
-        context: &Context,
+        context: &MixerContext,
         state: Option<&mut MixerState>,
         tap: &mut PortTap,
     ) -> Result<Tensor> {
@@ -203,7 +203,7 @@ impl RunNeighbours {
     /// Queries or keys at their positions. First of each pair come before the seconds, as the
     /// built-in rotation wants them; queries and keys keep that order, so that their products are
     /// the same.
-    fn turned(&self, x_bthk: &Tensor, context: &Context) -> Result<Tensor> {
+    fn turned(&self, x_bthk: &Tensor, context: &MixerContext) -> Result<Tensor> {
         let Some(rotary) = &self.rotary else {
             return Ok(x_bthk.shallow_clone());
         };

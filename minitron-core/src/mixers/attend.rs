@@ -4,7 +4,7 @@
 use tch::{Kind, Tensor};
 
 use crate::error::Result;
-use crate::nn::{Context, blocks};
+use crate::nn::{MixerContext, blocks};
 
 /// Keys and values [B, G, S, K].
 pub(super) struct Keys<'a> {
@@ -32,7 +32,7 @@ pub(super) fn attend(
     rule: Rule,
     query_bhtk: &Tensor,
     keys: &Keys,
-    context: &Context,
+    context: &MixerContext,
 ) -> Result<Tensor> {
     let n_tokens = context.n_tokens;
     let n_keys = keys.key_bgsk.size4()?.2;
@@ -69,7 +69,7 @@ fn in_blocks(
     rule: Rule,
     query_bhtk: &Tensor,
     keys: &Keys,
-    context: &Context,
+    context: &MixerContext,
     reach: i64,
 ) -> Result<Tensor> {
     let (n_batch, n_heads, n_tokens, head_dim) = query_bhtk.size4()?;

@@ -7,7 +7,7 @@ use super::layout::{Layout, QkNorm};
 use super::pairs::shares_of_pairs;
 use super::{Mixer, Observed, Rescale, RunMixer};
 use crate::error::Result;
-use crate::nn::{Context, Linear, MixerState, NormLayer, PartWeights, PortTap};
+use crate::nn::{Linear, MixerContext, MixerState, NormLayer, PartWeights, PortTap};
 use crate::parts::{
     Cost, HEADS, KV_HEADS, Norm, ParamKind, Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling,
 };
@@ -249,7 +249,7 @@ impl RunMixer for RunAttention {
     fn forward(
         &self,
         x_bte: &Tensor,
-        context: &Context,
+        context: &MixerContext,
         state: Option<&mut MixerState>,
         tap: &mut PortTap,
     ) -> Result<Tensor> {
@@ -364,7 +364,12 @@ impl RunAttention {
     }
 
     /// Queries and keys at their positions.
-    fn turned(&self, query: Tensor, key: Tensor, context: &Context) -> Result<(Tensor, Tensor)> {
+    fn turned(
+        &self,
+        query: Tensor,
+        key: Tensor,
+        context: &MixerContext,
+    ) -> Result<(Tensor, Tensor)> {
         let (mut query, mut key) = (query, key);
         if let Some(rotary) = &self.of.rotary {
             let rope = context.rope(rotary)?;

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use tch::Tensor;
 
 use crate::error::Result;
-use crate::nn::{Context, MixerState, PartWeights, PortTap};
+use crate::nn::{MixerContext, MixerState, PartWeights, PortTap};
 use crate::parts::{Cost, Norm, Port, Ports, Role};
 
 /// What reads the residual stream and gives what is added to it: attention, an MLP. Data, made by
@@ -76,7 +76,7 @@ pub trait RunMixer: Debug {
     fn forward(
         &self,
         x_bte: &Tensor,
-        context: &Context,
+        context: &MixerContext,
         state: Option<&mut MixerState>,
         tap: &mut PortTap,
     ) -> Result<Tensor>;

@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::{Mixer, Observed, RunMixer};
 use crate::error::{Present, Result};
-use crate::nn::{Context, Linear, MixerState, PartWeights, PortTap, activate};
+use crate::nn::{Linear, MixerContext, MixerState, PartWeights, PortTap, activate};
 use crate::parts::{Activation, Cost, MLP, Port, Ports, Role};
 
 /// down(act(gate(x)) · up(x)), or down(act(up(x))) without a gate.
@@ -105,7 +105,7 @@ impl RunMixer for RunMlp {
     fn forward(
         &self,
         x_bte: &Tensor,
-        _: &Context,
+        _: &MixerContext,
         _: Option<&mut MixerState>,
         tap: &mut PortTap,
     ) -> Result<Tensor> {

@@ -7,7 +7,7 @@ use super::weights::Weights;
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 use crate::mixers::RunMixer;
-use crate::nn::{Context, MixerState, NormLayer, PartWeights, PortTap, Tap, show};
+use crate::nn::{MixerContext, MixerState, NormLayer, PartWeights, PortTap, Tap, show};
 use crate::spec::{At, ModelSpec, Norm, Port, Role, Site};
 
 /// One layer, which can be loaded and run on its own.
@@ -76,7 +76,7 @@ impl Block {
     pub fn forward(
         &self,
         x_bte: &Tensor,
-        context: &Context,
+        context: &MixerContext,
         tap: &mut dyn Tap,
         mut states: Option<&mut [MixerState]>,
     ) -> Result<Tensor> {
@@ -100,7 +100,7 @@ impl Block {
     pub fn shown(
         &self,
         x_bte: &Tensor,
-        context: &Context,
+        context: &MixerContext,
         tap: &mut dyn Tap,
         states: Option<&mut [MixerState]>,
     ) -> Result<Tensor> {
@@ -131,7 +131,7 @@ impl Block {
         &self,
         part: usize,
         stream: Stream,
-        context: &Context,
+        context: &MixerContext,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
         self.part(part)?.added(stream, context, tap, None)
@@ -173,7 +173,7 @@ impl RunPart {
     fn added(
         &self,
         stream: Stream,
-        context: &Context,
+        context: &MixerContext,
         tap: &mut dyn Tap,
         state: Option<&mut MixerState>,
     ) -> Result<Tensor> {

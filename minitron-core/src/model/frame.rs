@@ -5,12 +5,12 @@ use std::collections::{BTreeSet, HashMap};
 use tch::{Device, Kind, Tensor};
 
 use super::LoadOptions;
-use super::head::Head;
+use super::head::LmHead;
 use super::weights::Weights;
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 use crate::nn::NormLayer;
-use crate::nn::{Context, Input};
+use crate::nn::{Input, MixerContext};
 use crate::nn::{Tap, show};
 use crate::spec::{At, ModelSpec, Param, ParamKind, Role, Site};
 
@@ -29,7 +29,7 @@ pub struct Frame {
     causal: bool,
     kind: Kind,
     final_norm: Option<NormLayer>,
-    head: Option<Head>,
+    head: Option<LmHead>,
 }
 
 /// The token table, or those of its rows that some text needs.
@@ -79,7 +79,7 @@ impl Frame {
             false => None,
         };
         let head = if with_head {
-            Head::load(&mut weights, whole.as_ref())?
+            LmHead::load(&mut weights, whole.as_ref())?
         } else {
             None
         };
@@ -88,7 +88,7 @@ impl Frame {
 
     /// The head is read after the layers, so that parameters come in the order of the forward pass.
     pub(super) fn load(weights: &mut Weights, table_ve: Tensor) -> Result<Self> {
-        let head = Head::load(weights, Some(&table_ve))?;
+        let head = LmHead::load(weights, Some(&table_ve))?;
         Self::around(
             weights,
             TokenTable {
@@ -99,7 +99,7 @@ impl Frame {
         )
     }
 
-    fn around(weights: &mut Weights, tokens: TokenTable, head: Option<Head>) -> Result<Self> {
+    fn around(weights: &mut Weights, tokens: TokenTable, head: Option<LmHead>) -> Result<Self> {
         weights.spec.check_computable()?;
         let (spec, place) = (weights.spec, weights.options);
         let (embedding, final_norm) = (&spec.options.embedding, spec.options.final_norm);
@@ -194,9 +194,9 @@ impl Frame {
         n_tokens: i64,
         attention_mask_bt: Option<&Tensor>,
         positions_bt: Option<&Tensor>,
-    ) -> Result<Context> {
+    ) -> Result<MixerContext> {
         let device = self.tokens.table_ve.device();
-        Context::new(self.causal, start, n_tokens, device, self.kind)
+        MixerContext::new(self.causal, start, n_tokens, device, self.kind)
             .beside(attention_mask_bt, positions_bt)
     }
 
@@ -228,7 +228,7 @@ impl Frame {
     ///
     /// # Errors
     /// `Data` for an encoder without a head.
-    pub fn head(&self) -> Result<&Head> {
+    pub fn head(&self) -> Result<&LmHead> {
         self.head.as_ref().ok_or_else(|| {
             Error::Data(format!(
                 "this `{}` model has no language-model head",

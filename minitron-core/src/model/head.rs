@@ -10,14 +10,14 @@ use crate::spec::{Activation, At, ParamKind, Role};
 
 /// A projection on the vocabulary, which BERT's kind puts a layer of its own before.
 #[derive(Debug)]
-pub struct Head {
+pub struct LmHead {
     transform: Option<(Linear, Activation, NormLayer)>,
     projection: Linear,
     scale: f64,
     softcap: Option<f64>,
 }
 
-impl Head {
+impl LmHead {
     /// None for a model whose output is its hidden state.
     pub(super) fn load(weights: &mut Weights, table_ve: Option<&Tensor>) -> Result<Option<Self>> {
         let spec = weights.spec;
@@ -44,7 +44,7 @@ impl Head {
             },
             _ => weights.part(At::Model).linear(Role::HEAD)?,
         };
-        Ok(Some(Head {
+        Ok(Some(LmHead {
             transform,
             projection,
             scale: head.scale,

@@ -13,14 +13,14 @@ mod run;
 mod weights;
 
 pub use crate::nn::{
-    Context, Input, Linear, MixerState, NoTap, NormLayer, PartWeights, PortTap, Rope, Tap,
+    Input, Linear, MixerContext, MixerState, NoTap, NormLayer, PartWeights, PortTap, Rope, Tap,
     activate, over_shared_ids, row_chunks,
 };
 pub use block::{Block, Stream};
 pub use cache::Cache;
 pub use frame::Frame;
 pub use fresh::fresh_weights;
-pub use head::Head;
+pub use head::LmHead;
 pub use run::{BatchStore, InMemory, LayerStore, Walk, hidden_of, run_layers};
 
 pub use crate::spec::{Port, Ports, Site};
@@ -118,7 +118,7 @@ impl Transformer {
         &self,
         layer_idx: usize,
         x_bte: &Tensor,
-        context: &Context,
+        context: &MixerContext,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
         match self.blocks.get(layer_idx) {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tch::{Device, Tensor};
 use tracing::debug_span;
 
-use super::{Block, Cache, Context, Frame, Input, LoadOptions, Tap, Transformer};
+use super::{Block, Cache, Frame, Input, LoadOptions, MixerContext, Tap, Transformer};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 use crate::spec::ModelSpec;
@@ -214,7 +214,7 @@ struct Forward<'a, 'i> {
     frame: &'a Frame,
     input: Input<'i>,
     start: i64,
-    context: Context,
+    context: MixerContext,
     tap: &'a mut dyn Tap,
     cache: Option<&'a mut Cache>,
     hidden_bte: Option<Tensor>,

@@ -36,7 +36,7 @@ impl<'a> From<&'a Tensor> for Input<'a> {
 
 /// How the tokens of a batch lie. S keys: the tokens, behind those of a state.
 #[derive(Debug)]
-pub struct Context {
+pub struct MixerContext {
     /// Tokens before these, which states hold.
     pub start: i64,
     /// Tokens of a sequence.
@@ -61,11 +61,11 @@ enum MaskKey {
     Band(i64),
 }
 
-impl Context {
+impl MixerContext {
     /// Of `n_tokens` tokens from position `start` on, all of them seen.
     pub fn new(causal: bool, start: i64, n_tokens: i64, device: Device, kind: Kind) -> Self {
         let (ropes, masks) = (RefCell::default(), RefCell::default());
-        Context {
+        MixerContext {
             start,
             n_tokens,
             causal,

@@ -12,7 +12,7 @@ mod rows;
 mod state;
 mod tap;
 
-pub use context::{Context, Input, blocks};
+pub use context::{Input, MixerContext, blocks};
 pub use layers::{Linear, NormLayer, activate};
 pub use part_weights::{PartWeights, ReadWeights};
 pub use rope::Rope;

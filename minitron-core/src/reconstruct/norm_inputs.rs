@@ -8,7 +8,7 @@ use super::editor::StudentEditor;
 use super::projections::rows;
 use super::stream_state::StreamState;
 use crate::error::{Error, Result};
-use crate::model::{Block, Context, InMemory, LayerStore, Port, Site, Tap, Walk, run_layers};
+use crate::model::{Block, InMemory, LayerStore, MixerContext, Port, Site, Tap, Walk, run_layers};
 use crate::progress::Progress;
 use crate::spec::{At, Param, ParamKind, Role, Sublayer};
 
@@ -90,7 +90,7 @@ impl StudentEditor<'_> {
         part: &Sublayer,
         (block, number): (&Block, usize),
         state: &mut StreamState,
-        context: &Context,
+        context: &MixerContext,
         look: &mut Look,
     ) -> Result<()> {
         let at = source.in_layer(layer_idx);
@@ -152,7 +152,7 @@ impl StudentEditor<'_> {
 struct Looking<'a, 'p, 'l> {
     editor: &'a StudentEditor<'p>,
     states: std::vec::IntoIter<StreamState>,
-    contexts: Vec<Context>,
+    contexts: Vec<MixerContext>,
     look: &'a mut Look<'l>,
     progress: &'a dyn Progress,
 }

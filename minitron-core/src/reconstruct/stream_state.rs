@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use crate::error::Result;
-use crate::model::{Block, Context, NoTap, Stream, Tap};
+use crate::model::{Block, MixerContext, NoTap, Stream, Tap};
 
 /// One batch on its way through a model.
 pub(super) struct StreamState {
@@ -44,7 +44,7 @@ impl StreamState {
     }
 
     /// Past one part of a layer; the sum before it settles is given back.
-    pub fn pass(&mut self, block: &Block, part: usize, context: &Context) -> Result<Tensor> {
+    pub fn pass(&mut self, block: &Block, part: usize, context: &MixerContext) -> Result<Tensor> {
         self.pass_shown(block, part, context, &mut NoTap)
     }
 
@@ -53,7 +53,7 @@ impl StreamState {
         &mut self,
         block: &Block,
         part: usize,
-        context: &Context,
+        context: &MixerContext,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
         if part == 0 {

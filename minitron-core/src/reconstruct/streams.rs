@@ -14,7 +14,7 @@ use super::editor::StudentEditor;
 use super::projections::{Capture, ProjectionSet, ProjectionStats};
 use super::stream_state::StreamState;
 use crate::error::{Error, Result};
-use crate::model::{Block, Context, Frame, Input, NoTap, Site};
+use crate::model::{Block, Frame, Input, MixerContext, NoTap, Site};
 use crate::spec::{At, HIDDEN, ParamKind, Role, Sublayer};
 
 /// What the student's stream should be after each part of a layer.
@@ -32,7 +32,7 @@ pub enum Reference {
 struct Streams {
     reference: Reference,
     /// One per batch.
-    contexts: Vec<Context>,
+    contexts: Vec<MixerContext>,
     teacher: Vec<StreamState>,
     student: Vec<StreamState>,
 }
@@ -124,7 +124,10 @@ impl StudentEditor<'_> {
     }
 
     /// Token ids of every batch of the calibration text, embedded by student or teacher.
-    pub(super) fn embedded(&self, of_student: bool) -> Result<(Vec<StreamState>, Vec<Context>)> {
+    pub(super) fn embedded(
+        &self,
+        of_student: bool,
+    ) -> Result<(Vec<StreamState>, Vec<MixerContext>)> {
         let calibration = self.calibration()?;
         let windows = calibration.windows;
         let mut tokens = BTreeSet::new();

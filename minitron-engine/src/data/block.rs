@@ -48,7 +48,7 @@ pub struct Start {
 
 /// Windows that are visited in one permutation.
 #[derive(Debug)]
-pub(super) struct Block {
+pub(super) struct TokenBlock {
     pub start: Start,
     pub windows: Arc<Windows>,
     /// Windows in the order of training.
@@ -57,7 +57,7 @@ pub(super) struct Block {
     pub is_epoch: bool,
 }
 
-impl Block {
+impl TokenBlock {
     pub fn new(
         start: Start,
         windows: Arc<Windows>,
@@ -67,7 +67,7 @@ impl Block {
     ) -> Self {
         let mut order: Vec<usize> = (0..windows.len()).collect();
         shuffle(&mut order, seed, start.epoch, (source, start.block));
-        Block {
+        TokenBlock {
             start,
             windows,
             order,

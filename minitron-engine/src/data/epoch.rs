@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 
-use super::block::{Block, Source, Start};
+use super::block::{Source, Start, TokenBlock};
 use super::documents::{DocumentPosition, DocumentReader};
 use super::packing::{WholePacker, cut_at_turns};
 use super::text_options::Pack;
@@ -23,7 +23,7 @@ const GROUP_LEN: usize = 4096;
 pub(super) fn send_blocks(
     source: &Source,
     start: Start,
-    blocks: &SyncSender<Result<Block>>,
+    blocks: &SyncSender<Result<TokenBlock>>,
     stop: &AtomicBool,
 ) {
     if let Err(error) = pack_all(source, start, blocks, stop) {
@@ -35,7 +35,7 @@ pub(super) fn send_blocks(
 fn pack_all(
     source: &Source,
     mut start: Start,
-    blocks: &SyncSender<Result<Block>>,
+    blocks: &SyncSender<Result<TokenBlock>>,
     stop: &AtomicBool,
 ) -> Result<()> {
     loop {
@@ -99,7 +99,7 @@ impl<'s> Packer<'s> {
     }
 
     /// The next block; none at the end of the epoch, or where it was told to stop.
-    fn block(&mut self) -> Result<Option<Block>> {
+    fn block(&mut self) -> Result<Option<TokenBlock>> {
         let mut start = self.next;
         if self.fill()? {
             let front = self.pending.front();
@@ -143,7 +143,7 @@ impl<'s> Packer<'s> {
             ..start
         };
         let is_epoch = is_first && self.is_read && self.pending.is_empty();
-        Ok(Some(Block::new(
+        Ok(Some(TokenBlock::new(
             start,
             Arc::new(windows),
             is_epoch,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::block::{Block, Source, Start};
+use super::block::{Source, Start, TokenBlock};
 use super::documents::DataSources;
 use super::identity;
 use super::mixture::Mixture;
@@ -158,7 +158,7 @@ impl DataLoader {
     /// The same windows in every epoch, in the order of [`super::Order`].
     pub fn of_windows(windows: Arc<Windows>, seed: u64) -> Self {
         let digest = windows.digest().to_owned();
-        let block = Block::new(Start::default(), windows, true, seed, 0);
+        let block = TokenBlock::new(Start::default(), windows, true, seed, 0);
         let stream = SourceStream::of_block(block, seed);
         DataLoader::of(vec![stream], Mixture::new(&[1.0]), digest, None)
     }

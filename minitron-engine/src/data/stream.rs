@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::block::{Block, Source, Start};
+use super::block::{Source, Start, TokenBlock};
 use super::worker::Worker;
 use minitron_core::error::{Error, Result};
 use minitron_core::windows::Sample;
@@ -29,7 +29,7 @@ pub(super) struct SourceStream {
     source: Option<Arc<Source>>,
     /// None where the block is the epoch.
     worker: Option<Worker>,
-    pub block: Block,
+    pub block: TokenBlock,
     n_taken: usize,
     pub n_total: u64,
 }
@@ -78,7 +78,7 @@ impl StartingStream {
 
 impl SourceStream {
     /// Windows in memory: one block, which is the epoch.
-    pub fn of_block(block: Block, seed: u64) -> Self {
+    pub fn of_block(block: TokenBlock, seed: u64) -> Self {
         SourceStream {
             idx: 0,
             seed,
@@ -119,12 +119,12 @@ impl SourceStream {
     }
 
     /// The block in the order of another epoch.
-    fn epoch(&self, epoch: u64) -> Block {
+    fn epoch(&self, epoch: u64) -> TokenBlock {
         let start = Start {
             epoch,
             ..self.block.start
         };
-        Block::new(start, self.block.windows.clone(), true, self.seed, self.idx)
+        TokenBlock::new(start, self.block.windows.clone(), true, self.seed, self.idx)
     }
 
     /// Goes to a place.

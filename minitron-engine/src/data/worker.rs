@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use super::block::{Block, Source, Start};
+use super::block::{Source, Start, TokenBlock};
 use super::epoch::send_blocks;
 use minitron_core::error::{Error, IoContext, Result};
 
 /// A thread that prepares blocks, one ahead of what was asked for.
 #[derive(Debug)]
 pub(super) struct Worker {
-    blocks: Option<Receiver<Result<Block>>>,
+    blocks: Option<Receiver<Result<TokenBlock>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -37,7 +37,7 @@ impl Worker {
     }
 
     /// Waits for the next block.
-    pub fn next(&mut self) -> Result<Block> {
+    pub fn next(&mut self) -> Result<TokenBlock> {
         if let Some(received) = self.blocks.as_ref().and_then(|blocks| blocks.recv().ok()) {
             return received;
         }

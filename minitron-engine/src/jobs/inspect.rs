@@ -24,7 +24,27 @@ pub struct InspectOptions {
     pub batch_size: usize,
 }
 
-/// Describes a model without loading it.
+/// Describes a model without loading it; one without weights from its config alone.
+///
+/// ```
+/// use minitron_core::registry::Registry;
+/// use minitron_engine::jobs::{Context, InspectOptions, inspect};
+///
+/// # fn main() -> minitron_core::error::Result<()> {
+/// minitron_plugins::link();
+/// let registry = Registry::linked()?;
+/// let context = Context::on_cpu(&registry, &minitron_plugins::BuiltIn);
+/// let options = InspectOptions {
+///     model: "../examples/demo".into(),
+///     seq_len: None,
+///     batch_size: 1,
+/// };
+/// let about = inspect(&context, &options)?;
+/// assert_eq!(about["architecture"], "llama");
+/// assert_eq!(about["sizes"]["heads"], 8);
+/// # Ok(())
+/// # }
+/// ```
 pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
     let (spec, weights) = open(context, &options.model)?;
     let spec = &spec;

@@ -135,6 +135,25 @@ impl Recipe {
 
     /// Reads TOML text; relative paths in it start at the folder of `path`.
     ///
+    /// ```
+    /// use minitron_engine::recipe::Recipe;
+    ///
+    /// let text = r#"
+    ///     seed = 7
+    ///     [[stages]]
+    ///     name = "scores"
+    ///     do = "score"
+    ///     model = "teacher"
+    ///     data = ["train.jsonl"]
+    /// "#;
+    /// let recipe = Recipe::parse(text, "recipes/mine.toml".as_ref())?;
+    /// assert_eq!((recipe.seed, recipe.stages[0].options.job()), (Some(7), "score"));
+    ///
+    /// let error = Recipe::parse(&text.replace("data", "date"), "mine.toml".as_ref());
+    /// assert!(error.unwrap_err().to_string().contains("no option is called `date`"));
+    /// # Ok::<(), minitron_core::error::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// `Recipe` with the stage and key at fault, and the known ones.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {

@@ -13,8 +13,8 @@ use minitron_core::calibrate::{Ablated, Activations, Calibration};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::Site;
 use minitron_core::model::{
-    BatchStore, Block, Context, Frame, InMemory, Input, LayerStore, NoTap, Tap, Transformer, Walk,
-    row_chunks, run_layers,
+    BatchStore, Block, Frame, InMemory, Input, LayerStore, MixerContext, NoTap, Tap, Transformer,
+    Walk, row_chunks, run_layers,
 };
 use minitron_core::windows::{Batch, Task, Windows};
 
@@ -132,7 +132,7 @@ impl ForwardPlan {
         state: &mut BatchState,
         layer_idx: usize,
         block: &Block,
-        context: &Context,
+        context: &MixerContext,
         scorers: &mut ScorerSet,
     ) -> Result<()> {
         for (run, x_bte) in &mut state.ablated {
@@ -211,7 +211,7 @@ impl ForwardPlan {
 fn look(
     block: &Block,
     x_bte: &Tensor,
-    context: &Context,
+    context: &MixerContext,
     scorers: &mut ScorerSet,
 ) -> Result<Tensor> {
     block.shown(x_bte, context, scorers, None)
@@ -226,7 +226,7 @@ pub(super) struct Calibrating<'a> {
     pub batches: Vec<Range<usize>>,
     pub scorers: &'a mut ScorerSet,
     /// That of the batch under way.
-    context: Option<(usize, Context)>,
+    context: Option<(usize, MixerContext)>,
 }
 
 impl<'a> Calibrating<'a> {

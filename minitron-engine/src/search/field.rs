@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tch::Device;
 
 use super::options::SearchOptions;
-use super::record::{Entry, Place, Record, ZeroShot};
+use super::record::{CurvePlace, Entry, SearchRecord, ZeroShot};
 use crate::data::{BLOCK_TOKENS, DataLoader, LoaderOptions, Tokenizer};
 use crate::jobs::context::{Context, seq_len_or_default};
 use crate::jobs::prune::reconstruction::ReconstructOptions;
@@ -84,7 +84,7 @@ impl Field<'_> {
     }
 
     /// Candidates in turns whose memory fits.
-    pub fn groups(&self, candidates: &[usize], record: &Record) -> Vec<Vec<usize>> {
+    pub fn groups(&self, candidates: &[usize], record: &SearchRecord) -> Vec<Vec<usize>> {
         let limit = self.memory_limit();
         let mut groups: Vec<Vec<usize>> = Vec::new();
         let mut taken = 0_u64;
@@ -158,7 +158,7 @@ impl Field<'_> {
     pub(super) fn load(
         &self,
         group: &[usize],
-        record: &Record,
+        record: &SearchRecord,
         trainable: bool,
     ) -> Result<Vec<(Transformer, Objective)>> {
         let mut models = Vec::with_capacity(group.len());
@@ -197,7 +197,7 @@ impl Field<'_> {
     }
 
     /// Held-out losses of a group without any training.
-    pub fn measure(&self, group: &[usize], record: &Record) -> Result<Vec<ZeroShot>> {
+    pub fn measure(&self, group: &[usize], record: &SearchRecord) -> Result<Vec<ZeroShot>> {
         let models = self.load(group, record, false)?;
         let mut teacher = self.teacher(&models)?;
         let mut subjects = Vec::new();
@@ -220,7 +220,7 @@ impl Field<'_> {
     }
 
     /// Trains a group side by side up to a step.
-    pub fn train(&self, group: &[usize], record: &Record, until: u64) -> Result<Learned> {
+    pub fn train(&self, group: &[usize], record: &SearchRecord, until: u64) -> Result<Learned> {
         let models = self.load(group, record, true)?;
         let run = self.run(group, record, &models, until)?;
         let is_interrupted = run
@@ -244,7 +244,7 @@ impl Field<'_> {
     pub(super) fn run(
         &self,
         group: &[usize],
-        record: &Record,
+        record: &SearchRecord,
         models: &[(Transformer, Objective)],
         until: u64,
     ) -> Result<crate::train::Run> {
@@ -311,14 +311,14 @@ impl Field<'_> {
     }
 
     /// Held-out losses that a candidate's metrics hold.
-    pub fn curve(&self, name: &str) -> Result<Vec<Place>> {
+    pub fn curve(&self, name: &str) -> Result<Vec<CurvePlace>> {
         let path = self.dir(name).join("metrics.jsonl");
         let text = fs::read_to_string(&path).at_path(&path)?;
         Ok(text.lines().filter_map(place_of).collect())
     }
 
     /// States of those that left are not needed again.
-    pub fn forget(&self, record: &Record) -> Result<()> {
+    pub fn forget(&self, record: &SearchRecord) -> Result<()> {
         for entry in &record.candidates {
             if entry.eliminated_at.is_some() || entry.failure.is_some() {
                 clear_state(&self.dir(&entry.name))?;
@@ -329,9 +329,9 @@ impl Field<'_> {
 }
 
 /// What a line of a candidate's metrics says; none where it is of another kind.
-fn place_of(line: &str) -> Option<Place> {
+fn place_of(line: &str) -> Option<CurvePlace> {
     let line: Value = serde_json::from_str(line).ok()?;
-    Some(Place {
+    Some(CurvePlace {
         step: line["step"].as_u64()?,
         tokens: line["n_tokens"].as_u64()?,
         loss: line["eval/loss"].as_f64()?,

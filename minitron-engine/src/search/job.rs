@@ -10,7 +10,7 @@ use tracing::info_span;
 use super::field::Field;
 use super::halving::{Halving, Rung};
 use super::options::{Found, SearchOptions};
-use super::record::{Record, RungRecord, Winner};
+use super::record::{RungRecord, SearchRecord, Winner};
 use crate::jobs::context::Context;
 use minitron_core::error::{Error, Result};
 use minitron_core::output::OutputLock;
@@ -18,6 +18,28 @@ use minitron_core::progress::Recorder;
 
 /// Searches for the best small shape; with `dry_run`, counts and lists the candidates from sizes
 /// alone.
+///
+/// ```
+/// use minitron_core::registry::Registry;
+/// use minitron_engine::jobs::Context;
+/// use minitron_engine::search::{SearchOptions, search};
+///
+/// # fn main() -> minitron_core::error::Result<()> {
+/// minitron_plugins::link();
+/// let registry = Registry::linked()?;
+/// let context = Context::on_cpu(&registry, &minitron_plugins::BuiltIn);
+/// let options = SearchOptions {
+///     model: "../examples/demo".into(),
+///     params: Some("700K+-5%".into()),
+///     candidates: 4,
+///     ..SearchOptions::default()
+/// };
+/// // Nothing is read but the config, and nothing written.
+/// let found = search(&context, &options, "out".as_ref(), false, true)?;
+/// assert_eq!(found["candidates"].as_array().map(Vec::len), Some(4));
+/// # Ok(())
+/// # }
+/// ```
 pub fn search(
     context: &Context,
     options: &SearchOptions,
@@ -58,7 +80,7 @@ pub fn search(
         let seconds = before + begin.elapsed().as_secs_f64();
         if is_halted {
             // The rung begins again with what its candidates have kept.
-            record = Record { seconds, ..earlier };
+            record = SearchRecord { seconds, ..earlier };
         }
         record.seconds = seconds;
         record.note_warnings(context.progress);
@@ -77,7 +99,7 @@ pub fn search(
 
 /// Losses before training, of all as views; then those that go on. True where it was asked to end
 /// on the way.
-fn screen(field: &Field, record: &mut Record, out: &Path) -> Result<bool> {
+fn screen(field: &Field, record: &mut SearchRecord, out: &Path) -> Result<bool> {
     let _span = info_span!("screen", n_candidates = record.candidates.len()).entered();
     for group in field.groups(&record.unmeasured(), record) {
         let _span = info_span!("group", n_candidates = group.len()).entered();
@@ -101,7 +123,7 @@ fn screen(field: &Field, record: &mut Record, out: &Path) -> Result<bool> {
     Ok(false)
 }
 
-fn rungs(field: &Field, options: &SearchOptions, record: &Record) -> Result<Vec<Rung>> {
+fn rungs(field: &Field, options: &SearchOptions, record: &SearchRecord) -> Result<Vec<Rung>> {
     let candidates = record.candidates.iter();
     let n_screened = candidates.filter(|entry| !entry.screened_out).count();
     let halving = Halving {
@@ -115,7 +137,7 @@ fn rungs(field: &Field, options: &SearchOptions, record: &Record) -> Result<Vec<
 /// end on the way.
 fn train(
     field: &Field,
-    record: &mut Record,
+    record: &mut SearchRecord,
     (rung_idx, rung, rungs): (usize, &Rung, &[Rung]),
 ) -> Result<bool> {
     let _span = info_span!("rung", rung_idx, until = rung.until).entered();
@@ -162,7 +184,7 @@ fn train(
 /// What each of a group came to at the end of a rung.
 fn note_losses(
     field: &Field,
-    record: &mut Record,
+    record: &mut SearchRecord,
     (group, failures): (&[usize], Vec<Option<String>>),
     until: u64,
 ) -> Result<()> {
@@ -182,13 +204,13 @@ fn note_losses(
 }
 
 /// Those with the highest losses leave.
-fn eliminate(record: &mut Record, rung_idx: usize, n_staying: usize) {
+fn eliminate(record: &mut SearchRecord, rung_idx: usize, n_staying: usize) {
     for idx in record.remaining_by_loss().into_iter().skip(n_staying) {
         record.candidates[idx].eliminated_at = Some(rung_idx);
     }
 }
 
-fn finish(field: &Field, record: &mut Record, out: &Path) -> Result<()> {
+fn finish(field: &Field, record: &mut SearchRecord, out: &Path) -> Result<()> {
     let _span = info_span!("winner").entered();
     record.conclude();
     let remaining = record.remaining().into_iter();
@@ -217,7 +239,7 @@ fn listing(found: &Found) -> Value {
     json!({ "grid": found.survey, "n_params_source": found.spec.n_params(), "candidates": rows })
 }
 
-fn report(record: &Record, out: &Path, is_interrupted: bool) -> Value {
+fn report(record: &SearchRecord, out: &Path, is_interrupted: bool) -> Value {
     let mut report = serde_json::to_value(record).unwrap_or_default();
     report["out"] = json!(out);
     if is_interrupted {

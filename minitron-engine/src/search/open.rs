@@ -10,7 +10,7 @@ use super::field::Field;
 use super::halving::Halving;
 use super::options::{Found, SearchOptions};
 use super::prepare::{eval_windows, losses, reconstruction, refuse};
-use super::record::{Entry, Record};
+use super::record::{Entry, SearchRecord};
 use crate::data::DataLoader;
 use crate::jobs::card::name_of;
 use crate::jobs::context::Context;
@@ -37,7 +37,7 @@ impl<'a> Field<'a> {
         options: &'a SearchOptions,
         out: &'a Path,
         resume: bool,
-    ) -> Result<(Self, Record)> {
+    ) -> Result<(Self, SearchRecord)> {
         if !(resume && out.join("search.json").is_file()) {
             OutputDir::refuse_existing(out, context.force)?;
         }
@@ -124,7 +124,7 @@ impl<'a> Field<'a> {
         self.teaching.corrected(self.context, &of_source).map(drop)
     }
 
-    fn record(&self, found: &Found, loader: &DataLoader, scores: &str) -> Result<Record> {
+    fn record(&self, found: &Found, loader: &DataLoader, scores: &str) -> Result<SearchRecord> {
         let how = serde_json::to_value(self.options).unwrap_or_default();
         let mut deciding = how.clone();
         if let Some(options) = deciding.as_object_mut() {
@@ -141,7 +141,7 @@ impl<'a> Field<'a> {
             self.reconstruct_windows.as_ref().map(Windows::digest),
             PluginSpec::digests(&self.options.heal)?,
         ]);
-        Ok(Record {
+        Ok(SearchRecord {
             format: 1,
             minitron: env!("CARGO_PKG_VERSION").to_owned(),
             inputs: digest::of_text(&inputs.to_string()),
@@ -153,7 +153,7 @@ impl<'a> Field<'a> {
             seed: self.context.seed,
             grid: Some(found.survey.clone()),
             candidates: self.entries(found),
-            ..Record::default()
+            ..SearchRecord::default()
         })
     }
 
@@ -182,8 +182,12 @@ impl<'a> Field<'a> {
 }
 
 /// Starts the folder, or goes on with what an earlier run of the same search left there.
-fn start(context: &Context, out: &Path, resume: bool, fresh: Record) -> Result<Record> {
-    let earlier = if resume { Record::load(out)? } else { None };
+fn start(context: &Context, out: &Path, resume: bool, fresh: SearchRecord) -> Result<SearchRecord> {
+    let earlier = if resume {
+        SearchRecord::load(out)?
+    } else {
+        None
+    };
     if let Some(earlier) = earlier {
         if earlier.inputs == fresh.inputs {
             return Ok(earlier);
@@ -204,7 +208,7 @@ fn start(context: &Context, out: &Path, resume: bool, fresh: Record) -> Result<R
     Ok(fresh)
 }
 
-fn what_differs(earlier: &Record, fresh: &Record) -> String {
+fn what_differs(earlier: &SearchRecord, fresh: &SearchRecord) -> String {
     if !earlier.weights.is_empty() && earlier.weights != fresh.weights {
         format!("of another model (`{}`)", earlier.model)
     } else {

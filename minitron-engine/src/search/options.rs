@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::grid::{Candidate, Grid, GridAxis, Survey, Within};
 use super::predicate::Predicate;
+use super::record::SearchTarget;
 use super::size_list::SizeList;
 use crate::jobs::clients::warn_of_many;
 use crate::jobs::context::Context;
@@ -130,7 +131,7 @@ pub(super) struct Found {
     pub space: Space,
     pub candidates: Vec<Candidate>,
     pub survey: Survey,
-    pub target: super::record::Target,
+    pub target: SearchTarget,
 }
 
 /// Sizes that are tried along an axis of all legal sizes; more are thinned out evenly.
@@ -202,8 +203,8 @@ impl SearchOptions {
         weights.saturating_add(spec.kv_cache_bytes_at(sizes, seq_len, 1))
     }
 
-    fn budget(&self) -> Result<(Within, super::record::Target)> {
-        let mut target = super::record::Target::default();
+    fn budget(&self) -> Result<(Within, SearchTarget)> {
+        let mut target = SearchTarget::default();
         match (&self.params, &self.memory) {
             (Some(_), Some(_)) => Err(Error::Recipe("params, memory: give one of the two".into())),
             (Some(params), None) => {

@@ -18,7 +18,7 @@ const FILE: &str = "search.json";
 /// search.json.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Record {
+pub(super) struct SearchRecord {
     pub format: u32,
     pub minitron: String,
     /// Digest of everything that decides the result.
@@ -29,14 +29,14 @@ pub(super) struct Record {
     pub weights: String,
     pub options: serde_json::Value,
     pub n_params_source: u64,
-    pub target: Target,
+    pub target: SearchTarget,
     pub seed: u64,
     pub grid: Option<Survey>,
     pub candidates: Vec<Entry>,
     pub rungs: Vec<RungRecord>,
     pub correlation: Option<Correlation>,
     /// First evaluation of the last rung from which its order stayed what it became.
-    pub settled_at: Option<Place>,
+    pub settled_at: Option<CurvePlace>,
     pub shared_teacher: SharedTeacher,
     pub seconds: f64,
     pub winner: Option<Winner>,
@@ -47,7 +47,7 @@ pub(super) struct Record {
 
 /// What was asked for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Target {
+pub(super) struct SearchTarget {
     pub params: Option<u64>,
     pub memory_bytes: Option<u64>,
     pub tolerance: f64,
@@ -67,7 +67,7 @@ pub(super) struct Entry {
     /// Before any training.
     pub zero_shot: Option<ZeroShot>,
     /// Held-out losses while it was trained.
-    pub curve: Vec<Place>,
+    pub curve: Vec<CurvePlace>,
     /// The last of them.
     pub loss: Option<f64>,
     pub rank: Option<usize>,
@@ -90,7 +90,7 @@ pub(super) struct ZeroShot {
 
 /// A loss at a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct CurvePlace {
     pub step: u64,
     pub tokens: u64,
     pub loss: f64,
@@ -165,7 +165,7 @@ impl Entry {
     }
 }
 
-impl Record {
+impl SearchRecord {
     /// Indices of those that were not looked at yet.
     pub fn unmeasured(&self) -> Vec<usize> {
         (0..self.candidates.len())

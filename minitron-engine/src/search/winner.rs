@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::field::Field;
-use super::record::{Entry, Record};
+use super::record::{Entry, SearchRecord};
 use crate::jobs::card::{Before, Card, Fact, facts};
 use crate::jobs::prune::{report_of, write_plan};
 use crate::jobs::train::student::Written;
@@ -17,7 +17,7 @@ use minitron_core::prune::ModuleChanges;
 
 impl Field<'_> {
     /// The winner as a model folder with its plan.
-    pub fn write(&self, idx: usize, record: &Record, target: &Path) -> Result<()> {
+    pub fn write(&self, idx: usize, record: &SearchRecord, target: &Path) -> Result<()> {
         let models = self.load(&[idx], record, true)?;
         let until = record.rungs.last().map_or(self.n_steps, |rung| rung.steps);
         let (outcome, trained) = self.run(&[idx], record, &models, until)?.single()?;

@@ -39,7 +39,7 @@ pub use optimizer::{AdamW, AdamWSettings, MasterWeights};
 pub use resume::{clear as clear_state, has_state, saved_cursor};
 pub use run::{Run, Trainer};
 pub use saving::Saving;
-pub use schedule::{Schedule, Shape};
+pub use schedule::{Schedule, ScheduleShape};
 pub use settings::TrainSettings;
 pub use states::{LiftStart, StateTerm, Weight};
 pub use teacher::{

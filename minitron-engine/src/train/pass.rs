@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::teacher::Kept;
 use minitron_core::error::Result;
-use minitron_core::model::{Context, Input, NoTap, Site, Tap, Transformer};
+use minitron_core::model::{Input, MixerContext, NoTap, Site, Tap, Transformer};
 
 /// What the backward pass is computed from. B batch, T tokens, E embed.
 ///
@@ -16,7 +16,7 @@ use minitron_core::model::{Context, Input, NoTap, Site, Tap, Transformer};
 pub(super) struct Pass<'m> {
     model: &'m Transformer,
     input: Input<'m>,
-    context: Context,
+    context: MixerContext,
     sites: &'m BTreeSet<Site>,
     /// Each layer's input, where its inside is computed again; none where the graph of the whole
     /// pass is held.

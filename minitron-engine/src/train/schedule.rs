@@ -11,7 +11,7 @@ use minitron_core::error::{Error, Result};
 /// How the rate goes on after warm-up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Shape {
+pub enum ScheduleShape {
     /// Half a cosine from the peak to the minimum (Loshchilov & Hutter 2017, arXiv 1608.03983).
     #[default]
     Cosine,
@@ -24,14 +24,14 @@ pub enum Shape {
     Wsd,
 }
 
-impl FromStr for Shape {
+impl FromStr for ScheduleShape {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         match text {
-            "cosine" => Ok(Shape::Cosine),
-            "linear" => Ok(Shape::Linear),
-            "constant" => Ok(Shape::Constant),
-            "wsd" => Ok(Shape::Wsd),
+            "cosine" => Ok(ScheduleShape::Cosine),
+            "linear" => Ok(ScheduleShape::Linear),
+            "constant" => Ok(ScheduleShape::Constant),
+            "wsd" => Ok(ScheduleShape::Wsd),
             other => Err(Error::unknown(
                 "schedule",
                 other,
@@ -54,7 +54,7 @@ impl FromStr for Shape {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
     /// What follows warm-up.
-    pub shape: Shape,
+    pub shape: ScheduleShape,
     /// Highest rate.
     pub peak: f64,
     /// Rate of the last step.
@@ -74,15 +74,15 @@ impl Schedule {
             return self.peak * step as f64 / self.n_warmup.max(1) as f64;
         }
         let begin = match self.shape {
-            Shape::Wsd => self.n_steps.saturating_sub(self.n_decay).max(self.n_warmup),
+            ScheduleShape::Wsd => self.n_steps.saturating_sub(self.n_decay).max(self.n_warmup),
             _ => self.n_warmup,
         };
         let span = self.n_steps.saturating_sub(begin).max(1);
         let done = (step.saturating_sub(begin) as f64 / span as f64).min(1.0);
         let left = match self.shape {
-            Shape::Constant => 1.0,
-            Shape::Cosine => 0.5 * (1.0 + (PI * done).cos()),
-            Shape::Linear | Shape::Wsd => 1.0 - done,
+            ScheduleShape::Constant => 1.0,
+            ScheduleShape::Cosine => 0.5 * (1.0 + (PI * done).cos()),
+            ScheduleShape::Linear | ScheduleShape::Wsd => 1.0 - done,
         };
         self.minimum + (self.peak - self.minimum) * left
     }
@@ -92,7 +92,7 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    fn schedule(shape: Shape) -> Schedule {
+    fn schedule(shape: ScheduleShape) -> Schedule {
         Schedule {
             shape,
             peak: 1.0,
@@ -103,7 +103,7 @@ mod tests {
         }
     }
 
-    fn assert_rates(shape: Shape, expected: &[(u64, f64)]) {
+    fn assert_rates(shape: ScheduleShape, expected: &[(u64, f64)]) {
         for (step, rate) in [(1, 0.25), (4, 1.0)].iter().chain(expected) {
             let found = schedule(shape).at(*step);
             assert!(
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn cosine_falls_to_the_minimum_by_way_of_the_middle() {
         assert_rates(
-            Shape::Cosine,
+            ScheduleShape::Cosine,
             &[
                 (8, 0.1 + 0.45 * (1.0 + (PI / 4.0).cos())),
                 (12, 0.55),
@@ -135,20 +135,20 @@ mod tests {
     #[test]
     fn linear_falls_evenly() {
         assert_rates(
-            Shape::Linear,
+            ScheduleShape::Linear,
             &[(8, 0.775), (12, 0.55), (20, 0.1), (25, 0.1)],
         );
     }
 
     #[test]
     fn constant_stays() {
-        assert_rates(Shape::Constant, &[(5, 1.0), (20, 1.0), (25, 1.0)]);
+        assert_rates(ScheduleShape::Constant, &[(5, 1.0), (20, 1.0), (25, 1.0)]);
     }
 
     #[test]
     fn warm_up_stable_decay_falls_at_the_end_alone() {
         assert_rates(
-            Shape::Wsd,
+            ScheduleShape::Wsd,
             &[
                 (5, 1.0),
                 (15, 1.0),
@@ -161,30 +161,30 @@ mod tests {
         // A decay longer than what warm-up leaves begins at the peak.
         let all = Schedule {
             n_decay: 20,
-            ..schedule(Shape::Wsd)
+            ..schedule(ScheduleShape::Wsd)
         };
-        assert!((4..=20).all(|step| all.at(step) == schedule(Shape::Linear).at(step)));
+        assert!((4..=20).all(|step| all.at(step) == schedule(ScheduleShape::Linear).at(step)));
     }
 
     #[test]
     fn no_warm_up_begins_below_the_peak_and_still_ends_at_the_minimum() {
         let none = Schedule {
             n_warmup: 0,
-            ..schedule(Shape::Linear)
+            ..schedule(ScheduleShape::Linear)
         };
         assert!(none.at(1) < 1.0 && (none.at(20) - 0.1).abs() < 1e-12);
     }
 
     #[test]
     fn shapes_are_read_by_name() {
-        assert_eq!("wsd".parse::<Shape>().unwrap(), Shape::Wsd);
+        assert_eq!("wsd".parse::<ScheduleShape>().unwrap(), ScheduleShape::Wsd);
         assert!(
             "cos"
-                .parse::<Shape>()
+                .parse::<ScheduleShape>()
                 .unwrap_err()
                 .to_string()
                 .contains("known: cosine, linear, constant, wsd")
         );
-        assert_eq!(serde_json::to_value(Shape::Wsd).unwrap(), "wsd");
+        assert_eq!(serde_json::to_value(ScheduleShape::Wsd).unwrap(), "wsd");
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::AdamWSettings;
-use super::schedule::{Schedule, Shape};
+use super::schedule::{Schedule, ScheduleShape};
 use minitron_core::error::{Error, Result};
 
 const MAX_WINDOWS_PER_STEP: usize = 1 << 20;
@@ -20,7 +20,7 @@ pub struct TrainSettings {
     /// Highest learning rate.
     pub lr: f64,
     /// How the learning rate goes on after warm-up.
-    pub schedule: Shape,
+    pub schedule: ScheduleShape,
     /// Share of all steps that a `wsd` schedule decays over, at the end.
     pub decay_share: f64,
     /// Last learning rate; a tenth of the highest where not given.
@@ -42,7 +42,7 @@ impl Default for TrainSettings {
             batch_size: 8,
             accumulate: 1,
             lr: 1e-3,
-            schedule: Shape::default(),
+            schedule: ScheduleShape::default(),
             decay_share: 0.1,
             min_lr: None,
             warmup: None,
@@ -72,7 +72,7 @@ impl TrainSettings {
             s if s.min_lr.is_some_and(|lr| !(0.0..=s.lr).contains(&lr)) => {
                 "min_lr: expected 0 to lr"
             }
-            s if s.min_lr.is_some() && s.schedule == Shape::Constant => {
+            s if s.min_lr.is_some() && s.schedule == ScheduleShape::Constant => {
                 "min_lr: a constant schedule stays at lr; leave one of them out"
             }
             s if !(s.decay_share > 0.0 && s.decay_share <= 1.0) => {

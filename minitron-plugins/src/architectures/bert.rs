@@ -7,7 +7,7 @@ use minitron_core::spec::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::encoder::{Encoder, Names, class};
+use super::encoder::{Encoder, EncoderNames, class};
 
 /// BERT encoders: norms after the sums, learned positions and segments, a masked-language head
 /// where the file has one.
@@ -22,7 +22,7 @@ pub(super) const KEYS: ShapeKeys = ShapeKeys {
     ..ShapeKeys::USUAL
 };
 
-pub(super) const NAMES: Names = Names {
+pub(super) const NAMES: EncoderNames = EncoderNames {
     prefix: "bert.",
     layer: "encoder.layer.{l}.",
     projections: [

@@ -7,7 +7,7 @@ use minitron_core::spec::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::encoder::{Encoder, Names, class};
+use super::encoder::{Encoder, EncoderNames, class};
 
 /// DistilBERT: BERT's layers without segments, under other names.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -43,7 +43,7 @@ impl Architecture for Distilbert {
             evidence,
             keys: KEYS,
             shape: Shape::read(config, &KEYS, Some(3072), Some(512))?,
-            names: Names {
+            names: EncoderNames {
                 prefix: if is_prefixed { "distilbert." } else { "" },
                 layer: "transformer.layer.{l}.",
                 projections: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],

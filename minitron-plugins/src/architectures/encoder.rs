@@ -10,7 +10,7 @@ use minitron_core::spec::{
 
 /// Names of an encoder's tensors, without `.weight` and `.bias`; `{l}` is the layer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Names {
+pub(super) struct EncoderNames {
     /// Before the names of embeddings and layers.
     pub prefix: &'static str,
     /// Before the names of a layer.
@@ -32,7 +32,7 @@ pub(super) struct Names {
     pub bias: &'static str,
 }
 
-impl Names {
+impl EncoderNames {
     /// The whole name of a layer's tensor.
     fn in_layer(&self, name: &str) -> String {
         format!("{}{name}", self.layer)
@@ -45,7 +45,7 @@ pub(super) struct Encoder<'a> {
     pub evidence: &'a CheckpointInfo<'a>,
     pub keys: ShapeKeys,
     pub shape: Shape,
-    pub names: Names,
+    pub names: EncoderNames,
     pub norm: Norm,
     pub activation: Activation,
     /// Non-linearity of the head.

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bert::{KEYS, NAMES, check};
-use super::encoder::{Encoder, Names, class};
+use super::encoder::{Encoder, EncoderNames, class};
 
 /// RoBERTa: BERT whose positions begin behind the padding token's id.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -37,7 +37,7 @@ impl Architecture for Roberta {
             evidence,
             keys: KEYS,
             shape: Shape::read(config, &KEYS, None, Some(512))?,
-            names: Names {
+            names: EncoderNames {
                 prefix,
                 head_transform: "lm_head.dense",
                 head_norm: "lm_head.layer_norm",

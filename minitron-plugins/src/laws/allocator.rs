@@ -5,13 +5,13 @@ use minitron_core::error::{Error, Result};
 use minitron_core::plan::Plan;
 
 use super::samples::random_rankings;
-use super::{Sample, Trial, UNTRIED, of_inputs};
+use super::{SampleModel, Trial, UNTRIED, of_inputs};
 
 /// Tries an allocator on every sample that its parameters can be met on.
 ///
 /// # Errors
 /// `Plugin` with the rule and how it was broken.
-pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
+pub fn check(trial: &Trial, samples: &[SampleModel]) -> Result<String> {
     let mut unmet = String::new();
     let mut n_tried = 0_usize;
     for sample in samples {
@@ -28,7 +28,7 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
     }
 }
 
-fn on(trial: &Trial, sample: &Sample) -> Result<()> {
+fn on(trial: &Trial, sample: &SampleModel) -> Result<()> {
     let allocator = trial.build::<dyn Allocator>()?;
     let (space, spec) = (sample.space(trial.registry)?, &sample.spec);
     let rankings = random_rankings(&sample.groups(trial.registry)?, 3)?;

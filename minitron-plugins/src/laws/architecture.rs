@@ -20,7 +20,7 @@ use super::samples::{
     config_of, described, half_of_all, halves, linked_axes, outputs, random_rankings,
 };
 use super::units::{reorder, reordered};
-use super::{Sample, Trial, UNTRIED, of_inputs, random_weights, sample_config};
+use super::{SampleModel, Trial, UNTRIED, of_inputs, random_weights, sample_config};
 
 /// f32 sums taken in another order, relative to the largest value.
 const REORDERED: f64 = 1e-5;
@@ -48,7 +48,7 @@ pub fn check(trial: &Trial, config: &Value) -> Result<String> {
     };
     alike(trial, &spec, &described(&family, &config)?)?;
     let source = random_weights(&spec, 1)?;
-    let sample = Sample { spec, source };
+    let sample = SampleModel { spec, source };
     read_back(trial, &sample)?;
     units(trial, &sample)?;
     tokens(trial, &sample)?;
@@ -93,8 +93,8 @@ fn alike(trial: &Trial, one: &ModelSpec, two: &ModelSpec) -> Result<()> {
     trial.ensure(is_same, "asked twice, it gives two specs")
 }
 
-fn read_back(trial: &Trial, sample: &Sample) -> Result<()> {
-    let Sample { spec, source } = sample;
+fn read_back(trial: &Trial, sample: &SampleModel) -> Result<()> {
+    let SampleModel { spec, source } = sample;
     let dir = tempfile::tempdir().at_path("a temporary folder")?;
     let options = WriteOptions::default();
     write_model(dir.path(), &spec.config, source, None, options)?;
@@ -123,8 +123,8 @@ fn read_back(trial: &Trial, sample: &Sample) -> Result<()> {
     Ok(())
 }
 
-fn units(trial: &Trial, sample: &Sample) -> Result<()> {
-    let Sample { spec, source } = sample;
+fn units(trial: &Trial, sample: &SampleModel) -> Result<()> {
+    let SampleModel { spec, source } = sample;
     let whole = outputs(source, spec)?;
     trial.ensure(
         is_finite(&whole)?,
@@ -152,7 +152,7 @@ fn units(trial: &Trial, sample: &Sample) -> Result<()> {
 
 /// In a causal model a token sees those before it alone, and states of those give what all tokens
 /// at once give.
-fn tokens(trial: &Trial, sample: &Sample) -> Result<()> {
+fn tokens(trial: &Trial, sample: &SampleModel) -> Result<()> {
     if !sample.spec.options.causal {
         return Ok(());
     }
@@ -187,8 +187,8 @@ fn ids_with(other: i64) -> Result<Tensor> {
 }
 
 /// Student::new compares the view with what the family says of the student's config.
-fn students(trial: &Trial, sample: &Sample) -> Result<()> {
-    let Sample { spec, source } = sample;
+fn students(trial: &Trial, sample: &SampleModel) -> Result<()> {
+    let SampleModel { spec, source } = sample;
     let space = Space::new(spec, &linked_axes(trial.registry)?)?;
     let rankings = random_rankings(&sample.groups(trial.registry)?, 5)?;
     let mut wanted = halves(&space);

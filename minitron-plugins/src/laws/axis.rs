@@ -8,13 +8,13 @@ use minitron_core::plan::Space;
 use minitron_core::prune::Student;
 
 use super::samples::{halves, random_rankings};
-use super::{Sample, Trial, UNTRIED};
+use super::{SampleModel, Trial, UNTRIED};
 
 /// Tries an axis on every sample: its groups, and a student that it alone shrinks.
 ///
 /// # Errors
 /// `Plugin` with the rule and how it was broken.
-pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
+pub fn check(trial: &Trial, samples: &[SampleModel]) -> Result<String> {
     let mut n_groups = 0_usize;
     for sample in samples {
         n_groups += groups(trial, sample)?;
@@ -25,7 +25,7 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
     Ok("every group a dim of the model, once, and students at its sizes".into())
 }
 
-fn groups(trial: &Trial, sample: &Sample) -> Result<usize> {
+fn groups(trial: &Trial, sample: &SampleModel) -> Result<usize> {
     let (axis, spec) = (trial.build::<dyn Axis>()?, &sample.spec);
     let groups = axis.groups(spec)?;
     let mut seen = HashSet::new();

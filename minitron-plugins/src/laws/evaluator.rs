@@ -10,7 +10,7 @@ use minitron_engine::data::Tokenizer;
 use serde_json::{Value, json};
 
 use super::samples::{VOCAB, config_of, some_windows};
-use super::{Sample, Trial, UNTRIED, of_inputs, sample_config};
+use super::{SampleModel, Trial, UNTRIED, of_inputs, sample_config};
 
 /// All words of the sample tokenizer.
 pub(super) const TEXT: &str = "Once upon a time there was dog Mia saw big red ball . sad home day";
@@ -31,8 +31,8 @@ pub fn check(trial: &Trial) -> Result<String> {
         Err(error) => return Ok(untried(&of_inputs(&error).ok_or(error)?)),
     };
     let config = sample_config("llama");
-    let model = Sample::new(trial.registry, &config, 6)?;
-    let teacher = Sample::new(trial.registry, &config, 7)?;
+    let model = SampleModel::new(trial.registry, &config, 6)?;
+    let teacher = SampleModel::new(trial.registry, &config, 7)?;
     let (model, teacher) = (model.load()?, teacher.load()?);
     let (windows, tokenizer) = (some_windows(7, 12, 8)?, tokenizer(dir.path(), TEXT)?);
     let subject = Subject {

@@ -9,13 +9,13 @@ use minitron_engine::score::{Metric, ScoreInputs, score};
 
 use super::evaluator::{TEXT, tokenizer};
 use super::samples::some_windows;
-use super::{Sample, Trial, UNTRIED, of_inputs};
+use super::{SampleModel, Trial, UNTRIED, of_inputs};
 
 /// Tries a metric on every sample with groups that it scores.
 ///
 /// # Errors
 /// `Plugin` with the rule and how it was broken.
-pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
+pub fn check(trial: &Trial, samples: &[SampleModel]) -> Result<String> {
     let windows = some_windows(8, 10, 2)?;
     let dir = tempfile::tempdir().at_path("a temporary folder")?;
     let tokenizer = tokenizer(dir.path(), TEXT)?;
@@ -42,7 +42,7 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
 
 struct Given<'a> {
     trial: &'a Trial<'a>,
-    sample: &'a Sample,
+    sample: &'a SampleModel,
     windows: &'a Windows,
     tokenizer: &'a Tokenizer,
 }
@@ -68,7 +68,7 @@ impl Given<'_> {
 
     /// The scores, each checked for number and finiteness by the pass.
     fn scores(&self, groups: &[PruneGroup], batch_size: usize) -> Result<Scores> {
-        let Sample { spec, source } = self.sample;
+        let SampleModel { spec, source } = self.sample;
         let metric = Metric {
             label: self.trial.plugin.tag.to_owned(),
             importance: self.trial.build()?,

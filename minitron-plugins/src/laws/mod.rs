@@ -18,7 +18,7 @@ mod samples;
 mod units;
 
 pub use numbers::gradient_error;
-pub use samples::{Sample, random_rankings, random_weights, sample_config, samples};
+pub use samples::{SampleModel, random_rankings, random_weights, sample_config, samples};
 
 use std::collections::BTreeMap;
 
@@ -81,7 +81,7 @@ impl Trial<'_> {
 ///
 /// # Errors
 /// `Plugin` naming the plugin, the rule and how it was broken.
-pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
+pub fn check(trial: &Trial, samples: &[SampleModel]) -> Result<String> {
     let checked = form::check(trial).and_then(|()| law(trial, samples));
     checked
         .map(|law| format!("form, {law}"))
@@ -110,7 +110,7 @@ pub fn check_opened(registry: &Registry) -> Result<BTreeMap<String, String>> {
     Ok(checked)
 }
 
-fn law(trial: &Trial, samples: &[Sample]) -> Result<String> {
+fn law(trial: &Trial, samples: &[SampleModel]) -> Result<String> {
     let kind = trial.plugin.kind;
     if trial.lacks_its_file() && !matches!(kind, Kind::Evaluator | Kind::Corpus) {
         return Ok(format!("{UNTRIED} it has a file"));

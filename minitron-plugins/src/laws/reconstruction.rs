@@ -13,13 +13,13 @@ use tch::Tensor;
 
 use super::numbers::is_finite;
 use super::samples::{half_of_all, outputs, random_rankings, some_windows};
-use super::{Sample, Trial, UNTRIED, of_inputs};
+use super::{SampleModel, Trial, UNTRIED, of_inputs};
 
 /// Tries a reconstruction on a whole and a pruned student of every sample that it is for.
 ///
 /// # Errors
 /// `Plugin` with the rule and how it was broken.
-pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
+pub fn check(trial: &Trial, samples: &[SampleModel]) -> Result<String> {
     let windows = some_windows(16, 12, 32)?;
     let (mut n_treated, mut refusal) = (0_usize, String::new());
     for sample in samples {
@@ -46,7 +46,7 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
 
 struct Ward<'a> {
     trial: &'a Trial<'a>,
-    sample: &'a Sample,
+    sample: &'a SampleModel,
     windows: &'a Windows,
     rankings: Rankings,
 }

@@ -24,14 +24,14 @@ pub(super) const VOCAB: usize = 61;
 
 /// A tiny model with random weights.
 #[derive(Debug)]
-pub struct Sample {
+pub struct SampleModel {
     /// Its description.
     pub spec: ModelSpec,
     /// Its weights.
     pub source: MemorySource,
 }
 
-impl Sample {
+impl SampleModel {
     /// A model of a config.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ impl Sample {
     pub fn new(registry: &Registry, config: &Value, seed: u64) -> Result<Self> {
         let spec = ModelSpec::from_config(&config_of(config)?, registry)?;
         let source = random_weights(&spec, seed)?;
-        Ok(Sample { spec, source })
+        Ok(SampleModel { spec, source })
     }
 
     pub(super) fn load(&self) -> Result<Transformer> {
@@ -80,12 +80,12 @@ impl Sample {
 ///
 /// # Errors
 /// What a family says of the config.
-pub fn samples(registry: &Registry) -> Result<Vec<Sample>> {
+pub fn samples(registry: &Registry) -> Result<Vec<SampleModel>> {
     let families = registry
         .of_kind(Kind::Architecture)
         .filter(|family| !registry.is_opened(family));
     families
-        .map(|family| Sample::new(registry, &sample_config(family.tag), 1))
+        .map(|family| SampleModel::new(registry, &sample_config(family.tag), 1))
         .collect()
 }
 

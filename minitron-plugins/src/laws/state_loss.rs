@@ -10,7 +10,7 @@ use minitron_core::spec::{ConfigKey, DEPTH};
 use tch::{Kind, Tensor};
 
 use super::numbers::{gradient_error, is_finite, leaf, uniform};
-use super::{Sample, Trial, UNTRIED, of_inputs};
+use super::{SampleModel, Trial, UNTRIED, of_inputs};
 
 const STEP: f64 = 1e-3;
 
@@ -18,7 +18,7 @@ const STEP: f64 = 1e-3;
 ///
 /// # Errors
 /// `Plugin` with the rule and how it was broken.
-pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
+pub fn check(trial: &Trial, samples: &[SampleModel]) -> Result<String> {
     let loss = trial.build::<dyn StateLoss>()?;
     let (mut n_tried, mut refusal) = (0_usize, String::new());
     for sample in samples {
@@ -49,7 +49,7 @@ pub fn check(trial: &Trial, samples: &[Sample]) -> Result<String> {
 }
 
 /// The same model with two more layers.
-fn deeper(trial: &Trial, sample: &Sample) -> Result<Sample> {
+fn deeper(trial: &Trial, sample: &SampleModel) -> Result<SampleModel> {
     let depth = sample.spec.dim(DEPTH)?;
     let mut config = sample.spec.config.to_value();
     let numbers = depth
@@ -57,10 +57,15 @@ fn deeper(trial: &Trial, sample: &Sample) -> Result<Sample> {
         .iter()
         .filter(|key| matches!(key, ConfigKey::Scalar { .. }));
     numbers.for_each(|key| config[key.path()] = (depth.size + 2).into());
-    Sample::new(trial.registry, &config, 2)
+    SampleModel::new(trial.registry, &config, 2)
 }
 
-fn sites(trial: &Trial, loss: &dyn StateLoss, student: &Sample, teacher: &Sample) -> Result<()> {
+fn sites(
+    trial: &Trial,
+    loss: &dyn StateLoss,
+    student: &SampleModel,
+    teacher: &SampleModel,
+) -> Result<()> {
     let pairs = loss.pairs(&student.spec, &teacher.spec)?;
     trial.ensure(!pairs.is_empty(), "it compares nothing")?;
     shown(
@@ -75,7 +80,7 @@ fn sites(trial: &Trial, loss: &dyn StateLoss, student: &Sample, teacher: &Sample
     )
 }
 
-fn shown(trial: &Trial, sample: &Sample, wanted: HashSet<Site>) -> Result<()> {
+fn shown(trial: &Trial, sample: &SampleModel, wanted: HashSet<Site>) -> Result<()> {
     let mut seen = ShownSites {
         wanted,
         found: HashSet::new(),

@@ -10,7 +10,7 @@ use super::{Held, Who};
 use crate::contract::{Mixer, Observed, Rescale, RunMixer};
 use crate::error::{Error, Result};
 use crate::mixers::is_built_in;
-use crate::model::{Context, MixerState, PartWeights, Port, PortTap, Ports};
+use crate::model::{MixerContext, MixerState, PartWeights, Port, PortTap, Ports};
 use crate::spec::{Cost, Dim, ModelSpec, Norm, Role, dim_of_layer};
 
 /// Puts a guard before every mixer of the plugin's own.
@@ -184,7 +184,7 @@ impl RunMixer for GuardedRunMixer {
     fn forward(
         &self,
         x_bte: &Tensor,
-        context: &Context,
+        context: &MixerContext,
         state: Option<&mut MixerState>,
         tap: &mut PortTap,
     ) -> Result<Tensor> {

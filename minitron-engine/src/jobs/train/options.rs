@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{DataSpec, Reading, TextOptions};
-use crate::train::{Saving, Shape, TrainSettings};
+use crate::train::{Saving, ScheduleShape, TrainSettings};
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
 
@@ -34,7 +34,7 @@ pub struct TrainingOptions {
     pub lr: f64,
     /// Learning rate after warm-up: cosine, linear, constant or wsd (warm-up, stable, decay).
     #[arg(long, default_value = "cosine")]
-    pub schedule: Shape,
+    pub schedule: ScheduleShape,
     /// Share of all steps that wsd decays over, at the end.
     #[arg(long, default_value_t = Self::default().decay_share)]
     pub decay_share: f64,
