@@ -234,7 +234,7 @@ impl Spec {
             let unknown = Error::unknown("job of this row's chain", key, jobs);
             return Err(unknown.at(format!("row `{}`", row.name)));
         }
-        let mut course = Course {
+        let mut state = ChainState {
             spec: self,
             model: self.model.clone(),
             scores: None,
@@ -243,7 +243,7 @@ impl Spec {
         let mut links: Vec<Link> = Vec::new();
         for (idx, word) in chain.iter().enumerate() {
             let nth = 1 + n_times(word, chain.iter().take(idx));
-            let link = course.link(row, word, nth, seed);
+            let link = state.link(row, word, nth, seed);
             links.push(link.map_err(|e| e.at(format!("row `{}`: {word}", row.name)))?);
         }
         Ok(links)
@@ -317,14 +317,14 @@ fn content_name(word: &str, options: &StageOptions, seed: u64) -> String {
 }
 
 /// What a chain has reached.
-struct Course<'a> {
+struct ChainState<'a> {
     spec: &'a Spec,
     model: String,
     scores: Option<String>,
     is_trained: bool,
 }
 
-impl Course<'_> {
+impl ChainState<'_> {
     fn link(&mut self, row: &Row, word: &str, nth: usize, seed: u64) -> Result<Link> {
         let mut options = self.spec.all.get(word).cloned().unwrap_or_default();
         for key in [word.to_owned(), format!("{word}.{nth}")] {

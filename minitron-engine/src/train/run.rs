@@ -12,8 +12,8 @@ use super::counts::Counts;
 use super::held_out::{Evaluation, HeldOut, HeldOutLoss};
 use super::learner::{Learner, Outcome, TrainState, Trained};
 use super::memory::StepMemory;
-use super::note::Note;
 use super::objective::teacher_output;
+use super::progress_line::ProgressLine;
 use super::saving::{Saving, Timer};
 use super::schedule::Schedule;
 use super::settings::TrainSettings;
@@ -79,19 +79,19 @@ impl Run {
 }
 
 /// What a run goes by from step to step, and what it adds up on the way.
-struct Course {
+struct RunState {
     schedule: Schedule,
     /// Tokens of a step.
     per_step: u64,
     /// The step after which it stops.
     last: u64,
     timer: Timer,
-    note: Note,
+    line: ProgressLine,
     teacher_s: f64,
     spared_s: f64,
 }
 
-impl Course {
+impl RunState {
     /// Whether held-out text is due; after the last step of all it always is.
     fn is_evaluated(&self, step: u64, held_out: &HeldOut) -> bool {
         step == self.schedule.n_steps || self.timer.is_evaluated(step, held_out)
@@ -110,8 +110,8 @@ impl Trainer<'_> {
         let _span = info_span!("train", n_learners = self.learners.len()).entered();
         let memory = self.memory();
         let mut states = self.states(resume)?;
-        let mut course = self.course();
-        let (n_steps, per_step) = (course.schedule.n_steps, course.per_step);
+        let mut run = self.run_state();
+        let (n_steps, per_step) = (run.schedule.n_steps, run.per_step);
         let first = states
             .iter()
             .map(|state| state.saved.step)
@@ -122,15 +122,15 @@ impl Trainer<'_> {
             .start("train, tokens", n_steps.saturating_mul(per_step));
         self.progress.advance(first.saturating_mul(per_step), "");
         let mut is_interrupted = false;
-        for step in first + 1..=course.last {
+        for step in first + 1..=run.last {
             let _span = debug_span!("step", step).entered();
             if states.iter().all(|state| state.failure.is_some()) {
                 break;
             }
-            if self.step(step, &mut states, &mut course)? {
+            if self.step(step, &mut states, &mut run)? {
                 let message = format!("interrupted: step {step} of {n_steps} is saved");
                 self.progress.note(&message);
-                is_interrupted = step < course.last;
+                is_interrupted = step < run.last;
                 break;
             }
         }
@@ -149,22 +149,22 @@ impl Trainer<'_> {
         }
         Ok(Run {
             learners,
-            teacher_s: course.teacher_s,
-            spared_s: course.spared_s,
+            teacher_s: run.teacher_s,
+            spared_s: run.spared_s,
         })
     }
 
     /// What the run goes by, before its first step.
-    fn course(&self) -> Course {
+    fn run_state(&self) -> RunState {
         let width = self.loader.borrow().mean_width();
         let schedule = self.settings.schedule(width);
         let n_steps = schedule.n_steps;
-        Course {
+        RunState {
             schedule,
             per_step: self.settings.tokens_per_step(width),
             last: self.stop_after.unwrap_or(n_steps).min(n_steps),
             timer: self.saving.timer(n_steps),
-            note: Note::default(),
+            line: ProgressLine::default(),
             teacher_s: 0.0,
             spared_s: 0.0,
         }
@@ -184,37 +184,37 @@ impl Trainer<'_> {
     }
 
     /// One step of everyone who is not ahead; true where the run was asked to end after it.
-    fn step(&self, step: u64, states: &mut [TrainState], course: &mut Course) -> Result<bool> {
+    fn step(&self, step: u64, states: &mut [TrainState], run: &mut RunState) -> Result<bool> {
         let mut group: Vec<&mut TrainState> = states
             .iter_mut()
             .filter(|state| state.saved.step < step && state.failure.is_none())
             .collect();
-        let (lr, begin) = (course.schedule.at(step), Instant::now());
+        let (lr, begin) = (run.schedule.at(step), Instant::now());
         let (took, spared) = self.backward_all(&mut group)?;
-        course.teacher_s += took.as_secs_f64();
-        course.spared_s += spared.as_secs_f64();
-        let done = self.apply(&mut group, step, course.per_step, lr)?;
-        course.note.warn_of_empty(step, &done, self.progress);
+        run.teacher_s += took.as_secs_f64();
+        run.spared_s += spared.as_secs_f64();
+        let done = self.apply(&mut group, step, run.per_step, lr)?;
+        run.line.warn_of_empty(step, &done, self.progress);
         let took = begin
             .elapsed()
             .checked_div(group.len() as u32)
             .unwrap_or_default();
         for state in &mut group {
-            state.tick(course.per_step, took);
+            state.tick(run.per_step, took);
         }
         let evaluated = match &self.held_out {
-            Some(held_out) if course.is_evaluated(step, held_out) => {
+            Some(held_out) if run.is_evaluated(step, held_out) => {
                 self.evaluate(held_out, &mut group)?
             }
             _ => Vec::new(),
         };
         let is_best = self.record(&mut group, lr, &done, &evaluated)?;
-        let note = course.note.after(&done, lr, &evaluated);
-        self.progress.advance(course.per_step, &note);
+        let note = run.line.after(&done, lr, &evaluated);
+        self.progress.advance(run.per_step, &note);
         let asked = self.interrupt.is_asked();
-        if course.timer.is_due(step) || is_best || step == course.last || asked {
+        if run.timer.is_due(step) || is_best || step == run.last || asked {
             self.save(&mut group)?;
-            course.timer.reset();
+            run.timer.reset();
         }
         Ok(asked)
     }

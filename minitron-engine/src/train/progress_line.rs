@@ -6,12 +6,12 @@ use minitron_core::progress::Progress;
 
 /// What stands beside the bar: of several learners, the best one's.
 #[derive(Default)]
-pub(super) struct Note {
+pub(super) struct ProgressLine {
     held_out: String,
     has_warned: bool,
 }
 
-impl Note {
+impl ProgressLine {
     /// Says once that a step had nothing to learn from; the record of each such step says so too.
     pub fn warn_of_empty(&mut self, step: u64, done: &[Step], progress: &dyn Progress) {
         if done.iter().any(|step| step.is_empty) && !std::mem::replace(&mut self.has_warned, true) {
