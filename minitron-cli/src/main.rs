@@ -8,11 +8,18 @@ mod output;
 mod settings;
 
 use std::ffi::OsStr;
-use std::process::ExitCode;
 
 use clap::Parser;
 
-fn main() -> ExitCode {
+fn main() {
+    let code = run();
+    output::flush();
+    // At the end, libtorch takes every operator off its lists one by one, which lasts longer than most
+    // commands. All that was begun here is done.
+    signal_hook::low_level::exit(code)
+}
+
+fn run() -> i32 {
     let arguments = match args::Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(refusal) => {

@@ -17,14 +17,12 @@ mod search;
 mod train;
 mod watch;
 
-use std::process::ExitCode;
-
 use minitron_core::error::Result;
 
 use crate::args::{Arguments, Command};
 
 /// Runs the command. Only a comparison that comes out badly ends with a code of its own.
-pub fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
+pub fn dispatch(arguments: &Arguments) -> Result<i32> {
     let common = &arguments.common;
     let _span = tracing::info_span!("command", name = arguments.command.name()).entered();
     match &arguments.command {
@@ -44,5 +42,5 @@ pub fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
         Command::Report(args) => report::run(common, args),
         Command::Watch(args) => watch::run(common, args),
     }?;
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }

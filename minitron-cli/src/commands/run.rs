@@ -1,14 +1,12 @@
-use std::path::Path;
-use std::process::ExitCode;
-
 use minitron_core::error::Result;
 use minitron_engine::recipe::{Recipe, run as run_recipe, verify};
+use std::path::Path;
 
 use crate::args::{Common, Run};
 use crate::output;
 use crate::settings::with_context;
 
-pub fn run(common: &Common, args: &Run) -> Result<ExitCode> {
+pub fn run(common: &Common, args: &Run) -> Result<i32> {
     let (Some(recipe), Some(out)) = (&args.recipe, &args.out) else {
         return check(common, args, None);
     };
@@ -21,13 +19,13 @@ pub fn run(common: &Common, args: &Run) -> Result<ExitCode> {
         return check(common, args, Some(out));
     }
     output::show(common.json, &report, output::run_table)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 /// Says what differs between a run and the disk, or another run.
-fn check(common: &Common, args: &Run, other: Option<&Path>) -> Result<ExitCode> {
+fn check(common: &Common, args: &Run, other: Option<&Path>) -> Result<i32> {
     let Some(dir) = &args.verify else {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(0);
     };
     if let Some(threads) = common.threads {
         // They are among what is compared.
@@ -35,9 +33,5 @@ fn check(common: &Common, args: &Run, other: Option<&Path>) -> Result<ExitCode> 
     }
     let report = verify(dir, other)?;
     output::show(common.json, &report, output::verify_table)?;
-    Ok(if report["verified"] == true {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(i32::from(report["verified"] != true))
 }

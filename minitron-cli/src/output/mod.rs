@@ -15,11 +15,9 @@ pub use tables::{
 };
 pub use watch::{Screen, progress_text};
 
-use std::io::{self, Write};
-use std::process::ExitCode;
-
 use minitron_core::error::{Error, Result};
 use serde_json::{Value, json};
+use std::io::{self, Write};
 
 /// Prints a result: JSON, or the table drawn from it. A reader that has gone away is no error.
 pub fn show(json: bool, report: &Value, draw: impl FnOnce(&Value) -> String) -> Result<()> {
@@ -50,9 +48,15 @@ pub fn warn(message: &str) {
     progress::say(&format!("warning: {message}"));
 }
 
+/// Passes on what waits to be printed. A reader that has gone away is no error.
+pub fn flush() {
+    let _ = io::stdout().flush();
+    let _ = io::stderr().flush();
+}
+
 /// Prints an error and gives its exit code: 2 for a wrong request, 1 for a failed run. With `json`,
 /// also an object on stdout.
-pub fn fail(error: &Error, json: bool) -> ExitCode {
+pub fn fail(error: &Error, json: bool) -> i32 {
     let exit_code = if error.is_usage() { 2 } else { 1 };
     let _ = writeln!(io::stderr().lock(), "error: {error}");
     if json {
@@ -65,16 +69,16 @@ pub fn fail(error: &Error, json: bool) -> ExitCode {
         }
         say_object(about, exit_code);
     }
-    ExitCode::from(exit_code)
+    i32::from(exit_code)
 }
 
 /// What was typed and cannot be read: in the parser's words, and with `json` as an object too. Help
 /// and version are no refusals.
-pub fn refuse(refusal: &clap::Error, json: bool) -> ExitCode {
+pub fn refuse(refusal: &clap::Error, json: bool) -> i32 {
     // A reader that has gone away is no error.
     let _ = refusal.print();
     if !refusal.use_stderr() {
-        return ExitCode::SUCCESS;
+        return 0;
     }
     if json {
         let said = refusal.to_string();
@@ -85,7 +89,7 @@ pub fn refuse(refusal: &clap::Error, json: bool) -> ExitCode {
             .collect();
         say_object(json!({ "kind": "usage", "message": words.join(" ") }), 2);
     }
-    ExitCode::from(2)
+    2
 }
 
 fn say_object(mut about: Value, exit_code: u8) {
