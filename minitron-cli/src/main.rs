@@ -14,8 +14,8 @@ use clap::Parser;
 fn main() {
     let code = run();
     output::flush();
-    // At the end, libtorch takes every operator off its lists one by one, which lasts longer than most
-    // commands. All that was begun here is done.
+    // At the end libtorch takes every operator off its lists one by one, which lasts longer than
+    // most commands. All that was begun here is done.
     signal_hook::low_level::exit(code)
 }
 
