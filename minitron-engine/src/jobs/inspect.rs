@@ -41,7 +41,7 @@ pub struct InspectOptions {
 /// };
 /// let about = inspect(&context, &options)?;
 /// assert_eq!(about["architecture"], "llama");
-/// assert_eq!(about["sizes"]["heads"], 8);
+/// assert_eq!(about["dims"]["heads"], 8);
 /// # Ok(())
 /// # }
 /// ```

@@ -149,8 +149,8 @@ impl Recipe {
     /// let recipe = Recipe::parse(text, "recipes/mine.toml".as_ref())?;
     /// assert_eq!((recipe.seed, recipe.stages[0].options.job()), (Some(7), "score"));
     ///
-    /// let error = Recipe::parse(&text.replace("data", "date"), "mine.toml".as_ref());
-    /// assert!(error.unwrap_err().to_string().contains("no option is called `date`"));
+    /// let error = Recipe::parse(&text.replace("model", "modle"), "mine.toml".as_ref());
+    /// assert!(error.unwrap_err().to_string().contains("no option is called `modle`"));
     /// # Ok::<(), minitron_core::error::Error>(())
     /// ```
     ///
