@@ -937,8 +937,8 @@ fn files_fit_on_a_few_screens() {
         .flatten()
     {
         assert!(
-            source.code.len() <= 500,
-            "{}: {} lines, at most 500",
+            source.code.len() <= 400,
+            "{}: {} lines, at most 400",
             source.path,
             source.code.len()
         );

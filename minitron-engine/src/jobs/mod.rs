@@ -16,6 +16,7 @@ pub(crate) mod prune;
 pub(crate) mod score;
 pub(crate) mod train;
 pub(crate) mod vocabulary;
+pub(crate) mod written;
 
 pub use compute_type::ComputeType;
 pub use context::{Context, Defaults, SizeRequest};

@@ -14,7 +14,7 @@ use super::record::{CurvePlace, Entry, SearchRecord, ZeroShot};
 use crate::data::{BLOCK_TOKENS, DataLoader, LoaderOptions, Tokenizer};
 use crate::jobs::context::{Context, seq_len_or_default};
 use crate::jobs::prune::reconstruction::ReconstructOptions;
-use crate::jobs::train::identity;
+use crate::jobs::train::identity::identity;
 use crate::jobs::train::losses::objective;
 use crate::jobs::train::teacher_source::TeacherSource;
 use crate::memory::available_bytes;

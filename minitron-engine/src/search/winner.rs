@@ -8,7 +8,7 @@ use super::field::Field;
 use super::record::{Entry, SearchRecord};
 use crate::jobs::card::{Before, Card, Fact, facts};
 use crate::jobs::prune::{report_of, write_plan};
-use crate::jobs::train::student::Written;
+use crate::jobs::written::Written;
 use crate::train::Trained;
 use minitron_core::checkpoint::WriteOptions;
 use minitron_core::error::{Error, Result};

@@ -18,7 +18,7 @@ use crate::jobs::card::{Before, Card, facts, name_of};
 use crate::jobs::clients;
 use crate::jobs::context::Context;
 use crate::jobs::identity::identity_of;
-use crate::jobs::train::student::Written;
+use crate::jobs::written::Written;
 use crate::memory::{mib, peak_bytes};
 use minitron_core::checkpoint::{Identity, TensorSource, WriteOptions};
 use minitron_core::error::{Error, Result};

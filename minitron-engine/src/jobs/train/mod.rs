@@ -1,5 +1,6 @@
 //! `train` and `distill`: one loop, with or without a teacher.
 
+pub(crate) mod identity;
 pub(crate) mod losses;
 pub(crate) mod options;
 pub(crate) mod places;
@@ -21,6 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use self::identity::identity;
 use self::losses::objective;
 use self::places::refuse;
 use self::start::WeightStart;
@@ -361,30 +363,6 @@ impl Training<'_> {
         }
         Ok(summary(&outcome, &folder.student.spec, out_dir))
     }
-}
-
-/// All that decides the result besides the settings.
-pub(crate) fn identity(
-    context: &Context,
-    losses: &[PluginSpec],
-    loader: &DataLoader,
-    (eval_windows, eval_every): (Option<&Windows>, Option<u64>),
-    student: &str,
-    teacher: Option<&TeacherSource>,
-) -> Result<Value> {
-    Ok(json!({
-        "data": loader.digest(),
-        "eval_data": eval_windows.map(|windows| json!([windows.digest(), eval_every])),
-        "losses": losses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "student": student,
-        "teacher": teacher.map(|teaching| teaching.digest.as_str()),
-        "teacher_cache": teacher.and_then(TeacherSource::cached_as),
-        "teacher_dtype": teacher.and_then(|teaching| teaching.options.teacher_dtype),
-        "correct_teacher": teacher.and_then(|teaching| teaching.options.correct_teacher),
-        "dtype": format!("{:?}", context.kind),
-        "libraries": context.registry.libraries(),
-        "files": PluginSpec::digests(losses)?,
-    }))
 }
 
 fn summary(outcome: &Outcome, spec: &ModelSpec, out_dir: &Path) -> Value {

@@ -10,39 +10,15 @@ use super::start::WeightStart;
 use super::teacher_source::TeacherSource;
 use crate::jobs::card::{Before, Card, Fact, facts};
 use crate::jobs::context::Context;
+use crate::jobs::written::Written;
 use crate::train::MasterWeights;
-use minitron_core::checkpoint::{Config, TensorSource, WriteOptions, copy_tokenizer, write_model};
+use minitron_core::checkpoint::{Config, WriteOptions, copy_tokenizer};
 use minitron_core::error::{IoContext, Result};
 use minitron_core::model::Transformer;
 use minitron_core::output::{OutputDir, remove_atomic, sync_dir};
 use minitron_core::plan::Plan;
 use minitron_core::prune::{ModuleChanges, NAME};
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::ModelSpec;
-
-/// A student's folder but for its plan.
-pub(crate) struct Written<'a> {
-    pub config: &'a Config,
-    pub spec: &'a ModelSpec,
-    pub tensors: &'a dyn TensorSource,
-    /// Where its companions are.
-    pub from: &'a Path,
-    pub modules: &'a ModuleChanges,
-    pub card: &'a Card,
-    pub before: Option<&'a Before>,
-    pub measured: &'a [Fact],
-    pub options: WriteOptions,
-}
-
-impl Written<'_> {
-    /// Into an existing folder.
-    pub fn write(&self, dir: &Path) -> Result<()> {
-        let (from, options) = (Some(self.from), self.options);
-        write_model(dir, self.config, self.tensors, from, options)?;
-        self.modules.write(dir)?;
-        self.card.write(dir, self.spec, self.before, self.measured)
-    }
-}
 
 /// What a trained student's folder is made from.
 pub(crate) struct StudentFolder<'a> {
