@@ -542,7 +542,7 @@ fn compare(reference: &mut Reference, variant: &Variant, all: bool) -> Option<Ro
 }
 
 /// Families in the order of the script, each with its variants; the table is printed even where one
-/// fails. Without the slow ones, only the first variant of a family gets all cuts. `FAMILY=qwen3`
+/// fails. Without the slow ones, only the first variant of a family gets all cuts. `MINITRON_FAMILY=qwen3`
 /// looks at that one alone, for who writes it.
 fn sweep(slow: bool) {
     let Some(mut reference) = Reference::shared() else {
@@ -553,7 +553,7 @@ fn sweep(slow: bool) {
     assert!(listed.len() > 80, "variants are missing");
     let (mut rows, mut absent, mut failed) = (Vec::new(), BTreeSet::new(), Vec::new());
     let mut begun = BTreeSet::new();
-    let only = std::env::var("FAMILY").ok();
+    let only = std::env::var("MINITRON_FAMILY").ok();
     for variant in listed.iter().filter(|variant| slow || !variant.slow) {
         if only.as_ref().is_some_and(|only| *only != variant.family) {
             continue;
