@@ -542,8 +542,8 @@ fn compare(reference: &mut Reference, variant: &Variant, all: bool) -> Option<Ro
 }
 
 /// Families in the order of the script, each with its variants; the table is printed even where one
-/// fails. Without the slow ones, only the first variant of a family gets all cuts. `MINITRON_FAMILY=qwen3`
-/// looks at that one alone, for who writes it.
+/// fails. Without the slow ones, only the first variant of a family gets all cuts.
+/// `MINITRON_FAMILY=qwen3` looks at that one alone, for who writes it.
 fn sweep(slow: bool) {
     let Some(mut reference) = Reference::shared() else {
         return;
