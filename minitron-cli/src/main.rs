@@ -10,6 +10,9 @@ mod settings;
 use std::ffi::OsStr;
 
 use clap::Parser;
+use minitron_comm::World;
+use minitron_core::error::{Error, Result};
+use minitron_engine::ranks::of_comm;
 
 fn main() {
     let code = run();
@@ -30,6 +33,11 @@ fn run() -> i32 {
         }
     };
     let json = arguments.common.json;
+    let world = match world(&arguments.command) {
+        Ok(world) => world,
+        Err(error) => return output::fail(&error, json),
+    };
+    output::speak_as(world.rank, world.size);
     let observing = match observe::start(&arguments.common) {
         Ok(observing) => observing,
         Err(error) => return output::fail(&error, json),
@@ -41,4 +49,17 @@ fn run() -> i32 {
     // What the file lacks is said after all else.
     drop(observing);
     code
+}
+
+/// Who this process is among others, where the command can be done by several.
+fn world(command: &args::Command) -> Result<World> {
+    let world = World::from_env().map_err(of_comm)?;
+    if world.has_others() && !command.knows_ranks() {
+        let (name, size) = (command.name(), world.size);
+        return Err(Error::Recipe(format!(
+            "`{name}` is done by one process, and the environment says that there are {size} \
+             (WORLD_SIZE or SLURM_NTASKS); start it without a launcher"
+        )));
+    }
+    Ok(world)
 }

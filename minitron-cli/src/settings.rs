@@ -1,10 +1,14 @@
-//! From common flags to what jobs share: device, threads, plugins, signals.
+//! From common flags to what jobs share: device, threads, plugins, signals, other ranks.
 
+use std::time::Duration;
+
+use minitron_comm::{C10d, C10dOptions, Communicator, Solo, World};
 use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::progress::{Interrupt, Recorder};
 use minitron_core::registry::Registry;
 use minitron_engine::jobs::Context;
+use minitron_engine::ranks::{Ranks, of_comm};
 use minitron_engine::recipe::{PluginFile, Recipe};
 use serde_json::{Value, json};
 use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGXFSZ};
@@ -23,7 +27,8 @@ pub fn with_context<T>(
     job: impl FnOnce(&Context) -> Result<T>,
 ) -> Result<T> {
     minitron_plugins::make_cuda_visible();
-    if let Some(threads) = common.threads {
+    let world = World::from_env().map_err(of_comm)?;
+    if let Some(threads) = common.threads.or_else(|| threads_of(&world)) {
         let most =
             std::thread::available_parallelism().map_or(64, |n| n.get().saturating_mul(4).max(64));
         if threads == 0 {
@@ -41,25 +46,66 @@ pub fn with_context<T>(
             .build_global();
     }
     let registry = registry(common, recipe)?;
-    let bar = Bar::new(common.quiet);
+    let bar = Bar::new(common.quiet || !world.is_first());
     let recorder = Recorder::new(&bar);
     let interrupt = Interrupt::default();
     catch_signals(&interrupt)?;
+    let comm = communicator(common, &world)?;
+    let ranks = Ranks::of(comm.as_ref());
+    if ranks.has_others() {
+        ranks.same("program", &about_program()?)?;
+    }
     let context = Context {
         registry: &registry,
         defaults: &minitron_plugins::BuiltIn,
-        device: device(&common.device)?,
+        device: device(&common.device, world.local_rank)?,
         kind: common.dtype.kind(),
         seed: common
             .seed
             .or(recipe.and_then(|recipe| recipe.seed))
             .unwrap_or(0),
         force,
+        ranks,
         progress: &recorder,
         interrupt: &interrupt,
         resolve: &|model| hub::folder(model, &bar),
     };
-    job(&context)
+    let done = job(&context)?;
+    // The first rank may serve the store, so it leaves last.
+    comm.barrier().map_err(of_comm)?;
+    Ok(done)
+}
+
+/// The others, where there are some.
+fn communicator(common: &Common, world: &World) -> Result<Box<dyn Communicator>> {
+    if !world.has_others() {
+        return Ok(Box::new(Solo));
+    }
+    let options = C10dOptions {
+        timeout: Duration::from_secs(common.comm_timeout.max(1)),
+        is_checked: common.check_collectives,
+    };
+    let comm = C10d::join(world, options).map_err(of_comm)?;
+    Ok(Box::new(comm))
+}
+
+/// Ranks of one machine share its cores, where nobody says otherwise.
+fn threads_of(world: &World) -> Option<u16> {
+    let is_said = std::env::var_os("OMP_NUM_THREADS").is_some();
+    if !world.has_others() || is_said {
+        return None;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from((cores / world.local_size.max(1)).max(1)).ok()
+}
+
+/// What must be the same on all ranks before anything else.
+fn about_program() -> Result<Value> {
+    let program = std::env::current_exe().map_err(|e| Error::io("minitron", e))?;
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "program": digest::of_file(&program)?,
+    }))
 }
 
 /// What a single job came to; `warnings` lists what it warned of, where it did.
@@ -121,7 +167,8 @@ fn catch_signals(interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-fn device(word: &str) -> Result<Device> {
+/// A rank's own of several devices, where none is named.
+fn device(word: &str, local_rank: usize) -> Result<Device> {
     let n_cuda = if Cuda::is_available() {
         Cuda::device_count()
     } else {
@@ -130,7 +177,7 @@ fn device(word: &str) -> Result<Device> {
     let index = match word {
         "cpu" => return Ok(Device::Cpu),
         "auto" if n_cuda == 0 => return Ok(Device::Cpu),
-        "auto" | "cuda" => 0,
+        "auto" | "cuda" => local_rank as i64,
         other => match other
             .strip_prefix("cuda:")
             .and_then(|index| index.parse::<i64>().ok())

@@ -57,6 +57,9 @@ pub enum Error {
         /// Cause.
         source: std::io::Error,
     },
+    /// Processes at one job do not reach each other, or do not agree.
+    #[error("ranks: {0}")]
+    Ranks(String),
     /// Our bug: no input should lead here.
     #[error("internal error, a bug in minitron: {0}")]
     Internal(String),
@@ -115,6 +118,7 @@ impl Error {
             Error::Data(_) => "data",
             Error::Torch { .. } => "torch",
             Error::Io { .. } => "io",
+            Error::Ranks(_) => "ranks",
             Error::Internal(_) => "internal",
             Error::At { source, .. } => source.kind(),
         }
@@ -147,6 +151,7 @@ impl Error {
             Error::Recipe(message)
             | Error::Plan(message)
             | Error::Data(message)
+            | Error::Ranks(message)
             | Error::Internal(message) => message.clone(),
             Error::Checkpoint { message, .. } => message.clone(),
             Error::Plugin {

@@ -60,6 +60,7 @@
 //! | room | holds |
 //! |---|---|
 //! | [`memory`] | what the process takes |
+//! | [`ranks`] | several processes at one job |
 //! | [`chat`] | conversations as text by the model's own template, and what the assistant said |
 //! | [`data`] | text to tokens to windows, in a deterministic order |
 //! | [`score`] | one forward pass, shown to the scorers of all metrics |
@@ -73,8 +74,10 @@
 pub mod chat;
 pub mod compare;
 pub mod data;
+mod difference;
 pub mod jobs;
 pub mod memory;
+pub mod ranks;
 pub mod recipe;
 pub mod report;
 pub mod score;

@@ -8,6 +8,8 @@ pub use pruning::Prune;
 pub use search::Search;
 pub use training::{Distill, Train, Training};
 
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -61,6 +63,13 @@ pub struct Common {
     /// A file of all spans with their times, which chrome://tracing and ui.perfetto.dev open
     #[arg(long, global = true, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// How long a rank waits for the others, where there are several
+    #[arg(long, global = true, default_value_t = 300, value_name = "S")]
+    pub comm_timeout: u64,
+    /// Compare what the ranks are about to do before each collective: slower, and names ranks that
+    /// differ
+    #[arg(long, global = true)]
+    pub check_collectives: bool,
 }
 
 /// The commands.
@@ -104,6 +113,8 @@ pub enum Command {
     Report(Report),
     /// How far a running job has come
     Watch(Watch),
+    /// A command as several processes on this machine: train or distill
+    Launch(Launch),
 }
 
 impl Command {
@@ -125,7 +136,13 @@ impl Command {
             Command::Demo(_) => "demo",
             Command::Report(_) => "report",
             Command::Watch(_) => "watch",
+            Command::Launch(_) => "launch",
         }
+    }
+
+    /// Whether several processes can be at it together.
+    pub fn knows_ranks(&self) -> bool {
+        matches!(self, Command::Train(_) | Command::Distill(_))
     }
 }
 
@@ -249,6 +266,20 @@ pub struct Watch {
     /// Seconds between looks
     #[arg(long, default_value_t = 2.0, value_name = "S")]
     pub interval: f64,
+}
+
+/// `launch`
+#[derive(Debug, Args)]
+pub struct Launch {
+    /// Processes
+    #[arg(long, value_name = "N")]
+    pub nproc: NonZeroUsize,
+    /// How often all are started again after one has failed; the command has to say --resume
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub max_restarts: u64,
+    /// The command, as it is typed after `minitron`
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 #[cfg(test)]

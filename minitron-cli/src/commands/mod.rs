@@ -6,6 +6,7 @@ mod distill;
 mod eval;
 mod generate;
 mod inspect;
+mod launch;
 mod new_plugin;
 mod plugins;
 mod prune;
@@ -41,6 +42,7 @@ pub fn dispatch(arguments: &Arguments) -> Result<i32> {
         Command::Demo(args) => demo::run(common, args),
         Command::Report(args) => report::run(common, args),
         Command::Watch(args) => watch::run(common, args),
+        Command::Launch(args) => return launch::run(args),
     }?;
     Ok(0)
 }

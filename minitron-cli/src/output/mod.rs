@@ -18,9 +18,26 @@ pub use watch::{Screen, progress_text};
 use minitron_core::error::{Error, Result};
 use serde_json::{Value, json};
 use std::io::{self, Write};
+use std::sync::OnceLock;
+
+/// Which of how many ranks this process is.
+static SPEAKER: OnceLock<(usize, usize)> = OnceLock::new();
+
+/// Says once which of how many ranks this process is: of several the first prints results, and
+/// errors say whose they are.
+pub fn speak_as(rank: usize, n_ranks: usize) {
+    let _ = SPEAKER.set((rank, n_ranks));
+}
+
+fn speaker() -> (usize, usize) {
+    SPEAKER.get().copied().unwrap_or((0, 1))
+}
 
 /// Prints a result: JSON, or the table drawn from it. A reader that has gone away is no error.
 pub fn show(json: bool, report: &Value, draw: impl FnOnce(&Value) -> String) -> Result<()> {
+    if speaker().0 > 0 {
+        return Ok(());
+    }
     let text = if json {
         report.to_string()
     } else {
@@ -35,7 +52,7 @@ pub fn show(json: bool, report: &Value, draw: impl FnOnce(&Value) -> String) -> 
 
 /// Says on stderr that a run was interrupted, and which command goes on with it.
 pub fn say_how_to_go_on(report: &Value, command: &str) {
-    if report["interrupted"] == true {
+    if report["interrupted"] == true && speaker().0 == 0 {
         let _ = writeln!(
             io::stderr().lock(),
             "interrupted; all that was done is saved: go on with {command}"
@@ -58,8 +75,13 @@ pub fn flush() {
 /// also an object on stdout.
 pub fn fail(error: &Error, json: bool) -> i32 {
     let exit_code = if error.is_usage() { 2 } else { 1 };
-    let _ = writeln!(io::stderr().lock(), "error: {error}");
-    if json {
+    let (rank, n_ranks) = speaker();
+    let whose = match n_ranks {
+        1 => String::new(),
+        _ => format!("rank {rank}: "),
+    };
+    let _ = writeln!(io::stderr().lock(), "error: {whose}{error}");
+    if json && rank == 0 {
         let mut about = json!({ "kind": error.kind(), "message": error.message() });
         if let Some(path) = error.path() {
             about["path"] = json!(path);

@@ -7,6 +7,7 @@ use tch::{Device, Kind};
 use tracing::info_span;
 
 use crate::data::{TextOptions, Tokenizer};
+use crate::ranks::Ranks;
 use crate::score::ScoreInputs;
 use minitron_core::checkpoint::{Remarks, TensorSource};
 use minitron_core::contract::Axis;
@@ -70,6 +71,8 @@ pub struct Context<'a> {
     pub seed: u64,
     /// Whether outputs may be replaced.
     pub force: bool,
+    /// Who else is at the job.
+    pub ranks: Ranks<'a>,
     /// Where to report.
     pub progress: &'a dyn Progress,
     /// How a training is asked to end early.
@@ -97,6 +100,7 @@ impl<'a> Context<'a> {
             kind: Kind::Float,
             seed: 0,
             force: false,
+            ranks: Ranks::alone(),
             progress: &Silent,
             interrupt: &NOBODY,
             resolve: &is_a_folder,

@@ -18,6 +18,7 @@ use crate::jobs::train::identity::identity;
 use crate::jobs::train::losses::objective;
 use crate::jobs::train::teacher_source::TeacherSource;
 use crate::memory::available_bytes;
+use crate::ranks::Ranks;
 use crate::train::{
     HeldOut, Learner, Objective, Teacher, Trainer, clear_state, evaluate_all, saved_cursor,
 };
@@ -279,6 +280,7 @@ impl Field<'_> {
             held_out: Some(self.held_out()),
             max_skipped: training.max_skipped,
             stop_after: Some(until),
+            ranks: Ranks::alone(),
             progress: self.context.progress,
             interrupt: self.context.interrupt,
         };

@@ -5,6 +5,7 @@ use tch::Device;
 
 use super::counts::Counts;
 use crate::data::DataLoader;
+use crate::ranks::Ranks;
 use minitron_core::error::Result;
 use minitron_core::windows::{Batch, Sample, Task};
 
@@ -27,7 +28,9 @@ enum Pending {
 }
 
 impl Batches {
-    /// The next `n_passes` batches of `batch_size` windows.
+    /// This rank's share of the next `n_passes` batches of `batch_size` windows. All ranks take
+    /// the same windows from the text; a rank has every Nth of them, in passes of an Nth of the
+    /// size, so that a step is the same whatever their number N.
     ///
     /// # Errors
     /// As [`DataLoader::take`].
@@ -36,6 +39,7 @@ impl Batches {
         task: Task,
         (batch_size, n_passes): (usize, usize),
         device: Device,
+        ranks: Ranks,
     ) -> Result<Self> {
         let mut batches = Batches {
             task,
@@ -43,11 +47,18 @@ impl Batches {
             device,
             batches: Vec::new(),
         };
+        let mut passes = Vec::with_capacity(n_passes);
         for _ in 0..n_passes {
-            let samples = loader.take(batch_size)?;
-            batches.batches.push(match n_passes {
-                1 => Pending::Built(batches.build(&samples, device)?),
-                _ => Pending::Samples(samples),
+            passes.push(loader.take(batch_size)?);
+        }
+        if ranks.has_others() {
+            passes = shared(passes, windows_per_pass(batch_size, ranks), ranks);
+        }
+        let is_single = passes.len() == 1;
+        for samples in passes {
+            batches.batches.push(match is_single {
+                true => Pending::Built(batches.build(&samples, device)?),
+                false => Pending::Samples(samples),
             });
         }
         Ok(batches)
@@ -58,7 +69,7 @@ impl Batches {
         self.batches.len()
     }
 
-    /// What the step's losses are averaged over.
+    /// What this rank's part of the step's losses is averaged over.
     pub fn counts(&self) -> Result<Counts> {
         let of_each = self.batches.iter().map(|pending| match pending {
             Pending::Built(batch) => Counts::of(batch),
@@ -85,4 +96,21 @@ impl Batches {
     fn build(&self, samples: &[Sample], device: Device) -> Result<Batch> {
         self.task.batch_of(samples, self.n_special_tokens, device)
     }
+}
+
+/// Windows of one pass on each rank, for a batch of so many over all.
+pub(super) fn windows_per_pass(batch_size: usize, ranks: Ranks) -> usize {
+    batch_size.div_ceil(ranks.size()).max(1)
+}
+
+/// A rank's own windows of a step's passes, in passes of `size`.
+fn shared(passes: Vec<Vec<Sample>>, size: usize, ranks: Ranks) -> Vec<Vec<Sample>> {
+    let all: Vec<Sample> = passes.into_iter().flatten().collect();
+    let is_own = |(idx, _): &(usize, Sample)| idx % ranks.size() == ranks.rank();
+    let mut own = all.into_iter().enumerate().filter(is_own).peekable();
+    let mut passes = Vec::new();
+    while own.peek().is_some() {
+        passes.push(own.by_ref().take(size).map(|(_, sample)| sample).collect());
+    }
+    passes
 }

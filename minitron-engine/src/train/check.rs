@@ -2,6 +2,7 @@
 
 use super::learner::Learner;
 use super::objective::Objective;
+use super::resume::without_names;
 use super::run::Trainer;
 use minitron_core::error::{Error, Result};
 use minitron_core::spec::{ModelSpec, Options};
@@ -12,7 +13,7 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// `Recipe` for settings, windows or models that do not go together, `Data` for a student
-    /// without a head.
+    /// without a head, `Ranks` where this is not the same on all of them.
     pub fn check(&self) -> Result<()> {
         self.settings.check()?;
         self.saving.check()?;
@@ -31,7 +32,17 @@ impl Trainer<'_> {
         }
         self.learners
             .iter()
-            .try_for_each(|learner| self.check_learner(learner))
+            .try_for_each(|learner| self.check_learner(learner))?;
+        self.check_same()
+    }
+
+    /// Refuses ranks that were told something else.
+    fn check_same(&self) -> Result<()> {
+        for learner in self.learners {
+            let identity = without_names(&learner.full_identity(self.settings));
+            self.ranks.same("training", &identity)?;
+        }
+        Ok(())
     }
 
     /// Refuses windows, training or held out, that a model has no positions for.

@@ -4,6 +4,7 @@ use std::iter::Sum;
 
 use tch::Kind;
 
+use crate::ranks::Ranks;
 use minitron_core::error::Result;
 use minitron_core::windows::Batch;
 
@@ -29,6 +30,21 @@ impl Counts {
         };
         Ok(Counts {
             predictions: batch.n_rows(),
+            tokens,
+        })
+    }
+
+    /// Over all ranks.
+    ///
+    /// # Errors
+    /// `Ranks` where one does not take part.
+    pub fn reduced(self, ranks: Ranks) -> Result<Self> {
+        // Exact below 2^53.
+        let mut numbers = [self.predictions as f64, self.tokens as f64];
+        ranks.sum(&mut numbers)?;
+        let [predictions, tokens] = numbers.map(|n| n as i64);
+        Ok(Counts {
+            predictions,
             tokens,
         })
     }

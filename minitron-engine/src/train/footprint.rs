@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use super::batches::windows_per_pass;
 use super::learner::Learner;
 use super::memory::{BatchShape, StepMemory};
 use super::run::Trainer;
@@ -41,7 +42,7 @@ impl Trainer<'_> {
         base: u64,
     ) -> StepMemory {
         let batch = BatchShape {
-            n_windows: self.settings.batch_size,
+            n_windows: windows_per_pass(self.settings.batch_size, self.ranks),
             width: self.loader.borrow().width(),
             n_bytes: bytes_per_number(learner.student),
         };

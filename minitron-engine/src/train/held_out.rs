@@ -9,6 +9,7 @@ use super::counts::{Counts, mean};
 use super::objective::{Objective, teacher_output};
 use super::states::StateTerm;
 use super::teacher::{Kept, Teacher, TeacherOutput, losses};
+use crate::ranks::Ranks;
 use minitron_core::error::{Error, Present, Result};
 use minitron_core::model::{Site, Transformer, row_chunks};
 use minitron_core::windows::{Batch, Task, Windows};
@@ -76,7 +77,8 @@ impl Objective {
         task: Task,
         held_out: &HeldOut,
     ) -> Result<HeldOutLoss> {
-        let found = Evaluation::of(vec![(student, self)], teacher, task, held_out)?;
+        let subjects = vec![(student, self)];
+        let found = Evaluation::of(subjects, teacher, task, held_out, Ranks::alone())?;
         found
             .into_iter()
             .next()
@@ -94,16 +96,18 @@ pub fn evaluate_all(
     task: Task,
     held_out: &HeldOut,
 ) -> Result<Vec<HeldOutLoss>> {
-    Evaluation::of(subjects, teacher, task, held_out)
+    Evaluation::of(subjects, teacher, task, held_out, Ranks::alone())
 }
 
 impl<'a> Evaluation<'a> {
-    /// Of several models, batch after batch: what the teacher says to one is worked out once.
+    /// Of several models, batch after batch: what the teacher says to one is worked out once. Each
+    /// rank sees its share of the batches.
     pub fn of(
         subjects: Vec<(&'a Transformer, &'a Objective)>,
         mut teacher: Option<&mut (dyn Teacher + '_)>,
         task: Task,
         held_out: &HeldOut,
+        ranks: Ranks,
     ) -> Result<Vec<HeldOutLoss>> {
         let _no_grad = tch::no_grad_guard();
         let _span = tracing::info_span!("evaluate", n_models = subjects.len()).entered();
@@ -112,13 +116,21 @@ impl<'a> Evaluation<'a> {
         };
         let mut evaluations: Vec<Evaluation> =
             subjects.into_iter().map(Evaluation::start).collect();
-        for range in held_out.windows.batches(held_out.batch_size) {
+        let ranges = held_out.windows.batches(held_out.batch_size);
+        for idx in ranks.share(ranges.len()) {
+            let range = ranges
+                .get(idx)
+                .cloned()
+                .present("a batch of held-out text")?;
             let batch = task.batch(held_out.windows, &range.collect::<Vec<_>>(), device)?;
             let objectives = evaluations.iter().map(|evaluation| evaluation.objective);
             let output = teacher_output(objectives, teacher.as_deref_mut(), &batch)?;
             evaluations
                 .iter_mut()
                 .try_for_each(|evaluation| evaluation.add(output.as_deref(), &batch))?;
+        }
+        for evaluation in &mut evaluations {
+            evaluation.reduce(ranks)?;
         }
         evaluations.into_iter().map(Evaluation::finish).collect()
     }
@@ -196,6 +208,20 @@ impl<'a> Evaluation<'a> {
             )?;
             self.nll += nll_n.f_sum(Kind::Double)?.f_double_value(&[])?;
         }
+        Ok(())
+    }
+
+    /// Takes in what the other ranks have seen.
+    pub fn reduce(&mut self, ranks: Ranks) -> Result<()> {
+        if !ranks.has_others() {
+            return Ok(());
+        }
+        let mut numbers = self.sums.clone();
+        numbers.push(self.nll);
+        self.counts = self.counts.reduced(ranks)?;
+        ranks.sum(&mut numbers)?;
+        self.nll = numbers.pop().unwrap_or_default();
+        self.sums = numbers;
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use super::settings::TrainSettings;
 use super::step::{Step, Weighed, recent_loss};
 use super::teacher::TeacherOutput;
 use crate::data::Cursor;
+use crate::ranks::Ranks;
 use minitron_core::error::{Error, Result};
 use minitron_core::model::Transformer;
 use minitron_core::progress::Progress;
@@ -37,6 +38,13 @@ pub struct Learner<'a> {
     pub out_dir: &'a Path,
     /// What becomes of the best student by held-out text.
     pub write_best: Option<WriteStudent<'a>>,
+}
+
+impl Learner<'_> {
+    /// All that decides what it learns.
+    pub(super) fn full_identity(&self, settings: &TrainSettings) -> Value {
+        json!({ "settings": settings, "inputs": self.identity })
+    }
 }
 
 impl Debug for Learner<'_> {
@@ -107,6 +115,7 @@ impl<'a> TrainState<'a> {
         settings: &TrainSettings,
         correction: Option<&Correction>,
         (resume, begin): (bool, &Cursor),
+        ranks: Ranks,
         progress: &dyn Progress,
     ) -> Result<Self> {
         let learned = learner
@@ -118,17 +127,22 @@ impl<'a> TrainState<'a> {
         if let Some(correction) = correction {
             correction.join(&mut optimizer)?;
         }
-        let identity = json!({ "settings": settings, "inputs": learner.identity });
+        let identity = learner.full_identity(settings);
         let resumed = if resume {
             resume::load(learner.out_dir, &identity, &mut optimizer, progress)?
         } else {
             None
         };
-        if resumed.is_none() {
-            resume::clear(learner.out_dir)?;
-        }
+        // Nothing goes before all ranks have read it.
+        ranks.first(|| match resumed {
+            Some(_) => resume::sweep(learner.out_dir),
+            None => resume::clear(learner.out_dir),
+        })?;
         let state = resumed.unwrap_or_else(|| State::start(identity, begin.clone()));
-        let metrics = Metrics::open(learner.out_dir, &state)?;
+        let metrics = match ranks.is_first() {
+            true => Metrics::open(learner.out_dir, &state)?,
+            false => Metrics::nowhere(),
+        };
         let clock = Clock::after(state.elapsed_s);
         let (recent, step) = (metrics.losses()?, Step::default());
         Ok(TrainState {
@@ -172,6 +186,20 @@ impl<'a> TrainState<'a> {
         }
         self.step.add(&means);
         Ok(())
+    }
+
+    /// Sums gradients and losses of the step over all ranks, each of which had its own windows.
+    pub fn reduce(&mut self, ranks: Ranks, has_correction: bool) -> Result<()> {
+        if !ranks.has_others() {
+            return Ok(());
+        }
+        if has_correction && self.step.counts.predictions > 0 {
+            self.step.teacher.get_or_insert_default();
+        }
+        let mut numbers = self.step.numbers();
+        ranks.sum(&mut numbers)?;
+        self.step.set_numbers(&numbers);
+        self.optimizer.reduce(ranks)
     }
 
     /// Ends the step that the batches since the last one make, and counts it.
@@ -264,7 +292,11 @@ impl<'a> TrainState<'a> {
             );
             return Err(self.diverged(&what));
         }
-        self.saved.metrics_len = self.metrics.sync()?;
+        let Some(metrics_len) = self.metrics.sync()? else {
+            // The first rank's state is everybody's.
+            return Ok(());
+        };
+        self.saved.metrics_len = metrics_len;
         (self.saved.data, self.saved.elapsed_s) = (cursor, self.clock.elapsed());
         resume::save(self.learner.out_dir, &self.saved, &self.optimizer, keep)
     }

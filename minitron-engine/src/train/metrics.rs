@@ -15,7 +15,9 @@ use minitron_core::error::{IoContext, Result};
 const METRICS: &str = "metrics.jsonl";
 
 /// metrics.jsonl, one line per step, and the same numbers as events.
-pub(super) struct Metrics {
+pub(super) struct Metrics(Option<Files>);
+
+struct Files {
     path: PathBuf,
     file: File,
     events: Events,
@@ -34,17 +36,25 @@ impl Metrics {
         let found = file.metadata().at_path(&path)?.len();
         file.set_len(resumed.metrics_len.min(found))
             .at_path(&path)?;
-        Ok(Metrics {
+        Ok(Metrics(Some(Files {
             path,
             file,
             events: Events::start(out_dir, resumed.step + 1)?,
-        })
+        })))
+    }
+
+    /// Of a rank that writes nothing.
+    pub fn nowhere() -> Self {
+        Metrics(None)
     }
 
     /// Losses of the steps that are on record, with what each weighs; those left out that changed
     /// nothing.
     pub fn losses(&self) -> Result<Vec<Weighed>> {
-        let text = fs::read_to_string(&self.path).at_path(&self.path)?;
+        let Some(Files { path, .. }) = &self.0 else {
+            return Ok(Vec::new());
+        };
+        let text = fs::read_to_string(path).at_path(path)?;
         let (mut losses, mut n_skipped) = (Vec::new(), 0);
         for line in text.lines() {
             let Ok(record) = serde_json::from_str::<Value>(line) else {
@@ -67,14 +77,20 @@ impl Metrics {
 
     /// Adds a step's record.
     pub fn write(&mut self, step: u64, record: &Value) -> Result<()> {
-        writeln!(self.file, "{record}").at_path(&self.path)?;
-        self.events.scalars(step, record)
+        let Some(Files { path, file, events }) = &mut self.0 else {
+            return Ok(());
+        };
+        writeln!(file, "{record}").at_path(path)?;
+        events.scalars(step, record)
     }
 
-    /// Makes all lines durable and gives their bytes.
-    pub fn sync(&mut self) -> Result<u64> {
-        self.file.sync_all().at_path(&self.path)?;
-        Ok(self.file.metadata().at_path(&self.path)?.len())
+    /// Makes all lines durable and gives their bytes; none where nothing is written.
+    pub fn sync(&mut self) -> Result<Option<u64>> {
+        let Some(Files { path, file, .. }) = &mut self.0 else {
+            return Ok(None);
+        };
+        file.sync_all().at_path(&*path)?;
+        Ok(Some(file.metadata().at_path(&*path)?.len()))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use crate::ranks::Ranks;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::Parameter;
@@ -111,6 +112,42 @@ impl AdamW {
                 decays: parameter.decays,
                 group,
             });
+        }
+        Ok(())
+    }
+
+    /// Replaces all gradients by their sums over the ranks. What has none on one rank and some on
+    /// another counts as zero there; what has none on any is left alone, as in one process.
+    pub fn reduce(&self, ranks: Ranks) -> Result<()> {
+        let has_own = |state: &State| state.weight.f_grad().map(|gradient| gradient.defined());
+        let mut has_any = Vec::with_capacity(self.states.len());
+        for state in &self.states {
+            has_any.push(f64::from(has_own(state)?));
+        }
+        ranks.greatest(&mut has_any)?;
+        let (mut gradients, mut copied) = (Vec::new(), Vec::new());
+        for (state, _) in self
+            .states
+            .iter()
+            .zip(has_any)
+            .filter(|(_, any)| *any > 0.0)
+        {
+            if !has_own(state)? {
+                // The gradient of zero times it.
+                let nothing = state.weight.f_mul_scalar(0.0)?.f_sum(Kind::Float)?;
+                nothing.f_backward()?;
+            }
+            let gradient = state.weight.f_grad()?.f_detach()?;
+            let dense = gradient.f_contiguous()?;
+            if !gradient.is_contiguous() {
+                copied.push((gradient, dense.shallow_clone()));
+            }
+            gradients.push(dense);
+        }
+        ranks.sum_tensors(&gradients)?;
+        let _no_grad = tch::no_grad_guard();
+        for (mut gradient, dense) in copied {
+            gradient.f_copy_(&dense)?;
         }
         Ok(())
     }

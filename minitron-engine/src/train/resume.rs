@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::held_out::Best;
 use super::optimizer::AdamW;
 use crate::data::Cursor;
+use crate::difference::differing_keys;
 use minitron_core::checkpoint::{Reader, write_tensors};
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::files::read_text;
@@ -157,8 +158,7 @@ pub fn saved_cursor(out_dir: &Path) -> Option<Cursor> {
         .map(|state: State| state.data)
 }
 
-/// Restores the newest state that is whole; `None` where there is nothing to resume. What an
-/// interrupted write left goes.
+/// Restores the newest state that is whole; `None` where there is nothing to resume.
 ///
 /// # Errors
 /// `Recipe` naming what differs from the interrupted run; `Checkpoint` where states lie there and
@@ -173,10 +173,7 @@ pub(super) fn load(
     let mut damage = None;
     for &step in &steps {
         match read(&step_dir(out_dir, step), step, identity, optimizer) {
-            Ok(state) => {
-                sweep(out_dir)?;
-                return Ok(Some(state));
-            }
+            Ok(state) => return Ok(Some(state)),
             Err(error) if is_damage(&error) => {
                 progress.warn(&format!(
                     "resume: this checkpoint is damaged and left out, {error}"
@@ -198,8 +195,9 @@ pub(super) fn load(
     }
 }
 
-/// Beginnings and remains of states, whose names begin with a dot.
-fn sweep(out_dir: &Path) -> Result<()> {
+/// Takes away what an interrupted write left: beginnings and remains of states, whose names begin
+/// with a dot.
+pub(super) fn sweep(out_dir: &Path) -> Result<()> {
     let dir = dir(out_dir);
     let rest = format!(".{STEP}");
     for name in names_in(&dir)? {
@@ -267,7 +265,7 @@ fn is_damage(error: &Error) -> bool {
 /// Where an identity names the models behind its digests, for messages alone.
 const NAMES: &str = "names";
 
-fn without_names(identity: &serde_json::Value) -> serde_json::Value {
+pub(super) fn without_names(identity: &serde_json::Value) -> serde_json::Value {
     let mut identity = identity.clone();
     if let Some(inputs) = identity
         .get_mut("inputs")
@@ -294,25 +292,4 @@ fn named(keys: Vec<String>, old: &serde_json::Value, new: &serde_json::Value) ->
 fn model_name<'i>(identity: &'i serde_json::Value, key: &str) -> Option<&'i str> {
     let input = key.strip_prefix("inputs.")?;
     identity["inputs"][NAMES][input].as_str()
-}
-
-/// Paths of the values that differ: `settings.lr`.
-fn differing_keys(old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
-    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else {
-        return Vec::new();
-    };
-    let mut keys = Vec::new();
-    for (key, value) in new
-        .iter()
-        .filter(|(key, value)| old.get(*key) != Some(value))
-    {
-        let inner = old
-            .get(key)
-            .map_or_else(Vec::new, |old| differing_keys(old, value));
-        if inner.is_empty() {
-            keys.push(key.clone());
-        }
-        keys.extend(inner.into_iter().map(|inner| format!("{key}.{inner}")));
-    }
-    keys
 }

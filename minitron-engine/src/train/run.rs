@@ -22,6 +22,7 @@ use super::teacher::Teacher;
 use super::weigh::weigh_states;
 use crate::data::DataLoader;
 use crate::memory::available_bytes;
+use crate::ranks::Ranks;
 use minitron_core::error::{Error, Result};
 use minitron_core::progress::{Interrupt, Progress};
 use minitron_core::windows::Task;
@@ -51,6 +52,8 @@ pub struct Trainer<'a> {
     pub max_skipped: u64,
     /// Stop after this step although the run is longer; `--resume` goes on.
     pub stop_after: Option<u64>,
+    /// Who else is at it: every step is of the same windows, whoever reads them.
+    pub ranks: Ranks<'a>,
     /// Where to report.
     pub progress: &'a dyn Progress,
     /// How the run is asked to end after the step at hand; `--resume` goes on.
@@ -193,6 +196,10 @@ impl Trainer<'_> {
         let (took, spared) = self.backward_all(&mut group)?;
         run.teacher_s += took.as_secs_f64();
         run.spared_s += spared.as_secs_f64();
+        for state in &mut group {
+            debug_span!("reduce")
+                .in_scope(|| state.reduce(self.ranks, self.correction.is_some()))?;
+        }
         let done = self.apply(&mut group, step, run.per_step, lr)?;
         run.line.warn_of_empty(step, &done, self.progress);
         let took = begin
@@ -211,12 +218,15 @@ impl Trainer<'_> {
         let is_best = self.record(&mut group, lr, &done, &evaluated)?;
         let note = run.line.after(&done, lr, &evaluated);
         self.progress.advance(run.per_step, &note);
-        let asked = self.interrupt.is_asked();
-        if run.timer.is_due(step) || is_best || step == run.last || asked {
+        // Clocks and signals differ between ranks.
+        let mut flags = [run.timer.is_due(step), self.interrupt.is_asked()].map(f64::from);
+        self.ranks.greatest(&mut flags)?;
+        let [is_due, is_asked] = flags.map(|flag| flag > 0.0);
+        if is_due || is_best || step == run.last || is_asked {
             self.save(&mut group)?;
             run.timer.reset();
         }
-        Ok(asked)
+        Ok(is_asked)
     }
 
     /// Every learner where it stands, and the text at the place of the one that is least far.
@@ -229,14 +239,33 @@ impl Trainer<'_> {
                 self.settings,
                 self.correction.as_ref(),
                 (resume, &begin),
+                self.ranks,
                 self.progress,
             )?);
         }
+        self.check_ranks(&states)?;
         let least = states.iter().min_by_key(|state| state.saved.step);
         if let Some(state) = least.filter(|state| state.saved.step > 0) {
             self.loader.borrow_mut().seek(&state.saved.data)?;
         }
         Ok(states)
+    }
+
+    /// Refuses ranks that go on from different places: their output is not one folder.
+    fn check_ranks(&self, states: &[TrainState]) -> Result<()> {
+        let steps: Vec<f64> = states.iter().map(|state| state.saved.step as f64).collect();
+        let mut least: Vec<f64> = steps.iter().map(|step| -step).collect();
+        let mut most = steps.clone();
+        self.ranks.greatest(&mut most)?;
+        self.ranks.greatest(&mut least)?;
+        let differ = most.iter().zip(&least).any(|(most, least)| *most != -least);
+        if differ {
+            return Err(Error::Ranks(format!(
+                "resume: the ranks find checkpoints of different steps (this one {steps:?}, the \
+                 furthest {most:?}); the output folder must be one that all of them see"
+            )));
+        }
+        Ok(())
     }
 
     /// Shows a step's batches to everyone; returns the time that the teacher took, and that which
@@ -252,11 +281,12 @@ impl Trainer<'_> {
         for state in &mut *group {
             state.begin(whole);
         }
-        if batches.len() > 1 {
+        if batches.len() > 1 || self.ranks.has_others() {
             took += weigh_states(
                 &batches,
                 group,
                 teacher.as_mut().map(|teacher| &mut ***teacher),
+                self.ranks,
             )?;
         }
         batches.each(|batch| {
@@ -282,8 +312,9 @@ impl Trainer<'_> {
     /// The next step's batches, and over how much they are averaged.
     fn batches(&self, device: Device) -> Result<(Batches, Counts)> {
         let passes = (self.settings.batch_size, self.settings.accumulate);
-        let batches = Batches::take(&mut self.loader.borrow_mut(), self.task, passes, device)?;
-        let whole = batches.counts()?;
+        let loader = &mut self.loader.borrow_mut();
+        let batches = Batches::take(loader, self.task, passes, device, self.ranks)?;
+        let whole = batches.counts()?.reduced(self.ranks)?;
         Ok((batches, whole))
     }
 
@@ -318,6 +349,7 @@ impl Trainer<'_> {
             teacher.as_mut().map(|teacher| &mut ***teacher),
             self.task,
             held_out,
+            self.ranks,
         )
     }
 

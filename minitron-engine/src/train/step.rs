@@ -49,6 +49,26 @@ impl Step {
             .for_each(|(sum, part)| *sum += part);
     }
 
+    /// What adds up over ranks: losses, and the terms that they are sums of.
+    pub fn numbers(&self) -> Vec<f64> {
+        let (of_teacher, _) = self.teacher.unwrap_or_default();
+        let mut numbers = vec![self.loss, of_teacher];
+        numbers.extend(&self.terms);
+        numbers
+    }
+
+    /// Takes [`Step::numbers`] back.
+    pub fn set_numbers(&mut self, numbers: &[f64]) {
+        let [loss, of_teacher, terms @ ..] = numbers else {
+            return;
+        };
+        self.loss = *loss;
+        if let Some((loss, _)) = &mut self.teacher {
+            *loss = *of_teacher;
+        }
+        self.terms = terms.to_vec();
+    }
+
     /// Whether the weights were changed: otherwise the step is skipped.
     pub fn is_applied(&self) -> bool {
         let (loss, norm) = self.teacher.unwrap_or_default();

@@ -9,6 +9,7 @@ use super::held_out::Evaluation;
 use super::learner::TrainState;
 use super::objective::teacher_output;
 use super::teacher::Teacher;
+use crate::ranks::Ranks;
 use minitron_core::error::Result;
 
 /// A round without gradient that finds out what dynamic weights are in a step of several passes:
@@ -17,6 +18,7 @@ pub(super) fn weigh_states(
     batches: &Batches,
     group: &mut [&mut TrainState],
     mut teacher: Option<&mut (dyn Teacher + '_)>,
+    ranks: Ranks,
 ) -> Result<Duration> {
     let mut dynamic: Vec<&mut &mut TrainState> = group
         .iter_mut()
@@ -42,7 +44,8 @@ pub(super) fn weigh_states(
         took += output.map(|output| output.took().0).unwrap_or_default();
         Ok(())
     })?;
-    for (state, evaluation) in dynamic.iter_mut().zip(&evaluations) {
+    for (state, evaluation) in dynamic.iter_mut().zip(&mut evaluations) {
+        evaluation.reduce(ranks)?;
         state.set_factors(evaluation.factors());
     }
     Ok(took)

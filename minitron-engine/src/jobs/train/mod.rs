@@ -144,14 +144,13 @@ struct Training<'a> {
 impl Training<'_> {
     fn run(&self, mut start: WeightStart, mut teacher: Option<TeacherSource>) -> Result<Value> {
         let (context, options, out_dir) = (self.context, self.options, self.out_dir);
-        refuse(
-            context,
-            options,
-            &start,
-            teacher.as_ref(),
-            (out_dir, self.resume),
-        )?;
-        let _claim = OutputLock::of(out_dir)?;
+        let mut claim = None;
+        context.ranks.first(|| {
+            let place = (out_dir, self.resume);
+            refuse(context, options, &start, teacher.as_ref(), place)?;
+            claim = Some(OutputLock::of(out_dir)?);
+            Ok(())
+        })?;
         let vocabulary = self.vocabulary(&start, teacher.as_mut())?;
         let tokenizer = Arc::new(vocabulary.tokenizer.at(options.text.now()?));
         let settings = options.settings(context.seed);
@@ -175,8 +174,10 @@ impl Training<'_> {
         let (modules, card) = (modules_of(&start)?, self.card(&start, teacher)?);
         let borrowed_from = vocabulary.borrowed_from.as_deref();
         let folder = StudentFolder::of(&start, (&modules, &card), borrowed_from, &student);
-        let write_best =
-            |masters: &MasterWeights| folder.write(masters, &out_dir.join("best"), &[]);
+        let write_best = |masters: &MasterWeights| match context.ranks.is_first() {
+            true => folder.write(masters, &out_dir.join("best"), &[]),
+            false => Ok(()),
+        };
         let learner = Learner {
             student: &student,
             objective: &objective,
@@ -197,6 +198,7 @@ impl Training<'_> {
                 .map(|windows| options.held_out(windows)),
             max_skipped: options.max_skipped,
             stop_after: options.stop_after,
+            ranks: context.ranks,
             progress: context.progress,
             interrupt: context.interrupt,
         };
@@ -339,9 +341,12 @@ impl Training<'_> {
         trainer.check()?;
         let (context, out_dir) = (self.context, self.out_dir);
         // Nothing that was there goes before all that can be refused was.
-        if !self.resume && out_dir.exists() {
-            clear(out_dir)?;
-        }
+        context
+            .ranks
+            .first(|| match !self.resume && out_dir.exists() {
+                true => clear(out_dir),
+                false => Ok(()),
+            })?;
         let _listening = context.interrupt.listen();
         let (outcome, masters) = trainer.run(self.resume)?.single()?;
         let (n_skipped, n_steps) = (outcome.n_skipped, outcome.n_steps);
@@ -352,7 +357,7 @@ impl Training<'_> {
             );
             context.progress.warn(&message);
         }
-        if outcome.is_complete() {
+        if outcome.is_complete() && context.ranks.is_first() {
             if let (Some(teaching), Some(correction), Some(masters)) =
                 (teacher, &trainer.correction, &masters.teacher)
             {

@@ -1,0 +1,120 @@
+//! Which ranks show signs of life: what a broken collective says of a rank is its address.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use std::sync::Arc;
+
+use crate::error::{CommError, Result};
+use crate::store::Store;
+
+/// Between two signs of life.
+const BEAT: Duration = Duration::from_millis(500);
+/// Who gives no sign for so long is lost.
+const SILENCE: Duration = Duration::from_millis(2500);
+
+/// Tells others that this rank lives, and knows how to ask who else does.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    rank: usize,
+    n_ranks: usize,
+    /// Whether rank 0 serves the store.
+    is_served_by_first: bool,
+    store: Mutex<Store>,
+    is_ended: Arc<AtomicBool>,
+    beating: Option<JoinHandle<()>>,
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        self.is_ended.store(true, Ordering::Relaxed);
+        if let Some(beating) = self.beating.take() {
+            beating.thread().unpark();
+            let _ = beating.join();
+        }
+    }
+}
+
+impl Peers {
+    /// With two clients of its own: one beats while the other asks.
+    pub fn new(
+        [beats, asks]: [Store; 2],
+        (rank, n_ranks): (usize, usize),
+        is_served_by_first: bool,
+    ) -> Self {
+        let is_ended = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&is_ended);
+        let beating = std::thread::Builder::new()
+            .name("signs-of-life".to_owned())
+            .spawn(move || {
+                while !until.load(Ordering::Relaxed) && beats.count(&beat(rank), 1).is_ok() {
+                    std::thread::park_timeout(BEAT);
+                }
+            });
+        Peers {
+            rank,
+            n_ranks,
+            is_served_by_first,
+            store: Mutex::new(asks),
+            is_ended,
+            beating: beating.ok(),
+        }
+    }
+
+    /// The error with the ranks that show no sign of life; takes seconds.
+    pub fn named(&self, error: CommError) -> CommError {
+        if !matches!(error, CommError::Timeout(_) | CommError::PeerLost(_)) {
+            return error;
+        }
+        match self.lost() {
+            Ok(ranks) if ranks.is_empty() => error.with("every rank shows signs of life"),
+            Ok(ranks) => error.with(&format!("no sign of life from rank {ranks}")),
+            Err(_) if self.is_served_by_first => {
+                error.with("rank 0, which serves the store, does not answer")
+            }
+            Err(_) => error.with("the launcher's store does not answer"),
+        }
+    }
+
+    /// The silent ones. Who finds them first says so: it will be silent itself soon.
+    fn lost(&self) -> Result<String> {
+        const FOUND: &str = "lost";
+        let Ok(store) = self.store.lock() else {
+            return Ok(String::new());
+        };
+        if store.has(FOUND)? {
+            return Ok(String::from_utf8_lossy(&store.read(FOUND)?).into_owned());
+        }
+        let others: Vec<usize> = (0..self.n_ranks)
+            .filter(|rank| *rank != self.rank)
+            .collect();
+        let mut first = Vec::with_capacity(others.len());
+        for rank in &others {
+            first.push(store.count(&beat(*rank), 0)?);
+        }
+        let begin = Instant::now();
+        let mut silent: Vec<(usize, i64)> = others.into_iter().zip(first).collect();
+        while begin.elapsed() < SILENCE && !silent.is_empty() {
+            sleep(BEAT);
+            let mut still = Vec::with_capacity(silent.len());
+            for (rank, before) in silent {
+                if store.count(&beat(rank), 0)? == before {
+                    still.push((rank, before));
+                }
+            }
+            silent = still;
+        }
+        let names: Vec<String> = silent.iter().map(|(rank, _)| rank.to_string()).collect();
+        let names = names.join(", ");
+        if !names.is_empty() {
+            store.set(FOUND, names.as_bytes())?;
+        }
+        Ok(names)
+    }
+}
+
+fn beat(rank: usize) -> String {
+    format!("beat/{rank}")
+}

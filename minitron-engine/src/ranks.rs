@@ -1,0 +1,220 @@
+//! Several processes at one job: each knows who it is, and they agree.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use minitron_comm::{CommError, Communicator, ReduceOp, Solo};
+use serde_json::Value;
+use tch::Tensor;
+
+use crate::difference::differing_keys;
+use minitron_core::error::{Error, Result};
+
+/// What a job knows of the processes that are at it together. All of them call the same functions
+/// in the same order.
+#[derive(Debug, Clone, Copy)]
+pub struct Ranks<'a>(&'a dyn Communicator);
+
+/// Bytes of gradients that travel at once.
+const BUCKET_BYTES: usize = 25 << 20;
+
+impl Ranks<'static> {
+    /// One process.
+    pub fn alone() -> Self {
+        Ranks(&Solo)
+    }
+}
+
+impl<'a> Ranks<'a> {
+    /// Those of a communicator.
+    pub fn of(comm: &'a dyn Communicator) -> Self {
+        Ranks(comm)
+    }
+
+    /// This process, from 0.
+    pub fn rank(self) -> usize {
+        self.0.rank()
+    }
+
+    /// How many there are.
+    pub fn size(self) -> usize {
+        self.0.size()
+    }
+
+    /// Whether there are others.
+    pub fn has_others(self) -> bool {
+        self.0.has_others()
+    }
+
+    /// Whether this process writes what all found.
+    pub fn is_first(self) -> bool {
+        self.0.is_first()
+    }
+
+    /// This rank's share of `n` things, of which rank r has those whose place leaves r when divided
+    /// by the number of ranks.
+    pub fn share(self, n: usize) -> impl Iterator<Item = usize> {
+        (self.rank()..n).step_by(self.size().max(1))
+    }
+
+    /// Replaces numbers by their sums over all ranks.
+    ///
+    /// # Errors
+    /// `Ranks` where one does not take part; so of all below.
+    pub fn sum(self, numbers: &mut [f64]) -> Result<()> {
+        let summed = self.0.reduce_numbers(numbers, ReduceOp::Sum);
+        summed.map_err(of_comm)
+    }
+
+    /// Replaces numbers by the greatest of all ranks.
+    ///
+    /// # Errors
+    /// As [`Ranks::sum`].
+    pub fn greatest(self, numbers: &mut [f64]) -> Result<()> {
+        let found = self.0.reduce_numbers(numbers, ReduceOp::Max);
+        found.map_err(of_comm)
+    }
+
+    /// Whether it is so on any rank.
+    ///
+    /// # Errors
+    /// As [`Ranks::sum`].
+    pub fn any(self, is_so: bool) -> Result<bool> {
+        self.0.any(is_so).map_err(of_comm)
+    }
+
+    /// Replaces tensors by their sums over all ranks, in buckets of which several travel at a time.
+    /// On all ranks they have the same shapes and types, in the same order.
+    ///
+    /// # Errors
+    /// As [`Ranks::sum`].
+    pub fn sum_tensors(self, tensors: &[Tensor]) -> Result<()> {
+        if !self.has_others() {
+            return Ok(());
+        }
+        let mut under_way = Vec::new();
+        for bucket in buckets(tensors) {
+            under_way.push(self.0.all_reduce(&bucket, ReduceOp::Sum).map_err(of_comm)?);
+        }
+        under_way
+            .into_iter()
+            .try_for_each(|work| work.wait().map_err(of_comm))
+    }
+
+    /// Has the first rank do what only one may; the others wait for it, and end where it failed.
+    ///
+    /// # Errors
+    /// The first rank's own, and for the others `Ranks`.
+    pub fn first(self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let done = if self.is_first() { work() } else { Ok(()) };
+        let has_failed = self.any(done.is_err());
+        done?;
+        match has_failed? {
+            true => Err(Error::Ranks(
+                "rank 0 could not go on; its own output says why".into(),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses a job that is not the same on all ranks: `value` is what decides it.
+    ///
+    /// # Errors
+    /// `Ranks` naming the first rank that differs and what differs.
+    pub fn same(self, what: &str, value: &Value) -> Result<()> {
+        static ASKED: AtomicU64 = AtomicU64::new(0);
+        let Some(store) = self.0.store().filter(|_| self.has_others()) else {
+            return Ok(());
+        };
+        let place = ASKED.fetch_add(1, Ordering::Relaxed);
+        let key = |rank: usize| format!("same/{place}/{rank}");
+        let read = |rank: usize| -> Result<Value> {
+            let bytes = store.read(&key(rank)).map_err(of_comm)?;
+            serde_json::from_slice(&bytes).map_err(|e| Error::Internal(format!("ranks: {e}")))
+        };
+        let text = value.to_string();
+        store
+            .set(&key(self.rank()), text.as_bytes())
+            .map_err(of_comm)?;
+        let first = read(0)?;
+        if !self.any(first != *value)? {
+            return Ok(());
+        }
+        for rank in 1..self.size() {
+            let other = read(rank)?;
+            let keys = differing_keys(&first, &other).join(", ");
+            if other != first {
+                return Err(Error::Ranks(format!(
+                    "{what}: rank {rank} has not the same as rank 0 ({keys}); start all ranks \
+                     with the same command, files and program"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tensors of one type that follow each other, up to a bucket's bytes.
+fn buckets(tensors: &[Tensor]) -> Vec<Vec<&Tensor>> {
+    let mut buckets: Vec<Vec<&Tensor>> = Vec::new();
+    let mut n_bytes = 0_usize;
+    for tensor in tensors {
+        let bytes = tensor
+            .numel()
+            .saturating_mul(tensor.kind().elt_size_in_bytes());
+        n_bytes = n_bytes.saturating_add(bytes);
+        let last = buckets.last_mut().filter(|bucket| {
+            let is_same = bucket
+                .first()
+                .is_some_and(|first| first.kind() == tensor.kind());
+            is_same && n_bytes <= BUCKET_BYTES
+        });
+        match last {
+            Some(bucket) => bucket.push(tensor),
+            None => {
+                buckets.push(vec![tensor]);
+                n_bytes = bytes;
+            }
+        }
+    }
+    buckets
+}
+
+/// What went wrong between ranks.
+pub fn of_comm(error: CommError) -> Error {
+    Error::Ranks(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn one_process_is_all_there_is() {
+        let ranks = Ranks::alone();
+        let mut numbers = [1.0, 2.0];
+        ranks.sum(&mut numbers).unwrap();
+        assert_eq!(numbers, [1.0, 2.0]);
+        assert_eq!(ranks.share(3).collect::<Vec<_>>(), [0, 1, 2]);
+        ranks.same("job", &json!({ "a": 1 })).unwrap();
+        let refused = ranks.first(|| Err(Error::Data("x".into()))).unwrap_err();
+        assert_eq!(refused.kind(), "data");
+    }
+
+    #[test]
+    fn a_bucket_holds_one_type_and_no_more_than_its_bytes() {
+        let of = |n: i64, kind| Tensor::zeros([n], (kind, Device::Cpu));
+        let third = (BUCKET_BYTES / 12) as i64;
+        let tensors = [
+            of(third, Kind::Float),
+            of(third, Kind::Float),
+            of(2 * third, Kind::Float),
+            of(3, Kind::Half),
+            of(8 * third, Kind::Half),
+        ];
+        let sizes: Vec<usize> = buckets(&tensors).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [2, 1, 1, 1]);
+        assert!(buckets(&[]).is_empty());
+    }
+}
