@@ -40,6 +40,8 @@ mod malformed;
 mod observing;
 /// Plugins that are opened while running, and crates to begin one with.
 mod plugins;
+/// Several processes at one job, on this machine.
+mod ranks;
 /// Data and task files as the field has them: packed, marked, nested, of another type.
 mod reading;
 /// Pages about folders, and a running job watched.

@@ -53,6 +53,7 @@ use minitron_core::random::SplitMix;
 use minitron_core::spec::ModelSpec;
 use minitron_core::windows::{Task, Windows};
 use minitron_engine::data::DataLoader;
+use minitron_engine::ranks::Ranks;
 use minitron_engine::train::{InMemoryTeacher, Learner, Objective, Saving, TrainSettings, Trainer};
 use serde_json::Value;
 use tch::Tensor;
@@ -133,6 +134,7 @@ fn trainer<'a>(
     interrupt: &'a Interrupt,
 ) -> Trainer<'a> {
     Trainer {
+        ranks: Ranks::alone(),
         learners,
         teacher: Some(RefCell::new(Box::new(InMemoryTeacher(teacher)))),
         correction: None,

@@ -2,14 +2,15 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`error`] | what went wrong between ranks, by kind |
 //! | [`world`] | who this process is among others, as its launcher says |
+//! | `ffi` | the C side of the shim |
+//! | [`store`] | keys, counters and queues that ranks share |
+//! | `peers` | which ranks show signs of life |
 //! | [`communicator`] | the collectives, whoever does them |
 //! | [`solo`] | one process: every collective is done at once |
 //! | [`c10d`] | several, over Gloo |
-//! | [`store`] | keys, counters and queues that ranks share |
-//! | `peers` | which ranks show signs of life |
 //! | [`launch`] | ranks on one machine, started and watched |
-//! | [`error`] | what went wrong between ranks, by kind |
 
 pub mod c10d;
 pub mod communicator;

@@ -60,6 +60,7 @@
 //! | room | holds |
 //! |---|---|
 //! | [`memory`] | what the process takes |
+//! | `difference` | where two JSON objects differ |
 //! | [`ranks`] | several processes at one job |
 //! | [`chat`] | conversations as text by the model's own template, and what the assistant said |
 //! | [`data`] | text to tokens to windows, in a deterministic order |

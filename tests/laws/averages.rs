@@ -19,6 +19,7 @@ use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec};
 use minitron_core::windows::{Sample, Task, Windows};
 use minitron_engine::data::{DataLoader, DataSpec, LoaderOptions, Pack, TextOptions, Tokenizer};
+use minitron_engine::ranks::Ranks;
 use minitron_engine::score::mean_gradient;
 use minitron_engine::train::{
     AdamWSettings, CacheHeader, CacheType, CachedTeacher, Correction, Counts, HeldOut,
@@ -222,6 +223,7 @@ impl Case {
         };
         let (loader, interrupt) = (RefCell::new(loader), Interrupt::default());
         let trainer = Trainer {
+            ranks: Ranks::alone(),
             teacher: Some(RefCell::new(teacher)),
             correction: (self.from == Held::Corrected).then_some(correction),
             task,
@@ -613,6 +615,7 @@ fn a_step_without_predictions_changes_nothing_and_says_so() {
         );
         let learners = [learner(&student, objective, dir.path())];
         let trainer = Trainer {
+            ranks: Ranks::alone(),
             progress: &warned,
             ..trainer(&learners, &heard, &loader, &settings, &interrupt)
         };

@@ -12,6 +12,7 @@ use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::PluginSpec;
 use minitron_core::windows::{Batch, Task, Windows};
 use minitron_engine::data::{Cursor, DataLoader, DataSpec, LoaderOptions, TextOptions, Tokenizer};
+use minitron_engine::ranks::Ranks;
 use minitron_engine::train::{
     Correction, Counts, HeldOut, InMemoryTeacher, Learner, LiftStart, Objective, Outcome, Saving,
     StateTerm, Term, TrainSettings, Trainer, Weight, WriteStudent, saved_cursor,
@@ -316,6 +317,7 @@ impl<'a> Run<'a> {
             write_best: self.write_best,
         };
         let trainer = Trainer {
+            ranks: Ranks::alone(),
             learners: &[learner],
             teacher: Some(RefCell::new(Box::new(InMemoryTeacher(self.teacher)))),
             correction: None,
@@ -488,6 +490,7 @@ fn a_run_over_a_mixture_is_resumed_within_its_blocks_bit_for_bit() {
         );
         let learners = [learner(&student, &objective, out_dir)];
         let trainer = Trainer {
+            ranks: Ranks::alone(),
             stop_after,
             ..trainer(&learners, &teacher, &loader, &settings, &interrupt)
         };
@@ -538,6 +541,7 @@ fn a_teacher_that_is_corrected_learns_its_labels_and_is_resumed_with_its_student
         );
         let learners = [learner(&student, &by_teacher, out_dir)];
         let trainer = Trainer {
+            ranks: Ranks::alone(),
             correction: Some(Correction {
                 model: &teacher,
                 objective: &by_labels,
@@ -597,6 +601,7 @@ fn a_learned_map_is_resumed_with_its_student() {
         );
         let learners = [learner(&student, &objective, out_dir)];
         let trainer = Trainer {
+            ranks: Ranks::alone(),
             stop_after,
             ..trainer(&learners, &teacher, &loader, &settings, &interrupt)
         };
@@ -643,6 +648,7 @@ fn students_that_share_a_teacher_learn_what_each_learns_alone() {
             .collect();
         let trainer = trainer(&learners, &teacher, &loader, &settings, &interrupt);
         let trainer = Trainer {
+            ranks: Ranks::alone(),
             stop_after,
             held_out: Some(held_out),
             ..trainer

@@ -18,6 +18,7 @@ use minitron_core::registry::{Descriptor, Kind, PluginSpec, Registry};
 use minitron_core::spec::{ModelFolder, ModelSpec, PruneGroup};
 use minitron_core::windows::{Task, Windows};
 use minitron_engine::jobs::Context;
+use minitron_engine::ranks::Ranks;
 use minitron_engine::score::{self as scoring, Metric, ScoreInputs};
 pub use minitron_plugins::laws::random_weights;
 use serde_json::Value;
@@ -275,6 +276,7 @@ pub fn with_context<T>(force: bool, job: impl FnOnce(&Context) -> T) -> T {
         kind: tch::Kind::Float,
         seed: 0,
         force,
+        ranks: Ranks::alone(),
         progress: &Silent,
         interrupt: &Interrupt::default(),
         resolve: &resolve,
